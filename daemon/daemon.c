@@ -223,6 +223,18 @@ static void daemon_reload_keys(struct daemon *daemon)
     }
 }
 
+/* Whoever may ask over HTTP. */
+static void daemon_reload_visitors(struct daemon *daemon)
+{
+    char error[CONFIG_ERROR_MAX];
+    int count = http_reload(daemon->http, error);
+    if (count < 0) {
+        log_event(LOG_ERROR, "tokens_refused", LOG_STR("detail", error));
+    } else if (*daemon->config.http_token_file.text) {
+        log_event(LOG_INFO, "tokens_read", LOG_NUM("lines", (uint64_t)count));
+    }
+}
+
 static void daemon_reload_config(struct daemon *daemon)
 {
     bool taken = reload_read(&daemon->reload, daemon->plans);
@@ -244,12 +256,14 @@ static void on_hangup(uv_signal_t *signal, int number)
     if (daemon->stopping) {
         return;
     }
-    if (!reload_possible(&daemon->reload) && !daemon->keys) {
+    bool has_tokens = daemon->http && *daemon->config.http_token_file.text;
+    if (!reload_possible(&daemon->reload) && !daemon->keys && !has_tokens) {
         begin_stop(daemon, "signal", "SIGHUP");
         return;
     }
     service_reloading(daemon->service);
     daemon_reload_keys(daemon);
+    daemon_reload_visitors(daemon);
     if (reload_possible(&daemon->reload)) {
         daemon_reload_config(daemon);
     }

@@ -45,15 +45,14 @@ static int key_fail(char *reterr, const char *path, const char *why)
     return -1;
 }
 
-/* Why a secret in such a file is none, or NULL. */
-static const char *key_exposure(const struct stat *status)
+const char *key_exposure(const struct stat *status)
 {
     bool handed_over = status->st_uid == 0 && geteuid() != 0;
     if (!S_ISREG(status->st_mode)) {
         return "not a regular file";
     }
     if (status->st_mode & (handed_over ? S_IRWXO | S_IWGRP : S_IRWXG | S_IRWXO)) {
-        return "others can read it, so it is no secret (chmod 600; better, make a new key)";
+        return "others can read it, so it is no secret (chmod 600; better, make a new one)";
     }
     return NULL;
 }

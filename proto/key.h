@@ -17,9 +17,14 @@
 /* Whether these bytes are a key: 40 characters of Z85 that stand for 32 bytes. */
 bool key_is_text(const char *text, size_t length);
 
-/* Reads the secret key in a file that nobody else can read: mode 0600 or less. A file of root's may
- * be readable by its group, because service managers hand secrets over like that. Returns 0, or -1
- * with a sentence that begins with the path. */
+struct stat;
+
+/* Why a secret in such a file is none, or NULL: nobody else may be able to read it (mode 0600 or
+ * less). A file of root's may be readable by its group, because service managers hand secrets over
+ * like that. */
+const char *key_exposure(const struct stat *status);
+/* Reads the secret key in a file that nobody else can read. Returns 0, or -1 with a sentence that
+ * begins with the path. */
 int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_REASON_MAX]);
 
 /* Writes a new file (mode 0600) with a secret key, and its public key as a comment. One that is

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Questions to attnd. A token, where one is asked for, is kept for as long as the tab lives.
+// Questions to attnd. A token, where one is asked for, is kept for as long as the tab lives: not as a cookie, which the
+// browser would also send to other ports of the host, and so to other people's servers there.
 
 export class ApiError extends Error {
     constructor(status, code, message) {
@@ -11,6 +12,14 @@ export class ApiError extends Error {
 
 const TOKEN = "attnd-token";
 export const token = () => sessionStorage.getItem(TOKEN) || "";
+
+/** A link may bring it, `http://host:5580/#token=TOKEN`: in a part of the address that no request contains. */
+function takeToken() {
+    const found = location.hash.match(/^#token=([^&]+)$/);
+    if (!found) return;
+    sessionStorage.setItem(TOKEN, found[1]);
+    history.replaceState(null, "", location.pathname);
+}
 
 let asking = null; // {promise, resolve} while a token is waited for
 const askers = new Set();
@@ -56,7 +65,8 @@ export function address(path, params = {}) {
     return `/api/v1/${path}${query ? "?" + query : ""}`;
 }
 
-const ask = (url, used) => fetch(url, { headers: used ? { Authorization: `Bearer ${used}` } : {} });
+export const ask = (url, used, options = {}) =>
+    fetch(url, { headers: used ? { Authorization: `Bearer ${used}` } : {}, ...options });
 
 /** At most so many runs are known, however many begin while the page is open. */
 export const RUNS_KEPT = 500;
@@ -65,6 +75,7 @@ const FIRST = [["jobs"], ["runs", { limit: RUNS_KEPT, or_null: 1 }], ["alerts", 
 
 /** Puts the first questions before the page's modules run: start.js is another script, so they are kept in a global. */
 export function askEarly() {
+    takeToken();
     const used = token(),
         early = (globalThis.attndEarly = new Map());
     for (const [path, params] of FIRST) {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The event stream. It heals by itself: EventSource connects again and says what it heard last; what was missed
-// meanwhile comes after it, or `resync`, upon which everything is asked for again.
-import { allowed, token } from "./api.js";
+// The event stream. It heals by itself: it connects again and says what it heard last; what was missed meanwhile comes
+// after it, or `resync`, upon which everything is asked for again. An EventSource would do the same, but could send the
+// token only in the address, which proxies write into their logs.
+import { address, allowed, ask, token } from "./api.js";
 
-const KINDS = ["live", "summary", "alert", "job", "log", "resync"];
-const RETRY_MS = 2000;
+const LOST_MS = 1000;
+const REFUSED_MS = 2000;
 const HIDDEN_MS = 10000;
 
 export class Events {
@@ -43,30 +44,55 @@ export class Events {
 
     connect() {
         if (this.source) return;
-        const query = new URLSearchParams(token() ? { access_token: token() } : {});
-        if (this.lastId) query.set("last_event_id", this.lastId);
-        const source = (this.source = new EventSource(`/api/v1/events?${query}`));
-        const heard = (kind, event) => {
-            this.lastId = event.lastEventId;
-            this.tell(kind, JSON.parse(event.data));
-        };
-        source.addEventListener("hello", (event) => {
-            this.lastId ||= event.lastEventId;
+        const source = (this.source = new AbortController());
+        this.read(source)
+            .catch(() => {}) // it is lost, or closed
+            .then(() => {
+                if (this.source !== source) return;
+                this.source = null;
+                if (this.state !== "token") this.setState("lost");
+                setTimeout(() => allowed().then(() => this.connect()), this.isRefused ? REFUSED_MS : LOST_MS);
+            });
+    }
+
+    /** Until the stream ends. */
+    async read(source) {
+        this.isRefused = false;
+        const response = await ask(address("events", { last_event_id: this.lastId }), token(), { signal: source.signal });
+        this.isRefused = !response.ok;
+        if (this.isRefused) return;
+        const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+        let rest = "";
+        for (;;) {
+            const { done, value } = await reader.read();
+            if (done || this.source !== source) return;
+            const texts = (rest + value).split("\n\n");
+            rest = texts.pop();
+            for (const text of texts) this.hear(text);
+        }
+    }
+
+    /** One event: lines of `name: value`; or a comment. */
+    hear(text) {
+        const fields = {};
+        for (const line of text.split("\n")) {
+            const colon = line.indexOf(": ");
+            if (colon > 0) fields[line.slice(0, colon)] = line.slice(colon + 2);
+        }
+        if (!fields.event) return;
+        if (fields.event === "hello") {
+            this.lastId ||= fields.id;
             this.setState("live");
-        });
-        for (const kind of KINDS) source.addEventListener(kind, (event) => heard(kind, event));
-        source.onerror = () => {
-            this.isRefused = source.readyState === EventSource.CLOSED;
-            if (this.state !== "token") this.setState("lost");
-            if (!this.isRefused) return; // it connects again by itself
-            this.close();
-            setTimeout(() => allowed().then(() => this.connect()), RETRY_MS);
-        };
+            return;
+        }
+        this.lastId = fields.id;
+        this.tell(fields.event, JSON.parse(fields.data));
     }
 
     close() {
-        this.source?.close();
+        const source = this.source;
         this.source = null;
+        source?.abort();
     }
 
     /** A browser has six connections to one host, for all its tabs: one that nobody looks at gives its own back. */

@@ -141,9 +141,6 @@ static const char *complaint(int fd, const char *name, bool tcp_allowed)
     }
     bool is_tcp = strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
     bool is_http = strcmp(name, "http") == 0;
-    if (is_http && !is_tcp) {
-        return "HTTP needs TCP";
-    }
     if (is_tcp && !is_http && !tcp_allowed) {
         return "over TCP anybody could speak to attnd: give its unit a path (ListenStream=), or "
                "configure keys, or set insecure: true";

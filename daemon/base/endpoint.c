@@ -43,7 +43,7 @@
 
 enum io_thread { THREAD_IN, THREAD_OUT, THREAD_COUNT };
 
-static bool ipc_answers(const char *endpoint)
+bool endpoint_answers(const char *endpoint)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = endpoint + strlen("ipc://");
@@ -70,8 +70,7 @@ static const char *endpoint_file_of(const char *endpoint)
                                                                                : NULL;
 }
 
-/* For the group as well where nobody but the group gets as far as the file. */
-static mode_t mode_beside(const char *path)
+mode_t endpoint_mode(const char *path)
 {
     char directory[ENDPOINT_MAX];
     struct stat status;
@@ -90,7 +89,7 @@ static void know_file(struct endpoint_file *file, const char *endpoint)
     if (!path) {
         return;
     }
-    chmod(path, mode_beside(path)); /* it was made for this user alone: main has set the umask */
+    chmod(path, endpoint_mode(path)); /* it was made for this user alone: main has set the umask */
     atomic_store(&file->inode, lstat(path, &status) == 0 ? (uint64_t)status.st_ino : UINT64_MAX);
 }
 
@@ -112,7 +111,7 @@ void endpoint_keep(void *socket, const char *endpoint, struct endpoint_file *fil
     if (!endpoint_is_lost(endpoint, file)) {
         return;
     }
-    int error = ipc_answers(endpoint) ? EADDRINUSE : 0;
+    int error = endpoint_answers(endpoint) ? EADDRINUSE : 0;
     if (!error && zmq_bind(socket, endpoint) != 0) {
         error = zmq_errno();
     }
@@ -304,7 +303,7 @@ void *endpoint_context_new(void)
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr)
 {
     int fd = take_handed_over(options);
-    if (fd < 0 && ipc_answers(options->endpoint)) {
+    if (fd < 0 && endpoint_answers(options->endpoint)) {
         return endpoint_fail(NULL, options, EADDRINUSE, reterr);
     }
     void *socket = zmq_socket(zmq_context, options->type);

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* A context for endpoint_bind, or NULL with zmq_errno(). Receiving and sending have an I/O thread
  * each: thousands of subscribers never hold up what trainers send. zmq_ctx_term is the caller's. */
@@ -39,6 +40,12 @@ struct endpoint_options {
  * and for the group if its directory is (0750), whatever the umask. A TCP socket that asks for keys
  * has refused an unknown one when it is returned. */
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr);
+
+/* Whether somebody listens at an ipc:// endpoint. */
+bool endpoint_answers(const char *endpoint);
+/* The mode of a Unix socket's file: for the group as well where nobody but the group gets as far as
+ * the file. */
+mode_t endpoint_mode(const char *path);
 
 /* Whether a socket with these keys asks for them there: over TCP. */
 bool endpoint_is_secured(const struct keyring *keys, const char *endpoint);

@@ -343,7 +343,7 @@ bool keys_next_endpoint(const struct keyring *keys, const char *name,
 int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
 {
     struct access *next = NULL;
-    if (access_load(keys->path, &next, reterr) != 0) {
+    if (access_load(keys->path, ACCESS_KEYS, &next, reterr) != 0) {
         return -1;
     }
     *ret_revoked = !access_covers(next, keys->access);
@@ -386,7 +386,7 @@ static int keys_read(struct keyring *keys, const struct config *config, char *re
         return -1;
     }
     strcpy(keys->next_address, config->keys_next_address.text);
-    if (access_load(config->keys_access.text, &keys->access, reason) != 0) {
+    if (access_load(config->keys_access.text, ACCESS_KEYS, &keys->access, reason) != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "keys.access: %.900s", reason);
         return -1;
     }

@@ -77,6 +77,7 @@ static void control_history_on_answered(void *data, int code, const char *detail
 /* Firing alerts */
 
 struct firing {
+    const struct control_request *request;
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
     bool older;              /* those of runs that are over, whose job has a newer run; or others */
     uint32_t count[2];       /* by `older` */
@@ -111,7 +112,8 @@ static void control_history_visit_run(void *data, struct run *run)
         firing->newest = run;
     }
     bool older = !*firing->run && run != firing->newest && run->state != JOB_ACTIVE;
-    if (*firing->job && strcmp(firing->job, run->job) != 0) {
+    if ((*firing->job && strcmp(firing->job, run->job) != 0) ||
+        !request_lists(firing->request, run->job)) {
         return;
     }
     if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
@@ -124,7 +126,7 @@ static void control_history_visit_run(void *data, struct run *run)
 
 static bool read_firing(const struct control_request *request, struct firing *firing)
 {
-    *firing = (struct firing){.older = false};
+    *firing = (struct firing){.request = request};
     return string_param(request, "job", "", firing->job, sizeof firing->job) &&
            string_param(request, "run", "", firing->run, sizeof firing->run) &&
            string_param(request, "rule", "", firing->rule, sizeof firing->rule) &&

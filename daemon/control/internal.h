@@ -36,6 +36,9 @@ void pending_answer(struct pending **pending, int code, const char *detail,
  * it does not fit or is no string, or is missing without a fallback. */
 const char *string_param(const struct control_request *request, const char *key,
                          const char *fallback, char *buffer, size_t size);
+/* Whether the answer may list this job, or pattern of jobs, by the parameter `jobs`: patterns
+ * between blanks, or none for all. */
+bool request_lists(const struct control_request *request, const char *job);
 /* Whether params is a map (or nil) with no other keys than these; else `detail` names one. */
 bool request_takes(struct control_request *request, const char *const *keys, int count);
 

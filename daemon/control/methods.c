@@ -34,6 +34,13 @@ const char *string_param(const struct control_request *request, const char *key,
     return buffer;
 }
 
+bool request_lists(const struct control_request *request, const char *job)
+{
+    char jobs[ACCESS_JOBS_MAX];
+    return string_param(request, "jobs", "", jobs, sizeof jobs) &&
+           (!*jobs || access_jobs_match(jobs, job));
+}
+
 bool request_takes(struct control_request *request, const char *const *keys, int count)
 {
     const msgpack_object *params = request->params;
@@ -68,24 +75,32 @@ int method_ping(struct control_request *request)
     return 0;
 }
 
-static void count_run(void *data, struct run *run)
-{
-    (void)run;
-    ++*(uint32_t *)data;
-}
+struct jobs_list {
+    const struct control_request *request;
+    uint32_t count;
+    bool writes; /* else it counts */
+};
 
-static void control_methods_put_run(void *data, struct run *run)
+static void control_methods_visit_run(void *data, struct run *run)
 {
-    run_encode(run, data);
+    struct jobs_list *list = data;
+    if (!request_lists(list->request, run->job)) {
+        return;
+    }
+    list->count++;
+    if (list->writes) {
+        run_encode(run, list->request->result);
+    }
 }
 
 int method_jobs(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
-    uint32_t runs = 0;
-    registry_each(registry, count_run, &runs);
-    mpk_put_array(request->result, runs);
-    registry_each(registry, control_methods_put_run, request->result);
+    struct jobs_list list = {.request = request};
+    registry_each(registry, control_methods_visit_run, &list);
+    mpk_put_array(request->result, list.count);
+    list.writes = true;
+    registry_each(registry, control_methods_visit_run, &list);
     return 0;
 }
 

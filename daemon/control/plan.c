@@ -92,11 +92,23 @@ static void control_plan_put_plan(const struct control_request *request, const c
     control_plan_put_cost(request, plan->from == PLAN_FROM_COST ? plan->pattern : job, plan);
 }
 
+/* Plans of all jobs are everybody's. */
+static bool control_plan_lists(const struct control_request *request, const struct plan *plan)
+{
+    return strcmp(plan->pattern, "*") == 0 || request_lists(request, plan->pattern);
+}
+
 static void control_plan_put_all(const struct control_request *request, const struct plans *plans)
 {
-    mpk_put_array(request->result, plans_count(plans));
+    uint32_t count = 0;
     for (uint32_t i = 0; i < plans_count(plans); i++) {
-        control_plan_put_plan(request, NULL, plans_at(plans, i));
+        count += control_plan_lists(request, plans_at(plans, i));
+    }
+    mpk_put_array(request->result, count);
+    for (uint32_t i = 0; i < plans_count(plans); i++) {
+        if (control_plan_lists(request, plans_at(plans, i))) {
+            control_plan_put_plan(request, NULL, plans_at(plans, i));
+        }
     }
 }
 
@@ -109,8 +121,9 @@ static int control_plan_refuse(struct control_request *request, const char *what
 int method_plan_get(struct control_request *request)
 {
     const struct plans *plans = request->view->plans;
+    static const char *const get_keys[] = {"job", "jobs"};
     char name[JOB_NAME_MAX + 1];
-    if (!request_takes(request, keys, 1)) {
+    if (!request_takes(request, get_keys, 2)) {
         return ERR_ARGUMENT;
     }
     const char *job = string_param(request, "job", "", name, sizeof name);

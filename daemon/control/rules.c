@@ -9,7 +9,7 @@
 #include <fnmatch.h>
 #include <string.h>
 
-static const char *const keys[] = {"job"};
+static const char *const keys[] = {"job", "jobs"};
 
 static void control_rules_put(struct mpk_writer *result, const struct rule *rule)
 {
@@ -37,7 +37,7 @@ int method_rules(struct control_request *request)
 {
     const struct config *config = request->view->config;
     char name[JOB_NAME_MAX + 1];
-    if (!request_takes(request, keys, 1)) {
+    if (!request_takes(request, keys, 2)) {
         return ERR_ARGUMENT;
     }
     const char *job = string_param(request, "job", "", name, sizeof name);
@@ -52,7 +52,8 @@ int method_rules(struct control_request *request)
     uint32_t all = config->alerts_enabled ? config_rule_count(config) : 0;
     for (uint32_t i = 0; i < all && count < RULES_MAX; i++) {
         const struct rule *rule = config_rule(config, i);
-        if (rule->enabled && (!*job || fnmatch(rule->job, job, 0) == 0)) {
+        bool listed = strcmp(rule->job, "*") == 0 || request_lists(request, rule->job);
+        if (rule->enabled && listed && (!*job || fnmatch(rule->job, job, 0) == 0)) {
             found[count++] = rule;
         }
     }

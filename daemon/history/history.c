@@ -45,12 +45,13 @@ static const struct method methods[] = {
      PARAM_LAYERS | PARAM_METRIC | PARAM_STATISTIC | PARAM_WINDOWS | PARAM_POINTS | PARAM_PACKED,
      PARAM_JOB, false},
     {"roles", history_roles, PARAM_LAYERS | PARAM_HEAD | PARAM_WINDOW, PARAM_JOB, false},
-    {"runs", history_runs, PARAM_JOB | PARAM_LIMIT, 0, false},
+    {"runs", history_runs, PARAM_JOB | PARAM_JOBS | PARAM_LIMIT, 0, false},
     {"windows", history_windows, PARAM_LAYERS, PARAM_JOB, false},
     {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED | PARAM_KIND,
      PARAM_JOB, false},
     {"alerts", history_alerts,
-     PARAM_RUNS | PARAM_RULE | PARAM_SEVERITY | PARAM_STATE | PARAM_FROM | PARAM_TO | PARAM_LIMIT,
+     PARAM_RUNS | PARAM_JOBS | PARAM_RULE | PARAM_SEVERITY | PARAM_STATE | PARAM_FROM | PARAM_TO |
+         PARAM_LIMIT,
      0, false},
     {"compare", history_compare,
      PARAM_RUNS | PARAM_JOB_B | PARAM_RUN_B | PARAM_METRIC | PARAM_WINDOWS | PARAM_COUNT |
@@ -276,6 +277,15 @@ static int on_progress(void *data)
            clock_monotonic_ns() > history->deadline_ns;
 }
 
+/* jobs_match(JOBS, JOB) in SQL: access_jobs_match, and "" for all. */
+static void on_jobs_match(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    const char *jobs = (const char *)sqlite3_value_text(values[0]);
+    const char *job = (const char *)sqlite3_value_text(values[1]);
+    (void)count;
+    sqlite3_result_int(context, jobs && (!*jobs || access_jobs_match(jobs, job)));
+}
+
 /* Also when the file there is not the one that is open. */
 static int open_db(struct history *history, char *reterr_detail)
 {
@@ -292,6 +302,11 @@ static int open_db(struct history *history, char *reterr_detail)
     }
     if (rc == SQLITE_OK) {
         rc = sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
+    }
+    if (rc == SQLITE_OK) {
+        rc = sqlite3_create_function(history->db, "jobs_match", 2,
+                                     SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL, on_jobs_match, NULL,
+                                     NULL);
     }
     if (rc != SQLITE_OK) {
         snprintf(reterr_detail, HISTORY_DETAIL_MAX, "the history cannot be opened: %s",

@@ -48,8 +48,9 @@ int history_runs(struct query *query)
     int code = query_open(query,
                           "SELECT job, run, state, world, first_ns, last_ns, epoch, step, settings"
                           " FROM runs"
-                          " WHERE job = ?1 OR ?1 = '' ORDER BY run_id DESC LIMIT ?2",
-                          &statement, "si", params->job, params->limit + 1);
+                          " WHERE (job = ?1 OR ?1 = '') AND jobs_match(?3, job)"
+                          " ORDER BY run_id DESC LIMIT ?2",
+                          &statement, "sis", params->job, params->limit + 1, params->jobs);
     mpk_put_map(query->result, 2);
     if (!code) {
         code = put_rows(query, statement, "runs", params->limit, put_one_run);

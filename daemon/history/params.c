@@ -61,6 +61,7 @@ static const struct info info[] = {
     {"statistic", KIND_STATISTIC, 0, 0, "mean, std, min, max, p10, p50, p90, p99, last, count"},
     NUMBER("points", points, HISTORY_POINTS_MAX, "2 to 10000"),
     TEXT("kind", kind, "mean, heads"),
+    TEXT("jobs", jobs, "patterns of job names, between blanks"),
 };
 enum { INFO_COUNT = sizeof info / sizeof info[0] };
 

@@ -4,6 +4,7 @@
 #ifndef DAEMON_HISTORY_PARAMS_H
 #define DAEMON_HISTORY_PARAMS_H
 
+#include "config/access.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
 #include "proto/result.h"
@@ -43,6 +44,7 @@ enum history_param {
     PARAM_STATISTIC = 1 << 20,
     PARAM_POINTS = 1 << 21,
     PARAM_KIND = 1 << 22,
+    PARAM_JOBS = 1 << 23,
 };
 
 enum statistic {
@@ -79,6 +81,7 @@ struct history_params {
     char metric[METRIC_NAME_MAX];
     char rule[RULE_NAME_MAX];
     char severity[16], state[16], kind[8];
+    char jobs[ACCESS_JOBS_MAX]; /* patterns, between blanks */
     uint64_t layer, head;
     struct history_track track; /* when PARAM_WINDOW is given */
     uint64_t from, to;          /* units, inclusive; default: all there are */

@@ -76,11 +76,27 @@ static void on_result(struct request *request, struct question *question)
     }
 }
 
+/* Whether this parameter names a job that the visitor may not see. */
+static bool api_hides(struct request *request, const char *name)
+{
+    const char *job = request_argument(request, name);
+    return job && !access_jobs_match(request->visitor.jobs, job);
+}
+
 void handle_method(struct request *request)
 {
+    enum route_jobs about = request->route->about;
+    bool lists = about == JOBS_LISTED || about == JOBS_BOTH;
+    bool sees_all = access_jobs_match(request->visitor.jobs, NULL);
+    if (about != JOBS_LISTED && (api_hides(request, "job") || api_hides(request, "job_b"))) {
+        struct question unknown = {.code = ERR_JOB_UNKNOWN};
+        on_result(request, &unknown);
+        return;
+    }
     struct question *question = question_new(request->http, request->route->method);
     if (question) {
-        argument_put_map(&request->arguments, &question->params);
+        argument_put_map(&request->arguments, lists && !sees_all ? request->visitor.jobs : NULL,
+                         &question->params);
     }
     request_wait(request, question, on_result);
 }
@@ -123,6 +139,7 @@ static bool api_read_filter(struct request *request, struct event_filter *filter
 {
     const char *job = request_argument(request, "job");
     memset(filter, 0, sizeof *filter);
+    filter->visitor = request->visitor;
     filter->kinds = read_kinds(request_argument(request, "kinds"));
     if (!filter->kinds) {
         reply_code(request, ERR_ARGUMENT,

@@ -454,7 +454,7 @@ static void tick_client(struct event_client *client, uint64_t now_ns)
     if (!client->suspended) {
         return;
     }
-    client->gone = has_hung_up(client);
+    client->gone = client->gone || has_hung_up(client);
     if (now_ns - client->heard_ns >= client->events->heartbeat_ns) {
         put_note(client, ":\n\n");
     }
@@ -467,6 +467,20 @@ void events_tick(struct events *events, uint64_t now_ns)
     }
     forget_silent(events, now_ns);
     events_wake(events);
+}
+
+/* An event that is chosen already is of a job that may not be seen any more, perhaps: it is chosen
+ * anew, unless it has begun. */
+void events_judge(struct events *events, const struct access *visitors)
+{
+    for (struct event_client *client = events->clients; client; client = client->following) {
+        bool known = guard_judge(&client->filter.visitor, visitors);
+        client->gone = client->gone || !known;
+        if (client->event && client->offset == 0 &&
+            !access_jobs_match(client->filter.visitor.jobs, client->event->job)) {
+            event_release(&client->event);
+        }
+    }
 }
 
 void events_close(struct events *events)

@@ -48,6 +48,9 @@ bool events_send_held(struct events *events, uint64_t now_ns);
 /* About every second: sends heartbeats to those that have heard nothing for long, lets those go
  * that have hung up, and forgets layers that are silent. */
 void events_tick(struct events *events, uint64_t now_ns);
+/* Judges the clients by another list (or NULL), and lets those go that it does not know: for
+ * events_wake afterwards. */
+void events_judge(struct events *events, const struct access *visitors);
 /* Ends all streams. */
 void events_close(struct events *events);
 /* Lets clients that wait go on: for server_run afterwards. */

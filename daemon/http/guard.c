@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -67,24 +68,33 @@ bool guard_origin(const char *origin, const char *host)
     return false;
 }
 
-static bool is_token(const char *text, const char *token)
-{
-    size_t length = strlen(text), wanted = strlen(token);
-    unsigned char differs = length != wanted;
-    for (size_t i = 0; i < length; i++) {
-        differs |= (unsigned char)(text[i] ^ token[i % wanted]);
-    }
-    return !differs;
-}
-
-bool guard_token(const char *authorization, const char *parameter, const char *token)
+const char *guard_token(const char *authorization)
 {
     static const char scheme[] = "Bearer ";
-    if (!*token) {
+    if (!authorization || strncasecmp(authorization, scheme, strlen(scheme)) != 0) {
+        return NULL;
+    }
+    return authorization + strlen(scheme);
+}
+
+void guard_visitor_init(struct guard_visitor *visitor, enum guard_kind kind, const char *name)
+{
+    const char *prefix = kind == GUARD_USER ? "user:" : "";
+    int length = snprintf(visitor->who, sizeof visitor->who, "%s%s", prefix, name ? name : "");
+    if (length < 0 || (size_t)length >= sizeof visitor->who) {
+        *visitor->who = '\0';
+    }
+    visitor->kind = kind;
+    *visitor->jobs = '\0';
+}
+
+bool guard_judge(struct guard_visitor *visitor, const struct access *visitors)
+{
+    if (visitor->kind == GUARD_LOCAL) {
+        strcpy(visitor->jobs, "*");
         return true;
     }
-    if (authorization && strncasecmp(authorization, scheme, strlen(scheme)) == 0) {
-        return is_token(authorization + strlen(scheme), token);
-    }
-    return parameter && is_token(parameter, token);
+    *visitor->jobs = '\0';
+    return visitors && *visitor->who &&
+           access_read_jobs(visitors, visitor->who, visitor->kind == GUARD_USER, visitor->jobs);
 }

@@ -8,6 +8,8 @@
 #ifndef DAEMON_HTTP_GUARD_H
 #define DAEMON_HTTP_GUARD_H
 
+#include "config/access.h"
+
 #include <stdbool.h>
 
 /* `host` is a Host header, with or without port; `names` are separated by blanks. NULL is refused.
@@ -15,8 +17,25 @@
 bool guard_host(const char *host, const char *names);
 /* `origin` is an Origin header or NULL, `host` one that guard_host let pass. */
 bool guard_origin(const char *origin, const char *host);
-/* Whether `authorization` (a header, or NULL) or `parameter` (or NULL) brings the token. In time
- * that does not depend on how much of it is right. "" as token lets everybody pass. */
-bool guard_token(const char *authorization, const char *parameter, const char *token);
+
+/* Somebody who asks, and the jobs they may see. */
+enum guard_kind {
+    GUARD_LOCAL, /* a user of this machine that attnd answers: all jobs */
+    GUARD_TOKEN,
+    GUARD_USER, /* that a proxy names */
+};
+struct guard_visitor {
+    enum guard_kind kind;
+    char who[ACCESS_WHO_MAX + 1]; /* the token, or "user:NAME" */
+    char jobs[ACCESS_JOBS_MAX];   /* see access_jobs_match */
+};
+
+/* The token that an Authorization header (or NULL) brings; NULL when it brings none. */
+const char *guard_token(const char *authorization);
+/* Makes a visitor who brings this token, or is this user; what is too long is nobody. */
+void guard_visitor_init(struct guard_visitor *visitor, enum guard_kind kind, const char *name);
+/* Reads the visitor's jobs from the list, NULL: there is none. Returns whether attnd answers them.
+ */
+bool guard_judge(struct guard_visitor *visitor, const struct access *visitors);
 
 #endif

@@ -169,6 +169,20 @@ static void take_answers(struct http *http)
     send_questions(http);
 }
 
+/* Requests that are being answered have been judged; streams go on and are judged anew. */
+static void take_visitors(struct http *http)
+{
+    uv_mutex_lock(&http->lock);
+    struct access *fresh = http->fresh_visitors;
+    http->fresh_visitors = NULL;
+    uv_mutex_unlock(&http->lock);
+    if (fresh) {
+        access_free(&http->visitors);
+        http->visitors = fresh;
+        events_judge(&http->events, fresh);
+    }
+}
+
 static void close_handles(struct http *http)
 {
     if (http->server) {
@@ -188,6 +202,7 @@ static void http_on_wake(uv_async_t *wake)
         close_handles(http);
         return;
     }
+    take_visitors(http);
     take_published(http, clock_monotonic_ns());
     take_answers(http);
     events_wake(&http->events);
@@ -219,29 +234,36 @@ static int http_fail(char *reterr, const char *what, const char *why)
     return -1;
 }
 
-/* The first line of the file is the token. */
-static int read_token(struct http *http, char *reterr)
+static int http_read_visitors(const struct config *config, struct access **ret_visitors,
+                              char *reterr)
 {
-    const char *path = http->config->http_token_file.text;
-    if (!*path) {
-        return 0;
-    }
-    FILE *file = fopen(path, "re");
-    if (!file) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "http.token_file: %.512s: %s", path, strerror(errno));
+    char reason[CONFIG_ERROR_MAX];
+    const char *path = config->http_token_file.text;
+    *ret_visitors = NULL;
+    if (*path && access_load(path, ACCESS_VISITORS, ret_visitors, reason) != 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "http.token_file: %.*s", CONFIG_ERROR_MAX - 32, reason);
         return -1;
     }
-    bool got = fgets(http->token, sizeof http->token, file);
-    fclose(file);
-    http->token[strcspn(http->token, "\r\n")] = '\0';
-    if (!got || strlen(http->token) < 16 || strlen(http->token) > 200 ||
-        strspn(http->token,
-               "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/=") !=
-            strlen(http->token)) {
-        return http_fail(reterr, "http.token_file",
-                         "its first line must be a token of 16 to 200 of [A-Za-z0-9-._~+/=]");
-    }
     return 0;
+}
+
+int http_reload(struct http *http, char *reterr)
+{
+    struct access *visitors;
+    if (!http || !*http->config->http_token_file.text) {
+        return 0;
+    }
+    if (http_read_visitors(http->config, &visitors, reterr) != 0) {
+        return -1;
+    }
+    int count = (int)access_count(visitors);
+    uv_mutex_lock(&http->lock);
+    struct access *before = http->fresh_visitors;
+    http->fresh_visitors = visitors;
+    uv_mutex_unlock(&http->lock);
+    access_free(&before);
+    uv_async_send(&http->wake);
+    return count;
 }
 
 static int http_open_loop(struct http *http, char *reterr)
@@ -280,11 +302,13 @@ static void http_on_closed(uv_handle_t *asked)
 /* The default port is the first attnd's on a machine that many share; the next one takes any, and
  * says which. One that follows an attnd that was killed has the page where it was, for those who
  * have it open. A port that somebody chose is that one or an error. */
-static int open_port(struct config *config, char *reterr)
+static int open_port(struct http *http, char *reterr)
 {
+    struct config *config = http->config;
     char *endpoint = config->http_endpoint.text, left[ENDPOINT_MAX];
     struct config defaults;
     int fd = activation_take("http", endpoint);
+    http->owns_endpoint = fd < 0;
     config_defaults(&defaults);
     bool is_default = strcmp(endpoint, defaults.http_endpoint.text) == 0;
     if (fd < 0 && is_default && *config->directory && page_url_left(config->directory, left)) {
@@ -331,12 +355,13 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     if (!http->metrics) {
         return http_fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
     }
-    if (read_token(http, reterr) != 0 ||
+    if (http_read_visitors(config, &http->visitors, reterr) != 0 ||
         whose_init(&http->whose, config->http_users.text, reterr) != 0 ||
         http_open_loop(http, reterr) != 0) {
         return -1;
     }
-    http->listen_fd = open_port(config, reterr);
+    http->listen_fd = open_port(http, reterr);
+    http->owns_endpoint = http->owns_endpoint && http->listen_fd >= 0;
     return http->listen_fd < 0 ? -1 : 0;
 }
 
@@ -418,6 +443,9 @@ void http_close(struct http **http_p)
     if (http->listen_fd >= 0) {
         close(http->listen_fd);
     }
+    if (http->owns_endpoint && strncmp(http->config->http_endpoint.text, "ipc://", 6) == 0) {
+        unlink(http->config->http_endpoint.text + 6);
+    }
     free_questions(&http->to_loop);
     free_questions(&http->to_http);
     free_questions(&http->to_ask);
@@ -425,6 +453,8 @@ void http_close(struct http **http_p)
     events_clear(&http->events);
     metrics_free(&http->metrics);
     whose_clear(&http->whose);
+    access_free(&http->visitors);
+    access_free(&http->fresh_visitors);
     uv_mutex_destroy(&http->lock);
     uv_close((uv_handle_t *)&http->asked, http_on_closed);
 }

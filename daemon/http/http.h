@@ -25,6 +25,11 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
  * outlives the http. Returns as http_new. */
 int http_start(struct http *http, struct control *control, const char *directory, char *reterr);
 
+/* Reads http.token_file again: streams of those who are not on the list any more end. A mistake
+ * changes nothing. Returns how many lines it has, 0 without a file; or -1 with a sentence in
+ * reterr. Accepts NULL. Loop thread. */
+int http_reload(struct http *http, char *reterr);
+
 /* Writes the file `page` in the directory again when it has gone. `data` is the http. */
 void http_keep_page(void *data);
 

@@ -16,20 +16,19 @@
 #include <microhttpd.h>
 #include <stdatomic.h>
 
-#define HTTP_TOKEN_MAX 256
-
 struct http {
     struct config *config;
     struct stats *stats;
-    char token[HTTP_TOKEN_MAX]; /* "" = none is asked for */
     int listen_fd;
+    bool owns_endpoint;    /* no service manager has bound it */
     const char *directory; /* with the file `page`; "" = none */
     uint64_t page_failures;
     /* Between the threads. */
     uv_async_t asked; /* of the daemon's loop */
     uv_async_t wake;  /* of the HTTP loop */
-    uv_mutex_t lock;  /* of the two lists */
+    uv_mutex_t lock;  /* of the lists */
     struct question_list to_loop, to_http;
+    struct access *fresh_visitors; /* of http.token_file, to be taken over; NULL = none */
     struct feed feed;
     atomic_bool closing;
     struct control *control; /* loop thread */
@@ -47,6 +46,7 @@ struct http {
     struct request *waiting;     /* suspended, for an answer of the loop thread */
     struct question_list to_ask; /* of those that wait, what has not gone to the loop thread yet */
     unsigned asked_count;        /* questions that have */
+    struct access *visitors;     /* who may ask besides the users of this machine; NULL = nobody */
     struct whose whose;
     struct peers peers;
     uint64_t answer_bytes; /* of answers that are being sent */
@@ -59,6 +59,7 @@ struct request {
     struct MHD_Connection *connection;
     const char *path;
     const struct route *route;
+    struct guard_visitor visitor;     /* who asks */
     struct argument_reader arguments; /* of the API */
     struct MHD_Response *response;    /* owned; NULL = not ready */
     unsigned status;

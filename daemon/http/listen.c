@@ -2,6 +2,7 @@
 #include "daemon/http/listen.h"
 
 #include "config/config.h"
+#include "daemon/base/endpoint.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -10,9 +11,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define BACKLOG 512
+
+static const char ipc_scheme[] = "ipc://";
 
 static int listen_fail(const char *endpoint, const char *reason, char *reterr)
 {
@@ -45,15 +50,15 @@ static bool listen_split(const char *endpoint, char host[ENDPOINT_MAX], char por
     return true;
 }
 
-static int listen_open_socket(const struct addrinfo *address)
+static int listen_open_socket(const struct sockaddr *address, socklen_t size)
 {
-    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     int on = 1;
     if (fd < 0) {
         return -1;
     }
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) {
+    if (bind(fd, address, size) == 0 && listen(fd, BACKLOG) == 0) {
         return fd;
     }
     int error = errno;
@@ -78,19 +83,50 @@ static void listen_read_bound(int fd, const char *host, char *endpoint)
              given, port);
 }
 
+/* A file that an attnd which was killed has left makes room. */
+static int listen_at_path(const char *endpoint, char *reterr)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *path = endpoint + strlen(ipc_scheme);
+    struct stat status;
+    if (strlen(path) >= sizeof address.sun_path) {
+        errno = ENAMETOOLONG;
+    } else if (endpoint_answers(endpoint)) {
+        errno = EADDRINUSE;
+    } else {
+        strcpy(address.sun_path, path);
+        if (lstat(path, &status) == 0 && S_ISSOCK(status.st_mode)) {
+            unlink(path);
+        }
+        int fd = listen_open_socket((const struct sockaddr *)&address, sizeof address);
+        if (fd >= 0 && chmod(path, endpoint_mode(path)) == 0) {
+            return fd;
+        }
+        if (fd >= 0) {
+            int error = errno;
+            close(fd);
+            errno = error;
+        }
+    }
+    return listen_fail(endpoint, strerror(errno), reterr);
+}
+
 int http_listen(char *endpoint, char *reterr)
 {
+    if (strncmp(endpoint, ipc_scheme, strlen(ipc_scheme)) == 0) {
+        return listen_at_path(endpoint, reterr);
+    }
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *address = NULL;
     char host[ENDPOINT_MAX], port[8];
     errno = 0;
     if (!listen_split(endpoint, host, port)) {
-        return listen_fail(endpoint, "HTTP needs tcp://host:port", reterr);
+        return listen_fail(endpoint, "HTTP needs tcp://host:port or ipc://path", reterr);
     }
     int rc = getaddrinfo(strcmp(host, "*") == 0 ? NULL : host, port, &hints, &address);
     if (rc != 0) {
         return listen_fail(endpoint, gai_strerror(rc), reterr);
     }
-    int fd = listen_open_socket(address), error = errno;
+    int fd = listen_open_socket(address->ai_addr, address->ai_addrlen), error = errno;
     freeaddrinfo(address);
     errno = error;
     if (fd < 0) {

@@ -53,6 +53,7 @@ static void metrics_page_render(struct request *request, const msgpack_object *m
     struct http *http = request->http;
     struct metrics_view view = {.monitor = monitor,
                                 .asked_ns = request->began_ns,
+                                .jobs = request->visitor.jobs,
                                 .event_clients = http->events.client_count,
                                 .connections = server_connections(http),
                                 .openmetrics = wants_openmetrics(request)};

@@ -144,5 +144,5 @@ static void reply_json(struct request *request, json_t *json)
 
 void handle_openapi(struct request *request)
 {
-    reply_json(request, openapi_describe_all(*request->http->token));
+    reply_json(request, openapi_describe_all(request->http->visitors));
 }

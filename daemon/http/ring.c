@@ -130,7 +130,8 @@ void ring_put(struct ring *ring, uint32_t boot, enum event_kind kind, const char
 static bool lets_through(const struct event_filter *filter, const struct event *event)
 {
     return (filter->kinds & 1u << event->kind) &&
-           (!*filter->job || strcmp(filter->job, event->job) == 0);
+           (!*filter->job || strcmp(filter->job, event->job) == 0) &&
+           access_jobs_match(filter->visitor.jobs, event->job);
 }
 
 struct event *ring_next(const struct ring *ring, const struct event_filter *filter, uint64_t *from,

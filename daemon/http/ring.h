@@ -7,6 +7,7 @@
 #ifndef DAEMON_HTTP_RING_H
 #define DAEMON_HTTP_RING_H
 
+#include "daemon/http/guard.h"
 #include "proto/header.h"
 
 #include <stdbool.h>
@@ -31,10 +32,11 @@ struct ring {
     uint64_t bytes, limit;
 };
 
-/* The events that a client has selected. */
+/* The events that a client has selected, and may see. */
 struct event_filter {
     char job[JOB_NAME_MAX + 1]; /* "" = all */
     unsigned kinds;             /* bits */
+    struct guard_visitor visitor;
 };
 
 void ring_init(struct ring *ring, uint64_t limit);

@@ -30,9 +30,19 @@ extern const struct argument arguments[ARG_COUNT];
 
 /* The clients that get the answer. */
 enum route_for {
-    FOR_KNOWN,        /* attnd's users, and who brings the token */
-    FOR_TOKEN_HOLDER, /* these, and who could have the token: the page asks for it */
+    FOR_KNOWN,        /* attnd's users, and who brings a token */
+    FOR_TOKEN_HOLDER, /* these, and who could have a token: the page asks for it */
     FOR_ALL,
+};
+
+/* The jobs that an answer is about, for those who may not see all: a job they may not see reads
+ * like one that is not there. */
+enum route_jobs {
+    JOBS_NAMED,  /* the jobs that its parameters name */
+    JOBS_LISTED, /* any: `jobs` tells the method which may be in the answer */
+    JOBS_BOTH,   /* the one that is named, or any */
+    JOBS_ALL,    /* all together: not there for them */
+    JOBS_NONE,   /* none, or the handler looks after it */
 };
 
 struct route {
@@ -43,6 +53,7 @@ struct route {
     unsigned arguments; /* bits of ARG_ */
     unsigned needed;    /* of these */
     enum route_for who;
+    enum route_jobs about;
     const char *answer; /* of JSON: "{keys that it has}", "[keys that each of a list has]"; NULL:
                            told elsewhere */
     const char *help;
@@ -69,8 +80,9 @@ void argument_reader_clear(struct argument_reader *reader);
 bool argument_read(struct argument_reader *reader, const char *name, const char *value);
 /* Whether all that are needed were given; else reterr says which is not. */
 bool arguments_complete(struct argument_reader *reader);
-/* Appends the map of all. */
-void argument_put_map(const struct argument_reader *reader, struct mpk_writer *params);
+/* Appends the map of all; with `jobs`, unless that is NULL. */
+void argument_put_map(const struct argument_reader *reader, const char *jobs,
+                      struct mpk_writer *params);
 
 /* Handlers of routes: each makes the response, or waits, or begins a stream. */
 void handle_method(struct request *request); /* a method of control, as JSON */

@@ -19,6 +19,9 @@
 /* How long a clean end may take: readers that do not read are cut off then. */
 #define STOP_NS UINT64_C(500000000)
 
+/* Whom a proxy has found the client to be. */
+#define USER_HEADER "X-Forwarded-User"
+
 /* Connections */
 
 /* NULL when there was no memory for it. */
@@ -255,8 +258,13 @@ static bool server_is_repeated(struct request *request, const char *name)
 
 static bool is_ambiguous(struct request *request)
 {
-    return request->has_nul || server_is_repeated(request, MHD_HTTP_HEADER_HOST) ||
-           server_is_repeated(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    static const char *const names[] = {MHD_HTTP_HEADER_HOST, MHD_HTTP_HEADER_CONTENT_LENGTH,
+                                        MHD_HTTP_HEADER_AUTHORIZATION, USER_HEADER};
+    bool repeated = false;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        repeated = repeated || server_is_repeated(request, names[i]);
+    }
+    return request->has_nul || repeated;
 }
 
 /* Refuses what should not go on; then there is a response. */
@@ -266,7 +274,8 @@ static void check_headers(struct request *request, const char *method)
     const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
     if (is_ambiguous(request)) {
         server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
-                      "a zero byte in the path, or more than one Host or Content-Length");
+                      "a zero byte in the path, or more than one Host, Content-Length, "
+                      "Authorization or " USER_HEADER);
     } else if (!may_read(method)) {
         server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
                       "only GET and HEAD are answered");
@@ -308,13 +317,14 @@ static bool server_knows(struct http *http, struct peer *peer)
     return peer->may_ask;
 }
 
-/* The reason why the user is unknown, and the remedy. Returns false when nothing is wrong with
- * it. */
+/* The reason why the user is unknown. Returns false when nothing is wrong with it. */
 static bool is_stranger(struct request *request, char *ret_why, size_t size)
 {
     struct peer *peer = peer_of(request->connection);
     enum whose_kind kind = peer ? peer->whose.kind : WHOSE_UNKNOWN;
-    if (is_forwarded(request)) {
+    if (kind == WHOSE_PROXY) {
+        snprintf(ret_why, size, "a request over the Unix socket needs a token, or " USER_HEADER);
+    } else if (is_forwarded(request)) {
         snprintf(ret_why, size, "a request that somebody forwards needs a token");
     } else if (kind == WHOSE_ELSEWHERE) {
         snprintf(ret_why, size, "a request from another machine needs a token");
@@ -330,36 +340,54 @@ static bool is_stranger(struct request *request, char *ret_why, size_t size)
     return true;
 }
 
-/* A token that is brought has to be right, whoever brings it. It may be a parameter where headers
- * cannot be sent. */
-static void check_user(struct request *request)
+/* The user that a proxy names, which is believed over the Unix socket only: NULL = none. */
+static const char *server_named_user(struct request *request)
 {
-    const struct route *route = request->route;
-    const char *token = request->http->token;
-    bool by_argument = route->arguments & 1u << ARG_access_token;
-    const char *argument = by_argument ? request_argument(request, "access_token") : NULL;
-    const char *header = request_header(request, MHD_HTTP_HEADER_AUTHORIZATION);
-    char why[160], message[320];
-    if (route->who == FOR_ALL || (*token && route->who == FOR_TOKEN_HOLDER)) {
-        return;
-    }
-    if (*token && (header || argument)) {
-        if (guard_token(header, argument, token)) {
-            return;
-        }
-        snprintf(why, sizeof why, "the token is wrong");
-    } else if (!is_stranger(request, why, sizeof why)) {
-        return;
-    }
-    if (*token) {
+    struct peer *peer = peer_of(request->connection);
+    bool believed = peer && peer->whose.kind == WHOSE_PROXY;
+    return believed ? request_header(request, USER_HEADER) : NULL;
+}
+
+static void refuse_stranger(struct request *request, const char *why)
+{
+    char message[320];
+    if (request->http->visitors) {
         snprintf(message, sizeof message,
-                 "%s; send the token of http.token_file: Authorization: Bearer TOKEN", why);
+                 "%s; send a token of http.token_file: Authorization: Bearer TOKEN", why);
         server_refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
         reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
     } else {
         snprintf(message, sizeof message, "%s; this attnd has none: start it with http.token_file",
                  why);
         server_refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
+    }
+}
+
+/* A token that is brought has to be right, whoever brings it; where there are none it counts for
+ * nothing. */
+static void check_user(struct request *request)
+{
+    const struct access *visitors = request->http->visitors;
+    struct guard_visitor *visitor = &request->visitor;
+    const char *token =
+        visitors ? guard_token(request_header(request, MHD_HTTP_HEADER_AUTHORIZATION)) : NULL;
+    const char *user = server_named_user(request);
+    enum route_for who = request->route->who;
+    char why[160];
+    bool open = who == FOR_ALL || (visitors && who == FOR_TOKEN_HOLDER);
+    guard_visitor_init(visitor,
+                       token  ? GUARD_TOKEN
+                       : user ? GUARD_USER
+                              : GUARD_LOCAL,
+                       token ? token : user);
+    if (open) {
+        return;
+    }
+    if (visitor->kind == GUARD_LOCAL && is_stranger(request, why, sizeof why)) {
+        refuse_stranger(request, why);
+    } else if (!guard_judge(visitor, visitors)) {
+        refuse_stranger(request, token ? "the token is wrong"
+                                       : "the user that the proxy names is not in http.token_file");
     }
 }
 
@@ -386,16 +414,25 @@ static void check_arguments(struct request *request)
     }
 }
 
+static void server_refuse_path(struct request *request)
+{
+    reply_error(request, MHD_HTTP_NOT_FOUND, "path",
+                "no such path; /api/v1/openapi.json lists all");
+}
+
 static void handle(struct request *request, const char *path)
 {
     request->path = path;
     request->route = route_find(path);
     if (!request->route) {
-        reply_error(request, MHD_HTTP_NOT_FOUND, "path",
-                    "no such path; /api/v1/openapi.json lists all");
+        server_refuse_path(request);
         return;
     }
     check_user(request);
+    if (!request->response && request->route->about == JOBS_ALL &&
+        !access_jobs_match(request->visitor.jobs, NULL)) {
+        server_refuse_path(request);
+    }
     if (!request->response) {
         check_arguments(request);
     }

@@ -161,17 +161,6 @@ static bool is_established(int fd)
            info.tcpi_state == TCP_ESTABLISHED;
 }
 
-static struct whose_peer whose_of_unix(const struct whose *whose, int fd)
-{
-    struct ucred credentials;
-    socklen_t size = sizeof credentials;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0 ||
-        credentials.uid == whose->overflow) {
-        return (struct whose_peer){.kind = WHOSE_UNKNOWN};
-    }
-    return (struct whose_peer){.kind = WHOSE_USER, .uid = credentials.uid};
-}
-
 struct whose_peer whose_ask(struct whose *whose, int fd)
 {
     const struct whose_peer unknown = {.kind = WHOSE_UNKNOWN};
@@ -183,7 +172,7 @@ struct whose_peer whose_ask(struct whose *whose, int fd)
         return unknown;
     }
     if (ours.any.sa_family == AF_UNIX) {
-        return whose_of_unix(whose, fd);
+        return (struct whose_peer){.kind = WHOSE_PROXY};
     }
     whose_unmap(&theirs);
     whose_unmap(&ours);

@@ -2,7 +2,7 @@
 /* whose: asks the kernel for the user at the other end of a connection.
  *
  * Over loopback the other end is a socket of this machine, and the kernel (NETLINK_SOCK_DIAG) knows
- * who opened it; for a Unix socket it reports the user directly. The user counts only while both
+ * who opened it. The user counts only while both
  * ends are established and the other one has an inode: a socket whose process has closed it is
  * reported as root's. HTTP thread, except whose_init and whose_clear. */
 #ifndef DAEMON_HTTP_WHOSE_H
@@ -18,6 +18,7 @@
 
 enum whose_kind {
     WHOSE_USER,      /* of this machine; the uid is known */
+    WHOSE_PROXY,     /* over the Unix socket, which is for a proxy: for somebody behind it */
     WHOSE_ELSEWHERE, /* not over loopback */
     WHOSE_UNKNOWN,   /* over loopback, but the kernel does not say, or says "no user known here" */
 };

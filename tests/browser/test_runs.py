@@ -268,6 +268,7 @@ def through_a_proxy(page, is_so):
 
 
 def test_a_token_is_asked_for_on_the_page(page, tmp_path):
+    (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text("0123456789abcdefXYZ\n")
     site = Site(f"http.token_file={tmp_path / 'token'}", *SETTINGS)
     field, use = "#token-text", "document.querySelector('#token button').click()"

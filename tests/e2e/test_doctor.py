@@ -190,7 +190,7 @@ def test_a_page_that_refuses_its_user(tmp_path, monkeypatch):
     start(*PAGE, setting.replace("FILE", str(token)))
     status, found = doctor(tmp_path)
     assert status == 0 and found["page"][0].endswith(
-        " -> give it the first line of the file that http.token_file names (attnctl config)")
+        " -> give it a token of the file that http.token_file names (attnctl config)")
     page = re.match(r"- (\S+) asks for a token: the kernel does not say", found["page"][0])[1]
     question = urllib.request.Request(f"{page}api/v1/jobs", headers={"Authorization": f"Bearer {token.read_text().strip()}"})
     with urllib.request.urlopen(question, timeout=PATIENCE_S) as answer:
@@ -205,7 +205,7 @@ def test_a_page_of_the_service_that_refuses_its_user(tmp_path, monkeypatch):
     page, = (finding for finding in examine(place()) if finding.subject == "page")
     assert page.state == "WRONG" and " refuses you: the kernel does not say" in page.text
     assert page.remedy == ("ask the administrator of this service: the page answers root, members of the group attnd, users that "
-                           "http.users names, and all who have the token of http.token_file")
+                           "http.users names, and all who have a token of http.token_file")
 
 
 def test_a_daemon_that_is_stopped(tmp_path):

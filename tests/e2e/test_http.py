@@ -20,83 +20,13 @@ import urllib.request
 
 import pytest
 from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_log, wait_until
-
-HTTP = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
-
-
-class Web(Attnd):
-    """A daemon with HTTP on a free port."""
-
-    def __init__(self, *settings, **keys):
-        self.trainers = []
-        super().__init__(*HTTP, *settings, **keys)
-
-    @property
-    def port(self):
-        return int(self.call("config")["http.endpoint"].rsplit(":", 1)[1])
-
-    def get(self, path, method="GET", body=None, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-            response = connection.getresponse()
-            return response, response.read()
-        finally:
-            connection.close()
-
-    def json(self, path, status=200):
-        response, body = self.get(path)
-        assert response.status == status, body
-        assert response.headers["Content-Type"] == "application/json"
-        return json.loads(body)
-
-
-class Stream:
-    """A client of the event stream that reads as events are asked for."""
-
-    def __init__(self, web, query="", **headers):
-        self.connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=PATIENCE_S)
-        self.connection.request("GET", "/api/v1/events" + query,
-                                headers={name.replace("_", "-"): value for name, value in headers.items()})
-        self.response = self.connection.getresponse()
-        assert self.response.status == 200
-
-    def next(self):
-        """The next event: its id, its name, its data. None at the end of the stream."""
-        event = {}
-        for line in self.response:
-            name, _, value = line.decode().rstrip("\n").partition(": ")
-            if not name and event.get("data"):
-                return event["id"], event["event"], json.loads(event["data"])
-            event[name] = value
-        return None
-
-    def until(self, kind):
-        """The first event of this kind from here on."""
-        while True:
-            event = self.next()
-            assert event, "the stream ended"
-            if event[1] == kind:
-                return event
-
-    def close(self):
-        self.connection.close()
-
+from web import HTTP, Stream, Web, train, write_tokens
 
 @pytest.fixture
 def web():
     daemon = Web("http.live_interval=0s", "http.heartbeat=200ms")
     yield daemon
     daemon.close()
-
-
-def train(daemon, rng, steps=4, job="job", layers=2, first=0):
-    trainer = Trainer(daemon, job)
-    daemon.trainers.append(trainer)  # one that is let go of closes its socket
-    for step in range(first, first + steps):
-        for layer in range(layers):
-            trainer.attention(softmax_maps(rng, 1, 3, 8, 8), layer=layer, step=step)
-    return trainer
 
 
 def without_snapshot(value):
@@ -363,43 +293,6 @@ def test_names_of_the_config_are_known_hosts():
     daemon.close()
 
 
-# A proxy says so: the user that attnd runs as needs no token, and tests run as that user.
-FORWARDED = dict(X_Forwarded_For="192.0.2.1")
-
-
-def test_a_token_is_asked_for(tmp_path):
-    token = "0123456789abcdefXYZ"
-    (tmp_path / "token").write_text(token + "\n")
-    daemon = Web(f"http.token_file={tmp_path / 'token'}")
-    for path in ("/", "/healthz", "/readyz", "/assets/d3.min.js"):
-        assert daemon.get(path, **FORWARDED)[0].status == 200, path
-    for path in ("/api/v1/jobs", "/metrics", "/api/v1/events", "/api/v1/openapi.json"):
-        response, body = daemon.get(path, **FORWARDED)
-        assert response.status == 401 and response.headers["WWW-Authenticate"].startswith("Bearer")
-        for wrong in ("Bearer ", "Bearer x", "Bearer " + token[:-1], "Bearer " + token + "x", "Basic " + token, token):
-            assert daemon.get(path, Authorization=wrong, **FORWARDED)[0].status == 401, wrong
-            assert daemon.get(path, Authorization=wrong)[0].status == 401, "also of attnd's own user"
-    assert daemon.get("/api/v1/jobs", Authorization="Bearer " + token, **FORWARDED)[0].status == 200
-    assert daemon.get("/api/v1/jobs?access_token=" + token, **FORWARDED)[0].status == 401, "only the event stream takes it there"
-    stream = Stream(daemon, "?access_token=" + token, **FORWARDED)
-    assert stream.next()[1] == "hello"
-    stream.close()
-    assert daemon.get("/metrics")[0].status == 200, "who could read the token's file needs none"
-    assert token not in daemon.log_text()
-    daemon.close()
-
-
-@pytest.mark.parametrize("text", ["", "short\n", "with a blank in it\n", "x" * 300], ids=["empty", "short", "blank", "long"])
-def test_a_bad_token_file_stops_the_start(tmp_path, text):
-    (tmp_path / "token").write_text(text)
-    result = subprocess.run([ATTND, "--set", f"http.token_file={tmp_path / 'token'}", "--set",
-                             "http.endpoint=tcp://127.0.0.1:*",
-                             *(f"--set={name}.endpoint=ipc://{tmp_path}/{name}"
-                               for name in ("ingest", "publish", "control", "tap"))],
-                            capture_output=True, text=True, timeout=2 * PATIENCE_S)
-    assert result.returncode == 1 and "http.token_file: its first line" in result.stderr
-
-
 # The user of a connection
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -477,7 +370,7 @@ def test_users_of_the_config_may_ask():
 @as_root
 def test_another_user_may_ask_with_the_token(tmp_path):
     token = "0123456789abcdefXYZ"
-    (tmp_path / "token").write_text(token + "\n")
+    write_tokens(tmp_path / "token", token)
     daemon = Web(f"http.token_file={tmp_path / 'token'}")
     assert ask_as(STRANGER, daemon.port, "/")[0] == 200, "the page asks for the token"
     status, body = ask_as(STRANGER, daemon.port, "/api/v1/jobs")

@@ -376,11 +376,12 @@ def test_a_page_that_refuses_its_user_is_told_with_the_reason(host, tmp_path, mo
     pid, = host.pids()
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not alive(pid), "its end")
+    (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text("0123456789abcdef\n")
     monkeypatch.setattr("harness.ATTND", program)
     Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", f"http.token_file={tmp_path}/token", directory=host.place)
     out, said = finish(host.python(script, "0"))
-    assert re.fullmatch(r"attnd: the page is \S+ on \S+; it asks for the token of http.token_file\n", said)
+    assert re.fullmatch(r"attnd: the page is \S+ on \S+; it asks for a token of http.token_file\n", said)
 
 
 def test_a_directory_that_others_can_write_to_is_one_warning(host):

@@ -25,15 +25,33 @@ static void judge(const struct access *access, const char *key)
     }
 }
 
+/* The same bytes as a list of visitors. */
+static void read_visitors(const char *data, size_t len)
+{
+    char error[CONFIG_ERROR_MAX] = "", jobs[ACCESS_JOBS_MAX];
+    struct access *access = NULL;
+    if (access_parse(data, len, "list", ACCESS_VISITORS, &access, error) != 0) {
+        REQUIRE(!access && strncmp(error, "list:", 5) == 0 && !strchr(error, '\n'));
+        return;
+    }
+    bool found = access_read_jobs(access, "0123456789abcdef", false, jobs);
+    REQUIRE(found == (*jobs != '\0'));
+    found = access_read_jobs(access, "user:ann", true, jobs);
+    REQUIRE(found == (*jobs != '\0') && !(access_count(access) == 0 && found));
+    REQUIRE(!access_read_jobs(access, "user:ann", false, jobs));
+    access_free(&access);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     char error[CONFIG_ERROR_MAX] = "";
     struct access *access = NULL;
-    if (access_parse((const char *)data, len, "list", &access, error) != 0) {
+    read_visitors((const char *)data, len);
+    if (access_parse((const char *)data, len, "list", ACCESS_KEYS, &access, error) != 0) {
         REQUIRE(!access && strncmp(error, "list:", 5) == 0 && !strchr(error, '\n'));
         return 0;
     }
-    REQUIRE(access_count(access) <= ACCESS_KEYS_MAX && access_covers(access, access));
+    REQUIRE(access_count(access) <= ACCESS_LINES_MAX && access_covers(access, access));
     judge(access, known);
     if (len >= KEY_LENGTH) {
         judge(access, (const char *)data);

@@ -31,7 +31,7 @@ PAGE_PORT = 5580
 GIVE_TOKEN = 'make a token: (umask 077; python3 -c "import secrets; print(secrets.token_hex())" > FILE); start attnd anew ' \
              "by hand: kill $(pidof attnd); sleep 1; attnd --set http.token_file=FILE; the page then asks for what is in FILE"
 ASK_SERVICE = "ask the administrator of this service: the page answers root, members of the group attnd, users that " \
-              "http.users names, and all who have the token of http.token_file"
+              "http.users names, and all who have a token of http.token_file"
 OK, NOTE, WRONG = "ok", "-", "WRONG"
 
 
@@ -329,7 +329,7 @@ def _about_page(place: str) -> Finding:
                        ASK_SERVICE if place == addresses.SERVICE else GIVE_TOKEN)
     if status == 401:
         return Finding("page", NOTE, f"{page} asks for a token: {why}",
-                       "give it the first line of the file that http.token_file names (attnctl config)")
+                       "give it a token of the file that http.token_file names (attnctl config)")
     return Finding("page", OK, page)
 
 

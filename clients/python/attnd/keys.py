@@ -62,7 +62,7 @@ def read(path: str) -> str:
         raise AddressError(f"{path}: {error.strerror}") from None
     handed_over = status.st_uid == 0 and os.geteuid() != 0  # by a service manager, to a group
     if status.st_mode & (stat.S_IRWXO | (stat.S_IWGRP if handed_over else stat.S_IRWXG)):
-        raise AddressError(f"{path}: others can read it, so it is no secret (chmod 600; better, make a new key)")
+        raise AddressError(f"{path}: others can read it, so it is no secret (chmod 600; better, make a new one)")
     lines = [line for line in text.decode("ascii", "replace").splitlines() if line and not line.startswith("#")]
     if len(lines) != 1 or not is_text(lines[0]):
         raise AddressError(f"{path}: has no line with a secret key of 40 characters (attnctl key new makes such a file)")

@@ -190,7 +190,7 @@ class Starter:
         page = page_of(directory)
         if page is not None and page != self._page:
             status, why = page_refusal(page, ANSWER_S)
-            refused = {401: "; it asks for the token of http.token_file",
+            refused = {401: "; it asks for a token of http.token_file",
                        403: f", but it refuses you: {why}; `python -m attnd` says how"}.get(status, "")
             _say(f"the page is {page}#/overview?job={quote(self._job, safe='')} on {os.uname().nodename}{refused}")
         self._page = page

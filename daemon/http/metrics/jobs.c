@@ -2,6 +2,8 @@
 /* Writes the newest run of each job, as `monitor` answers it. */
 #include "daemon/http/metrics/internal.h"
 
+#include "config/access.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -11,8 +13,9 @@ typedef void put_job(struct metrics_text *text, const struct family *family, con
                      const msgpack_object *job);
 
 static void each_job(struct metrics_text *text, const struct family *family,
-                     const msgpack_object *jobs, put_job *put)
+                     const struct metrics_view *view, put_job *put)
 {
+    const msgpack_object *jobs = mpk_find(view->monitor, "jobs");
     uint32_t count = jobs && jobs->type == MSGPACK_OBJECT_ARRAY ? jobs->via.array.size : 0;
     metrics_head(text, family);
     for (uint32_t i = 0; i < count; i++) {
@@ -20,7 +23,9 @@ static void each_job(struct metrics_text *text, const struct family *family,
         char name[JOB_NAME_MAX + 1], labels[LABELS_MAX];
         metrics_find_text(job, "job", name, sizeof name);
         metrics_label(labels, sizeof labels, "job", name);
-        put(text, family, labels, job);
+        if (access_jobs_match(view->jobs, name)) {
+            put(text, family, labels, job);
+        }
     }
 }
 
@@ -143,7 +148,7 @@ static void metrics_jobs_put_at_end(struct metrics_text *text, const struct fami
     metrics_jobs_put_alerts(text, family, labels, job, "firing_at_end");
 }
 
-void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs)
+void metrics_put_jobs(struct metrics_text *text, const struct metrics_view *view)
 {
     static const struct family run = {"attnd_training", FAMILY_INFO, "The newest run of the job."},
                                state = {"attnd_training_state", FAMILY_GAUGE,
@@ -159,13 +164,13 @@ void metrics_put_jobs(struct metrics_text *text, const msgpack_object *jobs)
                                at_end = {"attnd_alerts_firing_at_end", FAMILY_GAUGE,
                                          "Places where an alert rule held when the newest run "
                                          "ended or went idle; none: no line."};
-    each_job(text, &run, jobs, metrics_jobs_put_run);
-    each_job(text, &state, jobs, metrics_jobs_put_state);
-    each_job(text, &heard, jobs, put_heard);
+    each_job(text, &run, view, metrics_jobs_put_run);
+    each_job(text, &state, view, metrics_jobs_put_state);
+    each_job(text, &heard, view, put_heard);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        each_job(text, &numbers[i].family, jobs, metrics_jobs_put_number);
+        each_job(text, &numbers[i].family, view, metrics_jobs_put_number);
     }
-    each_job(text, &dropped, jobs, metrics_jobs_put_dropped);
-    each_job(text, &firing, jobs, metrics_jobs_put_firing);
-    each_job(text, &at_end, jobs, metrics_jobs_put_at_end);
+    each_job(text, &dropped, view, metrics_jobs_put_dropped);
+    each_job(text, &firing, view, metrics_jobs_put_firing);
+    each_job(text, &at_end, view, metrics_jobs_put_at_end);
 }

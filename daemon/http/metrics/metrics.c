@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/http/metrics/internal.h"
 
+#include "config/access.h"
 #include "proto/result.h"
 
 #include <stdio.h>
@@ -160,7 +161,7 @@ static void choose_layers(struct metrics *metrics, const struct metrics_view *vi
         struct known_job *job = NULL;
         HASH_FIND_STR(known, layer->job, job);
         bool newest = job && strcmp(job->run, layer->run) == 0;
-        layer->shown = newest && job->active;
+        layer->shown = newest && job->active && access_jobs_match(view->jobs, layer->job);
         if (!newest && layer->put_ns < view->asked_ns) {
             metrics_forget(metrics, layer);
         }
@@ -173,9 +174,11 @@ char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
     struct metrics_text text;
     choose_layers(metrics, view);
     metrics_text_begin(&text, view->openmetrics);
-    metrics_put_pipeline(&text, metrics, view);
-    metrics_put_process(&text);
-    metrics_put_jobs(&text, mpk_find(view->monitor, "jobs"));
+    if (access_jobs_match(view->jobs, NULL)) { /* they count all jobs together */
+        metrics_put_pipeline(&text, metrics, view);
+        metrics_put_process(&text);
+    }
+    metrics_put_jobs(&text, view);
     metrics_put_attention(&text, metrics);
     return metrics_text_end(&text);
 }

@@ -27,6 +27,7 @@ void metrics_put(struct metrics *metrics, const struct published *published, uin
 struct metrics_view {
     const msgpack_object *monitor; /* the answer of that method, */
     uint64_t asked_ns;             /* which was asked then, or later */
+    const char *jobs;              /* only these (access_jobs_match) */
     uint32_t event_clients, connections;
     bool openmetrics; /* 1.0, else text 0.0.4 */
 };

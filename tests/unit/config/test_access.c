@@ -13,7 +13,7 @@ static struct access *read_list(const char *text)
 {
     char error[CONFIG_ERROR_MAX] = "";
     struct access *access = NULL;
-    int result = access_parse(text, strlen(text), "access", &access, error);
+    int result = access_parse(text, strlen(text), "access", ACCESS_KEYS, &access, error);
     assert_string_equal(error, "");
     assert_int_equal(result, 0);
     return access;
@@ -23,7 +23,7 @@ static void assert_list_refused(const char *text, const char *message)
 {
     char error[CONFIG_ERROR_MAX] = "";
     struct access *access = NULL;
-    assert_int_equal(access_parse(text, strlen(text), "access", &access, error), -1);
+    assert_int_equal(access_parse(text, strlen(text), "access", ACCESS_KEYS, &access, error), -1);
     assert_string_equal(error, message);
     assert_null(access);
 }
@@ -120,6 +120,94 @@ static void test_a_list_covers_what_it_has_all_lines_of(void **state)
     access_free(&d);
 }
 
+#define TOKEN "0123456789abcdef"
+
+static int read_visitors(const char *text, struct access **ret_access, char *reterr)
+{
+    return access_parse(text, strlen(text), "tokens", ACCESS_VISITORS, ret_access, reterr);
+}
+
+static void assert_sees(const struct access *access, const char *who, bool is_user,
+                        const char *expected)
+{
+    char jobs[ACCESS_JOBS_MAX];
+    assert_int_equal(access_read_jobs(access, who, is_user, jobs), expected != NULL);
+    assert_string_equal(jobs, expected ? expected : "");
+}
+
+static void test_visitors_see_the_jobs_of_their_lines(void **state)
+{
+    char error[CONFIG_ERROR_MAX] = "";
+    struct access *access = NULL;
+    (void)state;
+    int rc = read_visitors(TOKEN "\n0123456789abcdeF read a # ann\n0123456789abcdeF plan b*\n"
+                                 "user:ann@example.org read a\nuser:*@example.org read b\n"
+                                 "user:root admin *\n",
+                           &access, error);
+    assert_string_equal(error, "");
+    assert_int_equal(rc, 0);
+    assert_sees(access, TOKEN, false, "*");
+    assert_sees(access, "0123456789abcdeF", false, "a b*");
+    assert_sees(access, TOKEN "f", false, NULL);
+    assert_sees(access, "", false, NULL);
+    assert_sees(access, "user:ann@example.org", true, "a b");
+    assert_sees(access, "user:bob@example.org", true, "b");
+    assert_sees(access, "user:root", true, "*");
+    assert_sees(access, "user:root", false, NULL);
+    assert_sees(access, TOKEN, true, NULL);
+    assert_sees(access, "user:*", true, NULL);
+    access_free(&access);
+}
+
+static void test_patterns_between_blanks_let_jobs_through(void **state)
+{
+    (void)state;
+    assert_true(access_jobs_match("*", "x") && access_jobs_match("*", NULL));
+    assert_true(access_jobs_match("a b*", "a") && access_jobs_match("a b*", "bert"));
+    assert_false(access_jobs_match("a b*", "ab") || access_jobs_match("a b*", NULL));
+    assert_false(access_jobs_match("", "a") || access_jobs_match("", NULL));
+}
+
+static void test_a_mistake_in_a_list_of_visitors_names_its_line(void **state)
+{
+    static const char *const wrong[][2] = {
+        {"\nshort read *\n",
+         "tokens:2: token: what the line begins with is none (valid: 16 to 200 of A-Z a-z 0-9 - . "
+         "_ ~ + / =, or user:NAME)"},
+        {"user: read *",
+         "tokens:1: token: what the line begins with is none (valid: 16 to 200 of A-Z a-z 0-9 - . "
+         "_ ~ + / =, or user:NAME)"},
+        {TOKEN " publish *",
+         "tokens:1: role: 'publish': not a role over HTTP (valid: read, plan, admin)"},
+        {TOKEN " read", "tokens:1: job-pattern: '': not a pattern of job names (valid: * for all "
+                        "jobs, or 1 to 128 of A-Z a-z 0-9 . _ - * ? [ ] !)"},
+        {TOKEN "\n" TOKEN " read *\n", "tokens:2: given twice (first on line 1)"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        char error[CONFIG_ERROR_MAX] = "";
+        struct access *access = NULL;
+        assert_int_equal(read_visitors(wrong[i][0], &access, error), -1);
+        assert_string_equal(error, wrong[i][1]);
+    }
+}
+
+static void test_the_patterns_of_one_visitor_have_a_limit(void **state)
+{
+    size_t size = 0;
+    char *text = NULL, error[CONFIG_ERROR_MAX] = "";
+    struct access *access = NULL;
+    (void)state;
+    FILE *out = open_memstream(&text, &size);
+    for (int i = 0; i < 17; i++) { /* 121 characters, and a blank */
+        fprintf(out, TOKEN " read %0120d%c\n", 7, 'a' + i);
+    }
+    fclose(out);
+    assert_int_equal(read_visitors(text, &access, error), -1);
+    assert_string_equal(error, "tokens:17: more than 2047 characters of job-patterns for one");
+    free(text);
+}
+
 static void test_a_list_has_a_limit(void **state)
 {
     size_t size = 0;
@@ -127,11 +215,11 @@ static void test_a_list_has_a_limit(void **state)
     struct access *access = NULL;
     (void)state;
     FILE *out = open_memstream(&text, &size);
-    for (int i = 0; i <= ACCESS_KEYS_MAX; i++) {
+    for (int i = 0; i <= ACCESS_LINES_MAX; i++) {
         fprintf(out, ALICE " read job-%d\n", i);
     }
     fclose(out);
-    assert_int_equal(access_parse(text, size, "access", &access, error), -1);
+    assert_int_equal(access_parse(text, size, "access", ACCESS_KEYS, &access, error), -1);
     assert_string_equal(error, "access:1025: more than 1024 keys");
     free(text);
 }
@@ -145,12 +233,12 @@ static void assert_loads(mode_t mode, const char *message)
     int fd = mkstemp(path);
     assert_true(fd >= 0 && write(fd, ALICE " read *\n", 48) == 48 && fchmod(fd, mode) == 0);
     close(fd);
-    assert_int_equal(access_load(path, &access, error), message ? -1 : 0);
+    assert_int_equal(access_load(path, ACCESS_KEYS, &access, error), message ? -1 : 0);
     snprintf(expected, sizeof expected, "%s%s", message ? path : "", message ? message : "");
     assert_string_equal(error, expected);
     access_free(&access);
     unlink(path);
-    assert_int_equal(access_load(path, &access, error), -1);
+    assert_int_equal(access_load(path, ACCESS_KEYS, &access, error), -1);
     assert_non_null(strstr(error, ": No such file or directory"));
 }
 
@@ -170,6 +258,10 @@ int main(void)
         cmocka_unit_test(test_a_role_includes_what_is_less),
         cmocka_unit_test(test_a_pattern_bounds_a_role),
         cmocka_unit_test(test_a_list_covers_what_it_has_all_lines_of),
+        cmocka_unit_test(test_visitors_see_the_jobs_of_their_lines),
+        cmocka_unit_test(test_patterns_between_blanks_let_jobs_through),
+        cmocka_unit_test(test_a_mistake_in_a_list_of_visitors_names_its_line),
+        cmocka_unit_test(test_the_patterns_of_one_visitor_have_a_limit),
         cmocka_unit_test(test_a_list_has_a_limit),
         cmocka_unit_test(test_a_list_that_others_can_write_is_refused),
     };

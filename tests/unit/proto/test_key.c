@@ -57,7 +57,7 @@ static void test_a_file_has_one_key_and_comments(void **state)
 static void test_a_secret_that_others_can_read_is_none(void **state)
 {
     static const char shown[] =
-        ": others can read it, so it is no secret (chmod 600; better, make a new key)";
+        ": others can read it, so it is no secret (chmod 600; better, make a new one)";
     (void)state;
     assert_reads(SECRET "\n", 0640, shown);
     assert_reads(SECRET "\n", 0604, shown);

@@ -188,9 +188,17 @@ static void test_sockets_of_other_kinds(void **state)
     activation_refuse("no socket that listens");
     close(FIRST);
     activation_refuse("no socket that listens");
+}
+
+static void test_http_may_be_at_a_path(void **state)
+{
+    char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX];
+    (void)state;
     put_unix(0, SOCK_STREAM, "@attnd-test-http");
     hand_over("1", "http");
-    activation_refuse("HTTP needs TCP");
+    assert_int_equal(activation_check(false, error), 0);
+    assert_int_equal(activation_take("http", endpoint), FIRST);
+    assert_string_equal(endpoint, "ipc://@attnd-test-http");
 }
 
 int main(void)
@@ -205,6 +213,7 @@ int main(void)
                                   activation_teardown),
         cmocka_unit_test_teardown(test_names_that_cannot_be_meant, activation_teardown),
         cmocka_unit_test_teardown(test_numbers_that_are_none, activation_teardown),
+        cmocka_unit_test_teardown(test_http_may_be_at_a_path, activation_teardown),
         cmocka_unit_test_teardown(test_sockets_of_other_kinds, activation_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

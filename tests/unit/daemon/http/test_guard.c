@@ -3,6 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include "daemon/http/events.h"
+#include "config/config.h"
 #include "daemon/http/guard.h"
 #include "daemon/http/route.h"
 
@@ -65,22 +66,53 @@ static void test_an_origin_is_the_host_itself(void **state)
     assert_false(guard_origin("ftp://localhost", "localhost"));
 }
 
-static void test_a_token_is_compared_as_a_whole(void **state)
+/* The jobs that a header's token may see; NULL: it is not answered. */
+static const char *jobs_of(const struct access *visitors, enum guard_kind kind, const char *name)
+{
+    static struct guard_visitor visitor;
+    guard_visitor_init(&visitor, kind, kind == GUARD_TOKEN ? guard_token(name) : name);
+    return guard_judge(&visitor, visitors) ? visitor.jobs : NULL;
+}
+
+static void test_visitors_are_judged_by_the_list(void **state)
+{
+    static const char text[] = TOKEN " read a* # ann\n" TOKEN " plan b\nuser:ann read *\n";
+    char error[CONFIG_ERROR_MAX];
+    struct access *visitors;
+    (void)state;
+    assert_int_equal(access_parse(text, strlen(text), "tokens", ACCESS_VISITORS, &visitors, error),
+                     0);
+    assert_string_equal(jobs_of(visitors, GUARD_TOKEN, "Bearer " TOKEN), "a* b");
+    assert_string_equal(jobs_of(visitors, GUARD_TOKEN, "bearer " TOKEN), "a* b");
+    assert_string_equal(jobs_of(visitors, GUARD_USER, "ann"), "*");
+    assert_string_equal(jobs_of(visitors, GUARD_LOCAL, ""), "*");
+    assert_string_equal(jobs_of(NULL, GUARD_LOCAL, ""), "*");
+    static const char *const wrong[] = {"Bearer ",
+                                        "Bearer  " TOKEN,
+                                        "Bearer " TOKEN TOKEN,
+                                        "Bearer 0123456789abcde",
+                                        "Bearer 1123456789abcdef",
+                                        "Bearer user:ann",
+                                        "Bearer *"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_null(jobs_of(visitors, GUARD_TOKEN, wrong[i]));
+    }
+    static const char *const nobody[] = {"", "Ann", "ann ", "an?", "*", TOKEN};
+    for (size_t i = 0; i < sizeof nobody / sizeof nobody[0]; i++) {
+        assert_null(jobs_of(visitors, GUARD_USER, nobody[i]));
+    }
+    assert_null(jobs_of(NULL, GUARD_TOKEN, "Bearer " TOKEN));
+    access_free(&visitors);
+}
+
+static void test_a_token_comes_as_bearer_only(void **state)
 {
     (void)state;
-    assert_true(guard_token(NULL, NULL, ""));
-    assert_true(guard_token("Bearer " TOKEN, NULL, TOKEN));
-    assert_true(guard_token("bearer " TOKEN, NULL, TOKEN));
-    assert_true(guard_token(NULL, TOKEN, TOKEN));
-    assert_false(guard_token(NULL, NULL, TOKEN));
-    assert_false(guard_token("", "", TOKEN));
-    assert_false(guard_token("Bearer ", NULL, TOKEN));
-    assert_false(guard_token("Bearer  " TOKEN, NULL, TOKEN));
-    assert_false(guard_token("Bearer " TOKEN TOKEN, NULL, TOKEN)); /* it repeats, and is longer */
-    assert_false(guard_token("Bearer 0123456789abcde", NULL, TOKEN));
-    assert_false(guard_token("Bearer 1123456789abcdef", NULL, TOKEN));
-    assert_false(guard_token("Basic " TOKEN, NULL, TOKEN));
-    assert_false(guard_token("Bearer x", TOKEN, TOKEN)); /* who sends a header means it */
+    assert_null(guard_token(NULL));
+    assert_null(guard_token(""));
+    assert_null(guard_token("Basic " TOKEN));
+    assert_null(guard_token(TOKEN));
+    assert_string_equal(guard_token("BEARER x"), "x");
 }
 
 /* Routes and their parameters */
@@ -115,7 +147,7 @@ static char *read_pairs(const char *const (*pairs)[2])
     snprintf(text, sizeof text, "%s", reader.reterr);
     if (!*text) {
         mpk_writer_init(&params);
-        argument_put_map(&reader, &params);
+        argument_put_map(&reader, NULL, &params);
         assert_int_equal(
             mpk_parse(params.buffer.data, params.buffer.size, &mpk_header_limits, &doc), 0);
         char *json = mpk_to_json(doc.root, 0);
@@ -195,7 +227,8 @@ int main(void)
         cmocka_unit_test(test_addresses_localhost_and_listed_names_are_hosts),
         cmocka_unit_test(test_other_names_are_not),
         cmocka_unit_test(test_an_origin_is_the_host_itself),
-        cmocka_unit_test(test_a_token_is_compared_as_a_whole),
+        cmocka_unit_test(test_visitors_are_judged_by_the_list),
+        cmocka_unit_test(test_a_token_comes_as_bearer_only),
         cmocka_unit_test(test_paths_are_found_as_they_are_written),
         cmocka_unit_test(test_parameters_have_the_types_that_methods_want),
         cmocka_unit_test(test_parameters_that_are_wrong_are_named),

@@ -135,7 +135,7 @@ static void scrape(const struct told_job *jobs, uint32_t count, uint64_t asked_n
     assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc),
                      0);
     struct metrics_view view = {
-        .monitor = doc.root, .asked_ns = asked_ns, .openmetrics = openmetrics};
+        .jobs = "*", .monitor = doc.root, .asked_ns = asked_ns, .openmetrics = openmetrics};
     free(page);
     page = metrics_render(metrics, &view);
     assert_non_null(page);

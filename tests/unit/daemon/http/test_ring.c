@@ -13,7 +13,7 @@
 #define BOOT  0xab12u
 #define LARGE (UINT64_C(1) << 20)
 
-static const struct event_filter all = {.kinds = (1u << EVENT_KINDS) - 1};
+static const struct event_filter all = {.kinds = (1u << EVENT_KINDS) - 1, .visitor.jobs = "*"};
 
 static void http_ring_put(struct ring *ring, enum event_kind kind, const char *job)
 {
@@ -71,7 +71,8 @@ static void test_each_reader_has_its_own_place(void **state)
 
 static void test_a_filter_lets_its_kinds_and_its_job_through(void **state)
 {
-    const struct event_filter alerts_of_b = {.job = "b", .kinds = 1u << EVENT_ALERT};
+    const struct event_filter alerts_of_b = {
+        .job = "b", .kinds = 1u << EVENT_ALERT, .visitor.jobs = "*"};
     struct ring ring;
     uint64_t from = 1;
     (void)state;

@@ -14,7 +14,7 @@ from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
 from keyed import SOCKETS, Keyed, Pair, Somebody
 
 torch = pytest.importorskip("torch")
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 README = (ROOT / "deploy" / "README.md").read_text()
 ATTNCTL = os.path.abspath(os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl"))
 CLONE_NEWNET = 0x40000000

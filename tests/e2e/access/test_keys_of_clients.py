@@ -13,7 +13,7 @@ import zmq
 from harness import PATIENCE_S, Attnd, free_ports, wait_until
 from keyed import Keyed, Pair
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "clients" / "python"))
 
 import attnd as client  # noqa: E402
