@@ -5,6 +5,7 @@
 #include "daemon/base/crash.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
+#include "daemon/ingest/memory.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
 #include "daemon/ingest/lane.h"
@@ -31,8 +32,8 @@
 #define LANE_RETRY_MS 10
 /* How long it goes on reading at most. */
 #define DRAIN_NS UINT64_C(1000000000)
-/* A state is read into memory of its own, and merged. */
-#define STATE_COST 4
+/* Messages that are taken at most before what trainers lend is looked at. */
+#define MESSAGES_PER_TURN 64
 
 /* So many times what is free may a job have in flight; see ingest_has_room. */
 #define SHARE_OF_FREE 8
@@ -46,7 +47,8 @@ struct ingest_share {
 };
 
 struct ingest {
-    void *socket; /* the thread's, once it runs */
+    void *socket;          /* the thread's, once it runs */
+    struct memory *memory; /* NULL = there is none; the thread's, once it runs */
     struct endpoint_file file;
     struct keyring *keys;
     struct lane *lane;             /* the thread's, once it runs; owned, NULL = none */
@@ -203,21 +205,6 @@ static void ingest_refuse(struct ingest *ingest, struct message *message, int co
     message_free(&message);
 }
 
-/* A message and its computation are admitted together; a message that never fits is refused. */
-static int price(const struct ingest *ingest, struct message *message)
-{
-    if (message->header.type == MESSAGE_STATE) {
-        message->cost += STATE_COST * message->bytes;
-    } else if (message->header.type != MESSAGE_EVENT) {
-        struct config config;
-        config_for_job(ingest->config, message->header.job, &config);
-        message->cost += work_cost(&message->header, &config, ingest->machine, &message->scratch);
-    }
-    bool fits = message->cost <= ingest->config->ingest_budget &&
-                message->scratch <= ingest->config->ingest_budget - message->cost;
-    return fits ? 0 : ERR_TOO_LARGE;
-}
-
 /* The loop counts it as received, when it reads the note: whoever sees the count and then asks for
  * a flush gets the message. */
 static void ingest_admit(struct ingest *ingest, struct message *message)
@@ -257,7 +244,7 @@ static int ingest_check(struct ingest *ingest, struct message *message, struct k
     const char *job = message->header.job;
     int code = message_check(message, ingest->config, reterr_key);
     if (!code) {
-        code = price(ingest, message);
+        code = work_price(message, ingest->config, ingest->machine);
     }
     if (*job && !keys_allow(keys, &message->frames[0], ACCESS_PUBLISH, job)) {
         code = ERR_KEY; /* whatever else: nobody speaks for the job of another key */
@@ -376,6 +363,7 @@ static int receive_one(struct ingest *ingest)
         stats_add(ingest->stats, COUNT_RECEIVED, 1);
         stats_drop(ingest->stats, code);
     } else {
+        memory_borrow(ingest->memory, message);
         ingest_take(ingest, message);
     }
     return 0;
@@ -392,12 +380,14 @@ static void wait_message(struct ingest *ingest, int most_ms)
     zmq_pollitem_t items[] = {
         {.socket = ingest->socket, .events = ZMQ_POLLIN},
         {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
+        {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
         {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
     };
-    zmq_poll(items, ingest->lane ? 3 : 2, most_ms);
+    zmq_poll(items, ingest->lane ? 4 : 3, memory_idle_ms(ingest->memory, most_ms));
     if (items[1].revents) {
         consume_wake(ingest);
     }
+    memory_turn(ingest->memory);
 }
 
 /* Plans */
@@ -472,6 +462,7 @@ static void take_endpoint(struct ingest *ingest)
     char *next = atomic_exchange(&ingest->next_endpoint, NULL);
     if (next) {
         endpoint_keep(ingest->socket, next, &ingest->file);
+        memory_keep(ingest->memory);
     }
     free(next);
     next = atomic_exchange(&ingest->next_lane, NULL);
@@ -482,14 +473,16 @@ static void take_endpoint(struct ingest *ingest)
 }
 
 /* Under a flood of messages it ends only for a change of plans or of an address. The lanes take
- * turns, and what is to be said on the reliable one does not wait for the end either. Returns
- * whether something waits there. */
+ * turns, and what is to be said on the reliable one does not wait for the end either; nor is
+ * memory that is lent. Returns whether something waits on that lane. */
 static bool receive_available(struct ingest *ingest)
 {
     bool waits = false;
     int code = 0;
-    while (!code && !atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
-           !atomic_load(&ingest->next_endpoint) && !atomic_load(&ingest->next_lane)) {
+    for (int left = MESSAGES_PER_TURN;
+         !code && left > 0 && !atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
+         !atomic_load(&ingest->next_endpoint) && !atomic_load(&ingest->next_lane);
+         left--) {
         code = receive_one(ingest);
         int code_lane = receive_reliable(ingest);
         code = code && code_lane ? code : 0;
@@ -566,6 +559,7 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
     }
     take_plans(ingest); /* first: a trainer that connects now never sees a topic without a plan */
     if (daemon_ingest_subscribe(ingest->socket) == 0) {
+        ingest->memory = memory_new(config, ingest->stats);
         return 0;
     }
     snprintf(reterr, CONFIG_ERROR_MAX, "ingest.endpoint: cannot subscribe: %s",
@@ -663,6 +657,7 @@ void ingest_join(struct ingest *ingest)
         pthread_join(ingest->thread, NULL);
     }
     ingest->thread_started = false;
+    memory_free(&ingest->memory);
     if (ingest->socket) {
         zmq_close(ingest->socket);
     }

@@ -2,6 +2,7 @@
 #include "daemon/ingest/message.h"
 
 #include "proto/err.h"
+#include "proto/memory.h"
 #include "proto/mpk.h"
 
 #include <errno.h>
@@ -138,8 +139,31 @@ static int check_tensor_frames(const struct message *message)
     size_t bytes[MESSAGE_FRAMES_MAX];
     for (uint32_t i = 2; i < message->frame_count; i++) {
         bytes[i - 2] = zmq_msg_size(&message->frames[i]);
+        if (i - 2 < message->header.tensor_count &&
+            bytes[i - 2] == sizeof(struct memory_reference) &&
+            message->header.tensors[i - 2].bytes >= MEMORY_TENSOR_MIN) {
+            return ERR_BUFFER; /* it could not be resolved */
+        }
     }
     return header_check_frames(&message->header, bytes, message->frame_count - 2);
+}
+
+/* Copies what is validated (u8, i32) out of memory that the sender may still write to. */
+static int message_own(struct message *message)
+{
+    for (uint32_t i = 2; i < message->frame_count; i++) {
+        enum dtype dtype = message->header.tensors[i - 2].dtype;
+        zmq_msg_t own, *frame = &message->frames[i];
+        if (!(message->borrowed & 1u << i) || (dtype != DTYPE_U8 && dtype != DTYPE_I32)) {
+            continue;
+        }
+        if (zmq_msg_init_size(&own, zmq_msg_size(frame)) != 0) {
+            return ERR_MEMORY;
+        }
+        memcpy(zmq_msg_data(&own), zmq_msg_data(frame), zmq_msg_size(frame));
+        zmq_msg_move(frame, &own);
+    }
+    return 0;
 }
 
 /* The bytes of a message of queries and keys do not bound its computation. */
@@ -176,7 +200,10 @@ int message_check(struct message *message, const struct config *config, const ch
     if (!code && message->bytes > config->ingest_max_message) {
         code = ERR_TOO_LARGE;
     }
-    return code ? code : check_tensor_frames(message);
+    if (!code) {
+        code = check_tensor_frames(message);
+    }
+    return code ? code : message_own(message);
 }
 
 /* The tensor of a role as the kernels want it; `message` is NULL when only the shape is wanted. */

@@ -32,6 +32,7 @@ struct message {
     zmq_msg_t frames[MESSAGE_FRAMES_MAX];
     uint32_t frame_count; /* frames held */
     uint32_t frames_seen; /* frames that came; those beyond MESSAGE_FRAMES_MAX were discarded */
+    uint32_t borrowed;    /* by frame: it is in memory that the sender lent (memory.h) */
     uint64_t bytes;       /* of all frames that came */
     uint64_t cost;        /* what it counts against the budget: bytes, bookkeeping, computation */
     uint64_t scratch;     /* the same of what the largest of all messages counts for */

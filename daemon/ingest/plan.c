@@ -4,6 +4,7 @@
 #include "daemon/ingest/plan.h"
 
 #include "proto/err.h"
+#include "proto/memory.h"
 
 #include <assert.h>
 #include <fnmatch.h>
@@ -59,6 +60,12 @@ static void plan_write_lane(const struct config *config, char *ret_text, size_t 
     }
 }
 
+static bool plan_has_memory(const struct config *config)
+{
+    char path[MEMORY_PATH_MAX];
+    return config->ingest_memory > 0 && memory_path(config->ingest_endpoint.text, path);
+}
+
 /* A message counts against the budget with what computing it takes, so it never fits when it is as
  * large by itself. */
 static void plan_write_limits(const struct config *config, char *ret_text)
@@ -72,12 +79,12 @@ static void plan_write_limits(const struct config *config, char *ret_text)
     snprintf(ret_text, PLAN_PREFIX_MAX + 1,
              "limits/accepts=%s,%s,%s,%s,%s;header=%d;max_message=%" PRIu64 ";max_entries=%" PRIu64
              ";max_heads=%" PRIu64 ";weights_max_size=%" PRIu64 ";buckets=%" PRIu64 ";maps=%" PRIu64
-             ";maps_every=%" PRIu64 "%s",
+             ";maps_every=%" PRIu64 "%s%s",
              message_type_name(MESSAGE_ATTENTION), message_type_name(MESSAGE_QK),
              message_type_name(MESSAGE_WEIGHTS), message_type_name(MESSAGE_STATE),
              message_type_name(MESSAGE_EVENT), HEADER_REVISION, max, config->limits_entries,
              config->limits_heads, config->metrics_weights_max_size, config->window_buckets, maps,
-             config->maps_every / 1000000, reliable);
+             config->maps_every / 1000000, reliable, plan_has_memory(config) ? ";memory=1" : "");
 }
 
 struct plans *plans_new(const struct config *config)

@@ -24,6 +24,8 @@
 
 /* A message whose maps are made of its queries and keys may take this part of ingest.budget. */
 #define MAPS_SHARE 4
+/* A state is read into memory of its own, and merged. */
+#define STATE_COST 4
 
 struct work_job {
     struct pool_job job; /* first */
@@ -148,6 +150,20 @@ uint64_t work_cost(const struct header *header, const struct config *config,
     struct attention shape = message_attention_shape(header);
     *ret_scratch = measure_scratch(&shape, &plan);
     return cost + measure_cost(&shape, &plan);
+}
+
+int work_price(struct message *message, const struct config *config, const struct machine *machine)
+{
+    if (message->header.type == MESSAGE_STATE) {
+        message->cost += STATE_COST * message->bytes;
+    } else if (message->header.type != MESSAGE_EVENT) {
+        struct config own;
+        config_for_job(config, message->header.job, &own);
+        message->cost += work_cost(&message->header, &own, machine, &message->scratch);
+    }
+    bool fits = message->cost <= config->ingest_budget &&
+                message->scratch <= config->ingest_budget - message->cost;
+    return fits ? 0 : ERR_TOO_LARGE;
 }
 
 static int new_measure(struct message *message, const struct measure_plan *plan,

@@ -43,6 +43,10 @@ int machine_init(struct machine *machine, const struct config *config);
 uint64_t work_cost(const struct header *header, const struct config *config,
                    const struct machine *machine, uint64_t *ret_scratch);
 
+/* A message and its computation are admitted together: adds that to its cost. `config` is that of
+ * all jobs. Returns 0, or ERR_TOO_LARGE: it never fits. */
+int work_price(struct message *message, const struct config *config, const struct machine *machine);
+
 /* Prepares the jobs, whose spectra begin with head spectrum_first, and puts the message in the
  * queue. Sets message->work. `config` is not used after the call. Returns 0 or ERR_MEMORY. */
 int work_new(struct message *message, const struct config *config, const struct machine *machine,

@@ -80,6 +80,13 @@ def named(socket: str, endpoint_given: Optional[str], address: Any) -> Optional[
     return None
 
 
+def memory_path(ingest: str) -> Optional[str]:
+    """The socket beside the one of an endpoint, ipc://DIRECTORY/ingest, over which memory is lent; None: there is none."""
+    head, _, name = ingest.rpartition("/")
+    path = f"{head[len('ipc://'):]}/memory"
+    return path if ingest.startswith("ipc:///") and name == "ingest" and len(os.fsencode(path)) <= _PATH_MAX else None
+
+
 # ------------------------------------------------------------------------------------------- looking
 
 def places(uid: int, runtime_dir: Optional[str]) -> List[str]:

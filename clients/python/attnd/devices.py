@@ -12,7 +12,18 @@ from typing import Any, Dict, Optional
 import numpy as np
 import torch
 
+from . import memory
+
 DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A copy, on the same device; on a CPU in memory that attnd reads, where that is in force and there is room."""
+    plain = tensor.device.type == "cpu" and type(tensor) is torch.Tensor and tensor.layout == torch.strided
+    place = memory.room(tensor.numel() * torch.finfo(dtype).bits // 8) if plain and dtype.is_floating_point else None
+    if place is not None:
+        return torch.frombuffer(place, dtype=dtype).view(tensor.shape).copy_(tensor)
+    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 class HostCopy:
@@ -20,8 +31,7 @@ class HostCopy:
     has arrived."""
 
     def __init__(self, tensor: torch.Tensor, dtype: Optional[torch.dtype] = None):
-        copy = tensor.detach().to(tensor.dtype if dtype is None else dtype, copy=True,
-                                  memory_format=torch.contiguous_format)
+        copy = _copied(tensor.detach(), tensor.dtype if dtype is None else dtype)
         self.shape = tuple(copy.shape)
         self.dtype = copy.dtype
         self.nbytes = copy.numel() * copy.element_size()

@@ -2,7 +2,7 @@
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
     limits/accepts=attention,qk,weights,state,event;header=10;max_message=268435456;max_entries=34359738368;
-        max_heads=1024;weights_max_size=2048;buckets=48;maps=64;maps_every=1000;reliable=5574
+        max_heads=1024;weights_max_size=2048;buckets=48;maps=64;maps_every=1000;reliable=5574;memory=1
 """
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Limits(NamedTuple):
     topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
     projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
     of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer. `reliable`: the port of
-    the reliable lane, 0 for none on TCP; below 0: there is no such lane."""
+    the reliable lane, 0 for none on TCP; below 0: there is no such lane. `memory`: 1 when tensors may be in memory
+    that is lent (memory.py)."""
     accepts: FrozenSet[str] = TYPES_1
     header: int = 1
     max_message: float = math.inf
@@ -38,6 +39,7 @@ class Limits(NamedTuple):
     maps: float = 0
     maps_every: float = 0
     reliable: float = -1
+    memory: float = 0
 
     @property
     def states(self) -> bool:

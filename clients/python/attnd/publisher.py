@@ -6,6 +6,7 @@ first try. Everything else (no daemon, a slow daemon, no memory) is counted, not
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from . import layer_state, scalars, tensors, wire
+from . import layer_state, memory, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose, lengthened
@@ -434,7 +435,8 @@ class Publisher:
         if not self._sender.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
             return False
         try:
-            make = copy()
+            with memory.lending(self._sender.memory) if kind != "state" else contextlib.nullcontext():
+                make = copy()
         except BaseException:
             self._sender.cancel(topic, nbytes)
             raise
@@ -472,7 +474,9 @@ class Publisher:
         if not self._sender.reserve(where.topic, frames.nbytes, kind, keys):
             return False
         try:
-            message = Message(where.topic, kind, keys, where.epoch, where.step, frames.copies(), frames.nbytes)
+            with memory.lending(self._sender.memory):
+                copies = frames.copies()
+            message = Message(where.topic, kind, keys, where.epoch, where.step, copies, frames.nbytes)
             if self._on_publish is not None:
                 self._on_publish(message)
         except Exception:
@@ -602,7 +606,8 @@ class Publisher:
 
         published = sent + dropped + skipped + queued. `skipped`: nobody was subscribed. `sent_bytes` and
         `queued_bytes` count payload; `subscribed` tells whether anybody listens now; `dropped_by_topic`
-        maps a topic to its share of `dropped`; `too_large`, of `dropped`: what attnd does not take. By the reliable lane a
+        maps a topic to its share of `dropped`; `too_large`, of `dropped`: what attnd does not take; `lent`, of
+        `sent`: those with tensors that attnd read in place, on this machine. By the reliable lane a
         message is queued until it is acknowledged: `unacknowledged` of them left the queue; `refused_by_reason`: those that
         attnd refused, which count as sent; `spooled`: messages in files, with those that other processes left.
         """

@@ -49,6 +49,7 @@ import zmq.utils.garbage  # its exit handler must be registered before ours: see
 from . import limits, wire
 from .link import Link, milliseconds
 from .lane.reliable import Entry, Lane, Wish, endpoint_of
+from .memory import Lender
 
 log = logging.getLogger("attnd")
 
@@ -122,6 +123,7 @@ class Sender:
         self._tensor_prefix = f"tensor/{identity.job}/".encode("ascii")
         self._queue_bytes = queue_bytes
         self._linger_s = linger_s
+        self.memory = Lender(queue_bytes)  # where tensors are copied to that attnd reads in place
         self._pid = os.getpid()
         self._reset_queue()
         self._is_stalled = False
@@ -310,7 +312,7 @@ class Sender:
         with self._changed:
             dropped = {topic: self._dropped.get(topic, 0) + self._lane_dropped.get(topic, 0)
                        for topic in (*self._dropped, *self._lane_dropped)}
-            return {**self._count, "queued": self._pending, "queued_bytes": self._queued_bytes,
+            return {**self._count, "lent": self.memory.messages, "queued": self._pending, "queued_bytes": self._queued_bytes,
                     "subscribed": self.has_subscriber(),
                     "dropped_by_topic": {topic.decode(): n for topic, n in dropped.items()},
                     "unacknowledged": self._lane.unacknowledged, "spooled": self._lane.spooled,
@@ -388,6 +390,7 @@ class Sender:
         _orphans.extend((self._link, self._lane))
         self._reset_queue()
         self._open = False
+        self.memory.make_inert()
 
     # ---------------------------------------------------------------------------- on the sender thread
 
@@ -505,6 +508,7 @@ class Sender:
         sent = 0
         while not self._is_late():  # messages that are slow to make would else outlive close()
             self._take_subscriptions()
+            self.memory.tend(self._link.endpoint, self.limits.memory >= 1)
             hello = self._due_hello()
             if hello is not None and not self._send(hello, False):
                 return sent, True
@@ -583,8 +587,9 @@ class Sender:
         if by_lane:
             return self._keep(message, header, queued)
         # Made before anything is sent: an error here must not leave half a message in the socket.
+        named = self.memory.name(message.frames)
         parts: List[Any] = [message.topic, wire.pack_header(header),
-                            *(zmq.Frame(frame, copy=False) for frame in message.frames)]
+                            *(name or zmq.Frame(frame, copy=False) for (_, name), frame in zip(named, message.frames))]
         nbytes = len(parts[0]) + len(parts[1]) + message.nbytes
         if nbytes > self.limits.max_message:
             if queued:
@@ -597,6 +602,7 @@ class Sender:
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
         except zmq.Again:
             return False
+        self.memory.sent(named)
         self._seq[message.topic] = seq + 1
         if message.kind == "event":
             self._has_told(total)
@@ -751,6 +757,7 @@ class Sender:
         # A peer whose queue is full stops reading, and what it has not read is gone when the connection ends.
         time.sleep(min(left_s, FAREWELL_S))
         self._link.close(linger_ms=int(left_s * 1000))
+        self.memory.close()
 
     def _end_lane(self) -> int:
         """How many messages are dropped with it; a daemon that is not there misses no event. The caller holds the lock."""

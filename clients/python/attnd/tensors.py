@@ -12,6 +12,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from . import memory
 from .wire import DTYPE_BYTES, WEIGHT_DTYPES
 
 _NUMPY_NAME = {"float32": "f32", "float64": "f64", "float16": "f16"}
@@ -109,8 +110,17 @@ def copy_weights(weights: Any) -> np.ndarray:
     """
     if is_torch(weights):
         return _freeze(_copy_torch(weights))
-    little = weights.dtype.newbyteorder("<")
-    return _freeze(np.array(weights, dtype=little, order="C", copy=True))
+    return _freeze(_copy_numpy(weights, weights.dtype.newbyteorder("<")))
+
+
+def _copy_numpy(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Where attnd reads it, if that is in force and there is room."""
+    place = memory.room(array.nbytes)
+    if place is None:
+        return np.array(array, dtype=dtype, order="C", copy=True)
+    copy = place.view(dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return copy
 
 
 def _copy_torch(tensor: Any) -> np.ndarray:
@@ -120,7 +130,8 @@ def _copy_torch(tensor: Any) -> np.ndarray:
         tensor = tensor.view(torch.int16)
     if tensor.device.type != "cpu":
         return np.ascontiguousarray(tensor.cpu().numpy())  # .cpu() made the copy
-    return np.array(tensor.numpy(), order="C", copy=True)
+    array = tensor.numpy()
+    return _copy_numpy(array, array.dtype)
 
 
 def copy_mask(mask: Any, want: Tuple[int, int, int]) -> np.ndarray:

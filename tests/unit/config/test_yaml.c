@@ -47,7 +47,7 @@ static void test_a_key_of_before_is_read_over(void **state)
     assert_int_equal(config.ingest_budget, UINT64_C(1) << 30);
     assert_set_refused("ingest.receive_queue=4",
                        "--set: ingest.receive_queue: unknown key (valid in ingest: endpoint, "
-                       "budget, max_message)");
+                       "budget, max_message, memory, memory_each)");
 }
 
 static void test_what_is_printed_loads_to_the_same(void **state)
@@ -73,7 +73,7 @@ static void test_unknown_names_are_refused(void **state)
     (void)state;
     assert_refused("log:\n  level: info\ningest:\n  budgt: 1GiB\n",
                    "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
-                   "max_message; did you mean budget?)");
+                   "max_message, memory, memory_each; did you mean budget?)");
     assert_refused(
         "\ningset:\n  budget: 1GiB\n",
         "attnd.yaml:2: ingset: unknown section (valid: insecure, ingest, publish, control, http, "

@@ -220,6 +220,28 @@ static void test_limits_are_told_before_all_plans(void **state)
     free(prefixes);
 }
 
+static void test_memory_is_taken_where_there_is_a_directory(void **state)
+{
+    (void)state;
+    const struct {
+        const char *endpoint;
+        uint64_t memory;
+        bool taken;
+    } cases[] = {{"ipc:///run/attnd/ingest", 1 << 20, true},
+                 {"ipc:///run/attnd/ingest", 0, false},
+                 {"tcp://127.0.0.1:5570", 1 << 20, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        config_defaults(&config);
+        strcpy(config.ingest_endpoint.text, cases[i].endpoint);
+        config.ingest_memory = cases[i].memory;
+        plans_free(&plans);
+        plans = plans_new(&config);
+        struct plan_prefixes *prefixes = plans_prefixes(plans);
+        assert_int_equal(strstr(prefixes->text[0], ";memory=1") != NULL, cases[i].taken);
+        free(prefixes);
+    }
+}
+
 static void test_a_message_larger_than_the_budget_never_fits(void **state)
 {
     char error[CONFIG_ERROR_MAX];
@@ -349,6 +371,7 @@ int main(void)
         cmocka_unit_test_teardown(test_what_is_set_survives_a_new_config, plan_stop),
         cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, plan_stop),
         cmocka_unit_test_teardown(test_limits_are_told_before_all_plans, plan_stop),
+        cmocka_unit_test_teardown(test_memory_is_taken_where_there_is_a_directory, plan_stop),
         cmocka_unit_test_teardown(test_a_message_larger_than_the_budget_never_fits, plan_stop),
         cmocka_unit_test_teardown(test_a_default_that_costs_too_much_is_made_rarer, plan_stop),
         cmocka_unit_test_teardown(test_without_a_bound_or_captures_nothing_is_made_rarer,

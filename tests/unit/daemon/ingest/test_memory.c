@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: MIT */
+/* The daemon's end over a pair of sockets: what a trainer may lend, what it may name, and that
+ * everything is given back. */
+#include "tests/unit/unit.h"
+
+#include "daemon/ingest/memory.h"
+#include "proto/err.h"
+#include "proto/memory.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SEALS  (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define MIB    (1 << 20)
+#define TENSOR 131072
+
+struct memory_fixture {
+    char directory[64];
+    struct config config;
+    struct stats stats;
+    struct memory *memory;
+    struct memory_greeting greeting;
+    int peer;
+    int descriptors; /* before */
+};
+
+static int count_descriptors(void)
+{
+    DIR *directory = opendir("/proc/self/fd");
+    int count = 0;
+    assert_non_null(directory);
+    while (readdir(directory)) {
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
+
+static int count_mappings(void)
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[512];
+    int count = 0;
+    assert_non_null(maps);
+    while (fgets(line, sizeof line, maps)) {
+        count += strstr(line, "memfd:attnd-test") != NULL;
+    }
+    fclose(maps);
+    return count;
+}
+
+/* A trainer that has been greeted; returns its end. */
+static int join(struct memory_fixture *f, struct memory_greeting *ret_greeting)
+{
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+    memory_adopt(f->memory, ends[0]);
+    assert_int_equal(recv(ends[1], ret_greeting, sizeof *ret_greeting, 0), sizeof *ret_greeting);
+    return ends[1];
+}
+
+static int memory_set_up(void **state)
+{
+    static struct memory_fixture f;
+    f = (struct memory_fixture){.directory = "/tmp/attnd-unit-XXXXXX"};
+    f.descriptors = count_descriptors();
+    config_defaults(&f.config);
+    assert_non_null(mkdtemp(f.directory));
+    snprintf(f.config.ingest_endpoint.text, sizeof f.config.ingest_endpoint.text, "ipc://%s/ingest",
+             f.directory);
+    f.config.ingest_memory = 8 * MIB;
+    f.config.ingest_memory_each = 4 * MIB;
+    f.memory = memory_new(&f.config, &f.stats);
+    assert_non_null(f.memory);
+    f.peer = join(&f, &f.greeting);
+    *state = &f;
+    return 0;
+}
+
+static int memory_tear_down(void **state)
+{
+    struct memory_fixture *f = *state;
+    memory_free(&f->memory);
+    close(f->peer);
+    assert_int_equal(rmdir(f->directory), 0); /* the socket's file has gone */
+    assert_int_equal(count_descriptors(), f->descriptors);
+    assert_int_equal(count_mappings(), 0);
+    return 0;
+}
+
+static int make_buffer(size_t bytes, int seals)
+{
+    int fd = memfd_create("attnd-test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, seals), 0);
+    return fd;
+}
+
+/* Sends a packet with `count` descriptors, which are all `fd`. */
+static void say(int peer, const void *data, size_t bytes, int fd, size_t count)
+{
+    char control[CMSG_SPACE(8 * sizeof(int))] = {0};
+    struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = bytes};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count > 0) {
+        message.msg_control = control;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(count * sizeof(int));
+        for (size_t i = 0; i < count; i++) {
+            memcpy(CMSG_DATA(c) + i * sizeof fd, &fd, sizeof fd);
+        }
+    }
+    assert_int_equal(sendmsg(peer, &message, 0), bytes);
+}
+
+/* Lends what `fd` is, which it closes. */
+static void lend(struct memory_fixture *f, int peer, uint32_t number, int fd)
+{
+    const struct memory_record record = {MEMORY_LEND, number};
+    say(peer, &record, sizeof record, fd, 1);
+    close(fd);
+    memory_turn(f->memory);
+}
+
+/* The next thing that attnd says: its kind; 0 when there is nothing, -1 when it has hung up. */
+static int heard(int peer)
+{
+    struct memory_record record = {0};
+    ssize_t bytes = recv(peer, &record, sizeof record, 0);
+    return bytes < 0 ? 0 : bytes == 0 ? -1 : (int)record.kind;
+}
+
+/* A message of one tensor that a reference stands for. */
+static struct message *make_message(const struct memory_greeting *greeting, uint32_t buffer,
+                                    uint64_t offset, uint64_t bytes)
+{
+    struct memory_reference reference = {.buffer = buffer, .offset = offset, .bytes = bytes};
+    memcpy(reference.token, greeting->token, sizeof reference.token);
+    const struct recording_frame frames[] = {{"t", 1}, {"h", 1}, {&reference, sizeof reference}};
+    struct message *message;
+    assert_int_equal(message_copy(frames, 3, &message), 0);
+    return message;
+}
+
+static void test_a_tensor_is_read_where_it_is(void **state)
+{
+    struct memory_fixture *f = *state;
+    int fd = make_buffer(MIB, SEALS);
+    char *own = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    lend(f, f->peer, 3, fd);
+    assert_int_equal(heard(f->peer), MEMORY_FREE);
+    struct message *message = make_message(&f->greeting, 3, 4096, TENSOR);
+    memory_borrow(f->memory, message);
+    assert_int_equal(zmq_msg_size(&message->frames[2]), TENSOR);
+    assert_int_equal(message->bytes, 2 + TENSOR);
+    own[4096] = 7;
+    assert_int_equal(*(char *)zmq_msg_data(&message->frames[2]), 7);
+    assert_int_equal(heard(f->peer), 0);
+    message_free(&message);
+    assert_int_equal(heard(f->peer), MEMORY_FREE);
+    munmap(own, MIB);
+}
+
+static void test_a_closed_connection_is_known_until_its_messages_are_read(void **state)
+{
+    struct memory_fixture *f = *state;
+    struct memory_greeting greeting;
+    int peer = join(f, &greeting);
+    lend(f, peer, 0, make_buffer(MIB, SEALS));
+    close(peer);
+    memory_turn(f->memory);
+    struct message *message = make_message(&greeting, 0, 0, TENSOR);
+    memory_borrow(f->memory, message);
+    assert_int_equal(message->borrowed, 1 << 2);
+    while (memory_idle_ms(f->memory, -1) >= 0 && memory_idle_ms(f->memory, -1) < 5000) {
+        usleep(10000);
+        memory_turn(f->memory);
+    }
+    assert_int_equal(count_mappings(), 1); /* the message is in it */
+    message_free(&message);
+    assert_int_equal(count_mappings(), 0);
+}
+
+static void assert_refused(struct memory_fixture *f, int fd)
+{
+    struct memory_greeting greeting;
+    int peer = join(f, &greeting);
+    lend(f, peer, 0, fd);
+    assert_int_equal(heard(peer), -1);
+    close(peer);
+}
+
+static void test_only_sealed_memfds_are_taken(void **state)
+{
+    struct memory_fixture *f = *state;
+    assert_refused(f, make_buffer(MIB, 0));
+    assert_refused(f, make_buffer(MIB, F_SEAL_GROW | F_SEAL_SEAL));
+    assert_refused(f, make_buffer(MIB, F_SEAL_SHRINK | F_SEAL_SEAL));
+    assert_refused(f, make_buffer(0, SEALS));
+    assert_refused(f, open("/dev/null", O_RDWR | O_CLOEXEC));
+    assert_refused(f, open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+    assert_refused(f, socket(AF_UNIX, SOCK_STREAM, 0));
+}
+
+static void test_packets_that_are_no_records_end_the_connection(void **state)
+{
+    struct memory_fixture *f = *state;
+    const uint32_t numbers[][3] = {
+        {MEMORY_LEND, MEMORY_BUFFERS_MAX}, {MEMORY_TAKE_BACK, 0}, {9, 0}, {MEMORY_FREE, 0}};
+    for (size_t i = 0; i < 4 + 4; i++) {
+        struct memory_greeting greeting;
+        int peer = join(f, &greeting), fd = make_buffer(MIB, SEALS);
+        size_t bytes = i == 4 ? 4 : i == 5 ? 12 : 8, count = i == 6 ? 2 : i == 7 ? 8 : i == 0;
+        const uint32_t *record = i < 4 ? numbers[i] : (const uint32_t[]){MEMORY_LEND, 0, 0};
+        say(peer, record, bytes, fd, i < 4 ? count : count > 0 ? count : 1);
+        close(fd);
+        memory_turn(f->memory);
+        assert_int_equal(heard(peer), -1);
+        close(peer);
+    }
+}
+
+static void test_memory_is_bounded_by_connection_and_in_all(void **state)
+{
+    struct memory_fixture *f = *state;
+    struct memory_greeting greeting;
+    int second = join(f, &greeting), third = join(f, &greeting);
+    lend(f, f->peer, 0, make_buffer(3 * MIB, SEALS));
+    assert_int_equal(heard(f->peer), MEMORY_FREE);
+    lend(f, f->peer, 1, make_buffer(2 * MIB, SEALS));
+    assert_int_equal(heard(f->peer), MEMORY_REFUSED);
+    lend(f, second, 0, make_buffer(4 * MIB, SEALS));
+    assert_int_equal(heard(second), MEMORY_FREE);
+    lend(f, third, 0, make_buffer(2 * MIB, SEALS));
+    assert_int_equal(heard(third), MEMORY_REFUSED);
+    const struct memory_record back = {MEMORY_TAKE_BACK, 0};
+    say(second, &back, sizeof back, -1, 0);
+    memory_turn(f->memory);
+    lend(f, third, 0, make_buffer(2 * MIB, SEALS));
+    assert_int_equal(heard(third), MEMORY_FREE);
+    close(second);
+    close(third);
+}
+
+static void test_references_stay_within_a_free_buffer_of_their_sender(void **state)
+{
+    struct memory_fixture *f = *state;
+    const struct {
+        uint32_t buffer;
+        uint64_t offset, bytes;
+    } wrong[] = {
+        {1, 0, TENSOR},      {MEMORY_BUFFERS_MAX, 0, TENSOR}, {0, 1, TENSOR},
+        {0, MIB, TENSOR},    {0, UINT64_MAX - 63, TENSOR},    {0, MIB - TENSOR + 64, TENSOR},
+        {0, 64, UINT64_MAX}, {0, 0, MEMORY_TENSOR_MIN - 1}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        struct memory_greeting greeting;
+        int peer = join(f, &greeting);
+        lend(f, peer, 0, make_buffer(MIB, SEALS));
+        assert_int_equal(heard(peer), MEMORY_FREE);
+        struct message *message =
+            make_message(&greeting, wrong[i].buffer, wrong[i].offset, wrong[i].bytes);
+        memory_borrow(f->memory, message);
+        assert_int_equal(message->borrowed, 0);
+        assert_int_equal(heard(peer), -1);
+        message_free(&message);
+        close(peer);
+    }
+}
+
+static void test_a_buffer_is_in_one_message_at_a_time(void **state)
+{
+    struct memory_fixture *f = *state;
+    lend(f, f->peer, 0, make_buffer(MIB, SEALS));
+    struct message *first = make_message(&f->greeting, 0, 0, TENSOR);
+    struct message *second = make_message(&f->greeting, 0, 0, TENSOR);
+    memory_borrow(f->memory, first);
+    memory_borrow(f->memory, second);
+    assert_int_equal(first->borrowed, 1 << 2);
+    assert_int_equal(second->borrowed, 0);
+    message_free(&first);
+    message_free(&second);
+}
+
+static void test_a_token_that_is_nobodys_names_nothing(void **state)
+{
+    struct memory_fixture *f = *state;
+    struct memory_greeting guessed = f->greeting;
+    guessed.token[15] ^= 1;
+    lend(f, f->peer, 0, make_buffer(MIB, SEALS));
+    assert_int_equal(heard(f->peer), MEMORY_FREE);
+    struct message *message = make_message(&guessed, 0, 0, TENSOR);
+    memory_borrow(f->memory, message);
+    assert_int_equal(message->borrowed, 0);
+    assert_int_equal(heard(f->peer), 0);
+    message_free(&message);
+}
+
+static void test_a_peer_that_reads_nothing_is_cut_off(void **state)
+{
+    struct memory_fixture *f = *state;
+    struct memory_greeting greeting;
+    struct pollfd end = {.fd = join(f, &greeting), .events = POLLRDHUP};
+    int messages = 0;
+    lend(f, end.fd, 0, make_buffer(MIB, SEALS));
+    for (; poll(&end, 1, 0) == 0 && messages < 100000; messages++) {
+        struct message *message = make_message(&greeting, 0, 0, TENSOR);
+        memory_borrow(f->memory, message);
+        message_free(&message);
+    }
+    assert_in_range(messages, MEMORY_BUFFERS_MAX, 99999);
+    close(end.fd);
+}
+
+static void test_connections_are_bounded(void **state)
+{
+    struct memory_fixture *f = *state;
+    struct memory_greeting greeting;
+    int peers[MEMORY_CONNECTIONS_MAX - 1], ends[2];
+    for (int i = 0; i < MEMORY_CONNECTIONS_MAX - 1; i++) {
+        peers[i] = join(f, &greeting);
+    }
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+    memory_adopt(f->memory, ends[0]);
+    assert_int_equal(recv(ends[1], &greeting, sizeof greeting, 0), 0);
+    close(ends[1]);
+    for (int i = 0; i < MEMORY_CONNECTIONS_MAX - 1; i++) {
+        close(peers[i]);
+    }
+}
+
+static void test_only_a_socket_named_ingest_has_one_beside_it(void **state)
+{
+    char path[MEMORY_PATH_MAX], long_name[200] = "ipc:///";
+    (void)state;
+    assert_true(memory_path("ipc:///run/attnd/ingest", path));
+    assert_string_equal(path, "/run/attnd/memory");
+    assert_true(memory_path("ipc:///ingest", path));
+    assert_string_equal(path, "/memory");
+    assert_false(memory_path("ipc:///run/attnd/in", path));
+    assert_false(memory_path("ipc://@ingest", path));
+    assert_false(memory_path("tcp://127.0.0.1:5570", path));
+    assert_false(memory_path("inproc:///ingest", path));
+    memset(long_name + 7, 'a', 150);
+    strcpy(long_name + 157, "/ingest");
+    assert_false(memory_path(long_name, path));
+}
+
+#define MEMORY_TEST(name) cmocka_unit_test_setup_teardown(name, memory_set_up, memory_tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        MEMORY_TEST(test_a_tensor_is_read_where_it_is),
+        MEMORY_TEST(test_a_closed_connection_is_known_until_its_messages_are_read),
+        MEMORY_TEST(test_only_sealed_memfds_are_taken),
+        MEMORY_TEST(test_packets_that_are_no_records_end_the_connection),
+        MEMORY_TEST(test_memory_is_bounded_by_connection_and_in_all),
+        MEMORY_TEST(test_references_stay_within_a_free_buffer_of_their_sender),
+        MEMORY_TEST(test_a_buffer_is_in_one_message_at_a_time),
+        MEMORY_TEST(test_a_token_that_is_nobodys_names_nothing),
+        MEMORY_TEST(test_a_peer_that_reads_nothing_is_cut_off),
+        MEMORY_TEST(test_connections_are_bounded),
+        cmocka_unit_test(test_only_a_socket_named_ingest_has_one_beside_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
