@@ -33,6 +33,7 @@ struct access_entry {
     char who[ACCESS_WHO_MAX + 1]; /* with zeros to its end */
     enum access_role role;
     char pattern[PATTERN_MAX + 1];
+    char comment[ACCESS_COMMENT_MAX + 1]; /* printable */
     size_t line;
 };
 
@@ -223,6 +224,20 @@ static int access_check_room(const struct access *access, const char *who, struc
     return 0;
 }
 
+/* The text from # on, without blanks around it; what cannot be shown becomes '?'. */
+static void access_read_comment(const char *at, const char *end, char *ret_comment)
+{
+    while (at < end && (*at == '#' || is_blank(*at))) {
+        at++;
+    }
+    while (at < end && is_blank(end[-1])) {
+        end--;
+    }
+    for (int i = 0; at < end && i < ACCESS_COMMENT_MAX; at++, i++) {
+        ret_comment[i] = *at < ' ' || *at > '~' ? '?' : *at;
+    }
+}
+
 /* One line without its end. */
 static int access_read_line(struct access *access, const char *at, const char *end,
                             struct origin origin, char *reterr)
@@ -250,6 +265,7 @@ static int access_read_line(struct access *access, const char *at, const char *e
         return config_error(reterr, origin, "'%s': only a # comment may follow the job-pattern",
                             access_quote(rest, quoted));
     }
+    access_read_comment(rest.text, end, entry.comment);
     const struct access_entry *same = access_find(access, &entry);
     if (same) {
         return config_error(reterr, origin, "given twice (first on line %zu)", same->line);
@@ -370,14 +386,25 @@ bool access_covers(const struct access *access, const struct access *other)
     return true;
 }
 
-bool access_knows(const struct access *access, const char *key)
+struct access_line access_line(const struct access *access, uint32_t index)
+{
+    const struct access_entry *entry = &access->entry[index];
+    return (struct access_line){entry->who, entry->pattern, entry->comment, entry->role};
+}
+
+int access_find_key(const struct access *access, const char *key)
 {
     for (uint32_t i = 0; i < access->count; i++) {
         if (memcmp(access->entry[i].who, key, KEY_LENGTH) == 0) {
-            return true;
+            return (int)i;
         }
     }
-    return false;
+    return -1;
+}
+
+bool access_knows(const struct access *access, const char *key)
+{
+    return access_find_key(access, key) >= 0;
 }
 
 /* Whether an entry gives this key the role. */

@@ -45,6 +45,15 @@ int access_parse(const char *text, size_t size, const char *path, enum access_ki
 void access_free(struct access **access);
 
 uint32_t access_count(const struct access *access);
+/* One of its lines, for people. */
+#define ACCESS_COMMENT_MAX 64
+struct access_line {
+    const char *who, *pattern, *comment; /* as long as the list; "" = none */
+    enum access_role role;
+};
+struct access_line access_line(const struct access *access, uint32_t index);
+/* The first line of this key, or -1. */
+int access_find_key(const struct access *access, const char *key);
 /* Whether the list has every line of the other one; comments do not count. */
 bool access_covers(const struct access *access, const struct access *other);
 

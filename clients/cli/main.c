@@ -21,19 +21,6 @@ static int check_usage(struct cli *cli, const struct command *command)
     return CLI_OK;
 }
 
-static int run_connected(struct cli *cli, const struct command *command)
-{
-    struct rpc rpc;
-    int code = cli_connect(cli, &rpc);
-    if (code != CLI_OK) {
-        return code;
-    }
-    cli->rpc = &rpc;
-    code = command->run(cli);
-    rpc_close(&rpc);
-    return code;
-}
-
 /* Before a command that reads its options itself: it need not know what was meant. */
 static int check_options(struct cli *cli, const struct command *command, int argc, char **argv)
 {
@@ -99,7 +86,7 @@ static int main_dispatch(struct cli *cli, struct args *args, int argc, char **ar
     if (code != CLI_OK) {
         return code;
     }
-    return command->offline ? command->run(cli) : run_connected(cli, command);
+    return command->offline ? command->run(cli) : cli_run_connected(cli, command->run);
 }
 
 int main(int argc, char **argv)

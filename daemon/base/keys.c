@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* In the draft block of zmq.h, but handled by every libzmq that has it (4.3.3 on). */
@@ -28,6 +29,12 @@
 /* How long a socket may take to refuse the test; it takes milliseconds. */
 #define TEST_MS 30000
 
+/* Where a key was last heard. */
+struct keys_place {
+    int fd; /* -1: not since it connected */
+    struct sockaddr_storage from;
+};
+
 struct keyring {
     char path[CONFIG_TEXT_MAX];
     struct {
@@ -36,7 +43,9 @@ struct keyring {
     char next_address[ENDPOINT_MAX]; /* "": there is no next key */
     pthread_rwlock_t lock;           /* of the two below */
     struct access *access;
-    char test[KEY_LENGTH + 1]; /* the key of a test that goes on */
+    char test[KEY_LENGTH + 1];                 /* the key of a test that goes on */
+    pthread_mutex_t heard_lock;                /* of `heard`, within the other one */
+    struct keys_place heard[ACCESS_LINES_MAX]; /* by the first line of a key */
     struct stats *stats;
     void *handler;
     int stop_fd;
@@ -65,6 +74,72 @@ static const char *keys_sender(zmq_msg_t *frame)
     return key && key_is_text(key, strlen(key)) ? key : NULL;
 }
 
+/* Notes over which connection the key was heard. One that takes the place of another may have its
+ * number, but comes after a handshake, which forgets it. */
+static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
+{
+    int line = access_find_key(keys->access, key), fd = zmq_msg_get(frame, ZMQ_SRCFD);
+    if (line < 0) {
+        return;
+    }
+    struct keys_place *place = &keys->heard[line];
+    socklen_t size = sizeof place->from;
+    pthread_mutex_lock(&keys->heard_lock);
+    if (place->fd != fd) {
+        memset(&place->from, 0, sizeof place->from);
+        place->fd = getpeername(fd, (struct sockaddr *)&place->from, &size) == 0 ? fd : -1;
+    }
+    pthread_mutex_unlock(&keys->heard_lock);
+}
+
+static void keys_forget_heard(struct keyring *keys, const char *key)
+{
+    int line = access_find_key(keys->access, key);
+    pthread_mutex_lock(&keys->heard_lock);
+    if (line >= 0) {
+        keys->heard[line].fd = -1;
+    }
+    pthread_mutex_unlock(&keys->heard_lock);
+}
+
+/* Another connection of the process may have the number since. */
+static bool keys_is_connected(const struct keys_place *place)
+{
+    struct sockaddr_storage from;
+    socklen_t size = sizeof from;
+    memset(&from, 0, sizeof from);
+    return place->fd >= 0 && getpeername(place->fd, (struct sockaddr *)&from, &size) == 0 &&
+           memcmp(&from, &place->from, sizeof from) == 0;
+}
+
+void keys_each(struct keyring *keys,
+               void (*visit)(void *data, const struct access_line *line, bool connected),
+               void *data)
+{
+    pthread_rwlock_rdlock(&keys->lock);
+    pthread_mutex_lock(&keys->heard_lock);
+    for (uint32_t i = 0; i < access_count(keys->access); i++) {
+        struct access_line line = access_line(keys->access, i);
+        visit(data, &line,
+              keys_is_connected(&keys->heard[access_find_key(keys->access, line.who)]));
+    }
+    pthread_mutex_unlock(&keys->heard_lock);
+    pthread_rwlock_unlock(&keys->lock);
+}
+
+int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size)
+{
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    int length = zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT);
+    if (length > 0) {
+        memcpy(buffer, zmq_msg_data(&frame), (size_t)length < size ? (size_t)length : size);
+        keys_know(keys, &frame);
+    }
+    zmq_msg_close(&frame);
+    return length;
+}
+
 bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, const char *job)
 {
     const char *key = keys ? keys_sender(frame) : NULL;
@@ -73,6 +148,7 @@ bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, c
     }
     pthread_rwlock_rdlock(&keys->lock);
     bool allowed = access_allows(keys->access, key, role, job);
+    keys_hear(keys, key, frame);
     pthread_rwlock_unlock(&keys->lock);
     return allowed;
 }
@@ -85,6 +161,7 @@ bool keys_know(struct keyring *keys, zmq_msg_t *frame)
     }
     pthread_rwlock_rdlock(&keys->lock);
     bool known = access_knows(keys->access, key);
+    keys_hear(keys, key, frame);
     pthread_rwlock_unlock(&keys->lock);
     return known;
 }
@@ -167,6 +244,9 @@ static bool keys_judge(struct keyring *keys, const struct zap_request *request,
     pthread_rwlock_rdlock(&keys->lock);
     bool admitted = keys_admit(keys->access, ret_key, request->text[ZAP_DOMAIN]);
     *ret_is_test = strcmp(ret_key, keys->test) == 0;
+    if (admitted) {
+        keys_forget_heard(keys, ret_key);
+    }
     pthread_rwlock_unlock(&keys->lock);
     return admitted;
 }
@@ -340,6 +420,20 @@ bool keys_next_endpoint(const struct keyring *keys, const char *name,
 /* Life ------------------------------------------------------------------------------------------
  */
 
+/* The lines have changed. */
+static void keys_move_heard(struct keyring *keys, const struct access *before)
+{
+    struct keys_place *moved = calloc(ACCESS_LINES_MAX, sizeof *moved);
+    for (uint32_t i = 0; moved && i < access_count(keys->access); i++) {
+        int line = access_find_key(before, access_line(keys->access, i).who);
+        moved[i] = line < 0 ? (struct keys_place){.fd = -1} : keys->heard[line];
+    }
+    if (moved) {
+        memcpy(keys->heard, moved, sizeof keys->heard);
+    }
+    free(moved);
+}
+
 int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
 {
     struct access *next = NULL;
@@ -350,6 +444,7 @@ int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
     pthread_rwlock_wrlock(&keys->lock);
     struct access *before = keys->access;
     keys->access = next;
+    keys_move_heard(keys, before);
     pthread_rwlock_unlock(&keys->lock);
     access_free(&before);
     return 0;
@@ -423,6 +518,7 @@ static void keys_clear(struct keyring *keys)
     }
     access_free(&keys->access);
     pthread_rwlock_destroy(&keys->lock);
+    pthread_mutex_destroy(&keys->heard_lock);
     explicit_bzero(keys, sizeof *keys);
     free(keys);
 }
@@ -442,6 +538,10 @@ int keys_new(void *zmq_context, const struct config *config, struct stats *stats
     keys->stats = stats;
     keys->stop_fd = -1;
     pthread_rwlock_init(&keys->lock, NULL);
+    pthread_mutex_init(&keys->heard_lock, NULL);
+    for (int i = 0; i < ACCESS_LINES_MAX; i++) {
+        keys->heard[i].fd = -1;
+    }
     if (keys_read(keys, config, reterr) != 0 || keys_start(keys, zmq_context, reterr) != 0) {
         if (keys->handler) {
             zmq_close(keys->handler);

@@ -50,6 +50,15 @@ bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, c
 /* Whether it is somebody that the list knows. */
 bool keys_know(struct keyring *keys, zmq_msg_t *frame);
 
+/* Receives a frame of at most `size` bytes as zmq_recv does, without waiting, and notes whose it
+ * is. */
+int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size);
+/* Calls `visit` for each line of the list, with whether the connection goes on over which its key
+ * was last heard: by a message, a request or a subscription. */
+void keys_each(struct keyring *keys,
+               void (*visit)(void *data, const struct access_line *line, bool connected),
+               void *data);
+
 /* Reads keys.access again; a mistake changes nothing. Returns 0, or -1 with a sentence in reterr;
  * *ret_revoked: whether a line has gone, so that connections that only read must end. The loop. */
 int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr);

@@ -44,6 +44,7 @@ struct control {
     struct zsock zsock;
     struct endpoint_file file;
     struct control_view view;
+    bool secured;            /* clients come with keys */
     struct pending *pending; /* all that are not answered */
     struct control_flush flushes[FLUSHES_MAX];
     int flush_count;
@@ -264,6 +265,7 @@ static const struct {
     {"plan.reset", method_plan_reset, ACCESS_PLAN},
     {"rules", method_rules, ACCESS_READ},
     {"trouble", method_trouble, ACCESS_READ},
+    {"keys", method_keys, ACCESS_ADMIN},
 };
 
 static int control_run_method(struct control_request *request, const char *name)
@@ -308,7 +310,7 @@ static bool control_allows_job(struct control_request *request, zmq_msg_t *body,
 /* Everybody with a key may ask whether attnd is there. */
 static int control_judge(struct control_request *request, zmq_msg_t *body, const char *name)
 {
-    struct keyring *keys = request->view->keys;
+    struct keyring *keys = request->control->secured ? request->view->keys : NULL;
     enum access_role role = control_role(name);
     bool two = request->params->type == MSGPACK_OBJECT_MAP && mpk_find(request->params, "job_b");
     if (!keys || (strcmp(name, "ping") == 0 && keys_know(keys, body)) ||
@@ -473,9 +475,7 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
     }
     control->view = *view;
     control->view.loop = loop;
-    if (!endpoint_is_secured(view->keys, options.endpoint)) {
-        control->view.keys = NULL;
-    }
+    control->secured = endpoint_is_secured(view->keys, options.endpoint);
     int rc = zsock_init(&control->zsock, loop, socket, control_on_request, control);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "control.endpoint: %s", uv_strerror(rc));

@@ -7,9 +7,9 @@
  * control_call answers the same methods without a socket.
  *
  * Methods: ping, jobs, summary, live, maps, rollout, stats, monitor, config, flush, plan.get,
- * plan.set, plan.reset, and those about the past (history.h). A flush is answered once everything
- * received before it has been shown, a question about the past when the history's thread has looked
- * it up; everything else at once. */
+ * plan.set, plan.reset, keys, and those about the past (history.h). A flush is answered once
+ * everything received before it has been shown, a question about the past when the history's thread
+ * has looked it up; everything else at once. */
 #ifndef DAEMON_CONTROL_CONTROL_H
 #define DAEMON_CONTROL_CONTROL_H
 
@@ -31,7 +31,7 @@ struct control_view {
     uv_loop_t *loop; /* control_new sets it */
     struct config *config;
     struct stats *stats;
-    struct keyring *keys; /* NULL = none: every client may do everything */
+    struct keyring *keys; /* that clients over TCP come with; NULL = none */
     struct registry *registry;
     struct publisher *publisher;
     struct pool *pool;

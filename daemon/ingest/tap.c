@@ -368,7 +368,7 @@ static void tap_on_subscription(struct zsock *zsock)
 {
     struct tap *tap = zsock->data;
     char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
-    int length = zmq_recv(zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, ZMQ_DONTWAIT);
+    int length = keys_receive(tap->keys, zsock->socket, frame, SUBSCRIPTION_BYTES_MAX);
     if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX) {
         return;
     }

@@ -306,7 +306,7 @@ static void publisher_on_subscription(struct zsock *zsock)
 {
     struct publisher *publisher = zsock->data;
     char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
-    int length = zmq_recv(zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, ZMQ_DONTWAIT);
+    int length = keys_receive(publisher->keys, zsock->socket, frame, SUBSCRIPTION_BYTES_MAX);
     if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX || frame[0] != 1) {
         return;
     }

@@ -62,7 +62,7 @@ static void show_put_number(struct out_table *table, double value)
 
 static bool is_all_null(const msgpack_object *list)
 {
-    for (uint32_t i = 0; list && i < field_length(list); i++) {
+    for (uint32_t i = 0; i < field_items(list); i++) {
         if (list->via.array.ptr[i].type != MSGPACK_OBJECT_NIL) {
             return false;
         }
@@ -117,14 +117,11 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
         out_cell(&table, "%" PRIu32, h);
         for (int i = 0; i < COLUMNS; i++) {
             if (!is_all_null(lists[i])) {
-                const msgpack_object *list = lists[i];
-                bool is_list = list && list->type == MSGPACK_OBJECT_ARRAY;
-                const msgpack_object *cell =
-                    is_list && h < field_length(list) ? &list->via.array.ptr[h] : NULL;
+                const msgpack_object *cell = field_at(lists[i], h);
                 if (cell && cell->type == MSGPACK_OBJECT_STR) {
                     out_cell(&table, "%.*s", (int)cell->via.str.size, cell->via.str.ptr);
                 } else {
-                    show_put_number(&table, field_item(list, h));
+                    show_put_number(&table, field_number(cell));
                 }
             }
         }
@@ -160,12 +157,12 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
 {
     const msgpack_object *pairs = mpk_find(layer, "redundant_pairs");
     uint64_t total = field_u64(layer, "redundant_total");
-    uint32_t count = field_length(pairs);
+    uint32_t count = field_items(pairs);
     if (count == 0) {
         /* No heads are redundant: those that come nearest to it. */
         const msgpack_object *js = mpk_find(layer, "head_js");
         struct alike nearest[PAIRS_SHOWN];
-        uint32_t alike_count = 0, alike_heads = field_length(js);
+        uint32_t alike_count = 0, alike_heads = field_items(js);
         for (uint32_t a = 0; a < alike_heads; a++) {
             for (uint32_t b = a + 1; b < alike_heads; b++) {
                 struct alike alike_pair = {a, b, field_item(&js->via.array.ptr[a], b)};
@@ -253,9 +250,9 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     field_text(layer, "tier", tier, sizeof tier);
     fprintf(out, "%s  %s", name, tier);
     const msgpack_object *shape = mpk_find(layer, "shape");
-    for (uint32_t i = 0; i < field_length(shape); i++) {
+    for (uint32_t i = 0; i < field_items(shape); i++) {
         fprintf(out, "%s%.0f%s", i ? ", " : "  [", field_item(shape, i),
-                i + 1 == field_length(shape) ? "]" : "");
+                i + 1 == field_items(shape) ? "]" : "");
     }
     if (strcmp(tier, "weights") != 0) {
         fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
@@ -268,7 +265,7 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     if (invalid > 0) {
         show_invalid(layer, rows, invalid, out);
     }
-    if (weights && weights->type == MSGPACK_OBJECT_MAP && weights->via.map.size > 0) {
+    if (field_pairs(weights) > 0) {
         show_whole(&weights->via.map, width, out);
         /* The norm of each head's slice and product; with fewer key and value heads the rest is
          * empty. */
@@ -277,7 +274,7 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
         out_init(&table, (int)weights->via.map.size + 1);
         out_cell(&table, "NORM OF HEAD");
         for (uint32_t m = 0; m < weights->via.map.size; m++) {
-            uint32_t own = field_length(norms_of(&weights->via.map.ptr[m]));
+            uint32_t own = field_items(norms_of(&weights->via.map.ptr[m]));
             heads = own > heads ? own : heads;
             show_put_key(&table, &weights->via.map.ptr[m]);
         }
@@ -291,7 +288,7 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     }
     show_heads(layer, width, out);
     const msgpack_object *pairs = mpk_find(layer, "top_pairs");
-    uint32_t count = field_length(pairs);
+    uint32_t count = field_items(pairs);
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
         const msgpack_object *pair = &pairs->via.array.ptr[i];
         fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",

@@ -124,10 +124,17 @@ enum rpc_status cli_open(const struct args *args, struct rpc *ret_rpc)
     }
 }
 
-int cli_connect(struct cli *cli, struct rpc *ret_rpc)
+int cli_run_connected(struct cli *cli, int (*run)(struct cli *cli))
 {
-    enum rpc_status status = cli_open(cli->args, ret_rpc);
-    return status == RPC_OK ? CLI_OK : base_cli_explain(cli, status, ret_rpc);
+    struct rpc rpc;
+    enum rpc_status status = cli_open(cli->args, &rpc);
+    if (status != RPC_OK) {
+        return base_cli_explain(cli, status, &rpc);
+    }
+    cli->rpc = &rpc;
+    int code = run(cli);
+    rpc_close(&rpc);
+    return code;
 }
 
 int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply *reply)

@@ -40,8 +40,8 @@ int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply 
  * starting is waited for, as for an answer. */
 enum rpc_status cli_open(const struct args *args, struct rpc *ret_rpc);
 
-/* Connects, or explains on err. Returns CLI_OK or the exit code. */
-int cli_connect(struct cli *cli, struct rpc *ret_rpc);
+/* Connects, or explains on err, and runs. Returns the exit code. */
+int cli_run_connected(struct cli *cli, int (*run)(struct cli *cli));
 
 /* Explains on err what is wrong with the command line; returns CLI_USAGE. */
 int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));

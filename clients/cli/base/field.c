@@ -45,11 +45,6 @@ uint32_t field_items(const msgpack_object *value)
     return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
 }
 
-uint32_t field_length(const msgpack_object *value)
-{
-    return field_items(value) + field_pairs(value);
-}
-
 uint32_t field_pairs(const msgpack_object *value)
 {
     return value && value->type == MSGPACK_OBJECT_MAP ? value->via.map.size : 0;
@@ -204,7 +199,7 @@ void field_show(const msgpack_object *value, char *ret_text, size_t size)
         copy_text(&value->via.str, ret_text, size);
         break;
     default:
-        snprintf(ret_text, size, "(%" PRIu32 " items)", field_length(value));
+        snprintf(ret_text, size, "(%" PRIu32 " items)", field_items(value) + field_pairs(value));
     }
 }
 

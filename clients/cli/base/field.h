@@ -18,8 +18,6 @@ bool field_bool(const msgpack_object *map, const char *key);
 
 /* Elements of an array; 0 for anything else, NULL included. */
 uint32_t field_items(const msgpack_object *value);
-/* The same, or pairs of a map. */
-uint32_t field_length(const msgpack_object *value);
 
 /* Pairs of a map; 0 for anything else, NULL included. */
 uint32_t field_pairs(const msgpack_object *value);

@@ -95,6 +95,17 @@ void out_value(struct out_table *table, double value, bool plain)
     out_cell(table, !isfinite(value) ? "-" : plain ? "%.4f" : "%.2e", value);
 }
 
+void out_pairs(struct out_table *table, const char *prefix, const msgpack_object *map)
+{
+    for (uint32_t i = 0; i < field_pairs(map); i++) {
+        char text[OUT_CELL_MAX];
+        field_show(&map->via.map.ptr[i].key, text, OUT_CELL_MAX / 2);
+        out_cell(table, "%s%s", prefix, text);
+        field_show(&map->via.map.ptr[i].val, text, sizeof text);
+        out_cell(table, "%s", text);
+    }
+}
+
 void out_run(struct out_table *table, const msgpack_object *run)
 {
     char digits[9];                  /* 8 of 32 tell runs apart */

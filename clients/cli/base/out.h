@@ -34,6 +34,8 @@ void out_cell(struct out_table *table, const char *format, ...)
 void out_text(struct out_table *table, const msgpack_object *map, const char *key, size_t width);
 /* A whole number of a map. */
 void out_count(struct out_table *table, const msgpack_object *map, const char *key);
+/* A row per pair of a map: the prefix and its name, and its value. */
+void out_pairs(struct out_table *table, const char *prefix, const msgpack_object *map);
 /* Any number, "-" for none. */
 void out_number(struct out_table *table, const msgpack_object *value);
 /* Whether four decimals show a value, as far as there is one. */

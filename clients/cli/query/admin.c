@@ -77,14 +77,7 @@ static int show_config(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
     out_begin(&table, "KEY|VALUE");
-    for (uint32_t i = 0; i < field_pairs(result); i++) {
-        const msgpack_object_kv *pair = &result->via.map.ptr[i];
-        char text[OUT_CELL_MAX];
-        field_show(&pair->key, text, sizeof text);
-        out_cell(&table, "%s", text);
-        field_show(&pair->val, text, sizeof text);
-        out_cell(&table, "%s", text);
-    }
+    out_pairs(&table, "", result);
     out_print(&table, cli->width, true, cli->out);
     return CLI_OK;
 }

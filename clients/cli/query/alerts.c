@@ -6,8 +6,6 @@
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
 
-#include "proto/header.h"
-
 #include <inttypes.h>
 #include <string.h>
 

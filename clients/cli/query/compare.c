@@ -63,7 +63,7 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
 
 static void print_alone(struct cli *cli, const char *name, const msgpack_object *list)
 {
-    uint32_t count = field_length(list);
+    uint32_t count = field_items(list);
     if (count > 0) {
         fprintf(cli->out, "%" PRIu32 " head%s only in %s\n", count, out_plural(count), name);
     }

@@ -1,17 +1,44 @@
 /* SPDX-License-Identifier: MIT */
-/* key: makes keys and shows their public halves, which go into access lists and ATTND_SERVER_KEY.
- */
+/* key: makes keys and shows their public halves, which go into access lists and ATTND_SERVER_KEY;
+ * lists the keys that attnd knows. */
 #include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 
 #include <string.h>
+
+static int show_keys(struct cli *cli, const msgpack_object *result)
+{
+    static const char *const texts[] = {"name", "public_key", "role", "jobs"};
+    struct out_table table;
+    out_begin(&table, "NAME|PUBLIC KEY|ROLE|JOBS|CONNECTED");
+    for (uint32_t i = 0; i < field_items(result); i++) {
+        const msgpack_object *key = field_at(result, i);
+        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
+            out_text(&table, key, texts[k], 0);
+        }
+        out_cell(&table, field_bool(key, "connected") ? "yes" : "-");
+    }
+    out_print(&table, cli->width, true, cli->out);
+    return CLI_OK;
+}
+
+static int list_keys(struct cli *cli)
+{
+    return cli_show(cli, "keys", NULL, show_keys);
+}
 
 int cmd_key(struct cli *cli)
 {
     const char *word = cli->args->words[1], *path = cli->args->words[2];
     char public[KEY_LENGTH + 1] = "", secret[KEY_LENGTH + 1], reason[KEY_REASON_MAX];
-    bool is_new = strcmp(word, "new") == 0;
-    if (!is_new && strcmp(word, "show") != 0) {
-        return cli_usage(cli, "key '%.80s': no such thing to do (valid: new, show)", word);
+    bool is_new = strcmp(word, "new") == 0, is_list = strcmp(word, "list") == 0;
+    if ((!is_new && !is_list && strcmp(word, "show") != 0) || is_list == !!path) {
+        return cli_usage(cli, "key '%.80s': no such thing to do (valid: new FILE, show FILE, list)",
+                         word);
+    }
+    if (is_list) {
+        return cli_run_connected(cli, list_keys);
     }
     if ((is_new ? zmq_curve_keypair(public, secret) : key_read(path, secret, reason)) != 0 ||
         (is_new ? key_write(path, public, secret, reason) : zmq_curve_public(public, secret)) !=

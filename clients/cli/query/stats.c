@@ -10,19 +10,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* One row per pair; a map within becomes rows "name.key". */
-static void add_pairs(struct out_table *table, const char *prefix, const msgpack_object *map)
-{
-    for (uint32_t i = 0; i < field_pairs(map); i++) {
-        const msgpack_object_kv *pair = &map->via.map.ptr[i];
-        char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
-        field_show(&pair->key, name, sizeof name);
-        field_show(&pair->val, value, sizeof value);
-        out_cell(table, "%s%s", prefix, name);
-        out_cell(table, "%s", value);
-    }
-}
-
 /* Shown first: received = processed + in_flight + dropped. */
 static const char *const balance[] = {"received", "processed", "in_flight", "dropped"};
 enum { BALANCE = sizeof balance / sizeof balance[0] };
@@ -43,7 +30,7 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
         out_cell(&table, "%s", balance[i]);
         out_cell(&table, "%" PRIu64, numbers[i]);
     }
-    add_pairs(&table, "  ", dropped);
+    out_pairs(&table, "  ", dropped);
     for (uint32_t i = 0; i < result->via.map.size; i++) {
         const msgpack_object_kv *pair = &result->via.map.ptr[i];
         char name[OUT_CELL_MAX / 2], value[OUT_CELL_MAX / 2];
@@ -53,7 +40,7 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
         }
         if (pair->val.type == MSGPACK_OBJECT_MAP) {
             strcat(name, ".");
-            add_pairs(&table, name, &pair->val);
+            out_pairs(&table, name, &pair->val);
             continue;
         }
         field_show(&pair->val, value, sizeof value);

@@ -99,7 +99,7 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
     char chosen[FIELD_NAME_MAX];
     if (cli->args->metric) {
         print_metric(cli, map, cli->args->metric);
-    } else if (field_length(weights) > 0 && weights->type == MSGPACK_OBJECT_MAP) {
+    } else if (field_pairs(weights) > 0) {
         /* "wq norm 15.8 rank 63, wk ..." */
         const char *separator = " ";
         for (uint32_t i = 0; i < weights->via.map.size; i++) {
@@ -167,7 +167,7 @@ static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 static void tail_print_job(struct cli *cli, const msgpack_object *map)
 {
     char state[32], run[9];
-    uint32_t layers = field_length(mpk_find(map, "layers"));
+    uint32_t layers = field_items(mpk_find(map, "layers"));
     field_text(map, "state", state, sizeof state);
     field_text(map, "run", run, sizeof run);
     fprintf(cli->out,
@@ -182,7 +182,7 @@ static void tail_print_log(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *values = mpk_find(map, "values");
     fprintf(cli->out, " step %" PRIu64 ":", field_u64(map, "step"));
-    for (uint32_t i = 0; values && i < field_length(values); i++) {
+    for (uint32_t i = 0; i < field_pairs(values); i++) {
         char name[NAMED_NAME_MAX + 1];
         field_show(&values->via.map.ptr[i].key, name, sizeof name);
         tail_print_number(cli, name, &values->via.map.ptr[i].val);

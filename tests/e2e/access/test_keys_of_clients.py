@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The clients and their keys: from a file or the environment, and a sentence when they are wrong."""
 import ctypes
+import json
 import logging
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import zmq
 from harness import PATIENCE_S, Attnd, free_ports, wait_until
-from keyed import Keyed, Pair
+from keyed import Keyed, Pair, give_key
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "clients" / "python"))
@@ -108,7 +110,45 @@ def test_attnctl_makes_keys(tmp_path):
     assert (again.returncode, again.stderr) == (2, f"attnctl: {path}: is there already; keys are not replaced\n")
     path.chmod(0o604)
     assert attnctl("key", "show", path).returncode == 2
-    assert attnctl("key", "burn", path).stderr == "attnctl: key 'burn': no such thing to do (valid: new, show)\n"
+    assert attnctl("key", "burn", path).stderr == "attnctl: key 'burn': no such thing to do (valid: new FILE, show FILE, list)\n"
+
+
+def test_attnctl_lists_the_keys_of_attnd(monkeypatch):
+    """For its own user over a Unix socket, or an admin's key; and who of them is there."""
+    ann, bob, trainer = Pair(), Pair(), Pair()
+    attnd = Keyed((ann, "plan", "a*"), (bob, "read", "*"), (trainer, "publish", "job"))
+
+    def listed():
+        come(monkeypatch, attnd, attnd.owner.secret, attnd.server.public)
+        keys = json.loads(attnctl("key", "list", "--json").stdout)
+        return {key["public_key"]: (key["role"], key["jobs"], key["connected"]) for key in keys}
+
+    def is_there(pair):
+        return listed()[pair.public][2]
+
+    assert listed() == {attnd.owner.public: ("admin", "*", True), ann.public: ("plan", "a*", False),
+                        bob.public: ("read", "*", False), trainer.public: ("publish", "job", False)}
+    context = give_key(zmq.Context(), attnd.server, bob)
+    reader = context.socket(zmq.SUB)
+    reader.linger = 0
+    reader.connect(attnd.endpoint("publish"))
+    reader.subscribe(b"job/")
+    wait_until(lambda: is_there(bob), "bob, who has subscribed")
+    reader.close()
+    wait_until(lambda: not is_there(bob), "that he has gone")
+    table = attnctl("key", "list").stdout
+    assert re.match(r"NAME +PUBLIC KEY +ROLE +JOBS +CONNECTED\ntest ", table) and "  yes\n" in table
+    come(monkeypatch, attnd, bob.secret, attnd.server.public)
+    assert attnctl("key", "list").returncode == 1
+    attnd.write((bob, "read", "*"))
+    attnd.reload()
+    assert set(listed()) == {attnd.owner.public, bob.public}
+    attnd.close()
+    come(monkeypatch, attnd)
+    plain = Attnd()
+    refused = attnctl("key", "list", "--endpoint", plain.endpoint("control"))
+    assert refused.returncode == 2 and "this attnd asks for no keys" in refused.stderr
+    plain.close()
 
 
 def publish(publisher):
