@@ -64,9 +64,10 @@ static void pin_baseline(void *data, const struct run *run, const struct stream 
 
 /* Stop */
 
-static void close_handle(void *handle)
+static void close_handle(void *opened)
 {
-    if (!uv_is_closing(handle)) {
+    uv_handle_t *handle = opened; /* one that could not be opened has no type */
+    if (handle->type != UV_UNKNOWN_HANDLE && !uv_is_closing(handle)) {
         uv_close(handle, NULL);
     }
 }
@@ -80,14 +81,12 @@ static void daemon_close_handles(struct daemon *daemon)
     tap_close(&daemon->tap);
     keeper_close(daemon->keeper);
     idle_close(&daemon->idle);
-    if (daemon->handles_ready) {
-        close_handle(&daemon->sigterm);
-        close_handle(&daemon->sigint);
-        close_handle(&daemon->sighup);
-        close_handle(&daemon->tick);
-        close_handle(&daemon->saver);
-        close_handle(&daemon->deadline);
-    }
+    close_handle(&daemon->sigterm);
+    close_handle(&daemon->sigint);
+    close_handle(&daemon->sighup);
+    close_handle(&daemon->tick);
+    close_handle(&daemon->saver);
+    close_handle(&daemon->deadline);
     service_close(daemon->service);
 }
 
@@ -292,13 +291,16 @@ static int daemon_open_loop(struct daemon *daemon, char *reterr)
     uv_timer_init(&daemon->loop, &daemon->tick);
     uv_timer_init(&daemon->loop, &daemon->saver);
     uv_timer_init(&daemon->loop, &daemon->deadline);
-    uv_signal_init(&daemon->loop, &daemon->sigterm);
-    uv_signal_init(&daemon->loop, &daemon->sigint);
-    uv_signal_init(&daemon->loop, &daemon->sighup);
     daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
     daemon->sigterm.data = daemon->sigint.data = daemon->sighup.data = daemon;
-    daemon->handles_ready = true;
-    return 0;
+    rc = uv_signal_init(&daemon->loop, &daemon->sigterm); /* makes what the others share */
+    if (rc == 0) {
+        rc = uv_signal_init(&daemon->loop, &daemon->sigint);
+    }
+    if (rc == 0) {
+        rc = uv_signal_init(&daemon->loop, &daemon->sighup);
+    }
+    return rc == 0 ? 0 : daemon_fail(reterr, "handle signals", uv_strerror(rc));
 }
 
 /* Before the first thread: it reads and changes the environment. */
@@ -446,7 +448,9 @@ static int open_history(struct daemon *daemon, char *reterr)
     if (daemon->config.history_enabled) {
         daemon->sink.store = daemon->store;
         daemon->arrival_ns = clock_monotonic_ns(); /* no message has come before its run is back */
-        registry_restore(daemon->registry, daemon->arrival_ns);
+        if (registry_restore(daemon->registry, daemon->arrival_ns) != 0) {
+            return daemon_fail(reterr, "bring back the runs that go on", err_text(ERR_MEMORY));
+        }
     }
     return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
                        &daemon->history, reterr);
@@ -671,7 +675,7 @@ void daemon_free(struct daemon **daemon_p)
     pool_free(&daemon->pool);
     if (daemon->loop_ready) {
         daemon_close_handles(daemon);
-        if (daemon->handles_ready) {
+        if (daemon->inbox.wake.type != UV_UNKNOWN_HANDLE) {
             inbox_close(&daemon->inbox);
         }
         uv_run(&daemon->loop, UV_RUN_DEFAULT);

@@ -208,8 +208,13 @@ static void keys_read_request(void *socket, struct zap_request *ret_request)
         if (length < 0 && zmq_errno() == EINTR) {
             continue;
         }
-        if (length < 0 || zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size) != 0) {
+        if (length < 0) {
             keys_die("zmq_recv");
+        }
+        while (zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size) != 0) {
+            if (zmq_errno() != EINTR) {
+                keys_die("zmq_getsockopt");
+            }
         }
         if (fits) {
             ret_request->size[index] = (size_t)length;

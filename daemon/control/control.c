@@ -328,7 +328,7 @@ static int control_judge(struct control_request *request, zmq_msg_t *body, const
 static int run_named(struct control_request *request, zmq_msg_t *body, const msgpack_object *method)
 {
     char name[METHOD_NAME_MAX] = "";
-    if (method->via.str.size < sizeof name) {
+    if (method->via.str.size > 0 && method->via.str.size < sizeof name) {
         memcpy(name, method->via.str.ptr, method->via.str.size);
     }
     int code = control_judge(request, body, name);

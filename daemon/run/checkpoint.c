@@ -26,6 +26,11 @@ struct store_batch *checkpoint_begin(const struct run *run)
         .time_ns = run->time_ns,
     };
     struct store_batch *batch = run->sink->store ? batch_new(&record) : NULL;
+    if (run->sink->store && !batch) {
+        log_event(LOG_ERROR, "batch_lost", LOG_STR("job", run->job),
+                  LOG_STR("reason", err_slug(ERR_MEMORY)));
+        store_count_lost(run->sink->store, NULL);
+    }
     if (batch && run->reliable) {
         batch_hold(batch);
     }
@@ -72,6 +77,7 @@ static void run_checkpoint_submit(struct run *run, struct store_batch **batch, i
     if (code) {
         log_event(LOG_ERROR, "checkpoint_lost", LOG_STR("job", run->job),
                   LOG_STR("reason", err_slug(code)));
+        store_count_lost(run->sink->store, *batch);
     }
     if (*batch) {
         checkpoint_take_back(run, batch_promises(*batch));

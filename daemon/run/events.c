@@ -14,6 +14,7 @@ static void events_submit(struct run *run, struct store_batch **batch, int code)
     if (code) {
         log_event(LOG_WARNING, "event_not_kept", LOG_STR("job", run->job),
                   LOG_STR("reason", err_slug(code)));
+        store_count_lost(run->sink->store, *batch);
         batch_free(batch);
     } else {
         store_submit(run->sink->store, batch);

@@ -413,16 +413,17 @@ static void registry_recall(const struct registry *registry)
     }
 }
 
-void registry_restore(struct registry *registry, uint64_t now_ns)
+int registry_restore(struct registry *registry, uint64_t now_ns)
 {
     struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
                                           adopt_run, registry, now_ns);
     if (!restore) {
-        return;
+        return ERR_MEMORY;
     }
     store_each_kept(registry->sink->store, restore_value, restore);
     restore_finish(&restore);
     registry_recall(registry);
+    return 0;
 }
 
 static void run_registry_begin_round(void *data, struct run *run)

@@ -153,6 +153,9 @@ void batch_free(struct store_batch **batch);
  * larger than that is taken when nothing else waits. Returns whether it was taken; *batch is NULL
  * afterwards, unless it was not and has promises. */
 bool store_submit(struct store *store, struct store_batch **batch);
+/* Counts the records of a batch that could not be made whole as dropped; NULL: there was no memory
+ * for one. */
+void store_count_lost(struct store *store, const struct store_batch *batch);
 /* `settle` takes the promises of each batch over when it is committed, or when history has gone off
  * and nothing is kept any more: the thread calls it. Before the first batch that has any. */
 void store_set_settle(struct store *store, void (*settle)(void *data, struct promises *promises),

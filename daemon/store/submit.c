@@ -69,6 +69,11 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
     return false;
 }
 
+void store_count_lost(struct store *store, const struct store_batch *batch)
+{
+    stats_add(store->stats, COUNT_STORE_DROPPED, batch ? batch->records : 1);
+}
+
 bool store_has_room(struct store *store, size_t bytes)
 {
     struct store_batch checkpoint = {.bytes = bytes};

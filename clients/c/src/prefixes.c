@@ -23,9 +23,6 @@ static bool prefixes_grow(struct prefixes *prefixes)
     if (prefixes->count < prefixes->capacity) {
         return true;
     }
-    if (capacity > PREFIXES_MAX) {
-        return false;
-    }
     items = realloc(prefixes->items, capacity * sizeof *items);
     if (!items) {
         return false;
@@ -35,20 +32,21 @@ static bool prefixes_grow(struct prefixes *prefixes)
     return true;
 }
 
-static void prefixes_add(struct prefixes *prefixes, const char *text, size_t len)
+static bool prefixes_add(struct prefixes *prefixes, const char *text, size_t len)
 {
     char *copy;
 
-    if (prefixes_find(prefixes, text, len) < prefixes->count || !prefixes_grow(prefixes)) {
-        return;
+    if (prefixes_find(prefixes, text, len) < prefixes->count || prefixes->count == PREFIXES_MAX) {
+        return true;
     }
-    copy = malloc(len + 1);
+    copy = prefixes_grow(prefixes) ? malloc(len + 1) : NULL;
     if (!copy) {
-        return;
+        return false;
     }
     memcpy(copy, text, len);
     copy[len] = '\0';
     prefixes->items[prefixes->count++] = (struct prefix){copy, len};
+    return true;
 }
 
 static void prefixes_drop(struct prefixes *prefixes, const char *text, size_t len)
@@ -62,15 +60,17 @@ static void prefixes_drop(struct prefixes *prefixes, const char *text, size_t le
     prefixes->items[at] = prefixes->items[--prefixes->count];
 }
 
-void prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len)
+bool prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len)
 {
     const char *bytes = notice;
 
     if (len > 0 && bytes[0] == 1) {
-        prefixes_add(prefixes, bytes + 1, len - 1);
-    } else if (len > 0 && bytes[0] == 0) {
+        return prefixes_add(prefixes, bytes + 1, len - 1);
+    }
+    if (len > 0 && bytes[0] == 0) {
         prefixes_drop(prefixes, bytes + 1, len - 1);
     }
+    return true;
 }
 
 bool prefixes_match(const struct prefixes *prefixes, const char *topic)

@@ -19,9 +19,9 @@ struct prefixes {
     size_t count, capacity;
 };
 
-/* Applies an XPUB notice: 0x01 prefix adds, 0x00 prefix removes; anything else is ignored. Without
- * memory an addition is lost, and so are the messages it would have asked for. */
-void prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len);
+/* Applies an XPUB notice: 0x01 prefix adds, 0x00 prefix removes; anything else is ignored. Returns
+ * false when there was no memory for an addition. */
+bool prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len);
 
 /* Whether the topic begins with any of them. O(prefixes): a handful in practice. */
 bool prefixes_match(const struct prefixes *prefixes, const char *topic);

@@ -126,46 +126,28 @@ static void sender_take_plan(attn_publisher *publisher, bool added, const char *
     }
 }
 
-/* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. */
-static void sender_take_notice(attn_publisher *publisher, const char *notice, size_t len)
+/* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. Returns false
+ * when there was no memory for it. */
+static bool sender_take_notice(attn_publisher *publisher, const char *notice, size_t len)
 {
+    bool taken;
+
     if (len == 0 || (notice[0] != 0 && notice[0] != 1)) {
-        return;
+        return true;
     }
     if (plan_is(notice + 1, len - 1)) {
         sender_take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
-        return;
+        return true;
     }
     pthread_mutex_lock(&publisher->lock);
-    prefixes_apply(&publisher->prefixes, notice, len);
+    taken = prefixes_apply(&publisher->prefixes, notice, len);
     note_readers(publisher);
     pthread_mutex_unlock(&publisher->lock);
+    return taken;
 }
 
-static void take_notices(attn_publisher *publisher)
-{
-    zmq_msg_t notice;
-    int taken = 0;
-
-    if (!publisher->link.socket) {
-        return;
-    }
-    zmq_msg_init(&notice);
-    while (taken < NOTICES_AT_ONCE &&
-           zmq_msg_recv(&notice, publisher->link.socket, ZMQ_DONTWAIT) >= 0) {
-        sender_take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
-        taken++;
-    }
-    zmq_msg_close(&notice);
-    if (taken == 0) {
-        return;
-    }
-    pthread_mutex_lock(&publisher->lock);
-    pthread_cond_broadcast(&publisher->changed);
-    pthread_mutex_unlock(&publisher->lock);
-}
-
-/* When a message was left half sent: subscriptions come anew with the connection. */
+/* When a message was left half sent, or there was no memory for a subscription: they come anew with
+ * the connection. */
 static void replace_socket(attn_publisher *publisher)
 {
     pthread_mutex_lock(&publisher->lock);
@@ -174,6 +156,33 @@ static void replace_socket(attn_publisher *publisher)
     pthread_mutex_unlock(&publisher->lock);
     note_plan(publisher);
     (void)sender_open(publisher);
+}
+
+static void take_notices(attn_publisher *publisher)
+{
+    zmq_msg_t notice;
+    bool missed = false;
+    int taken = 0;
+
+    if (!publisher->link.socket) {
+        return;
+    }
+    zmq_msg_init(&notice);
+    while (taken < NOTICES_AT_ONCE &&
+           zmq_msg_recv(&notice, publisher->link.socket, ZMQ_DONTWAIT) >= 0) {
+        missed |= !sender_take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
+        taken++;
+    }
+    zmq_msg_close(&notice);
+    if (taken == 0) {
+        return;
+    }
+    if (missed) {
+        replace_socket(publisher);
+    }
+    pthread_mutex_lock(&publisher->lock);
+    pthread_cond_broadcast(&publisher->changed);
+    pthread_mutex_unlock(&publisher->lock);
 }
 
 /* ---- one message ---- */
