@@ -105,6 +105,9 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned
     } else if (bounds_word(key, "maps_every")) {
         bounds->maps_every = UINT64_MAX;
         return bounds_number(setting, &bounds->maps_every);
+    } else if (bounds_word(key, "memory")) {
+        bounds->memory = 1;
+        return bounds_number(setting, &bounds->memory);
     }
     return true;
 }
@@ -120,7 +123,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
-    read.maps = read.maps_every = 0;
+    read.maps = read.maps_every = read.memory = 0;
     while (bounds_next(&rest, ';', &setting)) {
         if (!bounds_setting(setting, &read, &types, &revision)) {
             return false;
@@ -134,6 +137,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     }
     read.accepts &= types;
     read.maps = read.maps < bounds->maps ? read.maps : bounds->maps;
+    read.memory = read.memory < bounds->memory ? read.memory : bounds->memory;
     read.maps_every = read.maps_every > bounds->maps_every ? read.maps_every : bounds->maps_every;
     *bounds = read;
     return true;
@@ -142,7 +146,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
 struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed)
 {
     struct bounds bounds = {~0u,        HEADER_REVISION, UINT64_MAX, UINT64_MAX,
-                            UINT64_MAX, UINT64_MAX,      0};
+                            UINT64_MAX, UINT64_MAX,      0,          1};
     bool any = false;
 
     *ret_malformed = 0;
@@ -161,7 +165,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     if (!any) {
         bounds.accepts = bounds_version_1;
         bounds.header = 1;
-        bounds.maps = 0;
+        bounds.maps = bounds.memory = 0;
     }
     return bounds;
 }

@@ -20,6 +20,7 @@ struct bounds {
     uint32_t header;  /* revision of its keys */
     uint64_t max_message, max_entries, max_heads;
     uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
+    uint64_t memory;           /* 1: tensors may be in memory that is lent */
 };
 
 /* The strictest of all announced limits; without any, the types of version 1 without bounds. Sets

@@ -344,6 +344,7 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
         int rc;
 
         take_notices(publisher);
+        lender_tend(publisher->lender, publisher->link.endpoint, publisher->bounds.memory >= 1);
         if (take_hello_due(publisher) && publisher->link.socket &&
             repeat_hello(publisher) == ATTN_E_DROPPED) {
             set_hello_due(publisher);
