@@ -17,6 +17,7 @@
 #include "daemon/base/clock.h"
 #include "proto/err.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,12 +49,16 @@ static bool others_wait(void *data)
     return pool_waiting(data) > 0;
 }
 
+/* One for each core that this process may use: more would only take them from the threads that
+ * receive. */
 static uint32_t threads_of(const struct config *config)
 {
     if (config->workers_threads) {
         return (uint32_t)config->workers_threads;
     }
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t allowed;
+    int known = sched_getaffinity(0, sizeof allowed, &allowed);
+    long cores = known == 0 ? CPU_COUNT(&allowed) : sysconf(_SC_NPROCESSORS_ONLN);
     return cores < 1 ? 1 : cores > 8 ? 8 : (uint32_t)cores;
 }
 
