@@ -6,10 +6,10 @@
  *
  * One JSON line per shape, dtype, instruction set and number of threads: `ratio` is the median over
  * pairs, measured in turns, of the speed of the kernels over that of the reads, which run on as
- * many threads. `speedup` is two threads over one. --cpu-time counts the time of one thread,
- * without what others take from it, on a machine that is not idle; caches and memory are then
- * shared still. --map: the reads give way to the same kernels with a pooled map as well, and
- * `ratio` is what is left of the speed with it. */
+ * many threads. `speedup` is two threads over one, `against_f32` rows per second over those of f32.
+ * --cpu-time counts the time of one thread, without what others take from it, on a machine that is
+ * not idle; caches and memory are then shared still. --map: the reads give way to the same kernels
+ * with a pooled map as well, and `ratio` is what is left of the speed with it. */
 #include "workers/rows/block.h"
 #include "workers/base/pool.h"
 
@@ -185,9 +185,9 @@ static double timed(struct part *parts, unsigned threads, struct pool *pool, boo
     return (core_now(clock) - start) / parts[0].passes;
 }
 
-/* Returns the median time. */
+/* Returns the median time. `one_thread` and `f32` are those to compare with, or 0. */
 static double core_bench(const struct attention *a, enum isa isa, unsigned threads, unsigned pairs,
-                         double one_thread, clockid_t clock, bool map)
+                         double one_thread, double f32, clockid_t clock, bool map)
 {
     struct part parts[THREADS_MAX] = {0};
     double ratio[64], kernels[64], reads[64];
@@ -227,6 +227,8 @@ static double core_bench(const struct attention *a, enum isa isa, unsigned threa
         core_median(ratio, pairs), rows / time);
     if (one_thread > 0) {
         printf(",\"speedup\":%.2f", one_thread / time);
+    } else if (f32 > 0) {
+        printf(",\"against_f32\":%.2f", f32 / time);
     }
     printf("}\n");
     fflush(stdout);
@@ -240,6 +242,7 @@ static void core_bench_shape(const uint32_t shape[4], bool causal, enum isa isa,
                              clockid_t clock, const char *only, bool map)
 {
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    double f32 = 0;
     for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
         if (only && strcmp(only, dtype_text[dtypes[d]]) != 0) {
             continue;
@@ -258,10 +261,11 @@ static void core_bench_shape(const uint32_t shape[4], bool causal, enum isa isa,
         }
         core_fill(&a, weights);
         a.weights = weights;
-        double one = core_bench(&a, isa, 1, pairs, 0, clock, map);
+        double one = core_bench(&a, isa, 1, pairs, 0, f32, clock, map);
         if (clock == CLOCK_MONOTONIC) {
-            core_bench(&a, isa, 2, pairs, one, clock, map);
+            core_bench(&a, isa, 2, pairs, one, 0, clock, map);
         }
+        f32 = dtypes[d] == DTYPE_F32 ? one : f32;
         free(weights);
     }
 }

@@ -32,9 +32,19 @@
 #define SEGMENT 128u
 #define W       ((uint32_t)SIMD_WIDTH)
 
+#ifdef SIMD_CODES
+/* The largest and the least weights of bf16 that were met in pairs of vectors, as codes. */
+struct code_ranks {
+    vi top[SIMD_TOP_LEVELS], min;
+};
+#endif
+
 struct sums {
     vf sum, plogp, squares, distance, min;
     vf top[SIMD_TOP_LEVELS];
+#ifdef SIMD_CODES
+    struct code_ranks codes; /* of bf16 with core */
+#endif
 };
 
 /* The values that are constant along a row; copies, since stores to the maps might change the job
@@ -227,6 +237,72 @@ SIMD_INLINE void fold(struct sums *total, const struct sums *segment)
     *total = s;
 }
 
+#ifdef SIMD_CODES
+SIMD_INLINE void clear_ranks(struct code_ranks *ranks)
+{
+    for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
+        ranks->top[l] = v_set_i(0);
+    }
+    ranks->min = v_set_i(0x7f7f7f7f);
+}
+
+SIMD_INLINE void rank_codes(struct code_ranks *ranks, vi codes)
+{
+    ranks->min = v_min_codes(ranks->min, codes);
+    for (uint32_t l = 0; l + 1 < SIMD_TOP_LEVELS; l++) {
+        vi low = v_min_codes(ranks->top[l], codes);
+        ranks->top[l] = v_max_codes(ranks->top[l], codes);
+        codes = low;
+    }
+    ranks->top[SIMD_TOP_LEVELS - 1] = v_max_codes(ranks->top[SIMD_TOP_LEVELS - 1], codes);
+}
+
+/* Back among the sums. */
+SIMD_INLINE void fold_ranks(struct sums *s, const struct code_ranks *ranks)
+{
+    s->min = v_min_bits(s->min, v_of_codes(ranks->min, 0));
+    s->min = v_min_bits(s->min, v_of_codes(ranks->min, 16));
+    for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
+        insert_pair(s->top, v_of_codes(ranks->top[l], 0), v_of_codes(ranks->top[l], 16));
+    }
+}
+
+/* The core sums of as many pairs of bf16 vectors from k on as there are before k1; returns where
+ * they end. The segment's sums begin here. */
+SIMD_INLINE uint32_t plain_codes(bool maps, bool left, const struct walk *w, struct sums *s,
+                                 vf *ret_rank, uint32_t k, uint32_t k1)
+{
+    const struct codes_log2 table = v_codes_log2();
+    vf log2[2], sum = v_set(0), plogp = v_set(0), rank = *ret_rank;
+    for (; k + 1 < k1; k += 2) {
+        vi codes = v_load_i((const int32_t *)(const void *)(w->row + (size_t)k * W * 2));
+        vf a = v_of_codes(codes, 0), b = v_of_codes(codes, 16);
+        fetch_ahead(DTYPE_BF16, w, k);
+        if (maps) {
+            add_to_maps(w, k, a);
+            add_to_maps(w, k + 1, b);
+        }
+        v_log2_of_codes(codes, &table, log2);
+        plogp = v_fma(b, log2[1], v_fma(a, log2[0], plogp));
+        s->squares = v_fma(b, b, v_fma(a, a, s->squares));
+        vf sum_a = v_add(sum, a);
+        sum = v_add(sum_a, b);
+        if (left) {
+            rank = v_add(v_add(rank, sum_a), sum);
+        } else {
+            vf further = v_add(rank, v_set(SIMD_WIDTH));
+            s->distance = v_fma(b, further, v_fma(a, rank, s->distance));
+            rank = v_add(further, v_set(SIMD_WIDTH));
+        }
+        rank_codes(&s->codes, codes);
+    }
+    s->sum = sum;
+    s->plogp = v_fma(plogp, v_set(0x1p-16f), v_mul(sum, v_set(-LOG2_CONSTANT)));
+    *ret_rank = rank;
+    return k;
+}
+#endif
+
 /* Vectors [k0, k1), all valid, all on one side of the position. */
 SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left,
                                const struct walk *w, struct sums *total, uint32_t k0, uint32_t k1)
@@ -235,6 +311,11 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
     s.sum = s.plogp = s.squares = s.distance = v_set(0);
     vf rank = left ? v_set(0) : v_abs(behind(w->job, k0));
     uint32_t k = k0;
+#ifdef SIMD_CODES
+    if (core && dtype == DTYPE_BF16) {
+        k = plain_codes(maps, left, w, &s, &rank, k, k1);
+    }
+#endif
     for (; k + 1 < k1; k += 2) {
         vf a = load_whole(dtype, w, k), b = load_whole(dtype, w, k + 1);
         fetch_ahead(dtype, w, k);
@@ -392,6 +473,11 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     for (uint32_t l = 0; l < SIMD_TOP_LEVELS; l++) {
         s.top[l] = v_set(0);
     }
+#ifdef SIMD_CODES
+    if (core && dtype == DTYPE_BF16) {
+        clear_ranks(&s.codes);
+    }
+#endif
     uint32_t k = job->begin / W, k_end = (job->end + W - 1) / W;
     if (maps) {
         map_only(dtype, &w, 0, k);
@@ -404,6 +490,11 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     if (maps) {
         map_only(dtype, &w, k_end, (job->keys + W - 1) / W);
     }
+#ifdef SIMD_CODES
+    if (core && dtype == DTYPE_BF16) {
+        fold_ranks(&s, &s.codes);
+    }
+#endif
     float *lanes = pass->lanes[0] + slot * W;
     const size_t stride = sizeof pass->lanes[0] / sizeof(float);
     v_store(lanes + LANES_SUM * stride, s.sum);

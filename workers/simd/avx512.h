@@ -379,6 +379,71 @@ SIMD_INLINE vf v_round(vf x)
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+/* Codes of bf16, two vectors side by side, and their logarithms from a table: a mantissa of 7 bits
+ * has 128 of them. Only here: the others cannot look up words. */
+#define SIMD_CODES
+static const uint16_t simd_log2_of_code[128] = {
+    0,     736,   1466,  2190,  2909,  3623,  4331,  5034,  5732,  6425,  7112,  7795,  8473,
+    9146,  9814,  10477, 11136, 11791, 12440, 13086, 13727, 14363, 14996, 15624, 16248, 16868,
+    17484, 18096, 18704, 19308, 19909, 20505, 21098, 21687, 22272, 22854, 23433, 24007, 24579,
+    25146, 25711, 26272, 26830, 27384, 27936, 28484, 29029, 29571, 30109, 30645, 31178, 31707,
+    32234, 32758, 33279, 33797, 34312, 34825, 35334, 35841, 36346, 36847, 37346, 37842, 38336,
+    38827, 39316, 39802, 40286, 40767, 41246, 41722, 42196, 42667, 43137, 43603, 44068, 44530,
+    44990, 45448, 45904, 46357, 46809, 47258, 47705, 48150, 48593, 49034, 49472, 49909, 50344,
+    50776, 51207, 51636, 52063, 52488, 52911, 53332, 53751, 54169, 54584, 54998, 55410, 55820,
+    56229, 56635, 57040, 57443, 57845, 58245, 58643, 59039, 59434, 59827, 60219, 60609, 60997,
+    61384, 61769, 62152, 62534, 62915, 63294, 63671, 64047, 64421, 64794, 65166,
+};
+
+struct codes_log2 {
+    vi part[4]; /* of simd_log2_of_code */
+};
+
+SIMD_INLINE struct codes_log2 v_codes_log2(void)
+{
+    struct codes_log2 table;
+    memcpy(&table, simd_log2_of_code, sizeof table);
+    return table;
+}
+
+/* Words 2 l, 2 l + 1 of the result: word l, from `first`, of `low`, of `high`. */
+SIMD_INLINE vi v_pair_words(vi low, vi high, int32_t first)
+{
+    vi l = v_add_i(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                   v_set_i(first));
+    vi which = v_or_i(l, v_shift_left(v_add_i(l, v_set_i(32)), 16));
+    return _mm512_permutex2var_epi16(low, which, high);
+}
+
+/* The vector that begins with code `first`, 0 or 16. */
+SIMD_INLINE vf v_of_codes(vi codes, int32_t first)
+{
+    return v_from_bits(v_pair_words(_mm512_setzero_si512(), codes, first));
+}
+
+/* 2^16 log2 of both vectors, to half a unit; finite for any code, right where it is normal and not
+ * negative. */
+SIMD_INLINE void v_log2_of_codes(vi codes, const struct codes_log2 *table, vf ret_log2[2])
+{
+    __mmask32 upper = _mm512_test_epi16_mask(codes, _mm512_set1_epi16(64));
+    vi fraction = _mm512_permutex2var_epi16(table->part[0], codes, table->part[1]);
+    vi other = _mm512_permutex2var_epi16(table->part[2], codes, table->part[3]);
+    fraction = _mm512_mask_blend_epi16(upper, fraction, other);
+    vi exponent = _mm512_sub_epi16(_mm512_srli_epi16(codes, 7), _mm512_set1_epi16(127));
+    ret_log2[0] = v_convert(v_pair_words(fraction, exponent, 0));
+    ret_log2[1] = v_convert(v_pair_words(fraction, exponent, 16));
+}
+
+SIMD_INLINE vi v_min_codes(vi a, vi b)
+{
+    return _mm512_min_epi16(a, b);
+}
+
+SIMD_INLINE vi v_max_codes(vi a, vi b)
+{
+    return _mm512_max_epi16(a, b);
+}
+
 typedef struct {
     __m512d low, high;
 } vd;
