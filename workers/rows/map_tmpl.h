@@ -16,63 +16,67 @@ SIMD_INLINE vf keep_part(vf x, uint32_t j, uint32_t n, vf other)
     return n - j >= W ? x : v_select(v_mask_of_bits((1u << (n - j)) - 1), x, other);
 }
 
-/* Sum and extremes of n elements of a dtype. */
+/* Sums and extremes of the elements of a row; squares are of deviations from `about`. */
 struct spread {
-    double sum;
-    float min, max;
+    vf sum, squares, min, max;
 };
 
-SIMD_INLINE struct spread spread_of(enum dtype dtype, const struct walk *row)
+SIMD_INLINE void add_spread(struct spread *s, vf x, vf deviation)
 {
-    struct spread s = {0};
-    uint32_t n = row->keys, k_end = (n + W - 1) / W;
-    vf min = v_set(INFINITY), max = v_set(-INFINITY);
-    for (uint32_t k = 0; k < k_end;) {
-        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
-        vf part = v_set(0);
-        for (; k < end; k++) {
-            vf v = load_any(dtype, row, k);
-            part = v_add(part, v);
-            min = v_min(keep_part(v, k * W, n, min), min);
-            max = v_max(keep_part(v, k * W, n, max), max);
-        }
-        s.sum += lanes_total(part);
-    }
-    s.min = v_least(min);
-    s.max = v_most(max);
-    return s;
+    s->sum = v_add(s->sum, x);
+    s->squares = v_fma(deviation, deviation, s->squares);
 }
 
-/* Squared deviations from the mean. They are taken from an f32, and what that is off by is made
- * good for; lanes are folded every SEGMENT vectors. */
-SIMD_INLINE double squares_of(enum dtype dtype, const struct walk *row, double mean)
+/* A row's elements about a mean that is near, as 1 / keys is of a distribution: f32 lanes are
+ * folded every SEGMENT vectors. Returns their moments, m2 not yet brought to the mean. */
+SIMD_INLINE struct moments spread_of(enum dtype dtype, const struct walk *row, float about)
 {
-    double m2 = 0;
-    uint32_t n = row->keys, k_end = (n + W - 1) / W;
-    for (uint32_t k = 0; k < k_end;) {
-        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
-        vf part = v_set(0);
+    double sum = 0, m2 = 0;
+    uint32_t n = row->keys, whole = n / W;
+    struct spread s = {.min = v_set(INFINITY), .max = v_set(-INFINITY)};
+    for (uint32_t k = 0; k < whole;) {
+        uint32_t end = whole - k > SEGMENT ? k + SEGMENT : whole;
+        s.sum = s.squares = v_set(0);
         for (; k < end; k++) {
-            vf off = v_sub(load_any(dtype, row, k), v_set((float)mean));
-            off = keep_part(off, k * W, n, v_set(0));
-            part = v_fma(off, off, part);
+            vf x = load_whole(dtype, row, k);
+            add_spread(&s, x, v_sub(x, v_set(about)));
+            s.min = v_min(x, s.min);
+            s.max = v_max(x, s.max);
         }
-        m2 += lanes_total(part);
+        sum += lanes_total(s.sum);
+        m2 += lanes_total(s.squares);
     }
-    double off = mean - (double)(float)mean;
-    m2 -= n * off * off;
-    return m2 < 0 ? 0 : m2; /* NaN stays */
+    if (n % W != 0) {
+        vf x = load_any(dtype, row, whole), zero = v_set(0);
+        s.sum = s.squares = zero;
+        add_spread(&s, x, keep_part(v_sub(x, v_set(about)), whole * W, n, zero));
+        s.min = v_min(keep_part(x, whole * W, n, s.min), s.min);
+        s.max = v_max(keep_part(x, whole * W, n, s.max), s.max);
+        sum += lanes_total(s.sum);
+        m2 += lanes_total(s.squares);
+    }
+    return (struct moments){.n = n,
+                            .mean = sum / n,
+                            .m2 = m2,
+                            .min = (double)v_least(s.min),
+                            .max = (double)v_most(s.max)};
 }
+
+/* Of m2 about a value, what is about the mean; below it f32 has lost too much. */
+#define SPREAD_LEFT 0.5
 
 SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct walk *row)
 {
-    struct spread s = spread_of(dtype, row);
-    double mean = s.sum / row->keys;
-    return (struct moments){.n = row->keys,
-                            .mean = mean,
-                            .m2 = squares_of(dtype, row, mean),
-                            .min = (double)s.min,
-                            .max = (double)s.max};
+    float about = 1 / (float)row->keys;
+    struct moments m = spread_of(dtype, row, about);
+    double off = m.mean - (double)about, m2 = m.m2 - (double)m.n * off * off;
+    if (m2 < SPREAD_LEFT * m.m2) {
+        about = (float)m.mean;
+        off = m.mean - (double)about;
+        m2 = spread_of(dtype, row, about).m2 - (double)m.n * off * off;
+    }
+    m.m2 = m2 < 0 ? 0 : m2; /* NaN stays */
+    return m;
 }
 
 static void map_clear(float *maps, uint32_t n)
@@ -333,6 +337,27 @@ SIMD_INLINE void head_sums(enum dtype dtype, const unsigned char *row, size_t st
     memcpy(ret_sum, sum, n * sizeof sum[0]);
 }
 
+/* sum e^a - 1, sum a (e^a - 1); `small`: every a is in the range of v_expm1_small. */
+SIMD_INLINE void expm1_sums(enum dtype dtype, bool small, const struct walk *row, double *ret_expm1,
+                            double *ret_a_expm1)
+{
+    double expm1 = 0, a_expm1 = 0;
+    uint32_t k_end = (row->keys + W - 1) / W;
+    for (uint32_t k = 0; k < k_end;) {
+        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
+        vf z = v_set(0), w = v_set(0);
+        for (; k < end; k++) {
+            vf a = load_any(dtype, row, k), e = small ? v_expm1_small(a) : v_expm1(a);
+            z = v_add(z, e);
+            w = v_fma(a, e, w);
+        }
+        expm1 += lanes_total(z);
+        a_expm1 += lanes_total(w);
+    }
+    *ret_expm1 = expm1;
+    *ret_a_expm1 = a_expm1;
+}
+
 SIMD_INLINE bool importance_row(enum dtype dtype, const unsigned char *row, uint32_t keys,
                                 struct importance_sums *ret_sums)
 {
@@ -342,20 +367,14 @@ SIMD_INLINE bool importance_row(enum dtype dtype, const unsigned char *row, uint
     if (!(m.min >= (double)EXPM1_LEAST && m.max <= (double)EXPM1_MOST && isfinite(m.mean))) {
         return false;
     }
-    double expm1 = 0, a_exp = 0;
-    uint32_t k_end = (keys + W - 1) / W;
-    for (uint32_t k = 0; k < k_end;) {
-        uint32_t end = k_end - k > SEGMENT ? k + SEGMENT : k_end;
-        vf z = v_set(0), w = v_set(0);
-        for (; k < end; k++) {
-            vf a = load_any(dtype, &job, k), e = v_expm1(a);
-            z = v_add(z, e);
-            w = v_add(w, v_fma(a, e, a));
-        }
-        expm1 += lanes_total(z);
-        a_exp += lanes_total(w);
+    double expm1, a_expm1;
+    if (m.min >= 0 && m.max <= (double)EXPM1_SMALL) {
+        expm1_sums(dtype, true, &job, &expm1, &a_expm1);
+    } else {
+        expm1_sums(dtype, false, &job, &expm1, &a_expm1);
     }
-    *ret_sums = (struct importance_sums){.expm1 = expm1, .a_exp = a_exp, .entries = m};
+    *ret_sums =
+        (struct importance_sums){.expm1 = expm1, .a_exp = a_expm1 + m.mean * keys, .entries = m};
     return true;
 }
 

@@ -87,6 +87,16 @@ SIMD_INLINE vf v_expm1(vf x)
     return v_fma(v_mul(x, x), p, x);
 }
 
+/* The same where 0 <= x <= EXPM1_SMALL, relative error 4e-9 before rounding. */
+#define EXPM1_SMALL 0.25f
+SIMD_INLINE vf v_expm1_small(vf x)
+{
+    vf p = v_fma(v_set(0x1.2e8062p-7f), x, v_set(0x1.53c17ep-5f));
+    p = v_fma(p, x, v_set(0x1.555dc8p-3f));
+    p = v_fma(p, x, v_set(0x1.ffffe4p-2f));
+    return v_fma(v_mul(x, x), p, x);
+}
+
 /* The largest f32 not above 2^(m/32): an f32 is above one exactly when it is above the other. */
 static const float simd_step_bound[32] = {
     0x1.000000p+0f, 0x1.059b0cp+0f, 0x1.0b5586p+0f, 0x1.11301cp+0f, 0x1.172b82p+0f, 0x1.1d4872p+0f,
