@@ -66,10 +66,24 @@ void load_clear(struct load *load)
     load->payload = NULL;
 }
 
-void *load_connect(void *zmq, const char *endpoint)
+static void load_secure(void *socket, const char *server_key)
+{
+    char public_key[41], secret_key[41];
+    if (zmq_curve_keypair(public_key, secret_key) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server_key, 41) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public_key, 41) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret_key, 41) != 0) {
+        load_die("curve");
+    }
+}
+
+void *load_connect_secured(void *zmq, const char *endpoint, const char *server_key)
 {
     char frame[64];
     void *socket = zmq_socket(zmq, ZMQ_XPUB);
+    if (server_key) {
+        load_secure(socket, server_key);
+    }
     load_set(socket, ZMQ_IMMEDIATE, 1);
     load_set(socket, ZMQ_XPUB_NODROP, 1);
     load_set(socket, ZMQ_SNDHWM, 4);
@@ -82,6 +96,11 @@ void *load_connect(void *zmq, const char *endpoint)
         load_die("connect");
     }
     return socket;
+}
+
+void *load_connect(void *zmq, const char *endpoint)
+{
+    return load_connect_secured(zmq, endpoint, NULL);
 }
 
 static void encode_header(const struct load *load, struct mpk_writer *writer)

@@ -28,6 +28,8 @@ size_t load_bytes(const struct load *load);
 /* An XPUB connected to `endpoint` that has seen the subscription, with the settings of the wire
  * contract. */
 void *load_connect(void *zmq, const char *endpoint);
+/* The same with a key of its own, to a server of this public key (Z85). */
+void *load_connect_secured(void *zmq, const char *endpoint, const char *server_key);
 /* Sends one message; waits for room, a minute at most. */
 void load_publish(struct load *load, void *socket);
 

@@ -7,20 +7,23 @@
  * a bare receiver or attnd, for which a message counts when its numbers are done. Prints one JSON
  * line with the medians.
  *
- *   pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]      the settings go to attnd */
+ *   pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]      the settings go to attnd
+ *   pipeline curve [PAIRS]      the bare receiver alone, over TCP: encrypted (CURVE) and as it is
+ */
 #include "tests/bench/attnd.h"
 #include "tests/bench/load.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
 
-enum { HEADS = 12, LENGTH = 512, RAW_MESSAGES = 200, PAIRS_MAX = 99 };
+enum { HEADS = 12, LENGTH = 512, RAW_MESSAGES = 200, CURVE_MESSAGES = 60, PAIRS_MAX = 99 };
 #define PAYLOAD_BYTES ((double)(HEADS * LENGTH * LENGTH * sizeof(float)))
 /* attnd is given about this much work per pair. */
 #define ATTND_SECONDS 3.0
@@ -35,25 +38,36 @@ struct bench {
 };
 
 /* A run that no daemon has seen. */
-static void *pipeline_open_publisher(struct bench *bench, const char *endpoint)
+static void *pipeline_open_publisher(struct bench *bench, const char *endpoint,
+                                     const char *server_key)
 {
     load_init(&bench->load, "bench", HEADS, LENGTH, 1);
-    return load_connect(bench->zmq, endpoint);
+    return load_connect_secured(bench->zmq, endpoint, server_key);
 }
 
-/* The bare receiver, a process of its own: exits when it has all messages. */
-static _Noreturn void receive_all(const char *endpoint)
+/* The bare receiver, a process of its own: exits when it has all messages. Says to `ready` where it
+ * listens. */
+static _Noreturn void receive_all(const char *endpoint, unsigned messages, const char *secret_key,
+                                  int ready)
 {
+    char bound[128];
+    size_t size = sizeof bound;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     void *zmq = zmq_ctx_new();
     void *socket = zmq_socket(zmq, ZMQ_SUB);
+    if (secret_key) {
+        load_set(socket, ZMQ_CURVE_SERVER, 1);
+        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret_key, 41);
+    }
     load_set(socket, ZMQ_RCVHWM, 4);
     load_set(socket, ZMQ_RCVTIMEO, LOAD_PATIENCE_MS);
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0);
-    if (zmq_bind(socket, endpoint) != 0) {
+    if (zmq_bind(socket, endpoint) != 0 ||
+        zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) != 0 ||
+        write(ready, bound, size) != (ssize_t)size) {
         load_die("bind");
     }
-    for (int frames = 0; frames < 3 * RAW_MESSAGES; frames++) {
+    for (unsigned frames = 0; frames < 3 * messages; frames++) {
         zmq_msg_t frame;
         zmq_msg_init(&frame);
         if (zmq_msg_recv(&frame, socket, 0) < 0) {
@@ -66,18 +80,27 @@ static _Noreturn void receive_all(const char *endpoint)
     _exit(0);
 }
 
-static double raw_rate(struct bench *bench)
+/* The rate of `messages` to the bare receiver; encrypted with keys. */
+static double raw_rate(struct bench *bench, const char *endpoint, unsigned messages,
+                       const char *server_key, const char *secret_key)
 {
-    char text[128];
-    int status;
-    snprintf(text, sizeof text, "ipc://%s/raw", attnd_directory());
+    char bound[128];
+    int status, ready[2];
+    if (pipe(ready) != 0) {
+        load_die("pipe");
+    }
     pid_t receiver = fork();
     if (receiver == 0) {
-        receive_all(text);
+        receive_all(endpoint, messages, secret_key, ready[1]);
     }
-    void *socket = pipeline_open_publisher(bench, text);
+    close(ready[1]);
+    if (read(ready[0], bound, sizeof bound) < 1) {
+        exit(1); /* it said why */
+    }
+    close(ready[0]);
+    void *socket = pipeline_open_publisher(bench, bound, server_key);
     double start = load_seconds();
-    while (bench->load.sent < RAW_MESSAGES) {
+    while (bench->load.sent < messages) {
         load_publish(&bench->load, socket);
     }
     if (waitpid(receiver, &status, 0) != receiver || status != 0) {
@@ -86,7 +109,7 @@ static double raw_rate(struct bench *bench)
     double elapsed = load_seconds() - start;
     zmq_close(socket);
     load_clear(&bench->load);
-    return (double)RAW_MESSAGES * PAYLOAD_BYTES / elapsed;
+    return messages * PAYLOAD_BYTES / elapsed;
 }
 
 /* Processor time of the processes that have ended. */
@@ -106,7 +129,7 @@ static double attnd_rate(struct bench *bench, double *ret_cpu)
     char text[128];
     attnd_start(&attnd, bench->zmq, bench->attnd, bench->settings, bench->setting_count);
     attnd_endpoint(&attnd, "ingest", text);
-    void *socket = pipeline_open_publisher(bench, text);
+    void *socket = pipeline_open_publisher(bench, text, NULL);
     double start = load_seconds();
     while (load_seconds() - start < ATTND_SECONDS) {
         load_publish(&bench->load, socket);
@@ -150,21 +173,50 @@ static void pipeline_report(struct bench *bench, double *raw, double *attnd, dou
     puts("]}");
 }
 
+/* Two threads of libzmq: one encrypts, the other decrypts. */
+static void pipeline_curve(struct bench *bench, int pairs)
+{
+    double secured[PAIRS_MAX], plain[PAIRS_MAX], ratio[PAIRS_MAX];
+    char public_key[41], secret_key[41];
+    if (zmq_curve_keypair(public_key, secret_key) != 0) {
+        load_die("curve");
+    }
+    for (int i = 0; i < pairs; i++) {
+        const char *endpoint = "tcp://127.0.0.1:*";
+        bench->zmq = zmq_ctx_new();
+        secured[i] = raw_rate(bench, endpoint, CURVE_MESSAGES, public_key, secret_key);
+        plain[i] = raw_rate(bench, endpoint, RAW_MESSAGES, NULL, NULL);
+        ratio[i] = secured[i] / plain[i];
+        zmq_ctx_term(bench->zmq);
+    }
+    printf("{\"bench\": \"pipeline\", \"shape\": [1, %d, %d, %d], \"dtype\": \"f32\", "
+           "\"transport\": \"tcp\", \"pairs\": %d, \"curve_gb_per_s\": %.3f, "
+           "\"plain_gb_per_s\": %.3f, \"ratio\": %.4f}\n",
+           HEADS, LENGTH, LENGTH, pairs, pipeline_median(secured, pairs) / 1e9,
+           pipeline_median(plain, pairs) / 1e9, pipeline_median(ratio, pairs));
+}
+
 int main(int argc, char **argv)
 {
     struct bench bench = {0};
     double raw[PAIRS_MAX], attnd[PAIRS_MAX], ratio[PAIRS_MAX];
+    char endpoint[128];
     int pairs = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 5;
     if (argc < 2 || pairs < 1 || pairs > PAIRS_MAX || argc > 3 + 20) {
-        fputs("usage: pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]\n", stderr);
+        fputs("usage: pipeline ATTND|curve [PAIRS [SECTION.KEY=VALUE...]]\n", stderr);
         return 2;
+    }
+    if (strcmp(argv[1], "curve") == 0) {
+        pipeline_curve(&bench, pairs);
+        return 0;
     }
     bench.attnd = argv[1];
     bench.settings = argv + 3;
     bench.setting_count = argc > 3 ? argc - 3 : 0;
     for (int i = 0; i < pairs; i++) {
         bench.zmq = zmq_ctx_new();
-        raw[i] = raw_rate(&bench);
+        snprintf(endpoint, sizeof endpoint, "ipc://%s/raw", attnd_directory());
+        raw[i] = raw_rate(&bench, endpoint, RAW_MESSAGES, NULL, NULL);
         attnd[i] = attnd_rate(&bench, &bench.cpu[i]);
         ratio[i] = attnd[i] / raw[i];
         zmq_ctx_term(bench.zmq);

@@ -62,7 +62,7 @@ SIMD_INLINE struct moments spread_of(enum dtype dtype, const struct walk *row, f
                             .max = (double)v_most(s.max)};
 }
 
-/* Of m2 about a value, what is about the mean; below it f32 has lost too much. */
+/* The share of m2 about a value that is about the mean; below it f32 has lost too much. */
 #define SPREAD_LEFT 0.5
 
 SIMD_INLINE struct moments moments_of(enum dtype dtype, const struct walk *row)
