@@ -342,6 +342,7 @@ static int open_registry(struct daemon *daemon, char *reterr)
     daemon->sink = (struct result_sink){
         .put = messages_put_result,
         .recall = messages_recall,
+        .settle = messages_settle_promises,
         .learning = strcmp(daemon->config.drift_baseline.text, "first") == 0 ? NULL : pin_baseline,
         .stats = &daemon->stats,
         .maps = &daemon->maps,

@@ -76,10 +76,13 @@ void daemon_limit_costs(struct daemon *daemon);
 void messages_on_note(void *data, struct note *note);
 /* Takes the messages of all runs that are computed, also behind others that are not. */
 void messages_take_finished(struct daemon *daemon);
-/* Accounts for the parts of matrices that runs have given up. */
+/* Accounts for the parts of matrices that runs have given up, and goes on with messages that have
+ * waited for others long enough. */
 void messages_give_up(struct daemon *daemon);
 /* The time as messages see it: while some wait in the inbox it is not later than these. */
 uint64_t messages_now_ns(struct daemon *daemon);
+/* Answers promises that nobody keeps any more. */
+void messages_settle_promises(void *data, struct promises *promises);
 /* The sink of all runs: HTTP, subscribers, and receivers of alerts. */
 void messages_put_result(void *data, const struct run *run, const char *topic, uint32_t track,
                          struct mpk_writer *writer, enum result_kind kind);

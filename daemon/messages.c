@@ -9,6 +9,7 @@
 #include "daemon/base/log.h"
 #include "daemon/internal.h"
 #include "daemon/run/assembly.h"
+#include "daemon/run/hold.h"
 #include "daemon/run/queue.h"
 
 #include <stdlib.h>
@@ -131,6 +132,20 @@ static void messages_settle(struct daemon *daemon, struct message *message)
     messages_take(daemon, run);
 }
 
+/* Goes on with messages that had to wait for messages that have been taken now, or for long enough.
+ */
+static void messages_release(void *data, struct run *run)
+{
+    struct daemon *daemon = data;
+    struct message *message;
+    while ((message = hold_take(run, messages_now_ns(daemon)))) {
+        bool compute = queue_put(run, message, messages_now_ns(daemon));
+        if (!compute || !messages_compute(daemon, message)) {
+            messages_settle(daemon, message);
+        }
+    }
+}
+
 static void messages_on_arrived(struct daemon *daemon, struct message *message)
 {
     bool compute;
@@ -143,19 +158,24 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     int code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
     if (code) {
         message->code = code;
-        if (message->promise) {
+        if (message->promise && code != ERR_SEQ_DUPLICATE) {
             message->promise->code = code;
         }
         messages_account(daemon, message);
-    } else if (!compute || !messages_compute(daemon, message)) {
+        return;
+    }
+    struct run *run = message->run;
+    if (!message->kept_back && (!compute || !messages_compute(daemon, message))) {
         messages_settle(daemon, message);
     }
+    messages_release(daemon, run);
 }
 
 static void messages_on_done(struct daemon *daemon, struct message *message)
 {
     struct stats *stats = &daemon->stats;
-    struct work_queue *work = message->run->work;
+    struct run *run = message->run;
+    struct work_queue *work = run->work;
     daemon->in_flight--;
     latency_add_between(&stats->latency[LATENCY_WAITING], message->received_ns, message->begun_ns);
     latency_add_between(&stats->latency[LATENCY_COMPUTING], message->begun_ns,
@@ -168,6 +188,7 @@ static void messages_on_done(struct daemon *daemon, struct message *message)
         stats_add(stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
     }
     messages_settle(daemon, message);
+    messages_release(daemon, run);
     work_submit(work, daemon->pool);
 }
 
@@ -219,6 +240,14 @@ void messages_on_note(void *data, struct note *note)
 static void messages_take_finished_of(void *data, struct run *run)
 {
     struct message *message;
+    while ((message = hold_take_any(run))) {
+        bool given = message->header.type == MESSAGE_EVENT || message->header.type == MESSAGE_STATE;
+        if (given) {
+            queue_put(run, message, messages_now_ns(data));
+        } else {
+            message_free(&message); /* nobody computes it any more: it will be sent again */
+        }
+    }
     queue_skip_unfinished(run);
     while ((message = queue_take(run))) {
         if (message->waits) {
@@ -236,12 +265,19 @@ static void messages_take_finished_of(void *data, struct run *run)
 
 void messages_give_up(struct daemon *daemon)
 {
+    registry_each(daemon->registry, messages_release, daemon);
     registry_each(daemon->registry, messages_account_lost, daemon);
 }
 
 void messages_take_finished(struct daemon *daemon)
 {
     registry_each(daemon->registry, messages_take_finished_of, daemon);
+}
+
+void messages_settle_promises(void *data, struct promises *promises)
+{
+    struct daemon *daemon = data;
+    ingest_settle(daemon->ingest, promises);
 }
 
 void messages_put_result(void *data, const struct run *run, const char *topic, uint32_t track,

@@ -64,8 +64,9 @@ struct message {
     int code;                        /* why it has none, or is refused */
     uint64_t begun_ns, computed_ns;  /* monotonic; set by workers, 0 = was not computed */
     bool finished;                   /* no work is left to do: it can be taken in its turn */
-    bool detached; /* tier weights: taken in its turn, before its numbers were there */
-    bool waits;    /* a part of matrices whose others are not there: its layer's assembly has it */
+    bool detached;  /* tier weights: taken in its turn, before its numbers were there */
+    bool kept_back; /* not queued yet: it waits for messages of the other lane, hold.h */
+    bool waits;     /* a part of matrices whose others are not there: its layer's assembly has it */
     struct message *parts; /* the others of its matrices, which it stands for; owned, by
                               queued_next */
     char *joined;          /* the matrices that they make together; owned */

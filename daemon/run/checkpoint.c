@@ -32,9 +32,28 @@ struct store_batch *checkpoint_begin(const struct run *run)
         store_count_lost(run->sink->store, NULL);
     }
     if (batch && run->reliable) {
-        batch_hold(batch);
+        batch_hold(batch, false);
     }
     return batch;
+}
+
+/* All of them, whatever they are about. */
+static void checkpoint_take_promises(struct run *run, struct promises *into)
+{
+    promises_move(into, &run->promises);
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        promises_move(into, &stream->promises);
+    }
+}
+
+void checkpoint_give_up(struct run *run)
+{
+    struct promises promises = {0};
+    checkpoint_take_promises(run, &promises);
+    if (promises.first && run->sink->settle) {
+        run->sink->settle(run->sink->data, &promises);
+    }
+    promises_free(&promises);
 }
 
 /* They wait for the next batch that has what they are about. */
@@ -479,9 +498,41 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
     run_checkpoint_submit(run, batch, code);
 }
 
-void checkpoint_forget(struct run *run)
+/* Its sequences stay, so that what comes of it again is known, and what they are part of; its
+ * windows are in the history. */
+static int checkpoint_leave(struct run *run, struct store_batch *batch, uint64_t now_ns)
 {
-    run_checkpoint_forget(run, "");
+    static const char *const gone[] = {"alerts", "drift/", "part/", "trouble/"};
+    struct saving saving = {.run = run, .batch = batch};
+    int code = 0;
+    for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
+        for (uint32_t t = 0; t < run->track_count && !code; t++) {
+            code = save_row(&saving, &run->tracks[t], stream);
+        }
+    }
+    if (!code) {
+        code = save_about(&saving, now_ns);
+    }
+    for (size_t i = 0; i < sizeof gone / sizeof gone[0] && !code; i++) {
+        code = batch_forget(batch, gone[i]);
+    }
+    return code ? code : batch_keep(batch, CHECKPOINT_FORGOTTEN, "", 0);
+}
+
+void checkpoint_forget(struct run *run, uint64_t now_ns)
+{
+    struct store_batch *batch = run->reliable ? checkpoint_begin(run) : NULL;
+    if (!run->reliable) {
+        run_checkpoint_forget(run, "");
+        return;
+    }
+    if (batch) {
+        batch_hold(batch, true);
+        int code = checkpoint_leave(run, batch, now_ns);
+        checkpoint_take_promises(run, batch_promises(batch));
+        run_checkpoint_submit(run, &batch, code);
+    }
+    checkpoint_give_up(run);
 }
 
 void checkpoint_forget_parts(struct run *run)

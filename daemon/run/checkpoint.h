@@ -8,6 +8,7 @@
  *   about                     ranks, positions in every track, counts of what is no layer's
  *   alerts                    alerts_pack
  *   drift/TRACK/LAYER         drift_pack
+ *   forgotten                 empty: the run is kept only for what may come of it again
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
  *   part/TRACK/INDEX/LAYER    layer_state_pack
  *   trouble/TRACK/LAYER       trouble_pack; of the primary track
@@ -24,6 +25,8 @@
 
 #include "daemon/run/run.h"
 
+/* The mark of a run that is forgotten. */
+#define CHECKPOINT_FORGOTTEN "forgotten"
 /* Room for any key. */
 #define CHECKPOINT_KEY_MAX 96
 
@@ -48,8 +51,12 @@ void checkpoint_submit(struct run *run, uint64_t now_ns);
 /* The run has ended: its parts are forgotten and all else is saved, in one batch with what is in it
  * already. Before its states are freed. */
 void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_ns);
-/* The run is forgotten: it will not come back. */
-void checkpoint_forget(struct run *run);
+/* The run is forgotten: it does not come back by itself. One that has used the reliable lane leaves
+ * `about`, its layers and a mark behind: registry.c looks there when something of it comes again.
+ */
+void checkpoint_forget(struct run *run, uint64_t now_ns);
+/* Nothing is kept any more: answers what was promised of the run. */
+void checkpoint_give_up(struct run *run);
 /* Forgets the parts that were freed because the run is idle. */
 void checkpoint_forget_parts(struct run *run);
 

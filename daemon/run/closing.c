@@ -447,7 +447,7 @@ static bool has_ended(const struct run *run)
     for (uint32_t t = 0; t < run->track_count; t++) {
         open = open || run->tracks[t].window.open;
     }
-    return !open && !run->queue && window_all_bye(&run->tracks[0].window);
+    return !open && !run->queue && !run->held && window_all_bye(&run->tracks[0].window);
 }
 
 /* The alerts and what stays of the run are one batch: a kill leaves all of the end, or none. */

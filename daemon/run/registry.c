@@ -5,6 +5,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/run/closing.h"
+#include "daemon/run/hold.h"
 #include "daemon/run/queue.h"
 #include "daemon/run/recall.h"
 #include "daemon/run/restore.h"
@@ -27,6 +28,11 @@ struct registry {
     void *data;
     struct job *jobs;
     struct state_budget budget;
+    /* The run that the history was last asked for, because something of the reliable lane came of
+     * it and it is not known; NULL when it has none. Not one of the job's. */
+    struct run *past;
+    char past_job[JOB_NAME_MAX + 1];
+    uint8_t past_id[RUN_BYTES];
 };
 
 struct registry *registry_new(const struct config *config, const struct result_sink *sink,
@@ -65,6 +71,7 @@ void registry_free(struct registry **registry_p)
     while (registry->jobs) {
         remove_job(registry, registry->jobs);
     }
+    run_free(&registry->past);
     free(registry);
     *registry_p = NULL;
 }
@@ -127,12 +134,12 @@ static struct job *registry_longest_silent(struct registry *registry, const stru
     return longest;
 }
 
-static void registry_forget_job(struct registry *registry, struct job *job)
+static void registry_forget_job(struct registry *registry, struct job *job, uint64_t now_ns)
 {
     log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
     registry->forget(registry->data, job->name);
     for (struct run *run = job->runs; run; run = run->next) {
-        checkpoint_forget(run);
+        checkpoint_forget(run, now_ns);
     }
     remove_job(registry, job);
 }
@@ -151,7 +158,8 @@ static enum claim claim_of(const struct header *header)
 }
 
 /* `known`: the job that the message is of; NULL when it is a new one. */
-static int make_room_for_job(struct registry *registry, const struct job *known, enum claim claim)
+static int make_room_for_job(struct registry *registry, const struct job *known, enum claim claim,
+                             uint64_t now_ns)
 {
     uint64_t limit = registry->config->limits_jobs, count = HASH_COUNT(registry->jobs);
     if (count + !known <= limit) {
@@ -170,7 +178,7 @@ static int make_room_for_job(struct registry *registry, const struct job *known,
     if (!job) {
         return ERR_JOB_LIMIT;
     }
-    registry_forget_job(registry, job);
+    registry_forget_job(registry, job, now_ns);
     return 0;
 }
 
@@ -224,7 +232,7 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
     if (run->state == JOB_ACTIVE) {
         closing_go_idle(run);
     }
-    checkpoint_forget(run);
+    checkpoint_forget(run, now_ns);
     remove_run(job, run);
     return 0;
 }
@@ -268,12 +276,76 @@ static struct run *registry_find_run(const struct job *job, const uint8_t *id)
     return run;
 }
 
+/* The past */
+
+static bool registry_adopt_past(void *data, struct run *run)
+{
+    struct registry *registry = data;
+    registry->past = run;
+    return true;
+}
+
+static bool registry_is_past(const struct registry *registry, const struct header *header)
+{
+    return strcmp(registry->past_job, header->job) == 0 &&
+           memcmp(registry->past_id, header->run, RUN_BYTES) == 0;
+}
+
+/* Asks the history for a run that was forgotten. */
+static void registry_look_back(struct registry *registry, const struct header *header,
+                               uint64_t now_ns)
+{
+    const struct store_run record = {.job = header->job, .run = header->run};
+    if (!header->reliable || !registry->sink->store || registry_is_past(registry, header)) {
+        return;
+    }
+    run_free(&registry->past);
+    struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
+                                          registry_adopt_past, registry, now_ns);
+    if (restore) {
+        restore_forgotten(restore);
+        store_each_kept_of(registry->sink->store, &record, restore_value, restore);
+        restore_finish(&restore);
+        strcpy(registry->past_job, header->job);
+        memcpy(registry->past_id, header->run, RUN_BYTES);
+    }
+}
+
+/* Whether a message was taken when its run was known. */
+static bool registry_has_taken(const struct registry *registry, const struct header *header)
+{
+    struct run *run = registry->past;
+    if (!run || !header->reliable || !registry_is_past(registry, header)) {
+        return false;
+    }
+    struct stream *stream =
+        header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
+    const struct sequences *sequences = run_sequences(run, stream, header);
+    uint32_t rank = window_find_rank(&run->tracks[0].window, header->rank);
+    return sequences && rank != UINT32_MAX && sequences_passed(sequences, rank, header->seq);
+}
+
+/* The one that was asked for last, or a new one; NULL when out of memory. */
+static struct run *registry_begin_run(struct registry *registry, const struct job *job,
+                                      const struct header *header, uint64_t now_ns)
+{
+    if (registry_is_past(registry, header)) {
+        struct run *run = registry->past;
+        registry->past = NULL;
+        registry->past_job[0] = '\0';
+        if (run) {
+            return run;
+        }
+    }
+    return run_new(job->name, header->run, registry->config, registry->sink, &registry->budget,
+                   now_ns);
+}
+
 static int registry_add_run(struct registry *registry, struct job *job, const struct header *header,
                             uint64_t now_ns, struct run **ret_run)
 {
     char hex[2 * RUN_BYTES + 1];
-    struct run *run = run_new(job->name, header->run, registry->config, registry->sink,
-                              &registry->budget, now_ns);
+    struct run *run = registry_begin_run(registry, job, header, now_ns);
     if (!run) {
         return ERR_MEMORY;
     }
@@ -292,7 +364,13 @@ static int find_or_add(struct registry *registry, const struct header *header, u
 {
     enum claim claim = claim_of(header);
     struct job *job = registry_find_job(registry, header->job);
-    int code = make_room_for_job(registry, job, claim);
+    if (!job || !registry_find_run(job, header->run)) {
+        registry_look_back(registry, header, now_ns);
+        if (registry_has_taken(registry, header)) {
+            return ERR_SEQ_DUPLICATE;
+        }
+    }
+    int code = make_room_for_job(registry, job, claim, now_ns);
     if (!code && !job) {
         code = add_job(registry, header->job, &job);
     }
@@ -318,7 +396,7 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
     if (code) {
         return code;
     }
-    *ret_compute = queue_put(run, message, now_ns);
+    *ret_compute = !hold_put(run, message, now_ns) && queue_put(run, message, now_ns);
     return 0;
 }
 
@@ -382,9 +460,9 @@ static bool adopt_run(void *data, struct run *run)
 {
     struct registry *registry = data;
     struct job *job = registry_find_job(registry, run->job);
-    if (!job &&
-        make_room_for_job(registry, NULL,
-                          registry_run_has_tensors(run) ? CLAIM_ROOM : CLAIM_ONE_BEYOND) != 0) {
+    if (!job && make_room_for_job(registry, NULL,
+                                  registry_run_has_tensors(run) ? CLAIM_ROOM : CLAIM_ONE_BEYOND,
+                                  run->last_ns) != 0) {
         return false;
     }
     if (!job && add_job(registry, run->job, &job) != 0) {

@@ -21,8 +21,9 @@ struct registry *registry_new(const struct config *config, const struct result_s
                               void (*forget)(void *data, const char *job), void *data);
 void registry_free(struct registry **registry);
 
-/* Finds or makes the run of a message, and queues it there: sets *ret_compute as queue_put does.
- * Returns 0, or why there is no such run: the message is then not queued. */
+/* Finds or makes the run of a message, and queues it there: sets *ret_compute as queue_put does; or
+ * it is `kept_back` (hold.h). Returns 0, or why there is no such run: the message is then not
+ * queued. */
 int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
                     bool *ret_compute);
 /* A message that ingest refused: counted to the newest run of the job, if it is known. */

@@ -8,6 +8,8 @@
 
 #include "daemon/alerts/trouble.h"
 #include "daemon/base/log.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/restore_counts.h"
 #include "daemon/state/stored.h"
 
 #include <inttypes.h>
@@ -27,6 +29,7 @@ struct restore {
     uint8_t id[RUN_BYTES];
     bool has_track[TRACKS_MAX];         /* of the config: it was there when this was saved */
     char unknown_track[TRACK_NAME_MAX]; /* said last */
+    bool of_forgotten;                  /* one that attnd has forgotten comes back, too */
     uint32_t runs;
 };
 
@@ -45,91 +48,6 @@ struct restore *restore_new(const struct config *config, const struct result_sin
     restore->data = data;
     restore->now_ns = now_ns;
     return restore;
-}
-
-/* Reading what checkpoint.c packed */
-
-static int read_sequences(const msgpack_object *map, const char *key, struct sequences *sequences)
-{
-    const uint8_t *bytes;
-    size_t size;
-    int code = stored_bytes(map, key, &bytes, &size);
-    if (code || size == 0) {
-        return code;
-    }
-    if (size % sizeof *sequences->of_rank != 0) {
-        return ERR_STORE_FORMAT;
-    }
-    sequences_clear(sequences);
-    sequences->of_rank = malloc(size);
-    if (!sequences->of_rank) {
-        return ERR_MEMORY;
-    }
-    memcpy(sequences->of_rank, bytes, size);
-    sequences->count = (uint32_t)(size / sizeof *sequences->of_rank);
-    return 0;
-}
-
-/* Not every run has used the reliable lane. */
-static int restore_read_reliable(struct run *run, const msgpack_object *map, struct sequences *into)
-{
-    struct sequences saved = {0};
-    if (!mpk_find(map, "reliable")) {
-        return 0;
-    }
-    int code = read_sequences(map, "reliable", &saved);
-    code = code ? code : sequences_merge(into, &saved);
-    sequences_clear(&saved);
-    run->reliable = true;
-    return code;
-}
-
-/* One with fewer reasons is from an older attnd; with more, from a newer one. */
-static int read_tally(const msgpack_object *map, const char *key, struct tally *tally)
-{
-    const uint8_t *bytes;
-    size_t size;
-    int code = stored_bytes(map, key, &bytes, &size);
-    if (!code && size > 0) {
-        memcpy(tally, bytes, size < sizeof *tally ? size : sizeof *tally);
-    }
-    return code;
-}
-
-static int read_counts(const msgpack_object *map, struct counts *counts)
-{
-    int code = stored_u64(map, "received", UINT64_MAX, &counts->received);
-    if (!code) {
-        code = stored_u64(map, "processed", UINT64_MAX, &counts->processed);
-    }
-    return code ? code : read_tally(map, "tally", &counts->tally);
-}
-
-/* Earlier versions did not save them. */
-static int restore_read_drop_totals(const msgpack_object *map, struct run *run)
-{
-    const uint8_t *bytes;
-    size_t size;
-    if (!mpk_find(map, "drop_totals")) {
-        return 0;
-    }
-    int code = stored_u64(map, "found", UINT64_MAX, &run->found);
-    if (!code) {
-        code = stored_bytes(map, "drop_totals", &bytes, &size);
-    }
-    if (code || size == 0) {
-        return code;
-    }
-    if (size % sizeof *run->drop_totals.of_rank != 0) {
-        return ERR_STORE_FORMAT;
-    }
-    run->drop_totals.of_rank = malloc(size);
-    if (!run->drop_totals.of_rank) {
-        return ERR_MEMORY;
-    }
-    memcpy(run->drop_totals.of_rank, bytes, size);
-    run->drop_totals.count = (uint32_t)(size / sizeof *run->drop_totals.of_rank);
-    return 0;
 }
 
 static bool is_array(const msgpack_object *value)
@@ -322,14 +240,14 @@ static int read_about(struct restore *restore, const msgpack_object *root)
         code = read_age(restore, root);
     }
     if (!code) {
-        code = read_counts(root, &run->counts);
+        code = restore_counts(root, &run->counts);
     }
     if (!code) {
-        code = read_sequences(root, "sequences", &run->events);
+        code = restore_sequences(root, "sequences", &run->events);
     }
-    code = code ? code : restore_read_reliable(run, root, &run->reliable_events);
+    code = code ? code : restore_reliable(run, root, &run->reliable_events);
     if (!code) {
-        code = restore_read_drop_totals(root, run);
+        code = restore_drop_totals(root, run);
     }
     return code ? code : read_tracks(restore, world, root);
 }
@@ -370,17 +288,17 @@ static int read_row(struct restore *restore, const struct restore_place *place,
         code = stored_bool(root, "measured", &stream->measured);
     }
     if (!code) {
-        code = read_sequences(root, "sequences", &layer->restored);
+        code = restore_sequences(root, "sequences", &layer->restored);
     }
-    code = code ? code : restore_read_reliable(restore->run, root, &stream->reliable);
+    code = code ? code : restore_reliable(restore->run, root, &stream->reliable);
     if (!code) {
         code = sequences_merge(&stream->sequences, &layer->restored);
     }
     if (!code) {
-        code = read_counts(root, &counts);
+        code = restore_counts(root, &counts);
     }
     if (!code) {
-        code = read_tally(root, "pending", &layer->pending);
+        code = restore_tally(root, "pending", &layer->pending);
     }
     if (code) {
         return code;
@@ -526,6 +444,12 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
 {
     struct restore_place place = {.part = 0};
     int code = 0;
+    if (strcmp(key, CHECKPOINT_FORGOTTEN) == 0) {
+        if (!restore->of_forgotten) {
+            run_free(&restore->run);
+        }
+        return 0;
+    }
     if (strcmp(key, "alerts") == 0) {
         return restore->run->alerts ? alerts_unpack(restore->run->alerts, value, size) : 0;
     }
@@ -578,9 +502,12 @@ static void restore_adopt(struct restore *restore)
     restore->run = NULL;
     run->judged = run_counts(run); /* before the stop */
     bool room = restore->adopt(restore->data, run);
-    log_event(room ? LOG_INFO : LOG_WARNING, room ? "run_restored" : "run_not_restored",
-              LOG_STR("job", run->job), LOG_STR("run", hex),
-              LOG_NUM("layers", HASH_COUNT(run->streams)), LOG_NUM("messages", run->taken));
+    log_event(restore->of_forgotten ? LOG_DEBUG
+              : room                ? LOG_INFO
+                                    : LOG_WARNING,
+              room ? "run_restored" : "run_not_restored", LOG_STR("job", run->job),
+              LOG_STR("run", hex), LOG_NUM("layers", HASH_COUNT(run->streams)),
+              LOG_NUM("messages", run->taken));
     restore->runs += room;
     if (!room) {
         run_free(&run);
@@ -685,6 +612,11 @@ void restore_value(void *data, const char *job, const uint8_t *id, const char *k
     if (code) {
         say_unreadable(restore, key, code);
     }
+}
+
+void restore_forgotten(struct restore *restore)
+{
+    restore->of_forgotten = true;
 }
 
 uint32_t restore_finish(struct restore **restore_p)

@@ -15,6 +15,8 @@ struct restore;
 struct restore *restore_new(const struct config *config, const struct result_sink *sink,
                             struct state_budget *budget, bool (*adopt)(void *data, struct run *run),
                             void *data, uint64_t now_ns);
+/* Brings those back that attnd has forgotten, as well: they are left out at the start. */
+void restore_forgotten(struct restore *restore);
 /* For store_each_kept, with the restore as its data. */
 void restore_value(void *restore, const char *job, const uint8_t *run, const char *key,
                    const void *value, size_t size);

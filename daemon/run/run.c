@@ -119,7 +119,7 @@ struct sequences *run_sequences(struct run *run, struct stream *stream, const st
 
 bool run_busy(const struct run *run)
 {
-    return run->queued > 0 || run->detached > 0 || run->waiting > 0 || run->lost;
+    return run->queued > 0 || run->held > 0 || run->detached > 0 || run->waiting > 0 || run->lost;
 }
 
 void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,
@@ -135,6 +135,7 @@ void run_count_dropped(struct run *run, struct stream *stream, const struct mess
 
 uint64_t run_time_ns(const struct run *run, uint64_t now_ns)
 {
+    now_ns = run->held_ns && run->held_ns < now_ns ? run->held_ns : now_ns;
     bool behind = run->queue && run->queue->received_ns < now_ns;
     return behind ? run->queue->received_ns : now_ns;
 }
@@ -185,7 +186,7 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
         .ranks = run->tracks[0].window.rank_count,
         .layers = layers,
         .layer_count = count,
-        .received = counts.received + run->queued,
+        .received = counts.received + run->queued + run->held,
         .processed = counts.processed,
         .lost = counts.tally.lost,
         .dropped = dropped,

@@ -60,12 +60,15 @@ struct run {
     uint64_t taken;       /* messages: their order for a flush */
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;
-    uint32_t detached;       /* taken, and still computed: tier weights */
-    uint32_t waiting;        /* taken: parts of matrices whose others are not there, assembly.h */
-    struct message *lost;    /* of those, given up; by queued_next */
-    bool flushing;           /* show the windows once all up to flush_arrival are taken, */
-    uint64_t flush_arrival;  /* and joined if they were taken unfinished */
-    uint32_t flush_detached; /* so many of those are still computed */
+    struct hold *holds;        /* received, and not queued: hold.h */
+    uint32_t hold_count, held; /* of them; messages in them */
+    uint64_t held_ns;          /* when the oldest of these was received; 0 = there is none */
+    uint32_t detached;         /* taken, and still computed: tier weights */
+    uint32_t waiting;          /* taken: parts of matrices whose others are not there, assembly.h */
+    struct message *lost;      /* of those, given up; by queued_next */
+    bool flushing;             /* show the windows once all up to flush_arrival are taken, */
+    uint64_t flush_arrival;    /* and joined if they were taken unfinished */
+    uint32_t flush_detached;   /* so many of those are still computed */
     /* the round of checkpoints that is going on, see checkpoint.h */
     struct store_batch *saving; /* what the steps have collected */
     uint64_t store_losses;      /* of the store, when a round last began */

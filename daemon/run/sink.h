@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 struct map_shelf;
+struct promises;
 struct run;
 struct stats;
 struct store;
@@ -28,6 +29,9 @@ struct result_sink {
     /* A layer has begun to learn a baseline; NULL: nobody wants to know. */
     void (*learning)(void *data, const struct run *run, const struct stream *stream,
                      uint32_t track);
+    /* These were promised, and the history has gone off: they are answered, as without one. Takes
+     * them over; NULL: nobody makes promises. */
+    void (*settle)(void *data, struct promises *promises);
     struct store *store; /* NULL: nothing is kept */
     struct stats *stats;
     struct map_shelf *maps;  /* NULL: none are kept */

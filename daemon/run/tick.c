@@ -4,6 +4,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/run/assembly.h"
+#include "daemon/run/checkpoint.h"
 #include "daemon/run/closing.h"
 
 static void tick_go_idle(struct run *run)
@@ -32,9 +33,19 @@ static void tick_evict(struct run *run, uint64_t now_ns)
     }
 }
 
+/* It went off, for good: nobody waits for it. */
+static void tick_look_at_history(struct run *run)
+{
+    const char *reason;
+    if (run->reliable && run->sink->store && !store_path(run->sink->store, &reason)) {
+        checkpoint_give_up(run);
+    }
+}
+
 bool tick_wanted(const struct run *run)
 {
-    return run->state == JOB_ACTIVE || (run->state == JOB_IDLE && run->budget.used > 0);
+    return run->held > 0 || run->state == JOB_ACTIVE ||
+           (run->state == JOB_IDLE && run->budget.used > 0);
 }
 
 void tick_run(struct run *run, uint64_t now_ns)
@@ -44,6 +55,7 @@ void tick_run(struct run *run, uint64_t now_ns)
         window_settle_byes(&run->tracks[t].window, time_ns);
     }
     assembly_give_up_late(run, now_ns);
+    tick_look_at_history(run);
     closing_settle(run, time_ns);
     closing_show_quiet(run, time_ns);
     if (run->state == JOB_ACTIVE && !run_busy(run) &&

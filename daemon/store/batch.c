@@ -180,9 +180,10 @@ int batch_forget(struct store_batch *batch, const char *prefix)
     return store_batch_append(batch, record, bytes);
 }
 
-void batch_hold(struct store_batch *batch)
+void batch_hold(struct store_batch *batch, bool always)
 {
     batch->held = true;
+    batch->precious = batch->precious || always;
 }
 
 struct promises *batch_promises(struct store_batch *batch)

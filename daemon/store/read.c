@@ -13,13 +13,13 @@
 /* No state is larger: a damaged database may claim anything. */
 #define STATE_BYTES_MAX (UINT64_C(1) << 30)
 
-/* Rows that no attnd wrote, of another type or size, are passed over. Returns an SQLite code. */
-static int read_each_kept(const struct sql *sql,
+/* Rows that no attnd wrote, of another type or size, are passed over. Ends the query. Returns an
+ * SQLite code. */
+static int read_each_kept(struct sql_query query,
                           void (*visit)(void *data, const char *job, const uint8_t *run,
                                         const char *key, const void *value, size_t size),
                           void *data)
 {
-    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT);
     sqlite3_stmt *row = query.statement;
     int code;
     while ((code = query_row(&query)) == SQLITE_ROW) {
@@ -42,11 +42,26 @@ void store_each_kept(struct store *store,
                      void *data)
 {
     const struct sql *sql = store_begin_read(store);
-    int code = sql ? read_each_kept(sql, visit, data) : SQLITE_OK;
+    int code = sql ? read_each_kept(query_begin(sql, STATEMENT_EACH_KEPT), visit, data) : SQLITE_OK;
     store_end_read(store);
     if (code != SQLITE_OK) {
         log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
     }
+}
+
+void store_each_kept_of(struct store *store, const struct store_run *run,
+                        void (*visit)(void *data, const char *job, const uint8_t *run,
+                                      const char *key, const void *value, size_t size),
+                        void *data)
+{
+    const struct sql *sql = store_begin_read(store);
+    if (sql) {
+        struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF);
+        query_text(&query, run->job);
+        query_blob(&query, run->run, RUN_BYTES);
+        read_each_kept(query, visit, data); /* without it the run begins anew */
+    }
+    store_end_read(store);
 }
 
 /* A blob that is `bytes` bytes, or unpacks to so many. */

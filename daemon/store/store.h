@@ -72,6 +72,11 @@ struct store_bytes {
  * ERR_STORE_FORMAT. */
 int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
                       struct result_window *window, struct store_bytes *ret_state);
+/* Loop thread: the same as store_each_kept for one run. */
+void store_each_kept_of(struct store *store, const struct store_run *run,
+                        void (*visit)(void *data, const char *job, const uint8_t *run,
+                                      const char *key, const void *value, size_t size),
+                        void *data);
 /* One kept value. Returns the same. */
 int store_find_kept(struct store *store, const struct store_run *run, const char *key,
                     struct store_bytes *ret_value);
@@ -141,9 +146,9 @@ int batch_keep(struct store_batch *batch, const char *key, const void *value, si
 /* Forgets all keys that begin with `prefix`; "" = all. */
 int batch_forget(struct store_batch *batch, const char *prefix);
 /* Its contents were promised to somebody: once submitted it is never dropped, but waits for the
- * disk. With windows, alerts or points in it, it is not refused either: whoever makes promises asks
- * store_is_full before. */
-void batch_hold(struct store_batch *batch);
+ * disk. With windows, alerts or points in it, or `always`, it is not refused either: whoever makes
+ * promises asks store_is_full before. */
+void batch_hold(struct store_batch *batch, bool always);
 /* The promises that it makes good when it is committed (store_set_settle); freed with it. */
 struct promises *batch_promises(struct store_batch *batch);
 void batch_free(struct store_batch **batch);

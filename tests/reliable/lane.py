@@ -16,7 +16,7 @@ class Lane(Trainer):
         super().__init__(attnd, job, rank=rank, world=world, run=run)
         self.attnd = attnd
         self.other, self.dealer, self.next_id, self.credit = self.socket, None, 1, 0
-        self.unanswered, self.acknowledged, self.refused = {}, [], {}
+        self.unanswered, self.acknowledged, self.refused, self.sent = {}, [], {}, []
         if join:
             self.join()
 
@@ -61,6 +61,7 @@ class Lane(Trainer):
         """By the lane, within the credit. Returns the message's id."""
         number, self.next_id = self.next_id, self.next_id + 1
         self.unanswered[number] = frames
+        self.sent.append(frames[0])
         self._put(number, frames)
         return number
 
