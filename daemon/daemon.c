@@ -478,7 +478,6 @@ static int start_http(struct daemon *daemon, char *reterr)
     return 0;
 }
 
-/* While the history is full nothing more is promised. */
 static bool daemon_may_promise(void *data)
 {
     return !store_is_full(((struct daemon *)data)->store);

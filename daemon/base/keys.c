@@ -59,7 +59,7 @@ struct keyring {
  */
 static bool keys_admit(const struct access *access, const char *key, const char *socket)
 {
-    if (strcmp(socket, "ingest") == 0) {
+    if (strcmp(socket, "ingest") == 0 || strcmp(socket, "reliable") == 0) {
         return access_allows_some(access, key, ACCESS_PUBLISH);
     }
     if (strcmp(socket, "control") == 0) {

@@ -31,7 +31,7 @@ void keys_free(struct keyring **keys);
 /* attnd's own keys: that of its address, and the next one, of its second address (keys.next). */
 enum keys_own { KEYS_SERVER, KEYS_NEXT, KEYS_OWN_COUNT };
 
-/* Makes the socket of this name ("ingest", "publish", "control", "tap") ask for keys at what it is
+/* Makes the socket of this name ("ingest", "reliable", ...) ask for keys at what it is
  * bound to from now on, as the owner of that key. Returns 0, or -1 with zmq_errno(). */
 int keys_secure(struct keyring *keys, void *socket, const char *name, enum keys_own own);
 /* Connects to such a socket, of this type, with a key that nobody knows. Returns 0 when it is

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "deploy/systemd"
 ATTND = os.environ["ATTND_BIN"]
-NAMES = ("ingest", "publish", "control", "tap", "http")
+NAMES = ("ingest", "publish", "control", "tap", "reliable", "http")
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 

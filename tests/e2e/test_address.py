@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_log, wait_until
 
-SOCKETS = ("ingest", "publish", "control", "tap")
+SOCKETS = ("ingest", "publish", "control", "tap", "reliable")
 REASON = ("over TCP any user of this machine, and any web page, could speak to attnd: leave it out, and attnd listens on "
           "Unix sockets that only its user reaches, or configure keys, or set insecure: true (--set insecure=true)")
 # The default config of the version before sockets were the default.
@@ -259,7 +259,7 @@ def test_a_directory_that_vanishes_comes_back(runtime, rng):
     trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
     assert reader.next()[1]["step"] == 0
     attnd.logged("directory_taken")
-    wait_until(lambda: attnd.log_text().count("event=socket_bound_again") == 4, "four sockets")
+    wait_until(lambda: attnd.log_text().count("event=socket_bound_again") == 5, "five sockets")
     assert mode(runtime / "attnd") == 0o700 and mode(runtime / "attnd" / "ingest") == 0o600
     later, heard = Trainer(attnd, "later"), Reader(attnd, "live/later/")
     for step, sender in enumerate((trainer, later), start=1):

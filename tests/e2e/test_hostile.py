@@ -32,6 +32,7 @@ PEERS = {
     "publish": (b"SUB", zmtp.subscription(b"job/")),
     "control": (b"DEALER", zmtp.frame(msgpack.packb([0, 1, "ping", {}]))),
     "tap": (b"SUB", zmtp.subscription(b"tap/x/")),
+    "reliable": (b"DEALER", zmtp.frame(bytes(8))),
 }
 
 

@@ -99,7 +99,7 @@ def said_of(name, daemon, strangers):
         address = daemon.endpoint(name)
         return address, f"{address} is attnd's {name} port: its address is {right}"
     if name == "page":
-        address = f"tcp://127.0.0.1:{daemon.first + 4}"
+        address = f"tcp://127.0.0.1:{daemon.first + 5}"
         return address, (f"{address} is attnd's page, for browsers; attnd's address has another port, by default 5570, and is "
                          "not needed on attnd's machine")
     address = strangers.addresses[name]

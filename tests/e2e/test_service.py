@@ -184,7 +184,7 @@ class Sockets:
 
     def __init__(self, directory):
         self.held = {}
-        for name in ("ingest", "publish", "control", "tap"):
+        for name in ("ingest", "publish", "control", "tap", "reliable"):
             self.held[name] = socket.socket(socket.AF_UNIX)
             self.held[name].bind(f"{directory}/{name}")
         self.held["http"] = socket.create_server(("127.0.0.1", 0))
@@ -268,5 +268,5 @@ def test_a_socket_of_no_known_name_is_one_clear_line(directory):
     result = subprocess.run(arguments, capture_output=True, text=True, pass_fds=sockets.fds, timeout=PATIENCE_S)
     assert result.returncode == 1
     assert result.stderr == ("attnd: socket 1 of LISTEN_FDS, 'mail': its name is none of ingest, publish, control, tap, "
-                             "http\n")
+                             "reliable, http\n")
     sockets.close()

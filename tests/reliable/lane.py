@@ -15,8 +15,8 @@ class Lane(Trainer):
     def __init__(self, attnd, job, rank=0, world=1, run=None, join=True):
         super().__init__(attnd, job, rank=rank, world=world, run=run)
         self.attnd = attnd
-        self.other, self.dealer, self.next_id, self.credit = self.socket, None, 1, 0
-        self.unanswered, self.acknowledged, self.refused, self.sent = {}, [], {}, []
+        self.dealer, self.next_id, self.credit, self.full = None, 1, 0, 0
+        self.unanswered, self.acknowledged, self.refused = {}, [], {}
         if join:
             self.join()
 
@@ -29,7 +29,7 @@ class Lane(Trainer):
         self.dealer.connect(self.attnd.endpoint("reliable"))
         self.credit = 0
         self.dealer.send(struct.pack("<Q", 0))
-        wait_until(lambda: self.hear() and self.credit > 0, "credit")
+        self.full = wait_until(lambda: self.hear() and self.credit, "credit")
         for number, frames in list(self.unanswered.items()):
             self._put(number, frames)
 
@@ -51,7 +51,7 @@ class Lane(Trainer):
     def _put(self, number, frames):
         size = sum(map(len, frames))
         deadline = time.monotonic() + PATIENCE_S
-        while self.credit < size:
+        while self.credit < min(size, self.full):
             assert time.monotonic() < deadline, "no credit came"
             self.hear(0.05)
         self.credit -= size
@@ -61,7 +61,6 @@ class Lane(Trainer):
         """By the lane, within the credit. Returns the message's id."""
         number, self.next_id = self.next_id, self.next_id + 1
         self.unanswered[number] = frames
-        self.sent.append(frames[0])
         self._put(number, frames)
         return number
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The reliable lane at wire level: messages that are answered are in the history, and none of them is there twice."""
-import os
+import resource
 import signal
 import sqlite3
 import struct
 
 import msgpack
 import pytest
-import zmq
 
 from harness import Attnd, Trainer, softmax_maps, wait_log, wait_until
+from keyed import Keyed, Pair, Somebody
 from lane import Lane
 
 SMALL = ("window.unit=step", "window.length=1", "window.every=1", "history.checkpoint=200ms", "history.commit=20ms")
@@ -20,6 +20,12 @@ def windows_of(attnd):
     with sqlite3.connect(f"file:{attnd.history_path}?mode=ro", uri=True) as history:
         return history.execute("SELECT layer, last, messages FROM windows JOIN layers USING(layer_id) "
                                "ORDER BY layer, last").fetchall()
+
+
+def messages_of(attnd):
+    """How many messages the windows of each length have together."""
+    with sqlite3.connect(f"file:{attnd.history_path}?mode=ro", uri=True) as history:
+        return dict(history.execute("SELECT length, sum(messages) FROM windows JOIN tracks USING(track_id) GROUP BY length"))
 
 
 def points_of(attnd):
@@ -80,16 +86,12 @@ def test_each_message_is_there_once_after_a_kill(point, rng, monkeypatch):
     attnd = Attnd(*SMALL, "window.also=[4 steps]")
     lane = Lane(attnd, "job")
     step = 0
-    while attnd.process.poll() is None and step < 2000:
-        try:
-            lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step, layer=step % 2)
-            lane.event("log", step=step, values={"loss": step / 8})
-        except AssertionError:
-            break  # no credit: nobody is there
-        step += 1
+    while attnd.process.poll() is None:
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step, layer=step % 2)
+        lane.event("log", step=step, values={"loss": step / 8})
         lane.hear(0.01)
-    attnd.process.wait(30)
-    assert attnd.process.returncode == -signal.SIGKILL
+        step += 1
+    assert attnd.process.returncode == -signal.SIGKILL and lane.unanswered
     monkeypatch.delenv("ATTND_CRASH_AT")
     attnd.start()
     lane.join()
@@ -97,17 +99,216 @@ def test_each_message_is_there_once_after_a_kill(point, rng, monkeypatch):
         lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=more, layer=more % 2)
     lane.event("bye", step=step + 3)
     lane.settled()
-    attnd.settled(1)
-    counts = {}
-    with sqlite3.connect(f"file:{attnd.history_path}?mode=ro", uri=True) as history:
-        for length, messages in history.execute("SELECT length, sum(messages) FROM windows JOIN tracks USING(track_id) "
-                                                "GROUP BY length").fetchall():
-            counts[length] = messages
-    sent = len({number for number in range(1, lane.next_id)})
-    tensors = sum(1 for topic in lane.sent if topic.startswith(b"tensor/"))
-    assert sent == tensors + sum(1 for topic in lane.sent if topic.startswith(b"event/"))
-    assert counts == {1: tensors, 4: tensors}
-    assert len(points_of(attnd)) == sum(1 for topic in lane.sent if topic.startswith(b"event/")) - 1
     assert lane.refused == {}
+    assert messages_of(attnd) == {1: step + 2, 4: step + 2}
+    assert points_of(attnd) == [(one, one / 8) for one in range(step)]
     lane.close()
+    attnd.close()
+
+
+def test_an_ended_run_knows_its_messages_after_a_restart(rng):
+    attnd = Attnd(*SMALL)
+    lane = Lane(attnd, "job")
+    for step in range(3):
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    lane.event("bye", step=3)
+    everything = dict(lane.unanswered)
+    lane.settled()
+    before = windows_of(attnd)
+    attnd.stop(signal.SIGKILL)
+    attnd.start()
+    lane.unanswered = dict(everything)
+    lane.join()
+    lane.settled()
+    assert windows_of(attnd) == before and len(before) == 3
+    assert [job["state"] for job in attnd.call("jobs")] == ["ended"]
+    assert attnd.stats()["reliable_duplicates"] == len(everything)
+    lane.close()
+    attnd.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_run_that_was_forgotten_does_not_begin_anew(restarted, rng):
+    attnd = Attnd(*SMALL, "limits.runs=1")
+    first, second = Lane(attnd, "job"), Lane(attnd, "job")
+    first.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    first.event("bye", step=1)
+    everything = dict(first.unanswered)
+    first.settled()
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end of the first run")
+    second.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    second.settled()
+    if restarted:
+        attnd.stop(signal.SIGKILL)
+        attnd.start()
+    first.unanswered = dict(everything)
+    first.join()
+    first.settled()
+    assert len(windows_of(attnd)) == 1 and first.refused == {}  # the second one's is open
+    assert [job["run"] for job in attnd.call("jobs")] == [second.run.hex()]
+    first.attention(softmax_maps(rng, 1, 2, 8, 8), step=5)  # it has more to say: that is no message of the past
+    first.hear(0.5)
+    assert first.refused == {first.next_id - 1: "run_limit"}
+    first.close()
+    second.close()
+    attnd.close()
+
+
+def test_without_history_messages_are_acknowledged_when_they_are_taken(rng):
+    attnd = Attnd("history.enabled=false")
+    lane = Lane(attnd, "job")
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8))
+    lane.event("bye")
+    lane.settled()
+    assert lane.acknowledged == [1, 2] and attnd.stats()["processed"] == 2
+    lane.close()
+    attnd.close()
+
+
+def test_messages_wait_for_a_full_disk(rng):
+    """None is answered while there is no room, none is lost, and all of them are there in the end, once."""
+    attnd = Attnd(*SMALL)
+    lane = Lane(attnd, "job")
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    lane.settled()
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    for step in range(1, 20):
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+        lane.event("log", step=step, values={"loss": step})
+    wait_log(attnd, "history_trouble")
+    attnd.settled(39)
+    lane.hear(0.5)
+    assert len(lane.unanswered) == 38
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    lane.event("bye", step=20)
+    lane.settled()
+    assert windows_of(attnd) == [(0, step, 1) for step in range(20)]
+    assert points_of(attnd) == [(step, step) for step in range(1, 20)]
+    assert attnd.stats()["store_dropped"] == 0
+    lane.close()
+    attnd.close()
+
+
+def test_an_event_waits_for_what_its_rank_sent_before(rng):
+    attnd = Attnd("window.unit=epoch", "history.checkpoint=200ms")
+    lane = Lane(attnd, "job")
+    other = Trainer(attnd, "job", run=lane.run)
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=0, step=0)
+    attnd.settled(1)
+    lane.event("epoch_end", epoch=0, after=[1, 0, 0, 3])
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=1, step=9)  # behind it
+    wait_until(lambda: attnd.stats()["received"] == 3, "both")
+    lane.hear(0.5)
+    assert attnd.stats()["processed"] == 1 and len(lane.unanswered) == 2
+    for step in (1, 2):
+        other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=0, step=step)
+    lane.settled()
+    stats = attnd.settled(5)
+    assert stats["processed"] == 5 and stats["dropped"] == {}
+    assert wait_until(lambda: windows_of(attnd), "the window") == [(0, 0, 3)]
+    other.close()
+    lane.close()
+    attnd.close()
+
+
+def test_an_event_does_not_wait_for_ever(rng):
+    attnd = Attnd("window.unit=epoch", "window.timeout=500ms", "history.checkpoint=200ms")
+    lane = Lane(attnd, "job")
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8))
+    lane.event("epoch_end", after=[1, 0, 0, 7, 0, 3, 1, 1])
+    lane.event("bye")
+    lane.settled()
+    assert attnd.stats()["processed"] == 3 and windows_of(attnd) == [(0, 0, 1)]
+    lane.close()
+    attnd.close()
+
+
+def test_messages_wait_for_the_budget(rng):
+    attnd = Attnd(*SMALL, "ingest.budget=4MiB", "ingest.max_message=1MiB", "reliable.credit=16MiB")
+    lane = Lane(attnd, "job")
+    for step in range(40):
+        lane.attention(softmax_maps(rng, 1, 2, 160, 160), step=step)
+    lane.settled()
+    stats = attnd.settled(40)
+    assert stats["processed"] == 40 and stats["dropped"] == {}
+    lane.close()
+    attnd.close()
+
+
+def test_a_message_may_be_larger_than_the_credit(rng):
+    attnd = Attnd(*SMALL, "reliable.credit=64KiB")
+    lane = Lane(attnd, "job")
+    assert lane.credit == 64 << 10
+    for step in range(3):
+        lane.attention(softmax_maps(rng, 1, 2, 200, 200), step=step)
+        lane.settled()
+    assert attnd.stats()["processed"] == 3 and lane.credit == 64 << 10
+    lane.close()
+    attnd.close()
+
+
+def test_credit_holds_for_those_who_ignore_it(rng):
+    attnd = Attnd(*SMALL, "reliable.credit=64KiB", "workers.threads=1")
+    lane, honest = Lane(attnd, "greedy"), Lane(attnd, "honest")
+    for step in range(300):
+        lane.credit = 1 << 40
+        lane.attention(softmax_maps(rng, 1, 2, 64, 64), step=step)
+    stats = attnd.settled(300)
+    beyond = stats["dropped"]["over_credit"]
+    assert 0 < beyond < 300 and stats["reliable_received"] == 300 - beyond
+    lane.hear(1)
+    wait_until(lambda: lane.hear() and len(lane.acknowledged) == 300 - beyond, "answers to the others")
+    honest.attention(softmax_maps(rng, 1, 2, 8, 8))
+    honest.settled()
+    lane.close()
+    honest.close()
+    attnd.close()
+
+
+def test_garbage_is_counted_and_answered_where_it_has_an_id(small, rng):
+    lane = Lane(small, "job")
+    topic, header, *payload = lane.attention_frames(softmax_maps(rng, 1, 2, 8, 8))
+    number = struct.pack
+    lane.dealer.send_multipart([b"no id", topic, header, *payload])
+    lane.dealer.send_multipart([number("<Q", 0), topic, header, *payload])
+    lane.dealer.send_multipart([number("<Q", 70)])
+    lane.dealer.send_multipart([number("<Q", 71), topic])
+    lane.dealer.send_multipart([number("<Q", 72), topic, b"\xc1", *payload])
+    lane.dealer.send_multipart([number("<Q", 73), topic, header, *payload])  # the header does not say `reliable`
+    lane.dealer.send_multipart([number("<Q", 74), b"tensor/other/", msgpack.packb({**msgpack.unpackb(header), "reliable": True}),
+                                *payload])
+    wait_until(lambda: lane.hear() and len(lane.refused) == 4, "refusals")
+    assert lane.refused == {71: "frames_missing", 72: "header_malformed", 73: "lane", 74: "topic"}
+    stats = small.settled(7)
+    assert stats["dropped"] == {"frames_missing": 4, "header_malformed": 1, "lane": 1, "topic": 1}
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=1)
+    lane.settled()
+    lane.close()
+
+
+def test_a_malformed_after_is_refused(small):
+    lane = Lane(small, "job")
+    for after in ([1, 0, 0], [2, 0, 0, 1], [1, 0, 0, -1], [1, 70000, 0, 1], "all", 4001 * [1, 0, 0, 1]):
+        lane.event("bye", after=after)
+    lane.settled()
+    assert list(lane.refused.values()) == ["key_range", "key_range", "key_type", "key_range", "key_type", "key_range"]
+    lane.close()
+
+
+def test_nobody_speaks_for_the_job_of_another_key(rng):
+    owner, other = Pair(), Pair()
+    attnd = Keyed((owner, "publish", "mine"), (other, "publish", "other-*"))
+    strangers = [Somebody(attnd, pair) for pair in (owner, other)]
+    victim, forger = Lane(strangers[0], "mine"), Lane(strangers[1], "mine")
+    forger.run = victim.run
+    victim.attention(softmax_maps(rng, 1, 2, 8, 8))
+    forger.event("bye")
+    victim.settled()
+    forger.settled()
+    assert forger.refused == {1: "key"} and victim.acknowledged == [1]
+    assert Somebody(attnd, None).is_refused("reliable") and Somebody(attnd, Pair()).is_refused("reliable")
+    victim.close()
+    forger.close()
+    for stranger in strangers:
+        stranger.context.destroy(linger=0)
     attnd.close()

@@ -2,7 +2,7 @@
 """listener: who listens where attnd was looked for, when nothing comes from there.
 
 ZeroMQ connects again and again to whatever listens at a port, and never says what it is. So the port is asked: a ZMTP
-peer names the type of its socket when it is greeted, which tells attnd's four sockets apart, and a server of HTTP
+peer names the type of its socket when it is greeted, which tells attnd's sockets apart, and a server of HTTP
 answers a request. The same questions and sentences as clients/c/src/listener.h.
 """
 from __future__ import annotations

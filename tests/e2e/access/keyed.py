@@ -8,7 +8,7 @@ import zmq
 from harness import PATIENCE_S, Attnd, free_ports, wait_until
 
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-SOCKETS = {"ingest": zmq.XPUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB}
+SOCKETS = {"ingest": zmq.XPUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB, "reliable": zmq.DEALER}
 
 
 class Pair:

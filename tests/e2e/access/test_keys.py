@@ -45,10 +45,10 @@ def test_who_can_do_what(people):
     wait_until(lambda: attnd.call("live", job="mine"), "the job")
 
     for nobody in (people(attnd, None), people(attnd, Pair())):  # without a key, and with an unknown one
-        assert nobody.refused_at() == ["ingest", "publish", "control", "tap"]
+        assert nobody.refused_at() == ["ingest", "publish", "control", "tap", "reliable"]
 
     person = people(attnd, reader)
-    assert person.refused_at() == ["ingest"]
+    assert person.refused_at() == ["ingest", "reliable"]
     assert person.call("live", job="mine") and person.error("stats") is None
     assert [person.error(method, job="mine") for method in ("plan.set", "plan.reset", "flush", "baseline")] == 4 * ["access"]
 
@@ -61,12 +61,12 @@ def test_who_can_do_what(people):
     wait_until(lambda: attnd.call("live", job="other-1"), "its own job")
 
     person = people(attnd, planner)
-    assert person.refused_at() == ["ingest"]
+    assert person.refused_at() == ["ingest", "reliable"]
     assert person.call("plan.set", job="mine", every=7)["every"] == 7
     assert person.error("flush") == "access"
 
     person = people(attnd, scoped)  # subscribers get all jobs
-    assert person.refused_at() == ["ingest", "publish", "tap"]
+    assert person.refused_at() == ["ingest", "publish", "tap", "reliable"]
     assert person.call("live", job="mine")
     assert [person.error("live", job="other-1"), person.error("jobs"), person.error("compare", job="mine", job_b="other-1")] == 3 * ["access"]
 
@@ -154,7 +154,7 @@ def test_a_unix_socket_beside_tcp_needs_no_key(people):
     attnd.endpoint = lambda name: f"ipc://{directory}/control" if name == "control" else tcp(name)
     Attnd.start(attnd)  # whose own questions come without a key now
     assert people(attnd, None).error("flush") is None
-    assert people(attnd, None).refused_at() == ["ingest", "publish", "tap"]
+    assert people(attnd, None).refused_at() == ["ingest", "publish", "tap", "reliable"]
     attnd.close()
     shutil.rmtree(directory)
 
@@ -201,7 +201,7 @@ def test_the_next_key_is_good_beside_the_first_and_then_alone(people):
     wait_until(lambda: attnd.call("live", job="old") and attnd.call("live", job="new"), "both jobs")
 
     asker = people(attnd.at_next(attnd.next), reader)
-    assert asker.refused_at() == ["ingest"]
+    assert asker.refused_at() == ["ingest", "reliable"]
     assert people(attnd.at_next(attnd.next), Pair()).refused_at() == list(SOCKETS)
     assert people(attnd.at_next(attnd.before), nodes).refused_at() == list(SOCKETS)  # each address has one key
     subscriber = Reader(asker, "live/new/")
@@ -258,7 +258,7 @@ def test_sockets_of_a_service_manager_ask_for_keys_again_and_again(people):
         attnd.write((reader, "read", "*"))
         attnd.reload()
         subscriber = Reader(person, "live/")
-        assert people(attnd.at_next(attnd.next), reader).refused_at() == ["ingest"]  # which attnd has opened
+        assert people(attnd.at_next(attnd.next), reader).refused_at() == ["ingest", "reliable"]  # which attnd has opened
     subscriber.close()
     attnd.close()
     for one in attnd.held:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Where the four sockets are, and that TCP is refused. */
+/* Where the five sockets are, and that TCP is refused. */
 #include "tests/unit/config/helpers.h"
 
 #define REASON                                                                                     \
