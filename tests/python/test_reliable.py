@@ -66,6 +66,8 @@ class Daemon:
 
     def attach(self, publisher):
         self.wait(lambda: publisher.stats()["subscribed"], "the subscription arrives")
+        if self.lane is not None and publisher.reliable.asked is not False:
+            self.wait(lambda: publisher._sender._lane.joined, "it joins")
 
     def wait_taken(self, count):
         self.wait(lambda: len(self.taken) >= count, f"{count} messages by the lane, {len(self.taken)} came")
@@ -422,10 +424,8 @@ def test_bad_arguments_are_refused_at_once(place):
             attnd.Publisher("job", address=place, **options)
 
 
-def test_where_the_lane_is(tmp_path):
-    (tmp_path / "reliable").write_text("")
-    assert reliable.endpoint_of(f"ipc://{tmp_path}/ingest", 0) == f"ipc://{tmp_path}/reliable"
-    assert reliable.endpoint_of("ipc:///nowhere/ingest", 0) is None
+def test_where_the_lane_is():
+    assert reliable.endpoint_of("ipc:///run/attnd/ingest", 0) == "ipc:///run/attnd/reliable"
     assert reliable.endpoint_of("tcp://[::1]:5570", 5574) == "tcp://[::1]:5574"
     assert reliable.endpoint_of("tcp://host:5570", 0) is None
     assert reliable.endpoint_of("tcp://host:5570", -1) is None

@@ -99,6 +99,8 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned
         return bounds_number(setting, &bounds->max_entries);
     } else if (bounds_word(key, "max_heads")) {
         return bounds_number(setting, &bounds->max_heads);
+    } else if (bounds_word(key, "reliable")) {
+        return bounds_number(setting, &bounds->reliable);
     } else if (bounds_word(key, "maps")) {
         bounds->maps = STATE_MAPS_SIDE;
         return bounds_number(setting, &bounds->maps);
@@ -124,6 +126,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
         return false;
     }
     read.maps = read.maps_every = read.memory = 0;
+    read.reliable = BOUNDS_NO_LANE;
     while (bounds_next(&rest, ';', &setting)) {
         if (!bounds_setting(setting, &read, &types, &revision)) {
             return false;
@@ -136,6 +139,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
         read.header = (uint32_t)revision;
     }
     read.accepts &= types;
+    read.reliable = read.reliable > bounds->reliable ? read.reliable : bounds->reliable;
     read.maps = read.maps < bounds->maps ? read.maps : bounds->maps;
     read.memory = read.memory < bounds->memory ? read.memory : bounds->memory;
     read.maps_every = read.maps_every > bounds->maps_every ? read.maps_every : bounds->maps_every;
@@ -145,8 +149,13 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
 
 struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed)
 {
-    struct bounds bounds = {~0u,        HEADER_REVISION, UINT64_MAX, UINT64_MAX,
-                            UINT64_MAX, UINT64_MAX,      0,          1};
+    struct bounds bounds = {.accepts = ~0u,
+                            .header = HEADER_REVISION,
+                            .max_message = UINT64_MAX,
+                            .max_entries = UINT64_MAX,
+                            .max_heads = UINT64_MAX,
+                            .maps = UINT64_MAX,
+                            .memory = 1};
     bool any = false;
 
     *ret_malformed = 0;
@@ -166,6 +175,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
         bounds.accepts = bounds_version_1;
         bounds.header = 1;
         bounds.maps = bounds.memory = 0;
+        bounds.reliable = BOUNDS_NO_LANE;
     }
     return bounds;
 }

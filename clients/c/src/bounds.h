@@ -10,6 +10,7 @@
 #include "proto/header.h"
 #include "clients/c/src/prefixes.h"
 
+#define BOUNDS_NO_LANE  UINT64_MAX
 #define BOUNDS_Q_STRIDE 4 /* the revision that has q_stride: others would take rows for a block */
 #define BOUNDS_OUTPUT   6 /* the revision that has dout, wo_r and x_norm */
 #define BOUNDS_MAPS     9 /* the revision that has maps beside states */
@@ -19,6 +20,7 @@ struct bounds {
     unsigned accepts; /* a bit per message type */
     uint32_t header;  /* revision of its keys */
     uint64_t max_message, max_entries, max_heads;
+    uint64_t reliable;         /* the port of the reliable lane, 0 = none on TCP; BOUNDS_NO_LANE */
     uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
     uint64_t memory;           /* 1: tensors may be in memory that is lent */
 };

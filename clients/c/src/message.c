@@ -312,8 +312,7 @@ static int make_frame(zmq_msg_t *ret_frame, const void *data, size_t len)
     return 0;
 }
 
-/* Both frames before the tensors. */
-static int make_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header)
+int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header)
 {
     struct mpk_writer writer;
     char name[TOPIC_MAX];
@@ -362,7 +361,7 @@ int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
 {
     uint32_t tensors = message->header.tensor_count, sent = 0;
     zmq_msg_t topic, header, named[TENSORS_MAX];
-    int rc = make_head(&message->header, &topic, &header);
+    int rc = message_head(&message->header, &topic, &header);
     bool begun = false, lent;
 
     if (rc) {

@@ -97,6 +97,17 @@ bool prefixes_touch(const struct prefixes *prefixes, const char *root)
     return false;
 }
 
+bool prefixes_copy(struct prefixes *prefixes, const struct prefixes *from)
+{
+    bool all = true;
+
+    prefixes_clear(prefixes);
+    for (size_t i = 0; i < from->count; i++) {
+        all = prefixes_add(prefixes, from->items[i].text, from->items[i].len) && all;
+    }
+    return all;
+}
+
 void prefixes_clear(struct prefixes *prefixes)
 {
     for (size_t i = 0; i < prefixes->count; i++) {

@@ -16,6 +16,7 @@
 #include "clients/c/src/message.h"
 #include "clients/c/src/plan.h"
 #include "clients/c/src/prefixes.h"
+#include "clients/c/src/reliable.h"
 #include "clients/c/src/socket.h"
 #include "clients/c/src/topics.h"
 
@@ -59,7 +60,9 @@ struct attn_publisher {
     bool has_next_layers, has_hello, hello_due;
 
     /* Written by the sending thread under the lock; it may read them without. */
-    struct prefixes prefixes;
+    struct prefixes prefixes; /* what is wanted: `heard`, but while attnd is away */
+    bool away;                /* attnd has gone: what it had by the reliable lane is kept for it */
+    bool has_lane;            /* there is one, or attnd is away */
     bool has_event_reader, has_plan;
     attn_plan plan;
     struct bounds bounds;
@@ -69,6 +72,10 @@ struct attn_publisher {
 
     /* The sending thread's alone. */
     struct link link;
+    struct reliable lane;
+    struct prefixes heard; /* what is subscribed */
+    uint64_t settled_ms;   /* when the subscriptions of an attnd that is back are taken for all */
+    bool plans_changed, hello_asked;
     struct plan_table plans;
     struct layer_info *layers; /* owned; what hello says */
     uint32_t layer_count;
@@ -84,13 +91,34 @@ struct attn_publisher {
 int sender_open(attn_publisher *publisher);
 void sender_close(attn_publisher *publisher, uint32_t linger_ms);
 
+/* A message that was kept is acknowledged, or lost: of struct kept_events. */
+void sender_settle(void *publisher, const struct kept *entry, bool lost);
+
 /* The thread: until `closing` and the queue is empty, or its deadline. */
 void *sender_run(void *publisher);
+
+/* Begins anew with another socket: then subscriptions come again. */
+void sender_replace_socket(attn_publisher *publisher);
+
+/* ---- notices.c: the sending thread's ---- */
+
+/* Whether anybody wants messages with this topic. */
+bool sender_wants(const attn_publisher *publisher, const struct header *header);
+/* Takes in the notices that have come. */
+void sender_take_notices(attn_publisher *publisher);
+/* Has the publisher follow the subscriptions: they have changed, or have not for some time. Returns
+ * false when there was no memory for all of them. */
+bool sender_follow(attn_publisher *publisher);
+/* Has the publisher know what its lane does. Under the lock. */
+void sender_note_lane(attn_publisher *publisher);
 
 /* ---- publisher.c ---- */
 
 /* Whether this process is a fork's child, and the publisher its parent's. */
 bool publisher_is_orphan(const attn_publisher *publisher);
+
+/* Whether messages of a type go by the reliable lane when there is one. */
+bool publisher_relies(const attn_publisher *publisher, enum message_type type);
 
 /* The revision of header keys that those who listen know. */
 uint32_t publisher_revision(attn_publisher *publisher);

@@ -12,6 +12,11 @@
  * travels with the topic's next message. So the daemon can tell a lost connection (a gap) from a
  * slow reader (dropped).
  *
+ * An attnd that has the reliable lane gets some messages that way (reliable.h): at the head of the
+ * queue they are kept there, and they are queued until they are acknowledged. The lanes have a seq
+ * each. While such an attnd is away, its subscriptions and its plan hold on for what went by the
+ * lane before.
+ *
  * Nobody else writes the prefixes and the plan, so they are read here without the lock. */
 #include "clients/c/src/publisher.h"
 
@@ -25,13 +30,13 @@
 #define NOTICE_BYTES_MAX 4096
 /* Messages in ZeroMQ's own pipe. Enough to be busy with between two looks at it. */
 #define PIPE_MESSAGES 64
-/* Taken in at once, so that a flood of notices cannot hold up sending. */
-#define NOTICES_AT_ONCE 1024
-#define PAUSE_MIN_MS    1
-#define PAUSE_MAX_MS    50
-#define STALLED_MS      3000
+#define PAUSE_MIN_MS  1
+#define PAUSE_MAX_MS  50
+#define STALLED_MS    3000
 /* How often events tell what was dropped when there is nothing else to say. */
 #define TELL_MS 5000
+/* Returned by try_send: the message is kept until it is acknowledged. */
+#define KEPT 2
 /* After which a socket that could not be made is tried again. */
 #define REOPEN_MS 1000
 /* How long the connection outlives what was sent last. */
@@ -64,124 +69,32 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms)
     if (publisher->link.socket) {
         zmq_setsockopt(publisher->link.socket, ZMQ_LINGER, &linger, sizeof linger);
     }
+    reliable_close(&publisher->lane);
     link_close(&publisher->link);
     prefixes_clear(&publisher->prefixes);
+    prefixes_clear(&publisher->heard);
     plans_clear(&publisher->plans);
 }
 
-/* ---- what is subscribed to ---- */
-
-static bool wants_topic(const attn_publisher *publisher, const struct header *header)
-{
-    char name[TOPIC_MAX];
-
-    message_topic(header, name);
-    return prefixes_match(&publisher->prefixes, name);
-}
-
-/* After a change of the prefixes; under the lock. A daemon that newly wants events has not heard
- * our hello. */
-static void note_readers(attn_publisher *publisher)
-{
-    struct header event = publisher->identity;
-    char root[TOPIC_MAX];
-    bool had = publisher->has_event_reader;
-
-    event.type = MESSAGE_EVENT;
-    topic_job("tensor", event.job, root);
-    publisher->has_event_reader = wants_topic(publisher, &event);
-    publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
-    publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
-    if (publisher->has_event_reader && !had) {
-        publisher->hello_due = publisher->has_hello;
-    }
-    publisher->notice_ms = socket_now_ms();
-    publisher->generation++;
-}
-
-static void note_plan(attn_publisher *publisher)
-{
-    const struct plan_requests own = {publisher->options.every, publisher->options.samples,
-                                      publisher->options.rows};
-    attn_plan plan;
-    bool has_plan = plans_choose(&publisher->plans, &own, &plan);
-
-    pthread_mutex_lock(&publisher->lock);
-    publisher->plan = plan;
-    publisher->has_plan = has_plan;
-    publisher->counts.bad_plans = publisher->plans.refused;
-    publisher->notice_ms = socket_now_ms();
-    publisher->generation++;
-    pthread_mutex_unlock(&publisher->lock);
-}
-
-static void sender_take_plan(attn_publisher *publisher, bool added, const char *prefix, size_t len)
-{
-    uint64_t refused = publisher->plans.refused;
-    bool changed = added ? plans_add(&publisher->plans, publisher->identity.job, prefix, len)
-                         : plans_remove(&publisher->plans, prefix, len);
-
-    if (changed || publisher->plans.refused != refused) {
-        note_plan(publisher);
-    }
-}
-
-/* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. Returns false
- * when there was no memory for it. */
-static bool sender_take_notice(attn_publisher *publisher, const char *notice, size_t len)
-{
-    bool taken;
-
-    if (len == 0 || (notice[0] != 0 && notice[0] != 1)) {
-        return true;
-    }
-    if (plan_is(notice + 1, len - 1)) {
-        sender_take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
-        return true;
-    }
-    pthread_mutex_lock(&publisher->lock);
-    taken = prefixes_apply(&publisher->prefixes, notice, len);
-    note_readers(publisher);
-    pthread_mutex_unlock(&publisher->lock);
-    return taken;
-}
+/* ---- a new socket ---- */
 
 /* When a message was left half sent, or there was no memory for a subscription: they come anew with
  * the connection. */
-static void replace_socket(attn_publisher *publisher)
+void sender_replace_socket(attn_publisher *publisher)
 {
-    pthread_mutex_lock(&publisher->lock);
-    sender_close(publisher, publisher->options.linger_ms);
-    note_readers(publisher);
-    pthread_mutex_unlock(&publisher->lock);
-    note_plan(publisher);
+    link_close(&publisher->link);
+    prefixes_clear(&publisher->heard);
+    plans_clear(&publisher->plans);
+    publisher->plans_changed = true;
+    (void)sender_follow(publisher); /* of none */
     (void)sender_open(publisher);
 }
 
-static void take_notices(attn_publisher *publisher)
+static void tend_lane(attn_publisher *publisher)
 {
-    zmq_msg_t notice;
-    bool missed = false;
-    int taken = 0;
-
-    if (!publisher->link.socket) {
-        return;
-    }
-    zmq_msg_init(&notice);
-    while (taken < NOTICES_AT_ONCE &&
-           zmq_msg_recv(&notice, publisher->link.socket, ZMQ_DONTWAIT) >= 0) {
-        missed |= !sender_take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
-        taken++;
-    }
-    zmq_msg_close(&notice);
-    if (taken == 0) {
-        return;
-    }
-    if (missed) {
-        replace_socket(publisher);
-    }
+    reliable_tend(&publisher->lane);
     pthread_mutex_lock(&publisher->lock);
-    pthread_cond_broadcast(&publisher->changed);
+    sender_note_lane(publisher);
     pthread_mutex_unlock(&publisher->lock);
 }
 
@@ -225,36 +138,140 @@ static void note_said(attn_publisher *publisher, const struct header *header)
     publisher->look_ms = socket_now_ms() + publisher->options.alive_ms;
 }
 
-/* One attempt. Returns as message_send. */
-static int try_send(attn_publisher *publisher, struct wire_message *message)
+/* Events that are not to overtake tensors name those that were sent. Others need not: they move no
+ * window. Under the lock. */
+static void name_moved(attn_publisher *publisher, struct header *header)
+{
+    const struct topics *topics = &publisher->topics;
+
+    if (header->event != EVENT_EPOCH_END && header->event != EVENT_BYE) {
+        return;
+    }
+    header->after = calloc(AFTER_MAX, sizeof *header->after);
+    for (size_t i = 0; header->after && i < topics->capacity && header->after_count < AFTER_MAX;
+         i++) {
+        const struct topic *topic = topics->slots[i];
+
+        if (topic && topic->moved) {
+            header->after[header->after_count++] = (struct topic_position){topic->id, topic->seq};
+        }
+    }
+}
+
+static void forget_moved(attn_publisher *publisher, const struct header *header)
+{
+    for (uint32_t i = 0; i < header->after_count; i++) {
+        topics_get(&publisher->topics, header->after[i].layer)->moved = false;
+    }
+}
+
+/* Its header is complete but for `after`. */
+static int keep_framed(attn_publisher *publisher, struct wire_message *message, bool counted)
+{
+    zmq_msg_t topic, head;
+    int rc = message_head(&message->header, &topic, &head);
+
+    if (rc) {
+        return rc;
+    }
+    if (zmq_msg_size(&topic) + zmq_msg_size(&head) + message->bytes >
+        publisher->bounds.max_message) {
+        rc = ATTN_E_TOO_LARGE;
+    } else if (reliable_keep(&publisher->lane, message, &topic, &head, counted) != 0) {
+        rc = ATTN_E_MEMORY; /* not ATTN_E_DROPPED: it is not tried again */
+    }
+    zmq_msg_close(&topic);
+    zmq_msg_close(&head);
+    return rc;
+}
+
+/* Returns KEPT, or why it is dropped. */
+static int keep(attn_publisher *publisher, struct wire_message *message, bool counted)
+{
+    struct header *header = &message->header;
+    int rc;
+
+    header->after = NULL;
+    header->after_count = 0;
+    pthread_mutex_lock(&publisher->lock);
+    if (header->type == MESSAGE_EVENT) {
+        name_moved(publisher, header);
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    rc = keep_framed(publisher, message, counted);
+    pthread_mutex_lock(&publisher->lock);
+    if (!rc) {
+        message->topic->lane_seq++;
+        message->topic->by_lane = true;
+        forget_moved(publisher, header);
+        sender_note_lane(publisher);
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    free(header->after);
+    header->after = NULL;
+    header->after_count = 0;
+    if (!rc) {
+        note_said(publisher, header);
+        rc = KEPT;
+    }
+    return rc;
+}
+
+void sender_settle(void *argument, const struct kept *entry, bool lost)
+{
+    attn_publisher *publisher = argument;
+
+    if (!entry->counted) {
+        return;
+    }
+    pthread_mutex_lock(&publisher->lock);
+    publisher->counts.queued--;
+    sender_note_lane(publisher);
+    if (lost) {
+        (void)queue_drop(publisher, entry->topic, ATTN_E_DROPPED);
+    } else {
+        publisher->counts.sent++;
+        publisher->counts.bytes += entry->payload;
+    }
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+/* One attempt. Returns KEPT, or as message_send. */
+static int try_send(attn_publisher *publisher, struct wire_message *message, bool counted)
 {
     struct header *header = &message->header;
     bool cut_short = false;
     int rc;
 
     pthread_mutex_lock(&publisher->lock);
-    header->seq = message->topic->seq;
-    header->dropped = message->topic->dropped;
+    header->reliable = publisher->has_lane && publisher_relies(publisher, header->type);
+    header->seq = header->reliable ? message->topic->lane_seq : message->topic->seq;
+    header->dropped = header->reliable ? message->topic->lane_dropped : message->topic->dropped;
     header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
     pthread_mutex_unlock(&publisher->lock);
     header->time_ns = realtime_ns();
     if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO) {
         sender_add_layers(publisher, header);
     }
+    if (header->reliable) {
+        return keep(publisher, message, counted);
+    }
     rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
     if (cut_short) {
-        replace_socket(publisher);
+        sender_replace_socket(publisher);
     }
     if (!rc) {
         pthread_mutex_lock(&publisher->lock);
         message->topic->seq++;
+        message->topic->moved = header->type != MESSAGE_EVENT;
         pthread_mutex_unlock(&publisher->lock);
         note_said(publisher, header);
     }
     return rc;
 }
 
-/* Takes the head off the queue: sent (0), skipped (ATTN_SKIPPED) or dropped (anything else). */
+/* Takes the head off the queue: sent (0), kept (KEPT), skipped (ATTN_SKIPPED) or dropped (anything
+ * else). */
 static void finish_head(attn_publisher *publisher, int rc)
 {
     struct wire_message *message;
@@ -265,13 +282,16 @@ static void finish_head(attn_publisher *publisher, int rc)
     if (!publisher->first) {
         publisher->last = &publisher->first;
     }
-    publisher->counts.queued--;
+    publisher->counts.queued -= rc != KEPT;
+    if ((rc == 0 || rc == KEPT) && message->header.type == MESSAGE_EVENT &&
+        message->header.event == EVENT_HELLO) {
+        publisher->hello_due = false;
+    }
     if (rc == 0) {
         publisher->counts.sent++;
         publisher->counts.bytes += message->bytes;
-        if (message->header.type == MESSAGE_EVENT && message->header.event == EVENT_HELLO) {
-            publisher->hello_due = false;
-        }
+    } else if (rc == KEPT) {
+        /* counted when it is acknowledged */
     } else if (rc == ATTN_SKIPPED) {
         publisher->counts.skipped++;
     } else {
@@ -279,6 +299,12 @@ static void finish_head(attn_publisher *publisher, int rc)
     }
     pthread_mutex_unlock(&publisher->lock);
     message_free(message);
+}
+
+/* Whether the lane's first answer may come at any moment. */
+static bool waits_for_lane(const attn_publisher *publisher, enum message_type type)
+{
+    return reliable_is_joining(&publisher->lane) && publisher_relies(publisher, type);
 }
 
 /* A hello that is repeated: to a daemon that is new, or as a sign of life. Not counted. */
@@ -289,7 +315,10 @@ static int repeat_hello(attn_publisher *publisher)
     hello.header.type = MESSAGE_EVENT;
     hello.header.event = EVENT_HELLO;
     publisher_position(publisher, &hello.header.epoch, &hello.header.step);
-    return try_send(publisher, &hello);
+    if (waits_for_lane(publisher, MESSAGE_EVENT)) {
+        return ATTN_E_DROPPED;
+    }
+    return try_send(publisher, &hello, false);
 }
 
 /* Whether a hello is to be said before anything else; forgets it. */
@@ -327,13 +356,17 @@ static int sender_deliver(attn_publisher *publisher, struct wire_message *messag
 {
     bool event = message->header.type == MESSAGE_EVENT;
 
-    if (!publisher->link.socket || !wants_topic(publisher, &message->header)) {
+    if (!publisher->link.socket || !sender_wants(publisher, &message->header) ||
+        (publisher->away && !publisher_relies(publisher, message->header.type))) {
         return event ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
     }
     if (event && !bounds_know(&publisher->bounds, message->header.event)) {
         return ATTN_SKIPPED;
     }
-    return try_send(publisher, message);
+    if (waits_for_lane(publisher, message->header.type)) {
+        return ATTN_E_DROPPED;
+    }
+    return try_send(publisher, message, true);
 }
 
 /* Sends from the head until the queue is empty, or the pipe is full: true. */
@@ -343,7 +376,7 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
         struct wire_message *message;
         int rc;
 
-        take_notices(publisher);
+        sender_take_notices(publisher);
         lender_tend(publisher->lender, publisher->link.endpoint, publisher->bounds.memory >= 1);
         if (take_hello_due(publisher) && publisher->link.socket &&
             repeat_hello(publisher) == ATTN_E_DROPPED) {
@@ -359,6 +392,9 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
             return true;
         }
         finish_head(publisher, rc);
+        if (rc == KEPT) {
+            tend_lane(publisher);
+        }
         *ret_moved = true;
     }
 }
@@ -374,7 +410,8 @@ static void judge_stall(attn_publisher *publisher, bool blocked)
     } else if (publisher->blocked_since_ms == 0) {
         publisher->blocked_since_ms = now;
     }
-    publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
+    publisher->stalled = (blocked && now - publisher->blocked_since_ms >= STALLED_MS) ||
+                         (publisher->away && publisher->lane.full);
 }
 
 /* The next event reports the drops: a hello, if there is no other. */
@@ -383,7 +420,8 @@ static bool sender_must_tell(attn_publisher *publisher)
     bool must;
 
     pthread_mutex_lock(&publisher->lock);
-    must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2;
+    must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2 &&
+           !publisher->away;
     pthread_mutex_unlock(&publisher->lock);
     return must;
 }
@@ -409,6 +447,18 @@ static void look_for_life(attn_publisher *publisher)
     pthread_mutex_unlock(&publisher->lock);
 }
 
+/* Whether the end waits for acknowledgements: not of mere events, and of what is in the spool,
+ * while nobody is there to give any. */
+static bool awaits(const attn_publisher *publisher)
+{
+    return publisher->lane.unacknowledged > 0 && !(publisher->away && publisher->lane.tensors == 0);
+}
+
+static uint64_t earlier(uint64_t until, uint64_t at_ms)
+{
+    return at_ms > 0 && at_ms < until ? at_ms : until;
+}
+
 /* Milliseconds until there is something to do by itself; -1: never. */
 static long idle_ms(attn_publisher *publisher)
 {
@@ -428,6 +478,11 @@ static long idle_ms(attn_publisher *publisher)
     if (look_ms >= 0 && now + (uint64_t)look_ms < until) {
         until = now + (uint64_t)look_ms;
     }
+    until = earlier(until, publisher->settled_ms);
+    until = earlier(until, publisher->lane.again_ms);
+    pthread_mutex_lock(&publisher->lock);
+    until = earlier(until, publisher->deadline_ms);
+    pthread_mutex_unlock(&publisher->lock);
     if (until == UINT64_MAX) {
         return -1;
     }
@@ -440,7 +495,7 @@ static bool fall_asleep(attn_publisher *publisher)
     bool asleep;
 
     pthread_mutex_lock(&publisher->lock);
-    asleep = !publisher->first && !publisher->closing &&
+    asleep = !publisher->first && (!publisher->closing || awaits(publisher)) &&
              !(publisher->hello_due && publisher->has_event_reader);
     publisher->asleep = asleep;
     pthread_mutex_unlock(&publisher->lock);
@@ -460,8 +515,10 @@ static void wake_up(attn_publisher *publisher)
 /* Until something is put into the queue or a notice comes. */
 static void sleep_idle(attn_publisher *publisher)
 {
-    zmq_pollitem_t items[3] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
+    zmq_pollitem_t items[5] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
+
+    linked += reliable_items(&publisher->lane, items + 1 + linked);
 
     if (!fall_asleep(publisher)) {
         return;
@@ -474,9 +531,11 @@ static void sleep_idle(attn_publisher *publisher)
  * before the head. */
 static void sleep_full(attn_publisher *publisher, long pause_ms)
 {
-    zmq_pollitem_t item = {.socket = publisher->link.socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t items[3] = {{.socket = publisher->link.socket, .events = ZMQ_POLLIN}};
+    int linked = publisher->link.socket ? 1 : 0;
 
-    zmq_poll(&item, publisher->link.socket ? 1 : 0, pause_ms);
+    linked += reliable_items(&publisher->lane, items + linked);
+    zmq_poll(items, linked, pause_ms);
 }
 
 static bool finished(attn_publisher *publisher)
@@ -484,7 +543,8 @@ static bool finished(attn_publisher *publisher)
     bool done;
 
     pthread_mutex_lock(&publisher->lock);
-    done = publisher->closing && (!publisher->first || socket_now_ms() >= publisher->deadline_ms);
+    done = publisher->closing &&
+           ((!publisher->first && !awaits(publisher)) || socket_now_ms() >= publisher->deadline_ms);
     pthread_mutex_unlock(&publisher->lock);
     return done;
 }
@@ -515,9 +575,15 @@ void *sender_run(void *argument)
         } else {
             (void)sender_open(publisher);
         }
+        if (publisher->settled_ms > 0 && socket_now_ms() >= publisher->settled_ms) {
+            if (!sender_follow(publisher)) {
+                sender_replace_socket(publisher);
+            }
+        }
         look_for_life(publisher);
         full = flush(publisher, &moved);
-        judge_stall(publisher, full && !moved);
+        tend_lane(publisher);
+        judge_stall(publisher, full && !moved && !reliable_is_joining(&publisher->lane));
         if (full && !moved) {
             pause_ms = 2 * pause_ms < PAUSE_MAX_MS ? 2 * pause_ms : PAUSE_MAX_MS;
         } else {

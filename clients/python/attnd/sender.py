@@ -64,7 +64,7 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
 TELL_AFTER_S = 5.0  # how often what was dropped is told when nothing else is
-SETTLED_AFTER_S = 1.0  # the subscriptions of a daemon that is back, if they do not get to be what they were
+SETTLED_AFTER_S = 5.0  # the subscriptions of somebody without the lane, after an attnd that had it
 AFTER_MAX = 4000  # topics that an event names
 GONE_AFTER_S = 5.0  # without a subscriber; a daemon that is back sooner was only restarted
 REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "
@@ -188,7 +188,12 @@ class Sender:
     @property
     def listened_to(self) -> bool:
         """As Publisher.listened_to."""
-        return self.has_subscriber() or self._away and any(topic != self._event_topic for topic in self._by_lane)
+        return self.has_subscriber() or self.keeps_tensors
+
+    @property
+    def keeps_tensors(self) -> bool:
+        """Whether attnd is away, and tensors are kept for it."""
+        return self._away and any(topic != self._event_topic for topic in tuple(self._by_lane))
 
     @property
     def stalled(self) -> bool:
@@ -343,8 +348,11 @@ class Sender:
 
     def has_subscriber(self) -> bool:
         """Whether tensors of this job are subscribed to."""
+        return self._has_tensors(self._heard)
+
+    def _has_tensors(self, prefixes: Tuple[bytes, ...]) -> bool:
         mine = self._tensor_prefix
-        return any(p.startswith(mine) or mine.startswith(p) for p in self._heard)
+        return any(p.startswith(mine) or mine.startswith(p) for p in prefixes)
 
     def _lane_takes(self, topic: bytes, kind: Optional[str]) -> bool:
         """Whether a message of this type goes by the reliable lane when it is there; without one, whether one of its topic
@@ -408,14 +416,14 @@ class Sender:
         while True:
             self._link.tend()
             if self._settled_at is not None and time.monotonic() >= self._settled_at:
-                self._follow_subscriptions()
+                self._follow_subscriptions(self._heard)
             sent, full = self._flush()
             self._lane.tend()
             with self._changed:
                 deadline = self._deadline
                 if deadline is not None and (not self._queue and not self._awaits() or time.monotonic() >= deadline):
                     return
-            self._judge_stall(full and not sent)
+            self._judge_stall(full and not sent and not self._lane.is_joining)
             if deadline is None and self._gone_in_s() == 0:
                 self._tell_gone()
             longest_s = PAUSE_STALLED_S if self._is_stalled else PAUSE_MAX_S
@@ -453,7 +461,7 @@ class Sender:
     def _tell_gone(self) -> None:
         assert self._say_next is not None
         self._told_gone = True
-        what = "states and events are kept for it, and nothing else is" if self._away else "nothing is"
+        what = "what goes by the reliable lane is kept for it, and nothing else is" if self.keeps_tensors else "nothing is"
         log.warning("job %s: attnd at %s has gone, or does not answer: %s captured until it is back; training goes "
                     "on. %s", self.identity.job, self._home, what, self._say_next())
 
@@ -462,11 +470,15 @@ class Sender:
         if self.has_subscriber():
             self._home = self._link.endpoint
             if self._told_gone and self._left_at is not None:
-                log.warning("job %s: attnd is back, at %s: what follows is captured, %.0f s were not", self.identity.job,
-                            self._home, time.monotonic() - self._left_at)
+                log.warning("job %s: attnd is back, at %s: what follows is captured, %.0f s were not%s", self.identity.job,
+                            self._home, time.monotonic() - self._left_at, self._but_kept())
             self._left_at, self._told_gone = None, False
         elif not self._heard and self._home is not None and self._left_at is None:
             self._left_at = time.monotonic()
+
+    def _but_kept(self) -> str:
+        kept = self._lane.unacknowledged
+        return f", but for {kept} messages that were kept" if kept else ""
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
@@ -706,25 +718,24 @@ class Sender:
                 prefixes.discard(frame[1:])
             changed = True
         if changed:
-            self._heard = tuple(sorted(prefixes))
-            self._follow_subscriptions()
+            self._follow_subscriptions(tuple(sorted(prefixes)))
 
-    def _follow_subscriptions(self) -> None:
+    def _follow_subscriptions(self, heard: Tuple[bytes, ...]) -> None:
         """They have changed, or have not for some time. A daemon with the lane that is away, or is back and has not said all, is
         taken to want what it wanted."""
         now = time.monotonic()
-        said = limits.strictest(self._heard)
+        said = limits.strictest(heard)
         self._lane.announce(endpoint_of(self._link.endpoint, said.reliable), self._link.context, self._link.keys)
-        is_whole = self.has_subscriber() and self._event_topic.startswith(self._heard)
+        is_whole = self._has_tensors(heard) and self._event_topic.startswith(heard)
         away = self._lane.joined and not is_whole and not (self._settled_at is not None and now >= self._settled_at)
-        if not away or not self._heard:
+        if not away or not heard or said.reliable >= 0:  # attnd will say the rest
             self._settled_at = None
         elif self._settled_at is None:
             self._settled_at = now + SETTLED_AFTER_S
         with self._changed:
-            self._away = away
+            self._away, self._heard = away, heard
             if not away:
-                self.prefixes, self.limits = self._heard, said
+                self.prefixes, self.limits = heard, said
             self._changed.notify_all()
         self._notice_who_is_there()
 

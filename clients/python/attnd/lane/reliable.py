@@ -28,7 +28,7 @@ log = logging.getLogger("attnd")
 
 DEFAULT_BYTES = 64 << 20
 EVENT_BYTES = 1 << 20  # beyond the bound, for events alone
-JOIN_S = 2.0  # messages wait so long for the first answer, and then go as they would without the lane
+JOIN_S = 5.0  # messages wait so long for the first answer, and then go as they would without the lane
 AGAIN_S, AGAIN_MAX_S = 0.1, 2.0  # between the end of a connection and the next one
 LEFT_BYTES = 16 << 20  # of what others have left, at a time
 ANSWER_BYTES_MAX = 16 << 20
@@ -64,8 +64,7 @@ def endpoint_of(ingest: Optional[str], port: float) -> Optional[str]:
     if ingest is None or port < 0:
         return None
     if ingest.startswith("ipc://"):
-        path = os.path.join(os.path.dirname(ingest[len("ipc://"):]), "reliable")
-        return f"ipc://{path}" if os.path.exists(path) else None
+        return f"{os.path.dirname(ingest)}/reliable"
     host, colon, _ = ingest.rpartition(":")
     return f"{host}:{int(port)}" if port and colon and ingest.startswith("tcp://") else None
 

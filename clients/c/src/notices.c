@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/* Notices of subscriptions, which come from the XPUB socket: what those who listen want, their
+ * plan, what they take, and where the reliable lane is. The sending thread's. */
+#include "clients/c/src/publisher.h"
+
+#include <string.h>
+#include <zmq.h>
+
+/* Taken in at once, so that a flood of notices cannot hold up sending. */
+#define NOTICES_AT_ONCE 1024
+/* After which the subscriptions of somebody without the lane, after an attnd that had it, are taken
+ * for all. */
+#define SETTLED_MS 5000
+
+bool sender_wants(const attn_publisher *publisher, const struct header *header)
+{
+    char name[TOPIC_MAX];
+
+    message_topic(header, name);
+    return prefixes_match(&publisher->prefixes, name);
+}
+
+/* After a change of the prefixes; under the lock. */
+static void note_readers(attn_publisher *publisher)
+{
+    struct header event = publisher->identity;
+    char root[TOPIC_MAX];
+
+    event.type = MESSAGE_EVENT;
+    topic_job("tensor", event.job, root);
+    publisher->has_event_reader = sender_wants(publisher, &event);
+    publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
+    publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
+}
+
+static void note_plan(attn_publisher *publisher)
+{
+    const struct plan_requests own = {publisher->options.every, publisher->options.samples,
+                                      publisher->options.rows};
+    attn_plan plan;
+    bool has_plan = plans_choose(&publisher->plans, &own, &plan);
+
+    pthread_mutex_lock(&publisher->lock);
+    publisher->plan = plan;
+    publisher->has_plan = has_plan;
+    publisher->counts.bad_plans = publisher->plans.refused;
+    publisher->notice_ms = socket_now_ms();
+    publisher->generation++;
+    pthread_mutex_unlock(&publisher->lock);
+}
+
+static void sender_take_plan(attn_publisher *publisher, bool added, const char *prefix, size_t len)
+{
+    uint64_t refused = publisher->plans.refused;
+    bool changed = added ? plans_add(&publisher->plans, publisher->identity.job, prefix, len)
+                         : plans_remove(&publisher->plans, prefix, len);
+
+    if (changed || publisher->plans.refused != refused) {
+        publisher->plans_changed = true;
+    }
+}
+
+void sender_note_lane(attn_publisher *publisher)
+{
+    const struct reliable *lane = &publisher->lane;
+
+    publisher->has_lane = lane->joined && (publisher->away || *lane->endpoint);
+    publisher->counts.unacknowledged = lane->unacknowledged;
+    publisher->counts.spooled = lane->spooled;
+    publisher->counts.refused = lane->refused;
+    publisher->counts.spool_errors = lane->spool_errors;
+}
+
+static void sender_announce_lane(attn_publisher *publisher)
+{
+    uint64_t malformed;
+    char endpoint[ADDRESS_MAX];
+    struct bounds bounds = bounds_of(&publisher->heard, &malformed);
+
+    if (publisher->options.reliable == ATTN_RELIABLE_NONE || bounds.reliable == BOUNDS_NO_LANE ||
+        !reliable_endpoint(publisher->link.endpoint, bounds.reliable, endpoint)) {
+        *endpoint = '\0';
+    }
+    reliable_announce(&publisher->lane, endpoint);
+}
+
+/* Whether all is subscribed to that attnd subscribes to. */
+static bool heard_all(const attn_publisher *publisher)
+{
+    char tensors[TOPIC_MAX], events[TOPIC_MAX];
+
+    topic_job("tensor", publisher->identity.job, tensors);
+    topic_job("event", publisher->identity.job, events);
+    return prefixes_touch(&publisher->heard, tensors) && prefixes_match(&publisher->heard, events);
+}
+
+/* Subscriptions have changed, or have not for some time. A daemon with the lane that is away, or is
+ * back and has not said all, is taken to want what it wanted. One that newly wants events has not
+ * heard our hello. */
+bool sender_follow(attn_publisher *publisher)
+{
+    uint64_t now = socket_now_ms();
+    bool settled = publisher->settled_ms > 0 && now >= publisher->settled_ms;
+    bool away, all = true;
+
+    sender_announce_lane(publisher);
+    away = publisher->lane.joined && !settled && !heard_all(publisher);
+    if (!away || publisher->heard.count == 0 || *publisher->lane.endpoint) {
+        publisher->settled_ms = 0;
+    } else if (publisher->settled_ms == 0) {
+        publisher->settled_ms = now + SETTLED_MS;
+    }
+    pthread_mutex_lock(&publisher->lock);
+    publisher->away = away;
+    if (!away) {
+        all = prefixes_copy(&publisher->prefixes, &publisher->heard);
+        note_readers(publisher);
+    }
+    if (publisher->hello_asked && publisher->has_event_reader) {
+        publisher->hello_due = publisher->has_hello;
+    }
+    publisher->hello_asked = false;
+    sender_note_lane(publisher);
+    publisher->notice_ms = now;
+    publisher->generation++;
+    pthread_cond_broadcast(&publisher->changed);
+    pthread_mutex_unlock(&publisher->lock);
+    if (!away && publisher->plans_changed) {
+        publisher->plans_changed = false;
+        note_plan(publisher);
+    }
+    return all;
+}
+
+/* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. Returns false
+ * when there was no memory for it. */
+static bool sender_take_notice(attn_publisher *publisher, const char *notice, size_t len)
+{
+    char events[TOPIC_MAX];
+
+    if (len == 0 || (notice[0] != 0 && notice[0] != 1)) {
+        return true;
+    }
+    if (plan_is(notice + 1, len - 1)) {
+        sender_take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
+        return true;
+    }
+    topic_job("event", publisher->identity.job, events);
+    if (notice[0] == 1 && strncmp(events, notice + 1, len - 1) == 0) {
+        publisher->hello_asked = true;
+    }
+    return prefixes_apply(&publisher->heard, notice, len);
+}
+
+void sender_take_notices(attn_publisher *publisher)
+{
+    zmq_msg_t notice;
+    bool missed = false;
+    int taken = 0;
+
+    if (!publisher->link.socket) {
+        return;
+    }
+    zmq_msg_init(&notice);
+    while (taken < NOTICES_AT_ONCE &&
+           zmq_msg_recv(&notice, publisher->link.socket, ZMQ_DONTWAIT) >= 0) {
+        missed |= !sender_take_notice(publisher, zmq_msg_data(&notice), zmq_msg_size(&notice));
+        taken++;
+    }
+    zmq_msg_close(&notice);
+    if (missed || (taken > 0 && !sender_follow(publisher))) {
+        sender_replace_socket(publisher);
+    }
+}

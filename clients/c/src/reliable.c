@@ -1,0 +1,605 @@
+/* SPDX-License-Identifier: MIT */
+#include "clients/c/src/reliable.h"
+
+#include "clients/c/src/keys.h"
+#include "clients/c/src/socket.h"
+#include "proto/mpk.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Beyond the bound, for events alone. */
+#define EVENT_BYTES ((uint64_t)1 << 20)
+/* Messages wait so long for the first answer, and then go as they would without the lane. */
+#define JOIN_MS 5000
+/* Between the end of a connection and the next one. */
+#define AGAIN_MS     100
+#define AGAIN_MAX_MS 2000
+/* Left by others, and looked at, at a time. */
+#define LEFT_BYTES       ((uint64_t)16 << 20)
+#define ANSWER_BYTES_MAX (16 << 20)
+#define ANSWERS_AT_ONCE  1024
+/* Days, as in link.c. */
+#define RECONNECT_MS (1 << 29)
+#define ID_BYTES     8
+
+bool reliable_endpoint(const char *ingest, uint64_t port, char ret_endpoint[ADDRESS_MAX])
+{
+    const char *slash = strrchr(ingest, '/'), *colon = strrchr(ingest, ':');
+    int length;
+
+    if (strncmp(ingest, "ipc://", 6) == 0 && slash) {
+        length =
+            snprintf(ret_endpoint, ADDRESS_MAX, "%.*s/reliable", (int)(slash - ingest), ingest);
+        return length > 0 && length < ADDRESS_MAX;
+    }
+    if (strncmp(ingest, "tcp://", 6) != 0 || port < 1 || port > UINT16_MAX) {
+        return false;
+    }
+    length = snprintf(ret_endpoint, ADDRESS_MAX, "%.*s:%u", (int)(colon - ingest), ingest,
+                      (unsigned)port);
+    return length > 0 && length < ADDRESS_MAX;
+}
+
+/* ---- what is kept ---- */
+
+static struct kept_list *list_of(struct reliable *lane, const struct kept *entry)
+{
+    return entry->topic ? &lane->own : &lane->left;
+}
+
+static void entry_append(struct reliable *lane, struct kept *entry)
+{
+    struct kept_list *list = list_of(lane, entry);
+
+    entry->number = ++lane->number;
+    entry->previous = list->last;
+    *(list->last ? &list->last->next : &list->first) = entry;
+    list->last = entry;
+    if (!list->unsent) {
+        list->unsent = entry;
+    }
+}
+
+static void free_entry(struct kept *entry)
+{
+    for (uint32_t i = 0; i < entry->frame_count; i++) {
+        zmq_msg_close(&entry->frames[i]);
+    }
+    free(entry->frames);
+    free(entry);
+}
+
+static struct kept **find_sent(struct reliable *lane, uint64_t number)
+{
+    struct kept **at = &lane->sent[number % KEPT_BUCKETS];
+
+    while (*at && (*at)->number != number) {
+        at = &(*at)->next_sent;
+    }
+    return at;
+}
+
+static void mark_sent(struct reliable *lane, struct kept *entry)
+{
+    struct kept **bucket = &lane->sent[entry->number % KEPT_BUCKETS];
+
+    entry->sent = true;
+    entry->next_sent = *bucket;
+    *bucket = entry;
+}
+
+/* Takes it out of everything, but frees nothing. */
+static void unlink_entry(struct reliable *lane, struct kept *entry)
+{
+    struct kept_list *list = list_of(lane, entry);
+
+    if (entry->sent) {
+        *find_sent(lane, entry->number) = entry->next_sent;
+    }
+    if (list->unsent == entry) {
+        list->unsent = entry->next;
+    }
+    *(entry->previous ? &entry->previous->next : &list->first) = entry->next;
+    *(entry->next ? &entry->next->previous : &list->last) = entry->previous;
+    *(entry->topic ? &lane->bytes : &lane->left_bytes) -= entry->bytes;
+    lane->unacknowledged -= entry->counted;
+    lane->tensors -= !entry->spooled && entry->payload > 0;
+    lane->spooled -= entry->spooled;
+}
+
+/* It is acknowledged, refused or lost. */
+static void settle_entry(struct reliable *lane, struct kept *entry, bool lost)
+{
+    unlink_entry(lane, entry);
+    if (entry->spooled) {
+        spool_release(lane->spool, &entry->place);
+    }
+    if (entry->topic) {
+        lane->events.settled(lane->events.sender, entry, lost);
+    }
+    free_entry(entry);
+}
+
+/* All of it is to be sent, or sent again. */
+static void rewind_lists(struct reliable *lane)
+{
+    memset(lane->sent, 0, sizeof lane->sent);
+    lane->own.unsent = lane->own.first;
+    lane->left.unsent = lane->left.first;
+    for (struct kept *at = lane->own.first; at; at = at->next) {
+        at->sent = false;
+    }
+    for (struct kept *at = lane->left.first; at; at = at->next) {
+        at->sent = false;
+    }
+}
+
+static uint64_t wall_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static bool has_spool(struct reliable *lane)
+{
+    if (!lane->spool && lane->directory && spool_open(lane->directory, &lane->spool) != 0) {
+        lane->spool_errors++;
+    }
+    return lane->spool;
+}
+
+/* Whether the frames are in a file now. */
+static bool write_entry(struct reliable *lane, struct kept *entry, zmq_msg_t *const *frames,
+                        uint32_t count)
+{
+    struct recording_frame written[SPOOL_FRAMES_MAX];
+
+    if (!has_spool(lane)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        written[i] = (struct recording_frame){zmq_msg_data(frames[i]), zmq_msg_size(frames[i])};
+    }
+    if (spool_append(lane->spool, wall_ns(), written, count, &entry->place) != 0) {
+        lane->spool_errors++;
+        return false;
+    }
+    return true;
+}
+
+static int hold_frames(struct kept *entry, zmq_msg_t *const *frames, uint32_t count)
+{
+    entry->frames = calloc(count, sizeof *entry->frames);
+    if (!entry->frames) {
+        return ATTN_E_MEMORY;
+    }
+    for (; entry->frame_count < count; entry->frame_count++) {
+        zmq_msg_init(&entry->frames[entry->frame_count]);
+        if (zmq_msg_copy(&entry->frames[entry->frame_count], frames[entry->frame_count]) != 0) {
+            entry->frame_count++;
+            return ATTN_E_MEMORY;
+        }
+    }
+    return 0;
+}
+
+int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t *topic,
+                  zmq_msg_t *header, bool counted)
+{
+    uint32_t count = 2 + message->header.tensor_count;
+    uint64_t bytes = zmq_msg_size(topic) + zmq_msg_size(header) + message->bytes;
+    uint64_t max = lane->bytes_max + (message->header.type == MESSAGE_EVENT ? EVENT_BYTES : 0);
+    zmq_msg_t *frames[SPOOL_FRAMES_MAX] = {topic, header};
+    struct kept *entry;
+
+    if (lane->bytes + bytes > max) {
+        lane->full = true;
+        return ATTN_E_DROPPED;
+    }
+    for (uint32_t i = 2; i < count; i++) {
+        frames[i] = &message->tensors[i - 2];
+    }
+    entry = calloc(1, sizeof *entry);
+    if (!entry) {
+        return ATTN_E_MEMORY;
+    }
+    entry->spooled = write_entry(lane, entry, frames, count);
+    if (!entry->spooled && hold_frames(entry, frames, count) != 0) {
+        free_entry(entry);
+        return ATTN_E_MEMORY;
+    }
+    entry->topic = message->topic;
+    entry->bytes = bytes;
+    entry->payload = message->bytes;
+    entry->counted = counted;
+    entry_append(lane, entry);
+    lane->bytes += bytes;
+    lane->unacknowledged += counted;
+    lane->tensors += !entry->spooled && entry->payload > 0;
+    lane->spooled += entry->spooled;
+    return 0;
+}
+
+/* ---- what others have left ---- */
+
+static void look_for_left(struct reliable *lane)
+{
+    if (has_spool(lane) && spool_look(lane->spool) != 0) {
+        lane->spool_errors++;
+    }
+}
+
+/* One that cannot be kept is released, and so lost: there is no memory. */
+static void add_left(struct reliable *lane, const struct spool_message *message)
+{
+    struct kept *entry = calloc(1, sizeof *entry);
+
+    if (!entry) {
+        lane->spool_errors++;
+        spool_release(lane->spool, message);
+        return;
+    }
+    entry->spooled = true;
+    entry->place = *message;
+    for (uint32_t i = 0; i < message->frame_count; i++) {
+        entry->bytes += message->sizes[i];
+    }
+    entry_append(lane, entry);
+    lane->left_bytes += entry->bytes;
+    lane->spooled++;
+}
+
+/* Has the next file of those sent. Returns whether there may be more. */
+static bool take_left(struct reliable *lane)
+{
+    struct spool_message *messages;
+    bool damaged;
+    size_t count;
+    int rc;
+
+    if (!lane->spool || lane->left_bytes >= LEFT_BYTES) {
+        return false;
+    }
+    rc = spool_next(lane->spool, &messages, &count, &damaged);
+    lane->spool_errors += rc < 0 || damaged;
+    for (size_t i = 0; i < count; i++) {
+        add_left(lane, &messages[i]);
+    }
+    free(messages);
+    return rc != 0;
+}
+
+/* ---- the connection ---- */
+
+static void reliable_disconnect(struct reliable *lane)
+{
+    const int none = 0;
+
+    if (lane->socket) {
+        zmq_socket_monitor(lane->socket, NULL, 0);
+        zmq_setsockopt(lane->socket, ZMQ_LINGER, &none, sizeof none);
+        zmq_close(lane->socket);
+    }
+    if (lane->monitor) {
+        zmq_close(lane->monitor);
+    }
+    lane->socket = lane->monitor = NULL;
+    lane->first_credit = lane->credit = 0;
+    rewind_lists(lane);
+}
+
+static void reliable_retry(struct reliable *lane)
+{
+    reliable_disconnect(lane);
+    lane->again_ms = socket_now_ms() + lane->pause_ms;
+    lane->pause_ms = 2 * lane->pause_ms < AGAIN_MAX_MS ? 2 * lane->pause_ms : AGAIN_MAX_MS;
+}
+
+static int reliable_open(struct reliable *lane)
+{
+    static const struct socket_option options[] = {
+        {ZMQ_SNDHWM, 0},
+        {ZMQ_LINGER, 0},
+        {ZMQ_HEARTBEAT_IVL, 1000},
+        {ZMQ_HEARTBEAT_TIMEOUT, 3000},
+        {ZMQ_RECONNECT_IVL, RECONNECT_MS},
+    };
+    static const uint8_t join[ID_BYTES];
+    static _Atomic unsigned count; /* a name that was used lives on for a moment */
+    char name[32];
+
+    snprintf(name, sizeof name, "inproc://lane-%u", atomic_fetch_add(&count, 1));
+    if (socket_open(lane->context, ZMQ_DEALER, options, sizeof options / sizeof options[0],
+                    ANSWER_BYTES_MAX, &lane->socket) != 0 ||
+        zmq_socket_monitor(lane->socket, name, ZMQ_EVENT_CLOSED | ZMQ_EVENT_DISCONNECTED) < 0) {
+        return ATTN_E_TRANSPORT;
+    }
+    lane->monitor = zmq_socket(lane->context, ZMQ_PAIR);
+    if (!lane->monitor || zmq_connect(lane->monitor, name) != 0 ||
+        keys_connect(lane->socket, lane->keys, lane->endpoint) != 0 ||
+        zmq_send(lane->socket, join, sizeof join, ZMQ_DONTWAIT) < 0) {
+        return ATTN_E_TRANSPORT;
+    }
+    return 0;
+}
+
+static void reliable_connect(struct reliable *lane)
+{
+    lane->again_ms = 0;
+    if (reliable_open(lane) != 0) {
+        reliable_retry(lane);
+    }
+}
+
+void reliable_announce(struct reliable *lane, const char *endpoint)
+{
+    if (strcmp(endpoint, lane->endpoint) == 0) {
+        return;
+    }
+    reliable_disconnect(lane);
+    strcpy(lane->endpoint, endpoint);
+    lane->again_ms = 0;
+    lane->pause_ms = AGAIN_MS;
+    if (*endpoint) {
+        lane->announced_ms = socket_now_ms();
+        reliable_connect(lane);
+    }
+}
+
+bool reliable_is_joining(const struct reliable *lane)
+{
+    return !lane->joined && *lane->endpoint && socket_now_ms() < lane->announced_ms + JOIN_MS;
+}
+
+long reliable_idle_ms(const struct reliable *lane)
+{
+    uint64_t now = socket_now_ms();
+
+    if (lane->again_ms == 0) {
+        return -1;
+    }
+    return lane->again_ms > now ? (long)(lane->again_ms - now) : 0;
+}
+
+int reliable_items(const struct reliable *lane, zmq_pollitem_t ret_items[2])
+{
+    ret_items[0] = (zmq_pollitem_t){.socket = lane->socket, .events = ZMQ_POLLIN};
+    ret_items[1] = (zmq_pollitem_t){.socket = lane->monitor, .events = ZMQ_POLLIN};
+    return lane->socket ? 2 : 0;
+}
+
+/* ---- answers ---- */
+
+static void settle_number(struct reliable *lane, const msgpack_object *number, bool refused)
+{
+    uint64_t value;
+    struct kept *entry;
+
+    if (mpk_get_u64(number, UINT64_MAX, &value) != 0) {
+        return;
+    }
+    entry = *find_sent(lane, value);
+    if (entry) {
+        lane->refused += refused;
+        lane->full = false;
+        settle_entry(lane, entry, false);
+    }
+}
+
+static void take_credit(struct reliable *lane, const msgpack_object *value)
+{
+    uint64_t credit;
+
+    if (!value || mpk_get_u64(value, INT32_MAX, &credit) != 0 || credit == 0) {
+        return;
+    }
+    lane->credit += (int64_t)credit;
+    if (lane->first_credit == 0) {
+        lane->first_credit = (int64_t)credit;
+        lane->pause_ms = AGAIN_MS;
+        lane->joined = true;
+        look_for_left(lane);
+    }
+}
+
+/* Whatever is not as it should be is skipped. */
+static void take_answer(struct reliable *lane, const void *data, size_t size)
+{
+    static const char *const names[] = {"credit", "ack", "refused"};
+    const msgpack_object *values[3];
+    const char *twice;
+    struct mpk_doc doc;
+
+    if (mpk_parse(data, size, &mpk_result_limits, &doc) != 0) {
+        return;
+    }
+    if (mpk_collect(doc.root, names, 3, values, &twice) == 0) {
+        take_credit(lane, values[0]);
+        for (uint32_t i = 0;
+             values[1] && values[1]->type == MSGPACK_OBJECT_ARRAY && i < values[1]->via.array.size;
+             i++) {
+            settle_number(lane, &values[1]->via.array.ptr[i], false);
+        }
+        for (uint32_t i = 0;
+             values[2] && values[2]->type == MSGPACK_OBJECT_ARRAY && i < values[2]->via.array.size;
+             i++) {
+            const msgpack_object *pair = &values[2]->via.array.ptr[i];
+
+            if (pair->type == MSGPACK_OBJECT_ARRAY && pair->via.array.size == 2) {
+                settle_number(lane, &pair->via.array.ptr[0], true);
+            }
+        }
+    }
+    mpk_doc_clear(&doc);
+}
+
+static void take_answers(struct reliable *lane)
+{
+    zmq_msg_t frame;
+
+    zmq_msg_init(&frame);
+    for (int i = 0; i < ANSWERS_AT_ONCE && zmq_msg_recv(&frame, lane->socket, ZMQ_DONTWAIT) >= 0;
+         i++) {
+        take_answer(lane, zmq_msg_data(&frame), zmq_msg_size(&frame));
+    }
+    zmq_msg_close(&frame);
+}
+
+/* ---- sending ---- */
+
+static void put_id(uint8_t bytes[ID_BYTES], uint64_t number)
+{
+    for (int i = 0; i < ID_BYTES; i++) {
+        bytes[i] = (uint8_t)(number >> (8 * i));
+    }
+}
+
+/* The frames of one that is in a file. Returns 0, or -1 when they cannot be read. */
+static int load_frames(const struct kept *entry, zmq_msg_t *ret_frames)
+{
+    char *data = malloc(entry->bytes + 1), *at = data;
+    uint32_t made = 0;
+    int rc = data ? spool_read(&entry->place, data) : -1;
+
+    for (; !rc && made < entry->place.frame_count; made++) {
+        rc = zmq_msg_init_size(&ret_frames[made], entry->place.sizes[made]);
+        if (rc) {
+            break;
+        }
+        memcpy(zmq_msg_data(&ret_frames[made]), at, entry->place.sizes[made]);
+        at += entry->place.sizes[made];
+    }
+    free(data);
+    while (rc && made > 0) {
+        zmq_msg_close(&ret_frames[--made]);
+    }
+    return rc;
+}
+
+static int share_frames(struct kept *entry, zmq_msg_t *ret_frames)
+{
+    for (uint32_t i = 0; i < entry->frame_count; i++) {
+        zmq_msg_init(&ret_frames[i]);
+        if (zmq_msg_copy(&ret_frames[i], &entry->frames[i]) != 0) {
+            for (uint32_t made = 0; made <= i; made++) {
+                zmq_msg_close(&ret_frames[made]);
+            }
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Returns 0; ATTN_E_MESSAGE when it cannot be read; or ATTN_E_TRANSPORT, then the connection is of
+ * no use any more. */
+static int send_entry(struct reliable *lane, struct kept *entry)
+{
+    uint32_t count = entry->spooled ? entry->place.frame_count : entry->frame_count, sent = 0;
+    zmq_msg_t frames[SPOOL_FRAMES_MAX];
+    uint8_t id[ID_BYTES];
+    int rc = 0;
+
+    if ((entry->spooled ? load_frames(entry, frames) : share_frames(entry, frames)) != 0) {
+        return ATTN_E_MESSAGE;
+    }
+    put_id(id, entry->number);
+    if (zmq_send(lane->socket, id, sizeof id, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0) {
+        rc = ATTN_E_TRANSPORT;
+    }
+    for (; !rc && sent < count; sent++) {
+        if (zmq_msg_send(&frames[sent], lane->socket,
+                         ZMQ_DONTWAIT | (sent + 1 < count ? ZMQ_SNDMORE : 0)) < 0) {
+            rc = ATTN_E_TRANSPORT;
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        zmq_msg_close(&frames[i]); /* empty once sent */
+    }
+    return rc;
+}
+
+/* As much as attnd has room for; and one message, however large, when it has taken all that was
+ * sent before. */
+static void send_unsent(struct reliable *lane)
+{
+    while (lane->socket && lane->first_credit > 0) {
+        struct kept_list *list = lane->own.unsent ? &lane->own : &lane->left;
+        struct kept *entry = list->unsent;
+        int rc;
+
+        if (!entry) {
+            if (take_left(lane)) {
+                continue;
+            }
+            return;
+        }
+        if ((int64_t)entry->bytes > lane->credit && lane->credit < lane->first_credit) {
+            return;
+        }
+        rc = send_entry(lane, entry);
+        if (rc == ATTN_E_TRANSPORT) {
+            reliable_retry(lane);
+        } else if (rc) {
+            lane->spool_errors++;
+            settle_entry(lane, entry, true);
+        } else {
+            list->unsent = entry->next;
+            mark_sent(lane, entry);
+            lane->credit -= (int64_t)entry->bytes;
+        }
+    }
+}
+
+static bool has_ended(const struct reliable *lane)
+{
+    int events = 0;
+    size_t size = sizeof events;
+
+    zmq_getsockopt(lane->monitor, ZMQ_EVENTS, &events, &size);
+    return events & ZMQ_POLLIN;
+}
+
+void reliable_tend(struct reliable *lane)
+{
+    if (lane->again_ms > 0 && socket_now_ms() >= lane->again_ms) {
+        reliable_connect(lane);
+    }
+    if (!lane->socket) {
+        return;
+    }
+    take_answers(lane);
+    if (has_ended(lane)) {
+        reliable_retry(lane);
+    }
+    send_unsent(lane);
+}
+
+void reliable_close(struct reliable *lane)
+{
+    struct kept *entry, *next;
+
+    reliable_disconnect(lane);
+    *lane->endpoint = '\0';
+    for (entry = lane->own.first; entry; entry = next) {
+        next = entry->next;
+        free_entry(entry);
+    }
+    for (entry = lane->left.first; entry; entry = next) {
+        next = entry->next;
+        free_entry(entry);
+    }
+    lane->own = lane->left = (struct kept_list){NULL, NULL, NULL};
+    if (lane->spool) {
+        spool_close(lane->spool);
+        lane->spool = NULL;
+    }
+    free(lane->directory);
+    lane->directory = NULL;
+}

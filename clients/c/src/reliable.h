@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* reliable: the lane that loses nothing (PROTOCOL.md, section 7): a DEALER beside the XPUB of a
+ * publisher.
+ *
+ * A message is kept, in memory or in a spool, until attnd has said that it is in the history. attnd
+ * says how many bytes it takes; what it has not acknowledged when a connection ends is sent again,
+ * in its order and by its id, over the next one. A message that finds no room is refused, and
+ * counted by the sender.
+ *
+ * The sending thread's alone, but for what says otherwise. */
+#ifndef CLIENTS_C_SRC_RELIABLE_H
+#define CLIENTS_C_SRC_RELIABLE_H
+
+#include "clients/c/include/attn/attn.h"
+#include "clients/c/src/message.h"
+#include "clients/c/src/spool.h"
+#include "proto/address.h"
+#include "proto/key.h"
+
+#define KEPT_BUCKETS 1024
+
+/* A message that is kept. */
+struct kept {
+    struct kept *next, *previous; /* of its list, in order of the numbers */
+    struct kept *next_sent;       /* of its bucket, while it is sent */
+    bool sent;                    /* on this connection */
+    uint64_t number, bytes;
+    struct topic *topic; /* NULL: another process has left it */
+    uint64_t payload;    /* bytes of tensors */
+    bool counted;        /* among what was published */
+    bool spooled;        /* in `place`, else in `frames` */
+    struct spool_message place;
+    zmq_msg_t *frames; /* owned */
+    uint32_t frame_count;
+};
+
+struct kept_list {
+    struct kept *first, *last;
+    struct kept *unsent; /* the first that is not sent; those after it are not, either */
+};
+
+/* Calls of the sender. */
+struct kept_events {
+    /* A message of the publisher's own was acknowledged or refused, or the disk has lost it. */
+    void (*settled)(void *sender, const struct kept *entry, bool lost);
+    void *sender;
+};
+
+struct reliable {
+    struct kept_events events;
+    uint64_t bytes_max;
+    char *directory; /* of the spool, owned; NULL: in memory */
+    struct spool *spool;
+    const struct key_client *keys;
+    void *context;
+
+    bool joined;             /* attnd has answered, once */
+    bool full;               /* the newest found no room, and nothing was acknowledged since */
+    uint64_t unacknowledged; /* messages of the publisher's own that are counted */
+    uint64_t tensors;        /* of these: not in files, and with tensors */
+    uint64_t spooled;        /* messages in files, of others too */
+    uint64_t refused;        /* messages */
+    uint64_t spool_errors; /* messages that could not be written or read; files that were damaged */
+
+    uint64_t number; /* of the newest */
+    uint64_t bytes, left_bytes;
+    struct kept_list own, left;
+    struct kept *sent[KEPT_BUCKETS];
+
+    char endpoint[ADDRESS_MAX]; /* "": attnd is not there, or has no lane */
+    void *socket, *monitor;
+    uint64_t announced_ms, again_ms, pause_ms; /* again_ms 0: not */
+    int64_t credit, first_credit;              /* 0: not joined on this connection */
+};
+
+/* The lane of the daemon at an endpoint of ingest that has announced this port: false when it has
+ * none there. */
+bool reliable_endpoint(const char *ingest, uint64_t port, char ret_endpoint[ADDRESS_MAX]);
+
+/* attnd is there, and its lane at this endpoint; "": it has none, or attnd has gone. */
+void reliable_announce(struct reliable *lane, const char *endpoint);
+
+/* Whether the first answer may come at any moment. */
+bool reliable_is_joining(const struct reliable *lane);
+
+/* Takes in what attnd says, and sends what it has room for. Does not block. */
+void reliable_tend(struct reliable *lane);
+
+/* Milliseconds until reliable_tend has something to do by itself; -1: until reliable_items wake. */
+long reliable_idle_ms(const struct reliable *lane);
+/* Its sockets, to be polled. Returns how many. */
+int reliable_items(const struct reliable *lane, zmq_pollitem_t ret_items[2]);
+
+/* Keeps a message until it is acknowledged; its tensors are shared. Returns 0, ATTN_E_DROPPED when
+ * there is no room, or ATTN_E_MEMORY. */
+int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t *topic,
+                  zmq_msg_t *header, bool counted);
+
+/* Disconnects, and forgets what is kept in memory; the rest stays in the spool. */
+void reliable_close(struct reliable *lane);
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* spool: files of messages that attnd has not acknowledged yet, in a directory that several
+ * processes may share.
+ *
+ * A publisher has a name of 16 random digits there, and
+ *
+ *     NAME.lock           which it has locked (flock) as long as it lives
+ *     NAME-00000001.rec   its messages, in segments that are appended to: each is a recording
+ *                         (proto/recording.h)
+ *
+ * A segment goes when all of its messages are acknowledged. Whose lock is free was killed: another
+ * process takes its files over. Nothing is synced to the disk: the files outlive the process, not
+ * the machine. The same files as those of the Python client (lane/spool.py).
+ *
+ * One thread; fork: spool_forget_all. */
+#ifndef CLIENTS_C_SRC_SPOOL_H
+#define CLIENTS_C_SRC_SPOOL_H
+
+#include "proto/header.h"
+#include "proto/recording.h"
+
+#define SPOOL_FRAMES_MAX (TENSORS_MAX + 2)
+
+struct spool;
+struct spool_segment;
+
+/* A message in a file: its frames follow each other. */
+struct spool_message {
+    struct spool_segment *segment; /* not owned; there until spool_release of its last message */
+    uint64_t at;                   /* of the first frame */
+    uint32_t frame_count;
+    uint64_t sizes[SPOOL_FRAMES_MAX];
+};
+
+/* All of these return 0, or -1 with errno. */
+int spool_open(const char *directory, struct spool **ret_spool);
+/* Writes a message behind the others; on failure it is as if nothing had been written. */
+int spool_append(struct spool *spool, uint64_t now_ns, const struct recording_frame *frames,
+                 uint32_t count, struct spool_message *ret_message);
+/* Reads the frames one after the other into `to`, which has all their bytes. */
+int spool_read(const struct spool_message *message, void *to);
+/* Takes over the files of processes that have ended. */
+int spool_look(struct spool *spool);
+
+/* The message is acknowledged. */
+void spool_release(struct spool *spool, const struct spool_message *message);
+
+/* The messages of the next segment that was taken over, owned by the caller. 1: there may be more;
+ * 0: there is none; -1: one cannot be read, and stays where it is, or there is no memory.
+ * *ret_damaged: whether bytes at its end were no whole messages. */
+int spool_next(struct spool *spool, struct spool_message **ret_messages, size_t *ret_count,
+               bool *ret_damaged);
+
+/* Leaves the messages that are not acknowledged to whoever comes next. */
+void spool_close(struct spool *spool);
+
+/* In a fork's child, of all spools: the locks are the parent's, and would outlive it here. */
+void spool_forget_all(void);
+
+#endif

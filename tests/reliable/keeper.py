@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""Trainers that publish a message per step by the reliable lane, and an oracle that counts what became of them.
+
+A trainer's own log says how many messages it published, and of how many it said that they are kept: those must be in the
+history, each once; the others at most once. Each step is a window of its own, so the history tells every message."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+from harness import PATIENCE_S, wait_until
+
+PACKAGE = str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python")
+SETTINGS = ("window.unit=step", "window.length=1", "window.every=1", "limits.jobs=1000", "history.checkpoint=200ms",
+            "history.commit=50ms", "metrics.spectrum=false")
+PYTHON = """
+import os, sys, time
+import numpy as np
+import attnd
+from attnd import layer_state
+address, job, run, count, pause_us, linger_ms = sys.argv[1:]
+publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000)
+assert publisher.wait_for_subscriber(60)
+
+def tell(published):
+    stats = publisher.stats()
+    kept = stats["sent"] + stats["unacknowledged"]
+    os.write(1, b"P %d K %d D %d\\n" % (published, kept, stats["dropped"]))
+    return kept + stats["dropped"]
+
+for step in range(int(count)):
+    state = layer_state.LayerState(1)
+    state.add({"entropy": np.full((1, 1, 1), 0.5)}, keys=2, valid=np.ones((1, 1), bool), epoch=0, step=step)
+    if not publisher.publish_state(state, stack="decoder", layer=0):
+        os.write(1, b"X %d\\n" % step)
+    tell(step + 1)
+    time.sleep(int(pause_us) / 1e6)
+while tell(int(count)) < int(count):
+    time.sleep(0.01)
+sys.stdin.read()
+publisher.close()
+"""
+
+
+class Keeper:
+    """One of them, in a process. `libattn`: in C."""
+
+    def __init__(self, attnd, job, folder, count=1000000, pause_us=0, linger_ms=30000, libattn=False, spool=True, address=None):
+        self.job, self.run, self.folder = job, os.urandom(16), folder
+        self.log = os.path.join(folder, f"{self.run.hex()}.log")
+        program = [os.environ["ATTN_KEEP_PUBLISHING"]] if libattn else [sys.executable, "-c", PYTHON]
+        environment = {**os.environ, "PYTHONPATH": PACKAGE}
+        if spool:
+            environment["ATTND_SPOOL"] = os.path.join(folder, "spool")
+        with open(self.log, "wb") as out, open(self.log + ".err", "wb") as err:
+            self.process = subprocess.Popen([*program, address or attnd.directory, job, self.run.hex(), str(count), str(pause_us),
+                                             str(linger_ms)], stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment)
+
+    def said(self):
+        """(published, kept, dropped), as it said last."""
+        with open(self.log, "rb") as file:
+            file.seek(max(0, os.path.getsize(self.log) - 200))
+            lines = re.findall(rb"^P (\d+) K (\d+) D (\d+)\n", file.read(), re.MULTILINE)
+        return tuple(map(int, lines[-1])) if lines else (0, 0, 0)
+
+    def refused(self):
+        """The steps that were not published."""
+        with open(self.log, "rb") as file:
+            return [int(step) for step in re.findall(rb"^X (\d+)\n", file.read(), re.MULTILINE)]
+
+    def wait_for(self, kept):
+        wait_until(lambda: self.said()[1] >= kept or self.ended(), f"{kept} messages are kept ({self.said()})", 120)
+        assert not self.ended(), self.errors()
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def errors(self):
+        with open(self.log + ".err", errors="replace") as file:
+            return file.read()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+    def finish(self):
+        """Has it close, and waits until it has."""
+        self.process.stdin.close()
+        assert self.process.wait(120) == 0, self.errors()
+
+
+def history_of(attnd, keeper):
+    """How often each step is in the history: {step: times}. One row per message. The window of the newest one is open until
+    it is flushed."""
+    try:
+        attnd.call("flush")
+        answer = attnd.call("history", job=keeper.job, run=keeper.run.hex(), metric="entropy", statistics=["count"], limit=200000)
+    except RuntimeError as error:
+        if str(error) in ("job_unknown", "run_unknown", "no_history"):
+            return {}
+        raise
+    assert not answer["more"]
+    return {step: int(count) for step, count in zip(answer["windows"]["last"], answer["values"]["count"][0]) if count}
+
+
+def is_whole(attnd, keeper, at_least):
+    """Whether each of the first steps is there once, and none twice."""
+    there = history_of(attnd, keeper)
+    assert all(times == 1 for times in there.values()), (keeper.job, {k: n for k, n in there.items() if n != 1})
+    return set(range(at_least)) <= set(there)

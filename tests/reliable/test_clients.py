@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""The reliable lane from the trainer's call to the history: kills of either side lose nothing that is kept, and double nothing."""
+import glob
+import os
+import signal
+import subprocess
+
+import pytest
+from harness import Attnd, wait_until
+from keeper import SETTINGS, Keeper, history_of, is_whole
+
+BOTH = pytest.mark.parametrize("libattn", [False, True], ids=["python", "libattn"])
+
+
+@pytest.fixture
+def attnd():
+    daemon = Attnd(*SETTINGS)
+    yield daemon
+    daemon.discard()
+
+
+def start_again(daemon):
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+
+
+def spooled(folder):
+    return glob.glob(os.path.join(folder, "spool", "*.rec"))
+
+
+@BOTH
+def test_a_killed_trainer_loses_nothing_that_was_kept(attnd, tmp_path, libattn):
+    """attnd is not there when it is killed: all of it is in files, and the next process sends it, of whichever language."""
+    first = Keeper(attnd, "first", tmp_path, libattn=libattn)
+    first.wait_for(20)
+    attnd.stop(signal.SIGKILL)
+    first.wait_for(first.said()[1] + 50)
+    first.kill()
+    kept = first.said()[1]
+    assert spooled(tmp_path)
+    attnd.start()
+    second = Keeper(attnd, "second", tmp_path, count=5, libattn=not libattn)
+    wait_until(lambda: is_whole(attnd, first, kept), f"{kept} messages of the first")
+    second.finish()
+    wait_until(lambda: is_whole(attnd, second, 5), "those of the second")
+    assert len(history_of(attnd, second)) == 5
+    assert not spooled(tmp_path) and attnd.stats()["reliable_refused"] == 0
+
+
+@BOTH
+@pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
+def test_kills_of_attnd_lose_nothing(attnd, tmp_path, libattn, spool):
+    keeper = Keeper(attnd, "job", tmp_path, count=600, pause_us=2000, libattn=libattn, spool=spool)
+    for _ in range(4):
+        keeper.wait_for(keeper.said()[1] + 60)
+        start_again(attnd)
+    keeper.wait_for(600)
+    keeper.finish()
+    assert keeper.said() == (600, 600, 0) and not keeper.refused()
+    wait_until(lambda: is_whole(attnd, keeper, 600), "all messages")
+    assert len(history_of(attnd, keeper)) == 600
+    assert not spooled(tmp_path)
+    assert "not acknowledge" not in keeper.errors()
+
+
+def test_a_trainer_that_ends_without_attnd_leaves_it_to_the_next(attnd, tmp_path):
+    first = Keeper(attnd, "first", tmp_path, count=30)
+    first.wait_for(30)
+    attnd.stop(signal.SIGKILL)
+    first.finish()  # says where they are kept, unless all of them were acknowledged before
+    attnd.start()
+    second = Keeper(attnd, "second", tmp_path, count=1)
+    wait_until(lambda: is_whole(attnd, first, 30), "the messages of the first")
+    wait_until(lambda: attnd.call("runs", job="first")["runs"][0]["state"] == "ended", "its bye")
+    second.finish()
+
+
+def test_attnctl_replays_what_nobody_sent(attnd, tmp_path):
+    """The files are recordings."""
+    first = Keeper(attnd, "first", tmp_path)
+    first.wait_for(10)
+    attnd.stop(signal.SIGKILL)
+    first.wait_for(first.said()[1] + 20)
+    first.kill()
+    kept = first.said()[1]
+    attnd.start()
+    for path in spooled(tmp_path):
+        replayed = subprocess.run([os.environ["ATTNCTL_BIN"], "replay", path, "--address", attnd.directory], timeout=60, check=False,
+                                  stdout=subprocess.DEVNULL)
+        assert replayed.returncode in (0, 1)  # 1: some came before
+    wait_until(lambda: is_whole(attnd, first, kept), f"{kept} messages")
+
+
+def test_two_killed_trainers_in_one_spool(attnd, tmp_path):
+    both = [Keeper(attnd, name, tmp_path, libattn=name == "c") for name in ("python", "c")]
+    for keeper in both:
+        keeper.wait_for(10)
+    attnd.stop(signal.SIGKILL)
+    for keeper in both:
+        keeper.wait_for(keeper.said()[1] + 30)
+    for keeper in both:
+        keeper.kill()
+    attnd.start()
+    last = Keeper(attnd, "last", tmp_path, count=1)
+    for keeper in both:
+        wait_until(lambda: is_whole(attnd, keeper, keeper.said()[1]), f"the messages of {keeper.job}")
+    wait_until(lambda: len(spooled(tmp_path)) == 1, "the files go")  # but its own
+    last.finish()
+    assert not spooled(tmp_path)
+
+
+def test_the_disk_of_the_spool_is_full(attnd, tmp_path):
+    """Then memory serves, and nothing is lost while the process lives."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = tmp_path / "spool"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(place)], check=False).returncode:
+        pytest.skip("there is no tmpfs to be mounted here")
+    try:
+        keeper = Keeper(attnd, "job", tmp_path, count=200)
+        keeper.wait_for(5)
+        start_again(attnd)
+        keeper.wait_for(200)
+        keeper.finish()
+        wait_until(lambda: is_whole(attnd, keeper, 200), "all messages")
+        assert keeper.errors().count("cannot be written") <= 1
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
