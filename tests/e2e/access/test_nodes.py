@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Two machines with keys, each a network namespace: what deploy/README.md says, word by word, and who can do what."""
 import ctypes
+import http.client
+import itertools
 import os
 import pathlib
 import re
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
 from keyed import SOCKETS, Keyed, Pair, Somebody
+from web import Stream, Web, write_tokens
 
 torch = pytest.importorskip("torch")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -19,6 +22,7 @@ README = (ROOT / "deploy" / "README.md").read_text()
 ATTNCTL = os.path.abspath(os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl"))
 CLONE_NEWNET = 0x40000000
 HOST = "10.77.0.1"
+STEPS = itertools.count(1)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -95,8 +99,8 @@ def abilities(attnd, node, pair):
     return " | ".join([", ".join(sockets) or "none", *("yes" if can else "no" for can in (asks, steers, forges, owns))])
 
 
-def train(trainer, step):
-    trainer.attention(np.full((1, 2, 4, 4), 0.25, np.float32), step=step)
+def train(trainer, step, epoch=0):
+    trainer.attention(np.full((1, 2, 4, 4), 0.25, np.float32), epoch=epoch, step=step)
 
 
 def test_who_can_do_what_from_another_machine(nodes):
@@ -118,10 +122,65 @@ def test_who_can_do_what_from_another_machine(nodes):
     attnd.close()
 
 
+class WebThere(Web):
+    """An attnd with HTTP at an address of its network."""
+
+    def connect(self):
+        return http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE_S)
+
+
+def sights(web, trainers, headers):
+    """What somebody with these headers sees, as the table of the README says it."""
+    def gets(path, word):
+        response, body = web.get(path, **headers)
+        return response.status == 200 and word in body
+
+    def hears():
+        if web.get("/api/v1/jobs", **headers)[0].status != 200:
+            assert web.get("/api/v1/events", **headers)[0].status == 401
+            return False
+        stream = Stream(web, "?kinds=live", **headers)
+        stream.next()
+        found = set()
+        for trainer in (trainers["mine"], trainers["other"]):
+            train(trainer, next(STEPS), epoch=1)
+        while "other" not in found:
+            found.add(stream.until("live")[2]["job"])
+        stream.close()
+        return "mine" in found
+
+    lists = {gets(path, b"mine") for path in ("/api/v1/jobs", "/api/v1/runs", "/metrics")}
+    assert len(lists) == 1
+    return " | ".join("yes" if can else "no" for can in (gets("/api/v1/live?job=mine", b"decoder"), hears(), lists.pop(),
+                                                         gets("/api/v1/live?job=other", b"decoder")))
+
+
+def test_who_sees_what_over_http_from_another_machine(nodes, tmp_path):
+    here, there = nodes
+    own, every = "token-of-the-other-job", "token-of-all-the-jobs"
+    write_tokens(tmp_path / "tokens", f"{own} read other", f"{every} read *", "user:root read *")
+    with here:
+        web = WebThere("http.live_interval=0s", f"http.token_file={tmp_path / 'tokens'}", f"http.endpoint=tcp://{HOST}:*")
+    trainers = {job: Trainer(web, job) for job in ("mine", "other")}
+    for trainer in trainers.values():
+        train(trainer, 0)
+        trainer.event("epoch_end")
+    wait_until(lambda: len(web.call("runs")["runs"]) == 2, "both in the history")
+    rows = {"nothing, a wrong token, or a user's name in a header":
+            [{}, dict(Authorization="Bearer " + every[:-1]), dict(X_Forwarded_User="root"), dict(X_Forwarded_For="127.0.0.1")],
+            "a token for its own job": [dict(Authorization=f"Bearer {own}")],
+            "a token for all jobs": [dict(Authorization=f"Bearer {every}")]}
+    with there:
+        for name, visitors in rows.items():
+            for headers in visitors:
+                assert f"\n| {name} | {sights(web, trainers, headers)} |\n" in README
+    web.close()
+
+
 # Beside the README, which says what is typed: attnd in the background, and a copy instead of one to another machine.
 SHELL = """set -e
 attnd() { "$ATTND_BIN" "$@" --set history.enabled=false --set http.enabled=false > "$HOME/log" 2>&1 & echo $! > "$HOME/pid"; }
-scp() { cp "$1" "$HOME/"; }
+scp() { cp "${@:1:$#-1}" "$HOME/"; }
 """
 
 
@@ -161,13 +220,12 @@ def test_the_readme_sets_up_two_machines(nodes, tmp_path):
         return running[-1]
     try:
         made = bash(here, f"{server}attnctl key new ~/reader.key").communicate(timeout=PATIENCE_S)
-        public, _, reader = made[0].split()
+        public, (_, reader) = (tmp_path / "server.pub").read_text().strip(), made[0].split()
         (tmp_path / ".config/attnd/access").open("a").write(f"{reader} read *\n")
         wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd")
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGHUP)
         wait_until(lambda: "event=keys_read keys=2" in (tmp_path / "log").read_text(), "the reader's key")
 
-        client = client.replace("'...'", f"'{public}'")
         assert (tmp_path / "node.key").stat().st_mode & 0o777 == 0o600
         done = bash(there, client)
         assert "attnd" in done.communicate(timeout=PATIENCE_S)[0] and done.returncode == 0
