@@ -1,54 +1,66 @@
 # SPDX-License-Identifier: MIT
-"""A soak: trainers that come, go, fork ranks and die, subscribers that never read, HTTP clients that listen, ask, stall and
-vanish, flushes and questions, for minutes.
+"""A soak: crowds of trainers that come, go, fork ranks and die, subscribers that never read, HTTP clients that listen, ask,
+stall and vanish, flushes and questions, keys that rotate, for minutes, over TCP with keys. An eighth of the time on attnd
+itself is killed and comes back.
 
-    ATTND_BIN=build/daemon/attnd python3 tests/e2e/soak.py [MINUTES]
+    ATTND_BIN=build/daemon/attnd python3 tests/e2e/soak.py [MINUTES] [--rate TIMES]
 
-Every 15 seconds the identity received = processed + dropped (+ in flight) is checked and a JSON line printed; at the end memory
-must be flat: its median over the last quarter of the time may not be above that of the second quarter by more than 5 %. (It swings
-with what is in flight; a leak raises the middle.)
+The normal rate is 250 messages a second. Every 15 seconds the identity received = processed + dropped (+ in flight) is checked
+and a JSON line printed; at the end the history must be sound, and memory flat: its median over the last quarter of the time
+may not be above that of the second quarter by more than 5 %. (It swings with what is in flight; a leak raises the middle.) The
+slope is that of a straight line through the samples after the second quarter has begun.
 """
+import argparse
 import json
 import os
 import random
-import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
-from harness import Attnd, Reader, Trainer, softmax_maps
+import zmq
 
-REPORT_S = 15
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "access"))
+from harness import Reader, Trainer, softmax_maps  # noqa: E402
+from keyed import Keyed, Pair, Somebody, give_key  # noqa: E402
+
+REPORT_S, ROTATE_S = 15, 20
+NORMAL_RATE, CROWDS, JOBS = 250, 2, 4  # messages a second; trainers' processes, and jobs of each
+LIMITS = ("limits.jobs=8", "limits.idle=5s", "window.timeout=2s", "window.rank_grace=1s", "window.length=3", "publish.send_queue=50",
+          "http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", "history.max_size=64MiB")
 
 
 class Job:
     """One trainer in this process, publishing random layers for a few epochs."""
 
-    def __init__(self, attnd, rng, randomly):
-        self.rng, self.randomly = rng, randomly
+    def __init__(self, attnd, maps, randomly):
+        self.maps, self.randomly = maps, randomly
         self.run = os.urandom(16)
         world = randomly.choice([1, 1, 2])
         name = f"job{randomly.randrange(12)}"
         self.ranks = [Trainer(attnd, name, rank, world, self.run) for rank in range(world)]
-        self.layers, self.heads = randomly.randrange(1, 5), randomly.randrange(1, 9)
+        self.layers, self.weights = randomly.randrange(1, 5), randomly.choice(maps)
         self.epochs, self.epoch, self.step = randomly.randrange(1, 6), 0, 0
-        self.length = randomly.choice([1, 7, 16, 33, 64])
 
     def advance(self):
-        """A step of every rank. False when the job is over."""
+        """A step of every rank: how many messages that were."""
         for trainer in self.ranks:
             for layer in range(self.layers):
-                weights = softmax_maps(self.rng, 1, self.heads, self.length, self.length)
-                trainer.attention(weights, layer=layer, epoch=self.epoch, step=self.step)
+                trainer.attention(self.weights, layer=layer, epoch=self.epoch, step=self.step)
         self.step += 1
         if self.step % 10 == 0:
             for trainer in self.ranks:
                 trainer.event("epoch_end", epoch=self.epoch)
             self.epoch += 1
-        return self.epoch < self.epochs
+        return len(self.ranks) * self.layers
+
+    def has_ended(self):
+        return self.epoch == self.epochs or self.randomly.random() < 0.005
 
     def leave(self):
         for trainer in self.ranks:
@@ -57,11 +69,94 @@ class Job:
             trainer.close()
 
 
+def crowd_main(rate):
+    """Jobs without end, at so many messages a second; where attnd is, and with which key, comes from standard input."""
+    about = json.loads(sys.stdin.readline())
+    attnd = SimpleNamespace(context=give_key(zmq.Context(), SimpleNamespace(public=about["server"]),
+                                             SimpleNamespace(**about["pair"])), endpoint=about["endpoints"].get)
+    rng, randomly = np.random.default_rng(about["seed"]), random.Random(about["seed"])
+    maps = [softmax_maps(rng, 1, randomly.randrange(1, 9), length, length) for length in (1, 7, 16, 33, 64) for _ in range(4)]
+    jobs, sent, started = [], 0, time.monotonic()
+    while True:
+        while len(jobs) < JOBS:
+            jobs.append(Job(attnd, maps, randomly))
+        for job in list(jobs):
+            sent += job.advance()
+            if job.has_ended():
+                job.leave()
+                jobs.remove(job)
+        time.sleep(max(0, started + sent / rate - time.monotonic()))
+
+
+class Crowd:
+    """A process of trainers with a key of its own."""
+
+    def __init__(self, attnd, pair, rate, seed):
+        self.pair = pair
+        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--crowd", "--rate", str(rate)],
+                                        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        about = dict(server=attnd.server.public, pair=vars(pair), seed=seed, endpoints={"ingest": attnd.endpoint("ingest")})
+        self.process.stdin.write(json.dumps(about) + "\n")
+        self.process.stdin.flush()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+
+
+class Crowds:
+    """All of them. One that has given up, because attnd was away, is replaced."""
+
+    def __init__(self, attnd, rate, randomly):
+        self.attnd, self.rate, self.randomly = attnd, rate / CROWDS, randomly
+        pairs = [Pair() for _ in range(CROWDS)]
+        self.tell(pairs)
+        self.list = [self.make(pair) for pair in pairs]
+        self.killed = self.rotated = 0
+
+    def make(self, pair):
+        return Crowd(self.attnd, pair, self.rate, self.randomly.randrange(1 << 30))
+
+    def tell(self, pairs):
+        self.attnd.write(*((pair, "publish", "job*") for pair in pairs))
+        self.attnd.reload()
+
+    def stir(self):
+        for index, crowd in enumerate(self.list):
+            if self.randomly.random() < 0.0002:
+                self.killed += 1
+                crowd.process.kill()
+            if crowd.process.poll() is not None:
+                crowd.kill()
+                self.list[index] = self.make(crowd.pair)
+
+    def rotate(self):
+        """One gets another key; the old one is taken away while it is in use, and refused from then on."""
+        old, pair = self.list[self.rotated % CROWDS], Pair()
+        others = [crowd.pair for crowd in self.list if crowd is not old]
+        self.tell([*others, pair])
+        self.list[self.rotated % CROWDS] = self.make(pair)
+        old.kill()
+        stranger = Somebody(self.attnd, old.pair)
+        assert stranger.is_refused("ingest"), "a key that was taken away"
+        stranger.context.destroy(linger=0)
+        self.rotated += 1
+
+    def leave(self):
+        for crowd in self.list:
+            crowd.kill()
+
+
 def deaf_subscriber(attnd):
     """A process that subscribes to everything and never reads."""
     code = ("import sys, time, zmq; s = zmq.Context().socket(zmq.SUB); s.rcvhwm = 1; s.subscribe(b''); "
+            "s.curve_serverkey, s.curve_publickey, s.curve_secretkey = (k.encode() for k in sys.stdin.readline().split()); "
             "s.connect(sys.argv[1]); time.sleep(10000)")
-    return subprocess.Popen([sys.executable, "-c", code, attnd.endpoint("publish")])
+    deaf = subprocess.Popen([sys.executable, "-c", code, attnd.endpoint("publish")], stdin=subprocess.PIPE, text=True)
+    deaf.stdin.write(f"{attnd.server.public} {attnd.owner.public} {attnd.owner.secret}\n")
+    deaf.stdin.flush()
+    return deaf
 
 
 class Visitor:
@@ -108,56 +203,93 @@ def check(attnd, started, samples):
     stats = attnd.stats()
     used = stats["processed"] + sum(stats["dropped"].values()) + stats["in_flight"]
     assert stats["received"] == used, stats
-    samples.append(attnd.rss_kb())
-    print(json.dumps(dict(soak_s=round(time.monotonic() - started), rss_kb=samples[-1], received=stats["received"],
+    samples.append((time.monotonic() - started, attnd.rss_kb()))
+    print(json.dumps(dict(soak_s=round(samples[-1][0]), rss_kb=samples[-1][1], received=stats["received"],
                           processed=stats["processed"], dropped=stats["dropped"], lost=stats["lost"],
-                          summaries=stats["summaries"], jobs=stats["jobs"])), flush=True)
+                          summaries=stats["summaries"], jobs=stats["jobs"], stored=stats["stored"],
+                          store_dropped=stats["store_dropped"], keys_refused=stats["keys_refused"])), flush=True)
 
 
-def stir(attnd, jobs, rng, randomly):
-    """One turn of everything that can happen."""
-    while len(jobs) < 4:
-        jobs.append(Job(attnd, rng, randomly))
-    for job in list(jobs):
-        if not job.advance() or randomly.random() < 0.005:
-            job.leave()
-            jobs.remove(job)
-    if randomly.random() < 0.02:
-        attnd.call("flush")
-    if randomly.random() < 0.02:
-        Reader(attnd, "summary/", "live/").close()
+def check_history(attnd):
+    with sqlite3.connect(attnd.history_path) as db:
+        assert db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        return db.execute("SELECT count(*) FROM windows").fetchone()[0]
 
 
-def soak(minutes):
-    attnd = Attnd("limits.jobs=8", "limits.idle=5s", "window.timeout=2s", "window.rank_grace=1s",
-                  "window.length=3", "log.level=error", "publish.send_queue=50", "http.enabled=true",
-                  "http.endpoint=tcp://127.0.0.1:*")
-    port = int(attnd.call("config")["http.endpoint"].rsplit(":", 1)[1])
-    visitors, answered = [], [0]
-    rng, randomly = np.random.default_rng(1), random.Random(1)
+def http_port(attnd):
+    return int(attnd.call("config")["http.endpoint"].rsplit(":", 1)[1])
+
+
+class SoakedAttnd(Keyed):
+    """One whose limits are reached."""
+
+    def start(self):
+        self.settings = tuple(dict.fromkeys((*self.settings, *LIMITS)))
+        super().start()
+
+
+def soak(minutes, rate):
+    attnd = SoakedAttnd()
+    port, visitors, answered = http_port(attnd), [], [0]
+    randomly = random.Random(1)
     deaf = deaf_subscriber(attnd)
-    jobs, samples = [], []
-    started = report = time.monotonic()
+    crowds = Crowds(attnd, rate * NORMAL_RATE, randomly)
+    started = time.monotonic()
+    samples, kill_at, report, rotate = [], started + 60 * minutes / 8, started + REPORT_S, started + ROTATE_S
     while time.monotonic() - started < 60 * minutes:
-        stir(attnd, jobs, rng, randomly)
+        time.sleep(0.005)
+        crowds.stir()
         receive_visitors(port, visitors, randomly, answered)
-        if time.monotonic() > report:
+        if randomly.random() < 0.002:
+            attnd.call("flush")
+        if randomly.random() < 0.002:
+            Reader(attnd, "summary/", "live/").close()
+        now = time.monotonic()
+        if now > rotate:
+            crowds.rotate()
+            rotate += ROTATE_S
+        if now > report:
             check(attnd, started, samples)
             report += REPORT_S
-    deaf.send_signal(signal.SIGKILL)
+        if kill_at and now > kill_at:
+            attnd.process.kill()
+            attnd.process.wait()
+            attnd.start()
+            port, kill_at = http_port(attnd), None
+            print(json.dumps(dict(soak_s=round(now - started), killed=True, windows=check_history(attnd))), flush=True)
+    deaf.kill()
     deaf.wait()
-    for job in jobs:
-        job.leave()
+    crowds.leave()
     for visitor in visitors:
         visitor.socket.close()
     attnd.settled(0)
-    attnd.close()
+    code = attnd.stop()
+    windows = check_history(attnd)
+    attnd.discard()
+    assert code == 0, code
+    return report_end(samples, answered[0], windows, crowds)
+
+
+def report_end(samples, http_bytes, windows, crowds):
     quarter = max(1, len(samples) // 4)
-    early, late = statistics.median(samples[quarter:2 * quarter]), statistics.median(samples[-quarter:])
-    print(json.dumps(dict(early_rss_kb=early, late_rss_kb=late, http_bytes=answered[0], flat=late <= 1.05 * early)))
-    assert answered[0] > 0, "no HTTP client was answered"
-    return 0 if late <= 1.05 * early else 1
+    early, late = (statistics.median(rss for _, rss in part) for part in (samples[quarter:2 * quarter], samples[-quarter:]))
+    times, sizes = np.array(samples[quarter:]).T
+    flat = late <= 1.05 * early
+    print(json.dumps(dict(early_rss_kb=early, late_rss_kb=late, slope_kb_per_minute=round(60 * np.polyfit(times, sizes, 1)[0], 1),
+                          http_bytes=http_bytes, windows=windows, crowds_killed=crowds.killed, keys_rotated=crowds.rotated,
+                          flat=flat)))
+    assert http_bytes > 0, "no HTTP client was answered"
+    return 0 if flat else 1
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", type=float, nargs="?", default=10)
+    parser.add_argument("--rate", type=float, default=1, help="times the normal rate")
+    parser.add_argument("--crowd", action="store_true", help="a process of trainers, at this many messages a second")
+    arguments = parser.parse_args()
+    return crowd_main(arguments.rate) if arguments.crowd else soak(arguments.minutes, arguments.rate)
 
 
 if __name__ == "__main__":
-    sys.exit(soak(float(sys.argv[1]) if len(sys.argv) > 1 else 10))
+    sys.exit(main())
