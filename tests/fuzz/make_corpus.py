@@ -121,6 +121,13 @@ FILES = {
     "cost_infinite": changed("hello_cost", step_seconds=float("inf")),
     "cost_alone": changed("hello", capture_seconds=1),
     "cost_every": changed("hello_cost", own_every=10**9 + 1),
+    "after_odd": changed("epoch_end_reliable", after=[1, 0, 0]),
+    "after_stack": changed("epoch_end_reliable", after=[2, 0, 0, 1]),
+    "after_negative": changed("epoch_end_reliable", after=[1, 0, 0, -1]),
+    "after_many": changed("epoch_end_reliable", after=4000 * [1, 65535, 1, 2**62]),
+    "after_too_many": changed("epoch_end_reliable", after=4001 * [0]),
+    "reliable_state": changed("state", reliable=True),
+    "reliable_number": changed("bye", reliable=1),
     "bad_utf8": b"\x93\xa4\xff\xfe\xc3\x28\xa3\xed\xa0\x80\xa2\xe2\x82",
     "nul_in_key": b"\x82\xa2a\x00\xa3b\x00c\xa0\x01",
     "numbers": b"\x97\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xca\x7f\x80\x00\x00\xcf" + b"\xff" * 8 + b"\xd3\x80"

@@ -338,6 +338,7 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "hello_cost",
                                         "log",
                                         "epoch_end",
+                                        "epoch_end_reliable",
                                         "bye",
                                         "bye_dropped"};
 

@@ -285,6 +285,61 @@ static void test_a_full_disk_costs_records_until_there_is_room(void **state)
     assert_sound(fixture);
 }
 
+static _Atomic int settled;
+
+static void damage_settle(void *data, struct promises *promises)
+{
+    (void)data;
+    for (struct promise *promise; (promise = promises_take(promises)); free(promise)) {
+        settled++;
+    }
+}
+
+/* Batches that were promised wait for it, and so do those behind them; all get there, once. */
+static void test_promised_records_wait_for_a_full_disk(void **state)
+{
+    struct store_fixture *fixture = *state;
+    static const char bytes[100000] = "x";
+    signal(SIGXFSZ, SIG_IGN);
+    fixture_open(fixture);
+    store_set_settle(fixture->store, damage_settle, NULL);
+    settled = 0;
+    log_capture();
+    submit_window(fixture, 1, "x", 1);
+    wait_count(fixture, COUNT_STORED, 1);
+    limit_files(150000);
+    for (uint64_t i = 2; i <= 4; i++) {
+        struct store_batch *batch = batch_of(1, 0);
+        struct promise *promise = calloc(1, sizeof *promise);
+        assert_non_null(promise);
+        assert_int_equal(batch_keep(batch,
+                                    i == 2   ? "a"
+                                    : i == 3 ? "b"
+                                             : "c",
+                                    bytes, sizeof bytes),
+                         0);
+        batch_hold(batch, true);
+        promises_add(batch_promises(batch), promise);
+        assert_true(store_submit(fixture->store, &batch));
+    }
+    while (!store_trouble(fixture->store)) {
+        usleep(1000);
+    }
+    submit_window(fixture, 5, "x", 1);
+    assert_int_equal(settled, 0);
+    limit_files(RLIM_INFINITY);
+    wait_count(fixture, COUNT_STORED, 5);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
+    while (settled < 3) {
+        usleep(1000);
+    }
+    fixture_close(fixture);
+    assert_int_equal(log_release("history_recovered"), 1);
+    assert_int_equal(ask(fixture, "SELECT group_concat(last, '') FROM windows"), 15);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM kept"), 3);
+    assert_sound(fixture);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -302,6 +357,7 @@ int main(void)
         TEST(test_a_file_of_somebody_else_in_its_place_is_left_alone),
         TEST(test_random_damage_never_stops_the_history),
         TEST(test_a_full_disk_costs_records_until_there_is_room),
+        TEST(test_promised_records_wait_for_a_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

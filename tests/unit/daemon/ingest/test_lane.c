@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/* The reliable lane without the ingest thread: credit, answers, and what waits. */
+#include "tests/unit/unit.h"
+
+#include "daemon/base/endpoint.h"
+#include "daemon/ingest/lane.h"
+#include "daemon/ingest/message.h"
+#include "proto/err.h"
+#include "proto/mpk.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+#define CREDIT  UINT64_C(65536)
+#define WAIT_MS 60000
+
+struct lane_fixture {
+    void *zmq, *dealer;
+    struct config config;
+    struct stats stats;
+    struct lane *lane;
+};
+
+static int lane_setup(void **state)
+{
+    struct lane_fixture *f = calloc(1, sizeof *f);
+    char error[CONFIG_ERROR_MAX] = "";
+    assert_non_null(f);
+    config_defaults(&f->config);
+    strcpy(f->config.reliable_endpoint.text, "inproc://reliable");
+    f->config.reliable_credit = CREDIT;
+    f->zmq = endpoint_context_new();
+    assert_int_equal(lane_new(f->zmq, NULL, &f->config, &f->stats, &f->lane, error), 0);
+    f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
+    assert_int_equal(zmq_connect(f->dealer, f->config.reliable_endpoint.text), 0);
+    *state = f;
+    return 0;
+}
+
+static int lane_teardown(void **state)
+{
+    struct lane_fixture *f = *state;
+    int now = 0;
+    zmq_setsockopt(f->dealer, ZMQ_LINGER, &now, sizeof now);
+    zmq_close(f->dealer);
+    lane_free(&f->lane);
+    zmq_ctx_term(f->zmq);
+    free(f);
+    return 0;
+}
+
+/* A message of one frame of so many bytes; 0: only the id. */
+static void lane_put(struct lane_fixture *f, uint64_t id, size_t bytes)
+{
+    static char payload[2 * CREDIT];
+    uint8_t number[8];
+    for (int i = 0; i < 8; i++) {
+        number[i] = (uint8_t)(id >> 8 * i);
+    }
+    assert_true(zmq_send(f->dealer, number, sizeof number, bytes ? ZMQ_SNDMORE : 0) >= 0);
+    if (bytes) {
+        assert_true(zmq_send(f->dealer, payload, bytes, 0) >= 0);
+    }
+}
+
+/* What is there to be taken; NULL: nothing. */
+static struct message *lane_get(struct lane_fixture *f)
+{
+    zmq_pollitem_t item = {.socket = lane_socket(f->lane), .events = ZMQ_POLLIN};
+    struct message *message = NULL;
+    assert_true(zmq_poll(&item, 1, WAIT_MS) == 1);
+    int code = lane_receive(f->lane, &message);
+    assert_true(code == 0 || code == ERR_AGAIN);
+    return message;
+}
+
+struct lane_heard {
+    uint64_t credit;
+    uint32_t acks, refusals;
+    char reason[32]; /* of the last refusal */
+};
+
+/* The next answer. */
+static struct lane_heard lane_hear(struct lane_fixture *f)
+{
+    static const struct mpk_limits limits = {.bytes = 65536, .elements = 20000, .depth = 4};
+    struct lane_heard heard = {.credit = 0};
+    char answer[65536];
+    struct mpk_doc doc;
+    zmq_pollitem_t item = {.socket = f->dealer, .events = ZMQ_POLLIN};
+    assert_true(zmq_poll(&item, 1, WAIT_MS) == 1);
+    int size = zmq_recv(f->dealer, answer, sizeof answer, 0);
+    assert_true(size > 0);
+    assert_int_equal(mpk_parse(answer, (size_t)size, &limits, &doc), 0);
+    const msgpack_object *credit = mpk_find(doc.root, "credit"), *ack = mpk_find(doc.root, "ack"),
+                         *refused = mpk_find(doc.root, "refused");
+    heard.credit = credit ? credit->via.u64 : 0;
+    heard.acks = ack ? ack->via.array.size : 0;
+    heard.refusals = refused ? refused->via.array.size : 0;
+    if (refused) {
+        const msgpack_object_str *reason = &refused->via.array.ptr[0].via.array.ptr[1].via.str;
+        snprintf(heard.reason, sizeof heard.reason, "%.*s", (int)reason->size, reason->ptr);
+    }
+    mpk_doc_clear(&doc);
+    return heard;
+}
+
+static bool is_silent(struct lane_fixture *f)
+{
+    zmq_pollitem_t item = {.socket = f->dealer, .events = ZMQ_POLLIN};
+    return zmq_poll(&item, 1, 0) == 0;
+}
+
+/* It is taken, and freed. */
+static struct promises lane_done(struct lane_fixture *f, struct message *message)
+{
+    struct promises promises = {0};
+    promises_add(&promises, message->promise);
+    message->promise = NULL;
+    lane_return(f->lane, message->peer, message->bytes);
+    message_free(&message);
+    return promises;
+}
+
+static void lane_join_as_trainer(struct lane_fixture *f)
+{
+    lane_put(f, 0, 0);
+    assert_null(lane_get(f));
+    lane_go_on(f->lane);
+    assert_int_equal(lane_hear(f).credit, CREDIT);
+}
+
+static void test_a_message_gives_its_bytes_back_and_is_answered_later(void **state)
+{
+    struct lane_fixture *f = *state;
+    lane_join_as_trainer(f);
+    lane_put(f, 7, 1000);
+    struct message *message = lane_get(f);
+    assert_non_null(message);
+    assert_int_equal(message->promise->id, 7);
+    lane_go_on(f->lane);
+    assert_true(is_silent(f));
+    struct promises promises = lane_done(f, message);
+    lane_go_on(f->lane);
+    struct lane_heard heard = lane_hear(f);
+    assert_int_equal(heard.credit, 1000);
+    assert_int_equal(heard.acks, 0);
+    assert_true(lane_settle(f->lane, &promises));
+    lane_go_on(f->lane);
+    heard = lane_hear(f);
+    assert_int_equal(heard.credit, 0);
+    assert_int_equal(heard.acks, 1);
+    assert_int_equal(stats_get(&f->stats, COUNT_RELIABLE_ACKNOWLEDGED), 1);
+}
+
+static void test_what_exceeds_the_credit_is_dropped(void **state)
+{
+    struct lane_fixture *f = *state;
+    lane_join_as_trainer(f);
+    lane_put(f, 1, 2 * CREDIT); /* alone it may be larger */
+    struct message *message = lane_get(f);
+    assert_non_null(message);
+    lane_put(f, 2, 1);
+    assert_null(lane_get(f));
+    assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), 1);
+    struct promises promises = lane_done(f, message);
+    lane_settle(f->lane, &promises);
+    lane_go_on(f->lane);
+    assert_int_equal(lane_hear(f).credit, 2 * CREDIT);
+    lane_put(f, 3, CREDIT);
+    message = lane_get(f);
+    assert_non_null(message);
+    promises = lane_done(f, message);
+    promises_free(&promises);
+}
+
+/* Told in quarters of it, and when nothing is left: answers stay few. */
+static void test_credit_is_told_in_quarters(void **state)
+{
+    struct lane_fixture *f = *state;
+    struct message *message[8];
+    struct promises promises = {0};
+    lane_join_as_trainer(f);
+    for (uint64_t i = 0; i < 8; i++) {
+        lane_put(f, i + 1, CREDIT / 8);
+        message[i] = lane_get(f);
+        assert_non_null(message[i]);
+    }
+    uint64_t told = 0;
+    for (int i = 0; i < 8; i++) {
+        struct promises one = lane_done(f, message[i]);
+        promises_move(&promises, &one);
+        lane_go_on(f->lane);
+        if (i % 2 == 0) {
+            assert_true(is_silent(f));
+        } else {
+            told += lane_hear(f).credit;
+        }
+    }
+    assert_int_equal(told, CREDIT);
+    lane_settle(f->lane, &promises);
+    lane_go_on(f->lane);
+    assert_int_equal(lane_hear(f).acks, 8);
+}
+
+static void test_a_refusal_has_its_reason(void **state)
+{
+    struct lane_fixture *f = *state;
+    lane_join_as_trainer(f);
+    lane_put(f, 5, 10);
+    struct message *message = lane_get(f);
+    assert_non_null(message);
+    lane_refuse(f->lane, message, ERR_KEY);
+    lane_return(f->lane, message->peer, message->bytes);
+    message_free(&message);
+    lane_go_on(f->lane);
+    struct lane_heard heard = lane_hear(f);
+    assert_int_equal(heard.refusals, 1);
+    assert_string_equal(heard.reason, "key");
+    assert_int_equal(heard.credit, 10);
+}
+
+static bool take_one(void *data, struct message *message)
+{
+    struct message **taken = data;
+    if (*taken) {
+        return false;
+    }
+    *taken = message;
+    return true;
+}
+
+static void test_messages_wait_in_their_order(void **state)
+{
+    struct lane_fixture *f = *state;
+    struct promises promises = {0};
+    lane_join_as_trainer(f);
+    for (uint64_t i = 1; i < 4; i++) {
+        lane_put(f, i, 100);
+        struct message *message = lane_get(f);
+        assert_non_null(message);
+        assert_int_equal(lane_is_open(f->lane, message), i == 1);
+        lane_wait(f->lane, message);
+    }
+    assert_true(lane_go_on(f->lane));
+    for (uint64_t i = 1; i < 4; i++) {
+        struct message *taken = NULL;
+        lane_retry(f->lane, take_one, &taken);
+        assert_non_null(taken);
+        assert_int_equal(taken->promise->id, i);
+        struct promises one = lane_done(f, taken);
+        promises_move(&promises, &one);
+    }
+    assert_false(lane_go_on(f->lane));
+    promises_free(&promises);
+}
+
+/* A trainer that has gone is not waited for, and what it was owed is thrown away. */
+static void test_a_peer_that_has_gone_is_forgotten(void **state)
+{
+    struct lane_fixture *f = *state;
+    lane_join_as_trainer(f);
+    lane_put(f, 1, 100);
+    struct message *message = lane_get(f);
+    assert_non_null(message);
+    zmq_close(f->dealer);
+    f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
+    assert_int_equal(zmq_connect(f->dealer, f->config.reliable_endpoint.text), 0);
+    lane_join_as_trainer(f); /* the end of the other one was read before */
+    struct promises promises = lane_done(f, message);
+    lane_settle(f->lane, &promises);
+    assert_false(lane_go_on(f->lane));
+    assert_true(is_silent(f));
+    assert_int_equal(stats_get(&f->stats, COUNT_RELIABLE_ACKNOWLEDGED), 1);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, lane_setup, lane_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_a_message_gives_its_bytes_back_and_is_answered_later),
+        TEST(test_what_exceeds_the_credit_is_dropped),
+        TEST(test_credit_is_told_in_quarters),
+        TEST(test_a_refusal_has_its_reason),
+        TEST(test_messages_wait_in_their_order),
+        TEST(test_a_peer_that_has_gone_is_forgotten),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

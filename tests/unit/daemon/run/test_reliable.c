@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/* Messages of the reliable lane: promises go where what they are about is saved, messages that come
+ * again change nothing, and events wait for what their rank sent before. */
+#include "tests/unit/unit.h"
+
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/hold.h"
+#include "daemon/run/restore.h"
+#include "tests/unit/daemon/run/fake_store.h"
+#include "tests/unit/daemon/run/fixture.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void reliable_begin(struct run_fixture *f, const char *also)
+{
+    fixture_start(f, also);
+    f->sink.store = fake_store_new();
+}
+
+static void reliable_end(struct run_fixture *f)
+{
+    struct store *store = f->sink.store;
+    fixture_stop(f);
+    fake_store_free(&store);
+}
+
+static void reliable_save(struct run_fixture *f)
+{
+    while (checkpoint_step(f->run)) {
+    }
+    checkpoint_submit(f->run, f->now);
+}
+
+static struct promise *promise_of(uint64_t id)
+{
+    struct promise *promise = calloc(1, sizeof *promise);
+    assert_non_null(promise);
+    promise->id = id;
+    return promise;
+}
+
+/* A message of layer 0 and rank 0 with this number on the lane, which is its promise, too. */
+static int send_reliable(struct run_fixture *f, uint64_t seq, uint64_t step)
+{
+    struct sample *sample = fixture_make(f, 0, 0, step);
+    f->seq[0][0]--;
+    sample->message.header.reliable = true;
+    sample->message.header.seq = seq;
+    sample->message.promise = promise_of(seq);
+    if (fixture_queue(f, sample)) {
+        fixture_finish(f, sample);
+    }
+    return fixture_take_all(f);
+}
+
+/* The promises that the store has made good, as one number: 12 for 1 and 2. */
+static uint64_t kept(struct run_fixture *f)
+{
+    uint64_t digits = 0;
+    struct promise *promise;
+    while ((promise = promises_take(&f->sink.store->kept_promises))) {
+        digits = 10 * digits + promise->id;
+        free(promise);
+    }
+    return digits;
+}
+
+static void test_a_promise_is_kept_by_the_batch_that_saves_its_layer(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[8 steps]");
+    assert_int_equal(send_reliable(&f, 0, 0), 0);
+    assert_int_equal(send_reliable(&f, 1, 1), 0);
+    f.sink.store->full = true;
+    reliable_save(&f);
+    assert_int_equal(kept(&f), 0);
+    assert_int_equal(send_reliable(&f, 2, 2), 0);
+    f.sink.store->full = false;
+    reliable_save(&f);
+    uint64_t digits = kept(&f); /* 0, 1 and 2, in whatever order they came back */
+    assert_true(digits == 12 || digits == 120 || digits == 201 || digits == 210 || digits == 21);
+    assert_null(f.run->promises.first);
+    reliable_end(&f);
+}
+
+/* A window that closes saves its own track only: a promise is about all of them. */
+static void test_a_window_that_closes_saves_the_other_tracks_as_well(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[100 steps]");
+    for (uint64_t i = 1; i < 6; i++) { /* windows of four steps: the first closes with step 4 */
+        assert_int_equal(send_reliable(&f, i, i - 1), 0);
+    }
+    assert_int_equal(kept(&f), 12345);
+    assert_int_equal(fake_store_count(f.sink.store, "layer/"), 2);
+    reliable_end(&f);
+}
+
+static void test_a_message_that_comes_again_changes_nothing(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[]");
+    for (uint64_t i = 0; i < 3; i++) {
+        assert_int_equal(send_reliable(&f, i, i), 0);
+    }
+    assert_int_equal(fixture_send(&f, 0, 0, 3), 0); /* the other lane has numbers of its own */
+    assert_int_equal(send_reliable(&f, 0, 0), ERR_SEQ_DUPLICATE);
+    assert_int_equal(send_reliable(&f, 1, 9), ERR_SEQ_DUPLICATE);
+    struct counts counts = run_counts(f.run);
+    assert_int_equal(counts.received, 6);
+    assert_int_equal(counts.processed, 4);
+    assert_int_equal(counts.repeated, 2);
+    assert_int_equal(counts.tally.lost, 0);
+    assert_int_equal(stats_get(&f.stats, COUNT_RELIABLE_DUPLICATES), 2);
+    assert_int_equal(f.run->step, 3);
+    reliable_end(&f);
+}
+
+static bool reliable_adopt(void *data, struct run *run)
+{
+    struct run_fixture *f = data;
+    assert_null(f->run);
+    f->run = run;
+    return true;
+}
+
+static uint32_t reliable_come_back(struct run_fixture *f, bool forgotten)
+{
+    struct restore *restore =
+        restore_new(&f->config, &f->sink, &f->budget, reliable_adopt, f, f->now);
+    assert_non_null(restore);
+    if (forgotten) {
+        restore_forgotten(restore);
+    }
+    store_each_kept(f->sink.store, restore_value, restore);
+    return restore_finish(&restore);
+}
+
+static void test_its_numbers_come_back(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[8 steps]");
+    for (uint64_t i = 0; i < 3; i++) {
+        assert_int_equal(send_reliable(&f, i, i), 0);
+    }
+    reliable_save(&f);
+    run_free(&f.run);
+    assert_int_equal(reliable_come_back(&f, false), 1);
+    assert_true(f.run->reliable);
+    assert_int_equal(send_reliable(&f, 2, 2), ERR_SEQ_DUPLICATE);
+    assert_int_equal(send_reliable(&f, 3, 3), 0);
+    reliable_end(&f);
+}
+
+/* It is not there at the start, and still known when it is asked for. */
+static void test_a_run_that_is_forgotten_leaves_its_numbers(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[]");
+    for (uint64_t i = 1; i < 3; i++) {
+        assert_int_equal(send_reliable(&f, i, i), 0);
+    }
+    checkpoint_forget(f.run, f.now);
+    assert_int_equal(kept(&f), 12);
+    assert_int_equal(fake_store_count(f.sink.store, "part/"), 0);
+    run_free(&f.run);
+    assert_int_equal(reliable_come_back(&f, false), 0);
+    assert_int_equal(reliable_come_back(&f, true), 1);
+    assert_int_equal(send_reliable(&f, 2, 2), ERR_SEQ_DUPLICATE);
+    assert_int_equal(send_reliable(&f, 3, 30), 0);
+    reliable_end(&f);
+}
+
+/* Events that wait */
+
+static struct message *event_after(struct run_fixture *f, uint32_t layer, uint64_t seq)
+{
+    struct message *message = calloc(1, sizeof *message);
+    assert_non_null(message);
+    message->received_ns = f->now;
+    message->header = (struct header){
+        .type = MESSAGE_EVENT, .event = EVENT_EPOCH_END, .world = 1, .reliable = true};
+    strcpy(message->header.job, "job");
+    if (seq) {
+        message->header.after = calloc(1, sizeof *message->header.after);
+        assert_non_null(message->header.after);
+        message->header.after[0] = (struct topic_position){{STACK_ENCODER, layer, SITE_SELF}, seq};
+        message->header.after_count = 1;
+    }
+    return message;
+}
+
+static void test_an_event_waits_for_the_numbers_that_it_names(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[]");
+    struct message *first = event_after(&f, 1, 2), *second = event_after(&f, 0, 0);
+    assert_true(hold_put(f.run, first, f.now));
+    assert_true(hold_put(f.run, second, f.now)); /* behind it */
+    assert_true(run_busy(f.run));
+    fixture_send(&f, 1, 0, 0);
+    assert_null(hold_take(f.run, f.now));
+    fixture_send(&f, 1, 0, 1);
+    assert_ptr_equal(hold_take(f.run, f.now), first);
+    assert_ptr_equal(hold_take(f.run, f.now), second);
+    assert_null(hold_take(f.run, f.now));
+    assert_false(run_busy(f.run));
+    assert_false(hold_put(f.run, first, f.now)); /* they are there */
+    message_free(&first);
+    message_free(&second);
+    reliable_end(&f);
+}
+
+static void test_an_event_waits_no_longer_than_a_window(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[]");
+    struct message *message = event_after(&f, 2, 1);
+    uint64_t since = f.now;
+    assert_true(hold_put(f.run, message, f.now));
+    f.now += f.config.window_timeout - 1;
+    assert_null(hold_take(f.run, f.now));
+    assert_int_equal(run_time_ns(f.run, f.now), since); /* no window closes over it */
+    f.now++;
+    assert_ptr_equal(hold_take(f.run, f.now), message);
+    assert_int_equal(run_time_ns(f.run, f.now), f.now);
+    message_free(&message);
+    reliable_end(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_promise_is_kept_by_the_batch_that_saves_its_layer),
+        cmocka_unit_test(test_a_window_that_closes_saves_the_other_tracks_as_well),
+        cmocka_unit_test(test_a_message_that_comes_again_changes_nothing),
+        cmocka_unit_test(test_its_numbers_come_back),
+        cmocka_unit_test(test_a_run_that_is_forgotten_leaves_its_numbers),
+        cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
+        cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
