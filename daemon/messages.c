@@ -158,7 +158,9 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     int code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
     if (code) {
         message->code = code;
-        if (message->promise && code != ERR_SEQ_DUPLICATE) {
+        bool repeated = message->header.reliable && code == ERR_SEQ_DUPLICATE;
+        stats_add(&daemon->stats, COUNT_RELIABLE_DUPLICATES, repeated);
+        if (message->promise && !repeated) {
             message->promise->code = code;
         }
         messages_account(daemon, message);

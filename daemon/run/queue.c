@@ -510,9 +510,10 @@ struct message *queue_take(struct run *run)
 {
     struct message *message;
     /* Nothing of tier weights is pooled, so it may come later. If it is refused now that is told
-     * when its computation is through. */
+     * when its computation is through. On the reliable lane it may not: what is saved with its
+     * number must have its effect. */
     while ((message = run->queue) && !message->finished &&
-           message->header.type == MESSAGE_WEIGHTS) {
+           message->header.type == MESSAGE_WEIGHTS && !message->header.reliable) {
         queue_pop(run);
         message->detached = true;
         message->code = queue_take_message(run, message);

@@ -64,7 +64,7 @@ const char *store_trouble(const struct store *store)
 
 /* Batches at their end */
 
-/* Their promises are kept, or nobody can keep them any more. */
+/* Their promises are kept, or nobody can ever keep them. */
 static void store_settle_all(struct store *store, struct store_batch *batches)
 {
     for (; batches && store->settle; batches = batches->next) {
@@ -440,16 +440,33 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
     return taken;
 }
 
+/* Errors that go away: with others a batch would never be written, and hold up all behind it. */
+static bool store_may_recover(int code)
+{
+    switch (code & 0xff) {
+    case SQLITE_FULL:
+    case SQLITE_IOERR:
+    case SQLITE_CANTOPEN:
+    case SQLITE_READONLY:
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+    case SQLITE_NOMEM:
+    case SQLITE_PERM:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* The database locked: commits, frees and counts, in this order, so that a reader of the count
  * finds room in the queue. */
 static void store_finish(struct store *store, struct store_batch *taken)
 {
     int code = store_is_off(store) ? SQLITE_CANTOPEN : commit(store, taken);
     bool off = store_is_off(store);
-    struct store_batch *held = code != SQLITE_OK && !off ? store_take_held(&taken) : NULL;
-    if (code == SQLITE_OK || off) {
-        store_settle_all(store, taken);
-    }
+    bool waits = code != SQLITE_OK && !off && store_may_recover(code);
+    struct store_batch *held = waits ? store_take_held(&taken) : NULL;
+    store_settle_all(store, taken);
     uint64_t records = count_records(taken), bytes = free_all(taken);
     pthread_mutex_lock(&store->lock);
     if (held && !store->stopping) {

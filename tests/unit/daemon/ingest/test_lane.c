@@ -64,7 +64,7 @@ static void lane_put(struct lane_fixture *f, uint64_t id, size_t bytes)
     }
 }
 
-/* What is there to be taken; NULL: nothing. */
+/* Receives a message that is to be taken; NULL: there is none. */
 static struct message *lane_get(struct lane_fixture *f)
 {
     zmq_pollitem_t item = {.socket = lane_socket(f->lane), .events = ZMQ_POLLIN};
