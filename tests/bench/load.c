@@ -137,16 +137,21 @@ static void load_keep(void *data, void *hint)
 
 void load_publish(struct load *load, void *socket)
 {
+    zmq_msg_t payload;
+    zmq_msg_init_data(&payload, load->payload, load_bytes(load), load_keep, NULL);
+    load_send(load, socket, &payload);
+}
+
+void load_send(struct load *load, void *socket, zmq_msg_t *payload)
+{
     char topic[160];
     struct mpk_writer writer;
-    zmq_msg_t payload;
     snprintf(topic, sizeof topic, "tensor/%s/decoder/%u/self/", load->job,
              (unsigned)(load->sent % load->layers));
     encode_header(load, &writer);
-    zmq_msg_init_data(&payload, load->payload, load_bytes(load), load_keep, NULL);
     if (zmq_send(socket, topic, strlen(topic), ZMQ_SNDMORE) < 0 ||
         zmq_send(socket, writer.buffer.data, writer.buffer.size, ZMQ_SNDMORE) < 0 ||
-        zmq_msg_send(&payload, socket, 0) < 0) {
+        zmq_msg_send(payload, socket, 0) < 0) {
         load_die("send");
     }
     mpk_writer_clear(&writer);

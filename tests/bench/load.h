@@ -6,6 +6,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <zmq.h>
 
 /* Nothing is waited for longer. */
 #define LOAD_PATIENCE_MS 60000
@@ -32,6 +33,8 @@ void *load_connect(void *zmq, const char *endpoint);
 void *load_connect_secured(void *zmq, const char *endpoint, const char *server_key);
 /* Sends one message; waits for room, a minute at most. */
 void load_publish(struct load *load, void *socket);
+/* The same with a frame in the place of the tensor's, which it takes. */
+void load_send(struct load *load, void *socket, zmq_msg_t *payload);
 
 /* Ends the process, naming what failed and ZeroMQ's reason. */
 _Noreturn void load_die(const char *what);

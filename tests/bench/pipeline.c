@@ -4,12 +4,14 @@
  *
  * Both run in pairs, one after the other, over ipc:// with the socket settings of the wire
  * contract: a process that publishes [1,12,512,512] f32 from one buffer without copying, and either
- * a bare receiver or attnd, for which a message counts when its numbers are done. Prints one JSON
- * line with the medians.
+ * a bare receiver or attnd, for which a message counts when its numbers are done. attnd runs twice
+ * in each pair: it is sent frames, and it is lent memory, into which each message is copied as
+ * libattn does. Prints one JSON line with the medians for each of the two.
  *
  *   pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]      the settings go to attnd
  *   pipeline curve [PAIRS]      the bare receiver alone, over TCP: encrypted (CURVE) and as it is
  */
+#include "clients/c/src/lender.h"
 #include "tests/bench/attnd.h"
 #include "tests/bench/load.h"
 
@@ -20,19 +22,25 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
 enum { HEADS = 12, LENGTH = 512, RAW_MESSAGES = 200, CURVE_MESSAGES = 60, PAIRS_MAX = 99 };
+enum way { FRAMES, MEMORY, WAYS };
+static const char *const way_name[WAYS] = {"frames", "memory"};
 #define PAYLOAD_BYTES ((double)(HEADS * LENGTH * LENGTH * sizeof(float)))
 /* attnd is given about this much work per pair. */
 #define ATTND_SECONDS 3.0
+/* As much as libattn lends by default. */
+#define LENT_BYTES (UINT64_C(256) << 20)
 
 struct bench {
     const char *attnd;
     char **settings;
     int setting_count;
-    double cpu[PAIRS_MAX]; /* seconds of attnd per GB, its start and end included */
+    double rate[WAYS][PAIRS_MAX], ratio[WAYS][PAIRS_MAX];
+    double cpu[WAYS][PAIRS_MAX]; /* seconds of attnd per GB, its start and end included */
     struct load load;
     void *zmq;
 };
@@ -121,8 +129,36 @@ static double cpu_of_children(void)
            1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
 }
 
-static double attnd_rate(struct bench *bench, double *ret_cpu)
+/* As libattn: copies the map into memory that attnd has, once that is there, and names it. */
+static void publish_lent(struct bench *bench, void *socket, struct lender *lender,
+                         const char *endpoint)
 {
+    struct memory_reference reference;
+    struct lent *lent = NULL;
+    zmq_msg_t frame;
+    void *data;
+    double end = load_seconds() + LOAD_PATIENCE_MS / 1e3;
+    while (!(lent = lender_take(lender, load_bytes(&bench->load), &data))) {
+        lender_tend(lender, endpoint, true);
+        if (load_seconds() > end) {
+            load_die("no memory was taken");
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+    }
+    memcpy(data, bench->load.payload, load_bytes(&bench->load));
+    if (!lender_name(lent, data, load_bytes(&bench->load), &reference)) {
+        load_die("memory");
+    }
+    zmq_msg_init_size(&frame, sizeof reference);
+    memcpy(zmq_msg_data(&frame), &reference, sizeof reference);
+    load_send(&bench->load, socket, &frame);
+    lender_sent(lent);
+    lender_give(lent);
+}
+
+static double attnd_rate(struct bench *bench, enum way way, double *ret_cpu)
+{
+    struct lender *lender = lender_new(LENT_BYTES);
     struct attnd attnd;
     double cpu_before = cpu_of_children();
     uint64_t processed = 0;
@@ -132,12 +168,17 @@ static double attnd_rate(struct bench *bench, double *ret_cpu)
     void *socket = pipeline_open_publisher(bench, text, NULL);
     double start = load_seconds();
     while (load_seconds() - start < ATTND_SECONDS) {
-        load_publish(&bench->load, socket);
+        if (way == MEMORY) {
+            publish_lent(bench, socket, lender, text);
+        } else {
+            load_publish(&bench->load, socket);
+        }
         attnd_pace(&bench->load, attnd.control, &processed);
     }
     attnd_settle(&bench->load, attnd.control);
     double elapsed = load_seconds() - start;
     zmq_close(socket);
+    lender_free(&lender);
     attnd_stop(&attnd);
     load_clear(&bench->load);
     double bytes = (double)bench->load.sent * PAYLOAD_BYTES;
@@ -157,16 +198,16 @@ static double pipeline_median(double *numbers, int count)
     return count % 2 ? numbers[count / 2] : 0.5 * (numbers[count / 2 - 1] + numbers[count / 2]);
 }
 
-static void pipeline_report(struct bench *bench, double *raw, double *attnd, double *ratio,
-                            int pairs)
+static void pipeline_report(struct bench *bench, enum way way, double *raw, int pairs)
 {
-    printf("{\"bench\": \"pipeline\", \"shape\": [1, %d, %d, %d], \"dtype\": \"f32\", "
+    printf("{\"bench\": \"pipeline\", \"way\": \"%s\", \"shape\": [1, %d, %d, %d], \"dtype\": "
+           "\"f32\", "
            "\"transport\": \"ipc\", "
            "\"pairs\": %d, \"attnd_gb_per_s\": %.3f, \"raw_libzmq_gb_per_s\": %.3f, \"ratio\": "
            "%.4f, \"attnd_cpu_s_per_gb\": %.3f, \"settings\": [",
-           HEADS, LENGTH, LENGTH, pairs, pipeline_median(attnd, pairs) / 1e9,
-           pipeline_median(raw, pairs) / 1e9, pipeline_median(ratio, pairs),
-           pipeline_median(bench->cpu, pairs));
+           way_name[way], HEADS, LENGTH, LENGTH, pairs,
+           pipeline_median(bench->rate[way], pairs) / 1e9, pipeline_median(raw, pairs) / 1e9,
+           pipeline_median(bench->ratio[way], pairs), pipeline_median(bench->cpu[way], pairs));
     for (int i = 0; i < bench->setting_count; i++) {
         printf("%s\"%s\"", i ? ", " : "", bench->settings[i]);
     }
@@ -198,8 +239,8 @@ static void pipeline_curve(struct bench *bench, int pairs)
 
 int main(int argc, char **argv)
 {
-    struct bench bench = {0};
-    double raw[PAIRS_MAX], attnd[PAIRS_MAX], ratio[PAIRS_MAX];
+    static struct bench bench;
+    double raw[PAIRS_MAX];
     char endpoint[128];
     int pairs = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 5;
     if (argc < 2 || pairs < 1 || pairs > PAIRS_MAX || argc > 3 + 20) {
@@ -217,10 +258,14 @@ int main(int argc, char **argv)
         bench.zmq = zmq_ctx_new();
         snprintf(endpoint, sizeof endpoint, "ipc://%s/raw", attnd_directory());
         raw[i] = raw_rate(&bench, endpoint, RAW_MESSAGES, NULL, NULL);
-        attnd[i] = attnd_rate(&bench, &bench.cpu[i]);
-        ratio[i] = attnd[i] / raw[i];
+        for (enum way way = 0; way < WAYS; way++) {
+            bench.rate[way][i] = attnd_rate(&bench, way, &bench.cpu[way][i]);
+            bench.ratio[way][i] = bench.rate[way][i] / raw[i];
+        }
         zmq_ctx_term(bench.zmq);
     }
-    pipeline_report(&bench, raw, attnd, ratio, pairs);
+    for (enum way way = 0; way < WAYS; way++) {
+        pipeline_report(&bench, way, raw, pairs);
+    }
     return 0;
 }

@@ -34,8 +34,9 @@ def run(home, *command):
 
 def test_pipeline_ends_after_its_second_pair(home):
     result = run(home, PIPELINE, ATTND, "2", "metrics.spectrum=false")
-    line = json.loads(result.stdout)
-    assert result.returncode == 0 and line["pairs"] == 2 and line["ratio"] > 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["way"] for line in lines] == ["frames", "memory"], result.stderr
+    assert result.returncode == 0 and all(line["pairs"] == 2 and line["ratio"] > 0 for line in lines), lines
 
 
 @pytest.mark.parametrize("setting, said", [("limits.heads=1", "bench: attnd dropped messages: heads_limit\n"),

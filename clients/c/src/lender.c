@@ -235,7 +235,8 @@ static void lender_hear(struct lender *lender)
 
 /* ---- buffers ---- */
 
-/* The smallest that is free and large enough, and not much too large. */
+/* One that is free and large enough, and not much too large: the smallest, and of those the one
+ * that was used last, whose pages may still be in a cache. */
 static struct lent *lender_find(struct lender *lender, uint64_t bytes)
 {
     struct lent *found = NULL;
@@ -245,7 +246,8 @@ static struct lent *lender_find(struct lender *lender, uint64_t bytes)
 
         if (lent && !lent->away && !lent->held && lent->bytes >= bytes &&
             (lent->bytes - ROUND_BYTES) / SLACK <= bytes &&
-            (!found || lent->bytes < found->bytes)) {
+            (!found || lent->bytes < found->bytes ||
+             (lent->bytes == found->bytes && lent->used > found->used))) {
             found = lent;
         }
     }

@@ -106,12 +106,13 @@ class Lender:
         return whole[:nbytes]
 
     def _fitting(self, nbytes: int) -> Optional[_Buffer]:
-        """The smallest free buffer that is large enough, and not much too large. The caller holds the lock."""
+        """A free buffer that is large enough, and not much too large: the smallest, and of those the one that was used
+        last, whose pages may still be in a cache. The caller holds the lock."""
         while self._let_go:
             buffer = self._let_go.popleft()
             buffer.held = None
             self._put_back(buffer)
-        fitting = [one for one in self._free if nbytes <= one.nbytes <= _SLACK * nbytes + _ROUND]
+        fitting = [one for one in reversed(self._free) if nbytes <= one.nbytes <= _SLACK * nbytes + _ROUND]
         return min(fitting, key=lambda one: one.nbytes, default=None)
 
     def _put_back(self, buffer: _Buffer) -> None:
