@@ -102,6 +102,16 @@ def test_nothing_that_is_heavy_is_imported():
         assert done.stdout.strip() == expected
 
 
+def test_a_spool(tmp_path):
+    directory = tmp_path / "spool"
+    assert "made by the first" in doctor(tmp_path, ATTND_SPOOL=str(directory))[1]["spool"][0]
+    directory.mkdir()
+    (directory / "0123456789abcdef-00000001.rec").write_bytes(bytes(2048))
+    assert "1 files of 2 KiB" in doctor(tmp_path, ATTND_SPOOL=str(directory))[1]["spool"][0]
+    assert doctor(tmp_path, ATTND_SPOOL=str(directory / "0123456789abcdef-00000001.rec"))[1]["spool"][0].startswith("WRONG")
+    assert "spool" not in doctor(tmp_path)[1]
+
+
 def test_no_daemon(tmp_path):
     _, found = doctor(tmp_path)
     assert found["daemon"] == ['WRONG no attnd answers -> start one: attnd, or attnd.watch(..., start="auto")']

@@ -20,7 +20,8 @@ import numpy as np
 import attnd
 from attnd import layer_state
 address, job, run, count, pause_us, linger_ms = sys.argv[1:]
-publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000)
+publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000,
+                            reliable_bytes=int(os.environ.get("KEEPER_BYTES", 64 << 20)))
 assert publisher.wait_for_subscriber(60)
 
 def tell(published):

@@ -92,6 +92,7 @@ def examine(address: Optional[str] = None) -> List[Finding]:
     findings += _about_programs(daemon is not None)
     findings += about_daemon
     findings += _about_history(daemon)
+    findings += _about_spool(os.environ.get("ATTND_SPOOL"))
     return findings
 
 
@@ -385,6 +386,25 @@ def _about_disk(path: str, more: str = "") -> Findings:
                       "set XDG_STATE_HOME (or history.path) to a place that can")
     else:
         yield Finding("history", OK, what)
+
+
+def _about_spool(directory: Optional[str]) -> Findings:
+    """Where trainers keep what attnd has not acknowledged, when a directory is named."""
+    if not directory:
+        return
+    try:
+        sizes = [entry.stat().st_size for entry in os.scandir(directory) if entry.name.endswith(".rec")]
+    except FileNotFoundError:
+        yield Finding("spool", OK, f"{directory} (ATTND_SPOOL) is made by the first training")
+        return
+    except OSError as error:
+        yield Finding("spool", WRONG, f"{directory} (ATTND_SPOOL): {error.strerror}", "name a directory that can be read")
+        return
+    if os.access(directory, os.W_OK | os.X_OK):
+        yield Finding("spool", OK, f"{directory} (ATTND_SPOOL), {len(sizes)} files of {_bytes(sum(sizes))} for attnd to "
+                      "acknowledge; the next training sends what nobody holds")
+    else:
+        yield Finding("spool", WRONG, f"{directory} (ATTND_SPOOL) cannot be written", "name a directory that can")
 
 
 def _bytes(count: float) -> str:

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""A soak of the reliable lane: kills of either side under load, a network that is slow, loses and is cut, full disks, and a
+bound that is too small. What the trainers logged is compared with the history, message by message.
+
+    ATTND_BIN=... ATTN_KEEP_PUBLISHING=build/tests/reliable/keep_publishing python3 tests/reliable/lane_soak.py [KILLS [PART...]]
+
+Trainers are in Python and C in turn. It ends with a table: messages that were published; of which their trainer had said that
+they are kept; that are in the history; that are in it twice; that were said to be kept and are missing; that the trainer
+counted as dropped, at the bound of what is kept or of its queue. The last but one and the one before must be 0. Networks and
+disks need root.
+"""
+import contextlib
+import glob
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / folder) for folder in ("reliable", "e2e", "e2e/access")]
+from harness import Attnd, wait_until  # noqa: E402
+from keeper import SETTINGS, Keeper, history_of  # noqa: E402
+
+PATIENCE_S = 300
+HOST = "10.77.0.1"
+# The first that the kernel has: delays and losses, or a narrow line with a short queue, which loses packets too.
+QDISCS = ("netem delay 30ms 10ms loss 2% rate 8mbit", "tbf rate 2mbit burst 16kbit latency 100ms")
+COLUMNS = ("published", "kept", "in the history", "twice", "missing", "dropped")
+
+
+class Tally:
+    """The trainers of one part of the soak."""
+
+    def __init__(self, name):
+        self.name, self.folder, self.keepers = name, tempfile.mkdtemp(prefix="lane-soak-"), []
+        self.randomly = random.Random(name)
+
+    def trainer(self, attnd, **more):
+        keeper = Keeper(attnd, f"{self.name}{len(self.keepers)}", self.folder, libattn=len(self.keepers) % 2 == 1,
+                        **{"pause_us": 2000, **more})
+        self.keepers.append(keeper)
+        return keeper
+
+    def spooled(self):
+        return glob.glob(os.path.join(self.folder, "spool", "*.rec"))
+
+    def settle(self, attnd):
+        """Has a last process send what the killed ones have left, and all that live close; waits for the history."""
+        last = self.trainer(attnd, count=1)
+        living = [keeper for keeper in self.keepers if not keeper.ended()]
+        wait_until(lambda: len(self.spooled()) <= len(living), f"the files of the dead go: {self.spooled()}", PATIENCE_S)
+        for keeper in living:
+            if keeper is not last:
+                keeper.kill()
+        wait_until(lambda: last.said()[1] >= 1, "the last one", PATIENCE_S)
+        last.finish()
+        closer = self.trainer(attnd, count=1)  # of what those left that were killed just now
+        wait_until(lambda: len(self.spooled()) <= 1, "the files of the dead go", PATIENCE_S)
+        wait_until(lambda: closer.said()[1] >= 1, "the last one", PATIENCE_S)
+        closer.finish()
+        deadline = time.monotonic() + 60
+        while self.row(attnd)[-2] and time.monotonic() < deadline:
+            time.sleep(1)
+
+    def row(self, attnd):
+        total = dict.fromkeys(COLUMNS, 0)
+        for keeper in self.keepers:
+            published, kept, dropped = keeper.said()
+            there = history_of(attnd, keeper)
+            missing = set(range(kept)) - set(there) if not dropped else range(max(0, kept - len(there)))
+            for name, count in zip(COLUMNS, (published, kept, len(there), sum(times > 1 for times in there.values()),
+                                             len(missing), dropped)):
+                total[name] += count
+        return [self.name, *total.values()]
+
+    def done(self, attnd):
+        row = self.row(attnd)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        print(*row, sep="\t", flush=True)
+        return row
+
+
+def restart(attnd):
+    attnd.stop(signal.SIGKILL)
+    attnd.start()
+
+
+def daemon(*settings, **more):
+    return Attnd(*SETTINGS, *settings, **more)
+
+
+def kills(count):
+    """Each side so often, at random moments."""
+    attnd, tally = daemon(), Tally("kills")
+    living = [tally.trainer(attnd) for _ in range(4)]
+    for i in range(count):
+        time.sleep(tally.randomly.uniform(0.05, 0.6))
+        victim = living.pop(tally.randomly.randrange(len(living)))
+        victim.kill()
+        living.append(tally.trainer(attnd))
+        time.sleep(tally.randomly.uniform(0.05, 0.6))
+        restart(attnd)
+        if i % 20 == 19:
+            print(f"{i + 1} kills of each side", file=sys.stderr, flush=True)
+    tally.settle(attnd)
+    row = tally.done(attnd)
+    attnd.discard()
+    return row
+
+
+def network(cuts):
+    """Slow, lossy, and cut again and again."""
+    from test_nodes import Node
+    here, there = Node(), Node()
+    assert here.ip(f"link add name eth0 type veth peer name eth0 netns /proc/self/fd/{there.network}",
+                   pass_fds=[there.network]).returncode == 0
+    for i, node in enumerate((here, there)):
+        assert node.ip(f"address add 10.77.0.{i + 1}/24 dev eth0").returncode == 0
+        assert node.ip("link set eth0 up").returncode == 0
+    with there:
+        slow = next((qdisc for qdisc in QDISCS if subprocess.run(f"tc qdisc add dev eth0 root {qdisc}".split(), check=False,
+                                                                 stderr=subprocess.DEVNULL).returncode == 0), None)
+    print(f"network: {slow or 'not slowed: the kernel has neither netem nor tbf'}", file=sys.stderr, flush=True)
+    with here:
+        attnd = daemon("insecure=true", f"ingest.endpoint=tcp://{HOST}:5570", f"reliable.endpoint=tcp://{HOST}:5574")
+    tally = Tally("network")
+    with there:
+        living = [tally.trainer(attnd, address=f"tcp://{HOST}:5570", pause_us=5000) for _ in range(2)]
+    for keeper in living:
+        keeper.wait_for(20)
+    for i in range(cuts):
+        time.sleep(tally.randomly.uniform(1, 3))
+        there.ip("link set eth0 down")
+        time.sleep(tally.randomly.uniform(0.5, 6))
+        there.ip("link set eth0 up")
+        if i == cuts // 2:
+            with here:
+                restart(attnd)
+    for keeper in living:
+        keeper.wait_for(keeper.said()[1] + 100)
+    for keeper in living:
+        keeper.kill()
+    with there:
+        subprocess.run("tc qdisc del dev eth0 root".split(), check=slow is not None)
+        last = tally.trainer(attnd, count=1, address=f"tcp://{HOST}:5570")
+    wait_until(lambda: len(tally.spooled()) <= 1, "the files of the dead go", PATIENCE_S)
+    last.finish()
+    row = tally.done(attnd)
+    attnd.discard()
+    return row
+
+
+@contextlib.contextmanager
+def small_disk(path, size):
+    os.makedirs(path, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def full_spool():
+    """The spool's disk is full while attnd is away: memory serves."""
+    attnd, tally = daemon(), Tally("full_spool")
+    with small_disk(os.path.join(tally.folder, "spool"), "256k"):
+        living = [tally.trainer(attnd, count=3000, pause_us=1000) for _ in range(2)]
+        for keeper in living:
+            keeper.wait_for(50)
+        for _ in range(3):
+            attnd.stop(signal.SIGKILL)
+            time.sleep(1)
+            attnd.start()
+            time.sleep(1)
+        for keeper in living:
+            keeper.wait_for(3000)
+            keeper.finish()
+        row = tally.done(attnd)
+    attnd.discard()
+    return row
+
+
+def full_history():
+    """The history's disk is full for some time: nothing is acknowledged until it has room."""
+    place = tempfile.mkdtemp(prefix="lane-soak-")
+    with small_disk(place, "64m"):
+        attnd, tally = daemon(directory=place), Tally("full_history")
+        living = [tally.trainer(attnd, count=3000, pause_us=1000) for _ in range(2)]
+        for keeper in living:
+            keeper.wait_for(200)
+        filler = os.path.join(place, "filler")
+        with open(filler, "wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        time.sleep(4)
+        os.unlink(filler)
+        for keeper in living:
+            keeper.wait_for(3000)
+            keeper.finish()
+        row = tally.done(attnd)
+        attnd.discard()
+    return row
+
+
+def small_bound():
+    """More is kept than may be, while attnd is away: the newest is dropped, and counted."""
+    os.environ["KEEPER_BYTES"] = "60000"
+    attnd, tally = daemon(), Tally("small_bound")
+    keeper = Keeper(attnd, "bound", tally.folder, count=3000, pause_us=1000)
+    tally.keepers.append(keeper)
+    keeper.wait_for(50)
+    for _ in range(3):
+        attnd.stop(signal.SIGKILL)
+        time.sleep(0.5)
+        attnd.start()
+        time.sleep(0.5)
+    wait_until(lambda: sum(keeper.said()[1:]) >= 3000, "all are kept or dropped", PATIENCE_S)
+    keeper.finish()
+    row = tally.done(attnd)
+    attnd.discard()
+    del os.environ["KEEPER_BYTES"]
+    return row
+
+
+def main():
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    of_root = {"network": lambda: network(max(1, count // 10)), "full_spool": full_spool, "full_history": full_history}
+    parts = {"kills": lambda: kills(count), "small_bound": small_bound, **(of_root if os.geteuid() == 0 else {})}
+    print("part", *COLUMNS, sep="\t", flush=True)
+    rows = [parts[name]() for name in sys.argv[2:] or parts]
+    bad = [row for row in rows if row[4] or row[5]]
+    sys.exit(f"messages are missing, or twice: {bad}" if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
