@@ -126,6 +126,7 @@ static void events_append(struct events *events, const struct published *publish
     char *json = events->client_count > 0 ? events_render(published) : NULL;
     if (json) {
         ring_put(&events->ring, events->boot, (enum event_kind)kind, job, json);
+        events->urgent |= kind != EVENT_LIVE || events->live_interval_ns == 0;
         stats_add(events->stats, COUNT_HTTP_EVENTS, 1);
     } else {
         ring_skip(&events->ring);
@@ -413,6 +414,7 @@ static bool has_more(struct event_client *client)
 
 void events_wake(struct events *events)
 {
+    events->urgent = false;
     for (struct event_client *client = events->clients; client; client = client->following) {
         if (!client->suspended || !has_more(client)) {
             continue;

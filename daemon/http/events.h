@@ -27,6 +27,7 @@ struct events {
     struct event_client *clients;
     uint64_t held_bytes, held_limit; /* of live values that are held back */
     uint32_t client_count, client_limit;
+    bool urgent; /* something that no client should wait for is new since events_wake */
     bool closing;
 };
 

@@ -18,8 +18,9 @@
 #include <unistd.h>
 
 #define SECOND_MS 1000
-/* How often live values that are held back are looked at, at most. */
-#define LIVE_MS 10
+/* Live values go out, and those that are held back are looked at, so often at most: waking hundreds
+ * of clients takes longer than telling them of several layers at once. */
+#define LIVE_MS 50
 /* Questions that are with the loop thread at once: their answers are all in memory. Others wait
  * here. */
 #define ASKED_MAX 16
@@ -205,7 +206,9 @@ static void http_on_wake(uv_async_t *wake)
     take_visitors(http);
     take_published(http, clock_monotonic_ns());
     take_answers(http);
-    events_wake(&http->events);
+    if (http->events.urgent) {
+        events_wake(&http->events);
+    }
     server_run(http);
 }
 
