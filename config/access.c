@@ -362,7 +362,7 @@ int access_load(const char *path, enum access_kind kind, struct access **ret_acc
 void access_free(struct access **access)
 {
     if (*access) {
-        explicit_bzero(*access, sizeof **access);
+        explicit_bzero((*access)->entry, (*access)->count * sizeof *(*access)->entry);
     }
     free(*access);
     *access = NULL;

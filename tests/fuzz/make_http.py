@@ -19,7 +19,11 @@ STRANGE = ["POST / HTTP/1.1\r\n" + HOST + "Content-Length: 3\r\n\r\nabc", "GET /
            "GET /metrics HTTP/1.1\r\n" + HOST + "Accept: application/openmetrics-text\r\n\r\nGET /healthz HTTP/1.1\r\n" + HOST + "\r\n",
            "GET / HTTP/1.0\r\n\r\n", "GET /" + "a" * 3000 + " HTTP/1.1\r\n" + HOST + "\r\n", "HEAD / HTTP/1.1\r\n" + HOST + "\r\n",
            "GET / HTTP/1.1\r\n" + HOST + "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", "\r\n\r\n", "GET",
-           "127.0.0.1:80", "[::1]:80", "http://localhost", "Bearer 0123456789abcdef", "12345678-42"]
+           "127.0.0.1:80", "[::1]:80", "http://localhost", "Bearer 0123456789abcdef", "12345678-42",
+           "GET /api/v1/jobs HTTP/1.1\r\n" + HOST + "Authorization: Bearer 0123456789abcdef\r\nX-Forwarded-For: x\r\n\r\n",
+           "GET /api/v1/events HTTP/1.1\r\n" + HOST + "X-Forwarded-User: ann@example.org\r\n\r\n",
+           "GET /api/v1/summary?job=b HTTP/1.1\r\n" + HOST + "X-Forwarded-User: ann\r\n\r\n",
+           "GET /metrics HTTP/1.1\r\n" + HOST + "X-Forwarded-User: ann\r\nX-Forwarded-User: bob\r\n\r\n"]
 
 
 def main(folder):
