@@ -428,9 +428,7 @@ void lender_tend(struct lender *lender, const char *endpoint, bool known)
     if (lender->fd >= 0 && (!known || strcmp(path, lender->path) != 0)) {
         lender_end(lender);
     }
-    if (lender->missed_count > 0) {
-        lender_hear(lender);
-    }
+    lender_hear(lender);
     wanted = known && lender->missed_count > 0 && lender->fd < 0 &&
              socket_now_ms() >= lender->connect_ms;
     if (lender->greeted) {
@@ -450,6 +448,18 @@ void lender_tend(struct lender *lender, const char *endpoint, bool known)
     for (uint32_t i = 0; i < count; i++) {
         lender_lend(lender, (missed[i] + ROUND_BYTES - 1) / ROUND_BYTES * ROUND_BYTES);
     }
+}
+
+int lender_descriptor(struct lender *lender)
+{
+    int fd = -1;
+
+    if (lender) {
+        pthread_mutex_lock(&lender->lock);
+        fd = lender->fd;
+        pthread_mutex_unlock(&lender->lock);
+    }
+    return fd;
 }
 
 bool lender_name(struct lent *lent, const void *data, uint64_t bytes,

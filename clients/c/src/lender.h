@@ -30,6 +30,8 @@ void lender_give(struct lent *lent);
 /* Connects to the attnd at this endpoint, if it is one that takes memory (`known`), and lends it
  * what there was no buffer for. */
 void lender_tend(struct lender *lender, const char *endpoint, bool known);
+/* The connection, to be polled for its end only; -1: there is none. Accepts NULL. */
+int lender_descriptor(struct lender *lender);
 /* Writes the frame that stands for these bytes of the buffer. Whether attnd knows it. */
 bool lender_name(struct lent *lent, const void *data, uint64_t bytes,
                  struct memory_reference *ret_reference);

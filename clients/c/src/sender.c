@@ -515,11 +515,13 @@ static void wake_up(attn_publisher *publisher)
 /* Until something is put into the queue or a notice comes. */
 static void sleep_idle(attn_publisher *publisher)
 {
-    zmq_pollitem_t items[5] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
+    zmq_pollitem_t items[6] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
 
     linked += reliable_items(&publisher->lane, items + 1 + linked);
 
+    items[1 + linked].fd = lender_descriptor(publisher->lender);
+    linked += items[1 + linked].fd >= 0; /* an end is noticed without being asked for */
     if (!fall_asleep(publisher)) {
         return;
     }

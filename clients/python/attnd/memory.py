@@ -26,6 +26,7 @@ from collections import deque
 from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
+import zmq
 
 from . import address
 
@@ -67,6 +68,7 @@ class Lender:
         self.messages = 0  # that were sent with a tensor in a buffer
         self._retry_at = 0.0
         self._endpoint: Optional[str] = None
+        self._registered = -1  # the descriptor that is polled
         self._reset()
 
     def _reset(self) -> None:
@@ -235,6 +237,19 @@ class Lender:
                 return False
             self._drop(buffer)
         return True
+
+    @property
+    def changed(self) -> bool:
+        """Whether register() would add another connection than the last time."""
+        connection = self._socket
+        return (-1 if connection is None else connection.fileno()) != self._registered
+
+    def register(self, poller: "zmq.Poller") -> None:
+        """Has the end of the connection noticed, and nothing else."""
+        connection = self._socket
+        self._registered = -1 if connection is None else connection.fileno()
+        if self._registered >= 0:
+            poller.register(self._registered, zmq.POLLERR)
 
     def name(self, frames: Sequence[np.ndarray]) -> List[Tuple[Optional[_Buffer], Optional[bytes]]]:
         """For each frame the buffer that it is in and the frame that names it, or None twice: it travels itself."""

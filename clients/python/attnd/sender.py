@@ -428,7 +428,7 @@ class Sender:
                 self._tell_gone()
             longest_s = PAUSE_STALLED_S if self._is_stalled else PAUSE_MAX_S
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
-            if self._lane.changed:
+            if self._lane.changed or self.memory.changed:
                 poller = self._poller()
             poller.poll(milliseconds(_until(deadline, pause_s) if full else self._idle_s()))
             self._clear_wake()
@@ -437,6 +437,7 @@ class Sender:
         poller = zmq.Poller()
         self._link.register(poller)
         self._lane.register(poller)
+        self.memory.register(poller)
         poller.register(self._wake_read, zmq.POLLIN)
         return poller
 
