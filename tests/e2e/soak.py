@@ -31,8 +31,11 @@ from keyed import Keyed, Pair, Somebody, give_key  # noqa: E402
 
 REPORT_S, ROTATE_S = 15, 20
 NORMAL_RATE, CROWDS, JOBS = 250, 2, 4  # messages a second; trainers' processes, and jobs of each
-LIMITS = ("limits.jobs=8", "limits.idle=5s", "window.timeout=2s", "window.rank_grace=1s", "window.length=3", "publish.send_queue=50",
-          "http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", "history.max_size=64MiB")
+# So low that all of them are reached in the first quarter.
+LIMITS = ("limits.jobs=8", "limits.runs=4", "limits.idle=5s", "limits.state_memory=64MiB", "window.timeout=2s",
+          "window.rank_grace=1s", "window.length=3", "maps.memory=16MiB", "publish.send_queue=50", "publish.last_values=4MiB",
+          "ingest.max_message=1MiB", "ingest.budget=32MiB", "history.max_size=64MiB", "history.queue=16MiB", "http.enabled=true",
+          "http.endpoint=tcp://127.0.0.1:*", "http.ring=1MiB", "http.answers=16MiB", "http.queue=4MiB")
 
 
 class Job:
@@ -70,14 +73,14 @@ class Job:
 
 
 def crowd_main(rate):
-    """Jobs without end, at so many messages a second; where attnd is, and with which key, comes from standard input."""
+    """Jobs until the soak has ended, at so many messages a second; where attnd is, and with which key, comes from standard input."""
     about = json.loads(sys.stdin.readline())
     attnd = SimpleNamespace(context=give_key(zmq.Context(), SimpleNamespace(public=about["server"]),
                                              SimpleNamespace(**about["pair"])), endpoint=about["endpoints"].get)
     rng, randomly = np.random.default_rng(about["seed"]), random.Random(about["seed"])
     maps = [softmax_maps(rng, 1, randomly.randrange(1, 9), length, length) for length in (1, 7, 16, 33, 64) for _ in range(4)]
-    jobs, sent, started = [], 0, time.monotonic()
-    while True:
+    jobs, sent, started, parent = [], 0, time.monotonic(), os.getppid()
+    while os.getppid() == parent:
         while len(jobs) < JOBS:
             jobs.append(Job(attnd, maps, randomly))
         for job in list(jobs):
@@ -86,6 +89,7 @@ def crowd_main(rate):
                 job.leave()
                 jobs.remove(job)
         time.sleep(max(0, started + sent / rate - time.monotonic()))
+    return 0
 
 
 class Crowd:
