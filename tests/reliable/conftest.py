@@ -5,7 +5,7 @@ import os
 import sys
 
 E2E = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e")
-sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), E2E]
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), E2E, os.path.join(E2E, "access")]
 
 _spec = importlib.util.spec_from_file_location("e2e_conftest", os.path.join(E2E, "conftest.py"))
 _module = importlib.util.module_from_spec(_spec)
