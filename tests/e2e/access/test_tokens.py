@@ -30,7 +30,7 @@ def tokens(tmp_path):
 @pytest.fixture
 def two(tokens):
     """Two jobs of which SOME sees one, with a history and an alert each."""
-    web = Web(f"http.token_file={tokens}", "http.live_interval=0s", "http.heartbeat=200ms", "maps.every=0s",
+    web = Web(f"http.token_file={tokens}", "http.live_interval=0s", "http.heartbeat=1h", "maps.every=0s",
               config="rules:\n  flat:\n    metric: entropy\n    above: 0.0001\n    severity: info\n"
                      "  hidden:\n    metric: entropy\n    above: 10\n    job: b-*\n")
     web.call("plan.set", job=SECRET, every=7)
