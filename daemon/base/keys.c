@@ -341,6 +341,16 @@ static int keys_peer(int type)
     return type == ZMQ_SUB ? ZMQ_PUB : type == ZMQ_XPUB ? ZMQ_SUB : ZMQ_DEALER;
 }
 
+/* A frame of an event; a signal may come while it is read. */
+static int keys_read_event(void *monitor, char ret_frame[ENDPOINT_MAX])
+{
+    int length;
+    do {
+        length = zmq_recv(monitor, ret_frame, ENDPOINT_MAX, 0);
+    } while (length < 0 && zmq_errno() == EINTR);
+    return length;
+}
+
 /* Waits for the end of a handshake. Returns its event, 0 when none came. */
 static int keys_handshake(void *monitor)
 {
@@ -352,10 +362,10 @@ static int keys_handshake(void *monitor)
         if (zmq_poll(&item, 1, TEST_MS / 100) <= 0) {
             continue;
         }
-        if (zmq_recv(monitor, frame, sizeof frame, 0) >= (int)sizeof event) {
+        if (keys_read_event(monitor, frame) >= (int)sizeof event) {
             memcpy(&event, frame, sizeof event);
         }
-        zmq_recv(monitor, frame, sizeof frame, 0); /* the address */
+        keys_read_event(monitor, frame); /* the address */
         if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH || event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
             return event;
         }
