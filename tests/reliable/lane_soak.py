@@ -63,9 +63,6 @@ class Tally:
         wait_until(lambda: len(self.spooled()) <= 1, "the files of the dead go", PATIENCE_S)
         wait_until(lambda: closer.said()[1] >= 1, "the last one", PATIENCE_S)
         closer.finish()
-        deadline = time.monotonic() + 60
-        while self.row(attnd)[-2] and time.monotonic() < deadline:
-            time.sleep(1)
 
     def row(self, attnd):
         total = dict.fromkeys(COLUMNS, 0)
@@ -79,7 +76,12 @@ class Tally:
         return [self.name, *total.values()]
 
     def done(self, attnd):
+        """Windows that are flushed take a moment to get to the history."""
+        deadline = time.monotonic() + 60
         row = self.row(attnd)
+        while row[-2] and time.monotonic() < deadline:
+            time.sleep(1)
+            row = self.row(attnd)
         shutil.rmtree(self.folder, ignore_errors=True)
         print(*row, sep="\t", flush=True)
         return row

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from harness import Attnd, wait_until
 from keeper import SETTINGS, Keeper, history_of, is_whole
+from keyed import Keyed, Pair
 
 BOTH = pytest.mark.parametrize("libattn", [False, True], ids=["python", "libattn"])
 
@@ -17,6 +18,14 @@ def attnd():
     daemon = Attnd(*SETTINGS)
     yield daemon
     daemon.discard()
+
+
+class KeyedWithWindows(Keyed):
+    """Each step is a window."""
+
+    def start(self):
+        self.settings = (*self.settings, *SETTINGS)
+        super().start()
 
 
 def start_again(daemon):
@@ -45,6 +54,26 @@ def test_a_killed_trainer_loses_nothing_that_was_kept(attnd, tmp_path, libattn):
     wait_until(lambda: is_whole(attnd, second, 5), "those of the second")
     assert len(history_of(attnd, second)) == 5
     assert not spooled(tmp_path) and attnd.stats()["reliable_refused"] == 0
+
+
+@BOTH
+def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch, libattn):
+    """Over TCP: a trainer whose key may publish for its job, and one whose key may not."""
+    mine, other = Pair(), Pair()
+    daemon = KeyedWithWindows((mine, "publish", "mine*"), (other, "publish", "other"))
+    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
+    address = f"tcp://127.0.0.1:{daemon.port}"
+    monkeypatch.setenv("ATTND_KEY", mine.secret)
+    keeper = Keeper(daemon, "mine", tmp_path, count=50, libattn=libattn, address=address)
+    keeper.wait_for(50)
+    monkeypatch.setenv("ATTND_KEY", other.secret)
+    forger = Keeper(daemon, "mine2", tmp_path, count=10, libattn=libattn, spool=False, address=address)
+    forger.wait_for(10)
+    wait_until(lambda: daemon.stats()["reliable_refused"] >= 10, "refusals")
+    forger.finish()
+    keeper.finish()
+    wait_until(lambda: is_whole(daemon, keeper, 50), "its messages")
+    assert not history_of(daemon, forger)
 
 
 @BOTH

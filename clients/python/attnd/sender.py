@@ -126,7 +126,7 @@ class Sender:
         self.memory = Lender(queue_bytes)  # where tensors are copied to that attnd reads in place
         self._pid = os.getpid()
         self._reset_queue()
-        self._is_stalled = False
+        self.stalled = False  # as Publisher.stalled
         self._blocked_since: Optional[float] = None
         self._hello: Optional[Message] = None
         self._hello_due = False
@@ -188,17 +188,11 @@ class Sender:
     @property
     def listened_to(self) -> bool:
         """As Publisher.listened_to."""
-        return self.has_subscriber() or self.keeps_tensors
+        return self.has_subscriber() or self._away and self._relies()
 
-    @property
-    def keeps_tensors(self) -> bool:
-        """Whether attnd is away, and tensors are kept for it."""
-        return self._away and any(topic != self._event_topic for topic in tuple(self._by_lane))
-
-    @property
-    def stalled(self) -> bool:
-        """As Publisher.stalled."""
-        return self._is_stalled or self._away and self._lane.full
+    def _relies(self) -> bool:
+        """Whether more than events went by the reliable lane."""
+        return any(topic != self._event_topic for topic in tuple(self._by_lane))
 
     def skip(self) -> None:
         """Counts a message that nobody wanted."""
@@ -426,7 +420,7 @@ class Sender:
             self._judge_stall(full and not sent and not self._lane.is_joining)
             if deadline is None and self._gone_in_s() == 0:
                 self._tell_gone()
-            longest_s = PAUSE_STALLED_S if self._is_stalled else PAUSE_MAX_S
+            longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
             if self._lane.changed or self.memory.changed:
                 poller = self._poller()
@@ -462,7 +456,7 @@ class Sender:
     def _tell_gone(self) -> None:
         assert self._say_next is not None
         self._told_gone = True
-        what = "what goes by the reliable lane is kept for it, and nothing else is" if self.keeps_tensors else "nothing is"
+        what = "what goes by the reliable lane is kept for it, and nothing else is" if self._relies() else "nothing is"
         log.warning("job %s: attnd at %s has gone, or does not answer: %s captured until it is back; training goes "
                     "on. %s", self.identity.job, self._home, what, self._say_next())
 
@@ -478,8 +472,7 @@ class Sender:
             self._left_at = time.monotonic()
 
     def _but_kept(self) -> str:
-        kept = self._lane.unacknowledged
-        return f", but for {kept} messages that were kept" if kept else ""
+        return f", but for {self._lane.unacknowledged} messages that were kept" if self._relies() else ""
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
@@ -503,7 +496,8 @@ class Sender:
             self._blocked_since = None
         elif self._blocked_since is None:
             self._blocked_since = now
-        self._is_stalled = self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S
+        self.stalled = (self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S) or (
+            self._away and self._lane.full)
 
     def _clear_wake(self) -> None:
         try:
