@@ -286,6 +286,11 @@ def test_a_token_is_asked_for_on_the_page(page, tmp_path):
         page.js(f"document.querySelector('{field}').value = '0123456789abcdefXYZ'; {use}")
         wait_until(lambda: cells(page) == HEADS and page.text("#connection") == "connected", "the job")
         assert page.js("return document.getElementById('token').hidden")
+        page.js("sessionStorage.clear()")
+        page.driver.get("about:blank")
+        page.open(site, "#token=0123456789abcdefXYZ")
+        wait_until(lambda: cells(page) == HEADS and page.text("#connection") == "connected", "the job, by a link with the token")
+        assert "0123456789abcdefXYZ" not in page.js("return location.href + JSON.stringify(history.state) + document.cookie")
         page.complaints()  # of what was refused
     finally:
         page.js("sessionStorage.clear()")
