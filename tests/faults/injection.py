@@ -393,7 +393,7 @@ def trained(life, expected):
         raise Broken(f"it ended with {code}")
     if expected and code == 0 and losses != expected[1][0]:
         raise Broken(f"it trained otherwise: {losses}")
-    if expected and jobs and not 0 <= expected[1][1] - counted <= 1:  # nobody tells of the last one
+    if expected and jobs and abs(expected[1][1] - counted) > 1:  # nobody tells of the last one; a hello may be repeated
         raise Broken(f"{counted} messages instead of {expected[1][1]}: {jobs}")
     return losses, counted
 
