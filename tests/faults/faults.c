@@ -58,6 +58,8 @@ static atomic_flag live_lock = ATOMIC_FLAG_INIT;
 static struct live {
     uintptr_t address, caller;
 } live[LIVE_MAX];
+static uint32_t used[LIVE_MAX + 1]; /* places of the table that are or were taken */
+static size_t used_count;
 static atomic_bool is_open[OPEN_MAX];
 
 static void lock_live(void)
@@ -85,6 +87,8 @@ static void note_live(void *memory, uintptr_t caller)
     lock_live();
     for (size_t at = place_of(address), i = 0; i < LIVE_MAX; i++, at = (at + 1) % LIVE_MAX) {
         if (live[at].address <= GONE) {
+            used[used_count] = (uint32_t)at;
+            used_count += !live[at].address;
             live[at] = (struct live){address, caller};
             break;
         }
@@ -127,10 +131,10 @@ static void note_closed(int fd)
 static void count_live(void)
 {
     state->live = state->open = 0;
-    for (size_t i = 0; i < LIVE_MAX; i++) {
-        if (live[i].address > GONE) {
+    for (size_t i = 0; i < used_count; i++) {
+        if (live[used[i]].address > GONE) {
             state->live++;
-            state->live_caller = live[i].caller;
+            state->live_caller = live[used[i]].caller;
         }
     }
     for (size_t i = 0; i < OPEN_MAX; i++) {
@@ -216,7 +220,9 @@ PUBLIC void faults_arm(uint64_t nth)
         dl_iterate_phdr(add_module, NULL);
     }
     lock_live();
-    memset(live, 0, sizeof live);
+    while (used_count > 0) {
+        live[used[--used_count]] = (struct live){0};
+    }
     unlock_live();
     for (size_t i = 0; i < OPEN_MAX; i++) {
         atomic_store(&is_open[i], false);
