@@ -118,7 +118,7 @@ def _copy_numpy(array: np.ndarray, dtype: Any) -> np.ndarray:
     place = memory.room(array.nbytes)
     if place is None:
         return np.array(array, dtype=dtype, order="C", copy=True)
-    copy = place.view(dtype).reshape(array.shape)
+    copy: np.ndarray = place.view(dtype).reshape(array.shape)
     np.copyto(copy, array)
     return copy
 
