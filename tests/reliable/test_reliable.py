@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The reliable lane at wire level: messages that are answered are in the history, and none of them is there twice."""
+import os
 import resource
 import signal
 import sqlite3
 import struct
+import subprocess
 
 import msgpack
 import pytest
@@ -12,6 +14,7 @@ from harness import Attnd, Trainer, softmax_maps, wait_log, wait_until
 from keyed import Keyed, Pair, Somebody
 from lane import Lane
 
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 SMALL = ("window.unit=step", "window.length=1", "window.every=1", "history.checkpoint=200ms", "history.commit=20ms")
 
 
@@ -312,3 +315,31 @@ def test_nobody_speaks_for_the_job_of_another_key(rng):
     for stranger in strangers:
         stranger.context.destroy(linger=0)
     attnd.close()
+
+
+def test_a_recording_of_both_lanes_gives_the_same_windows(rng, tmp_path):
+    """It is replayed through ingest, where the reliable lane's messages are taken like the others, and not answered."""
+    attnd, again = (Attnd("window.unit=epoch", "history.checkpoint=200ms") for _ in range(2))  # steps need not be in order
+    recording = str(tmp_path / "both")
+    recorder = subprocess.Popen([ATTNCTL, "--address", attnd.directory, "record", "job", recording], stderr=subprocess.PIPE)
+    assert b"recording job" in recorder.stderr.readline()
+    lane = Lane(attnd, "job")
+    other = Trainer(attnd, "job", run=lane.run)
+    for step in range(4):
+        other.attention(softmax_maps(rng, 1, 2, 8, 8), step=step, layer=1)
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    lane.event("bye", after=[1, 1, 0, 4])
+    lane.settled()
+    wait_until(lambda: attnd.stats()["tapped"] == 9, "the recorder's copies")
+    recorder.send_signal(signal.SIGINT)
+    assert recorder.wait(60) == 0
+    replay = subprocess.run([ATTNCTL, "--address", again.directory, "replay", recording], capture_output=True, text=True)
+    assert replay.returncode == 0, replay.stdout + replay.stderr
+    assert again.settled(9)["dropped"] == {}
+    wait_until(lambda: windows_of(again) == windows_of(attnd), "the same windows")
+    assert windows_of(again) == [(0, 0, 4), (1, 0, 4)]
+    recorder.stderr.close()
+    other.close()
+    lane.close()
+    attnd.close()
+    again.close()
