@@ -51,6 +51,20 @@ static void set_directory(struct config *config, const char *endpoint, int which
     }
 }
 
+/* The reliable lane is where trainers look for it: beside ingest, wherever that is. */
+static void place_beside_ingest(struct config *config)
+{
+    const char *ingest = config->ingest_endpoint.text;
+    char *text = config->reliable_endpoint.text, reason[ADDRESS_REASON_MAX];
+    if (!is_tcp(ingest)) {
+        snprintf(text, sizeof config->reliable_endpoint.text, "%.*s/%s",
+                 (int)(strrchr(ingest, '/') - ingest), ingest,
+                 address_socket_name[ADDRESS_RELIABLE]);
+    } else if (address_endpoint(ingest, ADDRESS_RELIABLE, text, reason) != 0) {
+        strcpy(text, ingest); /* any port, as ingest's */
+    }
+}
+
 int config_use_address(struct config *config, const char *address, const char *origin,
                        const char *path, char *reterr)
 {
@@ -67,7 +81,9 @@ int config_use_address(struct config *config, const char *address, const char *o
         if (address_endpoint(address, (enum address_socket)i, text, reason) != 0) {
             return config_error(reterr, nowhere, "%s: %s", origin, reason);
         }
-        if (!*endpoint->text) {
+        if (!*endpoint->text && i == ADDRESS_RELIABLE) {
+            place_beside_ingest(config);
+        } else if (!*endpoint->text) {
             snprintf(endpoint->text, sizeof endpoint->text, "%s", text);
             uses_tcp = uses_tcp || is_tcp(text);
         }

@@ -59,10 +59,10 @@ static int ipc_endpoint(const char *directory, enum address_socket which, char *
         length--;
     }
     /* The longest name counts for all, so that a directory works as a whole or not at all. */
-    if (length + strlen("/publish") >= sizeof limit.sun_path) {
+    if (length + strlen("/reliable") >= sizeof limit.sun_path) {
         return address_fail(reterr,
                             "'%.200s': too long: a directory of sockets has at most %zu bytes",
-                            directory, sizeof limit.sun_path - strlen("/publish") - 1);
+                            directory, sizeof limit.sun_path - strlen("/reliable") - 1);
     }
     snprintf(ret_endpoint, ADDRESS_MAX, "ipc://%.*s/%s", (int)length, directory,
              address_socket_name[which]);

@@ -47,7 +47,7 @@ def endpoint(address: Any, socket: str) -> str:
 
 def _ipc(text: str, socket: str) -> str:
     directory = text.rstrip("/") or "/"
-    longest = _PATH_MAX - len("/publish")  # for all, so that a directory works as a whole or not at all
+    longest = _PATH_MAX - len("/reliable")  # for all, so that a directory works as a whole or not at all
     if len(os.fsencode(directory)) > longest:
         raise AddressError(f"'{text[:200]}': too long: a directory of sockets has at most {longest} bytes")
     _need_unix_sockets()

@@ -66,6 +66,19 @@ static void test_an_endpoint_that_is_named_stays(void **state)
               "ipc:///a/reliable", "/a");
 }
 
+static void test_the_reliable_lane_lies_beside_ingest(void **state)
+{
+    (void)state;
+    struct config config = endpoints_at("/a", "ingest.endpoint=ipc:///b/ingest", NULL);
+    assert_string_equal(config.reliable_endpoint.text, "ipc:///b/reliable");
+    config = endpoints_at("/a", "insecure=true", "ingest.endpoint=tcp://node:7000");
+    assert_string_equal(config.reliable_endpoint.text, "tcp://node:7004");
+    config = endpoints_at("/a", "insecure=true", "ingest.endpoint=tcp://127.0.0.1:*");
+    assert_string_equal(config.reliable_endpoint.text, "tcp://127.0.0.1:*");
+    config = endpoints_at("/a", "ingest.endpoint=ipc://ingest", NULL);
+    assert_string_equal(config.reliable_endpoint.text, "ipc://reliable");
+}
+
 /* A directory in which no socket lies is none of attnd's. */
 static void test_the_directory_counts_by_what_lies_in_it(void **state)
 {
@@ -148,6 +161,7 @@ int main(void)
         cmocka_unit_test(test_an_address_is_where_all_are),
         cmocka_unit_test(test_tcp_with_keys_is_no_stranger),
         cmocka_unit_test(test_an_endpoint_that_is_named_stays),
+        cmocka_unit_test(test_the_reliable_lane_lies_beside_ingest),
         cmocka_unit_test(test_the_directory_counts_by_what_lies_in_it),
         cmocka_unit_test(test_a_wrong_address_names_who_gave_it),
         cmocka_unit_test(test_tcp_is_refused_where_it_is_said),
