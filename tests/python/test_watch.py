@@ -310,7 +310,7 @@ def test_a_stalled_daemon_spares_the_capture_and_counts(watched):
     it = watched(model)
     x = torch.rand(3, 5, D)
     model(x, x, x)
-    it.publisher._sender._is_stalled = True
+    it.publisher._sender.stalled = True
     it.step()
     published = it.stats()["published"]
     model(x, x, x)
@@ -326,7 +326,7 @@ def test_a_stalled_daemon_costs_what_would_have_been_captured_once_a_step():
     with attnd.watch(model, job="job", publisher=publisher, steps="manual") as it:
         model(torch.rand(2, 5, D))
         assert len(it.layers) == 3
-        publisher._sender._is_stalled = True
+        publisher._sender.stalled = True
         for _ in range(3):
             it.step()
             it.rearm()  # as after each microbatch
