@@ -133,12 +133,13 @@ static void messages_settle(struct daemon *daemon, struct message *message)
 }
 
 /* Goes on with messages that had to wait for messages that have been taken now, or for long enough.
- */
+ * Recorders get them in this order, too: a `bye` ends a recording. */
 static void messages_release(void *data, struct run *run)
 {
     struct daemon *daemon = data;
     struct message *message;
     while ((message = hold_take(run, messages_now_ns(daemon)))) {
+        tap_message(daemon->tap, message);
         bool compute = queue_put(run, message, messages_now_ns(daemon));
         if (!compute || !messages_compute(daemon, message)) {
             messages_settle(daemon, message);
@@ -148,14 +149,14 @@ static void messages_release(void *data, struct run *run)
 
 static void messages_on_arrived(struct daemon *daemon, struct message *message)
 {
-    bool compute;
-    if (!message->code) { /* else its tensors are gone */
-        tap_message(daemon->tap, message);
-    }
+    bool compute, whole = !message->code; /* else its tensors are gone */
     stats_received(&daemon->stats, message->bytes);
     rounds_start(daemon);
     daemon->arrival_ns = message->received_ns;
     int code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
+    if (whole && (code || !message->kept_back)) {
+        tap_message(daemon->tap, message);
+    }
     if (code) {
         message->code = code;
         bool repeated = message->header.reliable && code == ERR_SEQ_DUPLICATE;
@@ -244,6 +245,7 @@ static void messages_take_finished_of(void *data, struct run *run)
     struct message *message;
     while ((message = hold_take_any(run))) {
         bool given = message->header.type == MESSAGE_EVENT || message->header.type == MESSAGE_STATE;
+        tap_message(((struct daemon *)data)->tap, message);
         if (given) {
             queue_put(run, message, messages_now_ns(data));
         } else {

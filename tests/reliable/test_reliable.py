@@ -317,6 +317,23 @@ def test_nobody_speaks_for_the_job_of_another_key(rng):
     attnd.close()
 
 
+def test_a_recording_until_the_end_has_what_the_end_waited_for(rng, tmp_path):
+    attnd = Attnd("history.checkpoint=200ms")
+    recorder = subprocess.Popen([ATTNCTL, "--address", attnd.directory, "record", "job", str(tmp_path / "all"), "--until-end"],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "recording job" in recorder.stderr.readline()
+    lane = Lane(attnd, "job")
+    other = Trainer(attnd, "job", run=lane.run)
+    lane.event("bye", after=[1, 1, 0, 1])
+    wait_until(lambda: attnd.stats()["received"] == 1, "the end")
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), layer=1)
+    lane.settled()
+    assert recorder.communicate(timeout=60)[0].startswith(f"{tmp_path / 'all'}: 2 messages of job")
+    other.close()
+    lane.close()
+    attnd.close()
+
+
 def test_a_recording_of_both_lanes_gives_the_same_windows(rng, tmp_path):
     """It is replayed through ingest, where the reliable lane's messages are taken like the others, and not answered."""
     attnd, again = (Attnd("window.unit=epoch", "history.checkpoint=200ms") for _ in range(2))  # steps need not be in order
