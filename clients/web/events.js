@@ -61,15 +61,19 @@ export class Events {
         const response = await ask(address("events", { last_event_id: this.lastId }), token(), { signal: source.signal });
         this.isRefused = !response.ok;
         if (this.isRefused) return;
-        const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-        let rest = "";
-        for (;;) {
-            const { done, value } = await reader.read();
-            if (done || this.source !== source) return;
-            const texts = (rest + value).split("\n\n");
-            rest = texts.pop();
-            for (const text of texts) this.hear(text);
-        }
+        const reader = response.body.getReader();
+        const decoder = new TextDecoder();
+        this.rest = "";
+        // Nothing here holds on to what was read while it waits for more: that may be megabytes, and the wait hours.
+        while (await reader.read().then(({ done, value }) => !done && this.source === source && this.take(decoder.decode(value, { stream: true }))));
+    }
+
+    /** Some of the stream's text. True. */
+    take(text) {
+        const events = (this.rest + text).split("\n\n");
+        this.rest = events.pop();
+        for (const event of events) this.hear(event);
+        return true;
     }
 
     /** One event: lines of `name: value`; or a comment. */
@@ -85,7 +89,7 @@ export class Events {
             this.setState("live");
             return;
         }
-        this.lastId = fields.id;
+        this.lastId = [...fields.id].join(""); // a part of a string would hold on to all that was read with it
         this.tell(fields.event, JSON.parse(fields.data));
     }
 
