@@ -152,7 +152,6 @@ static void publish_lent(struct bench *bench, void *socket, struct lender *lende
     zmq_msg_init_size(&frame, sizeof reference);
     memcpy(zmq_msg_data(&frame), &reference, sizeof reference);
     load_send(&bench->load, socket, &frame);
-    lender_sent(lent);
     lender_give(lent);
 }
 

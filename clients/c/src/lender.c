@@ -471,6 +471,7 @@ bool lender_name(struct lent *lent, const void *data, uint64_t bytes,
     pthread_mutex_lock(&lender->lock);
     lender_hear(lender);
     known = !lent->forgotten;
+    lent->away = true;
     *ret_reference = (struct memory_reference){
         .buffer = lent->number,
         .offset = (uint64_t)((const char *)data - (const char *)lent->data),
@@ -480,9 +481,9 @@ bool lender_name(struct lent *lent, const void *data, uint64_t bytes,
     return known;
 }
 
-void lender_sent(struct lent *lent)
+void lender_not_sent(struct lent *lent)
 {
     pthread_mutex_lock(&lent->lender->lock);
-    lent->away = true;
+    lent->away = false;
     pthread_mutex_unlock(&lent->lender->lock);
 }

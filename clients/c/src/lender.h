@@ -32,10 +32,11 @@ void lender_give(struct lent *lent);
 void lender_tend(struct lender *lender, const char *endpoint, bool known);
 /* The connection, to be polled for its end only; -1: there is none. Accepts NULL. */
 int lender_descriptor(struct lender *lender);
-/* Writes the frame that stands for these bytes of the buffer. Whether attnd knows it. */
+/* Writes the frame that stands for these bytes of the buffer. Whether attnd knows it: then it is
+ * attnd's until that says otherwise, which may be before the call that sends the frame returns. */
 bool lender_name(struct lent *lent, const void *data, uint64_t bytes,
                  struct memory_reference *ret_reference);
-/* A message that names it was sent: it is attnd's until that says otherwise. */
-void lender_sent(struct lent *lent);
+/* No message that names it was sent: it is ours. */
+void lender_not_sent(struct lent *lent);
 
 #endif

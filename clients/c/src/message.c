@@ -382,8 +382,8 @@ int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
             rc = message_send_frame(socket, frame, sent + 1 < tensors);
         }
     }
-    if (!rc && lent) {
-        lender_sent(message->lent);
+    if (message->lent && (rc || !lent)) {
+        lender_not_sent(message->lent);
     }
     for (uint32_t i = 0; i < tensors; i++) {
         zmq_msg_close(&named[i]); /* empty once sent */

@@ -5,7 +5,7 @@ lane").
 A buffer is a sealed memfd, mapped here and there. The copy that is made of a tensor anyway goes straight into one, a
 short frame names it, and attnd says when it has read it:
 
-    lent ── FREE ──► free ── room() ──► held ── sent ──► away ── FREE, and let go of here ──► free
+    lent ── FREE ──► free ── room() ──► held ── named ──► away ── FREE, and let go of here ──► free
 
 A tensor for which there is no room is copied to memory of our own and sent as a frame; the next turn of the sender's
 thread lends as much more. So nothing ever waits here. All buffers belong to one connection. When that ends they are
@@ -252,7 +252,8 @@ class Lender:
             poller.register(self._registered, zmq.POLLERR)
 
     def name(self, frames: Sequence[np.ndarray]) -> List[Tuple[Optional[_Buffer], Optional[bytes]]]:
-        """For each frame the buffer that it is in and the frame that names it, or None twice: it travels itself."""
+        """For each frame the buffer that it is in and the frame that names it, or None twice: it travels itself. To be sent now:
+        attnd has the buffers until it says that they are free, which may be before the call that sends returns."""
         found: List[Tuple[Optional[_Buffer], Optional[bytes]]] = []
         with self._lock:
             self._hear()  # that attnd has gone: then nothing is named any more
@@ -262,15 +263,21 @@ class Lender:
                     found.append((None, None))
                 else:
                     found.append((buffer, _REFERENCE.pack(self._token, buffer.number, 0, 0, frame.nbytes)))
+            for buffer, _ in found:
+                if buffer is not None:
+                    buffer.away = True
         return found
 
     def sent(self, named: Sequence[Tuple[Optional[_Buffer], Optional[bytes]]]) -> None:
-        """These were: attnd has the buffers until it says that they are free."""
+        """These were."""
+        self.messages += any(buffer is not None for buffer, _ in named)
+
+    def not_sent(self, named: Sequence[Tuple[Optional[_Buffer], Optional[bytes]]]) -> None:
+        """These were not: attnd knows nothing of it, and the buffers are ours."""
         with self._lock:
             for buffer, _ in named:
                 if buffer is not None:
-                    buffer.away = True
-        self.messages += any(buffer is not None for buffer, _ in named)
+                    buffer.away = False
 
     def close(self) -> None:
         """Ends the connection. Idempotent."""

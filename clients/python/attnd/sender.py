@@ -593,11 +593,8 @@ class Sender:
         header.update(wire.event_keys(message.keys, total) if message.kind == "event" else message.keys)
         if by_lane:
             return self._keep(message, header, queued)
-        # Made before anything is sent: an error here must not leave half a message in the socket.
-        named = self.memory.name(message.frames)
-        parts: List[Any] = [message.topic, wire.pack_header(header),
-                            *(name or zmq.Frame(frame, copy=False) for (_, name), frame in zip(named, message.frames))]
-        nbytes = len(parts[0]) + len(parts[1]) + message.nbytes
+        packed = wire.pack_header(header)
+        nbytes = len(message.topic) + len(packed) + message.nbytes
         if nbytes > self.limits.max_message:
             if queued:
                 self._done(message, None, is_dropped=True, too_large=True)
@@ -605,9 +602,14 @@ class Sender:
                 self._told_at = time.monotonic()  # not at once again
             self._warn_large(self.limits.too_large(nbytes))
             return True
+        named = self.memory.name(message.frames)
+        # Made before anything is sent: an error here must not leave half a message in the socket.
+        parts: List[Any] = [message.topic, packed,
+                            *(name or zmq.Frame(frame, copy=False) for (_, name), frame in zip(named, message.frames))]
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
         except zmq.Again:
+            self.memory.not_sent(named)
             return False
         self.memory.sent(named)
         self._seq[message.topic] = seq + 1
