@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The reliable lane of a publisher, against a daemon that does as it is told: what is kept, sent again, and counted."""
+import itertools
 import logging
 import os
 import signal
@@ -160,6 +161,23 @@ def test_an_epoch_ends_after_the_tensors_before_it(daemons, publishers):
     log, first, second = (header for _, header, _ in daemon.wait_taken(3))
     assert "after" not in log and "after" not in second
     assert first["after"] == [1, 3, 0, 2, 1, 7, 0, 1, 0, 1, 1, 1]
+
+
+def test_a_monitor_that_cannot_be_made_does_not_end_publishing(daemons, publishers, monkeypatch):
+    """The name of the one before may still be in use."""
+    monkeypatch.setattr(reliable, "_connections", itertools.count(), raising=False)
+    publisher = publishers()
+    taken = [publisher._sender._link.context.socket(zmq.PAIR) for _ in range(2)]
+    for socket, name in zip(taken, ("inproc://attnd-lane", "inproc://attnd-lane-0")):
+        socket.bind(name)
+    try:
+        daemon = daemons()
+        daemon.attach(publisher)
+        publish_states(publisher, 2)
+        assert len(daemon.wait_taken(2)) == 2
+    finally:
+        for socket in taken:
+            socket.close(linger=0)
 
 
 @pytest.mark.parametrize("asked", [True, False])

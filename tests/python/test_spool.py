@@ -262,3 +262,83 @@ def test_a_killed_process_in_the_middle_of_writing(tmp_path):
         assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 100
         store.close()
         assert not list(tmp_path.iterdir())
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def orphans(directory, count):
+    """So many processes that were killed, each with a message."""
+    for number in range(count):
+        frames = frames_of(1)
+        data = spool.file_header(1) + spool.record_head(frames, 1) + b"".join(bytes(memoryview(frame).cast("B")) for frame in frames)
+        (directory / f"{number:016x}-00000001.rec").write_bytes(data)
+
+
+def test_few_files_are_open_however_many_were_killed(tmp_path):
+    orphans(tmp_path, 300)
+    before, found = descriptors(), 0
+    store = spool.Spool(str(tmp_path))
+    store.look()
+    while True:
+        batch = []
+        while (orphan := store.next_orphan()) is not None:
+            batch.append(orphan)
+            assert descriptors() < before + 25
+        if not batch:
+            break
+        for orphan in batch:
+            assert orphan.segment.read(orphan.messages[0])[1] == b"header 1"
+            store.release(spool.Place(orphan.segment, orphan.messages[0]))
+        found += len(batch)
+    assert found == 300
+    store.close()
+    assert descriptors() == before and not list(tmp_path.iterdir())
+
+
+def test_few_files_of_its_own_are_open(tmp_path):
+    before = descriptors()
+    store = spool.Spool(str(tmp_path), segment_bytes=4096)
+    places = [store.append(frames_of(1000)) for _ in range(100)]
+    assert descriptors() < before + 25
+    assert all(place.segment.read(place.found)[1] == b"header 1000" for place in places)
+    store.close()
+    assert descriptors() == before
+
+
+def test_too_many_open_files_cost_nothing_that_was_left(tmp_path):
+    orphans(tmp_path, 3)
+    store = spool.Spool(str(tmp_path))
+    store.look()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            store.next_orphan()
+        assert spool.is_passing(caught.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert taken(store) == [1, 1, 1]
+    store.close()
+
+
+def test_what_cannot_be_read_holds_nothing_up(tmp_path):
+    for number in range(50):
+        (tmp_path / f"{number:016x}-00000001.rec").write_bytes(bytes(100))
+    writer(tmp_path, 1).wait(60)
+    store = spool.Spool(str(tmp_path))
+    store.look()
+    unreadable, found = 0, []
+    while True:
+        try:
+            orphan = store.next_orphan()
+        except spool.Unreadable:
+            unreadable += 1
+            continue
+        if orphan is None:
+            break
+        found += orphan.messages
+        store.release(spool.Place(orphan.segment, orphan.messages[0]))
+    assert unreadable == 50 and len(found) == 1
+    store.close()

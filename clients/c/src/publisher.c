@@ -34,7 +34,6 @@ static attn_publisher *_Atomic orphans;
 static void count_fork(void)
 {
     atomic_fetch_add(&forks, 1);
-    spool_forget_all();
 }
 
 static void watch_forks(void)

@@ -262,18 +262,19 @@ static bool take_left(struct reliable *lane)
     struct spool_message *messages;
     bool damaged;
     size_t count;
-    int rc;
+    int rc, error;
 
     if (!lane->spool || lane->left_bytes >= LEFT_BYTES) {
         return false;
     }
     rc = spool_next(lane->spool, &messages, &count, &damaged);
+    error = errno;
     lane->spool_errors += rc < 0 || damaged;
     for (size_t i = 0; i < count; i++) {
         add_left(lane, &messages[i]);
     }
     free(messages);
-    return rc != 0;
+    return rc > 0 || (rc < 0 && !spool_is_passing(error));
 }
 
 /* ---- the connection ---- */
@@ -497,8 +498,8 @@ static int share_frames(struct kept *entry, zmq_msg_t *ret_frames)
     return 0;
 }
 
-/* Returns 0; ATTN_E_MESSAGE when it cannot be read; or ATTN_E_TRANSPORT, then the connection is of
- * no use any more. */
+/* Returns 0; ATTN_E_MESSAGE when it cannot be read; or ATTN_E_TRANSPORT: the connection is of no
+ * use any more, or it cannot be read now, and all is tried again a little later. */
 static int send_entry(struct reliable *lane, struct kept *entry)
 {
     uint32_t count = entry->spooled ? entry->place.frame_count : entry->frame_count, sent = 0;
@@ -507,7 +508,7 @@ static int send_entry(struct reliable *lane, struct kept *entry)
     int rc = 0;
 
     if ((entry->spooled ? load_frames(entry, frames) : share_frames(entry, frames)) != 0) {
-        return ATTN_E_MESSAGE;
+        return spool_is_passing(errno) ? ATTN_E_TRANSPORT : ATTN_E_MESSAGE;
     }
     put_id(id, entry->number);
     if (zmq_send(lane->socket, id, sizeof id, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0) {

@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/c/src/spool.h"
 
+#include "clients/c/src/spool_file.h"
 #include "proto/err.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 /* Then another segment begins. */
@@ -22,23 +20,26 @@
 #define NAME_DIGITS    16
 #define NUMBER_DIGITS  8
 #define SPOOL_PATH_MAX (PATH_MAX + 64)
-/* Spools of a process whose forks are cared for. */
-#define LOCKS_MAX 64
+/* Names of others that a spool has at a time: each is a descriptor of the trainer. */
+#define OTHERS_MAX 16
 
 struct spool_segment {
     struct spool_segment *next;
+    const struct spool *spool;
     char name[NAME_DIGITS + 1];
     unsigned number;
-    int fd;        /* -1: not looked at yet */
+    int fd;        /* -1: nothing is written to it */
     uint64_t size; /* of whole messages */
     uint64_t held; /* messages that are not acknowledged */
 };
 
-/* A name that is locked. */
+/* A name that is locked; or, without a lock, one that was let go of and is not to be taken again.
+ */
 struct spool_owner {
     struct spool_owner *next;
+    struct spool_lock *lock;
     char name[NAME_DIGITS + 1];
-    int fd;
+    bool unreadable; /* a file of it is */
 };
 
 struct spool {
@@ -49,46 +50,8 @@ struct spool {
     struct spool_segment *segments; /* that are open */
     struct spool_segment *current;  /* of these: is appended to */
     struct spool_segment *left;     /* of others, to be looked at, in order */
+    bool more;                      /* names were not looked at */
 };
-
-/* ---- forks ---- */
-
-/* Descriptors + 1, so that 0 is a free place. */
-static _Atomic int locks[LOCKS_MAX];
-
-static void lock_note(int fd)
-{
-    for (int i = 0; i < LOCKS_MAX; i++) {
-        int none = 0;
-
-        if (atomic_compare_exchange_strong(&locks[i], &none, fd + 1)) {
-            return;
-        }
-    }
-}
-
-static void lock_close(int fd)
-{
-    for (int i = 0; i < LOCKS_MAX; i++) {
-        int same = fd + 1;
-
-        if (atomic_compare_exchange_strong(&locks[i], &same, 0)) {
-            break;
-        }
-    }
-    close(fd);
-}
-
-void spool_forget_all(void)
-{
-    for (int i = 0; i < LOCKS_MAX; i++) {
-        int fd = atomic_exchange(&locks[i], 0) - 1;
-
-        if (fd >= 0) {
-            close(fd);
-        }
-    }
-}
 
 /* ---- names ---- */
 
@@ -137,54 +100,45 @@ static struct spool_owner **find_owner(struct spool *spool, const char *name)
     return at;
 }
 
-/* Locks a name. Returns 0; or -1 with EWOULDBLOCK when it is another's, or another errno. */
+/* Locks a name. Returns 0, or -1 as spool_lock_new. */
 static int take_name(struct spool *spool, const char *name)
 {
     struct spool_owner *owner = calloc(1, sizeof *owner);
     char path[SPOOL_PATH_MAX];
-    struct stat there, ours;
-    int fd;
 
     if (!owner) {
         errno = ENOMEM;
         return -1;
     }
     lock_path(spool, name, path);
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) {
+    owner->lock = spool_lock_new(path);
+    if (!owner->lock) {
         free(owner);
         return -1;
     }
-    /* Another file: its owner has just removed the one that we have. */
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0 || fstat(fd, &ours) != 0 || stat(path, &there) != 0 ||
-        there.st_ino != ours.st_ino) {
-        close(fd);
-        free(owner);
-        errno = EWOULDBLOCK;
-        return -1;
-    }
-    lock_note(fd);
     strcpy(owner->name, name);
-    owner->fd = fd;
     owner->next = spool->owners;
     spool->owners = owner;
     return 0;
 }
 
-/* `remove`: it has no files. */
+/* `remove`: it has no files that can be read. */
+static void unlock_name(const struct spool *spool, struct spool_owner *owner, bool remove)
+{
+    char path[SPOOL_PATH_MAX];
+
+    if (remove && owner->lock) {
+        lock_path(spool, owner->name, path);
+        unlink(path);
+    }
+    spool_lock_free(&owner->lock);
+}
+
 static void drop_name(struct spool *spool, const char *name, bool remove)
 {
     struct spool_owner **at = find_owner(spool, name), *owner = *at;
-    char path[SPOOL_PATH_MAX];
 
-    if (!owner) {
-        return;
-    }
-    if (remove) {
-        lock_path(spool, name, path);
-        unlink(path);
-    }
-    lock_close(owner->fd);
+    unlock_name(spool, owner, remove);
     *at = owner->next;
     free(owner);
 }
@@ -232,9 +186,9 @@ int spool_open(const char *directory, struct spool **ret_spool)
     if (!spool) {
         return -1;
     }
-    strcpy(spool->directory, directory);
-    if (make_directory(directory) != 0 || make_name(spool->name) != 0 ||
-        take_name(spool, spool->name) != 0) {
+    /* Its files are opened by their names later, wherever the trainer is then. */
+    if (make_directory(directory) != 0 || !realpath(directory, spool->directory) ||
+        make_name(spool->name) != 0 || take_name(spool, spool->name) != 0) {
         free(spool);
         return -1;
     }
@@ -242,11 +196,17 @@ int spool_open(const char *directory, struct spool **ret_spool)
     return 0;
 }
 
-static void segment_free(struct spool_segment *segment)
+static void segment_close(struct spool_segment *segment)
 {
     if (segment->fd >= 0) {
         close(segment->fd);
     }
+    segment->fd = -1;
+}
+
+static void segment_free(struct spool_segment *segment)
+{
+    segment_close(segment);
     free(segment);
 }
 
@@ -262,6 +222,21 @@ static bool has_segments(const struct spool *spool, const char *name)
         }
     }
     return false;
+}
+
+/* Lets go of another's name when that was the last of its files. */
+static void drop_empty(struct spool *spool, const char *name)
+{
+    struct spool_owner *owner = *find_owner(spool, name);
+
+    if (strcmp(name, spool->name) == 0 || has_segments(spool, name)) {
+        return;
+    }
+    if (owner->unreadable) {
+        unlock_name(spool, owner, true);
+    } else {
+        drop_name(spool, name, true);
+    }
 }
 
 static void take_out(struct spool *spool, const struct spool_segment *segment)
@@ -283,9 +258,7 @@ static void segment_delete(struct spool *spool, struct spool_segment *segment)
     unlink(path);
     strcpy(name, segment->name);
     segment_free(segment);
-    if (strcmp(name, spool->name) != 0 && !has_segments(spool, name)) {
-        drop_name(spool, name, true);
-    }
+    drop_empty(spool, name);
 }
 
 /* A segment without messages goes; the current one is used again. */
@@ -331,45 +304,14 @@ void spool_close(struct spool *spool)
 
 /* ---- writing ---- */
 
-/* Takes bytes off the front. */
-static void skip_bytes(struct iovec **pieces, int *count, size_t bytes)
-{
-    while (*count > 0 && bytes >= (*pieces)->iov_len) {
-        bytes -= (*pieces)->iov_len;
-        (*pieces)++;
-        (*count)--;
-    }
-    if (*count > 0) {
-        (*pieces)->iov_base = (char *)(*pieces)->iov_base + bytes;
-        (*pieces)->iov_len -= bytes;
-    }
-}
-
-static int write_all(int fd, uint64_t at, struct iovec *pieces, int count)
-{
-    skip_bytes(&pieces, &count, 0);
-    while (count > 0) {
-        ssize_t written = pwritev(fd, pieces, count, (off_t)at);
-
-        if (written < 0 && errno == EINTR) {
-            continue;
-        }
-        if (written <= 0) {
-            errno = written < 0 ? errno : ENOSPC;
-            return -1;
-        }
-        at += (uint64_t)written;
-        skip_bytes(&pieces, &count, (size_t)written);
-    }
-    return 0;
-}
-
-static struct spool_segment *segment_new(const char *name, unsigned number)
+static struct spool_segment *segment_new(const struct spool *spool, const char *name,
+                                         unsigned number)
 {
     struct spool_segment *segment = calloc(1, sizeof *segment);
 
     if (segment) {
         strcpy(segment->name, name);
+        segment->spool = spool;
         segment->number = number;
         segment->fd = -1;
     }
@@ -378,7 +320,7 @@ static struct spool_segment *segment_new(const char *name, unsigned number)
 
 static int begin_segment(struct spool *spool, uint64_t now_ns)
 {
-    struct spool_segment *segment = segment_new(spool->name, ++spool->number);
+    struct spool_segment *segment = segment_new(spool, spool->name, ++spool->number);
     uint8_t header[RECORDING_HEADER_BYTES];
     struct iovec piece = {header, sizeof header};
     char path[SPOOL_PATH_MAX];
@@ -391,7 +333,7 @@ static int begin_segment(struct spool *spool, uint64_t now_ns)
     segment_path(spool, segment, path);
     segment->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     recording_encode_header(now_ns, header);
-    if (segment->fd < 0 || write_all(segment->fd, 0, &piece, 1) != 0) {
+    if (segment->fd < 0 || spool_write_all(segment->fd, 0, &piece, 1) != 0) {
         error = errno;
         if (segment->fd >= 0) {
             unlink(path);
@@ -413,6 +355,7 @@ static void cut(struct spool *spool, struct spool_segment *segment)
 
     if (ftruncate(segment->fd, (off_t)segment->size) != 0) {
         spool->current = NULL;
+        segment_close(segment);
         settle(spool, segment);
     }
     errno = error;
@@ -439,7 +382,7 @@ int spool_append(struct spool *spool, uint64_t now_ns, const struct recording_fr
         message.sizes[i] = frames[i].size;
         end += frames[i].size;
     }
-    if (write_all(segment->fd, segment->size, pieces, (int)count + 1) != 0) {
+    if (spool_write_all(segment->fd, segment->size, pieces, (int)count + 1) != 0) {
         cut(spool, segment);
         return -1;
     }
@@ -447,6 +390,7 @@ int spool_append(struct spool *spool, uint64_t now_ns, const struct recording_fr
     segment->held++;
     if (end >= SEGMENT_BYTES) {
         spool->current = NULL;
+        segment_close(segment);
     }
     *ret_message = message;
     return 0;
@@ -460,35 +404,33 @@ void spool_release(struct spool *spool, const struct spool_message *message)
 
 /* ---- reading ---- */
 
-static int read_all(int fd, uint64_t at, void *to, size_t size)
+static int segment_open(const struct spool_segment *segment)
 {
-    char *into = to;
+    char path[SPOOL_PATH_MAX];
 
-    while (size > 0) {
-        ssize_t taken = pread(fd, into, size, (off_t)at);
-
-        if (taken < 0 && errno == EINTR) {
-            continue;
-        }
-        if (taken <= 0) {
-            errno = taken < 0 ? errno : EIO;
-            return -1;
-        }
-        into += taken;
-        at += (uint64_t)taken;
-        size -= (size_t)taken;
-    }
-    return 0;
+    segment_path(segment->spool, segment, path);
+    return open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 }
 
 int spool_read(const struct spool_message *message, void *to)
 {
+    const struct spool_segment *segment = message->segment;
+    int fd = segment->fd >= 0 ? segment->fd : segment_open(segment), rc, error;
     uint64_t bytes = 0;
 
+    if (fd < 0) {
+        return -1;
+    }
     for (uint32_t i = 0; i < message->frame_count; i++) {
         bytes += message->sizes[i];
     }
-    return read_all(message->segment->fd, message->at, to, bytes);
+    rc = spool_read_all(fd, message->at, to, bytes);
+    error = errno;
+    if (fd != segment->fd) {
+        close(fd);
+    }
+    errno = error;
+    return rc;
 }
 
 /* The files of a name that was locked. */
@@ -509,7 +451,7 @@ static void list_segments(struct spool *spool, const char *name)
         if (!name_read(file->d_name, other, &number) || number == 0 || strcmp(other, name) != 0) {
             continue;
         }
-        segment = segment_new(name, number);
+        segment = segment_new(spool, name, number);
         if (!segment) {
             break;
         }
@@ -527,20 +469,36 @@ static void list_segments(struct spool *spool, const char *name)
     }
 }
 
+/* Our own name is one of them. */
+static int count_locked(const struct spool *spool)
+{
+    int count = 0;
+
+    for (const struct spool_owner *at = spool->owners; at; at = at->next) {
+        count += at->lock != NULL;
+    }
+    return count;
+}
+
 int spool_look(struct spool *spool)
 {
     DIR *directory = opendir(spool->directory);
     struct dirent *file;
 
+    spool->more = false;
     if (!directory) {
         return -1;
     }
-    while ((file = readdir(directory))) {
+    while (!spool->more && (file = readdir(directory))) {
         char name[NAME_DIGITS + 1];
         unsigned number;
 
-        if (name_read(file->d_name, name, &number) && !*find_owner(spool, name) &&
-            take_name(spool, name) == 0) {
+        if (!name_read(file->d_name, name, &number) || *find_owner(spool, name)) {
+            continue;
+        }
+        if (count_locked(spool) > OTHERS_MAX) {
+            spool->more = true;
+        } else if (take_name(spool, name) == 0) {
             list_segments(spool, name);
         }
     }
@@ -611,31 +569,56 @@ static int find_messages(const uint8_t *data, uint64_t size, struct spool_messag
     return 0;
 }
 
-/* Reads a whole segment. Returns its bytes, or NULL. */
-static uint8_t *load(const struct spool *spool, struct spool_segment *segment)
+/* Reads a whole segment. Returns its bytes, or NULL with errno. */
+static uint8_t *load(struct spool_segment *segment)
 {
-    char path[SPOOL_PATH_MAX];
-    struct stat status;
-    uint8_t *data;
+    struct stat status = {.st_mode = 0};
+    uint8_t *data = NULL;
+    int fd = segment_open(segment), error;
 
-    segment_path(spool, segment, path);
-    segment->fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (segment->fd < 0 || fstat(segment->fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+    if (fd < 0) {
         return NULL;
     }
-    segment->size = (uint64_t)status.st_size;
-    data = malloc(segment->size + 1);
-    if (data && read_all(segment->fd, 0, data, segment->size) != 0) {
-        free(data);
-        data = NULL;
+    errno = EIO;
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
+        segment->size = (uint64_t)status.st_size;
+        data = malloc(segment->size + 1);
+        if (data && spool_read_all(fd, 0, data, segment->size) != 0) {
+            free(data);
+            data = NULL;
+        }
     }
+    error = errno;
+    close(fd);
+    errno = error;
     return data;
+}
+
+/* Leaves a segment where it is; or, when that says nothing about it, to a later call. */
+static void pass(struct spool *spool, struct spool_segment *segment, bool for_now)
+{
+    int error = errno;
+
+    if (for_now) {
+        segment->next = spool->left;
+        spool->left = segment;
+    } else {
+        (*find_owner(spool, segment->name))->unreadable = true;
+        drop_empty(spool, segment->name);
+        segment_free(segment);
+    }
+    errno = error;
+}
+
+bool spool_is_passing(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM;
 }
 
 int spool_next(struct spool *spool, struct spool_message **ret_messages, size_t *ret_count,
                bool *ret_damaged)
 {
-    struct spool_segment *segment = spool->left;
+    struct spool_segment *segment;
     uint64_t created_ns;
     uint8_t *data;
     int rc = 0;
@@ -643,24 +626,35 @@ int spool_next(struct spool *spool, struct spool_message **ret_messages, size_t 
     *ret_messages = NULL;
     *ret_count = 0;
     *ret_damaged = false;
+    if (!spool->left && spool->more && count_locked(spool) <= OTHERS_MAX / 2 &&
+        spool_look(spool) != 0) {
+        return -1;
+    }
+    segment = spool->left;
     if (!segment) {
         return 0;
     }
     spool->left = segment->next;
-    data = load(spool, segment);
-    if (data && segment->size >= RECORDING_HEADER_BYTES) {
+    data = load(segment);
+    if (!data) {
+        pass(spool, segment, spool_is_passing(errno));
+        return -1;
+    }
+    if (segment->size >= RECORDING_HEADER_BYTES) {
         rc = recording_decode_header(data, segment->size, &created_ns);
     }
-    if (!data || rc == ERR_RECORDING_FORMAT || rc == ERR_RECORDING_VERSION) {
+    if (rc == ERR_RECORDING_FORMAT || rc == ERR_RECORDING_VERSION) {
         free(data);
-        segment_free(segment);
+        errno = EINVAL;
+        pass(spool, segment, false);
         return -1;
     }
     if (rc || segment->size < RECORDING_HEADER_BYTES) {
         *ret_damaged = segment->size > 0;
     } else if (find_messages(data, segment->size, ret_messages, ret_count, ret_damaged) != 0) {
         free(data);
-        segment_free(segment);
+        errno = ENOMEM;
+        pass(spool, segment, true);
         return -1;
     }
     free(data);

@@ -12,7 +12,10 @@
  * process takes its files over. Nothing is synced to the disk: the files outlive the process, not
  * the machine. The same files as those of the Python client (lane/spool.py).
  *
- * One thread; fork: spool_forget_all. */
+ * However many there are, few files are open: the locks of some others, our own, and the segment
+ * that is appended to.
+ *
+ * One thread; a fork's child lets go of the locks. */
 #ifndef CLIENTS_C_SRC_SPOOL_H
 #define CLIENTS_C_SRC_SPOOL_H
 
@@ -37,24 +40,23 @@ int spool_open(const char *directory, struct spool **ret_spool);
 /* Writes a message behind the others; on failure it is as if nothing had been written. */
 int spool_append(struct spool *spool, uint64_t now_ns, const struct recording_frame *frames,
                  uint32_t count, struct spool_message *ret_message);
+/* Whether an errno of these says nothing about a file: too much is open, or in memory. */
+bool spool_is_passing(int error);
 /* Reads the frames one after the other into `to`, which has all their bytes. */
 int spool_read(const struct spool_message *message, void *to);
-/* Takes over the files of processes that have ended. */
+/* Takes over the files of processes that have ended, some at a time: spool_next looks again. */
 int spool_look(struct spool *spool);
 
 /* The message is acknowledged. */
 void spool_release(struct spool *spool, const struct spool_message *message);
 
 /* The messages of the next segment that was taken over, owned by the caller. 1: there may be more;
- * 0: there is none; -1: one cannot be read, and stays where it is, or there is no memory.
- * *ret_damaged: whether bytes at its end were no whole messages. */
+ * 0: there is none for now; -1: one cannot be read, and stays where it is, or not now (errno, see
+ * spool_is_passing). *ret_damaged: whether bytes at its end were no whole messages. */
 int spool_next(struct spool *spool, struct spool_message **ret_messages, size_t *ret_count,
                bool *ret_damaged);
 
 /* Leaves the messages that are not acknowledged to whoever comes next. */
 void spool_close(struct spool *spool);
-
-/* In a fork's child, of all spools: the locks are the parent's, and would outlive it here. */
-void spool_forget_all(void);
 
 #endif

@@ -241,16 +241,116 @@ static void test_the_living_keep_what_is_theirs(void **state)
     assert_int_equal(count_files(), 0);
 }
 
+static int count_descriptors(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    int count = 0;
+
+    assert_non_null(folder);
+    while (readdir(folder)) {
+        count++;
+    }
+    closedir(folder);
+    return count;
+}
+
+/* However many were killed, the trainer's descriptors suffice. */
+static void test_few_files_are_open(void **state)
+{
+    enum { KILLED = 100, FEW = 25 };
+    struct spool_message message, *messages[KILLED];
+    struct spool *spool;
+    uint32_t taken = 0, released = 0, round = 0;
+    int before = count_descriptors();
+    struct rlimit limit, small;
+    bool damaged;
+    size_t count;
+
+    (void)state;
+    for (int i = 0; i < KILLED; i++) {
+        be_killed(1);
+    }
+    spool = spool_made();
+    assert_int_equal(spool_look(spool), 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    small = limit;
+    small.rlim_cur = 3;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &small), 0);
+    assert_int_equal(spool_next(spool, &messages[0], &count, &damaged), -1);
+    assert_int_equal(errno, EMFILE);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    do { /* those that it takes at a time */
+        while (spool_next(spool, &messages[taken], &count, &damaged) > 0) {
+            assert_int_equal(count, 1);
+            taken++;
+            assert_true(count_descriptors() < before + FEW);
+        }
+        for (; released < taken; released++) {
+            assert_int_equal(number_of(messages[released]), 1);
+            spool_release(spool, messages[released]);
+            free(messages[released]);
+        }
+    } while (taken < KILLED && released > round && (round = released) > 0);
+    assert_int_equal(taken, KILLED);
+    for (uint32_t i = 0; i < 200000; i++) { /* many segments of its own */
+        assert_int_equal(write_message(spool, i, &message), 0);
+    }
+    assert_int_equal(number_of(&message), 199999);
+    spool_release(spool, &message);
+    assert_true(count_descriptors() < before + FEW);
+    spool_close(spool);
+    assert_int_equal(count_descriptors(), before);
+}
+
+/* Whatever cannot be read holds nothing up. */
+static void test_what_cannot_be_read_holds_nothing_up(void **state)
+{
+    struct spool *spool = spool_made();
+    struct spool_message *messages;
+    char command[300];
+    bool damaged;
+    size_t count;
+    int rc, passed = 0;
+
+    (void)state;
+    snprintf(command, sizeof command,
+             "for i in $(seq 10 90); do head -c 100 /dev/zero > "
+             "%s/000000000000${i}00-00000001.rec; done",
+             directory);
+    assert_int_equal(system(command), 0);
+    be_killed(1);
+    assert_int_equal(spool_look(spool), 0);
+    while ((rc = spool_next(spool, &messages, &count, &damaged)) < 0) {
+        passed++;
+    }
+    while (rc > 0) {
+        spool_release(spool, &messages[0]);
+        free(messages);
+        while ((rc = spool_next(spool, &messages, &count, &damaged)) < 0) {
+            passed++;
+        }
+    }
+    assert_int_equal(passed, 81);
+    spool_close(spool);
+    assert_int_equal(count_files(), 81);
+}
+
 /* The child's copy of the lock would outlive the parent. */
 static void test_a_fork_gives_the_locks_back(void **state)
 {
-    struct spool *owner = spool_made(), *other = spool_made();
+    enum { SPOOLS = 200 };
+    struct spool *spools[SPOOLS], *owner, *other;
     struct spool_message message;
     int awake[2];
     bool damaged;
     pid_t child;
 
     (void)state;
+    for (int i = 0; i < SPOOLS; i++) { /* which all have a lock */
+        spools[i] = spool_made();
+    }
+    owner = spool_made();
+    other = spool_made();
     assert_int_equal(pipe(awake), 0);
     assert_int_equal(write_message(owner, 1, &message), 0);
     child = fork();
@@ -258,13 +358,15 @@ static void test_a_fork_gives_the_locks_back(void **state)
         char byte;
 
         close(awake[1]);
-        spool_forget_all();
         _exit(read(awake[0], &byte, 1) == 0 ? 0 : 1);
     }
     /* The child may still hold the lock for a moment. */
     spool_close(owner);
     for (int i = 0; i < 60000 && take_all(other, &damaged) == 0; i++) {
         usleep(1000);
+    }
+    for (int i = 0; i < SPOOLS; i++) {
+        spool_close(spools[i]);
     }
     assert_int_equal(count_files(), 1);
     close(awake[1]);
@@ -405,6 +507,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_a_killed_process_left_is_taken_over_once,
                                         make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_the_living_keep_what_is_theirs, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(test_few_files_are_open, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_what_cannot_be_read_holds_nothing_up, make_folder,
                                         remove_folder),
         cmocka_unit_test_setup_teardown(test_a_fork_gives_the_locks_back, make_folder,
                                         remove_folder),

@@ -11,6 +11,7 @@ All on the sender thread, but for what says that any may call it.
 """
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -22,7 +23,7 @@ import msgpack
 import zmq
 
 from .. import keys as keyring
-from .spool import Place, Spool, Unreadable
+from .spool import Place, Spool, Unreadable, is_passing
 
 log = logging.getLogger("attnd")
 
@@ -33,10 +34,9 @@ AGAIN_S, AGAIN_MAX_S = 0.1, 2.0  # between the end of a connection and the next 
 LEFT_BYTES = 16 << 20  # of what others have left, at a time
 ANSWER_BYTES_MAX = 16 << 20
 ANSWERS_AT_ONCE = 1024
+_connections = itertools.count()
 JOIN = bytes(8)
 NEVER_MS = 1 << 29  # as in link.py
-MONITOR = "inproc://attnd-lane"
-_DISK = OSError, Unreadable
 
 
 class Wish(NamedTuple):
@@ -147,30 +147,35 @@ class Lane:
     def _connect(self) -> None:
         assert self._context is not None and self._endpoint is not None
         self._again_at = math.inf
-        socket = self._context.socket(zmq.DEALER)
-        for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.MAXMSGSIZE, ANSWER_BYTES_MAX),
-                              (zmq.HEARTBEAT_IVL, 1000), (zmq.HEARTBEAT_TIMEOUT, 3000), (zmq.RECONNECT_IVL, NEVER_MS)):
-            socket.setsockopt(option, value)
-        socket.monitor(MONITOR, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
-        self._monitor = self._context.socket(zmq.PAIR)
-        self._monitor.connect(MONITOR)
-        self._socket, self.changed = socket, True
-        self._first_credit, self._credit = None, 0
+        self._first_credit, self._credit, self.changed = None, 0, True
         try:
-            keyring.give(socket, self._keys, self._endpoint)
-            socket.connect(self._endpoint)
-            socket.send(JOIN, zmq.DONTWAIT)
+            self._open_sockets(self._context, self._endpoint)
         except zmq.ZMQError:
             self._retry()
 
+    def _open_sockets(self, context: "zmq.Context[Any]", endpoint: str) -> None:
+        self._socket = socket = context.socket(zmq.DEALER)
+        for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.MAXMSGSIZE, ANSWER_BYTES_MAX),
+                              (zmq.HEARTBEAT_IVL, 1000), (zmq.HEARTBEAT_TIMEOUT, 3000), (zmq.RECONNECT_IVL, NEVER_MS)):
+            socket.setsockopt(option, value)
+        # A name of its own each time: that of the connection before may be in use for a moment longer.
+        name = f"inproc://attnd-lane-{next(_connections)}"
+        socket.monitor(name, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
+        self._monitor = context.socket(zmq.PAIR)
+        self._monitor.connect(name)
+        keyring.give(socket, self._keys, endpoint)
+        socket.connect(endpoint)
+        socket.send(JOIN, zmq.DONTWAIT)
+
     def _disconnect(self) -> None:
         """Has all that was sent, and is not acknowledged, sent again."""
-        if self._socket is not None and self._monitor is not None:
+        if self._socket is not None:
             self._socket.disable_monitor()
-            self._monitor.close(linger=0)
             self._socket.close(linger=0)
-            self._socket = self._monitor = None
             self.changed = True
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
+        self._socket = self._monitor = None
         self._first_credit = None
         for entry in reversed(list(self._sent.values())):
             (self._left if entry.topic is None else self._own).appendleft(entry)
@@ -263,6 +268,9 @@ class Lane:
             try:
                 frames = entry.frames()
             except OSError as error:
+                if is_passing(error):
+                    self._retry()
+                    return
                 queue.popleft()
                 self._warn("read", "the spool %s cannot be read (%s): a message is lost", self.wish.directory, error)
                 self._let_go(entry)
@@ -331,7 +339,10 @@ class Lane:
             return False
         try:
             orphan = self._spool.next_orphan()
-        except _DISK as error:
+        except OSError as error:
+            self._warn("look", "the spool %s cannot be read (%s)", self.wish.directory, error.strerror or error)
+            return False
+        except Unreadable as error:
             log.warning("job %s: %s: left where it is", self._job, error)
             return True
         if orphan is None:

@@ -7,11 +7,13 @@ A process has a name of 16 random digits in it, and
     NAME-00000001.rec   its messages, in segments that are appended to: each is a recording (proto/recording.h)
 
 A segment goes when all of its messages are acknowledged. Whose lock is free was killed: another process takes its files
-over, sends what is in them, and deletes them. Nothing is synced to the disk: what was written outlives the process, not
+over, sends what is in them, and deletes them. However many there are, few files are open: the locks of NAMES_MAX others, our
+own, and the segment that is appended to. Nothing is synced to the disk: what was written outlives the process, not
 the machine. One thread.
 """
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -24,6 +26,7 @@ MAGIC = b"\x89attnd\r\n"
 VERSION = 1
 SEGMENT_BYTES = 4 << 20  # then another one begins
 FRAMES_MAX = 64
+NAMES_MAX = 16  # of others, at a time: each is a descriptor of the trainer
 _NAME_DIGITS = 16
 _FILE = struct.Struct("<8sIIQI")  # and a CRC-32
 _RECORD = struct.Struct("<IQQII")  # after its CRC-32
@@ -50,7 +53,7 @@ class Place(NamedTuple):
 
 
 class Segment:
-    """A file. `held`: how many of its messages are not acknowledged."""
+    """A file, open (`fd`) while it is appended to. `held`: how many of its messages are not acknowledged."""
 
     def __init__(self, path: str, fd: int, size: int):
         self.path, self.fd, self.size = path, fd, size
@@ -58,7 +61,12 @@ class Segment:
 
     def read(self, found: Found) -> List[bytes]:
         """The frames; OSError."""
-        data = _read(self.fd, found.at, sum(found.sizes))
+        fd = self.fd if self.fd >= 0 else _opened(self.path)
+        try:
+            data = _read(fd, found.at, sum(found.sizes))
+        finally:
+            if fd != self.fd:
+                os.close(fd)
         frames, at = [], 0
         for size in found.sizes:
             frames.append(data[at:at + size])
@@ -78,6 +86,10 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def _read(fd: int, at: int, count: int) -> bytes:
@@ -154,7 +166,7 @@ class Spool:
     """The files of this process, and those that it takes over. OSError when the directory cannot be used."""
 
     def __init__(self, directory: str, segment_bytes: int = SEGMENT_BYTES, now_ns: Callable[[], int] = time.time_ns):
-        self.directory = directory
+        self.directory = os.path.abspath(directory)
         self._segment_bytes = segment_bytes
         self._now_ns = now_ns
         self._number = 0
@@ -162,7 +174,8 @@ class Spool:
         self._current: Optional[Segment] = None
         self._locks: Dict[str, int] = {}
         self._left: List[str] = []  # segments of others that are ours now, the next one last
-        self._passed: Set[str] = set()  # those that cannot be read
+        self._passed: Set[str] = set()  # names with one that cannot be read
+        self._more = False  # names that were not looked at
         os.makedirs(directory, 0o700, exist_ok=True)
         self._name = os.urandom(8).hex()
         if not self._take(self._name):
@@ -183,12 +196,17 @@ class Spool:
         return False
 
     def _let_go(self, name: str) -> None:
-        """Gives up a name without files."""
+        """Gives up a name without files that can be read."""
         try:
             os.unlink(os.path.join(self.directory, f"{name}.lock"))
         except OSError:
             pass
         os.close(self._locks.pop(name))
+
+    def _let_go_of_empty(self, name: str) -> None:
+        """As _let_go(), if it is another's and that was the last of its files."""
+        if name != self._name and not any(f"/{name}-" in path for path in (*self._left, *(s.path for s in self._open))):
+            self._let_go(name)
 
     # -------------------------------------------------------------------------------------------- writing
 
@@ -209,6 +227,7 @@ class Spool:
         segment.held += 1
         if segment.size >= self._segment_bytes:
             self._current = None
+            segment.forget()
         return place
 
     def _begin(self) -> Segment:
@@ -232,6 +251,7 @@ class Spool:
             os.ftruncate(segment.fd, segment.size)
         except OSError:
             self._current = None
+            segment.forget()
             self._settle(segment)
 
     def release(self, place: Place) -> None:
@@ -251,45 +271,57 @@ class Spool:
                 self._current = None
         self._open.discard(segment)
         segment.delete()
-        name = os.path.basename(segment.path)[:_NAME_DIGITS]
-        if name != self._name and not any(f"/{name}-" in path for path in (*self._left, *(s.path for s in self._open))):
-            self._let_go(name)
+        self._let_go_of_empty(_name_of(segment.path))
 
     # ----------------------------------------------------------------------------------------- the others'
 
     def look(self) -> None:
-        """Takes over what processes that have ended left in the directory. OSError."""
+        """Takes over what processes that have ended left in the directory, of NAMES_MAX of them at a time: next_orphan() looks
+        again. OSError."""
+        self._more = False
         names: Dict[str, List[str]] = {}
         for entry in sorted(os.listdir(self.directory), reverse=True):
             match = _SEGMENT.match(entry) or _LOCK.match(entry)
             if match is not None:
                 names.setdefault(match[1], [])
         for name in sorted(names):
-            if name not in self._locks and self._take(name):
+            if name in self._locks or name in self._passed:
+                continue
+            if len(self._locks) > NAMES_MAX:
+                self._more = True
+                return
+            if self._take(name):
                 self._list(name)
 
     def _list(self, name: str) -> None:
         """After it is locked: until then its owner may have changed what is there."""
         paths = [os.path.join(self.directory, entry) for entry in sorted(os.listdir(self.directory))
                  if entry.startswith(f"{name}-") and _SEGMENT.match(entry)]
-        self._left[:0] = [path for path in reversed(paths) if path not in self._passed]
+        self._left[:0] = reversed(paths)
         if not paths:
             self._let_go(name)
 
     def next_orphan(self) -> Optional[Orphan]:
         """The next segment that was taken over, as far as it can be read; one without messages is deleted. None: there is
-        none. Unreadable: this one is left where it is."""
+        none. Unreadable: this one is left where it is. OSError: there is none for now."""
+        if not self._left and self._more and len(self._locks) <= NAMES_MAX // 2:
+            self.look()
         if not self._left:
             return None
         path = self._left.pop()
-        segment = Segment(path, -1, 0)
         try:
-            segment.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            segment.size = os.fstat(segment.fd).st_size
-            messages, flaw = messages_in(_read(segment.fd, 0, segment.size))
+            fd = _opened(path)
+            try:
+                segment = Segment(path, -1, os.fstat(fd).st_size)
+                messages, flaw = messages_in(_read(fd, 0, segment.size))
+            finally:
+                os.close(fd)
         except (Unreadable, OSError) as error:
-            segment.forget()
-            self._passed.add(path)
+            if is_passing(error):
+                self._left.append(path)
+                raise
+            self._passed.add(_name_of(path))
+            self._let_go_of_empty(_name_of(path))
             raise Unreadable(f"{path}: {error}") from None
         segment.held = len(messages)
         self._open.add(segment)
@@ -325,6 +357,15 @@ class Spool:
             os.close(fd)
         self._open.clear()
         self._locks.clear()
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether it says nothing about the file: the process has too much open, or the machine."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def _name_of(path: str) -> str:
+    return os.path.basename(path)[:_NAME_DIGITS]
 
 
 def _write(fd: int, buffers: Sequence[Any]) -> None:
