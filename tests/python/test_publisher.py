@@ -406,6 +406,24 @@ def test_a_stalled_daemon_is_noticed_and_again_when_it_moves(monkeypatch):
     fake.close()
 
 
+def test_what_a_stalled_daemon_does_not_get_is_told_once(monkeypatch, caplog):
+    monkeypatch.setattr(sender, "STALLED_AFTER_S", 0.1)
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    with attnd.Publisher("job", fake.endpoint, high_water=1, linger=0.1) as publisher:
+        fake.attach(publisher)
+        fill(publisher)
+        said = []
+        wait_until(lambda: said.extend(record.getMessage() for record in caplog.records if "takes nothing" in record.getMessage())
+                   or said, "the stall is told")
+        assert fake.endpoint in said[0]
+        wait_until(lambda: fake.receive(0.01) is None and publisher.stats()["queued"] == 0, "the daemon moves again")
+        wait_until(lambda: not publisher._sender.stalled, "that is noticed")
+        fill(publisher)
+        wait_until(lambda: publisher._sender.stalled, "the next stall is noticed")
+        assert sum("takes nothing" in record.getMessage() for record in caplog.records) == 1
+    fake.close()
+
+
 def test_a_stalled_daemon_is_hardly_asked_any_more(monkeypatch):
     monkeypatch.setattr(sender, "STALLED_AFTER_S", 0.1)
     monkeypatch.setattr(sender, "PAUSE_STALLED_S", 600.0)

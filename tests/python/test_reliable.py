@@ -193,11 +193,13 @@ def test_the_job_says_what_goes_by_the_lane(daemons, publishers, asked):
         assert daemon.joins == 0
 
 
-def test_an_attnd_without_the_lane_gets_everything_as_ever(daemons, publishers):
-    daemon, publisher = daemons(port=None), publishers(reliable=True)
+@pytest.mark.parametrize("asks", [True, False])
+def test_an_attnd_without_the_lane_gets_everything_as_ever(daemons, publishers, caplog, asks):
+    daemon, publisher = daemons(port=None), publishers(**({"reliable": True} if asks else {}))
     daemon.attach(publisher)
     publisher.epoch_end(0)
     assert "reliable" not in daemon.ingested()
+    assert sum("has no reliable lane" in record.getMessage() for record in caplog.records) == asks
     daemon.close()
     wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
     assert not publisher.wanted("decoder", 0, "self") and not publisher.listened_to
@@ -277,7 +279,8 @@ def test_the_bound_drops_the_newest_and_tells_it_in_the_next(daemons, publishers
     kept = stats["unacknowledged"]
     assert 0 < kept < 20 and stats["dropped"] == 20 - kept and identity_holds(stats)
     assert stats["dropped_by_topic"] == {"tensor/job/decoder/0/self/": 20 - kept}
-    assert sum("reliable_bytes" in record.getMessage() for record in caplog.records) == 1
+    said = [record.getMessage() for record in caplog.records if "reliable_bytes" in record.getMessage()]
+    assert len(said) == 1 and "Remedy: a larger reliable_bytes" in said[0]
     daemon.wait_taken(kept)
     states = [number for number, header, _ in daemon.taken if header["type"] == "state"]
     daemon.answer(ack=states)
@@ -408,14 +411,15 @@ def test_damage_in_what_was_left_is_told(daemons, publishers, place, tmp_path, c
     assert any("is not whole" in record.getMessage() and "the 3 messages" in record.getMessage() for record in caplog.records)
 
 
-def test_a_spool_that_cannot_be_written_is_told_once_and_memory_serves(daemons, publishers, tmp_path, caplog):
+def test_a_spool_that_cannot_be_used_is_told_in_one_line_and_memory_serves(daemons, publishers, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     daemon, publisher = daemons(), publishers(spool=tmp_path / "file" / "spool")
     daemon.attach(publisher)
     publish_states(publisher, 3)
     daemon.wait_taken(3)
     daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are acknowledged")
-    assert sum("cannot be written" in record.getMessage() for record in caplog.records) == 1
+    said = [record.getMessage() for record in caplog.records if "spool" in record.getMessage()]
+    assert len(said) == 1 and "cannot be used" in said[0] and "kept in memory" in said[0]
 
 
 def test_a_fork_is_inert_and_holds_nothing(daemons, publishers, tmp_path):

@@ -133,6 +133,8 @@ class Sender:
         self._deadline: Optional[float] = None  # set by close(): when to stop trying
         self._dropped_open = 0  # tensors that were dropped before that
         self._warned_drop = False
+        self._warned_stalled = False
+        self._warned_old = False
         self._warned_large = False
         self._warned_made = False
         self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
@@ -468,8 +470,19 @@ class Sender:
                 log.warning("job %s: attnd is back, at %s: what follows is captured, %.0f s were not%s", self.identity.job,
                             self._home, time.monotonic() - self._left_at, self._but_kept())
             self._left_at, self._told_gone = None, False
+            self._tell_old()
         elif not self._heard and self._home is not None and self._left_at is None:
             self._left_at = time.monotonic()
+
+    def _tell_old(self) -> None:
+        """That what the job asked for cannot be had, as attnd has no reliable lane."""
+        wish = self._reliable
+        if self._warned_old or not self._event_topic.startswith(self._heard) or self.limits.reliable >= 0 or not (
+                wish.asked or wish.directory is not None):
+            return
+        self._warned_old = True
+        log.warning("job %s: attnd at %s has no reliable lane (it is an older version, or reliable.endpoint is off): messages go "
+                    "without acknowledgement, and nothing is kept for it", self.identity.job, self._home)
 
     def _but_kept(self) -> str:
         return f", but for {self._lane.unacknowledged} messages that were kept" if self._relies() else ""
@@ -498,6 +511,10 @@ class Sender:
             self._blocked_since = now
         self.stalled = (self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S) or (
             self._away and self._lane.full)
+        if self.stalled and not self._away and not self._warned_stalled:
+            self._warned_stalled = True
+            log.warning("job %s: attnd at %s is stopped, or too busy: it takes nothing, and tensors are dropped and counted until "
+                        "it does; training goes on. Further times are not told", self.identity.job, self._home)
 
     def _clear_wake(self) -> None:
         try:

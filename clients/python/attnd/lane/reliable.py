@@ -299,7 +299,9 @@ class Lane:
         if not self.has_room(nbytes - EVENT_BYTES if is_event else nbytes):
             self.full = True
             self._warn("full", "attnd has not acknowledged %d bytes, which is as much as may wait for it (reliable_bytes): what "
-                       "follows is dropped and counted until it has", self._bytes)
+                       "follows is dropped and counted until it has. Remedy: a larger reliable_bytes (it takes what is published in "
+                       "2 s, as an acknowledgement may take so long), fewer query rows (rows=) or samples (samples=), or "
+                       "tensors without acknowledgement (reliable=None)", self._bytes)
             return False
         self._number += 1
         kept = self._written((topic, header, *frames))
@@ -320,8 +322,13 @@ class Lane:
         return frames
 
     def _open_spool(self) -> Optional[Spool]:
+        """None: there is none, or it cannot be used."""
         if self._spool is None and self.wish.directory is not None:
-            self._spool = Spool(self.wish.directory)
+            try:
+                self._spool = Spool(self.wish.directory)
+            except OSError as error:
+                self._warn("open", "the spool %s cannot be used (%s): messages are kept in memory, and lost if this process is "
+                           "killed", self.wish.directory, error.strerror or error)
         return self._spool
 
     def _look_for_left(self) -> None:
