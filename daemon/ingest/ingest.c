@@ -313,7 +313,7 @@ static int receive_reliable(struct ingest *ingest)
 {
     struct message *message = NULL;
     int code = ingest->lane ? lane_receive(ingest->lane, &message) : ERR_AGAIN;
-    if (!code) {
+    if (message) {
         ingest_judge_reliable(ingest, message);
     }
     return code;

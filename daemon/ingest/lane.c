@@ -34,6 +34,8 @@
 /* Answers that wait in ZeroMQ for one peer; entries of one answer. */
 #define SEND_QUEUE 1000
 #define ANSWER_MAX 4096
+/* What is received at most before others have their turn, when none of it is to be taken. */
+#define SETS_PER_TURN 64
 
 struct lane_peer {
     uint8_t routing[ROUTING_MAX];
@@ -351,10 +353,13 @@ static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
     return 0;
 }
 
+/* As long as it has not heard, it may ask as often as it likes: one answer is for all of it. */
 static void lane_join(struct lane *lane, struct lane_peer *peer)
 {
-    peer->asked = true;
-    lane_have_say(lane, peer);
+    if (!peer->asked) {
+        peer->asked = true;
+        lane_have_say(lane, peer);
+    }
 }
 
 /* The number in the frame after the routing id. */
@@ -429,13 +434,10 @@ static int lane_receive_one(struct lane *lane, struct message **ret_message)
 
 int lane_receive(struct lane *lane, struct message **ret_message)
 {
-    struct message *message = NULL;
     int code = 0;
-    while (!code && !message) {
-        code = lane_receive_one(lane, &message);
-    }
-    if (!code) {
-        *ret_message = message;
+    *ret_message = NULL;
+    for (int left = SETS_PER_TURN; !code && !*ret_message && left > 0; left--) {
+        code = lane_receive_one(lane, ret_message);
     }
     return code;
 }

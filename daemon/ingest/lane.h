@@ -43,7 +43,8 @@ void *lane_socket(struct lane *lane);
 /* The keys that it asks its senders for; NULL: none. */
 struct keyring *lane_keys(struct lane *lane);
 /* Receives what is here, up to one message that is to be taken, which has a promise and a peer.
- * Returns 0 with *ret_message, ERR_AGAIN when there is none, ERR_CLOSED when the context ended. */
+ * Returns 0 with *ret_message, which is NULL when there may be more but others come first;
+ * ERR_AGAIN when there is none, ERR_CLOSED when the context ended. */
 int lane_receive(struct lane *lane, struct message **ret_message);
 /* Whether a message may be taken now: none of its sender waits before it, and there is room for its
  * promise. */

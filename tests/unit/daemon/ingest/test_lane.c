@@ -231,6 +231,28 @@ static bool take_one(void *data, struct message *message)
     return true;
 }
 
+/* However much a peer sends that is none of these, the caller has its turn again, and the messages
+ * behind it theirs; one answer is for all joins. */
+static void test_a_flood_of_joins_holds_nobody_up(void **state)
+{
+    struct lane_fixture *f = *state;
+    struct message *message = NULL;
+    int joins = 500, turns = 0;
+    for (int i = 0; i < joins; i++) {
+        lane_put(f, 0, 0);
+    }
+    lane_put(f, 1, 10);
+    for (; !message; turns++) {
+        message = lane_get(f);
+    }
+    assert_in_range(turns, 4, joins);
+    lane_go_on(f->lane);
+    assert_int_equal(lane_hear(f).credit, CREDIT - 10);
+    assert_true(is_silent(f));
+    struct promises promises = lane_done(f, message);
+    promises_free(&promises);
+}
+
 static void test_messages_wait_in_their_order(void **state)
 {
     struct lane_fixture *f = *state;
@@ -284,6 +306,7 @@ int main(void)
         TEST(test_what_exceeds_the_credit_is_dropped),
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
+        TEST(test_a_flood_of_joins_holds_nobody_up),
         TEST(test_messages_wait_in_their_order),
         TEST(test_a_peer_that_has_gone_is_forgotten),
     };
