@@ -39,6 +39,13 @@ void promises_move(struct promises *into, struct promises *from)
     *from = (struct promises){0};
 }
 
+void promises_mark(struct promises *promises, int code)
+{
+    for (struct promise *promise = promises->first; promise; promise = promise->next) {
+        promise->code = code;
+    }
+}
+
 void promises_free(struct promises *promises)
 {
     struct promise *promise;

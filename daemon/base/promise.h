@@ -13,7 +13,8 @@ struct promise {
     struct promise *next;
     struct lane_peer *peer; /* the lane's */
     uint64_t id;            /* of the message, the sender's */
-    int code;               /* 0: its effect is there for good; else why it is refused */
+    int code;               /* 0: its effect is there for good; ERR_AGAIN or ERR_MEMORY: nobody can
+                               say, it is not answered; else why it is refused */
     void *owner;            /* the loop's: the layer that it changed; NULL = the run alone */
 };
 
@@ -28,6 +29,8 @@ void promises_add(struct promises *promises, struct promise *promise);
 struct promise *promises_take(struct promises *promises);
 /* Appends all of them; `from` is empty then. */
 void promises_move(struct promises *into, struct promises *from);
+/* Gives all of them this code. */
+void promises_mark(struct promises *promises, int code);
 /* Nobody answers them any more. */
 void promises_free(struct promises *promises);
 

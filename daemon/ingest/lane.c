@@ -252,11 +252,22 @@ static void lane_speak(struct lane *lane)
     }
 }
 
+/* Who hears nothing sends the message again, when the connection or attnd has ended. */
+static bool lane_is_transient(const struct promise *promise)
+{
+    return promise->code == ERR_AGAIN || promise->code == ERR_MEMORY;
+}
+
 static void lane_tell(struct lane *lane, struct promise *promise)
 {
     struct lane_peer *peer = promise->peer;
     peer->promises--;
     lane->promises--;
+    if (lane_is_transient(promise)) {
+        free(promise);
+        lane_have_say(lane, peer); /* it may be forgotten */
+        return;
+    }
     stats_add(lane->stats, promise->code ? COUNT_RELIABLE_REFUSED : COUNT_RELIABLE_ACKNOWLEDGED, 1);
     promises_add(&peer->told, promise);
     lane_have_say(lane, peer);

@@ -9,6 +9,7 @@
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/state/stored.h"
+#include "proto/err.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -46,14 +47,28 @@ static void checkpoint_take_promises(struct run *run, struct promises *into)
     }
 }
 
-void checkpoint_give_up(struct run *run)
+static void checkpoint_answer(struct run *run, int code)
 {
     struct promises promises = {0};
     checkpoint_take_promises(run, &promises);
+    promises_mark(&promises, code);
     if (promises.first && run->sink->settle) {
         run->sink->settle(run->sink->data, &promises);
     }
     promises_free(&promises);
+}
+
+void checkpoint_give_up(struct run *run)
+{
+    checkpoint_answer(run, 0);
+}
+
+/* The run goes. What could not be saved of it is not said to be, unless nothing ever is. */
+static void checkpoint_leave_unanswered(struct run *run)
+{
+    const char *reason;
+    bool on = run->sink->store && store_path(run->sink->store, &reason);
+    checkpoint_answer(run, on ? ERR_AGAIN : 0);
 }
 
 /* They wait for the next batch that has what they are about. */
@@ -532,7 +547,7 @@ void checkpoint_forget(struct run *run, uint64_t now_ns)
         checkpoint_take_promises(run, batch_promises(batch));
         run_checkpoint_submit(run, &batch, code);
     }
-    checkpoint_give_up(run);
+    checkpoint_leave_unanswered(run);
 }
 
 void checkpoint_forget_parts(struct run *run)

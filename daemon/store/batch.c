@@ -180,10 +180,11 @@ int batch_forget(struct store_batch *batch, const char *prefix)
     return store_batch_append(batch, record, bytes);
 }
 
-void batch_hold(struct store_batch *batch, bool always)
+void batch_hold(struct store_batch *batch, bool last)
 {
     batch->held = true;
-    batch->precious = batch->precious || always;
+    batch->is_last = last;
+    batch->precious = batch->precious || last;
 }
 
 struct promises *batch_promises(struct store_batch *batch)

@@ -46,6 +46,7 @@ struct store_batch {
     uint64_t records; /* calls of batch_*, or 1 for the run alone */
     bool precious;    /* has windows, alerts or points */
     bool held;        /* batch_hold */
+    bool is_last;     /* of its run */
     bool tried;       /* held, and could not be committed yet */
     struct promises promises;
     uint64_t queued_ns; /* monotonic; when it was submitted */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Reads what runs have kept, and what they looked like last: at the start, on the store's own
- * connection. */
-#include "daemon/store/internal.h"
+ * connection. A run that is asked for later may still be in the queue. */
+#include "daemon/store/store_internal.h"
 
 #include "daemon/base/log.h"
 #include "daemon/store/series.h"
@@ -49,11 +49,73 @@ void store_each_kept(struct store *store,
     }
 }
 
+/* Queue locked: the newest in this list that is the last one of its run. */
+static const struct store_batch *read_find_last(const struct store_batch *list,
+                                                const struct store_run *run)
+{
+    const struct store_batch *found = NULL;
+    for (; list; list = list->next) {
+        bool same = list->is_last && strcmp(list->run.job, run->job) == 0 &&
+                    memcmp(list->run.run, run->run, RUN_BYTES) == 0;
+        found = same ? list : found;
+    }
+    return found;
+}
+
+static int read_compare_kept(const void *a, const void *b)
+{
+    const struct record_kept *const *x = a, *const *y = b;
+    return strcmp((*x)->key, (*y)->key);
+}
+
+/* Queue locked: as the database would give it. Without memory the run begins anew. */
+static void read_each_of_batch(const struct store_batch *batch,
+                               void (*visit)(void *data, const char *job, const uint8_t *run,
+                                             const char *key, const void *value, size_t size),
+                               void *data)
+{
+    size_t count = 0;
+    const struct record_kept **kept = calloc(batch->records, sizeof *kept);
+    for (const struct record *record = batch->first; kept && record; record = record->next) {
+        if (record->kind == RECORD_KEEP) {
+            kept[count++] = &record->of.kept;
+        }
+    }
+    if (count > 0) {
+        qsort(kept, count, sizeof *kept, read_compare_kept);
+    }
+    for (size_t i = 0; i < count; i++) {
+        visit(data, batch->run.job, batch->run.run, kept[i]->key, kept[i]->value, kept[i]->size);
+    }
+    free(kept);
+}
+
+/* Whether the run is on its way to the database: what is there of it is old. */
+static bool read_each_queued(struct store *store, const struct store_run *run,
+                             void (*visit)(void *data, const char *job, const uint8_t *run,
+                                           const char *key, const void *value, size_t size),
+                             void *data)
+{
+    pthread_mutex_lock(&store->lock);
+    const struct store_batch *batch = read_find_last(store->queue.first, run);
+    if (!batch) {
+        batch = read_find_last(store->writing, run);
+    }
+    if (batch) {
+        read_each_of_batch(batch, visit, data);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return batch;
+}
+
 void store_each_kept_of(struct store *store, const struct store_run *run,
                         void (*visit)(void *data, const char *job, const uint8_t *run,
                                       const char *key, const void *value, size_t size),
                         void *data)
 {
+    if (read_each_queued(store, run, visit, data)) {
+        return;
+    }
     const struct sql *sql = store_begin_read(store);
     if (sql) {
         struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF);

@@ -64,11 +64,12 @@ const char *store_trouble(const struct store *store)
 
 /* Batches at their end */
 
-/* Their promises are kept, or nobody can ever keep them. */
-static void store_settle_all(struct store *store, struct store_batch *batches)
+/* `code` is 0 when their promises are kept, or nobody can ever keep them. */
+static void store_settle_all(struct store *store, struct store_batch *batches, int code)
 {
     for (; batches && store->settle; batches = batches->next) {
         if (batches->promises.first) {
+            promises_mark(&batches->promises, code);
             store->settle(store->settle_data, &batches->promises);
         }
     }
@@ -437,6 +438,7 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
     }
     end->next = NULL;
     store->queued_bytes -= bytes;
+    store->writing = taken;
     return taken;
 }
 
@@ -465,16 +467,19 @@ static void store_finish(struct store *store, struct store_batch *taken)
     int code = store_is_off(store) ? SQLITE_CANTOPEN : commit(store, taken);
     bool off = store_is_off(store);
     bool waits = code != SQLITE_OK && !off && store_may_recover(code);
-    struct store_batch *held = waits ? store_take_held(&taken) : NULL;
-    store_settle_all(store, taken);
-    uint64_t records = count_records(taken), bytes = free_all(taken);
     pthread_mutex_lock(&store->lock);
+    struct store_batch *held = waits ? store_take_held(&taken) : NULL;
+    store->writing = NULL; /* whoever looks for a run finds it in the queue, or in the database */
     if (held && !store->stopping) {
         store_put_back(store, held);
         held = NULL;
     }
+    pthread_mutex_unlock(&store->lock);
+    store_settle_all(store, taken, code == SQLITE_OK || off ? 0 : ERR_AGAIN);
+    uint64_t records = count_records(taken), bytes = free_all(taken);
     records += count_records(held); /* attnd ends: their senders were not answered */
     bytes += free_all(held);
+    pthread_mutex_lock(&store->lock);
     store->held_bytes -= bytes;
     pthread_mutex_unlock(&store->lock);
     if (code == SQLITE_OK) {

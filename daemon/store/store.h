@@ -72,7 +72,8 @@ struct store_bytes {
  * ERR_STORE_FORMAT. */
 int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
                       struct result_window *window, struct store_bytes *ret_state);
-/* Loop thread: the same as store_each_kept for one run. */
+/* Loop thread: the same as store_each_kept for one run, of which the last batch was submitted
+ * (batch_hold), whether it is written yet or not. */
 void store_each_kept_of(struct store *store, const struct store_run *run,
                         void (*visit)(void *data, const char *job, const uint8_t *run,
                                       const char *key, const void *value, size_t size),
@@ -146,9 +147,10 @@ int batch_keep(struct store_batch *batch, const char *key, const void *value, si
 /* Forgets all keys that begin with `prefix`; "" = all. */
 int batch_forget(struct store_batch *batch, const char *prefix);
 /* Its contents were promised to somebody: once submitted it is never dropped, but waits for the
- * disk. With windows, alerts or points in it, or `always`, it is not refused either: whoever makes
- * promises asks store_is_full before. */
-void batch_hold(struct store_batch *batch, bool always);
+ * disk. With windows, alerts or points in it, or as the last one of its run, it is not refused
+ * either: whoever makes promises asks store_is_full before. The last one has all that is kept of
+ * the run. */
+void batch_hold(struct store_batch *batch, bool last);
 /* The promises that it makes good when it is committed (store_set_settle); freed with it. */
 struct promises *batch_promises(struct store_batch *batch);
 void batch_free(struct store_batch **batch);

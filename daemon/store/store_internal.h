@@ -35,6 +35,8 @@ struct store {
     pthread_mutex_t lock; /* guards until the next empty line */
     pthread_cond_t wake;
     struct store_queue queue;
+    struct store_batch *writing;       /* the thread's, until they are in the database; nobody else
+                                          changes them */
     uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
     bool stopping;
 

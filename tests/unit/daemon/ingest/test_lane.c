@@ -221,6 +221,26 @@ static void test_a_refusal_has_its_reason(void **state)
     assert_int_equal(heard.credit, 10);
 }
 
+/* Nobody can say what becomes of it: its sender is to send it again. */
+static void test_what_failed_for_the_moment_is_not_refused(void **state)
+{
+    struct lane_fixture *f = *state;
+    static const int codes[] = {ERR_MEMORY, ERR_AGAIN};
+    lane_join_as_trainer(f);
+    for (size_t i = 0; i < 2; i++) {
+        lane_put(f, 5, 10);
+        struct message *message = lane_get(f);
+        assert_non_null(message);
+        lane_refuse(f->lane, message, codes[i]);
+        lane_return(f->lane, message->peer, message->bytes);
+        message_free(&message);
+        lane_go_on(f->lane);
+        struct lane_heard heard = lane_hear(f);
+        assert_int_equal(heard.refusals + heard.acks, 0);
+        assert_int_equal(heard.credit, 10);
+    }
+}
+
 static bool take_one(void *data, struct message *message)
 {
     struct message **taken = data;
@@ -306,6 +326,7 @@ int main(void)
         TEST(test_what_exceeds_the_credit_is_dropped),
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
+        TEST(test_what_failed_for_the_moment_is_not_refused),
         TEST(test_a_flood_of_joins_holds_nobody_up),
         TEST(test_messages_wait_in_their_order),
         TEST(test_a_peer_that_has_gone_is_forgotten),

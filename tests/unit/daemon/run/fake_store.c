@@ -142,9 +142,9 @@ int batch_forget(struct store_batch *batch, const char *prefix)
     return 0;
 }
 
-void batch_hold(struct store_batch *batch, bool always)
+void batch_hold(struct store_batch *batch, bool last)
 {
-    (void)always;
+    (void)last;
     assert_non_null(batch);
 }
 

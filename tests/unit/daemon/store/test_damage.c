@@ -285,12 +285,13 @@ static void test_a_full_disk_costs_records_until_there_is_room(void **state)
     assert_sound(fixture);
 }
 
-static _Atomic int settled;
+static _Atomic int settled, unanswered;
 
 static void damage_settle(void *data, struct promises *promises)
 {
     (void)data;
     for (struct promise *promise; (promise = promises_take(promises)); free(promise)) {
+        unanswered += promise->code != 0;
         settled++;
     }
 }
@@ -340,6 +341,37 @@ static void test_promised_records_wait_for_a_full_disk(void **state)
     assert_sound(fixture);
 }
 
+/* What the database refuses for a reason that does not go away was not kept. */
+static void test_a_promise_about_what_was_dropped_is_not_kept(void **state)
+{
+    struct store_fixture *fixture = *state;
+    struct promise *promise = calloc(1, sizeof *promise);
+    sqlite3 *other;
+    assert_non_null(promise);
+    fixture_open(fixture);
+    store_set_settle(fixture->store, damage_settle, NULL);
+    submit_window(fixture, 1, "x", 1);
+    wait_count(fixture, COUNT_STORED, 1);
+    assert_int_equal(sqlite3_open(fixture->path, &other), SQLITE_OK);
+    sqlite3_busy_timeout(other, 60000);
+    assert_int_equal(sqlite3_exec(other,
+                                  "CREATE TRIGGER never BEFORE INSERT ON kept"
+                                  " BEGIN SELECT RAISE(ABORT, 'never'); END",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    sqlite3_close(other);
+    settled = unanswered = 0;
+    struct store_batch *batch = batch_of(1, 0);
+    assert_int_equal(batch_keep(batch, "a", "x", 1), 0);
+    batch_hold(batch, true);
+    promises_add(batch_promises(batch), promise);
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORE_DROPPED, 1);
+    assert_int_equal(settled, 1);
+    assert_int_equal(unanswered, 1);
+    fixture_close(fixture);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -358,6 +390,7 @@ int main(void)
         TEST(test_random_damage_never_stops_the_history),
         TEST(test_a_full_disk_costs_records_until_there_is_room),
         TEST(test_promised_records_wait_for_a_full_disk),
+        TEST(test_a_promise_about_what_was_dropped_is_not_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

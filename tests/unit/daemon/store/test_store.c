@@ -396,6 +396,46 @@ static void test_room_comes_back_after_a_commit(void **state)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
 }
 
+static void see_kept(void *data, const char *job, const uint8_t *run, const char *key,
+                     const void *value, size_t size)
+{
+    char *seen = data;
+    assert_string_equal(job, "j");
+    assert_int_equal(run[0], 7);
+    assert_int_equal(size, 1);
+    snprintf(seen + strlen(seen), 16, "%s%c", key, *(const char *)value);
+}
+
+/* The last that was said of a run counts, before it is written as well. */
+static void test_a_run_that_goes_is_known_before_it_is_written(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const uint8_t id[RUN_BYTES] = {7};
+    const struct store_run run = {.job = "j", .run = id};
+    char seen[64] = "";
+    fixture_open(fixture);
+    struct store_batch *batch = batch_of(7, 3);
+    assert_int_equal(batch_keep(batch, "a", "1", 1), 0);
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORED, 1);
+    fixture_close(fixture);
+    fixture->config.history_commit = 60000000000;
+    fixture_open(fixture);
+    batch = batch_of(7, 3);
+    assert_int_equal(batch_keep(batch, "b", "3", 1), 0);
+    assert_int_equal(batch_keep(batch, "a", "2", 1), 0);
+    batch_hold(batch, true);
+    submit(fixture, batch);
+    submit(fixture, batch_of(8, 3));
+    store_each_kept_of(fixture->store, &run, see_kept, seen);
+    assert_string_equal(seen, "a2b3");
+    fixture_close(fixture);
+    fixture_open(fixture);
+    *seen = '\0';
+    store_each_kept_of(fixture->store, &run, see_kept, seen);
+    assert_string_equal(seen, "a2b3");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 static mode_t store_rights_of(const struct store_fixture *fixture, const char *suffix)
@@ -459,6 +499,7 @@ int main(void)
         TEST(test_room_comes_back_after_a_commit),
         TEST(test_nobody_else_reads_the_files),
         TEST(test_files_that_others_could_read_are_closed_to_them),
+        TEST(test_a_run_that_goes_is_known_before_it_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
