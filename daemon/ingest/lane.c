@@ -26,6 +26,8 @@
 #include <zmq.h>
 
 #define ID_BYTES 8
+/* Of its credit, a message takes so much at least: about what it costs here as long as it waits. */
+#define CHARGE_MIN UINT64_C(4096)
 /* ZeroMQ's bound of a routing id. */
 #define ROUTING_MAX 255
 /* Promises of one peer, and of all. */
@@ -34,7 +36,7 @@
 /* Answers that wait in ZeroMQ for one peer; entries of one answer. */
 #define SEND_QUEUE 1000
 #define ANSWER_MAX 4096
-/* What is received at most before others have their turn, when none of it is to be taken. */
+/* So much is received at most before others have their turn, when none of it is to be taken. */
 #define SETS_PER_TURN 64
 
 struct lane_peer {
@@ -252,7 +254,7 @@ static void lane_speak(struct lane *lane)
     }
 }
 
-/* Who hears nothing sends the message again, when the connection or attnd has ended. */
+/* It is not told: its sender sends it again, when the connection or attnd has ended. */
 static bool lane_is_transient(const struct promise *promise)
 {
     return promise->code == ERR_AGAIN || promise->code == ERR_MEMORY;
@@ -302,11 +304,16 @@ bool lane_go_on(struct lane *lane)
     return lane->speaks || lane->waits;
 }
 
+static uint64_t lane_charge(uint64_t bytes)
+{
+    return bytes > CHARGE_MIN ? bytes : CHARGE_MIN;
+}
+
 bool lane_return(struct lane *lane, struct lane_peer *peer, uint64_t bytes)
 {
     pthread_mutex_lock(&lane->lock);
     bool wake = !lane->returns && !lane->settled.first;
-    peer->returned += bytes;
+    peer->returned += lane_charge(bytes);
     peer->returned_messages++;
     if (!peer->returns) {
         peer->returns = true;
@@ -346,8 +353,8 @@ static void lane_count_refused(struct lane *lane, uint64_t bytes, int code)
 static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
                        struct message *message)
 {
-    uint64_t held = peer->held;
-    if (held > 0 && (held > lane->credit || message->bytes > lane->credit - held)) {
+    uint64_t held = peer->held, charge = lane_charge(message->bytes);
+    if (held > 0 && (held > lane->credit || charge > lane->credit - held)) {
         return ERR_OVER_CREDIT;
     }
     message->promise = calloc(1, sizeof *message->promise);
@@ -356,7 +363,7 @@ static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
     }
     message->promise->peer = message->peer = peer;
     message->promise->id = id;
-    peer->held += message->bytes;
+    peer->held += charge;
     peer->messages++;
     peer->promises++;
     lane->promises++;

@@ -63,7 +63,7 @@ void checkpoint_give_up(struct run *run)
     checkpoint_answer(run, 0);
 }
 
-/* The run goes. What could not be saved of it is not said to be, unless nothing ever is. */
+/* The run goes. Nobody is told that what could not be saved of it is, unless nothing ever is. */
 static void checkpoint_leave_unanswered(struct run *run)
 {
     const char *reason;

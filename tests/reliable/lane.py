@@ -49,7 +49,7 @@ class Lane(Trainer):
         return True
 
     def _put(self, number, frames):
-        size = sum(map(len, frames))
+        size = max(sum(map(len, frames)), 4096)
         deadline = time.monotonic() + PATIENCE_S
         while self.credit < min(size, self.full):
             assert time.monotonic() < deadline, "no credit came"

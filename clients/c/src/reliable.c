@@ -26,6 +26,8 @@
 /* Days, as in link.c. */
 #define RECONNECT_MS (1 << 29)
 #define ID_BYTES     8
+/* A message takes so much of the credit at least. */
+#define CHARGE_MIN 4096
 
 bool reliable_endpoint(const char *ingest, uint64_t port, char ret_endpoint[ADDRESS_MAX])
 {
@@ -533,6 +535,7 @@ static void send_unsent(struct reliable *lane)
     while (lane->socket && lane->first_credit > 0) {
         struct kept_list *list = lane->own.unsent ? &lane->own : &lane->left;
         struct kept *entry = list->unsent;
+        int64_t charge = 0;
         int rc;
 
         if (!entry) {
@@ -541,7 +544,8 @@ static void send_unsent(struct reliable *lane)
             }
             return;
         }
-        if ((int64_t)entry->bytes > lane->credit && lane->credit < lane->first_credit) {
+        charge = entry->bytes > CHARGE_MIN ? (int64_t)entry->bytes : CHARGE_MIN;
+        if (charge > lane->credit && lane->credit < lane->first_credit) {
             return;
         }
         rc = send_entry(lane, entry);
@@ -553,7 +557,7 @@ static void send_unsent(struct reliable *lane)
         } else {
             list->unsent = entry->next;
             mark_sent(lane, entry);
-            lane->credit -= (int64_t)entry->bytes;
+            lane->credit -= charge;
         }
     }
 }

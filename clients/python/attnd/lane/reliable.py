@@ -35,6 +35,7 @@ LEFT_BYTES = 16 << 20  # of what others have left, at a time
 ANSWER_BYTES_MAX = 16 << 20
 ANSWERS_AT_ONCE = 1024
 _connections = itertools.count()
+CHARGE_MIN = 4096  # a message takes so much of the credit at least
 JOIN = bytes(8)
 NEVER_MS = 1 << 29  # as in link.py
 
@@ -263,7 +264,8 @@ class Lane:
                     continue
                 return
             entry = queue[0]
-            if entry.nbytes > self._credit and self._credit < self._first_credit:
+            charge = max(entry.nbytes, CHARGE_MIN)
+            if charge > self._credit and self._credit < self._first_credit:
                 return
             try:
                 frames = entry.frames()
@@ -284,7 +286,7 @@ class Lane:
                 return
             queue.popleft()
             self._sent[entry.number] = entry
-            self._credit -= entry.nbytes
+            self._credit -= charge
 
     # ---------------------------------------------------------------------------------------- keeping
 

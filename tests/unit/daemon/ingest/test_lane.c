@@ -12,7 +12,9 @@
 #include <string.h>
 #include <zmq.h>
 
-#define CREDIT  UINT64_C(65536)
+#define CREDIT UINT64_C(65536)
+/* A message takes so much of it at least. */
+#define CHARGE  UINT64_C(4096)
 #define WAIT_MS 60000
 
 struct lane_fixture {
@@ -144,7 +146,7 @@ static void test_a_message_gives_its_bytes_back_and_is_answered_later(void **sta
     struct promises promises = lane_done(f, message);
     lane_go_on(f->lane);
     struct lane_heard heard = lane_hear(f);
-    assert_int_equal(heard.credit, 1000);
+    assert_int_equal(heard.credit, CHARGE);
     assert_int_equal(heard.acks, 0);
     assert_true(lane_settle(f->lane, &promises));
     lane_go_on(f->lane);
@@ -218,7 +220,7 @@ static void test_a_refusal_has_its_reason(void **state)
     struct lane_heard heard = lane_hear(f);
     assert_int_equal(heard.refusals, 1);
     assert_string_equal(heard.reason, "key");
-    assert_int_equal(heard.credit, 10);
+    assert_int_equal(heard.credit, CHARGE);
 }
 
 /* Nobody can say what becomes of it: its sender is to send it again. */
@@ -237,7 +239,7 @@ static void test_what_failed_for_the_moment_is_not_refused(void **state)
         lane_go_on(f->lane);
         struct lane_heard heard = lane_hear(f);
         assert_int_equal(heard.refusals + heard.acks, 0);
-        assert_int_equal(heard.credit, 10);
+        assert_int_equal(heard.credit, CHARGE);
     }
 }
 
@@ -267,10 +269,28 @@ static void test_a_flood_of_joins_holds_nobody_up(void **state)
     }
     assert_in_range(turns, 4, joins);
     lane_go_on(f->lane);
-    assert_int_equal(lane_hear(f).credit, CREDIT - 10);
+    assert_int_equal(lane_hear(f).credit, CREDIT - CHARGE);
     assert_true(is_silent(f));
     struct promises promises = lane_done(f, message);
     promises_free(&promises);
+}
+
+/* So that what waits costs about as much as its sender has credit, however small it is. */
+static void test_small_messages_take_credit_as_well(void **state)
+{
+    struct lane_fixture *f = *state;
+    uint64_t taken = 0, all = CREDIT / CHARGE + 3;
+    lane_join_as_trainer(f);
+    for (uint64_t i = 1; i <= all; i++) {
+        lane_put(f, i, 10);
+        struct message *message = lane_get(f);
+        if (message) {
+            lane_wait(f->lane, message);
+            taken++;
+        }
+    }
+    assert_int_equal(taken, CREDIT / CHARGE);
+    assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), all - taken);
 }
 
 static void test_messages_wait_in_their_order(void **state)
@@ -328,6 +348,7 @@ int main(void)
         TEST(test_a_refusal_has_its_reason),
         TEST(test_what_failed_for_the_moment_is_not_refused),
         TEST(test_a_flood_of_joins_holds_nobody_up),
+        TEST(test_small_messages_take_credit_as_well),
         TEST(test_messages_wait_in_their_order),
         TEST(test_a_peer_that_has_gone_is_forgotten),
     };

@@ -341,7 +341,7 @@ static void test_promised_records_wait_for_a_full_disk(void **state)
     assert_sound(fixture);
 }
 
-/* What the database refuses for a reason that does not go away was not kept. */
+/* The database refuses it for a reason that does not go away: it was not kept. */
 static void test_a_promise_about_what_was_dropped_is_not_kept(void **state)
 {
     struct store_fixture *fixture = *state;
