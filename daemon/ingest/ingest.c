@@ -68,7 +68,6 @@ struct ingest {
     _Atomic uint64_t in_flight;                 /* of the budget */
     _Atomic uint64_t scratch;                   /* of all shares */
     _Atomic uint64_t reserved;                  /* of the reserve */
-    _Atomic uint64_t waiting;                   /* of the reliable lane, for room; beyond both */
     struct ingest_share *shares;
     _Atomic bool stop;
     struct pulse pulse;
@@ -89,7 +88,8 @@ static uint64_t budget_used(struct ingest *ingest)
 
 uint64_t ingest_in_flight(struct ingest *ingest)
 {
-    return budget_used(ingest) + atomic_load(&ingest->reserved) + atomic_load(&ingest->waiting);
+    uint64_t waiting = ingest->lane ? lane_waiting(ingest->lane) : 0;
+    return budget_used(ingest) + atomic_load(&ingest->reserved) + waiting;
 }
 
 static uint64_t ingest_used(struct ingest *ingest, bool reserved, uint64_t *ret_limit)
@@ -290,15 +290,6 @@ static bool ingest_take_reliable(void *data, struct message *message)
     return true;
 }
 
-static bool ingest_take_waiting(void *data, struct message *message)
-{
-    struct ingest *ingest = data;
-    uint64_t cost = message->cost;
-    bool taken = ingest_take_reliable(ingest, message);
-    atomic_fetch_sub(&ingest->waiting, taken ? cost : 0);
-    return taken;
-}
-
 /* Refuses what can never be taken; the numbers of what is too large go on, as on the other lane.
  * Without room a message waits: nothing of this lane is dropped for that. */
 static void ingest_judge_reliable(struct ingest *ingest, struct message *message)
@@ -314,7 +305,6 @@ static void ingest_judge_reliable(struct ingest *ingest, struct message *message
     } else if (code) {
         ingest_refuse(ingest, message, code, key);
     } else if (!ingest_take_reliable(ingest, message)) {
-        atomic_fetch_add(&ingest->waiting, message->cost);
         lane_wait(ingest->lane, message);
     }
 }
@@ -334,7 +324,7 @@ static int receive_reliable(struct ingest *ingest)
 static bool ingest_serve_lane(struct ingest *ingest)
 {
     if (ingest->lane) {
-        lane_retry(ingest->lane, ingest_take_waiting, ingest);
+        lane_retry(ingest->lane, ingest_take_reliable, ingest);
     }
     return ingest->lane && lane_go_on(ingest->lane);
 }

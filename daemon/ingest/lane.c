@@ -21,12 +21,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
 
 #define ID_BYTES 8
-/* Of its credit, a message takes so much at least: about what it costs here as long as it waits. */
+/* A message takes so much of its credit at least: about what it costs here as long as it waits. */
 #define CHARGE_MIN UINT64_C(4096)
 /* ZeroMQ's bound of a routing id. */
 #define ROUTING_MAX 255
@@ -72,7 +73,8 @@ struct lane {
     struct lane_peer *speaks; /* have something to be told */
     struct lane_peer *waits;  /* have messages waiting */
     uint64_t promises;
-    pthread_mutex_t lock; /* guards the rest */
+    _Atomic uint64_t waiting; /* what the messages that wait cost */
+    pthread_mutex_t lock;     /* guards the rest */
     struct lane_peer *returns;
     struct promises settled;
 };
@@ -476,22 +478,30 @@ void lane_wait(struct lane *lane, struct message *message)
         peer->waits_next = lane->waits;
         lane->waits = peer;
     }
+    atomic_fetch_add(&lane->waiting, message->cost);
     message->next = NULL;
     *peer->waiting_last = message;
     peer->waiting_last = &message->next;
 }
 
+uint64_t lane_waiting(const struct lane *lane)
+{
+    return atomic_load(&lane->waiting);
+}
+
 /* Returns whether some wait on. */
-static bool lane_retry_peer(struct lane_peer *peer,
+static bool lane_retry_peer(struct lane *lane, struct lane_peer *peer,
                             bool (*take)(void *data, struct message *message), void *data)
 {
     struct message *list = peer->waiting;
     peer->waiting = NULL;
     while (list) {
         struct message *next = list->next;
+        uint64_t cost = list->cost;
         if (!take(data, list)) {
             break;
         }
+        atomic_fetch_sub(&lane->waiting, cost);
         list = next;
     }
     peer->waiting = list;
@@ -506,7 +516,7 @@ void lane_retry(struct lane *lane, bool (*take)(void *data, struct message *mess
     struct lane_peer **link = &lane->waits;
     while (*link) {
         struct lane_peer *peer = *link;
-        if (lane_retry_peer(peer, take, data)) {
+        if (lane_retry_peer(lane, peer, take, data)) {
             link = &peer->waits_next;
         } else {
             *link = peer->waits_next;

@@ -37,6 +37,9 @@ bool lane_return(struct lane *lane, struct lane_peer *peer, uint64_t bytes);
 /* These are to be answered. Takes them over. */
 bool lane_settle(struct lane *lane, struct promises *promises);
 
+/* Bytes: the cost of the messages that wait. */
+uint64_t lane_waiting(const struct lane *lane);
+
 /* Ingest thread. */
 
 void *lane_socket(struct lane *lane);

@@ -10,7 +10,9 @@
  *
  * References: the table of connections holds a peer, each of its buffers another one; the peer's
  * table holds a buffer, each frame that points into it another one. A buffer is unmapped, and a
- * descriptor closed, with the last. When a connection ends its buffers stay known for LEFT_NS:
+ * descriptor closed, with the last. Closing may take as long as it likes for what is no memfd, a
+ * socket that lingers or a file of FUSE, and for a connection, in which such a thing may still be:
+ * a thread of its own does that. When a connection ends its buffers stay known for LEFT_NS:
  * messages that name them are still on their way. */
 #include "daemon/ingest/memory.h"
 
@@ -24,6 +26,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +47,8 @@
 #define RECORDS_PER_TURN 32
 #define EVENTS_PER_TURN  64
 #define BACKLOG          64
+/* That one record can have (SCM_MAX_FD): those without room the kernel would close here. */
+#define DESCRIPTORS_MAX 253
 /* How long a connection may last without a buffer. */
 #define EMPTY_NS UINT64_C(10000000000)
 /* How long the buffers of a connection that has ended are kept for messages on their way. */
@@ -69,7 +75,6 @@ struct memory_peer {
     uint8_t token[MEMORY_TOKEN_BYTES];
     struct memory_buffer *buffers[MEMORY_BUFFERS_MAX];
     uint32_t buffer_count;
-    bool left;         /* the connection has ended */
     uint64_t until_ns; /* forgotten then */
     UT_hash_handle hh;
 };
@@ -85,6 +90,7 @@ struct memory {
     struct memory_peer *peers;      /* by token */
     _Atomic uint64_t bytes;         /* mapped */
     _Atomic uint32_t references;    /* the owner, and peers */
+    int closer;                     /* a pipe: the descriptors that its thread closes */
     uint64_t refused;               /* connections and buffers, for the log */
     struct stats *stats;
 };
@@ -97,11 +103,59 @@ static void memory_log_refused(struct memory *memory, const char *reason)
     }
 }
 
+/* Closing */
+
+static void *memory_close_all(void *data)
+{
+    int from = (int)(intptr_t)data, fd;
+    pthread_setname_np(pthread_self(), "attnd-closer");
+    while (read(from, &fd, sizeof fd) == (ssize_t)sizeof fd) {
+        close(fd);
+    }
+    close(from);
+    return NULL;
+}
+
+/* Nobody waits for its end. Returns 0 or an error. */
+static int memory_start_closer(struct memory *memory)
+{
+    int ends[2];
+    pthread_t thread;
+    sigset_t all, before;
+    if (pipe2(ends, O_CLOEXEC) != 0) {
+        return errno;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&thread, NULL, memory_close_all, (void *)(intptr_t)ends[0]);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc) {
+        close(ends[0]);
+        close(ends[1]);
+        return rc;
+    }
+    pthread_detach(thread);
+    fcntl(ends[1], F_SETFL, O_NONBLOCK);
+    memory->closer = ends[1];
+    return 0;
+}
+
+/* Any thread. The pipe has room for more descriptors than there usually are. */
+static void memory_close(struct memory *memory, int fd)
+{
+    if (write(memory->closer, &fd, sizeof fd) != (ssize_t)sizeof fd) {
+        close(fd);
+    }
+}
+
 /* References */
 
 static void memory_unref(struct memory *memory)
 {
     if (atomic_fetch_sub(&memory->references, 1) == 1) {
+        if (memory->closer >= 0) {
+            close(memory->closer); /* which ends the thread, when it has closed all of them */
+        }
         free(memory);
     }
 }
@@ -109,7 +163,7 @@ static void memory_unref(struct memory *memory)
 static void memory_unref_peer(struct memory_peer *peer)
 {
     if (atomic_fetch_sub(&peer->references, 1) == 1) {
-        close(peer->fd);
+        memory_close(peer->memory, peer->fd);
         memory_unref(peer->memory);
         free(peer);
     }
@@ -183,7 +237,6 @@ static void memory_on_left(struct memory_peer *peer)
         memory_forget(peer);
         return;
     }
-    peer->left = true;
     peer->until_ns = clock_monotonic_ns() + LEFT_NS;
     epoll_ctl(peer->memory->epoll, EPOLL_CTL_DEL, peer->fd, NULL);
 }
@@ -225,7 +278,8 @@ void memory_adopt(struct memory *memory, int fd)
     struct memory_peer *peer = full ? NULL : calloc(1, sizeof *peer);
     if (!peer) {
         memory_log_refused(memory, full ? "too many connections" : err_text(ERR_MEMORY));
-        close(fd);
+        shutdown(fd, SHUT_RDWR);
+        memory_close(memory, fd);
         return;
     }
     *peer = (struct memory_peer){.memory = memory, .fd = fd};
@@ -253,7 +307,7 @@ static void memory_accept(struct memory *memory)
         memory_adopt(memory, fd);
     } else if (fd >= 0) {
         memory_log_refused(memory, "another user");
-        close(fd);
+        memory_close(memory, fd);
     } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
         memory_log_refused(memory, strerror(errno));
         epoll_ctl(memory->epoll, EPOLL_CTL_DEL, memory->listener, NULL);
@@ -343,7 +397,7 @@ static const char *memory_obey(struct memory_peer *peer, const struct memory_rec
 }
 
 /* The descriptor that came along, or -1; others are closed, and *ret_count counts them all. */
-static int memory_descriptor(struct msghdr *header, unsigned *ret_count)
+static int memory_descriptor(struct memory *memory, struct msghdr *header, unsigned *ret_count)
 {
     int found = -1;
     *ret_count = 0;
@@ -358,7 +412,7 @@ static int memory_descriptor(struct msghdr *header, unsigned *ret_count)
             if ((*ret_count)++ == 0) {
                 found = fd;
             } else {
-                close(fd);
+                memory_close(memory, fd);
             }
         }
     }
@@ -370,7 +424,7 @@ static bool memory_read(struct memory_peer *peer)
 {
     union {
         struct cmsghdr header; /* for its alignment */
-        char room[CMSG_SPACE(sizeof(int))];
+        char room[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
     } control;
     struct memory_record record;
     struct iovec part = {.iov_base = &record, .iov_len = sizeof record};
@@ -387,7 +441,7 @@ static bool memory_read(struct memory_peer *peer)
         memory_on_left(peer);
         return false;
     }
-    int fd = memory_descriptor(&message, &descriptors);
+    int fd = memory_descriptor(peer->memory, &message, &descriptors);
     const char *why = "a packet that is no record";
     if (bytes == 0 && descriptors == 0) {
         memory_on_left(peer);
@@ -397,8 +451,10 @@ static bool memory_read(struct memory_peer *peer)
         !(message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
         why = memory_obey(peer, &record, fd);
     }
-    if (fd >= 0) {
-        close(fd);
+    if (fd >= 0 && why) {
+        memory_close(peer->memory, fd);
+    } else if (fd >= 0) {
+        close(fd); /* a sealed memfd */
     }
     if (why) {
         memory_expel(peer, why);
@@ -573,7 +629,7 @@ struct memory *memory_new(const struct config *config, struct stats *stats)
         return NULL;
     }
     strcpy(memory->path, path);
-    memory->listener = -1;
+    memory->listener = memory->closer = -1;
     memory->references = 1;
     memory->stats = stats;
     memory->bytes_max = config->ingest_memory;
@@ -581,7 +637,8 @@ struct memory *memory_new(const struct config *config, struct stats *stats)
                              ? config->ingest_memory_each
                              : config->ingest_memory;
     memory->epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (memory->epoll < 0 || memory_listen(memory) != 0) {
+    errno = memory->epoll < 0 ? errno : memory_start_closer(memory);
+    if (errno || memory_listen(memory) != 0) {
         log_event(LOG_WARNING, "memory_off", LOG_STR("path", path),
                   LOG_STR("reason", strerror(errno)));
         memory_free(&memory);

@@ -306,6 +306,7 @@ static void test_messages_wait_in_their_order(void **state)
         lane_wait(f->lane, message);
     }
     assert_true(lane_go_on(f->lane));
+    assert_in_range(lane_waiting(f->lane), 3 * sizeof(struct message), CREDIT);
     for (uint64_t i = 1; i < 4; i++) {
         struct message *taken = NULL;
         lane_retry(f->lane, take_one, &taken);
@@ -315,6 +316,7 @@ static void test_messages_wait_in_their_order(void **state)
         promises_move(&promises, &one);
     }
     assert_false(lane_go_on(f->lane));
+    assert_int_equal(lane_waiting(f->lane), 0);
     promises_free(&promises);
 }
 
