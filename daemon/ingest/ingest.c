@@ -320,12 +320,16 @@ static int receive_reliable(struct ingest *ingest)
     return code;
 }
 
-/* Returns whether something waits. */
-static bool ingest_serve_lane(struct ingest *ingest)
+static void ingest_retry_lane(struct ingest *ingest)
 {
     if (ingest->lane) {
         lane_retry(ingest->lane, ingest_take_reliable, ingest);
     }
+}
+
+/* Returns whether something waits. */
+static bool ingest_serve_lane(struct ingest *ingest)
+{
     return ingest->lane && lane_go_on(ingest->lane);
 }
 
@@ -450,7 +454,7 @@ static void ingest_ask_to_bind(struct ingest *ingest, _Atomic(char *) *place, co
 
 void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_endpoint)
 {
-    if (endpoint_is_lost(endpoint, &ingest->file)) {
+    if (endpoint_is_lost(endpoint, &ingest->file) || memory_is_lost(ingest->memory)) {
         ingest_ask_to_bind(ingest, &ingest->next_endpoint, endpoint);
     }
     if (ingest->lane && lane_is_lost(ingest->lane, lane_endpoint)) {
@@ -480,6 +484,7 @@ static bool receive_available(struct ingest *ingest)
 {
     bool waits = false;
     int code = 0;
+    ingest_retry_lane(ingest);
     for (int left = MESSAGES_PER_TURN;
          !code && left > 0 && !atomic_load(&ingest->stop) && !atomic_load(&ingest->next_plans) &&
          !atomic_load(&ingest->next_endpoint) && !atomic_load(&ingest->next_lane);
@@ -508,6 +513,7 @@ static void ingest_drain(struct ingest *ingest)
         if (code && code_lane && zmq_poll(items, ingest->lane ? 2 : 1, QUIET_MS) <= 0) {
             break;
         }
+        ingest_retry_lane(ingest);
         ingest_serve_lane(ingest);
     }
 }

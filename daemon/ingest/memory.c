@@ -82,7 +82,7 @@ struct memory_peer {
 struct memory {
     char path[MEMORY_PATH_MAX];
     int listener, epoll;
-    uint64_t inode;                 /* of the socket's file */
+    _Atomic uint64_t inode;         /* of the socket's file */
     bool for_group;                 /* others than the user may get as far as the socket */
     uint64_t listen_ns;             /* 0: connections are taken now */
     uint64_t bytes_max, bytes_each; /* of all buffers, of those of a connection */
@@ -600,7 +600,7 @@ static int memory_listen(struct memory *memory)
     }
     memory->listener = fd;
     memory->listen_ns = 0;
-    memory->inode = status.st_ino;
+    atomic_store(&memory->inode, status.st_ino);
     memory->for_group = mode & S_IRGRP;
     return 0;
 }
@@ -646,11 +646,16 @@ struct memory *memory_new(const struct config *config, struct stats *stats)
     return memory;
 }
 
-static bool memory_has_file(const struct memory *memory)
+bool memory_is_lost(const struct memory *memory)
 {
     struct stat status;
-    return memory->listener >= 0 && lstat(memory->path, &status) == 0 &&
-           status.st_ino == memory->inode;
+    return memory &&
+           (lstat(memory->path, &status) != 0 || status.st_ino != atomic_load(&memory->inode));
+}
+
+static bool memory_has_file(const struct memory *memory)
+{
+    return memory->listener >= 0 && !memory_is_lost(memory);
 }
 
 void memory_keep(struct memory *memory)

@@ -39,6 +39,8 @@ int memory_idle_ms(const struct memory *memory, int most_ms);
 void memory_turn(struct memory *memory);
 /* Binds once more when the socket's file has gone. */
 void memory_keep(struct memory *memory);
+/* Any thread: whether it has. */
+bool memory_is_lost(const struct memory *memory);
 
 /* Takes a connected socket of a peer that is trusted; closes it when there are too many. */
 void memory_adopt(struct memory *memory, int fd);

@@ -102,7 +102,9 @@ static struct message *hold_take_first(struct run *run, struct hold **link)
         free(hold);
         run->hold_count--;
     }
-    hold_find_oldest(run);
+    if (message->received_ns == run->held_ns) {
+        hold_find_oldest(run);
+    }
     return message;
 }
 

@@ -431,15 +431,14 @@ static void queue_promise(struct run *run, struct message *message)
     run->unsaved = true;
 }
 
-/* A message of the reliable lane that was taken before changes nothing at all. */
-static bool queue_is_repeated(struct run *run, const struct message *message)
+bool queue_is_repeated(struct run *run, const struct header *header)
 {
-    const struct header *header = &message->header;
     struct stream *stream =
         header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
     const struct sequences *sequences = run_sequences(run, stream, header);
-    return header->reliable && sequences &&
-           sequences_passed(sequences, message->rank_index, header->seq);
+    uint32_t rank = window_find_rank(&run->tracks[0].window, header->rank);
+    return header->reliable && sequences && rank != UINT32_MAX &&
+           sequences_passed(sequences, rank, header->seq);
 }
 
 static int queue_refuse_repeated(struct run *run)
@@ -457,7 +456,7 @@ static int queue_take_message(struct run *run, struct message *message)
     run->unsaved = true;
     run->reliable = run->reliable || header->reliable;
     message->arrival = ++run->taken;
-    if (!code && queue_is_repeated(run, message)) {
+    if (!code && queue_is_repeated(run, header)) {
         return queue_refuse_repeated(run);
     }
     if (!code) {

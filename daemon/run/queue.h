@@ -30,6 +30,9 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns);
 void queue_skip_unfinished(struct run *run);
 /* A message of this run was refused before it came here. */
 void queue_refused(struct run *run, int code);
+/* Whether it is a message of the reliable lane that the run has taken before: it changes nothing at
+ * all. */
+bool queue_is_repeated(struct run *run, const struct header *header);
 /* Shows the open windows (closing_show) once every message received so far is taken. Returns
  * whether it has to wait. */
 bool queue_flush(struct run *run);

@@ -311,20 +311,6 @@ static void registry_look_back(struct registry *registry, const struct header *h
     }
 }
 
-/* Whether a message was taken when its run was known. */
-static bool registry_has_taken(const struct registry *registry, const struct header *header)
-{
-    struct run *run = registry->past;
-    if (!run || !header->reliable || !registry_is_past(registry, header)) {
-        return false;
-    }
-    struct stream *stream =
-        header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
-    const struct sequences *sequences = run_sequences(run, stream, header);
-    uint32_t rank = window_find_rank(&run->tracks[0].window, header->rank);
-    return sequences && rank != UINT32_MAX && sequences_passed(sequences, rank, header->seq);
-}
-
 /* The one that was asked for last, or a new one; NULL when out of memory. */
 static struct run *registry_begin_run(struct registry *registry, const struct job *job,
                                       const struct header *header, uint64_t now_ns)
@@ -366,7 +352,8 @@ static int find_or_add(struct registry *registry, const struct header *header, u
     struct job *job = registry_find_job(registry, header->job);
     if (!job || !registry_find_run(job, header->run)) {
         registry_look_back(registry, header, now_ns);
-        if (registry_has_taken(registry, header)) {
+        if (registry->past && registry_is_past(registry, header) &&
+            queue_is_repeated(registry->past, header)) {
             return ERR_SEQ_DUPLICATE;
         }
     }

@@ -277,6 +277,8 @@ def test_a_socket_that_vanishes_comes_back(runtime):
     for name in SOCKETS:
         (runtime / "attnd" / name).unlink()
         wait_until(lambda: f"event=socket_bound_again key={name}.endpoint" in attnd.log_text(), name)
+    (runtime / "attnd" / "memory").unlink()
+    wait_until((runtime / "attnd" / "memory").is_socket, "memory")
     Trainer(attnd, "job").close()
     assert "directory_taken" not in attnd.log_text()
     attnd.close()

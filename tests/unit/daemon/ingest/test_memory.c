@@ -369,6 +369,19 @@ static void test_a_peer_that_reads_nothing_is_cut_off(void **state)
     close(end.fd);
 }
 
+static void test_a_socket_whose_file_has_gone_is_made_again(void **state)
+{
+    struct memory_fixture *f = *state;
+    char path[80];
+    snprintf(path, sizeof path, "%s/memory", f->directory);
+    assert_false(memory_is_lost(f->memory));
+    assert_int_equal(unlink(path), 0);
+    assert_true(memory_is_lost(f->memory));
+    memory_keep(f->memory);
+    assert_false(memory_is_lost(f->memory));
+    assert_int_equal(access(path, F_OK), 0);
+}
+
 static void test_connections_are_bounded(void **state)
 {
     struct memory_fixture *f = *state;
@@ -418,6 +431,7 @@ int main(void)
         MEMORY_TEST(test_a_buffer_is_in_one_message_at_a_time),
         MEMORY_TEST(test_a_token_that_is_nobodys_names_nothing),
         MEMORY_TEST(test_a_peer_that_reads_nothing_is_cut_off),
+        MEMORY_TEST(test_a_socket_whose_file_has_gone_is_made_again),
         MEMORY_TEST(test_connections_are_bounded),
         cmocka_unit_test(test_only_a_socket_named_ingest_has_one_beside_it),
     };
