@@ -411,6 +411,22 @@ def test_damage_in_what_was_left_is_told(daemons, publishers, place, tmp_path, c
     assert any("is not whole" in record.getMessage() and "the 3 messages" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize("acknowledges", [True, False])
+def test_what_others_left_and_stays_is_told_at_the_end(daemons, publishers, tmp_path, caplog, acknowledges):
+    from attnd.lane.spool import Spool
+    store = Spool(str(tmp_path / "spool"))
+    store.append([b"event/job/", msgpack.packb({"reliable": True, "type": "event"})])
+    store.close()
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "spool", linger=0.1)
+    daemon.acknowledges = acknowledges
+    daemon.attach(publisher)
+    daemon.wait_taken(1)
+    daemon.wait(lambda: publisher.stats()["spooled"] == (0 if acknowledges else 1), "it is, or is not, acknowledged")
+    publisher.close()
+    said = [record.getMessage() for record in caplog.records if "other processes left" in record.getMessage()]
+    assert len(said) == (not acknowledges)
+
+
 def test_a_spool_that_cannot_be_used_is_told_in_one_line_and_memory_serves(daemons, publishers, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     daemon, publisher = daemons(), publishers(spool=tmp_path / "file" / "spool")

@@ -778,6 +778,9 @@ class Sender:
         if self._lane.unacknowledged:
             log.warning("job %s: %d messages that attnd has not acknowledged are kept in %s: the next process with this spool "
                         "sends them", self.identity.job, self._lane.unacknowledged, self._reliable.directory)
+        if self._lane.leaves_left:
+            log.warning("job %s: messages that other processes left in %s are still there: the next process with this spool sends "
+                        "them", self.identity.job, self._reliable.directory)
         left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
         # A peer whose queue is full stops reading, and what it has not read is gone when the connection ends.
         time.sleep(min(left_s, FAREWELL_S))

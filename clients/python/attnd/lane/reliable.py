@@ -103,6 +103,7 @@ class Lane:
         self.refused: Dict[str, int] = {}  # by reason; replaced as a whole
         self.full = False  # the newest found no room, and nothing was acknowledged since
         self.unacknowledged = self.spooled = 0  # messages: the publisher's own, that are counted; those in files
+        self.leaves_left = False  # the end came before all that others had left was acknowledged
         self._number = 0
         self._bytes = self._left_bytes = 0  # that are kept: the publisher's own; what others have left, and was looked at
         self._own: Deque[Entry] = deque()  # to be sent; before those that others have left
@@ -380,6 +381,7 @@ class Lane:
         in_memory = [entry for entry in self._own if not isinstance(entry.kept, Place)]
         self.unacknowledged -= sum(entry.counted for entry in in_memory)
         if self._spool is not None:
+            self.leaves_left = bool(self._left) or self._spool.has_orphans
             self._spool.close()
             self._spool = None
         self._own.clear()

@@ -301,6 +301,11 @@ class Spool:
         if not paths:
             self._let_go(name)
 
+    @property
+    def has_orphans(self) -> bool:
+        """Whether next_orphan() has some left."""
+        return bool(self._left) or self._more
+
     def next_orphan(self) -> Optional[Orphan]:
         """The next segment that was taken over, as far as it can be read; one without messages is deleted. None: there is
         none. Unreadable: this one is left where it is. OSError: there is none for now."""
