@@ -81,7 +81,7 @@ def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch, libattn):
 def test_kills_of_attnd_lose_nothing(attnd, tmp_path, libattn, spool):
     keeper = Keeper(attnd, "job", tmp_path, count=600, pause_us=2000, libattn=libattn, spool=spool)
     for _ in range(4):
-        keeper.wait_for(keeper.said()[1] + 60)
+        keeper.wait_for(min(600, keeper.said()[1] + 60))
         start_again(attnd)
     keeper.wait_for(600)
     keeper.finish()
