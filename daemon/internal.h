@@ -52,7 +52,10 @@ struct daemon {
     struct result_sink sink;
     struct map_shelf maps;
     struct {
-        uint64_t began_ns; /* the last round of checkpoints */
+        uint64_t began_ns;   /* the last round of checkpoints */
+        uint64_t packing_ns; /* processor time of the loop for it */
+        uint64_t saving_ns;  /* store_saving_ns when it began */
+        uint64_t promised;   /* bytes of messages since then that are to be acknowledged */
         bool goes_on;
         bool last; /* nobody was training any more when it began */
     } round;
@@ -92,6 +95,11 @@ bool messages_recall(void *data, const struct run *run, const char *topic, uint3
 
 /* Ticks and checkpoints begin, if they do not go on already. */
 void rounds_start(struct daemon *daemon);
+/* So many bytes wait to be acknowledged, when what they changed is saved. */
+void rounds_promise(struct daemon *daemon, uint64_t bytes);
+/* Whether the next round is due: `since_ns` after the one before, which took `cost_ns` of processor
+ * time; rounds have this period when nothing is promised. */
+bool rounds_is_due(uint64_t since_ns, uint64_t cost_ns, uint64_t promised, uint64_t period_ns);
 /* Saves everything, waiting for the disk until the deadline at most. */
 void rounds_save_all(struct daemon *daemon, uint64_t deadline_ns);
 

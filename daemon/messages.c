@@ -70,6 +70,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
     ingest_release(daemon->ingest, share, cost, reserved);
     if (peer) {
         ingest_return(daemon->ingest, peer, bytes);
+        rounds_promise(daemon, bytes);
     }
 }
 

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Time on the loop thread. A tick every second while a job is active closes and shows windows.
  * Rounds of checkpoints save what has changed: each is packed in slices that leave time for
- * messages, and goes on only as fast as the disk. */
+ * messages, and goes on only as fast as the disk.
+ *
+ * Trainers keep messages of the reliable lane until they are saved, within a bound. So a round
+ * begins before its time when enough of them wait, at the rate at which they come: as soon as what
+ * the round before has promised is written, and what it took is a small part of the time since. */
 #include "daemon/base/clock.h"
 #include "daemon/internal.h"
 
@@ -12,6 +16,11 @@
 #define SAVER_SHARE  10
 /* A batch is about this share of history.queue, of which checkpoints may use half. */
 #define SAVER_BATCHES 32
+
+/* Rounds before their time take this share of a processor at most, judged by the one before, and
+ * are tried so often. */
+#define EARLY_SHARE 20
+#define EARLY_MS    5
 
 static bool rounds_are_ticking(const struct daemon *daemon)
 {
@@ -40,6 +49,7 @@ static void rounds_on_tick(uv_timer_t *timer)
 static void rounds_go_on(struct daemon *daemon, uint64_t deadline_ns)
 {
     uint64_t batch_bytes = daemon->config.history_queue / SAVER_BATCHES;
+    uint64_t began_ns = clock_thread_ns();
     while (daemon->round.goes_on && clock_monotonic_ns() < deadline_ns &&
            store_has_room(daemon->store, batch_bytes)) {
         do {
@@ -48,17 +58,33 @@ static void rounds_go_on(struct daemon *daemon, uint64_t deadline_ns)
                  registry_collected(daemon->registry) < batch_bytes);
         registry_submit(daemon->registry, messages_now_ns(daemon));
     }
+    daemon->round.packing_ns += clock_thread_ns() - began_ns;
 }
 
-/* A round begins when history.checkpoint has passed since the last one began and that one is
- * through. */
+bool rounds_is_due(uint64_t since_ns, uint64_t cost_ns, uint64_t promised, uint64_t period_ns)
+{
+    return since_ns >= period_ns ||
+           (promised >= PROMISES_WORTH && since_ns / EARLY_SHARE >= cost_ns);
+}
+
+/* Whether a round may begin, the last one being through. */
+static bool rounds_may_begin(struct daemon *daemon, uint64_t now)
+{
+    uint64_t since = now - daemon->round.began_ns, period = daemon->config.history_checkpoint;
+    uint64_t saving = store_saving_ns(daemon->store) - daemon->round.saving_ns;
+    return rounds_is_due(since, daemon->round.packing_ns + saving, daemon->round.promised,
+                         period) &&
+           (since >= period || !store_is_busy(daemon->store));
+}
+
 static void rounds_on_save(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
     uint64_t now = clock_monotonic_ns();
-    bool due = now - daemon->round.began_ns >= daemon->config.history_checkpoint;
-    if (!daemon->round.goes_on && due) {
+    if (!daemon->round.goes_on && rounds_may_begin(daemon, now)) {
         daemon->round.began_ns = now;
+        daemon->round.saving_ns = store_saving_ns(daemon->store);
+        daemon->round.packing_ns = daemon->round.promised = 0;
         daemon->round.goes_on = true;
         daemon->round.last = !rounds_are_ticking(daemon);
         registry_begin_round(daemon->registry);
@@ -69,6 +95,18 @@ static void rounds_on_save(uv_timer_t *timer)
     rounds_go_on(daemon, now + daemon->config.history_checkpoint / SAVER_SHARE / SAVER_SLICES);
     if (!daemon->round.goes_on && daemon->round.last && !rounds_are_ticking(daemon)) {
         uv_timer_stop(timer);
+    } else if (!daemon->round.goes_on && daemon->round.promised >= PROMISES_WORTH) {
+        uv_timer_start(timer, rounds_on_save, EARLY_MS, uv_timer_get_repeat(timer));
+    }
+}
+
+void rounds_promise(struct daemon *daemon, uint64_t bytes)
+{
+    bool waited = daemon->round.promised >= PROMISES_WORTH;
+    daemon->round.promised += bytes;
+    if (!waited && daemon->round.promised >= PROMISES_WORTH &&
+        uv_is_active((const uv_handle_t *)&daemon->saver)) {
+        uv_timer_start(&daemon->saver, rounds_on_save, 0, uv_timer_get_repeat(&daemon->saver));
     }
 }
 

@@ -11,6 +11,9 @@ uint64_t clock_monotonic_ns(void);
 /* Since 1970; may jump. */
 uint64_t clock_wall_ns(void);
 
+/* Processor time of the calling thread. */
+uint64_t clock_thread_ns(void);
+
 /* How long `then_ns` is ago; 0 when it is still to come: a state machine whose time stands still
  * while messages wait may know of something later. */
 static inline uint64_t clock_since_ns(uint64_t then_ns, uint64_t now_ns)

@@ -12,6 +12,7 @@ void promises_add(struct promises *promises, struct promise *promise)
         promises->first = promise;
     }
     promises->last = promise;
+    promises->bytes += promise->bytes;
 }
 
 struct promise *promises_take(struct promises *promises)
@@ -21,6 +22,7 @@ struct promise *promises_take(struct promises *promises)
         promises->first = promise->next;
         promises->last = promises->first ? promises->last : NULL;
         promise->next = NULL;
+        promises->bytes -= promise->bytes;
     }
     return promise;
 }
@@ -36,6 +38,7 @@ void promises_move(struct promises *into, struct promises *from)
         into->first = from->first;
     }
     into->last = from->last;
+    into->bytes += from->bytes;
     *from = (struct promises){0};
 }
 

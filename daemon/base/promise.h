@@ -7,12 +7,16 @@
 
 #include <stdint.h>
 
+/* Promises of messages of so many bytes are not kept waiting for more to save at once: a client
+ * keeps 16 times as much by default. */
+#define PROMISES_WORTH (UINT64_C(4) << 20)
+
 struct lane_peer;
 
 struct promise {
     struct promise *next;
     struct lane_peer *peer; /* the lane's */
-    uint64_t id;            /* of the message, the sender's */
+    uint64_t id, bytes;     /* of the message; the id is the sender's */
     int code;               /* 0: its effect is there for good; ERR_AGAIN or ERR_MEMORY: nobody can
                                say, it is not answered; else why it is refused */
     void *owner;            /* the loop's: the layer that it changed; NULL = the run alone */
@@ -21,6 +25,7 @@ struct promise {
 /* A list; zeroed it is empty. */
 struct promises {
     struct promise *first, *last;
+    uint64_t bytes; /* of their messages */
 };
 
 /* Takes the promise over, which is in no list. */

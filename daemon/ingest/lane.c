@@ -365,6 +365,7 @@ static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
     }
     message->promise->peer = message->peer = peer;
     message->promise->id = id;
+    message->promise->bytes = message->bytes;
     peer->held += charge;
     peer->messages++;
     peer->promises++;

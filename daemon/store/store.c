@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* A batch's way: store_submit queues it. The thread waits until the oldest has waited for
- * history.commit, or COMMIT_BYTES have come together, takes all of them, writes them in one
- * transaction, frees them, and counts them as stored or dropped. The memory of a batch counts
- * against history.queue until it is freed.
+ * history.commit, or COMMIT_BYTES or PROMISES_WORTH have come together, takes all of them, writes
+ * them in one transaction, frees them, and counts them as stored or dropped. The memory of a batch
+ * counts against history.queue until it is freed.
  *
  * After each commit there is time for the rest: chunks of layers that have windows enough, thinning
  * out their states, retention, moving the log into the database. Each is a transaction of its own;
- * when TURN_NS is over, the next commit comes first. None of it is lost by putting it off.
+ * when TURN_NS is over, or enough is queued, the next commit comes first. None of it is lost by
+ * putting it off.
  *
  * Trouble: a corrupt database is replaced, and the batches in hand are written to the new one. With
  * any other error (a full disk) they are dropped, and the next ones are tried again; but those with
@@ -100,6 +101,7 @@ static void store_put_back(struct store *store, struct store_batch *held)
     struct store_batch **end = &held;
     for (; *end; end = &(*end)->next) {
         store->queued_bytes += (*end)->bytes;
+        store->promised_bytes += (*end)->promises.bytes;
     }
     *end = store->queue.first;
     store->queue.first = held;
@@ -152,6 +154,7 @@ static int store_write_all(struct store *store, const struct store_batch *batche
 {
     const struct store_writer writer = {&store->db.sql, store_clock_stamp(&store->clock),
                                         store->stats, on_full, store};
+    uint64_t began_ns = clock_thread_ns();
     bool windows = false;
     int code = sql_begin(&store->db.sql);
     if (code != SQLITE_OK) {
@@ -168,6 +171,7 @@ static int store_write_all(struct store *store, const struct store_batch *batche
     crash_point("store_before_commit");
     code = sql_end(&store->db.sql, code);
     crash_point("store_after_commit");
+    atomic_fetch_add(&store->saving_ns, windows ? 0 : clock_thread_ns() - began_ns);
     return code;
 }
 
@@ -388,7 +392,7 @@ static bool do_rest(struct store *store)
     }
     for (; do_one(store, now); now = clock_monotonic_ns()) {
         pulse_beat(&store->pulse);
-        if (now >= end) {
+        if (now >= end || store_is_busy(store)) {
             return true;
         }
     }
@@ -410,7 +414,7 @@ static bool is_commit_due(const struct store *store, uint64_t now)
     if (!store->queue.first || store_waits_for_disk(store)) {
         return false;
     }
-    return store->stopping || store->queued_bytes >= COMMIT_BYTES ||
+    return store->stopping || store_is_enough(store) ||
            now >= store->queue.first->queued_ns + store->commit_ns;
 }
 
@@ -428,10 +432,13 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
         return NULL;
     }
     struct store_batch *taken = store->queue.first, *end = taken;
-    uint64_t bytes = end->bytes;
-    for (; end->next && bytes < COMMIT_BYTES; bytes += end->bytes) {
+    uint64_t bytes = end->bytes, promised = end->promises.bytes;
+    while (end->next && bytes < COMMIT_BYTES) {
         end = end->next;
+        bytes += end->bytes;
+        promised += end->promises.bytes;
     }
+    store->promised_bytes -= promised;
     store->queue.first = end->next;
     if (!end->next) {
         store->queue.last = &store->queue.first;

@@ -169,6 +169,11 @@ void store_set_settle(struct store *store, void (*settle)(void *data, struct pro
                       void *data);
 /* Any thread: whether history.queue is used up, so that nothing should be promised. */
 bool store_is_full(struct store *store);
+/* Any thread: whether batches are being written, or are to be at once: with promises of so many
+ * bytes they wait for no others. */
+bool store_is_busy(struct store *store);
+/* Any thread: processor time of the thread for transactions of checkpoints alone, so far. */
+uint64_t store_saving_ns(const struct store *store);
 /* Bytes that are not on the disk yet. */
 uint64_t store_waiting(struct store *store);
 /* Whether a checkpoint of so many bytes would be taken now. */

@@ -38,6 +38,7 @@ struct store {
     struct store_batch *writing;       /* the thread's, until they are in the database; nobody else
                                           changes them */
     uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
+    uint64_t promised_bytes;           /* of messages whose promises are in the queue */
     bool stopping;
 
     pthread_mutex_t db_lock; /* guards the rest: the thread's, but for read.c */
@@ -47,9 +48,16 @@ struct store {
     uint64_t age_next_ns, log_next_ns;
     bool size_due, age_due;
     struct store_clock clock;
+    _Atomic uint64_t saving_ns; /* store_saving_ns */
     atomic_int trouble; /* SQLite's code of the last commit, if it failed; read by any thread */
     uint64_t trouble_dropped, trouble_bytes, room_next_ns;
 };
+
+/* Lock held: batches in the queue are worth a commit before its time. */
+static inline bool store_is_enough(const struct store *store)
+{
+    return store->queued_bytes >= COMMIT_BYTES || store->promised_bytes >= PROMISES_WORTH;
+}
 
 static inline bool store_is_off(const struct store *store)
 {

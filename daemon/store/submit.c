@@ -31,14 +31,15 @@ static bool daemon_store_has_room(const struct store *store, const struct store_
  * that changes. */
 static void store_enqueue(struct store *store, struct store_batch *batch)
 {
-    bool was_empty = !store->queue.first, was_enough = store->queued_bytes >= COMMIT_BYTES;
+    bool was_empty = !store->queue.first, was_enough = store_is_enough(store);
     batch->next = NULL;
     batch->queued_ns = clock_monotonic_ns();
     *store->queue.last = batch;
     store->queue.last = &batch->next;
     store->queued_bytes += batch->bytes;
     store->held_bytes += batch->bytes;
-    if (was_empty || (!was_enough && store->queued_bytes >= COMMIT_BYTES)) {
+    store->promised_bytes += batch->promises.bytes;
+    if (was_empty || (!was_enough && store_is_enough(store))) {
         pthread_cond_signal(&store->wake);
     }
 }
@@ -82,6 +83,19 @@ bool store_has_room(struct store *store, size_t bytes)
     bool room = on && daemon_store_has_room(store, &checkpoint);
     pthread_mutex_unlock(&store->lock);
     return room;
+}
+
+bool store_is_busy(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    bool busy = store->writing || store_is_enough(store);
+    pthread_mutex_unlock(&store->lock);
+    return busy;
+}
+
+uint64_t store_saving_ns(const struct store *store)
+{
+    return atomic_load(&store->saving_ns);
 }
 
 uint64_t store_waiting(struct store *store)

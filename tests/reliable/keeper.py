@@ -3,6 +3,7 @@
 
 A trainer's own log says how many messages it published, and of how many it said that they are kept: those must be in the
 history, each once; the others at most once. Each step is a window of its own, so the history tells every message."""
+import itertools
 import os
 import pathlib
 import re
@@ -106,7 +107,9 @@ def history_of(attnd, keeper):
 
 
 def is_whole(attnd, keeper, at_least):
-    """Whether each of the first steps is there once, and none twice."""
+    """Whether each of the first steps that its queue had room for is there once, and none twice."""
     there = history_of(attnd, keeper)
     assert all(times == 1 for times in there.values()), (keeper.job, {k: n for k, n in there.items() if n != 1})
-    return set(range(at_least)) <= set(there)
+    refused = set(keeper.refused())
+    steps = (step for step in itertools.count() if step not in refused)
+    return set(itertools.islice(steps, at_least)) <= set(there)

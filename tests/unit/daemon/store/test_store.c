@@ -8,6 +8,7 @@
 #include "daemon/store/series.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -436,6 +437,40 @@ static void test_a_run_that_goes_is_known_before_it_is_written(void **state)
     assert_string_equal(seen, "a2b3");
 }
 
+static void count_settled(void *data, struct promises *promises)
+{
+    atomic_int *settled = data;
+    for (struct promise *promise; (promise = promises_take(promises)); free(promise)) {
+        atomic_fetch_add(settled, promise->code == 0);
+    }
+}
+
+static void submit_promised(struct store_fixture *fixture, uint64_t bytes)
+{
+    struct promise *promise = calloc(1, sizeof *promise);
+    struct store_batch *batch = batch_of(7, 3);
+    assert_non_null(promise);
+    promise->bytes = bytes;
+    promises_add(batch_promises(batch), promise);
+    submit(fixture, batch);
+}
+
+/* Neither the time of commits nor their size is reached. */
+static void test_enough_that_was_promised_is_written_at_once(void **state)
+{
+    struct store_fixture *fixture = *state;
+    atomic_int settled = 0;
+    fixture->config.history_commit = 60000000000;
+    fixture_open(fixture);
+    store_set_settle(fixture->store, count_settled, &settled);
+    submit_promised(fixture, PROMISES_WORTH - 1);
+    assert_false(store_is_busy(fixture->store));
+    submit_promised(fixture, 1);
+    wait_count(fixture, COUNT_STORED, 2);
+    assert_int_equal(settled, 2);
+    assert_true(store_saving_ns(fixture->store) > 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 static mode_t store_rights_of(const struct store_fixture *fixture, const char *suffix)
@@ -500,6 +535,7 @@ int main(void)
         TEST(test_nobody_else_reads_the_files),
         TEST(test_files_that_others_could_read_are_closed_to_them),
         TEST(test_a_run_that_goes_is_known_before_it_is_written),
+        TEST(test_enough_that_was_promised_is_written_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
