@@ -61,6 +61,7 @@ struct daemon {
     } round;
     uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
+    uint64_t ticks;
     uint64_t started_ns;
     bool loop_ready;
     bool stopping, ingest_stopped, finished, drained;

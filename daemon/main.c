@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* attnd: args, config, daemon, run; or a verdict. */
+#include "daemon/arenas.h"
 #include "daemon/args.h"
 #include "daemon/daemon.h"
 #include "daemon/judge.h"
@@ -44,6 +45,7 @@ int main(int argc, char **argv)
     if (result.answered) {
         return EXIT_SUCCESS;
     }
+    arenas_limit();
     umask(077); /* what attnd makes is for its user alone */
     log_setup((enum log_level)config.log_level, config.log_format == CONFIG_FORMAT_JSON);
     if (result.judge) {

@@ -6,10 +6,13 @@
  * Trainers keep messages of the reliable lane until they are saved, within a bound. So a round
  * begins before its time when enough of them wait, at the rate at which they come: as soon as what
  * the round before has promised is written, and what it took is a small part of the time since. */
+#include "daemon/arenas.h"
 #include "daemon/base/clock.h"
 #include "daemon/internal.h"
 
 #define TICK_MS 1000
+/* Memory goes back once in so many ticks, and when they end. */
+#define TICKS_PER_TRIM 60
 /* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
  * loop's time at most: 20 ms every 200 ms by default. */
 #define SAVER_SLICES 10
@@ -36,8 +39,12 @@ static bool rounds_are_kept(const struct daemon *daemon)
 static void rounds_on_tick(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
-    if (!registry_tick(daemon->registry, messages_now_ns(daemon))) {
+    bool wanted = registry_tick(daemon->registry, messages_now_ns(daemon));
+    if (!wanted) {
         uv_timer_stop(timer); /* nobody is training: no wake-ups */
+    }
+    if (!wanted || ++daemon->ticks % TICKS_PER_TRIM == 0) {
+        arenas_trim();
     }
     messages_give_up(daemon);
     daemon_limit_costs(daemon);
