@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A trainer on the reliable lane at wire level: a DEALER that keeps what is not answered, and sends it again."""
+import contextlib
 import struct
 import time
 
@@ -7,6 +8,8 @@ import msgpack
 import zmq
 
 from harness import PATIENCE_S, Trainer, wait_until
+
+NEVER = -1
 
 
 class Lane(Trainer):
@@ -25,7 +28,8 @@ class Lane(Trainer):
         if self.dealer:
             self.dealer.close(linger=0)
         self.dealer = self.attnd.context.socket(zmq.DEALER)
-        self.dealer.setsockopt(zmq.LINGER, 0)
+        for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, 0), (zmq.RECONNECT_IVL, NEVER)):
+            self.dealer.setsockopt(option, value)
         self.dealer.connect(self.attnd.endpoint("reliable"))
         self.credit = 0
         self.dealer.send(struct.pack("<Q", 0))
@@ -49,13 +53,18 @@ class Lane(Trainer):
         return True
 
     def _put(self, number, frames):
+        """Without a connection it waits for the next join: what ZeroMQ itself sends to the next attnd would come there before
+        everything that is not answered."""
         size = max(sum(map(len, frames)), 4096)
         deadline = time.monotonic() + PATIENCE_S
         while self.credit < min(size, self.full):
+            if not self.dealer.poll(0, zmq.POLLOUT):
+                return
             assert time.monotonic() < deadline, "no credit came"
             self.hear(0.05)
         self.credit -= size
-        self.dealer.send_multipart([struct.pack("<Q", number), *frames])
+        with contextlib.suppress(zmq.Again):
+            self.dealer.send_multipart([struct.pack("<Q", number), *frames], zmq.DONTWAIT)
 
     def put(self, *frames):
         """By the lane, within the credit. Returns the message's id."""
