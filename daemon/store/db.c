@@ -202,10 +202,10 @@ int db_open(struct store_db *db, const char *configured_path, char reterr_reason
     return store_db_open_path(db, reterr_reason);
 }
 
-bool db_is_gone(const struct store_db *db)
+bool db_is_gone(const struct sql *sql)
 {
     int moved = 0;
-    return sqlite3_file_control(db->sql.db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
+    return sqlite3_file_control(sql->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
            moved;
 }
 
@@ -244,6 +244,26 @@ void db_close(struct store_db *db)
         close(db->lock);
     }
     db->lock = -1;
+}
+
+int db_open_reader(const char *path, struct sql *ret_sql)
+{
+    sqlite3 *connection = NULL;
+    int code = sqlite3_open_v2(path, &connection, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
+    if (code == SQLITE_OK) {
+        code = sql_init(ret_sql, connection);
+    }
+    if (code != SQLITE_OK) {
+        sqlite3_close(connection);
+    }
+    return code;
+}
+
+void db_close_reader(struct sql *sql)
+{
+    sqlite3 *connection = sql->db;
+    sql_clear(sql);
+    sqlite3_close(connection);
 }
 
 int db_mark(struct store_db *db)

@@ -27,12 +27,17 @@ bool db_is_corrupt(const struct store_db *db, int code);
  */
 int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);
 /* Whether the path leads to another file than the open one, or to none. */
-bool db_is_gone(const struct store_db *db);
+bool db_is_gone(const struct sql *sql);
 /* Lets go of the file that is open, and opens what the path leads to now, as db_open does. Returns
  * 0, or -1 with a reason, then it is closed. */
 int db_reopen(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);
 /* Marks as clean and closes; without effect when it is closed. */
 void db_close(struct store_db *db);
+
+/* Opens a connection that only reads, and waits for nobody who writes: for one thread, any one.
+ * Returns an SQLite code; on failure nothing is open. */
+int db_open_reader(const char *path, struct sql *ret_sql);
+void db_close_reader(struct sql *sql);
 
 /* Marks as not clean: before the first change. Returns an SQLite code. */
 int db_mark(struct store_db *db);

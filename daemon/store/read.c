@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Reads what runs have kept, and what they looked like last: at the start, on the store's own
- * connection. A run that is asked for later may still be in the queue. */
+ * connection. A run that is asked for later may still be in the queue; if not, another connection
+ * reads it, which sees all that is committed and does not wait for the thread: a commit, or moving
+ * the log, takes as long as the disk does. */
 #include "daemon/store/store_internal.h"
 
 #include "daemon/base/log.h"
@@ -108,6 +110,32 @@ static bool read_each_queued(struct store *store, const struct store_run *run,
     return batch;
 }
 
+static int read_each_kept_of(const struct sql *sql, const struct store_run *run,
+                             void (*visit)(void *data, const char *job, const uint8_t *run,
+                                           const char *key, const void *value, size_t size),
+                             void *data)
+{
+    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF);
+    query_text(&query, run->job);
+    query_blob(&query, run->run, RUN_BYTES);
+    return read_each_kept(query, visit, data);
+}
+
+/* The loop's connection to the database that is there now. Returns an SQLite code. */
+static int read_open(struct store *store)
+{
+    if (store->reader.db && db_is_gone(&store->reader)) {
+        db_close_reader(&store->reader);
+    }
+    return store->reader.db ? SQLITE_OK : db_open_reader(store->db.path, &store->reader);
+}
+
+/* Errors that tell before the first row that another connection may do better. */
+static bool read_is_barred(int code)
+{
+    return (code & 0xff) == SQLITE_BUSY || (code & 0xff) == SQLITE_CANTOPEN;
+}
+
 void store_each_kept_of(struct store *store, const struct store_run *run,
                         void (*visit)(void *data, const char *job, const uint8_t *run,
                                       const char *key, const void *value, size_t size),
@@ -116,12 +144,16 @@ void store_each_kept_of(struct store *store, const struct store_run *run,
     if (read_each_queued(store, run, visit, data)) {
         return;
     }
+    int code = store_is_off(store) ? SQLITE_OK : read_open(store);
+    if (code == SQLITE_OK && store->reader.db) {
+        code = read_each_kept_of(&store->reader, run, visit, data);
+        if (!read_is_barred(code)) {
+            return; /* without it the run begins anew */
+        }
+    }
     const struct sql *sql = store_begin_read(store);
     if (sql) {
-        struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF);
-        query_text(&query, run->job);
-        query_blob(&query, run->run, RUN_BYTES);
-        read_each_kept(query, visit, data); /* without it the run begins anew */
+        read_each_kept_of(sql, run, visit, data);
     }
     store_end_read(store);
 }

@@ -224,7 +224,7 @@ static int look_for_file(struct store *store)
 {
     char reason[STORE_REASON_MAX];
     bool is_open = store->db.sql.db;
-    if (is_open && !db_is_gone(&store->db)) {
+    if (is_open && !db_is_gone(&store->db.sql)) {
         return SQLITE_OK;
     }
     if (is_open) {
@@ -654,6 +654,7 @@ void store_free(struct store **store_p)
     if (store->thread_runs) {
         pthread_join(store->thread, NULL);
     }
+    db_close_reader(&store->reader);
     db_close(&store->db);
     free(store->full);
     pthread_cond_destroy(&store->wake);

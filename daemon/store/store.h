@@ -73,7 +73,7 @@ struct store_bytes {
 int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
                       struct result_window *window, struct store_bytes *ret_state);
 /* Loop thread: the same as store_each_kept for one run, of which the last batch was submitted
- * (batch_hold), whether it is written yet or not. */
+ * (batch_hold), whether it is written yet or not. Does not wait for what is being written. */
 void store_each_kept_of(struct store *store, const struct store_run *run,
                         void (*visit)(void *data, const char *job, const uint8_t *run,
                                       const char *key, const void *value, size_t size),

@@ -5,6 +5,7 @@
 #include "tests/unit/unit.h"
 
 #include "proto/err.h"
+#include "daemon/store/internal.h"
 #include "daemon/store/series.h"
 
 #include <math.h>
@@ -471,6 +472,52 @@ static void test_enough_that_was_promised_is_written_at_once(void **state)
     assert_true(store_saving_ns(fixture->store) > 0);
 }
 
+/* The loop asks while a commit, which may take as long as the disk does, is going on: else this
+ * test would wait for itself. */
+static void test_a_run_is_read_while_another_one_is_written(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const uint8_t id[RUN_BYTES] = {7};
+    const struct store_run run = {.job = "j", .run = id};
+    char seen[64] = "";
+    fixture_open(fixture);
+    for (uint64_t i = 1; i <= 2; i++) {
+        char value[2] = {(char)('0' + i)};
+        struct store_batch *batch = batch_of(7, 3);
+        assert_int_equal(batch_keep(batch, "a", value, 1), 0);
+        submit(fixture, batch);
+        wait_count(fixture, COUNT_STORED, i);
+        const struct sql *writer = store_begin_read(fixture->store);
+        assert_int_equal(sql_begin(writer), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(writer->db, "DELETE FROM kept", NULL, NULL, NULL), SQLITE_OK);
+        store_each_kept_of(fixture->store, &run, see_kept, seen);
+        assert_int_equal(sql_end(writer, SQLITE_ABORT), SQLITE_ABORT);
+        store_end_read(fixture->store);
+    }
+    assert_string_equal(seen, "a1a2");
+}
+
+/* Somebody replaced the file: the loop reads the one that is there now. */
+static void test_a_run_is_read_from_the_file_that_is_there(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const uint8_t id[RUN_BYTES] = {7};
+    const struct store_run run = {.job = "j", .run = id};
+    char seen[64] = "";
+    fixture_open(fixture);
+    for (uint64_t i = 1; i <= 2; i++) {
+        char value[2] = {(char)('0' + i)};
+        struct store_batch *batch = batch_of(7, 3);
+        assert_int_equal(batch_keep(batch, "a", value, 1), 0);
+        submit(fixture, batch);
+        wait_count(fixture, COUNT_STORED, i);
+        store_each_kept_of(fixture->store, &run, see_kept, seen);
+        assert_int_equal(unlink(fixture->path), 0);
+        store_each_kept_of(fixture->store, &run, see_kept, seen);
+    }
+    assert_string_equal(seen, "a1a1a2a2");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 static mode_t store_rights_of(const struct store_fixture *fixture, const char *suffix)
@@ -536,6 +583,8 @@ int main(void)
         TEST(test_files_that_others_could_read_are_closed_to_them),
         TEST(test_a_run_that_goes_is_known_before_it_is_written),
         TEST(test_enough_that_was_promised_is_written_at_once),
+        TEST(test_a_run_is_read_while_another_one_is_written),
+        TEST(test_a_run_is_read_from_the_file_that_is_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
