@@ -216,6 +216,7 @@ static void daemon_reload_keys(struct daemon *daemon)
     }
     log_event(LOG_INFO, "keys_read", LOG_NUM("keys", keys_count(daemon->keys)),
               LOG_STR("connections", revoked ? "ended" : "kept"));
+    ingest_follow_keys(daemon->ingest);
     if (revoked) {
         publisher_renew(daemon->publisher);
         tap_renew(daemon->tap);

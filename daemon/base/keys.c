@@ -26,6 +26,8 @@
 /* Bytes of a key, and of a frame of a request that is worth reading. */
 #define KEY_BYTES     32
 #define ZAP_FRAME_MAX 256
+/* Characters of a key that has no name, for people. */
+#define KEY_SHORT 8
 /* How long a socket may take to refuse the test; it takes milliseconds. */
 #define TEST_MS 30000
 
@@ -33,6 +35,7 @@
 struct keys_place {
     int fd; /* -1: not since it connected */
     struct sockaddr_storage from;
+    uint64_t refused; /* messages, of jobs that it may not publish */
 };
 
 struct keyring {
@@ -46,6 +49,7 @@ struct keyring {
     char test[KEY_LENGTH + 1];                 /* the key of a test that goes on */
     pthread_mutex_t heard_lock;                /* of `heard`, within the other one */
     struct keys_place heard[ACCESS_LINES_MAX]; /* by the first line of a key */
+    uint64_t unlisted; /* messages refused of keys that were taken away; under the same lock */
     struct stats *stats;
     void *handler;
     int stop_fd;
@@ -113,15 +117,16 @@ static bool keys_is_connected(const struct keys_place *place)
 }
 
 void keys_each(struct keyring *keys,
-               void (*visit)(void *data, const struct access_line *line, bool connected),
+               void (*visit)(void *data, const struct access_line *line, bool connected,
+                             uint64_t refused),
                void *data)
 {
     pthread_rwlock_rdlock(&keys->lock);
     pthread_mutex_lock(&keys->heard_lock);
     for (uint32_t i = 0; i < access_count(keys->access); i++) {
         struct access_line line = access_line(keys->access, i);
-        visit(data, &line,
-              keys_is_connected(&keys->heard[access_find_key(keys->access, line.who)]));
+        const struct keys_place *place = &keys->heard[access_find_key(keys->access, line.who)];
+        visit(data, &line, keys_is_connected(place), place->refused);
     }
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
@@ -164,6 +169,26 @@ bool keys_know(struct keyring *keys, zmq_msg_t *frame)
     keys_hear(keys, key, frame);
     pthread_rwlock_unlock(&keys->lock);
     return known;
+}
+
+void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_sender *ret_sender)
+{
+    const char *key = keys_sender(frame);
+    *ret_sender = (struct keys_sender){.refused = 1};
+    if (!key) {
+        return;
+    }
+    snprintf(ret_sender->key, sizeof ret_sender->key, "%s", key);
+    pthread_rwlock_rdlock(&keys->lock);
+    int line = access_find_key(keys->access, key);
+    const char *name = line < 0 ? "" : access_line(keys->access, (uint32_t)line).comment;
+    snprintf(ret_sender->name, sizeof ret_sender->name, "%.*s",
+             *name ? ACCESS_COMMENT_MAX : KEY_SHORT, *name ? name : key);
+    pthread_mutex_lock(&keys->heard_lock);
+    uint64_t *refused = line < 0 ? &keys->unlisted : &keys->heard[line].refused;
+    ret_sender->refused = ++*refused;
+    pthread_mutex_unlock(&keys->heard_lock);
+    pthread_rwlock_unlock(&keys->lock);
 }
 
 /* The handler -----------------------------------------------------------------------------------

@@ -50,13 +50,24 @@ bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, c
 /* Whether it is somebody that the list knows. */
 bool keys_know(struct keyring *keys, zmq_msg_t *frame);
 
+/* Somebody whose messages are refused. */
+struct keys_sender {
+    char key[KEY_LENGTH + 1];          /* the public key; "" = none */
+    char name[ACCESS_COMMENT_MAX + 1]; /* in the list, else the start of the key */
+    uint64_t refused;                  /* messages of this key, since it was listed */
+};
+/* Counts that a message of this frame's sender may not be sent by it. */
+void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_sender *ret_sender);
+
 /* Receives a frame of at most `size` bytes as zmq_recv does, without waiting, and notes whose it
  * is. */
 int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size);
 /* Calls `visit` for each line of the list, with whether the connection goes on over which its key
- * was last heard: by a message, a request or a subscription. */
+ * was last heard: by a message, a request or a subscription; and how many messages of the key were
+ * refused, as of another job. */
 void keys_each(struct keyring *keys,
-               void (*visit)(void *data, const struct access_line *line, bool connected),
+               void (*visit)(void *data, const struct access_line *line, bool connected,
+                             uint64_t refused),
                void *data);
 
 /* Reads keys.access again; a mistake changes nothing. Returns 0, or -1 with a sentence in reterr;

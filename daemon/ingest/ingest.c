@@ -9,6 +9,7 @@
 #include "proto/err.h"
 #include "daemon/base/log.h"
 #include "daemon/ingest/lane.h"
+#include "daemon/ingest/refused.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -50,7 +51,8 @@ struct ingest {
     void *socket;          /* the thread's, once it runs */
     struct memory *memory; /* NULL = there is none; the thread's, once it runs */
     struct endpoint_file file;
-    struct keyring *keys;
+    struct keyring *ring;          /* of attnd */
+    struct keyring *keys;          /* that this socket asks for; NULL: none */
     struct lane *lane;             /* the thread's, once it runs; owned, NULL = none */
     _Atomic(char *) next_endpoint; /* for the thread to bind again; NULL = nothing to do */
     _Atomic(char *) next_lane;     /* the same of the lane */
@@ -69,6 +71,8 @@ struct ingest {
     _Atomic uint64_t scratch;                   /* of all shares */
     _Atomic uint64_t reserved;                  /* of the reserve */
     struct ingest_share *shares;
+    struct refused refused;   /* the thread's */
+    _Atomic bool keys_differ; /* for the thread to know: the list of keys is another one */
     _Atomic bool stop;
     struct pulse pulse;
 };
@@ -160,22 +164,6 @@ static bool ingest_has_room(struct ingest *ingest, const struct message *message
     return cost <= limit - used && (held + cost) / SHARE_OF_FREE <= limit - used - cost;
 }
 
-static void log_refusal(const struct message *message, int code, const char *key, uint64_t before)
-{
-    char topic[TOPIC_MAX] = "";
-    if (!log_is_round(before)) {
-        return;
-    }
-    if (message->frame_count > 0) {
-        size_t len = zmq_msg_size(&message->frames[0]);
-        len = len < sizeof topic ? len : sizeof topic - 1;
-        memcpy(topic, zmq_msg_data((zmq_msg_t *)&message->frames[0]), len);
-    }
-    log_event(LOG_WARNING, "message_refused", LOG_STR("reason", err_slug(code)),
-              LOG_STR("detail", err_text(code)), LOG_STR("key", key ? key : "-"),
-              LOG_STR("topic", topic), LOG_NUM("count", before + 1));
-}
-
 static void post_refusal(struct ingest *ingest, const char *job, int code)
 {
     uint64_t limit, used = ingest_used(ingest, true, &limit);
@@ -195,7 +183,7 @@ static void ingest_refuse(struct ingest *ingest, struct message *message, int co
 {
     stats_received(ingest->stats, message->bytes);
     uint64_t before = stats_drop(ingest->stats, code);
-    log_refusal(message, code, key, before);
+    refused_tell(&ingest->refused, ingest->socket, ingest->ring, message, code, key, before);
     post_refusal(ingest, message->header.job, code);
     if (message->promise) {
         lane_refuse(ingest->lane, message, code);
@@ -462,7 +450,7 @@ void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_e
     }
 }
 
-static void take_endpoint(struct ingest *ingest)
+static void take_changes(struct ingest *ingest)
 {
     char *next = atomic_exchange(&ingest->next_endpoint, NULL);
     if (next) {
@@ -475,6 +463,15 @@ static void take_endpoint(struct ingest *ingest)
         lane_look(ingest->lane, next);
     }
     free(next);
+    if (atomic_exchange(&ingest->keys_differ, false)) {
+        refused_forget(&ingest->refused, ingest->socket);
+    }
+}
+
+void ingest_follow_keys(struct ingest *ingest)
+{
+    atomic_store(&ingest->keys_differ, true);
+    wake(ingest);
 }
 
 /* Under a flood of messages it ends only for a change of plans or of an address. The lanes take
@@ -528,7 +525,7 @@ static void *ingest_main(void *data)
         pulse_beat(&ingest->pulse);
         wait_message(ingest, waits ? LANE_RETRY_MS : -1);
         take_plans(ingest);
-        take_endpoint(ingest);
+        take_changes(ingest);
         waits = receive_available(ingest);
     }
     ingest_drain(ingest);
@@ -606,7 +603,7 @@ int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,
         snprintf(reterr, CONFIG_ERROR_MAX, "%s", err_text(ERR_MEMORY));
         return -1;
     }
-    ingest->keys = keys;
+    ingest->keys = ingest->ring = keys;
     ingest->own = *config;
     ingest->config = &ingest->own;
     ingest->machine = machine;

@@ -63,6 +63,9 @@ void ingest_settle(void *data, struct promises *promises);
  * are withdrawn. Soon, by the thread; of several calls the last one counts. Takes *plans over. */
 void ingest_subscribe(struct ingest *ingest, struct plan_prefixes **plans);
 
+/* The loop: the list of keys was read again. */
+void ingest_follow_keys(struct ingest *ingest);
+
 /* The loop: binds again, in the thread, when trainers no longer find a socket at its endpoint; that
  * of the lane counts when there is one. */
 void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_endpoint);

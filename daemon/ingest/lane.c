@@ -14,8 +14,8 @@
 
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
-#include "daemon/base/log.h"
 #include "daemon/ingest/message.h"
+#include "daemon/ingest/refused.h"
 #include "proto/err.h"
 #include "proto/mpk.h"
 
@@ -343,12 +343,7 @@ bool lane_settle(struct lane *lane, struct promises *promises)
 static void lane_count_refused(struct lane *lane, uint64_t bytes, int code)
 {
     stats_received(lane->stats, bytes);
-    uint64_t before = stats_drop(lane->stats, code);
-    if (log_is_round(before)) {
-        log_event(LOG_WARNING, "message_refused", LOG_STR("reason", err_slug(code)),
-                  LOG_STR("detail", err_text(code)), LOG_STR("key", "-"), LOG_STR("topic", ""),
-                  LOG_NUM("count", before + 1));
-    }
+    refused_log(NULL, code, NULL, stats_drop(lane->stats, code));
 }
 
 /* Makes the promise, unless that is more than the peer may have on its way. */

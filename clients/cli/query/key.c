@@ -11,13 +11,14 @@ static int show_keys(struct cli *cli, const msgpack_object *result)
 {
     static const char *const texts[] = {"name", "public_key", "role", "jobs"};
     struct out_table table;
-    out_begin(&table, "NAME|PUBLIC KEY|ROLE|JOBS|CONNECTED");
+    out_begin(&table, "NAME|PUBLIC KEY|ROLE|JOBS|CONNECTED|REFUSED");
     for (uint32_t i = 0; i < field_items(result); i++) {
         const msgpack_object *key = field_at(result, i);
         for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
             out_text(&table, key, texts[k], 0);
         }
         out_cell(&table, field_bool(key, "connected") ? "yes" : "-");
+        out_count(&table, key, "refused");
     }
     out_print(&table, cli->width, true, cli->out);
     return CLI_OK;

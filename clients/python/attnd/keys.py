@@ -24,6 +24,9 @@ _KINDS = {"ingest": zmq.PUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": z
 _SUCCEEDED, _NO_DETAIL, _AUTH, _CLOSED = 0x1000, 0x0800, 0x4000, 0x0080  # events of a monitor
 
 
+REFUSED = "key"  # the reason of a message whose key may not publish its job
+
+
 class Keys(NamedTuple):
     secret: bytes
     public: bytes
@@ -75,6 +78,18 @@ def give(socket: "zmq.Socket[Any]", keys: Optional[Keys], endpoint: str) -> None
         socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+
+
+def denied(job: str, endpoint: Optional[str], keys: Keys) -> str:
+    """Says that attnd lets the key in, but not as a publisher of this job, and what mends it."""
+    public = keys.public.decode()
+    return (f"attnd at {endpoint} refuses the messages of job {job}: its access list (keys.access) does not let the key {public} "
+            f"publish this job. Remedy: the line '{public}  publish  {job}' in that list, and SIGHUP for attnd")
+
+
+def refusal_of(job: str, keys: Keys) -> bytes:
+    """The prefix that attnd subscribes to when it refuses the messages of this job that come with these keys."""
+    return b"refused/" + keys.public + b"/" + job.encode("ascii")
 
 
 def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional[str]:

@@ -46,7 +46,7 @@ import numpy as np
 import zmq
 import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
 
-from . import limits, wire
+from . import keys as keyring, limits, wire
 from .link import Link, milliseconds
 from .lane.reliable import Entry, Lane, Wish, endpoint_of
 from .memory import Lender
@@ -135,6 +135,7 @@ class Sender:
         self._warned_drop = False
         self._warned_stalled = False
         self._warned_old = False
+        self._warned_denied = False
         self._warned_large = False
         self._warned_made = False
         self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
@@ -162,7 +163,8 @@ class Sender:
         self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0, "too_large": 0}
         self._position = (0, 0)  # epoch and step of the newest message
         self._pending = 0  # published, and neither sent, dropped nor skipped yet
-        self._lane = Lane(self.identity.job, self._reliable, self._acknowledged, self._lost)
+        self._lane = Lane(self.identity.job, self._reliable, self._acknowledged, self._lost,
+                          self._tell_denied)
         self._away = False
         self._by_lane: Set[bytes] = set()  # topics of messages that went by it
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
@@ -471,6 +473,8 @@ class Sender:
                             self._home, time.monotonic() - self._left_at, self._but_kept())
             self._left_at, self._told_gone = None, False
             self._tell_old()
+            if self._link.keys is not None and keyring.refusal_of(self.identity.job, self._link.keys) in self._heard:
+                self._tell_denied()
         elif not self._heard and self._home is not None and self._left_at is None:
             self._left_at = time.monotonic()
 
@@ -483,6 +487,13 @@ class Sender:
         self._warned_old = True
         log.warning("job %s: attnd at %s has no reliable lane (it is an older version, or reliable.endpoint is off): messages go "
                     "without acknowledgement, and nothing is kept for it", self.identity.job, self._home)
+
+    def _tell_denied(self) -> None:
+        """That the messages are refused, because the key may not publish this job."""
+        if not self._warned_denied and self._link.keys is not None:
+            self._warned_denied = True
+            log.warning("job %s: %s; training goes on, and attnd gets nothing of it. Further refusals are only counted",
+                        self.identity.job, keyring.denied(self.identity.job, self._link.endpoint, self._link.keys))
 
     def _but_kept(self) -> str:
         return f", but for {self._lane.unacknowledged} messages that were kept" if self._relies() else ""

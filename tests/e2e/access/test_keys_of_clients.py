@@ -137,7 +137,7 @@ def test_attnctl_lists_the_keys_of_attnd(monkeypatch):
     reader.close()
     wait_until(lambda: not is_there(bob), "that he has gone")
     table = attnctl("key", "list").stdout
-    assert re.match(r"NAME +PUBLIC KEY +ROLE +JOBS +CONNECTED\ntest ", table) and "  yes\n" in table
+    assert re.match(r"NAME +PUBLIC KEY +ROLE +JOBS +CONNECTED +REFUSED\ntest ", table) and re.search("  yes +0\n", table)
     come(monkeypatch, attnd, bob.secret, attnd.server.public)
     assert attnctl("key", "list").returncode == 1
     attnd.write((bob, "read", "*"))
@@ -214,4 +214,50 @@ def test_a_trainer_is_told_and_goes_on(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, logger="attnd"), client.Publisher("mine") as publisher:
         wait_until(lambda: publish(publisher) or "does not let this client in" in caplog.text, "the warning")
     assert attnd.call("jobs") == []
+    attnd.close()
+
+
+@pytest.mark.parametrize("reliable", [None, False], ids=["both lanes", "default lane"])
+def test_a_trainer_whose_key_is_of_another_job_is_told_what_mends_it(monkeypatch, caplog, reliable):
+    trainer = Pair()
+    attnd = Keyed((trainer, "publish", "other"))
+    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    line = f"{trainer.public}  publish  mine"
+    sentence = (f"job mine: attnd at {attnd.endpoint('ingest')} refuses the messages of job mine: its access list (keys.access) does "
+                f"not let the key {trainer.public} publish this job. Remedy: the line '{line}' in that list, and SIGHUP for attnd; "
+                "training goes on, and attnd gets nothing of it. Further refusals are only counted")
+    with client.Publisher("mine", reliable=reliable) as publisher:
+        wait_until(lambda: publish(publisher) or sentence in caplog.messages, "the warning")
+        wait_until(lambda: publish(publisher) or "reason=key" in attnd.log_text(), "the log")
+        assert re.search(f'reason=key .*from=test public_key={re.escape(trainer.public)} .*count=1\n', attnd.log_text())
+        assert [key["refused"] > 0 for key in attnd.call("keys")] == [False, True]
+        attnd.write((trainer, "publish", "mine"))
+        attnd.reload()
+        wait_until(lambda: publish(publisher) or attnd.call("live", job="mine"), "the messages of a key that may")
+    assert caplog.messages.count(sentence) == 1
+    attnd.close()
+
+
+def test_what_was_mended_is_told_nobody(monkeypatch, caplog):
+    """A trainer that comes after the list was read again, and one of another key or job."""
+    trainer, other = Pair(), Pair()
+    attnd = Keyed((trainer, "publish", "other"), (other, "publish", "*"))
+    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    with client.Publisher("mine", reliable=False) as publisher:
+        wait_until(lambda: publish(publisher) or caplog.messages, "the warning")
+        caplog.clear()
+        with client.Publisher("other", reliable=False) as entitled:
+            wait_until(lambda: publish(entitled) or attnd.call("live", job="other"), "its own job")
+        come(monkeypatch, attnd, other.secret, attnd.server.public)
+        with client.Publisher("mine", reliable=False) as entitled:
+            wait_until(lambda: publish(entitled) or attnd.call("live", job="mine"), "the job of another key")
+        assert not caplog.messages
+        publisher.close()
+        attnd.write((trainer, "publish", "*"))
+        attnd.reload()
+        come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+        before = attnd.call("live", job="mine")[0]["run"]
+        with client.Publisher("mine", reliable=False) as publisher:
+            wait_until(lambda: publish(publisher) or attnd.call("live", job="mine")[0]["run"] != before, "the key that may now")
+    assert not caplog.messages
     attnd.close()

@@ -93,12 +93,14 @@ class Lane:
 
     settled   is called with messages of the publisher's own that were acknowledged or refused
     lost      with one of those that the disk has lost
+    denied    when attnd refuses a message because of its key
     """
 
-    def __init__(self, job: str, wish: Wish, settled: Callable[[List[Entry]], None], lost: Callable[[Entry], None]):
+    def __init__(self, job: str, wish: Wish, settled: Callable[[List[Entry]], None], lost: Callable[[Entry], None],
+                 denied: Callable[[], None]):
         self.wish = wish
         self._job = job
-        self._settled, self._lost = settled, lost
+        self._settled, self._lost, self._denied = settled, lost, denied
         self.joined = False  # attnd has answered, once
         self.refused: Dict[str, int] = {}  # by reason; replaced as a whole
         self.full = False  # the newest found no room, and nothing was acknowledged since
@@ -237,8 +239,11 @@ class Lane:
             if number in self._sent:
                 settled.append(self._sent.pop(number))
                 self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
-                self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Further ones are only "
-                           "counted, as refused_by_reason", reason)
+                if reason == keyring.REFUSED:
+                    self._denied()
+                else:
+                    self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Further ones are only "
+                               "counted, as refused_by_reason", reason)
         for entry in settled:
             self._let_go(entry)
         return settled
