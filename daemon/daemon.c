@@ -458,8 +458,7 @@ static int open_history(struct daemon *daemon, char *reterr)
                        &daemon->history, reterr);
 }
 
-/* The port is taken early, so that a second attnd on this machine fails before it looks at the
- * history. */
+/* Early: a second attnd on this machine fails before it looks at the history. */
 static int open_http(struct daemon *daemon, char *reterr)
 {
     if (!daemon->config.http_enabled) {

@@ -6,16 +6,17 @@
 
 bool memory_path(const char *ingest_endpoint, char ret_path[MEMORY_PATH_MAX])
 {
-    static const char scheme[] = "ipc:///", name[] = "/ingest";
-    size_t length = strlen(ingest_endpoint);
+    const char *path = ingest_endpoint + strlen("ipc://"), *name;
     int written;
 
-    if (strncmp(ingest_endpoint, scheme, strlen(scheme)) != 0 || length < strlen("ipc:///ingest") ||
-        strcmp(ingest_endpoint + length - strlen(name), name) != 0) {
+    if (strncmp(ingest_endpoint, "ipc:///", strlen("ipc:///")) != 0) {
         return false;
     }
-    written = snprintf(ret_path, MEMORY_PATH_MAX, "%.*s/memory",
-                       (int)(length - strlen(name) - strlen("ipc://")),
-                       ingest_endpoint + strlen("ipc://"));
-    return written > 0 && written < MEMORY_PATH_MAX;
+    name = strrchr(path, '/') + 1;
+    if (strcmp(name, "ingest") == 0) {
+        written = snprintf(ret_path, MEMORY_PATH_MAX, "%.*smemory", (int)(name - path), path);
+    } else {
+        written = snprintf(ret_path, MEMORY_PATH_MAX, "%s.memory", path);
+    }
+    return *name && written < MEMORY_PATH_MAX;
 }

@@ -54,8 +54,9 @@ static_assert(sizeof(struct memory_greeting) == 40, "no padding");
 static_assert(sizeof(struct memory_record) == 8, "no padding");
 static_assert(sizeof(struct memory_reference) == 40, "no padding");
 
-/* The path of the socket beside the one of an endpoint, "ipc:///DIRECTORY/ingest". Returns false
- * when the endpoint has another form: then there is no such lane. */
+/* The path of the socket beside the one of an endpoint: DIRECTORY/memory of
+ * "ipc:///DIRECTORY/ingest", DIRECTORY/NAME.memory of another name. Returns false when the endpoint
+ * has another form, or a name that is too long: then there is no such lane. */
 bool memory_path(const char *ingest_endpoint, char ret_path[MEMORY_PATH_MAX]);
 
 #endif

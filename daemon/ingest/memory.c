@@ -29,7 +29,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -588,7 +587,9 @@ static int memory_listen(struct memory *memory)
     if (fd < 0) {
         return -1;
     }
-    unlink(memory->path); /* `ingest` is ours, so nobody listens here */
+    if (lstat(memory->path, &status) == 0 && S_ISSOCK(status.st_mode)) {
+        unlink(memory->path); /* ingest is ours, so nobody listens here */
+    }
     mode_t mode = endpoint_mode(memory->path);
     if (bind(fd, (const struct sockaddr *)&address, sizeof address) != 0 ||
         chmod(memory->path, mode) != 0 || lstat(memory->path, &status) != 0 ||
@@ -602,6 +603,7 @@ static int memory_listen(struct memory *memory)
     memory->listen_ns = 0;
     atomic_store(&memory->inode, status.st_ino);
     memory->for_group = mode & S_IRGRP;
+    log_event(LOG_INFO, "memory_on", LOG_STR("path", memory->path));
     return 0;
 }
 
@@ -610,18 +612,23 @@ static bool memory_is_strict(void)
 {
     char mode = '0';
     int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
-    bool known = fd >= 0 && read(fd, &mode, 1) == 1;
     if (fd >= 0) {
+        (void)!read(fd, &mode, 1);
         close(fd);
     }
-    return known && mode == '2';
+    return mode == '2';
 }
 
 struct memory *memory_new(const struct config *config, struct stats *stats)
 {
     char path[MEMORY_PATH_MAX];
-    if (config->ingest_memory == 0 || !memory_path(config->ingest_endpoint.text, path) ||
-        memory_is_strict()) {
+    bool has_path = memory_path(config->ingest_endpoint.text, path);
+    const char *off = config->ingest_memory == 0 ? "ingest.memory is 0"
+                      : !has_path                ? "ingest.endpoint is no absolute path"
+                      : memory_is_strict()       ? "vm.overcommit_memory is 2"
+                                                 : NULL;
+    if (off) {
+        log_event(LOG_INFO, "memory_off", LOG_STR("reason", off));
         return NULL;
     }
     struct memory *memory = calloc(1, sizeof *memory);
@@ -653,14 +660,9 @@ bool memory_is_lost(const struct memory *memory)
            (lstat(memory->path, &status) != 0 || status.st_ino != atomic_load(&memory->inode));
 }
 
-static bool memory_has_file(const struct memory *memory)
-{
-    return memory->listener >= 0 && !memory_is_lost(memory);
-}
-
 void memory_keep(struct memory *memory)
 {
-    if (!memory || memory_has_file(memory)) {
+    if (!memory || (memory->listener >= 0 && !memory_is_lost(memory))) {
         return;
     }
     if (memory->listener >= 0) {
@@ -684,7 +686,7 @@ void memory_free(struct memory **memory_p)
     {
         memory_forget(peer);
     }
-    if (memory_has_file(memory)) {
+    if (memory->listener >= 0 && !memory_is_lost(memory)) {
         unlink(memory->path);
     }
     if (memory->listener >= 0) {

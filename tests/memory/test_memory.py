@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 
@@ -177,6 +178,7 @@ def take_place(path):
 def test_without_the_lane_tensors_are_frames(why, rng):
     settings = {"switched off": ["ingest.memory=0"], "full": ["ingest.memory=1"], "too small": ["ingest.memory_each=100KiB"]}
     attnd = Attnd(*settings.get(why, ()))
+    assert ('event=memory_off reason="ingest.memory is 0"' in attnd.log_text()) == (why == "switched off")
     if why == "gone":
         take_place(f"{attnd.directory}/memory")
     with package.Publisher("gpt", address=attnd.directory) as publisher:
@@ -187,6 +189,28 @@ def test_without_the_lane_tensors_are_frames(why, rng):
         sent = publisher.stats()["sent"]
         assert sent > 0 and publisher.stats()["lent"] == 0
         assert attnd.settled(sent)["dropped"] == {}
+    attnd.close()
+
+
+class Elsewhere(Attnd):
+    """Its ingest socket has a name of its own."""
+
+    def endpoint(self, name):
+        return f"ipc://{self.directory}/other" if name == "ingest" else super().endpoint(name)
+
+
+def test_an_ingest_socket_of_another_name_has_the_lane_as_well(rng):
+    directory = tempfile.mkdtemp(prefix="attnd-")
+    attnd = Elsewhere(f"ingest.endpoint=ipc://{directory}/other", directory=directory)
+    with package.Publisher("gpt", attnd.endpoint("ingest")) as publisher:
+        assert publisher.wait_for_subscriber(30)
+
+        def publish():
+            publisher.publish_attention(softmax_maps(rng, 1, 2, 128, 128), stack="decoder", layer=0)
+            return publisher.drain(30) and publisher.stats()["lent"] > 0
+        wait_until(publish, "a message in shared memory")
+    wait_until(lambda: attnd.stats()["shared"] > 0, "that attnd reads it")
+    assert f"event=memory_on path={directory}/other.memory" in attnd.log_text()
     attnd.close()
 
 

@@ -161,7 +161,7 @@ def test_whoever_names_a_daemon_is_believed(homes, monkeypatch):
             daemon.attach(publisher)
         monkeypatch.setenv("ATTND_ADDRESS", str(homes[1]))
     with attnd.Publisher("job", at(homes[0])) as publisher:  # an endpoint goes before the environment
-        assert publisher.where == f"at {at(homes[0])}"
+        assert publisher.where.startswith(f"no attnd listens at {homes[0]}/ingest: ")
     daemon.close()
 
 
@@ -278,3 +278,18 @@ def test_watch_says_where_it_looked_and_attaches_later(homes, caplog):
         daemon = FakeDaemon(at(homes[1]))
         daemon.attach(watch.publisher)
         daemon.close()
+
+
+def test_where_nobody_listens_is_told_from_an_ingest_that_is_elsewhere(homes, caplog):
+    torch = pytest.importorskip("torch")
+    model = torch.nn.TransformerEncoderLayer(8, 2, 16)
+    control = FakeDaemon(f"ipc://{homes[1]}/control")
+    why = {homes[0]: f"no attnd listens at {homes[0]}/ingest: is it running, and with this address? Its log says where its sockets are",
+           homes[1]: f"attnd is in {homes[1]}, but its ingest socket is elsewhere: name that by endpoint=, or leave ingest.endpoint out "
+                     "of attnd's config"}
+    for home, sentence in why.items():
+        with caplog.at_level(logging.WARNING, "attnd"), attnd.watch(model, "job", address=home, wait=0.05):
+            assert caplog.messages == [f"job job: nobody takes tensors yet ({sentence}); training goes on, and is captured once attnd "
+                                       "listens there"]
+        caplog.clear()
+    control.close()

@@ -106,8 +106,9 @@ enum keys_verdict keys_try(const struct key_client *keys, enum address_socket wh
         zmq_curve_public(public, keys->secret);
         snprintf(ret_sentence, ADDRESS_REASON_MAX,
                  "attnd at %.255s does not let this client in: keys.access has no line for its "
-                 "public key %s with a role for the %s socket",
-                 endpoint, public, address_socket_name[which]);
+                 "public key %s with a role for the %s socket%s",
+                 endpoint, public, address_socket_name[which],
+                 which == ADDRESS_INGEST || which == ADDRESS_RELIABLE ? " (publish)" : "");
         return KEYS_WRONG;
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
         snprintf(ret_sentence, ADDRESS_REASON_MAX,

@@ -48,7 +48,6 @@ int cmd_key(struct cli *cli)
                         zmq_has("curve") ? reason : "this libzmq has no keys (CURVE)");
     }
     explicit_bzero(secret, sizeof secret);
-    bool json = cli->args->given & ARGS_JSON;
-    fprintf(cli->out, json ? "{\"public_key\": \"%s\"}\n" : "%s\n", public);
+    fprintf(cli->out, cli->args->given & ARGS_JSON ? "{\"public_key\": \"%s\"}\n" : "%s\n", public);
     return CLI_OK;
 }

@@ -81,10 +81,11 @@ def named(socket: str, endpoint_given: Optional[str], address: Any) -> Optional[
 
 
 def memory_path(ingest: str) -> Optional[str]:
-    """The socket beside the one of an endpoint, ipc://DIRECTORY/ingest, over which memory is lent; None: there is none."""
+    """The socket beside the one of an endpoint, ipc://DIRECTORY/ingest, over which memory is lent; beside one of another
+    name it is NAME.memory. None: there is none."""
     head, _, name = ingest.rpartition("/")
-    path = f"{head[len('ipc://'):]}/memory"
-    return path if ingest.startswith("ipc:///") and name == "ingest" and len(os.fsencode(path)) <= _PATH_MAX else None
+    path = (head + "/memory" if name == "ingest" else ingest + ".memory")[len("ipc://"):]
+    return path if ingest.startswith("ipc:///") and name and len(os.fsencode(path)) <= _PATH_MAX else None
 
 
 # ------------------------------------------------------------------------------------------- looking
@@ -137,6 +138,18 @@ def why_nobody(socket: str) -> str:
     tried = places(uid, os.environ.get("XDG_RUNTIME_DIR"))
     reasons = [distrust(directory, uid) or knock(directory, socket) for directory in tried]
     return "; ".join([f"no attnd answers in {', '.join(tried)}", *(reason for reason in reasons if reason)])
+
+
+def why_not_there(socket: str, endpoint: str) -> Optional[str]:
+    """A sentence when nobody listens at this endpoint, which is a Unix socket; else None. Does not block."""
+    directory, _, name = endpoint[len("ipc://"):].rpartition("/")
+    if not endpoint.startswith("ipc:///") or knock(directory, name) != "":
+        return None
+    if any(knock(directory, other) is None for other in SOCKETS):
+        return (f"attnd is in {directory}, but its {socket} socket is elsewhere: name that by endpoint=, or leave {socket}.endpoint "
+                "out of attnd's config")
+    return (f"no attnd listens at {directory}/{name}: is it running, and with this address? Its log says where its sockets "
+            "are")
 
 
 def knock(directory: str, socket: str) -> Optional[str]:

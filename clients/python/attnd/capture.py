@@ -200,7 +200,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         elif publisher.job != job:
             raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
         if wait > 0:
-            if not publisher.wait_for_subscriber(wait) and own and starter is None:
+            if not publisher.wait_for_subscriber(wait) and own and starter is None and not publisher.is_wrong:
                 log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
                             "there", job, publisher.where)
         if settings is not None:

@@ -106,7 +106,7 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
     event = _shake_hands(which, str(endpoint), keys)
     if event == _AUTH:
         return (f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key "
-                f"{keys.public.decode()} with a role for the {which} socket")
+                f"{keys.public.decode()} with a role for the {which} socket{' (publish)' if which in ('ingest', 'reliable') else ''}")
     if event == _NO_DETAIL:
         return f"attnd at {endpoint} has another key than ATTND_SERVER_KEY"
     return "" if event == _SUCCEEDED else None

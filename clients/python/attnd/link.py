@@ -20,6 +20,7 @@ from . import address as addresses, keys, listener
 
 LOOK_EVERY_S = 1.0
 ASK_AFTER_S = 3.0  # who listens; then after twice as long, and so on, until that is known
+TRY_KEYS_AFTER_S = 0.5  # the same with keys, which are wrong more often
 SETTLE_S = 0.1  # between the end of a connection and the next look: what came before the end has come by then
 NEVER_MS = 1 << 29  # days; not -1: then ZeroMQ takes the connection away with all that was not read yet
 MONITOR = "inproc://attnd-link"  # in this context
@@ -47,8 +48,8 @@ class Link:
         self._name = endpoint, address or os.environ.get("ATTND_ADDRESS")
         self.heard = False  # whether anything came that only attnd says
         self._on_wrong = on_wrong if self._named is not None else None
-        self._ask_after = ASK_AFTER_S
-        self._ask_at = time.monotonic() + ASK_AFTER_S
+        self._ask_after = ASK_AFTER_S if self.keys is None else TRY_KEYS_AFTER_S
+        self._ask_at = time.monotonic() + self._ask_after
         self._look_every = look_every
         self._look_at = 0.0
         self._ended = False
@@ -87,7 +88,9 @@ class Link:
     @property
     def where(self) -> str:
         """The daemon's endpoint, as "at ipc://...", or why there is none."""
-        return addresses.why_nobody(self._which) if self.endpoint is None else f"at {self.endpoint}"
+        if self.endpoint is None:
+            return addresses.why_nobody(self._which)
+        return addresses.why_not_there(self._which, self.endpoint) or f"at {self.endpoint}"
 
     def tend(self) -> None:
         """Takes in that the connection has ended, and looks for a daemon when that is due and nothing is left to be

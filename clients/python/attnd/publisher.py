@@ -233,6 +233,11 @@ class Publisher:
         return self._sender.where
 
     @property
+    def is_wrong(self) -> bool:
+        """Whether a warning has told that the address is somebody else's, or attnd does not let this client in."""
+        return self._sender.is_wrong
+
+    @property
     def is_local(self) -> bool:
         """Whether the daemon is reached through a Unix socket, on this machine."""
         return self._sender.is_local
@@ -588,7 +593,8 @@ class Publisher:
     # ---------------------------------------------------------------------------------------- lifecycle
 
     def wait_for_subscriber(self, timeout: float = 2.0) -> bool:
-        """Blocks until tensors of this job are subscribed to, at most `timeout` seconds; whether they are."""
+        """Blocks until tensors of this job are subscribed to, at most `timeout` seconds; whether they are. Ends at once when
+        they cannot be: is_wrong."""
         return self._sender.wait_for_subscriber(timeout)
 
     def tell_absences(self, say_next: Callable[[], str]) -> None:

@@ -145,9 +145,9 @@ class Sender:
         self._told_gone = False
         self._settled_at: Optional[float] = None  # when the subscriptions of one that is back are taken for all
         self._say_next: Optional[Callable[[], str]] = None
+        self.is_wrong = False  # as Publisher.is_wrong
         self._link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
-                          on_wrong=lambda why: log.warning("job %s: %s; training goes on, and nothing of it is captured",
-                                                           identity.job, why))
+                          on_wrong=self._tell_wrong)
         self._socket = self._link.socket
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -289,10 +289,18 @@ class Sender:
         return (self._link.endpoint or "").startswith("ipc://")
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
-        """Blocks until tensors of this job are subscribed to, at most `timeout_s`; whether they are."""
+        """Blocks until tensors of this job are subscribed to, or somebody else was found where attnd was named, at most
+        `timeout_s`; whether they are."""
         with self._changed:
-            return self._changed.wait_for(lambda: self.has_subscriber() or not self._open,
+            return self._changed.wait_for(lambda: self.has_subscriber() or self.is_wrong or not self._open,
                                           max(0.0, timeout_s)) and self.has_subscriber()
+
+    def _tell_wrong(self, why: str) -> None:
+        """On a thread of the link."""
+        log.warning("job %s: %s; training goes on, and nothing of it is captured", self.identity.job, why)
+        with self._changed:
+            self.is_wrong = True
+            self._changed.notify_all()
 
     def tell_absences(self, say_next: Callable[[], str]) -> None:
         """As Publisher.tell_absences."""

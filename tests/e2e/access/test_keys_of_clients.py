@@ -188,7 +188,7 @@ def test_libattn_says_whether_its_key_is_let_in(monkeypatch, key_file):
     for (key, server), sentence in wrong_keys(attnd, key_file):
         come(monkeypatch, attnd, key, server)
         code, said = check_address()
-        assert said == sentence.replace(attnd.endpoint("control"), ingest).replace("the control socket", "the ingest socket")
+        assert said == sentence.replace(attnd.endpoint("control"), ingest).replace("the control socket", "the ingest socket (publish)")
         assert code == (LIBATTN.E_TRANSPORT if ingest in said else LIBATTN.E_ARGUMENT)
     come(monkeypatch, attnd, trainer.secret, attnd.server.public)
     assert check_address() == (0, "")
@@ -205,6 +205,19 @@ def test_a_trainer_in_c_says_that_its_key_is_wrong_and_goes_on(monkeypatch):
     ended = subprocess.run([TRAIN, "10", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S)
     assert ended.returncode == 0 and '"epoch": 0' in ended.stdout
     assert f"does not let this client in: keys.access has no line for its public key {stranger.public}" in ended.stderr
+    attnd.close()
+
+
+@pytest.mark.parametrize("wrong", ["own", "server"])
+def test_watch_says_that_a_key_is_wrong_and_nothing_else(monkeypatch, caplog, wrong):
+    torch = pytest.importorskip("torch")
+    attnd, stranger = Keyed(), Pair()
+    own, server = (stranger, attnd.server) if wrong == "own" else (attnd.owner, stranger)
+    come(monkeypatch, attnd, own.secret, server.public)
+    why = {"own": f"does not let this client in: keys.access has no line for its public key {own.public} with a role for the ingest "
+                  "socket (publish)", "server": "has another key than ATTND_SERVER_KEY"}[wrong]
+    with client.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "mine", wait=PATIENCE_S):
+        assert caplog.messages == [f"job mine: attnd at {attnd.endpoint('ingest')} {why}; training goes on, and nothing of it is captured"]
     attnd.close()
 
 

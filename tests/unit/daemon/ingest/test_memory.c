@@ -399,7 +399,7 @@ static void test_connections_are_bounded(void **state)
     }
 }
 
-static void test_only_a_socket_named_ingest_has_one_beside_it(void **state)
+static void test_the_socket_lies_beside_ingest(void **state)
 {
     char path[MEMORY_PATH_MAX], long_name[200] = "ipc:///";
     (void)state;
@@ -407,11 +407,15 @@ static void test_only_a_socket_named_ingest_has_one_beside_it(void **state)
     assert_string_equal(path, "/run/attnd/memory");
     assert_true(memory_path("ipc:///ingest", path));
     assert_string_equal(path, "/memory");
-    assert_false(memory_path("ipc:///run/attnd/in", path));
+    assert_true(memory_path("ipc:///run/attnd/in", path)); /* others may be there as well */
+    assert_string_equal(path, "/run/attnd/in.memory");
+    assert_false(memory_path("ipc:///run/attnd/", path));
+    assert_false(memory_path("ipc://ingest", path));
     assert_false(memory_path("ipc://@ingest", path));
     assert_false(memory_path("tcp://127.0.0.1:5570", path));
     assert_false(memory_path("inproc:///ingest", path));
     memset(long_name + 7, 'a', 150);
+    assert_false(memory_path(long_name, path));
     strcpy(long_name + 157, "/ingest");
     assert_false(memory_path(long_name, path));
 }
@@ -433,7 +437,7 @@ int main(void)
         MEMORY_TEST(test_a_peer_that_reads_nothing_is_cut_off),
         MEMORY_TEST(test_a_socket_whose_file_has_gone_is_made_again),
         MEMORY_TEST(test_connections_are_bounded),
-        cmocka_unit_test(test_only_a_socket_named_ingest_has_one_beside_it),
+        cmocka_unit_test(test_the_socket_lies_beside_ingest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
