@@ -169,6 +169,24 @@ def test_a_socket_in_place_of_its_directory_is_told(tmp_path):
     found.close()
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_ingest_socket_that_is_not_in_the_directory_is_told(tmp_path, caplog, runs):
+    torch = pytest.importorskip("torch")
+    (tmp_path / "other").mkdir()
+    found = Attnd(f"ingest.endpoint=ipc://{tmp_path}/other/ingest")
+    if not runs:
+        found.stop()
+    sentence = (f"attnd is in {found.directory}, but its ingest socket is elsewhere: name it by its endpoint, or leave ingest.endpoint "
+                "out of attnd's config") if runs else (
+                    f"no attnd listens at {found.directory}/ingest: is it running, and with this address? Its log says where its "
+                    "sockets are")
+    with attnd.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "job", address=found.directory, wait=0.05):
+        assert caplog.messages == [f"job job: nobody takes tensors yet ({sentence}); training goes on, and is captured once attnd listens "
+                                   "there"]
+    is_told(0, f"train: no attnd yet, training begins without: {sentence}\n", TRAIN, "--address", found.directory, "1", "1")
+    found.discard()
+
+
 def test_the_right_address_is_not_judged_and_an_absent_attnd_not_blamed(daemon, monkeypatch, caplog):
     monkeypatch.setattr(link, "ASK_AFTER_S", 0.05)
     nobody = f"tcp://127.0.0.1:{free_ports(5)}"

@@ -90,6 +90,12 @@ static int lend_publish(attn_publisher *publisher, uint64_t step)
                     : attn_publish_attention(publisher, &attention);
 }
 
+static void warn(void *context, const char *sentence)
+{
+    (void)context;
+    fprintf(stderr, "%s\n", sentence);
+}
+
 int main(int argc, char **argv)
 {
     attn_publisher_options options;
@@ -104,6 +110,7 @@ int main(int argc, char **argv)
     attn_publisher_options_default(&options);
     options.address = argv[1];
     options.job = argv[2];
+    options.warn = warn;
     options.max_queued_bytes = 64 << 20; /* ZeroMQ may hold 64 messages */
     options.linger_ms = PATIENCE_MS;
     if (attn_publisher_new(&options, &publisher) != 0) {

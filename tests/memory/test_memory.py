@@ -238,8 +238,9 @@ def training(attnd, client, *options):
     """A trainer that goes on until it is killed."""
     python = [sys.executable, "-c", textwrap.dedent(TRAINER), attnd.directory, *options]
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(package.__file__)))
-    trainer = subprocess.Popen(python if client == "python" else [LEND, attnd.directory, "gpt", "0"], env=environment,
-                               stdout=subprocess.PIPE, text=True)
+    with open(f"{attnd.directory}/trainer", "wb") as said:
+        trainer = subprocess.Popen(python if client == "python" else [LEND, attnd.directory, "gpt", "0"], env=environment,
+                                   stdout=subprocess.PIPE, stderr=said, text=True)
     try:
         yield trainer
     finally:
@@ -279,6 +280,20 @@ def test_a_killed_attnd_costs_the_trainer_nothing_and_the_next_one_reads_in_plac
             wait_shared(attnd)
             assert lent_to(trainer.pid) <= 128
         assert trainer.poll() is None
+    attnd.close()
+
+
+@pytest.mark.parametrize("client", ["python", "c"])
+def test_a_stopped_attnd_is_told(client):
+    attnd = Attnd()
+    with training(attnd, client):
+        wait_shared(attnd)
+        attnd.process.send_signal(signal.SIGSTOP)
+        sentence = (f"job gpt: attnd at {attnd.endpoint('ingest')} is stopped, or too busy: it takes nothing, and tensors are dropped and "
+                    "counted until it does; training goes on. Further times are not told\n")
+        with open(f"{attnd.directory}/trainer") as said:
+            wait_until(lambda: sentence in said.read() or said.seek(0), "the sentence")
+        attnd.process.send_signal(signal.SIGCONT)
     attnd.close()
 
 

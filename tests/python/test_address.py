@@ -285,8 +285,8 @@ def test_where_nobody_listens_is_told_from_an_ingest_that_is_elsewhere(homes, ca
     model = torch.nn.TransformerEncoderLayer(8, 2, 16)
     control = FakeDaemon(f"ipc://{homes[1]}/control")
     why = {homes[0]: f"no attnd listens at {homes[0]}/ingest: is it running, and with this address? Its log says where its sockets are",
-           homes[1]: f"attnd is in {homes[1]}, but its ingest socket is elsewhere: name that by endpoint=, or leave ingest.endpoint out "
-                     "of attnd's config"}
+           homes[1]: f"attnd is in {homes[1]}, but its ingest socket is elsewhere: name it by its endpoint, or leave ingest.endpoint "
+                     "out of attnd's config"}
     for home, sentence in why.items():
         with caplog.at_level(logging.WARNING, "attnd"), attnd.watch(model, "job", address=home, wait=0.05):
             assert caplog.messages == [f"job job: nobody takes tensors yet ({sentence}); training goes on, and is captured once attnd "

@@ -48,6 +48,12 @@ static int publish_steps(attn_publisher *publisher, unsigned count, unsigned pau
     return getchar() == EOF ? 0 : 1;
 }
 
+static void warn(void *context, const char *sentence)
+{
+    (void)context;
+    fprintf(stderr, "%s\n", sentence);
+}
+
 int main(int argc, char **argv)
 {
     attn_publisher_options options;
@@ -66,6 +72,7 @@ int main(int argc, char **argv)
     attn_publisher_options_default(&options);
     options.address = argv[1];
     options.job = argv[2];
+    options.warn = warn;
     options.run = run;
     options.reliable = ATTN_RELIABLE_ALL;
     options.linger_ms = (uint32_t)strtoul(argv[6], NULL, 10);

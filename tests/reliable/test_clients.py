@@ -72,6 +72,11 @@ def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch, libattn):
     wait_until(lambda: daemon.stats()["reliable_refused"] >= 10, "refusals")
     forger.finish()
     keeper.finish()
+    assert not keeper.errors()
+    said = [line for line in forger.errors().splitlines() if "refuses" in line]
+    assert said == [f"job mine2: attnd at {address} refuses the messages of job mine2: its access list (keys.access) does not let the key "
+                    f"{other.public} publish this job. Remedy: the line '{other.public}  publish  mine2' in that list, and SIGHUP for "
+                    "attnd; training goes on, and attnd gets nothing of it. Further refusals are only counted"]
     wait_until(lambda: is_whole(daemon, keeper, 50), "its messages")
     assert not history_of(daemon, forger)
 
@@ -92,8 +97,9 @@ def test_kills_of_attnd_lose_nothing(attnd, tmp_path, libattn, spool):
     assert "not acknowledge" not in keeper.errors()
 
 
-def test_a_trainer_that_ends_without_attnd_leaves_it_to_the_next(attnd, tmp_path):
-    first = Keeper(attnd, "first", tmp_path, count=30)
+@BOTH
+def test_a_trainer_that_ends_without_attnd_leaves_it_to_the_next(attnd, tmp_path, libattn):
+    first = Keeper(attnd, "first", tmp_path, count=30, libattn=libattn)
     first.wait_for(30)
     attnd.stop(signal.SIGKILL)
     first.finish()  # says where they are kept, unless all of them were acknowledged before
@@ -102,6 +108,45 @@ def test_a_trainer_that_ends_without_attnd_leaves_it_to_the_next(attnd, tmp_path
     wait_until(lambda: is_whole(attnd, first, 30), "the messages of the first")
     wait_until(lambda: attnd.call("runs", job="first")["runs"][0]["state"] == "ended", "its bye")
     second.finish()
+
+
+class Silent(Attnd):
+    """It acknowledges nothing: what it is sent is not saved before the end of the test."""
+
+    def start(self):
+        self.settings = (*SETTINGS, "history.checkpoint=1h", "window.length=1000000", "window.every=1000000")
+        super().start()
+
+
+@BOTH
+def test_what_is_left_at_the_end_is_told(tmp_path, libattn):
+    daemon = Silent()
+    first = Keeper(daemon, "first", tmp_path, libattn=not libattn)
+    first.wait_for(10)
+    first.kill()
+    second = Keeper(daemon, "second", tmp_path, count=5, libattn=libattn, linger_ms=100)
+    second.wait_for(5)
+    wait_until(lambda: daemon.stats()["reliable_duplicates"] > 0, "that what the first left is sent again")
+    daemon.process.send_signal(signal.SIGSTOP)  # a bye would have it save the run
+    second.finish()
+    daemon.process.send_signal(signal.SIGCONT)
+    said = [line for line in second.errors().splitlines() if "is not whole" not in line]
+    assert [line.endswith("the next process with this spool sends them") for line in said] == [True, True], said
+    assert f"messages that attnd has not acknowledged are kept in {tmp_path}/spool: " in said[0]
+    assert said[1].startswith(f"job second: messages that other processes left in {tmp_path}/spool are still there: ")
+    daemon.discard()
+
+
+@BOTH
+def test_a_spool_that_cannot_be_used_is_told_in_one_line(attnd, tmp_path, libattn):
+    (tmp_path / "spool").write_text("no directory")
+    keeper = Keeper(attnd, "job", tmp_path, count=5, libattn=libattn)
+    keeper.wait_for(5)
+    keeper.finish()
+    said = keeper.errors().splitlines()
+    assert len(said) == 1 and said[0].startswith(f"job job: the spool {tmp_path}/spool cannot be used (")
+    assert said[0].endswith("): messages are kept in memory, and lost if this process is killed")
+    assert is_whole(attnd, keeper, 5)
 
 
 def test_attnctl_replays_what_nobody_sent(attnd, tmp_path):

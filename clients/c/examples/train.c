@@ -230,6 +230,12 @@ static double train_entropy(int head)
 
 /* ---- attnd ---- */
 
+static void train_warn(void *context, const char *sentence)
+{
+    (void)context;
+    fprintf(stderr, "train: %s\n", sentence);
+}
+
 static attn_publisher *attach(const char *address, int wait_ms)
 {
     static const attn_layer layers[] = {{ATTN_DECODER, 0, ATTN_SELF, HEADS}};
@@ -242,6 +248,7 @@ static attn_publisher *attach(const char *address, int wait_ms)
     options.every = EVERY; /* until attnd is told otherwise about this job */
     options.samples = 0;
     options.address = address; /* NULL: attnd is looked for */
+    options.warn = train_warn;
     if (attn_publisher_new(&options, &publisher) != 0) {
         fprintf(stderr, "train: no publisher: is %s an address?\n",
                 address ? address : "$ATTND_ADDRESS");

@@ -29,6 +29,36 @@ static enum keys_verdict check_keys(const char *address, char ret_sentence[ADDRE
     return verdict;
 }
 
+/* Nobody listens at the ingest socket of this address. */
+static void check_absence(const char *address, const char *ingest,
+                          char ret_sentence[ADDRESS_REASON_MAX])
+{
+    char endpoint[ADDRESS_MAX], reason[ADDRESS_REASON_MAX], text[LISTENER_TEXT_MAX];
+    const char *path = ingest + strlen("ipc://");
+    bool is_there = false;
+
+    if (strncmp(ingest, "ipc://", strlen("ipc://")) != 0) {
+        snprintf(ret_sentence, ADDRESS_REASON_MAX, "nobody listens at %s", ingest);
+        return;
+    }
+    for (int i = ADDRESS_INGEST + 1; i < ADDRESS_COUNT && !is_there; i++) {
+        is_there = address_endpoint(address, (enum address_socket)i, endpoint, reason) == 0 &&
+                   listener_ask(endpoint, text);
+    }
+    if (is_there) {
+        snprintf(
+            ret_sentence, ADDRESS_REASON_MAX,
+            "attnd is in %.*s, but its ingest socket is elsewhere: name it by its endpoint, or "
+            "leave ingest.endpoint out of attnd's config",
+            (int)(strrchr(path, '/') - path), path);
+    } else {
+        snprintf(ret_sentence, ADDRESS_REASON_MAX,
+                 "no attnd listens at %s: is it running, and with this address? Its log says where "
+                 "its sockets are",
+                 path);
+    }
+}
+
 /* The first of attnd's sockets that is wrong says it all. */
 int attn_check_address(const char *address, char *ret_sentence, size_t size)
 {
@@ -58,7 +88,7 @@ int attn_check_address(const char *address, char *ret_sentence, size_t size)
                listener_is_wrong(ADDRESS_CONTROL, NULL, address, sentence)) {
         code = ATTN_E_TRANSPORT;
     } else if (!listener_ask(endpoint, text)) {
-        snprintf(sentence, sizeof sentence, "nobody listens at %s", endpoint);
+        check_absence(address, endpoint, sentence);
         code = ATTN_E_TIMEOUT;
     }
     snprintf(ret_sentence, size, "%s", sentence);

@@ -35,6 +35,32 @@ int keys_connect(void *socket, const struct key_client *keys, const char *endpoi
     return zmq_connect(socket, endpoint);
 }
 
+bool keys_refusal(const struct key_client *keys, const char *endpoint, const char *job,
+                  char ret_prefix[KEYS_REFUSAL_MAX])
+{
+    char public[KEY_LENGTH + 1];
+
+    if (!keys_are_for(keys, endpoint) || zmq_curve_public(public, keys->secret) != 0) {
+        return false;
+    }
+    snprintf(ret_prefix, KEYS_REFUSAL_MAX, "refused/%s/%s", public, job);
+    return true;
+}
+
+void keys_deny(const struct key_client *keys, const char *endpoint, const char *job,
+               char ret_sentence[KEYS_DENIED_MAX])
+{
+    char public[KEY_LENGTH + 1] = "";
+
+    (void)zmq_curve_public(public, keys->secret);
+    snprintf(
+        ret_sentence, KEYS_DENIED_MAX,
+        "attnd at %.255s refuses the messages of job %s: its access list (keys.access) does "
+        "not let the key %s publish this job. Remedy: the line '%s  publish  %s' in that list, "
+        "and SIGHUP for attnd",
+        endpoint, job, public, public, job);
+}
+
 /* The event that ends a handshake; 0 when there was none. One that says no more than
  * that the peer hung up counts only if the next ones, as ZeroMQ tries again, say no more. */
 static uint16_t keys_watch(void *monitor)

@@ -3,6 +3,8 @@
  * plan, what they take, and where the reliable lane is. The sending thread's. */
 #include "clients/c/src/publisher.h"
 
+#include "clients/c/src/keys.h"
+
 #include <string.h>
 #include <zmq.h>
 
@@ -94,6 +96,28 @@ static bool heard_all(const attn_publisher *publisher)
     return prefixes_touch(&publisher->heard, tensors) && prefixes_match(&publisher->heard, events);
 }
 
+/* Warns of what the subscriptions say. */
+static void tell_heard(attn_publisher *publisher)
+{
+    const attn_publisher_options *options = &publisher->options;
+    bool asks = options->reliable == ATTN_RELIABLE_ALL ||
+                (publisher->lane.directory && options->reliable != ATTN_RELIABLE_NONE);
+    char refusal[KEYS_REFUSAL_MAX];
+
+    if (asks && publisher->has_tensor_reader && publisher->has_event_reader &&
+        publisher->bounds.reliable == BOUNDS_NO_LANE) {
+        warner_say(&publisher->warner, WARNING_NO_LANE,
+                   "attnd at %s has no reliable lane (it is an older version): messages go without "
+                   "acknowledgement, and nothing is kept for it",
+                   publisher->link.endpoint);
+    }
+    if (keys_refusal(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
+                     refusal) &&
+        prefixes_have(&publisher->heard, refusal)) {
+        sender_tell_denied(publisher);
+    }
+}
+
 /* Subscriptions have changed, or have not for some time. A daemon with the lane that is away, or is
  * back and has not said all, is taken to want what it wanted. One that newly wants events has not
  * heard our hello. */
@@ -128,6 +152,9 @@ bool sender_follow(attn_publisher *publisher)
     if (!away && publisher->plans_changed) {
         publisher->plans_changed = false;
         note_plan(publisher);
+    }
+    if (!away) {
+        tell_heard(publisher);
     }
     return all;
 }

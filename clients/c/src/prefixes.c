@@ -97,6 +97,11 @@ bool prefixes_touch(const struct prefixes *prefixes, const char *root)
     return false;
 }
 
+bool prefixes_have(const struct prefixes *prefixes, const char *text)
+{
+    return prefixes_find(prefixes, text, strlen(text)) < prefixes->count;
+}
+
 bool prefixes_copy(struct prefixes *prefixes, const struct prefixes *from)
 {
     bool all = true;

@@ -117,6 +117,8 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     publisher->options.run = NULL;
     publisher->options.spool = NULL;
     strcpy(publisher->identity.job, options->job);
+    publisher->warner = (struct warner){.say = options->warn, .context = options->warn_context};
+    strcpy(publisher->warner.job, options->job);
     publisher->identity.rank = options->rank;
     publisher->identity.world = options->world;
     publisher->fork_generation = atomic_load(&forks);
@@ -159,7 +161,8 @@ static int set_up_lane(attn_publisher *publisher, const attn_publisher_options *
     const char *directory = options->spool ? options->spool : getenv("ATTND_SPOOL");
     struct reliable *lane = &publisher->lane;
 
-    lane->events = (struct kept_events){sender_settle, publisher};
+    lane->events = (struct kept_events){sender_settle, sender_tell_denied, publisher};
+    lane->warner = &publisher->warner;
     lane->bytes_max = options->reliable_bytes;
     lane->keys = &publisher->target.keys;
     if (directory && *directory) {
@@ -266,6 +269,7 @@ void attn_publisher_free(attn_publisher **publisher)
     pthread_mutex_unlock(&p->lock);
     queue_wake(p, asleep);
     pthread_join(p->thread, NULL);
+    reliable_tell_end(&p->lane, p->away, p->options.linger_ms);
     now = socket_now_ms();
     publisher_destroy(p, now < p->deadline_ms ? (uint32_t)(p->deadline_ms - now) : 0);
 }

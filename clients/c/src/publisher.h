@@ -73,6 +73,7 @@ struct attn_publisher {
     /* The sending thread's alone. */
     struct link link;
     struct reliable lane;
+    struct warner warner;
     struct prefixes heard; /* what is subscribed */
     uint64_t settled_ms;   /* when the subscriptions of an attnd that is back are taken for all */
     bool plans_changed, hello_asked;
@@ -93,6 +94,9 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms);
 
 /* A message that was kept is acknowledged, or lost: of struct kept_events. */
 void sender_settle(void *publisher, const struct kept *entry, bool lost);
+
+/* The messages are refused, because the key may not publish the job: of struct kept_events. */
+void sender_tell_denied(void *publisher);
 
 /* The thread: until `closing` and the queue is empty, or its deadline. */
 void *sender_run(void *publisher);

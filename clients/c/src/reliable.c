@@ -153,6 +153,10 @@ static bool has_spool(struct reliable *lane)
 {
     if (!lane->spool && lane->directory && spool_open(lane->directory, &lane->spool) != 0) {
         lane->spool_errors++;
+        warner_say(lane->warner, WARNING_SPOOL_OPEN,
+                   "the spool %s cannot be used (%s): messages are kept in memory, and lost if "
+                   "this process is killed",
+                   lane->directory, strerror(errno));
     }
     return lane->spool;
 }
@@ -171,6 +175,10 @@ static bool write_entry(struct reliable *lane, struct kept *entry, zmq_msg_t *co
     }
     if (spool_append(lane->spool, wall_ns(), written, count, &entry->place) != 0) {
         lane->spool_errors++;
+        warner_say(lane->warner, WARNING_SPOOL_WRITE,
+                   "the spool %s cannot be written (%s): what cannot is kept in memory, and lost "
+                   "if this process is killed",
+                   lane->directory, strerror(errno));
         return false;
     }
     return true;
@@ -203,6 +211,14 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
 
     if (lane->bytes + bytes > max) {
         lane->full = true;
+        warner_say(
+            lane->warner, WARNING_FULL,
+            "attnd has not acknowledged %llu bytes, which is as much as may wait for it "
+            "(reliable_bytes): what follows is dropped and counted until it has. Remedy: a "
+            "larger reliable_bytes (it takes what is published in 2 s, as an acknowledgement "
+            "may take so long), fewer query rows or samples (attn_plan), or tensors without "
+            "acknowledgement (ATTN_RELIABLE_STATES)",
+            (unsigned long long)lane->bytes);
         return ATTN_E_DROPPED;
     }
     for (uint32_t i = 2; i < count; i++) {
@@ -231,10 +247,17 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
 
 /* ---- what others have left ---- */
 
+static void tell_unreadable(struct reliable *lane, int error)
+{
+    warner_say(lane->warner, WARNING_SPOOL_READ, "the spool %s cannot be read (%s)",
+               lane->directory, strerror(error));
+}
+
 static void look_for_left(struct reliable *lane)
 {
     if (has_spool(lane) && spool_look(lane->spool) != 0) {
         lane->spool_errors++;
+        tell_unreadable(lane, errno);
     }
 }
 
@@ -272,6 +295,9 @@ static bool take_left(struct reliable *lane)
     rc = spool_next(lane->spool, &messages, &count, &damaged);
     error = errno;
     lane->spool_errors += rc < 0 || damaged;
+    if (rc < 0) {
+        tell_unreadable(lane, error);
+    }
     for (size_t i = 0; i < count; i++) {
         add_left(lane, &messages[i]);
     }
@@ -396,6 +422,23 @@ static void settle_number(struct reliable *lane, const msgpack_object *number, b
     }
 }
 
+static void tell_refused(struct reliable *lane, const msgpack_object *reason)
+{
+    const msgpack_object_str *text = &reason->via.str;
+
+    if (reason->type != MSGPACK_OBJECT_STR) {
+        return;
+    }
+    if (text->size == strlen("key") && memcmp(text->ptr, "key", text->size) == 0) {
+        lane->events.denied(lane->events.sender);
+        return;
+    }
+    warner_say(lane->warner, WARNING_REFUSED,
+               "attnd refuses a message (reason: %.*s), which is not sent again. Further ones are "
+               "only counted, as refused",
+               text->size < 64 ? (int)text->size : 64, text->ptr);
+}
+
 static void take_credit(struct reliable *lane, const msgpack_object *value)
 {
     uint64_t credit;
@@ -437,6 +480,7 @@ static void take_answer(struct reliable *lane, const void *data, size_t size)
 
             if (pair->type == MSGPACK_OBJECT_ARRAY && pair->via.array.size == 2) {
                 settle_number(lane, &pair->via.array.ptr[0], true);
+                tell_refused(lane, &pair->via.array.ptr[1]);
             }
         }
     }
@@ -584,6 +628,34 @@ void reliable_tend(struct reliable *lane)
         reliable_retry(lane);
     }
     send_unsent(lane);
+}
+
+void reliable_tell_end(struct reliable *lane, bool away, uint32_t linger_ms)
+{
+    unsigned long long late = 0, kept = 0;
+
+    for (const struct kept *at = lane->own.first; at; at = at->next) {
+        kept += at->counted && at->spooled;
+        late += at->counted && !at->spooled && !(away && at->payload == 0);
+    }
+    if (late > 0) {
+        warner_say(lane->warner, WARNING_LATE,
+                   "attnd did not acknowledge %llu messages within %.3g s of the end (linger): "
+                   "they count as dropped",
+                   late, linger_ms / 1000.0);
+    }
+    if (kept > 0) {
+        warner_say(lane->warner, WARNING_KEPT,
+                   "%llu messages that attnd has not acknowledged are kept in %s: the next process "
+                   "with this spool sends them",
+                   kept, lane->directory);
+    }
+    if (lane->left.first || (lane->spool && spool_has_left(lane->spool))) {
+        warner_say(lane->warner, WARNING_LEFT,
+                   "messages that other processes left in %s are still there: the next process "
+                   "with this spool sends them",
+                   lane->directory);
+    }
 }
 
 void reliable_close(struct reliable *lane)

@@ -14,6 +14,7 @@
 #include "clients/c/include/attn/attn.h"
 #include "clients/c/src/message.h"
 #include "clients/c/src/spool.h"
+#include "clients/c/src/warner.h"
 #include "proto/address.h"
 #include "proto/key.h"
 
@@ -43,11 +44,14 @@ struct kept_list {
 struct kept_events {
     /* A message of the publisher's own was acknowledged or refused, or the disk has lost it. */
     void (*settled)(void *sender, const struct kept *entry, bool lost);
+    /* attnd refuses a message because of the key that it came with. */
+    void (*denied)(void *sender);
     void *sender;
 };
 
 struct reliable {
     struct kept_events events;
+    struct warner *warner; /* the publisher's */
     uint64_t bytes_max;
     char *directory; /* of the spool, owned; NULL: in memory */
     struct spool *spool;
@@ -95,6 +99,10 @@ int reliable_items(const struct reliable *lane, zmq_pollitem_t ret_items[2]);
  * there is no room, or ATTN_E_MEMORY. */
 int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t *topic,
                   zmq_msg_t *header, bool counted);
+
+/* Warns of what is lost with the end, and of what stays in the spool. `away`: attnd is not there,
+ * and misses no event. */
+void reliable_tell_end(struct reliable *lane, bool away, uint32_t linger_ms);
 
 /* Disconnects, and forgets what is kept in memory; the rest stays in the spool. */
 void reliable_close(struct reliable *lane);

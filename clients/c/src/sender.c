@@ -20,6 +20,8 @@
  * Nobody else writes the prefixes and the plan, so they are read here without the lock. */
 #include "clients/c/src/publisher.h"
 
+#include "clients/c/src/keys.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -236,6 +238,18 @@ void sender_settle(void *argument, const struct kept *entry, bool lost)
     pthread_mutex_unlock(&publisher->lock);
 }
 
+void sender_tell_denied(void *argument)
+{
+    attn_publisher *publisher = argument;
+    char sentence[KEYS_DENIED_MAX];
+
+    keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job, sentence);
+    warner_say(&publisher->warner, WARNING_KEY,
+               "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
+               "counted",
+               sentence);
+}
+
 /* One attempt. Returns KEPT, or as message_send. */
 static int try_send(attn_publisher *publisher, struct wire_message *message, bool counted)
 {
@@ -412,6 +426,12 @@ static void judge_stall(attn_publisher *publisher, bool blocked)
     }
     publisher->stalled = (blocked && now - publisher->blocked_since_ms >= STALLED_MS) ||
                          (publisher->away && publisher->lane.full);
+    if (publisher->stalled && !publisher->away) {
+        warner_say(&publisher->warner, WARNING_STALLED,
+                   "attnd at %s is stopped, or too busy: it takes nothing, and tensors are dropped "
+                   "and counted until it does; training goes on. Further times are not told",
+                   publisher->link.endpoint);
+    }
 }
 
 /* The next event reports the drops: a hello, if there is no other. */

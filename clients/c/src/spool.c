@@ -277,6 +277,11 @@ static void settle(struct spool *spool, struct spool_segment *segment)
     segment_delete(spool, segment);
 }
 
+bool spool_has_left(const struct spool *spool)
+{
+    return spool->left || spool->more;
+}
+
 void spool_close(struct spool *spool)
 {
     struct spool_segment *segment, *next;

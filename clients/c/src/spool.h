@@ -56,6 +56,9 @@ void spool_release(struct spool *spool, const struct spool_message *message);
 int spool_next(struct spool *spool, struct spool_message **ret_messages, size_t *ret_count,
                bool *ret_damaged);
 
+/* Whether spool_next has some left. */
+bool spool_has_left(const struct spool *spool);
+
 /* Leaves the messages that are not acknowledged to whoever comes next. */
 void spool_close(struct spool *spool);
 

@@ -146,8 +146,8 @@ def why_not_there(socket: str, endpoint: str) -> Optional[str]:
     if not endpoint.startswith("ipc:///") or knock(directory, name) != "":
         return None
     if any(knock(directory, other) is None for other in SOCKETS):
-        return (f"attnd is in {directory}, but its {socket} socket is elsewhere: name that by endpoint=, or leave {socket}.endpoint "
-                "out of attnd's config")
+        return (f"attnd is in {directory}, but its {socket} socket is elsewhere: name it by its endpoint, or leave "
+                f"{socket}.endpoint out of attnd's config")
     return (f"no attnd listens at {directory}/{name}: is it running, and with this address? Its log says where its sockets "
             "are")
 

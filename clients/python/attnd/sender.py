@@ -493,7 +493,7 @@ class Sender:
                 wish.asked or wish.directory is not None):
             return
         self._warned_old = True
-        log.warning("job %s: attnd at %s has no reliable lane (it is an older version, or reliable.endpoint is off): messages go "
+        log.warning("job %s: attnd at %s has no reliable lane (it is an older version): messages go "
                     "without acknowledgement, and nothing is kept for it", self.identity.job, self._home)
 
     def _tell_denied(self) -> None:

@@ -42,6 +42,35 @@ static void test_publishing_without_a_daemon_returns_at_once(void **state)
     assert_null(publisher);
 }
 
+static void keep_sentence(void *context, const char *sentence)
+{
+    snprintf(context, 512, "%s", sentence);
+}
+
+/* The lane that the job asks for cannot be had. */
+static void test_a_daemon_without_the_lane_is_told(void **state)
+{
+    static char sentence[512], expected[512];
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher_options options = options_for(peer.endpoint);
+    attn_publisher *publisher;
+
+    (void)state;
+    options.reliable = ATTN_RELIABLE_ALL;
+    options.warn = keep_sentence;
+    options.warn_context = sentence;
+    publisher = publisher_with(&options);
+    peer_subscribe(&peer, "");
+    meet(publisher, &peer);
+    attn_publisher_free(&publisher); /* its thread has ended then */
+    snprintf(expected, sizeof expected,
+             "job unit: attnd at %s has no reliable lane (it is an older version): messages go "
+             "without acknowledgement, and nothing is kept for it",
+             peer.endpoint);
+    assert_string_equal(sentence, expected);
+    peer_close(&peer);
+}
+
 static void test_nothing_is_sent_before_a_subscription(void **state)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
@@ -513,6 +542,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_publishing_without_a_daemon_returns_at_once),
+        cmocka_unit_test(test_a_daemon_without_the_lane_is_told),
         cmocka_unit_test(test_nothing_is_sent_before_a_subscription),
         cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
         cmocka_unit_test(test_sequences_count_per_layer),

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* warner: tells the trainer's people what they should know, each thing once, by the function that
+ * the options of a publisher name. The same sentences as those of the Python client.
+ *
+ * The sending thread, or after its end whoever frees the publisher; without any lock. */
+#ifndef CLIENTS_C_SRC_WARNER_H
+#define CLIENTS_C_SRC_WARNER_H
+
+#include "proto/header.h"
+
+enum warning {
+    WARNING_KEY, /* it may not publish the job */
+    WARNING_STALLED,
+    WARNING_NO_LANE,
+    WARNING_REFUSED,
+    WARNING_FULL,
+    WARNING_SPOOL_OPEN,
+    WARNING_SPOOL_WRITE,
+    WARNING_SPOOL_READ,
+    WARNING_LATE, /* at the end */
+    WARNING_KEPT,
+    WARNING_LEFT,
+};
+
+struct warner {
+    void (*say)(void *context, const char *sentence); /* NULL: nobody listens */
+    void *context;
+    char job[JOB_NAME_MAX + 1];
+    unsigned said; /* a bit for each warning */
+};
+
+void warner_say(struct warner *warner, enum warning warning, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
