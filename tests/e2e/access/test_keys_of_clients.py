@@ -274,3 +274,22 @@ def test_what_was_mended_is_told_nobody(monkeypatch, caplog):
             wait_until(lambda: publish(publisher) or attnd.call("live", job="mine")[0]["run"] != before, "the key that may now")
     assert not caplog.messages
     attnd.close()
+
+
+class WithoutLane(Keyed):
+    """Its reliable lane is not on TCP."""
+
+    def endpoint(self, name):
+        return f"ipc:///tmp/attnd-keys-{os.getpid()}-{self.port}.lane" if name == "reliable" else super().endpoint(name)
+
+
+def test_a_trainer_in_c_whose_key_is_of_another_job_is_told_by_the_default_lane(monkeypatch):
+    trainer = Pair()
+    attnd = WithoutLane((trainer, "publish", "other"))
+    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    sentence = f"train: job example-c: attnd at {attnd.endpoint('ingest')} refuses the messages of job example-c: its access list"
+
+    def said():
+        return subprocess.run([TRAIN, "60000", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S).stderr
+    wait_until(lambda: sentence in said(), "the sentence")  # at the latest a trainer that comes after a refusal hears of it
+    attnd.close()
