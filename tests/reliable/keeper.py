@@ -48,7 +48,7 @@ publisher.close()
 class Keeper:
     """One of them, in a process. `libattn`: in C."""
 
-    def __init__(self, attnd, job, folder, count=1000000, pause_us=0, linger_ms=30000, libattn=False, spool=True, address=None):
+    def __init__(self, attnd, job, folder, count=1000000, pause_us=2000, linger_ms=30000, libattn=False, spool=True, address=None):
         self.job, self.run, self.folder = job, os.urandom(16), folder
         self.log = os.path.join(folder, f"{self.run.hex()}.log")
         program = [os.environ["ATTN_KEEP_PUBLISHING"]] if libattn else [sys.executable, "-c", PYTHON]
