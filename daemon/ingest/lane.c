@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* A peer is known as long as something of it is here: a message, a promise, or an answer that it
- * has not been told. One that is not known has all its credit, so nothing is lost by forgetting it,
- * and a stranger who connects and says nothing costs nothing.
+/* A peer is known from its join until it is found to be gone, or as long as something of it is
+ * here: a message, a promise, or an answer that it has not been told. A stranger who connects and
+ * says nothing costs nothing.
+ *
+ * All that peers have credit for could wait here at once, while ingest.budget is used up. So joins
+ * share out as much again: each gets a part of what is left, and CREDIT_MIN at least, which one has
+ * that never joined, too. It stays what it is, since credit cannot be taken back from a peer that
+ * does not use it. ROUTER does not say who has gone: when half is shared out, joins have those
+ * asked who say nothing.
  *
  * Credit counts bytes that were received and that the peer has not been told to be free. It is told
  * when a quarter of its credit has come together, or when nothing of it is left here; so a peer
@@ -12,6 +18,7 @@
  * away, for a peer that comes back asks anew, under another routing id. */
 #include "daemon/ingest/lane.h"
 
+#include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
 #include "daemon/ingest/message.h"
@@ -29,6 +36,10 @@
 #define ID_BYTES 8
 /* A message takes so much of its credit at least: about what it costs here as long as it waits. */
 #define CHARGE_MIN UINT64_C(4096)
+/* The part of what is left that a join gets; the least; how often it is looked who has gone. */
+#define CREDIT_PART  16
+#define CREDIT_MIN   UINT64_C(65536)
+#define LOOK_EACH_NS UINT64_C(1000000000)
 /* ZeroMQ's bound of a routing id. */
 #define ROUTING_MAX 255
 /* Promises of one peer, and of all. */
@@ -44,6 +55,7 @@ struct lane_peer {
     uint8_t routing[ROUTING_MAX];
     uint32_t routing_size;
     bool gone;            /* it cannot be told anything */
+    uint64_t credit;      /* shared out to it; 0: it has not joined */
     uint64_t held;        /* bytes received, and not told to be free */
     uint64_t free;        /* of these: to be told */
     uint64_t messages;    /* here */
@@ -66,7 +78,10 @@ struct lane {
     struct endpoint_file file;
     struct keyring *keys;
     struct stats *stats;
-    uint64_t credit;
+    uint64_t credit; /* of one peer, at most */
+    uint64_t share;  /* of all; beyond it CREDIT_MIN of each */
+    uint64_t shared; /* what peers have of it */
+    uint64_t look_next_ns;
     bool (*is_open)(void *data);
     void *gate;
     struct lane_peer *peers;  /* by routing id */
@@ -110,10 +125,16 @@ static struct lane_peer *lane_know(struct lane *lane, const void *routing, size_
     return peer;
 }
 
+/* Bytes that it may have on their way. */
+static uint64_t lane_allows(const struct lane_peer *peer)
+{
+    return peer->credit ? peer->credit : CREDIT_MIN;
+}
+
 /* The list of those that speak, or wait, has it no more. */
 static void lane_forget_idle(struct lane *lane, struct lane_peer *peer)
 {
-    if (peer->messages || peer->promises || peer->told.first || peer->speaks) {
+    if (peer->credit || peer->messages || peer->promises || peer->told.first || peer->speaks) {
         return;
     }
     HASH_DEL(lane->peers, peer);
@@ -176,24 +197,25 @@ static void lane_strike(struct lane_peer *peer, uint32_t most)
 }
 
 /* Whether enough is free to be worth telling. */
-static bool lane_is_due(const struct lane *lane, const struct lane_peer *peer)
+static bool lane_is_due(const struct lane_peer *peer)
 {
-    return peer->asked || (peer->free > 0 && (peer->free >= lane->credit / 4 || !peer->messages));
+    return peer->asked ||
+           (peer->free > 0 && (peer->free >= lane_allows(peer) / 4 || !peer->messages));
 }
 
 /* The credit that one has that asks for it anew; what is still here it gets back later. */
-static uint64_t lane_credit_of(const struct lane *lane, const struct lane_peer *peer)
+static uint64_t lane_credit_of(const struct lane_peer *peer)
 {
-    uint64_t held = peer->held - peer->free;
-    return !peer->asked ? peer->free : held < lane->credit ? lane->credit - held : 0;
+    uint64_t held = peer->held - peer->free, most = lane_allows(peer);
+    return !peer->asked ? peer->free : held < most ? most - held : 0;
 }
 
 /* Says one thing. Returns 0, ERR_AGAIN when it is to be tried again, ERR_CLOSED when nobody is
  * there. */
 static int lane_say(struct lane *lane, struct lane_peer *peer)
 {
-    bool due = lane_is_due(lane, peer);
-    uint64_t credit = lane_credit_of(lane, peer);
+    bool due = lane_is_due(peer);
+    uint64_t credit = lane_credit_of(peer);
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, (uint32_t)due + (lane_count_told(peer, false) > 0) +
@@ -220,8 +242,10 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
 }
 
 /* Nobody is there to be told. */
-static void lane_lose(struct lane_peer *peer)
+static void lane_lose(struct lane *lane, struct lane_peer *peer)
 {
+    lane->shared -= peer->credit;
+    peer->credit = 0;
     peer->gone = true;
     peer->asked = false;
     peer->held -= peer->free;
@@ -229,9 +253,9 @@ static void lane_lose(struct lane_peer *peer)
     promises_free(&peer->told);
 }
 
-static bool lane_has_say(const struct lane *lane, const struct lane_peer *peer)
+static bool lane_has_say(const struct lane_peer *peer)
 {
-    return peer->told.first || lane_is_due(lane, peer);
+    return peer->told.first || lane_is_due(peer);
 }
 
 /* Tells each peer what there is; those that cannot take it now stay in the list. */
@@ -244,13 +268,13 @@ static void lane_speak(struct lane *lane)
         int code = peer->gone ? ERR_CLOSED : 0;
         list = peer->speaks_next;
         peer->speaks = false;
-        while (!code && lane_has_say(lane, peer)) {
+        while (!code && lane_has_say(peer)) {
             code = lane_say(lane, peer);
         }
         if (code == ERR_AGAIN) {
             lane_have_say(lane, peer);
         } else if (code) {
-            lane_lose(peer);
+            lane_lose(lane, peer);
         }
         lane_forget_idle(lane, peer);
     }
@@ -350,8 +374,8 @@ static void lane_count_refused(struct lane *lane, uint64_t bytes, int code)
 static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
                        struct message *message)
 {
-    uint64_t held = peer->held, charge = lane_charge(message->bytes);
-    if (held > 0 && (held > lane->credit || charge > lane->credit - held)) {
+    uint64_t held = peer->held, most = lane_allows(peer), charge = lane_charge(message->bytes);
+    if (held > 0 && (held > most || charge > most - held)) {
         return ERR_OVER_CREDIT;
     }
     message->promise = calloc(1, sizeof *message->promise);
@@ -369,9 +393,45 @@ static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
     return 0;
 }
 
+/* Whoever has gone leaves its credit to others; the answer that tells says nothing. */
+static void lane_look_for_gone(struct lane *lane)
+{
+    struct lane_peer *peer, *next;
+    struct mpk_writer nothing;
+    mpk_writer_init(&nothing);
+    mpk_put_map(&nothing, 0);
+    HASH_ITER(hh, lane->peers, peer, next)
+    {
+        bool asks = peer->credit && !peer->speaks && mpk_writer_ok(&nothing);
+        if (asks && !lane_send(lane, peer, &nothing) && zmq_errno() != EAGAIN) {
+            lane_lose(lane, peer);
+            lane_forget_idle(lane, peer);
+        }
+    }
+    mpk_writer_clear(&nothing);
+}
+
+/* The credit of one that joins. */
+static uint64_t lane_share_out(struct lane *lane)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+    if (lane->shared > lane->share / 2 && now_ns >= lane->look_next_ns) {
+        lane->look_next_ns = now_ns + LOOK_EACH_NS;
+        lane_look_for_gone(lane);
+    }
+    uint64_t left = lane->share > lane->shared ? lane->share - lane->shared : 0;
+    uint64_t part = left / CREDIT_PART;
+    part = part < lane->credit ? part : lane->credit;
+    return part > CREDIT_MIN ? part : CREDIT_MIN;
+}
+
 /* As long as it has not heard, it may ask as often as it likes: one answer is for all of it. */
 static void lane_join(struct lane *lane, struct lane_peer *peer)
 {
+    if (!peer->credit) {
+        peer->credit = lane_share_out(lane);
+        lane->shared += peer->credit;
+    }
     if (!peer->asked) {
         peer->asked = true;
         lane_have_say(lane, peer);
@@ -571,6 +631,7 @@ int lane_new(void *zmq_context, struct keyring *keys, struct config *config, str
     pthread_mutex_init(&lane->lock, NULL); /* cannot fail for a default mutex on Linux */
     lane->stats = stats;
     lane->credit = config->reliable_credit;
+    lane->share = config->ingest_budget;
     lane->socket = endpoint_bind(zmq_context, &options, reterr);
     if (!lane->socket) {
         lane_free(&lane);

@@ -2,6 +2,7 @@
 /* The reliable lane without the ingest thread: credit, answers, and what waits. */
 #include "tests/unit/unit.h"
 
+#include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/ingest/lane.h"
 #include "daemon/ingest/message.h"
@@ -17,8 +18,10 @@
 #define CHARGE  UINT64_C(4096)
 #define WAIT_MS 60000
 
+#define TRAINERS 100
+
 struct lane_fixture {
-    void *zmq, *dealer;
+    void *zmq, *dealer, *others[TRAINERS];
     struct config config;
     struct stats stats;
     struct lane *lane;
@@ -46,6 +49,9 @@ static int lane_teardown(void **state)
     int now = 0;
     zmq_setsockopt(f->dealer, ZMQ_LINGER, &now, sizeof now);
     zmq_close(f->dealer);
+    for (int i = 0; i < TRAINERS; i++) {
+        zmq_close(f->others[i]);
+    }
     lane_free(&f->lane);
     zmq_ctx_term(f->zmq);
     free(f);
@@ -339,6 +345,55 @@ static void test_a_peer_that_has_gone_is_forgotten(void **state)
     assert_int_equal(stats_get(&f->stats, COUNT_RELIABLE_ACKNOWLEDGED), 1);
 }
 
+/* A trainer of its own, in place of another one, and the credit that it gets. */
+static uint64_t lane_join_another(struct lane_fixture *f, int index)
+{
+    int now = 0;
+    void *own = f->dealer;
+    zmq_close(f->others[index]);
+    f->others[index] = f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
+    zmq_setsockopt(f->dealer, ZMQ_LINGER, &now, sizeof now);
+    zmq_connect(f->dealer, f->config.reliable_endpoint.text);
+    lane_put(f, 0, 0);
+    struct message *message = lane_get(f);
+    lane_go_on(f->lane);
+    uint64_t credit = lane_hear(f).credit;
+    f->dealer = own;
+    assert_null(message);
+    return credit;
+}
+
+/* However many there are, they may have no more on their way than there is room for, and nobody is
+ * left out; those who go leave theirs to others, also when they have nothing to be told. */
+static void test_credit_is_shared_out(void **state)
+{
+    struct lane_fixture *f = *state;
+    uint64_t first = 0, all = 0, credit = 0;
+    char error[CONFIG_ERROR_MAX] = "";
+    lane_free(&f->lane);
+    strcpy(f->config.reliable_endpoint.text, "inproc://shared");
+    f->config.reliable_credit = 32 * CREDIT;
+    f->config.ingest_budget = 64 * CREDIT;
+    assert_int_equal(lane_new(f->zmq, NULL, &f->config, &f->stats, &f->lane, error), 0);
+    for (int i = 0; i < TRAINERS; i++) {
+        credit = lane_join_another(f, i);
+        assert_in_range(credit, CREDIT, 32 * CREDIT);
+        first = first ? first : credit;
+        all += credit;
+    }
+    assert_int_equal(first, 4 * CREDIT);
+    assert_in_range(all, 64 * CREDIT, (64 + TRAINERS) * CREDIT);
+    for (int i = 0; i < TRAINERS; i++) {
+        zmq_close(f->others[i]);
+        f->others[i] = NULL;
+    }
+    uint64_t until = clock_monotonic_ns() + WAIT_MS * UINT64_C(1000000);
+    while ((credit = lane_join_another(f, 0)) < first) {
+        assert_true(clock_monotonic_ns() < until);
+        zmq_poll(NULL, 0, 10); /* sockets end on another thread */
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, lane_setup, lane_teardown)
 
 int main(void)
@@ -353,6 +408,7 @@ int main(void)
         TEST(test_small_messages_take_credit_as_well),
         TEST(test_messages_wait_in_their_order),
         TEST(test_a_peer_that_has_gone_is_forgotten),
+        TEST(test_credit_is_shared_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
