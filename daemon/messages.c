@@ -52,7 +52,9 @@ static void messages_account(struct daemon *daemon, struct message *message)
     if (message->code) {
         uint64_t before = stats_drop(stats, message->code);
         if (log_is_round(before)) {
-            log_event(LOG_WARNING, "message_dropped", LOG_STR("reason", err_slug(message->code)),
+            bool repeated = message->code == ERR_SEQ_DUPLICATE; /* and so no loss */
+            log_event(repeated ? LOG_INFO : LOG_WARNING, "message_dropped",
+                      LOG_STR("reason", err_slug(message->code)),
                       LOG_STR("detail", err_text(message->code)), LOG_STR("job", header->job),
                       LOG_NUM("rank", header->rank), LOG_NUM("epoch", header->epoch),
                       LOG_NUM("step", header->step), LOG_NUM("count", before + 1));

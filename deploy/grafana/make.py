@@ -108,6 +108,9 @@ def dashboard(uid: str, title: str, description: str, variables: Sequence[Dict[s
 HERE_ONLY = '{instance="$instance"}'
 
 
+WITHOUT_REPEATED = '{instance="$instance", reason!="seq_duplicate"}'  # which are no loss, but sent again
+
+
 def rate(name: str, labels: str = HERE_ONLY) -> str:
     return f"rate({name}{labels}[$__rate_interval])"
 
@@ -129,7 +132,7 @@ def pipeline() -> Dict[str, Any]:
             stat("Messages", "Messages received per second.", "short", (rate("attnd_messages_received_total"), ""),
                  decimals=1),
             stat("Dropped", "Share of the messages received that were not used.", "percentunit",
-                 (f"sum({rate('attnd_messages_dropped_total')}) / sum({rate('attnd_messages_received_total')})", ""),
+                 (f"sum({rate('attnd_messages_dropped_total', WITHOUT_REPEATED)}) / sum({rate('attnd_messages_received_total')})", ""),
                  decimals=2),
             stat("Processing, p99", "From reception until the numbers are in their windows.", "s",
                  (quantile(0.99, "attnd_message_processing_seconds"), "")),
@@ -144,7 +147,7 @@ def pipeline() -> Dict[str, Any]:
                     (rate("attnd_messages_processed_total"), "processed"), (rate("attnd_messages_lost_total"), "lost"),
                     (rate("attnd_messages_dropped_by_publishers_total"), "dropped by publishers"), min=0),
              series("Dropped, by reason", "Messages per second that were received and not used.", "short",
-                    (f"sum by (reason) ({rate('attnd_messages_dropped_total')}) > 0", "{{reason}}"), min=0),
+                    (f"sum by (reason) ({rate('attnd_messages_dropped_total', WITHOUT_REPEATED)}) > 0", "{{reason}}"), min=0),
              series("Received", "Payload and headers.", "Bps", (rate("attnd_received_bytes_total"), "received"), min=0),
              quantiles("Processing", "From reception until the numbers are in their windows.",
                        "attnd_message_processing_seconds"),
@@ -259,7 +262,7 @@ def job() -> Dict[str, Any]:
                     (rate("attnd_training_messages_processed_total", OF_JOB), "processed"),
                     (rate("attnd_training_messages_lost_total", OF_JOB), "lost"), min=0),
              series("Dropped, by reason", "Messages per second; source: by the publisher itself.", "short",
-                    (rate("attnd_training_messages_dropped_total", OF_JOB), "{{reason}}"), min=0),
+                    (rate("attnd_training_messages_dropped_total", '{job="$job", reason!="seq_duplicate"}'), "{{reason}}"), min=0),
          ])], ("attnd-pipeline", "Pipeline"))
 
 

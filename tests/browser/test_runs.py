@@ -170,10 +170,12 @@ def test_what_a_job_dropped_itself_is_in_the_table(place, page):
     trainer = Trainer(place.daemon, "dropping")
     publish(trainer, [0])
     trainer.event("hello", dropped_total=7)
-    wait_until(lambda: any(job["dropped"] == {"source": 7} for job in place.daemon.call("jobs")), "the total")
+    trainer.event("hello", dropped_total=7, seq=0)  # sent again, which is no loss
+    wait_until(lambda: any(job["dropped"] == {"seq_duplicate": 1, "source": 7} for job in place.daemon.call("jobs")), "the total")
     page.open(place, "#/overview?job=dropping").ready()
     wait_until(lambda: row_of(page, trainer.run.hex())["dropped"] == "7", "the drops in the table")
-    assert "7 source" in page.js("return [...document.querySelectorAll('.all-runs td')].map((cell) => cell.title)")
+    titles = page.js("return [...document.querySelectorAll('.all-runs td')].map((cell) => cell.title)")
+    assert any("7 source" in title and "1 sent again, which is no loss" in title for title in titles)
 
 
 def test_a_silent_run_says_since_when(place, twice, page):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The reliable lane at wire level: messages that are answered are in the history, and none of them is there twice."""
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -78,6 +79,7 @@ def test_a_message_that_comes_twice_counts_once(small, rng):
     assert stats["reliable_duplicates"] == len(kept) and stats["dropped"] == {"seq_duplicate": len(kept)}
     assert stats["received"] == stats["processed"] + len(kept) and stats["lost"] == 0
     assert small.call("alerts")["alerts"] == []
+    assert re.findall(r"level=(\w+) event=message_dropped reason=seq_duplicate", small.log_text()) == 3 * ["info"]  # 1, 2 and 4
     lane.close()
 
 

@@ -86,18 +86,11 @@ const msgpack_object *field_metric(const msgpack_object *map, const char *name)
         value = mpk_find(map, name);
     }
     /* NULL instead of what does not fit a table. */
-    const msgpack_object *column_value = representative(value);
-    if (!column_value || column_value->type == MSGPACK_OBJECT_MAP) {
-        return NULL;
+    const msgpack_object *shown = representative(value), *first = field_at(shown, 0);
+    if (shown && shown->type == MSGPACK_OBJECT_ARRAY) {
+        return first && first->type != MSGPACK_OBJECT_ARRAY ? shown : NULL;
     }
-    if (column_value->type != MSGPACK_OBJECT_ARRAY) {
-        return column_value;
-    }
-    if (column_value->via.array.size == 0 ||
-        column_value->via.array.ptr[0].type == MSGPACK_OBJECT_ARRAY) {
-        return NULL;
-    }
-    return column_value;
+    return shown && shown->type != MSGPACK_OBJECT_MAP ? shown : NULL;
 }
 
 /* Visits the keys of a map that are metrics of the whole result. */
@@ -169,11 +162,16 @@ uint64_t field_sum(const msgpack_object *map)
 {
     uint64_t sum = 0, number;
     for (uint32_t i = 0; i < field_pairs(map); i++) {
-        if (mpk_get_u64(&map->via.map.ptr[i].val, UINT64_MAX, &number) == 0) {
-            sum += number;
-        }
+        bool is_number = mpk_get_u64(&map->via.map.ptr[i].val, UINT64_MAX, &number) == 0;
+        sum += is_number ? number : 0;
     }
     return sum;
+}
+
+uint64_t field_dropped(const msgpack_object *map)
+{
+    const msgpack_object *dropped = mpk_find(map, "dropped");
+    return field_sum(dropped) - field_u64(dropped, "seq_duplicate");
 }
 
 void field_show(const msgpack_object *value, char *ret_text, size_t size)

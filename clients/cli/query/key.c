@@ -41,9 +41,8 @@ int cmd_key(struct cli *cli)
     if (is_list) {
         return cli_run_connected(cli, list_keys);
     }
-    if ((is_new ? zmq_curve_keypair(public, secret) : key_read(path, secret, reason)) != 0 ||
-        (is_new ? key_write(path, public, secret, reason) : zmq_curve_public(public, secret)) !=
-            0) {
+    if (is_new ? zmq_curve_keypair(public, secret) || key_write(path, public, secret, reason)
+               : key_read(path, secret, reason) || zmq_curve_public(public, secret)) {
         return cli_fail(cli, CLI_USAGE, "%s",
                         zmq_has("curve") ? reason : "this libzmq has no keys (CURVE)");
     }

@@ -79,7 +79,7 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
         out_cell(&table, "%" PRIu64 "/%" PRIu64, field_u64(job, "ranks"), field_u64(job, "world"));
         out_count(&table, job, "received");
         out_count(&table, job, "lost");
-        out_cell(&table, "%" PRIu64, field_sum(mpk_find(job, "dropped")));
+        out_cell(&table, "%" PRIu64, field_dropped(job));
     }
     out_print(&table, cli->width, false, cli->out);
     return CLI_OK;

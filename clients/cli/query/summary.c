@@ -177,7 +177,7 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
         ranks = field_u64(map, "ranks") > ranks ? field_u64(map, "ranks") : ranks;
         messages += field_u64(map, "messages");
         lost += field_u64(map, "lost");
-        dropped += field_sum(mpk_find(map, "dropped"));
+        dropped += field_dropped(map);
         partial = partial || field_bool(mpk_find(map, "window"), "partial");
     }
     char job[JOB_NAME_MAX + 1], unit[16];

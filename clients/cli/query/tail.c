@@ -146,7 +146,7 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
     tail_print_numbers(cli, map);
     uint64_t messages = field_u64(map, "messages");
     fprintf(cli->out, ", %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64 " dropped", messages,
-            out_plural(messages), field_u64(map, "lost"), field_sum(mpk_find(map, "dropped")));
+            out_plural(messages), field_u64(map, "lost"), field_dropped(map));
 }
 
 static void tail_print_alert(struct cli *cli, const msgpack_object *map)
@@ -175,7 +175,7 @@ static void tail_print_job(struct cli *cli, const msgpack_object *map)
             ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
             state, run, field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "ranks"),
             field_u64(map, "world"), layers, out_plural(layers), field_u64(map, "received"),
-            field_u64(map, "lost"), field_sum(mpk_find(map, "dropped")));
+            field_u64(map, "lost"), field_dropped(map));
 }
 
 static void tail_print_log(struct cli *cli, const msgpack_object *map)

@@ -57,7 +57,7 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
         .received = field_u64(stats, "received"),
         .bytes = field_u64(stats, "bytes"),
         .lost = field_u64(stats, "lost"),
-        .dropped = field_sum(mpk_find(stats, "dropped")),
+        .dropped = field_dropped(stats),
         .source_dropped = field_u64(stats, "source_dropped"),
         .in_flight_bytes = field_u64(stats, "in_flight_bytes"),
         .threads = field_u64(pool, "threads"),
@@ -75,11 +75,11 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
     health.reason[0] = '\0';
     for (uint32_t i = 0; i < field_pairs(dropped); i++) {
         const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
-        if (mpk_get_u64(&pair->val, UINT64_MAX, &number) != 0 || number <= most) {
-            continue;
+        if (mpk_get_u64(&pair->val, UINT64_MAX, &number) == 0 && number > most &&
+            !mpk_is_str(&pair->key, "seq_duplicate")) {
+            most = number;
+            field_show(&pair->key, health.reason, 48);
         }
-        most = number;
-        field_show(&pair->key, health.reason, 48);
     }
     return health;
 }
@@ -183,7 +183,7 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
             .layers = field_u64(map, "layers"),
             .received = field_u64(map, "received"),
             .lost = field_u64(map, "lost"),
-            .dropped = field_sum(mpk_find(map, "dropped")),
+            .dropped = field_dropped(map),
             .firing = count_firing(mpk_find(map, "firing")),
         };
         field_text(map, "job", entry.job, sizeof entry.job);

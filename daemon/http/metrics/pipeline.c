@@ -38,7 +38,8 @@ static void put_counters(struct metrics_text *text, struct stats *stats)
 static void metrics_pipeline_put_dropped(struct metrics_text *text, struct stats *stats)
 {
     const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
-                                  "Messages that were received and not used, by reason."};
+                                  "Messages that were received and not used, by reason; "
+                                  "seq_duplicate: no loss, but sent again."};
     char label[96];
     metrics_head(text, &family);
     for (int i = 0; i < ERR_COUNT; i++) {
