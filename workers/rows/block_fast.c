@@ -49,8 +49,8 @@ struct fast {
     bool core, across; /* core metrics; maps, pairs or pool */
     size_t element;    /* bytes */
     uint32_t rows_ahead;
-    float sum_least, sum_most; /* of rows that are surely sound */
-    row_kernel *row_kernel;
+    float sum_least, sum_most;      /* of rows that are surely sound */
+    row_kernel *const *row_kernel;  /* by enum row_maps */
     struct frame *frame;            /* the one at work */
     struct frame frames[ROW_BATCH]; /* those of rows in the slots; used in turn */
     struct row_pass *pass;
@@ -131,7 +131,7 @@ static void block_fast_begin(struct fast *f, unsigned char *at)
     f->frame = f->frames;
     size_t row_bytes = a->keys * f->element;
     f->rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
-    f->row_kernel = (f->core ? f->kernels->core : f->kernels->rows)[a->dtype][f->across];
+    f->row_kernel = (f->core ? f->kernels->core : f->kernels->rows)[a->dtype];
     float room = (float)(attention_tolerance(a->dtype) - SUM_UNCERTAIN);
     f->sum_least = a->dropout || a->learned_sink ? 0 : 1 - room;
     f->sum_most = a->dropout ? (float)SUM_MOST : 1 + room;
@@ -370,12 +370,12 @@ static int block_fast_drain(struct fast *f)
 }
 
 /* One row with a valid query and a valid key. */
-static int block_fast_add_row(struct fast *f, uint32_t h, const unsigned char *row,
-                              const unsigned char *next)
+static int block_fast_add_row(struct fast *f, uint32_t h, enum row_maps maps,
+                              const unsigned char *row, const unsigned char *next)
 {
     uint32_t s = f->batch.used++;
     f->slot[s] = (struct slot){.frame = f->frame, .row = row, .h = h};
-    f->row_kernel(&f->frame->job, row, next, f->pass, s);
+    f->row_kernel[maps](&f->frame->job, row, next, f->pass, s);
     return f->batch.used == ROW_BATCH ? block_fast_drain(f) : 0;
 }
 
@@ -636,17 +636,16 @@ static int block_fast_add_sample(struct fast *f, uint32_t b, uint32_t i)
     if (frame->counts && frame->n == 0) {
         f->block->invalid_rows += a->heads;
     }
-    if (f->across) {
-        f->kernels->clear(f->maps, a->keys);
-    }
+    enum row_maps maps = f->across ? ROW_MAPS_BEGIN : ROW_MAPS_NONE;
     int rc = 0;
     for (uint32_t h = 0; rc == 0 && h < a->heads; h++) {
         const unsigned char *row = block_fast_row_at(f, b, h, i), *next = row_ahead(f, b, h, i);
         if (rows) {
-            rc = block_fast_add_row(f, h, row, next);
+            rc = block_fast_add_row(f, h, maps, row, next);
         } else if (f->across) {
-            f->kernels->maps[a->dtype](&frame->job, row, next);
+            f->kernels->maps[a->dtype](maps, &frame->job, row, next);
         }
+        maps = f->across ? ROW_MAPS_ADD : ROW_MAPS_NONE;
         if (f->block->plan.group[METRIC_GROUP_IMPORTANCE]) {
             block_fast_add_importance(f, row, h);
         }

@@ -38,6 +38,9 @@ struct row_job {
  * wait for loads from the other whenever they are a multiple of 4 KiB apart. */
 #define ROW_MAPS_FLOATS(keys) (2 * ((size_t)(keys) + ROW_PAD))
 
+/* A pass leaves job->maps alone, begins them with its row, the first head's, or adds to them. */
+enum row_maps { ROW_MAPS_NONE, ROW_MAPS_BEGIN, ROW_MAPS_ADD, ROW_MAPS_COUNT };
+
 /* The result of a pass over a row: lanes to be summed across, of sixteen rows side by side. */
 enum lane_sum {
     LANES_SUM,      /* A, without key 0 */
@@ -83,12 +86,12 @@ typedef void row_kernel(const struct row_job *job, const unsigned char *row,
 
 struct row_kernels {
     uint32_t width; /* of a vector */
-    /* With maps, job->maps take the row on the way. `rows`, for when the group core is off,
-     * leaves sums and minima only; `maps` looks at no mask. */
-    row_kernel *core[KERNEL_DTYPES][2];
-    row_kernel *rows[KERNEL_DTYPES][2];
-    void (*maps[KERNEL_DTYPES])(const struct row_job *job, const unsigned char *row,
-                                const unsigned char *next);
+    /* job->maps take the row on the way. `rows`, for when the group core is off, leaves sums and
+     * minima only; `maps` looks at no mask. */
+    row_kernel *core[KERNEL_DTYPES][ROW_MAPS_COUNT];
+    row_kernel *rows[KERNEL_DTYPES][ROW_MAPS_COUNT];
+    void (*maps[KERNEL_DTYPES])(enum row_maps maps, const struct row_job *job,
+                                const unsigned char *row, const unsigned char *next);
     /* Sums across lanes, into the batch, of which keys and first are there already; and the eighth
      * largest weight that was kept. */
     struct row_doubts (*reduce)(const struct row_pass *pass, struct row_batch *batch,
@@ -106,8 +109,6 @@ struct row_kernels {
     /* Returns false when an entry is outside what the kernel takes. */
     bool (*importance[KERNEL_DTYPES])(const unsigned char *row, uint32_t keys,
                                       struct importance_sums *ret_sums);
-    /* The maps before the first head. */
-    void (*clear)(float *maps, uint32_t n);
     /* Moments of n entries of the sum map, of the max map; not finite when an entry is not. */
     void (*moments)(const float *maps, uint32_t n, struct moments ret_map[2]);
     /* The same of the finite entries alone, those of the max map where the sum is no NaN; n = 0

@@ -13,10 +13,10 @@
     }
 #define BY_DTYPE_AND_MAPS(kernel)                                                                  \
     {                                                                                              \
-        [DTYPE_F32] = {kernel##_f32, kernel##_maps_f32},                                           \
-        [DTYPE_F16] = {kernel##_f16, kernel##_maps_f16},                                           \
-        [DTYPE_BF16] = {kernel##_bf16, kernel##_maps_bf16},                                        \
-        [DTYPE_F64] = {kernel##_f64, kernel##_maps_f64},                                           \
+        [DTYPE_F32] = {kernel##_f32, kernel##_begin_f32, kernel##_maps_f32},                       \
+        [DTYPE_F16] = {kernel##_f16, kernel##_begin_f16, kernel##_maps_f16},                       \
+        [DTYPE_BF16] = {kernel##_bf16, kernel##_begin_bf16, kernel##_maps_bf16},                   \
+        [DTYPE_F64] = {kernel##_f64, kernel##_begin_f64, kernel##_maps_f64},                       \
     }
 
 const struct row_kernels SIMD_NAME(row_kernels) = {
@@ -30,7 +30,6 @@ const struct row_kernels SIMD_NAME(row_kernels) = {
     .top = BY_DTYPE(top),
     .squares = BY_DTYPE(squares),
     .importance = BY_DTYPE(importance),
-    .clear = map_clear,
     .moments = map_moments,
     .moments_finite = map_moments_finite,
     .finite_most = BY_DTYPE(finite_most),

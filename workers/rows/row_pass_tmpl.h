@@ -96,11 +96,11 @@ SIMD_INLINE void fetch_ahead(enum dtype dtype, const struct walk *w, uint32_t k)
     __builtin_prefetch(ahead + (size_t)k * W * dtype_size(dtype), 0, 2);
 }
 
-SIMD_INLINE void add_to_maps(const struct walk *w, uint32_t k, vf x)
+SIMD_INLINE void add_to_maps(enum row_maps maps, const struct walk *w, uint32_t k, vf x)
 {
     float *sum = w->maps + (size_t)k * 2 * W, *max = sum + W;
-    v_store(sum, v_add(v_load(sum), x));
-    v_store(max, v_max(x, v_load(max)));
+    v_store(sum, maps == ROW_MAPS_BEGIN ? x : v_add(v_load(sum), x));
+    v_store(max, maps == ROW_MAPS_BEGIN ? x : v_max(x, v_load(max)));
 }
 
 /* The valid keys of [begin, end) among the lanes of vector k, which overlaps it. */
@@ -167,13 +167,13 @@ SIMD_INLINE vf add_plogp(vf plogp, vf x)
 }
 
 /* Vector k under its mask. */
-SIMD_INLINE void careful(enum dtype dtype, bool core, bool maps, const struct walk *w,
+SIMD_INLINE void careful(enum dtype dtype, bool core, enum row_maps maps, const struct walk *w,
                          struct sums *s, uint32_t k)
 {
     vf sent = load_any(dtype, w, k), zero = v_set(0);
     fetch_ahead(dtype, w, k);
-    if (maps) {
-        add_to_maps(w, k, sent);
+    if (maps != ROW_MAPS_NONE) {
+        add_to_maps(maps, w, k, sent);
     }
     vm valid = valid_lanes(w->job, w->job->begin, w->job->end, k);
     vf x = v_select(valid, sent, zero);
@@ -189,13 +189,13 @@ SIMD_INLINE void careful(enum dtype dtype, bool core, bool maps, const struct wa
 }
 
 /* A vector k that is wholly valid, wherever the position and key 0 are. */
-SIMD_INLINE void single(enum dtype dtype, bool core, bool maps, const struct walk *w,
+SIMD_INLINE void single(enum dtype dtype, bool core, enum row_maps maps, const struct walk *w,
                         struct sums *s, uint32_t k)
 {
     vf x = load_whole(dtype, w, k);
     fetch_ahead(dtype, w, k);
-    if (maps) {
-        add_to_maps(w, k, x);
+    if (maps != ROW_MAPS_NONE) {
+        add_to_maps(maps, w, k, x);
     }
     vf rest = k == 0 ? v_select(v_mask_of_bits(~1u), x, v_set(0)) : x;
     s->sum = v_add(s->sum, rest);
@@ -269,8 +269,8 @@ SIMD_INLINE void fold_ranks(struct sums *s, const struct code_ranks *ranks)
 
 /* The core sums of as many pairs of bf16 vectors from k on as there are before k1; returns where
  * they end. The segment's sums begin here. */
-SIMD_INLINE uint32_t plain_codes(bool maps, bool left, const struct walk *w, struct sums *s,
-                                 vf *ret_rank, uint32_t k, uint32_t k1)
+SIMD_INLINE uint32_t plain_codes(enum row_maps maps, bool left, const struct walk *w,
+                                 struct sums *s, vf *ret_rank, uint32_t k, uint32_t k1)
 {
     const struct codes_log2 table = v_codes_log2();
     vf log2[2], sum = v_set(0), plogp = v_set(0), rank = *ret_rank;
@@ -278,9 +278,9 @@ SIMD_INLINE uint32_t plain_codes(bool maps, bool left, const struct walk *w, str
         vi codes = v_load_i((const int32_t *)(const void *)(w->row + (size_t)k * W * 2));
         vf a = v_of_codes(codes, 0), b = v_of_codes(codes, 16);
         fetch_ahead(DTYPE_BF16, w, k);
-        if (maps) {
-            add_to_maps(w, k, a);
-            add_to_maps(w, k + 1, b);
+        if (maps != ROW_MAPS_NONE) {
+            add_to_maps(maps, w, k, a);
+            add_to_maps(maps, w, k + 1, b);
         }
         v_log2_of_codes(codes, &table, log2);
         plogp = v_fma(b, log2[1], v_fma(a, log2[0], plogp));
@@ -304,7 +304,7 @@ SIMD_INLINE uint32_t plain_codes(bool maps, bool left, const struct walk *w, str
 #endif
 
 /* Vectors [k0, k1), all valid, all on one side of the position. */
-SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left,
+SIMD_INLINE void plain_segment(enum dtype dtype, bool core, enum row_maps maps, bool left,
                                const struct walk *w, struct sums *total, uint32_t k0, uint32_t k1)
 {
     struct sums s = *total;
@@ -322,9 +322,9 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
         if (dtype_size(dtype) * W >= 64) {
             fetch_ahead(dtype, w, k + 1);
         }
-        if (maps) {
-            add_to_maps(w, k, a);
-            add_to_maps(w, k + 1, b);
+        if (maps != ROW_MAPS_NONE) {
+            add_to_maps(maps, w, k, a);
+            add_to_maps(maps, w, k + 1, b);
         }
         plain(core, left, &s, &rank, a);
         plain(core, left, &s, &rank, b);
@@ -333,8 +333,8 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
     if (k < k1) {
         vf a = load_whole(dtype, w, k);
         fetch_ahead(dtype, w, k);
-        if (maps) {
-            add_to_maps(w, k, a);
+        if (maps != ROW_MAPS_NONE) {
+            add_to_maps(maps, w, k, a);
         }
         plain(core, left, &s, &rank, a);
         s.min = v_min_bits(s.min, a);
@@ -348,7 +348,7 @@ SIMD_INLINE void plain_segment(enum dtype dtype, bool core, bool maps, bool left
     fold(total, &s);
 }
 
-SIMD_INLINE uint32_t plain_side(enum dtype dtype, bool core, bool maps, bool left,
+SIMD_INLINE uint32_t plain_side(enum dtype dtype, bool core, enum row_maps maps, bool left,
                                 const struct walk *w, struct sums *s, uint32_t k, uint32_t end)
 {
     while (k < end) {
@@ -360,8 +360,8 @@ SIMD_INLINE uint32_t plain_side(enum dtype dtype, bool core, bool maps, bool lef
 }
 
 /* The valid vectors [k, k_end) of a row without holes. */
-SIMD_INLINE void walk_interval(enum dtype dtype, bool core, bool maps, const struct walk *w,
-                               struct sums *s, uint32_t k, uint32_t k_end)
+SIMD_INLINE void walk_interval(enum dtype dtype, bool core, enum row_maps maps,
+                               const struct walk *w, struct sums *s, uint32_t k, uint32_t k_end)
 {
     uint32_t whole = w->job->end / W;
     uint64_t own = w->job->position / W;
@@ -381,7 +381,7 @@ SIMD_INLINE void walk_interval(enum dtype dtype, bool core, bool maps, const str
 }
 
 /* The same with holes, every vector under its mask. */
-SIMD_INLINE void walk_holes(enum dtype dtype, bool core, bool maps, const struct walk *w,
+SIMD_INLINE void walk_holes(enum dtype dtype, bool core, enum row_maps maps, const struct walk *w,
                             struct sums *total, uint32_t k, uint32_t k_end)
 {
     while (k < k_end) {
@@ -395,11 +395,12 @@ SIMD_INLINE void walk_holes(enum dtype dtype, bool core, bool maps, const struct
     }
 }
 
-SIMD_INLINE void map_only(enum dtype dtype, const struct walk *w, uint32_t k, uint32_t k_end)
+SIMD_INLINE void map_only(enum dtype dtype, enum row_maps maps, const struct walk *w, uint32_t k,
+                          uint32_t k_end)
 {
     for (; k < k_end; k++) {
         fetch_ahead(dtype, w, k);
-        add_to_maps(w, k, load_any(dtype, w, k));
+        add_to_maps(maps, w, k, load_any(dtype, w, k));
     }
 }
 
@@ -463,9 +464,9 @@ SIMD_INLINE void pick_weights(enum dtype dtype, const struct row_job *job, const
     }
 }
 
-SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct row_job *job,
-                          const unsigned char *row, const unsigned char *next,
-                          struct row_pass *pass, uint32_t slot)
+SIMD_INLINE void pass_row(enum dtype dtype, bool core, enum row_maps maps,
+                          const struct row_job *job, const unsigned char *row,
+                          const unsigned char *next, struct row_pass *pass, uint32_t slot)
 {
     const struct walk w = walk_of(dtype, job, row, next);
     struct sums s = {.min = v_set(INFINITY)};
@@ -479,16 +480,16 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
     }
 #endif
     uint32_t k = job->begin / W, k_end = (job->end + W - 1) / W;
-    if (maps) {
-        map_only(dtype, &w, 0, k);
+    if (maps != ROW_MAPS_NONE) {
+        map_only(dtype, maps, &w, 0, k);
     }
     if (job->holes.mask || job->holes.document) {
         walk_holes(dtype, core, maps, &w, &s, k, k_end);
     } else {
         walk_interval(dtype, core, maps, &w, &s, k, k_end);
     }
-    if (maps) {
-        map_only(dtype, &w, k_end, (job->keys + W - 1) / W);
+    if (maps != ROW_MAPS_NONE) {
+        map_only(dtype, maps, &w, k_end, (job->keys + W - 1) / W);
     }
 #ifdef SIMD_CODES
     if (core && dtype == DTYPE_BF16) {
@@ -519,15 +520,17 @@ SIMD_INLINE void pass_row(enum dtype dtype, bool core, bool maps, const struct r
         pass_row(dtype, core, maps, job, row, next, pass, slot);                                   \
     }
 #define PASSES(dtype_name, dtype)                                                                  \
-    PASS(core_##dtype_name, true, false, dtype)                                                    \
-    PASS(core_maps_##dtype_name, true, true, dtype)                                                \
-    PASS(rows_##dtype_name, false, false, dtype)                                                   \
-    PASS(rows_maps_##dtype_name, false, true, dtype)                                               \
-    static void maps_##dtype_name(const struct row_job *job, const unsigned char *row,             \
-                                  const unsigned char *next)                                       \
+    PASS(core_##dtype_name, true, ROW_MAPS_NONE, dtype)                                            \
+    PASS(core_begin_##dtype_name, true, ROW_MAPS_BEGIN, dtype)                                     \
+    PASS(core_maps_##dtype_name, true, ROW_MAPS_ADD, dtype)                                        \
+    PASS(rows_##dtype_name, false, ROW_MAPS_NONE, dtype)                                           \
+    PASS(rows_begin_##dtype_name, false, ROW_MAPS_BEGIN, dtype)                                    \
+    PASS(rows_maps_##dtype_name, false, ROW_MAPS_ADD, dtype)                                       \
+    static void maps_##dtype_name(enum row_maps maps, const struct row_job *job,                   \
+                                  const unsigned char *row, const unsigned char *next)             \
     {                                                                                              \
         const struct walk w = walk_of(dtype, job, row, next);                                      \
-        map_only(dtype, &w, 0, (job->keys + W - 1) / W);                                           \
+        map_only(dtype, maps, &w, 0, (job->keys + W - 1) / W);                                     \
     }
 
 PASSES(f32, DTYPE_F32)
