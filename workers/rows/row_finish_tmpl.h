@@ -90,35 +90,32 @@ static uint32_t row_finish(const struct row_batch *batch, float *const ret_value
     return gaps;
 }
 
-/* In two passes: whole vectors, and the rest one by one. */
+/* In one pass, squares about the first: it is one of the n, so what its distance from the mean
+ * costs is at most a factor of n of an f64's rounding. The last vector is filled up with it. */
 static struct moments count_moments(const float *x, size_t n)
 {
-    size_t whole = n - n % SIMD_WIDTH;
-    vd sum = vd_zero(), m2 = vd_zero();
-    vf min = v_set(x[0]), max = v_set(x[0]);
-    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
+    vd sum = vd_zero(), about_first = vd_zero();
+    vf first = v_set(x[0]), min = first, max = first;
+    double about = (double)x[0];
+    size_t k = 0;
+    for (; k < n; k += SIMD_WIDTH) {
         vf v = v_load(x + k);
-        sum = vd_add(sum, v_widen(v));
+        if (n - k < SIMD_WIDTH) {
+            v = v_select(v_mask_of_bits((1u << (n - k)) - 1), v, first);
+        }
+        vd wide = v_widen(v);
+        sum = vd_add(sum, wide);
+        about_first = vd_add_square(about_first, wide, about);
         min = v_min(v, min);
         max = v_max(v, max);
     }
-    double total = vd_sum(sum);
-    float least = v_least(min), most = v_most(max);
-    for (size_t k = whole; k < n; k++) {
-        total += (double)x[k];
-        least = x[k] < least ? x[k] : least;
-        most = x[k] > most ? x[k] : most;
-    }
-    double mean = total / (double)n;
-    for (size_t k = 0; k < whole; k += SIMD_WIDTH) {
-        m2 = vd_add_square(m2, v_widen(v_load(x + k)), mean);
-    }
-    double squares = vd_sum(m2);
-    for (size_t k = whole; k < n; k++) {
-        squares += ((double)x[k] - mean) * ((double)x[k] - mean);
-    }
-    return (struct moments){
-        .n = n, .mean = mean, .m2 = squares, .min = (double)least, .max = (double)most};
+    double mean = (vd_sum(sum) - (double)(k - n) * about) / (double)n, off = mean - about;
+    double m2 = vd_sum(about_first) - (double)n * off * off;
+    return (struct moments){.n = n,
+                            .mean = mean,
+                            .m2 = m2 > 0 ? m2 : 0,
+                            .min = (double)v_least(min),
+                            .max = (double)v_most(max)};
 }
 
 /* The used counters of the keys [begin, end] as a list; zeroes them. */
@@ -127,10 +124,12 @@ static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
     uint32_t used = 0;
     for (int32_t key = begin; key <= end; key += SIMD_WIDTH) {
         int32_t *at = (int32_t *)&counts->count[key + HIST_KEY_MAX];
-        vi count = v_load_i(at);
+        int32_t *other = (int32_t *)&counts->other[key + HIST_KEY_MAX];
+        vi count = v_add_i(v_load_i(at), v_load_i(other));
         vm some = v_less_i(v_set_i(0), count);
         if (v_any(some)) {
             v_store_i(at, v_set_i(0));
+            v_store_i(other, v_set_i(0));
             used += v_store_pairs((int32_t *)(void *)&counts->list[used],
                                   v_add_i(v_set_i(key), v_lane_index_i()), count, some);
         }
@@ -144,18 +143,25 @@ static void row_collect(struct dist_counts *counts, int32_t begin, int32_t end)
 static void row_count(const float *x, size_t n, struct dist_counts *counts)
 {
     counts->moments = count_moments(x, n);
-    uint32_t *zero = counts->count + HIST_KEY_MAX;
+    uint32_t *zero = counts->count + HIST_KEY_MAX, *other = counts->other + HIST_KEY_MAX;
     int32_t key[KEYS_AT_ONCE];
     for (size_t begin = 0; begin < n; begin += KEYS_AT_ONCE) {
         uint32_t left = n - begin < KEYS_AT_ONCE ? (uint32_t)(n - begin) : KEYS_AT_ONCE;
         for (uint32_t k = 0; k < left; k += SIMD_WIDTH) {
             v_store_i(key + k, v_hist_key(v_load(x + begin + k)));
         }
-        for (uint32_t k = 0; k < left; k++) {
+        uint32_t k = 0;
+        for (; k + 1 < left; k += 2) {
+            zero[key[k]]++;
+            other[key[k + 1]]++;
+        }
+        if (k < left) {
             zero[key[k]]++;
         }
     }
-    row_collect(counts, hist_key(counts->moments.min), hist_key(counts->moments.max));
+    vf least = v_set((float)counts->moments.min), most = v_set((float)counts->moments.max);
+    v_store_i(key, v_hist_key(v_select(v_mask_of_bits(1), least, most)));
+    row_collect(counts, key[0], key[1]);
 }
 
 #endif

@@ -276,9 +276,9 @@ struct above {
 
 SIMD_INLINE void add_above(struct above *above, vf least, vf x)
 {
-    vm more = v_less(least, x);
-    above->sum = v_add(above->sum, v_select(more, x, v_set(0)));
-    above->count = v_add(above->count, v_select(more, v_set(1), v_set(0)));
+    vf more = v_select(v_less(least, x), v_set(1), v_set(0));
+    above->sum = v_fma(more, x, above->sum);
+    above->count = v_add(above->count, more);
 }
 
 /* Adds up what is above `least`, of which at least 8 keys hold as much. When no more than 8 are
@@ -301,14 +301,9 @@ SIMD_INLINE float top_sum(enum dtype dtype, const struct row_job *job, const uns
             add_above(&above, v_set(least), v_select(valid, load_any(dtype, &w, k), v_set(0)));
         }
     }
-    float sum[SIMD_WIDTH], count[SIMD_WIDTH], total = 0, keys = 0;
-    v_store(sum, above.sum);
-    v_store(count, above.count);
-    for (uint32_t l = 0; l < W; l++) {
-        total += sum[l];
-        keys += count[l];
-    }
-    return keys <= TOP_KEYS ? total + (TOP_KEYS - keys) * least : top_sum_deep(dtype, job, row);
+    float keys = v_sum(above.count);
+    return keys <= TOP_KEYS ? v_sum(above.sum) + (TOP_KEYS - keys) * least
+                            : top_sum_deep(dtype, job, row);
 }
 
 SIMD_INLINE float squares_sum(enum dtype dtype, const struct row_job *job, const unsigned char *row,

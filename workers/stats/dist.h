@@ -51,12 +51,15 @@ double dist_quantile_error(const struct dist *d);
 double dist_js(const struct dist *a, const struct dist *b);
 
 /* Values counted together, to be added at once: with a dense table of counters nothing is searched
- * for. A kernel counts, and lists the counters that it used; `count` is all zero between uses. */
+ * for. A kernel counts, and lists the counters that it used; `count` and `other` are all zero
+ * between uses. Every other value is counted in `other`: a counter that was just stored is not
+ * there to be loaded at once. */
 struct dist_counts {
     struct moments moments;
     uint32_t used;
     struct bucket list[HIST_KEYS + HIST_KEYS_PAD]; /* sorted by key */
     uint32_t count[HIST_KEYS + HIST_KEYS_PAD];     /* by key + HIST_KEY_MAX */
+    uint32_t other[HIST_KEYS + HIST_KEYS_PAD];     /* the same */
 };
 /* Adds moments and list. Returns 0 or ERR_MEMORY, then without effect. */
 int dist_add_counts(struct dist *d, const struct dist_counts *counts);

@@ -201,6 +201,9 @@ static void test_kernels_count_as_the_histogram_does(void **state)
                                 slow.hist.used * sizeof *slow.hist.buckets);
             assert_true(fast.moments.n == slow.moments.n && fast.moments.min <= slow.moments.min &&
                         fast.moments.max >= slow.moments.max);
+            double most = fmax(fabs(slow.moments.min), fabs(slow.moments.max));
+            assert_true(fabs(fast.moments.mean - slow.moments.mean) <= 1e-12 * most);
+            assert_true(fabs(fast.moments.m2 - slow.moments.m2) <= 1e-7 * slow.moments.m2);
             dist_clear(&fast);
             dist_clear(&slow);
         }
