@@ -269,7 +269,8 @@ def test_what_is_not_acknowledged_is_sent_again_by_the_same_ids(daemons, publish
     assert identity_holds(publisher.stats())
 
 
-def test_the_bound_drops_the_newest_and_tells_it_in_the_next(daemons, publishers, caplog):
+def test_the_bound_drops_the_newest_and_tells_it_in_the_next(daemons, publishers, caplog, monkeypatch):
+    monkeypatch.setattr(reliable, "WAIT_S", 0)  # else they wait so long for the first answer
     daemon, publisher = daemons(), publishers(reliable_bytes=8000)
     daemon.attach(publisher)
     daemon.acknowledges = False
@@ -289,6 +290,21 @@ def test_the_bound_drops_the_newest_and_tells_it_in_the_next(daemons, publishers
     daemon.wait(lambda: any(header["step"] == 20 and header["type"] == "state" for _, header, _ in daemon.taken), "the next")
     header = next(header for _, header, _ in daemon.taken if header["step"] == 20 and header["type"] == "state")
     assert header["seq"] == kept and header["dropped"] == 20 - kept
+
+
+def test_what_finds_no_room_waits_while_answers_come(daemons, publishers, monkeypatch):
+    monkeypatch.setattr(reliable, "WAIT_S", 60)
+    daemon, publisher = daemons(), publishers(reliable_bytes=8000)
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 20)
+    first = [number for number, _, _ in daemon.wait_taken(2)]
+    assert publisher.stats()["dropped"] == 0
+    daemon.acknowledges = True
+    daemon.answer(ack=first)
+    daemon.wait_taken(20)
+    assert publisher.stats()["dropped"] == 0 and not publisher.stalled
+    assert [header["seq"] for _, header, _ in daemon.taken] == list(range(20))
 
 
 def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, caplog):

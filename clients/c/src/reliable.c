@@ -16,6 +16,8 @@
 #define EVENT_BYTES ((uint64_t)1 << 20)
 /* Messages wait so long for the first answer, and then go as they would without the lane. */
 #define JOIN_MS 5000
+/* Since the last answer, messages wait so long for room. */
+#define WAIT_MS 5000
 /* Between the end of a connection and the next one. */
 #define AGAIN_MS     100
 #define AGAIN_MAX_MS 2000
@@ -200,6 +202,13 @@ static int hold_frames(struct kept *entry, zmq_msg_t *const *frames, uint32_t co
     return 0;
 }
 
+bool reliable_must_wait(struct reliable *lane, uint64_t bytes)
+{
+    lane->awaited = *lane->endpoint && lane->bytes + bytes > lane->bytes_max &&
+                    bytes <= lane->bytes_max && socket_now_ms() < lane->answered_ms + WAIT_MS;
+    return lane->awaited;
+}
+
 int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t *topic,
                   zmq_msg_t *header, bool counted)
 {
@@ -215,8 +224,7 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
             lane->warner, WARNING_FULL,
             "attnd has not acknowledged %llu bytes, which is as much as may wait for it "
             "(reliable_bytes): what follows is dropped and counted until it has. Remedy: a "
-            "larger reliable_bytes (it takes what is published in 2 s, as an acknowledgement "
-            "may take so long), fewer query rows or samples (attn_plan), or tensors without "
+            "larger reliable_bytes, fewer query rows or samples (attn_plan), or tensors without "
             "acknowledgement (ATTN_RELIABLE_STATES)",
             (unsigned long long)lane->bytes);
         return ATTN_E_DROPPED;
@@ -238,6 +246,7 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
     entry->payload = message->bytes;
     entry->counted = counted;
     entry_append(lane, entry);
+    lane->answered_ms = lane->bytes ? lane->answered_ms : socket_now_ms();
     lane->bytes += bytes;
     lane->unacknowledged += counted;
     lane->tensors += !entry->spooled && entry->payload > 0;
@@ -417,7 +426,8 @@ static void settle_number(struct reliable *lane, const msgpack_object *number, b
     entry = *find_sent(lane, value);
     if (entry) {
         lane->refused += refused;
-        lane->full = false;
+        lane->full = lane->awaited = false;
+        lane->answered_ms = socket_now_ms();
         settle_entry(lane, entry, false);
     }
 }

@@ -4,8 +4,8 @@
  *
  * A message is kept, in memory or in a spool, until attnd has said that it is in the history. attnd
  * says how many bytes it takes; what it has not acknowledged when a connection ends is sent again,
- * in its order and by its id, over the next one. A message that finds no room is refused, and
- * counted by the sender.
+ * in its order and by its id, over the next one. A message that finds no room waits in the sender's
+ * queue as long as answers come; else it is refused, and counted by the sender.
  *
  * The sending thread's alone, but for what says otherwise. */
 #ifndef CLIENTS_C_SRC_RELIABLE_H
@@ -60,6 +60,8 @@ struct reliable {
 
     bool joined;             /* attnd has answered, once */
     bool full;               /* the newest found no room, and nothing was acknowledged since */
+    bool awaited;            /* the next waits for room, and nothing was acknowledged since */
+    uint64_t answered_ms;    /* or began to be waited for */
     uint64_t unacknowledged; /* messages of the publisher's own that are counted */
     uint64_t tensors;        /* of these: not in files, and with tensors */
     uint64_t spooled;        /* messages in files, of others too */
@@ -94,6 +96,9 @@ void reliable_tend(struct reliable *lane);
 long reliable_idle_ms(const struct reliable *lane);
 /* Its sockets, to be polled. Returns how many. */
 int reliable_items(const struct reliable *lane, zmq_pollitem_t ret_items[2]);
+
+/* Whether a message of so many bytes has no room, but will soon: attnd is there and answers. */
+bool reliable_must_wait(struct reliable *lane, uint64_t bytes);
 
 /* Keeps a message until it is acknowledged; its tensors are shared. Returns 0, ATTN_E_DROPPED when
  * there is no room, or ATTN_E_MEMORY. */

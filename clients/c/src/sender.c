@@ -171,23 +171,27 @@ static void forget_moved(attn_publisher *publisher, const struct header *header)
 static int keep_framed(attn_publisher *publisher, struct wire_message *message, bool counted)
 {
     zmq_msg_t topic, head;
+    uint64_t bytes;
     int rc = message_head(&message->header, &topic, &head);
 
     if (rc) {
         return rc;
     }
-    if (zmq_msg_size(&topic) + zmq_msg_size(&head) + message->bytes >
-        publisher->bounds.max_message) {
+    bytes = zmq_msg_size(&topic) + zmq_msg_size(&head) + message->bytes;
+    if (bytes > publisher->bounds.max_message) {
         rc = ATTN_E_TOO_LARGE;
+    } else if (message->header.type != MESSAGE_EVENT &&
+               reliable_must_wait(&publisher->lane, bytes)) {
+        rc = ATTN_E_DROPPED; /* it is tried again */
     } else if (reliable_keep(&publisher->lane, message, &topic, &head, counted) != 0) {
-        rc = ATTN_E_MEMORY; /* not ATTN_E_DROPPED: it is not tried again */
+        rc = ATTN_E_MEMORY;
     }
     zmq_msg_close(&topic);
     zmq_msg_close(&head);
     return rc;
 }
 
-/* Returns KEPT, or why it is dropped. */
+/* Returns KEPT, ATTN_E_DROPPED when it is to be tried again, or why it is dropped. */
 static int keep(attn_publisher *publisher, struct wire_message *message, bool counted)
 {
     struct header *header = &message->header;
@@ -605,7 +609,8 @@ void *sender_run(void *argument)
         look_for_life(publisher);
         full = flush(publisher, &moved);
         tend_lane(publisher);
-        judge_stall(publisher, full && !moved && !reliable_is_joining(&publisher->lane));
+        judge_stall(publisher, full && !moved && !reliable_is_joining(&publisher->lane) &&
+                                   !publisher->lane.awaited);
         if (full && !moved) {
             pause_ms = 2 * pause_ms < PAUSE_MAX_MS ? 2 * pause_ms : PAUSE_MAX_MS;
         } else {

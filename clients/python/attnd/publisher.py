@@ -66,7 +66,8 @@ class Publisher:
     reliable     which messages attnd acknowledges when they are in its history, and are kept until then: None: states and
                  events; True: all; False: none. An attnd without the reliable lane acknowledges none. While attnd is
                  away, after it was there once, what goes by this lane is kept
-    reliable_bytes   that may be kept; above it the newest message is dropped and counted
+    reliable_bytes   that may be kept; above it messages wait in the queue while attnd answers, and else the newest is dropped
+                 and counted
     spool        directory in which they are kept, so that the next process with the same one sends what this one could
                  not; default $ATTND_SPOOL, else they are kept in memory. One for each attnd
     on_publish   called on the publishing thread with each queued `sender.Message`, for tests and

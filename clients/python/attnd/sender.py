@@ -429,7 +429,7 @@ class Sender:
                 deadline = self._deadline
                 if deadline is not None and (not self._queue and not self._awaits() or time.monotonic() >= deadline):
                     return
-            self._judge_stall(full and not sent and not self._lane.is_joining)
+            self._judge_stall(full and not sent and not self._lane.is_joining and not self._lane.is_awaited)
             if deadline is None and self._gone_in_s() == 0:
                 self._tell_gone()
             longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
@@ -664,7 +664,7 @@ class Sender:
             self._untold = self._dropped_tensors != total
 
     def _keep(self, message: Message, header: Dict[str, Any], queued: bool) -> bool:
-        """As _send(), by the reliable lane: until it is acknowledged. Always true."""
+        """As _send(), by the reliable lane: until it is acknowledged."""
         named: List[bytes] = []
         if header.get("event") in ("epoch_end", "bye"):  # which are not to overtake tensors; others may
             named = list(self._moved)[:AFTER_MAX]
@@ -673,6 +673,8 @@ class Sender:
         packed = wire.pack_header(header)
         nbytes = len(message.topic) + len(packed) + message.nbytes
         is_event, too_large = message.kind == "event", nbytes > self.limits.max_message
+        if not is_event and not too_large and self._lane.must_wait(nbytes):
+            return False
         if too_large or not self._lane.keep(message.topic, packed, message.frames, is_event, queued):
             if queued:
                 self._done(message, None, is_dropped=True, too_large=too_large)

@@ -145,8 +145,9 @@ typedef struct attn_publisher_options {
     uint32_t alive_ms;
     const char *address;     /* the daemon, unless by endpoint; both are refused (default NULL) */
     attn_reliable reliable;  /* (default ATTN_RELIABLE_STATES) */
-    uint64_t reliable_bytes; /* that may be kept for the daemon to acknowledge; beyond it the newest
-                                message is dropped (default 64 MiB) */
+    uint64_t reliable_bytes; /* that may be kept for the daemon to acknowledge; beyond it messages
+                                wait in the queue while it answers, and else the newest is dropped
+                                (default 64 MiB) */
     /* A directory in which they are kept, made when there is none, one for each daemon: the next
        process with the same one sends what this one could not, also when it was killed. Nothing is
        synced to the disk. (default NULL: $ATTND_SPOOL, without which they are kept in memory) */

@@ -3,7 +3,8 @@
 
 A message is kept, in memory or in a spool (spool.py), until attnd has said that it is in the history. attnd says how many
 bytes it takes; what it has not acknowledged when a connection ends is sent again, in its order and by its id, over the
-next one. A message that finds no room is refused, and counted by the sender.
+next one. A message that finds no room waits in the sender's queue as long as answers come; else it is refused, and counted
+by the sender.
 
 While attnd is away, the sender goes on as if it were there with what went this way before: see Sender.is_away.
 
@@ -30,6 +31,7 @@ log = logging.getLogger("attnd")
 DEFAULT_BYTES = 64 << 20
 EVENT_BYTES = 1 << 20  # beyond the bound, for events alone
 JOIN_S = 5.0  # messages wait so long for the first answer, and then go as they would without the lane
+WAIT_S = 5.0  # since the last answer, messages wait so long for room
 AGAIN_S, AGAIN_MAX_S = 0.1, 2.0  # between the end of a connection and the next one
 LEFT_BYTES = 16 << 20  # of what others have left, at a time
 ANSWER_BYTES_MAX = 16 << 20
@@ -104,6 +106,8 @@ class Lane:
         self.joined = False  # attnd has answered, once
         self.refused: Dict[str, int] = {}  # by reason; replaced as a whole
         self.full = False  # the newest found no room, and nothing was acknowledged since
+        self.is_awaited = False  # the next message waits for room, and nothing was acknowledged since
+        self._answered_at = 0.0  # or began to be waited for
         self.unacknowledged = self.spooled = 0  # messages: the publisher's own, that are counted; those in files
         self.leaves_left = False  # the end came before all that others had left was acknowledged
         self._number = 0
@@ -223,7 +227,8 @@ class Lane:
             if answer is not None:
                 settled += self._take_answer(answer)
         if settled:
-            self.full = False
+            self.full = self.is_awaited = False
+            self._answered_at = time.monotonic()
             self._settled([entry for entry in settled if entry.topic is not None])
 
     def _take_answer(self, answer: Answer) -> List[Entry]:
@@ -300,6 +305,12 @@ class Lane:
         """Whether so many bytes more may be kept."""
         return self._bytes + nbytes <= self.wish.bound
 
+    def must_wait(self, nbytes: int) -> bool:
+        """Whether a message of so many bytes has no room, but will soon: attnd is there and answers."""
+        self.is_awaited = (self._endpoint is not None and not self.has_room(nbytes) and nbytes <= self.wish.bound and
+                           time.monotonic() < self._answered_at + WAIT_S)
+        return self.is_awaited
+
     def keep(self, topic: bytes, header: bytes, frames: Sequence[Any], is_event: bool, counted: bool) -> bool:
         """Keeps a message until it is acknowledged. False: there is no room for it."""
         payload = sum(frame.nbytes for frame in frames)
@@ -307,11 +318,12 @@ class Lane:
         if not self.has_room(nbytes - EVENT_BYTES if is_event else nbytes):
             self.full = True
             self._warn("full", "attnd has not acknowledged %d bytes, which is as much as may wait for it (reliable_bytes): what "
-                       "follows is dropped and counted until it has. Remedy: a larger reliable_bytes (it takes what is published in "
-                       "2 s, as an acknowledgement may take so long), fewer query rows (rows=) or samples (samples=), or "
-                       "tensors without acknowledgement (reliable=None)", self._bytes)
+                       "follows is dropped and counted until it has. Remedy: a larger reliable_bytes, fewer query rows (rows=) or "
+                       "samples (samples=), or tensors without acknowledgement (reliable=None)", self._bytes)
             return False
         self._number += 1
+        if not self._bytes:
+            self._answered_at = time.monotonic()
         kept = self._written((topic, header, *frames))
         self._own.append(Entry(self._number, nbytes, kept, topic, payload, counted))
         self._bytes += nbytes

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""attnd saves before its time for those who wait for an answer, so that a publisher is not bound to what it may keep."""
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from harness import Attnd, softmax_maps, wait_until
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
+import attnd as client  # noqa: E402
+from attnd.lane import reliable  # noqa: E402
+
+KEPT, COUNT, ROWS = 16, 64, 512  # messages of 1 MiB
+
+
+@pytest.fixture
+def attnd():
+    """Nothing would be saved by time, and no window ends."""
+    daemon = Attnd("history.checkpoint=1h", "window.unit=step", "window.length=1000000", "window.every=1000000",
+                   "metrics.spectrum=false")
+    yield daemon
+    daemon.discard()
+
+
+def rows_in_history(attnd):
+    try:
+        answer = attnd.call("history", job="job", metric="entropy", statistics=["count"])
+    except RuntimeError as error:
+        assert str(error) == "no_history"
+        return 0
+    return np.max(answer["values"]["count"])
+
+
+@pytest.mark.parametrize("paced", [True, False], ids=["paced", "at_once"])
+def test_more_than_is_kept_is_taken_without_a_drop(attnd, rng, monkeypatch, paced):
+    """Whether the publisher looks for room itself, or leaves its messages to the queue."""
+    monkeypatch.setattr(reliable, "WAIT_S", 60)  # the machine may stand still meanwhile
+    weights = softmax_maps(rng, 1, 1, ROWS, ROWS)
+    with client.Publisher("job", address=attnd.directory, reliable=True, reliable_bytes=KEPT * (weights.nbytes + 4096),
+                          linger=0) as publisher:
+        assert publisher.wait_for_subscriber(60)
+        for step in range(COUNT):
+            if paced:
+                wait_until(lambda: publisher.stats()["queued"] < KEPT - 1, "room")
+            assert publisher.publish_attention(weights, stack="decoder", layer=0, step=step)
+        wait_until(lambda: publisher.stats()["sent"] > COUNT - 4, "those are acknowledged of which 4 MiB wait")
+        assert publisher.stats()["dropped"] == 0
+        wait_until(lambda: attnd.stats()["processed"] == COUNT, "they are processed")
+    attnd.call("flush")
+    wait_until(lambda: rows_in_history(attnd) == COUNT * ROWS, "they are in the history")
