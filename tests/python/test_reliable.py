@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -333,6 +334,22 @@ def test_an_answer_that_is_none_changes_nothing(daemons, publishers, answer):
     daemon.lane.send_multipart([daemon.peer, answer, answer])
     daemon.answer(ack=[number for number, _, _ in daemon.taken])
     daemon.wait(lambda: publisher.stats()["sent"] == 2, "they are acknowledged")
+
+
+def test_any_bytes_are_an_answer_or_none():
+    """As tests/fuzz/fuzz_answers.c does: changed at random."""
+    rng, good, read = random.Random(1), msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "refused": [[4, "topic"], [5, "key"]]}), 0
+    for _ in range(20000):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        answer = reliable._read_answer([bytes(data[:rng.randint(1, len(data))] if rng.random() < 0.3 else data)])
+        if answer is not None:
+            credit, acknowledged, refused = answer
+            assert credit >= 0 and all(type(number) is int for number in acknowledged)
+            assert all(type(number) is int and isinstance(reason, str) for number, reason in refused)
+            read += 1
+    assert read > 1000
 
 
 def test_closing_waits_for_acknowledgements_and_tells_without(daemons, publishers, caplog):

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -17,16 +19,21 @@ from conftest import PACKAGE, ROOT, wait_until
 GOLDEN = ROOT / "tests" / "golden" / "spool"
 
 
+def contents_at(data, message):
+    """Its frames."""
+    frames, at = [], message.at
+    for size in message.sizes:
+        frames.append(data[at:at + size])
+        at += size
+    return frames
+
+
 def contents(data):
     """The messages in a segment's bytes as lists of frames, and the flaw."""
     found, flaw = spool.messages_in(data)
     messages = []
     for message in found:
-        frames, at = [], message.at
-        for size in message.sizes:
-            frames.append(data[at:at + size])
-            at += size
-        messages.append(frames)
+        messages.append(contents_at(data, message))
     return messages, flaw
 
 
@@ -187,6 +194,48 @@ def test_every_cut_and_every_bit_of_a_small_segment():
         assert (messages == whole[:len(messages)] and flaw) or unread or at < spool.HEADER_BYTES
 
 
+def sealed(data):
+    """With checksums that are right, as far as the sizes lead."""
+    data, at = bytearray(data), spool.HEADER_BYTES
+    data[28:32] = zlib.crc32(data[:28]).to_bytes(4, "little")
+    while len(data) - at >= spool.RECORD_BYTES:
+        begin = at + spool.RECORD_BYTES
+        end = min(len(data), begin + int.from_bytes(data[at + 8:at + 16], "little"))
+        data[at + 4:at + 8] = zlib.crc32(data[begin:end]).to_bytes(4, "little")
+        data[at:at + 4] = zlib.crc32(data[at + 4:begin]).to_bytes(4, "little")
+        at = end
+    return bytes(data)
+
+
+def changed(rng, data):
+    """A few bytes of it are others, and it may end early."""
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        data[rng.randrange(len(data))] = rng.choice((0, 1, 2, 8, 16, 0x7f, 0x80, 0xff, rng.randrange(256)))
+    return bytes(data[:rng.randint(1, len(data))] if rng.random() < 0.3 else data)
+
+
+def test_any_bytes_are_messages_within_them_or_none():
+    """As tests/fuzz/fuzz_spool.c does: changed at random, with checksums that are right."""
+    rng, golden, read = random.Random(1), (GOLDEN / "segment.rec").read_bytes(), 0
+    for _ in range(20000):
+        data = sealed(changed(rng, golden))
+        try:
+            found, flaw = spool.messages_in(data)
+        except spool.Unreadable:
+            continue
+        at = spool.HEADER_BYTES
+        for message in found:
+            frames = contents_at(data, message)
+            begin = at + spool.RECORD_BYTES + 8 * len(frames)
+            assert len(frames) > 1 and message.at == begin and data[begin:begin + sum(message.sizes)] == b"".join(frames)
+            assert spool.record_head(frames, int.from_bytes(data[at + 16:at + 24], "little")) == data[at:begin]
+            at = begin + sum(message.sizes)
+        assert at == len(data) or flaw
+        read += len(found)
+    assert read > 10000
+
+
 def test_a_file_of_something_else_stays_where_it_is(tmp_path):
     path = tmp_path / "0123456789abcdef-00000001.rec"
     path.write_bytes(b"no recording at all, and longer than its header")
@@ -326,6 +375,10 @@ def test_too_many_open_files_cost_nothing_that_was_left(tmp_path):
 def test_what_cannot_be_read_holds_nothing_up(tmp_path):
     for number in range(50):
         (tmp_path / f"{number:016x}-00000001.rec").write_bytes(bytes(100))
+    (tmp_path / "00000000000000d1-00000001.rec").mkdir()
+    os.mkfifo(tmp_path / "00000000000000d2-00000001.rec")
+    with open(tmp_path / "00000000000000d3-00000001.rec", "wb") as file:
+        file.truncate(1 << 40)
     writer(tmp_path, 1).wait(60)
     store = spool.Spool(str(tmp_path))
     store.look()
@@ -340,5 +393,5 @@ def test_what_cannot_be_read_holds_nothing_up(tmp_path):
             break
         found += orphan.messages
         store.release(spool.Place(orphan.segment, orphan.messages[0]))
-    assert unreadable == 50 and len(found) == 1
+    assert unreadable == 53 and len(found) == 1
     store.close()

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/c/src/spool.h"
 
-#include "clients/c/src/spool_file.h"
 #include "proto/err.h"
 
 #include <dirent.h>
@@ -373,9 +372,16 @@ int spool_append(struct spool *spool, uint64_t now_ns, const struct recording_fr
     struct iovec pieces[SPOOL_FRAMES_MAX + 1];
     struct spool_message message = {.frame_count = count};
     struct spool_segment *segment;
-    uint64_t end;
+    uint64_t end, bytes = 0;
 
-    if (count > SPOOL_FRAMES_MAX || (!spool->current && begin_segment(spool, now_ns) != 0)) {
+    for (uint32_t i = 0; i < count; i++) {
+        bytes += frames[i].size;
+    }
+    if (count > SPOOL_FRAMES_MAX || bytes > SPOOL_MESSAGE_MAX) {
+        errno = EFBIG;
+        return -1;
+    }
+    if (!spool->current && begin_segment(spool, now_ns) != 0) {
         return -1;
     }
     segment = spool->current;
@@ -414,7 +420,7 @@ static int segment_open(const struct spool_segment *segment)
     char path[SPOOL_PATH_MAX];
 
     segment_path(segment->spool, segment, path);
-    return open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    return open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* it may be a pipe */
 }
 
 int spool_read(const struct spool_message *message, void *to)
@@ -511,70 +517,7 @@ int spool_look(struct spool *spool)
     return 0;
 }
 
-/* The message that begins at *at of `size` bytes; moves *at behind it. Returns 0, or a code of
- * recording.h. */
-static int message_at(const uint8_t *data, uint64_t size, uint64_t *at,
-                      struct spool_message *ret_message)
-{
-    struct recording_record record;
-    struct recording_frame frames[RECORDING_FRAMES_MAX];
-    void *memory = NULL;
-    int rc = recording_decode_record(data + *at, size - *at, &record);
-
-    if (rc) {
-        return rc;
-    }
-    if (record.stored > size - *at - RECORDING_RECORD_BYTES) {
-        return ERR_RECORDING_CUT;
-    }
-    if (record.packed || record.frame_count < 2 || record.frame_count > SPOOL_FRAMES_MAX) {
-        return ERR_RECORDING_DAMAGED;
-    }
-    *at += RECORDING_RECORD_BYTES;
-    rc = recording_decode_frames(&record, data + *at, size - *at, frames, &memory);
-    if (rc) {
-        return rc;
-    }
-    ret_message->at = *at + 8 * (uint64_t)record.frame_count;
-    ret_message->frame_count = record.frame_count;
-    for (uint32_t i = 0; i < record.frame_count; i++) {
-        ret_message->sizes[i] = frames[i].size;
-    }
-    *at += record.stored;
-    free(memory);
-    return 0;
-}
-
-/* Returns 0, or -1 when there is no memory. */
-static int find_messages(const uint8_t *data, uint64_t size, struct spool_message **ret_messages,
-                         size_t *ret_count, bool *ret_damaged)
-{
-    struct spool_message *messages = NULL, message;
-    size_t count = 0, capacity = 0;
-    uint64_t at = RECORDING_HEADER_BYTES;
-
-    memset(&message, 0, sizeof message);
-    while (at < size && message_at(data, size, &at, &message) == 0) {
-        if (count == capacity) {
-            size_t more = capacity ? 2 * capacity : 16;
-            struct spool_message *larger = realloc(messages, more * sizeof *messages);
-
-            if (!larger) {
-                free(messages);
-                return -1;
-            }
-            messages = larger;
-            capacity = more;
-        }
-        messages[count++] = message;
-    }
-    *ret_messages = messages;
-    *ret_count = count;
-    *ret_damaged = at != size;
-    return 0;
-}
-
-/* Reads a whole segment. Returns its bytes, or NULL with errno. */
+/* Reads a whole segment. Returns its bytes, or NULL with errno; EIO: nobody has written that. */
 static uint8_t *load(struct spool_segment *segment)
 {
     struct stat status = {.st_mode = 0};
@@ -585,7 +528,8 @@ static uint8_t *load(struct spool_segment *segment)
         return NULL;
     }
     errno = EIO;
-    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode)) {
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
+        status.st_size <= (off_t)(SEGMENT_BYTES + RECORDING_HEAD_MAX + SPOOL_MESSAGE_MAX)) {
         segment->size = (uint64_t)status.st_size;
         data = malloc(segment->size + 1);
         if (data && spool_read_all(fd, 0, data, segment->size) != 0) {
@@ -624,9 +568,8 @@ int spool_next(struct spool *spool, struct spool_message **ret_messages, size_t 
                bool *ret_damaged)
 {
     struct spool_segment *segment;
-    uint64_t created_ns;
     uint8_t *data;
-    int rc = 0;
+    int rc;
 
     *ret_messages = NULL;
     *ret_count = 0;
@@ -645,24 +588,13 @@ int spool_next(struct spool *spool, struct spool_message **ret_messages, size_t 
         pass(spool, segment, spool_is_passing(errno));
         return -1;
     }
-    if (segment->size >= RECORDING_HEADER_BYTES) {
-        rc = recording_decode_header(data, segment->size, &created_ns);
-    }
-    if (rc == ERR_RECORDING_FORMAT || rc == ERR_RECORDING_VERSION) {
-        free(data);
-        errno = EINVAL;
-        pass(spool, segment, false);
-        return -1;
-    }
-    if (rc || segment->size < RECORDING_HEADER_BYTES) {
-        *ret_damaged = segment->size > 0;
-    } else if (find_messages(data, segment->size, ret_messages, ret_count, ret_damaged) != 0) {
-        free(data);
-        errno = ENOMEM;
-        pass(spool, segment, true);
-        return -1;
-    }
+    rc = spool_find_messages(data, segment->size, ret_messages, ret_count, ret_damaged);
     free(data);
+    if (rc) {
+        errno = rc == ERR_MEMORY ? ENOMEM : EINVAL;
+        pass(spool, segment, rc == ERR_MEMORY);
+        return -1;
+    }
     for (size_t i = 0; i < *ret_count; i++) {
         (*ret_messages)[i].segment = segment;
     }

@@ -19,21 +19,9 @@
 #ifndef CLIENTS_C_SRC_SPOOL_H
 #define CLIENTS_C_SRC_SPOOL_H
 
-#include "proto/header.h"
-#include "proto/recording.h"
-
-#define SPOOL_FRAMES_MAX (TENSORS_MAX + 2)
+#include "clients/c/src/spool_file.h"
 
 struct spool;
-struct spool_segment;
-
-/* A message in a file: its frames follow each other. */
-struct spool_message {
-    struct spool_segment *segment; /* not owned; there until spool_release of its last message */
-    uint64_t at;                   /* of the first frame */
-    uint32_t frame_count;
-    uint64_t sizes[SPOOL_FRAMES_MAX];
-};
 
 /* All of these return 0, or -1 with errno. */
 int spool_open(const char *directory, struct spool **ret_spool);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/c/src/spool_file.h"
 
+#include "proto/err.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -160,5 +163,79 @@ int spool_read_all(int fd, uint64_t at, void *to, size_t size)
         at += (uint64_t)taken;
         size -= (size_t)taken;
     }
+    return 0;
+}
+
+/* ---- messages ---- */
+
+/* The message that begins at *at of `size` bytes; moves *at behind it. Returns 0, or a code of
+ * recording.h. */
+static int message_at(const uint8_t *data, uint64_t size, uint64_t *at,
+                      struct spool_message *ret_message)
+{
+    struct recording_record record;
+    struct recording_frame frames[RECORDING_FRAMES_MAX];
+    void *memory = NULL;
+    int rc = recording_decode_record(data + *at, size - *at, &record);
+
+    if (rc) {
+        return rc;
+    }
+    if (record.stored > size - *at - RECORDING_RECORD_BYTES) {
+        return ERR_RECORDING_CUT;
+    }
+    if (record.packed || record.frame_count < 2 || record.frame_count > SPOOL_FRAMES_MAX) {
+        return ERR_RECORDING_DAMAGED;
+    }
+    *at += RECORDING_RECORD_BYTES;
+    rc = recording_decode_frames(&record, data + *at, size - *at, frames, &memory);
+    if (rc) {
+        return rc;
+    }
+    ret_message->at = *at + 8 * (uint64_t)record.frame_count;
+    ret_message->frame_count = record.frame_count;
+    for (uint32_t i = 0; i < record.frame_count; i++) {
+        ret_message->sizes[i] = frames[i].size;
+    }
+    *at += record.stored;
+    free(memory);
+    return 0;
+}
+
+int spool_find_messages(const uint8_t *data, uint64_t size, struct spool_message **ret_messages,
+                        size_t *ret_count, bool *ret_damaged)
+{
+    struct spool_message *messages = NULL, message;
+    size_t count = 0, capacity = 0;
+    uint64_t at = RECORDING_HEADER_BYTES, created_ns;
+    int rc = size < at ? 0 : recording_decode_header(data, size, &created_ns);
+
+    if (rc == ERR_RECORDING_FORMAT || rc == ERR_RECORDING_VERSION) {
+        return rc;
+    }
+    *ret_messages = NULL;
+    *ret_count = 0;
+    *ret_damaged = size > 0;
+    if (rc || size < at) {
+        return 0;
+    }
+    memset(&message, 0, sizeof message);
+    while (at < size && message_at(data, size, &at, &message) == 0) {
+        if (count == capacity) {
+            size_t more = capacity ? 2 * capacity : 16;
+            struct spool_message *larger = realloc(messages, more * sizeof *messages);
+
+            if (!larger) {
+                free(messages);
+                return ERR_MEMORY;
+            }
+            messages = larger;
+            capacity = more;
+        }
+        messages[count++] = message;
+    }
+    *ret_messages = messages;
+    *ret_count = count;
+    *ret_damaged = at != size;
     return 0;
 }

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import struct
 import time
 import zlib
@@ -25,6 +26,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Se
 MAGIC = b"\x89attnd\r\n"
 VERSION = 1
 SEGMENT_BYTES = 4 << 20  # then another one begins
+MESSAGE_MAX = 1 << 30  # bytes; a file is read as a whole, and what is larger than its last message can make it is not ours
 FRAMES_MAX = 64
 NAMES_MAX = 16  # of others, at a time: each is a descriptor of the trainer
 _NAME_DIGITS = 16
@@ -89,7 +91,15 @@ class Segment:
 
 
 def _opened(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be a pipe
+
+
+def _size_of(fd: int) -> int:
+    """Unreadable when nobody has written such a file: a stranger may have put it there."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > SEGMENT_BYTES + 8 * FRAMES_MAX + RECORD_BYTES + MESSAGE_MAX:
+        raise Unreadable("no file of attnd's spool")
+    return status.st_size
 
 
 def _read(fd: int, at: int, count: int) -> bytes:
@@ -212,10 +222,12 @@ class Spool:
 
     def append(self, frames: Sequence[Any]) -> Place:
         """Writes a message behind the others. OSError: it is as if nothing had been written."""
+        sizes = tuple(memoryview(frame).nbytes for frame in frames)
+        if sum(sizes) > MESSAGE_MAX:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         segment = self._current if self._current is not None else self._begin()
         now_ns = self._now_ns()
         head = record_head(frames, now_ns)
-        sizes = tuple(memoryview(frame).nbytes for frame in frames)
         try:
             os.lseek(segment.fd, segment.size, os.SEEK_SET)
             _write(segment.fd, [head, *frames])
@@ -317,7 +329,7 @@ class Spool:
         try:
             fd = _opened(path)
             try:
-                segment = Segment(path, -1, os.fstat(fd).st_size)
+                segment = Segment(path, -1, _size_of(fd))
                 messages, flaw = messages_in(_read(fd, 0, segment.size))
             finally:
                 os.close(fd)
