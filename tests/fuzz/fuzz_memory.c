@@ -32,6 +32,7 @@ struct fuzz_peer {
     struct memory_greeting greeting;
 };
 
+static char directory[] = "/tmp/attnd-fuzz-XXXXXX";
 static struct config config;
 static struct stats stats;
 static struct memory *memory;
@@ -59,12 +60,17 @@ static void join(struct fuzz_peer *peer)
             (ssize_t)sizeof peer->greeting);
 }
 
+static void fuzz_memory_end(void)
+{
+    rmdir(directory);
+}
+
 static void fuzz_memory_start(void)
 {
-    char directory[] = "/tmp/attnd-fuzz-XXXXXX";
     log_setup(LOG_ERROR, false);
     config_defaults(&config);
     REQUIRE(mkdtemp(directory));
+    atexit(fuzz_memory_end);
     snprintf(config.ingest_endpoint.text, sizeof config.ingest_endpoint.text, "ipc://%s/ingest",
              directory);
     config.ingest_memory = 8 * BUFFER_BYTES;

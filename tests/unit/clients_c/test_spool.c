@@ -313,11 +313,12 @@ static void test_what_cannot_be_read_holds_nothing_up(void **state)
     int rc, passed = 0;
 
     (void)state;
-    snprintf(command, sizeof command,
-             "for i in $(seq 10 90); do head -c 100 /dev/zero > "
-             "%s/000000000000${i}00-00000001.rec; done; cd %s; mkdir 00000000000000d1-00000001.rec; "
-             "mkfifo 00000000000000d2-00000001.rec; truncate -s 1T 00000000000000d3-00000001.rec",
-             directory, directory);
+    snprintf(
+        command, sizeof command,
+        "for i in $(seq 10 90); do head -c 100 /dev/zero > "
+        "%s/000000000000${i}00-00000001.rec; done; cd %s; mkdir 00000000000000d1-00000001.rec; "
+        "mkfifo 00000000000000d2-00000001.rec; truncate -s 1T 00000000000000d3-00000001.rec",
+        directory, directory);
     assert_int_equal(system(command), 0);
     be_killed(1);
     assert_int_equal(spool_look(spool), 0);
