@@ -13,7 +13,7 @@ SIMD_INLINE vf v_where(vm m, vf x)
     return v_select(m, x, v_set(NAN));
 }
 
-/* Zero weights leave FLT_MIN times its logarithm each: all keys of a row together stay below. */
+/* Weights below FLT_MIN leave at most that times its logarithm each: all of a row stay below. */
 #define ENTROPY_NOTHING 1e-30f
 
 /* H of the whole row, in nats. A distribution has no negative entropy; what rounding makes negative

@@ -159,11 +159,10 @@ SIMD_INLINE vf insert_pair(vf top[SIMD_TOP_LEVELS], vf a, vf b)
     return low;
 }
 
-/* x log2 x, shifted; what is 0 (or less, in rows that will not count) gives 0. */
+/* x log2 x, shifted; 0 gives 0, and what is less is in rows that will not count. */
 SIMD_INLINE vf add_plogp(vf plogp, vf x)
 {
-    vf positive = v_max_bits(x, v_set(FLT_MIN));
-    return v_fma(positive, v_log2_shifted(positive), plogp);
+    return v_fma(x, v_log2_shifted(x), plogp);
 }
 
 /* Vector k under its mask. */

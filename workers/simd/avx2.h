@@ -214,6 +214,11 @@ SIMD_INLINE vf v_exponent(vf x)
     return v_convert(_mm256_sub_epi32(_mm256_srli_epi32(v_bits(x), 23), v_set_i(127)));
 }
 
+SIMD_INLINE vf v_exponent_some(vf x)
+{
+    return v_exponent(x);
+}
+
 SIMD_INLINE vf v_mantissa(vf x)
 {
     return v_from_bits(v_or_i(v_and_i(v_bits(x), v_set_i(0x7fffff)), v_set_i(0x3f800000)));

@@ -213,6 +213,11 @@ SIMD_INLINE vf v_exponent(vf x)
     return _mm512_getexp_ps(x);
 }
 
+SIMD_INLINE vf v_exponent_some(vf x)
+{
+    return v_exponent(v_max_bits(x, v_set(0x1p-126f)));
+}
+
 SIMD_INLINE vf v_mantissa(vf x)
 {
     return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);

@@ -23,7 +23,7 @@
 
 #define LN2 0x1.62e42ep-1f
 
-/* log2 x - LOG2_CONSTANT, x normal and positive. */
+/* log2 x - LOG2_CONSTANT, x normal and positive; something finite for 0. */
 SIMD_INLINE vf v_log2_shifted(vf x)
 {
     vf m = v_mantissa(x);
@@ -31,7 +31,7 @@ SIMD_INLINE vf v_log2_shifted(vf x)
     p = v_fma(p, m, v_set(LOG2_3));
     p = v_fma(p, m, v_set(LOG2_2));
     p = v_fma(p, m, v_set(LOG2_1));
-    return v_fma(p, m, v_exponent(x));
+    return v_fma(p, m, v_exponent_some(x));
 }
 
 /* ln x to 2 units in the last place, x normal and positive; ln 1 = 0. m is brought to

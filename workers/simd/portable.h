@@ -10,6 +10,7 @@
  *                   of the bit patterns as signed integers: right for numbers that are not
  *                   negative, and the minimum is negative when any number had its sign bit set
  *   v_exponent      floor(log2 x), v_mantissa: x / 2^exponent in [1, 2); x normal, positive
+ *   v_exponent_some the same, and for 0 something finite, as v_mantissa has
  *   v_load_as       SIMD_WIDTH elements of a dtype at any address, rounded to f32
  *   v_load_part_as  the first n of them, zeros after; touches no byte past them
  *   v_transpose     of SIMD_WIDTH vectors, in place
@@ -239,6 +240,11 @@ SIMD_INLINE vm v_less_i(vi a, vi b)
 SIMD_INLINE vf v_exponent(vf x)
 {
     return v_convert(((vi)x >> 23) - v_set_i(127));
+}
+
+SIMD_INLINE vf v_exponent_some(vf x)
+{
+    return v_exponent(x);
 }
 
 SIMD_INLINE vf v_mantissa(vf x)
