@@ -368,6 +368,9 @@ int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
         return rc;
     }
     lent = message_name(message, named);
+    if (message->lent && !lent) {
+        lender_not_sent(message->lent); /* now: with its last frame it may be gone */
+    }
     if (zmq_msg_size(&topic) + zmq_msg_size(&header) + message->bytes > bytes_max) {
         rc = ATTN_E_TOO_LARGE;
     } else if (message_send_frame(socket, &topic, true) != 0) {
@@ -382,7 +385,7 @@ int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
             rc = message_send_frame(socket, frame, sent + 1 < tensors);
         }
     }
-    if (message->lent && (rc || !lent)) {
+    if (lent && rc) {
         lender_not_sent(message->lent);
     }
     for (uint32_t i = 0; i < tensors; i++) {
