@@ -3,12 +3,12 @@
 """injection: a short life of attnd, and the same once more for each of its allocations, system calls and calls of
 libraries, where that one fails.
 
-    ATTND_BIN=build/daemon/attnd FAULTS_LIB=build/tests/faults/libfaults.so \\
+    ATTND_BIN=build/daemon/attnd FAULTS_LIB=build/tests/faults/libfaults.so (and more: meson.build) \\
         python3 tests/faults/injection.py [--scenario NAME] [--every K] [--from N] [--to N] [--modules PARTS] [--jobs N]
 
 After each: attnd has refused to start with a sentence, or it answers, has counted every message as processed or
 dropped, and ends when it is told to; nothing has leaked; its history is sound, and has every window of a life in which
-nothing was said to be missing. Prints a JSON line per failure that breaks this, and one of totals.
+nothing was said to be missing, and every message that a trainer on the reliable lane said to be kept. Prints a JSON line per failure that breaks this, and one of totals.
 """
 import argparse
 import contextlib
@@ -31,20 +31,28 @@ import numpy as np
 import zmq
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, "..", "e2e"), os.path.join(HERE, "..", "e2e", "access"),
+sys.path[:0] = [os.path.join(HERE, "..", "e2e"), os.path.join(HERE, "..", "e2e", "access"), os.path.join(HERE, "..", "reliable"),
                 os.path.join(HERE, "..", "..", "clients", "python")]
 import keyed  # noqa: E402
+import keeper  # noqa: E402
 from harness import ATTND, PATIENCE_S, Trainer, free_ports, softmax_maps  # noqa: E402
 
+from attnd.lane.spool import Spool  # noqa: E402
 from attnd.layer_state import LayerState  # noqa: E402
 
 LIBRARY = os.environ.get("FAULTS_LIB", "build/tests/faults/libfaults.so")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
+KEEP = os.environ.get("ATTN_KEEP_PUBLISHING", "build/tests/reliable/keep_publishing")
+LEND = os.environ.get("ATTN_LEND", "build/tests/memory/lend")
+STEPS = 12  # of a trainer on the reliable lane
+FOLLOWING = "following"  # the job of trainers that send what others have left
+LENT = 6  # messages of one on the same-host lane
 RECORDING = os.path.join(HERE, "..", "golden", "recordings", "header-6.rec")
 LAYOUT = struct.Struct("<8Q32s")  # struct faults of faults.h
 RUN = bytes(range(16))
 ASK_S = 5  # an answer may be what failed: then it is asked for again
 LONG_S = max(60, 2 * PATIENCE_S)
+LINGER_S = 3 * LONG_S  # a trainer's last message may be what attnd has lost
 SETTINGS = ("http.endpoint=tcp://127.0.0.1:*", "history.commit=10ms", "history.checkpoint=100ms", "plan.cost_max=0",
             "window.also=[2 steps]", "metrics.similarity=true", "workers.threads=2",
             "metrics.head_pairs=true", "shutdown.timeout=60s", "maps.every=0s")
@@ -57,14 +65,14 @@ class Broken(AssertionError):
 class Program:
     """A program in whose run the nth call fails. Its files are in a directory of its own."""
 
-    def __init__(self, nth, modules, directory, command):
+    def __init__(self, nth, modules, directory, command, **environment):
         self.directory = directory
         self.state = os.path.join(directory, "faults")
         with open(self.state, "wb") as file:
             file.write(LAYOUT.pack(nth, 0, 0, 0, 0, 0, 0, 0, b""))
-        environment = dict(os.environ, LD_PRELOAD=os.path.abspath(LIBRARY), FAULTS_FILE=self.state, FAULTS_MODULES=modules)
+        environment = dict(os.environ, **environment, LD_PRELOAD=os.path.abspath(LIBRARY), FAULTS_FILE=self.state, FAULTS_MODULES=modules)
         with open(self.path("log"), "wb") as log, open(self.path("out"), "wb") as out:
-            self.process = subprocess.Popen(command, stderr=log, stdout=out, env=environment)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, stdout=out, env=environment)
 
     def path(self, name):
         return os.path.join(self.directory, name)
@@ -85,9 +93,9 @@ class Program:
     def has_ended(self):
         return self.process.poll() is not None
 
-    def wait_end(self):
+    def wait_end(self, seconds=LONG_S):
         try:
-            return self.process.wait(LONG_S)
+            return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise Broken("it does not end") from None
 
@@ -178,7 +186,7 @@ class Life(Program):
         super().discard()
 
     def windows(self):
-        """What the history says of each window: layer, unit, last unit, messages, lost."""
+        """What the history says of each window: job, layer, track, last unit, messages, lost."""
         if not os.path.exists(self.history):
             return None
         with contextlib.closing(sqlite3.connect(f"file:{self.history}?mode=ro", uri=True)) as db:
@@ -187,7 +195,8 @@ class Life(Program):
                 raise Broken(f"its history: {sound}")
             if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'windows'").fetchone():
                 return None
-            return sorted(db.execute("SELECT layer_id, track_id, last, messages, lost FROM windows"))
+            return sorted(db.execute("SELECT job, layer, stack, track_id, last, messages, lost FROM windows JOIN layers USING(layer_id) "
+                                     "JOIN runs USING(run_id) WHERE job != ?", (FOLLOWING,)))
 
 
 def messages_of(trainer):
@@ -398,15 +407,180 @@ def trained(life, expected):
     return losses, counted
 
 
+def keep(life, job, run, spool, nth=0, modules=""):
+    """A trainer in C, all of whose messages go by the reliable lane, with a spool."""
+    return Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"),
+                   [KEEP, life.directory, job, run.hex(), str(STEPS), "1000", "5000"], ATTND_SPOOL=spool)
+
+
+def leave_orphan(life, spool):
+    """A message that a trainer that was killed has left there."""
+    trainer = Trainer(life, "orphan", run=RUN[::-1])
+    topic, header, *tensors = trainer.attention_frames(np.full((1, 1, 1, 1), 1, np.float32), step=0)
+    left = Spool(spool)
+    left.append([topic, msgpack.packb(dict(msgpack.unpackb(header), reliable=True)), *tensors])
+    left.close()
+    trainer.socket.close(linger=0)
+
+
+def steps_of(life, job):
+    """How many messages the history has of each step: one window each."""
+    with contextlib.closing(sqlite3.connect(f"file:{life.history}?mode=ro", uri=True)) as db:
+        return dict(db.execute("SELECT last, sum(messages) FROM windows JOIN layers USING(layer_id) JOIN runs USING(run_id) "
+                               "JOIN tracks USING(track_id) WHERE job = ? AND length = 1 GROUP BY last", (job,)))
+
+
+def said_of_steps(program):
+    """(kept, dropped, steps that were not published), as the trainer said last."""
+    lines = re.findall(r"^P \d+ K (\d+) D (\d+)$", program.text("out"), re.M)
+    return (*map(int, lines[-1] if lines else (0, 0)), {int(step) for step in re.findall(r"^X (\d+)$", program.text("out"), re.M)})
+
+
+def check_steps(life, job, program):
+    """What it said to be kept is there, once."""
+    there, (kept, dropped, refused) = steps_of(life, job), said_of_steps(program)
+    missing = set(range(STEPS)) - set(there) - refused
+    if any(count != 1 for count in there.values()) or len(missing) > dropped + (STEPS - kept - dropped - len(refused)):
+        raise Broken(f"{there} of {STEPS} steps are in the history; {kept} were kept, {dropped} dropped, {refused} refused: {program.log()}")
+    return sorted(there)
+
+
+def left_in(spool):
+    return [name for name in os.listdir(spool) if name.endswith(".rec")] if os.path.isdir(spool) else []
+
+
+def send_left(attnd, spool):
+    """What a trainer did not send in its life the next ones do."""
+    until, said = time.monotonic() + LONG_S, []
+    while left_in(spool):
+        if time.monotonic() > until:
+            raise Broken(f"{left_in(spool)} are left: {said[-3:]}")
+        following = keep(attnd, FOLLOWING, os.urandom(16), spool)
+        following.wait_end()
+        said.append(following.log())
+        following.discard()
+
+
+def go_reliably(life):
+    """A trainer and an orphan, whose messages are all answered, whatever fails in attnd."""
+    spool = life.path("spool")
+    leave_orphan(life, spool)
+    life.trainer = keep(life, "reliable", RUN, spool)
+    if life.trainer.wait_end() != 0:
+        raise Broken(f"its trainer ended otherwise: {life.trainer.log()}")
+    if "event=plan_not_announced" not in life.log():  # else nobody knows that there is a lane
+        send_left(life, spool)
+
+
+def begin_reliable(nth, modules):
+    return Life(nth, modules, settings=keeper.SETTINGS)
+
+
+def served_reliably(life, expected):
+    try:
+        windows = serve(life, go_reliably, expected)
+        if windows is not None and not SAYS_LOST.search(life.log()):
+            check_steps(life, "reliable", life.trainer)
+            if steps_of(life, "orphan") != {0: 1}:
+                raise Broken("the message that was left is lost")
+        return windows
+    finally:
+        if hasattr(life, "trainer"):
+            life.trainer.discard()
+
+
+def begin_spooling(nth, modules):
+    """The same, where the trainer's calls fail."""
+    attnd = Life(0, settings=keeper.SETTINGS)
+    attnd.started()
+    leave_orphan(attnd, attnd.path("spool"))
+    life = keep(attnd, "spooling", RUN, attnd.path("spool"), nth, modules)
+    life.attnd = attnd
+    return life
+
+
+def spooled(life, expected):
+    """What it said to be kept is there in the end, and so is what another has left."""
+    attnd, spool = life.attnd, life.attnd.path("spool")
+    try:
+        code = life.wait_end()
+        send_left(attnd, spool)
+        attnd.stop()
+        steps = check_steps(attnd, "spooling", life)
+        if steps_of(attnd, "orphan") != {0: 1}:
+            raise Broken(f"the message that was left is lost: {life.log()}")
+    finally:
+        attnd.discard()
+    if code not in (0, 1):
+        raise Broken(f"it ended with {code}")
+    return steps
+
+
+def begin_lending(nth, modules):
+    return Life(nth, modules, settings=["metrics.spectrum=false"])
+
+
+def check_shared(life):
+    if life.faults()["nth"] == 0 and life.stats()["shared"] == 0:
+        raise Broken("nothing went by the same-host lane")
+
+
+def go_lent(life):
+    trainer = Program(0, "", tempfile.mkdtemp(prefix="attnd-"), [LEND, life.directory, "lent", str(LENT)])
+    try:
+        if trainer.wait_end(LINGER_S) not in (0, 1):
+            raise Broken(f"its trainer ended with {trainer.process.returncode}")
+        life.settled(0)
+        check_shared(life)
+    finally:
+        trainer.discard()
+
+
+def begin_lender(nth, modules):
+    """A trainer in C on the same-host lane."""
+    attnd = begin_lending(0, "")
+    attnd.started()
+    life = Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"), [LEND, attnd.directory, "lent", str(LENT)])
+    life.attnd = attnd
+    return life
+
+
+def lent(life, expected):
+    """It ends, attnd has the same numbers unless something was not taken, and nothing of it is left there."""
+    try:
+        code = life.wait_end(LINGER_S)
+        stats = life.attnd.stats()
+        life.attnd.settled(stats["received"])
+        if not expected:
+            check_shared(life.attnd)
+        jobs = life.attnd.ask("jobs")
+        complete = sum(job["lost"] + sum(job["dropped"].values()) for job in jobs) == 0
+        life.attnd.stop()
+        windows = life.attnd.windows()
+    finally:
+        life.attnd.discard()
+    if code not in (0, 1):
+        raise Broken(f"it ended with {code}")
+    if expected and code == 0 and complete and windows != expected[1]:
+        raise Broken(f"{windows} instead of {expected[1]}")
+    return windows
+
+
 SCENARIOS = {
     "training": (Life, lambda life, expected: serve(life, train, expected)),
     "restored": (begin_restored, lambda life, expected: serve(life, go_on, expected)),
     "keyed": (KeyedLife, lambda life, expected: serve(life, go_with_keys, expected)),
     "judge": (begin_judge, judged),
     "libattn": (begin_libattn, trained),
+    "reliable": (begin_reliable, served_reliably),
+    "spooling": (begin_spooling, spooled),
+    "lending": (begin_lending, lambda life, expected: serve(life, go_lent, expected)),
+    "lender": (begin_lender, lent),
 }
 KEEPS_OUT = "keys_handler_failed"  # nobody would ask for keys any more: attnd aborts, as its documentation says
 SAYS_SO = re.compile(r"level=(warning|error)")
+# A shortage of memory has cost something, or kept it off; without a history it acknowledges what it takes.
+SAYS_LOST = re.compile("event=(history_off|message_dropped|plan_not_announced|[a-z]+_lost)")
 
 
 def live(scenario, nth, modules="", expected=None):

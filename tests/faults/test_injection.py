@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Some of the failures of injection.py, spread over the whole life of attnd and of a training in C."""
+"""Some of the failures of injection.py, spread over the whole life of attnd and of trainings in C."""
 import pytest
 from injection import inject
 
-LIVES = {"training": 30, "restored": 16, "keyed": 16, "judge": 12, "libattn": 14}
+LIVES = {"training": 30, "restored": 16, "keyed": 16, "judge": 12, "libattn": 14, "reliable": 8, "spooling": 8, "lending": 6, "lender": 6}
 
 
 @pytest.mark.parametrize("scenario", LIVES)

@@ -22,7 +22,8 @@ static char directory[64], path[128], lock[128];
 
 static void fuzz_spool_start(void)
 {
-    snprintf(directory, sizeof directory, "/tmp/attnd-fuzz-%d", (int)getpid());
+    snprintf(directory, sizeof directory, "%s/attnd-fuzz-%d",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (int)getpid());
     snprintf(path, sizeof path, "%s/00112233aabbccdd-00000007.rec", directory);
     snprintf(lock, sizeof lock, "%s/00112233aabbccdd.lock", directory);
 }

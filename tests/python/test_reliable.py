@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The reliable lane of a publisher, against a daemon that does as it is told: what is kept, sent again, and counted."""
+import errno
 import itertools
 import logging
 import os
@@ -442,6 +443,27 @@ def test_damage_in_what_was_left_is_told(daemons, publishers, place, tmp_path, c
     daemon.attach(publisher)
     daemon.wait_taken(3)
     assert any("is not whole" in record.getMessage() and "the 3 messages" in record.getMessage() for record in caplog.records)
+
+
+def test_what_others_left_and_cannot_be_read_now_stays(daemons, publishers, tmp_path, caplog, monkeypatch):
+    from attnd.lane import spool
+    store = spool.Spool(str(tmp_path / "spool"))
+    store.append([b"event/job/", msgpack.packb({"reliable": True, "type": "event"})])
+    store.close()
+
+    def fails(segment, found):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool.Segment, "read", fails)
+        daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
+        daemon.attach(publisher)
+        wait_until(lambda: any("cannot be read" in record.getMessage() for record in caplog.records), "it is told")
+        publisher.close()
+    again = spool.Spool(str(tmp_path / "spool"))
+    again.look()
+    assert len(again.next_orphan().messages) == 1
+    again.close()
 
 
 @pytest.mark.parametrize("acknowledges", [True, False])

@@ -5,8 +5,8 @@
  *   keep_publishing ADDRESS JOB RUN COUNT PAUSE_US LINGER_MS
  *
  * RUN is 32 hexadecimal digits. "P 3 K 2 D 0": three steps were published, the first two of them
- * are kept or acknowledged, none was dropped. After COUNT steps it waits for the end of its input,
- * and ends. */
+ * are kept or acknowledged, none was dropped; "X 2": the third was not published. After COUNT steps
+ * it waits for the end of its input, and ends. */
 #include <attn/attn.h>
 
 #include <stdio.h>
@@ -28,6 +28,7 @@ static int publish_steps(attn_publisher *publisher, unsigned count, unsigned pau
     static const float weight = 1;
     attn_publisher_counts counts;
     attn_attention attention;
+    unsigned refused = 0;
 
     attn_attention_default(&attention);
     attention.stack = ATTN_DECODER;
@@ -37,6 +38,7 @@ static int publish_steps(attn_publisher *publisher, unsigned count, unsigned pau
         attn_set_position(publisher, 0, step);
         if (attn_publish_attention(publisher, &attention) != ATTN_OK) {
             printf("X %u\n", step);
+            refused++;
         }
         tell(publisher, step + 1, &counts);
         usleep(pause_us);
@@ -44,7 +46,7 @@ static int publish_steps(attn_publisher *publisher, unsigned count, unsigned pau
     do {
         usleep(10000);
         tell(publisher, count, &counts);
-    } while (counts.sent + counts.unacknowledged < count);
+    } while (counts.sent + counts.unacknowledged + counts.dropped + refused < count);
     return getchar() == EOF ? 0 : 1;
 }
 
@@ -76,12 +78,13 @@ int main(int argc, char **argv)
     options.run = run;
     options.reliable = ATTN_RELIABLE_ALL;
     options.linger_ms = (uint32_t)strtoul(argv[6], NULL, 10);
-    if (attn_publisher_new(&options, &publisher) != ATTN_OK ||
-        attn_publisher_wait(publisher, 60000) != ATTN_OK) {
+    if (attn_publisher_new(&options, &publisher) != ATTN_OK) {
         return 1;
     }
-    rc = publish_steps(publisher, (unsigned)strtoul(argv[4], NULL, 10),
-                       (unsigned)strtoul(argv[5], NULL, 10));
+    rc = attn_publisher_wait(publisher, 60000) != ATTN_OK
+             ? 1
+             : publish_steps(publisher, (unsigned)strtoul(argv[4], NULL, 10),
+                             (unsigned)strtoul(argv[5], NULL, 10));
     attn_publisher_free(&publisher);
     return rc;
 }

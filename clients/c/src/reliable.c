@@ -3,6 +3,7 @@
 
 #include "clients/c/src/keys.h"
 #include "clients/c/src/socket.h"
+#include "proto/err.h"
 #include "proto/mpk.h"
 
 #include <errno.h>
@@ -120,7 +121,7 @@ static void unlink_entry(struct reliable *lane, struct kept *entry)
 static void settle_entry(struct reliable *lane, struct kept *entry, bool lost)
 {
     unlink_entry(lane, entry);
-    if (entry->spooled) {
+    if (entry->spooled && (entry->topic || !lost)) { /* what others left is not ours to lose */
         spool_release(lane->spool, &entry->place);
     }
     if (entry->topic) {
@@ -270,14 +271,13 @@ static void look_for_left(struct reliable *lane)
     }
 }
 
-/* One that cannot be kept is released, and so lost: there is no memory. */
+/* One that there is no memory for stays in its file, for whoever comes next. */
 static void add_left(struct reliable *lane, const struct spool_message *message)
 {
     struct kept *entry = calloc(1, sizeof *entry);
 
     if (!entry) {
         lane->spool_errors++;
-        spool_release(lane->spool, message);
         return;
     }
     entry->spooled = true;
@@ -465,16 +465,17 @@ static void take_credit(struct reliable *lane, const msgpack_object *value)
     }
 }
 
-/* Whatever is not as it should be is skipped. */
-static void take_answer(struct reliable *lane, const void *data, size_t size)
+/* Whatever is not as it should be is skipped. Returns false when there is no memory to read it. */
+static bool take_answer(struct reliable *lane, const void *data, size_t size)
 {
     static const char *const names[] = {"credit", "ack", "refused"};
     const msgpack_object *values[3];
     const char *twice;
     struct mpk_doc doc;
+    int rc = mpk_parse(data, size, &mpk_result_limits, &doc);
 
-    if (mpk_parse(data, size, &mpk_result_limits, &doc) != 0) {
-        return;
+    if (rc) {
+        return rc != ERR_MEMORY;
     }
     if (mpk_collect(doc.root, names, 3, values, &twice) == 0) {
         take_credit(lane, values[0]);
@@ -495,18 +496,22 @@ static void take_answer(struct reliable *lane, const void *data, size_t size)
         }
     }
     mpk_doc_clear(&doc);
+    return true;
 }
 
-static void take_answers(struct reliable *lane)
+/* Returns false when one is lost: nobody says it again on this connection. */
+static bool take_answers(struct reliable *lane)
 {
     zmq_msg_t frame;
+    bool taken = true;
 
     zmq_msg_init(&frame);
     for (int i = 0; i < ANSWERS_AT_ONCE && zmq_msg_recv(&frame, lane->socket, ZMQ_DONTWAIT) >= 0;
          i++) {
-        take_answer(lane, zmq_msg_data(&frame), zmq_msg_size(&frame));
+        taken = take_answer(lane, zmq_msg_data(&frame), zmq_msg_size(&frame)) && taken;
     }
     zmq_msg_close(&frame);
+    return taken;
 }
 
 /* ---- sending ---- */
@@ -606,6 +611,7 @@ static void send_unsent(struct reliable *lane)
         if (rc == ATTN_E_TRANSPORT) {
             reliable_retry(lane);
         } else if (rc) {
+            tell_unreadable(lane, errno);
             lane->spool_errors++;
             settle_entry(lane, entry, true);
         } else {
@@ -633,8 +639,7 @@ void reliable_tend(struct reliable *lane)
     if (!lane->socket) {
         return;
     }
-    take_answers(lane);
-    if (has_ended(lane)) {
+    if (!take_answers(lane) || has_ended(lane)) {
         reliable_retry(lane);
     }
     send_unsent(lane);

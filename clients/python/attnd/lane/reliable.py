@@ -253,10 +253,10 @@ class Lane:
             self._let_go(entry)
         return settled
 
-    def _let_go(self, entry: Entry) -> None:
+    def _let_go(self, entry: Entry, lost: bool = False) -> None:
         if isinstance(entry.kept, Place):
             self.spooled -= 1
-            if self._spool is not None:
+            if self._spool is not None and not (lost and entry.topic is None):  # what others left is not ours to lose
                 self._spool.release(entry.kept)
         if entry.topic is not None:
             self._bytes -= entry.nbytes
@@ -285,8 +285,8 @@ class Lane:
                     self._retry()
                     return
                 queue.popleft()
-                self._warn("read", "the spool %s cannot be read (%s): a message is lost", self.wish.directory, error)
-                self._let_go(entry)
+                self._warn("read", "the spool %s cannot be read (%s)", self.wish.directory, error)
+                self._let_go(entry, lost=True)
                 if entry.topic is not None:
                     self._lost(entry)
                 continue
