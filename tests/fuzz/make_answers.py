@@ -48,6 +48,7 @@ FILES = {
     "no_map": raw(msgpack.packb([1])) + raw(b"") + raw(b"\xc1") + raw(b"\x81") + raw(b"\xdf\xff\xff\xff\xff"),
     "trailing": credit() + TWO + raw(msgpack.packb(dict(ack=[1])) + b"\x00"),
     "reason_key": credit() + TWO + said(refused=[[1, "key"]]) + said(refused=[[2, "k" * 99]]),
+    "reason_of_none": credit() + TWO + said(refused=[[9, "key"]]) + said(refused=[["1", "key"]]),
     "reason_wrong": credit() + TWO + said(refused=[[1, 5]]) + said(refused=[[2, b"\xff"]]),
     "many": credit() + publish() * 20 + answer([20, 19, 18, 1, 2, 3, 4]) + answer(range(5, 12)),
 }
