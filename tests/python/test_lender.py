@@ -78,3 +78,26 @@ def test_what_was_not_sent_is_ours(lender, tmp_path):
     lender.not_sent(lender.name([array]))
     del array
     assert lender.room(NBYTES) is not None
+
+
+def test_a_flood_ends_the_connection(lender, tmp_path):
+    """Whoever says more than an attnd can is left, and so cannot hold up the training."""
+    taker = Taker(tmp_path)
+    array, number = taker.take_lent(lender)
+    taker.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    taker.connection.setblocking(False)
+    for _ in range(2 * 128):
+        taker.say_free(number)
+    assert lender.room(NBYTES) is None
+    lender.sent(lender.name([array]))
+    taker.say_free(number)
+    del array
+    array = lender.room(NBYTES)
+    assert array is not None  # the connection is what it was
+    for _ in range(2 * 128 + 1):
+        taker.say_free(number)
+    assert lender.room(NBYTES) is None
+    assert lender.name([array]) == [(None, None)]
+    with pytest.raises(OSError):
+        taker.say_free(number)
+    array[:] = 1  # whoever holds it may use it on

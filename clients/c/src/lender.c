@@ -29,6 +29,9 @@
 #define RETRY_MS 1000
 /* After memory that was not taken. */
 #define REFUSED_MS 10000
+/* No attnd says more between two looks: a buffer has two answers at most, to its loan and to its
+ * last name. Whoever does is none, and must not hold up the training. */
+#define RECORDS_MAX (2 * MEMORY_BUFFERS_MAX)
 
 struct lent {
     struct lender *lender;
@@ -214,6 +217,8 @@ static bool lender_greet(struct lender *lender, const struct memory_greeting *gr
 
 static void lender_hear(struct lender *lender)
 {
+    uint32_t heard = 0;
+
     while (lender->fd >= 0) {
         union {
             struct memory_greeting greeting;
@@ -224,7 +229,7 @@ static void lender_hear(struct lender *lender)
         if (bytes < 0 && (errno == EAGAIN || errno == EINTR)) {
             return;
         }
-        if (lender->greeted && bytes == (ssize_t)sizeof said.record) {
+        if (lender->greeted && bytes == (ssize_t)sizeof said.record && heard++ < RECORDS_MAX) {
             lender_obey(lender, &said.record);
         } else if (lender->greeted || bytes != (ssize_t)sizeof said.greeting ||
                    !lender_greet(lender, &said.greeting)) {

@@ -47,6 +47,10 @@ _ROUND = 1 << 16  # sizes of buffers
 _SLACK = 4  # a buffer is for tensors down to this part of it
 _RETRY_S = 1.0  # after a connection that ended
 _REFUSED_S = 10.0  # after memory that was not taken
+_BUFFERS_MAX = 128  # of one connection
+# No attnd says more between two looks: a buffer has two answers at most, to its loan and to its last name. Whoever does is
+# none, and must not hold up the training.
+_RECORDS_MAX = 2 * _BUFFERS_MAX
 
 
 class _Buffer:
@@ -75,7 +79,7 @@ class Lender:
         self._lock = threading.Lock()
         self._socket: Optional[unix.socket] = None
         self._token: Optional[bytes] = None  # once attnd has greeted
-        self._missed: Deque[int] = deque(maxlen=128)  # sizes for which there was no buffer
+        self._missed: Deque[int] = deque(maxlen=_BUFFERS_MAX)  # sizes for which there was no buffer
         self._forget()
 
     def _forget(self) -> None:
@@ -123,6 +127,7 @@ class Lender:
 
     def _hear(self) -> None:
         """Takes in what attnd has said. The caller holds the lock."""
+        heard = 0
         while self._socket is not None:
             try:
                 said = self._socket.recv(_GREETING.size)
@@ -131,11 +136,13 @@ class Lender:
             except OSError:
                 said = b""
             if self._token is None and len(said) == _GREETING.size:
-                magic, version, self._count_max, most, self._token = _GREETING.unpack(said)
+                magic, version, count, most, self._token = _GREETING.unpack(said)
+                self._count_max = min(count, _BUFFERS_MAX)
                 self._room_max = min(most, self._bytes_max)
                 if magic != b"attndmem" or version != 1:
                     self._end()
-            elif self._token is not None and len(said) == _RECORD.size:
+            elif self._token is not None and len(said) == _RECORD.size and heard < _RECORDS_MAX:
+                heard += 1
                 self._take_in(*_RECORD.unpack(said))
             else:
                 self._end()

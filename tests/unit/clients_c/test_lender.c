@@ -57,7 +57,7 @@ static void taker_say_free(struct taker *taker, uint32_t buffer)
 {
     const struct memory_record record = {MEMORY_FREE, buffer};
 
-    assert_int_equal(send(taker->fd, &record, sizeof record, 0), sizeof record);
+    assert_int_equal(send(taker->fd, &record, sizeof record, MSG_DONTWAIT), sizeof record);
 }
 
 /* A buffer that attnd has been lent and has taken. */
@@ -124,11 +124,44 @@ static void test_what_was_not_sent_is_ours(void **state)
     taker_close(&taker);
 }
 
+/* Whoever says more than an attnd can is left, and so cannot hold up the training. */
+static void test_a_flood_ends_the_connection(void **state)
+{
+    const int room = 1 << 20;
+    struct taker taker = taker_open();
+    struct lender *lender = lender_new(8 * BYTES);
+    struct pollfd ended;
+    void *data, *other;
+    struct lent *lent = take_lent(lender, &taker, &data);
+
+    (void)state;
+    assert_non_null(lent);
+    assert_int_equal(setsockopt(taker.fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room), 0);
+    for (int i = 0; i < 2 * MEMORY_BUFFERS_MAX; i++) {
+        taker_say_free(&taker, 0);
+    }
+    assert_null(lender_take(lender, BYTES, &other));
+    assert_true(lender_descriptor(lender) >= 0);
+    for (int i = 0; i < 2 * MEMORY_BUFFERS_MAX + 1; i++) {
+        taker_say_free(&taker, 0);
+    }
+    assert_null(lender_take(lender, BYTES, &other));
+    assert_int_equal(lender_descriptor(lender), -1);
+    ended = (struct pollfd){.fd = taker.fd};
+    assert_int_equal(poll(&ended, 1, WAIT_MS), 1);
+    assert_true(ended.revents & POLLHUP);
+    memset(data, 1, BYTES); /* whoever holds it may use it on */
+    lender_give(lent);
+    lender_free(&lender);
+    taker_close(&taker);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_free_is_heard_from_the_name_on),
         cmocka_unit_test(test_what_was_not_sent_is_ours),
+        cmocka_unit_test(test_a_flood_ends_the_connection),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
