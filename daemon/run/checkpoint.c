@@ -385,6 +385,10 @@ static int save_about(struct saving *saving, uint64_t now_ns)
     put_about(&writer, saving->run, now_ns);
     int code = checkpoint_keep(saving, "about", &writer);
     mpk_writer_clear(&writer);
+    /* Each time: another batch may not get through. */
+    if (!code && saving->run->came_back) {
+        code = batch_forget(saving->batch, CHECKPOINT_FORGOTTEN);
+    }
     if (!code) {
         promises_move(batch_promises(saving->batch), &saving->run->promises);
         code = save_alerts(saving);

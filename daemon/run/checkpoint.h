@@ -8,7 +8,8 @@
  *   about                     ranks, positions in every track, counts of what is no layer's
  *   alerts                    alerts_pack
  *   drift/TRACK/LAYER         drift_pack
- *   forgotten                 empty: the run is kept only for what may come of it again
+ *   forgotten                 empty: the run is kept only for what may come of it again, until it
+ *                             goes on
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
  *   part/TRACK/INDEX/LAYER    layer_state_pack
  *   trouble/TRACK/LAYER       trouble_pack; of the primary track

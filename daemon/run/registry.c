@@ -28,8 +28,8 @@ struct registry {
     void *data;
     struct job *jobs;
     struct state_budget budget;
-    /* The run that the history was last asked for, because something of the reliable lane came of
-     * it and it is not known; NULL when it has none. Not one of the job's. */
+    /* The run that the history was last asked for, because something came of it and it is not
+     * known; NULL when it has none. Not one of the job's. */
     struct run *past;
     char past_job[JOB_NAME_MAX + 1];
     uint8_t past_id[RUN_BYTES];
@@ -278,11 +278,14 @@ static struct run *registry_find_run(const struct job *job, const uint8_t *id)
 
 /* The past */
 
+/* A run that never used the reliable lane is only on its way out of the history. */
 static bool registry_adopt_past(void *data, struct run *run)
 {
     struct registry *registry = data;
-    registry->past = run;
-    return true;
+    if (run->reliable) {
+        registry->past = run;
+    }
+    return run->reliable;
 }
 
 static bool registry_is_past(const struct registry *registry, const struct header *header)
@@ -291,12 +294,13 @@ static bool registry_is_past(const struct registry *registry, const struct heade
            memcmp(registry->past_id, header->run, RUN_BYTES) == 0;
 }
 
-/* Asks the history for a run that was forgotten. */
+/* Asks the history for a run that was forgotten, whichever lane its message came by: begun anew, it
+ * would overwrite what is known of the reliable one. */
 static void registry_look_back(struct registry *registry, const struct header *header,
                                uint64_t now_ns)
 {
     const struct store_run record = {.job = header->job, .run = header->run};
-    if (!header->reliable || !registry->sink->store || registry_is_past(registry, header)) {
+    if (!registry->sink->store || registry_is_past(registry, header)) {
         return;
     }
     run_free(&registry->past);
@@ -352,9 +356,13 @@ static int find_or_add(struct registry *registry, const struct header *header, u
     struct job *job = registry_find_job(registry, header->job);
     if (!job || !registry_find_run(job, header->run)) {
         registry_look_back(registry, header, now_ns);
-        if (registry->past && registry_is_past(registry, header) &&
-            queue_is_repeated(registry->past, header)) {
+        struct run *past = registry_is_past(registry, header) ? registry->past : NULL;
+        if (past && queue_is_repeated(past, header)) {
             return ERR_SEQ_DUPLICATE;
+        }
+        /* It has tensors already: it does not stay in the place beyond the limit. */
+        if (past && claim == CLAIM_ONE_BEYOND && registry_run_has_tensors(past)) {
+            claim = CLAIM_ROOM;
         }
     }
     int code = make_room_for_job(registry, job, claim, now_ns);

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import struct
 import subprocess
+import time
 
 import msgpack
 import pytest
@@ -159,6 +160,68 @@ def test_a_run_that_was_forgotten_does_not_begin_anew(restarted, rng):
     assert first.refused == {first.next_id - 1: "run_limit"}
     first.close()
     second.close()
+    attnd.close()
+
+
+def a_forgotten_run(attnd, rng):
+    """A run whose three messages are answered, and that has made room for another one, which may go in its turn. Returns its
+    lane, what it sent, and that of the other one."""
+    first, second = Lane(attnd, "job"), Lane(attnd, "job")
+    for step in range(3):
+        first.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    everything = dict(first.unanswered)
+    first.settled()
+    time.sleep(0.3)  # at least: longer than window.timeout
+    second.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    second.settled()
+    assert [job["run"] for job in attnd.call("jobs")] == [second.run.hex()]
+    time.sleep(0.3)
+    return first, everything, second
+
+
+FORGETFUL = ("window.unit=step", "window.length=4", "window.every=4", "window.timeout=100ms", "limits.runs=1",
+             "history.checkpoint=200ms", "history.commit=20ms")
+
+
+def test_a_run_that_was_forgotten_and_goes_on_is_there_after_a_kill(rng):
+    attnd = Attnd(*FORGETFUL)
+    first, _, second = a_forgotten_run(attnd, rng)
+    for step in (4, 5):
+        first.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    first.settled()
+    attnd.stop(signal.SIGKILL)
+    attnd.start()
+    assert [job["run"] for job in attnd.call("jobs")] == [first.run.hex()]
+    first.join()
+    first.event("bye", step=6)
+    first.settled()
+    wait_until(lambda: sum(messages for _, _, messages in windows_of(attnd)) == 6, "all windows of both runs")
+    assert first.refused == second.refused == {}
+    first.close()
+    second.close()
+    attnd.close()
+
+
+@pytest.mark.parametrize("begins", ["hello", "attention"])
+def test_a_forgotten_run_is_known_to_both_lanes(begins, rng):
+    """What comes by the default lane brings it back as well, and takes its place from the other run: with what it knows."""
+    attnd = Attnd(*FORGETFUL)
+    first, everything, second = a_forgotten_run(attnd, rng)
+    before = attnd.stats()
+    other = Trainer(attnd, "job", run=first.run)
+    if begins == "hello":
+        other.event("hello", step=3)
+    else:
+        other.attention(softmax_maps(rng, 1, 2, 8, 8), step=3)
+    wait_until(lambda: attnd.stats()["processed"] == before["processed"] + 1, "what came by the default lane")
+    assert [job["run"] for job in attnd.call("jobs")] == [first.run.hex()]
+    first.unanswered = dict(everything)
+    first.join()
+    first.settled()
+    stats = attnd.stats()
+    assert stats["processed"] == before["processed"] + 1 and stats["reliable_duplicates"] == len(everything) == 3
+    for trainer in (first, second, other):
+        trainer.close()
     attnd.close()
 
 

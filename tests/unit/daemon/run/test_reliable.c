@@ -178,6 +178,36 @@ static void test_a_run_that_is_forgotten_leaves_its_numbers(void **state)
     reliable_end(&f);
 }
 
+/* It goes on, and is there at the next start with what was acknowledged. */
+static void test_a_run_that_came_back_is_not_forgotten_any_more(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[]");
+    assert_int_equal(send_reliable(&f, 1, 0), 0);
+    checkpoint_forget(f.run, f.now);
+    run_free(&f.run);
+    assert_int_equal(reliable_come_back(&f, true), 1);
+    assert_int_equal(send_reliable(&f, 2, 1), 0);
+    assert_int_equal(fake_store_count(f.sink.store, CHECKPOINT_FORGOTTEN), 1);
+    f.sink.store->full = true;
+    reliable_save(&f);
+    f.sink.store->full = false;
+    reliable_save(&f);
+    assert_int_equal(kept(&f), 12);
+    run_free(&f.run);
+    assert_int_equal(reliable_come_back(&f, false), 1);
+    assert_int_equal(send_reliable(&f, 2, 1), ERR_SEQ_DUPLICATE);
+    checkpoint_forget(f.run, f.now); /* again */
+    run_free(&f.run);
+    assert_int_equal(reliable_come_back(&f, true), 1);
+    checkpoint_forget(f.run, f.now);
+    run_free(&f.run);
+    assert_int_equal(reliable_come_back(&f, false), 0);
+    assert_int_equal(reliable_come_back(&f, true), 1);
+    reliable_end(&f);
+}
+
 static void reliable_settle(void *data, struct promises *promises)
 {
     promises_move(data, promises);
@@ -268,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_a_message_that_comes_again_changes_nothing),
         cmocka_unit_test(test_its_numbers_come_back),
         cmocka_unit_test(test_a_run_that_is_forgotten_leaves_its_numbers),
+        cmocka_unit_test(test_a_run_that_came_back_is_not_forgotten_any_more),
         cmocka_unit_test(test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered),
         cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
         cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),
