@@ -52,7 +52,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
     if (message->code) {
         uint64_t before = stats_drop(stats, message->code);
         if (log_is_round(before)) {
-            bool repeated = message->code == ERR_SEQ_DUPLICATE; /* and so no loss */
+            bool repeated = message->code == ERR_REPEATED; /* and so no loss */
             log_event(repeated ? LOG_INFO : LOG_WARNING, "message_dropped",
                       LOG_STR("reason", err_slug(message->code)),
                       LOG_STR("detail", err_text(message->code)), LOG_STR("job", header->job),
@@ -162,7 +162,7 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     }
     if (code) {
         message->code = code;
-        bool repeated = message->header.reliable && code == ERR_SEQ_DUPLICATE;
+        bool repeated = code == ERR_REPEATED;
         stats_add(&daemon->stats, COUNT_RELIABLE_DUPLICATES, repeated);
         if (message->promise && !repeated) {
             message->promise->code = code;

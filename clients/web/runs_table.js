@@ -37,13 +37,13 @@ function stateOf(store, run) {
     return [h("span", { class: `badge ${silence ? "silent" : run.state}` }, run.state), silence ? ` ${silence}` : ""];
 }
 
-/** All that was dropped, by attnd and by the job itself ("source"); not what was only sent again. */
-export const droppedCount = ({ dropped = {} }) =>
-    Object.values(dropped).reduce((sum, count) => sum + count, 0) - (dropped.seq_duplicate ?? 0);
+/** All that was dropped, by attnd and by the job itself ("source"); not what came again on the reliable lane. */
+export const droppedCount = ({ dropped }) =>
+    Object.values(dropped ?? {}).reduce((sum, count) => sum + count, 0) - (dropped?.repeated ?? 0);
 
 /** The reasons in its title. */
 function droppedOf(run) {
-    const named = (reason) => (reason === "seq_duplicate" ? "sent again, which is no loss" : reason),
+    const named = (reason) => (reason === "repeated" ? "sent again, which is no loss" : reason),
         reasons = Object.entries(run.dropped ?? {}).map(([reason, count]) => `${count} ${named(reason)}`);
     return h("td", { title: reasons.join(", ") || null }, droppedCount(run));
 }

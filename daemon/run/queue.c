@@ -443,9 +443,8 @@ bool queue_is_repeated(struct run *run, const struct header *header)
 
 static int queue_refuse_repeated(struct run *run)
 {
-    run->counts.repeated++;
     stats_add(run->sink->stats, COUNT_RELIABLE_DUPLICATES, 1);
-    return queue_refuse(run, ERR_SEQ_DUPLICATE);
+    return queue_refuse(run, ERR_REPEATED);
 }
 
 static int queue_take_message(struct run *run, struct message *message)

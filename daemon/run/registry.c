@@ -358,7 +358,7 @@ static int find_or_add(struct registry *registry, const struct header *header, u
         registry_look_back(registry, header, now_ns);
         struct run *past = registry_is_past(registry, header) ? registry->past : NULL;
         if (past && queue_is_repeated(past, header)) {
-            return ERR_SEQ_DUPLICATE;
+            return ERR_REPEATED;
         }
         /* It has tensors already: it does not stay in the place beyond the limit. */
         if (past && claim == CLAIM_ONE_BEYOND && registry_run_has_tensors(past)) {

@@ -109,6 +109,5 @@ void counts_merge(struct counts *into, const struct counts *from)
 {
     into->received += from->received;
     into->processed += from->processed;
-    into->repeated += from->repeated;
     tally_merge(&into->tally, &from->tally);
 }

@@ -21,7 +21,6 @@ struct message;
 /* The messages that were taken in: received = processed + the tally's drops. */
 struct counts {
     uint64_t received, processed;
-    uint64_t repeated; /* of the tally's drops: reliable messages that came again; not saved */
     struct tally tally;
 };
 

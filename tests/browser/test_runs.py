@@ -170,12 +170,14 @@ def test_what_a_job_dropped_itself_is_in_the_table(place, page):
     trainer = Trainer(place.daemon, "dropping")
     publish(trainer, [0])
     trainer.event("hello", dropped_total=7)
-    trainer.event("hello", dropped_total=7, seq=0)  # sent again, which is no loss
-    wait_until(lambda: any(job["dropped"] == {"seq_duplicate": 1, "source": 7} for job in place.daemon.call("jobs")), "the total")
+    trainer.event("hello", dropped_total=7, seq=0)  # of two processes with one rank
+    for _ in range(2):
+        trainer.event("log", values={"loss": 2.5}, reliable=True, seq=0)  # sent again on the reliable lane, which is no loss
+    wait_until(lambda: any(job["dropped"] == {"seq_duplicate": 1, "repeated": 1, "source": 7} for job in place.daemon.call("jobs")), "the total")
     page.open(place, "#/overview?job=dropping").ready()
-    wait_until(lambda: row_of(page, trainer.run.hex())["dropped"] == "7", "the drops in the table")
+    wait_until(lambda: row_of(page, trainer.run.hex())["dropped"] == "8", "the drops in the table")
     titles = page.js("return [...document.querySelectorAll('.all-runs td')].map((cell) => cell.title)")
-    assert any("7 source" in title and "1 sent again, which is no loss" in title for title in titles)
+    assert any(all(part in title for part in ("7 source", "1 seq_duplicate", "1 sent again, which is no loss")) for title in titles)
 
 
 def test_a_silent_run_says_since_when(place, twice, page):

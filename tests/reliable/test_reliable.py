@@ -38,6 +38,12 @@ def points_of(attnd):
         return history.execute("SELECT step, value FROM log_points ORDER BY step").fetchall()
 
 
+def dropped_of(attnd):
+    """What attnctl jobs shows of the only job."""
+    shown = subprocess.run([ATTNCTL, "--address", attnd.directory, "jobs"], capture_output=True, text=True, check=True).stdout
+    return dict(zip(*map(str.split, shown.splitlines())))["DROPPED"]
+
+
 @pytest.fixture
 def small():
     """A daemon with a window per step, which answers soon."""
@@ -77,11 +83,27 @@ def test_a_message_that_comes_twice_counts_once(small, rng):
     lane.settled()
     stats = small.stats()
     assert sorted(lane.acknowledged) == sorted(kept)
-    assert stats["reliable_duplicates"] == len(kept) and stats["dropped"] == {"seq_duplicate": len(kept)}
+    assert stats["reliable_duplicates"] == len(kept) and stats["dropped"] == {"repeated": len(kept)}
     assert stats["received"] == stats["processed"] + len(kept) and stats["lost"] == 0
-    assert small.call("alerts")["alerts"] == []
-    assert re.findall(r"level=(\w+) event=message_dropped reason=seq_duplicate", small.log_text()) == 3 * ["info"]  # 1, 2 and 4
+    assert small.call("alerts")["alerts"] == [] and dropped_of(small) == "0"
+    assert re.findall(r"level=(\w+) event=message_dropped reason=repeated", small.log_text()) == 3 * ["info"]  # 1, 2 and 4
     lane.close()
+
+
+def test_what_two_processes_with_one_rank_send_is_dropped(small, rng):
+    """Without the lane a number that came before is another message's, and lost."""
+    first = Trainer(small, "job")
+    second = Trainer(small, "job", run=first.run)
+    for step in range(2):
+        for number, trainer in enumerate((first, second)):
+            trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+            small.settled(2 * step + number + 1)
+    stats = small.stats()
+    assert stats["dropped"] == {"seq_duplicate": 2} and stats["reliable_duplicates"] == 0
+    assert dropped_of(small) == "2"
+    assert re.findall(r"level=(\w+) event=message_dropped reason=seq_duplicate", small.log_text()) == 2 * ["warning"]
+    first.close()
+    second.close()
 
 
 @pytest.mark.parametrize("point", ["store_begin", "store_before_commit", "store_after_commit", "checkpoint_packed",

@@ -171,7 +171,7 @@ uint64_t field_sum(const msgpack_object *map)
 uint64_t field_dropped(const msgpack_object *map)
 {
     const msgpack_object *dropped = mpk_find(map, "dropped");
-    return field_sum(dropped) - field_u64(dropped, "seq_duplicate");
+    return field_sum(dropped) - field_u64(dropped, "repeated");
 }
 
 void field_show(const msgpack_object *value, char *ret_text, size_t size)

@@ -357,7 +357,8 @@ static int replay_file(struct cli *cli, struct playback *playback, struct sender
             fprintf(cli->out, "%" PRIu64 " not sent: attnd does not ask for their topics\n",
                     sender->unwanted);
         }
-        if (replay_dropped(&counts, "ended") > 0 || replay_dropped(&counts, "seq_duplicate") > 0) {
+        if (replay_dropped(&counts, "ended") > 0 || replay_dropped(&counts, "repeated") > 0 ||
+            replay_dropped(&counts, "seq_duplicate") > 0) {
             fputs("attnd had these runs already: restart it, or replay to another one\n", cli->out);
         }
     }

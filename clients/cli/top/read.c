@@ -76,7 +76,7 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
     for (uint32_t i = 0; i < field_pairs(dropped); i++) {
         const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
         if (mpk_get_u64(&pair->val, UINT64_MAX, &number) == 0 && number > most &&
-            !mpk_is_str(&pair->key, "seq_duplicate")) {
+            !mpk_is_str(&pair->key, "repeated")) {
             most = number;
             field_show(&pair->key, health.reason, 48);
         }

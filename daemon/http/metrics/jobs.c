@@ -155,11 +155,10 @@ void metrics_put_jobs(struct metrics_text *text, const struct metrics_view *view
                                         "1 for the state that the newest run is in."},
                                heard = {"attnd_training_last_message_timestamp_seconds",
                                         FAMILY_GAUGE, "When attnd last heard of the newest run."},
-                               dropped =
-                                   {"attnd_training_messages_dropped", FAMILY_COUNTER,
-                                    "Messages of the newest run that were not used, by "
-                                    "reason; source: by the publisher itself; seq_duplicate: no "
-                                    "loss, but sent again."},
+                               dropped = {"attnd_training_messages_dropped", FAMILY_COUNTER,
+                                          "Messages of the newest run that were not used, by "
+                                          "reason; source: by the publisher itself; "
+                                          "repeated: no loss, but sent again."},
                                firing = {"attnd_alerts_firing", FAMILY_GAUGE,
                                          "Places where an alert rule of attnd holds now; none: "
                                          "no line."},

@@ -39,7 +39,7 @@ static void metrics_pipeline_put_dropped(struct metrics_text *text, struct stats
 {
     const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
                                   "Messages that were received and not used, by reason; "
-                                  "seq_duplicate: no loss, but sent again."};
+                                  "repeated: no loss, but sent again."};
     char label[96];
     metrics_head(text, &family);
     for (int i = 0; i < ERR_COUNT; i++) {

@@ -24,7 +24,7 @@ static struct result_common commands_common(uint64_t epoch, uint64_t step)
 
 static void commands_put_job(struct mpk_writer *reply)
 {
-    static const struct reason_count dropped[] = {{"late", 2}, {"seq_duplicate", 4}, {"shape", 1}};
+    static const struct reason_count dropped[] = {{"late", 2}, {"repeated", 4}, {"shape", 1}};
     struct job_result job = {
         .common = commands_common(3, 1200),
         .state = JOB_ACTIVE,
@@ -34,7 +34,7 @@ static void commands_put_job(struct mpk_writer *reply)
         .processed = 637,
         .lost = 5,
         .dropped = dropped,
-        .dropped_count = 3, /* what was sent again is no loss */
+        .dropped_count = 3, /* what was repeated is no loss */
     };
     job_encode(&job, reply);
 }

@@ -41,7 +41,7 @@ static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *
     mpk_pair_u64(writer, "alerts", monitor->alerts);
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, 3);
-    mpk_pair_u64(writer, "seq_duplicate", 10 + monitor->dropped); /* no loss, but sent again */
+    mpk_pair_u64(writer, "repeated", 10 + monitor->dropped); /* no loss, but sent again */
     mpk_pair_u64(writer, "late", monitor->dropped);
     mpk_pair_u64(writer, "shape", 0);
     mpk_put_str(writer, "pool");

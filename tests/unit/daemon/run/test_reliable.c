@@ -109,12 +109,12 @@ static void test_a_message_that_comes_again_changes_nothing(void **state)
         assert_int_equal(send_reliable(&f, i, i), 0);
     }
     assert_int_equal(fixture_send(&f, 0, 0, 3), 0); /* the other lane has numbers of its own */
-    assert_int_equal(send_reliable(&f, 0, 0), ERR_SEQ_DUPLICATE);
-    assert_int_equal(send_reliable(&f, 1, 9), ERR_SEQ_DUPLICATE);
+    assert_int_equal(send_reliable(&f, 0, 0), ERR_REPEATED);
+    assert_int_equal(send_reliable(&f, 1, 9), ERR_REPEATED);
     struct counts counts = run_counts(f.run);
     assert_int_equal(counts.received, 6);
     assert_int_equal(counts.processed, 4);
-    assert_int_equal(counts.repeated, 2);
+    assert_int_equal(counts.tally.dropped[err_index(ERR_REPEATED)], 2);
     assert_int_equal(counts.tally.lost, 0);
     assert_int_equal(stats_get(&f.stats, COUNT_RELIABLE_DUPLICATES), 2);
     assert_int_equal(f.run->step, 3);
@@ -153,7 +153,7 @@ static void test_its_numbers_come_back(void **state)
     run_free(&f.run);
     assert_int_equal(reliable_come_back(&f, false), 1);
     assert_true(f.run->reliable);
-    assert_int_equal(send_reliable(&f, 2, 2), ERR_SEQ_DUPLICATE);
+    assert_int_equal(send_reliable(&f, 2, 2), ERR_REPEATED);
     assert_int_equal(send_reliable(&f, 3, 3), 0);
     reliable_end(&f);
 }
@@ -173,7 +173,7 @@ static void test_a_run_that_is_forgotten_leaves_its_numbers(void **state)
     run_free(&f.run);
     assert_int_equal(reliable_come_back(&f, false), 0);
     assert_int_equal(reliable_come_back(&f, true), 1);
-    assert_int_equal(send_reliable(&f, 2, 2), ERR_SEQ_DUPLICATE);
+    assert_int_equal(send_reliable(&f, 2, 2), ERR_REPEATED);
     assert_int_equal(send_reliable(&f, 3, 30), 0);
     reliable_end(&f);
 }
@@ -197,7 +197,7 @@ static void test_a_run_that_came_back_is_not_forgotten_any_more(void **state)
     assert_int_equal(kept(&f), 12);
     run_free(&f.run);
     assert_int_equal(reliable_come_back(&f, false), 1);
-    assert_int_equal(send_reliable(&f, 2, 1), ERR_SEQ_DUPLICATE);
+    assert_int_equal(send_reliable(&f, 2, 1), ERR_REPEATED);
     checkpoint_forget(f.run, f.now); /* again */
     run_free(&f.run);
     assert_int_equal(reliable_come_back(&f, true), 1);
