@@ -152,46 +152,60 @@ static void lane_have_say(struct lane *lane, struct lane_peer *peer)
 
 /* Answers */
 
-static uint32_t lane_count_told(const struct lane_peer *peer, bool refused)
+/* How many the next answer acknowledges, and refuses. */
+static void lane_count_told(const struct lane_peer *peer, uint32_t ret_counts[2])
 {
-    uint32_t count = 0, all = 0;
-    for (const struct promise *p = peer->told.first; p && all < ANSWER_MAX; p = p->next, all++) {
-        count += (p->code != 0) == refused;
+    const struct promise *p = peer->told.first;
+    ret_counts[false] = ret_counts[true] = 0;
+    for (uint32_t all = 0; p && all < ANSWER_MAX; p = p->next, all++) {
+        ret_counts[p->code != 0]++;
     }
-    return count;
 }
 
-static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *peer, bool refused)
+static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *peer, bool refused,
+                          uint32_t count)
 {
-    uint32_t count = lane_count_told(peer, refused), all = 0;
     if (count == 0) {
         return;
     }
     mpk_put_str(writer, refused ? "refused" : "ack");
     mpk_put_array(writer, count);
-    for (const struct promise *p = peer->told.first; p && all < ANSWER_MAX; p = p->next, all++) {
+    for (const struct promise *p = peer->told.first; count > 0; p = p->next) {
         if (refused && p->code) {
             mpk_put_array(writer, 2);
             mpk_put_u64(writer, p->id);
             mpk_put_str(writer, err_slug(p->code));
+            count--;
         } else if (!refused && !p->code) {
             mpk_put_u64(writer, p->id);
+            count--;
         }
     }
 }
 
-static bool lane_send(struct lane *lane, const struct lane_peer *peer,
-                      const struct mpk_writer *writer)
+/* Nothing may fail between the two frames: what is sent next would go to this peer. Returns 0,
+ * ERR_AGAIN when it is to be tried again, ERR_CLOSED when nobody is there. */
+static int lane_send(struct lane *lane, const struct lane_peer *peer,
+                     const struct mpk_writer *writer)
 {
-    return zmq_send(lane->socket, peer->routing, peer->routing_size, ZMQ_SNDMORE | ZMQ_DONTWAIT) >=
-               0 &&
-           zmq_send(lane->socket, writer->buffer.data, writer->buffer.size, ZMQ_DONTWAIT) >= 0;
+    zmq_msg_t body;
+    if (!mpk_writer_ok(writer) || zmq_msg_init_size(&body, writer->buffer.size) != 0) {
+        return ERR_AGAIN;
+    }
+    memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
+    int rc = zmq_send(lane->socket, peer->routing, peer->routing_size, ZMQ_SNDMORE | ZMQ_DONTWAIT);
+    int code = rc >= 0 ? 0 : zmq_errno() == EHOSTUNREACH ? ERR_CLOSED : ERR_AGAIN;
+    while (!code && zmq_msg_send(&body, lane->socket, ZMQ_DONTWAIT) < 0) {
+        code = zmq_errno() == EINTR ? 0 : ERR_AGAIN; /* the context has ended */
+    }
+    zmq_msg_close(&body);
+    return code;
 }
 
 /* After so many promises were told. */
-static void lane_strike(struct lane_peer *peer, uint32_t most)
+static void lane_strike(struct lane_peer *peer, uint32_t count)
 {
-    for (uint32_t i = 0; i < most && peer->told.first; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         free(promises_take(&peer->told));
     }
 }
@@ -210,25 +224,21 @@ static uint64_t lane_credit_of(const struct lane_peer *peer)
     return !peer->asked ? peer->free : held < most ? most - held : 0;
 }
 
-/* Says one thing. Returns 0, ERR_AGAIN when it is to be tried again, ERR_CLOSED when nobody is
- * there. */
+/* Says one thing. Returns as lane_send. */
 static int lane_say(struct lane *lane, struct lane_peer *peer)
 {
     bool due = lane_is_due(peer);
-    uint64_t credit = lane_credit_of(peer);
+    uint32_t told[2];
     struct mpk_writer writer;
+    lane_count_told(peer, told);
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, (uint32_t)due + (lane_count_told(peer, false) > 0) +
-                             (lane_count_told(peer, true) > 0));
+    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0));
     if (due) {
-        mpk_pair_u64(&writer, "credit", credit);
+        mpk_pair_u64(&writer, "credit", lane_credit_of(peer));
     }
-    lane_put_told(&writer, peer, false);
-    lane_put_told(&writer, peer, true);
-    int code = !mpk_writer_ok(&writer)          ? ERR_AGAIN
-               : lane_send(lane, peer, &writer) ? 0
-               : zmq_errno() == EAGAIN          ? ERR_AGAIN
-                                                : ERR_CLOSED;
+    lane_put_told(&writer, peer, false, told[false]);
+    lane_put_told(&writer, peer, true, told[true]);
+    int code = lane_send(lane, peer, &writer);
     mpk_writer_clear(&writer);
     if (!code && due) {
         peer->held -= peer->free;
@@ -236,7 +246,7 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
         peer->asked = false;
     }
     if (!code) {
-        lane_strike(peer, ANSWER_MAX);
+        lane_strike(peer, told[false] + told[true]);
     }
     return code;
 }
@@ -402,8 +412,8 @@ static void lane_look_for_gone(struct lane *lane)
     mpk_put_map(&nothing, 0);
     HASH_ITER(hh, lane->peers, peer, next)
     {
-        bool asks = peer->credit && !peer->speaks && mpk_writer_ok(&nothing);
-        if (asks && !lane_send(lane, peer, &nothing) && zmq_errno() != EAGAIN) {
+        bool asks = peer->credit && !peer->speaks;
+        if (asks && lane_send(lane, peer, &nothing) == ERR_CLOSED) {
             lane_lose(lane, peer);
             lane_forget_idle(lane, peer);
         }

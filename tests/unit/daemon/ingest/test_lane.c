@@ -9,6 +9,7 @@
 #include "proto/err.h"
 #include "proto/mpk.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
@@ -19,6 +20,31 @@
 #define WAIT_MS 60000
 
 #define TRAINERS 100
+
+/* libzmq's memory: the n-th time from now on that sending needs some, there is none. The names are
+ * the linker's. */
+int __real_zmq_send(void *socket, const void *data, size_t bytes, int flags);
+int __real_zmq_msg_init_size(zmq_msg_t *frame, size_t bytes);
+int __wrap_zmq_send(void *socket, const void *data, size_t bytes, int flags);
+int __wrap_zmq_msg_init_size(zmq_msg_t *frame, size_t bytes);
+
+static unsigned sends_left;
+
+static bool send_fails(void)
+{
+    errno = ENOMEM;
+    return sends_left > 0 && --sends_left == 0;
+}
+
+int __wrap_zmq_send(void *socket, const void *data, size_t bytes, int flags)
+{
+    return send_fails() ? -1 : __real_zmq_send(socket, data, bytes, flags);
+}
+
+int __wrap_zmq_msg_init_size(zmq_msg_t *frame, size_t bytes)
+{
+    return send_fails() ? -1 : __real_zmq_msg_init_size(frame, bytes);
+}
 
 struct lane_fixture {
     void *zmq, *dealer, *others[TRAINERS];
@@ -98,8 +124,11 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     struct mpk_doc doc;
     zmq_pollitem_t item = {.socket = f->dealer, .events = ZMQ_POLLIN};
     assert_true(zmq_poll(&item, 1, WAIT_MS) == 1);
-    int size = zmq_recv(f->dealer, answer, sizeof answer, 0);
+    int more = 0, size = zmq_recv(f->dealer, answer, sizeof answer, 0);
+    size_t more_size = sizeof more;
     assert_true(size > 0);
+    assert_int_equal(zmq_getsockopt(f->dealer, ZMQ_RCVMORE, &more, &more_size), 0);
+    assert_false(more);
     assert_int_equal(mpk_parse(answer, (size_t)size, &limits, &doc), 0);
     const msgpack_object *credit = mpk_find(doc.root, "credit"), *ack = mpk_find(doc.root, "ack"),
                          *refused = mpk_find(doc.root, "refused");
@@ -394,6 +423,38 @@ static void test_credit_is_shared_out(void **state)
     }
 }
 
+/* Without memory for an answer it comes later: nobody gets another one's, or counts as gone. */
+static void test_an_answer_without_memory_comes_later(void **state)
+{
+    struct lane_fixture *f = *state;
+    void *own = f->dealer;
+    lane_join_as_trainer(f);
+    assert_int_equal(lane_join_another(f, 0), CREDIT);
+    for (unsigned nth = 1; !sends_left; nth++) {
+        for (int i = 0; i < 2; i++) {
+            f->dealer = i ? f->others[0] : own;
+            lane_put(f, nth, CREDIT);
+            struct message *message = lane_get(f);
+            assert_non_null(message);
+            struct promises promises = lane_done(f, message);
+            promises.first->code = i ? ERR_KEY : 0;
+            lane_settle(f->lane, &promises);
+        }
+        sends_left = nth;
+        lane_go_on(f->lane);
+        assert_int_equal(lane_go_on(f->lane), false);
+        for (int i = 0; i < 2; i++) {
+            f->dealer = i ? f->others[0] : own;
+            struct lane_heard heard = lane_hear(f);
+            assert_int_equal(heard.acks, !i);
+            assert_int_equal(heard.refusals, i);
+            assert_int_equal(heard.credit, CREDIT);
+        }
+    }
+    f->dealer = own;
+    sends_left = 0;
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, lane_setup, lane_teardown)
 
 int main(void)
@@ -409,6 +470,7 @@ int main(void)
         TEST(test_messages_wait_in_their_order),
         TEST(test_a_peer_that_has_gone_is_forgotten),
         TEST(test_credit_is_shared_out),
+        TEST(test_an_answer_without_memory_comes_later),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
