@@ -264,7 +264,7 @@ static bool memory_add_peer(struct memory *memory, struct memory_peer *peer)
         return false;
     }
     HASH_FIND(hh, memory->peers, peer->token, sizeof peer->token, same);
-    if (same || !memory_greet(peer) || !memory_watch(memory, peer->fd, peer)) {
+    if (same || !memory_greet(peer)) {
         return false;
     }
     HASH_ADD(hh, memory->peers, token, sizeof peer->token, peer);
@@ -281,12 +281,13 @@ void memory_adopt(struct memory *memory, int fd)
         memory_close(memory, fd);
         return;
     }
-    *peer = (struct memory_peer){.memory = memory, .fd = fd};
-    peer->references = 1;
+    *peer = (struct memory_peer){.memory = memory, .fd = fd, .references = 1};
     peer->until_ns = clock_monotonic_ns() + EMPTY_NS;
     atomic_fetch_add(&memory->references, 1);
     if (!memory_add_peer(memory, peer)) {
         memory_unref_peer(peer);
+    } else if (!memory_watch(memory, fd, peer)) {
+        memory_forget(peer);
     }
 }
 
@@ -348,8 +349,7 @@ static struct memory_buffer *memory_map(struct memory_peer *peer, int fd, size_t
         free(buffer);
         return NULL;
     }
-    *buffer = (struct memory_buffer){.peer = peer, .data = data, .bytes = bytes};
-    buffer->references = 1;
+    *buffer = (struct memory_buffer){.peer = peer, .data = data, .bytes = bytes, .references = 1};
     atomic_fetch_add(&peer->references, 1);
     atomic_fetch_add(&peer->bytes, bytes);
     atomic_fetch_add(&memory->bytes, bytes);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The daemon's end over a pair of sockets: what a trainer may lend, what it may name, and that
  * everything is given back. */
+#include "tests/unit/heap.h"
 #include "tests/unit/unit.h"
 
 #include "daemon/ingest/memory.h"
@@ -420,6 +421,35 @@ static void test_the_socket_lies_beside_ingest(void **state)
     assert_false(memory_path(long_name, path));
 }
 
+/* A record of one that could not be taken reaches nobody, as long as its descriptor is open. */
+static void test_without_memory_a_connection_is_not_watched(void **state)
+{
+    struct memory_fixture *f = *state;
+    const struct memory_record back = {MEMORY_TAKE_BACK, 0};
+    close(f->peer);
+    memory_turn(f->memory); /* nobody is left: the next one needs a table */
+    unsigned failures = 0;
+    for (bool failed = true; failed; failures += failed) {
+        int ends[2];
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+        int same = dup(ends[0]);
+        heap_fail_at(failures + 1);
+        memory_adopt(f->memory, ends[0]);
+        failed = heap_has_failed();
+        heap_fail_at(0);
+        struct pollfd epoll = {.fd = memory_fd(f->memory), .events = POLLIN};
+        (void)!send(ends[1], &back, sizeof back, MSG_NOSIGNAL);
+        int watched = poll(&epoll, 1, 0);
+        close(same);
+        f->peer = failed ? -1 : ends[1];
+        if (failed) {
+            close(ends[1]);
+        }
+        assert_int_equal(watched, !failed);
+    }
+    assert_true(failures > 1); /* its own, and the table's */
+}
+
 #define MEMORY_TEST(name) cmocka_unit_test_setup_teardown(name, memory_set_up, memory_tear_down)
 
 int main(void)
@@ -437,6 +467,7 @@ int main(void)
         MEMORY_TEST(test_a_peer_that_reads_nothing_is_cut_off),
         MEMORY_TEST(test_a_socket_whose_file_has_gone_is_made_again),
         MEMORY_TEST(test_connections_are_bounded),
+        MEMORY_TEST(test_without_memory_a_connection_is_not_watched),
         cmocka_unit_test(test_the_socket_lies_beside_ingest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
