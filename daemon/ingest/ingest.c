@@ -534,7 +534,7 @@ static void *ingest_main(void *data)
     return NULL;
 }
 
-static int daemon_ingest_subscribe(void *socket)
+static int ingest_subscribe_to_all(void *socket)
 {
     return zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "tensor/", strlen("tensor/")) ||
            zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "event/", strlen("event/"));
@@ -562,7 +562,7 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
         ingest->keys = NULL;
     }
     take_plans(ingest); /* first: a trainer that connects now never sees a topic without a plan */
-    if (daemon_ingest_subscribe(ingest->socket) == 0) {
+    if (ingest_subscribe_to_all(ingest->socket) == 0) {
         ingest->memory = memory_new(config, ingest->stats);
         return 0;
     }

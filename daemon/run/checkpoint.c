@@ -103,7 +103,7 @@ static void mark_all_unsaved(struct run *run)
     }
 }
 
-static void run_checkpoint_submit(struct run *run, struct store_batch **batch, int code)
+static void checkpoint_submit_batch(struct run *run, struct store_batch **batch, int code)
 {
     if (!code && store_submit(run->sink->store, batch)) {
         return;
@@ -413,7 +413,7 @@ void checkpoint_track(struct run *run, struct track *track, struct store_batch *
     if (!code) {
         code = save_about(&saving, now_ns);
     }
-    run_checkpoint_submit(run, batch, code);
+    checkpoint_submit_batch(run, batch, code);
 }
 
 static bool has_changed(const struct run *run, const struct stream *stream)
@@ -486,18 +486,18 @@ void checkpoint_submit(struct run *run, uint64_t now_ns)
         run->saving_code = save_about(&saving, now_ns);
     }
     crash_point("checkpoint_packed");
-    run_checkpoint_submit(run, &run->saving, run->saving_code);
+    checkpoint_submit_batch(run, &run->saving, run->saving_code);
     run->saving_code = 0;
     run->saving_bytes = 0;
     stats_add(run->sink->stats, COUNT_CHECKPOINTS, 1);
     crash_point("checkpoint_submitted");
 }
 
-static void run_checkpoint_forget(struct run *run, const char *prefix)
+static void checkpoint_forget_prefix(struct run *run, const char *prefix)
 {
     struct store_batch *batch = checkpoint_begin(run);
     if (batch) {
-        run_checkpoint_submit(run, &batch, batch_forget(batch, prefix));
+        checkpoint_submit_batch(run, &batch, batch_forget(batch, prefix));
     }
 }
 
@@ -514,7 +514,7 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
     if (!code) {
         code = save_about(&saving, now_ns);
     }
-    run_checkpoint_submit(run, batch, code);
+    checkpoint_submit_batch(run, batch, code);
 }
 
 /* Its sequences stay, so that what comes of it again is known, and what they are part of; its
@@ -542,19 +542,19 @@ void checkpoint_forget(struct run *run, uint64_t now_ns)
 {
     struct store_batch *batch = run->reliable ? checkpoint_begin(run) : NULL;
     if (!run->reliable) {
-        run_checkpoint_forget(run, "");
+        checkpoint_forget_prefix(run, "");
         return;
     }
     if (batch) {
         batch_hold(batch, true);
         int code = checkpoint_leave(run, batch, now_ns);
         checkpoint_take_promises(run, batch_promises(batch));
-        run_checkpoint_submit(run, &batch, code);
+        checkpoint_submit_batch(run, &batch, code);
     }
     checkpoint_leave_unanswered(run);
 }
 
 void checkpoint_forget_parts(struct run *run)
 {
-    run_checkpoint_forget(run, "part/");
+    checkpoint_forget_prefix(run, "part/");
 }

@@ -499,7 +499,7 @@ int registry_restore(struct registry *registry, uint64_t now_ns)
     return 0;
 }
 
-static void run_registry_begin_round(void *data, struct run *run)
+static void registry_mark_run(void *data, struct run *run)
 {
     (void)data;
     run->in_round = true;
@@ -507,7 +507,7 @@ static void run_registry_begin_round(void *data, struct run *run)
 
 void registry_begin_round(struct registry *registry)
 {
-    registry_each(registry, run_registry_begin_round, NULL);
+    registry_each(registry, registry_mark_run, NULL);
 }
 
 static void step_run(void *data, struct run *run)

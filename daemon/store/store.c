@@ -135,7 +135,7 @@ static uint64_t count_records(const struct store_batch *batches)
 
 /* Layers and tracks are remembered until their chunk is made. Out of memory it is forgotten: it
  * comes again with more windows. */
-static void on_full(void *data, struct store_place which)
+static void store_on_full(void *data, struct store_place which)
 {
     struct store *store = data;
     if (store->full_count == store->full_capacity) {
@@ -153,7 +153,7 @@ static void on_full(void *data, struct store_place which)
 static int store_write_all(struct store *store, const struct store_batch *batches)
 {
     const struct store_writer writer = {&store->db.sql, store_clock_stamp(&store->clock),
-                                        store->stats, on_full, store};
+                                        store->stats, store_on_full, store};
     uint64_t began_ns = clock_thread_ns();
     bool windows = false;
     int code = sql_begin(&store->db.sql);
@@ -181,14 +181,14 @@ static void find_full(struct store *store)
     struct sql_query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
     query_u64(&query, chunk_windows(1));
     while (query_row(&query) == SQLITE_ROW) {
-        on_full(store, (struct store_place){sqlite3_column_int64(query.statement, 0),
-                                            sqlite3_column_int64(query.statement, 1)});
+        store_on_full(store, (struct store_place){sqlite3_column_int64(query.statement, 0),
+                                                  sqlite3_column_int64(query.statement, 1)});
     }
     query_end(&query);
 }
 
 /* After the database has been opened. */
-static void daemon_store_begin(struct store *store)
+static void store_on_open(struct store *store)
 {
     store->full_count = 0;
     find_full(store);
@@ -203,7 +203,7 @@ static void daemon_store_begin(struct store *store)
 static void store_begin_anew(struct store *store)
 {
     stats_add(store->stats, COUNT_STORE_REPLACED, 1);
-    daemon_store_begin(store);
+    store_on_open(store);
 }
 
 /* A new database in place of a corrupt one. Returns whether there is one. */
@@ -269,7 +269,7 @@ static void store_count_dropped(struct store *store, uint64_t records, uint64_t 
 }
 
 /* Returns an SQLite code. */
-static int commit(struct store *store, const struct store_batch *batches)
+static int store_commit(struct store *store, const struct store_batch *batches)
 {
     bool believed = store_clock_is_believed(&store->clock);
     int code = look_for_file(store);
@@ -290,7 +290,7 @@ static int commit(struct store *store, const struct store_batch *batches)
 /* The rest */
 
 /* An error of what can wait is left to the next commit to report, unless the file is at fault. */
-static void heed(struct store *store, int code)
+static void store_heed(struct store *store, int code)
 {
     if (store->db.sql.db && db_is_corrupt(&store->db, code)) {
         store_replace(store);
@@ -360,7 +360,7 @@ static int try_room(struct store *store, uint64_t now)
 }
 
 /* Returns whether there was something to do. */
-static bool do_one(struct store *store, uint64_t now)
+static bool store_do_one(struct store *store, uint64_t now)
 {
     int code;
     if (is_room_due(store, now)) {
@@ -378,19 +378,19 @@ static bool do_one(struct store *store, uint64_t now)
     } else {
         return false;
     }
-    heed(store, code);
+    store_heed(store, code);
     return true;
 }
 
 /* Returns whether there is more. */
-static bool do_rest(struct store *store)
+static bool store_do_rest(struct store *store)
 {
     uint64_t now = clock_monotonic_ns(), end = now + TURN_NS;
     if (now >= store->age_next_ns) {
         store->age_due = store_clock_is_believed(&store->clock);
         store->age_next_ns = now + AGE_EVERY_NS;
     }
-    for (; do_one(store, now); now = clock_monotonic_ns()) {
+    for (; store_do_one(store, now); now = clock_monotonic_ns()) {
         pulse_beat(&store->pulse);
         if (now >= end || store_is_busy(store)) {
             return true;
@@ -471,7 +471,7 @@ static bool store_may_recover(int code)
  * finds room in the queue. */
 static void store_finish(struct store *store, struct store_batch *taken)
 {
-    int code = store_is_off(store) ? SQLITE_CANTOPEN : commit(store, taken);
+    int code = store_is_off(store) ? SQLITE_CANTOPEN : store_commit(store, taken);
     bool off = store_is_off(store);
     bool waits = code != SQLITE_OK && !off && store_may_recover(code);
     pthread_mutex_lock(&store->lock);
@@ -503,7 +503,7 @@ static bool store_work(struct store *store, struct store_batch *taken)
     if (taken) {
         store_finish(store, taken);
     }
-    bool more = do_rest(store);
+    bool more = store_do_rest(store);
     pthread_mutex_unlock(&store->db_lock);
     return more;
 }
@@ -580,7 +580,7 @@ static int store_start(struct store *store, const struct config *config)
         return -1;
     }
     stats_add(store->stats, COUNT_STORE_REPLACED, store->db.corrupt);
-    daemon_store_begin(store);
+    store_on_open(store);
     if (!store_start_thread(store)) {
         return 0;
     }

@@ -18,7 +18,7 @@ void store_end_read(struct store *store)
 
 /* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
  * the queue, of a run with very many layers, has to be alone. */
-static bool daemon_store_has_room(const struct store *store, const struct store_batch *batch)
+static bool submit_has_room(const struct store *store, const struct store_batch *batch)
 {
     if (batch->held && batch->precious) {
         return true;
@@ -50,7 +50,7 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
     *batch_p = NULL;
     bool on = !store_is_off(store);
     pthread_mutex_lock(&store->lock);
-    bool taken = on && daemon_store_has_room(store, batch);
+    bool taken = on && submit_has_room(store, batch);
     if (taken) {
         store_enqueue(store, batch);
     }
@@ -80,7 +80,7 @@ bool store_has_room(struct store *store, size_t bytes)
     struct store_batch checkpoint = {.bytes = bytes};
     bool on = !store_is_off(store);
     pthread_mutex_lock(&store->lock);
-    bool room = on && daemon_store_has_room(store, &checkpoint);
+    bool room = on && submit_has_room(store, &checkpoint);
     pthread_mutex_unlock(&store->lock);
     return room;
 }
