@@ -5,8 +5,8 @@
  *
  * Write-ahead log, synchronous = NORMAL: the disk is waited for when the log is moved into the
  * database (store.c: every 10 s at the latest), so a power failure may cost the commits since; a
- * kill costs none. This connection alone writes and
- * checkpoints; readers open read-only. No memory mapping: an I/O error would be a SIGBUS. */
+ * kill costs none. This connection alone writes and checkpoints; readers open read-only. No memory
+ * mapping: an I/O error would be a SIGBUS. */
 #include "daemon/store/db.h"
 
 #include "daemon/base/log.h"

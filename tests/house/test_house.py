@@ -192,6 +192,8 @@ class House(unittest.TestCase):
         code = "```\n" + "x" * 130 + "\nWhat it prints\n```\n\n    " + "x" * 130 + "\n"
         self.assert_broken({"README.md": "# What it is\n" + table + code + "x" * 120 + "\n"})
         self.assert_broken({"README.md": "a\n" + "x" * 121 + "\n"}, "README.md:2: columns: 121 columns, more than 120")
+        self.assert_broken({"README.md": "# " + "x" * 78 + "\n```\n# " + "x" * 90 + "\n```\n"})
+        self.assert_broken({"README.md": "## " + "x" * 78 + "\n"}, "README.md:1: columns: 81 columns, more than 80")
         self.assert_broken({"README.md": "- Of these.\n| What it does |\n"}, '"Of"', '"What"')
 
     def test_an_exception_covers_a_place_and_has_a_reason(self):
