@@ -295,24 +295,35 @@ static bool registry_is_past(const struct registry *registry, const struct heade
 }
 
 /* Asks the history for a run that was forgotten, whichever lane its message came by: begun anew, it
- * would overwrite what is known of the reliable one. */
-static void registry_look_back(struct registry *registry, const struct header *header,
-                               uint64_t now_ns)
+ * would overwrite what is known of the reliable one. Returns 0, or ERR_MEMORY: the next message
+ * asks again. */
+static int registry_look_back(struct registry *registry, const struct header *header,
+                              uint64_t now_ns)
 {
     const struct store_run record = {.job = header->job, .run = header->run};
     if (!registry->sink->store || registry_is_past(registry, header)) {
-        return;
+        return 0;
     }
     run_free(&registry->past);
+    registry->past_job[0] = '\0';
     struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
                                           registry_adopt_past, registry, now_ns);
-    if (restore) {
-        restore_forgotten(restore);
-        store_each_kept_of(registry->sink->store, &record, restore_value, restore);
-        restore_finish(&restore);
-        strcpy(registry->past_job, header->job);
-        memcpy(registry->past_id, header->run, RUN_BYTES);
+    if (!restore) {
+        return ERR_MEMORY;
     }
+    restore_forgotten(restore);
+    int code = store_each_kept_of(registry->sink->store, &record, restore_value, restore);
+    if (!code && restore_is_short(restore)) {
+        code = ERR_MEMORY;
+    }
+    restore_finish(&restore);
+    if (code) {
+        run_free(&registry->past); /* a part of it */
+        return code;
+    }
+    strcpy(registry->past_job, header->job);
+    memcpy(registry->past_id, header->run, RUN_BYTES);
+    return 0;
 }
 
 /* The one that was asked for last, or a new one; NULL when out of memory. */
@@ -355,7 +366,11 @@ static int find_or_add(struct registry *registry, const struct header *header, u
     enum claim claim = claim_of(header);
     struct job *job = registry_find_job(registry, header->job);
     if (!job || !registry_find_run(job, header->run)) {
-        registry_look_back(registry, header, now_ns);
+        /* One of the reliable lane is sent again; one of the default lane begins the run anew. */
+        int unread = registry_look_back(registry, header, now_ns);
+        if (unread && header->reliable) {
+            return unread;
+        }
         struct run *past = registry_is_past(registry, header) ? registry->past : NULL;
         if (past && queue_is_repeated(past, header)) {
             return ERR_REPEATED;

@@ -30,6 +30,7 @@ struct restore {
     bool has_track[TRACKS_MAX];         /* of the config: it was there when this was saved */
     char unknown_track[TRACK_NAME_MAX]; /* said last */
     bool of_forgotten;                  /* one that attnd has forgotten comes back, too */
+    bool is_short;                      /* of memory, for some value */
     uint32_t runs;
 };
 
@@ -549,8 +550,9 @@ static int settle_ranks(struct restore *restore)
     return code;
 }
 
-static void say_unreadable(const struct restore *restore, const char *key, int code)
+static void say_unreadable(struct restore *restore, const char *key, int code)
 {
+    restore->is_short = restore->is_short || code == ERR_MEMORY;
     log_event(LOG_WARNING, "checkpoint_unreadable", LOG_STR("job", restore->job),
               LOG_STR("key", key), LOG_STR("reason", err_text(code)));
 }
@@ -618,6 +620,11 @@ void restore_value(void *data, const char *job, const uint8_t *id, const char *k
 void restore_forgotten(struct restore *restore)
 {
     restore->of_forgotten = true;
+}
+
+bool restore_is_short(const struct restore *restore)
+{
+    return restore->is_short;
 }
 
 uint32_t restore_finish(struct restore **restore_p)

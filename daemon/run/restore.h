@@ -17,6 +17,8 @@ struct restore *restore_new(const struct config *config, const struct result_sin
                             void *data, uint64_t now_ns);
 /* Brings those back that attnd has forgotten, as well: they are left out at the start. */
 void restore_forgotten(struct restore *restore);
+/* Whether a value did not come back because there was no memory. */
+bool restore_is_short(const struct restore *restore);
 /* For store_each_kept, with the restore as its data. */
 void restore_value(void *restore, const char *job, const uint8_t *run, const char *key,
                    const void *value, size_t size);

@@ -16,8 +16,8 @@
 #define STATE_BYTES_MAX (UINT64_C(1) << 30)
 
 /* Rows that no attnd wrote, of another type or size, are passed over. Ends the query. Returns an
- * SQLite code. */
-static int read_each_kept(struct sql_query query,
+ * SQLite code; *ret_any is true as soon as there is a row. */
+static int read_each_kept(struct sql_query query, bool *ret_any,
                           void (*visit)(void *data, const char *job, const uint8_t *run,
                                         const char *key, const void *value, size_t size),
                           void *data)
@@ -29,6 +29,7 @@ static int read_each_kept(struct sql_query query,
         const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
         const char *key = (const char *)sqlite3_column_text(row, 2);
         size_t size = (size_t)sqlite3_column_bytes(row, 3);
+        *ret_any = true;
         bool named = job && job_name_valid(job, strlen(job));
         if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES) {
             visit(data, job, run, key, value, size);
@@ -43,8 +44,12 @@ void store_each_kept(struct store *store,
                                    const void *value, size_t size),
                      void *data)
 {
+    bool any;
+    int code = SQLITE_OK;
     const struct sql *sql = store_begin_read(store);
-    int code = sql ? read_each_kept(query_begin(sql, STATEMENT_EACH_KEPT), visit, data) : SQLITE_OK;
+    if (sql) {
+        code = read_each_kept(query_begin(sql, STATEMENT_EACH_KEPT), &any, visit, data);
+    }
     store_end_read(store);
     if (code != SQLITE_OK) {
         log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)));
@@ -70,15 +75,18 @@ static int read_compare_kept(const void *a, const void *b)
     return strcmp((*x)->key, (*y)->key);
 }
 
-/* Queue locked: as the database would give it. Without memory the run begins anew. */
-static void read_each_of_batch(const struct store_batch *batch,
-                               void (*visit)(void *data, const char *job, const uint8_t *run,
-                                             const char *key, const void *value, size_t size),
-                               void *data)
+/* Queue locked: as the database would give it. Returns 0 or ERR_MEMORY. */
+static int read_each_of_batch(const struct store_batch *batch,
+                              void (*visit)(void *data, const char *job, const uint8_t *run,
+                                            const char *key, const void *value, size_t size),
+                              void *data)
 {
     size_t count = 0;
     const struct record_kept **kept = calloc(batch->records, sizeof *kept);
-    for (const struct record *record = batch->first; kept && record; record = record->next) {
+    if (!kept) {
+        return ERR_MEMORY;
+    }
+    for (const struct record *record = batch->first; record; record = record->next) {
         if (record->kind == RECORD_KEEP) {
             kept[count++] = &record->of.kept;
         }
@@ -90,27 +98,30 @@ static void read_each_of_batch(const struct store_batch *batch,
         visit(data, batch->run.job, batch->run.run, kept[i]->key, kept[i]->value, kept[i]->size);
     }
     free(kept);
+    return 0;
 }
 
-/* Whether the run is on its way to the database: what is there of it is old. */
-static bool read_each_queued(struct store *store, const struct store_run *run,
-                             void (*visit)(void *data, const char *job, const uint8_t *run,
-                                           const char *key, const void *value, size_t size),
-                             void *data)
+/* ERR_NO_HISTORY: no last batch of the run is on its way to the database. Where one is, the rows
+ * there are old. */
+static int read_each_queued(struct store *store, const struct store_run *run,
+                            void (*visit)(void *data, const char *job, const uint8_t *run,
+                                          const char *key, const void *value, size_t size),
+                            void *data)
 {
+    int code = ERR_NO_HISTORY;
     pthread_mutex_lock(&store->lock);
     const struct store_batch *batch = read_find_last(store->queue.first, run);
     if (!batch) {
         batch = read_find_last(store->writing, run);
     }
     if (batch) {
-        read_each_of_batch(batch, visit, data);
+        code = read_each_of_batch(batch, visit, data);
     }
     pthread_mutex_unlock(&store->lock);
-    return batch;
+    return code;
 }
 
-static int read_each_kept_of(const struct sql *sql, const struct store_run *run,
+static int read_each_kept_of(const struct sql *sql, const struct store_run *run, bool *ret_any,
                              void (*visit)(void *data, const char *job, const uint8_t *run,
                                            const char *key, const void *value, size_t size),
                              void *data)
@@ -118,7 +129,7 @@ static int read_each_kept_of(const struct sql *sql, const struct store_run *run,
     struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF);
     query_text(&query, run->job);
     query_blob(&query, run->run, RUN_BYTES);
-    return read_each_kept(query, visit, data);
+    return read_each_kept(query, ret_any, visit, data);
 }
 
 /* The loop's connection to the database that is there now. Returns an SQLite code. */
@@ -130,32 +141,37 @@ static int read_open(struct store *store)
     return store->reader.db ? SQLITE_OK : db_open_reader(store->db.path, &store->reader);
 }
 
-/* Errors that tell before the first row that another connection may do better. */
-static bool read_is_barred(int code)
+/* A file that is damaged says no more the next time: its runs begin anew, or with what there is. */
+static int read_judge(struct store *store, int code)
 {
-    return (code & 0xff) == SQLITE_BUSY || (code & 0xff) == SQLITE_CANTOPEN;
+    if (code != SQLITE_OK && log_is_round(store->unreadable++)) {
+        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)),
+                  LOG_NUM("runs", store->unreadable));
+    }
+    bool damaged = (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
+    return code == SQLITE_OK || damaged ? 0 : ERR_MEMORY;
 }
 
-void store_each_kept_of(struct store *store, const struct store_run *run,
-                        void (*visit)(void *data, const char *job, const uint8_t *run,
-                                      const char *key, const void *value, size_t size),
-                        void *data)
+int store_each_kept_of(struct store *store, const struct store_run *run,
+                       void (*visit)(void *data, const char *job, const uint8_t *run,
+                                     const char *key, const void *value, size_t size),
+                       void *data)
 {
-    if (read_each_queued(store, run, visit, data)) {
-        return;
+    bool any = false;
+    int code = read_each_queued(store, run, visit, data);
+    if (code != ERR_NO_HISTORY || store_is_off(store)) {
+        return code == ERR_NO_HISTORY ? 0 : code;
     }
-    int code = store_is_off(store) ? SQLITE_OK : read_open(store);
-    if (code == SQLITE_OK && store->reader.db) {
-        code = read_each_kept_of(&store->reader, run, visit, data);
-        if (!read_is_barred(code)) {
-            return; /* without it the run begins anew */
-        }
+    code = read_open(store);
+    if (code == SQLITE_OK) {
+        code = read_each_kept_of(&store->reader, run, &any, visit, data);
     }
-    const struct sql *sql = store_begin_read(store);
-    if (sql) {
-        read_each_kept_of(sql, run, visit, data);
+    if (code != SQLITE_OK && !any) { /* the other connection may do better */
+        const struct sql *sql = store_begin_read(store);
+        code = sql ? read_each_kept_of(sql, run, &any, visit, data) : SQLITE_OK;
+        store_end_read(store);
     }
-    store_end_read(store);
+    return read_judge(store, code);
 }
 
 /* A blob that is `bytes` bytes, or unpacks to so many. */

@@ -73,11 +73,12 @@ struct store_bytes {
 int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
                       struct result_window *window, struct store_bytes *ret_state);
 /* Loop thread: the same as store_each_kept for one run, of which the last batch was submitted
- * (batch_hold), whether it is written yet or not. Does not wait for what is being written. */
-void store_each_kept_of(struct store *store, const struct store_run *run,
-                        void (*visit)(void *data, const char *job, const uint8_t *run,
-                                      const char *key, const void *value, size_t size),
-                        void *data);
+ * (batch_hold), whether it is written yet or not. Does not wait for what is being written. Returns
+ * 0, or ERR_MEMORY: what came is not all, or nobody knows whether there is anything. */
+int store_each_kept_of(struct store *store, const struct store_run *run,
+                       void (*visit)(void *data, const char *job, const uint8_t *run,
+                                     const char *key, const void *value, size_t size),
+                       void *data);
 /* One kept value. Returns the same. */
 int store_find_kept(struct store *store, const struct store_run *run, const char *key,
                     struct store_bytes *ret_value);

@@ -26,6 +26,7 @@ struct store {
     void (*settle)(void *data, struct promises *promises);
     void *settle_data;
     uint64_t refused;              /* batches; the loop thread's */
+    uint64_t unreadable;           /* runs that were asked for; the loop thread's */
     struct sql reader;             /* the loop thread's; its db NULL: not open */
     char reason[STORE_REASON_MAX]; /* why it is off; written once, before `off` is set */
     atomic_bool off;

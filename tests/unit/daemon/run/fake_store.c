@@ -314,12 +314,20 @@ bool store_has_room(struct store *store, size_t bytes)
     return !store->full;
 }
 
-void store_each_kept_of(struct store *store, const struct store_run *run,
-                        void (*visit)(void *data, const char *job, const uint8_t *run,
-                                      const char *key, const void *value, size_t size),
-                        void *data)
+int store_each_kept_of(struct store *store, const struct store_run *run,
+                       void (*visit)(void *data, const char *job, const uint8_t *run,
+                                     const char *key, const void *value, size_t size),
+                       void *data)
 {
-    if (strcmp(run->job, "job") == 0 && run->run[0] == 1) {
+    int count = store->kept_count;
+    bool there = strcmp(run->job, "job") == 0 && run->run[0] == 1;
+    if (there && store->unreadable) {
+        qsort(store->kept, (size_t)count, sizeof store->kept[0], fake_store_by_key);
+        store->kept_count = 1;
+    }
+    if (there) {
         store_each_kept(store, visit, data);
     }
+    store->kept_count = count;
+    return store->unreadable ? ERR_MEMORY : 0;
 }

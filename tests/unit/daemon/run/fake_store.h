@@ -30,6 +30,7 @@ struct store {
     int window_count;
     int alerts, batches, replaced_final;
     bool full;                     /* batches are dropped */
+    bool unreadable;               /* after the first value of a run */
     struct promises kept_promises; /* of batches that were not */
 };
 

@@ -5,6 +5,7 @@
 
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/hold.h"
+#include "daemon/run/registry.h"
 #include "daemon/run/restore.h"
 #include "tests/unit/daemon/run/fake_store.h"
 #include "tests/unit/daemon/run/fixture.h"
@@ -208,6 +209,43 @@ static void test_a_run_that_came_back_is_not_forgotten_any_more(void **state)
     reliable_end(&f);
 }
 
+static int reliable_arrive(struct run_fixture *f, struct registry *registry, uint64_t seq)
+{
+    struct sample *sample = fixture_make(f, 0, 0, 9);
+    bool compute;
+    sample->message.header.reliable = true;
+    sample->message.header.seq = seq;
+    int code = registry_arrive(registry, &sample->message, f->now, &compute);
+    free(sample);
+    return code;
+}
+
+/* Half of what is there would let messages count twice, and overwrite the other half. */
+static void test_a_past_that_cannot_be_read_is_asked_for_again(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[]");
+    for (uint64_t i = 1; i < 3; i++) {
+        assert_int_equal(send_reliable(&f, i, i), 0);
+    }
+    checkpoint_forget(f.run, f.now);
+    assert_int_equal(kept(&f), 12);
+    run_free(&f.run);
+    struct registry *registry = registry_new(&f.config, &f.sink, NULL, NULL);
+    assert_non_null(registry);
+    for (int i = 0; i < 2; i++) {
+        f.sink.store->unreadable = true;
+        assert_int_equal(reliable_arrive(&f, registry, 2), ERR_MEMORY);
+        assert_int_equal(registry_jobs(registry), 0);
+    }
+    f.sink.store->unreadable = false;
+    assert_int_equal(reliable_arrive(&f, registry, 2), ERR_REPEATED);
+    assert_int_equal(reliable_arrive(&f, registry, 1), ERR_REPEATED);
+    registry_free(&registry);
+    reliable_end(&f);
+}
+
 static void reliable_settle(void *data, struct promises *promises)
 {
     promises_move(data, promises);
@@ -299,6 +337,7 @@ int main(void)
         cmocka_unit_test(test_its_numbers_come_back),
         cmocka_unit_test(test_a_run_that_is_forgotten_leaves_its_numbers),
         cmocka_unit_test(test_a_run_that_came_back_is_not_forgotten_any_more),
+        cmocka_unit_test(test_a_past_that_cannot_be_read_is_asked_for_again),
         cmocka_unit_test(test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered),
         cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
         cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),

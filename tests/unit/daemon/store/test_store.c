@@ -7,6 +7,7 @@
 #include "proto/err.h"
 #include "daemon/store/internal.h"
 #include "daemon/store/series.h"
+#include "daemon/store/store_internal.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -497,6 +498,53 @@ static void test_a_run_is_read_while_another_one_is_written(void **state)
     assert_string_equal(seen, "a1a2");
 }
 
+static int interrupt_when_seen(void *seen)
+{
+    return *(char *)seen != '\0';
+}
+
+static int interrupt_at_once(void *data)
+{
+    (void)data;
+    return 1;
+}
+
+/* The loop's connection fails: at once, and another one does better; after the first row, which
+ * does not come twice; both: nobody knows what there is. */
+static void test_a_run_that_cannot_be_read_is_not_one_that_is_not_there(void **state)
+{
+    struct store_fixture *fixture = *state;
+    const uint8_t id[RUN_BYTES] = {7};
+    const struct store_run run = {.job = "j", .run = id};
+    char seen[64] = "";
+    fixture_open(fixture);
+    struct store_batch *batch = batch_of(7, 3);
+    assert_int_equal(batch_keep(batch, "a", "1", 1), 0);
+    assert_int_equal(batch_keep(batch, "b", "2", 1), 0);
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORED, 2);
+    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), 0);
+    assert_string_equal(seen, "a1b2");
+    sqlite3 *reader = fixture->store->reader.db;
+    *seen = '\0';
+    sqlite3_progress_handler(reader, 1, interrupt_when_seen, seen);
+    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), ERR_MEMORY);
+    assert_string_equal(seen, "a1");
+    *seen = '\0';
+    sqlite3_progress_handler(reader, 1, interrupt_at_once, NULL);
+    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), 0);
+    assert_string_equal(seen, "a1b2");
+    *seen = '\0';
+    sqlite3 *writer = store_begin_read(fixture->store)->db;
+    sqlite3_progress_handler(writer, 1, interrupt_at_once, NULL);
+    store_end_read(fixture->store);
+    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), ERR_MEMORY);
+    assert_string_equal(seen, "");
+    store_begin_read(fixture->store);
+    sqlite3_progress_handler(writer, 0, NULL, NULL);
+    store_end_read(fixture->store);
+}
+
 /* Somebody replaced the file: the loop reads the one that is there now. */
 static void test_a_run_is_read_from_the_file_that_is_there(void **state)
 {
@@ -585,6 +633,7 @@ int main(void)
         TEST(test_enough_that_was_promised_is_written_at_once),
         TEST(test_a_run_is_read_while_another_one_is_written),
         TEST(test_a_run_is_read_from_the_file_that_is_there),
+        TEST(test_a_run_that_cannot_be_read_is_not_one_that_is_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
