@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import types
 
 import msgpack
 import numpy as np
@@ -16,7 +17,7 @@ import zmq
 
 import attnd
 from attnd import layer_state
-from attnd.lane import reliable
+from attnd.lane import reliable, spool
 from conftest import PACKAGE, identity_holds, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
@@ -309,6 +310,32 @@ def test_what_finds_no_room_waits_while_answers_come(daemons, publishers, monkey
     assert [header["seq"] for _, header, _ in daemon.taken] == list(range(20))
 
 
+def test_what_finds_no_room_waits_for_an_attnd_that_is_back(daemons, publishers, monkeypatch):
+    """However long it was away."""
+    monkeypatch.setattr(reliable, "WAIT_S", 600)
+    daemon, publisher = daemons(), publishers(reliable_bytes=8000)
+    lane = publisher._sender._lane
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 20)
+    daemon.wait_taken(2)
+    daemon.close()
+    wait_until(lambda: not publisher.stats()["subscribed"] and publisher.stats()["queued"] == lane.unacknowledged, "the end")
+    dropped, kept = publisher.stats()["dropped"], lane.unacknowledged
+    assert dropped > 0
+    lane._answered_at = -1e9
+    again = daemons()
+    again.acknowledges = False
+    again.wait(lambda: publisher.stats()["subscribed"] and lane._first_credit is not None, "it is back")
+    publish_states(publisher, 1, first=20)
+    again.wait(lambda: lane.is_awaited, "it waits for room")
+    again.wait_taken(kept)
+    again.acknowledges = True
+    again.answer(ack=[number for number, _, _ in again.taken])
+    again.wait(lambda: any(header["step"] == 20 and header["type"] == "state" for _, header, _ in again.taken), "it comes")
+    assert publisher.stats()["dropped"] == dropped
+
+
 def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, caplog):
     daemon, publisher = daemons(), publishers()
     daemon.attach(publisher)
@@ -335,6 +362,60 @@ def test_an_answer_that_is_none_changes_nothing(daemons, publishers, answer):
     daemon.lane.send_multipart([daemon.peer, answer, answer])
     daemon.answer(ack=[number for number, _, _ in daemon.taken])
     daemon.wait(lambda: publisher.stats()["sent"] == 2, "they are acknowledged")
+
+
+def test_an_answer_that_there_is_no_memory_for_is_asked_for_again(daemons, publishers, monkeypatch):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 2)
+    daemon.wait_taken(2)
+
+    def fails(*_, **__):
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(reliable, "msgpack", types.SimpleNamespace(unpackb=fails))
+    daemon.acknowledges = True
+    daemon.answer(ack=[number for number, _, _ in daemon.taken])
+    daemon.wait(lambda: publisher.stats()["sent"] == 2, "they are acknowledged, over the next connection")
+    assert daemon.joins == 2 and identity_holds(publisher.stats())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_what_there_is_no_memory_to_read_is_sent_later(daemons, publishers, tmp_path, monkeypatch, error):
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
+    daemon.attach(publisher)
+    failed = []
+
+    def fails(*_):
+        monkeypatch.undo()
+        failed.append(error)
+        raise error
+
+    monkeypatch.setattr(os, "pread", fails)
+    publish_states(publisher, 3)
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are acknowledged")
+    assert failed and publisher.stats()["dropped"] == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_what_others_left_and_there_is_no_memory_to_read_is_sent_later(daemons, publishers, tmp_path, caplog, monkeypatch, error):
+    store = spool.Spool(str(tmp_path / "spool"))
+    left = {"reliable": True, "type": "event"}
+    store.append([b"event/job/", msgpack.packb(left)])
+    store.close()
+
+    def fails(*_):
+        monkeypatch.undo()
+        raise error
+
+    monkeypatch.setattr(os, "pread", fails)
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
+    daemon.attach(publisher)
+    wait_until(lambda: any("cannot be read (Cannot allocate memory)" in record.getMessage() for record in caplog.records), "it is told")
+    publish_states(publisher, 1)
+    daemon.wait(lambda: any(header == left for _, header, _ in daemon.taken), "it is sent")
 
 
 def test_any_bytes_are_an_answer_or_none():
@@ -446,7 +527,6 @@ def test_damage_in_what_was_left_is_told(daemons, publishers, place, tmp_path, c
 
 
 def test_what_others_left_and_cannot_be_read_now_stays(daemons, publishers, tmp_path, caplog, monkeypatch):
-    from attnd.lane import spool
     store = spool.Spool(str(tmp_path / "spool"))
     store.append([b"event/job/", msgpack.packb({"reliable": True, "type": "event"})])
     store.close()

@@ -247,7 +247,9 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
     entry->payload = message->bytes;
     entry->counted = counted;
     entry_append(lane, entry);
-    lane->answered_ms = lane->bytes ? lane->answered_ms : socket_now_ms();
+    if (lane->bytes == 0) {
+        lane->answered_ms = socket_now_ms();
+    }
     lane->bytes += bytes;
     lane->unacknowledged += counted;
     lane->tensors += !entry->spooled && entry->payload > 0;
@@ -386,7 +388,7 @@ void reliable_announce(struct reliable *lane, const char *endpoint)
     lane->again_ms = 0;
     lane->pause_ms = AGAIN_MS;
     if (*endpoint) {
-        lane->announced_ms = socket_now_ms();
+        lane->announced_ms = lane->answered_ms = socket_now_ms();
         reliable_connect(lane);
     }
 }
@@ -394,16 +396,6 @@ void reliable_announce(struct reliable *lane, const char *endpoint)
 bool reliable_is_joining(const struct reliable *lane)
 {
     return !lane->joined && *lane->endpoint && socket_now_ms() < lane->announced_ms + JOIN_MS;
-}
-
-long reliable_idle_ms(const struct reliable *lane)
-{
-    uint64_t now = socket_now_ms();
-
-    if (lane->again_ms == 0) {
-        return -1;
-    }
-    return lane->again_ms > now ? (long)(lane->again_ms - now) : 0;
 }
 
 int reliable_items(const struct reliable *lane, zmq_pollitem_t ret_items[2])
@@ -461,6 +453,7 @@ static void take_credit(struct reliable *lane, const msgpack_object *value)
         lane->first_credit = (int64_t)credit;
         lane->pause_ms = AGAIN_MS;
         lane->joined = true;
+        lane->answered_ms = socket_now_ms(); /* what waits for room is owed as long anew */
         look_for_left(lane);
     }
 }
@@ -499,16 +492,23 @@ static bool take_answer(struct reliable *lane, const void *data, size_t size)
     return true;
 }
 
-/* Returns false when one is lost: nobody says it again on this connection. */
+/* One of several frames is none. Returns false when one is lost: nobody says it again on this
+ * connection. */
 static bool take_answers(struct reliable *lane)
 {
     zmq_msg_t frame;
-    bool taken = true;
+    bool taken = true, within = false;
 
     zmq_msg_init(&frame);
-    for (int i = 0; i < ANSWERS_AT_ONCE && zmq_msg_recv(&frame, lane->socket, ZMQ_DONTWAIT) >= 0;
+    for (int i = 0;
+         (within || i < ANSWERS_AT_ONCE) && zmq_msg_recv(&frame, lane->socket, ZMQ_DONTWAIT) >= 0;
          i++) {
-        taken = take_answer(lane, zmq_msg_data(&frame), zmq_msg_size(&frame)) && taken;
+        bool alone = !within && !zmq_msg_more(&frame);
+
+        within = zmq_msg_more(&frame);
+        if (alone && !take_answer(lane, zmq_msg_data(&frame), zmq_msg_size(&frame))) {
+            taken = false;
+        }
     }
     zmq_msg_close(&frame);
     return taken;

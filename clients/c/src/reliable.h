@@ -92,9 +92,7 @@ bool reliable_is_joining(const struct reliable *lane);
 /* Takes in what attnd says, and sends what it has room for. Does not block. */
 void reliable_tend(struct reliable *lane);
 
-/* Milliseconds until reliable_tend has something to do by itself; -1: until reliable_items wake. */
-long reliable_idle_ms(const struct reliable *lane);
-/* Its sockets, to be polled. Returns how many. */
+/* Its sockets, to be polled; it has something to do at `again_ms`, too. Returns how many. */
 int reliable_items(const struct reliable *lane, zmq_pollitem_t ret_items[2]);
 
 /* Whether a message of so many bytes has no room, but will soon: attnd is there and answers. */

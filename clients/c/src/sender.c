@@ -37,8 +37,9 @@
 #define STALLED_MS    3000
 /* How often events tell what was dropped when there is nothing else to say. */
 #define TELL_MS 5000
-/* Returned by try_send: the message is kept until it is acknowledged. */
-#define KEPT 2
+/* Returned by try_send: the message is kept until it is acknowledged; or waits for room. */
+#define KEPT  2
+#define WAITS 3
 /* After which a socket that could not be made is tried again. */
 #define REOPEN_MS 1000
 /* How long the connection outlives what was sent last. */
@@ -182,16 +183,16 @@ static int keep_framed(attn_publisher *publisher, struct wire_message *message, 
         rc = ATTN_E_TOO_LARGE;
     } else if (message->header.type != MESSAGE_EVENT &&
                reliable_must_wait(&publisher->lane, bytes)) {
-        rc = ATTN_E_DROPPED; /* it is tried again */
-    } else if (reliable_keep(&publisher->lane, message, &topic, &head, counted) != 0) {
-        rc = ATTN_E_MEMORY;
+        rc = WAITS;
+    } else {
+        rc = reliable_keep(&publisher->lane, message, &topic, &head, counted);
     }
     zmq_msg_close(&topic);
     zmq_msg_close(&head);
     return rc;
 }
 
-/* Returns KEPT, ATTN_E_DROPPED when it is to be tried again, or why it is dropped. */
+/* Returns KEPT, WAITS, or why it is dropped. */
 static int keep(attn_publisher *publisher, struct wire_message *message, bool counted)
 {
     struct header *header = &message->header;
@@ -254,7 +255,7 @@ void sender_tell_denied(void *argument)
                sentence);
 }
 
-/* One attempt. Returns KEPT, or as message_send. */
+/* One attempt. Returns 0, KEPT, WAITS, or why it is dropped. */
 static int try_send(attn_publisher *publisher, struct wire_message *message, bool counted)
 {
     struct header *header = &message->header;
@@ -285,7 +286,7 @@ static int try_send(attn_publisher *publisher, struct wire_message *message, boo
         pthread_mutex_unlock(&publisher->lock);
         note_said(publisher, header);
     }
-    return rc;
+    return rc == ATTN_E_DROPPED ? WAITS : rc;
 }
 
 /* Takes the head off the queue: sent (0), kept (KEPT), skipped (ATTN_SKIPPED) or dropped (anything
@@ -334,7 +335,7 @@ static int repeat_hello(attn_publisher *publisher)
     hello.header.event = EVENT_HELLO;
     publisher_position(publisher, &hello.header.epoch, &hello.header.step);
     if (waits_for_lane(publisher, MESSAGE_EVENT)) {
-        return ATTN_E_DROPPED;
+        return WAITS;
     }
     return try_send(publisher, &hello, false);
 }
@@ -382,7 +383,7 @@ static int sender_deliver(attn_publisher *publisher, struct wire_message *messag
         return ATTN_SKIPPED;
     }
     if (waits_for_lane(publisher, message->header.type)) {
-        return ATTN_E_DROPPED;
+        return WAITS;
     }
     return try_send(publisher, message, true);
 }
@@ -397,7 +398,7 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
         sender_take_notices(publisher);
         lender_tend(publisher->lender, publisher->link.endpoint, publisher->bounds.memory >= 1);
         if (take_hello_due(publisher) && publisher->link.socket &&
-            repeat_hello(publisher) == ATTN_E_DROPPED) {
+            repeat_hello(publisher) == WAITS) {
             set_hello_due(publisher);
             return true;
         }
@@ -406,7 +407,7 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
             return false;
         }
         rc = sender_deliver(publisher, message);
-        if (rc == ATTN_E_DROPPED) {
+        if (rc == WAITS) {
             return true;
         }
         finish_head(publisher, rc);

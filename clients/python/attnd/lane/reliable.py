@@ -139,7 +139,7 @@ class Lane:
         self._endpoint, self._context, self._keys = endpoint, context, keys
         self._again_at, self._pause_s = math.inf, AGAIN_S
         if endpoint is not None:
-            self._announced_at = time.monotonic()
+            self._announced_at = self._answered_at = time.monotonic()
             self._connect()
 
     @property
@@ -211,25 +211,30 @@ class Lane:
             self._connect()
         if self._socket is None or self._monitor is None:
             return
-        self._take_answers(self._socket)
-        if int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if not self._take_answers(self._socket) or int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._retry()
         self._send()
 
     # ---------------------------------------------------------------------------------------- answers
 
-    def _take_answers(self, socket: "zmq.Socket[Any]") -> None:
+    def _take_answers(self, socket: "zmq.Socket[Any]") -> bool:
+        """False: one is lost, as there was no memory for it. Nobody says it again on this connection."""
         settled: List[Entry] = []
+        taken = True
         for _ in range(ANSWERS_AT_ONCE):
             if not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 break
-            answer = _read_answer(socket.recv_multipart(zmq.DONTWAIT))
+            try:
+                answer = _read_answer(socket.recv_multipart(zmq.DONTWAIT))
+            except MemoryError:
+                answer, taken = None, False
             if answer is not None:
                 settled += self._take_answer(answer)
         if settled:
             self.full = self.is_awaited = False
             self._answered_at = time.monotonic()
             self._settled([entry for entry in settled if entry.topic is not None])
+        return taken
 
     def _take_answer(self, answer: Answer) -> List[Entry]:
         credit, acknowledged, refused = answer
@@ -238,6 +243,7 @@ class Lane:
             self._first_credit = credit
             self._pause_s = AGAIN_S
             self.joined = True
+            self._answered_at = time.monotonic()  # what waits for room is owed as long anew
             self._look_for_left()
         settled = [self._sent.pop(number) for number in acknowledged if number in self._sent]
         for number, reason in refused:
@@ -427,6 +433,8 @@ def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:
         acknowledged = list(answer.get("ack", ()))
         if all(type(number) is int for number in (credit, *acknowledged, *(number for number, _ in refused))) and credit >= 0:
             return credit, acknowledged, refused
+    except MemoryError:
+        raise
     except Exception:  # whoever sends such a thing is not attnd
         pass
     return None

@@ -13,6 +13,7 @@ the machine. One thread.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -21,7 +22,7 @@ import stat
 import struct
 import time
 import zlib
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 MAGIC = b"\x89attnd\r\n"
 VERSION = 1
@@ -64,15 +65,16 @@ class Segment:
     def read(self, found: Found) -> List[bytes]:
         """The frames; OSError."""
         fd = self.fd if self.fd >= 0 else _opened(self.path)
+        frames: List[bytes] = []
         try:
-            data = _read(fd, found.at, sum(found.sizes))
+            with _memory_as_error():
+                data, at = _read(fd, found.at, sum(found.sizes)), 0
+                for size in found.sizes:
+                    frames.append(data[at:at + size])
+                    at += size
         finally:
             if fd != self.fd:
                 os.close(fd)
-        frames, at = [], 0
-        for size in found.sizes:
-            frames.append(data[at:at + size])
-            at += size
         return frames
 
     def delete(self) -> None:
@@ -330,7 +332,8 @@ class Spool:
             fd = _opened(path)
             try:
                 segment = Segment(path, -1, _size_of(fd))
-                messages, flaw = messages_in(_read(fd, 0, segment.size))
+                with _memory_as_error():
+                    messages, flaw = messages_in(_read(fd, 0, segment.size))
             finally:
                 os.close(fd)
         except (Unreadable, OSError) as error:
@@ -377,8 +380,17 @@ class Spool:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether it says nothing about the file: the process has too much open, or the machine."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    """Whether it says nothing about the file: the process has too much open, or the machine; or there is no memory."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@contextlib.contextmanager
+def _memory_as_error() -> Iterator[None]:
+    """That there is none, as the kernel says it."""
+    try:
+        yield
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
 
 
 def _name_of(path: str) -> str:

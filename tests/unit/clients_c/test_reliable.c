@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/* The reliable lane, against an attnd that answers what it is told to. */
+#include "tests/unit/proto/support.h"
+
+#include "tests/unit/clients_c/peer.h"
+
+#include "clients/c/src/reliable.h"
+
+#include <string.h>
+
+enum { BOUND = 1000, PAYLOAD = 600 };
+
+static const struct key_client no_keys;
+static struct topic *const some_topic = (struct topic *)(void *)&no_keys; /* only compared */
+
+struct attnd {
+    void *context, *router;
+    zmq_msg_t client; /* its routing id */
+    uint64_t settled;
+    struct warner warner;
+    struct reliable lane;
+};
+
+static void count_settled(void *sender, const struct kept *entry, bool lost)
+{
+    struct attnd *attnd = sender;
+
+    assert_ptr_equal(entry->topic, some_topic);
+    assert_false(lost);
+    attnd->settled++;
+}
+
+static void attnd_open(struct attnd *attnd)
+{
+    *attnd = (struct attnd){.context = zmq_ctx_new()};
+    attnd->router = zmq_socket(attnd->context, ZMQ_ROUTER);
+    assert_int_equal(zmq_bind(attnd->router, "inproc://lane"), 0);
+    zmq_msg_init(&attnd->client);
+    attnd->lane.events = (struct kept_events){.settled = count_settled, .sender = attnd};
+    attnd->lane.warner = &attnd->warner;
+    attnd->lane.bytes_max = BOUND;
+    attnd->lane.context = attnd->context;
+    attnd->lane.keys = &no_keys;
+}
+
+static void attnd_close(struct attnd *attnd)
+{
+    reliable_close(&attnd->lane);
+    zmq_msg_close(&attnd->client);
+    zmq_close(attnd->router);
+    zmq_ctx_term(attnd->context);
+}
+
+/* Takes in one message, of which it looks at the id alone. */
+static void expect_number(struct attnd *attnd, uint64_t number)
+{
+    zmq_pollitem_t item = {.socket = attnd->router, .events = ZMQ_POLLIN};
+    zmq_msg_t frame;
+
+    assert_int_equal(zmq_poll(&item, 1, PEER_WAIT_MS), 1);
+    assert_true(zmq_msg_recv(&attnd->client, attnd->router, 0) >= 0);
+    zmq_msg_init(&frame);
+    assert_int_equal(zmq_msg_recv(&frame, attnd->router, 0), 8);
+    assert_memory_equal(zmq_msg_data(&frame), &number, sizeof number);
+    while (zmq_msg_more(&frame)) {
+        assert_true(zmq_msg_recv(&frame, attnd->router, 0) >= 0);
+    }
+    zmq_msg_close(&frame);
+}
+
+static void say_frame(struct attnd *attnd, const struct bytes *frame, bool more)
+{
+    assert_true(zmq_send(attnd->router, frame->data, frame->len, more ? ZMQ_SNDMORE : 0) >= 0);
+}
+
+static void address_client(struct attnd *attnd)
+{
+    zmq_msg_t to;
+
+    zmq_msg_init(&to);
+    zmq_msg_copy(&to, &attnd->client);
+    assert_true(zmq_msg_send(&to, attnd->router, ZMQ_SNDMORE) >= 0);
+}
+
+/* {"ack": [number], "credit": credit} */
+static struct bytes answer_of(uint64_t number, uint64_t credit)
+{
+    struct mpk_writer writer;
+
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 2);
+    mpk_put_str(&writer, "ack");
+    mpk_put_array(&writer, 1);
+    mpk_put_u64(&writer, number);
+    mpk_pair_u64(&writer, "credit", credit);
+    return bytes_written(&writer);
+}
+
+static void answer(struct attnd *attnd, uint64_t number, uint64_t credit)
+{
+    struct bytes frame = answer_of(number, credit);
+
+    address_client(attnd);
+    say_frame(attnd, &frame, false);
+    bytes_free(&frame);
+    reliable_tend(&attnd->lane);
+}
+
+static int keep(struct attnd *attnd)
+{
+    struct wire_message message = {.topic = some_topic};
+    zmq_msg_t topic, header;
+    int rc;
+
+    message.header.type = MESSAGE_ATTENTION;
+    message.header.tensor_count = 1;
+    message.bytes = PAYLOAD;
+    assert_int_equal(zmq_msg_init_size(&message.tensors[0], PAYLOAD), 0);
+    memset(zmq_msg_data(&message.tensors[0]), 0, PAYLOAD);
+    zmq_msg_init(&topic);
+    zmq_msg_init(&header);
+    rc = reliable_keep(&attnd->lane, &message, &topic, &header, true);
+    zmq_msg_close(&message.tensors[0]);
+    zmq_msg_close(&topic);
+    zmq_msg_close(&header);
+    return rc;
+}
+
+static void join(struct attnd *attnd)
+{
+    reliable_announce(&attnd->lane, "inproc://lane");
+    expect_number(attnd, 0);
+}
+
+/* A ROUTER whose send failed in its middle writes what follows behind it: answers to others. */
+static void test_what_has_several_frames_is_no_answer(void **state)
+{
+    struct attnd attnd;
+    struct bytes good = answer_of(1, 1 << 20);
+
+    (void)state;
+    attnd_open(&attnd);
+    join(&attnd);
+    answer(&attnd, 0, 1 << 16);
+    assert_int_equal(attnd.lane.credit, 1 << 16);
+    assert_int_equal(keep(&attnd), 0);
+    reliable_tend(&attnd.lane);
+    expect_number(&attnd, 1);
+    for (int frames = 2; frames <= 4; frames++) {
+        address_client(&attnd);
+        for (int i = 1; i <= frames; i++) {
+            say_frame(&attnd, &good, i < frames);
+        }
+    }
+    reliable_tend(&attnd.lane);
+    assert_int_equal(attnd.settled, 0);
+    assert_int_equal(attnd.lane.credit, (1 << 16) - 4096);
+    answer(&attnd, 1, 4096); /* the next that is one counts */
+    assert_int_equal(attnd.settled, 1);
+    assert_int_equal(attnd.lane.credit, 1 << 16);
+    bytes_free(&good);
+    attnd_close(&attnd);
+}
+
+/* However long it was away. */
+static void test_what_finds_no_room_waits_for_an_attnd_that_is_back(void **state)
+{
+    struct attnd attnd;
+
+    (void)state;
+    attnd_open(&attnd);
+    join(&attnd);
+    answer(&attnd, 0, 1 << 16);
+    assert_int_equal(keep(&attnd), 0);
+    assert_false(reliable_must_wait(&attnd.lane, BOUND - PAYLOAD));
+    assert_true(reliable_must_wait(&attnd.lane, PAYLOAD));
+    reliable_announce(&attnd.lane, "");
+    assert_false(reliable_must_wait(&attnd.lane, PAYLOAD));
+    assert_int_equal(keep(&attnd), ATTN_E_DROPPED);
+    attnd.lane.answered_ms = 0;
+    reliable_announce(&attnd.lane, "inproc://lane");
+    assert_true(reliable_must_wait(&attnd.lane, PAYLOAD));
+    attnd.lane.answered_ms = 0; /* so long it took to answer */
+    assert_false(reliable_must_wait(&attnd.lane, PAYLOAD));
+    expect_number(&attnd, 0);
+    answer(&attnd, 0, 1 << 16);
+    assert_true(reliable_must_wait(&attnd.lane, PAYLOAD));
+    attnd.lane.answered_ms = 0; /* it takes, and acknowledges nothing */
+    answer(&attnd, 0, 1 << 16);
+    assert_false(reliable_must_wait(&attnd.lane, PAYLOAD));
+    attnd_close(&attnd);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_has_several_frames_is_no_answer),
+        cmocka_unit_test(test_what_finds_no_room_waits_for_an_attnd_that_is_back),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
