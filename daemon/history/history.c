@@ -14,12 +14,12 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/history/internal.h"
+#include "daemon/store/db.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define PROGRESS_STEPS 10000
 /* How long the writer may keep the reader waiting; in write-ahead mode it hardly ever does. */
@@ -92,8 +92,6 @@ struct history {
     /* Used by the reader thread only. */
     char path[CONFIG_TEXT_MAX];
     sqlite3 *db; /* NULL = not open */
-    dev_t device;
-    ino_t inode;
     uint64_t deadline_ns;
 };
 
@@ -289,17 +287,12 @@ static void on_jobs_match(sqlite3_context *context, int count, sqlite3_value **v
 /* Also when the file there is not the one that is open. */
 static int open_db(struct history *history, char *reterr_detail)
 {
-    struct stat file;
-    int rc = stat(history->path, &file) == 0 ? SQLITE_OK : SQLITE_CANTOPEN;
-    if (rc == SQLITE_OK && history->db && file.st_dev == history->device &&
-        file.st_ino == history->inode) {
+    if (history->db && !db_is_gone(history->db)) {
         return 0;
     }
     close_db(history);
-    if (rc == SQLITE_OK) {
-        rc = sqlite3_open_v2(history->path, &history->db,
+    int rc = sqlite3_open_v2(history->path, &history->db,
                              SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
-    }
     if (rc == SQLITE_OK) {
         rc = sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
     }
@@ -314,8 +307,6 @@ static int open_db(struct history *history, char *reterr_detail)
         close_db(history);
         return rc == SQLITE_NOMEM ? ERR_MEMORY : ERR_HISTORY_OFF;
     }
-    history->device = file.st_dev;
-    history->inode = file.st_ino;
     sqlite3_busy_timeout(history->db, BUSY_MS);
     sqlite3_progress_handler(history->db, PROGRESS_STEPS, on_progress, history);
     return 0;

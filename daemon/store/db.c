@@ -202,10 +202,10 @@ int db_open(struct store_db *db, const char *configured_path, char reterr_reason
     return store_db_open_path(db, reterr_reason);
 }
 
-bool db_is_gone(const struct sql *sql)
+bool db_is_gone(sqlite3 *connection)
 {
     int moved = 0;
-    return sqlite3_file_control(sql->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
+    return sqlite3_file_control(connection, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK &&
            moved;
 }
 

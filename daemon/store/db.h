@@ -27,7 +27,7 @@ bool db_is_corrupt(const struct store_db *db, int code);
  */
 int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);
 /* Whether the path leads to another file than the open one, or to none. */
-bool db_is_gone(const struct sql *sql);
+bool db_is_gone(sqlite3 *connection);
 /* Lets go of the file that is open, and opens what the path leads to now, as db_open does. Returns
  * 0, or -1 with a reason, then it is closed. */
 int db_reopen(struct store_db *db, char reterr_reason[STORE_REASON_MAX]);

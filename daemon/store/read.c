@@ -135,7 +135,7 @@ static int read_each_kept_of(const struct sql *sql, const struct store_run *run,
 /* The loop's connection to the database that is there now. Returns an SQLite code. */
 static int read_open(struct store *store)
 {
-    if (store->reader.db && db_is_gone(&store->reader)) {
+    if (store->reader.db && db_is_gone(store->reader.db)) {
         db_close_reader(&store->reader);
     }
     return store->reader.db ? SQLITE_OK : db_open_reader(store->db.path, &store->reader);

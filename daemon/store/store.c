@@ -224,7 +224,7 @@ static int look_for_file(struct store *store)
 {
     char reason[STORE_REASON_MAX];
     bool is_open = store->db.sql.db;
-    if (is_open && !db_is_gone(&store->db.sql)) {
+    if (is_open && !db_is_gone(store->db.sql.db)) {
         return SQLITE_OK;
     }
     if (is_open) {
