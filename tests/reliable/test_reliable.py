@@ -12,7 +12,7 @@ import time
 import msgpack
 import pytest
 
-from harness import Attnd, Trainer, softmax_maps, wait_log, wait_until
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
 from keyed import Keyed, Pair, Somebody
 from lane import Lane
 
@@ -85,13 +85,18 @@ def test_a_message_that_comes_twice_counts_once(small, rng):
     assert sorted(lane.acknowledged) == sorted(kept)
     assert stats["reliable_duplicates"] == len(kept) and stats["dropped"] == {"repeated": len(kept)}
     assert stats["received"] == stats["processed"] + len(kept) and stats["lost"] == 0
-    assert small.call("alerts")["alerts"] == [] and dropped_of(small) == "0"
     assert re.findall(r"level=(\w+) event=message_dropped reason=repeated", small.log_text()) == 3 * ["info"]  # 1, 2 and 4
+    for step in (4, 5):
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    lane.settled()
+    wait_until(lambda: (0, 4, 1) in windows_of(small), "a window in which the rules judge what came until then")
+    assert small.call("alerts")["alerts"] == [] and dropped_of(small) == "0"
     lane.close()
 
 
 def test_what_two_processes_with_one_rank_send_is_dropped(small, rng):
     """Without the lane a number that came before is another message's, and lost."""
+    reader = Reader(small, "alert/")
     first = Trainer(small, "job")
     second = Trainer(small, "job", run=first.run)
     for step in range(2):
@@ -101,9 +106,11 @@ def test_what_two_processes_with_one_rank_send_is_dropped(small, rng):
     stats = small.stats()
     assert stats["dropped"] == {"seq_duplicate": 2} and stats["reliable_duplicates"] == 0
     assert dropped_of(small) == "2"
+    alert = reader.next()[1]
+    assert (alert["rule"], alert["state"]) == ("losses", "firing")
     assert re.findall(r"level=(\w+) event=message_dropped reason=seq_duplicate", small.log_text()) == 2 * ["warning"]
-    first.close()
-    second.close()
+    for end in (first, second, reader):
+        end.close()
 
 
 @pytest.mark.parametrize("point", ["store_begin", "store_before_commit", "store_after_commit", "checkpoint_packed",
