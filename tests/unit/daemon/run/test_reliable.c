@@ -246,6 +246,31 @@ static void test_a_past_that_cannot_be_read_is_asked_for_again(void **state)
     reliable_end(&f);
 }
 
+/* Its rows are still there: what forgets them waits in the store's queue. */
+static void test_a_run_that_never_used_the_lane_begins_anew(void **state)
+{
+    struct run_fixture f;
+    bool compute;
+    (void)state;
+    reliable_begin(&f, "[]");
+    assert_int_equal(fixture_send(&f, 0, 0, 0), 0);
+    reliable_save(&f);
+    run_free(&f.run);
+    struct registry *registry = registry_new(&f.config, &f.sink, NULL, NULL);
+    assert_non_null(registry);
+    struct sample *sample = fixture_make(&f, 0, 0, 1);
+    assert_int_equal(registry_arrive(registry, &sample->message, f.now, &compute), 0);
+    f.run = registry_find(registry, "job", "01");
+    assert_non_null(f.run);
+    assert_null(f.run->streams);
+    fixture_finish(&f, sample);
+    assert_int_equal(fixture_take_all(&f), 0);
+    assert_int_equal(run_counts(f.run).received, 1);
+    f.run = NULL;
+    registry_free(&registry);
+    reliable_end(&f);
+}
+
 static void reliable_settle(void *data, struct promises *promises)
 {
     promises_move(data, promises);
@@ -338,6 +363,7 @@ int main(void)
         cmocka_unit_test(test_a_run_that_is_forgotten_leaves_its_numbers),
         cmocka_unit_test(test_a_run_that_came_back_is_not_forgotten_any_more),
         cmocka_unit_test(test_a_past_that_cannot_be_read_is_asked_for_again),
+        cmocka_unit_test(test_a_run_that_never_used_the_lane_begins_anew),
         cmocka_unit_test(test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered),
         cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
         cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),
