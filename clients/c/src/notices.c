@@ -13,6 +13,8 @@
 /* After which the subscriptions of somebody without the lane, after an attnd that had it, are taken
  * for all. */
 #define SETTLED_MS 5000
+/* Without a subscription: an attnd that is back sooner was only restarted. */
+#define GONE_MS 5000
 
 bool sender_wants(const attn_publisher *publisher, const struct header *header)
 {
@@ -118,6 +120,46 @@ static void tell_heard(attn_publisher *publisher)
     }
 }
 
+/* Notes who wants tensors, and that nobody does any more. */
+static void note_home(attn_publisher *publisher, uint64_t now)
+{
+    char tensors[TOPIC_MAX];
+
+    topic_job("tensor", publisher->identity.job, tensors);
+    if (prefixes_touch(&publisher->heard, tensors)) {
+        strcpy(publisher->home, publisher->link.endpoint);
+        publisher->gone_ms = 0;
+    } else if (publisher->heard.count == 0 && *publisher->home && publisher->gone_ms == 0) {
+        publisher->gone_ms = now + GONE_MS;
+    }
+}
+
+void sender_tell_gone(attn_publisher *publisher)
+{
+    const struct topics *topics = &publisher->topics;
+    bool relies = false, closing;
+
+    if (publisher->gone_ms == 0 || socket_now_ms() < publisher->gone_ms) {
+        return;
+    }
+    pthread_mutex_lock(&publisher->lock);
+    closing = publisher->closing;
+    for (size_t i = 0; i < topics->capacity; i++) {
+        relies = relies || (topics->slots[i] && topics->slots[i]->by_lane);
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    if (!closing) {
+        warner_say(&publisher->warner, WARNING_GONE,
+                   "attnd at %s has gone, or does not answer: %s captured until it is back; "
+                   "training goes on. Further times are not told",
+                   publisher->home,
+                   relies ? "what goes by the reliable lane is kept for it, and nothing else is"
+                          : "nothing is");
+    }
+    publisher->gone_ms = 0;
+    *publisher->home = '\0';
+}
+
 /* Subscriptions have changed, or have not for some time. A daemon with the lane that is away, or is
  * back and has not said all, is taken to want what it wanted. One that newly wants events has not
  * heard our hello. */
@@ -127,6 +169,7 @@ bool sender_follow(attn_publisher *publisher)
     bool settled = publisher->settled_ms > 0 && now >= publisher->settled_ms;
     bool away, all = true;
 
+    note_home(publisher, now);
     sender_announce_lane(publisher);
     away = publisher->lane.joined && !settled && !heard_all(publisher);
     if (!away || publisher->heard.count == 0 || *publisher->lane.endpoint) {

@@ -74,8 +74,10 @@ struct attn_publisher {
     struct link link;
     struct reliable lane;
     struct warner warner;
-    struct prefixes heard; /* what is subscribed */
-    uint64_t settled_ms;   /* when the subscriptions of an attnd that is back are taken for all */
+    struct prefixes heard;  /* what is subscribed */
+    uint64_t settled_ms;    /* when the subscriptions of an attnd that is back are taken for all */
+    char home[ADDRESS_MAX]; /* where tensors were last wanted; "": nowhere, or its end is told */
+    uint64_t gone_ms;       /* when the end of that is to be told; 0: it has not ended */
     bool plans_changed, hello_asked;
     struct plan_table plans;
     struct layer_info *layers; /* owned; what hello says */
@@ -113,6 +115,8 @@ void sender_take_notices(attn_publisher *publisher);
 /* Has the publisher follow the subscriptions: they have changed, or have not for some time. Returns
  * false when there was no memory for all of them. */
 bool sender_follow(attn_publisher *publisher);
+/* Warns that attnd has gone, when that is due. */
+void sender_tell_gone(attn_publisher *publisher);
 /* Has the publisher know what its lane does. Under the lock. */
 void sender_note_lane(attn_publisher *publisher);
 

@@ -504,6 +504,7 @@ static long idle_ms(attn_publisher *publisher)
         until = now + (uint64_t)look_ms;
     }
     until = earlier(until, publisher->settled_ms);
+    until = earlier(until, publisher->gone_ms);
     until = earlier(until, publisher->lane.again_ms);
     pthread_mutex_lock(&publisher->lock);
     until = earlier(until, publisher->deadline_ms);
@@ -607,6 +608,7 @@ void *sender_run(void *argument)
                 sender_replace_socket(publisher);
             }
         }
+        sender_tell_gone(publisher);
         look_for_life(publisher);
         full = flush(publisher, &moved);
         tend_lane(publisher);

@@ -11,6 +11,7 @@
 enum warning {
     WARNING_KEY, /* it may not publish the job */
     WARNING_STALLED,
+    WARNING_GONE,
     WARNING_NO_LANE,
     WARNING_REFUSED,
     WARNING_FULL,

@@ -71,6 +71,53 @@ static void test_a_daemon_without_the_lane_is_told(void **state)
     peer_close(&peer);
 }
 
+struct heard {
+    char sentence[512];
+    _Atomic unsigned count;
+};
+
+static void hear_sentence(void *context, const char *sentence)
+{
+    struct heard *heard = context;
+
+    snprintf(heard->sentence, sizeof heard->sentence, "%s", sentence);
+    heard->count++;
+}
+
+/* Though nothing is published meanwhile, and nothing was blocked before. */
+static void test_a_daemon_that_has_gone_is_told_once(void **state)
+{
+    static struct heard heard;
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0), next;
+    char endpoint[sizeof peer.endpoint], expected[512];
+    attn_publisher_options options = options_for(peer.endpoint);
+    attn_publisher *publisher;
+    uint64_t start;
+
+    (void)state;
+    options.warn = hear_sentence;
+    options.warn_context = &heard;
+    publisher = publisher_with(&options);
+    peer_subscribe(&peer, "");
+    meet(publisher, &peer);
+    strcpy(endpoint, peer.endpoint);
+    peer_close(&peer);
+    for (start = now_ms(); heard.count == 0; rest()) {
+        assert_true(now_ms() - start < PEER_WAIT_MS);
+    }
+    snprintf(expected, sizeof expected,
+             "job unit: attnd at %s has gone, or does not answer: nothing is captured until it is "
+             "back; training goes on. Further times are not told",
+             endpoint);
+    next = peer_open(ZMQ_SUB, endpoint, 0);
+    peer_subscribe(&next, "");
+    meet(publisher, &next);          /* it goes on */
+    attn_publisher_free(&publisher); /* its thread has ended then */
+    assert_string_equal(heard.sentence, expected);
+    assert_int_equal(heard.count, 1);
+    peer_close(&next);
+}
+
 static void test_nothing_is_sent_before_a_subscription(void **state)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
@@ -543,6 +590,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_publishing_without_a_daemon_returns_at_once),
         cmocka_unit_test(test_a_daemon_without_the_lane_is_told),
+        cmocka_unit_test(test_a_daemon_that_has_gone_is_told_once),
         cmocka_unit_test(test_nothing_is_sent_before_a_subscription),
         cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
         cmocka_unit_test(test_sequences_count_per_layer),

@@ -152,10 +152,10 @@ typedef struct attn_publisher_options {
        process with the same one sends what this one could not, also when it was killed. Nothing is
        synced to the disk. (default NULL: $ATTND_SPOOL, without which they are kept in memory) */
     const char *spool;
-    /* Called with what people should know, as a sentence, each thing once: that attnd is stopped,
-       refuses the job of this key, or has no reliable lane; that the spool cannot be used; what is
-       left at the end. By the sending thread, or by attn_publisher_free, which it must not call; it
-       should return soon. (default NULL: nobody is told) */
+    /* Called with what people should know, as a sentence, each thing once: that attnd is stopped
+       or has gone, refuses the job of this key, or has no reliable lane; that the spool cannot be
+       used; what is left at the end. By the sending thread, or by attn_publisher_free, which it
+       must not call; it should return soon. (default NULL: nobody is told) */
     void (*warn)(void *context, const char *sentence);
     void *warn_context;
 } attn_publisher_options;
