@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as what an attnd answers to a client in C on the reliable lane, while that publishes.
  * Each message is sent once on a connection, in order and whole, is settled at most once and only
- * after it was sent, and no more is sent than the credit that it knows of.
+ * after it was sent; no more is sent than the credit that it knows of, but for one message that is
+ * alone; what has several frames is no answer; and messages wait for room as long as answers come.
  *
  * A byte says what is done (enum step), the bytes after it with what. The connection goes on from
  * one input to the next. */
 #include "tests/fuzz/fuzz.h"
 
 #include "clients/c/src/reliable.h"
+#include "clients/c/src/socket.h"
 #include "proto/mpk.h"
 
 #include <stdbool.h>
 #include <string.h>
 
 enum { MESSAGES = 32, STEPS_MAX = 64, BOUND = 65536, ANSWER_MAX = 4096 };
-enum step { PUBLISH, ANSWER, RAW, CREDIT, STEPS };
+enum { CHARGE_MIN = 4096, WAIT_MS = 5000 }; /* as in reliable.c */
+enum step { PUBLISH, ANSWER, RAW, CREDIT, PIECES, SILENCE, STEPS };
 
 struct fuzz_input {
     const uint8_t *at;
@@ -34,6 +37,7 @@ static uint64_t warned;
 static const struct key_client no_keys;
 static struct fuzz_message messages[1 + MESSAGES];
 static uint64_t kept, settled, newest_sent;
+static uint64_t owed_ms; /* from when on messages may wait for room, at the earliest; 0: never */
 static void *context, *router;
 static uint8_t routing[256];
 static int routing_size;
@@ -96,9 +100,14 @@ static bool receive(uint64_t *ret_number)
 
 static void tend(void)
 {
-    uint64_t number;
+    uint64_t number, before = settled, now = socket_now_ms();
+    bool joined = lane.first_credit > 0;
     reliable_tend(&lane);
     REQUIRE(lane.socket);
+    if (settled > before || (!joined && lane.first_credit > 0)) {
+        owed_ms = now;
+    }
+    REQUIRE(lane.answered_ms >= owed_ms);
     while (receive(&number)) {
         if (number == 0) {
             newest_sent = 0;
@@ -109,7 +118,11 @@ static void tend(void)
         newest_sent = number;
         messages[number].sent = true;
     }
-    REQUIRE(lane.credit >= 0 || lane.credit >= lane.first_credit - 2 * BOUND);
+    if (lane.credit < 0) { /* the newest was too large, and went when there was all the credit */
+        uint64_t bytes = messages[newest_sent].bytes;
+        REQUIRE(lane.credit + (int64_t)(bytes > CHARGE_MIN ? bytes : CHARGE_MIN) >=
+                lane.first_credit);
+    }
     REQUIRE(lane.unacknowledged == kept - settled && (lane.bytes == 0) == (kept == settled));
 }
 
@@ -132,6 +145,14 @@ static void publish(struct fuzz_input *input)
         message.bytes += size;
     }
     uint64_t bytes = message.bytes + zmq_msg_size(&topic) + zmq_msg_size(&header);
+    uint64_t now = socket_now_ms();
+    bool lacks = lane.bytes + bytes > BOUND, waits = reliable_must_wait(&lane, bytes);
+    REQUIRE(waits == lane.awaited && (lacks || !waits));
+    REQUIRE(waits || !lacks || socket_now_ms() >= owed_ms + WAIT_MS);
+    REQUIRE(!waits || now < lane.answered_ms + WAIT_MS);
+    if (lane.bytes == 0) {
+        owed_ms = now;
+    }
     if (reliable_keep(&lane, &message, &topic, &header, true) == 0) {
         *said = (struct fuzz_message){.bytes = bytes, .tensors = message.header.tensor_count};
         kept++;
@@ -194,6 +215,32 @@ static void say_raw(struct fuzz_input *input)
     input->left -= size;
 }
 
+static void put_ack(struct mpk_writer *writer, uint64_t number)
+{
+    mpk_writer_init(writer);
+    mpk_put_map(writer, 1);
+    mpk_put_str(writer, "ack");
+    mpk_put_array(writer, 1);
+    mpk_put_u64(writer, number);
+}
+
+/* Frames that would be answers, each alone. */
+static void say_pieces(struct fuzz_input *input)
+{
+    uint32_t count = 2 + take(input, 1) % 3;
+    uint64_t before = settled;
+    REQUIRE(zmq_send(router, routing, (size_t)routing_size, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0);
+    for (uint32_t i = 1; i <= count; i++) {
+        struct mpk_writer writer;
+        put_ack(&writer, take(input, 1));
+        REQUIRE(zmq_send(router, writer.buffer.data, writer.buffer.size,
+                         ZMQ_DONTWAIT | (i < count ? ZMQ_SNDMORE : 0)) >= 0);
+        mpk_writer_clear(&writer);
+    }
+    tend();
+    REQUIRE(settled == before);
+}
+
 static void fuzz_answers_step(struct fuzz_input *input)
 {
     switch ((enum step)(take(input, 1) % STEPS)) {
@@ -206,6 +253,12 @@ static void fuzz_answers_step(struct fuzz_input *input)
     case RAW:
         say_raw(input);
         break;
+    case PIECES:
+        say_pieces(input);
+        break;
+    case SILENCE: /* for longer than messages wait */
+        lane.answered_ms = owed_ms = 0;
+        break;
     default:
         say_credit(take(input, 4));
     }
@@ -215,11 +268,7 @@ static void fuzz_answers_step(struct fuzz_input *input)
 static void acknowledge(uint64_t number)
 {
     struct mpk_writer writer;
-    mpk_writer_init(&writer);
-    mpk_put_map(&writer, 1);
-    mpk_put_str(&writer, "ack");
-    mpk_put_array(&writer, 1);
-    mpk_put_u64(&writer, number);
+    put_ack(&writer, number);
     say(writer.buffer.data, writer.buffer.size);
     mpk_writer_clear(&writer);
 }
@@ -245,7 +294,7 @@ static void settle_all(void)
     warned = warner.said = 0;
     lane.number = lane.refused = kept = settled = newest_sent = 0;
     lane.credit = lane.first_credit = 0;
-    lane.joined = lane.full = false;
+    lane.joined = lane.full = lane.awaited = false;
 }
 
 static void fuzz_answers_start(void)

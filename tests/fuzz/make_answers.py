@@ -25,6 +25,14 @@ def said(**answered):
     return raw(msgpack.packb(answered))
 
 
+def pieces(*acks):
+    """Two to four frames."""
+    return bytes([4, len(acks) - 2, *acks])
+
+
+SILENCE = bytes([5])
+
+
 def credit(count=65536):
     return bytes([3]) + struct.pack("<I", count)
 
@@ -50,6 +58,9 @@ FILES = {
     "reason_key": credit() + TWO + said(refused=[[1, "key"]]) + said(refused=[[2, "k" * 99]]),
     "reason_of_none": credit() + TWO + said(refused=[[9, "key"]]) + said(refused=[["1", "key"]]),
     "reason_wrong": credit() + TWO + said(refused=[[1, 5]]) + said(refused=[[2, b"\xff"]]),
+    "pieces": credit() + TWO + pieces(1, 2) + pieces(2, 1, 1) + pieces(1, 2, 1, 2) + answer([1]) + pieces(2, 2) + answer([2]),
+    "silence": publish(tensors=(255, 255, 255)) + SILENCE + publish(tensors=(255, 255, 255)) + credit() +
+               publish(tensors=(255, 255, 255)) + SILENCE + answer([1]) + publish(tensors=(255, 255, 255)) * 2,
     "many": credit() + publish() * 20 + answer([20, 19, 18, 1, 2, 3, 4]) + answer(range(5, 12)),
 }
 
