@@ -33,7 +33,12 @@ PUNCH_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
 def descriptors(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """Without those of the history, which attnd reads from the first run on."""
+    count = 0
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            count += "/history.db" not in os.readlink(f"/proc/{pid}/fd/{fd}")
+    return count
 
 
 def lent_to(pid):
