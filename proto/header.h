@@ -33,6 +33,7 @@
 #define CLIENT_NAME_MAX  64
 #define EVERY_MAX        1000000000u /* of the steps from one capture to the next */
 #define AFTER_MAX        4000        /* topics that an event may wait for */
+#define CHARGE_MIN       4096        /* bytes of credit that a reliable message takes at least */
 #define MODULE_MAX       256         /* bytes of a module's path */
 #define STATE_MAPS_SIDE  64          /* rows, and columns, of the maps that a state brings */
 

@@ -34,8 +34,6 @@
 #include <zmq.h>
 
 #define ID_BYTES 8
-/* A message takes so much of its credit at least: about what it costs here as long as it waits. */
-#define CHARGE_MIN UINT64_C(4096)
 /* The part of what is left that a join gets; the least; how often it is looked who has gone. */
 #define CREDIT_PART  16
 #define CREDIT_MIN   UINT64_C(65536)
@@ -340,6 +338,7 @@ bool lane_go_on(struct lane *lane)
     return lane->speaks || lane->waits;
 }
 
+/* A message takes CHARGE_MIN of its credit at least: about what one costs here while it waits. */
 static uint64_t lane_charge(uint64_t bytes)
 {
     return bytes > CHARGE_MIN ? bytes : CHARGE_MIN;

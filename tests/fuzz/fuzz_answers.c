@@ -16,7 +16,7 @@
 #include <string.h>
 
 enum { MESSAGES = 32, STEPS_MAX = 64, BOUND = 65536, ANSWER_MAX = 4096 };
-enum { CHARGE_MIN = 4096, WAIT_MS = 5000 }; /* as in reliable.c */
+enum { WAIT_MS = 5000 }; /* as in reliable.c */
 enum step { PUBLISH, ANSWER, RAW, CREDIT, PIECES, SILENCE, STEPS };
 
 struct fuzz_input {

@@ -29,8 +29,6 @@
 /* Days, as in link.c. */
 #define RECONNECT_MS (1 << 29)
 #define ID_BYTES     8
-/* A message takes so much of the credit at least. */
-#define CHARGE_MIN 4096
 
 bool reliable_endpoint(const char *ingest, uint64_t port, char ret_endpoint[ADDRESS_MAX])
 {
