@@ -109,15 +109,24 @@ static bool endpoints_clash(const config_endpoint *a, const config_endpoint *b)
            (len_a == len_b && memcmp(host_a, host_b, len_a) == 0);
 }
 
+/* That of HTTP is the last one. */
+static const int endpoint_keys[] = {KEY_ingest_endpoint,   KEY_publish_endpoint,
+                                    KEY_control_endpoint,  KEY_tap_endpoint,
+                                    KEY_reliable_endpoint, KEY_http_endpoint};
+
+static int endpoint_count(const struct config *config)
+{
+    return config->http_enabled ? 6 : 5;
+}
+
 static int check_endpoints(const struct config *config, char *reterr)
 {
-    static const int keys[] = {KEY_ingest_endpoint, KEY_publish_endpoint,  KEY_control_endpoint,
-                               KEY_tap_endpoint,    KEY_reliable_endpoint, KEY_http_endpoint};
-    for (int i = 1; i < (config->http_enabled ? 6 : 5); i++) {
+    for (int i = 1; i < endpoint_count(config); i++) {
         for (int j = 0; j < i; j++) {
-            const struct key *key = &config_keys[keys[i]], *other = &config_keys[keys[j]];
-            const config_endpoint *endpoint = config_field(config, keys[i]);
-            if (!endpoints_clash(endpoint, config_field(config, keys[j]))) {
+            const struct key *key = &config_keys[endpoint_keys[i]];
+            const struct key *other = &config_keys[endpoint_keys[j]];
+            const config_endpoint *endpoint = config_field(config, endpoint_keys[i]);
+            if (!endpoints_clash(endpoint, config_field(config, endpoint_keys[j]))) {
                 continue;
             }
             snprintf(reterr, CONFIG_ERROR_MAX,
@@ -190,11 +199,36 @@ static int check_alerts(const struct config *config, char *reterr)
     return 0;
 }
 
+/* The five sockets of the second address beside those of the first, and HTTP. */
+static int check_next_endpoints(const struct config *config, char *reterr)
+{
+    const char *address = config->keys_next_address.text;
+    char reason[ADDRESS_REASON_MAX];
+    for (int i = 0; i < ADDRESS_COUNT; i++) {
+        config_endpoint next = {.line = 0};
+        if (address_endpoint(address, (enum address_socket)i, next.text, reason) != 0) {
+            snprintf(reterr, CONFIG_ERROR_MAX, "keys.next_address: %.900s", reason);
+            return -1;
+        }
+        for (int j = 0; j < endpoint_count(config); j++) {
+            if (!endpoints_clash(&next, config_field(config, endpoint_keys[j]))) {
+                continue;
+            }
+            snprintf(reterr, CONFIG_ERROR_MAX,
+                     "keys.next_address: '%s': its %s would be %s, taken by %s.endpoint (valid: "
+                     "five ports in a row that are free)",
+                     address, address_socket_name[i], next.text,
+                     config_keys[endpoint_keys[j]].section);
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* The key that follows, and where it is used already. */
 static int check_next_key(const struct config *config, char *reterr)
 {
     const char *address = config->keys_next_address.text;
-    char endpoint[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
     bool next = *config->keys_next.text;
     if (next != (bool)*address) {
         snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: needed with keys.%s",
@@ -210,11 +244,7 @@ static int check_next_key(const struct config *config, char *reterr)
                  "keys.next_address: '%s': keys are for TCP (valid: tcp://host:port)", address);
         return -1;
     }
-    if (next && address_endpoint(address, ADDRESS_INGEST, endpoint, reason) != 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "keys.next_address: %.900s", reason);
-        return -1;
-    }
-    return 0;
+    return next ? check_next_endpoints(config, reterr) : 0;
 }
 
 /* One without the other would let in nobody, or everybody. */

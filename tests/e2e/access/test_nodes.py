@@ -207,42 +207,79 @@ def read_answer(home, server, word):
     return subprocess.run([ATTNCTL, word], env=env, capture_output=True, text=True, timeout=PATIENCE_S).stdout
 
 
-def test_the_readme_sets_up_two_machines(nodes, tmp_path):
+@pytest.fixture
+def bash(tmp_path):
+    """Starts a script at a node as the README's user types it, whose home is tmp_path. Ends all of them, and attnd."""
+    running = []
+    (tmp_path / ".config").mkdir()
+
+    def start(node, script):
+        with node:
+            running.append(subprocess.Popen(["bash", "-c", SHELL + script], env=environment(tmp_path), cwd=tmp_path, text=True,
+                                            stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return running[-1]
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+    if (tmp_path / "pid").exists():
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_the_readme_sets_up_two_machines(nodes, tmp_path, bash):
     here, there = nodes
     page = (ROOT / "deploy" / "site" / "pages" / "nodes.md").read_text()
     (tmp_path / "ddp.py").write_text(re.search(r'title="ddp.py"\n(.*?)```', page, re.S)[1])
     (tmp_path / "train.py").write_text("")
-    (tmp_path / ".config").mkdir()
     server, client, training = [block.replace("HOST", HOST) for block in blocks()]
-    shell = dict(cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    running = []
 
-    def bash(node, script):
-        with node:
-            running.append(subprocess.Popen(["bash", "-c", SHELL + script], env=environment(tmp_path), **shell))
-        return running[-1]
+    made = bash(here, f"{server}attnctl key new ~/reader.key").communicate(timeout=PATIENCE_S)
+    public, (_, reader) = (tmp_path / "server.pub").read_text().strip(), made[0].split()
+    (tmp_path / ".config/attnd/access").open("a").write(f"{reader} read *\n")
+    wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGHUP)
+    wait_until(lambda: "event=keys_read keys=2" in (tmp_path / "log").read_text(), "the reader's key")
+
+    assert (tmp_path / "node.key").stat().st_mode & 0o777 == 0o600
+    done = bash(there, client)
+    assert "attnd" in done.communicate(timeout=PATIENCE_S)[0] and done.returncode == 0
+
+    exports = "".join(line + "\n" for line in client.splitlines() if line.startswith("export"))
+    training = exports + training.replace("python3 -m torch.distributed.run", f"{sys.executable} {LAUNCHER}")
+    ranks = [bash(node, training.replace("node_rank 0", f"node_rank {i}")) for i, node in enumerate((here, there))]
+    for rank in ranks:
+        said = rank.communicate(timeout=4 * PATIENCE_S)
+        assert rank.returncode == 0, said
+    with here:
+        wait_until(lambda: re.search(r"^two-ranks .* 2/2 ", read_answer(tmp_path, public, "jobs"), re.M), "one run of two ranks")
+
+
+def has_ended(process):
+    """Whether the process is no more, or has only not been waited for yet."""
     try:
-        made = bash(here, f"{server}attnctl key new ~/reader.key").communicate(timeout=PATIENCE_S)
-        public, (_, reader) = (tmp_path / "server.pub").read_text().strip(), made[0].split()
-        (tmp_path / ".config/attnd/access").open("a").write(f"{reader} read *\n")
-        wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd")
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGHUP)
-        wait_until(lambda: "event=keys_read keys=2" in (tmp_path / "log").read_text(), "the reader's key")
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
-        assert (tmp_path / "node.key").stat().st_mode & 0o777 == 0o600
-        done = bash(there, client)
-        assert "attnd" in done.communicate(timeout=PATIENCE_S)[0] and done.returncode == 0
 
-        exports = "".join(line + "\n" for line in client.splitlines() if line.startswith("export"))
-        training = exports + training.replace("python3 -m torch.distributed.run", f"{sys.executable} {LAUNCHER}")
-        ranks = [bash(node, training.replace("node_rank 0", f"node_rank {i}")) for i, node in enumerate((here, there))]
-        for rank in ranks:
-            said = rank.communicate(timeout=4 * PATIENCE_S)
-            assert rank.returncode == 0, said
-        with here:
-            wait_until(lambda: re.search(r"^two-ranks .* 2/2 ", read_answer(tmp_path, public, "jobs"), re.M), "one run of two ranks")
-    finally:
-        for process in running:
-            process.kill()
-        if (tmp_path / "pid").exists():
-            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+def test_the_readme_gives_attnd_a_new_key(nodes, tmp_path, bash):
+    here, there = nodes
+    steps = README[README.index("### A new key for attnd"):README.index("### HTTP")].replace("HOST", HOST)
+    settings = " ".join(re.findall(r"`(--set [^`]*)`", steps))
+    server, client, _ = [block.replace("HOST", HOST) for block in blocks()]
+    (tmp_path / "train.py").write_text("")
+    (place,) = set(re.findall(r"tcp://[0-9.]+:[0-9]+", steps))
+    new = re.sub(r"tcp://\S+", place, client).replace("server.pub", ".config/attnd/next.pub")  # a client of the next key
+    started = server.replace("attnd --address", "attnctl key new next.key > next.pub\nattnd --address").replace(" &\n", f" {settings}\n")
+    assert bash(here, started).communicate(timeout=PATIENCE_S) and settings
+    wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd")
+    for script in (client, new):
+        assert "attnd" in bash(there, script).communicate(timeout=PATIENCE_S)[0]
+
+    before = int((tmp_path / "pid").read_text())
+    os.kill(before, signal.SIGTERM)
+    wait_until(lambda: has_ended(before), "the end of the first attnd")
+    alone = f"attnd --address {place} --set keys.server=$HOME/.config/attnd/next.key --set keys.access=$HOME/.config/attnd/access\n"
+    assert bash(here, alone).communicate(timeout=PATIENCE_S)
+    wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd with the next key alone")
+    assert "attnd" in bash(there, new).communicate(timeout=PATIENCE_S)[0]

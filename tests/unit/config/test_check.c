@@ -69,6 +69,27 @@ static void test_the_next_key_has_an_address_of_its_own(void **state)
                    "from 1 to 65531");
 }
 
+#define NEXT(address)                                                                              \
+    "keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=" address
+
+static void test_the_next_address_is_free(void **state)
+{
+    (void)state;
+    assert_fits(WITH(NEXT("tcp://10.0.0.1:5575"), "reliable.endpoint=tcp://10.0.0.1:5574"));
+    assert_fits(WITH(NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.2:5574"));
+    assert_clashes(WITH(NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.1:5574"),
+                   "keys.next_address: 'tcp://10.0.0.1:5574': its ingest would be "
+                   "tcp://10.0.0.1:5574, taken by reliable.endpoint (valid: five ports in a row "
+                   "that are free)");
+    assert_clashes(WITH(NEXT("tcp://*:5566"), "ingest.endpoint=tcp://10.0.0.1:5570"),
+                   "keys.next_address: 'tcp://*:5566': its reliable would be tcp://*:5570, taken "
+                   "by ingest.endpoint (valid: five ports in a row that are free)");
+    assert_clashes(WITH(NEXT("tcp://127.0.0.1:5578"), "http.endpoint=tcp://127.0.0.1:5580"),
+                   "keys.next_address: 'tcp://127.0.0.1:5578': its control would be "
+                   "tcp://127.0.0.1:5580, taken by http.endpoint (valid: five ports in a row that "
+                   "are free)");
+}
+
 static void test_every_window_is_another(void **state)
 {
     (void)state;
@@ -226,6 +247,7 @@ int main(void)
         cmocka_unit_test(test_a_message_fits_the_budget),
         cmocka_unit_test(test_keys_come_together),
         cmocka_unit_test(test_the_next_key_has_an_address_of_its_own),
+        cmocka_unit_test(test_the_next_address_is_free),
         cmocka_unit_test(test_every_window_is_another),
         cmocka_unit_test(test_a_window_has_at_most_64_parts),
         cmocka_unit_test(test_endpoints_differ),
