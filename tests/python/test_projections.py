@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 import attnd
 from attnd import projections
 from conftest import FakeDaemon, wait_until
+from test_reliable import Daemon as ReliableDaemon
 from torch import nn
 
 T, D, H = 6, 16, 4
@@ -357,7 +358,7 @@ def test_layers_wait_for_the_ends_of_steps_when_the_queue_has_no_room(daemon, mo
     publisher = attnd.Publisher("job", daemon.endpoint, queue_bytes=2 * nbytes)
     daemon.attach(publisher)
     later = attnd.Publisher.publish_later
-    monkeypatch.setattr(attnd.Publisher, "publish_later", lambda self, layer, epoch, step, count, copy:
+    monkeypatch.setattr(attnd.Publisher, "publish_later", lambda self, layer, epoch, step, count, copy, kind:
                         published.append((layer[1], step, count)) or later(self, layer, epoch, step, count, copy))
     with attnd.watch(model, job="job", publisher=publisher, every=1, steps="manual") as it:
         train(it, model)
@@ -387,6 +388,32 @@ def test_one_rank_sends_them(daemon):
             train(it, model)
             it.epoch_end()
             assert len(sent(it)) == (2 if rank == 0 else 0)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_while_attnd_is_away_they_are_skipped_and_not_dropped(tmp_path, is_full):
+    (tmp_path / "a").mkdir(0o700)
+    daemon, model = ReliableDaemon(str(tmp_path / "a")), Model(simple)
+    it = attnd.watch(model, job="job", address=daemon.directory, every=1, steps="manual", tier="state", wait=0,
+                     reliable_bytes=8192 if is_full else 1 << 30)
+    try:
+        daemon.attach(it.publisher)
+        it.rearm()
+        train(it, model)
+        daemon.wait(lambda: it.publisher.stats()["queued"] == 0, "all is acknowledged")
+        daemon.close()
+        wait_until(lambda: it.publisher._sender.is_away, "attnd is away")
+        if is_full:
+            train(it, model, 20)
+            wait_until(lambda: it.publisher.stalled, "no more finds room")
+        before = it.publisher.stats()
+        for _ in range(3):
+            it.epoch_end()
+        wait_until(lambda: it.publisher.stats()["skipped"] >= before["skipped"] + 6, "both layers, three times, are skipped")
+        assert it.publisher.stats()["dropped"] == before["dropped"]
+    finally:
+        it.close()
+        daemon.close()
 
 
 # ------------------------------------------------------------------------------------------ what is skipped

@@ -289,9 +289,8 @@ class Projections:
         waiting, self._waiting = self._waiting, {}
         self._spread, self._needs, shards = False, 0, 0
         for path, layer in waiting.items():
-            if self._spread or self._publisher.give_up(*layer):
-                if self._spread:
-                    self._waiting[path] = layer
+            if self._spread:
+                self._waiting[path] = layer
                 continue
             found = self._found(modules, path)
             if found is None or (self._every is None and found.size > self._publisher.weights_max_size):
@@ -313,8 +312,8 @@ class Projections:
         self._tell(modules)
 
     def _queue(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], Maker]) -> None:
-        if nbytes:  # else another rank has all
-            self._publisher.publish_later(layer, epoch, step, nbytes, copy)
+        if nbytes and not self._publisher.give_up(*layer[:3], kind="weights"):  # no bytes: another rank has all
+            self._publisher.publish_later(layer, epoch, step, nbytes, copy, "weights")
 
     def _found(self, modules: Modules, path: str) -> Optional[_Layer]:
         """The matrices of a layer; None: they cannot be published."""

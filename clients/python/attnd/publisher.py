@@ -249,13 +249,16 @@ class Publisher:
         it."""
         return self._sender.listened_to
 
-    def give_up(self, stack: str, layer: int, site: str) -> bool:
-        """Whether the daemon has taken nothing for some seconds; if so, a message of this attention is counted
-        as dropped, so that the caller need not capture it. ValueError as for wanted()."""
+    def give_up(self, stack: str, layer: int, site: str, kind: Optional[str] = None) -> bool:
+        """Whether the daemon has taken nothing for some seconds; if so, a message of this attention, and of this type, is
+        counted as dropped, or as skipped when nobody wants it, so that the caller need not capture it. ValueError as for
+        wanted()."""
         topic = self._topic(stack, layer, site)
         stalled = self._sender.stalled
-        if stalled:
-            self._sender.drop(topic)
+        if stalled and self._sender.wanted(topic, kind):
+            self._sender.drop(topic, kind)
+        elif stalled:
+            self._sender.skip()
         return stalled
 
     def publish_attention(self, weights: Any, *, stack: str, layer: int, site: str = "self", epoch: int = 0,

@@ -204,11 +204,11 @@ class Sender:
             self._count["published"] += 1
             self._count["skipped"] += 1
 
-    def drop(self, topic: bytes) -> None:
+    def drop(self, topic: bytes, kind: Optional[str] = None) -> None:
         """Counts a message that was not even captured, because the daemon is stalled."""
         with self._changed:
             self._count["published"] += 1
-            self._count_drop(topic)
+            self._count_drop(topic, kind)
 
     def reserve(self, topic: bytes, nbytes: int, kind: Optional[str] = None, keys: Mapping[str, Any] = NO_KEYS,
                 travels: Optional[int] = None) -> bool:
