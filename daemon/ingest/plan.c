@@ -48,14 +48,22 @@ static void name_plan(struct plan *plan, const char *pattern, enum plan_from fro
     plan->from = from;
 }
 
-/* The port of the reliable lane on TCP; 0: it is elsewhere. */
+/* The port of an endpoint on TCP; 0: it is elsewhere. */
+static unsigned long plan_port(const char *endpoint)
+{
+    bool tcp = strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
+    return tcp ? strtoul(strrchr(endpoint, ':') + 1, NULL, 10) : 0;
+}
+
+/* The ports of the reliable lane, at attnd's address and at the second one. */
 static void plan_write_lane(const struct config *config, char *ret_text, size_t size)
 {
-    const char *endpoint = config->reliable_endpoint.text;
-    bool tcp = strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
-    unsigned long port = tcp ? strtoul(strrchr(endpoint, ':') + 1, NULL, 10) : 0;
+    unsigned long port = plan_port(config->reliable_endpoint.text);
+    unsigned long next = plan_port(config->keys_next_address.text);
     *ret_text = '\0';
-    if (*endpoint) {
+    if (port > 0 && next > 0) {
+        snprintf(ret_text, size, ";reliable=%lu;reliable_next=%lu", port, next + ADDRESS_RELIABLE);
+    } else if (*config->reliable_endpoint.text) {
         snprintf(ret_text, size, ";reliable=%lu", port);
     }
 }
@@ -73,7 +81,7 @@ static void plan_write_limits(const struct config *config, char *ret_text)
     uint64_t max = config->ingest_max_message < config->ingest_budget ? config->ingest_max_message
                                                                       : config->ingest_budget;
     uint64_t maps = config->maps_size < STATE_MAPS_SIDE ? config->maps_size : STATE_MAPS_SIDE;
-    char reliable[32];
+    char reliable[64];
     maps = config->maps_enabled ? maps : 0;
     plan_write_lane(config, reliable, sizeof reliable);
     snprintf(ret_text, PLAN_PREFIX_MAX + 1,

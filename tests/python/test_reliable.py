@@ -603,3 +603,5 @@ def test_where_the_lane_is():
     assert reliable.endpoint_of("tcp://host:5570", 0) is None
     assert reliable.endpoint_of("tcp://host:5570", -1) is None
     assert reliable.endpoint_of(None, 5574) is None
+    assert reliable.endpoint_of("tcp://host:5575", 5574, 5579) == "tcp://host:5579"
+    assert reliable.endpoint_of("tcp://host:5570", 5574, 5579) == "tcp://host:5574"

@@ -21,6 +21,7 @@ struct bounds {
     uint32_t header;  /* revision of its keys */
     uint64_t max_message, max_entries, max_heads;
     uint64_t reliable;         /* the port of the reliable lane, 0 = none on TCP; BOUNDS_NO_LANE */
+    uint64_t reliable_next;    /* the same at attnd's second address; 0 = it has none */
     uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
     uint64_t memory;           /* 1: tensors may be in memory that is lent */
 };
@@ -32,6 +33,9 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
 /* Whether they take a message with so many bytes, its topic and header included as far as they are
  * known. */
 bool bounds_take(const struct bounds *bounds, const struct header *header, uint64_t bytes);
+
+/* The port of the reliable lane for whoever has ingest at this endpoint; 0 = it is none on TCP. */
+uint64_t bounds_lane(const struct bounds *bounds, const char *ingest);
 
 /* Whether they know an event. */
 bool bounds_know(const struct bounds *bounds, enum event_type event);

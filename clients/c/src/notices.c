@@ -82,7 +82,8 @@ static void sender_announce_lane(attn_publisher *publisher)
     struct bounds bounds = bounds_of(&publisher->heard, &malformed);
 
     if (publisher->options.reliable == ATTN_RELIABLE_NONE || bounds.reliable == BOUNDS_NO_LANE ||
-        !reliable_endpoint(publisher->link.endpoint, bounds.reliable, endpoint)) {
+        !reliable_endpoint(publisher->link.endpoint, bounds_lane(&bounds, publisher->link.endpoint),
+                           endpoint)) {
         *endpoint = '\0';
     }
     reliable_announce(&publisher->lane, endpoint);

@@ -760,7 +760,7 @@ class Sender:
         taken to want what it wanted."""
         now = time.monotonic()
         said = limits.strictest(heard)
-        self._lane.announce(endpoint_of(self._link.endpoint, said.reliable), self._link.context, self._link.keys)
+        self._lane.announce(endpoint_of(self._link.endpoint, said.reliable, said.reliable_next), self._link.context, self._link.keys)
         is_whole = self._has_tensors(heard) and self._event_topic.startswith(heard)
         away = self._lane.joined and not is_whole and not (self._settled_at is not None and now >= self._settled_at)
         if not away or not heard or said.reliable >= 0:  # attnd will say the rest

@@ -14,6 +14,7 @@ import pytest
 import zmq
 from harness import PATIENCE_S, Attnd, free_ports, wait_until
 from keyed import Keyed, Pair, give_key
+from test_keys import Rotating
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "clients" / "python"))
@@ -273,6 +274,20 @@ def test_what_was_mended_is_told_nobody(monkeypatch, caplog):
         with client.Publisher("mine", reliable=False) as publisher:
             wait_until(lambda: publish(publisher) or attnd.call("live", job="mine")[0]["run"] != before, "the key that may now")
     assert not caplog.messages
+    attnd.close()
+
+
+def test_nothing_is_lost_at_the_second_address_either(monkeypatch):
+    trainer = Pair()
+    attnd = Rotating((trainer, "publish", "*"))
+    for place, server in ((attnd, attnd.server), (attnd.at_next(attnd.next), attnd.next)):
+        come(monkeypatch, place, trainer.secret, server.public)
+        before = attnd.stats()["reliable_acknowledged"]
+        with client.Publisher("mine", reliable=True) as publisher:
+            wait_until(lambda: publish(publisher) or attnd.stats()["reliable_acknowledged"] > before, "the lane of the Python client")
+        before = attnd.stats()["reliable_acknowledged"]
+        assert subprocess.run([TRAIN, "3000", "1"], capture_output=True, timeout=2 * PATIENCE_S).returncode == 0
+        wait_until(lambda: attnd.stats()["reliable_acknowledged"] > before, "the lane of libattn")
     attnd.close()
 
 

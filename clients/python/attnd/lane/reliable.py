@@ -24,6 +24,7 @@ import msgpack
 import zmq
 
 from .. import keys as keyring
+from ..address import SOCKETS
 from .spool import Place, Spool, Unreadable, is_passing
 
 log = logging.getLogger("attnd")
@@ -62,13 +63,16 @@ class Wish(NamedTuple):
         return self.is_probe or kind in ("state", "event")
 
 
-def endpoint_of(ingest: Optional[str], port: float) -> Optional[str]:
-    """Where the lane of the daemon at this endpoint is, when it has announced the port; None: it has none there."""
+def endpoint_of(ingest: Optional[str], port: float, next_port: float = 0) -> Optional[str]:
+    """Where the lane of the daemon at this endpoint is, when it has announced the port, and another one for its second address;
+    None: it has none there."""
     if ingest is None or port < 0:
         return None
     if ingest.startswith("ipc://"):
         return f"{os.path.dirname(ingest)}/reliable"
-    host, colon, _ = ingest.rpartition(":")
+    host, colon, own = ingest.rpartition(":")
+    if next_port and own == str(int(next_port) - SOCKETS.index("reliable")):
+        port = next_port
     return f"{host}:{int(port)}" if port and colon and ingest.startswith("tcp://") else None
 
 

@@ -220,6 +220,18 @@ static void test_limits_are_told_before_all_plans(void **state)
     free(prefixes);
 }
 
+static void test_the_lane_is_told_at_both_addresses(void **state)
+{
+    (void)state;
+    config_defaults(&config);
+    strcpy(config.reliable_endpoint.text, "tcp://127.0.0.1:5574");
+    strcpy(config.keys_next_address.text, "tcp://127.0.0.1:5575");
+    plans = plans_new(&config);
+    struct plan_prefixes *prefixes = plans_prefixes(plans);
+    assert_non_null(strstr(prefixes->text[0], ";reliable=5574;reliable_next=5579"));
+    free(prefixes);
+}
+
 static void test_memory_is_taken_where_there_is_a_directory(void **state)
 {
     (void)state;
@@ -371,6 +383,7 @@ int main(void)
         cmocka_unit_test_teardown(test_what_is_set_survives_a_new_config, plan_stop),
         cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, plan_stop),
         cmocka_unit_test_teardown(test_limits_are_told_before_all_plans, plan_stop),
+        cmocka_unit_test_teardown(test_the_lane_is_told_at_both_addresses, plan_stop),
         cmocka_unit_test_teardown(test_memory_is_taken_where_there_is_a_directory, plan_stop),
         cmocka_unit_test_teardown(test_a_message_larger_than_the_budget_never_fits, plan_stop),
         cmocka_unit_test_teardown(test_a_default_that_costs_too_much_is_made_rarer, plan_stop),
