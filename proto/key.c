@@ -77,6 +77,18 @@ static bool key_find_line(const char *text, char *ret_secret)
     return found;
 }
 
+/* Why the text is no secret key, or NULL: ret_secret has the one line that counts. */
+static const char *key_find_secret(const char *text, char *ret_secret)
+{
+    if (!key_find_line(text, ret_secret)) {
+        return "has no line with a secret key of 40 characters (attnctl key new makes such a file)";
+    }
+    return strncmp(text, KEY_TITLE, strlen(KEY_TITLE)) == 0
+               ? NULL
+               : "may be a public key: a file of a secret one begins with '" KEY_TITLE
+                 "' (attnctl key new makes such a file)";
+}
+
 int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_REASON_MAX])
 {
     char text[FILE_MAX + 1], secret[KEY_LENGTH + 1];
@@ -96,9 +108,7 @@ int key_read(const char *path, char ret_secret[KEY_LENGTH + 1], char reterr[KEY_
     }
     close(fd);
     text[size > 0 ? size : 0] = '\0';
-    if (!why && !key_find_line(text, secret)) {
-        why = "has no line with a secret key of 40 characters (attnctl key new makes such a file)";
-    }
+    why = why ? why : key_find_secret(text, secret);
     if (!why) {
         strcpy(ret_secret, secret);
     }
@@ -111,8 +121,8 @@ int key_write(const char *path, const char *public_key, const char *secret,
               char reterr[KEY_REASON_MAX])
 {
     char text[FILE_MAX];
-    int size = snprintf(text, sizeof text, "# A secret key of attnd. Its public key is\n# %s\n%s\n",
-                        public_key, secret);
+    int size = snprintf(text, sizeof text, KEY_TITLE ". Its public key is\n# %s\n%s\n", public_key,
+                        secret);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
     if (fd < 0) {
         return key_fail(reterr, path,

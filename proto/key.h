@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* key: CURVE keys as texts of 40 characters (Z85), and the files that hold secret ones.
  *
- * The file of a secret key has it on a line of its own; blank lines, and lines that begin with "#
- * ", do not count. Any thread; no state. */
+ * The file of a secret key begins with KEY_TITLE, since nothing else tells a secret key from a
+ * public one, and has it on a line of its own; blank lines, and lines that begin with "#", do not
+ * count. Any thread; no state. */
 #ifndef PROTO_KEY_H
 #define PROTO_KEY_H
 
@@ -11,6 +12,8 @@
 
 /* Characters of a key, without a NUL. */
 #define KEY_LENGTH 40
+/* How the file of a secret key begins. */
+#define KEY_TITLE "# A secret key of attnd"
 /* Bytes of the sentence in reterr, with the NUL. */
 #define KEY_REASON_MAX 1024
 

@@ -520,6 +520,14 @@ static int keys_read(struct keyring *keys, const struct config *config, char *re
          keys_read_own(keys, KEYS_NEXT, config->keys_next.text, reterr) != 0)) {
         return -1;
     }
+    if (*config->keys_next.text &&
+        strcmp(keys->own[KEYS_SERVER].secret, keys->own[KEYS_NEXT].secret) == 0) {
+        snprintf(
+            reterr, CONFIG_ERROR_MAX,
+            "keys.next: '%.900s': the key of keys.server (valid: another one; attnctl key new)",
+            config->keys_next.text);
+        return -1;
+    }
     strcpy(keys->next_address, config->keys_next_address.text);
     if (access_load(config->keys_access.text, ACCESS_KEYS, &keys->access, reason) != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "keys.access: %.900s", reason);

@@ -76,7 +76,7 @@ static void fuzz_zap_start(void)
     snprintf(config.keys_server.text, CONFIG_TEXT_MAX, "%s/key", directory);
     snprintf(config.keys_access.text, CONFIG_TEXT_MAX, "%s/access", directory);
     make_list(list, sizeof list);
-    write_file(config.keys_server.text, secret);
+    REQUIRE(key_write(config.keys_server.text, public, secret, error) == 0);
     write_file(config.keys_access.text, list);
     context = endpoint_context_new();
     REQUIRE(keys_new(context, &config, &stats, &keys, error) == 0);

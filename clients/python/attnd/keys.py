@@ -20,6 +20,7 @@ from .address import AddressError
 LENGTH = 40
 TRY_S = 1.0
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_TITLE = "# A secret key of attnd"  # how the file of one begins
 _KINDS = {"ingest": zmq.PUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB, "reliable": zmq.DEALER}
 _SUCCEEDED, _NO_DETAIL, _AUTH, _CLOSED = 0x1000, 0x0800, 0x4000, 0x0080  # events of a monitor
 
@@ -69,6 +70,9 @@ def read(path: str) -> str:
     lines = [line for line in text.decode("ascii", "replace").splitlines() if line and not line.startswith("#")]
     if len(lines) != 1 or not is_text(lines[0]):
         raise AddressError(f"{path}: has no line with a secret key of 40 characters (attnctl key new makes such a file)")
+    if not text.startswith(_TITLE.encode()):
+        raise AddressError(f"{path}: may be a public key: a file of a secret one begins with '{_TITLE}' (attnctl key new makes such "
+                           "a file)")
     return lines[0]
 
 

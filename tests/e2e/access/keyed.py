@@ -58,7 +58,7 @@ class Keyed(Attnd):
 
 def write_secret(path, pair):
     with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-        file.write(pair.secret + "\n")
+        file.write(f"# A secret key of attnd.\n{pair.secret}\n")
 
 
 def give_key(context, server, pair):

@@ -286,7 +286,8 @@ def refusal(*settings):
 
 def test_attnd_does_not_start_with_bad_keys(tmp_path):
     key, access = tmp_path / "key", tmp_path / "access"
-    key.write_text(Pair().secret + "\n")
+    pair = Pair()
+    key.write_text(f"# A secret key of attnd.\n{pair.secret}\n")
     access.write_text("")
     files = f"keys.server={key}", f"keys.access={access}"
     key.chmod(0o644)
@@ -296,4 +297,8 @@ def test_attnd_does_not_start_with_bad_keys(tmp_path):
     assert f"keys.access: {access}:1: public-key: 'x'" in refusal(*files)
     assert "keys.access: needed with keys.server" in refusal(files[0])
     assert "keys.server: needed with keys.access" in refusal(files[1], "insecure=true")
+    again = f"keys.next={key}", "keys.next_address=tcp://127.0.0.1:7"
+    assert f"keys.next: '{key}': the key of keys.server" in refusal(*files, *again)
+    key.write_text(f"{pair.public}\n")  # as attnctl key new prints it
+    assert f"keys.server: {key}: may be a public key" in refusal(*files)
     assert "insecure: 'true': there are keys" in refusal(*files, "insecure=true")

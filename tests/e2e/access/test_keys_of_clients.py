@@ -30,10 +30,10 @@ ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 @pytest.fixture
 def key_file(tmp_path):
     """Writes the secret key of a pair to a file, as attnctl key new does."""
-    def write(pair, mode=0o600):
-        path = tmp_path / "client.key"
+    def write(pair, mode=0o600, name="client.key", text=None):
+        path = tmp_path / name
         path.unlink(missing_ok=True)
-        path.write_text(f"# {pair.public}\n{pair.secret}\n")
+        path.write_text(text or f"# A secret key of attnd. Its public key is\n# {pair.public}\n{pair.secret}\n")
         path.chmod(mode)
         return str(path)
     return write
@@ -53,6 +53,7 @@ def attnctl(*words):
 def wrong_keys(attnd, key_file):
     """What a client comes with, and what it is told."""
     stranger, control = Pair(), attnd.endpoint("control")
+    public = key_file(attnd.owner, name="client.pub", text=attnd.owner.public)
     return [
         ((None, None), f"attnd at {control} asks for keys: set ATTND_KEY, the file of this client's, and ATTND_SERVER_KEY, attnd's "
                        "public one"),
@@ -60,6 +61,8 @@ def wrong_keys(attnd, key_file):
                                                  f"public key {stranger.public} with a role for the control socket"),
         ((key_file(attnd.owner), stranger.public), f"attnd at {control} has another key than ATTND_SERVER_KEY"),
         ((key_file(attnd.owner), None), "ATTND_SERVER_KEY: not set; it is attnd's public key, beside ATTND_KEY"),
+        ((public, attnd.server.public), f"{public}: may be a public key: a file of a secret one begins "
+                                                "with '# A secret key of attnd' (attnctl key new makes such a file)"),
         ((None, attnd.server.public), "ATTND_KEY: not set; it is the file of this client's key, beside ATTND_SERVER_KEY"),
         (("/nonexistent", attnd.server.public), "/nonexistent: No such file or directory"),
     ]

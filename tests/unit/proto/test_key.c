@@ -45,13 +45,23 @@ static void test_a_file_has_one_key_and_comments(void **state)
     static const char none[] =
         ": has no line with a secret key of 40 characters (attnctl key new makes such a file)";
     (void)state;
-    assert_reads("# of node 2\n\n" SECRET "\n", 0600, NULL);
-    assert_reads("#\r\n" SECRET "\r\n", 0400, NULL);
-    assert_reads(SECRET, 0600, NULL);
+    assert_reads(KEY_TITLE "\n# of node 2\n\n" SECRET "\n", 0600, NULL);
+    assert_reads(KEY_TITLE ".\r\n" SECRET "\r\n", 0400, NULL);
+    assert_reads(KEY_TITLE "\n" SECRET, 0600, NULL);
     assert_reads("", 0600, none);
     assert_reads("# nothing\n", 0600, none);
     assert_reads(SECRET "\n" SECRET "\n", 0600, none);
     assert_reads(" " SECRET "\n", 0600, none);
+}
+
+/* Both are 32 bytes: only how the file begins tells. */
+static void test_a_public_key_is_no_secret(void **state)
+{
+    static const char public[] = ": may be a public key: a file of a secret one begins with "
+                                 "'# A secret key of attnd' (attnctl key new makes such a file)";
+    (void)state;
+    assert_reads(SECRET "\n", 0600, public);
+    assert_reads("# of node 2\n" SECRET "\n" KEY_TITLE "\n", 0600, public);
 }
 
 static void test_a_secret_that_others_can_read_is_none(void **state)
@@ -108,6 +118,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_key_is_40_characters_of_z85),
         cmocka_unit_test(test_a_file_has_one_key_and_comments),
+        cmocka_unit_test(test_a_public_key_is_no_secret),
         cmocka_unit_test(test_a_secret_that_others_can_read_is_none),
         cmocka_unit_test(test_what_is_no_file_is_named),
         cmocka_unit_test(test_a_client_has_both_keys_or_none),

@@ -43,7 +43,7 @@ static void keys_write_files(struct keys_fixture *f)
     config_defaults(&f->config);
     snprintf(f->config.keys_server.text, CONFIG_TEXT_MAX, "%s/key", f->directory);
     snprintf(f->config.keys_access.text, CONFIG_TEXT_MAX, "%s/access", f->directory);
-    write_file(f->config.keys_server.text, f->secret);
+    assert_int_equal(key_write(f->config.keys_server.text, f->server, f->secret, f->error), 0);
     write_file(f->config.keys_access.text, "");
 }
 
