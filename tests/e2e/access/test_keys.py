@@ -90,6 +90,10 @@ def test_nobody_speaks_for_the_job_of_another_key(people):
     stats = attnd.settled(4)
     assert stats["dropped"]["key"] == 2 and stats["lost"] == 0
     assert sum(stats["dropped"].values()) == 3
+    row = attnd.call("jobs")[0]  # a stranger's messages are no trouble of the job
+    assert (row["received"], row["processed"], row["lost"], row["dropped"]) == (1, 1, 0, {})
+    assert {key["public_key"]: key["refused"] for key in attnd.call("keys")} == {
+        attnd.owner.public: 0, owner.public: 0, other.public: 2}
 
     train(victim, 1)
     live = wait_until(lambda: [one for one in attnd.call("live", job="mine") if one["step"] == 1], "that the victim goes on")
