@@ -45,6 +45,11 @@ int link_name(const char *endpoint, const char *address, enum address_socket whi
     return 0;
 }
 
+static bool is_watched(const struct link_target *target)
+{
+    return !*target->endpoint || (target->tell && *target->keys.secret);
+}
+
 /* From now on ZeroMQ says when a connection ends, and begins none. */
 static int watch_connections(struct link *link, void *context)
 {
@@ -54,7 +59,9 @@ static int watch_connections(struct link *link, void *context)
 
     snprintf(name, sizeof name, "inproc://link-%u", atomic_fetch_add(&count, 1));
     if (zmq_setsockopt(link->socket, ZMQ_RECONNECT_IVL, &never, sizeof never) != 0 ||
-        zmq_socket_monitor(link->socket, name, ZMQ_EVENT_CLOSED | ZMQ_EVENT_DISCONNECTED)) {
+        zmq_socket_monitor(link->socket, name,
+                           ZMQ_EVENT_CLOSED | ZMQ_EVENT_DISCONNECTED |
+                               ZMQ_EVENT_HANDSHAKE_SUCCEEDED)) {
         return ATTN_E_TRANSPORT;
     }
     link->monitor = zmq_socket(context, ZMQ_PAIR);
@@ -75,18 +82,35 @@ int link_open(struct link *ret_link, void *context, int type, const struct socke
         return rc;
     }
     strcpy(link.endpoint, target->endpoint);
-    if (!*link.endpoint) {
+    if (is_watched(target)) {
         rc = watch_connections(&link, context);
-    } else if (keys_connect(link.socket, &target->keys, link.endpoint) != 0) {
+    }
+    if (!rc && *link.endpoint && keys_connect(link.socket, &target->keys, link.endpoint) != 0) {
         rc = ATTN_E_TRANSPORT;
     }
     if (rc) {
+        int error = errno;
+
         link_close(&link);
+        errno = error;
         return rc;
     }
     link_tend(&link);
     *ret_link = link;
     return 0;
+}
+
+int link_subscribe(struct link *ret_link, void *context, const char *topic, int64_t frame_bytes_max,
+                   const struct link_target *target)
+{
+    static const struct socket_option options[] = {{ZMQ_LINGER, 0}};
+    int rc = link_open(ret_link, context, ZMQ_SUB, options, 1, frame_bytes_max, target);
+
+    if (rc == 0 && zmq_setsockopt(ret_link->socket, ZMQ_SUBSCRIBE, topic, strlen(topic)) != 0) {
+        rc = ATTN_E_TRANSPORT;
+        link_close(ret_link);
+    }
+    return rc;
 }
 
 void link_close(struct link *link)
@@ -101,12 +125,40 @@ void link_close(struct link *link)
     link->socket = link->monitor = NULL;
 }
 
-/* Events are reported for one connection at a time, and each ends it. */
+/* Tells, once each time, that attnd does not let the keys in, and that it does again. */
+static void tell_of_keys(struct link *link)
+{
+    const struct link_target *target = &link->target;
+    char sentence[ADDRESS_REASON_MAX];
+
+    if (!target->tell || !*target->endpoint || link->refused == !link->let_in) {
+        return;
+    }
+    if (link->let_in) {
+        snprintf(sentence, sizeof sentence, "attnd at %.255s lets this client in again",
+                 target->endpoint);
+    } else if (keys_try(&target->keys, target->which, target->endpoint, sentence) != KEYS_WRONG) {
+        return;
+    }
+    link->refused = !link->let_in;
+    target->tell(target->data, sentence);
+}
+
+/* Events are reported for one connection at a time; all but a handshake's end it. */
 static void take_events(struct link *link, uint64_t now)
 {
     char frame[ADDRESS_MAX];
 
     while (zmq_recv(link->monitor, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
+        uint16_t event;
+
+        memcpy(&event, frame, sizeof event);
+        zmq_recv(link->monitor, frame, sizeof frame, 0); /* the address */
+        if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+            link->let_in = true;
+            tell_of_keys(link);
+            continue;
+        }
         if (!link->ended && link->look_ms < now + SETTLE_MS) {
             link->look_ms = now + SETTLE_MS;
         }
@@ -138,10 +190,16 @@ void link_tend(struct link *link)
     if (*link->endpoint) {
         zmq_disconnect(link->socket, link->endpoint);
     }
-    link->ended = false;
+    if (!link->let_in) {
+        tell_of_keys(link);
+    }
+    link->ended = link->let_in = false;
     link->look_ms = now + link->target.look_every_ms;
-    if (address_search(link->target.runtime_dir, link->target.which, link->endpoint, reason) != 0 ||
-        zmq_connect(link->socket, link->endpoint) != 0) {
+    if (*link->target.endpoint) {
+        keys_connect(link->socket, &link->target.keys, link->endpoint);
+    } else if (address_search(link->target.runtime_dir, link->target.which, link->endpoint,
+                              reason) != 0 ||
+               zmq_connect(link->socket, link->endpoint) != 0) {
         *link->endpoint = '\0';
     }
     link->connections++;

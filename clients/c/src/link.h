@@ -5,7 +5,7 @@
  * again by itself. One that nobody named is looked for (proto/address.h), about once a second until
  * it is found, and again when its connection has ended: then in all places, since it may come back
  * in another one, and a place may have become somebody else's. ZeroMQ is kept from connecting there
- * by itself.
+ * by itself; and, where somebody is told of keys, from giving a daemon up that has refused them.
  *
  * One thread. */
 #ifndef CLIENTS_C_SRC_LINK_H
@@ -28,6 +28,10 @@ struct link_target {
     struct key_client keys; /* for an endpoint that is TCP */
     enum address_socket which;
     uint32_t look_every_ms;
+    /* With keys: is called by link_tend, in sentences, when attnd does not let them in, and when it
+     * does again. NULL: nobody is told, and ZeroMQ stops trying. */
+    void (*tell)(void *data, const char *sentence);
+    void *data;
 };
 
 /* The endpoint says exactly which socket; NULL: the address says which daemon; NULL or "":
@@ -42,6 +46,8 @@ struct link {
     struct link_target target;
     char endpoint[ADDRESS_MAX]; /* connected to, or on the way; "" = nobody was found */
     bool ended;                 /* that connection, or the attempt */
+    bool let_in;                /* it is no mere attempt; with `tell` */
+    bool refused;               /* the last thing that was told */
     uint64_t connections;       /* begun: a request that was sent on an earlier one may be lost */
     uint64_t look_ms;           /* not to be looked for before */
 };
@@ -50,6 +56,9 @@ struct link {
  * is closed. */
 int link_open(struct link *ret_link, void *context, int type, const struct socket_option *options,
               size_t count, int64_t frame_bytes_max, const struct link_target *target);
+/* The same for a reader: one that has subscribed to the topic and closes without delay. */
+int link_subscribe(struct link *ret_link, void *context, const char *topic, int64_t frame_bytes_max,
+                   const struct link_target *target);
 void link_close(struct link *link);
 
 /* Takes in that the connection has ended, and looks for a daemon when that is due and nothing is

@@ -425,10 +425,14 @@ int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint
         field_text(reply.result, key, bound, sizeof bound);
         rpc_reply_clear(&reply);
         size_t length = strlen(bound);
-        ret_endpoint[0] = '\0';
-        if (length > 0 && bound[length - 1] != '*') {
-            reach_from_here(cli, bound, ret_endpoint);
+        if (length == 0 || bound[length - 1] == '*') {
+            return cli_usage(cli, "attnd does not say where its %s socket is: give %s",
+                             address_socket_name[which],
+                             which == ADDRESS_PUBLISH  ? "--summaries ENDPOINT"
+                             : which == ADDRESS_INGEST ? "--ingest ENDPOINT"
+                                                       : "--address");
         }
+        reach_from_here(cli, bound, ret_endpoint);
         return CLI_OK;
     }
     reach_directory(cli, directory);
@@ -440,4 +444,22 @@ int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint
         return cli_fail(cli, CLI_UNREACHABLE, "%s", reason);
     }
     return cli_check_entry(cli, ret_endpoint);
+}
+
+static void cli_tell(void *data, const char *sentence)
+{
+    cli_fail(data, CLI_OK, "%s", sentence);
+}
+
+int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoint,
+                  const char *topic, size_t frame_max, struct link *ret_link)
+{
+    struct link_target target = {.keys = cli->rpc->keys, .which = which, .tell = cli_tell};
+    target.look_every_ms = LINK_LOOK_EVERY_MS;
+    target.data = cli;
+    snprintf(target.endpoint, sizeof target.endpoint, "%s", endpoint);
+    if (link_subscribe(ret_link, cli->rpc->context, topic, (int64_t)frame_max, &target) == 0) {
+        return CLI_OK;
+    }
+    return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(errno));
 }

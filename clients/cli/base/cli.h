@@ -4,6 +4,7 @@
 #define CLIENTS_CLI_BASE_CLI_H
 
 #include "clients/cli/base/args.h"
+#include "clients/c/src/link.h"
 #include "clients/cli/base/rpc.h"
 
 #include <stdio.h>
@@ -101,9 +102,11 @@ int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc
 /* Another socket of the attnd that cli->rpc asks. It follows from the address. When one endpoint
  * was named instead, attnd is asked for the setting ("publish.endpoint"): a daemon that binds `*`
  * cannot know by which name this machine sees it, so the host that answered the question is taken
- * then. Returns CLI_OK, also with "" when attnd has no such setting or does not know its port, or
- * an exit code. */
+ * then. */
 int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX]);
+/* Subscribes to a topic there, and says on err when attnd lets us in no more, or again. */
+int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoint,
+                  const char *topic, size_t frame_max, struct link *ret_link);
 
 /* Where a browser finds what attnd binds at `bound`. */
 void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX]);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* tail: one line per message that attnd publishes, until Ctrl-C or --count. Where it publishes is
- * asked through the control endpoint. */
+/* tail: one line per message that attnd publishes, until Ctrl-C or --count. */
 #include "clients/cli/base/cli.h"
 #include "clients/c/src/drain.h"
 #include "clients/cli/base/field.h"
@@ -10,7 +9,6 @@
 
 #include "proto/header.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -258,11 +256,15 @@ static bool tail_take_message(struct cli *cli, struct drain *drain)
 /* A pager may take none for as long as it likes: the drain does. */
 static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 {
-    struct link link = {
-        .socket = rpc_connect(cli->rpc, ZMQ_SUB, NULL, 0, mpk_result_limits.bytes, endpoint)};
-    struct drain drain;
-    if (link.socket && zmq_setsockopt(link.socket, ZMQ_SUBSCRIBE, prefix, strlen(prefix)) == 0 &&
-        drain_start(&drain, cli->rpc->context, &link, RESULTS_MAX, RESULTS_BYTES_MAX) == 0) {
+    struct link link = {.socket = NULL};
+    struct drain drain = {.socket = NULL};
+    size_t frame_max = mpk_result_limits.bytes;
+    int code = cli_subscribe(cli, ADDRESS_PUBLISH, endpoint, prefix, frame_max, &link);
+    if (code == CLI_OK &&
+        drain_start(&drain, cli->rpc->context, &link, RESULTS_MAX, RESULTS_BYTES_MAX) != 0) {
+        code = cli_fail(cli, CLI_FINDING, "cannot start a thread");
+    }
+    if (code == CLI_OK) {
         interrupt_catch();
         /* A reader that goes away ends it at once, and not with the next message. */
         zmq_pollitem_t items[] = {{.socket = drain.socket, .events = ZMQ_POLLIN},
@@ -276,15 +278,10 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
                 left -= tail_take_message(cli, &drain);
             }
         }
-        drain_stop(&drain);
-        zmq_close(link.socket);
-        return CLI_OK;
     }
-    int error = errno;
-    if (link.socket) {
-        zmq_close(link.socket);
-    }
-    return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(error));
+    drain_stop(&drain);
+    link_close(&link);
+    return code;
 }
 
 /* Whether a topic may begin like this. */
@@ -319,9 +316,6 @@ int cmd_tail(struct cli *cli)
         snprintf(endpoint, sizeof endpoint, "%s", cli->args->summaries);
     } else {
         code = reach_endpoint(cli, ADDRESS_PUBLISH, endpoint);
-    }
-    if (code == CLI_OK && !*endpoint) {
-        return cli_usage(cli, "attnd does not say where it publishes: give --summaries ENDPOINT");
     }
     return code == CLI_OK ? tail(cli, endpoint, prefix) : code;
 }

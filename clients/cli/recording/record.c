@@ -16,7 +16,6 @@
 
 #include "proto/err.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -159,18 +158,11 @@ static int write_tapped(struct live_recording *recording, struct tapped *tapped)
 
 /* Start --------------------------------------------------------------------------------------- */
 
-static int connect_tap(struct live_recording *recording, void **ret_socket)
+static int connect_tap(struct live_recording *recording, struct link *ret_link)
 {
-    void *socket = rpc_connect(recording->cli->rpc, ZMQ_SUB, NULL, 0, RECORDING_MESSAGE_MAX,
-                               recording->endpoint);
-    *ret_socket = socket;
     topic_job("tap", recording->job, recording->topic);
-    if (socket &&
-        zmq_setsockopt(socket, ZMQ_SUBSCRIBE, recording->topic, strlen(recording->topic)) == 0) {
-        return CLI_OK;
-    }
-    return cli_usage(recording->cli, "cannot listen at %s: %s", recording->endpoint,
-                     zmq_strerror(errno));
+    return cli_subscribe(recording->cli, ADDRESS_TAP, recording->endpoint, recording->topic,
+                         RECORDING_MESSAGE_MAX, ret_link);
 }
 
 /* Waits for the first message, which says that we are heard, and opens the file. */
@@ -270,14 +262,9 @@ static int record_finish(struct live_recording *recording)
 static int clients_record_record(struct live_recording *recording)
 {
     int code = reach_endpoint(recording->cli, ADDRESS_TAP, recording->endpoint);
-    if (code == CLI_OK && !*recording->endpoint) {
-        code = cli_usage(recording->cli,
-                         "attnd does not say where recorders listen: its version has no "
-                         "tap.endpoint, or its port is `*`");
-    }
     interrupt_catch();
     if (code == CLI_OK) {
-        code = connect_tap(recording, &recording->link.socket);
+        code = connect_tap(recording, &recording->link);
     }
     if (code == CLI_OK && drain_start(&recording->drain, recording->cli->rpc->context,
                                       &recording->link, 0, WAITING_BYTES_MAX) != 0) {
@@ -303,7 +290,7 @@ static int clients_record_record(struct live_recording *recording)
     if (failure == CLI_OK && !is_complete(recording)) {
         /* Messages that attnd dropped since the last message show in no number any more. Another
          * subscription makes it greet us once more, behind all that is on its way. */
-        void *another = NULL;
+        struct link another = {.socket = NULL};
         uint64_t patience_ns = (uint64_t)recording->cli->args->timeout_ms * 1000000;
         uint64_t deadline = now_ns() + patience_ns;
         bool greeted = false;
@@ -314,9 +301,7 @@ static int clients_record_record(struct live_recording *recording)
                 deadline = now_ns() + patience_ns;
             }
         }
-        if (another) {
-            zmq_close(another);
-        }
+        link_close(&another);
         recording->breaks += !greeted;
     }
     code = record_finish(recording);
@@ -332,9 +317,7 @@ int cmd_record(struct cli *cli)
     }
     int code = clients_record_record(&recording);
     drain_stop(&recording.drain);
-    if (recording.link.socket) {
-        zmq_close(recording.link.socket);
-    }
+    link_close(&recording.link);
     ranks_clear(&recording.ranks);
     return code;
 }

@@ -381,10 +381,6 @@ int cmd_replay(struct cli *cli)
         snprintf(endpoint, sizeof endpoint, "%s", cli->args->ingest);
     } else {
         code = reach_endpoint(cli, ADDRESS_INGEST, endpoint);
-        if (code == CLI_OK && !*endpoint) {
-            code = cli_usage(cli,
-                             "attnd does not say where it takes messages: give --ingest ENDPOINT");
-        }
     }
     interrupt_catch();
     if (code == CLI_OK) {

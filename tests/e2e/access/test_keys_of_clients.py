@@ -179,6 +179,41 @@ def test_every_client_comes_with_its_keys(monkeypatch, key_file, tmp_path):
     attnd.close()
 
 
+@pytest.mark.parametrize("words", [("tail", "live/"), ("record", "mine")], ids=["tail", "record"])
+def test_a_reader_that_runs_says_that_its_key_was_taken_away_and_returns(monkeypatch, tmp_path, words):
+    reader, trainer = Pair(), Pair()
+    attnd = Keyed((reader, "read", "*"), (trainer, "publish", "mine"))
+    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    recording, said, printed = (tmp_path / name for name in ("some.rec", "said", "printed"))
+    words = (*words, recording) if words[0] == "record" else words
+    with said.open("w") as err, printed.open("w") as out:
+        process = subprocess.Popen([ATTNCTL, *words, "--timeout", str(PATIENCE_S)], stdout=out, stderr=err)
+    endpoint = attnd.endpoint("tap" if words[0] == "record" else "publish")
+    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    taken = recording if words[0] == "record" else printed
+
+    def size():
+        return taken.stat().st_size if taken.exists() else 0
+
+    with client.Publisher("mine") as publisher:
+        wait_until(lambda: publish(publisher) or size() > 1000, "what it reads")
+        for _ in range(2):
+            attnd.write((trainer, "publish", "mine"))
+            attnd.reload()
+            wait_until(lambda: said.read_text().endswith(
+                f"attnctl: attnd at {endpoint} does not let this client in: keys.access has no line for its public key {reader.public} "
+                f"with a role for the {'tap' if words[0] == 'record' else 'publish'} socket\n"), "the sentence")
+            attnd.write((reader, "read", "*"), (trainer, "publish", "mine"))
+            attnd.reload()
+            wait_until(lambda: said.read_text().endswith(f"attnctl: attnd at {endpoint} lets this client in again\n"), "the other one")
+            before = size()
+            wait_until(lambda: publish(publisher) or size() > before + 1000, "what it reads then")
+    process.terminate()
+    process.wait(PATIENCE_S)
+    assert said.read_text().count("does not let this client in") == 2 and said.read_text().count("in again") == 2
+    attnd.close()
+
+
 def check_address():
     """The code and the sentence of attn_check_address, with the environment as it is."""
     sentence = ctypes.create_string_buffer(1024)

@@ -819,7 +819,7 @@ static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
 {
     commands_assert_says(
         state, "tail", 2,
-        "attnctl: attnd does not say where it publishes: give --summaries ENDPOINT\n");
+        "attnctl: attnd does not say where its publish socket is: give --summaries ENDPOINT\n");
 }
 
 static void test_an_absent_daemon_is_said_to_be_absent(void **state)
