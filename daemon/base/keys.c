@@ -38,6 +38,12 @@ struct keys_place {
     uint64_t refused; /* messages, of jobs that it may not publish */
 };
 
+/* A key that was taken away: its connections may go on, and it may come back. */
+struct keys_gone {
+    char key[KEY_LENGTH + 1]; /* "": none */
+    uint64_t refused;
+};
+
 struct keyring {
     char path[CONFIG_TEXT_MAX];
     struct {
@@ -49,7 +55,8 @@ struct keyring {
     char test[KEY_LENGTH + 1];                 /* the key of a test that goes on */
     pthread_mutex_t heard_lock;                /* of `heard`, within the other one */
     struct keys_place heard[ACCESS_LINES_MAX]; /* by the first line of a key */
-    uint64_t unlisted; /* messages refused of keys that were taken away; under the same lock */
+    struct keys_gone gone[ACCESS_LINES_MAX];   /* under the same lock, the oldest makes room */
+    uint32_t gone_next;                        /* the place of the next one */
     struct stats *stats;
     void *handler;
     int stop_fd;
@@ -171,6 +178,33 @@ bool keys_know(struct keyring *keys, zmq_msg_t *frame)
     return known;
 }
 
+/* NULL: the key was not taken away, or long ago. */
+static struct keys_gone *keys_find_gone(struct keyring *keys, const char *key)
+{
+    for (uint32_t i = 0; i < ACCESS_LINES_MAX; i++) {
+        if (strcmp(keys->gone[i].key, key) == 0) {
+            return &keys->gone[i];
+        }
+    }
+    return NULL;
+}
+
+static struct keys_gone *keys_add_gone(struct keyring *keys, const char *key, uint64_t refused)
+{
+    struct keys_gone *gone = &keys->gone[keys->gone_next];
+    keys->gone_next = (keys->gone_next + 1) % ACCESS_LINES_MAX;
+    *gone = (struct keys_gone){.refused = refused};
+    strcpy(gone->key, key);
+    return gone;
+}
+
+/* The count of a key that no line names. */
+static uint64_t *keys_count_gone(struct keyring *keys, const char *key)
+{
+    struct keys_gone *gone = keys_find_gone(keys, key);
+    return &(gone ? gone : keys_add_gone(keys, key, 0))->refused;
+}
+
 void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_sender *ret_sender)
 {
     const char *key = keys_sender(frame);
@@ -185,7 +219,7 @@ void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_send
     snprintf(ret_sender->name, sizeof ret_sender->name, "%.*s",
              *name ? ACCESS_COMMENT_MAX : KEY_SHORT, *name ? name : key);
     pthread_mutex_lock(&keys->heard_lock);
-    uint64_t *refused = line < 0 ? &keys->unlisted : &keys->heard[line].refused;
+    uint64_t *refused = line < 0 ? keys_count_gone(keys, key) : &keys->heard[line].refused;
     ret_sender->refused = ++*refused;
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
@@ -460,13 +494,35 @@ bool keys_next_endpoint(const struct keyring *keys, const char *name,
 /* Life ------------------------------------------------------------------------------------------
  */
 
+/* A key of the list, at its first line, that the list before may have known. */
+static struct keys_place keys_come_back(struct keyring *keys, const struct access *before,
+                                        const char *key)
+{
+    int line = access_find_key(before, key);
+    struct keys_place place = {.fd = -1};
+    struct keys_gone *gone = line < 0 ? keys_find_gone(keys, key) : NULL;
+    if (gone) {
+        place.refused = gone->refused;
+        *gone = (struct keys_gone){.refused = 0};
+    }
+    return line < 0 ? place : keys->heard[line];
+}
+
 /* The lines have changed. */
 static void keys_move_heard(struct keyring *keys, const struct access *before)
 {
     struct keys_place *moved = calloc(ACCESS_LINES_MAX, sizeof *moved);
     for (uint32_t i = 0; moved && i < access_count(keys->access); i++) {
-        int line = access_find_key(before, access_line(keys->access, i).who);
-        moved[i] = line < 0 ? (struct keys_place){.fd = -1} : keys->heard[line];
+        const char *key = access_line(keys->access, i).who;
+        if (access_find_key(keys->access, key) == (int)i) {
+            moved[i] = keys_come_back(keys, before, key);
+        }
+    }
+    for (uint32_t i = 0; moved && i < access_count(before); i++) {
+        const char *key = access_line(before, i).who;
+        if (!access_knows(keys->access, key) && access_find_key(before, key) == (int)i) {
+            keys_add_gone(keys, key, keys->heard[i].refused);
+        }
     }
     if (moved) {
         memcpy(keys->heard, moved, sizeof keys->heard);

@@ -54,7 +54,7 @@ bool keys_know(struct keyring *keys, zmq_msg_t *frame);
 struct keys_sender {
     char key[KEY_LENGTH + 1];          /* the public key; "" = none */
     char name[ACCESS_COMMENT_MAX + 1]; /* in the list, else the start of the key */
-    uint64_t refused;                  /* messages of this key, since it was listed */
+    uint64_t refused;                  /* messages of this key, whenever it was listed */
 };
 /* Counts that a message of this frame's sender may not be sent by it. */
 void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_sender *ret_sender);

@@ -163,6 +163,30 @@ def test_a_unix_socket_beside_tcp_needs_no_key(people):
     shutil.rmtree(directory)
 
 
+def test_what_a_key_was_refused_is_not_forgotten_with_its_line(people):
+    publisher, other = Pair(), Pair()
+    attnd = Keyed((publisher, "publish", "other-*"), (other, "publish", "*"))
+    trainer = Trainer(people(attnd, publisher), "mine")
+
+    def refused(messages):
+        trainer.event("hello")
+        attnd.settled(messages)
+        return {key["public_key"]: key["refused"] for key in attnd.call("keys")}
+
+    assert refused(1) == {attnd.owner.public: 0, publisher.public: 1, other.public: 0}
+    attnd.write((other, "publish", "*"), (publisher, "publish", "other-*"))
+    attnd.reload()
+    assert refused(2) == {attnd.owner.public: 0, other.public: 0, publisher.public: 2}
+    attnd.write((other, "publish", "*"))
+    attnd.reload()
+    assert refused(3) == {attnd.owner.public: 0, other.public: 0}
+    attnd.write((publisher, "publish", "other-*"))
+    attnd.reload()
+    assert refused(4) == {attnd.owner.public: 0, publisher.public: 4}
+    trainer.close()
+    attnd.close()
+
+
 class Rotating(Keyed):
     """With the next key at a second address."""
 
