@@ -194,6 +194,10 @@ int config_set(struct config *config, const char *assignment, char *reterr);
  * or -1 with a message. */
 int config_use_address(struct config *config, const char *address, const char *origin,
                        const char *path, char *reterr);
+
+/* Whether one of the five is on TCP: only there are keys asked for. */
+bool config_uses_tcp(const struct config *config);
+
 /* Puts the sockets that lie in config->directory, and it, elsewhere. Returns 0, or -1 with a
  * message when the path is too long. */
 int config_move(struct config *config, const char *directory, char *reterr);

@@ -70,7 +70,8 @@ int config_use_address(struct config *config, const char *address, const char *o
 {
     char reason[ADDRESS_REASON_MAX];
     struct origin nowhere = {NULL, 0};
-    bool uses_tcp = false, allowed = config->insecure || *config->keys_server.text;
+    bool uses_tcp = false, allowed = config->insecure || *config->keys_server.text ||
+                                     *config->keys_access.text; /* config_check wants both */
     *config->directory = '\0';
     for (int i = 0; i < ADDRESS_COUNT; i++) {
         config_endpoint *endpoint = endpoint_of(config, i);
@@ -90,6 +91,16 @@ int config_use_address(struct config *config, const char *address, const char *o
         set_directory(config, text, i);
     }
     return uses_tcp && !allowed ? refuse_tcp(nowhere, origin, address, reterr) : 0;
+}
+
+bool config_uses_tcp(const struct config *config)
+{
+    bool tcp = false;
+    for (int i = 0; i < ADDRESS_COUNT; i++) {
+        const config_endpoint *endpoint = config_field(config, endpoint_keys[i]);
+        tcp = tcp || is_tcp(endpoint->text);
+    }
+    return tcp;
 }
 
 int config_move(struct config *config, const char *directory, char *reterr)

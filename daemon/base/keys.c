@@ -653,6 +653,11 @@ int keys_new(void *zmq_context, const struct config *config, struct stats *stats
         keys_clear(keys);
         return -1;
     }
+    if (!config_uses_tcp(config)) {
+        log_event(LOG_WARNING, "keys_unused",
+                  LOG_STR("detail", "keys are for TCP, and none of its sockets is on TCP: nobody "
+                                    "is asked for a key (attnd --address tcp://HOST:PORT)"));
+    }
     *ret_keys = keys;
     return 0;
 }

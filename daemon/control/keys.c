@@ -21,9 +21,10 @@ int method_keys(struct control_request *request)
     if (!request_takes(request, NULL, 0)) {
         return ERR_ARGUMENT;
     }
-    if (!keys) {
-        snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "this attnd asks for no keys: keys.server and keys.access are not set");
+    if (!keys || !config_uses_tcp(request->view->config)) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX, "this attnd asks for no keys: %s",
+                 keys ? "none of its sockets is on TCP"
+                      : "keys.server and keys.access are not set");
         return ERR_ARGUMENT;
     }
     mpk_put_array(request->result, keys_count(keys));

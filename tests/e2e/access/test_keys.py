@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,9 @@ import zmq
 from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, wait_log, wait_until
 from keyed import SOCKETS, Keyed, Pair, Somebody, give_key, write_secret
 from test_service import BECOME
+
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 
 
 @pytest.fixture
@@ -303,6 +307,19 @@ def test_a_list_with_a_mistake_changes_nothing():
     attnd.close()
 
 
+def test_keys_that_nobody_is_asked_for_are_told():
+    attnd = Keyed()
+    attnd.stop()
+    assert "event=keys_unused" not in attnd.log_text()
+    attnd.settings = attnd.settings[:2]  # with a Unix socket in the place of each on TCP
+    attnd.context, attnd.endpoint = zmq.Context(), lambda name: f"ipc://{attnd.directory}/{name}"
+    Attnd.start(attnd)
+    assert re.search(r"level=warning .*event=keys_unused detail=.*none of its sockets is on TCP", attnd.log_text())
+    refused = subprocess.run([ATTNCTL, "key", "list", "--endpoint", attnd.endpoint("control")], capture_output=True, text=True)
+    assert refused.returncode == 2 and "this attnd asks for no keys: none of its sockets is on TCP" in refused.stderr
+    attnd.close()
+
+
 def refusal(*settings):
     command = [ATTND, "--address", "tcp://127.0.0.1:1", "--set", "history.enabled=false", "--set", "http.enabled=false"]
     for setting in settings:
@@ -324,7 +341,7 @@ def test_attnd_does_not_start_with_bad_keys(tmp_path):
     access.write_text("x read *\n")
     assert f"keys.access: {access}:1: public-key: 'x'" in refusal(*files)
     assert "keys.access: needed with keys.server" in refusal(files[0])
-    assert "keys.server: needed with keys.access" in refusal(files[1], "insecure=true")
+    assert "keys.server: needed with keys.access" in refusal(files[1])
     again = f"keys.next={key}", "keys.next_address=tcp://127.0.0.1:7"
     assert f"keys.next: '{key}': the key of keys.server" in refusal(*files, *again)
     key.write_text(f"{pair.public}\n")  # as attnctl key new prints it

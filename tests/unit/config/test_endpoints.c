@@ -53,6 +53,11 @@ static void test_tcp_with_keys_is_no_stranger(void **state)
     struct config config = endpoints_at("tcp://node:7000", "keys.server=/k", "keys.access=/a");
     assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
               "tcp://node:7004", "");
+    assert_true(config_uses_tcp(&config));
+    config = endpoints_at("/a", "keys.server=/k", "reliable.endpoint=tcp://127.0.0.1:*");
+    assert_true(config_uses_tcp(&config));
+    config = endpoints_at("/a", "keys.server=/k", "keys.access=/a");
+    assert_false(config_uses_tcp(&config));
 }
 
 static void test_an_endpoint_that_is_named_stays(void **state)

@@ -41,6 +41,7 @@ static void keys_write_files(struct keys_fixture *f)
     assert_non_null(mkdtemp(f->directory));
     assert_int_equal(zmq_curve_keypair(f->server, f->secret), 0);
     config_defaults(&f->config);
+    strcpy(f->config.control_endpoint.text, "tcp://127.0.0.1:*");
     snprintf(f->config.keys_server.text, CONFIG_TEXT_MAX, "%s/key", f->directory);
     snprintf(f->config.keys_access.text, CONFIG_TEXT_MAX, "%s/access", f->directory);
     assert_int_equal(key_write(f->config.keys_server.text, f->server, f->secret, f->error), 0);
