@@ -192,6 +192,14 @@ def blocks():
     return re.findall(r"```sh\n(.*?)```", README[README.index("Other machines connect over TCP"):], re.S)[:3]
 
 
+# A training that attnd has something of when it ends.
+TRAIN = """import time, numpy, attnd
+with attnd.Publisher("mine", reliable=True) as publisher:
+    while not publisher.stats()["sent"]:
+        publisher.publish_attention(numpy.full((1, 2, 4, 4), 0.25, numpy.float32), stack="decoder", layer=0)
+        time.sleep(0.1)
+"""
+
 # That of PyTorch 1.13 fails on Python 3.11 when it shall leave the output of ranks alone.
 LAUNCHER = "-m torch.distributed.run" + (" --redirects 1 --tee 1" if torch.__version__ < "2" else "")
 
@@ -230,22 +238,23 @@ def test_the_readme_sets_up_two_machines(nodes, tmp_path, bash):
     here, there = nodes
     page = (ROOT / "deploy" / "site" / "pages" / "nodes.md").read_text()
     (tmp_path / "ddp.py").write_text(re.search(r'title="ddp.py"\n(.*?)```', page, re.S)[1])
-    (tmp_path / "train.py").write_text("")
-    server, client, training = [block.replace("HOST", HOST) for block in blocks()]
+    (tmp_path / "train.py").write_text(TRAIN)
+    server, client, training = [block.replace("HOST", HOST).replace("python3", sys.executable) for block in blocks()]
 
     made = bash(here, f"{server}attnctl key new ~/reader.key").communicate(timeout=PATIENCE_S)
     public, (_, reader) = (tmp_path / "server.pub").read_text().strip(), made[0].split()
     (tmp_path / ".config/attnd/access").open("a").write(f"{reader} read *\n")
     wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd")
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGHUP)
-    wait_until(lambda: "event=keys_read keys=2" in (tmp_path / "log").read_text(), "the reader's key")
+    wait_until(lambda: "event=keys_read keys=3" in (tmp_path / "log").read_text(), "the reader's key")
 
     assert (tmp_path / "node.key").stat().st_mode & 0o777 == 0o600
     done = bash(there, client)
-    assert "attnd" in done.communicate(timeout=PATIENCE_S)[0] and done.returncode == 0
+    said = done.communicate(timeout=PATIENCE_S)
+    assert "attnd" in said[0] and re.search(r"^mine ", said[0], re.M) and done.returncode == 0, said
 
     exports = "".join(line + "\n" for line in client.splitlines() if line.startswith("export"))
-    training = exports + training.replace("python3 -m torch.distributed.run", f"{sys.executable} {LAUNCHER}")
+    training = exports + training.replace("-m torch.distributed.run", LAUNCHER)
     ranks = [bash(node, training.replace("node_rank 0", f"node_rank {i}")) for i, node in enumerate((here, there))]
     for rank in ranks:
         said = rank.communicate(timeout=4 * PATIENCE_S)
