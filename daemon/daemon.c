@@ -214,8 +214,7 @@ static void daemon_reload_keys(struct daemon *daemon)
         log_event(LOG_ERROR, "keys_refused", LOG_STR("detail", error));
         return;
     }
-    log_event(LOG_INFO, "keys_read", LOG_NUM("keys", keys_count(daemon->keys)),
-              LOG_STR("connections", revoked ? "ended" : "kept"));
+    reload_log_keys(daemon->config.keys_access.text, keys_count(daemon->keys), revoked);
     ingest_follow_keys(daemon->ingest);
     if (revoked) {
         publisher_renew(daemon->publisher);
@@ -231,7 +230,7 @@ static void daemon_reload_visitors(struct daemon *daemon)
     if (count < 0) {
         log_event(LOG_ERROR, "tokens_refused", LOG_STR("detail", error));
     } else if (*daemon->config.http_token_file.text) {
-        log_event(LOG_INFO, "tokens_read", LOG_NUM("lines", (uint64_t)count));
+        reload_log_tokens(daemon->config.http_token_file.text, (uint64_t)count);
     }
 }
 

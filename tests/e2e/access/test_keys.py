@@ -320,6 +320,15 @@ def test_keys_that_nobody_is_asked_for_are_told():
     attnd.close()
 
 
+def test_an_emptied_list_locks_everybody_out_and_is_warned_of(people):
+    attnd = Keyed()
+    open(attnd.files[1], "w").close()
+    attnd.reload()
+    wait_log(attnd, "access_empty", f"file={attnd.files[1]}")
+    assert people(attnd, attnd.owner).is_refused("ingest")
+    attnd.close()
+
+
 def refusal(*settings):
     command = [ATTND, "--address", "tcp://127.0.0.1:1", "--set", "history.enabled=false", "--set", "http.enabled=false"]
     for setting in settings:

@@ -210,6 +210,13 @@ def test_a_stream_goes_on_with_the_jobs_of_the_new_list(two, tokens):
     stream.close()
 
 
+def test_an_emptied_list_is_warned_of(two, tokens):
+    write_tokens(tokens)
+    reload(two, "access_empty")
+    assert f"event=access_empty file={tokens}" in two.log_text()
+    assert ask(two, SOME, "/api/v1/jobs")[0] == 401
+
+
 def test_a_bad_list_changes_nothing(two, tokens):
     for lines, mode, why in ((["# nobody", "oops"], 0o600, "tokens:2: token:"), ([ALL], 0o644, "others can read it")):
         write_tokens(tokens, *lines)
