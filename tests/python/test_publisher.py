@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 import attnd
-from attnd import sender
+from attnd import address, sender
 from conftest import (FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until)
 
 AT = {"stack": "decoder", "layer": 0}
@@ -342,6 +342,25 @@ def test_a_daemon_that_is_away_for_long_is_told_once_and_one_that_restarts_is_no
             "goes on. Start it", f"job job: attnd is back, at {fake.endpoint}: what follows is captured, 0 s were not"]
     assert [re.sub(r"\d+ s were", "0 s were", message) for message in caplog.messages] == ([] if after_s else 2 * said)
     fake.close()
+
+
+def test_of_an_attnd_elsewhere_the_network_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(sender, "GONE_AFTER_S", 0)
+    monkeypatch.setattr(address, "is_here", lambda endpoint: False)
+    fake = FakeDaemon()
+    with attnd.Publisher("job", fake.endpoint) as p:
+        p.tell_absences(lambda: pytest.fail("it is not here to be started"))
+        fake.attach(p)
+        fake.close()
+        wait_until(lambda: caplog.messages, "its end is told")
+    assert caplog.messages[0].endswith("See whether attnd runs there, and whether the network and the firewalls let it through")
+
+
+@pytest.mark.parametrize("endpoint, is_here", [("ipc:///run/attnd/ingest", True), ("tcp://127.0.0.1:5570", True),
+                                               ("tcp://localhost:5570", True), ("tcp://[::1]:5570", True),
+                                               ("tcp://10.0.0.1:5570", False), ("tcp://localhost.example:5570", False)])
+def test_what_is_reached_without_a_network(endpoint, is_here):
+    assert address.is_here(endpoint) is is_here
 
 
 def fill(publisher):

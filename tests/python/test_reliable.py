@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 import attnd
-from attnd import layer_state
+from attnd import layer_state, sender
 from attnd.lane import reliable, spool
 from conftest import PACKAGE, identity_holds, uniform, wait_until
 
@@ -270,6 +270,26 @@ def test_what_is_not_acknowledged_is_sent_again_by_the_same_ids(daemons, publish
     assert [header["seq"] for _, header, _ in taken] == list(range(8))
     again.wait(lambda: publisher.stats()["sent"] == 8, "all are acknowledged")
     assert identity_holds(publisher.stats())
+
+
+@pytest.mark.parametrize("bound", [1 << 20, 8192])
+def test_a_return_tells_what_was_kept_and_what_was_not(daemons, publishers, caplog, monkeypatch, bound):
+    monkeypatch.setattr(sender, "GONE_AFTER_S", 0)
+    daemon, publisher = daemons(), publishers(reliable_bytes=bound)
+    publisher.tell_absences(lambda: "Start it")
+    daemon.attach(publisher)
+    publish_states(publisher, 1)
+    daemon.wait(lambda: publisher.stats()["queued"] == 0, "it is acknowledged")
+    daemon.close()
+    wait_until(lambda: caplog.messages, "its end is told")
+    publish_states(publisher, 20, first=1)
+    wait_until(lambda: publisher.stats()["unacknowledged"] + publisher.stats()["dropped"] == 20, "all are kept, or dropped")
+    kept, dropped = (publisher.stats()[name] for name in ("unacknowledged", "dropped"))
+    daemon = daemons()
+    daemon.wait(lambda: "attnd is back" in caplog.text, "its return is told")
+    lost = f"; dropped, for lack of room: {dropped}" if dropped else ""
+    assert bool(dropped) is (bound == 8192)
+    assert caplog.messages[-1].endswith(f" s: {kept} messages that were kept for it are sent now{lost}")
 
 
 def test_the_bound_drops_the_newest_and_tells_it_in_the_next(daemons, publishers, caplog, monkeypatch):

@@ -62,6 +62,11 @@ def _tcp(text: str, socket: str) -> str:
     return f"{match[1]}:{port + SOCKETS.index(socket)}"
 
 
+def is_here(endpoint_found: str) -> bool:
+    """Whether it is reached without a network."""
+    return endpoint_found.startswith("ipc://") or re.match(r"tcp://(127\.|localhost:|\[::1\]:)", endpoint_found) is not None
+
+
 def _need_unix_sockets() -> None:
     if not hasattr(unix, "AF_UNIX"):
         raise AddressError("there are no Unix sockets here: name address=tcp://host:port")

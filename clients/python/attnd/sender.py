@@ -46,7 +46,7 @@ import numpy as np
 import zmq
 import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
 
-from . import keys as keyring, limits, wire
+from . import address as addresses, keys as keyring, limits, wire
 from .link import Link, milliseconds
 from .lane.reliable import Entry, Lane, Wish, endpoint_of
 from .memory import Lender
@@ -70,6 +70,7 @@ GONE_AFTER_S = 5.0  # without a subscriber; a daemon that is back sooner was onl
 REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "
             "what is published by hand is cut by hand), fewer samples (samples=1), or a fused kernel, of which queries "
             "and keys are sent instead of weights")
+REMOTE = "See whether attnd runs there, and whether the network and the firewalls let it through"
 PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue
 
 
@@ -136,6 +137,7 @@ class Sender:
         self._warned_stalled = False
         self._warned_old = False
         self._warned_denied = False
+        self._hope: Optional[Tuple[float, int, bool]] = None  # see _look_whether_admitted
         self._warned_large = False
         self._warned_made = False
         self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
@@ -143,6 +145,7 @@ class Sender:
         self._home: Optional[str] = None  # where the daemon is, or was last
         self._left_at: Optional[float] = None  # since when nobody subscribes to anything
         self._told_gone = False
+        self._dropped_before = 0  # it left
         self._settled_at: Optional[float] = None  # when the subscriptions of one that is back are taken for all
         self._say_next: Optional[Callable[[], str]] = None
         self.is_wrong = False  # as Publisher.is_wrong
@@ -432,6 +435,8 @@ class Sender:
             self._judge_stall(full and not sent and not self._lane.is_joining and not self._lane.is_awaited)
             if deadline is None and self._gone_in_s() == 0:
                 self._tell_gone()
+            if self._hope is not None and time.monotonic() >= self._hope[0]:
+                self._look_whether_admitted(*self._hope)
             longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
             if self._lane.changed or self.memory.changed:
@@ -450,7 +455,8 @@ class Sender:
     def _idle_s(self) -> Optional[float]:
         """Seconds until there is something to do by itself; None: until a poll wakes."""
         now = time.monotonic()
-        timers = (None if at is None else max(0.0, at - now) for at in (self._settled_at, self._deadline))
+        hope_at = None if self._hope is None else self._hope[0]
+        timers = (None if at is None else max(0.0, at - now) for at in (self._settled_at, self._deadline, hope_at))
         return min((at for at in (self._link.idle_s(), self._lane.idle_s(), self._tell_in_s(), self._gone_in_s(), *timers)
                     if at is not None), default=None)
 
@@ -469,22 +475,25 @@ class Sender:
         assert self._say_next is not None
         self._told_gone = True
         what = "what goes by the reliable lane is kept for it, and nothing else is" if self._relies() else "nothing is"
+        then = self._say_next() if addresses.is_here(str(self._home)) else REMOTE
         log.warning("job %s: attnd at %s has gone, or does not answer: %s captured until it is back; training goes "
-                    "on. %s", self.identity.job, self._home, what, self._say_next())
+                    "on. %s", self.identity.job, self._home, what, then)
 
     def _notice_who_is_there(self) -> None:
         """Subscriptions have changed."""
         if self.has_subscriber():
             self._home = self._link.endpoint
             if self._told_gone and self._left_at is not None:
-                log.warning("job %s: attnd is back, at %s: what follows is captured, %.0f s were not%s", self.identity.job,
-                            self._home, time.monotonic() - self._left_at, self._but_kept())
+                log.warning("job %s: attnd is back, at %s%s", self.identity.job, self._home,
+                            self._say_missed(time.monotonic() - self._left_at))
             self._left_at, self._told_gone = None, False
             self._tell_old()
             if self._link.keys is not None and keyring.refusal_of(self.identity.job, self._link.keys) in self._heard:
                 self._tell_denied()
+            elif self._warned_denied and self._hope is None:  # attnd has read its list again, or was started again
+                self._hope = time.monotonic() + TELL_AFTER_S, self._count["sent"], False
         elif not self._heard and self._home is not None and self._left_at is None:
-            self._left_at = time.monotonic()
+            self._left_at, self._dropped_before = time.monotonic(), self._count["dropped"]
 
     def _tell_old(self) -> None:
         """That what the job asked for cannot be had, as attnd has no reliable lane."""
@@ -498,13 +507,27 @@ class Sender:
 
     def _tell_denied(self) -> None:
         """That the messages are refused, because the key may not publish this job."""
+        self._hope = None
         if not self._warned_denied and self._link.keys is not None:
             self._warned_denied = True
             log.warning("job %s: %s; training goes on, and attnd gets nothing of it. Further refusals are only counted",
                         self.identity.job, keyring.denied(self.identity.job, self._link.endpoint, self._link.keys))
 
-    def _but_kept(self) -> str:
-        return f", but for {self._lane.unacknowledged} messages that were kept" if self._relies() else ""
+    def _look_whether_admitted(self, at: float, sent: int, is_judged: bool) -> None:
+        """Tells that messages are taken again: `is_judged`, some were sent when this was looked at last, and none was refused
+        since. `sent` messages were when that began."""
+        self._hope = at + TELL_AFTER_S, sent, self._count["sent"] > sent
+        if is_judged and self.has_subscriber():
+            self._hope, self._warned_denied = None, False
+            log.warning("job %s: attnd at %s takes the messages of job %s again: what follows is captured", self.identity.job,
+                        self._home, self.identity.job)
+
+    def _say_missed(self, away_s: float) -> str:
+        if not self._relies():
+            return f": what follows is captured, {away_s:.0f} s were not"
+        dropped = self._count["dropped"] - self._dropped_before
+        lost = f"; dropped, for lack of room: {dropped}" if dropped else ""
+        return f", after {away_s:.0f} s: {self._lane.unacknowledged} messages that were kept for it are sent now{lost}"
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""

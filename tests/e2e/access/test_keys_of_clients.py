@@ -286,7 +286,13 @@ def test_a_trainer_whose_key_is_of_another_job_is_told_what_mends_it(monkeypatch
         attnd.write((trainer, "publish", "mine"))
         attnd.reload()
         wait_until(lambda: publish(publisher) or attnd.call("live", job="mine"), "the messages of a key that may")
-    assert caplog.messages.count(sentence) == 1
+        assert caplog.messages.count(sentence) == 1
+        again = f"job mine: attnd at {attnd.endpoint('ingest')} takes the messages of job mine again: what follows is captured"
+        wait_until(lambda: publish(publisher) or again in caplog.messages, "that they are taken again")
+        attnd.write((trainer, "publish", "other"))
+        attnd.reload()
+        wait_until(lambda: publish(publisher) or caplog.messages.count(sentence) == 2, "the warning, once more")
+    assert caplog.messages.count(again) == 1
     attnd.close()
 
 
