@@ -50,8 +50,10 @@ function droppedOf(run) {
 
 /** The counts that attnd keeps of a run in memory; of other runs the history knows the layers alone. */
 function countsOf(store, run) {
-    if (run.received !== undefined)
-        return [cell(run.layers?.length ?? ""), cell(run.received), cell(run.lost ?? ""), droppedOf(run)];
+    if (run.received !== undefined) {
+        const messages = run.received - (run.dropped?.repeated ?? 0); // as many as were sent
+        return [cell(run.layers?.length ?? ""), cell(messages), cell(run.lost ?? ""), droppedOf(run)];
+    }
     const layers = run.run === store.run ? store.layers().length : 0,
         rest = h("td", { class: "text gone", colspan: layers ? 3 : 4 }, "no longer in memory");
     return layers ? [cell(layers), rest] : [rest];

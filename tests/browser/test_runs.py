@@ -176,6 +176,8 @@ def test_what_a_job_dropped_itself_is_in_the_table(place, page):
     wait_until(lambda: any(job["dropped"] == {"seq_duplicate": 1, "repeated": 1, "source": 7} for job in place.daemon.call("jobs")), "the total")
     page.open(place, "#/overview?job=dropping").ready()
     wait_until(lambda: row_of(page, trainer.run.hex())["dropped"] == "8", "the drops in the table")
+    (received,) = (job["received"] for job in place.daemon.call("jobs") if job["job"] == "dropping")
+    assert row_of(page, trainer.run.hex())["messages"] == str(received - 1), "without what was sent again"
     titles = page.js("return [...document.querySelectorAll('.all-runs td')].map((cell) => cell.title)")
     assert any(all(part in title for part in ("7 source", "1 seq_duplicate", "1 sent again, which is no loss")) for title in titles)
 

@@ -38,10 +38,10 @@ def points_of(attnd):
         return history.execute("SELECT step, value FROM log_points ORDER BY step").fetchall()
 
 
-def dropped_of(attnd):
+def shown_of(attnd, column):
     """What attnctl jobs shows of the only job."""
     shown = subprocess.run([ATTNCTL, "--address", attnd.directory, "jobs"], capture_output=True, text=True, check=True).stdout
-    return dict(zip(*map(str.split, shown.splitlines())))["DROPPED"]
+    return dict(zip(*map(str.split, shown.splitlines())))[column]
 
 
 @pytest.fixture
@@ -85,12 +85,13 @@ def test_a_message_that_comes_twice_counts_once(small, rng):
     assert sorted(lane.acknowledged) == sorted(kept)
     assert stats["reliable_duplicates"] == len(kept) and stats["dropped"] == {"repeated": len(kept)}
     assert stats["received"] == stats["processed"] + len(kept) and stats["lost"] == 0
+    assert shown_of(small, "RECEIVED") == str(stats["processed"])  # what came again is no other message
     assert re.findall(r"level=(\w+) event=message_dropped reason=repeated", small.log_text()) == 3 * ["info"]  # 1, 2 and 4
     for step in (4, 5):
         lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
     lane.settled()
     wait_until(lambda: (0, 4, 1) in windows_of(small), "a window in which the rules judge what came until then")
-    assert small.call("alerts")["alerts"] == [] and dropped_of(small) == "0"
+    assert small.call("alerts")["alerts"] == [] and shown_of(small, "DROPPED") == "0"
     lane.close()
 
 
@@ -105,7 +106,7 @@ def test_what_two_processes_with_one_rank_send_is_dropped(small, rng):
             small.settled(2 * step + number + 1)
     stats = small.stats()
     assert stats["dropped"] == {"seq_duplicate": 2} and stats["reliable_duplicates"] == 0
-    assert dropped_of(small) == "2"
+    assert shown_of(small, "DROPPED") == "2"
     alert = reader.next()[1]
     assert (alert["rule"], alert["state"]) == ("losses", "firing")
     assert re.findall(r"level=(\w+) event=message_dropped reason=seq_duplicate", small.log_text()) == 2 * ["warning"]

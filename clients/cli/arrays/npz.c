@@ -9,8 +9,6 @@
  * the checksum when the end of an entry is reached. */
 #include "clients/cli/arrays/array_internal.h"
 
-#include "proto/err.h"
-
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>

@@ -174,6 +174,11 @@ uint64_t field_dropped(const msgpack_object *map)
     return field_sum(dropped) - field_u64(dropped, "repeated");
 }
 
+uint64_t field_received(const msgpack_object *map)
+{
+    return field_u64(map, "received") - field_u64(mpk_find(map, "dropped"), "repeated");
+}
+
 void field_show(const msgpack_object *value, char *ret_text, size_t size)
 {
     switch (value->type) {

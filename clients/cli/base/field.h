@@ -51,8 +51,9 @@ const msgpack_object *field_column(const msgpack_object *value, uint32_t index);
 
 /* The sum of a map's whole numbers: {"late": 3, "shape": 1} is 4. */
 uint64_t field_sum(const msgpack_object *map);
-/* The sum of `dropped` in a map, without what came again on the reliable lane. */
+/* The sum of `dropped` in a map, and `received`, without what came again on the reliable lane. */
 uint64_t field_dropped(const msgpack_object *map);
+uint64_t field_received(const msgpack_object *map);
 
 /* Any scalar as text: numbers, true, false, "-" for nil, strings like field_text; containers as
  * their size. */

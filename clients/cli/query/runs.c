@@ -77,7 +77,7 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
         out_count(&table, job, "epoch");
         out_count(&table, job, "step");
         out_cell(&table, "%" PRIu64 "/%" PRIu64, field_u64(job, "ranks"), field_u64(job, "world"));
-        out_count(&table, job, "received");
+        out_cell(&table, "%" PRIu64, field_received(job));
         out_count(&table, job, "lost");
         out_cell(&table, "%" PRIu64, field_dropped(job));
     }

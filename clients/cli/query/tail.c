@@ -172,7 +172,7 @@ static void tail_print_job(struct cli *cli, const msgpack_object *map)
             " %s, run %s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
             ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
             state, run, field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "ranks"),
-            field_u64(map, "world"), layers, out_plural(layers), field_u64(map, "received"),
+            field_u64(map, "world"), layers, out_plural(layers), field_received(map),
             field_u64(map, "lost"), field_dropped(map));
 }
 

@@ -14,8 +14,6 @@
 #include "proto/ranks.h"
 #include "clients/cli/recording/internal.h"
 
-#include "proto/err.h"
-
 #include <inttypes.h>
 #include <string.h>
 

@@ -3,7 +3,6 @@
 #include "clients/cli/top/internal.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -181,7 +180,7 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
             .ranks = field_u64(map, "ranks"),
             .world = field_u64(map, "world"),
             .layers = field_u64(map, "layers"),
-            .received = field_u64(map, "received"),
+            .received = field_received(map),
             .lost = field_u64(map, "lost"),
             .dropped = field_dropped(map),
             .firing = count_firing(mpk_find(map, "firing")),

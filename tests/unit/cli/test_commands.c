@@ -360,7 +360,7 @@ static void test_jobs_fit_80_columns(void **state)
     commands_assert_says(
         state, "jobs", 0,
         "JOB             RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
-        "gpt-small  abcdef01  active      3  1200    2/4       640     5        3\n");
+        "gpt-small  abcdef01  active      3  1200    2/4       636     5        3\n");
 }
 
 static void test_no_jobs_say_how_to_get_one(void **state)
@@ -674,7 +674,7 @@ static void test_tail_prints_a_line_per_message(void **state)
         "summary gpt-small decoder.2.cross epoch 2 to 3: entropy_normalized 0.5591 [0.5, 0.61] "
         "over 11 heads, 40 messages, 1 lost, 0 dropped (last value)\n"
         "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
-        "640, lost 5, dropped 3\n");
+        "636, lost 5, dropped 3\n");
 }
 
 static void test_tail_shows_alerts(void **state)
@@ -779,7 +779,7 @@ static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **
         pipe, 0,
         "attnctl: skipped a message that is not a result\n"
         "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
-        "640, lost 5, dropped 3\n");
+        "636, lost 5, dropped 3\n");
 }
 
 static void test_tail_as_json_is_one_line_per_message(void **state)
