@@ -120,21 +120,46 @@ done:
     return event;
 }
 
+/* Whether attnd's control socket, which every listed key may use, is where its address has it, and
+ * takes the key. */
+static bool keys_may_read(const struct key_client *keys, const char *ingest)
+{
+    char control[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
+
+    return address_endpoint(ingest, ADDRESS_CONTROL, control, reason) == 0 &&
+           keys_shake_hands(keys, ADDRESS_CONTROL, control) == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+}
+
+/* Why the key was refused. */
+static void keys_say_refused(const struct key_client *keys, enum address_socket which,
+                             const char *endpoint, char ret_sentence[ADDRESS_REASON_MAX])
+{
+    char public[KEY_LENGTH + 1] = "";
+
+    (void)zmq_curve_public(public, keys->secret);
+    if (which == ADDRESS_INGEST && keys_may_read(keys, endpoint)) {
+        snprintf(ret_sentence, ADDRESS_REASON_MAX,
+                 "attnd at %.255s does not let this client publish: by keys.access its public key "
+                 "%s may only read. Remedy: a line with the role publish for that key, and SIGHUP "
+                 "for attnd",
+                 endpoint, public);
+        return;
+    }
+    snprintf(ret_sentence, ADDRESS_REASON_MAX,
+             "attnd at %.255s does not let this client in: keys.access has no line for its public "
+             "key %s with a role for the %s socket%s",
+             endpoint, public, address_socket_name[which],
+             which == ADDRESS_INGEST || which == ADDRESS_RELIABLE ? " (publish)" : "");
+}
+
 enum keys_verdict keys_try(const struct key_client *keys, enum address_socket which,
                            const char *endpoint, char ret_sentence[ADDRESS_REASON_MAX])
 {
-    char public[KEY_LENGTH + 1];
-
     switch (keys_shake_hands(keys, which, endpoint)) {
     case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
         return KEYS_FIT;
     case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
-        zmq_curve_public(public, keys->secret);
-        snprintf(ret_sentence, ADDRESS_REASON_MAX,
-                 "attnd at %.255s does not let this client in: keys.access has no line for its "
-                 "public key %s with a role for the %s socket%s",
-                 endpoint, public, address_socket_name[which],
-                 which == ADDRESS_INGEST || which == ADDRESS_RELIABLE ? " (publish)" : "");
+        keys_say_refused(keys, which, endpoint, ret_sentence);
         return KEYS_WRONG;
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
         snprintf(ret_sentence, ADDRESS_REASON_MAX,

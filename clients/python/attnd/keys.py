@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Optional
 import zmq
 
 from . import listener
-from .address import AddressError
+from .address import AddressError, endpoint as address_of_socket
 
 LENGTH = 40
 TRY_S = 1.0
@@ -108,12 +108,23 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
         return (f"attnd at {endpoint} asks for keys: set ATTND_KEY, the file of this client's, and ATTND_SERVER_KEY, attnd's "
                 "public one")
     event = _shake_hands(which, str(endpoint), keys)
+    if event == _AUTH and which == "ingest" and _may_read(str(endpoint), keys):
+        return (f"attnd at {endpoint} does not let this client publish: by keys.access its public key {keys.public.decode()} may "
+                "only read. Remedy: a line with the role publish for that key, and SIGHUP for attnd")
     if event == _AUTH:
         return (f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key "
                 f"{keys.public.decode()} with a role for the {which} socket{' (publish)' if which in ('ingest', 'reliable') else ''}")
     if event == _NO_DETAIL:
         return f"attnd at {endpoint} has another key than ATTND_SERVER_KEY"
     return "" if event == _SUCCEEDED else None
+
+
+def _may_read(ingest: str, keys: Keys) -> bool:
+    """Whether attnd's control socket, which every listed key may use, is where its address has it, and takes the key."""
+    try:
+        return _shake_hands("control", address_of_socket(ingest, "control"), keys) == _SUCCEEDED
+    except AddressError:
+        return False
 
 
 def _shake_hands(which: str, endpoint: str, keys: Keys) -> int:
