@@ -14,13 +14,13 @@
  * that has sent all it may hears of it, and answers stay few. One that does not read its answers
  * gets no further credit, which bounds what waits for it.
  *
- * ROUTER_MANDATORY makes sending fail for a peer that is gone: what it was to be told is thrown
- * away, for a peer that comes back asks anew, under another routing id. */
+ * ROUTER_MANDATORY makes sending fail for a peer that is gone: one that comes back asks anew. */
 #include "daemon/ingest/lane.h"
 
 #include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
+#include "daemon/base/log.h"
 #include "daemon/ingest/message.h"
 #include "daemon/ingest/refused.h"
 #include "proto/err.h"
@@ -677,6 +677,17 @@ static void lane_free_peer(struct lane_peer *peer)
     free(peer);
 }
 
+static void lane_log_unanswered(const struct lane *lane, uint64_t count)
+{
+    for (const struct promise *p = lane->settled.first; p; p = p->next) {
+        count -= p->code == 0;
+    }
+    if (count > 0) {
+        log_event(LOG_WARNING, "reliable_unanswered", LOG_NUM("messages", count),
+                  LOG_STR("detail", "not in the history: trainers or their spools have them"));
+    }
+}
+
 void lane_free(struct lane **lane_p)
 {
     struct lane *lane = *lane_p;
@@ -684,6 +695,7 @@ void lane_free(struct lane **lane_p)
     if (!lane) {
         return;
     }
+    lane_log_unanswered(lane, lane->promises);
     lane_close(lane);
     promises_free(&lane->settled);
     HASH_ITER(hh, lane->peers, peer, next)

@@ -65,6 +65,23 @@ def test_messages_that_are_answered_were_taken(small, rng):
     lane.close()
 
 
+def test_an_end_while_the_disk_is_full_says_what_is_not_kept(rng):
+    # RLIMIT_FSIZE is an error to it, as a full disk is, and no signal
+    small = Attnd(*SMALL, preexec_fn=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN))
+    lane = Lane(small, "job")
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    lane.settled()
+    assert "reliable_unanswered" not in small.log_text()
+    resource.prlimit(small.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    for step in range(1, 4):
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    wait_until(lambda: small.stats()["history"]["reason"] and small.stats()["reliable_received"] >= 4, "the disk is full")
+    assert small.stop() == 0
+    assert re.search(r"level=warning .*event=reliable_unanswered messages=3 ", small.log_text()), small.log_text()
+    lane.close()
+    small.discard()
+
+
 def test_the_limits_say_that_there_is_a_lane(small):
     lane = Lane(small, "job")
     assert any(prefix.startswith(b"limits/") and b";reliable=0" in prefix for prefix in lane.prefixes)
