@@ -7,90 +7,33 @@
  * share out as much again: each gets a part of what is left, and CREDIT_MIN at least, which one has
  * that never joined, too. It stays what it is, since credit cannot be taken back from a peer that
  * does not use it. ROUTER does not say who has gone: when half is shared out, joins have those
- * asked who say nothing.
- *
- * Credit counts bytes that were received and that the peer has not been told to be free. It is told
- * when a quarter of its credit has come together, or when nothing of it is left here; so a peer
- * that has sent all it may hears of it, and answers stay few. One that does not read its answers
- * gets no further credit, which bounds what waits for it.
- *
- * ROUTER_MANDATORY makes sending fail for a peer that is gone: one that comes back asks anew. */
+ * asked who say nothing. */
 #include "daemon/ingest/lane.h"
 
 #include "daemon/base/clock.h"
-#include "daemon/base/endpoint.h"
-#include "daemon/base/hash.h"
 #include "daemon/base/log.h"
+#include "daemon/ingest/lane_internal.h"
 #include "daemon/ingest/message.h"
 #include "daemon/ingest/refused.h"
 #include "proto/err.h"
 #include "proto/mpk.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
 
 #define ID_BYTES 8
-/* The part of what is left that a join gets; the least; how often it is looked who has gone. */
+/* The part of what is left that a join gets; how often it is looked who has gone. */
 #define CREDIT_PART  16
-#define CREDIT_MIN   UINT64_C(65536)
 #define LOOK_EACH_NS UINT64_C(1000000000)
-/* ZeroMQ's bound of a routing id. */
-#define ROUTING_MAX 255
 /* Promises of one peer, and of all. */
 #define PEER_PROMISES_MAX UINT64_C(65536)
 #define PROMISES_MAX      (UINT64_C(1) << 20)
-/* Answers that wait in ZeroMQ for one peer; entries of one answer. */
+/* Answers that wait in ZeroMQ for one peer. */
 #define SEND_QUEUE 1000
-#define ANSWER_MAX 4096
 /* So much is received at most before others have their turn, when none of it is to be taken. */
 #define SETS_PER_TURN 64
-
-struct lane_peer {
-    uint8_t routing[ROUTING_MAX];
-    uint32_t routing_size;
-    bool gone;            /* it cannot be told anything */
-    uint64_t credit;      /* shared out to it; 0: it has not joined */
-    uint64_t held;        /* bytes received, and not told to be free */
-    uint64_t free;        /* of these: to be told */
-    uint64_t messages;    /* here */
-    uint64_t promises;    /* made, and not answered */
-    struct promises told; /* to be told; no longer counted in `promises` */
-    bool asked;           /* it has joined, and not heard of its credit */
-    bool speaks;          /* it is in the list of those that are to be told something */
-    struct lane_peer *speaks_next;
-    struct message *waiting, **waiting_last;
-    struct lane_peer *waits_next; /* of those that have messages waiting */
-    /* by other threads, under the lock */
-    uint64_t returned, returned_messages;
-    bool returns; /* it is in the list of those that get something back */
-    struct lane_peer *returns_next;
-    UT_hash_handle hh;
-};
-
-struct lane {
-    void *socket;
-    struct endpoint_file file;
-    struct keyring *keys;
-    struct stats *stats;
-    uint64_t credit; /* of one peer, at most */
-    uint64_t share;  /* of all; beyond it CREDIT_MIN of each */
-    uint64_t shared; /* what peers have of it */
-    uint64_t look_next_ns;
-    bool (*is_open)(void *data);
-    void *gate;
-    struct lane_peer *peers;  /* by routing id */
-    struct lane_peer *speaks; /* have something to be told */
-    struct lane_peer *waits;  /* have messages waiting */
-    uint64_t promises;
-    _Atomic uint64_t waiting; /* what the messages that wait cost */
-    pthread_mutex_t lock;     /* guards the rest */
-    struct lane_peer *returns;
-    struct promises settled;
-};
 
 /* Peers */
 
@@ -121,171 +64,6 @@ static struct lane_peer *lane_know(struct lane *lane, const void *routing, size_
         return NULL;
     }
     return peer;
-}
-
-/* Bytes that it may have on their way. */
-static uint64_t lane_allows(const struct lane_peer *peer)
-{
-    return peer->credit ? peer->credit : CREDIT_MIN;
-}
-
-/* The list of those that speak, or wait, has it no more. */
-static void lane_forget_idle(struct lane *lane, struct lane_peer *peer)
-{
-    if (peer->credit || peer->messages || peer->promises || peer->told.first || peer->speaks) {
-        return;
-    }
-    HASH_DEL(lane->peers, peer);
-    free(peer);
-}
-
-static void lane_have_say(struct lane *lane, struct lane_peer *peer)
-{
-    if (!peer->speaks) {
-        peer->speaks = true;
-        peer->speaks_next = lane->speaks;
-        lane->speaks = peer;
-    }
-}
-
-/* Answers */
-
-/* How many the next answer acknowledges, and refuses. */
-static void lane_count_told(const struct lane_peer *peer, uint32_t ret_counts[2])
-{
-    const struct promise *p = peer->told.first;
-    ret_counts[false] = ret_counts[true] = 0;
-    for (uint32_t all = 0; p && all < ANSWER_MAX; p = p->next, all++) {
-        ret_counts[p->code != 0]++;
-    }
-}
-
-static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *peer, bool refused,
-                          uint32_t count)
-{
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, refused ? "refused" : "ack");
-    mpk_put_array(writer, count);
-    for (const struct promise *p = peer->told.first; count > 0; p = p->next) {
-        if (refused && p->code) {
-            mpk_put_array(writer, 2);
-            mpk_put_u64(writer, p->id);
-            mpk_put_str(writer, err_slug(p->code));
-            count--;
-        } else if (!refused && !p->code) {
-            mpk_put_u64(writer, p->id);
-            count--;
-        }
-    }
-}
-
-/* Nothing may fail between the two frames: what is sent next would go to this peer. Returns 0,
- * ERR_AGAIN when it is to be tried again, ERR_CLOSED when nobody is there. */
-static int lane_send(struct lane *lane, const struct lane_peer *peer,
-                     const struct mpk_writer *writer)
-{
-    zmq_msg_t body;
-    if (!mpk_writer_ok(writer) || zmq_msg_init_size(&body, writer->buffer.size) != 0) {
-        return ERR_AGAIN;
-    }
-    memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
-    int rc = zmq_send(lane->socket, peer->routing, peer->routing_size, ZMQ_SNDMORE | ZMQ_DONTWAIT);
-    int code = rc >= 0 ? 0 : zmq_errno() == EHOSTUNREACH ? ERR_CLOSED : ERR_AGAIN;
-    while (!code && zmq_msg_send(&body, lane->socket, ZMQ_DONTWAIT) < 0) {
-        code = zmq_errno() == EINTR ? 0 : ERR_AGAIN; /* the context has ended */
-    }
-    zmq_msg_close(&body);
-    return code;
-}
-
-/* After so many promises were told. */
-static void lane_strike(struct lane_peer *peer, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        free(promises_take(&peer->told));
-    }
-}
-
-/* Whether enough is free to be worth telling. */
-static bool lane_is_due(const struct lane_peer *peer)
-{
-    return peer->asked ||
-           (peer->free > 0 && (peer->free >= lane_allows(peer) / 4 || !peer->messages));
-}
-
-/* The credit that one has that asks for it anew; what is still here it gets back later. */
-static uint64_t lane_credit_of(const struct lane_peer *peer)
-{
-    uint64_t held = peer->held - peer->free, most = lane_allows(peer);
-    return !peer->asked ? peer->free : held < most ? most - held : 0;
-}
-
-/* Says one thing. Returns as lane_send. */
-static int lane_say(struct lane *lane, struct lane_peer *peer)
-{
-    bool due = lane_is_due(peer);
-    uint32_t told[2];
-    struct mpk_writer writer;
-    lane_count_told(peer, told);
-    mpk_writer_init(&writer);
-    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0));
-    if (due) {
-        mpk_pair_u64(&writer, "credit", lane_credit_of(peer));
-    }
-    lane_put_told(&writer, peer, false, told[false]);
-    lane_put_told(&writer, peer, true, told[true]);
-    int code = lane_send(lane, peer, &writer);
-    mpk_writer_clear(&writer);
-    if (!code && due) {
-        peer->held -= peer->free;
-        peer->free = 0;
-        peer->asked = false;
-    }
-    if (!code) {
-        lane_strike(peer, told[false] + told[true]);
-    }
-    return code;
-}
-
-/* Nobody is there to be told. */
-static void lane_lose(struct lane *lane, struct lane_peer *peer)
-{
-    lane->shared -= peer->credit;
-    peer->credit = 0;
-    peer->gone = true;
-    peer->asked = false;
-    peer->held -= peer->free;
-    peer->free = 0;
-    promises_free(&peer->told);
-}
-
-static bool lane_has_say(const struct lane_peer *peer)
-{
-    return peer->told.first || lane_is_due(peer);
-}
-
-/* Tells each peer what there is; those that cannot take it now stay in the list. */
-static void lane_speak(struct lane *lane)
-{
-    struct lane_peer *list = lane->speaks;
-    lane->speaks = NULL;
-    while (list) {
-        struct lane_peer *peer = list;
-        int code = peer->gone ? ERR_CLOSED : 0;
-        list = peer->speaks_next;
-        peer->speaks = false;
-        while (!code && lane_has_say(peer)) {
-            code = lane_say(lane, peer);
-        }
-        if (code == ERR_AGAIN) {
-            lane_have_say(lane, peer);
-        } else if (code) {
-            lane_lose(lane, peer);
-        }
-        lane_forget_idle(lane, peer);
-    }
 }
 
 /* It is not told: its sender sends it again, when the connection or attnd has ended. */

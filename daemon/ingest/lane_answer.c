@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/* Credit counts bytes that were received and that the peer has not been told to be free. It is told
+ * when a quarter of its credit has come together, or when nothing of it is left here; so a peer
+ * that has sent all it may hears of it, and answers stay few. One that does not read its answers
+ * gets no further credit, which bounds what waits for it.
+ *
+ * ROUTER_MANDATORY makes sending fail for a peer that is gone: one that comes back asks anew. */
+#include "daemon/ingest/lane_internal.h"
+#include "proto/err.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+/* Entries of one answer. */
+#define ANSWER_MAX 4096
+
+uint64_t lane_allows(const struct lane_peer *peer)
+{
+    return peer->credit ? peer->credit : CREDIT_MIN;
+}
+
+void lane_forget_idle(struct lane *lane, struct lane_peer *peer)
+{
+    if (peer->credit || peer->messages || peer->promises || peer->told.first || peer->speaks) {
+        return;
+    }
+    HASH_DEL(lane->peers, peer);
+    free(peer);
+}
+
+void lane_have_say(struct lane *lane, struct lane_peer *peer)
+{
+    if (!peer->speaks) {
+        peer->speaks = true;
+        peer->speaks_next = lane->speaks;
+        lane->speaks = peer;
+    }
+}
+
+/* How many the next answer acknowledges, and refuses. */
+static void lane_count_told(const struct lane_peer *peer, uint32_t ret_counts[2])
+{
+    const struct promise *p = peer->told.first;
+    ret_counts[false] = ret_counts[true] = 0;
+    for (uint32_t all = 0; p && all < ANSWER_MAX; p = p->next, all++) {
+        ret_counts[p->code != 0]++;
+    }
+}
+
+static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *peer, bool refused,
+                          uint32_t count)
+{
+    if (count == 0) {
+        return;
+    }
+    mpk_put_str(writer, refused ? "refused" : "ack");
+    mpk_put_array(writer, count);
+    for (const struct promise *p = peer->told.first; count > 0; p = p->next) {
+        if (refused && p->code) {
+            mpk_put_array(writer, 2);
+            mpk_put_u64(writer, p->id);
+            mpk_put_str(writer, err_slug(p->code));
+            count--;
+        } else if (!refused && !p->code) {
+            mpk_put_u64(writer, p->id);
+            count--;
+        }
+    }
+}
+
+int lane_send(struct lane *lane, const struct lane_peer *peer, const struct mpk_writer *writer)
+{
+    zmq_msg_t body;
+    if (!mpk_writer_ok(writer) || zmq_msg_init_size(&body, writer->buffer.size) != 0) {
+        return ERR_AGAIN;
+    }
+    memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
+    int rc = zmq_send(lane->socket, peer->routing, peer->routing_size, ZMQ_SNDMORE | ZMQ_DONTWAIT);
+    int code = rc >= 0 ? 0 : zmq_errno() == EHOSTUNREACH ? ERR_CLOSED : ERR_AGAIN;
+    while (!code && zmq_msg_send(&body, lane->socket, ZMQ_DONTWAIT) < 0) {
+        code = zmq_errno() == EINTR ? 0 : ERR_AGAIN; /* the context has ended */
+    }
+    zmq_msg_close(&body);
+    return code;
+}
+
+/* After so many promises were told. */
+static void lane_strike(struct lane_peer *peer, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        free(promises_take(&peer->told));
+    }
+}
+
+/* Whether enough is free to be worth telling. */
+static bool lane_is_due(const struct lane_peer *peer)
+{
+    return peer->asked ||
+           (peer->free > 0 && (peer->free >= lane_allows(peer) / 4 || !peer->messages));
+}
+
+/* The credit that one has that asks for it anew; what is still here it gets back later. */
+static uint64_t lane_credit_of(const struct lane_peer *peer)
+{
+    uint64_t held = peer->held - peer->free, most = lane_allows(peer);
+    return !peer->asked ? peer->free : held < most ? most - held : 0;
+}
+
+/* Says one thing. Returns as lane_send. */
+static int lane_say(struct lane *lane, struct lane_peer *peer)
+{
+    bool due = lane_is_due(peer);
+    uint32_t told[2];
+    struct mpk_writer writer;
+    lane_count_told(peer, told);
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0));
+    if (due) {
+        mpk_pair_u64(&writer, "credit", lane_credit_of(peer));
+    }
+    lane_put_told(&writer, peer, false, told[false]);
+    lane_put_told(&writer, peer, true, told[true]);
+    int code = lane_send(lane, peer, &writer);
+    mpk_writer_clear(&writer);
+    if (!code && due) {
+        peer->held -= peer->free;
+        peer->free = 0;
+        peer->asked = false;
+    }
+    if (!code) {
+        lane_strike(peer, told[false] + told[true]);
+    }
+    return code;
+}
+
+void lane_lose(struct lane *lane, struct lane_peer *peer)
+{
+    lane->shared -= peer->credit;
+    peer->credit = 0;
+    peer->gone = true;
+    peer->asked = false;
+    peer->held -= peer->free;
+    peer->free = 0;
+    promises_free(&peer->told);
+}
+
+static bool lane_has_say(const struct lane_peer *peer)
+{
+    return peer->told.first || lane_is_due(peer);
+}
+
+void lane_speak(struct lane *lane)
+{
+    struct lane_peer *list = lane->speaks;
+    lane->speaks = NULL;
+    while (list) {
+        struct lane_peer *peer = list;
+        int code = peer->gone ? ERR_CLOSED : 0;
+        list = peer->speaks_next;
+        peer->speaks = false;
+        while (!code && lane_has_say(peer)) {
+            code = lane_say(lane, peer);
+        }
+        if (code == ERR_AGAIN) {
+            lane_have_say(lane, peer);
+        } else if (code) {
+            lane_lose(lane, peer);
+        }
+        lane_forget_idle(lane, peer);
+    }
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* lane_internal: the lane and its peers, for receiving (lane.c) and answering (lane_answer.c).
+ * Others see lane.h. */
+#ifndef DAEMON_INGEST_LANE_INTERNAL_H
+#define DAEMON_INGEST_LANE_INTERNAL_H
+
+#include "daemon/base/endpoint.h"
+#include "daemon/base/hash.h"
+#include "daemon/ingest/lane.h"
+#include "proto/mpk.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* ZeroMQ's bound of a routing id. */
+#define ROUTING_MAX 255
+/* The least credit: of one that has not joined. */
+#define CREDIT_MIN UINT64_C(65536)
+
+struct lane_peer {
+    uint8_t routing[ROUTING_MAX];
+    uint32_t routing_size;
+    bool gone;            /* it cannot be told anything */
+    uint64_t credit;      /* shared out to it; 0: it has not joined */
+    uint64_t held;        /* bytes received, and not told to be free */
+    uint64_t free;        /* of these: to be told */
+    uint64_t messages;    /* here */
+    uint64_t promises;    /* made, and not answered */
+    struct promises told; /* to be told; no longer counted in `promises` */
+    bool asked;           /* it has joined, and not heard of its credit */
+    bool speaks;          /* it is in the list of those that are to be told something */
+    struct lane_peer *speaks_next;
+    struct message *waiting, **waiting_last;
+    struct lane_peer *waits_next; /* of those that have messages waiting */
+    /* by other threads, under the lock */
+    uint64_t returned, returned_messages;
+    bool returns; /* it is in the list of those that get something back */
+    struct lane_peer *returns_next;
+    UT_hash_handle hh;
+};
+
+struct lane {
+    void *socket;
+    struct endpoint_file file;
+    struct keyring *keys;
+    struct stats *stats;
+    uint64_t credit; /* of one peer, at most */
+    uint64_t share;  /* of all; beyond it CREDIT_MIN of each */
+    uint64_t shared; /* what peers have of it */
+    uint64_t look_next_ns;
+    bool (*is_open)(void *data);
+    void *gate;
+    struct lane_peer *peers;  /* by routing id */
+    struct lane_peer *speaks; /* have something to be told */
+    struct lane_peer *waits;  /* have messages waiting */
+    uint64_t promises;
+    _Atomic uint64_t waiting; /* what the messages that wait cost */
+    pthread_mutex_t lock;     /* guards the rest */
+    struct lane_peer *returns;
+    struct promises settled;
+};
+
+/* Bytes that it may have on their way. */
+uint64_t lane_allows(const struct lane_peer *peer);
+/* It is to be told something, or may be forgotten: lane_speak looks at it. */
+void lane_have_say(struct lane *lane, struct lane_peer *peer);
+/* Tells each peer what there is; those that cannot take it now stay in the list. */
+void lane_speak(struct lane *lane);
+/* Nothing may fail between the two frames: what is sent next would go to this peer. Returns 0,
+ * ERR_AGAIN when it is to be tried again, ERR_CLOSED when nobody is there. */
+int lane_send(struct lane *lane, const struct lane_peer *peer, const struct mpk_writer *writer);
+/* Nobody is there to be told. */
+void lane_lose(struct lane *lane, struct lane_peer *peer);
+/* Frees the peer when nothing of it is here and no list has it. */
+void lane_forget_idle(struct lane *lane, struct lane_peer *peer);
+
+#endif
