@@ -15,12 +15,12 @@ VIEWS = ["overview", "layer", "head", "model", "tokens", "runs"]
 
 
 def shown(number):
-    """As the page writes it: four digits, or three and an exponent."""
+    """As the page writes it: four digits, or three and an exponent, without zeros at the end."""
     if number is None or math.isnan(number):
         return "–"
     if number and not 1e-3 <= abs(number) < 1e5:
         digits, exponent = f"{number:.2e}".split("e")
-        return f"{digits}e{int(exponent):+d}"
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent):+d}"
     return np.format_float_positional(float(f"{number:.4g}"), trim="-")
 
 
