@@ -103,10 +103,11 @@ static void mark_all_unsaved(struct run *run)
     }
 }
 
-static void checkpoint_submit_batch(struct run *run, struct store_batch **batch, int code)
+/* `code` is why the batch is not whole. Returns it. */
+static int checkpoint_submit_batch(struct run *run, struct store_batch **batch, int code)
 {
     if (!code && store_submit(run->sink->store, batch)) {
-        return;
+        return 0;
     }
     if (code) {
         log_event(LOG_ERROR, "checkpoint_lost", LOG_STR("job", run->job),
@@ -118,6 +119,7 @@ static void checkpoint_submit_batch(struct run *run, struct store_batch **batch,
     }
     batch_free(batch);
     mark_all_unsaved(run);
+    return code;
 }
 
 /* Packing */
@@ -190,7 +192,8 @@ static int save_state(struct saving *saving, const struct track *track,
 {
     char key[CHECKPOINT_KEY_MAX];
     struct mpk_writer writer;
-    if (!part->data || !state_table_unsaved(part->data, stream->index)) {
+    if (!part->data || !state_table_unsaved(part->data, stream->index) ||
+        !window_needs(&track->window, part->index)) {
         return 0;
     }
     mpk_writer_init(&writer);
@@ -398,14 +401,27 @@ static int save_about(struct saving *saving, uint64_t now_ns)
 
 /* For callers */
 
-void checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
-                      uint64_t now_ns)
+/* Parts that no later window needs. */
+static int checkpoint_forget_old(struct store_batch *batch, const struct track *track)
+{
+    char prefix[CHECKPOINT_KEY_MAX];
+    int code = 0;
+    for (const struct window_part *part = track->window.closed;
+         part && !code && !window_needs(&track->window, part->index); part = part->next) {
+        snprintf(prefix, sizeof prefix, "part/%s/%" PRIu64 "/", track->name, part->index);
+        code = batch_forget(batch, prefix);
+    }
+    return code;
+}
+
+int checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
+                     uint64_t now_ns)
 {
     struct saving saving = {.run = run, .batch = *batch};
-    int code = 0;
     if (!*batch) {
-        return;
+        return 0;
     }
+    int code = checkpoint_forget_old(*batch, track);
     for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
         code = stream->promises.first ? save_whole(&saving, stream)
                                       : save_layer(&saving, track, stream);
@@ -413,7 +429,7 @@ void checkpoint_track(struct run *run, struct track *track, struct store_batch *
     if (!code) {
         code = save_about(&saving, now_ns);
     }
-    checkpoint_submit_batch(run, batch, code);
+    return checkpoint_submit_batch(run, batch, code);
 }
 
 static bool has_changed(const struct run *run, const struct stream *stream)

@@ -39,9 +39,10 @@ void checkpoint_drift_key(const struct track *track, const struct stream *stream
 struct store_batch *checkpoint_begin(const struct run *run);
 
 /* Saves what has changed of the track's layers since they were last saved, and what is known of the
- * run, and submits the batch with what else is in it. */
-void checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
-                      uint64_t now_ns);
+ * run, and submits the batch with what else is in it. Parts that no window needs any more are left
+ * out, and what was saved of them is forgotten. Returns 0, or ERR_MEMORY: nothing was submitted. */
+int checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
+                     uint64_t now_ns);
 
 /* A round saves all layers of a run that have changed. Steps save one layer each and collect;
  * checkpoint_submit hands over what they have collected, and belongs behind them before any message

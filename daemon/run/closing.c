@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Drift learns from windows that are closed for good, full, and newer than all before; any other
  * one is only compared. The rules judge closed windows of the primary track only: one that is shown
- * will come again. */
+ * will come again. One that is closed again, as there was no memory, is not judged once more. */
 #include "daemon/run/closing.h"
 
 #include "daemon/alerts/trouble.h"
@@ -20,6 +20,8 @@ struct closing {
     struct track *track;
     struct result_window window;
     bool closed;               /* for good; else it is shown while it is open */
+    bool again;                /* it was judged before */
+    int code;                  /* what there was no memory for is not in the batch */
     struct store_batch *batch; /* what goes to the history; NULL: nothing is kept */
     uint32_t events;           /* of alerts */
 };
@@ -148,12 +150,15 @@ static void closing_end_alerts(struct closing *closing)
     }
 }
 
-void closing_go_idle(struct run *run)
+int closing_go_idle(struct run *run)
 {
     struct closing closing = {.run = run};
+    int code = closing_show(run);
+    if (code) {
+        return code;
+    }
     run->state = JOB_IDLE;
     run->unsaved = true;
-    closing_show(run);
     closing.batch = checkpoint_begin(run);
     closing_end_alerts(&closing);
     closing_submit_events(&closing);
@@ -161,6 +166,7 @@ void closing_go_idle(struct run *run)
         track_free_parts(&run->tracks[t]);
     }
     checkpoint_forget_parts(run);
+    return 0;
 }
 
 /* Drift */
@@ -273,7 +279,7 @@ static void closing_judge_layer(struct closing *closing, struct stream *stream,
     if (!run->alerts || closing->track->index > 0) {
         return;
     }
-    if (!closing->closed) {
+    if (!closing->closed || closing->again) {
         summary->trouble = trouble_newest(run->alerts, summary->layer.id);
         return;
     }
@@ -331,14 +337,15 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
     if (code) {
         log_event(LOG_ERROR, "summary_lost", LOG_STR("topic", topic),
                   LOG_STR("reason", err_slug(code)));
+        closing->code = code;
     }
     return state != NULL;
 }
 
 /* Windows */
 
-/* The window that ends with `last`, a summary per layer. Returns how many. */
-static uint32_t publish_window(struct closing *closing, const struct window_part *last)
+/* The window that ends with `last`, a summary per layer. */
+static void publish_window(struct closing *closing, const struct window_part *last)
 {
     struct run *run = closing->run;
     struct part_list list;
@@ -348,7 +355,7 @@ static uint32_t publish_window(struct closing *closing, const struct window_part
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         published += closing_put_layer(closing, &list, stream);
     }
-    if (closing->closed && closing->track->index == 0 && run->alerts) {
+    if (closing->closed && !closing->again && closing->track->index == 0 && run->alerts) {
         closing_judge_run(closing); /* also when all was lost */
     }
     if (published) {
@@ -357,39 +364,46 @@ static uint32_t publish_window(struct closing *closing, const struct window_part
     log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job),
               LOG_STR("window", closing->track->name), LOG_NUM("last", closing->window.last),
               LOG_NUM("layers", published), LOG_NUM("partial", closing->window.partial));
-    return published;
+}
+
+/* Returns 0, or ERR_MEMORY: there is a history, and no batch for it. */
+static int closing_begin(struct closing *closing)
+{
+    closing->batch = checkpoint_begin(closing->run);
+    closing->code = closing->batch || !closing->run->sink->store ? 0 : ERR_MEMORY;
+    return closing->code;
+}
+
+/* Submits as much of the window as could be made. */
+static void closing_submit(struct closing *closing)
+{
+    if (closing->batch) {
+        store_submit(closing->run->sink->store, &closing->batch);
+    }
+    batch_free(&closing->batch);
 }
 
 /* While it is open: its layers' checkpoints stay what they are. */
-static uint32_t show_window(struct run *run, struct track *track, const struct window_part *last)
+static int show_window(struct run *run, struct track *track, const struct window_part *last)
 {
-    struct closing closing = {.run = run, .track = track, .batch = checkpoint_begin(run)};
-    uint32_t published = publish_window(&closing, last);
-    if (closing.batch) {
-        store_submit(run->sink->store, &closing.batch);
-    }
-    batch_free(&closing.batch);
-    return published;
+    struct closing closing = {.run = run, .track = track};
+    closing_begin(&closing);
+    publish_window(&closing, last);
+    closing_submit(&closing);
+    return run->sink->store ? closing.code : 0;
 }
 
-static uint32_t show_track(struct run *run, struct track *track)
+int closing_show(struct run *run)
 {
-    uint32_t published = 0;
-    for (struct window_part *part = track->window.open; part; part = part->next) {
-        if (window_due(&track->window, part)) {
-            published += show_window(run, track, part);
+    int code = 0;
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        struct track *track = &run->tracks[t];
+        for (struct window_part *part = track->window.open; part; part = part->next) {
+            int shown = window_due(&track->window, part) ? show_window(run, track, part) : 0;
+            code = code ? code : shown;
         }
     }
-    return published;
-}
-
-uint32_t closing_show(struct run *run)
-{
-    uint32_t published = 0;
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        published += show_track(run, &run->tracks[t]);
-    }
-    return published;
+    return code;
 }
 
 void closing_show_quiet(struct run *run, uint64_t now_ns)
@@ -405,31 +419,48 @@ void closing_show_quiet(struct run *run, uint64_t now_ns)
 
 /* Closing */
 
-/* Parts that no later window needs, and their checkpoints. */
-static void forget_parts(struct track *track, struct store_batch *batch)
+/* Parts that no later window needs. */
+static void forget_parts(struct track *track)
 {
-    char prefix[CHECKPOINT_KEY_MAX];
     struct window_part *part;
     while ((part = window_forget(&track->window))) {
-        snprintf(prefix, sizeof prefix, "part/%s/%" PRIu64 "/", track->name, part->index);
-        if (batch && batch_forget(batch, prefix) != 0) {
-            log_event(LOG_WARNING, "checkpoint_kept", LOG_STR("key", prefix));
-        }
         track_free_part(part);
     }
+}
+
+/* There is no memory to keep what the part closes. */
+static void put_off(struct closing *closing, const struct window_part *part, bool judged,
+                    uint64_t now_ns)
+{
+    log_event(LOG_WARNING, "window_put_off", LOG_STR("job", closing->run->job),
+              LOG_STR("window", closing->track->name), LOG_NUM("part", part->index),
+              LOG_STR("reason", err_slug(closing->code)));
+    window_reopen(&closing->track->window, judged, now_ns);
 }
 
 static void close_part(struct run *run, struct track *track, const struct window_part *part,
                        uint64_t now_ns)
 {
-    struct closing closing = {
-        .run = run, .track = track, .closed = true, .batch = checkpoint_begin(run)};
+    struct closing closing = {.run = run, .track = track, .closed = true, .again = part->judged};
+    if (closing_begin(&closing) != 0) {
+        put_off(&closing, part, false, now_ns);
+        return;
+    }
     if (window_due(&track->window, part)) {
         publish_window(&closing, part);
     }
     crash_point("window_published");
-    forget_parts(track, closing.batch);
-    checkpoint_track(run, track, &closing.batch, now_ns);
+    if (closing.code && closing.batch) {
+        closing_submit(&closing);
+        put_off(&closing, part, true, now_ns);
+        return;
+    }
+    closing.code = checkpoint_track(run, track, &closing.batch, now_ns);
+    if (closing.code) {
+        put_off(&closing, part, true, now_ns);
+    } else {
+        forget_parts(track);
+    }
     crash_point("window_submitted");
 }
 

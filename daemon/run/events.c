@@ -8,8 +8,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Everything of a batch goes to the history, or nothing: it is counted there. */
-static void events_submit(struct run *run, struct store_batch **batch, int code)
+/* Everything of a batch goes to the history, or nothing: it is counted there. Returns the code. */
+static int events_submit(struct run *run, struct store_batch **batch, int code)
 {
     if (code) {
         log_event(LOG_WARNING, "event_not_kept", LOG_STR("job", run->job),
@@ -19,27 +19,29 @@ static void events_submit(struct run *run, struct store_batch **batch, int code)
     } else {
         store_submit(run->sink->store, batch);
     }
+    return code;
 }
 
-static void events_keep_settings(struct run *run, const struct named_values *settings)
+/* Returns 0, or ERR_MEMORY. */
+static int events_keep_settings(struct run *run, const struct named_values *settings)
 {
     struct store_batch *batch = checkpoint_begin(run);
     struct mpk_writer writer;
     if (!batch) {
-        return;
+        return run->sink->store ? ERR_MEMORY : 0;
     }
     mpk_writer_init(&writer);
     named_put(settings, &writer);
-    events_submit(run, &batch,
-                  mpk_writer_ok(&writer)
-                      ? batch_settings(batch, writer.buffer.data, writer.buffer.size)
-                      : ERR_MEMORY);
+    int code = mpk_writer_ok(&writer)
+                   ? batch_settings(batch, writer.buffer.data, writer.buffer.size)
+                   : ERR_MEMORY;
     mpk_writer_clear(&writer);
+    return events_submit(run, &batch, code);
 }
 
 /* Publishes what the training reports, and hands it to the history. The position is its own: it
- * need not be that of the captures. */
-static void events_log(struct run *run, const struct header *header)
+ * need not be that of the captures. Returns 0, or ERR_MEMORY: the history has not got it. */
+static int events_log(struct run *run, const struct header *header)
 {
     struct log_result log = {
         .common = {run->job, run->id, header->epoch, header->step, header->time_ns},
@@ -48,7 +50,7 @@ static void events_log(struct run *run, const struct header *header)
     struct store_batch *batch = checkpoint_begin(run);
     struct mpk_writer writer;
     char topic[TOPIC_MAX];
-    int code = 0;
+    int code = batch || !run->sink->store ? 0 : ERR_MEMORY;
     for (uint32_t i = 0; batch && i < header->values.count && !code; i++) {
         const struct named_value *value = &header->values.list[i];
         const struct store_point point = {
@@ -61,13 +63,14 @@ static void events_log(struct run *run, const struct header *header)
         code = batch_point(batch, &point);
     }
     if (batch) {
-        events_submit(run, &batch, code);
+        code = events_submit(run, &batch, code);
     }
     mpk_writer_init(&writer);
     log_encode(&log, &writer);
     topic_job("log", run->job, topic);
     run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
     mpk_writer_clear(&writer);
+    return code;
 }
 
 int events_take(struct run *run, struct message *message)
@@ -100,15 +103,16 @@ int events_take(struct run *run, struct message *message)
         }
     }
     if (header->event == EVENT_LOG) {
-        events_log(run, header);
-        run->counts.processed++;
-        return 0;
+        code = events_log(run, header);
+        run->counts.processed += !code;
+        return code;
     }
     if (header->event == EVENT_HELLO && !code) {
         code = costs_take(&run->costs, message->rank_index, header);
     }
     if (header->event == EVENT_HELLO && header->settings.count > 0) {
-        events_keep_settings(run, &header->settings);
+        int kept = events_keep_settings(run, &header->settings);
+        code = code ? code : kept;
     }
     if (run->judge_losses && run_counts(run).tally.source > run->judged.tally.source) {
         closing_judge(run);

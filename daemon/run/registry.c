@@ -229,8 +229,8 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
     if (!run) {
         return ERR_RUN_LIMIT;
     }
-    if (run->state == JOB_ACTIVE) {
-        closing_go_idle(run);
+    if (run->state == JOB_ACTIVE && closing_go_idle(run) != 0) {
+        return ERR_MEMORY;
     }
     checkpoint_forget(run, now_ns);
     remove_run(job, run);

@@ -9,7 +9,9 @@
 
 static void tick_go_idle(struct run *run)
 {
-    closing_go_idle(run);
+    if (closing_go_idle(run) != 0) {
+        return; /* the next tick tries again */
+    }
     run_publish_job(run);
     log_event(LOG_INFO, "run_idle", LOG_STR("job", run->job));
 }

@@ -350,7 +350,7 @@ static bool has_many_open(const struct window *window)
 static enum window_verdict window_judge(const struct window *window, const struct window_part *part,
                                         uint64_t now_ns)
 {
-    if (part->held > 0 && !has_many_open(window)) {
+    if (part->again_ns > now_ns || (part->held > 0 && !has_many_open(window))) {
         return KEEP_OPEN;
     }
     if (window->rule.unit == WINDOW_SECOND && clock_passed(window, part, now_ns)) {
@@ -386,6 +386,22 @@ struct window_part *window_close_next(struct window *window, uint64_t now_ns)
     window->settled = true;
     append_closed(window, part);
     return part;
+}
+
+void window_reopen(struct window *window, bool judged, uint64_t now_ns)
+{
+    struct window_part **link = &window->closed;
+    while ((*link)->next) {
+        link = &(*link)->next;
+    }
+    struct window_part *part = *link;
+    *link = NULL;
+    part->next = window->open;
+    window->open = part;
+    window->next_index = part->index; /* those between are late all the same */
+    part->closed = part->cut = false;
+    part->judged = part->judged || judged;
+    part->again_ns = now_ns + SECOND_NS;
 }
 
 bool window_due(const struct window *window, const struct window_part *part)

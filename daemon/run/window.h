@@ -54,7 +54,9 @@ struct window_part {
     uint64_t held;     /* numbers on their way that it should not be closed without */
     bool overdue;      /* somebody is too far ahead of it */
     bool closed;
-    bool cut; /* closed before all ranks had completed it */
+    bool cut;          /* closed before all ranks had completed it */
+    uint64_t again_ns; /* it was reopened, and is not closed again before */
+    bool judged;       /* by the rules, when it was closed before */
     void *data;
     struct window_part *next;
 };
@@ -125,6 +127,9 @@ bool window_all_bye(const struct window *window);
  * Call until NULL after every event and on a timer. When window_due(part), make the summary from
  * window->closed and then call window_forget. */
 struct window_part *window_close_next(struct window *window, uint64_t now_ns);
+/* There was no memory for what closing takes: the part that was closed last, and none was forgotten
+ * since, is open again, to be closed a second later. */
+void window_reopen(struct window *window, bool judged, uint64_t now_ns);
 /* Whether a summary is due at this part. */
 bool window_due(const struct window *window, const struct window_part *part);
 /* Takes out a closed part that no later summary needs, or NULL; the caller frees data and part. */

@@ -88,13 +88,17 @@ static struct step *fake_store_add(struct store_batch *batch, enum kind kind)
 
 int batch_window(struct store_batch *batch, const struct store_window *window)
 {
+    void *state = malloc(window->state_size);
+    if (!state) {
+        return ERR_MEMORY;
+    }
     fake_store_add(batch, WINDOW)->window = (struct fake_window){
         .layer = window->layer.layer,
         .window = window->window,
         .final = window->final,
         .messages = window->messages,
         .lost = window->lost,
-        .state = fake_store_copy(window->state, window->state_size),
+        .state = memcpy(state, window->state, window->state_size),
         .size = window->state_size,
     };
     return 0;
@@ -128,10 +132,14 @@ int batch_settings(struct store_batch *batch, const void *settings, size_t size)
 
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
 {
+    void *copy = malloc(size ? size : 1);
+    if (!copy) {
+        return ERR_MEMORY;
+    }
     struct step *step = fake_store_add(batch, KEEP);
     assert_true(strlen(key) < sizeof step->kept.key);
     strcpy(step->kept.key, key);
-    step->kept.value = fake_store_copy(value, size);
+    step->kept.value = memcpy(copy, value, size);
     step->kept.size = size;
     return 0;
 }

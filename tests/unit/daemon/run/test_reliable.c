@@ -4,11 +4,13 @@
 #include "tests/unit/unit.h"
 
 #include "daemon/run/checkpoint.h"
+#include "daemon/run/closing.h"
 #include "daemon/run/hold.h"
 #include "daemon/run/registry.h"
 #include "daemon/run/restore.h"
 #include "tests/unit/daemon/run/fake_store.h"
 #include "tests/unit/daemon/run/fixture.h"
+#include "tests/unit/heap.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -294,6 +296,109 @@ static void test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered(vo
     reliable_end(&f);
 }
 
+/* Without memory */
+
+static const struct fake_window *final_window(const struct run_fixture *f, uint64_t last)
+{
+    const struct store *store = f->sink.store;
+    for (int i = 0; i < store->window_count; i++) {
+        if (store->windows[i].window.last == last && store->windows[i].final) {
+            return &store->windows[i];
+        }
+    }
+    return NULL;
+}
+
+/* The message that closes a window finds no memory for one thing. Returns whether that came. */
+static bool close_without_memory(unsigned nth)
+{
+    struct run_fixture f;
+    reliable_begin(&f, "[]");
+    for (uint64_t i = 0; i < 4; i++) {
+        assert_int_equal(send_reliable(&f, i, i), 0);
+    }
+    reliable_save(&f);
+    kept(&f); /* acknowledged */
+    struct sample *next = fixture_make(&f, 0, 0, 4);
+    assert_true(fixture_queue(&f, next));
+    fixture_finish(&f, next);
+    heap_fail_at(nth);
+    fixture_take_all(&f);
+    bool failed = heap_has_failed();
+    heap_fail_at(0);
+    f.now += 2 * S;
+    fixture_send(&f, 0, 0, 5);
+    const struct fake_window *window = final_window(&f, 3);
+    if (!window || window->messages != 4) {
+        fail_msg("the window is lost with allocation %u", nth);
+    }
+    assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 0);
+    reliable_end(&f);
+    return failed;
+}
+
+static void test_a_window_without_memory_to_keep_it_closes_again(void **state)
+{
+    unsigned nth = 1;
+    (void)state;
+    while (close_without_memory(nth)) {
+        nth++;
+    }
+    assert_true(nth > 20);
+}
+
+/* Returns whether the failure came. */
+static bool log_without_memory(unsigned nth)
+{
+    struct run_fixture f;
+    struct message message = {.header = {.type = MESSAGE_EVENT, .event = EVENT_LOG, .world = 1}};
+    reliable_begin(&f, "[]");
+    strcpy(message.header.job, "job");
+    message.received_ns = f.now;
+    assert_int_equal(send_reliable(&f, 0, 0), 0);
+    assert_false(queue_put(f.run, &message, f.now));
+    heap_fail_at(nth);
+    assert_ptr_equal(queue_take(f.run), &message);
+    bool failed = heap_has_failed();
+    heap_fail_at(0);
+    uint64_t dropped = run_counts(f.run).tally.dropped[err_index(ERR_MEMORY)];
+    assert_int_equal(dropped, message.code != 0);
+    assert_int_equal(run_counts(f.run).processed, 2 - dropped);
+    assert_int_equal(f.sink.store->batches, message.code == 0); /* with what was logged */
+    reliable_end(&f);
+    return failed;
+}
+
+static void test_what_is_logged_without_memory_to_keep_it_is_dropped(void **state)
+{
+    unsigned nth = 1;
+    (void)state;
+    while (log_without_memory(nth)) {
+        nth++;
+    }
+    assert_true(nth > 2);
+}
+
+/* Its window would be freed, and is nowhere else. */
+static void test_a_run_without_memory_to_show_its_windows_is_not_idle(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    reliable_begin(&f, "[]");
+    assert_int_equal(send_reliable(&f, 0, 0), 0);
+    f.now += f.config.window_timeout;
+    tick_run(f.run, f.now); /* shown as quiet */
+    assert_int_equal(send_reliable(&f, 1, 1), 0);
+    heap_fail_at(1);
+    assert_int_equal(closing_go_idle(f.run), ERR_MEMORY);
+    heap_fail_at(0);
+    assert_int_equal(f.run->state, JOB_ACTIVE);
+    assert_int_equal(closing_go_idle(f.run), 0);
+    assert_int_equal(f.run->state, JOB_IDLE);
+    assert_int_equal(f.sink.store->windows[0].messages, 2);
+    reliable_end(&f);
+}
+
 /* Events that wait */
 
 static struct message *event_after(struct run_fixture *f, uint32_t layer, uint64_t seq)
@@ -365,6 +470,9 @@ int main(void)
         cmocka_unit_test(test_a_past_that_cannot_be_read_is_asked_for_again),
         cmocka_unit_test(test_a_run_that_never_used_the_lane_begins_anew),
         cmocka_unit_test(test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered),
+        cmocka_unit_test(test_a_window_without_memory_to_keep_it_closes_again),
+        cmocka_unit_test(test_what_is_logged_without_memory_to_keep_it_is_dropped),
+        cmocka_unit_test(test_a_run_without_memory_to_show_its_windows_is_not_idle),
         cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
         cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),
     };

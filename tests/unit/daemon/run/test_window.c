@@ -540,6 +540,27 @@ static void test_a_quiet_window_of_several_parts_is_shown_once(void **state)
     window_stop(&f);
 }
 
+static void test_a_part_that_is_reopened_closes_a_second_later_and_before_others(void **state)
+{
+    struct window_fixture f;
+    (void)state;
+    window_start(&f, WINDOW_STEP, 1, 1);
+    uint32_t a = window_join(&f, 0, 1);
+    window_message(&f, a, 0);
+    window_message(&f, a, 1);
+    window_message(&f, a, 2);
+    struct window_part *part = window_close_next(&f.window, f.now);
+    assert_int_equal(part->index, 0);
+    window_reopen(&f.window, true, f.now);
+    assert_true(part->judged && !part->closed);
+    assert_null(window_close_next(&f.window, f.now + S - 1));
+    assert_int_equal(window_message(&f, a, 0), 0); /* not late any more */
+    assert_ptr_equal(window_close_next(&f.window, f.now + S), part);
+    assert_int_equal(window_close_next(&f.window, f.now + S)->index, 1);
+    assert_int_equal(window_message(&f, a, 0), ERR_LATE);
+    window_stop(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -572,6 +593,7 @@ int main(void)
         cmocka_unit_test(test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial),
         cmocka_unit_test(test_a_window_whose_data_was_thrown_away_is_partial),
         cmocka_unit_test(test_a_quiet_window_of_several_parts_is_shown_once),
+        cmocka_unit_test(test_a_part_that_is_reopened_closes_a_second_later_and_before_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
