@@ -68,15 +68,6 @@ static void entry_append(struct reliable *lane, struct kept *entry)
     }
 }
 
-static void free_entry(struct kept *entry)
-{
-    for (uint32_t i = 0; i < entry->frame_count; i++) {
-        zmq_msg_close(&entry->frames[i]);
-    }
-    free(entry->frames);
-    free(entry);
-}
-
 static struct kept **find_sent(struct reliable *lane, uint64_t number)
 {
     struct kept **at = &lane->sent[number % KEPT_BUCKETS];
@@ -125,7 +116,7 @@ static void settle_entry(struct reliable *lane, struct kept *entry, bool lost)
     if (entry->topic) {
         lane->events.settled(lane->events.sender, entry, lost);
     }
-    free_entry(entry);
+    kept_free(entry);
 }
 
 /* All of it is to be sent, or sent again. */
@@ -185,22 +176,6 @@ static bool write_entry(struct reliable *lane, struct kept *entry, zmq_msg_t *co
     return true;
 }
 
-static int hold_frames(struct kept *entry, zmq_msg_t *const *frames, uint32_t count)
-{
-    entry->frames = calloc(count, sizeof *entry->frames);
-    if (!entry->frames) {
-        return ATTN_E_MEMORY;
-    }
-    for (; entry->frame_count < count; entry->frame_count++) {
-        zmq_msg_init(&entry->frames[entry->frame_count]);
-        if (zmq_msg_copy(&entry->frames[entry->frame_count], frames[entry->frame_count]) != 0) {
-            entry->frame_count++;
-            return ATTN_E_MEMORY;
-        }
-    }
-    return 0;
-}
-
 bool reliable_must_wait(struct reliable *lane, uint64_t bytes)
 {
     lane->awaited = *lane->endpoint && lane->bytes + bytes > lane->bytes_max &&
@@ -236,8 +211,8 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
         return ATTN_E_MEMORY;
     }
     entry->spooled = write_entry(lane, entry, frames, count);
-    if (!entry->spooled && hold_frames(entry, frames, count) != 0) {
-        free_entry(entry);
+    if (!entry->spooled && kept_hold(entry, frames, count) != 0) {
+        kept_free(entry);
         return ATTN_E_MEMORY;
     }
     entry->topic = message->topic;
@@ -521,52 +496,16 @@ static void put_id(uint8_t bytes[ID_BYTES], uint64_t number)
     }
 }
 
-/* The frames of one that is in a file. Returns 0, or -1 when they cannot be read. */
-static int load_frames(const struct kept *entry, zmq_msg_t *ret_frames)
-{
-    char *data = malloc(entry->bytes + 1), *at = data;
-    uint32_t made = 0;
-    int rc = data ? spool_read(&entry->place, data) : -1;
-
-    for (; !rc && made < entry->place.frame_count; made++) {
-        rc = zmq_msg_init_size(&ret_frames[made], entry->place.sizes[made]);
-        if (rc) {
-            break;
-        }
-        memcpy(zmq_msg_data(&ret_frames[made]), at, entry->place.sizes[made]);
-        at += entry->place.sizes[made];
-    }
-    free(data);
-    while (rc && made > 0) {
-        zmq_msg_close(&ret_frames[--made]);
-    }
-    return rc;
-}
-
-static int share_frames(struct kept *entry, zmq_msg_t *ret_frames)
-{
-    for (uint32_t i = 0; i < entry->frame_count; i++) {
-        zmq_msg_init(&ret_frames[i]);
-        if (zmq_msg_copy(&ret_frames[i], &entry->frames[i]) != 0) {
-            for (uint32_t made = 0; made <= i; made++) {
-                zmq_msg_close(&ret_frames[made]);
-            }
-            return -1;
-        }
-    }
-    return 0;
-}
-
 /* Returns 0; ATTN_E_MESSAGE when it cannot be read; or ATTN_E_TRANSPORT: the connection is of no
  * use any more, or it cannot be read now, and all is tried again a little later. */
 static int send_entry(struct reliable *lane, struct kept *entry)
 {
-    uint32_t count = entry->spooled ? entry->place.frame_count : entry->frame_count, sent = 0;
+    uint32_t count, sent = 0;
     zmq_msg_t frames[SPOOL_FRAMES_MAX];
     uint8_t id[ID_BYTES];
     int rc = 0;
 
-    if ((entry->spooled ? load_frames(entry, frames) : share_frames(entry, frames)) != 0) {
+    if (kept_frames(entry, frames, &count) != 0) {
         return spool_is_passing(errno) ? ATTN_E_TRANSPORT : ATTN_E_MESSAGE;
     }
     put_id(id, entry->number);
@@ -679,11 +618,11 @@ void reliable_close(struct reliable *lane)
     *lane->endpoint = '\0';
     for (entry = lane->own.first; entry; entry = next) {
         next = entry->next;
-        free_entry(entry);
+        kept_free(entry);
     }
     for (entry = lane->left.first; entry; entry = next) {
         next = entry->next;
-        free_entry(entry);
+        kept_free(entry);
     }
     lane->own = lane->left = (struct kept_list){NULL, NULL, NULL};
     if (lane->spool) {

@@ -12,28 +12,13 @@
 #define CLIENTS_C_SRC_RELIABLE_H
 
 #include "clients/c/include/attn/attn.h"
+#include "clients/c/src/kept.h"
 #include "clients/c/src/message.h"
-#include "clients/c/src/spool.h"
 #include "clients/c/src/warner.h"
 #include "proto/address.h"
 #include "proto/key.h"
 
 #define KEPT_BUCKETS 1024
-
-/* A message that is kept. */
-struct kept {
-    struct kept *next, *previous; /* of its list, in order of the numbers */
-    struct kept *next_sent;       /* of its bucket, while it is sent */
-    bool sent;                    /* on this connection */
-    uint64_t number, bytes;
-    struct topic *topic; /* NULL: another process has left it */
-    uint64_t payload;    /* bytes of tensors */
-    bool counted;        /* among what was published */
-    bool spooled;        /* in `place`, else in `frames` */
-    struct spool_message place;
-    zmq_msg_t *frames; /* owned */
-    uint32_t frame_count;
-};
 
 struct kept_list {
     struct kept *first, *last;
