@@ -66,7 +66,7 @@ static struct lane_peer *lane_know(struct lane *lane, const void *routing, size_
     return peer;
 }
 
-/* It is not told: its sender sends it again, when the connection or attnd has ended. */
+/* Its sender is to send it again. */
 static bool lane_is_transient(const struct promise *promise)
 {
     return promise->code == ERR_AGAIN || promise->code == ERR_MEMORY;
@@ -79,7 +79,7 @@ static void lane_tell(struct lane *lane, struct promise *promise)
     lane->promises--;
     if (lane_is_transient(promise)) {
         free(promise);
-        lane_have_say(lane, peer); /* it may be forgotten */
+        lane_have_again(lane, peer);
         return;
     }
     stats_add(lane->stats, promise->code ? COUNT_RELIABLE_REFUSED : COUNT_RELIABLE_ACKNOWLEDGED, 1);
@@ -252,6 +252,9 @@ static int lane_take_rest(struct lane *lane, struct lane_peer *peer, bool valid,
     if (code) {
         lane_count_refused(lane, message ? message->bytes : 0, code);
         message_free(&message);
+        if (code == ERR_MEMORY && peer) {
+            lane_have_again(lane, peer);
+        }
         return ERR_AGAIN;
     }
     *ret_message = message;

@@ -39,6 +39,12 @@ void lane_have_say(struct lane *lane, struct lane_peer *peer)
     }
 }
 
+void lane_have_again(struct lane *lane, struct lane_peer *peer)
+{
+    peer->again = true;
+    lane_have_say(lane, peer);
+}
+
 /* How many the next answer acknowledges, and refuses. */
 static void lane_count_told(const struct lane_peer *peer, uint32_t ret_counts[2])
 {
@@ -116,9 +122,12 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
     struct mpk_writer writer;
     lane_count_told(peer, told);
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0));
+    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0) + peer->again);
     if (due) {
         mpk_pair_u64(&writer, "credit", lane_credit_of(peer));
+    }
+    if (peer->again) {
+        mpk_pair_bool(&writer, "again", true);
     }
     lane_put_told(&writer, peer, false, told[false]);
     lane_put_told(&writer, peer, true, told[true]);
@@ -130,6 +139,7 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
         peer->asked = false;
     }
     if (!code) {
+        peer->again = false;
         lane_strike(peer, told[false] + told[true]);
     }
     return code;
@@ -140,7 +150,7 @@ void lane_lose(struct lane *lane, struct lane_peer *peer)
     lane->shared -= peer->credit;
     peer->credit = 0;
     peer->gone = true;
-    peer->asked = false;
+    peer->asked = peer->again = false;
     peer->held -= peer->free;
     peer->free = 0;
     promises_free(&peer->told);
@@ -148,7 +158,7 @@ void lane_lose(struct lane *lane, struct lane_peer *peer)
 
 static bool lane_has_say(const struct lane_peer *peer)
 {
-    return peer->told.first || lane_is_due(peer);
+    return peer->told.first || peer->again || lane_is_due(peer);
 }
 
 void lane_speak(struct lane *lane)

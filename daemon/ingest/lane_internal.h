@@ -28,6 +28,7 @@ struct lane_peer {
     uint64_t promises;    /* made, and not answered */
     struct promises told; /* to be told; no longer counted in `promises` */
     bool asked;           /* it has joined, and not heard of its credit */
+    bool again;           /* it is to be told to send again what has no answer */
     bool speaks;          /* it is in the list of those that are to be told something */
     struct lane_peer *speaks_next;
     struct message *waiting, **waiting_last;
@@ -64,6 +65,8 @@ struct lane {
 uint64_t lane_allows(const struct lane_peer *peer);
 /* It is to be told something, or may be forgotten: lane_speak looks at it. */
 void lane_have_say(struct lane *lane, struct lane_peer *peer);
+/* A message of it will never have an answer, unless it is sent again. */
+void lane_have_again(struct lane *lane, struct lane_peer *peer);
 /* Tells each peer what there is; those that cannot take it now stay in the list. */
 void lane_speak(struct lane *lane);
 /* Nothing may fail between the two frames: what is sent next would go to this peer. Returns 0,

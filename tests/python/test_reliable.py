@@ -369,6 +369,19 @@ def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, capl
     assert sum("refuses a message" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(daemons, publishers):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 3)
+    first, second, third = [number for number, _, _ in daemon.wait_taken(3)]
+    daemon.acknowledges = True
+    daemon.answer(again=True, ack=[second])
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are acknowledged, over the next connection")
+    assert [number for number, _, _ in daemon.taken] == [first, second, third, first, third]
+    assert daemon.joins == 2 and identity_holds(publisher.stats())
+
+
 @pytest.mark.parametrize("answer", [b"", b"\xc1", msgpack.packb([1]), msgpack.packb({"credit": -5}), msgpack.packb({"ack": 7}),
                                     msgpack.packb({"ack": ["x"], "credit": 10}), msgpack.packb({"refused": [[1]]}),
                                     b"\xdd\xff\xff\xff\xff"])
@@ -440,15 +453,16 @@ def test_what_others_left_and_there_is_no_memory_to_read_is_sent_later(daemons, 
 
 def test_any_bytes_are_an_answer_or_none():
     """As tests/fuzz/fuzz_answers.c does: changed at random."""
-    rng, good, read = random.Random(1), msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "refused": [[4, "topic"], [5, "key"]]}), 0
+    rng, read = random.Random(1), 0
+    good = msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "refused": [[4, "topic"], [5, "key"]], "again": True})
     for _ in range(20000):
         data = bytearray(good)
         for _ in range(rng.randint(1, 3)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         answer = reliable._read_answer([bytes(data[:rng.randint(1, len(data))] if rng.random() < 0.3 else data)])
         if answer is not None:
-            credit, acknowledged, refused = answer
-            assert credit >= 0 and all(type(number) is int for number in acknowledged)
+            credit, acknowledged, refused, again = answer
+            assert credit >= 0 and type(again) is bool and all(type(number) is int for number in acknowledged)
             assert all(type(number) is int and isinstance(reason, str) for number, reason in refused)
             read += 1
     assert read > 1000

@@ -431,11 +431,13 @@ static void take_credit(struct reliable *lane, const msgpack_object *value)
     }
 }
 
-/* Whatever is not as it should be is skipped. Returns false when there is no memory to read it. */
+/* Whatever is not as it should be is skipped. Returns false when there is no memory to read it, or
+ * attnd had none for a message. */
 static bool take_answer(struct reliable *lane, const void *data, size_t size)
 {
-    static const char *const names[] = {"credit", "ack", "refused"};
-    const msgpack_object *values[3];
+    static const char *const names[] = {"credit", "ack", "refused", "again"};
+    const msgpack_object *values[4];
+    bool taken = true;
     const char *twice;
     struct mpk_doc doc;
     int rc = mpk_parse(data, size, &mpk_result_limits, &doc);
@@ -443,8 +445,9 @@ static bool take_answer(struct reliable *lane, const void *data, size_t size)
     if (rc) {
         return rc != ERR_MEMORY;
     }
-    if (mpk_collect(doc.root, names, 3, values, &twice) == 0) {
+    if (mpk_collect(doc.root, names, 4, values, &twice) == 0) {
         take_credit(lane, values[0]);
+        taken = !values[3] || values[3]->type != MSGPACK_OBJECT_BOOLEAN || !values[3]->via.boolean;
         for (uint32_t i = 0;
              values[1] && values[1]->type == MSGPACK_OBJECT_ARRAY && i < values[1]->via.array.size;
              i++) {
@@ -461,8 +464,9 @@ static bool take_answer(struct reliable *lane, const void *data, size_t size)
             }
         }
     }
+    lane->pause_ms = taken ? lane->pause_ms : AGAIN_MAX_MS;
     mpk_doc_clear(&doc);
-    return true;
+    return taken;
 }
 
 /* One of several frames is none. Returns false when one is lost: nobody says it again on this

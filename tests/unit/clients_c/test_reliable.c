@@ -162,6 +162,39 @@ static void test_what_has_several_frames_is_no_answer(void **state)
     attnd_close(&attnd);
 }
 
+static void test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(void **state)
+{
+    struct attnd attnd;
+    struct mpk_writer writer;
+    struct bytes again;
+
+    (void)state;
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 1);
+    mpk_pair_bool(&writer, "again", true);
+    again = bytes_written(&writer);
+    attnd_open(&attnd);
+    join(&attnd);
+    answer(&attnd, 0, 1 << 16);
+    assert_int_equal(keep(&attnd), 0);
+    reliable_tend(&attnd.lane);
+    expect_number(&attnd, 1);
+    address_client(&attnd);
+    say_frame(&attnd, &again, false);
+    reliable_tend(&attnd.lane);
+    assert_null(attnd.lane.socket);
+    assert_true(attnd.lane.again_ms > 0);
+    attnd.lane.again_ms = 1; /* the pause is over */
+    reliable_tend(&attnd.lane);
+    expect_number(&attnd, 0);
+    answer(&attnd, 0, 1 << 16);
+    expect_number(&attnd, 1);
+    answer(&attnd, 1, 4096);
+    assert_int_equal(attnd.settled, 1);
+    bytes_free(&again);
+    attnd_close(&attnd);
+}
+
 /* However long it was away. */
 static void test_what_finds_no_room_waits_for_an_attnd_that_is_back(void **state)
 {
@@ -195,6 +228,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_has_several_frames_is_no_answer),
+        cmocka_unit_test(test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection),
         cmocka_unit_test(test_what_finds_no_room_waits_for_an_attnd_that_is_back),
     };
 

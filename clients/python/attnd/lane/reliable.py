@@ -91,7 +91,7 @@ class Entry:
         return self.kept.segment.read(self.kept.found) if isinstance(self.kept, Place) else self.kept
 
 
-Answer = Tuple[int, List[int], List[Tuple[int, str]]]
+Answer = Tuple[int, List[int], List[Tuple[int, str]], bool]
 
 
 class Lane:
@@ -222,7 +222,7 @@ class Lane:
     # ---------------------------------------------------------------------------------------- answers
 
     def _take_answers(self, socket: "zmq.Socket[Any]") -> bool:
-        """False: one is lost, as there was no memory for it. Nobody says it again on this connection."""
+        """False: one is lost, as there was no memory for it here, or for a message there. Nobody says it on this connection."""
         settled: List[Entry] = []
         taken = True
         for _ in range(ANSWERS_AT_ONCE):
@@ -234,6 +234,8 @@ class Lane:
                 answer, taken = None, False
             if answer is not None:
                 settled += self._take_answer(answer)
+                if answer[3]:
+                    self._pause_s, taken = AGAIN_MAX_S, False
         if settled:
             self.full = self.is_awaited = False
             self._answered_at = time.monotonic()
@@ -241,7 +243,7 @@ class Lane:
         return taken
 
     def _take_answer(self, answer: Answer) -> List[Entry]:
-        credit, acknowledged, refused = answer
+        credit, acknowledged, refused, _ = answer
         self._credit += credit
         if self._first_credit is None and credit > 0:
             self._first_credit = credit
@@ -428,7 +430,7 @@ class Lane:
 
 
 def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:
-    """(credit, ids that are acknowledged, ids and reasons of those refused); None: it is no answer."""
+    """(credit, ids that are acknowledged, ids and reasons of those refused, whether attnd has lost one); None: it is no answer."""
     try:
         answer = msgpack.unpackb(frames[0], raw=False) if len(frames) == 1 else None
         if not isinstance(answer, dict):
@@ -436,7 +438,7 @@ def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:
         credit, refused = answer.get("credit", 0), [(number, str(reason)) for number, reason in answer.get("refused", ())]
         acknowledged = list(answer.get("ack", ()))
         if all(type(number) is int for number in (credit, *acknowledged, *(number for number, _ in refused))) and credit >= 0:
-            return credit, acknowledged, refused
+            return credit, acknowledged, refused, answer.get("again") is True
     except MemoryError:
         raise
     except Exception:  # whoever sends such a thing is not attnd

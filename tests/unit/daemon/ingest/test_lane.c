@@ -112,6 +112,7 @@ static struct message *lane_get(struct lane_fixture *f)
 struct lane_heard {
     uint64_t credit;
     uint32_t acks, refusals;
+    bool again;
     char reason[32]; /* of the last refusal */
 };
 
@@ -135,6 +136,7 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     heard.credit = credit ? credit->via.u64 : 0;
     heard.acks = ack ? ack->via.array.size : 0;
     heard.refusals = refused ? refused->via.array.size : 0;
+    heard.again = mpk_find(doc.root, "again") && mpk_find(doc.root, "again")->via.boolean;
     if (refused) {
         const msgpack_object_str *reason = &refused->via.array.ptr[0].via.array.ptr[1].via.str;
         snprintf(heard.reason, sizeof heard.reason, "%.*s", (int)reason->size, reason->ptr);
@@ -258,8 +260,8 @@ static void test_a_refusal_has_its_reason(void **state)
     assert_int_equal(heard.credit, CHARGE);
 }
 
-/* Nobody can say what becomes of it: its sender is to send it again. */
-static void test_what_failed_for_the_moment_is_not_refused(void **state)
+/* Nobody can say what becomes of it. */
+static void test_what_failed_for_the_moment_is_asked_for_again(void **state)
 {
     struct lane_fixture *f = *state;
     static const int codes[] = {ERR_MEMORY, ERR_AGAIN};
@@ -275,6 +277,9 @@ static void test_what_failed_for_the_moment_is_not_refused(void **state)
         struct lane_heard heard = lane_hear(f);
         assert_int_equal(heard.refusals + heard.acks, 0);
         assert_int_equal(heard.credit, CHARGE);
+        assert_true(heard.again);
+        lane_go_on(f->lane);
+        assert_true(is_silent(f)); /* once */
     }
 }
 
@@ -464,7 +469,7 @@ int main(void)
         TEST(test_what_exceeds_the_credit_is_dropped),
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
-        TEST(test_what_failed_for_the_moment_is_not_refused),
+        TEST(test_what_failed_for_the_moment_is_asked_for_again),
         TEST(test_a_flood_of_joins_holds_nobody_up),
         TEST(test_small_messages_take_credit_as_well),
         TEST(test_messages_wait_in_their_order),
