@@ -47,21 +47,21 @@ static struct hold **hold_find(struct run *run, uint32_t rank)
     return link;
 }
 
-bool hold_put(struct run *run, struct message *message, uint64_t now_ns)
+int hold_put(struct run *run, struct message *message, uint64_t now_ns)
 {
     uint32_t reached = 0;
     if (!message->header.reliable || message->code) {
-        return false;
+        return 0;
     }
     struct hold **link = hold_find(run, message->header.rank), *hold = *link;
     if (!hold) {
         if (run->hold_count >= run->config->limits_ranks ||
             hold_is_over(run, message, &reached, now_ns)) {
-            return false;
+            return 0;
         }
         hold = calloc(1, sizeof *hold);
         if (!hold) {
-            return false; /* it overtakes: a window may close early */
+            return ERR_MEMORY;
         }
         hold->rank = message->header.rank;
         hold->reached = reached;
@@ -77,7 +77,7 @@ bool hold_put(struct run *run, struct message *message, uint64_t now_ns)
     run->held++;
     run->held_ns = run->held_ns ? run->held_ns : message->received_ns;
     run->last_ns = now_ns;
-    return true;
+    return 1;
 }
 
 static void hold_find_oldest(struct run *run)

@@ -7,8 +7,9 @@
 
 #include "daemon/run/run.h"
 
-/* Takes the message over, if it has to wait. Returns whether. */
-bool hold_put(struct run *run, struct message *message, uint64_t now_ns);
+/* Takes the message over, if it has to wait. Returns 1 when it does, 0 when not, or ERR_MEMORY: it
+ * may not overtake the others. */
+int hold_put(struct run *run, struct message *message, uint64_t now_ns);
 /* The next message that need not wait any more, or NULL. */
 struct message *hold_take(struct run *run, uint64_t now_ns);
 /* The next one, whatever it waits for. */

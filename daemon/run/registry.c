@@ -406,7 +406,12 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
     if (code) {
         return code;
     }
-    *ret_compute = !hold_put(run, message, now_ns) && queue_put(run, message, now_ns);
+    int held = hold_put(run, message, now_ns);
+    if (held < 0) {
+        queue_refused(run, held);
+        return held;
+    }
+    *ret_compute = !held && queue_put(run, message, now_ns);
     return 0;
 }
 

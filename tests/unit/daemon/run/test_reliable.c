@@ -424,8 +424,8 @@ static void test_an_event_waits_for_the_numbers_that_it_names(void **state)
     (void)state;
     reliable_begin(&f, "[]");
     struct message *first = event_after(&f, 1, 2), *second = event_after(&f, 0, 0);
-    assert_true(hold_put(f.run, first, f.now));
-    assert_true(hold_put(f.run, second, f.now)); /* behind it */
+    assert_int_equal(hold_put(f.run, first, f.now), 1);
+    assert_int_equal(hold_put(f.run, second, f.now), 1); /* behind it */
     assert_true(run_busy(f.run));
     fixture_send(&f, 1, 0, 0);
     assert_null(hold_take(f.run, f.now));
@@ -434,9 +434,34 @@ static void test_an_event_waits_for_the_numbers_that_it_names(void **state)
     assert_ptr_equal(hold_take(f.run, f.now), second);
     assert_null(hold_take(f.run, f.now));
     assert_false(run_busy(f.run));
-    assert_false(hold_put(f.run, first, f.now)); /* they are there */
+    assert_int_equal(hold_put(f.run, first, f.now), 0); /* they are there */
     message_free(&first);
     message_free(&second);
+    reliable_end(&f);
+}
+
+static void test_an_event_without_memory_to_wait_overtakes_nothing(void **state)
+{
+    struct run_fixture f;
+    bool compute;
+    (void)state;
+    reliable_begin(&f, "[]");
+    struct registry *registry = registry_new(&f.config, &f.sink, NULL, NULL);
+    struct message *first = event_after(&f, 0, 0), *message = event_after(&f, 1, 2);
+    assert_non_null(registry);
+    assert_int_equal(registry_arrive(registry, first, f.now, &compute), 0);
+    struct run *run = registry_find(registry, "job", "");
+    assert_ptr_equal(queue_take(run), first);
+    heap_fail_at(1);
+    assert_int_equal(registry_arrive(registry, message, f.now, &compute), ERR_MEMORY);
+    assert_true(heap_has_failed());
+    heap_fail_at(0);
+    assert_int_equal(run_counts(run).tally.dropped[err_index(ERR_MEMORY)], 1);
+    assert_int_equal(registry_arrive(registry, message, f.now, &compute), 0); /* sent again */
+    assert_ptr_equal(hold_take_any(run), message);
+    message_free(&first);
+    message_free(&message);
+    registry_free(&registry);
     reliable_end(&f);
 }
 
@@ -447,7 +472,7 @@ static void test_an_event_waits_no_longer_than_a_window(void **state)
     reliable_begin(&f, "[]");
     struct message *message = event_after(&f, 2, 1);
     uint64_t since = f.now;
-    assert_true(hold_put(f.run, message, f.now));
+    assert_int_equal(hold_put(f.run, message, f.now), 1);
     f.now += f.config.window_timeout - 1;
     assert_null(hold_take(f.run, f.now));
     assert_int_equal(run_time_ns(f.run, f.now), since); /* no window closes over it */
@@ -474,6 +499,7 @@ int main(void)
         cmocka_unit_test(test_what_is_logged_without_memory_to_keep_it_is_dropped),
         cmocka_unit_test(test_a_run_without_memory_to_show_its_windows_is_not_idle),
         cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
+        cmocka_unit_test(test_an_event_without_memory_to_wait_overtakes_nothing),
         cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
