@@ -10,24 +10,22 @@
  *
  * References: the table of connections holds a peer, each of its buffers another one; the peer's
  * table holds a buffer, each frame that points into it another one. A buffer is unmapped, and a
- * descriptor closed, with the last. Closing may take as long as it likes for what is no memfd, a
- * socket that lingers or a file of FUSE, and for a connection, in which such a thing may still be:
- * a thread of its own does that. When a connection ends its buffers stay known for LEFT_NS:
- * messages that name them are still on their way. */
+ * descriptor closed, with the last; closer.h does that for what is no memfd, and for connections.
+ * When a connection ends its buffers stay known for LEFT_NS: messages that name them are still on
+ * their way. */
 #include "daemon/ingest/memory.h"
 
 #include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
 #include "daemon/base/log.h"
+#include "daemon/ingest/closer.h"
 #include "proto/err.h"
 #include "proto/memory.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,8 +87,8 @@ struct memory {
     struct memory_peer *peers;      /* by token */
     _Atomic uint64_t bytes;         /* mapped */
     _Atomic uint32_t references;    /* the owner, and peers */
-    int closer;                     /* a pipe: the descriptors that its thread closes */
-    uint64_t refused;               /* connections and buffers, for the log */
+    int closer;
+    uint64_t refused; /* connections and buffers, for the log */
     struct stats *stats;
 };
 
@@ -102,58 +100,13 @@ static void memory_log_refused(struct memory *memory, const char *reason)
     }
 }
 
-/* Closing */
-
-static void *memory_close_all(void *data)
-{
-    int from = (int)(intptr_t)data, fd;
-    pthread_setname_np(pthread_self(), "attnd-closer");
-    while (read(from, &fd, sizeof fd) == (ssize_t)sizeof fd) {
-        close(fd);
-    }
-    close(from);
-    return NULL;
-}
-
-/* Nobody waits for its end. Returns 0 or an error. */
-static int memory_start_closer(struct memory *memory)
-{
-    int ends[2];
-    pthread_t thread;
-    sigset_t all, before;
-    if (pipe2(ends, O_CLOEXEC) != 0) {
-        return errno;
-    }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&thread, NULL, memory_close_all, (void *)(intptr_t)ends[0]);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc) {
-        close(ends[0]);
-        close(ends[1]);
-        return rc;
-    }
-    pthread_detach(thread);
-    fcntl(ends[1], F_SETFL, O_NONBLOCK);
-    memory->closer = ends[1];
-    return 0;
-}
-
-/* Any thread. The pipe has room for more descriptors than there usually are. */
-static void memory_close(struct memory *memory, int fd)
-{
-    if (write(memory->closer, &fd, sizeof fd) != (ssize_t)sizeof fd) {
-        close(fd);
-    }
-}
-
 /* References */
 
 static void memory_unref(struct memory *memory)
 {
     if (atomic_fetch_sub(&memory->references, 1) == 1) {
         if (memory->closer >= 0) {
-            close(memory->closer); /* which ends the thread, when it has closed all of them */
+            closer_stop(memory->closer);
         }
         free(memory);
     }
@@ -162,7 +115,7 @@ static void memory_unref(struct memory *memory)
 static void memory_unref_peer(struct memory_peer *peer)
 {
     if (atomic_fetch_sub(&peer->references, 1) == 1) {
-        memory_close(peer->memory, peer->fd);
+        closer_close(peer->memory->closer, peer->fd);
         memory_unref(peer->memory);
         free(peer);
     }
@@ -278,7 +231,7 @@ void memory_adopt(struct memory *memory, int fd)
     if (!peer) {
         memory_log_refused(memory, full ? "too many connections" : err_text(ERR_MEMORY));
         shutdown(fd, SHUT_RDWR);
-        memory_close(memory, fd);
+        closer_close(memory->closer, fd);
         return;
     }
     *peer = (struct memory_peer){.memory = memory, .fd = fd, .references = 1};
@@ -307,7 +260,7 @@ static void memory_accept(struct memory *memory)
         memory_adopt(memory, fd);
     } else if (fd >= 0) {
         memory_log_refused(memory, "another user");
-        memory_close(memory, fd);
+        closer_close(memory->closer, fd);
     } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
         memory_log_refused(memory, strerror(errno));
         epoll_ctl(memory->epoll, EPOLL_CTL_DEL, memory->listener, NULL);
@@ -411,7 +364,7 @@ static int memory_descriptor(struct memory *memory, struct msghdr *header, unsig
             if ((*ret_count)++ == 0) {
                 found = fd;
             } else {
-                memory_close(memory, fd);
+                closer_close(memory->closer, fd);
             }
         }
     }
@@ -451,7 +404,7 @@ static bool memory_read(struct memory_peer *peer)
         why = memory_obey(peer, &record, fd);
     }
     if (fd >= 0 && why) {
-        memory_close(peer->memory, fd);
+        closer_close(peer->memory->closer, fd);
     } else if (fd >= 0) {
         close(fd); /* a sealed memfd */
     }
@@ -644,7 +597,7 @@ struct memory *memory_new(const struct config *config, struct stats *stats)
                              ? config->ingest_memory_each
                              : config->ingest_memory;
     memory->epoll = epoll_create1(EPOLL_CLOEXEC);
-    errno = memory->epoll < 0 ? errno : memory_start_closer(memory);
+    errno = memory->epoll < 0 ? errno : closer_start(&memory->closer);
     if (errno || memory_listen(memory) != 0) {
         log_event(LOG_WARNING, "memory_off", LOG_STR("path", path),
                   LOG_STR("reason", strerror(errno)));
