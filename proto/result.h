@@ -107,7 +107,6 @@ struct result_trouble {
     const double *score;              /* [heads] */
     const struct trouble_head *worst; /* [count], worst first; equal ones by head */
     uint32_t count;
-    size_t bytes; /* of the block that holds all of it */
 };
 
 /* One layer's window. Arrays are [heads]; NULL = not computed. */

@@ -177,7 +177,7 @@ int trouble_decode(const msgpack_object *map, struct result_trouble **ret_troubl
     struct trouble_head *worst = (struct trouble_head *)(scores + score->size);
     char *at = (char *)(worst + heads->size);
     *trouble = (struct result_trouble){
-        .heads = score->size, .score = scores, .worst = worst, .count = heads->size, .bytes = size};
+        .heads = score->size, .score = scores, .worst = worst, .count = heads->size};
     bool good = trouble_read_u64(map, "epoch", UINT64_MAX, &trouble->epoch) &&
                 trouble_read_u64(map, "step", UINT64_MAX, &trouble->step);
     for (uint32_t i = 0; i < score->size && good; i++) {

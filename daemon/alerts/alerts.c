@@ -73,31 +73,22 @@ struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
         return NULL;
     }
     match_layer(alerts, layer);
-    alerts->bytes += layer_size(alerts);
     return layer;
 }
 
-static uint64_t cells_bytes(const struct alert_cells *cells, const struct rule *rule)
+void alert_cells_free(struct alert_cells *cells)
 {
-    uint64_t each = sizeof *cells->cell + (cells->past ? rule->within * sizeof(double) : 0);
-    return cells->count * each;
-}
-
-void alert_cells_free(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule)
-{
-    alerts->bytes -= cells_bytes(cells, rule);
     free(cells->cell);
     free(cells->past);
     *cells = (struct alert_cells){.applies = cells->applies};
 }
 
-int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule,
-                    uint32_t count)
+int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count)
 {
     if (cells->count == count) {
         return 0;
     }
-    alert_cells_free(alerts, cells, rule);
+    alert_cells_free(cells);
     struct alert_cell *cell = calloc(count, sizeof *cell);
     bool rate = rule_is_rate(rule->condition);
     double *past = rate ? calloc((size_t)count * rule->within, sizeof *past) : NULL;
@@ -109,14 +100,13 @@ int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const stru
     cells->cell = cell;
     cells->past = past;
     cells->count = count;
-    alerts->bytes += cells_bytes(cells, rule);
     return 0;
 }
 
 static void free_layer_cells(struct alerts *alerts, struct alert_layer *layer)
 {
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        alert_cells_free(alerts, &layer->cells[i], alerts->rules[i]);
+        alert_cells_free(&layer->cells[i]);
     }
 }
 
@@ -127,7 +117,6 @@ void alerts_forget(struct alerts *alerts)
     {
         HASH_DEL(alerts->layers, layer);
         free_layer_cells(alerts, layer);
-        alerts->bytes -= layer_size(alerts);
         free(layer);
     }
     free_layer_cells(alerts, alerts->whole);
@@ -147,7 +136,6 @@ struct alerts *alerts_new(const struct config *config, const char *job)
             alerts->rules[alerts->rule_count++] = rule;
         }
     }
-    alerts->bytes = sizeof *alerts + layer_size(alerts);
     alerts->whole = calloc(1, layer_size(alerts));
     if (!alerts->whole) {
         free(alerts);
@@ -169,11 +157,6 @@ void alerts_free(struct alerts **alerts)
     free((*alerts)->whole);
     free(*alerts);
     *alerts = NULL;
-}
-
-uint64_t alerts_bytes(const struct alerts *alerts)
-{
-    return alerts->bytes;
 }
 
 /* Telling */
@@ -328,7 +311,7 @@ static void alerts_gather(struct alert_gathered *gathered, const struct rule *ru
 static int judge_heads(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
                        const struct summary_result *summary, const struct alert_sink *sink)
 {
-    int code = alert_cells_get(alerts, cells, rule, summary->heads);
+    int code = alert_cells_get(cells, rule, summary->heads);
     for (uint32_t h = 0; h < summary->heads && !code; h++) {
         struct alert_place place = {true, summary->layer.id, (int32_t)h};
         judge_and_tell(alerts, rule, cells, h, &place, alert_head_value(summary, rule, h), sink);
@@ -342,7 +325,7 @@ static int alerts_judge_layer(struct alerts *alerts, const struct rule *rule,
 {
     struct alert_place place = {true, summary->layer.id, -1};
     struct alert_gathered gathered = {0};
-    int code = alert_cells_get(alerts, cells, rule, 1);
+    int code = alert_cells_get(cells, rule, 1);
     if (code) {
         return code;
     }
@@ -395,7 +378,7 @@ static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
     static const struct alert_place place = {.head = -1};
     const struct rule *rule = alerts->rules[index];
     struct alert_cells *cells = &alerts->whole->cells[index];
-    int code = alert_cells_get(alerts, cells, rule, 1);
+    int code = alert_cells_get(cells, rule, 1);
     if (!code) {
         judge_and_tell(alerts, rule, cells, 0, &place, value, sink);
     }

@@ -8,7 +8,7 @@
  * windows that will come again are not given to it. Pure; time comes in as an argument; one owner.
  *
  * Memory: about 40 bytes per head for each rule that judges heads one by one, and 8 bytes per
- * window of `within` where it compares with earlier ones (alerts_bytes). */
+ * window of `within` where it compares with earlier ones. */
 #ifndef DAEMON_ALERTS_ALERTS_H
 #define DAEMON_ALERTS_ALERTS_H
 
@@ -57,9 +57,6 @@ void alerts_end(struct alerts *alerts, const struct result_common *common, bool 
 
 /* Calls the sink's `event` for everything that fires, with state FIRING or FIRING_AT_END. */
 void alerts_each(struct alerts *alerts, const struct alert_sink *sink);
-
-/* Memory in use. */
-uint64_t alerts_bytes(const struct alerts *alerts);
 
 /* For checkpoints: one MessagePack map. Returns 0 or ERR_MEMORY. */
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer);

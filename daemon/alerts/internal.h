@@ -55,7 +55,6 @@ struct alerts {
     struct alert_gathered gathered[RULES_MAX];
     struct trouble_layer *trouble;        /* by layer; trouble.c */
     uint32_t per_window, told, held_back; /* in this window */
-    uint64_t bytes;
 };
 
 /* The layer, made on first use; NULL when out of memory. */
@@ -63,10 +62,9 @@ struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id);
 uint32_t alert_layer_pack(struct layer_id id);
 struct layer_id alert_layer_unpack(uint32_t key);
 /* Makes cells for so many heads; cells of another number are forgotten. Returns 0 or ERR_MEMORY. */
-int alert_cells_get(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule,
-                    uint32_t count);
+int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count);
 void alerts_forget(struct alerts *alerts);
-void alert_cells_free(struct alerts *alerts, struct alert_cells *cells, const struct rule *rule);
+void alert_cells_free(struct alert_cells *cells);
 /* One more window of a cell, by the value of its metric; NaN changes nothing but `fresh`. */
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value);

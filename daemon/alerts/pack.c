@@ -322,8 +322,7 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     if (packed.place) {
         layer = alert_layer_get(alerts, alert_layer_unpack((uint32_t)(packed.place - 1)));
     }
-    if (!layer ||
-        alert_cells_get(alerts, &layer->cells[index], rule, (uint32_t)packed.count) != 0) {
+    if (!layer || alert_cells_get(&layer->cells[index], rule, (uint32_t)packed.count) != 0) {
         return ERR_MEMORY;
     }
     return fill_cells(rule, &layer->cells[index], &packed);

@@ -65,25 +65,19 @@ struct trouble_layer *trouble_get(struct alerts *alerts, struct layer_id id)
         free(layer);
         return NULL;
     }
-    alerts->bytes += trouble_layer_size(alerts);
     return layer;
 }
 
-static void trouble_free_rule(struct alerts *alerts, struct trouble_rule *cells,
-                              const struct rule *rule)
+static void trouble_free_rule(struct trouble_rule *cells)
 {
-    alerts->bytes -= cells->count * sizeof *cells->cell;
     free(cells->cell);
     cells->cell = NULL;
     cells->count = 0;
-    alert_cells_free(alerts, &cells->own, rule);
+    alert_cells_free(&cells->own);
 }
 
-void trouble_set_newest(struct alerts *alerts, struct trouble_layer *layer,
-                        struct result_trouble *newest)
+void trouble_set_newest(struct trouble_layer *layer, struct result_trouble *newest)
 {
-    alerts->bytes += newest ? newest->bytes : 0;
-    alerts->bytes -= layer->newest ? layer->newest->bytes : 0;
     free(layer->newest);
     layer->newest = newest;
 }
@@ -91,7 +85,7 @@ void trouble_set_newest(struct alerts *alerts, struct trouble_layer *layer,
 void trouble_forget(struct alerts *alerts, struct trouble_layer *layer)
 {
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        trouble_free_rule(alerts, &layer->rules[i], alerts->rules[i]);
+        trouble_free_rule(&layer->rules[i]);
     }
 }
 
@@ -109,8 +103,7 @@ void trouble_free(struct alerts *alerts)
     HASH_ITER(hh, alerts->trouble, layer, next)
     {
         HASH_DEL(alerts->trouble, layer);
-        trouble_set_newest(alerts, layer, NULL);
-        alerts->bytes -= trouble_layer_size(alerts);
+        trouble_set_newest(layer, NULL);
         free(layer);
     }
 }
@@ -136,19 +129,17 @@ uint32_t trouble_each(const struct alerts *alerts,
     return count;
 }
 
-int trouble_reserve(struct alerts *alerts, struct trouble_rule *cells, const struct rule *rule,
-                    uint32_t heads)
+int trouble_reserve(struct trouble_rule *cells, const struct rule *rule, uint32_t heads)
 {
     if (cells->count != heads) {
-        trouble_free_rule(alerts, cells, rule);
+        trouble_free_rule(cells);
         cells->cell = calloc(heads, sizeof *cells->cell);
         if (!cells->cell) {
             return ERR_MEMORY;
         }
         cells->count = heads;
-        alerts->bytes += heads * sizeof *cells->cell;
     }
-    return rule->each == RULE_EACH_HEAD ? 0 : alert_cells_get(alerts, &cells->own, rule, heads);
+    return rule->each == RULE_EACH_HEAD ? 0 : alert_cells_get(&cells->own, rule, heads);
 }
 
 /* Levels */
@@ -344,7 +335,7 @@ static int trouble_judge(struct alerts *alerts, uint32_t index, struct alert_lay
         rule->each == RULE_EACH_RUN ? &alerts->whole->cells[index] : &judged->cells[index];
     bool of_head = rule->each == RULE_EACH_HEAD, has = alert_has(summary, rule);
     bool fires = !of_head && place->count > 0 && place->cell[0].firing;
-    int code = has ? trouble_reserve(alerts, cells, rule, summary->heads) : 0;
+    int code = has ? trouble_reserve(cells, rule, summary->heads) : 0;
     const struct alert_cells *by_head = of_head ? place : &cells->own;
     if (code || cells->count != summary->heads || by_head->count != summary->heads) {
         return code;
@@ -401,8 +392,7 @@ static struct result_trouble *trouble_list(const struct summary_result *summary,
                                     .heads = summary->heads,
                                     .score = score,
                                     .worst = named,
-                                    .count = count,
-                                    .bytes = bytes};
+                                    .count = count};
     for (uint32_t h = 0, i = 0; h < summary->heads; h++) {
         score[h] = worst[h].score;
         if (score[h] >= LISTED) {
@@ -431,7 +421,7 @@ int trouble_layer(struct alerts *alerts, const struct summary_result *summary,
         code = list ? 0 : ERR_MEMORY;
     }
     if (!code) {
-        trouble_set_newest(alerts, layer, list);
+        trouble_set_newest(layer, list);
         *ret_trouble = list;
     }
     free(worst);

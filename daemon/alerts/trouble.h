@@ -24,8 +24,8 @@
  *
  * Memory: about 100 bytes per head for each rule about layers, 60 for each about heads, 8 more per
  * window of `within`; with the default rules and metrics 0.8 KiB per head; and 130 per head that is
- * listed. All of it is in alerts_bytes. A window of a layer with 128 heads takes some 20 to 90 us
- * with the default rules. Pure, as alerts are. */
+ * listed. A window of a layer with 128 heads takes some 20 to 90 us with the default rules. Pure,
+ * as alerts are. */
 #ifndef DAEMON_ALERTS_TROUBLE_H
 #define DAEMON_ALERTS_TROUBLE_H
 

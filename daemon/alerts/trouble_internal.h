@@ -45,11 +45,9 @@ struct trouble_layer *trouble_find(const struct alerts *alerts, struct layer_id 
 /* Made on first use; NULL when out of memory. */
 struct trouble_layer *trouble_get(struct alerts *alerts, struct layer_id id);
 /* Takes the block, in place of the one there is; NULL = none. */
-void trouble_set_newest(struct alerts *alerts, struct trouble_layer *layer,
-                        struct result_trouble *newest);
+void trouble_set_newest(struct trouble_layer *layer, struct result_trouble *newest);
 /* Cells for so many heads; those of another number are forgotten. Returns 0 or ERR_MEMORY. */
-int trouble_reserve(struct alerts *alerts, struct trouble_rule *cells, const struct rule *rule,
-                    uint32_t heads);
+int trouble_reserve(struct trouble_rule *cells, const struct rule *rule, uint32_t heads);
 /* Forgets the cells of all rules. */
 void trouble_forget(struct alerts *alerts, struct trouble_layer *layer);
 

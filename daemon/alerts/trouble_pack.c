@@ -225,7 +225,7 @@ static int trouble_get_rule(struct alerts *alerts, struct trouble_layer *layer, 
     const struct rule *rule = alerts->rules[index];
     const uint8_t *bytes = (const uint8_t *)cells->via.bin.ptr;
     struct trouble_cursor cursor = {bytes, bytes + cells->via.bin.size};
-    int code = trouble_reserve(alerts, &layer->rules[index], rule, heads);
+    int code = trouble_reserve(&layer->rules[index], rule, heads);
     for (uint32_t h = 0; h < heads && !code; h++) {
         code = get_head(rule, &layer->rules[index], h, &cursor) ? 0 : ERR_STORE_FORMAT;
     }
@@ -246,7 +246,7 @@ static int trouble_get_layer(struct alerts *alerts, struct trouble_layer *layer,
     }
     int code = newest->type == MSGPACK_OBJECT_NIL ? 0 : trouble_decode(newest, &trouble);
     if (!code) {
-        trouble_set_newest(alerts, layer, trouble);
+        trouble_set_newest(layer, trouble);
     }
     for (uint32_t i = 0; i < rules->via.array.size && !code; i++) {
         code = trouble_get_rule(alerts, layer, (uint32_t)count, &rules->via.array.ptr[i]);
@@ -270,7 +270,7 @@ int trouble_unpack(struct alerts *alerts, struct layer_id id, const void *data, 
     }
     if (layer && code) {
         trouble_forget(alerts, layer);
-        trouble_set_newest(alerts, layer, NULL);
+        trouble_set_newest(layer, NULL);
     }
     mpk_doc_clear(&doc);
     return code;

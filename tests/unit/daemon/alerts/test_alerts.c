@@ -1058,26 +1058,6 @@ static void test_a_quiet_run_packs_to_a_bit_per_head(void **state)
 
 /* Memory */
 
-static void test_memory_is_counted_and_given_back(void **state)
-{
-    struct alerts_fixture *f =
-        alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                     "  b: {" ENTROPY "falls_by: 0.5, within: 64, each: head}\n");
-    uint64_t before = alerts_bytes(f->alerts);
-    struct result_common common = alerts_common_of(f);
-    (void)state;
-    give_entropies(f, 8, (double[8]){0.9});
-    f->seen = f->count;
-    uint64_t per_head = (alerts_bytes(f->alerts) - before) / 8;
-    assert_in_range(per_head, 64 * sizeof(double), 64 * sizeof(double) + 120);
-    alerts_end(f->alerts, &common, true, &f->sink);
-    f->seen = f->count;
-    assert_true(alerts_bytes(f->alerts) > before); /* what fired at the end is known */
-    assert_int_equal(alerts_unpack(f->alerts, "?", 1), ERR_STORE_FORMAT);
-    assert_true(alerts_bytes(f->alerts) == before);
-    alerts_stop(f);
-}
-
 static void test_out_of_memory_is_survived(void **state)
 {
     (void)state;
@@ -1150,7 +1130,6 @@ int main(void)
         cmocka_unit_test(test_what_was_saved_under_another_rule_is_left_out),
         cmocka_unit_test(test_a_damaged_checkpoint_is_refused_or_harmless),
         cmocka_unit_test(test_a_quiet_run_packs_to_a_bit_per_head),
-        cmocka_unit_test(test_memory_is_counted_and_given_back),
         cmocka_unit_test(test_out_of_memory_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,7 +72,7 @@ static void put_judged(struct past *past, uint32_t layer, uint64_t last)
                                  .eta = NAN,
                                  .since_step = last,
                                  .windows = 2};
-    const struct result_trouble trouble = {last, last * 10, HEADS, score, &worst, 1, 0};
+    const struct result_trouble trouble = {last, last * 10, HEADS, score, &worst, 1};
     struct past_window window = history_trouble_window(layer, last);
     for (uint32_t h = 0; h < HEADS; h++) {
         score[h] = history_trouble_score(last, h);
