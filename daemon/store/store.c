@@ -11,8 +11,8 @@
  *
  * Trouble: a corrupt database is replaced, and the batches in hand are written to the new one. With
  * any other error (a full disk) they are dropped, and the next ones are tried again; but those with
- * something that was promised wait, with all behind them, until there is room. When a new
- * database cannot be had, history is off until attnd starts again.
+ * something that was promised wait, with all behind them, until there is room; when attnd ends they
+ * are tried once more. When a new database cannot be had, history is off until attnd starts again.
  *
  * crash_point: store_begin, store_before_commit, store_after_commit; store_chunk and
  * store_retention before their commits. */
@@ -76,13 +76,14 @@ static void store_settle_all(struct store *store, struct store_batch *batches, i
     }
 }
 
-/* Takes out of the list those that are held: they wait for the disk. */
-static struct store_batch *store_take_held(struct store_batch **batches)
+/* Takes out of the list those that are held: they wait for the disk, or, at the end, are tried a
+ * second time. */
+static struct store_batch *store_take_held(struct store_batch **batches, bool stopping)
 {
     struct store_batch *held = NULL, **end = &held;
     while (*batches) {
         struct store_batch *batch = *batches;
-        if (!batch->held) {
+        if (!batch->held || (stopping && batch->tried)) {
             batches = &batch->next;
             continue;
         }
@@ -475,17 +476,14 @@ static void store_finish(struct store *store, struct store_batch *taken)
     bool off = store_is_off(store);
     bool waits = code != SQLITE_OK && !off && store_may_recover(code);
     pthread_mutex_lock(&store->lock);
-    struct store_batch *held = waits ? store_take_held(&taken) : NULL;
+    struct store_batch *held = waits ? store_take_held(&taken, store->stopping) : NULL;
     store->writing = NULL; /* whoever looks for a run finds it in the queue, or in the database */
-    if (held && !store->stopping) {
+    if (held) {
         store_put_back(store, held);
-        held = NULL;
     }
     pthread_mutex_unlock(&store->lock);
     store_settle_all(store, taken, code == SQLITE_OK || off ? 0 : ERR_AGAIN);
     uint64_t records = count_records(taken), bytes = free_all(taken);
-    records += count_records(held); /* attnd ends: their senders were not answered */
-    bytes += free_all(held);
     pthread_mutex_lock(&store->lock);
     store->held_bytes -= bytes;
     pthread_mutex_unlock(&store->lock);

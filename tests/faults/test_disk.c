@@ -228,6 +228,39 @@ static void test_a_disk_that_fails_for_a_while_is_noticed_and_so_is_its_end(void
     mpk_writer_clear(&packed);
 }
 
+static void submit_held(struct store_fixture *fixture, uint64_t last,
+                        const struct mpk_writer *packed)
+{
+    struct store_batch *batch = batch_of(7, last);
+    struct store_window window = window_of(last, packed->buffer.data, packed->buffer.size);
+    assert_int_equal(batch_window(batch, &window), 0);
+    batch_hold(batch, false);
+    assert_true(store_submit(fixture->store, &batch));
+}
+
+/* It has the windows of messages that were acknowledged before. */
+static void test_at_the_end_a_held_batch_is_tried_twice(void **state)
+{
+    struct store_fixture *fixture = *state;
+    struct mpk_writer packed;
+    pack_state(1, &packed);
+    for (uint64_t times = 1; times <= 2; times++) {
+        start_anew(fixture);
+        fixture->stats = (struct stats){0};
+        fixture->config.history_commit = 10 * PATIENCE_NS; /* the end comes first */
+        fixture_open(fixture);
+        submit_held(fixture, 0, &packed);
+        disk_fail(DISK_WRITE, 1, times == 1 ? 1 : UINT64_MAX);
+        store_free(&fixture->store);
+        assert_true(disk_failed() > 0);
+        disk_fail(DISK_SOUND, 0, 0);
+        assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), times == 1);
+        assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), times == 2);
+        assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), times == 1);
+    }
+    mpk_writer_clear(&packed);
+}
+
 /* Power */
 
 static int64_t stored_batches(void *data)
@@ -287,6 +320,7 @@ int main(void)
         TEST(test_a_sync_that_fails_once_costs_no_more_than_is_counted),
         TEST(test_any_other_call_that_fails_once_costs_no_more_than_is_counted),
         TEST(test_a_disk_that_fails_for_a_while_is_noticed_and_so_is_its_end),
+        TEST(test_at_the_end_a_held_batch_is_tried_twice),
         TEST(test_after_a_power_failure_there_is_all_that_was_synced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
