@@ -85,17 +85,6 @@ const struct result_drift *drift_result(const struct drift *drift, int metric)
     return drift->result[metric];
 }
 
-uint32_t drift_learned(const struct drift *drift)
-{
-    uint32_t learned = 0;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        for (uint32_t h = 0; drift->cell[m] && h < drift->heads; h++) {
-            learned = drift->cell[m][h].count > learned ? drift->cell[m][h].count : learned;
-        }
-    }
-    return learned;
-}
-
 /* One cell */
 
 /* Whether it would learn a value. */

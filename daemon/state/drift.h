@@ -88,10 +88,6 @@ const struct result_drift *drift_result(const struct drift *drift, int metric);
 /* Frees them, 32 bytes per head and metric, once they have been read. */
 void drift_result_clear(struct drift *drift);
 
-/* How many windows the longest baseline, or block that may become one, has; complete is one of
- * rule.windows, or that was pinned. */
-uint32_t drift_learned(const struct drift *drift);
-
 /* Takes these windows, in order, for the baseline instead of what was learned, and begins change
  * detection anew. Heads and metrics that have no value in them get no baseline. Returns 0 or
  * ERR_MEMORY (then without effect). */

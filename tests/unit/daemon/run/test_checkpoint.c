@@ -7,6 +7,7 @@
 #include "tests/unit/daemon/run/fake_store.h"
 #include "daemon/run/restore.h"
 #include "tests/unit/daemon/run/fixture.h"
+#include "tests/unit/daemon/state/learned.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -295,14 +296,14 @@ static void test_a_baseline_goes_on(void **state)
         fixture_send(&f, 0, 0, step);
     }
     const struct layer_track *layer = &f.run->streams->tracks[0];
-    uint32_t learned = drift_learned(layer->drift);
+    uint64_t learned = learned_windows(layer->drift);
     assert_int_equal(learned, 3);
     die_and_come_back(&f);
     layer = &f.run->streams->tracks[0];
-    assert_int_equal(drift_learned(layer->drift), learned);
+    assert_int_equal(learned_windows(layer->drift), learned);
     assert_true(f.run->budget.used > 0);
     fixture_send(&f, 0, 0, 16);
-    assert_int_equal(drift_learned(layer->drift), learned + 1);
+    assert_int_equal(learned_windows(layer->drift), learned + 1);
     checkpoint_end(&f);
 }
 

@@ -7,6 +7,7 @@
 
 #include "daemon/state/drift.h"
 #include "daemon/state/packed_hists.h"
+#include "tests/unit/daemon/state/learned.h"
 #include "tests/unit/heap.h"
 
 #include <math.h>
@@ -435,11 +436,11 @@ static void test_windows_of_the_baseline_have_no_drift(void **unused)
     struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 5; i++) {
         give_all(drift, &around_ten[i], 1, i);
-        assert_int_equal(drift_learned(drift), i + 1);
+        assert_int_equal(learned_windows(drift), i + 1);
         assert_null(drift_result(drift, METRIC_ENTROPY));
     }
     give_flat(drift, 12, 60);
-    assert_int_equal(drift_learned(drift), 5);
+    assert_int_equal(learned_windows(drift), 5);
     assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 2, 1e-15);
     assert_near(drift_result(drift, METRIC_MEAN)[0].shift, 2, 1e-15);
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].js));
@@ -454,7 +455,7 @@ static void test_partial_windows_are_compared_and_not_learned(void **unused)
     struct drift *drift = new_drift(&rule);
     struct drift_sample far = flat(1000);
     drift_give(drift, &far, 1, false);
-    assert_int_equal(drift_learned(drift), 0);
+    assert_int_equal(learned_windows(drift), 0);
     give_all(drift, around_ten, 5, 0);
     for (int i = 0; i < 20; i++) {
         drift_give(drift, &far, 60, false);
@@ -552,7 +553,7 @@ static void test_a_fall_without_end_is_compared_with_uniform_attention(void **un
         assert_true(isnan(got[0].js));
         assert_near(got[0].change, t < 4 ? NAN : 0, 0);   /* it began with the first window */
         assert_null(drift_result(drift, METRIC_ENTROPY)); /* uniform is ln T there */
-        assert_int_equal(drift_learned(drift), (t + 1) % 5);
+        assert_int_equal(learned_windows(drift), (t + 1) % 5);
     }
     drift_free(&drift);
 }
@@ -563,7 +564,7 @@ static void test_the_baseline_is_the_first_plateau_and_nothing_before_it(void **
     static const double fall[] = {1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4};
     struct drift *drift = new_drift(&rule);
     give_all(drift, fall, 10, 3); /* the second block still falls, by its first window */
-    assert_int_equal(drift_learned(drift), 0);
+    assert_int_equal(learned_windows(drift), 0);
     for (int t = 13; t < 40; t++) {
         give_flat(drift, 0.4, 10 * (uint64_t)t);
         assert_int_equal(drift_result(drift, METRIC_ENTROPY) != NULL, t >= 18);
@@ -610,7 +611,7 @@ static void test_windows_without_values_neither_count_nor_shift(void **unused)
             give_flat(drift, around_ten[t / 3 % 5], 10 * (uint64_t)t);
         }
         const struct result_drift *got = drift_result(drift, METRIC_MEAN);
-        assert_int_equal(drift_learned(drift), t < 12 ? t / 3 + 1 : 5);
+        assert_int_equal(learned_windows(drift), t < 12 ? t / 3 + 1 : 5);
         assert_int_equal(got != NULL, t > 12);
         assert_true(!got || isnan(got[0].shift) == (t % 3 > 0));
     }
@@ -628,7 +629,7 @@ static void test_a_partial_first_window_is_compared_with_uniform_attention(void 
     assert_non_null(got);
     assert_near(got[0].shift, -10, 1e-12);
     assert_true(isnan(got[1].shift) && isnan(got[0].js));
-    assert_int_equal(drift_learned(drift), 0);
+    assert_int_equal(learned_windows(drift), 0);
     drift_free(&drift);
 }
 
@@ -738,7 +739,7 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
     struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
     test_drift_pin(drift, pinned, 2);
-    assert_int_equal(drift_learned(drift), 2);
+    assert_int_equal(learned_windows(drift), 2);
     assert_null(drift_result(drift, METRIC_MEAN));
     for (int i = 6; i < 20; i++) {
         give_flat(drift, 22, 10 * (uint64_t)i);
@@ -747,7 +748,7 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
     assert_near(got[0].delta, 2, 1e-15);
     assert_near(got[0].shift, sqrt(2), 1e-15);
     assert_true(isnan(got[2].delta)); /* not in the baseline, and not learned later */
-    assert_int_equal(drift_learned(drift), 2);
+    assert_int_equal(learned_windows(drift), 2);
     drift_free(&drift);
 }
 
@@ -917,7 +918,7 @@ static void test_a_checkpoint_of_before_keeps_what_was_learned(void **unused)
     struct drift *drift = NULL;
     pack_before(&before);
     assert_int_equal(drift_unpack(&rule, before.buffer.data, before.buffer.size, &drift), 0);
-    assert_int_equal(drift_learned(drift), 5);
+    assert_int_equal(learned_windows(drift), 5);
     for (int t = 10; t < 16; t++) {
         give_flat(drift, 3, 10 * (uint64_t)t);
         const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
