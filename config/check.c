@@ -109,24 +109,25 @@ static bool endpoints_clash(const config_endpoint *a, const config_endpoint *b)
            (len_a == len_b && memcmp(host_a, host_b, len_a) == 0);
 }
 
-/* That of HTTP is the last one. */
-static const int endpoint_keys[] = {KEY_ingest_endpoint,   KEY_publish_endpoint,
-                                    KEY_control_endpoint,  KEY_tap_endpoint,
-                                    KEY_reliable_endpoint, KEY_http_endpoint};
-
 static int endpoint_count(const struct config *config)
 {
-    return config->http_enabled ? 6 : 5;
+    return ADDRESS_COUNT + config->http_enabled;
+}
+
+/* That of HTTP is the last one. */
+static int endpoint_key(int i)
+{
+    return i < ADDRESS_COUNT ? config_endpoint_keys[i] : KEY_http_endpoint;
 }
 
 static int check_endpoints(const struct config *config, char *reterr)
 {
     for (int i = 1; i < endpoint_count(config); i++) {
         for (int j = 0; j < i; j++) {
-            const struct key *key = &config_keys[endpoint_keys[i]];
-            const struct key *other = &config_keys[endpoint_keys[j]];
-            const config_endpoint *endpoint = config_field(config, endpoint_keys[i]);
-            if (!endpoints_clash(endpoint, config_field(config, endpoint_keys[j]))) {
+            const struct key *key = &config_keys[endpoint_key(i)];
+            const struct key *other = &config_keys[endpoint_key(j)];
+            const config_endpoint *endpoint = config_field(config, endpoint_key(i));
+            if (!endpoints_clash(endpoint, config_field(config, endpoint_key(j)))) {
                 continue;
             }
             snprintf(reterr, CONFIG_ERROR_MAX,
@@ -211,14 +212,14 @@ static int check_next_endpoints(const struct config *config, char *reterr)
             return -1;
         }
         for (int j = 0; j < endpoint_count(config); j++) {
-            if (!endpoints_clash(&next, config_field(config, endpoint_keys[j]))) {
+            if (!endpoints_clash(&next, config_field(config, endpoint_key(j)))) {
                 continue;
             }
             snprintf(reterr, CONFIG_ERROR_MAX,
                      "keys.next_address: '%s': its %s would be %s, taken by %s.endpoint (valid: "
                      "five ports in a row that are free)",
                      address, address_socket_name[i], next.text,
-                     config_keys[endpoint_keys[j]].section);
+                     config_keys[endpoint_key(j)].section);
             return -1;
         }
     }

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-static const int endpoint_keys[ADDRESS_COUNT] = {
+const int config_endpoint_keys[ADDRESS_COUNT] = {
     [ADDRESS_INGEST] = KEY_ingest_endpoint,     [ADDRESS_PUBLISH] = KEY_publish_endpoint,
     [ADDRESS_CONTROL] = KEY_control_endpoint,   [ADDRESS_TAP] = KEY_tap_endpoint,
     [ADDRESS_RELIABLE] = KEY_reliable_endpoint,
@@ -13,7 +13,7 @@ static const int endpoint_keys[ADDRESS_COUNT] = {
 
 static config_endpoint *endpoint_of(struct config *config, int which)
 {
-    return (config_endpoint *)((char *)config + config_keys[endpoint_keys[which]].offset);
+    return (config_endpoint *)((char *)config + config_keys[config_endpoint_keys[which]].offset);
 }
 
 static bool is_tcp(const char *text)
@@ -34,7 +34,7 @@ static int refuse_tcp(struct origin origin, const char *label, const char *text,
 
 static int check_tcp(const struct config *config, int which, const char *path, char *reterr)
 {
-    const config_endpoint *endpoint = config_field(config, endpoint_keys[which]);
+    const config_endpoint *endpoint = config_field(config, config_endpoint_keys[which]);
     struct origin origin = {endpoint->line ? path : NULL, endpoint->line};
     char label[32];
     snprintf(label, sizeof label, "%s.endpoint", address_socket_name[which]);
@@ -97,7 +97,7 @@ bool config_uses_tcp(const struct config *config)
 {
     bool tcp = false;
     for (int i = 0; i < ADDRESS_COUNT; i++) {
-        const config_endpoint *endpoint = config_field(config, endpoint_keys[i]);
+        const config_endpoint *endpoint = config_field(config, config_endpoint_keys[i]);
         tcp = tcp || is_tcp(endpoint->text);
     }
     return tcp;

@@ -29,6 +29,9 @@ extern const struct key config_keys[KEY_COUNT];
 /* Where a key's value lives. */
 const void *config_field(const struct config *config, int key);
 
+/* The keys of attnd's sockets but HTTP's. */
+extern const int config_endpoint_keys[ADDRESS_COUNT];
+
 /* Whether a key is the first of its section. */
 bool config_opens_section(int key);
 
