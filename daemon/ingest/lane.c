@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A peer is known from its join until it is found to be gone, or as long as something of it is
- * here: a message, a promise, or an answer that it has not been told. A stranger who connects and
- * says nothing costs nothing.
- *
- * All that peers have credit for could wait here at once, while ingest.budget is used up. So joins
+/* All that peers have credit for could wait here at once, while ingest.budget is used up. So joins
  * share out as much again: each gets a part of what is left, and CREDIT_MIN at least, which one has
  * that never joined, too. It stays what it is, since credit cannot be taken back from a peer that
  * does not use it. ROUTER does not say who has gone: when half is shared out, joins have those
@@ -35,36 +31,7 @@
 /* So much is received at most before others have their turn, when none of it is to be taken. */
 #define SETS_PER_TURN 64
 
-/* Peers */
-
-static struct lane_peer *lane_find(const struct lane *lane, const void *routing, size_t size)
-{
-    struct lane_peer *peer = NULL;
-    HASH_FIND(hh, lane->peers, routing, size, peer);
-    return peer;
-}
-
-/* NULL when out of memory. */
-static struct lane_peer *lane_know(struct lane *lane, const void *routing, size_t size)
-{
-    struct lane_peer *peer = lane_find(lane, routing, size);
-    if (peer || size > ROUTING_MAX) {
-        return peer;
-    }
-    peer = calloc(1, sizeof *peer);
-    if (!peer) {
-        return NULL;
-    }
-    memcpy(peer->routing, routing, size);
-    peer->routing_size = (uint32_t)size;
-    peer->waiting_last = &peer->waiting;
-    HASH_ADD(hh, lane->peers, routing, size, peer);
-    if (!peer->hh.tbl) {
-        free(peer);
-        return NULL;
-    }
-    return peer;
-}
+/* Answers */
 
 /* Its sender is to send it again. */
 static bool lane_is_transient(const struct promise *promise)
@@ -445,17 +412,6 @@ void lane_close(struct lane *lane)
         zmq_close(lane->socket);
     }
     lane->socket = NULL;
-}
-
-static void lane_free_peer(struct lane_peer *peer)
-{
-    while (peer->waiting) {
-        struct message *message = peer->waiting;
-        peer->waiting = message->next;
-        message_free(&message);
-    }
-    promises_free(&peer->told);
-    free(peer);
 }
 
 static void lane_log_unanswered(const struct lane *lane, uint64_t count)

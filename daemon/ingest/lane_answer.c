@@ -16,20 +16,6 @@
 /* Entries of one answer. */
 #define ANSWER_MAX 4096
 
-uint64_t lane_allows(const struct lane_peer *peer)
-{
-    return peer->credit ? peer->credit : CREDIT_MIN;
-}
-
-void lane_forget_idle(struct lane *lane, struct lane_peer *peer)
-{
-    if (peer->credit || peer->messages || peer->promises || peer->told.first || peer->speaks) {
-        return;
-    }
-    HASH_DEL(lane->peers, peer);
-    free(peer);
-}
-
 void lane_have_say(struct lane *lane, struct lane_peer *peer)
 {
     if (!peer->speaks) {
@@ -143,17 +129,6 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
         lane_strike(peer, told[false] + told[true]);
     }
     return code;
-}
-
-void lane_lose(struct lane *lane, struct lane_peer *peer)
-{
-    lane->shared -= peer->credit;
-    peer->credit = 0;
-    peer->gone = true;
-    peer->asked = peer->again = false;
-    peer->held -= peer->free;
-    peer->free = 0;
-    promises_free(&peer->told);
 }
 
 static bool lane_has_say(const struct lane_peer *peer)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* lane_internal: the lane and its peers, for receiving (lane.c) and answering (lane_answer.c).
- * Others see lane.h. */
+/* lane_internal: the lane and its peers (lane_peer.c), for receiving (lane.c) and answering
+ * (lane_answer.c). Others see lane.h. */
 #ifndef DAEMON_INGEST_LANE_INTERNAL_H
 #define DAEMON_INGEST_LANE_INTERNAL_H
 
@@ -61,8 +61,17 @@ struct lane {
     struct promises settled;
 };
 
+/* The peer of this routing id, from now on; NULL when out of memory. */
+struct lane_peer *lane_know(struct lane *lane, const void *routing, size_t size);
 /* Bytes that it may have on their way. */
 uint64_t lane_allows(const struct lane_peer *peer);
+/* Nobody is there to be told. */
+void lane_lose(struct lane *lane, struct lane_peer *peer);
+/* Frees the peer when nothing of it is here and no list has it. */
+void lane_forget_idle(struct lane *lane, struct lane_peer *peer);
+/* At the end, with what waits. */
+void lane_free_peer(struct lane_peer *peer);
+
 /* It is to be told something, or may be forgotten: lane_speak looks at it. */
 void lane_have_say(struct lane *lane, struct lane_peer *peer);
 /* A message of it will never have an answer, unless it is sent again. */
@@ -72,9 +81,5 @@ void lane_speak(struct lane *lane);
 /* Nothing may fail between the two frames: what is sent next would go to this peer. Returns 0,
  * ERR_AGAIN when it is to be tried again, ERR_CLOSED when nobody is there. */
 int lane_send(struct lane *lane, const struct lane_peer *peer, const struct mpk_writer *writer);
-/* Nobody is there to be told. */
-void lane_lose(struct lane *lane, struct lane_peer *peer);
-/* Frees the peer when nothing of it is here and no list has it. */
-void lane_forget_idle(struct lane *lane, struct lane_peer *peer);
 
 #endif
