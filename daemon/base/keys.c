@@ -199,7 +199,7 @@ static struct keys_gone *keys_add_gone(struct keyring *keys, const char *key, ui
 }
 
 /* The count of a key that no line names. */
-static uint64_t *keys_count_gone(struct keyring *keys, const char *key)
+static uint64_t *keys_refused_of_gone(struct keyring *keys, const char *key)
 {
     struct keys_gone *gone = keys_find_gone(keys, key);
     return &(gone ? gone : keys_add_gone(keys, key, 0))->refused;
@@ -219,7 +219,7 @@ void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_send
     snprintf(ret_sender->name, sizeof ret_sender->name, "%.*s",
              *name ? ACCESS_COMMENT_MAX : KEY_SHORT, *name ? name : key);
     pthread_mutex_lock(&keys->heard_lock);
-    uint64_t *refused = line < 0 ? keys_count_gone(keys, key) : &keys->heard[line].refused;
+    uint64_t *refused = line < 0 ? keys_refused_of_gone(keys, key) : &keys->heard[line].refused;
     ret_sender->refused = ++*refused;
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
