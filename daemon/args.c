@@ -21,7 +21,7 @@ static const char usage[] =
     "It needs no config file. It listens on Unix sockets in a directory of this user,\n"
     "where clients look for it.\n"
     "\n"
-    "  --address ADDRESS      listen in this directory, or at tcp://host:port and the three ports\n"
+    "  --address ADDRESS      listen in this directory, or at tcp://host:port and the four ports\n"
     "                         above it (with keys); default: $ATTND_ADDRESS, else\n"
     "                         $XDG_RUNTIME_DIR/attnd, else /tmp/attnd-UID\n"
     "  --config FILE          read settings from a YAML file; SIGHUP reads its plans again\n"

@@ -354,6 +354,8 @@ def test_a_tcp_address_is_five_ports_and_the_log_says_so(rng):
 
     attnd = Insecure("", "--address", f"tcp://127.0.0.1:{base}", "--set", "insecure=true")
     wait_log(attnd, "level=warning event=insecure")
+    said = subprocess.run([ATTND, "--help"], capture_output=True, text=True).stdout.split()
+    assert "tcp://host:port and the four ports above it" in " ".join(said)
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
     trainer.attention(softmax_maps(rng, 1, 2, 8, 8))
     assert reader.next()[0].startswith("live/job/")
