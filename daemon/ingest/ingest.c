@@ -184,7 +184,7 @@ static void ingest_refuse(struct ingest *ingest, struct message *message, int co
     stats_received(ingest->stats, message->bytes);
     uint64_t before = stats_drop(ingest->stats, code);
     refused_tell(&ingest->refused, ingest->socket, ingest->ring, message, code, key, before);
-    if (code != ERR_KEY) { /* a stranger's: not the job's fault, and nothing of it is lost */
+    if (code != ERR_KEY) { /* that counts for the key, not for the job it names */
         post_refusal(ingest, message->header.job, code);
     }
     if (message->promise) {
