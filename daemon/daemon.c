@@ -214,7 +214,7 @@ static void daemon_reload_keys(struct daemon *daemon)
         log_event(LOG_ERROR, "keys_refused", LOG_STR("detail", error));
         return;
     }
-    reload_log_keys(daemon->config.keys_access.text, keys_count(daemon->keys), revoked);
+    reload_log_keys(keys_count(daemon->keys), revoked);
     ingest_follow_keys(daemon->ingest);
     if (revoked) {
         publisher_renew(daemon->publisher);
@@ -230,7 +230,7 @@ static void daemon_reload_visitors(struct daemon *daemon)
     if (count < 0) {
         log_event(LOG_ERROR, "tokens_refused", LOG_STR("detail", error));
     } else if (*daemon->config.http_token_file.text) {
-        reload_log_tokens(daemon->config.http_token_file.text, (uint64_t)count);
+        reload_log_tokens((uint64_t)count);
     }
 }
 

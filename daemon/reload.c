@@ -59,23 +59,13 @@ bool reload_read(struct reload *reload, struct plans *plans)
     return changed;
 }
 
-static void reload_warn_of_list(const char *path, uint64_t lines)
-{
-    if (lines == 0) {
-        log_event(LOG_WARNING, "access_empty", LOG_STR("file", path),
-                  LOG_STR("detail", "it names nobody, so nobody is let in by it"));
-    }
-}
-
-void reload_log_keys(const char *path, uint64_t keys, bool revoked)
+void reload_log_keys(uint64_t keys, bool revoked)
 {
     log_event(LOG_INFO, "keys_read", LOG_NUM("keys", keys),
               LOG_STR("connections", revoked ? "ended" : "kept"));
-    reload_warn_of_list(path, keys);
 }
 
-void reload_log_tokens(const char *path, uint64_t lines)
+void reload_log_tokens(uint64_t lines)
 {
     log_event(LOG_INFO, "tokens_read", LOG_NUM("lines", lines));
-    reload_warn_of_list(path, lines);
 }

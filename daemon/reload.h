@@ -29,9 +29,8 @@ bool reload_possible(const struct reload *reload);
 bool reload_read(struct reload *reload, struct plans *plans);
 void reload_clear(struct reload *reload);
 
-/* Log that an access list was read again, and warn of one without a line, which may have been cut
- * short. It is in force all the same: whose line has gone must stay outside. */
-void reload_log_keys(const char *path, uint64_t keys, bool revoked);
-void reload_log_tokens(const char *path, uint64_t lines);
+/* Log that an access list was read again. */
+void reload_log_keys(uint64_t keys, bool revoked);
+void reload_log_tokens(uint64_t lines);
 
 #endif

@@ -530,12 +530,21 @@ static void keys_move_heard(struct keyring *keys, const struct access *before)
     free(moved);
 }
 
+void keys_warn_if_empty(const struct access *access, const char *path)
+{
+    if (access_count(access) == 0) {
+        log_event(LOG_WARNING, "access_empty", LOG_STR("file", path),
+                  LOG_STR("detail", "it names nobody, so nobody is let in by it"));
+    }
+}
+
 int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
 {
     struct access *next = NULL;
     if (access_load(keys->path, ACCESS_KEYS, &next, reterr) != 0) {
         return -1;
     }
+    keys_warn_if_empty(next, keys->path);
     *ret_revoked = !access_covers(next, keys->access);
     pthread_rwlock_wrlock(&keys->lock);
     struct access *before = keys->access;
@@ -589,6 +598,7 @@ static int keys_read(struct keyring *keys, const struct config *config, char *re
         snprintf(reterr, CONFIG_ERROR_MAX, "keys.access: %.900s", reason);
         return -1;
     }
+    keys_warn_if_empty(keys->access, config->keys_access.text);
     strcpy(keys->path, config->keys_access.text);
     return 0;
 }

@@ -73,6 +73,9 @@ void keys_each(struct keyring *keys,
 /* Reads keys.access again; a mistake changes nothing. Returns 0, or -1 with a sentence in reterr;
  * *ret_revoked: whether a line has gone, so that connections that only read must end. The loop. */
 int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr);
+/* Warns of a list without a line, which may have been cut short. It is in force all the same: whose
+ * line has gone must stay outside. */
+void keys_warn_if_empty(const struct access *access, const char *path);
 /* Lines of the list. */
 uint32_t keys_count(struct keyring *keys);
 

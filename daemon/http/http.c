@@ -9,6 +9,7 @@
 #include "daemon/control/control.h"
 #include "proto/err.h"
 #include "daemon/http/listen.h"
+#include "daemon/base/keys.h"
 #include "daemon/base/log.h"
 #include "daemon/http/page_url.h"
 
@@ -243,10 +244,14 @@ static int http_read_visitors(const struct config *config, struct access **ret_v
     char reason[CONFIG_ERROR_MAX];
     const char *path = config->http_token_file.text;
     *ret_visitors = NULL;
-    if (*path && access_load(path, ACCESS_VISITORS, ret_visitors, reason) != 0) {
+    if (!*path) {
+        return 0;
+    }
+    if (access_load(path, ACCESS_VISITORS, ret_visitors, reason) != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "http.token_file: %.*s", CONFIG_ERROR_MAX - 32, reason);
         return -1;
     }
+    keys_warn_if_empty(*ret_visitors, path);
     return 0;
 }
 

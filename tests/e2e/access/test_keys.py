@@ -329,6 +329,20 @@ def test_an_emptied_list_locks_everybody_out_and_is_warned_of(people):
     attnd.close()
 
 
+def test_a_list_that_is_empty_at_the_start_is_warned_of(tmp_path):
+    key, access, server = tmp_path / "key", tmp_path / "access", Pair()
+    write_secret(key, server)
+    for lines in ([], [f"{server.public} read *"]):
+        access.write_text("# nobody else\n" + "\n".join(lines))
+        settings = f"keys.server={key}", f"keys.access={access}", "history.enabled=false", "http.enabled=false"
+        process = subprocess.Popen([ATTND, "--address", str(tmp_path), *(f"--set={setting}" for setting in settings)],
+                                   stderr=subprocess.PIPE, text=True)
+        log = "".join(itertools.takewhile(lambda line: "event=started" not in line, process.stderr))
+        process.terminate()
+        process.wait(PATIENCE_S)
+        assert (f"level=warning event=access_empty file={access}" in log) == (not lines)
+
+
 def refusal(*settings):
     command = [ATTND, "--address", "tcp://127.0.0.1:1", "--set", "history.enabled=false", "--set", "http.enabled=false"]
     for setting in settings:

@@ -217,6 +217,14 @@ def test_an_emptied_list_is_warned_of(two, tokens):
     assert ask(two, SOME, "/api/v1/jobs")[0] == 401
 
 
+def test_a_list_that_is_empty_at_the_start_is_warned_of(tmp_path):
+    path = tmp_path / "tokens"
+    write_tokens(path, "# nobody")
+    web = Web(f"http.token_file={path}")
+    assert f"level=warning event=access_empty file={path}" in web.log_text()
+    web.close()
+
+
 def test_a_bad_list_changes_nothing(two, tokens):
     for lines, mode, why in ((["# nobody", "oops"], 0o600, "tokens:2: token:"), ([ALL], 0o644, "others can read it")):
         write_tokens(tokens, *lines)
