@@ -122,7 +122,7 @@ done:
 
 /* Whether attnd's control socket, which every listed key may use, is where its address has it, and
  * takes the key. */
-static bool keys_may_read(const struct key_client *keys, const char *ingest)
+static bool keys_is_listed(const struct key_client *keys, const char *ingest)
 {
     char control[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
 
@@ -137,12 +137,12 @@ static void keys_say_refused(const struct key_client *keys, enum address_socket 
     char public[KEY_LENGTH + 1] = "";
 
     (void)zmq_curve_public(public, keys->secret);
-    if (which == ADDRESS_INGEST && keys_may_read(keys, endpoint)) {
-        snprintf(ret_sentence, ADDRESS_REASON_MAX,
-                 "attnd at %.255s does not let this client publish: by keys.access its public key "
-                 "%s may only read. Remedy: a line with the role publish for that key, and SIGHUP "
-                 "for attnd",
-                 endpoint, public);
+    if (which == ADDRESS_INGEST && keys_is_listed(keys, endpoint)) {
+        snprintf(
+            ret_sentence, ADDRESS_REASON_MAX,
+            "attnd at %.255s does not let this client publish: by keys.access its public key "
+            "%s has no role publish. Remedy: a line with that role for it, and SIGHUP for attnd",
+            endpoint, public);
         return;
     }
     snprintf(ret_sentence, ADDRESS_REASON_MAX,

@@ -108,9 +108,9 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
         return (f"attnd at {endpoint} asks for keys: set ATTND_KEY, the file of this client's, and ATTND_SERVER_KEY, attnd's "
                 "public one")
     event = _shake_hands(which, str(endpoint), keys)
-    if event == _AUTH and which == "ingest" and _may_read(str(endpoint), keys):
-        return (f"attnd at {endpoint} does not let this client publish: by keys.access its public key {keys.public.decode()} may "
-                "only read. Remedy: a line with the role publish for that key, and SIGHUP for attnd")
+    if event == _AUTH and which == "ingest" and _is_listed(str(endpoint), keys):
+        return (f"attnd at {endpoint} does not let this client publish: by keys.access its public key {keys.public.decode()} has "
+                "no role publish. Remedy: a line with that role for it, and SIGHUP for attnd")
     if event == _AUTH:
         return (f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key "
                 f"{keys.public.decode()} with a role for the {which} socket{' (publish)' if which in ('ingest', 'reliable') else ''}")
@@ -119,7 +119,7 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
     return "" if event == _SUCCEEDED else None
 
 
-def _may_read(ingest: str, keys: Keys) -> bool:
+def _is_listed(ingest: str, keys: Keys) -> bool:
     """Whether attnd's control socket, which every listed key may use, is where its address has it, and takes the key."""
     try:
         return _shake_hands("control", address_of_socket(ingest, "control"), keys) == _SUCCEEDED

@@ -234,7 +234,7 @@ def test_libattn_says_whether_its_key_is_let_in(monkeypatch, key_file):
     for pair in (reader, scoped):  # is let in, but not to publish
         come(monkeypatch, attnd, pair.secret, attnd.server.public)
         code, said = check_address()
-        assert code == 0 and f"this client publish: by keys.access its public key {pair.public} may only read. Remedy" in said
+        assert code == 0 and f"this client publish: by keys.access its public key {pair.public} has no role publish. Remedy" in said
     attnd.close()
 
 
@@ -269,12 +269,13 @@ def test_a_trainer_is_told_and_goes_on(monkeypatch, caplog):
     attnd.close()
 
 
-def test_a_trainer_whose_key_may_only_read_is_told_so(monkeypatch, caplog):
+@pytest.mark.parametrize("role", ["read", "plan"])
+def test_a_trainer_whose_key_may_not_publish_is_told_so(monkeypatch, caplog, role):
     reader = Pair()
-    attnd = Keyed((reader, "read", "*"))
+    attnd = Keyed((reader, role, "*"))
     come(monkeypatch, attnd, reader.secret, attnd.server.public)
     sentence = (f"attnd at {attnd.endpoint('ingest')} does not let this client publish: by keys.access its public key {reader.public} "
-                "may only read. Remedy: a line with the role publish for that key, and SIGHUP for attnd")
+                "has no role publish. Remedy: a line with that role for it, and SIGHUP for attnd")
     with client.Publisher("mine") as publisher:
         wait_until(lambda: publish(publisher) or caplog.messages, "the warning")
     assert caplog.messages == [f"job mine: {sentence}; training goes on, and nothing of it is captured"]
