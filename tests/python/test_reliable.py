@@ -292,6 +292,30 @@ def test_a_return_tells_what_was_kept_and_what_was_not(daemons, publishers, capl
     assert caplog.messages[-1].endswith(f" s: {kept} messages that were kept for it are sent now{lost}")
 
 
+def test_the_end_of_a_job_waits_idle_for_an_attnd_that_has_gone(daemons, publishers, monkeypatch):
+    monkeypatch.setattr(sender, "GONE_AFTER_S", 3600)
+    daemon, publisher = daemons(), publishers(linger=1)
+    publisher.tell_absences(lambda: "Start it")
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 1)
+    daemon.wait_taken(1)
+    daemon.close()
+    wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
+    link, turns = publisher._sender._link, []
+    tend = link.tend
+
+    def count():
+        tend()
+        if publisher._sender._deadline is not None:
+            sender.GONE_AFTER_S = 0
+            turns.append(0)
+
+    monkeypatch.setattr(link, "tend", count)
+    publisher.close()
+    assert 0 < len(turns) < 1000
+
+
 def test_the_bound_drops_the_newest_and_tells_it_in_the_next(daemons, publishers, caplog, monkeypatch):
     monkeypatch.setattr(reliable, "WAIT_S", 0)  # else they wait so long for the first answer
     daemon, publisher = daemons(), publishers(reliable_bytes=8000)

@@ -433,7 +433,7 @@ class Sender:
                 if deadline is not None and (not self._queue and not self._awaits() or time.monotonic() >= deadline):
                     return
             self._judge_stall(full and not sent and not self._lane.is_joining and not self._lane.is_awaited)
-            if deadline is None and self._gone_in_s() == 0:
+            if self._gone_in_s() == 0:
                 self._tell_gone()
             if self._hope is not None and time.monotonic() >= self._hope[0]:
                 self._look_whether_admitted(*self._hope)
@@ -466,8 +466,8 @@ class Sender:
         return self._lane.unacknowledged > 0 and not (self._away and self._lane.is_dispensable)
 
     def _gone_in_s(self) -> Optional[float]:
-        """Seconds until it has to tell that the daemon has gone; None: it has not, or that is told."""
-        if self._left_at is None or self._told_gone or self._say_next is None:
+        """Seconds until it has to tell that the daemon has gone; None: it has not, or that is told, or the job ends."""
+        if self._left_at is None or self._told_gone or self._say_next is None or self._deadline is not None:
             return None
         return max(0.0, self._left_at + GONE_AFTER_S - time.monotonic())
 
