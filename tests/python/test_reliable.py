@@ -283,13 +283,15 @@ def test_a_return_tells_what_was_kept_and_what_was_not(daemons, publishers, capl
     daemon.close()
     wait_until(lambda: caplog.messages, "its end is told")
     publish_states(publisher, 20, first=1)
+    for _ in range(3):
+        assert not publisher.publish_attention(uniform(), **AT)
     wait_until(lambda: publisher.stats()["unacknowledged"] + publisher.stats()["dropped"] == 20, "all are kept, or dropped")
     kept, dropped = (publisher.stats()[name] for name in ("unacknowledged", "dropped"))
     daemon = daemons()
     daemon.wait(lambda: "attnd is back" in caplog.text, "its return is told")
-    lost = f"; dropped, for lack of room: {dropped}" if dropped else ""
+    lost = f"; dropped: {dropped}" if dropped else ""
     assert bool(dropped) is (bound == 8192)
-    assert caplog.messages[-1].endswith(f" s: {kept} messages that were kept for it are sent now{lost}")
+    assert caplog.messages[-1].endswith(f" s; messages kept for it, and sent now: {kept}; not captured: 3{lost}")
 
 
 def test_the_end_of_a_job_waits_idle_for_an_attnd_that_has_gone(daemons, publishers, monkeypatch):

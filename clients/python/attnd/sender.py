@@ -145,7 +145,7 @@ class Sender:
         self._home: Optional[str] = None  # where the daemon is, or was last
         self._left_at: Optional[float] = None  # since when nobody subscribes to anything
         self._told_gone = False
-        self._dropped_before = 0  # it left
+        self._count_before: Dict[str, int] = {}  # it left
         self._settled_at: Optional[float] = None  # when the subscriptions of one that is back are taken for all
         self._say_next: Optional[Callable[[], str]] = None
         self.is_wrong = False  # as Publisher.is_wrong
@@ -493,7 +493,7 @@ class Sender:
             elif self._warned_denied and self._hope is None:  # attnd has read its list again, or was started again
                 self._hope = time.monotonic() + TELL_AFTER_S, self._count["sent"], False
         elif not self._heard and self._home is not None and self._left_at is None:
-            self._left_at, self._dropped_before = time.monotonic(), self._count["dropped"]
+            self._left_at, self._count_before = time.monotonic(), dict(self._count)
 
     def _tell_old(self) -> None:
         """That what the job asked for cannot be had, as attnd has no reliable lane."""
@@ -525,9 +525,11 @@ class Sender:
     def _say_missed(self, away_s: float) -> str:
         if not self._relies():
             return f": what follows is captured, {away_s:.0f} s were not"
-        dropped = self._count["dropped"] - self._dropped_before
-        lost = f"; dropped, for lack of room: {dropped}" if dropped else ""
-        return f", after {away_s:.0f} s: {self._lane.unacknowledged} messages that were kept for it are sent now{lost}"
+        counts = [("kept for it, and sent now", self._lane.unacknowledged)]
+        for name, what in (("skipped", "not captured"), ("dropped", "dropped")):
+            count = self._count[name] - self._count_before[name]
+            counts += [(what, count)] if count else []
+        return f", after {away_s:.0f} s; messages " + "; ".join(f"{what}: {count}" for what, count in counts)
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
