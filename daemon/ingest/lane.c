@@ -228,6 +228,19 @@ static int lane_take_rest(struct lane *lane, struct lane_peer *peer, bool valid,
     return 0;
 }
 
+/* There is no memory to know this peer: it is to come again, and hears so at once or never. */
+static void lane_turn_away(struct lane *lane, const void *routing, size_t size)
+{
+    struct lane_peer stranger = {.routing_size = (uint32_t)size};
+    struct mpk_writer writer;
+    memcpy(stranger.routing, routing, size);
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 1);
+    mpk_pair_bool(&writer, "again", true);
+    (void)lane_send(lane, &stranger, &writer);
+    mpk_writer_clear(&writer);
+}
+
 /* Returns 0 with a message, or without one when that was none to be taken; else as lane_receive. */
 static int lane_receive_one(struct lane *lane, struct message **ret_message)
 {
@@ -249,6 +262,8 @@ static int lane_receive_one(struct lane *lane, struct message **ret_message)
     bool valid = lane_read_id(&frame, &id), more = zmq_msg_more(&frame);
     if (peer) {
         peer->gone = false; /* it is back, under the routing id that it chose */
+    } else if (zmq_msg_size(&routing) <= ROUTING_MAX) {
+        lane_turn_away(lane, zmq_msg_data(&routing), zmq_msg_size(&routing));
     }
     zmq_msg_close(&routing);
     zmq_msg_close(&frame);

@@ -61,7 +61,8 @@ struct lane {
     struct promises settled;
 };
 
-/* The peer of this routing id, from now on; NULL when out of memory. */
+/* The peer of this routing id, from now on; NULL when out of memory, or for an id that no client of
+ * ZeroMQ has. */
 struct lane_peer *lane_know(struct lane *lane, const void *routing, size_t size);
 /* Bytes that it may have on their way. */
 uint64_t lane_allows(const struct lane_peer *peer);

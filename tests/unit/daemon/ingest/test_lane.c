@@ -8,6 +8,7 @@
 #include "daemon/ingest/message.h"
 #include "proto/err.h"
 #include "proto/mpk.h"
+#include "tests/unit/heap.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -283,6 +284,18 @@ static void test_what_failed_for_the_moment_is_asked_for_again(void **state)
     }
 }
 
+static void test_a_trainer_that_there_is_no_memory_for_is_to_come_again(void **state)
+{
+    struct lane_fixture *f = *state;
+    lane_put(f, 0, 0);
+    heap_fail_at(1);
+    assert_null(lane_get(f));
+    assert_true(heap_has_failed());
+    heap_fail_at(0);
+    assert_true(lane_hear(f).again);
+    lane_join_as_trainer(f);
+}
+
 static bool take_one(void *data, struct message *message)
 {
     struct message **taken = data;
@@ -470,6 +483,7 @@ int main(void)
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
         TEST(test_what_failed_for_the_moment_is_asked_for_again),
+        TEST(test_a_trainer_that_there_is_no_memory_for_is_to_come_again),
         TEST(test_a_flood_of_joins_holds_nobody_up),
         TEST(test_small_messages_take_credit_as_well),
         TEST(test_messages_wait_in_their_order),
