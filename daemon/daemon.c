@@ -487,6 +487,7 @@ static int start_ingest(struct daemon *daemon, char *reterr)
 {
     ingest_set_lane(daemon->ingest, &daemon->lane, daemon_may_promise, daemon);
     store_set_settle(daemon->store, ingest_settle, daemon->ingest);
+    store_set_wait(daemon->store, ingest_say_wait, daemon->ingest);
     return ingest_start(daemon->ingest, reterr);
 }
 
@@ -624,10 +625,9 @@ static void log_stopped(struct daemon *daemon)
 /* Sockets are bound, the history is open, runs are back, and every thread goes. */
 static void begin_service(struct daemon *daemon)
 {
-    const struct pulse *store = store_pulse(daemon->store);
-    struct pulse_subject ingest = {"ingest", ingest_pulse(daemon->ingest), ingest_ask,
-                                   daemon->ingest};
-    service_watch(daemon->service, &ingest);
+    const struct pulse *ingest = ingest_pulse(daemon->ingest), *store = store_pulse(daemon->store);
+    service_watch(daemon->service,
+                  &(struct pulse_subject){"ingest", ingest, ingest_ask, daemon->ingest});
     if (store) {
         service_watch(daemon->service,
                       &(struct pulse_subject){"store", store, store_ask, daemon->store});
@@ -655,6 +655,7 @@ void daemon_run(struct daemon *daemon)
     service_extend(daemon->service, 0);
     notify_free(&daemon->notify, 0);
     store_free(&daemon->store);
+    ingest_log_unanswered(daemon->ingest);
     keys_free(&daemon->keys);
     zmq_ctx_term(daemon->zmq);
     _exit(EXIT_SUCCESS);

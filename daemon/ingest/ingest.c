@@ -80,8 +80,7 @@ struct ingest {
 static void wake(struct ingest *ingest)
 {
     uint64_t one = 1;
-    (void)!write(ingest->wake_fd, &one,
-                 sizeof one); /* fails only when already signalled 2^64 times */
+    (void)!write(ingest->wake_fd, &one, sizeof one); /* fails when signalled 2^64 times */
 }
 
 static uint64_t budget_used(struct ingest *ingest)
@@ -346,6 +345,18 @@ void ingest_settle(void *data, struct promises *promises)
     }
 }
 
+void ingest_say_wait(void *data, const char *why)
+{
+    struct ingest *ingest = data;
+    lane_say_wait(ingest->lane, why);
+    wake(ingest);
+}
+
+void ingest_log_unanswered(struct ingest *ingest)
+{
+    lane_log_unanswered(ingest->lane);
+}
+
 /* Receives and posts one message. Returns 0, ERR_AGAIN when there was none, ERR_CLOSED. */
 static int receive_one(struct ingest *ingest)
 {
@@ -364,12 +375,6 @@ static int receive_one(struct ingest *ingest)
     return 0;
 }
 
-static void consume_wake(struct ingest *ingest)
-{
-    uint64_t count;
-    (void)!read(ingest->wake_fd, &count, sizeof count);
-}
-
 static void wait_message(struct ingest *ingest, int most_ms)
 {
     zmq_pollitem_t items[] = {
@@ -380,7 +385,8 @@ static void wait_message(struct ingest *ingest, int most_ms)
     };
     zmq_poll(items, ingest->lane ? 4 : 3, memory_idle_ms(ingest->memory, most_ms));
     if (items[1].revents) {
-        consume_wake(ingest);
+        uint64_t count;
+        (void)!read(ingest->wake_fd, &count, sizeof count);
     }
     memory_turn(ingest->memory);
 }
@@ -536,12 +542,6 @@ static void *ingest_main(void *data)
     return NULL;
 }
 
-static int ingest_subscribe_to_all(void *socket)
-{
-    return zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "tensor/", strlen("tensor/")) ||
-           zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "event/", strlen("event/"));
-}
-
 static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct config *config,
                               char *reterr)
 {
@@ -564,7 +564,8 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
         ingest->keys = NULL;
     }
     take_plans(ingest); /* first: a trainer that connects now never sees a topic without a plan */
-    if (ingest_subscribe_to_all(ingest->socket) == 0) {
+    if (zmq_setsockopt(ingest->socket, ZMQ_SUBSCRIBE, "tensor/", strlen("tensor/")) == 0 &&
+        zmq_setsockopt(ingest->socket, ZMQ_SUBSCRIBE, "event/", strlen("event/")) == 0) {
         ingest->memory = memory_new(config, ingest->stats);
         return 0;
     }
@@ -652,9 +653,8 @@ void ingest_ask(void *data)
 
 void ingest_stop(struct ingest *ingest)
 {
-    if (!atomic_exchange(&ingest->stop, true)) {
-        wake(ingest);
-    }
+    atomic_store(&ingest->stop, true);
+    wake(ingest);
 }
 
 void ingest_join(struct ingest *ingest)

@@ -58,6 +58,11 @@ void ingest_release(struct ingest *ingest, struct ingest_share *share, uint64_t 
 void ingest_return(struct ingest *ingest, struct lane_peer *peer, uint64_t bytes);
 /* Any thread: these promises are to be answered. Takes them over; `data` is the ingest. */
 void ingest_settle(void *data, struct promises *promises);
+/* Any thread: why the promises cannot be kept now, for those whom they are owed; a text that stays.
+ * `data` is the ingest. */
+void ingest_say_wait(void *data, const char *why);
+/* After ingest_join, when it is not freed: warns of promises that nobody keeps any more. */
+void ingest_log_unanswered(struct ingest *ingest);
 
 /* Any thread: these are the plans for trainers from now on; new ones are announced before old ones
  * are withdrawn. Soon, by the thread; of several calls the last one counts. Takes *plans over. */

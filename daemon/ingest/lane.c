@@ -76,9 +76,26 @@ static void lane_collect(struct lane *lane)
     }
 }
 
+/* After all answers that came before it. */
+static void lane_take_wait(struct lane *lane, const char *why)
+{
+    struct lane_peer *peer, *next;
+    HASH_ITER(hh, lane->peers, peer, next)
+    {
+        if (peer->promises > 0 && peer->credit && !peer->waits) {
+            peer->why = why;
+            lane_have_say(lane, peer);
+        }
+    }
+}
+
 bool lane_go_on(struct lane *lane)
 {
+    const char *why = atomic_exchange(&lane->why, NULL);
     lane_collect(lane);
+    if (why) {
+        lane_take_wait(lane, why);
+    }
     lane_speak(lane);
     return lane->speaks || lane->waits;
 }
@@ -114,6 +131,11 @@ bool lane_settle(struct lane *lane, struct promises *promises)
     promises_move(&lane->settled, promises);
     pthread_mutex_unlock(&lane->lock);
     return wake;
+}
+
+void lane_say_wait(struct lane *lane, const char *why)
+{
+    atomic_store(&lane->why, why);
 }
 
 /* Receiving */
@@ -429,11 +451,14 @@ void lane_close(struct lane *lane)
     lane->socket = NULL;
 }
 
-static void lane_log_unanswered(const struct lane *lane, uint64_t count)
+void lane_log_unanswered(struct lane *lane)
 {
+    uint64_t count = lane->promises;
+    pthread_mutex_lock(&lane->lock);
     for (const struct promise *p = lane->settled.first; p; p = p->next) {
         count -= p->code == 0;
     }
+    pthread_mutex_unlock(&lane->lock);
     if (count > 0) {
         log_event(LOG_WARNING, "reliable_unanswered", LOG_NUM("messages", count),
                   LOG_STR("detail", "not in the history: trainers or their spools have them"));
@@ -447,7 +472,7 @@ void lane_free(struct lane **lane_p)
     if (!lane) {
         return;
     }
-    lane_log_unanswered(lane, lane->promises);
+    lane_log_unanswered(lane);
     lane_close(lane);
     promises_free(&lane->settled);
     HASH_ITER(hh, lane->peers, peer, next)

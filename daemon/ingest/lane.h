@@ -36,6 +36,11 @@ void lane_free(struct lane **lane);
 bool lane_return(struct lane *lane, struct lane_peer *peer, uint64_t bytes);
 /* These are to be answered. Takes them over. */
 bool lane_settle(struct lane *lane, struct promises *promises);
+/* Has the next lane_go_on tell those whom promises are owed why these are not kept now: `why` stays
+ * valid. Nobody hears it twice in a row. */
+void lane_say_wait(struct lane *lane, const char *why);
+/* Warns of promises that nobody keeps any more, if there are any; after lane_close. */
+void lane_log_unanswered(struct lane *lane);
 
 /* Bytes: the cost of the messages that wait. */
 uint64_t lane_waiting(const struct lane *lane);

@@ -107,8 +107,10 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
     uint32_t told[2];
     struct mpk_writer writer;
     lane_count_told(peer, told);
+    bool waits = peer->why && !told[false]; /* what was answered before is said before */
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0) + peer->again);
+    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0) + peer->again +
+                             (uint32_t)waits);
     if (due) {
         mpk_pair_u64(&writer, "credit", lane_credit_of(peer));
     }
@@ -117,12 +119,19 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
     }
     lane_put_told(&writer, peer, false, told[false]);
     lane_put_told(&writer, peer, true, told[true]);
+    if (waits) {
+        mpk_pair_str(&writer, "waits", peer->why);
+    }
     int code = lane_send(lane, peer, &writer);
     mpk_writer_clear(&writer);
     if (!code && due) {
         peer->held -= peer->free;
         peer->free = 0;
         peer->asked = false;
+    }
+    if (!code && (waits || told[false] > 0)) {
+        peer->waits = waits;
+        peer->why = waits ? NULL : peer->why;
     }
     if (!code) {
         peer->again = false;
@@ -133,7 +142,7 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
 
 static bool lane_has_say(const struct lane_peer *peer)
 {
-    return peer->told.first || peer->again || lane_is_due(peer);
+    return peer->told.first || peer->again || peer->why || lane_is_due(peer);
 }
 
 void lane_speak(struct lane *lane)

@@ -29,6 +29,8 @@ struct lane_peer {
     struct promises told; /* to be told; no longer counted in `promises` */
     bool asked;           /* it has joined, and not heard of its credit */
     bool again;           /* it is to be told to send again what has no answer */
+    const char *why;      /* to be told: why nothing is answered now; or NULL */
+    bool waits;           /* it was told, and nothing was acknowledged since */
     bool speaks;          /* it is in the list of those that are to be told something */
     struct lane_peer *speaks_next;
     struct message *waiting, **waiting_last;
@@ -55,8 +57,9 @@ struct lane {
     struct lane_peer *speaks; /* have something to be told */
     struct lane_peer *waits;  /* have messages waiting */
     uint64_t promises;
-    _Atomic uint64_t waiting; /* what the messages that wait cost */
-    pthread_mutex_t lock;     /* guards the rest */
+    _Atomic uint64_t waiting;  /* what the messages that wait cost */
+    _Atomic(const char *) why; /* of lane_say_wait, until peers were looked at for it */
+    pthread_mutex_t lock;      /* guards the rest */
     struct lane_peer *returns;
     struct promises settled;
 };

@@ -40,7 +40,8 @@ void lane_lose(struct lane *lane, struct lane_peer *peer)
     lane->shared -= peer->credit;
     peer->credit = 0;
     peer->gone = true;
-    peer->asked = peer->again = false;
+    peer->asked = peer->again = peer->waits = false;
+    peer->why = NULL;
     peer->held -= peer->free;
     peer->free = 0;
     promises_free(&peer->told);

@@ -255,6 +255,13 @@ static void count_written(struct store *store, uint64_t records)
     store->trouble_dropped = 0;
 }
 
+static void store_tell_wait(struct store *store)
+{
+    if (store->wait) {
+        store->wait(store->wait_data, store_trouble(store));
+    }
+}
+
 static void store_count_dropped(struct store *store, uint64_t records, uint64_t bytes, int code)
 {
     store->trouble_dropped += records;
@@ -267,6 +274,7 @@ static void store_count_dropped(struct store *store, uint64_t records, uint64_t 
     store->room_next_ns = clock_monotonic_ns() + ROOM_EVERY_NS;
     /* Last: a reader that sees the count sees the trouble, too. */
     stats_add(store->stats, COUNT_STORE_DROPPED, records);
+    store_tell_wait(store);
 }
 
 /* Returns an SQLite code. */
@@ -356,6 +364,8 @@ static int try_room(struct store *store, uint64_t now)
     }
     if (code == SQLITE_OK) {
         count_written(store, 0);
+    } else {
+        store_tell_wait(store);
     }
     return code;
 }

@@ -168,6 +168,9 @@ void store_count_lost(struct store *store, const struct store_batch *batch);
  * and nothing is kept any more: the thread calls it. Before the first batch that has any. */
 void store_set_settle(struct store *store, void (*settle)(void *data, struct promises *promises),
                       void *data);
+/* `wait` is called with why nothing can be written, by the thread, as often as that is tried in
+ * vain: about once a second. Before the first batch. */
+void store_set_wait(struct store *store, void (*wait)(void *data, const char *why), void *data);
 /* Any thread: whether history.queue is used up, so that nothing should be promised. */
 bool store_is_full(struct store *store);
 /* Any thread: whether batches are being written, or are to be at once: with promises of so many

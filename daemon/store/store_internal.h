@@ -25,6 +25,8 @@ struct store {
     struct stats *stats;
     void (*settle)(void *data, struct promises *promises);
     void *settle_data;
+    void (*wait)(void *data, const char *why);
+    void *wait_data;
     uint64_t refused;              /* batches; the loop thread's */
     uint64_t unreadable;           /* runs that were asked for; the loop thread's */
     struct sql reader;             /* the loop thread's; its db NULL: not open */

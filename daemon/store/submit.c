@@ -113,6 +113,12 @@ void store_set_settle(struct store *store, void (*settle)(void *data, struct pro
     store->settle_data = data;
 }
 
+void store_set_wait(struct store *store, void (*wait)(void *data, const char *why), void *data)
+{
+    store->wait = wait;
+    store->wait_data = data;
+}
+
 bool store_is_full(struct store *store)
 {
     return !store_is_off(store) && store_waiting(store) >= store->queue_bytes;

@@ -480,15 +480,16 @@ def test_what_others_left_and_there_is_no_memory_to_read_is_sent_later(daemons, 
 def test_any_bytes_are_an_answer_or_none():
     """As tests/fuzz/fuzz_answers.c does: changed at random."""
     rng, read = random.Random(1), 0
-    good = msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "refused": [[4, "topic"], [5, "key"]], "again": True})
+    good = msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "refused": [[4, "topic"], [5, "key"]], "again": True, "waits": "full"})
     for _ in range(20000):
         data = bytearray(good)
         for _ in range(rng.randint(1, 3)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         answer = reliable._read_answer([bytes(data[:rng.randint(1, len(data))] if rng.random() < 0.3 else data)])
         if answer is not None:
-            credit, acknowledged, refused, again = answer
-            assert credit >= 0 and type(again) is bool and all(type(number) is int for number in acknowledged)
+            credit, acknowledged, refused, again, why = answer
+            assert credit >= 0 and type(again) is bool and isinstance(why, str)
+            assert all(type(number) is int for number in acknowledged)
             assert all(type(number) is int and isinstance(reason, str) for number, reason in refused)
             read += 1
     assert read > 1000

@@ -24,6 +24,7 @@ address, job, run, count, pause_us, linger_ms = sys.argv[1:]
 publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000,
                             reliable_bytes=int(os.environ.get("KEEPER_BYTES", 64 << 20)))
 assert publisher.wait_for_subscriber(60)
+publisher.tell_absences(lambda: "Start it again: attnd")
 
 def tell(published):
     stats = publisher.stats()

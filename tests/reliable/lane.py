@@ -19,7 +19,7 @@ class Lane(Trainer):
         super().__init__(attnd, job, rank=rank, world=world, run=run)
         self.attnd = attnd
         self.dealer, self.next_id, self.credit, self.full = None, 1, 0, 0
-        self.unanswered, self.acknowledged, self.refused = {}, [], {}
+        self.unanswered, self.acknowledged, self.refused, self.waits = {}, [], {}, []
         if join:
             self.join()
 
@@ -44,6 +44,7 @@ class Lane(Trainer):
         while self.dealer.poll(0):
             answer = msgpack.unpackb(self.dealer.recv())
             self.credit += answer.get("credit", 0)
+            self.waits += [answer["waits"]] if "waits" in answer else []
             for number in answer.get("ack", []):
                 self.acknowledged.append(number)
                 self.unanswered.pop(number, None)

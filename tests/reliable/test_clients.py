@@ -2,6 +2,8 @@
 """The reliable lane from the trainer's call to the history: kills of either side lose nothing that is kept, and double nothing."""
 import glob
 import os
+import re
+import resource
 import signal
 import subprocess
 
@@ -147,6 +149,64 @@ def test_a_spool_that_cannot_be_used_is_told_in_one_line(attnd, tmp_path, libatt
     assert len(said) == 1 and said[0].startswith(f"job job: the spool {tmp_path}/spool cannot be used (")
     assert said[0].endswith("): messages are kept in memory, and lost if this process is killed")
     assert is_whole(attnd, keeper, 5)
+
+
+def said_alike(keepers, count, what):
+    """The newest sentence of both, without their numbers, once each has said so many."""
+    def said(keeper):
+        return [re.sub(r"\d+", "N", line.replace(keeper.job, "J")) for line in keeper.errors().splitlines()]
+
+    wait_until(lambda: all(len(said(keeper)) >= count for keeper in keepers), what, 120)
+    assert said(keepers[0]) == said(keepers[1]) and len(said(keepers[0])) == count
+    return said(keepers[0])[-1]
+
+
+def test_both_clients_say_the_same_of_a_full_disk_and_of_an_attnd_that_stops(attnd, tmp_path):
+    keepers = [Keeper(attnd, name, tmp_path, libattn=name == "of-libattn") for name in ("of-python", "of-libattn")]
+    for keeper in keepers:
+        keeper.wait_for(20)
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    said = said_alike(keepers, 1, "that messages wait")
+    reason = attnd.stats()["history"]["reason"]
+    assert said == f"job J: attnd cannot write its history ({reason}): it acknowledges nothing, and messages wait here until it " \
+                   "can; training goes on"
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    said = said_alike(keepers, 2, "that they no longer wait")
+    assert said == "job J: attnd writes its history again: the messages that waited are acknowledged"
+    attnd.process.send_signal(signal.SIGSTOP)
+    said = said_alike(keepers, 3, "that attnd does not answer")
+    place = re.sub(r"\d+", "N", f"ipc://{attnd.directory}/ingest")
+    assert said == f"job J: attnd at {place} has gone, or does not answer: what goes by the reliable lane is kept for it, and " \
+                   "nothing else is captured until it is back; training goes on. Start it again: attnd"
+    attnd.process.send_signal(signal.SIGCONT)
+    said = said_alike(keepers, 4, "that attnd is back")
+    assert said == f"job J: attnd is back, at {place}, after N s: N messages that were kept for it are sent now"
+    for keeper in keepers:
+        kept = keeper.said()[1]
+        wait_until(lambda: is_whole(attnd, keeper, kept), f"the {kept} messages of {keeper.job}")
+        keeper.kill()
+
+
+def test_both_clients_say_the_same_of_a_key_that_goes_and_comes_back(tmp_path, monkeypatch):
+    key = Pair()
+    daemon = KeyedWithWindows((key, "publish", "*"))
+    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
+    monkeypatch.setenv("ATTND_KEY", key.secret)
+    address = f"tcp://127.0.0.1:{daemon.port}"
+    keepers = [Keeper(daemon, name, tmp_path, libattn=name == "of-libattn", address=address) for name in ("of-python", "of-libattn")]
+    for keeper in keepers:
+        keeper.wait_for(20)
+    daemon.write((key, "publish", "other"))
+    daemon.reload()
+    assert "does not let the key" in said_alike(keepers, 1, "the refusal")
+    daemon.write((key, "publish", "*"))
+    daemon.reload()
+    said = said_alike(keepers, 2, "that the key is let in again")
+    place = re.sub(r"\d+", "N", address)
+    assert said == f"job J: attnd at {place} takes the messages of job J again: what follows is captured"
+    for keeper in keepers:
+        keeper.kill()
+    daemon.close()
 
 
 def test_attnctl_replays_what_nobody_sent(attnd, tmp_path):

@@ -295,16 +295,30 @@ def test_messages_wait_for_a_full_disk(rng):
         lane.event("log", step=step, values={"loss": step})
     wait_log(attnd, "history_trouble")
     attnd.settled(39)
-    lane.hear(0.5)
-    assert len(lane.unanswered) == 38
+    wait_until(lambda: lane.hear(0.1) and lane.waits, "why nothing is answered")
+    assert lane.waits == [attnd.stats()["history"]["reason"]] and len(lane.unanswered) == 38
     resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     lane.event("bye", step=20)
     lane.settled()
     assert windows_of(attnd) == [(0, step, 1) for step in range(20)]
     assert points_of(attnd) == [(step, step) for step in range(1, 20)]
-    assert attnd.stats()["store_dropped"] == 0
+    assert attnd.stats()["store_dropped"] == 0 and len(lane.waits) == 1
     lane.close()
     attnd.close()
+
+
+def test_a_stop_that_runs_out_of_time_says_what_is_not_kept(rng):
+    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
+                  "metrics.spectrum_effort=eigenvalues", "shutdown.timeout=200ms")
+    lane = Lane(attnd, "job")
+    for step in range(40):
+        lane.attention(softmax_maps(rng, 1, 1, 1200, 1200), step=step)
+    wait_until(lambda: attnd.stats()["reliable_received"] == 40, "the heavy messages")
+    assert attnd.stop() == 0
+    said = attnd.log_text()
+    assert "stop_timed_out" in said and re.search(r"level=warning .*event=reliable_unanswered messages=\d+ ", said), said
+    lane.close()
+    attnd.discard()
 
 
 def test_an_event_waits_for_what_its_rank_sent_before(rng):

@@ -5,6 +5,7 @@
 
 #include "clients/c/src/keys.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <zmq.h>
 
@@ -15,6 +16,8 @@
 #define SETTLED_MS 5000
 /* Without a subscription: an attnd that is back sooner was only restarted. */
 #define GONE_MS 5000
+/* Without a refusal: the key is let in. */
+#define ADMITTED_MS 5000
 
 bool sender_wants(const attn_publisher *publisher, const struct header *header)
 {
@@ -99,6 +102,44 @@ static bool heard_all(const attn_publisher *publisher)
     return prefixes_touch(&publisher->heard, tensors) && prefixes_match(&publisher->heard, events);
 }
 
+void sender_tell_denied(void *argument)
+{
+    attn_publisher *publisher = argument;
+    char sentence[KEYS_DENIED_MAX];
+
+    publisher->hope.look_ms = 0;
+    keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job, sentence);
+    warner_say(&publisher->warner, WARNING_KEY,
+               "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
+               "counted",
+               sentence);
+}
+
+static void notices_hope(attn_publisher *publisher, bool judged)
+{
+    pthread_mutex_lock(&publisher->lock);
+    publisher->hope.judged = judged && publisher->counts.sent > publisher->hope.sent;
+    publisher->hope.sent = judged ? publisher->hope.sent : publisher->counts.sent;
+    pthread_mutex_unlock(&publisher->lock);
+    publisher->hope.look_ms = socket_now_ms() + ADMITTED_MS;
+}
+
+/* Some were sent when this was looked at last, and none was refused since. */
+void sender_look_whether_admitted(attn_publisher *publisher)
+{
+    if (publisher->hope.look_ms == 0 || socket_now_ms() < publisher->hope.look_ms) {
+        return;
+    }
+    if (!publisher->hope.judged || !publisher->has_tensor_reader) {
+        notices_hope(publisher, true);
+        return;
+    }
+    publisher->hope.look_ms = 0;
+    warner_end(&publisher->warner, WARNING_KEY,
+               "attnd at %s takes the messages of job %s again: what follows is captured",
+               publisher->home, publisher->identity.job);
+}
+
 /* Warns of what the subscriptions say. */
 static void tell_heard(attn_publisher *publisher)
 {
@@ -118,7 +159,55 @@ static void tell_heard(attn_publisher *publisher)
                      refusal) &&
         prefixes_have(&publisher->heard, refusal)) {
         sender_tell_denied(publisher);
+    } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
+               publisher->has_tensor_reader) {
+        notices_hope(publisher, false); /* attnd has read its list again, or was started again */
     }
+}
+
+/* Whether more than events went by the reliable lane. */
+static bool notices_relies(attn_publisher *publisher)
+{
+    const struct topics *topics = &publisher->topics;
+    bool relies = false;
+
+    pthread_mutex_lock(&publisher->lock);
+    for (size_t i = 0; i < topics->capacity; i++) {
+        relies = relies || (topics->slots[i] && topics->slots[i]->by_lane);
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    return relies;
+}
+
+static uint64_t notices_dropped(attn_publisher *publisher)
+{
+    uint64_t dropped;
+
+    pthread_mutex_lock(&publisher->lock);
+    dropped = publisher->counts.dropped;
+    pthread_mutex_unlock(&publisher->lock);
+    return dropped;
+}
+
+static void tell_back(attn_publisher *publisher, double away_s)
+{
+    uint64_t dropped = notices_dropped(publisher) - publisher->dropped_before;
+    char lost[64] = "";
+
+    if (!notices_relies(publisher)) {
+        warner_end(&publisher->warner, WARNING_GONE,
+                   "attnd is back, at %s: what follows is captured, %.0f s were not",
+                   publisher->home, away_s);
+        return;
+    }
+    if (dropped > 0) {
+        snprintf(lost, sizeof lost, "; dropped, for lack of room: %llu",
+                 (unsigned long long)dropped);
+    }
+    warner_end(&publisher->warner, WARNING_GONE,
+               "attnd is back, at %s, after %.0f s: %llu messages that were kept for it are sent "
+               "now%s",
+               publisher->home, away_s, (unsigned long long)publisher->lane.unacknowledged, lost);
 }
 
 /* Notes who wants tensors, and that nobody does any more. */
@@ -129,36 +218,60 @@ static void note_home(attn_publisher *publisher, uint64_t now)
     topic_job("tensor", publisher->identity.job, tensors);
     if (prefixes_touch(&publisher->heard, tensors)) {
         strcpy(publisher->home, publisher->link.endpoint);
-        publisher->gone_ms = 0;
-    } else if (publisher->heard.count == 0 && *publisher->home && publisher->gone_ms == 0) {
-        publisher->gone_ms = now + GONE_MS;
+        if (publisher->left_ms > 0) {
+            tell_back(publisher, (double)(now - publisher->left_ms) / 1000);
+        }
+        publisher->left_ms = 0;
+    } else if (publisher->heard.count == 0 && *publisher->home && publisher->left_ms == 0) {
+        publisher->left_ms = now;
+        publisher->dropped_before = notices_dropped(publisher);
     }
+}
+
+uint64_t sender_gone_ms(const attn_publisher *publisher)
+{
+    bool told = warner_has_said(&publisher->warner, WARNING_GONE);
+
+    return publisher->left_ms > 0 && !told ? publisher->left_ms + GONE_MS : 0;
+}
+
+/* Whether it is reached without a network. */
+static bool is_here(const char *endpoint)
+{
+    static const char *const here[] = {"ipc://", "tcp://127.", "tcp://localhost:", "tcp://[::1]:"};
+    bool found = false;
+
+    for (size_t i = 0; i < sizeof here / sizeof here[0]; i++) {
+        found = found || strncmp(endpoint, here[i], strlen(here[i])) == 0;
+    }
+    return found;
 }
 
 void sender_tell_gone(attn_publisher *publisher)
 {
-    const struct topics *topics = &publisher->topics;
-    bool relies = false, closing;
+    uint64_t due_ms = sender_gone_ms(publisher);
+    bool closing;
 
-    if (publisher->gone_ms == 0 || socket_now_ms() < publisher->gone_ms) {
+    if (due_ms == 0 || socket_now_ms() < due_ms) {
         return;
     }
     pthread_mutex_lock(&publisher->lock);
     closing = publisher->closing;
-    for (size_t i = 0; i < topics->capacity; i++) {
-        relies = relies || (topics->slots[i] && topics->slots[i]->by_lane);
-    }
     pthread_mutex_unlock(&publisher->lock);
-    if (!closing) {
-        warner_say(&publisher->warner, WARNING_GONE,
-                   "attnd at %s has gone, or does not answer: %s captured until it is back; "
-                   "training goes on. Further times are not told",
-                   publisher->home,
-                   relies ? "what goes by the reliable lane is kept for it, and nothing else is"
-                          : "nothing is");
+    if (closing) {
+        publisher->left_ms = 0;
+        return;
     }
-    publisher->gone_ms = 0;
-    *publisher->home = '\0';
+    warner_say(&publisher->warner, WARNING_GONE,
+               "attnd at %s has gone, or does not answer: %s captured until it is back; training "
+               "goes on. %s",
+               publisher->home,
+               notices_relies(publisher)
+                   ? "what goes by the reliable lane is kept for it, and nothing else is"
+                   : "nothing is",
+               is_here(publisher->home) ? "Start it again: attnd"
+                                        : "See whether attnd runs there, and whether the network "
+                                          "and the firewalls let it through");
 }
 
 /* Subscriptions have changed, or have not for some time. A daemon with the lane that is away, or is

@@ -74,10 +74,16 @@ struct attn_publisher {
     struct link link;
     struct reliable lane;
     struct warner warner;
-    struct prefixes heard;  /* what is subscribed */
-    uint64_t settled_ms;    /* when the subscriptions of an attnd that is back are taken for all */
-    char home[ADDRESS_MAX]; /* where tensors were last wanted; "": nowhere, or its end is told */
-    uint64_t gone_ms;       /* when the end of that is to be told; 0: it has not ended */
+    struct prefixes heard;   /* what is subscribed */
+    uint64_t settled_ms;     /* when the subscriptions of an attnd that is back are taken for all */
+    char home[ADDRESS_MAX];  /* where tensors were last wanted; "": nowhere */
+    uint64_t left_ms;        /* when the end of that was seen; 0: it has not ended */
+    uint64_t dropped_before; /* that */
+    struct {
+        uint64_t look_ms; /* 0: not */
+        uint64_t sent;
+        bool judged;
+    } hope; /* see sender_look_whether_admitted */
     bool plans_changed, hello_asked;
     struct plan_table plans;
     struct layer_info *layers; /* owned; what hello says */
@@ -97,9 +103,6 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms);
 /* A message that was kept is acknowledged, or lost: of struct kept_events. */
 void sender_settle(void *publisher, const struct kept *entry, bool lost);
 
-/* The messages are refused, because the key may not publish the job: of struct kept_events. */
-void sender_tell_denied(void *publisher);
-
 /* The thread: until `closing` and the queue is empty, or its deadline. */
 void *sender_run(void *publisher);
 
@@ -117,6 +120,12 @@ void sender_take_notices(attn_publisher *publisher);
 bool sender_follow(attn_publisher *publisher);
 /* Warns that attnd has gone, when that is due. */
 void sender_tell_gone(attn_publisher *publisher);
+/* When that will be; 0: never, as it is there, or it is told. */
+uint64_t sender_gone_ms(const attn_publisher *publisher);
+/* The messages are refused, because the key may not publish the job: of struct kept_events. */
+void sender_tell_denied(void *publisher);
+/* Tells that messages are taken again that were refused for their key, once that is clear. */
+void sender_look_whether_admitted(attn_publisher *publisher);
 /* Has the publisher know what its lane does. Under the lock. */
 void sender_note_lane(attn_publisher *publisher);
 

@@ -414,6 +414,21 @@ static void tell_refused(struct reliable *lane, const msgpack_object *reason)
                text->size < 64 ? (int)text->size : 64, text->ptr);
 }
 
+/* Why attnd acknowledges nothing, or that it does again. */
+static void tell_waits(struct reliable *lane, const msgpack_object *acknowledged,
+                       const msgpack_object *why)
+{
+    if (acknowledged) {
+        warner_end(lane->warner, WARNING_WAITS,
+                   "attnd writes its history again: the messages that waited are acknowledged");
+    } else if (why && why->type == MSGPACK_OBJECT_STR) {
+        warner_say(lane->warner, WARNING_WAITS,
+                   "attnd cannot write its history (%.*s): it acknowledges nothing, and messages "
+                   "wait here until it can; training goes on",
+                   why->via.str.size < 128 ? (int)why->via.str.size : 128, why->via.str.ptr);
+    }
+}
+
 static void take_credit(struct reliable *lane, const msgpack_object *value)
 {
     uint64_t credit;
@@ -435,8 +450,8 @@ static void take_credit(struct reliable *lane, const msgpack_object *value)
  * attnd had none for a message. */
 static bool take_answer(struct reliable *lane, const void *data, size_t size)
 {
-    static const char *const names[] = {"credit", "ack", "refused", "again"};
-    const msgpack_object *values[4];
+    static const char *const names[] = {"credit", "ack", "refused", "again", "waits"};
+    const msgpack_object *values[5];
     bool taken = true;
     const char *twice;
     struct mpk_doc doc;
@@ -445,7 +460,7 @@ static bool take_answer(struct reliable *lane, const void *data, size_t size)
     if (rc) {
         return rc != ERR_MEMORY;
     }
-    if (mpk_collect(doc.root, names, 4, values, &twice) == 0) {
+    if (mpk_collect(doc.root, names, 5, values, &twice) == 0) {
         take_credit(lane, values[0]);
         taken = !values[3] || values[3]->type != MSGPACK_OBJECT_BOOLEAN || !values[3]->via.boolean;
         for (uint32_t i = 0;
@@ -463,6 +478,7 @@ static bool take_answer(struct reliable *lane, const void *data, size_t size)
                 tell_refused(lane, &pair->via.array.ptr[1]);
             }
         }
+        tell_waits(lane, values[1], values[4]);
     }
     lane->pause_ms = taken ? lane->pause_ms : AGAIN_MAX_MS;
     mpk_doc_clear(&doc);

@@ -20,8 +20,6 @@
  * Nobody else writes the prefixes and the plan, so they are read here without the lock. */
 #include "clients/c/src/publisher.h"
 
-#include "clients/c/src/keys.h"
-
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -241,18 +239,6 @@ void sender_settle(void *argument, const struct kept *entry, bool lost)
         publisher->counts.bytes += entry->payload;
     }
     pthread_mutex_unlock(&publisher->lock);
-}
-
-void sender_tell_denied(void *argument)
-{
-    attn_publisher *publisher = argument;
-    char sentence[KEYS_DENIED_MAX];
-
-    keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job, sentence);
-    warner_say(&publisher->warner, WARNING_KEY,
-               "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
-               "counted",
-               sentence);
 }
 
 /* One attempt. Returns 0, KEPT, WAITS, or why it is dropped. */
@@ -504,7 +490,8 @@ static long idle_ms(attn_publisher *publisher)
         until = now + (uint64_t)look_ms;
     }
     until = earlier(until, publisher->settled_ms);
-    until = earlier(until, publisher->gone_ms);
+    until = earlier(until, sender_gone_ms(publisher));
+    until = earlier(until, publisher->hope.look_ms);
     until = earlier(until, publisher->lane.again_ms);
     pthread_mutex_lock(&publisher->lock);
     until = earlier(until, publisher->deadline_ms);
@@ -609,6 +596,7 @@ void *sender_run(void *argument)
             }
         }
         sender_tell_gone(publisher);
+        sender_look_whether_admitted(publisher);
         look_for_life(publisher);
         full = flush(publisher, &moved);
         tend_lane(publisher);

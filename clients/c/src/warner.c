@@ -7,19 +7,46 @@
 
 #define SENTENCE_MAX (PATH_MAX + 1024)
 
-void warner_say(struct warner *warner, enum warning warning, const char *format, ...)
+static void warner_put(struct warner *warner, const char *format, va_list values)
 {
     char sentence[SENTENCE_MAX];
     int length;
+
+    if (!warner->say) {
+        return;
+    }
+    length = snprintf(sentence, sizeof sentence, "job %s: ", warner->job);
+    vsnprintf(sentence + length, sizeof sentence - (size_t)length, format, values);
+    warner->say(warner->context, sentence);
+}
+
+bool warner_has_said(const struct warner *warner, enum warning warning)
+{
+    return warner->said & 1u << warning;
+}
+
+void warner_say(struct warner *warner, enum warning warning, const char *format, ...)
+{
     va_list values;
 
-    if (!warner->say || warner->said & 1u << warning) {
+    if (warner_has_said(warner, warning)) {
         return;
     }
     warner->said |= 1u << warning;
-    length = snprintf(sentence, sizeof sentence, "job %s: ", warner->job);
     va_start(values, format);
-    vsnprintf(sentence + length, sizeof sentence - (size_t)length, format, values);
+    warner_put(warner, format, values);
     va_end(values);
-    warner->say(warner->context, sentence);
+}
+
+void warner_end(struct warner *warner, enum warning warning, const char *format, ...)
+{
+    va_list values;
+
+    if (!warner_has_said(warner, warning)) {
+        return;
+    }
+    warner->said &= ~(1u << warning);
+    va_start(values, format);
+    warner_put(warner, format, values);
+    va_end(values);
 }

@@ -12,6 +12,7 @@ enum warning {
     WARNING_KEY, /* it may not publish the job */
     WARNING_STALLED,
     WARNING_GONE,
+    WARNING_WAITS, /* attnd's history cannot be written */
     WARNING_NO_LANE,
     WARNING_REFUSED,
     WARNING_FULL,
@@ -31,6 +32,11 @@ struct warner {
 };
 
 void warner_say(struct warner *warner, enum warning warning, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Also when nobody listens. */
+bool warner_has_said(const struct warner *warner, enum warning warning);
+/* Tells that what was warned of has ended, if it was; the warning may then come again. */
+void warner_end(struct warner *warner, enum warning warning, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -85,7 +85,7 @@ static void hear_sentence(void *context, const char *sentence)
 }
 
 /* Though nothing is published meanwhile, and nothing was blocked before. */
-static void test_a_daemon_that_has_gone_is_told_once(void **state)
+static void test_a_daemon_that_has_gone_is_told_and_its_return(void **state)
 {
     static struct heard heard;
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0), next;
@@ -107,14 +107,17 @@ static void test_a_daemon_that_has_gone_is_told_once(void **state)
     }
     snprintf(expected, sizeof expected,
              "job unit: attnd at %s has gone, or does not answer: nothing is captured until it is "
-             "back; training goes on. Further times are not told",
+             "back; training goes on. Start it again: attnd",
              endpoint);
+    assert_string_equal(heard.sentence, expected);
     next = peer_open(ZMQ_SUB, endpoint, 0);
     peer_subscribe(&next, "");
     meet(publisher, &next);          /* it goes on */
     attn_publisher_free(&publisher); /* its thread has ended then */
-    assert_string_equal(heard.sentence, expected);
-    assert_int_equal(heard.count, 1);
+    snprintf(expected, sizeof expected,
+             "job unit: attnd is back, at %s: what follows is captured, ", endpoint);
+    assert_memory_equal(heard.sentence, expected, strlen(expected));
+    assert_int_equal(heard.count, 2);
     peer_close(&next);
 }
 
@@ -590,7 +593,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_publishing_without_a_daemon_returns_at_once),
         cmocka_unit_test(test_a_daemon_without_the_lane_is_told),
-        cmocka_unit_test(test_a_daemon_that_has_gone_is_told_once),
+        cmocka_unit_test(test_a_daemon_that_has_gone_is_told_and_its_return),
         cmocka_unit_test(test_nothing_is_sent_before_a_subscription),
         cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
         cmocka_unit_test(test_sequences_count_per_layer),

@@ -91,7 +91,13 @@ class Entry:
         return self.kept.segment.read(self.kept.found) if isinstance(self.kept, Place) else self.kept
 
 
-Answer = Tuple[int, List[int], List[Tuple[int, str]], bool]
+class Answer(NamedTuple):
+    """One of attnd's. again: it has lost a message; waits: why it acknowledges nothing more now."""
+    credit: int
+    acknowledged: List[int]
+    refused: List[Tuple[int, str]]
+    again: bool
+    waits: str
 
 
 class Lane:
@@ -110,6 +116,7 @@ class Lane:
         self.joined = False  # attnd has answered, once
         self.refused: Dict[str, int] = {}  # by reason; replaced as a whole
         self.full = False  # the newest found no room, and nothing was acknowledged since
+        self._waits = False  # attnd cannot write its history, and has acknowledged nothing since
         self.is_awaited = False  # the next message waits for room, and nothing was acknowledged since
         self._answered_at = 0.0  # or began to be waited for
         self.unacknowledged = self.spooled = 0  # messages: the publisher's own, that are counted; those in files
@@ -234,7 +241,7 @@ class Lane:
                 answer, taken = None, False
             if answer is not None:
                 settled += self._take_answer(answer)
-                if answer[3]:
+                if answer.again:
                     self._pause_s, taken = AGAIN_MAX_S, False
         if settled:
             self.full = self.is_awaited = False
@@ -243,7 +250,7 @@ class Lane:
         return taken
 
     def _take_answer(self, answer: Answer) -> List[Entry]:
-        credit, acknowledged, refused, _ = answer
+        credit, acknowledged, refused, _, why = answer
         self._credit += credit
         if self._first_credit is None and credit > 0:
             self._first_credit = credit
@@ -263,6 +270,13 @@ class Lane:
                                "counted, as refused_by_reason", reason)
         for entry in settled:
             self._let_go(entry)
+        if acknowledged and self._waits:
+            self._waits = False
+            log.warning("job %s: attnd writes its history again: the messages that waited are acknowledged", self._job)
+        elif why and not self._waits:
+            self._waits = True
+            log.warning("job %s: attnd cannot write its history (%s): it acknowledges nothing, and messages wait here until it "
+                        "can; training goes on", self._job, why)
         return settled
 
     def _let_go(self, entry: Entry, lost: bool = False) -> None:
@@ -430,15 +444,15 @@ class Lane:
 
 
 def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:
-    """(credit, ids that are acknowledged, ids and reasons of those refused, whether attnd has lost one); None: it is no answer."""
+    """None: it is no answer."""
     try:
         answer = msgpack.unpackb(frames[0], raw=False) if len(frames) == 1 else None
         if not isinstance(answer, dict):
             return None
         credit, refused = answer.get("credit", 0), [(number, str(reason)) for number, reason in answer.get("refused", ())]
-        acknowledged = list(answer.get("ack", ()))
+        acknowledged, why = list(answer.get("ack", ())), answer.get("waits", "")
         if all(type(number) is int for number in (credit, *acknowledged, *(number for number, _ in refused))) and credit >= 0:
-            return credit, acknowledged, refused, answer.get("again") is True
+            return Answer(credit, acknowledged, refused, answer.get("again") is True, why if isinstance(why, str) else "")
     except MemoryError:
         raise
     except Exception:  # whoever sends such a thing is not attnd

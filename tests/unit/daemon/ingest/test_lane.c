@@ -115,6 +115,7 @@ struct lane_heard {
     uint32_t acks, refusals;
     bool again;
     char reason[32]; /* of the last refusal */
+    char waits[32];
 };
 
 /* The next answer. */
@@ -138,6 +139,11 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     heard.acks = ack ? ack->via.array.size : 0;
     heard.refusals = refused ? refused->via.array.size : 0;
     heard.again = mpk_find(doc.root, "again") && mpk_find(doc.root, "again")->via.boolean;
+    const msgpack_object *waits = mpk_find(doc.root, "waits");
+    if (waits) {
+        snprintf(heard.waits, sizeof heard.waits, "%.*s", (int)waits->via.str.size,
+                 waits->via.str.ptr);
+    }
     if (refused) {
         const msgpack_object_str *reason = &refused->via.array.ptr[0].via.array.ptr[1].via.str;
         snprintf(heard.reason, sizeof heard.reason, "%.*s", (int)reason->size, reason->ptr);
@@ -192,6 +198,34 @@ static void test_a_message_gives_its_bytes_back_and_is_answered_later(void **sta
     assert_int_equal(heard.credit, 0);
     assert_int_equal(heard.acks, 1);
     assert_int_equal(stats_get(&f->stats, COUNT_RELIABLE_ACKNOWLEDGED), 1);
+}
+
+/* Once, until something is acknowledged again; and nobody else is told. */
+static void test_whoever_is_owed_an_answer_hears_why_there_is_none(void **state)
+{
+    struct lane_fixture *f = *state;
+    lane_join_as_trainer(f);
+    lane_say_wait(f->lane, "no room");
+    lane_go_on(f->lane);
+    assert_true(is_silent(f));
+    for (uint64_t id = 1; id <= 2; id++) {
+        lane_put(f, id, 1000);
+        struct message *message = lane_get(f);
+        struct promises promises = lane_done(f, message);
+        lane_go_on(f->lane);
+        assert_int_equal(lane_hear(f).credit, CHARGE);
+        for (int times = 0; times < 2; times++) {
+            assert_true(is_silent(f));
+            lane_say_wait(f->lane, "no room");
+            lane_go_on(f->lane);
+            assert_string_equal(times ? "no room" : lane_hear(f).waits, "no room");
+        }
+        lane_settle(f->lane, &promises);
+        lane_go_on(f->lane);
+        struct lane_heard heard = lane_hear(f);
+        assert_int_equal(heard.acks, 1);
+        assert_string_equal(heard.waits, "");
+    }
 }
 
 static void test_what_exceeds_the_credit_is_dropped(void **state)
@@ -479,6 +513,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_message_gives_its_bytes_back_and_is_answered_later),
+        TEST(test_whoever_is_owed_an_answer_hears_why_there_is_none),
         TEST(test_what_exceeds_the_credit_is_dropped),
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
