@@ -7,7 +7,8 @@
 
 #define SENTENCE_MAX (PATH_MAX + 1024)
 
-static void warner_put(struct warner *warner, const char *format, va_list values)
+__attribute__((format(printf, 2, 0))) static void warner_put(struct warner *warner,
+                                                             const char *format, va_list values)
 {
     char sentence[SENTENCE_MAX];
     int length;
