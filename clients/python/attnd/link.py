@@ -4,12 +4,13 @@
 A daemon that was named is connected to once, and ZeroMQ connects again by itself. One that nobody named is looked for
 (address.py), about once a second until it is found, and again when its connection has ended: then in all places, since
 it may come back in another one, and a place may have become somebody else's. ZeroMQ is kept from connecting there by
-itself. If one that was named says nothing, listener.py tells who listens there instead.
+itself; and, where somebody is told of keys, from giving a daemon up that has refused them. If one that was named says nothing, listener.py tells who listens there instead.
 """
 from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 from typing import Any, Callable, Optional
@@ -34,13 +35,15 @@ class Link:
     set_options      is called with the socket before anything is connected
     on_wrong         is called, on another thread and once, with a sentence when a name turns out to be somebody else's
                      while nothing was `heard`
+    on_keys          with keys: is called by tend() with a sentence when attnd lets them in no more, and when it does again.
+                     None: nobody is told, and ZeroMQ stops trying
 
     AddressError when one of them is none.
     """
 
     def __init__(self, kind: int, which: str, endpoint: Optional[str], address: Any,
                  set_options: Callable[["zmq.Socket[Any]"], None], look_every: float = LOOK_EVERY_S,
-                 on_wrong: Optional[Callable[[str], None]] = None):
+                 on_wrong: Optional[Callable[[str], None]] = None, on_keys: Optional[Callable[[str], None]] = None):
         self._named = addresses.named(which, endpoint, address)
         is_tcp = isinstance(self._named, str) and self._named.startswith("tcp://")
         self.keys = keys.of_environment() if is_tcp else None
@@ -48,6 +51,8 @@ class Link:
         self._name = endpoint, address or os.environ.get("ATTND_ADDRESS")
         self.heard = False  # whether anything came that only attnd says
         self._on_wrong = on_wrong if self._named is not None else None
+        self._on_keys = on_keys if self.keys is not None else None
+        self._let_in = self._was_let_in = self._refused = False  # by this connection; by any; the last thing that was told
         self._ask_after = ASK_AFTER_S if self.keys is None else TRY_KEYS_AFTER_S
         self._ask_at = time.monotonic() + self._ask_after
         self._look_every = look_every
@@ -61,8 +66,9 @@ class Link:
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self.monitor: Optional["zmq.Socket[Any]"] = None
         set_options(self.socket)
-        if self._named is None:
+        if self._named is None or self._on_keys is not None:
             self._watch_connections()
+        if self._named is None:
             self.tend()
             return
         try:
@@ -75,7 +81,7 @@ class Link:
     def _watch_connections(self) -> None:
         """From now on ZeroMQ says when a connection ends, and begins none."""
         self.socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
-        self.socket.monitor(MONITOR, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
+        self.socket.monitor(MONITOR, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self.monitor = self.context.socket(zmq.PAIR)
         self.monitor.setsockopt(zmq.RCVHWM, 0)
         self.monitor.connect(MONITOR)
@@ -107,10 +113,12 @@ class Link:
             return
         if self.endpoint is not None:
             self.socket.disconnect(self.endpoint)
-        self._ended = False
+        if self._was_let_in and not self._let_in:
+            self._tell_of_keys()
+        self._ended = self._let_in = False
         self.endpoint = None
         self._look_at = now + self._look_every
-        found = addresses.find(self._which)
+        found = self._named if isinstance(self._named, str) else addresses.find(self._which)
         if found is not None:
             self.socket.connect(found)
             self.endpoint = found
@@ -122,6 +130,8 @@ class Link:
         why, tell = self.wrong(), self._on_wrong
         if why is not None and tell is not None and not self.heard:
             self._on_wrong = None
+            if not self._let_in:
+                self._refused = self._was_let_in = True  # that is told
             tell(why)
 
     def wrong(self) -> Optional[str]:
@@ -137,19 +147,31 @@ class Link:
         return keys.wrong(self._which, self._named, self.keys)
 
     def _take_events(self, now: float) -> None:
-        """Events are told for one connection at a time, and each is the end of it."""
+        """Events are told for one connection at a time; all but a handshake's end it."""
         assert self.monitor is not None
         while int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self.monitor.recv_multipart(zmq.DONTWAIT)
+            event = int.from_bytes(self.monitor.recv_multipart(zmq.DONTWAIT)[0][:2], sys.byteorder)
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._let_in = self._was_let_in = True
+                self._tell_of_keys()
+                continue
             if not self._ended:
                 self._look_at = max(self._look_at, now + SETTLE_S)
             self._ended = True
 
+    def _tell_of_keys(self) -> None:
+        """Once each time: that attnd does not let the keys in, and that it does again."""
+        if self._on_keys is None or self._refused != self._let_in:
+            return
+        why = f"attnd at {self._named} lets this client in again" if self._let_in else self.wrong_keys()
+        if why:
+            self._refused = not self._let_in
+            self._on_keys(why)
+
     def idle_s(self) -> Optional[float]:
         """Seconds until tend() has something to do by itself; None: until a poll wakes."""
-        if self.monitor is None:
-            return max(0.0, self._ask_at - time.monotonic()) if self._is_asking() else None
-        return None if self.up else max(0.0, self._look_at - time.monotonic())
+        timers = ([self._ask_at] if self._is_asking() else []) + ([self._look_at] if self.monitor is not None and not self.up else [])
+        return max(0.0, min(timers) - time.monotonic()) if timers else None
 
     def wait(self, timeout: Optional[float]) -> bool:
         """Waits at most `timeout` seconds (None: for ever) for something to receive, tending itself; whether there is.

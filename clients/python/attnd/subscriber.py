@@ -49,7 +49,8 @@ class Subscriber:
         self._known: Dict[str, Tuple[Any, ...]] = {}  # by topic: what the newest result was about
         self.malformed = 0  # messages that were not results
         self._drain = Drain(Link(zmq.SUB, "publish", endpoint, address, lambda socket: _set_options(socket, topics),
-                                 on_wrong=lambda why: log.warning("nothing can be received: %s", why)), high_water)
+                                 on_wrong=lambda why: log.warning("nothing can be received: %s", why),
+                                 on_keys=lambda sentence: log.warning("%s", sentence)), high_water)
         self._socket = self._drain.socket
         # Holds the socket: collected in a cycle with its context it could make the context wait for ever.
         self._finalizer = weakref.finalize(self, self._drain.close)

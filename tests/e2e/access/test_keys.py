@@ -191,6 +191,27 @@ def test_what_a_key_was_refused_is_not_forgotten_with_its_line(people):
     attnd.close()
 
 
+def test_a_message_that_was_refused_counts_once_when_the_key_is_let_in_again(people):
+    publisher = Pair()
+    attnd = Keyed((publisher, "publish", "mine"))
+    trainer = Trainer(people(attnd, publisher), "mine")
+    trainer.event("hello")
+    attnd.settled(1)
+    attnd.write((publisher, "publish", "other"))
+    attnd.reload()
+    for step in range(5):
+        trainer.event("log", step=step, values={"loss": 1})
+    attnd.settled(6)
+    attnd.write((publisher, "publish", "mine"))
+    attnd.reload()
+    trainer.event("log", step=5, values={"loss": 1})
+    attnd.settled(7)
+    job, = attnd.call("jobs")
+    assert (job["received"], job["lost"], job["dropped"]) == (2, 5, {})
+    trainer.close()
+    attnd.close()
+
+
 class Rotating(Keyed):
     """With the next key at a second address."""
 

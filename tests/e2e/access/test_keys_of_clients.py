@@ -214,6 +214,32 @@ def test_a_reader_that_runs_says_that_its_key_was_taken_away_and_returns(monkeyp
     attnd.close()
 
 
+def test_a_subscriber_that_runs_says_that_its_key_was_taken_away_and_returns(monkeypatch, caplog):
+    reader, trainer = Pair(), Pair()
+    attnd = Keyed((reader, "read", "*"), (trainer, "publish", "mine"))
+    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    endpoint = attnd.endpoint("publish")
+    with client.Subscriber(topics="live/") as subscriber:
+        come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+        with client.Publisher("mine") as publisher:
+            wait_until(lambda: publish(publisher) or subscriber.next(0), "what it reads")
+            for times in (1, 2):
+                attnd.write((trainer, "publish", "mine"))
+                attnd.reload()
+                refused = f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key {reader.public} " \
+                          "with a role for the publish socket"
+                wait_until(lambda: caplog.messages.count(refused) == times, "the sentence")
+                while subscriber.next(0):
+                    pass
+                attnd.write((reader, "read", "*"), (trainer, "publish", "mine"))
+                attnd.reload()
+                again = f"attnd at {endpoint} lets this client in again"
+                wait_until(lambda: caplog.messages.count(again) == times, "the other one")
+                wait_until(lambda: publish(publisher) or subscriber.next(0), "what it reads then")
+    assert [message for message in caplog.messages if "client in" in message] == [refused, again] * 2
+    attnd.close()
+
+
 def check_address():
     """The code and the sentence of attn_check_address, with the environment as it is."""
     sentence = ctypes.create_string_buffer(1024)
