@@ -10,7 +10,7 @@
 
 #define TRY_MS 1000
 
-static bool keys_are_for(const struct key_client *keys, const char *endpoint)
+bool keys_are_for(const struct key_client *keys, const char *endpoint)
 {
     return *keys->secret && strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
 }

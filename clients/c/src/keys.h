@@ -11,6 +11,8 @@
 #include "proto/header.h"
 #include "proto/key.h"
 
+/* Whether there are keys, and they are shown there: over TCP. */
+bool keys_are_for(const struct key_client *keys, const char *endpoint);
 /* Connects; over TCP with the keys, if there are any. Returns 0, or -1 with zmq_errno(). */
 int keys_connect(void *socket, const struct key_client *keys, const char *endpoint);
 

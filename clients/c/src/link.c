@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Between the end of a connection and the next look: what came before the end has come by then. */
+/* Between the end of a connection and the next look: what came before the end has come by then.
+ * ZeroMQ waits as long before it connects again. */
 #define SETTLE_MS 100
 /* Days. Not -1: then ZeroMQ takes the connection away with all that was not read yet. */
 #define NEVER_MS (1 << 29)
@@ -47,7 +48,7 @@ int link_name(const char *endpoint, const char *address, enum address_socket whi
 
 static bool is_watched(const struct link_target *target)
 {
-    return !*target->endpoint || (target->tell && *target->keys.secret);
+    return !*target->endpoint || (target->tell && keys_are_for(&target->keys, target->endpoint));
 }
 
 /* From now on ZeroMQ says when a connection ends, and begins none. */
@@ -126,7 +127,7 @@ void link_close(struct link *link)
 }
 
 /* Tells, once each time, that attnd does not let the keys in, and that it does again. */
-static void tell_of_keys(struct link *link)
+static void tell_of_keys(struct link *link, uint64_t now)
 {
     const struct link_target *target = &link->target;
     char sentence[ADDRESS_REASON_MAX];
@@ -137,8 +138,14 @@ static void tell_of_keys(struct link *link)
     if (link->let_in) {
         snprintf(sentence, sizeof sentence, "attnd at %.255s lets this client in again",
                  target->endpoint);
-    } else if (keys_try(&target->keys, target->which, target->endpoint, sentence) != KEYS_WRONG) {
-        return;
+    } else {
+        if (now < link->knock_ms) {
+            return;
+        }
+        link->knock_ms = now + target->look_every_ms;
+        if (keys_try(&target->keys, target->which, target->endpoint, sentence) != KEYS_WRONG) {
+            return;
+        }
     }
     link->refused = !link->let_in;
     target->tell(target->data, sentence);
@@ -156,7 +163,7 @@ static void take_events(struct link *link, uint64_t now)
         zmq_recv(link->monitor, frame, sizeof frame, 0); /* the address */
         if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
             link->let_in = true;
-            tell_of_keys(link);
+            tell_of_keys(link, now);
             continue;
         }
         if (!link->ended && link->look_ms < now + SETTLE_MS) {
@@ -191,10 +198,11 @@ void link_tend(struct link *link)
         zmq_disconnect(link->socket, link->endpoint);
     }
     if (!link->let_in) {
-        tell_of_keys(link);
+        tell_of_keys(link, now);
     }
     link->ended = link->let_in = false;
-    link->look_ms = now + link->target.look_every_ms;
+    link->look_ms =
+        now + (*link->target.endpoint && !link->refused ? SETTLE_MS : link->target.look_every_ms);
     if (*link->target.endpoint) {
         keys_connect(link->socket, &link->target.keys, link->endpoint);
     } else if (address_search(link->target.runtime_dir, link->target.which, link->endpoint,

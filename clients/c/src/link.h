@@ -5,7 +5,8 @@
  * again by itself. One that nobody named is looked for (proto/address.h), about once a second until
  * it is found, and again when its connection has ended: then in all places, since it may come back
  * in another one, and a place may have become somebody else's. ZeroMQ is kept from connecting there
- * by itself; and, where somebody is told of keys, from giving a daemon up that has refused them.
+ * by itself; and, where somebody is told of keys, from giving a daemon up that has refused them: it
+ * is connected to as often as ZeroMQ would, and while it refuses them about once a second.
  *
  * One thread. */
 #ifndef CLIENTS_C_SRC_LINK_H
@@ -50,6 +51,7 @@ struct link {
     bool refused;               /* the last thing that was told */
     uint64_t connections;       /* begun: a request that was sent on an earlier one may be lost */
     uint64_t look_ms;           /* not to be looked for before */
+    uint64_t knock_ms;          /* keys not to be tried before */
 };
 
 /* Makes a socket, and looks for the first time. Returns 0 or ATTN_E_TRANSPORT; on failure *ret_link
