@@ -115,6 +115,13 @@ def rate(name: str, labels: str = HERE_ONLY) -> str:
     return f"rate({name}{labels}[$__rate_interval])"
 
 
+def received(of: str, labels: str = HERE_ONLY) -> str:
+    """Messages per second, without what came again on the reliable lane, which is dropped as `repeated`."""
+    every, again = (f"attnd_{of}_{what}_total" for what in ("received", "dropped"))
+    repeated = labels.replace("}", ', reason="repeated"}')
+    return f"{rate(every, labels)} - (sum without (reason) ({rate(again, repeated)}) or 0 * {rate(every, labels)})"
+
+
 def quantile(q: float, name: str) -> str:
     return f"histogram_quantile({q}, sum by (le) ({rate(name + '_bucket')}))"
 
@@ -129,10 +136,10 @@ def pipeline() -> Dict[str, Any]:
         [variable("instance", "attnd", "label_values(attnd_build_info, instance)")],
         [("Now", 4, [
             stat("Jobs", "Jobs that attnd knows.", "short", (f"attnd_jobs{HERE_ONLY}", "")),
-            stat("Messages", "Messages received per second.", "short", (rate("attnd_messages_received_total"), ""),
+            stat("Messages", "Messages received per second.", "short", (received("messages"), ""),
                  decimals=1),
             stat("Dropped", "Share of the messages received that were not used.", "percentunit",
-                 (f"sum({rate('attnd_messages_dropped_total', WITHOUT_REPEATED)}) / sum({rate('attnd_messages_received_total')})", ""),
+                 (f"sum({rate('attnd_messages_dropped_total', WITHOUT_REPEATED)}) / sum({received('messages')})", ""),
                  decimals=2),
             stat("Processing, p99", "From reception until the numbers are in their windows.", "s",
                  (quantile(0.99, "attnd_message_processing_seconds"), "")),
@@ -143,7 +150,7 @@ def pipeline() -> Dict[str, Any]:
         ]),
          ("Messages", 8, [
              series("Messages", "Per second. Lost ones never arrived; publishers drop when attnd is slower than they are.",
-                    "short", (rate("attnd_messages_received_total"), "received"),
+                    "short", (received("messages"), "received"),
                     (rate("attnd_messages_processed_total"), "processed"), (rate("attnd_messages_lost_total"), "lost"),
                     (rate("attnd_messages_dropped_by_publishers_total"), "dropped by publishers"), min=0),
              series("Dropped, by reason", "Messages per second that were received and not used.", "short",
@@ -258,7 +265,7 @@ def job() -> Dict[str, Any]:
              table("Alerts that fire", "Rules of attnd that hold now, and in how many places. attnctl alerts says where.",
                    (f"attnd_alerts_firing{OF_JOB}", "")),
              series("Messages", "Messages of the newest run, per second.", "short",
-                    (rate("attnd_training_messages_received_total", OF_JOB), "received"),
+                    (received("training_messages", OF_JOB), "received"),
                     (rate("attnd_training_messages_processed_total", OF_JOB), "processed"),
                     (rate("attnd_training_messages_lost_total", OF_JOB), "lost"), min=0),
              series("Dropped, by reason", "Messages per second; source: by the publisher itself.", "short",

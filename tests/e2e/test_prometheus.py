@@ -88,6 +88,27 @@ def test_every_expression_of_the_dashboards_parses(tmp_path):
     assert f"{len(rules)} rules found" in promtool("check", "rules", path) and len(rules) > 70
 
 
+@needs_prometheus
+def test_what_came_again_is_not_received(tmp_path):
+    series, tests = [], []
+    for instance, job, again in (("a:1", "gpt", 30), ("b:1", "new", None)):  # of the other nothing has ever come again
+        for kind, of in (("", f'instance="{instance}", job="attnd"'), ("_training", f'instance="{instance}", job="{job}"')):
+            series.append((f"attnd{kind}_messages_received_total{{{of}}}", 60))
+            series.append((f'attnd{kind}_messages_dropped_total{{{of}, reason="late"}}', 15))
+            series += [(f'attnd{kind}_messages_dropped_total{{{of}, reason="repeated"}}', again)] if again else []
+        for where, expression in dashboard_expressions():
+            if "messages_received_total" in expression:
+                labels = "" if "Dropped" in where else f'instance="{instance}", job="{job if "-job" in where else "attnd"}"'
+                per_s = (60 - (again or 0)) / 15
+                tests.append((fill(expression, instance, job), f"{{{labels}}}", 1 / per_s if "Dropped" in where else per_s))
+    path = tmp_path / "test.yml"
+    path.write_text(json.dumps({"tests": [{
+        "interval": "15s", "input_series": [{"series": name, "values": f"0+{each}x40"} for name, each in series],
+        "promql_expr_test": [{"expr": expression, "eval_time": "5m", "exp_samples": [{"labels": labels, "value": value}]}
+                             for expression, labels, value in tests]}]}))
+    assert len(tests) == 8 and "SUCCESS" in promtool("test", "rules", path)
+
+
 def test_expressions_name_only_metrics_that_there_are():
     daemon = Scraped("http.metrics_heads=4")
     families = re.findall(r"^# TYPE (\S+) (\S+)$", daemon.scrape()[1], re.M)

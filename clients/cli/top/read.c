@@ -53,7 +53,7 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
     const msgpack_object *pool = mpk_find(stats, "pool");
     struct health health = {
         .known = true,
-        .received = field_u64(stats, "received"),
+        .received = field_received(stats),
         .bytes = field_u64(stats, "bytes"),
         .lost = field_u64(stats, "lost"),
         .dropped = field_dropped(stats),

@@ -32,8 +32,9 @@ void answer_free(struct answer *answer)
 
 static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *monitor)
 {
+    uint64_t repeated = 10 + monitor->dropped; /* no loss, but sent again */
     mpk_put_map(writer, 9);
-    mpk_pair_u64(writer, "received", monitor->received);
+    mpk_pair_u64(writer, "received", monitor->received + repeated);
     mpk_pair_u64(writer, "bytes", monitor->bytes);
     mpk_pair_u64(writer, "lost", monitor->lost);
     mpk_pair_u64(writer, "in_flight_bytes", monitor->in_flight_bytes);
@@ -41,7 +42,7 @@ static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *
     mpk_pair_u64(writer, "alerts", monitor->alerts);
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, 3);
-    mpk_pair_u64(writer, "repeated", 10 + monitor->dropped); /* no loss, but sent again */
+    mpk_pair_u64(writer, "repeated", repeated);
     mpk_pair_u64(writer, "late", monitor->dropped);
     mpk_pair_u64(writer, "shape", 0);
     mpk_put_str(writer, "pool");
