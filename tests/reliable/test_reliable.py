@@ -297,6 +297,8 @@ def test_messages_wait_for_a_full_disk(rng):
     attnd.settled(39)
     wait_until(lambda: lane.hear(0.1) and lane.waits, "why nothing is answered")
     assert lane.waits == [attnd.stats()["history"]["reason"]] and len(lane.unanswered) == 38
+    shown = subprocess.run([ATTNCTL, "--address", attnd.directory, "jobs"], capture_output=True, text=True, check=True).stdout
+    assert shown.endswith(f"\nattnd cannot write its history: {lane.waits[0]}\n")
     resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     lane.event("bye", step=20)
     lane.settled()

@@ -276,22 +276,15 @@ bool out_end(FILE *out)
 
 #define LEVELS 8
 
-/* The first of the variables that decide about characters; no locale is set here. */
-static const char *charset(void)
-{
-    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const char *value = getenv(names[i]);
-        if (value && *value) {
-            return value;
-        }
-    }
-    return "";
-}
-
+/* By the first of the variables that decide about characters; no locale is set here. */
 bool spark_charset_is_utf8(void)
 {
-    return strcasestr(charset(), "utf-8") != NULL || strcasestr(charset(), "utf8") != NULL;
+    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
+    const char *text = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof names[0] && (!text || !*text); i++) {
+        text = getenv(names[i]);
+    }
+    return text && (strcasestr(text, "utf-8") || strcasestr(text, "utf8"));
 }
 
 bool spark_fits(FILE *out)

@@ -133,12 +133,12 @@ static void print_f64(struct form *form, const char *name, double number)
     fputs(text, form->out);
 }
 
-static void series_print_rows(const struct series *series, struct form *form, const char *begin,
-                              const char *end)
+void series_print(const struct series *series, bool json, FILE *out)
 {
+    struct form rows = {.json = json, .out = out}, *form = &rows;
     for (uint32_t head = 0; head < series->heads; head++) {
         for (uint32_t window = 0; window < series->windows; window++) {
-            fputs(begin, form->out);
+            fputs(json ? "{" : "", out);
             form->first = true;
             series_print_text(form, "job", series->map);
             series_print_text(form, "run", series->map);
@@ -151,7 +151,7 @@ static void series_print_rows(const struct series *series, struct form *form, co
             series_print_u64(form, "step", series_window(series, "step", window));
             series_print_u64(form, "time_ns", series_window(series, "time_ns", window));
             begin_value(form, "partial");
-            fputs(series_partial(series, window) ? "true" : "false", form->out);
+            fputs(series_partial(series, window) ? "true" : "false", out);
             const msgpack_object *where_head = field_at(mpk_find(series->map, "heads"), head);
             series_print_text(form, "stack", where_head);
             series_print_u64(form, "layer", field_u64(where_head, "layer"));
@@ -161,19 +161,7 @@ static void series_print_rows(const struct series *series, struct form *form, co
             for (int i = 0; i < STATISTICS; i++) {
                 print_f64(form, statistics[i], series_value(series, statistics[i], head, window));
             }
-            fputs(end, form->out);
+            fputs(json ? "}\n" : "\n", out);
         }
     }
-}
-
-void series_print_csv(const struct series *series, FILE *out)
-{
-    struct form form = {.out = out};
-    series_print_rows(series, &form, "", "\n");
-}
-
-void series_print_json(const struct series *series, FILE *out)
-{
-    struct form form = {.json = true, .out = out};
-    series_print_rows(series, &form, "{", "}\n");
 }

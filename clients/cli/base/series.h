@@ -30,7 +30,6 @@ double series_value(const struct series *series, const char *statistic, uint32_t
 void series_print_header(FILE *out);
 /* A row per head and window: as comma-separated values, or one JSON object per line. Numbers have
  * all their digits; what does not exist is empty, or null. */
-void series_print_csv(const struct series *series, FILE *out);
-void series_print_json(const struct series *series, FILE *out);
+void series_print(const struct series *series, bool json, FILE *out);
 
 #endif

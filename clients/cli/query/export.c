@@ -21,8 +21,7 @@ struct export_piece {
 static bool print_page(struct cli *cli, const msgpack_object *result, uint64_t *from)
 {
     struct series series = series_of(result);
-    bool csv = cli->args->given & ARGS_CSV;
-    (csv ? series_print_csv : series_print_json)(&series, cli->out);
+    series_print(&series, !(cli->args->given & ARGS_CSV), cli->out);
     if (series.windows == 0) {
         return false;
     }

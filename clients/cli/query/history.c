@@ -96,7 +96,7 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     }
     if (cli->args->given & ARGS_CSV) {
         series_print_header(cli->out);
-        series_print_csv(&series, cli->out);
+        series_print(&series, false, cli->out);
         if (field_bool(series.map, "more")) {
             fprintf(cli->err,
                     "attnctl: not all windows fit one answer: attnctl export has them all\n");

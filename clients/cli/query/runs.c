@@ -85,7 +85,21 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
+/* Whoever may not ask for it does not hear of it. */
 int cmd_jobs(struct cli *cli)
 {
-    return cli_show(cli, "jobs", NULL, show_jobs);
+    struct rpc_reply reply;
+    char path[8], reason[RPC_TEXT_MAX];
+    int code = cli_show(cli, "jobs", NULL, show_jobs);
+    if (code != CLI_OK || cli->args->given & ARGS_JSON ||
+        rpc_call(cli->rpc, "stats", NULL, &reply) != RPC_OK) {
+        return code;
+    }
+    field_text(mpk_find(reply.result, "history"), "path", path, sizeof path);
+    field_text(mpk_find(reply.result, "history"), "reason", reason, sizeof reason);
+    if (*path && *reason) {
+        fprintf(cli->out, "attnd cannot write its history: %s\n", reason);
+    }
+    rpc_reply_clear(&reply);
+    return code;
 }
