@@ -489,6 +489,7 @@ static int proto_header_read_after(const struct header_rule *rule, const msgpack
     KEY(epoch, IN_ALL, IN_ALL, header_read_u64, FIELD(epoch, COUNT_MAX))                           \
     KEY(step, IN_ALL, IN_ALL, header_read_u64, FIELD(step, COUNT_MAX))                             \
     KEY(reliable, OPTIONAL, IN_ALL, read_bool, FIELD(reliable, 0))                                 \
+    KEY(overtakes, OPTIONAL, IN_TENSORS, read_bool, FIELD(overtakes, 0))                           \
     KEY(stack, IN_TENSORS, IN_TENSORS, read_stack, NO_FIELD)                                       \
     KEY(layer, IN_TENSORS, IN_TENSORS, header_read_u32, FIELD(layer.layer, LAYER_MAX))             \
     KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \

@@ -86,7 +86,8 @@ struct header {
     uint64_t dropped;       /* what the publisher itself has dropped on this topic */
     uint64_t time_ns;       /* the publisher's clock, since 1970 */
     uint64_t epoch, step;
-    bool reliable; /* `seq` and `dropped` count on the reliable lane */
+    bool reliable;  /* `seq` and `dropped` count on the reliable lane */
+    bool overtakes; /* tensors: earlier ones of its rank are under way on the reliable lane */
 
     /* events */
     enum event_type event;

@@ -194,7 +194,7 @@ static int queue_find_parts(struct run *run, struct stream *stream, struct messa
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct track *track = &run->tracks[t];
         int rc = window_arrive(&track->window, message->rank_index, queue_unit_of(track, message),
-                               message->received_ns, &places->part[t]);
+                               message->header.overtakes, message->received_ns, &places->part[t]);
         if (rc && rc != ERR_LATE) {
             return rc;
         }

@@ -219,8 +219,8 @@ bool window_is_late(const struct window *window, uint64_t unit)
     return window->rule.unit != WINDOW_SECOND && unit / window->rule.part < window->next_index;
 }
 
-int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
-                  struct window_part **ret_part)
+int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, bool overtakes,
+                  uint64_t now_ns, struct window_part **ret_part)
 {
     uint64_t index = unit / window->rule.part;
     if (window->rule.unit == WINDOW_SECOND && index < window->next_index) {
@@ -237,7 +237,9 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uin
     if (!part || !open_part(window, boundary_index(window, index), now_ns)) {
         return ERR_MEMORY;
     }
-    window_advance(&window->ranks[rank_index], unit);
+    if (!overtakes) {
+        window_advance(&window->ranks[rank_index], unit);
+    }
     part->arrivals++;
     part->last_ns = now_ns;
     *ret_part = part;

@@ -105,10 +105,10 @@ uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t st
 /* Whether a message for this unit would be refused as late; it stays so. */
 bool window_is_late(const struct window *window, uint64_t unit);
 
-/* A tensor message of this rank for this unit: opens its part if need be. Returns 0, ERR_LATE or
- * ERR_MEMORY. */
-int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, uint64_t now_ns,
-                  struct window_part **ret_part);
+/* A tensor message of this rank for this unit: opens its part if need be. One that overtakes others
+ * of its rank does not say that the rank has moved on. Returns 0, ERR_LATE or ERR_MEMORY. */
+int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, bool overtakes,
+                  uint64_t now_ns, struct window_part **ret_part);
 /* This part, and all before it, came too late to be complete: attnd joined in the middle. */
 void window_joined_late(struct window *window, const struct window_part *part);
 /* This rank has ended this epoch; it has no effect unless units are epochs. */

@@ -344,6 +344,26 @@ def test_an_event_waits_for_what_its_rank_sent_before(rng):
     attnd.close()
 
 
+def test_tensors_that_overtake_others_close_no_window(rng):
+    attnd = Attnd("window.unit=epoch", "history.checkpoint=200ms", "history.commit=20ms")
+    lane = Lane(attnd, "job")
+    other = Trainer(attnd, "job", run=lane.run)
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=0)
+    attnd.settled(1)
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=2, step=20, overtakes=True)
+    attnd.settled(2)
+    for epoch, step in ((0, 1), (1, 10), (2, 21)):
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=epoch, step=step)
+    lane.settled()
+    assert wait_until(lambda: windows_of(attnd)[1:] and windows_of(attnd), "two windows") == [(0, 0, 2), (0, 1, 1)]
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=3, step=30)  # it moves on by itself, again
+    assert wait_until(lambda: windows_of(attnd)[2:], "the third") == [(0, 2, 2)]
+    assert attnd.stats()["dropped"] == {}
+    other.close()
+    lane.close()
+    attnd.close()
+
+
 def test_an_event_does_not_wait_for_ever(rng):
     attnd = Attnd("window.unit=epoch", "window.timeout=500ms", "history.checkpoint=200ms")
     lane = Lane(attnd, "job")

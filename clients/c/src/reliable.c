@@ -102,7 +102,8 @@ static void unlink_entry(struct reliable *lane, struct kept *entry)
     *(entry->next ? &entry->next->previous : &list->last) = entry->previous;
     *(entry->topic ? &lane->bytes : &lane->left_bytes) -= entry->bytes;
     lane->unacknowledged -= entry->counted;
-    lane->tensors -= !entry->spooled && entry->payload > 0;
+    lane->tensors -= entry->payload > 0;
+    lane->in_memory -= !entry->spooled && entry->payload > 0;
     lane->spooled -= entry->spooled;
 }
 
@@ -225,7 +226,8 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
     }
     lane->bytes += bytes;
     lane->unacknowledged += counted;
-    lane->tensors += !entry->spooled && entry->payload > 0;
+    lane->tensors += entry->payload > 0;
+    lane->in_memory += !entry->spooled && entry->payload > 0;
     lane->spooled += entry->spooled;
     return 0;
 }

@@ -48,7 +48,8 @@ struct reliable {
     bool awaited;            /* the next waits for room, and nothing was acknowledged since */
     uint64_t answered_ms;    /* or began to be waited for */
     uint64_t unacknowledged; /* messages of the publisher's own that are counted */
-    uint64_t tensors;        /* of these: not in files, and with tensors */
+    uint64_t tensors;        /* messages of the publisher's own with tensors */
+    uint64_t in_memory;      /* of these: not in files */
     uint64_t spooled;        /* messages in files, of others too */
     uint64_t refused;        /* messages */
     uint64_t spool_errors; /* messages that could not be written or read; files that were damaged */

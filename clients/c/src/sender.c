@@ -250,6 +250,8 @@ static int try_send(attn_publisher *publisher, struct wire_message *message, boo
 
     pthread_mutex_lock(&publisher->lock);
     header->reliable = publisher->has_lane && publisher_relies(publisher, header->type);
+    header->overtakes =
+        !header->reliable && header->type != MESSAGE_EVENT && publisher->lane.tensors > 0;
     header->seq = header->reliable ? message->topic->lane_seq : message->topic->seq;
     header->dropped = header->reliable ? message->topic->lane_dropped : message->topic->dropped;
     header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
@@ -462,7 +464,8 @@ static void look_for_life(attn_publisher *publisher)
  * while nobody is there to give any. */
 static bool awaits(const attn_publisher *publisher)
 {
-    return publisher->lane.unacknowledged > 0 && !(publisher->away && publisher->lane.tensors == 0);
+    return publisher->lane.unacknowledged > 0 &&
+           !(publisher->away && publisher->lane.in_memory == 0);
 }
 
 static uint64_t earlier(uint64_t until, uint64_t at_ms)

@@ -651,6 +651,8 @@ class Sender:
                                   time_ns=time.time_ns(), epoch=message.epoch, step=message.step)
         if by_lane:
             header["reliable"] = True
+        elif self._lane.tensors and message.kind != "event":
+            header["overtakes"] = True
         header.update(wire.event_keys(message.keys, total) if message.kind == "event" else message.keys)
         if by_lane:
             return self._keep(message, header, queued)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/proto/support.h"
 
+#include "clients/c/src/publisher.h"
 #include "tests/unit/clients_c/publishing.h"
 
 #include <math.h>
@@ -184,6 +185,28 @@ static void test_sequences_count_per_layer(void **state)
 
 /* 1 MiB each into a reader that does not read: the pipe fills, calls still return at once, nothing
  * that was accepted is lost, and the losses are told with the layer's next message. */
+static void test_tensors_say_that_they_overtake_those_of_the_lane(void **state)
+{
+    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    attn_publisher *publisher = publisher_for(&peer);
+    struct received received;
+
+    (void)state;
+    peer_subscribe(&peer, "");
+    meet(publisher, &peer);
+    for (unsigned kept = 0; kept < 2; kept++) {
+        pthread_mutex_lock(&publisher->lock);
+        publisher->lane.tensors = kept; /* without an answer */
+        pthread_mutex_unlock(&publisher->lock);
+        assert_int_equal(publish(publisher, 0), 0);
+        received = expect(&peer);
+        assert_int_equal(received.header.overtakes, kept);
+        received_free(&received);
+    }
+    attn_publisher_free(&publisher);
+    peer_close(&peer);
+}
+
 static void test_a_stalled_reader_costs_counted_drops_only(void **state)
 {
     enum { KEYS = 1 << 18, TRIES = 200 };
@@ -597,6 +620,7 @@ int main(void)
         cmocka_unit_test(test_nothing_is_sent_before_a_subscription),
         cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
         cmocka_unit_test(test_sequences_count_per_layer),
+        cmocka_unit_test(test_tensors_say_that_they_overtake_those_of_the_lane),
         cmocka_unit_test(test_a_stalled_reader_costs_counted_drops_only),
         cmocka_unit_test(test_a_burst_of_small_messages_loses_nothing),
         cmocka_unit_test(test_queued_bytes_are_bounded_and_given_back),

@@ -154,9 +154,11 @@ static void test_what_has_several_frames_is_no_answer(void **state)
     }
     reliable_tend(&attnd.lane);
     assert_int_equal(attnd.settled, 0);
+    assert_int_equal(attnd.lane.tensors, 1);
     assert_int_equal(attnd.lane.credit, (1 << 16) - 4096);
     answer(&attnd, 1, 4096); /* the next that is one counts */
     assert_int_equal(attnd.settled, 1);
+    assert_int_equal(attnd.lane.tensors, 0);
     assert_int_equal(attnd.lane.credit, 1 << 16);
     bytes_free(&good);
     attnd_close(&attnd);

@@ -120,6 +120,7 @@ class Lane:
         self.is_awaited = False  # the next message waits for room, and nothing was acknowledged since
         self._answered_at = 0.0  # or began to be waited for
         self.unacknowledged = self.spooled = 0  # messages: the publisher's own, that are counted; those in files
+        self.tensors = 0  # the publisher's own messages with tensors
         self.leaves_left = False  # the end came before all that others had left was acknowledged
         self._number = 0
         self._bytes = self._left_bytes = 0  # that are kept: the publisher's own; what others have left, and was looked at
@@ -286,6 +287,7 @@ class Lane:
                 self._spool.release(entry.kept)
         if entry.topic is not None:
             self._bytes -= entry.nbytes
+            self.tensors -= entry.payload > 0
         else:
             self._left_bytes -= entry.nbytes
         self.unacknowledged -= entry.counted
@@ -354,6 +356,7 @@ class Lane:
         self._own.append(Entry(self._number, nbytes, kept, topic, payload, counted))
         self._bytes += nbytes
         self.unacknowledged += counted
+        self.tensors += payload > 0
         self.spooled += isinstance(kept, Place)
         return True
 

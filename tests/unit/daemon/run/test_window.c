@@ -48,7 +48,7 @@ static uint32_t window_join(struct window_fixture *f, uint32_t rank, uint32_t wo
 static int window_message(struct window_fixture *f, uint32_t rank, uint64_t unit)
 {
     struct window_part *part;
-    return window_arrive(&f->window, rank, unit, f->now, &part);
+    return window_arrive(&f->window, rank, unit, false, f->now, &part);
 }
 
 /* Closes what may be closed; returns the index of the last part closed, or -1. */
@@ -76,6 +76,24 @@ static void test_an_epoch_closes_by_its_end(void **state)
     window_epoch_end(&f.window, rank, 0);
     assert_int_equal(window_close_all(&f), 0);
     assert_int_equal(window_message(&f, rank, 0), ERR_LATE);
+    window_stop(&f);
+}
+
+static void test_what_overtakes_others_closes_nothing(void **state)
+{
+    struct window_fixture f;
+    struct window_part *part;
+    (void)state;
+    window_start(&f, WINDOW_EPOCH, 1, 1);
+    uint32_t rank = window_join(&f, 0, 1);
+    assert_int_equal(window_message(&f, rank, 0), 0);
+    assert_int_equal(window_arrive(&f.window, rank, 2, true, f.now, &part), 0);
+    assert_int_equal(part->index, 2);
+    assert_int_equal(window_close_all(&f), -1);
+    assert_int_equal(window_message(&f, rank, 1), 0);
+    assert_int_equal(window_close_all(&f), 0);
+    assert_int_equal(window_message(&f, rank, 2), 0);
+    assert_int_equal(window_close_all(&f), 1);
     window_stop(&f);
 }
 
@@ -565,6 +583,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_epoch_closes_by_its_end),
+        cmocka_unit_test(test_what_overtakes_others_closes_nothing),
         cmocka_unit_test(test_all_ranks_must_have_moved_on),
         cmocka_unit_test(test_a_straggler_is_waited_for_until_the_timeout),
         cmocka_unit_test(test_unknown_ranks_hold_up_the_first_part_for_the_grace_only),
