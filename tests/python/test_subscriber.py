@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 import attnd
+from attnd.link import Link
 from conftest import ROOT, free_endpoint, wait_until
 
 
@@ -268,3 +269,18 @@ def test_one_that_its_own_thread_collects_ends_too(source, monkeypatch):
     source.send(TOPIC, summary())
     drain._thread.join(60)
     assert drain.socket.closed and drain._link.context.closed
+
+
+def test_with_keys_an_attnd_that_is_away_is_tried_as_zeromq_would_and_its_keys_once_a_second(monkeypatch):
+    (server, _), (_, secret) = zmq.curve_keypair(), zmq.curve_keypair()
+    monkeypatch.setenv("ATTND_KEY", secret.decode())
+    monkeypatch.setenv("ATTND_SERVER_KEY", server.decode())
+    link, knocks, looks = Link(zmq.SUB, "publish", free_endpoint(), None, lambda socket: None, on_keys=pytest.fail), [], set()
+    monkeypatch.setattr(link, "wrong_keys", lambda: knocks.append(link._knock_at))
+    link._was_let_in = True
+    while len(looks) < 12 or len(knocks) < 2:
+        link.wait(1)
+        looks.add(link._look_at)
+        assert link._look_at <= time.monotonic() + 0.1
+    assert all(after - before >= 0.999 for before, after in zip(knocks, knocks[1:]))
+    link.close()

@@ -4,7 +4,9 @@
 A daemon that was named is connected to once, and ZeroMQ connects again by itself. One that nobody named is looked for
 (address.py), about once a second until it is found, and again when its connection has ended: then in all places, since
 it may come back in another one, and a place may have become somebody else's. ZeroMQ is kept from connecting there by
-itself; and, where somebody is told of keys, from giving a daemon up that has refused them. If one that was named says nothing, listener.py tells who listens there instead.
+itself; and, where somebody is told of keys, from giving a daemon up that has refused them: it is connected to as often
+as ZeroMQ would, and while it refuses them about once a second. If one that was named says nothing, listener.py tells
+who listens there instead.
 """
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from . import address as addresses, keys, listener
 LOOK_EVERY_S = 1.0
 ASK_AFTER_S = 3.0  # who listens; then after twice as long, and so on, until that is known
 TRY_KEYS_AFTER_S = 0.5  # the same with keys, which are wrong more often
-SETTLE_S = 0.1  # between the end of a connection and the next look: what came before the end has come by then
+SETTLE_S = 0.1  # between the end of a connection and the next look, as ZeroMQ waits: what came before the end has come by then
 NEVER_MS = 1 << 29  # days; not -1: then ZeroMQ takes the connection away with all that was not read yet
 MONITOR = "inproc://attnd-link"  # in this context
 
@@ -56,7 +58,7 @@ class Link:
         self._ask_after = ASK_AFTER_S if self.keys is None else TRY_KEYS_AFTER_S
         self._ask_at = time.monotonic() + self._ask_after
         self._look_every = look_every
-        self._look_at = 0.0
+        self._look_at = self._knock_at = 0.0  # not to be looked for, and keys not to be tried, before
         self._ended = False
         self.endpoint = self._named  # connected to, or on the way; None: nobody was found
         self.context = zmq.Context()
@@ -114,10 +116,10 @@ class Link:
         if self.endpoint is not None:
             self.socket.disconnect(self.endpoint)
         if self._was_let_in and not self._let_in:
-            self._tell_of_keys()
+            self._tell_of_keys(now)
         self._ended = self._let_in = False
         self.endpoint = None
-        self._look_at = now + self._look_every
+        self._look_at = now + (self._look_every if self._named is None or self._refused else SETTLE_S)
         found = self._named if isinstance(self._named, str) else addresses.find(self._which)
         if found is not None:
             self.socket.connect(found)
@@ -153,16 +155,17 @@ class Link:
             event = int.from_bytes(self.monitor.recv_multipart(zmq.DONTWAIT)[0][:2], sys.byteorder)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._let_in = self._was_let_in = True
-                self._tell_of_keys()
+                self._tell_of_keys(now)
                 continue
             if not self._ended:
                 self._look_at = max(self._look_at, now + SETTLE_S)
             self._ended = True
 
-    def _tell_of_keys(self) -> None:
+    def _tell_of_keys(self, now: float) -> None:
         """Once each time: that attnd does not let the keys in, and that it does again."""
-        if self._on_keys is None or self._refused != self._let_in:
+        if self._on_keys is None or self._refused != self._let_in or not self._let_in and now < self._knock_at:
             return
+        self._knock_at = now + self._look_every
         why = f"attnd at {self._named} lets this client in again" if self._let_in else self.wrong_keys()
         if why:
             self._refused = not self._let_in
