@@ -36,7 +36,8 @@
 /* Its sender is to send it again. */
 static bool lane_is_transient(const struct promise *promise)
 {
-    return promise->code == ERR_AGAIN || promise->code == ERR_MEMORY;
+    return promise->code == ERR_AGAIN || promise->code == ERR_MEMORY ||
+           promise->code == ERR_HISTORY_UNREAD;
 }
 
 static void lane_tell(struct lane *lane, struct promise *promise)

@@ -149,7 +149,7 @@ static int read_judge(struct store *store, int code)
                   LOG_NUM("runs", store->unreadable));
     }
     bool damaged = (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
-    return code == SQLITE_OK || damaged ? 0 : ERR_MEMORY;
+    return code == SQLITE_OK || damaged ? 0 : ERR_HISTORY_UNREAD;
 }
 
 int store_each_kept_of(struct store *store, const struct store_run *run,
@@ -166,9 +166,11 @@ int store_each_kept_of(struct store *store, const struct store_run *run,
     if (code == SQLITE_OK) {
         code = read_each_kept_of(&store->reader, run, &any, visit, data);
     }
-    if (code != SQLITE_OK && !any) { /* the other connection may do better */
-        const struct sql *sql = store_begin_read(store);
-        code = sql ? read_each_kept_of(sql, run, &any, visit, data) : SQLITE_OK;
+    /* the other connection may do better, if it is there and the thread does not need it now */
+    if (code != SQLITE_OK && !any && pthread_mutex_trylock(&store->db_lock) == 0) {
+        if (store->db.sql.db) {
+            code = read_each_kept_of(&store->db.sql, run, &any, visit, data);
+        }
         store_end_read(store);
     }
     return read_judge(store, code);

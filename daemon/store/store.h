@@ -74,7 +74,8 @@ int store_find_newest(struct store *store, const struct store_run *run, struct l
                       struct result_window *window, struct store_bytes *ret_state);
 /* Loop thread: the same as store_each_kept for one run, of which the last batch was submitted
  * (batch_hold), whether it is written yet or not. Does not wait for what is being written. Returns
- * 0, or ERR_MEMORY: what came is not all, or nobody knows whether there is anything. */
+ * 0, or ERR_HISTORY_UNREAD or ERR_MEMORY: what came is not all, or nobody knows whether there is
+ * anything. */
 int store_each_kept_of(struct store *store, const struct store_run *run,
                        void (*visit)(void *data, const char *job, const uint8_t *run,
                                      const char *key, const void *value, size_t size),
@@ -148,9 +149,9 @@ int batch_keep(struct store_batch *batch, const char *key, const void *value, si
 /* Forgets all keys that begin with `prefix`; "" = all. */
 int batch_forget(struct store_batch *batch, const char *prefix);
 /* Its contents were promised to somebody: once submitted it is never dropped, but waits for the
- * disk. With windows, alerts or points in it, or as the last one of its run, it is not refused
- * either: whoever makes promises asks store_is_full before. The last one has all that is kept of
- * the run. */
+ * disk. With windows, alerts or points in it, with nothing in it, or as the last one of its run, it
+ * is not refused either: whoever makes promises asks store_is_full before. The last one has all
+ * that is kept of the run. */
 void batch_hold(struct store_batch *batch, bool last);
 /* The promises that it makes good when it is committed (store_set_settle); freed with it. */
 struct promises *batch_promises(struct store_batch *batch);

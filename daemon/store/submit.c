@@ -16,11 +16,11 @@ void store_end_read(struct store *store)
     pthread_mutex_unlock(&store->db_lock);
 }
 
-/* Lock held. Checkpoints give way to what cannot be had again. A batch that alone is too large for
- * the queue, of a run with very many layers, has to be alone. */
+/* Lock held. Checkpoints give way to what cannot be had again, and to promises alone. A batch that
+ * alone is too large for the queue, of a run with very many layers, has to be alone. */
 static bool submit_has_room(const struct store *store, const struct store_batch *batch)
 {
-    if (batch->held && batch->precious) {
+    if (batch->held && (batch->precious || !batch->first)) {
         return true;
     }
     uint64_t limit = batch->precious ? store->queue_bytes : store->queue_bytes / 2;
