@@ -451,12 +451,16 @@ static int step_layer(struct run *run, struct stream *stream)
     return code;
 }
 
+uint64_t checkpoint_losses(const struct result_sink *sink)
+{
+    return stats_get(sink->stats, COUNT_STORE_DROPPED) +
+           stats_get(sink->stats, COUNT_STORE_REPLACED);
+}
+
 /* Records that the store took and could not write after all count as changed again. */
 static void look_for_losses(struct run *run)
 {
-    struct stats *stats = run->sink->stats;
-    uint64_t losses =
-        stats_get(stats, COUNT_STORE_DROPPED) + stats_get(stats, COUNT_STORE_REPLACED);
+    uint64_t losses = checkpoint_losses(run->sink);
     if (losses != run->store_losses) {
         mark_all_unsaved(run);
     }
@@ -568,6 +572,19 @@ void checkpoint_forget(struct run *run, uint64_t now_ns)
         checkpoint_submit_batch(run, &batch, code);
     }
     checkpoint_leave_unanswered(run);
+}
+
+void checkpoint_promise(struct run *run, struct promise **promise)
+{
+    struct store_batch *batch = *promise ? checkpoint_begin(run) : NULL;
+    if (batch) {
+        promises_add(batch_promises(batch), *promise);
+        *promise = NULL;
+        checkpoint_submit_batch(run, &batch, 0);
+        checkpoint_leave_unanswered(run);
+    } else if (*promise) {
+        (*promise)->code = ERR_AGAIN;
+    }
 }
 
 void checkpoint_forget_parts(struct run *run)

@@ -54,9 +54,15 @@ void checkpoint_submit(struct run *run, uint64_t now_ns);
  * already. Before its states are freed. */
 void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_ns);
 /* The run is forgotten: it does not come back by itself. One that has used the reliable lane leaves
- * `about`, its layers and a mark behind: registry.c looks there when something of it comes again.
+ * `about`, its layers and a mark behind: past.h looks there when something of it comes again.
  */
 void checkpoint_forget(struct run *run, uint64_t now_ns);
+/* A message that came again of a run that attnd does not know any more: it is answered when what is
+ * on its way to the history is there. Takes the promise over, or sets its code when out of memory.
+ * *promise may be NULL. */
+void checkpoint_promise(struct run *run, struct promise **promise);
+/* Grows when what the store took was not written after all. */
+uint64_t checkpoint_losses(const struct result_sink *sink);
 /* Nothing is kept any more: answers what was promised of the run. */
 void checkpoint_give_up(struct run *run);
 /* Forgets the parts that were freed because the run is idle. */

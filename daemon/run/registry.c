@@ -6,6 +6,7 @@
 #include "daemon/base/log.h"
 #include "daemon/run/closing.h"
 #include "daemon/run/hold.h"
+#include "daemon/run/past.h"
 #include "daemon/run/queue.h"
 #include "daemon/run/recall.h"
 #include "daemon/run/restore.h"
@@ -28,11 +29,7 @@ struct registry {
     void *data;
     struct job *jobs;
     struct state_budget budget;
-    /* The run that the history was last asked for, because something came of it and it is not
-     * known; NULL when it has none. Not one of the job's. */
-    struct run *past;
-    char past_job[JOB_NAME_MAX + 1];
-    uint8_t past_id[RUN_BYTES];
+    struct pasts pasts;
 };
 
 struct registry *registry_new(const struct config *config, const struct result_sink *sink,
@@ -71,7 +68,7 @@ void registry_free(struct registry **registry_p)
     while (registry->jobs) {
         remove_job(registry, registry->jobs);
     }
-    run_free(&registry->past);
+    past_forget_all(&registry->pasts);
     free(registry);
     *registry_p = NULL;
 }
@@ -276,77 +273,14 @@ static struct run *registry_find_run(const struct job *job, const uint8_t *id)
     return run;
 }
 
-/* The past */
-
-/* A run that never used the reliable lane is only on its way out of the history. */
-static bool registry_adopt_past(void *data, struct run *run)
-{
-    struct registry *registry = data;
-    if (run->reliable) {
-        registry->past = run;
-    }
-    return run->reliable;
-}
-
-static bool registry_is_past(const struct registry *registry, const struct header *header)
-{
-    return strcmp(registry->past_job, header->job) == 0 &&
-           memcmp(registry->past_id, header->run, RUN_BYTES) == 0;
-}
-
-/* Asks the history for a run that was forgotten, whichever lane its message came by: begun anew, it
- * would overwrite what is known of the reliable one. Returns 0, or ERR_MEMORY: the next message
- * asks again. */
-static int registry_look_back(struct registry *registry, const struct header *header,
-                              uint64_t now_ns)
-{
-    const struct store_run record = {.job = header->job, .run = header->run};
-    if (!registry->sink->store || registry_is_past(registry, header)) {
-        return 0;
-    }
-    run_free(&registry->past);
-    registry->past_job[0] = '\0';
-    struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
-                                          registry_adopt_past, registry, now_ns);
-    if (!restore) {
-        return ERR_MEMORY;
-    }
-    restore_forgotten(restore);
-    int code = store_each_kept_of(registry->sink->store, &record, restore_value, restore);
-    if (!code && restore_is_short(restore)) {
-        code = ERR_MEMORY;
-    }
-    restore_finish(&restore);
-    if (code) {
-        run_free(&registry->past); /* a part of it */
-        return code;
-    }
-    strcpy(registry->past_job, header->job);
-    memcpy(registry->past_id, header->run, RUN_BYTES);
-    return 0;
-}
-
-/* The one that was asked for last, or a new one; NULL when out of memory. */
-static struct run *registry_begin_run(struct registry *registry, const struct job *job,
-                                      const struct header *header, uint64_t now_ns)
-{
-    if (registry_is_past(registry, header)) {
-        struct run *run = registry->past;
-        registry->past = NULL;
-        registry->past_job[0] = '\0';
-        if (run) {
-            return run;
-        }
-    }
-    return run_new(job->name, header->run, registry->config, registry->sink, &registry->budget,
-                   now_ns);
-}
-
 static int registry_add_run(struct registry *registry, struct job *job, const struct header *header,
                             uint64_t now_ns, struct run **ret_run)
 {
     char hex[2 * RUN_BYTES + 1];
-    struct run *run = registry_begin_run(registry, job, header, now_ns);
+    struct run *run = past_take(&registry->pasts, header);
+    run = run ? run
+              : run_new(job->name, header->run, registry->config, registry->sink, &registry->budget,
+                        now_ns);
     if (!run) {
         return ERR_MEMORY;
     }
@@ -360,19 +294,21 @@ static int registry_add_run(struct registry *registry, struct job *job, const st
     return 0;
 }
 
-static int find_or_add(struct registry *registry, const struct header *header, uint64_t now_ns,
+static int find_or_add(struct registry *registry, struct message *message, uint64_t now_ns,
                        struct run **ret_run)
 {
+    const struct header *header = &message->header;
     enum claim claim = claim_of(header);
     struct job *job = registry_find_job(registry, header->job);
     if (!job || !registry_find_run(job, header->run)) {
-        /* One of the reliable lane is sent again; one of the default lane begins the run anew. */
-        int unread = registry_look_back(registry, header, now_ns);
-        if (unread && header->reliable) {
+        struct run *past;
+        int unread = past_look(&registry->pasts, header, registry->config, registry->sink,
+                               &registry->budget, now_ns, &past);
+        if (unread) {
             return unread;
         }
-        struct run *past = registry_is_past(registry, header) ? registry->past : NULL;
         if (past && queue_is_repeated(past, header)) {
+            checkpoint_promise(past, &message->promise);
             return ERR_REPEATED;
         }
         /* It has tensors already: it does not stay in the place beyond the limit. */
@@ -402,7 +338,7 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
                     bool *ret_compute)
 {
     struct run *run;
-    int code = find_or_add(registry, &message->header, now_ns, &run);
+    int code = find_or_add(registry, message, now_ns, &run);
     if (code) {
         return code;
     }

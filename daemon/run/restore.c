@@ -446,8 +446,9 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     struct restore_place place = {.part = 0};
     int code = 0;
     if (strcmp(key, CHECKPOINT_FORGOTTEN) == 0) {
-        restore->run->came_back = restore->run->reliable = true;
-        if (!restore->of_forgotten) {
+        if (restore->of_forgotten) {
+            restore->run->came_back = restore->run->reliable = true;
+        } else {
             run_free(&restore->run);
         }
         return 0;

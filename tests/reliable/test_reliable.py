@@ -272,6 +272,66 @@ def test_a_forgotten_run_is_known_to_both_lanes(begins, rng):
     attnd.close()
 
 
+def test_what_comes_again_of_a_forgotten_run_is_answered_behind_its_last_batch(rng):
+    """That waits for a full disk, and is gone with attnd."""
+    attnd = Attnd(*FORGETFUL)
+    first, second = Lane(attnd, "job"), Lane(attnd, "job")
+    first.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    first.settled()
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    for step in range(1, 4):
+        first.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    attnd.settled(4)
+    time.sleep(0.3)  # at least: longer than window.timeout
+    second.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    wait_until(lambda: [job["run"] for job in attnd.call("jobs")] == [second.run.hex()], "the first run to go")
+    first.join()
+    wait_until(lambda: attnd.stats()["reliable_duplicates"] == 3, "the messages again")
+    first.hear(0.5)
+    assert first.acknowledged == [1] and len(first.unanswered) == 3
+    attnd.stop(signal.SIGKILL)
+    attnd.start()
+    first.join()
+    first.event("bye", step=4)
+    first.settled()
+    assert messages_of(attnd) == {4: 4}
+    first.close()
+    second.close()
+    attnd.close()
+
+
+@pytest.mark.parametrize("by", ["reliable", "ingest"])
+def test_a_forgotten_run_does_not_begin_anew_while_the_history_is_away(by, rng, tmp_path):
+    folder = tmp_path / "history"
+    folder.mkdir(0o700)
+    attnd = Attnd(*FORGETFUL, f"history.path={folder / 'history.db'}")
+    first, everything, second = a_forgotten_run(attnd, rng)
+    folder.rename(tmp_path / "away")
+    folder.touch()  # nothing can be made there
+    second.attention(softmax_maps(rng, 1, 2, 8, 8), step=1)
+    wait_log(attnd, "history_trouble")
+    before = attnd.stats()["processed"]
+    other = Trainer(attnd, "job", run=first.run)
+    if by == "reliable":
+        first.unanswered = dict(everything)
+        first.join()
+    else:
+        other.attention(softmax_maps(rng, 1, 2, 8, 8), step=3)
+    wait_until(lambda: attnd.stats()["dropped"] == {"history_unread": 3 if by == "reliable" else 1}, "the refusals")
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    wait_log(attnd, "history_recovered")
+    first.unanswered = dict(everything)
+    first.join()
+    first.settled()
+    stats = attnd.stats()
+    assert (stats["processed"], stats["reliable_duplicates"]) == (before, len(everything))
+    assert [job["run"] for job in attnd.call("jobs")] == [second.run.hex()]
+    for trainer in (first, second, other):
+        trainer.close()
+    attnd.close()
+
+
 def test_without_history_messages_are_acknowledged_when_they_are_taken(rng):
     attnd = Attnd("history.enabled=false")
     lane = Lane(attnd, "job")

@@ -328,6 +328,7 @@ int store_each_kept_of(struct store *store, const struct store_run *run,
                        void *data)
 {
     int count = store->kept_count;
+    store->asked++;
     bool there = strcmp(run->job, "job") == 0 && run->run[0] == 1;
     if (there && store->unreadable) {
         qsort(store->kept, (size_t)count, sizeof store->kept[0], fake_store_by_key);
@@ -337,5 +338,5 @@ int store_each_kept_of(struct store *store, const struct store_run *run,
         store_each_kept(store, visit, data);
     }
     store->kept_count = count;
-    return store->unreadable ? ERR_MEMORY : 0;
+    return store->unreadable ? ERR_HISTORY_UNREAD : 0;
 }

@@ -31,6 +31,7 @@ struct store {
     int alerts, batches, replaced_final;
     bool full;                     /* batches are dropped */
     bool unreadable;               /* after the first value of a run */
+    int asked;                     /* for one run */
     struct promises kept_promises; /* of batches that were not */
 };
 

@@ -6,6 +6,7 @@
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/closing.h"
 #include "daemon/run/hold.h"
+#include "daemon/run/past.h"
 #include "daemon/run/registry.h"
 #include "daemon/run/restore.h"
 #include "tests/unit/daemon/run/fake_store.h"
@@ -211,39 +212,99 @@ static void test_a_run_that_came_back_is_not_forgotten_any_more(void **state)
     reliable_end(&f);
 }
 
-static int reliable_arrive(struct run_fixture *f, struct registry *registry, uint64_t seq)
+static void reliable_settle(void *data, struct promises *promises)
+{
+    promises_move(data, promises);
+}
+
+/* A message of a run that need not be known, by either lane. */
+static int reliable_arrive(struct run_fixture *f, struct registry *registry, uint8_t id,
+                           bool reliable, uint64_t seq)
 {
     struct sample *sample = fixture_make(f, 0, 0, 9);
     bool compute;
-    sample->message.header.reliable = true;
+    sample->message.header.run[0] = id;
+    sample->message.header.reliable = reliable;
     sample->message.header.seq = seq;
+    sample->message.promise = reliable ? promise_of(seq) : NULL;
     int code = registry_arrive(registry, &sample->message, f->now, &compute);
+    free(sample->message.promise);
     free(sample);
     return code;
+}
+
+/* A registry that has forgotten run 1, of which two messages were kept. */
+static struct registry *reliable_forgetful(struct run_fixture *f)
+{
+    reliable_begin(f, "[]");
+    for (uint64_t i = 1; i < 3; i++) {
+        assert_int_equal(send_reliable(f, i, i), 0);
+    }
+    checkpoint_forget(f->run, f->now);
+    assert_int_equal(kept(f), 12);
+    run_free(&f->run);
+    struct registry *registry = registry_new(&f->config, &f->sink, NULL, NULL);
+    assert_non_null(registry);
+    return registry;
 }
 
 /* Half of what is there would let messages count twice, and overwrite the other half. */
 static void test_a_past_that_cannot_be_read_is_asked_for_again(void **state)
 {
     struct run_fixture f;
+    struct registry *registry = reliable_forgetful(&f);
     (void)state;
-    reliable_begin(&f, "[]");
-    for (uint64_t i = 1; i < 3; i++) {
-        assert_int_equal(send_reliable(&f, i, i), 0);
-    }
-    checkpoint_forget(f.run, f.now);
-    assert_int_equal(kept(&f), 12);
-    run_free(&f.run);
-    struct registry *registry = registry_new(&f.config, &f.sink, NULL, NULL);
-    assert_non_null(registry);
-    for (int i = 0; i < 2; i++) {
-        f.sink.store->unreadable = true;
-        assert_int_equal(reliable_arrive(&f, registry, 2), ERR_MEMORY);
+    f.sink.store->unreadable = true;
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(reliable_arrive(&f, registry, 1, i & 1, 2), ERR_HISTORY_UNREAD);
         assert_int_equal(registry_jobs(registry), 0);
     }
     f.sink.store->unreadable = false;
-    assert_int_equal(reliable_arrive(&f, registry, 2), ERR_REPEATED);
-    assert_int_equal(reliable_arrive(&f, registry, 1), ERR_REPEATED);
+    assert_int_equal(reliable_arrive(&f, registry, 1, true, 2), ERR_REPEATED);
+    assert_int_equal(reliable_arrive(&f, registry, 1, true, 1), ERR_REPEATED);
+    registry_free(&registry);
+    reliable_end(&f);
+}
+
+/* The run's last batch may be on its way: nothing is answered before that is there. */
+static void test_what_comes_again_of_the_past_is_answered_by_the_history(void **state)
+{
+    struct run_fixture f;
+    struct promises answers = {0};
+    struct registry *registry = reliable_forgetful(&f);
+    (void)state;
+    f.sink.data = &answers;
+    f.sink.settle = reliable_settle;
+    assert_int_equal(reliable_arrive(&f, registry, 1, true, 2), ERR_REPEATED);
+    assert_int_equal(kept(&f), 2);
+    assert_null(answers.first);
+    f.sink.store->full = true;
+    assert_int_equal(reliable_arrive(&f, registry, 1, true, 1), ERR_REPEATED);
+    assert_int_equal(kept(&f), 0);
+    assert_non_null(answers.first);
+    assert_int_equal(answers.first->code, ERR_AGAIN);
+    promises_free(&answers);
+    f.sink.data = &f;
+    registry_free(&registry);
+    reliable_end(&f);
+}
+
+/* As long as the store loses nothing: a run may have been read before it was written. */
+static void test_the_history_is_asked_once_for_each_of_a_few_runs(void **state)
+{
+    struct run_fixture f;
+    struct registry *registry = reliable_forgetful(&f);
+    (void)state;
+    f.config.limits_jobs = 0;
+    for (int i = 0; i < 3; i++) {
+        for (uint8_t id = 1; id <= PASTS_MAX; id++) {
+            assert_int_equal(reliable_arrive(&f, registry, id, false, 0), ERR_JOB_LIMIT);
+        }
+    }
+    assert_int_equal(f.sink.store->asked, PASTS_MAX);
+    stats_add(&f.stats, COUNT_STORE_DROPPED, 1);
+    assert_int_equal(reliable_arrive(&f, registry, 1, true, 2), ERR_REPEATED);
+    assert_int_equal(f.sink.store->asked, PASTS_MAX + 1);
     registry_free(&registry);
     reliable_end(&f);
 }
@@ -271,11 +332,6 @@ static void test_a_run_that_never_used_the_lane_begins_anew(void **state)
     f.run = NULL;
     registry_free(&registry);
     reliable_end(&f);
-}
-
-static void reliable_settle(void *data, struct promises *promises)
-{
-    promises_move(data, promises);
 }
 
 static void test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered(void **state)
@@ -493,6 +549,8 @@ int main(void)
         cmocka_unit_test(test_a_run_that_is_forgotten_leaves_its_numbers),
         cmocka_unit_test(test_a_run_that_came_back_is_not_forgotten_any_more),
         cmocka_unit_test(test_a_past_that_cannot_be_read_is_asked_for_again),
+        cmocka_unit_test(test_what_comes_again_of_the_past_is_answered_by_the_history),
+        cmocka_unit_test(test_the_history_is_asked_once_for_each_of_a_few_runs),
         cmocka_unit_test(test_a_run_that_never_used_the_lane_begins_anew),
         cmocka_unit_test(test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered),
         cmocka_unit_test(test_a_window_without_memory_to_keep_it_closes_again),
