@@ -32,12 +32,12 @@ MIB = 1 << 20
 PUNCH_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
-def descriptors(pid):
-    """Without those of the history, which attnd reads from the first run on."""
+def descriptors(pid, of_history=False):
+    """Those of the history, which attnd reads from the first run on, or the others."""
     count = 0
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
-            count += "/history.db" not in os.readlink(f"/proc/{pid}/fd/{fd}")
+            count += ("/history.db" in os.readlink(f"/proc/{pid}/fd/{fd}")) == of_history
     return count
 
 
@@ -264,11 +264,13 @@ def wait_shared(attnd, more=50):
 def test_a_killed_trainer_leaves_nothing_in_attnd(client):
     attnd = Attnd()
     attnd.stats()
-    before = descriptors(attnd.process.pid)
+    before, of_history = descriptors(attnd.process.pid), set()
     for _ in range(2):
         with training(attnd, client):
             wait_shared(attnd)
             assert lent_to(attnd.process.pid) > 0
+            of_history.add(descriptors(attnd.process.pid, of_history=True))
+    assert len(of_history) == 1 and max(of_history) > 0
     wait_until(lambda: lent_to(attnd.process.pid) == 0, "the mappings to go")
     wait_until(lambda: descriptors(attnd.process.pid) <= before, "the descriptors to be closed")
     attnd.close()

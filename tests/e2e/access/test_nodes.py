@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -180,9 +181,12 @@ def test_who_sees_what_over_http_from_another_machine(nodes, tmp_path):
     web.close()
 
 
-# Beside the README, which says what is typed: attnd in the background, and a copy instead of one to another machine.
+# Beside the README, which says what is typed: attnd in the background, with a history of its own where none is named, and a copy
+# instead of one to another machine.
 SHELL = """set -e
-attnd() { "$ATTND_BIN" "$@" --set history.enabled=false --set http.enabled=false > "$HOME/log" 2>&1 & echo $! > "$HOME/pid"; }
+attnd() {
+    "$ATTND_BIN" --set "history.path=$HOME/history.db" "$@" --set http.enabled=false > "$HOME/log" 2>&1 & echo $! > "$HOME/pid"
+}
 scp() { cp "${@:1:$#-1}" "$HOME/"; }
 """
 
@@ -192,7 +196,7 @@ def blocks():
     return re.findall(r"```sh\n(.*?)```", README[README.index("Other machines connect over TCP"):], re.S)[:3]
 
 
-# A training that attnd has something of when it ends.
+# A training that the history has something of when it ends.
 TRAIN = """import time, numpy, attnd
 with attnd.Publisher("mine", reliable=True) as publisher:
     while not publisher.stats()["sent"]:
@@ -252,6 +256,8 @@ def test_the_readme_sets_up_two_machines(nodes, tmp_path, bash):
     done = bash(there, client)
     said = done.communicate(timeout=PATIENCE_S)
     assert "attnd" in said[0] and re.search(r"^mine ", said[0], re.M) and done.returncode == 0, said
+    with sqlite3.connect(f"file:{tmp_path / '.config/attnd/history.db'}?mode=ro", uri=True) as history:
+        assert history.execute("SELECT job FROM runs").fetchall() == [("mine",)]
 
     exports = "".join(line + "\n" for line in client.splitlines() if line.startswith("export"))
     training = exports + training.replace("-m torch.distributed.run", LAUNCHER)

@@ -559,13 +559,27 @@ static void test_a_run_that_cannot_be_read_is_not_one_that_is_not_there(void **s
     assert_string_equal(seen, "");
 }
 
-/* Somebody replaced the file: the loop reads the one that is there now. */
+static int open_files_of(const struct store_fixture *fixture)
+{
+    char link[64], target[512];
+    int count = 0;
+    for (int fd = 0; fd < 256; fd++) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t length = readlink(link, target, sizeof target - 1);
+        target[length > 0 ? length : 0] = '\0';
+        count += strstr(target, fixture->path) != NULL;
+    }
+    return count;
+}
+
+/* Somebody replaced the file: the loop reads the one that is there now, and leaves none open. */
 static void test_a_run_is_read_from_the_file_that_is_there(void **state)
 {
     struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
+    int open_files[3] = {0};
     fixture_open(fixture);
     for (uint64_t i = 1; i <= 2; i++) {
         char value[2] = {(char)('0' + i)};
@@ -574,10 +588,13 @@ static void test_a_run_is_read_from_the_file_that_is_there(void **state)
         submit(fixture, batch);
         wait_count(fixture, COUNT_STORED, i);
         store_each_kept_of(fixture->store, &run, see_kept, seen);
+        open_files[i] = open_files_of(fixture);
         assert_int_equal(unlink(fixture->path), 0);
         see_when_free(fixture, &run, seen);
     }
     assert_string_equal(seen, "a1a1a2a2");
+    assert_true(open_files[1] > 0);
+    assert_int_equal(open_files[1], open_files[2]);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
