@@ -156,7 +156,10 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     stats_received(&daemon->stats, message->bytes);
     rounds_start(daemon);
     daemon->arrival_ns = message->received_ns;
-    int code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
+    int code = lane_is_behind(message->promise);
+    if (!code) {
+        code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
+    }
     if (whole && (code || !message->kept_back)) {
         tap_message(daemon->tap, message);
     }
@@ -166,6 +169,7 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
         stats_add(&daemon->stats, COUNT_RELIABLE_DUPLICATES, repeated);
         if (message->promise && !repeated) {
             message->promise->code = code;
+            lane_pass_over(message->promise);
         }
         messages_account(daemon, message);
         return;

@@ -17,6 +17,7 @@ struct promise {
     struct promise *next;
     struct lane_peer *peer; /* the lane's */
     uint64_t id, bytes;     /* of the message; the id is the sender's */
+    uint64_t join;          /* the lane's: how often the sender had joined */
     int code;               /* 0: its effect is there for good; ERR_AGAIN, ERR_HISTORY_UNREAD or
                                ERR_MEMORY: nobody can say, it is to be sent again; else why it is
                                refused */

@@ -40,6 +40,19 @@ static bool lane_is_transient(const struct promise *promise)
            promise->code == ERR_HISTORY_UNREAD;
 }
 
+void lane_pass_over(const struct promise *promise)
+{
+    if (lane_is_transient(promise)) {
+        promise->peer->passed = promise->code;
+        promise->peer->passed_join = promise->join;
+    }
+}
+
+int lane_is_behind(const struct promise *promise)
+{
+    return promise && promise->peer->passed_join == promise->join ? promise->peer->passed : 0;
+}
+
 static void lane_tell(struct lane *lane, struct promise *promise)
 {
     struct lane_peer *peer = promise->peer;
@@ -162,6 +175,7 @@ static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
     message->promise->peer = message->peer = peer;
     message->promise->id = id;
     message->promise->bytes = message->bytes;
+    message->promise->join = peer->joins;
     peer->held += charge;
     peer->messages++;
     peer->promises++;
@@ -211,6 +225,8 @@ static void lane_join(struct lane *lane, struct lane_peer *peer)
     }
     if (!peer->asked) {
         peer->asked = true;
+        peer->cut = false;
+        peer->joins++;
         lane_have_say(lane, peer);
     }
 }
@@ -236,6 +252,7 @@ static int lane_take_rest(struct lane *lane, struct lane_peer *peer, bool valid,
         return code;
     }
     code = code ? code : !peer ? ERR_MEMORY : valid && id ? 0 : ERR_FRAMES_MISSING;
+    code = !code && peer->cut ? ERR_AGAIN : code; /* it comes again, behind what has no answer */
     if (!code) {
         code = lane_accept(lane, peer, id, message);
     }

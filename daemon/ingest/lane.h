@@ -42,6 +42,13 @@ void lane_say_wait(struct lane *lane, const char *why);
 /* Warns of promises that nobody keeps any more, if there are any; after lane_close. */
 void lane_log_unanswered(struct lane *lane);
 
+/* Loop thread: what a sender has sent behind a message that has no place, for now, has none either
+ * until it joins again: it would take the place of what comes again. Heeds the code of a promise,
+ * which may be another one. */
+void lane_pass_over(const struct promise *promise);
+/* Loop thread: whether this one is behind such a message: 0, or its code. `promise` may be NULL. */
+int lane_is_behind(const struct promise *promise);
+
 /* Bytes: the cost of the messages that wait. */
 uint64_t lane_waiting(const struct lane *lane);
 

@@ -27,7 +27,7 @@ void lane_have_say(struct lane *lane, struct lane_peer *peer)
 
 void lane_have_again(struct lane *lane, struct lane_peer *peer)
 {
-    peer->again = true;
+    peer->again = peer->cut = true;
     lane_have_say(lane, peer);
 }
 

@@ -29,6 +29,10 @@ struct lane_peer {
     struct promises told; /* to be told; no longer counted in `promises` */
     bool asked;           /* it has joined, and not heard of its credit */
     bool again;           /* it is to be told to send again what has no answer */
+    bool cut;             /* it was, or is to be, since it joined */
+    uint64_t joins;
+    uint64_t passed_join; /* the loop's: of the message that lane_pass_over was about */
+    int passed;           /* the loop's: and why; 0: there is none */
     const char *why;      /* to be told: why nothing is answered now; or NULL */
     bool waits;           /* it was told, and nothing was acknowledged since */
     bool speaks;          /* it is in the list of those that are to be told something */

@@ -332,6 +332,33 @@ def test_a_forgotten_run_does_not_begin_anew_while_the_history_is_away(by, rng, 
     attnd.close()
 
 
+def test_nothing_overtakes_a_message_that_is_to_come_again(rng, tmp_path):
+    """It would be taken for one that came before."""
+    folder = tmp_path / "history"
+    folder.mkdir(0o700)
+    attnd = Attnd(*FORGETFUL, f"history.path={folder / 'history.db'}")
+    first, _, second = a_forgotten_run(attnd, rng)
+    folder.rename(tmp_path / "away")
+    folder.touch()  # nothing can be made there
+    second.attention(softmax_maps(rng, 1, 2, 8, 8), step=1)
+    wait_log(attnd, "history_trouble")
+    first.attention(softmax_maps(rng, 1, 2, 8, 8), step=4)
+    wait_until(lambda: attnd.stats()["dropped"] == {"history_unread": 1}, "the first one")
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    wait_log(attnd, "history_recovered")
+    first.attention(softmax_maps(rng, 1, 2, 8, 8), step=5)  # by the same connection
+    wait_until(lambda: sum(attnd.stats()["dropped"].values()) == 2, "the other one")
+    before = attnd.stats()["processed"]
+    first.join()
+    first.settled()
+    stats = attnd.stats()
+    assert (stats["processed"], stats["reliable_duplicates"]) == (before + 2, 0)
+    first.close()
+    second.close()
+    attnd.close()
+
+
 def test_without_history_messages_are_acknowledged_when_they_are_taken(rng):
     attnd = Attnd("history.enabled=false")
     lane = Lane(attnd, "job")

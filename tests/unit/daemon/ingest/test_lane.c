@@ -295,16 +295,17 @@ static void test_a_refusal_has_its_reason(void **state)
     assert_int_equal(heard.credit, CHARGE);
 }
 
-/* Nobody can say what becomes of it. */
+/* Nobody can say what becomes of it: nor is anything taken that came behind it. */
 static void test_what_failed_for_the_moment_is_asked_for_again(void **state)
 {
     struct lane_fixture *f = *state;
-    static const int codes[] = {ERR_MEMORY, ERR_AGAIN};
-    lane_join_as_trainer(f);
-    for (size_t i = 0; i < 2; i++) {
+    static const int codes[] = {ERR_MEMORY, ERR_AGAIN, ERR_HISTORY_UNREAD};
+    for (size_t i = 0; i < 3; i++) {
+        lane_join_as_trainer(f);
         lane_put(f, 5, 10);
         struct message *message = lane_get(f);
         assert_non_null(message);
+        assert_int_equal(lane_is_behind(message->promise), 0);
         lane_refuse(f->lane, message, codes[i]);
         lane_return(f->lane, message->peer, message->bytes);
         message_free(&message);
@@ -315,7 +316,34 @@ static void test_what_failed_for_the_moment_is_asked_for_again(void **state)
         assert_true(heard.again);
         lane_go_on(f->lane);
         assert_true(is_silent(f)); /* once */
+        lane_put(f, 6, 10);
+        assert_null(lane_get(f));
     }
+}
+
+/* The loop has them before it is known. */
+static void test_what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins(void **state)
+{
+    struct lane_fixture *f = *state;
+    struct message *messages[3];
+    lane_join_as_trainer(f);
+    for (uint64_t i = 0; i < 3; i++) {
+        lane_put(f, 5 + i, 10);
+        messages[i] = lane_get(f);
+        assert_non_null(messages[i]);
+        messages[i]->promise->code = i == 0 ? ERR_LATE : ERR_HISTORY_UNREAD;
+        assert_int_equal(lane_is_behind(messages[i]->promise), i == 2 ? ERR_HISTORY_UNREAD : 0);
+        lane_pass_over(messages[i]->promise);
+    }
+    lane_put(f, 0, 0);
+    lane_put(f, 8, 10);
+    struct message *after = lane_get(f);
+    assert_non_null(after);
+    assert_int_equal(lane_is_behind(after->promise), 0);
+    for (int i = 0; i < 3; i++) {
+        message_free(&messages[i]);
+    }
+    message_free(&after);
 }
 
 static void test_a_trainer_that_there_is_no_memory_for_is_to_come_again(void **state)
@@ -518,6 +546,7 @@ int main(void)
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
         TEST(test_what_failed_for_the_moment_is_asked_for_again),
+        TEST(test_what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins),
         TEST(test_a_trainer_that_there_is_no_memory_for_is_to_come_again),
         TEST(test_a_flood_of_joins_holds_nobody_up),
         TEST(test_small_messages_take_credit_as_well),
