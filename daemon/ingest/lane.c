@@ -59,8 +59,8 @@ static void lane_tell(struct lane *lane, struct promise *promise)
     peer->promises--;
     lane->promises--;
     if (lane_is_transient(promise)) {
+        lane_have_again(lane, peer, promise->code);
         free(promise);
-        lane_have_again(lane, peer);
         return;
     }
     stats_add(lane->stats, promise->code ? COUNT_RELIABLE_REFUSED : COUNT_RELIABLE_ACKNOWLEDGED, 1);
@@ -225,7 +225,7 @@ static void lane_join(struct lane *lane, struct lane_peer *peer)
     }
     if (!peer->asked) {
         peer->asked = true;
-        peer->cut = false;
+        peer->cut = 0;
         peer->joins++;
         lane_have_say(lane, peer);
     }
@@ -252,7 +252,7 @@ static int lane_take_rest(struct lane *lane, struct lane_peer *peer, bool valid,
         return code;
     }
     code = code ? code : !peer ? ERR_MEMORY : valid && id ? 0 : ERR_FRAMES_MISSING;
-    code = !code && peer->cut ? ERR_AGAIN : code; /* it comes again, behind what has no answer */
+    code = code ? code : peer->cut; /* it comes again, behind what has no answer */
     if (!code) {
         code = lane_accept(lane, peer, id, message);
     }
@@ -260,7 +260,7 @@ static int lane_take_rest(struct lane *lane, struct lane_peer *peer, bool valid,
         lane_count_refused(lane, message ? message->bytes : 0, code);
         message_free(&message);
         if (code == ERR_MEMORY && peer) {
-            lane_have_again(lane, peer);
+            lane_have_again(lane, peer, code);
         }
         return ERR_AGAIN;
     }

@@ -25,9 +25,10 @@ void lane_have_say(struct lane *lane, struct lane_peer *peer)
     }
 }
 
-void lane_have_again(struct lane *lane, struct lane_peer *peer)
+void lane_have_again(struct lane *lane, struct lane_peer *peer, int why)
 {
-    peer->again = peer->cut = true;
+    peer->again = true;
+    peer->cut = why;
     lane_have_say(lane, peer);
 }
 

@@ -29,7 +29,7 @@ struct lane_peer {
     struct promises told; /* to be told; no longer counted in `promises` */
     bool asked;           /* it has joined, and not heard of its credit */
     bool again;           /* it is to be told to send again what has no answer */
-    bool cut;             /* it was, or is to be, since it joined */
+    int cut;              /* why it was, or is to be, since it joined; 0: it was not */
     uint64_t joins;
     uint64_t passed_join; /* the loop's: of the message that lane_pass_over was about */
     int passed;           /* the loop's: and why; 0: there is none */
@@ -83,7 +83,7 @@ void lane_free_peer(struct lane_peer *peer);
 /* It is to be told something, or may be forgotten: lane_speak looks at it. */
 void lane_have_say(struct lane *lane, struct lane_peer *peer);
 /* A message of it will never have an answer, unless it is sent again. */
-void lane_have_again(struct lane *lane, struct lane_peer *peer);
+void lane_have_again(struct lane *lane, struct lane_peer *peer, int why);
 /* Tells each peer what there is; those that cannot take it now stay in the list. */
 void lane_speak(struct lane *lane);
 /* Nothing may fail between the two frames: what is sent next would go to this peer. Returns 0,

@@ -348,7 +348,7 @@ def test_nothing_overtakes_a_message_that_is_to_come_again(rng, tmp_path):
     (tmp_path / "away").rename(folder)
     wait_log(attnd, "history_recovered")
     first.attention(softmax_maps(rng, 1, 2, 8, 8), step=5)  # by the same connection
-    wait_until(lambda: sum(attnd.stats()["dropped"].values()) == 2, "the other one")
+    wait_until(lambda: attnd.stats()["dropped"] == {"history_unread": 2}, "the other one")
     before = attnd.stats()["processed"]
     first.join()
     first.settled()
