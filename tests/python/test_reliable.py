@@ -621,6 +621,89 @@ def test_what_others_left_and_cannot_be_read_now_stays(daemons, publishers, tmp_
     again.close()
 
 
+def left_by(spool_directory, job, count):
+    """Messages of a process of this job that has ended."""
+    store = spool.Spool(str(spool_directory))
+    header = msgpack.packb({"reliable": True, "type": "event"})
+    for _ in range(count):
+        store.append([f"event/{job}/".encode(), header])
+    store.close()
+
+
+@pytest.mark.parametrize("reason", ["key", "job_limit"])
+def test_what_others_left_and_is_not_taken_of_us_stays_for_whoever_may_send_it(daemons, publishers, tmp_path, caplog, reason):
+    left_by(tmp_path / "spool", "mine", 5)
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
+    daemon.acknowledges = False
+    daemon.attach(publisher)
+    first = daemon.wait_taken(5)[0][0]
+    daemon.answer(ack=[first + 1], refused=[[first, reason], [first + 2, reason]])
+    daemon.wait(lambda: publisher.stats()["spooled"] == 0, "it lets go of them")
+    said = [record.getMessage() for record in caplog.records if "refuses messages of job mine" in record.getMessage()]
+    assert len(said) == 1 and str(tmp_path / "spool") in said[0] and "stay there" in said[0]
+    daemon.taken.clear()
+    publish_states(publisher, 2)
+    daemon.wait_taken(2)
+    publisher.hello([])
+    daemon.wait_taken(3)
+    assert all(header["job"] == "job" for _, header, _ in daemon.taken), "they are not sent again"
+    assert publisher.stats()["refused_by_reason"] == {}
+    others = spool.Spool(str(tmp_path / "spool"))  # while the first one is there
+    others.look()
+    assert len(others.next_orphan().messages) == 5
+    others.close()
+
+
+def test_what_another_process_left_is_told_when_it_is_sent(daemons, publishers, tmp_path, caplog):
+    left_by(tmp_path / "spool", "mine", 2)
+    left_by(tmp_path / "spool", "mine", 1)
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
+    daemon.attach(publisher)
+    daemon.wait_taken(3)
+    said = [record.getMessage() for record in caplog.records if "messages of job mine" in record.getMessage()]
+    assert said == [f"job job: messages of job mine, which another process left in {tmp_path}/spool, are sent now"]
+
+
+@pytest.mark.parametrize("reason", ["job_limit", "run_limit"])
+def test_what_there_is_no_room_for_is_sent_again(daemons, publishers, caplog, reason):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 3)
+    first, second, third = [number for number, _, _ in daemon.wait_taken(3)]
+    daemon.acknowledges = True
+    daemon.answer(refused=[[number, reason] for number in (first, second, third)])
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are acknowledged, over the next connection")
+    assert [number for number, _, _ in daemon.taken] == 2 * [first, second, third]
+    assert publisher.stats()["refused_by_reason"] == {} and identity_holds(publisher.stats())
+    setting = "limits.jobs" if reason == "job_limit" else "limits.runs"
+    assert sum(setting in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_message_that_never_fits_is_told_so(daemons, publishers, caplog):
+    daemon, publisher = daemons(), publishers(reliable=True, reliable_bytes=1 << 16)
+    daemon.attach(publisher)
+    publisher.publish_attention(np.full((1, 1, 256, 256), 1 / 256, np.float32), **AT)
+    daemon.wait(lambda: publisher.stats()["dropped"] == 1, "it is dropped")
+    publish_states(publisher, 1)
+    daemon.wait_taken(1)
+    said = [record.getMessage() for record in caplog.records if "reliable_bytes" in record.getMessage()]
+    assert len(said) == 1 and "more than may ever wait" in said[0] and "has not acknowledged" not in said[0]
+
+
+def test_a_spool_that_others_can_write_to_is_not_used(daemons, publishers, tmp_path, caplog):
+    left_by(tmp_path / "spool", "planted", 1)
+    (tmp_path / "spool").chmod(0o777)
+    daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
+    daemon.attach(publisher)
+    publish_states(publisher, 1)
+    daemon.wait_taken(1)
+    daemon.wait(lambda: publisher.stats()["sent"] == 1, "it is acknowledged")
+    assert [header["job"] for _, header, _ in daemon.taken] == ["job"]
+    said = [record.getMessage() for record in caplog.records if "cannot be used" in record.getMessage()]
+    assert len(said) == 1 and "others can write to it: chmod 700 it" in said[0] and "kept in memory" in said[0]
+
+
 @pytest.mark.parametrize("acknowledges", [True, False])
 def test_what_others_left_and_stays_is_told_at_the_end(daemons, publishers, tmp_path, caplog, acknowledges):
     from attnd.lane.spool import Spool

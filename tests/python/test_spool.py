@@ -250,6 +250,29 @@ def test_a_file_of_something_else_stays_where_it_is(tmp_path):
     assert path.exists() and (tmp_path / "notes.txt").exists()
 
 
+@pytest.mark.parametrize("change", [lambda path: os.chmod(path, 0o620), lambda path: os.chmod(path, 0o602),
+                                    pytest.param(lambda path: os.chown(path, 65534, 65534), marks=pytest.mark.skipif(
+                                        os.geteuid() != 0, reason="root gives files away"))])
+def test_a_file_of_others_stays_where_it_is(tmp_path, change):
+    left = spool.Spool(str(tmp_path))
+    path = left.append(frames_of(1)).segment.path
+    left.close()
+    change(path)
+    store = spool.Spool(str(tmp_path))
+    store.look()
+    with pytest.raises(spool.Unreadable, match="belongs to another user, or others can write to it"):
+        store.next_orphan()
+    store.close()
+    assert os.path.exists(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives directories away")
+def test_a_directory_of_others_is_not_used(tmp_path):
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(OSError, match="belongs to another user"):
+        spool.Spool(str(tmp_path))
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     """RLIMIT_FSIZE cuts a write short as a full disk does, and then fails it."""
     store = spool.Spool(str(tmp_path))
@@ -274,7 +297,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_disk_that_is_full(tmp_path):
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", str(tmp_path)], check=False).returncode:
         pytest.skip("there is no tmpfs to be mounted here")
     try:
         store = spool.Spool(str(tmp_path))

@@ -71,3 +71,30 @@ int kept_frames(const struct kept *entry, zmq_msg_t *ret_frames, uint32_t *ret_c
     *ret_count = entry->spooled ? entry->place.frame_count : entry->frame_count;
     return entry->spooled ? load_frames(entry, ret_frames) : share_frames(entry, ret_frames);
 }
+
+/* The topic is "tensor/JOB/..." or "event/JOB/". */
+static void job_of_topic(const char *topic, size_t size, char ret_job[JOB_NAME_MAX + 1])
+{
+    const char *begin = memchr(topic, '/', size), *end;
+
+    end = begin ? memchr(begin + 1, '/', size - (size_t)(begin + 1 - topic)) : NULL;
+    if (end && end - begin - 1 <= JOB_NAME_MAX) {
+        memcpy(ret_job, begin + 1, (size_t)(end - begin - 1));
+        ret_job[end - begin - 1] = '\0';
+    }
+}
+
+void kept_job(const struct kept *entry, char ret_job[JOB_NAME_MAX + 1])
+{
+    zmq_msg_t frames[SPOOL_FRAMES_MAX];
+    uint32_t count;
+
+    strcpy(ret_job, "?");
+    if (kept_frames(entry, frames, &count) != 0) {
+        return;
+    }
+    job_of_topic(zmq_msg_data(&frames[0]), zmq_msg_size(&frames[0]), ret_job);
+    for (uint32_t i = 0; i < count; i++) {
+        zmq_msg_close(&frames[i]);
+    }
+}

@@ -34,6 +34,9 @@ int kept_hold(struct kept *entry, zmq_msg_t *const *frames, uint32_t count);
  * Returns 0, or -1 with errno when they cannot be read, or there is no memory. */
 int kept_frames(const struct kept *entry, zmq_msg_t *ret_frames, uint32_t *ret_count);
 
+/* The job that its topic names; "?" when that cannot be read. */
+void kept_job(const struct kept *entry, char ret_job[JOB_NAME_MAX + 1]);
+
 void kept_free(struct kept *entry);
 
 #endif

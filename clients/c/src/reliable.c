@@ -149,7 +149,10 @@ static bool has_spool(struct reliable *lane)
         warner_say(lane->warner, WARNING_SPOOL_OPEN,
                    "the spool %s cannot be used (%s): messages are kept in memory, and lost if "
                    "this process is killed",
-                   lane->directory, strerror(errno));
+                   lane->directory,
+                   errno == EPERM ? "it belongs to another user, or others can write to it: chmod "
+                                    "700 it, or name a directory of your own"
+                                  : strerror(errno));
     }
     return lane->spool;
 }
@@ -193,6 +196,15 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
     zmq_msg_t *frames[SPOOL_FRAMES_MAX] = {topic, header};
     struct kept *entry;
 
+    if (bytes > max) {
+        warner_say(lane->warner, WARNING_LARGE,
+                   "a message has %llu bytes, which is more than may ever wait for attnd "
+                   "(reliable_bytes, %llu): it is dropped and counted, and so is all that follows "
+                   "like it. Remedy: a larger reliable_bytes, fewer query rows or samples "
+                   "(attn_plan), or tensors without acknowledgement (ATTN_RELIABLE_STATES)",
+                   (unsigned long long)bytes, (unsigned long long)lane->bytes_max);
+        return ATTN_E_DROPPED;
+    }
     if (lane->bytes + bytes > max) {
         lane->full = true;
         warner_say(
@@ -237,7 +249,9 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
 static void tell_unreadable(struct reliable *lane, int error)
 {
     warner_say(lane->warner, WARNING_SPOOL_READ, "the spool %s cannot be read (%s)",
-               lane->directory, strerror(error));
+               lane->directory,
+               error == EPERM ? "a file in it belongs to another user, or others can write to it"
+                              : strerror(error));
 }
 
 static void look_for_left(struct reliable *lane)
@@ -286,6 +300,14 @@ static bool take_left(struct reliable *lane)
     }
     for (size_t i = 0; i < count; i++) {
         add_left(lane, &messages[i]);
+    }
+    if (count > 0 && lane->left.last) {
+        char job[JOB_NAME_MAX + 1];
+
+        kept_job(lane->left.last, job);
+        warner_say(lane->warner, WARNING_SPOOL_TAKEN,
+                   "messages of job %s, which another process left in %s, are sent now", job,
+                   lane->directory);
     }
     free(messages);
     return rc > 0 || (rc < 0 && !spool_is_passing(error));
@@ -382,53 +404,88 @@ int reliable_items(const struct reliable *lane, zmq_pollitem_t ret_items[2])
 
 /* ---- answers ---- */
 
-static void settle_number(struct reliable *lane, const msgpack_object *number, bool refused)
+static struct kept *find_number(struct reliable *lane, const msgpack_object *number)
 {
     uint64_t value;
+
+    return mpk_get_u64(number, UINT64_MAX, &value) == 0 ? *find_sent(lane, value) : NULL;
+}
+
+static void settle_answered(struct reliable *lane, struct kept *entry)
+{
+    lane->full = lane->awaited = false;
+    lane->answered_ms = socket_now_ms();
+    settle_entry(lane, entry, false);
+}
+
+/* Leaves all that a process has left where it is: attnd does not take this message of it from us.
+ */
+static void leave_owner(struct reliable *lane, const struct kept *refused, const char *reason)
+{
+    const struct spool_message place = refused->place;
+    struct kept *entry, *next;
+
+    reliable_tell_left(lane, refused, reason);
+    for (entry = lane->left.first; entry; entry = next) {
+        next = entry->next;
+        if (spool_same_owner(&entry->place, &place)) {
+            unlink_entry(lane, entry);
+            kept_free(entry);
+        }
+    }
+    spool_leave(lane->spool, &place);
+}
+
+/* [id, reason]. Returns false when it is to be sent again, over another connection. */
+static bool take_refusal(struct reliable *lane, const msgpack_object *pair)
+{
+    const msgpack_object *text;
+    char reason[64] = "?";
     struct kept *entry;
 
-    if (mpk_get_u64(number, UINT64_MAX, &value) != 0) {
-        return;
+    if (pair->type != MSGPACK_OBJECT_ARRAY || pair->via.array.size != 2) {
+        return true;
     }
-    entry = *find_sent(lane, value);
-    if (entry) {
-        lane->refused += refused;
-        lane->full = lane->awaited = false;
-        lane->answered_ms = socket_now_ms();
-        settle_entry(lane, entry, false);
+    text = &pair->via.array.ptr[1];
+    if (text->type == MSGPACK_OBJECT_STR && text->via.str.size < sizeof reason) {
+        memcpy(reason, text->via.str.ptr, text->via.str.size);
+        reason[text->via.str.size] = '\0';
     }
+    entry = find_number(lane, &pair->via.array.ptr[0]);
+    if (!entry) {
+        return !reliable_setting(reason);
+    }
+    if (!entry->topic && (strcmp(reason, "key") == 0 || reliable_setting(reason))) {
+        leave_owner(lane, entry, reason);
+        return !reliable_setting(reason);
+    }
+    reliable_tell_refused(lane, reason);
+    if (reliable_setting(reason)) {
+        return false;
+    }
+    lane->refused++;
+    settle_answered(lane, entry);
+    return true;
 }
 
-static void tell_refused(struct reliable *lane, const msgpack_object *reason)
+/* The lists of an answer. Returns as take_refusal. */
+static bool take_numbers(struct reliable *lane, const msgpack_object *acknowledged,
+                         const msgpack_object *refused)
 {
-    const msgpack_object_str *text = &reason->via.str;
+    bool is_list = acknowledged && acknowledged->type == MSGPACK_OBJECT_ARRAY, whole = true;
 
-    if (reason->type != MSGPACK_OBJECT_STR) {
-        return;
-    }
-    if (text->size == strlen("key") && memcmp(text->ptr, "key", text->size) == 0) {
-        lane->events.denied(lane->events.sender);
-        return;
-    }
-    warner_say(lane->warner, WARNING_REFUSED,
-               "attnd refuses a message (reason: %.*s), which is not sent again. Further ones are "
-               "only counted, as refused",
-               text->size < 64 ? (int)text->size : 64, text->ptr);
-}
+    for (uint32_t i = 0; is_list && i < acknowledged->via.array.size; i++) {
+        struct kept *entry = find_number(lane, &acknowledged->via.array.ptr[i]);
 
-/* Why attnd acknowledges nothing, or that it does again. */
-static void tell_waits(struct reliable *lane, const msgpack_object *acknowledged,
-                       const msgpack_object *why)
-{
-    if (acknowledged) {
-        warner_end(lane->warner, WARNING_WAITS,
-                   "attnd writes its history again: the messages that waited are acknowledged");
-    } else if (why && why->type == MSGPACK_OBJECT_STR) {
-        warner_say(lane->warner, WARNING_WAITS,
-                   "attnd cannot write its history (%.*s): it acknowledges nothing, and messages "
-                   "wait here until it can; training goes on",
-                   why->via.str.size < 128 ? (int)why->via.str.size : 128, why->via.str.ptr);
+        if (entry) {
+            settle_answered(lane, entry);
+        }
     }
+    is_list = refused && refused->type == MSGPACK_OBJECT_ARRAY;
+    for (uint32_t i = 0; is_list && i < refused->via.array.size; i++) {
+        whole = take_refusal(lane, &refused->via.array.ptr[i]) && whole;
+    }
+    return whole;
 }
 
 static void take_credit(struct reliable *lane, const msgpack_object *value)
@@ -449,7 +506,7 @@ static void take_credit(struct reliable *lane, const msgpack_object *value)
 }
 
 /* Whatever is not as it should be is skipped. Returns false when there is no memory to read it, or
- * attnd had none for a message. */
+ * attnd had no memory, or no room, for a message. */
 static bool take_answer(struct reliable *lane, const void *data, size_t size)
 {
     static const char *const names[] = {"credit", "ack", "refused", "again", "waits"};
@@ -465,22 +522,8 @@ static bool take_answer(struct reliable *lane, const void *data, size_t size)
     if (mpk_collect(doc.root, names, 5, values, &twice) == 0) {
         take_credit(lane, values[0]);
         taken = !values[3] || values[3]->type != MSGPACK_OBJECT_BOOLEAN || !values[3]->via.boolean;
-        for (uint32_t i = 0;
-             values[1] && values[1]->type == MSGPACK_OBJECT_ARRAY && i < values[1]->via.array.size;
-             i++) {
-            settle_number(lane, &values[1]->via.array.ptr[i], false);
-        }
-        for (uint32_t i = 0;
-             values[2] && values[2]->type == MSGPACK_OBJECT_ARRAY && i < values[2]->via.array.size;
-             i++) {
-            const msgpack_object *pair = &values[2]->via.array.ptr[i];
-
-            if (pair->type == MSGPACK_OBJECT_ARRAY && pair->via.array.size == 2) {
-                settle_number(lane, &pair->via.array.ptr[0], true);
-                tell_refused(lane, &pair->via.array.ptr[1]);
-            }
-        }
-        tell_waits(lane, values[1], values[4]);
+        taken = take_numbers(lane, values[1], values[2]) && taken;
+        reliable_tell_waits(lane, values[1], values[4]);
     }
     lane->pause_ms = taken ? lane->pause_ms : AGAIN_MAX_MS;
     mpk_doc_clear(&doc);
@@ -602,34 +645,6 @@ void reliable_tend(struct reliable *lane)
         reliable_retry(lane);
     }
     send_unsent(lane);
-}
-
-void reliable_tell_end(struct reliable *lane, bool away, uint32_t linger_ms)
-{
-    unsigned long long late = 0, kept = 0;
-
-    for (const struct kept *at = lane->own.first; at; at = at->next) {
-        kept += at->counted && at->spooled;
-        late += at->counted && !at->spooled && !(away && at->payload == 0);
-    }
-    if (late > 0) {
-        warner_say(lane->warner, WARNING_LATE,
-                   "attnd did not acknowledge %llu messages within %.3g s of the end (linger): "
-                   "they count as dropped",
-                   late, linger_ms / 1000.0);
-    }
-    if (kept > 0) {
-        warner_say(lane->warner, WARNING_KEPT,
-                   "%llu messages that attnd has not acknowledged are kept in %s: the next process "
-                   "with this spool sends them",
-                   kept, lane->directory);
-    }
-    if (lane->left.first || (lane->spool && spool_has_left(lane->spool))) {
-        warner_say(lane->warner, WARNING_LEFT,
-                   "messages that other processes left in %s are still there: the next process "
-                   "with this spool sends them",
-                   lane->directory);
-    }
 }
 
 void reliable_close(struct reliable *lane)

@@ -18,6 +18,8 @@
 #include "proto/address.h"
 #include "proto/key.h"
 
+#include <msgpack.h>
+
 #define KEPT_BUCKETS 1024
 
 struct kept_list {
@@ -92,6 +94,16 @@ int reliable_keep(struct reliable *lane, struct wire_message *message, zmq_msg_t
 /* Warns of what is lost with the end, and of what stays in the spool. `away`: attnd is not there,
  * and misses no event. */
 void reliable_tell_end(struct reliable *lane, bool away, uint32_t linger_ms);
+
+/* attnd refuses a message by this reason: the setting that says for how much it has room, and may
+ * have later; NULL: it never takes the message. */
+const char *reliable_setting(const char *reason);
+void reliable_tell_refused(struct reliable *lane, const char *reason);
+/* Messages that another process has left are refused. */
+void reliable_tell_left(struct reliable *lane, const struct kept *refused, const char *reason);
+/* Why attnd acknowledges nothing, or that it does again; each NULL when the answer has it not. */
+void reliable_tell_waits(struct reliable *lane, const msgpack_object *acknowledged,
+                         const msgpack_object *why);
 
 /* Disconnects, and forgets what is kept in memory; the rest stays in the spool. */
 void reliable_close(struct reliable *lane);

@@ -32,8 +32,8 @@ struct spool_segment {
     uint64_t held; /* messages that are not acknowledged */
 };
 
-/* A name that is locked; or, without a lock, one that was let go of and is not to be taken again.
- */
+/* A name that is locked; or, without a lock, one that was let go of and is not to be taken again:
+ * it cannot be read, or is not ours to send. */
 struct spool_owner {
     struct spool_owner *next;
     struct spool_lock *lock;
@@ -173,6 +173,25 @@ static int make_directory(const char *directory)
     return mkdir(path, 0700) != 0 && errno != EEXIST ? -1 : 0;
 }
 
+/* Whether others may have put something into this file or directory, which would be sent in our
+ * name. */
+static bool is_of_others(const struct stat *status)
+{
+    return status->st_uid != geteuid() || status->st_mode & (S_IWGRP | S_IWOTH);
+}
+
+/* Returns 0, or -1 with errno. */
+static int trust_directory(const char *directory)
+{
+    struct stat status;
+
+    if (stat(directory, &status) != 0) {
+        return -1;
+    }
+    errno = EPERM;
+    return is_of_others(&status) ? -1 : 0;
+}
+
 int spool_open(const char *directory, struct spool **ret_spool)
 {
     struct spool *spool;
@@ -187,7 +206,8 @@ int spool_open(const char *directory, struct spool **ret_spool)
     }
     /* Its files are opened by their names later, wherever the trainer is then. */
     if (make_directory(directory) != 0 || !realpath(directory, spool->directory) ||
-        make_name(spool->name) != 0 || take_name(spool, spool->name) != 0) {
+        trust_directory(spool->directory) != 0 || make_name(spool->name) != 0 ||
+        take_name(spool, spool->name) != 0) {
         free(spool);
         return -1;
     }
@@ -413,6 +433,35 @@ void spool_release(struct spool *spool, const struct spool_message *message)
     settle(spool, message->segment);
 }
 
+static void free_segments_of(struct spool_segment **list, const char *name)
+{
+    while (*list) {
+        struct spool_segment *segment = *list;
+
+        if (strcmp(segment->name, name) == 0) {
+            *list = segment->next;
+            segment_free(segment);
+        } else {
+            list = &segment->next;
+        }
+    }
+}
+
+void spool_leave(struct spool *spool, const struct spool_message *message)
+{
+    char name[NAME_DIGITS + 1];
+
+    strcpy(name, message->segment->name);
+    free_segments_of(&spool->segments, name);
+    free_segments_of(&spool->left, name);
+    unlock_name(spool, *find_owner(spool, name), false);
+}
+
+bool spool_same_owner(const struct spool_message *a, const struct spool_message *b)
+{
+    return strcmp(a->segment->name, b->segment->name) == 0;
+}
+
 /* ---- reading ---- */
 
 static int segment_open(const struct spool_segment *segment)
@@ -517,7 +566,19 @@ int spool_look(struct spool *spool)
     return 0;
 }
 
-/* Reads a whole segment. Returns its bytes, or NULL with errno; EIO: nobody has written that. */
+/* Whether a process of ours has written the file, which a stranger may have put there. Else errno:
+ * EIO, or EPERM when others may have written to it. */
+static bool is_segment(int fd, struct stat *ret_status)
+{
+    if (fstat(fd, ret_status) != 0) {
+        return false;
+    }
+    errno = is_of_others(ret_status) ? EPERM : EIO;
+    return !is_of_others(ret_status) && S_ISREG(ret_status->st_mode) &&
+           ret_status->st_size <= (off_t)(SEGMENT_BYTES + RECORDING_HEAD_MAX + SPOOL_MESSAGE_MAX);
+}
+
+/* Reads a whole segment. Returns its bytes, or NULL with errno as of is_segment. */
 static uint8_t *load(struct spool_segment *segment)
 {
     struct stat status = {.st_mode = 0};
@@ -527,9 +588,7 @@ static uint8_t *load(struct spool_segment *segment)
     if (fd < 0) {
         return NULL;
     }
-    errno = EIO;
-    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
-        status.st_size <= (off_t)(SEGMENT_BYTES + RECORDING_HEAD_MAX + SPOOL_MESSAGE_MAX)) {
+    if (is_segment(fd, &status)) {
         segment->size = (uint64_t)status.st_size;
         data = malloc(segment->size + 1);
         if (data && spool_read_all(fd, 0, data, segment->size) != 0) {

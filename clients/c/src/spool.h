@@ -23,7 +23,8 @@
 
 struct spool;
 
-/* All of these return 0, or -1 with errno. */
+/* All of these return 0, or -1 with errno: EPERM of spool_open when others own the directory, or
+ * can write to it. */
 int spool_open(const char *directory, struct spool **ret_spool);
 /* Writes a message behind the others; on failure it is as if nothing had been written. */
 int spool_append(struct spool *spool, uint64_t now_ns, const struct recording_frame *frames,
@@ -37,6 +38,12 @@ int spool_look(struct spool *spool);
 
 /* The message is acknowledged. */
 void spool_release(struct spool *spool, const struct spool_message *message);
+
+/* The message is another's: leaves all files of its owner where they are, to whoever comes next.
+ * Nothing of them may be used after that. */
+void spool_leave(struct spool *spool, const struct spool_message *message);
+/* Whether one process has left both. */
+bool spool_same_owner(const struct spool_message *a, const struct spool_message *b);
 
 /* The messages of the next segment that was taken over, owned by the caller. 1: there may be more;
  * 0: there is none for now; -1: one cannot be read, and stays where it is, or not now (errno, see

@@ -15,10 +15,14 @@ enum warning {
     WARNING_WAITS, /* attnd's history cannot be written */
     WARNING_NO_LANE,
     WARNING_REFUSED,
+    WARNING_NO_ROOM, /* at attnd */
+    WARNING_LARGE,
     WARNING_FULL,
     WARNING_SPOOL_OPEN,
     WARNING_SPOOL_WRITE,
     WARNING_SPOOL_READ,
+    WARNING_SPOOL_TAKEN,   /* what others left is sent */
+    WARNING_SPOOL_REFUSED, /* it is not taken of us */
     WARNING_LATE, /* at the end */
     WARNING_KEPT,
     WARNING_LEFT,

@@ -456,6 +456,58 @@ static void test_a_file_of_something_else_stays(void **state)
     assert_int_equal(count_files(), 3);
 }
 
+static void test_what_others_can_write_to_is_not_taken(void **state)
+{
+    struct spool_message *messages, message;
+    struct spool *spool = spool_made(), *none;
+    char command[100];
+    bool damaged;
+    size_t count;
+
+    (void)state;
+    assert_int_equal(write_message(spool, 1, &message), 0);
+    spool_close(spool);
+    snprintf(command, sizeof command, "chmod 620 %s/*.rec", directory);
+    assert_int_equal(system(command), 0);
+    spool = spool_made();
+    assert_int_equal(spool_look(spool), 0);
+    assert_int_equal(spool_next(spool, &messages, &count, &damaged), -1);
+    assert_int_equal(errno, EPERM);
+    spool_close(spool);
+    assert_int_equal(count_files(), 1);
+    assert_int_equal(chmod(directory, 0707), 0);
+    assert_int_equal(spool_open(directory, &none), -1);
+    assert_int_equal(errno, EPERM);
+}
+
+static void test_what_is_left_is_for_whoever_comes_next(void **state)
+{
+    struct spool *spool = spool_made(), *next;
+    struct spool_message *messages, message;
+    bool damaged;
+    size_t count;
+
+    (void)state;
+    for (uint32_t number = 1; number <= 3; number++) {
+        assert_int_equal(write_message(spool, number, &message), 0);
+    }
+    spool_close(spool);
+    spool = spool_made();
+    assert_int_equal(spool_look(spool), 0);
+    assert_int_equal(spool_next(spool, &messages, &count, &damaged), 1);
+    assert_int_equal(count, 3);
+    assert_true(spool_same_owner(&messages[0], &messages[2]));
+    spool_release(spool, &messages[1]);
+    spool_leave(spool, &messages[0]);
+    free(messages);
+    next = spool_made();
+    assert_int_equal(take_all(spool, &damaged), 0); /* never again */
+    assert_int_equal(take_all(next, &damaged), 3);
+    spool_close(spool);
+    spool_close(next);
+    assert_int_equal(count_files(), 0);
+}
+
 /* A limit of sizes cuts a write short as a full disk does, and then fails it. */
 static void test_a_full_disk_leaves_what_was_there(void **state)
 {
@@ -520,6 +572,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_message_that_is_not_whole_is_left_out, make_folder,
                                         remove_folder),
         cmocka_unit_test_setup_teardown(test_a_file_of_something_else_stays, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(test_what_others_can_write_to_is_not_taken, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(test_what_is_left_is_for_whoever_comes_next, make_folder,
                                         remove_folder),
         cmocka_unit_test_setup_teardown(test_a_full_disk_leaves_what_was_there, make_folder,
                                         remove_folder),

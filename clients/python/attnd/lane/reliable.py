@@ -39,6 +39,7 @@ ANSWER_BYTES_MAX = 16 << 20
 ANSWERS_AT_ONCE = 1024
 _connections = itertools.count()
 CHARGE_MIN = 4096  # a message takes so much of the credit at least
+NO_ROOM = {"job_limit": "limits.jobs", "run_limit": "limits.runs"}  # may be taken later: the reason, and attnd's setting
 JOIN = bytes(8)
 NEVER_MS = 1 << 29  # as in link.py
 
@@ -242,7 +243,7 @@ class Lane:
                 answer, taken = None, False
             if answer is not None:
                 settled += self._take_answer(answer)
-                if answer.again:
+                if answer.again or any(reason in NO_ROOM for _, reason in answer.refused):
                     self._pause_s, taken = AGAIN_MAX_S, False
         if settled:
             self.full = self.is_awaited = False
@@ -260,15 +261,7 @@ class Lane:
             self._answered_at = time.monotonic()  # what waits for room is owed as long anew
             self._look_for_left()
         settled = [self._sent.pop(number) for number in acknowledged if number in self._sent]
-        for number, reason in refused:
-            if number in self._sent:
-                settled.append(self._sent.pop(number))
-                self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
-                if reason == keyring.REFUSED:
-                    self._denied()
-                else:
-                    self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Further ones are only "
-                               "counted, as refused_by_reason", reason)
+        settled += [self._sent.pop(number) for number, reason in refused if self._is_refused(number, reason)]
         for entry in settled:
             self._let_go(entry)
         if acknowledged and self._waits:
@@ -279,6 +272,44 @@ class Lane:
             log.warning("job %s: attnd cannot write its history (%s): it acknowledges nothing, and messages wait here until it "
                         "can; training goes on", self._job, why)
         return settled
+
+    def _is_refused(self, number: int, reason: str) -> bool:
+        """Whether that is for good: else it stays in its file, or is sent again over the next connection."""
+        entry = self._sent.get(number)
+        if entry is None:
+            return False
+        if entry.topic is None and (reason == keyring.REFUSED or reason in NO_ROOM):
+            self._leave(entry, reason)
+            return False
+        if reason in NO_ROOM:
+            self._warn(reason, "attnd has no room for this job (%s; see %s in its config): messages are kept, and sent again until "
+                       "it has; beyond reliable_bytes they are dropped and counted. Remedy: end what need not run, or a larger %s",
+                       reason, NO_ROOM[reason], NO_ROOM[reason])
+            return False
+        self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
+        if reason == keyring.REFUSED:
+            self._denied()
+        else:
+            self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Further ones are only counted, "
+                       "as refused_by_reason", reason)
+        return True
+
+    def _leave(self, refused: Entry, reason: str) -> None:
+        """Leaves all that a process has left where it is: attnd does not take this message of it from us."""
+        assert isinstance(refused.kept, Place) and self._spool is not None
+        name, job = refused.kept.segment.name, _job_of(refused)
+        if reason == keyring.REFUSED and self._keys is not None:
+            why = f"its access list (keys.access) does not let the key {self._keys.public.decode()} publish that job"
+        else:
+            why = reason
+        self._warn(f"leave {job}", "attnd refuses messages of job %s, which another process left in %s: %s. They stay there, for a "
+                   "process of that job", job, self.wish.directory, why)
+        for entry in [entry for entry in (*self._left, *self._sent.values()) if _is_of(entry, name)]:
+            self.spooled -= 1
+            self._left_bytes -= entry.nbytes
+            self._sent.pop(entry.number, None)
+        self._left = deque(entry for entry in self._left if not _is_of(entry, name))
+        self._spool.leave(name)
 
     def _let_go(self, entry: Entry, lost: bool = False) -> None:
         if isinstance(entry.kept, Place):
@@ -343,6 +374,12 @@ class Lane:
         """Keeps a message until it is acknowledged. False: there is no room for it."""
         payload = sum(frame.nbytes for frame in frames)
         nbytes = len(topic) + len(header) + payload
+        if nbytes > self.wish.bound + (EVENT_BYTES if is_event else 0):
+            self._warn("large", "a message has %d bytes, which is more than may ever wait for attnd (reliable_bytes, %d): it is "
+                       "dropped and counted, and so is all that follows like it. Remedy: a larger reliable_bytes, fewer query rows "
+                       "(rows=) or samples (samples=), or tensors without acknowledgement (reliable=None)", nbytes,
+                       self.wish.bound)
+            return False
         if not self.has_room(nbytes - EVENT_BYTES if is_event else nbytes):
             self.full = True
             self._warn("full", "attnd has not acknowledged %d bytes, which is as much as may wait for it (reliable_bytes): what "
@@ -411,6 +448,9 @@ class Lane:
             self._left.append(Entry(self._number, sum(found.sizes), Place(orphan.segment, found), None, 0, False))
             self._left_bytes += sum(found.sizes)
         self.spooled += len(orphan.messages)
+        if orphan.messages:
+            job = _job_of(self._left[-1])
+            self._warn(f"take {job}", "messages of job %s, which another process left in %s, are sent now", job, self.wish.directory)
         return True
 
     # ------------------------------------------------------------------------------------------- ends
@@ -444,6 +484,19 @@ class Lane:
         if about not in self._told:
             self._told[about] = True
             log.warning(f"job %s: {text}", self._job, *values)
+
+
+def _is_of(entry: Entry, name: str) -> bool:
+    """Whether the process with this name in the spool has left it."""
+    return entry.topic is None and isinstance(entry.kept, Place) and entry.kept.segment.name == name
+
+
+def _job_of(entry: Entry) -> str:
+    """As its topic says it."""
+    try:
+        return bytes(entry.frames()[0]).decode().split("/")[1]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return "?"
 
 
 def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:

@@ -7,7 +7,7 @@ A process has a name of 16 random digits in it, and
     NAME-00000001.rec   its messages, in segments that are appended to: each is a recording (proto/recording.h)
 
 A segment goes when all of its messages are acknowledged. Whose lock is free was killed: another process takes its files
-over, sends what is in them, and deletes them. However many there are, few files are open: the locks of NAMES_MAX others, our
+over, sends what is in them, and deletes them; what attnd does not take of this process stays there. However many there are, few files are open: the locks of NAMES_MAX others, our
 own, and the segment that is appended to. Nothing is synced to the disk: what was written outlives the process, not
 the machine. One thread.
 """
@@ -39,6 +39,9 @@ _SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.rec\Z")
 _LOCK = re.compile(r"([0-9a-f]{16})\.lock\Z")
 
 
+OF_OTHERS = "it belongs to another user, or others can write to it: chmod 700 it, or name a directory of your own"
+
+
 class Unreadable(Exception):
     """A file that is no segment, or one of a later version; the text says which."""
 
@@ -61,6 +64,11 @@ class Segment:
     def __init__(self, path: str, fd: int, size: int):
         self.path, self.fd, self.size = path, fd, size
         self.held = 0
+
+    @property
+    def name(self) -> str:
+        """The name of its owner."""
+        return _name_of(self.path)
 
     def read(self, found: Found) -> List[bytes]:
         """The frames; OSError."""
@@ -96,9 +104,16 @@ def _opened(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be a pipe
 
 
+def is_of_others(status: os.stat_result) -> bool:
+    """Whether others may have put something into this file or directory, which would be sent in our name."""
+    return status.st_uid != os.geteuid() or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
 def _size_of(fd: int) -> int:
     """Unreadable when nobody has written such a file: a stranger may have put it there."""
     status = os.fstat(fd)
+    if is_of_others(status):
+        raise Unreadable("it belongs to another user, or others can write to it")
     if not stat.S_ISREG(status.st_mode) or status.st_size > SEGMENT_BYTES + 8 * FRAMES_MAX + RECORD_BYTES + MESSAGE_MAX:
         raise Unreadable("no file of attnd's spool")
     return status.st_size
@@ -175,7 +190,7 @@ class Orphan(NamedTuple):
 
 
 class Spool:
-    """The files of this process, and those that it takes over. OSError when the directory cannot be used."""
+    """The files of this process, and those that it takes over. OSError when the directory cannot be used, or is not ours."""
 
     def __init__(self, directory: str, segment_bytes: int = SEGMENT_BYTES, now_ns: Callable[[], int] = time.time_ns):
         self.directory = os.path.abspath(directory)
@@ -186,9 +201,11 @@ class Spool:
         self._current: Optional[Segment] = None
         self._locks: Dict[str, int] = {}
         self._left: List[str] = []  # segments of others that are ours now, the next one last
-        self._passed: Set[str] = set()  # names with one that cannot be read
+        self._passed: Set[str] = set()  # names that are not taken again: one cannot be read, or they are not ours to send
         self._more = False  # names that were not looked at
         os.makedirs(directory, 0o700, exist_ok=True)
+        if is_of_others(os.stat(directory)):
+            raise OSError(errno.EPERM, OF_OTHERS)
         self._name = os.urandom(8).hex()
         if not self._take(self._name):
             raise OSError(0, "a lock is held by nobody")
@@ -268,6 +285,15 @@ class Spool:
             segment.forget()
             self._settle(segment)
 
+    def leave(self, name: str) -> None:
+        """Leaves all files of another's name where they are, to whoever comes next."""
+        self._passed.add(name)
+        self._left = [path for path in self._left if _name_of(path) != name]
+        for segment in [segment for segment in self._open if segment.name == name]:
+            self._open.discard(segment)
+            segment.forget()
+        os.close(self._locks.pop(name))
+
     def release(self, place: Place) -> None:
         """A message is acknowledged."""
         place.segment.held -= 1
@@ -285,7 +311,7 @@ class Spool:
                 self._current = None
         self._open.discard(segment)
         segment.delete()
-        self._let_go_of_empty(_name_of(segment.path))
+        self._let_go_of_empty(segment.name)
 
     # ----------------------------------------------------------------------------------------- the others'
 

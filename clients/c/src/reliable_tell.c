@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/* Sentences about the reliable lane, for people. */
+#include "clients/c/src/reliable.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void reliable_tell_left(struct reliable *lane, const struct kept *refused, const char *reason)
+{
+    char job[JOB_NAME_MAX + 1], why[KEY_LENGTH + 96], public[KEY_LENGTH + 1];
+
+    kept_job(refused, job);
+    snprintf(why, sizeof why, "%s", reason);
+    if (strcmp(reason, "key") == 0 && zmq_curve_public(public, lane->keys->secret) == 0) {
+        snprintf(why, sizeof why,
+                 "its access list (keys.access) does not let the key %s publish that job", public);
+    }
+    warner_say(lane->warner, WARNING_SPOOL_REFUSED,
+               "attnd refuses messages of job %s, which another process left in %s: %s. They stay "
+               "there, for a process of that job",
+               job, lane->directory, why);
+}
+
+const char *reliable_setting(const char *reason)
+{
+    return strcmp(reason, "job_limit") == 0   ? "limits.jobs"
+           : strcmp(reason, "run_limit") == 0 ? "limits.runs"
+                                              : NULL;
+}
+
+void reliable_tell_refused(struct reliable *lane, const char *reason)
+{
+    const char *setting = reliable_setting(reason);
+
+    if (setting) {
+        warner_say(lane->warner, WARNING_NO_ROOM,
+                   "attnd has no room for this job (%s; see %s in its config): messages are kept, "
+                   "and sent again until it has; beyond reliable_bytes they are dropped and "
+                   "counted. Remedy: end what need not run, or a larger %s",
+                   reason, setting, setting);
+    } else if (strcmp(reason, "key") == 0) {
+        lane->events.denied(lane->events.sender);
+    } else {
+        warner_say(lane->warner, WARNING_REFUSED,
+                   "attnd refuses a message (reason: %s), which is not sent again. Further ones "
+                   "are only counted, as refused",
+                   reason);
+    }
+}
+
+void reliable_tell_waits(struct reliable *lane, const msgpack_object *acknowledged,
+                         const msgpack_object *why)
+{
+    if (acknowledged) {
+        warner_end(lane->warner, WARNING_WAITS,
+                   "attnd writes its history again: the messages that waited are acknowledged");
+    } else if (why && why->type == MSGPACK_OBJECT_STR) {
+        warner_say(lane->warner, WARNING_WAITS,
+                   "attnd cannot write its history (%.*s): it acknowledges nothing, and messages "
+                   "wait here until it can; training goes on",
+                   why->via.str.size < 128 ? (int)why->via.str.size : 128, why->via.str.ptr);
+    }
+}
+
+void reliable_tell_end(struct reliable *lane, bool away, uint32_t linger_ms)
+{
+    unsigned long long late = 0, kept = 0;
+
+    for (const struct kept *at = lane->own.first; at; at = at->next) {
+        kept += at->counted && at->spooled;
+        late += at->counted && !at->spooled && !(away && at->payload == 0);
+    }
+    if (late > 0) {
+        warner_say(lane->warner, WARNING_LATE,
+                   "attnd did not acknowledge %llu messages within %.3g s of the end (linger): "
+                   "they count as dropped",
+                   late, linger_ms / 1000.0);
+    }
+    if (kept > 0) {
+        warner_say(lane->warner, WARNING_KEPT,
+                   "%llu messages that attnd has not acknowledged are kept in %s: the next process "
+                   "with this spool sends them",
+                   kept, lane->directory);
+    }
+    if (lane->left.first || (lane->spool && spool_has_left(lane->spool))) {
+        warner_say(lane->warner, WARNING_LEFT,
+                   "messages that other processes left in %s are still there: the next process "
+                   "with this spool sends them",
+                   lane->directory);
+    }
+}
