@@ -156,8 +156,8 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     stats_received(&daemon->stats, message->bytes);
     rounds_start(daemon);
     daemon->arrival_ns = message->received_ns;
-    int code = lane_is_behind(message->promise);
-    if (!code) {
+    int behind = lane_is_behind(message->promise), code = behind;
+    if (!behind) {
         code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
     }
     if (whole && (code || !message->kept_back)) {
@@ -168,7 +168,9 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
         bool repeated = code == ERR_REPEATED;
         stats_add(&daemon->stats, COUNT_RELIABLE_DUPLICATES, repeated);
         if (message->promise && !repeated) {
-            message->promise->code = code;
+            message->promise->code = behind ? ERR_AGAIN : code;
+        }
+        if (message->promise && !behind) {
             lane_pass_over(message->promise);
         }
         messages_account(daemon, message);

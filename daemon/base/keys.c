@@ -165,6 +165,18 @@ bool keys_allow(struct keyring *keys, zmq_msg_t *frame, enum access_role role, c
     return allowed;
 }
 
+const char *keys_bounded(struct keyring *keys, zmq_msg_t *frame)
+{
+    const char *key = keys ? keys_sender(frame) : NULL;
+    if (!key) {
+        return NULL;
+    }
+    pthread_rwlock_rdlock(&keys->lock);
+    bool all = access_allows(keys->access, key, ACCESS_PUBLISH, NULL);
+    pthread_rwlock_unlock(&keys->lock);
+    return all ? NULL : key;
+}
+
 bool keys_know(struct keyring *keys, zmq_msg_t *frame)
 {
     const char *key = keys ? keys_sender(frame) : NULL;

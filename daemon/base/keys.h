@@ -56,6 +56,9 @@ struct keys_sender {
     char name[ACCESS_COMMENT_MAX + 1]; /* in the list, else the start of the key */
     uint64_t refused;                  /* messages of this key, whenever it was listed */
 };
+/* The public key of this frame's sender, which lives as long as the frame, when it may publish some
+ * jobs only; else NULL. */
+const char *keys_bounded(struct keyring *keys, zmq_msg_t *frame);
 /* Counts that a message of this frame's sender may not be sent by it. */
 void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_sender *ret_sender);
 

@@ -239,6 +239,7 @@ static int ingest_check(struct ingest *ingest, struct message *message, struct k
     if (*job && !keys_allow(keys, &message->frames[0], ACCESS_PUBLISH, job)) {
         code = ERR_KEY; /* whatever else: nobody speaks for the job of another key */
     }
+    message->sender = code ? NULL : keys_bounded(keys, &message->frames[0]);
     message->reserved = message->header.type == MESSAGE_EVENT;
     return code;
 }

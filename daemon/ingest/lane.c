@@ -42,7 +42,8 @@ static bool lane_is_transient(const struct promise *promise)
 
 void lane_pass_over(const struct promise *promise)
 {
-    if (lane_is_transient(promise)) {
+    bool no_room = promise->code == ERR_JOB_LIMIT || promise->code == ERR_RUN_LIMIT;
+    if (no_room || lane_is_transient(promise)) {
         promise->peer->passed = promise->code;
         promise->peer->passed_join = promise->join;
     }

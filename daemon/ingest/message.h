@@ -41,6 +41,8 @@ struct message {
     uint64_t received_ns;       /* monotonic clock */
     struct lane_peer *peer;     /* of the reliable lane: to be told when it is freed; NULL = none */
     struct promise *promise;    /* to acknowledge it; owned, NULL = none, or passed on */
+    const char *sender;         /* its key, which may publish some jobs only (keys_bounded), in the
+                                   first frame; NULL = it may publish all, or has none */
     struct header header;       /* valid when decoded */
 
     /* the loop's, while the message is worked on */

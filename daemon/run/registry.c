@@ -10,7 +10,7 @@
 #include "daemon/run/queue.h"
 #include "daemon/run/recall.h"
 #include "daemon/run/restore.h"
-#include "daemon/run/tick.h"
+#include "proto/key.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +19,7 @@ struct job {
     char name[JOB_NAME_MAX + 1];
     struct run *runs; /* newest first */
     struct work_queue work;
+    char sender[KEY_LENGTH + 1]; /* of its newest message, as there; "": NULL */
     UT_hash_handle hh;
 };
 
@@ -129,6 +130,29 @@ static struct job *registry_longest_silent(struct registry *registry, const stru
         }
     }
     return longest;
+}
+
+/* It has a place that it does not make for others. */
+static bool registry_job_stays(const struct job *job)
+{
+    return !job_at_rest(job) && !registry_job_is_empty(job);
+}
+
+/* A key that may publish some jobs only has at most half of the places that other keys leave: it
+ * cannot keep their jobs out. `known` as below. */
+static int registry_check_share(const struct registry *registry, const struct job *known,
+                                const char *sender)
+{
+    uint64_t own = 0, others = 0, limit = registry->config->limits_jobs;
+    if (!sender || (known && registry_job_stays(known))) {
+        return 0;
+    }
+    for (const struct job *job = registry->jobs; job; job = job->hh.next) {
+        if (job != known && registry_job_stays(job)) {
+            *(strcmp(job->sender, sender) == 0 ? &own : &others) += 1;
+        }
+    }
+    return 2 * own + others < limit ? 0 : ERR_JOB_LIMIT;
 }
 
 static void registry_forget_job(struct registry *registry, struct job *job, uint64_t now_ns)
@@ -316,13 +340,17 @@ static int find_or_add(struct registry *registry, struct message *message, uint6
             claim = CLAIM_ROOM;
         }
     }
-    int code = make_room_for_job(registry, job, claim, now_ns);
+    int code = registry_check_share(registry, job, message->sender);
+    if (!code) {
+        code = make_room_for_job(registry, job, claim, now_ns);
+    }
     if (!code && !job) {
         code = add_job(registry, header->job, &job);
     }
     if (code) {
         return code;
     }
+    strcpy(job->sender, message->sender ? message->sender : "");
     *ret_run = registry_find_run(job, header->run);
     code = make_room_for_run(registry, job, *ret_run, claim, now_ns);
     if (!code && !*ret_run) {
@@ -455,135 +483,6 @@ int registry_restore(struct registry *registry, uint64_t now_ns)
     return 0;
 }
 
-static void registry_mark_run(void *data, struct run *run)
-{
-    (void)data;
-    run->in_round = true;
-}
-
-void registry_begin_round(struct registry *registry)
-{
-    registry_each(registry, registry_mark_run, NULL);
-}
-
-static void step_run(void *data, struct run *run)
-{
-    bool *stepped = data;
-    if (!run->in_round || *stepped) {
-        return;
-    }
-    run->in_round = checkpoint_step(run);
-    *stepped = run->in_round || run->saving;
-}
-
-bool registry_step(struct registry *registry)
-{
-    bool stepped = false;
-    registry_each(registry, step_run, &stepped);
-    return stepped;
-}
-
-static void add_collected(void *data, struct run *run)
-{
-    *(uint64_t *)data += run->saving_bytes;
-}
-
-uint64_t registry_collected(const struct registry *registry)
-{
-    uint64_t bytes = 0;
-    registry_each(registry, add_collected, &bytes);
-    return bytes;
-}
-
-static void submit_run(void *data, struct run *run)
-{
-    checkpoint_submit(run, *(uint64_t *)data);
-}
-
-void registry_submit(struct registry *registry, uint64_t now_ns)
-{
-    registry_each(registry, submit_run, &now_ns);
-}
-
-struct registry_ticked {
-    uint64_t now_ns;
-    bool active;
-};
-
-static void registry_tick_run(void *data, struct run *run)
-{
-    struct registry_ticked *tick = data;
-    tick_run(run, tick->now_ns);
-    tick->active = tick->active || tick_wanted(run);
-}
-
-bool registry_tick(struct registry *registry, uint64_t now_ns)
-{
-    struct registry_ticked tick = {.now_ns = now_ns};
-    registry_each(registry, registry_tick_run, &tick);
-    return tick.active;
-}
-
-static void registry_show_run(void *data, struct run *run)
-{
-    (void)data;
-    closing_show(run);
-}
-
-void registry_show(struct registry *registry)
-{
-    registry_each(registry, registry_show_run, NULL);
-}
-
-struct registry_flush {
-    const char *job; /* NULL: all */
-    int waiting;
-};
-
-static void flush_run(void *data, struct run *run)
-{
-    struct registry_flush *flush = data;
-    if (!flush->job || strcmp(run->job, flush->job) == 0) {
-        flush->waiting += queue_flush(run);
-    }
-}
-
-int registry_flush(struct registry *registry, const char *job)
-{
-    struct registry_flush flush = {.job = job};
-    if (job && !registry_find_job(registry, job)) {
-        return ERR_JOB_UNKNOWN;
-    }
-    registry_each(registry, flush_run, &flush);
-    return flush.waiting;
-}
-
-static void count_flushing(void *data, struct run *run)
-{
-    uint32_t *count = data;
-    *count += run->flushing;
-}
-
-uint32_t registry_flushing(const struct registry *registry)
-{
-    uint32_t count = 0;
-    registry_each(registry, count_flushing, &count);
-    return count;
-}
-
-static void count_waiting(void *data, struct run *run)
-{
-    uint64_t *count = data;
-    *count += run->waiting;
-}
-
-uint64_t registry_waiting(const struct registry *registry)
-{
-    uint64_t count = 0;
-    registry_each(registry, count_waiting, &count);
-    return count;
-}
-
 bool registry_knows(const struct registry *registry, const char *job)
 {
     return registry_find_job(registry, job) != NULL;
@@ -592,28 +491,4 @@ bool registry_knows(const struct registry *registry, const char *job)
 uint32_t registry_jobs(const struct registry *registry)
 {
     return HASH_COUNT(registry->jobs);
-}
-
-struct registry_search {
-    const char *job, *prefix;
-    struct run *found;
-};
-
-static void visit_searched(void *data, struct run *run)
-{
-    struct registry_search *search = data;
-    char hex[2 * RUN_BYTES + 1];
-    run_hex(run->id, hex);
-    bool fits = strcmp(run->job, search->job) == 0 &&
-                strncmp(hex, search->prefix, strlen(search->prefix)) == 0;
-    if (fits && !search->found) {
-        search->found = run;
-    }
-}
-
-struct run *registry_find(const struct registry *registry, const char *job, const char *prefix)
-{
-    struct registry_search search = {job, prefix, NULL};
-    registry_each(registry, visit_searched, &search);
-    return search.found;
 }

@@ -4,7 +4,8 @@
  * A job comes to exist with its first message that passed ingest. When limits.runs is reached the
  * longest silent run makes room, if it is idle, ended, or silent for window.timeout; when
  * limits.jobs is reached the longest silent job does, if it is idle or ended; else the newcomer is
- * refused.
+ * refused. A key that may publish some jobs only is refused at half of what other keys leave of
+ * limits.jobs.
  *
  * Jobs and runs that have sent no tensors are nobody's loss: they make room first, whatever their
  * state, and never take the place of one that has. When all have, a hello may make one more than

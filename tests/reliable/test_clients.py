@@ -25,8 +25,10 @@ def attnd():
 class KeyedWithWindows(Keyed):
     """Each step is a window."""
 
+    more = ()
+
     def start(self):
-        self.settings = (*self.settings, *SETTINGS)
+        self.settings = (*self.settings, *SETTINGS, *self.more)
         super().start()
 
 
@@ -84,6 +86,67 @@ def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch, libattn):
 
 
 @BOTH
+def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatch, libattn):
+    """What a killed one left is not taken of the one with the other key, and is there for the next with the right one."""
+    mine, other = Pair(), Pair()
+    daemon = KeyedWithWindows((mine, "publish", "mine*"), (other, "publish", "other"))
+    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
+    monkeypatch.setenv("ATTND_KEY", mine.secret)
+    address = f"tcp://127.0.0.1:{daemon.port}"
+    first = Keeper(daemon, "mine-a", tmp_path, libattn=libattn, address=address)
+    first.wait_for(20)
+    daemon.stop(signal.SIGKILL)
+    first.wait_for(first.said()[1] + 50)
+    first.kill()
+    kept, files = first.said()[1], sorted(spooled(tmp_path))
+    daemon.start()
+    monkeypatch.setenv("ATTND_KEY", other.secret)
+    second = Keeper(daemon, "other", tmp_path, count=20, libattn=libattn, address=address)
+    wait_until(lambda: "refuses" in second.errors(), "a refusal")
+    second.finish()
+    assert [line for line in second.errors().splitlines() if "refuses" in line] == [
+        f"job other: attnd refuses messages of job mine-a, which another process left in {tmp_path}/spool: its access list "
+        f"(keys.access) does not let the key {other.public} publish that job. They stay there, for a process of that job"]
+    wait_until(lambda: is_whole(daemon, second, 20), "the messages of the second")
+    assert sorted(spooled(tmp_path)) == files
+    monkeypatch.setenv("ATTND_KEY", mine.secret)
+    third = Keeper(daemon, "mine-c", tmp_path, count=5, libattn=libattn, address=address)
+    wait_until(lambda: is_whole(daemon, first, kept), f"{kept} messages of the first")
+    third.finish()
+    assert f"messages of job mine-a, which another process left in {tmp_path}/spool, are sent now" in third.errors()
+    assert not spooled(tmp_path)
+
+
+@BOTH
+def test_a_job_without_room_waits_and_loses_nothing(tmp_path, monkeypatch, libattn):
+    """A key for some jobs has two places of four at most: its third job waits for one of them, that of another key does not."""
+    mine, other = Pair(), Pair()
+    daemon = KeyedWithWindows((mine, "publish", "mine"), (other, "publish", "other-*"))
+    daemon.stop()
+    daemon.more = ("limits.jobs=4",)
+    daemon.start()
+    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
+    address = f"tcp://127.0.0.1:{daemon.port}"
+
+    def keeper(job, pair):
+        monkeypatch.setenv("ATTND_KEY", pair.secret)
+        return Keeper(daemon, job, tmp_path, count=20, libattn=libattn, spool=False, address=address)
+
+    others = [keeper("other-1", other), keeper("other-2", other)]
+    wait_until(lambda: all(is_whole(daemon, one, 20) for one in others), "the jobs that have a place")
+    waiting, free = keeper("other-3", other), keeper("mine", mine)
+    wait_until(lambda: is_whole(daemon, free, 20), "the job of the other key")
+    wait_until(lambda: "limits.jobs" in waiting.errors(), "the sentence about the third")
+    others[0].finish()
+    wait_until(lambda: is_whole(daemon, waiting, 20), "the third")
+    for one in (others[1], waiting, free):
+        one.finish()
+    assert waiting.errors() == (
+        "job other-3: attnd has no room for this job (job_limit; see limits.jobs in its config): messages are kept, and sent again "
+        "until it has; beyond reliable_bytes they are dropped and counted. Remedy: end what need not run, or a larger limits.jobs\n")
+
+
+@BOTH
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 def test_kills_of_attnd_lose_nothing(attnd, tmp_path, libattn, spool):
     keeper = Keeper(attnd, "job", tmp_path, count=600, pause_us=2000, libattn=libattn, spool=spool)
@@ -133,6 +196,7 @@ def test_what_is_left_at_the_end_is_told(tmp_path, libattn):
     second.finish()
     daemon.process.send_signal(signal.SIGCONT)
     said = [line for line in second.errors().splitlines() if "is not whole" not in line]
+    assert said.pop(0) == f"job second: messages of job first, which another process left in {tmp_path}/spool, are sent now"
     assert [line.endswith("the next process with this spool sends them") for line in said] == [True, True], said
     assert f"messages that attnd has not acknowledged are kept in {tmp_path}/spool: " in said[0]
     assert said[1].startswith(f"job second: messages that other processes left in {tmp_path}/spool are still there: ")
@@ -249,7 +313,7 @@ def test_the_disk_of_the_spool_is_full(attnd, tmp_path):
         pytest.skip("mounting needs root")
     place = tmp_path / "spool"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(place)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "none", str(place)], check=False).returncode:
         pytest.skip("there is no tmpfs to be mounted here")
     try:
         keeper = Keeper(attnd, "job", tmp_path, count=200)

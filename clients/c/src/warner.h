@@ -23,7 +23,7 @@ enum warning {
     WARNING_SPOOL_READ,
     WARNING_SPOOL_TAKEN,   /* what others left is sent */
     WARNING_SPOOL_REFUSED, /* it is not taken of us */
-    WARNING_LATE, /* at the end */
+    WARNING_LATE,          /* at the end */
     WARNING_KEPT,
     WARNING_LEFT,
 };

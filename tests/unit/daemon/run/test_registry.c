@@ -16,6 +16,7 @@ struct registry_fixture {
     struct stats stats;
     struct registry *registry;
     uint64_t now, arrivals;
+    const char *sender; /* of the messages */
     int summaries, others;
     char forgotten[JOB_NAME_MAX + 1];
 };
@@ -83,7 +84,7 @@ static int registry_event(struct registry_fixture *f, const char *job, uint8_t r
 
 static int tensors(struct registry_fixture *f, const char *job, uint8_t run, uint64_t seq)
 {
-    struct message message = {.arrival = ++f->arrivals, .received_ns = f->now};
+    struct message message = {.arrival = ++f->arrivals, .received_ns = f->now, .sender = f->sender};
     bool compute = false;
     message.header = (struct header){.type = MESSAGE_ATTENTION,
                                      .world = 1,
@@ -135,6 +136,44 @@ static void test_an_active_job_is_not_pushed_out(void **state)
     tensors(f, "b", 1, 0);
     assert_int_equal(tensors(f, "c", 1, 0), ERR_JOB_LIMIT);
     assert_int_equal(registry_jobs(f->registry), 2);
+}
+
+/* At most half of what other keys leave. */
+static void test_a_key_for_some_jobs_does_not_keep_others_out(void **state)
+{
+    struct registry_fixture *f = *state;
+    char name[] = "a";
+    f->config.limits_jobs = 8;
+    f->sender = "one";
+    for (; *name <= 'd'; ++*name) {
+        assert_int_equal(tensors(f, name, 1, 0), 0);
+    }
+    assert_int_equal(tensors(f, "e", 1, 0), ERR_JOB_LIMIT);
+    assert_int_equal(tensors(f, "a", 1, 1), 0);
+    f->sender = "two";
+    assert_int_equal(tensors(f, "e", 1, 0), 0);
+    assert_int_equal(tensors(f, "f", 1, 0), 0);
+    assert_int_equal(tensors(f, "g", 1, 0), ERR_JOB_LIMIT);
+    f->sender = NULL; /* may publish all jobs */
+    assert_int_equal(tensors(f, "g", 1, 0), 0);
+    assert_int_equal(tensors(f, "h", 1, 0), 0);
+}
+
+/* Jobs that rest leave their places; those that come back need one. */
+static void test_jobs_that_rest_are_no_way_round_the_share(void **state)
+{
+    struct registry_fixture *f = *state;
+    f->config.limits_jobs = 4;
+    f->sender = "one";
+    assert_int_equal(tensors(f, "a", 1, 0), 0);
+    assert_int_equal(tensors(f, "b", 1, 0), 0);
+    assert_int_equal(registry_event(f, "c", 1, EVENT_HELLO, 0), 0);
+    assert_int_equal(tensors(f, "c", 1, 0), ERR_JOB_LIMIT);
+    f->now += 20 * S;
+    registry_tick(f->registry, f->now); /* all are idle */
+    assert_int_equal(tensors(f, "c", 1, 0), 0);
+    assert_int_equal(tensors(f, "d", 1, 0), 0);
+    assert_int_equal(tensors(f, "a", 1, 1), ERR_JOB_LIMIT);
 }
 
 static void test_the_longest_idle_job_makes_room(void **state)
@@ -303,6 +342,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_jobs_and_runs_appear_with_their_first_message),
         TEST(test_an_active_job_is_not_pushed_out),
+        TEST(test_a_key_for_some_jobs_does_not_keep_others_out),
+        TEST(test_jobs_that_rest_are_no_way_round_the_share),
         TEST(test_the_longest_idle_job_makes_room),
         TEST(test_jobs_without_tensors_push_out_each_other_only),
         TEST(test_a_job_without_tensors_makes_room_though_it_is_active),
