@@ -244,7 +244,7 @@ def test_both_clients_say_the_same_of_a_full_disk_and_of_an_attnd_that_stops(att
                    "nothing else is captured until it is back; training goes on. Start it again: attnd"
     attnd.process.send_signal(signal.SIGCONT)
     said = said_alike(keepers, 4, "that attnd is back")
-    assert said == f"job J: attnd is back, at {place}, after N s: N messages that were kept for it are sent now"
+    assert said == f"job J: attnd is back, at {place}, after N s; messages kept for it, and sent now: N"
     for keeper in keepers:
         kept = keeper.said()[1]
         wait_until(lambda: is_whole(attnd, keeper, kept), f"the {kept} messages of {keeper.job}")

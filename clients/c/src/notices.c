@@ -5,6 +5,7 @@
 
 #include "clients/c/src/keys.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <zmq.h>
@@ -179,20 +180,20 @@ static bool notices_relies(attn_publisher *publisher)
     return relies;
 }
 
-static uint64_t notices_dropped(attn_publisher *publisher)
+/* Appends how many messages came to nothing, when there are some. */
+static void notices_add(char *text, size_t size, const char *what, uint64_t count)
 {
-    uint64_t dropped;
+    size_t used = strlen(text);
 
-    pthread_mutex_lock(&publisher->lock);
-    dropped = publisher->counts.dropped;
-    pthread_mutex_unlock(&publisher->lock);
-    return dropped;
+    if (count > 0) {
+        snprintf(text + used, size - used, "; %s: %" PRIu64, what, count);
+    }
 }
 
 static void tell_back(attn_publisher *publisher, double away_s)
 {
-    uint64_t dropped = notices_dropped(publisher) - publisher->dropped_before;
-    char lost[64] = "";
+    attn_publisher_counts counts;
+    char others[96] = "";
 
     if (!notices_relies(publisher)) {
         warner_end(&publisher->warner, WARNING_GONE,
@@ -200,14 +201,13 @@ static void tell_back(attn_publisher *publisher, double away_s)
                    publisher->home, away_s);
         return;
     }
-    if (dropped > 0) {
-        snprintf(lost, sizeof lost, "; dropped, for lack of room: %llu",
-                 (unsigned long long)dropped);
-    }
+    attn_publisher_stats(publisher, &counts);
+    notices_add(others, sizeof others, "not captured", counts.skipped - publisher->before.skipped);
+    notices_add(others, sizeof others, "dropped", counts.dropped - publisher->before.dropped);
     warner_end(&publisher->warner, WARNING_GONE,
-               "attnd is back, at %s, after %.0f s: %llu messages that were kept for it are sent "
-               "now%s",
-               publisher->home, away_s, (unsigned long long)publisher->lane.unacknowledged, lost);
+               "attnd is back, at %s, after %.0f s; messages kept for it, and sent now: %" PRIu64
+               "%s",
+               publisher->home, away_s, publisher->lane.unacknowledged, others);
 }
 
 /* Notes who wants tensors, and that nobody does any more. */
@@ -224,7 +224,7 @@ static void note_home(attn_publisher *publisher, uint64_t now)
         publisher->left_ms = 0;
     } else if (publisher->heard.count == 0 && *publisher->home && publisher->left_ms == 0) {
         publisher->left_ms = now;
-        publisher->dropped_before = notices_dropped(publisher);
+        attn_publisher_stats(publisher, &publisher->before);
     }
 }
 

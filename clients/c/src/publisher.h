@@ -74,11 +74,11 @@ struct attn_publisher {
     struct link link;
     struct reliable lane;
     struct warner warner;
-    struct prefixes heard;   /* what is subscribed */
-    uint64_t settled_ms;     /* when the subscriptions of an attnd that is back are taken for all */
-    char home[ADDRESS_MAX];  /* where tensors were last wanted; "": nowhere */
-    uint64_t left_ms;        /* when the end of that was seen; 0: it has not ended */
-    uint64_t dropped_before; /* that */
+    struct prefixes heard;  /* what is subscribed */
+    uint64_t settled_ms;    /* when the subscriptions of an attnd that is back are taken for all */
+    char home[ADDRESS_MAX]; /* where tensors were last wanted; "": nowhere */
+    uint64_t left_ms;       /* when the end of that was seen; 0: it has not ended */
+    attn_publisher_counts before; /* then */
     struct {
         uint64_t look_ms; /* 0: not */
         uint64_t sent;
