@@ -312,6 +312,9 @@ static const char *access_flaw(const struct stat *status, enum access_kind kind)
     if (exposure || !S_ISREG(status->st_mode)) {
         return exposure ? exposure : "not a regular file";
     }
+    if (status->st_uid != geteuid() && status->st_uid != 0) {
+        return "belongs to another user, who can let anybody in (chown it)";
+    }
     if (status->st_mode & (S_IWGRP | S_IWOTH)) {
         return "others can write to it, and let themselves in (chmod go-w)";
     }

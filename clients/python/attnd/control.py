@@ -36,6 +36,10 @@ class ControlError(Exception):
         self.message = message
 
 
+class KeysError(ConnectionError):
+    """attnd does not let this client in: the sentence says why."""
+
+
 class Control:
     """A connection to the daemon's control socket.
 
@@ -257,7 +261,7 @@ class Control:
     def _check_keys(self) -> None:
         why = self._link.wrong_keys()
         if why:
-            raise ConnectionError(why)
+            raise KeysError(why)
 
     def _no_answer(self, method: str) -> TimeoutError:
         return TimeoutError(self._explained(f"{self._link.endpoint}: no answer to {method} within {self._timeout:g} s"))

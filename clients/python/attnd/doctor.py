@@ -44,11 +44,11 @@ class Finding(NamedTuple):
 
 
 class Daemon(NamedTuple):
-    """An attnd that answered: its place ("" on another machine), its answers to `ping` and `stats`, how far its clock
-    is ahead of ours (None when it does not say), and how long `ping` took."""
+    """An attnd that answered: its place ("" on another machine), its answers to `ping` and `stats` (None: this key may not
+    ask for them), how far its clock is ahead of ours (None when it does not say), and how long `ping` took."""
     place: str
     ping: Dict[str, Any]
-    stats: Dict[str, Any]
+    stats: Optional[Dict[str, Any]]
     skew_s: Optional[float]
     answer_s: float
 
@@ -91,7 +91,7 @@ def examine(address: Optional[str] = None) -> List[Finding]:
     daemon = found[0] if found else None
     findings += _about_programs(daemon is not None)
     findings += about_daemon
-    findings += _about_history(daemon)
+    findings += _about_history(daemon, address or os.environ.get("ATTND_ADDRESS"))
     findings += _about_spool(os.environ.get("ATTND_SPOOL"))
     return findings
 
@@ -265,7 +265,7 @@ def _about_port() -> Findings:
 
 def _about_answer(name: Optional[str], endpoint: str, found: Callable[[Daemon], None]) -> Findings:
     try:
-        from .control import Control, ControlError
+        from .control import Control, ControlError, KeysError
     except ImportError as error:
         yield Finding("daemon", WRONG, f"cannot be asked: {error}",
                       f"{sys.executable} -m pip install {' '.join(NEEDED)}")
@@ -277,7 +277,15 @@ def _about_answer(name: Optional[str], endpoint: str, found: Callable[[Daemon], 
             ping = control.ping()
             answer_s = time.monotonic() - began
             skew_s = None if "time_ns" not in ping else (ping["time_ns"] - asked) / 1e9 - answer_s / 2
-            daemon = Daemon(place, ping, control.stats(), skew_s, answer_s)
+            try:
+                stats = control.stats()
+            except ControlError as error:
+                if error.code != "access":
+                    raise
+                stats = None
+            daemon = Daemon(place, ping, stats, skew_s, answer_s)
+    except KeysError as error:
+        yield Finding("daemon", WRONG, str(error), "see attnctl ping, which tries the same keys")
     except TimeoutError as error:
         yield Finding("daemon", WRONG, str(error), _about_silence(place))
     except (OSError, ControlError, ValueError, TypeError, KeyError) as error:
@@ -305,7 +313,7 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
                       f"the {older} is older, and what it does not know is left out: {remedy}")
     else:
         yield Finding("daemon", OK, f"{what}, up {daemon.ping.get('uptime_s', 0):.0f} s")
-    if daemon.stats.get("config_refused"):
+    if daemon.stats and daemon.stats.get("config_refused"):
         yield Finding("config", WRONG, "attnd has refused its config when it read it again; the settings from before "
                       "hold", "attnd --check-config FILE says why; then kill -HUP attnd")
     if daemon.place:
@@ -336,14 +344,19 @@ def _about_page(place: str) -> Finding:
 
 # ---------------------------------------------------------------------------------------- the history
 
-def _about_history(daemon: Optional[Daemon]) -> Findings:
+def _about_history(daemon: Optional[Daemon], address: Optional[str]) -> Findings:
     if daemon is None:
+        if address and not address.startswith("/"):
+            return  # that of another machine
         folder = state_directory()
         if folder is None:
             yield Finding("history", WRONG, "there is no place for it: neither XDG_STATE_HOME nor HOME is set",
                           "set one of them")
             return
         yield from _about_disk(folder)
+        return
+    if daemon.stats is None:
+        yield Finding("history", NOTE, "attnd tells of it to a key with the role read only")
         return
     history = daemon.stats.get("history", {})
     path, reason = history.get("path"), history.get("reason")

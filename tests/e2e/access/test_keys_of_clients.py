@@ -92,6 +92,23 @@ class Open(Attnd):
         return dict(setting.split("=") for setting in self.settings).get(f"{name}.endpoint") or super().endpoint(name)
 
 
+@pytest.mark.parametrize("role", ["publish", "read", None])
+def test_python_m_attnd_says_what_is_wrong_with_a_key(monkeypatch, key_file, role):
+    pair = Pair()
+    attnd = Keyed(*([(pair, role, "*")] if role else []))
+    come(monkeypatch, attnd, key_file(pair), attnd.server.public)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "clients" / "python"))
+    said = subprocess.run([sys.executable, "-m", "attnd"], capture_output=True, text=True, timeout=PATIENCE_S, check=False).stdout
+    daemon, history = (re.search(rf"^{what} +(\S+) +(.*)$", said, re.MULTILINE) for what in ("daemon", "history"))
+    if role is None:
+        assert daemon[1] == "WRONG" and daemon[2] == attnctl("ping").stderr[len("attnctl: "):].strip()
+        assert history is None
+    else:
+        assert daemon[1] == "ok" and "answers at" in daemon[2]
+        assert history[1] == ("-" if role == "publish" else "ok")
+    attnd.close()
+
+
 def test_keys_where_nobody_asks_for_them_are_said(monkeypatch):
     pair, control = Pair(), f"tcp://127.0.0.1:{free_ports(1)}"
     attnd = Open("insecure=true", f"control.endpoint={control}")
@@ -114,6 +131,8 @@ def test_attnctl_makes_keys(tmp_path):
     assert (again.returncode, again.stderr) == (2, f"attnctl: {path}: is there already; keys are not replaced\n")
     path.chmod(0o604)
     assert attnctl("key", "show", path).returncode == 2
+    hyphen = attnctl("key", "new", "-")
+    assert hyphen.returncode == 2 and "valid: new FILE" in hyphen.stderr and not os.path.exists("-")
     assert attnctl("key", "burn", path).stderr == "attnctl: key 'burn': no such thing to do (valid: new FILE, show FILE, list)\n"
 
 

@@ -224,14 +224,15 @@ static void test_a_list_has_a_limit(void **state)
     free(text);
 }
 
-/* Writes the list with this mode; access_load then says `message`, NULL = takes it. */
-static void assert_loads(mode_t mode, const char *message)
+/* Writes the list with this owner and mode; access_load then says `message`, NULL = takes it. */
+static void assert_loads(uid_t owner, mode_t mode, const char *message)
 {
     char path[] = "/tmp/attnd-access-XXXXXX", error[CONFIG_ERROR_MAX] = "";
     char expected[CONFIG_ERROR_MAX];
     struct access *access = NULL;
     int fd = mkstemp(path);
     assert_true(fd >= 0 && write(fd, ALICE " read *\n", 48) == 48 && fchmod(fd, mode) == 0);
+    assert_int_equal(fchown(fd, owner, (gid_t)-1), 0);
     close(fd);
     assert_int_equal(access_load(path, ACCESS_KEYS, &access, error), message ? -1 : 0);
     snprintf(expected, sizeof expected, "%s%s", message ? path : "", message ? message : "");
@@ -245,9 +246,18 @@ static void assert_loads(mode_t mode, const char *message)
 static void test_a_list_that_others_can_write_is_refused(void **state)
 {
     (void)state;
-    assert_loads(0644, NULL);
-    assert_loads(0664, ": others can write to it, and let themselves in (chmod go-w)");
-    assert_loads(0602, ": others can write to it, and let themselves in (chmod go-w)");
+    assert_loads(geteuid(), 0644, NULL);
+    assert_loads(geteuid(), 0664, ": others can write to it, and let themselves in (chmod go-w)");
+    assert_loads(geteuid(), 0602, ": others can write to it, and let themselves in (chmod go-w)");
+}
+
+static void test_a_list_of_another_user_is_refused(void **state)
+{
+    (void)state;
+    if (geteuid() != 0) {
+        skip(); /* only root gives files away */
+    }
+    assert_loads(65534, 0644, ": belongs to another user, who can let anybody in (chown it)");
 }
 
 int main(void)
@@ -264,6 +274,7 @@ int main(void)
         cmocka_unit_test(test_the_patterns_of_one_visitor_have_a_limit),
         cmocka_unit_test(test_a_list_has_a_limit),
         cmocka_unit_test(test_a_list_that_others_can_write_is_refused),
+        cmocka_unit_test(test_a_list_of_another_user_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
