@@ -223,7 +223,6 @@ def read_answer(home, server, word):
 def bash(tmp_path):
     """Starts a script at a node as the README's user types it, whose home is tmp_path. Ends all of them, and attnd."""
     running = []
-    (tmp_path / ".config").mkdir()
 
     def start(node, script):
         with node:
@@ -246,11 +245,12 @@ def test_the_readme_sets_up_two_machines(nodes, tmp_path, bash):
     server, client, training = [block.replace("HOST", HOST).replace("python3", sys.executable) for block in blocks()]
 
     made = bash(here, f"{server}attnctl key new ~/reader.key").communicate(timeout=PATIENCE_S)
-    public, (_, reader) = (tmp_path / "server.pub").read_text().strip(), made[0].split()
+    public, reader = (tmp_path / "server.pub").read_text().strip(), made[0].split()[-1]
+    assert f" at tcp://{HOST}:5572, up " in made[0] and re.search(r"^you +\S{40} +admin", made[0], re.MULTILINE), made
     (tmp_path / ".config/attnd/access").open("a").write(f"{reader} read *\n")
     wait_until(lambda: "event=started" in (tmp_path / "log").read_text(), "attnd")
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGHUP)
-    wait_until(lambda: "event=keys_read keys=3" in (tmp_path / "log").read_text(), "the reader's key")
+    wait_until(lambda: "event=keys_read keys=4" in (tmp_path / "log").read_text(), "the reader's key")
 
     assert (tmp_path / "node.key").stat().st_mode & 0o777 == 0o600
     done = bash(there, client)
