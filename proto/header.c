@@ -489,7 +489,6 @@ static int proto_header_read_after(const struct header_rule *rule, const msgpack
     KEY(epoch, IN_ALL, IN_ALL, header_read_u64, FIELD(epoch, COUNT_MAX))                           \
     KEY(step, IN_ALL, IN_ALL, header_read_u64, FIELD(step, COUNT_MAX))                             \
     KEY(reliable, OPTIONAL, IN_ALL, read_bool, FIELD(reliable, 0))                                 \
-    KEY(overtakes, OPTIONAL, IN_TENSORS, read_bool, FIELD(overtakes, 0))                           \
     KEY(stack, IN_TENSORS, IN_TENSORS, read_stack, NO_FIELD)                                       \
     KEY(layer, IN_TENSORS, IN_TENSORS, header_read_u32, FIELD(layer.layer, LAYER_MAX))             \
     KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \
@@ -531,7 +530,7 @@ static int proto_header_read_after(const struct header_rule *rule, const msgpack
     KEY(capture_seconds, OPTIONAL, IN_HELLO, read_not_negative, FIELD(capture_seconds, 0))         \
     KEY(own_every, OPTIONAL, IN_HELLO, read_positive, FIELD(own_every, EVERY_MAX))                 \
     KEY(values, IN_LOG, IN_LOG, header_read_values, NO_FIELD)                                      \
-    KEY(after, OPTIONAL, IN_EVENTS, proto_header_read_after, NO_FIELD)
+    KEY(after, OPTIONAL, IN_TENSORS | IN_EVENTS, proto_header_read_after, NO_FIELD)
 
 #define RULE(name, needed, used, read, field)  {#name, needed, used, read, field},
 #define NAME(name, needed, used, read, field)  #name,

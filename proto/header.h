@@ -86,8 +86,7 @@ struct header {
     uint64_t dropped;       /* what the publisher itself has dropped on this topic */
     uint64_t time_ns;       /* the publisher's clock, since 1970 */
     uint64_t epoch, step;
-    bool reliable;  /* `seq` and `dropped` count on the reliable lane */
-    bool overtakes; /* tensors: earlier ones of its rank are under way on the reliable lane */
+    bool reliable; /* `seq` and `dropped` count on the reliable lane */
 
     /* events */
     enum event_type event;
@@ -101,7 +100,7 @@ struct header {
     double capture_seconds;       /* hello; that a captured step takes in addition */
     uint32_t own_every;           /* hello; as the job's own code asks for; 0 = it does not */
     struct named_values values;   /* log; owned; numbers */
-    struct topic_position *after; /* messages that the event is to wait for; owned, may be NULL */
+    struct topic_position *after; /* what its rank sent before by the other lane; owned, or NULL */
     uint32_t after_count;
 
     /* tensors */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* An event on the reliable lane overtakes tensors on the other one. Its header says which: a flat
- * list of [stack, layer, site, seq], so that many topics fit. */
+/* Messages of one lane overtake tensors of the other one. Their headers say which: a flat list of
+ * [stack, layer, site, seq], so that many topics fit. */
 #include "proto/header_internal.h"
 
 #include "proto/err.h"

@@ -197,10 +197,10 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
 
 static uint32_t count_optional(const struct header *header)
 {
-    return (uint32_t)header->overtakes + header->causal + (header->window != 0) +
-           (header->q_len != NULL) + (header->k_len != NULL) + count_slice(header) +
-           (uint32_t)header->dropout + (uint32_t)header->learned_sink + (header->label_count != 0) +
-           (header->microbatch != 0) + (header->module[0] != '\0') + put_maps(NULL, header);
+    return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
+           (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
+           (uint32_t)header->learned_sink + (header->label_count != 0) + (header->microbatch != 0) +
+           (header->module[0] != '\0') + (header->after_count > 0) + put_maps(NULL, header);
 }
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
@@ -208,7 +208,6 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     mpk_put_map(writer,
                 COMMON_PAIRS + 4 + header->reliable + count_typed(header) + count_optional(header));
     put_common(writer, header);
-    header_encode_put_flag(writer, "overtakes", header->overtakes);
     put_layer_id(writer, header->layer);
     mpk_put_str(writer, "tensors");
     mpk_put_array(writer, header->tensor_count);
@@ -233,6 +232,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     if (header->module[0]) {
         mpk_pair_str(writer, "module", header->module);
     }
+    header_put_after(writer, header);
 }
 
 static void header_encode_put_layers(struct mpk_writer *writer, const struct header *header)

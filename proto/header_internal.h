@@ -20,7 +20,7 @@ int header_read_parts(const msgpack_object *value, struct header *header);
  * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);
 
-/* Reads the list under `after` of an event: four whole numbers a topic. Returns 0 or an error of
+/* Reads the list under `after`: four whole numbers a topic. Returns 0 or an error of
  * err.def. */
 int header_read_after(const msgpack_object *value, struct header *header);
 /* Appends the key, when there is a list. */

@@ -185,16 +185,35 @@ static bool queue_spans(const struct track *track, const struct message *message
                queue_unit_of(track, message) / part;
 }
 
+/* Whether it has overtaken tensors that its rank keeps until they are answered. */
+static bool queue_overtakes(const struct run *run, const struct message *message)
+{
+    const struct header *header = &message->header;
+    bool overtakes = false;
+    for (uint32_t i = 0; i < header->after_count && !header->reliable && !overtakes; i++) {
+        const struct stream *stream = stream_find(run->streams, header->after[i].layer);
+        uint32_t rank = message->rank_index;
+        overtakes = !stream || rank >= stream->reliable.count ||
+                    stream->reliable.of_rank[rank].next < header->after[i].seq;
+    }
+    return overtakes;
+}
+
 /* The windows see it first, even if there is no memory left to keep its numbers: a rank that moves
  * on lets older parts close, which gives memory back. */
 static int queue_find_parts(struct run *run, struct stream *stream, struct message *message,
                             struct queue_places *places)
 {
+    bool overtakes = queue_overtakes(run, message);
+    bool has_memory = state_budget_fits(&run->budget, run->budget.limit / 2);
     int code = ERR_LATE, why[TRACKS_MAX];
+    run->keeps_tensors = run->keeps_tensors || message->header.reliable;
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct track *track = &run->tracks[t];
+        track->window.open_max =
+            run->keeps_tensors && has_memory ? WINDOW_KEPT_MAX : WINDOW_OPEN_MAX;
         int rc = window_arrive(&track->window, message->rank_index, queue_unit_of(track, message),
-                               message->header.overtakes, message->received_ns, &places->part[t]);
+                               overtakes, message->received_ns, &places->part[t]);
         if (rc && rc != ERR_LATE) {
             return rc;
         }

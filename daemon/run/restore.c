@@ -292,6 +292,7 @@ static int read_row(struct restore *restore, const struct restore_place *place,
         code = restore_sequences(root, "sequences", &layer->restored);
     }
     code = code ? code : restore_reliable(restore->run, root, &stream->reliable);
+    restore->run->keeps_tensors |= stream->reliable.count > 0;
     if (!code) {
         code = sequences_merge(&stream->sequences, &layer->restored);
     }

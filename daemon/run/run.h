@@ -41,8 +41,9 @@ struct run {
     struct sequences events;
     struct sequences reliable_events; /* the same of the reliable lane */
     struct promises promises;         /* of messages of no layer, for the batch with `about` */
-    bool reliable;  /* a message of the reliable lane has come: what it keeps must not be lost */
-    bool came_back; /* it was forgotten: what is saved of it takes the mark of that away */
+    bool reliable; /* a message of the reliable lane has come: what it keeps must not be lost */
+    bool keeps_tensors; /* so have tensors */
+    bool came_back;     /* it was forgotten: what is saved of it takes the mark of that away */
     struct drop_totals drop_totals;
     struct capture_costs costs;
     bool judge_losses;     /* no tensors came between two events: no window judges what is lost */

@@ -20,7 +20,7 @@
 
 void window_init(struct window *window, const struct window_rule *rule, uint64_t now_ns)
 {
-    *window = (struct window){.rule = *rule, .first_ns = now_ns};
+    *window = (struct window){.rule = *rule, .first_ns = now_ns, .open_max = WINDOW_OPEN_MAX};
 }
 
 static int grow_ranks(struct window *window)
@@ -229,7 +229,7 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, boo
     if (index < window->next_index) {
         return ERR_LATE;
     }
-    if (!is_open(window, index) && count_unfinished(window) >= WINDOW_OPEN_MAX) {
+    if (!is_open(window, index) && count_unfinished(window) >= window->open_max) {
         note_overdue(window);
     }
     note_first(window, index);
@@ -346,7 +346,7 @@ static bool has_many_open(const struct window *window)
     for (const struct window_part *part = window->open; part; part = part->next) {
         count++;
     }
-    return count > WINDOW_OPEN_MAX;
+    return count > window->open_max;
 }
 
 static enum window_verdict window_judge(const struct window *window, const struct window_part *part,

@@ -17,7 +17,7 @@
  *     bye. (The first part also waits `rank_grace` for ranks of `world` not heard of yet.)
  *
  *   - Some rank has finished it, and the others have not been heard of for `timeout` or are more
- *     than WINDOW_OPEN_MAX parts behind. It is cut.
+ *     than `open_max` parts behind. It is cut.
  *
  *   - Units are seconds and the clock has passed it.
  *
@@ -35,8 +35,10 @@
 #include <stdint.h>
 
 /* Parts that some rank has not finished, at once. With one more the oldest is cut: the others are
- * so far ahead that they share nothing with whoever holds it up. */
+ * so far ahead that they share nothing with whoever holds it up. Unless ranks keep what they could
+ * not send: then it is still to come, and there are more while there is memory for them. */
 #define WINDOW_OPEN_MAX 16
+#define WINDOW_KEPT_MAX 4096
 
 struct window_rule {
     enum window_unit unit;
@@ -76,6 +78,7 @@ struct window {
     struct window_part *open;   /* ascending */
     struct window_part *closed; /* ascending, at most length/part - 1 once a summary was made */
     uint64_t next_index;        /* parts below this are closed */
+    uint32_t open_max;          /* WINDOW_OPEN_MAX, or what the owner sets */
     uint64_t complete_from; /* what came for parts below this was not seen, or was thrown away */
     bool settled;           /* complete_from no longer follows the first messages */
     uint64_t first_ns;      /* when the run was first heard of, or attnd started again */

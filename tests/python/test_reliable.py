@@ -152,18 +152,18 @@ def test_states_and_events_go_by_the_lane_and_tensors_do_not(daemons, publishers
     assert stats["sent"] == 5 and stats["unacknowledged"] == 0 and identity_holds(stats)
 
 
-def test_tensors_say_that_they_overtake_those_of_the_lane(daemons, publishers):
+def test_tensors_name_what_they_overtake(daemons, publishers):
     daemon, publisher = daemons(), publishers()
     daemon.attach(publisher)
     daemon.acknowledges = False
     said = []
     for publish in (lambda: publish_states(publisher, 1), lambda: daemon.answer(ack=[daemon.taken[0][0]])):
         publisher.publish_attention(uniform(), **AT)
-        said.append(daemon.ingested().get("overtakes"))
+        said.append(daemon.ingested().get("after"))
         publish()
         daemon.wait(lambda: publisher.stats()["unacknowledged"] == len(said) % 2, "it is kept, and acknowledged")
     publisher.publish_attention(uniform(), **AT)
-    assert [*said, daemon.ingested().get("overtakes")] == [None, True, None]
+    assert [*said, daemon.ingested().get("after")] == [None, [1, 0, 0, 1], None]
 
 
 def test_an_epoch_ends_after_the_tensors_before_it(daemons, publishers):

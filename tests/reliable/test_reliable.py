@@ -437,18 +437,44 @@ def test_tensors_that_overtake_others_close_no_window(rng):
     other = Trainer(attnd, "job", run=lane.run)
     lane.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=0)
     attnd.settled(1)
-    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=2, step=20, overtakes=True)
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=2, step=20, after=[1, 0, 0, 4])
     attnd.settled(2)
     for epoch, step in ((0, 1), (1, 10), (2, 21)):
         lane.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=epoch, step=step)
     lane.settled()
     assert wait_until(lambda: windows_of(attnd)[1:] and windows_of(attnd), "two windows") == [(0, 0, 2), (0, 1, 1)]
-    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=3, step=30)  # it moves on by itself, again
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=3, step=30, after=[1, 0, 0, 4])  # which has come
     assert wait_until(lambda: windows_of(attnd)[2:], "the third") == [(0, 2, 2)]
     assert attnd.stats()["dropped"] == {}
     other.close()
     lane.close()
     attnd.close()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_ranks_that_kept_much_do_not_close_the_windows_of_each_other(rng, killed):
+    attnd = Attnd(*SMALL)
+    ranks = [Lane(attnd, "job", rank=0, world=2)]
+    ranks.append(Lane(attnd, "job", rank=1, world=2, run=ranks[0].run))
+    for lane in ranks:
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+        lane.settled()
+    if killed:
+        attnd.stop(signal.SIGKILL)
+        attnd.start()
+        for lane in ranks:
+            lane.join()
+    for lane in ranks:  # one after the other
+        for step in range(1, 100):
+            lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+        lane.event("bye", step=99)
+        lane.settled()
+    wait_until(lambda: len(windows_of(attnd)) == 100, "all windows")
+    assert windows_of(attnd) == [(0, step, 2) for step in range(100)]
+    for lane in ranks:
+        assert not lane.refused
+        lane.close()
+    attnd.discard()
 
 
 def test_an_event_does_not_wait_for_ever(rng):

@@ -73,6 +73,7 @@ struct attn_publisher {
     /* The sending thread's alone. */
     struct link link;
     struct reliable lane;
+    const struct topic *lane_newest; /* of the tensors that were kept */
     struct warner warner;
     struct prefixes heard;  /* what is subscribed */
     uint64_t settled_ms;    /* when the subscriptions of an attnd that is back are taken for all */

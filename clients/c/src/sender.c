@@ -208,6 +208,8 @@ static int keep(attn_publisher *publisher, struct wire_message *message, bool co
     if (!rc) {
         message->topic->lane_seq++;
         message->topic->by_lane = true;
+        publisher->lane_newest =
+            header->type == MESSAGE_EVENT ? publisher->lane_newest : message->topic;
         forget_moved(publisher, header);
         sender_note_lane(publisher);
     }
@@ -245,13 +247,12 @@ void sender_settle(void *argument, const struct kept *entry, bool lost)
 static int try_send(attn_publisher *publisher, struct wire_message *message, bool counted)
 {
     struct header *header = &message->header;
+    struct topic_position newest;
     bool cut_short = false;
     int rc;
 
     pthread_mutex_lock(&publisher->lock);
     header->reliable = publisher->has_lane && publisher_relies(publisher, header->type);
-    header->overtakes =
-        !header->reliable && header->type != MESSAGE_EVENT && publisher->lane.tensors > 0;
     header->seq = header->reliable ? message->topic->lane_seq : message->topic->seq;
     header->dropped = header->reliable ? message->topic->lane_dropped : message->topic->dropped;
     header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
@@ -263,7 +264,15 @@ static int try_send(attn_publisher *publisher, struct wire_message *message, boo
     if (header->reliable) {
         return keep(publisher, message, counted);
     }
+    if (header->type != MESSAGE_EVENT && publisher->lane.tensors > 0) {
+        newest =
+            (struct topic_position){publisher->lane_newest->id, publisher->lane_newest->lane_seq};
+        header->after = &newest;
+        header->after_count = 1;
+    }
     rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
+    header->after = NULL;
+    header->after_count = 0;
     if (cut_short) {
         sender_replace_socket(publisher);
     }

@@ -173,6 +173,7 @@ class Sender:
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
         self._seq: Dict[bytes, int] = {}  # of each lane its own
         self._lane_seq: Dict[bytes, int] = {}
+        self._lane_newest = b""  # topic of the tensors that were kept last
         self._dropped: Dict[bytes, int] = {}
         self._lane_dropped: Dict[bytes, int] = {}
         self._dropped_tensors = 0  # of all topics but that of events
@@ -652,7 +653,7 @@ class Sender:
         if by_lane:
             header["reliable"] = True
         elif self._lane.tensors and message.kind != "event":
-            header["overtakes"] = True
+            header["after"] = wire.after([self._lane_newest], self._lane_seq)
         header.update(wire.event_keys(message.keys, total) if message.kind == "event" else message.keys)
         if by_lane:
             return self._keep(message, header, queued)
@@ -711,6 +712,7 @@ class Sender:
                 self._warn_large(self.limits.too_large(nbytes))
             return True
         self._lane_seq[message.topic] = header["seq"] + 1
+        self._lane_newest = self._lane_newest if is_event else message.topic
         self._by_lane.add(message.topic)
         for topic in named:
             del self._moved[topic]

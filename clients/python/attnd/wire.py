@@ -114,7 +114,7 @@ def tensor_topic(job: str, stack: str, layer: int, site: str) -> bytes:
 
 
 def after(topics: Iterable[bytes], seqs: Mapping[bytes, int]) -> List[int]:
-    """The messages that an event of the reliable lane waits for: [stack, layer, site, seq, ...], as numbers, of topics of tensors."""
+    """Messages of the other lane that one comes after: [stack, layer, site, seq, ...], as numbers, of topics of tensors."""
     said = []
     for topic in topics:
         _, _, stack, layer, site, _ = topic.decode("ascii").split("/")

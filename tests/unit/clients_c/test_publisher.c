@@ -185,10 +185,11 @@ static void test_sequences_count_per_layer(void **state)
 
 /* 1 MiB each into a reader that does not read: the pipe fills, calls still return at once, nothing
  * that was accepted is lost, and the losses are told with the layer's next message. */
-static void test_tensors_say_that_they_overtake_those_of_the_lane(void **state)
+static void test_tensors_name_what_they_overtake(void **state)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
+    struct topic newest = {.id = {STACK_DECODER, 7, SITE_SELF}, .lane_seq = 12};
     struct received received;
 
     (void)state;
@@ -197,10 +198,13 @@ static void test_tensors_say_that_they_overtake_those_of_the_lane(void **state)
     for (unsigned kept = 0; kept < 2; kept++) {
         pthread_mutex_lock(&publisher->lock);
         publisher->lane.tensors = kept; /* without an answer */
+        publisher->lane_newest = &newest;
         pthread_mutex_unlock(&publisher->lock);
         assert_int_equal(publish(publisher, 0), 0);
         received = expect(&peer);
-        assert_int_equal(received.header.overtakes, kept);
+        assert_int_equal(received.header.after_count, kept);
+        assert_true(kept == 0 || (received.header.after[0].layer.layer == 7 &&
+                                  received.header.after[0].seq == 12));
         received_free(&received);
     }
     attn_publisher_free(&publisher);
@@ -620,7 +624,7 @@ int main(void)
         cmocka_unit_test(test_nothing_is_sent_before_a_subscription),
         cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
         cmocka_unit_test(test_sequences_count_per_layer),
-        cmocka_unit_test(test_tensors_say_that_they_overtake_those_of_the_lane),
+        cmocka_unit_test(test_tensors_name_what_they_overtake),
         cmocka_unit_test(test_a_stalled_reader_costs_counted_drops_only),
         cmocka_unit_test(test_a_burst_of_small_messages_loses_nothing),
         cmocka_unit_test(test_queued_bytes_are_bounded_and_given_back),
