@@ -218,7 +218,7 @@ static int queue_find_parts(struct run *run, struct stream *stream, struct messa
             return rc;
         }
         why[t] = rc;
-        if (!rc && (message->losses.joined_late || track->joins_late)) {
+        if (!rc && ((message->losses.joined_late && !overtakes) || track->joins_late)) {
             window_joined_late(&track->window, places->part[t]);
             track->joins_late = false;
         }

@@ -33,6 +33,11 @@ def messages_of(attnd):
         return dict(history.execute("SELECT length, sum(messages) FROM windows JOIN tracks USING(track_id) GROUP BY length"))
 
 
+def partial_of(attnd):
+    with sqlite3.connect(f"file:{attnd.history_path}?mode=ro", uri=True) as history:
+        return [partial for partial, in history.execute("SELECT partial FROM windows ORDER BY last")]
+
+
 def points_of(attnd):
     with sqlite3.connect(f"file:{attnd.history_path}?mode=ro", uri=True) as history:
         return history.execute("SELECT step, value FROM log_points ORDER BY step").fetchall()
@@ -437,15 +442,15 @@ def test_tensors_that_overtake_others_close_no_window(rng):
     other = Trainer(attnd, "job", run=lane.run)
     lane.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=0)
     attnd.settled(1)
-    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=2, step=20, after=[1, 0, 0, 4])
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=2, step=20, seq=5, after=[1, 0, 0, 4])
     attnd.settled(2)
     for epoch, step in ((0, 1), (1, 10), (2, 21)):
         lane.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=epoch, step=step)
     lane.settled()
     assert wait_until(lambda: windows_of(attnd)[1:] and windows_of(attnd), "two windows") == [(0, 0, 2), (0, 1, 1)]
-    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=3, step=30, after=[1, 0, 0, 4])  # which has come
+    other.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=3, step=30, seq=6, after=[1, 0, 0, 4])  # which has come
     assert wait_until(lambda: windows_of(attnd)[2:], "the third") == [(0, 2, 2)]
-    assert attnd.stats()["dropped"] == {}
+    assert attnd.stats()["dropped"] == {} and partial_of(attnd) == [0, 0, 0]  # though the first that came was not the first
     other.close()
     lane.close()
     attnd.close()
