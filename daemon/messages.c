@@ -19,11 +19,13 @@ uint64_t messages_now_ns(struct daemon *daemon)
     return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
 }
 
-/* Nothing is kept of it, or its run could not be had: its sender hears so now. */
+/* Nothing is kept of it, or its run could not be had, or the other parts of its matrices: its
+ * sender hears so now. */
 static void messages_answer(struct daemon *daemon, struct message *message)
 {
     struct promises promises = {0};
     if (message->promise) {
+        promise_took(message->promise, message->code);
         promises_add(&promises, message->promise);
         message->promise = NULL;
         ingest_settle(daemon->ingest, &promises);

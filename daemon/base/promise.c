@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/base/promise.h"
 
+#include "proto/err.h"
+
 #include <stdlib.h>
 
 void promises_add(struct promises *promises, struct promise *promise)
@@ -40,6 +42,11 @@ void promises_move(struct promises *into, struct promises *from)
     into->last = from->last;
     into->bytes += from->bytes;
     *from = (struct promises){0};
+}
+
+void promise_took(struct promise *promise, int code)
+{
+    promise->dropped = code == ERR_REPEATED ? 0 : code;
 }
 
 void promises_mark(struct promises *promises, int code)

@@ -21,6 +21,8 @@ struct promise {
     int code;               /* 0: its effect is there for good; ERR_AGAIN, ERR_HISTORY_UNREAD or
                                ERR_MEMORY: nobody can say, it is to be sent again; else why it is
                                refused */
+    int dropped;            /* why its message was dropped in its turn; 0 if it was not: with code
+                               0 it is refused by this, whatever it is */
     void *owner;            /* the loop's: the layer that it changed; NULL = the run alone */
 };
 
@@ -36,6 +38,8 @@ void promises_add(struct promises *promises, struct promise *promise);
 struct promise *promises_take(struct promises *promises);
 /* Appends all of them; `from` is empty then. */
 void promises_move(struct promises *into, struct promises *from);
+/* Its message had its turn, and this code. One that came before, ERR_REPEATED, is not dropped. */
+void promise_took(struct promise *promise, int code);
 /* Gives all of them this code. */
 void promises_mark(struct promises *promises, int code);
 /* Nobody answers them any more. */

@@ -64,6 +64,7 @@ static void lane_tell(struct lane *lane, struct promise *promise)
         free(promise);
         return;
     }
+    promise->code = promise->code ? promise->code : promise->dropped;
     stats_add(lane->stats, promise->code ? COUNT_RELIABLE_REFUSED : COUNT_RELIABLE_ACKNOWLEDGED, 1);
     promises_add(&peer->told, promise);
     lane_have_say(lane, peer);

@@ -434,20 +434,33 @@ static int queue_refuse(struct run *run, int code)
 }
 
 /* The answer comes when what the message has changed is saved: its layer, in all tracks, or the
- * run. One that came again is answered after what came before it. */
-static void queue_promise(struct run *run, struct message *message)
+ * run; also when that is its count among the dropped. One that came again is answered after what
+ * came before it. */
+static void queue_promise(struct run *run, struct message *message, int code)
 {
     struct stream *stream = message->header.type == MESSAGE_EVENT
                                 ? NULL
                                 : stream_find(run->streams, message->header.layer);
     bool is_saved = !stream || !stream->tracks[0].unsaved;
-    if (!message->promise || !run->sink->store) {
+    if (!message->promise) {
+        return;
+    }
+    promise_took(message->promise, code);
+    if (!run->sink->store) {
         return;
     }
     message->promise->owner = is_saved ? NULL : stream;
     promises_add(is_saved ? &run->promises : &stream->promises, message->promise);
     message->promise = NULL;
     run->unsaved = true;
+}
+
+static void queue_promise_all(struct run *run, struct message *message)
+{
+    queue_promise(run, message, message->code);
+    for (struct message *part = message->parts; part; part = part->queued_next) {
+        queue_promise(run, part, message->code);
+    }
 }
 
 bool queue_is_repeated(struct run *run, const struct header *header)
@@ -544,7 +557,7 @@ struct message *queue_take(struct run *run)
     if (message->detached) {
         queue_detach(run, message);
     } else if (!message->waits) {
-        queue_promise(run, message);
+        queue_promise_all(run, message);
     }
     queue_end_flush(run);
     closing_settle(run, message->received_ns);
@@ -599,10 +612,7 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
         }
         message->code = code;
     }
-    queue_promise(run, message);
-    for (struct message *part = message->parts; part; part = part->queued_next) {
-        queue_promise(run, part);
-    }
+    queue_promise_all(run, message);
     queue_end_flush(run);
     closing_settle(run, run_time_ns(run, now_ns));
 }

@@ -409,6 +409,19 @@ def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, capl
     assert sum("refuses a message" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_a_late_message_is_told_by_its_reason(daemons, publishers, caplog):
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 2)
+    daemon.answer(refused=[[number, "late"] for number, _, _ in daemon.wait_taken(2)])
+    daemon.wait(lambda: publisher.stats()["sent"] == 2, "they are settled")
+    assert publisher.stats()["refused_by_reason"] == {"late": 2} and identity_holds(publisher.stats())
+    (said,) = [record.getMessage() for record in caplog.records if "refuses a message" in record.getMessage()]
+    assert said.endswith("attnd refuses a message (reason: late: its window was closed already), which is not sent again. Further ones "
+                         "are only counted, as refused_by_reason")
+
+
 def test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(daemons, publishers):
     daemon, publisher = daemons(), publishers()
     daemon.attach(publisher)

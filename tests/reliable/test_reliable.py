@@ -117,6 +117,40 @@ def test_a_message_that_comes_twice_counts_once(small, rng):
     lane.close()
 
 
+def test_what_is_dropped_in_its_turn_is_refused_when_that_is_saved(rng):
+    attnd = Attnd(*SMALL)
+    lane = Lane(attnd, "job")
+    for step in range(3):
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+    lane.settled()
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=0)
+    lane.attention(softmax_maps(rng, 1, 3, 8, 8), step=3)
+    sent = dict(lane.unanswered)
+    wait_until(lambda: attnd.stats()["dropped"] == {"late": 1, "heads_changed": 1}, "their turn")
+    lane.hear(0.5)
+    assert lane.unanswered == sent and lane.refused == {}
+    attnd.stop(signal.SIGKILL)
+    attnd.start()
+    lane.join()
+    lane.settled()
+    assert lane.refused == {4: "late", 5: "heads_changed"} and sorted(lane.acknowledged) == [1, 2, 3]
+    assert attnd.stats()["reliable_refused"] == 2
+    for killed in (False, True):  # as if no answer had come
+        if killed:
+            attnd.stop(signal.SIGKILL)
+            attnd.start()
+        lane.unanswered = dict(sent)
+        lane.join()
+        lane.settled()
+    (job,) = attnd.call("jobs")
+    assert {reason: job["dropped"].get(reason) for reason in ("late", "heads_changed")} == {"late": 1, "heads_changed": 1}
+    assert job["received"] - job["processed"] == 2 + job["dropped"].get("repeated", 0) and job["lost"] == 0
+    assert lane.refused == {4: "late", 5: "heads_changed"} and sorted(lane.acknowledged) == [1, 2, 3, 4, 4, 5, 5]
+    lane.close()
+    attnd.close()
+
+
 def test_what_two_processes_with_one_rank_send_is_dropped(small, rng):
     """Without the lane a number that came before is another message's, and lost."""
     reader = Reader(small, "alert/")

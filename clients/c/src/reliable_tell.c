@@ -42,9 +42,9 @@ void reliable_tell_refused(struct reliable *lane, const char *reason)
         lane->events.denied(lane->events.sender);
     } else {
         warner_say(lane->warner, WARNING_REFUSED,
-                   "attnd refuses a message (reason: %s), which is not sent again. Further ones "
+                   "attnd refuses a message (reason: %s%s), which is not sent again. Further ones "
                    "are only counted, as refused",
-                   reason);
+                   reason, strcmp(reason, "late") == 0 ? ": its window was closed already" : "");
     }
 }
 

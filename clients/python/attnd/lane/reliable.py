@@ -290,8 +290,9 @@ class Lane:
         if reason == keyring.REFUSED:
             self._denied()
         else:
-            self._warn("refused", "attnd refuses a message (reason: %s), which is not sent again. Further ones are only counted, "
-                       "as refused_by_reason", reason)
+            why = ": its window was closed already" if reason == "late" else ""
+            self._warn("refused", "attnd refuses a message (reason: %s%s), which is not sent again. Further ones are only counted, "
+                       "as refused_by_reason", reason, why)
         return True
 
     def _leave(self, refused: Entry, reason: str) -> None:

@@ -295,6 +295,34 @@ static void test_a_refusal_has_its_reason(void **state)
     assert_int_equal(heard.credit, CHARGE);
 }
 
+/* When that is saved, and whatever the reason; what is not saved is sent again. */
+static void test_what_is_dropped_in_its_turn_is_refused(void **state)
+{
+    static const int codes[] = {ERR_LATE, ERR_MEMORY, ERR_REPEATED, ERR_LATE};
+    struct lane_fixture *f = *state;
+    lane_join_as_trainer(f);
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        bool saved = i < 3, refused = i < 2;
+        lane_put(f, i + 1, 10);
+        struct message *message = lane_get(f);
+        assert_non_null(message);
+        promise_took(message->promise, codes[i]);
+        struct promises promises = lane_done(f, message);
+        promises_mark(&promises, saved ? 0 : ERR_AGAIN);
+        lane_go_on(f->lane);
+        lane_hear(f); /* its credit */
+        lane_settle(f->lane, &promises);
+        lane_go_on(f->lane);
+        struct lane_heard heard = lane_hear(f);
+        assert_int_equal(heard.refusals, refused);
+        assert_int_equal(heard.acks, saved && !refused);
+        assert_int_equal(heard.again, !saved);
+        if (refused) {
+            assert_string_equal(heard.reason, err_slug(codes[i]));
+        }
+    }
+}
+
 /* Nobody can say what becomes of it: nor is anything taken that came behind it. */
 static void test_what_failed_for_the_moment_is_asked_for_again(void **state)
 {
@@ -545,6 +573,7 @@ int main(void)
         TEST(test_what_exceeds_the_credit_is_dropped),
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
+        TEST(test_what_is_dropped_in_its_turn_is_refused),
         TEST(test_what_failed_for_the_moment_is_asked_for_again),
         TEST(test_what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins),
         TEST(test_a_trainer_that_there_is_no_memory_for_is_to_come_again),

@@ -90,6 +90,33 @@ static void test_a_promise_is_kept_by_the_batch_that_saves_its_layer(void **stat
     reliable_end(&f);
 }
 
+/* Its count among the dropped is saved as well; one that came before is acknowledged. */
+static void test_what_is_dropped_in_its_turn_waits_to_be_saved_too(void **state)
+{
+    struct run_fixture f;
+    struct promise *promise;
+    (void)state;
+    reliable_begin(&f, "[]");
+    for (uint64_t i = 0; i < 2; i++) {
+        assert_int_equal(send_reliable(&f, i, 8 * i),
+                         0); /* the first window of four steps closes */
+    }
+    assert_int_equal(send_reliable(&f, 2, 0), ERR_LATE);
+    assert_int_equal(send_reliable(&f, 2, 0), ERR_REPEATED);
+    (void)kept(&f); /* by the window */
+    reliable_save(&f);
+    int late = 0, count = 0;
+    while ((promise = promises_take(&f.sink.store->kept_promises))) {
+        assert_int_equal(promise->code, 0);
+        late += promise->id == 2 && promise->dropped == ERR_LATE;
+        count += promise->id == 2;
+        free(promise);
+    }
+    assert_int_equal(count, 2);
+    assert_int_equal(late, 1);
+    reliable_end(&f);
+}
+
 /* A window that closes saves its own track only: a promise is about all of them. */
 static void test_a_window_that_closes_saves_the_other_tracks_as_well(void **state)
 {
@@ -543,6 +570,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_promise_is_kept_by_the_batch_that_saves_its_layer),
+        cmocka_unit_test(test_what_is_dropped_in_its_turn_waits_to_be_saved_too),
         cmocka_unit_test(test_a_window_that_closes_saves_the_other_tracks_as_well),
         cmocka_unit_test(test_a_message_that_comes_again_changes_nothing),
         cmocka_unit_test(test_its_numbers_come_back),
