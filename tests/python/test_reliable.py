@@ -464,8 +464,8 @@ def test_an_answer_that_there_is_no_memory_for_is_asked_for_again(daemons, publi
     monkeypatch.setattr(reliable, "msgpack", types.SimpleNamespace(unpackb=fails))
     daemon.acknowledges = True
     daemon.answer(ack=[number for number, _, _ in daemon.taken])
-    daemon.wait(lambda: publisher.stats()["sent"] == 2, "they are acknowledged, over the next connection")
-    assert daemon.joins == 2 and identity_holds(publisher.stats())
+    daemon.wait(lambda: publisher.stats()["sent"] == 2 and daemon.joins == 2, "they are acknowledged, and it has joined again")
+    assert identity_holds(publisher.stats())
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
