@@ -99,7 +99,8 @@ static void log_put_value(struct log_line *line, const char *text)
 
 static void log_put_key(struct log_line *line, const char *key)
 {
-    if (line->used > 0 && line->text[line->used - 1] != '{') {
+    size_t opening = log_sink.json ? strlen("{") : 0;
+    if (line->used > opening) {
         log_put_text(line, log_sink.json ? ", " : " ");
     }
     if (log_sink.json) {

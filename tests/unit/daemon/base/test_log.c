@@ -28,6 +28,8 @@ static void test_text_lines_are_key_value(void **state)
     log_setup(LOG_INFO, false);
     test_log_capture(LOG_WARNING, "plain", text, sizeof text);
     assert_non_null(strstr(text, " level=warning event=thing value=plain count=7\n"));
+    test_log_capture(LOG_WARNING, "ends{", text, sizeof text); /* as keys may */
+    assert_non_null(strstr(text, " value=ends{ count=7\n"));
 }
 
 static void test_a_hostile_value_cannot_forge_a_line(void **state)
