@@ -367,9 +367,9 @@ static void test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered(vo
     struct promises answers = {0};
     (void)state;
     reliable_begin(&f, "[]");
+    assert_int_equal(send_reliable(&f, 1, 1), 0);
     f.sink.data = &answers;
     f.sink.settle = reliable_settle;
-    assert_int_equal(send_reliable(&f, 1, 1), 0);
     f.sink.store->full = true;
     checkpoint_forget(f.run, f.now);
     assert_non_null(answers.first);
