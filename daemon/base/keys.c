@@ -472,8 +472,8 @@ static int keys_knock(struct keyring *keys, int type, const char *endpoint, cons
     if (monitor) {
         zmq_close(monitor);
     }
-    if (context) {
-        zmq_ctx_term(context);
+    while (context && zmq_ctx_term(context) != 0 && zmq_errno() == EINTR) {
+        /* a signal has come: it has not ended yet */
     }
     return event;
 }
