@@ -172,6 +172,11 @@ bool sequences_goes_on(const struct sequences *sequences, uint32_t rank_index, u
            (doubt && doubt->other && sequence_follows(doubt->other, seq));
 }
 
+bool sequences_reached(const struct sequences *sequences, uint32_t rank_index, uint64_t seq)
+{
+    return rank_index < sequences->count && sequences->of_rank[rank_index].next >= seq;
+}
+
 uint64_t sequences_since(const struct sequences *sequences, const struct sequences *older)
 {
     uint64_t count = 0;

@@ -69,6 +69,8 @@ bool sequences_passed(const struct sequences *sequences, uint32_t rank_index, ui
 /* Whether this number begins the sequence or continues it: it is neither passed, nor late, nor
  * in doubt. */
 bool sequences_goes_on(const struct sequences *sequences, uint32_t rank_index, uint64_t seq);
+/* Whether the messages below this number have come, or are known to be lost. */
+bool sequences_reached(const struct sequences *sequences, uint32_t rank_index, uint64_t seq);
 /* For a copy `older` of these sequences: what came in between, of all ranks together. */
 uint64_t sequences_since(const struct sequences *sequences, const struct sequences *older);
 /* Takes over the newer numbers, rank by rank. Returns 0 or ERR_MEMORY. */

@@ -21,8 +21,7 @@ static bool hold_has_come(struct run *run, uint32_t rank, const struct topic_pos
     const struct stream *stream = stream_find(run->streams, position->layer);
     uint32_t index = window_find_rank(&run->tracks[0].window, rank);
     return position->seq == 0 ||
-           (stream && index < stream->sequences.count && stream->sequences.of_rank[index].seen &&
-            stream->sequences.of_rank[index].next >= position->seq);
+           (stream && sequences_reached(&stream->sequences, index, position->seq));
 }
 
 /* Whether a message may go that no other one is before. */

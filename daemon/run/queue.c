@@ -192,9 +192,8 @@ static bool queue_overtakes(const struct run *run, const struct message *message
     bool overtakes = false;
     for (uint32_t i = 0; i < header->after_count && !header->reliable && !overtakes; i++) {
         const struct stream *stream = stream_find(run->streams, header->after[i].layer);
-        uint32_t rank = message->rank_index;
-        overtakes = !stream || rank >= stream->reliable.count ||
-                    stream->reliable.of_rank[rank].next < header->after[i].seq;
+        overtakes = !stream || !sequences_reached(&stream->reliable, message->rank_index,
+                                                  header->after[i].seq);
     }
     return overtakes;
 }
