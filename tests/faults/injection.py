@@ -45,7 +45,6 @@ TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 KEEP = os.environ.get("ATTN_KEEP_PUBLISHING", "build/tests/reliable/keep_publishing")
 LEND = os.environ.get("ATTN_LEND", "build/tests/memory/lend")
 STEPS = 12  # of a trainer on the reliable lane
-FOLLOWING = "following"  # the job of trainers that send what others have left
 LENT = 6  # messages of one on the same-host lane
 RECORDING = os.path.join(HERE, "..", "golden", "recordings", "header-6.rec")
 LAYOUT = struct.Struct("<8Q32s")  # struct faults of faults.h
@@ -65,14 +64,14 @@ class Broken(AssertionError):
 class Program:
     """A program in whose run the nth call fails. Its files are in a directory of its own."""
 
-    def __init__(self, nth, modules, directory, command, **environment):
+    def __init__(self, nth, modules, directory, command, stdin=subprocess.DEVNULL, **environment):
         self.directory = directory
         self.state = os.path.join(directory, "faults")
         with open(self.state, "wb") as file:
             file.write(LAYOUT.pack(nth, 0, 0, 0, 0, 0, 0, 0, b""))
         environment = dict(os.environ, **environment, LD_PRELOAD=os.path.abspath(LIBRARY), FAULTS_FILE=self.state, FAULTS_MODULES=modules)
         with open(self.path("log"), "wb") as log, open(self.path("out"), "wb") as out:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, stdout=out, env=environment)
+            self.process = subprocess.Popen(command, stdin=stdin, stderr=log, stdout=out, env=environment)
 
     def path(self, name):
         return os.path.join(self.directory, name)
@@ -196,7 +195,7 @@ class Life(Program):
             if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'windows'").fetchone():
                 return None
             return sorted(db.execute("SELECT job, layer, stack, track_id, last, messages, lost FROM windows JOIN layers USING(layer_id) "
-                                     "JOIN runs USING(run_id) WHERE job != ?", (FOLLOWING,)))
+                                     "JOIN runs USING(run_id)"))
 
 
 def messages_of(trainer):
@@ -407,10 +406,10 @@ def trained(life, expected):
     return losses, counted
 
 
-def keep(life, job, run, spool, nth=0, modules=""):
-    """A trainer in C, all of whose messages go by the reliable lane, with a spool."""
+def keep(life, job, run, spool, nth=0, modules="", steps=STEPS, stdin=subprocess.DEVNULL):
+    """A trainer in C, all of whose messages go by the reliable lane, with a spool. It ends after the end of its input."""
     return Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"),
-                   [KEEP, life.directory, job, run.hex(), str(STEPS), "1000", "5000"], ATTND_SPOOL=spool)
+                   [KEEP, life.directory, job, run.hex(), str(steps), "1000", "5000"], stdin, ATTND_SPOOL=spool)
 
 
 def leave_orphan(life, spool):
@@ -450,12 +449,16 @@ def left_in(spool):
 
 
 def send_left(attnd, spool):
-    """What a trainer did not send in its life the next ones do."""
+    """What a trainer did not send in its life the next ones do, which have nothing of their own: the work of a life is fixed."""
     until, said = time.monotonic() + LONG_S, []
     while left_in(spool):
         if time.monotonic() > until:
             raise Broken(f"{left_in(spool)} are left: {said[-3:]}")
-        following = keep(attnd, FOLLOWING, os.urandom(16), spool)
+        following = keep(attnd, "following", os.urandom(16), spool, steps=0, stdin=subprocess.PIPE)
+        again = time.monotonic() + ASK_S
+        while left_in(spool) and not following.has_ended() and time.monotonic() < again:
+            time.sleep(0.01)
+        following.process.stdin.close()
         following.wait_end()
         said.append(following.log())
         following.discard()
