@@ -11,6 +11,7 @@
 #include "daemon/base/log.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -31,17 +32,36 @@
 /* How long a socket may take to refuse the test; it takes milliseconds. */
 #define TEST_MS 30000
 
-/* Where a key was last heard. */
+/* Keys whose refused connections are counted one by one. */
+#define KEYS_OUTSIDE_MAX 64
+/* The end of a socket's domain at the address of the next key. */
+#define NEXT_DOMAIN "/next"
+/* The property of messages that says at which of attnd's sockets they came, from '0' on. */
+#define PLACE_PROPERTY "Attnd-Place"
+#define KEYS_PLACES    (KEYS_OWN_COUNT * ADDRESS_COUNT)
+
+/* The connection over which a key was last heard at a socket. */
 struct keys_place {
-    int fd; /* -1: not since it connected */
-    struct sockaddr_storage from;
-    uint64_t refused; /* messages, of jobs that it may not publish */
+    int fd; /* 0: not since it connected */
+    struct sockaddr_in6 from;
+};
+
+/* A key of the list. */
+struct keys_heard {
+    struct keys_place at[KEYS_PLACES]; /* the sockets of the first address, then of the next */
+    uint64_t refused;                  /* messages, of jobs that it may not publish */
 };
 
 /* A key that was taken away: its connections may go on, and it may come back. */
 struct keys_gone {
     char key[KEY_LENGTH + 1]; /* "": none */
     uint64_t refused;
+};
+
+/* A key whose connections were refused. */
+struct keys_outside {
+    char key[KEY_LENGTH + 1];
+    uint64_t count; /* of connections; 0: none */
 };
 
 struct keyring {
@@ -54,10 +74,12 @@ struct keyring {
     struct access *access;
     char test[KEY_LENGTH + 1];                 /* the key of a test that goes on */
     pthread_mutex_t heard_lock;                /* of `heard`, within the other one */
-    struct keys_place heard[ACCESS_LINES_MAX]; /* by the first line of a key */
+    struct keys_heard heard[ACCESS_LINES_MAX]; /* by the first line of a key */
     struct keys_gone gone[ACCESS_LINES_MAX];   /* under the same lock, the oldest makes room */
     uint32_t gone_next;                        /* the place of the next one */
     struct stats *stats;
+    struct keys_outside outside[KEYS_OUTSIDE_MAX]; /* this and the next: the handler's alone */
+    uint64_t others;                               /* connections of keys that the table lacks */
     void *handler;
     int stop_fd;
     pthread_t thread;
@@ -79,6 +101,20 @@ static bool keys_admit(const struct access *access, const char *key, const char 
     return access_allows(access, key, ACCESS_READ, NULL);
 }
 
+/* The place that a socket's domain stands for, which loses what names the next address. */
+static int keys_take_place(char *domain)
+{
+    char *next = strstr(domain, NEXT_DOMAIN);
+    int place = 0;
+    if (next) {
+        *next = '\0';
+    }
+    while (place < ADDRESS_COUNT - 1 && strcmp(domain, address_socket_name[place]) != 0) {
+        place++;
+    }
+    return place + (next ? ADDRESS_COUNT : 0);
+}
+
 static const char *keys_sender(zmq_msg_t *frame)
 {
     const char *key = zmq_msg_gets(frame, "User-Id");
@@ -90,25 +126,26 @@ static const char *keys_sender(zmq_msg_t *frame)
 static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
 {
     int line = access_find_key(keys->access, key), fd = zmq_msg_get(frame, ZMQ_SRCFD);
-    if (line < 0) {
+    const char *where = zmq_msg_gets(frame, PLACE_PROPERTY);
+    if (line < 0 || !where) {
         return;
     }
-    struct keys_place *place = &keys->heard[line];
+    struct keys_place *place = &keys->heard[line].at[*where - '0'];
     socklen_t size = sizeof place->from;
     pthread_mutex_lock(&keys->heard_lock);
     if (place->fd != fd) {
         memset(&place->from, 0, sizeof place->from);
-        place->fd = getpeername(fd, (struct sockaddr *)&place->from, &size) == 0 ? fd : -1;
+        place->fd = getpeername(fd, (struct sockaddr *)&place->from, &size) == 0 ? fd : 0;
     }
     pthread_mutex_unlock(&keys->heard_lock);
 }
 
-static void keys_forget_heard(struct keyring *keys, const char *key)
+static void keys_forget_heard(struct keyring *keys, const char *key, int place)
 {
     int line = access_find_key(keys->access, key);
     pthread_mutex_lock(&keys->heard_lock);
     if (line >= 0) {
-        keys->heard[line].fd = -1;
+        keys->heard[line].at[place].fd = 0;
     }
     pthread_mutex_unlock(&keys->heard_lock);
 }
@@ -116,24 +153,28 @@ static void keys_forget_heard(struct keyring *keys, const char *key)
 /* Another connection of the process may have the number since. */
 static bool keys_is_connected(const struct keys_place *place)
 {
-    struct sockaddr_storage from;
+    struct sockaddr_in6 from;
     socklen_t size = sizeof from;
     memset(&from, 0, sizeof from);
-    return place->fd >= 0 && getpeername(place->fd, (struct sockaddr *)&from, &size) == 0 &&
+    return place->fd > 0 && getpeername(place->fd, (struct sockaddr *)&from, &size) == 0 &&
            memcmp(&from, &place->from, sizeof from) == 0;
 }
 
 void keys_each(struct keyring *keys,
-               void (*visit)(void *data, const struct access_line *line, bool connected,
-                             uint64_t refused),
+               void (*visit)(void *data, const struct access_line *line,
+                             const bool connected[KEYS_OWN_COUNT], uint64_t refused),
                void *data)
 {
     pthread_rwlock_rdlock(&keys->lock);
     pthread_mutex_lock(&keys->heard_lock);
     for (uint32_t i = 0; i < access_count(keys->access); i++) {
         struct access_line line = access_line(keys->access, i);
-        const struct keys_place *place = &keys->heard[access_find_key(keys->access, line.who)];
-        visit(data, &line, keys_is_connected(place), place->refused);
+        const struct keys_heard *heard = &keys->heard[access_find_key(keys->access, line.who)];
+        bool connected[KEYS_OWN_COUNT] = {false};
+        for (int place = 0; place < KEYS_PLACES; place++) {
+            connected[place / ADDRESS_COUNT] |= keys_is_connected(&heard->at[place]);
+        }
+        visit(data, &line, connected, heard->refused);
     }
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
@@ -304,7 +345,7 @@ static void zap_send(void *socket, const void *data, size_t size, int flags)
 }
 
 /* Whether the connection may be; its key, "" when it has none. */
-static bool keys_judge(struct keyring *keys, const struct zap_request *request,
+static bool keys_judge(struct keyring *keys, const struct zap_request *request, int place,
                        char ret_key[KEY_LENGTH + 1], bool *ret_is_test)
 {
     bool sound =
@@ -321,36 +362,60 @@ static bool keys_judge(struct keyring *keys, const struct zap_request *request,
     bool admitted = keys_admit(keys->access, ret_key, request->text[ZAP_DOMAIN]);
     *ret_is_test = strcmp(ret_key, keys->test) == 0;
     if (admitted) {
-        keys_forget_heard(keys, ret_key);
+        keys_forget_heard(keys, ret_key, place);
     }
     pthread_rwlock_unlock(&keys->lock);
     return admitted;
 }
 
+/* The count of refused connections that the key has; what the table has no room for has one. */
+static uint64_t *keys_outside_count(struct keyring *keys, const char *key)
+{
+    for (int i = 0; i < KEYS_OUTSIDE_MAX; i++) {
+        struct keys_outside *outside = &keys->outside[i];
+        if (outside->count == 0) {
+            strcpy(outside->key, key);
+        }
+        if (strcmp(outside->key, key) == 0) {
+            return &outside->count;
+        }
+    }
+    return &keys->others;
+}
+
+static void keys_turn_away(struct keyring *keys, const struct zap_request *request, const char *key)
+{
+    uint64_t *count = keys_outside_count(keys, key);
+    stats_add(keys->stats, COUNT_KEYS_REFUSED, 1);
+    if (log_is_round((*count)++)) {
+        log_event(LOG_WARNING, "connection_refused", LOG_STR("socket", request->text[ZAP_DOMAIN]),
+                  LOG_STR("from", request->text[ZAP_ADDRESS]), LOG_STR("public_key", key),
+                  LOG_NUM(count == &keys->others ? "count_of_other_keys" : "count", *count));
+    }
+}
+
 static void keys_answer(struct keyring *keys)
 {
+    /* Properties of a connection: the length of the name, the name, that of the value, the value.
+     */
+    char property[] = "\x0b" PLACE_PROPERTY "\0\0\0\1?";
     struct zap_request request;
     char key[KEY_LENGTH + 1];
     bool is_test;
     keys_read_request(keys->handler, &request);
-    bool admitted = keys_judge(keys, &request, key, &is_test);
+    int place = keys_take_place(request.text[ZAP_DOMAIN]);
+    bool admitted = keys_judge(keys, &request, place, key, &is_test);
     const char *status = admitted ? "200" : "400", *text = admitted ? "OK" : "No access";
     if (!admitted && !is_test) {
-        uint64_t before = stats_get(keys->stats, COUNT_KEYS_REFUSED);
-        stats_add(keys->stats, COUNT_KEYS_REFUSED, 1);
-        if (log_is_round(before)) {
-            log_event(LOG_WARNING, "connection_refused",
-                      LOG_STR("socket", request.text[ZAP_DOMAIN]),
-                      LOG_STR("from", request.text[ZAP_ADDRESS]), LOG_STR("public_key", key),
-                      LOG_NUM("count", before + 1));
-        }
+        keys_turn_away(keys, &request, key);
     }
     zap_send(keys->handler, "1.0", 3, ZMQ_SNDMORE);
     zap_send(keys->handler, request.text[ZAP_ID], strlen(request.text[ZAP_ID]), ZMQ_SNDMORE);
     zap_send(keys->handler, status, 3, ZMQ_SNDMORE);
     zap_send(keys->handler, text, strlen(text), ZMQ_SNDMORE);
     zap_send(keys->handler, key, admitted ? strlen(key) : 0, ZMQ_SNDMORE);
-    zap_send(keys->handler, "", 0, 0);
+    property[sizeof property - 2] = (char)('0' + place);
+    zap_send(keys->handler, property, admitted ? sizeof property - 1 : 0, 0);
 }
 
 static void *keys_main(void *data)
@@ -385,9 +450,11 @@ static int keys_set_int(void *socket, int option, int value)
 int keys_secure(struct keyring *keys, void *socket, const char *name, enum keys_own own)
 {
     const char *secret = keys->own[own].secret;
+    char domain[ZAP_FRAME_MAX];
+    int length = snprintf(domain, sizeof domain, "%s%s", name, own == KEYS_NEXT ? NEXT_DOMAIN : "");
     int rc = keys_set_int(socket, ZMQ_CURVE_SERVER, 1);
     rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, KEY_LENGTH + 1);
-    rc |= zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, name, strlen(name));
+    rc |= zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, (size_t)length);
     rc |= keys_set_int(socket, ENFORCE_DOMAIN, 1);
     return rc == 0 ? 0 : -1;
 }
@@ -507,23 +574,23 @@ bool keys_next_endpoint(const struct keyring *keys, const char *name,
  */
 
 /* A key of the list, at its first line, that the list before may have known. */
-static struct keys_place keys_come_back(struct keyring *keys, const struct access *before,
+static struct keys_heard keys_come_back(struct keyring *keys, const struct access *before,
                                         const char *key)
 {
     int line = access_find_key(before, key);
-    struct keys_place place = {.fd = -1};
+    struct keys_heard heard = {.refused = 0};
     struct keys_gone *gone = line < 0 ? keys_find_gone(keys, key) : NULL;
     if (gone) {
-        place.refused = gone->refused;
+        heard.refused = gone->refused;
         *gone = (struct keys_gone){.refused = 0};
     }
-    return line < 0 ? place : keys->heard[line];
+    return line < 0 ? heard : keys->heard[line];
 }
 
 /* The lines have changed. */
 static void keys_move_heard(struct keyring *keys, const struct access *before)
 {
-    struct keys_place *moved = calloc(ACCESS_LINES_MAX, sizeof *moved);
+    struct keys_heard *moved = calloc(ACCESS_LINES_MAX, sizeof *moved);
     for (uint32_t i = 0; moved && i < access_count(keys->access); i++) {
         const char *key = access_line(keys->access, i).who;
         if (access_find_key(keys->access, key) == (int)i) {
@@ -665,9 +732,6 @@ int keys_new(void *zmq_context, const struct config *config, struct stats *stats
     keys->stop_fd = -1;
     pthread_rwlock_init(&keys->lock, NULL);
     pthread_mutex_init(&keys->heard_lock, NULL);
-    for (int i = 0; i < ACCESS_LINES_MAX; i++) {
-        keys->heard[i].fd = -1;
-    }
     if (keys_read(keys, config, reterr) != 0 || keys_start(keys, zmq_context, reterr) != 0) {
         if (keys->handler) {
             zmq_close(keys->handler);

@@ -66,11 +66,11 @@ void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_send
  * is. */
 int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size);
 /* Calls `visit` for each line of the list, with whether the connection goes on over which its key
- * was last heard: by a message, a request or a subscription; and how many messages of the key were
- * refused, as of another job. */
+ * was last heard at each of attnd's addresses: by a message, a request or a subscription; and how
+ * many messages of the key were refused, as of another job. */
 void keys_each(struct keyring *keys,
-               void (*visit)(void *data, const struct access_line *line, bool connected,
-                             uint64_t refused),
+               void (*visit)(void *data, const struct access_line *line,
+                             const bool connected[KEYS_OWN_COUNT], uint64_t refused),
                void *data);
 
 /* Reads keys.access again; a mistake changes nothing. Returns 0, or -1 with a sentence in reterr;

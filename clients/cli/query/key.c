@@ -17,7 +17,12 @@ static int show_keys(struct cli *cli, const msgpack_object *result)
         for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
             out_text(&table, key, texts[k], 0);
         }
-        out_cell(&table, field_bool(key, "connected") ? "yes" : "-");
+        const msgpack_object *at = mpk_find(key, "connected_at");
+        char where[2][16] = {"-", ""}; /* attnd's address has one other at most */
+        for (uint32_t k = 0; k < field_items(at) && k < 2; k++) {
+            field_show(field_at(at, k), where[k], sizeof where[k]);
+        }
+        out_cell(&table, "%s%s%s", where[0], *where[1] ? ", " : "", where[1]);
         out_count(&table, key, "refused");
     }
     out_print(&table, cli->width, true, cli->out);

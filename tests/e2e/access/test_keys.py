@@ -259,6 +259,16 @@ def test_the_next_key_is_good_beside_the_first_and_then_alone(people):
     assert people(attnd.at_next(attnd.before), nodes).refused_at() == list(SOCKETS)  # each address has one key
     subscriber = Reader(asker, "live/new/")
     assert subscriber.next()[1]["step"] == 0
+
+    def connected_at():
+        keys = attnd.call("keys")
+        assert all(key["connected"] == bool(key["connected_at"]) for key in keys)
+        return {key["public_key"]: key["connected_at"] for key in keys}
+
+    wait_until(lambda: connected_at() == {attnd.owner.public: ["first"], nodes.public: ["first", "next"], reader.public: ["next"]},
+               "who is at which address")
+    old.close()
+    wait_until(lambda: connected_at()[nodes.public] == ["next"], "that nobody is at the first one but the owner")
     ended = subscriber.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     attnd.write((nodes, "publish", "*"))
     attnd.reload()
@@ -271,7 +281,7 @@ def test_the_next_key_is_good_beside_the_first_and_then_alone(people):
     steps = itertools.count(1)  # the first ones may come before it has connected again
     wait_until(lambda: train(new, next(steps)) or attnd.call("live", job="new")[0]["step"] > 0, "that the trainer of the next key goes on")
     subscriber.socket.disable_monitor()
-    for one in (subscriber, old, new):
+    for one in (subscriber, new):
         one.close()
     attnd.close()
 
@@ -316,6 +326,24 @@ def test_sockets_of_a_service_manager_ask_for_keys_again_and_again(people):
     attnd.close()
     for one in attnd.held:
         one.close()
+
+
+def refused_connections(attnd):
+    """The log's lines of them: (public key, its count)."""
+    lines = re.findall(r"event=connection_refused .*", attnd.log_text())
+    return [re.search(r'public_key="?(\S*?)"? count=(\d+)', line).groups() for line in lines]
+
+
+def test_refused_connections_are_counted_and_named_for_each_key(people):
+    old, newbie = Pair(), Pair()
+    attnd = Keyed()
+    stranger = people(attnd, old)
+    for _ in range(5):
+        assert stranger.is_refused("control")
+    assert people(attnd, newbie).is_refused("control")
+    assert refused_connections(attnd) == [(old.public, "1"), (old.public, "2"), (old.public, "4"), (newbie.public, "1")]
+    assert attnd.stats()["keys_refused"] == 6
+    attnd.close()
 
 
 def test_a_list_with_a_mistake_changes_nothing():

@@ -160,7 +160,7 @@ def test_attnctl_lists_the_keys_of_attnd(monkeypatch):
     reader.close()
     wait_until(lambda: not is_there(bob), "that he has gone")
     table = attnctl("key", "list").stdout
-    assert re.match(r"NAME +PUBLIC KEY +ROLE +JOBS +CONNECTED +REFUSED\ntest ", table) and re.search("  yes +0\n", table)
+    assert re.match(r"NAME +PUBLIC KEY +ROLE +JOBS +CONNECTED +REFUSED\ntest ", table) and re.search("  first +0\n", table)
     come(monkeypatch, attnd, bob.secret, attnd.server.public)
     assert attnctl("key", "list").returncode == 1
     attnd.write((bob, "read", "*"))
