@@ -7,7 +7,7 @@
  * The User-Id of a connection is its public key, by which its messages are judged. */
 #include "daemon/base/keys.h"
 
-#include "daemon/base/clock.h"
+#include "daemon/base/keys_internal.h"
 #include "daemon/base/log.h"
 
 #include <errno.h>
@@ -29,8 +29,6 @@
 #define ZAP_FRAME_MAX 256
 /* Characters of a key that has no name, for people. */
 #define KEY_SHORT 8
-/* How long a socket may take to refuse the test; it takes milliseconds. */
-#define TEST_MS 30000
 
 /* Keys whose refused connections are counted one by one. */
 #define KEYS_OUTSIDE_MAX 64
@@ -459,96 +457,17 @@ int keys_secure(struct keyring *keys, void *socket, const char *name, enum keys_
     return rc == 0 ? 0 : -1;
 }
 
-/* An address to connect to, of what is bound: any address of this machine is its own, too. */
-static void keys_reach(const char *endpoint, char ret_endpoint[ENDPOINT_MAX])
-{
-    static const char *const any[][2] = {{"tcp://0.0.0.0:", "tcp://127.0.0.1:"},
-                                         {"tcp://[::]:", "tcp://[::1]:"}};
-    snprintf(ret_endpoint, ENDPOINT_MAX, "%s", endpoint);
-    for (int i = 0; i < 2; i++) {
-        size_t length = strlen(any[i][0]);
-        if (strncmp(endpoint, any[i][0], length) == 0) {
-            snprintf(ret_endpoint, ENDPOINT_MAX, "%s%s", any[i][1], endpoint + length);
-        }
-    }
-}
-
-/* The socket type that such a one talks to. */
-static int keys_peer(int type)
-{
-    return type == ZMQ_SUB ? ZMQ_PUB : type == ZMQ_XPUB ? ZMQ_SUB : ZMQ_DEALER;
-}
-
-/* A frame of an event; a signal may come while it is read. */
-static int keys_read_event(void *monitor, char ret_frame[ENDPOINT_MAX])
-{
-    int length;
-    do {
-        length = zmq_recv(monitor, ret_frame, ENDPOINT_MAX, 0);
-    } while (length < 0 && zmq_errno() == EINTR);
-    return length;
-}
-
-/* Waits for the end of a handshake. Returns its event, 0 when none came. */
-static int keys_handshake(void *monitor)
-{
-    uint64_t until_ns = clock_monotonic_ns() + TEST_MS * UINT64_C(1000000);
-    zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
-    while (clock_monotonic_ns() < until_ns) {
-        char frame[ENDPOINT_MAX];
-        uint16_t event = 0;
-        if (zmq_poll(&item, 1, TEST_MS / 100) <= 0) {
-            continue;
-        }
-        if (keys_read_event(monitor, frame) >= (int)sizeof event) {
-            memcpy(&event, frame, sizeof event);
-        }
-        keys_read_event(monitor, frame); /* the address */
-        if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH || event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
-            return event;
-        }
-    }
-    return 0;
-}
-
-/* Connects as a stranger, in a context of its own. */
-static int keys_knock(struct keyring *keys, int type, const char *endpoint, const char *server)
-{
-    char secret[KEY_LENGTH + 1], public[KEY_LENGTH + 1], reachable[ENDPOINT_MAX];
-    void *context = zmq_ctx_new();
-    void *socket = context ? zmq_socket(context, keys_peer(type)) : NULL;
-    void *monitor = context ? zmq_socket(context, ZMQ_PAIR) : NULL;
-    int event = 0;
-    keys_reach(endpoint, reachable);
-    if (socket && monitor && zmq_curve_keypair(public, secret) == 0) {
-        pthread_rwlock_wrlock(&keys->lock);
-        strcpy(keys->test, public);
-        pthread_rwlock_unlock(&keys->lock);
-        int rc = keys_set_int(socket, ZMQ_LINGER, 0);
-        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server, KEY_LENGTH + 1);
-        rc |= zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, sizeof public);
-        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, sizeof secret);
-        rc |= zmq_socket_monitor(socket, "inproc://test", ZMQ_EVENT_ALL);
-        rc |= zmq_connect(monitor, "inproc://test");
-        rc |= zmq_connect(socket, reachable);
-        event = rc == 0 ? keys_handshake(monitor) : 0;
-    }
-    if (socket) {
-        zmq_close(socket);
-    }
-    if (monitor) {
-        zmq_close(monitor);
-    }
-    while (context && zmq_ctx_term(context) != 0 && zmq_errno() == EINTR) {
-        /* a signal has come: it has not ended yet */
-    }
-    return event;
-}
-
 int keys_test(struct keyring *keys, const char *name, int type, const char *endpoint,
               enum keys_own own, char *reterr)
 {
-    int event = keys_knock(keys, type, endpoint, keys->own[own].public);
+    char secret[KEY_LENGTH + 1], public[KEY_LENGTH + 1];
+    int event = 0;
+    if (zmq_curve_keypair(public, secret) == 0) {
+        pthread_rwlock_wrlock(&keys->lock);
+        strcpy(keys->test, public);
+        pthread_rwlock_unlock(&keys->lock);
+        event = keys_knock(type, endpoint, keys->own[own].public, public, secret);
+    }
     if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
         return 0;
     }
