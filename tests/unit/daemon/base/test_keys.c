@@ -9,6 +9,7 @@
 
 #include "daemon/base/endpoint.h"
 #include "daemon/base/keys.h"
+#include "daemon/base/log.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@
 struct keys_fixture {
     struct config config;
     struct stats stats;
-    void *zmq;
+    void *zmq, *asker; /* the latter as ZeroMQ asks the handler; NULL: not opened */
     struct keyring *keys;
     char directory[32], server[KEY_LENGTH + 1], secret[KEY_LENGTH + 1], error[CONFIG_ERROR_MAX];
 };
@@ -68,6 +69,9 @@ static int keys_set_up(void **state)
 static int keys_tear_down(void **state)
 {
     struct keys_fixture *f = *state;
+    if (f->asker) {
+        zmq_close(f->asker);
+    }
     keys_free(&f->keys);
     assert_int_equal(zmq_ctx_term(f->zmq), 0);
     keys_remove_files(f);
@@ -182,6 +186,68 @@ static void test_a_frame_without_a_key_is_nobodys(void **state)
     zmq_msg_close(&frame);
 }
 
+/* Asks the handler as ZeroMQ does, for a connection of the key that has this byte all over. Returns
+ * whether it is refused. */
+static bool keys_ask(void *asker, uint8_t byte)
+{
+    static const char *const frames[] = {"", "1.0", "1", "ingest", "127.0.0.1", "", "CURVE"};
+    char key[32], answer[7][64] = {""};
+    memset(key, byte, sizeof key);
+    for (int i = 0; i < 7; i++) {
+        zmq_send(asker, frames[i], strlen(frames[i]), ZMQ_SNDMORE);
+    }
+    zmq_send(asker, key, sizeof key, 0);
+    for (int i = 0; i < 7; i++) {
+        zmq_recv(asker, answer[i], sizeof answer[i] - 1, 0);
+    }
+    return strcmp(answer[3], "400") == 0;
+}
+
+/* The line in the log of a connection that is refused, from the count on; "" when there is none.
+ * The handler logs before it answers. */
+static void keys_ask_and_read(void *asker, uint8_t byte, char *ret_count, size_t size)
+{
+    char log[1024];
+    int ends[2], stderr_fd = dup(STDERR_FILENO);
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[1]);
+    bool refused = keys_ask(asker, byte);
+    dup2(stderr_fd, STDERR_FILENO); /* the last end to write to */
+    close(stderr_fd);
+    ssize_t length = read(ends[0], log, sizeof log - 1);
+    close(ends[0]);
+    assert_true(refused && length >= 0);
+    log[length] = '\0';
+    const char *count = strstr(log, " count");
+    assert_true(length == 0 || count);
+    snprintf(ret_count, size, "%s", count ? count : "");
+}
+
+static void test_keys_beyond_the_table_share_one_count(void **state)
+{
+    enum { TABLE = 64 };
+    static const char *const of_others[] = {" count_of_other_keys=1\n", " count_of_other_keys=2\n",
+                                            "", " count_of_other_keys=4\n"};
+    struct keys_fixture *f = *state;
+    char count[128];
+    f->asker = zmq_socket(f->zmq, ZMQ_DEALER);
+    assert_int_equal(zmq_connect(f->asker, "inproc://zeromq.zap.01"), 0);
+    for (uint8_t key = 0; key < TABLE; key++) {
+        keys_ask_and_read(f->asker, key, count, sizeof count);
+        assert_string_equal(count, " count=1\n");
+    }
+    for (uint8_t other = 0; other < 4; other++) {
+        keys_ask_and_read(f->asker, TABLE + other, count, sizeof count);
+        assert_string_equal(count, of_others[other]);
+    }
+    for (uint8_t key = 0; key < TABLE; key++) {
+        keys_ask_and_read(f->asker, key, count, sizeof count);
+        assert_string_equal(count, " count=2\n");
+    }
+    assert_int_equal(stats_get(&f->stats, COUNT_KEYS_REFUSED), 2 * TABLE + 4);
+}
+
 /* The end of a context is what a handler does not survive. */
 static void keys_lose_handler(struct keys_fixture *f, int log)
 {
@@ -246,7 +312,10 @@ int main(void)
                                         keys_tear_down),
         cmocka_unit_test_setup_teardown(test_a_frame_without_a_key_is_nobodys, keys_set_up,
                                         keys_tear_down),
+        cmocka_unit_test_setup_teardown(test_keys_beyond_the_table_share_one_count, keys_set_up,
+                                        keys_tear_down),
         cmocka_unit_test(test_without_keys_everything_is_allowed),
     };
+    log_setup(LOG_WARNING, false); /* before any thread logs */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
