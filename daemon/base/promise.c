@@ -46,7 +46,8 @@ void promises_move(struct promises *into, struct promises *from)
 
 void promise_took(struct promise *promise, int code)
 {
-    promise->dropped = code == ERR_REPEATED ? 0 : code;
+    promise->repeated = code == ERR_REPEATED;
+    promise->dropped = promise->repeated ? 0 : code;
 }
 
 void promises_mark(struct promises *promises, int code)

@@ -5,6 +5,7 @@
 #ifndef DAEMON_BASE_PROMISE_H
 #define DAEMON_BASE_PROMISE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Promises of messages of so many bytes are not kept waiting for more to save at once: a client
@@ -23,6 +24,7 @@ struct promise {
                                refused */
     int dropped;            /* why its message was dropped in its turn; 0 if it was not: with code
                                0 it is refused by this, whatever it is */
+    bool repeated;          /* one with its number had come before: said with its acknowledgement */
     void *owner;            /* the loop's: the layer that it changed; NULL = the run alone */
 };
 
@@ -38,7 +40,8 @@ void promises_add(struct promises *promises, struct promise *promise);
 struct promise *promises_take(struct promises *promises);
 /* Appends all of them; `from` is empty then. */
 void promises_move(struct promises *into, struct promises *from);
-/* Its message had its turn, and this code. One that came before, ERR_REPEATED, is not dropped. */
+/* Its message had its turn, and this code. One that came before, ERR_REPEATED, is not dropped, but
+ * `repeated`. */
 void promise_took(struct promise *promise, int code);
 /* Gives all of them this code. */
 void promises_mark(struct promises *promises, int code);

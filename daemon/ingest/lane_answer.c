@@ -16,6 +16,11 @@
 /* Entries of one answer. */
 #define ANSWER_MAX 4096
 
+/* The lists of an answer. A repeated message is in two of them: it is acknowledged, too. */
+enum told { TOLD_ACK, TOLD_REFUSED, TOLD_REPEATED, TOLD_COUNT };
+
+static const char *const told_keys[TOLD_COUNT] = {"ack", "refused", "repeated"};
+
 void lane_have_say(struct lane *lane, struct lane_peer *peer)
 {
     if (!peer->speaks) {
@@ -32,33 +37,43 @@ void lane_have_again(struct lane *lane, struct lane_peer *peer, int why)
     lane_have_say(lane, peer);
 }
 
-/* How many the next answer acknowledges, and refuses. */
-static void lane_count_told(const struct lane_peer *peer, uint32_t ret_counts[2])
+static bool lane_is_told(const struct promise *promise, enum told list)
+{
+    return (promise->code != 0) == (list == TOLD_REFUSED) &&
+           (promise->repeated || list != TOLD_REPEATED);
+}
+
+/* How many the next answer has in each list. */
+static void lane_count_told(const struct lane_peer *peer, uint32_t ret_counts[TOLD_COUNT])
 {
     const struct promise *p = peer->told.first;
-    ret_counts[false] = ret_counts[true] = 0;
+    memset(ret_counts, 0, TOLD_COUNT * sizeof ret_counts[0]);
     for (uint32_t all = 0; p && all < ANSWER_MAX; p = p->next, all++) {
-        ret_counts[p->code != 0]++;
+        for (enum told list = 0; list < TOLD_COUNT; list++) {
+            ret_counts[list] += lane_is_told(p, list);
+        }
     }
 }
 
-static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *peer, bool refused,
+static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *peer, enum told list,
                           uint32_t count)
 {
     if (count == 0) {
         return;
     }
-    mpk_put_str(writer, refused ? "refused" : "ack");
+    mpk_put_str(writer, told_keys[list]);
     mpk_put_array(writer, count);
     for (const struct promise *p = peer->told.first; count > 0; p = p->next) {
-        if (refused && p->code) {
+        if (!lane_is_told(p, list)) {
+            continue;
+        }
+        count--;
+        if (list == TOLD_REFUSED) {
             mpk_put_array(writer, 2);
-            mpk_put_u64(writer, p->id);
+        }
+        mpk_put_u64(writer, p->id);
+        if (list == TOLD_REFUSED) {
             mpk_put_str(writer, err_slug(p->code));
-            count--;
-        } else if (!refused && !p->code) {
-            mpk_put_u64(writer, p->id);
-            count--;
         }
     }
 }
@@ -105,21 +120,24 @@ static uint64_t lane_credit_of(const struct lane_peer *peer)
 static int lane_say(struct lane *lane, struct lane_peer *peer)
 {
     bool due = lane_is_due(peer);
-    uint32_t told[2];
+    uint32_t told[TOLD_COUNT], lists = 0;
     struct mpk_writer writer;
     lane_count_told(peer, told);
-    bool waits = peer->why && !told[false]; /* what was answered before is said before */
+    for (enum told list = 0; list < TOLD_COUNT; list++) {
+        lists += told[list] > 0;
+    }
+    bool waits = peer->why && !told[TOLD_ACK]; /* what was answered before is said before */
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, (uint32_t)due + (told[false] > 0) + (told[true] > 0) + peer->again +
-                             (uint32_t)waits);
+    mpk_put_map(&writer, (uint32_t)due + lists + peer->again + (uint32_t)waits);
     if (due) {
         mpk_pair_u64(&writer, "credit", lane_credit_of(peer));
     }
     if (peer->again) {
         mpk_pair_bool(&writer, "again", true);
     }
-    lane_put_told(&writer, peer, false, told[false]);
-    lane_put_told(&writer, peer, true, told[true]);
+    for (enum told list = 0; list < TOLD_COUNT; list++) {
+        lane_put_told(&writer, peer, list, told[list]);
+    }
     if (waits) {
         mpk_pair_str(&writer, "waits", peer->why);
     }
@@ -130,13 +148,13 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
         peer->free = 0;
         peer->asked = false;
     }
-    if (!code && (waits || told[false] > 0)) {
+    if (!code && (waits || told[TOLD_ACK] > 0)) {
         peer->waits = waits;
         peer->why = waits ? NULL : peer->why;
     }
     if (!code) {
         peer->again = false;
-        lane_strike(peer, told[false] + told[true]);
+        lane_strike(peer, told[TOLD_ACK] + told[TOLD_REFUSED]);
     }
     return code;
 }

@@ -332,6 +332,9 @@ static int find_or_add(struct registry *registry, struct message *message, uint6
             return unread;
         }
         if (past && queue_is_repeated(past, header)) {
+            if (message->promise) {
+                promise_took(message->promise, ERR_REPEATED);
+            }
             checkpoint_promise(past, &message->promise);
             return ERR_REPEATED;
         }

@@ -13,8 +13,8 @@ def publish(event=False, tensors=(), topic=1, header=1):
     return bytes([0, event | len(tensors) << 1 | (topic - 1) << 3 | (header - 1) << 6, *tensors])
 
 
-def answer(acks=(), refused=()):
-    return bytes([1, len(acks) | len(refused) << 3, *acks, *refused])
+def answer(acks=(), refused=(), repeated=()):
+    return bytes([1, len(acks) | len(refused) << 3 | len(repeated) << 6, *acks, *refused, *repeated])
 
 
 def raw(data):
@@ -58,6 +58,8 @@ FILES = {
     "reason_key": credit() + TWO + said(refused=[[1, "key"]]) + said(refused=[[2, "k" * 99]]),
     "reason_of_none": credit() + TWO + said(refused=[[9, "key"]]) + said(refused=[["1", "key"]]),
     "reason_wrong": credit() + TWO + said(refused=[[1, 5]]) + said(refused=[[2, b"\xff"]]),
+    "repeated": credit() + TWO + publish() + answer([1], (), [1, 1]) + answer((), (), [2]) + said(ack=[2, 3], repeated=[3]),
+    "repeated_wrong": credit() + TWO + said(repeated=1) + said(repeated=[9, -1, "1", None, [1]], ack=[1]) + said(repeated={2: 2}),
     "pieces": credit() + TWO + pieces(1, 2) + pieces(2, 1, 1) + pieces(1, 2, 1, 2) + answer([1]) + pieces(2, 2) + answer([2]),
     "silence": publish(tensors=(255, 255, 255)) + SILENCE + publish(tensors=(255, 255, 255)) + credit() +
                publish(tensors=(255, 255, 255)) + SILENCE + answer([1]) + publish(tensors=(255, 255, 255)) * 2,

@@ -122,8 +122,8 @@ log = common("event", seq=5, epoch=3, step=1250) | {
 # On the reliable lane, after what went by the other one: two layers.
 epoch_end_reliable = common("event", seq=6, epoch=3, step=1250) | {
     "reliable": True, "event": "epoch_end", "after": [1, 5, 0, 9, 0, 65535, 1, 2**40]}
-# The answer of attnd: more credit, three messages acknowledged, one refused.
-lane_answer = {"credit": 1048576, "ack": [1, 2, 300], "refused": [[4, "key"]]}
+# The answer of attnd: more credit, three messages acknowledged, the last of which is repeated, one refused.
+lane_answer = {"credit": 1048576, "ack": [1, 2, 300], "refused": [[4, "key"]], "repeated": [300]}
 
 # ---- daemon to subscribers ----
 

@@ -422,6 +422,30 @@ def test_a_late_message_is_told_by_its_reason(daemons, publishers, caplog):
                          "are only counted, as refused_by_reason")
 
 
+def test_what_another_process_sent_in_its_place_counts_as_refused(daemons, publishers, caplog):
+    """One that went by a connection that has ended may be what attnd had already."""
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, 2)
+    numbers = [number for number, _, _ in daemon.wait_taken(2)]
+    daemon.answer(repeated=numbers, ack=[])
+    daemon.answer(repeated=[numbers[0]], ack=[numbers[0]])
+    daemon.wait(lambda: publisher.stats()["sent"] == 1, "the first is settled")
+    assert publisher.stats()["refused_by_reason"] == {"repeated": 2} and identity_holds(publisher.stats())
+    publish_states(publisher, 1, first=2)
+    third = daemon.wait_taken(3)[2][0]
+    daemon.answer(again=True)
+    daemon.wait_taken(5)
+    daemon.answer(repeated=[numbers[1], third], ack=[numbers[1], third])
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "all are settled")
+    assert publisher.stats()["refused_by_reason"] == {"repeated": 2} and identity_holds(publisher.stats())
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == ["job job: attnd has a message of another process with the same run and rank in the place of one of ours, which it "
+                    "does not take. Further ones are only counted, as refused_by_reason. Remedy: a new run for each launch: another run= "
+                    "or ATTND_RUN, or neither"]
+
+
 def test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(daemons, publishers):
     daemon, publisher = daemons(), publishers()
     daemon.attach(publisher)
@@ -507,16 +531,17 @@ def test_what_others_left_and_there_is_no_memory_to_read_is_sent_later(daemons, 
 def test_any_bytes_are_an_answer_or_none():
     """As tests/fuzz/fuzz_answers.c does: changed at random."""
     rng, read = random.Random(1), 0
-    good = msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "refused": [[4, "topic"], [5, "key"]], "again": True, "waits": "full"})
+    good = msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "repeated": [2], "refused": [[4, "topic"], [5, "key"]], "again": True,
+                          "waits": "full"})
     for _ in range(20000):
         data = bytearray(good)
         for _ in range(rng.randint(1, 3)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         answer = reliable._read_answer([bytes(data[:rng.randint(1, len(data))] if rng.random() < 0.3 else data)])
         if answer is not None:
-            credit, acknowledged, refused, again, why = answer
+            credit, acknowledged, repeated, refused, again, why = answer
             assert credit >= 0 and type(again) is bool and isinstance(why, str)
-            assert all(type(number) is int for number in acknowledged)
+            assert all(type(number) is int for number in (*acknowledged, *repeated))
             assert all(type(number) is int and isinstance(reason, str) for number, reason in refused)
             read += 1
     assert read > 1000

@@ -4,9 +4,9 @@
  *
  *   keep_publishing ADDRESS JOB RUN COUNT PAUSE_US LINGER_MS
  *
- * RUN is 32 hexadecimal digits. "P 3 K 2 D 0": three steps were published, the first two of them
- * are kept or acknowledged, none was dropped; "X 2": the third was not published. After COUNT steps
- * it waits for the end of its input, and ends. */
+ * RUN is 32 hexadecimal digits. "P 3 K 2 D 0 R 0": three steps were published, the first two of
+ * them are kept or acknowledged, none was dropped, and none refused by attnd; "X 2": the third was
+ * not published. After COUNT steps it waits for the end of its input, and ends. */
 #include <attn/attn.h>
 
 #include <stdio.h>
@@ -17,9 +17,9 @@
 static void tell(attn_publisher *publisher, unsigned published, attn_publisher_counts *counts)
 {
     attn_publisher_stats(publisher, counts);
-    printf("P %u K %llu D %llu\n", published,
+    printf("P %u K %llu D %llu R %llu\n", published,
            (unsigned long long)(counts->sent + counts->unacknowledged),
-           (unsigned long long)counts->dropped);
+           (unsigned long long)counts->dropped, (unsigned long long)counts->refused);
     fflush(stdout);
 }
 

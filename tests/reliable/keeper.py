@@ -29,7 +29,7 @@ publisher.tell_absences(lambda: "Start it again: attnd")
 def tell(published):
     stats = publisher.stats()
     kept = stats["sent"] + stats["unacknowledged"]
-    os.write(1, b"P %d K %d D %d\\n" % (published, kept, stats["dropped"]))
+    os.write(1, b"P %d K %d D %d R %d\\n" % (published, kept, stats["dropped"], sum(stats["refused_by_reason"].values())))
     return kept + stats["dropped"]
 
 for step in range(int(count)):
@@ -49,9 +49,10 @@ publisher.close()
 class Keeper:
     """One of them, in a process. `libattn`: in C."""
 
-    def __init__(self, attnd, job, folder, count=1000000, pause_us=2000, linger_ms=30000, libattn=False, spool=True, address=None):
-        self.job, self.run, self.folder = job, os.urandom(16), folder
-        self.log = os.path.join(folder, f"{self.run.hex()}.log")
+    def __init__(self, attnd, job, folder, count=1000000, pause_us=2000, linger_ms=30000, libattn=False, spool=True, address=None,
+                 run=None):
+        self.job, self.run, self.folder = job, run or os.urandom(16), folder
+        self.log = os.path.join(folder, f"{os.urandom(16).hex()}.log")
         program = [os.environ["ATTN_KEEP_PUBLISHING"]] if libattn else [sys.executable, "-c", PYTHON]
         environment = {**os.environ, "PYTHONPATH": PACKAGE}
         if spool:
@@ -62,10 +63,17 @@ class Keeper:
 
     def said(self):
         """(published, kept, dropped), as it said last."""
+        return self._counted()[:3]
+
+    def refused_by_attnd(self):
+        """As it said last."""
+        return self._counted()[3]
+
+    def _counted(self):
         with open(self.log, "rb") as file:
             file.seek(max(0, os.path.getsize(self.log) - 200))
-            lines = re.findall(rb"^P (\d+) K (\d+) D (\d+)\n", file.read(), re.MULTILINE)
-        return tuple(map(int, lines[-1])) if lines else (0, 0, 0)
+            lines = re.findall(rb"^P (\d+) K (\d+) D (\d+) R (\d+)\n", file.read(), re.MULTILINE)
+        return tuple(map(int, lines[-1])) if lines else (0, 0, 0, 0)
 
     def refused(self):
         """The steps that were not published."""

@@ -6,8 +6,8 @@ bound that is too small. What the trainers logged is compared with the history, 
 
 Trainers are in Python and C in turn. It ends with a table: messages that were published; of which their trainer had said that
 they are kept; that are in the history; that are in it twice; that were said to be kept and are missing; that the trainer
-counted as dropped, at the bound of what is kept or of its queue. The last but one and the one before must be 0. Networks and
-disks need root.
+counted as refused by attnd, where each run has one process; that it counted as dropped, at the bound of what is kept or of its
+queue. The three before the last must be 0. Networks and disks need root.
 """
 import contextlib
 import glob
@@ -30,7 +30,7 @@ PATIENCE_S = 300
 HOST = "10.77.0.1"
 # The first that the kernel has: delays and losses, or a narrow line with a short queue, which loses packets too.
 QDISCS = ("netem delay 30ms 10ms loss 2% rate 8mbit", "tbf rate 2mbit burst 16kbit latency 100ms")
-COLUMNS = ("published", "kept", "in the history", "twice", "missing", "dropped")
+COLUMNS = ("published", "kept", "in the history", "twice", "missing", "refused", "dropped")
 
 
 class Tally:
@@ -71,7 +71,7 @@ class Tally:
             there = history_of(attnd, keeper)
             missing = set(range(kept)) - set(there) if not dropped else range(max(0, kept - len(there)))
             for name, count in zip(COLUMNS, (published, kept, len(there), sum(times > 1 for times in there.values()),
-                                             len(missing), dropped)):
+                                             len(missing), keeper.refused_by_attnd(), dropped)):
                 total[name] += count
         return [self.name, *total.values()]
 
@@ -79,7 +79,7 @@ class Tally:
         """Windows that are flushed take a moment to get to the history."""
         deadline = time.monotonic() + 60
         row = self.row(attnd)
-        while row[-2] and time.monotonic() < deadline:
+        while row[5] and time.monotonic() < deadline:
             time.sleep(1)
             row = self.row(attnd)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -235,8 +235,8 @@ def main():
     parts = {"kills": lambda: kills(count), "small_bound": small_bound, **(of_root if os.geteuid() == 0 else {})}
     print("part", *COLUMNS, sep="\t", flush=True)
     rows = [parts[name]() for name in sys.argv[2:] or parts]
-    bad = [row for row in rows if row[4] or row[5]]
-    sys.exit(f"messages are missing, or twice: {bad}" if bad else 0)
+    bad = [row for row in rows if any(row[4:7])]
+    sys.exit(f"messages are missing, twice, or refused: {bad}" if bad else 0)
 
 
 if __name__ == "__main__":

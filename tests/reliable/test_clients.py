@@ -159,7 +159,29 @@ def test_kills_of_attnd_lose_nothing(attnd, tmp_path, libattn, spool):
     assert keeper.said() == (600, 600, 0) and not keeper.refused()
     assert len(history_of(attnd, keeper)) == 600
     assert not spooled(tmp_path)
-    assert "not acknowledge" not in keeper.errors()
+    assert "not acknowledge" not in keeper.errors() and "another process" not in keeper.errors()
+
+
+@BOTH
+def test_a_second_process_of_a_run_counts_what_is_not_taken_of_it(attnd, tmp_path, libattn):
+    """Until it has sent as many as the first one did. A kill of attnd adds none."""
+    first = Keeper(attnd, "job", tmp_path, count=20, libattn=not libattn, spool=False)
+    first.wait_for(20)
+    wait_until(lambda: is_whole(attnd, first, 20), "the messages of the first")
+    first.kill()
+    second = Keeper(attnd, "job", tmp_path, libattn=libattn, spool=False, run=first.run)
+    wait_until(lambda: second.refused_by_attnd() >= 20, "refusals")
+    second.wait_for(second.said()[1] + 50)
+    kept = second.said()[1]
+    wait_until(lambda: is_whole(attnd, second, kept), f"{kept} messages of both")
+    start_again(attnd)
+    second.wait_for(kept + 50)
+    wait_until(lambda: is_whole(attnd, second, kept + 50), "those after a kill of attnd")
+    assert second.refused_by_attnd() == 20
+    (said,) = second.errors().splitlines()
+    assert said.startswith("job job: attnd has a message of another process with the same run and rank in the place of one of ours, which "
+                           "it does not take.")
+    second.kill()
 
 
 @BOTH

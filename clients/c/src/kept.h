@@ -16,6 +16,7 @@ struct kept {
     struct kept *next, *previous; /* of its list, in order of the numbers */
     struct kept *next_sent;       /* of its bucket, while it is sent */
     bool sent;                    /* on this connection */
+    bool went;                    /* by one that has ended: attnd may have it */
     uint64_t number, bytes;
     struct topic *topic; /* NULL: another process has left it */
     uint64_t payload;    /* bytes of tensors */

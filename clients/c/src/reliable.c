@@ -127,6 +127,7 @@ static void rewind_lists(struct reliable *lane)
     lane->own.unsent = lane->own.first;
     lane->left.unsent = lane->left.first;
     for (struct kept *at = lane->own.first; at; at = at->next) {
+        at->went = at->went || at->sent;
         at->sent = false;
     }
     for (struct kept *at = lane->left.first; at; at = at->next) {
@@ -468,12 +469,28 @@ static bool take_refusal(struct reliable *lane, const msgpack_object *pair)
     return true;
 }
 
+/* attnd had a message with the number of this one: another process's, unless this one may have been
+ * there before. */
+static void heed_repeated(struct reliable *lane, struct kept *entry)
+{
+    if (!entry || !entry->topic || entry->went) {
+        return;
+    }
+    entry->went = true; /* it counts once, however often that is said */
+    lane->refused++;
+    reliable_tell_repeated(lane);
+}
+
 /* The lists of an answer. Returns as take_refusal. */
 static bool take_numbers(struct reliable *lane, const msgpack_object *acknowledged,
-                         const msgpack_object *refused)
+                         const msgpack_object *repeated, const msgpack_object *refused)
 {
-    bool is_list = acknowledged && acknowledged->type == MSGPACK_OBJECT_ARRAY, whole = true;
+    bool is_list = repeated && repeated->type == MSGPACK_OBJECT_ARRAY, whole = true;
 
+    for (uint32_t i = 0; is_list && i < repeated->via.array.size; i++) {
+        heed_repeated(lane, find_number(lane, &repeated->via.array.ptr[i]));
+    }
+    is_list = acknowledged && acknowledged->type == MSGPACK_OBJECT_ARRAY;
     for (uint32_t i = 0; is_list && i < acknowledged->via.array.size; i++) {
         struct kept *entry = find_number(lane, &acknowledged->via.array.ptr[i]);
 
@@ -509,8 +526,8 @@ static void take_credit(struct reliable *lane, const msgpack_object *value)
  * attnd had no memory, or no room, for a message. */
 static bool take_answer(struct reliable *lane, const void *data, size_t size)
 {
-    static const char *const names[] = {"credit", "ack", "refused", "again", "waits"};
-    const msgpack_object *values[5];
+    static const char *const names[] = {"credit", "ack", "refused", "again", "waits", "repeated"};
+    const msgpack_object *values[6];
     bool taken = true;
     const char *twice;
     struct mpk_doc doc;
@@ -519,10 +536,10 @@ static bool take_answer(struct reliable *lane, const void *data, size_t size)
     if (rc) {
         return rc != ERR_MEMORY;
     }
-    if (mpk_collect(doc.root, names, 5, values, &twice) == 0) {
+    if (mpk_collect(doc.root, names, 6, values, &twice) == 0) {
         take_credit(lane, values[0]);
         taken = !values[3] || values[3]->type != MSGPACK_OBJECT_BOOLEAN || !values[3]->via.boolean;
-        taken = take_numbers(lane, values[1], values[2]) && taken;
+        taken = take_numbers(lane, values[1], values[5], values[2]) && taken;
         reliable_tell_waits(lane, values[1], values[4]);
     }
     lane->pause_ms = taken ? lane->pause_ms : AGAIN_MAX_MS;

@@ -99,6 +99,8 @@ void reliable_tell_end(struct reliable *lane, bool away, uint32_t linger_ms);
  * have later; NULL: it never takes the message. */
 const char *reliable_setting(const char *reason);
 void reliable_tell_refused(struct reliable *lane, const char *reason);
+/* Another process has the same run and rank. */
+void reliable_tell_repeated(struct reliable *lane);
 /* Messages that another process has left are refused. */
 void reliable_tell_left(struct reliable *lane, const struct kept *refused, const char *reason);
 /* Why attnd acknowledges nothing, or that it does again; each NULL when the answer has it not. */

@@ -15,7 +15,8 @@ enum warning {
     WARNING_WAITS, /* attnd's history cannot be written */
     WARNING_NO_LANE,
     WARNING_REFUSED,
-    WARNING_NO_ROOM, /* at attnd */
+    WARNING_REPEATED, /* another process has the same run and rank */
+    WARNING_NO_ROOM,  /* at attnd */
     WARNING_LARGE,
     WARNING_FULL,
     WARNING_SPOOL_OPEN,

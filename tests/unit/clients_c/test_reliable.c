@@ -106,6 +106,27 @@ static void answer(struct attnd *attnd, uint64_t number, uint64_t credit)
     reliable_tend(&attnd->lane);
 }
 
+/* {"repeated": [number], "ack": [number]} */
+static void answer_repeated(struct attnd *attnd, uint64_t number)
+{
+    static const char *const lists[] = {"repeated", "ack"};
+    struct mpk_writer writer;
+    struct bytes frame;
+
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 2);
+    for (int i = 0; i < 2; i++) {
+        mpk_put_str(&writer, lists[i]);
+        mpk_put_array(&writer, 1);
+        mpk_put_u64(&writer, number);
+    }
+    frame = bytes_written(&writer);
+    address_client(attnd);
+    say_frame(attnd, &frame, false);
+    bytes_free(&frame);
+    reliable_tend(&attnd->lane);
+}
+
 static int keep(struct attnd *attnd)
 {
     struct wire_message message = {.topic = some_topic};
@@ -198,6 +219,35 @@ static void test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection
 }
 
 /* However long it was away. */
+static void test_what_another_process_sent_in_its_place_counts_as_refused(void **state)
+{
+    struct attnd attnd;
+
+    (void)state;
+    attnd_open(&attnd);
+    join(&attnd);
+    answer(&attnd, 0, 1 << 20);
+    for (uint64_t number = 1; number <= 3; number++) {
+        bool again = number == 2;
+
+        assert_int_equal(keep(&attnd), 0);
+        reliable_tend(&attnd.lane);
+        expect_number(&attnd, number);
+        if (again) { /* it may have been there before the connection ended */
+            reliable_announce(&attnd.lane, "");
+            join(&attnd);
+            answer(&attnd, 0, 1 << 20);
+            expect_number(&attnd, number);
+        }
+        answer_repeated(&attnd, number);
+        assert_int_equal(attnd.settled, number);
+        assert_int_equal(attnd.lane.refused, number < 3 ? 1 : 2);
+        assert_true(warner_has_said(&attnd.warner, WARNING_REPEATED));
+        assert_false(warner_has_said(&attnd.warner, WARNING_REFUSED));
+    }
+    attnd_close(&attnd);
+}
+
 static void test_what_finds_no_room_waits_for_an_attnd_that_is_back(void **state)
 {
     struct attnd attnd;
@@ -231,6 +281,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_has_several_frames_is_no_answer),
         cmocka_unit_test(test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection),
+        cmocka_unit_test(test_what_another_process_sent_in_its_place_counts_as_refused),
         cmocka_unit_test(test_what_finds_no_room_waits_for_an_attnd_that_is_back),
     };
 

@@ -79,13 +79,13 @@ def endpoint_of(ingest: Optional[str], port: float, next_port: float = 0) -> Opt
 
 class Entry:
     """A message that is kept: its frames, or their place in a file. `payload`: bytes of tensors. `topic`: None when another
-    process has left it. `counted`: among what was published."""
-    __slots__ = ("number", "nbytes", "kept", "topic", "payload", "counted")
+    process has left it. `counted`: among what was published. `went`: by a connection that has ended, so attnd may have it."""
+    __slots__ = ("number", "nbytes", "kept", "topic", "payload", "counted", "went")
 
     def __init__(self, number: int, nbytes: int, kept: Union[Place, Tuple[Any, ...]], topic: Optional[bytes], payload: int,
                  counted: bool):
         self.number, self.nbytes, self.kept, self.topic, self.payload = number, nbytes, kept, topic, payload
-        self.counted = counted
+        self.counted, self.went = counted, False
 
     def frames(self) -> Sequence[Any]:
         """OSError when they cannot be read."""
@@ -93,9 +93,11 @@ class Entry:
 
 
 class Answer(NamedTuple):
-    """One of attnd's. again: it has lost a message; waits: why it acknowledges nothing more now."""
+    """One of attnd's. repeated: of those that are acknowledged; again: it has lost a message; waits: why it acknowledges nothing
+    more now."""
     credit: int
     acknowledged: List[int]
+    repeated: List[int]
     refused: List[Tuple[int, str]]
     again: bool
     waits: str
@@ -199,6 +201,7 @@ class Lane:
         self._socket = self._monitor = None
         self._first_credit = None
         for entry in reversed(list(self._sent.values())):
+            entry.went = True
             (self._left if entry.topic is None else self._own).appendleft(entry)
         self._sent.clear()
 
@@ -252,7 +255,7 @@ class Lane:
         return taken
 
     def _take_answer(self, answer: Answer) -> List[Entry]:
-        credit, acknowledged, refused, _, why = answer
+        credit, acknowledged, repeated, refused, _, why = answer
         self._credit += credit
         if self._first_credit is None and credit > 0:
             self._first_credit = credit
@@ -260,6 +263,8 @@ class Lane:
             self.joined = True
             self._answered_at = time.monotonic()  # what waits for room is owed as long anew
             self._look_for_left()
+        for number in repeated:
+            self._heed_repeated(number)
         settled = [self._sent.pop(number) for number in acknowledged if number in self._sent]
         settled += [self._sent.pop(number) for number, reason in refused if self._is_refused(number, reason)]
         for entry in settled:
@@ -272,6 +277,20 @@ class Lane:
             log.warning("job %s: attnd cannot write its history (%s): it acknowledges nothing, and messages wait here until it "
                         "can; training goes on", self._job, why)
         return settled
+
+    def _heed_repeated(self, number: int) -> None:
+        """attnd had a message with the number of this one: another process's, unless this one may have been there before."""
+        entry = self._sent.get(number)
+        if entry is None or entry.topic is None or entry.went:
+            return
+        entry.went = True  # it counts once, however often that is said
+        self._count_refused("repeated")
+        self._warn("repeated", "attnd has a message of another process with the same run and rank in the place of one of ours, which it "
+                   "does not take. Further ones are only counted, as refused_by_reason. Remedy: a new run for each launch: "
+                   "another run= or ATTND_RUN, or neither")
+
+    def _count_refused(self, reason: str) -> None:
+        self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
 
     def _is_refused(self, number: int, reason: str) -> bool:
         """Whether that is for good: else it stays in its file, or is sent again over the next connection."""
@@ -286,7 +305,7 @@ class Lane:
                        "it has; beyond reliable_bytes they are dropped and counted. Remedy: end what need not run, or a larger %s",
                        reason, NO_ROOM[reason], NO_ROOM[reason])
             return False
-        self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
+        self._count_refused(reason)
         if reason == keyring.REFUSED:
             self._denied()
         else:
@@ -507,9 +526,10 @@ def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:
         if not isinstance(answer, dict):
             return None
         credit, refused = answer.get("credit", 0), [(number, str(reason)) for number, reason in answer.get("refused", ())]
-        acknowledged, why = list(answer.get("ack", ())), answer.get("waits", "")
-        if all(type(number) is int for number in (credit, *acknowledged, *(number for number, _ in refused))) and credit >= 0:
-            return Answer(credit, acknowledged, refused, answer.get("again") is True, why if isinstance(why, str) else "")
+        acknowledged, repeated, why = list(answer.get("ack", ())), list(answer.get("repeated", ())), answer.get("waits", "")
+        numbers = (credit, *acknowledged, *repeated, *(number for number, _ in refused))
+        if all(type(number) is int for number in numbers) and credit >= 0:
+            return Answer(credit, acknowledged, repeated, refused, answer.get("again") is True, why if isinstance(why, str) else "")
     except MemoryError:
         raise
     except Exception:  # whoever sends such a thing is not attnd

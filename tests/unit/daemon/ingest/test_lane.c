@@ -112,7 +112,7 @@ static struct message *lane_get(struct lane_fixture *f)
 
 struct lane_heard {
     uint64_t credit;
-    uint32_t acks, refusals;
+    uint32_t acks, refusals, repeated;
     bool again;
     char reason[32]; /* of the last refusal */
     char waits[32];
@@ -134,10 +134,12 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     assert_false(more);
     assert_int_equal(mpk_parse(answer, (size_t)size, &limits, &doc), 0);
     const msgpack_object *credit = mpk_find(doc.root, "credit"), *ack = mpk_find(doc.root, "ack"),
-                         *refused = mpk_find(doc.root, "refused");
+                         *refused = mpk_find(doc.root, "refused"),
+                         *repeated = mpk_find(doc.root, "repeated");
     heard.credit = credit ? credit->via.u64 : 0;
     heard.acks = ack ? ack->via.array.size : 0;
     heard.refusals = refused ? refused->via.array.size : 0;
+    heard.repeated = repeated ? repeated->via.array.size : 0;
     heard.again = mpk_find(doc.root, "again") && mpk_find(doc.root, "again")->via.boolean;
     const msgpack_object *waits = mpk_find(doc.root, "waits");
     if (waits) {
@@ -316,11 +318,39 @@ static void test_what_is_dropped_in_its_turn_is_refused(void **state)
         struct lane_heard heard = lane_hear(f);
         assert_int_equal(heard.refusals, refused);
         assert_int_equal(heard.acks, saved && !refused);
+        assert_int_equal(heard.repeated, codes[i] == ERR_REPEATED);
         assert_int_equal(heard.again, !saved);
         if (refused) {
             assert_string_equal(heard.reason, err_slug(codes[i]));
         }
     }
+}
+
+/* By both lists of one answer, and no longer. */
+static void test_what_is_repeated_is_acknowledged_too(void **state)
+{
+    static const int codes[] = {0, ERR_REPEATED, ERR_LATE, ERR_REPEATED};
+    struct lane_fixture *f = *state;
+    struct promises promises = {0};
+    lane_join_as_trainer(f);
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        lane_put(f, i + 1, 10);
+        struct message *message = lane_get(f);
+        assert_non_null(message);
+        promise_took(message->promise, codes[i]);
+        struct promises one = lane_done(f, message);
+        promises_move(&promises, &one);
+    }
+    lane_go_on(f->lane);
+    lane_hear(f); /* its credit */
+    lane_settle(f->lane, &promises);
+    lane_go_on(f->lane);
+    struct lane_heard heard = lane_hear(f);
+    assert_int_equal(heard.acks, 3);
+    assert_int_equal(heard.repeated, 2);
+    assert_int_equal(heard.refusals, 1);
+    assert_true(is_silent(f));
+    assert_int_equal(stats_get(&f->stats, COUNT_RELIABLE_ACKNOWLEDGED), 3);
 }
 
 /* Nobody can say what becomes of it: nor is anything taken that came behind it. */
@@ -574,6 +604,7 @@ int main(void)
         TEST(test_credit_is_told_in_quarters),
         TEST(test_a_refusal_has_its_reason),
         TEST(test_what_is_dropped_in_its_turn_is_refused),
+        TEST(test_what_is_repeated_is_acknowledged_too),
         TEST(test_what_failed_for_the_moment_is_asked_for_again),
         TEST(test_what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins),
         TEST(test_a_trainer_that_there_is_no_memory_for_is_to_come_again),

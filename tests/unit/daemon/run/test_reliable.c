@@ -310,6 +310,7 @@ static void test_what_comes_again_of_the_past_is_answered_by_the_history(void **
     assert_int_equal(kept(&f), 0);
     assert_non_null(answers.first);
     assert_int_equal(answers.first->code, ERR_AGAIN);
+    assert_true(answers.first->repeated);
     promises_free(&answers);
     f.sink.data = &f;
     registry_free(&registry);
