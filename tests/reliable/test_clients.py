@@ -87,33 +87,39 @@ def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch, libattn):
 
 @BOTH
 def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatch, libattn):
-    """What a killed one left is not taken of the one with the other key, and is there for the next with the right one."""
+    """What killed ones left is not taken of the one with the other key, and is there for the next with the right one. Each job is
+    told."""
     mine, other = Pair(), Pair()
     daemon = KeyedWithWindows((mine, "publish", "mine*"), (other, "publish", "other"))
     monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
     monkeypatch.setenv("ATTND_KEY", mine.secret)
     address = f"tcp://127.0.0.1:{daemon.port}"
-    first = Keeper(daemon, "mine-a", tmp_path, libattn=libattn, address=address)
-    first.wait_for(20)
+    killed = [Keeper(daemon, job, tmp_path, libattn=libattn, address=address) for job in ("mine-a", "mine-b")]
+    for keeper in killed:
+        keeper.wait_for(20)
     daemon.stop(signal.SIGKILL)
-    first.wait_for(first.said()[1] + 50)
-    first.kill()
-    kept, files = first.said()[1], sorted(spooled(tmp_path))
+    for keeper in killed:
+        keeper.wait_for(keeper.said()[1] + 50)
+        keeper.kill()
+    files = sorted(spooled(tmp_path))
     daemon.start()
     monkeypatch.setenv("ATTND_KEY", other.secret)
     second = Keeper(daemon, "other", tmp_path, count=20, libattn=libattn, address=address)
-    wait_until(lambda: "refuses" in second.errors(), "a refusal")
+    wait_until(lambda: second.errors().count("refuses") == 2, "a refusal of each job")
     second.finish()
-    assert [line for line in second.errors().splitlines() if "refuses" in line] == [
-        f"job other: attnd refuses messages of job mine-a, which another process left in {tmp_path}/spool: its access list "
-        f"(keys.access) does not let the key {other.public} publish that job. They stay there, for a process of that job"]
+    assert sorted(line for line in second.errors().splitlines() if "refuses" in line) == [
+        f"job other: attnd refuses messages of job {keeper.job}, which another process left in {tmp_path}/spool: its access list "
+        f"(keys.access) does not let the key {other.public} publish that job. They stay there, for a process of that job"
+        for keeper in killed]
     wait_until(lambda: is_whole(daemon, second, 20), "the messages of the second")
     assert sorted(spooled(tmp_path)) == files
     monkeypatch.setenv("ATTND_KEY", mine.secret)
     third = Keeper(daemon, "mine-c", tmp_path, count=5, libattn=libattn, address=address)
-    wait_until(lambda: is_whole(daemon, first, kept), f"{kept} messages of the first")
+    for keeper in killed:
+        wait_until(lambda: is_whole(daemon, keeper, keeper.said()[1]), f"the messages of {keeper.job}")
     third.finish()
-    assert f"messages of job mine-a, which another process left in {tmp_path}/spool, are sent now" in third.errors()
+    assert sorted(line for line in third.errors().splitlines() if "sent now" in line) == [
+        f"job mine-c: messages of job {keeper.job}, which another process left in {tmp_path}/spool, are sent now" for keeper in killed]
     assert not spooled(tmp_path)
 
 

@@ -306,9 +306,9 @@ static bool take_left(struct reliable *lane)
         char job[JOB_NAME_MAX + 1];
 
         kept_job(lane->left.last, job);
-        warner_say(lane->warner, WARNING_SPOOL_TAKEN,
-                   "messages of job %s, which another process left in %s, are sent now", job,
-                   lane->directory);
+        warner_say_of(lane->warner, WARNING_SPOOL_TAKEN, job,
+                      "messages of job %s, which another process left in %s, are sent now", job,
+                      lane->directory);
     }
     free(messages);
     return rc > 0 || (rc < 0 && !spool_is_passing(error));

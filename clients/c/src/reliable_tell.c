@@ -15,10 +15,10 @@ void reliable_tell_left(struct reliable *lane, const struct kept *refused, const
         snprintf(why, sizeof why,
                  "its access list (keys.access) does not let the key %s publish that job", public);
     }
-    warner_say(lane->warner, WARNING_SPOOL_REFUSED,
-               "attnd refuses messages of job %s, which another process left in %s: %s. They stay "
-               "there, for a process of that job",
-               job, lane->directory, why);
+    warner_say_of(lane->warner, WARNING_SPOOL_REFUSED, job,
+                  "attnd refuses messages of job %s, which another process left in %s: %s. They "
+                  "stay there, for a process of that job",
+                  job, lane->directory, why);
 }
 
 const char *reliable_setting(const char *reason)

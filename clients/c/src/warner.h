@@ -29,15 +29,23 @@ enum warning {
     WARNING_LEFT,
 };
 
+/* So many jobs of others are remembered; that of a later one takes the place of the oldest. */
+#define WARNED_JOBS_MAX 64
+
 struct warner {
     void (*say)(void *context, const char *sentence); /* NULL: nobody listens */
     void *context;
     char job[JOB_NAME_MAX + 1];
-    unsigned said; /* a bit for each warning */
+    unsigned said;                     /* a bit for each warning */
+    uint64_t said_of[WARNED_JOBS_MAX]; /* hashes of warnings and jobs of others */
+    unsigned said_of_count;
 };
 
 void warner_say(struct warner *warner, enum warning warning, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* Tells of another job than the publisher's: once for each job. */
+void warner_say_of(struct warner *warner, enum warning warning, const char *job, const char *format,
+                   ...) __attribute__((format(printf, 4, 5)));
 /* Also when nobody listens. */
 bool warner_has_said(const struct warner *warner, enum warning warning);
 /* Tells that what was warned of has ended, if it was; the warning may then come again. */
