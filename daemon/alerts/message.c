@@ -26,6 +26,9 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
                       : rule->statistic == RULE_MIN ? "smallest"
                                                     : "mean";
     char where[64] = "the run", head[32] = "", all[32] = "";
+    if (rule->metric == RULE_LOST_SHARE) {
+        strcpy(where, "the messages since the run was last judged");
+    }
     if (place->has_layer) {
         snprintf(where, sizeof where, "%s.%" PRIu32 ".%s", stack_name(place->layer.stack),
                  place->layer.layer, site_name(place->layer.site));

@@ -675,14 +675,16 @@ static void test_losses_are_a_share_of_all_messages(void **state)
     give_run(f, 75, 20, 5);
     expect_silence(f);
     give_run(f, 70, 20, 10);
-    const struct told *told =
-        alerts_expect(f, ALERT_FIRING, "lost_share of the run is 0.3, above 0.25");
+    const struct told *told = alerts_expect(
+        f, ALERT_FIRING,
+        "lost_share of the messages since the run was last judged is 0.3, above 0.25");
     assert_false(told->has_layer);
     assert_int_equal(told->head, -1);
     give_run(f, 0, 0, 0);
     expect_silence(f);
     give_run(f, 100, 0, 0);
-    expect_resolved(f, "lost_share of the run is 0, no longer above 0.25 (clear at 0.1)");
+    expect_resolved(f, "lost_share of the messages since the run was last judged is 0, no longer "
+                       "above 0.25 (clear at 0.1)");
     alerts_stop(f);
 }
 
