@@ -211,7 +211,8 @@ static void daemon_reload_keys(struct daemon *daemon)
         return;
     }
     if (keys_reload(daemon->keys, &revoked, error) != 0) {
-        log_event(LOG_ERROR, "keys_refused", LOG_STR("detail", error));
+        log_event(LOG_ERROR, "access_refused", LOG_STR("detail", error),
+                  LOG_STR("in_force", "the list as it was"));
         return;
     }
     reload_log_keys(keys_count(daemon->keys), revoked);
@@ -526,8 +527,7 @@ static int open_notify(struct daemon *daemon, char *reterr)
     return notify_new(&daemon->config, &daemon->stats, &daemon->notify, reterr);
 }
 
-/* Every connection takes a descriptor; what the system lets us have is better than its first offer.
- */
+/* Every connection takes a descriptor; what the system lets us have beats its first offer. */
 static void daemon_raise_descriptor_limit(void)
 {
     struct rlimit limit;

@@ -57,30 +57,32 @@ const char *key_exposure(const struct stat *status)
     return NULL;
 }
 
-/* The one line that counts. Returns false when there is none, several, or another text. */
-static bool key_find_line(const char *text, char *ret_secret)
+/* Returns how many lines count. ret_secret has the last one, "" when it is no key. */
+static int key_find_lines(const char *text, char *ret_secret)
 {
-    bool found = false;
+    int lines = 0;
+    *ret_secret = '\0';
     for (size_t length; *text; text += length + (text[length] != '\0')) {
         length = strcspn(text, "\n");
         size_t used = length > 0 && text[length - 1] == '\r' ? length - 1 : length;
         if (used == 0 || *text == '#') {
             continue;
         }
-        if (found || !key_is_text(text, used)) {
-            return false;
-        }
-        memcpy(ret_secret, text, KEY_LENGTH);
-        ret_secret[KEY_LENGTH] = '\0';
-        found = true;
+        lines++;
+        bool is_key = key_is_text(text, used);
+        memcpy(ret_secret, text, is_key ? KEY_LENGTH : 0);
+        ret_secret[is_key ? KEY_LENGTH : 0] = '\0';
     }
-    return found;
+    return lines;
 }
 
 /* Why the text is no secret key, or NULL: ret_secret has the one line that counts. */
 static const char *key_find_secret(const char *text, char *ret_secret)
 {
-    if (!key_find_line(text, ret_secret)) {
+    if (key_find_lines(text, ret_secret) > 1) {
+        return "has more than one line that is no comment: a secret key is one, of 40 characters";
+    }
+    if (!*ret_secret) {
         return "has no line with a secret key of 40 characters (attnctl key new makes such a file)";
     }
     return strncmp(text, KEY_TITLE, strlen(KEY_TITLE)) == 0

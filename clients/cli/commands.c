@@ -112,6 +112,7 @@ const struct command commands[] = {
     {.name = "replay", .arguments = "FILE", .words = "FILE", .group = COMMANDS_FILES,
      .run = cmd_replay, .options = ARGS_RHYTHM | ARGS_INGEST, .words_min = 1, .words_max = 1,
      .help = "send a recording to attnd again, as the training job did",
+     .text = "With a key (ATTND_KEY): it needs the role publish for the job, and read with *.",
      .finding = "attnd dropped messages",
      .examples = {"attnctl replay run.rec", "attnctl replay run.rec --rhythm 10"}},
     {.name = "check", .arguments = "FILE", .words = "FILE", .group = COMMANDS_FILES,

@@ -297,32 +297,34 @@ static enum access_role control_role(const char *name)
 }
 
 /* Whether the client may do it to the job in this parameter. Without one, or with a pattern, it is
- * about all jobs. */
-static bool control_allows_job(struct control_request *request, zmq_msg_t *body,
-                               enum access_role role, const char *key)
+ * about all jobs. Says why not. */
+static bool control_allows_job(struct control_request *request, zmq_msg_t *body, const char *method,
+                               const char *key)
 {
     char name[JOB_NAME_MAX + 1];
+    enum access_role role = control_role(method);
     const char *job = string_param(request, key, "", name, sizeof name);
     bool one = job && job_name_valid(job, strlen(job));
-    return keys_allow(request->view->keys, body, role, one ? job : NULL);
+    bool allowed = keys_allow(request->view->keys, body, role, one ? job : NULL);
+    if (!allowed) {
+        snprintf(
+            request->detail, CONTROL_DETAIL_MAX,
+            "the key of this client may not do that: %s %sneeds the role %s%s in keys.access%s",
+            method, one ? "" : "is about all jobs and ", access_role_name[role],
+            one ? "" : " with the pattern *", one ? ", for the job that is named" : "");
+    }
+    return allowed;
 }
 
 /* Everybody with a key may ask whether attnd is there. */
 static int control_judge(struct control_request *request, zmq_msg_t *body, const char *name)
 {
     struct keyring *keys = request->control->secured ? request->view->keys : NULL;
-    enum access_role role = control_role(name);
     bool two = request->params->type == MSGPACK_OBJECT_MAP && mpk_find(request->params, "job_b");
-    if (!keys || (strcmp(name, "ping") == 0 && keys_know(keys, body)) ||
-        (control_allows_job(request, body, role, "job") &&
-         (!two || control_allows_job(request, body, role, "job_b")))) {
-        return 0;
-    }
-    snprintf(request->detail, CONTROL_DETAIL_MAX,
-             "the key of this client may not do that: %s needs the role %s in keys.access, for the "
-             "job that is named, or for all jobs (*)",
-             name, access_role_name[role]);
-    return ERR_ACCESS;
+    bool allowed = !keys || (strcmp(name, "ping") == 0 && keys_know(keys, body)) ||
+                   (control_allows_job(request, body, name, "job") &&
+                    (!two || control_allows_job(request, body, name, "job_b")));
+    return allowed ? 0 : ERR_ACCESS;
 }
 
 static int run_named(struct control_request *request, zmq_msg_t *body, const msgpack_object *method)

@@ -149,7 +149,10 @@ static void keys_say_refused(const struct key_client *keys, enum address_socket 
              "attnd at %.255s does not let this client in: keys.access has no line for its public "
              "key %s with a role for the %s socket%s",
              endpoint, public, address_socket_name[which],
-             which == ADDRESS_INGEST || which == ADDRESS_RELIABLE ? " (publish)" : "");
+             which == ADDRESS_CONTROL ? ""
+             : which == ADDRESS_INGEST || which == ADDRESS_RELIABLE
+                 ? " (publish)"
+                 : " (read, with the pattern *)");
 }
 
 enum keys_verdict keys_try(const struct key_client *keys, enum address_socket which,
@@ -162,8 +165,11 @@ enum keys_verdict keys_try(const struct key_client *keys, enum address_socket wh
         keys_say_refused(keys, which, endpoint, ret_sentence);
         return KEYS_WRONG;
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-        snprintf(ret_sentence, ADDRESS_REASON_MAX,
-                 "attnd at %.255s has another key than ATTND_SERVER_KEY", endpoint);
+        snprintf(
+            ret_sentence, ADDRESS_REASON_MAX,
+            "attnd at %.255s has another key than ATTND_SERVER_KEY. Remedy: the public half of "
+            "the key that attnd has now (attnctl key show FILE, of its keys.server)",
+            endpoint);
         return KEYS_WRONG;
     default:
         return KEYS_UNKNOWN;

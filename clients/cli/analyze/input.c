@@ -138,9 +138,7 @@ static int check_qk(struct input *input, char *reterr)
                          : fail_array(k, reterr, "of a number of heads that divides those of .q");
 }
 
-/* The values and what comes with them, in either tier; weights leave them their own number of
- * heads.
- */
+/* The values and what comes with them, in either tier; with weights, of their own heads. */
 static int check_values(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;

@@ -35,8 +35,7 @@ static bool parse_length(const char *text, char **ret_end, void *ret_number)
     return errno == 0 && number <= INT32_MAX;
 }
 
-/* The numbers between commas, each of `size` bytes; sets *ret_wrong, to `valid` when one is none.
- */
+/* The numbers between commas, each of `size` bytes; *ret_wrong becomes `valid` when one is none. */
 static void *parse_list(const char *text, size_t size,
                         bool (*parse)(const char *text, char **ret_end, void *ret_number),
                         const char *valid, uint32_t *ret_count, const char **ret_wrong)

@@ -219,8 +219,7 @@ static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
         }
         show_put_key(&table, &matrices->ptr[m]);
         for (int i = 0; i < WHOLE_FIELDS; i++) {
-            /* A spectrum with a rank but no condition number is of a matrix that is short of rank.
-             */
+            /* A spectrum with a rank but no condition number: a matrix that is short of rank. */
             const char *name = whole_fields[i];
             double value = field_number(mpk_find(whole, name));
             if (isnan(value) && strcmp(name, "condition_number") == 0 &&

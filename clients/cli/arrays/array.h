@@ -93,8 +93,7 @@ struct array_data {
     void *owned; /* NULL when the data is in the file's mapping */
 };
 
-/* The array must not be ARRAY_OTHER. The data is good until array_data_clear or array_file_close.
- */
+/* The array is not ARRAY_OTHER. The data is good until array_data_clear or array_file_close. */
 int array_load(const struct array *array, struct array_data *ret_data, char *reterr);
 void array_data_clear(struct array_data *data);
 

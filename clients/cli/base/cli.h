@@ -54,8 +54,7 @@ int cli_fail(struct cli *cli, int code, const char *format, ...)
 /* The value as indented JSON on out. Returns CLI_OK, or CLI_FINDING when out of memory. */
 int cli_print_json(struct cli *cli, const msgpack_object *value);
 /* Prints a writer's value as JSON on `out`, `indent` 0 for one line. Returns CLI_OK; or
- * CLI_FINDING, when out of memory or when it is too much for one document: then that stands on err.
- */
+ * CLI_FINDING, when out of memory or when it is too much for one document, said on err. */
 int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out);
 
 /* A question: parameters collected one by one, and an answer that may take its time. */

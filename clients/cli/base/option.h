@@ -81,8 +81,7 @@ struct option_field {
 /* Checks a value, and stores it in `options`. Returns as an option_taker does; of OTHER, NULL. */
 const char *option_store(const struct option_field *field, char *value, void *options);
 
-/* The row that all tables have: a plain value, or a word of a list, or what a setter makes of it.
- */
+/* The row that all tables have: a plain value, a word of a list, or what a setter makes of it. */
 struct option_row {
     struct option_text text;
     struct option_field field; /* what `words` and `set` store is at its offset, too */

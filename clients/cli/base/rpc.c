@@ -153,8 +153,7 @@ static enum rpc_status rpc_check_reply(struct rpc_reply *reply, uint64_t *ret_id
 }
 
 /* One frame, as far as it goes, in place: neither a ZeroMQ message nor a document may be moved.
- * RPC_UNREACHABLE also for an answer that is not `wanted`; 0 = any is. Owns nothing unless RPC_OK.
- */
+ * RPC_UNREACHABLE also for an answer that is not `wanted`; 0: any is. Owns nothing but RPC_OK's. */
 static enum rpc_status receive_reply(struct rpc *rpc, int64_t deadline_ms, uint64_t wanted,
                                      struct rpc_reply *reply, uint64_t *ret_id)
 {

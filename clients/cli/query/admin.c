@@ -67,6 +67,13 @@ int cmd_page(struct cli *cli)
         mpk_writer_clear(&writer);
     } else if (*url) {
         fprintf(cli->out, "%s\n", url);
+        const char *host = cli->rpc->endpoint + 6; /* of tcp://host:port */
+        int port = 0;
+        sscanf(url, "http://127.0.0.1:%d/", &port);
+        if (!*directory && port > 0 && strncmp(host, "127.", 4) && strncmp(host, "localhost", 9)) {
+            fprintf(cli->err, "on attnd's machine; elsewhere, first: ssh -L %d:127.0.0.1:%d %.*s\n",
+                    port, port, (int)(strrchr(host, ':') - host), host);
+        }
     }
     return *url ? code
                 : cli_fail(cli, CLI_FINDING,

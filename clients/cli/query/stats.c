@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* stats: the daemon's counters, and whether every message is accounted for.
  *
- * The identity comes first, the other counters follow as they come: a newer attnd's are shown too.
- */
+ * The identity comes first, the other counters as they come: a newer attnd's are shown, too. */
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"

@@ -17,9 +17,8 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define ESCAPE_MS                                                                                  \
-    25 /* after which Escape is a key of its own; ssh sends a key's bytes together                 \
-        */
+/* After which Escape is a key of its own; ssh sends a key's bytes together. */
+#define ESCAPE_MS 25
 
 static SCREEN *open_screen;
 static struct termios modes_before;

@@ -31,8 +31,7 @@ struct top {
 };
 
 /* Signals are read in their turn, from a pipe, so that none ends the process while ncurses has the
- * terminal. A signalfd would not do: a library's threads do not block signals and would get them.
- */
+ * terminal. A signalfd would not do: a library's threads do not block signals, and get them. */
 static const int caught[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
 enum { CAUGHT = sizeof caught / sizeof caught[0] };
 static int signal_pipe[2] = {-1, -1};

@@ -247,6 +247,10 @@ static void draw_verdict(const struct view_frame *frame)
     struct line line = {frame->screen, 2, 1, frame->screen->width};
     uint32_t counts[4] = {0};
     if (!model->job_known) {
+        put_piece(&line, STYLE_WARNING, "%s",
+                  *model->refused
+                      ? "With a key, this screen needs the role read with the pattern *."
+                      : "");
         return;
     }
     put_piece(&line, model->trouble_count || model->judged ? STYLE_STRONG : STYLE_FAINT,

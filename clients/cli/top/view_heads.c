@@ -24,6 +24,9 @@ static void draw_nothing(struct view_frame *frame)
 {
     const struct model *model = frame->model;
     char first[JOB_NAME_MAX + 96], hint[JOB_NAME_MAX + 64];
+    if (!model->health.known) {
+        return; /* attnd has not said anything */
+    }
     if (!model->job_known) {
         snprintf(first, sizeof first,
                  "attnd knows no job '%s' yet. It is shown here as soon as it comes.", model->job);
@@ -37,8 +40,7 @@ static void draw_nothing(struct view_frame *frame)
                           first, "It is asked to capture every 50th step by default:", hint, NULL});
 }
 
-/* A name that the job has no numbers of: said instead of the caption. Returns whether there is one.
- */
+/* Says, instead of the caption, a name that the job has no numbers of. Returns whether it did. */
 static bool draw_wrong_metric(struct view_frame *frame)
 {
     const struct model *model = frame->model;

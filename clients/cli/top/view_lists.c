@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Jobs, what needs attention, and what lies on top of a page: the keys, and lists to choose from.
- */
+/* Jobs, what needs attention, and what lies on top of a page: keys, and lists to choose from. */
 #include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/out.h"

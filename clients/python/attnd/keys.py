@@ -68,7 +68,9 @@ def read(path: str) -> str:
     if status.st_mode & (stat.S_IRWXO | (stat.S_IWGRP if handed_over else stat.S_IRWXG)):
         raise AddressError(f"{path}: others can read it, so it is no secret (chmod 600; better, make a new one)")
     lines = [line for line in text.decode("ascii", "replace").splitlines() if line and not line.startswith("#")]
-    if len(lines) != 1 or not is_text(lines[0]):
+    if len(lines) > 1:
+        raise AddressError(f"{path}: has more than one line that is no comment: a secret key is one, of 40 characters")
+    if not lines or not is_text(lines[0]):
         raise AddressError(f"{path}: has no line with a secret key of 40 characters (attnctl key new makes such a file)")
     if not text.startswith(_TITLE.encode()):
         raise AddressError(f"{path}: may be a public key: a file of a secret one begins with '{_TITLE}' (attnctl key new makes such "
@@ -112,10 +114,12 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
         return (f"attnd at {endpoint} does not let this client publish: by keys.access its public key {keys.public.decode()} has "
                 "no role publish. Remedy: a line with that role for it, and SIGHUP for attnd")
     if event == _AUTH:
+        role = {"control": "", "ingest": " (publish)", "reliable": " (publish)"}.get(which, " (read, with the pattern *)")
         return (f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key "
-                f"{keys.public.decode()} with a role for the {which} socket{' (publish)' if which in ('ingest', 'reliable') else ''}")
+                f"{keys.public.decode()} with a role for the {which} socket{role}")
     if event == _NO_DETAIL:
-        return f"attnd at {endpoint} has another key than ATTND_SERVER_KEY"
+        return (f"attnd at {endpoint} has another key than ATTND_SERVER_KEY. Remedy: the public half of the key that attnd has now "
+                "(attnctl key show FILE, of its keys.server)")
     return "" if event == _SUCCEEDED else None
 
 

@@ -351,7 +351,7 @@ def test_a_list_with_a_mistake_changes_nothing():
     with open(attnd.files[1], "a") as file:
         file.write("nonsense\n")
     attnd.process.send_signal(signal.SIGHUP)
-    wait_log(attnd, "keys_refused", f"{attnd.files[1]}:2: public-key: 'nonsense': not a key")
+    wait_log(attnd, "event=access_refused", f"{attnd.files[1]}:2: public-key: 'nonsense': not a key", 'in_force="the list as it was"')
     assert attnd.call("ping")["version"]
     attnd.close()
 

@@ -59,7 +59,8 @@ def wrong_keys(attnd, key_file):
                        "public one"),
         ((stranger.secret, attnd.server.public), f"attnd at {control} does not let this client in: keys.access has no line for its "
                                                  f"public key {stranger.public} with a role for the control socket"),
-        ((key_file(attnd.owner), stranger.public), f"attnd at {control} has another key than ATTND_SERVER_KEY"),
+        ((key_file(attnd.owner), stranger.public), f"attnd at {control} has another key than ATTND_SERVER_KEY. Remedy: the public half "
+                                                   "of the key that attnd has now (attnctl key show FILE, of its keys.server)"),
         ((key_file(attnd.owner), None), "ATTND_SERVER_KEY: not set; it is attnd's public key, beside ATTND_KEY"),
         ((public, attnd.server.public), f"{public}: may be a public key: a file of a secret one begins "
                                                 "with '# A secret key of attnd' (attnctl key new makes such a file)"),
@@ -198,6 +199,36 @@ def test_every_client_comes_with_its_keys(monkeypatch, key_file, tmp_path):
     attnd.close()
 
 
+def test_a_reader_of_some_jobs_is_told_that_all_need_the_pattern_for_all(monkeypatch):
+    reader = Pair()
+    attnd = Keyed((reader, "read", "mine*"))
+    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    for method, words in {"jobs": ("show", "mine"), "stats": ("stats",), "config": ("page",)}.items():
+        assert f"the key of this client may not do that: {method} is about all jobs and needs the role read with the pattern * in " \
+               "keys.access (access)" in attnctl(*words).stderr
+    assert "the key of this client may not do that: summary needs the role read in keys.access, for the job that is named (access)\n" \
+        in attnctl("summary", "other").stderr
+    assert attnctl("tail", "summary/mine/").stderr.endswith(" with a role for the publish socket (read, with the pattern *)\n")
+    attnd.close()
+
+
+class WithPage(Keyed):
+    def start(self):
+        self.settings += ("http.enabled=true",)
+        super().start()
+
+
+def test_the_page_of_another_machine_comes_with_the_way_to_it(monkeypatch):
+    attnd = WithPage()
+    come(monkeypatch, attnd, attnd.owner.secret, attnd.server.public)
+    url = attnctl("page")
+    assert re.fullmatch(r"http://127.0.0.1:\d+/\n", url.stdout) and url.stderr == ""
+    monkeypatch.setenv("ATTND_ADDRESS", attnd.endpoint("ingest").replace("127.0.0.1", "0.0.0.0"))  # any name that is not this machine's
+    port = re.search(r":(\d+)/", url.stdout)[1]
+    assert attnctl("page").stderr == f"on attnd's machine; elsewhere, first: ssh -L {port}:127.0.0.1:{port} 0.0.0.0\n"
+    attnd.close()
+
+
 @pytest.mark.parametrize("words", [("tail", "live/"), ("record", "mine")], ids=["tail", "record"])
 def test_a_reader_that_runs_says_that_its_key_was_taken_away_and_returns(monkeypatch, tmp_path, words):
     reader, trainer = Pair(), Pair()
@@ -221,7 +252,7 @@ def test_a_reader_that_runs_says_that_its_key_was_taken_away_and_returns(monkeyp
             attnd.reload()
             wait_until(lambda: said.read_text().endswith(
                 f"attnctl: attnd at {endpoint} does not let this client in: keys.access has no line for its public key {reader.public} "
-                f"with a role for the {'tap' if words[0] == 'record' else 'publish'} socket\n"), "the sentence")
+                f"with a role for the {'tap' if words[0] == 'record' else 'publish'} socket (read, with the pattern *)\n"), "the sentence")
             attnd.write((reader, "read", "*"), (trainer, "publish", "mine"))
             attnd.reload()
             wait_until(lambda: said.read_text().endswith(f"attnctl: attnd at {endpoint} lets this client in again\n"), "the other one")
@@ -246,7 +277,7 @@ def test_a_subscriber_that_runs_says_that_its_key_was_taken_away_and_returns(mon
                 attnd.write((trainer, "publish", "mine"))
                 attnd.reload()
                 refused = f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key {reader.public} " \
-                          "with a role for the publish socket"
+                          "with a role for the publish socket (read, with the pattern *)"
                 wait_until(lambda: caplog.messages.count(refused) == times, "the sentence")
                 while subscriber.next(0):
                     pass
@@ -299,7 +330,8 @@ def test_watch_says_that_a_key_is_wrong_and_nothing_else(monkeypatch, caplog, wr
     own, server = (stranger, attnd.server) if wrong == "own" else (attnd.owner, stranger)
     come(monkeypatch, attnd, own.secret, server.public)
     why = {"own": f"does not let this client in: keys.access has no line for its public key {own.public} with a role for the ingest "
-                  "socket (publish)", "server": "has another key than ATTND_SERVER_KEY"}[wrong]
+                  "socket (publish)", "server": "has another key than ATTND_SERVER_KEY. Remedy: the public half of the key that attnd has now "
+                                               "(attnctl key show FILE, of its keys.server)"}[wrong]
     with client.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "mine", wait=PATIENCE_S):
         assert caplog.messages == [f"job mine: attnd at {attnd.endpoint('ingest')} {why}; training goes on, and nothing of it is captured"]
     attnd.close()

@@ -44,13 +44,16 @@ static void test_a_file_has_one_key_and_comments(void **state)
 {
     static const char none[] =
         ": has no line with a secret key of 40 characters (attnctl key new makes such a file)";
+    static const char several[] =
+        ": has more than one line that is no comment: a secret key is one, of 40 characters";
     (void)state;
     assert_reads(KEY_TITLE "\n# of node 2\n\n" SECRET "\n", 0600, NULL);
     assert_reads(KEY_TITLE ".\r\n" SECRET "\r\n", 0400, NULL);
     assert_reads(KEY_TITLE "\n" SECRET, 0600, NULL);
     assert_reads("", 0600, none);
     assert_reads("# nothing\n", 0600, none);
-    assert_reads(SECRET "\n" SECRET "\n", 0600, none);
+    assert_reads(SECRET "\n" SECRET "\n", 0600, several);
+    assert_reads(KEY_TITLE "\n" SECRET "\nof node 2\n", 0600, several);
     assert_reads(" " SECRET "\n", 0600, none);
 }
 

@@ -310,6 +310,13 @@ static void test_without_a_job_it_says_how_to_attach(void **state)
     struct screen screen = {.unicode = true};
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "asking attnd");
+    strcpy(model->refused, "needs a key");
+    model_choose_job(model, "mine");
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "With a key, this screen needs the role read with the pattern *.");
+    assert_shows_not(&screen, "attnd knows no job");
+    *model->refused = '\0';
+    model_choose_job(model, "");
     give_monitor(model, &(struct monitor){0}, 0);
     draw(model, &screen, 60, 14);
     assert_shows(&screen, "with attnd.watch(model, job=\"gpt-small\"):");
