@@ -718,6 +718,31 @@ def test_what_there_is_no_room_for_is_sent_again(daemons, publishers, caplog, re
     assert sum(setting in record.getMessage() for record in caplog.records) == 1
 
 
+def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(daemons, publishers, caplog, monkeypatch):
+    """It was judged before attnd read its list again; its answer comes after attnd has dropped the prefix."""
+    monkeypatch.setattr(sender, "TELL_AFTER_S", 0.1)
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    publisher._sender._link.keys = types.SimpleNamespace(public=40 * b"k")
+    daemon.acknowledges = False
+    publish_states(publisher, 2)
+    first, second = [number for number, _, _ in daemon.wait_taken(2)]
+
+    def said():
+        return [record.getMessage() for record in caplog.records if "the messages of job job" in record.getMessage()]
+
+    daemon.socket.subscribe(b"refused/" + 40 * b"k" + b"/job")
+    daemon.wait(lambda: len(said()) == 1, "that the key is refused")
+    daemon.socket.unsubscribe(b"refused/" + 40 * b"k" + b"/job")
+    daemon.wait(lambda: publisher._sender._hope is not None, "that the prefix has gone")
+    daemon.answer(refused=[[first, "key"]])
+    daemon.wait(lambda: publisher.stats()["refused_by_reason"] == {"key": 1}, "the late answer")
+    assert len(said()) == 1, "nothing was taken yet"
+    daemon.answer(ack=[second])
+    daemon.wait(lambda: len(said()) == 2, "that it is let in again")
+    assert "takes the messages of job job again" in said()[1]
+
+
 def test_a_message_that_never_fits_is_told_so(daemons, publishers, caplog):
     daemon, publisher = daemons(), publishers(reliable=True, reliable_bytes=1 << 16)
     daemon.attach(publisher)

@@ -103,9 +103,18 @@ static bool heard_all(const attn_publisher *publisher)
     return prefixes_touch(&publisher->heard, tensors) && prefixes_match(&publisher->heard, events);
 }
 
-void sender_tell_denied(void *argument)
+/* Whether attnd says by its subscriptions that it refuses this job. */
+static bool is_denied(const attn_publisher *publisher)
 {
-    attn_publisher *publisher = argument;
+    char refusal[KEYS_REFUSAL_MAX];
+
+    return keys_refusal(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
+                        refusal) &&
+           prefixes_have(&publisher->heard, refusal);
+}
+
+static void tell_denied(attn_publisher *publisher)
+{
     char sentence[KEYS_DENIED_MAX];
 
     publisher->hope.look_ms = 0;
@@ -123,6 +132,18 @@ static void notices_hope(attn_publisher *publisher, bool judged)
     publisher->hope.sent = judged ? publisher->hope.sent : publisher->counts.sent;
     pthread_mutex_unlock(&publisher->lock);
     publisher->hope.look_ms = socket_now_ms() + ADMITTED_MS;
+}
+
+void sender_take_denial(void *argument)
+{
+    attn_publisher *publisher = argument;
+    bool is_late = publisher->hope.look_ms > 0 && !is_denied(publisher);
+
+    tell_denied(publisher);
+    if (is_late) {
+        notices_hope(publisher, false);
+        publisher->hope.sent++; /* itself */
+    }
 }
 
 /* Some were sent when this was looked at last, and none was refused since. */
@@ -147,7 +168,6 @@ static void tell_heard(attn_publisher *publisher)
     const attn_publisher_options *options = &publisher->options;
     bool asks = options->reliable == ATTN_RELIABLE_ALL ||
                 (publisher->lane.directory && options->reliable != ATTN_RELIABLE_NONE);
-    char refusal[KEYS_REFUSAL_MAX];
 
     if (asks && publisher->has_tensor_reader && publisher->has_event_reader &&
         publisher->bounds.reliable == BOUNDS_NO_LANE) {
@@ -156,10 +176,8 @@ static void tell_heard(attn_publisher *publisher)
                    "acknowledgement, and nothing is kept for it",
                    publisher->link.endpoint);
     }
-    if (keys_refusal(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
-                     refusal) &&
-        prefixes_have(&publisher->heard, refusal)) {
-        sender_tell_denied(publisher);
+    if (is_denied(publisher)) {
+        tell_denied(publisher);
     } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
                publisher->has_tensor_reader) {
         notices_hope(publisher, false); /* attnd has read its list again, or was started again */

@@ -161,7 +161,7 @@ static int set_up_lane(attn_publisher *publisher, const attn_publisher_options *
     const char *directory = options->spool ? options->spool : getenv("ATTND_SPOOL");
     struct reliable *lane = &publisher->lane;
 
-    lane->events = (struct kept_events){sender_settle, sender_tell_denied, publisher};
+    lane->events = (struct kept_events){sender_settle, sender_take_denial, publisher};
     lane->warner = &publisher->warner;
     lane->bytes_max = options->reliable_bytes;
     lane->keys = &publisher->target.keys;

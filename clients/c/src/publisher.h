@@ -123,8 +123,9 @@ bool sender_follow(attn_publisher *publisher);
 void sender_tell_gone(attn_publisher *publisher);
 /* When that will be; 0: never, as it is there, or it is told. */
 uint64_t sender_gone_ms(const attn_publisher *publisher);
-/* The messages are refused, because the key may not publish the job: of struct kept_events. */
-void sender_tell_denied(void *publisher);
+/* A message is refused, because the key may not publish the job: of struct kept_events. The answer
+ * may be a late one, of before attnd read its list again. */
+void sender_take_denial(void *publisher);
 /* Tells that messages are taken again that were refused for their key, once that is clear. */
 void sender_look_whether_admitted(attn_publisher *publisher);
 /* Has the publisher know what its lane does. Under the lock. */

@@ -167,7 +167,7 @@ class Sender:
         self._position = (0, 0)  # epoch and step of the newest message
         self._pending = 0  # published, and neither sent, dropped nor skipped yet
         self._lane = Lane(self.identity.job, self._reliable, self._acknowledged, self._lost,
-                          self._tell_denied)
+                          self._take_denial)
         self._away = False
         self._by_lane: Set[bytes] = set()  # topics of messages that went by it
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
@@ -489,10 +489,10 @@ class Sender:
                             self._say_missed(time.monotonic() - self._left_at))
             self._left_at, self._told_gone = None, False
             self._tell_old()
-            if self._link.keys is not None and keyring.refusal_of(self.identity.job, self._link.keys) in self._heard:
+            if self._is_denied():
                 self._tell_denied()
             elif self._warned_denied and self._hope is None:  # attnd has read its list again, or was started again
-                self._hope = time.monotonic() + TELL_AFTER_S, self._count["sent"], False
+                self._begin_to_hope()
         elif not self._heard and self._home is not None and self._left_at is None:
             self._left_at, self._count_before = time.monotonic(), dict(self._count)
 
@@ -505,6 +505,21 @@ class Sender:
         self._warned_old = True
         log.warning("job %s: attnd at %s has no reliable lane (it is an older version): messages go "
                     "without acknowledgement, and nothing is kept for it", self.identity.job, self._home)
+
+    def _is_denied(self) -> bool:
+        """Whether attnd says by its subscriptions that it refuses this job."""
+        return self._link.keys is not None and keyring.refusal_of(self.identity.job, self._link.keys) in self._heard
+
+    def _begin_to_hope(self, refused: int = 0) -> None:
+        """Some of what is to come counts as sent, as it is refused."""
+        self._hope = time.monotonic() + TELL_AFTER_S, self._count["sent"] + refused, False
+
+    def _take_denial(self) -> None:
+        """An answer of the lane, which may be a late one, of before attnd read its list again: then it puts hope off."""
+        is_late = self._hope is not None and not self._is_denied()
+        self._tell_denied()
+        if is_late:
+            self._begin_to_hope(refused=1)
 
     def _tell_denied(self) -> None:
         """That the messages are refused, because the key may not publish this job."""
