@@ -133,6 +133,14 @@ def publish_states(publisher, count, first=0):
         assert publisher.publish_state(state(step), **AT)
 
 
+def unanswered(daemon, publisher, count):
+    """The numbers of so many messages that the daemon has taken, and has not acknowledged."""
+    daemon.attach(publisher)
+    daemon.acknowledges = False
+    publish_states(publisher, count)
+    return [number for number, _, _ in daemon.wait_taken(count)]
+
+
 def test_states_and_events_go_by_the_lane_and_tensors_do_not(daemons, publishers):
     daemon, publisher = daemons(), publishers()
     daemon.attach(publisher)
@@ -312,10 +320,7 @@ def test_the_end_of_a_job_waits_idle_for_an_attnd_that_has_gone(daemons, publish
     monkeypatch.setattr(sender, "GONE_AFTER_S", 3600)
     daemon, publisher = daemons(), publishers(linger=1)
     publisher.tell_absences(lambda: "Start it")
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 1)
-    daemon.wait_taken(1)
+    unanswered(daemon, publisher, 1)
     daemon.close()
     wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
     link, turns = publisher._sender._link, []
@@ -398,10 +403,7 @@ def test_what_finds_no_room_waits_for_an_attnd_that_is_back(daemons, publishers,
 
 def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, caplog):
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 3)
-    numbers = [number for number, _, _ in daemon.wait_taken(3)]
+    numbers = unanswered(daemon, publisher, 3)
     daemon.answer(refused=[[numbers[0], "heads_limit"], [numbers[1], "key"], [999, "key"]], ack=[numbers[2]], later={"a": 1})
     daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are settled")
     stats = publisher.stats()
@@ -411,10 +413,7 @@ def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, capl
 
 def test_a_late_message_is_told_by_its_reason(daemons, publishers, caplog):
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 2)
-    daemon.answer(refused=[[number, "late"] for number, _, _ in daemon.wait_taken(2)])
+    daemon.answer(refused=[[number, "late"] for number in unanswered(daemon, publisher, 2)])
     daemon.wait(lambda: publisher.stats()["sent"] == 2, "they are settled")
     assert publisher.stats()["refused_by_reason"] == {"late": 2} and identity_holds(publisher.stats())
     (said,) = [record.getMessage() for record in caplog.records if "refuses a message" in record.getMessage()]
@@ -425,10 +424,7 @@ def test_a_late_message_is_told_by_its_reason(daemons, publishers, caplog):
 def test_what_another_process_sent_in_its_place_counts_as_refused(daemons, publishers, caplog):
     """One that went by a connection that has ended may be what attnd had already."""
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 2)
-    numbers = [number for number, _, _ in daemon.wait_taken(2)]
+    numbers = unanswered(daemon, publisher, 2)
     daemon.answer(repeated=numbers, ack=[])
     daemon.answer(repeated=[numbers[0]], ack=[numbers[0]])
     daemon.wait(lambda: publisher.stats()["sent"] == 1, "the first is settled")
@@ -448,10 +444,7 @@ def test_what_another_process_sent_in_its_place_counts_as_refused(daemons, publi
 
 def test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(daemons, publishers):
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 3)
-    first, second, third = [number for number, _, _ in daemon.wait_taken(3)]
+    first, second, third = unanswered(daemon, publisher, 3)
     daemon.acknowledges = True
     daemon.answer(again=True, ack=[second])
     daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are acknowledged, over the next connection")
@@ -464,10 +457,7 @@ def test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(daemons
                                     b"\xdd\xff\xff\xff\xff"])
 def test_an_answer_that_is_none_changes_nothing(daemons, publishers, answer):
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 2)
-    daemon.wait_taken(2)
+    unanswered(daemon, publisher, 2)
     daemon.lane.send_multipart([daemon.peer, answer])
     daemon.lane.send_multipart([daemon.peer, answer, answer])
     daemon.answer(ack=[number for number, _, _ in daemon.taken])
@@ -476,10 +466,7 @@ def test_an_answer_that_is_none_changes_nothing(daemons, publishers, answer):
 
 def test_an_answer_that_there_is_no_memory_for_is_asked_for_again(daemons, publishers, monkeypatch):
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 2)
-    daemon.wait_taken(2)
+    unanswered(daemon, publisher, 2)
 
     def fails(*_, **__):
         monkeypatch.undo()
@@ -549,10 +536,7 @@ def test_any_bytes_are_an_answer_or_none():
 
 def test_closing_waits_for_acknowledgements_and_tells_without(daemons, publishers, caplog):
     daemon, publisher = daemons(), publishers(linger=0.3)
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 4)
-    daemon.wait_taken(4)
+    unanswered(daemon, publisher, 4)
     publisher.close()
     stats = publisher.stats()
     assert stats["dropped"] == 5 and stats["queued"] == 0 and identity_holds(stats)  # and the bye
@@ -705,10 +689,7 @@ def test_what_another_process_left_is_told_when_it_is_sent(daemons, publishers, 
 @pytest.mark.parametrize("reason", ["job_limit", "run_limit"])
 def test_what_there_is_no_room_for_is_sent_again(daemons, publishers, caplog, reason):
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 3)
-    first, second, third = [number for number, _, _ in daemon.wait_taken(3)]
+    first, second, third = unanswered(daemon, publisher, 3)
     daemon.acknowledges = True
     daemon.answer(refused=[[number, reason] for number in (first, second, third)])
     daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are acknowledged, over the next connection")
@@ -722,11 +703,8 @@ def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(daemons, publisher
     """It was judged before attnd read its list again; its answer comes after attnd has dropped the prefix."""
     monkeypatch.setattr(sender, "TELL_AFTER_S", 0.1)
     daemon, publisher = daemons(), publishers()
-    daemon.attach(publisher)
+    first, second = unanswered(daemon, publisher, 2)
     publisher._sender._link.keys = types.SimpleNamespace(public=40 * b"k")
-    daemon.acknowledges = False
-    publish_states(publisher, 2)
-    first, second = [number for number, _, _ in daemon.wait_taken(2)]
 
     def said():
         return [record.getMessage() for record in caplog.records if "the messages of job job" in record.getMessage()]
@@ -796,10 +774,7 @@ def test_a_spool_that_cannot_be_used_is_told_in_one_line_and_memory_serves(daemo
 
 def test_a_fork_is_inert_and_holds_nothing(daemons, publishers, tmp_path):
     daemon, publisher = daemons(), publishers(spool=tmp_path / "spool")
-    daemon.attach(publisher)
-    daemon.acknowledges = False
-    publish_states(publisher, 3)
-    daemon.wait_taken(3)
+    unanswered(daemon, publisher, 3)
     child = os.fork()
     if not child:
         locks = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]

@@ -339,16 +339,28 @@ def test_what_comes_again_of_a_forgotten_run_is_answered_behind_its_last_batch(r
     attnd.close()
 
 
-@pytest.mark.parametrize("by", ["reliable", "ingest"])
-def test_a_forgotten_run_does_not_begin_anew_while_the_history_is_away(by, rng, tmp_path):
-    folder = tmp_path / "history"
-    folder.mkdir(0o700)
-    attnd = Attnd(*FORGETFUL, f"history.path={folder / 'history.db'}")
+def a_forgotten_run_without_history(rng, folder):
+    """a_forgotten_run, and its attnd, whose history has gone since."""
+    history = folder / "history"
+    history.mkdir(0o700)
+    attnd = Attnd(*FORGETFUL, f"history.path={history / 'history.db'}")
     first, everything, second = a_forgotten_run(attnd, rng)
-    folder.rename(tmp_path / "away")
-    folder.touch()  # nothing can be made there
+    history.rename(folder / "away")
+    history.touch()  # nothing can be made there
     second.attention(softmax_maps(rng, 1, 2, 8, 8), step=1)
     wait_log(attnd, "history_trouble")
+    return attnd, first, everything, second
+
+
+def have_history_back(attnd, folder):
+    (folder / "history").unlink()
+    (folder / "away").rename(folder / "history")
+    wait_log(attnd, "history_recovered")
+
+
+@pytest.mark.parametrize("by", ["reliable", "ingest"])
+def test_a_forgotten_run_does_not_begin_anew_while_the_history_is_away(by, rng, tmp_path):
+    attnd, first, everything, second = a_forgotten_run_without_history(rng, tmp_path)
     before = attnd.stats()["processed"]
     other = Trainer(attnd, "job", run=first.run)
     if by == "reliable":
@@ -357,9 +369,7 @@ def test_a_forgotten_run_does_not_begin_anew_while_the_history_is_away(by, rng, 
     else:
         other.attention(softmax_maps(rng, 1, 2, 8, 8), step=3)
     wait_until(lambda: attnd.stats()["dropped"] == {"history_unread": 3 if by == "reliable" else 1}, "the refusals")
-    folder.unlink()
-    (tmp_path / "away").rename(folder)
-    wait_log(attnd, "history_recovered")
+    have_history_back(attnd, tmp_path)
     first.unanswered = dict(everything)
     first.join()
     first.settled()
@@ -373,19 +383,10 @@ def test_a_forgotten_run_does_not_begin_anew_while_the_history_is_away(by, rng, 
 
 def test_nothing_overtakes_a_message_that_is_to_come_again(rng, tmp_path):
     """It would be taken for one that came before."""
-    folder = tmp_path / "history"
-    folder.mkdir(0o700)
-    attnd = Attnd(*FORGETFUL, f"history.path={folder / 'history.db'}")
-    first, _, second = a_forgotten_run(attnd, rng)
-    folder.rename(tmp_path / "away")
-    folder.touch()  # nothing can be made there
-    second.attention(softmax_maps(rng, 1, 2, 8, 8), step=1)
-    wait_log(attnd, "history_trouble")
+    attnd, first, _, second = a_forgotten_run_without_history(rng, tmp_path)
     first.attention(softmax_maps(rng, 1, 2, 8, 8), step=4)
     wait_until(lambda: attnd.stats()["dropped"] == {"history_unread": 1}, "the first one")
-    folder.unlink()
-    (tmp_path / "away").rename(folder)
-    wait_log(attnd, "history_recovered")
+    have_history_back(attnd, tmp_path)
     first.attention(softmax_maps(rng, 1, 2, 8, 8), step=5)  # by the same connection
     wait_until(lambda: attnd.stats()["dropped"] == {"history_unread": 2}, "the other one")
     before = attnd.stats()["processed"]
