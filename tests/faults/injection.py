@@ -435,7 +435,7 @@ def steps_of(life, job):
 
 def said_of_steps(program):
     """(kept, dropped, steps that were not published), as the trainer said last."""
-    lines = re.findall(r"^P \d+ K (\d+) D (\d+)$", program.text("out"), re.M)
+    lines = re.findall(r"^P \d+ K (\d+) D (\d+) R \d+$", program.text("out"), re.M)
     return (*map(int, lines[-1] if lines else (0, 0)), {int(step) for step in re.findall(r"^X (\d+)$", program.text("out"), re.M)})
 
 
@@ -443,6 +443,8 @@ def check_steps(life, job, program, lost=0):
     """What it said to be kept is there, once; but for so many that attnd has counted as dropped."""
     there, (kept, dropped, refused) = steps_of(life, job), said_of_steps(program)
     missing = set(range(STEPS)) - set(there) - refused
+    if program.process.returncode == 0 and kept + dropped + len(refused) < STEPS:
+        raise Broken(f"{kept} were kept, {dropped} dropped, {refused} refused of {STEPS} steps, and it ended well")
     if any(count != 1 for count in there.values()) or len(missing) > lost + dropped + (STEPS - kept - dropped - len(refused)):
         raise Broken(f"{there} of {STEPS} steps are in the history; {kept} were kept, {dropped} dropped, {refused} refused: {program.log()}")
     return sorted(there)
