@@ -49,6 +49,8 @@ publisher.close()
 class Keeper:
     """One of them, in a process. `libattn`: in C."""
 
+    all = []
+
     def __init__(self, attnd, job, folder, count=1000000, pause_us=2000, linger_ms=30000, libattn=False, spool=True, address=None,
                  run=None):
         self.job, self.run, self.folder = job, run or os.urandom(16), folder
@@ -60,6 +62,7 @@ class Keeper:
         with open(self.log, "wb") as out, open(self.log + ".err", "wb") as err:
             self.process = subprocess.Popen([*program, address or attnd.directory, job, self.run.hex(), str(count), str(pause_us),
                                              str(linger_ms)], stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment)
+        Keeper.all.append(self)
 
     def said(self):
         """(published, kept, dropped), as it said last."""
