@@ -113,7 +113,7 @@ def test_who_can_do_what_from_another_machine(nodes):
         victim = Trainer(Somebody(attnd, victim_key), "mine")
     train(victim, 0)
     wait_until(lambda: attnd.call("live", job="mine"), "the job")
-    rows = {"no key, or an unknown one": [None, Pair()], "a `read` key": [reader], "the `publish` key of another job": [other]}
+    rows = {"no key, or an unknown one": [None, Pair()], "a `read` key (pattern `*`)": [reader], "the `publish` key of another job": [other]}
     for name, pairs in rows.items():
         for pair in pairs:
             assert f"\n| {name} | {abilities(attnd, there, pair)} |\n" in README
