@@ -242,30 +242,32 @@ void control_settle(struct control *control)
 
 /* Requests */
 
-/* By name; `role` is what a client with a key needs for it. */
+/* By name; `role` is what a client with a key needs for it, for the job that it names or, of those
+ * that do not keep to one job, for all of them. */
 static const struct {
     const char *name;
     int (*run)(struct control_request *request);
     enum access_role role;
+    bool of_all;
 } methods[] = {
-    {"ping", method_ping, ACCESS_READ},
-    {"jobs", method_jobs, ACCESS_READ},
-    {"summary", method_summary, ACCESS_READ},
-    {"live", method_live, ACCESS_READ},
-    {"maps", method_maps, ACCESS_READ},
-    {"rollout", method_rollout, ACCESS_READ},
-    {"stats", method_stats, ACCESS_READ},
-    {"monitor", method_monitor, ACCESS_READ},
-    {"config", method_config, ACCESS_READ},
-    {"flush", method_flush, ACCESS_ADMIN},
-    {"alerts", method_alerts, ACCESS_READ},
-    {"baseline", method_baseline, ACCESS_ADMIN},
-    {"plan.get", method_plan_get, ACCESS_READ},
-    {"plan.set", method_plan_set, ACCESS_PLAN},
-    {"plan.reset", method_plan_reset, ACCESS_PLAN},
-    {"rules", method_rules, ACCESS_READ},
-    {"trouble", method_trouble, ACCESS_READ},
-    {"keys", method_keys, ACCESS_ADMIN},
+    {"ping", method_ping, ACCESS_READ, false},
+    {"jobs", method_jobs, ACCESS_READ, true},
+    {"summary", method_summary, ACCESS_READ, false},
+    {"live", method_live, ACCESS_READ, false},
+    {"maps", method_maps, ACCESS_READ, false},
+    {"rollout", method_rollout, ACCESS_READ, false},
+    {"stats", method_stats, ACCESS_READ, true},
+    {"monitor", method_monitor, ACCESS_READ, true},
+    {"config", method_config, ACCESS_READ, true},
+    {"flush", method_flush, ACCESS_ADMIN, false},
+    {"alerts", method_alerts, ACCESS_READ, false},
+    {"baseline", method_baseline, ACCESS_ADMIN, false},
+    {"plan.get", method_plan_get, ACCESS_READ, false},
+    {"plan.set", method_plan_set, ACCESS_PLAN, false},
+    {"plan.reset", method_plan_reset, ACCESS_PLAN, false},
+    {"rules", method_rules, ACCESS_READ, false},
+    {"trouble", method_trouble, ACCESS_READ, false},
+    {"keys", method_keys, ACCESS_ADMIN, true},
 };
 
 static int control_run_method(struct control_request *request, const char *name)
@@ -285,26 +287,29 @@ static int run_request(struct control_request *request, const char *name)
     return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 
-/* The questions about the past read. */
-static enum access_role control_role(const char *name)
+/* The questions about the past read, and keep to the job that they name. */
+static enum access_role control_role(const char *name, bool *ret_of_all)
 {
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         if (strcmp(name, methods[i].name) == 0) {
+            *ret_of_all = methods[i].of_all;
             return methods[i].role;
         }
     }
+    *ret_of_all = false;
     return ACCESS_READ;
 }
 
-/* Whether the client may do it to the job in this parameter. Without one, or with a pattern, it is
- * about all jobs. Says why not. */
+/* Whether the client may do it to the job in this parameter. Without one, with a pattern, or where
+ * the method does not keep to it, it is about all jobs. Says why not. */
 static bool control_allows_job(struct control_request *request, zmq_msg_t *body, const char *method,
                                const char *key)
 {
     char name[JOB_NAME_MAX + 1];
-    enum access_role role = control_role(method);
+    bool of_all;
+    enum access_role role = control_role(method, &of_all);
     const char *job = string_param(request, key, "", name, sizeof name);
-    bool one = job && job_name_valid(job, strlen(job));
+    bool one = !of_all && job && job_name_valid(job, strlen(job));
     bool allowed = keys_allow(request->view->keys, body, role, one ? job : NULL);
     if (!allowed) {
         snprintf(
@@ -358,11 +363,37 @@ static int control_read_request(const msgpack_object *root, struct envelope *env
     return 0;
 }
 
+/* No method has as many. */
+#define PARAMS_MAX 64
+
+/* When a parameter is given twice, one might be judged, and the other be answered. */
+static int control_check_params(struct control_request *request)
+{
+    const msgpack_object *params = request->params;
+    uint32_t count = params->type == MSGPACK_OBJECT_MAP ? params->via.map.size : 0;
+    if (count > PARAMS_MAX) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX, "more than %d parameters", PARAMS_MAX);
+        return ERR_ARGUMENT;
+    }
+    for (uint32_t i = 1; i < count; i++) {
+        for (uint32_t k = 0; k < i; k++) {
+            if (msgpack_object_equal(params->via.map.ptr[i].key, params->via.map.ptr[k].key)) {
+                snprintf(request->detail, CONTROL_DETAIL_MAX, "a parameter is given twice");
+                return ERR_ARGUMENT;
+            }
+        }
+    }
+    return 0;
+}
+
 static int serve_parsed(struct control_request *request, zmq_msg_t *body,
                         const msgpack_object *root)
 {
     const msgpack_object *method = NULL;
     int code = control_read_request(root, request->envelope, &method, &request->params);
+    if (!code) {
+        code = control_check_params(request);
+    }
     return code ? code : run_named(request, body, method);
 }
 

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import msgpack
 import zmq
 
 from harness import PATIENCE_S, Attnd, free_ports, wait_until
@@ -100,3 +101,16 @@ class Somebody(Attnd):
         except RuntimeError as error:
             return str(error)
         return None
+
+    def ask(self, method, *params):
+        """A request whose parameters may come twice. Returns the code that it is refused with, or None, and the answer's bytes."""
+        socket = self.context.socket(zmq.DEALER)
+        socket.linger = 0
+        packer = msgpack.Packer()
+        socket.connect(self.endpoint("control"))
+        socket.send(packer.pack_array_header(4) + b"".join(map(packer.pack, (0, 1, method))) + packer.pack_map_pairs(params))
+        assert socket.poll(int(1000 * PATIENCE_S)), f"no answer to {method}:\n{self.log_text()}"
+        answer = socket.recv()
+        socket.close()
+        error = msgpack.unpackb(answer, strict_map_key=False)[2]
+        return error and error["code"], answer

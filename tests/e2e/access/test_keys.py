@@ -22,6 +22,7 @@ from test_service import BECOME
 
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+PROTOCOL = os.path.join(os.path.dirname(__file__), "..", "..", "..", "proto", "PROTOCOL.md")
 
 
 @pytest.fixture
@@ -113,6 +114,34 @@ def ask(socket, method):
     assert socket.poll(int(1000 * PATIENCE_S)), f"no answer to {method}"
     _, _, error, result = msgpack.unpackb(socket.recv())
     return error or result
+
+
+def test_a_pattern_bounds_whatever_is_asked(people):
+    """Each method of the protocol: about a job that the pattern has, about another, and about both at once."""
+    with open(PROTOCOL, encoding="utf-8") as page:
+        tables = page.read().split("\n| method | params | result |\n")[1:]
+    methods = {method for table in tables for method in re.findall(r"^\| `([a-z._]+)` \| ", table.split("\n\n")[0], re.M)} - {"ping"}
+    of_all, steers = {"jobs", "stats", "monitor", "config", "keys"}, {"plan.set", "plan.reset"}
+    assert methods >= of_all | steers | {"runs", "history", "compare", "alerts", "live"}
+    reader, planner = Pair(), Pair()
+    attnd = Keyed((reader, "read", "mine*"), (planner, "plan", "mine*"))
+    trainers = [Trainer(attnd, job) for job in ("mine", "stranger")]
+    for trainer in trainers:
+        train(trainer, 0)
+        trainer.event("epoch_end")
+        wait_until(lambda: attnd.call("runs", job=trainer.job), "the run in the history")
+    for pair, refused in ((reader, of_all | steers | {"flush", "baseline"}), (planner, of_all | {"flush", "baseline"})):
+        person = people(attnd, pair)
+        for method in sorted(methods):
+            assert person.ask(method)[0] == person.ask(method, ("job", "stranger"))[0] == "access", method
+            if method not in refused:
+                assert person.ask(method, ("job", "mine"), ("job", "stranger"))[0] == "argument", method
+            code, answer = person.ask(method, ("job", "mine"))
+            assert (code == "access") == (method in refused) and b"stranger" not in answer, method
+        assert person.ask("compare", ("job", "mine"), ("job_b", "stranger"))[0] == "access"
+    for trainer in trainers:
+        trainer.close()
+    attnd.close()
 
 
 def test_a_key_that_is_taken_away_is_worth_nothing(people):
