@@ -1080,6 +1080,21 @@ def test_ranks_on_several_machines_are_told_to_name_their_run(monkeypatch, caplo
     assert ranks.shared_run(1, 2) == first and "ATTND_RUN" in caplog.text
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_environment_names_the_run_of_one_process_too(monkeypatch, world):
+    monkeypatch.setenv("ATTND_RUN", "launch-42")
+    monkeypatch.setattr(ranks, "_runs_shared", 0)
+    first, second = ranks.shared_run(0, world), ranks.shared_run(0, world)
+    assert first and second and first != second  # watching again, after bye, is another run
+    monkeypatch.setattr(ranks, "_runs_shared", 0)
+    assert ranks.shared_run(0, world) == first
+    monkeypatch.setattr(ranks, "_runs_shared", 0)
+    monkeypatch.setenv("ATTND_RUN", "launch-43")
+    assert ranks.shared_run(0, world) not in (first, second)
+    monkeypatch.delenv("ATTND_RUN")
+    assert ranks.shared_run(0, 1) is None
+
+
 def test_rank_and_run_come_from_torch_distributed(tmp_path, monkeypatch):
     if not torch.distributed.is_available():
         pytest.skip("torch without distributed")

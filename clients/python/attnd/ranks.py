@@ -46,18 +46,19 @@ _runs_shared = 0  # by this process; every rank counts the same
 
 
 def shared_run(rank: int, world: int) -> Optional[bytes]:
-    """One run id for all ranks, or None for a random one when there is only this process.
+    """One run id for all ranks, or None for a random one when there is only this process, and `ATTND_RUN` does not name it.
 
-    Rank 0 draws it and leaves it in torch.distributed's store, where the others fetch it within RUN_WAIT_S;
-    no collective call, so a job in which not every rank watches is not stopped. Without a store `ATTND_RUN` names
-    the run, else what all ranks of one launch, and no others, have in common.
+    Else rank 0 draws it and leaves it in torch.distributed's store, where the others fetch it within RUN_WAIT_S; no collective
+    call, so a job in which not every rank watches is not stopped. Without a store it is what all ranks of one launch, and no
+    others, have in common.
     """
     global _runs_shared
-    if world == 1:
+    name = os.environ.get("ATTND_RUN")
+    if world == 1 and not name:
         return None
     _runs_shared += 1
-    if os.environ.get("ATTND_RUN"):
-        return hashlib.md5(f"{os.environ['ATTND_RUN']}/{_runs_shared}".encode()).digest()
+    if name:
+        return hashlib.md5(f"{name}/{_runs_shared}".encode()).digest()
     try:
         return _run_from_store(rank)
     except Exception:
