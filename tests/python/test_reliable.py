@@ -422,7 +422,7 @@ def test_a_late_message_is_told_by_its_reason(daemons, publishers, caplog):
 
 
 def test_what_another_process_sent_in_its_place_counts_as_refused(daemons, publishers, caplog):
-    """One that went by a connection that has ended may be what attnd had already."""
+    """One that went by a connection that has ended may be what attnd had already: in doubt it counts, too."""
     daemon, publisher = daemons(), publishers()
     numbers = unanswered(daemon, publisher, 2)
     daemon.answer(repeated=numbers, ack=[])
@@ -435,11 +435,29 @@ def test_what_another_process_sent_in_its_place_counts_as_refused(daemons, publi
     daemon.wait_taken(5)
     daemon.answer(repeated=[numbers[1], third], ack=[numbers[1], third])
     daemon.wait(lambda: publisher.stats()["sent"] == 3, "all are settled")
-    assert publisher.stats()["refused_by_reason"] == {"repeated": 2} and identity_holds(publisher.stats())
+    assert publisher.stats()["refused_by_reason"] == {"repeated": 3} and identity_holds(publisher.stats())  # numbers[1] once
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert said == ["job job: attnd has a message of another process with the same run and rank in the place of one of ours, which it "
                     "does not take. Further ones are only counted, as refused_by_reason. Remedy: a new run for each launch: another run= "
                     "or ATTND_RUN, or neither"]
+
+
+def test_what_was_in_doubt_counts_once_another_process_has_shown(daemons, publishers, caplog):
+    """Before, it counts as what attnd has of this one."""
+    daemon, publisher = daemons(), publishers()
+    numbers = unanswered(daemon, publisher, 3)
+    daemon.answer(again=True)
+    daemon.wait_taken(6)
+    daemon.answer(repeated=numbers[:2], ack=numbers[:1])
+    daemon.answer(repeated=numbers[1:2], ack=numbers[1:])
+    daemon.wait(lambda: publisher.stats()["sent"] == 3, "they are settled")
+    assert publisher.stats()["refused_by_reason"] == {} and "another process" not in caplog.text
+    publish_states(publisher, 1, first=3)
+    last = daemon.wait_taken(7)[6][0]
+    daemon.answer(repeated=[last], ack=[last])
+    daemon.wait(lambda: publisher.stats()["sent"] == 4, "the last is settled")
+    assert publisher.stats()["refused_by_reason"] == {"repeated": 3} and identity_holds(publisher.stats())
+    assert "another process" in caplog.text
 
 
 def test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(daemons, publishers):

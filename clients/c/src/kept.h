@@ -17,6 +17,7 @@ struct kept {
     struct kept *next_sent;       /* of its bucket, while it is sent */
     bool sent;                    /* on this connection */
     bool went;                    /* by one that has ended: attnd may have it */
+    bool repeated;                /* attnd has said so */
     uint64_t number, bytes;
     struct topic *topic; /* NULL: another process has left it */
     uint64_t payload;    /* bytes of tensors */

@@ -470,14 +470,21 @@ static bool take_refusal(struct reliable *lane, const msgpack_object *pair)
 }
 
 /* attnd had a message with the number of this one: another process's, unless this one may have been
- * there before. */
+ * there before. Once another process has shown, all such count as its own: rather too many than one
+ * that is lost and not counted. */
 static void heed_repeated(struct reliable *lane, struct kept *entry)
 {
-    if (!entry || !entry->topic || entry->went) {
+    if (!entry || !entry->topic || entry->repeated) {
         return;
     }
-    entry->went = true; /* it counts once, however often that is said */
-    lane->refused++;
+    entry->repeated = true; /* it counts once, however often that is said */
+    lane->in_doubt++;
+    lane->shared = lane->shared || !entry->went;
+    if (!lane->shared) {
+        return;
+    }
+    lane->refused += lane->in_doubt;
+    lane->in_doubt = 0;
     reliable_tell_repeated(lane);
 }
 

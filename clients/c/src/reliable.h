@@ -54,6 +54,8 @@ struct reliable {
     uint64_t in_memory;      /* of these: not in files */
     uint64_t spooled;        /* messages in files, of others too */
     uint64_t refused;        /* messages */
+    uint64_t in_doubt;       /* messages that attnd had: ours, or another's, should one show */
+    bool shared;             /* another process has our run and rank */
     uint64_t spool_errors; /* messages that could not be written or read; files that were damaged */
 
     uint64_t number; /* of the newest */

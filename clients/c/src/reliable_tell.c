@@ -53,7 +53,7 @@ void reliable_tell_repeated(struct reliable *lane)
     warner_say(lane->warner, WARNING_REPEATED,
                "attnd has a message of another process with the same run and rank in the place of "
                "one of ours, which it does not take. Further ones are only counted, as refused. "
-               "Remedy: a new run for each launch: another run= or ATTND_RUN, or neither");
+               "Remedy: a new run for each launch: another one in the options, or none");
 }
 
 void reliable_tell_waits(struct reliable *lane, const msgpack_object *acknowledged,

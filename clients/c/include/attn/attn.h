@@ -432,7 +432,8 @@ typedef struct attn_publisher_counts {
     /* The reliable lane: */
     uint64_t unacknowledged; /* of `queued`: handed to the lane */
     uint64_t refused;        /* that attnd refused, dropped in their turn, or did not take as it has
-                                those of another process; counted as sent */
+                                those of another process with this run and rank (in doubt, once
+                                there is one, they count as such); counted as sent */
     uint64_t spooled;        /* in files, with those that other processes have left */
     uint64_t spool_errors;   /* times that a file could not be read or written, or was damaged; what
                                 cannot be written is kept in memory */

@@ -79,13 +79,14 @@ def endpoint_of(ingest: Optional[str], port: float, next_port: float = 0) -> Opt
 
 class Entry:
     """A message that is kept: its frames, or their place in a file. `payload`: bytes of tensors. `topic`: None when another
-    process has left it. `counted`: among what was published. `went`: by a connection that has ended, so attnd may have it."""
-    __slots__ = ("number", "nbytes", "kept", "topic", "payload", "counted", "went")
+    process has left it. `counted`: among what was published. `went`: by a connection that has ended, so attnd may have it.
+    `repeated`: attnd has said so."""
+    __slots__ = ("number", "nbytes", "kept", "topic", "payload", "counted", "went", "repeated")
 
     def __init__(self, number: int, nbytes: int, kept: Union[Place, Tuple[Any, ...]], topic: Optional[bytes], payload: int,
                  counted: bool):
         self.number, self.nbytes, self.kept, self.topic, self.payload = number, nbytes, kept, topic, payload
-        self.counted, self.went = counted, False
+        self.counted, self.went, self.repeated = counted, False, False
 
     def frames(self) -> Sequence[Any]:
         """OSError when they cannot be read."""
@@ -124,6 +125,8 @@ class Lane:
         self._answered_at = 0.0  # or began to be waited for
         self.unacknowledged = self.spooled = 0  # messages: the publisher's own, that are counted; those in files
         self.tensors = 0  # the publisher's own messages with tensors
+        self._is_shared = False  # another process has our run and rank
+        self._in_doubt = 0  # messages that attnd had: ours, or another process's, should one come to light
         self.leaves_left = False  # the end came before all that others had left was acknowledged
         self._number = 0
         self._bytes = self._left_bytes = 0  # that are kept: the publisher's own; what others have left, and was looked at
@@ -279,18 +282,24 @@ class Lane:
         return settled
 
     def _heed_repeated(self, number: int) -> None:
-        """attnd had a message with the number of this one: another process's, unless this one may have been there before."""
+        """attnd had a message with the number of this one: another process's, unless this one may have been there before. Once
+        another process has shown, all such count as its own: rather too many than one that is lost and not counted."""
         entry = self._sent.get(number)
-        if entry is None or entry.topic is None or entry.went:
+        if entry is None or entry.topic is None or entry.repeated:
             return
-        entry.went = True  # it counts once, however often that is said
-        self._count_refused("repeated")
+        entry.repeated = True  # it counts once, however often that is said
+        self._in_doubt += 1
+        self._is_shared = self._is_shared or not entry.went
+        if not self._is_shared:
+            return
+        self._count_refused("repeated", self._in_doubt)
+        self._in_doubt = 0
         self._warn("repeated", "attnd has a message of another process with the same run and rank in the place of one of ours, which it "
                    "does not take. Further ones are only counted, as refused_by_reason. Remedy: a new run for each launch: "
                    "another run= or ATTND_RUN, or neither")
 
-    def _count_refused(self, reason: str) -> None:
-        self.refused = {**self.refused, reason: self.refused.get(reason, 0) + 1}
+    def _count_refused(self, reason: str, count: int = 1) -> None:
+        self.refused = {**self.refused, reason: self.refused.get(reason, 0) + count}
 
     def _is_refused(self, number: int, reason: str) -> bool:
         """Whether that is for good: else it stays in its file, or is sent again over the next connection."""
