@@ -11,6 +11,7 @@
 #include "daemon/base/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -34,20 +35,15 @@
 #define KEYS_OUTSIDE_MAX 64
 /* The end of a socket's domain at the address of the next key. */
 #define NEXT_DOMAIN "/next"
-/* The property of messages that says at which of attnd's sockets they came, from '0' on. */
-#define PLACE_PROPERTY "Attnd-Place"
-#define KEYS_PLACES    (KEYS_OWN_COUNT * ADDRESS_COUNT)
+/* The property of messages that has the number of their connection: they grow, and the rest by
+ * KEYS_OWN_COUNT is the enum keys_own that it came to. */
+#define CONNECTION_PROPERTY "Attnd-Connection"
 
-/* The connection over which a key was last heard at a socket. */
-struct keys_place {
-    int fd; /* 0: not since it connected */
+/* A connection that was heard, by its descriptor, which may be another connection's since. */
+struct keys_connection {
+    uint64_t number; /* 0: none */
+    char key[KEY_LENGTH + 1];
     struct sockaddr_in6 from;
-};
-
-/* A key of the list. */
-struct keys_heard {
-    struct keys_place at[KEYS_PLACES]; /* the sockets of the first address, then of the next */
-    uint64_t refused;                  /* messages, of jobs that it may not publish */
 };
 
 /* A key that was taken away: its connections may go on, and it may come back. */
@@ -70,14 +66,17 @@ struct keyring {
     char next_address[ENDPOINT_MAX]; /* "": there is no next key */
     pthread_rwlock_t lock;           /* of the two below */
     struct access *access;
-    char test[KEY_LENGTH + 1];                 /* the key of a test that goes on */
-    pthread_mutex_t heard_lock;                /* of `heard`, within the other one */
-    struct keys_heard heard[ACCESS_LINES_MAX]; /* by the first line of a key */
-    struct keys_gone gone[ACCESS_LINES_MAX];   /* under the same lock, the oldest makes room */
-    uint32_t gone_next;                        /* the place of the next one */
+    char test[KEY_LENGTH + 1];               /* the key of a test that goes on */
+    pthread_mutex_t heard_lock;              /* of what follows, within the other one */
+    struct keys_connection *heard;           /* by descriptor */
+    uint32_t heard_size;                     /* places of it */
+    uint64_t refused[ACCESS_LINES_MAX];      /* messages, by the first line of a key */
+    struct keys_gone gone[ACCESS_LINES_MAX]; /* the oldest makes room */
+    uint32_t gone_next;                      /* the place of the next one */
     struct stats *stats;
-    struct keys_outside outside[KEYS_OUTSIDE_MAX]; /* this and the next: the handler's alone */
+    struct keys_outside outside[KEYS_OUTSIDE_MAX]; /* this and the next two: the handler's alone */
     uint64_t others;                               /* connections of keys that the table lacks */
+    uint64_t admitted;                             /* connections */
     void *handler;
     int stop_fd;
     pthread_t thread;
@@ -99,18 +98,14 @@ static bool keys_admit(const struct access *access, const char *key, const char 
     return access_allows(access, key, ACCESS_READ, NULL);
 }
 
-/* The place that a socket's domain stands for, which loses what names the next address. */
-static int keys_take_place(char *domain)
+/* The key that a socket's domain stands for, which loses what names the next address. */
+static enum keys_own keys_take_own(char *domain)
 {
     char *next = strstr(domain, NEXT_DOMAIN);
-    int place = 0;
     if (next) {
         *next = '\0';
     }
-    while (place < ADDRESS_COUNT - 1 && strcmp(domain, address_socket_name[place]) != 0) {
-        place++;
-    }
-    return place + (next ? ADDRESS_COUNT : 0);
+    return next ? KEYS_NEXT : KEYS_SERVER;
 }
 
 static const char *keys_sender(zmq_msg_t *frame)
@@ -119,43 +114,64 @@ static const char *keys_sender(zmq_msg_t *frame)
     return key && key_is_text(key, strlen(key)) ? key : NULL;
 }
 
-/* Notes over which connection the key was heard. One that takes the place of another may have its
- * number, but comes after a handshake, which forgets it. */
+/* The place of this descriptor; NULL: no memory. */
+static struct keys_connection *keys_place(struct keyring *keys, uint32_t fd)
+{
+    if (fd >= keys->heard_size) {
+        uint32_t size = fd + fd / 2 + 64;
+        struct keys_connection *grown = realloc(keys->heard, size * sizeof *grown);
+        if (!grown) {
+            return NULL;
+        }
+        memset(grown + keys->heard_size, 0, (size - keys->heard_size) * sizeof *grown);
+        keys->heard = grown;
+        keys->heard_size = size;
+    }
+    return &keys->heard[fd];
+}
+
+/* Writes the other end of a connection. Returns whether there is one. */
+static bool keys_peer(int fd, struct sockaddr_in6 *ret_from)
+{
+    socklen_t size = sizeof *ret_from;
+    memset(ret_from, 0, size);
+    return getpeername(fd, (struct sockaddr *)ret_from, &size) == 0;
+}
+
+/* Notes over which connection the key was heard. A message may be read after its connection has
+ * ended, and after a later one, which has the descriptor, was heard. */
 static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
 {
-    int line = access_find_key(keys->access, key), fd = zmq_msg_get(frame, ZMQ_SRCFD);
-    const char *where = zmq_msg_gets(frame, PLACE_PROPERTY);
-    if (line < 0 || !where) {
+    const char *text = zmq_msg_gets(frame, CONNECTION_PROPERTY);
+    uint64_t number = text ? strtoull(text, NULL, 10) : 0;
+    int fd = zmq_msg_get(frame, ZMQ_SRCFD);
+    if (fd < 0) {
         return;
     }
-    struct keys_place *place = &keys->heard[line].at[*where - '0'];
-    socklen_t size = sizeof place->from;
     pthread_mutex_lock(&keys->heard_lock);
-    if (place->fd != fd) {
-        memset(&place->from, 0, sizeof place->from);
-        place->fd = getpeername(fd, (struct sockaddr *)&place->from, &size) == 0 ? fd : 0;
+    struct keys_connection *place = keys_place(keys, (uint32_t)fd);
+    if (place && number > place->number && keys_peer(fd, &place->from)) {
+        place->number = number;
+        strcpy(place->key, key);
     }
     pthread_mutex_unlock(&keys->heard_lock);
 }
 
-static void keys_forget_heard(struct keyring *keys, const char *key, int place)
+/* Marks, at the first line of each key, which of attnd's own keys have connections that go on. */
+static void keys_find_connected(struct keyring *keys,
+                                bool ret_connected[ACCESS_LINES_MAX][KEYS_OWN_COUNT])
 {
-    int line = access_find_key(keys->access, key);
-    pthread_mutex_lock(&keys->heard_lock);
-    if (line >= 0) {
-        keys->heard[line].at[place].fd = 0;
+    memset(ret_connected, 0, ACCESS_LINES_MAX * sizeof *ret_connected);
+    for (uint32_t fd = 0; fd < keys->heard_size; fd++) {
+        const struct keys_connection *place = &keys->heard[fd];
+        struct sockaddr_in6 from;
+        bool goes_on = place->number > 0 && keys_peer((int)fd, &from) &&
+                       memcmp(&from, &place->from, sizeof from) == 0;
+        int line = goes_on ? access_find_key(keys->access, place->key) : -1;
+        if (line >= 0) {
+            ret_connected[line][place->number % KEYS_OWN_COUNT] = true;
+        }
     }
-    pthread_mutex_unlock(&keys->heard_lock);
-}
-
-/* Another connection of the process may have the number since. */
-static bool keys_is_connected(const struct keys_place *place)
-{
-    struct sockaddr_in6 from;
-    socklen_t size = sizeof from;
-    memset(&from, 0, sizeof from);
-    return place->fd > 0 && getpeername(place->fd, (struct sockaddr *)&from, &size) == 0 &&
-           memcmp(&from, &place->from, sizeof from) == 0;
 }
 
 void keys_each(struct keyring *keys,
@@ -163,16 +179,14 @@ void keys_each(struct keyring *keys,
                              const bool connected[KEYS_OWN_COUNT], uint64_t refused),
                void *data)
 {
+    bool connected[ACCESS_LINES_MAX][KEYS_OWN_COUNT];
     pthread_rwlock_rdlock(&keys->lock);
     pthread_mutex_lock(&keys->heard_lock);
+    keys_find_connected(keys, connected);
     for (uint32_t i = 0; i < access_count(keys->access); i++) {
         struct access_line line = access_line(keys->access, i);
-        const struct keys_heard *heard = &keys->heard[access_find_key(keys->access, line.who)];
-        bool connected[KEYS_OWN_COUNT] = {false};
-        for (int place = 0; place < KEYS_PLACES; place++) {
-            connected[place / ADDRESS_COUNT] |= keys_is_connected(&heard->at[place]);
-        }
-        visit(data, &line, connected, heard->refused);
+        int first = access_find_key(keys->access, line.who);
+        visit(data, &line, connected[first], keys->refused[first]);
     }
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
@@ -270,7 +284,7 @@ void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_send
     snprintf(ret_sender->name, sizeof ret_sender->name, "%.*s",
              *name ? ACCESS_COMMENT_MAX : KEY_SHORT, *name ? name : key);
     pthread_mutex_lock(&keys->heard_lock);
-    uint64_t *refused = line < 0 ? keys_refused_of_gone(keys, key) : &keys->heard[line].refused;
+    uint64_t *refused = line < 0 ? keys_refused_of_gone(keys, key) : &keys->refused[line];
     ret_sender->refused = ++*refused;
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
@@ -343,7 +357,7 @@ static void zap_send(void *socket, const void *data, size_t size, int flags)
 }
 
 /* Whether the connection may be; its key, "" when it has none. */
-static bool keys_judge(struct keyring *keys, const struct zap_request *request, int place,
+static bool keys_judge(struct keyring *keys, const struct zap_request *request,
                        char ret_key[KEY_LENGTH + 1], bool *ret_is_test)
 {
     bool sound =
@@ -359,9 +373,6 @@ static bool keys_judge(struct keyring *keys, const struct zap_request *request, 
     pthread_rwlock_rdlock(&keys->lock);
     bool admitted = keys_admit(keys->access, ret_key, request->text[ZAP_DOMAIN]);
     *ret_is_test = strcmp(ret_key, keys->test) == 0;
-    if (admitted) {
-        keys_forget_heard(keys, ret_key, place);
-    }
     pthread_rwlock_unlock(&keys->lock);
     return admitted;
 }
@@ -392,17 +403,28 @@ static void keys_turn_away(struct keyring *keys, const struct zap_request *reque
     }
 }
 
+/* Writes the properties of a connection that is let in: the length of the name, the name, that of
+ * the value in four bytes, the value. Returns their size. */
+static size_t keys_number(struct keyring *keys, enum keys_own own, char *ret_property, size_t size)
+{
+    uint64_t number = ++keys->admitted * KEYS_OWN_COUNT + own;
+    char *value = ret_property + sizeof CONNECTION_PROPERTY + 4;
+    int length = snprintf(ret_property, size, "?%s????%" PRIu64, CONNECTION_PROPERTY, number);
+    ret_property[0] = sizeof CONNECTION_PROPERTY - 1;
+    memset(value - 4, 0, 3);
+    value[-1] = (char)(ret_property + length - value);
+    return (size_t)length;
+}
+
 static void keys_answer(struct keyring *keys)
 {
-    /* Properties of a connection: the length of the name, the name, that of the value, the value.
-     */
-    char property[] = "\x0b" PLACE_PROPERTY "\0\0\0\1?";
+    char property[sizeof CONNECTION_PROPERTY + 4 + sizeof "18446744073709551615"];
     struct zap_request request;
     char key[KEY_LENGTH + 1];
     bool is_test;
     keys_read_request(keys->handler, &request);
-    int place = keys_take_place(request.text[ZAP_DOMAIN]);
-    bool admitted = keys_judge(keys, &request, place, key, &is_test);
+    enum keys_own own = keys_take_own(request.text[ZAP_DOMAIN]);
+    bool admitted = keys_judge(keys, &request, key, &is_test);
     const char *status = admitted ? "200" : "400", *text = admitted ? "OK" : "No access";
     if (!admitted && !is_test) {
         keys_turn_away(keys, &request, key);
@@ -412,8 +434,8 @@ static void keys_answer(struct keyring *keys)
     zap_send(keys->handler, status, 3, ZMQ_SNDMORE);
     zap_send(keys->handler, text, strlen(text), ZMQ_SNDMORE);
     zap_send(keys->handler, key, admitted ? strlen(key) : 0, ZMQ_SNDMORE);
-    property[sizeof property - 2] = (char)('0' + place);
-    zap_send(keys->handler, property, admitted ? sizeof property - 1 : 0, 0);
+    size_t size = admitted ? keys_number(keys, own, property, sizeof property) : 0;
+    zap_send(keys->handler, property, size, 0);
 }
 
 static void *keys_main(void *data)
@@ -492,40 +514,35 @@ bool keys_next_endpoint(const struct keyring *keys, const char *name,
 /* Life ------------------------------------------------------------------------------------------
  */
 
-/* A key of the list, at its first line, that the list before may have known. */
-static struct keys_heard keys_come_back(struct keyring *keys, const struct access *before,
-                                        const char *key)
+/* The count of a key of the list, at its first line: the list before may have known the key. */
+static uint64_t keys_come_back(struct keyring *keys, const struct access *before, const char *key)
 {
     int line = access_find_key(before, key);
-    struct keys_heard heard = {.refused = 0};
     struct keys_gone *gone = line < 0 ? keys_find_gone(keys, key) : NULL;
+    uint64_t refused = gone ? gone->refused : 0;
     if (gone) {
-        heard.refused = gone->refused;
         *gone = (struct keys_gone){.refused = 0};
     }
-    return line < 0 ? heard : keys->heard[line];
+    return line < 0 ? refused : keys->refused[line];
 }
 
 /* The lines have changed. */
-static void keys_move_heard(struct keyring *keys, const struct access *before)
+static void keys_move_refused(struct keyring *keys, const struct access *before)
 {
-    struct keys_heard *moved = calloc(ACCESS_LINES_MAX, sizeof *moved);
-    for (uint32_t i = 0; moved && i < access_count(keys->access); i++) {
+    uint64_t moved[ACCESS_LINES_MAX] = {0};
+    for (uint32_t i = 0; i < access_count(keys->access); i++) {
         const char *key = access_line(keys->access, i).who;
         if (access_find_key(keys->access, key) == (int)i) {
             moved[i] = keys_come_back(keys, before, key);
         }
     }
-    for (uint32_t i = 0; moved && i < access_count(before); i++) {
+    for (uint32_t i = 0; i < access_count(before); i++) {
         const char *key = access_line(before, i).who;
         if (!access_knows(keys->access, key) && access_find_key(before, key) == (int)i) {
-            keys_add_gone(keys, key, keys->heard[i].refused);
+            keys_add_gone(keys, key, keys->refused[i]);
         }
     }
-    if (moved) {
-        memcpy(keys->heard, moved, sizeof keys->heard);
-    }
-    free(moved);
+    memcpy(keys->refused, moved, sizeof moved);
 }
 
 void keys_warn_if_empty(const struct access *access, const char *path)
@@ -547,7 +564,7 @@ int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
     pthread_rwlock_wrlock(&keys->lock);
     struct access *before = keys->access;
     keys->access = next;
-    keys_move_heard(keys, before);
+    keys_move_refused(keys, before);
     pthread_rwlock_unlock(&keys->lock);
     access_free(&before);
     return 0;
@@ -629,6 +646,7 @@ static void keys_clear(struct keyring *keys)
         close(keys->stop_fd);
     }
     access_free(&keys->access);
+    free(keys->heard);
     pthread_rwlock_destroy(&keys->lock);
     pthread_mutex_destroy(&keys->heard_lock);
     explicit_bzero(keys, sizeof *keys);

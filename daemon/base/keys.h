@@ -65,9 +65,9 @@ void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_send
 /* Receives a frame of at most `size` bytes as zmq_recv does, without waiting, and notes whose it
  * is. */
 int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size);
-/* Calls `visit` for each line of the list, with whether the connection goes on over which its key
- * was last heard at each of attnd's addresses: by a message, a request or a subscription; and how
- * many messages of the key were refused, as of another job. */
+/* Calls `visit` for each line of the list, with whether a connection goes on over which its key was
+ * heard at each of attnd's addresses: by a message, a request or a subscription; and how many
+ * messages of the key were refused, as of another job. */
 void keys_each(struct keyring *keys,
                void (*visit)(void *data, const struct access_line *line,
                              const bool connected[KEYS_OWN_COUNT], uint64_t refused),

@@ -315,6 +315,53 @@ def test_the_next_key_is_good_beside_the_first_and_then_alone(people):
     attnd.close()
 
 
+def test_clients_of_one_key_are_connected_as_long_as_one_of_them_is(people):
+    nodes, reader = Pair(), Pair()
+    attnd = Rotating((nodes, "publish", "*"), (reader, "read", "*"))
+
+    def connected_at(pair):
+        return next(key["connected_at"] for key in attnd.call("keys") if key["public_key"] == pair.public)
+
+    def wait_connected(pair, *addresses):
+        wait_until(lambda: connected_at(pair) == list(addresses), f"that the key is connected at {addresses}")
+
+    def ends():
+        """The other ends of connections to the first publish socket that attnd has not closed."""
+        rows = [line.split()[1:4] for line in open("/proc/net/tcp")][1:]
+        return {there for here, there, state in rows if here.endswith(f":{attnd.port + 1:04X}") and state in ("01", "08")}
+
+    at_first, at_next = people(attnd, reader), people(attnd.at_next(attnd.next), reader)
+    quiet = Reader(at_first, "live/")
+    wait_connected(reader, "first")
+    before = ends()
+    other = Reader(at_first, "live/")
+    mine = ends() - before
+    assert len(mine) == 1
+    other.close()
+    wait_until(lambda: not mine & ends(), "that attnd sees the end of the second connection")
+    assert connected_at(reader) == ["first"]  # which says nothing any more
+    other = Reader(at_next, "live/")
+    wait_connected(reader, "first", "next")
+    quiet.close()
+    wait_connected(reader, "next")
+    other.close()
+    wait_connected(reader)
+
+    trainer, second = Trainer(people(attnd, nodes), "one"), Trainer(people(attnd.at_next(attnd.next), nodes), "two")
+    train(trainer, 0)
+    wait_connected(nodes, "first")
+    train(second, 0)
+    wait_connected(nodes, "first", "next")
+    second.close()
+    wait_connected(nodes, "first")
+    attnd.write((reader, "read", "*"), (nodes, "publish", "*"))  # the lines are others, the connections are not
+    attnd.reload()
+    assert connected_at(nodes) == ["first"]
+    trainer.close()
+    wait_connected(nodes)
+    attnd.close()
+
+
 class Handed(Rotating):
     """The sockets of its first address are opened by somebody else, as by systemd."""
 
