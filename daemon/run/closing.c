@@ -492,8 +492,12 @@ static void end_run(struct run *run, uint64_t now_ns)
     checkpoint_ended(run, &closing.batch, now_ns);
     run_free_state(run);
     run_publish_job(run);
-    log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
-              LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost));
+    /* It goes on with whatever comes, and who may publish can let it end at each message. */
+    if (log_is_round(run->ends++)) {
+        log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
+                  LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost),
+                  LOG_NUM("count", run->ends));
+    }
 }
 
 void closing_settle(struct run *run, uint64_t now_ns)

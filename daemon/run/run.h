@@ -60,6 +60,7 @@ struct run {
     struct counts judged; /* run_counts when the alerts were last asked about the run */
     uint64_t found;       /* messages that were lost, and came after all */
     uint64_t taken;       /* messages: their order for a flush */
+    uint64_t ends;        /* how often it has ended, since attnd knows it */
     struct message *queue, **queue_last; /* received and not taken, oldest first */
     uint32_t queued;
     struct hold *holds;        /* received, and not queued: hold.h */

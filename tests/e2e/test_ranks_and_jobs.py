@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Several jobs, runs and ranks at once."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,14 @@ def test_two_runs_of_one_job_are_kept_apart(attnd, rng):
         messages[summary["run"]] = summary["messages"]
     assert messages == {runs[0].run.hex(): 1, runs[1].run.hex(): 2}
     assert len(attnd.call("jobs")) == 2
+
+
+def test_a_run_that_ends_again_and_again_does_not_fill_the_log(attnd):
+    trainer = Trainer(attnd, "gpt")
+    for state in 9 * ("active", "ended"):
+        trainer.event("bye" if state == "ended" else "hello")
+        wait_until(lambda: [job["state"] for job in attnd.call("jobs")] == [state], state)
+    assert re.findall(r"event=run_ended job=gpt .*count=(\d+)", attnd.log_text()) == ["1", "2", "4", "8"]
 
 
 def test_runs_of_one_name_that_go_on_side_by_side_keep_their_last_values(attnd, rng):
