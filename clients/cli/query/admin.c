@@ -40,10 +40,8 @@ int cmd_page(struct cli *cli)
         char path[ENDPOINT_MAX + 8];
         snprintf(path, sizeof path, "%s/page", directory);
         FILE *file = *directory ? fopen(path, "re") : NULL;
-        if (!file || !fgets(url, URL_MAX, file)) {
-            *url = '\0';
-        }
         if (file) {
+            *url = fgets(url, URL_MAX, file) ? *url : '\0';
             fclose(file);
         }
         url[strcspn(url, "\n")] = '\0';
@@ -67,12 +65,14 @@ int cmd_page(struct cli *cli)
         mpk_writer_clear(&writer);
     } else if (*url) {
         fprintf(cli->out, "%s\n", url);
-        const char *host = cli->rpc->endpoint + 6; /* of tcp://host:port */
-        int port = 0;
+        const char *host = cli->rpc->endpoint + 6, *end = strrchr(host, ':'); /* tcp://host:port */
+        int port = 0, here = 0;
         sscanf(url, "http://127.0.0.1:%d/", &port);
-        if (!*directory && port > 0 && strncmp(host, "127.", 4) && strncmp(host, "localhost", 9)) {
+        sscanf(host, "127.%*[0-9.]:%n", &here);
+        sscanf(host, "localhost:%n", &here);
+        if (!*directory && port > 0 && end && !here) {
             fprintf(cli->err, "on attnd's machine; elsewhere, first: ssh -L %d:127.0.0.1:%d %.*s\n",
-                    port, port, (int)(strrchr(host, ':') - host), host);
+                    port, port, (int)(end - host), host);
         }
     }
     return *url ? code

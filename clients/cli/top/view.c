@@ -8,6 +8,7 @@
 #include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/out.h"
+#include "proto/err.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -248,7 +249,7 @@ static void draw_verdict(const struct view_frame *frame)
     uint32_t counts[4] = {0};
     if (!model->job_known) {
         put_piece(&line, STYLE_WARNING, "%s",
-                  *model->refused
+                  strstr(model->refused, err_text(ERR_ACCESS))
                       ? "With a key, this screen needs the role read with the pattern *."
                       : "");
         return;

@@ -3,6 +3,7 @@
 #include "tests/unit/cli/top/maps.h"
 
 #include "clients/cli/top/internal.h"
+#include "proto/err.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -310,8 +311,12 @@ static void test_without_a_job_it_says_how_to_attach(void **state)
     struct screen screen = {.unicode = true};
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "asking attnd");
-    strcpy(model->refused, "needs a key");
+    strcpy(model->refused, "out of memory");
     model_choose_job(model, "mine");
+    draw(model, &screen, 80, 24);
+    assert_shows(&screen, "out of memory");
+    assert_shows_not(&screen, "With a key");
+    snprintf(model->refused, sizeof model->refused, "%s: monitor", err_text(ERR_ACCESS));
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "With a key, this screen needs the role read with the pattern *.");
     assert_shows_not(&screen, "attnd knows no job");
