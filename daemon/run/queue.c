@@ -149,19 +149,24 @@ uint32_t queue_spectrum_turn(const struct run *run, const struct message *messag
     return stream_spectrum_turn(stream_find(run->streams, header->layer), header->head_offset);
 }
 
-void queue_finish(struct run *run, struct message *message)
+/* The newest numbers of matrices, whichever were computed first. */
+static void queue_publish_projections(struct run *run, const struct message *message)
 {
     struct stream *stream = stream_find(run->streams, message->header.layer);
     struct position position = position_of(&message->header);
-    message->finished = true;
-    if (!message->detached || message->code) {
-        return;
-    }
     if (!stream || position_reaches(&position, &stream->projections)) {
         if (stream) {
             stream->projections = position;
         }
         live_publish(run, message);
+    }
+}
+
+void queue_finish(struct run *run, struct message *message)
+{
+    message->finished = true;
+    if (message->detached && !message->code) {
+        queue_publish_projections(run, message);
     }
 }
 
@@ -369,7 +374,11 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
         live_publish_state(run, message, given);
         return 0;
     }
-    live_publish(run, message);
+    if (message->header.type == MESSAGE_WEIGHTS) {
+        queue_publish_projections(run, message);
+    } else {
+        live_publish(run, message);
+    }
     if (message->measured->has_spectra) {
         stream_end_spectrum_turn(stream, message->header.head_offset,
                                  message->measured->spectrum_next);

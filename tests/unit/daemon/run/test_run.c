@@ -70,6 +70,29 @@ static void test_older_matrices_do_not_take_the_place_of_newer_ones(void **state
     fixture_stop(&f);
 }
 
+static void test_matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones(void **state)
+{
+    struct run_fixture f;
+    (void)state;
+    fixture_start(&f, "[]");
+    struct sample *slow = fixture_make_weights(&f, 0);
+    assert_true(fixture_queue(&f, slow));
+    assert_null(queue_take(f.run)); /* taken, and computed in the background */
+    struct sample *attention = fixture_make(&f, 0, 0, 1), *ready = fixture_make_weights(&f, 1);
+    assert_true(fixture_queue(&f, attention));
+    assert_true(fixture_queue(&f, ready));
+    fixture_finish(&f, ready);
+    assert_int_equal(f.live, 0);
+    fixture_finish(&f, attention);
+    assert_int_equal(fixture_take_all(&f), 0);
+    assert_int_equal(f.live, 2);
+    fixture_finish(&f, slow);
+    assert_int_equal(f.live, 2);
+    queue_join(f.run, &slow->message, f.now);
+    free(slow);
+    fixture_stop(&f);
+}
+
 static void test_a_message_without_numbers_lets_the_queue_go_on(void **state)
 {
     struct run_fixture f;
@@ -566,6 +589,7 @@ int main(void)
         cmocka_unit_test(test_live_values_come_in_the_order_of_their_messages),
         cmocka_unit_test(test_a_message_waits_for_the_older_ones),
         cmocka_unit_test(test_older_matrices_do_not_take_the_place_of_newer_ones),
+        cmocka_unit_test(test_matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones),
         cmocka_unit_test(test_a_message_without_numbers_lets_the_queue_go_on),
         cmocka_unit_test(test_whichever_worker_is_faster_the_summaries_are_the_same_bytes),
         cmocka_unit_test(test_every_track_makes_its_own_windows),
