@@ -225,6 +225,7 @@ TRAINER = """
     import numpy as np
     import attnd
     publisher = attnd.Publisher("gpt", address=sys.argv[1], queue_bytes=8 << 20)
+    publisher.tell_absences(lambda: "Start it again")
     weights = np.full((1, 2, 256, 256), 1 / 256, np.float32)
     step, forks = 0, len(sys.argv) > 2
     while True:
