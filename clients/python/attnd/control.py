@@ -210,7 +210,8 @@ class Control:
         request = msgpack.packb([0, self._last_id, method, params or {}], use_bin_type=True)
         try:
             self._socket.send(request, zmq.DONTWAIT)
-        except zmq.Again:  # as many requests are queued as ZeroMQ takes: nobody answered for long
+        except zmq.Again:  # attnd turned the key away, or as many are queued as ZeroMQ takes: nobody answered for long
+            self._check_keys()
             raise self._no_answer(method) from None
         error, result = self._reply(method, deadline)
         if error is None:
