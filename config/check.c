@@ -265,12 +265,70 @@ static int check_keys(const struct config *config, char *reterr)
     return check_next_key(config, reterr);
 }
 
+/* Roles need servers, and what they keep. */
+static int check_fleet(const struct config *config, char *reterr)
+{
+    const char *role = config_role_name(config->fleet_role), *url = config->fleet_url.text;
+    const char *credentials = config->fleet_credentials.text;
+    char quoted[QUOTE_MAX + 4];
+    bool certificate = *config->fleet_tls_certificate.text, key = *config->fleet_tls_key.text;
+    if (certificate != key) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "fleet.%s: needed with fleet.%s",
+                 key ? "tls_certificate" : "tls_key", key ? "tls_key" : "tls_certificate");
+        return -1;
+    }
+    if (strlen(config->fleet_name.text) > 64) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "fleet.name: '%.64s...': too long (valid: 64 bytes)",
+                 config->fleet_name.text);
+        return -1;
+    }
+    if (config->fleet_role == CONFIG_ROLE_OFF && (*url || *credentials)) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "fleet.role: 'off': fleet.%s is there, and without effect (valid: node, hub, or "
+                 "off without it)",
+                 *url ? "url" : "credentials");
+        return -1;
+    }
+    if (config->fleet_role != CONFIG_ROLE_HUB && *config->fleet_domains.text) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "fleet.domains: '%s': only a hub takes from other domains (valid: empty with "
+                 "fleet.role: %s)",
+                 config_quotable(config->fleet_domains.text, quoted), role);
+        return -1;
+    }
+    if (config->fleet_role == CONFIG_ROLE_OFF) {
+        return 0;
+    }
+    if (!*url) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "fleet.url: needed with fleet.role: %s (valid: nats://host:4222 or "
+                 "tls://host:4222, several with commas)",
+                 role);
+        return -1;
+    }
+    if (!config->history_enabled) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "fleet.role: '%s': keeps its parts beside the history, and history.enabled is "
+                 "false (valid: off, or history.enabled: true)",
+                 role);
+        return -1;
+    }
+    if (config->window_unit == CONFIG_UNIT_SECOND) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "window.unit: 'second': clocks of nodes differ, so such windows cannot be merged "
+                 "with fleet.role: %s (valid: epoch, step)",
+                 role);
+        return -1;
+    }
+    return 0;
+}
+
 int config_check(const struct config *config, char *reterr)
 {
     if (check_budget(config, reterr) != 0 || check_endpoints(config, reterr) != 0 ||
         config_check_windows(config, reterr) != 0 || check_drift(config, reterr) != 0 ||
         check_alerts(config, reterr) != 0 || check_keys(config, reterr) != 0 ||
-        check_metrics(config, "metrics", reterr) != 0) {
+        check_fleet(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0) {
         return -1;
     }
     return check_jobs(config, reterr);

@@ -39,6 +39,9 @@ enum config_isa {
     CONFIG_ISA_AVX2,
     CONFIG_ISA_AVX512
 };
+enum config_role { CONFIG_ROLE_OFF, CONFIG_ROLE_NODE, CONFIG_ROLE_HUB };
+/* "off", "node", "hub". */
+const char *config_role_name(enum config_role role);
 /* The word a user writes for it: "auto", "scalar", ... */
 const char *config_isa_name(enum config_isa isa);
 /* "auto", "raw", "state". */
@@ -62,6 +65,11 @@ typedef struct {
 typedef struct {
     char text[CONFIG_TEXT_MAX];
 } config_text;
+
+/* How many fleet.url and fleet.domains may name, and the bytes of a domain. */
+#define CONFIG_SERVERS_MAX 32
+#define CONFIG_DOMAINS_MAX 64
+#define CONFIG_DOMAIN_MAX  64
 
 #define CONFIG_WINDOWS_MAX      7
 #define CONFIG_WINDOW_UNITS_MAX 1000000
@@ -101,6 +109,8 @@ typedef struct {
 #define CONFIG_TYPE_WINDOWS  config_windows
 #define CONFIG_TYPE_LAYERS   config_layers
 #define CONFIG_TYPE_HEADS    config_heads
+#define CONFIG_TYPE_SERVERS  config_text
+#define CONFIG_TYPE_DOMAINS  config_text
 #define CONFIG_TYPE_BOOL     bool
 #define CONFIG_TYPE_UNIT     enum config_unit
 #define CONFIG_TYPE_LEVEL    enum config_level
@@ -108,6 +118,7 @@ typedef struct {
 #define CONFIG_TYPE_EFFORT   enum config_effort
 #define CONFIG_TYPE_TIER     enum config_tier
 #define CONFIG_TYPE_ISA      enum config_isa
+#define CONFIG_TYPE_ROLE     enum config_role
 
 /* Overrides of `metrics` and `plan` keys for jobs whose name matches a pattern. */
 struct config_jobs;
@@ -228,9 +239,9 @@ void config_each(const struct config *config,
                  void *data);
 
 #define CONFIG_PUBLIC_MAX (CONFIG_TEXT_MAX + 8)
-/* A value as anybody may see it: of alerts.webhook scheme, host and port, of alerts.command the
- * program's name, with "..." for what is left out; other values as they are. Returns `value` or
- * `buffer`. */
+/* A value as anybody may see it: of fleet.url without logins, of alerts.webhook scheme, host and
+ * port, of alerts.command the program's name, with "..." for what is left out; other values as they
+ * are. Returns `value` or `buffer`. */
 const char *config_public(const char *section, const char *name, const char *value,
                           char buffer[CONFIG_PUBLIC_MAX]);
 

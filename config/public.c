@@ -62,9 +62,34 @@ static void public_url(const char *value, char *ret_text)
                            : "/...");
 }
 
+/* Servers with commas, without who logs in there. */
+static void public_servers(const char *value, char *ret_text)
+{
+    size_t size = 0;
+    while (*value) {
+        size_t length = strcspn(value, ",");
+        const char *scheme = strstr(value, "://"), *at = memrchr(value, '@', length);
+        bool has_login = scheme && at && at > scheme && scheme < value + length;
+        const char *rest = has_login ? at : value;
+        int written =
+            snprintf(ret_text + size, CONFIG_PUBLIC_MAX - size, "%.*s%s%.*s%s",
+                     has_login ? (int)(scheme + 3 - value) : 0, value, has_login ? "..." : "",
+                     (int)(value + length - rest), rest, value[length] ? "," : "");
+        size += (size_t)written;
+        value += length + (value[length] == ',');
+        if (size + 8 >= CONFIG_PUBLIC_MAX) {
+            break;
+        }
+    }
+}
+
 const char *config_public(const char *section, const char *name, const char *value,
                           char buffer[CONFIG_PUBLIC_MAX])
 {
+    if (strcmp(section, "fleet") == 0 && strcmp(name, "url") == 0 && strchr(value, '@')) {
+        public_servers(value, buffer);
+        return buffer;
+    }
     if (strcmp(section, "alerts") != 0 || !*value) {
         return value;
     }

@@ -10,7 +10,7 @@
  *   WINDOWS   a list of windows: [100 steps every 10, 10 epochs]
  *   LAYERS    patterns of layers: decoder.*.self encoder.0.cross
  *   HEADS     * or numbers and ranges: 0-3,7
- *   BOOL, UNIT, LEVEL, FORMAT, EFFORT, TIER, ISA  one word of a list
+ *   BOOL, UNIT, ... one word of a list
  *   ENDPOINT  tcp://host:port or ipc://path, as ZeroMQ binds them, or nothing
  *
  * Sizes and durations have no fractions: 1536MiB says what 1.5GiB would. Every value prints back
@@ -18,6 +18,7 @@
 #include "config/value.h"
 
 #include "config/capture.h"
+#include "config/servers.h"
 #include "config/config.h"
 
 #include <assert.h>
@@ -75,6 +76,7 @@ static const char *const level_words[] = {"error", "warning", "info", "debug", N
 static const char *const format_words[] = {"text", "json", NULL};
 static const char *const effort_words[] = {"norm", "leading", "full", "eigenvalues", NULL};
 static const char *const tier_words[] = {"auto", "raw", "state", NULL};
+static const char *const role_words[] = {"off", "node", "hub", NULL};
 static const char *const isa_words[] = {"auto", "scalar", "portable", "avx2", "avx512", NULL};
 
 /* Everything about a type; `scales` or `words` or neither (endpoint, numbers) is set. */
@@ -98,6 +100,8 @@ static const struct type_info type_info[] = {
                        NULL, NULL},
     [VALUE_LAYERS] = {.name = "layers"},
     [VALUE_HEADS] = {.name = "heads"},
+    [VALUE_SERVERS] = {.name = "servers"},
+    [VALUE_DOMAINS] = {.name = "domains"},
     [VALUE_BOOL] = {"boolean", "not one of the choices", NULL, bool_words},
     [VALUE_UNIT] = {"choice", "not one of the choices", NULL, unit_words},
     [VALUE_LEVEL] = {"choice", "not one of the choices", NULL, level_words},
@@ -105,18 +109,22 @@ static const struct type_info type_info[] = {
     [VALUE_EFFORT] = {"choice", "not one of the choices", NULL, effort_words},
     [VALUE_TIER] = {"choice", "not one of the choices", NULL, tier_words},
     [VALUE_ISA] = {"choice", "not one of the choices", NULL, isa_words},
+    [VALUE_ROLE] = {"choice", "not one of the choices", NULL, role_words},
 };
 
-static_assert(sizeof(enum config_unit) == sizeof(unsigned), "choices are stored as unsigned");
-static_assert(sizeof(enum config_level) == sizeof(unsigned), "choices are stored as unsigned");
-static_assert(sizeof(enum config_format) == sizeof(unsigned), "choices are stored as unsigned");
-static_assert(sizeof(enum config_effort) == sizeof(unsigned), "choices are stored as unsigned");
-static_assert(sizeof(enum config_tier) == sizeof(unsigned), "choices are stored as unsigned");
-static_assert(sizeof(enum config_isa) == sizeof(unsigned), "choices are stored as unsigned");
+#define IS_UNSIGNED(tag) (sizeof(enum tag) == sizeof(unsigned))
+static_assert(IS_UNSIGNED(config_unit) && IS_UNSIGNED(config_level) && IS_UNSIGNED(config_format) &&
+                  IS_UNSIGNED(config_effort) && IS_UNSIGNED(config_tier) &&
+                  IS_UNSIGNED(config_isa) && IS_UNSIGNED(config_role),
+              "choices are stored as unsigned");
 
 const char *config_isa_name(enum config_isa isa)
 {
     return isa_words[isa];
+}
+const char *config_role_name(enum config_role role)
+{
+    return role_words[role];
 }
 
 const char *config_tier_name(enum config_tier tier)
@@ -469,18 +477,6 @@ static const char *endpoint_reason(const char *text)
     return "not an endpoint";
 }
 
-static int endpoint_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                          char *reterr_reason)
-{
-    const char *reason = endpoint_reason(text);
-    if (reason) {
-        return value_refuse(rule, reason, reterr_reason);
-    }
-    config_endpoint *endpoint = ret_value;
-    snprintf(endpoint->text, sizeof endpoint->text, "%s", text);
-    return 0;
-}
-
 /* Text ------------------------------------------------------------------------------------------
  */
 
@@ -500,25 +496,20 @@ static int text_parse(const struct value_rule *rule, const char *text, void *ret
     return 0;
 }
 
-static int layers_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                        char *reterr_reason)
+/* Text of which another function knows what is wrong. */
+static int checked_parse(const struct value_rule *rule, const char *text, void *ret_value,
+                         char *reterr_reason)
 {
-    const char *reason = capture_layers_reason(text);
+    static const char *(*const reason_of[])(const char *) = {
+        [VALUE_ENDPOINT] = endpoint_reason,       [VALUE_LAYERS] = capture_layers_reason,
+        [VALUE_HEADS] = capture_heads_reason,     [VALUE_SERVERS] = servers_reason,
+        [VALUE_DOMAINS] = servers_domains_reason,
+    };
+    const char *reason = reason_of[rule->type](text);
     if (reason) {
         return value_refuse(rule, reason, reterr_reason);
     }
-    strcpy(((config_layers *)ret_value)->text, text);
-    return 0;
-}
-
-static int heads_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                       char *reterr_reason)
-{
-    const char *reason = capture_heads_reason(text);
-    if (reason) {
-        return value_refuse(rule, reason, reterr_reason);
-    }
-    strcpy(((config_heads *)ret_value)->text, text);
+    strcpy(ret_value, text);
     return 0;
 }
 
@@ -615,10 +606,11 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
                 char reterr_reason[VALUE_REASON_MAX])
 {
     static int (*const parse[])(const struct value_rule *, const char *, void *, char *) = {
-        [VALUE_ENDPOINT] = endpoint_parse, [VALUE_REAL] = real_parse,
-        [VALUE_NUMBERS] = numbers_parse,   [VALUE_TEXT] = text_parse,
-        [VALUE_WINDOWS] = windows_parse,   [VALUE_LAYERS] = layers_parse,
-        [VALUE_HEADS] = heads_parse,
+        [VALUE_ENDPOINT] = checked_parse, [VALUE_REAL] = real_parse,
+        [VALUE_NUMBERS] = numbers_parse,  [VALUE_TEXT] = text_parse,
+        [VALUE_WINDOWS] = windows_parse,  [VALUE_LAYERS] = checked_parse,
+        [VALUE_HEADS] = checked_parse,    [VALUE_SERVERS] = checked_parse,
+        [VALUE_DOMAINS] = checked_parse,
     };
     if (type_info[rule->type].scales) {
         return number_parse(rule, text, ret_value, reterr_reason);
@@ -648,17 +640,10 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
         real_print(value, ret_text);
     } else if (rule->type == VALUE_NUMBERS) {
         numbers_print(value, ret_text);
-    } else if (rule->type == VALUE_TEXT) {
-        snprintf(ret_text, VALUE_TEXT_MAX, "%s", ((const config_text *)value)->text);
     } else if (rule->type == VALUE_WINDOWS) {
         windows_print(value, ret_text);
-    } else if (rule->type == VALUE_LAYERS) {
-        snprintf(ret_text, VALUE_TEXT_MAX, "%s", ((const config_layers *)value)->text);
-    } else if (rule->type == VALUE_HEADS) {
-        snprintf(ret_text, VALUE_TEXT_MAX, "%s", ((const config_heads *)value)->text);
     } else {
-        const config_endpoint *endpoint = value;
-        snprintf(ret_text, VALUE_TEXT_MAX, "%s", endpoint->text);
+        snprintf(ret_text, VALUE_TEXT_MAX, "%s", (const char *)value); /* they begin with it */
     }
 }
 
@@ -688,6 +673,14 @@ void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX])
         snprintf(ret_text, VALUE_VALID_MAX,
                  "* or numbers and ranges such as 0-3,7; at most %d characters",
                  CONFIG_HEADS_MAX - 1);
+    } else if (rule->type == VALUE_SERVERS) {
+        snprintf(ret_text, VALUE_VALID_MAX,
+                 "nats://host:4222 or tls://host:4222, at most %d between commas",
+                 CONFIG_SERVERS_MAX);
+    } else if (rule->type == VALUE_DOMAINS) {
+        snprintf(ret_text, VALUE_VALID_MAX,
+                 "at most %d names of letters, digits, - and _ between single blanks",
+                 CONFIG_DOMAINS_MAX);
     } else {
         snprintf(ret_text, VALUE_VALID_MAX, "tcp://host:port, ipc://path");
     }

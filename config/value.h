@@ -21,6 +21,8 @@ enum value_type {
     VALUE_WINDOWS,
     VALUE_LAYERS,
     VALUE_HEADS,
+    VALUE_SERVERS,
+    VALUE_DOMAINS,
     VALUE_BOOL,
     VALUE_UNIT,
     VALUE_LEVEL,
@@ -28,6 +30,7 @@ enum value_type {
     VALUE_EFFORT,
     VALUE_TIER,
     VALUE_ISA,
+    VALUE_ROLE,
 };
 
 /* The type and bounds of a value; the bounds are inclusive and count only for BYTES, COUNT,

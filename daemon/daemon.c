@@ -25,6 +25,8 @@
 /* How long a stop waits for commands and webhooks. */
 #define NOTIFY_STOP_MS 2000
 #define SAVE_STOP_NS   UINT64_C(1000000000)
+/* How long a node goes on sending its last windows. */
+#define FLEET_STOP_NS UINT64_C(2000000000)
 
 /* Requests of runs */
 
@@ -149,7 +151,7 @@ static void daemon_on_idle(void *data)
 }
 
 /* The trainers hear of it from the ingest thread. */
-static int announce_plans(void *data)
+int daemon_announce_plans(void *data)
 {
     struct daemon *daemon = data;
     struct plan_prefixes *prefixes = plans_prefixes(daemon->plans);
@@ -158,48 +160,6 @@ static int announce_plans(void *data)
     }
     ingest_subscribe(daemon->ingest, &prefixes);
     return 0;
-}
-
-struct cost_list {
-    const struct config *config;
-    struct plan_cost *costs;
-    uint32_t count, capacity;
-};
-
-static void daemon_visit_cost(void *data, const char *job, const struct capture_cost *cost)
-{
-    struct cost_list *list = data;
-    struct config config;
-    if (list->count < list->capacity && cost->own_every == 0) {
-        config_for_job(list->config, job, &config);
-        list->costs[list->count++] =
-            (struct plan_cost){job, cost_ratio(cost), config.plan_cost_max};
-    }
-}
-
-void daemon_limit_costs(struct daemon *daemon)
-{
-    uint32_t jobs = registry_jobs(daemon->registry);
-    struct cost_list list = {
-        .config = &daemon->reload.plans,
-        .costs = malloc((jobs + 1) * sizeof *list.costs),
-        .capacity = jobs,
-    };
-    if (!list.costs) {
-        return; /* the next time */
-    }
-    registry_each_cost(daemon->registry, daemon_visit_cost, &list);
-    const char *without;
-    if (plans_limit_costs(daemon->plans, list.costs, list.count, &without) &&
-        announce_plans(daemon) != 0) {
-        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
-    }
-    if (without && !daemon->cost_unbounded) {
-        daemon->cost_unbounded = true;
-        log_event(LOG_WARNING, "cost_unbounded", LOG_STR("job", without),
-                  LOG_NUM("bounded", PLANS_LENGTHENED_MAX));
-    }
-    free(list.costs);
 }
 
 /* Cuts readers off that may no longer read; what comes in is judged as it comes. */
@@ -242,8 +202,8 @@ static void daemon_reload_config(struct daemon *daemon)
     if (taken) {
         atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     }
-    daemon_limit_costs(daemon);
-    if (taken && announce_plans(daemon) != 0) {
+    rounds_limit_costs(daemon);
+    if (taken && daemon_announce_plans(daemon) != 0) {
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
     }
 }
@@ -379,9 +339,10 @@ static int open_control(struct daemon *daemon, char *reterr)
         .pool = daemon->pool,
         .store = daemon->store,
         .history = daemon->history,
+        .fleet = daemon->fleet,
         .plans = daemon->plans,
         .plan_config = &daemon->reload.plans,
-        .plans_changed = announce_plans,
+        .plans_changed = daemon_announce_plans,
         .started_ns = daemon->started_ns,
         .bytes_in_flight = view_bytes,
         .messages_in_flight = view_messages,
@@ -456,6 +417,13 @@ static int open_history(struct daemon *daemon, char *reterr)
     }
     return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
                        &daemon->history, reterr);
+}
+
+/* The outbox of a node is in the history. */
+static int open_fleet(struct daemon *daemon, char *reterr)
+{
+    return fleet_new(&daemon->config, daemon->store, &daemon->inbox, &daemon->stats, &daemon->fleet,
+                     reterr);
 }
 
 /* Early: a second attnd on this machine fails before it looks at the history. */
@@ -554,10 +522,13 @@ static int start_signals(struct daemon *daemon, char *reterr)
 /* Each returns 0, or -1 with a sentence; in this order. */
 typedef int daemon_opener(struct daemon *daemon, char *reterr);
 static daemon_opener *const openers[] = {
-    daemon_open_loop, open_service, open_keeper, open_workers,          open_registry,
-    start_signals,    open_notify,  open_keys,   daemon_open_publisher, open_tap,
-    open_lane,        open_ingest,  open_http,   open_history,          open_control,
-    start_http,       start_keeper, start_idle,  start_ingest,          NULL,
+    daemon_open_loop, open_service,  open_keeper,
+    open_workers,     open_registry, start_signals,
+    open_notify,      open_keys,     daemon_open_publisher,
+    open_tap,         open_lane,     open_ingest,
+    open_http,        open_history,  open_fleet,
+    open_control,     start_http,    start_keeper,
+    start_idle,       start_ingest,  NULL,
 };
 static daemon_opener *const openers_apart[] = {
     daemon_open_loop, open_workers, open_registry, start_signals, open_ingest, NULL,
@@ -654,6 +625,7 @@ void daemon_run(struct daemon *daemon)
     ingest_join(daemon->ingest);
     service_extend(daemon->service, 0);
     notify_free(&daemon->notify, 0);
+    fleet_free(&daemon->fleet, 0);
     store_free(&daemon->store);
     ingest_log_unanswered(daemon->ingest);
     keys_free(&daemon->keys);
@@ -673,6 +645,7 @@ void daemon_free(struct daemon **daemon_p)
         ingest_join(daemon->ingest);
     }
     pool_free(&daemon->pool);
+    fleet_free(&daemon->fleet, FLEET_STOP_NS); /* it posts no more */
     if (daemon->loop_ready) {
         daemon_close_handles(daemon);
         if (daemon->inbox.wake.type != UV_UNKNOWN_HANDLE) {

@@ -7,6 +7,7 @@
 #include "daemon/alerts/notify.h"
 #include "daemon/control/control.h"
 #include "daemon/daemon.h"
+#include "daemon/fleet/fleet.h"
 #include "daemon/history/history.h"
 #include "daemon/http/http.h"
 #include "daemon/idle.h"
@@ -41,6 +42,7 @@ struct daemon {
     struct keeper *keeper;
     struct http *http; /* NULL: switched off */
     struct history *history;
+    uint64_t put_off;      /* news of the hub's runs that could not be taken at once */
     uint64_t unpinned;     /* layers that drift.baseline had nothing for */
     bool cost_unbounded;   /* it was said that some job's cost is not */
     struct notify *notify; /* NULL: nobody to tell */
@@ -49,6 +51,7 @@ struct daemon {
     struct store *store;
     struct service *service; /* NULL: no service manager */
     struct idle *idle;       /* NULL: shutdown.idle is 0 */
+    struct fleet *fleet;     /* NULL: fleet.role is off */
     struct result_sink sink;
     struct map_shelf maps;
     struct {
@@ -72,9 +75,8 @@ int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, ch
 /* Ends the loop when ingest has stopped and no message is in flight. */
 void daemon_finish_if_drained(struct daemon *daemon);
 
-/* Lengthens default plans that cost more than plan.cost_max, and tells trainers when that changes
- * something. */
-void daemon_limit_costs(struct daemon *daemon);
+/* Tells trainers of their plans. `data` is the daemon. Returns 0 or ERR_MEMORY. */
+int daemon_announce_plans(void *data);
 
 /* The reader of the inbox; `data` is the daemon. */
 void messages_on_note(void *data, struct note *note);
@@ -94,6 +96,9 @@ void messages_put_result(void *data, const struct run *run, const char *topic, u
 bool messages_recall(void *data, const struct run *run, const char *topic, uint32_t track,
                      struct mpk_writer *writer);
 
+/* News of a run from the hub: takes them over, and gives them back to it (fleet_merged). */
+void merging_take(struct daemon *daemon, struct merged *merged);
+
 /* Ticks and checkpoints begin, if they do not go on already. */
 void rounds_start(struct daemon *daemon);
 /* So many bytes wait to be acknowledged, when what they changed is saved. */
@@ -101,6 +106,9 @@ void rounds_promise(struct daemon *daemon, uint64_t bytes);
 /* Whether the next round is due: `since_ns` after the one before, which took `cost_ns` of processor
  * time; rounds have this period when nothing is promised. */
 bool rounds_is_due(uint64_t since_ns, uint64_t cost_ns, uint64_t promised, uint64_t period_ns);
+/* Lengthens default plans that cost more than plan.cost_max, and tells trainers when that changes
+ * something. */
+void rounds_limit_costs(struct daemon *daemon);
 /* Saves everything, waiting for the disk until the deadline at most. */
 void rounds_save_all(struct daemon *daemon, uint64_t deadline_ns);
 

@@ -44,6 +44,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
         messages_account(daemon, part);
     }
     bool is_event = header->type == MESSAGE_EVENT, reserved = message->reserved;
+    bool leaves = is_event && header->event == EVENT_BYE; /* and waits for its answers, not long */
     struct ingest_share *share = message->share;
     struct lane_peer *peer = message->peer;
     uint64_t cost = message->cost, bytes = message->bytes;
@@ -74,7 +75,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
     ingest_release(daemon->ingest, share, cost, reserved);
     if (peer) {
         ingest_return(daemon->ingest, peer, bytes);
-        rounds_promise(daemon, bytes);
+        rounds_promise(daemon, leaves ? bytes + PROMISES_WORTH : bytes);
     }
 }
 
@@ -220,6 +221,9 @@ static void messages_discard(struct note *note)
     struct message *message = (struct message *)note;
     if (note->kind == NOTE_REFUSED) {
         free(note);
+    } else if (note->kind == NOTE_MERGED) {
+        struct merged *merged = (struct merged *)note;
+        merged_free(&merged);
     } else if (note->kind != NOTE_STOPPED) {
         work_free(&message->work);
         message_free(&message);
@@ -242,6 +246,9 @@ void messages_on_note(void *data, struct note *note)
         break;
     case NOTE_REFUSED:
         messages_on_refused(daemon, (struct refusal *)note);
+        break;
+    case NOTE_MERGED:
+        merging_take(daemon, (struct merged *)note);
         break;
     case NOTE_STOPPED:
         daemon->ingest_stopped = true;
@@ -299,7 +306,7 @@ void messages_put_result(void *data, const struct run *run, const char *topic, u
                          struct mpk_writer *writer, enum result_kind kind)
 {
     struct daemon *daemon = data;
-    stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
+    stats_add(&daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY || kind == RESULT_CORRECTION);
     char held[TOPIC_MAX];
     /* Events of one topic take each other's place; what is kept under a track of its own does not.
      */
@@ -314,6 +321,8 @@ void messages_put_result(void *data, const struct run *run, const char *topic, u
     if (kind == RESULT_ALERT) {
         publisher_send(daemon->publisher, topic, writer);
         notify_put(daemon->notify, writer->buffer.data, writer->buffer.size);
+    } else if (kind == RESULT_CORRECTION) {
+        publisher_send(daemon->publisher, topic, writer);
     } else {
         publisher_put(daemon->publisher, run->id, topic, track, writer, kind == RESULT_SUMMARY);
     }

@@ -8,7 +8,11 @@
  * the round before has promised is written, and what it took is a small part of the time since. */
 #include "daemon/arenas.h"
 #include "daemon/base/clock.h"
+#include "daemon/base/log.h"
 #include "daemon/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 #define TICK_MS 1000
 /* Memory goes back once in so many ticks, and when they end. */
@@ -36,6 +40,76 @@ static bool rounds_are_kept(const struct daemon *daemon)
     return daemon->sink.store && store_path(daemon->store, &reason);
 }
 
+struct cost_list {
+    const struct config *config;
+    struct plan_cost *costs;
+    uint32_t count, capacity;
+};
+
+static void rounds_visit_cost(void *data, const char *job, const struct capture_cost *cost)
+{
+    struct cost_list *list = data;
+    struct config config;
+    if (list->count < list->capacity && cost->own_every == 0) {
+        config_for_job(list->config, job, &config);
+        list->costs[list->count++] =
+            (struct plan_cost){job, cost_ratio(cost), config.plan_cost_max};
+    }
+}
+
+void rounds_limit_costs(struct daemon *daemon)
+{
+    uint32_t jobs = registry_jobs(daemon->registry);
+    struct cost_list list = {
+        .config = &daemon->reload.plans,
+        .costs = malloc((jobs + 1) * sizeof *list.costs),
+        .capacity = jobs,
+    };
+    if (!list.costs) {
+        return; /* the next time */
+    }
+    registry_each_cost(daemon->registry, rounds_visit_cost, &list);
+    const char *without;
+    if (plans_limit_costs(daemon->plans, list.costs, list.count, &without) &&
+        daemon_announce_plans(daemon) != 0) {
+        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
+    if (without && !daemon->cost_unbounded) {
+        daemon->cost_unbounded = true;
+        log_event(LOG_WARNING, "cost_unbounded", LOG_STR("job", without),
+                  LOG_NUM("bounded", PLANS_LENGTHENED_MAX));
+    }
+    free(list.costs);
+}
+
+struct run_list {
+    struct fleet_beat_run runs[FLEET_RUNS_MAX];
+    uint32_t count;
+    uint64_t now_ns;
+};
+
+static void rounds_visit_run(void *data, struct run *run)
+{
+    struct run_list *list = data;
+    if (run->state != JOB_ACTIVE || list->count == FLEET_RUNS_MAX) {
+        return;
+    }
+    struct fleet_beat_run *said = &list->runs[list->count++];
+    memcpy(said->run, run->id, RUN_BYTES);
+    said->silent_ns = clock_since_ns(run->last_ns, list->now_ns);
+    said->world = run->tracks[0].window.world;
+    said->ranks = run->tracks[0].window.rank_count;
+}
+
+static void rounds_tell_runs(struct daemon *daemon)
+{
+    struct run_list list = {.count = 0, .now_ns = messages_now_ns(daemon)};
+    if (daemon->fleet) {
+        registry_each(daemon->registry, rounds_visit_run, &list);
+        fleet_tell_runs(daemon->fleet, list.runs, list.count);
+    }
+}
+
 static void rounds_on_tick(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
@@ -47,7 +121,8 @@ static void rounds_on_tick(uv_timer_t *timer)
         arenas_trim();
     }
     messages_give_up(daemon);
-    daemon_limit_costs(daemon);
+    rounds_limit_costs(daemon);
+    rounds_tell_runs(daemon);
     control_settle(daemon->control);
 }
 

@@ -49,6 +49,18 @@ struct layer_id {
     enum site site;
 };
 
+/* A layer as one number, where it is a key: its number, then a bit for stack and one for site. */
+static inline uint32_t header_layer_key(struct layer_id id)
+{
+    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
+}
+
+static inline struct layer_id header_layer_of(uint32_t key)
+{
+    return (struct layer_id){
+        .stack = (enum stack)(key >> 1 & 1), .layer = key >> 2, .site = (enum site)(key & 1)};
+}
+
 /* One layer of a `hello`. */
 struct layer_info {
     struct layer_id id;

@@ -109,6 +109,12 @@ struct result_trouble {
     uint32_t count;
 };
 
+/* A node that a hub's window lacks. */
+struct result_missing {
+    char name[65];
+    const char *reason; /* static */
+};
+
 /* One layer's window. Arrays are [heads]; NULL = not computed. */
 struct summary_result {
     struct result_common common; /* epoch and step of the newest message */
@@ -132,6 +138,10 @@ struct summary_result {
     const struct result_trouble *trouble; /* NULL = no rule has judged it */
     double quantile_error; /* relative, of the coarsest histogram; NaN or 0 when there is none */
     uint32_t local_window; /* of local_mass; written when that is */
+    uint32_t nodes;    /* that a hub has merged; 0 = no hub has, and the next three do not count */
+    uint32_t revision; /* how often the window was published before, with other parts */
+    const struct result_missing *missing;
+    uint32_t missing_count;
     bool has_aggregate[AGGREGATE_COUNT];
     const struct result_stat (*aggregate)[MAP_STAT_COUNT]; /* [AGGREGATE_COUNT]; NULL = has none */
     /* of the newest message */

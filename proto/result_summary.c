@@ -288,8 +288,9 @@ static uint32_t count_pairs(const struct summary_result *summary)
            (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
            (uint32_t)has_quantile_error(summary) + (result_summary_count_aggregates(summary) > 0) +
            (result_summary_count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
-           (summary->trouble != NULL) + part_pairs_count(&summary->pairs) +
-           (summary->similarity.cosine != NULL) + (summary->weights != NULL);
+           (summary->trouble != NULL) + (summary->nodes ? 3 : 0) +
+           part_pairs_count(&summary->pairs) + (summary->similarity.cosine != NULL) +
+           (summary->weights != NULL);
 }
 
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
@@ -321,5 +322,16 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
         trouble_encode(summary->trouble, writer);
     }
     result_summary_put_newest(writer, summary);
+    if (summary->nodes) {
+        part_number(writer, "nodes", summary->nodes);
+        part_number(writer, "revision", summary->revision);
+        mpk_put_str(writer, "missing");
+        mpk_put_array(writer, summary->missing_count);
+        for (uint32_t i = 0; i < summary->missing_count; i++) {
+            mpk_put_map(writer, 2);
+            part_text(writer, "node", summary->missing[i].name);
+            part_text(writer, "reason", summary->missing[i].reason);
+        }
+    }
     part_flag(writer, "snapshot", false);
 }

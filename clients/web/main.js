@@ -10,6 +10,7 @@ import { go, here, link } from "./router.js";
 import { runText } from "./run_text.js";
 import { applyTheme, onChange, set, settings } from "./settings.js";
 import { Store } from "./store.js";
+import { countTrouble, loadFleet, show as fleet } from "./view_fleet.js";
 import { show as head } from "./view_head.js";
 import { show as layer } from "./view_layer.js";
 import { show as model } from "./view_model.js";
@@ -25,10 +26,12 @@ const VIEWS = {
     model: { title: "Model", show: model },
     tokens: { title: "Tokens", show: tokens },
     runs: { title: "Runs", show: runs },
+    fleet: { title: "Fleet", show: fleet, isApart: true }, // of all jobs, and of none
 };
 const METRIC = "entropy_normalized";
-/** How often the header looks whether a run has fallen silent, and how long layers that come together are waited for. */
+/** How often the header looks whether a run has fallen silent, and a node, and how long layers that come together are waited for. */
 const SILENCE_MS = 5000,
+    FLEET_MS = 10000,
     LAYERS_MS = 300;
 /** Parameters that go along from view to view. */
 const SHARED = ["job", "run", "stack", "layer", "site", "head", "metric", "at", "padding"];
@@ -73,11 +76,31 @@ function drawWhere(run) {
 
 function drawTabs(view) {
     byId("tabs").replaceChildren(
-        ...Object.entries(VIEWS).map(([name, { title }]) =>
-            h("a", { "data-view": name, "aria-current": name === view ? "page" : null }, title),
-        ),
+        ...Object.entries(VIEWS)
+            .filter(([name]) => name !== "fleet" || name === view || store.fleet.role !== "off")
+            .map(([name, { title }]) =>
+                h("a", { "data-view": name, "aria-current": name === view ? "page" : null }, title, troubleOf(name)),
+            ),
     );
     linkTabs();
+    const tabs = byId("tabs"),
+        current = tabs.querySelector("[aria-current]");
+    tabs.scrollLeft = Math.max(0, current.offsetLeft + current.offsetWidth - tabs.clientWidth);
+}
+
+/** How many nodes somebody should see to, beside the name of the view that shows which. */
+function troubleOf(view) {
+    const trouble = view === "fleet" && store.fleet.role !== "off" ? countTrouble(store.fleet) : 0;
+    return trouble ? [" ", h("span", { class: "badge critical", title: "to be seen to" }, trouble)] : [];
+}
+
+/** Looks at the fleet, if attnd is in one; nothing waits for it. */
+async function lookAtFleet() {
+    const marks = () => JSON.stringify([store.fleet.role, countTrouble(store.fleet)]),
+        before = marks();
+    store.fleet = (await loadFleet().catch(() => null)) ?? store.fleet;
+    if (marks() !== before) drawTabs(here().view);
+    if (store.fleet.role !== "off") store.tell("fleet");
 }
 
 /** Each tab leads to the same place in its view, also when the view that is shown has gone elsewhere. */
@@ -136,7 +159,16 @@ function mendMetric(params) {
     return note(`There is no metric named ${asked}. This is ${METRIC}.`);
 }
 
+/** A view that needs no job. */
+async function showApart(root, view, params, mine) {
+    root.replaceChildren();
+    const stop = await VIEWS[view].show(root, params, { isCurrent: () => mine === turn });
+    if (mine === turn) shown = stop;
+    else stop();
+}
+
 async function showView(root, { view, params }, mine, again) {
+    if (VIEWS[view].isApart) return showApart(root, view, params, mine);
     const asked = params.run ?? "",
         isOther = again || !store.shows(params.job, asked),
         layers = isOther ? store.choose(params.job, asked, params.metric) : Promise.resolve();
@@ -170,13 +202,14 @@ async function update(again = false) {
     shown?.();
     shown = null;
     hideTooltip();
-    const title = `${place.params.job ? place.params.job + " · " : ""}${VIEWS[place.view].title}`;
+    const { title: name, isApart } = VIEWS[place.view],
+        title = `${place.params.job && !isApart ? place.params.job + " · " : ""}${name}`;
     document.title = `${title} · attnd`;
     byId("title").textContent = title;
     showPadding(place.params.padding === "shown");
     drawPickers(place.params);
     drawTabs(place.view);
-    const why = whatLacks(place.params);
+    const why = VIEWS[place.view].isApart ? null : whatLacks(place.params);
     lacking = why !== null;
     if (lacking) return root.replaceChildren(why);
     try {
@@ -204,6 +237,7 @@ async function reload() {
         return;
     }
     await update(true);
+    lookAtFleet();
 }
 
 /** A job that is heard of: in the lists, and on the page when it is what was lacking. */
@@ -215,7 +249,7 @@ function onJobs() {
 
 /** Layers that come while the page is open; the overview draws them itself. */
 const onLayers = paced(() => {
-    if (here().view !== "overview") update();
+    if (here().view !== "overview" && !VIEWS[here().view]?.isApart) update();
 }, LAYERS_MS);
 
 function askForToken(isNeeded) {
@@ -264,7 +298,7 @@ function start() {
         go(here().view === "runs" ? "runs" : "overview", { job: event.target.value, metric: here().params.metric }),
     );
     byId("run").addEventListener("change", (event) =>
-        go(here().view, {
+        go(VIEWS[here().view].isApart ? "overview" : here().view, {
             ...here().params,
             run: event.target.value === store.runsOf(here().params.job ?? store.job)[0]?.run ? "" : event.target.value,
         }),
@@ -284,6 +318,7 @@ function start() {
     store.on("jobs", onJobs);
     store.on("layers", onLayers);
     store.on("clock", () => drawWhere(store.shownRun()));
+    setInterval(() => store.fleet.role !== "off" && lookAtFleet(), FLEET_MS);
     setInterval(() => store.tell("clock"), SILENCE_MS);
     listenToSkip();
     listenToToken();

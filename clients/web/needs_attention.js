@@ -11,6 +11,7 @@ import { link } from "./router.js";
 import { comparedText, conditionText, isOnAxis, whyNode } from "./rules.js";
 import { isOver } from "./run_text.js";
 import { groupsOf, sinceText } from "./trouble.js";
+import { fleetTrouble } from "./view_fleet.js";
 
 /** More heads of one layer than this share a row; rows of a rule that are shown at first. */
 const APART = 3,
@@ -73,21 +74,24 @@ export class NeedsAttention {
     /** Done when the lines are there. */
     async draw() {
         const { frame } = this,
-            found = (this.found = this.trouble.found);
-        frame.hidden = !found;
+            found = (this.found = this.trouble.found),
+            fleet = this.moment === undefined ? fleetTrouble(this.store.fleet, this.trouble.run) : [];
+        frame.hidden = !found && !fleet.length;
         frame.style.minHeight = this.moment === undefined ? "" : `${frame.offsetHeight}px`; // what is below stands still
-        if (!found) return;
-        const groups = groupsOf(found, this.rules),
+        if (frame.hidden) return;
+        const groups = found ? groupsOf(found, this.rules) : [],
             firing = groups.reduce((sum, group) => sum + group.heads.length, 0);
-        frame.classList.toggle("well", groups.length === 0);
-        if (groups.length === 0) return void this.drawWell();
+        frame.classList.toggle("well", groups.length + fleet.length === 0);
+        frame.classList.remove("open");
+        if (groups.length + fleet.length === 0) return void this.drawWell();
         const many = firing && `${found.more && firing === found.heads.length ? "at least " : ""}${heads(firing)}`;
-        frame.setTitle(found.isPast ? "Needed attention" : "Needs attention", [this.momentText(), many].filter(Boolean).join(" · "));
+        frame.setTitle(found?.isPast ? "Needed attention" : "Needs attention", [Number.isFinite(found?.step) && this.momentText(), many].filter(Boolean).join(" · "));
         this.lines = [];
         refill(
             frame.body,
+            ...fleet,
             ...groups.map((group, i) => this.groupNode(group, i === 0)),
-            ...this.moreNodes(),
+            ...(found ? [groups.length ? "" : h("p", {}, this.wellText()), ...this.moreNodes()] : []),
         );
         await this.drawLines();
     }
@@ -104,19 +108,17 @@ export class NeedsAttention {
         frame.setTitle(isJudged ? (this.isPast() ? "All was well" : "All is well") : "Nothing is judged", "");
         refill(
             frame.body,
-            h(
-                "p",
-                {},
-                isJudged
-                    ? `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}.`
-                    : this.rules.length === 0
-                      ? "No rule is in force: alerts are switched off, or none is of this job."
-                      : this.isEnded()
-                        ? "Rules judge windows, and the run ended without one."
-                        : "Rules judge windows, and the first one has not closed yet.",
-            ),
+            h("p", {}, this.wellText()),
             ...this.moreNodes(),
         );
+    }
+
+    wellText() {
+        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}.`;
+        if (this.rules.length === 0) return "No rule is in force: alerts are switched off, or none is of this job.";
+        return this.isEnded()
+            ? "Rules judge windows, and the run ended without one."
+            : "Rules judge windows, and the first one has not closed yet.";
     }
 
     /** Where the past is shown: what there is at the newest step, or that the past is not known. */

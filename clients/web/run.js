@@ -120,6 +120,12 @@ class Run {
         return find("roles", { job: this.job, run: this.run, stack, layer, site, head }).catch(() => null);
     }
 
+    /** The mean entropies of a layer by rank, of its newest window or of the one that ends with `last`; or null. */
+    ranks({ stack, layer, site }, last) {
+        const moment = last === null ? {} : { last };
+        return find("ranks", { job: this.job, run: this.run, stack, layer, site, ...moment }).catch(() => null);
+    }
+
     /** Which step or window a layer's numbers are of. */
     when(map) {
         return map?.past ? (map.when ?? "last window") : `step ${map?.step ?? "–"}`;
@@ -190,7 +196,7 @@ export async function openRun(store, params) {
 /** Says the moment of a map, and that of the numbers beside it when it is another. */
 export function mapStep(found, numbers) {
     const own = found.ofWindow
-        ? `${found.heads ? `map of step ${found.step}, kept in ${found.rows} × ${found.columns} cells` : "mean over heads"}, window of ${found.unit} ${found.first} to ${found.last}`
+        ? `${found.heads ? `map of step ${found.step}, kept in ${found.rows} × ${found.columns} cells` : "mean over heads"}, window of ${found.unit} ${found.first === found.last ? "" : `${found.first} to `}${found.last}`
         : [`map of step ${found.step}, sample ${found.sample}`, pooledText(found), paddingText(found)].filter(Boolean).join(", ");
     if (numbers?.past)
         return numbers.last === undefined || numbers.last === found.last

@@ -27,7 +27,7 @@ export const startOf = (run) => (run.first_ns ? when(run.first_ns / 1e6) : "");
 export const runText = (run) => [run.run.slice(0, 8), startOf(run)].filter(Boolean).join(", ");
 
 /** "40 s", "12 min", "3 h", "2 d" */
-function span(ms) {
+export function span(ms) {
     const s = ms / 1000;
     return s < 100
         ? `${Math.round(s)} s`

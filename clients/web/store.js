@@ -56,6 +56,7 @@ export class Store {
         this.summaries = new Map(); // layer name -> summary map, of the primary window; numbers of metrics may be null
         this.summarized = new Set(); // metrics that were asked for
         this.firing = []; // of all runs
+        this.fleet = { role: "off" }; // as the method says, whoever asks
         this.older = new Set(); // runs of the job that another one followed
         this.turn = 0; // of choose()
         this.isLoaded = false; // choose() has had its answer

@@ -8,7 +8,7 @@ import { strongestPairs } from "./cells.js";
 import { alertsAbout, chartMarks } from "./chart_marks.js";
 import { ZoomChart } from "./chart_zoom.js";
 import { contextOptions, loadLog, LOG_MS } from "./context.js";
-import { h, headName, layerName, note, number, refill, withModule } from "./dom.js";
+import { h, headName, isolated, layerName, note, number, refill, visible, withModule } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { headChooser, headColor, HeadLines } from "./head_lines.js";
 import { someHeads } from "./load_maps.js";
@@ -39,6 +39,8 @@ const WINDOWS = 5000;
 const PAIRS = 8;
 /** So many heads have lines at once. */
 const LINE_HEADS = 64;
+/** So many ranks have a row, the odd ones before others. */
+const RANKS = 16;
 
 async function loadSeries({ job, run, stack, layer, site, head, metric }) {
     const [answer, log] = await Promise.all([
@@ -175,6 +177,40 @@ function roleFacts(roles, pattern) {
     ];
 }
 
+/** The row of a rank: a dot on the scale of all. */
+function rankRow({ rank, node, odd, distance }, value, place) {
+    const dot = h("span", { class: "dot" }),
+        whose = [odd ? h("span", { class: "badge warning" }, "odd") : null, node ? isolated(visible(node)) : null];
+    dot.style.left = `${place}%`;
+    const far = distance === null ? "" : `: ${number(distance)} from the others, over all heads; more than 5 is odd`;
+    return h(
+        "li",
+        { class: odd ? "odd" : "", title: `rank ${rank}${node ? ` of ${visible(node)}` : ""}${far}` },
+        h("span", {}, `rank ${rank}`),
+        h("span", { class: "scale" }, dot),
+        h("span", {}, number(value)),
+        h("span", { class: "whose" }, whose),
+    );
+}
+
+/** The entropy of the head by rank, when there are several; `found` as Run.ranks() gives it. */
+function byRank(found, head) {
+    const all = found?.ranks.filter((one) => Number.isFinite(one.mean[head])) ?? [];
+    if (all.length < 2) return [];
+    const [low, high] = d3.extent(all, (one) => one.mean[head]),
+        middle = (low + high) / 2,
+        half = Math.max((high - low) / 2, 0.05 * Math.abs(middle), 0.001), // so that what is nearly equal looks so
+        shown = [...all].sort((a, b) => b.odd - a.odd || a.rank - b.rank).slice(0, RANKS);
+    const row = (one) => rankRow(one, one.mean[head], 50 + (45 * (one.mean[head] - middle)) / half),
+        from = found.first === found.last ? "" : `${found.first} to `,
+        more = all.length - shown.length;
+    return [
+        h("h3", {}, `Entropy by rank, ${found.unit} ${from}${found.last}`),
+        h("ol", { class: "ranks" }, shown.sort((a, b) => a.rank - b.rank).map(row)),
+        more > 0 ? h("p", { class: "where" }, `and ${more} more: attnctl ranks`) : "",
+    ];
+}
+
 /** The facts beside the series of a head. */
 function factsOf(live, summary, { metric, head, roles }) {
     const drift = summary?.drift?.[metric.name],
@@ -255,6 +291,7 @@ class HeadView {
         this.trouble = new RunTrouble({ store, job: params.job, run: run.run, where: this.where });
         this.chosen = chosenHeads(params.lines, this.head, this.heads);
         this.roles = null; // of this head
+        this.ranks = null; // of its layer
         this.moment = null; // the numbers of a window, when one is shown
         this.turn = 0;
         const { run: r, metric, where } = this;
@@ -335,9 +372,15 @@ class HeadView {
     /** Beside all else: what is in trouble, and what the head does, is said when it is known. */
     async loadTrouble() {
         const roles = this.run.roles({ ...this.where, head: this.head });
-        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
+        await Promise.all([this.trouble.load(), this.trouble.loadScores(), this.loadRanks()]);
         this.roles = await roles;
         if (this.isCurrent()) this.drawNumbers();
+    }
+
+    async loadRanks() {
+        const last = this.time.last,
+            found = await this.run.ranks(this.where, last);
+        if (last === this.time.last) this.ranks = found;
     }
 
     /** The value of a past window that a rule compares. */
@@ -362,7 +405,9 @@ class HeadView {
         const mine = ++this.turn,
             names = this.isLive() ? null : (this.map.metrics ?? Object.keys(this.map.heads ?? {})),
             numeric = names?.filter((name) => name !== "pattern"),
+            ranks = this.loadRanks(),
             found = numeric && (await this.run.numbersAt(numeric, this.where, this.time.moment));
+        await ranks;
         if (!this.isCurrent() || mine !== this.turn) return;
         this.moment = found && { ...found, ofMoment: true, when: `window of ${this.time.text()}` };
         this.chart.mark(this.time.last);
@@ -408,6 +453,7 @@ class HeadView {
         this.about.body.replaceChildren(
             ...headTrouble(trouble, map, head, rules, (rule) => this.valueOf(rule)),
             factsOf(live, summary, this),
+            ...byRank(this.ranks, head),
             h("h3", {}, "Alerts of the run"),
             alertsList(this.alerts(), this.params),
         );

@@ -14,8 +14,7 @@ import { marksOf, outlinesOf } from "./layer_marks.js";
 import { NeedsAttention } from "./needs_attention.js";
 import { drawHead, drawNoHead } from "./overview_head.js";
 import { headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
-import { Playback } from "./playback.js";
-import { go, here, keep } from "./router.js";
+import { go, here, keep, link } from "./router.js";
 import { boundsOf, loadRules } from "./rules.js";
 import { isOver } from "./run_text.js";
 import { RunTrouble } from "./run_trouble.js";
@@ -24,7 +23,8 @@ import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { drawTimeMap, whyNoTime } from "./time_map.js";
 import { paced } from "./view_state.js";
-import { wrongMoment } from "./view_time.js";
+import { whyNoWindow } from "./view_fleet.js";
+import { Playback, wrongMoment } from "./view_time.js";
 
 /** The grid is asked for again at most so often, and so are alerts, and heads in trouble. */
 const GRID_MS = 2000,
@@ -47,7 +47,9 @@ function layersOf(store, grid) {
     return [...all.values()].sort(byLayer);
 }
 
-function nothingYet(job, run) {
+function nothingYet(job, run, fleet) {
+    const why = run ? whyNoWindow(fleet, run.run) : "";
+    if (why) return note(why, " ", h("a", { href: link("fleet", {}) }, "The fleet"));
     const refused = (run?.lost ?? 0) + (run ? droppedCount(run) : 0);
     return note(
         refused > 0
@@ -252,7 +254,7 @@ class Overview {
     }
 
     drawNothing() {
-        this.heat.body.replaceChildren(nothingYet(this.params.job, this.store.shownRun()));
+        this.heat.body.replaceChildren(nothingYet(this.params.job, this.store.shownRun(), this.store.fleet));
     }
 
     drawAll() {
@@ -432,6 +434,11 @@ class Overview {
         if (this.chosen && names.has(layerName(this.chosen.layer))) this.drawCell();
     }
 
+    onFleet() {
+        this.attention.draw();
+        if (this.layers.length === 0) this.drawNothing();
+    }
+
     onResize() {
         const width = this.heat.body.clientWidth;
         if (Math.abs(width - this.width) <= RESIZED) return;
@@ -451,6 +458,7 @@ class Overview {
             store.on("summary", this.onTrouble),
             store.on("alerts", () => this.drawAlerts()),
             store.on("alerts", this.onAlerts),
+            store.on("fleet", () => this.onFleet()),
             store.on("jobs", () => this.drawRuns()),
             store.on("clock", () => this.runs.onClock()),
             events.on("state", () => this.recolor(false)),

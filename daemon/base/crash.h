@@ -11,6 +11,7 @@
  *   checkpoint_packed     open windows are packed, not submitted
  *   checkpoint_submitted  ... and their batch is with the store
  *   store_...             in the store's thread, see store.c
+ *   outbox_..., uplink_...  in a node's thread that sends to hubs, see outbox.c and uplink.c
  *
  * ATTND_STALL_AT=NAME (or NAME:N) makes the thread that passes the point then wait for ever:
  *

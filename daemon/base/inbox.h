@@ -16,6 +16,7 @@ enum note_kind {
     NOTE_ARRIVED, /* a valid message: struct message */
     NOTE_REFUSED, /* a message refused by ingest, of a known job: struct refusal */
     NOTE_DONE,    /* the workers are through with a message: struct message */
+    NOTE_MERGED,  /* news of a run from the hub: struct merged (state/merged.h) */
     NOTE_STOPPED, /* the ingest thread has drained its socket and posts no more */
 };
 

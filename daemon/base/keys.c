@@ -131,7 +131,7 @@ static struct keys_connection *keys_place(struct keyring *keys, uint32_t fd)
 }
 
 /* Writes the other end of a connection. Returns whether there is one. */
-static bool keys_peer(int fd, struct sockaddr_in6 *ret_from)
+static bool keys_read_other_end(int fd, struct sockaddr_in6 *ret_from)
 {
     socklen_t size = sizeof *ret_from;
     memset(ret_from, 0, size);
@@ -150,7 +150,7 @@ static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
     }
     pthread_mutex_lock(&keys->heard_lock);
     struct keys_connection *place = keys_place(keys, (uint32_t)fd);
-    if (place && number > place->number && keys_peer(fd, &place->from)) {
+    if (place && number > place->number && keys_read_other_end(fd, &place->from)) {
         place->number = number;
         strcpy(place->key, key);
     }
@@ -165,7 +165,7 @@ static void keys_find_connected(struct keyring *keys,
     for (uint32_t fd = 0; fd < keys->heard_size; fd++) {
         const struct keys_connection *place = &keys->heard[fd];
         struct sockaddr_in6 from;
-        bool goes_on = place->number > 0 && keys_peer((int)fd, &from) &&
+        bool goes_on = place->number > 0 && keys_read_other_end((int)fd, &from) &&
                        memcmp(&from, &place->from, sizeof from) == 0;
         int line = goes_on ? access_find_key(keys->access, place->key) : -1;
         if (line >= 0) {

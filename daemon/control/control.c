@@ -244,7 +244,7 @@ void control_settle(struct control *control)
 
 /* By name; `role` is what a client with a key needs for it, for the job that it names or, of those
  * that do not keep to one job, for all of them. */
-static const struct {
+static const struct control_method {
     const char *name;
     int (*run)(struct control_request *request);
     enum access_role role;
@@ -258,6 +258,7 @@ static const struct {
     {"rollout", method_rollout, ACCESS_READ, false},
     {"stats", method_stats, ACCESS_READ, true},
     {"monitor", method_monitor, ACCESS_READ, true},
+    {"fleet", method_fleet, ACCESS_READ, true},
     {"config", method_config, ACCESS_READ, true},
     {"flush", method_flush, ACCESS_ADMIN, false},
     {"alerts", method_alerts, ACCESS_READ, false},
@@ -270,14 +271,23 @@ static const struct {
     {"keys", method_keys, ACCESS_ADMIN, true},
 };
 
-static int control_run_method(struct control_request *request, const char *name)
+/* NULL: it is a question about the past, or none. */
+static const struct control_method *control_find_method(const char *name)
 {
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         if (strcmp(name, methods[i].name) == 0) {
-            return methods[i].run(request);
+            return &methods[i];
         }
     }
-    return history_knows(name) ? method_history(request, name) : ERR_METHOD_UNKNOWN;
+    return NULL;
+}
+
+static int control_run_method(struct control_request *request, const char *name)
+{
+    const struct control_method *method = control_find_method(name);
+    return method                ? method->run(request)
+           : history_knows(name) ? method_history(request, name)
+                                 : ERR_METHOD_UNKNOWN;
 }
 
 /* The result must have been written as well. */
@@ -287,35 +297,23 @@ static int run_request(struct control_request *request, const char *name)
     return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 
-/* The questions about the past read, and keep to the job that they name. */
-static enum access_role control_role(const char *name, bool *ret_of_all)
-{
-    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
-        if (strcmp(name, methods[i].name) == 0) {
-            *ret_of_all = methods[i].of_all;
-            return methods[i].role;
-        }
-    }
-    *ret_of_all = false;
-    return ACCESS_READ;
-}
-
 /* Whether the client may do it to the job in this parameter. Without one, with a pattern, or where
- * the method does not keep to it, it is about all jobs. Says why not. */
-static bool control_allows_job(struct control_request *request, zmq_msg_t *body, const char *method,
+ * the method does not keep to it, it is about all jobs; questions about the past read, and keep
+ * to it. Says why not. */
+static bool control_allows_job(struct control_request *request, zmq_msg_t *body, const char *name,
                                const char *key)
 {
-    char name[JOB_NAME_MAX + 1];
-    bool of_all;
-    enum access_role role = control_role(method, &of_all);
-    const char *job = string_param(request, key, "", name, sizeof name);
-    bool one = !of_all && job && job_name_valid(job, strlen(job));
+    char buffer[JOB_NAME_MAX + 1];
+    const struct control_method *method = control_find_method(name);
+    enum access_role role = method ? method->role : ACCESS_READ;
+    const char *job = string_param(request, key, "", buffer, sizeof buffer);
+    bool one = !(method && method->of_all) && job && job_name_valid(job, strlen(job));
     bool allowed = keys_allow(request->view->keys, body, role, one ? job : NULL);
     if (!allowed) {
         snprintf(
             request->detail, CONTROL_DETAIL_MAX,
             "the key of this client may not do that: %s %sneeds the role %s%s in keys.access%s",
-            method, one ? "" : "is about all jobs and ", access_role_name[role],
+            name, one ? "" : "is about all jobs and ", access_role_name[role],
             one ? "" : " with the pattern *", one ? ", for the job that is named" : "");
     }
     return allowed;

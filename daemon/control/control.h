@@ -6,10 +6,10 @@
  *
  * control_call answers the same methods without a socket.
  *
- * Methods: ping, jobs, summary, live, maps, rollout, stats, monitor, config, flush, plan.get,
- * plan.set, plan.reset, keys, and those about the past (history.h). A flush is answered once
- * everything received before it has been shown, a question about the past when the history's thread
- * has looked it up; everything else at once. */
+ * Methods: ping, jobs, summary, live, maps, rollout, stats, monitor, fleet, config, flush,
+ * plan.get, plan.set, plan.reset, keys, and those about the past (history.h). A flush is answered
+ * once everything received before it has been shown, a question about the past when the history's
+ * thread has looked it up; everything else at once. */
 #ifndef DAEMON_CONTROL_CONTROL_H
 #define DAEMON_CONTROL_CONTROL_H
 
@@ -21,6 +21,7 @@
 
 #include <uv.h>
 
+struct fleet;
 struct history;
 struct plans;
 struct pool;
@@ -37,6 +38,7 @@ struct control_view {
     struct pool *pool;
     struct store *store;
     struct history *history;
+    struct fleet *fleet; /* NULL: fleet.role is off */
     struct plans *plans;
     const struct config
         *plan_config; /* what its keys of plans are in force of, instead of config */

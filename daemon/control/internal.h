@@ -57,6 +57,7 @@ int method_summary(struct control_request *request);
 int method_live(struct control_request *request);
 int method_stats(struct control_request *request);
 int method_monitor(struct control_request *request);
+int method_fleet(struct control_request *request);
 int method_maps(struct control_request *request);
 int method_rollout(struct control_request *request);
 int method_config(struct control_request *request);

@@ -3,6 +3,7 @@
 #include "daemon/control/internal.h"
 
 #include "daemon/base/clock.h"
+#include "daemon/fleet/fleet.h"
 #include "daemon/history/params.h"
 #include "workers/base/pool.h"
 #include "daemon/store/store.h"
@@ -189,6 +190,12 @@ int method_stats(struct control_request *request)
     control_methods_put_dropped(result, view->stats);
     put_pool(result, view->pool);
     put_history(result, view->store);
+    return 0;
+}
+
+int method_fleet(struct control_request *request)
+{
+    fleet_encode(request->view->fleet, request->result);
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The numbers that a monitoring system asks for every few seconds, in one answer that does not grow
- * with the layers: the counters, and of each job its newest run and how many alerts fire, by
- * rule. */
+ * with the layers: the counters, of each job its newest run and how many alerts fire, by rule, and
+ * the fleet. */
 #include "daemon/control/internal.h"
 
 #include "config/rules.h"
@@ -137,9 +137,11 @@ int method_monitor(struct control_request *request)
         }
         visit.wanted = run;
     }
-    mpk_put_map(request->result, 2);
+    mpk_put_map(request->result, 3);
     mpk_put_str(request->result, "stats");
     method_stats(request);
+    mpk_put_str(request->result, "fleet");
+    method_fleet(request);
     mpk_put_str(request->result, "jobs");
     mpk_put_array(request->result, registry_jobs(registry));
     registry_each(registry, control_monitor_visit_run, &visit);

@@ -45,6 +45,8 @@ static const struct method methods[] = {
      PARAM_LAYERS | PARAM_METRIC | PARAM_STATISTIC | PARAM_WINDOWS | PARAM_POINTS | PARAM_PACKED,
      PARAM_JOB, false},
     {"roles", history_roles, PARAM_LAYERS | PARAM_HEAD | PARAM_WINDOW, PARAM_JOB, false},
+    {"ranks", history_ranks, PARAM_LAYERS | PARAM_METRIC | PARAM_WINDOW | PARAM_LAST, PARAM_JOB,
+     false},
     {"runs", history_runs, PARAM_JOB | PARAM_JOBS | PARAM_LIMIT, 0, false},
     {"windows", history_windows, PARAM_LAYERS, PARAM_JOB, false},
     {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED | PARAM_KIND,

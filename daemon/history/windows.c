@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Up to `limit` windows and one more are read from chunks, and as many recent ones, from the end
- * that is wanted. Chunks follow one another in time, and what is recent is newer than all of them,
- * so the list is sorted as it comes; only a window that came again makes sorting and choosing
- * necessary: the row without a chunk is right, else the later chunk. Where one source was not read
- * to its end nothing of the other is shown either (`low`, `high`): there would be gaps. */
+ * that is wanted. Chunks mostly follow one another in time, and what is recent is newer than all of
+ * them, so the list is sorted as it comes; only a window that came again makes sorting and choosing
+ * necessary: the row without a chunk is right, else the later chunk, which may then reach over many
+ * others. Where one source was not read to its end nothing of the other is shown either, nor what a
+ * chunk that was not read may know better (`low`, `high`). */
 #include "daemon/history/windows.h"
 
 #include "daemon/history/number.h"
@@ -86,6 +87,25 @@ static void stop_reading(const struct query *query, struct windows_reading *read
     }
 }
 
+/* Whether enough has been read for this chunk not to be, in the order of what it reaches: then
+ * nothing is known from there on, and something before. */
+static bool history_windows_end_before(const struct query *query, sqlite3_stmt *statement,
+                                       struct windows_reading *reading)
+{
+    uint64_t edge = column_u64(statement, 3), first = UINT64_MAX, last = 0;
+    for (uint32_t i = 0; i < reading->rows.count; i++) {
+        uint64_t at = reading->rows.row[i].window.last;
+        first = at < first ? at : first;
+        last = at > last ? at : last;
+    }
+    if (query->params.given & PARAM_FROM) {
+        reading->high = first < edge ? edge - 1 : reading->high;
+        return first < edge;
+    }
+    reading->low = last > edge ? edge + 1 : reading->low;
+    return last > edge;
+}
+
 static int history_windows_read_chunks(struct query *query, const struct found_layer *layer,
                                        const struct found_track *track, uint32_t limit,
                                        struct windows_reading *reading)
@@ -95,16 +115,18 @@ static int history_windows_read_chunks(struct query *query, const struct found_l
     sqlite3_stmt *statement;
     int code = query_open(query,
                           params->given & PARAM_FROM
-                              ? "SELECT chunk_id, count, windows" CHUNKS_OF
-                                " AND first <= ?4 ORDER BY last, chunk_id"
-                              : "SELECT chunk_id, count, windows" CHUNKS_OF
+                              ? "SELECT chunk_id, count, windows, first" CHUNKS_OF
+                                " AND first <= ?4 ORDER BY first, chunk_id"
+                              : "SELECT chunk_id, count, windows, last" CHUNKS_OF
                                 " AND first <= ?4 ORDER BY last DESC, chunk_id DESC",
                           &statement, "iiii", layer->id, track->id, params->from, params->to);
-    while (!code && reading->rows.count < enough && (code = query_next(query, statement)) == 1) {
+    while (!code && (code = query_next(query, statement)) == 1) {
+        if (reading->rows.count >= enough &&
+            history_windows_end_before(query, statement, reading)) {
+            code = 0;
+            break;
+        }
         code = history_windows_add_chunk(query, statement, &reading->rows);
-    }
-    if (!code && reading->rows.count >= enough) {
-        stop_reading(query, reading);
     }
     sqlite3_finalize(statement);
     return code;

@@ -60,6 +60,11 @@ const struct route routes[] = {
     {"/api/v1/roles", JSON, handle_method, "roles", LAYERS | A(head) | A(window) | A(or_null),
      A(job), FOR_KNOWN, JOBS_NAMED, "{job run unit length every heads more}",
      "what each head does, the evidence for it, and since when"},
+    {"/api/v1/ranks", JSON, handle_method, "ranks",
+     LAYERS | A(metric) | A(window) | A(last) | A(or_null), A(job), FOR_KNOWN, JOBS_NAMED,
+     "{job run stack layer site unit length every first last epoch step partial metric heads ranks "
+     "odd more}",
+     "the mean entropy of each head of a layer by rank, and which rank is the odd one out"},
     {"/api/v1/map", JSON, handle_method, "map",
      LAYERS | A(window) | A(last) | A(kind) | A(packed) | A(or_null), A(job), FOR_KNOWN, JOBS_NAMED,
      "{job run stack layer site unit length every first last epoch step queries keys rows columns "
@@ -92,6 +97,8 @@ const struct route routes[] = {
      NULL, "what a job is asked to capture"},
     {"/api/v1/stats", JSON, handle_method, "stats", A(or_null), 0, FOR_KNOWN, JOBS_ALL,
      "{uptime_s received processed bytes lost dropped}", "counters of attnd"},
+    {"/api/v1/fleet", JSON, handle_method, "fleet", A(or_null), 0, FOR_KNOWN, JOBS_ALL, "{role}",
+     "this attnd among those of other machines: a node, a hub, or neither"},
     {"/api/v1/events", "text/event-stream", handle_events, NULL,
      A(job) | A(kinds) | A(last_event_id), 0, FOR_KNOWN, JOBS_NONE, NULL,
      "live values, summaries, alerts, job states and logged values as they come"},

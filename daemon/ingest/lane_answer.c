@@ -39,8 +39,8 @@ void lane_have_again(struct lane *lane, struct lane_peer *peer, int why)
 
 static bool lane_is_told(const struct promise *promise, enum told list)
 {
-    return (promise->code != 0) == (list == TOLD_REFUSED) &&
-           (promise->repeated || list != TOLD_REPEATED);
+    bool refused = promise->code != 0;
+    return list == TOLD_REFUSED ? refused : !refused && (list == TOLD_ACK || promise->repeated);
 }
 
 /* How many the next answer has in each list. */

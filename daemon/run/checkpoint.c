@@ -342,7 +342,10 @@ static void checkpoint_put_track(struct mpk_writer *writer, const struct track *
 static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t now_ns)
 {
     const struct window *window = &run->tracks[0].window;
-    mpk_put_map(writer, 16 + (run->reliable_events.count > 0 ? 1 : 0));
+    mpk_put_map(writer, 16U + (run->reliable_events.count > 0) + run->merged);
+    if (run->merged) {
+        mpk_pair_bool(writer, "merged", true);
+    }
     mpk_pair_u64(writer, "taken", run->taken);
     mpk_pair_u64(writer, "state", run->state);
     mpk_pair_u64(writer, "epoch", run->epoch);

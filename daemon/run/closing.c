@@ -10,20 +10,24 @@
 #include "daemon/base/log.h"
 #include "daemon/run/assembly.h"
 #include "daemon/run/checkpoint.h"
+#include "daemon/run/forward.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 /* One window on its way out; or the alerts of a run, without a window. */
 struct closing {
     struct run *run;
     struct track *track;
     struct result_window window;
-    bool closed;               /* for good; else it is shown while it is open */
-    bool again;                /* it was judged before */
-    int code;                  /* what there was no memory for is not in the batch */
-    struct store_batch *batch; /* what goes to the history; NULL: nothing is kept */
-    uint32_t events;           /* of alerts */
+    const struct window_part *part; /* the one that closes */
+    bool closed;                    /* for good; else it is shown while it is open */
+    bool again;                     /* it was judged before */
+    const struct merged *merged;    /* the window of a fleet; NULL: that of the track */
+    int code;                       /* what there was no memory for is not in the batch */
+    struct store_batch *batch;      /* what goes to the history; NULL: nothing is kept */
+    uint32_t events;                /* of alerts */
 };
 
 /* Alerts */
@@ -162,6 +166,7 @@ int closing_go_idle(struct run *run)
     closing.batch = checkpoint_begin(run);
     closing_end_alerts(&closing);
     closing_submit_events(&closing);
+    forward_new_state(run);
     for (uint32_t t = 0; t < run->track_count; t++) {
         track_free_parts(&run->tracks[t]);
     }
@@ -185,7 +190,7 @@ static void closing_compare(struct closing *closing, struct stream *stream,
     if (layer->drift && drift_heads(layer->drift) != stream->heads) {
         run_free_drift(run, layer); /* what came back was of another model */
     }
-    if (!layer->drift &&
+    if (!layer->drift && run->state != JOB_ENDED && /* of which a window may be corrected */
         state_budget_fits(&run->drift_budget, (uint64_t)stream->heads * DRIFT_TYPICAL)) {
         struct drift_rule rule = run_drift_rule(run->config);
         layer->drift = drift_new(&rule, stream->heads);
@@ -210,7 +215,7 @@ static void closing_compare(struct closing *closing, struct stream *stream,
 
 /* The record of a layer's window in the history: its state, its trouble when it was judged, and,
  * with closed windows of the primary track, the map of the newest message that gave one. */
-static int closing_keep(struct closing *closing, const struct stream *stream,
+static int closing_keep(struct closing *closing, struct stream *stream,
                         const struct layer_state *state, const struct result_trouble *trouble)
 {
     const struct detail *detail = state->map;
@@ -228,6 +233,7 @@ static int closing_keep(struct closing *closing, const struct stream *stream,
         .heads = state->heads,
         .window = closing->window,
         .final = closing->closed,
+        .lacks = closing->merged && closing->merged->missing_count > 0,
         .epoch = state->epoch,
         .step = state->step,
         .time_ns = state->time_ns,
@@ -240,6 +246,10 @@ static int closing_keep(struct closing *closing, const struct stream *stream,
     };
     if (!code) {
         code = batch_window(closing->batch, &window);
+    }
+    if (!code && closing->part && state == track_part_state(closing->part, stream)) {
+        code = forward_packed(closing->run, closing->track, closing->part, stream,
+                              writer.buffer.data, writer.buffer.size, closing->batch);
     }
     mpk_writer_clear(&details);
     mpk_writer_clear(&writer);
@@ -294,6 +304,25 @@ static void closing_judge_layer(struct closing *closing, struct stream *stream,
     }
 }
 
+static const struct layer_state *closing_find_merged(const struct merged *merged,
+                                                     struct layer_id id)
+{
+    for (uint32_t i = 0; i < merged->layer_count; i++) {
+        if (stream_key(merged->layers[i].id) == stream_key(id)) {
+            return merged->layers[i].state;
+        }
+    }
+    return NULL;
+}
+
+/* Whether a newer window of the track has been shown. */
+static bool closing_is_passed(const struct closing *closing)
+{
+    const struct window_rule *rule = &closing->track->window.rule;
+    return closing->merged &&
+           closing->merged->part + rule->every / rule->part < closing->track->window.next_index;
+}
+
 /* A layer's summary goes out: to the rules, which say what is in trouble, then to subscribers, and
  * to the history. Returns whether the layer has something in this window. */
 static bool closing_put_layer(struct closing *closing, const struct part_list *list,
@@ -307,7 +336,12 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
     struct mpk_writer writer;
     char topic[TOPIC_MAX];
     topic_layer("summary", run->job, stream->id, topic);
-    int code = track_merge(closing->track, list, stream, &state, &merged);
+    int code = 0;
+    if (closing->merged) {
+        state = closing_find_merged(closing->merged, stream->id);
+    } else {
+        code = track_merge(closing->track, list, stream, &state, &merged);
+    }
     if (!code && !state) {
         return false;
     }
@@ -317,13 +351,20 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
     }
     if (!code) {
         view.result.layer.module = stream->module;
+        if (closing->merged) {
+            view.result.revision = closing->merged->revision;
+            view.result.nodes = closing->merged->nodes;
+            view.result.missing = closing->merged->missing;
+            view.result.missing_count = closing->merged->missing_count;
+        }
         closing_compare(closing, stream, state, &view.result);
         closing_judge_layer(closing, stream, &view.result);
         summary_encode(&view.result, &writer);
         code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
     }
     if (!code) {
-        run->sink->put(run->sink->data, run, topic, closing->track->index, &writer, RESULT_SUMMARY);
+        run->sink->put(run->sink->data, run, topic, closing->track->index, &writer,
+                       closing_is_passed(closing) ? RESULT_CORRECTION : RESULT_SUMMARY);
     }
     if (!code && closing->batch) {
         code = closing_keep(closing, stream, state, closing->closed ? view.result.trouble : NULL);
@@ -344,16 +385,13 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
 
 /* Windows */
 
-/* The window that ends with `last`, a summary per layer. */
-static void publish_window(struct closing *closing, const struct window_part *last)
+/* A summary per layer; `list`: the parts of the window, unless it is merged. */
+static void publish_layers(struct closing *closing, const struct part_list *list)
 {
     struct run *run = closing->run;
-    struct part_list list;
     uint32_t published = 0;
-    closing->window = window_describe(&closing->track->window, last);
-    track_parts(closing->track, last, &list);
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        published += closing_put_layer(closing, &list, stream);
+        published += closing_put_layer(closing, list, stream);
     }
     if (closing->closed && !closing->again && closing->track->index == 0 && run->alerts) {
         closing_judge_run(closing); /* also when all was lost */
@@ -364,6 +402,15 @@ static void publish_window(struct closing *closing, const struct window_part *la
     log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job),
               LOG_STR("window", closing->track->name), LOG_NUM("last", closing->window.last),
               LOG_NUM("layers", published), LOG_NUM("partial", closing->window.partial));
+}
+
+/* The window that ends with `last`. */
+static void publish_window(struct closing *closing, const struct window_part *last)
+{
+    struct part_list list;
+    closing->window = window_describe(&closing->track->window, last);
+    track_parts(closing->track, last, &list);
+    publish_layers(closing, &list);
 }
 
 /* Returns 0, or ERR_MEMORY: there is a history, and no batch for it. */
@@ -441,7 +488,9 @@ static void put_off(struct closing *closing, const struct window_part *part, boo
 static void close_part(struct run *run, struct track *track, const struct window_part *part,
                        uint64_t now_ns)
 {
-    struct closing closing = {.run = run, .track = track, .closed = true, .again = part->judged};
+    struct closing closing = {
+        .run = run, .track = track, .part = part, .closed = true, .again = part->judged};
+    forward_begin(run, track);
     if (closing_begin(&closing) != 0) {
         put_off(&closing, part, false, now_ns);
         return;
@@ -455,13 +504,65 @@ static void close_part(struct run *run, struct track *track, const struct window
         put_off(&closing, part, true, now_ns);
         return;
     }
-    closing.code = checkpoint_track(run, track, &closing.batch, now_ns);
+    closing.code = forward_closed(run, track, part, closing.batch);
+    if (closing.code) {
+        closing_submit(&closing);
+    } else {
+        closing.code = checkpoint_track(run, track, &closing.batch, now_ns);
+    }
     if (closing.code) {
         put_off(&closing, part, true, now_ns);
     } else {
+        forward_done(run, track);
         forget_parts(track);
     }
     crash_point("window_submitted");
+}
+
+int closing_merged(struct run *run, struct track *track, const struct merged *merged,
+                   uint64_t now_ns)
+{
+    struct closing closing = {.run = run,
+                              .track = track,
+                              .closed = true,
+                              .again = merged->part < track->window.next_index,
+                              .merged = merged};
+    if (closing_begin(&closing) != 0) {
+        return closing.code;
+    }
+    closing.window = window_ending_with(&track->window, merged->part);
+    closing.window.partial = closing.window.partial || merged->partial;
+    for (uint32_t i = 0; i < merged->layer_count && !closing.code; i++) {
+        const struct merged_layer *layer = &merged->layers[i];
+        struct stream *stream;
+        closing.code = run_stream(run, layer->id, layer->state->heads, now_ns, &stream);
+        if (closing.code == ERR_STREAM_LIMIT) { /* as on a node, the others go on */
+            log_event(LOG_WARNING, "merged_layer_left_out", LOG_STR("job", run->job),
+                      LOG_NUM("layer", layer->id.layer), LOG_STR("reason", err_slug(closing.code)));
+            closing.window.partial = true;
+            closing.code = 0;
+            continue;
+        }
+        if (closing.code) {
+            break;
+        }
+        stream->heads = layer->state->heads;
+        stream->measured = stream->tracks[track->index].unsaved = true;
+        stream->last_ns = now_ns;
+        if (layer->module) {
+            stream_set_module(stream, layer->module, strlen(layer->module));
+        }
+    }
+    if (!closing.code) {
+        publish_layers(&closing, NULL);
+        window_pass(&track->window, merged->part); /* tried again, it is not judged again */
+    }
+    crash_point("merged_published");
+    if (closing.code) {
+        batch_free(&closing.batch);
+        return run->sink->store ? closing.code : 0;
+    }
+    return checkpoint_track(run, track, &closing.batch, now_ns);
 }
 
 static void settle_track(struct run *run, struct track *track, uint64_t now_ns)
@@ -489,6 +590,10 @@ static void end_run(struct run *run, uint64_t now_ns)
     run->state = JOB_ENDED;
     closing.batch = checkpoint_begin(run);
     closing_end_alerts(&closing);
+    if (forward_state(run, closing.batch) != 0) {
+        log_event(LOG_ERROR, "state_not_sent", LOG_STR("job", run->job),
+                  LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
     checkpoint_ended(run, &closing.batch, now_ns);
     run_free_state(run);
     run_publish_job(run);

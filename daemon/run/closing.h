@@ -11,10 +11,16 @@
 #define DAEMON_RUN_CLOSING_H
 
 #include "daemon/run/run.h"
+#include "daemon/state/merged.h"
 
 /* Closes and publishes what may be, and ends the run when all its ranks have said bye. After every
  * message, and on a timer. */
 void closing_settle(struct run *run, uint64_t now_ns);
+/* A window of this track that a hub has merged: as if it had closed here, or, when it has, once
+ * more as it is now: rules do not judge it and drift does not learn a second time. Returns 0, or
+ * why nothing of it is in the history: it is to be tried again. */
+int closing_merged(struct run *run, struct track *track, const struct merged *merged,
+                   uint64_t now_ns);
 /* Publishes every open window as partial, without closing it. Returns 0, or ERR_MEMORY: not all of
  * it is in the history. */
 int closing_show(struct run *run);

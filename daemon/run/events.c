@@ -4,6 +4,7 @@
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/closing.h"
+#include "daemon/run/forward.h"
 
 #include <math.h>
 #include <string.h>
@@ -35,6 +36,9 @@ static int events_keep_settings(struct run *run, const struct named_values *sett
     int code = mpk_writer_ok(&writer)
                    ? batch_settings(batch, writer.buffer.data, writer.buffer.size)
                    : ERR_MEMORY;
+    if (!code) {
+        code = forward_settings(run, writer.buffer.data, writer.buffer.size, batch);
+    }
     mpk_writer_clear(&writer);
     return events_submit(run, &batch, code);
 }
@@ -61,6 +65,9 @@ static int events_log(struct run *run, const struct header *header)
             .value = value->kind == NAMED_NUMBER ? value->number : NAN,
         };
         code = batch_point(batch, &point);
+    }
+    if (batch && !code) {
+        code = forward_log(run, header, batch);
     }
     if (batch) {
         code = events_submit(run, &batch, code);

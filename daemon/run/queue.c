@@ -16,6 +16,7 @@
 #include "daemon/run/assembly.h"
 #include "daemon/run/closing.h"
 #include "daemon/run/events.h"
+#include "daemon/run/forward.h"
 #include "daemon/run/live.h"
 #include "daemon/state/state_message.h"
 
@@ -509,8 +510,11 @@ static int queue_take_message(struct run *run, struct message *message)
         run->step = header->step;
         run->time_ns = header->time_ns;
     }
-    run->dirty = run->dirty || run->state != JOB_ACTIVE;
-    run->state = JOB_ACTIVE;
+    if (run->state != JOB_ACTIVE) {
+        run->dirty = true;
+        run->state = JOB_ACTIVE;
+        forward_new_state(run);
+    }
     if (header->type == MESSAGE_EVENT) {
         code = events_take(run, message);
         run->counts.received += !code;

@@ -370,6 +370,10 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
 {
     struct run *run;
     int code = find_or_add(registry, message, now_ns, &run);
+    if (!code && run->merged) {
+        queue_refused(run, ERR_HUB);
+        code = ERR_HUB;
+    }
     if (code) {
         return code;
     }
@@ -379,6 +383,72 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
         return held;
     }
     *ret_compute = !held && queue_put(run, message, now_ns);
+    return 0;
+}
+
+/* All tracks know the same ranks by the same index. */
+static int registry_merge_ranks(struct run *run, const struct merged *merged, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < merged->rank_count; i++) {
+        for (uint32_t t = 0; t < run->track_count; t++) {
+            struct window *window = &run->tracks[t].window;
+            uint32_t index;
+            int code = window_rank(window, merged->ranks[i], merged->world,
+                                   run->config->limits_ranks, now_ns, &index);
+            if (code) {
+                return code;
+            }
+            window->ranks[index].bye = merged->state == JOB_ENDED;
+        }
+    }
+    return 0;
+}
+
+/* Trainers have sent of it to this attnd: from now on what nodes say counts alone. */
+static void registry_give_to_hub(struct run *run)
+{
+    log_event(LOG_WARNING, "run_given_to_hub", LOG_STR("job", run->job),
+              LOG_STR("detail",
+                      "trainers have sent of this run to the hub itself, and not to a node: "
+                      "that is dropped"));
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        track_free_parts(&run->tracks[t]);
+        window_forget_ranks(&run->tracks[t].window, 0);
+        run->tracks[t].window.next_index = 0;
+    }
+}
+
+int registry_merge(struct registry *registry, const struct merged *merged, uint64_t now_ns,
+                   struct run **ret_run)
+{
+    struct message message = {.header = {.type = MESSAGE_STATE, .world = merged->world}};
+    struct run *run;
+    strcpy(message.header.job, merged->job);
+    memcpy(message.header.run, merged->run, RUN_BYTES);
+    int code = find_or_add(registry, &message, now_ns, &run);
+    if (!code && !run->merged && run_busy(run)) {
+        code = ERR_AGAIN;
+    }
+    if (!code && !run->merged && run->tracks[0].window.rank_count > 0) {
+        registry_give_to_hub(run);
+    }
+    if (!code) {
+        run->merged = true;
+        code = registry_merge_ranks(run, merged, now_ns);
+    }
+    if (code) {
+        return code;
+    }
+    run->last_ns = now_ns;
+    run->unsaved = true;
+    bool goes_on = merged->state == JOB_ACTIVE || run->state != JOB_ENDED;
+    run->dirty |= goes_on && run->state != JOB_ACTIVE;
+    run->state = goes_on ? JOB_ACTIVE : run->state;
+    run->epoch = merged->epoch;
+    run->step = merged->step;
+    run->time_ns = merged->time_ns;
+    run->counts = (struct counts){merged->received, merged->processed, merged->tally};
+    *ret_run = run;
     return 0;
 }
 

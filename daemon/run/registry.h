@@ -14,6 +14,7 @@
 #define DAEMON_RUN_REGISTRY_H
 
 #include "daemon/run/run.h"
+#include "daemon/state/merged.h"
 
 struct registry;
 
@@ -27,6 +28,11 @@ void registry_free(struct registry **registry);
  * queued. */
 int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
                     bool *ret_compute);
+/* Finds or makes the run of news of a fleet, and says there what is known of it: its ranks, where
+ * it is, its counts. Trainers that have sent of
+ * it to this attnd themselves count no more. Returns 0, or why there is no such run now. */
+int registry_merge(struct registry *registry, const struct merged *merged, uint64_t now_ns,
+                   struct run **ret_run);
 /* A message that ingest refused: counted to the newest run of the job, if it is known. */
 void registry_refused(struct registry *registry, const char *job, int code);
 

@@ -164,7 +164,9 @@ static int restore_read_track(struct restore *restore, uint32_t world, const msg
         return 0;
     }
     restore->has_track[track->index] = true;
-    return restore_read_window(restore, &track->window, world, map);
+    int code = restore_read_window(restore, &track->window, world, map);
+    track->next_before = track->window.next_index;
+    return code;
 }
 
 static int read_tracks(struct restore *restore, uint32_t world, const msgpack_object *root)
@@ -233,6 +235,7 @@ static int read_about(struct restore *restore, const msgpack_object *root)
 {
     struct run *run = restore->run;
     uint32_t world;
+    run->merged = mpk_find(root, "merged");
     int code = stored_u32(root, "world", UINT32_MAX, &world);
     if (!code) {
         code = read_position(run, root);

@@ -43,6 +43,7 @@ struct run {
     struct promises promises;         /* of messages of no layer, for the batch with `about` */
     bool reliable; /* a message of the reliable lane has come: what it keeps must not be lost */
     bool keeps_tensors; /* so have tensors */
+    bool merged;        /* by a hub, of what nodes send: no trainer speaks for it here */
     bool came_back;     /* it was forgotten: what is saved of it takes the mark of that away */
     struct drop_totals drop_totals;
     struct capture_costs costs;

@@ -15,7 +15,8 @@ struct stats;
 struct store;
 struct stream;
 
-enum result_kind { RESULT_OTHER, RESULT_SUMMARY, RESULT_ALERT };
+/* RESULT_CORRECTION: a summary of a window of which a newer one has gone out: no last value. */
+enum result_kind { RESULT_OTHER, RESULT_SUMMARY, RESULT_CORRECTION, RESULT_ALERT };
 
 struct result_sink {
     /* Takes the writer's buffer; `track` is the window rule of a summary, else 0. */

@@ -6,13 +6,12 @@
 
 uint32_t stream_key(struct layer_id id)
 {
-    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
+    return header_layer_key(id);
 }
 
 struct layer_id stream_id(uint32_t key)
 {
-    return (struct layer_id){
-        .stack = (enum stack)(key >> 1 & 1), .layer = key >> 2, .site = (enum site)(key & 1)};
+    return header_layer_of(key);
 }
 
 struct stream *stream_find(struct stream *streams, struct layer_id id)

@@ -32,6 +32,7 @@ struct layer_track {
     bool unsaved;         /* something came since the last checkpoint */
     bool drift_unsaved;
     bool trouble_unsaved;      /* of the primary track */
+    bool forwarded;            /* its state in the part that closes is in the batch (forward.h) */
     struct sequences restored; /* while checkpoints are read: what this track has */
 };
 

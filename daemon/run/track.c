@@ -87,10 +87,11 @@ void track_parts(const struct track *track, const struct window_part *last,
 }
 
 /* Without a message it says nothing, though a refused one may have made it. */
-static const struct layer_state *part_state(const struct window_part *part,
-                                            const struct stream *stream)
+const struct layer_state *track_part_state(const struct window_part *part,
+                                           const struct stream *stream)
 {
-    const struct layer_state *state = state_table_find(part->data, stream->index);
+    const struct layer_state *state =
+        part->data ? state_table_find(part->data, stream->index) : NULL;
     return state && state->messages ? state : NULL;
 }
 
@@ -101,7 +102,7 @@ int track_merge(const struct track *track, const struct part_list *list,
     const struct layer_state *states[CONFIG_WINDOW_PARTS_MAX];
     uint32_t count = 0;
     for (uint32_t i = 0; i < list->count; i++) {
-        states[count] = part_state(list->parts[i], stream);
+        states[count] = track_part_state(list->parts[i], stream);
         count += states[count] != NULL;
     }
     *ret_state = count > 0 ? states[0] : NULL;

@@ -19,8 +19,12 @@ struct track {
     char name[TRACK_NAME_MAX]; /* tells rules apart: "step-100-10" */
     struct window window;
     struct state_budget *budget;
-    uint32_t buckets; /* of a histogram, at most */
-    bool joins_late;  /* the run was restored without it: its first window is not whole */
+    uint32_t buckets;     /* of a histogram, at most */
+    bool joins_late;      /* the run was restored without it: its first window is not whole */
+    uint64_t next_before; /* parts below were closed before the one that closes */
+    uint64_t losses;      /* of the store, when a part was closed last (forward.h) */
+    bool knows_losses;
+    uint64_t unseen_before; /* rows of parts below may be among them */
 };
 
 /* How many the config asks for. */
@@ -35,6 +39,9 @@ void track_fini(struct track *track);
 /* The state of a layer in a part, made on first use. Returns 0, ERR_STATE_LIMIT or ERR_MEMORY. */
 int track_state(struct track *track, struct window_part *part, const struct stream *stream,
                 struct layer_state **ret_state);
+/* The state of a layer in a part; NULL when it has no messages there. */
+const struct layer_state *track_part_state(const struct window_part *part,
+                                           const struct stream *stream);
 /* A part that window_forget gave. */
 void track_free_part(struct window_part *part);
 

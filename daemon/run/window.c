@@ -481,16 +481,28 @@ static void note_partial(void *data, struct window_part *part)
     *partial = *partial || part->cut || !part->closed;
 }
 
-struct result_window window_describe(const struct window *window, const struct window_part *last)
+void window_pass(struct window *window, uint64_t index)
 {
-    struct result_window described = {
+    window->settled = true;
+    window->next_index = index >= window->next_index ? index + 1 : window->next_index;
+}
+
+struct result_window window_ending_with(const struct window *window, uint64_t index)
+{
+    struct result_window ending = {
         .unit = window->rule.unit,
-        .last = last_unit(window, last),
+        .last = (index + 1) * window->rule.part - 1,
         .length = window->rule.length,
         .every = window->rule.every,
     };
-    bool full = described.last + 1 >= described.length;
-    described.first = full ? described.last + 1 - described.length : 0;
+    ending.partial = ending.last + 1 < ending.length;
+    ending.first = ending.partial ? 0 : ending.last + 1 - ending.length;
+    return ending;
+}
+
+struct result_window window_describe(const struct window *window, const struct window_part *last)
+{
+    struct result_window described = window_ending_with(window, last->index);
     described.partial = last->index + 1 < window->complete_from + parts_per_window(window);
     window_each(window, last, note_partial, &described.partial);
     return described;

@@ -133,6 +133,11 @@ struct window_part *window_close_next(struct window *window, uint64_t now_ns);
 /* There was no memory for what closing takes: the part that was closed last, and none was forgotten
  * since, is open again, to be closed a second later. */
 void window_reopen(struct window *window, bool judged, uint64_t now_ns);
+/* All parts up to this one are closed elsewhere. */
+void window_pass(struct window *window, uint64_t index);
+/* First and last unit of the window that ends with this part; `partial` is whether it covers less
+ * than `length`. */
+struct result_window window_ending_with(const struct window *window, uint64_t index);
 /* Whether a summary is due at this part. */
 bool window_due(const struct window *window, const struct window_part *part);
 /* Takes out a closed part that no later summary needs, or NULL; the caller frees data and part. */

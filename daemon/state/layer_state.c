@@ -45,6 +45,7 @@ void layer_state_free(struct layer_state **state_p)
     detail_release(&state->map);
     free(state->trouble);
     free(state->rank_bits);
+    rank_entropy_clear(&state->rank_entropy);
     free(state);
     *state_p = NULL;
 }
@@ -69,53 +70,10 @@ uint64_t layer_state_new_bytes(uint32_t heads)
 
 uint64_t layer_state_bytes(const struct layer_state *state)
 {
-    return empty_bytes(state->heads) + block_bytes(state->rank_bytes) + state->stats_bytes +
+    return empty_bytes(state->heads) + block_bytes(state->rank_bytes) +
+           rank_entropy_bytes(&state->rank_entropy) + state->stats_bytes +
            (state->detail ? state->detail->bytes : 0) + (state->map ? state->map->bytes : 0) +
            (state->weights ? state->weights->bytes : 0);
-}
-
-/* Ranks */
-
-int layer_state_reserve_ranks(struct layer_state *state, uint32_t first, uint32_t bytes)
-{
-    uint32_t begin = first / 8, had = state->rank_first / 8, end = begin + bytes;
-    if (state->rank_bytes > 0) {
-        begin = begin < had ? begin : had;
-        end = end > had + state->rank_bytes ? end : had + state->rank_bytes;
-    }
-    if (end - begin == state->rank_bytes) {
-        return 0;
-    }
-    uint8_t *bits = calloc(end - begin, 1);
-    if (!bits) {
-        return ERR_MEMORY;
-    }
-    if (state->rank_bytes > 0) {
-        memcpy(bits + (had - begin), state->rank_bits, state->rank_bytes);
-    }
-    free(state->rank_bits);
-    state->rank_bits = bits;
-    state->rank_first = 8 * begin;
-    state->rank_bytes = end - begin;
-    return 0;
-}
-
-static int mark_rank(struct layer_state *state, uint32_t rank)
-{
-    int code = layer_state_reserve_ranks(state, rank - rank % 8, 1);
-    if (!code) {
-        state->rank_bits[(rank - state->rank_first) / 8] |= (uint8_t)(1u << rank % 8);
-    }
-    return code;
-}
-
-uint32_t layer_state_ranks(const struct layer_state *state)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < state->rank_bytes; i++) {
-        count += (uint32_t)__builtin_popcount(state->rank_bits[i]);
-    }
-    return count;
 }
 
 /* One message */
@@ -344,7 +302,7 @@ int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
     const struct position position = position_of(&message->header);
-    int code = mark_rank(state, message->header.rank);
+    int code = layer_state_ranks_add(state, message, measured);
     if (!code && message->header.type != MESSAGE_WEIGHTS) {
         code = layer_state_add_rows(state, message, measured);
     } else if (!code && position_reaches(&position, &state->weights_newest)) { /* not pooled */
@@ -413,17 +371,6 @@ static void merge_counts(struct layer_state *into, const struct layer_state *fro
     for (int v = 0; v < VECTOR_COUNT; v++) {
         into->has_vector[v] = into->has_vector[v] || from->has_vector[v];
     }
-}
-
-static int merge_ranks(struct layer_state *into, const struct layer_state *from)
-{
-    int code = from->rank_bytes > 0
-                   ? layer_state_reserve_ranks(into, from->rank_first, from->rank_bytes)
-                   : 0;
-    for (uint32_t i = 0; i < from->rank_bytes && !code; i++) {
-        into->rank_bits[(from->rank_first - into->rank_first) / 8 + i] |= from->rank_bits[i];
-    }
-    return code;
 }
 
 /* Asks for the bytes of a head's numbers. */
@@ -515,10 +462,7 @@ static int merge_across(struct layer_state *into, const struct layer_state *cons
 int layer_state_merge_all(struct layer_state *into, const struct layer_state *const *from,
                           uint32_t count)
 {
-    int code = 0;
-    for (uint32_t i = 0; i < count && !code; i++) {
-        code = merge_ranks(into, from[i]);
-    }
+    int code = layer_state_ranks_merge(into, from, count);
     if (!code) {
         code = merge_heads(into, from, count);
     }
@@ -566,7 +510,7 @@ int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 {
     uint8_t leader[STAT_SLOTS];
     struct stat_merger *merger = stat_merger_new(into->buckets);
-    int code = merger ? merge_ranks(into, from) : ERR_MEMORY;
+    int code = merger ? layer_state_ranks_merge(into, &from, 1) : ERR_MEMORY;
     memset(leader, STAT_SLOTS, sizeof leader); /* what goes across heads is of all that have any */
     if (!code) {
         code = merge_one_heads(into, from, merger);

@@ -22,6 +22,7 @@
 #include "daemon/ingest/message.h"
 #include "proto/result.h"
 #include "daemon/state/position.h"
+#include "daemon/state/rank_entropy.h"
 #include "daemon/state/stat_set.h"
 #include "daemon/state/tally.h"
 #include "workers/measure.h"
@@ -54,7 +55,8 @@ struct layer_state {
     struct tally tally;
     uint8_t *rank_bits; /* bit per rank from rank_first on, a multiple of 8; owned */
     uint32_t rank_first, rank_bytes;
-    bool on[METRIC_COUNT]; /* whether any message had this metric */
+    struct rank_entropy rank_entropy; /* empty while the rows are of one rank */
+    bool on[METRIC_COUNT];            /* whether any message had this metric */
     bool has_aggregate[AGGREGATE_COUNT], has_vector[VECTOR_COUNT];
     struct head_state *head; /* [heads]; owned */
     struct stat_set across;  /* the across-head maps, and the sink rate */
@@ -83,6 +85,10 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
                           uint32_t count);
 
 uint32_t layer_state_ranks(const struct layer_state *state);
+/* Adds the entropies of its ranks, of one alone too, to those that are there, of at most so many
+ * heads; nothing where they are not known. Returns 0 or ERR_MEMORY (then they may be in partly). */
+int layer_state_ranks_entropy(const struct layer_state *state, uint32_t heads,
+                              struct rank_entropy *into);
 
 /* Memory in use, the allocator's own included. */
 uint64_t layer_state_bytes(const struct layer_state *state);

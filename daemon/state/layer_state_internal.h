@@ -40,6 +40,15 @@ double layer_state_matrix_number(const struct layer_state *state, int metric, ui
 
 /* Room for the bits of `bytes` bytes from rank `first`, a multiple of 8, on. Returns 0 or
  * ERR_MEMORY. */
-int layer_state_reserve_ranks(struct layer_state *state, uint32_t first, uint32_t bytes);
+int layer_state_ranks_reserve(struct layer_state *state, uint32_t first, uint32_t bytes);
+bool layer_state_ranks_have(const struct layer_state *state, uint32_t rank);
+/* Whether there is exactly one. */
+bool layer_state_ranks_only(const struct layer_state *state, uint32_t *ret_rank);
+/* Before the numbers of a message, or of other states, are added: their ranks and entropies.
+ * Return 0 or ERR_MEMORY. */
+int layer_state_ranks_add(struct layer_state *state, const struct message *message,
+                          const struct measured *measured);
+int layer_state_ranks_merge(struct layer_state *into, const struct layer_state *const *from,
+                            uint32_t count);
 
 #endif

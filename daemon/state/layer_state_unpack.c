@@ -162,7 +162,7 @@ static int get_ranks(struct layer_state *state, const msgpack_object *map, uint3
         code = ERR_STORE_FORMAT;
     }
     if (!code && bytes > 0) {
-        code = layer_state_reserve_ranks(state, first, (uint32_t)bytes);
+        code = layer_state_ranks_reserve(state, first, (uint32_t)bytes);
     }
     if (!code && bytes > 0) {
         memcpy(state->rank_bits, bits, bytes);
@@ -525,6 +525,40 @@ static bool counts_fit(const struct layer_state *state)
     return true;
 }
 
+/* Only of several ranks. States of an older attnd have none. */
+static int get_rank_entropy(struct layer_state *state, const msgpack_object *map)
+{
+    const msgpack_object *list = mpk_find(map, "rank_entropy");
+    uint32_t rank;
+    if (!list) {
+        return 0;
+    }
+    int code = rank_entropy_unpack(list, state->heads, &state->rank_entropy);
+    for (uint32_t i = 0; i < state->rank_entropy.count && !code; i++) {
+        bool known = layer_state_ranks_have(state, state->rank_entropy.means[i].rank);
+        code = known && !layer_state_ranks_only(state, &rank) ? 0 : ERR_STORE_FORMAT;
+    }
+    return code;
+}
+
+/* Whether the ranks of each head have no more rows than the head. */
+static bool rank_counts_fit(const struct layer_state *state)
+{
+    for (uint32_t h = 0; h < state->heads && state->rank_entropy.count > 0; h++) {
+        uint64_t left = layer_state_moments(state, METRIC_ENTROPY, h).n;
+        for (uint32_t i = 0; i < state->rank_entropy.count; i++) {
+            const struct rank_means *means = &state->rank_entropy.means[i];
+            bool has = h >= means->first && h - means->first < means->heads;
+            uint64_t rows = has ? means->rows[h - means->first] : 0;
+            if (rows > left) {
+                return false;
+            }
+            left -= rows;
+        }
+    }
+    return true;
+}
+
 /* Where the document has a metric. */
 static struct stat_mask slots_of(int metric, const struct slots *slots)
 {
@@ -567,7 +601,10 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
     if (!code) {
         code = layer_state_unpack_get_invalid(state, map);
     }
-    if (!code && !metric && !counts_fit(state)) {
+    if (!code) {
+        code = get_rank_entropy(state, map);
+    }
+    if (!code && !metric && !(counts_fit(state) && rank_counts_fit(state))) {
         code = ERR_STORE_FORMAT;
     }
     if (!code && mpk_find(map, "trouble")) {

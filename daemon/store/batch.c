@@ -168,6 +168,18 @@ int batch_keep(struct store_batch *batch, const char *key, const void *value, si
     return store_batch_append(batch, record, bytes);
 }
 
+int batch_out(struct store_batch *batch, const void *body, size_t size)
+{
+    struct record *record = record_new(RECORD_OUT, size);
+    if (!record) {
+        return ERR_MEMORY;
+    }
+    uint8_t *at = record->bytes;
+    record->of.kept = (struct record_kept){NULL, store_batch_put(&at, body, size), size};
+    batch->precious = true;
+    return store_batch_append(batch, record, size);
+}
+
 int batch_forget(struct store_batch *batch, const char *prefix)
 {
     size_t bytes = strlen(prefix) + 1;

@@ -7,11 +7,13 @@
 #include "daemon/store/file.h"
 #include "daemon/store/sql.h"
 
+#include <stdatomic.h>
+
 struct store_db {
     char path[STORE_PATH_MAX];
     int lock;
-    struct sql sql; /* sql.db NULL: not open */
-    int log_pages;  /* in the write-ahead log after the last commit */
+    struct sql sql;       /* sql.db NULL: not open */
+    atomic_int log_pages; /* in the write-ahead log after the last commit, of whichever thread */
     struct store_log_id log;
     bool marked;      /* as not clean */
     uint64_t corrupt; /* databases set aside */

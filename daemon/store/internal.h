@@ -6,6 +6,7 @@
 #include "daemon/store/chunk.h"
 #include "daemon/store/sql.h"
 #include "daemon/store/store.h"
+#include "proto/fleet.h"
 
 enum record_kind {
     RECORD_WINDOW,
@@ -14,12 +15,13 @@ enum record_kind {
     RECORD_POINT,
     RECORD_SETTINGS,
     RECORD_KEEP,
-    RECORD_FORGET
+    RECORD_FORGET,
+    RECORD_OUT
 };
 
 struct record_kept {
     const char *key;   /* FORGET: the prefix; SETTINGS: none */
-    const void *value; /* KEEP, SETTINGS */
+    const void *value; /* KEEP, SETTINGS, OUT */
     size_t size;
 };
 
@@ -44,13 +46,19 @@ struct store_batch {
     struct record *first, **last;
     uint64_t bytes;   /* memory */
     uint64_t records; /* calls of batch_*, or 1 for the run alone */
-    bool precious;    /* has windows, alerts or points */
+    bool precious;    /* has windows, alerts, points or what goes to hubs */
     bool held;        /* batch_hold */
     bool is_last;     /* of its run */
     bool tried;       /* held, and could not be committed yet */
     struct promises promises;
     uint64_t queued_ns; /* monotonic; when it was submitted */
     char job[];
+};
+
+/* The outbox (outbox.h). */
+struct outbox_totals {
+    uint64_t rows, bytes;
+    uint64_t unsent, unsent_bytes; /* of them, not taken by a server yet */
 };
 
 /* One batch as rows. Store thread, inside a transaction. */
@@ -61,6 +69,7 @@ struct store_writer {
     /* Called for a layer and track that has enough windows for a chunk. */
     void (*full)(void *data, struct store_place which);
     void *data;
+    struct outbox_totals *out; /* what is written is added */
 };
 
 /* Writes a point among those of its name. Returns an SQLite code. */
@@ -69,6 +78,25 @@ int points_write(const struct store_writer *writer, int64_t run_id,
 
 /* Returns an SQLite code. */
 int write_batch(const struct store_writer *writer, const struct store_batch *batch);
+
+struct outbox {
+    bool on;         /* this is a node */
+    bool is_open;    /* the file has an id, and numbers that no earlier opening gave */
+    uint64_t opened; /* so often */
+    uint8_t node[FLEET_ID_BYTES];
+    uint64_t lost;
+    uint64_t skipped_first, skipped_last;
+    struct outbox_totals totals;
+    void (*wake)(void *data);
+    void *data;
+};
+
+/* The database locked: before the first row of a file that was opened. Returns an SQLite code. */
+int outbox_open(struct store *store);
+/* These were committed. */
+void outbox_add(struct store *store, const struct outbox_totals *added);
+/* Bytes of the file that the outbox takes, about. */
+uint64_t outbox_file_bytes(const struct store *store);
 
 /* The connection, for reading while nobody writes; NULL when there is none. Each begin has its
  * end. */

@@ -212,7 +212,7 @@ static int store_retention_read_size(const struct sql *sql, struct size *ret_siz
 static bool is_full(const struct size *size, const struct retention_rule *rule)
 {
     uint64_t used = (uint64_t)(size->pages - size->pages_free) * (uint64_t)size->page_bytes;
-    return used > rule->bytes - rule->bytes / 16;
+    return used > rule->bytes - rule->bytes / 16 + rule->apart;
 }
 
 static int store_retention_make_room(const struct sql *sql, int64_t now_s,
@@ -261,7 +261,7 @@ int retention_by_size(const struct sql *sql, const struct retention_rule *rule, 
     if (is_full(&size, rule)) {
         return store_retention_make_room(sql, now_s, ret_done);
     }
-    bool too_large = (uint64_t)size.pages * (uint64_t)size.page_bytes > rule->bytes;
+    bool too_large = (uint64_t)size.pages * (uint64_t)size.page_bytes > rule->bytes + rule->apart;
     return too_large && size.pages_free > 0 ? vacuum(sql, &size, ret_done) : SQLITE_OK;
 }
 

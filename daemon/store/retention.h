@@ -6,8 +6,8 @@
  * that were not written to since. By size: first the states of the oldest windows, whose numbers
  * stay; when no state is left beyond those of the newest windows of each layer, the oldest windows
  * themselves, of ended and of running runs alike. Removed rows leave free pages, which are used
- * again; the file shrinks only when it is larger than history.max_size. The write-ahead log counts
- * apart. */
+ * again; the file shrinks only when it is larger than history.max_size. The write-ahead log and the
+ * outbox count apart. */
 #ifndef DAEMON_STORE_RETENTION_H
 #define DAEMON_STORE_RETENTION_H
 
@@ -15,6 +15,7 @@
 
 struct retention_rule {
     uint64_t age_s, bytes;
+    uint64_t apart; /* bytes of the file that do not count: the outbox */
 };
 
 struct retention_done {

@@ -147,8 +147,21 @@ static const char version_7[] = "ALTER TABLE maps ADD COLUMN heads INTEGER;"
 /* States are of their version 2 (PROTOCOL.md, section 6): an older attnd cannot read them. */
 static const char *const version_8 = "";
 
-static const char *const migrations[] = {version_1, version_2, version_3, version_4,
-                                         version_5, version_6, version_7, version_8};
+/* Rows that a node sends to hubs (proto/FLEET.md, outbox.h). run: RUN_BYTES bytes; stored, taken: s
+ * since 1970 by the clock of this machine, when the row was written and when a server took it; 0:
+ * none has; bytes: of the body; turn: how often a hub has asked for it again. Bodies are apart, as
+ * rows that are taken change. meta has the node's id (node) and how many rows fell out before a
+ * server took them (outbox_lost). */
+static const char version_9[] =
+    "CREATE TABLE outbox("
+    "  seq INTEGER PRIMARY KEY AUTOINCREMENT, run BLOB NOT NULL, stored INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL, taken INTEGER NOT NULL, turn INTEGER NOT NULL);"
+    "CREATE INDEX outbox_unsent ON outbox(seq) WHERE taken = 0;"
+    "CREATE INDEX outbox_taken ON outbox(taken) WHERE taken != 0;"
+    "CREATE TABLE outbox_bodies(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);";
+
+static const char *const migrations[] = {version_1, version_2, version_3, version_4, version_5,
+                                         version_6, version_7, version_8, version_9};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

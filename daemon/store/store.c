@@ -36,9 +36,6 @@
  * pages, or after this time: a power failure costs no more. */
 #define LOG_PAGES    4096
 #define LOG_EVERY_NS UINT64_C(10000000000)
-/* How often a disk that was full is tried, with so many bytes at most. */
-#define ROOM_EVERY_NS  UINT64_C(1000000000)
-#define ROOM_BYTES_MAX (UINT64_C(1) << 20)
 
 /* Off */
 
@@ -153,8 +150,9 @@ static void store_on_full(void *data, struct store_place which)
 
 static int store_write_all(struct store *store, const struct store_batch *batches)
 {
-    const struct store_writer writer = {&store->db.sql, store_clock_stamp(&store->clock),
-                                        store->stats, store_on_full, store};
+    struct outbox_totals out = {0};
+    const struct store_writer writer = {
+        &store->db.sql, store_clock_stamp(&store->clock), store->stats, store_on_full, store, &out};
     uint64_t began_ns = clock_thread_ns();
     bool windows = false;
     int code = sql_begin(&store->db.sql);
@@ -172,6 +170,9 @@ static int store_write_all(struct store *store, const struct store_batch *batche
     crash_point("store_before_commit");
     code = sql_end(&store->db.sql, code);
     crash_point("store_after_commit");
+    if (code == SQLITE_OK && out.rows > 0) {
+        outbox_add(store, &out);
+    }
     atomic_fetch_add(&store->saving_ns, windows ? 0 : clock_thread_ns() - began_ns);
     return code;
 }
@@ -198,6 +199,11 @@ static void store_on_open(struct store *store)
         log_event(LOG_WARNING, "history_clock_unknown", LOG_STR("reason", sqlite3_errstr(code)));
     }
     store->size_due = true; /* the bound may have been lowered */
+    store->outbox.is_open = false;
+    code = outbox_open(store);
+    if (code != SQLITE_OK) {
+        log_event(LOG_WARNING, "outbox_not_open", LOG_STR("reason", sqlite3_errstr(code)));
+    }
 }
 
 /* Runs that go on save everything anew: COUNT_STORE_REPLACED tells them. */
@@ -247,34 +253,7 @@ static void count_written(struct store *store, uint64_t records)
 {
     stats_add(store->stats, COUNT_STORED, records);
     store->size_due = true;
-    if (store->trouble == SQLITE_OK) {
-        return;
-    }
-    log_event(LOG_WARNING, "history_recovered", LOG_NUM("dropped", store->trouble_dropped));
-    store->trouble = SQLITE_OK;
-    store->trouble_dropped = 0;
-}
-
-static void store_tell_wait(struct store *store)
-{
-    if (store->wait) {
-        store->wait(store->wait_data, store_trouble(store));
-    }
-}
-
-static void store_count_dropped(struct store *store, uint64_t records, uint64_t bytes, int code)
-{
-    store->trouble_dropped += records;
-    if (store->trouble == SQLITE_OK) {
-        log_event(LOG_ERROR, "history_trouble", LOG_STR("path", store->db.path),
-                  LOG_STR("reason", sqlite3_errstr(code)), LOG_NUM("code", (uint64_t)code));
-    }
-    store->trouble = code;
-    store->trouble_bytes = bytes < ROOM_BYTES_MAX ? bytes : ROOM_BYTES_MAX;
-    store->room_next_ns = clock_monotonic_ns() + ROOM_EVERY_NS;
-    /* Last: a reader that sees the count sees the trouble, too. */
-    stats_add(store->stats, COUNT_STORE_DROPPED, records);
-    store_tell_wait(store);
+    room_found(store, records > 0);
 }
 
 /* Returns an SQLite code. */
@@ -286,6 +265,9 @@ static int store_commit(struct store *store, const struct store_batch *batches)
         return code;
     }
     code = db_mark(&store->db);
+    if (code == SQLITE_OK) {
+        code = outbox_open(store);
+    }
     if (code == SQLITE_OK) {
         code = store_write_all(store, batches);
     }
@@ -329,6 +311,7 @@ static int retain(struct store *store, bool *due,
                               struct retention_done *))
 {
     struct retention_done done;
+    store->rule.apart = outbox_file_bytes(store);
     int code = step(&store->db.sql, &store->rule, store_clock_stamp(&store->clock), &done);
     *due = code == SQLITE_OK && done.more;
     if (code == SQLITE_OK) {
@@ -355,9 +338,8 @@ static bool is_room_due(const struct store *store, uint64_t now)
 }
 
 /* The disk was full, or failed: is there room again? Nobody may have anything to write. */
-static int try_room(struct store *store, uint64_t now)
+static int try_room(struct store *store)
 {
-    store->room_next_ns = now + ROOM_EVERY_NS;
     int code = look_for_file(store);
     if (code == SQLITE_OK) {
         code = db_try_room(&store->db, (int64_t)store->trouble_bytes);
@@ -365,7 +347,7 @@ static int try_room(struct store *store, uint64_t now)
     if (code == SQLITE_OK) {
         count_written(store, 0);
     } else {
-        store_tell_wait(store);
+        room_tell_wait(store);
     }
     return code;
 }
@@ -375,7 +357,7 @@ static bool store_do_one(struct store *store, uint64_t now)
 {
     int code;
     if (is_room_due(store, now)) {
-        code = try_room(store, now);
+        code = try_room(store);
     } else if (!store->db.sql.db) {
         return false;
     } else if (is_log_due(store, now)) {
@@ -401,6 +383,7 @@ static bool store_do_rest(struct store *store)
         store->age_due = store_clock_is_believed(&store->clock);
         store->age_next_ns = now + AGE_EVERY_NS;
     }
+    room_tell_end(store, now);
     for (; store_do_one(store, now); now = clock_monotonic_ns()) {
         pulse_beat(&store->pulse);
         if (now >= end || store_is_busy(store)) {
@@ -500,7 +483,7 @@ static void store_finish(struct store *store, struct store_batch *taken)
     if (code == SQLITE_OK) {
         count_written(store, records);
     } else {
-        store_count_dropped(store, records, bytes, code);
+        room_lost(store, records, bytes, code);
     }
 }
 
@@ -524,8 +507,8 @@ static uint64_t next_time(const struct store *store)
     if (store->db.log_pages > 0 && store->log_next_ns < next) {
         next = store->log_next_ns;
     }
-    if (store->trouble != SQLITE_OK && !store_is_off(store) && store->room_next_ns < next) {
-        next = store->room_next_ns;
+    if (room_next(store) < next) {
+        next = room_next(store);
     }
     return next;
 }
@@ -561,6 +544,7 @@ static void *store_main(void *data)
         }
     }
     pthread_mutex_unlock(&store->lock);
+    room_tell_end(store, UINT64_MAX);
     return NULL;
 }
 
@@ -621,6 +605,7 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
                                           .bytes = config->history_max_size};
     store->trust_clock = config->history_trust_clock;
     store->stats = stats;
+    store->outbox.on = config->fleet_role != CONFIG_ROLE_OFF; /* a hub asks for the id */
     store->queue.last = &store->queue.first;
     store->db.lock = -1;
     init_locks(store);

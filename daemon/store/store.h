@@ -96,6 +96,7 @@ struct store_window {
     uint32_t heads;
     struct result_window window;
     bool final; /* closed; else shown while still open, to be replaced */
+    bool lacks; /* parts of it are missing: one that is there and has more messages stays */
     uint64_t epoch, step, time_ns, messages, lost;
     const void *state; /* layer_state_pack */
     size_t state_size;
@@ -146,10 +147,13 @@ int batch_point(struct store_batch *batch, const struct store_point *point);
 int batch_settings(struct store_batch *batch, const void *settings, size_t size);
 /* Keeps a value under a key of this run, until it is replaced or forgotten: checkpoints. */
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size);
+/* A row of the outbox, behind those that are in it: fleet_body_encode. Only on a node. */
+int batch_out(struct store_batch *batch, const void *body, size_t size);
 /* Forgets all keys that begin with `prefix`; "" = all. */
 int batch_forget(struct store_batch *batch, const char *prefix);
 /* Its contents were promised to somebody: once submitted it is never dropped, but waits for the
- * disk. With windows, alerts or points in it, with nothing in it, or as the last one of its run, it
+ * disk. With windows, alerts, points or rows of
+ * the outbox in it, with nothing in it, or as the last one of its run, it
  * is not refused either: whoever makes promises asks store_is_full before. The last one has all
  * that is kept of the run. */
 void batch_hold(struct store_batch *batch, bool last);

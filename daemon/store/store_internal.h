@@ -55,6 +55,9 @@ struct store {
     _Atomic uint64_t saving_ns; /* store_saving_ns */
     atomic_int trouble; /* SQLite's code of the last commit, if it failed; read by any thread */
     uint64_t trouble_dropped, trouble_bytes, room_next_ns;
+    int told_code; /* of trouble whose end was not told yet; it is when it was calm until... */
+    uint64_t calm_ns, calm_until_ns;
+    struct outbox outbox;
 };
 
 /* Lock held: batches in the queue are worth a commit before its time. */
@@ -67,5 +70,19 @@ static inline bool store_is_off(const struct store *store)
 {
     return atomic_load_explicit(&store->off, memory_order_acquire);
 }
+
+/* room.c: the disk is full, or fails: from when to when, what waits for it, and what the log says.
+ * The store's thread, the database locked. */
+
+/* A commit failed with this code, and so many records of so many bytes were dropped. */
+void room_lost(struct store *store, uint64_t records, uint64_t bytes, int code);
+/* There is none yet: those who wait are told. */
+void room_tell_wait(struct store *store);
+/* A commit did not fail. `is_kept`: it had records. */
+void room_found(struct store *store, bool is_kept);
+/* Says that trouble is over when it is. */
+void room_tell_end(struct store *store, uint64_t now);
+/* When there is something to do about it; UINT64_MAX: never. */
+uint64_t room_next(const struct store *store);
 
 #endif

@@ -73,7 +73,8 @@ static int store_write_put_window(const struct store_writer *writer, struct stor
     query_u64(&query, window->window.partial);
     query_u64(&query, window->final);
     query_i64(&query, writer->now_s);
-    return query_number(&query, ret_window_id);
+    query_u64(&query, window->lacks);
+    return query_number(&query, ret_window_id); /* SQLITE_DONE: another stays */
 }
 
 static int store_write_put_state(const struct store_writer *writer, int64_t window_id,
@@ -144,7 +145,7 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
     if (code == SQLITE_OK && window->final) {
         code = tell_full(writer, which, window->heads);
     }
-    return code;
+    return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
 /* Maps */
@@ -285,8 +286,29 @@ static int write_settings(const struct store_writer *writer, int64_t run_id,
     return query_run(&query);
 }
 
-static int write_record(const struct store_writer *writer, int64_t run_id,
-                        const struct record *record)
+/* A row for hubs gets its number here, in the transaction of the window. */
+static int write_out(const struct store_writer *writer, const uint8_t *run,
+                     const struct record_kept *body)
+{
+    int64_t seq = 0;
+    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_OUT);
+    query_blob(&query, run, RUN_BYTES);
+    query_i64(&query, writer->now_s);
+    query_u64(&query, body->size);
+    int code = query_number(&query, &seq);
+    if (code != SQLITE_OK) {
+        return code;
+    }
+    query = query_begin(writer->sql, STATEMENT_PUT_OUT_BODY);
+    query_i64(&query, seq);
+    query_blob(&query, body->value, body->size);
+    writer->out->rows++;
+    writer->out->bytes += body->size;
+    return query_run(&query);
+}
+
+static int write_record(const struct store_writer *writer, const struct store_batch *batch,
+                        int64_t run_id, const struct record *record)
 {
     switch (record->kind) {
     case RECORD_WINDOW:
@@ -302,6 +324,8 @@ static int write_record(const struct store_writer *writer, int64_t run_id,
     case RECORD_KEEP:
     case RECORD_FORGET:
         return write_kept(writer, run_id, &record->of.kept, record->kind == RECORD_KEEP);
+    case RECORD_OUT:
+        return write_out(writer, batch->run_id, &record->of.kept);
     }
     return SQLITE_MISUSE;
 }
@@ -311,7 +335,7 @@ int write_batch(const struct store_writer *writer, const struct store_batch *bat
     int64_t run_id;
     int code = store_write_find_run(writer, &batch->run, &run_id);
     for (const struct record *r = batch->first; r && code == SQLITE_OK; r = r->next) {
-        code = write_record(writer, run_id, r);
+        code = write_record(writer, batch, run_id, r);
     }
     return code;
 }

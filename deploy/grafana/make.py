@@ -186,6 +186,24 @@ def pipeline() -> Dict[str, Any]:
              series("Layers", "Layers of active jobs, and those of them that are on /metrics.", "short",
                     (f"attnd_layers{HERE_ONLY}", "layers"), (f"attnd_layers_exposed{HERE_ONLY}", "exposed"), min=0),
          ]),
+         ("Fleet, with fleet.role", 8, [
+             series("Fleet: nodes", "That a hub has heard of, by state.", "short", (f"attnd_fleet_nodes{HERE_ONLY}", "{{state}}"), min=0),
+             series("Fleet: nodes behind", "Windows behind the first node, of those that are behind.", "short",
+                    (f"attnd_fleet_node_behind_windows{HERE_ONLY} > 0", "{{name}}"), min=0),
+             series("Fleet: odd ranks", "Ranks that differ from the others of their run: attnctl ranks says how.", "short",
+                    (f"attnd_fleet_odd_ranks{HERE_ONLY}", "{{job}} {{run}}"), min=0),
+             series("Fleet: windows", "That a hub merged, per second; of them again, as parts came late.", "short",
+                    (rate("attnd_fleet_merged_windows_total"), "merged"),
+                    (rate("attnd_fleet_corrected_windows_total"), "corrected"), min=0),
+             series("Fleet: waiting", "Rows that no server has taken, of a node and of each node of a hub; messages that the hub"
+                    " has not taken.", "short", (f"attnd_fleet_unsent_rows{HERE_ONLY}", "unsent"),
+                    (f"attnd_fleet_node_unsent_rows{HERE_ONLY} > 0", "unsent, {{name}}"),
+                    (f"attnd_fleet_waiting_messages{HERE_ONLY}", "in the stream"), min=0),
+             series("Fleet: lost", "Per second: rows that fell out of the outbox unsent, messages that cannot be read, rows that"
+                    " never came.", "short", (rate("attnd_fleet_lost_rows_total"), "fell out of the outbox"),
+                    (rate("attnd_fleet_poisoned_messages_total"), "cannot be read"),
+                    (rate("attnd_fleet_gone_rows_total"), "never came"), min=0),
+         ]),
          ("HTTP and process", 8, [
              series("HTTP", "Connections, and clients of the event stream.", "short",
                     (f"attnd_http_connections{HERE_ONLY}", "connections"),

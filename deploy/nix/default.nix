@@ -23,6 +23,7 @@ pkgs.stdenv.mkDerivation {
     jansson
     lapack
     libmicrohttpd
+    libnats-c
     libuv
     libyaml
     libzip
@@ -36,6 +37,7 @@ pkgs.stdenv.mkDerivation {
   ];
   mesonFlags = [
     "-Dtests=disabled"
+    "-Dfleet=enabled"
     "-Dd3=${d3}"
   ];
   meta = {

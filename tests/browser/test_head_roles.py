@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""What a head does, since when, and what it did before, as the pages of a head and of a layer say it."""
+"""What a head does, since when, and what it did before, as the pages of a head and of a layer say it; and by rank."""
+import sqlite3
+
+import numpy as np
 import pytest
 from conftest import Site
-from harness import Trainer, wait_until
-from test_roles import train  # of e2e
+from harness import Trainer, softmax_maps, wait_until
+from test_ranks_and_jobs import PARTS  # of e2e
+from test_roles import train
+
+from attnd.layer_state import LayerState
 
 STEPS = 24
 ROLES = {
@@ -78,3 +84,48 @@ def test_changes_beyond_those_that_are_told_are_hinted_at(course, page):
     page.open(site, "#/head?job=gpt&layer=0&head=3").ready()
     wait_until(lambda: "before" in facts(page), "the earlier roles")
     assert facts(page)["before"].startswith("…, ") and facts(page)["before"].count("until") == 7
+
+
+@pytest.fixture
+def world():
+    """A run of 20 ranks; in head 1 of layer 1 rank 18 is another. A hub would have its ranks by node."""
+    site = Site("window.unit=step", "window.length=4", "window.every=2", "window.timeout=1h")
+    rng, means = np.random.default_rng(7), np.zeros((20, 2))
+    trainers = [Trainer(site.daemon, "job", rank, world=20, run=b"r" * 16) for rank in range(20)]
+    for step in range(5):
+        for rank, trainer in enumerate(trainers):
+            maps = softmax_maps(rng, 1, 2, 16, 16)
+            if rank == 18:
+                maps[:, 1] = np.eye(16)
+            trainer.attention(maps, layer=1, step=step)
+            means[rank] = [rng.uniform(2.2, 2.22), 0 if rank == 18 else rng.uniform(2.2, 2.22)]
+    for trainer in trainers:
+        trainer.event("bye")
+    wait_until(lambda: site.api("ranks", job="job", last=5, or_null=1), "the windows")
+    yield site, means
+    site.close()
+
+
+def ranks(page):
+    return page.js("return [...document.querySelectorAll('.ranks li')].map(e => e.innerText.match(/[^\\s\\u2068\\u2069]+/g).join(' '))")
+
+
+def test_the_odd_rank_of_a_head_is_marked_and_its_node_named(world, page):
+    site, means = world
+    page.open(site, "#/head?job=job&layer=1&head=1").ready()
+    wait_until(lambda: len(ranks(page)) == 16, "the first ranks, and the odd one")
+    assert ranks(page)[-1] == "rank 18 0 odd" and ranks(page)[0].startswith("rank 0 2.") and "and 4 more" in page.text("main")
+    assert page.texts("h3")[0] == "Entropy by rank, step 2 to 5"
+    with sqlite3.connect(site.daemon.history_path + ".parts") as parts:
+        parts.executescript(PARTS)
+        for rank, mean in enumerate(means):
+            state = LayerState(2)
+            state.add({"entropy": np.repeat(mean[None, :, None], 4, 2)}, keys=16, rank=rank)
+            parts.execute("INSERT INTO nodes VALUES(?, ?, ?)", (rank, bytes([rank]) * 8, f"gpu-node-{rank // 2}"))
+            parts.execute("INSERT INTO parts VALUES(NULL, 2, 1, 1, 6, ?, 1, 0, 0, ?)", (rank, state.pack()))
+    parts.close()
+    for width, dark in ((1440, False), (1440, True), (390, False)):
+        page.open(site, "#/head?job=job&layer=1&head=1", width=width, dark=dark).ready()
+        wait_until(lambda: ranks(page)[-1:] == ["rank 18 0 odd gpu-node-9"], "its node")
+        assert page.js("return document.documentElement.scrollWidth") <= width
+        page.screenshot(f"ranks-of-a-head-{width}-{'dark' if dark else 'light'}")

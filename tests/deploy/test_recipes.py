@@ -27,6 +27,7 @@ NAMES = {
     "yaml-0.1": ("yaml", "libyaml"),
     "zlib": ("zlib", "zlib"),
 }
+FLEET = "libnats-c"  # the recipe for conda leaves it out: that attnd has no fleet
 WITHOUT_META = """
 import ./default.nix {
   d3 = "/d3.min.js";
@@ -36,7 +37,7 @@ import ./default.nix {
 
 
 def asked_for():
-    return set(re.findall(r"= dependency\('([^']+)'", MESON)) - {"threads", "cmocka"}
+    return set(re.findall(r"= dependency\('([^']+)'", MESON)) - {"threads", "cmocka", "libnats"}
 
 
 def test_every_library_has_a_name_there():
@@ -48,11 +49,12 @@ def test_the_recipe_for_conda():
     recipe = yaml.safe_load((ROOT / "deploy" / "conda" / "recipe.yaml").read_text())
     assert recipe["schema_version"] == 1 and recipe["context"]["version"] == VERSION
     assert recipe["requirements"]["host"] == sorted(conda for conda, _ in NAMES.values())
+    assert any("-Dfleet=disabled" in line for line in recipe["build"]["script"])
 
 
 @pytest.mark.skipif(shutil.which("nix-instantiate") is None, reason="no nix-instantiate (package nix-bin)")
 def test_the_recipe_for_nix(tmp_path):
-    named = " ".join(f'{nix} = "{nix}";' for _, nix in NAMES.values())
+    named = " ".join(f'{nix} = "{nix}";' for _, nix in [*NAMES.values(), ("", FLEET)])
     named += ' meson = ""; ninja = ""; pkg-config = ""; python3 = ""; uthash = "uthash";'
     directories = {f"NIX_{name}_DIR": str(tmp_path / name) for name in ("STORE", "STATE", "LOG", "CONF")}
     done = subprocess.run(
@@ -62,5 +64,5 @@ def test_the_recipe_for_nix(tmp_path):
     assert done.returncode == 0, done.stderr
     recipe = json.loads(done.stdout)
     assert recipe["version"] == VERSION and recipe["src"] == str(ROOT)
-    assert set(recipe["buildInputs"]) == {nix for _, nix in NAMES.values()} | {"uthash"}
-    assert "-Dd3=/d3.min.js" in recipe["mesonFlags"]
+    assert set(recipe["buildInputs"]) == {nix for _, nix in NAMES.values()} | {"uthash", FLEET}
+    assert {"-Dd3=/d3.min.js", "-Dfleet=enabled"} <= set(recipe["mesonFlags"])

@@ -128,7 +128,7 @@ def test_json_is_what_every_command_speaks(going_on, name):
         assert read_json(done.stdout), written
 
 
-@pytest.mark.parametrize("name", ["jobs", "summary", "history", "compare", "export", "runs", "alerts", "stats", "ping",
+@pytest.mark.parametrize("name", ["jobs", "summary", "history", "compare", "export", "runs", "alerts", "stats", "fleet", "ping",
                                   "config", "flush", "plan", "analyze"])
 def test_the_examples_work(going_on, name):
     for example in examples_of(name):

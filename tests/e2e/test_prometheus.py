@@ -11,7 +11,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from harness import PATIENCE_S, Trainer, free_ports, softmax_maps, wait_until
+from harness import ATTND, PATIENCE_S, Trainer, free_ports, softmax_maps, wait_until
 from test_metrics import Scraped
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -110,16 +110,20 @@ def test_what_came_again_is_not_received(tmp_path):
 
 
 def test_expressions_name_only_metrics_that_there_are():
-    daemon = Scraped("http.metrics_heads=4")
-    families = re.findall(r"^# TYPE (\S+) (\S+)$", daemon.scrape()[1], re.M)
-    daemon.close()
+    has_fleet = "libnats" in subprocess.run(["ldd", ATTND], capture_output=True, text=True, check=True).stdout
+    families = set()
+    for role in ("off", "node", "hub") if has_fleet else ("off",):
+        daemon = Scraped("http.metrics_heads=4", *([f"fleet.role={role}", "fleet.url=nats://127.0.0.1:1"] if role != "off" else []))
+        families |= set(re.findall(r"^# TYPE (\S+) (\S+)$", daemon.scrape()[1], re.M))
+        daemon.close()
     names = {"up"} | {name + suffix for name, kind in families
                       for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))}
     expressions = list(dashboard_expressions()) + list(rule_expressions())
+    assert sum("attnd_fleet_" in expression for _, expression in expressions) > 15
     assert len(list(rule_expressions())) == RULES.read_text().count("- alert:")
     for where, expression in expressions:
         used = set(re.findall(r"\b(?:attnd|process)_\w+|\bup\b", re.sub(r'"[^"]*"', "", expression)))
-        assert used and used <= names, (where, used - names)
+        assert used and used <= names or "Fleet" in where and not has_fleet, (where, used - names)
 
 
 def test_dashboards_are_what_make_py_writes():
@@ -250,10 +254,10 @@ def test_every_expression_runs_on_what_is_scraped(watched, rng):
     wait_until(lambda: len(prometheus.query("count_over_time(attnd_jobs[1m]) > 2")) == 1, "three scrapes")
     nothing = [where for where, expression in dashboard_expressions()
                if not prometheus.query(fill(expression, instance=instance))]
-    # Absent here: no token numbers, no drift after 8 windows of learning, nothing dropped, no alert, and no
+    # Absent here: no fleet, no token numbers, no drift after 8 windows of learning, nothing dropped, no alert, and no
     # quantile of what has not happened since the first scrape.
     quiet = ("Induction", "Drift", "Dropped", "Alerts that fire", "logit", "Waiting for a worker", "Computing", "Processing",
-             "HTTP requests take")
+             "HTTP requests take", "Fleet")
     assert [where for where in nothing if not any(word in where for word in quiet)] == []
     assert prometheus.query('up{job="attnd"}')[0]["value"][1] == "1"
     assert not [alert for alert in prometheus.get("alerts")["alerts"] if alert["state"] == "firing"]

@@ -3,11 +3,18 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 from harness import SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_until
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
+from attnd.layer_state import LayerState  # noqa: E402
+
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 
 ROW_METRICS = ["entropy", "entropy_normalized", "confidence", "diagonal", "mean_distance", "first_token"]
 
@@ -54,6 +61,155 @@ def test_two_ranks_equal_one_rank_with_both_batches(attnd, rng):
             assert two["heads"][name][exact] == one["heads"][name][exact], (name, exact)
         for stat in ("mean", "std"):
             np.testing.assert_allclose(two["heads"][name][stat], one["heads"][name][stat], rtol=1e-12)
+
+
+def entropies(weights):
+    """[B, H, Tq] of weights [B, H, Tq, Tk], as the rows of f32 that were sent."""
+    weights = weights.astype(np.float64)
+    return -np.where(weights > 0, weights * np.log(np.where(weights > 0, weights, 1)), 0).sum(-1)
+
+
+def distances(means):
+    """PROTOCOL.md, section 4, of means [ranks, heads], NaN where a rank has no such head."""
+    squares = np.full(means.shape, np.nan)
+    for h in range(means.shape[1]):
+        mine = ~np.isnan(means[:, h])
+        if mine.sum() >= 3:
+            median = np.median(means[mine, h])
+            spread = 1.4826 * (1 + 6 / mine.sum()) * np.median(abs(means[mine, h] - median))
+            squares[mine, h] = ((means[mine, h] - median) / max(spread, 0.02 * abs(median), 0.001)) ** 2
+    return [np.sqrt(np.nanmean(row)) if np.isfinite(row).any() else None for row in squares]
+
+
+def by_rank(attnd, trainers, windows=1, **where):
+    """The answer of `ranks` when all have ended, and the history has so many windows of the layer."""
+    for trainer in trainers:
+        trainer.event("bye")
+    def written():
+        try:
+            tracks = attnd.call("windows", job=trainers[0].job)["layers"][0]["tracks"]
+        except (RuntimeError, IndexError):
+            return False
+        return tracks and tracks[0]["windows"] >= windows
+    wait_until(written, "the windows")
+    return attnd.call("ranks", job=trainers[0].job, **where)
+
+
+def assert_by_rank(answer, means, odd, rows=None):
+    assert [one["rank"] for one in answer["ranks"]] == list(range(len(means))) and answer["metric"] == "entropy"
+    got = np.array([one["mean"] for one in answer["ranks"]], float)
+    np.testing.assert_allclose(got, means, rtol=1e-5)  # a row is computed in f32
+    want = distances(got)
+    for one, distance in zip(answer["ranks"], want):
+        assert one["odd"] == (one["rank"] in odd) and (one["distance"] is None) == (distance is None)
+        assert distance is None or abs(one["distance"] - distance) <= 1e-9 * max(1, distance)
+        assert rows is None or one["rows"] == rows
+    assert answer["odd"] == odd and not answer["more"]
+
+
+def test_by_rank_each_head_has_its_mean_entropy_and_the_odd_one_shows(attnd, rng):
+    trainers = [Trainer(attnd, "job", rank, world=5, run=b"r" * 16) for rank in range(5)]
+    sent = [[softmax_maps(rng, 2, 4, 24, 24, causal=True) for _ in range(4)] for _ in trainers]
+    for step in range(4):
+        sent[3][step][:, 1] = np.eye(24, dtype=np.float32)  # one head of one rank has collapsed
+        for trainer, weights in zip(trainers, sent):
+            trainer.attention(weights[step], step=step, causal=True)
+    answer = by_rank(attnd, trainers, last=0)
+    means = [np.mean([entropies(weights).mean((0, 2)) for weights in steps], axis=0) for steps in sent]
+    assert_by_rank(answer, means, [3], rows=4 * 4 * 48)
+    assert {one["node"] for one in answer["ranks"]} == {None}
+    shown = subprocess.run([ATTNCTL, "ranks", "job", "--head", "1", "--address", attnd.directory], capture_output=True, text=True)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert shown.returncode == 1 and lines[0][:2] == ["job,", "decoder.0.self,"]
+    assert lines[6][:4] == ["!", "3", "-", "0.0000"] and lines[6][5:8] == ["h1:", "0.0000,", "others"]
+    assert [line[0] for line in lines[3:8]] == ["0", "1", "2", "!", "4"]
+    assert (answer["layer"], answer["heads"], answer["unit"], answer["last"]) == (0, 4, "epoch", 0)
+
+
+def test_the_ranks_of_a_window_are_those_of_its_parts(rng):
+    attnd = Attnd("window.unit=step", "window.length=4", "window.every=2")
+    trainers = [Trainer(attnd, "job", rank, world=3, run=b"r" * 16) for rank in range(3)]
+    sent = [[softmax_maps(rng, 1, 2, 16, 16) for _ in range(8)] for _ in trainers]
+    for step in range(8):
+        for trainer, weights in zip(trainers, sent):
+            trainer.attention(weights[step], step=step)
+    answer = by_rank(attnd, trainers, windows=3, last=5)
+    assert (answer["first"], answer["last"], answer["partial"]) == (2, 5, False)
+    assert_by_rank(answer, [np.mean([entropies(one).mean((0, 2)) for one in steps[2:6]], axis=0) for steps in sent], [])
+    attnd.close()
+
+
+def test_equal_ranks_are_never_odd_and_two_cannot_be_told(attnd, rng):
+    same = softmax_maps(rng, 1, 3, 8, 8)
+    for job, world in (("same", 4), ("two", 2), ("one", 1)):
+        trainers = [Trainer(attnd, job, rank, world=world, run=job.encode().ljust(16)) for rank in range(world)]
+        for trainer in trainers:
+            trainer.attention(same if job == "same" else softmax_maps(rng, 1, 3, 8, 8))
+        answer = by_rank(attnd, trainers)
+        assert answer["odd"] == [] and len(answer["ranks"]) == world
+        assert {one["distance"] for one in answer["ranks"]} == {0.0 if job == "same" else None}
+
+
+def test_ranks_of_slices_have_their_heads_alone(attnd, rng):
+    trainers = [Trainer(attnd, "job", rank, world=4, run=b"r" * 16) for rank in range(4)]
+    means = np.full((4, 4), np.nan)
+    for rank, trainer in enumerate(trainers):
+        weights, first = softmax_maps(rng, 1, 2, 8, 8), 2 * (rank == 3)
+        means[rank, first:first + 2] = entropies(weights).mean((0, 2))
+        trainer.attention(weights, head_offset=first, heads_total=4)
+    answer = by_rank(attnd, trainers)
+    assert answer["ranks"][3]["mean"][:2] == [None, None] and answer["ranks"][3]["distance"] is None
+    assert_by_rank(answer, means, answer["odd"])
+
+
+def test_a_question_by_rank_is_refused_with_its_reason(attnd, rng):
+    trainer = Trainer(attnd, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 4, 4))
+    by_rank(attnd, [trainer])
+    for code, where in (("argument", dict(metric="max_logit")), ("no_history", dict(last=7)), ("argument", dict(head=0)),
+                        ("no_history", dict(layer=3)), ("no_history", dict(window="7 steps"))):
+        with pytest.raises(RuntimeError, match=code):
+            attnd.call("ranks", job="job", **where)
+
+
+PARTS = """CREATE TABLE nodes(node_id INTEGER PRIMARY KEY, node BLOB UNIQUE, name TEXT);
+CREATE TABLE runs(run_id INTEGER PRIMARY KEY, job TEXT, run BLOB, UNIQUE(job, run));
+CREATE TABLE tracks(track_id INTEGER PRIMARY KEY, unit INTEGER, length INTEGER, every INTEGER);
+CREATE TABLE parts(part_id INTEGER PRIMARY KEY, run_id, track_id, part, layer, node_id, seq, stored, bytes, state BLOB,
+                   UNIQUE(run_id, track_id, part, layer, node_id));
+INSERT INTO tracks VALUES(1, 1, 4, 2); INSERT INTO runs VALUES(1, 'other', x'00'), (2, 'job', CAST('rrrrrrrrrrrrrrrr' AS BLOB));
+"""
+
+
+def test_on_a_hub_ranks_are_named_by_node(rng):
+    attnd = Attnd("window.unit=step", "window.length=4", "window.every=2")
+    trainer = Trainer(attnd, "job", run=b"r" * 16)
+    for step in range(4):
+        trainer.attention(softmax_maps(rng, 1, 2, 8, 8), layer=5, step=step)
+    by_rank(attnd, [trainer])
+    means = np.zeros((70, 2))
+    with sqlite3.connect(attnd.history_path + ".parts") as parts:
+        parts.executescript(PARTS)
+        for node in range(70):
+            parts.execute("INSERT INTO nodes VALUES(?, ?, ?)", (node, bytes([node]) * 8, f"gpu{node}" if node else None))
+            for part in (0, 1, 2):  # the last is of another window
+                values = rng.uniform(1.0, 1.05, (1, 2, 6)) + (node == 31)
+                means[node] += values.mean((0, 2)) / 2 * (part < 2)
+                state = LayerState(2)
+                state.add({"entropy": values}, keys=8, step=2 * part, rank=node)
+                row = (part, 5 << 2 | 2, node, state.pack())
+                parts.execute("INSERT INTO parts VALUES(NULL, 2, 1, ?, ?, ?, 1, 0, 0, ?)", row)
+        parts.execute("UPDATE parts SET state = x'90' WHERE node_id = 9")
+    parts.close()
+    answer = attnd.call("ranks", job="job", layer=5, last=3)
+    assert [one["rank"] for one in answer["ranks"]] == [rank for rank in range(70) if rank != 9] and answer["odd"] == [31]
+    assert [one["node"] for one in answer["ranks"]][:3] == [16 * "0", "gpu1", "gpu2"]
+    np.testing.assert_allclose([one["mean"] for one in answer["ranks"]], np.delete(means, 9, 0), rtol=1e-12)
+    with open(attnd.history_path + ".parts", "wb") as file:
+        file.write(b"no database" * 1000)
+    answer = attnd.call("ranks", job="job", layer=5, last=3)
+    assert [(one["rank"], one["node"]) for one in answer["ranks"]] == [(0, None)]
+    attnd.close()
 
 
 def test_a_window_waits_for_the_slower_rank(attnd, rng):

@@ -3,6 +3,7 @@
 
 Leaves in a file what the training met: its losses, its weights as a whole, and the publisher's counters.
 """
+import os
 import sys
 
 import torch
@@ -142,17 +143,19 @@ def train_rank(rank, how, dtype, endpoint, job, results, epochs="1", weights_eve
              for name, value in model.state_dict().items()}
     torch.save((losses, state, None if watch is None else watch.stats()), results)
     dist.barrier()  # nobody closes connections before all have the whole weights
+    return watch is not None
 
 
 def main(rank, world, store, **options):
     """Joins the others by a file."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world))
     try:
-        train_rank(int(rank), **options)
+        return train_rank(int(rank), **options)
     finally:
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(**dict(argument.split("=", 1) for argument in sys.argv[1:]))
+    if not main(**dict(argument.split("=", 1) for argument in sys.argv[1:])):
+        os._exit(0)  # attnd is not in it, and threads of PyTorch's gloo abort now and then at the interpreter's end

@@ -12,7 +12,8 @@ import msgpack
 RUN = "01" + 30 * "0"
 LAYER = dict(job="gpt", stack="decoder", layer=1, site="self")
 REQUESTS = [
-    ("ping", {}), ("jobs", {}), ("stats", {}), ("monitor", {}), ("config", {}), ("flush", {}), ("flush", {"job": "gpt"}),
+    ("ping", {}), ("jobs", {}), ("stats", {}), ("monitor", {}), ("fleet", {}), ("config", {}), ("flush", {}),
+    ("flush", {"job": "gpt"}),
     ("summary", {}), ("summary", {**LAYER, "run": RUN[:4], "head": 1}), ("live", {"job": "gpt"}), ("live", LAYER),
     ("maps", {**LAYER, "packed": True}), ("maps", {**LAYER, "head": 0, "kind": "mean"}), ("rollout", {"job": "gpt", "packed": True}),
     ("alerts", {}), ("alerts", {"job": "gpt", "since": 1, "limit": 3}), ("baseline", {"job": "gpt", "run": RUN}),

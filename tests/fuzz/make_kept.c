@@ -94,13 +94,16 @@ static void make_kept_keep(const struct config *config)
 }
 
 /* As small as states can be that have something of everything: they are changed fast. */
-static void make_kept_small(const char *name, struct measured_message *made)
+static void make_kept_small(const char *name, struct measured_message *made, uint32_t ranks)
 {
     struct layer_state *state = layer_state_new(1, 48);
     struct mpk_writer packed;
     mpk_writer_init(&packed);
-    REQUIRE(made && state &&
-            layer_state_add(state, &made->message, measure_result(made->measure)) == 0);
+    REQUIRE(made && state);
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        made->message.header.rank = rank;
+        REQUIRE(layer_state_add(state, &made->message, measure_result(made->measure)) == 0);
+    }
     REQUIRE(layer_state_pack(state, &packed) == 0);
     make_kept_write_file("state", name, packed.buffer.data, packed.buffer.size);
     mpk_writer_clear(&packed);
@@ -127,8 +130,9 @@ int main(int argc, char **argv)
     about = fopen(path, "wb");
     REQUIRE(whole && about);
     struct measured_options options = {.batch = 1, .heads = 1, .size = 3, .sharpness = 1};
-    make_kept_small("small", measured_message_new(&options, 1));
-    make_kept_small("small_weights", measured_weights_new(1, 1));
+    make_kept_small("small", measured_message_new(&options, 1), 1);
+    make_kept_small("small_ranks", measured_message_new(&options, 1), 3);
+    make_kept_small("small_weights", measured_weights_new(1, 1), 1);
     struct store *store = make_kept_open_store(&config, &stats);
     store_each_kept(store, on_kept, NULL);
     store_free(&store);

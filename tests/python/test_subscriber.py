@@ -196,8 +196,9 @@ FUNCTIONS = {"plan.get": "plan", "plan.set": "set_plan", "plan.reset": "reset_pl
 
 
 @pytest.mark.parametrize("method,arguments,params", [
-    ("ping", {}, {}), ("stats", {}, {}), ("config", {}, {}), ("flush", {}, {}), ("flush", {"job": "a"}, {"job": "a"}),
+    ("ping", {}, {}), ("stats", {}, {}), ("fleet", {}, {}), ("config", {}, {}), ("flush", {}, {}), ("flush", {"job": "a"}, {"job": "a"}),
     ("summary", {"job": "a", "layer": 3}, {"job": "a", "layer": 3}),
+    ("ranks", {"job": "a", "layer": 3, "last": 9}, {"job": "a", "layer": 3, "last": 9}),
     ("plan.get", {}, {}), ("plan.get", {"job": "a"}, {"job": "a"}), ("plan.reset", {"job": "a*"}, {"job": "a*"}),
     ("plan.set", {"job": "a*", "every": 10, "layers": "decoder.*", "rows": None},
      {"job": "a*", "every": 10, "layers": "decoder.*"})])

@@ -49,3 +49,16 @@ def test_more_than_is_kept_is_taken_without_a_drop(attnd, rng, monkeypatch, pace
         wait_until(lambda: attnd.stats()["processed"] == COUNT, "they are processed")
     attnd.call("flush")
     wait_until(lambda: rows_in_history(attnd) == COUNT * ROWS, "they are in the history")
+
+
+def test_who_leaves_is_answered_while_others_go_on(attnd, rng):
+    """Nothing counts as dropped at the end of a rank only because the next checkpoint comes later."""
+    weights = softmax_maps(rng, 1, 1, 8, 8)
+    ranks = [client.Publisher("job", address=attnd.directory, reliable=True, rank=rank, world=2, run=b"r" * 16, linger=60)
+             for rank in range(2)]
+    for rank in ranks:
+        assert rank.wait_for_subscriber(60)
+        assert rank.publish_attention(weights, stack="decoder", layer=0, step=0)
+    ranks[0].close()
+    assert ranks[0].stats()["dropped"] == 0 and ranks[0].stats()["sent"] > 1
+    ranks[1].close()

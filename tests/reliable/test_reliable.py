@@ -349,6 +349,7 @@ def a_forgotten_run_without_history(rng, folder):
     history.touch()  # nothing can be made there
     second.attention(softmax_maps(rng, 1, 2, 8, 8), step=1)
     wait_log(attnd, "history_trouble")
+    wait_until(lambda: attnd.stats()["processed"] == len(everything) + 2, "what was sent is in windows")
     return attnd, first, everything, second
 
 
@@ -369,7 +370,8 @@ def test_a_forgotten_run_does_not_begin_anew_while_the_history_is_away(by, rng, 
     else:
         other.attention(softmax_maps(rng, 1, 2, 8, 8), step=3)
     wait_until(lambda: sum(attnd.stats()["dropped"].values()) == (3 if by == "reliable" else 1), "the refusals")
-    assert set(attnd.stats()["dropped"]) in ({"history_unread"}, {"history_unread", "again"})  # what came behind the answer
+    reasons = set(attnd.stats()["dropped"])
+    assert reasons == {"history_unread"} or by == "reliable" and reasons == {"history_unread", "again"}  # that came behind the answer
     have_history_back(attnd, tmp_path)
     first.unanswered = dict(everything)
     first.join()

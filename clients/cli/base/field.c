@@ -243,3 +243,17 @@ void field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MA
         *letter = *letter == '_' ? ' ' : *letter;
     }
 }
+
+const msgpack_object *field_fleet_run(const msgpack_object *fleet, const char *job, const char *run)
+{
+    const msgpack_object *runs = mpk_find(fleet, "runs");
+    for (uint32_t i = 0; i < field_items(runs); i++) {
+        const msgpack_object *one = field_at(runs, i);
+        char digits[33];
+        field_text(one, "run", digits, sizeof digits);
+        if (mpk_is_str(mpk_find(one, "job"), job) && strncmp(digits, run, strlen(run)) == 0) {
+            return one;
+        }
+    }
+    return NULL;
+}

@@ -41,9 +41,10 @@ static void print_side(struct cli *cli, const char *name, const msgpack_object *
     uint64_t windows = field_u64(side, "windows");
     field_text(side, "job", job, sizeof job);
     field_text(side, "run", run, sizeof run);
-    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64 " to %" PRIu64 "\n", name,
-            job, run, windows, out_plural(windows), field_u64(side, "first"),
-            field_u64(side, "last"));
+    uint64_t first = field_u64(side, "first"), last = field_u64(side, "last");
+    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name, job, run, windows,
+            out_plural(windows), first);
+    fprintf(cli->out, first == last ? "\n" : " to %" PRIu64 "\n", last);
 }
 
 /* The metric that differs most; NULL when there is none. */

@@ -267,6 +267,8 @@ struct model {
     const char *run;            /* digits of the run of it that is shown; NULL = the newest */
     const char *gone;           /* those of the run that was shown until attnd forgot it */
     char refused[256];          /* why attnd does not answer `monitor`; "" = it does */
+    bool hub;                   /* it merges what nodes send */
+    char fleet[256];            /* of a hub: the rank that is odd, or who is late; "" = nobody */
     bool job_known;             /* attnd has it now */
     struct job_entry entry;     /* of the job, as far as it is known */
     uint64_t generation; /* one more with each choice of a job: older answers are of another */

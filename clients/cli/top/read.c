@@ -2,6 +2,7 @@
 /* How attnd is, its jobs, and what fires. */
 #include "clients/cli/top/internal.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,6 +147,40 @@ static void follow_windows(struct model *model, int64_t now_ms)
     }
 }
 
+/* The nodes of a hub that are late, and the rank of the job that is odd. */
+static void read_fleet(struct model *model, const msgpack_object *fleet)
+{
+    const msgpack_object *nodes = mpk_find(fleet, "nodes");
+    const msgpack_object *run = field_fleet_run(fleet, model->job, model->entry.run);
+    const msgpack_object *compared = mpk_find(run, "compared");
+    const msgpack_object *odd = field_at(mpk_find(compared, "odd"), 0);
+    uint32_t late = 0;
+    char node[FIELD_NAME_MAX];
+    for (uint32_t i = 0; i < field_items(nodes); i++) {
+        const msgpack_object *state = mpk_find(field_at(nodes, i), "state");
+        late += state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
+    }
+    field_text(odd, "node", node, sizeof node);
+    model->hub = nodes != NULL;
+    int used = 0;
+    model->fleet[0] = '\0';
+    if (odd) {
+        uint64_t more = field_u64(compared, "count") - 1;
+        char others[40] = "";
+        if (more > 0) {
+            snprintf(others, sizeof others, " (and %" PRIu64 " more)", more);
+        }
+        used = snprintf(model->fleet, sizeof model->fleet,
+                        "! rank %" PRIu64 " of %.64s is odd%s: attnctl ranks %.100s",
+                        field_u64(odd, "rank"), node, others, model->job);
+    }
+    if (late > 0) {
+        snprintf(model->fleet + used, sizeof model->fleet - (size_t)used,
+                 "%s! %" PRIu32 " node%s late%s", odd ? "  " : "", late,
+                 late == 1 ? " is" : "s are", odd ? "" : ": attnctl fleet");
+    }
+}
+
 void read_monitor(struct model *model, const msgpack_object *result, int64_t now_ms)
 {
     const msgpack_object *stats = mpk_find(result, "stats");
@@ -198,6 +233,7 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
         follow_job(model);
     }
     follow_windows(model, now_ms);
+    read_fleet(model, mpk_find(result, "fleet"));
 }
 
 /* Alerts */

@@ -257,6 +257,8 @@ static void draw_verdict(const struct view_frame *frame)
     put_piece(&line, model->trouble_count || model->judged ? STYLE_STRONG : STYLE_FAINT,
               model->trouble_count && model->judged ? "Needs attention at step %" PRIu64 ":"
               : model->trouble_count                ? "Needs attention:"
+              : model->judged && model->fleet[0] != '\0'
+                  ? "Needs attention: not the heads. No alert fires at step %" PRIu64 "."
               : model->judged ? "Needs attention: nothing. All is well at step %" PRIu64 "."
                               : "Needs attention: not known, no window has been judged yet",
               model->judged_step);
@@ -383,6 +385,11 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         screen_print(screen, 1, 0, screen->width, STYLE_BANNER, " %-*s", screen->width - 1, text);
     } else {
         draw_health(model, screen);
+    }
+    if (model->fleet[0] != '\0' && model->ui.page != PAGE_JOBS) {
+        screen_put(screen, frame.top - 1, 1, screen->width - 1, STYLE_WARNING, model->fleet);
+        frame.top++;
+        frame.rows--;
     }
     view_attention(&frame);
     draw_verdict(&frame);

@@ -34,6 +34,11 @@ static void draw_nothing(struct view_frame *frame)
                    (const char *const[]){first, "", "J lists the jobs that attnd knows.", NULL});
         return;
     }
+    if (model->hub) {
+        draw_lines(frame, (const char *const[]){"No window of all nodes yet.", "",
+                                                "attnctl fleet says for whom it waits.", NULL});
+        return;
+    }
     snprintf(first, sizeof first, "%s has sent nothing that was measured yet.", model->job);
     snprintf(hint, sizeof hint, "attnctl plan get %s says what holds.", model->job);
     draw_lines(frame, (const char *const[]){

@@ -82,6 +82,10 @@ class Control:
         """The daemon's own counters."""
         return self.call("stats")
 
+    def fleet(self) -> Any:
+        """This attnd among those of other machines: a dict with `role`: "off", "node" or "hub"; and more of the latter."""
+        return self.call("fleet")
+
     def config(self) -> Any:
         """The configuration in force."""
         return self.call("config")
@@ -186,6 +190,12 @@ class Control:
         `spans`, the roles that it has had: dicts of role, since, until, windows and others; `changes`, how often it
         changed. `where` narrows them down: stack, layer, site, head; window."""
         return self.call("roles", past.given(job=job, run=run, **where))["heads"]
+
+    def ranks(self, job: str, run: Optional[str] = None, **where: Any) -> Any:
+        """The mean entropy of each head of a layer by rank, in its newest window or the one that ends with `last`: a dict
+        of `ranks`: dicts of rank, node (None: not known), rows, mean (per head), distance from the median of the ranks and
+        odd; `odd`, the ranks that are the odd ones out; and whose window it is. `where`: stack, layer, site, window, last."""
+        return self.call("ranks", past.given(job=job, run=run, **where))
 
     def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
         """A dict: `firing`, the alerts that fire now, or fired when their run ended (`state`: `firing_at_end`); `alerts`,

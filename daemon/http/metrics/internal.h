@@ -18,6 +18,7 @@ struct metrics {
 void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                           const struct metrics_view *view);
 void metrics_put_process(struct metrics_text *text);
+void metrics_put_fleet(struct metrics_text *text, const struct metrics_view *view);
 void metrics_put_jobs(struct metrics_text *text, const struct metrics_view *view);
 /* Writes the layers that are `shown`. */
 void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics);

@@ -177,6 +177,7 @@ char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
     if (access_jobs_match(view->jobs, NULL)) { /* they count all jobs together */
         metrics_put_pipeline(&text, metrics, view);
         metrics_put_process(&text);
+        metrics_put_fleet(&text, view);
     }
     metrics_put_jobs(&text, view);
     metrics_put_attention(&text, metrics);

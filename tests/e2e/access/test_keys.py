@@ -121,7 +121,7 @@ def test_a_pattern_bounds_whatever_is_asked(people):
     with open(PROTOCOL, encoding="utf-8") as page:
         tables = page.read().split("\n| method | params | result |\n")[1:]
     methods = {method for table in tables for method in re.findall(r"^\| `([a-z._]+)` \| ", table.split("\n\n")[0], re.M)} - {"ping"}
-    of_all, steers = {"jobs", "stats", "monitor", "config", "keys"}, {"plan.set", "plan.reset"}
+    of_all, steers = {"jobs", "stats", "monitor", "fleet", "config", "keys"}, {"plan.set", "plan.reset"}
     assert methods >= of_all | steers | {"runs", "history", "compare", "alerts", "live"}
     reader, planner = Pair(), Pair()
     attnd = Keyed((reader, "read", "mine*"), (planner, "plan", "mine*"))

@@ -193,7 +193,7 @@ scp() { cp "${@:1:$#-1}" "$HOME/"; }
 
 def blocks():
     """The three of the README that set up two machines."""
-    return re.findall(r"```sh\n(.*?)```", README[README.index("Other machines connect over TCP"):], re.S)[:3]
+    return re.findall(r"```sh\n(.*?)```", README[README.index("Trainings on several machines"):], re.S)[:3]
 
 
 # A training that the history has something of when it ends.

@@ -224,6 +224,26 @@ static void test_nobody_is_shown_a_webhook_or_arguments(void **state)
     assert_public("command", "/opt/dir/ secret", " ...");
     assert_public("timeout", "10s", "10s");
     assert_string_equal(config_public("history", "command", "as it is", buffer), "as it is");
+    assert_string_equal(config_public("fleet", "url", "nats://a:1,tls://me:secret@b:2", buffer),
+                        "nats://a:1,tls://...@b:2");
+}
+
+static void test_a_fleet_needs_its_servers_and_servers_a_role(void **state)
+{
+    (void)state;
+    assert_fits(WITH("fleet.role=node", "fleet.url=nats://a"));
+    assert_fits(WITH("fleet.role=hub", "fleet.url=nats://a", "fleet.domains=rack-0 rack-1"));
+    assert_clashes(WITH("fleet.role=node"), "fleet.url: needed with fleet.role: node (valid: "
+                                            "nats://host:4222 or tls://host:4222, several with "
+                                            "commas)");
+    assert_clashes(WITH("fleet.url=nats://a"), "fleet.role: 'off': fleet.url is there, and without "
+                                               "effect (valid: node, hub, or off without it)");
+    assert_clashes(WITH("fleet.credentials=/c"),
+                   "fleet.role: 'off': fleet.credentials is there, and without effect (valid: "
+                   "node, hub, or off without it)");
+    assert_clashes(WITH("fleet.role=node", "fleet.url=nats://a", "fleet.domains=rack-0"),
+                   "fleet.domains: 'rack-0': only a hub takes from other domains (valid: empty "
+                   "with fleet.role: node)");
 }
 
 static void test_no_error_shows_a_webhook_or_arguments(void **state)
@@ -233,6 +253,9 @@ static void test_no_error_shows_a_webhook_or_arguments(void **state)
     (void)state;
     assert_int_equal(config_set(&config, "alerts.webhook=https://example.org/secret\n", error), -1);
     assert_null(strstr(error, "secret"));
+    assert_int_equal(config_set(&config, "fleet.url=nats://me:secret@host:x", error), -1);
+    assert_null(strstr(error, "secret"));
+    assert_non_null(strstr(error, "fleet.url: 'nats://...@host:x': the port is not 1 to 65535"));
     memset(text, 'x', sizeof text);
     memcpy(text, "alerts.command=/bin/page secret", 31);
     text[sizeof text - 1] = '\0';
@@ -245,6 +268,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_message_fits_the_budget),
+        cmocka_unit_test(test_a_fleet_needs_its_servers_and_servers_a_role),
         cmocka_unit_test(test_keys_come_together),
         cmocka_unit_test(test_the_next_key_has_an_address_of_its_own),
         cmocka_unit_test(test_the_next_address_is_free),

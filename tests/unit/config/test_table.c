@@ -160,6 +160,40 @@ static void table_check_heads(int index)
     table_refuse(index, "all", "not a list of heads");
 }
 
+static void table_check_servers(int index)
+{
+    const char *scheme = "a server does not begin with nats:// or tls://";
+    const char *host = "the host is not a name or an address", *port = "the port is not 1 to 65535";
+    accept(index, "", "");
+    accept(index, "nats://a, nats://b", "nats://a, nats://b");
+    accept(index, "nats://a-b.c:4222,tls://me:p@ss@10.0.0.1:65535,tls://[::1]:1",
+           "nats://a-b.c:4222,tls://me:p@ss@10.0.0.1:65535,tls://[::1]:1");
+    table_refuse(index, "localhost:4222", scheme);
+    table_refuse(index, "http://a:4222", scheme);
+    table_refuse(index, ",nats://a", scheme);
+    table_refuse(index, "nats://", "the host is missing");
+    table_refuse(index, "nats://:4222", "the host is missing");
+    table_refuse(index, "nats://a/", host);
+    table_refuse(index, "nats://*:4222", host);
+    table_refuse(index, "nats://[::1:4222", host);
+    table_refuse(index, "nats://a:", port);
+    table_refuse(index, "nats://a:0", port);
+    table_refuse(index, "nats://a:65536", port);
+    table_refuse(index, "tls://a:4222,nats://b:42x", port);
+    table_refuse(index, "nats://a:4222/", port);
+}
+
+static void table_check_domains(int index)
+{
+    const char *syntax = "not names between blanks";
+    accept(index, "", "");
+    accept(index, "rack-0 Rack_1", "rack-0 Rack_1");
+    table_refuse(index, "rack-0,rack-1", syntax);
+    table_refuse(index, "rack-0  rack-1", syntax);
+    table_refuse(index, "rack.0", syntax);
+    table_refuse(index, "*", syntax);
+}
+
 static void check_key(int index)
 {
     switch (config_keys[index].rule.type) {
@@ -177,6 +211,12 @@ static void check_key(int index)
         break;
     case VALUE_HEADS:
         table_check_heads(index);
+        break;
+    case VALUE_SERVERS:
+        table_check_servers(index);
+        break;
+    case VALUE_DOMAINS:
+        table_check_domains(index);
         break;
     case VALUE_BYTES:
         table_check_bounds(index, "B", "not a size such as 65536, 512MiB or 10MB");
@@ -202,6 +242,9 @@ static void check_key(int index)
     case VALUE_ISA:
         check_words(index,
                     (const char *const[]){"auto", "scalar", "portable", "avx2", "avx512", NULL});
+        break;
+    case VALUE_ROLE:
+        check_words(index, (const char *const[]){"off", "node", "hub", NULL});
         break;
     case VALUE_BOOL:
         check_words(index, (const char *const[]){"true", "false", NULL});
@@ -308,7 +351,7 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
         "windows.unit=epoch",
         "--set: windows: unknown section (valid: insecure, ingest, publish, control, http, "
         "workers, window, drift, metrics, maps, plan, limits, alerts, "
-        "history, tap, reliable, keys, shutdown, log, jobs, rules; did you mean window?)");
+        "history, tap, reliable, keys, fleet, shutdown, log, jobs, rules; did you mean window?)");
 }
 
 /* The value may itself hold `=`. */

@@ -78,12 +78,12 @@ static void test_unknown_names_are_refused(void **state)
         "\ningset:\n  budget: 1GiB\n",
         "attnd.yaml:2: ingset: unknown section (valid: insecure, ingest, publish, control, http, "
         "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
-        "tap, reliable, keys, shutdown, log, jobs, rules; did you mean ingest?)");
+        "tap, reliable, keys, fleet, shutdown, log, jobs, rules; did you mean ingest?)");
     assert_refused(
         "budget: 1GiB\n",
         "attnd.yaml:1: budget: unknown section (valid: insecure, ingest, publish, control, http, "
         "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
-        "tap, reliable, keys, shutdown, log, jobs, rules)");
+        "tap, reliable, keys, fleet, shutdown, log, jobs, rules)");
 }
 
 static void test_a_key_may_be_in_no_section(void **state)
@@ -101,13 +101,13 @@ static void test_a_key_may_be_in_no_section(void **state)
         "insecur: true\n",
         "attnd.yaml:1: insecur: unknown section (valid: insecure, ingest, publish, "
         "control, http, workers, window, drift, metrics, maps, plan, limits, alerts, "
-        "history, tap, reliable, keys, shutdown, log, jobs, rules; did you mean insecure?)");
+        "history, tap, reliable, keys, fleet, shutdown, log, jobs, rules; did you mean insecure?)");
     assert_refused("log:\n  insecure: true\n",
                    "attnd.yaml:2: log.insecure: unknown key (valid in log: level, format)");
     assert_refused("'': {insecure: true}\n",
                    "attnd.yaml:1: : unknown section (valid: insecure, ingest, publish, control, "
                    "http, workers, window, drift, metrics, maps, plan, limits, alerts, history, "
-                   "tap, reliable, keys, shutdown, log, jobs, rules)");
+                   "tap, reliable, keys, fleet, shutdown, log, jobs, rules)");
 }
 
 static void test_bad_values_name_the_line_of_their_key(void **state)

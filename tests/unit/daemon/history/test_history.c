@@ -292,6 +292,43 @@ static void test_a_window_that_came_again_is_the_newer_one(void **state)
     history_assert_range(past, "stack:s job:s from:u to:u limit:u", 10, 10, 20, 10, 10, false);
 }
 
+/* So many that they make a chunk of their own, which reaches over all others: in pages, too, from
+ * either end. */
+static void test_windows_that_came_again_are_the_newer_ones_in_all_pages(void **state)
+{
+    struct past *past = *state;
+    /* As many as a chunk has, of those that are in one: so many are then, however they are taken.
+     */
+    for (uint32_t i = 0; i < 128; i += 2) {
+        struct past_window again = history_window_of("gpt", 0xa1, i);
+        again.shift = 5;
+        past_put(past, &again);
+    }
+    past_settle(past, 128);
+    for (int forward = 0; forward < 2; forward++) {
+        uint64_t edge = forward ? 0 : WINDOWS - 1, seen = 0;
+        while (seen < WINDOWS) {
+            struct past_answer answer;
+            past_ask(past, &answer, "history",
+                     forward ? "job:s stack:s metric:s head:u limit:u from:u"
+                             : "job:s stack:s metric:s head:u limit:u to:u",
+                     "gpt", "decoder", "entropy", UINT64_C(1), UINT64_C(20), edge);
+            uint32_t count = windows_in(&answer);
+            assert_in_range(count, 1, 20);
+            for (uint32_t i = 0; i < count; i++) {
+                uint64_t at = forward ? edge + i : edge + 1 - count + i;
+                struct past_window wanted = history_window_of("gpt", 0xa1, at);
+                wanted.shift = at % 2 || at >= 128 ? wanted.shift : 5;
+                assert_window(&answer, i, wanted, METRIC_ENTROPY, 1);
+            }
+            seen += count;
+            edge = forward ? edge + count : edge - count;
+            past_forget(&answer);
+        }
+        assert_int_equal(seen, WINDOWS);
+    }
+}
+
 /* Runs */
 
 static void test_a_run_is_named_by_its_first_digits(void **state)
@@ -517,6 +554,7 @@ int main(void)
     };
     static const struct CMUnitTest fresh[] = {
         FRESH(test_a_window_that_came_again_is_the_newer_one),
+        FRESH(test_windows_that_came_again_are_the_newer_ones_in_all_pages),
         FRESH(test_a_run_is_named_by_its_first_digits),
         FRESH(test_runs_are_listed_newest_first),
         FRESH(test_windows_say_what_there_is),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Results on /metrics: which layers are there, and their numbers. */
+#include "tests/unit/fleet_example.h"
 #include "tests/unit/unit.h"
 
 #include "daemon/http/metrics/metrics.h"
@@ -119,14 +120,21 @@ static void metrics_put_job(struct mpk_writer *writer, const struct told_job *jo
     mpk_put_str(writer, job->state);
 }
 
+/* The answer of the method `fleet`; NULL: of an older attnd, without. */
+static void (*put_fleet)(struct mpk_writer *writer);
+
 static void scrape(const struct told_job *jobs, uint32_t count, uint64_t asked_ns, bool openmetrics)
 {
     struct mpk_writer writer;
     struct mpk_doc doc;
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, 2);
+    mpk_put_map(&writer, put_fleet ? 3 : 2);
     mpk_put_str(&writer, "stats");
     mpk_put_map(&writer, 0);
+    if (put_fleet) {
+        mpk_put_str(&writer, "fleet");
+        put_fleet(&writer);
+    }
     mpk_put_str(&writer, "jobs");
     mpk_put_array(&writer, count);
     for (uint32_t i = 0; i < count; i++) {
@@ -362,6 +370,57 @@ static void test_numbers_are_near(void **state)
     }
 }
 
+static void scrape_fleet(void (*put)(struct mpk_writer *writer))
+{
+    put_fleet = put;
+    scrape(&gpt, 1, 2, true);
+    put_fleet = NULL;
+}
+
+static void test_there_is_no_fleet_without_a_role(void **state)
+{
+    (void)state;
+    scrape_fleet(fleet_example_off);
+    assert_without("attnd_fleet");
+    scrape_fleet(NULL);
+    assert_without("attnd_fleet");
+}
+
+static void test_a_node_shows_its_outbox(void **state)
+{
+    (void)state;
+    scrape_fleet(fleet_example_node);
+    assert_shows("attnd_fleet_info{node=\"00112233aabbccdd\",name=\"rank-a\",role=\"node\"} 1");
+    assert_shows("attnd_fleet_connected 0");
+    assert_shows("attnd_fleet_outbox_rows 120");
+    assert_shows("attnd_fleet_outbox_bytes 25165824");
+    assert_shows("attnd_fleet_unsent_rows 3");
+    assert_shows("attnd_fleet_oldest_unsent_seconds 12.5");
+    assert_shows("attnd_fleet_lost_rows_total 2");
+    assert_shows("attnd_fleet_resent_rows_total 5");
+    assert_without("attnd_fleet_merged_windows");
+}
+
+static void test_a_hub_shows_each_node(void **state)
+{
+    (void)state;
+    scrape_fleet(fleet_example_hub);
+    assert_shows("attnd_fleet_connected 1");
+    assert_shows("attnd_fleet_parts_bytes 3650722202");
+    assert_shows("attnd_fleet_poisoned_messages_total 3");
+    assert_shows("attnd_fleet_corrected_windows_total 12");
+    assert_shows("attnd_fleet_nodes{state=\"ok\"} 1");
+    assert_shows("attnd_fleet_nodes{state=\"silent\"} 1");
+    assert_shows("attnd_fleet_nodes{state=\"behind\"} 0");
+    assert_shows("attnd_fleet_nodes{state=\"late\"} 0");
+    assert_shows(
+        "attnd_fleet_odd_ranks{job=\"gpt-small\",run=\"abcdef01230000000000000000000000\"} 18");
+    assert_shows("attnd_fleet_node_behind_windows{node=\"0000000000000002\",name=\"rank-b\"} 3");
+    assert_shows("attnd_fleet_node_clock_ahead_seconds{node=\"0000000000000002\",name=\"rank-b\"} "
+                 "-3600");
+    assert_shows("# TYPE attnd_fleet_node_lost_rows counter");
+}
+
 static void test_openmetrics_ends_with_its_mark(void **state)
 {
     (void)state;
@@ -402,6 +461,12 @@ int main(void)
                                         metrics_teardown),
         cmocka_unit_test(test_numbers_have_nine_digits),
         cmocka_unit_test(test_numbers_are_near),
+        cmocka_unit_test_setup_teardown(test_there_is_no_fleet_without_a_role, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_a_node_shows_its_outbox, metrics_setup,
+                                        metrics_teardown),
+        cmocka_unit_test_setup_teardown(test_a_hub_shows_each_node, metrics_setup,
+                                        metrics_teardown),
         cmocka_unit_test_setup_teardown(test_openmetrics_ends_with_its_mark, metrics_setup,
                                         metrics_teardown),
     };

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { WINDOW, KEEP, FORGET, ALERT };
+enum kind { WINDOW, KEEP, FORGET, ALERT, OUT };
 
 struct step {
     enum kind kind;
@@ -46,6 +46,9 @@ void fake_store_free(struct store **store)
     }
     for (int i = 0; i < (*store)->window_count; i++) {
         free((*store)->windows[i].state);
+    }
+    for (int i = 0; i < (*store)->out_count; i++) {
+        free((*store)->out[i].value);
     }
     promises_free(&(*store)->kept_promises);
     free(*store);
@@ -150,6 +153,18 @@ int batch_forget(struct store_batch *batch, const char *prefix)
     return 0;
 }
 
+int batch_out(struct store_batch *batch, const void *body, size_t size)
+{
+    void *copy = malloc(size);
+    if (!copy) {
+        return ERR_MEMORY;
+    }
+    struct step *step = fake_store_add(batch, OUT);
+    step->kept.value = memcpy(copy, body, size);
+    step->kept.size = size;
+    return 0;
+}
+
 void batch_hold(struct store_batch *batch, bool last)
 {
     (void)last;
@@ -236,6 +251,10 @@ bool store_submit(struct store *store, struct store_batch **batch)
             fake_store_put_kept(store, &step->kept);
         } else if (step->kind == FORGET) {
             fake_store_forget(store, step->kept.key);
+        } else if (step->kind == OUT) {
+            assert_true(store->out_count < FAKE_ROWS_MAX);
+            store->out[store->out_count++] = step->kept;
+            step->kept.value = NULL;
         } else {
             store->alerts++;
         }

@@ -28,6 +28,8 @@ struct store {
     int kept_count;
     struct fake_window windows[FAKE_ROWS_MAX];
     int window_count;
+    struct fake_kept out[FAKE_ROWS_MAX]; /* rows for hubs, in their order; without keys */
+    int out_count;
     int alerts, batches, replaced_final;
     bool full;                     /* batches are dropped */
     bool unreadable;               /* after the first value of a run */

@@ -944,7 +944,10 @@ static size_t blocks_of(const struct layer_state *state)
 {
     size_t bytes = layer_state_block(state) + layer_state_block(state->head) +
                    layer_state_block(state->across.bytes) + layer_state_block(state->rank_bits) +
-                   blocks_of_detail(state->detail);
+                   layer_state_block(state->rank_entropy.means) + blocks_of_detail(state->detail);
+    for (uint32_t i = 0; i < state->rank_entropy.count; i++) {
+        bytes += layer_state_block(state->rank_entropy.means[i].rows);
+    }
     for (uint32_t h = 0; h < state->heads; h++) {
         bytes += layer_state_block(state->head[h].stats.bytes);
     }

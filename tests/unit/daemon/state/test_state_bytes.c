@@ -332,6 +332,8 @@ struct brought {
 
 static const struct brought brought[] = {
     {"as it is", NULL, {NULL, 0}, HEADS, 3, 1200, 0},
+    {"a key of a later attnd", "rank_something", {LITERAL("\x91\xc0")}, HEADS, 3, 1200, 0},
+    {"ranks of one rank", "rank_entropy", {LITERAL("\x90")}, HEADS, 3, 1200, ERR_STATE},
     {"more heads than announced", NULL, {NULL, 0}, HEADS - 1, 3, 1200, ERR_STATE_MISMATCH},
     {"fewer heads than announced", NULL, {NULL, 0}, HEADS + 1, 3, 1200, ERR_STATE_MISMATCH},
     {"of another epoch", NULL, {NULL, 0}, HEADS, 4, 1200, ERR_STATE_MISMATCH},

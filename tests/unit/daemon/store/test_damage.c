@@ -2,6 +2,7 @@
 /* Corrupt files, and a full disk. */
 #include "tests/unit/daemon/store/fixture.h"
 
+#include "daemon/store/store_internal.h"
 #include "tests/unit/unit.h"
 
 #include <fcntl.h>
@@ -223,10 +224,10 @@ static void test_a_file_of_somebody_else_in_its_place_is_left_alone(void **state
     wait_count(fixture, COUNT_STORE_REPLACED, 1);
     submit_window(fixture, 4, NULL, 0);
     wait_count(fixture, COUNT_STORED, 2);
-    assert_int_equal(log_release("event=history_recovered"), 1);
     assert_null(store_trouble(fixture->store));
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
     fixture_close(fixture);
+    assert_int_equal(log_release("event=history_recovered"), 1);
     assert_int_equal(ask(fixture, "SELECT last FROM windows"), 4);
 }
 
@@ -283,6 +284,49 @@ static void test_a_full_disk_costs_records_until_there_is_room(void **state)
     assert_int_equal(ask(fixture, "SELECT group_concat(last, '') FROM windows"), 15);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
     assert_sound(fixture);
+}
+
+/* Small windows get through, large ones do not: it is one trouble for the log. */
+static void test_a_trouble_that_comes_and_goes_is_told_once(void **state)
+{
+    struct store_fixture *fixture = *state;
+    static const char bytes[100000] = "x";
+    signal(SIGXFSZ, SIG_IGN);
+    fixture_open(fixture);
+    log_capture();
+    for (uint64_t i = 1; i <= 4; i++) {
+        submit_window(fixture, 2 * i - 1, "x", 1);
+        wait_count(fixture, COUNT_STORED, i);
+        assert_null(store_trouble(fixture->store));
+        limit_files(150000);
+        submit_window(fixture, 2 * i, bytes, sizeof bytes);
+        wait_count(fixture, COUNT_STORE_DROPPED, i);
+        assert_non_null(store_trouble(fixture->store));
+        limit_files(RLIM_INFINITY);
+    }
+    submit_window(fixture, 9, "x", 1);
+    wait_count(fixture, COUNT_STORED, 5);
+    fixture_close(fixture);
+    assert_int_equal(log_release("event=history_recovered dropped=4"), 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 5);
+}
+
+/* The file is corrupt, and there is no room for another one: nothing is left to be done. */
+static void test_a_history_that_is_lost_has_nothing_to_do(void **state)
+{
+    struct store_fixture *fixture = *state;
+    store_damage_store_some(fixture, 0, 60);
+    signal(SIGXFSZ, SIG_IGN);
+    fixture_open(fixture);
+    overwrite(fixture, 2 * 8192, 40 * 8192);
+    log_capture();
+    limit_files(60000);
+    submit_window(fixture, 1000, "x", 1);
+    wait_count(fixture, COUNT_STORE_DROPPED, 1);
+    limit_files(RLIM_INFINITY);
+    assert_int_equal(log_release("event=history_lost"), 1);
+    assert_true(room_next(fixture->store) == UINT64_MAX);
+    fixture_close(fixture);
 }
 
 static _Atomic int settled, unanswered;
@@ -389,6 +433,8 @@ int main(void)
         TEST(test_a_file_of_somebody_else_in_its_place_is_left_alone),
         TEST(test_random_damage_never_stops_the_history),
         TEST(test_a_full_disk_costs_records_until_there_is_room),
+        TEST(test_a_history_that_is_lost_has_nothing_to_do),
+        TEST(test_a_trouble_that_comes_and_goes_is_told_once),
         TEST(test_promised_records_wait_for_a_full_disk),
         TEST(test_a_promise_about_what_was_dropped_is_not_kept),
     };

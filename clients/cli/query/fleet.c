@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+/* fleet: this attnd among those of other machines: a node and its outbox; or a hub, its nodes, and
+ * because of whom windows are partial. Something that somebody should see to is bad news: exit
+ * status 1. */
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FLEET_TEXT_MAX 512
+#define NAME_WIDTH     16
+/* So many windows of a run are in the answer. */
+#define WAITING_MOST 8
+#define PARTIAL_MOST 16
+
+/* Ranks that are odd in the window that was merged last. */
+static const msgpack_object *fleet_odd(const msgpack_object *run)
+{
+    return mpk_find(mpk_find(run, "compared"), "odd");
+}
+
+/* "silent", "behind", "trouble" and "refused" are for somebody to see to. */
+static bool fleet_is_late(const msgpack_object *node)
+{
+    const msgpack_object *state = mpk_find(node, "state");
+    return state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
+}
+
+static bool fleet_is_well(const msgpack_object *fleet)
+{
+    const msgpack_object *nodes = mpk_find(fleet, "nodes"), *role = mpk_find(fleet, "role");
+    const msgpack_object *runs = mpk_find(fleet, "runs");
+    char refused[2], error[2];
+    bool well = !role || mpk_is_str(role, "off") || field_bool(fleet, "connected");
+    field_text(fleet, "refused", refused, sizeof refused);
+    field_text(fleet, "error", error, sizeof error);
+    for (uint32_t i = 0; i < field_items(nodes); i++) {
+        well = well && !fleet_is_late(&nodes->via.array.ptr[i]);
+    }
+    for (uint32_t i = 0; i < field_items(runs) && !*refused; i++) {
+        field_text(field_at(runs, i), "refused", refused, sizeof refused);
+        well = well && field_items(fleet_odd(field_at(runs, i))) == 0;
+    }
+    return well && !*refused && !*error;
+}
+
+static void fleet_size(const msgpack_object *map, const char *key, char ret_text[OUT_SIZE_MAX])
+{
+    out_size(field_u64(map, key), ret_text);
+}
+
+static void fleet_show_node(struct cli *cli, const msgpack_object *fleet)
+{
+    char bytes[OUT_SIZE_MAX], unsent[OUT_SIZE_MAX], age[OUT_TIME_MAX], refused[FLEET_TEXT_MAX];
+    uint64_t waiting = field_u64(fleet, "unsent");
+    fleet_size(fleet, "bytes", bytes);
+    fleet_size(fleet, "unsent_bytes", unsent);
+    fprintf(cli->out, "outbox: %" PRIu64 " row%s (%s)", field_u64(fleet, "rows"),
+            out_plural(field_u64(fleet, "rows")), bytes);
+    if (waiting > 0) {
+        out_duration(field_number(mpk_find(fleet, "oldest_unsent_s")), age);
+        fprintf(cli->out, ", %" PRIu64 " not sent yet (%s), the oldest for %s", waiting, unsent,
+                age);
+    }
+    fprintf(cli->out,
+            "\nsent: %" PRIu64 " row%s, %" PRIu64 " of them again; lost before that: %" PRIu64 "\n",
+            field_u64(fleet, "sent"), out_plural(field_u64(fleet, "sent")),
+            field_u64(fleet, "resent"), field_u64(fleet, "outbox_lost"));
+    field_text(fleet, "refused", refused, sizeof refused);
+    if (*refused) {
+        fprintf(cli->out, "refused by the hub: %s\n", refused);
+    }
+}
+
+/* A node that was not heard of since the hub began has no name, but its id. */
+static void fleet_name(const msgpack_object *node, char ret_name[FLEET_TEXT_MAX])
+{
+    field_text(node, "name", ret_name, FLEET_TEXT_MAX);
+    if (!*ret_name) {
+        field_text(node, "id", ret_name, FLEET_TEXT_MAX);
+    }
+}
+
+static void fleet_add_node(struct out_table *table, const msgpack_object *node)
+{
+    char name[FLEET_TEXT_MAX], heard[OUT_TIME_MAX];
+    double heard_s = field_number(mpk_find(node, "heard_s"));
+    double clock_s = field_number(mpk_find(node, "clock_s"));
+    fleet_name(node, name);
+    out_shorten(name, NAME_WIDTH);
+    out_duration(heard_s, heard);
+    out_cell(table, "%s%s", fleet_is_late(node) ? "! " : "  ", name);
+    out_text(table, node, "state", 0);
+    out_cell(table, "%s", isnan(heard_s) ? "-" : heard);
+    out_count(table, node, "behind");
+    out_count(table, node, "unsent");
+    out_count(table, node, "outbox_lost");
+    out_count(table, node, "lacking");
+    if (isnan(clock_s)) {
+        out_cell(table, "-");
+    } else {
+        out_cell(table, "%+.1f s", clock_s);
+    }
+}
+
+/* The nodes that somebody should see to come first, with a mark; then by name. */
+static int fleet_order(const void *a, const void *b)
+{
+    char first[FLEET_TEXT_MAX], second[FLEET_TEXT_MAX];
+    fleet_name(a, first);
+    fleet_name(b, second);
+    return fleet_is_late(a) != fleet_is_late(b) ? (fleet_is_late(a) ? -1 : 1)
+                                                : strverscmp(first, second);
+}
+
+/* `nodes` is the answer's own, and is put in order. */
+static void fleet_show_nodes(struct cli *cli, const msgpack_object *nodes)
+{
+    struct out_table table;
+    qsort(nodes->via.array.ptr, field_items(nodes), sizeof nodes->via.array.ptr[0], fleet_order);
+    out_begin(&table, "NODE|STATE|HEARD|BEHIND|UNSENT|LOST|LACKING|CLOCK");
+    for (uint32_t i = 0; i < field_items(nodes); i++) {
+        fleet_add_node(&table, &nodes->via.array.ptr[i]);
+    }
+    out_print(&table, cli->width, false, cli->out);
+    for (uint32_t i = 0; i < field_items(nodes); i++) {
+        char name[FLEET_TEXT_MAX], refused[FLEET_TEXT_MAX], trouble[FLEET_TEXT_MAX];
+        fleet_name(&nodes->via.array.ptr[i], name);
+        field_text(&nodes->via.array.ptr[i], "refused", refused, sizeof refused);
+        if (*refused) {
+            fprintf(cli->out, "%s is refused: %s\n", name, refused);
+        }
+        field_text(&nodes->via.array.ptr[i], "trouble", trouble, sizeof trouble);
+        if (*trouble) {
+            fprintf(cli->out, "%s is in trouble: %s\n", name, trouble);
+        }
+    }
+}
+
+/* "node-3 (silent), node-7": texts, or maps of a name and a reason. */
+static void fleet_list(struct cli *cli, const msgpack_object *names)
+{
+    for (uint32_t i = 0; i < field_items(names); i++) {
+        const msgpack_object *one = &names->via.array.ptr[i];
+        char name[FLEET_TEXT_MAX], reason[FLEET_TEXT_MAX];
+        if (one->type == MSGPACK_OBJECT_MAP) {
+            field_text(one, "name", name, sizeof name);
+        } else {
+            field_show(one, name, sizeof name);
+        }
+        field_text(one, "reason", reason, sizeof reason);
+        fprintf(cli->out, "%s%s%s%s%s", i ? ", " : "", name, *reason ? " (" : "", reason,
+                *reason ? ")" : "");
+    }
+    fputs(field_items(names) ? "\n" : "its turn, or for ranks that no node has\n", cli->out);
+}
+
+/* One line for windows in a row that have the same rule, and lack the same nodes: those that wait,
+ * or the partial ones, which are marked. */
+static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool partial)
+{
+    const char *whom = partial ? "missing" : "for";
+    const msgpack_object *windows = mpk_find(run, partial ? "partial" : "waiting");
+    const uint32_t count = field_items(windows), most = partial ? PARTIAL_MOST : WAITING_MOST;
+    for (uint32_t i = 0, next; i < count; i = next) {
+        const msgpack_object *first = field_at(windows, i), *missing = mpk_find(first, whom);
+        uint64_t end = field_u64(first, "last"), other = end, length = field_u64(first, "length");
+        char unit[16];
+        field_text(first, "unit", unit, sizeof unit);
+        for (next = i + 1; missing && next < count; next++) {
+            const msgpack_object *after = field_at(windows, next);
+            const msgpack_object *theirs = mpk_find(after, whom), *of = mpk_find(after, "unit");
+            if (!theirs || !of || !msgpack_object_equal(*theirs, *missing) ||
+                !mpk_is_str(of, unit) || field_u64(after, "length") != length) {
+                break;
+            }
+            other = field_u64(after, "last");
+        }
+        fputs(partial ? "! " : "  ", cli->out);
+        if (next == i + 1) {
+            fputs("the window that ends", cli->out);
+        } else {
+            fprintf(cli->out, "%" PRIu32 "%s windows that end", next - i,
+                    next == most ? " or more" : "");
+        }
+        fprintf(cli->out, " at %s %" PRIu64, unit, end < other ? end : other);
+        if (end != other) {
+            fprintf(cli->out, " to %" PRIu64, end < other ? other : end);
+        }
+        fputs(!partial ? (next == i + 1 ? " waits for " : " wait for ")
+                       : (next == i + 1 ? " is without " : " are without "),
+              cli->out);
+        fleet_list(cli, missing);
+    }
+}
+
+/* "! rank 5 of rank-c is odd in 3 of 4 layers: attnctl ranks gpt-small" */
+static void fleet_show_ranks(struct cli *cli, const msgpack_object *run)
+{
+    const msgpack_object *odd = fleet_odd(run), *compared = mpk_find(run, "compared");
+    uint64_t world = field_u64(run, "world"), ranks = field_u64(run, "ranks");
+    char job[FLEET_TEXT_MAX], node[FLEET_TEXT_MAX], digits[9];
+    field_text(run, "job", job, sizeof job);
+    field_text(run, "run", digits, sizeof digits);
+    if (ranks < world && !mpk_is_str(mpk_find(run, "state"), "ended")) {
+        fprintf(cli->out, "! %" PRIu64 " of %" PRIu64 " ranks not heard of yet\n", world - ranks,
+                world);
+    }
+    for (uint32_t i = 0; i < field_items(odd); i++) {
+        const msgpack_object *one = field_at(odd, i);
+        field_text(one, "node", node, sizeof node);
+        fprintf(cli->out, "! rank %" PRIu64 " of %s is odd in %" PRIu64 " of %" PRIu64 " layers\n",
+                field_u64(one, "rank"), node, field_u64(one, "layers"),
+                field_u64(compared, "layers"));
+    }
+    if (field_u64(compared, "count") > field_items(odd)) {
+        fprintf(cli->out, "! and %" PRIu64 " more\n",
+                field_u64(compared, "count") - field_items(odd));
+    }
+    if (field_items(odd) > 0) {
+        fprintf(cli->out, "  see: attnctl ranks %s --run %s\n", job, digits);
+    }
+}
+
+static void fleet_show_run(struct cli *cli, const msgpack_object *run)
+{
+    const uint32_t nodes = field_items(mpk_find(run, "nodes"));
+    char job[FLEET_TEXT_MAX], digits[9], state[16], refused[FLEET_TEXT_MAX];
+    field_text(run, "job", job, sizeof job);
+    field_text(run, "run", digits, sizeof digits);
+    field_text(run, "state", state, sizeof state);
+    fprintf(cli->out, "\n%s, run %s, %s: %" PRIu64 " of %" PRIu64 " ranks on %" PRIu32 " node%s\n",
+            job, digits, state, field_u64(run, "ranks"), field_u64(run, "world"), nodes,
+            out_plural(nodes));
+    field_text(run, "refused", refused, sizeof refused);
+    if (*refused) {
+        fprintf(cli->out, "  is not shown: %s\n", refused);
+    }
+    fleet_show_ranks(cli, run);
+    fleet_show_windows(cli, run, false);
+    fleet_show_windows(cli, run, true);
+}
+
+static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
+{
+    static const struct {
+        const char *key, *text;
+    } odd[] = {
+        {"poisoned", "messages set aside: unreadable, or of runs that there is no room for"},
+        {"windows_unknown", "messages of window rules that this hub does not have"},
+        {"steps_disagree", "windows whose nodes are in different epochs"},
+        {"gone", "rows that their nodes have no more, and that never came"},
+        {"windows_lost", "windows whose parts went before they were merged"},
+    };
+    const msgpack_object *nodes = mpk_find(fleet, "nodes"), *runs = mpk_find(fleet, "runs");
+    char bytes[OUT_SIZE_MAX], unknown[FLEET_TEXT_MAX];
+    fleet_size(fleet, "bytes", bytes);
+    fprintf(cli->out,
+            "parts: %" PRIu64 " (%s), %" PRIu64 " message%s waiting in the stream\n"
+            "windows: %" PRIu64 " merged, %" PRIu64 " corrected\n",
+            field_u64(fleet, "rows"), bytes, field_u64(fleet, "waiting"),
+            out_plural(field_u64(fleet, "waiting")), field_u64(fleet, "merged"),
+            field_u64(fleet, "corrected"));
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        if (field_u64(fleet, odd[i].key) > 0) {
+            fprintf(cli->out, "%" PRIu64 " %s\n", field_u64(fleet, odd[i].key), odd[i].text);
+        }
+    }
+    field_text(fleet, "unknown", unknown, sizeof unknown);
+    if (*unknown) {
+        text_wrap(unknown, 0, 0, cli->out);
+    }
+    fputs(field_items(nodes) ? "\n" : "no node has been heard of yet\n", cli->out);
+    if (field_items(nodes)) {
+        fleet_show_nodes(cli, nodes);
+    }
+    for (uint32_t i = 0; i < field_items(runs); i++) {
+        fleet_show_run(cli, &runs->via.array.ptr[i]);
+    }
+}
+
+static int fleet_show(struct cli *cli, const msgpack_object *fleet)
+{
+    char role[8], name[FLEET_TEXT_MAX], id[20], url[FLEET_TEXT_MAX], error[FLEET_TEXT_MAX];
+    field_text(fleet, "role", role, sizeof role);
+    if (!*role || strcmp(role, "off") == 0) {
+        text_wrap(
+            "this attnd is alone; for one view of many machines set fleet.role to node on each "
+            "of them and to hub on one more attnd, and fleet.url to NATS servers for all",
+            0, 0, cli->out);
+        return CLI_OK;
+    }
+    field_text(fleet, "name", name, sizeof name);
+    field_text(fleet, "id", id, sizeof id);
+    field_text(fleet, "url", url, sizeof url);
+    field_text(fleet, "error", error, sizeof error);
+    fprintf(cli->out, "%s %s, id %s\n", role, name, id);
+    if (*error) {
+        fprintf(cli->out, "%s\n", error);
+    } else {
+        fprintf(cli->out, "%s: %s\n", url,
+                field_bool(fleet, "connected") ? "connected" : "no connection yet");
+    }
+    (strcmp(role, "hub") == 0 ? fleet_show_hub : fleet_show_node)(cli, fleet);
+    return CLI_OK;
+}
+
+static int fleet_answer(struct cli *cli, const msgpack_object *fleet)
+{
+    bool json = cli->args->given & ARGS_JSON;
+    int code = (json ? cli_print_json : fleet_show)(cli, fleet);
+    return code == CLI_OK && !fleet_is_well(fleet) ? CLI_FINDING : code;
+}
+
+int cmd_fleet(struct cli *cli)
+{
+    struct ask ask;
+    ask_init(&ask);
+    return ask_read(cli, "fleet", &ask, fleet_answer);
+}

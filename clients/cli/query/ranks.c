@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/* ranks: the mean entropy of a layer's heads by rank, and which rank is the odd one out: exit
+ * status 1 if any is. */
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#define NODE_WIDTH 24
+
+/* A head of a rank, or the mean over its heads. */
+static double ranks_entropy(const struct cli *cli, const msgpack_object *mean)
+{
+    double sum = 0;
+    uint32_t count = 0;
+    if (cli->args->given & ARGS_HEAD) {
+        return field_item(mean, cli->args->head);
+    }
+    for (uint32_t h = 0; h < field_items(mean); h++) {
+        double x = field_item(mean, h);
+        sum += isnan(x) ? 0 : x;
+        count += isnan(x) ? 0 : 1;
+    }
+    return sum / count;
+}
+
+/* The head that is furthest from the median of the ranks. */
+static void ranks_add_furthest(struct out_table *table, const msgpack_object *rank)
+{
+    uint32_t head = (uint32_t)field_u64(rank, "head");
+    double median = field_number(mpk_find(rank, "median"));
+    if (isnan(median)) {
+        out_cell(table, "-");
+    } else {
+        out_cell(table, "h%" PRIu32 ": %.4f, others %.4f", head,
+                 field_item(mpk_find(rank, "mean"), head), median);
+    }
+}
+
+static int ranks_show(struct cli *cli, const msgpack_object *result)
+{
+    const msgpack_object *ranks = mpk_find(result, "ranks");
+    uint32_t odd = field_items(mpk_find(result, "odd"));
+    uint64_t first = field_u64(result, "first"), last = field_u64(result, "last");
+    char place[LAYER_TEXT_MAX], job[64], unit[16];
+    field_layer(result, place);
+    field_text(result, "job", job, sizeof job);
+    field_text(result, "unit", unit, sizeof unit);
+    fprintf(cli->out, "%s, %s, %s %" PRIu64, job, place, unit, first);
+    fprintf(cli->out, first == last ? ": " : " to %" PRIu64 ": ", last);
+    fprintf(cli->out, "mean entropy by rank, %s\n\n", odd > 0 ? "!: the odd ones" : "none is odd");
+    struct out_table table;
+    out_begin(&table, "RANK|NODE|ENTROPY|DISTANCE|FURTHEST HEAD");
+    for (uint32_t i = 0; i < field_items(ranks); i++) {
+        const msgpack_object *rank = field_at(ranks, i), *mean = mpk_find(rank, "mean");
+        out_cell(&table, "%s%" PRIu64, field_bool(rank, "odd") ? "! " : "  ",
+                 field_u64(rank, "rank"));
+        out_text(&table, rank, "node", NODE_WIDTH);
+        out_value(&table, ranks_entropy(cli, mean), true);
+        out_number(&table, mpk_find(rank, "distance"));
+        ranks_add_furthest(&table, rank);
+    }
+    out_print(&table, cli->width, true, cli->out);
+    return CLI_OK;
+}
+
+static int ranks_answer(struct cli *cli, const msgpack_object *result)
+{
+    bool json = cli->args->given & ARGS_JSON;
+    int code = (json ? cli_print_json : ranks_show)(cli, result);
+    return code == CLI_OK && field_items(mpk_find(result, "odd")) > 0 ? CLI_FINDING : code;
+}
+
+int cmd_ranks(struct cli *cli)
+{
+    struct ask ask;
+    struct args args = *cli->args;
+    struct cli chosen = *cli;
+    struct rpc_reply fleet = {.result = NULL};
+    char stack[16], site[16];
+    chosen.args = &args;
+    if (!(args.given & (ARGS_LAYER | ARGS_STACK | ARGS_SITE)) &&
+        rpc_call(cli->rpc, "fleet", NULL, &fleet) == RPC_OK) {
+        /* A hub knows in which layer a rank is furthest from the others. */
+        const msgpack_object *run =
+            field_fleet_run(fleet.result, args.words[1], args.run ? args.run : "");
+        const msgpack_object *odd = field_at(mpk_find(mpk_find(run, "compared"), "odd"), 0);
+        if (odd) {
+            field_text(odd, "stack", stack, sizeof stack);
+            field_text(odd, "site", site, sizeof site);
+            args.stack = stack;
+            args.site = site;
+            args.layer = (uint32_t)field_u64(odd, "layer");
+            args.given |= ARGS_LAYER;
+        }
+        rpc_reply_clear(&fleet);
+    }
+    ask_past(&ask, &args);
+    ask_layer(&ask, &args);
+    ask_text(&ask, "window", args.window);
+    return ask_read(&chosen, "ranks", &ask, ranks_answer);
+}

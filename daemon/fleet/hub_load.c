@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+/* The memory of a hub from its file. */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/fleet/hub_internal.h"
+#include "proto/err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A hub that ended badly may have recorded what its history has not got: commits of about so long
+ * are lost with the power (daemon/store/store.c). */
+#define REDO_S 60
+
+static void hub_copy_text(char *to, size_t size, const unsigned char *text)
+{
+    strncpy(to, text ? (const char *)text : "", size - 1);
+    to[size - 1] = '\0';
+}
+
+static int hub_load_nodes(struct hub *hub)
+{
+    int code = 0;
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_NODE, "");
+    while (parts_row(&hub->parts, row)) {
+        struct hub_node *node;
+        if (sqlite3_column_bytes(row, 1) != FLEET_ID_BYTES) {
+            continue;
+        }
+        node = hub_add_node(hub, sqlite3_column_int64(row, 0), sqlite3_column_blob(row, 1));
+        if (!node) {
+            code = ERR_MEMORY;
+            continue;
+        }
+        if (sqlite3_column_bytes(row, 2) > 0) {
+            hub_copy_text(node->name, sizeof node->name, sqlite3_column_text(row, 2));
+        }
+        hub_copy_text(node->host, sizeof node->host, sqlite3_column_text(row, 3));
+        hub_copy_text(node->version, sizeof node->version, sqlite3_column_text(row, 4));
+        node->has_instance = node->loaded = sqlite3_column_bytes(row, 5) == FLEET_ID_BYTES;
+        if (node->has_instance) {
+            memcpy(node->instance, sqlite3_column_blob(row, 5), FLEET_ID_BYTES);
+        }
+        size_t earlier = (size_t)sqlite3_column_bytes(row, 6);
+        earlier = earlier < sizeof node->earlier ? earlier : sizeof node->earlier;
+        if (earlier) {
+            memcpy(node->earlier, sqlite3_column_blob(row, 6), earlier);
+        }
+        node->earlier_count = (uint32_t)(earlier / FLEET_ID_BYTES);
+        if (sqlite3_column_bytes(row, 7) > 0) {
+            seen_load(&node->seen, sqlite3_column_blob(row, 7),
+                      (size_t)sqlite3_column_bytes(row, 7));
+        }
+    }
+    return code;
+}
+
+static struct hub_node *hub_node_of(struct hub *hub, int64_t row)
+{
+    struct hub_node *node = hub->nodes;
+    while (node && node->row != row) {
+        node = node->next;
+    }
+    return node;
+}
+
+struct hub_rule_row {
+    int64_t row;
+    struct fleet_rule rule;
+};
+
+/* The track of a run that a row of the file names; -1 when it names none. */
+static int hub_load_track(struct hub *hub, struct hub_run *run, int64_t row,
+                          const struct hub_rule_row *rules, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (rules[i].row == row) {
+            return hub_find_track(hub, run, &rules[i].rule);
+        }
+    }
+    return -1;
+}
+
+static int hub_load_progress(struct hub *hub)
+{
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_PROGRESS, "");
+    int code = 0;
+    while (parts_row(&hub->parts, row)) {
+        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
+        struct hub_node *node = hub_node_of(hub, sqlite3_column_int64(row, 1));
+        struct hub_member *member = run && node ? hub_find_member(hub, run, node) : NULL;
+        struct mpk_doc doc;
+        struct fleet_body body;
+        if (!member || mpk_parse(sqlite3_column_blob(row, 3), (size_t)sqlite3_column_bytes(row, 3),
+                                 &fleet_limits, &doc) != 0) {
+            continue;
+        }
+        if (fleet_body_decode(doc.root, &body) == 0 && body.kind != FLEET_PART) {
+            int noted =
+                hub_note_progress(hub, member, &body, (uint64_t)sqlite3_column_int64(row, 2));
+            code = code ? code : noted;
+        }
+        mpk_doc_clear(&doc);
+    }
+    return code;
+}
+
+/* Rules are few: those of the config. */
+#define RULES_MAX 64
+
+/* Rows that were closed, what was merged, and below which parts nothing is. */
+static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, uint32_t count)
+{
+    int code = 0;
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_CLOSED, "");
+    while (parts_row(&hub->parts, row)) {
+        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
+        struct hub_node *node = hub_node_of(hub, sqlite3_column_int64(row, 2));
+        int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
+        struct hub_member *member = at >= 0 && node ? hub_find_member(hub, run, node) : NULL;
+        int noted = member ? hub_note_closed(hub, run, member, (uint32_t)at,
+                                             (uint64_t)sqlite3_column_int64(row, 3),
+                                             (uint64_t)sqlite3_column_int64(row, 4))
+                           : 0;
+        code = code ? code : noted;
+    }
+    row = parts_bind(&hub->parts, PARTS_EACH_MERGED, "");
+    while (parts_row(&hub->parts, row)) {
+        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
+        int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
+        struct hub_window *window =
+            at < 0 ? NULL
+                   : hub_add_window(hub, &run->tracks[at], (uint64_t)sqlite3_column_int64(row, 2));
+        if (window) {
+            window->merged = true;
+            window->revision = (uint32_t)sqlite3_column_int64(row, 3);
+            window->changed = sqlite3_column_int(row, 4);
+            window->redo = sqlite3_column_int64(row, 5) + REDO_S >= hub_now_s();
+        }
+    }
+    row = parts_bind(&hub->parts, PARTS_EACH_FLOOR, "");
+    while (parts_row(&hub->parts, row)) {
+        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
+        int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
+        if (at >= 0) {
+            hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(row, 2));
+        }
+    }
+    return code;
+}
+
+static int hub_load_all(struct hub *hub)
+{
+    struct hub_rule_row rules[RULES_MAX];
+    uint32_t count = 0;
+    hub_merge_stop(hub); /* its run goes */
+    hub_runs_free(hub);
+    int code = hub_load_nodes(hub);
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_RUN, "");
+    while (parts_row(&hub->parts, row)) {
+        const char *job = (const char *)sqlite3_column_text(row, 1);
+        if (!job || !job_name_valid(job, strlen(job)) ||
+            sqlite3_column_bytes(row, 2) != RUN_BYTES) {
+            continue;
+        }
+        struct hub_run *run = hub_add_run(hub, sqlite3_column_int64(row, 0), job, strlen(job),
+                                          sqlite3_column_blob(row, 2));
+        code = run ? code : ERR_MEMORY;
+        if (run) {
+            run->buckets = sqlite3_column_int64(row, 3);
+            run->ended = sqlite3_column_int(row, 4);
+            run->heard_s = run->saved_s = sqlite3_column_int64(row, 5);
+        }
+    }
+    row = parts_bind(&hub->parts, PARTS_EACH_TRACK, "");
+    while (parts_row(&hub->parts, row)) {
+        struct hub_rule_row rule = {.row = sqlite3_column_int64(row, 0),
+                                    .rule = {(enum window_unit)sqlite3_column_int(row, 1),
+                                             (uint64_t)sqlite3_column_int64(row, 2),
+                                             (uint64_t)sqlite3_column_int64(row, 3)}};
+        if (count < RULES_MAX && hub_knows_rule(hub, &rule.rule)) {
+            rules[count++] = rule;
+        }
+    }
+    int windows = hub_load_windows(hub, rules, count);
+    code = code ? code : windows;
+    row = parts_bind(&hub->parts, PARTS_EACH_HEADS, "");
+    while (parts_row(&hub->parts, row)) {
+        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
+        int noted = run ? hub_note_heads(run, (uint32_t)sqlite3_column_int64(row, 1),
+                                         (uint32_t)sqlite3_column_int64(row, 2))
+                        : 0;
+        code = code ? code : noted;
+    }
+    row = parts_bind(&hub->parts, PARTS_EACH_SAID, "");
+    while (parts_row(&hub->parts, row)) {
+        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
+        if (run) {
+            run->said_last = sqlite3_column_int64(row, 1);
+        }
+    }
+    hub->piece_bytes = hub->said_bytes = UINT64_MAX / 2; /* they are counted at once */
+    hub->forget_ns = 0;
+    int loaded = hub_load_progress(hub);
+    code = code ? code : loaded;
+    return hub->parts.code && !code ? ERR_AGAIN : code;
+}
+
+int hub_put_meta(struct hub *hub)
+{
+    struct parts *parts = &hub->parts;
+    parts_begin(parts);
+    parts_run(parts, parts_bind(parts, PARTS_PUT_META, "tb", "hub", (const void *)hub->id,
+                                (size_t)FLEET_ID_BYTES));
+    parts_run(parts, parts_bind(parts, PARTS_PUT_META, "tb", "history", (const void *)&hub->history,
+                                sizeof hub->history));
+    return parts_commit(parts);
+}
+
+int hub_load(struct hub *hub, int damage)
+{
+    char error[CONFIG_ERROR_MAX];
+    for (int turn = 0; turn < 2; turn++) {
+        parts_commit(&hub->parts); /* or undoes, where one before this has failed */
+        if (parts_is_damage(damage) || !hub->parts.db) {
+            hub_merge_stop(hub);
+            if (parts_open_anew(&hub->parts, hub->history_path, damage, error) != 0) {
+                log_event(LOG_ERROR, "fleet_parts_trouble", LOG_STR("reason", error));
+                return ERR_AGAIN;
+            }
+            hub_put_meta(hub);
+        }
+        int code = hub_load_all(hub);
+        damage = hub->parts.code;
+        if (!code || !parts_is_damage(damage)) {
+            return code;
+        }
+    }
+    return ERR_AGAIN;
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/* The result of the method `fleet`: proto/PROTOCOL.md, section 4. */
+#include "daemon/base/clock.h"
+#include "daemon/fleet/hub_internal.h"
+#include "daemon/fleet/link.h"
+#include "proto/err.h"
+
+#include <math.h>
+
+#define WAITING_MAX 8
+#define PARTIAL_MAX 16
+
+static void hub_put_text(struct mpk_writer *writer, const char *key, const char *text)
+{
+    mpk_pair_str(writer, key, *text ? text : NULL);
+}
+
+static void hub_put_id(struct mpk_writer *writer, const uint8_t *id)
+{
+    char digits[LINK_ID_DIGITS + 1];
+    link_id_text(id, digits);
+    mpk_put_str(writer, digits);
+}
+
+/* The most windows behind the first, over the runs that go on; whether it takes part in any. */
+static uint64_t hub_behind_most(const struct hub *hub, const struct hub_node *node, bool *ret_ended)
+{
+    uint64_t most = 0;
+    bool any = false;
+    *ret_ended = true;
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        for (uint32_t i = 0; i < run->member_count; i++) {
+            const struct hub_member *member = run->members[i];
+            if (member->node != node) {
+                continue;
+            }
+            any = true;
+            *ret_ended = *ret_ended && hub_has_ended(member);
+            uint64_t behind = run->ended ? 0 : hub_behind(hub, run, member);
+            most = behind > most ? behind : most;
+        }
+    }
+    *ret_ended = *ret_ended && any;
+    return most;
+}
+
+static void hub_put_node(const struct hub *hub, const struct hub_node *node,
+                         struct mpk_writer *writer)
+{
+    bool ended;
+    uint64_t behind = hub_behind_most(hub, node, &ended);
+    bool heard = node->heard_ns && hub_is_heard(hub, node);
+    bool gone = node->heard_ns ? node->beat.stopping : ended;
+    bool late = node->heard_ns && clock_since_ns(node->heard_ns, hub->now_ns) >= HUB_GONE_NS;
+    bool copied = node->copy_ns && clock_since_ns(node->copy_ns, hub->now_ns) < HUB_GONE_NS;
+    const char *trouble = copied ? node->copy : node->beat.trouble;
+    const char *state = *node->refused            ? "refused"
+                        : gone                    ? "ended"
+                        : !heard                  ? "silent"
+                        : *trouble                ? "trouble"
+                        : behind > HUB_BEHIND_MAX ? "behind"
+                        : late                    ? "late"
+                                                  : "ok";
+    mpk_put_map(writer, 15);
+    mpk_put_str(writer, "id");
+    hub_put_id(writer, node->id);
+    mpk_pair_str(writer, "name", node->name);
+    mpk_pair_str(writer, "host", node->host);
+    mpk_pair_str(writer, "version", node->version);
+    mpk_pair_f64(writer, "heard_s",
+                 node->heard_ns ? (double)clock_since_ns(node->heard_ns, hub->now_ns) / 1e9 : NAN);
+    mpk_pair_str(writer, "state", state);
+    mpk_pair_u64(writer, "behind", behind);
+    mpk_pair_u64(writer, "unsent", node->beat.unsent);
+    mpk_pair_u64(writer, "unsent_bytes", node->beat.unsent_bytes);
+    mpk_pair_u64(writer, "outbox_lost", node->beat.outbox_lost);
+    mpk_pair_u64(writer, "lacking", seen_lacking(&node->seen, node->beat.taken) % FLEET_JUMP);
+    /* In whole seconds: its sign of life has waited for some of one. */
+    mpk_pair_f64(writer, "clock_s",
+                 node->heard_ns ? (double)(node->clock_ns / INT64_C(1000000000)) : NAN);
+    hub_put_text(writer, "refused", node->refused);
+    hub_put_text(writer, "trouble", trouble);
+    mpk_pair_u64(writer, "runs", node->run_count);
+}
+
+static void hub_put_rule(const struct fleet_rule *rule, struct mpk_writer *writer)
+{
+    mpk_pair_str(writer, "unit", window_unit_name(rule->unit));
+    mpk_pair_u64(writer, "length", rule->length);
+    mpk_pair_u64(writer, "every", rule->every);
+}
+
+/* The first windows that are not merged yet, and whom they wait for. */
+static uint32_t hub_put_waiting(const struct hub *hub, const struct hub_run *run, uint32_t track,
+                                uint32_t most, struct mpk_writer *writer)
+{
+    const struct hub_track *of = &run->tracks[track];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < of->window_count && count < most; i++) {
+        const struct hub_window *window = &of->windows[i];
+        if (window->merged) {
+            continue;
+        }
+        count++;
+        if (!writer) {
+            continue;
+        }
+        uint32_t waited = 0;
+        for (uint32_t m = 0; m < run->member_count; m++) {
+            waited += hub_waits_for(hub, run, track, window, run->members[m]);
+        }
+        mpk_put_map(writer, 5);
+        hub_put_rule(&of->rule, writer);
+        mpk_pair_u64(writer, "last", (window->part + 1) * of->size - 1);
+        mpk_put_str(writer, "for");
+        mpk_put_array(writer, waited);
+        for (uint32_t m = 0; m < run->member_count; m++) {
+            if (hub_waits_for(hub, run, track, window, run->members[m])) {
+                mpk_put_str(writer, run->members[m]->node->name);
+            }
+        }
+    }
+    return count;
+}
+
+/* The windows that lack nodes: how many there are, and those that were merged last. */
+static void hub_put_partial(struct hub *hub, const struct hub_run *run, struct mpk_writer *writer)
+{
+    struct parts *parts = &hub->parts;
+    struct mpk_writer list;
+    uint32_t count = 0;
+    int64_t all = parts_run(parts, parts_bind(parts, PARTS_COUNT_PARTIAL, "i", run->row));
+    mpk_writer_init(&list);
+    sqlite3_stmt *row = parts_bind(parts, PARTS_EACH_PARTIAL, "ii", run->row, (int64_t)PARTIAL_MAX);
+    for (; parts_row(parts, row); count++) {
+        struct fleet_rule rule = {(enum window_unit)sqlite3_column_int(row, 0),
+                                  (uint64_t)sqlite3_column_int64(row, 1),
+                                  (uint64_t)sqlite3_column_int64(row, 2)};
+        uint64_t units = ((uint64_t)sqlite3_column_int64(row, 3) + 1) *
+                         config_window_part(rule.length, rule.every);
+        mpk_put_map(&list, 7);
+        hub_put_rule(&rule, &list);
+        mpk_pair_u64(&list, "first", units >= rule.length ? units - rule.length : 0);
+        mpk_pair_u64(&list, "last", units - 1);
+        mpk_pair_u64(&list, "revision", (uint64_t)sqlite3_column_int64(row, 4));
+        mpk_put_str(&list, "missing");
+        mpk_put_raw(&list, sqlite3_column_blob(row, 5), (size_t)sqlite3_column_bytes(row, 5));
+    }
+    mpk_pair_u64(writer, "partial_windows", all < 0 ? 0 : (uint64_t)all);
+    mpk_put_str(writer, "partial");
+    mpk_put_array(writer, mpk_writer_ok(&list) ? count : 0);
+    if (mpk_writer_ok(&list)) {
+        mpk_put_raw(writer, list.buffer.data, list.buffer.size);
+    }
+    mpk_writer_clear(&list);
+}
+
+/* Why nothing of a run is shown. */
+static const char *hub_refusal(int code)
+{
+    switch (code) {
+    case 0:
+        return "";
+    case ERR_JOB_LIMIT:
+        return "the hub has as many active jobs as limits.jobs allows";
+    case ERR_RUN_LIMIT:
+        return "the job has as many active runs as limits.runs of the hub allows";
+    case ERR_RANK_LIMIT:
+        return "the run has more ranks than limits.ranks of the hub allows";
+    default:
+        return err_text(code);
+    }
+}
+
+static void hub_put_run(struct hub *hub, const struct hub_run *run, struct mpk_writer *writer)
+{
+    char digits[2 * RUN_BYTES + 1];
+    uint32_t world = 0, ranks = 0, waiting = 0;
+    for (uint32_t i = 0; i < run->member_count; i++) {
+        const struct hub_member *member = run->members[i];
+        world = member->said.world > world ? member->said.world : world;
+        ranks += member->rank_count;
+    }
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        waiting += hub_put_waiting(hub, run, t, WAITING_MAX - waiting, NULL);
+    }
+    run_hex(run->run, digits);
+    mpk_put_map(writer, 11);
+    mpk_pair_str(writer, "job", run->job);
+    mpk_pair_str(writer, "run", digits);
+    mpk_pair_str(writer, "state", job_state_name(hub_state_of(hub, run)));
+    hub_put_text(writer, "refused", hub_refusal(run->refused));
+    mpk_pair_u64(writer, "world", world);
+    mpk_pair_u64(writer, "ranks", ranks);
+    mpk_put_str(writer, "nodes");
+    mpk_put_array(writer, run->member_count);
+    for (uint32_t i = 0; i < run->member_count; i++) {
+        hub_put_id(writer, run->members[i]->node->id);
+    }
+    mpk_put_str(writer, "waiting");
+    mpk_put_array(writer, waiting);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        waiting -= hub_put_waiting(hub, run, t, waiting, writer);
+    }
+    hub_put_partial(hub, run, writer);
+    mpk_put_str(writer, "compared");
+    hub_ranks_put(run, writer);
+}
+
+void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
+{
+    static const char *const names[HUB_COUNTS] = {[HUB_RECEIVED] = "received",
+                                                  [HUB_REPEATED] = "repeated",
+                                                  [HUB_POISONED] = "poisoned",
+                                                  [HUB_WINDOWS_UNKNOWN] = "windows_unknown",
+                                                  [HUB_STEPS_DISAGREE] = "steps_disagree",
+                                                  [HUB_GONE] = "gone",
+                                                  [HUB_WINDOWS_LOST] = "windows_lost",
+                                                  [HUB_MERGED] = "merged",
+                                                  [HUB_CORRECTED] = "corrected"};
+    char error[LINK_ERROR_MAX];
+    uint32_t nodes = 0, runs = 0;
+    for (const struct hub_node *node = hub->nodes; node; node = node->next) {
+        nodes++;
+    }
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        runs++;
+    }
+    link_error(hub->link, error);
+    mpk_put_map(writer, 6 + 3 + HUB_COUNTS + 3);
+    mpk_pair_str(writer, "role", "hub");
+    mpk_pair_str(writer, "name", hub->name);
+    mpk_put_str(writer, "id");
+    hub_put_id(writer, hub->id);
+    mpk_pair_str(writer, "url", link_url(hub->link));
+    mpk_pair_bool(writer, "connected", link_connected(hub->link));
+    hub_put_text(writer, "error", error);
+    mpk_pair_u64(writer, "rows", hub->parts.rows);
+    mpk_pair_u64(writer, "bytes", hub->parts.bytes);
+    mpk_pair_u64(writer, "waiting", hub->waiting);
+    for (int i = 0; i < HUB_COUNTS; i++) {
+        mpk_pair_u64(writer, names[i], hub->counts[i]);
+    }
+    hub_put_text(writer, "unknown", hub->unknown);
+    mpk_put_str(writer, "nodes");
+    mpk_put_array(writer, nodes);
+    for (const struct hub_node *node = hub->nodes; node; node = node->next) {
+        hub_put_node(hub, node, writer);
+    }
+    mpk_put_str(writer, "runs");
+    mpk_put_array(writer, runs);
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        hub_put_run(hub, run, writer);
+    }
+}

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/fleet/parts.h"
+
+#include "config/config.h"
+#include "daemon/base/log.h"
+
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PARTS_VERSION 2
+
+static const char *const parts_texts[] = {
+#define STATEMENT(symbol, text) [PARTS_##symbol] = text,
+#include "daemon/fleet/parts.def"
+#undef STATEMENT
+};
+
+/* Times are seconds since 1970 by this machine's clock. */
+static const char parts_schema[] =
+    /* hub: its id; history: the id of the history that its windows are in. */
+    "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
+    /* instance: the start of the node that is taken now; earlier: those before, one after the
+     * other; seen: the numbers of rows that are here, or gone, as pairs of uint64_t, first and
+     * last. */
+    "CREATE TABLE nodes(node_id INTEGER PRIMARY KEY AUTOINCREMENT, node BLOB NOT NULL UNIQUE, name "
+    "TEXT, host "
+    "TEXT,"
+    "  version TEXT, instance BLOB, earlier BLOB, seen BLOB);"
+    /* buckets: of its histograms, -1 before the first part; ended: the loop was told that all nodes
+     * have ended; heard: when any node said anything of it; forgotten: since when nothing is kept
+     * of it but its floors, 0 = it is not. */
+    "CREATE TABLE runs(run_id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL,"
+    "  run BLOB NOT NULL, buckets INTEGER NOT NULL DEFAULT -1, ended INTEGER NOT NULL DEFAULT 0,"
+    "  heard INTEGER NOT NULL, forgotten INTEGER NOT NULL DEFAULT 0, UNIQUE(job, run));"
+    "CREATE INDEX runs_forgotten ON runs(forgotten);"
+    "CREATE TABLE tracks(track_id INTEGER PRIMARY KEY, unit INTEGER NOT NULL,"
+    "  length INTEGER NOT NULL, every INTEGER NOT NULL, UNIQUE(unit, length, every));"
+    /* The heads of each layer of a run, by its first part. */
+    "CREATE TABLE heads(run_id INTEGER NOT NULL, layer INTEGER NOT NULL, heads INTEGER NOT NULL,"
+    "  PRIMARY KEY(run_id, layer)) WITHOUT ROWID;"
+    /* layer: stream_key; state: layer_state_pack. */
+    "CREATE TABLE parts(part_id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL,"
+    "  track_id INTEGER NOT NULL, part INTEGER NOT NULL, layer INTEGER NOT NULL,"
+    "  node_id INTEGER NOT NULL, seq INTEGER NOT NULL, stored INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL, module TEXT, state BLOB NOT NULL);"
+    "CREATE UNIQUE INDEX parts_key ON parts(run_id, track_id, part, layer, node_id);"
+    "CREATE INDEX parts_age ON parts(stored, bytes);"
+    "CREATE TABLE closed(run_id INTEGER NOT NULL, track_id INTEGER NOT NULL, part INTEGER NOT NULL,"
+    "  node_id INTEGER NOT NULL, seq INTEGER NOT NULL, next_before INTEGER NOT NULL,"
+    "  complete_from INTEGER NOT NULL, cut INTEGER NOT NULL, layers INTEGER NOT NULL,"
+    "  stored INTEGER NOT NULL, PRIMARY KEY(run_id, track_id, node_id, part)) WITHOUT ROWID;"
+    "CREATE INDEX closed_age ON closed(stored);"
+    "CREATE INDEX closed_part ON closed(run_id, track_id, part);"
+    /* body: the newest row of a node about the run. */
+    "CREATE TABLE progress(run_id INTEGER NOT NULL, node_id INTEGER NOT NULL, seq INTEGER NOT NULL,"
+    "  body BLOB NOT NULL, PRIMARY KEY(run_id, node_id)) WITHOUT ROWID;"
+    /* Rows that came in pieces, of which some are missing. */
+    "CREATE TABLE pieces(node_id INTEGER NOT NULL, seq INTEGER NOT NULL, piece INTEGER NOT NULL,"
+    "  pieces INTEGER NOT NULL, data BLOB NOT NULL, stored INTEGER NOT NULL,"
+    "  UNIQUE(node_id, seq, piece));"
+    /* Settings and logged values, for the loop; told: it has taken them. */
+    "CREATE TABLE said(said_id INTEGER PRIMARY KEY AUTOINCREMENT, run_id INTEGER NOT NULL,"
+    "  node_id INTEGER NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL, stored INTEGER NOT NULL,"
+    "  told INTEGER NOT NULL, UNIQUE(node_id, seq));"
+    "CREATE INDEX said_run ON said(run_id, said_id);"
+    /* Windows that the loop has taken, by their last part. changed: parts have come since; missing:
+     * nodes that they lack, an array of maps as in the result of the method `fleet`, or NULL. */
+    "CREATE TABLE merged(run_id INTEGER NOT NULL, track_id INTEGER NOT NULL, part INTEGER NOT NULL,"
+    "  revision INTEGER NOT NULL, changed INTEGER NOT NULL, stored INTEGER NOT NULL, missing BLOB,"
+    "  PRIMARY KEY(run_id, track_id, part)) WITHOUT ROWID;"
+    "CREATE INDEX merged_partial ON merged(run_id, stored, part) WHERE missing IS NOT NULL;"
+    /* Nothing of parts below is merged any more: some of it has gone. */
+    "CREATE TABLE floors(run_id INTEGER NOT NULL, track_id INTEGER NOT NULL, part INTEGER NOT NULL,"
+    "  PRIMARY KEY(run_id, track_id)) WITHOUT ROWID;"
+    /* Rows that could not be read. */
+    "CREATE TABLE aside(aside_id INTEGER PRIMARY KEY AUTOINCREMENT, node_id INTEGER NOT NULL,"
+    "  seq INTEGER NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL);";
+
+static const char parts_settings[] =
+    "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536;"
+    "PRAGMA wal_autocheckpoint = 4096; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF";
+
+static int parts_version(sqlite3 *db)
+{
+    sqlite3_stmt *statement = NULL;
+    int version = -1;
+    if (sqlite3_prepare_v2(db, "PRAGMA user_version", -1, &statement, NULL) == SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW) {
+        version = sqlite3_column_int(statement, 0);
+    }
+    sqlite3_finalize(statement);
+    return version;
+}
+
+static int parts_prepare(struct parts *parts)
+{
+    char version[64];
+    int code = sqlite3_exec(parts->db, "PRAGMA auto_vacuum = INCREMENTAL", NULL, NULL, NULL);
+    code = code ? code : sqlite3_exec(parts->db, parts_settings, NULL, NULL, NULL);
+    if (code == SQLITE_OK && parts_version(parts->db) == 0) {
+        snprintf(version, sizeof version, "PRAGMA user_version = %d; COMMIT", PARTS_VERSION);
+        code = sqlite3_exec(parts->db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+        code = code ? code : sqlite3_exec(parts->db, parts_schema, NULL, NULL, NULL);
+        code = code ? code : sqlite3_exec(parts->db, version, NULL, NULL, NULL);
+    }
+    if (code == SQLITE_OK && parts_version(parts->db) != PARTS_VERSION) {
+        return SQLITE_MISMATCH;
+    }
+    for (int i = 0; i < PARTS_STATEMENT_COUNT && code == SQLITE_OK; i++) {
+        code = sqlite3_prepare_v3(parts->db, parts_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
+                                  &parts->statement[i], NULL);
+    }
+    sqlite3_stmt *sum = code ? NULL : parts_bind(parts, PARTS_SUM_PARTS, "");
+    if (sum && parts_row(parts, sum)) {
+        parts->rows = (uint64_t)sqlite3_column_int64(sum, 0);
+        parts->bytes = (uint64_t)sqlite3_column_int64(sum, 1);
+        sqlite3_reset(sum);
+    }
+    return code ? code : parts->code;
+}
+
+static int parts_connect(struct parts *parts, const char *path)
+{
+    *parts = (struct parts){.db = NULL};
+    int code = sqlite3_open_v2(
+        path, &parts->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (code == SQLITE_OK) {
+        sqlite3_busy_timeout(parts->db, 5000);
+        code = parts_prepare(parts);
+    }
+    return code;
+}
+
+bool parts_is_damage(int code)
+{
+    int kind = code & 0xff;
+    return kind == SQLITE_CORRUPT || kind == SQLITE_NOTADB;
+}
+
+static int parts_end_open(struct parts *parts, const char *path, int code, char *reterr)
+{
+    if (code == SQLITE_OK) {
+        return 0;
+    }
+    snprintf(reterr, CONFIG_ERROR_MAX, "cannot open %.500s, where the hub keeps parts: %s", path,
+             sqlite3_errstr(code));
+    parts_close(parts);
+    return -1;
+}
+
+int parts_open_anew(struct parts *parts, const char *history_path, int code, char *reterr)
+{
+    static const char *const endings[] = {"", "-wal", "-shm"};
+    char path[PATH_MAX], file[PATH_MAX + 8];
+    snprintf(path, sizeof path, "%s.parts", history_path);
+    log_event(LOG_WARNING, "fleet_parts_begun_anew", LOG_STR("path", path),
+              LOG_STR("reason", sqlite3_errstr(code)));
+    parts_close(parts);
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        snprintf(file, sizeof file, "%s%s", path, endings[i]);
+        unlink(file);
+    }
+    return parts_end_open(parts, path, parts_connect(parts, path), reterr);
+}
+
+int parts_open(struct parts *parts, const char *history_path, char *reterr)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s.parts", history_path);
+    int code = parts_connect(parts, path), kind = code & 0xff;
+    if (parts_is_damage(code) || kind == SQLITE_MISMATCH || kind == SQLITE_ERROR) {
+        return parts_open_anew(parts, history_path, code, reterr);
+    }
+    return parts_end_open(parts, path, code, reterr);
+}
+
+void parts_close(struct parts *parts)
+{
+    for (int i = 0; i < PARTS_STATEMENT_COUNT; i++) {
+        sqlite3_finalize(parts->statement[i]);
+    }
+    sqlite3_close(parts->db);
+    *parts = (struct parts){.db = NULL};
+}
+
+static void parts_note(struct parts *parts, int code)
+{
+    if (code != SQLITE_OK && code != SQLITE_ROW && code != SQLITE_DONE && !parts->code) {
+        parts->code = code;
+    }
+}
+
+sqlite3_stmt *parts_bind(struct parts *parts, enum parts_statement which, const char *format, ...)
+{
+    sqlite3_stmt *statement = parts->statement[which];
+    va_list values;
+    int at = 0;
+    sqlite3_reset(statement);
+    va_start(values, format);
+    for (; *format; format++) {
+        int code = SQLITE_OK;
+        at++;
+        if (*format == 'i') {
+            code = sqlite3_bind_int64(statement, at, va_arg(values, int64_t));
+        } else if (*format == 't') {
+            code =
+                sqlite3_bind_text(statement, at, va_arg(values, const char *), -1, SQLITE_STATIC);
+        } else {
+            const void *data = va_arg(values, const void *);
+            size_t size = va_arg(values, size_t);
+            code = sqlite3_bind_blob64(statement, at, data, size, SQLITE_STATIC);
+        }
+        parts_note(parts, code);
+    }
+    va_end(values);
+    return statement;
+}
+
+bool parts_row(struct parts *parts, sqlite3_stmt *statement)
+{
+    int code = parts->code ? SQLITE_DONE : sqlite3_step(statement);
+    parts_note(parts, code);
+    if (code != SQLITE_ROW) {
+        sqlite3_reset(statement);
+    }
+    return code == SQLITE_ROW;
+}
+
+int64_t parts_run(struct parts *parts, sqlite3_stmt *statement)
+{
+    int64_t found = -1;
+    while (parts_row(parts, statement)) {
+        found = sqlite3_column_int64(statement, 0);
+    }
+    return found;
+}
+
+void parts_begin(struct parts *parts)
+{
+    if (!parts->open && parts->code == SQLITE_OK) {
+        parts_run(parts, parts_bind(parts, PARTS_BEGIN, ""));
+        parts->open = parts->code == SQLITE_OK;
+    }
+}
+
+int parts_commit(struct parts *parts)
+{
+    int code = parts->code;
+    if (parts->open && code == SQLITE_OK) {
+        parts_run(parts, parts_bind(parts, PARTS_COMMIT, ""));
+        code = parts->code;
+    }
+    parts->code = SQLITE_OK;
+    if (parts->open && code != SQLITE_OK) {
+        parts_run(parts, parts_bind(parts, PARTS_ROLLBACK, ""));
+        parts->code = SQLITE_OK;
+    }
+    parts->open = false;
+    return code;
+}

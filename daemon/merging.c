@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/* A hub's runs on the loop: windows that its thread has merged close here as if they were this
+ * attnd's own, and what trainings log on their nodes is kept and published once more. */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/internal.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/closing.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The track with this rule; NULL: the config has none. */
+static struct track *merging_find_track(struct run *run, const struct merged *merged)
+{
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        const struct window_rule *rule = &run->tracks[t].window.rule;
+        if (rule->unit == merged->unit && rule->length == merged->length &&
+            rule->every == merged->every) {
+            return &run->tracks[t];
+        }
+    }
+    return NULL;
+}
+
+/* Values that were logged together: one event. */
+struct merging_log {
+    struct log_result result;
+    struct named_values values;
+    struct named_value value[LOG_VALUES_MAX];
+    char name[LOG_VALUES_MAX][NAMED_NAME_MAX + 1];
+};
+
+static void merging_publish_log(struct run *run, struct merging_log *log)
+{
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    if (log->values.count == 0) {
+        return;
+    }
+    log->values.list = log->value;
+    log->result.values = &log->values;
+    mpk_writer_init(&writer);
+    log_encode(&log->result, &writer);
+    topic_job("log", run->job, topic);
+    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
+    mpk_writer_clear(&writer);
+    log->values.count = 0;
+}
+
+/* The hub has checked them. */
+static int merging_add_point(struct run *run, struct store_batch *batch, const msgpack_object *item,
+                             struct merging_log *log)
+{
+    struct fleet_point point;
+    if (fleet_point_decode(item, &point) != 0) {
+        return 0;
+    }
+    struct result_common *common = &log->result.common;
+    if (log->values.count == LOG_VALUES_MAX || common->step != point.step ||
+        common->time_ns != point.time_ns) {
+        merging_publish_log(run, log);
+    }
+    *common = (struct result_common){run->job, run->id, point.epoch, point.step, point.time_ns};
+    uint32_t i = log->values.count++;
+    snprintf(log->name[i], sizeof log->name[i], "%.*s", (int)point.name_size, point.name);
+    log->value[i] = (struct named_value){.name = log->name[i],
+                                         .kind = isnan(point.value) ? NAMED_NONE : NAMED_NUMBER,
+                                         .number = point.value};
+    return batch ? batch_point(batch, &(struct store_point){.name = log->name[i],
+                                                            .epoch = point.epoch,
+                                                            .step = point.step,
+                                                            .time_ns = point.time_ns,
+                                                            .value = point.value})
+                 : 0;
+}
+
+/* Settings and logged values, in one batch. */
+static int merging_take_body(struct run *run, const struct merged *merged)
+{
+    struct merging_log log = {.values = {.count = 0}};
+    struct mpk_doc doc;
+    struct fleet_body body;
+    int code = mpk_parse(merged->body, merged->body_size, &fleet_limits, &doc);
+    if (code) {
+        return code == ERR_MEMORY ? code : 0;
+    }
+    struct store_batch *batch = checkpoint_begin(run);
+    code = batch || !run->sink->store ? 0 : ERR_MEMORY;
+    if (!code && fleet_body_decode(doc.root, &body) == 0 && body.kind == FLEET_RUN) {
+        for (uint32_t i = 0; i < body.points_found->via.array.size && !code; i++) {
+            code = merging_add_point(run, batch, &body.points_found->via.array.ptr[i], &log);
+        }
+        merging_publish_log(run, &log);
+        if (!code && body.settings && batch) {
+            code = batch_settings(batch, body.settings, body.settings_size);
+        }
+        if (!code && batch && (body.settings || body.points_found->via.array.size > 0) &&
+            !store_submit(run->sink->store, &batch)) {
+            code = ERR_AGAIN;
+        }
+    }
+    batch_free(&batch);
+    mpk_doc_clear(&doc);
+    return code;
+}
+
+static int merging_take_run(struct daemon *daemon, struct merged *merged)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+    struct run *run;
+    int code = registry_merge(daemon->registry, merged, now_ns, &run);
+    if (code) {
+        return code;
+    }
+    rounds_start(daemon);
+    struct track *track = merged->has_window ? merging_find_track(run, merged) : NULL;
+    if (track) {
+        code = closing_merged(run, track, merged, now_ns);
+    }
+    if (!code && merged->body) {
+        code = merging_take_body(run, merged);
+    }
+    if (!code && merged->state == JOB_ENDED) {
+        closing_settle(run, now_ns);
+    }
+    return code;
+}
+
+void merging_take(struct daemon *daemon, struct merged *merged)
+{
+    merged->code = daemon->stopping ? ERR_CLOSED : merging_take_run(daemon, merged);
+    if (merged->code && merged->code != ERR_CLOSED && log_is_round(daemon->put_off++)) {
+        log_event(LOG_WARNING, "merged_window_put_off", LOG_STR("job", merged->job),
+                  LOG_NUM("part", merged->part), LOG_STR("reason", err_slug(merged->code)));
+    }
+    fleet_merged(daemon->fleet, &merged);
+    merged_free(&merged);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/fleet/seen.h"
+#include "proto/err.h"
+#include "tests/unit/unit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TOP 200
+
+/* A set of numbers from 1 to TOP, plainly. */
+struct plain {
+    bool has[TOP + 2];
+};
+
+static void check(const struct seen *seen, const struct plain *plain)
+{
+    uint64_t low = 0, lacking = 0;
+    struct seen_range hole, wanted = {0, 0};
+    while (low < TOP && plain->has[low + 1]) {
+        low++;
+    }
+    for (uint64_t i = 1; i <= TOP; i++) {
+        assert_int_equal(seen_has(seen, i), plain->has[i]);
+        lacking += !plain->has[i];
+    }
+    assert_int_equal(seen_low(seen), low);
+    assert_int_equal(seen_lacking(seen, TOP), lacking);
+    bool found = seen_hole(seen, TOP, &hole);
+    assert_int_equal(found, low < TOP);
+    if (found) {
+        wanted.first = wanted.last = low + 1;
+        while (wanted.last < TOP && !plain->has[wanted.last + 1]) {
+            wanted.last++;
+        }
+        assert_int_equal(hole.first, wanted.first);
+        assert_int_equal(hole.last, wanted.last);
+    }
+    for (uint32_t i = 1; i < seen->count; i++) {
+        assert_true(seen->ranges[i].first > seen->ranges[i - 1].last + 1);
+    }
+}
+
+static void test_it_is_the_set_of_what_was_added(void **state)
+{
+    (void)state;
+    srand(1);
+    for (int round = 0; round < 50; round++) {
+        struct seen seen = {.count = 0}, loaded = {.count = 0};
+        struct plain plain = {{false}};
+        for (int i = 0; i < 60; i++) {
+            uint64_t first = 1 + (uint64_t)rand() % TOP, last = first + (uint64_t)rand() % 8;
+            last = last > TOP ? TOP : last;
+            assert_int_equal(seen_add(&seen, first, last), 0);
+            memset(plain.has + first, true, last - first + 1);
+            check(&seen, &plain);
+        }
+        assert_int_equal(seen_load(&loaded, seen.ranges, seen.count * sizeof *seen.ranges), 0);
+        check(&loaded, &plain);
+        seen_clear(&seen);
+        seen_clear(&loaded);
+    }
+}
+
+static void test_an_empty_one_has_one_hole(void **state)
+{
+    (void)state;
+    struct seen seen = {.count = 0};
+    struct seen_range hole;
+    assert_false(seen_hole(&seen, 0, &hole));
+    assert_true(seen_hole(&seen, 7, &hole));
+    assert_int_equal(hole.first, 1);
+    assert_int_equal(hole.last, 7);
+    assert_int_equal(seen_lacking(&seen, 7), 7);
+}
+
+/* With every other row of so many lost, some that are here are asked for again; none is lost. */
+static void test_ranges_are_bounded_and_no_hole_is_forgotten(void **state)
+{
+    (void)state;
+    const uint64_t top = 2 * (SEEN_RANGES_MAX + 100);
+    struct seen seen = {.count = 0};
+    struct seen_range hole;
+    uint32_t asked = 0;
+    for (uint64_t i = 1; i <= top; i += 2) {
+        assert_int_equal(seen_add(&seen, i, i), 0);
+        assert_false(seen_has(&seen, i + 1));
+    }
+    assert_int_equal(seen.count, SEEN_RANGES_MAX);
+    assert_int_equal(seen_low(&seen), 1);
+    assert_int_equal(seen_lacking(&seen, top), top - SEEN_RANGES_MAX);
+    for (; seen_hole(&seen, top, &hole); asked++) {
+        assert_int_equal(seen_add(&seen, hole.first, hole.last), 0);
+    }
+    assert_int_equal(asked, SEEN_RANGES_MAX);
+    assert_int_equal(seen_low(&seen), top);
+    seen_clear(&seen);
+}
+
+static void test_the_smallest_range_is_forgotten(void **state)
+{
+    (void)state;
+    struct seen seen = {.count = 0};
+    for (uint64_t i = 0; i < SEEN_RANGES_MAX; i++) {
+        assert_int_equal(seen_add(&seen, 1 + 10 * i, 2 + 10 * i), 0);
+    }
+    assert_int_equal(seen_add(&seen, 15, 15), 0);
+    assert_int_equal(seen.count, SEEN_RANGES_MAX);
+    assert_false(seen_has(&seen, 15));
+    assert_true(seen_has(&seen, 1) && seen_has(&seen, 11) && seen_has(&seen, 21));
+    seen_clear(&seen);
+}
+
+static void test_only_ranges_are_loaded(void **state)
+{
+    (void)state;
+    struct seen seen = {.count = 0};
+    const struct seen_range none = {0, 3}, turned = {5, 4}, huge = {1, UINT64_MAX};
+    assert_int_equal(seen_load(&seen, &none, sizeof none), ERR_STORE_FORMAT);
+    assert_int_equal(seen_load(&seen, &turned, sizeof turned), ERR_STORE_FORMAT);
+    assert_int_equal(seen_load(&seen, &huge, sizeof huge), ERR_STORE_FORMAT);
+    assert_int_equal(seen_load(&seen, &none, 7), ERR_STORE_FORMAT);
+    assert_int_equal(seen.count, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_it_is_the_set_of_what_was_added),
+        cmocka_unit_test(test_an_empty_one_has_one_hole),
+        cmocka_unit_test(test_ranges_are_bounded_and_no_hole_is_forgotten),
+        cmocka_unit_test(test_the_smallest_range_is_forgotten),
+        cmocka_unit_test(test_only_ranges_are_loaded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/* Bodies, signs of life and questions of a fleet. */
+#include "tests/unit/unit.h"
+
+#include "proto/err.h"
+#include "proto/fleet.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const uint8_t run[RUN_BYTES] = {1, 2, 3}, instance[FLEET_ID_BYTES] = {9, 8};
+static const uint32_t ranks[] = {4, 0};
+static const struct reason_count dropped[] = {{"late", 3}, {"source", 1}};
+static const struct fleet_point points[] = {{"loss", 4, 1, 2, 3, 0.5}, {"norm", 4, 1, 2, 3, NAN}};
+
+static struct fleet_body body_of(enum fleet_kind kind)
+{
+    return (struct fleet_body){
+        .kind = kind,
+        .job = "job",
+        .job_size = 3,
+        .run = run,
+        .rule = {WINDOW_STEP, 100, 50},
+        .part = 7,
+        .layer = {.layer = 11, .site = SITE_CROSS},
+        .module = "h.11.attn",
+        .module_size = 9,
+        .state = "state",
+        .state_size = 5,
+        .next_before = 6,
+        .complete_from = 2,
+        .cut = true,
+        .layers = 12,
+        .world = 8,
+        .epoch = 1,
+        .step = 399,
+        .time_ns = UINT64_MAX,
+        .received = 20,
+        .processed = 16,
+        .lost = 1,
+        .dropped = dropped,
+        .dropped_count = 2,
+        .ranks = ranks,
+        .rank_count = 2,
+        .state_of_run = JOB_IDLE,
+        .settings = "\x80",
+        .settings_size = 1,
+        .points = points,
+        .point_count = 2,
+    };
+}
+
+/* Encodes and parses; the document borrows from the writer. */
+static void body_parse(const struct fleet_body *body, struct mpk_writer *writer,
+                       struct mpk_doc *ret_doc)
+{
+    mpk_writer_init(writer);
+    fleet_body_encode(body, writer);
+    assert_true(mpk_writer_ok(writer));
+    assert_int_equal(mpk_parse(writer->buffer.data, writer->buffer.size, &fleet_limits, ret_doc),
+                     0);
+}
+
+static void test_a_part_is_read_as_it_was_written(void **state)
+{
+    struct fleet_body body = body_of(FLEET_PART), read;
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+    (void)state;
+    body_parse(&body, &writer, &doc);
+    assert_int_equal(fleet_body_decode(doc.root, &read), 0);
+    assert_int_equal(read.kind, FLEET_PART);
+    assert_int_equal(read.job_size, 3);
+    assert_memory_equal(read.run, run, RUN_BYTES);
+    assert_int_equal(read.rule.unit, WINDOW_STEP);
+    assert_int_equal(read.rule.length, 100);
+    assert_int_equal(read.rule.every, 50);
+    assert_int_equal(read.part, 7);
+    assert_int_equal(read.layer.layer, 11);
+    assert_int_equal(read.layer.site, SITE_CROSS);
+    assert_memory_equal(read.module, "h.11.attn", read.module_size);
+    assert_memory_equal(read.state, "state", read.state_size);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer);
+}
+
+static void test_an_end_and_a_run_are_read_as_they_were_written(void **state)
+{
+    struct fleet_body body = body_of(FLEET_CLOSED), read;
+    struct fleet_point point;
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+    (void)state;
+    body_parse(&body, &writer, &doc);
+    assert_int_equal(fleet_body_decode(doc.root, &read), 0);
+    assert_int_equal(read.next_before, 6);
+    assert_int_equal(read.complete_from, 2);
+    assert_true(read.cut);
+    assert_int_equal(read.layers, 12);
+    assert_int_equal(read.world, 8);
+    assert_true(read.time_ns == UINT64_MAX);
+    assert_int_equal(read.ranks_found->via.array.size, 2);
+    assert_int_equal(read.dropped_found->via.map.size, 2);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer);
+    body.kind = FLEET_RUN;
+    body_parse(&body, &writer, &doc);
+    assert_int_equal(fleet_body_decode(doc.root, &read), 0);
+    assert_int_equal(read.state_of_run, JOB_IDLE);
+    assert_int_equal(read.settings_size, 1);
+    assert_int_equal(read.points_found->via.array.size, 2);
+    assert_int_equal(fleet_point_decode(&read.points_found->via.array.ptr[0], &point), 0);
+    assert_true(point.value == 0.5 && point.step == 2 && point.name_size == 4);
+    assert_int_equal(fleet_point_decode(&read.points_found->via.array.ptr[1], &point), 0);
+    assert_nan(point.value);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer);
+}
+
+static void test_a_sign_of_life_is_read_as_it_was_written(void **state)
+{
+    const struct fleet_beat_run runs[] = {{{1, 2, 3}, 77, 8, 4}};
+    struct fleet_beat beat = {.name = "a", .host = "b", .version = "c", .newest = 9, .taken = 8};
+    struct fleet_beat read;
+    struct fleet_beat_run one;
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+    (void)state;
+    memcpy(beat.instance, instance, sizeof instance);
+    beat.rows = beat.bytes = beat.unsent = beat.unsent_bytes = beat.outbox_lost = 5;
+    beat.time_ns = UINT64_MAX;
+    beat.stopping = true;
+    strcpy(beat.trouble, "its history cannot be written");
+    beat.runs = runs;
+    beat.run_count = 1;
+    mpk_writer_init(&writer);
+    fleet_beat_encode(&beat, &writer);
+    assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_header_limits, &doc),
+                     0);
+    assert_int_equal(fleet_beat_decode(doc.root, &read), 0);
+    assert_memory_equal(read.instance, instance, sizeof instance);
+    assert_string_equal(read.host, "b");
+    assert_string_equal(read.trouble, beat.trouble);
+    assert_int_equal(read.newest, 9);
+    assert_int_equal(read.taken, 8);
+    assert_true(read.stopping && read.time_ns == UINT64_MAX);
+    assert_int_equal(read.runs_found->via.array.size, 1);
+    assert_int_equal(fleet_beat_run_decode(read.runs_found->via.array.ptr, &one), 0);
+    assert_memory_equal(&one, runs, sizeof one);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer);
+}
+
+static void test_a_question_is_read_as_it_was_written(void **state)
+{
+    struct fleet_ask ask = {.hub = "h", .from = 5, .to = 9, .refused = "no", .pause = true}, read;
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+    (void)state;
+    memcpy(ask.instance, instance, sizeof instance);
+    mpk_writer_init(&writer);
+    fleet_ask_encode(&ask, &writer);
+    assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_header_limits, &doc),
+                     0);
+    assert_int_equal(fleet_ask_decode(doc.root, &read), 0);
+    assert_memory_equal(&read.instance, instance, sizeof instance);
+    assert_int_equal(read.from, 5);
+    assert_int_equal(read.to, 9);
+    assert_string_equal(read.refused, "no");
+    assert_true(read.pause);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer);
+}
+
+static int decode_any(const msgpack_object *root)
+{
+    struct fleet_body body;
+    struct fleet_beat beat;
+    struct fleet_ask ask;
+    return fleet_body_decode(root, &body) && fleet_beat_decode(root, &beat) &&
+           fleet_ask_decode(root, &ask);
+}
+
+/* Each value of the map in turn is something else, or is not there. */
+static void test_no_key_may_be_missing_or_of_another_type(void **state)
+{
+    static const enum fleet_kind kinds[] = {FLEET_PART, FLEET_CLOSED, FLEET_RUN};
+    (void)state;
+    for (int k = 0; k < 3; k++) {
+        struct fleet_body body = body_of(kinds[k]), read;
+        struct mpk_writer writer;
+        struct mpk_doc doc;
+        body_parse(&body, &writer, &doc);
+        for (uint32_t i = 0; i < doc.root->via.map.size; i++) {
+            msgpack_object_kv *pair = &doc.root->via.map.ptr[i], before = *pair;
+            pair->val = (msgpack_object){.type = MSGPACK_OBJECT_NIL};
+            assert_int_equal(fleet_body_decode(doc.root, &read), ERR_FLEET);
+            pair->val = before.val;
+            pair->key.via.str.size--;
+            bool optional =
+                mpk_is_str(&before.key, "module") || mpk_is_str(&before.key, "settings");
+            assert_int_equal(fleet_body_decode(doc.root, &read), optional ? 0 : ERR_FLEET);
+            *pair = before;
+        }
+        assert_int_equal(fleet_body_decode(doc.root, &read), 0);
+        mpk_doc_clear(&doc);
+        mpk_writer_clear(&writer);
+    }
+}
+
+static void assert_refused(struct fleet_body body)
+{
+    struct fleet_body read;
+    struct mpk_writer writer;
+    struct mpk_doc doc;
+    body_parse(&body, &writer, &doc);
+    assert_int_equal(fleet_body_decode(doc.root, &read), ERR_FLEET);
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&writer);
+}
+
+static void test_values_out_of_range_are_refused(void **state)
+{
+    static const uint32_t far[] = {UINT32_MAX};
+    struct fleet_body body = body_of(FLEET_PART);
+    (void)state;
+    body.rule.length = 0;
+    assert_refused(body);
+    body.rule.length = FLEET_RULE_MAX + 1;
+    assert_refused(body);
+    body = body_of(FLEET_PART);
+    body.rule.unit = WINDOW_SECOND;
+    assert_refused(body);
+    body = body_of(FLEET_PART);
+    body.job = "a/b";
+    assert_refused(body);
+    body = body_of(FLEET_PART);
+    body.module = "\xff";
+    body.module_size = 1;
+    assert_refused(body);
+    body = body_of(FLEET_PART);
+    body.layer.layer = UINT32_MAX;
+    assert_refused(body);
+    body = body_of(FLEET_CLOSED);
+    body.ranks = far;
+    body.rank_count = 1;
+    assert_refused(body);
+    body = body_of(FLEET_CLOSED);
+    body.part = UINT64_MAX;
+    assert_refused(body);
+}
+
+static void test_other_documents_are_refused(void **state)
+{
+    static const char *const others[] = {
+        "\x80", "\x90", "\xc0", "\x81\xa1v\x01", "\x81\xa1v\x02", "\x82\xa1v\x01\xa4kind\xa5other"};
+    (void)state;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        struct mpk_doc doc;
+        assert_int_equal(mpk_parse(others[i], strlen(others[i]), &fleet_limits, &doc), 0);
+        assert_true(decode_any(doc.root));
+        mpk_doc_clear(&doc);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_part_is_read_as_it_was_written),
+        cmocka_unit_test(test_an_end_and_a_run_are_read_as_they_were_written),
+        cmocka_unit_test(test_a_sign_of_life_is_read_as_it_was_written),
+        cmocka_unit_test(test_a_question_is_read_as_it_was_written),
+        cmocka_unit_test(test_no_key_may_be_missing_or_of_another_type),
+        cmocka_unit_test(test_values_out_of_range_are_refused),
+        cmocka_unit_test(test_other_documents_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
