@@ -79,9 +79,13 @@ static const char parts_schema[] =
     "CREATE TABLE aside(aside_id INTEGER PRIMARY KEY AUTOINCREMENT, node_id INTEGER NOT NULL,"
     "  seq INTEGER NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL);";
 
+/* A part of 64 heads is some 170 kB: in pages of 4 KiB it takes a sixth more of the processor.
+ * wal_autocheckpoint and incremental_vacuum count such pages. */
+static const char parts_new_file[] = "PRAGMA page_size = 16384; PRAGMA auto_vacuum = INCREMENTAL";
+
 static const char parts_settings[] =
     "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536;"
-    "PRAGMA wal_autocheckpoint = 4096; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF";
+    "PRAGMA wal_autocheckpoint = 1024; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF";
 
 static int parts_version(sqlite3 *db)
 {
@@ -98,7 +102,7 @@ static int parts_version(sqlite3 *db)
 static int parts_prepare(struct parts *parts)
 {
     char version[64];
-    int code = sqlite3_exec(parts->db, "PRAGMA auto_vacuum = INCREMENTAL", NULL, NULL, NULL);
+    int code = sqlite3_exec(parts->db, parts_new_file, NULL, NULL, NULL);
     code = code ? code : sqlite3_exec(parts->db, parts_settings, NULL, NULL, NULL);
     if (code == SQLITE_OK && parts_version(parts->db) == 0) {
         snprintf(version, sizeof version, "PRAGMA user_version = %d; COMMIT", PARTS_VERSION);
