@@ -166,7 +166,7 @@ def uplink_part(options):
     node = Node(server, "node", *ONE_STEP, *LONG)
     training = Training([node], heads=options["heads"], layers=4)
     states = recorded(options["heads"], count=4)
-    steps = 100
+    steps = 300  # the last mark waits 0.1 s for others: long enough that it does not count
     for step in range(steps):
         for layer in range(4):
             publish_bytes(training.trainers[0], msgpack_at(states[layer], step), options["heads"], step, layer)
@@ -234,8 +234,8 @@ def in_stream(hub_settings, options, layers, parts, closed=True, server=None):
 
 
 def hub_part(options):
-    server, hub, nats, nodes, size = in_stream((), {**options, "nodes": 64}, 16, 1, closed=False)
-    rows = 64 * 16
+    server, hub, nats, nodes, size = in_stream((), {**options, "nodes": 64}, 48, 1, closed=False)
+    rows = 64 * 48
     hub.start()
     before, begin = cpu_s(hub.process), time.monotonic()
     wait_until(lambda: hub.fleet()["received"] >= rows, f"{rows} rows", pause_s=0.02)
