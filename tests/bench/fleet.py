@@ -9,11 +9,13 @@ uplink   a node's outbox to a local nats-server: MB/s, processor time of attnd, 
 hub      parts of 64 heads that wait in the stream: how many a second the hub validates, keeps and commits, processor time
 merge    one layer of 512 nodes: from the last message to the summary, MiB more than before
 latency  from the last node's last row to the summary, 16 simulated nodes of 4 layers, a window a second
-play     512 nodes' parts at the rate of a training: one window of 80 layers each 500 s, for so many seconds
+play     512 nodes' parts at the rate of a training: one window of 80 layers each 500 s, for so many seconds; with seconds=500 a
+         whole one, until it is shown
 
 Processor times are of all threads of the process. Parts are recorded ones: states of random softmax rows with every metric
 of a row, of as many heads; simulated nodes send the same eight again and again, with numbers and positions of their own.
 """
+import itertools
 import json
 import os
 import pathlib
@@ -308,25 +310,21 @@ def latency_part(options):
 def play_part(options):
     """Rows at the rate of a training, whose nodes close each layer's part one after the other."""
     count, layers, window_s = options["nodes"], options["layers"], 500
-    server = Server()
-    hub = Hub(server, "hub", *ONE_STEP, *LONG, "fleet.keep=1h")
+    server = Server("max_file: 32GB")
+    hub = Hub(server, "hub", *ONE_STEP, *LONG, "fleet.keep=1h", "fleet.outbox=64GiB", "fleet.stream=16GiB")
     nats = when_stream_is_there(server)
     nodes, states = simulated(nats, os.urandom(16), count, layers), recorded(options["heads"])
     rate = count * (layers + 1) / window_s
     beats, sent, asked, waiting = Beats(nodes), 0, [], []
     before, begin = cpu_s(hub.process), time.monotonic()
 
-    def all_rows():
-        each = [play_bodies(node, 0, layers, states) for node in nodes]
-        while True:
-            for node, rows in zip(nodes, each):
-                yield node, next(rows)
-    rows = all_rows()
-    while (now := time.monotonic() - begin) < options["seconds"]:
-        if sent > now * rate:
+    rows = itertools.cycle([(node, play_bodies(node, 0, layers, states)) for node in nodes])
+    while sent < count * (layers + 1) and (now := time.monotonic() - begin) < options["seconds"]:
+        if now < sent / rate:
             time.sleep(0.005)
             continue
-        node, seq = next(rows)
+        node, bodies = next(rows)
+        seq = next(bodies)
         asked.append(nats.asks(node.subject, node.rows.pop(seq), node.headers(seq)))
         sent += 1
         if len(asked) > 32:
@@ -336,15 +334,19 @@ def play_part(options):
     for one in asked:
         nats.answer(one)
     wait_until(lambda: hub.fleet()["received"] >= sent, "all rows")
-    late = time.monotonic() - begin - options["seconds"]
+    late = time.monotonic() - begin - sent / rate
     spent = cpu_s(hub.process) - before
+    whole = sent == count * (layers + 1)
+    if whole:
+        wait_until(lambda: hub.fleet()["merged"], "the window")
+    shown = time.monotonic() - begin - sent / rate if whole else None
     beats.end()
     nats.close()
     memory = memory_mib(hub.process, "VmHWM")
     ended(hub, servers=[server])
     yield {"part": "play", "nodes": count, "layers": layers, "kib": round(len(states[0]) / 1024), "rows": sent,
            "rows_per_s": round(rate, 1), "mb_per_s": round(rate * len(states[0]) / 1e6, 1), "waiting_most": max(waiting, default=0),
-           "through_after_s": round(late, 2), "cpu_share": round(spent / (options["seconds"] + late), 3), "mib_peak": round(memory)}
+           "through_after_s": round(late, 2), "shown_after_s": shown and round(shown, 1), "cpu_share": round(spent / (sent / rate + late), 3), "mib_peak": round(memory)}
 
 
 PARTS = {"node": node_part, "uplink": uplink_part, "hub": hub_part, "merge": merge_part, "latency": latency_part, "play": play_part}
