@@ -184,7 +184,8 @@ def uplink_part(options):
     ended(node)
     bare = bare_mb_per_s(server, len(states[0]), answer["unsent"])
     ended(servers=[server])
-    yield {"part": "uplink", "of_bare": round(answer["unsent_bytes"] / seconds / 1e6 / bare, 2), "bare_mb_per_s": round(bare, 1), "kib": round(len(states[0]) / 1024), "rows": answer["unsent"],
+    yield {"part": "uplink", "kib": round(len(states[0]) / 1024), "rows": answer["unsent"],
+           "of_bare": round(answer["unsent_bytes"] / seconds / 1e6 / bare, 2), "bare_mb_per_s": round(bare, 1),
            "mb_per_s": round(answer["unsent_bytes"] / seconds / 1e6, 1),
            "mb_per_cpu_s": round(answer["unsent_bytes"] / spent / 1e6, 1), "least": ">= 100 MB/s"}
 
@@ -346,7 +347,8 @@ def play_part(options):
     ended(hub, servers=[server])
     yield {"part": "play", "nodes": count, "layers": layers, "kib": round(len(states[0]) / 1024), "rows": sent,
            "rows_per_s": round(rate, 1), "mb_per_s": round(rate * len(states[0]) / 1e6, 1), "waiting_most": max(waiting, default=0),
-           "through_after_s": round(late, 2), "shown_after_s": shown and round(shown, 1), "cpu_share": round(spent / (sent / rate + late), 3), "mib_peak": round(memory)}
+           "through_after_s": round(late, 2), "shown_after_s": shown and round(shown, 1),
+           "cpu_share": round(spent / (sent / rate + late), 3), "mib_peak": round(memory)}
 
 
 PARTS = {"node": node_part, "uplink": uplink_part, "hub": hub_part, "merge": merge_part, "latency": latency_part, "play": play_part}
