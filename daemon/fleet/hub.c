@@ -23,23 +23,26 @@
 #include <unistd.h>
 
 /* Rows of one transaction, and how long it may stay open. */
-#define ROWS_MAX   64
-#define COMMIT_NS  UINT64_C(50000000)
-#define STATUS_NS  UINT64_C(500000000)
-#define CHANGED_NS UINT64_C(100000000)
-#define LATER_MS   2000
-#define LATER_MOST 5
-#define TROUBLE_US 500000
-#define REFUSED_US 50000 /* a fetch that fails at once, as when the stream has gone */
-#define IDLE_MS    1000
+#define ROWS_MAX  64
+#define COMMIT_NS UINT64_C(50000000)
+/* The answer of `fleet` is made up so often, sooner after a change, and takes at most one part in
+ * so many of the thread's time. */
+#define STATUS_NS   UINT64_C(500000000)
+#define CHANGED_NS  UINT64_C(100000000)
+#define STATUS_PART 20
+#define LATER_MS    2000
+#define LATER_MOST  5
+#define TROUBLE_US  500000
+#define REFUSED_US  50000 /* a fetch that fails at once, as when the stream has gone */
+#define IDLE_MS     1000
 struct hub_thread {
     struct hub *hub;
     struct hub_lines lines;
     natsMsg *pending[ROWS_MAX]; /* taken, and not committed */
     uint32_t pending_count;
-    uint64_t status_ns;
-    bool in_trouble; /* the last transaction failed */
-    bool unloaded;   /* not all of the file is in memory */
+    uint64_t status_ns, status_took_ns; /* when the answer of `fleet` was made up */
+    bool in_trouble;                    /* the last transaction failed */
+    bool unloaded;                      /* not all of the file is in memory */
 };
 
 static void hub_drop_lines(void *data)
@@ -270,13 +273,15 @@ static void hub_take_done(struct hub *hub)
     }
 }
 
-static void hub_publish_status(struct hub *hub, uint64_t *next_ns)
+static void hub_publish_status(struct hub_thread *thread)
 {
+    struct hub *hub = thread->hub;
     struct mpk_writer writer;
-    if (hub->now_ns + (hub->changed ? STATUS_NS - CHANGED_NS : 0) < *next_ns) {
+    uint64_t begin_ns = clock_monotonic_ns(), wait_ns = hub->changed ? CHANGED_NS : STATUS_NS;
+    uint64_t least_ns = STATUS_PART * thread->status_took_ns;
+    if (clock_since_ns(thread->status_ns, begin_ns) < (wait_ns > least_ns ? wait_ns : least_ns)) {
         return;
     }
-    *next_ns = hub->now_ns + STATUS_NS;
     hub->changed = false;
     mpk_writer_init(&writer);
     hub_status_encode(hub, &writer);
@@ -288,6 +293,8 @@ static void hub_publish_status(struct hub *hub, uint64_t *next_ns)
         pthread_mutex_unlock(&hub->lock);
     }
     mpk_writer_clear(&writer);
+    thread->status_ns = clock_monotonic_ns();
+    thread->status_took_ns = thread->status_ns - begin_ns;
 }
 
 static void *hub_main(void *data)
@@ -315,7 +322,7 @@ static void *hub_main(void *data)
         hub_look_at_history(thread);
         busy = hub_merge_step(hub);
         busy = hub_forget(hub) || busy;
-        hub_publish_status(hub, &thread->status_ns);
+        hub_publish_status(thread);
     }
     hub_commit(thread);
     hub_merge_stop(hub);
@@ -380,7 +387,7 @@ static int hub_start(struct hub *hub, char *reterr)
         free(thread);
         return -1;
     }
-    hub_publish_status(hub, &thread->status_ns);
+    hub_publish_status(thread);
     int rc = pthread_create(&hub->thread, NULL, hub_main, thread);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     hub->thread_runs = rc == 0;

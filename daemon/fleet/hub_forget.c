@@ -20,6 +20,8 @@
 #define CLOSED_MAX (INT64_C(1) << 20)
 /* Forgotten runs whose floors are known. */
 #define FORGOTTEN_MAX INT64_C(10000)
+/* Where there is no room for one more run, it is looked for again after this. */
+#define FULL_NS SECOND
 /* How old what the file says of when a run was heard of may be. */
 #define SAVE_S 60
 
@@ -140,11 +142,13 @@ static void hub_forget_beyond(struct hub *hub, uint64_t *size, uint64_t most,
 void hub_forget_run(struct hub *hub, struct hub_run *run)
 {
     struct hub_floors floors = {.count = 0};
-    struct hub_run **link = &hub->runs;
     if (hub->job.run == run) {
         hub_merge_stop(hub);
     }
-    log_event(LOG_INFO, "fleet_run_forgotten", LOG_STR("job", run->job));
+    if (log_is_round(hub->forgotten_runs++)) {
+        log_event(LOG_INFO, "fleet_run_forgotten", LOG_STR("job", run->job),
+                  LOG_NUM("count", hub->forgotten_runs));
+    }
     parts_begin(&hub->parts);
     for (uint32_t t = 0; t < run->track_count; t++) {
         const struct hub_track *track = &run->tracks[t];
@@ -157,30 +161,31 @@ void hub_forget_run(struct hub *hub, struct hub_run *run)
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_PROGRESS, "i", run->row));
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_SAID, "i", run->row));
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_HEADS, "i", run->row));
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_OLD_RUNS, "i", FORGOTTEN_MAX));
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_LONE_FLOORS, ""));
-    while (*link != run) {
-        link = &(*link)->next;
-    }
-    *link = run->next;
     hub_free_run(hub, run);
 }
 
 /* The run that was heard of first goes, of those that are over or have closed nothing. */
 bool hub_make_room(struct hub *hub)
 {
-    uint64_t most = hub->config->limits_jobs * hub->config->limits_runs + HUB_RUNS_MORE, count = 0;
+    uint64_t most = hub->config->limits_jobs * hub->config->limits_runs + HUB_RUNS_MORE;
     struct hub_run *oldest = NULL;
-    most = most < HUB_RUNS_MAX ? most : HUB_RUNS_MAX;
+    int64_t now_s = hub_now_s();
+    if (hub->run_count < (most < HUB_RUNS_MAX ? most : HUB_RUNS_MAX)) {
+        return true;
+    }
+    if (hub->now_ns < hub->full_ns) {
+        return false;
+    }
     for (struct hub_run *run = hub->runs; run; run = run->next) {
-        bool over = hub_state_of(hub, run) != JOB_ACTIVE || run->track_count == 0;
-        count++;
+        bool over = hub_state_of(hub, run, now_s) != JOB_ACTIVE || run->track_count == 0;
         oldest = over && (!oldest || run->heard_s < oldest->heard_s) ? run : oldest;
     }
-    if (count >= most && oldest) {
-        hub_forget_run(hub, oldest);
+    if (!oldest) {
+        hub->full_ns = hub->now_ns + FULL_NS;
+        return false;
     }
-    return count < most || oldest;
+    hub_forget_run(hub, oldest);
+    return true;
 }
 
 /* When each was last heard of is written now and then. */
@@ -194,6 +199,8 @@ static void hub_forget_runs(struct hub *hub, int64_t before_s)
             hub_save_run(hub, run);
         }
     }
+    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_OLD_RUNS, "i", FORGOTTEN_MAX));
+    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_LONE_FLOORS, ""));
 }
 
 /* Nodes */

@@ -5,6 +5,7 @@
  *   hub.c         the thread: what it fetches, commits and tells
  *   hub_lines.c   its connection: the consumer, signs of life, questions
  *   hub_take.c    a row of a node: checked, and into the file
+ *   hub_index.c   runs and their members by name
  *   hub_runs.c    the runs: who has closed what, which window is next, who is missing
  *   hub_load.c    all of that from the file
  *   hub_forget.c  the past goes
@@ -39,7 +40,9 @@
 /* Beyond these limits rows are set aside, and nodes not taken (proto/FLEET.md). */
 #define HUB_NODES_MAX   4096
 #define HUB_RUNS_MAX    65536
-#define HUB_RUNS_MORE   64           /* than the loop takes, so that `fleet` can say so */
+#define HUB_RUNS_MORE   64   /* than the loop takes, so that `fleet` can say so */
+#define HUB_RUNS_LISTED 1024 /* in the answer of `fleet` */
+#define HUB_ROW_LISTS   1024
 #define HUB_MEMBERS_MAX 65536        /* nodes in runs */
 #define HUB_LAYERS_MAX  16384        /* of a run */
 #define HUB_WAITING_MAX 1024         /* rows `closed` of a member that are above a hole */
@@ -80,8 +83,10 @@ struct hub_node {
     uint32_t memberships; /* in runs */
     uint64_t heard_ns; /* a sign of life of `instance`, monotonic; 0: none since the hub started */
     struct fleet_beat beat;
-    struct fleet_beat_run *runs; /* owned; of that */
+    struct fleet_beat_run *runs; /* owned; of that, in the order of their ids */
     uint32_t run_count;
+    uint64_t behind;   /* the most windows behind the first, as of the last answer of `fleet` */
+    bool over;         /* it takes part in runs, and has ended them all; as of that */
     int64_t clock_ns;  /* its clock less the hub's */
     uint64_t hole;     /* the first row that is lacking, as of its last sign of life */
     uint64_t hole_ns;  /* since when */
@@ -122,6 +127,7 @@ struct hub_track {
     uint64_t size;              /* units per part */
     struct hub_window *windows; /* owned; ascending */
     uint32_t window_count, window_capacity;
+    uint32_t open;  /* windows below are merged and have not changed */
     uint64_t front; /* parts below were closed by some node */
     bool waits;     /* one is with the loop */
     uint64_t floor; /* of parts below, some are not kept any more: nothing is merged of them */
@@ -171,7 +177,7 @@ struct hub_layer {
 };
 
 struct hub_run {
-    struct hub_run *next;
+    struct hub_run *next, *next_of_row;
     int64_t row;
     char job[JOB_NAME_MAX + 1];
     uint8_t run[RUN_BYTES];
@@ -192,6 +198,7 @@ struct hub_run {
     struct hub_layer *layers; /* owned; of which parts came */
     uint32_t layer_count;
     uint32_t compared; /* the track of which ranks were compared last */
+    bool has_partial;  /* some of its windows were merged without some nodes */
 };
 
 /* A window that is being merged. */
@@ -223,14 +230,19 @@ struct hub {
     uint8_t id[FLEET_ID_BYTES];
     char name[FLEET_NAME_MAX + 1];
     struct hub_node *nodes;
-    struct hub_run *runs;
-    struct hub_job job; /* run NULL: none */
-    uint32_t away;      /* windows, and other news, with the loop */
-    uint32_t members;   /* of all runs */
+    struct hub_run *runs;        /* the newest first */
+    struct hub_run **runs_by_id; /* owned; in the order of ids, then of jobs */
+    uint32_t run_count, run_capacity;
+    struct hub_run *runs_by_row[HUB_ROW_LISTS];
+    struct hub_run *served; /* the last one that had something for the loop; NULL: it has gone */
+    uint64_t full_ns;       /* until then there is no room for one more run */
+    struct hub_job job;     /* run NULL: none */
+    uint32_t away;          /* windows, and other news, with the loop */
+    uint32_t members;       /* of all runs */
     uint64_t generation;
     uint64_t piece_bytes, said_bytes; /* in the file, at most */
     uint64_t counts[HUB_COUNTS];
-    uint64_t refused_copies, refused_nodes;
+    uint64_t refused_copies, refused_nodes, forgotten_runs;
     char
         unknown[256]; /* the newest node with a window rule that the hub does not have; "" = none */
     uint64_t waiting; /* messages in the stream, as of the newest */
@@ -304,13 +316,29 @@ void hub_take_save(struct hub *hub);
 struct hub_node *hub_take_beat(struct hub *hub, const uint8_t *node, const struct fleet_beat *beat,
                                const char **ret_refused);
 
+/* hub_index.c */
+
+/* A run is in the lists of the hub, or in none. Returns 0 or ERR_MEMORY. */
+int hub_index_add(struct hub *hub, struct hub_run *run);
+void hub_index_drop(struct hub *hub, struct hub_run *run);
+/* The first run in `runs_by_id` with this id. Returns where it would be when there is none. */
+uint32_t hub_index_at(const struct hub *hub, const uint8_t *run);
+/* Each is NULL when there is none. */
+struct hub_run *hub_run_of(const struct hub *hub, int64_t row);
+struct hub_run *hub_known_run(const struct hub *hub, const char *job, size_t job_size,
+                              const uint8_t *run);
+/* A run in the last sign of life of a node. */
+const struct fleet_beat_run *hub_beat_of(const struct hub_run *run, const struct hub_node *node);
+/* For qsort of these. */
+int hub_beat_order(const void *a, const void *b);
+/* The first member at or behind a node: they are in the order of ids. */
+uint32_t hub_member_at(const struct hub_run *run, const struct hub_node *node);
+
 /* hub_runs.c */
 
 void hub_runs_free(struct hub *hub);
 /* Seconds since 1970: the times in the parts' file. */
 int64_t hub_now_s(void);
-/* The run of a row of the file; NULL when there is none. */
-struct hub_run *hub_run_of(struct hub *hub, int64_t row);
 /* Its state, and when it was heard of, into the transaction. */
 void hub_save_run(struct hub *hub, struct hub_run *run);
 /* As the file has them; NULL when out of memory. */
@@ -321,14 +349,11 @@ struct hub_run *hub_add_run(struct hub *hub, int64_t row, const char *job, size_
 struct hub_window *hub_add_window(struct hub *hub, struct hub_track *track, uint64_t part);
 struct hub_node *hub_find_node(struct hub *hub, const uint8_t *id);
 struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, const uint8_t *run);
-/* The same, but only one that is in memory. */
-struct hub_run *hub_known_run(const struct hub *hub, const char *job, size_t job_size,
-                              const uint8_t *run);
-/* Neither is in a list any more. */
 void hub_free_run(struct hub *hub, struct hub_run *run);
+/* It is in no list any more. */
 void hub_free_node(struct hub_node *node);
 /* A run of which nothing was heard for limits.idle is idle, as with trainers. */
-enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run);
+enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run, int64_t now_s);
 struct hub_member *hub_find_member(struct hub *hub, struct hub_run *run, struct hub_node *node);
 /* Whether the config has it. */
 bool hub_knows_rule(const struct hub *hub, const struct fleet_rule *rule);
@@ -351,8 +376,10 @@ uint64_t hub_behind(const struct hub *hub, const struct hub_run *run,
                     const struct hub_member *member);
 /* Whether a member has said that its run is over, and all that it had to say is here. */
 bool hub_has_ended(const struct hub_member *member);
+/* The first window that is not merged, has changed, or is with the loop. */
+uint32_t hub_first_open(struct hub_track *track);
 /* A window that can be merged now. Returns false when there is none. */
-bool hub_find_due(struct hub *hub, struct hub_run **ret_run, uint32_t *ret_track,
+bool hub_find_due(const struct hub *hub, const struct hub_run *run, uint32_t *ret_track,
                   struct hub_window **ret_window);
 /* Whether a window is put off because of a member. */
 bool hub_waits_for(const struct hub *hub, const struct hub_run *run, uint32_t track,

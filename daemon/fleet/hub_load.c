@@ -136,6 +136,7 @@ static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, u
             window->revision = (uint32_t)sqlite3_column_int64(row, 3);
             window->changed = sqlite3_column_int(row, 4);
             window->redo = sqlite3_column_int64(row, 5) + REDO_S >= hub_now_s();
+            run->has_partial = run->has_partial || sqlite3_column_int(row, 6);
         }
     }
     row = parts_bind(&hub->parts, PARTS_EACH_FLOOR, "");

@@ -372,50 +372,39 @@ static bool hub_tell_said(struct hub *hub, struct hub_run *run)
     return !code;
 }
 
-/* A run whose nodes have all ended, and whose windows are through. */
-static bool hub_tell_end(struct hub *hub)
+/* Its nodes have all ended, and its windows are through. Returns whether the loop is told so. */
+static bool hub_tell_end(struct hub *hub, struct hub_run *run)
 {
-    for (struct hub_run *run = hub->runs; run; run = run->next) {
-        bool over =
-            run->member_count > 0 && !run->ended && !run->told && run->retry_ns <= hub->now_ns;
-        for (uint32_t i = 0; i < run->member_count && over; i++) {
-            over = hub_has_ended(run->members[i]) ||
-                   (run->members[i]->seq == 0 && !hub_is_heard(hub, run->members[i]->node));
-        }
-        for (uint32_t t = 0; t < run->track_count && over; t++) {
-            const struct hub_track *track = &run->tracks[t];
-            for (uint32_t i = 0; i < track->window_count && over; i++) {
-                over = track->windows[i].merged && !track->windows[i].away;
-            }
-        }
-        struct merged *merged = over ? calloc(1, sizeof *merged) : NULL;
-        if (merged && hub_sum_up(run, merged) == 0) {
-            merged->row = run->row;
-            merged->state = JOB_ENDED;
-            run->told = true;
-            hub_post(hub, merged);
-            return true;
-        }
-        merged_free(&merged);
+    bool over = run->member_count > 0 && !run->ended && !run->told && run->retry_ns <= hub->now_ns;
+    for (uint32_t i = 0; i < run->member_count && over; i++) {
+        over = hub_has_ended(run->members[i]) ||
+               (run->members[i]->seq == 0 && !hub_is_heard(hub, run->members[i]->node));
     }
+    for (uint32_t t = 0; t < run->track_count && over; t++) {
+        struct hub_track *track = &run->tracks[t];
+        for (uint32_t i = hub_first_open(track); i < track->window_count && over; i++) {
+            over = track->windows[i].merged && !track->windows[i].away;
+        }
+    }
+    struct merged *merged = over ? calloc(1, sizeof *merged) : NULL;
+    if (merged && hub_sum_up(run, merged) == 0) {
+        merged->row = run->row;
+        merged->state = JOB_ENDED;
+        run->told = true;
+        hub_post(hub, merged);
+        return true;
+    }
+    merged_free(&merged);
     return false;
 }
 
-bool hub_merge_step(struct hub *hub)
+/* Returns whether a window of the run is begun. */
+static bool hub_begin_due(struct hub *hub, struct hub_run *run)
 {
-    struct hub_run *run;
     struct hub_window *window;
     uint32_t track;
-    if (hub->job.run) {
-        return hub_do_job(hub);
-    }
-    for (run = hub->runs; run; run = run->next) {
-        if (hub_tell_said(hub, run)) {
-            return true;
-        }
-    }
-    if (!hub_find_due(hub, &run, &track, &window)) {
-        return hub_tell_end(hub);
+    if (!hub_find_due(hub, run, &track, &window)) {
+        return false;
     }
     int code = hub_begin_job(hub, run, track, window);
     if (code) {
@@ -425,11 +414,28 @@ bool hub_merge_step(struct hub *hub)
     return !code;
 }
 
+/* Each run has its turn: one that always has something does not hold up the others. */
+bool hub_merge_step(struct hub *hub)
+{
+    struct hub_run *run = hub->served;
+    if (hub->job.run) {
+        return hub_do_job(hub);
+    }
+    for (uint32_t i = 0; i < hub->run_count; i++) {
+        run = run && run->next ? run->next : hub->runs;
+        if (hub_tell_said(hub, run) || hub_begin_due(hub, run) || hub_tell_end(hub, run)) {
+            hub->served = run;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Back from the loop */
 
 /* The window is through: into the transaction, with the nodes that it lacks. */
-static void hub_save_merged(struct hub *hub, const struct hub_run *run,
-                            const struct hub_track *track, const struct merged *merged)
+static void hub_save_merged(struct hub *hub, struct hub_run *run, const struct hub_track *track,
+                            const struct merged *merged)
 {
     struct mpk_writer missing;
     mpk_writer_init(&missing);
@@ -440,6 +446,7 @@ static void hub_save_merged(struct hub *hub, const struct hub_run *run,
         mpk_pair_str(&missing, "reason", merged->missing[i].reason);
     }
     bool lacks = merged->missing_count && mpk_writer_ok(&missing);
+    run->has_partial = run->has_partial || lacks;
     parts_run(&hub->parts,
               parts_bind(&hub->parts, PARTS_PUT_MERGED, "iiiiib", run->row, track->row,
                          (int64_t)merged->part, (int64_t)merged->revision, hub_now_s(),

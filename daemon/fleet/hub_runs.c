@@ -76,23 +76,14 @@ struct hub_run *hub_add_run(struct hub *hub, int64_t row, const char *job, size_
     run->heard_s = run->saved_s = hub_now_s();
     memcpy(run->job, job, job_size);
     memcpy(run->run, id, RUN_BYTES);
-    run->next = hub->runs;
-    hub->runs = run;
-    for (struct hub_node *node = hub->nodes; node; node = node->next) {
-        for (uint32_t i = 0; i < node->run_count; i++) {
-            if (memcmp(node->runs[i].run, id, RUN_BYTES) == 0) {
-                hub_find_member(hub, run, node);
-            }
-        }
+    if (hub_index_add(hub, run) != 0) {
+        free(run);
+        return NULL;
     }
-    return run;
-}
-
-struct hub_run *hub_run_of(struct hub *hub, int64_t row)
-{
-    struct hub_run *run = hub->runs;
-    while (run && run->row != row) {
-        run = run->next;
+    for (struct hub_node *node = hub->nodes; node; node = node->next) {
+        if (hub_beat_of(run, node)) {
+            hub_find_member(hub, run, node);
+        }
     }
     return run;
 }
@@ -103,17 +94,6 @@ void hub_save_run(struct hub *hub, struct hub_run *run)
     parts_run(&hub->parts,
               parts_bind(&hub->parts, PARTS_SET_RUN, "iiiii", run->buckets, (int64_t)run->ended,
                          run->heard_s, run->forgotten_s, run->row));
-}
-
-struct hub_run *hub_known_run(const struct hub *hub, const char *job, size_t job_size,
-                              const uint8_t *id)
-{
-    struct hub_run *run = hub->runs;
-    while (run && (memcmp(run->run, id, RUN_BYTES) != 0 || strlen(run->job) != job_size ||
-                   memcmp(run->job, job, job_size) != 0)) {
-        run = run->next;
-    }
-    return run;
 }
 
 /* It was forgotten, but not its floors. */
@@ -162,10 +142,10 @@ struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, 
     return run;
 }
 
-enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run)
+enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run, int64_t now_s)
 {
     int64_t idle_s = (int64_t)(hub->config->limits_idle / UINT64_C(1000000000));
-    return run->ended ? JOB_ENDED : hub_now_s() - run->heard_s >= idle_s ? JOB_IDLE : JOB_ACTIVE;
+    return run->ended ? JOB_ENDED : now_s - run->heard_s >= idle_s ? JOB_IDLE : JOB_ACTIVE;
 }
 
 static void hub_free_member(struct hub_member *member, uint32_t tracks)
@@ -180,10 +160,9 @@ static void hub_free_member(struct hub_member *member, uint32_t tracks)
 
 struct hub_member *hub_find_member(struct hub *hub, struct hub_run *run, struct hub_node *node)
 {
-    for (uint32_t i = 0; i < run->member_count; i++) {
-        if (run->members[i]->node == node) {
-            return run->members[i];
-        }
+    uint32_t at = hub_member_at(run, node); /* in the order in which they are merged */
+    if (at < run->member_count && run->members[at]->node == node) {
+        return run->members[at];
     }
     if (hub->members >= HUB_MEMBERS_MAX) {
         return NULL;
@@ -200,13 +179,10 @@ struct hub_member *hub_find_member(struct hub *hub, struct hub_run *run, struct 
         free(member);
         return NULL;
     }
-    uint32_t at = run->member_count++;
+    memmove(members + at + 1, members + at, (run->member_count++ - at) * sizeof *members);
+    members[at] = member;
     hub->members++;
     node->memberships++;
-    for (; at > 0 && memcmp(members[at - 1]->node->id, node->id, FLEET_ID_BYTES) > 0; at--) {
-        members[at] = members[at - 1];
-    }
-    members[at] = member; /* in the order in which they are merged */
     run->told = run->told && run->ended;
     if (hub->parts.open) { /* else it comes from there */
         parts_run(&hub->parts,
@@ -406,6 +382,7 @@ struct hub_window *hub_add_window(struct hub *hub, struct hub_track *track, uint
             (track->window_count++ - at) * sizeof *track->windows);
     track->windows[at] =
         (struct hub_window){.part = part, .first_ns = hub->now_ns, .generation = ++hub->generation};
+    track->open = at < track->open ? at : track->open;
     return &track->windows[at];
 }
 
@@ -445,7 +422,9 @@ void hub_note_changed(struct hub *hub, struct hub_run *run, uint32_t at, uint64_
     struct hub_track *track = &run->tracks[at];
     uint64_t to = part + hub_track_parts(track) - 1;
     bool was_merged = false;
-    for (uint32_t i = hub_window_at(track, part); i < track->window_count; i++) {
+    uint32_t at_first = hub_window_at(track, part);
+    track->open = at_first < track->open ? at_first : track->open;
+    for (uint32_t i = at_first; i < track->window_count; i++) {
         struct hub_window *window = &track->windows[i];
         if (window->part > to) {
             break;
@@ -471,6 +450,7 @@ uint32_t hub_raise_floor(struct hub_track *track, uint64_t floor)
     }
     if (gone) {
         track->window_count -= gone;
+        track->open -= gone < track->open ? gone : track->open;
         memmove(track->windows, track->windows + gone,
                 track->window_count * sizeof *track->windows);
     }
@@ -478,17 +458,6 @@ uint32_t hub_raise_floor(struct hub_track *track, uint64_t floor)
 }
 
 /* Waiting for members */
-
-static const struct fleet_beat_run *hub_beat_of(const struct hub_run *run,
-                                                const struct hub_node *node)
-{
-    for (uint32_t i = 0; i < node->run_count; i++) {
-        if (memcmp(node->runs[i].run, run->run, RUN_BYTES) == 0) {
-            return &node->runs[i];
-        }
-    }
-    return NULL;
-}
 
 uint64_t hub_behind(const struct hub *hub, const struct hub_run *run,
                     const struct hub_member *member)
@@ -556,27 +525,35 @@ static bool hub_is_due(const struct hub *hub, const struct hub_run *run, uint32_
     return true;
 }
 
-bool hub_find_due(struct hub *hub, struct hub_run **ret_run, uint32_t *ret_track,
+uint32_t hub_first_open(struct hub_track *track)
+{
+    for (; track->open < track->window_count; track->open++) {
+        const struct hub_window *window = &track->windows[track->open];
+        if (!window->merged || window->changed || window->redo || window->away) {
+            break;
+        }
+    }
+    return track->open;
+}
+
+bool hub_find_due(const struct hub *hub, const struct hub_run *run, uint32_t *ret_track,
                   struct hub_window **ret_window)
 {
-    for (struct hub_run *run = hub->runs; run; run = run->next) {
-        for (uint32_t t = 0; t < run->track_count; t++) {
-            struct hub_track *track = &run->tracks[t];
-            bool first = true;
-            for (uint32_t i = 0; i < track->window_count && !track->waits; i++) {
-                struct hub_window *window = &track->windows[i];
-                bool again =
-                    window->merged &&
-                    (window->redo || (window->changed &&
-                                      clock_since_ns(window->changed_ns, hub->now_ns) >= QUIET_NS));
-                bool next = !window->merged && first && hub_is_due(hub, run, t, window);
-                first = first && window->merged;
-                if ((again || next) && window->retry_ns <= hub->now_ns) {
-                    *ret_run = run;
-                    *ret_track = t;
-                    *ret_window = window;
-                    return true;
-                }
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        struct hub_track *track = &run->tracks[t];
+        bool first = true;
+        for (uint32_t i = hub_first_open(track); i < track->window_count && !track->waits; i++) {
+            struct hub_window *window = &track->windows[i];
+            bool again =
+                window->merged &&
+                (window->redo ||
+                 (window->changed && clock_since_ns(window->changed_ns, hub->now_ns) >= QUIET_NS));
+            bool next = !window->merged && first && hub_is_due(hub, run, t, window);
+            first = first && window->merged;
+            if ((again || next) && window->retry_ns <= hub->now_ns) {
+                *ret_track = t;
+                *ret_window = window;
+                return true;
             }
         }
     }
@@ -637,6 +614,7 @@ int hub_sum_up(const struct hub_run *run, struct merged *merged)
 
 void hub_free_run(struct hub *hub, struct hub_run *run)
 {
+    hub_index_drop(hub, run);
     hub->members -= run->member_count;
     for (uint32_t i = 0; i < run->member_count; i++) {
         run->members[i]->node->memberships--;
@@ -662,10 +640,11 @@ void hub_free_node(struct hub_node *node)
 void hub_runs_free(struct hub *hub)
 {
     while (hub->runs) {
-        struct hub_run *run = hub->runs;
-        hub->runs = run->next;
-        hub_free_run(hub, run);
+        hub_free_run(hub, hub->runs);
     }
+    free(hub->runs_by_id);
+    hub->runs_by_id = NULL;
+    hub->run_capacity = 0;
     while (hub->nodes) {
         struct hub_node *node = hub->nodes;
         hub->nodes = node->next;

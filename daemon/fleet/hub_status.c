@@ -22,45 +22,39 @@ static void hub_put_id(struct mpk_writer *writer, const uint8_t *id)
     mpk_put_str(writer, digits);
 }
 
-/* The most windows behind the first, over the runs that go on; whether it takes part in any. */
-static uint64_t hub_behind_most(const struct hub *hub, const struct hub_node *node, bool *ret_ended)
+/* The most windows that each node is behind the first, over the runs that go on. */
+static void hub_find_behind(struct hub *hub)
 {
-    uint64_t most = 0;
-    bool any = false;
-    *ret_ended = true;
+    for (struct hub_node *node = hub->nodes; node; node = node->next) {
+        node->behind = 0;
+        node->over = node->memberships > 0;
+    }
     for (const struct hub_run *run = hub->runs; run; run = run->next) {
         for (uint32_t i = 0; i < run->member_count; i++) {
             const struct hub_member *member = run->members[i];
-            if (member->node != node) {
-                continue;
-            }
-            any = true;
-            *ret_ended = *ret_ended && hub_has_ended(member);
+            struct hub_node *node = member->node;
             uint64_t behind = run->ended ? 0 : hub_behind(hub, run, member);
-            most = behind > most ? behind : most;
+            node->behind = behind > node->behind ? behind : node->behind;
+            node->over = node->over && hub_has_ended(member);
         }
     }
-    *ret_ended = *ret_ended && any;
-    return most;
 }
 
 static void hub_put_node(const struct hub *hub, const struct hub_node *node,
                          struct mpk_writer *writer)
 {
-    bool ended;
-    uint64_t behind = hub_behind_most(hub, node, &ended);
     bool heard = node->heard_ns && hub_is_heard(hub, node);
-    bool gone = node->heard_ns ? node->beat.stopping : ended;
+    bool gone = node->heard_ns ? node->beat.stopping : node->over;
     bool late = node->heard_ns && clock_since_ns(node->heard_ns, hub->now_ns) >= HUB_GONE_NS;
     bool copied = node->copy_ns && clock_since_ns(node->copy_ns, hub->now_ns) < HUB_GONE_NS;
     const char *trouble = copied ? node->copy : node->beat.trouble;
-    const char *state = *node->refused            ? "refused"
-                        : gone                    ? "ended"
-                        : !heard                  ? "silent"
-                        : *trouble                ? "trouble"
-                        : behind > HUB_BEHIND_MAX ? "behind"
-                        : late                    ? "late"
-                                                  : "ok";
+    const char *state = *node->refused                  ? "refused"
+                        : gone                          ? "ended"
+                        : !heard                        ? "silent"
+                        : *trouble                      ? "trouble"
+                        : node->behind > HUB_BEHIND_MAX ? "behind"
+                        : late                          ? "late"
+                                                        : "ok";
     mpk_put_map(writer, 15);
     mpk_put_str(writer, "id");
     hub_put_id(writer, node->id);
@@ -70,7 +64,7 @@ static void hub_put_node(const struct hub *hub, const struct hub_node *node,
     mpk_pair_f64(writer, "heard_s",
                  node->heard_ns ? (double)clock_since_ns(node->heard_ns, hub->now_ns) / 1e9 : NAN);
     mpk_pair_str(writer, "state", state);
-    mpk_pair_u64(writer, "behind", behind);
+    mpk_pair_u64(writer, "behind", node->behind);
     mpk_pair_u64(writer, "unsent", node->beat.unsent);
     mpk_pair_u64(writer, "unsent_bytes", node->beat.unsent_bytes);
     mpk_pair_u64(writer, "outbox_lost", node->beat.outbox_lost);
@@ -94,9 +88,9 @@ static void hub_put_rule(const struct fleet_rule *rule, struct mpk_writer *write
 static uint32_t hub_put_waiting(const struct hub *hub, const struct hub_run *run, uint32_t track,
                                 uint32_t most, struct mpk_writer *writer)
 {
-    const struct hub_track *of = &run->tracks[track];
+    struct hub_track *of = &run->tracks[track];
     uint32_t count = 0;
-    for (uint32_t i = 0; i < of->window_count && count < most; i++) {
+    for (uint32_t i = hub_first_open(of); i < of->window_count && count < most; i++) {
         const struct hub_window *window = &of->windows[i];
         if (window->merged) {
             continue;
@@ -129,6 +123,12 @@ static void hub_put_partial(struct hub *hub, const struct hub_run *run, struct m
     struct parts *parts = &hub->parts;
     struct mpk_writer list;
     uint32_t count = 0;
+    if (!run->has_partial) {
+        mpk_pair_u64(writer, "partial_windows", 0);
+        mpk_put_str(writer, "partial");
+        mpk_put_array(writer, 0);
+        return;
+    }
     int64_t all = parts_run(parts, parts_bind(parts, PARTS_COUNT_PARTIAL, "i", run->row));
     mpk_writer_init(&list);
     sqlite3_stmt *row = parts_bind(parts, PARTS_EACH_PARTIAL, "ii", run->row, (int64_t)PARTIAL_MAX);
@@ -172,7 +172,8 @@ static const char *hub_refusal(int code)
     }
 }
 
-static void hub_put_run(struct hub *hub, const struct hub_run *run, struct mpk_writer *writer)
+static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_state state,
+                        struct mpk_writer *writer)
 {
     char digits[2 * RUN_BYTES + 1];
     uint32_t world = 0, ranks = 0, waiting = 0;
@@ -188,7 +189,7 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, struct mpk_w
     mpk_put_map(writer, 11);
     mpk_pair_str(writer, "job", run->job);
     mpk_pair_str(writer, "run", digits);
-    mpk_pair_str(writer, "state", job_state_name(hub_state_of(hub, run)));
+    mpk_pair_str(writer, "state", job_state_name(state));
     hub_put_text(writer, "refused", hub_refusal(run->refused));
     mpk_pair_u64(writer, "world", world);
     mpk_pair_u64(writer, "ranks", ranks);
@@ -207,6 +208,30 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, struct mpk_w
     hub_ranks_put(run, writer);
 }
 
+/* The newest first; where they are too many, those that are active before the others. */
+static void hub_put_runs(struct hub *hub, struct mpk_writer *writer)
+{
+    uint32_t active = 0, count = hub->run_count;
+    int64_t now_s = hub_now_s();
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        active += hub_state_of(hub, run, now_s) == JOB_ACTIVE;
+    }
+    count = count < HUB_RUNS_LISTED ? count : HUB_RUNS_LISTED;
+    active = active < count ? active : count;
+    uint32_t others = count - active;
+    mpk_pair_u64(writer, "runs_more", hub->run_count - count);
+    mpk_put_str(writer, "runs");
+    mpk_put_array(writer, count);
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        enum job_state state = hub_state_of(hub, run, now_s);
+        uint32_t *left = state == JOB_ACTIVE ? &active : &others;
+        if (*left > 0) {
+            --*left;
+            hub_put_run(hub, run, state, writer);
+        }
+    }
+}
+
 void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
 {
     static const char *const names[HUB_COUNTS] = {[HUB_RECEIVED] = "received",
@@ -219,15 +244,13 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
                                                   [HUB_MERGED] = "merged",
                                                   [HUB_CORRECTED] = "corrected"};
     char error[LINK_ERROR_MAX];
-    uint32_t nodes = 0, runs = 0;
+    uint32_t nodes = 0;
+    hub_find_behind(hub);
     for (const struct hub_node *node = hub->nodes; node; node = node->next) {
         nodes++;
     }
-    for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        runs++;
-    }
     link_error(hub->link, error);
-    mpk_put_map(writer, 6 + 3 + HUB_COUNTS + 3);
+    mpk_put_map(writer, 6 + 3 + HUB_COUNTS + 4);
     mpk_pair_str(writer, "role", "hub");
     mpk_pair_str(writer, "name", hub->name);
     mpk_put_str(writer, "id");
@@ -247,9 +270,5 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
     for (const struct hub_node *node = hub->nodes; node; node = node->next) {
         hub_put_node(hub, node, writer);
     }
-    mpk_put_str(writer, "runs");
-    mpk_put_array(writer, runs);
-    for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        hub_put_run(hub, run, writer);
-    }
+    hub_put_runs(hub, writer);
 }

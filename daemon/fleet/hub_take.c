@@ -137,20 +137,28 @@ struct hub_node *hub_take_beat(struct hub *hub, const uint8_t *id, const struct 
             node->run_count++;
         }
     }
+    if (node->run_count > 1) {
+        qsort(runs, node->run_count, sizeof *runs, hub_beat_order);
+    }
     node->heard_ns = hub->now_ns;
     node->clock_ns = (int64_t)(beat->time_ns - clock_wall_ns());
     node->beat = *beat;
     node->beat.runs = NULL;
     node->beat.runs_found = NULL;
     bool refused = false; /* while the run goes on there: then its rows of others are wanted */
-    for (struct hub_run *run = hub->runs; run; run = run->next) {
-        for (uint32_t i = 0; i < node->run_count; i++) {
-            if (memcmp(runs[i].run, run->run, RUN_BYTES) == 0) {
-                uint64_t silent_s = runs[i].silent_ns / UINT64_C(1000000000);
-                const struct hub_member *member = hub_find_member(hub, run, node);
-                refused = refused || (member && member->refused);
-                hub_hear(run, hub_now_s() - (int64_t)silent_s);
+    for (uint32_t i = 0; i < node->run_count; i++) {
+        uint32_t at = i && hub_beat_order(&runs[i], &runs[i - 1]) == 0 /* it is named twice */
+                          ? hub->run_count
+                          : hub_index_at(hub, runs[i].run);
+        for (; at < hub->run_count; at++) {
+            struct hub_run *run = hub->runs_by_id[at];
+            if (memcmp(runs[i].run, run->run, RUN_BYTES) != 0) {
+                break;
             }
+            uint64_t silent_s = runs[i].silent_ns / UINT64_C(1000000000);
+            const struct hub_member *member = hub_find_member(hub, run, node);
+            refused = refused || (member && member->refused);
+            hub_hear(run, hub_now_s() - (int64_t)silent_s);
         }
     }
     *node->refused = refused ? *node->refused : '\0';

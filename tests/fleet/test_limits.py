@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A stream and an outbox that are too small: the hub asks again, or says of what it is not whole."""
+import os
+
 import merging
+from fake_node import FakeNode, wait_merged
 from fleet import Hub, Node, Training, some, whole_now
 from harness import wait_until
 from nats import Nats
@@ -50,3 +53,23 @@ def test_an_outbox_that_is_full(server):
     hub.says(lambda said: said["runs"][0]["partial_windows"] == len({key[-1] for key in lost}) > 16, "how many windows lack parts")
     listed = hub.fleet()["runs"][0]["partial"]
     assert len(listed) == 16 and {one["missing"][0]["name"] for one in listed} == {"small"}, listed
+
+
+def test_more_runs_than_the_answer_has_room_for(server):
+    """Active ones are listed before others, and the rest is counted; a run that comes after them all is merged as ever."""
+    hub = Hub(server, "hub", "limits.jobs=16", "limits.runs=100")
+    node, late = FakeNode(server, "many", number_of(0), layers=1), FakeNode(server, "late", os.urandom(16))
+    for number in range(1100):
+        node.run, node.job = number_of(number), f"job-{number % 15}"
+        node.send(node.number(node.run_body("ended" if number else "active")))
+    hub.says(lambda said: [run["state"] for run in said["runs"]].count("active") == 1 and said["runs_more"] == 76, "1100 runs")
+    listed = [int(run["run"], 16) for run in hub.fleet()["runs"]]
+    assert listed == [*range(1099, 76, -1), 0]
+    late.play(2)
+    wait_merged(hub, [late])
+    node.close()
+    late.close()
+
+
+def number_of(number):
+    return number.to_bytes(16, "big")

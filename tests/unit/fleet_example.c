@@ -148,7 +148,7 @@ void fleet_example_hub(struct mpk_writer *writer)
         {"0000000000000004", "rank-d", "trouble", NULL,
          "its history cannot be written: database or disk is full", 1.5, 0, 0, 0, 0, 0},
     };
-    mpk_put_map(writer, 21);
+    mpk_put_map(writer, 22);
     example_put_who(writer, "hub", "head", NULL);
     mpk_pair_u64(writer, "rows", 40960);
     mpk_pair_u64(writer, "bytes", UINT64_C(3650722202));
@@ -160,6 +160,7 @@ void fleet_example_hub(struct mpk_writer *writer)
     mpk_pair_u64(writer, "steps_disagree", 0);
     mpk_pair_u64(writer, "gone", 0);
     mpk_pair_u64(writer, "windows_lost", 0);
+    mpk_pair_u64(writer, "runs_more", 2);
     mpk_pair_u64(writer, "merged", 960);
     mpk_pair_u64(writer, "corrected", 12);
     mpk_pair_str(writer, "unknown", "rank-d has windows of 10 steps every 5, this hub has none");

@@ -281,6 +281,10 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
     for (uint32_t i = 0; i < field_items(runs); i++) {
         fleet_show_run(cli, &runs->via.array.ptr[i]);
     }
+    uint64_t more = field_u64(fleet, "runs_more");
+    if (more > 0) {
+        fprintf(cli->out, "\nand %" PRIu64 " more run%s\n", more, out_plural(more));
+    }
 }
 
 static int fleet_show(struct cli *cli, const msgpack_object *fleet)

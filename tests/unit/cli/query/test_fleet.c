@@ -72,7 +72,9 @@ static void test_a_hub_marks_nodes_and_names_who_is_missing(void **state)
         "  see: attnctl ranks gpt-small --run abcdef01\n"
         "  the window that ends at step 399 waits for rank-b\n"
         "! the window that ends at step 299 is without rank-b (silent), rank-c (refused)\n"
-        "! 2 windows that end at step 99 to 199 are without rank-b (silent)\n");
+        "! 2 windows that end at step 99 to 199 are without rank-b (silent)\n"
+        "\n"
+        "and 2 more runs\n");
 }
 
 int main(void)

@@ -302,6 +302,20 @@ static void test_late_parts_correct_a_window(void **state)
     assert_false(place->merged[2]->partial);
 }
 
+static void test_that_windows_are_partial_is_in_the_file(void **state)
+{
+    struct place *place = *state;
+    for (uint32_t node = 0; node < NODES; node++) {
+        send_closed(place, node, 0);
+    }
+    assert_false(place->hub.runs->has_partial);
+    assert_int_equal(merge_all(place), 1); /* it lacks the state of each of them */
+    assert_true(place->hub.runs->has_partial);
+    close_hub(place);
+    open_hub(place);
+    assert_true(place->hub.runs->has_partial);
+}
+
 /* Nobody was heard: it was the hub that was cut off, and no node is silent. */
 static void test_all_are_waited_for_after_a_silence_of_all(void **state)
 {
@@ -636,6 +650,7 @@ static void test_runs_and_nodes_are_bounded(void **state)
     assert_int_equal(count_rows(place, "runs"), 4 + HUB_RUNS_MORE);
     assert_int_equal(hub->counts[HUB_POISONED], 1); /* all of the others go on */
     hub->runs->heard_s = 1;
+    pass_time(place, SECOND);
     body = new_body(FLEET_RUN, 0);
     body.run = other;
     send_body(place, 0, &body, 1);
@@ -656,6 +671,60 @@ static void test_runs_and_nodes_are_bounded(void **state)
     hub->nodes->next->used_s -= 60;
     assert_non_null(hub_find_node(hub, id));
     assert_int_equal(count_rows(place, "nodes"), HUB_NODES_MAX);
+}
+
+/* Runs of different jobs may have the same id. */
+static void test_runs_are_found_by_job_and_id(void **state)
+{
+    static const char *const jobs[] = {"ab", "a", "b", "abc"};
+    struct place *place = *state;
+    struct hub *hub = &place->hub;
+    struct fleet_beat_run named = {.world = 1};
+    int64_t rows[4];
+    memcpy(named.run, run_id, RUN_BYTES);
+    struct hub_node *node = hub_find_node(hub, (const uint8_t[FLEET_ID_BYTES]){1});
+    node->runs = malloc(sizeof named);
+    *node->runs = named;
+    node->run_count = 1;
+    for (int i = 0; i < 4; i++) {
+        struct hub_run *run = hub_find_run(hub, jobs[i], strlen(jobs[i]), run_id);
+        assert_int_equal(run->member_count, 1); /* the node has named it */
+        rows[i] = run->row;
+    }
+    hub_forget_run(hub, hub_run_of(hub, rows[1]));
+    for (int i = 0; i < 4; i++) {
+        struct hub_run *run = hub_known_run(hub, jobs[i], strlen(jobs[i]), run_id);
+        assert_ptr_equal(run, hub_run_of(hub, rows[i]));
+        assert_true(i == 1 ? !run : run && strcmp(run->job, jobs[i]) == 0);
+    }
+    assert_null(hub_known_run(hub, "ab", 2, (const uint8_t[RUN_BYTES]){8}));
+    assert_int_equal(hub->run_count, 3);
+}
+
+/* Each window is back before the next one is looked for. */
+static void test_each_run_has_its_turn(void **state)
+{
+    struct place *place = *state;
+    uint8_t ids[3][RUN_BYTES] = {{1}, {2}, {3}};
+    for (uint64_t part = 0; part < 4; part++) {
+        for (int i = 0; i < 3; i++) {
+            struct fleet_body body = new_body(FLEET_CLOSED, part);
+            body.next_before = part;
+            body.run = ids[i];
+            send_body(place, 0, &body, 1);
+        }
+    }
+    for (uint32_t i = 0; i < 12; i++) {
+        for (int turn = 0; turn < 2; turn++) { /* begins, and ends */
+            hub_merge_step(&place->hub);
+        }
+        read_inbox(place);
+        assert_int_equal(place->merged_count, i + 1);
+        hub_merge_done(&place->hub, place->merged[i]);
+        assert_int_equal(place->merged[i]->run[0], 3 - i % 3);
+        assert_int_equal(place->merged[i]->part, i / 3);
+    }
+    assert_false(hub_merge_step(&place->hub));
 }
 
 static void test_what_is_said_is_told_once_and_in_order_of_a_run(void **state)
@@ -762,6 +831,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_windows_are_the_merge_of_their_parts, begin, end),
         cmocka_unit_test_setup_teardown(test_late_parts_correct_a_window, begin, end),
+        cmocka_unit_test_setup_teardown(test_that_windows_are_partial_is_in_the_file, begin, end),
         cmocka_unit_test_setup_teardown(test_all_are_waited_for_after_a_silence_of_all, begin, end),
         cmocka_unit_test_setup_teardown(test_it_goes_on_from_its_file, begin, end),
         cmocka_unit_test_setup_teardown(test_a_window_that_is_not_taken_comes_again, begin, end),
@@ -783,6 +853,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_layers_of_a_run_are_bounded, begin, end),
         cmocka_unit_test_setup_teardown(test_rows_above_a_hole_are_bounded, begin, end),
         cmocka_unit_test_setup_teardown(test_runs_and_nodes_are_bounded, begin, end),
+        cmocka_unit_test_setup_teardown(test_runs_are_found_by_job_and_id, begin, end),
+        cmocka_unit_test_setup_teardown(test_each_run_has_its_turn, begin, end),
         cmocka_unit_test_setup_teardown(test_what_is_said_is_told_once_and_in_order_of_a_run, begin,
                                         end),
     };
