@@ -14,6 +14,8 @@ const CLOCK_S = 60;
 /** So many windows of a run are in the answer. */
 const WAITING_MOST = 8,
     PARTIAL_MOST = 16;
+/** So many runs are drawn. */
+const RUNS_MOST = 100;
 /** So many late nodes are named at the first look. */
 const LATE_MOST = 4;
 /** State of a node: the class of its badge. */
@@ -311,8 +313,9 @@ const troubleOf = (run) => [
     ...windowsOf(run),
 ];
 
-function runsList(runs) {
-    return runs.flatMap((run) => [
+function runParts(run) {
+    const trouble = troubleOf(run);
+    return [
         h(
             "h3",
             {},
@@ -320,8 +323,15 @@ function runsList(runs) {
             h("span", { class: "soft" }, ` ${run.run.slice(0, 8)} · ${run.ranks.toLocaleString("en")} of ${count(run.world, "rank")} on ${count(run.nodes.length, "node")} `),
             h("span", { class: `badge ${run.state}` }, run.state),
         ),
-        troubleOf(run).length ? h("ul", { class: "list" }, troubleOf(run)) : h("p", { class: "soft" }, "Nothing is missing."),
-    ]);
+        trouble.length ? h("ul", { class: "list" }, trouble) : h("p", { class: "soft" }, "Nothing is missing."),
+    ];
+}
+
+/** Runs that go on come first. */
+function runsList({ runs, runs_more }) {
+    const drawn = [...runs].sort((a, b) => isOver(a) - isOver(b)).slice(0, RUNS_MOST),
+        more = runs.length - drawn.length + runs_more;
+    return [...drawn.flatMap(runParts), more ? h("p", { class: "soft" }, `And ${count(more, "more run")}.`) : ""];
 }
 
 /** The frames of a hub stay, and what they scroll; what is in them is drawn again. */
@@ -339,7 +349,7 @@ class HubView {
         const late = fleet.nodes.filter(isLate).length;
         this.nodes.setTitle("Nodes", `${fleet.nodes.length}${late ? `, ${late} to be seen to` : ", all well"}`);
         refill(this.box, fleet.nodes.length ? nodesTable(fleet.nodes) : note("No node has been heard of yet."));
-        refill(this.runs.body, ...(fleet.runs.length ? runsList(fleet.runs) : [note("No node trains yet.")]));
+        refill(this.runs.body, ...(fleet.runs.length ? runsList(fleet) : [note("No node trains yet.")]));
         refill(this.about.body, hubFacts(fleet));
     }
 }

@@ -20,7 +20,7 @@ NODE = dict(WHO, role="node", rows=120, bytes=25165824, unsent=3, unsent_bytes=6
             resent=5, refused=None)
 HUB = dict(
     WHO, role="hub", rows=40960, bytes=3650722202, waiting=1, received=41000, repeated=37, poisoned=3, windows_unknown=0,
-    steps_disagree=0, gone=0, windows_lost=0, merged=960, corrected=12,
+    steps_disagree=0, gone=0, windows_lost=0, merged=960, corrected=12, runs_more=0,
     nodes=[node(1), node(10), node(2), node(3, state="silent", heard_s=95, behind=3, unsent=12, unsent_bytes=2516582, outbox_lost=4,
                                             lacking=7, clock_s=-3600.0),
            node(4, state="refused", refused="window.buckets is 8, the hub's first node has 32"), node(5, state="behind", behind=17),
@@ -86,6 +86,13 @@ def test_a_hub_shows_first_who_is_to_be_seen_to(page, fleet, width, dark):
     assert "40,960, 3.4 GiB" in page.text(".facts") and "3 messages: unreadable" in page.text(".facts")
     assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
     page.screenshot(f"fleet-hub-{width}")
+
+
+def test_runs_that_go_on_come_first_of_many(page, fleet):
+    going, over = HUB["runs"]
+    fleet(dict(HUB, runs=[over] * 150 + [dict(going, job=JOB)], runs_more=7))
+    assert page.texts("h3 a")[0] == JOB and len(page.texts("h3 a")) == 100
+    assert "And 58 more runs." in page.text("main")
 
 
 def test_the_overview_leads_to_the_rank_that_is_odd(page, fleet, site):
