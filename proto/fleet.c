@@ -115,7 +115,7 @@ void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
 
 void fleet_beat_encode(const struct fleet_beat *beat, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 16 + (*beat->trouble != '\0'));
+    mpk_put_map(writer, 16 + (uint32_t)((*beat->domain != '\0') + (*beat->trouble != '\0')));
     mpk_pair_u64(writer, "v", FLEET_VERSION);
     fleet_put_bin(writer, "instance", beat->instance, FLEET_ID_BYTES);
     mpk_pair_u64(writer, "file", beat->file);
@@ -131,6 +131,9 @@ void fleet_beat_encode(const struct fleet_beat *beat, struct mpk_writer *writer)
     mpk_pair_u64(writer, "outbox_lost", beat->outbox_lost);
     mpk_pair_u64(writer, "time_ns", beat->time_ns);
     mpk_pair_bool(writer, "stopping", beat->stopping);
+    if (*beat->domain) {
+        mpk_pair_str(writer, "domain", beat->domain);
+    }
     if (*beat->trouble) {
         mpk_pair_str(writer, "trouble", beat->trouble);
     }
@@ -390,6 +393,9 @@ int fleet_beat_decode(const msgpack_object *map, struct fleet_beat *ret_beat)
     beat.outbox_lost = fleet_number(&reader, "outbox_lost", COUNT_MAX);
     beat.time_ns = fleet_number(&reader, "time_ns", UINT64_MAX);
     beat.stopping = fleet_flag(&reader, "stopping");
+    if (mpk_find(map, "domain")) {
+        fleet_copy_text(&reader, "domain", beat.domain, sizeof beat.domain);
+    }
     if (mpk_find(map, "trouble")) {
         fleet_copy_text(&reader, "trouble", beat.trouble, sizeof beat.trouble);
     }

@@ -107,6 +107,7 @@ struct fleet_beat {
     uint64_t outbox_lost;              /* rows that fell out before a server took them */
     uint64_t time_ns;                  /* its wall clock */
     bool stopping;                     /* the last one: it ends */
+    char domain[FLEET_NAME_MAX + 1];   /* of JetStream, where its rows go; "" = it has no name */
     char trouble[192];                 /* a sentence: it cannot keep windows; "" = it can */
     const struct fleet_beat_run *runs; /* to be encoded: [run_count] */
     uint32_t run_count;

@@ -79,10 +79,6 @@ void hub_lines_tend(struct hub_lines *lines, struct hub *hub)
         lines->js = NULL;
         return;
     }
-    if (!lines->beats &&
-        natsConnection_SubscribeSync(&lines->beats, lines->connection, "attnd.node.*") != NATS_OK) {
-        lines->beats = NULL;
-    }
     if (lines->rows && hub->now_ns >= lines->check_ns) {
         lines->check_ns = hub->now_ns + 5 * TEND_NS;
         hub_check_consumer(lines, hub);
@@ -90,6 +86,10 @@ void hub_lines_tend(struct hub_lines *lines, struct hub *hub)
     if (!lines->rows) {
         lines->rows = hub_subscribe(lines, hub) ? lines->rows : NULL;
         lines->drained_ns = hub->now_ns;
+    }
+    if (lines->rows && !lines->beats && /* the domain is known */
+        natsConnection_SubscribeSync(&lines->beats, lines->connection, "attnd.node.*") != NATS_OK) {
+        lines->beats = NULL;
     }
 }
 
@@ -177,7 +177,7 @@ static void hub_take_beat_message(struct hub_lines *lines, struct hub *hub, nats
             0) {
         return;
     }
-    if (fleet_beat_decode(doc.root, &beat) == 0) {
+    if (fleet_beat_decode(doc.root, &beat) == 0 && link_takes_from(hub->link, beat.domain)) {
         const char *refused;
         parts_begin(&hub->parts);
         struct hub_node *node = hub_take_beat(hub, id, &beat, &refused);

@@ -80,11 +80,12 @@ static void hub_hear(struct hub_run *run, int64_t heard_s)
 }
 
 /* Where nobody was heard it was the hub, or its servers, that was cut off: all nodes are waited for
- * as at its start. */
+ * as at its start. All may be silent between two signs of life, which is no such silence. */
 static void hub_listen(struct hub *hub)
 {
     uint64_t most = hub->config->window_timeout / 2;
-    if (clock_since_ns(hub->heard_ns, hub->now_ns) >= (most < HUB_GONE_NS ? most : HUB_GONE_NS)) {
+    most = most < HUB_GONE_NS / 2 ? HUB_GONE_NS / 2 : most < HUB_GONE_NS ? most : HUB_GONE_NS;
+    if (clock_since_ns(hub->heard_ns, hub->now_ns) >= most) {
         hub->listens_ns = hub->now_ns;
     }
     hub->heard_ns = hub->now_ns;

@@ -39,6 +39,7 @@ struct fleet_link {
     char url[CONFIG_PUBLIC_MAX];
     int64_t stream_bytes, stream_age_ns, replicas;
     const char *domains; /* of the config */
+    char domain[FLEET_NAME_MAX + 1];
 
     pthread_mutex_t lock; /* guards the rest */
     pthread_cond_t closed_wake;
@@ -446,6 +447,33 @@ static void link_read_domains(const struct fleet_link *link, struct link_sources
     }
 }
 
+/* Leaf nodes have one of their own. Where it may not be asked for, it is not known. */
+static void link_learn_domain(struct fleet_link *link, jsCtx *js)
+{
+    jsAccountInfo *info = NULL;
+    if (js_GetAccountInfo(&info, js, NULL, NULL) == NATS_OK) {
+        snprintf(link->domain, sizeof link->domain, "%s", info->Domain ? info->Domain : "");
+    }
+    jsAccountInfo_Destroy(info);
+}
+
+const char *link_domain(const struct fleet_link *link)
+{
+    return link->domain;
+}
+
+bool link_takes_from(const struct fleet_link *link, const char *domain)
+{
+    size_t size;
+    for (const char *one = link->domains; *one; one += size + (one[size] == ' ')) {
+        size = strcspn(one, " ");
+        if (strlen(domain) == size && memcmp(one, domain, size) == 0) {
+            return true;
+        }
+    }
+    return !*domain || !*link->domain || strcmp(domain, link->domain) == 0;
+}
+
 int link_make_stream(struct fleet_link *link, jsCtx *js)
 {
     static const char *subjects[] = {LINK_PART_SUBJECTS};
@@ -453,6 +481,7 @@ int link_make_stream(struct fleet_link *link, jsCtx *js)
     jsStreamConfig config;
     jsStreamInfo *info = NULL;
     jsErrCode code = 0;
+    link_learn_domain(link, js);
     /* Adding one that is there and has a bound of bytes can fail. */
     natsStatus status = js_GetStreamInfo(&info, js, LINK_STREAM, NULL, &code);
     jsStreamInfo_Destroy(info);

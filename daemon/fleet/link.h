@@ -46,9 +46,14 @@ void link_error(struct fleet_link *link, char ret_error[LINK_ERROR_MAX]);
 void link_set_trouble(struct fleet_link *link, const char *trouble);
 /* The servers, without secrets. Any thread. */
 const char *link_url(const struct fleet_link *link);
-/* Makes the stream unless it is there; waits LINK_WAIT_MS or twice that. Returns 0, or -1 and sets
- * the trouble. */
+/* Learns the domain, and makes the stream unless it is there; waits LINK_WAIT_MS at most three
+ * times. Returns 0, or -1 and sets the trouble. */
 int link_make_stream(struct fleet_link *link, jsCtx *js);
+/* The domain of JetStream that the stream is in; "" = it has no name, or is not known. Valid until
+ * link_make_stream. */
+const char *link_domain(const struct fleet_link *link);
+/* Whether rows of a node with this domain come to the stream; true where either is not known. */
+bool link_takes_from(const struct fleet_link *link, const char *domain);
 /* Waits for all threads of libnats, two seconds at most: there is one link in a process at a time.
  * Accepts NULL. */
 void link_free(struct fleet_link **link);

@@ -273,6 +273,7 @@ static void uplink_beat(struct uplink *uplink, bool stopping)
     beat.outbox_lost = outbox->lost;
     beat.time_ns = clock_wall_ns();
     beat.stopping = stopping;
+    strcpy(beat.domain, link_domain(uplink->link));
     if (outbox->trouble) {
         snprintf(beat.trouble, sizeof beat.trouble, "its history cannot be written: %s",
                  outbox->trouble);

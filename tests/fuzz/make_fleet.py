@@ -22,5 +22,6 @@ write("closed", {**common, **rule, **progress, "kind": "closed", "next_before": 
 write("run", {**common, **progress, "kind": "run", "state": "ended", "settings": msgpack.packb({"lr": 0.1}),
               "points": [["loss", 1, 2, 3, 0.5], ["norm", 1, 2, 3, None]]})
 write("beat", {"v": 1, "instance": INSTANCE, "name": "a", "host": "b", "version": "1", "newest": 9, "taken": 8, "rows": 7, "bytes": 6,
-               "unsent": 5, "unsent_bytes": 4, "outbox_lost": 3, "time_ns": 2, "stopping": False, "runs": [[RUN, 1, 4, 2]]})
+               "unsent": 5, "unsent_bytes": 4, "outbox_lost": 3, "time_ns": 2, "stopping": False, "domain": "rack-0",
+               "runs": [[RUN, 1, 4, 2]]})
 write("ask", {"v": 1, "hub": "h", "instance": INSTANCE, "from": 1, "to": 9, "refused": "other buckets"})

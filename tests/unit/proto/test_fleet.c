@@ -130,6 +130,7 @@ static void test_a_sign_of_life_is_read_as_it_was_written(void **state)
     beat.rows = beat.bytes = beat.unsent = beat.unsent_bytes = beat.outbox_lost = 5;
     beat.time_ns = UINT64_MAX;
     beat.stopping = true;
+    strcpy(beat.domain, "rack-0");
     strcpy(beat.trouble, "its history cannot be written");
     beat.runs = runs;
     beat.run_count = 1;
@@ -140,6 +141,7 @@ static void test_a_sign_of_life_is_read_as_it_was_written(void **state)
     assert_int_equal(fleet_beat_decode(doc.root, &read), 0);
     assert_memory_equal(read.instance, instance, sizeof instance);
     assert_string_equal(read.host, "b");
+    assert_string_equal(read.domain, "rack-0");
     assert_string_equal(read.trouble, beat.trouble);
     assert_int_equal(read.newest, 9);
     assert_int_equal(read.taken, 8);
