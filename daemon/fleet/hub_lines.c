@@ -10,8 +10,9 @@
 #define TEND_NS     UINT64_C(1000000000)
 #define ACK_WAIT_NS INT64_C(30000000000)
 #define ACK_PENDING 4096
-/* A node is asked again after this. */
-#define ASK_NS UINT64_C(4000000000)
+/* A node is asked again after this, for the rows of so many holes. */
+#define ASK_NS    UINT64_C(4000000000)
+#define HOLES_MAX 16
 
 void hub_lines_drop(struct hub_lines *lines)
 {
@@ -139,11 +140,12 @@ static struct fleet_ask hub_new_ask(const struct hub *hub, const uint8_t *instan
     return ask;
 }
 
-/* Asks a node for rows that its servers have taken and nobody has any more. */
+/* Asks a node for rows that its servers have taken and nobody has any more. While the stream does
+ * not rest, rows behind the first hole may be on their way. */
 static void hub_ask_for_rows(struct hub_lines *lines, const struct hub *hub, struct hub_node *node)
 {
     struct seen_range hole;
-    if (!lines->rows || !seen_hole(&node->seen, node->beat.taken, &hole)) {
+    if (!lines->rows || !seen_hole(&node->seen, 0, node->beat.taken, &hole)) {
         return;
     }
     if (hole.first != node->hole) {
@@ -155,16 +157,20 @@ static void hub_ask_for_rows(struct hub_lines *lines, const struct hub *hub, str
     if ((!drained && !passed) || clock_since_ns(node->asked_ns, hub->now_ns) < ASK_NS) {
         return;
     }
-    struct fleet_ask ask = hub_new_ask(hub, node->instance);
-    ask.from = hole.first;
-    ask.to = hole.last;
     node->asked_ns = hub->now_ns;
     if (log_is_round(node->asked++)) {
         log_event(LOG_INFO, "fleet_rows_asked_for", LOG_STR("node", node->name),
                   LOG_NUM("from", hole.first), LOG_NUM("to", hole.last),
                   LOG_NUM("count", node->asked));
     }
-    hub_ask(lines, node->id, &ask);
+    int count = 0;
+    do {
+        struct fleet_ask ask = hub_new_ask(hub, node->instance);
+        ask.from = hole.first;
+        ask.to = hole.last;
+        hub_ask(lines, node->id, &ask);
+    } while (drained && ++count < HOLES_MAX &&
+             seen_hole(&node->seen, hole.last, node->beat.taken, &hole));
 }
 
 static void hub_take_beat_message(struct hub_lines *lines, struct hub *hub, natsMsg *msg)

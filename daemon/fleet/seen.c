@@ -82,15 +82,18 @@ uint64_t seen_low(const struct seen *seen)
     return seen->count && seen->ranges[0].first == 1 ? seen->ranges[0].last : 0;
 }
 
-bool seen_hole(const struct seen *seen, uint64_t top, struct seen_range *ret_hole)
+bool seen_hole(const struct seen *seen, uint64_t after, uint64_t top, struct seen_range *ret_hole)
 {
-    uint64_t low = seen_low(seen);
-    uint32_t next = low ? 1 : 0;
+    uint64_t first = after + 1;
+    uint32_t next = seen_find(seen, first);
+    if (next < seen->count && seen->ranges[next].first <= first) {
+        first = seen->ranges[next++].last + 1;
+    }
     uint64_t last = next < seen->count ? seen->ranges[next].first - 1 : top;
-    if (low >= top) {
+    if (first > top) {
         return false;
     }
-    *ret_hole = (struct seen_range){low + 1, last < top ? last : top};
+    *ret_hole = (struct seen_range){first, last < top ? last : top};
     return true;
 }
 

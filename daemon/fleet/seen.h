@@ -26,8 +26,8 @@ bool seen_has(const struct seen *seen, uint64_t number);
 int seen_add(struct seen *seen, uint64_t first, uint64_t last);
 /* All from 1 up to here are in it; 0: not even 1. */
 uint64_t seen_low(const struct seen *seen);
-/* The first hole at or below `top`. Returns false when there is none. */
-bool seen_hole(const struct seen *seen, uint64_t top, struct seen_range *ret_hole);
+/* The first hole above `after`, at or below `top`. Returns false when there is none. */
+bool seen_hole(const struct seen *seen, uint64_t after, uint64_t top, struct seen_range *ret_hole);
 /* How many numbers from 1 to `top` are not in it. */
 uint64_t seen_lacking(const struct seen *seen, uint64_t top);
 /* Reads what `ranges` was: sorted, with holes. Returns 0, ERR_STORE_FORMAT or ERR_MEMORY. */

@@ -16,7 +16,7 @@ struct plain {
 static void check(const struct seen *seen, const struct plain *plain)
 {
     uint64_t low = 0, lacking = 0;
-    struct seen_range hole, wanted = {0, 0};
+    struct seen_range hole, wanted;
     while (low < TOP && plain->has[low + 1]) {
         low++;
     }
@@ -26,15 +26,20 @@ static void check(const struct seen *seen, const struct plain *plain)
     }
     assert_int_equal(seen_low(seen), low);
     assert_int_equal(seen_lacking(seen, TOP), lacking);
-    bool found = seen_hole(seen, TOP, &hole);
-    assert_int_equal(found, low < TOP);
-    if (found) {
-        wanted.first = wanted.last = low + 1;
+    for (uint64_t after = 0; after < TOP; after++) {
+        wanted.first = after + 1;
+        while (wanted.first <= TOP && plain->has[wanted.first]) {
+            wanted.first++;
+        }
+        wanted.last = wanted.first;
         while (wanted.last < TOP && !plain->has[wanted.last + 1]) {
             wanted.last++;
         }
-        assert_int_equal(hole.first, wanted.first);
-        assert_int_equal(hole.last, wanted.last);
+        assert_int_equal(seen_hole(seen, after, TOP, &hole), wanted.first <= TOP);
+        if (wanted.first <= TOP) {
+            assert_int_equal(hole.first, wanted.first);
+            assert_int_equal(hole.last, wanted.last);
+        }
     }
     for (uint32_t i = 1; i < seen->count; i++) {
         assert_true(seen->ranges[i].first > seen->ranges[i - 1].last + 1);
@@ -67,8 +72,8 @@ static void test_an_empty_one_has_one_hole(void **state)
     (void)state;
     struct seen seen = {.count = 0};
     struct seen_range hole;
-    assert_false(seen_hole(&seen, 0, &hole));
-    assert_true(seen_hole(&seen, 7, &hole));
+    assert_false(seen_hole(&seen, 0, 0, &hole));
+    assert_true(seen_hole(&seen, 0, 7, &hole));
     assert_int_equal(hole.first, 1);
     assert_int_equal(hole.last, 7);
     assert_int_equal(seen_lacking(&seen, 7), 7);
@@ -89,7 +94,7 @@ static void test_ranges_are_bounded_and_no_hole_is_forgotten(void **state)
     assert_int_equal(seen.count, SEEN_RANGES_MAX);
     assert_int_equal(seen_low(&seen), 1);
     assert_int_equal(seen_lacking(&seen, top), top - SEEN_RANGES_MAX);
-    for (; seen_hole(&seen, top, &hole); asked++) {
+    for (; seen_hole(&seen, 0, top, &hole); asked++) {
         assert_int_equal(seen_add(&seen, hole.first, hole.last), 0);
     }
     assert_int_equal(asked, SEEN_RANGES_MAX);
