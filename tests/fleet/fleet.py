@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """fleet: nats-server, nodes and hubs as processes, and a training whose ranks publish to nodes."""
 import contextlib
+import functools
 import glob
 import math
 import os
@@ -23,7 +24,7 @@ from attnd.layer_state import LayerState  # noqa: E402
 
 NATS_SERVER = os.environ.get("NATS_SERVER") or shutil.which(
     "nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-WINDOW = ("window.unit=step", "window.length=2", "window.every=2", "window.timeout=3s", "window.rank_grace=1s",
+WINDOW = ("window.unit=step", "window.length=2", "window.every=2", "window.timeout=3s", "window.rank_grace=300ms",
           "metrics.spectrum=false", "maps.enabled=false", "history.commit=50ms", "history.checkpoint=200ms", "workers.threads=1")
 ENDED = "ended"
 
@@ -189,7 +190,8 @@ def in_order(nodes):
 
 
 class Training:
-    """A run whose rank r publishes to the node ranks[r]: states of `layers` layers, the same for the same arguments."""
+    """A run whose rank r publishes to the node ranks[r]: states of `layers` layers, the same for the same arguments, and for
+    layers with one between them, as it takes long to make them."""
 
     def __init__(self, ranks, job="job", run=None, layers=2, heads=3, world=None, seed=0, first_rank=0):
         self.job, self.run, self.layers, self.heads, self.seed = job, run or os.urandom(16), layers, heads, seed
@@ -207,14 +209,11 @@ class Training:
                 self.trainers[i].sequence = before.sequence
                 before.close()
 
-    def state(self, rank, step, layer):
-        return state_of(self.heads, rank, step, layer, seed=self.seed)
-
     def one_step(self, epoch=0, skip=()):
         for trainer in self.trainers:
             if trainer.rank not in skip:
                 for layer in range(self.layers):
-                    publish(trainer, self.state(trainer.rank, self.step, layer), self.heads, epoch, self.step, layer)
+                    publish(trainer, packed(self.heads, trainer.rank, self.step, layer % 2, self.seed), self.heads, epoch, self.step, layer)
         self.step += 1
 
     def steps(self, count, pause_s=0.0, **keys):
@@ -248,8 +247,14 @@ def state_of(heads, rank, step, layer, seed=0, rows=4, epoch=0, buckets=48, into
     return state
 
 
+@functools.lru_cache(maxsize=16)
+def packed(heads, rank, step, layer, seed):
+    return state_of(heads, rank, step, layer, seed).pack()
+
+
 def publish(trainer, state, heads, epoch, step, layer):
-    trainer.send(*trainer.tensor_frames("state", {"state": np.frombuffer(state.pack(), np.uint8)}, epoch=epoch, step=step,
+    """`state`: packed."""
+    trainer.send(*trainer.tensor_frames("state", {"state": np.frombuffer(state, np.uint8)}, epoch=epoch, step=step,
                                         layer=layer, heads=heads, first_epoch=epoch, first_step=step))
 
 
@@ -271,18 +276,19 @@ def state_of_run(attnd, training):
 def whole_now(hub, nodes, training):
     """whole(), of what the training must have closed by now, all of which is sent: the first step after a window closes it."""
     count = training.layers * ((training.step - 1) // 2)
-    wait_until(lambda: all(len(merging.windows_of(node.history_path)) >= count for node in nodes), f"{count} windows of each node")
-    whole(hub, nodes)
-    assert len(merging.windows_of(hub.history_path)) >= count
+    wait_until(lambda: all(merging.count_of(node.history_path) >= count for node in nodes), f"{count} windows of each node")
+    whole(hub, nodes, goes_on=True)
+    assert merging.count_of(hub.history_path) >= count
     wait_until(lambda: all(node.sent() for node in nodes), "all parts are sent")
 
 
-def whole(hub, nodes):
-    """Waits until the hub's history is the merge of the nodes', each window, none partial; says what is not."""
+def whole(hub, nodes, goes_on=False):
+    """Waits until the hub's history is the merge of the nodes', each window, none partial; says what is not. `goes_on`: the
+    training does."""
     paths, seen = in_order(nodes), []
 
     def done():
-        seen[:] = merging.wrong(hub.history_path, paths)
+        seen[:] = merging.wrong(hub.history_path, paths, goes_on=goes_on)
         return not seen
     try:
         wait_until(done, "the hub's history is the merge of the nodes'")

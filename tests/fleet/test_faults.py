@@ -34,7 +34,7 @@ def train(training, hub, nodes, steps=4):
 def test_a_hub_has_what_its_nodes_have(fleet):
     hub, nodes, training = fleet
     train(training, hub, nodes, 20)
-    assert len(merging.windows_of(hub.history_path)) == 20
+    assert merging.count_of(hub.history_path) == 20
     assert not any(window.partial for window in merging.windows_of(hub.history_path).values())
 
 
@@ -58,7 +58,7 @@ def test_without_a_server_training_goes_on(server, fleet):
     training.steps(4)
     server.stop()
     training.steps(10)
-    wait_until(lambda: all(len(merging.windows_of(node.history_path)) >= 2 * 6 for node in nodes), "windows of the nodes")
+    wait_until(lambda: all(merging.count_of(node.history_path) >= 2 * 6 for node in nodes), "windows of the nodes")
     answers = [node.fleet() for node in nodes]
     assert all(not answer["connected"] and answer["error"] and answer["unsent"] > 0 for answer in answers), answers
     server.lose_everything()
@@ -72,7 +72,7 @@ def test_a_server_that_stands_still(server, fleet):
     training.steps(4)
     server.process.send_signal(signal.SIGSTOP)
     training.steps(8)
-    wait_until(lambda: all(len(merging.windows_of(node.history_path)) >= 2 * 5 for node in nodes), "windows of the nodes")
+    wait_until(lambda: all(merging.count_of(node.history_path) >= 2 * 5 for node in nodes), "windows of the nodes")
     wait_until(lambda: all(node.fleet()["error"] for node in nodes), "that nothing is acknowledged")
     server.process.send_signal(signal.SIGCONT)
     train(training, hub, nodes)

@@ -15,12 +15,12 @@ def test_away_for_longer_than_the_stream_keeps(server):
     small = "fleet.stream=1MiB"
     hub = Hub(server, "hub", small)
     nodes = [Node(server, f"node-{i}", small) for i in range(2)]
-    training = Training([nodes[0], nodes[1]], layers=4, heads=48)
+    training = Training([nodes[0], nodes[1]], layers=8, heads=48)
     training.steps(4)
     whole_now(hub, nodes, training)
     hub.stop()
-    training.steps(40)
-    wait_until(lambda: all(node.sent() and node.fleet()["sent"] > 100 for node in nodes), "all parts are sent")
+    training.steps(20)
+    wait_until(lambda: all(node.sent() and node.fleet()["sent"] > 90 for node in nodes), "all parts are sent")
     client = Nats(server)
     assert client.stream()["state"]["first_seq"] > 20, "nothing went from the stream"
     client.close()

@@ -15,7 +15,7 @@ def wait_for_windows(attnd, count):
 
 
 def test_two_histories_merge_to_that_of_one_attnd():
-    settings = (*WINDOW, "window.also=[6 steps every 3]", "window.buckets=12", "window.rank_grace=0s")
+    settings = (*WINDOW, "window.also=[6 steps every 3]", "window.buckets=12")
     alone, first, second = (Attnd(*settings) for _ in range(3))
     run = os.urandom(16)
     together = Training([alone] * 4, run=run)
@@ -40,7 +40,7 @@ def test_two_histories_merge_to_that_of_one_attnd():
 
 def test_the_oracle_reads_all_that_maps_give(rng=np.random.default_rng(7)):
     """Maps have more metrics than states, some of them across heads."""
-    alone, first, second = (Attnd(*WINDOW, "window.rank_grace=0s", "workers.isa=scalar") for _ in range(3))
+    alone, first, second = (Attnd(*WINDOW, "workers.isa=scalar") for _ in range(3))
     run = os.urandom(16)
     groups = [Training([alone] * 2, run=run), Training([first, second], run=run)]
     for step in range(4):

@@ -149,7 +149,7 @@ def test_a_node_that_ends_sends_its_last_windows(server):
 def test_an_attnd_that_is_no_node_has_no_outbox():
     attnd = Attnd(*WINDOW)
     rank_two(attnd)
-    wait_until(lambda: len(merging.windows_of(attnd.history_path)) >= 10, "windows")
+    wait_until(lambda: merging.count_of(attnd.history_path) >= 10, "windows")
     attnd.stop(signal.SIGTERM)
     with contextlib.closing(sqlite3.connect(attnd.history_path)) as db:
         assert db.execute("SELECT count(*) FROM outbox").fetchone() == (0,)

@@ -67,27 +67,41 @@ def test_rows_that_are_not_there_any_more_are_said_to_be_gone(server):
     assert sorted(seq for seq, time_ in stream(server)[0] if time_ == 1) == [3, 4, 5, 6, 8, 18, 19]
 
 
-@pytest.mark.parametrize("point", ("store_begin:5", "store_before_commit:5", "store_after_commit:5", "outbox_taken:2",
-                                   "outbox_taken:4", "uplink_published:1", "uplink_published:8", "uplink_acknowledged:2"))
-def test_a_kill_loses_nothing_and_gives_no_number_twice(server, point, monkeypatch):
-    monkeypatch.setenv("ATTND_CRASH_AT", point)
-    node = Node(server, "one")
-    monkeypatch.delenv("ATTND_CRASH_AT")
-    training = Training([node] * 2)
+POINTS = ("store_begin:5", "store_before_commit:5", "store_after_commit:5", "outbox_taken:2", "outbox_taken:4", "uplink_published:1",
+          "uplink_published:8", "uplink_acknowledged:2")
+
+
+def test_kills_lose_nothing_and_give_no_number_twice(server, monkeypatch):
+    """Of nodes, each at another point."""
+    trainings, before = [], {}
+    for point in POINTS:
+        monkeypatch.setenv("ATTND_CRASH_AT", point)
+        trainings.append(Training([Node(server, point)] * 2))
+        monkeypatch.delenv("ATTND_CRASH_AT")
+    living = trainings
     for _ in range(40):
-        if node.process.poll() is not None:
-            break
-        training.steps(2)
-        time.sleep(0.1)
-    assert node.process.wait(30) == -signal.SIGKILL
-    before = outbox(node)
-    for trainer in training.trainers:
-        trainer.wait_forgotten()
-    node.start()
-    for trainer in training.trainers:
-        trainer.wait_subscribed()
-    training.steps(4)
-    training.bye()
+        living = [training for training in living if training.nodes[0].process.poll() is None]
+        for training in living:
+            training.steps(2)
+        time.sleep(0.1 if living else 0)
+    for training in trainings:
+        (node,) = training.nodes
+        assert node.process.wait(30) == -signal.SIGKILL, node.name
+        before[node] = outbox(node)
+        for trainer in training.trainers:
+            trainer.wait_forgotten()
+        node.start()
+        for trainer in training.trainers:
+            trainer.wait_subscribed()
+        training.steps(4)
+    for training in trainings:
+        training.bye()
+    for node, rows in before.items():
+        nothing_lost(server, node, rows)
+
+
+def nothing_lost(server, node, before):
+    """Of what was in its outbox before it was killed, and of what came then, to which it gave greater numbers."""
     rows = all_sent(server, node)
     assert set(before) <= set(rows) and all(rows[seq] == before[seq] for seq in before)
     later = set(rows) - set(before)

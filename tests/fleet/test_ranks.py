@@ -11,7 +11,7 @@ ODD = 4  # of six ranks, on the second of three nodes
 
 
 def test_a_hub_names_the_odd_rank_and_its_node(server):
-    hub, alone = Hub(server, "hub", "window.rank_grace=30s"), Attnd(*WINDOW, "window.rank_grace=0s")
+    hub, alone = Hub(server, "hub", "window.rank_grace=30s"), Attnd(*WINDOW)
     nodes = [Node(server, f"gpu{index}") for index in range(3)]
     wait_until(lambda: len(hub.fleet()["nodes"]) == 3, "the nodes")
     run = b"r" * 16
@@ -24,7 +24,7 @@ def test_a_hub_names_the_odd_rank_and_its_node(server):
                 trainer = training.trainers[rank]
                 state = LayerState(3)
                 state.add({"entropy": values}, keys=16, step=step, rank=rank, time_ns=10**18 + step)
-                publish(trainer, state, 3, 0, step, 0)
+                publish(trainer, state.pack(), 3, 0, step, 0)
         for training in trainings:
             training.step = step + 1
     trainings[0].finish(hub)
