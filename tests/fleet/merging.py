@@ -396,13 +396,13 @@ def union(histories):
     return found
 
 
-def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, goes_on=False):
+def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, gone=False, goes_on=False):
     """Sentences: where the history `hub` is not the merge of the histories `nodes`, a dict of name to path, in the order of
     their ids. missing(key) are the names of nodes that the hub says it lacks something of, in that window: of these any
     may be left out, and a window of which it says nothing must be whole. `replaced`: for a name the histories that it had
-    before an older one was restored: their windows are at the hub, unless it has them anew. `goes_on`: a window that all
-    nodes have open is not there yet."""
-    have, theirs = windows_of(hub, job), {}
+    before an older one was restored: their windows are at the hub, unless it has them anew. `gone`: these may be gone, as the
+    hub or the stream lost them as well. `goes_on`: a window that all nodes have open is not there yet."""
+    have, theirs, now = windows_of(hub, job), {}, {name: windows_of(path, job) for name, path in nodes.items()}
     for name, path in nodes.items():
         theirs[name] = {}
         for one in (*(replaced or {}).get(name, ()), path):
@@ -411,8 +411,9 @@ def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, goes_on=F
     for key in sorted(union(theirs.values())):
         with_it = {name: one[key] for name, one in theirs.items() if key in one}
         lacking = [name for name in with_it if name in missing(key)]
+        optional = lacking + [name for name in with_it if gone and name not in lacking and key not in now[name]]
         if key not in have:
-            if len(lacking) < len(with_it) and not (goes_on and not any(one.final for one in with_it.values())):
+            if len(optional) < len(with_it) and not (goes_on and not any(one.final for one in with_it.values())):
                 found.append(f"{told(key)}: not at the hub, of nodes {sorted(with_it)}, missing {lacking}")
             continue
         window = have[key]
@@ -422,7 +423,7 @@ def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, goes_on=F
             found.append(f"{told(key)}: final {window.final}, state {window.data is not None}")
             continue
         got, best = window.state, None
-        for left_out in subsets(lacking):
+        for left_out in subsets(optional):
             states = [one.state for name, one in with_it.items() if name not in left_out]
             if states:
                 differ = differences(got, merged_all(states))
