@@ -138,6 +138,7 @@ class Node(Member):
 MISSING = """
 SELECT job, run, unit, length, every, part, missing
 FROM merged JOIN runs USING (run_id) JOIN tracks USING (track_id) WHERE missing IS NOT NULL"""
+FLOORS = "SELECT job, run, unit, length, every, part FROM floors JOIN runs USING (run_id) JOIN tracks USING (track_id)"
 
 
 class Hub(Member):
@@ -172,12 +173,17 @@ class Hub(Member):
         raise LookupError(name)
 
     def missing(self):
-        """missing(key) for merging.wrong, as its file of parts has it now."""
+        """missing(key) for merging.wrong, as its file of parts has it now: of windows whose parts are too old it is not known."""
         with contextlib.closing(sqlite3.connect(f"file:{self.parts_path}?mode=ro", uri=True, timeout=30)) as database:
             found = {(job, run, unit, length, every, (part + 1) * math.gcd(length, every) - 1):
                      {one["name"] for one in msgpack.unpackb(missing)}
                      for job, run, unit, length, every, part, missing in database.execute(MISSING)}
-        return lambda key: found.get(key[:2] + key[5:], set())
+            floors = {tuple(key): part * math.gcd(*key[3:]) for *key, part in database.execute(FLOORS)}
+
+        def names(key):
+            *_, length, _, last = key
+            return None if last - length + 1 < floors.get(key[:2] + key[5:-1], 0) else found.get(key[:2] + key[5:], set())
+        return names
 
 
 def as_bytes(run):

@@ -399,7 +399,7 @@ def union(histories):
 def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, gone=False, goes_on=False):
     """Sentences: where the history `hub` is not the merge of the histories `nodes`, a dict of name to path, in the order of
     their ids. missing(key) are the names of nodes that the hub says it lacks something of, in that window: of these any
-    may be left out, and a window of which it says nothing must be whole. `replaced`: for a name the histories that it had
+    may be left out, and a window of which it says nothing must be whole; None: it is not known any more. `replaced`: for a name the histories that it had
     before an older one was restored: their windows are at the hub, unless it has them anew. `gone`: these may be gone, as the
     hub or the stream lost them as well. `goes_on`: a window that all nodes have open is not there yet."""
     have, theirs, now = windows_of(hub, job), {}, {name: windows_of(path, job) for name, path in nodes.items()}
@@ -410,7 +410,10 @@ def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, gone=Fals
     found = [f"{told(key)}: no node has it" for key in have if not any(key in one for one in theirs.values())]
     for key in sorted(union(theirs.values())):
         with_it = {name: one[key] for name, one in theirs.items() if key in one}
-        lacking = [name for name in with_it if name in missing(key)]
+        names = missing(key)
+        if names is None:
+            names = with_it if key in have and have[key].partial else ()
+        lacking = [name for name in with_it if name in names]
         optional = lacking + [name for name in with_it if gone and name not in lacking and key not in now[name]]
         if key not in have:
             if len(optional) < len(with_it) and not (goes_on and not any(one.final for one in with_it.values())):
