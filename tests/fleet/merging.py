@@ -398,10 +398,10 @@ def union(histories):
 
 def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, gone=False, goes_on=False):
     """Sentences: where the history `hub` is not the merge of the histories `nodes`, a dict of name to path, in the order of
-    their ids. missing(key) are the names of nodes that the hub says it lacks something of, in that window: of these any
-    may be left out, and a window of which it says nothing must be whole; None: it is not known any more. `replaced`: for a name the histories that it had
-    before an older one was restored: their windows are at the hub, unless it has them anew. `gone`: these may be gone, as the
-    hub or the stream lost them as well. `goes_on`: a window that all nodes have open is not there yet."""
+    their ids. missing(key) are the names of nodes that the hub says it lacks something of, in that window: of these any may be
+    left out, and a window of which it says nothing must be whole; None: it is not known any more. `replaced`: for a name the
+    histories that it had before an older one was restored: their windows are at the hub, unless it has them anew. `gone`: these
+    may be gone, as the hub or the stream lost them as well. `goes_on`: a window that all nodes have open is not there yet."""
     have, theirs, now = windows_of(hub, job), {}, {name: windows_of(path, job) for name, path in nodes.items()}
     for name, path in nodes.items():
         theirs[name] = {}
@@ -420,17 +420,18 @@ def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, gone=Fals
                 found.append(f"{told(key)}: not at the hub, of nodes {sorted(with_it)}, missing {lacking}")
             continue
         window = have[key]
-        if lacking and not window.partial:
-            found.append(f"{told(key)}: nodes {lacking} are missing, and it is not partial")
         if not window.final or window.data is None:
             found.append(f"{told(key)}: final {window.final}, state {window.data is not None}")
             continue
-        got, best = window.state, None
+        got, best, without = window.state, None, ()
         for left_out in subsets(optional):
             states = [one.state for name, one in with_it.items() if name not in left_out]
             if states:
                 differ = differences(got, merged_all(states))
-                best = differ if best is None or len(differ) < len(best) else best
+                if best is None or len(differ) < len(best):
+                    best, without = differ, left_out
+        if not window.partial and any(name in lacking for name in without):
+            found.append(f"{told(key)}: nodes {without} are missing, and it is not partial")
         found += [f"{told(key)}: {one}" for one in best or ()]
     return found
 
