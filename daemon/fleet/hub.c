@@ -42,7 +42,8 @@ struct hub_thread {
     uint32_t pending_count;
     uint64_t status_ns, status_took_ns; /* when the answer of `fleet` was made up */
     bool in_trouble;                    /* the last transaction failed */
-    bool unloaded;                      /* not all of the file is in memory */
+    bool history_in_trouble;
+    bool unloaded; /* not all of the file is in memory */
 };
 
 static void hub_drop_lines(void *data)
@@ -238,12 +239,15 @@ static void hub_note_history(struct hub *hub)
     hub->history_before = history.skipped.first - 1;
 }
 
-/* The history was begun anew: its windows are merged once more, as far as parts are there. */
+/* The history was begun anew, or could not be written for a while, as on a full disk: its windows
+ * are merged once more, as far as parts are there. */
 static void hub_look_at_history(struct hub_thread *thread)
 {
     struct hub *hub = thread->hub;
     uint64_t replaced = stats_get(hub->stats, COUNT_STORE_REPLACED);
-    if (replaced != hub->replaced) {
+    bool was_in_trouble = thread->history_in_trouble;
+    thread->history_in_trouble = store_trouble(hub->store) != NULL;
+    if (replaced != hub->replaced || (was_in_trouble && !thread->history_in_trouble)) {
         hub_note_history(hub);
         parts_begin(&hub->parts);
         parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_MERGED, ""));
@@ -320,6 +324,9 @@ static void *hub_main(void *data)
         hub_take_done(hub);
         hub_commit(thread);
         hub_look_at_history(thread);
+        if (thread->unloaded) {
+            continue;
+        }
         busy = hub_merge_step(hub);
         busy = hub_forget(hub) || busy;
         hub_publish_status(thread);

@@ -10,6 +10,9 @@
 #define TEND_NS     UINT64_C(1000000000)
 #define ACK_WAIT_NS INT64_C(30000000000)
 #define ACK_PENDING 4096
+/* Signs of life: of one, and how many are taken before rows have their turn. */
+#define BEAT_BYTES_MAX 65536
+#define BEATS_PER_TURN HUB_NODES_MAX
 /* A node is asked again after this, for the rows of so many holes. */
 #define ASK_NS    UINT64_C(4000000000)
 #define HOLES_MAX 16
@@ -179,6 +182,7 @@ static void hub_take_beat_message(struct hub_lines *lines, struct hub *hub, nats
     struct fleet_beat beat;
     uint8_t id[FLEET_ID_BYTES];
     if (!hub_read_node(natsMsg_GetSubject(msg), "attnd.node.", id) ||
+        natsMsg_GetDataLength(msg) > BEAT_BYTES_MAX ||
         mpk_parse(natsMsg_GetData(msg), (size_t)natsMsg_GetDataLength(msg), &fleet_limits, &doc) !=
             0) {
         return;
@@ -203,7 +207,9 @@ static void hub_take_beat_message(struct hub_lines *lines, struct hub *hub, nats
 void hub_lines_take_beats(struct hub_lines *lines, struct hub *hub)
 {
     natsMsg *msg = NULL;
-    while (lines->beats && natsSubscription_NextMsg(&msg, lines->beats, 0) == NATS_OK) {
+    for (int i = 0; i < BEATS_PER_TURN && lines->beats &&
+                    natsSubscription_NextMsg(&msg, lines->beats, 0) == NATS_OK;
+         i++) {
         hub_take_beat_message(lines, hub, msg);
         natsMsg_Destroy(msg);
         msg = NULL;

@@ -11,9 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* States, and heads of them, in memory at once: 64 MiB. Fewer at a time take longer. */
+/* States, heads and packed bytes of them in memory at once. Fewer at a time take longer. */
 #define STATES_MAX 256
 #define HEADS_MAX  (64 * STATES_MAX)
+#define BYTES_MAX  (UINT64_C(128) << 20)
 #define RETRY_NS   UINT64_C(1000000000)
 #define REFUSED_NS UINT64_C(5000000000)
 
@@ -187,7 +188,7 @@ static int hub_merge_layer(struct hub *hub, struct hub_job *job, uint32_t key)
     struct merged_layer *layer = &job->merged->layers[job->merged->layer_count++];
     struct layer_state *states[STATES_MAX], *state;
     uint32_t count = 0, heads = 0;
-    uint64_t epoch = 0, step = 0;
+    uint64_t epoch = 0, step = 0, bytes = 0;
     int code = 0;
     *layer = (struct merged_layer){.id = header_layer_of(key)};
     sqlite3_stmt *row =
@@ -224,8 +225,11 @@ static int hub_merge_layer(struct hub *hub, struct hub_job *job, uint32_t key)
             layer->module = strdup(module);
         }
         states[count++] = state;
-        if (!code && (count == STATES_MAX || (uint64_t)count * heads >= HEADS_MAX)) {
+        bytes += (uint64_t)sqlite3_column_bytes(row, 2);
+        if (!code &&
+            (count == STATES_MAX || (uint64_t)count * heads >= HEADS_MAX || bytes >= BYTES_MAX)) {
             code = hub_add_states(&layer->state, states, &count);
+            bytes = 0;
         }
     }
     sqlite3_reset(row);

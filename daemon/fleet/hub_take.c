@@ -471,7 +471,7 @@ enum hub_verdict hub_take(struct hub *hub, const struct hub_message *message)
     }
     struct hub_node *node = hub_find_node(hub, message->node);
     if (!node || !hub_accepts(hub, node, message->instance, NULL, &twice)) {
-        return HUB_LATER;
+        return hub->parts.code ? HUB_AGAIN : HUB_LATER;
     }
     node->unsaved = true;
     node->used_s = hub_now_s();

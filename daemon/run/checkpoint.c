@@ -119,7 +119,9 @@ static int checkpoint_submit_batch(struct run *run, struct store_batch **batch, 
     }
     batch_free(batch);
     mark_all_unsaved(run);
-    return code;
+    const char *reason; /* of a history that is off */
+    bool again = run->merged && store_path(run->sink->store, &reason); /* the hub offers it again */
+    return !code && again ? ERR_AGAIN : code;
 }
 
 /* Packing */

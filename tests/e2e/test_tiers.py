@@ -1056,12 +1056,13 @@ def test_counters_hold_over_all_tiers(rng):
 # ------------------------------------------------------------------------------------- instruction sets
 
 def isa_is_there(isa, directory):
-    """Whether this machine has it: the daemon refuses what it does not have."""
-    path = os.path.join(directory, "empty.yaml")
-    with open(path, "w"):
-        pass
-    return subprocess.run([ATTND, "--set", f"workers.isa={isa}", "--check-config", path], capture_output=True,
-                          check=False).returncode == 0
+    """Whether this machine has it: the daemon does not start with what it does not have."""
+    words = [ATTND, "--address", directory, "--set", f"workers.isa={isa}", "--set", f"history.path={directory}/history.db"]
+    with subprocess.Popen([*words, "--set", "http.enabled=false"], stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: process.poll() is not None or os.path.exists(f"{directory}/control"), "a start, or a refusal")
+        there = process.poll() is None
+        process.kill()
+    return there
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -3,6 +3,7 @@
 merge of the nodes' parts, or the hub says of what it is not."""
 import contextlib
 import os
+import pathlib
 import random
 import signal
 import sqlite3
@@ -200,6 +201,32 @@ def test_what_comes_while_the_file_is_locked(server):
     assert not partial_lasts(hub)
 
 
+def test_what_the_history_has_no_room_for_is_merged_again(server):
+    hub = Hub(server, "hub", "window.timeout=1h", "history.queue=1MiB")
+    nodes = nodes_of(server, 2, heads=64)
+    with contextlib.closing(sqlite3.connect(hub.history_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for node in nodes:
+            node.play(20)
+        wait_until(lambda: "history_queue_full" in hub.log_text(), "that the hub's history takes no more")
+        other.execute("COMMIT")
+    wait_merged(hub, nodes)
+
+
+def test_what_the_history_could_not_write_is_merged_again(server):
+    hub = Hub(server, "hub", "window.timeout=1h")
+    nodes = nodes_of(server, 2)
+    with contextlib.closing(sqlite3.connect(hub.history_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for node in nodes:
+            node.play(2)
+        wait_until(lambda: "history_trouble" in hub.log_text(), "that it waits no more")
+        other.execute("COMMIT")
+    for node in nodes:
+        node.play(1)
+    wait_merged(hub, nodes)
+
+
 def test_a_stream_that_never_rests(server):
     """Other nodes send all the time; what is lacking of one is asked for meanwhile."""
     hub = Hub(server, "hub", "window.timeout=1h")
@@ -308,6 +335,26 @@ def test_hubs_killed_at_named_points(server, monkeypatch):
     for hub in hubs:
         wait_merged(hub, nodes)
         assert not partial_lasts(hub)
+
+
+def test_a_history_that_lost_its_last_commits_with_the_power(server, tmp_path):
+    """What it had merged by its file of parts is merged again, however much later it starts."""
+    hub = Hub(server, "hub", "window.timeout=1h")
+    with contextlib.closing(sqlite3.connect(hub.history_path)) as history, contextlib.closing(sqlite3.connect(tmp_path / "old")) as old:
+        history.backup(old)
+    nodes = nodes_of(server, 2)
+    for node in nodes:
+        node.play(3)
+    hub.says(lambda answer: answer["merged"] == 3, "three windows")
+    hub.stop()
+    for ending in ("-wal", "-shm"):
+        pathlib.Path(hub.history_path + ending).unlink(missing_ok=True)
+    os.replace(tmp_path / "old", hub.history_path)
+    assert merging.windows_of(hub.history_path) == {}
+    with contextlib.closing(sqlite3.connect(hub.parts_path)) as parts, parts:
+        assert parts.execute("UPDATE merged SET stored = stored - 120").rowcount == 3
+    hub.start()
+    wait_merged(hub, nodes)
 
 
 def test_two_hubs_have_the_same_bytes(server):
