@@ -422,8 +422,7 @@ static int open_history(struct daemon *daemon, char *reterr)
 /* The outbox of a node is in the history. */
 static int open_fleet(struct daemon *daemon, char *reterr)
 {
-    return fleet_new(&daemon->config, daemon->store, &daemon->inbox, &daemon->stats, &daemon->fleet,
-                     reterr);
+    return fleet_new(&daemon->config, daemon->store, &daemon->inbox, &daemon->fleet, reterr);
 }
 
 /* Early: a second attnd on this machine fails before it looks at the history. */

@@ -14,7 +14,7 @@ struct fleet {
 };
 
 int fleet_new(const struct config *config, struct store *store, struct inbox *inbox,
-              struct stats *stats, struct fleet **ret_fleet, char *reterr)
+              struct fleet **ret_fleet, char *reterr)
 {
     *ret_fleet = NULL;
     if (config->fleet_role == CONFIG_ROLE_OFF) {
@@ -26,7 +26,7 @@ int fleet_new(const struct config *config, struct store *store, struct inbox *in
         return -1;
     }
     int rc = config->fleet_role == CONFIG_ROLE_HUB
-                 ? hub_new(config, store, inbox, stats, &fleet->hub, reterr)
+                 ? hub_new(config, store, inbox, &fleet->hub, reterr)
                  : uplink_new(config, store, &fleet->uplink, reterr);
     if (rc != 0) {
         free(fleet);

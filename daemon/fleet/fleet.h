@@ -6,7 +6,6 @@
 
 #include "config/config.h"
 #include "daemon/base/inbox.h"
-#include "daemon/base/stats.h"
 #include "daemon/store/store.h"
 #include "proto/fleet.h"
 
@@ -14,9 +13,9 @@ struct fleet;
 struct merged;
 
 /* Starts the threads of the configured role; *ret_fleet is NULL when there is none. Returns 0, or
- * -1 with a sentence. `store`, `inbox` and `stats` outlive it. */
+ * -1 with a sentence. `store` and `inbox` outlive it. */
 int fleet_new(const struct config *config, struct store *store, struct inbox *inbox,
-              struct stats *stats, struct fleet **ret_fleet, char *reterr);
+              struct fleet **ret_fleet, char *reterr);
 /* The runs that are active here, for the signs of life of a node. */
 void fleet_tell_runs(struct fleet *fleet, const struct fleet_beat_run *runs, uint32_t count);
 /* The loop is through with a window that the hub has merged, and has set its code. Takes it over.

@@ -5,11 +5,10 @@
 #include <stdio.h>
 
 int fleet_new(const struct config *config, struct store *store, struct inbox *inbox,
-              struct stats *stats, struct fleet **ret_fleet, char *reterr)
+              struct fleet **ret_fleet, char *reterr)
 {
     (void)store;
     (void)inbox;
-    (void)stats;
     *ret_fleet = NULL;
     if (config->fleet_role == CONFIG_ROLE_OFF) {
         return 0;

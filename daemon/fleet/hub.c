@@ -42,8 +42,7 @@ struct hub_thread {
     uint32_t pending_count;
     uint64_t status_ns, status_took_ns; /* when the answer of `fleet` was made up */
     bool in_trouble;                    /* the last transaction failed */
-    bool history_in_trouble;
-    bool unloaded; /* not all of the file is in memory */
+    bool unloaded;                      /* not all of the file is in memory */
 };
 
 static void hub_drop_lines(void *data)
@@ -239,22 +238,20 @@ static void hub_note_history(struct hub *hub)
     hub->history_before = history.skipped.first - 1;
 }
 
-/* The history was begun anew, or could not be written for a while, as on a full disk: its windows
- * are merged once more, as far as parts are there. */
-static void hub_look_at_history(struct hub_thread *thread)
+/* The history was begun anew, or could not be written for a while, as on a full disk: once it can,
+ * its windows are merged once more, as far as parts are there. */
+static void hub_heed_history(struct hub_thread *thread, uint64_t lost)
 {
     struct hub *hub = thread->hub;
-    uint64_t replaced = stats_get(hub->stats, COUNT_STORE_REPLACED);
-    bool was_in_trouble = thread->history_in_trouble;
-    thread->history_in_trouble = store_trouble(hub->store) != NULL;
-    if (replaced != hub->replaced || (was_in_trouble && !thread->history_in_trouble)) {
-        hub_note_history(hub);
-        parts_begin(&hub->parts);
-        parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_MERGED, ""));
-        int code = hub_put_meta(hub);
-        hub->replaced = code ? hub->replaced : replaced;
-        hub_reload(thread, code);
+    if (lost == hub->lost || store_trouble(hub->store)) {
+        return;
     }
+    hub_note_history(hub);
+    parts_begin(&hub->parts);
+    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_MERGED, ""));
+    int code = hub_put_meta(hub);
+    hub->lost = code ? hub->lost : lost;
+    hub_reload(thread, code);
 }
 
 static void hub_take_done(struct hub *hub)
@@ -321,9 +318,11 @@ static void *hub_main(void *data)
             clock_since_ns(thread->lines.drained_ns, hub->now_ns) >= HUB_DRAINED_NS) {
             hub->waiting = 0; /* the newest message may have been one that came again */
         }
+        /* First the count: a window that was lost before is one that came back by now. */
+        uint64_t lost = store_lost(hub->store);
         hub_take_done(hub);
         hub_commit(thread);
-        hub_look_at_history(thread);
+        hub_heed_history(thread, lost);
         if (thread->unloaded) {
             continue;
         }
@@ -407,7 +406,7 @@ static int hub_start(struct hub *hub, char *reterr)
 }
 
 int hub_new(const struct config *config, struct store *store, struct inbox *inbox,
-            struct stats *stats, struct hub **ret_hub, char *reterr)
+            struct hub **ret_hub, char *reterr)
 {
     const char *reason = "", *path = store_path(store, &reason);
     struct hub *hub = calloc(1, sizeof *hub);
@@ -420,8 +419,7 @@ int hub_new(const struct config *config, struct store *store, struct inbox *inbo
     hub->config = config;
     hub->store = store;
     hub->inbox = inbox;
-    hub->stats = stats;
-    hub->replaced = stats_get(stats, COUNT_STORE_REPLACED);
+    hub->lost = store_lost(store);
     hub->now_ns = hub->started_ns = clock_monotonic_ns();
     pthread_mutex_init(&hub->lock, NULL);
     link_name(config, hub->name, sizeof hub->name);

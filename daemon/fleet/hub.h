@@ -15,7 +15,7 @@ struct hub;
 /* Opens HISTORY.parts and starts the thread. All outlive it. Returns 0, or -1 with
  * a sentence. */
 int hub_new(const struct config *config, struct store *store, struct inbox *inbox,
-            struct stats *stats, struct hub **ret_hub, char *reterr);
+            struct hub **ret_hub, char *reterr);
 /* Loop thread: a window, or other news, with its code. Takes it over. */
 void hub_merged(struct hub *hub, struct merged **merged);
 /* Any thread: the map of the method `fleet`. */

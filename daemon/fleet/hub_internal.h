@@ -16,7 +16,6 @@
 #define DAEMON_FLEET_HUB_INTERNAL_H
 
 #include "daemon/base/inbox.h"
-#include "daemon/base/stats.h"
 #include "daemon/fleet/link.h"
 #include "daemon/fleet/parts.h"
 #include "daemon/fleet/seen.h"
@@ -218,8 +217,7 @@ struct hub {
     const struct config *config;
     struct store *store;
     struct inbox *inbox;
-    struct stats *stats;
-    uint64_t replaced; /* histories, as of the last look */
+    uint64_t lost; /* records of the history (store_lost), merged again since */
     struct parts parts;
     char *history_path; /* owned */
     struct hub_history {

@@ -6,7 +6,6 @@
 #define DAEMON_FLEET_UPLINK_H
 
 #include "config/config.h"
-#include "daemon/base/stats.h"
 #include "daemon/store/store.h"
 #include "proto/fleet.h"
 

@@ -51,7 +51,8 @@ void room_lost(struct store *store, uint64_t records, uint64_t bytes, int code)
     }
     store->trouble = code;
     store->trouble_bytes = bytes < ROOM_BYTES_MAX ? bytes : ROOM_BYTES_MAX;
-    /* Last: a reader that sees the count sees the trouble, too. */
+    /* Last: a reader that sees the counts sees the trouble, too. */
+    atomic_fetch_add(&store->lost, records);
     stats_add(store->stats, COUNT_STORE_DROPPED, records);
     room_tell_wait(store);
 }

@@ -60,6 +60,11 @@ const char *store_trouble(const struct store *store)
     return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
 }
 
+uint64_t store_lost(const struct store *store)
+{
+    return atomic_load(&store->lost) + stats_get(store->stats, COUNT_STORE_REPLACED);
+}
+
 /* Batches at their end */
 
 /* `code` is 0 when their promises are kept, or nobody can ever keep them. */

@@ -216,6 +216,7 @@ static void test_a_disk_that_fails_for_a_while_is_noticed_and_so_is_its_end(void
         wait_settled(fixture, 2 * RECORDS);
         bool dropped = stats_get(&fixture->stats, COUNT_STORE_DROPPED) == RECORDS;
         assert_int_equal(store_trouble(fixture->store) != NULL, dropped);
+        assert_int_equal(store_lost(fixture->store), dropped ? RECORDS : 0);
         disk_fail(DISK_SOUND, 0, 0);
         disk_submit(fixture, 2, &packed);
         wait_settled(fixture, 3 * RECORDS);

@@ -10,7 +10,7 @@ static void test_a_role_is_refused_and_says_what_to_install(void **state)
     struct fleet *fleet = NULL;
     char error[CONFIG_ERROR_MAX] = "";
     (void)state;
-    assert_int_equal(fleet_new(&config, NULL, NULL, NULL, &fleet, error), -1);
+    assert_int_equal(fleet_new(&config, NULL, NULL, &fleet, error), -1);
     assert_null(fleet);
     assert_string_equal(error,
                         "fleet.role: 'node': this attnd was built without libnats, as those of "
@@ -24,7 +24,7 @@ static void test_without_a_role_it_starts(void **state)
     struct fleet *fleet = NULL;
     char error[CONFIG_ERROR_MAX] = "";
     (void)state;
-    assert_int_equal(fleet_new(&config, NULL, NULL, NULL, &fleet, error), 0);
+    assert_int_equal(fleet_new(&config, NULL, NULL, &fleet, error), 0);
     assert_string_equal(error, "");
 }
 

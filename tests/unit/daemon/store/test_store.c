@@ -366,6 +366,7 @@ static void test_a_full_queue_drops_checkpoints_first(void **state)
     assert_int_equal(batch_window(batch, &window), 0);
     assert_false(store_submit(fixture->store, &batch)); /* more than all */
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 2);
+    assert_int_equal(store_lost(fixture->store), 0); /* it never took them */
     batch = batch_of(7, 1);
     batch_hold(batch, false); /* for its promises alone */
     submit(fixture, batch);
