@@ -340,12 +340,20 @@ static void *hub_main(void *data)
 
 /* Start and end */
 
+/* The clock of hub_now_s goes on. */
+static void hub_set_clock(struct hub *hub)
+{
+    int64_t newest_s = parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_NEWEST, ""));
+    hub->clock_s = newest_s > 0 ? newest_s : (int64_t)(clock_wall_ns() / UINT64_C(1000000000));
+}
+
 /* The hub's id, made once; windows count as merged only for the history that they are in, unless an
  * older state of it was restored. */
 static int hub_read_meta(struct hub *hub, char *reterr)
 {
     struct parts *parts = &hub->parts;
     parts_begin(parts);
+    hub_set_clock(hub);
     sqlite3_stmt *row = parts_bind(parts, PARTS_GET_META, "t", "hub");
     bool known = parts_row(parts, row) && sqlite3_column_bytes(row, 0) == FLEET_ID_BYTES;
     if (known) {
@@ -420,7 +428,7 @@ int hub_new(const struct config *config, struct store *store, struct inbox *inbo
     hub->store = store;
     hub->inbox = inbox;
     hub->lost = store_lost(store);
-    hub->now_ns = hub->started_ns = clock_monotonic_ns();
+    hub->now_ns = hub->started_ns = hub->clock_ns = clock_monotonic_ns();
     pthread_mutex_init(&hub->lock, NULL);
     link_name(config, hub->name, sizeof hub->name);
     hub_note_history(hub);

@@ -156,7 +156,7 @@ void hub_forget_run(struct hub *hub, struct hub_run *run)
         hub_add_floor(hub, &floors, run->row, track->row, (int64_t)floor);
     }
     hub_put_floors(hub, &floors);
-    run->forgotten_s = hub_now_s();
+    run->forgotten_s = hub_now_s(hub);
     hub_save_run(hub, run);
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_PROGRESS, "i", run->row));
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_SAID, "i", run->row));
@@ -169,7 +169,6 @@ bool hub_make_room(struct hub *hub)
 {
     uint64_t most = hub->config->limits_jobs * hub->config->limits_runs + HUB_RUNS_MORE;
     struct hub_run *oldest = NULL;
-    int64_t now_s = hub_now_s();
     if (hub->run_count < (most < HUB_RUNS_MAX ? most : HUB_RUNS_MAX)) {
         return true;
     }
@@ -177,7 +176,7 @@ bool hub_make_room(struct hub *hub)
         return false;
     }
     for (struct hub_run *run = hub->runs; run; run = run->next) {
-        bool over = hub_state_of(hub, run, now_s) != JOB_ACTIVE || run->track_count == 0;
+        bool over = hub_state_of(hub, run) != JOB_ACTIVE || run->track_count == 0;
         oldest = over && (!oldest || run->heard_s < oldest->heard_s) ? run : oldest;
     }
     if (!oldest) {
@@ -240,7 +239,7 @@ bool hub_make_room_for_node(struct hub *hub)
     if (count < HUB_NODES_MAX) {
         return true;
     }
-    if (!oldest || oldest->used_s + (int64_t)(HUB_GONE_NS / SECOND) > hub_now_s()) {
+    if (!oldest || oldest->used_s + (int64_t)(HUB_GONE_NS / SECOND) > hub_now_s(hub)) {
         return false;
     }
     hub_forget_node(hub, oldest);
@@ -253,7 +252,7 @@ bool hub_forget(struct hub *hub)
 {
     struct parts *parts = &hub->parts;
     const uint64_t outbox = hub->config->fleet_outbox;
-    int64_t now_s = hub_now_s(), before_s = now_s - (int64_t)(hub->config->fleet_keep / SECOND);
+    int64_t now_s = hub_now_s(hub), before_s = now_s - (int64_t)(hub->config->fleet_keep / SECOND);
     if (hub->now_ns < hub->forget_ns || hub->job.run) {
         return false;
     }

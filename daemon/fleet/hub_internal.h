@@ -245,6 +245,8 @@ struct hub {
         unknown[256]; /* the newest node with a window rule that the hub does not have; "" = none */
     uint64_t waiting; /* messages in the stream, as of the newest */
     uint64_t now_ns, started_ns;
+    int64_t clock_s; /* hub_now_s, as of clock_ns */
+    uint64_t clock_ns;
     uint64_t heard_ns, listens_ns; /* of any node; and since when without a long silence of all */
     uint64_t forget_ns;            /* the past is looked at again then */
     bool changed;                  /* since the result of `fleet` was encoded */
@@ -335,8 +337,10 @@ uint32_t hub_member_at(const struct hub_run *run, const struct hub_node *node);
 /* hub_runs.c */
 
 void hub_runs_free(struct hub *hub);
-/* Seconds since 1970: the times in the parts' file. */
-int64_t hub_now_s(void);
+/* The times in the parts' file: seconds by a clock that is the machine's when the file is begun,
+ * then goes while the hub runs, so that nothing grows old by a clock that jumps, or while nobody
+ * listens. */
+int64_t hub_now_s(const struct hub *hub);
 /* Its state, and when it was heard of, into the transaction. */
 void hub_save_run(struct hub *hub, struct hub_run *run);
 /* As the file has them; NULL when out of memory. */
@@ -351,7 +355,7 @@ void hub_free_run(struct hub *hub, struct hub_run *run);
 /* It is in no list any more. */
 void hub_free_node(struct hub_node *node);
 /* A run of which nothing was heard for limits.idle is idle, as with trainers. */
-enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run, int64_t now_s);
+enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run);
 struct hub_member *hub_find_member(struct hub *hub, struct hub_run *run, struct hub_node *node);
 /* Whether the config has it. */
 bool hub_knows_rule(const struct hub *hub, const struct fleet_rule *rule);

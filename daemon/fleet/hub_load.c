@@ -124,7 +124,7 @@ static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, u
                            : 0;
         code = code ? code : noted;
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_MERGED, "ii", hub_now_s(), (int64_t)REDO_S);
+    row = parts_bind(&hub->parts, PARTS_EACH_MERGED, "i", (int64_t)REDO_S);
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;

@@ -453,7 +453,7 @@ static void hub_save_merged(struct hub *hub, struct hub_run *run, const struct h
     run->has_partial = run->has_partial || lacks;
     parts_run(&hub->parts,
               parts_bind(&hub->parts, PARTS_PUT_MERGED, "iiiiib", run->row, track->row,
-                         (int64_t)merged->part, (int64_t)merged->revision, hub_now_s(),
+                         (int64_t)merged->part, (int64_t)merged->revision, hub_now_s(hub),
                          lacks ? missing.buffer.data : NULL, lacks ? missing.buffer.size : 0));
     mpk_writer_clear(&missing);
 }

@@ -17,9 +17,10 @@
 #define ENDING_NS UINT64_C(5000000000)
 #define QUIET_NS  UINT64_C(1000000000)
 
-int64_t hub_now_s(void)
+int64_t hub_now_s(const struct hub *hub)
 {
-    return (int64_t)(clock_wall_ns() / UINT64_C(1000000000));
+    return hub->clock_s +
+           (int64_t)(clock_since_ns(hub->clock_ns, hub->now_ns) / UINT64_C(1000000000));
 }
 
 /* Nodes and runs */
@@ -29,7 +30,7 @@ struct hub_node *hub_add_node(struct hub *hub, int64_t row, const uint8_t *id)
     struct hub_node *node = calloc(1, sizeof *node), **end = &hub->nodes;
     if (node) {
         node->row = row;
-        node->used_s = hub_now_s();
+        node->used_s = hub_now_s(hub);
         memcpy(node->id, id, sizeof node->id);
         link_id_text(id, node->name); /* until it says another one */
         while (*end && memcmp((*end)->id, id, sizeof node->id) < 0) {
@@ -73,7 +74,7 @@ struct hub_run *hub_add_run(struct hub *hub, int64_t row, const char *job, size_
     run->row = row;
     run->buckets = -1;
     run->begun_ns = hub->now_ns;
-    run->heard_s = run->saved_s = hub_now_s();
+    run->heard_s = run->saved_s = hub_now_s(hub);
     memcpy(run->job, job, job_size);
     memcpy(run->run, id, RUN_BYTES);
     if (hub_index_add(hub, run) != 0) {
@@ -133,7 +134,7 @@ struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, 
         sqlite3_reset(past);
     } else {
         row = parts_run(parts, parts_bind(parts, PARTS_PUT_RUN, "tbi", name, (const void *)id,
-                                          (size_t)RUN_BYTES, hub_now_s()));
+                                          (size_t)RUN_BYTES, hub_now_s(hub)));
     }
     run = row < 0 ? NULL : hub_add_run(hub, row, job, job_size, id);
     if (run && was_here) {
@@ -142,10 +143,11 @@ struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, 
     return run;
 }
 
-enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run, int64_t now_s)
+enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run)
 {
     int64_t idle_s = (int64_t)(hub->config->limits_idle / UINT64_C(1000000000));
-    return run->ended ? JOB_ENDED : now_s - run->heard_s >= idle_s ? JOB_IDLE : JOB_ACTIVE;
+    bool idle = hub_now_s(hub) - run->heard_s >= idle_s;
+    return run->ended ? JOB_ENDED : idle ? JOB_IDLE : JOB_ACTIVE;
 }
 
 static void hub_free_member(struct hub_member *member, uint32_t tracks)

@@ -212,9 +212,8 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_sta
 static void hub_put_runs(struct hub *hub, struct mpk_writer *writer)
 {
     uint32_t active = 0, count = hub->run_count;
-    int64_t now_s = hub_now_s();
     for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        active += hub_state_of(hub, run, now_s) == JOB_ACTIVE;
+        active += hub_state_of(hub, run) == JOB_ACTIVE;
     }
     count = count < HUB_RUNS_LISTED ? count : HUB_RUNS_LISTED;
     active = active < count ? active : count;
@@ -223,7 +222,7 @@ static void hub_put_runs(struct hub *hub, struct mpk_writer *writer)
     mpk_put_str(writer, "runs");
     mpk_put_array(writer, count);
     for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        enum job_state state = hub_state_of(hub, run, now_s);
+        enum job_state state = hub_state_of(hub, run);
         uint32_t *left = state == JOB_ACTIVE ? &active : &others;
         if (*left > 0) {
             --*left;

@@ -100,7 +100,7 @@ struct hub_node *hub_take_beat(struct hub *hub, const uint8_t *id, const struct 
     if (!node) {
         return NULL;
     }
-    node->used_s = hub_now_s();
+    node->used_s = hub_now_s(hub);
     bool twice;
     if (!hub_accepts(hub, node, beat->instance, beat, &twice)) {
         *ret_refused = "";
@@ -159,7 +159,7 @@ struct hub_node *hub_take_beat(struct hub *hub, const uint8_t *id, const struct 
             uint64_t silent_s = runs[i].silent_ns / UINT64_C(1000000000);
             const struct hub_member *member = hub_find_member(hub, run, node);
             refused = refused || (member && member->refused);
-            hub_hear(run, hub_now_s() - (int64_t)silent_s);
+            hub_hear(run, hub_now_s(hub) - (int64_t)silent_s);
         }
     }
     *node->refused = refused ? *node->refused : '\0';
@@ -264,7 +264,7 @@ static int hub_take_part(struct hub *hub, struct hub_run *run, struct hub_member
     }
     sqlite3_stmt *row = parts_bind(
         &hub->parts, PARTS_PUT_PART, "iiiiiiiitb", run->row, run->tracks[track].row,
-        (int64_t)body->part, (int64_t)layer, member->node->row, (int64_t)seq, hub_now_s(),
+        (int64_t)body->part, (int64_t)layer, member->node->row, (int64_t)seq, hub_now_s(hub),
         (int64_t)body->state_size, body->module ? module : NULL, body->state, body->state_size);
     if (parts_run(&hub->parts, row) > 0) { /* else it was here, or a newer one */
         hub->parts.rows++;
@@ -284,7 +284,7 @@ static int hub_take_closed(struct hub *hub, struct hub_run *run, struct hub_memb
     sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_PUT_CLOSED, "iiiiiiiiii", run->row, of->row,
                                    (int64_t)body->part, member->node->row, (int64_t)seq,
                                    (int64_t)body->next_before, (int64_t)body->complete_from,
-                                   (int64_t)body->cut, (int64_t)body->layers, hub_now_s());
+                                   (int64_t)body->cut, (int64_t)body->layers, hub_now_s(hub));
     if (parts_run(&hub->parts, row) <= 0) {
         return 0; /* it was here, or a newer one */
     }
@@ -325,7 +325,7 @@ static void hub_take_said(struct hub *hub, struct hub_run *run, const struct hub
 {
     int64_t said =
         parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_PUT_SAID, "iiibi", run->row, node->row,
-                                          (int64_t)seq, data, size, hub_now_s()));
+                                          (int64_t)seq, data, size, hub_now_s(hub)));
     run->said_last = said > run->said_last ? said : run->said_last;
     hub->said_bytes += size + HUB_ROW_BYTES;
     hub->forget_ns =
@@ -354,7 +354,7 @@ static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fl
     if (!member || track < 0) {
         return ERR_MEMORY;
     }
-    hub_hear(run, hub_now_s());
+    hub_hear(run, hub_now_s(hub));
     if (body->kind == FLEET_PART) {
         return known ? hub_take_part(hub, run, member, (uint32_t)track, body, seq) : 0;
     }
@@ -416,7 +416,7 @@ static int hub_take_piece(struct hub *hub, struct hub_node *node, const struct h
         hub->piece_bytes > hub->config->fleet_outbox / HUB_PIECES_PART ? 0 : hub->forget_ns;
     parts_run(parts,
               parts_bind(parts, PARTS_PUT_PIECE, "iiiibi", node->row, seq, (int64_t)message->piece,
-                         (int64_t)message->pieces, message->data, message->size, hub_now_s()));
+                         (int64_t)message->pieces, message->data, message->size, hub_now_s(hub)));
     int64_t there = parts_run(parts, parts_bind(parts, PARTS_COUNT_PIECES, "iii", node->row, seq,
                                                 (int64_t)message->pieces));
     *ret_whole = there == (int64_t)message->pieces;
@@ -474,7 +474,7 @@ enum hub_verdict hub_take(struct hub *hub, const struct hub_message *message)
         return hub->parts.code ? HUB_AGAIN : HUB_LATER;
     }
     node->unsaved = true;
-    node->used_s = hub_now_s();
+    node->used_s = hub_now_s(hub);
     if (message->gone.first) {
         code = hub_take_gone(hub, node, message);
     } else if (seen_has(&node->seen, message->seq)) {

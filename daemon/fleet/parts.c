@@ -18,7 +18,7 @@ static const char *const parts_texts[] = {
 #undef STATEMENT
 };
 
-/* Times are seconds since 1970 by this machine's clock. */
+/* Times are those of hub_now_s. */
 static const char parts_schema[] =
     /* hub: its id; history: the id of the history that its windows are in. */
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"

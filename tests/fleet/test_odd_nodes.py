@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Nodes that say what none should: set aside, refused, counted, and the rest goes on."""
+import contextlib
 import os
+import sqlite3
 import struct
 
 import msgpack
@@ -118,6 +120,24 @@ def test_wrong_clocks_change_nothing(server):
     wait_merged(hub, nodes)
     assert not partial_lasts(hub)
     wait_until(lambda: all(abs(hub.node(node.name)["clock_s"] - node.clock_s) < 5 for node in nodes), "how far clocks are off")
+
+
+def test_a_hub_whose_clock_was_two_years_slow(server):
+    """It is right again at its next start: what it took before is no older for that."""
+    hub = Hub(server, "hub", "window.timeout=1h")
+    nodes = nodes_of(server, 2)
+    for node in nodes:
+        node.play(1)
+    nodes[0].play(2)
+    hub.says(lambda answer: answer["merged"] == 1 and answer["rows"] == 8, "one window, and parts of two that wait")
+    hub.stop()
+    with contextlib.closing(sqlite3.connect(hub.parts_path)) as parts, parts:
+        for change in ("parts SET stored = stored", "closed SET stored = stored", "merged SET stored = stored", "runs SET heard = heard"):
+            assert parts.execute(f"UPDATE {change} - 2 * 365 * 86400").rowcount > 0
+    hub.start()
+    nodes[1].play(2)
+    wait_merged(hub, nodes)
+    assert hub.fleet()["windows_lost"] == 0 and "fleet_run_forgotten" not in hub.log_text()
 
 
 def test_a_second_attnd_with_the_same_id_is_refused(server):
