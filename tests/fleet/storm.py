@@ -41,11 +41,14 @@ class Clocks:
         self.library = os.path.join(self.directory, "wrong_clock.so")
         done = subprocess.run(["cc", "-shared", "-fPIC", "-o", self.library, HERE / "wrong_clock.c"], check=False)
         self.there = done.returncode == 0
+        self.now, self.most = {}, {}  # seconds, by name; most: since it got an older history
 
     def of(self, name):
         return os.path.join(self.directory, name)
 
     def set(self, name, seconds):
+        self.now[name] = seconds
+        self.most[name] = max(self.most.get(name, 0), seconds)
         with open(self.of(name), "r+b" if os.path.exists(self.of(name)) else "wb") as file:
             file.write(struct.pack("=q", seconds))
 
@@ -153,9 +156,12 @@ class Storm:
         one.start()
 
     def node_restored(self):
+        """Where its clock is behind what it was, numbers that the hubs know would come again (FLEET.md)."""
         node = self.random.choice(self.nodes)
-        self.restored(node)
-        self.training.rejoin(node)
+        if node.name not in self.kept or self.clocks.now[node.name] >= self.clocks.most[node.name]:
+            self.clocks.most[node.name] = self.clocks.now[node.name]
+            self.restored(node)
+            self.training.rejoin(node)
 
     def hub_restored(self):
         self.restored(self.random.choice(self.hubs))
