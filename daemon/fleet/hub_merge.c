@@ -6,6 +6,7 @@
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/fleet/hub_internal.h"
+#include "daemon/store/store.h"
 #include "proto/err.h"
 
 #include <stdlib.h>
@@ -480,7 +481,9 @@ static void hub_window_done(struct hub *hub, struct hub_run *run, const struct m
     window->redo = false;
     window->changed = window->generation != merged->generation;
     window->revision = merged->revision;
-    hub_save_merged(hub, run, track, merged);
+    if (!store_trouble(hub->store)) { /* else a hub that is killed meanwhile would not know */
+        hub_save_merged(hub, run, track, merged);
+    }
     if (window->changed) {
         parts_run(&hub->parts,
                   parts_bind(&hub->parts, PARTS_SET_CHANGED, "iiii", run->row, track->row,
@@ -515,6 +518,8 @@ void hub_merge_done(struct hub *hub, struct merged *merged)
         run->said_waits = false;
         if (!merged->code) {
             run->said = said > run->said ? said : run->said;
+        }
+        if (!merged->code && !store_trouble(hub->store)) {
             parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_SET_TOLD, "i", said));
         }
     } else if (merged->has_window) {

@@ -10,11 +10,13 @@ Each row of the table is a run of some ten seconds: how often something was kill
 that were compared, how many the hubs call partial, and how many are wrong, of which there must be none. Exits with 1 if there
 are any. Whoever is killed or loses something is drawn at random, and so is when.
 """
+import contextlib
 import os
 import pathlib
 import random
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -41,14 +43,13 @@ class Clocks:
         self.library = os.path.join(self.directory, "wrong_clock.so")
         done = subprocess.run(["cc", "-shared", "-fPIC", "-o", self.library, HERE / "wrong_clock.c"], check=False)
         self.there = done.returncode == 0
-        self.now, self.most = {}, {}  # seconds, by name; most: since it got an older history
+        self.seconds = {}
 
     def of(self, name):
         return os.path.join(self.directory, name)
 
     def set(self, name, seconds):
-        self.now[name] = seconds
-        self.most[name] = max(self.most.get(name, 0), seconds)
+        self.seconds[name] = seconds
         with open(self.of(name), "r+b" if os.path.exists(self.of(name)) else "wb") as file:
             file.write(struct.pack("=q", seconds))
 
@@ -142,12 +143,18 @@ class Storm:
         one = self.random.choice([*self.hubs, *self.nodes])
         self.clocks.set(one.name, self.random.choice([0, 0, 30, -30, 86400, -86400, 2 * YEAR_S, -2 * YEAR_S]))
 
+    def is_behind_its_numbers(self, one):
+        """Its clock is: numbers that the hubs know would come again after an older history (FLEET.md)."""
+        with contextlib.closing(sqlite3.connect(one.history_path)) as history:
+            newest = history.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+        return newest and newest[0] >= time.time_ns() + self.clocks.seconds[one.name] * 10**9
+
     def restored(self, one):
         """It gets the history back that it had after an earlier clean end; where there is none, that of now is kept for it."""
         one.stop(signal.SIGTERM)
         directory = tempfile.mkdtemp(prefix="kept-", dir=self.clocks.directory)
         shutil.copy(one.history_path, directory)
-        found = self.kept.pop(one.name, None)
+        found = None if self.is_behind_its_numbers(one) else self.kept.pop(one.name, None)
         if found:
             os.replace(found, one.history_path)
             self.replaced.setdefault(one.name, []).append(directory + "/history.db")
@@ -156,12 +163,9 @@ class Storm:
         one.start()
 
     def node_restored(self):
-        """Where its clock is behind what it was, numbers that the hubs know would come again (FLEET.md)."""
         node = self.random.choice(self.nodes)
-        if node.name not in self.kept or self.clocks.now[node.name] >= self.clocks.most[node.name]:
-            self.clocks.most[node.name] = self.clocks.now[node.name]
-            self.restored(node)
-            self.training.rejoin(node)
+        self.restored(node)
+        self.training.rejoin(node)
 
     def hub_restored(self):
         self.restored(self.random.choice(self.hubs))

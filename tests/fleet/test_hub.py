@@ -227,6 +227,24 @@ def test_what_the_history_could_not_write_is_merged_again(server):
     wait_merged(hub, nodes)
 
 
+def test_a_hub_killed_while_its_history_cannot_be_written(server):
+    hub = Hub(server, "hub", "window.timeout=1h")
+    nodes = nodes_of(server, 2)
+    with contextlib.closing(sqlite3.connect(hub.history_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for node in nodes:
+            node.play(2)
+        wait_until(lambda: "history_trouble" in hub.log_text(), "that it waits no more")
+        for node in nodes:
+            node.play(2)
+        hub.says(lambda answer: answer["merged"] == 4, "all windows")
+        hub.stop()
+    with contextlib.closing(sqlite3.connect(hub.parts_path)) as parts:  # the last minute before the newest is merged again
+        assert [row for row in parts.execute("SELECT part FROM merged ORDER BY part")] == [(0,), (1,)]
+    hub.start()
+    wait_merged(hub, nodes)
+
+
 def test_a_stream_that_never_rests(server):
     """Other nodes send all the time; what is lacking of one is asked for meanwhile."""
     hub = Hub(server, "hub", "window.timeout=1h")
