@@ -259,7 +259,7 @@ function headControls(run, params, { map, head, metric, time, beside }, onScale,
 const noWindow = (metric) =>
     `No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`;
 const NO_MAP =
-    "There is no map of this layer: none has come yet, or queries and keys are longer than metrics.qk_maps_max_size.";
+    "There is no map of this layer: none has come yet (those of a fleet are at its nodes), or queries and keys are longer than metrics.qk_maps_max_size.";
 const NO_PAST_MAP =
     "There is no map of this window: none of its messages gave one, or it is older than the maps that are kept (history.maps).";
 

@@ -110,7 +110,7 @@ function drawSimilarity(frame, live) {
 }
 
 const NO_MAPS =
-    "There is no map of this layer: none has come yet, heads are split over ranks, or queries and keys are longer than metrics.qk_maps_max_size.";
+    "There is no map of this layer: none has come yet (those of a fleet are at its nodes), heads are split over ranks, or queries and keys are longer than metrics.qk_maps_max_size.";
 
 const NO_PAST_MAP =
     "There is no map of this window: none of its messages gave one, or it is older than the maps that are kept (history.maps).";

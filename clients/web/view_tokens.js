@@ -245,7 +245,7 @@ export async function show(root, params, { store, isCurrent }) {
             if (!tokens.content.isConnected) box.replaceChildren(tokens.content);
             tokens.take(found, params.query);
         },
-        nothing: () => "There is no map of this layer yet.",
+        nothing: () => "There is no map of this layer yet; those of a fleet are at its nodes.",
     });
     await content.now();
     performance.mark("data");
