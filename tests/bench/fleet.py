@@ -358,6 +358,8 @@ def main():
     options, names = dict(OPTIONS), []
     for argument in sys.argv[1:]:
         key, _, value = argument.partition("=")
+        if key not in (OPTIONS if value else PARTS):
+            sys.exit(__doc__)
         if value:
             options[key] = int(value)
         else:
