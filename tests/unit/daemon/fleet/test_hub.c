@@ -4,7 +4,9 @@
 #include "tests/unit/unit.h"
 
 #include "daemon/base/clock.h"
+#include "daemon/base/stats.h"
 #include "daemon/fleet/hub_internal.h"
+#include "daemon/store/store.h"
 #include "proto/err.h"
 #include "tests/unit/daemon/state/measured.h"
 
@@ -17,6 +19,7 @@
 #define BUCKETS 48
 #define NODES   3
 #define SECOND  UINT64_C(1000000000)
+#define NOW_S   INT64_C(1000000000)
 
 static const uint8_t run_id[RUN_BYTES] = {7};
 
@@ -24,6 +27,8 @@ struct place {
     char directory[64], history[96], parts[112];
     uv_loop_t loop;
     struct inbox inbox;
+    struct stats stats;
+    struct store *store; /* without a history */
     struct hub hub;
     struct config config;
     uint64_t seq[NODES];
@@ -43,9 +48,12 @@ static void open_hub(struct place *place)
 {
     char error[CONFIG_ERROR_MAX] = "";
     struct hub *hub = &place->hub;
-    *hub = (struct hub){
-        .config = &place->config, .inbox = &place->inbox, .history_path = place->history};
-    hub->now_ns = hub->started_ns = clock_monotonic_ns();
+    *hub = (struct hub){.config = &place->config,
+                        .store = place->store,
+                        .inbox = &place->inbox,
+                        .history_path = place->history,
+                        .clock_s = NOW_S};
+    hub->now_ns = hub->started_ns = hub->clock_ns = clock_monotonic_ns();
     assert_int_equal(parts_open(&hub->parts, place->history, error), 0);
     assert_int_equal(hub_load(hub, 0), 0);
 }
@@ -74,6 +82,10 @@ static int begin(void **state)
     place->config.window_buckets = BUCKETS;
     uv_loop_init(&place->loop);
     inbox_init(&place->inbox, &place->loop, on_note, place);
+    place->config.history_enabled = false;
+    if (store_new(&place->config, &place->stats, &place->store) != 0) {
+        return -1;
+    }
     open_hub(place);
     *state = place;
     return 0;
@@ -89,6 +101,7 @@ static int end(void **state)
     struct place *place = *state;
     char file[128];
     close_hub(place);
+    store_free(&place->store);
     inbox_close(&place->inbox);
     uv_run(&place->loop, UV_RUN_DEFAULT);
     uv_loop_close(&place->loop);
