@@ -45,9 +45,16 @@ static bool hub_subscribe(struct hub_lines *lines, const struct hub *hub)
     options.Config.AckPolicy = js_AckExplicit;
     options.Config.AckWait = ACK_WAIT_NS;
     options.Config.MaxAckPending = ACK_PENDING;
-    return link_make_stream(hub->link, lines->js) == 0 &&
-           js_PullSubscribe(&lines->rows, lines->js, LINK_PART_SUBJECTS, name, NULL, &options,
-                            &code) == NATS_OK;
+    if (link_make_stream(hub->link, lines->js) != 0) {
+        return false;
+    }
+    natsStatus status =
+        js_PullSubscribe(&lines->rows, lines->js, LINK_PART_SUBJECTS, name, NULL, &options, &code);
+    if (link_say(hub->link, "consumer of the stream", status, code) != 0) {
+        return false;
+    }
+    link_set_trouble(hub->link, "");
+    return true;
 }
 
 /* The stream and its consumers are gone when the servers lost their files. */

@@ -40,6 +40,12 @@ static void hub_find_behind(struct hub *hub)
     }
 }
 
+/* Others have only sent what says nothing: nobody needs to see to them. */
+static bool hub_shows(const struct hub_node *node)
+{
+    return node->heard_ns || node->memberships > 0;
+}
+
 static void hub_put_node(const struct hub *hub, const struct hub_node *node,
                          struct mpk_writer *writer)
 {
@@ -246,7 +252,7 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
     uint32_t nodes = 0;
     hub_find_behind(hub);
     for (const struct hub_node *node = hub->nodes; node; node = node->next) {
-        nodes++;
+        nodes += hub_shows(node);
     }
     link_error(hub->link, error);
     mpk_put_map(writer, 6 + 3 + HUB_COUNTS + 4);
@@ -267,7 +273,9 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
     mpk_put_str(writer, "nodes");
     mpk_put_array(writer, nodes);
     for (const struct hub_node *node = hub->nodes; node; node = node->next) {
-        hub_put_node(hub, node, writer);
+        if (hub_shows(node)) {
+            hub_put_node(hub, node, writer);
+        }
     }
     hub_put_runs(hub, writer);
 }

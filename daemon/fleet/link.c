@@ -127,16 +127,22 @@ static bool link_is_closing(struct fleet_link *link)
     return closing;
 }
 
+/* A reason of libnats can begin with a place in its source, "(conn.c:733): ". */
+static const char *link_without_place(const char *reason)
+{
+    const char *place = *reason == '(' ? strstr(reason, "): ") : NULL;
+    return place ? place + strlen("): ") : reason;
+}
+
 #define SSL_PREFIX "SSL handshake error: "
 
-/* Sets why there is no connection. `why`: as libnats has it, or NULL; it can begin with a place in
- * its source, "(conn.c:733): ". A server that misses the certificate of attnd's only hangs up. */
+/* Sets why there is no connection. `why`: as libnats has it, or NULL. A server that misses the
+ * certificate of attnd's only hangs up. */
 static void link_set_refusal(struct fleet_link *link, natsStatus status, const char *why)
 {
     char error[LINK_ERROR_MAX];
     const char *reason = why && *why ? why : natsStatus_GetText(status);
-    const char *place = *reason == '(' ? strstr(reason, "): ") : NULL;
-    reason = place ? place + strlen("): ") : reason;
+    reason = link_without_place(reason);
     if (strncmp(reason, SSL_PREFIX, strlen(SSL_PREFIX)) == 0) {
         reason += strlen(SSL_PREFIX);
     }
@@ -221,7 +227,8 @@ static int link_refuse(char *reterr, const char *key, const char *value)
 {
     char reason[LINK_ERROR_MAX] = "";
     const char *error = nats_GetLastError(NULL);
-    snprintf(reason, sizeof reason, "%s", error && *error ? error : "it cannot be used");
+    snprintf(reason, sizeof reason, "%s",
+             error && *error ? link_without_place(error) : "it cannot be used");
     snprintf(reterr, CONFIG_ERROR_MAX, "fleet.%s: '%.200s': %.200s", key, value, reason);
     return -1;
 }
@@ -393,13 +400,11 @@ natsConnection *link_tend(struct fleet_link *link)
 
 /* The stream */
 
-/* Returns 0, or -1 and sets the trouble. */
-static int link_say_stream(struct fleet_link *link, natsStatus status, jsErrCode code)
+int link_say(struct fleet_link *link, const char *what, natsStatus status, jsErrCode code)
 {
     const char *text = nats_GetLastError(NULL);
     char trouble[LINK_ERROR_MAX];
     if (status == NATS_OK) {
-        link_set_trouble(link, "");
         return 0;
     }
     if (code == JSStorageResourcesExceededErr || code == JSInsufficientResourcesErr) {
@@ -413,7 +418,7 @@ static int link_say_stream(struct fleet_link *link, natsStatus status, jsErrCode
                status == NATS_NO_RESPONDERS) {
         snprintf(trouble, sizeof trouble, "the servers have no JetStream: start them with -js");
     } else {
-        snprintf(trouble, sizeof trouble, "the stream " LINK_STREAM " cannot be made: %.150s",
+        snprintf(trouble, sizeof trouble, "the %s " LINK_STREAM " cannot be made: %.150s", what,
                  text && *text ? text : natsStatus_GetText(status));
     }
     link_set_trouble(link, trouble);
@@ -486,7 +491,7 @@ int link_make_stream(struct fleet_link *link, jsCtx *js)
     natsStatus status = js_GetStreamInfo(&info, js, LINK_STREAM, NULL, &code);
     jsStreamInfo_Destroy(info);
     if (status == NATS_OK || code != JSStreamNotFoundErr) {
-        return link_say_stream(link, status, code);
+        return link_say(link, "stream", status, code);
     }
     jsStreamConfig_Init(&config);
     config.Name = LINK_STREAM;
@@ -509,7 +514,7 @@ int link_make_stream(struct fleet_link *link, jsCtx *js)
     if (status == NATS_OK) {
         log_event(LOG_INFO, "fleet_stream_made", LOG_STR("stream", LINK_STREAM));
     }
-    return link_say_stream(link, status, code);
+    return link_say(link, "stream", status, code);
 }
 
 void link_free(struct fleet_link **link_p)

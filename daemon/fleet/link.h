@@ -46,6 +46,9 @@ void link_error(struct fleet_link *link, char ret_error[LINK_ERROR_MAX]);
 void link_set_trouble(struct fleet_link *link, const char *trouble);
 /* The servers, without secrets. Any thread. */
 const char *link_url(const struct fleet_link *link);
+/* Whether `what` could be made: the stream, or what is of it. Returns 0, or -1 and sets the
+ * trouble. */
+int link_say(struct fleet_link *link, const char *what, natsStatus status, jsErrCode code);
 /* Learns the domain, and makes the stream unless it is there; waits LINK_WAIT_MS at most three
  * times. Returns 0, or -1 and sets the trouble. */
 int link_make_stream(struct fleet_link *link, jsCtx *js);

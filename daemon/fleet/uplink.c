@@ -170,6 +170,8 @@ static bool uplink_connect(struct uplink *uplink, uint64_t now)
         uplink->needs_stream = link_make_stream(uplink->link, uplink->js) != 0;
         if (uplink->needs_stream) {
             uplink_pause(uplink, clock_monotonic_ns());
+        } else {
+            link_set_trouble(uplink->link, "");
         }
     }
     if (uplink->needs_skipped && !uplink->needs_stream) {

@@ -13,7 +13,7 @@ import merging
 import msgpack
 import pytest
 from fake_node import BEAT_S, FakeNode, differences, merge_of, wait_merged
-from fleet import ENDED, Hub
+from fleet import ENDED, Hub, Server
 from harness import Reader, Trainer, wait_until
 
 RUN = bytes(range(16))
@@ -373,6 +373,20 @@ def test_a_history_that_lost_its_last_commits_with_the_power(server, tmp_path):
         assert parts.execute("UPDATE merged SET stored = stored - 120").rowcount == 3
     hub.start()
     wait_merged(hub, nodes)
+
+
+def test_a_hub_that_the_servers_have_no_consumer_for_says_so(server):
+    server.stop()
+    one = Server("accounts { a { jetstream: { max_consumers: 1 }, users: [ { user: a, password: a } ] } }\nno_auth_user: a")
+    hubs = [Hub(one, "first"), Hub(one, "second")]
+    nodes = nodes_of(one, 2)
+    for node in nodes:
+        node.play(1)
+    wait_until(lambda: any("the consumer of the stream attnd-parts cannot be made" in (hub.fleet()["error"] or "") for hub in hubs),
+               "which of them has none")
+    wait_until(lambda: any(hub.fleet()["merged"] == 1 for hub in hubs), "that the other goes on")
+    time.sleep(3)
+    assert max(hub.log_text().count("fleet_trouble") for hub in hubs) == 1
 
 
 def test_two_hubs_have_the_same_bytes(server):

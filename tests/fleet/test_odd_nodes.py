@@ -72,9 +72,11 @@ def test_poison_is_set_aside(server):
     for data in (b"", b"\x01", os.urandom(100), msgpack.packb({"v": 1}), msgpack.packb({"v": 2, "instance": b""}), b"\x91" * 9999):
         nodes[0].nats.publish(f"attnd.node.{nodes[0].id}", data)
         nodes[0].nats.publish("attnd.node.x", data)
+    nodes[0].nats.publish(f"attnd.part.{'ab' * 8}.{RUN.hex()}", b"x", nodes[0].headers(1))
     for node in nodes:
         node.play(1)
     wait_merged(hub, nodes)
+    assert sorted(node["name"] for node in hub.fleet()["nodes"]) == ["node-0", "node-1"]  # not whoever sent only that
 
 
 def test_other_buckets_are_refused(server):
