@@ -120,6 +120,15 @@ static bool registry_job_is_empty(const struct job *job)
     return true;
 }
 
+static bool registry_job_has_tensors(const struct job *job)
+{
+    const struct run *run = job->runs;
+    while (run && !registry_run_has_tensors(run)) {
+        run = run->next;
+    }
+    return run;
+}
+
 static struct job *registry_longest_silent(struct registry *registry, const struct job *but,
                                            bool (*may_go)(const struct job *))
 {
@@ -186,8 +195,10 @@ static int make_room_for_job(struct registry *registry, const struct job *known,
     if (count + !known <= limit) {
         return 0;
     }
-    if (known && (claim != CLAIM_ROOM || !registry_job_is_empty(known))) {
-        return 0; /* it has its place, or stays in the one beyond the limit */
+    /* It has its place, or stays in the one beyond the limit; not with tensors whose hello is still
+     * queued: nobody would make room for them later, and every other hello be refused. */
+    if (known && (claim != CLAIM_ROOM || registry_job_has_tensors(known))) {
+        return 0;
     }
     struct job *job = registry_longest_silent(registry, known, registry_job_is_empty);
     if (!job && claim == CLAIM_ONE_BEYOND && count == limit) {
@@ -230,7 +241,7 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
         count++;
     }
     if (count + !known <= limit ||
-        (known && (claim != CLAIM_ROOM || !registry_run_is_empty(known)))) {
+        (known && (claim != CLAIM_ROOM || registry_run_has_tensors(known)))) {
         return 0;
     }
     for (struct run *run = job->runs; run; run = run->next) {

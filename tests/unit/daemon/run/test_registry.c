@@ -267,6 +267,38 @@ static void test_only_a_hello_goes_beyond_the_limit(void **state)
     assert_int_equal(runs(f), 3); /* of both jobs */
 }
 
+static void test_room_is_made_although_the_hello_is_queued(void **state)
+{
+    struct registry_fixture *f = *state;
+    struct message hello = {.arrival = ++f->arrivals, .received_ns = f->now};
+    bool compute;
+    for (int i = 0; i < 2; i++) {
+        tensors(f, i ? "b" : "a", 1, 0);
+        assert_int_equal(registry_event(f, i ? "b" : "a", 1, EVENT_BYE, 1), 0);
+        f->now += S;
+    }
+    registry_tick(f->registry, f->now + f->config.window_timeout);
+    hello.header = (struct header){.type = MESSAGE_EVENT, .event = EVENT_HELLO, .world = 1};
+    hello.header.run[0] = 1;
+    strcpy(hello.header.job, "c");
+    assert_int_equal(registry_arrive(f->registry, &hello, f->now, &compute), 0);
+    assert_int_equal(registry_jobs(f->registry), 3);
+    struct message message = {.arrival = ++f->arrivals, .received_ns = f->now};
+    message.header = (struct header){
+        .type = MESSAGE_ATTENTION, .world = 1, .seq = 1, .run = {1}, .heads = 1, .heads_total = 1};
+    strcpy(message.header.job, "c");
+    assert_int_equal(registry_arrive(f->registry, &message, f->now, &compute), 0);
+    assert_string_equal(f->forgotten, "a");
+    assert_int_equal(registry_jobs(f->registry), 2);
+    assert_ptr_equal(queue_take(hello.run), &hello);
+    struct head_block head = {0};
+    struct measured measured = {.heads = 1, .rows = 1, .head = &head};
+    message.measured = &measured;
+    queue_finish(message.run, &message);
+    assert_ptr_equal(queue_take(message.run), &message);
+    assert_int_equal(registry_event(f, "d", 1, EVENT_HELLO, 0), 0);
+}
+
 static void test_the_longest_silent_run_makes_room(void **state)
 {
     struct registry_fixture *f = *state;
@@ -350,6 +382,7 @@ int main(void)
         TEST(test_the_one_beyond_the_limit_needs_a_place_for_its_tensors),
         TEST(test_what_captures_cost_a_job_is_known_until_its_runs_end),
         TEST(test_only_a_hello_goes_beyond_the_limit),
+        TEST(test_room_is_made_although_the_hello_is_queued),
         TEST(test_the_longest_silent_run_makes_room),
         TEST(test_runs_without_tensors_push_out_each_other_only),
         TEST(test_ticks_are_needed_while_a_run_is_active),
