@@ -292,7 +292,20 @@ function lateGroup(run, late) {
     return group(isBad ? "critical" : "warning", `${count(late.length, "node")} to be seen to`, waitText(run), late.slice(0, LATE_MOST).map(lateNodes), more > 0 ? `And ${more} more.` : "");
 }
 
-/** Sections for what somebody should see to of a run, for the first look: ranks that are odd or lacking, nodes that are late. */
+/** Windows whose numbers are not of all nodes. */
+function partialGroup(run) {
+    const rows = grouped(run.partial, PARTIAL_MOST, (window) => window.missing).slice(0, LATE_MOST);
+    return group(
+        "warning",
+        "windows are partial",
+        "",
+        rows.map((windows) => [h("span", { class: "said" }, windowsText(windows, "is without", "are without", missingText(windows[0].missing)))]),
+        h("a", { href: link("fleet", {}) }, "The fleet"),
+    );
+}
+
+/** Sections for what somebody should see to of a run, for the first look: ranks that are odd or lacking, nodes that are late,
+ *  and of whom windows know nothing. */
 export function fleetTrouble(fleet, id) {
     const run = fleet?.runs?.find((one) => one.run === id),
         goesOn = run && !isOver(run),
@@ -303,6 +316,7 @@ export function fleetTrouble(fleet, id) {
         late.length ? lateGroup(run, late) : null,
         run?.compared?.count ? oddGroup(run) : null,
         unheard ? group("warning", unheard, "", []) : null,
+        run?.partial.length ? partialGroup(run) : null,
     ].filter(Boolean);
 }
 
