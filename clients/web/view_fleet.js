@@ -206,18 +206,15 @@ function correctedText(windows) {
     return windows.length === 1 ? ", corrected" : `, ${corrected} of them corrected`;
 }
 
+const partialOf = (run) => grouped(run.partial, PARTIAL_MOST, (window) => window.missing);
+
+const partialText = (windows) => windowsText(windows, "is without", "are without", missingText(windows[0].missing));
+
 const windowsOf = (run) => [
     ...grouped(run.waiting, WAITING_MOST, (window) => window.for).map((windows) =>
         h("li", {}, windowsText(windows, "waits for", "wait for", windows[0].for.join(", ") || "its turn, or for ranks that no node has")),
     ),
-    ...grouped(run.partial, PARTIAL_MOST, (window) => window.missing).map((windows) =>
-        h(
-            "li",
-            { class: "firing" },
-            windowsText(windows, "is without", "are without", missingText(windows[0].missing)),
-            h("span", { class: "soft" }, correctedText(windows)),
-        ),
-    ),
+    ...partialOf(run).map((windows) => h("li", { class: "firing" }, partialText(windows), h("span", { class: "soft" }, correctedText(windows)))),
 ];
 
 const isOver = ({ state }) => state === "ended";
@@ -294,12 +291,12 @@ function lateGroup(run, late) {
 
 /** Windows whose numbers are not of all nodes. */
 function partialGroup(run) {
-    const rows = grouped(run.partial, PARTIAL_MOST, (window) => window.missing).slice(0, LATE_MOST);
+    const rows = partialOf(run).slice(0, LATE_MOST);
     return group(
         "warning",
         "windows are partial",
         "",
-        rows.map((windows) => [h("span", { class: "said" }, windowsText(windows, "is without", "are without", missingText(windows[0].missing)))]),
+        rows.map((windows) => [h("span", { class: "said" }, partialText(windows))]),
         h("a", { href: link("fleet", {}) }, "The fleet"),
     );
 }

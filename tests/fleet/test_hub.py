@@ -44,6 +44,14 @@ def partial_lasts(hub):
     return {key[8] for key, window in merging.windows_of(hub.history_path).items() if window.partial}
 
 
+@contextlib.contextmanager
+def locked(path):
+    """Nobody else can write to this database meanwhile."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
 def test_twice_and_in_any_order_is_the_same(server):
     """Each row comes in three pieces of which some come twice, and all of it is shuffled, over nodes, too."""
     hub = Hub(server, "hub", "window.timeout=1h")
@@ -191,12 +199,10 @@ def test_what_comes_while_the_file_is_locked(server):
     for node in nodes:
         node.play(1)
     wait_merged(hub, nodes)
-    with contextlib.closing(sqlite3.connect(hub.parts_path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(hub.parts_path):
         for node in nodes:
             node.play(2)
         wait_until(lambda: "fleet_parts_trouble" in hub.log_text(), "that the hub waits no more")
-        other.execute("COMMIT")
     wait_merged(hub, nodes)
     assert not partial_lasts(hub)
 
@@ -204,24 +210,20 @@ def test_what_comes_while_the_file_is_locked(server):
 def test_what_the_history_has_no_room_for_is_merged_again(server):
     hub = Hub(server, "hub", "window.timeout=1h", "history.queue=1MiB")
     nodes = nodes_of(server, 2, heads=64)
-    with contextlib.closing(sqlite3.connect(hub.history_path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(hub.history_path):
         for node in nodes:
             node.play(20)
         wait_until(lambda: "history_queue_full" in hub.log_text(), "that the hub's history takes no more")
-        other.execute("COMMIT")
     wait_merged(hub, nodes)
 
 
 def test_what_the_history_could_not_write_is_merged_again(server):
     hub = Hub(server, "hub", "window.timeout=1h")
     nodes = nodes_of(server, 2)
-    with contextlib.closing(sqlite3.connect(hub.history_path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(hub.history_path):
         for node in nodes:
             node.play(2)
         wait_until(lambda: "history_trouble" in hub.log_text(), "that it waits no more")
-        other.execute("COMMIT")
     for node in nodes:
         node.play(1)
     wait_merged(hub, nodes)
@@ -230,8 +232,7 @@ def test_what_the_history_could_not_write_is_merged_again(server):
 def test_a_hub_killed_while_its_history_cannot_be_written(server):
     hub = Hub(server, "hub", "window.timeout=1h")
     nodes = nodes_of(server, 2)
-    with contextlib.closing(sqlite3.connect(hub.history_path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(hub.history_path):
         for node in nodes:
             node.play(2)
         wait_until(lambda: "history_trouble" in hub.log_text(), "that it waits no more")

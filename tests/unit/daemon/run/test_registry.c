@@ -82,10 +82,10 @@ static int registry_event(struct registry_fixture *f, const char *job, uint8_t r
     return test_registry_arrive(f, &message);
 }
 
-static int tensors(struct registry_fixture *f, const char *job, uint8_t run, uint64_t seq)
+static struct message tensors_of(struct registry_fixture *f, const char *job, uint8_t run,
+                                 uint64_t seq)
 {
     struct message message = {.arrival = ++f->arrivals, .received_ns = f->now, .sender = f->sender};
-    bool compute = false;
     message.header = (struct header){.type = MESSAGE_ATTENTION,
                                      .world = 1,
                                      .seq = seq,
@@ -93,16 +93,30 @@ static int tensors(struct registry_fixture *f, const char *job, uint8_t run, uin
                                      .heads = 1,
                                      .heads_total = 1};
     strcpy(message.header.job, job);
+    return message;
+}
+
+/* They are next in their run's queue. */
+static void measure_tensors(struct message *message)
+{
+    struct head_block head = {0};
+    struct measured measured = {.heads = 1, .rows = 1, .head = &head};
+    message->measured = &measured;
+    queue_finish(message->run, message);
+    assert_ptr_equal(queue_take(message->run), message);
+    message->measured = NULL;
+}
+
+static int tensors(struct registry_fixture *f, const char *job, uint8_t run, uint64_t seq)
+{
+    struct message message = tensors_of(f, job, run, seq);
+    bool compute = false;
     int code = registry_arrive(f->registry, &message, f->now, &compute);
     if (code) {
         return code;
     }
     assert_true(compute);
-    struct head_block head = {0};
-    struct measured measured = {.heads = 1, .rows = 1, .head = &head};
-    message.measured = &measured;
-    queue_finish(message.run, &message);
-    assert_ptr_equal(queue_take(message.run), &message);
+    measure_tensors(&message);
     return message.code;
 }
 
@@ -283,19 +297,12 @@ static void test_room_is_made_although_the_hello_is_queued(void **state)
     strcpy(hello.header.job, "c");
     assert_int_equal(registry_arrive(f->registry, &hello, f->now, &compute), 0);
     assert_int_equal(registry_jobs(f->registry), 3);
-    struct message message = {.arrival = ++f->arrivals, .received_ns = f->now};
-    message.header = (struct header){
-        .type = MESSAGE_ATTENTION, .world = 1, .seq = 1, .run = {1}, .heads = 1, .heads_total = 1};
-    strcpy(message.header.job, "c");
+    struct message message = tensors_of(f, "c", 1, 1);
     assert_int_equal(registry_arrive(f->registry, &message, f->now, &compute), 0);
     assert_string_equal(f->forgotten, "a");
     assert_int_equal(registry_jobs(f->registry), 2);
     assert_ptr_equal(queue_take(hello.run), &hello);
-    struct head_block head = {0};
-    struct measured measured = {.heads = 1, .rows = 1, .head = &head};
-    message.measured = &measured;
-    queue_finish(message.run, &message);
-    assert_ptr_equal(queue_take(message.run), &message);
+    measure_tensors(&message);
     assert_int_equal(registry_event(f, "d", 1, EVENT_HELLO, 0), 0);
 }
 
