@@ -215,18 +215,6 @@ def test_the_order_of_the_blocks_of_torch_is_known(watched, batch_first):  # noq
 
 
 @needs_sdpa
-def test_what_cannot_be_read_costs_no_message(watched, caplog):  # noqa: F811
-    model = Model()
-    it = watched(model, gradients=False, residual=True, steps="manual", weights_every=0)
-    for step in range(2):
-        torch.func.grad(lambda weights: torch.func.functional_call(model, weights, (x(step),)).sum())(dict(model.named_parameters()))
-        it.step()
-    assert [set(tensors_of(message)) for message in it.sent()] == 2 * [{"q", "k", "v"}]
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(said) == 1 and "could not be read" in said[0] and said[0].endswith("residual=False silences this")
-
-
-@needs_sdpa
 def test_a_block_that_is_called_by_names_has_the_same_stream(watched, caplog):  # noqa: F811
     model = Model(named=True)
     it = watched(model, gradients=False, residual=True)

@@ -26,7 +26,7 @@ from .masks import IGNORED_AT, Visibility, describe
 from .padding import Present, valid_queries, with_queries
 from .plan import Plan
 from .publisher import Captured, fitting_labels
-from .torch_state import has_numbers
+from .torch_state import why_unreadable
 
 
 class Output(NamedTuple):
@@ -60,6 +60,7 @@ class Queries(NamedTuple):
     v       [B or 1, Hkv, Tk, dv]: the values, where they are known and wanted
     wo_r    gives [H, r, dv] f32 on the sender thread: residual.py
     x       [B, Tq, width]: the residual stream that the layer reads
+    share   of the layer's heads that these are, where DTensors tell
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -78,6 +79,7 @@ class Queries(NamedTuple):
     output: Optional[Output] = None
     wo_r: Optional[Callable[[], np.ndarray]] = None
     x: Optional[torch.Tensor] = None
+    share: Optional["Share"] = None
 
 
 class Weights(NamedTuple):
@@ -212,7 +214,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
     seen = _broadcast(seen) if isinstance(seen, Queries) else _fitting(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
-    if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES or not has_numbers(whole):
+    if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES:
         return []
     batch, heads, queries = (int(n) for n in whole.shape[:3])
     samples = min(batch, plan.samples) if plan.samples else batch
@@ -235,6 +237,12 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
 def device_of(seen: Seen) -> torch.device:
     """Where its tensors are."""
     return (seen.q if isinstance(seen, Queries) else seen.weights).device
+
+
+def unreadable(seen: Seen) -> Optional[str]:
+    """Why nothing of the call can be copied, for people; None: it can."""
+    tensors_of = (seen.q, seen.k) if isinstance(seen, Queries) else (seen.weights, seen.logits)
+    return next(filter(None, map(why_unreadable, tensors_of)), None)
 
 
 def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
@@ -269,7 +277,7 @@ def tells_padding(seen: Seen) -> bool:
     """Whether a self-attention is over a whole sequence, so that its mask says which positions are padding."""
     tensor = seen.q if isinstance(seen, Queries) else seen.weights
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
-    return int(tensor.shape[2]) == keys > 0 and has_numbers(tensor)
+    return int(tensor.shape[2]) == keys > 0
 
 
 def present_of(seen: Seen, samples: int, on_device: bool = False) -> Optional[Present]:
@@ -491,7 +499,7 @@ def _fitting(seen: Weights) -> Weights:
 
 def _fits(v: Optional[torch.Tensor], batch: int, heads: int, keys: int) -> bool:
     return v is not None and v.dim() == 4 and v.dtype in DTYPE_NAMES and v.shape[0] in (1, batch) and v.shape[3] > 0 \
-        and v.shape[1] > 0 and heads % v.shape[1] == 0 and v.shape[2] == keys and has_numbers(v)
+        and v.shape[1] > 0 and heads % v.shape[1] == 0 and v.shape[2] == keys
 
 
 def _key_heads(seen: Seen, shared: torch.Tensor, heads: slice) -> Sequence[int]:

@@ -11,12 +11,11 @@ plan wants (calls.py); the sender thread does the rest.
 
 A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
 itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in training counts as one
-from then on, which is said once; so it is in torch 1.13, and without gradients, until `w.step()` is called. An
+from then on, which is said once; so it is in torch 1.13, and without gradients (`evaluation=True`), until `w.step()` is called. An
 optimizer's step() that is compiled, or is part of a training step that is compiled as a whole, is not noticed (nor are
 the forwards in the latter): those trainings call `w.step()`.
 
-A forward counts when the model is in training mode or gradients are on; others (validation) only with
-`evaluation=True`. Code here must not hurt the training: our own errors are logged once and swallowed.
+A forward counts when gradients are on; others (validation, generation, rollouts) only with `evaluation=True`. Code here must not hurt the training: our own errors are logged once and swallowed.
 
 Captured steps of compiled models run eagerly, so they differ from the others by rounding; without torch.compile a
 captured step computes the same bits.
@@ -56,6 +55,7 @@ from .projections import Projections, check_projections
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
 from .ranks import rank_and_world, shared_run
 from .residual import Residual
+from .sharing import share_of_weights, why_unknown
 from .spy import Spy
 from .start import START_IT, Starter, local_rank, starter_for
 from .states import Origin
@@ -103,8 +103,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     stack        'encoder' or 'decoder' for all layers, when their paths do not tell
     layers       {module path: (stack, layer, site)} for those that should be named otherwise; see layers.py
     rank, world  default: torch.distributed if initialised, else the environment's RANK and WORLD_SIZE
-    tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads
-    evaluation   capture forwards in eval mode without gradients too
+    tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads; default:
+                 as DTensors among queries, keys and weights tell (sharing.py)
+    evaluation   capture forwards without gradients too
     tokens       whether the token numbers of the model's first integer input [B, T] are published along, which the
                  metrics `induction` and `duplicate_token` need. Default: only to an attnd that is reached through a Unix
                  socket, on this machine. They leave the process then; False keeps them in it
@@ -262,7 +263,8 @@ class Watch:
         self._trains = False  # the forward that runs began with gradients, and it is known when backward repeats it
         self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
         self._padding = DecoderPadding()
-        self._told_unseen = self._told_many = self._told_untold = self._told_spread = False
+        self._told_unseen = self._told_many = self._told_untold = self._told_spread = self._told_unreadable = False
+        self._shares: Dict[str, Optional[Share]] = {}  # by path, as they were found; None: it is not known
         self._called = False  # a forward of the model was, or one of a part that is followed
         self._begun = self._evaluated = False  # a step was, or a forward was followed; one was left out as a validation
         self._steps_uncalled = self._parts_uncalled = 0
@@ -329,7 +331,8 @@ class Watch:
         if self._closed:
             return
         try:
-            self.publisher.log({**(values or {}), **more}, self._epoch, self._step if step is None else step)
+            with torch_state.outside_modes():
+                self.publisher.log({**(values or {}), **more}, self._epoch, self._step if step is None else step)
         except Exception:
             self.failed("what was logged could not be reported")
 
@@ -443,8 +446,7 @@ class Watch:
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
         self._called = True
-        if self._closed or self._stepped or _probing() is not None or not (
-                module.training or torch.is_grad_enabled() or self._evaluation):
+        if self._closed or self._stepped or _probing() is not None or not self._is_training():
             return
         forwards_are_steps = register_optimizer_hook is None or not torch.is_grad_enabled()
         self._forwards += not forwards_are_steps
@@ -483,7 +485,8 @@ class Watch:
         if self._followed:
             self._guarded(self._tell_unseen)
         if self._probe is not None:
-            self._probe.after_step(self._step)
+            with torch_state.outside_modes():
+                self._probe.after_step(self._step)
         if self._projections is not None:
             self._guarded(self._projections.step_ends, self._wanted_layers, *self._position)
         self._guarded(self._say_alive)
@@ -491,7 +494,8 @@ class Watch:
 
     def _guarded(self, what: Callable[..., None], *args: Any) -> None:
         try:
-            what(*args)
+            with torch_state.outside_modes():
+                what(*args)
         except Exception:
             self.failed("a step could not be watched")
 
@@ -574,12 +578,16 @@ class Watch:
         self._trains = probing is None and torch.is_grad_enabled() and torch_state.graph_task_id is not None
         if probing is not None:  # what a probe runs is no step of the training
             return probing is self
-        begins = module.training or torch.is_grad_enabled() or self._evaluation
+        begins = self._is_training()
         if begins and self._gradients is not None:
             self._gradients.settle()
         self._called = self._called or begins
         self._begun, self._evaluated = self._begun or begins, self._evaluated or not begins
         return begins
+
+    def _is_training(self) -> bool:
+        """Whether the forward that runs counts."""
+        return self._evaluation or torch.is_grad_enabled() or torch_state.is_checkpointed()
 
     def passes_over(self) -> None:
         """See spy.Watcher. With steps="manual" nobody says whether the model itself was called before."""
@@ -596,6 +604,9 @@ class Watch:
             path = call_name(path, call)
             if placements_of(seen) is not None:
                 self._tell_spread(path, seen)
+                return
+            share = self._share_of(path, seen)
+            if share is None:
                 return
             layer = self._names.layers.get(path)
             plan = self.plan
@@ -616,7 +627,7 @@ class Watch:
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             context = context._replace(state=self._origin(plan, path, seen, place[2] == "cross", context))
             if layer is None:
-                self._unnamed[path] = heads_of(seen) * self._share.of
+                self._unnamed[path] = heads_of(seen) * share.of
                 if self._projections is not None:
                     self._projections.note(path, seen)
             if self._residual is not None:
@@ -625,7 +636,7 @@ class Watch:
             if self._gradients is not None:
                 output = self._gradients.awaited(path, seen, is_repeated=self._trains and not self._spy.records)
             seen = seen._replace(output=None)  # what is kept of it must not keep the graph
-            found: Sequence[Part] = parts(seen, plan, self._step, self._share, context, self.publisher.strides)
+            found: Sequence[Part] = parts(seen, plan, self._step, share, context, self.publisher.strides)
             if self._gradients is not None and output is not None:
                 found = self._gradients.wait(path, found, output, self._epoch, self._step)
             for part in found:
@@ -778,6 +789,36 @@ class Watch:
                     ", spread over ranks along the sequence (context parallelism): none of them has a whole row" if along else
                     "; what to_local() makes of it is captured")
 
+    def _share_of(self, path: str, seen: Seen) -> Optional[Share]:
+        """Which of the layer's heads these are; None: it is not known, which is said once."""
+        own = seen.share if isinstance(seen, Queries) else None
+        if self._share.of > 1:
+            return self._share
+        if own is not None or self.publisher.world == 1:
+            return own or self._share
+        if path not in self._shares:
+            entered = self._spy.entered
+            modules = [one.module for one in entered]
+            share: Optional[Share] = share_of_weights(modules)
+            why = why_unknown(seen, modules, entered[-1].first) if share == Share() else None
+            if why is not None:
+                share = None
+                self._tell_uncaptured(path, why, "Say which: tensor_parallel=(index, size)")
+            self._shares[path] = share
+        return self._shares[path]
+
+    def cannot_read(self, path: str, why: str) -> None:
+        """See spy.Watcher."""
+        self._unnamed.pop(path, None)
+        self._tell_uncaptured(path, why)
+
+    def _tell_uncaptured(self, path: str, why: str, what_helps: str = "") -> None:
+        """Says once that an attention is not captured."""
+        if not self._told_unreadable:
+            self._told_unreadable = self._told_unseen = True
+            log.warning("job %s: the attention of %s is not captured, nor is that of others like it: it %s%s", self.publisher.job,
+                        path or "the model", why, ". " + what_helps if what_helps else "")
+
     def _tell_unseen(self) -> None:
         """Says once what was not seen; judged by a whole step, as its parts may be run one by one."""
         known = self._names.layers or self._spy.was_told
@@ -810,8 +851,8 @@ class Watch:
     def _tell_evaluated(self) -> None:
         """Says at the end that nothing was captured because the model never trained."""
         if self._evaluated and not self._begun and not self._told_unseen and not self._warned:
-            log.warning("job %s: nothing was captured: the model ran only in eval mode without gradients, which is taken for "
-                        "validation. watch(..., evaluation=True) captures that as well; model.train() begins a training",
+            log.warning("job %s: nothing was captured: the model ran only without gradients, which is taken for validation or "
+                        "generation. watch(..., evaluation=True) captures that as well",
                         self.publisher.job)
 
     def _module_at(self, path: str) -> Any:

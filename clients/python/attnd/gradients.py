@@ -31,7 +31,7 @@ from .calls import Cut, Output, Part, Queries, Seen
 from .cost import Cost
 from .devices import HostCopy
 from .publisher import Captured, Maker, Publisher
-from .torch_state import saves_elsewhere
+from .torch_state import outside_modes, saves_elsewhere
 
 log = logging.getLogger("attnd")
 
@@ -114,7 +114,7 @@ class Gradients:
         self._copied_bytes -= call.copied_bytes
         cuts, call.cuts = call.cuts, ()  # the graph may live on
         try:
-            with torch.no_grad():
+            with torch.no_grad(), outside_modes():
                 layer = self._layer_of(call.path)
                 whole = None if gradient is None else call.arrange(gradient.detach())
                 for cut in cuts:

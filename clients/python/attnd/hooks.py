@@ -9,7 +9,7 @@ from typing import Any, Callable, List, Mapping, Optional
 
 import torch
 
-from .torch_state import is_compiling
+from .torch_state import is_compiling, outside_modes, unseen_by_modes
 
 # Stands in a copy or pickle of a watched model where the model has a hook of ours: takes anything and does nothing, and
 # is no part of attnd, so that a saved model can be loaded without it.
@@ -48,11 +48,12 @@ class TokensHook(Hook):
         if is_compiling():
             return
         owner = self.owner()
-        if owner is not None:
+        if owner is not None and unseen_by_modes():
             try:
                 if kwargs is None:  # torch 1.13 hands none on: whoever calls the hook has them
                     kwargs = sys._getframe(1).f_locals.get("kwargs")
-                owner.take(args, kwargs or {})
+                with outside_modes():
+                    owner.take(args, kwargs or {})
             except Exception:
                 owner.forget()  # the attention is published without them
 

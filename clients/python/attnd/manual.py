@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from . import capture, wire
+from . import capture, torch_state, wire
 from .publisher import Publisher
 
 
@@ -44,8 +44,14 @@ def publish_weights(*, stack: Optional[str] = None, layer: Optional[int] = None,
 def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[int], site: str, *tensors: Any,
              **options: Any) -> bool:
     watch = capture.innermost()
-    if watch is None:
+    if watch is None or not torch_state.unseen_by_modes():
         return False
+    with torch_state.outside_modes():
+        return _published(watch, method, stack, layer, site, *tensors, **options)
+
+
+def _published(watch: "capture.Watch", method: Callable[..., bool], stack: Optional[str], layer: Optional[int], site: str,
+               *tensors: Any, **options: Any) -> bool:
     try:
         where = _where(watch, stack, layer, site)
         if where is None or not watch.wants(where):

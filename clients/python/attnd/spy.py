@@ -40,12 +40,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from . import flex, interface, kernels_of_others
-from .calls import Output, Queries, Seen, Weights
+from .calls import Output, Queries, Seen, Weights, unreadable
 from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, Judge, head_count
 from .paths import call_name, module_paths
-from .torch_state import allow_global_hooks, graph_task_id, is_compiling
+from .sharing import share_of_heads
+from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes
 
 log = logging.getLogger("attnd")
 
@@ -73,6 +74,9 @@ class Watcher(Protocol):
 
     def leaves_out(self, path: str, call: int, seen: Seen) -> None:
         """It did this, and the user wants nothing of it; a softmax may be no attention."""
+
+    def cannot_read(self, path: str, why: str) -> None:
+        """It did something of which nothing can be copied."""
 
     def awaits(self, path: str) -> bool:
         """Backward repeats the module at `path`, which ran without gradients before; whether that is to be followed."""
@@ -171,6 +175,11 @@ class Spy:
         if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1].frame):
             return
         path = self._stack[-1].path
+        why = unreadable(seen)
+        if why is not None:
+            self._told.add(path)
+            self.watcher.cannot_read(path, why)
+            return
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         if self._again:
@@ -205,6 +214,13 @@ class Spy:
         self.watcher.expects(path, call)
         if self._lookout is not None:
             self._lookout.begin_trail(Trail(seen, result, self, settle))
+
+    def is_blind(self) -> None:
+        """An attention was computed under a mode that would see what looking at it computes."""
+        path = self.current_path
+        if path is not None:
+            self._told.add(path)
+            self.watcher.cannot_read(path, "runs under a TorchDispatchMode, which this version of torch cannot leave out")
 
     @property
     def current_path(self) -> Optional[str]:
@@ -431,6 +447,10 @@ class Lookout:
         checkpointing counts what is kept for backward, and the forward that it repeats would keep less."""
         self.records = torch.is_grad_enabled()
         with self._timed():
+            if not unseen_by_modes():
+                for spy in list(self.spies):
+                    spy.is_blind()
+                return
             seen = look()
             if seen is not None:
                 self.count += 1
@@ -439,10 +459,10 @@ class Lookout:
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
-        """Looks at what the model does: nothing of it is for autograd, and all spies know how long it took."""
+        """Looks at what the model does: nothing of it is for autograd or for modes, and all spies know how long it took."""
         began, spies = time.perf_counter(), list(self.spies)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), outside_modes():
                 yield
         except Exception:
             self._failed()
@@ -476,7 +496,7 @@ class Lookout:
             return
         ended = [trail for trail in self.trails if trail.owner is spy]
         self.trails[:] = [trail for trail in self.trails if trail.owner is not spy]
-        with torch.no_grad():
+        with torch.no_grad(), outside_modes():
             for trail in ended if whole else ():
                 trail.settle(trail)
 
@@ -688,10 +708,13 @@ def _queries(args: Any, kwargs: Any, result: torch.Tensor) -> Optional[Queries]:
     q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
     if getattr(q, "is_nested", False):
         raise TypeError("nested tensors are not captured")
+    share = share_of_heads(q, k, v)
+    if share is None and hasattr(q, "placements"):
+        return Queries(q, k)  # whose placements say why it is not captured
     q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
     assert q is not None and k is not None
     output = Output(result, _in_four_axes, bool(given.get("dropout_p")))
-    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output)
+    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share)
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],

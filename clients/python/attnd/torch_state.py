@@ -2,10 +2,13 @@
 """torch_state: the current state of torch, as far as its version shows it."""
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ContextManager, Optional
 
 import torch
+from torch.utils import _python_dispatch
 
 is_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
 # The number of the backward pass that runs in this thread, -1 when none does; None: torch 1.13 cannot tell.
@@ -36,15 +39,39 @@ def allow_global_hooks() -> None:
         warnings.filterwarnings("ignore", message=_OF_GLOBAL_HOOKS)
 
 
-def has_numbers(tensor: torch.Tensor) -> bool:
-    """Whether there is something to copy: no meta tensor, and none within torch.vmap, which is gone when that ends."""
-    if tensor.is_meta:
-        return False
-    while _functorch is not None and _functorch.is_functorch_wrapped_tensor(tensor):
-        if _functorch.is_batchedtensor(tensor):
-            return False
-        tensor = _functorch.get_unwrapped(tensor)
-    return True
+def outside_modes() -> ContextManager[Any]:
+    """Within it, tensors are computed with outside the dispatch modes of the model. Selective activation checkpointing
+    counts the operations that its mode sees, and one of ours would shift that count."""
+    return _disable_modes() if _disable_modes is not None and _count_modes() > 0 else _NOTHING
 
 
-_functorch = getattr(torch._C, "_functorch", None) if hasattr(torch, "func") else None
+def unseen_by_modes() -> bool:
+    """Whether computing with tensors now is seen by no mode of the model, within outside_modes(). Older versions of torch
+    cannot disable a mode."""
+    return _disable_modes is not None or _count_modes() == 0
+
+
+def is_checkpointed() -> bool:
+    """Whether the older, reentrant activation checkpointing runs this: without gradients now, with them in backward."""
+    own: Any = getattr(sys.modules.get("torch.utils.checkpoint"), "CheckpointFunction", None)
+    frame: Any = sys._getframe(1) if own is not None else None
+    while frame is not None and frame.f_code is not own.forward.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def why_unreadable(tensor: torch.Tensor) -> Optional[str]:
+    """Why a tensor has no numbers of its own to copy, for people; None: it has. Those of a transform of torch.func are gone
+    when that ends, and those of another kind of tensor are its own affair."""
+    if _transform() is not None:
+        return "runs within torch.vmap or another transform of torch.func"
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not hasattr(tensor, "placements"):
+        return f"computes with {type(tensor).__name__}, a kind of tensor that is not read"
+    return "computes with meta tensors, which have no numbers" if tensor.is_meta else None
+
+
+# The innermost transform of torch.func that runs in this thread, None when none does.
+_transform: Callable[[], Any] = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
+_count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_disable_modes: Optional[Callable[[], ContextManager[Any]]] = getattr(_python_dispatch, "_disable_current_modes", None)
+_NOTHING: ContextManager[Any] = contextlib.nullcontext()

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""modes: one small training in each of the ways in which people run theirs, and what it computes bit by bit.
+
+As a program, one rank of several: modes.py RANK WORLD STORE ENDPOINT RESULTS runs all ways that need ranks."""
+import contextlib
+import functools
+import sys
+
+import torch
+from session import attnd
+from torch import nn
+from torch.nn import functional as F
+
+WIDTH, HEADS, WORDS, LENGTH, LAYERS, STEPS = 48, 4, 19, 12, 2, 20
+CAPTURES = {"raw": {"tier": "raw"}, "state": {"tier": "state"}, "values": {"values": True}, "gradients": {"gradients": True},
+            "residual": {"residual": True}}
+
+
+class Block(nn.Module):
+    """Its feed-forward is as wide as the model, so that all products have one shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = Attention()
+        self.up, self.down = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, x):
+        x = x + self.attn(F.layer_norm(x, [WIDTH]))
+        return x + self.down(F.gelu(self.up(F.layer_norm(x, [WIDTH]))))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
+
+    def forward(self, x):
+        q, k, v = (part(x).unflatten(-1, (HEADS, -1)).transpose(-3, -2) for part in (self.q, self.k, self.v))
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(-3, -2).flatten(-2))
+
+
+class Model(nn.Module):
+    """`around` runs a block, by checkpointing or plainly."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WORDS)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.around = lambda block, x: block(x)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = self.around(block, x)
+        return self.head(x)
+
+
+def checkpointed(**options):
+    return lambda block, x: torch.utils.checkpoint.checkpoint(block, x, **options)
+
+
+def every_second_product():
+    """As torchtitan's policy: of the products, every second one is saved, by a count of those that the mode sees."""
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+    seen = {False: 0, True: 0}
+
+    def policy(context, operation, *args, **kwargs):
+        if operation is not torch.ops.aten.mm.default:
+            return CheckpointPolicy.PREFER_RECOMPUTE
+        seen[context.is_recompute] += 1
+        return CheckpointPolicy.MUST_SAVE if seen[context.is_recompute] % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
+def offloaded(block, x):
+    with torch.autograd.graph.save_on_cpu():
+        return block(x)
+
+
+AROUND = {"checkpointing": checkpointed(use_reentrant=False), "reentrant checkpointing": checkpointed(use_reentrant=True),
+          "selective checkpointing": checkpointed(use_reentrant=False, context_fn=every_second_product), "offloading": offloaded}
+ALONE = ["eager", *AROUND, "accumulation", "autocast", "vmap", "double backward"]
+RANKED = ["DDP", "FSDP1", "FSDP2"]
+UNSEEN = ("vmap",)  # nothing is captured, which is said
+
+
+def loss_of(model, tokens):
+    return F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def backward(model, mode, tokens):
+    """One microbatch; its loss."""
+    with contextlib.ExitStack() as around:
+        if mode == "autocast":
+            around.enter_context(torch.autocast("cpu", torch.bfloat16))
+        if mode == "double backward":
+            around.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        if mode == "vmap":
+            loss = torch.func.vmap(lambda one: loss_of(model, one[None]))(tokens).mean()
+        else:
+            loss = loss_of(model, tokens)
+        if mode == "double backward":
+            slopes = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+            loss = loss + sum(slope.square().sum() for slope in slopes)
+    loss.backward()
+    return loss.detach()
+
+
+def build(mode, distribute=lambda model: model):
+    torch.manual_seed(5)
+    model = Model()
+    model.around = AROUND.get(mode, model.around)
+    return distribute(model)
+
+
+def train(model, mode, rank=0):
+    """Losses, gradients of all steps and weights of a training."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=False)
+    met = []
+    for step in range(STEPS):
+        for part in range(2 if mode == "accumulation" else 1):
+            generator = torch.Generator().manual_seed(1000 * rank + 10 * step + part)
+            met.append(backward(model, mode, torch.randint(WORDS, (3, LENGTH), generator=generator)))
+        met += [whole(weight.grad).clone() for weight in model.parameters() if weight.grad is not None]  # FSDP1 leaves some empty
+        optimizer.step()
+        optimizer.zero_grad()
+    return met + [whole(weight).detach().clone() for weight in model.parameters()]
+
+
+def whole(tensor):
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def same_bits(one, other):
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other))
+
+
+class Operations(torch.utils._python_dispatch.TorchDispatchMode):
+    """A mode of the user, which notes every operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def distributed(mode, model):
+    import torch.distributed as dist
+    if mode == "DDP":
+        return nn.parallel.DistributedDataParallel(model)
+    if mode == "FSDP1":
+        from torch.distributed.fsdp import FullyShardedDataParallel
+        wrap = functools.partial(FullyShardedDataParallel, device_id=torch.device("cpu"), use_orig_params=True)
+        model.blocks = nn.ModuleList(map(wrap, model.blocks))
+        return wrap(model)
+    from torch.distributed.fsdp import fully_shard
+    mesh = dist.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def main(rank, world, store, endpoint, results):
+    import torch.distributed as dist
+    torch.set_num_threads(1)
+    rank, found = int(rank), {}
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=int(world))
+    for mode in RANKED:
+        make = functools.partial(build, mode, functools.partial(distributed, mode))
+        alone = train(make(), mode, rank)
+        for capture, options in CAPTURES.items():
+            model, kinds = make(), []
+            with attnd.watch(model, job=f"{mode}-{capture}".replace(" ", "-"), endpoint=endpoint, every=1, wait=20.0,
+                             weights_every=0, on_publish=lambda message: kinds.append(message.kind), **options):
+                met = train(model, mode, rank)
+                dist.barrier()
+            found[mode, capture] = same_bits(met, alone), kinds
+    torch.save(found, results)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""In whatever way a model trains, a watched training is the same training: 20 steps, each captured, have the same bits of
+losses, gradients and weights, and a mode of the user sees the same operations."""
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.4")
+import modes  # noqa: E402
+from session import Session, attnd, tier_options  # noqa: E402
+
+pytest_plugins = ("one_daemon",)
+CAPTURES = {**modes.CAPTURES, **({"accelerator": {}} if hasattr(torch.cpu, "Stream") else {})}
+
+
+def options_of(capture, patch):
+    """Of attnd.watch; `accelerator`: as there, on the CPU."""
+    return tier_options(capture, patch) if capture == "accelerator" else CAPTURES[capture]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """{mode: what a training met that nobody watches}, made when first asked for."""
+    met = {}
+    return lambda mode: met[mode] if mode in met else met.setdefault(mode, modes.train(modes.build(mode), mode))
+
+
+@pytest.mark.parametrize("capture", CAPTURES)
+@pytest.mark.parametrize("mode", modes.ALONE)
+def test_a_watched_training_has_the_same_bits(stepwise, alone, caplog, monkeypatch, mode, capture):
+    model, kinds = modes.build(mode), []
+    with Session(stepwise) as session:
+        watch = session.watch(model, weights_every=0, on_publish=lambda message: kinds.append(message.kind),
+                              **options_of(capture, monkeypatch))
+        met = modes.train(model, mode)
+    assert modes.same_bits(met, alone(mode))
+    forwards = modes.STEPS * (2 if mode == "accumulation" else 1)
+    expected = 0 if mode in modes.UNSEEN else modes.LAYERS * forwards
+    assert len(kinds) == expected and ("state" in kinds) == (capture in ("state", "accelerator") and expected > 0), set(kinds)
+    assert watch.stats()["dropped"] == 0
+    assert len(caplog.records) == (mode in modes.UNSEEN), caplog.text
+
+
+@pytest.mark.parametrize("capture", CAPTURES)
+@pytest.mark.parametrize("mode", ["eager", "selective checkpointing"])
+def test_a_mode_of_the_user_sees_the_operations_of_the_model_alone(stepwise, monkeypatch, mode, capture):
+    def operations(model):
+        with modes.Operations() as seen:
+            modes.train(model, mode)
+        return seen.seen
+
+    expected, model = operations(modes.build(mode)), modes.build(mode)
+    with Session(stepwise) as session:
+        session.watch(model, **options_of(capture, monkeypatch))
+        assert operations(model) == expected
+
+
+def test_without_a_way_around_modes_nothing_is_captured_under_one(stepwise, caplog, monkeypatch):
+    monkeypatch.setattr(attnd.torch_state, "_disable_modes", None)
+    model = modes.build("eager")
+    with Session(stepwise) as session, modes.Operations():
+        watch = session.watch(model)
+        modes.train(model, "eager")
+        assert watch.layers == [] and "runs under a TorchDispatchMode" in caplog.text
+
+
+def test_ranks_have_the_same_bits(stepwise, tmp_path):
+    ranks = [subprocess.Popen([sys.executable, modes.__file__, str(rank), "2", str(tmp_path / "store"),
+                               stepwise.endpoint("ingest"), str(tmp_path / str(rank))], stderr=subprocess.PIPE)
+             for rank in range(2)]
+    said = [rank.communicate(timeout=280)[1].decode() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    for rank in range(2):
+        found = torch.load(tmp_path / str(rank))
+        assert sorted(found) == sorted((mode, capture) for mode in modes.RANKED for capture in modes.CAPTURES)
+        for (mode, capture), (same, kinds) in found.items():
+            assert same and len(kinds) == modes.LAYERS * modes.STEPS, (mode, capture, same, len(kinds))

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""Heads that ranks share out: which ones these are is taken from DTensors and from weights, else nothing is captured."""
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.4")
+pytest.importorskip("torch.testing._internal.distributed.fake_pg", reason="no process group without ranks in this torch")
+import attnd  # noqa: E402
+from test_watch import tensor_headers  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+RANK, WORLD, H, T, D = 1, 2, 4, 6, 8
+
+
+@pytest.fixture
+def mesh():
+    """Of rank 1 of two, the other of which is not there."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    dist.init_process_group("fake", store=FakeStore(), rank=RANK, world_size=WORLD)
+    try:
+        yield dist.device_mesh.init_device_mesh("cpu", (WORLD,))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture
+def watched(daemon):
+    def start(model, **options):
+        publisher = attnd.Publisher("job", daemon.endpoint, rank=RANK, world=WORLD)
+        daemon.attach(publisher)
+        return attnd.watch(model, job="job", publisher=publisher, **options)
+
+    return start
+
+
+def spread(mesh, placement, heads=H // WORLD, length=T):
+    from torch.distributed.tensor import DTensor
+    local = torch.rand(2, heads, length, D, requires_grad=True)
+    return DTensor.from_local(local, mesh, [placement], run_check=False)
+
+
+class Attention(torch.nn.Module):
+    """Its heads are those that its weights make."""
+
+    def __init__(self, heads=H // WORLD, **stated):
+        super().__init__()
+        self.q = torch.nn.Linear(H * D, heads * D)
+        for name, count in stated.items():
+            setattr(self, name, count)
+
+    def forward(self, x):
+        q = self.q(x).unflatten(-1, (-1, D)).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, q, q)
+
+
+class Plain(torch.nn.Module):
+    def forward(self, q):
+        return F.scaled_dot_product_attention(q, q, q)
+
+
+def shares(daemon, it):
+    """(first head, heads of the layer) of each message."""
+    it.close()
+    it.publisher.close()
+    return [(header.get("head_offset", 0), header.get("heads_total", header["tensors"][0]["shape"][1]))
+            for header in tensor_headers(daemon.until_bye())]
+
+
+def attend(model, given):
+    """DTensor may lack the operation, which is of no account: the model has made the call."""
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        model(given)
+
+
+def test_dtensors_tell_which_heads_these_are(daemon, watched, mesh):
+    from torch.distributed.tensor import Shard
+    model = Plain()
+    it = watched(model)
+    attend(model, spread(mesh, Shard(1)))
+    assert shares(daemon, it) == [(H // WORLD, H)]
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_rows_that_no_rank_has_are_absent_and_said_once(daemon, watched, mesh, caplog, axis):
+    from torch.distributed.tensor import Shard
+    model = Plain()
+    it = watched(model)
+    for _ in range(2):
+        attend(model, spread(mesh, Shard(axis), heads=H))
+    assert shares(daemon, it) == []
+    assert len(caplog.records) == 1 and ("context parallelism" in caplog.text) == (axis == 2)
+
+
+def test_weights_tell_which_heads_these_are(daemon, watched, mesh):
+    """As ColwiseParallel makes them: queries and keys are plain tensors."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    class Colwise(Attention):
+        def forward(self, x):
+            local = {name: getattr(self.q, name).to_local() for name in ("weight", "bias")}
+            q = F.linear(x, **local).unflatten(-1, (-1, D)).transpose(1, 2)
+            return F.scaled_dot_product_attention(q, q, q)
+
+    model = Colwise()
+    for name, parameter in list(model.q.named_parameters()):
+        setattr(model.q, name, torch.nn.Parameter(DTensor.from_local(parameter.detach(), mesh, [Shard(0)], run_check=False)))
+    it = watched(model)
+    model(torch.rand(2, T, H * D))
+    assert shares(daemon, it) == [(H // WORLD, H)]
+
+
+class Gathered(Attention):
+    """Ulysses: all weights, some of the positions; attends with some of the heads over all positions."""
+
+    def forward(self, x):
+        q = self.q(x).unflatten(-1, (-1, D)).transpose(1, 2)
+        q = torch.cat([q[:, :H // WORLD]] * WORLD, 2)
+        return F.scaled_dot_product_attention(q, q, q)
+
+
+@pytest.mark.parametrize("make", [lambda: Attention(num_heads=H), lambda: Gathered(H, num_heads=H)])
+def test_heads_that_cannot_be_told_apart_are_not_merged(daemon, watched, caplog, make):
+    model = make()
+    it = watched(model)
+    for _ in range(2):
+        model(torch.rand(2, T, H * D))
+    assert shares(daemon, it) == []
+    assert len(caplog.records) == 1
+    assert "computes 2 of its 4 heads on each rank. Say which: tensor_parallel=(index, size)" in caplog.text
+
+
+def test_a_given_share_is_taken(daemon, watched):
+    model = Attention(num_heads=H)
+    it = watched(model, tensor_parallel=(RANK, WORLD))
+    model(torch.rand(2, T, H * D))
+    assert shares(daemon, it) == [(H // WORLD, H)]
+
+
+@pytest.mark.parametrize("heads, stated", [(H, {"num_heads": H}), (H // WORLD, {}), (H, {"num_heads": 2 * H})])
+def test_ranks_with_all_heads_are_captured_as_ever(daemon, watched, heads, stated):
+    class Halves(Attention):
+        """Attends by some of its heads at a time, where it has more than are asked for."""
+
+        def forward(self, x):
+            q = self.q(x).unflatten(-1, (-1, D)).transpose(1, 2)[:, :heads]
+            return F.scaled_dot_product_attention(q, q, q)
+
+    model = Halves(stated.get("num_heads", heads), **stated)
+    it = watched(model)
+    model(torch.rand(2, T, H * D))
+    assert shares(daemon, it) == [(0, heads)]
