@@ -276,12 +276,22 @@ static int endpoint_test(void *socket, const struct endpoint_options *options, c
                : -1;
 }
 
+/* Whoever has a socket with a ZAP domain must speak ZMTP 3: the older ones begin so that a request
+ * of a browser passes for them. Without keys nobody answers for the domain, and all others get in.
+ */
+static int endpoint_keep_browsers_out(void *socket, const struct endpoint_options *options)
+{
+    const char domain[] = "open";
+    bool is_open = !options->keys && strncmp(options->endpoint, "tcp://", strlen("tcp://")) == 0;
+    return is_open ? zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) : 0;
+}
+
 static int endpoint_secure(void *socket, const struct endpoint_options *options)
 {
     const int64_t handshake = HANDSHAKE_BYTES;
     char name[32];
     if (!endpoint_is_secured(options->keys, options->endpoint)) {
-        return 0;
+        return endpoint_keep_browsers_out(socket, options);
     }
     endpoint_name(options, name);
     int rc = keys_secure(options->keys, socket, name, KEYS_SERVER);

@@ -23,13 +23,14 @@ def command(name, body=b""):
     return frame(bytes([len(name)]) + name + body, COMMAND)
 
 
-def ready(socket_type):
-    return command(b"READY", b"\x0bSocket-Type" + struct.pack(">I", len(socket_type)) + socket_type)
+def ready(socket_type, name=b""):
+    named = b"\x08Identity" + struct.pack(">I", len(name)) + name if name else b""
+    return command(b"READY", b"\x0bSocket-Type" + struct.pack(">I", len(socket_type)) + socket_type + named)
 
 
-def opening(socket_type):
-    """The bytes of a peer of this type until it may send."""
-    return greeting() + ready(socket_type)
+def opening(socket_type, name=b""):
+    """The bytes of a peer of this type, which may name itself, until it may send."""
+    return greeting() + ready(socket_type, name)
 
 
 PING = command(b"PING", b"\0\0" + b"context")
@@ -76,9 +77,9 @@ def receive(peer, count):
     return data
 
 
-def introduce(peer, socket_type):
+def introduce(peer, socket_type, name=b""):
     """Says the opening, and waits for that of the other side: what comes next is read as messages."""
-    peer.sendall(opening(socket_type))
+    peer.sendall(opening(socket_type, name))
     receive(peer, 64)
     _, size = receive(peer, 2)
     assert receive(peer, size)[:6] == b"\x05READY"
