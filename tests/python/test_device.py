@@ -419,15 +419,15 @@ def some_maps(rng, length):
 def test_a_mask_means_on_its_device_what_it_means_on_the_host(monkeypatch):
     monkeypatch.setattr(visible, "_ENTRIES", 30)
     rng, length, compared = np.random.default_rng(1), 12, 0
-    for (stride, first), cross in itertools.product([(1, 0), (2, 1), (3, 0), (5, 4)] * 8, (False, True)):
+    for (stride, first), cross, shared in itertools.product([(1, 0), (2, 1), (3, 0), (5, 4)] * 8, (False, True), (False, True)):
         for allowed in some_maps(rng, length):
             part = allowed[:, first::stride]
             queries = part.shape[1]
-            said = describe(part, first, stride, length, not cross)
+            said = describe(part, first, stride, length, not cross, shared)
             if said.q_offset != first:  # one of a cache, or of other keys
                 continue
             tensor = torch.from_numpy(part)
-            found = visible.known(lambda some: tensor[:, some], queries, length, first, stride, cross, tensor.device)
+            found = visible.known(lambda some: tensor[:, some], queries, length, first, stride, cross, tensor.device, shared)
             assert (found.valid.numpy() == valid_queries(said, (2, queries))).all()
             end = np.minimum(length if said.k_len is None else said.k_len,
                              first + (queries if said.q_len is None else said.q_len) * stride)

@@ -117,10 +117,31 @@ def test_left_padding_is_a_mask_whether_or_not_its_rows_were_opened(opened):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_any_map_means_the_same_to_both_sides(seed):
-    """But for padded queries of self-attention, which ask nothing."""
+    """These are random, so that none is a mask of keys alone: each query that sees some key counts."""
     rng = np.random.default_rng(seed)
     queries, keys = (T, T) if seed % 2 else (int(rng.integers(1, 8)), int(rng.integers(1, 8)))
     allowed = rng.random((B, queries, keys)) < rng.choice([0.2, 0.6, 0.95])
     seen = describe(allowed, self_attention=bool(seed % 4 == 1))
-    asks = allowed.any(axis=1) if seed % 4 == 1 else np.ones((B, queries), dtype=bool)
-    assert (visible_by(seen, allowed.shape) == allowed & asks[:, :, None]).all()
+    assert (visible_by(seen, allowed.shape) == allowed).all()
+
+
+@pytest.mark.parametrize("allowed", [triangle() & ~np.eye(T, dtype=bool), np.eye(T, dtype=bool)[:, [0, 1, 1, 2, 3, 2]]],
+                         ids=["strictly causal", "top-k"])
+def test_queries_whose_own_key_nobody_sees_count(allowed):
+    allowed = np.broadcast_to(allowed, (B, T, T))
+    assert (visible_by(describe(allowed), allowed.shape) == allowed).all()
+
+
+def test_a_mask_of_all_samples_tells_of_no_padding():
+    """Test points attend to training points alone, as in a PFN: they are what is asked for."""
+    allowed = np.broadcast_to(np.arange(T) < 4, (B, T, T))
+    seen = describe(allowed, shared=True)
+    assert seen.q_len is None and (visible_by(seen, allowed.shape) == allowed).all()
+    assert list(describe(allowed).q_len) == [4] * B
+
+
+@pytest.mark.parametrize("lengths", [[6, 2, 1], [4, 4, 4]])
+def test_a_mask_of_keys_alone_is_padding_on_either_side(lengths):
+    for present in (padding(lengths), padding(lengths)[:, ::-1]):
+        seen = describe(np.repeat(present[:, None], T, axis=1))
+        assert (visible_by(seen, (B, T, T)) == present[:, None] & present[:, :, None]).all()

@@ -871,6 +871,20 @@ def test_weights_that_the_model_writes_to_are_captured_from_the_second_forward_o
     assert not caplog.records
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("tier", ["raw", "state"])
+def test_test_points_that_see_training_points_alone_count(daemon, watched, need_weights, tier):
+    """As in a PFN, whose mask is one for all samples."""
+    model, x, mask = Model(), torch.rand(3, 24, D), torch.zeros(24, 24, dtype=torch.bool)
+    mask[:, 16:] = True
+    it = watched(model, tier=tier, samples=0)
+    model(x, x, x, attn_mask=mask, need_weights=need_weights)
+    it.close()
+    it.publisher.close()
+    header = tensor_headers(daemon.until_bye())[0]
+    assert header.get("q_len") is None and header.get("rows", 3 * 24) == 3 * 24, header
+
+
 def in_vmap(model, x):
     return torch.func.vmap(lambda one: model(one[None]))(x)
 

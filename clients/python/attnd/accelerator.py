@@ -69,6 +69,7 @@ class OfQueries(NamedTuple):
     first, stride   of the queries: they are every so manyth, from this position on
     present     bool [B, Tq]: which of them are no padding, beside what the mask says
     whole       they are all rows of all heads of the layer
+    shared      the mask is one for all samples: it tells of no padding
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -86,6 +87,7 @@ class OfQueries(NamedTuple):
     cross: bool
     present: Optional[torch.Tensor] = None
     whole: bool = False
+    shared: bool = False
 
 
 class OfWeights(NamedTuple):
@@ -97,6 +99,7 @@ class OfWeights(NamedTuple):
     stride: int
     cross: bool
     present: Optional[torch.Tensor] = None
+    shared: bool = False
 
 
 Asked = Union[OfQueries, OfWeights]
@@ -325,7 +328,7 @@ def _meaning(asked: OfQueries) -> Optional[Known]:
                       torch.full((), asked.causal, device=device), torch.full((1,), keys, device=device))
     else:
         found = known(_allowed(asked.mask, keys, asked.causal, asked.window, asked.first, asked.stride), queries, keys,
-                      asked.first, asked.stride, asked.cross, device)
+                      asked.first, asked.stride, asked.cross, device, asked.shared)
     return found if asked.present is None else found._replace(valid=found.valid & asked.present)
 
 
@@ -413,7 +416,7 @@ def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
     device = logits.device
     step = max(1, _ENTRIES // (batch * heads * keys))
     mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
-    meaning = known(lambda some: mask[:, some], queries, keys, asked.first, asked.stride, asked.cross, device)
+    meaning = known(lambda some: mask[:, some], queries, keys, asked.first, asked.stride, asked.cross, device, asked.shared)
     if asked.present is not None:
         meaning = meaning._replace(valid=meaning.valid & asked.present)
     words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,

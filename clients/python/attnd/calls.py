@@ -61,6 +61,7 @@ class Queries(NamedTuple):
     wo_r    gives [H, r, dv] f32 on the sender thread: residual.py
     x       [B, Tq, width]: the residual stream that the layer reads
     share   of the layer's heads that these are, where DTensors tell
+    shared  the mask is one for all samples, and not of keys alone: it tells of no padding
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -80,6 +81,7 @@ class Queries(NamedTuple):
     wo_r: Optional[Callable[[], np.ndarray]] = None
     x: Optional[torch.Tensor] = None
     share: Optional["Share"] = None
+    shared: bool = False
 
 
 class Weights(NamedTuple):
@@ -87,7 +89,7 @@ class Weights(NamedTuple):
 
     sink   the last key is a learned sink and no key
     v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
-    wo_r, x  as of Queries
+    wo_r, x, shared  as of Queries
     """
     weights: torch.Tensor
     logits: torch.Tensor
@@ -96,6 +98,7 @@ class Weights(NamedTuple):
     v: Optional[torch.Tensor] = None
     wo_r: Optional[Callable[[], np.ndarray]] = None
     x: Optional[torch.Tensor] = None
+    shared: bool = False
 
 
 Seen = Union[Queries, Weights]
@@ -160,6 +163,7 @@ class _Form(NamedTuple):
     window: int
     softcap: float
     offset: int
+    shared: bool = False
 
 
 class _Values(NamedTuple):
@@ -275,6 +279,8 @@ def precision_of(seen: Queries) -> torch.dtype:
 
 def tells_padding(seen: Seen) -> bool:
     """Whether a self-attention is over a whole sequence, so that its mask says which positions are padding."""
+    if seen.shared:
+        return False
     tensor = seen.q if isinstance(seen, Queries) else seen.weights
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
     return int(tensor.shape[2]) == keys > 0
@@ -416,7 +422,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     present = context.present.valid.expand(samples.stop, -1)[:, queries] if origin.cross and context.present is not None else None
     if isinstance(seen, Weights):
         asked: Asked = OfWeights(seen.weights.detach()[part], seen.logits.detach()[part], seen.sink, rows.first, rows.stride,
-                                 origin.cross, present)
+                                 origin.cross, present, seen.shared)
     else:
         q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
         mask = seen.late_mask(part) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, part)
@@ -426,7 +432,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         asked = OfQueries(
             q[part], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]),
             precision_of(seen), _scale(seen), seen.softcap, seen.causal, seen.window, mask, documents, rows.first + before,
-            rows.stride, origin.cross, present, heads.stop - heads.start == rows.heads_total and rows.stride == 1)
+            rows.stride, origin.cross, present, heads.stop - heads.start == rows.heads_total and rows.stride == 1,
+            seen.shared)
     wait = origin.computer.launch(asked, origin.buckets, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:
@@ -452,7 +459,7 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
     copies = [one for one in (q, k, *(values.copies() if values else ()), mask, *(documents or ())) if one is not None]
-    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset)
+    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared)
     parts = _Parts(q, k, values, mask, documents)
     return Cut(sum(one.nbytes for one in copies),
                lambda layer, gradient=None: _finish_queries(parts, form, rows, context, layer, gradient), part,
@@ -645,7 +652,7 @@ def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents
 
 def _described(allowed: np.ndarray, form: _Form, rows: _Rows, layer: wire.Layer) -> Visibility:
     before = max(form.offset, 0)
-    return describe(allowed, rows.first + before, rows.stride, rows.total + before, layer[2] == "self")
+    return describe(allowed, rows.first + before, rows.stride, rows.total + before, layer[2] == "self", form.shared)
 
 
 def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
@@ -711,15 +718,15 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context, copy: Type[HostCopy],
                  of_output: Optional[_Values] = None) -> Cut:
     """`of_output`: the values, when a gradient is of the output."""
-    weights, sink = seen.weights.detach()[part], seen.sink
+    weights, sink, shared = seen.weights.detach()[part], seen.sink, seen.shared
     if sink:
         weights = weights[..., :-1]
     copied, allowed = copy(weights), HostCopy(_visible_of(seen, part))
     beside = _copied_values(seen, part, copy, None)
     copies = [copied, allowed, *(values for some in (of_output, beside) if some is not None for values in some.copies())]
     return Cut(sum(one.nbytes for one in copies),
-               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, rows, context, layer, gradient, of_output,
-                                                            beside),
+               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, shared, rows, context, layer, gradient,
+                                                            of_output, beside),
                part, [one for one in copies if isinstance(one, HeldCopy)])
 
 
@@ -729,9 +736,9 @@ def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor
     return visible[..., :-1] if seen.sink else visible
 
 
-def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, rows: _Rows, context: Context, layer: wire.Layer,
+def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, rows: _Rows, context: Context, layer: wire.Layer,
                     gradient: Optional[HostCopy], of_output: Optional[_Values], beside: Optional[_Values]) -> Optional[Captured]:
-    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self")
+    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self", shared)
     if context.state is not None:
         return _state_of_weights(weights.tensor(), visibility, sink, rows, context, layer)
     frames = tensors.Frames()

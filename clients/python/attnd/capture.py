@@ -53,9 +53,8 @@ from .plan import TIERS, Plan
 from .probe import Probe, run_quietly
 from .projections import Projections, check_projections
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
-from .ranks import rank_and_world, shared_run
+from .ranks import rank_and_world, share_of_weights, shared_run, why_unknown
 from .residual import Residual
-from .sharing import share_of_weights, why_unknown
 from .spy import Spy
 from .start import START_IT, Starter, local_rank, starter_for
 from .states import Origin
@@ -104,7 +103,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     layers       {module path: (stack, layer, site)} for those that should be named otherwise; see layers.py
     rank, world  default: torch.distributed if initialised, else the environment's RANK and WORLD_SIZE
     tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads; default:
-                 as DTensors among queries, keys and weights tell (sharing.py)
+                 as DTensors among queries, keys and weights tell (ranks.py)
     evaluation   capture forwards without gradients too
     tokens       whether the token numbers of the model's first integer input [B, T] are published along, which the
                  metrics `induction` and `duplicate_token` need. Default: only to an attnd that is reached through a Unix

@@ -8,9 +8,13 @@ Models say in many ways which keys are visible: it is one map. Most maps are a c
 or both, and are told in a few bytes; what is left over travels as a mask.
 
 Decisions: an additive mask at or below -9e3 ignores the key, whatever larger value is a bias: exp(-9e3) is 0 in every
-dtype, and the common -1e4 is -9984 in bf16, or has a logit added to it. In self-attention a key that no query may see is padding, and so is the query at its position. Libraries let
-fully masked rows (left padding) see everything lest they become NaN: in an otherwise causal map those rows are taken
-as the padding they are.
+dtype, and the common -1e4 is -9984 in bf16, or has a logit added to it. Libraries let fully masked rows (left padding)
+see everything lest they become NaN: in an otherwise causal map those rows are taken as the padding they are.
+
+Padding of self-attention: a key that no query of a sample may see, with the query at its position, when that is what the
+mask is: right padding below everything, a causal triangle or a band, or a mask of keys alone, the same for all queries. A
+mask that all samples share is the model's own and tells of no padding (test points see the training points alone); in one
+of another kind (top-k, a strictly causal one) each query that sees some key counts.
 """
 from __future__ import annotations
 
@@ -32,8 +36,8 @@ class Visibility(NamedTuple):
 
 
 def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Optional[int] = None,
-             self_attention: bool = True) -> Visibility:
-    """The meaning of `allowed`, bool [B, Tq, Tk].
+             self_attention: bool = True, shared: bool = False) -> Visibility:
+    """The meaning of `allowed`, bool [B, Tq, Tk]. `shared`: by one mask for all samples.
 
     first, stride  the rows are every so manyth query from this one on
     total          of so many; None: these are all
@@ -45,13 +49,14 @@ def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Option
     if square:
         allowed = _without_opened_rows(allowed, position)
     for offset in dict.fromkeys((first, first + keys - total)):
-        padded = square or (self_attention and queries != total)
+        padded = not shared and (square or (self_attention and queries != total))
         found = _simple(allowed, offset, stride, padded) if offset >= 0 else None
         if found is not None:
             return found
-    if square:
+    if square and not shared:
         present = np.asarray(allowed.any(axis=1))
-        allowed = np.asarray(allowed & present[:, position, None])
+        of_keys = (~allowed.any(axis=2) | (allowed == present[:, None]).all(axis=2)).all(axis=1)
+        allowed = np.asarray(allowed & (present[:, position] | ~of_keys[:, None])[:, :, None])
     return Visibility(q_offset=first, mask=allowed)
 
 

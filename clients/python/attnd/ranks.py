@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""ranks: which process of how many this is, and the name that all of them have for this start of the job."""
+"""ranks: which process of how many this is, the name that all of them have for this start of the job, and which of a layer's
+heads this one computes, when ranks share them out and nobody has said so:
+
+    DTensors            queries, keys and values sharded along their heads: the mesh tells which part this is. Along the
+                        sequence no rank has a whole row of weights, so there is nothing to capture
+    weights             a parameter of the module sharded along its rows (ColwiseParallel): its heads are sharded alike,
+                        although queries and keys are plain tensors
+    plain tensors       fewer heads than the module says it has, while its weights make no more, or each over more positions
+                        than the module was given (Ulysses): which ones they are is not known
+"""
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from typing import Any, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 
 from . import wire
+from .calls import Queries, Seen, Share, heads_of, queries_of
+from .judge import head_count
 
 log = logging.getLogger("attnd")
 
@@ -104,3 +115,73 @@ def _parent() -> str:
             return f"{parent}/{stat.read().rpartition(')')[2].split()[19]}"
     except (OSError, IndexError):
         return str(parent)
+
+
+# -------------------------------------------------------------------------------------- heads
+
+HEADS = 3  # the axis of q, k and v, from behind
+
+
+def share_of_heads(q: Any, k: Any, v: Any) -> Optional[Share]:
+    """The share that DTensors have; None when these are none, or no rank has whole rows of whole heads."""
+    placements = getattr(q, "placements", None)
+    if placements is None or any(getattr(one, "placements", None) != placements for one in (k, v)):
+        return None
+    share = Share()
+    for count, index, placement in _spread(q):
+        if placement.is_replicate():
+            continue
+        if not placement.is_shard():
+            return None
+        behind = q.dim() - placement.dim % q.dim()
+        if behind == HEADS:
+            if any(one.shape[-HEADS] % (share.of * count) for one in (q, k)):
+                return None
+            share = Share(share.number * count + index, share.of * count)
+        elif behind < HEADS:
+            return None
+    return share
+
+
+def share_of_weights(modules: Sequence[torch.nn.Module]) -> Share:
+    """The share that the weights of an attention make; `modules`: those that run, the innermost last."""
+    for weight in _weights_of(modules):
+        for count, index, placement in _spread(weight):
+            if placement.is_shard(0):
+                return Share(index, count)
+    return Share()
+
+
+def why_unknown(seen: Seen, modules: Sequence[torch.nn.Module], given: Any) -> Optional[str]:
+    """Why it is not known which heads these are, for people; None: they are all heads of the layer. `given`: the first
+    argument of the innermost module."""
+    heads, count = heads_of(seen), next(filter(None, map(head_count, reversed(modules[-2:]))), None)
+    if count is None or heads >= count or count % heads:
+        return None
+    told = f"computes {heads} of its {count} heads on each rank"
+    length = queries_of(seen)[1]
+    if isinstance(given, torch.Tensor) and given.dim() == 3 and length in (size * (count // heads) for size in given.shape[:2]):
+        return told
+    if isinstance(seen, Queries):
+        width = int(seen.q.shape[3])
+        rows = {int(weight.shape[0]) for weight in _weights_of(modules)}
+        if rows & {heads * width, 3 * heads * width} and not rows & {count * width, 3 * count * width}:
+            return told
+    return None
+
+
+def _weights_of(modules: Sequence[torch.nn.Module]) -> Iterator[torch.Tensor]:
+    """Matrices of the innermost module that has some. FSDP has shared out again what modules in it hold, which have run."""
+    module = next((one for one in reversed(modules) if any(weight.dim() == 2 for weight in one.parameters())), None)
+    for part in module.modules() if module is not None else ():
+        if part is module or not any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__):
+            yield from (weight for weight in part.parameters(recurse=False) if weight.dim() == 2)
+
+
+def _spread(tensor: Any) -> Iterator[Tuple[int, int, Any]]:
+    """(ranks, which of them this is, placement) for each axis of the mesh of a DTensor that has several ranks."""
+    mesh: Any = getattr(tensor, "device_mesh", None)
+    place = mesh.get_coordinate() if mesh is not None else None
+    for axis, placement in enumerate(tensor.placements if place is not None else ()):
+        if mesh.size(axis) > 1:
+            yield mesh.size(axis), place[axis], placement

@@ -45,7 +45,7 @@ from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, Judge, head_count
 from .paths import call_name, module_paths
-from .sharing import share_of_heads
+from .ranks import share_of_heads
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes
 
 log = logging.getLogger("attnd")
@@ -660,14 +660,15 @@ class _StandIns(_Shared):
         here = lookout_here()
         if here.heads is not None:
             inside = sys._getframe(1)
-            here.tell(lambda: _with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v")))
+            here.tell(lambda: _with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v"), _shares_mask(inside)))
         return weights
 
     def _fused(self, *args: Any, **kwargs: Any) -> Any:
         output = self.own["scaled_dot_product_attention"](*args, **kwargs)
         here = lookout_here()
         if here.heads is not None:
-            here.tell(lambda: _queries(args, kwargs, output))
+            inside = sys._getframe(1)
+            here.tell(lambda: _marked(_queries(args, kwargs, output), _shares_mask(inside)))
         return output
 
 
@@ -708,13 +709,15 @@ def _queries(args: Any, kwargs: Any, result: torch.Tensor) -> Optional[Queries]:
     q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
     if getattr(q, "is_nested", False):
         raise TypeError("nested tensors are not captured")
+    shared = mask is not None and mask.dim() > 1 and mask.shape[-2] > 1 and (mask.dim() < 4 or mask.shape[0] < q.shape[0])
     share = share_of_heads(q, k, v)
     if share is None and hasattr(q, "placements"):
         return Queries(q, k)  # whose placements say why it is not captured
     q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
     assert q is not None and k is not None
     output = Output(result, _in_four_axes, bool(given.get("dropout_p")))
-    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share)
+    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share,
+                   shared=shared)
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
@@ -738,8 +741,19 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
                    Output(result, lambda gradient: gradient.reshape(shape)))
 
 
-def _with_values(seen: Optional[Weights], v: Any) -> Optional[Weights]:
+def _shares_mask(inside: Any) -> bool:
+    """Whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding."""
+    mask = inside.f_locals.get("attn_mask")
+    return mask is not None and inside.f_locals.get("key_padding_mask") is None and (mask.dim() == 2 or mask.shape[0] == 1)
+
+
+def _marked(seen: Optional[Queries], shared: bool) -> Optional[Queries]:
+    return seen if seen is None else seen._replace(shared=shared)
+
+
+def _with_values(seen: Optional[Weights], v: Any, shared: bool) -> Optional[Weights]:
     """With the values [B * H, Tk, dv] that F.multi_head_attention_forward multiplies them with next."""
+    seen = seen if seen is None else seen._replace(shared=shared)
     if seen is None or not isinstance(v, torch.Tensor) or v.dim() != 3 or v.shape[0] != seen.weights.shape[0] * seen.weights.shape[1]:
         return seen
     return seen._replace(v=v.reshape(*seen.weights.shape[:2], *v.shape[1:]))

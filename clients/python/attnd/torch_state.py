@@ -61,8 +61,8 @@ def is_checkpointed() -> bool:
 
 
 def why_unreadable(tensor: torch.Tensor) -> Optional[str]:
-    """Why a tensor has no numbers of its own to copy, for people; None: it has. Those of a transform of torch.func are gone
-    when that ends, and those of another kind of tensor are its own affair."""
+    """Why a tensor has no numbers of its own to copy, for people; None: it has. The numbers within a transform of torch.func are
+    gone when that ends, and another kind of tensor may have none."""
     if _transform() is not None:
         return "runs within torch.vmap or another transform of torch.func"
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not hasattr(tensor, "placements"):

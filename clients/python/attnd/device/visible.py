@@ -31,9 +31,10 @@ class _Extent(NamedTuple):
 
 
 @torch.no_grad()
-def known(allowed: Allowed, queries: int, keys: int, first: int, stride: int, cross: bool, device: torch.device) -> Known:
+def known(allowed: Allowed, queries: int, keys: int, first: int, stride: int, cross: bool, device: torch.device,
+          shared: bool = False) -> Known:
     """The meaning of `allowed`. The rows are every so manyth query from the first on; unless `cross`, there is a key for
-    each query."""
+    each query. `shared`: by one mask for all samples."""
     position = first + torch.arange(queries, device=device) * stride
     parts = [_extent(allowed(some)) for some in _chunks(queries, keys)]
     extent = _Extent(*(torch.cat(column, 1) for column in zip(*parts)))
@@ -43,16 +44,17 @@ def known(allowed: Allowed, queries: int, keys: int, first: int, stride: int, cr
         empty = (torch.zeros_like(extent.seen), torch.full_like(extent.lowest, keys), torch.full_like(extent.highest, -1))
         extent = _Extent(*(torch.where(opened, none, some) for none, some in zip(empty, extent)))
     valid = extent.seen > 0
-    if not cross:
+    if not (cross or shared):
         present = torch.zeros(len(opened), keys, dtype=torch.bool, device=device)
         for some in _chunks(queries, keys):
             present = present | (allowed(some) & ~opened[:, some, None]).any(1)
-        valid = valid & present[:, position.clamp(max=keys - 1)]
+        of_keys = (~valid | (extent.seen == present.sum(1, keepdim=True))).all(1, keepdim=True)
+        valid = valid & (present[:, position.clamp(max=keys - 1)] | ~of_keys)
     end = torch.full((len(valid),), min(keys, first + queries * stride), device=device)
     is_simple = torch.zeros((), dtype=torch.bool, device=device)
     found = Known(valid, end, is_simple, torch.full_like(end, keys))
     for number, (low, high, exists) in enumerate(_bases(extent, position, keys)):
-        fits, inside, ends, length = _simple(extent, low, high, first, stride, keys, cross)
+        fits, inside, ends, length = _simple(extent, low, high, first, stride, keys, cross or shared)
         simple = Known(inside, ends, torch.full_like(is_simple, number > 0), length)
         found = Known(*(torch.where(fits & exists & ~is_simple, new, old) for new, old in zip(simple, found)))
         is_simple = is_simple | (fits & exists)
