@@ -181,7 +181,8 @@ def _weights_of(modules: Sequence[torch.nn.Module]) -> Iterator[torch.Tensor]:
 def _spread(tensor: Any) -> Iterator[Tuple[int, int, Any]]:
     """(ranks, which of them this is, placement) for each axis of the mesh of a DTensor that has several ranks."""
     mesh: Any = getattr(tensor, "device_mesh", None)
-    place = mesh.get_coordinate() if mesh is not None else None
-    for axis, placement in enumerate(tensor.placements if place is not None else ()):
-        if mesh.size(axis) > 1:
-            yield mesh.size(axis), place[axis], placement
+    place = None if mesh is None else mesh.get_coordinate()
+    if place is not None:
+        for axis, placement in enumerate(tensor.placements):
+            if mesh.size(axis) > 1:
+                yield mesh.size(axis), place[axis], placement
