@@ -189,7 +189,7 @@ def captured(stepwise, way, options, steps=1, **watched):
     expected = [outer(inputs(step), options) for step in range(steps)]
     before = graphs()
     with Session(stepwise) as session:
-        watch = session.watch(model, steps="manual", **watched)
+        watch = session.watch(model, steps="manual", evaluation=True, **watched)
         for step in range(steps):
             assert torch.equal(outer(inputs(step), options), expected[step])
             watch.step()
@@ -238,7 +238,7 @@ def test_a_compiled_kernel_attends_within_its_blocks(stepwise):
     model = made(torch.compile(flex_attention))
     output, before = model(x, options), graphs()
     with Session(stepwise) as session:
-        watch = session.watch(model, steps="manual")
+        watch = session.watch(model, steps="manual", evaluation=True)
         assert torch.equal(model(x, options), output) and graphs() == before
         watch.step()
     expected = {(0, layer): attended for layer, attended in reference(case, x).items()}
@@ -270,7 +270,7 @@ def test_a_model_that_only_names_it_is_captured(stepwise, is_compiled, caplog):
     model = seeded(Naming)()
     outer = torch.compile(model, backend="eager") if is_compiled else model
     with torch.no_grad(), Session(stepwise) as session:
-        watch = session.watch(model, steps="manual")
+        watch = session.watch(model, steps="manual", evaluation=True)
         for step in range(2):
             outer(inputs(step))
             watch.step()
@@ -292,7 +292,7 @@ def test_transformers_with_flex_attention_is_captured_like_with_sdpa(stepwise, m
     with torch.no_grad():
         loss = outer(**batch).loss
         with Session(stepwise) as session:
-            watch = session.watch(model, steps="manual")
+            watch = session.watch(model, steps="manual", evaluation=True)
             assert torch.equal(outer(**batch).loss, loss)
             watch.step()
     expected = {(0, layer): [attended] for layer, attended in of_model("llama", model.state_dict(), batch).items()}
@@ -340,7 +340,7 @@ def test_a_compiler_that_fails_is_said_once_and_the_model_goes_on(stepwise, monk
 def test_the_exceptions_of_the_model_are_its_own(stepwise, caplog):
     model = made(flex_attention)
     with torch.no_grad(), Session(stepwise) as session:
-        session.watch(model, steps="manual")
+        session.watch(model, steps="manual", evaluation=True)
         with pytest.raises(Exception, match="kv_len|BlockMask|block_mask"):
             model(inputs()[:, :5], {"block_mask": block_mask(causal)})
         assert torch._dynamo.eval_frame._stance.stance == "force_eager"
@@ -371,7 +371,7 @@ def test_a_bias_that_was_0_is_one_from_the_second_time_on(stepwise):
     options = {"score_mod": lambda score, b, h, i, j: score + bias * i * (j + 1)}
     model = made(flex_attention)
     with torch.no_grad(), Session(stepwise) as session:
-        watch = session.watch(model, steps="manual")
+        watch = session.watch(model, steps="manual", evaluation=True)
         for value in (0.0, 0.01, 0.01):
             bias.fill_(value)
             model(inputs(), options)
