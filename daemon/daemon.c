@@ -86,6 +86,7 @@ static void daemon_close_handles(struct daemon *daemon)
     close_handle(&daemon->sigterm);
     close_handle(&daemon->sigint);
     close_handle(&daemon->sighup);
+    close_handle(&daemon->turns);
     close_handle(&daemon->tick);
     close_handle(&daemon->saver);
     close_handle(&daemon->deadline);
@@ -109,7 +110,7 @@ static void daemon_finish(struct daemon *daemon)
 
 void daemon_finish_if_drained(struct daemon *daemon)
 {
-    if (!daemon->ingest_stopped || daemon->in_flight > 0 || daemon->finished) {
+    if (!daemon->ingest_stopped || daemon->in_flight > 0 || daemon->ready || daemon->finished) {
         return;
     }
     daemon->drained = true;
@@ -245,6 +246,9 @@ static int daemon_open_loop(struct daemon *daemon, char *reterr)
         return daemon_fail(reterr, "create the event loop", uv_strerror(rc));
     }
     daemon->loop_ready = true;
+    uv_idle_init(&daemon->loop, &daemon->turns);
+    daemon->turns.data = daemon;
+    daemon->ready_last = &daemon->ready;
     rc = inbox_init(&daemon->inbox, &daemon->loop, messages_on_note, daemon);
     if (rc != 0) {
         return daemon_fail(reterr, "create the event loop", uv_strerror(rc));

@@ -25,6 +25,7 @@ struct daemon {
     struct machine machine;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint, sighup;
+    uv_idle_t turns;     /* runs while runs are ready */
     uv_timer_t tick;     /* runs while a job is active */
     uv_timer_t saver;    /* runs while there may be something to save */
     uv_timer_t deadline; /* runs while stopping */
@@ -62,6 +63,7 @@ struct daemon {
         bool goes_on;
         bool last; /* nobody was training any more when it began */
     } round;
+    struct run *ready, **ready_last; /* have messages to take, in the order of their turns */
     uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
     uint64_t ticks;

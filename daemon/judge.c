@@ -146,7 +146,7 @@ static void judge_put_result(void *data, const struct run *run, const char *topi
 static bool judge_is_busy(struct judge *judge)
 {
     struct stats *stats = &judge->daemon->stats;
-    return inbox_depth(&judge->daemon->inbox) > 0 ||
+    return inbox_depth(&judge->daemon->inbox) > 0 || judge->daemon->ready ||
            stats_get(stats, COUNT_RECEIVED) > stats_get(stats, COUNT_PROCESSED) +
                                                   stats_dropped_total(stats) +
                                                   registry_waiting(judge->daemon->registry);

@@ -2,9 +2,13 @@
 /* A message's life on the loop thread: NOTE_ARRIVED (the registry finds its run, which says whether
  * to compute it) -> work_new -> pool; when its job's queue there is full it waits in the job's
  * work_queue, bounded by the byte budget, and goes on when messages of the job finish. NOTE_DONE ->
- * work_finish -> the run takes it in its turn, and its results come back to messages_put_result ->
- * it is counted and freed, and its bytes are released to ingest. Parts of matrices are taken first,
- * and computed with the last of them. */
+ * work_finish -> the run is ready, and takes it in its turn, and its results come back to
+ * messages_put_result -> it is counted and freed, and its bytes are released to ingest. Parts of
+ * matrices are taken first, and computed with the last of them. States are read by workers.
+ *
+ * Taking a message may merge a thousand heads and close windows. Runs that are ready take turns of
+ * TURN_NS, or of one message if that is longer, so that a job with much to take is late itself, and
+ * others are not. After ROUND_NS the loop has a look at everything else. */
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/internal.h"
@@ -12,7 +16,12 @@
 #include "daemon/run/hold.h"
 #include "daemon/run/queue.h"
 
+#include "daemon/state/state_message.h"
+
 #include <stdlib.h>
+
+#define TURN_NS  UINT64_C(1000000)
+#define ROUND_NS UINT64_C(10000000)
 
 uint64_t messages_now_ns(struct daemon *daemon)
 {
@@ -71,6 +80,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
         stats_add(stats, COUNT_EVENTS, is_event);
     }
     work_free(&message->work);
+    layer_state_free(&message->given);
     message_free(&message);
     ingest_release(daemon->ingest, share, cost, reserved);
     if (peer) {
@@ -79,13 +89,32 @@ static void messages_account(struct daemon *daemon, struct message *message)
     }
 }
 
+/* On a worker: what a state brings, and its maps. */
+static int messages_read_state(struct message *message)
+{
+    uint64_t told = message->run->config->window_buckets;
+    int code = state_message_read(message, &message->given);
+    if (!code && message->given->buckets > (told < HIST_LIMIT_MIN ? HIST_LIMIT_MIN : told)) {
+        code = ERR_STATE; /* finer histograms than the plan told: they would have to be halved */
+    }
+    if (!code) {
+        code = state_message_maps(message, message->given);
+    }
+    if (code) {
+        layer_state_free(&message->given);
+    }
+    return code;
+}
+
 /* Has it computed, once its job's queue in the pool has room. Whether that goes on now; else it is
  * finished with a code. */
 static bool messages_compute(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    message->code = work_new(message, &run->job_config, &daemon->machine,
-                             queue_spectrum_turn(run, message), run->work, &daemon->inbox);
+    message->code = message->header.type == MESSAGE_STATE
+                        ? work_new_reading(message, messages_read_state, run->work, &daemon->inbox)
+                        : work_new(message, &run->job_config, &daemon->machine,
+                                   queue_spectrum_turn(run, message), run->work, &daemon->inbox);
     if (message->code) {
         queue_finish(run, message);
         return false;
@@ -103,11 +132,14 @@ static void messages_account_lost(void *data, struct run *run)
     }
 }
 
-/* Takes messages in their turn, as far as they are finished. */
-static void messages_take(struct daemon *daemon, struct run *run)
+/* Takes messages in their turn, as far as they are finished, until a time. Returns whether there
+ * may be more. */
+static bool messages_take(struct daemon *daemon, struct run *run, uint64_t until_ns)
 {
     struct message *message;
-    while ((message = queue_take(run))) {
+    bool more = true;
+    while (more && (message = queue_take(run))) {
+        more = clock_monotonic_ns() < until_ns;
         bool whole = message->detached; /* the last part of matrices */
         if (message->waits || (whole && messages_compute(daemon, message))) {
             continue;
@@ -118,14 +150,40 @@ static void messages_take(struct daemon *daemon, struct run *run)
         messages_account(daemon, message);
     }
     messages_account_lost(daemon, run);
+    return !more;
 }
 
-/* Takes what has its turn now that this message is finished. */
+static void messages_on_turn(uv_idle_t *turns);
+
+/* It takes messages in the run's next turn. */
+static void messages_make_ready(struct daemon *daemon, struct run *run)
+{
+    if (run->ready) {
+        return;
+    }
+    run->ready = true;
+    run->ready_next = NULL;
+    *daemon->ready_last = run;
+    daemon->ready_last = &run->ready_next;
+    uv_idle_start(&daemon->turns, messages_on_turn);
+}
+
+static struct run *messages_next_ready(struct daemon *daemon)
+{
+    struct run *run = daemon->ready;
+    daemon->ready = run->ready_next;
+    if (!daemon->ready) {
+        daemon->ready_last = &daemon->ready;
+    }
+    run->ready = false;
+    return run;
+}
+
+/* The run takes what has its turn, now that this message is finished. */
 static void messages_settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    bool uncomputed =
-        !message->code && (message->header.in_parts || message->header.type == MESSAGE_STATE);
+    bool uncomputed = !message->code && message->header.in_parts;
     if (message->detached) {
         queue_join(run, message, messages_now_ns(daemon));
         messages_account(daemon, message);
@@ -135,7 +193,7 @@ static void messages_settle(struct daemon *daemon, struct message *message)
         message->cost -= bytes;
         ingest_release(daemon->ingest, message->share, bytes, message->reserved);
     }
-    messages_take(daemon, run);
+    messages_make_ready(daemon, run);
 }
 
 /* Goes on with messages that had to wait for messages that have been taken now, or for long enough.
@@ -151,6 +209,24 @@ static void messages_release(void *data, struct run *run)
             messages_settle(daemon, message);
         }
     }
+}
+
+static void messages_on_turn(uv_idle_t *turns)
+{
+    struct daemon *daemon = turns->data;
+    uint64_t now_ns = clock_monotonic_ns(), end_ns = now_ns + ROUND_NS;
+    for (; daemon->ready && now_ns < end_ns; now_ns = clock_monotonic_ns()) {
+        struct run *run = messages_next_ready(daemon);
+        if (messages_take(daemon, run, now_ns + TURN_NS)) {
+            messages_make_ready(daemon, run);
+        }
+        messages_release(daemon, run);
+    }
+    if (!daemon->ready) {
+        uv_idle_stop(turns);
+    }
+    control_settle(daemon->control);
+    daemon_finish_if_drained(daemon);
 }
 
 static void messages_on_arrived(struct daemon *daemon, struct message *message)
@@ -198,7 +274,7 @@ static void messages_on_done(struct daemon *daemon, struct message *message)
     int code = work_finish(message->work, &message->measured);
     message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
     queue_finish(message->run, message);
-    if (!code) {
+    if (!code && message->measured) {
         stats_add(stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
     }
@@ -226,6 +302,7 @@ static void messages_discard(struct note *note)
         merged_free(&merged);
     } else if (note->kind != NOTE_STOPPED) {
         work_free(&message->work);
+        layer_state_free(&message->given);
         message_free(&message);
     }
 }
@@ -262,14 +339,18 @@ static void messages_take_finished_of(void *data, struct run *run)
 {
     struct message *message;
     while ((message = hold_take_any(run))) {
-        bool given = message->header.type == MESSAGE_EVENT || message->header.type == MESSAGE_STATE;
+        bool is_state = message->header.type == MESSAGE_STATE;
         tap_message(((struct daemon *)data)->tap, message);
-        if (given) {
-            queue_put(run, message, messages_now_ns(data));
+        if (is_state || message->header.type == MESSAGE_EVENT) {
+            if (queue_put(run, message, messages_now_ns(data))) {
+                message->code = messages_read_state(message);
+                queue_finish(run, message);
+            }
         } else {
             message_free(&message); /* nobody computes it any more: it will be sent again */
         }
     }
+    run->ready = false;
     queue_skip_unfinished(run);
     while ((message = queue_take(run))) {
         if (message->waits) {
@@ -293,6 +374,7 @@ void messages_give_up(struct daemon *daemon)
 
 void messages_take_finished(struct daemon *daemon)
 {
+    daemon->ready = NULL;
     registry_each(daemon->registry, messages_take_finished_of, daemon);
 }
 

@@ -23,6 +23,7 @@
 #define MESSAGE_FRAMES_MAX (2 + TENSORS_MAX)
 
 struct ingest_share;
+struct layer_state;
 struct measured;
 struct run;
 struct work;
@@ -63,6 +64,7 @@ struct message {
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
     const struct measured *measured; /* its numbers, the work's */
+    struct layer_state *given;       /* of a state: what it brings, as the work read it; owned */
     int code;                        /* why it has none, or is refused */
     uint64_t begun_ns, computed_ns;  /* monotonic; set by workers, 0 = was not computed */
     bool finished;                   /* no work is left to do: it can be taken in its turn */

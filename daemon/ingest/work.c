@@ -37,11 +37,12 @@ struct work_job {
 struct work {
     struct message *message;
     struct inbox *done;
+    work_reader *read; /* NULL: it is measured */
     struct measure *measure;
     struct work_job *jobs;
     uint32_t job_count;
     _Atomic uint32_t remaining;
-    int code; /* of measure_finish: written by the last job, read by the loop */
+    int code; /* of `read` or measure_finish: written by the last job, read by the loop */
 };
 
 static bool others_wait(void *data)
@@ -182,6 +183,23 @@ static int new_measure(struct message *message, const struct measure_plan *plan,
     return measure_new(&attention, plan, ret_measure);
 }
 
+static void work_end(struct work *work)
+{
+    struct message *message = work->message;
+    message->computed_ns = clock_monotonic_ns();
+    message->note.kind = NOTE_DONE;
+    inbox_post(work->done, &message->note);
+}
+
+static void work_read(struct pool_job *pool_job, struct scratch *scratch)
+{
+    struct work *work = ((struct work_job *)pool_job)->work;
+    (void)scratch;
+    work->message->begun_ns = clock_monotonic_ns();
+    work->code = work->read(work->message);
+    work_end(work);
+}
+
 static void work_run(struct pool_job *pool_job, struct scratch *scratch)
 {
     struct work_job *job = (struct work_job *)pool_job;
@@ -201,9 +219,7 @@ static void work_run(struct pool_job *pool_job, struct scratch *scratch)
         if (message->head_maps && message->small_maps_size) {
             message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
         }
-        message->computed_ns = clock_monotonic_ns();
-        message->note.kind = NOTE_DONE;
-        inbox_post(work->done, &message->note);
+        work_end(work);
     }
 }
 
@@ -240,15 +256,49 @@ void work_queue_clear(struct work_queue *queue)
     pool_tenant_free(&queue->tenant);
 }
 
+static struct work *work_begin(struct message *message, struct inbox *done)
+{
+    struct work *work = calloc(1, sizeof *work);
+    if (work) {
+        work->message = message;
+        work->done = done;
+    }
+    return work;
+}
+
+static void work_put(struct work *work, struct work_queue *queue)
+{
+    struct message *message = work->message;
+    message->work = work;
+    message->next = NULL;
+    *queue->last = message;
+    queue->last = &message->next;
+}
+
+int work_new_reading(struct message *message, work_reader *read, struct work_queue *queue,
+                     struct inbox *done)
+{
+    struct work *work = work_begin(message, done);
+    struct work_job *job = work ? calloc(1, sizeof *job) : NULL;
+    if (!job) {
+        free(work);
+        return ERR_MEMORY;
+    }
+    *job = (struct work_job){.job = {.run = work_read}, .work = work};
+    work->read = read;
+    work->jobs = job;
+    work->job_count = 1;
+    work_put(work, queue);
+    return 0;
+}
+
 int work_new(struct message *message, const struct config *config, const struct machine *machine,
              uint32_t spectrum_first, struct work_queue *queue, struct inbox *done)
 {
-    struct work *work = calloc(1, sizeof *work);
+    struct work *work = work_begin(message, done);
     if (!work) {
         return ERR_MEMORY;
     }
-    work->message = message;
-    work->done = done;
     struct measure_plan plan = work_plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
     plan.pooled_map = message->wants_map;
@@ -265,10 +315,7 @@ int work_new(struct message *message, const struct config *config, const struct 
         work_free(&work);
         return code;
     }
-    message->work = work;
-    message->next = NULL;
-    *queue->last = message;
-    queue->last = &message->next;
+    work_put(work, queue);
     return 0;
 }
 
@@ -295,7 +342,7 @@ int work_finish(struct work *work, const struct measured **ret_measured)
     if (work->code) {
         return work->code;
     }
-    *ret_measured = measure_result(work->measure);
+    *ret_measured = work->measure ? measure_result(work->measure) : NULL;
     return 0;
 }
 

@@ -51,6 +51,10 @@ int work_price(struct message *message, const struct config *config, const struc
  * queue. Sets message->work. `config` is not used after the call. Returns 0 or ERR_MEMORY. */
 int work_new(struct message *message, const struct config *config, const struct machine *machine,
              uint32_t spectrum_first, struct work_queue *queue, struct inbox *done);
+/* The same of a message that is read and not measured: `read` runs on a worker. */
+typedef int work_reader(struct message *message);
+int work_new_reading(struct message *message, work_reader *read, struct work_queue *queue,
+                     struct inbox *done);
 /* Submits the jobs of the queue's messages as far as the pool has room for them. Loop thread. */
 void work_submit(struct work_queue *queue, struct pool *pool);
 /* After NOTE_DONE: the numbers, borrowed until work_free. Returns 0 or ERR_MEMORY. */

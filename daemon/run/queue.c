@@ -128,9 +128,8 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
     if (tensors && !message->code) {
         message->code = queue_foresee(run, message);
     }
-    /* Parts of matrices are computed when all of them have been taken; states are computed. */
-    message->finished = !tensors || message->code != 0 || message->header.in_parts ||
-                        message->header.type == MESSAGE_STATE;
+    /* Parts of matrices are computed when all of them have been taken. */
+    message->finished = !tensors || message->code != 0 || message->header.in_parts;
     bool shows = tensors && message->header.type != MESSAGE_WEIGHTS && !message->code &&
                  header_map_heads(&message->header) > 0;
     message->wants_map = shows && queue_wants_map(run, message);
@@ -389,15 +388,8 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
 
 static int queue_take_tensors(struct run *run, struct stream *stream, struct message *message)
 {
-    struct layer_state *given = NULL;
-    if (message->header.type == MESSAGE_STATE && !message->code) {
-        message->code = state_message_read(message, &given);
-    }
-    if (given && !message->code) {
-        message->code = state_message_maps(message, given);
-    }
-    int code = queue_take_numbers(run, stream, message, given);
-    layer_state_free(&given);
+    int code = queue_take_numbers(run, stream, message, message->given);
+    layer_state_free(&message->given);
     return code;
 }
 

@@ -81,12 +81,14 @@ struct run {
     bool in_round, round_goes_on;
     struct stream *round_next; /* where the next step begins */
     struct run *next;          /* the job's list */
+    struct run *ready_next;    /* of those that wait for their turn to take messages */
+    bool ready;                /* it does: messages.c */
 };
 
 /* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */
 struct run *run_new(const char *job, const uint8_t *id, const struct config *config,
                     const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns);
-/* Whether it waits for messages to be computed. */
+/* Whether it waits for messages to be computed, or for its turn. */
 bool run_busy(const struct run *run);
 /* It may not be busy. */
 void run_free(struct run **run);

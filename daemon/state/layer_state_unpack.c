@@ -180,7 +180,7 @@ static int get_row_sum_error(struct layer_state *state, const msgpack_object *ma
         return code;
     }
     bool sound = value && mpk_get_f64(value, error) == 0 &&
-                 (isnan(*error) || fabs(*error) <= STAT_VALUE_MOST);
+                 (value->type == MSGPACK_OBJECT_NIL || fabs(*error) <= STAT_VALUE_MOST);
     return sound ? 0 : ERR_STORE_FORMAT;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* state_message: the state that a message of type `state` brings. Loop thread only. */
+/* state_message: the state that a message of type `state` brings. Any thread, one at a time. */
 #ifndef DAEMON_STATE_STATE_MESSAGE_H
 #define DAEMON_STATE_STATE_MESSAGE_H
 

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""bench hogs: how long a small job's values take while another job of the same attnd sends all it can.
+
+    ATTND_BIN=build/daemon/attnd /usr/bin/python3 tests/bench/hogs.py [seconds=15] [HOG...]
+
+The small job sends [1,4,16,16] twenty times a second; measured is the time from before sending to its `live` value at a
+subscriber. Each hog is a process of its own that sends one kind of message over and over as fast as attnd takes it. Prints
+a JSON line for each hog: median, ninth decile and longest in ms, and how many values came of those sent.
+"""
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import msgpack
+import numpy as np
+import zmq
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "clients/python")]
+import harness  # noqa: E402
+from attnd.layer_state import LayerState, ROW_METRICS  # noqa: E402
+
+STEP_WINDOWS = ("window.unit=step", "window.length=1")
+# How long after the hog has begun; values that take longer than the end's patience count as that.
+BEGIN_S, END_S = 2.0, 10.0
+
+
+class Elsewhere:
+    """What harness.Trainer needs of an attnd that another process has started."""
+
+    def __init__(self, endpoint):
+        self.context, self._endpoint = zmq.Context.instance(), endpoint
+
+    def endpoint(self, _):
+        return self._endpoint
+
+
+def state(rng, heads, buckets=48, rows=64):
+    made = LayerState(heads, buckets)
+    made.add({name: rng.lognormal(size=(1, heads, rows)) for name in ROW_METRICS}, keys=256, step=0, causal=True)
+    return msgpack.unpackb(made.pack(), strict_map_key=False)
+
+
+def state_frames(trainer, document, step):
+    document["newest"][1] = step
+    packed = np.frombuffer(msgpack.packb(document), dtype=np.uint8)
+    heads = len(document["heads"])
+    return trainer.tensor_frames("state", {"state": packed}, step=step, heads=heads, first_epoch=0, first_step=step)
+
+
+def attention(rng, heads, length):
+    weights = rng.random((1, heads, length, length), dtype=np.float32)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def hog(kind, endpoint):
+    """Sends for ever."""
+    rng, trainer = np.random.default_rng(1), harness.Trainer(Elsewhere(endpoint), "hog")
+    if kind.startswith("states"):
+        document = state(rng, int(kind[6:]))
+        send = lambda step: trainer.send(*state_frames(trainer, document, step))  # noqa: E731
+    elif kind in ("maps", "tiny"):
+        weights = attention(rng, *((16, 1024) if kind == "maps" else (1, 2)))
+        send = lambda step: trainer.attention(weights, step=step)  # noqa: E731
+    elif kind == "qk":
+        q, k = (rng.standard_normal((1, 16, 1024, 64)).astype(np.float32) for _ in range(2))
+        send = lambda step: trainer.qk(q, k, step=step, scale=0.125, causal=True)  # noqa: E731
+    else:
+        send = lambda step: trainer.event("log", step=step, values={"loss": 1.0})  # noqa: E731
+    for step in range(1 << 60):
+        send(step)
+
+
+HOGS = {"none": (), "maps": (), "qk": (), "states1024": (), "states32": (), "tiny": STEP_WINDOWS, "log": STEP_WINDOWS}
+
+
+def measure(kind, settings, seconds):
+    rng = np.random.default_rng(2)
+    weights = attention(rng, 4, 16)
+    with tempfile.TemporaryDirectory(prefix="attnd-bench-") as directory:
+        daemon = harness.Attnd(*settings, directory=directory)
+        reader, trainer = harness.Reader(daemon, "live/small/"), harness.Trainer(daemon, "small")
+        process = None
+        if kind != "none":
+            process = subprocess.Popen([sys.executable, __file__, "--hog", kind, daemon.endpoint("ingest")],
+                                       stderr=subprocess.DEVNULL)
+        sent, latency = {}, {}
+
+        def read(until):
+            while (left := until - time.monotonic()) > 0:
+                if reader.socket.poll(int(1000 * left) + 1):
+                    result = msgpack.unpackb(reader.socket.recv_multipart()[1], strict_map_key=False)
+                    if not result["snapshot"] and result.get("step") in sent:
+                        latency.setdefault(result["step"], time.monotonic() - sent[result["step"]])
+
+        read(time.monotonic() + BEGIN_S)
+        begin = time.monotonic()
+        for step in range(int(20 * seconds)):
+            sent[step] = time.monotonic()
+            trainer.attention(weights, step=step)
+            read(begin + (step + 1) / 20)
+        read(time.monotonic() + END_S / 4)
+        hogged = daemon.call("stats", timeout=END_S)["received"] if process is None or process.poll() is None else None
+        if process:
+            process.kill()
+            process.wait()
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon.context.destroy(linger=0)
+    ms = sorted(1e3 * one for one in latency.values()) or [float("nan")]
+    print(json.dumps({"bench": "hogs", "hog": kind, "median_ms": round(statistics.median(ms), 1),
+                      "p90_ms": round(ms[int(0.9 * (len(ms) - 1))], 1), "longest_ms": round(ms[-1], 1),
+                      "came": len(latency), "sent": len(sent), "received": hogged}), flush=True)
+
+
+def main():
+    if sys.argv[1:2] == ["--hog"]:
+        hog(*sys.argv[2:])
+    seconds, kinds = 15.0, []
+    for argument in sys.argv[1:]:
+        if argument.startswith("seconds="):
+            seconds = float(argument[8:])
+        else:
+            kinds.append(argument)
+    for kind in kinds or HOGS:
+        measure(kind, HOGS[kind], seconds)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
