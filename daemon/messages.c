@@ -15,7 +15,6 @@
 #include "daemon/run/assembly.h"
 #include "daemon/run/hold.h"
 #include "daemon/run/queue.h"
-
 #include "daemon/state/state_message.h"
 
 #include <stdlib.h>
@@ -137,9 +136,8 @@ static void messages_account_lost(void *data, struct run *run)
 static bool messages_take(struct daemon *daemon, struct run *run, uint64_t until_ns)
 {
     struct message *message;
-    bool more = true;
-    while (more && (message = queue_take(run))) {
-        more = clock_monotonic_ns() < until_ns;
+    bool in_time = true;
+    for (; in_time && (message = queue_take(run)); in_time = clock_monotonic_ns() < until_ns) {
         bool whole = message->detached; /* the last part of matrices */
         if (message->waits || (whole && messages_compute(daemon, message))) {
             continue;
@@ -150,7 +148,7 @@ static bool messages_take(struct daemon *daemon, struct run *run, uint64_t until
         messages_account(daemon, message);
     }
     messages_account_lost(daemon, run);
-    return !more;
+    return !in_time;
 }
 
 static void messages_on_turn(uv_idle_t *turns);

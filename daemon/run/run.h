@@ -81,8 +81,8 @@ struct run {
     bool in_round, round_goes_on;
     struct stream *round_next; /* where the next step begins */
     struct run *next;          /* the job's list */
-    struct run *ready_next;    /* of those that wait for their turn to take messages */
-    bool ready;                /* it does: messages.c */
+    bool ready;                /* it waits for its turn to take messages (messages.c), */
+    struct run *ready_next;    /* and this one comes after it */
 };
 
 /* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */

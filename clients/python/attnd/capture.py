@@ -11,11 +11,12 @@ plan wants (calls.py); the sender thread does the rest.
 
 A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
 itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in training counts as one
-from then on, which is said once; so it is in torch 1.13, and without gradients (`evaluation=True`), until `w.step()` is called. An
-optimizer's step() that is compiled, or is part of a training step that is compiled as a whole, is not noticed (nor are
-the forwards in the latter): those trainings call `w.step()`.
+from then on, which is said once; so it is in torch 1.13, and without gradients (`evaluation=True`), until `w.step()` is
+called. An optimizer's step() that is compiled, or is part of a training step that is compiled as a whole, is not noticed
+(nor are the forwards in the latter): those trainings call `w.step()`.
 
-A forward counts when gradients are on; others (validation, generation, rollouts) only with `evaluation=True`. Code here must not hurt the training: our own errors are logged once and swallowed.
+A forward counts when gradients are on; others (validation, generation, rollouts) only with `evaluation=True`. Code here
+must not hurt the training: our own errors are logged once and swallowed.
 
 Captured steps of compiled models run eagerly, so they differ from the others by rounding; without torch.compile a
 captured step computes the same bits.

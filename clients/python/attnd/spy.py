@@ -660,7 +660,7 @@ class _StandIns(_Shared):
         here = lookout_here()
         if here.heads is not None:
             inside = sys._getframe(1)
-            here.tell(lambda: _with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v"), _shares_mask(inside)))
+            here.tell(lambda: _marked(_with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v")), inside))
         return weights
 
     def _fused(self, *args: Any, **kwargs: Any) -> Any:
@@ -668,7 +668,7 @@ class _StandIns(_Shared):
         here = lookout_here()
         if here.heads is not None:
             inside = sys._getframe(1)
-            here.tell(lambda: _marked(_queries(args, kwargs, output), _shares_mask(inside)))
+            here.tell(lambda: _marked(_queries(args, kwargs, output), inside))
         return output
 
 
@@ -741,19 +741,15 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
                    Output(result, lambda gradient: gradient.reshape(shape)))
 
 
-def _shares_mask(inside: Any) -> bool:
-    """Whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding."""
-    mask = inside.f_locals.get("attn_mask")
-    return mask is not None and inside.f_locals.get("key_padding_mask") is None and (mask.dim() == 2 or mask.shape[0] == 1)
+def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:
+    """With whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding."""
+    mask, padding = inside.f_locals.get("attn_mask"), inside.f_locals.get("key_padding_mask")
+    shared = mask is not None and padding is None and (mask.dim() == 2 or mask.shape[0] == 1)
+    return None if seen is None else seen._replace(shared=shared)
 
 
-def _marked(seen: Optional[Queries], shared: bool) -> Optional[Queries]:
-    return seen if seen is None else seen._replace(shared=shared)
-
-
-def _with_values(seen: Optional[Weights], v: Any, shared: bool) -> Optional[Weights]:
+def _with_values(seen: Optional[Weights], v: Any) -> Optional[Weights]:
     """With the values [B * H, Tk, dv] that F.multi_head_attention_forward multiplies them with next."""
-    seen = seen if seen is None else seen._replace(shared=shared)
     if seen is None or not isinstance(v, torch.Tensor) or v.dim() != 3 or v.shape[0] != seen.weights.shape[0] * seen.weights.shape[1]:
         return seen
     return seen._replace(v=v.reshape(*seen.weights.shape[:2], *v.shape[1:]))
