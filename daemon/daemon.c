@@ -110,7 +110,8 @@ static void daemon_finish(struct daemon *daemon)
 
 void daemon_finish_if_drained(struct daemon *daemon)
 {
-    if (!daemon->ingest_stopped || daemon->in_flight > 0 || daemon->ready || daemon->finished) {
+    if (!daemon->ingest_stopped || inbox_depth(&daemon->inbox) > 0 || daemon->in_flight > 0 ||
+        daemon->ready || daemon->finished) {
         return;
     }
     daemon->drained = true;
@@ -414,8 +415,7 @@ static int open_history(struct daemon *daemon, char *reterr)
     }
     if (daemon->config.history_enabled) {
         daemon->sink.store = daemon->store;
-        daemon->arrival_ns = clock_monotonic_ns(); /* no message has come before its run is back */
-        if (registry_restore(daemon->registry, daemon->arrival_ns) != 0) {
+        if (registry_restore(daemon->registry, clock_monotonic_ns()) != 0) {
             return daemon_fail(reterr, "bring back the runs that go on", err_text(ERR_MEMORY));
         }
     }
@@ -547,7 +547,7 @@ static int daemon_open(const struct config *config, const struct config_reader *
     }
     daemon->config = *config;
     daemon->reload = (struct reload){.reader = reader, .given = *config, .plans = *config};
-    daemon->started_ns = daemon->arrival_ns = clock_monotonic_ns();
+    daemon->started_ns = clock_monotonic_ns();
     atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     daemon_raise_descriptor_limit();
     for (; *opener; opener++) {

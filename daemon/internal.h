@@ -64,7 +64,6 @@ struct daemon {
         bool last; /* nobody was training any more when it began */
     } round;
     struct run *ready, **ready_last; /* have messages to take, in the order of their turns */
-    uint64_t arrival_ns; /* when the newest note of ingest that was read had been received */
     uint32_t in_flight;  /* messages with work, waiting or in the pool */
     uint64_t ticks;
     uint64_t started_ns;

@@ -24,7 +24,7 @@
 
 uint64_t messages_now_ns(struct daemon *daemon)
 {
-    return inbox_depth(&daemon->inbox) > 0 ? daemon->arrival_ns : clock_monotonic_ns();
+    return inbox_depth(&daemon->inbox) > 0 ? daemon->inbox.oldest_ns : clock_monotonic_ns();
 }
 
 /* Nothing is kept of it, or its run could not be had, or the other parts of its matrices: its
@@ -232,7 +232,6 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     bool compute, whole = !message->code; /* else its tensors are gone */
     stats_received(&daemon->stats, message->bytes);
     rounds_start(daemon);
-    daemon->arrival_ns = message->received_ns;
     int behind = lane_is_behind(message->promise), code = behind;
     if (!behind) {
         code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
@@ -283,7 +282,6 @@ static void messages_on_done(struct daemon *daemon, struct message *message)
 
 static void messages_on_refused(struct daemon *daemon, struct refusal *refusal)
 {
-    daemon->arrival_ns = refusal->received_ns;
     registry_refused(daemon->registry, refusal->job, refusal->code);
     free(refusal);
     ingest_release(daemon->ingest, NULL, sizeof *refusal, true);

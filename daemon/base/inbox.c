@@ -1,53 +1,92 @@
 /* SPDX-License-Identifier: MIT */
-/* The reader takes the whole list under the lock and works it off unlocked, so that a poster waits
- * for a pointer swap at most. uv_async_send coalesces: one wake-up may stand for many notes. */
+/* The loop takes one note at a time under the lock, which costs little beside reading it: a poster
+ * waits for a few pointers at most. uv_async_send coalesces: one wake-up may stand for many notes.
+ */
 #include "daemon/base/inbox.h"
+
+#include "daemon/base/clock.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
 
-/* Notes read per turn of the loop: enough to keep up, few enough that control, timers and signals
- * get theirs. */
-#define NOTES_PER_TURN 256
+#define TURN_NS UINT64_C(1000000)
+/* Control, timers and signals wait for no longer than this and a note. */
+#define ROUND_NS UINT64_C(10000000)
 
-static void inbox_take_all(struct inbox *inbox)
+static void inbox_append(struct inbox *inbox, struct inbox_line *line)
 {
-    pthread_mutex_lock(&inbox->lock);
-    inbox->reading = inbox->first;
-    inbox->first = NULL;
-    inbox->last = &inbox->first;
-    pthread_mutex_unlock(&inbox->lock);
+    line->next = NULL;
+    *inbox->last_line = line;
+    inbox->last_line = &line->next;
 }
 
-/* Reads up to `count` notes. Returns whether there may be more. */
-static bool inbox_read_some(struct inbox *inbox, int count)
+static struct inbox_line *inbox_remove_first(struct inbox *inbox, uint64_t now_ns)
 {
-    for (; count > 0; count--) {
-        if (!inbox->reading) {
-            inbox_take_all(inbox);
-        }
-        struct note *note = inbox->reading;
-        if (!note) {
-            return false;
-        }
-        inbox->reading = note->next;
-        atomic_fetch_sub_explicit(&inbox->depth, 1, memory_order_relaxed);
-        inbox->read(inbox->data, note);
+    struct inbox_line *line = inbox->lines;
+    inbox->lines = line->next;
+    inbox->turn_ends_ns = now_ns + TURN_NS;
+    if (!inbox->lines) {
+        inbox->last_line = &inbox->lines;
     }
-    return true;
+    return line;
+}
+
+/* The next note, or NULL. Its line may be gone when it has been read. */
+static struct note *inbox_take(struct inbox *inbox, uint64_t now_ns)
+{
+    struct note *note = NULL;
+    pthread_mutex_lock(&inbox->lock);
+    if (inbox->lines && now_ns >= inbox->turn_ends_ns) {
+        inbox_append(inbox, inbox_remove_first(inbox, now_ns));
+    }
+    if (inbox->lines) {
+        note = inbox->lines->first;
+        inbox->lines->first = note->next;
+        if (!note->next) {
+            inbox_remove_first(inbox, now_ns);
+        }
+    }
+    pthread_mutex_unlock(&inbox->lock);
+    return note;
+}
+
+static void inbox_read(struct inbox *inbox, struct note *note)
+{
+    atomic_fetch_sub_explicit(&inbox->depth, 1, memory_order_relaxed);
+    inbox->read(inbox->data, note);
+}
+
+static void inbox_find_oldest(struct inbox *inbox, uint64_t now_ns)
+{
+    inbox->oldest_ns = now_ns;
+    pthread_mutex_lock(&inbox->lock);
+    for (const struct inbox_line *line = inbox->lines; line; line = line->next) {
+        if (line->first->posted_ns < inbox->oldest_ns) {
+            inbox->oldest_ns = line->first->posted_ns;
+        }
+    }
+    pthread_mutex_unlock(&inbox->lock);
 }
 
 static void inbox_on_wake(uv_async_t *wake)
 {
-    if (inbox_read_some(wake->data, NOTES_PER_TURN)) {
-        uv_async_send(wake);
+    struct inbox *inbox = wake->data;
+    uint64_t now_ns = clock_monotonic_ns(), end_ns = now_ns + ROUND_NS;
+    inbox_find_oldest(inbox, now_ns);
+    for (; now_ns < end_ns; now_ns = clock_monotonic_ns()) {
+        struct note *note = inbox_take(inbox, now_ns);
+        if (!note) {
+            return;
+        }
+        inbox_read(inbox, note);
     }
+    uv_async_send(wake);
 }
 
 int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *data)
 {
-    *inbox = (struct inbox){.read = read, .data = data};
-    inbox->last = &inbox->first;
+    *inbox = (struct inbox){.read = read, .data = data, .oldest_ns = clock_monotonic_ns()};
+    inbox->last_line = &inbox->lines;
     int rc = uv_async_init(loop, &inbox->wake, inbox_on_wake);
     if (rc != 0) {
         return rc;
@@ -57,13 +96,20 @@ int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *da
     return 0;
 }
 
-void inbox_post(struct inbox *inbox, struct note *note)
+void inbox_post(struct inbox *inbox, struct inbox_line *line, struct note *note)
 {
+    line = line ? line : &inbox->own;
     note->next = NULL;
+    note->posted_ns = clock_monotonic_ns();
     atomic_fetch_add_explicit(&inbox->depth, 1, memory_order_relaxed);
     pthread_mutex_lock(&inbox->lock);
-    *inbox->last = note;
-    inbox->last = &note->next;
+    if (line->first) {
+        *line->last = note;
+    } else {
+        line->first = note;
+        inbox_append(inbox, line);
+    }
+    line->last = &note->next;
     pthread_mutex_unlock(&inbox->lock);
     uv_async_send(&inbox->wake);
 }
@@ -75,7 +121,9 @@ uint32_t inbox_depth(struct inbox *inbox)
 
 void inbox_close(struct inbox *inbox)
 {
-    while (inbox_read_some(inbox, NOTES_PER_TURN)) {
+    struct note *note;
+    while ((note = inbox_take(inbox, 0))) {
+        inbox_read(inbox, note);
     }
     uv_close((uv_handle_t *)&inbox->wake, NULL);
     pthread_mutex_destroy(&inbox->lock);

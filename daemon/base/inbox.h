@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* inbox: the loop thread's letter box: any thread posts notes, the loop reads them in order.
+/* inbox: the loop thread's letter box: any thread posts notes to a line, the loop reads them.
  *
- * First in, first out over all posters, which the closing of windows relies on: a message's arrival
- * is posted before its completion, and before any event that was received after it. Not bounded
- * itself: what the ingest thread posts counts against its budget, and a message has at most one
- * note in here. */
+ * A line is first in, first out, which the closing of windows relies on: the messages of a job are
+ * in one line. Lines with notes take turns of a millisecond, so that a job that sends tens of
+ * thousands of small messages delays itself only. Not bounded itself: the notes of the ingest
+ * thread count against its budget, and a message has at most one note in here. */
 #ifndef DAEMON_BASE_INBOX_H
 #define DAEMON_BASE_INBOX_H
 
@@ -23,15 +23,24 @@ enum note_kind {
 /* Embed as the first member. */
 struct note {
     enum note_kind kind;
+    uint64_t posted_ns; /* monotonic clock; inbox_post sets it */
     struct note *next;
+};
+
+/* All zero at first; stays where it is while it has notes. The inbox's lock guards it. */
+struct inbox_line {
+    struct note *first, **last; /* `last` counts while there is a first */
+    struct inbox_line *next;    /* the line whose turn comes after it */
 };
 
 typedef void (*inbox_reader)(void *data, struct note *note);
 
 struct inbox {
     pthread_mutex_t lock;
-    struct note *first, **last; /* guarded by lock */
-    struct note *reading;       /* the loop's: taken, and not read yet */
+    struct inbox_line *lines, **last_line; /* those with notes, in turn; guarded by lock */
+    struct inbox_line own;                 /* of the notes without another line */
+    uint64_t turn_ends_ns;                 /* of the first line */
+    uint64_t oldest_ns; /* when the oldest note was posted, as the loop last woke up; the loop's */
     _Atomic uint32_t depth;
     uv_async_t wake;
     inbox_reader read;
@@ -41,8 +50,8 @@ struct inbox {
 /* Returns 0 or libuv's error. `read` is called on the loop thread for each note and takes it over.
  */
 int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *data);
-/* Any thread. */
-void inbox_post(struct inbox *inbox, struct note *note);
+/* Any thread. `line`: NULL = the inbox's own. */
+void inbox_post(struct inbox *inbox, struct inbox_line *line, struct note *note);
 uint32_t inbox_depth(struct inbox *inbox);
 /* Loop thread, once every posting thread has been joined; unread notes are read first. The memory
  * is free once the loop has run the close callbacks. */

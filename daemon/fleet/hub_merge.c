@@ -258,7 +258,7 @@ static void hub_post(struct hub *hub, struct merged *merged)
 {
     merged->note.kind = NOTE_MERGED;
     hub->away++;
-    inbox_post(hub->inbox, &merged->note);
+    inbox_post(hub->inbox, NULL, &merged->note);
 }
 
 static int hub_list_layers(struct hub *hub, struct hub_job *job)

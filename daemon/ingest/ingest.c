@@ -44,6 +44,7 @@ struct ingest_share {
     char job[JOB_NAME_MAX + 1];
     _Atomic uint64_t held[2]; /* of the budget, of the reserve */
     uint64_t scratch;         /* the most that one of its messages needs */
+    struct inbox_line line;   /* its messages that the loop has not read */
     UT_hash_handle hh;
 };
 
@@ -173,9 +174,8 @@ static void post_refusal(struct ingest *ingest, const char *job, int code)
     atomic_fetch_add(&ingest->reserved, sizeof *refusal);
     refusal->note.kind = NOTE_REFUSED;
     refusal->code = code;
-    refusal->received_ns = clock_monotonic_ns();
     strcpy(refusal->job, job);
-    inbox_post(ingest->inbox, &refusal->note);
+    inbox_post(ingest->inbox, NULL, &refusal->note);
 }
 
 static void ingest_refuse(struct ingest *ingest, struct message *message, int code, const char *key)
@@ -209,7 +209,7 @@ static void ingest_admit(struct ingest *ingest, struct message *message)
         share->scratch = message->scratch;
     }
     stats_add(ingest->stats, COUNT_ADMITTED, message->cost + message->scratch);
-    inbox_post(ingest->inbox, &message->note);
+    inbox_post(ingest->inbox, &share->line, &message->note);
 }
 
 /* Over the budget, or larger than is accepted: the tensors are thrown away. The numbers go on to
@@ -539,7 +539,7 @@ static void *ingest_main(void *data)
     }
     ingest_drain(ingest);
     ingest->stopped.kind = NOTE_STOPPED;
-    inbox_post(ingest->inbox, &ingest->stopped);
+    inbox_post(ingest->inbox, NULL, &ingest->stopped);
     return NULL;
 }
 

@@ -86,7 +86,6 @@ struct refusal {
     struct note note;
     char job[JOB_NAME_MAX + 1];
     int code;
-    uint64_t received_ns; /* monotonic clock */
 };
 
 /* Receives one whole message without waiting. Returns 0 with *ret_message, ERR_AGAIN when there is

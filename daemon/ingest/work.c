@@ -188,7 +188,7 @@ static void work_end(struct work *work)
     struct message *message = work->message;
     message->computed_ns = clock_monotonic_ns();
     message->note.kind = NOTE_DONE;
-    inbox_post(work->done, &message->note);
+    inbox_post(work->done, NULL, &message->note);
 }
 
 static void work_read(struct pool_job *pool_job, struct scratch *scratch)
