@@ -12,17 +12,20 @@ import os
 import random
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
 
 import msgpack
+import numpy as np
 import pytest
 import zmtp
 from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, free_ports, softmax_maps, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
+PUBLISH = os.environ.get("ATTN_PUBLISH_ARRAYS", "build/tests/e2e/publish_arrays")
 CLIENT = os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python")
 CONNECTIONS = int(os.environ.get("ATTND_TEST_CONNECTIONS", "100" if SANITIZED else "300"))
 NOBODY = 65534
@@ -354,6 +357,95 @@ def test_who_listens_in_the_place_of_attnd_does_not_end_a_training(tmp_path, tra
         trainer.process.wait()
         listener.close()
     assert len(attacked) > 10 and attacked == alone
+
+
+# Ends with more to send than a connection takes that nobody reads.
+LARGE = (1, 8, 1024, 256)
+PYTHON_END = f"""
+import sys, time
+import numpy
+import attnd
+
+with attnd.Publisher("x", address=sys.argv[1], linger=5, reliable=False) as publisher:
+    while not publisher.wanted("decoder", 0, "self"):
+        time.sleep(0.01)
+    publisher.publish_attention(numpy.full({LARGE}, 1 / {LARGE[-1]}, numpy.float32), stack="decoder", layer=0)
+"""
+
+
+def end_in_python(address, _):
+    return [sys.executable, "-c", PYTHON_END, address]
+
+
+def end_in_c(address, tmp_path):
+    np.full(LARGE, 1 / LARGE[-1], np.float32).tofile(tmp_path / "weights")
+    sizes = (f"{name}={size}" for name, size in zip(("batch", "heads", "queries", "keys"), LARGE))
+    return [PUBLISH, f"ipc://{address}/ingest", "x", "attention", *sizes, f"weights=@{tmp_path}/weights"]
+
+
+@pytest.mark.parametrize("end", [pytest.param(end_in_python, marks=NOT_COMPILED), end_in_c])
+def test_a_connection_that_breaks_at_the_end_of_a_training_does_not_end_it_otherwise(tmp_path, end):
+    """libzmq gave up reading, and then aborted the process when its next ping was due."""
+    listener = zmtp.listen(f"ipc://{tmp_path}/ingest")
+    with subprocess.Popen(end(str(tmp_path), tmp_path), env=dict(os.environ, PYTHONPATH=CLIENT)) as process:
+        peer = next_connection(listener, process, 0, b"SUB")
+        peer.sendall(zmtp.subscription(b"tensor/") + zmtp.subscription(b"event/"))
+        peer.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):  # it reads no more, so its socket is being closed
+            while True:
+                peer.sendall(100 * zmtp.subscription(b"tensor/"))
+        peer.close()
+        assert process.wait(PATIENCE_S) == 0
+    listener.close()
+
+
+PYTHON_FULL = """
+import os, resource, sys
+import attnd
+
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    for file in held[:int(sys.argv[2])]:
+        os.close(file)
+try:
+    attnd.Publisher("x", address=sys.argv[1]).close()
+except OSError as error:
+    sys.exit(error.strerror)
+"""
+
+
+@NOT_COMPILED
+@pytest.mark.parametrize("left", range(8))
+def test_a_process_with_few_descriptors_left_is_refused_and_not_aborted(tmp_path, left):
+    """libzmq aborts the process when it gets none for its threads."""
+    def few(count):
+        return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+    in_python = subprocess.run([sys.executable, "-c", PYTHON_FULL, tmp_path, str(left)], preexec_fn=few(100), capture_output=True,
+                               text=True, env=dict(os.environ, PYTHONPATH=CLIENT))
+    in_c = subprocess.run([TRAIN, "--address", tmp_path, "0", "1"], preexec_fn=few(4 + left), capture_output=True, text=True)
+    assert (in_python.returncode, in_python.stderr) == (1, "Too many open files\n")
+    assert (in_c.returncode, in_c.stderr) == (1, f"train: no publisher: is {tmp_path} an address?\n")
+
+
+@NOT_COMPILED
+def test_a_daemon_that_hangs_is_noticed_by_its_pings(attnd):
+    """Nothing is published to it, so no queue fills."""
+    sys.path.append(CLIENT)
+    import attnd as client
+    with client.Publisher("x", address=attnd.directory, reliable=False) as publisher:
+        wait_until(lambda: publisher.wanted("decoder", 0, "self"), "the subscription")
+        with zmtp.introduce(zmtp.connect(attnd.endpoint("ingest")), b"PUB") as later:
+            said = b""
+            while said.count(b"\x04PING") < 2:  # so the publisher has had one
+                said += zmtp.receive(later, 1)
+        attnd.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not publisher.wanted("decoder", 0, "self"), "its end")
+        attnd.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: publisher.wanted("decoder", 0, "self"), "the next one")
 
 
 # -------------------------------------------------------------------------------------------------------- readers
