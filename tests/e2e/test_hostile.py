@@ -13,9 +13,11 @@ import random
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
 
 import msgpack
 import numpy as np
@@ -43,9 +45,10 @@ PEERS = {
 class TcpAttnd(Attnd):
     """On ports of loopback."""
 
-    def __init__(self, *settings):
+    def __init__(self, *settings, preexec_fn=None):
         self.first = free_ports(len(PEERS))
-        super().__init__(*settings, "insecure=true", *(f"{name}.endpoint={self.endpoint(name)}" for name in PEERS))
+        super().__init__(*settings, "insecure=true", *(f"{name}.endpoint={self.endpoint(name)}" for name in PEERS),
+                         preexec_fn=preexec_fn)
 
     def endpoint(self, name):
         return f"tcp://127.0.0.1:{self.first + list(PEERS).index(name)}"
@@ -221,6 +224,35 @@ def test_idle_connections_leave_control_and_http_reachable(rng):
         for peer in idle:
             peer.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert_alive(attnd, healthy)
+    attnd.close()
+
+
+def cpu_s(attnd):
+    with open(f"/proc/{attnd.process.pid}/stat") as stat:
+        return sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("kind", [Attnd, TcpAttnd], ids=["ipc", "tcp"])
+def test_connections_beyond_the_descriptors_are_refused_said_and_cost_nothing(rng, kind):
+    attnd = kind(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)))
+    healthy, peers = Healthy(attnd, rng), []
+    control = zmtp.introduce(zmtp.connect(attnd.endpoint("control")), b"DEALER")
+    try:
+        for name in PEERS:
+            peers += [zmtp.connect(attnd.endpoint(name)) for _ in range(100)]
+        wait_until(lambda: "event=descriptors_used_up" in attnd.log_text(), "a line of the log")
+        began, used = time.monotonic(), cpu_s(attnd)
+        healthy.go_on()
+        wait_until(lambda: time.monotonic() > began + 1, "a second")
+        assert cpu_s(attnd) - used < (2 if SANITIZED else 0.2)
+        control.sendall(zmtp.frame(msgpack.packb([0, 1, "stats", {}])))
+        size, = struct.unpack(">xQ", zmtp.receive(control, 9))
+        stats = msgpack.unpackb(zmtp.receive(control, size), strict_map_key=False)[3]
+        assert stats["connections_beyond"] > 300 and stats["processed"] == 1
+    finally:
+        for peer in [control, *peers]:
+            peer.close()
     assert_alive(attnd, healthy)
     attnd.close()
 
