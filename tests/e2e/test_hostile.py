@@ -5,7 +5,6 @@ Without ZMQ_RCVHWM = 0 the first attacks end the process: libzmq aborts when a p
 broke while its receive queue was full.
 """
 import contextlib
-import ctypes
 import http.client
 import json
 import os
@@ -109,29 +108,6 @@ def test_connections_that_break_behind_a_full_queue_and_a_ping(attacked, rng, na
         zmtp.say(peer, data, reset=number % 3 == 0)
         healthy.go_on()
     assert_alive(attacked, healthy)
-
-
-def numbers_unseeded(routers=8):
-    """From which libzmq would number the nameless peers of the first ROUTERs of a process that seeds nothing."""
-    library = ctypes.CDLL(None)
-    library.srand(1)
-    return [(library.rand() | library.rand() << 31) & 0xffffffff for _ in range(routers)]
-
-
-@pytest.mark.parametrize("name", ["control", "reliable"])
-def test_peers_that_name_themselves_by_the_number_of_the_next_stranger(attnd, rng, name):
-    healthy, peers = Healthy(attnd, rng), []
-    try:
-        for first in numbers_unseeded():
-            for number in range(first, first + 40):
-                claimed = b"\0" + (number & 0xffffffff).to_bytes(4, "big")
-                peers.append(zmtp.introduce(zmtp.connect(attnd.endpoint(name)), b"DEALER", claimed))
-        peers += [zmtp.introduce(zmtp.connect(attnd.endpoint(name)), b"DEALER") for _ in range(4)]
-        healthy.go_on()
-        assert_alive(attnd, healthy)
-    finally:
-        for peer in peers:
-            peer.close()
 
 
 def test_a_browser_passes_for_no_peer_where_everybody_is_let_in(rng):
