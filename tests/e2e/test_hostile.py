@@ -321,8 +321,10 @@ def next_connection(listener, process, number, socket_type):
         assert process.poll() is None, f"ended with {process.returncode} after attack {number}"
         return select.select([listener], [], [], 0.1)[0]
 
-    wait_until(comes, "it to connect again")
-    return zmtp.introduce(listener.accept()[0], socket_type)
+    while True:
+        wait_until(comes, "it to connect again")
+        with contextlib.suppress(ConnectionError):  # who only asks what listens here
+            return zmtp.introduce(listener.accept()[0], socket_type)
 
 
 def publishes(listener, trainer, wanted):
