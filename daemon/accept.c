@@ -2,71 +2,70 @@
 /* accept4 as libzmq calls it in attnd: the program's own symbol comes before that of the C library.
  *
  * libzmq (4.3.4 and 4.3.5) ends the process when a Unix socket has a connection to accept and there
- * is no descriptor left, or no memory: whoever opens connections without end would end attnd. Here
- * such a connection is refused instead: one descriptor in reserve accepts it and closes it. The
- * peer sees a connection that ends, and tries again later; without the reserve it would stay in the
- * backlog, and the I/O thread would turn on the spot. */
+ * is no descriptor left, or no memory; and on TCP it leaves the connection in the backlog, and its
+ * thread turns on the spot. Whoever opens connections without end would do both. Here the last
+ * descriptors are kept for attnd itself: a connection that gets one of them is closed. The peer
+ * sees a connection that ends, and tries again later. If the last ones are used up, too, or the
+ * whole system has none, accepting pauses. */
+#include "daemon/accept.h"
+
+#include "daemon/base/log.h"
+#include "daemon/base/stats.h"
+
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
+#include <poll.h>
+#include <stddef.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#define KEPT_BACK 16
+#define PAUSE_MS  10
 
 /* By this name to the linker: headers declare the other one with types of their own. */
 __attribute__((visibility("default"))) int accept_or_refuse(int fd, struct sockaddr *address,
                                                             socklen_t *size,
                                                             int flags) __asm__("accept4");
 
-static pthread_mutex_t reserve_lock = PTHREAD_MUTEX_INITIALIZER;
-static int reserve = -1;
+static _Atomic(struct stats *) counted;
 
-static int accept_now(int fd, struct sockaddr *address, socklen_t *size, int flags)
+void accept_count(struct stats *stats)
 {
-    return (int)syscall(SYS_accept4, fd, address, size, flags);
+    atomic_store(&counted, stats);
 }
 
-static int take_reserve(void)
+/* The lowest free number is given out first. */
+static bool is_kept_back(int fd)
 {
-    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > KEPT_BACK &&
+           (rlim_t)fd >= limit.rlim_cur - KEPT_BACK;
 }
 
-static int is_unix(int fd)
+static void say_refused(void)
 {
-    int domain = 0;
-    socklen_t size = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
-}
-
-static void refuse_one(int fd)
-{
-    pthread_mutex_lock(&reserve_lock);
-    if (reserve >= 0) {
-        close(reserve);
+    struct stats *stats = atomic_load(&counted);
+    uint64_t before =
+        stats ? atomic_fetch_add(&stats->counter[COUNT_CONNECTIONS_BEYOND], 1) : UINT64_MAX;
+    if (stats && log_is_round(before)) {
+        log_event(LOG_WARNING, "descriptors_used_up", LOG_NUM("count", before + 1),
+                  LOG_STR("detail", "attnd has as many descriptors as it may (LimitNOFILE, ulimit "
+                                    "-n): others wait until some connections end"));
     }
-    int peer = accept_now(fd, NULL, NULL, SOCK_CLOEXEC);
-    if (peer >= 0) {
-        close(peer);
-    }
-    reserve = take_reserve();
-    pthread_mutex_unlock(&reserve_lock);
 }
 
 int accept_or_refuse(int fd, struct sockaddr *address, socklen_t *size, int flags)
 {
-    int peer = accept_now(fd, address, size, flags);
-    int error = errno;
-    if (peer >= 0 || !is_unix(fd) || (error != EMFILE && error != ENOBUFS && error != ENOMEM)) {
-        errno = error;
+    int peer = (int)syscall(SYS_accept4, fd, address, size, flags);
+    if (peer < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
+        poll(NULL, 0, PAUSE_MS);
+    } else if (peer >= 0 && is_kept_back(peer)) {
+        close(peer);
+    } else {
         return peer;
     }
-    refuse_one(fd);
+    say_refused();
     errno = ECONNABORTED; /* which libzmq takes for a peer that has gone */
     return -1;
-}
-
-/* While there are enough. */
-__attribute__((constructor)) static void keep_reserve(void)
-{
-    reserve = take_reserve();
 }

@@ -6,6 +6,7 @@
  * handles are closed and uv_run returns. Sockets may linger a second for slow subscribers. */
 #include "daemon/daemon.h"
 
+#include "daemon/accept.h"
 #include "daemon/base/activation.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
@@ -550,6 +551,7 @@ static int daemon_open(const struct config *config, const struct config_reader *
     daemon->started_ns = clock_monotonic_ns();
     atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     daemon_raise_descriptor_limit();
+    accept_count(&daemon->stats);
     for (; *opener; opener++) {
         if ((*opener)(daemon, reterr) != 0) {
             daemon_free(&daemon);
@@ -671,6 +673,7 @@ void daemon_free(struct daemon **daemon_p)
     }
     keeper_free(&daemon->keeper);
     service_free(&daemon->service);
+    accept_count(NULL);
     free(daemon);
     *daemon_p = NULL;
 }

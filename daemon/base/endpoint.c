@@ -26,15 +26,19 @@
 /* The receive queue has no limit. When a connection breaks while its queue is full, libzmq (4.3.4
  * and 4.3.5) gives its descriptor up and keeps the rest, and the next ping, one that is due or one
  * that is read from what is left, aborts the process (stream_engine_base.cpp). A queue without a
- * limit is never full; memory is bounded by reading all the time. For the same reason there are no
- * ZeroMQ heartbeats here: peers that vanish without closing are noticed after VANISHED_MS, by the
- * kernel's probes. */
+ * limit is never full; memory is bounded by reading all the time. Peers that vanish without closing
+ * are noticed after VANISHED_MS, by the kernel's probes. */
 #define NO_LIMIT         0
 #define PROBE_AFTER_S    5
 #define PROBE_INTERVAL_S 5
 #define PROBES           2
 #define VANISHED_MS      15000
 #define HANDSHAKE_MS     5000
+/* Trainers send no pings: a connection that breaks while a socket is closed that has still to send
+ * is given up as above, and at the end of a training that is nothing unusual. So attnd sends them,
+ * from a socket that does not linger, and a trainer that misses them takes it to hang. */
+#define PING_EVERY_MS 1000
+#define PING_LIVES_MS 3000
 /* The limit of a frame is also that of the frames of a handshake with keys: at most 257 bytes and a
  * peer's metadata. */
 #define HANDSHAKE_BYTES 1024
@@ -171,6 +175,14 @@ static int set_probes(void *socket)
     return rc;
 }
 
+static int set_pings(void *socket)
+{
+    int rc = set_int(socket, ZMQ_HEARTBEAT_IVL, PING_EVERY_MS);
+    rc |= set_int(socket, ZMQ_HEARTBEAT_TTL, PING_LIVES_MS);
+    rc |= set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 0); /* an answer may wait behind a large tensor */
+    return rc;
+}
+
 /* Publishers of ours are XPUB; everything else takes in. */
 static int set_thread(void *socket, int type)
 {
@@ -187,6 +199,9 @@ static int set_limits(void *socket, const struct endpoint_options *options)
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
     rc |= set_probes(socket);
     rc |= set_int(socket, ZMQ_RCVHWM, NO_LIMIT);
+    if (options->type == ZMQ_SUB) {
+        rc |= set_pings(socket);
+    }
     if (options->send_queue) {
         rc |= set_int(socket, ZMQ_SNDHWM, options->send_queue);
     }

@@ -8,6 +8,7 @@ import http.server
 import importlib.util
 import os
 import re
+import select
 import shutil
 import signal
 import ssl
@@ -18,12 +19,15 @@ import threading
 import zipfile
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 from test_hardening import missing, readelf
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
+import zmtp  # noqa: E402
+from edge import claim  # noqa: E402
 from harness import Attnd, Trainer, wait_until  # noqa: E402
 
 BUILT = sorted((ROOT / "dist").glob("attnd_bin-*.whl"))
@@ -327,3 +331,16 @@ def test_a_webhook_trusts_the_authorities_where_a_distribution_keeps_them(wheel,
         trainer.close()
     finally:
         attnd.discard()
+
+
+@with_wheel
+def test_names_as_libzmq_numbers_others_are_refused(wheel, monkeypatch):
+    """Who has such a name is not heard."""
+    monkeypatch.setattr("harness.ATTND", str(program(wheel, "attnd")))
+    attnd = Attnd()
+    with zmtp.introduce(zmtp.connect(attnd.endpoint("control")), b"DEALER", b"\0abcd") as peer:
+        peer.sendall(zmtp.frame(msgpack.packb([0, 1, "ping", {}])))
+        assert attnd.call("ping")["version"]
+        assert not select.select([peer], [], [], 0)[0]
+    attnd.close()
+    claim(6400)

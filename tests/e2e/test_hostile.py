@@ -5,24 +5,28 @@ Without ZMQ_RCVHWM = 0 the first attacks end the process: libzmq aborts when a p
 broke while its receive queue was full.
 """
 import contextlib
-import ctypes
 import http.client
 import json
 import os
 import random
 import resource
 import select
+import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
 
 import msgpack
+import numpy as np
 import pytest
 import zmtp
 from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, free_ports, softmax_maps, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
+PUBLISH = os.environ.get("ATTN_PUBLISH_ARRAYS", "build/tests/e2e/publish_arrays")
 CLIENT = os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python")
 CONNECTIONS = int(os.environ.get("ATTND_TEST_CONNECTIONS", "100" if SANITIZED else "300"))
 NOBODY = 65534
@@ -40,9 +44,10 @@ PEERS = {
 class TcpAttnd(Attnd):
     """On ports of loopback."""
 
-    def __init__(self, *settings):
+    def __init__(self, *settings, preexec_fn=None):
         self.first = free_ports(len(PEERS))
-        super().__init__(*settings, "insecure=true", *(f"{name}.endpoint={self.endpoint(name)}" for name in PEERS))
+        super().__init__(*settings, "insecure=true", *(f"{name}.endpoint={self.endpoint(name)}" for name in PEERS),
+                         preexec_fn=preexec_fn)
 
     def endpoint(self, name):
         return f"tcp://127.0.0.1:{self.first + list(PEERS).index(name)}"
@@ -103,29 +108,6 @@ def test_connections_that_break_behind_a_full_queue_and_a_ping(attacked, rng, na
         zmtp.say(peer, data, reset=number % 3 == 0)
         healthy.go_on()
     assert_alive(attacked, healthy)
-
-
-def numbers_unseeded(routers=8):
-    """From which libzmq would number the nameless peers of the first ROUTERs of a process that seeds nothing."""
-    library = ctypes.CDLL(None)
-    library.srand(1)
-    return [(library.rand() | library.rand() << 31) & 0xffffffff for _ in range(routers)]
-
-
-@pytest.mark.parametrize("name", ["control", "reliable"])
-def test_peers_that_name_themselves_by_the_number_of_the_next_stranger(attnd, rng, name):
-    healthy, peers = Healthy(attnd, rng), []
-    try:
-        for first in numbers_unseeded():
-            for number in range(first, first + 40):
-                claimed = b"\0" + (number & 0xffffffff).to_bytes(4, "big")
-                peers.append(zmtp.introduce(zmtp.connect(attnd.endpoint(name)), b"DEALER", claimed))
-        peers += [zmtp.introduce(zmtp.connect(attnd.endpoint(name)), b"DEALER") for _ in range(4)]
-        healthy.go_on()
-        assert_alive(attnd, healthy)
-    finally:
-        for peer in peers:
-            peer.close()
 
 
 def test_a_browser_passes_for_no_peer_where_everybody_is_let_in(rng):
@@ -222,6 +204,35 @@ def test_idle_connections_leave_control_and_http_reachable(rng):
     attnd.close()
 
 
+def cpu_s(attnd):
+    with open(f"/proc/{attnd.process.pid}/stat") as stat:
+        return sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("kind", [Attnd, TcpAttnd], ids=["ipc", "tcp"])
+def test_connections_beyond_the_descriptors_are_refused_said_and_cost_nothing(rng, kind):
+    attnd = kind(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)))
+    healthy, peers = Healthy(attnd, rng), []
+    control = zmtp.introduce(zmtp.connect(attnd.endpoint("control")), b"DEALER")
+    try:
+        for name in PEERS:
+            peers += [zmtp.connect(attnd.endpoint(name)) for _ in range(100)]
+        wait_until(lambda: "event=descriptors_used_up" in attnd.log_text(), "a line of the log")
+        began, used = time.monotonic(), cpu_s(attnd)
+        healthy.go_on()
+        wait_until(lambda: time.monotonic() > began + 1, "a second")
+        assert cpu_s(attnd) - used < (2 if SANITIZED else 0.2)
+        control.sendall(zmtp.frame(msgpack.packb([0, 1, "stats", {}])))
+        size, = struct.unpack(">xQ", zmtp.receive(control, 9))
+        stats = msgpack.unpackb(zmtp.receive(control, size), strict_map_key=False)[3]
+        assert stats["connections_beyond"] > 300 and stats["processed"] == 1
+    finally:
+        for peer in [control, *peers]:
+            peer.close()
+    assert_alive(attnd, healthy)
+    attnd.close()
+
+
 # ------------------------------------------------------------------------------------------------------- trainers
 
 # Trains until its input ends, then prints its losses.
@@ -310,8 +321,10 @@ def next_connection(listener, process, number, socket_type):
         assert process.poll() is None, f"ended with {process.returncode} after attack {number}"
         return select.select([listener], [], [], 0.1)[0]
 
-    wait_until(comes, "it to connect again")
-    return zmtp.introduce(listener.accept()[0], socket_type)
+    while True:
+        wait_until(comes, "it to connect again")
+        with contextlib.suppress(ConnectionError):  # who only asks what listens here
+            return zmtp.introduce(listener.accept()[0], socket_type)
 
 
 def publishes(listener, trainer, wanted):
@@ -354,6 +367,100 @@ def test_who_listens_in_the_place_of_attnd_does_not_end_a_training(tmp_path, tra
         trainer.process.wait()
         listener.close()
     assert len(attacked) > 10 and attacked == alone
+
+
+# Ends with more to send than a connection takes that nobody reads.
+LARGE = (1, 8, 1024, 256)
+PYTHON_END = f"""
+import sys, time
+import numpy
+import attnd
+
+with attnd.Publisher("x", address=sys.argv[1], linger=5, reliable=False) as publisher:
+    while not publisher.wanted("decoder", 0, "self"):
+        time.sleep(0.01)
+    publisher.publish_attention(numpy.full({LARGE}, 1 / {LARGE[-1]}, numpy.float32), stack="decoder", layer=0)
+"""
+
+
+def end_in_python(address, _):
+    return [sys.executable, "-c", PYTHON_END, address]
+
+
+def end_in_c(address, tmp_path):
+    np.full(LARGE, 1 / LARGE[-1], np.float32).tofile(tmp_path / "weights")
+    sizes = (f"{name}={size}" for name, size in zip(("batch", "heads", "queries", "keys"), LARGE))
+    return [PUBLISH, f"ipc://{address}/ingest", "x", "attention", *sizes, f"weights=@{tmp_path}/weights"]
+
+
+@pytest.mark.parametrize("end", [pytest.param(end_in_python, marks=NOT_COMPILED), end_in_c])
+def test_a_connection_that_breaks_at_the_end_of_a_training_does_not_end_it_otherwise(tmp_path, end):
+    """libzmq gave up reading, and then aborted the process when its next ping was due."""
+    listener = zmtp.listen(f"ipc://{tmp_path}/ingest")
+    with subprocess.Popen(end(str(tmp_path), tmp_path), env=dict(os.environ, PYTHONPATH=CLIENT)) as process:
+        peer = next_connection(listener, process, 0, b"SUB")
+        peer.sendall(zmtp.subscription(b"tensor/") + zmtp.subscription(b"event/"))
+        peer.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):  # it reads no more, so its socket is being closed
+            while True:
+                peer.sendall(100 * zmtp.subscription(b"tensor/"))
+        peer.close()
+        try:  # its linger time is longer than what lies between two pings was
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2)
+            assert process.returncode in (None, 0)
+        finally:
+            process.kill()
+    listener.close()
+
+
+PYTHON_FULL = """
+import os, resource, sys
+import attnd
+
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    for file in held[:int(sys.argv[2])]:
+        os.close(file)
+try:
+    attnd.Publisher("x", address=sys.argv[1]).close()
+except OSError as error:
+    sys.exit(error.strerror)
+"""
+
+
+@NOT_COMPILED
+@pytest.mark.parametrize("left", range(8))
+def test_a_process_with_few_descriptors_left_is_refused_and_not_aborted(tmp_path, left):
+    """libzmq aborts the process when it gets none for its threads."""
+    def few(count):
+        return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+    in_python = subprocess.run([sys.executable, "-c", PYTHON_FULL, tmp_path, str(left)], preexec_fn=few(100), capture_output=True,
+                               text=True, env=dict(os.environ, PYTHONPATH=CLIENT))
+    in_c = subprocess.run([TRAIN, "--address", tmp_path, "0", "1"], preexec_fn=few(4 + left), capture_output=True, text=True)
+    assert (in_python.returncode, in_python.stderr) == (1, "Too many open files\n")
+    assert (in_c.returncode, in_c.stderr) == (1, f"train: no publisher: is {tmp_path} an address?\n")
+
+
+@NOT_COMPILED
+def test_a_daemon_that_hangs_is_noticed_by_its_pings(attnd):
+    """Nothing is published to it, so no queue fills."""
+    sys.path.append(CLIENT)
+    import attnd as client
+    with client.Publisher("x", address=attnd.directory, reliable=False) as publisher:
+        wait_until(lambda: publisher.wanted("decoder", 0, "self"), "the subscription")
+        with zmtp.introduce(zmtp.connect(attnd.endpoint("ingest")), b"PUB") as later:
+            said = b""
+            while said.count(b"\x04PING") < 2:  # so the publisher has had one
+                said += zmtp.receive(later, 1)
+        attnd.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not publisher.wanted("decoder", 0, "self"), "its end")
+        attnd.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: publisher.wanted("decoder", 0, "self"), "the next one")
 
 
 # -------------------------------------------------------------------------------------------------------- readers

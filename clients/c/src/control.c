@@ -56,7 +56,7 @@ static int control_open(const char *endpoint, const char *address, int timeout_m
         return ATTN_E_MEMORY;
     }
     control->timeout_ms = timeout_ms;
-    control->context = zmq_ctx_new();
+    control->context = socket_context_new();
     rc = control->context ? link_open(&control->link, control->context, ZMQ_DEALER, options,
                                       sizeof options / sizeof options[0],
                                       (int64_t)mpk_result_limits.bytes, &target)

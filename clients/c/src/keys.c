@@ -95,7 +95,7 @@ static uint16_t keys_shake_hands(const struct key_client *keys, enum address_soc
     const int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
                        ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_CLOSED;
     static const struct socket_option options[] = {{ZMQ_LINGER, 0}};
-    void *context = zmq_ctx_new(), *socket = NULL, *monitor = NULL;
+    void *context = socket_context_new(), *socket = NULL, *monitor = NULL;
     uint16_t event = 0;
 
     if (!context || socket_open(context, types[which], options, 1, 4096, &socket) != 0) {

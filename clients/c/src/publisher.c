@@ -191,7 +191,7 @@ static int publisher_set_up(attn_publisher *publisher, const attn_publisher_opti
         return rc;
     }
     publisher->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    publisher->context = zmq_ctx_new();
+    publisher->context = socket_context_new();
     publisher->lender = lender_new(options->max_queued_bytes);
     if (publisher->wake < 0 || !publisher->context) {
         return ATTN_E_MEMORY;

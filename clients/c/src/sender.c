@@ -4,9 +4,9 @@
  * Sends are ZMQ_DONTWAIT with NODROP, so that a full pipe is an error we can count instead of a
  * silent loss. An XPUB claims to be writable when its pipe is full, so when to try again cannot be
  * polled for: the pause grows from 1 to 50 ms. Nothing is queued for a daemon that is not there
- * (IMMEDIATE), and a dead one is noticed by heartbeats, unless the pipe is full of data that the
- * ping has to wait behind: a pipe that takes nothing for STALLED_MS is `stalled`, and until it
- * moves again nothing is copied for it.
+ * (IMMEDIATE), and one that hangs is noticed by its pings, which end; an older one sends none: a
+ * pipe that takes nothing for STALLED_MS is `stalled`, and until it moves again nothing is copied
+ * for it.
  *
  * seq counts what was handed to ZeroMQ, per topic, without gaps; dropped counts what was not, and
  * travels with the topic's next message. So the daemon can tell a lost connection (a gap) from a
@@ -52,8 +52,6 @@ int sender_open(attn_publisher *publisher)
         {ZMQ_XPUB_NODROP, 1},
         {ZMQ_SNDHWM, PIPE_MESSAGES},
         {ZMQ_LINGER, (int)publisher->options.linger_ms},
-        {ZMQ_HEARTBEAT_IVL, 1000},
-        {ZMQ_HEARTBEAT_TIMEOUT, 3000},
         {ZMQ_HANDSHAKE_IVL, 5000},
         {ZMQ_RECONNECT_IVL, 100},
         {ZMQ_RECONNECT_IVL_MAX, 2000},

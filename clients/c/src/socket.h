@@ -10,6 +10,10 @@ struct socket_option {
     int option, value;
 };
 
+/* A context; NULL when there is no memory, or when few descriptors are left: libzmq (4.3.4, 4.3.5)
+ * aborts the process when it gets none for its threads. */
+void *socket_context_new(void);
+
 /* Makes a socket, sets its options and bounds incoming frames. Returns 0 or ATTN_E_TRANSPORT. */
 int socket_open(void *context, int type, const struct socket_option *options, size_t count,
                 int64_t frame_bytes_max, void **ret_socket);

@@ -45,7 +45,7 @@ static int subscriber_set_up(attn_subscriber *subscriber, const attn_subscriber_
     if (rc) {
         return rc;
     }
-    subscriber->context = zmq_ctx_new();
+    subscriber->context = socket_context_new();
     if (!subscriber->context) {
         return ATTN_E_MEMORY;
     }

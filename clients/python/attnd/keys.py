@@ -10,7 +10,7 @@ import os
 import stat
 import struct
 import time
-from typing import Any, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional
 
 import zmq
 
@@ -19,6 +19,7 @@ from .address import AddressError, endpoint as address_of_socket
 
 LENGTH = 40
 TRY_S = 1.0
+SPARE = 16  # descriptors
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 _TITLE = "# A secret key of attnd"  # how the file of one begins
 _KINDS = {"ingest": zmq.PUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB, "reliable": zmq.DEALER}
@@ -123,6 +124,18 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
     return "" if event == _SUCCEEDED else None
 
 
+def new_context() -> "zmq.Context[Any]":
+    """OSError when few descriptors are left: libzmq (4.3.4, 4.3.5) aborts the process when it gets none for its threads."""
+    spare: List[int] = []
+    try:
+        while len(spare) < SPARE:
+            spare.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for file in spare:
+            os.close(file)
+    return zmq.Context()
+
+
 def _is_listed(ingest: str, keys: Keys) -> bool:
     """Whether attnd's control socket, which every listed key may use, is where its address has it, and takes the key."""
     try:
@@ -134,7 +147,11 @@ def _is_listed(ingest: str, keys: Keys) -> bool:
 def _shake_hands(which: str, endpoint: str, keys: Keys) -> int:
     """The event that ends a handshake; 0 when there was none. One that says no more than that the peer hung up counts only
     if the next ones, as ZeroMQ tries again, say no more."""
-    context, last = zmq.Context(), 0
+    last = 0
+    try:
+        context = new_context()
+    except OSError:
+        return last
     try:
         socket = context.socket(_KINDS[which])
         socket.setsockopt(zmq.LINGER, 0)

@@ -61,7 +61,7 @@ class Link:
         self._look_at = self._knock_at = 0.0  # not to be looked for, and keys not to be tried, before
         self._ended = False
         self.endpoint = self._named  # connected to, or on the way; None: nobody was found
-        self.context = zmq.Context()
+        self.context = keys.new_context()
         self.socket = self.context.socket(kind)
         # No limit: libzmq (4.3.4, 4.3.5) aborts the process when a ping is read, or is due, on a connection that broke
         # while its receive queue was full. So whoever owns the link reads all the time.

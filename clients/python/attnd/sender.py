@@ -18,8 +18,8 @@ writes one byte to a pipe. Everything that can wait happens here.
         is not empty when close() runs out of time.
     Events tell the total of all topics; when nothing else is to be said, a hello does, within TELL_AFTER_S.
 
-A heartbeat does not find a daemon that stopped with the connection full: the ping waits behind the data. So a
-pipe that takes nothing for STALLED_AFTER_S makes `stalled` true, and whoever asks spares itself the capture.
+A daemon that hangs is noticed by its pings, which end; an older one sends none. So a pipe that takes nothing for
+STALLED_AFTER_S makes `stalled` true, and whoever asks spares itself the capture.
 
 Events travel in the same queue, so they never overtake a tensor, and take no bytes, so they are never
 dropped for lack of room. `hello` is kept and said again to every new subscriber of the events: a daemon that
@@ -53,8 +53,6 @@ from .memory import Lender
 
 log = logging.getLogger("attnd")
 
-HEARTBEAT_INTERVAL_MS = 1000
-HEARTBEAT_TIMEOUT_MS = 3000
 SUBSCRIPTION_BYTES_MAX = 4096  # larger than any: a plan has 1024
 SUBSCRIPTIONS_MAX = 4096  # a daemon has some hundred; what is beyond them is not wanted
 SUBSCRIPTIONS_AT_ONCE = 1024  # so that a flood of them cannot hold up sending
@@ -876,8 +874,6 @@ def _set_options(socket: "zmq.Socket[Any]", high_water: int) -> None:
     socket.setsockopt(zmq.SNDHWM, high_water)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_BYTES_MAX)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
 
