@@ -71,6 +71,7 @@ REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl 
             "what is published by hand is cut by hand), fewer samples (samples=1), or a fused kernel, of which queries "
             "and keys are sent instead of weights")
 REMOTE = "See whether attnd runs there, and whether the network and the firewalls let it through"
+SENT_PART = 4  # of the queue's bytes: ZeroMQ holds no more of them, or one message
 PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue
 
 
@@ -163,6 +164,8 @@ class Sender:
         self._changed = threading.Condition(threading.Lock())
         self._queue: Deque[Union[Message, Later]] = deque()
         self._queued_bytes = 0  # reserved ones included
+        self._held_bytes = 0  # those that ZeroMQ has, but for
+        self._moves: Deque[int] = deque()  # what it was given and has let go of since: without the lock, as the latter is
         self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0, "too_large": 0}
         self._position = (0, 0)  # epoch and step of the newest message
         self._pending = 0  # published, and neither sent, dropped nor skipped yet
@@ -227,7 +230,7 @@ class Sender:
             if not self._open:
                 self._count["skipped"] += 1
                 return False
-            full = refusal is None and nbytes and self._queued_bytes + nbytes > self._queue_bytes
+            full = refusal is None and nbytes and self._queued_bytes + self._held() + nbytes > self._queue_bytes
             if refusal is None and not full:
                 self._queued_bytes += nbytes
                 self._pending += 1
@@ -592,7 +595,8 @@ class Sender:
         sent = 0
         while not self._is_late():  # messages that are slow to make would else outlive close()
             self._take_subscriptions()
-            self.memory.tend(self._link.endpoint, self.limits.memory >= 1)
+            if self._blocked_since is None:  # else it would lend what nobody takes
+                self.memory.tend(self._link.endpoint, self.limits.memory >= 1)
             hello = self._due_hello()
             if hello is not None and not self._send(hello, False):
                 return sent, True
@@ -630,7 +634,7 @@ class Sender:
             grown = message.nbytes - head.nbytes if message is not None else 0
             refusal = None if message is None else self.limits.refusal(message.kind, message.nbytes, message.keys)
             if message is not None and refusal is None and not (
-                    grown > 0 and self._queued_bytes + grown > self._queue_bytes):
+                    grown > 0 and self._queued_bytes + self._held() + grown > self._queue_bytes):
                 self._queued_bytes += grown
                 self._queue[0] = message
                 return message
@@ -681,10 +685,14 @@ class Sender:
                 self._told_at = time.monotonic()  # not at once again
             self._warn_large(self.limits.too_large(nbytes))
             return True
+        with self._changed:
+            held = self._held()
+        if held and held + message.nbytes > self._queue_bytes // SENT_PART:
+            return False
         named = self.memory.name(message.frames)
         # Made before anything is sent: an error here must not leave half a message in the socket.
         parts: List[Any] = [message.topic, packed,
-                            *(name or zmq.Frame(frame, copy=False) for (_, name), frame in zip(named, message.frames))]
+                            *(name or self._given(frame) for (_, name), frame in zip(named, message.frames))]
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
         except zmq.Again:
@@ -699,6 +707,19 @@ class Sender:
         if queued:
             self._done(message, seq)
         return True
+
+    def _given(self, frame: np.ndarray) -> zmq.Frame:
+        """A tensor for ZeroMQ, which counts among what it holds until it is freed."""
+        view = frame.view()
+        self._moves.append(view.nbytes)
+        weakref.finalize(view, self._moves.append, -view.nbytes).atexit = False
+        return zmq.Frame(view, copy=False)
+
+    def _held(self) -> int:
+        """Bytes of tensors that ZeroMQ holds. The caller holds the lock."""
+        while self._moves:
+            self._held_bytes += self._moves.popleft()
+        return self._held_bytes
 
     def _has_told(self, total: int) -> None:
         """An event tells of so many tensors that were dropped."""
