@@ -850,7 +850,7 @@ class Sender:
             self._queue.clear()
             deadline = self._deadline
             lost = self._dropped_tensors - self._dropped_open if heard and deadline is not None else 0
-            late = self._end_lane()
+            late, had = self._end_lane()
             self.prefixes = self._heard = ()
             os.close(self._wake_write)
             os.close(self._wake_read)
@@ -859,8 +859,8 @@ class Sender:
             log.warning("job %s: %d messages were not ready within %.3g s of the end (linger) and are dropped", self.identity.job,
                         lost, self._linger_s)
         if late:
-            log.warning("job %s: attnd did not acknowledge %d messages within %.3g s of the end (linger): they count as dropped",
-                        self.identity.job, late, self._linger_s)
+            log.warning("job %s: attnd did not acknowledge %d messages within %.3g s of the end (linger): they count as dropped, "
+                        "though it has been sent %d of them and may have them", self.identity.job, late, self._linger_s, had)
         if self._lane.unacknowledged:
             log.warning("job %s: %d messages that attnd has not acknowledged are kept in %s: the next process with this spool "
                         "sends them", self.identity.job, self._lane.unacknowledged, self._reliable.directory)
@@ -873,17 +873,19 @@ class Sender:
         self._link.close(linger_ms=int(left_s * 1000))
         self.memory.close()
 
-    def _end_lane(self) -> int:
-        """How many messages are dropped with it; a daemon that is not there misses no event. The caller holds the lock."""
-        late = 0
+    def _end_lane(self) -> Tuple[int, int]:
+        """How many messages are dropped with it, and how many of those attnd may have; a daemon that is not there misses no
+        event. The caller holds the lock."""
+        late = had = 0
         for entry in self._lane.close():
             self._pending -= entry.counted
             if self._away and not entry.payload:
                 self._count["skipped"] += entry.counted
             elif entry.counted and entry.topic is not None:
                 late += 1
+                had += entry.went
                 self._count_drop(entry.topic, "state" if entry.payload else "event")
-        return late
+        return late, had
 
 
 def _until(deadline: Optional[float], pause_s: float) -> float:
