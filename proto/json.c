@@ -237,15 +237,31 @@ static int json_append(const char *bytes, size_t len, void *data)
     return 0;
 }
 
+/* Whether a character of U+0080 to U+009F is in it, which jansson leaves as it is. */
+static bool has_controls(const char *text)
+{
+    while ((text = strchr(text, '\xc2')) && (unsigned char)text[1] > 0x9f) {
+        text++;
+    }
+    return text;
+}
+
+/* Appends the document and a NUL. Returns 0 or -1. */
+static int json_write(const json_t *json, size_t flags, struct json_text *text)
+{
+    return json_dump_callback(json, json_append, text, flags) != 0 ? -1 : json_append("", 1, text);
+}
+
 static char *dump(const msgpack_object *root, unsigned indent, enum mpk_bins bins)
 {
     json_t *json = to_json(root, bins);
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
     struct json_text text = {0};
 
-    if (!json || json_dump_callback(json, json_append, &text, flags) != 0 ||
-        json_append("", 1, &text) != 0) {
-        text.failed = true;
+    text.failed = !json || json_write(json, flags, &text) != 0;
+    if (!text.failed && has_controls(text.data)) {
+        text.len = 0;
+        text.failed = json_write(json, flags | JSON_ENSURE_ASCII, &text) != 0;
     }
     json_decref(json);
     if (text.failed) {

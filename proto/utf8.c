@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "proto/utf8.h"
 
+#include <string.h>
+
 /* By the first byte: how many bytes, and the bits of it that count; 0 = none begins like that. */
 static size_t utf8_length_of(unsigned char first, uint32_t *ret_bits)
 {
@@ -48,19 +50,39 @@ size_t utf8_put(uint32_t code, char *ret_text)
     return length;
 }
 
+/* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
+static bool utf8_is_plain_at(const char *text, size_t len, size_t *ret_taken)
+{
+    uint32_t code;
+
+    *ret_taken = utf8_take(text, len, &code);
+    return code >= 0x20 && (code < 0x7f || code > 0x9f) &&
+           (code != UTF8_REPLACEMENT || *ret_taken > 1);
+}
+
 bool utf8_is_plain(const char *text, size_t len)
 {
-    bool plain = true;
+    size_t taken;
 
-    while (plain && len > 0) {
-        uint32_t code;
-        size_t taken = utf8_take(text, len, &code);
-
-        /* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
-        plain =
-            code >= 0x20 && (code < 0x7f || code > 0x9f) && (code != UTF8_REPLACEMENT || taken > 1);
+    while (len > 0 && utf8_is_plain_at(text, len, &taken)) {
         text += taken;
         len -= taken;
     }
-    return plain;
+    return len == 0;
+}
+
+void utf8_make_plain(char *text, size_t len)
+{
+    char *put = text;
+    size_t taken;
+
+    for (; len > 0; len -= taken, text += taken) {
+        if (utf8_is_plain_at(text, len, &taken)) {
+            memmove(put, text, taken);
+            put += taken;
+        } else {
+            *put++ = '?';
+        }
+    }
+    *put = '\0';
 }

@@ -408,6 +408,34 @@ def test_a_stalled_daemon_never_blocks_and_every_message_is_accounted_for():
     fake.close()
 
 
+def test_what_zeromq_holds_is_part_of_the_queue():
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    with attnd.Publisher("job", fake.endpoint, queue_bytes=4 << 20, high_water=64, linger=0.1) as publisher:
+        fake.attach(publisher)
+        weights = uniform(4, 4, 128, 128)  # 1 MiB
+        for step in range(30):
+            publisher.publish_attention(weights, step=step, **AT)
+            wait_until(lambda: publisher.stats()["queued_bytes"] == 0 or publisher._sender._blocked_since is not None, "a try")
+        counts = publisher.stats()
+        assert counts["dropped"] >= 20 and identity_holds(counts)  # fewer than 4, and what is on its way, are kept
+        wait_until(lambda: fake.receive(0.01) is None and publisher.stats()["queued"] == 0, "the daemon wakes up")
+        wait_until(lambda: publisher.publish_attention(weights, step=30, **AT), "there is room again")
+    fake.close()
+
+
+def test_nothing_is_lent_to_a_daemon_that_takes_nothing(monkeypatch):
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    with attnd.Publisher("job", fake.endpoint, high_water=1, linger=0.1) as publisher:
+        fake.attach(publisher)
+        fill(publisher)
+        tries, flush = [], publisher._sender._flush
+        monkeypatch.setattr(publisher._sender, "_flush", lambda: tries.append("flush") or flush())
+        monkeypatch.setattr(publisher._sender.memory, "tend", lambda *_: tries.append("tend"))
+        wait_until(lambda: len(tries) >= 3, "some tries")
+        assert "tend" not in tries
+    fake.close()
+
+
 def test_a_stalled_daemon_is_noticed_and_again_when_it_moves(monkeypatch):
     monkeypatch.setattr(sender, "STALLED_AFTER_S", 0.1)
     fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)

@@ -411,6 +411,17 @@ def test_what_is_refused_is_counted_and_not_sent_again(daemons, publishers, capl
     assert sum("refuses a message" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_control_characters_of_an_answer_are_not_logged(daemons, publishers, caplog):
+    daemon, publisher = daemons(), publishers()
+    numbers = unanswered(daemon, publisher, 1)
+    daemon.answer(waits="\x1b]0;full\a\x9b2J\nforged line é")
+    daemon.answer(refused=[[numbers[0], "\x1b[2J"]])
+    daemon.wait(lambda: publisher.stats()["sent"] == 1, "it is settled")
+    said = "".join(record.getMessage() for record in caplog.records)
+    assert "(?]0;full??2J?forged line é)" in said and "(reason: ?[2J)" in said and said.isprintable()
+    assert publisher.stats()["refused_by_reason"] == {"?[2J": 1}
+
+
 def test_a_late_message_is_told_by_its_reason(daemons, publishers, caplog):
     daemon, publisher = daemons(), publishers()
     daemon.answer(refused=[[number, "late"] for number in unanswered(daemon, publisher, 2)])
@@ -558,7 +569,8 @@ def test_closing_waits_for_acknowledgements_and_tells_without(daemons, publisher
     publisher.close()
     stats = publisher.stats()
     assert stats["dropped"] == 5 and stats["queued"] == 0 and identity_holds(stats)  # and the bye
-    assert any("did not acknowledge 5 messages" in record.getMessage() for record in caplog.records)
+    assert any(record.getMessage().endswith("attnd did not acknowledge 5 messages within 0.3 s of the end (linger): they count as "
+                                            "dropped, though it has been sent 5 of them and may have them") for record in caplog.records)
 
 
 def test_closing_without_attnd_keeps_them_in_the_spool(daemons, publishers, tmp_path, caplog):

@@ -192,6 +192,13 @@ def test_a_call_returns_the_result_and_skips_late_answers(router):
     assert router.seen == [[0, 1, "jobs", {}]]
 
 
+def test_a_refusal_has_no_control_characters(router):
+    router.answer(lambda n: [1, n, {"code": "no\x1b[2J", "message": "clear\x9b2J\a"}, None])
+    with attnd.Control(router.endpoint) as control, pytest.raises(attnd.ControlError) as refused:
+        control.jobs()
+    assert str(refused.value).isprintable() and "clear?2J?" in str(refused.value) and refused.value.code == "no?[2J"
+
+
 FUNCTIONS = {"plan.get": "plan", "plan.set": "set_plan", "plan.reset": "reset_plan"}
 
 

@@ -72,17 +72,20 @@ void reliable_tell_waits(struct reliable *lane, const msgpack_object *acknowledg
 
 void reliable_tell_end(struct reliable *lane, bool away, uint32_t linger_ms)
 {
-    unsigned long long late = 0, kept = 0;
+    unsigned long long late = 0, had = 0, kept = 0;
 
     for (const struct kept *at = lane->own.first; at; at = at->next) {
+        const bool is_late = at->counted && !at->spooled && !(away && at->payload == 0);
+
         kept += at->counted && at->spooled;
-        late += at->counted && !at->spooled && !(away && at->payload == 0);
+        late += is_late;
+        had += is_late && (at->sent || at->went);
     }
     if (late > 0) {
         warner_say(lane->warner, WARNING_LATE,
                    "attnd did not acknowledge %llu messages within %.3g s of the end (linger): "
-                   "they count as dropped",
-                   late, linger_ms / 1000.0);
+                   "they count as dropped, though it has been sent %llu of them and may have them",
+                   late, linger_ms / 1000.0, had);
     }
     if (kept > 0) {
         warner_say(lane->warner, WARNING_KEPT,

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/c/src/warner.h"
 
+#include "proto/utf8.h"
+
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #define SENTENCE_MAX (PATH_MAX + 1024)
 
@@ -18,6 +21,7 @@ __attribute__((format(printf, 2, 0))) static void warner_put(struct warner *warn
     }
     length = snprintf(sentence, sizeof sentence, "job %s: ", warner->job);
     vsnprintf(sentence + length, sizeof sentence - (size_t)length, format, values);
+    utf8_make_plain(sentence, strlen(sentence)); /* parts of it come from the wire */
     warner->say(warner->context, sentence);
 }
 

@@ -2,6 +2,7 @@
 #include "clients/cli/base/cli.h"
 
 #include "proto/err.h"
+#include "proto/utf8.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"
 #include "clients/c/src/listener.h"
@@ -180,11 +181,8 @@ int cli_fail(struct cli *cli, int code, const char *format, ...)
     if (*sentence == '\0') {
         return code;
     }
-    fputs("attnctl: ", cli->err);
-    for (const char *c = sentence; *c; c++) {
-        putc((unsigned char)*c < ' ' || *c == 0x7f ? '?' : *c, cli->err);
-    }
-    putc('\n', cli->err);
+    utf8_make_plain(sentence, strlen(sentence));
+    fprintf(cli->err, "attnctl: %s\n", sentence);
     return code;
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/base/field.h"
 
+#include "proto/utf8.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,15 +15,11 @@ uint64_t field_u64(const msgpack_object *map, const char *key)
     return value && mpk_get_u64(value, UINT64_MAX, &number) == 0 ? number : 0;
 }
 
-/* Bytes beyond ASCII pass: they are UTF-8 that attnd has been given. */
 static void copy_text(const msgpack_object_str *text, char *ret_text, size_t size)
 {
     size_t length = text->size < size - 1 ? text->size : size - 1;
-    for (size_t i = 0; i < length; i++) {
-        unsigned char byte = (unsigned char)text->ptr[i];
-        ret_text[i] = byte < ' ' || byte == 0x7f ? '?' : text->ptr[i];
-    }
-    ret_text[length] = '\0';
+    memcpy(ret_text, text->ptr, length);
+    utf8_make_plain(ret_text, length);
 }
 
 void field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size)

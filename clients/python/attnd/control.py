@@ -20,6 +20,7 @@ import zmq
 from . import __version__, past, wire
 from .link import Link
 from .local import version_order
+from .wire import printable
 
 DEFAULT_TIMEOUT_S = 5.0
 LOOK_KEYS_S = 1.0  # without an answer: whether it is the keys
@@ -31,9 +32,8 @@ class ControlError(Exception):
     """The daemon refused a request. `code` is one of its reasons, such as 'job_unknown'."""
 
     def __init__(self, code: str, message: str):
-        super().__init__(f"{message} ({code})" if message else code)
-        self.code = code
-        self.message = message
+        self.code, self.message = printable(code), printable(message)
+        super().__init__(f"{self.message} ({self.code})" if message else self.code)
 
 
 class KeysError(ConnectionError):

@@ -59,8 +59,8 @@ class Publisher:
                  answers on this machine, now or later
     endpoint     exactly this socket of it, instead of an address
     rank, world  this process and how many there are; 0 <= rank < world
-    queue_bytes  payload bytes that may wait here; above it the newest message is dropped and counted.
-                 ZeroMQ holds up to `high_water` messages more.
+    queue_bytes  payload bytes that may wait here; above it the newest message is dropped and counted. ZeroMQ holds up to
+                 `high_water` messages of them, and a quarter of these bytes or one message
     run          16 bytes naming this start of the job, the same on every rank; random by default
     linger       seconds that close() and the end of the program may spend on sending what is queued
     reliable     which messages attnd acknowledges when they are in its history, and are kept until then: None: states and

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 
+from .wire import printable
+
 VALUES_MAX = 32  # of one message
 SETTINGS_MAX = 64
 NAME_BYTES_MAX = 64
@@ -106,5 +108,4 @@ def _finite(number: float) -> Optional[float]:
 
 def _text(text: str, bytes_max: int) -> str:
     """'?' for what is no printable character, and no more than so many bytes."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return printable.encode(errors="replace")[:bytes_max].decode(errors="ignore")
+    return printable(text).encode(errors="replace")[:bytes_max].decode(errors="ignore")

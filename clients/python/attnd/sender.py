@@ -69,6 +69,7 @@ REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl 
             "what is published by hand is cut by hand), fewer samples (samples=1), or a fused kernel, of which queries "
             "and keys are sent instead of weights")
 REMOTE = "See whether attnd runs there, and whether the network and the firewalls let it through"
+SENT_PART = 4  # of the queue's bytes: ZeroMQ holds no more of them, or one message
 PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue
 
 
@@ -161,6 +162,8 @@ class Sender:
         self._changed = threading.Condition(threading.Lock())
         self._queue: Deque[Union[Message, Later]] = deque()
         self._queued_bytes = 0  # reserved ones included
+        self._held_bytes = 0  # those that ZeroMQ has, but for
+        self._moves: Deque[int] = deque()  # what it was given and has let go of since: without the lock, as the latter is
         self._count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0, "too_large": 0}
         self._position = (0, 0)  # epoch and step of the newest message
         self._pending = 0  # published, and neither sent, dropped nor skipped yet
@@ -225,7 +228,7 @@ class Sender:
             if not self._open:
                 self._count["skipped"] += 1
                 return False
-            full = refusal is None and nbytes and self._queued_bytes + nbytes > self._queue_bytes
+            full = refusal is None and nbytes and self._queued_bytes + self._held() + nbytes > self._queue_bytes
             if refusal is None and not full:
                 self._queued_bytes += nbytes
                 self._pending += 1
@@ -590,7 +593,8 @@ class Sender:
         sent = 0
         while not self._is_late():  # messages that are slow to make would else outlive close()
             self._take_subscriptions()
-            self.memory.tend(self._link.endpoint, self.limits.memory >= 1)
+            if self._blocked_since is None:  # else it would lend what nobody takes
+                self.memory.tend(self._link.endpoint, self.limits.memory >= 1)
             hello = self._due_hello()
             if hello is not None and not self._send(hello, False):
                 return sent, True
@@ -628,7 +632,7 @@ class Sender:
             grown = message.nbytes - head.nbytes if message is not None else 0
             refusal = None if message is None else self.limits.refusal(message.kind, message.nbytes, message.keys)
             if message is not None and refusal is None and not (
-                    grown > 0 and self._queued_bytes + grown > self._queue_bytes):
+                    grown > 0 and self._queued_bytes + self._held() + grown > self._queue_bytes):
                 self._queued_bytes += grown
                 self._queue[0] = message
                 return message
@@ -679,10 +683,14 @@ class Sender:
                 self._told_at = time.monotonic()  # not at once again
             self._warn_large(self.limits.too_large(nbytes))
             return True
+        with self._changed:
+            held = self._held()
+        if held and held + message.nbytes > self._queue_bytes // SENT_PART:
+            return False
         named = self.memory.name(message.frames)
         # Made before anything is sent: an error here must not leave half a message in the socket.
         parts: List[Any] = [message.topic, packed,
-                            *(name or zmq.Frame(frame, copy=False) for (_, name), frame in zip(named, message.frames))]
+                            *(name or self._given(frame) for (_, name), frame in zip(named, message.frames))]
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
         except zmq.Again:
@@ -697,6 +705,19 @@ class Sender:
         if queued:
             self._done(message, seq)
         return True
+
+    def _given(self, frame: np.ndarray) -> zmq.Frame:
+        """A tensor for ZeroMQ, which counts among what it holds until it is freed."""
+        view = frame.view()
+        self._moves.append(view.nbytes)
+        weakref.finalize(view, self._moves.append, -view.nbytes).atexit = False
+        return zmq.Frame(view, copy=False)
+
+    def _held(self) -> int:
+        """Bytes of tensors that ZeroMQ holds. The caller holds the lock."""
+        while self._moves:
+            self._held_bytes += self._moves.popleft()
+        return self._held_bytes
 
     def _has_told(self, total: int) -> None:
         """An event tells of so many tensors that were dropped."""
@@ -827,7 +848,7 @@ class Sender:
             self._queue.clear()
             deadline = self._deadline
             lost = self._dropped_tensors - self._dropped_open if heard and deadline is not None else 0
-            late = self._end_lane()
+            late, had = self._end_lane()
             self.prefixes = self._heard = ()
             os.close(self._wake_write)
             os.close(self._wake_read)
@@ -836,8 +857,8 @@ class Sender:
             log.warning("job %s: %d messages were not ready within %.3g s of the end (linger) and are dropped", self.identity.job,
                         lost, self._linger_s)
         if late:
-            log.warning("job %s: attnd did not acknowledge %d messages within %.3g s of the end (linger): they count as dropped",
-                        self.identity.job, late, self._linger_s)
+            log.warning("job %s: attnd did not acknowledge %d messages within %.3g s of the end (linger): they count as dropped, "
+                        "though it has been sent %d of them and may have them", self.identity.job, late, self._linger_s, had)
         if self._lane.unacknowledged:
             log.warning("job %s: %d messages that attnd has not acknowledged are kept in %s: the next process with this spool "
                         "sends them", self.identity.job, self._lane.unacknowledged, self._reliable.directory)
@@ -850,17 +871,19 @@ class Sender:
         self._link.close(linger_ms=int(left_s * 1000))
         self.memory.close()
 
-    def _end_lane(self) -> int:
-        """How many messages are dropped with it; a daemon that is not there misses no event. The caller holds the lock."""
-        late = 0
+    def _end_lane(self) -> Tuple[int, int]:
+        """How many messages are dropped with it, and how many of those attnd may have; a daemon that is not there misses no
+        event. The caller holds the lock."""
+        late = had = 0
         for entry in self._lane.close():
             self._pending -= entry.counted
             if self._away and not entry.payload:
                 self._count["skipped"] += entry.counted
             elif entry.counted and entry.topic is not None:
                 late += 1
+                had += entry.went
                 self._count_drop(entry.topic, "state" if entry.payload else "event")
-        return late
+        return late, had
 
 
 def _until(deadline: Optional[float], pause_s: float) -> float:

@@ -26,6 +26,7 @@ import zmq
 from . import __version__, address as addresses
 from .control import Control, ControlError
 from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of
+from .wire import printable
 
 log = logging.getLogger("attnd")
 
@@ -180,7 +181,7 @@ class Starter:
             return
         if history["path"] is None:
             log.warning("job %s: attnd keeps no history: %s. Mend that, or set XDG_STATE_HOME to a place that "
-                        "can be written, and end attnd (kill %d)", self._job, history["reason"], pid)
+                        "can be written, and end attnd (kill %d)", self._job, printable(history["reason"]), pid)
 
     def _tell_page(self) -> None:
         """Where it is now, unless that was told: one that is started again may have another port."""

@@ -79,7 +79,7 @@ class Subscriber:
             result = wire.decode_result(payload)
         except ValueError as error:
             if not self.malformed:
-                log.warning("a message that is no result was skipped: %s; further ones are only counted", error)
+                log.warning("a message that is no result was skipped: %s; further ones are only counted", wire.printable(str(error)))
             self.malformed += 1
             return None
         subject = _subject(result)

@@ -99,10 +99,15 @@ def check_module(module: Any) -> Optional[str]:
     return module
 
 
+def printable(text: str) -> str:
+    """'?' for what is no printable character, which a terminal may take for an order."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def clean_module(path: str) -> Optional[str]:
     """A module's path as a header can carry it: '?' for what is no printable character, and of a long path its end,
     after '...'. None for the model itself, which has no path."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in path)
+    text = printable(path)
     if len(text.encode()) > MODULE_MAX:
         text = "..." + text.encode()[3 - MODULE_MAX:].decode(errors="ignore")
     return text or None

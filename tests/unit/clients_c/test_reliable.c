@@ -278,9 +278,64 @@ static void test_what_finds_no_room_waits_for_an_attnd_that_is_back(void **state
     attnd_close(&attnd);
 }
 
+static void keep_sentence(void *context, const char *sentence)
+{
+    snprintf(context, 512, "%s", sentence);
+}
+
+/* A terminal would take orders from it: ESC, a bell, and CSI in one character. */
+static void test_control_characters_of_an_answer_are_not_told(void **state)
+{
+    char said[512] = "";
+    struct attnd attnd;
+    struct mpk_writer writer;
+    struct bytes frame;
+
+    (void)state;
+    attnd_open(&attnd);
+    attnd.warner.say = keep_sentence;
+    attnd.warner.context = said;
+    join(&attnd);
+    mpk_writer_init(&writer);
+    mpk_put_map(&writer, 1);
+    mpk_pair_str(&writer, "waits",
+                 "\x1b]0;\a\xc2\x9b"
+                 "2J\n\xc3\xa9\xff");
+    frame = bytes_written(&writer);
+    address_client(&attnd);
+    say_frame(&attnd, &frame, false);
+    bytes_free(&frame);
+    reliable_tend(&attnd.lane);
+    assert_non_null(strstr(said, "(?]0;??2J?\xc3\xa9?)"));
+    attnd_close(&attnd);
+}
+
+static void test_the_end_tells_what_attnd_may_have(void **state)
+{
+    char said[512] = "";
+    struct attnd attnd;
+
+    (void)state;
+    attnd_open(&attnd);
+    attnd.warner.say = keep_sentence;
+    attnd.warner.context = said;
+    join(&attnd);
+    answer(&attnd, 0, 1 << 16);
+    assert_int_equal(keep(&attnd), 0);
+    reliable_tend(&attnd.lane);
+    expect_number(&attnd, 1);
+    reliable_tell_end(&attnd.lane, false, 2000);
+    assert_non_null(
+        strstr(said, "attnd did not acknowledge 1 messages within 2 s of the end (linger): "
+                     "they count as dropped, though it has been sent 1 of them and may have them"));
+    attnd_close(&attnd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_control_characters_of_an_answer_are_not_told),
+        cmocka_unit_test(test_the_end_tells_what_attnd_may_have),
         cmocka_unit_test(test_what_has_several_frames_is_no_answer),
         cmocka_unit_test(test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection),
         cmocka_unit_test(test_what_another_process_sent_in_its_place_counts_as_refused),

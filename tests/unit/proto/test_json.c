@@ -27,6 +27,14 @@ static void json_expect(const void *data, size_t len, const char *expected)
     free(text);
 }
 
+/* Jansson escapes those of ASCII itself; a terminal takes U+009B for ESC [. */
+static void test_control_characters_are_escaped(void **state)
+{
+    (void)state;
+    json_expect("\xa5\x1b\xc2\x9b\xc3\xa9", 6, "\"\\u001B\\u009B\\u00E9\"");
+    json_expect("\xa4\xc2\xa0\xc3\xa9", 5, "\"\xc2\xa0\xc3\xa9\"");
+}
+
 static void test_golden_files_convert_to_their_twins(void **state)
 {
     static const char *const names[] = {"attention",
@@ -125,6 +133,7 @@ static void test_binaries_are_hex_and_empty_values_are_empty(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_control_characters_are_escaped),
         cmocka_unit_test(test_golden_files_convert_to_their_twins),
         cmocka_unit_test(test_numbers_json_cannot_say_become_null),
         cmocka_unit_test(test_integers_keep_their_value_up_to_int64),

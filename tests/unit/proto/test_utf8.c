@@ -3,6 +3,8 @@
 
 #include "proto/utf8.h"
 
+#include <string.h>
+
 static void expect_taken(const char *text, size_t len, size_t taken, uint32_t code)
 {
     uint32_t found;
@@ -41,11 +43,22 @@ static void test_every_character_comes_back(void **state)
     }
 }
 
+static void test_what_is_made_plain_is_plain(void **state)
+{
+    char text[] = "a\x1b[2J\xc2\x9b\x7f\t\xc3\xa9\xff\xe6\x97";
+
+    (void)state;
+    utf8_make_plain(text, strlen(text));
+    assert_string_equal(text, "a?[2J???\xc3\xa9???");
+    assert_true(utf8_is_plain(text, strlen(text)));
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_characters_are_taken_and_what_is_none_is_replaced),
         cmocka_unit_test(test_every_character_comes_back),
+        cmocka_unit_test(test_what_is_made_plain_is_plain),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,6 +25,7 @@ import zmq
 
 from .. import keys as keyring
 from ..address import SOCKETS
+from ..wire import printable
 from .spool import Place, Spool, Unreadable, is_passing
 
 log = logging.getLogger("attnd")
@@ -38,6 +39,7 @@ LEFT_BYTES = 16 << 20  # of what others have left, at a time
 ANSWER_BYTES_MAX = 16 << 20
 ANSWERS_AT_ONCE = 1024
 _connections = itertools.count()
+REASON_MAX = 200  # characters of what attnd says for people
 CHARGE_MIN = 4096  # a message takes so much of the credit at least
 NO_ROOM = {"job_limit": "limits.jobs", "run_limit": "limits.runs"}  # may be taken later: the reason, and attnd's setting
 JOIN = bytes(8)
@@ -534,11 +536,12 @@ def _read_answer(frames: Sequence[bytes]) -> Optional[Answer]:
         answer = msgpack.unpackb(frames[0], raw=False) if len(frames) == 1 else None
         if not isinstance(answer, dict):
             return None
-        credit, refused = answer.get("credit", 0), [(number, str(reason)) for number, reason in answer.get("refused", ())]
+        credit, refused = answer.get("credit", 0), [(number, printable(str(reason)[:REASON_MAX])) for number, reason in answer.get("refused", ())]
         acknowledged, repeated, why = list(answer.get("ack", ())), list(answer.get("repeated", ())), answer.get("waits", "")
         numbers = (credit, *acknowledged, *repeated, *(number for number, _ in refused))
         if all(type(number) is int for number in numbers) and credit >= 0:
-            return Answer(credit, acknowledged, repeated, refused, answer.get("again") is True, why if isinstance(why, str) else "")
+            return Answer(credit, acknowledged, repeated, refused, answer.get("again") is True,
+                          printable(why[:REASON_MAX]) if isinstance(why, str) else "")
     except MemoryError:
         raise
     except Exception:  # whoever sends such a thing is not attnd

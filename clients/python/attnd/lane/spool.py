@@ -330,7 +330,13 @@ class Spool:
             if len(self._locks) > NAMES_MAX:
                 self._more = True
                 return
-            if self._take(name):
+            try:
+                taken = self._take(name)
+            except OSError as error:  # no file of ours
+                if is_passing(error):
+                    raise
+                continue
+            if taken:
                 self._list(name)
 
     def _list(self, name: str) -> None:

@@ -25,7 +25,7 @@ static void rpc_refuse(const struct fake *fake, const char *method, uint64_t id,
                        const msgpack_object *params, struct mpk_writer *reply)
 {
     (void)fake, (void)method, (void)params;
-    fake_put_error(reply, id, "job_unknown", "no such job\n");
+    fake_put_error(reply, id, "job_unknown", "no such job\n\xc2\x9b\xc3\xa9");
 }
 
 static void be_silent(const struct fake *fake, const char *method, uint64_t id,
@@ -124,7 +124,7 @@ static void test_a_refusal_carries_its_code_and_clean_text(void **state)
     open_to(&fake, rpc_refuse, 60000, &rpc);
     assert_int_equal(rpc_call(&rpc, "summary", NULL, &reply), RPC_REFUSED);
     assert_string_equal(reply.code, "job_unknown");
-    assert_string_equal(reply.message, "no such job?");
+    assert_string_equal(reply.message, "no such job??\xc3\xa9");
     close_both(&fake, &rpc);
 }
 
