@@ -9,9 +9,10 @@ static const struct {
     int key;
     unsigned times;
 } budgets[] = {
-    {KEY_ingest_budget, 2},       {KEY_publish_last_values, 1}, {KEY_maps_memory, 1},
-    {KEY_limits_state_memory, 1}, {KEY_history_queue, 1},       {KEY_tap_budget, 1},
-    {KEY_http_ring, 1},           {KEY_http_answers, 1},        {KEY_http_queue, 2},
+    {KEY_ingest_budget, 2}, {KEY_publish_budget, 1},      {KEY_publish_last_values, 1},
+    {KEY_maps_memory, 1},   {KEY_limits_state_memory, 1}, {KEY_history_queue, 1},
+    {KEY_tap_budget, 1},    {KEY_http_ring, 1},           {KEY_http_answers, 1},
+    {KEY_http_queue, 2},
 };
 
 enum { BUDGETS = sizeof budgets / sizeof budgets[0] };
