@@ -8,6 +8,7 @@
 
 #include "daemon/accept.h"
 #include "daemon/base/activation.h"
+#include "daemon/base/cgroup.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/log.h"
@@ -239,6 +240,19 @@ static int daemon_fail(char *reterr, const char *what, const char *why)
 {
     snprintf(reterr, CONFIG_ERROR_MAX, "cannot %s: %s", what, why);
     return -1;
+}
+
+/* A quarter is for the memory that is in no budget. */
+static int daemon_fit_memory(struct daemon *daemon, char *reterr)
+{
+    (void)reterr;
+    uint64_t limit = cgroup_memory_limit(""), most = limit / 4 * 3;
+    uint64_t budgets = config_fit_memory(&daemon->config, most);
+    if (budgets > most) {
+        log_event(LOG_INFO, "budgets_lowered", LOG_NUM("cgroup", limit), LOG_NUM("from", budgets),
+                  LOG_NUM("to", most));
+    }
+    return 0;
 }
 
 static int daemon_open_loop(struct daemon *daemon, char *reterr)
@@ -526,13 +540,17 @@ static int start_signals(struct daemon *daemon, char *reterr)
 /* Each returns 0, or -1 with a sentence; in this order. */
 typedef int daemon_opener(struct daemon *daemon, char *reterr);
 static daemon_opener *const openers[] = {
-    daemon_open_loop, open_service,  open_keeper,
-    open_workers,     open_registry, start_signals,
-    open_notify,      open_keys,     daemon_open_publisher,
-    open_tap,         open_lane,     open_ingest,
-    open_http,        open_history,  open_fleet,
-    open_control,     start_http,    start_keeper,
-    start_idle,       start_ingest,  NULL,
+    daemon_fit_memory, daemon_open_loop,
+    open_service,      open_keeper,
+    open_workers,      open_registry,
+    start_signals,     open_notify,
+    open_keys,         daemon_open_publisher,
+    open_tap,          open_lane,
+    open_ingest,       open_http,
+    open_history,      open_fleet,
+    open_control,      start_http,
+    start_keeper,      start_idle,
+    start_ingest,      NULL,
 };
 static daemon_opener *const openers_apart[] = {
     daemon_open_loop, open_workers, open_registry, start_signals, open_ingest, NULL,

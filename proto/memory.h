@@ -8,8 +8,17 @@
 #define PROTO_MEMORY_H
 
 #include <assert.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+/* The seals of a buffer: its size stays, and whoever lends it goes on writing to the mapping that
+ * it has already, but can give no page up. The last one is of Linux 5.1, and newer than some C
+ * libraries. */
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+#define MEMORY_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | F_SEAL_FUTURE_WRITE)
 
 #define MEMORY_MAGIC       "attndmem"
 #define MEMORY_VERSION     1

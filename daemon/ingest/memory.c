@@ -3,10 +3,12 @@
  * half of one here. Every answer fits the socket's own buffer when the peer reads what it is told;
  * a peer that does not is cut off, and nothing is ever queued for it.
  *
- * Seals keep the size of a memfd as it is, so that no page of the mapping can go away (SIGBUS). A
- * hole in it is filled when it is read, which costs attnd the page, within the bounds below. Only
- * where the kernel promises no more memory than it has (vm.overcommit_memory = 2) may that fail,
- * and there is no lane. Huge pages can run out too: tmpfs alone is taken.
+ * Seals keep the size of a memfd as it is and its pages where they are: none of the mapping can go
+ * away (SIGBUS), and no hole can be made in it. One that has holes is not taken: the kernel fills
+ * them when they are read, at the cost of attnd. All pages are therefore there, and the lender's.
+ * Where the kernel promises no more memory than it has (vm.overcommit_memory = 2) there is no lane
+ * all the same: it drops a clean page rather than swap it. Huge pages can run out: tmpfs alone is
+ * taken.
  *
  * References: the table of connections holds a peer, each of its buffers another one; the peer's
  * table holds a buffer, each frame that points into it another one. A buffer is unmapped, and a
@@ -39,7 +41,6 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 /* Records of one connection, and connections, that are read in one turn. */
 #define RECORDS_PER_TURN 32
 #define EVENTS_PER_TURN  64
@@ -276,12 +277,15 @@ static const char *memory_why_not(int fd, size_t *ret_bytes)
     struct stat status;
     struct statfs system;
     int seals = fd < 0 ? -1 : fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & SEALS) != SEALS) {
+    if (seals < 0 || (seals & MEMORY_SEALS) != MEMORY_SEALS) {
         return "a buffer that is no sealed memfd";
     }
     if (fstat(fd, &status) != 0 || fstatfs(fd, &system) != 0 || !S_ISREG(status.st_mode) ||
         system.f_type != TMPFS_MAGIC || status.st_size < 1) {
         return "a buffer of another kind";
+    }
+    if (status.st_blocks * 512 < status.st_size) {
+        return "a buffer with holes";
     }
     *ret_bytes = (size_t)status.st_size;
     return NULL;

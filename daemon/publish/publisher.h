@@ -6,7 +6,8 @@
  * `snapshot: true`. ZeroMQ cannot send to one subscriber only, so the others on that topic see the
  * repeat too and skip it by the mark. Subscriptions that come faster than SNAPSHOT_MS are answered
  * together, each value once. A subscriber that is too slow loses messages once publish.send_queue
- * of them are waiting for it; ZeroMQ does not tell how many. Never blocks. Loop thread only. */
+ * of them are waiting for it; ZeroMQ does not tell how many. One that does not read is cut off
+ * when what waits in all is half of publish.budget. Never blocks. Loop thread only. */
 #ifndef DAEMON_PUBLISH_PUBLISHER_H
 #define DAEMON_PUBLISH_PUBLISHER_H
 

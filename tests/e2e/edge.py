@@ -235,8 +235,12 @@ def lend(path, randomly):
 
 def sealed_file(randomly):
     file = os.memfd_create("edge", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    os.ftruncate(file, randomly.choice([0, 4096, 65600, 1 << 20]))
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, randomly.choice([0, 0x1, 0x7, 0x7, 0x7, 0xF]))  # SEAL, SHRINK, GROW, WRITE
+    nbytes = randomly.choice([0, 4096, 65600, 1 << 20])
+    os.ftruncate(file, nbytes)
+    if nbytes and randomly.randrange(4):
+        os.posix_fallocate(file, 0, nbytes)
+    # SEAL, SHRINK, GROW, WRITE, FUTURE_WRITE
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, randomly.choice([0, 0x1, 0x7, 0xF, 0x17, 0x17, 0x17]))
     return file
 
 

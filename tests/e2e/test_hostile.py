@@ -22,7 +22,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmtp
-from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, free_ports, softmax_maps, wait_until
+from harness import PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_log, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
@@ -163,6 +163,38 @@ def test_what_is_never_finished_is_freed_with_its_connection(attnd, rng, name):
     assert_alive(attnd, healthy)
     if not SANITIZED:  # a sanitizer keeps freed memory back on purpose
         wait_until(lambda: attnd.rss_kb() < before + 128 * 1024, "the memory to come back")
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
+@pytest.mark.parametrize("kind", [Attnd, TcpAttnd])
+def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, rng):
+    """Windows of 1,024 heads, 1.3 MB each; those that never read come one after the other."""
+    attnd = kind("publish.budget=128MiB", "window.unit=step", "window.length=1", "history.enabled=false")
+    reader, trainer, weights = Reader(attnd, "summary/"), Trainer(attnd, "gpt"), softmax_maps(rng, 1, 1024, 4, 4)
+    before, silent, step = attnd.rss_kb(), [], 0
+
+    def show(more):
+        nonlocal step
+        for step in range(step + 1, step + more + 1):
+            trainer.attention(weights, step=step)
+            if step > 1:  # the one before is complete
+                assert reader.next()[1]["window"] is not None
+    try:
+        for count in range(1, 4):
+            silent.append(zmtp.introduce(zmtp.connect(attnd.endpoint("publish")), b"SUB"))
+            silent[-1].sendall(zmtp.subscription(b"summary/"))
+            show(60)
+            wait_until(lambda: attnd.stats()["subscribers_cut"] == count, "it to be cut off")
+        show(60)
+        stats = attnd.stats()
+        assert stats["publish_failed"] == 0 and stats["subscribers_cut"] == 3
+        reader.everything()  # waits for each that attnd counts
+        assert attnd.rss_kb() < before + 160 * 1024
+        wait_log(attnd, "event=subscribers_cut")
+    finally:
+        for peer in silent:
+            peer.close()
+    attnd.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

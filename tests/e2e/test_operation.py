@@ -179,6 +179,42 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
     attnd.close()
 
 
+def memory_group(limit):
+    """The directory of a new control group that has so many bytes, of whichever version."""
+    for parent, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = f"{parent}/attnd-test-{os.getpid()}"
+        try:
+            os.mkdir(group)
+        except OSError:
+            continue
+        try:
+            with open(f"{group}/{file}", "w") as into:
+                into.write(str(limit))
+            return group
+        except OSError:
+            os.rmdir(group)
+    pytest.skip("this user can make no control group")
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer has memory of its own")
+def test_budgets_fit_the_memory_of_the_control_group():
+    group = memory_group(512 << 20)
+
+    def join():
+        with open(f"{group}/cgroup.procs", "w") as into:
+            into.write("0")
+
+    try:
+        attnd = Attnd("tap.budget=1GiB", preexec_fn=join)
+        wait_log(attnd, "event=budgets_lowered", "cgroup=536870912", "to=402653184")
+        config = attnd.call("config")
+        assert not config["tap.budget"].endswith("GiB") and not config["limits.state_memory"].endswith("GiB")
+        assert config["ingest.memory"] == "2GiB"  # is the trainers'
+        attnd.close()
+    finally:
+        os.rmdir(group)
+
+
 def test_an_oversized_message_is_refused(rng):
     attnd = Attnd("ingest.max_message=64KiB")
     trainer = Trainer(attnd, "job")

@@ -79,12 +79,11 @@ static void fuzz_memory_start(void)
     descriptors[UNSEALED] = memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     descriptors[OTHER] = open("/dev/null", O_RDWR | O_CLOEXEC);
     for (int i = SEALED; i <= UNSEALED; i++) {
-        REQUIRE(ftruncate(descriptors[i], BUFFER_BYTES) == 0);
+        REQUIRE(posix_fallocate(descriptors[i], 0, BUFFER_BYTES) == 0);
     }
     own = mmap(NULL, BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, descriptors[SEALED], 0);
     REQUIRE(own != MAP_FAILED);
-    REQUIRE(fcntl(descriptors[SEALED], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) ==
-            0);
+    REQUIRE(fcntl(descriptors[SEALED], F_ADD_SEALS, MEMORY_SEALS) == 0);
     for (uint32_t i = 0; i < BUFFER_BYTES; i += sizeof i) {
         memcpy(own + i, &i, sizeof i);
     }

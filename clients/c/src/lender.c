@@ -20,7 +20,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 /* Sizes of buffers are multiples of this. */
 #define ROUND_BYTES UINT64_C(65536)
 /* A buffer is for what takes at least this part of it. */
@@ -376,8 +375,12 @@ static int lender_make(uint64_t bytes, void **ret_data)
         return -1;
     }
     *ret_data = MAP_FAILED;
-    if (posix_fallocate(fd, 0, (off_t)bytes) == 0 && fcntl(fd, F_ADD_SEALS, SEALS) == 0) {
+    if (posix_fallocate(fd, 0, (off_t)bytes) == 0) {
         *ret_data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
+    if (*ret_data != MAP_FAILED && fcntl(fd, F_ADD_SEALS, MEMORY_SEALS) != 0) {
+        munmap(*ret_data, bytes);
+        *ret_data = MAP_FAILED;
     }
     if (*ret_data == MAP_FAILED) {
         close(fd);

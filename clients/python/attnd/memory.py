@@ -32,7 +32,8 @@ from . import address
 
 try:
     import fcntl
-    _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    _FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE of Linux 5.1: pages stay, and only mappings made before can be written to
+    _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | _FUTURE_WRITE
     _KIND = unix.SOCK_SEQPACKET
     _HERE = hasattr(os, "memfd_create") and hasattr(unix, "send_fds")
 except (ImportError, AttributeError):  # not Linux
@@ -217,8 +218,8 @@ class Lender:
             return
         try:
             os.posix_fallocate(fd, 0, nbytes)  # here, and not page by page while the training copies
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             buffer = _Buffer(number, _mapped(fd, nbytes), nbytes)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             with self._lock:
                 if self._socket is not None:
                     unix.send_fds(self._socket, [_RECORD.pack(_LEND, number)], [fd])

@@ -264,6 +264,24 @@ static void test_no_error_shows_a_webhook_or_arguments(void **state)
     assert_non_null(strstr(error, "alerts.command: 'page ...': "));
 }
 
+static void test_budgets_fit_what_the_system_has(void **state)
+{
+    struct config config, before;
+    char error[CONFIG_ERROR_MAX] = "";
+    (void)state;
+    config_defaults(&config);
+    before = config;
+    uint64_t together = config_fit_memory(&config, UINT64_MAX);
+    assert_int_equal(config.limits_state_memory, before.limits_state_memory);
+    assert_int_equal(config_fit_memory(&config, together / 4), together);
+    assert_int_equal(config.limits_state_memory, before.limits_state_memory / 4);
+    assert_int_equal(config.ingest_max_message, config.ingest_budget);
+    assert_int_equal(config_check(&config, error), 0);
+    assert_true(config_fit_memory(&config, 1) <= together / 4);
+    assert_int_equal(config.limits_state_memory, 1 << 20); /* its minimum */
+    assert_int_equal(config_check(&config, error), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +297,7 @@ int main(void)
         cmocka_unit_test(test_chosen_ports_never_clash),
         cmocka_unit_test(test_a_baseline_is_the_first_windows_or_a_run),
         cmocka_unit_test(test_something_is_measured),
+        cmocka_unit_test(test_budgets_fit_what_the_system_has),
         cmocka_unit_test(test_a_command_is_a_path_and_a_webhook_a_url),
         cmocka_unit_test(test_nobody_is_shown_a_webhook_or_arguments),
         cmocka_unit_test(test_no_error_shows_a_webhook_or_arguments),

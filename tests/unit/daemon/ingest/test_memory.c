@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define SEALS  (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define SEALS  MEMORY_SEALS
 #define MIB    (1 << 20)
 #define TENSOR 131072
 
@@ -103,7 +103,7 @@ static int make_buffer(size_t bytes, int seals)
 {
     int fd = memfd_create("attnd-test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    assert_true(bytes == 0 || posix_fallocate(fd, 0, (off_t)bytes) == 0);
     assert_int_equal(fcntl(fd, F_ADD_SEALS, seals), 0);
     return fd;
 }
@@ -160,8 +160,9 @@ static struct message *make_message(const struct memory_greeting *greeting, uint
 static void test_a_tensor_is_read_where_it_is(void **state)
 {
     struct memory_fixture *f = *state;
-    int fd = make_buffer(MIB, SEALS);
+    int fd = make_buffer(MIB, 0);
     char *own = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
     lend(f, f->peer, 3, fd);
     assert_int_equal(heard(f->peer), MEMORY_FREE);
     struct message *message = make_message(&f->greeting, 3, 4096, TENSOR);
@@ -209,12 +210,26 @@ static void test_only_sealed_memfds_are_taken(void **state)
 {
     struct memory_fixture *f = *state;
     assert_refused(f, make_buffer(MIB, 0));
-    assert_refused(f, make_buffer(MIB, F_SEAL_GROW | F_SEAL_SEAL));
-    assert_refused(f, make_buffer(MIB, F_SEAL_SHRINK | F_SEAL_SEAL));
+    assert_refused(f, make_buffer(MIB, SEALS & ~F_SEAL_SHRINK));
+    assert_refused(f, make_buffer(MIB, SEALS & ~F_SEAL_GROW));
+    assert_refused(f, make_buffer(MIB, SEALS & ~F_SEAL_FUTURE_WRITE));
     assert_refused(f, make_buffer(0, SEALS));
     assert_refused(f, open("/dev/null", O_RDWR | O_CLOEXEC));
     assert_refused(f, open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
     assert_refused(f, socket(AF_UNIX, SOCK_STREAM, 0));
+}
+
+/* attnd would fill them, at its own cost. */
+static void test_memory_with_holes_is_not_taken(void **state)
+{
+    struct memory_fixture *f = *state;
+    int fd = make_buffer(MIB, 0);
+    assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, MIB / 2, 4096), 0);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
+    assert_refused(f, fd);
+    fd = make_buffer(MIB, SEALS);
+    assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, MIB), -1);
+    close(fd);
 }
 
 /* A socket whose last close waits until its peer, which it returns, has read all; for an hour. */
@@ -458,6 +473,7 @@ int main(void)
         MEMORY_TEST(test_a_tensor_is_read_where_it_is),
         MEMORY_TEST(test_a_closed_connection_is_known_until_its_messages_are_read),
         MEMORY_TEST(test_only_sealed_memfds_are_taken),
+        MEMORY_TEST(test_memory_with_holes_is_not_taken),
         MEMORY_TEST(test_a_descriptor_that_takes_long_to_close_holds_nobody_up),
         MEMORY_TEST(test_packets_that_are_no_records_end_the_connection),
         MEMORY_TEST(test_memory_is_bounded_by_connection_and_in_all),
