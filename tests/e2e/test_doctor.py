@@ -19,6 +19,7 @@ from test_start import PROGRAMS, executable, without_users
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
+from attnd import doctor as checks  # noqa: E402
 from attnd.doctor import examine  # noqa: E402
 
 PAGE = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
@@ -100,6 +101,14 @@ def test_nothing_that_is_heavy_is_imported():
         done = subprocess.run([sys.executable, "-c", script.format(more)], capture_output=True, text=True, check=True,
                               env={"PYTHONPATH": os.path.join(ROOT, "clients", "python"), "PYTHONDONTWRITEBYTECODE": "1"})
         assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("version, state", [("1.12.1", "WRONG"), ("1.13.0a0", "ok"), ("2.15.1+cu132", "ok"), ("2.16.0", "-")])
+def test_a_torch_that_was_not_tested(monkeypatch, version, state):
+    monkeypatch.setattr(checks, "_version_of_package", lambda name: version if name == "torch" else None)
+    found, = checks._about_frameworks()
+    assert (found.state, found.text) == (state, f"torch {version}")
+    assert ("newer than 2.15, the newest that attnd.watch was tested with" in found.remedy) == (version == "2.16.0")
 
 
 def test_a_spool(tmp_path):

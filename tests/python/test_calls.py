@@ -223,6 +223,22 @@ def test_a_bias_travels_as_weights(shape):
     check(message, truth(q, k, CAUSAL.numpy(), bias.numpy()))
 
 
+def test_importance_of_padded_samples_with_a_bias_is_the_same_in_both_tiers():
+    """As in T5's encoder: rows of padding are rows of zeros."""
+    there = np.arange(T) < np.array([T, 7, 4])[:, None]
+    q, k, bias = random(B, H, T, D), random(B, H, T, D, seed=1), random(1, H, T, T, seed=2)
+    seen = Queries(q, k, bias.masked_fill(~torch.from_numpy(there)[:, None, None], torch.finfo(torch.float32).min))
+    (_, tensors), = messages(seen)
+    state = Context(state=states.Origin(0, 0, 0, 48))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, "captured", lambda measured, *where: measured)
+        measured = cut(seen, EVERYTHING, 0, Share(), state)[0].make(LAYER)
+    zeros = np.where(there[:, None, :, None], truth(q, k, there[:, None, None], bias.numpy()), 0)
+    expected = formulas.softmax(formulas.scores(zeros))
+    np.testing.assert_allclose(measured.values["importance"], expected, rtol=1e-5)
+    np.testing.assert_allclose(formulas.softmax(formulas.scores(np.float64(tensors["weights"]))), expected, rtol=1e-5)
+
+
 def test_heads_that_may_see_different_keys_travel_as_weights():
     q, k, mask = random(B, H, T, D), random(B, H, T, D, seed=1), random(B, H, T, T, seed=2) > 0
     message, = messages(Queries(q, k, mask))
@@ -265,6 +281,8 @@ def test_a_plan_cuts_samples_heads_and_rows(kind, mask, apart):
     allowed = np.ones((T, T), dtype=bool) if mask is None else mask.numpy()
     bias = random(H, T, T, seed=5) if kind == "biased" else torch.zeros(())
     whole = truth(q, k, allowed, bias.numpy())
+    if kind == "biased" and mask is not None:  # rows of padding, whose own key nobody sees
+        whole = np.where(np.broadcast_to(allowed, whole.shape).any(2)[..., None], whole, 0)
     if kind == "weights":
         logits = torch.where(torch.from_numpy(np.broadcast_to(allowed, whole.shape).copy()), 0.0, -1e9)
         seen = Weights(torch.from_numpy(whole), logits)

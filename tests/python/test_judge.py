@@ -179,6 +179,9 @@ PRODUCTS = {
     "transposed": lambda w, v: (v.transpose(-1, -2) @ w.transpose(-1, -2)).transpose(-1, -2),
     "after dropout and a cast": lambda w, v: functional.dropout(w.to(torch.float64), 0.5).to(v.dtype) @ v,
     "one head of values": lambda w, v: w @ v[:, :1],
+    "beside a penalty": lambda w, v: w @ v + 0 * (w @ w.transpose(-1, -2)).sum(),
+    "after a penalty": lambda w, v: 0 * (w @ w.transpose(-1, -2)).sum() + w @ v,
+    "half of the keys at a time": lambda w, v: w[..., :3] @ v[:, :, :3] + w[..., 3:] @ v[:, :, 3:],
     "masked and sliced": lambda w, v: (w * torch.ones(1, H, 1, 1))[..., 1:] @ v[:, :, 1:]}
 
 
@@ -399,6 +402,132 @@ def test_an_unknown_layout_whose_heads_change_is_told(watched, caplog):
     assert len(caplog.records) == 1
     assert "the weights of the model were [4, 3, 6, 6] and are [4, 5, 6, 6]" in caplog.text
     assert "num_heads = 4" in caplog.text
+
+
+class QueriesFirst(torch.nn.Module):
+    """Weights [B, T, H, T]."""
+
+    def __init__(self, product, says=None):
+        super().__init__()
+        self.qkv, self.product = torch.nn.Linear(H * D, 3 * H * D), product
+        if says:
+            self.num_heads = says
+
+    def forward(self, x):
+        q, k, self.v = (part.unflatten(-1, (H, D)) for part in self.qkv(x).chunk(3, -1))
+        self.weights = torch.einsum("bqhd,bkhd->bqhk", q, k).softmax(-1)
+        self.weights.retain_grad()
+        return x + self.product(self.weights, self.v).flatten(2)
+
+
+def sum_of_each_head(weights, values):
+    """A product that is none of torch's."""
+    return (weights.unsqueeze(-1) * values.transpose(1, 2).unsqueeze(1)).sum(-2)
+
+
+OF_QUERIES_FIRST = {
+    "einsum": lambda w, v: torch.einsum("bqhk,bkhd->bqhd", w, v),
+    "einsum of other names": lambda w, v: torch.einsum("nthj,njhd->nthd", w, v),
+    "transposed": lambda w, v: (w.transpose(1, 2) @ v.transpose(1, 2)).transpose(1, 2),
+    "permuted after dropout": lambda w, v: (functional.dropout(w, 0.0).permute(2, 0, 1, 3) @ v.permute(2, 0, 1, 3)).permute(1, 2, 0, 3),
+    "turned values": lambda w, v: (v.permute(0, 2, 3, 1) @ w.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)}
+
+
+@pytest.mark.parametrize("include", [None, "layers.*"])
+@pytest.mark.parametrize("product", OF_QUERIES_FIRST.values(), ids=OF_QUERIES_FIRST)
+def test_queries_before_heads_are_understood_by_the_product(daemon, watched, caplog, product, include):
+    model = Model(QueriesFirst(product))
+    it = watched(model, include=include)
+    run(it, model, tokens=9)
+    it.publisher.close()
+    got = [torch.frombuffer(bytearray(frames[0]), dtype=torch.float32)
+           for _, header, frames in daemon.until_bye() if header["type"] == "attention"]
+    assert len(got) == 2 and not caplog.records
+    assert torch.equal(got[1].view(B, H, 9, 9), model.layers[0].weights.detach().transpose(1, 2))
+
+
+def test_queries_before_heads_are_understood_by_the_modules_count(daemon, watched, caplog):
+    model = Model(QueriesFirst(sum_of_each_head, says=H))
+    it = watched(model, include="layers.*")
+    run(it, model, tokens=9)
+    assert shapes(daemon, it) == {0: [[B, H, 9, 9]] * 2} and not caplog.records
+
+
+def test_where_nothing_tells_queries_from_heads_nothing_is_captured(watched, caplog):
+    model = Model(QueriesFirst(sum_of_each_head), Attention())
+    it = watched(model, include="layers.0")
+    run(it, model, tokens=9)
+    assert it.layers == [("decoder", 1, "self")] and len(caplog.records) == 1
+    assert "the softmax of layers.0 (QueriesFirst) is not captured, as nothing tells the heads of its result [2, 9, 4, 9] from its " \
+        "queries. Let the module say num_heads" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------ in parts
+
+class PartsOfAttention(Attention):
+    """Computes attention in parts: none of their softmaxes has all queries and keys."""
+
+    def forward(self, x):
+        q, k, v = (heads_of(part) for part in self.qkv(x).chunk(3, -1))
+        return x + self.computed(q, k, v).transpose(1, 2).flatten(2)
+
+
+class WindowsAttention(PartsOfAttention):
+    """As Longformer: [B, T, H, window], summed up by diagonals."""
+
+    def computed(self, q, k, v):
+        near = [functional.pad(tensor, (0, 0, 1, 1)).unfold(2, 3, 1) for tensor in (k, v)]
+        weights = torch.einsum("bhtd,bhtdw->bthw", q, near[0]).softmax(-1)
+        return (weights.transpose(1, 2).unsqueeze(-2) * near[1]).sum(-1)
+
+
+class GlobalAttention(PartsOfAttention):
+    """As Longformer with global tokens: the first two keys, and a window."""
+
+    def computed(self, q, k, v):
+        near = [functional.pad(tensor, (0, 0, 1, 1)).unfold(2, 3, 1) for tensor in (k, v)]
+        weights = torch.cat([q @ k[:, :, :2].transpose(-1, -2), torch.einsum("bhtd,bhtdw->bhtw", q, near[0])], -1).softmax(-1)
+        return weights.narrow(-1, 0, 2) @ v[:, :, :2] + (weights[..., 2:].unsqueeze(-2) * near[1]).sum(-1)
+
+
+class BlocksAttention(PartsOfAttention):
+    """As BigBird: the first block sees all, the others see themselves and the first."""
+
+    def computed(self, q, k, v):
+        first = (q[:, :, :2] @ k.transpose(-1, -2)).softmax(-1) @ v
+        q, k, v = (tensor.unflatten(2, (-1, 2)) for tensor in (q, k, v))
+        k, v = (torch.cat([tensor[:, :, :1].expand(-1, -1, 2, -1, -1), tensor[:, :, 1:]], 3) for tensor in (k, v))
+        return torch.cat([first, ((q[:, :, 1:] @ k.transpose(-1, -2)).softmax(-1) @ v).flatten(2, 3)], 2)
+
+
+class LandmarksAttention(PartsOfAttention):
+    """As Nystroem: of queries and landmarks, of landmarks, of landmarks and keys."""
+
+    def computed(self, q, k, v):
+        few = [tensor[:, :, ::2] for tensor in (q, k)]
+        left, among, right = (one.softmax(-1) for one in (q @ few[1].transpose(-1, -2), few[0] @ few[1].transpose(-1, -2),
+                                                          few[0] @ k.transpose(-1, -2)))
+        inverse = among.transpose(-1, -2)
+        inverse = inverse @ (2 * torch.eye(T // 2) - among @ inverse)
+        return left @ inverse @ (right @ v)
+
+
+PARTS = {WindowsAttention: "has 6 queries and 3 columns, which are not all keys",
+         GlobalAttention: "is multiplied with values of 2 of its 5 columns",
+         BlocksAttention: "another softmax of this module has 5 axes",
+         LandmarksAttention: "is multiplied with nothing but what is made of it"}
+
+
+@pytest.mark.parametrize("include", [None, "layers.*"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_attention_in_parts_is_no_layer_and_the_reason_is_said_once(daemon, watched, caplog, kind, include):
+    model = Model(kind(), Attention(), kind())
+    it = watched(model, include=include)
+    run(it, model)
+    assert it.layers == [("decoder", 1, "self")] and shapes(daemon, it) == {1: [[B, H, T, T]] * 2}
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and said[0].startswith(f"job job: the softmax of layers.0 ({kind.__name__}, and 1 more like it) is not captured, as")
+    assert PARTS[kind] in said[0] and "include=" not in said[0] and "exclude='layers.*' silences this" in said[0]
 
 
 # ----------------------------------------------------------------------------------------------- patterns

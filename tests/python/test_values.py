@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 from test_calls import random
 from test_gradients import NEWEST, names, watched  # noqa: F401
+from test_judge import OF_QUERIES_FIRST, QueriesFirst
 from test_watch import tensors_of
 
 B, H, T, D = 2, 4, 6, 3
@@ -28,14 +29,10 @@ PRODUCTS = {
     "einsum": lambda a, v: torch.einsum("bhqk,bhkd->bhqd", a, v),
     "einsum of [B, T, H, D]": lambda a, v: torch.einsum("bhij,bjhd->bhid", a, v.transpose(1, 2)),
     "one head for all": lambda a, v: a @ v[:, :1],
+    "axes swapped twice": lambda a, v: (a.permute(0, 2, 1, 3).transpose(1, 2) @ v),
     "heads in groups": lambda a, v: (a.view(B, 2, 2, T, T) @ v[:, :2, None]).view(B, H, T, -1),
 }
 VALUES = {"one head for all": 1, "heads in groups": 2}
-# Here it is not certain which values they are.
-TURNED = {
-    "heads last": lambda a, v: (a.permute(0, 2, 1, 3).transpose(1, 2) @ v),
-    "on the right": lambda a, v: (v.mT @ a.mT).mT,
-}
 
 
 class Attention(torch.nn.Module):
@@ -83,9 +80,23 @@ def test_the_values_go_along_in_every_forward(watched, name):  # noqa: F811
             np.testing.assert_array_equal(tensors["v"], want.numpy())
 
 
-@pytest.mark.parametrize("name", TURNED)
-def test_where_the_values_are_not_certain_weights_go_alone(watched, name):  # noqa: F811
-    model = Model(TURNED[name])
+@pytest.mark.parametrize("name", ["einsum", "transposed", "permuted after dropout"])
+def test_of_queries_before_heads_all_goes_along_in_one_order(watched, name):  # noqa: F811
+    """[B, H, T, T], and [B, H, T, d]."""
+    layer = QueriesFirst(OF_QUERIES_FIRST[name])
+    it = watched(layer, values=True, steps="manual")
+    for _ in range(2):
+        layer(random(2, 6, 32)).sum().backward()
+        (message,), turned = it.sent(), lambda tensor: tensor.detach().transpose(1, 2).numpy()
+        sent = tensors_of(message)
+        assert set(sent) == {"weights", "v", "grad"}
+        for name, tensor in (("weights", layer.weights), ("v", layer.v), ("grad", layer.weights.grad)):
+            np.testing.assert_array_equal(sent[name], turned(tensor))
+
+
+def test_where_the_values_are_not_certain_weights_go_alone(watched):  # noqa: F811
+    """As on the left of what was turned for it."""
+    model = Model(lambda a, v: (v.mT @ a.mT).mT)
     it = watched(model, gradients=False, values=True)
     model(x())
     assert [names(message) for message in it.sent()] == 2 * [{"weights"}]

@@ -576,7 +576,8 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     if context.state is not None and bias is not None and unbanded.shape[1] == 1:
         hidden = unbanded if _has_band(visibility, form, rows) and documents is None else allowed
         return _state_of_queries(parts, form, rows, context, layer, visibility, bias=np.where(hidden, bias, -np.inf))
-    weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed, bias)
+    valid = valid_queries(visibility, (batch, queries))[:, None, :, None]  # padding has rows of zeros, as in tier qk
+    weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed & valid, bias)
     if context.state is not None:
         return _state_of_weights(torch.from_numpy(weights), visibility, False, rows, context, layer)
     frames = tensors.Frames()

@@ -713,7 +713,8 @@ class Watch:
         try:
             pending, self._pending = self._pending, []
             self._pending_bytes = 0
-            unnamed = [(path, heads) for path, heads in self._unnamed.items() if heads]
+            news = self.judge.news()
+            unnamed = [(path, heads) for path, heads in self._unnamed.items() if heads and not self.judge.refuses(path)]
             self._unnamed = {}
             if unnamed and self._names.add(unnamed):
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
@@ -721,8 +722,8 @@ class Watch:
                 layer = self._taken(kept.path)
                 if layer is not None:
                     self._publish(kept.path, layer, kept.nbytes, kept.copied, kept.kind)
-            for refused in self.judge.news():
-                log.warning("job %s: %s", self.publisher.job, refused)
+            for told in news:
+                log.warning("job %s: %s", self.publisher.job, told)
             if unseen is not None:
                 self._unseen.update(dict.fromkeys(path for path in unseen if not self.judge.excludes(path)))
                 self._followed = True

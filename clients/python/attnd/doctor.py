@@ -24,6 +24,7 @@ from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs,
 NEEDED = ("numpy", "pyzmq", "msgpack")
 FRAMEWORKS = ("torch", "transformers", "lightning", "pytorch-lightning", "flash-attn", "xformers")
 TORCH_OLDEST = (1, 13)
+TORCH_NEWEST = (2, 15)  # of those that tests/frameworks ran with
 ANSWER_S = 3.0
 CLOCK_S = 2.0  # from here on the clocks of two machines are not one
 FREE_BYTES = 256 << 20  # less is a disk that is as good as full
@@ -133,6 +134,9 @@ def _about_frameworks() -> Findings:
         yield Finding("frameworks", NOTE, seen or "none", "attnd.watch needs torch; the rest of the client does not")
     elif version_order(versions["torch"]) < TORCH_OLDEST:
         yield Finding("frameworks", WRONG, seen, "attnd.watch needs torch 1.13 or newer")
+    elif version_order(versions["torch"])[:2] > TORCH_NEWEST:
+        yield Finding("frameworks", NOTE, seen, "newer than {}.{}, the newest that attnd.watch was tested with: compare the losses "
+                      "of a few steps with and without it".format(*TORCH_NEWEST))
     else:
         yield Finding("frameworks", OK, seen)
 

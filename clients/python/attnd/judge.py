@@ -13,8 +13,12 @@ in the first forward that is captured:
 A verdict holds for good, by module and call, so that layers do not come and go. `include` and `layers` of watch() go
 before all that, `exclude` before those.
 
+Attention in parts (windows, blocks, landmarks) has no map of all queries and keys: nothing of a module is captured, included
+or not, when one of its softmaxes is seen to be a part.
+
 Weights may be laid out [H, B, Tq, Tk]: so they are when the values were cut into heads that way, or when the module
-states as many heads as its first axis has, and not as many as its second.
+states as many heads as its first axis has, and not as many as its second. They are [B, Tq, H, Tk] when the product with the
+values says so, or the module's number of heads does.
 """
 from __future__ import annotations
 
@@ -25,17 +29,26 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 import torch
 
 from .calls import Weights
-from .evidence import MIXED, OWN, SHARED, Findings
+from .evidence import CHAINED, MIXED, OWN, SHARED, SOME, Findings
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 
 
 class Verdict(NamedTuple):
-    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values."""
+    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values; `queries`: their axis."""
     attention: bool
     heads: Optional[int] = None
     heads_first: Optional[bool] = None
+    queries: int = 2
+
+
+class _Refused(NamedTuple):
+    """A softmax that is not captured. `remedy`: how it would be, with the pattern of its path in place of {}."""
+    path: str
+    kind: str
+    reason: str
+    remedy: str = ""
 
 
 class Judge:
@@ -53,7 +66,8 @@ class Judge:
         self._shapes: Dict[str, Tuple[int, int]] = {}  # of calls whose layout nothing tells: the first two axes
         self._news: List[str] = []
         self._told: Set[str] = set()  # patterns and paths
-        self._refused: Dict[str, List[Tuple[str, str, str]]] = {}  # by pattern: path, class, reason
+        self._refused: Dict[str, List[_Refused]] = {}  # by pattern
+        self._beyond: Dict[str, _Refused] = {}  # by path: modules that show a softmax over more axes
 
     def excludes(self, path: str) -> bool:
         """Whether nothing that this module or call does is captured."""
@@ -63,26 +77,51 @@ class Judge:
             self._excluded[path] = _matches(self._exclude, path)
         return self._excluded[path]
 
-    def known(self, path: str, modules: Sequence[torch.nn.Module]) -> Optional[Verdict]:
-        """The verdict about a call's softmax, if there is one yet. `modules`: those that run, the innermost last."""
+    def known(self, path: str) -> Optional[Verdict]:
+        """The verdict about a call's softmax, if there is one yet."""
+        return self._verdicts.get(path)
+
+    def refuses(self, path: str) -> bool:
+        """Whether a call's softmax was judged to be no attention."""
         verdict = self._verdicts.get(path)
-        if verdict is None and (path in self._given or _matches(self._include, path)):
-            verdict = self._verdicts[path] = Verdict(True, self._heads(modules))
-        return verdict
+        return verdict is not None and not verdict.attention
 
     def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
-        """Judges a call's softmax for good."""
-        reason = self._against(path, seen, modules, found)
-        verdict = self._verdicts[path] = Verdict(reason is None, self._heads(modules), found.heads_first)
-        if reason is not None:
-            plain = path.partition("#")[0]
-            pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", plain)
-            if pattern not in self._told:
-                self._refused.setdefault(pattern, []).append((plain, type(modules[-1]).__name__, reason))
+        """Judges a call's softmax for good. `modules`: those that run, the innermost last."""
+        heads, shape = self._heads(modules), list(seen.weights.shape)
+        queries = self._axis_of_queries(shape, int(shape[3]) - seen.sink, heads, found)
+        plain, kind = path.partition("#")[0], type(modules[-1]).__name__
+        refused = None
+        if queries is None:
+            refused = _Refused(plain, kind, f"nothing tells the heads of its result {shape} from its queries",
+                               "Let the module say num_heads")
+        else:
+            part = self._part(path, _moved(seen, queries), queries, found)
+            if part is not None:
+                refused = _Refused(plain, kind, f"it is a part of an attention: its result {shape} {part}")
+                self._beyond[plain] = refused
+            elif path not in self._given and not _matches(self._include, path):
+                reason = self._against(path, _moved(seen, queries), modules, found)
+                refused = None if reason is None else _Refused(
+                    plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
+        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries)
+        if refused is not None:
+            self._refuse(refused)
         return verdict
+
+    def shows_more(self, path: str, module: torch.nn.Module, axes: int) -> None:
+        """A softmax over so many axes was computed by the module at `path`: blocks, when it shows others as well."""
+        self._beyond.setdefault(path, _Refused(path, type(module).__name__, "it is a part of an attention: another softmax of "
+                                                                            f"this module has {axes} axes"))
+
+    def _refuse(self, refused: _Refused) -> None:
+        pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", refused.path)
+        if pattern not in self._told:
+            self._refused.setdefault(pattern, []).append(refused)
 
     def ordered(self, path: str, verdict: Verdict, seen: Weights) -> Weights:
         """[B, H, Tq, Tk], however it is laid out."""
+        seen = _moved(seen, verdict.queries)
         first, second = (int(size) for size in seen.weights.shape[:2])
         swapped = verdict.heads_first
         if swapped is None and verdict.heads is not None:
@@ -102,10 +141,15 @@ class Judge:
             arrange = output.arrange
             output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
         v = None if seen.v is None else seen.v.transpose(0, 1)
-        return Weights(seen.weights.transpose(0, 1), seen.logits.transpose(0, 1), seen.sink, output, v)
+        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v)
 
     def news(self) -> List[str]:
         """Tells what is new since, once: for all modules of one place in the model together."""
+        for name, verdict in self._verdicts.items() if self._beyond else ():
+            refused_by = self._beyond.get(name.partition("#")[0])
+            if verdict.attention and refused_by is not None:
+                self._verdicts[name] = Verdict(False)
+                self._refuse(refused_by)
         if not self._refused and not self._news:
             return []
         refused, self._refused = self._refused, {}
@@ -113,19 +157,43 @@ class Judge:
         self._told.update(refused)
         return news + [_told(pattern, found) for pattern, found in refused.items()]
 
+    def _axis_of_queries(self, shape: Sequence[int], keys: int, heads: Optional[int], found: Findings) -> Optional[int]:
+        """2, of [B, H, Tq, Tk] or [H, B, Tq, Tk], or 1, of [B, Tq, H, Tk]; None: nothing tells."""
+        first, second, third = shape[:3]
+        if found.queries is not None:
+            return found.queries
+        if third == keys or second == heads:
+            return 2
+        if third == heads:
+            return 1 if first != heads else None
+        return 2 if first == heads or second != keys else None
+
+    def _part(self, path: str, seen: Weights, axis: int, found: Findings) -> Optional[str]:
+        """Why it is a part of an attention only; None: it may be a whole one."""
+        queries, columns = int(seen.weights.shape[2]), int(seen.weights.shape[3])
+        if found.product == CHAINED:
+            return "is multiplied with nothing but what is made of it"
+        if queries == columns - seen.sink or self._site(path) == "cross":
+            return None
+        if found.product == SOME:
+            return f"is multiplied with values of {found.covered} of its {columns} columns"
+        if found.product is None and axis != 2:
+            return f"has {queries} queries and {columns} columns, which are not all keys"
+        return None
+
     def _against(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Optional[str]:
         """Why it is no attention; None: it is one."""
         queries, keys = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink
         shape = list(seen.weights.shape)
         square, cross = queries == keys, self._site(path) == "cross"
-        named = _is_named(path, modules)
+        named, own = _is_named(path, modules), found.product in (OWN, SOME)
         if found.product == SHARED:
             return f"its result {shape} is multiplied with what all samples share, as a codebook is"
         if found.product == MIXED:
             return f"its result {shape} is multiplied with values that each row has of its own, as in a mixture"
-        if found.product == OWN and (square or ((cross or named) and not found.linear)):
+        if own and (square or ((cross or named) and not found.linear)):
             return None
-        if found.product == OWN:
+        if own:
             return f"its {queries} rows and {keys} columns are not the queries and keys of self-attention"
         if named and (square or cross) and not found.linear and not found.selected:
             return None
@@ -153,13 +221,25 @@ def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
     return any(SAYS_ATTENTION.search(name) for name in names)
 
 
-def _told(pattern: str, found: Sequence[Tuple[str, str, str]]) -> str:
-    path, kind, reason = found[0]
-    others = len({other for other, _, _ in found}) - 1
+def _moved(seen: Weights, queries: int) -> Weights:
+    """With that axis as the third."""
+    if queries == 2:
+        return seen
+    output = seen.output
+    if output is not None:
+        arrange = output.arrange
+        output = output._replace(arrange=lambda gradient: arrange(gradient).movedim(queries, 2))
+    return seen._replace(weights=seen.weights.movedim(queries, 2), logits=seen.logits.movedim(queries, 2), output=output)
+
+
+def _told(pattern: str, found: Sequence[_Refused]) -> str:
+    first = next((one for one in found if not one.remedy), found[0])  # a part says more than what it is a part of
+    others = len({other.path for other in found}) - 1
     more = f", and {others} more like it" if others else ""
-    wanted = pattern if others else path
-    return (f"the softmax of {path or 'the model'} ({kind}{more}) is not captured, as {reason}. If it is attention, "
-            f"pass include={wanted!r} to attnd.watch; exclude={wanted!r} silences this")
+    wanted = pattern if others else first.path
+    remedy = first.remedy.format(repr(wanted)) + "; " if first.remedy else ""
+    return (f"the softmax of {first.path or 'the model'} ({first.kind}{more}) is not captured, as {first.reason}. "
+            f"{remedy}exclude={wanted!r} silences this")
 
 
 def _matches(patterns: Sequence[str], path: str) -> bool:

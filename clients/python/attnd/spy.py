@@ -197,7 +197,7 @@ class Spy:
     def _judged(self, judge: Judge, path: str, call: int, seen: Weights, result: torch.Tensor) -> None:
         """Tells of a softmax when it is attention, as soon as that is known."""
         modules, name = [entered.module for entered in self._stack[-2:]], call_name(path, call)
-        verdict = judge.known(name, modules)
+        verdict = judge.known(name)
         if verdict is not None and not (verdict.attention and self.watcher.wants_values and name not in self._written):
             if verdict.attention:
                 self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
@@ -214,6 +214,11 @@ class Spy:
         self.watcher.expects(path, call)
         if self._lookout is not None:
             self._lookout.begin_trail(Trail(seen, result, self, settle))
+
+    def sees_more(self, axes: int) -> None:
+        """A softmax over more axes than those of an attention was computed."""
+        if self.judge is not None and self.current_module is not None and not self._again:
+            self.judge.shows_more(self._stack[-1].path, self._stack[-1].module, axes)
 
     def is_blind(self) -> None:
         """An attention was computed under a mode that would see what looking at it computes."""
@@ -425,6 +430,9 @@ class Lookout:
         result = function(*args, **kwargs)
         if function is _sdpa:
             self.tell(lambda: _queries(args, kwargs, result))
+        elif isinstance(result, torch.Tensor) and result.dim() > 4:
+            for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
+                spy.sees_more(result.dim())
         else:
             self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
         return result
@@ -720,14 +728,23 @@ def _queries(args: Any, kwargs: Any, result: torch.Tensor) -> Optional[Queries]:
                    shared=shared)
 
 
+def _logits(args: Any, kwargs: Any) -> Any:
+    return args[0] if args else kwargs.get("input", kwargs.get("self"))
+
+
+def _is_over_last(args: Any, kwargs: Any) -> bool:
+    """Whether a softmax of real numbers is over the last axis."""
+    logits, axis = _logits(args, kwargs), kwargs.get("dim", args[1] if len(args) > 1 else None)
+    return isinstance(axis, int) and axis in (-1, logits.dim() - 1) and bool(logits.is_floating_point())
+
+
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
              heads: Optional[int] = None) -> Optional[Weights]:
     """The weights that a softmax of attention shows: of [B, H, Tq, Tk], or [B * H, Tq, Tk] when it is known how
     many heads there are."""
-    logits = args[0] if args else kwargs.get("input", kwargs.get("self"))
-    axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    if not isinstance(axis, int) or axis not in (-1, logits.dim() - 1) or not logits.is_floating_point():
+    if not _is_over_last(args, kwargs):
         return None
+    logits = _logits(args, kwargs)
     result, shape = weights, tuple(logits.shape)
     if logits.dim() == 3:
         heads = heads or (head_count(module) if SAYS_ATTENTION.search(type(module).__name__) else None)
