@@ -23,8 +23,9 @@ import numpy as np
 import zmq
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "clients/python")]
+sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "tests/reliable"), str(ROOT / "clients/python")]
 import harness  # noqa: E402
+import lane  # noqa: E402
 from attnd.layer_state import LayerState, ROW_METRICS  # noqa: E402
 
 STEP_WINDOWS = ("window.unit=step", "window.length=1")
@@ -33,13 +34,13 @@ BEGIN_S, END_S = 2.0, 2.5
 
 
 class Elsewhere:
-    """What harness.Trainer needs of an attnd that another process has started."""
+    """What harness.Trainer and lane.Lane need of an attnd that another process has started."""
 
-    def __init__(self, endpoint):
-        self.context, self._endpoint = zmq.Context.instance(), endpoint
+    def __init__(self, **endpoints):
+        self.context, self._endpoints = zmq.Context.instance(), endpoints
 
-    def endpoint(self, _):
-        return self._endpoint
+    def endpoint(self, name):
+        return self._endpoints[name]
 
 
 def state(rng, heads):
@@ -60,9 +61,11 @@ def attention(rng, heads, length):
     return weights / weights.sum(-1, keepdims=True)
 
 
-def hog(kind, endpoint):
-    """Sends for ever."""
-    rng, trainer = np.random.default_rng(1), harness.Trainer(Elsewhere(endpoint), "hog")
+def hog(kind, ingest, reliable):
+    """Sends for ever; "lane-KIND" by the reliable lane."""
+    by_lane, kind = kind.startswith("lane-"), kind.removeprefix("lane-")
+    rng = np.random.default_rng(1)
+    trainer = (lane.Lane if by_lane else harness.Trainer)(Elsewhere(ingest=ingest, reliable=reliable), "hog")
     if kind.startswith("states"):
         document = state(rng, int(kind[6:]))
         send = lambda step: trainer.send(*state_frames(trainer, document, step))  # noqa: E731
@@ -72,13 +75,16 @@ def hog(kind, endpoint):
     elif kind == "qk":
         q, k = (rng.standard_normal((1, 16, 1024, 64)).astype(np.float32) for _ in range(2))
         send = lambda step: trainer.qk(q, k, step=step, scale=0.125, causal=True)  # noqa: E731
+    elif kind == "epochs":
+        send = lambda step: trainer.event("epoch_end", epoch=step, step=step)  # noqa: E731
     else:
         send = lambda step: trainer.event("log", step=step, values={"loss": 1.0})  # noqa: E731
     for step in range(1 << 60):
         send(step)
 
 
-HOGS = {"none": (), "maps": (), "qk": (), "states1024": (), "states32": (), "tiny": STEP_WINDOWS, "log": STEP_WINDOWS}
+HOGS = {"none": (), "maps": (), "qk": (), "states1024": (), "states32": (), "tiny": STEP_WINDOWS, "log": STEP_WINDOWS,
+        "epochs": (), "lane-states1024": (), "lane-states32": (), "lane-tiny": STEP_WINDOWS, "lane-log": STEP_WINDOWS}
 
 
 def measure(kind, settings, seconds):
@@ -89,7 +95,8 @@ def measure(kind, settings, seconds):
         reader, trainer = harness.Reader(daemon, "live/small/"), harness.Trainer(daemon, "small")
         process = None
         if kind != "none":
-            process = subprocess.Popen([sys.executable, __file__, "--hog", kind, daemon.endpoint("ingest")])
+            process = subprocess.Popen([sys.executable, __file__, "--hog", kind, daemon.endpoint("ingest"),
+                                        daemon.endpoint("reliable")])
         sent, latency = {}, {}
 
         def read(until):
