@@ -424,7 +424,6 @@ static int open_ingest(struct daemon *daemon, char *reterr)
  * Brings back the runs that were going on when attnd ended. */
 static int open_history(struct daemon *daemon, char *reterr)
 {
-    const char *reason;
     if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0) {
         return daemon_fail(reterr, "start", err_text(ERR_MEMORY));
     }
@@ -434,8 +433,7 @@ static int open_history(struct daemon *daemon, char *reterr)
             return daemon_fail(reterr, "bring back the runs that go on", err_text(ERR_MEMORY));
         }
     }
-    return history_new(&daemon->loop, &daemon->config, store_path(daemon->store, &reason),
-                       &daemon->history, reterr);
+    return history_new(&daemon->loop, &daemon->config, daemon->store, &daemon->history, reterr);
 }
 
 /* The outbox of a node is in the history. */

@@ -15,6 +15,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/history/internal.h"
 #include "daemon/store/db.h"
+#include "daemon/store/store.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -84,6 +85,7 @@ struct history_list {
 
 struct history {
     const struct config *config;
+    struct store *store;
     uv_async_t wake;
     uv_thread_t thread;
     uv_mutex_t lock; /* of the lists */
@@ -193,6 +195,8 @@ static int sqlite_code(struct query *query, int rc)
     if (rc == SQLITE_INTERRUPT) {
         return query_check(query) ? query_check(query) : ERR_QUERY_TIME;
     }
+    query->damaged =
+        query->damaged || (rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB;
     return query_fail(query, ERR_HISTORY_OFF, "the history cannot be read: %s",
                       sqlite3_errmsg(query->db));
 }
@@ -333,6 +337,9 @@ static int history_run_method(struct history *history, struct history_question *
     if (!code) {
         code = question->method->run(&query);
     }
+    if (query.damaged || code == ERR_STORE_FORMAT) {
+        store_note_damage(history->store);
+    }
     return !code && !mpk_writer_ok(&question->result) ? ERR_MEMORY : code;
 }
 
@@ -429,9 +436,10 @@ static void history_on_closed(uv_handle_t *handle)
     free(handle->data);
 }
 
-int history_new(uv_loop_t *loop, const struct config *config, const char *path,
+int history_new(uv_loop_t *loop, const struct config *config, struct store *store,
                 struct history **ret_history, char *reterr)
 {
+    const char *reason, *path = store_path(store, &reason);
     struct history *history = calloc(1, sizeof *history);
     int rc = history ? uv_async_init(loop, &history->wake, history_on_wake) : UV_ENOMEM;
     if (rc != 0) {
@@ -441,6 +449,7 @@ int history_new(uv_loop_t *loop, const struct config *config, const char *path,
     }
     history->wake.data = history;
     history->config = config;
+    history->store = store;
     list_init(&history->asked);
     list_init(&history->done);
     snprintf(history->path, sizeof history->path, "%s", path ? path : "");

@@ -15,10 +15,11 @@
 #define HISTORY_WAITING_MAX 64
 
 struct history;
+struct store;
 
-/* `path` is store_path's; NULL: every question is answered with ERR_HISTORY_OFF. Returns 0, or -1
- * with a sentence (CONFIG_ERROR_MAX bytes). */
-int history_new(uv_loop_t *loop, const struct config *config, const char *path,
+/* Without store_path every question is answered with ERR_HISTORY_OFF. The store, which is told of
+ * damage, outlives it. Returns 0, or -1 with a sentence (CONFIG_ERROR_MAX bytes). */
+int history_new(uv_loop_t *loop, const struct config *config, struct store *store,
                 struct history **ret_history, char *reterr);
 
 /* Whether clients may call the method. */

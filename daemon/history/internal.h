@@ -23,6 +23,7 @@ struct query {
     char *detail;         /* HISTORY_DETAIL_MAX */
     uint64_t deadline_ns; /* monotonic */
     const atomic_bool *closing;
+    bool damaged; /* SQLite met damage */
 };
 
 /* A method: writes one value to the result and returns 0, or returns an error. */

@@ -7,6 +7,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -48,14 +49,21 @@ static bool health_is_text(const msgpack_object *object)
     return object && object->type == MSGPACK_OBJECT_STR;
 }
 
+/* store_damage is a whole sentence. */
+#define DAMAGED "the history is damaged"
+
 /* `history` of stats: {path, reason, size}; path is nil when there is none, reason when nothing is
- * wrong. Returns why the history cannot be written, in a text that is kept in `room`, or NULL. */
+ * wrong. Returns why the history cannot be written or read, in a text that is kept in `room`, or
+ * NULL. */
 static const char *why_not_ready(const msgpack_object *stats, char *room, size_t size)
 {
     const msgpack_object *history = mpk_find(stats, "history");
     const msgpack_object *path = mpk_find(history, "path"), *reason = mpk_find(history, "reason");
     if (health_is_text(reason)) {
-        snprintf(room, size, "the history cannot be written: %.*s", (int)reason->via.str.size,
+        bool told = reason->via.str.size > sizeof DAMAGED &&
+                    memcmp(reason->via.str.ptr, DAMAGED, strlen(DAMAGED)) == 0;
+        snprintf(room, size, "%s%.*s",
+                 told ? "" : "the history cannot be written: ", (int)reason->via.str.size,
                  reason->via.str.ptr);
         return room;
     }

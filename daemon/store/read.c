@@ -149,6 +149,9 @@ static int read_judge(struct store *store, int code)
                   LOG_NUM("runs", store->unreadable));
     }
     bool damaged = (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
+    if (damaged) {
+        store_note_damage(store);
+    }
     return code == SQLITE_OK || damaged ? 0 : ERR_HISTORY_UNREAD;
 }
 

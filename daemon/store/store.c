@@ -60,6 +60,23 @@ const char *store_trouble(const struct store *store)
     return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
 }
 
+void store_note_damage(struct store *store)
+{
+    if (!atomic_exchange(&store->damaged, true)) {
+        log_event(LOG_ERROR, "history_damaged", LOG_STR("path", store->db.path),
+                  LOG_STR("reason", store_damage(store)));
+    }
+}
+
+const char *store_damage(const struct store *store)
+{
+    return atomic_load(&store->damaged)
+               ? "the history is damaged: questions that meet the damage fail, others are "
+                 "answered, "
+                 "and new windows are kept; end attnd, and put a copy back or move the file away"
+               : NULL;
+}
+
 uint64_t store_lost(const struct store *store)
 {
     return atomic_load(&store->lost) + stats_get(store->stats, COUNT_STORE_REPLACED);
@@ -215,6 +232,7 @@ static void store_on_open(struct store *store)
 static void store_begin_anew(struct store *store)
 {
     stats_add(store->stats, COUNT_STORE_REPLACED, 1);
+    atomic_store(&store->damaged, false);
     store_on_open(store);
 }
 
@@ -300,6 +318,7 @@ static int make_chunk(struct store *store)
     int code = chunk_make(&store->db.sql, which, &made);
     if (made.unreadable) {
         log_event(LOG_WARNING, "history_state_unreadable", LOG_NUM("windows", made.unreadable));
+        store_note_damage(store);
     }
     bool thinned = code == SQLITE_OK && made.windows;
     while (thinned && code == SQLITE_OK) {

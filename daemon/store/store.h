@@ -36,6 +36,10 @@ const char *store_path(const struct store *store, const char **ret_reason);
 /* Why the history in use cannot be written at the moment, or NULL: the last commit failed. Any
  * thread. */
 const char *store_trouble(const struct store *store);
+/* Any thread: a part of the history cannot be read. It is told, once; what is written goes on. */
+void store_note_damage(struct store *store);
+/* A sentence about that, or NULL; until another file takes its place. Any thread. */
+const char *store_damage(const struct store *store);
 /* How many of the records that it took it has lost: their commit failed, or their file was
  * replaced, which counts as one. A commit counts after store_trouble tells of it. Any thread. */
 uint64_t store_lost(const struct store *store);

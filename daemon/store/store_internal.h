@@ -56,6 +56,7 @@ struct store {
     atomic_int trouble;    /* SQLite's code of the last commit, if it failed; read by any thread */
     _Atomic uint64_t lost; /* store_lost, without the files */
     uint64_t trouble_dropped, trouble_bytes, room_next_ns;
+    atomic_bool damaged; /* store_damage */
     int told_code; /* of trouble whose end was not told yet; it is when it was calm until... */
     uint64_t calm_ns, calm_until_ns;
     struct outbox outbox;

@@ -104,9 +104,8 @@ static void open_all(struct bench *bench)
     history_read_must(!store_new(&bench->config, &bench->stats, &bench->store), "out of memory");
     history_read_must(store_path(bench->store, &reason), reason);
     uv_loop_init(&bench->loop);
-    history_read_must(!history_new(&bench->loop, &bench->config, store_path(bench->store, &reason),
-                                   &bench->history, error),
-                      error);
+    history_read_must(
+        !history_new(&bench->loop, &bench->config, bench->store, &bench->history, error), error);
 }
 
 static void history_read_close_all(struct bench *bench)

@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -165,6 +166,21 @@ def test_a_disk_that_is_full(tmp_path, rng):
     reason = wait_until(lambda: daemon.stats()["history"]["reason"], "the disk is full")
     _, found = doctor(tmp_path)
     assert found["history"][0].startswith(f"WRONG attnd keeps nothing new: {reason} -> ")
+
+
+def test_a_history_that_is_damaged(tmp_path, rng):
+    daemon = start("history.commit=20ms")
+    trainer = Trainer(daemon, "job")
+    trainer.attention(softmax_maps(rng, 1, 1, 8, 8))
+    trainer.event("bye")
+    wait_until(lambda: daemon.stats()["stored"] and not daemon.stats()["history"]["waiting"], "the history")
+    with sqlite3.connect(f"{place()}/history.db", timeout=20) as database:
+        wait_until(lambda: database.execute("UPDATE states SET data = x'0102'").rowcount > 0, "a state")
+        database.commit()
+    with pytest.raises(RuntimeError):
+        daemon.call("history", job="job")
+    _, found = doctor(tmp_path)
+    assert re.match(r"WRONG \S+/history.db: the history is damaged: .* -> end attnd, and put a copy back", found["history"][0])
 
 
 def test_a_history_that_cannot_be_read(tmp_path):

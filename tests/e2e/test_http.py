@@ -10,6 +10,7 @@ import random
 import re
 import resource
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -705,6 +706,25 @@ def test_a_history_that_cannot_be_written_is_not_ready(rng):
     wait_until(lambda: readiness(daemon) == (200, ""), "room again")
     wait_log(daemon, "event=history_recovered")
     assert daemon.stats()["history"]["reason"] is None
+    daemon.close()
+
+
+def test_a_damaged_history_is_not_ready_once_a_question_meets_it(tmp_path, rng):
+    path = tmp_path / "history.db"
+    daemon = Web("history.commit=20ms", f"history.path={path}")
+    train(daemon, rng).event("bye")
+    daemon.settled(9)
+    wait_until(lambda: daemon.stats()["stored"] and not daemon.stats()["history"]["waiting"], "the history")
+    with sqlite3.connect(path, timeout=20) as database:
+        assert database.execute("UPDATE states SET data = x'0102'").rowcount > 0
+    assert readiness(daemon) == (200, "")
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            daemon.call("history", job="job")
+    status, why = readiness(daemon)
+    assert status == 503 and why.startswith("the history is damaged: ")
+    assert daemon.stats()["history"]["reason"] == why
+    assert daemon.log_text().count("event=history_damaged") == 1
     daemon.close()
 
 

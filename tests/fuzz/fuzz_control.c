@@ -72,7 +72,6 @@ static void fuzz_control_start(void)
 {
     static struct result_sink sink;
     char error[CONFIG_ERROR_MAX];
-    const char *reason;
     REQUIRE(mkdtemp(directory));
     atexit(fuzz_control_remove_directory);
     trained_config(&config);
@@ -103,8 +102,7 @@ static void fuzz_control_start(void)
     while (store_waiting(view.store) > 0) {
         usleep(1000);
     }
-    REQUIRE(history_new(&loop, &config, store_path(view.store, &reason), &view.history, error) ==
-            0);
+    REQUIRE(history_new(&loop, &config, view.store, &view.history, error) == 0);
     REQUIRE(control_new(&loop, zmq, &view, &control, error) == 0);
     client = zmq_socket(zmq, ZMQ_DEALER);
     REQUIRE(zmq_connect(client, config.control_endpoint.text) == 0);

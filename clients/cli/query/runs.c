@@ -98,7 +98,8 @@ int cmd_jobs(struct cli *cli)
     field_text(mpk_find(reply.result, "history"), "path", path, sizeof path);
     field_text(mpk_find(reply.result, "history"), "reason", reason, sizeof reason);
     if (*path && *reason) {
-        fprintf(cli->out, "attnd cannot write its history: %s\n", reason);
+        bool damaged = strncmp(reason, "the history is damaged", 22) == 0;
+        fprintf(cli->out, "%s%s\n", damaged ? "" : "attnd cannot write its history: ", reason);
     }
     rpc_reply_clear(&reply);
     return code;

@@ -364,7 +364,10 @@ def _about_history(daemon: Optional[Daemon], address: Optional[str]) -> Findings
         return
     history = daemon.stats.get("history", {})
     path, reason = history.get("path"), history.get("reason")
-    if path is None or reason:
+    if reason and reason.startswith("the history is damaged"):
+        what, _, advice = reason.partition("; ")
+        yield Finding("history", WRONG, f"{path}: {what}", advice)
+    elif path is None or reason:
         yield Finding("history", WRONG, f"attnd keeps {'none' if path is None else 'nothing new'}: {reason}",
                       _about_reason(str(reason)))
     elif not daemon.place:

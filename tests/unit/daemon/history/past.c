@@ -18,7 +18,6 @@
 void past_open(struct past *past, void (*setting)(struct config *config))
 {
     char error[CONFIG_ERROR_MAX] = "";
-    const char *reason = "";
     *past = (struct past){.directory = "/tmp/attnd-past-XXXXXX"};
     assert_non_null(mkdtemp(past->directory));
     config_defaults(&past->config);
@@ -30,8 +29,7 @@ void past_open(struct past *past, void (*setting)(struct config *config))
     }
     assert_int_equal(store_new(&past->config, &past->stats, &past->store), 0);
     uv_loop_init(&past->loop);
-    assert_int_equal(history_new(&past->loop, &past->config, store_path(past->store, &reason),
-                                 &past->history, error),
+    assert_int_equal(history_new(&past->loop, &past->config, past->store, &past->history, error),
                      0);
 }
 

@@ -531,6 +531,7 @@ static void test_what_cannot_be_read_is_said(void **state)
     past_execute(past, "UPDATE series SET data = x'0102' WHERE head = 1");
     past_ask(past, &answer, "history", "job:s stack:s head:u", "gpt", "decoder", UINT64_C(1));
     assert_int_equal(answer.code, ERR_STORE_FORMAT);
+    assert_non_null(store_damage(past->store));
     past_forget(&answer);
     past_ask(past, &answer, "history", "job:s stack:s head:u", "gpt", "decoder", UINT64_C(0));
     assert_int_equal(answer.code, 0);
