@@ -217,8 +217,9 @@ int config_move(struct config *config, const char *directory, char *reterr);
  * 64 parts), for every job. Returns 0 or -1 with a message. */
 int config_check(const struct config *config, char *reterr);
 
-/* Lowers the budgets of attnd's own memory, all by the same factor but none below its minimum, until
- * they are `most` bytes together; and ingest.max_message with them. Returns what they were. */
+/* Lowers the budgets of attnd's own memory, all by the same factor but none below its minimum,
+ * until they are `most` bytes together; and ingest.max_message with them. Returns what they were.
+ */
 uint64_t config_fit_memory(struct config *config, uint64_t most);
 
 /* Writes *config as YAML with every key and its help as comments; what --print-config shows. With

@@ -64,7 +64,7 @@ struct daemon {
         bool last; /* nobody was training any more when it began */
     } round;
     struct run *ready, **ready_last; /* have messages to take, in the order of their turns */
-    uint32_t in_flight;  /* messages with work, waiting or in the pool */
+    uint32_t in_flight;              /* messages with work, waiting or in the pool */
     uint64_t ticks;
     uint64_t started_ns;
     bool loop_ready;
