@@ -168,9 +168,10 @@ int baseline_pin(struct history *history, struct registry *registry, const struc
     pinning->data = data;
     mpk_writer_init(&params);
     baseline_put_params(&params, run, stream, track, source, config->drift_windows);
-    int code = mpk_writer_ok(&params) ? history_ask(history, "states", params.buffer.data,
-                                                    params.buffer.size, on_states, pinning)
-                                      : ERR_MEMORY;
+    int code = mpk_writer_ok(&params)
+                   ? history_ask(history, HISTORY_OWN, "states", params.buffer.data,
+                                 params.buffer.size, on_states, pinning)
+                   : ERR_MEMORY;
     mpk_writer_clear(&params);
     if (code) {
         free(pinning);

@@ -6,6 +6,7 @@
 #include "daemon/control/internal.h"
 
 #include "daemon/base/endpoint.h"
+#include "daemon/base/hash.h"
 #include "daemon/history/history.h"
 #include "daemon/base/zsock.h"
 
@@ -395,6 +396,20 @@ static int serve_parsed(struct control_request *request, zmq_msg_t *body,
     return code ? code : run_named(request, body, method);
 }
 
+/* A hash. */
+static uint64_t control_find_asker(struct envelope *envelope, zmq_msg_t *body)
+{
+    zmq_msg_t *name = &envelope->frames[0];
+    const char *key = zmq_msg_gets(body, "User-Id");
+    unsigned hash;
+    if (key && *key) {
+        HASH_FNV(key, strlen(key), hash);
+    } else {
+        HASH_FNV(zmq_msg_data(name), zmq_msg_size(name), hash);
+    }
+    return UINT64_C(1) + hash; /* none is HISTORY_OWN */
+}
+
 static void control_serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
 {
     struct mpk_doc doc;
@@ -404,7 +419,8 @@ static void control_serve(struct control *control, struct envelope *envelope, zm
                                       .result = &result,
                                       .detail = detail,
                                       .control = control,
-                                      .envelope = envelope};
+                                      .envelope = envelope,
+                                      .asker = control_find_asker(envelope, body)};
     int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
     if (code) {
         control_answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);

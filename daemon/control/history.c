@@ -159,7 +159,7 @@ static int control_history_ask(struct control_request *request, const char *meth
         params.failed = true;
     }
     int code = mpk_writer_ok(&params)
-                   ? history_ask(request->view->history, method, params.buffer.data,
+                   ? history_ask(request->view->history, request->asker, method, params.buffer.data,
                                  params.buffer.size, control_history_on_answered, asked)
                    : ERR_MEMORY;
     mpk_writer_clear(&params);

@@ -20,6 +20,7 @@ struct control_request {
     char *detail;                 /* CONTROL_DETAIL_MAX; written before an error is returned */
     struct control *control;
     struct envelope *envelope; /* where the answer goes; empty once deferred */
+    uint64_t asker;            /* the client's key, or its connection (history_ask) */
 };
 
 /* A request that is answered later. */

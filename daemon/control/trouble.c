@@ -399,8 +399,8 @@ static int trouble_ask_past(struct control_request *request, struct trouble_answ
         put_string(&params, "run", run);
     }
     int code = mpk_writer_ok(&params)
-                   ? history_ask(request->view->history, "trouble", params.buffer.data,
-                                 params.buffer.size, trouble_on_past, answer)
+                   ? history_ask(request->view->history, request->asker, "trouble",
+                                 params.buffer.data, params.buffer.size, trouble_on_past, answer)
                    : ERR_MEMORY;
     mpk_writer_clear(&params);
     if (code) {

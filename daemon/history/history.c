@@ -3,6 +3,8 @@
  * one after the other and puts them into `done`; uv_async_send wakes the loop, which calls
  * `answered` and frees them. At most HISTORY_WAITING_MAX exist at once, whichever list they are in.
  *
+ * Askers take turns: `asked` is in the order of rounds, and a round has one question of each asker.
+ *
  * The connection can read only. It is opened with the first question, and again when the file
  * behind the path is another one (the store sets a corrupt database aside) or SQLite finds the one
  * that is open unreadable. Each question sees one state of the database, in a transaction that ends
@@ -70,6 +72,7 @@ enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 struct history_question {
     struct history_question *next;
     const struct method *method;
+    uint64_t asker, round;
     void *params;
     size_t size;
     history_answered *answered;
@@ -91,7 +94,8 @@ struct history {
     uv_mutex_t lock; /* of the lists */
     uv_cond_t asked_more;
     struct history_list asked, done;
-    int waiting; /* loop thread: asked and not answered */
+    uint64_t round; /* of the question that was taken last */
+    int waiting;    /* loop thread: asked and not answered */
     atomic_bool closing;
     /* Used by the reader thread only. */
     char path[CONFIG_TEXT_MAX];
@@ -122,6 +126,33 @@ static struct history_question *list_take(struct history_list *list)
         list->last = &list->first;
     }
     return first;
+}
+
+/* In the round after that of its asker's last one, behind all others of that round. Returns whether
+ * the asker may have one more. */
+static bool history_put_in_turn(struct history *history, struct history_question *question)
+{
+    struct history_question **link = &history->asked.first;
+    uint32_t count = 0;
+    question->round = history->round;
+    for (const struct history_question *other = *link; other; other = other->next) {
+        if (other->asker == question->asker) {
+            question->round = other->round + 1;
+            count++;
+        }
+    }
+    if (question->asker != HISTORY_OWN && count == HISTORY_WAITING_EACH) {
+        return false;
+    }
+    while (*link && (*link)->round <= question->round) {
+        link = &(*link)->next;
+    }
+    question->next = *link;
+    *link = question;
+    if (!question->next) {
+        history->asked.last = &question->next;
+    }
+    return true;
 }
 
 static const struct method *find_method(const char *name)
@@ -372,6 +403,7 @@ static void run_reader(void *data)
             uv_cond_wait(&history->asked_more, &history->lock);
             continue;
         }
+        history->round = question->round;
         uv_mutex_unlock(&history->lock);
         history_answer(history, question);
         uv_mutex_lock(&history->lock);
@@ -463,8 +495,8 @@ int history_new(uv_loop_t *loop, const struct config *config, struct store *stor
     return 0;
 }
 
-int history_ask(struct history *history, const char *method, const void *params, size_t size,
-                history_answered *answered, void *data)
+int history_ask(struct history *history, uint64_t asker, const char *method, const void *params,
+                size_t size, history_answered *answered, void *data)
 {
     const struct method *found = find_method(method);
     if (!found) {
@@ -480,14 +512,18 @@ int history_ask(struct history *history, const char *method, const void *params,
     if (!question) {
         return ERR_MEMORY;
     }
+    question->asker = asker;
     question->answered = answered;
     question->data = data;
-    history->waiting++;
     uv_mutex_lock(&history->lock);
-    list_put(&history->asked, question);
+    bool taken = history_put_in_turn(history, question);
     uv_cond_signal(&history->asked_more);
     uv_mutex_unlock(&history->lock);
-    return 0;
+    history->waiting += taken;
+    if (!taken) {
+        history_question_free(question);
+    }
+    return taken ? 0 : ERR_AGAIN;
 }
 
 /* Results found so far are still sent; the remaining questions learn that they will not be

@@ -2,7 +2,8 @@
 /* history: answers questions from the database, in a thread of its own with a read-only connection.
  *
  * Methods and their parameters are those of ../proto/PROTOCOL.md, section 4. A question may take
- * history.query_time; at most HISTORY_WAITING_MAX wait. Loop thread. */
+ * history.query_time; at most HISTORY_WAITING_MAX wait, and HISTORY_WAITING_EACH behind one that
+ * is answered of an asker; askers take turns. Loop thread. */
 #ifndef DAEMON_HISTORY_HISTORY_H
 #define DAEMON_HISTORY_HISTORY_H
 
@@ -12,7 +13,10 @@
 #include <stdbool.h>
 #include <uv.h>
 
-#define HISTORY_WAITING_MAX 64
+#define HISTORY_WAITING_MAX  64
+#define HISTORY_WAITING_EACH 16
+/* The asker of questions of attnd itself and of its page. */
+#define HISTORY_OWN 0
 
 struct history;
 struct store;
@@ -30,11 +34,11 @@ bool history_knows(const char *method);
 typedef void history_answered(void *data, int code, const char *detail,
                               const struct mpk_writer *result);
 
-/* Asks; `answered` is called later, on the loop thread, never from inside this call. `params` (one
- * MessagePack map) is copied. Returns 0, ERR_AGAIN when too many wait, ERR_HISTORY_OFF,
- * ERR_METHOD_UNKNOWN or ERR_MEMORY; then `answered` is not called. */
-int history_ask(struct history *history, const char *method, const void *params, size_t size,
-                history_answered *answered, void *data);
+/* Asks for `asker`, some number; `answered` is called later, on the loop thread, never from inside
+ * this call. `params` (one MessagePack map) is copied. Returns 0, ERR_AGAIN when too many wait,
+ * ERR_HISTORY_OFF, ERR_METHOD_UNKNOWN or ERR_MEMORY; then `answered` is not called. */
+int history_ask(struct history *history, uint64_t asker, const char *method, const void *params,
+                size_t size, history_answered *answered, void *data);
 
 /* Stops; questions that wait are answered with ERR_CLOSED, inside this call. Freed once the loop
  * has run the close callbacks. Accepts NULL. */

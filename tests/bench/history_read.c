@@ -143,7 +143,7 @@ static void history_read_measure(struct bench *bench, const char *name, const ch
     for (uint32_t i = 0; i < bench->repeat; i++) {
         double begin = history_read_time_of(CLOCK_MONOTONIC);
         bench->answered = false;
-        history_read_must(!history_ask(bench->history, method, params->buffer.data,
+        history_read_must(!history_ask(bench->history, HISTORY_OWN, method, params->buffer.data,
                                        params->buffer.size, history_read_on_answered, bench),
                           "not taken");
         while (!bench->answered) {

@@ -232,8 +232,10 @@ void past_settle(struct past *past, uint64_t in_chunks)
 static void past_on_answered(void *data, int code, const char *detail,
                              const struct mpk_writer *result)
 {
+    static unsigned order;
     struct past_answer *answer = data;
     answer->answered = true;
+    answer->order = ++order;
     answer->code = code;
     snprintf(answer->detail, sizeof answer->detail, "%s", detail);
     mpk_writer_init(&answer->result);
@@ -280,7 +282,7 @@ static void past_put_params(struct mpk_writer *params, const char *keys, va_list
     }
 }
 
-static void past_wait_for(struct past *past, struct past_answer *answer)
+void past_wait_for(struct past *past, struct past_answer *answer)
 {
     while (!answer->answered) {
         uv_run(&past->loop, UV_RUN_ONCE);
@@ -297,18 +299,23 @@ void past_ask(struct past *past, struct past_answer *answer, const char *method,
     va_start(args, keys);
     past_put_params(&params, keys, &args);
     va_end(args);
-    assert_int_equal(history_ask(past->history, method, params.buffer.data, params.buffer.size,
-                                 past_on_answered, answer),
+    assert_int_equal(history_ask(past->history, HISTORY_OWN, method, params.buffer.data,
+                                 params.buffer.size, past_on_answered, answer),
                      0);
     mpk_writer_clear(&params);
     assert_false(answer->answered);
     past_wait_for(past, answer);
 }
 
-int past_send(struct past *past, struct past_answer *answer, const char *method)
+int past_send_for(struct past *past, uint64_t asker, struct past_answer *answer, const char *method)
 {
     *answer = (struct past_answer){.answered = false};
-    return history_ask(past->history, method, "\x80", 1, past_on_answered, answer);
+    return history_ask(past->history, asker, method, "\x80", 1, past_on_answered, answer);
+}
+
+int past_send(struct past *past, struct past_answer *answer, const char *method)
+{
+    return past_send_for(past, HISTORY_OWN, answer, method);
 }
 
 void past_forget(struct past_answer *answer)

@@ -60,6 +60,7 @@ uint64_t past_number(struct past *past, const char *sql);
 /* An answer, or what was said instead. */
 struct past_answer {
     bool answered;
+    unsigned order; /* of all answers of the program */
     int code;
     char detail[1024];
     struct mpk_writer result;
@@ -71,8 +72,11 @@ struct past_answer {
  * (const char *, a list of one text). */
 void past_ask(struct past *past, struct past_answer *answer, const char *method, const char *keys,
               ...);
-/* Sends it without waiting. */
+/* Sends it without waiting; as another asker; and waits. */
 int past_send(struct past *past, struct past_answer *answer, const char *method);
+int past_send_for(struct past *past, uint64_t asker, struct past_answer *answer,
+                  const char *method);
+void past_wait_for(struct past *past, struct past_answer *answer);
 void past_forget(struct past_answer *answer);
 
 #endif

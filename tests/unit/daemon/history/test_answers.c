@@ -387,6 +387,39 @@ static void test_too_many_questions_are_refused_and_the_others_answered(void **s
     assert_int_equal(past_send(past, &answers[1], "nonsense"), ERR_METHOD_UNKNOWN);
 }
 
+/* Asker 1 asks as much as it may, then asker 2 once. Returns whether 2 had its answer before the
+ * last one of 1: not when the reader has been faster than both. */
+static bool history_answers_take_turns(struct past *past)
+{
+    static struct past_answer answers[HISTORY_WAITING_MAX], other;
+    int taken = 0;
+    while (taken < HISTORY_WAITING_MAX && past_send_for(past, 1, &answers[taken], "runs") == 0) {
+        taken++;
+    }
+    bool bounded = taken < HISTORY_WAITING_MAX && past_send_for(past, 2, &other, "runs") == 0;
+    for (int i = 0; i < taken; i++) {
+        past_wait_for(past, &answers[i]);
+    }
+    if (bounded) {
+        past_wait_for(past, &other);
+    }
+    bool between = bounded && other.order < answers[taken - 1].order;
+    for (int i = 0; i < taken; i++) {
+        past_forget(&answers[i]);
+    }
+    past_forget(&other);
+    return between;
+}
+
+static void test_who_asks_much_leaves_room_and_turns_to_others(void **state)
+{
+    bool took_turns = false;
+    for (int tries = 0; tries < 1000 && !took_turns; tries++) {
+        took_turns = history_answers_take_turns(*state);
+    }
+    assert_true(took_turns);
+}
+
 /* The tear-down closes with questions still waiting; each is answered there. */
 static void test_closing_answers_what_waits(void **state)
 {
@@ -558,6 +591,7 @@ int main(void)
         FRESH(test_a_log_has_a_series_per_name_of_its_run),
         FRESH(test_a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused),
         FRESH(test_too_many_questions_are_refused_and_the_others_answered),
+        FRESH(test_who_asks_much_leaves_room_and_turns_to_others),
         cmocka_unit_test(test_closing_answers_what_waits),
         cmocka_unit_test(test_a_question_that_takes_too_long_is_ended),
         cmocka_unit_test(test_without_a_history_every_question_says_so),
