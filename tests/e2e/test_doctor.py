@@ -73,7 +73,7 @@ class Responder:
                 *route, request = self.sockets[1].recv_multipart()
                 _, number, method, _ = msgpack.unpackb(request)
                 history = {"path": None, "reason": "switched off", "size": 0, "waiting": 0}
-                answer = self.ping if method == "ping" else {"history": history}
+                answer = {"ping": self.ping, "jobs": []}.get(method, {"history": history})
                 self.sockets[1].send_multipart([*route, msgpack.packb([1, number, None, answer])])
 
     def __enter__(self):
@@ -155,6 +155,18 @@ def test_a_clock_that_is_wrong(tmp_path):
     with Responder(place(), time_ns=time.time_ns() - 3600 * 10**9):
         _, found = doctor(tmp_path)
     assert re.match(r"WRONG attnd's clock is 3\d\d\d\.\d s behind this machine's -> set both clocks", found["clock"][0])
+
+
+def test_a_training_of_which_nothing_is_captured(tmp_path, rng):
+    daemon = start()
+    deaf, heard = Trainer(daemon, "deaf"), Trainer(daemon, "heard")
+    deaf.event("hello")
+    heard.event("hello")
+    heard.attention(softmax_maps(rng, 1, 1, 8, 8))
+    wait_until(lambda: daemon.stats()["processed"] == 3, "what was sent")
+    status, found = doctor(tmp_path)
+    assert status == 0 and len(found["job"]) == 1
+    assert found["job"][0].startswith("- attnd hears of deaf, and has no attention of it yet -> ")
 
 
 def test_a_disk_that_is_full(tmp_path, rng):

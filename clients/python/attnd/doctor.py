@@ -45,11 +45,12 @@ class Finding(NamedTuple):
 
 
 class Daemon(NamedTuple):
-    """An attnd that answered: its place ("" on another machine), its answers to `ping` and `stats` (None: this key may not
-    ask for them), how far its clock is ahead of ours (None when it does not say), and how long `ping` took."""
+    """An attnd that answered: its place ("" on another machine), its answers to `ping`, `stats` and `jobs` (None and none:
+    this key may not ask for them), how far its clock is ahead of ours (None when it does not say), and how long `ping` took."""
     place: str
     ping: Dict[str, Any]
     stats: Optional[Dict[str, Any]]
+    runs: Sequence[Dict[str, Any]]
     skew_s: Optional[float]
     answer_s: float
 
@@ -282,12 +283,12 @@ def _about_answer(name: Optional[str], endpoint: str, found: Callable[[Daemon], 
             answer_s = time.monotonic() - began
             skew_s = None if "time_ns" not in ping else (ping["time_ns"] - asked) / 1e9 - answer_s / 2
             try:
-                stats = control.stats()
+                stats, runs = control.stats(), control.jobs()
             except ControlError as error:
                 if error.code != "access":
                     raise
-                stats = None
-            daemon = Daemon(place, ping, stats, skew_s, answer_s)
+                stats, runs = None, []
+            daemon = Daemon(place, ping, stats, runs, skew_s, answer_s)
     except KeysError as error:
         yield Finding("daemon", WRONG, str(error), "see attnctl ping, which tries the same keys")
     except TimeoutError as error:
@@ -322,6 +323,7 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
                       "hold", "attnd --check-config FILE says why; then kill -HUP attnd")
     if daemon.place:
         yield _about_page(daemon.place)
+    yield from _about_runs(daemon.runs)
     if daemon.skew_s is None:
         yield Finding("clock", NOTE, "this attnd is too old to say what time it is")
     elif abs(daemon.skew_s) > CLOCK_S + daemon.answer_s:
@@ -330,6 +332,14 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
                       "set both clocks (NTP: timedatectl, chronyc): the times of runs are wrong")
     else:
         yield Finding("clock", OK, f"{1000 * abs(daemon.skew_s):.0f} ms from attnd's")
+
+
+def _about_runs(runs: Sequence[Dict[str, Any]]) -> Findings:
+    """The trainings that go on and of which attnd has no attention; before their first captured step that is nothing odd."""
+    for job in sorted({str(run["job"]) for run in runs if run["state"] != "ended" and not run["layers"]}):
+        yield Finding("job", NOTE, f"attnd hears of {job}, and has no attention of it yet",
+                      "if that stays so, the training's log has a warning of attnd that says why: the model is not called "
+                      "itself, runs without gradients, or its attention cannot be seen or is divided between ranks")
 
 
 def _about_page(place: str) -> Finding:
