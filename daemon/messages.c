@@ -282,9 +282,10 @@ static void messages_on_done(struct daemon *daemon, struct message *message)
 
 static void messages_on_refused(struct daemon *daemon, struct refusal *refusal)
 {
+    struct ingest_share *share = refusal->share;
     registry_refused(daemon->registry, refusal->job, refusal->code);
     free(refusal);
-    ingest_release(daemon->ingest, NULL, sizeof *refusal, true);
+    ingest_release(daemon->ingest, share, sizeof *refusal, true);
 }
 
 /* After the end: nobody is there to publish for. */

@@ -171,11 +171,17 @@ static void post_refusal(struct ingest *ingest, const char *job, int code)
     if (!refusal) {
         return; /* nobody to attribute it to; the global counter has it */
     }
+    struct ingest_share *share = NULL; /* with one it comes after what the job sent before */
+    HASH_FIND_STR(ingest->shares, job, share);
     atomic_fetch_add(&ingest->reserved, sizeof *refusal);
+    if (share) {
+        atomic_fetch_add(&share->held[true], sizeof *refusal);
+    }
     refusal->note.kind = NOTE_REFUSED;
     refusal->code = code;
+    refusal->share = share;
     strcpy(refusal->job, job);
-    inbox_post(ingest->inbox, NULL, &refusal->note);
+    inbox_post(ingest->inbox, share ? &share->line : NULL, &refusal->note);
 }
 
 static void ingest_refuse(struct ingest *ingest, struct message *message, int code, const char *key)

@@ -50,7 +50,7 @@ bool ingest_is_open(struct ingest *ingest);
 
 /* Any thread: a message posted as NOTE_ARRIVED, or a refusal, was freed, or a part of it; `cost`
  * may be admitted again: from the reserve, which refusals are in, or from the budget. `share`: the
- * message's, NULL for a refusal; not used afterwards. */
+ * message's or the refusal's; not used afterwards. */
 void ingest_release(struct ingest *ingest, struct ingest_share *share, uint64_t cost,
                     bool reserved);
 

@@ -86,6 +86,7 @@ struct refusal {
     struct note note;
     char job[JOB_NAME_MAX + 1];
     int code;
+    struct ingest_share *share; /* its job's, NULL = nothing of the job is in flight */
 };
 
 /* Receives one whole message without waiting. Returns 0 with *ret_message, ERR_AGAIN when there is
