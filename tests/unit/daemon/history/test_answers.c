@@ -559,7 +559,6 @@ static void test_a_database_that_was_replaced_is_opened_anew(void **state)
              "run_id = 1",
              past->directory, past->directory);
     past_execute(past, command);
-    store_free(&past->store);
     snprintf(command, sizeof command,
              "cd %s && rm -f history.db-wal history.db-shm && mv new.db history.db",
              past->directory);
@@ -574,6 +573,7 @@ static void test_a_database_that_was_replaced_is_opened_anew(void **state)
     assert_int_equal(answer.code, ERR_HISTORY_OFF);
     assert_string_equal(answer.detail, "the history cannot be read: file is not a database");
     past_forget(&answer);
+    assert_non_null(store_damage(past->store));
 }
 
 int main(void)
