@@ -581,17 +581,6 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
     return -1;
 }
 
-/* Signals are the loop's business: the thread starts with all of them blocked. */
-static int create_thread(struct ingest *ingest)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&ingest->thread, NULL, ingest_main, ingest);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc;
-}
-
 static int open_ends(struct ingest *ingest, void *zmq_context, struct config *config, char *reterr)
 {
     ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -632,7 +621,11 @@ int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,
 
 int ingest_start(struct ingest *ingest, char *reterr)
 {
-    int rc = create_thread(ingest);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* the thread starts with all blocked */
+    int rc = pthread_create(&ingest->thread, NULL, ingest_main, ingest);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the ingest thread: %s", strerror(rc));
     }
