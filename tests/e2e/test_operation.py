@@ -180,7 +180,7 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
 
 
 def memory_group(limit):
-    """The directory of a new control group that has so many bytes, of whichever version."""
+    """The directory of a new control group with a memory limit in bytes, of version 1 or 2."""
     for parent, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = f"{parent}/attnd-test-{os.getpid()}"
         try:

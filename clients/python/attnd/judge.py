@@ -110,7 +110,7 @@ class Judge:
         return verdict
 
     def shows_more(self, path: str, module: torch.nn.Module, axes: int) -> None:
-        """A softmax over so many axes was computed by the module at `path`: blocks, when it shows others as well."""
+        """The module at `path` computed a softmax over `axes` axes: a part of an attention, when it shows other softmaxes too."""
         self._beyond.setdefault(path, _Refused(path, type(module).__name__, "it is a part of an attention: another softmax of "
                                                                             f"this module has {axes} axes"))
 
