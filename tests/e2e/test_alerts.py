@@ -153,8 +153,8 @@ def test_what_fired_at_the_end_counts_until_the_job_has_a_newer_run():
     assert "firing at end" in attnctl("--all")[1]
     assert attnctl("gpt", "--run", first.run.hex()[:8])[0] == 1, "who asks for it is told"
     send_steps(second, 500, range(2, 6))
-    wait_until(lambda: len(told(attnd)) == 2, "the newer run's own")
-    assert [one["run"] for one in told(attnd)] == [second.run.hex(), first.run.hex()]
+    both = [(one.run.hex(), "entropy_collapse") for one in (second, first)]
+    wait_until(lambda: [(one["run"], one["rule"]) for one in told(attnd)] == both, "the newer run's own")
     code, text = attnctl()
     assert code == 1 and second.run.hex()[:8] in text and first.run.hex()[:8] not in text
     third = Trainer(attnd, "gpt")
