@@ -60,7 +60,7 @@ def test_padding_queries_count_only_where_nothing_tells_of_them(build, with_deco
     model, given = build(), batch(with_decoder_mask)
     daemon = Attnd("metrics.spectrum_budget=0")
     with attnd.watch(model.train(), job="job", endpoint=daemon.endpoint("ingest"), every=1, samples=0, steps="manual",
-                     **tier_options(tier, monkeypatch)) as w:
+                     wait=60.0, linger=20.0, **tier_options(tier, monkeypatch)) as w:
         model(**given).logits.sum().backward()
         w.step()
     with attnd.Control(daemon.endpoint("control")) as control:
