@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* budgets: the bytes that attnd may have in memory, fitted to what the system lets it have. Memory
  * that trainers lend (ingest.memory) is theirs, and not among them. */
-#include "config/table.h"
+#include "config/jobs.h"
 
 /* How often each may be used: ingest.budget once more by what waits on the reliable lane,
  * http.queue by results on their way and by those held back. */
@@ -36,5 +36,6 @@ uint64_t config_fit_memory(struct config *config, uint64_t most)
     if (config->ingest_max_message > config->ingest_budget) {
         config->ingest_max_message = config->ingest_budget;
     }
+    jobs_settle(config);
     return (uint64_t)together;
 }

@@ -155,10 +155,10 @@ void config_defaults(struct config *ret_config);
  * copy. */
 void config_clear(struct config *config);
 
-/* The settings of one job: *config with the overrides of the first pattern, in the order of the
- * file, that matches its name as a shell matches file names. *ret_config borrows the rules and owns
- * nothing. */
-void config_for_job(const struct config *config, const char *job, struct config *ret_config);
+/* The settings of one job: those of the first pattern, in the order of the file, that matches its
+ * name as a shell matches file names; *config when none does. It lives as long as config->jobs, and
+ * its `jobs` and `rules` are NULL. */
+const struct config *config_for_job(const struct config *config, const char *job);
 
 /* The capture plan of trainers: the keys of the section `plan`, but for `cost_max`. */
 struct config_plan {

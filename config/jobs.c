@@ -90,12 +90,15 @@ const char *jobs_key_name(int key, char ret_name[JOBS_KEY_MAX])
     return ret_name;
 }
 
-void jobs_apply(const struct job_rule *rule, struct config *config)
+void jobs_settle(struct config *config)
 {
-    for (int i = 0; i < KEY_COUNT; i++) {
-        if (rule->key_line[i]) {
-            memcpy((char *)config + config_keys[i].offset, config_field(&rule->values, i),
-                   config_keys[i].size);
+    for (uint32_t r = 0; r < jobs_count(config->jobs); r++) {
+        struct job_rule *rule = config->jobs->rules[r];
+        for (int i = 0; i < KEY_COUNT; i++) {
+            if (!rule->key_line[i]) {
+                memcpy((char *)&rule->values + config_keys[i].offset, config_field(config, i),
+                       config_keys[i].size);
+            }
         }
     }
 }
@@ -107,14 +110,12 @@ void config_clear(struct config *config)
     config->rules = NULL;
 }
 
-void config_for_job(const struct config *config, const char *job, struct config *ret_config)
+const struct config *config_for_job(const struct config *config, const char *job)
 {
-    *ret_config = *config;
-    ret_config->jobs = NULL;
     for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
         if (fnmatch(config->jobs->rules[i]->pattern, job, 0) == 0) {
-            jobs_apply(config->jobs->rules[i], ret_config);
-            return;
+            return &config->jobs->rules[i]->values;
         }
     }
+    return config;
 }

@@ -20,7 +20,7 @@ struct job_rule {
     const char *pattern;        /* within label */
     size_t line;                /* of the file */
     size_t key_line[KEY_COUNT]; /* 0 = not overridden */
-    struct config values;       /* of the keys that are */
+    struct config values;       /* of all keys, once they are settled; it owns nothing */
 };
 
 /* Appends a pattern without overrides; *jobs is NULL before the first. Returns 0, or -1 with a
@@ -38,7 +38,8 @@ const struct job_rule *jobs_rule(const struct config_jobs *jobs, uint32_t index)
 #define JOBS_KEY_MAX 64
 const char *jobs_key_name(int key, char ret_name[JOBS_KEY_MAX]);
 
-/* Writes the overridden keys over *config. */
-void jobs_apply(const struct job_rule *rule, struct config *config);
+/* Gives every pattern the values of *config for the keys that it does not override; after each
+ * change of *config. */
+void jobs_settle(struct config *config);
 
 #endif

@@ -63,9 +63,7 @@ const char *config_job_plan(const struct config *config, uint32_t index,
         if (!names_plan(rule) || index-- > 0) {
             continue;
         }
-        struct config applied = *config;
-        jobs_apply(rule, &applied);
-        config_plan_get(&applied, ret_plan);
+        config_plan_get(&rule->values, ret_plan);
         return rule->pattern;
     }
     return NULL;

@@ -190,35 +190,3 @@ void config_defaults(struct config *ret_config)
         (void)result;
     }
 }
-
-int config_set(struct config *config, const char *assignment, char *reterr)
-{
-    struct origin origin = {"--set", 0};
-    char section[64], name[64], quoted[QUOTE_MAX + 4];
-    int value_at = -1, key = -1;
-    if (strncmp(assignment, "jobs.", 5) == 0) {
-        return config_error(reterr, origin, "'%s': settings of some jobs belong into a file",
-                            config_quotable(assignment, quoted));
-    }
-    if (strncmp(assignment, "rules.", 6) == 0) {
-        return config_error(reterr, origin, "'%s': rules belong into a file",
-                            config_quotable(assignment, quoted));
-    }
-    if (sscanf(assignment, "%63[^.=]=%n", name, &value_at) == 1 && value_at >= 0) {
-        key = config_find_top(name);
-    }
-    if (key >= 0) {
-        return config_assign(config, key, "", assignment + value_at, origin, reterr);
-    }
-    value_at = -1;
-    if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0) {
-        return config_error(reterr, origin, "'%s': not of the form section.key=value",
-                            config_quotable(assignment, quoted));
-    }
-    if (config_find_section(section, origin, reterr) < 0) {
-        return -1;
-    }
-    key = config_find_key(section, section, name, origin, reterr);
-    return key < 0 ? -1
-                   : config_assign(config, key, section, assignment + value_at, origin, reterr);
-}

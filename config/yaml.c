@@ -6,7 +6,7 @@
  * that is about to be refused, and an alias is seen before it is expanded. Accepts only the part of
  * YAML that such a file needs: mappings and scalars, lists of numbers, one document; no anchors,
  * aliases or tags. Values go into a copy of the configuration, which replaces the caller's when the
- * whole file was read. */
+ * whole file was read. --set is here as well: after either, the patterns of jobs are settled. */
 #include "config/jobs.h"
 #include "config/rules_internal.h"
 
@@ -571,6 +571,7 @@ static void take_over(struct reader *reader, struct config *config)
         old.rules = NULL;
     }
     config_clear(&old);
+    jobs_settle(config);
 }
 
 static int yaml_load_text(struct config *config, const char *path, const char *input, size_t size,
@@ -611,5 +612,44 @@ int config_load(struct config *config, const char *path, char *reterr)
         result = yaml_load_text(config, path, input, (size_t)size, reterr);
     }
     free(input);
+    return result;
+}
+
+static int set_key(struct config *config, const char *assignment, char *reterr)
+{
+    struct origin origin = {"--set", 0};
+    char section[64], name[64], quoted[QUOTE_MAX + 4];
+    int value_at = -1, key = -1;
+    if (strncmp(assignment, "jobs.", 5) == 0) {
+        return config_error(reterr, origin, "'%s': settings of some jobs belong into a file",
+                            config_quotable(assignment, quoted));
+    }
+    if (strncmp(assignment, "rules.", 6) == 0) {
+        return config_error(reterr, origin, "'%s': rules belong into a file",
+                            config_quotable(assignment, quoted));
+    }
+    if (sscanf(assignment, "%63[^.=]=%n", name, &value_at) == 1 && value_at >= 0) {
+        key = config_find_top(name);
+    }
+    if (key >= 0) {
+        return config_assign(config, key, "", assignment + value_at, origin, reterr);
+    }
+    value_at = -1;
+    if (sscanf(assignment, "%63[^.=].%63[^.=]=%n", section, name, &value_at) != 2 || value_at < 0) {
+        return config_error(reterr, origin, "'%s': not of the form section.key=value",
+                            config_quotable(assignment, quoted));
+    }
+    if (config_find_section(section, origin, reterr) < 0) {
+        return -1;
+    }
+    key = config_find_key(section, section, name, origin, reterr);
+    return key < 0 ? -1
+                   : config_assign(config, key, section, assignment + value_at, origin, reterr);
+}
+
+int config_set(struct config *config, const char *assignment, char *reterr)
+{
+    int result = set_key(config, assignment, reterr);
+    jobs_settle(config);
     return result;
 }

@@ -112,7 +112,7 @@ static bool messages_compute(struct daemon *daemon, struct message *message)
     struct run *run = message->run;
     message->code = message->header.type == MESSAGE_STATE
                         ? work_new_reading(message, messages_read_state, run->work, &daemon->inbox)
-                        : work_new(message, &run->job_config, &daemon->machine,
+                        : work_new(message, run->job_config, &daemon->machine,
                                    queue_spectrum_turn(run, message), run->work, &daemon->inbox);
     if (message->code) {
         queue_finish(run, message);

@@ -49,11 +49,9 @@ struct cost_list {
 static void rounds_visit_cost(void *data, const char *job, const struct capture_cost *cost)
 {
     struct cost_list *list = data;
-    struct config config;
     if (list->count < list->capacity && cost->own_every == 0) {
-        config_for_job(list->config, job, &config);
-        list->costs[list->count++] =
-            (struct plan_cost){job, cost_ratio(cost), config.plan_cost_max};
+        list->costs[list->count++] = (struct plan_cost){
+            job, cost_ratio(cost), config_for_job(list->config, job)->plan_cost_max};
     }
 }
 

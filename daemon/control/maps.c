@@ -104,7 +104,7 @@ static int control_maps_weigh(struct control_request *request, enum maps_kind ki
                               const struct run *run, const struct layer_maps *maps,
                               double *ret_weights)
 {
-    const config_numbers *given = &run->job_config.metrics_head_weights;
+    const config_numbers *given = &run->job_config->metrics_head_weights;
     const double *importance = maps->slices->importance;
     if (kind == MAPS_IMPORTANCE && !importance) {
         return control_maps_refuse(request, maps->slices->next

@@ -52,16 +52,15 @@ static void control_plan_put_cost(const struct control_request *request, const c
         mpk_put_nil(result);
         return;
     }
-    struct config config;
     char sentence[SENTENCE_MAX];
     uint64_t instead_of =
         plan->from == PLAN_FROM_COST && !own ? plans_default(request->view->plans)->what.every : 0;
     double part = cost_ratio(cost) / (double)every;
-    config_for_job(request->view->plan_config, job, &config);
-    control_plan_say_cost(part, config.plan_cost_max, every, instead_of, own || chosen, sentence);
+    double most = config_for_job(request->view->plan_config, job)->plan_cost_max;
+    control_plan_say_cost(part, most, every, instead_of, own || chosen, sentence);
     mpk_put_map(result, 7);
     mpk_pair_f64(result, "part", part);
-    mpk_pair_f64(result, "max", config.plan_cost_max);
+    mpk_pair_f64(result, "max", most);
     put_number(result, "every", every);
     mpk_put_str(result, "instead_of");
     if (instead_of > 0) {

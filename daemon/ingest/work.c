@@ -163,9 +163,8 @@ int work_price(struct message *message, const struct config *config, const struc
     if (message->header.type == MESSAGE_STATE) {
         message->cost += STATE_COST * message->bytes;
     } else if (message->header.type != MESSAGE_EVENT) {
-        struct config own;
-        config_for_job(config, message->header.job, &own);
-        message->cost += work_cost(&message->header, &own, machine, &message->scratch);
+        const struct config *own = config_for_job(config, message->header.job);
+        message->cost += work_cost(&message->header, own, machine, &message->scratch);
     }
     bool fits = message->cost <= config->ingest_budget &&
                 message->scratch <= config->ingest_budget - message->cost;

@@ -330,7 +330,7 @@ static void queue_put_maps(struct run *run, struct stream *stream, struct messag
     const double *importance = given ? known : message->measured->value[METRIC_IMPORTANCE];
     if (run->sink->maps) {
         maps_put(run->sink->maps, &stream->maps, message, importance,
-                 (uint32_t)run->job_config.metrics_qk_maps_max_size);
+                 (uint32_t)run->job_config->metrics_qk_maps_max_size);
     }
     free(known);
 }

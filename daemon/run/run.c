@@ -17,7 +17,7 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
     memcpy(run->id, id, RUN_BYTES);
     strcpy(run->job, job);
     run->config = config;
-    config_for_job(config, run->job, &run->job_config);
+    run->job_config = config_for_job(config, run->job);
     run->sink = sink;
     run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
     run->drift_budget =

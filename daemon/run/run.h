@@ -26,7 +26,7 @@ struct run {
     uint8_t id[RUN_BYTES];
     char job[JOB_NAME_MAX + 1];
     const struct config *config;
-    struct config job_config; /* what to measure: with the overrides for this job */
+    const struct config *job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
     struct work_queue *work;          /* the job's; outlives the run */
     struct state_budget budget;       /* a quarter of all there is */

@@ -14,10 +14,7 @@ static struct config jobs_load(const char *text)
 
 static struct config for_job(const struct config *config, const char *job)
 {
-    struct config result;
-    config_for_job(config, job, &result);
-    assert_null(result.jobs);
-    return result;
+    return *config_for_job(config, job);
 }
 
 static void test_without_overrides_every_job_has_the_same(void **state)

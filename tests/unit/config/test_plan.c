@@ -56,11 +56,11 @@ static void test_patterns_that_name_plan_keys_come_in_the_order_of_the_file(void
 static void test_a_bound_on_what_captures_cost_makes_no_plan(void **state)
 {
     (void)state;
-    struct config config = plan_load("jobs: {gpt: {plan.cost_max: 0.5}}\n"), of_job;
+    struct config config = plan_load("jobs: {gpt: {plan.cost_max: 0.5}}\n");
     struct config_plan plan;
     assert_null(config_job_plan(&config, 0, &plan));
-    config_for_job(&config, "gpt", &of_job);
-    assert_true(of_job.plan_cost_max == 0.5 && config.plan_cost_max == 0.01);
+    assert_true(config_for_job(&config, "gpt")->plan_cost_max == 0.5 &&
+                config.plan_cost_max == 0.01);
     config_clear(&config);
 }
 

@@ -234,15 +234,6 @@ static void test_a_section_replaces_the_rules_of_an_earlier_file(void **state)
     config_clear(&config);
 }
 
-static void test_a_jobs_settings_borrow_the_rules(void **state)
-{
-    (void)state;
-    struct config config = rules_load("rules: {mine: {metric: entropy, above: 1}}\n"), job;
-    config_for_job(&config, "gpt", &job);
-    assert_int_equal(config_rule_count(&job), RULE_DEFAULT_COUNT + 1);
-    config_clear(&config);
-}
-
 static void test_unknown_metrics_are_refused_with_close_ones(void **state)
 {
     (void)state;
@@ -484,7 +475,6 @@ int main(void)
         cmocka_unit_test(test_rules_are_printed_and_load_again),
         cmocka_unit_test(test_each_visits_the_rules),
         cmocka_unit_test(test_a_section_replaces_the_rules_of_an_earlier_file),
-        cmocka_unit_test(test_a_jobs_settings_borrow_the_rules),
         cmocka_unit_test(test_unknown_metrics_are_refused_with_close_ones),
         cmocka_unit_test(test_a_rule_has_one_metric_and_one_condition),
         cmocka_unit_test(test_impossible_bounds_are_refused),
