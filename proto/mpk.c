@@ -12,6 +12,7 @@
 
 #include "proto/err.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* MessagePack-C's parser refuses more than this. */
@@ -312,6 +313,30 @@ int mpk_get_f64(const msgpack_object *value, double *ret_number)
     default:
         return ERR_KEY_TYPE;
     }
+}
+
+uint64_t mpk_find_u64(const msgpack_object *map, const char *key)
+{
+    const msgpack_object *value = mpk_find(map, key);
+    uint64_t number;
+
+    return value && mpk_get_u64(value, UINT64_MAX, &number) == 0 ? number : 0;
+}
+
+void mpk_find_text(const msgpack_object *map, const char *key, char *ret_text, size_t size)
+{
+    const msgpack_object *value = mpk_find(map, key);
+    bool is_text = value && value->type == MSGPACK_OBJECT_STR;
+
+    snprintf(ret_text, size, "%.*s", is_text ? (int)value->via.str.size : 0,
+             is_text ? value->via.str.ptr : "");
+}
+
+double mpk_number(const msgpack_object *value)
+{
+    double number;
+
+    return value && mpk_get_f64(value, &number) == 0 ? number : NAN;
 }
 
 static int write_bytes(void *context, const char *bytes, size_t len)

@@ -57,6 +57,12 @@ int mpk_get_u64(const msgpack_object *value, uint64_t max, uint64_t *ret_number)
 int mpk_get_bool(const msgpack_object *value, bool *ret_bool);
 /* Integers are accepted where a real number is wanted; nil gives NaN. */
 int mpk_get_f64(const msgpack_object *value, double *ret_number);
+/* The number of a key; 0 when the key is missing or has no whole number. */
+uint64_t mpk_find_u64(const msgpack_object *map, const char *key);
+/* The text of a key, cut to fit, up to its first NUL; "" when the key is missing or has no text. */
+void mpk_find_text(const msgpack_object *map, const char *key, char *ret_text, size_t size);
+/* A value as a number; NaN when it is NULL or no number. */
+double mpk_number(const msgpack_object *value);
 /* Whether the value is the given string; NULL is none. */
 bool mpk_is_str(const msgpack_object *value, const char *text);
 

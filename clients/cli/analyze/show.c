@@ -75,7 +75,7 @@ static bool is_all_null(const msgpack_object *list)
 /* Rows that were left out; when they are most rows, what may be the matter. */
 static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t invalid, FILE *out)
 {
-    double error = field_number(mpk_find(layer, "row_sum_error"));
+    double error = mpk_number(mpk_find(layer, "row_sum_error"));
     fprintf(out, "%" PRIu64 " of %" PRIu64 " rows left out: ", invalid, rows + invalid);
     if (!(error > SUM_SOUND)) {
         fputs("not finite, or negative\n", out);
@@ -121,7 +121,7 @@ static void show_heads(const msgpack_object *layer, int width, FILE *out)
                 if (cell && cell->type == MSGPACK_OBJECT_STR) {
                     out_cell(&table, "%.*s", (int)cell->via.str.size, cell->via.str.ptr);
                 } else {
-                    show_put_number(&table, field_number(cell));
+                    show_put_number(&table, mpk_number(cell));
                 }
             }
         }
@@ -156,7 +156,7 @@ static uint32_t show_insert_pair(struct alike nearest[PAIRS_SHOWN], uint32_t cou
 static void show_redundant(const msgpack_object *layer, FILE *out)
 {
     const msgpack_object *pairs = mpk_find(layer, "redundant_pairs");
-    uint64_t total = field_u64(layer, "redundant_total");
+    uint64_t total = mpk_find_u64(layer, "redundant_total");
     uint32_t count = field_items(pairs);
     if (count == 0) {
         /* No heads are redundant: those that come nearest to it. */
@@ -182,7 +182,7 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
         const msgpack_object *pair = &pairs->via.array.ptr[i], *heads = mpk_find(pair, "heads");
         struct alike alike = {(uint32_t)field_item(heads, 0), (uint32_t)field_item(heads, 1),
-                              field_number(mpk_find(pair, "js"))};
+                              mpk_number(mpk_find(pair, "js"))};
         show_pair_of_heads(i, &alike, "redundant  ", out);
     }
     if (total > PAIRS_SHOWN) {
@@ -221,15 +221,15 @@ static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
         for (int i = 0; i < WHOLE_FIELDS; i++) {
             /* A spectrum with a rank but no condition number: a matrix that is short of rank. */
             const char *name = whole_fields[i];
-            double value = field_number(mpk_find(whole, name));
+            double value = mpk_number(mpk_find(whole, name));
             if (isnan(value) && strcmp(name, "condition_number") == 0 &&
-                !isnan(field_number(mpk_find(whole, "rank")))) {
+                !isnan(mpk_number(mpk_find(whole, "rank")))) {
                 out_cell(&table, "inf");
             } else {
                 show_put_number(&table, value);
             }
         }
-        show_put_number(&table, field_number(mpk_find(matrix, "head_correlation_mean")));
+        show_put_number(&table, mpk_number(mpk_find(matrix, "head_correlation_mean")));
     }
     out_print(&table, width, false, out);
 }
@@ -243,8 +243,8 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
 {
     const msgpack_object *weights = mpk_find(layer, "weights");
     char name[LAYER_TEXT_MAX], tier[32];
-    uint64_t rows = field_u64(layer, "rows"), invalid = field_u64(layer, "invalid_rows");
-    double sinks = field_number(mpk_find(layer, "sink_rate"));
+    uint64_t rows = mpk_find_u64(layer, "rows"), invalid = mpk_find_u64(layer, "invalid_rows");
+    double sinks = mpk_number(mpk_find(layer, "sink_rate"));
     field_layer(layer, name);
     field_text(layer, "tier", tier, sizeof tier);
     fprintf(out, "%s  %s", name, tier);
@@ -291,8 +291,8 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
         const msgpack_object *pair = &pairs->via.array.ptr[i];
         fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",
-                field_u64(pair, "query"), field_u64(pair, "key"),
-                field_number(mpk_find(pair, "weight")));
+                mpk_find_u64(pair, "query"), mpk_find_u64(pair, "key"),
+                mpk_number(mpk_find(pair, "weight")));
     }
     if (count > 0) {
         putc('\n', out);

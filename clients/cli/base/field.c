@@ -8,13 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-uint64_t field_u64(const msgpack_object *map, const char *key)
-{
-    uint64_t number;
-    const msgpack_object *value = mpk_find(map, key);
-    return value && mpk_get_u64(value, UINT64_MAX, &number) == 0 ? number : 0;
-}
-
 static void copy_text(const msgpack_object_str *text, char *ret_text, size_t size)
 {
     size_t length = text->size < size - 1 ? text->size : size - 1;
@@ -48,12 +41,6 @@ uint32_t field_pairs(const msgpack_object *value)
     return value && value->type == MSGPACK_OBJECT_MAP ? value->via.map.size : 0;
 }
 
-double field_number(const msgpack_object *value)
-{
-    double number;
-    return value && mpk_get_f64(value, &number) == 0 ? number : NAN;
-}
-
 const msgpack_object *field_at(const msgpack_object *array, uint32_t index)
 {
     return index < field_items(array) ? &array->via.array.ptr[index] : NULL;
@@ -61,7 +48,7 @@ const msgpack_object *field_at(const msgpack_object *array, uint32_t index)
 
 double field_item(const msgpack_object *array, uint32_t index)
 {
-    return field_number(field_at(array, index));
+    return mpk_number(field_at(array, index));
 }
 
 /* The value itself, or of a window's statistics what stands for all of them. */
@@ -169,12 +156,12 @@ uint64_t field_sum(const msgpack_object *map)
 uint64_t field_dropped(const msgpack_object *map)
 {
     const msgpack_object *dropped = mpk_find(map, "dropped");
-    return field_sum(dropped) - field_u64(dropped, "repeated");
+    return field_sum(dropped) - mpk_find_u64(dropped, "repeated");
 }
 
 uint64_t field_received(const msgpack_object *map)
 {
-    return field_u64(map, "received") - field_u64(mpk_find(map, "dropped"), "repeated");
+    return mpk_find_u64(map, "received") - mpk_find_u64(mpk_find(map, "dropped"), "repeated");
 }
 
 void field_show(const msgpack_object *value, char *ret_text, size_t size)
@@ -219,14 +206,14 @@ void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
     if (stack[0] == '\0' && site[0] == '\0') {
         snprintf(ret_text, LAYER_TEXT_MAX, "-");
     } else {
-        snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu64 ".%s", stack, field_u64(map, "layer"),
+        snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu64 ".%s", stack, mpk_find_u64(map, "layer"),
                  site);
     }
 }
 
 void field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
 {
-    double head = field_number(mpk_find(map, "head"));
+    double head = mpk_number(mpk_find(map, "head"));
     field_layer(map, ret_text);
     size_t used = strlen(ret_text);
     if (head >= 0) {

@@ -7,9 +7,6 @@
 
 #include "proto/mpk.h"
 
-/* The number of a key; 0 when it is not there or no whole number. */
-uint64_t field_u64(const msgpack_object *map, const char *key);
-
 /* The text of a key, "" when it is not there; shortened to fit, '?' for control characters. */
 void field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size);
 
@@ -22,11 +19,9 @@ uint32_t field_items(const msgpack_object *value);
 /* Pairs of a map; 0 for anything else, NULL included. */
 uint32_t field_pairs(const msgpack_object *value);
 
-/* A value as a number; NaN when it is NULL or no number. */
-double field_number(const msgpack_object *value);
 /* Element `index` of an array; NULL when it is not there. */
 const msgpack_object *field_at(const msgpack_object *array, uint32_t index);
-/* The same as a number; NaN when it is not there or no number. */
+/* The same as a number: mpk_number. */
 double field_item(const msgpack_object *array, uint32_t index);
 
 /* A result's numbers for one metric: an array over the heads, or one value of the layer

@@ -75,12 +75,12 @@ void out_text(struct out_table *table, const msgpack_object *map, const char *ke
 
 void out_count(struct out_table *table, const msgpack_object *map, const char *key)
 {
-    out_cell(table, "%" PRIu64, field_u64(map, key));
+    out_cell(table, "%" PRIu64, mpk_find_u64(map, key));
 }
 
 void out_number(struct out_table *table, const msgpack_object *value)
 {
-    double number = field_number(value);
+    double number = mpk_number(value);
     out_cell(table, isnan(number) ? "-" : "%.4g", number);
 }
 

@@ -143,8 +143,8 @@ void series_print(const struct series *series, bool json, FILE *out)
             series_print_text(form, "job", series->map);
             series_print_text(form, "run", series->map);
             series_print_text(form, "unit", series->map);
-            series_print_u64(form, "length", field_u64(series->map, "length"));
-            series_print_u64(form, "every", field_u64(series->map, "every"));
+            series_print_u64(form, "length", mpk_find_u64(series->map, "length"));
+            series_print_u64(form, "every", mpk_find_u64(series->map, "every"));
             series_print_u64(form, "first_unit", series_window(series, "first", window));
             series_print_u64(form, "last_unit", series_window(series, "last", window));
             series_print_u64(form, "epoch", series_window(series, "epoch", window));
@@ -154,9 +154,9 @@ void series_print(const struct series *series, bool json, FILE *out)
             fputs(series_partial(series, window) ? "true" : "false", out);
             const msgpack_object *where_head = field_at(mpk_find(series->map, "heads"), head);
             series_print_text(form, "stack", where_head);
-            series_print_u64(form, "layer", field_u64(where_head, "layer"));
+            series_print_u64(form, "layer", mpk_find_u64(where_head, "layer"));
             series_print_text(form, "site", where_head);
-            print_f64(form, "head", field_number(mpk_find(where_head, "head")));
+            print_f64(form, "head", mpk_number(mpk_find(where_head, "head")));
             series_print_text(form, "metric", series->map);
             for (int i = 0; i < STATISTICS; i++) {
                 print_f64(form, statistics[i], series_value(series, statistics[i], head, window));

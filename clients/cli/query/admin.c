@@ -13,7 +13,7 @@ static int show_ping(struct cli *cli, const msgpack_object *result)
 {
     char version[64], uptime[OUT_TIME_MAX];
     field_text(result, "version", version, sizeof version);
-    out_duration(field_number(mpk_find(result, "uptime_s")), uptime);
+    out_duration(mpk_number(mpk_find(result, "uptime_s")), uptime);
     fprintf(cli->out, "attnd %s at %s, up %s\n", version, cli->rpc->endpoint, uptime);
     return CLI_OK;
 }
@@ -96,7 +96,7 @@ int cmd_config(struct cli *cli)
 
 static int show_flush(struct cli *cli, const msgpack_object *result)
 {
-    uint64_t windows = field_u64(result, "windows");
+    uint64_t windows = mpk_find_u64(result, "windows");
     fprintf(cli->out, "published %" PRIu64 " window%s\n", windows, out_plural(windows));
     return CLI_OK;
 }

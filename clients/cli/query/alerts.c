@@ -28,14 +28,14 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
     out_cell(table, "%s", state);
     out_number(table, mpk_find(alert, "value"));
     out_number(table, mpk_find(alert, "bound"));
-    out_cell(table, "step %" PRIu64, field_u64(mpk_find(alert, "since"), "step"));
+    out_cell(table, "step %" PRIu64, mpk_find_u64(mpk_find(alert, "since"), "step"));
 }
 
 /* How many fire that are not over with their run, whose job has a newer one: those come first. */
 static uint32_t alerts_current(const msgpack_object *result)
 {
     uint32_t all = field_items(mpk_find(result, "firing"));
-    uint64_t older = field_u64(result, "older");
+    uint64_t older = mpk_find_u64(result, "older");
     return older < all ? all - (uint32_t)older : 0;
 }
 

@@ -38,10 +38,10 @@ static bool read_subject(const char *word, struct subject *ret_subject)
 static void print_side(struct cli *cli, const char *name, const msgpack_object *side)
 {
     char job[JOB_NAME_MAX + 1], run[40];
-    uint64_t windows = field_u64(side, "windows");
+    uint64_t windows = mpk_find_u64(side, "windows");
     field_text(side, "job", job, sizeof job);
     field_text(side, "run", run, sizeof run);
-    uint64_t first = field_u64(side, "first"), last = field_u64(side, "last");
+    uint64_t first = mpk_find_u64(side, "first"), last = mpk_find_u64(side, "last");
     fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name, job, run, windows,
             out_plural(windows), first);
     fprintf(cli->out, first == last ? "\n" : " to %" PRIu64 "\n", last);
@@ -55,7 +55,7 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
     for (uint32_t i = 0; i < field_pairs(metrics); i++) {
         const msgpack_object_kv *pair = &metrics->via.map.ptr[i];
         if (!most ||
-            field_number(mpk_find(&pair->val, "js")) > field_number(mpk_find(&most->val, "js"))) {
+            mpk_number(mpk_find(&pair->val, "js")) > mpk_number(mpk_find(&most->val, "js"))) {
             most = pair;
         }
     }
@@ -78,7 +78,7 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
     print_side(cli, "b", mpk_find(result, "b"));
     if (!any) {
         fputs("no head is in both\n", cli->out);
-    } else if (field_number(mpk_find(&heads->via.array.ptr[0], "distance")) < SAME) {
+    } else if (mpk_number(mpk_find(&heads->via.array.ptr[0], "distance")) < SAME) {
         fputs("no head differs\n", cli->out);
     } else {
         struct out_table table;

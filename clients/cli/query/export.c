@@ -82,7 +82,7 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct exp
     int code = CLI_OK;
     field_text(layer, "stack", piece->stack, sizeof piece->stack);
     field_text(layer, "site", piece->site, sizeof piece->site);
-    piece->layer = field_u64(layer, "layer");
+    piece->layer = mpk_find_u64(layer, "layer");
     for (uint32_t i = 0; code == CLI_OK && i < field_items(metrics); i++) {
         field_show(&metrics->via.array.ptr[i], piece->metric, sizeof piece->metric);
         /* A number of the whole layer has no head. */

@@ -50,26 +50,26 @@ static bool fleet_is_well(const msgpack_object *fleet)
 
 static void fleet_size(const msgpack_object *map, const char *key, char ret_text[OUT_SIZE_MAX])
 {
-    out_size(field_u64(map, key), ret_text);
+    out_size(mpk_find_u64(map, key), ret_text);
 }
 
 static void fleet_show_node(struct cli *cli, const msgpack_object *fleet)
 {
     char bytes[OUT_SIZE_MAX], unsent[OUT_SIZE_MAX], age[OUT_TIME_MAX], refused[FLEET_TEXT_MAX];
-    uint64_t waiting = field_u64(fleet, "unsent");
+    uint64_t waiting = mpk_find_u64(fleet, "unsent");
     fleet_size(fleet, "bytes", bytes);
     fleet_size(fleet, "unsent_bytes", unsent);
-    fprintf(cli->out, "outbox: %" PRIu64 " row%s (%s)", field_u64(fleet, "rows"),
-            out_plural(field_u64(fleet, "rows")), bytes);
+    fprintf(cli->out, "outbox: %" PRIu64 " row%s (%s)", mpk_find_u64(fleet, "rows"),
+            out_plural(mpk_find_u64(fleet, "rows")), bytes);
     if (waiting > 0) {
-        out_duration(field_number(mpk_find(fleet, "oldest_unsent_s")), age);
+        out_duration(mpk_number(mpk_find(fleet, "oldest_unsent_s")), age);
         fprintf(cli->out, ", %" PRIu64 " not sent yet (%s), the oldest for %s", waiting, unsent,
                 age);
     }
     fprintf(cli->out,
             "\nsent: %" PRIu64 " row%s, %" PRIu64 " of them again; lost before that: %" PRIu64 "\n",
-            field_u64(fleet, "sent"), out_plural(field_u64(fleet, "sent")),
-            field_u64(fleet, "resent"), field_u64(fleet, "outbox_lost"));
+            mpk_find_u64(fleet, "sent"), out_plural(mpk_find_u64(fleet, "sent")),
+            mpk_find_u64(fleet, "resent"), mpk_find_u64(fleet, "outbox_lost"));
     field_text(fleet, "refused", refused, sizeof refused);
     if (*refused) {
         fprintf(cli->out, "refused by the hub: %s\n", refused);
@@ -88,8 +88,8 @@ static void fleet_name(const msgpack_object *node, char ret_name[FLEET_TEXT_MAX]
 static void fleet_add_node(struct out_table *table, const msgpack_object *node)
 {
     char name[FLEET_TEXT_MAX], heard[OUT_TIME_MAX];
-    double heard_s = field_number(mpk_find(node, "heard_s"));
-    double clock_s = field_number(mpk_find(node, "clock_s"));
+    double heard_s = mpk_number(mpk_find(node, "heard_s"));
+    double clock_s = mpk_number(mpk_find(node, "clock_s"));
     fleet_name(node, name);
     out_shorten(name, NAME_WIDTH);
     out_duration(heard_s, heard);
@@ -168,17 +168,18 @@ static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool 
     const uint32_t count = field_items(windows), most = partial ? PARTIAL_MOST : WAITING_MOST;
     for (uint32_t i = 0, next; i < count; i = next) {
         const msgpack_object *first = field_at(windows, i), *missing = mpk_find(first, whom);
-        uint64_t end = field_u64(first, "last"), other = end, length = field_u64(first, "length");
+        uint64_t end = mpk_find_u64(first, "last"), other = end,
+                 length = mpk_find_u64(first, "length");
         char unit[16];
         field_text(first, "unit", unit, sizeof unit);
         for (next = i + 1; missing && next < count; next++) {
             const msgpack_object *after = field_at(windows, next);
             const msgpack_object *theirs = mpk_find(after, whom), *of = mpk_find(after, "unit");
             if (!theirs || !of || !msgpack_object_equal(*theirs, *missing) ||
-                !mpk_is_str(of, unit) || field_u64(after, "length") != length) {
+                !mpk_is_str(of, unit) || mpk_find_u64(after, "length") != length) {
                 break;
             }
-            other = field_u64(after, "last");
+            other = mpk_find_u64(after, "last");
         }
         fputs(partial ? "! " : "  ", cli->out);
         if (next == i + 1) {
@@ -202,7 +203,7 @@ static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool 
 static void fleet_show_ranks(struct cli *cli, const msgpack_object *run)
 {
     const msgpack_object *odd = fleet_odd(run), *compared = mpk_find(run, "compared");
-    uint64_t world = field_u64(run, "world"), ranks = field_u64(run, "ranks");
+    uint64_t world = mpk_find_u64(run, "world"), ranks = mpk_find_u64(run, "ranks");
     char job[FLEET_TEXT_MAX], node[FLEET_TEXT_MAX], digits[9];
     field_text(run, "job", job, sizeof job);
     field_text(run, "run", digits, sizeof digits);
@@ -214,12 +215,12 @@ static void fleet_show_ranks(struct cli *cli, const msgpack_object *run)
         const msgpack_object *one = field_at(odd, i);
         field_text(one, "node", node, sizeof node);
         fprintf(cli->out, "! rank %" PRIu64 " of %s is odd in %" PRIu64 " of %" PRIu64 " layers\n",
-                field_u64(one, "rank"), node, field_u64(one, "layers"),
-                field_u64(compared, "layers"));
+                mpk_find_u64(one, "rank"), node, mpk_find_u64(one, "layers"),
+                mpk_find_u64(compared, "layers"));
     }
-    if (field_u64(compared, "count") > field_items(odd)) {
+    if (mpk_find_u64(compared, "count") > field_items(odd)) {
         fprintf(cli->out, "! and %" PRIu64 " more\n",
-                field_u64(compared, "count") - field_items(odd));
+                mpk_find_u64(compared, "count") - field_items(odd));
     }
     if (field_items(odd) > 0) {
         fprintf(cli->out, "  see: attnctl ranks %s --run %s\n", job, digits);
@@ -234,7 +235,7 @@ static void fleet_show_run(struct cli *cli, const msgpack_object *run)
     field_text(run, "run", digits, sizeof digits);
     field_text(run, "state", state, sizeof state);
     fprintf(cli->out, "\n%s, run %s, %s: %" PRIu64 " of %" PRIu64 " ranks on %" PRIu32 " node%s\n",
-            job, digits, state, field_u64(run, "ranks"), field_u64(run, "world"), nodes,
+            job, digits, state, mpk_find_u64(run, "ranks"), mpk_find_u64(run, "world"), nodes,
             out_plural(nodes));
     field_text(run, "refused", refused, sizeof refused);
     if (*refused) {
@@ -262,12 +263,12 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
     fprintf(cli->out,
             "parts: %" PRIu64 " (%s), %" PRIu64 " message%s waiting in the stream\n"
             "windows: %" PRIu64 " merged, %" PRIu64 " corrected\n",
-            field_u64(fleet, "rows"), bytes, field_u64(fleet, "waiting"),
-            out_plural(field_u64(fleet, "waiting")), field_u64(fleet, "merged"),
-            field_u64(fleet, "corrected"));
+            mpk_find_u64(fleet, "rows"), bytes, mpk_find_u64(fleet, "waiting"),
+            out_plural(mpk_find_u64(fleet, "waiting")), mpk_find_u64(fleet, "merged"),
+            mpk_find_u64(fleet, "corrected"));
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
-        if (field_u64(fleet, odd[i].key) > 0) {
-            fprintf(cli->out, "%" PRIu64 " %s\n", field_u64(fleet, odd[i].key), odd[i].text);
+        if (mpk_find_u64(fleet, odd[i].key) > 0) {
+            fprintf(cli->out, "%" PRIu64 " %s\n", mpk_find_u64(fleet, odd[i].key), odd[i].text);
         }
     }
     field_text(fleet, "unknown", unknown, sizeof unknown);
@@ -281,7 +282,7 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
     for (uint32_t i = 0; i < field_items(runs); i++) {
         fleet_show_run(cli, &runs->via.array.ptr[i]);
     }
-    uint64_t more = field_u64(fleet, "runs_more");
+    uint64_t more = mpk_find_u64(fleet, "runs_more");
     if (more > 0) {
         fprintf(cli->out, "\nand %" PRIu64 " more run%s\n", more, out_plural(more));
     }

@@ -52,7 +52,8 @@ static void print_spark(struct cli *cli, const struct series *series)
 static void history_print_heading(struct cli *cli, const struct series *series)
 {
     char job[JOB_NAME_MAX + 1], run[40], metric[FIELD_NAME_MAX], unit[16], place[LAYER_TEXT_MAX];
-    uint64_t length = field_u64(series->map, "length"), every = field_u64(series->map, "every");
+    uint64_t length = mpk_find_u64(series->map, "length"),
+             every = mpk_find_u64(series->map, "every");
     field_text(series->map, "job", job, sizeof job);
     field_text(series->map, "run", run, sizeof run);
     field_text(series->map, "metric", metric, sizeof metric);

@@ -22,7 +22,7 @@ enum { KEYS = sizeof keys / sizeof keys[0] };
 static void plan_add_number(struct out_table *table, const msgpack_object *plan, const char *key,
                             const char *zero)
 {
-    uint64_t number = field_u64(plan, key);
+    uint64_t number = mpk_find_u64(plan, key);
     if (number == 0) {
         out_cell(table, "%s", zero);
     } else {

@@ -29,8 +29,8 @@ static double ranks_entropy(const struct cli *cli, const msgpack_object *mean)
 /* The head that is furthest from the median of the ranks. */
 static void ranks_add_furthest(struct out_table *table, const msgpack_object *rank)
 {
-    uint32_t head = (uint32_t)field_u64(rank, "head");
-    double median = field_number(mpk_find(rank, "median"));
+    uint32_t head = (uint32_t)mpk_find_u64(rank, "head");
+    double median = mpk_number(mpk_find(rank, "median"));
     if (isnan(median)) {
         out_cell(table, "-");
     } else {
@@ -43,7 +43,7 @@ static int ranks_show(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *ranks = mpk_find(result, "ranks");
     uint32_t odd = field_items(mpk_find(result, "odd"));
-    uint64_t first = field_u64(result, "first"), last = field_u64(result, "last");
+    uint64_t first = mpk_find_u64(result, "first"), last = mpk_find_u64(result, "last");
     char place[LAYER_TEXT_MAX], job[64], unit[16];
     field_layer(result, place);
     field_text(result, "job", job, sizeof job);
@@ -56,7 +56,7 @@ static int ranks_show(struct cli *cli, const msgpack_object *result)
     for (uint32_t i = 0; i < field_items(ranks); i++) {
         const msgpack_object *rank = field_at(ranks, i), *mean = mpk_find(rank, "mean");
         out_cell(&table, "%s%" PRIu64, field_bool(rank, "odd") ? "! " : "  ",
-                 field_u64(rank, "rank"));
+                 mpk_find_u64(rank, "rank"));
         out_text(&table, rank, "node", NODE_WIDTH);
         out_value(&table, ranks_entropy(cli, mean), true);
         out_number(&table, mpk_find(rank, "distance"));
@@ -92,7 +92,7 @@ int cmd_ranks(struct cli *cli)
             field_text(odd, "site", site, sizeof site);
             args.stack = stack;
             args.site = site;
-            args.layer = (uint32_t)field_u64(odd, "layer");
+            args.layer = (uint32_t)mpk_find_u64(odd, "layer");
             args.given |= ARGS_LAYER;
         }
         rpc_reply_clear(&fleet);

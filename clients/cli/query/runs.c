@@ -31,8 +31,8 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
     for (uint32_t i = 0; i < runs->via.array.size; i++) {
         const msgpack_object *run = &runs->via.array.ptr[i];
         out_run(&table, run);
-        add_time(&table, field_u64(run, "first_ns"));
-        add_time(&table, field_u64(run, "last_ns"));
+        add_time(&table, mpk_find_u64(run, "first_ns"));
+        add_time(&table, mpk_find_u64(run, "last_ns"));
         out_count(&table, run, "epoch");
         out_count(&table, run, "step");
     }
@@ -76,7 +76,8 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
         out_run(&table, job);
         out_count(&table, job, "epoch");
         out_count(&table, job, "step");
-        out_cell(&table, "%" PRIu64 "/%" PRIu64, field_u64(job, "ranks"), field_u64(job, "world"));
+        out_cell(&table, "%" PRIu64 "/%" PRIu64, mpk_find_u64(job, "ranks"),
+                 mpk_find_u64(job, "world"));
         out_cell(&table, "%" PRIu64, field_received(job));
         out_count(&table, job, "lost");
         out_cell(&table, "%" PRIu64, field_dropped(job));

@@ -20,8 +20,9 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
     if (result->type != MSGPACK_OBJECT_MAP) {
         return cli_usage(cli, "what answers at %s has no counters", cli->rpc->endpoint);
     }
-    uint64_t received = field_u64(result, "received"), processed = field_u64(result, "processed");
-    uint64_t in_flight = field_u64(result, "in_flight"), refused = field_sum(dropped);
+    uint64_t received = mpk_find_u64(result, "received"),
+             processed = mpk_find_u64(result, "processed");
+    uint64_t in_flight = mpk_find_u64(result, "in_flight"), refused = field_sum(dropped);
     uint64_t accounted = processed + in_flight + refused;
     const uint64_t numbers[] = {received, processed, in_flight, refused};
     out_begin(&table, "COUNTER|VALUE");

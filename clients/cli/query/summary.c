@@ -48,7 +48,7 @@ static bool summary_is_plain(const struct summary_row *rows, uint32_t count)
     bool plain = true;
     for (uint32_t i = 0; i < count && plain; i++) {
         for (uint32_t head = 0; head < field_columns(rows[i].values) && plain; head++) {
-            plain = out_is_plain(field_number(field_column(rows[i].values, head)));
+            plain = out_is_plain(mpk_number(field_column(rows[i].values, head)));
         }
     }
     return plain;
@@ -61,7 +61,7 @@ static void summary_add_value(struct out_table *table, const msgpack_object *val
         field_show(value, name, sizeof name);
         out_cell(table, "%s", name);
     } else {
-        out_value(table, field_number(value), plain);
+        out_value(table, mpk_number(value), plain);
     }
 }
 
@@ -88,7 +88,7 @@ struct drift_row {
 static double drift_number(const struct drift_row *row, const char *group, const char *key)
 {
     const msgpack_object *map = group ? mpk_find(row->layer->map, group) : row->layer->drift;
-    return field_number(field_column(mpk_find(map, key), row->head));
+    return mpk_number(field_column(mpk_find(map, key), row->head));
 }
 
 static int compare_drift(const void *left, const void *right)
@@ -116,7 +116,7 @@ static bool add_drift_row(struct out_table *table, const struct drift_row *row)
                          *reason = NULL;
     char layer[LAYER_TEXT_MAX];
     for (uint32_t i = 0; i < field_items(heads) && !reason; i++) {
-        bool mine = field_u64(&heads->via.array.ptr[i], "head") == row->head;
+        bool mine = mpk_find_u64(&heads->via.array.ptr[i], "head") == row->head;
         reason = mine ? &heads->via.array.ptr[i] : NULL;
     }
     field_layer(row->layer->map, layer);
@@ -125,7 +125,8 @@ static bool add_drift_row(struct out_table *table, const struct drift_row *row)
     out_text(table, reason, "rule", 0);
     out_number(table, mpk_find(reason, "value"));
     out_number(table, mpk_find(reason, "bound"));
-    out_cell(table, reason ? "step %" PRIu64 : "-", field_u64(mpk_find(reason, "since"), "step"));
+    out_cell(table, reason ? "step %" PRIu64 : "-",
+             mpk_find_u64(mpk_find(reason, "since"), "step"));
     double shift = drift_number(row, NULL, "shift");
     out_cell(table, isnan(shift) ? "-" : "%s%.1f", fabs(shift) >= SHIFT_MARKED ? "*" : "", shift);
     for (int i = 0; i < 3; i++) {
@@ -172,11 +173,11 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
     bool partial = false;
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *map = rows[i].map;
-        epoch = field_u64(map, "epoch") > epoch ? field_u64(map, "epoch") : epoch;
-        step = field_u64(map, "step") > step ? field_u64(map, "step") : step;
-        ranks = field_u64(map, "ranks") > ranks ? field_u64(map, "ranks") : ranks;
-        messages += field_u64(map, "messages");
-        lost += field_u64(map, "lost");
+        epoch = mpk_find_u64(map, "epoch") > epoch ? mpk_find_u64(map, "epoch") : epoch;
+        step = mpk_find_u64(map, "step") > step ? mpk_find_u64(map, "step") : step;
+        ranks = mpk_find_u64(map, "ranks") > ranks ? mpk_find_u64(map, "ranks") : ranks;
+        messages += mpk_find_u64(map, "messages");
+        lost += mpk_find_u64(map, "lost");
         dropped += field_dropped(map);
         partial = partial || field_bool(mpk_find(map, "window"), "partial");
     }
@@ -325,9 +326,9 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
         field_text(map, "run", row.run, sizeof row.run);
         field_text(map, "stack", row.stack, sizeof row.stack);
         field_text(map, "site", row.site, sizeof row.site);
-        row.layer = field_u64(map, "layer");
-        row.first = field_u64(mpk_find(map, "window"), "first");
-        row.last = field_u64(mpk_find(map, "window"), "last");
+        row.layer = mpk_find_u64(map, "layer");
+        row.first = mpk_find_u64(mpk_find(map, "window"), "first");
+        row.last = mpk_find_u64(mpk_find(map, "window"), "last");
         rows[i] = row;
     }
     qsort(rows, count, sizeof *rows, summary_compare_rows);

@@ -30,7 +30,7 @@ static struct tail_spread tail_spread_of(const msgpack_object *values)
 {
     struct tail_spread spread = {.min = INFINITY, .max = -INFINITY};
     for (uint32_t i = 0; i < field_columns(values); i++) {
-        double value = field_number(field_column(values, i));
+        double value = mpk_number(field_column(values, i));
         if (isnan(value)) {
             continue;
         }
@@ -86,7 +86,7 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
 
 static void tail_print_number(struct cli *cli, const char *name, const msgpack_object *value)
 {
-    double number = field_number(value);
+    double number = mpk_number(value);
     fprintf(cli->out, isnan(number) ? " %s -" : " %s %.4g", name, number);
 }
 
@@ -125,14 +125,14 @@ static void print_live(struct cli *cli, const msgpack_object *map)
     char layer[LAYER_TEXT_MAX];
     field_layer(map, layer);
     fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", layer,
-            field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "rank"));
+            mpk_find_u64(map, "epoch"), mpk_find_u64(map, "step"), mpk_find_u64(map, "rank"));
     tail_print_numbers(cli, map);
 }
 
 static void print_summary(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *window = mpk_find(map, "window");
-    uint64_t first = field_u64(window, "first"), last = field_u64(window, "last");
+    uint64_t first = mpk_find_u64(window, "first"), last = mpk_find_u64(window, "last");
     char layer[LAYER_TEXT_MAX], unit[16];
     field_layer(map, layer);
     field_text(window, "unit", unit, sizeof unit);
@@ -142,9 +142,9 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
     }
     fputs(field_bool(window, "partial") ? " (partial):" : ":", cli->out);
     tail_print_numbers(cli, map);
-    uint64_t messages = field_u64(map, "messages");
+    uint64_t messages = mpk_find_u64(map, "messages");
     fprintf(cli->out, ", %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64 " dropped", messages,
-            out_plural(messages), field_u64(map, "lost"), field_dropped(map));
+            out_plural(messages), mpk_find_u64(map, "lost"), field_dropped(map));
 }
 
 static void tail_print_alert(struct cli *cli, const msgpack_object *map)
@@ -157,8 +157,8 @@ static void tail_print_alert(struct cli *cli, const msgpack_object *map)
     field_text(map, "message", message, sizeof message);
     fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
     if (since) {
-        fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, field_u64(since, "epoch"),
-                field_u64(since, "step"));
+        fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, mpk_find_u64(since, "epoch"),
+                mpk_find_u64(since, "step"));
     }
 }
 
@@ -171,15 +171,15 @@ static void tail_print_job(struct cli *cli, const msgpack_object *map)
     fprintf(cli->out,
             " %s, run %s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
             ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
-            state, run, field_u64(map, "epoch"), field_u64(map, "step"), field_u64(map, "ranks"),
-            field_u64(map, "world"), layers, out_plural(layers), field_received(map),
-            field_u64(map, "lost"), field_dropped(map));
+            state, run, mpk_find_u64(map, "epoch"), mpk_find_u64(map, "step"),
+            mpk_find_u64(map, "ranks"), mpk_find_u64(map, "world"), layers, out_plural(layers),
+            field_received(map), mpk_find_u64(map, "lost"), field_dropped(map));
 }
 
 static void tail_print_log(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *values = mpk_find(map, "values");
-    fprintf(cli->out, " step %" PRIu64 ":", field_u64(map, "step"));
+    fprintf(cli->out, " step %" PRIu64 ":", mpk_find_u64(map, "step"));
     for (uint32_t i = 0; i < field_pairs(values); i++) {
         char name[NAMED_NAME_MAX + 1];
         field_show(&values->via.map.ptr[i].key, name, sizeof name);

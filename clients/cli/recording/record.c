@@ -97,9 +97,9 @@ static bool record_receive(struct live_recording *recording, struct tapped *tapp
         return false;
     }
     bool sound = mpk_find(doc.root, "n") && mpk_find(doc.root, "received_ns");
-    tapped->n = field_u64(doc.root, "n");
-    tapped->dropped = field_u64(doc.root, "dropped");
-    tapped->received_ns = field_u64(doc.root, "received_ns");
+    tapped->n = mpk_find_u64(doc.root, "n");
+    tapped->dropped = mpk_find_u64(doc.root, "dropped");
+    tapped->received_ns = mpk_find_u64(doc.root, "received_ns");
     mpk_doc_clear(&doc);
     return sound;
 }

@@ -39,12 +39,12 @@ static int replay_count(struct cli *cli, struct replay_counts *ret_counts)
         return code;
     }
     *ret_counts = (struct replay_counts){
-        .received = field_u64(reply.result, "received"),
-        .processed = field_u64(reply.result, "processed"),
-        .in_flight = field_u64(reply.result, "in_flight"),
-        .in_flight_bytes = field_u64(reply.result, "in_flight_bytes"),
-        .admitted_bytes = field_u64(reply.result, "admitted_bytes"),
-        .budget_bytes = field_u64(reply.result, "budget_bytes"),
+        .received = mpk_find_u64(reply.result, "received"),
+        .processed = mpk_find_u64(reply.result, "processed"),
+        .in_flight = mpk_find_u64(reply.result, "in_flight"),
+        .in_flight_bytes = mpk_find_u64(reply.result, "in_flight_bytes"),
+        .admitted_bytes = mpk_find_u64(reply.result, "admitted_bytes"),
+        .budget_bytes = mpk_find_u64(reply.result, "budget_bytes"),
     };
     const msgpack_object *dropped = mpk_find(reply.result, "dropped");
     uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;

@@ -106,8 +106,8 @@ static bool live_read_layer(const msgpack_object *result, struct source_layer *l
     field_text(result, "module", layer->module, sizeof layer->module);
     layer->batch = 1;
     layer->causal = field_bool(result, "causal");
-    layer->epoch = field_u64(result, "epoch");
-    layer->step = field_u64(result, "step");
+    layer->epoch = mpk_find_u64(result, "epoch");
+    layer->step = mpk_find_u64(result, "step");
     layer->tolerance = LIVE_TOLERANCE;
     return live_read_u32(result, "queries", &layer->queries) &&
            live_read_u32(result, "keys", &layer->keys) &&

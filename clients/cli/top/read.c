@@ -55,16 +55,16 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
     struct health health = {
         .known = true,
         .received = field_received(stats),
-        .bytes = field_u64(stats, "bytes"),
-        .lost = field_u64(stats, "lost"),
+        .bytes = mpk_find_u64(stats, "bytes"),
+        .lost = mpk_find_u64(stats, "lost"),
         .dropped = field_dropped(stats),
-        .source_dropped = field_u64(stats, "source_dropped"),
-        .in_flight_bytes = field_u64(stats, "in_flight_bytes"),
-        .threads = field_u64(pool, "threads"),
-        .queued = field_u64(pool, "queued"),
-        .uptime_s = field_number(mpk_find(stats, "uptime_s")),
-        .summaries = field_u64(stats, "summaries"),
-        .alerts = field_u64(stats, "alerts"),
+        .source_dropped = mpk_find_u64(stats, "source_dropped"),
+        .in_flight_bytes = mpk_find_u64(stats, "in_flight_bytes"),
+        .threads = mpk_find_u64(pool, "threads"),
+        .queued = mpk_find_u64(pool, "queued"),
+        .uptime_s = mpk_number(mpk_find(stats, "uptime_s")),
+        .summaries = mpk_find_u64(stats, "summaries"),
+        .alerts = mpk_find_u64(stats, "alerts"),
         .rate = NAN,
         .bytes_rate = NAN,
         .at_ms = now_ms,
@@ -90,7 +90,7 @@ static uint64_t count_firing(const msgpack_object *firing)
 {
     uint64_t count = 0;
     for (uint32_t i = 0; i < field_items(firing); i++) {
-        count += field_u64(field_at(firing, i), "count");
+        count += mpk_find_u64(field_at(firing, i), "count");
     }
     return count;
 }
@@ -165,14 +165,14 @@ static void read_fleet(struct model *model, const msgpack_object *fleet)
     int used = 0;
     model->fleet[0] = '\0';
     if (odd) {
-        uint64_t more = field_u64(compared, "count") - 1;
+        uint64_t more = mpk_find_u64(compared, "count") - 1;
         char others[40] = "";
         if (more > 0) {
             snprintf(others, sizeof others, " (and %" PRIu64 " more)", more);
         }
         used = snprintf(model->fleet, sizeof model->fleet,
                         "! rank %" PRIu64 " of %.64s is odd%s: attnctl ranks %.100s",
-                        field_u64(odd, "rank"), node, others, model->job);
+                        mpk_find_u64(odd, "rank"), node, others, model->job);
     }
     if (late > 0) {
         snprintf(model->fleet + used, sizeof model->fleet - (size_t)used,
@@ -210,13 +210,13 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
     for (uint32_t i = 0; i < model->job_count; i++) {
         const msgpack_object *map = field_at(jobs, i);
         struct job_entry entry = {
-            .epoch = field_u64(map, "epoch"),
-            .step = field_u64(map, "step"),
-            .ranks = field_u64(map, "ranks"),
-            .world = field_u64(map, "world"),
-            .layers = field_u64(map, "layers"),
+            .epoch = mpk_find_u64(map, "epoch"),
+            .step = mpk_find_u64(map, "step"),
+            .ranks = mpk_find_u64(map, "ranks"),
+            .world = mpk_find_u64(map, "world"),
+            .layers = mpk_find_u64(map, "layers"),
             .received = field_received(map),
-            .lost = field_u64(map, "lost"),
+            .lost = mpk_find_u64(map, "lost"),
             .dropped = field_dropped(map),
             .firing = count_firing(mpk_find(map, "firing")),
         };
@@ -253,10 +253,10 @@ static struct alert alert_of(const msgpack_object *map)
         .severity = read_severity_of(map),
         .at_end = mpk_is_str(mpk_find(map, "state"), "firing_at_end"),
         .head = -1,
-        .value = field_number(mpk_find(map, "value")),
-        .bound = field_number(mpk_find(map, "bound")),
-        .since_epoch = field_u64(since, "epoch"),
-        .since_step = field_u64(since, "step"),
+        .value = mpk_number(mpk_find(map, "value")),
+        .bound = mpk_number(mpk_find(map, "bound")),
+        .since_epoch = mpk_find_u64(since, "epoch"),
+        .since_step = mpk_find_u64(since, "step"),
     };
     uint64_t head;
     const msgpack_object *value = mpk_find(map, "head");
@@ -355,7 +355,7 @@ static void mark_layer(struct layer *layer, double score, const char *rule)
 static void read_one_trouble(struct model *model, const msgpack_object *map)
 {
     struct alert alert = alert_of(map);
-    double score = field_number(mpk_find(map, "score"));
+    double score = mpk_number(mpk_find(map, "score"));
     int64_t at = alert.has_layer ? model_find_layer(model, &alert.place) : -1;
     struct layer *layer = at < 0 ? NULL : &model->layers[at];
     score = isfinite(score) ? score : (double)alert.severity;
@@ -382,7 +382,7 @@ void read_trouble(struct model *model, const msgpack_object *result)
     model->trouble_count = 0;
     model->trouble_cut = false;
     model->judged = step && mpk_get_u64(step, UINT64_MAX, &model->judged_step) == 0;
-    model->watched = field_u64(result, "watched");
+    model->watched = mpk_find_u64(result, "watched");
     for (uint32_t i = 0; i < model->layer_count; i++) {
         struct layer *layer = &model->layers[i];
         layer->score = layer->firing = 0;

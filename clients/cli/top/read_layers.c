@@ -83,7 +83,7 @@ static void read_names(struct model *model, const msgpack_object *maps, uint32_t
 /* A head's number of what field_metric gave: of a number of the layer every head has the same. */
 static double read_column(const msgpack_object *values, uint32_t head)
 {
-    return field_number(
+    return mpk_number(
         field_column(values, values && values->type == MSGPACK_OBJECT_ARRAY ? head : 0));
 }
 
@@ -105,9 +105,9 @@ static void read_layers_read_values(struct model *model, struct layer *layer,
     const msgpack_object *values = field_metric(map, model->metric);
     const msgpack_object *by = field_metric(map, model->sort_metric);
     const msgpack_object *patterns = field_metric(map, "pattern");
-    uint64_t rank = field_u64(map, "rank");
+    uint64_t rank = mpk_find_u64(map, "rank");
     bool in_turns = mpk_find(mpk_find(map, "spectrum"), model->metric) != NULL;
-    layer->step = field_u64(map, "step");
+    layer->step = mpk_find_u64(map, "step");
     for (uint32_t i = 0; i < layer->head_count; i++) {
         struct head *head = &layer->heads[i];
         double number = read_column(by, i);
@@ -240,7 +240,7 @@ void read_grid(struct model *model, const msgpack_object *result)
         if (at >= 0 && model->past.count > 0) {
             struct layer *layer = &model->layers[at];
             const msgpack_object *values = mpk_find(map, "values");
-            uint32_t windows = model->past.count, heads = (uint32_t)field_u64(map, "heads");
+            uint32_t windows = model->past.count, heads = (uint32_t)mpk_find_u64(map, "heads");
             for (uint32_t head = 0; head < layer->head_count && heads > 0; head++) {
                 for (uint32_t j = 0; j < windows; j++) {
                     layer->past[(size_t)head * windows + j] =
@@ -319,10 +319,10 @@ static void read_detail(struct model *model, const msgpack_object *result, bool 
             struct head_detail *detail = &model->detail;
             const msgpack_object *pattern =
                 field_column(field_metric(map, "pattern"), detail->head);
-            detail->epoch = field_u64(map, "epoch");
-            detail->step = field_u64(map, "step");
-            detail->rows = field_u64(map, "rows");
-            detail->invalid_rows = field_u64(map, "invalid_rows");
+            detail->epoch = mpk_find_u64(map, "epoch");
+            detail->step = mpk_find_u64(map, "step");
+            detail->rows = mpk_find_u64(map, "rows");
+            detail->invalid_rows = mpk_find_u64(map, "invalid_rows");
             if (pattern && pattern->type == MSGPACK_OBJECT_STR) {
                 field_show(pattern, detail->pattern, sizeof detail->pattern);
             }
@@ -367,7 +367,7 @@ void read_detail_grid(struct model *model, const msgpack_object *result)
         return;
     }
     read_windows(result, &metric->windows);
-    uint32_t heads = (uint32_t)field_u64(map, "heads"), head = model->detail.head;
+    uint32_t heads = (uint32_t)mpk_find_u64(map, "heads"), head = model->detail.head;
     for (uint32_t i = 0; i < metric->windows.count; i++) {
         metric->past[i] = read_packed(mpk_find(map, "values"), metric->windows.count,
                                       head < heads || heads == 0 ? head : heads - 1, i);

@@ -79,18 +79,10 @@ static const struct metrics_fleet_number node_numbers[] = {
 static const char *const node_states[] = {"ok",     "late",    "behind", "trouble",
                                           "silent", "refused", "ended"};
 
-/* NaN when it is not there or no number. */
-static double metrics_fleet_real(const msgpack_object *map, const char *key)
-{
-    const msgpack_object *value = mpk_find(map, key);
-    double number = NAN;
-    return value && mpk_get_f64(value, &number) == 0 ? number : NAN;
-}
-
 static void metrics_fleet_put(struct metrics_text *text, const struct metrics_fleet_number *number,
                               const char *labels, const msgpack_object *map)
 {
-    double value = metrics_fleet_real(map, number->key);
+    double value = mpk_number(mpk_find(map, number->key));
     if (!isnan(value)) {
         metrics_real(text, &number->family, labels, value);
     }
@@ -100,8 +92,8 @@ static void metrics_fleet_put(struct metrics_text *text, const struct metrics_fl
 static size_t metrics_fleet_who(char labels[FLEET_LABELS_MAX], const msgpack_object *map)
 {
     char id[32], name[128];
-    metrics_find_text(map, "id", id, sizeof id);
-    metrics_find_text(map, "name", name, sizeof name);
+    mpk_find_text(map, "id", id, sizeof id);
+    mpk_find_text(map, "name", name, sizeof name);
     size_t used = metrics_label(labels, FLEET_LABELS_MAX, "node", id);
     labels[used++] = ',';
     return used + metrics_label(labels + used, FLEET_LABELS_MAX - used, "name", name);
@@ -129,7 +121,7 @@ static void metrics_fleet_put_nodes(struct metrics_text *text, const msgpack_obj
     }
     metrics_head(text, &heard);
     for (uint32_t i = 0; i < count; i++) {
-        double ago_s = metrics_fleet_real(&node[i], "heard_s");
+        double ago_s = mpk_number(mpk_find(&node[i], "heard_s"));
         metrics_fleet_who(labels, &node[i]);
         if (!isnan(ago_s)) {
             metrics_real(text, &heard, labels, now_s - ago_s);
@@ -155,14 +147,14 @@ static void metrics_fleet_put_runs(struct metrics_text *text, const struct metri
     for (uint32_t i = 0; i < runs->via.array.size; i++) {
         const msgpack_object *one = &runs->via.array.ptr[i];
         const msgpack_object *compared = mpk_find(one, "compared");
-        metrics_find_text(one, "job", job, sizeof job);
-        metrics_find_text(one, "run", run, sizeof run);
+        mpk_find_text(one, "job", job, sizeof job);
+        mpk_find_text(one, "run", run, sizeof run);
         if (compared && compared->type == MSGPACK_OBJECT_MAP &&
             !mpk_is_str(mpk_find(one, "state"), "ended") && access_jobs_match(view->jobs, job)) {
             size_t used = metrics_label(labels, sizeof labels, "job", job);
             labels[used++] = ',';
             metrics_label(labels + used, sizeof labels - used, "run", run);
-            metrics_count(text, &odd, labels, metrics_find_count(compared, "count"));
+            metrics_count(text, &odd, labels, mpk_find_u64(compared, "count"));
         }
     }
 }
@@ -173,7 +165,7 @@ void metrics_put_fleet(struct metrics_text *text, const struct metrics_view *vie
                                       "This attnd among those of other machines."};
     const msgpack_object *fleet = mpk_find(view->monitor, "fleet");
     char role[16], labels[FLEET_LABELS_MAX + 32];
-    metrics_find_text(fleet, "role", role, sizeof role);
+    mpk_find_text(fleet, "role", role, sizeof role);
     if (!*role || strcmp(role, "off") == 0) {
         return;
     }
@@ -190,10 +182,10 @@ void metrics_put_fleet(struct metrics_text *text, const struct metrics_view *vie
     bool is_node = strcmp(role, "node") == 0;
     metrics_one_count(text, is_node ? "attnd_fleet_outbox_rows" : "attnd_fleet_parts", FAMILY_GAUGE,
                       is_node ? "Rows in the outbox." : "Parts that the hub keeps.",
-                      metrics_find_count(fleet, "rows"));
+                      mpk_find_u64(fleet, "rows"));
     metrics_one_count(text, is_node ? "attnd_fleet_outbox_bytes" : "attnd_fleet_parts_bytes",
                       FAMILY_GAUGE, is_node ? "Bytes of the outbox." : "Bytes of these parts.",
-                      metrics_find_count(fleet, "bytes"));
+                      mpk_find_u64(fleet, "bytes"));
     for (size_t i = 0; i < sizeof fleet_numbers / sizeof fleet_numbers[0]; i++) {
         if (mpk_find(fleet, fleet_numbers[i].key)) {
             metrics_head(text, &fleet_numbers[i].family);

@@ -23,8 +23,4 @@ void metrics_put_jobs(struct metrics_text *text, const struct metrics_view *view
 /* Writes the layers that are `shown`. */
 void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics);
 
-/* Reads a key of a MessagePack map: 0 and "" for a missing one. */
-uint64_t metrics_find_count(const msgpack_object *map, const char *key);
-void metrics_find_text(const msgpack_object *map, const char *key, char *to, size_t size);
-
 #endif

@@ -21,7 +21,7 @@ static void each_job(struct metrics_text *text, const struct family *family,
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *job = &jobs->via.array.ptr[i];
         char name[JOB_NAME_MAX + 1], labels[LABELS_MAX];
-        metrics_find_text(job, "job", name, sizeof name);
+        mpk_find_text(job, "job", name, sizeof name);
         metrics_label(labels, sizeof labels, "job", name);
         if (access_jobs_match(view->jobs, name)) {
             put(text, family, labels, job);
@@ -61,14 +61,13 @@ static const char *metrics_jobs_key_of(const struct family *family)
 static void metrics_jobs_put_number(struct metrics_text *text, const struct family *family,
                                     const char *labels, const msgpack_object *job)
 {
-    metrics_count(text, family, labels, metrics_find_count(job, metrics_jobs_key_of(family)));
+    metrics_count(text, family, labels, mpk_find_u64(job, metrics_jobs_key_of(family)));
 }
 
 static void put_heard(struct metrics_text *text, const struct family *family, const char *labels,
                       const msgpack_object *job)
 {
-    metrics_real(text, family, labels,
-                 (double)(metrics_find_count(job, "heard_ns") / 1000000) / 1e3);
+    metrics_real(text, family, labels, (double)(mpk_find_u64(job, "heard_ns") / 1000000) / 1e3);
 }
 
 /* One of the states is 1. */
@@ -77,7 +76,7 @@ static void metrics_jobs_put_state(struct metrics_text *text, const struct famil
 {
     static const char *const states[] = {"active", "idle", "ended"};
     char state[16], with_state[LABELS_MAX + 32];
-    metrics_find_text(job, "state", state, sizeof state);
+    mpk_find_text(job, "state", state, sizeof state);
     for (int i = 0; i < 3; i++) {
         snprintf(with_state, sizeof with_state, "%s,state=\"%s\"", labels, states[i]);
         metrics_count(text, family, with_state, strcmp(state, states[i]) == 0);
@@ -89,7 +88,7 @@ static void metrics_jobs_put_run(struct metrics_text *text, const struct family 
 {
     char run[64], with_run[LABELS_MAX + 128];
     size_t used = (size_t)snprintf(with_run, sizeof with_run, "%s,", labels);
-    metrics_find_text(job, "run", run, sizeof run);
+    mpk_find_text(job, "run", run, sizeof run);
     metrics_label(with_run + used, sizeof with_run - used, "run", run);
     metrics_count(text, family, with_run, 1);
 }
@@ -128,12 +127,12 @@ static void metrics_jobs_put_alerts(struct metrics_text *text, const struct fami
         if (!mpk_is_str(mpk_find(rule, "state"), state)) {
             continue;
         }
-        metrics_find_text(rule, "rule", name, sizeof name);
-        metrics_find_text(rule, "severity", severity, sizeof severity);
+        mpk_find_text(rule, "rule", name, sizeof name);
+        mpk_find_text(rule, "severity", severity, sizeof severity);
         used += metrics_label(all + used, sizeof all - used, "rule", name);
         all[used++] = ',';
         metrics_label(all + used, sizeof all - used, "severity", severity);
-        metrics_count(text, family, all, metrics_find_count(rule, "count"));
+        metrics_count(text, family, all, mpk_find_u64(rule, "count"));
     }
 }
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/http/metrics/layer.h"
 
-#include "daemon/http/metrics/cursor.h"
 #include "daemon/http/metrics/text.h"
 
 #include <math.h>
@@ -92,116 +91,41 @@ void layer_free(struct metrics_layer **layer_p)
 
 /* Reading */
 
-/* The value stands here; it is passed over. */
-static const uint8_t *pass(struct cursor *cursor)
+/* Heads of the message; 0 for tier weights, whose shape is nil. */
+static uint32_t metrics_layer_read_heads(const msgpack_object *shape)
 {
-    const uint8_t *at = cursor->at;
-    cursor_skip(cursor);
-    return at;
+    uint64_t heads = 0;
+    bool is_shape = shape && shape->type == MSGPACK_OBJECT_ARRAY && shape->via.array.size > 1;
+    return is_shape && mpk_get_u64(&shape->via.array.ptr[1], HEADS_MAX, &heads) == 0
+               ? (uint32_t)heads
+               : 0;
 }
 
-static void metrics_layer_read_text(struct cursor *cursor, char *text, size_t size)
+static bool is_window(const msgpack_object *map, const struct layer_window *window)
 {
-    uint32_t length;
-    const char *at = cursor_text(cursor, &length);
-    snprintf(text, size, "%.*s", (int)length, at);
+    return mpk_is_str(mpk_find(map, "unit"), window->unit) &&
+           mpk_find_u64(map, "length") == window->length &&
+           mpk_find_u64(map, "every") == window->every;
 }
 
-/* Heads of the message: nil for tier weights. */
-static uint32_t metrics_layer_read_shape(struct cursor *cursor)
-{
-    if (cursor->at < cursor->end && *cursor->at == 0xc0) {
-        cursor_skip(cursor);
-        return 0;
-    }
-    uint32_t heads = 0, count = cursor_list(cursor);
-    for (uint32_t i = 0; i < count && !cursor->failed; i++) {
-        uint64_t size = cursor_count(cursor);
-        heads = i == 1 ? (uint32_t)size : heads;
-    }
-    return heads;
-}
-
-static bool is_window(struct cursor *cursor, const struct layer_window *window)
-{
-    uint32_t length, unit_length = 0;
-    uint64_t units = 0, every = 0;
-    const char *unit = "";
-    for (uint32_t pairs = cursor_map(cursor); pairs > 0 && !cursor->failed; pairs--) {
-        const char *key = cursor_text(cursor, &length);
-        if (cursor_is(key, length, "unit")) {
-            unit = cursor_text(cursor, &unit_length);
-        } else if (cursor_is(key, length, "length")) {
-            units = cursor_count(cursor);
-        } else if (cursor_is(key, length, "every")) {
-            every = cursor_count(cursor);
-        } else {
-            cursor_skip(cursor);
-        }
-    }
-    return cursor_is(unit, unit_length, window->unit) && units == window->length &&
-           every == window->every;
-}
-
-/* `sink_rate` is a number in live and a map of statistics in summaries. */
-static double read_scalar(struct cursor *cursor)
-{
-    uint8_t lead = cursor->at < cursor->end ? *cursor->at : 0;
-    if (lead < 0x80 || lead == 0xcb || lead == 0xc0 || lead == 0xca) {
-        return cursor_number(cursor);
-    }
-    cursor_skip(cursor);
-    return NAN;
-}
-
-static void metrics_layer_read_key(struct cursor *cursor, const char *key, uint32_t length,
-                                   const struct layer_window *window, struct layer_result *result)
-{
-    if (cursor_is(key, length, "run")) {
-        metrics_layer_read_text(cursor, result->run, sizeof result->run);
-    } else if (cursor_is(key, length, "module")) {
-        metrics_layer_read_text(cursor, result->module, sizeof result->module);
-    } else if (cursor_is(key, length, "time_ns")) {
-        result->time_s = (double)cursor_count(cursor) / 1e9;
-    } else if (cursor_is(key, length, "shape")) {
-        result->batch_heads = metrics_layer_read_shape(cursor);
-    } else if (cursor_is(key, length, "rows")) {
-        result->rows = cursor_count(cursor);
-    } else if (cursor_is(key, length, "invalid_rows")) {
-        result->invalid = cursor_count(cursor);
-    } else if (cursor_is(key, length, "row_sum_error")) {
-        result->row_sum_error = cursor_number(cursor);
-    } else if (cursor_is(key, length, "sink_rate")) {
-        result->sink_rate = read_scalar(cursor);
-    } else if (cursor_is(key, length, "heads")) {
-        result->heads = pass(cursor);
-    } else if (cursor_is(key, length, "spectrum")) {
-        result->spectrum = pass(cursor);
-    } else if (cursor_is(key, length, "drift")) {
-        result->drift = pass(cursor);
-    } else if (cursor_is(key, length, "window")) {
-        result->primary = is_window(cursor, window);
-    } else {
-        cursor_skip(cursor);
-    }
-}
-
-bool layer_read(const struct published *published, const struct layer_window *window,
+bool layer_read(const msgpack_object *map, const struct layer_window *window,
                 struct layer_result *ret_result)
 {
-    struct cursor cursor = cursor_of(published->map, published->size);
-    struct layer_result result = {
-        .time_s = NAN, .row_sum_error = NAN, .sink_rate = NAN, .end = cursor.end};
-    for (uint32_t pairs = cursor_map(&cursor); pairs > 0 && !cursor.failed; pairs--) {
-        uint32_t length;
-        const char *key = cursor_text(&cursor, &length);
-        metrics_layer_read_key(&cursor, key, length, window, &result);
-    }
-    if (cursor.failed || !*result.run) {
-        return false;
-    }
-    *ret_result = result;
-    return true;
+    *ret_result = (struct layer_result){
+        .primary = is_window(mpk_find(map, "window"), window),
+        .batch_heads = metrics_layer_read_heads(mpk_find(map, "shape")),
+        .time_s = (double)mpk_find_u64(map, "time_ns") / 1e9,
+        .row_sum_error = mpk_number(mpk_find(map, "row_sum_error")),
+        .sink_rate = mpk_number(mpk_find(map, "sink_rate")),
+        .rows = mpk_find_u64(map, "rows"),
+        .invalid = mpk_find_u64(map, "invalid_rows"),
+        .heads = mpk_find(map, "heads"),
+        .spectrum = mpk_find(map, "spectrum"),
+        .drift = mpk_find(map, "drift"),
+    };
+    mpk_find_text(map, "run", ret_result->run, sizeof ret_result->run);
+    mpk_find_text(map, "module", ret_result->module, sizeof ret_result->module);
+    return *ret_result->run;
 }
 
 /* Live */
@@ -248,17 +172,15 @@ static void pool(struct metrics_layer *layer, int metric)
     layer->pooled[metric][PART_MAX] = count > 0 ? largest : NAN;
 }
 
-static void metrics_layer_put_list(struct metrics_layer *layer, struct cursor *cursor, int metric,
-                                   bool keep)
+static void metrics_layer_put_list(struct metrics_layer *layer, const msgpack_object *list,
+                                   int metric, bool keep)
 {
-    uint32_t count = cursor_list(cursor);
-    if (cursor->failed || !fit_heads(layer, count)) {
-        cursor->failed = true;
+    if (list->type != MSGPACK_OBJECT_ARRAY || !fit_heads(layer, list->via.array.size)) {
         return;
     }
-    double *numbers = layer->of_heads + (size_t)metric * count;
-    for (uint32_t h = 0; h < count && !cursor->failed; h++) {
-        double number = cursor_number(cursor);
+    double *numbers = layer->of_heads + (size_t)metric * layer->heads;
+    for (uint32_t h = 0; h < layer->heads; h++) {
+        double number = mpk_number(&list->via.array.ptr[h]);
         if (!keep || !isnan(number)) {
             numbers[h] = number;
         }
@@ -266,31 +188,13 @@ static void metrics_layer_put_list(struct metrics_layer *layer, struct cursor *c
     pool(layer, metric);
 }
 
-static int metrics_layer_find_metric(const char *key, uint32_t length)
-{
-    int i = 0;
-    while (i < ATTENTION_COUNT &&
-           !cursor_is(key, length, metric_info[attention_info[i].metric].name)) {
-        i++;
-    }
-    return i;
-}
-
 /* A group of metrics: each a list over the heads. */
-static void put_group(struct metrics_layer *layer, const uint8_t *at, const uint8_t *end, bool keep)
+static void put_group(struct metrics_layer *layer, const msgpack_object *group, bool keep)
 {
-    if (!at) {
-        return;
-    }
-    struct cursor cursor = cursor_of(at, (size_t)(end - at));
-    for (uint32_t pairs = cursor_map(&cursor); pairs > 0 && !cursor.failed; pairs--) {
-        uint32_t length;
-        const char *key = cursor_text(&cursor, &length);
-        int metric = metrics_layer_find_metric(key, length);
-        if (metric < ATTENTION_COUNT) {
-            metrics_layer_put_list(layer, &cursor, metric, keep);
-        } else {
-            cursor_skip(&cursor);
+    for (int m = 0; m < ATTENTION_COUNT; m++) {
+        const msgpack_object *list = mpk_find(group, metric_info[attention_info[m].metric].name);
+        if (list) {
+            metrics_layer_put_list(layer, list, m, keep);
         }
     }
 }
@@ -303,14 +207,14 @@ void layer_put_live(struct metrics_layer *layer, const struct layer_result *resu
     layer->time_s = result->time_s;
     strcpy(layer->module, result->module);
     if (result->batch_heads == 0) { /* matrices: nothing of rows */
-        put_group(layer, result->heads, result->end, false);
+        put_group(layer, result->heads, false);
         return;
     }
     layer->sink_rate = isnan(result->sink_rate) ? layer->sink_rate : result->sink_rate;
     layer->row_sum_error = result->row_sum_error;
     bool slice = layer->of_heads && result->batch_heads < layer->heads;
-    put_group(layer, result->heads, result->end, slice);
-    put_group(layer, result->spectrum, result->end, true);
+    put_group(layer, result->heads, slice);
+    put_group(layer, result->spectrum, true);
 }
 
 /* Drift */
@@ -333,12 +237,12 @@ static double *clear_shift(struct metrics_layer *layer)
 }
 
 /* One list of a metric's drift; returns the largest absolute value. `shift`: by head, or NULL. */
-static double put_drift_list(struct cursor *cursor, uint32_t heads, double *shift)
+static double put_drift_list(const msgpack_object *list, uint32_t heads, double *shift)
 {
     double largest = NAN;
-    uint32_t count = cursor_list(cursor);
-    for (uint32_t h = 0; h < count && !cursor->failed; h++) {
-        double number = fabs(cursor_number(cursor));
+    uint32_t count = list && list->type == MSGPACK_OBJECT_ARRAY ? list->via.array.size : 0;
+    for (uint32_t h = 0; h < count; h++) {
+        double number = fabs(mpk_number(&list->via.array.ptr[h]));
         largest = metrics_layer_larger(largest, number);
         if (shift && h < heads) {
             shift[h] = metrics_layer_larger(shift[h], number);
@@ -347,37 +251,20 @@ static double put_drift_list(struct cursor *cursor, uint32_t heads, double *shif
     return largest;
 }
 
-static void metrics_layer_put_metric_drift(struct metrics_layer *layer, struct cursor *cursor,
-                                           bool is_entropy, double *shift)
-{
-    for (uint32_t pairs = cursor_map(cursor); pairs > 0 && !cursor->failed; pairs--) {
-        uint32_t length;
-        const char *key = cursor_text(cursor, &length);
-        if (cursor_is(key, length, "shift")) {
-            double largest = put_drift_list(cursor, layer->heads, shift);
-            layer->drift_shift = metrics_layer_larger(layer->drift_shift, largest);
-            layer->entropy_shift = is_entropy ? largest : layer->entropy_shift;
-        } else if (cursor_is(key, length, "js")) {
-            layer->drift_js =
-                metrics_layer_larger(layer->drift_js, put_drift_list(cursor, 0, NULL));
-        } else {
-            cursor_skip(cursor);
-        }
-    }
-}
-
 void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result)
 {
     layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
-    double *shift = clear_shift(layer);
-    if (!result->drift) {
-        return;
-    }
-    struct cursor cursor = cursor_of(result->drift, (size_t)(result->end - result->drift));
-    for (uint32_t pairs = cursor_map(&cursor); pairs > 0 && !cursor.failed; pairs--) {
-        uint32_t length;
-        const char *key = cursor_text(&cursor, &length);
-        bool is_entropy = cursor_is(key, length, metric_info[METRIC_ENTROPY_NORMALIZED].name);
-        metrics_layer_put_metric_drift(layer, &cursor, is_entropy, shift);
+    double *of_heads = clear_shift(layer);
+    const msgpack_object *drift = result->drift;
+    uint32_t metrics = drift && drift->type == MSGPACK_OBJECT_MAP ? drift->via.map.size : 0;
+    for (uint32_t m = 0; m < metrics; m++) {
+        const msgpack_object *of_metric = &drift->via.map.ptr[m].val;
+        double shift = put_drift_list(mpk_find(of_metric, "shift"), layer->heads, of_heads);
+        double js = put_drift_list(mpk_find(of_metric, "js"), 0, NULL);
+        layer->drift_shift = metrics_layer_larger(layer->drift_shift, shift);
+        layer->drift_js = metrics_layer_larger(layer->drift_js, js);
+        if (mpk_is_str(&drift->via.map.ptr[m].key, metric_info[METRIC_ENTROPY_NORMALIZED].name)) {
+            layer->entropy_shift = shift;
+        }
     }
 }

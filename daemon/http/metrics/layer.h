@@ -8,10 +8,10 @@
 #ifndef DAEMON_HTTP_METRICS_LAYER_H
 #define DAEMON_HTTP_METRICS_LAYER_H
 
-#include "daemon/base/feed.h"
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "proto/metric.h"
+#include "proto/mpk.h"
 
 enum attention_metric {
 #define ATTENTION(metric, name, unit, parts, help) ATTENTION_##metric,
@@ -65,7 +65,7 @@ struct layer_result {
     uint32_t batch_heads;
     double time_s, row_sum_error, sink_rate;
     uint64_t rows, invalid;
-    const uint8_t *heads, *spectrum, *drift, *end; /* NULL = has none */
+    const msgpack_object *heads, *spectrum, *drift; /* in the map; NULL = has none */
 };
 
 /* The window that counts. */
@@ -75,7 +75,7 @@ struct layer_window {
 };
 
 /* Returns false for what is no such map. */
-bool layer_read(const struct published *published, const struct layer_window *window,
+bool layer_read(const msgpack_object *map, const struct layer_window *window,
                 struct layer_result *ret_result);
 void layer_put_live(struct metrics_layer *layer, const struct layer_result *result);
 void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result);

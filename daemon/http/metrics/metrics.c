@@ -72,17 +72,15 @@ static struct metrics_layer *metrics_find(struct metrics *metrics, const char *t
     return layer;
 }
 
-void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns)
+static void metrics_put_map(struct metrics *metrics, const char *topic, const msgpack_object *map,
+                            uint64_t now_ns)
 {
     struct layer_result result;
-    bool live = strncmp(published->topic, "live/", 5) == 0;
-    if (!live && strncmp(published->topic, "summary/", 8) != 0) {
+    bool live = strncmp(topic, "live/", 5) == 0;
+    if (!layer_read(map, &metrics->window, &result) || (!live && !result.primary)) {
         return;
     }
-    if (!layer_read(published, &metrics->window, &result) || (!live && !result.primary)) {
-        return;
-    }
-    struct metrics_layer *layer = metrics_find(metrics, published->topic, result.run);
+    struct metrics_layer *layer = metrics_find(metrics, topic, result.run);
     if (!layer) {
         return;
     }
@@ -94,22 +92,18 @@ void metrics_put(struct metrics *metrics, const struct published *published, uin
     }
 }
 
+void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns)
+{
+    struct mpk_doc doc;
+    bool of_layer =
+        strncmp(published->topic, "live/", 5) == 0 || strncmp(published->topic, "summary/", 8) == 0;
+    if (of_layer && mpk_parse(published->map, published->size, &mpk_result_limits, &doc) == 0) {
+        metrics_put_map(metrics, published->topic, doc.root, now_ns);
+        mpk_doc_clear(&doc);
+    }
+}
+
 /* Scraping */
-
-uint64_t metrics_find_count(const msgpack_object *map, const char *key)
-{
-    uint64_t count = 0;
-    const msgpack_object *value = mpk_find(map, key);
-    return value && mpk_get_u64(value, UINT64_MAX, &count) == 0 ? count : 0;
-}
-
-void metrics_find_text(const msgpack_object *map, const char *key, char *to, size_t size)
-{
-    const msgpack_object *value = mpk_find(map, key);
-    bool is_text = value && value->type == MSGPACK_OBJECT_STR;
-    snprintf(to, size, "%.*s", is_text ? (int)value->via.str.size : 0,
-             is_text ? value->via.str.ptr : "");
-}
 
 /* Jobs by name, while a page is made. */
 struct known_job {
@@ -138,9 +132,9 @@ static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
         if (!job) {
             break;
         }
-        metrics_find_text(&jobs->via.array.ptr[i], "job", job->job, sizeof job->job);
-        metrics_find_text(&jobs->via.array.ptr[i], "run", job->run, sizeof job->run);
-        metrics_find_text(&jobs->via.array.ptr[i], "state", state, sizeof state);
+        mpk_find_text(&jobs->via.array.ptr[i], "job", job->job, sizeof job->job);
+        mpk_find_text(&jobs->via.array.ptr[i], "run", job->run, sizeof job->run);
+        mpk_find_text(&jobs->via.array.ptr[i], "state", state, sizeof state);
         job->active = strcmp(state, "active") == 0;
         HASH_ADD_STR(known, job, job);
         if (!job->hh.tbl) {

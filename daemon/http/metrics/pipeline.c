@@ -80,8 +80,7 @@ static void put_answered(struct metrics_text *text, const msgpack_object *stats)
     for (size_t i = 0; i < sizeof answered / sizeof answered[0]; i++) {
         const struct answered *a = &answered[i];
         const msgpack_object *map = a->map ? mpk_find(stats, a->map) : stats;
-        metrics_one_count(text, a->name, a->type, a->help,
-                          map ? metrics_find_count(map, a->key) : 0);
+        metrics_one_count(text, a->name, a->type, a->help, map ? mpk_find_u64(map, a->key) : 0);
     }
 }
 
@@ -151,7 +150,7 @@ static uint64_t active_layers(const msgpack_object *jobs)
         const msgpack_object *job = &jobs->via.array.ptr[i];
         const msgpack_object *state = mpk_find(job, "state");
         if (state && mpk_is_str(state, "active")) {
-            layers += metrics_find_count(job, "layers");
+            layers += mpk_find_u64(job, "layers");
         }
     }
     return layers;

@@ -67,7 +67,7 @@ static void past_put_windows(struct mpk_writer *reply, uint64_t first, uint32_t 
 static void past_put_series(struct mpk_writer *reply, const msgpack_object *params)
 {
     uint32_t heads = mpk_find(params, "head") ? 1 : 2;
-    uint64_t from = field_u64(params, "from");
+    uint64_t from = mpk_find_u64(params, "from");
     char metric[64];
     field_text(params, "metric", metric, sizeof metric);
     mpk_put_map(reply, 10);
@@ -82,7 +82,7 @@ static void past_put_series(struct mpk_writer *reply, const msgpack_object *para
     for (uint32_t i = 0; i < heads; i++) {
         mpk_put_map(reply, 4);
         past_put_layer(reply);
-        mpk_pair_u64(reply, "head", heads == 1 ? field_u64(params, "head") : i);
+        mpk_pair_u64(reply, "head", heads == 1 ? mpk_find_u64(params, "head") : i);
     }
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, from < 8);
