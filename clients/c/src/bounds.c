@@ -113,9 +113,6 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned
     } else if (bounds_word(key, "maps_every")) {
         bounds->maps_every = UINT64_MAX;
         return bounds_number(setting, &bounds->maps_every);
-    } else if (bounds_word(key, "memory")) {
-        bounds->memory = 1;
-        return bounds_number(setting, &bounds->memory);
     }
     return true;
 }
@@ -131,7 +128,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
-    read.maps = read.maps_every = read.memory = read.reliable_next = 0;
+    read.maps = read.maps_every = read.reliable_next = 0;
     read.reliable = BOUNDS_NO_LANE;
     while (bounds_next(&rest, ';', &setting)) {
         if (!bounds_setting(setting, &read, &types, &revision)) {
@@ -149,7 +146,6 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     read.reliable_next =
         read.reliable_next < bounds->reliable_next ? read.reliable_next : bounds->reliable_next;
     read.maps = read.maps < bounds->maps ? read.maps : bounds->maps;
-    read.memory = read.memory < bounds->memory ? read.memory : bounds->memory;
     read.maps_every = read.maps_every > bounds->maps_every ? read.maps_every : bounds->maps_every;
     *bounds = read;
     return true;
@@ -163,8 +159,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
                             .max_entries = UINT64_MAX,
                             .max_heads = UINT64_MAX,
                             .reliable_next = UINT64_MAX,
-                            .maps = UINT64_MAX,
-                            .memory = 1};
+                            .maps = UINT64_MAX};
     bool any = false;
 
     *ret_malformed = 0;
@@ -183,7 +178,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     if (!any) {
         bounds.accepts = bounds_version_1;
         bounds.header = 1;
-        bounds.maps = bounds.memory = bounds.reliable_next = 0;
+        bounds.maps = bounds.reliable_next = 0;
         bounds.reliable = BOUNDS_NO_LANE;
     }
     return bounds;

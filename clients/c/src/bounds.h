@@ -23,7 +23,6 @@ struct bounds {
     uint64_t reliable;         /* the port of the reliable lane, 0 = none on TCP; BOUNDS_NO_LANE */
     uint64_t reliable_next;    /* the same at attnd's second address; 0 = it has none */
     uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
-    uint64_t memory;           /* 1: tensors may be in memory that is lent */
 };
 
 /* The strictest of all announced limits; without any, the types of version 1 without bounds. Sets

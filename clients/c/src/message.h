@@ -6,7 +6,6 @@
 #ifndef CLIENTS_C_SRC_MESSAGE_H
 #define CLIENTS_C_SRC_MESSAGE_H
 
-#include "clients/c/src/lender.h"
 #include "clients/c/src/parcel.h"
 #include "clients/c/src/topics.h"
 
@@ -21,15 +20,12 @@ struct wire_message {
     char *label_texts; /* owned */
     uint64_t bytes;    /* of all tensors */
     zmq_msg_t tensors[TENSORS_MAX];
-    struct lent
-        *lent; /* the memory that they are in, as long as there is one of them; NULL: our own */
 };
 
-/* Copies a parcel, to memory of the lender if there is some. *queued_bytes has parcel->bytes added
- * already; they are taken off when the copies are freed, here on failure. It must outlive the
- * ZeroMQ context. Returns 0, ATTN_E_MEMORY, or ATTN_E_ARGUMENT when the header would be too large;
- * labels that make it so are left out. */
-int message_new(const struct parcel *parcel, struct lender *lender, _Atomic uint64_t *queued_bytes,
+/* Copies a parcel. *queued_bytes has parcel->bytes added already; they are taken off when the
+ * copies are freed, here on failure. It must outlive the ZeroMQ context. Returns 0, ATTN_E_MEMORY,
+ * or ATTN_E_ARGUMENT when the header would be too large; labels that make it so are left out. */
+int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
                 struct wire_message **ret_message);
 void message_free(struct wire_message *message);
 

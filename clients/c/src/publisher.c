@@ -192,7 +192,6 @@ static int publisher_set_up(attn_publisher *publisher, const attn_publisher_opti
     }
     publisher->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     publisher->context = socket_context_new();
-    publisher->lender = lender_new(options->max_queued_bytes);
     if (publisher->wake < 0 || !publisher->context) {
         return ATTN_E_MEMORY;
     }
@@ -208,7 +207,6 @@ static void publisher_destroy(attn_publisher *publisher, uint32_t linger_ms)
     if (publisher->context) {
         socket_context_free(publisher->context);
     }
-    lender_free(&publisher->lender); /* ZeroMQ's thread held its memory until then */
     if (publisher->wake >= 0) {
         close(publisher->wake);
     }

@@ -32,7 +32,6 @@ struct attn_publisher {
     void *context;
     pthread_t thread;
     int wake;                    /* eventfd: something to do */
-    struct lender *lender;       /* owned; NULL: tensors are sent */
     attn_publisher *next_orphan; /* of those a fork has left behind */
 
     /* Any thread, without the lock. */

@@ -152,7 +152,7 @@ int queue_put(attn_publisher *publisher, const struct parcel *parcel)
     if (rc) {
         return rc;
     }
-    rc = message_new(parcel, publisher->lender, &publisher->queued_bytes, &message);
+    rc = message_new(parcel, &publisher->queued_bytes, &message);
     if (rc) {
         queue_give_back(publisher, topic, rc);
         return rc;

@@ -391,7 +391,6 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
         int rc;
 
         sender_take_notices(publisher);
-        lender_tend(publisher->lender, publisher->link.endpoint, publisher->bounds.memory >= 1);
         if (take_hello_due(publisher) && publisher->link.socket &&
             repeat_hello(publisher) == WAITS) {
             set_hello_due(publisher);
@@ -538,13 +537,10 @@ static void wake_up(attn_publisher *publisher)
 /* Until something is put into the queue or a notice comes. */
 static void sleep_idle(attn_publisher *publisher)
 {
-    zmq_pollitem_t items[6] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
+    zmq_pollitem_t items[5] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
 
     linked += reliable_items(&publisher->lane, items + 1 + linked);
-
-    items[1 + linked].fd = lender_descriptor(publisher->lender);
-    linked += items[1 + linked].fd >= 0; /* an end is noticed without being asked for */
     if (!fall_asleep(publisher)) {
         return;
     }
