@@ -294,7 +294,9 @@ static int make_frame(zmq_msg_t *ret_frame, const void *data, size_t len)
     return 0;
 }
 
-int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header)
+/* The frames before the tensors, owned by the caller. Returns 0, ATTN_E_MEMORY or ATTN_E_ARGUMENT.
+ */
+static int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header)
 {
     struct mpk_writer writer;
     char name[TOPIC_MAX];

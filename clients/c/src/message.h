@@ -37,10 +37,6 @@ void message_free(struct wire_message *message);
 int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
                  bool *reterr_cut_short);
 
-/* The frames before the tensors, owned by the caller. Returns 0, ATTN_E_MEMORY or ATTN_E_ARGUMENT.
- */
-int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header);
-
 /* The message's topic: TOPIC_MAX bytes. */
 void message_topic(const struct header *header, char *ret_name);
 

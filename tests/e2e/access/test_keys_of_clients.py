@@ -432,7 +432,7 @@ def test_nothing_is_lost_at_the_second_address_either(monkeypatch):
     attnd.close()
 
 
-def test_a_trainer_in_c_whose_key_is_of_another_job_is_told(monkeypatch):
+def test_a_trainer_in_c_whose_key_is_of_another_job_is_told(monkeypatch, tmp_path):
     trainer = Pair()
     attnd = Keyed((trainer, "publish", "other"))
     come(monkeypatch, attnd, trainer.secret, attnd.server.public)
@@ -441,4 +441,18 @@ def test_a_trainer_in_c_whose_key_is_of_another_job_is_told(monkeypatch):
     def said():
         return subprocess.run([TRAIN, "60000", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S).stderr
     wait_until(lambda: sentence in said(), "the sentence")  # at the latest a trainer that comes after a refusal hears of it
+    with open(tmp_path / "said", "w+") as said:
+        training = subprocess.Popen([TRAIN, "60000", "1000000"], stdout=subprocess.DEVNULL, stderr=said)
+
+        def has_said(text):
+            said.seek(0)
+            return text in said.read()
+
+        wait_until(lambda: has_said(sentence), "the sentence")
+        attnd.write((trainer, "publish", "*"))
+        attnd.reload()
+        wait_until(lambda: has_said(f"train: job example-c: attnd at {attnd.endpoint('ingest')} takes the messages of job example-c "
+                                    "again: what follows is captured\n"), "that the key is let in")
+        training.kill()
+        training.wait()
     attnd.close()
