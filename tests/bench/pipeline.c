@@ -5,22 +5,26 @@
  * Both run in pairs, one after the other, over ipc:// with the socket settings of the wire
  * contract: a process that publishes [1,12,512,512] f32 from one buffer without copying, and either
  * a bare receiver or attnd, for which a message counts when its numbers are done. attnd runs twice
- * in each pair: it is sent frames, and it is lent memory, into which each message is copied as
- * libattn does. Prints one JSON line with the medians for each of the two.
+ * in each pair: it is sent frames, and it is lent memory, into which each message is copied.
+ * Prints one JSON line with the medians for each of the two.
  *
  *   pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]      the settings go to attnd
  *   pipeline curve [PAIRS]      the bare receiver alone, over TCP: encrypted (CURVE) and as it is
  */
-#include "clients/c/src/lender.h"
+#include "proto/memory.h"
 #include "tests/bench/attnd.h"
 #include "tests/bench/load.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,7 +36,7 @@ static const char *const way_name[WAYS] = {"frames", "memory"};
 #define PAYLOAD_BYTES ((double)(HEADS * LENGTH * LENGTH * sizeof(float)))
 /* attnd is given about this much work per pair. */
 #define ATTND_SECONDS 3.0
-/* As much as libattn lends by default. */
+/* As much as a client lends by default. */
 #define LENT_BYTES (UINT64_C(256) << 20)
 
 struct bench {
@@ -129,35 +133,111 @@ static double cpu_of_children(void)
            1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
 }
 
-/* As libattn: copies the map into memory that attnd has, once that is there, and names it. */
-static void publish_lent(struct bench *bench, void *socket, struct lender *lender,
-                         const char *endpoint)
+/* Memory that attnd reads in place (PROTOCOL.md, "The same-host lane"): a buffer for each message
+ * that is on its way. */
+struct pool {
+    int fd;
+    struct memory_greeting greeting;
+    uint64_t bytes; /* of a buffer */
+    void *data[MEMORY_BUFFERS_MAX];
+    uint32_t count, free_count,
+        free[MEMORY_BUFFERS_MAX]; /* the newest last: it may be in a cache */
+};
+
+static void pool_open(struct pool *pool, const char *endpoint, uint64_t bytes)
 {
-    struct memory_reference reference;
-    struct lent *lent = NULL;
-    zmq_msg_t frame;
-    void *data;
-    double end = load_seconds() + LOAD_PATIENCE_MS / 1e3;
-    while (!(lent = lender_take(lender, load_bytes(&bench->load), &data))) {
-        lender_tend(lender, endpoint, true);
-        if (load_seconds() > end) {
-            load_die("no memory was taken");
-        }
-        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
-    }
-    memcpy(data, bench->load.payload, load_bytes(&bench->load));
-    if (!lender_name(lent, data, load_bytes(&bench->load), &reference)) {
+    const struct timeval patience = {.tv_sec = LOAD_PATIENCE_MS / 1000};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    *pool = (struct pool){.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), .bytes = bytes};
+    if (pool->fd < 0 || !memory_path(endpoint, address.sun_path) ||
+        setsockopt(pool->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0 ||
+        connect(pool->fd, (const struct sockaddr *)&address, sizeof address) != 0 ||
+        recv(pool->fd, &pool->greeting, sizeof pool->greeting, 0) !=
+            (ssize_t)sizeof pool->greeting) {
         load_die("memory");
     }
+}
+
+static bool pool_may_grow(const struct pool *pool)
+{
+    uint64_t room = pool->greeting.bytes_max < LENT_BYTES ? pool->greeting.bytes_max : LENT_BYTES;
+    return pool->count < pool->greeting.buffers_max && (pool->count + 1) * pool->bytes <= room;
+}
+
+static void pool_grow(struct pool *pool)
+{
+    union {
+        struct cmsghdr header; /* for its alignment */
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {.room = {0}};
+    struct memory_record record = {MEMORY_LEND, pool->count};
+    struct iovec part = {.iov_base = &record, .iov_len = sizeof record};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    int fd = memfd_create("attnd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    void *data = MAP_FAILED;
+    if (fd >= 0 && posix_fallocate(fd, 0, (off_t)pool->bytes) == 0) {
+        data = mmap(NULL, pool->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
+    control.header = (struct cmsghdr){
+        .cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    if (data == MAP_FAILED || fcntl(fd, F_ADD_SEALS, MEMORY_SEALS) != 0 ||
+        sendmsg(pool->fd, &message, MSG_NOSIGNAL) != (ssize_t)sizeof record) {
+        load_die("memory");
+    }
+    close(fd);
+    pool->data[pool->count++] = data;
+}
+
+/* The number of a buffer that attnd does not read. */
+static uint32_t pool_take(struct pool *pool)
+{
+    bool grown = false;
+    for (;;) {
+        bool may_grow = !grown && pool_may_grow(pool), waits = pool->free_count == 0 && !may_grow;
+        struct memory_record said;
+        ssize_t heard = recv(pool->fd, &said, sizeof said, waits ? 0 : MSG_DONTWAIT);
+        if (heard == (ssize_t)sizeof said && said.kind == MEMORY_FREE &&
+            said.buffer < pool->count && pool->free_count < pool->count) {
+            pool->free[pool->free_count++] = said.buffer;
+        } else if (heard >= 0 || errno != EAGAIN || waits) {
+            load_die("no memory was taken");
+        } else if (pool->free_count > 0) {
+            return pool->free[--pool->free_count];
+        } else {
+            pool_grow(pool);
+            grown = true;
+        }
+    }
+}
+
+static void pool_close(struct pool *pool)
+{
+    close(pool->fd);
+    while (pool->count > 0) {
+        munmap(pool->data[--pool->count], pool->bytes);
+    }
+}
+
+/* Copies the map into memory that attnd has, and names it. */
+static void publish_lent(struct bench *bench, void *socket, struct pool *pool)
+{
+    uint32_t buffer = pool_take(pool);
+    struct memory_reference reference = {.buffer = buffer, .bytes = pool->bytes};
+    zmq_msg_t frame;
+    memcpy(reference.token, pool->greeting.token, sizeof reference.token);
+    memcpy(pool->data[buffer], bench->load.payload, pool->bytes);
     zmq_msg_init_size(&frame, sizeof reference);
     memcpy(zmq_msg_data(&frame), &reference, sizeof reference);
     load_send(&bench->load, socket, &frame);
-    lender_give(lent);
 }
 
 static double attnd_rate(struct bench *bench, enum way way, double *ret_cpu)
 {
-    struct lender *lender = lender_new(LENT_BYTES);
+    struct pool pool;
     struct attnd attnd;
     double cpu_before = cpu_of_children();
     uint64_t processed = 0;
@@ -166,9 +246,10 @@ static double attnd_rate(struct bench *bench, enum way way, double *ret_cpu)
     attnd_endpoint(&attnd, "ingest", text);
     void *socket = pipeline_open_publisher(bench, text, NULL);
     double start = load_seconds();
+    pool_open(&pool, text, load_bytes(&bench->load));
     while (load_seconds() - start < ATTND_SECONDS) {
         if (way == MEMORY) {
-            publish_lent(bench, socket, lender, text);
+            publish_lent(bench, socket, &pool);
         } else {
             load_publish(&bench->load, socket);
         }
@@ -177,7 +258,7 @@ static double attnd_rate(struct bench *bench, enum way way, double *ret_cpu)
     attnd_settle(&bench->load, attnd.control);
     double elapsed = load_seconds() - start;
     zmq_close(socket);
-    lender_free(&lender);
+    pool_close(&pool);
     attnd_stop(&attnd);
     load_clear(&bench->load);
     double bytes = (double)bench->load.sent * PAYLOAD_BYTES;

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: MIT
 """bench reliable: attention maps by the reliable lane, against the default one and against bare DEALER and ROUTER.
 
-    ATTND_BIN=build/daemon/attnd python3 tests/bench/reliable.py [lane=reliable|default|raw] [client=PROGRAM]
+    ATTND_BIN=build/daemon/attnd python3 tests/bench/reliable.py [lane=reliable|default|raw]
         [heads=12] [length=512] [layers=12] [seconds=5] [rate=0] [kept=64] [SECTION.KEY=VALUE...]
 
 A process of its own publishes [1, heads, length, length] f32, the layers in turn, to a real attnd on ipc sockets with its own
 settings but those that are given. `rate` in MB/s; 0: as fast as nothing is dropped, which is to say as there is room in `kept`
-MiB (reliable_bytes), or, on the default lane, less than 224 MiB before attnd. Without `lane` all three. `client`:
-build/tests/bench/reliable_publisher, which uses libattn, by the reliable lane alone; else that of Python. Prints a JSON line for each: MB/s until the last
-message was processed, and on the reliable lane acknowledged; milliseconds from publishing to the acknowledgement; MiB of the
-publisher's process at most, beyond what it had before it published; attnd's processor time per GB.
+MiB (reliable_bytes), or, on the default lane, less than 224 MiB before attnd. Without `lane` all three. Prints a JSON
+line for each: MB/s until the last message was processed, and on the reliable lane acknowledged; milliseconds from publishing to
+the acknowledgement; MiB of the publisher's process at most, beyond what it had before it published; attnd's processor time per
+GB.
 """
 import json
 import os
@@ -137,13 +137,12 @@ def raw(options, folder):
     return {"lane": "raw", "mb_per_s": round(count * weights.nbytes / seconds / 1e6)}
 
 
-def measure(lane, client, options, settings, folder):
+def measure(lane, options, settings, folder):
     if lane == "raw":
         return raw(options, folder)
     daemon = harness.Attnd(*settings, directory=folder)
     arguments = [f"{name}={value}" for name, value in options.items()]
-    command = [client] if client else [sys.executable, __file__]
-    child = subprocess.run([*command, "publish", lane, folder, *arguments], capture_output=True, text=True)
+    child = subprocess.run([sys.executable, __file__, "publish", lane, folder, *arguments], capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     said = json.loads(child.stdout)
     stats = daemon.call("stats")
@@ -161,7 +160,7 @@ def measure(lane, client, options, settings, folder):
 
 
 def main():
-    options, settings, lanes, client = dict(OPTIONS), [], None, None
+    options, settings, lanes = dict(OPTIONS), [], None
     child = sys.argv[2:4] if sys.argv[1:2] == ["publish"] else None
     for argument in sys.argv[4 if child else 1:]:
         name, value = argument.split("=", 1)
@@ -169,17 +168,15 @@ def main():
             options[name] = type(OPTIONS[name])(value)
         elif name == "lane":
             lanes = [value]
-        elif name == "client":
-            client = value
         else:
             settings.append(argument)
     if child:
         publish(*child, options)
         return
-    for lane in lanes or (["reliable"] if client else ["raw", "default", "reliable"]):
+    for lane in lanes or ["raw", "default", "reliable"]:
         with tempfile.TemporaryDirectory(prefix="attnd-bench-") as folder:
-            line = measure(lane, client, options, settings, folder)
-        print(json.dumps({"bench": "reliable", "client": "libattn" if client else "python", **line,
+            line = measure(lane, options, settings, folder)
+        print(json.dumps({"bench": "reliable", **line,
                           "shape": [1, options["heads"], options["length"], options["length"]], "layers": options["layers"],
                           "rate": options["rate"], "settings": settings}), flush=True)
 

@@ -14,7 +14,7 @@ import pytest
 from test_hardening import missing
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("attnd", "libattn0", "libattn-dev", "python3-attnd")
+NAMES = ("attnd", "libattn1", "libattn-dev", "python3-attnd")
 SCRIPTS = {"attnd": {"postinst", "prerm", "postrm"}, "python3-attnd": {"postinst", "prerm"}}
 BUILD_S = 900  # on two cores, when nothing is in a compiler's cache
 
@@ -86,8 +86,8 @@ def test_what_they_are_linked_with_they_depend_on(packages):
     depends = packages.field("attnd", "Depends")
     for library in ("libc6", "libcurl4", "libmicrohttpd12", "libopenblas0", "libsqlite3-0", "libuv1", "libyaml-0-2", "libzmq5"):
         assert re.search(rf"\b{library}(t64)?\b", depends), f"{library} of {depends}"
-    assert "libzmq5" in packages.field("libattn0", "Depends")
-    assert packages.field("libattn-dev", "Depends").startswith("libattn0 (= ")
+    assert "libzmq5" in packages.field("libattn1", "Depends")
+    assert packages.field("libattn-dev", "Depends").startswith("libattn1 (= ")
     assert "python3-zmq" in packages.field("python3-attnd", "Depends")
 
 
@@ -171,7 +171,7 @@ def test_a_program_is_built_with_the_library(packages, tmp_path):
                                                                 "PKG_CONFIG_ALLOW_SYSTEM_LIBS": "1"}).split()
     run("cc", packages.find("usr/share/doc/libattn-dev/examples/train.c"), "-o", tmp_path / "train", *flags, "-lm")
     linked = run("ldd", tmp_path / "train", env={**os.environ, "LD_LIBRARY_PATH": str(library)})
-    assert f"{library}/libattn.so.0" in linked
+    assert f"{library}/libattn.so.1" in linked
 
 
 def test_python_finds_the_client(packages):

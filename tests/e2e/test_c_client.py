@@ -169,4 +169,5 @@ def test_the_example_is_measured_as_it_measures_itself(attnd):
         # Both from the same f32 weights; attnd's entropy is right to 1e-4 nats.
         assert np.allclose(summary["heads"]["entropy"]["mean"], line["entropy"], rtol=0, atol=1e-4)
     assert done.stderr == ""
+    assert attnd.stats()["reliable_acknowledged"] == 0, "all of it came by the default lane"
     assert summary["heads"]["previous_token"]["mean"][0] > 0.5, "it looks where it should"

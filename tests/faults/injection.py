@@ -42,10 +42,23 @@ from attnd.layer_state import LayerState  # noqa: E402
 
 LIBRARY = os.environ.get("FAULTS_LIB", "build/tests/faults/libfaults.so")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
-KEEP = os.environ.get("ATTN_KEEP_PUBLISHING", "build/tests/reliable/keep_publishing")
-LEND = os.environ.get("ATTN_LEND", "build/tests/memory/lend")
 STEPS = 12  # of a trainer on the reliable lane
 LENT = 6  # messages of one on the same-host lane
+LENDER = """
+import sys
+import numpy as np
+import attnd
+weights, q = np.full((1, 2, 160, 160), 1 / 160, np.float32), np.ones((2, 2, 160, 128), np.float32)
+with attnd.Publisher("lent", address=sys.argv[1], linger=60) as publisher:
+    step, taken = 0, publisher.wait_for_subscriber(60)
+    while taken and step < int(sys.argv[2]):
+        if step % 2:
+            publisher.publish_qk(q, q, q, stack="decoder", layer=1, step=step, causal=True)
+        else:
+            publisher.publish_attention(weights, stack="decoder", layer=0, step=step)
+        step, taken = step + 1, publisher.drain(60)
+sys.exit(not taken)
+"""
 RECORDING = os.path.join(HERE, "..", "golden", "recordings", "header-6.rec")
 LAYOUT = struct.Struct("<8Q32s")  # struct faults of faults.h
 RUN = bytes(range(16))
@@ -73,7 +86,8 @@ class Program:
         self.state = os.path.join(directory, "faults")
         with open(self.state, "wb") as file:
             file.write(LAYOUT.pack(nth, 0, 0, 0, 0, 0, 0, 0, b""))
-        environment = dict(os.environ, **environment, LD_PRELOAD=os.path.abspath(LIBRARY), FAULTS_FILE=self.state, FAULTS_MODULES=modules)
+        faults = dict(LD_PRELOAD=os.path.abspath(LIBRARY), FAULTS_FILE=self.state, FAULTS_MODULES=modules)
+        environment = {**os.environ, **faults, **environment}
         with open(self.path("log"), "wb") as log, open(self.path("out"), "wb") as out:
             self.process = subprocess.Popen(command, stdin=stdin, stderr=log, stdout=out, env=environment)
 
@@ -411,10 +425,14 @@ def trained(life, expected):
     return losses, counted
 
 
-def keep(life, job, run, spool, nth=0, modules="", steps=STEPS, stdin=subprocess.DEVNULL):
-    """A trainer in C, all of whose messages go by the reliable lane, with a spool. It ends after the end of its input."""
-    return Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"),
-                   [KEEP, life.directory, job, run.hex(), str(steps), "1000", "5000"], stdin, ATTND_SPOOL=spool)
+def trainer_in_python(command, stdin=subprocess.DEVNULL, **environment):
+    """None of its calls fails."""
+    return Program(0, "", tempfile.mkdtemp(prefix="attnd-"), command, stdin, LD_PRELOAD="", PYTHONPATH=keeper.PACKAGE, **environment)
+
+
+def keep(life, job, run, spool, steps=STEPS, stdin=subprocess.DEVNULL):
+    """A trainer all of whose messages go by the reliable lane, with a spool. It ends after the end of its input."""
+    return trainer_in_python(keeper.keeper_command(life.directory, job, run, steps, 1000, 5000), stdin, ATTND_SPOOL=spool)
 
 
 def leave_orphan(life, spool):
@@ -512,33 +530,6 @@ def served_reliably(life, expected):
             life.trainer.discard()
 
 
-def begin_spooling(nth, modules):
-    """The same, where the trainer's calls fail."""
-    attnd = Life(0, settings=keeper.SETTINGS)
-    attnd.started()
-    leave_orphan(attnd, attnd.path("spool"))
-    life = keep(attnd, "spooling", RUN, attnd.path("spool"), nth, modules)
-    life.attnd = attnd
-    return life
-
-
-def spooled(life, expected):
-    """What it said to be kept is there in the end, and so is what another has left."""
-    attnd, spool = life.attnd, life.attnd.path("spool")
-    try:
-        code = life.wait_end()
-        send_left(attnd, spool)
-        attnd.stop()
-        steps = check_steps(attnd, "spooling", life)
-        if steps_of(attnd, "orphan") != {0: 1}:
-            raise Broken(f"the message that was left is lost: {life.log()}")
-    finally:
-        attnd.discard()
-    if code not in (0, 1):
-        raise Broken(f"it ended with {code}")
-    return steps
-
-
 def begin_lending(nth, modules):
     return Life(nth, modules, settings=["metrics.spectrum=false"])
 
@@ -549,7 +540,7 @@ def check_shared(life):
 
 
 def go_lent(life):
-    trainer = Program(0, "", tempfile.mkdtemp(prefix="attnd-"), [LEND, life.directory, "lent", str(LENT)])
+    trainer = trainer_in_python([sys.executable, "-c", LENDER, life.directory, str(LENT)])
     try:
         if trainer.wait_end(LINGER_S) not in (0, 1):
             raise Broken(f"its trainer ended with {trainer.process.returncode}")
@@ -559,36 +550,6 @@ def go_lent(life):
         trainer.discard()
 
 
-def begin_lender(nth, modules):
-    """A trainer in C on the same-host lane."""
-    attnd = begin_lending(0, "")
-    attnd.started()
-    life = Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"), [LEND, attnd.directory, "lent", str(LENT)])
-    life.attnd = attnd
-    return life
-
-
-def lent(life, expected):
-    """It ends, attnd has the same numbers unless something was not taken, and nothing of it is left there."""
-    try:
-        code = life.wait_end(LINGER_S)
-        stats = life.attnd.stats()
-        life.attnd.settled(stats["received"])
-        if not expected:
-            check_shared(life.attnd)
-        jobs = life.attnd.ask("jobs")
-        complete = sum(job["lost"] + sum(job["dropped"].values()) for job in jobs) == 0
-        life.attnd.stop()
-        windows = life.attnd.windows()
-    finally:
-        life.attnd.discard()
-    if code not in (0, 1):
-        raise Broken(f"it ended with {code}")
-    if expected and code == 0 and complete and windows != expected[1]:
-        raise Broken(f"{windows} instead of {expected[1]}")
-    return windows
-
-
 SCENARIOS = {
     "training": (Life, lambda life, expected: serve(life, train, expected)),
     "restored": (begin_restored, lambda life, expected: serve(life, go_on, expected)),
@@ -596,9 +557,7 @@ SCENARIOS = {
     "judge": (begin_judge, judged),
     "libattn": (begin_libattn, trained),
     "reliable": (begin_reliable, served_reliably),
-    "spooling": (begin_spooling, spooled),
     "lending": (begin_lending, lambda life, expected: serve(life, go_lent, expected)),
-    "lender": (begin_lender, lent),
 }
 KEEPS_OUT = "keys_handler_failed"  # nobody would ask for keys any more: attnd aborts, as its documentation says
 SAYS_SO = re.compile(r"level=(warning|error)")

@@ -3,7 +3,7 @@
 import pytest
 from injection import inject
 
-LIVES = {"training": 30, "restored": 16, "keyed": 16, "judge": 12, "libattn": 14, "reliable": 8, "spooling": 8, "lending": 6, "lender": 6}
+LIVES = {"training": 30, "restored": 16, "keyed": 16, "judge": 12, "libattn": 14, "reliable": 8, "lending": 6}
 
 
 @pytest.mark.parametrize("scenario", LIVES)

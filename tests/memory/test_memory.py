@@ -24,7 +24,6 @@ from test_record import STEADY, Recorder, attnctl, collect_summaries, read_recor
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python"))
 import attnd as package  # noqa: E402
 
-LEND = os.environ.get("ATTN_LEND", "build/tests/memory/lend")
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | 0x10  # and F_SEAL_FUTURE_WRITE
 LENDS, TAKES_BACK, FREE, REFUSED = 1, 2, 3, 4
 MIB = 1 << 20
@@ -142,11 +141,7 @@ def run_watch(attnd, rng):
             assert sent["lent"] > sent["sent"] / 3 and sent["dropped"] == 0
 
 
-def run_c(attnd, rng):
-    subprocess.run([LEND, attnd.directory, "gpt", "100"], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("run", [run_python, run_watch, run_c])
+@pytest.mark.parametrize("run", [run_python, run_watch])
 def test_numbers_are_those_of_frames_bit_by_bit(run, tmp_path, rng):
     """A recording has frames: what attnd says of it again is what it said."""
     attnd = Attnd(*STEADY)
@@ -239,13 +234,12 @@ TRAINER = """
 
 
 @contextlib.contextmanager
-def training(attnd, client, *options):
+def training(attnd, *options):
     """A trainer that goes on until it is killed."""
     python = [sys.executable, "-c", textwrap.dedent(TRAINER), attnd.directory, *options]
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(package.__file__)))
     with open(f"{attnd.directory}/trainer", "wb") as said:
-        trainer = subprocess.Popen(python if client == "python" else [LEND, attnd.directory, "gpt", "0"], env=environment,
-                                   stdout=subprocess.PIPE, stderr=said, text=True)
+        trainer = subprocess.Popen(python, env=environment, stdout=subprocess.PIPE, stderr=said, text=True)
     try:
         yield trainer
     finally:
@@ -259,13 +253,12 @@ def wait_shared(attnd, more=50):
     wait_until(lambda: attnd.stats()["shared"] > before + more, "messages in shared memory")
 
 
-@pytest.mark.parametrize("client", ["python", "c"])
-def test_a_killed_trainer_leaves_nothing_in_attnd(client):
+def test_a_killed_trainer_leaves_nothing_in_attnd():
     attnd = Attnd()
     attnd.stats()
     before, of_history = descriptors(attnd.process.pid), set()
     for _ in range(2):
-        with training(attnd, client):
+        with training(attnd):
             wait_shared(attnd)
             assert lent_to(attnd.process.pid) > 0
             of_history.add(descriptors(attnd.process.pid, of_history=True))
@@ -275,10 +268,9 @@ def test_a_killed_trainer_leaves_nothing_in_attnd(client):
     attnd.close()
 
 
-@pytest.mark.parametrize("client", ["python", "c"])
-def test_a_killed_attnd_costs_the_trainer_nothing_and_the_next_one_reads_in_place(client):
+def test_a_killed_attnd_costs_the_trainer_nothing_and_the_next_one_reads_in_place():
     attnd = Attnd()
-    with training(attnd, client) as trainer:
+    with training(attnd) as trainer:
         wait_shared(attnd)
         for _ in range(2):
             attnd.stop(signal.SIGKILL)
@@ -290,10 +282,9 @@ def test_a_killed_attnd_costs_the_trainer_nothing_and_the_next_one_reads_in_plac
     attnd.close()
 
 
-@pytest.mark.parametrize("client", ["python", "c"])
-def test_a_stopped_attnd_is_told(client):
+def test_a_stopped_attnd_is_told():
     attnd = Attnd()
-    with training(attnd, client):
+    with training(attnd):
         wait_shared(attnd)
         attnd.process.send_signal(signal.SIGSTOP)
         at = re.escape(f"job gpt: attnd at {attnd.endpoint('ingest')} ")
@@ -308,7 +299,7 @@ def test_a_stopped_attnd_is_told(client):
 def test_a_child_of_the_trainer_does_not_keep_the_connection():
     """It outlives a trainer that is killed, as workers of a data loader do."""
     attnd = Attnd()
-    with training(attnd, "python", "forks") as trainer:
+    with training(attnd, "forks") as trainer:
         child = int(trainer.stdout.readline())
         assert lent_to(attnd.process.pid) > 0
     try:

@@ -545,7 +545,7 @@ def test_what_others_left_and_there_is_no_memory_to_read_is_sent_later(daemons, 
 
 
 def test_any_bytes_are_an_answer_or_none():
-    """As tests/fuzz/fuzz_answers.c does: changed at random."""
+    """Changed at random."""
     rng, read = random.Random(1), 0
     good = msgpack.packb({"credit": 65536, "ack": [1, 2, 300], "repeated": [2], "refused": [[4, "topic"], [5, "key"]], "again": True,
                           "waits": "full"})

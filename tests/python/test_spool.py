@@ -216,7 +216,7 @@ def changed(rng, data):
 
 
 def test_any_bytes_are_messages_within_them_or_none():
-    """As tests/fuzz/fuzz_spool.c does: changed at random, with checksums that are right."""
+    """Changed at random, with checksums that are right."""
     rng, golden, read = random.Random(1), (GOLDEN / "segment.rec").read_bytes(), 0
     for _ in range(20000):
         data = sealed(changed(rng, golden))

@@ -15,13 +15,14 @@ from harness import PATIENCE_S, wait_until
 PACKAGE = str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python")
 SETTINGS = ("window.unit=step", "window.length=1", "window.every=1", "limits.jobs=1000", "history.checkpoint=200ms",
             "history.commit=50ms", "metrics.spectrum=false")
-PYTHON = """
+PROGRAM = """
 import os, sys, time
 import numpy as np
 import attnd
 from attnd import layer_state
-address, job, run, count, pause_us, linger_ms = sys.argv[1:]
+what, address, job, run, count, pause_us, linger_ms = sys.argv[1:]
 publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000,
+                            reliable=True if what == "tensors" else None,
                             reliable_bytes=int(os.environ.get("KEEPER_BYTES", 64 << 20)))
 assert publisher.wait_for_subscriber(60)
 publisher.tell_absences(lambda: "Start it again: attnd")
@@ -32,10 +33,15 @@ def tell(published):
     os.write(1, b"P %d K %d D %d R %d\\n" % (published, kept, stats["dropped"], sum(stats["refused_by_reason"].values())))
     return kept + stats["dropped"]
 
-for step in range(int(count)):
+def publish(step):
+    if what == "tensors":
+        return publisher.publish_attention(np.ones((1, 1, 1, 1), np.float32), stack="decoder", layer=0, step=step)
     state = layer_state.LayerState(1)
     state.add({"entropy": np.full((1, 1, 1), 0.5)}, keys=2, valid=np.ones((1, 1), bool), epoch=0, step=step)
-    if not publisher.publish_state(state, stack="decoder", layer=0):
+    return publisher.publish_state(state, stack="decoder", layer=0)
+
+for step in range(int(count)):
+    if not publish(step):
         os.write(1, b"X %d\\n" % step)
     tell(step + 1)
     time.sleep(int(pause_us) / 1e6)
@@ -46,22 +52,28 @@ publisher.close()
 """
 
 
+def keeper_command(attnd, job, run, count, pause_us, linger_ms, tensors=True):
+    """That of a trainer at an address, which publishes tensors or states and ends after the end of its input."""
+    return [sys.executable, "-c", PROGRAM, "tensors" if tensors else "states", attnd, job, run.hex(),
+            *map(str, (count, pause_us, linger_ms))]
+
+
 class Keeper:
-    """One of them, in a process. `libattn`: in C."""
+    """One of them, in a process."""
 
     all = []
 
-    def __init__(self, attnd, job, folder, count=1000000, pause_us=2000, linger_ms=30000, libattn=False, spool=True, address=None,
+    def __init__(self, attnd, job, folder, count=1000000, pause_us=2000, linger_ms=30000, tensors=False, spool=True, address=None,
                  run=None):
         self.job, self.run, self.folder = job, run or os.urandom(16), folder
         self.log = os.path.join(folder, f"{os.urandom(16).hex()}.log")
-        program = [os.environ["ATTN_KEEP_PUBLISHING"]] if libattn else [sys.executable, "-c", PYTHON]
         environment = {**os.environ, "PYTHONPATH": PACKAGE}
         if spool:
             environment["ATTND_SPOOL"] = os.path.join(folder, "spool")
         with open(self.log, "wb") as out, open(self.log + ".err", "wb") as err:
-            self.process = subprocess.Popen([*program, address or attnd.directory, job, self.run.hex(), str(count), str(pause_us),
-                                             str(linger_ms)], stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment)
+            self.process = subprocess.Popen(
+                keeper_command(address or attnd.directory, job, self.run, count, pause_us, linger_ms, tensors),
+                stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment)
         Keeper.all.append(self)
 
     def said(self):

@@ -2,9 +2,9 @@
 """A soak of the reliable lane: kills of either side under load, a network that is slow, loses and is cut, full disks, and a
 bound that is too small. What the trainers logged is compared with the history, message by message.
 
-    ATTND_BIN=... ATTN_KEEP_PUBLISHING=build/tests/reliable/keep_publishing python3 tests/reliable/lane_soak.py [KILLS [PART...]]
+    ATTND_BIN=... python3 tests/reliable/lane_soak.py [KILLS [PART...]]
 
-Trainers are in Python and C in turn. It ends with a table: messages that were published; of which their trainer had said that
+Trainers publish states and tensors in turn. It ends with a table: messages that were published; of which their trainer had said that
 they are kept; that are in the history; that are in it twice; that were said to be kept and are missing; that the trainer
 counted as refused by attnd, where each run has one process; that it counted as dropped, at the bound of what is kept or of its
 queue. The three before the last must be 0. Networks and disks need root.
@@ -41,7 +41,7 @@ class Tally:
         self.randomly = random.Random(name)
 
     def trainer(self, attnd, **more):
-        keeper = Keeper(attnd, f"{self.name}{len(self.keepers)}", self.folder, libattn=len(self.keepers) % 2 == 1,
+        keeper = Keeper(attnd, f"{self.name}{len(self.keepers)}", self.folder, tensors=len(self.keepers) % 2 == 1,
                         **{"pause_us": 2000, **more})
         self.keepers.append(keeper)
         return keeper

@@ -12,8 +12,6 @@ from harness import Attnd, wait_until
 from keeper import SETTINGS, Keeper, history_of, is_whole
 from keyed import Keyed, Pair
 
-BOTH = pytest.mark.parametrize("libattn", [False, True], ids=["python", "libattn"])
-
 
 @pytest.fixture
 def attnd():
@@ -41,10 +39,9 @@ def spooled(folder):
     return glob.glob(os.path.join(folder, "spool", "*.rec"))
 
 
-@BOTH
-def test_a_killed_trainer_loses_nothing_that_was_kept(attnd, tmp_path, libattn):
-    """attnd is not there when it is killed: all of it is in files, and the next process sends it, of whichever language."""
-    first = Keeper(attnd, "first", tmp_path, libattn=libattn)
+def test_a_killed_trainer_loses_nothing_that_was_kept(attnd, tmp_path):
+    """attnd is not there when it is killed: all of it is in files, and the next process sends it."""
+    first = Keeper(attnd, "first", tmp_path)
     first.wait_for(20)
     attnd.stop(signal.SIGKILL)
     first.wait_for(first.said()[1] + 50)
@@ -52,7 +49,7 @@ def test_a_killed_trainer_loses_nothing_that_was_kept(attnd, tmp_path, libattn):
     kept = first.said()[1]
     assert spooled(tmp_path)
     attnd.start()
-    second = Keeper(attnd, "second", tmp_path, count=5, libattn=not libattn)
+    second = Keeper(attnd, "second", tmp_path, count=5)
     wait_until(lambda: is_whole(attnd, first, kept), f"{kept} messages of the first")
     second.finish()
     wait_until(lambda: is_whole(attnd, second, 5), "those of the second")
@@ -60,18 +57,17 @@ def test_a_killed_trainer_loses_nothing_that_was_kept(attnd, tmp_path, libattn):
     assert not spooled(tmp_path) and attnd.stats()["reliable_refused"] == 0
 
 
-@BOTH
-def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch, libattn):
+def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch):
     """Over TCP: a trainer whose key may publish for its job, and one whose key may not."""
     mine, other = Pair(), Pair()
     daemon = KeyedWithWindows((mine, "publish", "mine*"), (other, "publish", "other"))
     monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
     address = f"tcp://127.0.0.1:{daemon.port}"
     monkeypatch.setenv("ATTND_KEY", mine.secret)
-    keeper = Keeper(daemon, "mine", tmp_path, count=50, libattn=libattn, address=address)
+    keeper = Keeper(daemon, "mine", tmp_path, count=50, address=address)
     keeper.wait_for(50)
     monkeypatch.setenv("ATTND_KEY", other.secret)
-    forger = Keeper(daemon, "mine2", tmp_path, count=10, libattn=libattn, spool=False, address=address)
+    forger = Keeper(daemon, "mine2", tmp_path, count=10, spool=False, address=address)
     forger.wait_for(10)
     wait_until(lambda: daemon.stats()["reliable_refused"] >= 10, "refusals")
     forger.finish()
@@ -85,8 +81,7 @@ def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch, libattn):
     assert not history_of(daemon, forger)
 
 
-@BOTH
-def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatch, libattn):
+def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatch):
     """What killed ones left is not taken of the one with the other key, and is there for the next with the right one. Each job is
     told."""
     mine, other = Pair(), Pair()
@@ -94,7 +89,7 @@ def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatc
     monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
     monkeypatch.setenv("ATTND_KEY", mine.secret)
     address = f"tcp://127.0.0.1:{daemon.port}"
-    killed = [Keeper(daemon, job, tmp_path, libattn=libattn, address=address) for job in ("mine-a", "mine-b")]
+    killed = [Keeper(daemon, job, tmp_path, address=address) for job in ("mine-a", "mine-b")]
     for keeper in killed:
         keeper.wait_for(20)
     daemon.stop(signal.SIGKILL)
@@ -104,7 +99,7 @@ def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatc
     files = sorted(spooled(tmp_path))
     daemon.start()
     monkeypatch.setenv("ATTND_KEY", other.secret)
-    second = Keeper(daemon, "other", tmp_path, count=20, libattn=libattn, address=address)
+    second = Keeper(daemon, "other", tmp_path, count=20, address=address)
     wait_until(lambda: second.errors().count("refuses") == 2, "a refusal of each job")
     second.finish()
     assert sorted(line for line in second.errors().splitlines() if "refuses" in line) == [
@@ -114,7 +109,7 @@ def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatc
     wait_until(lambda: is_whole(daemon, second, 20), "the messages of the second")
     assert sorted(spooled(tmp_path)) == files
     monkeypatch.setenv("ATTND_KEY", mine.secret)
-    third = Keeper(daemon, "mine-c", tmp_path, count=5, libattn=libattn, address=address)
+    third = Keeper(daemon, "mine-c", tmp_path, count=5, address=address)
     for keeper in killed:
         wait_until(lambda: is_whole(daemon, keeper, keeper.said()[1]), f"the messages of {keeper.job}")
     third.finish()
@@ -123,8 +118,7 @@ def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatc
     assert not spooled(tmp_path)
 
 
-@BOTH
-def test_a_job_without_room_waits_and_loses_nothing(tmp_path, monkeypatch, libattn):
+def test_a_job_without_room_waits_and_loses_nothing(tmp_path, monkeypatch):
     """A key for some jobs has two places of four at most: its third job waits for one of them, that of another key does not."""
     mine, other = Pair(), Pair()
     daemon = KeyedWithWindows((mine, "publish", "mine"), (other, "publish", "other-*"))
@@ -136,7 +130,7 @@ def test_a_job_without_room_waits_and_loses_nothing(tmp_path, monkeypatch, libat
 
     def keeper(job, pair):
         monkeypatch.setenv("ATTND_KEY", pair.secret)
-        return Keeper(daemon, job, tmp_path, count=20, libattn=libattn, spool=False, address=address)
+        return Keeper(daemon, job, tmp_path, count=20, spool=False, address=address)
 
     others = [keeper("other-1", other), keeper("other-2", other)]
     wait_until(lambda: all(is_whole(daemon, one, 20) for one in others), "the jobs that have a place")
@@ -152,10 +146,9 @@ def test_a_job_without_room_waits_and_loses_nothing(tmp_path, monkeypatch, libat
         "until it has; beyond reliable_bytes they are dropped and counted. Remedy: end what need not run, or a larger limits.jobs\n")
 
 
-@BOTH
-@pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
-def test_kills_of_attnd_lose_nothing(attnd, tmp_path, libattn, spool):
-    keeper = Keeper(attnd, "job", tmp_path, count=600, pause_us=2000, libattn=libattn, spool=spool)
+@pytest.mark.parametrize("tensors, spool", [(True, False), (False, True)], ids=["tensors-memory", "states-spool"])
+def test_kills_of_attnd_lose_nothing(attnd, tmp_path, tensors, spool):
+    keeper = Keeper(attnd, "job", tmp_path, count=600, pause_us=2000, tensors=tensors, spool=spool)
     for _ in range(4):
         keeper.wait_for(min(600, keeper.said()[1] + 60))
         start_again(attnd)
@@ -168,15 +161,14 @@ def test_kills_of_attnd_lose_nothing(attnd, tmp_path, libattn, spool):
     assert "not acknowledge" not in keeper.errors() and "another process" not in keeper.errors()
 
 
-@BOTH
-def test_a_second_process_of_a_run_counts_what_is_not_taken_of_it(attnd, tmp_path, libattn):
+def test_a_second_process_of_a_run_counts_what_is_not_taken_of_it(attnd, tmp_path):
     """Until it has sent as many as the first one did; also of what was on its way when attnd was killed."""
     count = 2000
-    first = Keeper(attnd, "job", tmp_path, count=count, pause_us=0, libattn=not libattn, spool=False)
+    first = Keeper(attnd, "job", tmp_path, count=count, pause_us=0, spool=False)
     first.wait_for(count)
     wait_until(lambda: is_whole(attnd, first, count), "the messages of the first")
     first.kill()
-    second = Keeper(attnd, "job", tmp_path, libattn=libattn, spool=False, run=first.run)
+    second = Keeper(attnd, "job", tmp_path, spool=False, run=first.run)
     wait_until(lambda: second.refused_by_attnd() > 0, "a refusal")
     attnd.process.send_signal(signal.SIGSTOP)
     second.wait_for(second.said()[1] + 50)
@@ -193,9 +185,8 @@ def test_a_second_process_of_a_run_counts_what_is_not_taken_of_it(attnd, tmp_pat
     second.kill()
 
 
-@BOTH
-def test_a_trainer_that_ends_without_attnd_leaves_it_to_the_next(attnd, tmp_path, libattn):
-    first = Keeper(attnd, "first", tmp_path, count=30, libattn=libattn)
+def test_a_trainer_that_ends_without_attnd_leaves_it_to_the_next(attnd, tmp_path):
+    first = Keeper(attnd, "first", tmp_path, count=30)
     first.wait_for(30)
     attnd.stop(signal.SIGKILL)
     first.finish()  # says where they are kept, unless all of them were acknowledged before
@@ -214,13 +205,12 @@ class Silent(Attnd):
         super().start()
 
 
-@BOTH
-def test_what_is_left_at_the_end_is_told(tmp_path, libattn):
+def test_what_is_left_at_the_end_is_told(tmp_path):
     daemon = Silent()
-    first = Keeper(daemon, "first", tmp_path, libattn=not libattn)
+    first = Keeper(daemon, "first", tmp_path)
     first.wait_for(10)
     first.kill()
-    second = Keeper(daemon, "second", tmp_path, count=5, libattn=libattn, linger_ms=100)
+    second = Keeper(daemon, "second", tmp_path, count=5, linger_ms=100)
     second.wait_for(5)
     wait_until(lambda: daemon.stats()["reliable_duplicates"] > 0, "that what the first left is sent again")
     daemon.process.send_signal(signal.SIGSTOP)  # a bye would have it save the run
@@ -234,10 +224,9 @@ def test_what_is_left_at_the_end_is_told(tmp_path, libattn):
     daemon.discard()
 
 
-@BOTH
-def test_a_spool_that_cannot_be_used_is_told_in_one_line(attnd, tmp_path, libattn):
+def test_a_spool_that_cannot_be_used_is_told_in_one_line(attnd, tmp_path):
     (tmp_path / "spool").write_text("no directory")
-    keeper = Keeper(attnd, "job", tmp_path, count=5, libattn=libattn)
+    keeper = Keeper(attnd, "job", tmp_path, count=5)
     keeper.wait_for(5)
     keeper.finish()
     said = keeper.errors().splitlines()
@@ -246,61 +235,57 @@ def test_a_spool_that_cannot_be_used_is_told_in_one_line(attnd, tmp_path, libatt
     assert is_whole(attnd, keeper, 5)
 
 
-def said_alike(keepers, count, what):
-    """The newest sentence of both, without their numbers, once each has said so many."""
-    def said(keeper):
-        return [re.sub(r"\d+", "N", line.replace(keeper.job, "J")) for line in keeper.errors().splitlines()]
+def newest_said(keeper, count, what):
+    """The newest sentence, without its numbers, once it has said so many."""
+    def said():
+        return [re.sub(r"\d+", "N", line) for line in keeper.errors().splitlines()]
 
-    wait_until(lambda: all(len(said(keeper)) >= count for keeper in keepers), what, 120)
-    assert said(keepers[0]) == said(keepers[1]) and len(said(keepers[0])) == count
-    return said(keepers[0])[-1]
+    wait_until(lambda: len(said()) >= count, what, 120)
+    assert len(said()) == count, said()
+    return said()[-1]
 
 
-def test_both_clients_say_the_same_of_a_full_disk_and_of_an_attnd_that_stops(attnd, tmp_path):
-    keepers = [Keeper(attnd, name, tmp_path, libattn=name == "of-libattn") for name in ("of-python", "of-libattn")]
-    for keeper in keepers:
-        keeper.wait_for(20)
+def test_a_full_disk_and_an_attnd_that_stops_are_told(attnd, tmp_path):
+    keeper = Keeper(attnd, "J", tmp_path)
+    keeper.wait_for(20)
     resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    said = said_alike(keepers, 1, "that messages wait")
+    said = newest_said(keeper, 1, "that messages wait")
     reason = attnd.stats()["history"]["reason"]
     assert said == f"job J: attnd cannot write its history ({reason}): it acknowledges nothing, and messages wait here until it " \
                    "can; training goes on"
     resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    said = said_alike(keepers, 2, "that they no longer wait")
+    said = newest_said(keeper, 2, "that they no longer wait")
     assert said == "job J: attnd writes its history again: the messages that waited are acknowledged"
     attnd.process.send_signal(signal.SIGSTOP)
-    said = said_alike(keepers, 3, "that attnd does not answer")
+    said = newest_said(keeper, 3, "that attnd does not answer")
     place = re.sub(r"\d+", "N", f"ipc://{attnd.directory}/ingest")
     assert said == f"job J: attnd at {place} has gone, or does not answer: what goes by the reliable lane is kept for it, and " \
                    "nothing else is captured until it is back; training goes on. Start it again: attnd"
     attnd.process.send_signal(signal.SIGCONT)
-    said = said_alike(keepers, 4, "that attnd is back")
+    said = newest_said(keeper, 4, "that attnd is back")
     assert said == f"job J: attnd is back, at {place}, after N s; messages kept for it, and sent now: N"
-    for keeper in keepers:
-        kept = keeper.said()[1]
-        wait_until(lambda: is_whole(attnd, keeper, kept), f"the {kept} messages of {keeper.job}")
-        keeper.kill()
+    kept = keeper.said()[1]
+    wait_until(lambda: is_whole(attnd, keeper, kept), f"the {kept} messages")
+    keeper.kill()
 
 
-def test_both_clients_say_the_same_of_a_key_that_goes_and_comes_back(tmp_path, monkeypatch):
+def test_a_key_that_goes_and_comes_back_is_told(tmp_path, monkeypatch):
     key = Pair()
     daemon = KeyedWithWindows((key, "publish", "*"))
     monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
     monkeypatch.setenv("ATTND_KEY", key.secret)
     address = f"tcp://127.0.0.1:{daemon.port}"
-    keepers = [Keeper(daemon, name, tmp_path, libattn=name == "of-libattn", address=address) for name in ("of-python", "of-libattn")]
-    for keeper in keepers:
-        keeper.wait_for(20)
+    keeper = Keeper(daemon, "J", tmp_path, address=address)
+    keeper.wait_for(20)
     daemon.write((key, "publish", "other"))
     daemon.reload()
-    assert "does not let the key" in said_alike(keepers, 1, "the refusal")
+    assert "does not let the key" in newest_said(keeper, 1, "the refusal")
     daemon.write((key, "publish", "*"))
     daemon.reload()
-    said = said_alike(keepers, 2, "that the key is let in again")
+    said = newest_said(keeper, 2, "that the key is let in again")
     place = re.sub(r"\d+", "N", address)
     assert said == f"job J: attnd at {place} takes the messages of job J again: what follows is captured"
-    for keeper in keepers:
-        keeper.kill()
+    keeper.kill()
     daemon.close()
 
 
@@ -321,7 +306,7 @@ def test_attnctl_replays_what_nobody_sent(attnd, tmp_path):
 
 
 def test_two_killed_trainers_in_one_spool(attnd, tmp_path):
-    both = [Keeper(attnd, name, tmp_path, libattn=name == "c") for name in ("python", "c")]
+    both = [Keeper(attnd, name, tmp_path) for name in ("one", "another")]
     for keeper in both:
         keeper.wait_for(10)
     attnd.stop(signal.SIGKILL)

@@ -102,20 +102,12 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned
         return bounds_number(setting, &bounds->max_entries);
     } else if (bounds_word(key, "max_heads")) {
         return bounds_number(setting, &bounds->max_heads);
-    } else if (bounds_word(key, "reliable")) {
-        return bounds_number(setting, &bounds->reliable);
-    } else if (bounds_word(key, "reliable_next")) {
-        bounds->reliable_next = UINT64_MAX;
-        return bounds_number(setting, &bounds->reliable_next);
     } else if (bounds_word(key, "maps")) {
         bounds->maps = STATE_MAPS_SIDE;
         return bounds_number(setting, &bounds->maps);
     } else if (bounds_word(key, "maps_every")) {
         bounds->maps_every = UINT64_MAX;
         return bounds_number(setting, &bounds->maps_every);
-    } else if (bounds_word(key, "memory")) {
-        bounds->memory = 1;
-        return bounds_number(setting, &bounds->memory);
     }
     return true;
 }
@@ -131,8 +123,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
-    read.maps = read.maps_every = read.memory = read.reliable_next = 0;
-    read.reliable = BOUNDS_NO_LANE;
+    read.maps = read.maps_every = 0;
     while (bounds_next(&rest, ';', &setting)) {
         if (!bounds_setting(setting, &read, &types, &revision)) {
             return false;
@@ -145,11 +136,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
         read.header = (uint32_t)revision;
     }
     read.accepts &= types;
-    read.reliable = read.reliable > bounds->reliable ? read.reliable : bounds->reliable;
-    read.reliable_next =
-        read.reliable_next < bounds->reliable_next ? read.reliable_next : bounds->reliable_next;
     read.maps = read.maps < bounds->maps ? read.maps : bounds->maps;
-    read.memory = read.memory < bounds->memory ? read.memory : bounds->memory;
     read.maps_every = read.maps_every > bounds->maps_every ? read.maps_every : bounds->maps_every;
     *bounds = read;
     return true;
@@ -162,9 +149,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
                             .max_message = UINT64_MAX,
                             .max_entries = UINT64_MAX,
                             .max_heads = UINT64_MAX,
-                            .reliable_next = UINT64_MAX,
-                            .maps = UINT64_MAX,
-                            .memory = 1};
+                            .maps = UINT64_MAX};
     bool any = false;
 
     *ret_malformed = 0;
@@ -183,8 +168,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     if (!any) {
         bounds.accepts = bounds_version_1;
         bounds.header = 1;
-        bounds.maps = bounds.memory = bounds.reliable_next = 0;
-        bounds.reliable = BOUNDS_NO_LANE;
+        bounds.maps = 0;
     }
     return bounds;
 }
@@ -197,14 +181,6 @@ bool bounds_take(const struct bounds *bounds, const struct header *header, uint6
            (header->type == MESSAGE_EVENT ||
             (header->heads_total <= bounds->max_heads && entries <= (double)bounds->max_entries &&
              (header->q_stride <= 1 || bounds->header >= BOUNDS_Q_STRIDE)));
-}
-
-uint64_t bounds_lane(const struct bounds *bounds, const char *ingest)
-{
-    const char *colon = strrchr(ingest, ':');
-    bool next = colon && bounds->reliable_next == strtoul(colon + 1, NULL, 10) + ADDRESS_RELIABLE;
-
-    return next ? bounds->reliable_next : bounds->reliable;
 }
 
 /* The event log came with revision 5. */

@@ -10,7 +10,6 @@
 #include "proto/header.h"
 #include "clients/c/src/prefixes.h"
 
-#define BOUNDS_NO_LANE  UINT64_MAX
 #define BOUNDS_Q_STRIDE 4 /* the revision that has q_stride: others would take rows for a block */
 #define BOUNDS_OUTPUT   6 /* the revision that has dout, wo_r and x_norm */
 #define BOUNDS_MAPS     9 /* the revision that has maps beside states */
@@ -20,10 +19,7 @@ struct bounds {
     unsigned accepts; /* a bit per message type */
     uint32_t header;  /* revision of its keys */
     uint64_t max_message, max_entries, max_heads;
-    uint64_t reliable;         /* the port of the reliable lane, 0 = none on TCP; BOUNDS_NO_LANE */
-    uint64_t reliable_next;    /* the same at attnd's second address; 0 = it has none */
     uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
-    uint64_t memory;           /* 1: tensors may be in memory that is lent */
 };
 
 /* The strictest of all announced limits; without any, the types of version 1 without bounds. Sets
@@ -33,9 +29,6 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
 /* Whether they take a message with so many bytes, its topic and header included as far as they are
  * known. */
 bool bounds_take(const struct bounds *bounds, const struct header *header, uint64_t bytes);
-
-/* The port of the reliable lane for whoever has ingest at this endpoint; 0 = it is none on TCP. */
-uint64_t bounds_lane(const struct bounds *bounds, const char *ingest);
 
 /* Whether they know an event. */
 bool bounds_know(const struct bounds *bounds, enum event_type event);

@@ -3,8 +3,7 @@
  * everything that can fail happens before the first frame. Should a later one fail all the same,
  * the socket is replaced: closing it discards the half message.
  *
- * All tensors of a message are one piece of memory, which its frames share, or which attnd reads
- * where it is. */
+ * All tensors of a message are one piece of memory, which its frames share. */
 #include "clients/c/src/message.h"
 
 #include "proto/mpk.h"
@@ -24,8 +23,7 @@ struct payload {
     _Atomic unsigned holders;
     _Atomic uint64_t *queued_bytes;
     uint64_t bytes;
-    struct lent *lent; /* whose memory it is; NULL: its own */
-    _Alignas(ALIGNMENT) char own[];
+    _Alignas(ALIGNMENT) char data[];
 };
 
 static void payload_release(void *data, void *hint)
@@ -36,9 +34,6 @@ static void payload_release(void *data, void *hint)
     if (atomic_fetch_sub(&payload->holders, 1) > 1) {
         return;
     }
-    if (payload->lent) {
-        lender_give(payload->lent);
-    }
     atomic_fetch_sub(payload->queued_bytes, payload->bytes);
     free(payload);
 }
@@ -48,33 +43,22 @@ static uint64_t message_aligned(uint64_t bytes)
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static struct payload *payload_new(const struct parcel *parcel, struct lender *lender,
-                                   _Atomic uint64_t *queued_bytes, char **ret_data)
+static struct payload *payload_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = sizeof(struct payload);
     struct payload *payload = NULL;
-    struct lent *lent;
-    void *data = NULL;
 
     for (uint32_t i = 0; i < parcel->header.tensor_count; i++) {
         bytes += message_aligned(parcel->header.tensors[i].bytes);
     }
-    lent = lender_take(lender, bytes, &data);
-    bytes = sizeof(struct payload) + (lent ? 0 : bytes);
     if (bytes <= SIZE_MAX - ALIGNMENT) {
         payload = aligned_alloc(ALIGNMENT, (size_t)message_aligned(bytes));
     }
-    if (!payload) {
-        if (lent) {
-            lender_give(lent);
-        }
-        return NULL;
+    if (payload) {
+        payload->holders = 1;
+        payload->queued_bytes = queued_bytes;
+        payload->bytes = parcel->bytes;
     }
-    *ret_data = lent ? data : payload->own;
-    payload->lent = lent;
-    payload->holders = 1;
-    payload->queued_bytes = queued_bytes;
-    payload->bytes = parcel->bytes;
     return payload;
 }
 
@@ -93,11 +77,10 @@ static int add_frame(struct wire_message *message, struct payload *payload, char
     return 0;
 }
 
-static int copy_tensors(const struct parcel *parcel, struct lender *lender,
-                        _Atomic uint64_t *queued_bytes, struct wire_message *message)
+static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
+                        struct wire_message *message)
 {
-    char *data = NULL;
-    struct payload *payload = payload_new(parcel, lender, queued_bytes, &data);
+    struct payload *payload = payload_new(parcel, queued_bytes);
     uint64_t at = 0;
     int rc = 0;
 
@@ -106,11 +89,10 @@ static int copy_tensors(const struct parcel *parcel, struct lender *lender,
         return ATTN_E_MEMORY;
     }
     for (uint32_t i = 0; i < parcel->header.tensor_count && !rc; i++) {
-        parcel_copy(parcel, i, data + at);
-        rc = add_frame(message, payload, data + at, parcel->header.tensors[i].bytes);
+        parcel_copy(parcel, i, payload->data + at);
+        rc = add_frame(message, payload, payload->data + at, parcel->header.tensors[i].bytes);
         at += message_aligned(parcel->header.tensors[i].bytes);
     }
-    message->lent = payload->lent;
     payload_release(NULL, payload);
     return rc;
 }
@@ -245,7 +227,7 @@ static int copy_header(const struct parcel *parcel, struct wire_message *message
 
 /* ---- life ---- */
 
-int message_new(const struct parcel *parcel, struct lender *lender, _Atomic uint64_t *queued_bytes,
+int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
                 struct wire_message **ret_message)
 {
     struct wire_message *message = calloc(1, sizeof *message);
@@ -254,7 +236,7 @@ int message_new(const struct parcel *parcel, struct lender *lender, _Atomic uint
     if (rc) {
         atomic_fetch_sub(queued_bytes, parcel->bytes);
     } else if (parcel->header.tensor_count > 0) {
-        rc = copy_tensors(parcel, lender, queued_bytes, message);
+        rc = copy_tensors(parcel, queued_bytes, message);
     }
     if (rc) {
         message_free(message);
@@ -312,7 +294,9 @@ static int make_frame(zmq_msg_t *ret_frame, const void *data, size_t len)
     return 0;
 }
 
-int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header)
+/* The frames before the tensors, owned by the caller. Returns 0, ATTN_E_MEMORY or ATTN_E_ARGUMENT.
+ */
+static int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header)
 {
     struct mpk_writer writer;
     char name[TOPIC_MAX];
@@ -335,41 +319,16 @@ int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *r
     return rc;
 }
 
-/* Frames that name what is in memory that attnd has, in the place of what is there; the rest of
- * ret_frames are empty. Whether there are any. */
-static bool message_name(const struct wire_message *message, zmq_msg_t ret_frames[TENSORS_MAX])
-{
-    bool named = false;
-
-    for (uint32_t i = 0; i < message->header.tensor_count; i++) {
-        const struct tensor *tensor = &message->header.tensors[i];
-        struct memory_reference reference;
-        zmq_msg_t *data = (zmq_msg_t *)(uintptr_t)&message->tensors[i]; /* which is only read */
-
-        zmq_msg_init(&ret_frames[i]);
-        if (message->lent && tensor->bytes >= MEMORY_TENSOR_MIN &&
-            lender_name(message->lent, zmq_msg_data(data), tensor->bytes, &reference) &&
-            make_frame(&ret_frames[i], &reference, sizeof reference) == 0) {
-            named = true;
-        }
-    }
-    return named;
-}
-
 int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
                  bool *reterr_cut_short)
 {
     uint32_t tensors = message->header.tensor_count, sent = 0;
-    zmq_msg_t topic, header, named[TENSORS_MAX];
+    zmq_msg_t topic, header;
     int rc = message_head(&message->header, &topic, &header);
-    bool begun = false, lent;
+    bool begun = false;
 
     if (rc) {
         return rc;
-    }
-    lent = message_name(message, named);
-    if (message->lent && !lent) {
-        lender_not_sent(message->lent); /* now: with its last frame it may be gone */
     }
     if (zmq_msg_size(&topic) + zmq_msg_size(&header) + message->bytes > bytes_max) {
         rc = ATTN_E_TOO_LARGE;
@@ -379,17 +338,8 @@ int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
         begun = true;
         rc = message_send_frame(socket, &header, tensors > 0);
         for (; sent < tensors && !rc; sent++) {
-            zmq_msg_t *frame =
-                zmq_msg_size(&named[sent]) > 0 ? &named[sent] : &message->tensors[sent];
-
-            rc = message_send_frame(socket, frame, sent + 1 < tensors);
+            rc = message_send_frame(socket, &message->tensors[sent], sent + 1 < tensors);
         }
-    }
-    if (lent && rc) {
-        lender_not_sent(message->lent);
-    }
-    for (uint32_t i = 0; i < tensors; i++) {
-        zmq_msg_close(&named[i]); /* empty once sent */
     }
     zmq_msg_close(&topic); /* empty once sent */
     zmq_msg_close(&header);

@@ -6,7 +6,6 @@
 #ifndef CLIENTS_C_SRC_MESSAGE_H
 #define CLIENTS_C_SRC_MESSAGE_H
 
-#include "clients/c/src/lender.h"
 #include "clients/c/src/parcel.h"
 #include "clients/c/src/topics.h"
 
@@ -21,15 +20,12 @@ struct wire_message {
     char *label_texts; /* owned */
     uint64_t bytes;    /* of all tensors */
     zmq_msg_t tensors[TENSORS_MAX];
-    struct lent
-        *lent; /* the memory that they are in, as long as there is one of them; NULL: our own */
 };
 
-/* Copies a parcel, to memory of the lender if there is some. *queued_bytes has parcel->bytes added
- * already; they are taken off when the copies are freed, here on failure. It must outlive the
- * ZeroMQ context. Returns 0, ATTN_E_MEMORY, or ATTN_E_ARGUMENT when the header would be too large;
- * labels that make it so are left out. */
-int message_new(const struct parcel *parcel, struct lender *lender, _Atomic uint64_t *queued_bytes,
+/* Copies a parcel. *queued_bytes has parcel->bytes added already; they are taken off when the
+ * copies are freed, here on failure. It must outlive the ZeroMQ context. Returns 0, ATTN_E_MEMORY,
+ * or ATTN_E_ARGUMENT when the header would be too large; labels that make it so are left out. */
+int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
                 struct wire_message **ret_message);
 void message_free(struct wire_message *message);
 
@@ -40,10 +36,6 @@ void message_free(struct wire_message *message);
  * nothing can follow any more, so that the socket must be replaced. */
 int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
                  bool *reterr_cut_short);
-
-/* The frames before the tensors, owned by the caller. Returns 0, ATTN_E_MEMORY or ATTN_E_ARGUMENT.
- */
-int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_msg_t *ret_header);
 
 /* The message's topic: TOPIC_MAX bytes. */
 void message_topic(const struct header *header, char *ret_name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Notices of subscriptions, which come from the XPUB socket: what those who listen want, their
- * plan, what they take, and where the reliable lane is. The sending thread's. */
+ * plan, and what they take. The sending thread's. */
 #include "clients/c/src/publisher.h"
 
 #include "clients/c/src/keys.h"
@@ -12,9 +12,6 @@
 
 /* Taken in at once, so that a flood of notices cannot hold up sending. */
 #define NOTICES_AT_ONCE 1024
-/* After which the subscriptions of somebody without the lane, after an attnd that had it, are taken
- * for all. */
-#define SETTLED_MS 5000
 /* Without a subscription: an attnd that is back sooner was only restarted. */
 #define GONE_MS 5000
 /* Without a refusal: the key is let in. */
@@ -68,41 +65,6 @@ static void sender_take_plan(attn_publisher *publisher, bool added, const char *
     }
 }
 
-void sender_note_lane(attn_publisher *publisher)
-{
-    const struct reliable *lane = &publisher->lane;
-
-    publisher->has_lane = lane->joined && (publisher->away || *lane->endpoint);
-    publisher->counts.unacknowledged = lane->unacknowledged;
-    publisher->counts.spooled = lane->spooled;
-    publisher->counts.refused = lane->refused;
-    publisher->counts.spool_errors = lane->spool_errors;
-}
-
-static void sender_announce_lane(attn_publisher *publisher)
-{
-    uint64_t malformed;
-    char endpoint[ADDRESS_MAX];
-    struct bounds bounds = bounds_of(&publisher->heard, &malformed);
-
-    if (publisher->options.reliable == ATTN_RELIABLE_NONE || bounds.reliable == BOUNDS_NO_LANE ||
-        !reliable_endpoint(publisher->link.endpoint, bounds_lane(&bounds, publisher->link.endpoint),
-                           endpoint)) {
-        *endpoint = '\0';
-    }
-    reliable_announce(&publisher->lane, endpoint);
-}
-
-/* Whether all is subscribed to that attnd subscribes to. */
-static bool heard_all(const attn_publisher *publisher)
-{
-    char tensors[TOPIC_MAX], events[TOPIC_MAX];
-
-    topic_job("tensor", publisher->identity.job, tensors);
-    topic_job("event", publisher->identity.job, events);
-    return prefixes_touch(&publisher->heard, tensors) && prefixes_match(&publisher->heard, events);
-}
-
 /* Whether attnd says by its subscriptions that it refuses this job. */
 static bool is_denied(const attn_publisher *publisher)
 {
@@ -110,7 +72,7 @@ static bool is_denied(const attn_publisher *publisher)
 
     return keys_refusal(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
                         refusal) &&
-           prefixes_have(&publisher->heard, refusal);
+           prefixes_have(&publisher->prefixes, refusal);
 }
 
 static void tell_denied(attn_publisher *publisher)
@@ -134,18 +96,6 @@ static void notices_hope(attn_publisher *publisher, bool judged)
     publisher->hope.look_ms = socket_now_ms() + ADMITTED_MS;
 }
 
-void sender_take_denial(void *argument)
-{
-    attn_publisher *publisher = argument;
-    bool is_late = publisher->hope.look_ms > 0 && !is_denied(publisher);
-
-    tell_denied(publisher);
-    if (is_late) {
-        notices_hope(publisher, false);
-        publisher->hope.sent++; /* itself */
-    }
-}
-
 /* Some were sent when this was looked at last, and none was refused since. */
 void sender_look_whether_admitted(attn_publisher *publisher)
 {
@@ -165,17 +115,6 @@ void sender_look_whether_admitted(attn_publisher *publisher)
 /* Warns of what the subscriptions say. */
 static void tell_heard(attn_publisher *publisher)
 {
-    const attn_publisher_options *options = &publisher->options;
-    bool asks = options->reliable == ATTN_RELIABLE_ALL ||
-                (publisher->lane.directory && options->reliable != ATTN_RELIABLE_NONE);
-
-    if (asks && publisher->has_tensor_reader && publisher->has_event_reader &&
-        publisher->bounds.reliable == BOUNDS_NO_LANE) {
-        warner_say(&publisher->warner, WARNING_NO_LANE,
-                   "attnd at %s has no reliable lane (it is an older version): messages go without "
-                   "acknowledgement, and nothing is kept for it",
-                   publisher->link.endpoint);
-    }
     if (is_denied(publisher)) {
         tell_denied(publisher);
     } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
@@ -184,65 +123,22 @@ static void tell_heard(attn_publisher *publisher)
     }
 }
 
-/* Whether more than events went by the reliable lane. */
-static bool notices_relies(attn_publisher *publisher)
-{
-    const struct topics *topics = &publisher->topics;
-    bool relies = false;
-
-    pthread_mutex_lock(&publisher->lock);
-    for (size_t i = 0; i < topics->capacity; i++) {
-        relies = relies || (topics->slots[i] && topics->slots[i]->by_lane);
-    }
-    pthread_mutex_unlock(&publisher->lock);
-    return relies;
-}
-
-/* Appends how many messages came to nothing, when there are some. */
-static void notices_add(char *text, size_t size, const char *what, uint64_t count)
-{
-    size_t used = strlen(text);
-
-    if (count > 0) {
-        snprintf(text + used, size - used, "; %s: %" PRIu64, what, count);
-    }
-}
-
-static void tell_back(attn_publisher *publisher, double away_s)
-{
-    attn_publisher_counts counts;
-    char others[96] = "";
-
-    if (!notices_relies(publisher)) {
-        warner_end(&publisher->warner, WARNING_GONE,
-                   "attnd is back, at %s: what follows is captured, %.0f s were not",
-                   publisher->home, away_s);
-        return;
-    }
-    attn_publisher_stats(publisher, &counts);
-    notices_add(others, sizeof others, "not captured", counts.skipped - publisher->before.skipped);
-    notices_add(others, sizeof others, "dropped", counts.dropped - publisher->before.dropped);
-    warner_end(&publisher->warner, WARNING_GONE,
-               "attnd is back, at %s, after %.0f s; messages kept for it, and sent now: %" PRIu64
-               "%s",
-               publisher->home, away_s, publisher->lane.unacknowledged, others);
-}
-
 /* Notes who wants tensors, and that nobody does any more. */
 static void note_home(attn_publisher *publisher, uint64_t now)
 {
     char tensors[TOPIC_MAX];
 
     topic_job("tensor", publisher->identity.job, tensors);
-    if (prefixes_touch(&publisher->heard, tensors)) {
+    if (prefixes_touch(&publisher->prefixes, tensors)) {
         strcpy(publisher->home, publisher->link.endpoint);
         if (publisher->left_ms > 0) {
-            tell_back(publisher, (double)(now - publisher->left_ms) / 1000);
+            warner_end(&publisher->warner, WARNING_GONE,
+                       "attnd is back, at %s: what follows is captured, %.0f s were not",
+                       publisher->home, (double)(now - publisher->left_ms) / 1000);
         }
         publisher->left_ms = 0;
-    } else if (publisher->heard.count == 0 && *publisher->home && publisher->left_ms == 0) {
+    } else if (publisher->prefixes.count == 0 && *publisher->home && publisher->left_ms == 0) {
         publisher->left_ms = now;
-        attn_publisher_stats(publisher, &publisher->before);
     }
 }
 
@@ -281,57 +177,35 @@ void sender_tell_gone(attn_publisher *publisher)
         return;
     }
     warner_say(&publisher->warner, WARNING_GONE,
-               "attnd at %s has gone, or does not answer: %s captured until it is back; training "
-               "goes on. %s",
+               "attnd at %s has gone, or does not answer: nothing is captured until it is back; "
+               "training goes on. %s",
                publisher->home,
-               notices_relies(publisher)
-                   ? "what goes by the reliable lane is kept for it, and nothing else is"
-                   : "nothing is",
                is_here(publisher->home) ? "Start it again: attnd"
                                         : "See whether attnd runs there, and whether the network "
                                           "and the firewalls let it through");
 }
 
-/* Subscriptions have changed, or have not for some time. A daemon with the lane that is away, or is
- * back and has not said all, is taken to want what it wanted. One that newly wants events has not
- * heard our hello. */
-bool sender_follow(attn_publisher *publisher)
+/* One that newly wants events has not heard our hello. */
+void sender_follow(attn_publisher *publisher)
 {
     uint64_t now = socket_now_ms();
-    bool settled = publisher->settled_ms > 0 && now >= publisher->settled_ms;
-    bool away, all = true;
 
     note_home(publisher, now);
-    sender_announce_lane(publisher);
-    away = publisher->lane.joined && !settled && !heard_all(publisher);
-    if (!away || publisher->heard.count == 0 || *publisher->lane.endpoint) {
-        publisher->settled_ms = 0;
-    } else if (publisher->settled_ms == 0) {
-        publisher->settled_ms = now + SETTLED_MS;
-    }
     pthread_mutex_lock(&publisher->lock);
-    publisher->away = away;
-    if (!away) {
-        all = prefixes_copy(&publisher->prefixes, &publisher->heard);
-        note_readers(publisher);
-    }
+    note_readers(publisher);
     if (publisher->hello_asked && publisher->has_event_reader) {
         publisher->hello_due = publisher->has_hello;
     }
     publisher->hello_asked = false;
-    sender_note_lane(publisher);
     publisher->notice_ms = now;
     publisher->generation++;
     pthread_cond_broadcast(&publisher->changed);
     pthread_mutex_unlock(&publisher->lock);
-    if (!away && publisher->plans_changed) {
+    if (publisher->plans_changed) {
         publisher->plans_changed = false;
         note_plan(publisher);
     }
-    if (!away) {
-        tell_heard(publisher);
-    }
-    return all;
+    tell_heard(publisher);
 }
 
 /* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. Returns false
@@ -339,6 +213,7 @@ bool sender_follow(attn_publisher *publisher)
 static bool sender_take_notice(attn_publisher *publisher, const char *notice, size_t len)
 {
     char events[TOPIC_MAX];
+    bool applied;
 
     if (len == 0 || (notice[0] != 0 && notice[0] != 1)) {
         return true;
@@ -351,7 +226,10 @@ static bool sender_take_notice(attn_publisher *publisher, const char *notice, si
     if (notice[0] == 1 && strncmp(events, notice + 1, len - 1) == 0) {
         publisher->hello_asked = true;
     }
-    return prefixes_apply(&publisher->heard, notice, len);
+    pthread_mutex_lock(&publisher->lock);
+    applied = prefixes_apply(&publisher->prefixes, notice, len);
+    pthread_mutex_unlock(&publisher->lock);
+    return applied;
 }
 
 void sender_take_notices(attn_publisher *publisher)
@@ -370,7 +248,9 @@ void sender_take_notices(attn_publisher *publisher)
         taken++;
     }
     zmq_msg_close(&notice);
-    if (missed || (taken > 0 && !sender_follow(publisher))) {
+    if (missed) {
         sender_replace_socket(publisher);
+    } else if (taken > 0) {
+        sender_follow(publisher);
     }
 }

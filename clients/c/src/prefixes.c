@@ -102,17 +102,6 @@ bool prefixes_have(const struct prefixes *prefixes, const char *text)
     return prefixes_find(prefixes, text, strlen(text)) < prefixes->count;
 }
 
-bool prefixes_copy(struct prefixes *prefixes, const struct prefixes *from)
-{
-    bool all = true;
-
-    prefixes_clear(prefixes);
-    for (size_t i = 0; i < from->count; i++) {
-        all = prefixes_add(prefixes, from->items[i].text, from->items[i].len) && all;
-    }
-    return all;
-}
-
 void prefixes_clear(struct prefixes *prefixes)
 {
     for (size_t i = 0; i < prefixes->count; i++) {

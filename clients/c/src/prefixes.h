@@ -33,9 +33,6 @@ bool prefixes_touch(const struct prefixes *prefixes, const char *root);
 /* Whether this is one of them. */
 bool prefixes_have(const struct prefixes *prefixes, const char *text);
 
-/* Makes it the same set as another. Returns false when some are missing for lack of memory. */
-bool prefixes_copy(struct prefixes *prefixes, const struct prefixes *from);
-
 /* Empties the set. */
 void prefixes_clear(struct prefixes *prefixes);
 

@@ -67,7 +67,6 @@ void attn_publisher_options_default(attn_publisher_options *ret_options)
         .samples = ATTN_UNSAID,
         .rows = ATTN_UNSAID,
         .alive_ms = 30000,
-        .reliable_bytes = (uint64_t)64 << 20,
     };
 }
 
@@ -80,8 +79,8 @@ static bool options_valid(const attn_publisher_options *options)
 {
     return options && options->job && job_name_valid(options->job, strlen(options->job)) &&
            options->world <= WORLD_MAX && options->rank < options->world &&
-           (unsigned)options->reliable <= ATTN_RELIABLE_NONE && options->linger_ms <= INT32_MAX &&
-           options->alive_ms <= INT32_MAX && options->max_queued_messages >= 1 &&
+           options->linger_ms <= INT32_MAX && options->alive_ms <= INT32_MAX &&
+           options->max_queued_messages >= 1 &&
            options->max_queued_messages <= QUEUED_MESSAGES_MAX && request_valid(options->every) &&
            request_valid(options->samples) && request_valid(options->rows);
 }
@@ -115,7 +114,6 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     /* The caller's: copied below. */
     publisher->options.endpoint = publisher->options.address = publisher->options.job = NULL;
     publisher->options.run = NULL;
-    publisher->options.spool = NULL;
     strcpy(publisher->identity.job, options->job);
     publisher->warner = (struct warner){.say = options->warn, .context = options->warn_context};
     strcpy(publisher->warner.job, options->job);
@@ -144,34 +142,6 @@ static int publisher_start_thread(attn_publisher *publisher)
     return rc ? ATTN_E_MEMORY : 0;
 }
 
-bool publisher_relies(const attn_publisher *publisher, enum message_type type)
-{
-    switch (publisher->options.reliable) {
-    case ATTN_RELIABLE_ALL:
-        return true;
-    case ATTN_RELIABLE_NONE:
-        return false;
-    default:
-        return type == MESSAGE_STATE || type == MESSAGE_EVENT;
-    }
-}
-
-static int set_up_lane(attn_publisher *publisher, const attn_publisher_options *options)
-{
-    const char *directory = options->spool ? options->spool : getenv("ATTND_SPOOL");
-    struct reliable *lane = &publisher->lane;
-
-    lane->events = (struct kept_events){sender_settle, sender_take_denial, publisher};
-    lane->warner = &publisher->warner;
-    lane->bytes_max = options->reliable_bytes;
-    lane->keys = &publisher->target.keys;
-    if (directory && *directory) {
-        lane->directory = strdup(directory);
-        return lane->directory ? 0 : ATTN_E_MEMORY;
-    }
-    return 0;
-}
-
 /* Without the thread. On failure the half-made publisher is freed by the caller. */
 static int publisher_set_up(attn_publisher *publisher, const attn_publisher_options *options)
 {
@@ -184,19 +154,14 @@ static int publisher_set_up(attn_publisher *publisher, const attn_publisher_opti
         return rc;
     }
     rc = fill_run(options->run, publisher->identity.run);
-    if (!rc) {
-        rc = set_up_lane(publisher, options);
-    }
     if (rc) {
         return rc;
     }
     publisher->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     publisher->context = socket_context_new();
-    publisher->lender = lender_new(options->max_queued_bytes);
     if (publisher->wake < 0 || !publisher->context) {
         return ATTN_E_MEMORY;
     }
-    publisher->lane.context = publisher->context;
     return sender_open(publisher);
 }
 
@@ -208,7 +173,6 @@ static void publisher_destroy(attn_publisher *publisher, uint32_t linger_ms)
     if (publisher->context) {
         socket_context_free(publisher->context);
     }
-    lender_free(&publisher->lender); /* ZeroMQ's thread held its memory until then */
     if (publisher->wake >= 0) {
         close(publisher->wake);
     }
@@ -269,7 +233,6 @@ void attn_publisher_free(attn_publisher **publisher)
     pthread_mutex_unlock(&p->lock);
     queue_wake(p, asleep);
     pthread_join(p->thread, NULL);
-    reliable_tell_end(&p->lane, p->away, p->options.linger_ms);
     now = socket_now_ms();
     publisher_destroy(p, now < p->deadline_ms ? (uint32_t)(p->deadline_ms - now) : 0);
 }
@@ -295,7 +258,7 @@ static int publisher_put_event(attn_publisher *publisher, struct wire_message **
 {
     enum event_type event = *message ? (*message)->header.event : EVENT_HELLO;
     uint64_t max = (uint64_t)publisher->options.max_queued_messages +
-                   (event == EVENT_LOG ? 0 : QUEUED_EVENTS_MAX) + publisher->counts.unacknowledged;
+                   (event == EVENT_LOG ? 0 : QUEUED_EVENTS_MAX);
 
     publisher->counts.published++;
     if (!publisher->has_event_reader || !bounds_know(&publisher->bounds, event)) {
@@ -527,7 +490,7 @@ static bool publisher_wants(attn_publisher *publisher, struct layer_id id)
         return false;
     }
     queue_look_up(publisher, topic);
-    return topic->subscribed && topic->planned && (!publisher->away || topic->by_lane);
+    return topic->subscribed && topic->planned;
 }
 
 bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
@@ -566,8 +529,7 @@ static bool wanted_at_all(const attn_publisher *publisher)
     char events[TOPIC_MAX];
 
     topic_job("event", publisher->identity.job, events);
-    return !publisher->away &&
-           (publisher->has_tensor_reader || prefixes_touch(&publisher->prefixes, events));
+    return publisher->has_tensor_reader || prefixes_touch(&publisher->prefixes, events);
 }
 
 /* Until the time, or a change. Under the lock. */

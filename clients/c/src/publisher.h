@@ -16,9 +16,9 @@
 #include "clients/c/src/message.h"
 #include "clients/c/src/plan.h"
 #include "clients/c/src/prefixes.h"
-#include "clients/c/src/reliable.h"
 #include "clients/c/src/socket.h"
 #include "clients/c/src/topics.h"
+#include "clients/c/src/warner.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -32,7 +32,6 @@ struct attn_publisher {
     void *context;
     pthread_t thread;
     int wake;                    /* eventfd: something to do */
-    struct lender *lender;       /* owned; NULL: tensors are sent */
     attn_publisher *next_orphan; /* of those a fork has left behind */
 
     /* Any thread, without the lock. */
@@ -60,9 +59,7 @@ struct attn_publisher {
     bool has_next_layers, has_hello, hello_due;
 
     /* Written by the sending thread under the lock; it may read them without. */
-    struct prefixes prefixes; /* what is wanted: `heard`, but while attnd is away */
-    bool away;                /* attnd has gone: what it had by the reliable lane is kept for it */
-    bool has_lane;            /* there is one, or attnd is away */
+    struct prefixes prefixes; /* what is subscribed */
     bool has_event_reader, has_plan;
     attn_plan plan;
     struct bounds bounds;
@@ -72,14 +69,9 @@ struct attn_publisher {
 
     /* The sending thread's alone. */
     struct link link;
-    struct reliable lane;
-    const struct topic *lane_newest; /* of the tensors that were kept */
     struct warner warner;
-    struct prefixes heard;  /* what is subscribed */
-    uint64_t settled_ms;    /* when the subscriptions of an attnd that is back are taken for all */
     char home[ADDRESS_MAX]; /* where tensors were last wanted; "": nowhere */
     uint64_t left_ms;       /* when the end of that was seen; 0: it has not ended */
-    attn_publisher_counts before; /* then */
     struct {
         uint64_t look_ms; /* 0: not */
         uint64_t sent;
@@ -101,9 +93,6 @@ struct attn_publisher {
 int sender_open(attn_publisher *publisher);
 void sender_close(attn_publisher *publisher, uint32_t linger_ms);
 
-/* A message that was kept is acknowledged, or lost: of struct kept_events. */
-void sender_settle(void *publisher, const struct kept *entry, bool lost);
-
 /* The thread: until `closing` and the queue is empty, or its deadline. */
 void *sender_run(void *publisher);
 
@@ -116,28 +105,19 @@ void sender_replace_socket(attn_publisher *publisher);
 bool sender_wants(const attn_publisher *publisher, const struct header *header);
 /* Takes in the notices that have come. */
 void sender_take_notices(attn_publisher *publisher);
-/* Has the publisher follow the subscriptions: they have changed, or have not for some time. Returns
- * false when there was no memory for all of them. */
-bool sender_follow(attn_publisher *publisher);
+/* Has the publisher follow the subscriptions, which have changed. */
+void sender_follow(attn_publisher *publisher);
 /* Warns that attnd has gone, when that is due. */
 void sender_tell_gone(attn_publisher *publisher);
 /* When that will be; 0: never, as it is there, or it is told. */
 uint64_t sender_gone_ms(const attn_publisher *publisher);
-/* A message is refused, because the key may not publish the job: of struct kept_events. The answer
- * may be a late one, of before attnd read its list again. */
-void sender_take_denial(void *publisher);
 /* Tells that messages are taken again that were refused for their key, once that is clear. */
 void sender_look_whether_admitted(attn_publisher *publisher);
-/* Has the publisher know what its lane does. Under the lock. */
-void sender_note_lane(attn_publisher *publisher);
 
 /* ---- publisher.c ---- */
 
 /* Whether this process is a fork's child, and the publisher its parent's. */
 bool publisher_is_orphan(const attn_publisher *publisher);
-
-/* Whether messages of a type go by the reliable lane when there is one. */
-bool publisher_relies(const attn_publisher *publisher, enum message_type type);
 
 /* The revision of header keys that those who listen know. */
 uint32_t publisher_revision(attn_publisher *publisher);

@@ -37,9 +37,8 @@ static bool queue_has_room(const attn_publisher *publisher, uint64_t bytes)
     uint64_t max = publisher->options.max_queued_bytes;
 
     return !publisher->stalled &&
-           publisher->counts.queued - publisher->counts.unacknowledged <
-               publisher->options.max_queued_messages &&
-           bytes <= max && atomic_load(&publisher->queued_bytes) <= max - bytes;
+           publisher->counts.queued < publisher->options.max_queued_messages && bytes <= max &&
+           atomic_load(&publisher->queued_bytes) <= max - bytes;
 }
 
 void queue_look_up(attn_publisher *publisher, struct topic *topic)
@@ -62,9 +61,7 @@ bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc)
     publisher->counts.dropped++;
     publisher->counts.too_large += rc == ATTN_E_TOO_LARGE;
     if (topic) {
-        bool by_lane = publisher->has_lane && (topic == &publisher->events || topic->by_lane);
-
-        *(by_lane ? &topic->lane_dropped : &topic->dropped) += 1;
+        topic->dropped++;
     }
     if (topic == &publisher->events) {
         return false;
@@ -85,8 +82,7 @@ static int take_place(attn_publisher *publisher, struct topic *topic, const stru
         return ATTN_E_MEMORY;
     }
     queue_look_up(publisher, topic);
-    if (!topic->subscribed ||
-        (publisher->away && !publisher_relies(publisher, parcel->header.type))) {
+    if (!topic->subscribed) {
         publisher->counts.skipped++;
         return ATTN_SKIPPED;
     }
@@ -152,7 +148,7 @@ int queue_put(attn_publisher *publisher, const struct parcel *parcel)
     if (rc) {
         return rc;
     }
-    rc = message_new(parcel, publisher->lender, &publisher->queued_bytes, &message);
+    rc = message_new(parcel, &publisher->queued_bytes, &message);
     if (rc) {
         queue_give_back(publisher, topic, rc);
         return rc;

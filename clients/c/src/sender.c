@@ -12,11 +12,6 @@
  * travels with the topic's next message. So the daemon can tell a lost connection (a gap) from a
  * slow reader (dropped).
  *
- * An attnd that has the reliable lane gets some messages that way (reliable.h): at the head of the
- * queue they are kept there, and they are queued until they are acknowledged. The lanes have a seq
- * each. While such an attnd is away, its subscriptions and its plan hold on for what went by the
- * lane before.
- *
  * Nobody else writes the prefixes and the plan, so they are read here without the lock. */
 #include "clients/c/src/publisher.h"
 
@@ -35,9 +30,8 @@
 #define STALLED_MS    3000
 /* How often events tell what was dropped when there is nothing else to say. */
 #define TELL_MS 5000
-/* Returned by try_send: the message is kept until it is acknowledged; or waits for room. */
-#define KEPT  2
-#define WAITS 3
+/* Returned by try_send: the message waits for room. */
+#define WAITS 2
 /* After which a socket that could not be made is tried again. */
 #define REOPEN_MS 1000
 /* How long the connection outlives what was sent last. */
@@ -68,10 +62,8 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms)
     if (publisher->link.socket) {
         zmq_setsockopt(publisher->link.socket, ZMQ_LINGER, &linger, sizeof linger);
     }
-    reliable_close(&publisher->lane);
     link_close(&publisher->link);
     prefixes_clear(&publisher->prefixes);
-    prefixes_clear(&publisher->heard);
     plans_clear(&publisher->plans);
 }
 
@@ -82,19 +74,13 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms)
 void sender_replace_socket(attn_publisher *publisher)
 {
     link_close(&publisher->link);
-    prefixes_clear(&publisher->heard);
+    pthread_mutex_lock(&publisher->lock);
+    prefixes_clear(&publisher->prefixes);
+    pthread_mutex_unlock(&publisher->lock);
     plans_clear(&publisher->plans);
     publisher->plans_changed = true;
-    (void)sender_follow(publisher); /* of none */
+    sender_follow(publisher); /* of none */
     (void)sender_open(publisher);
-}
-
-static void tend_lane(attn_publisher *publisher)
-{
-    reliable_tend(&publisher->lane);
-    pthread_mutex_lock(&publisher->lock);
-    sender_note_lane(publisher);
-    pthread_mutex_unlock(&publisher->lock);
 }
 
 /* ---- one message ---- */
@@ -137,155 +123,36 @@ static void note_said(attn_publisher *publisher, const struct header *header)
     publisher->look_ms = socket_now_ms() + publisher->options.alive_ms;
 }
 
-/* Events that are not to overtake tensors name those that were sent. Others need not: they move no
- * window. Under the lock. */
-static void name_moved(attn_publisher *publisher, struct header *header)
-{
-    const struct topics *topics = &publisher->topics;
-
-    if (header->event != EVENT_EPOCH_END && header->event != EVENT_BYE) {
-        return;
-    }
-    header->after = calloc(AFTER_MAX, sizeof *header->after);
-    for (size_t i = 0; header->after && i < topics->capacity && header->after_count < AFTER_MAX;
-         i++) {
-        const struct topic *topic = topics->slots[i];
-
-        if (topic && topic->moved) {
-            header->after[header->after_count++] = (struct topic_position){topic->id, topic->seq};
-        }
-    }
-}
-
-static void forget_moved(attn_publisher *publisher, const struct header *header)
-{
-    for (uint32_t i = 0; i < header->after_count; i++) {
-        topics_get(&publisher->topics, header->after[i].layer)->moved = false;
-    }
-}
-
-/* Its header is complete but for `after`. */
-static int keep_framed(attn_publisher *publisher, struct wire_message *message, bool counted)
-{
-    zmq_msg_t topic, head;
-    uint64_t bytes;
-    int rc = message_head(&message->header, &topic, &head);
-
-    if (rc) {
-        return rc;
-    }
-    bytes = zmq_msg_size(&topic) + zmq_msg_size(&head) + message->bytes;
-    if (bytes > publisher->bounds.max_message) {
-        rc = ATTN_E_TOO_LARGE;
-    } else if (message->header.type != MESSAGE_EVENT &&
-               reliable_must_wait(&publisher->lane, bytes)) {
-        rc = WAITS;
-    } else {
-        rc = reliable_keep(&publisher->lane, message, &topic, &head, counted);
-    }
-    zmq_msg_close(&topic);
-    zmq_msg_close(&head);
-    return rc;
-}
-
-/* Returns KEPT, WAITS, or why it is dropped. */
-static int keep(attn_publisher *publisher, struct wire_message *message, bool counted)
+/* One attempt. Returns 0, WAITS, or why it is dropped. */
+static int try_send(attn_publisher *publisher, struct wire_message *message)
 {
     struct header *header = &message->header;
-    int rc;
-
-    header->after = NULL;
-    header->after_count = 0;
-    pthread_mutex_lock(&publisher->lock);
-    if (header->type == MESSAGE_EVENT) {
-        name_moved(publisher, header);
-    }
-    pthread_mutex_unlock(&publisher->lock);
-    rc = keep_framed(publisher, message, counted);
-    pthread_mutex_lock(&publisher->lock);
-    if (!rc) {
-        message->topic->lane_seq++;
-        message->topic->by_lane = true;
-        publisher->lane_newest =
-            header->type == MESSAGE_EVENT ? publisher->lane_newest : message->topic;
-        forget_moved(publisher, header);
-        sender_note_lane(publisher);
-    }
-    pthread_mutex_unlock(&publisher->lock);
-    free(header->after);
-    header->after = NULL;
-    header->after_count = 0;
-    if (!rc) {
-        note_said(publisher, header);
-        rc = KEPT;
-    }
-    return rc;
-}
-
-void sender_settle(void *argument, const struct kept *entry, bool lost)
-{
-    attn_publisher *publisher = argument;
-
-    if (!entry->counted) {
-        return;
-    }
-    pthread_mutex_lock(&publisher->lock);
-    publisher->counts.queued--;
-    sender_note_lane(publisher);
-    if (lost) {
-        (void)queue_drop(publisher, entry->topic, ATTN_E_DROPPED);
-    } else {
-        publisher->counts.sent++;
-        publisher->counts.bytes += entry->payload;
-    }
-    pthread_mutex_unlock(&publisher->lock);
-}
-
-/* One attempt. Returns 0, KEPT, WAITS, or why it is dropped. */
-static int try_send(attn_publisher *publisher, struct wire_message *message, bool counted)
-{
-    struct header *header = &message->header;
-    struct topic_position newest;
     bool cut_short = false;
     int rc;
 
     pthread_mutex_lock(&publisher->lock);
-    header->reliable = publisher->has_lane && publisher_relies(publisher, header->type);
-    header->seq = header->reliable ? message->topic->lane_seq : message->topic->seq;
-    header->dropped = header->reliable ? message->topic->lane_dropped : message->topic->dropped;
+    header->seq = message->topic->seq;
+    header->dropped = message->topic->dropped;
     header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
     pthread_mutex_unlock(&publisher->lock);
     header->time_ns = realtime_ns();
     if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO) {
         sender_add_layers(publisher, header);
     }
-    if (header->reliable) {
-        return keep(publisher, message, counted);
-    }
-    if (header->type != MESSAGE_EVENT && publisher->lane.tensors > 0) {
-        newest =
-            (struct topic_position){publisher->lane_newest->id, publisher->lane_newest->lane_seq};
-        header->after = &newest;
-        header->after_count = 1;
-    }
     rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
-    header->after = NULL;
-    header->after_count = 0;
     if (cut_short) {
         sender_replace_socket(publisher);
     }
     if (!rc) {
         pthread_mutex_lock(&publisher->lock);
         message->topic->seq++;
-        message->topic->moved = header->type != MESSAGE_EVENT;
         pthread_mutex_unlock(&publisher->lock);
         note_said(publisher, header);
     }
     return rc == ATTN_E_DROPPED ? WAITS : rc;
 }
 
-/* Takes the head off the queue: sent (0), kept (KEPT), skipped (ATTN_SKIPPED) or dropped (anything
- * else). */
+/* Takes the head off the queue: sent (0), skipped (ATTN_SKIPPED) or dropped (anything else). */
 static void finish_head(attn_publisher *publisher, int rc)
 {
     struct wire_message *message;
@@ -296,16 +163,13 @@ static void finish_head(attn_publisher *publisher, int rc)
     if (!publisher->first) {
         publisher->last = &publisher->first;
     }
-    publisher->counts.queued -= rc != KEPT;
-    if ((rc == 0 || rc == KEPT) && message->header.type == MESSAGE_EVENT &&
-        message->header.event == EVENT_HELLO) {
+    publisher->counts.queued--;
+    if (rc == 0 && message->header.type == MESSAGE_EVENT && message->header.event == EVENT_HELLO) {
         publisher->hello_due = false;
     }
     if (rc == 0) {
         publisher->counts.sent++;
         publisher->counts.bytes += message->bytes;
-    } else if (rc == KEPT) {
-        /* counted when it is acknowledged */
     } else if (rc == ATTN_SKIPPED) {
         publisher->counts.skipped++;
     } else {
@@ -313,12 +177,6 @@ static void finish_head(attn_publisher *publisher, int rc)
     }
     pthread_mutex_unlock(&publisher->lock);
     message_free(message);
-}
-
-/* Whether the lane's first answer may come at any moment. */
-static bool waits_for_lane(const attn_publisher *publisher, enum message_type type)
-{
-    return reliable_is_joining(&publisher->lane) && publisher_relies(publisher, type);
 }
 
 /* A hello that is repeated: to a daemon that is new, or as a sign of life. Not counted. */
@@ -329,10 +187,7 @@ static int repeat_hello(attn_publisher *publisher)
     hello.header.type = MESSAGE_EVENT;
     hello.header.event = EVENT_HELLO;
     publisher_position(publisher, &hello.header.epoch, &hello.header.step);
-    if (waits_for_lane(publisher, MESSAGE_EVENT)) {
-        return WAITS;
-    }
-    return try_send(publisher, &hello, false);
+    return try_send(publisher, &hello);
 }
 
 /* Whether a hello is to be said before anything else; forgets it. */
@@ -370,17 +225,13 @@ static int sender_deliver(attn_publisher *publisher, struct wire_message *messag
 {
     bool event = message->header.type == MESSAGE_EVENT;
 
-    if (!publisher->link.socket || !sender_wants(publisher, &message->header) ||
-        (publisher->away && !publisher_relies(publisher, message->header.type))) {
+    if (!publisher->link.socket || !sender_wants(publisher, &message->header)) {
         return event ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
     }
     if (event && !bounds_know(&publisher->bounds, message->header.event)) {
         return ATTN_SKIPPED;
     }
-    if (waits_for_lane(publisher, message->header.type)) {
-        return WAITS;
-    }
-    return try_send(publisher, message, true);
+    return try_send(publisher, message);
 }
 
 /* Sends from the head until the queue is empty, or the pipe is full: true. */
@@ -391,7 +242,6 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
         int rc;
 
         sender_take_notices(publisher);
-        lender_tend(publisher->lender, publisher->link.endpoint, publisher->bounds.memory >= 1);
         if (take_hello_due(publisher) && publisher->link.socket &&
             repeat_hello(publisher) == WAITS) {
             set_hello_due(publisher);
@@ -406,9 +256,6 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
             return true;
         }
         finish_head(publisher, rc);
-        if (rc == KEPT) {
-            tend_lane(publisher);
-        }
         *ret_moved = true;
     }
 }
@@ -424,9 +271,8 @@ static void judge_stall(attn_publisher *publisher, bool blocked)
     } else if (publisher->blocked_since_ms == 0) {
         publisher->blocked_since_ms = now;
     }
-    publisher->stalled = (blocked && now - publisher->blocked_since_ms >= STALLED_MS) ||
-                         (publisher->away && publisher->lane.full);
-    if (publisher->stalled && !publisher->away) {
+    publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
+    if (publisher->stalled) {
         warner_say(&publisher->warner, WARNING_STALLED,
                    "attnd at %s is stopped, or too busy: it takes nothing, and tensors are dropped "
                    "and counted until it does; training goes on. Further times are not told",
@@ -440,8 +286,7 @@ static bool sender_must_tell(attn_publisher *publisher)
     bool must;
 
     pthread_mutex_lock(&publisher->lock);
-    must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2 &&
-           !publisher->away;
+    must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2;
     pthread_mutex_unlock(&publisher->lock);
     return must;
 }
@@ -465,14 +310,6 @@ static void look_for_life(attn_publisher *publisher)
         publisher->hello_due = true;
     }
     pthread_mutex_unlock(&publisher->lock);
-}
-
-/* Whether the end waits for acknowledgements: not of mere events, and of what is in the spool,
- * while nobody is there to give any. */
-static bool awaits(const attn_publisher *publisher)
-{
-    return publisher->lane.unacknowledged > 0 &&
-           !(publisher->away && publisher->lane.in_memory == 0);
 }
 
 static uint64_t earlier(uint64_t until, uint64_t at_ms)
@@ -499,10 +336,8 @@ static long idle_ms(attn_publisher *publisher)
     if (look_ms >= 0 && now + (uint64_t)look_ms < until) {
         until = now + (uint64_t)look_ms;
     }
-    until = earlier(until, publisher->settled_ms);
     until = earlier(until, sender_gone_ms(publisher));
     until = earlier(until, publisher->hope.look_ms);
-    until = earlier(until, publisher->lane.again_ms);
     pthread_mutex_lock(&publisher->lock);
     until = earlier(until, publisher->deadline_ms);
     pthread_mutex_unlock(&publisher->lock);
@@ -518,7 +353,7 @@ static bool fall_asleep(attn_publisher *publisher)
     bool asleep;
 
     pthread_mutex_lock(&publisher->lock);
-    asleep = !publisher->first && (!publisher->closing || awaits(publisher)) &&
+    asleep = !publisher->first && !publisher->closing &&
              !(publisher->hello_due && publisher->has_event_reader);
     publisher->asleep = asleep;
     pthread_mutex_unlock(&publisher->lock);
@@ -538,13 +373,9 @@ static void wake_up(attn_publisher *publisher)
 /* Until something is put into the queue or a notice comes. */
 static void sleep_idle(attn_publisher *publisher)
 {
-    zmq_pollitem_t items[6] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
+    zmq_pollitem_t items[3] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
 
-    linked += reliable_items(&publisher->lane, items + 1 + linked);
-
-    items[1 + linked].fd = lender_descriptor(publisher->lender);
-    linked += items[1 + linked].fd >= 0; /* an end is noticed without being asked for */
     if (!fall_asleep(publisher)) {
         return;
     }
@@ -556,11 +387,9 @@ static void sleep_idle(attn_publisher *publisher)
  * before the head. */
 static void sleep_full(attn_publisher *publisher, long pause_ms)
 {
-    zmq_pollitem_t items[3] = {{.socket = publisher->link.socket, .events = ZMQ_POLLIN}};
-    int linked = publisher->link.socket ? 1 : 0;
+    zmq_pollitem_t item = {.socket = publisher->link.socket, .events = ZMQ_POLLIN};
 
-    linked += reliable_items(&publisher->lane, items + linked);
-    zmq_poll(items, linked, pause_ms);
+    zmq_poll(&item, publisher->link.socket ? 1 : 0, pause_ms);
 }
 
 static bool finished(attn_publisher *publisher)
@@ -568,8 +397,7 @@ static bool finished(attn_publisher *publisher)
     bool done;
 
     pthread_mutex_lock(&publisher->lock);
-    done = publisher->closing &&
-           ((!publisher->first && !awaits(publisher)) || socket_now_ms() >= publisher->deadline_ms);
+    done = publisher->closing && (!publisher->first || socket_now_ms() >= publisher->deadline_ms);
     pthread_mutex_unlock(&publisher->lock);
     return done;
 }
@@ -600,18 +428,11 @@ void *sender_run(void *argument)
         } else {
             (void)sender_open(publisher);
         }
-        if (publisher->settled_ms > 0 && socket_now_ms() >= publisher->settled_ms) {
-            if (!sender_follow(publisher)) {
-                sender_replace_socket(publisher);
-            }
-        }
         sender_tell_gone(publisher);
         sender_look_whether_admitted(publisher);
         look_for_life(publisher);
         full = flush(publisher, &moved);
-        tend_lane(publisher);
-        judge_stall(publisher, full && !moved && !reliable_is_joining(&publisher->lane) &&
-                                   !publisher->lane.awaited);
+        judge_stall(publisher, full && !moved);
         if (full && !moved) {
             pause_ms = 2 * pause_ms < PAUSE_MAX_MS ? 2 * pause_ms : PAUSE_MAX_MS;
         } else {

@@ -7,10 +7,7 @@
 
 struct topic {
     struct layer_id id;
-    uint64_t seq, dropped;           /* of the next message */
-    uint64_t lane_seq, lane_dropped; /* the same by the reliable lane */
-    bool by_lane;                    /* a message went that way */
-    bool moved; /* one went the other way since an event by the lane named the topic */
+    uint64_t seq, dropped; /* of the next message */
     /* The decision of subscriptions and plan for it, as of their `generation`; 0: not looked up
      * yet. */
     uint64_t generation;

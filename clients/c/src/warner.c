@@ -43,34 +43,6 @@ void warner_say(struct warner *warner, enum warning warning, const char *format,
     va_end(values);
 }
 
-/* FNV-1a */
-static uint64_t warner_hash(enum warning warning, const char *job)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)warning;
-
-    for (; *job; job++) {
-        hash = (hash ^ (unsigned char)*job) * UINT64_C(0x100000001b3);
-    }
-    return hash;
-}
-
-void warner_say_of(struct warner *warner, enum warning warning, const char *job, const char *format,
-                   ...)
-{
-    const uint64_t hash = warner_hash(warning, job);
-    va_list values;
-
-    for (unsigned i = 0; i < WARNED_JOBS_MAX; i++) {
-        if (warner->said_of[i] == hash) {
-            return;
-        }
-    }
-    warner->said_of[warner->said_of_count++ % WARNED_JOBS_MAX] = hash;
-    va_start(values, format);
-    warner_put(warner, format, values);
-    va_end(values);
-}
-
 void warner_end(struct warner *warner, enum warning warning, const char *format, ...)
 {
     va_list values;

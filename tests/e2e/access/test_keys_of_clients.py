@@ -425,27 +425,34 @@ def test_nothing_is_lost_at_the_second_address_either(monkeypatch):
         come(monkeypatch, place, trainer.secret, server.public)
         before = attnd.stats()["reliable_acknowledged"]
         with client.Publisher("mine", reliable=True) as publisher:
-            wait_until(lambda: publish(publisher) or attnd.stats()["reliable_acknowledged"] > before, "the lane of the Python client")
-        before = attnd.stats()["reliable_acknowledged"]
+            wait_until(lambda: publish(publisher) or attnd.stats()["reliable_acknowledged"] > before, "the lane")
+        before = attnd.stats()["processed"]
         assert subprocess.run([TRAIN, "3000", "1"], capture_output=True, timeout=2 * PATIENCE_S).returncode == 0
-        wait_until(lambda: attnd.stats()["reliable_acknowledged"] > before, "the lane of libattn")
+        wait_until(lambda: attnd.stats()["processed"] > before, "messages of libattn")
     attnd.close()
 
 
-class WithoutLane(Keyed):
-    """Its reliable lane is not on TCP."""
-
-    def endpoint(self, name):
-        return f"ipc:///tmp/attnd-keys-{os.getpid()}-{self.port}.lane" if name == "reliable" else super().endpoint(name)
-
-
-def test_a_trainer_in_c_whose_key_is_of_another_job_is_told_by_the_default_lane(monkeypatch):
+def test_a_trainer_in_c_whose_key_is_of_another_job_is_told(monkeypatch, tmp_path):
     trainer = Pair()
-    attnd = WithoutLane((trainer, "publish", "other"))
+    attnd = Keyed((trainer, "publish", "other"))
     come(monkeypatch, attnd, trainer.secret, attnd.server.public)
     sentence = f"train: job example-c: attnd at {attnd.endpoint('ingest')} refuses the messages of job example-c: its access list"
 
     def said():
         return subprocess.run([TRAIN, "60000", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S).stderr
     wait_until(lambda: sentence in said(), "the sentence")  # at the latest a trainer that comes after a refusal hears of it
+    with open(tmp_path / "said", "w+") as said:
+        training = subprocess.Popen([TRAIN, "60000", "1000000"], stdout=subprocess.DEVNULL, stderr=said)
+
+        def has_said(text):
+            said.seek(0)
+            return text in said.read()
+
+        wait_until(lambda: has_said(sentence), "the sentence")
+        attnd.write((trainer, "publish", "*"))
+        attnd.reload()
+        wait_until(lambda: has_said(f"train: job example-c: attnd at {attnd.endpoint('ingest')} takes the messages of job example-c "
+                                    "again: what follows is captured\n"), "that the key is let in")
+        training.kill()
+        training.wait()
     attnd.close()

@@ -94,30 +94,6 @@ static void test_of_several_the_strictest_holds(void **state)
                  bounds_takes(&bounds, MESSAGE_ATTENTION, 1, 1, 1));
 }
 
-static void test_memory_is_lent_when_all_who_listen_take_it(void **state)
-{
-    (void)state;
-    struct bounds one = SAID("limits/header=9;memory=1"), newer = SAID("limits/header=9;memory=2"),
-                  both = SAID("limits/header=9;memory=1", "limits/header=9"),
-                  no = SAID("limits/header=9"), none = SAID("plan/");
-
-    assert_true(one.memory == 1 && newer.memory == 1);
-    assert_true(both.memory == 0 && no.memory == 0 && none.memory == 0);
-}
-
-static void test_the_lane_of_the_second_address_is_one_that_all_have(void **state)
-{
-    struct bounds one = SAID("limits/reliable=5574;reliable_next=5579"),
-                  no = SAID("limits/reliable=5574"), none = SAID("plan/"),
-                  both = SAID("limits/reliable=5574;reliable_next=5579", "limits/reliable=5574");
-
-    (void)state;
-    assert_int_equal(bounds_lane(&one, "tcp://host:5570"), 5574);
-    assert_int_equal(bounds_lane(&one, "tcp://host:5575"), 5579);
-    assert_int_equal(bounds_lane(&both, "tcp://host:5575"), 5574);
-    assert_true(no.reliable_next == 0 && none.reliable_next == 0);
-}
-
 static void test_maps_are_wanted_by_all_who_listen_or_not_sent(void **state)
 {
     struct bounds one = SAID("limits/header=9;maps=100;maps_every=7"),
@@ -245,8 +221,6 @@ int main(void)
         cmocka_unit_test(test_each_bound_holds),
         cmocka_unit_test(test_what_is_left_out_is_that_of_version_1),
         cmocka_unit_test(test_of_several_the_strictest_holds),
-        cmocka_unit_test(test_memory_is_lent_when_all_who_listen_take_it),
-        cmocka_unit_test(test_the_lane_of_the_second_address_is_one_that_all_have),
         cmocka_unit_test(test_maps_are_wanted_by_all_who_listen_or_not_sent),
         cmocka_unit_test(test_a_newer_revision_than_ours_changes_nothing),
         cmocka_unit_test(test_a_malformed_prefix_counts_for_nothing),

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/proto/support.h"
 
-#include "clients/c/src/publisher.h"
 #include "tests/unit/clients_c/publishing.h"
 
 #include <math.h>
@@ -41,35 +40,6 @@ static void test_publishing_without_a_daemon_returns_at_once(void **state)
     assert_int_equal(counts.sent + counts.dropped + counts.bytes + counts.queued_bytes, 0);
     attn_publisher_free(&publisher);
     assert_null(publisher);
-}
-
-static void keep_sentence(void *context, const char *sentence)
-{
-    snprintf(context, 512, "%s", sentence);
-}
-
-/* The lane that the job asks for cannot be had. */
-static void test_a_daemon_without_the_lane_is_told(void **state)
-{
-    static char sentence[512], expected[512];
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher_options options = options_for(peer.endpoint);
-    attn_publisher *publisher;
-
-    (void)state;
-    options.reliable = ATTN_RELIABLE_ALL;
-    options.warn = keep_sentence;
-    options.warn_context = sentence;
-    publisher = publisher_with(&options);
-    peer_subscribe(&peer, "");
-    meet(publisher, &peer);
-    attn_publisher_free(&publisher); /* its thread has ended then */
-    snprintf(expected, sizeof expected,
-             "job unit: attnd at %s has no reliable lane (it is an older version): messages go "
-             "without acknowledgement, and nothing is kept for it",
-             peer.endpoint);
-    assert_string_equal(sentence, expected);
-    peer_close(&peer);
 }
 
 struct heard {
@@ -183,38 +153,13 @@ static void test_sequences_count_per_layer(void **state)
     peer_close(&peer);
 }
 
-static void test_tensors_name_what_they_overtake(void **state)
-{
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
-    struct topic newest = {.id = {STACK_DECODER, 7, SITE_SELF}, .lane_seq = 12};
-    struct received received;
-
-    (void)state;
-    peer_subscribe(&peer, "");
-    meet(publisher, &peer);
-    for (unsigned kept = 0; kept < 2; kept++) {
-        pthread_mutex_lock(&publisher->lock);
-        publisher->lane.tensors = kept; /* without an answer */
-        publisher->lane_newest = &newest;
-        pthread_mutex_unlock(&publisher->lock);
-        assert_int_equal(publish(publisher, 0), 0);
-        received = expect(&peer);
-        assert_int_equal(received.header.after_count, kept);
-        assert_true(kept == 0 || (received.header.after[0].layer.layer == 7 &&
-                                  received.header.after[0].seq == 12));
-        received_free(&received);
-        settled(publisher); /* the sender is through */
-    }
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
-}
-
 /* 1 MiB each into a reader that does not read: the pipe fills, calls still return at once, nothing
  * that was accepted is lost, and the losses are told with the layer's next message. */
 static void test_a_stalled_reader_costs_counted_drops_only(void **state)
 {
     enum { KEYS = 1 << 18, TRIES = 200 };
+    static struct heard heard;
+    char expected[512];
     float *weights = calloc(KEYS, sizeof *weights);
     struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
     attn_publisher_options options = options_for(peer.endpoint);
@@ -227,7 +172,9 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
 
     (void)state;
     options.max_queued_messages = 8;
-    assert_int_equal(attn_publisher_new(&options, &publisher), 0);
+    options.warn = hear_sentence;
+    options.warn_context = &heard;
+    publisher = publisher_with(&options);
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
     before = times_waited();
@@ -241,6 +188,15 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
     assert_int_equal(counts.published, TRIES);
     accepted = counts.sent + counts.queued;
     assert_true(accepted > 0 && counts.dropped > 0);
+    for (start = now_ms(); heard.count == 0; rest()) {
+        assert_true(now_ms() - start < PEER_WAIT_MS);
+    }
+    snprintf(expected, sizeof expected,
+             "job unit: attnd at %s is stopped, or too busy: it takes nothing, and tensors are "
+             "dropped and counted until it does; training goes on. Further times are not told",
+             peer.endpoint);
+    assert_string_equal(heard.sentence, expected);
+    assert_false(attn_publisher_wants(publisher, ATTN_DECODER, 5, ATTN_SELF));
 
     for (next = 0; next < accepted; next++) {
         expect_tensor(&peer, 5, next);
@@ -620,12 +576,10 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_publishing_without_a_daemon_returns_at_once),
-        cmocka_unit_test(test_a_daemon_without_the_lane_is_told),
         cmocka_unit_test(test_a_daemon_that_has_gone_is_told_and_its_return),
         cmocka_unit_test(test_nothing_is_sent_before_a_subscription),
         cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
         cmocka_unit_test(test_sequences_count_per_layer),
-        cmocka_unit_test(test_tensors_name_what_they_overtake),
         cmocka_unit_test(test_a_stalled_reader_costs_counted_drops_only),
         cmocka_unit_test(test_a_burst_of_small_messages_loses_nothing),
         cmocka_unit_test(test_queued_bytes_are_bounded_and_given_back),

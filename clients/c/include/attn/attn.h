@@ -115,15 +115,6 @@ ATTN_API uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t 
 
 typedef struct attn_publisher attn_publisher;
 
-/* The messages that go by the reliable lane, where the daemon has one: they are kept, and sent
- * again when a connection or the daemon ends, until it has said that they are in its history. After
- * it was there once, what goes this way is also kept while it is away. */
-typedef enum attn_reliable {
-    ATTN_RELIABLE_STATES = 0, /* states and events */
-    ATTN_RELIABLE_ALL = 1,
-    ATTN_RELIABLE_NONE = 2,
-} attn_reliable;
-
 typedef struct attn_publisher_options {
     const char *endpoint; /* exactly this socket, the daemon's ingest (default NULL: see address) */
     const char *job;      /* 1..128 of [A-Za-z0-9._-]; required (default NULL) */
@@ -143,19 +134,10 @@ typedef struct attn_publisher_options {
     /* While the position moves on and nothing is published, a hello is sent as a sign of life, at
        most so often: what attn_hello said, or one without layers; 0 = never (default 30000) */
     uint32_t alive_ms;
-    const char *address;     /* the daemon, unless by endpoint; both are refused (default NULL) */
-    attn_reliable reliable;  /* (default ATTN_RELIABLE_STATES) */
-    uint64_t reliable_bytes; /* that may be kept for the daemon to acknowledge; beyond it messages
-                                wait in the queue while it answers, and else the newest is dropped
-                                (default 64 MiB) */
-    /* A directory in which they are kept, made when there is none, one for each daemon: the next
-       process with the same one sends what this one could not, also when it was killed. Nothing is
-       synced to the disk. (default NULL: $ATTND_SPOOL, without which they are kept in memory) */
-    const char *spool;
+    const char *address; /* the daemon, unless by endpoint; both are refused (default NULL) */
     /* Called with what people should know, as a sentence, each thing once: that attnd is stopped
-       or has gone, refuses the job of this key, or has no reliable lane; that the spool cannot be
-       used; what is left at the end. By the sending thread, or by attn_publisher_free, which it
-       must not call; it should return soon. (default NULL: nobody is told) */
+       or has gone, or refuses the job of this key. By the sending thread; it must not call
+       attn_publisher_free, and should return soon. (default NULL: nobody is told) */
     void (*warn)(void *context, const char *sentence);
     void *warn_context;
 } attn_publisher_options;
@@ -169,8 +151,8 @@ ATTN_API void attn_publisher_options_default(attn_publisher_options *ret_options
 ATTN_API int attn_publisher_new(const attn_publisher_options *options,
                                 attn_publisher **ret_publisher);
 
-/* Says bye, waits up to linger_ms until what is queued is sent, and acknowledged by the reliable
- * lane, and frees. Messages without that are lost then, unless they are in the spool. */
+/* Says bye, waits up to linger_ms until what is queued is sent, and frees. Messages that are not
+ * sent by then are lost. */
 ATTN_API void attn_publisher_free(attn_publisher **publisher);
 
 /* Waits until the daemon has subscribed to anything of this job. A trainer that starts to publish
@@ -420,23 +402,14 @@ ATTN_API int attn_log(attn_publisher *publisher, const attn_value *values, size_
  * moment published = sent + skipped + dropped + queued. */
 typedef struct attn_publisher_counts {
     uint64_t published;    /* messages that were to be sent */
-    uint64_t sent;         /* handed to ZeroMQ; only a lost connection can still lose them. By the
-                              reliable lane: acknowledged */
+    uint64_t sent;         /* handed to ZeroMQ; only a lost connection can still lose them */
     uint64_t skipped;      /* nobody wanted them */
     uint64_t dropped;      /* too large, found the queue full or no memory, or their reader gone */
-    uint64_t queued;       /* copied, and waiting to be handed to ZeroMQ, or to be acknowledged */
+    uint64_t queued;       /* copied, and waiting to be handed to ZeroMQ */
     uint64_t bytes;        /* tensor bytes of the messages sent */
     uint64_t queued_bytes; /* copies that are waiting to be sent now, in ZeroMQ included */
     uint64_t bad_plans;    /* plans and limits that were ignored: malformed, or too many */
     uint64_t too_large;    /* of `dropped`: ATTN_E_TOO_LARGE */
-    /* The reliable lane: */
-    uint64_t unacknowledged; /* of `queued`: handed to the lane */
-    uint64_t refused;        /* that attnd refused, dropped in their turn, or did not take as it has
-                                those of another process with this run and rank (in doubt, once
-                                there is one, they count as such); counted as sent */
-    uint64_t spooled;        /* in files, with those that other processes have left */
-    uint64_t spool_errors;   /* times that a file could not be read or written, or was damaged; what
-                                cannot be written is kept in memory */
 } attn_publisher_counts;
 
 ATTN_API void attn_publisher_stats(attn_publisher *publisher, attn_publisher_counts *ret_counts);
