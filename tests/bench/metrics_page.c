@@ -128,7 +128,7 @@ static void measure_pages(struct bench *bench, bool openmetrics)
         metrics_page_check(
             mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) == 0,
             "cannot parse");
-        struct metrics_view view = {.monitor = doc.root, .openmetrics = openmetrics};
+        struct metrics_view view = {.monitor = doc.root, .jobs = "*", .openmetrics = openmetrics};
         char *page = metrics_render(bench->metrics, &view);
         metrics_page_check(page, "out of memory");
         ms[i] = (double)(clock_monotonic_ns() - begin) / 1e6;
