@@ -7,8 +7,8 @@
  * budget is counted in a `flight` of its own, which lives until then.
  *
  * The high-water mark is out of reach: the budget is the only bound, and it is checked before the
- * first frame, so that a message goes out whole or not at all. Recorders share the budget; one that
- * stalls takes from the others.
+ * first frame, so that a message goes out whole or not at all. Recorders share the budget: one that
+ * stalls takes from the others, until tap_keep cuts it off.
  *
  * Prefixes are kept as a set. ZeroMQ reports every subscription (ZMQ_XPUB_VERBOSE), so that each
  * recorder is greeted, but of the unsubscriptions only the last one of a prefix. */
@@ -20,6 +20,7 @@
 #include "daemon/base/log.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
+#include "daemon/base/stalled.h"
 #include "daemon/base/zsock.h"
 
 #include <stdatomic.h>
@@ -39,13 +40,15 @@
 #define PREFIXES_MAX 64
 /* Events may go beyond the budget by one part in this. */
 #define EVENT_SHARE 8
+/* How long a recorder may let nothing arrive: longer than disks pause. */
+#define RECORDER_NS UINT64_C(10000000000)
 /* The memory of a message beside its bytes: a small frame is kept by keeping ZeroMQ's receive
  * buffer. */
 #define PARCEL_OVERHEAD 8192
 
 /* Bytes on their way; the tap and each parcel hold a reference. */
 struct flight {
-    _Atomic uint64_t bytes;
+    _Atomic uint64_t bytes, arrived; /* arrived: parcels that all recorders have had */
     _Atomic uint64_t references;
 };
 
@@ -73,6 +76,8 @@ struct tap {
     struct config *config;
     struct stats *stats;
     struct flight *flight;
+    struct stalled *stalled;
+    uint64_t arrived;        /* of the flight, when recorders that stall were last looked for */
     struct tapped_job *jobs; /* listened to, and heard of since */
     char prefixes[PREFIXES_MAX][TOPIC_MAX];
     uint32_t prefix_count;
@@ -95,6 +100,7 @@ static void free_parcel(struct tap_parcel *parcel)
         zmq_msg_close(&parcel->frames[i]);
     }
     atomic_fetch_sub(&parcel->flight->bytes, parcel->cost);
+    atomic_fetch_add(&parcel->flight->arrived, 1);
     release_flight(parcel->flight);
     free(parcel);
 }
@@ -451,6 +457,7 @@ static struct tap *make_tap(void *zmq_context, struct keyring *keys, struct conf
 static void free_tap(struct tap *tap)
 {
     forget_jobs(tap, true);
+    stalled_clear(&tap->stalled);
     release_flight(tap->flight);
     free(tap);
 }
@@ -482,6 +489,30 @@ fail:
     return -1;
 }
 
+/* A slow recorder has a full connection whenever one looks, too; but it lets messages arrive. One
+ * that reads nothing holds all of the budget, so that the others catch up and wait. */
+static void tap_cut_stalled(struct tap *tap)
+{
+    uint64_t waiting = atomic_load(&tap->flight->bytes);
+    uint64_t arrived = atomic_load(&tap->flight->arrived), before = tap->arrived;
+    char next[ENDPOINT_MAX] = "";
+    tap->arrived = arrived;
+    if (arrived != before || waiting <= tap->config->tap_budget / 2) {
+        stalled_clear(&tap->stalled);
+        return;
+    }
+    if (tap->keys) {
+        keys_next_endpoint(tap->keys, "tap", next);
+    }
+    stalled_look(&tap->stalled, tap->config->tap_endpoint.text, next);
+    unsigned count = stalled_cut(&tap->stalled, RECORDER_NS);
+    if (count > 0) {
+        stats_add(tap->stats, COUNT_SUBSCRIBERS_CUT, count);
+        log_event(LOG_WARNING, "recorders_cut", LOG_NUM("count", count),
+                  LOG_NUM("unread_bytes", waiting));
+    }
+}
+
 void tap_keep(void *data)
 {
     struct tap *tap = data;
@@ -489,6 +520,7 @@ void tap_keep(void *data)
         tap_renew(tap);
         return;
     }
+    tap_cut_stalled(tap);
     endpoint_keep(tap->zsock.socket, tap->config->tap_endpoint.text, &tap->file);
 }
 

@@ -28,7 +28,9 @@ int tap_new(uv_loop_t *loop, void *zmq_context, struct keyring *keys, struct con
 void tap_message(struct tap *tap, struct message *message);
 /* Ends the connections of all recorders that came with keys; those who still may come back. */
 void tap_renew(struct tap *tap);
-/* Binds again when recorders no longer find the socket. `data` is the tap. */
+/* Asked every few seconds: binds again when recorders no longer find the socket, and ends the
+ * connections of those that read nothing for 10 s while half of tap.budget waits. `data` is the
+ * tap. */
 void tap_keep(void *data);
 /* Stops; freed once the loop has run the close callbacks. Accepts NULL. */
 void tap_close(struct tap **tap);

@@ -11,7 +11,7 @@
 #include "proto/header.h"
 #include "daemon/base/log.h"
 #include "proto/result.h"
-#include "daemon/publish/stalled.h"
+#include "daemon/base/stalled.h"
 #include "daemon/base/zsock.h"
 
 #include <stdatomic.h>

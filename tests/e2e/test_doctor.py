@@ -22,6 +22,7 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
 from attnd import doctor as checks  # noqa: E402
 from attnd.doctor import examine  # noqa: E402
+from attnd.scalars import NOT_CAPTURED  # noqa: E402
 
 PAGE = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
 
@@ -73,7 +74,7 @@ class Responder:
                 *route, request = self.sockets[1].recv_multipart()
                 _, number, method, _ = msgpack.unpackb(request)
                 history = {"path": None, "reason": "switched off", "size": 0, "waiting": 0}
-                answer = {"ping": self.ping, "jobs": []}.get(method, {"history": history})
+                answer = {"ping": self.ping, "jobs": [], "runs": {"runs": []}}.get(method, {"history": history})
                 self.sockets[1].send_multipart([*route, msgpack.packb([1, number, None, answer])])
 
     def __enter__(self):
@@ -167,6 +168,16 @@ def test_a_training_of_which_nothing_is_captured(tmp_path, rng):
     status, found = doctor(tmp_path)
     assert status == 0 and len(found["job"]) == 1
     assert found["job"][0].startswith("- attnd hears of deaf, and has no attention of it yet -> ")
+
+
+def test_attention_that_a_training_leaves_out(tmp_path):
+    daemon = start("history.commit=20ms")
+    why = "layers.0: it computes 2 of its 4 heads on each rank"
+    for job, settings in (("heard", {"lr": 0.5}), ("shared", {NOT_CAPTURED: f"{why}. Say which: tensor_parallel=(index, size)"})):
+        Trainer(daemon, job).event("hello", settings=settings, layers=[dict(stack="decoder", layer=0, site="self", heads=4)])
+    wait_until(lambda: any(NOT_CAPTURED in run["settings"] for run in daemon.call("runs")["runs"]), "the run in the history")
+    status, found = doctor(tmp_path)
+    assert status == 0 and found["job"] == [f"- attention of shared is not captured: {why} -> Say which: tensor_parallel=(index, size)"]
 
 
 def test_a_disk_that_is_full(tmp_path, rng):

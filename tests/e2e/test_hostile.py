@@ -21,6 +21,7 @@ import time
 import msgpack
 import numpy as np
 import pytest
+import zmq
 import zmtp
 from harness import PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_log, wait_until
 
@@ -194,6 +195,35 @@ def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, r
     finally:
         for peer in silent:
             peer.close()
+    attnd.close()
+
+
+def test_a_recorder_that_never_reads_is_cut_off_and_others_go_on(rng):
+    attnd = Attnd("tap.budget=1MiB", "metrics.spectrum=false", "history.enabled=false")
+    silent, recorder = zmtp.introduce(zmtp.connect(attnd.endpoint("tap")), b"SUB"), attnd.context.socket(zmq.SUB)
+    silent.sendall(zmtp.subscription(b"tap/gpt/"))
+    recorder.connect(attnd.endpoint("tap"))
+    recorder.subscribe(b"tap/gpt/")
+    assert recorder.poll(1000 * PATIENCE_S)  # the greeting
+    trainer, weights, sent = Trainer(attnd, "gpt"), softmax_maps(rng, 1, 4, 128, 128), 0
+
+    def goes_by():
+        """Whether the next message goes to recorders."""
+        nonlocal sent
+        sent += 1
+        before = attnd.stats()["tapped"]
+        trainer.attention(weights)
+        tapped = attnd.settled(sent)["tapped"]
+        while recorder.poll(0):
+            recorder.recv_multipart()
+        return tapped > before
+    wait_until(lambda: not goes_by(), "the budget to be used up")
+    wait_until(lambda: attnd.stats()["subscribers_cut"] == 1, "it to be cut off")
+    wait_until(goes_by, "room in the budget")
+    lost = attnd.stats()["tap_dropped"]
+    assert all(goes_by() for _ in range(20)) and attnd.stats()["tap_dropped"] == lost
+    wait_log(attnd, "event=recorders_cut")
+    silent.close()
     attnd.close()
 
 

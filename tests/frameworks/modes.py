@@ -11,6 +11,9 @@ from session import attnd
 from torch import nn
 from torch.nn import functional as F
 
+if hasattr(torch, "func"):
+    from torch.distributed import fsdp
+
 WIDTH, HEADS, WORDS, LENGTH, LAYERS, STEPS = 48, 4, 19, 12, 2, 20
 CAPTURES = {"raw": {"tier": "raw"}, "state": {"tier": "state"}, "values": {"values": True}, "gradients": {"gradients": True},
             "residual": {"residual": True}}
@@ -36,7 +39,15 @@ class Attention(nn.Module):
 
     def forward(self, x):
         q, k, v = (part(x).unflatten(-1, (HEADS, -1)).transpose(-3, -2) for part in (self.q, self.k, self.v))
-        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(-3, -2).flatten(-2))
+        return self.out(attend(q, k, v).transpose(-3, -2).flatten(-2))
+
+
+def attend(q, k, v):
+    """Causal. torch 1.13 has no call for it."""
+    if hasattr(F, "scaled_dot_product_attention"):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).triu(1)
+    return (q @ k.transpose(-2, -1) * q.shape[-1]**-0.5).masked_fill(later, -torch.inf).softmax(-1) @ v
 
 
 class Model(nn.Module):
@@ -80,8 +91,11 @@ def offloaded(block, x):
 
 AROUND = {"checkpointing": checkpointed(use_reentrant=False), "reentrant checkpointing": checkpointed(use_reentrant=True),
           "selective checkpointing": checkpointed(use_reentrant=False, context_fn=every_second_product), "offloading": offloaded}
-ALONE = ["eager", *AROUND, "accumulation", "autocast", "vmap", "double backward"]
-RANKED = ["DDP", "FSDP1", "FSDP2"]
+LACKING = {  # in older torch
+    "selective checkpointing": not hasattr(torch.utils.checkpoint, "create_selective_checkpoint_contexts"),
+    **{mode: not hasattr(torch, "func") for mode in ("vmap", "FSDP1", "FSDP2")}}
+ALONE = [mode for mode in ("eager", *AROUND, "accumulation", "autocast", "vmap", "double backward") if not LACKING.get(mode)]
+RANKED = [mode for mode in ("DDP", "FSDP1", "FSDP2") if not LACKING.get(mode)]
 UNSEEN = ("vmap",)  # nothing is captured, which is said
 
 
@@ -94,7 +108,7 @@ def backward(model, mode, tokens):
     with contextlib.ExitStack() as around:
         if mode == "autocast":
             around.enter_context(torch.autocast("cpu", torch.bfloat16))
-        if mode == "double backward":
+        if mode == "double backward" and hasattr(torch.nn, "attention"):
             around.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         if mode == "vmap":
             loss = torch.func.vmap(lambda one: loss_of(model, one[None]))(tokens).mean()
@@ -153,15 +167,13 @@ def distributed(mode, model):
     if mode == "DDP":
         return nn.parallel.DistributedDataParallel(model)
     if mode == "FSDP1":
-        from torch.distributed.fsdp import FullyShardedDataParallel
-        wrap = functools.partial(FullyShardedDataParallel, device_id=torch.device("cpu"), use_orig_params=True)
+        wrap = functools.partial(fsdp.FullyShardedDataParallel, device_id=torch.device("cpu"), use_orig_params=True)
         model.blocks = nn.ModuleList(map(wrap, model.blocks))
         return wrap(model)
-    from torch.distributed.fsdp import fully_shard
     mesh = dist.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
     for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+        fsdp.fully_shard(block, mesh=mesh)
+    return fsdp.fully_shard(model, mesh=mesh)
 
 
 def main(rank, world, store, endpoint, results):

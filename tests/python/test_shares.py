@@ -58,12 +58,15 @@ class Plain(torch.nn.Module):
         return F.scaled_dot_product_attention(q, q, q)
 
 
-def shares(daemon, it):
-    """(first head, heads of the layer) of each message."""
+def shares(daemon, it, said=None):
+    """(first head, heads of the layer) of each message. `said`: in the settings of the last hello, for `python -m attnd`."""
     it.close()
     it.publisher.close()
+    messages = daemon.until_bye()
+    hello = [header for _, header, _ in messages if header.get("event") == "hello"][-1]
+    assert hello.get("settings", {}).get("attnd.not_captured") == said
     return [(header.get("head_offset", 0), header.get("heads_total", header["tensors"][0]["shape"][1]))
-            for header in tensor_headers(daemon.until_bye())]
+            for header in tensor_headers(messages)]
 
 
 def attend(model, given):
@@ -80,15 +83,19 @@ def test_dtensors_tell_which_heads_these_are(daemon, watched, mesh):
     assert shares(daemon, it) == [(H // WORLD, H)]
 
 
-@pytest.mark.parametrize("axis", [2, 3])
-def test_rows_that_no_rank_has_are_absent_and_said_once(daemon, watched, mesh, caplog, axis):
+@pytest.mark.parametrize("axis, why", [
+    (2, ", spread over ranks along the sequence (context parallelism): none of them has a whole row. "
+        "attnd.publish_qk takes a rank's queries with all keys"),
+    (3, "; what to_local() makes of it is captured")])
+def test_rows_that_no_rank_has_are_absent_and_said_once(daemon, watched, mesh, caplog, axis, why):
     from torch.distributed.tensor import Shard
     model = Plain()
     it = watched(model)
     for _ in range(2):
         attend(model, spread(mesh, Shard(axis), heads=H))
-    assert shares(daemon, it) == []
-    assert len(caplog.records) == 1 and ("context parallelism" in caplog.text) == (axis == 2)
+    why = f"its queries are a DTensor, {Shard(axis)}{why}"
+    assert shares(daemon, it, f"the model: {why}") == []
+    assert len(caplog.records) == 1 and why in caplog.text
 
 
 def test_weights_tell_which_heads_these_are(daemon, watched, mesh):
@@ -124,9 +131,9 @@ def test_heads_that_cannot_be_told_apart_are_not_merged(daemon, watched, caplog,
     it = watched(model)
     for _ in range(2):
         model(torch.rand(2, T, H * D))
-    assert shares(daemon, it) == []
-    assert len(caplog.records) == 1
-    assert "computes 2 of its 4 heads on each rank. Say which: tensor_parallel=(index, size)" in caplog.text
+    why = "it computes 2 of its 4 heads on each rank. Say which: tensor_parallel=(index, size)"
+    assert shares(daemon, it, f"the model: {why}") == []
+    assert len(caplog.records) == 1 and why in caplog.text
 
 
 def test_a_given_share_is_taken(daemon, watched):

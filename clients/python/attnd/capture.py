@@ -780,15 +780,14 @@ class Watch:
     def _tell_spread(self, path: str, seen: Seen) -> None:
         """Says once that the queries of an attention are spread over ranks."""
         self._unnamed.pop(path, None)
-        if self._told_spread:
-            return
-        self._told_spread = self._told_unseen = True
-        placements = placements_of(seen) or ()
-        along = any(getattr(one, "dim", None) in (2, -2) for one in placements)
-        log.warning("job %s: the attention of %s is not captured, nor is that of others like it: its queries are a DTensor, %s%s",
-                    self.publisher.job, path or "the model", ", ".join(map(str, placements)),
-                    ", spread over ranks along the sequence (context parallelism): none of them has a whole row" if along else
-                    "; what to_local() makes of it is captured")
+        if not self._told_spread:
+            self._told_spread = True
+            placements = placements_of(seen) or ()
+            along = any(getattr(one, "dim", None) in (2, -2) for one in placements)
+            self._say_uncaptured(path, f"its queries are a DTensor, {', '.join(map(str, placements))}" + (
+                ", spread over ranks along the sequence (context parallelism): none of them has a whole row. "
+                "attnd.publish_qk takes a rank's queries with all keys" if along else
+                "; what to_local() makes of it is captured"))
 
     def _share_of(self, path: str, seen: Seen) -> Optional[Share]:
         """Which of the layer's heads these are; None: it is not known, which is said once."""
@@ -816,9 +815,16 @@ class Watch:
     def _tell_uncaptured(self, path: str, why: str, what_helps: str = "") -> None:
         """Says once that an attention is not captured."""
         if not self._told_unreadable:
-            self._told_unreadable = self._told_unseen = True
-            log.warning("job %s: the attention of %s is not captured, nor is that of others like it: it %s%s", self.publisher.job,
-                        path or "the model", why, ". " + what_helps if what_helps else "")
+            self._told_unreadable = True
+            self._say_uncaptured(path, f"it {why}{'. ' + what_helps if what_helps else ''}")
+
+    def _say_uncaptured(self, path: str, why: str) -> None:
+        """In a warning, and to attnd, where `python -m attnd` finds it."""
+        self._told_unseen = True
+        log.warning("job %s: the attention of %s is not captured, nor is that of others like it: %s", self.publisher.job,
+                    path or "the model", why)
+        self.publisher.tell_uncaptured(f"{path or 'the model'}: {why}")
+        self._say_hello()
 
     def _tell_unseen(self) -> None:
         """Says once what was not seen; judged by a whole step, as its parts may be run one by one."""

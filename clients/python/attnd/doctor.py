@@ -46,11 +46,13 @@ class Finding(NamedTuple):
 
 class Daemon(NamedTuple):
     """An attnd that answered: its place ("" on another machine), its answers to `ping`, `stats` and `jobs` (None and none:
-    this key may not ask for them), how far its clock is ahead of ours (None when it does not say), and how long `ping` took."""
+    this key may not ask for them), which runs have said that attention of theirs is not captured (none without a history),
+    how far its clock is ahead of ours (None when it does not say), and how long `ping` took."""
     place: str
     ping: Dict[str, Any]
     stats: Optional[Dict[str, Any]]
     runs: Sequence[Dict[str, Any]]
+    uncaptured: Dict[str, str]
     skew_s: Optional[float]
     answer_s: float
 
@@ -271,6 +273,8 @@ def _about_port() -> Findings:
 def _about_answer(name: Optional[str], endpoint: str, found: Callable[[Daemon], None]) -> Findings:
     try:
         from .control import Control, ControlError, KeysError
+        from .scalars import NOT_CAPTURED
+        from .wire import printable
     except ImportError as error:
         yield Finding("daemon", WRONG, f"cannot be asked: {error}",
                       f"{sys.executable} -m pip install {' '.join(NEEDED)}")
@@ -282,13 +286,15 @@ def _about_answer(name: Optional[str], endpoint: str, found: Callable[[Daemon], 
             ping = control.ping()
             answer_s = time.monotonic() - began
             skew_s = None if "time_ns" not in ping else (ping["time_ns"] - asked) / 1e9 - answer_s / 2
+            stats, runs, uncaptured = None, [], {}
             try:
                 stats, runs = control.stats(), control.jobs()
+                uncaptured = {run["run"]: printable(str(run["settings"][NOT_CAPTURED])) for run in control.call("runs")["runs"]
+                              if NOT_CAPTURED in run["settings"]}
             except ControlError as error:
-                if error.code != "access":
+                if error.code not in ("access", "history_off"):
                     raise
-                stats, runs = None, []
-            daemon = Daemon(place, ping, stats, runs, skew_s, answer_s)
+            daemon = Daemon(place, ping, stats, runs, uncaptured, skew_s, answer_s)
     except KeysError as error:
         yield Finding("daemon", WRONG, str(error), "see attnctl ping, which tries the same keys")
     except TimeoutError as error:
@@ -323,7 +329,7 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
                       "hold", "attnd --check-config FILE says why; then kill -HUP attnd")
     if daemon.place:
         yield _about_page(daemon.place)
-    yield from _about_runs(daemon.runs)
+    yield from _about_runs(daemon)
     if daemon.skew_s is None:
         yield Finding("clock", NOTE, "this attnd is too old to say what time it is")
     elif abs(daemon.skew_s) > CLOCK_S + daemon.answer_s:
@@ -334,12 +340,19 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
         yield Finding("clock", OK, f"{1000 * abs(daemon.skew_s):.0f} ms from attnd's")
 
 
-def _about_runs(runs: Sequence[Dict[str, Any]]) -> Findings:
-    """The trainings that go on and of which attnd has no attention; before their first captured step that is nothing odd."""
-    for job in sorted({str(run["job"]) for run in runs if run["state"] != "ended" and not run["layers"]}):
+def _about_runs(daemon: Daemon) -> Findings:
+    """The trainings that go on and say that attention of theirs is not captured, and those of which attnd has none; before
+    their first captured step that is nothing odd."""
+    runs = [run for run in daemon.runs if run["state"] != "ended"]
+    told = {str(run["job"]): daemon.uncaptured[run["run"]] for run in runs if run["run"] in daemon.uncaptured}
+    for job, what in sorted(told.items()):
+        text, _, remedy = what.partition(". ")
+        yield Finding("job", NOTE, f"attention of {job} is not captured: {text}",
+                      remedy or "clients/python/README.md says what is captured of which models, and what helps")
+    for job in sorted({str(run["job"]) for run in runs if not run["layers"]} - set(told)):
         yield Finding("job", NOTE, f"attnd hears of {job}, and has no attention of it yet",
                       "if that stays so, the training's log has a warning of attnd that says why: the model is not called "
-                      "itself, runs without gradients, or its attention cannot be seen or is divided between ranks")
+                      "itself, runs without gradients, or its attention cannot be seen")
 
 
 def _about_page(place: str) -> Finding:

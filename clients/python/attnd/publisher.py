@@ -577,6 +577,11 @@ class Publisher:
             raise ValueError(f"settings of type {type(settings).__name__}: must be a mapping")
         self._settings = scalars.settings(settings)
 
+    def tell_uncaptured(self, what: str) -> None:
+        """Says in every hello() that follows, as one more setting, which attention is not captured, and why; the first
+        that is told stays. For capture.py."""
+        self._settings = scalars.settings({scalars.NOT_CAPTURED: what, **self._settings})
+
     def tell_cost(self, step_seconds: float, capture_seconds: float, own_every: Optional[int] = None) -> None:
         """Says in every hello() that follows what capturing costs: a step in which nothing is captured takes
         `step_seconds`, a captured one `capture_seconds` more. `own_every`: the job's own code asks for every n-th step,

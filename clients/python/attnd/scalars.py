@@ -15,6 +15,7 @@ VALUES_MAX = 32  # of one message
 SETTINGS_MAX = 64
 NAME_BYTES_MAX = 64
 TEXT_BYTES_MAX = 256
+NOT_CAPTURED = "attnd.not_captured"  # the setting by which watch() says which attention is not captured, and why
 LOG_BYTES = 2048  # of a message in the queue, about
 
 Values = Dict[str, Any]  # floats, None for what is not finite, and HostCopy of what is on a device

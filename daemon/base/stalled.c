@@ -2,7 +2,7 @@
 /* An accepted connection has the local address of its listener (as in idle.c), and a cookie that
  * the kernel gives to no other: a descriptor's number may be another connection's at the next look.
  */
-#include "daemon/publish/stalled.h"
+#include "daemon/base/stalled.h"
 
 #include "daemon/base/clock.h"
 #include "daemon/base/hash.h"

@@ -2,7 +2,7 @@
 /* Connections of every kind of endpoint: those that are full are found and ended, no others. */
 #include "tests/unit/unit.h"
 
-#include "daemon/publish/stalled.h"
+#include "daemon/base/stalled.h"
 
 #include <netinet/in.h>
 #include <poll.h>
