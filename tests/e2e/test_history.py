@@ -476,7 +476,7 @@ def test_a_damaged_history_is_repaired_and_what_is_lost_is_counted(seed):
     wait_until(lambda: attnd.stats()["store_replaced"] == 1, "the repair")
     assert ask_everything(attnd)[1] == 0
     stats = attnd.stats()
-    assert stats["history"]["reason"] is None and stats["store_replaced"] == 1
+    assert stats["history"]["damaged"] is None and stats["store_replaced"] == 1
     for event in "history_damaged", "history_repaired":
         assert attnd.log_text().count(f"event={event}") == 1
     train(attnd, "new")
