@@ -8,6 +8,10 @@
  * rows that are not there, and what has bytes that are no state, series or map. Windows whose chunk
  * is lost become part of another one, if they still have their states.
  *
+ * The first page, without which there is no database, is the same in all files of one schema, as
+ * far as it matters for reading: it has no rows, and tables begin at pages that depend on nothing
+ * else.
+ *
  * Keys stay as they are. A node that cannot read the number of its last row begins as a new one. */
 #include "daemon/store/repair.h"
 
@@ -26,6 +30,10 @@
 #define ENDS_STEPS 100000
 /* Keys of a table that may be tried in vain: 20 us each. */
 #define TRIES_MAX (UINT64_C(1) << 18)
+/* The pages of the file, as schema_apply makes them, and SQLite's format of two of them. */
+#define PAGE_BYTES       8192
+#define PAGE_IS_LEAF     0x0d
+#define PAGE_BEGIN_BYTES 5
 /* As chunk.c and history have it: damaged rows may claim anything. */
 #define BLOB_BYTES_MAX (INT64_C(1) << 30)
 
@@ -342,19 +350,43 @@ static int repair_rest(const struct repair *repair, struct repair_found *found)
 
 /* The whole */
 
-static int repair_open(struct repair *repair, const char *path, const char *copy)
+/* Gives the damaged file the first page of the new one, if its second page, which says in which
+ * pages tables begin, shows that it was such a file. */
+static int repair_first_page(const struct repair *repair)
 {
-    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX;
-    int code = sqlite3_open_v2(path, &repair->from, flags, NULL);
-    if (code == SQLITE_OK) { /* writable_schema: it may be shorter than it says */
-        code = sqlite3_exec(repair->from,
-                            "PRAGMA writable_schema = ON; PRAGMA cell_size_check = ON;"
-                            "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON",
-                            NULL, NULL, NULL);
+    uint8_t first[PAGE_BYTES], begins[2][PAGE_BYTES];
+    sqlite3_file *from = NULL, *to = NULL;
+    int64_t last = 0;
+    sqlite3_file_control(repair->from, "main", SQLITE_FCNTL_FILE_POINTER, &from);
+    sqlite3_file_control(repair->to, "main", SQLITE_FCNTL_FILE_POINTER, &to);
+    if (!repair_number(repair->to, &last, "SELECT max(rootpage) FROM sqlite_schema") ||
+        to->pMethods->xRead(to, first, PAGE_BYTES, 0) != SQLITE_OK || first[100] != PAGE_IS_LEAF ||
+        to->pMethods->xRead(to, begins[0], PAGE_BYTES, PAGE_BYTES) != SQLITE_OK ||
+        from->pMethods->xRead(from, begins[1], PAGE_BYTES, PAGE_BYTES) != SQLITE_OK ||
+        memcmp(begins[0], begins[1], PAGE_BEGIN_BYTES * (size_t)(last - 2)) != 0) {
+        return SQLITE_CORRUPT;
     }
-    if (code == SQLITE_OK) {
-        code = sqlite3_open_v2(copy, &repair->to, flags, NULL);
-    }
+    memset(first + 92, 0xff, 4); /* the number of pages is that of the file */
+    return from->pMethods->xWrite(from, first, PAGE_BYTES, 0);
+}
+
+static int repair_open_damaged(struct repair *repair, const char *path)
+{
+    int code =
+        sqlite3_open_v2(path, &repair->from, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    /* writable_schema: it may be shorter than it says */
+    return code != SQLITE_OK
+               ? code
+               : sqlite3_exec(repair->from,
+                              "PRAGMA writable_schema = ON; PRAGMA cell_size_check = ON;"
+                              "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON",
+                              NULL, NULL, NULL);
+}
+
+static int repair_open_copy(struct repair *repair, const char *copy)
+{
+    int code =
+        sqlite3_open_v2(copy, &repair->to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (code == SQLITE_OK && schema_apply(repair->to, &schema_current, &code) == SCHEMA_READY) {
         code = sqlite3_exec(repair->to,
                             "PRAGMA journal_mode = OFF; PRAGMA cache_size = -65536;"
@@ -367,6 +399,24 @@ static int repair_open(struct repair *repair, const char *path, const char *copy
                                     NULL, repair_on_is_sound, NULL, NULL);
     }
     return code;
+}
+
+static int repair_open(struct repair *repair, const char *path, const char *copy)
+{
+    static const char tables_of[] = "SELECT count(*) FROM sqlite_schema";
+    int64_t has = 0, wanted = 0;
+    int code = repair_open_damaged(repair, path);
+    if (code == SQLITE_OK) {
+        code = repair_open_copy(repair, copy);
+    }
+    if (code != SQLITE_OK || (repair_number(repair->to, &wanted, tables_of) &&
+                              repair_number(repair->from, &has, tables_of) && has >= wanted)) {
+        return code;
+    }
+    code = repair_first_page(repair);
+    sqlite3_close(repair->from);
+    repair->from = NULL;
+    return code == SQLITE_OK ? repair_open_damaged(repair, path) : code;
 }
 
 int repair_copy(const char *path, const char *copy, int (*ends)(void *data), void *data,

@@ -150,11 +150,20 @@ static void test_what_is_left_of_a_truncated_file_is_kept(void **state)
     assert_repaired(fixture, 60, 15);
 }
 
-static void test_a_history_whose_header_is_gone_is_set_aside(void **state)
+static void test_a_history_without_its_first_page_is_repaired(void **state)
+{
+    struct store_fixture *fixture = *state;
+    store_damage_store_some(fixture, 0, 60);
+    overwrite_page(fixture, 1);
+    assert_repaired(fixture, 60, 60);
+}
+
+static void test_a_file_that_may_be_anything_is_set_aside(void **state)
 {
     struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 10);
-    overwrite(fixture, 0, 100);
+    overwrite_page(fixture, 1);
+    overwrite_page(fixture, 2);
     assert_replaced(fixture);
 }
 
@@ -176,7 +185,7 @@ static void test_files_set_aside_in_one_second_have_names_of_their_own(void **st
         overwrite(fixture, 0, 100);
     }
     store_damage_store_some(fixture, 0, 1);
-    assert_int_equal(log_release("event=history_corrupt"), 3);
+    assert_int_equal(log_release("event=history_repaired"), 3);
     assert_int_equal(count_files(fixture, "corrupt-"), 3);
 }
 
@@ -487,7 +496,8 @@ int main(void)
         TEST(test_names_are_found_in_an_index),
         TEST(test_windows_that_are_lost_are_counted),
         TEST(test_what_is_left_of_a_truncated_file_is_kept),
-        TEST(test_a_history_whose_header_is_gone_is_set_aside),
+        TEST(test_a_history_without_its_first_page_is_repaired),
+        TEST(test_a_file_that_may_be_anything_is_set_aside),
         TEST(test_an_empty_file_is_a_new_history),
         TEST(test_files_set_aside_in_one_second_have_names_of_their_own),
         TEST(test_a_file_that_is_removed_is_written_again),
