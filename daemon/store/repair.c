@@ -28,8 +28,13 @@
 
 /* Virtual instructions of SQLite between two calls of `ends`. */
 #define ENDS_STEPS 100000
-/* Keys of a table that may be tried in vain: 20 us each. */
-#define TRIES_MAX (UINT64_C(1) << 18)
+/* Keys of a table that may be tried in vain, 20 us each: when it is known which is the last one,
+ * and when it is not. */
+#define TRIES_MAX       (UINT64_C(1) << 18)
+#define TRIES_BLIND_MAX (UINT64_C(1) << 13)
+/* No history has more rows: a greater key is of the outbox, whose keys leave some out, or damage.
+ */
+#define ROWS_MAX UINT32_MAX
 /* The pages of the file, as schema_apply makes them, and SQLite's format of two of them. */
 #define PAGE_BYTES       8192
 #define PAGE_IS_LEAF     0x0d
@@ -44,9 +49,10 @@ struct repair {
     sqlite3_stmt *rising; /* rows of keys from ?1 to ?2 */
     sqlite3_stmt *falling;
     sqlite3_stmt *insert;
-    int64_t last;         /* key that was read */
-    uint64_t tries, lost; /* lost: keys before it */
-    uint64_t unread;      /* and after it, so far */
+    int64_t last; /* key that was read */
+    uint64_t tries, tries_max;
+    uint64_t lost;   /* keys before it */
+    uint64_t unread; /* and after it, so far */
 };
 
 struct repair_table {
@@ -137,7 +143,7 @@ static const struct {
 
 static bool repair_ends(const struct repair *repair)
 {
-    return repair->code != SQLITE_OK || repair->tries > TRIES_MAX;
+    return repair->code != SQLITE_OK || repair->tries > repair->tries_max;
 }
 
 static void repair_put(struct repair *repair, sqlite3_stmt *row)
@@ -258,10 +264,11 @@ static int repair_copy_table(struct repair *repair, const struct repair_table *t
     repair->code = repair_prepare(repair, table);
     if (repair->code == SQLITE_OK) {
         bool known = repair_find_high(repair, table, &high);
+        repair->tries_max = known ? TRIES_MAX : TRIES_BLIND_MAX;
         repair_range(repair, 1, high);
-        repair->lost += repair->tries <= TRIES_MAX ? repair->unread
-                        : known                    ? (uint64_t)(high - repair->last)
-                                                   : 0;
+        bool all = repair->tries <= repair->tries_max;
+        uint64_t beyond = (uint64_t)(high - repair->last);
+        repair->lost += all ? repair->unread : known && beyond <= ROWS_MAX ? beyond : 0;
     }
     rows = (uint64_t)sqlite3_total_changes64(repair->to) - rows;
     if (table->columns) { /* rows that the table did not give */
