@@ -163,13 +163,11 @@ void put_string(struct mpk_writer *result, const char *key, const char *text)
 static void put_history(struct mpk_writer *result, struct store *store)
 {
     const char *reason = "", *path = store_path(store, &reason);
-    if (path) {
-        reason = store_trouble(store) ? store_trouble(store) : store_damage(store);
-    }
     mpk_put_str(result, "history");
-    mpk_put_map(result, 4);
+    mpk_put_map(result, 5);
     mpk_pair_str(result, "path", path);
-    mpk_pair_str(result, "reason", reason);
+    mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
+    mpk_pair_str(result, "damaged", store_damage(store));
     put_number(result, "size", path ? history_size(path) : 0);
     put_number(result, "waiting", store_waiting(store));
 }

@@ -49,22 +49,21 @@ static bool health_is_text(const msgpack_object *object)
     return object && object->type == MSGPACK_OBJECT_STR;
 }
 
-/* store_damage is a whole sentence. */
-#define DAMAGED "the history is damaged"
-
-/* `history` of stats: {path, reason, size}; path is nil when there is none, reason when nothing is
- * wrong. Returns why the history cannot be written or read, in a text that is kept in `room`, or
- * NULL. */
+/* `history` of stats: {path, reason, damaged}; path is nil when there is none, the others when
+ * nothing is wrong. Returns why the history cannot be written or read, in a text that is kept in
+ * `room`, or NULL. */
 static const char *why_not_ready(const msgpack_object *stats, char *room, size_t size)
 {
     const msgpack_object *history = mpk_find(stats, "history");
-    const msgpack_object *path = mpk_find(history, "path"), *reason = mpk_find(history, "reason");
+    const msgpack_object *path = mpk_find(history, "path"), *reason = mpk_find(history, "reason"),
+                         *damaged = mpk_find(history, "damaged");
     if (health_is_text(reason)) {
-        bool told = reason->via.str.size > sizeof DAMAGED &&
-                    memcmp(reason->via.str.ptr, DAMAGED, strlen(DAMAGED)) == 0;
-        snprintf(room, size, "%s%.*s",
-                 told ? "" : "the history cannot be written: ", (int)reason->via.str.size,
+        snprintf(room, size, "the history cannot be written: %.*s", (int)reason->via.str.size,
                  reason->via.str.ptr);
+        return room;
+    }
+    if (health_is_text(damaged)) {
+        snprintf(room, size, "%.*s", (int)damaged->via.str.size, damaged->via.str.ptr);
         return room;
     }
     if (!health_is_text(path)) {

@@ -10,6 +10,7 @@
 #include "daemon/store/db.h"
 
 #include "daemon/base/log.h"
+#include "daemon/store/repair.h"
 #include "daemon/store/schema.h"
 
 #include <stdio.h>
@@ -165,14 +166,41 @@ static int store_db_connect_to(struct store_db *db, char *reterr_reason, bool *r
     return -1;
 }
 
-static int store_db_replace(struct store_db *db, char *reterr_reason)
+static void store_db_name_copy(const struct store_db *db, char ret_path[PATH_MAX])
 {
-    char aside[PATH_MAX];
+    snprintf(ret_path, PATH_MAX, "%s.repaired", db->path);
+}
+
+/* Puts what can be read, or a new database, in its place. Returns 0, or -1 with a reason: a file
+ * that is still open stays. */
+static int store_db_replace(struct store_db *db, bool must, char *reterr_reason)
+{
+    char aside[PATH_MAX], copy[PATH_MAX];
+    struct repair_found found = {0};
+    store_db_name_copy(db, copy);
+    int code = repair_copy(db->path, copy, db->ends, db->ends_data, &found);
+    if (code == SQLITE_INTERRUPT || (code != SQLITE_OK && !must)) {
+        return store_db_refuse(db, reterr_reason, sqlite3_errstr(code));
+    }
+    if (db->sql.db) {
+        disconnect(db, db->sql.db);
+    }
     if (store_file_set_aside(db->path, aside, reterr_reason)) {
         return -1;
     }
     db->corrupt++;
-    log_event(LOG_ERROR, "history_corrupt", LOG_STR("path", db->path), LOG_STR("renamed", aside));
+    db->lost_windows += found.lost_windows;
+    if (code != SQLITE_OK) {
+        log_event(LOG_ERROR, "history_corrupt", LOG_STR("path", db->path),
+                  LOG_STR("renamed", aside), LOG_STR("reason", sqlite3_errstr(code)));
+    } else if (rename(copy, db->path)) {
+        return store_db_refuse(db, reterr_reason, "its repaired copy cannot be renamed");
+    } else {
+        log_event(LOG_ERROR, "history_repaired", LOG_STR("path", db->path),
+                  LOG_STR("renamed", aside), LOG_NUM("windows", found.windows),
+                  LOG_NUM("lost_windows", found.lost_windows),
+                  LOG_NUM("lost_rows", found.lost_rows));
+    }
     bool corrupt;
     return store_db_connect_to(db, reterr_reason, &corrupt);
 }
@@ -184,9 +212,14 @@ static int store_db_open_path(struct store_db *db, char *reterr_reason)
     if (db->lock < 0) {
         return -1;
     }
+    char copy[PATH_MAX];
     bool corrupt = false;
+    store_db_name_copy(db, copy);
+    if (access(db->path, F_OK)) {
+        rename(copy, db->path); /* attnd was killed while it changed them */
+    }
     if (!store_db_connect_to(db, reterr_reason, &corrupt) ||
-        (corrupt && !store_db_replace(db, reterr_reason))) {
+        (corrupt && !store_db_replace(db, true, reterr_reason))) {
         return 0;
     }
     db_close(db);
@@ -224,17 +257,24 @@ int db_reopen(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
 
 int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
 {
-    disconnect(db, db->sql.db);
-    if (!store_db_replace(db, reterr_reason)) {
+    if (!store_db_replace(db, true, reterr_reason)) {
         return 0;
     }
     db_close(db);
     return -1;
 }
 
+int db_repair(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
+{
+    db_mark(db); /* when attnd is killed meanwhile, the file is checked */
+    return store_db_replace(db, false, reterr_reason);
+}
+
 void db_close(struct store_db *db)
 {
-    if (db->marked) {
+    if (db->sql.db && db->is_damaged) {
+        put_clean(&db->sql, false);
+    } else if (db->marked) {
         put_clean(&db->sql, true); /* failing, it will be checked next time */
     }
     if (db->sql.db) {

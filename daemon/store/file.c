@@ -182,8 +182,9 @@ int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
                          char reterr_reason[STORE_REASON_MAX])
 {
     name_aside(path, ret_path);
-    if (rename_if_any(path, ret_path, "") || rename_if_any(path, ret_path, "-wal") ||
-        rename_if_any(path, ret_path, "-shm")) {
+    /* Its log first: beside another database it would be written into that one. */
+    if (rename_if_any(path, ret_path, "-wal") || rename_if_any(path, ret_path, "-shm") ||
+        rename_if_any(path, ret_path, "")) {
         return store_file_refuse(reterr_reason, path, "it is corrupt, and cannot be renamed");
     }
     return 0;

@@ -9,10 +9,11 @@
  * when TURN_NS is over, or enough is queued, the next commit comes first. None of it is lost by
  * putting it off.
  *
- * Trouble: a corrupt database is replaced, and the batches in hand are written to the new one. With
- * any other error (a full disk) they are dropped, and the next ones are tried again; but those with
- * something that was promised wait, with all behind them, until there is room; when attnd ends they
- * are tried once more. When a new database cannot be had, history is off until attnd starts again.
+ * Trouble: a corrupt database is repaired, or replaced (db_replace), and the batches in hand are
+ * written to the new one. With any other error (a full disk) they are dropped, and the next ones
+ * are tried again; but those with something that was promised wait, with all behind them, until
+ * there is room; when attnd ends they are tried once more. When a new database cannot be had,
+ * history is off until attnd starts again.
  *
  * crash_point: store_begin, store_before_commit, store_after_commit; store_chunk and
  * store_retention before their commits. */
@@ -52,29 +53,6 @@ const char *store_path(const struct store *store, const char **ret_reason)
     }
     *ret_reason = store->reason;
     return NULL;
-}
-
-const char *store_trouble(const struct store *store)
-{
-    int code = atomic_load(&store->trouble);
-    return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
-}
-
-void store_note_damage(struct store *store)
-{
-    if (!atomic_exchange(&store->damaged, true)) {
-        log_event(LOG_ERROR, "history_damaged", LOG_STR("path", store->db.path),
-                  LOG_STR("reason", store_damage(store)));
-    }
-}
-
-const char *store_damage(const struct store *store)
-{
-    return atomic_load(&store->damaged)
-               ? "the history is damaged: questions that meet the damage fail, others are "
-                 "answered, "
-                 "and new windows are kept; end attnd, and put a copy back or move the file away"
-               : NULL;
 }
 
 uint64_t store_lost(const struct store *store)
@@ -228,15 +206,22 @@ static void store_on_open(struct store *store)
     }
 }
 
+static void store_count_replaced(struct store *store, uint64_t times)
+{
+    stats_add(store->stats, COUNT_STORE_REPLACED, times);
+    stats_add(store->stats, COUNT_STORE_UNREADABLE, store->db.lost_windows);
+    store->db.lost_windows = 0;
+}
+
 /* Runs that go on save everything anew: COUNT_STORE_REPLACED tells them. */
 static void store_begin_anew(struct store *store)
 {
-    stats_add(store->stats, COUNT_STORE_REPLACED, 1);
-    atomic_store(&store->damaged, false);
+    store_count_replaced(store, 1);
+    atomic_store(&store->damage, DAMAGE_NONE);
     store_on_open(store);
 }
 
-/* A new database in place of a corrupt one. Returns whether there is one. */
+/* Another database in place of a corrupt one. Returns whether there is one. */
 static bool store_replace(struct store *store)
 {
     if (db_replace(&store->db, store->reason)) {
@@ -270,6 +255,20 @@ static int look_for_file(struct store *store)
     }
     store_begin_anew(store);
     return SQLITE_OK;
+}
+
+/* Damage that somebody met who reads. */
+static void store_repair(struct store *store)
+{
+    char reason[STORE_REASON_MAX] = "that was tried before";
+    bool again = store->repaired;
+    store->repaired = true;
+    if (!again && store->db.sql.db && !db_repair(&store->db, reason)) {
+        store_begin_anew(store);
+        return;
+    }
+    log_event(LOG_ERROR, "history_not_repaired", LOG_STR("reason", reason));
+    atomic_store(&store->damage, DAMAGE_STAYS);
 }
 
 static void count_written(struct store *store, uint64_t records)
@@ -515,6 +514,9 @@ static void store_finish(struct store *store, struct store_batch *taken)
 static bool store_work(struct store *store, struct store_batch *taken)
 {
     pthread_mutex_lock(&store->db_lock);
+    if (atomic_load(&store->damage) == DAMAGE_MET) {
+        store_repair(store);
+    }
     if (taken) {
         store_finish(store, taken);
     }
@@ -527,7 +529,7 @@ static bool store_work(struct store *store, struct store_batch *taken)
  * something was written, so an idle attnd wakes up for its age alone. */
 static uint64_t next_time(const struct store *store)
 {
-    uint64_t next = store->age_next_ns;
+    uint64_t next = atomic_load(&store->damage) == DAMAGE_MET ? 0 : store->age_next_ns;
     if (store->db.log_pages > 0 && store->log_next_ns < next) {
         next = store->log_next_ns;
     }
@@ -590,12 +592,24 @@ static int store_start_thread(struct store *store)
     return rc ? -1 : 0;
 }
 
+static int store_ends_repair(void *data)
+{
+    struct store *store = data;
+    pulse_beat(&store->pulse);
+    pthread_mutex_lock(&store->lock);
+    int ends = store->stopping;
+    pthread_mutex_unlock(&store->lock);
+    return ends;
+}
+
 static int store_start(struct store *store, const struct config *config)
 {
     if (db_open(&store->db, config->history_path.text, store->reason)) {
         return -1;
     }
-    stats_add(store->stats, COUNT_STORE_REPLACED, store->db.corrupt);
+    store_count_replaced(store, store->db.corrupt);
+    store->db.ends = store_ends_repair;
+    store->db.ends_data = store;
     store_on_open(store);
     if (!store_start_thread(store)) {
         return 0;
@@ -672,6 +686,7 @@ void store_free(struct store **store_p)
         pthread_join(store->thread, NULL);
     }
     db_close_reader(&store->reader);
+    store->db.is_damaged = atomic_load(&store->damage) != DAMAGE_NONE;
     db_close(&store->db);
     free(store->full);
     pthread_cond_destroy(&store->wake);

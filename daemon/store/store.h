@@ -9,9 +9,9 @@
  *
  * History never keeps attnd from running: a database that cannot be opened, is of a newer version
  * or in use by another attnd is left alone, and history is off; one that is corrupt is renamed to
- * PATH.corrupt-<time> and a new one begun; when the disk is full, records are dropped and counted
- * until there is room; when the file is removed or replaced, a new one is begun, or the one that is
- * there goes on. All of it is logged and shown by store_status. */
+ * PATH.corrupt-<time>, and what can be read of it is in the new one; when the disk is full, records
+ * are dropped and counted until there is room; when the file is removed or replaced, a new one is
+ * begun, or the one that is there goes on. All of it is logged and shown by store_status. */
 #ifndef DAEMON_STORE_STORE_H
 #define DAEMON_STORE_STORE_H
 
@@ -36,7 +36,8 @@ const char *store_path(const struct store *store, const char **ret_reason);
 /* Why the history in use cannot be written at the moment, or NULL: the last commit failed. Any
  * thread. */
 const char *store_trouble(const struct store *store);
-/* Any thread: a part of the history cannot be read. It is told, once; what is written goes on. */
+/* Any thread: a part of the history cannot be read. It is told, and the thread repairs the file,
+ * once; what is written waits for that. */
 void store_note_damage(struct store *store);
 /* A sentence about that, or NULL; until another file takes its place. Any thread. */
 const char *store_damage(const struct store *store);

@@ -14,6 +14,8 @@
 /* Queued bytes that are worth a commit before its time; bytes of one transaction, about. */
 #define COMMIT_BYTES (UINT64_C(16) << 20)
 
+enum store_damage_state { DAMAGE_NONE, DAMAGE_MET, DAMAGE_STAYS };
+
 struct store_queue {
     struct store_batch *first, **last;
 };
@@ -56,8 +58,9 @@ struct store {
     atomic_int trouble;    /* SQLite's code of the last commit, if it failed; read by any thread */
     _Atomic uint64_t lost; /* store_lost, without the files */
     uint64_t trouble_dropped, trouble_bytes, room_next_ns;
-    atomic_bool damaged; /* store_damage */
-    int told_code; /* of trouble whose end was not told yet; it is when it was calm until... */
+    atomic_int damage; /* store_damage: an enum store_damage_state */
+    bool repaired;     /* or tried, once: a repair that did not help does not help again */
+    int told_code;     /* of trouble whose end was not told yet; it is when it was calm until... */
     uint64_t calm_ns, calm_until_ns;
     struct outbox outbox;
 };

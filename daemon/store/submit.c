@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The ways into the store from other threads: batches that its thread is to write, and reading
- * while it does not. */
+/* The ways into the store from other threads: batches that its thread is to write, reading while it
+ * does not, and word of damage that a reader met. */
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/store/store_internal.h"
@@ -122,4 +122,37 @@ void store_set_wait(struct store *store, void (*wait)(void *data, const char *wh
 bool store_is_full(struct store *store)
 {
     return !store_is_off(store) && store_waiting(store) >= store->queue_bytes;
+}
+
+/* Trouble */
+
+const char *store_trouble(const struct store *store)
+{
+    int code = atomic_load(&store->trouble);
+    return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
+}
+
+void store_note_damage(struct store *store)
+{
+    int none = DAMAGE_NONE;
+    if (atomic_compare_exchange_strong(&store->damage, &none, DAMAGE_MET)) {
+        log_event(LOG_ERROR, "history_damaged", LOG_STR("path", store->db.path),
+                  LOG_STR("reason", "a part of it cannot be read"));
+        store_ask(store);
+    }
+}
+
+const char *store_damage(const struct store *store)
+{
+    switch (atomic_load(&store->damage)) {
+    case DAMAGE_MET:
+        return "the history is damaged: attnd copies what can be read into a new file; until then "
+               "questions that meet the damage fail, and what is new waits";
+    case DAMAGE_STAYS:
+        return "the history is damaged: questions that meet the damage fail, others are answered, "
+               "and new windows are kept; attnd's log says why it was not repaired: start attnd "
+               "again, or put a copy back";
+    default:
+        return NULL;
+    }
 }

@@ -193,6 +193,7 @@ def test_a_disk_that_is_full(tmp_path, rng):
 
 def test_a_history_that_is_damaged(tmp_path, rng):
     daemon = start("history.commit=20ms")
+    os.makedirs(f"{place()}/history.db.repaired")  # in the way of a repair
     trainer = Trainer(daemon, "job")
     trainer.attention(softmax_maps(rng, 1, 1, 8, 8))
     trainer.event("bye")
@@ -202,8 +203,10 @@ def test_a_history_that_is_damaged(tmp_path, rng):
         database.commit()
     with pytest.raises(RuntimeError):
         daemon.call("history", job="job")
+    wait_until(lambda: "others are answered" in daemon.stats()["history"]["damaged"], "no repair")
     _, found = doctor(tmp_path)
-    assert re.match(r"WRONG \S+/history.db: the history is damaged: .* -> end attnd, and put a copy back", found["history"][0])
+    assert re.match(r"WRONG \S+/history.db: the history is damaged: .* -> attnd's log says why it was not repaired: ",
+                    found["history"][0])
 
 
 def test_a_history_that_cannot_be_read(tmp_path):

@@ -10,7 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", os.path.join(os.path.dirname(os.environ.get("ATTND_BIN", "build/daemon/attnd")),
                                                      "..", "clients", "cli", "attnctl"))
@@ -422,4 +422,100 @@ def test_what_a_damaged_database_says_breaks_nothing():
         except RuntimeError:
             pass  # refused
     assert attnd.call("ping")
+    attnd.close()
+
+
+PAGE = 8192
+SCHEMA_PAGES = 37  # the page of the schema, and the first one of each table and index
+
+
+def rows_of(path, table):
+    """By their keys, but for which chunk a window is in."""
+    with sqlite3.connect(path) as database:
+        columns = [column for _, column, *_ in database.execute(f"PRAGMA table_info({table})") if column != "chunk_id"]
+        return {row[0]: row[1:] for row in database.execute(f"SELECT rowid, {', '.join(columns)} FROM {table}")}
+
+
+def overwrite(path, rng, pages):
+    with open(path, "r+b") as file:
+        for page in pages:
+            file.seek(page * PAGE)
+            file.write(rng.bytes(PAGE))
+
+
+def ask_everything(attnd):
+    """How many questions about the run were answered, and how many not."""
+    answered = 0
+    questions = [("runs", {}), ("alerts", {"job": "gpt"})]
+    for layer in range(2):
+        questions += [("windows", {"job": "gpt", "stack": "decoder", "layer": layer})]
+        questions += [("history", {"job": "gpt", "stack": "decoder", "layer": layer, "head": head}) for head in range(4)]
+    for method, keys in questions:
+        try:
+            attnd.call(method, **keys)
+            answered += 1
+        except RuntimeError as error:
+            assert str(error) == "history_off" or "store_format" in str(error)
+    return answered, len(questions) - answered
+
+
+def test_a_repair_that_cannot_be_made_is_told_and_made_at_the_next_start():
+    attnd = Attnd()
+    in_the_way = f"{attnd.history_path}.repaired"
+    train(attnd, epochs=100)
+    kept(attnd, "gpt", 100, stack="decoder", layer=1)
+    assert attnd.stop() == 0
+    with sqlite3.connect(attnd.history_path) as database:
+        page, = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'chunks'").fetchone()
+    overwrite(attnd.history_path, np.random.default_rng(0), [page - 1])
+    os.mkdir(in_the_way)
+    attnd.start()
+    assert ask_everything(attnd)[1]
+    wait_log(attnd, "event=history_not_repaired", "reason=")
+    assert "the history is damaged: questions that meet the damage fail" in attnctl(attnd, "jobs")[1]
+    assert attnd.stop() == 0
+    os.rmdir(in_the_way)
+    attnd.start()
+    assert attnd.stats()["store_replaced"] == 1 and attnd.stats()["store_unreadable"] == 0
+    for layer in range(2):  # their states are still there, and make a chunk anew
+        assert len(kept(attnd, "gpt", 100, stack="decoder", layer=layer)["windows"]["last"]) == 100
+    assert "damaged" not in attnctl(attnd, "jobs")[1]
+    attnd.close()
+
+
+@pytest.mark.parametrize("seed, without_first_page", [(0, False), (1, False), (2, True)])
+def test_a_damaged_history_is_repaired_and_what_is_lost_is_counted(seed, without_first_page):
+    rng, epochs, tables = np.random.default_rng(seed), 400, ("windows", "chunks", "series", "states", "layers", "alerts")
+    attnd = Attnd()
+    train(attnd, epochs=epochs)
+    for layer in range(2):
+        kept(attnd, "gpt", epochs, stack="decoder", layer=layer)
+    assert attnd.stop() == 0
+    before = {table: rows_of(attnd.history_path, table) for table in tables}
+    pages = os.path.getsize(attnd.history_path) // PAGE
+    overwrite(attnd.history_path, rng, rng.choice(np.arange(SCHEMA_PAGES, pages), 100, replace=False))
+    if without_first_page:
+        overwrite(attnd.history_path, rng, [0])
+
+    attnd.start()
+    assert without_first_page or ask_everything(attnd)[1]
+    wait_until(lambda: attnd.stats()["store_replaced"] == 1, "the repair")
+    assert ask_everything(attnd)[1] == 0
+    stats = attnd.stats()
+    assert stats["history"]["damaged"] is None and stats["store_replaced"] == 1
+    assert attnd.log_text().count("event=history_damaged") == (not without_first_page)
+    assert attnd.log_text().count("event=history_repaired") == 1
+    train(attnd, "new")
+    assert len(kept(attnd, "new", EPOCHS)["windows"]["last"]) == EPOCHS
+    assert attnd.stop() == 0
+
+    after = {table: rows_of(attnd.history_path, table) for table in tables}
+    windows = {key: row for key, row in after["windows"].items() if key in before["windows"]}
+    assert windows.items() <= before["windows"].items()
+    assert len(windows) + stats["store_unreadable"] == len(before["windows"])
+    assert 2 * len(windows) > len(before["windows"])
+    assert before["layers"].items() <= after["layers"].items()
+    attnd.start()
+    assert ask_everything(attnd)[1] == 0
+    assert attnd.log_text().count("event=history_repaired") == 1 and attnd.stats()["store_replaced"] == 0
     attnd.close()

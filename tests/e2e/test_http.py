@@ -709,22 +709,28 @@ def test_a_history_that_cannot_be_written_is_not_ready(rng):
     daemon.close()
 
 
-def test_a_damaged_history_is_not_ready_once_a_question_meets_it(tmp_path, rng):
+def test_a_damaged_history_is_not_ready_until_it_is_repaired(tmp_path, rng):
+    """That is done once: when a question meets damage again, it stays."""
     path = tmp_path / "history.db"
     daemon = Web("history.commit=20ms", f"history.path={path}")
-    train(daemon, rng).event("bye")
-    daemon.settled(9)
-    wait_until(lambda: daemon.stats()["stored"] and not daemon.stats()["history"]["waiting"], "the history")
-    with sqlite3.connect(path, timeout=20) as database:
-        assert database.execute("UPDATE states SET data = x'0102'").rowcount > 0
-    assert readiness(daemon) == (200, "")
-    for _ in range(2):
+    for times in 1, 2:
+        train(daemon, rng, job=f"job{times}").event("bye")
+        daemon.settled(9 * times)
+        wait_until(lambda: daemon.stats()["stored"] and not daemon.stats()["history"]["waiting"], "the history")
+        assert readiness(daemon) == (200, "")
+        with sqlite3.connect(path, timeout=20) as database:
+            assert database.execute("UPDATE states SET data = x'0102'").rowcount > 0
         with pytest.raises(RuntimeError):
-            daemon.call("history", job="job")
+            daemon.call("history", job=f"job{times}")
+        wait_until(lambda: "event=history_repaired" in daemon.log_text(), "the repair")
+        if times == 1:
+            wait_until(lambda: readiness(daemon) == (200, ""), "it is ready again")
+            assert daemon.stats()["store_unreadable"] > 0
+    wait_until(lambda: "event=history_not_repaired" in daemon.log_text(), "it is not repaired")
     status, why = readiness(daemon)
     assert status == 503 and why.startswith("the history is damaged: ")
-    assert daemon.stats()["history"]["reason"] == why
-    assert daemon.log_text().count("event=history_damaged") == 1
+    assert daemon.stats()["history"]["damaged"] == why and daemon.stats()["history"]["reason"] is None
+    assert daemon.log_text().count("event=history_damaged") == 2
     daemon.close()
 
 

@@ -90,7 +90,7 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
 int cmd_jobs(struct cli *cli)
 {
     struct rpc_reply reply;
-    char path[8], reason[RPC_TEXT_MAX];
+    char path[8], reason[RPC_TEXT_MAX], damaged[RPC_TEXT_MAX];
     int code = cli_show(cli, "jobs", NULL, show_jobs);
     if (code != CLI_OK || cli->args->given & ARGS_JSON ||
         rpc_call(cli->rpc, "stats", NULL, &reply) != RPC_OK) {
@@ -98,9 +98,12 @@ int cmd_jobs(struct cli *cli)
     }
     field_text(mpk_find(reply.result, "history"), "path", path, sizeof path);
     field_text(mpk_find(reply.result, "history"), "reason", reason, sizeof reason);
+    field_text(mpk_find(reply.result, "history"), "damaged", damaged, sizeof damaged);
     if (*path && *reason) {
-        bool damaged = strncmp(reason, "the history is damaged", 22) == 0;
-        fprintf(cli->out, "%s%s\n", damaged ? "" : "attnd cannot write its history: ", reason);
+        fprintf(cli->out, "attnd cannot write its history: %s\n", reason);
+    }
+    if (*damaged) {
+        fprintf(cli->out, "%s\n", damaged);
     }
     rpc_reply_clear(&reply);
     return code;

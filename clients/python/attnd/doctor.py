@@ -387,8 +387,8 @@ def _about_history(daemon: Optional[Daemon], address: Optional[str]) -> Findings
         return
     history = daemon.stats.get("history", {})
     path, reason = history.get("path"), history.get("reason")
-    if reason and reason.startswith("the history is damaged"):
-        what, _, advice = reason.partition("; ")
+    if history.get("damaged"):
+        what, _, advice = history["damaged"].partition("; ")
         yield Finding("history", WRONG, f"{path}: {what}", advice)
     elif path is None or reason:
         yield Finding("history", WRONG, f"attnd keeps {'none' if path is None else 'nothing new'}: {reason}",

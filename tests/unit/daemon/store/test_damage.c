@@ -23,10 +23,12 @@ static void store_damage_put_file(const char *path, const char *text)
 
 static void store_damage_store_some(struct store_fixture *fixture, uint64_t from, uint64_t to)
 {
-    static const char bytes[3000] = "x";
+    struct mpk_writer state;
     fixture_open(fixture);
     for (uint64_t last = from; last < to; last++) {
-        submit_window(fixture, last, bytes, sizeof bytes);
+        pack_state(last, &state);
+        submit_window(fixture, last, state.buffer.data, state.buffer.size);
+        mpk_writer_clear(&state);
     }
     fixture_close(fixture);
 }
@@ -44,12 +46,45 @@ static void overwrite(struct store_fixture *fixture, off_t from, off_t to)
     close(fd);
 }
 
+/* Pages count from 1. */
+static void overwrite_page(struct store_fixture *fixture, int64_t page)
+{
+    overwrite(fixture, (page - 1) * 8192, page * 8192);
+}
+
+static int64_t root_of(struct store_fixture *fixture, const char *name)
+{
+    char sql[128];
+    snprintf(sql, sizeof sql, "SELECT rootpage FROM sqlite_schema WHERE name = '%s'", name);
+    return ask(fixture, sql);
+}
+
 static void mark_unclean(struct store_fixture *fixture)
 {
     change(fixture, "UPDATE meta SET value = 0 WHERE key = 'clean'");
 }
 
-/* The file is set aside, and history goes on in a new one. */
+/* The file is set aside, and history goes on in one that has `least` or more of its windows; the
+ * others are counted. */
+static void assert_repaired(struct store_fixture *fixture, int64_t before, int64_t least)
+{
+    log_capture();
+    store_damage_store_some(fixture, 1000, 1001);
+    assert_int_equal(log_release("event=history_repaired"), 1);
+    assert_int_equal(count_files(fixture, "history.db.corrupt-2"), 1);
+    assert_int_equal(count_files(fixture, "repaired"), 0);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
+    int64_t kept = ask(fixture, "SELECT count(*) FROM windows WHERE last < 1000");
+    assert_int_equal(kept + (int64_t)stats_get(&fixture->stats, COUNT_STORE_UNREADABLE), before);
+    assert_true(kept >= least);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last = 1000"), 1);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows JOIN states USING(window_id)"),
+                     kept + 1);
+    assert_sound(fixture);
+}
+
+/* Nothing of the file can be read: it is set aside, and history goes on in a new one. */
 static void assert_replaced(struct store_fixture *fixture)
 {
     log_capture();
@@ -67,33 +102,68 @@ static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
     struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
-    overwrite(fixture, 10 * 8192, 12 * 8192);
-    assert_replaced(fixture);
+    overwrite_page(fixture, 50);
+    overwrite_page(fixture, 51);
+    assert_repaired(fixture, 60, 56);
 }
 
 static void test_a_corrupt_page_is_found_while_running(void **state)
 {
     struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
-    overwrite(fixture, 2 * 8192, 40 * 8192); /* but for the schema */
-    assert_replaced(fixture);
-    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
+    overwrite_page(fixture, root_of(fixture, "windows_recent"));
+    assert_repaired(fixture, 60, 60);
 }
 
-static void test_a_truncated_file_is_set_aside(void **state)
+/* The rows of tables that name things are in an index, too. */
+static void test_names_are_found_in_an_index(void **state)
+{
+    struct store_fixture *fixture = *state;
+    static const char *const tables[] = {"runs", "layers", "tracks", "metrics", "logs"};
+    store_damage_store_some(fixture, 0, 60);
+    mark_unclean(fixture);
+    for (int i = 0; i < 5; i++) {
+        overwrite_page(fixture, root_of(fixture, tables[i]));
+    }
+    assert_repaired(fixture, 60, 60);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM runs WHERE job = 'j' AND step = 10000"), 1);
+}
+
+/* A table without its root is lost: what it had is known from others. */
+static void test_windows_that_are_lost_are_counted(void **state)
 {
     struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
-    assert_int_equal(truncate(fixture->path, 100000), 0);
-    assert_replaced(fixture);
+    overwrite_page(fixture, root_of(fixture, "windows"));
+    overwrite_page(fixture, root_of(fixture, "sqlite_autoindex_windows_1"));
+    assert_repaired(fixture, 60, 0);
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_UNREADABLE), 60);
 }
 
-static void test_a_history_whose_header_is_gone_is_set_aside(void **state)
+static void test_what_is_left_of_a_truncated_file_is_kept(void **state)
+{
+    struct store_fixture *fixture = *state;
+    store_damage_store_some(fixture, 0, 60);
+    mark_unclean(fixture);
+    assert_int_equal(truncate(fixture->path, 60 * 8192), 0);
+    assert_repaired(fixture, 60, 15);
+}
+
+static void test_a_history_without_its_first_page_is_repaired(void **state)
+{
+    struct store_fixture *fixture = *state;
+    store_damage_store_some(fixture, 0, 60);
+    overwrite_page(fixture, 1);
+    assert_repaired(fixture, 60, 60);
+}
+
+static void test_a_file_that_may_be_anything_is_set_aside(void **state)
 {
     struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 10);
-    overwrite(fixture, 0, 100);
+    overwrite_page(fixture, 1);
+    overwrite_page(fixture, 2);
     assert_replaced(fixture);
 }
 
@@ -115,7 +185,7 @@ static void test_files_set_aside_in_one_second_have_names_of_their_own(void **st
         overwrite(fixture, 0, 100);
     }
     store_damage_store_some(fixture, 0, 1);
-    assert_int_equal(log_release("event=history_corrupt"), 3);
+    assert_int_equal(log_release("event=history_repaired"), 3);
     assert_int_equal(count_files(fixture, "corrupt-"), 3);
 }
 
@@ -246,8 +316,8 @@ static void test_random_damage_never_stops_the_history(void **state)
         off_t at = (off_t)(round * 7919 * 13) % file.st_size;
         overwrite(fixture, at, at + 1 + (off_t)(round * round));
     }
-    int corrupt = log_release("event=history_corrupt");
-    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), corrupt);
+    int repaired = log_release("renamed=");
+    assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), repaired);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 400);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
 }
@@ -423,8 +493,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_a_corrupt_page_is_found_after_an_unclean_stop),
         TEST(test_a_corrupt_page_is_found_while_running),
-        TEST(test_a_truncated_file_is_set_aside),
-        TEST(test_a_history_whose_header_is_gone_is_set_aside),
+        TEST(test_names_are_found_in_an_index),
+        TEST(test_windows_that_are_lost_are_counted),
+        TEST(test_what_is_left_of_a_truncated_file_is_kept),
+        TEST(test_a_history_without_its_first_page_is_repaired),
+        TEST(test_a_file_that_may_be_anything_is_set_aside),
         TEST(test_an_empty_file_is_a_new_history),
         TEST(test_files_set_aside_in_one_second_have_names_of_their_own),
         TEST(test_a_file_that_is_removed_is_written_again),

@@ -2,6 +2,8 @@
 /* Being killed: what is there is what the first so many batches said. */
 #include "tests/unit/daemon/store/fixture.h"
 
+#include "daemon/store/store_internal.h"
+
 #include "tests/unit/unit.h"
 
 #include <signal.h>
@@ -51,6 +53,7 @@ static pid_t start_child(struct store_fixture *fixture, const char *crash_at)
     if (store_new(&fixture->config, &fixture->stats, &fixture->store)) {
         _exit(97);
     }
+    fixture->store->repaired = true; /* its states are none */
     for (uint64_t last = 0; last < POSITIONS; last++) {
         submit_position(fixture, last);
         if (last % 50 == 49) { /* several commits */

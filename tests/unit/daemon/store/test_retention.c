@@ -2,6 +2,8 @@
 /* Retention by age and by size. */
 #include "tests/unit/daemon/store/fixture.h"
 
+#include "daemon/store/store_internal.h"
+
 #include "tests/unit/unit.h"
 
 #include <stdio.h>
@@ -253,6 +255,7 @@ static void test_states_make_room_before_windows(void **state)
     fixture->config.history_max_size = 6 << 20; /* 150 states */
     log_capture();
     fixture_open(fixture);
+    fixture->store->repaired = true; /* its states are none */
     submit_large(fixture, 0, 300);
     wait_count(fixture, COUNT_STORED, 300);
     wait_answer(fixture, "SELECT count(*) FROM chunks", 4);
