@@ -11,7 +11,7 @@ import pytest
 from harness import SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
 
 # Sanitizer builds set a smaller number: they are many times slower.
-RANDOM_MESSAGES = int(os.environ.get("ATTND_TEST_MESSAGES", "100000"))
+RANDOM_MESSAGES = int(os.environ.get("ATTND_TEST_MESSAGES", "40000"))
 
 
 def good_frames(trainer, rng):
@@ -67,12 +67,18 @@ RAW_HEADERS = {
 }
 
 
-@pytest.mark.parametrize("reason", HEADER_CASES)
-def test_a_bad_header_value_has_its_own_reason(attnd, rng, reason):
+def test_a_bad_header_has_its_own_reason(attnd, rng):
+    """A value of it, or the bytes."""
     trainer = Trainer(attnd, "job")
-    trainer.send(*with_header(good_frames(trainer, rng), **HEADER_CASES[reason]))
-    assert attnd.settled(1)["dropped"] == {reason: 1}
-    wait_log(attnd, f"reason={reason}")
+    for count, reason in enumerate((*HEADER_CASES, *RAW_HEADERS), 1):
+        frames = good_frames(trainer, rng)
+        if reason in HEADER_CASES:
+            trainer.send(*with_header(frames, **HEADER_CASES[reason]))
+        else:
+            trainer.send(frames[0], RAW_HEADERS[reason], *frames[2:])
+        assert attnd.settled(count)["dropped"].get(reason) == 1, reason
+        wait_log(attnd, f"reason={reason}")
+    assert sum(attnd.stats()["dropped"].values()) == count
 
 
 def test_more_pairs_of_queries_and_keys_than_allowed_are_refused(rng):
@@ -93,14 +99,6 @@ def test_what_computing_a_message_takes_counts_against_the_budget(rng):
     trainer.attention(np.full((1, 1, 2, 1 << 20), 2.0**-20, np.float16))
     assert attnd.settled(1)["dropped"] == {"too_large": 1}
     attnd.close()
-
-
-@pytest.mark.parametrize("reason", RAW_HEADERS)
-def test_a_broken_header_has_its_own_reason(attnd, rng, reason):
-    trainer = Trainer(attnd, "job")
-    frames = good_frames(trainer, rng)
-    trainer.send(frames[0], RAW_HEADERS[reason], *frames[2:])
-    assert attnd.settled(1)["dropped"] == {reason: 1}
 
 
 def test_frames_missing_and_extra(attnd, rng):
@@ -242,11 +240,11 @@ def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
         stats = attnd.settled(turn * (RANDOM_MESSAGES // 2))
         grown.append(attnd.rss_kb() - before)
         before += grown[-1]
-        if turn > 1 and (SANITIZED or grown[-1] < 4096):
+        if turn > 1 and (SANITIZED or grown[-1] < 2048):
             break
     assert stats["received"] == turn * (RANDOM_MESSAGES // 2) and len(stats["dropped"]) > 15
     if not SANITIZED:  # a sanitizer keeps freed memory back on purpose; it looks for leaks at exit
-        assert grown[-1] < 4096, "memory must be flat"
+        assert grown[-1] < 2048, "memory must be flat"
     healthy.attention(softmax_maps(rng, 1, 1, 4, 4))
     healthy.event("epoch_end", epoch=0)
     assert reader.next()[1]["messages"] == 1
