@@ -27,8 +27,8 @@ class Model(torch.nn.Module):
         return self.attention(x, x, x)[0]
 model = Model()
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
-with attnd.watch(model, "auto", start="auto", every=1, wait=WAIT) as w:
-    until = time.monotonic() + (90 if WAIT else 0)
+with attnd.watch(model, "auto", start="auto", every=1, wait=60) as w:
+    until = time.monotonic() + 90
     while True:
         model(torch.randn(2, 4, 8)).sum().backward()
         optimizer.step()
@@ -39,8 +39,9 @@ print("trained")
 input()
 """
 
+# A training without a program, one that starts its attnd, and one that finds one.
 LEFT = """
-import logging, time, torch, attnd, attnd.sender, attnd.start
+import logging, os, time, torch, attnd, attnd.sender, attnd.start
 attnd.sender.GONE_AFTER_S = 0
 attnd.start.AGAIN_S = 1
 said = []
@@ -49,18 +50,28 @@ class Handler(logging.Handler):
         said.append(record.getMessage())
 logging.getLogger("attnd").addHandler(Handler())
 model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-with attnd.watch(model, "left", start=START, every=1, steps="manual", wait=60) as w:
-    def train_until(done):
-        until = time.monotonic() + 90
-        while not done() and time.monotonic() < until:
-            model(*[torch.randn(2, 4, 8)] * 3)
-            w.step()
-    train_until(lambda: w.stats()["sent_bytes"])
-    sent = w.stats()["sent_bytes"]
-    print("trained", flush=True)
-    train_until(lambda: len(said) == 2)
-    train_until(lambda: w.stats()["sent_bytes"] > sent)
-    print(w.stats()["sent_bytes"] > sent, *said, sep=chr(10), flush=True)
+def train(start, **keys):
+    return attnd.watch(model, "left", start=start, every=1, steps="manual", **keys)
+def train_until(w, done):
+    until = time.monotonic() + 90
+    while not done() and time.monotonic() < until:
+        model(*[torch.randn(2, 4, 8)] * 3)
+        w.step()
+program, os.environ["ATTND_BIN"] = os.environ["ATTND_BIN"], "/nowhere/attnd"
+with train("auto", wait=0) as w:
+    train_until(w, lambda: said)
+print(*said, sep=chr(10), flush=True)
+os.environ["ATTND_BIN"] = program
+for start in "auto", None:
+    said.clear()
+    input()
+    with train(start, wait=60) as w:
+        train_until(w, lambda: w.stats()["sent_bytes"])
+        sent = w.stats()["sent_bytes"]
+        print("trained", flush=True)
+        train_until(w, lambda: len(said) == 2)
+        train_until(w, lambda: w.stats()["sent_bytes"] > sent)
+        print(w.stats()["sent_bytes"] > sent, *said, sep=chr(10), flush=True)
 """
 
 RANK = """
@@ -69,6 +80,42 @@ rank = attnd.start.starter_for("auto", None, ADDRESS, int(sys.argv[1]))
 rank.wait(60)
 print("there" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else "not there", flush=True)
 input()
+"""
+
+# As many at once as are asked for, each in a fork. All live until each has said what it finds.
+RANKS = """
+import os, sys, attnd.start
+found, said = os.pipe()
+stays, ends = os.pipe()
+for number in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        os.close(ends)
+        rank = attnd.start.starter_for("auto", None, ADDRESS, number)
+        rank.wait(60)
+        os.write(said, b"x" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else b"")
+        os.close(said)
+        os.read(stays, 1)
+        sys.exit()
+os.close(said)
+while os.read(found, 1):
+    print("there")
+os.close(ends)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+"""
+
+# Rank 0 with one program after the other.
+UNUSABLE = """
+import os, sys, attnd.start
+for program in sys.argv[1:]:
+    os.environ["ATTND_BIN"] = program
+    rank = attnd.start.starter_for("auto", None, None, 0)
+    rank.wait(60)
+    rank.close()
+    print("there" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else "not there", flush=True)
 """
 
 TAKE_PORT = """
@@ -99,9 +146,6 @@ class Host:
                                    start_new_session=True)
         self.running.append(process)
         return process
-
-    def train(self, wait=60, **more):
-        return self.python(TRAIN.replace("WAIT", str(wait)), **more)
 
     def logged(self):
         names = [name for name in os.listdir(self.state) if name.endswith(".log")] if os.path.isdir(self.state) else []
@@ -162,7 +206,7 @@ def finish(process):
 
 
 def test_the_daemon_belongs_to_nobody_and_ends_when_nobody_uses_it(host):
-    training = host.train()
+    training = host.python(TRAIN)
     assert line_of(training.stdout) == "trained\n"
     pid, = host.pids()
     assert os.getsid(pid) not in (os.getsid(0), training.pid) and os.getpgid(pid) != training.pid
@@ -183,18 +227,15 @@ def test_the_daemon_belongs_to_nobody_and_ends_when_nobody_uses_it(host):
                         r"it ends when nobody has used it for 5s", said.splitlines()[0])
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_eight_ranks_start_one(host, named):
+@pytest.mark.parametrize("count, named", [(8, False), (2, True)])
+def test_several_ranks_start_one(host, count, named):
     place = tempfile.mkdtemp(prefix="attnd-") if named else host.place
-    script = RANK.replace("ADDRESS", repr(place if named else None)).replace("DIRECTORY", repr(place))
-    ranks = [host.python(script, str(rank)) for rank in range(8)]
+    script = RANKS.replace("ADDRESS", repr(place if named else None)).replace("DIRECTORY", repr(place))
     try:
-        said = [finish(rank) for rank in ranks]
-        assert [out for out, _ in said] == ["there"] * 8
-        assert len(host.pids()) == 1
-        words = "".join(err for _, err in said)
+        out, words = finish(host.python(script, str(count)))
+        assert out.split() == ["there"] * count and len(host.pids()) == 1
         assert words.count("was started") == 1 and words.count("the page is http://") == 1
-        assert "the page is" in said[0][1] and "WARNING" not in words and len(words.splitlines()) == 2
+        assert "WARNING" not in words and len(words.splitlines()) == 2
     finally:
         if named:
             shutil.rmtree(place)
@@ -217,26 +258,30 @@ def test_one_that_has_ended_is_started_again(host, sig):
     assert sig == signal.SIGTERM or len(told) == 1
 
 
-@pytest.mark.parametrize("start", ["auto", None])
-def test_a_training_says_that_attnd_has_gone_and_that_it_is_back(host, start):
-    daemon = None
-    if start is None:
-        os.mkdir(host.place, 0o700)
-        daemon = Attnd(directory=host.place)
-    training = host.python(LEFT.replace("START", repr(start)))
-    assert line_of(training.stdout) == "trained\n"
-    if daemon is None:
-        os.kill(host.pids()[0], signal.SIGKILL)
-    else:
-        daemon.stop(signal.SIGKILL)
-        daemon.start()
-    then = "Start it again: attnd" if start is None else "If it has ended, it is started again within 1 s"
-    captured, gone, back = finish(training)[0].split("\n")
-    place = f"ipc://{host.place}/ingest"
-    assert gone == f"job left: attnd at {place} has gone, or does not answer: nothing is captured until it is back; " \
-                   f"training goes on. {then}"
-    assert re.fullmatch(rf"job left: attnd is back, at {place}: what follows is captured, \d+ s were not", back)
-    assert captured == "True"
+def test_a_training_says_that_attnd_is_not_there_that_it_has_gone_and_that_it_is_back(host):
+    training = host.python(LEFT)
+    assert line_of(training.stdout) == (
+        "job left: attnd could not be started: /nowhere/attnd is not there: pip install 'attnd[daemon]' (with --find-links dist after "
+        "deploy/wheel in a checkout of attnd), or have ATTND_BIN name one that is. Training goes on, and is captured once one runs\n")
+
+    def leaves(kill, then):
+        training.stdin.write("\n")
+        training.stdin.flush()
+        assert line_of(training.stdout) == "trained\n"
+        kill()
+        captured, gone, back = (line_of(training.stdout).strip() for _ in range(3))
+        place = f"ipc://{host.place}/ingest"
+        assert gone == f"job left: attnd at {place} has gone, or does not answer: nothing is captured until it is back; " \
+                       f"training goes on. {then}"
+        assert re.fullmatch(rf"job left: attnd is back, at {place}: what follows is captured, \d+ s were not", back)
+        assert captured == "True"
+
+    leaves(lambda: os.kill(host.pids()[0], signal.SIGKILL), "If it has ended, it is started again within 1 s")
+    pid = host.pids()[-1]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), "its end")
+    daemon = Attnd(directory=host.place)
+    leaves(lambda: (daemon.stop(signal.SIGKILL), daemon.start()), "Start it again: attnd")
 
 
 def test_one_that_is_there_already_is_used(host):
@@ -290,23 +335,15 @@ def without_users(path):
     return executable(path, f'#!/bin/sh\nexec unshare --user {os.path.abspath(ATTND)} "$@"\n')
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_that_cannot_be_used_is_one_warning(host, tmp_path, program):
-    make, expected = PROGRAMS[program]
+def test_a_program_that_cannot_be_used_is_one_warning(host, tmp_path):
+    script = UNUSABLE.replace("DIRECTORY", repr(host.place))
+    programs = [make(tmp_path / name) for name, (make, _) in PROGRAMS.items()]
+    out, said = finish(host.python(script, *programs))
+    assert out.splitlines() == ["not there"] * len(PROGRAMS) and len(said.splitlines()) == len(PROGRAMS)
+    for line, (_, expected) in zip(said.splitlines(), PROGRAMS.values()):
+        assert re.search(expected, line) and line.startswith("job auto: attnd could not be started: ")
     script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
-    out, said = finish(host.python(script, "0", ATTND_BIN=make(tmp_path / "attnd")))
-    assert out == "not there" and len(said.splitlines()) == 1
-    assert re.search(expected, said) and said.startswith("job auto: attnd could not be started: ")
-    assert finish(host.python(script, "1", ATTND_BIN=make(tmp_path / "attnd")))[1] == "", "rank 0 tells"
-
-
-def test_a_training_without_a_program_goes_on_with_one_warning(host):
-    out, said = finish(host.train(wait=0, ATTND_BIN="/nowhere/attnd"))
-    assert out == "trained"
-    assert [line for line in said.splitlines() if "attnd" in line] in (
-        [], ["job auto: attnd could not be started: /nowhere/attnd is not there: pip install 'attnd[daemon]' (with --find-links "
-             "dist after deploy/wheel in a checkout of attnd), or have ATTND_BIN name one that is. Training "
-             "goes on, and is captured once one runs"])
+    assert finish(host.python(script, "1", ATTND_BIN=programs[0])) == ("not there", ""), "rank 0 tells"
 
 
 def test_another_version_is_started_and_told(host, tmp_path):
