@@ -168,8 +168,8 @@ def test_what_is_never_finished_is_freed_with_its_connection(attnd, rng, name):
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
 @pytest.mark.parametrize("kind", [Attnd, TcpAttnd])
 def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, rng):
-    """Windows of 1,024 heads, 1.3 MB each; those that never read come one after the other."""
-    attnd = kind("publish.budget=32MiB", "window.unit=step", "window.length=1", "history.enabled=false")
+    """Windows of 1,024 heads, 1.7 MB each; those that never read come one after the other."""
+    attnd = kind("publish.budget=16MiB", "metrics.spectrum=false", "window.unit=step", "window.length=1", "history.enabled=false")
     reader, trainer, weights = Reader(attnd, "summary/"), Trainer(attnd, "gpt"), softmax_maps(rng, 1, 1024, 4, 4)
     before, silent, step = attnd.rss_kb(), [], 0
 
@@ -183,13 +183,13 @@ def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, r
         for count in range(1, 4):
             silent.append(zmtp.introduce(zmtp.connect(attnd.endpoint("publish")), b"SUB"))
             silent[-1].sendall(zmtp.subscription(b"summary/"))
-            show(20)
+            show(16)
             wait_until(lambda: attnd.stats()["subscribers_cut"] == count, "it to be cut off")
-        show(20)
+        show(16)
         stats = attnd.stats()
         assert stats["publish_failed"] == 0 and stats["subscribers_cut"] == 3
         reader.everything()  # waits for each that attnd counts
-        assert attnd.rss_kb() < before + 64 * 1024
+        assert attnd.rss_kb() < before + 48 * 1024
         wait_log(attnd, "event=subscribers_cut")
     finally:
         for peer in silent:
