@@ -81,11 +81,11 @@ def test_usage_errors_exit_2():
 
 
 def attnd_at_work(rng, *settings):
-    """It has eigenvalues to compute for half a minute and more."""
+    """It has eigenvalues to compute for ten seconds and more."""
     attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
                   "metrics.spectrum_effort=eigenvalues", *settings)
     trainer, weights = Trainer(attnd, "job"), softmax_maps(rng, 1, 1, 1200, 1200)
-    for step in range(40):
+    for step in range(12):
         trainer.attention(weights, step=step)
     wait_until(lambda: attnd.stats()["in_flight"] > 0, "the heavy messages")
     return attnd
@@ -163,8 +163,8 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
                   "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
                   "metrics.spectrum_effort=eigenvalues")
     trainer, other = Trainer(attnd, "job"), Trainer(attnd, "other")
-    first, second = softmax_maps(rng, 1, 2, 1500, 1500), np.full((1, 1, 3000, 4600), 1 / 4600, "f4")
-    trainer.attention(first, layer=1)  # 54 MiB with its scratch, for seconds
+    first, second = softmax_maps(rng, 1, 1, 1500, 1500), np.full((1, 1, 3000, 4700), 1 / 4700, "f4")
+    trainer.attention(first, layer=1)  # 45 MiB with its scratch, for a second
     other.attention(second)
     wait_until(lambda: attnd.stats()["in_flight"] == 2, "both at work")
     small = softmax_maps(rng, 1, 1, 4, 4)
@@ -240,10 +240,10 @@ def test_an_oversized_message_of_too_many_heads_announces_no_layer(rng):
 def test_the_queue_of_the_pool_may_be_full_without_loss(rng):
     attnd = Attnd("workers.queue=64", "workers.threads=1", "workers.block_entries=1024")
     trainer = Trainer(attnd, "job")
-    for step in range(60):
+    for step in range(30):
         trainer.attention(softmax_maps(rng, 1, 32, 32, 32), step=step)
-    stats = attnd.settled(60)
-    assert stats["processed"] == 60 and stats["pool"]["queued_max"] <= 64
+    stats = attnd.settled(30)
+    assert stats["processed"] == 30 and stats["pool"]["queued_max"] <= 64
     attnd.close()
 
 
@@ -334,7 +334,7 @@ def test_a_free_port_is_told_where_one_asks(tmp_path):
     assert "ingest=tcp://127.0.0.1:" in started and "http=tcp://127.0.0.1:" in started and "*" not in started
 
 
-@pytest.mark.parametrize("timeout", ["0s", "5ms", "20ms", "100ms"])
+@pytest.mark.parametrize("timeout", ["0s", "5ms", "100ms"])
 def test_a_stop_under_load_that_times_out_is_clean(rng, timeout):
     attnd = Attnd(f"shutdown.timeout={timeout}", "workers.threads=2")
     trainer = Trainer(attnd, "job")
@@ -356,9 +356,9 @@ def test_unread_answers_do_not_pile_up(attnd, rng):
     dealer.linger = 0
     dealer.rcvhwm = 1
     dealer.connect(attnd.endpoint("control"))
-    for number in range(200):
+    for number in range(60):
         dealer.send(msgpack.packb([0, number, "summary", {"job": "job"}]))
-    wait_until(lambda: attnd.stats()["requests"] >= 200, "the answers")
+    wait_until(lambda: attnd.stats()["requests"] >= 60, "the answers")
     assert attnd.rss_kb() < before + 200 * 1024
     dealer.close()
 
