@@ -76,9 +76,9 @@ for start in "auto", None:
 
 RANK = """
 import sys, attnd.start
-rank = attnd.start.starter_for("auto", None, ADDRESS, int(sys.argv[1]))
+rank = attnd.start.starter_for("auto", None, None, int(sys.argv[1]))
 rank.wait(60)
-print("there" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else "not there", flush=True)
+print("there" if attnd.start.addresses.knock(sys.argv[2], "ingest") is None else "not there", flush=True)
 input()
 """
 
@@ -90,9 +90,9 @@ stays, ends = os.pipe()
 for number in range(int(sys.argv[1])):
     if os.fork() == 0:
         os.close(ends)
-        rank = attnd.start.starter_for("auto", None, ADDRESS, number)
+        rank = attnd.start.starter_for("auto", None, sys.argv[3] or None, number)
         rank.wait(60)
-        os.write(said, b"x" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else b"")
+        os.write(said, b"x" if attnd.start.addresses.knock(sys.argv[2], "ingest") is None else b"")
         os.close(said)
         os.read(stays, 1)
         sys.exit()
@@ -110,12 +110,12 @@ while True:
 # Rank 0 with one program after the other.
 UNUSABLE = """
 import os, sys, attnd.start
-for program in sys.argv[1:]:
+for program in sys.argv[2:]:
     os.environ["ATTND_BIN"] = program
     rank = attnd.start.starter_for("auto", None, None, 0)
     rank.wait(60)
     rank.close()
-    print("there" if attnd.start.addresses.knock(DIRECTORY, "ingest") is None else "not there", flush=True)
+    print("there" if attnd.start.addresses.knock(sys.argv[1], "ingest") is None else "not there", flush=True)
 """
 
 TAKE_PORT = """
@@ -146,6 +146,9 @@ class Host:
                                    start_new_session=True)
         self.running.append(process)
         return process
+
+    def rank(self, number=0, script=RANK, **more):
+        return self.python(script, str(number), self.place, **more)
 
     def logged(self):
         names = [name for name in os.listdir(self.state) if name.endswith(".log")] if os.path.isdir(self.state) else []
@@ -230,9 +233,8 @@ def test_the_daemon_belongs_to_nobody_and_ends_when_nobody_uses_it(host):
 @pytest.mark.parametrize("count, named", [(8, False), (2, True)])
 def test_several_ranks_start_one(host, count, named):
     place = tempfile.mkdtemp(prefix="attnd-") if named else host.place
-    script = RANKS.replace("ADDRESS", repr(place if named else None)).replace("DIRECTORY", repr(place))
     try:
-        out, words = finish(host.python(script, str(count)))
+        out, words = finish(host.python(RANKS, str(count), place, place if named else ""))
         assert out.split() == ["there"] * count and len(host.pids()) == 1
         assert words.count("was started") == 1 and words.count("the page is http://") == 1
         assert "WARNING" not in words and len(words.splitlines()) == 2
@@ -246,7 +248,7 @@ def test_several_ranks_start_one(host, count, named):
 def test_one_that_has_ended_is_started_again(host, sig):
     """Beside somebody who has the default port: after a kill with its page where it was, else with a page that is told."""
     script = f"{TAKE_PORT}\nimport attnd.start; attnd.start.LOOK_EVERY_S = attnd.start.AGAIN_S = 0.1\n{RANK}"
-    rank = host.python(script.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place)), "0", before=("unshare", "--net"))
+    rank = host.rank(script=script, before=("unshare", "--net"))
     assert line_of(rank.stdout) == "there\n"
     os.kill(host.pids()[0], sig)
     wait_until(lambda: len(host.pids()) == 2, "another one", 2 * PATIENCE_S)
@@ -287,8 +289,7 @@ def test_a_training_says_that_attnd_is_not_there_that_it_has_gone_and_that_it_is
 def test_one_that_is_there_already_is_used(host):
     os.mkdir(host.place, 0o700)
     Attnd(directory=host.place)
-    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
-    assert finish(host.python(script, "0", ATTND_BIN="/nowhere/attnd")) == ("there", "") and not host.pids()
+    assert finish(host.rank(ATTND_BIN="/nowhere/attnd")) == ("there", "") and not host.pids()
 
 
 def test_tcp_and_one_socket_are_not_started(host):
@@ -336,28 +337,24 @@ def without_users(path):
 
 
 def test_a_program_that_cannot_be_used_is_one_warning(host, tmp_path):
-    script = UNUSABLE.replace("DIRECTORY", repr(host.place))
     programs = [make(tmp_path / name) for name, (make, _) in PROGRAMS.items()]
-    out, said = finish(host.python(script, *programs))
+    out, said = finish(host.python(UNUSABLE, host.place, *programs))
     assert out.splitlines() == ["not there"] * len(PROGRAMS) and len(said.splitlines()) == len(PROGRAMS)
     for line, (_, expected) in zip(said.splitlines(), PROGRAMS.values()):
         assert re.search(expected, line) and line.startswith("job auto: attnd could not be started: ")
-    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
-    assert finish(host.python(script, "1", ATTND_BIN=programs[0])) == ("not there", ""), "rank 0 tells"
+    assert finish(host.rank(1, ATTND_BIN=programs[0])) == ("not there", ""), "rank 0 tells"
 
 
 def test_another_version_is_started_and_told(host, tmp_path):
     program = executable(tmp_path / "attnd", f'#!/bin/sh\n[ "$1" = --version ] && echo attnd 99.0.0 && exit\n'
                          f'exec {os.path.abspath(ATTND)} "$@"\n')
-    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
-    out, said = finish(host.python(script, "0", ATTND_BIN=program))
+    out, said = finish(host.rank(ATTND_BIN=program))
     assert out == "there" and "attnd is version 99.0.0 and this client is version" in said
 
 
 def test_a_home_that_cannot_be_written_costs_the_history_and_one_warning(host, tmp_path):
     (tmp_path / "file").write_text("no directory")
-    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
-    out, said = finish(host.python(script, "0", XDG_STATE_HOME=f"{tmp_path}/file"))
+    out, said = finish(host.rank(XDG_STATE_HOME=f"{tmp_path}/file"))
     pid = int(re.search(r"process (\d+), log (\S+)\)", said)[1])
     try:
         assert out == "there" and f"log {host.place}/attnd-" in said
@@ -370,14 +367,13 @@ def test_a_home_that_cannot_be_written_costs_the_history_and_one_warning(host, t
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a disk")
 def test_a_full_disk_costs_the_history_and_one_warning(host, tmp_path):
     """Of the state, log and history; the training sees one disk, the test another."""
-    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
     wrapped = f"""
 import os, subprocess
 os.mkdir({host.environment["XDG_STATE_HOME"]!r})
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", {host.environment["XDG_STATE_HOME"]!r}], check=True)
 subprocess.run(["dd", "if=/dev/zero", "of={host.environment["XDG_STATE_HOME"]}/filler"], stderr=subprocess.DEVNULL)
-{script}"""
-    out, said = finish(host.python(wrapped, "0", before=("unshare", "--mount")))
+{RANK}"""
+    out, said = finish(host.rank(script=wrapped, before=("unshare", "--mount")))
     pid = int(re.search(r"process (\d+), log (\S+)\)", said)[1])
     os.kill(pid, signal.SIGKILL)
     assert out == "there"
@@ -391,10 +387,10 @@ def test_a_taken_port_is_another_port_of_the_page(host):
     script = f"""
 import urllib.request
 {TAKE_PORT}
-{RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))}
+{RANK}
 print("<title" in urllib.request.urlopen(open("{host.place}/page").read().strip(), timeout={PATIENCE_S}).read().decode())
 """
-    out, said = finish(host.python(script, "0", before=("unshare", "--net")))
+    out, said = finish(host.rank(script=script, before=("unshare", "--net")))
     assert out.split() == ["there", "True"]
     port, = re.findall(r"^attnd: the page is http://127.0.0.1:(\d+)/#/overview\?job=auto on ", said, re.M)
     assert port != "5580" and len(said.splitlines()) == 2
@@ -404,8 +400,7 @@ def test_a_page_that_refuses_its_user_is_told_with_the_reason(host, tmp_path, mo
     """By one that was started, and by one that was there and has a token."""
     program = without_users(tmp_path / "attnd")
     script = f"import attnd.start; attnd.start.ANSWER_S = {PATIENCE_S}\n" + RANK
-    script = script.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
-    out, said = finish(host.python(script, "0", ATTND_BIN=program))
+    out, said = finish(host.rank(script=script, ATTND_BIN=program))
     assert out == "there" and "event=http_users_unknown" in host.logged()
     assert re.fullmatch(r"attnd: the page is http://127.0.0.1:\d+/#/overview\?job=auto on \S+, but it refuses you: the kernel does "
                         "not say whose connection this is: it needs a token; this attnd has none: start it with "
@@ -417,24 +412,22 @@ def test_a_page_that_refuses_its_user_is_told_with_the_reason(host, tmp_path, mo
     (tmp_path / "token").write_text("0123456789abcdef\n")
     monkeypatch.setattr("harness.ATTND", program)
     Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", f"http.token_file={tmp_path}/token", directory=host.place)
-    out, said = finish(host.python(script, "0"))
+    out, said = finish(host.rank(script=script))
     assert re.fullmatch(r"attnd: the page is \S+ on \S+; it asks for a token of http.token_file\n", said)
 
 
 def test_a_directory_that_others_can_write_to_is_one_warning(host):
     os.mkdir(host.place)
     os.chmod(host.place, 0o777)
-    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(host.place))
-    out, said = finish(host.python(script, "0"))
+    out, said = finish(host.rank())
     assert out == "not there" and len(said.splitlines()) == 1
     assert f"{host.place}: others can write to it (mode 0777): remove it, or have ATTND_ADDRESS name another" in said
 
 
 def test_without_a_runtime_directory_it_is_in_tmp(person):
-    script = RANK.replace("ADDRESS", "None").replace("DIRECTORY", repr(person.elsewhere))
     wrapped = f"import os; os.environ.update(ATTND_BIN={os.path.abspath(ATTND)!r}, HOME={person.home!r}, " \
-              f"XDG_RUNTIME_DIR='{person.home}/gone')\n{script}"
-    rank = person.start(sys.executable, "-c", wrapped, "0", runtime=False, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+              f"XDG_RUNTIME_DIR='{person.home}/gone')\n{RANK}"
+    rank = person.start(sys.executable, "-c", wrapped, "0", person.elsewhere, runtime=False, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     out, said = finish(rank)
     pid = int(re.search(r"process (\d+), log", said)[1])
     os.kill(pid, signal.SIGTERM)
