@@ -11,19 +11,11 @@ import time
 
 import merging
 import msgpack
-import pytest
 from fake_node import BEAT_S, FakeNode, differences, parts_of, wait_merged
 from fleet import ENDED, Hub, Server
 from harness import Reader, Trainer, wait_until
 
 RUN = bytes(range(16))
-
-
-@pytest.fixture(autouse=True)
-def no_fake_node_left():
-    yield
-    while FakeNode.all:
-        FakeNode.all.pop().close()
 
 
 def nodes_of(server, count, **keys):
