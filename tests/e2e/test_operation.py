@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Starting, stopping, overload, and the control socket."""
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -407,47 +406,4 @@ def test_who_asks_many_things_at_once_is_answered_all():
             got.add(msgpack.unpackb(asking.recv())[1])
         assert got == set(ids)
     asking.close()
-    attnd.close()
-
-
-def test_connections_without_end_do_not_end_attnd(tmp_path, rng):
-    """Beyond the descriptors that it has they are refused; who is connected goes on, and others come in again."""
-    def with_few_descriptors():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120))
-
-    attnd = Attnd("workers.threads=1", preexec_fn=with_few_descriptors)
-    trainer, reader = Trainer(attnd, "job"), Reader(attnd, "live/")
-    trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=6)
-    assert reader.next()[1]["step"] == 6
-    flood = []
-
-    def refused(peer):
-        try:
-            return peer.recv(1) == b""
-        except TimeoutError:
-            return False
-        except ConnectionResetError:
-            return True
-
-    def full():
-        """attnd, which lets go of connections that say nothing after 5 s, refuses one of more than it can have."""
-        while flood:
-            flood.pop().close()
-        for name in ("ingest", "publish", "control", "tap"):
-            for _ in range(40):
-                peer = socket.socket(socket.AF_UNIX)
-                flood.append(peer)
-                peer.settimeout(PATIENCE_S)
-                peer.connect(f"{attnd.directory}/{name}")
-                peer.settimeout(0.05)
-        return any(map(refused, flood)) and len(os.listdir(f"/proc/{attnd.process.pid}/fd")) >= 120 - 16 - 1
-
-    wait_until(full, "attnd has no descriptor left for others")
-    trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=7)
-    assert reader.next()[1]["step"] == 7
-    for peer in flood:
-        peer.close()
-    assert attnd.call("ping")
-    trainer.close()
-    reader.close()
     attnd.close()
