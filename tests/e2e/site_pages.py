@@ -65,10 +65,86 @@ def script(chosen):
     return "".join(lines)
 
 
+# Has loaded what takes seconds to load, and is forked for each program that a page runs: one at a time.
+WARM = """
+import atexit, gc, json, os, runpy, socket, sys, threading, traceback
+import matplotlib.backends.backend_agg, matplotlib.backends.backend_pdf, matplotlib.backends.backend_svg, matplotlib.pyplot, torch
+server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+server.bind(sys.argv[1] + ".new")
+server.listen()
+gc.freeze()
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+while True:
+    client, _ = server.accept()
+    said, files, _, _ = socket.recv_fds(client, 1 << 20, 3)
+    child = os.fork()
+    if child == 0:
+        break
+    client.send(bytes([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255]))
+    for one in (client.detach(), *files):
+        os.close(one)
+words, directory, environment = json.loads(said)
+for one in (server.detach(), client.detach()):
+    os.close(one)
+for number, one in enumerate(files):
+    os.dup2(one, number)
+    os.close(one)
+os.chdir(directory)
+os.environ.clear()
+os.environ.update(environment)
+sys.argv = words[1:] if words[0] == "-m" else ["-c", *words[2:]] if words[0] == "-c" else words
+sys.path.insert(0, os.path.dirname(words[0]))
+status = 0
+try:
+    if words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] in ("-", "-c"):
+        exec(sys.stdin.read() if words[0] == "-" else words[1], {"__name__": "__main__"})
+    else:
+        runpy.run_path(words[0], run_name="__main__")
+except SystemExit as end:
+    if isinstance(end.code, str):
+        print(end.code, file=sys.stderr)
+    status = end.code if isinstance(end.code, int) else int(end.code is not None)
+except BaseException:
+    status = traceback.print_exc() or 1
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+os._exit(status)  # to take all apart that was loaded takes long
+"""
+ASK = """
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+server.connect(sys.argv[1])
+socket.send_fds(server, [json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()], [0, 1, 2])
+sys.exit(server.recv(1)[0])
+"""
+
+
+class WarmPython:
+    """A Python whose programs have PyTorch and matplotlib at once. `path`: what runs them."""
+
+    def __init__(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="warm-"))
+        self.path, listens, ask = (self.directory / name for name in ("python3", "listens", "ask"))
+        ask.write_text(ASK)
+        self.path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{ask}" "{listens}" "$@"\n')
+        self.path.chmod(0o700)
+        self.process = subprocess.Popen([sys.executable, "-c", WARM, listens],
+                                        env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
+        wait_until(lambda: listens.exists() or self.process.poll() is not None, "a Python with PyTorch", 4 * PATIENCE_S)
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+        shutil.rmtree(self.directory)
+
+
 class Reader:
     """Somebody with attnd, attnctl and the Python client in reach, in an empty directory."""
 
-    def __init__(self):
+    def __init__(self, python=sys.executable):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="site-"))  # a socket's path is short
         self.log = self.directory / "log"
         self.groups = []
@@ -76,12 +152,12 @@ class Reader:
         for name in ("run", "bin", "work"):
             (self.directory / name).mkdir(mode=0o700)
         for name, target in (("attnd", ATTND), ("attnctl", os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")),
-                             ("python3", sys.executable)):
+                             ("python3", python)):
             program = self.directory / "bin" / name
             program.write_text(f'#!/bin/sh\nexec "{os.path.abspath(target)}" "$@"\n')
             program.chmod(0o700)
         self.environment = {**os.environ, "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}",
-                            "PYTHONPATH": str(ROOT / "clients" / "python"), "ATTND_PYTHON": sys.executable,
+                            "PYTHONPATH": str(ROOT / "clients" / "python"), "ATTND_PYTHON": str(python),
                             "XDG_RUNTIME_DIR": str(self.directory / "run"),
                             "XDG_STATE_HOME": str(self.directory / "state")}
         self.environment.pop("ATTND_ADDRESS", None)

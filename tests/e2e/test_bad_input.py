@@ -2,8 +2,6 @@
 """Hostile and broken messages: each is refused or counted with its own reason, and nobody else notices."""
 import os
 import random
-import signal
-import time
 
 import msgpack
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from harness import SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
 
 # Sanitizer builds set a smaller number: they are many times slower.
-RANDOM_MESSAGES = int(os.environ.get("ATTND_TEST_MESSAGES", "100000"))
+RANDOM_MESSAGES = int(os.environ.get("ATTND_TEST_MESSAGES", "40000"))
 
 
 def good_frames(trainer, rng):
@@ -67,12 +65,18 @@ RAW_HEADERS = {
 }
 
 
-@pytest.mark.parametrize("reason", HEADER_CASES)
-def test_a_bad_header_value_has_its_own_reason(attnd, rng, reason):
+def test_a_bad_header_has_its_own_reason(attnd, rng):
+    """A value of it, or the bytes."""
     trainer = Trainer(attnd, "job")
-    trainer.send(*with_header(good_frames(trainer, rng), **HEADER_CASES[reason]))
-    assert attnd.settled(1)["dropped"] == {reason: 1}
-    wait_log(attnd, f"reason={reason}")
+    for count, reason in enumerate((*HEADER_CASES, *RAW_HEADERS), 1):
+        frames = good_frames(trainer, rng)
+        if reason in HEADER_CASES:
+            trainer.send(*with_header(frames, **HEADER_CASES[reason]))
+        else:
+            trainer.send(frames[0], RAW_HEADERS[reason], *frames[2:])
+        assert attnd.settled(count)["dropped"].get(reason) == 1, reason
+        wait_log(attnd, f"reason={reason}")
+    assert sum(attnd.stats()["dropped"].values()) == count
 
 
 def test_more_pairs_of_queries_and_keys_than_allowed_are_refused(rng):
@@ -93,14 +97,6 @@ def test_what_computing_a_message_takes_counts_against_the_budget(rng):
     trainer.attention(np.full((1, 1, 2, 1 << 20), 2.0**-20, np.float16))
     assert attnd.settled(1)["dropped"] == {"too_large": 1}
     attnd.close()
-
-
-@pytest.mark.parametrize("reason", RAW_HEADERS)
-def test_a_broken_header_has_its_own_reason(attnd, rng, reason):
-    trainer = Trainer(attnd, "job")
-    frames = good_frames(trainer, rng)
-    trainer.send(frames[0], RAW_HEADERS[reason], *frames[2:])
-    assert attnd.settled(1)["dropped"] == {reason: 1}
 
 
 def test_frames_missing_and_extra(attnd, rng):
@@ -162,39 +158,6 @@ def test_limits_refuse_and_count(rng):
     attnd.close()
 
 
-def test_unsound_rows_are_left_out_and_counted(attnd, rng):
-    reader = Reader(attnd, "live/")
-    trainer = Trainer(attnd, "job")
-    weights = softmax_maps(rng, 1, 2, 8, 8)
-    weights[0, 0, 3] = np.nan
-    weights[0, 1, 5] *= 0.5
-    weights[0, 1, 6, 0] = -1
-    trainer.attention(weights)
-    _, live = reader.next()
-    assert (live["rows"], live["invalid_rows"]) == (13, 3)
-    sound = weights[0, 0, [0, 1, 2, 4, 5, 6, 7]].astype(np.float64)
-    assert live["heads"]["entropy"][0] == pytest.approx(-(sound * np.log(sound)).sum(-1).mean(), rel=1e-5)
-
-
-def test_no_nan_or_infinity_ever_reaches_a_subscriber(attnd):
-    reader = Reader(attnd, "live/", "summary/")
-    trainer = Trainer(attnd, "job")
-    for fill in (np.nan, np.inf, -np.inf, 0.0, 1e30):
-        trainer.attention(np.full((1, 1, 3, 3), fill, np.float32))
-    trainer.event("epoch_end", epoch=0)
-
-    def numbers(value):
-        if isinstance(value, dict):
-            value = value.values()
-        if not isinstance(value, (list, type({}.values()))):
-            return [value] if isinstance(value, float) else []
-        return [number for part in value for number in numbers(part)]
-
-    for _ in range(6):
-        _, result = reader.next()
-        assert np.isfinite(numbers(result)).all()
-
-
 def mutate(randomly, frames):
     """One random change to a valid message."""
     frames = [bytearray(frame) for frame in frames]
@@ -242,11 +205,11 @@ def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
         stats = attnd.settled(turn * (RANDOM_MESSAGES // 2))
         grown.append(attnd.rss_kb() - before)
         before += grown[-1]
-        if turn > 1 and (SANITIZED or grown[-1] < 4096):
+        if turn > 1 and (SANITIZED or grown[-1] < 2048):
             break
     assert stats["received"] == turn * (RANDOM_MESSAGES // 2) and len(stats["dropped"]) > 15
     if not SANITIZED:  # a sanitizer keeps freed memory back on purpose; it looks for leaks at exit
-        assert grown[-1] < 4096, "memory must be flat"
+        assert grown[-1] < 2048, "memory must be flat"
     healthy.attention(softmax_maps(rng, 1, 1, 4, 4))
     healthy.event("epoch_end", epoch=0)
     assert reader.next()[1]["messages"] == 1
@@ -280,17 +243,3 @@ def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
     assert stats["dropped"]["state_limit"] > 0
     assert [reader.next()[1]["window"]["last"] for _ in range(3)][-1] > 7, "later windows have data again"
     attnd.close()
-
-
-def test_a_connection_that_breaks_behind_a_full_queue_is_survived(monkeypatch, rng):
-    """libzmq 4.3.4 aborts the process when a heartbeat is due on such a connection; see daemon/base/endpoint.c."""
-    monkeypatch.setenv("ATTND_STALL_AT", "ingest:2")
-    attnd = Attnd()
-    trainer = Trainer(attnd, "job")
-    for _ in range(50):
-        trainer.attention(softmax_maps(rng, 1, 2, 16, 16))
-    time.sleep(1)  # the queue fills; nobody reads it
-    trainer.socket.close(linger=0)
-    time.sleep(6)  # the usual interval of heartbeats and a bit
-    assert attnd.call("ping")
-    attnd.stop(signal.SIGKILL)

@@ -80,11 +80,11 @@ def test_the_score_of_the_induction_probe_is_that_of_the_weights():
     daemon.close()
 
 
-@pytest.mark.skipif(SANITIZED, reason="numbers, not memory: it trains for a minute")
+@pytest.mark.skipif(SANITIZED, reason="numbers, not memory: it trains for a while")
 def test_induction_heads_are_found_where_the_loss_bends(capsys):
     daemon = Attnd("window.unit=step", "window.length=10", "window.every=10", "window.timeout=1h", "limits.idle=24h")
-    run = subprocess.run([sys.executable, EXAMPLE, "--address", daemon.directory], capture_output=True, text=True, check=True,
-                         timeout=TRAINING_S)
+    run = subprocess.run([sys.executable, EXAMPLE, "--steps", "260", "--lr", "6e-3", "--address", daemon.directory], capture_output=True,
+                         text=True, check=True, timeout=TRAINING_S)
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     heads = {line["head"]: line for line in lines if "head" in line}

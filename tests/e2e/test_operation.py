@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Starting, stopping, overload, and the control socket."""
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -81,11 +80,11 @@ def test_usage_errors_exit_2():
 
 
 def attnd_at_work(rng, *settings):
-    """It has eigenvalues to compute for half a minute and more."""
+    """It has eigenvalues to compute for ten seconds and more."""
     attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
                   "metrics.spectrum_effort=eigenvalues", *settings)
     trainer, weights = Trainer(attnd, "job"), softmax_maps(rng, 1, 1, 1200, 1200)
-    for step in range(40):
+    for step in range(12):
         trainer.attention(weights, step=step)
     wait_until(lambda: attnd.stats()["in_flight"] > 0, "the heavy messages")
     return attnd
@@ -163,8 +162,8 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
                   "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
                   "metrics.spectrum_effort=eigenvalues")
     trainer, other = Trainer(attnd, "job"), Trainer(attnd, "other")
-    first, second = softmax_maps(rng, 1, 2, 1500, 1500), np.full((1, 1, 3000, 4600), 1 / 4600, "f4")
-    trainer.attention(first, layer=1)  # 54 MiB with its scratch, for seconds
+    first, second = softmax_maps(rng, 1, 1, 1500, 1500), np.full((1, 1, 3000, 4700), 1 / 4700, "f4")
+    trainer.attention(first, layer=1)  # 45 MiB with its scratch, for a second
     other.attention(second)
     wait_until(lambda: attnd.stats()["in_flight"] == 2, "both at work")
     small = softmax_maps(rng, 1, 1, 4, 4)
@@ -240,10 +239,10 @@ def test_an_oversized_message_of_too_many_heads_announces_no_layer(rng):
 def test_the_queue_of_the_pool_may_be_full_without_loss(rng):
     attnd = Attnd("workers.queue=64", "workers.threads=1", "workers.block_entries=1024")
     trainer = Trainer(attnd, "job")
-    for step in range(60):
+    for step in range(30):
         trainer.attention(softmax_maps(rng, 1, 32, 32, 32), step=step)
-    stats = attnd.settled(60)
-    assert stats["processed"] == 60 and stats["pool"]["queued_max"] <= 64
+    stats = attnd.settled(30)
+    assert stats["processed"] == 30 and stats["pool"]["queued_max"] <= 64
     attnd.close()
 
 
@@ -334,7 +333,7 @@ def test_a_free_port_is_told_where_one_asks(tmp_path):
     assert "ingest=tcp://127.0.0.1:" in started and "http=tcp://127.0.0.1:" in started and "*" not in started
 
 
-@pytest.mark.parametrize("timeout", ["0s", "5ms", "20ms", "100ms"])
+@pytest.mark.parametrize("timeout", ["0s", "5ms", "100ms"])
 def test_a_stop_under_load_that_times_out_is_clean(rng, timeout):
     attnd = Attnd(f"shutdown.timeout={timeout}", "workers.threads=2")
     trainer = Trainer(attnd, "job")
@@ -356,9 +355,9 @@ def test_unread_answers_do_not_pile_up(attnd, rng):
     dealer.linger = 0
     dealer.rcvhwm = 1
     dealer.connect(attnd.endpoint("control"))
-    for number in range(200):
+    for number in range(60):
         dealer.send(msgpack.packb([0, number, "summary", {"job": "job"}]))
-    wait_until(lambda: attnd.stats()["requests"] >= 200, "the answers")
+    wait_until(lambda: attnd.stats()["requests"] >= 60, "the answers")
     assert attnd.rss_kb() < before + 200 * 1024
     dealer.close()
 
@@ -407,47 +406,4 @@ def test_who_asks_many_things_at_once_is_answered_all():
             got.add(msgpack.unpackb(asking.recv())[1])
         assert got == set(ids)
     asking.close()
-    attnd.close()
-
-
-def test_connections_without_end_do_not_end_attnd(tmp_path, rng):
-    """Beyond the descriptors that it has they are refused; who is connected goes on, and others come in again."""
-    def with_few_descriptors():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120))
-
-    attnd = Attnd("workers.threads=1", preexec_fn=with_few_descriptors)
-    trainer, reader = Trainer(attnd, "job"), Reader(attnd, "live/")
-    trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=6)
-    assert reader.next()[1]["step"] == 6
-    flood = []
-
-    def refused(peer):
-        try:
-            return peer.recv(1) == b""
-        except TimeoutError:
-            return False
-        except ConnectionResetError:
-            return True
-
-    def full():
-        """attnd, which lets go of connections that say nothing after 5 s, refuses one of more than it can have."""
-        while flood:
-            flood.pop().close()
-        for name in ("ingest", "publish", "control", "tap"):
-            for _ in range(40):
-                peer = socket.socket(socket.AF_UNIX)
-                flood.append(peer)
-                peer.settimeout(PATIENCE_S)
-                peer.connect(f"{attnd.directory}/{name}")
-                peer.settimeout(0.05)
-        return any(map(refused, flood)) and len(os.listdir(f"/proc/{attnd.process.pid}/fd")) >= 120 - 16 - 1
-
-    wait_until(full, "attnd has no descriptor left for others")
-    trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=7)
-    assert reader.next()[1]["step"] == 7
-    for peer in flood:
-        peer.close()
-    assert attnd.call("ping")
-    trainer.close()
-    reader.close()
     attnd.close()

@@ -238,14 +238,12 @@ def collect_summaries(attnd, reader):
     return summaries
 
 
-@pytest.fixture(params=["fast", "slow"])
-def recorded(tmp_path, rng, request):
+def record_run(path, rng, slowly):
     """A recording of a run with byes, its number of messages and its summaries."""
     attnd = Attnd(*STEADY)
     reader = Reader(attnd, "summary/")
-    path = tmp_path / "run.rec"
     recorder = Recorder(attnd, "gpt", path, "--until-end")
-    messages = publish_run(attnd, rng, slowly=request.param == "slow")
+    messages = publish_run(attnd, rng, slowly=slowly)
     code, out, err = recorder.end()
     assert (code, err) == (0, "")
     assert re.fullmatch(rf"{re.escape(str(path))}: {messages} messages of gpt, .* in .*, 0 lost\n", out)
@@ -253,6 +251,11 @@ def recorded(tmp_path, rng, request):
     assert summaries
     attnd.close()
     return path, messages, summaries
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return record_run(tmp_path_factory.mktemp("recorded") / "run.rec", np.random.default_rng(20261), slowly=True)
 
 
 def test_the_file_is_as_its_picture_says_and_holds_what_was_sent(tmp_path, attnd, rng):
@@ -270,8 +273,9 @@ def test_the_file_is_as_its_picture_says_and_holds_what_was_sent(tmp_path, attnd
         assert times == sorted(times) and abs(times[-1] - time.time()) < 60
 
 
-def test_replaying_gives_the_same_summaries_byte_for_byte(recorded):
-    path, messages, summaries = recorded
+@pytest.mark.parametrize("slowly", [False, True])
+def test_replaying_gives_the_same_summaries_byte_for_byte(recorded, tmp_path, rng, slowly):
+    path, messages, summaries = recorded if slowly else record_run(tmp_path / "run.rec", rng, slowly=False)
     fresh = Attnd(*STEADY)
     reader = Reader(fresh, "summary/")
     result = attnctl("replay", path, attnd=fresh)
@@ -362,9 +366,9 @@ def test_a_killed_recorder_leaves_whole_messages(tmp_path, attnd, rng):
     fresh.close()
 
 
-def test_a_damaged_recording_is_replayed_up_to_there(recorded):
-    path, messages, _ = recorded
-    content = bytearray(path.read_bytes())
+def test_a_damaged_recording_is_replayed_up_to_there(recorded, tmp_path):
+    whole, messages, _ = recorded
+    path, content = tmp_path / "run.rec", bytearray(whole.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     fresh = Attnd(*STEADY)
@@ -555,14 +559,15 @@ def test_the_rules_of_a_file_decide(tmp_path, rng):
 
 
 def larger_than_the_budget(rng):
-    """70 MB for a budget of 3 MiB. Shapes change, and some messages take more than half of it."""
+    """20 MB for a budget of 3 MiB. Shapes change, and some messages take more than half of it."""
     weights = [softmax_maps(rng, 1, 4, size, size) for size in (8, 64, 128, 176, 256)]
-    messages = [(step, attention_frames(weights[step % 5], step, 0, step)) for step in range(200)]
-    return [*messages, (200, event_frames("bye", 0, 0, 199))]
+    messages = [(step, attention_frames(weights[step % 5], step, 0, step)) for step in range(60)]
+    return [*messages, (60, event_frames("bye", 0, 0, 59))]
 
 
-def test_a_recording_larger_than_the_budget_is_replayed_without_loss(tmp_path, rng):
-    path = tmp_path / "run.rec"
+def test_a_recording_larger_than_the_budget_is_replayed_and_checked_without_loss(tmp_path, rng):
+    path, rules = tmp_path / "run.rec", tmp_path / "rules.yaml"
+    rules.write_text("ingest: {budget: 3MiB, max_message: 2MiB}\n")
     messages = larger_than_the_budget(rng)
     write_recording(path, messages)
     fresh = Attnd(*STEADY, "ingest.budget=3MiB", "ingest.max_message=2MiB", "workers.threads=1")
@@ -571,12 +576,9 @@ def test_a_recording_larger_than_the_budget_is_replayed_without_loss(tmp_path, r
     assert json.loads(result.stdout)["processed"] == len(messages) and json.loads(result.stdout)["dropped"] == {}
     assert fresh.stats()["lost"] == 0
     fresh.close()
-
-
-def test_a_recording_larger_than_the_budget_is_checked_without_loss(tmp_path, rng):
-    result = check(tmp_path, larger_than_the_budget(rng), "--json", rules="ingest: {budget: 3MiB, max_message: 2MiB}\n")
+    result = attnctl("check", path, "--json", "--rules", rules)
     assert result.stderr == "" and json.loads(result.stdout)["dropped"] == {}
-    assert json.loads(result.stdout)["messages"] == len(larger_than_the_budget(rng))
+    assert json.loads(result.stdout)["messages"] == len(messages)
 
 
 def test_a_check_is_not_about_silence(tmp_path, rng):

@@ -4,14 +4,15 @@ with a real daemon.
 
 tests/frameworks/test_site.py runs those that need more than PyTorch, and builds the site.
 """
+import importlib.util
 import json
 import re
 
 import pytest
-from site_pages import PAGES, ROOT, Reader, blocks, for_frameworks, script
+from site_pages import PAGES, ROOT, Reader, WarmPython, blocks, for_frameworks, script
 
-for module in ("torch", "matplotlib"):
-    pytest.importorskip(module)
+if not all(map(importlib.util.find_spec, ("torch", "matplotlib"))):
+    pytest.skip("no PyTorch or no matplotlib", allow_module_level=True)
 
 BEGINS = "start"  # its job is looked at by others
 ALONE = ("alerts", "ci")  # start a daemon of their own
@@ -26,9 +27,16 @@ def what_is_run(page):
 
 
 @pytest.fixture(scope="module")
-def shared():
+def python():
+    warm = WarmPython()
+    yield warm.path
+    warm.close()
+
+
+@pytest.fixture(scope="module")
+def shared(python):
     """A reader who has done what the first page says."""
-    reader = Reader()
+    reader = Reader(python)
     try:
         reader.does(what_is_run(BEGINS))
         yield reader
@@ -37,8 +45,8 @@ def shared():
 
 
 @pytest.fixture
-def reader():
-    one = Reader()
+def reader(python):
+    one = Reader(python)
     yield one
     one.leaves()
 

@@ -106,17 +106,22 @@ def attention_of(sent, m, tokens=None, grad=None, **flags):
                                **flags)
 
 
+def news(reader):
+    """The next (topic, result) that is no snapshot: those come some time after a subscription."""
+    return next((topic, result) for topic, result in iter(reader.next, None) if not result["snapshot"])
+
+
 def of_window(reader, trainer, **keys):
     """Ends the epoch and takes the summary of it."""
     trainer.event("epoch_end", **keys)
-    topic, summary = reader.next()
+    topic, summary = news(reader)
     assert topic.startswith("summary/")
     return summary
 
 
 def next_by_layer(reader, count):
     """Results of different layers, which are finished in any order."""
-    return sorted((reader.next()[1] for _ in range(count)), key=lambda result: result["layer"])
+    return sorted((news(reader)[1] for _ in range(count)), key=lambda result: result["layer"])
 
 
 def wrong(summary, measured):
@@ -128,13 +133,13 @@ def wrong(summary, measured):
 
 # ------------------------------------------------------------------------------------- tier attention
 
-@pytest.mark.parametrize("dtype", ("f32", "bf16") if SANITIZED else ROUND)
-@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("name, dtype", [*((name, "f32") for name in MASKS), ("causal", "f64"), ("causal-lengths", "f16"),
+                                         ("documents", "bf16")])
 def test_every_number_of_attention_is_right(rng, name, dtype):
     attnd, m = Attnd(*ALL_ON), MASKS[name]
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
     measured = []
-    for step in range(3):
+    for step in range(2):
         weights = ROUND[dtype](softmax(random_logits(rng), visible(m)))
         tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
         grad = rng.normal(size=weights.shape)
@@ -143,7 +148,7 @@ def test_every_number_of_attention_is_right(rng, name, dtype):
     summary = of_window(reader, trainer)
     assert summary["tier"] == "attention" and summary["rows"] > 0
     assert wrong(summary, measured) == []
-    attnd.settled(4)
+    attnd.settled(3)
     attnd.close()
 
 
@@ -243,35 +248,33 @@ def means_of_rows(case, rows, query_ends):
 
 
 @pytest.mark.parametrize("isa", ("scalar", "auto"))
-@pytest.mark.parametrize("cut", ("blocks", "samples"))
-@pytest.mark.parametrize("name", MASKS)
-def test_some_rows_give_what_these_rows_of_the_whole_map_give(rng, name, cut, isa):
+def test_some_rows_give_what_these_rows_of_the_whole_map_give(rng, isa):
     """Every row metric of every block or sample against float64 numpy on the whole map: previous_token, diagonal,
     distances, causal bound, window, documents and tokens count from where the rows stand."""
-    attnd, m = Attnd(f"workers.isa={isa}", "metrics.spectrum=false"), MASKS[name]
+    attnd = Attnd(f"workers.isa={isa}", "metrics.spectrum=false")
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
-    weights = softmax(random_logits(rng), visible(m)).astype(np.float32)
-    tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
-    case = case_of(weights, m, tokens)
-    cuts = [0, *sorted(rng.choice(np.arange(1, LENGTH), 4, replace=False).tolist()), LENGTH]
     relative, absolute = (1e-11, 1e-11) if isa == "scalar" else (1e-5, 1e-4)
-    seen_metrics = set()
-    blocks = [slice(first, end) for first, end in zip(cuts, cuts[1:])]
-    for step, rows in enumerate(blocks if cut == "blocks" else [slice(first, LENGTH, 3) for first in range(3)]):
-        part = weights[:, :, rows].copy()
-        trainer.attention(part, tokens=tokens, step=step, microbatch=step, **block_keys(m, rows))
-        _, live = reader.next()
-        want = means_of_rows(case, rows, np.array(m.q_len or [LENGTH] * 2))
-        assert live["shape"] == list(part.shape) and live["rows"] == want.pop("rows")
-        for metric, numbers_wanted in want.items():
-            if metric in live["heads"]:
-                got = numbers(live["heads"][metric])
-                np.testing.assert_allclose(got, numbers_wanted, relative, absolute, err_msg=f"{metric} {rows}")
-                seen_metrics |= {metric} if np.isfinite(got).any() else set()
-            else:
-                assert np.isnan(numbers_wanted).all(), metric
-    of_self = {"diagonal", "previous_token", "duplicate_token"} if m.site == "self" else set()
-    assert {"entropy", "mean_distance", "first_token", "local_mass"} | of_self <= seen_metrics
+    for layer, (name, m) in enumerate(MASKS.items()):
+        weights = softmax(random_logits(rng), visible(m)).astype(np.float32)
+        tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
+        case = case_of(weights, m, tokens)
+        cuts = [0, *sorted(rng.choice(np.arange(1, LENGTH), 4, replace=False).tolist()), LENGTH]
+        seen_metrics = set()
+        for step, rows in enumerate([*map(slice, cuts, cuts[1:]), *(slice(first, LENGTH, 3) for first in range(3))]):
+            part = weights[:, :, rows].copy()
+            trainer.attention(part, tokens=tokens, layer=layer, step=step, microbatch=step, **block_keys(m, rows))
+            _, live = reader.next()
+            want = means_of_rows(case, rows, np.array(m.q_len or [LENGTH] * 2))
+            assert live["shape"] == list(part.shape) and live["rows"] == want.pop("rows")
+            for metric, numbers_wanted in want.items():
+                if metric in live["heads"]:
+                    got = numbers(live["heads"][metric])
+                    np.testing.assert_allclose(got, numbers_wanted, relative, absolute, err_msg=f"{name} {metric} {rows}")
+                    seen_metrics |= {metric} if np.isfinite(got).any() else set()
+                else:
+                    assert np.isnan(numbers_wanted).all(), metric
+        of_self = {"diagonal", "previous_token", "duplicate_token"} if m.site == "self" else set()
+        assert {"entropy", "mean_distance", "first_token", "local_mass"} | of_self <= seen_metrics
     attnd.close()
 
 
@@ -332,77 +335,38 @@ QK_MASKS = {**MASKS, "offset": Masks(causal=True, offset=5), "cross-causal": Mas
 
 
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
-@pytest.mark.parametrize("name", QK_MASKS)
-def test_queries_and_keys_give_what_their_attention_gives(rng, name, softcap):
+def test_queries_and_keys_give_what_their_attention_gives(rng, softcap):
     """Every number that both tiers have without a map, of the same data. With an offset the attention is that of the
     whole square, whose earlier queries a mask makes padding."""
-    attnd, m = Attnd("metrics.qk_maps_max_size=0"), QK_MASKS[name]
-    queries = LENGTH - m.offset
-    tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
-    for step in range(2):
-        x = vectors(rng, softcap=softcap, queries=queries)
-        weights = softmax(logits_of(x), visible(m, queries))
-        as_sent, square = dict(**tensors_of(m), **header_of(m)), weights
-        if m.offset:
-            mask = np.zeros((2, LENGTH, LENGTH), np.uint8)
-            mask[:, m.offset:] = 1
-            square = np.zeros((2, 4, LENGTH, LENGTH))
-            square[:, :, m.offset:] = weights
-            as_sent = dict(mask=mask, causal=m.causal)
-        trainer.attention(square, layer=0, step=step, tokens=tokens, **as_sent)
-        send_qk(trainer, x, m, layer=1, step=step, tokens=tokens)
-    trainer.event("epoch_end")
-    of_map, of_qk = next_by_layer(reader, 2)
-    assert (of_map["tier"], of_qk["tier"]) == ("attention", "qk")
-    assert (of_map["rows"], of_map["invalid_rows"]) == (of_qk["rows"], of_qk["invalid_rows"])
-    shared = set(of_map["heads"]) & set(of_qk["heads"])
-    assert set(reference.ROW_METRICS) | {"mean", "std", "min", "max", "variance", "locality", "pattern"} <= shared
-    assert differences(of_qk, of_map) == []
-    assert of_qk["sink_rate"] == pytest.approx(of_map["sink_rate"])
-    assert not {"aggregate", "top_pairs"} & set(of_qk) and "importance" not in of_qk["heads"]
-    attnd.settled(5)
+    attnd = Attnd("metrics.qk_maps_max_size=0")
+    reader = Reader(attnd, "summary/")
+    for name, m in QK_MASKS.items():
+        queries = LENGTH - m.offset
+        tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
+        trainer = Trainer(attnd, name)
+        for step in range(2):
+            x = vectors(rng, softcap=softcap, queries=queries)
+            weights = softmax(logits_of(x), visible(m, queries))
+            as_sent, square = dict(**tensors_of(m), **header_of(m)), weights
+            if m.offset:
+                mask = np.zeros((2, LENGTH, LENGTH), np.uint8)
+                mask[:, m.offset:] = 1
+                square = np.zeros((2, 4, LENGTH, LENGTH))
+                square[:, :, m.offset:] = weights
+                as_sent = dict(mask=mask, causal=m.causal)
+            trainer.attention(square, layer=0, step=step, tokens=tokens, **as_sent)
+            send_qk(trainer, x, m, layer=1, step=step, tokens=tokens)
+        trainer.event("epoch_end")
+        of_map, of_qk = next_by_layer(reader, 2)
+        assert (of_map["tier"], of_qk["tier"]) == ("attention", "qk")
+        assert (of_map["rows"], of_map["invalid_rows"]) == (of_qk["rows"], of_qk["invalid_rows"])
+        shared = set(of_map["heads"]) & set(of_qk["heads"])
+        assert set(reference.ROW_METRICS) | {"mean", "std", "min", "max", "variance", "locality", "pattern"} <= shared
+        assert differences(of_qk, of_map) == [], name
+        assert of_qk["sink_rate"] == pytest.approx(of_map["sink_rate"])
+        assert not {"aggregate", "top_pairs"} & set(of_qk) and "importance" not in of_qk["heads"]
+    attnd.settled(5 * len(QK_MASKS))
     attnd.close()
-
-
-def qk_numbers(x, m):
-    """name -> [H] of one message, from the formulas."""
-    B, H, Tq, _ = x.q.shape
-    seen = visible(m, Tq)
-    queries = np.broadcast_to(np.arange(Tq) < np.array(m.q_len or [Tq] * B)[:, None], (B, Tq))
-    q, k, v, S = as_f64(x.q), of_head(x.k, H), of_head(x.v, H), logits_of(x)
-    weights = softmax(S, seen)
-    lengths = [np.linalg.norm(t, axis=-1) for t in (q, k, v)]
-    cosine = q @ k.swapaxes(-1, -2) / lengths[0][..., None] / lengths[1][:, :, None]
-    shares = weights * lengths[2][:, :, None]
-    shares = shares / shares.sum(-1, keepdims=True)
-    blurred = -np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0).sum(-1)
-    output = np.linalg.norm(weights @ v, axis=-1)
-    keys = np.broadcast_to(np.arange(LENGTH) < np.array(m.k_len or [LENGTH] * B)[:, None], (B, LENGTH))
-    entries, largest = seen & queries[..., None], np.where(seen[:, None], S, -np.inf).max(-1)
-
-    def each(x, where, what=np.mean):
-        return np.array([what(x[:, h][where]) for h in range(H)])
-
-    return {"max_logit": each(largest, queries), "max_abs_logit": each(np.abs(S), entries, np.max),
-            "mean_logit": each(S, entries), "std_logit": each(S, entries, lambda x: x.std(ddof=1)),
-            "qk_cosine": each(cosine, entries), "qk_cosine_max": each(cosine, entries, np.max),
-            "q_norm": each(lengths[0], queries), "k_norm": each(lengths[1], keys),
-            "output_norm": each(output, queries), "norm_weighted_entropy": each(blurred, queries)}
-
-
-@pytest.mark.parametrize("dtype", ("f32", "bf16") if SANITIZED else ROUND)
-@pytest.mark.parametrize("name, softcap", [("causal", 0.0), ("causal-lengths", 1.5), ("none", 1.5), ("offset", 0.0)])
-def test_logits_norms_and_outputs(attnd, rng, name, softcap, dtype):
-    m = QK_MASKS[name]
-    x = vectors(rng, dtype, softcap, queries=LENGTH - m.offset)
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
-    send_qk(trainer, x, m)
-    heads = reader.next()[1]["heads"]
-    for metric, want in qk_numbers(x, m).items():
-        absolute = 1e-4 if metric == "norm_weighted_entropy" else 1e-5 * max(1, np.abs(want).max())
-        np.testing.assert_allclose(heads[metric], want, rtol=1e-5, atol=absolute, err_msg=metric)
-    attnd.settled(1)
 
 
 @pytest.mark.parametrize("name", ["causal", "causal-lengths", "offset", "documents"])
@@ -502,25 +466,6 @@ def spectrum_numbers(s, eps, largest_side):
             "condition_number": np.log10(s[0] / s[-1])}
 
 
-def test_spectrum_of_queries_times_keys(rng):
-    """Unmasked, of the valid queries and keys of sample 0, in the metrics' own columns."""
-    attnd = Attnd("metrics.spectrum_budget=0")
-    m = MASKS["causal-lengths"]
-    x = vectors(rng)
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
-    send_qk(trainer, x, m)
-    spectrum = reader.next()[1]["spectrum"]
-    products = x.scale * as_f64(x.q)[0, :, :9] @ of_head(x.k, 4)[0, :, :9].swapaxes(-1, -2)
-    for h in range(4):
-        s = np.linalg.svd(products[h], compute_uv=False)[:8]  # of head_dim 8: the ninth is 0
-        np.testing.assert_allclose(spectrum["qk_singular_values"][h], s, rtol=1e-3, atol=1e-5 * s[0])
-        want = spectrum_numbers(s, 2.0**-23, 9)
-        del want["condition_number"]  # of a product of 9 x 9 and rank 8 it is infinite
-        for name, number in want.items():
-            assert spectrum["qk_" + name][h] == pytest.approx(number, rel=1e-3), name
-    attnd.close()
-
-
 def vectors_of(x, m, tokens=None, **output):
     """What the reference takes, from the arrays that were sent."""
     as_torch = {name: torch.from_numpy(array) for name, array in
@@ -538,15 +483,13 @@ def test_every_number_of_queries_and_keys_is_right(rng, name, dtype, softcap):
     """With everything that needs their map, which is made by default."""
     attnd, m = Attnd(*ALL_ON), QK_MASKS[name]
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
-    measured = []
-    for step in range(2):
-        x = vectors(rng, dtype, softcap, queries=LENGTH - m.offset)
-        tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
-        output = dict(dout=ROUND[dtype](rng.normal(size=x.q.shape[:3] + x.v.shape[3:])),
-                      wo_r=rng.normal(size=(4, 3, x.v.shape[3])).astype(np.float32),
-                      x_norm=rng.integers(0, 5, (2, x.q.shape[2])).astype(np.float32))
-        send_qk(trainer, x, m, step=step, tokens=tokens, **output)
-        measured.append(reference.measure(vectors_of(x, m, tokens, **output), EVERYTHING))
+    x = vectors(rng, dtype, softcap, queries=LENGTH - m.offset)
+    tokens = rng.integers(0, 4, (2, LENGTH)).astype(np.int32)
+    output = dict(dout=ROUND[dtype](rng.normal(size=x.q.shape[:3] + x.v.shape[3:])),
+                  wo_r=rng.normal(size=(4, 3, x.v.shape[3])).astype(np.float32),
+                  x_norm=rng.integers(0, 5, (2, x.q.shape[2])).astype(np.float32))
+    send_qk(trainer, x, m, tokens=tokens, **output)
+    measured = [reference.measure(vectors_of(x, m, tokens, **output), EVERYTHING)]
     summary = of_window(reader, trainer)
     assert summary["tier"] == "qk" and {"aggregate", "top_pairs", "head_top_pairs", "similarity"} <= set(summary)
     assert wrong(summary, measured) == []
@@ -766,17 +709,18 @@ def one_message(attnd, job, rng):
     """A live result and a summary of one random message."""
     reader, trainer = Reader(attnd, f"live/{job}/", f"summary/{job}/"), Trainer(attnd, job)
     trainer.attention(softmax(rng.normal(size=(2, HEADS, 8, 8)), np.ones((2, 8, 8), bool)))
-    live = reader.next()[1]
+    live = news(reader)[1]
     return live, of_window(reader, trainer)
 
 
-@pytest.mark.parametrize("group", GROUP_KEYS)
-def test_a_group_can_be_switched(rng, group):
+def test_a_group_can_be_switched(rng):
     default = set(GROUP_KEYS) - {"similarity"}
-    on = group not in default
-    attnd = Attnd(f"metrics.{group}={'true' if on else 'false'}")
-    expected = default | {group} if on else default - {group}
-    assert [groups_in(result) for result in one_message(attnd, "job", rng)] == [expected] * 2
+    attnd = Attnd("metrics.pairs=false", "metrics.similarity=true")
+    assert [groups_in(result) for result in one_message(attnd, "job", rng)] == [set(GROUP_KEYS) - {"pairs"}] * 2
+    attnd.close()
+    attnd = Attnd(config="jobs:\n" + "".join(f"  {group}: {{{group}: {str(group not in default).lower()}}}\n" for group in GROUP_KEYS))
+    for group in GROUP_KEYS:
+        assert [groups_in(result) for result in one_message(attnd, group, rng)] == [default ^ {group}] * 2
     attnd.close()
 
 
@@ -984,12 +928,12 @@ def test_the_smallest_messages(heads, length):
 
 
 def test_projections_keep_nobody_waiting(rng):
-    """Their spectra take a second; rows that come later are measured meanwhile."""
+    """Their spectra take long; rows that come later are measured meanwhile."""
     attnd = Attnd("workers.threads=2")
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
-    wq = rng.normal(size=(1024, 1024)).astype(np.float32)
+    wq = rng.normal(size=(320, 320)).astype(np.float32)
     for layer in range(3):
-        trainer.projections(wq=wq, wk=wq, wv=wq, heads=8, head_dim=128, layer=layer)
+        trainer.projections(wq=wq, wk=wq, wv=wq, heads=8, head_dim=40, layer=layer)
     trainer.attention(np.full((1, 2, 16, 16), 1 / 16, np.float32), layer=9)
     layers = [reader.next()[1]["layer"] for _ in range(4)]
     assert layers.index(9) <= 1, "at most the first one may have been done already"
@@ -1083,9 +1027,6 @@ def test_every_instruction_set_gives_the_same_numbers(rng, tmp_path, isa):
     trainer.event("epoch_end")
     summaries = next_by_layer(reader, len(expected))
     assert [wrong(summary, [measured]) for summary, measured in zip(summaries, expected)] == [[]] * len(expected)
-    of_qk = summaries[-1]
-    for metric, want in qk_numbers(x, m).items():
-        np.testing.assert_allclose(of_qk["heads"][metric]["last"], want, rtol=1e-5, atol=1e-4, err_msg=metric)
     attnd.close()
 
 

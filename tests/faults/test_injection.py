@@ -3,7 +3,7 @@
 import pytest
 from injection import inject
 
-LIVES = {"training": 30, "restored": 16, "keyed": 16, "judge": 12, "libattn": 14, "reliable": 8, "lending": 6}
+LIVES = {"training": 15, "restored": 8, "keyed": 8, "judge": 6, "libattn": 7, "reliable": 4, "lending": 3}
 
 
 @pytest.mark.parametrize("scenario", LIVES)

@@ -9,6 +9,7 @@ import pytest
 
 E2E = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e")
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), E2E, os.path.join(E2E, "access")]
+from fake_node import FakeNode  # noqa: E402
 from fleet import NATS_SERVER, Server  # noqa: E402
 from harness import ATTND  # noqa: E402
 
@@ -29,3 +30,10 @@ def server():
     yield one
     while Server.all:
         Server.all.pop().discard()
+
+
+@pytest.fixture(autouse=True)
+def no_fake_node_left():
+    yield
+    while FakeNode.all:
+        FakeNode.all.pop().close()

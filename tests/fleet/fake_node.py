@@ -173,32 +173,33 @@ class FakeNode:
             self.send(*self.close_part(part, **keys))
 
 
-def merge_of(nodes):
-    """{(layer, last): state} of all parts in the outboxes: what a hub with the rule `length` = `every` must have."""
-    newest = {}
+def parts_of(nodes):
+    """{(layer, last): [packed state of each node]} of all parts in the outboxes, which a hub with the rule `length` = `every`
+    must have merged."""
+    newest, found = {}, {}
     for node in sorted(nodes, key=lambda node: node.id):
         for data in node.rows.values():  # in the order of their numbers
             body = msgpack.unpackb(data)
             if body["kind"] == "part":
                 newest[body["layer"], (body["part"] + 1) * body["length"] - 1, node.id] = body["state"]
-    found = {}
     for (layer, last, _), state in newest.items():
-        state = merging.read_state(state)
-        found[layer, last] = merging.merged(found[layer, last], state) if (layer, last) in found else state
+        found.setdefault((layer, last), []).append(state)
     return found
 
 
 def differences(hub, nodes):
     """Sentences: where the windows of the hub's history are not the merge of what these nodes have."""
-    want, found = merge_of(nodes), []
+    want = parts_of(nodes)
     have = {(key[3], key[8]): window for key, window in merging.windows_of(hub.history_path).items()
             if key[:2] == (nodes[0].job, nodes[0].run)}
-    found += [f"layer {layer}, last {last}: on one side only" for layer, last in sorted(set(want) ^ set(have))]
-    for key in sorted(set(want) & set(have)):
+    found = [f"layer {layer}, last {last}: on one side only" for layer, last in sorted(set(want) ^ set(have))]
+    if found:
+        return found
+    for key in sorted(want):
         if have[key].data is None or not have[key].final:
             found.append(f"{key}: no final state")
         else:
-            found += [f"{key}: {one}" for one in merging.differences(have[key].state, want[key])]
+            found += [f"{key}: {one}" for one in merging.not_merged(have[key].data, *want[key])]
     return found
 
 

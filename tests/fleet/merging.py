@@ -287,6 +287,12 @@ def merged_all(states):
     return total
 
 
+@functools.lru_cache(maxsize=4096)
+def not_merged(got, *states):
+    """differences() of a packed state and the merge of others, which whoever waits asks for again and again."""
+    return tuple(differences(read_state(got), merged_all(map(read_state, states))))
+
+
 # ---------------------------------------------------------------------------------------------- comparison
 
 def near(got, want, scale):
@@ -407,7 +413,7 @@ def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, gone=Fals
         theirs[name] = {}
         for one in (*(replaced or {}).get(name, ()), path):
             theirs[name].update({key: window for key, window in windows_of(one, job).items() if window.final or one == path})
-    found = [f"{told(key)}: no node has it" for key in have if not any(key in one for one in theirs.values())]
+    found, there = [f"{told(key)}: no node has it" for key in have if not any(key in one for one in theirs.values())], []
     for key in sorted(union(theirs.values())):
         with_it = {name: one[key] for name, one in theirs.items() if key in one}
         names = missing(key)
@@ -423,11 +429,15 @@ def wrong(hub, nodes, missing=lambda key: (), job=None, replaced=None, gone=Fals
         if not window.final or window.data is None:
             found.append(f"{told(key)}: final {window.final}, state {window.data is not None}")
             continue
-        got, best, without = window.state, None, ()
+        there.append((key, window, with_it, lacking, optional))
+    if found:  # no need to merge
+        return found
+    for key, window, with_it, lacking, optional in there:
+        best, without = None, ()
         for left_out in subsets(optional):
-            states = [one.state for name, one in with_it.items() if name not in left_out]
+            states = [one.data for name, one in with_it.items() if name not in left_out]
             if states:
-                differ = differences(got, merged_all(states))
+                differ = not_merged(window.data, *states)
                 if best is None or len(differ) < len(best):
                     best, without = differ, left_out
         if not window.partial and any(name in lacking for name in without):

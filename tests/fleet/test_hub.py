@@ -11,19 +11,11 @@ import time
 
 import merging
 import msgpack
-import pytest
-from fake_node import BEAT_S, FakeNode, differences, merge_of, wait_merged
+from fake_node import BEAT_S, FakeNode, differences, parts_of, wait_merged
 from fleet import ENDED, Hub, Server
 from harness import Reader, Trainer, wait_until
 
 RUN = bytes(range(16))
-
-
-@pytest.fixture(autouse=True)
-def no_fake_node_left():
-    yield
-    while FakeNode.all:
-        FakeNode.all.pop().close()
 
 
 def nodes_of(server, count, **keys):
@@ -430,7 +422,7 @@ def test_merged_windows_are_in_the_order_of_steps(server):
         nodes[1].send(*seqs)
     wait_merged(hub, nodes)
     for layer in range(2):
-        assert merge_of(nodes)[layer, 1].messages == 4
+        assert merging.merged_all(map(merging.read_state, parts_of(nodes)[layer, 1])).messages == 4
     lasts = [last_of(summary) for _, summary in (reader.next() for _ in range(12))]
     assert lasts == sorted(lasts)
 

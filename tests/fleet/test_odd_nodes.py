@@ -13,13 +13,6 @@ from harness import wait_until
 from test_hub import RUN, nodes_of, partial_lasts, partial_of
 
 
-@pytest.fixture(autouse=True)
-def no_fake_node_left():
-    yield
-    while FakeNode.all:
-        FakeNode.all.pop().close()
-
-
 def changed(body, **keys):
     return msgpack.packb({**msgpack.unpackb(body), **keys})
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 
 import pytest
-from fleet import Cluster, Hub, Node, Training, whole
+from fleet import Cluster, Hub, Node, Training, whole, whole_now
 from harness import wait_until
 from machines import NoNetwork, Star
 from nats import Nats
@@ -26,7 +26,7 @@ class Fleet:
         wait_until(lambda: can_keep(self.cluster), "the cluster", PATIENCE_S)
         self.hub = Hub(self.cluster, "hub", THREE)
         self.nodes = [Node(self.cluster, f"node-{i}", THREE) for i in range(2)]
-        self.training = Training(self.nodes, layers=4, heads=48)
+        self.training = Training(self.nodes, layers=4, heads=12)
         self.training.steps(6, 0.02)
         wait_until(lambda: all(node.sent() and node.fleet()["sent"] for node in self.nodes), "the first parts", PATIENCE_S)
         self.bad = leader(self.cluster)
@@ -37,18 +37,21 @@ class Fleet:
         self.training.steps(10, 0.05)
         again()
         self.training.steps(4, 0.02)
+        whole_now(self.hub, self.nodes, self.training)
+
+    def end(self):
         self.training.finish(self.hub)
         whole(self.hub, self.nodes)
 
 
-def can_keep(cluster):
-    """Whether the three have found each other, and keep what they are given."""
+def can_keep(cluster, stream="probe"):
+    """Whether the three have found each other, and each has all of a stream."""
     client = Nats(cluster.servers[0], patience_s=1)
     try:
         with contextlib.suppress(RuntimeError):
             client.stream("CREATE", {"name": "probe", "subjects": ["probe"], "num_replicas": 3, "storage": "file"}, "probe")
-        return all(one["current"] for one in client.stream(name="probe")["cluster"]["replicas"])
-    except RuntimeError:
+        return [one["current"] for one in client.stream(name=stream)["cluster"]["replicas"]] == [True] * 2
+    except (OSError, RuntimeError):
         return False
     finally:
         client.close()
@@ -72,18 +75,21 @@ def leader(cluster, but=None):
     return wait_until(ask, "a leader", PATIENCE_S)
 
 
-@pytest.mark.parametrize("what", ["killed", "lost", "stalled"])
-def test_a_leader(server, what):
+def test_a_leader_that_is_killed_stands_still_and_loses_everything(server):
     server.discard()
     fleet = Fleet()
-    if what == "stalled":
-        fleet.bad.process.send_signal(signal.SIGSTOP)
-    else:
-        fleet.bad.stop()
-    if what == "lost":
-        fleet.bad.lose_everything()
-    fleet.go_on(fleet.bad.start if what != "stalled" else lambda: fleet.bad.process.send_signal(signal.SIGCONT))
-    assert os.path.isdir(fleet.bad.store)
+    for what in ("killed", "stalled", "lost"):
+        wait_until(lambda: can_keep(fleet.cluster, "attnd-parts"), f"all to be there before one is {what}", PATIENCE_S)
+        bad = leader(fleet.cluster)
+        if what == "stalled":
+            bad.process.send_signal(signal.SIGSTOP)
+        else:
+            bad.stop()
+        if what == "lost":
+            bad.lose_everything()
+        fleet.go_on(bad.start if what != "stalled" else lambda bad=bad: bad.process.send_signal(signal.SIGCONT))
+    fleet.end()
+    assert os.path.isdir(bad.store)
 
 
 def test_a_leader_that_is_cut_off(server):
@@ -103,6 +109,7 @@ def test_a_leader_that_is_cut_off(server):
             star.plug(cut)
         star.pull(cut)
         fleet.go_on(again)
+        fleet.end()
     star.close()
 
 
@@ -130,6 +137,7 @@ def test_a_leader_whose_disk_is_full(server, tmp_path):
             fleet.bad.stop()
             fleet.bad.start()
         fleet.go_on(again)
+        fleet.end()
         for one in fleet.cluster.servers:
             one.stop()
     finally:

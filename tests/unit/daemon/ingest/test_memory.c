@@ -227,6 +227,11 @@ static void test_memory_with_holes_is_not_taken(void **state)
     assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, MIB / 2, 4096), 0);
     assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
     assert_refused(f, fd);
+    fd = make_buffer(MIB, 0); /* with as many blocks beyond its end as it lacks */
+    assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, MIB), 0);
+    assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE, MIB, MIB), 0);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
+    assert_refused(f, fd);
     fd = make_buffer(MIB, SEALS);
     assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, MIB), -1);
     close(fd);
