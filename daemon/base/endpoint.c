@@ -183,17 +183,19 @@ static int set_pings(void *socket)
     return rc;
 }
 
-/* Publishers of ours are XPUB; everything else takes in. */
-static int set_thread(void *socket, int type)
+/* Answers are as large as results, and as many as clients ask for: messages of trainers do not wait
+ * for either. */
+static int set_thread(void *socket, const struct endpoint_options *options)
 {
-    uint64_t thread = UINT64_C(1) << (type == ZMQ_XPUB ? THREAD_OUT : THREAD_IN);
+    bool out = options->type == ZMQ_XPUB || options->answers;
+    uint64_t thread = UINT64_C(1) << (out ? THREAD_OUT : THREAD_IN);
     return zmq_setsockopt(socket, ZMQ_AFFINITY, &thread, sizeof thread);
 }
 
 static int set_limits(void *socket, const struct endpoint_options *options)
 {
     int rc = set_int(socket, ZMQ_LINGER, options->linger_ms);
-    rc |= set_thread(socket, options->type);
+    rc |= set_thread(socket, options);
     rc |=
         zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);

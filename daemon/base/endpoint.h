@@ -28,6 +28,7 @@ struct endpoint_options {
     int type;                       /* ZMQ_SUB, ... */
     int send_queue;                 /* messages; 0 = ZeroMQ's default */
     int64_t max_message;            /* bytes of one frame */
+    bool answers;                   /* sends answers, whatever its type */
     int linger_ms;                  /* how long closing may go on sending */
     struct keyring *keys;           /* that TCP asks for; NULL = none */
     bool again;                     /* a socket of ours had the endpoint until a moment ago */

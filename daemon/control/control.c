@@ -510,6 +510,7 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
         .endpoint = view->config->control_endpoint.text,
         .type = ZMQ_ROUTER,
         .send_queue = ANSWERS_MAX,
+        .answers = true,
         .max_message = REQUEST_BYTES_MAX,
         .linger_ms = 200,
         .keys = view->keys,
