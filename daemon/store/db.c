@@ -260,6 +260,7 @@ int db_replace(struct store_db *db, char reterr_reason[STORE_REASON_MAX])
     if (!store_db_replace(db, true, reterr_reason)) {
         return 0;
     }
+    db->is_damaged = true;
     db_close(db);
     return -1;
 }

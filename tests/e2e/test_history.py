@@ -510,7 +510,7 @@ def test_a_damaged_history_is_repaired_and_what_is_lost_is_counted(seed, without
     assert attnd.stop() == 0
 
     after = {table: rows_of(attnd.history_path, table) for table in tables}
-    windows = {key: row for key, row in after["windows"].items() if key in before["windows"]}
+    windows = {key: row for key, row in after["windows"].items() if row[1] in before["layers"]}
     assert windows.items() <= before["windows"].items()
     assert len(windows) + stats["store_unreadable"] == len(before["windows"])
     assert 2 * len(windows) > len(before["windows"])

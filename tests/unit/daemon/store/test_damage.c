@@ -129,6 +129,43 @@ static void test_names_are_found_in_an_index(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM runs WHERE job = 'j' AND step = 10000"), 1);
 }
 
+/* attnd was killed after it had renamed the one, and before it renamed the other. */
+static void test_a_copy_that_was_to_take_its_place_does(void **state)
+{
+    struct store_fixture *fixture = *state;
+    char copy[160];
+    snprintf(copy, sizeof copy, "%s.repaired", fixture->path);
+    store_damage_store_some(fixture, 0, 10);
+    assert_int_equal(rename(fixture->path, copy), 0);
+    store_damage_store_some(fixture, 10, 11);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 11);
+    assert_int_equal(count_files(fixture, "repaired"), 0);
+}
+
+/* Else a hub would take it for another one, or its rows for those that it has. */
+static void test_a_node_stays_the_same(void **state)
+{
+    struct store_fixture *fixture = *state;
+    fixture->config.fleet_role = CONFIG_ROLE_NODE;
+    store_damage_store_some(fixture, 0, 60);
+    change(fixture, "INSERT INTO outbox VALUES(100, x'00', 0, 1, 0, 0);"
+                    "INSERT INTO outbox_bodies VALUES(100, x'00');"
+                    "UPDATE sqlite_sequence SET seq = 200");
+    int64_t node = ask(fixture, "SELECT value FROM meta WHERE key = 'node'");
+    mark_unclean(fixture);
+    overwrite_page(fixture, root_of(fixture, "outbox_unsent"));
+    assert_repaired(fixture, 60, 60);
+    assert_int_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'node'"), node);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM outbox JOIN outbox_bodies USING(seq)"), 1);
+    assert_int_equal(ask(fixture, "SELECT seq > 200 FROM sqlite_sequence"), 1);
+    mark_unclean(fixture);
+    overwrite_page(fixture, root_of(fixture, "sqlite_sequence"));
+    fixture_open(fixture);
+    fixture_close(fixture);
+    assert_int_not_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'node'"), node);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM outbox"), 0);
+}
+
 /* A table without its root is lost: what it had is known from others. */
 static void test_windows_that_are_lost_are_counted(void **state)
 {
@@ -494,6 +531,8 @@ int main(void)
         TEST(test_a_corrupt_page_is_found_after_an_unclean_stop),
         TEST(test_a_corrupt_page_is_found_while_running),
         TEST(test_names_are_found_in_an_index),
+        TEST(test_a_copy_that_was_to_take_its_place_does),
+        TEST(test_a_node_stays_the_same),
         TEST(test_windows_that_are_lost_are_counted),
         TEST(test_what_is_left_of_a_truncated_file_is_kept),
         TEST(test_a_history_without_its_first_page_is_repaired),
