@@ -13,9 +13,10 @@ struct repair_found {
     uint64_t lost_rows;    /* of other tables: numbers, maps, alerts of windows that are there */
 };
 
-/* Makes the file `copy`, of this version of the schema, from the one at `path`, which is only read
- * and which nobody writes meanwhile. `ends` (NULL: never) is called a few times per second and ends
- * it early: SQLITE_INTERRUPT. Returns an SQLite code; unless it is SQLITE_OK there is no copy. */
+/* Makes the file `copy`, of this version of the schema, from the one at `path`, which nobody writes
+ * meanwhile; its first page is written when that is damaged. `ends` (NULL: never) is called a few
+ * times per second and ends it early: SQLITE_INTERRUPT. Returns an SQLite code; unless it is
+ * SQLITE_OK there is no copy. */
 int repair_copy(const char *path, const char *copy, int (*ends)(void *data), void *data,
                 struct repair_found *ret_found);
 
