@@ -30,9 +30,6 @@
  * Shutdown: a worker leaves when closing is set and no tenant has anything left. A job may still
  * submit further jobs while the pool closes.
  *
- * Niceness: who computes yields the processor to what is watched. After a stop of attnd its workers
- * would take half of each processor, and so double the time of a training's step.
- *
  * Signals are blocked in the workers, so that they reach the thread that expects them.
  *
  * A failing pthread call on an initialised mutex or condition is a bug, not a run-time condition:
@@ -48,7 +45,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #define THREADS_MAX  256
@@ -447,8 +443,6 @@ static void *work_loop(void *argument)
     worker->scratch.pause_data = worker;
     worker->scratch.contended = &pool->contended;
     name_thread(worker->index);
-    setpriority(PRIO_PROCESS, 0,
-                getpriority(PRIO_PROCESS, 0) + POOL_NICE); /* Linux: the thread's */
     lock(pool);
     pool->started++;
     pool_must(pthread_cond_signal(&pool->ready));

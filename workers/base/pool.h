@@ -20,9 +20,6 @@
 /* So often a job that waits in the background is preferred. */
 #define POOL_BACKGROUND_TURN 64
 
-/* So much nicer than the thread that makes the pool are its workers. */
-#define POOL_NICE 10
-
 /* Bytes of scratch that a thread keeps from job to job; more than most messages need. */
 #define POOL_SCRATCH_KEPT ((size_t)16 << 20)
 

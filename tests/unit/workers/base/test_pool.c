@@ -11,7 +11,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #define JOBS 64
 
@@ -23,7 +22,6 @@ struct gated {
     uint32_t index;
     uint32_t *order; /* where index goes, by count of jobs run */
     char name[16];
-    int niceness;
 };
 
 static void run_gated(struct pool_job *job, struct scratch *scratch)
@@ -31,7 +29,6 @@ static void run_gated(struct pool_job *job, struct scratch *scratch)
     (void)scratch;
     struct gated *g = (struct gated *)job;
     pthread_getname_np(pthread_self(), g->name, sizeof g->name);
-    g->niceness = getpriority(PRIO_PROCESS, 0);
     if (g->entered) {
         sem_post(g->entered);
         sem_wait(g->gate);
@@ -201,21 +198,6 @@ static void test_workers_are_named(void **state)
     assert_memory_equal(f.job[0].name, "attnd-worker-", 13);
     assert_memory_equal(f.job[1].name, "attnd-worker-", 13);
     assert_string_not_equal(f.job[0].name, f.job[1].name);
-    pool_end(&f);
-}
-
-/* The kernel's nicest is 19; who runs the tests may be nice already. */
-static void test_workers_are_nicer_than_their_maker(void **state)
-{
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    int own = getpriority(PRIO_PROCESS, 0), expected = own + 10 < 19 ? own + 10 : 19;
-    struct pool *pool = new_pool(1, 1);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
-    pool_free(&pool);
-    assert_int_equal(f.job[0].niceness, expected);
-    assert_int_equal(getpriority(PRIO_PROCESS, 0), own);
     pool_end(&f);
 }
 
@@ -638,7 +620,6 @@ int main(void)
         cmocka_unit_test(test_jobs_of_one_worker_run_in_order),
         cmocka_unit_test(test_all_workers_run_at_the_same_time),
         cmocka_unit_test(test_workers_are_named),
-        cmocka_unit_test(test_workers_are_nicer_than_their_maker),
         cmocka_unit_test(test_patient_jobs_are_not_counted_as_waiting),
         cmocka_unit_test(test_background_jobs_leave_a_worker_free),
         cmocka_unit_test(test_background_jobs_get_their_turn),
