@@ -15,15 +15,20 @@ from figures import Svg, bar_table, read_png, steps_of  # noqa: E402
 from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
 from test_maps import pooled  # noqa: E402
 from test_record import Recorder  # noqa: E402
+from warm import Warm  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+WARM = Warm(ATTNCTL)
 EXAMPLE = ROOT / "clients" / "python" / "examples" / "save_figures.py"
 
 
 def attnctl(attnd, *arguments, code=0):
-    environment = dict(os.environ, ATTND_ADDRESS=attnd.directory, ATTND_PYTHON=sys.executable)
-    done = subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env=environment,
-                          timeout=4 * PATIENCE_S)
+    address = {"ATTND_ADDRESS": attnd.directory}
+    if arguments[0] == "plot":
+        done = WARM.plot(*arguments[1:], **address)
+    else:
+        done = subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **address},
+                              timeout=4 * PATIENCE_S)
     assert done.returncode == code, done
     return done.stderr if code else done.stdout
 
