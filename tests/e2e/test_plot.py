@@ -168,11 +168,11 @@ def test_what_export_writes_gives_the_same_figure(collapsed, tmp_path):
 @pytest.mark.skipif(SANITIZED, reason="it is PyTorch that takes the time")
 def test_a_training_loop_saves_a_figure_per_layer(tmp_path):
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--epochs", "20"], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--epochs", "4", "--every", "2"], capture_output=True, text=True,
                           timeout=4 * PATIENCE_S, env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
     assert done.returncode == 0, done
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
-    assert files == [f"epoch-0{epoch}/heads-decoder.{layer}.self.png" for epoch in (10, 20) for layer in (0, 1)]
+    assert files == [f"epoch-00{epoch}/heads-decoder.{layer}.self.png" for epoch in (2, 4) for layer in (0, 1)]
     pictures = [read_png((tmp_path / file).read_bytes())[0] for file in files]
     assert all(picture.shape == pictures[0].shape for picture in pictures)
     assert not np.array_equal(pictures[0], pictures[2]), "training changes attention"
