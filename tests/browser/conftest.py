@@ -159,7 +159,9 @@ def start_chromium(options):
 @pytest.fixture(scope="session")
 def browser():
     options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb",
+                 "--disable-site-isolation-trials", "--renderer-process-limit=1",  # each page would start processes of its own
+                 "--disable-features=SpareRendererForSitePerProcess,BackForwardCache"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = start_chromium(options)
