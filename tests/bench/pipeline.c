@@ -8,7 +8,7 @@
  * in each pair: it is sent frames, and it is lent memory, into which each message is copied.
  * Prints one JSON line with the medians for each of the two.
  *
- *   pipeline ATTND [PAIRS [SECTION.KEY=VALUE...]]      the settings go to attnd
+ *   pipeline ATTND [PAIRS [seconds=S] [SECTION.KEY=VALUE...]]      the settings go to attnd
  *   pipeline curve [PAIRS]      the bare receiver alone, over TCP: encrypted (CURVE) and as it is
  */
 #include "proto/memory.h"
@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,7 @@ enum { HEADS = 12, LENGTH = 512, RAW_MESSAGES = 200, CURVE_MESSAGES = 60, PAIRS_
 enum way { FRAMES, MEMORY, WAYS };
 static const char *const way_name[WAYS] = {"frames", "memory"};
 #define PAYLOAD_BYTES ((double)(HEADS * LENGTH * LENGTH * sizeof(float)))
-/* attnd is given about this much work per pair. */
+/* attnd is given about this much work per pair, unless `seconds` says how much. */
 #define ATTND_SECONDS 3.0
 /* As much as a client lends by default. */
 #define LENT_BYTES (UINT64_C(256) << 20)
@@ -43,6 +44,7 @@ struct bench {
     const char *attnd;
     char **settings;
     int setting_count;
+    double seconds;
     double rate[WAYS][PAIRS_MAX], ratio[WAYS][PAIRS_MAX];
     double cpu[WAYS][PAIRS_MAX]; /* seconds of attnd per GB, its start and end included */
     struct load load;
@@ -247,7 +249,7 @@ static double attnd_rate(struct bench *bench, enum way way, double *ret_cpu)
     void *socket = pipeline_open_publisher(bench, text, NULL);
     double start = load_seconds();
     pool_open(&pool, text, load_bytes(&bench->load));
-    while (load_seconds() - start < ATTND_SECONDS) {
+    while (load_seconds() - start < bench->seconds) {
         if (way == MEMORY) {
             publish_lent(bench, socket, &pool);
         } else {
@@ -324,7 +326,7 @@ int main(int argc, char **argv)
     char endpoint[128];
     int pairs = argc > 2 ? (int)strtol(argv[2], NULL, 10) : 5;
     if (argc < 2 || pairs < 1 || pairs > PAIRS_MAX || argc > 3 + 20) {
-        fputs("usage: pipeline ATTND|curve [PAIRS [SECTION.KEY=VALUE...]]\n", stderr);
+        fputs("usage: pipeline ATTND|curve [PAIRS [seconds=S] [SECTION.KEY=VALUE...]]\n", stderr);
         return 2;
     }
     if (strcmp(argv[1], "curve") == 0) {
@@ -332,12 +334,15 @@ int main(int argc, char **argv)
         return 0;
     }
     bench.attnd = argv[1];
-    bench.settings = argv + 3;
-    bench.setting_count = argc > 3 ? argc - 3 : 0;
+    bool is_timed = argc > 3 && strncmp(argv[3], "seconds=", 8) == 0;
+    bench.seconds = is_timed ? strtod(argv[3] + 8, NULL) : ATTND_SECONDS;
+    bench.settings = argv + 3 + is_timed;
+    bench.setting_count = argc > 3 ? argc - 3 - is_timed : 0;
+    unsigned messages = 1 + (unsigned)(RAW_MESSAGES * bench.seconds / ATTND_SECONDS);
     for (int i = 0; i < pairs; i++) {
         bench.zmq = zmq_ctx_new();
         snprintf(endpoint, sizeof endpoint, "ipc://%s/raw", attnd_directory());
-        raw[i] = raw_rate(&bench, endpoint, RAW_MESSAGES, NULL, NULL);
+        raw[i] = raw_rate(&bench, endpoint, messages, NULL, NULL);
         for (enum way way = 0; way < WAYS; way++) {
             bench.rate[way][i] = attnd_rate(&bench, way, &bench.cpu[way][i]);
             bench.ratio[way][i] = bench.rate[way][i] / raw[i];

@@ -33,7 +33,7 @@ def run(home, *command):
 
 
 def test_pipeline_ends_after_its_second_pair(home):
-    result = run(home, PIPELINE, ATTND, "2", "metrics.spectrum=false")
+    result = run(home, PIPELINE, ATTND, "2", "seconds=0.2", "metrics.spectrum=false")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["way"] for line in lines] == ["frames", "memory"], result.stderr
     assert result.returncode == 0 and all(line["pairs"] == 2 and line["ratio"] > 0 for line in lines), lines
@@ -42,7 +42,7 @@ def test_pipeline_ends_after_its_second_pair(home):
 @pytest.mark.parametrize("setting, said", [("limits.heads=1", "bench: attnd dropped messages: heads_limit\n"),
                                            ("limits.heads=none", "attnd: --set: limits.heads: ")])
 def test_pipeline_says_what_went_wrong_and_ends(home, setting, said):
-    result = run(home, PIPELINE, ATTND, "1", setting)
+    result = run(home, PIPELINE, ATTND, "1", "seconds=0.2", setting)
     assert (result.returncode, result.stdout) == (1, "") and result.stderr.startswith(said), result
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import time
 import urllib.parse
@@ -17,13 +16,13 @@ import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..", "..")
-sys.path[:0] = [os.path.join(HERE, "..", "e2e"), os.path.join(ROOT, "clients", "python")]
+CLIENT = os.path.join(ROOT, "clients", "python")
+sys.path[:0] = [os.path.join(HERE, "..", "e2e"), CLIENT, os.path.join(CLIENT, "examples")]
 
 from attnd.bundle import bundle  # noqa: E402
 from harness import PATIENCE_S, Attnd, wait_until  # noqa: E402
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: apt install python3-selenium chromium-driver")
-TRAIN = os.path.join(ROOT, "clients", "python", "examples", "train_chars.py")
 JOB = "chars-encoder-decoder"
 
 
@@ -48,10 +47,11 @@ class Site:
             return json.load(answer)
 
     def train(self, *arguments):
-        """The README's example, until it has ended."""
-        subprocess.run([sys.executable, TRAIN, "--endpoint", self.daemon.endpoint("ingest"), "--summaries",
-                        self.daemon.endpoint("publish"), *arguments],
-                       check=True, stdout=subprocess.DEVNULL, timeout=300)
+        """The README's example, in small, until it has ended."""
+        from train_chars import Trainer, parse_arguments
+        words = ("--batch", "4", "--text", os.path.join(CLIENT, "examples"), "--endpoint", self.daemon.endpoint("ingest"),
+                 "--summaries", self.daemon.endpoint("publish"))
+        assert Trainer(parse_arguments([*words, *arguments])).run()
 
     def close(self):
         CLOSED.add(self.port)
@@ -109,7 +109,7 @@ class Page:
         until = time.monotonic() + QUIET_S
         while self.driver.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame("
                                                "() => setTimeout(() => done(openQuestions))))") and time.monotonic() < until:
-            time.sleep(0.01)
+            time.sleep(0.05)
         return self
 
     def js(self, script, *arguments):
@@ -159,7 +159,9 @@ def start_chromium(options):
 @pytest.fixture(scope="session")
 def browser():
     options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb",
+                 "--disable-site-isolation-trials", "--renderer-process-limit=1",  # each page would start processes of its own
+                 "--disable-features=SpareRendererForSitePerProcess,BackForwardCache"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = start_chromium(options)

@@ -11,8 +11,6 @@ import pytest
 from conftest import JOB, Site
 from harness import Trainer, softmax_maps, wait_until
 
-VIEWS = ["overview", "layer", "head", "model", "tokens", "runs"]
-
 
 def shown(number):
     """As the page writes it: four digits, or three and an exponent, without zeros at the end."""
@@ -39,18 +37,6 @@ def test_the_api_has_the_numbers_of_the_summaries(site):
     for layer in grid["layers"]:
         assert [head[-1] for head in layer["values"]] == by_layer[where(layer)]["heads"]["entropy_normalized"]["mean"]
     control.close()
-
-
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("width, dark", [(1440, False), (390, True)])
-def test_every_view_draws_without_complaint(site, page, view, width, dark):
-    page.open(site, f"#/{view}?job={JOB}", width=width, dark=dark).ready()
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
-    assert page.js("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
-    assert page.text("#connection") == "connected" and JOB in page.js("return document.title")
-    assert page.js("return document.querySelector('.tabs [aria-current]').textContent").lower() == view
-    assert page.js("return document.querySelectorAll('main svg').length") > 0
-    page.screenshot(f"{view}-{width}-{'dark' if dark else 'light'}")
 
 
 def test_few_requests_go_before_the_first_numbers(site, page):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attnctl as a whole: what holds of every command of its table, its manual, and its completion in real shells."""
+import functools
 import json
 import os
 import re
@@ -37,6 +38,7 @@ COMMANDS = candidates("")
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
 
+@functools.cache
 def help_of(name):
     done = run(name, "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -116,22 +118,20 @@ def test_an_example_is_what_the_command_takes(name, tmp_path):
     assert (3 in codes) == takes(name, "endpoint"), (codes, examples_of(name))
 
 
-@every_command
-def test_what_cannot_be_written_is_said(name):
+def test_what_cannot_be_written_is_said():
     for redirection in (">/dev/full", ">&-"):
-        done = subprocess.run(["sh", "-c", f"{shlex.quote(ATTNCTL)} help {name} {redirection}"], stderr=subprocess.PIPE,
+        done = subprocess.run(["sh", "-c", f"{shlex.quote(ATTNCTL)} help jobs {redirection}"], stderr=subprocess.PIPE,
                               text=True, timeout=TIMEOUT_S)
         assert (done.returncode, done.stderr) == (1, "attnctl: cannot write the output\n")
 
 
-@every_command
-def test_a_reader_that_has_had_enough_is_no_failure(name):
-    line = f"{shlex.quote(ATTNCTL)} help {name} | head -n 1; echo ${{PIPESTATUS[0]}}"
+def test_a_reader_that_has_had_enough_is_no_failure():
+    line = f"{shlex.quote(ATTNCTL)} help jobs | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.stderr == "" and done.stdout.splitlines()[1:] == ["0"]
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([ATTNCTL, "help", name], stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT_S)
+    done = subprocess.run([ATTNCTL, "help", "jobs"], stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT_S)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -26,11 +26,11 @@ class Warm:
         self._python.write_text(TELL)
         self._python.chmod(0o755)
 
-    def plot(self, *words, cwd=None, **more):
+    def plot(self, *words, cwd=None, stdin=None, **more):
         """As subprocess.run() of attnctl plot has it."""
         line = [self._attnctl, "plot", *map(str, words)]
         env = {**os.environ, **more, "ATTND_PYTHON": str(self._python)}
-        told = subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
+        told = subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=cwd, env=env, stdin=stdin)
         if not told.stdout.startswith("handed:"):
             return told
         # -c, the program, the module, and the package beside attnctl come first
@@ -38,16 +38,18 @@ class Warm:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()
             if child == 0:
-                self._become(handed, cwd, more, out, err)
+                self._become(handed, cwd, stdin, more, out, err)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             texts = [_text(file) for file in (out, err)]
         return subprocess.CompletedProcess(line, code, *texts)
 
-    def _become(self, handed, cwd, more, out, err):
+    def _become(self, handed, cwd, stdin, more, out, err):
         code = 70
         try:
             os.environ.update(more, ATTND_ATTNCTL=os.path.abspath(self._attnctl))
             os.chdir(cwd or ".")
+            if stdin is not None:
+                os.dup2(stdin, 0)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)

@@ -11,19 +11,24 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests" / "cli"))
 
-from figures import Svg, bar_table, read_png, steps_of  # noqa: E402
+from figures import Svg, bar_table, steps_of  # noqa: E402
 from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
 from test_maps import pooled  # noqa: E402
 from test_record import Recorder  # noqa: E402
+from warm import Warm  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+WARM = Warm(ATTNCTL)
 EXAMPLE = ROOT / "clients" / "python" / "examples" / "save_figures.py"
 
 
 def attnctl(attnd, *arguments, code=0):
-    environment = dict(os.environ, ATTND_ADDRESS=attnd.directory, ATTND_PYTHON=sys.executable)
-    done = subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env=environment,
-                          timeout=4 * PATIENCE_S)
+    address = {"ATTND_ADDRESS": attnd.directory}
+    if arguments[0] == "plot":
+        done = WARM.plot(*arguments[1:], **address)
+    else:
+        done = subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **address},
+                              timeout=4 * PATIENCE_S)
     assert done.returncode == code, done
     return done.stderr if code else done.stdout
 
@@ -163,11 +168,11 @@ def test_what_export_writes_gives_the_same_figure(collapsed, tmp_path):
 @pytest.mark.skipif(SANITIZED, reason="it is PyTorch that takes the time")
 def test_a_training_loop_saves_a_figure_per_layer(tmp_path):
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--epochs", "20"], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--epochs", "2", "--every", "1", "--ending", "svg"], capture_output=True, text=True,
                           timeout=4 * PATIENCE_S, env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
     assert done.returncode == 0, done
-    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
-    assert files == [f"epoch-0{epoch}/heads-decoder.{layer}.self.png" for epoch in (10, 20) for layer in (0, 1)]
-    pictures = [read_png((tmp_path / file).read_bytes())[0] for file in files]
-    assert all(picture.shape == pictures[0].shape for picture in pictures)
-    assert not np.array_equal(pictures[0], pictures[2]), "training changes attention"
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.svg"))
+    assert files == [f"epoch-00{epoch}/heads-decoder.{layer}.self.svg" for epoch in (1, 2) for layer in (0, 1)]
+    maps = [[cells for _, cells in Svg(tmp_path / file).maps] for file in files]
+    assert [len(of_layer) for of_layer in maps] == [4] * 4
+    assert not np.array_equal(maps[0], maps[2]), "training changes attention"

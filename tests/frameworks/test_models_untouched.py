@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A watched training is the same training: losses and weights of 50 steps have the same bits."""
+"""A watched training is the same training: losses and weights of 20 steps have the same bits."""
 import pathlib
 
 import pytest
@@ -9,7 +9,7 @@ from session import Session, snapshot, tier_options  # noqa: E402
 from zoo import decoder_kind, eager, fused, multihead_kind, transformer_kind  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
-STEPS = 50
+STEPS = 20
 KINDS = [transformer_kind("nn.Transformer", dropout=0.1), decoder_kind("eager", eager, dropout=0.1),
          multihead_kind("nn.MultiheadAttention", need_weights=True),
          multihead_kind("nn.MultiheadAttention-no-weights", need_weights=False)]
@@ -23,7 +23,7 @@ except ImportError:
 
 
 def losses_and_weights(kind, model):
-    """Of 50 steps of training; the random numbers of dropout are the same every time."""
+    """Of 20 steps of training; the random numbers of dropout are the same every time."""
     torch.manual_seed(11)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []

@@ -201,18 +201,17 @@ def run(folder, named, dtype, stride=None):
         check(got, a, dtype, f"{name} {a.shape} {dtype}")
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16"])
-@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("n, dtype", [(20, "f32"), (20, "f64"), (20, "f16"), (20, "bf16"), (140, "f32"), (140, "f64")])
 def test_square_maps(tmp_path, n, dtype):
     run(tmp_path, list(square_maps(np.random.default_rng(n), n)), dtype)
 
 
 def test_a_large_map(tmp_path):
-    run(tmp_path, list(square_maps(np.random.default_rng(7), 520))[:3], "f32")
+    run(tmp_path, list(square_maps(np.random.default_rng(7), 520))[:1], "f32")
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
-@pytest.mark.parametrize("shape", [(129, 129), (130, 130), (150, 401), (401, 150), (256, 256), (144, 160), (60, 300)])
+@pytest.mark.parametrize("shape", [(129, 129), (130, 130), (150, 401), (401, 150), (192, 192), (144, 160), (60, 300)])
 def test_made_matrices(tmp_path, shape, dtype):
     run(tmp_path, list(made(np.random.default_rng(sum(shape)), *shape)), dtype)
 
@@ -266,16 +265,3 @@ def test_row_stochastic_bounds(tmp_path):
     for got in spectrum(tmp_path, maps, "f32")[0]:
         for numbers in got.values():
             assert 1 - 1e-4 <= numbers["spectral_norm"] <= np.sqrt(160) * (1 + 1e-4)
-
-
-def test_torch_agrees(tmp_path):
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(11)
-    results, maps = spectrum(tmp_path, [softmax(rng.standard_normal((300, 300)))], "f32")
-    a, got = torch.from_numpy(maps[0]), results[0]
-    s = torch.linalg.svdvals(a)
-    for effort in ("ref", "leading", "full"):
-        close(got[effort]["singular_values"], s[:16].numpy(), 1e-3 * s[0].item(), effort)
-        close(got[effort]["stable_rank"], (a.square().sum() / torch.linalg.matrix_norm(a, 2) ** 2).item(), 2e-3, effort)
-    assert got["full"]["rank"] == torch.linalg.matrix_rank(a, rtol=300 * EPS["f32"]).item()
-    close(got["full"]["nuclear_norm"], torch.linalg.matrix_norm(a, "nuc").item(), 1e-3, "nuclear")

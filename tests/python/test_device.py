@@ -19,21 +19,20 @@ from conftest import PACKAGE  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 from attnd.masks import describe  # noqa: E402
 from attnd.padding import valid_queries  # noqa: E402
-from device_grid import DTYPES, MASKS, NO_TOKENS, SHAPES, VALUES, agree, agree_of_message, make, message, truth  # noqa: E402
+from device_grid import MASKS, NO_TOKENS, SHAPES, VALUES, agree, agree_of_message, make, message, problems, truth  # noqa: E402
 
 
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("mask", MASKS)
 def test_the_reference_agrees_with_numpy(mask, values):
-    turn = MASKS.index(mask) + VALUES.index(values)
-    for shape, dtype in zip(SHAPES, itertools.islice(itertools.cycle(DTYPES), turn, None)):
+    for shape, dtype in problems(mask, values):
         q, k, words = make(mask, values, shape, dtype)
         agree(attnd.device.row_statistics(q, k, backend="reference", **words), q, k, words)
 
 
 @pytest.mark.parametrize("mask", ["causal offset", "causal documents lengths", "hidden bool lengths", "cross lengths"])
 def test_chunks_of_samples_keys_heads_and_queries_give_the_same(mask, monkeypatch):
-    q, k, words = make(mask, "plain", (5, 6, 2, 50, 70, 16), "f64")
+    q, k, words = make(mask, "plain", (3, 4, 2, 30, 40, 16), "f64")
     whole = attnd.device.row_statistics(q, k, backend="reference", **words)
     monkeypatch.setattr(reference, "_ENTRIES", 300)
     monkeypatch.setattr(reference, "_NUMBERS", 400)
@@ -242,8 +241,8 @@ def test_rows_are_reduced_as_on_the_host():
 @pytest.mark.parametrize("values", ["plain", "infinities"])
 @pytest.mark.parametrize("mask", MASKS)
 def test_a_state_counts_its_rows_and_those_without_numbers(mask, values):
-    for shape in SHAPES[1:4]:
-        q, k, words = make(mask, values, shape, "f32")
+    for shape, dtype in problems(mask, values, ("f32",)):
+        q, k, words = make(mask, values, shape, dtype)
         expected, _ = truth(q, k, words)
         found = msgpack.unpackb(attnd.device.layer_state(q, k, step=7, rank=3, **words))
         exists = np.isfinite(expected["entropy"])
@@ -258,7 +257,7 @@ def test_a_state_counts_its_rows_and_those_without_numbers(mask, values):
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("mask", MASKS)
 def test_the_numbers_of_a_message_agree_with_numpy(mask, values):
-    for shape, dtype in zip(SHAPES, itertools.cycle(("f32", "f64"))):
+    for shape, dtype in problems(mask, values, ("f32", "f64")):
         q, k, words = make(mask, values, shape, dtype)
         agree_of_message(message(q, k, words, reference.rows), q, k, words)
 
@@ -316,8 +315,7 @@ def lse_of(q, k, words):
 @pytest.mark.parametrize("values", ["plain", "offset_200", "sink", "infinities"])
 @pytest.mark.parametrize("mask", MASKS)
 def test_what_follows_from_an_lse_agrees_with_numpy(mask, values):
-    turn = MASKS.index(mask) + VALUES.index(values)
-    for shape, dtype in zip(SHAPES[turn % 2::2], itertools.islice(itertools.cycle(DTYPES), turn, None)):
+    for shape, dtype in problems(mask, values):
         q, k, words = make(mask, values, shape, dtype)
         lse, largest = lse_of(q, k, words)
         found = attnd.device.lse_statistics(q, k, lse, max_logit=largest, **words)
@@ -382,22 +380,22 @@ import attnd
 torch.set_num_threads(1)
 def peak():  # not ru_maxrss, which begins with that of the process that started this one
     return int(re.search("VmHWM:(.*)kB", pathlib.Path("/proc/self/status").read_text()).group(1))
-q = torch.randn(1, 4, 8192, 128).{dtype}()
-k = torch.randn(1, 2, 8192, 128).{dtype}()
-attnd.device.{function}(q[:, :, :64], k[:, :, :64], causal=True)
-before = peak()
-assert attnd.device.{function}(q, k, causal={causal})
-print(peak() - before)
+q, k = torch.randn(2, 1, 1, 8192, 128)
+for function, dtype, causal in ((attnd.device.layer_state, torch.float, True), (attnd.device.row_statistics, torch.bfloat16, False)):
+    q, k = q.to(dtype), k.to(dtype)
+    function(q[:, :, :64], k[:, :, :64], causal=True)
+    before = peak()
+    assert function(q, k, causal=causal)
+    print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("function, dtype, causal", [("row_statistics", "bfloat16", False), ("layer_state", "float", True)])
-def test_no_map_is_held_at_8192(function, dtype, causal):
-    """A map of one head in f32 is 256 MiB; the results of four are 2 MiB. malloc keeps nothing large that was freed."""
-    code = MEASURED.format(function=function, dtype=dtype, causal=causal)
-    run = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=True,
+def test_no_map_is_held_at_8192():
+    """A map of a head in f32 is 256 MiB, of bf16 128. malloc keeps nothing large that was freed."""
+    run = subprocess.run([sys.executable, "-c", MEASURED], cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=True,
                          env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"})
-    assert 0 < int(run.stdout) < 64 << 10, f"{run.stdout} KiB"
+    more = [int(line) for line in run.stdout.split()]
+    assert 0 < more[0] < 64 << 10 and 0 <= more[1] < 64 << 10, f"{run.stdout} KiB"
 
 
 def some_maps(rng, length):
@@ -419,7 +417,7 @@ def some_maps(rng, length):
 def test_a_mask_means_on_its_device_what_it_means_on_the_host(monkeypatch):
     monkeypatch.setattr(visible, "_ENTRIES", 30)
     rng, length, compared = np.random.default_rng(1), 12, 0
-    for (stride, first), cross, shared in itertools.product([(1, 0), (2, 1), (3, 0), (5, 4)] * 8, (False, True), (False, True)):
+    for (stride, first), cross, shared in itertools.product([(1, 0), (2, 1), (3, 0), (5, 4)] * 3, (False, True), (False, True)):
         for allowed in some_maps(rng, length):
             part = allowed[:, first::stride]
             queries = part.shape[1]
@@ -433,7 +431,7 @@ def test_a_mask_means_on_its_device_what_it_means_on_the_host(monkeypatch):
                              first + (queries if said.q_len is None else said.q_len) * stride)
             assert cross or (found.end.numpy() == end).all()
             compared += 1
-    assert compared > 1000
+    assert compared > 375
 
 
 def test_rows_of_a_fixed_size_are_those_that_are_reduced_on_the_host():
