@@ -36,15 +36,15 @@
 /* Messages that are taken at most before what trainers lend is looked at. */
 #define MESSAGES_PER_TURN 64
 
-/* So many times what is free may a job have in flight; see ingest_has_room. */
+/* So many times what is free may a payer have in flight; see ingest_has_room. */
 #define SHARE_OF_FREE 8
 
-/* A job's bytes in flight. The ingest thread has the table and frees what has none. */
+/* A payer's bytes in flight. The ingest thread has the table and frees what has none. */
 struct ingest_share {
-    char job[JOB_NAME_MAX + 1];
-    _Atomic uint64_t held[2]; /* of the budget, of the reserve */
-    uint64_t scratch;         /* the most that one of its messages needs */
-    struct inbox_line line;   /* its messages that the loop has not read */
+    char payer[JOB_NAME_MAX + 1]; /* message_payer */
+    _Atomic uint64_t held[2];     /* of the budget, of the reserve */
+    uint64_t scratch;             /* the most that one of its messages needs */
+    struct inbox_line line;       /* its messages that the loop has not read */
     UT_hash_handle hh;
 };
 
@@ -124,11 +124,11 @@ static void forget_idle_shares(struct ingest *ingest)
     }
 }
 
-/* The job's, made when there is none; NULL when out of memory. */
-static struct ingest_share *ingest_share_of(struct ingest *ingest, const char *job)
+/* Its payer's, made when there is none; NULL when out of memory. */
+static struct ingest_share *ingest_share_of(struct ingest *ingest, const struct message *message)
 {
     struct ingest_share *share = NULL;
-    HASH_FIND_STR(ingest->shares, job, share);
+    HASH_FIND_STR(ingest->shares, message_payer(message), share);
     if (share) {
         return share;
     }
@@ -137,8 +137,8 @@ static struct ingest_share *ingest_share_of(struct ingest *ingest, const char *j
     if (!share) {
         return NULL;
     }
-    strcpy(share->job, job);
-    HASH_ADD_STR(ingest->shares, job, share);
+    strcpy(share->payer, message_payer(message));
+    HASH_ADD_STR(ingest->shares, payer, share);
     if (!share->hh.tbl) {
         free(share);
         return NULL;
@@ -146,10 +146,10 @@ static struct ingest_share *ingest_share_of(struct ingest *ingest, const char *j
     return share;
 }
 
-/* While less than half of the limit is used, or nothing of the job is in flight, its message is
- * admitted, whatever it costs: `attnctl replay` relies on that. Else the job may have so many times
- * what is then free (Choudhury and Hahne 1998): one that is alone gets 8/9 of the limit, n that
- * want all of it 8/(8n + 1) each, and unless a message takes more than half there is something left
+/* While less than half of the limit is used, or nothing of its payer is in flight, a message is
+ * admitted, whatever it costs: `attnctl replay` relies on that. Else the payer may have so many
+ * times what is then free (Choudhury and Hahne 1998): one that is alone gets 8/9 of the limit, n
+ * that want all of it 8/(8n + 1) each, and unless a message takes more than half something is left
  * for one that comes. An ingest that was not started has a caller who waits for room instead. */
 static bool ingest_has_room(struct ingest *ingest, const struct message *message)
 {
@@ -164,15 +164,16 @@ static bool ingest_has_room(struct ingest *ingest, const struct message *message
     return cost <= limit - used && (held + cost) / SHARE_OF_FREE <= limit - used - cost;
 }
 
-static void post_refusal(struct ingest *ingest, const char *job, int code)
+static void post_refusal(struct ingest *ingest, const struct message *message, int code)
 {
     uint64_t limit, used = ingest_used(ingest, true, &limit);
-    struct refusal *refusal = *job && used < limit ? calloc(1, sizeof *refusal) : NULL;
+    struct refusal *refusal =
+        *message->header.job && used < limit ? calloc(1, sizeof *refusal) : NULL;
     if (!refusal) {
         return; /* nobody to attribute it to; the global counter has it */
     }
     struct ingest_share *share = NULL; /* with one it comes after what the job sent before */
-    HASH_FIND_STR(ingest->shares, job, share);
+    HASH_FIND_STR(ingest->shares, message_payer(message), share);
     atomic_fetch_add(&ingest->reserved, sizeof *refusal);
     if (share) {
         atomic_fetch_add(&share->held[true], sizeof *refusal);
@@ -180,7 +181,7 @@ static void post_refusal(struct ingest *ingest, const char *job, int code)
     refusal->note.kind = NOTE_REFUSED;
     refusal->code = code;
     refusal->share = share;
-    strcpy(refusal->job, job);
+    strcpy(refusal->job, message->header.job);
     inbox_post(ingest->inbox, share ? &share->line : NULL, &refusal->note);
 }
 
@@ -190,7 +191,7 @@ static void ingest_refuse(struct ingest *ingest, struct message *message, int co
     uint64_t before = stats_drop(ingest->stats, code);
     refused_tell(&ingest->refused, ingest->socket, ingest->ring, message, code, key, before);
     if (code != ERR_KEY) { /* that counts for the key, not for the job it names */
-        post_refusal(ingest, message->header.job, code);
+        post_refusal(ingest, message, code);
     }
     if (message->promise) {
         lane_refuse(ingest->lane, message, code);
@@ -245,7 +246,7 @@ static int ingest_check(struct ingest *ingest, struct message *message, struct k
     if (*job && !keys_allow(keys, &message->frames[0], ACCESS_PUBLISH, job)) {
         code = ERR_KEY; /* whatever else: nobody speaks for the job of another key */
     }
-    message->sender = code ? NULL : keys_bounded(keys, &message->frames[0]);
+    message->sender = code == ERR_KEY ? NULL : keys_bounded(keys, &message->frames[0]);
     message->reserved = message->header.type == MESSAGE_EVENT;
     return code;
 }
@@ -255,7 +256,7 @@ int ingest_take(struct ingest *ingest, struct message *message)
     const char *key = NULL;
     int code = ingest_check(ingest, message, ingest->keys, &key);
     bool valid = !code || code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT;
-    message->share = valid ? ingest_share_of(ingest, message->header.job) : NULL;
+    message->share = valid ? ingest_share_of(ingest, message) : NULL;
     if (valid && !message->share) {
         code = ERR_MEMORY;
     }
@@ -277,7 +278,7 @@ int ingest_take(struct ingest *ingest, struct message *message)
 static bool ingest_take_reliable(void *data, struct message *message)
 {
     struct ingest *ingest = data;
-    message->share = ingest_share_of(ingest, message->header.job);
+    message->share = ingest_share_of(ingest, message);
     if (!message->share || !lane_is_open(ingest->lane, message) ||
         !ingest_has_room(ingest, message)) {
         return false;
@@ -294,7 +295,7 @@ static void ingest_judge_reliable(struct ingest *ingest, struct message *message
     int code = ingest_check(ingest, message, lane_keys(ingest->lane), &key);
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
-    message->share = large ? ingest_share_of(ingest, message->header.job) : NULL;
+    message->share = large ? ingest_share_of(ingest, message) : NULL;
     if (large && message->share) {
         lane_refuse(ingest->lane, message, code);
         ingest_shed(ingest, message, code);

@@ -38,7 +38,7 @@ struct message {
     uint64_t cost;        /* what it counts against the budget: bytes, bookkeeping, computation */
     uint64_t scratch;     /* the same of what the largest of all messages counts for */
     bool reserved;        /* its cost counts against the reserve instead (ingest.h) */
-    struct ingest_share *share; /* its job's, as long as it costs something */
+    struct ingest_share *share; /* its payer's, as long as it costs something */
     uint64_t received_ns;       /* monotonic clock */
     struct lane_peer *peer;     /* of the reliable lane: to be told when it is freed; NULL = none */
     struct promise *promise;    /* to acknowledge it; owned, NULL = none, or passed on */
@@ -113,6 +113,14 @@ struct weights message_weights(struct message *message);
  * them and of one dtype each: message_weights gives them whole. On 0 it owns the parts. Returns 0
  * or ERR_MEMORY. */
 int message_join(struct message *message, struct message *parts);
+
+/* Whom its room counts for: the key of its sender, which has no more of it by naming more jobs,
+ * when that may publish some jobs only; else its job. */
+static inline const char *message_payer(const struct message *message)
+{
+    return message->sender ? message->sender : message->header.job;
+}
+
 /* The one after `part`, of itself and those that it stands for; NULL: none. */
 static inline const struct message *message_after(const struct message *message,
                                                   const struct message *part)

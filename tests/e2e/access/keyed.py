@@ -23,7 +23,7 @@ class Keyed(Attnd):
 
     host, ports = "127.0.0.1", len(SOCKETS)
 
-    def __init__(self, *lines, config=None):
+    def __init__(self, *lines, settings=(), config=None):
         self.server, self.owner = Pair(), Pair()
         self.port = free_ports(self.ports)
         self.files = [f"/tmp/attnd-keys-{os.getpid()}-{self.port}.{end}" for end in ("key", "access")]
@@ -31,7 +31,7 @@ class Keyed(Attnd):
         self.write(*lines)
         keys = [f"keys.server={self.files[0]}", f"keys.access={self.files[1]}"]
         ports = [f"{name}.endpoint={self.endpoint(name)}" for name in SOCKETS]
-        super().__init__(*keys, *ports, config=config)
+        super().__init__(*keys, *ports, *settings, config=config)
 
     def endpoint(self, name):
         return f"tcp://{self.host}:{self.port + list(SOCKETS).index(name)}"

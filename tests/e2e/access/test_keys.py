@@ -42,6 +42,27 @@ def train(trainer, step, **keys):
     trainer.attention(np.full((1, 2, 4, 4), 0.25, np.float32), step=step, **keys)
 
 
+def test_a_key_has_no_more_room_by_naming_more_jobs(people):
+    many, one = Pair(), Pair()
+    attnd = Keyed((many, "publish", "many-*"), (one, "publish", "one"), settings=(
+        "ingest.budget=16MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_max_size=4096",
+        "metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues"))
+    person, victim = people(attnd, many), Trainer(people(attnd, one), "one")
+    trainers = [Trainer(person, f"many-{i}") for i in range(16)]
+    weights = np.full((1, 4, 128, 128), 1 / 128, np.float32)
+    trainers[0].attention(np.random.default_rng(1).dirichlet(np.ones(900), (1, 1, 900)).astype(np.float32))  # takes seconds
+    for step in range(8):
+        for trainer in trainers:
+            trainer.attention(weights, step=step, layer=1)
+    wait_until(lambda: attnd.stats()["received"] + attnd.stats()["in_flight"] >= 129, "all of the many jobs")
+    for step in range(5):
+        victim.attention(weights[:, :, :16, :16] * 8, step=step)
+    stats = attnd.settled(134)
+    dropped = {job["job"]: job["dropped"] for job in attnd.call("jobs")}
+    assert dropped.pop("one") == {} and stats["dropped"]["over_budget"] > 32
+    attnd.close()
+
+
 def test_who_can_do_what(people):
     reader, publisher, planner, scoped = Pair(), Pair(), Pair(), Pair()
     attnd = Keyed((reader, "read", "*"), (publisher, "publish", "other-*"), (planner, "plan", "*"), (scoped, "read", "mine"))
