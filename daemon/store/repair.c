@@ -185,7 +185,8 @@ static bool repair_scan(struct repair *repair, sqlite3_stmt *rows, int64_t low, 
 
 static void repair_range(struct repair *repair, int64_t low, int64_t high)
 {
-    while (!repair_ends(repair) && !repair_scan(repair, repair->rising, low, high, &low)) {
+    while (low <= high && !repair_ends(repair) &&
+           !repair_scan(repair, repair->rising, low, high, &low)) {
         if (low == high) {
             repair->unread += !repair_scan(repair, repair->falling, low, high, &low);
             return;
