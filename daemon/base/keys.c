@@ -192,7 +192,7 @@ void keys_each(struct keyring *keys,
     pthread_rwlock_unlock(&keys->lock);
 }
 
-int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size)
+int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size, int *ret_fd)
 {
     zmq_msg_t frame;
     zmq_msg_init(&frame);
@@ -201,6 +201,7 @@ int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size)
         memcpy(buffer, zmq_msg_data(&frame), (size_t)length < size ? (size_t)length : size);
         keys_know(keys, &frame);
     }
+    *ret_fd = length > 0 ? zmq_msg_get(&frame, ZMQ_SRCFD) : -1;
     zmq_msg_close(&frame);
     return length;
 }

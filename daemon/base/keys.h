@@ -63,8 +63,8 @@ const char *keys_bounded(struct keyring *keys, zmq_msg_t *frame);
 void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_sender *ret_sender);
 
 /* Receives a frame of at most `size` bytes as zmq_recv does, without waiting, and notes whose it
- * is. */
-int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size);
+ * is. *ret_fd: the descriptor of its connection; -1: none, or one that has ended. */
+int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size, int *ret_fd);
 /* Calls `visit` for each line of the list, with whether a connection goes on over which its key was
  * heard at each of attnd's addresses: by a message, a request or a subscription; and how many
  * messages of the key were refused, as of another job. */

@@ -10,8 +10,9 @@
  * first frame, so that a message goes out whole or not at all. Recorders share the budget: one that
  * stalls takes from the others, until tap_keep cuts it off.
  *
- * Prefixes are kept as a set. ZeroMQ reports every subscription (ZMQ_XPUB_VERBOSE), so that each
- * recorder is greeted, but of the unsubscriptions only the last one of a prefix. */
+ * ZeroMQ reports every subscription and its end (ZMQ_XPUB_VERBOSER), so that each recorder is
+ * greeted, and also the end of one that its sender never had: a prefix is kept with its connection,
+ * and goes by what this one says, or when a connection ends. */
 #include "daemon/ingest/tap.h"
 
 #include "daemon/base/clock.h"
@@ -36,7 +37,8 @@
 #define JOBS_MAX 4096
 /* How long a stop may go on sending. */
 #define LINGER_MS 1000
-/* The number of prefixes that are distinguished; with more, every job counts as listened to. */
+/* The number of prefixes that are distinguished, by connection; with more, every job counts as
+ * listened to, until their connections have ended. */
 #define PREFIXES_MAX 64
 /* Events may go beyond the budget by one part in this. */
 #define EVENT_SHARE 8
@@ -61,6 +63,12 @@ struct tap_parcel {
     zmq_msg_t frames[];
 };
 
+struct tap_prefix {
+    char text[TOPIC_MAX];
+    int fd;         /* of its connection */
+    uint32_t count; /* subscriptions */
+};
+
 struct tapped_job {
     char job[JOB_NAME_MAX + 1];
     uint64_t n;       /* messages seen since somebody listens */
@@ -79,7 +87,7 @@ struct tap {
     struct stalled *stalled;
     uint64_t arrived;        /* of the flight, when recorders that stall were last looked for */
     struct tapped_job *jobs; /* listened to, and heard of since */
-    char prefixes[PREFIXES_MAX][TOPIC_MAX];
+    struct tap_prefix prefixes[PREFIXES_MAX];
     uint32_t prefix_count;
     uint64_t others; /* prefixes beyond PREFIXES_MAX */
     bool listened;
@@ -215,7 +223,8 @@ static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t r
 static bool is_listened_to(const struct tap *tap, const char *topic)
 {
     for (uint32_t i = 0; i < tap->prefix_count; i++) {
-        if (strncmp(topic, tap->prefixes[i], strlen(tap->prefixes[i])) == 0) {
+        const char *prefix = tap->prefixes[i].text;
+        if (strncmp(topic, prefix, strlen(prefix)) == 0) {
             return true;
         }
     }
@@ -319,36 +328,40 @@ void tap_message(struct tap *tap, struct message *message)
 
 /* Subscriptions -------------------------------------------------------------------------------- */
 
-static int find_prefix(const struct tap *tap, const char *prefix)
+/* That of a connection, or of any (-1); NULL: there is none. */
+static struct tap_prefix *find_prefix(struct tap *tap, const char *text, int fd)
 {
     for (uint32_t i = 0; i < tap->prefix_count; i++) {
-        if (strcmp(tap->prefixes[i], prefix) == 0) {
-            return (int)i;
+        struct tap_prefix *prefix = &tap->prefixes[i];
+        if ((fd < 0 || prefix->fd == fd) && strcmp(prefix->text, text) == 0) {
+            return prefix;
         }
     }
-    return -1;
+    return NULL;
 }
 
-/* Beyond the table, a prefix that is asked for twice counts twice, and goes once: then every job
- * counts as listened to for longer than it is. */
-static void tap_add_prefix(struct tap *tap, const char *prefix)
+static void tap_add_prefix(struct tap *tap, const char *text, int fd)
 {
-    if (find_prefix(tap, prefix) >= 0) {
+    struct tap_prefix *prefix = find_prefix(tap, text, fd);
+    if (!prefix && tap->prefix_count == PREFIXES_MAX) {
+        tap->others++;
         return;
     }
-    if (tap->prefix_count == PREFIXES_MAX) {
-        tap->others++;
-    } else {
-        strcpy(tap->prefixes[tap->prefix_count++], prefix);
+    if (!prefix) {
+        prefix = &tap->prefixes[tap->prefix_count++];
+        strcpy(prefix->text, text);
+        prefix->fd = fd;
+        prefix->count = 0;
     }
+    prefix->count++;
 }
 
-static void remove_prefix(struct tap *tap, const char *prefix)
+static void remove_prefix(struct tap *tap, const char *text, int fd)
 {
-    int index = find_prefix(tap, prefix);
-    if (index >= 0) {
-        memmove(tap->prefixes[index], tap->prefixes[--tap->prefix_count], TOPIC_MAX);
-    } else if (tap->others > 0) {
+    struct tap_prefix *prefix = find_prefix(tap, text, fd);
+    if (prefix && --prefix->count == 0) {
+        *prefix = tap->prefixes[--tap->prefix_count];
+    } else if (!prefix && fd < 0 && tap->others > 0) {
         tap->others--;
     }
     forget_jobs(tap, false);
@@ -374,14 +387,15 @@ static void tap_on_subscription(struct zsock *zsock)
 {
     struct tap *tap = zsock->data;
     char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
-    int length = keys_receive(tap->keys, zsock->socket, frame, SUBSCRIPTION_BYTES_MAX);
+    int fd;
+    int length = keys_receive(tap->keys, zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, &fd);
     if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX) {
         return;
     }
     if (frame[0] == 1) {
-        tap_add_prefix(tap, frame + 1);
+        tap_add_prefix(tap, frame + 1, fd);
     } else {
-        remove_prefix(tap, frame + 1);
+        remove_prefix(tap, frame + 1, fd);
     }
     tap->listened = tap->prefix_count > 0 || tap->others > 0;
     if (frame[0] == 1) {
@@ -407,7 +421,7 @@ static void *tap_open_socket(struct tap *tap, bool again, char *reterr)
     void *socket = endpoint_bind(tap->zmq, &options, reterr);
     int verbose = 1;
     if (socket) {
-        zmq_setsockopt(socket, ZMQ_XPUB_VERBOSE, &verbose, sizeof verbose);
+        zmq_setsockopt(socket, ZMQ_XPUB_VERBOSER, &verbose, sizeof verbose);
     }
     return socket;
 }

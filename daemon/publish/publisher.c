@@ -385,7 +385,8 @@ static void publisher_on_subscription(struct zsock *zsock)
 {
     struct publisher *publisher = zsock->data;
     char frame[SUBSCRIPTION_BYTES_MAX + 1] = {0};
-    int length = keys_receive(publisher->keys, zsock->socket, frame, SUBSCRIPTION_BYTES_MAX);
+    int fd;
+    int length = keys_receive(publisher->keys, zsock->socket, frame, SUBSCRIPTION_BYTES_MAX, &fd);
     if (length < 1 || length >= SUBSCRIPTION_BYTES_MAX || frame[0] != 1) {
         return;
     }

@@ -227,6 +227,29 @@ def test_a_recorder_that_never_reads_is_cut_off_and_others_go_on(rng):
     attnd.close()
 
 
+def test_only_a_recorder_ends_its_subscription(attnd, rng):
+    recorder, stranger = attnd.context.socket(zmq.SUB), zmtp.introduce(zmtp.connect(attnd.endpoint("tap")), b"SUB")
+    recorder.connect(attnd.endpoint("tap"))
+    recorder.subscribe(b"tap/job/")
+    assert recorder.poll(1000 * PATIENCE_S)  # the greeting
+    end = zmtp.frame(b"\0tap/job/")
+    stranger.sendall(zmtp.subscription(b"tap/job/") + 2 * end + zmtp.subscription(b"tap/other/"))
+    said = b""
+    while b"tap/other/" not in said:
+        said += zmtp.receive(stranger, 1)
+    trainer, weights = Trainer(attnd, "job"), softmax_maps(rng, 1, 1, 4, 4)
+    trainer.attention(weights)
+    assert attnd.settled(1)["tapped"] == 1
+    stranger.close()
+    recorder.close(linger=0)
+
+    def goes_by():
+        before = attnd.stats()
+        trainer.attention(weights)
+        return attnd.settled(before["received"] + 1)["tapped"] > before["tapped"]
+    wait_until(lambda: not goes_by(), "nobody to record for")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_another_user_does_not_get_in(attnd):
     knock = """
