@@ -332,6 +332,16 @@ void mpk_find_text(const msgpack_object *map, const char *key, char *ret_text, s
              is_text ? value->via.str.ptr : "");
 }
 
+uint32_t mpk_items(const msgpack_object *value)
+{
+    return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
+}
+
+uint32_t mpk_pairs(const msgpack_object *value)
+{
+    return value && value->type == MSGPACK_OBJECT_MAP ? value->via.map.size : 0;
+}
+
 double mpk_number(const msgpack_object *value)
 {
     double number;

@@ -61,6 +61,9 @@ int mpk_get_f64(const msgpack_object *value, double *ret_number);
 uint64_t mpk_find_u64(const msgpack_object *map, const char *key);
 /* The text of a key, cut to fit, up to its first NUL; "" when the key is missing or has no text. */
 void mpk_find_text(const msgpack_object *map, const char *key, char *ret_text, size_t size);
+/* Elements of an array, pairs of a map; 0 for anything else, NULL included. */
+uint32_t mpk_items(const msgpack_object *value);
+uint32_t mpk_pairs(const msgpack_object *value);
 /* A value as a number; NaN when it is NULL or no number. */
 double mpk_number(const msgpack_object *value);
 /* Whether the value is the given string; NULL is none. */

@@ -2,8 +2,8 @@
 /* stalled: the subscribers that do not read, seen from the kernel: what was sent to them fills
  * their connection whenever one looks. ZeroMQ tells neither who they are nor what it keeps for
  * them. Loop thread only. */
-#ifndef DAEMON_PUBLISH_STALLED_H
-#define DAEMON_PUBLISH_STALLED_H
+#ifndef DAEMON_BASE_STALLED_H
+#define DAEMON_BASE_STALLED_H
 
 #include <stdint.h>
 

@@ -36,7 +36,7 @@
 /* Messages that are taken at most before what trainers lend is looked at. */
 #define MESSAGES_PER_TURN 64
 
-/* So many times what is free may a payer have in flight; see ingest_has_room. */
+/* A payer may have this many times the free bytes in flight; see ingest_has_room. */
 #define SHARE_OF_FREE 8
 
 /* A payer's bytes in flight. The ingest thread has the table and frees what has none. */
@@ -147,10 +147,10 @@ static struct ingest_share *ingest_share_of(struct ingest *ingest, const struct 
 }
 
 /* While less than half of the limit is used, or nothing of its payer is in flight, a message is
- * admitted, whatever it costs: `attnctl replay` relies on that. Else the payer may have so many
- * times what is then free (Choudhury and Hahne 1998): one that is alone gets 8/9 of the limit, n
- * that want all of it 8/(8n + 1) each, and unless a message takes more than half something is left
- * for one that comes. An ingest that was not started has a caller who waits for room instead. */
+ * admitted, whatever it costs: `attnctl replay` relies on that. Else the payer may have
+ * SHARE_OF_FREE times the free bytes (Choudhury and Hahne 1998): one that is alone gets 8/9 of the
+ * limit, n that want all of it 8/(8n + 1) each, and unless a message takes more than half something
+ * is left for one that comes. An ingest that was not started has a caller who waits instead. */
 static bool ingest_has_room(struct ingest *ingest, const struct message *message)
 {
     uint64_t limit, used = ingest_used(ingest, message->reserved, &limit);

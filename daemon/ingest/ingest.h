@@ -4,9 +4,9 @@
  *
  * It blocks in zmq_poll; an idle daemon has no wake-ups here. It never stops reading: ZeroMQ may
  * queue without a limit (endpoint.c says why), and a connection that nobody reads would break.
- * While the bytes in flight exceed the budget, or its job's share of it, tensors are thrown away as
- * they come, and their messages are dropped as over_budget; those of the reliable lane wait, which
- * their senders' credit bounds. Memory may hold the budget (messages and what computing them
+ * While the bytes in flight exceed the budget, or its payer's share of it, tensors are thrown away
+ * as they come, and their messages are dropped as over_budget; those of the reliable lane wait,
+ * which their senders' credit bounds. Memory may hold the budget (messages and what computing them
  * takes), plus one message, plus a reserve of 32 MiB for events and for the numbers of what is
  * dropped, plus that credit.
  */

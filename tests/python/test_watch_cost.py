@@ -143,7 +143,7 @@ def test_the_sender_wakes_after_a_captured_forward_not_in_it(daemon, monkeypatch
 
 
 def test_the_first_captured_forward_holds_no_more_than_the_queue(daemon, monkeypatch):
-    """What has no name yet is copied as well: ten copies of 512 bytes, or 288 in torch 1. What goes before has room, too."""
+    """Maps without a name yet are copied as well: ten copies of 512 bytes, or 288 in torch 1. The queue has a little room beside them."""
     with Training(10, daemon.endpoint, queue_bytes=2300) as training:
         daemon.attach(training.publisher)
         training.watch.rearm()

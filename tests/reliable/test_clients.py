@@ -236,7 +236,7 @@ def test_a_spool_that_cannot_be_used_is_told_in_one_line(attnd, tmp_path):
 
 
 def newest_said(keeper, count, what):
-    """The newest sentence, without its numbers, once it has said so many."""
+    """The newest sentence, without its numbers, when `count` sentences have come."""
     def said():
         return [re.sub(r"\d+", "N", line) for line in keeper.errors().splitlines()]
 

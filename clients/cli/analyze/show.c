@@ -62,7 +62,7 @@ static void show_put_number(struct out_table *table, double value)
 
 static bool is_all_null(const msgpack_object *list)
 {
-    for (uint32_t i = 0; i < field_items(list); i++) {
+    for (uint32_t i = 0; i < mpk_items(list); i++) {
         if (list->via.array.ptr[i].type != MSGPACK_OBJECT_NIL) {
             return false;
         }
@@ -157,12 +157,12 @@ static void show_redundant(const msgpack_object *layer, FILE *out)
 {
     const msgpack_object *pairs = mpk_find(layer, "redundant_pairs");
     uint64_t total = mpk_find_u64(layer, "redundant_total");
-    uint32_t count = field_items(pairs);
+    uint32_t count = mpk_items(pairs);
     if (count == 0) {
         /* No heads are redundant: those that come nearest to it. */
         const msgpack_object *js = mpk_find(layer, "head_js");
         struct alike nearest[PAIRS_SHOWN];
-        uint32_t alike_count = 0, alike_heads = field_items(js);
+        uint32_t alike_count = 0, alike_heads = mpk_items(js);
         for (uint32_t a = 0; a < alike_heads; a++) {
             for (uint32_t b = a + 1; b < alike_heads; b++) {
                 struct alike alike_pair = {a, b, field_item(&js->via.array.ptr[a], b)};
@@ -249,9 +249,9 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     field_text(layer, "tier", tier, sizeof tier);
     fprintf(out, "%s  %s", name, tier);
     const msgpack_object *shape = mpk_find(layer, "shape");
-    for (uint32_t i = 0; i < field_items(shape); i++) {
+    for (uint32_t i = 0; i < mpk_items(shape); i++) {
         fprintf(out, "%s%.0f%s", i ? ", " : "  [", field_item(shape, i),
-                i + 1 == field_items(shape) ? "]" : "");
+                i + 1 == mpk_items(shape) ? "]" : "");
     }
     if (strcmp(tier, "weights") != 0) {
         fprintf(out, "%s  %" PRIu64 " row%s", field_bool(layer, "causal") ? "  causal" : "", rows,
@@ -264,7 +264,7 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     if (invalid > 0) {
         show_invalid(layer, rows, invalid, out);
     }
-    if (field_pairs(weights) > 0) {
+    if (mpk_pairs(weights) > 0) {
         show_whole(&weights->via.map, width, out);
         /* The norm of each head's slice and product; with fewer key and value heads the rest is
          * empty. */
@@ -273,7 +273,7 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
         out_init(&table, (int)weights->via.map.size + 1);
         out_cell(&table, "NORM OF HEAD");
         for (uint32_t m = 0; m < weights->via.map.size; m++) {
-            uint32_t own = field_items(norms_of(&weights->via.map.ptr[m]));
+            uint32_t own = mpk_items(norms_of(&weights->via.map.ptr[m]));
             heads = own > heads ? own : heads;
             show_put_key(&table, &weights->via.map.ptr[m]);
         }
@@ -287,7 +287,7 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
     }
     show_heads(layer, width, out);
     const msgpack_object *pairs = mpk_find(layer, "top_pairs");
-    uint32_t count = field_items(pairs);
+    uint32_t count = mpk_items(pairs);
     for (uint32_t i = 0; i < count && i < PAIRS_SHOWN; i++) {
         const msgpack_object *pair = &pairs->via.array.ptr[i];
         fprintf(out, "%s%" PRIu64 ">%" PRIu64 " %.3f", i ? "  " : "top pairs  ",

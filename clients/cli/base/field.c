@@ -31,19 +31,9 @@ bool field_bool(const msgpack_object *map, const char *key)
     return value && mpk_get_bool(value, &result) == 0 && result;
 }
 
-uint32_t field_items(const msgpack_object *value)
-{
-    return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
-}
-
-uint32_t field_pairs(const msgpack_object *value)
-{
-    return value && value->type == MSGPACK_OBJECT_MAP ? value->via.map.size : 0;
-}
-
 const msgpack_object *field_at(const msgpack_object *array, uint32_t index)
 {
-    return index < field_items(array) ? &array->via.array.ptr[index] : NULL;
+    return index < mpk_items(array) ? &array->via.array.ptr[index] : NULL;
 }
 
 double field_item(const msgpack_object *array, uint32_t index)
@@ -82,7 +72,7 @@ const msgpack_object *field_metric(const msgpack_object *map, const char *name)
 static void field_each_key(const msgpack_object *map, const msgpack_object *keys,
                            void (*visit)(void *data, const char *name), void *data)
 {
-    for (uint32_t i = 0; i < field_pairs(keys); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(keys); i++) {
         char name[FIELD_NAME_MAX];
         field_show(&keys->via.map.ptr[i].key, name, sizeof name);
         if (field_metric(map, name)) {
@@ -132,7 +122,7 @@ bool field_choose_metric(const msgpack_object *maps, uint32_t count, char ret_na
 
 uint32_t field_columns(const msgpack_object *value)
 {
-    return value && value->type != MSGPACK_OBJECT_ARRAY ? 1 : field_items(value);
+    return value && value->type != MSGPACK_OBJECT_ARRAY ? 1 : mpk_items(value);
 }
 
 const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
@@ -146,7 +136,7 @@ const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
 uint64_t field_sum(const msgpack_object *map)
 {
     uint64_t sum = 0, number;
-    for (uint32_t i = 0; i < field_pairs(map); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(map); i++) {
         bool is_number = mpk_get_u64(&map->via.map.ptr[i].val, UINT64_MAX, &number) == 0;
         sum += is_number ? number : 0;
     }
@@ -187,7 +177,7 @@ void field_show(const msgpack_object *value, char *ret_text, size_t size)
         copy_text(&value->via.str, ret_text, size);
         break;
     default:
-        snprintf(ret_text, size, "(%" PRIu32 " items)", field_items(value) + field_pairs(value));
+        snprintf(ret_text, size, "(%" PRIu32 " items)", mpk_items(value) + mpk_pairs(value));
     }
 }
 
@@ -232,7 +222,7 @@ void field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MA
 const msgpack_object *field_fleet_run(const msgpack_object *fleet, const char *job, const char *run)
 {
     const msgpack_object *runs = mpk_find(fleet, "runs");
-    for (uint32_t i = 0; i < field_items(runs); i++) {
+    for (uint32_t i = 0; i < mpk_items(runs); i++) {
         const msgpack_object *one = field_at(runs, i);
         char digits[33];
         field_text(one, "run", digits, sizeof digits);

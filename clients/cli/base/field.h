@@ -13,12 +13,6 @@ void field_text(const msgpack_object *map, const char *key, char *ret_text, size
 /* Whether a key is `true`. */
 bool field_bool(const msgpack_object *map, const char *key);
 
-/* Elements of an array; 0 for anything else, NULL included. */
-uint32_t field_items(const msgpack_object *value);
-
-/* Pairs of a map; 0 for anything else, NULL included. */
-uint32_t field_pairs(const msgpack_object *value);
-
 /* Element `index` of an array; NULL when it is not there. */
 const msgpack_object *field_at(const msgpack_object *array, uint32_t index);
 /* The same as a number: mpk_number. */

@@ -97,7 +97,7 @@ void out_value(struct out_table *table, double value, bool plain)
 
 void out_pairs(struct out_table *table, const char *prefix, const msgpack_object *map)
 {
-    for (uint32_t i = 0; i < field_pairs(map); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(map); i++) {
         char text[OUT_CELL_MAX];
         field_show(&map->via.map.ptr[i].key, text, OUT_CELL_MAX / 2);
         out_cell(table, "%s%s", prefix, text);

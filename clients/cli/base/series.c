@@ -24,10 +24,10 @@ enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 struct series series_of(const msgpack_object *map)
 {
-    struct series series = {.map = map, .heads = field_items(mpk_find(map, "heads"))};
+    struct series series = {.map = map, .heads = mpk_items(mpk_find(map, "heads"))};
     const msgpack_object *values = mpk_find(map, "values");
-    series.windows = field_items(mpk_find(mpk_find(map, "windows"), "last"));
-    if (field_pairs(values) > 0) {
+    series.windows = mpk_items(mpk_find(mpk_find(map, "windows"), "last"));
+    if (mpk_pairs(values) > 0) {
         const msgpack_object *first = field_at(&values->via.map.ptr[0].val, 0);
         series.nested = first && first->type == MSGPACK_OBJECT_ARRAY;
     }

@@ -51,9 +51,9 @@ bool unknown_in_layers(const msgpack_object *layers, const char *metric, const c
     struct unknown unknown;
     char name[FIELD_NAME_MAX], see[160];
     unknown_init(&unknown, metric);
-    for (uint32_t i = 0; i < field_items(layers); i++) {
+    for (uint32_t i = 0; i < mpk_items(layers); i++) {
         const msgpack_object *names = mpk_find(&layers->via.array.ptr[i], "metrics");
-        for (uint32_t j = 0; j < field_items(names); j++) {
+        for (uint32_t j = 0; j < mpk_items(names); j++) {
             field_show(&names->via.array.ptr[j], name, sizeof name);
             if (strcmp(name, metric) == 0) {
                 return false;

@@ -34,7 +34,7 @@ static void alerts_add_alert(struct out_table *table, const msgpack_object *aler
 /* How many fire that are not over with their run, whose job has a newer one: those come first. */
 static uint32_t alerts_current(const msgpack_object *result)
 {
-    uint32_t all = field_items(mpk_find(result, "firing"));
+    uint32_t all = mpk_items(mpk_find(result, "firing"));
     uint64_t older = mpk_find_u64(result, "older");
     return older < all ? all - (uint32_t)older : 0;
 }
@@ -45,13 +45,13 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
     const msgpack_object *firing = mpk_find(result, "firing");
     const msgpack_object *past = mpk_find(result, "alerts");
     uint32_t current = alerts_current(result);
-    uint32_t older = field_items(firing) - current;
+    uint32_t older = mpk_items(firing) - current;
     bool all = cli->args->given & ARGS_ALL;
     const char *hint = all ? "" : "; attnctl alerts --all shows earlier ones";
     if (current == 0) {
         fprintf(cli->out, "nothing is firing%s\n", hint);
     }
-    if (current > 0 || (all && field_items(past) > 0)) {
+    if (current > 0 || (all && mpk_items(past) > 0)) {
         bool with_job = cli->args->word_count < 2;
         struct out_table table;
         out_begin(&table, with_job ? "SEVERITY|JOB|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE"
@@ -59,7 +59,7 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
         for (uint32_t i = 0; i < current; i++) {
             alerts_add_alert(&table, &firing->via.array.ptr[i], with_job);
         }
-        for (uint32_t i = 0; all && i < field_items(past); i++) {
+        for (uint32_t i = 0; all && i < mpk_items(past); i++) {
             alerts_add_alert(&table, &past->via.array.ptr[i], with_job);
         }
         out_print(&table, cli->width, true, cli->out);

@@ -52,7 +52,7 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
 {
     const msgpack_object *metrics = mpk_find(head, "metrics");
     const msgpack_object_kv *most = NULL;
-    for (uint32_t i = 0; i < field_pairs(metrics); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(metrics); i++) {
         const msgpack_object_kv *pair = &metrics->via.map.ptr[i];
         if (!most ||
             mpk_number(mpk_find(&pair->val, "js")) > mpk_number(mpk_find(&most->val, "js"))) {
@@ -64,7 +64,7 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
 
 static void print_alone(struct cli *cli, const char *name, const msgpack_object *list)
 {
-    uint32_t count = field_items(list);
+    uint32_t count = mpk_items(list);
     if (count > 0) {
         fprintf(cli->out, "%" PRIu32 " head%s only in %s\n", count, out_plural(count), name);
     }
@@ -73,7 +73,7 @@ static void print_alone(struct cli *cli, const char *name, const msgpack_object 
 static int show_comparison(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *heads = mpk_find(result, "heads");
-    bool any = field_items(heads) > 0;
+    bool any = mpk_items(heads) > 0;
     print_side(cli, "a", mpk_find(result, "a"));
     print_side(cli, "b", mpk_find(result, "b"));
     if (!any) {

@@ -83,7 +83,7 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct exp
     field_text(layer, "stack", piece->stack, sizeof piece->stack);
     field_text(layer, "site", piece->site, sizeof piece->site);
     piece->layer = mpk_find_u64(layer, "layer");
-    for (uint32_t i = 0; code == CLI_OK && i < field_items(metrics); i++) {
+    for (uint32_t i = 0; code == CLI_OK && i < mpk_items(metrics); i++) {
         field_show(&metrics->via.array.ptr[i], piece->metric, sizeof piece->metric);
         /* A number of the whole layer has no head. */
         bool fits = !(cli->args->given & ARGS_HEAD) ||
@@ -106,7 +106,7 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
     uint32_t pieces = 0;
     int code = CLI_OK;
     field_text(result, "run", piece.run, sizeof piece.run);
-    for (uint32_t i = 0; code == CLI_OK && i < field_items(layers); i++) {
+    for (uint32_t i = 0; code == CLI_OK && i < mpk_items(layers); i++) {
         code = export_layer(cli, &layers->via.array.ptr[i], &piece, &pieces);
     }
     if (code != CLI_OK || pieces > 0) {

@@ -38,12 +38,12 @@ static bool fleet_is_well(const msgpack_object *fleet)
     bool well = !role || mpk_is_str(role, "off") || field_bool(fleet, "connected");
     field_text(fleet, "refused", refused, sizeof refused);
     field_text(fleet, "error", error, sizeof error);
-    for (uint32_t i = 0; i < field_items(nodes); i++) {
+    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
         well = well && !fleet_is_late(&nodes->via.array.ptr[i]);
     }
-    for (uint32_t i = 0; i < field_items(runs) && !*refused; i++) {
+    for (uint32_t i = 0; i < mpk_items(runs) && !*refused; i++) {
         field_text(field_at(runs, i), "refused", refused, sizeof refused);
-        well = well && field_items(fleet_odd(field_at(runs, i))) == 0;
+        well = well && mpk_items(fleet_odd(field_at(runs, i))) == 0;
     }
     return well && !*refused && !*error;
 }
@@ -121,13 +121,13 @@ static int fleet_order(const void *a, const void *b)
 static void fleet_show_nodes(struct cli *cli, const msgpack_object *nodes)
 {
     struct out_table table;
-    qsort(nodes->via.array.ptr, field_items(nodes), sizeof nodes->via.array.ptr[0], fleet_order);
+    qsort(nodes->via.array.ptr, mpk_items(nodes), sizeof nodes->via.array.ptr[0], fleet_order);
     out_begin(&table, "NODE|STATE|HEARD|BEHIND|UNSENT|LOST|LACKING|CLOCK");
-    for (uint32_t i = 0; i < field_items(nodes); i++) {
+    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
         fleet_add_node(&table, &nodes->via.array.ptr[i]);
     }
     out_print(&table, cli->width, false, cli->out);
-    for (uint32_t i = 0; i < field_items(nodes); i++) {
+    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
         char name[FLEET_TEXT_MAX], refused[FLEET_TEXT_MAX], trouble[FLEET_TEXT_MAX];
         fleet_name(&nodes->via.array.ptr[i], name);
         field_text(&nodes->via.array.ptr[i], "refused", refused, sizeof refused);
@@ -144,7 +144,7 @@ static void fleet_show_nodes(struct cli *cli, const msgpack_object *nodes)
 /* "node-3 (silent), node-7": texts, or maps of a name and a reason. */
 static void fleet_list(struct cli *cli, const msgpack_object *names)
 {
-    for (uint32_t i = 0; i < field_items(names); i++) {
+    for (uint32_t i = 0; i < mpk_items(names); i++) {
         const msgpack_object *one = &names->via.array.ptr[i];
         char name[FLEET_TEXT_MAX], reason[FLEET_TEXT_MAX];
         if (one->type == MSGPACK_OBJECT_MAP) {
@@ -156,7 +156,7 @@ static void fleet_list(struct cli *cli, const msgpack_object *names)
         fprintf(cli->out, "%s%s%s%s%s", i ? ", " : "", name, *reason ? " (" : "", reason,
                 *reason ? ")" : "");
     }
-    fputs(field_items(names) ? "\n" : "its turn, or for ranks that no node has\n", cli->out);
+    fputs(mpk_items(names) ? "\n" : "its turn, or for ranks that no node has\n", cli->out);
 }
 
 /* One line for windows in a row that have the same rule, and lack the same nodes: those that wait,
@@ -165,7 +165,7 @@ static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool 
 {
     const char *whom = partial ? "missing" : "for";
     const msgpack_object *windows = mpk_find(run, partial ? "partial" : "waiting");
-    const uint32_t count = field_items(windows), most = partial ? PARTIAL_MOST : WAITING_MOST;
+    const uint32_t count = mpk_items(windows), most = partial ? PARTIAL_MOST : WAITING_MOST;
     for (uint32_t i = 0, next; i < count; i = next) {
         const msgpack_object *first = field_at(windows, i), *missing = mpk_find(first, whom);
         uint64_t end = mpk_find_u64(first, "last"), other = end,
@@ -211,25 +211,25 @@ static void fleet_show_ranks(struct cli *cli, const msgpack_object *run)
         fprintf(cli->out, "! %" PRIu64 " of %" PRIu64 " ranks not heard of yet\n", world - ranks,
                 world);
     }
-    for (uint32_t i = 0; i < field_items(odd); i++) {
+    for (uint32_t i = 0; i < mpk_items(odd); i++) {
         const msgpack_object *one = field_at(odd, i);
         field_text(one, "node", node, sizeof node);
         fprintf(cli->out, "! rank %" PRIu64 " of %s is odd in %" PRIu64 " of %" PRIu64 " layers\n",
                 mpk_find_u64(one, "rank"), node, mpk_find_u64(one, "layers"),
                 mpk_find_u64(compared, "layers"));
     }
-    if (mpk_find_u64(compared, "count") > field_items(odd)) {
+    if (mpk_find_u64(compared, "count") > mpk_items(odd)) {
         fprintf(cli->out, "! and %" PRIu64 " more\n",
-                mpk_find_u64(compared, "count") - field_items(odd));
+                mpk_find_u64(compared, "count") - mpk_items(odd));
     }
-    if (field_items(odd) > 0) {
+    if (mpk_items(odd) > 0) {
         fprintf(cli->out, "  see: attnctl ranks %s --run %s\n", job, digits);
     }
 }
 
 static void fleet_show_run(struct cli *cli, const msgpack_object *run)
 {
-    const uint32_t nodes = field_items(mpk_find(run, "nodes"));
+    const uint32_t nodes = mpk_items(mpk_find(run, "nodes"));
     char job[FLEET_TEXT_MAX], digits[9], state[16], refused[FLEET_TEXT_MAX];
     field_text(run, "job", job, sizeof job);
     field_text(run, "run", digits, sizeof digits);
@@ -275,11 +275,11 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
     if (*unknown) {
         text_wrap(unknown, 0, 0, cli->out);
     }
-    fputs(field_items(nodes) ? "\n" : "no node has been heard of yet\n", cli->out);
-    if (field_items(nodes)) {
+    fputs(mpk_items(nodes) ? "\n" : "no node has been heard of yet\n", cli->out);
+    if (mpk_items(nodes)) {
         fleet_show_nodes(cli, nodes);
     }
-    for (uint32_t i = 0; i < field_items(runs); i++) {
+    for (uint32_t i = 0; i < mpk_items(runs); i++) {
         fleet_show_run(cli, &runs->via.array.ptr[i]);
     }
     uint64_t more = mpk_find_u64(fleet, "runs_more");

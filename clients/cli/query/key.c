@@ -12,14 +12,14 @@ static int show_keys(struct cli *cli, const msgpack_object *result)
     static const char *const texts[] = {"name", "public_key", "role", "jobs"};
     struct out_table table;
     out_begin(&table, "NAME|PUBLIC KEY|ROLE|JOBS|CONNECTED|REFUSED");
-    for (uint32_t i = 0; i < field_items(result); i++) {
+    for (uint32_t i = 0; i < mpk_items(result); i++) {
         const msgpack_object *key = field_at(result, i);
         for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
             out_text(&table, key, texts[k], 0);
         }
         const msgpack_object *at = mpk_find(key, "connected_at");
         char where[2][16] = {"-", ""}; /* attnd's address has one other at most */
-        for (uint32_t k = 0; k < field_items(at) && k < 2; k++) {
+        for (uint32_t k = 0; k < mpk_items(at) && k < 2; k++) {
             field_show(field_at(at, k), where[k], sizeof where[k]);
         }
         out_cell(&table, "%s%s%s", where[0], *where[1] ? ", " : "", where[1]);

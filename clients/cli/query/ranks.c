@@ -18,7 +18,7 @@ static double ranks_entropy(const struct cli *cli, const msgpack_object *mean)
     if (cli->args->given & ARGS_HEAD) {
         return field_item(mean, cli->args->head);
     }
-    for (uint32_t h = 0; h < field_items(mean); h++) {
+    for (uint32_t h = 0; h < mpk_items(mean); h++) {
         double x = field_item(mean, h);
         sum += isnan(x) ? 0 : x;
         count += isnan(x) ? 0 : 1;
@@ -42,7 +42,7 @@ static void ranks_add_furthest(struct out_table *table, const msgpack_object *ra
 static int ranks_show(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *ranks = mpk_find(result, "ranks");
-    uint32_t odd = field_items(mpk_find(result, "odd"));
+    uint32_t odd = mpk_items(mpk_find(result, "odd"));
     uint64_t first = mpk_find_u64(result, "first"), last = mpk_find_u64(result, "last");
     char place[LAYER_TEXT_MAX], job[64], unit[16];
     field_layer(result, place);
@@ -53,7 +53,7 @@ static int ranks_show(struct cli *cli, const msgpack_object *result)
     fprintf(cli->out, "mean entropy by rank, %s\n\n", odd > 0 ? "!: the odd ones" : "none is odd");
     struct out_table table;
     out_begin(&table, "RANK|NODE|ENTROPY|DISTANCE|FURTHEST HEAD");
-    for (uint32_t i = 0; i < field_items(ranks); i++) {
+    for (uint32_t i = 0; i < mpk_items(ranks); i++) {
         const msgpack_object *rank = field_at(ranks, i), *mean = mpk_find(rank, "mean");
         out_cell(&table, "%s%" PRIu64, field_bool(rank, "odd") ? "! " : "  ",
                  mpk_find_u64(rank, "rank"));
@@ -70,7 +70,7 @@ static int ranks_answer(struct cli *cli, const msgpack_object *result)
 {
     bool json = cli->args->given & ARGS_JSON;
     int code = (json ? cli_print_json : ranks_show)(cli, result);
-    return code == CLI_OK && field_items(mpk_find(result, "odd")) > 0 ? CLI_FINDING : code;
+    return code == CLI_OK && mpk_items(mpk_find(result, "odd")) > 0 ? CLI_FINDING : code;
 }
 
 int cmd_ranks(struct cli *cli)

@@ -12,9 +12,9 @@ static int show_roles(struct cli *cli, const msgpack_object *result)
     const char *unit = mpk_is_str(mpk_find(result, "unit"), "epoch") ? "epoch" : "step";
     struct out_table table;
     out_begin(&table, "HEAD|ROLE|EVIDENCE|SINCE|WINDOWS|BEFORE|CHANGES");
-    for (uint32_t i = 0; i < field_items(heads); i++) {
+    for (uint32_t i = 0; i < mpk_items(heads); i++) {
         const msgpack_object *head = field_at(heads, i), *spans = mpk_find(head, "spans");
-        const msgpack_object *now = field_at(spans, field_items(spans) - 1);
+        const msgpack_object *now = field_at(spans, mpk_items(spans) - 1);
         uint64_t windows = mpk_find_u64(now, "windows");
         char place[LAYER_TEXT_MAX];
         field_place(head, place);
@@ -22,9 +22,9 @@ static int show_roles(struct cli *cli, const msgpack_object *result)
         out_text(&table, head, "role", 0);
         out_number(&table, mpk_find(field_at(mpk_find(head, "evidence"), 0), "value"));
         out_cell(&table, "%s %" PRIu64 "%s", unit, mpk_find_u64(mpk_find(now, "since"), unit),
-                 field_pairs(mpk_find(head, "emerged")) > 0 ? "" : " or before");
+                 mpk_pairs(mpk_find(head, "emerged")) > 0 ? "" : " or before");
         out_cell(&table, "%" PRIu64 "/%" PRIu64, windows, windows + mpk_find_u64(now, "others"));
-        out_text(&table, field_at(spans, field_items(spans) - 2), "role", 0);
+        out_text(&table, field_at(spans, mpk_items(spans) - 2), "role", 0);
         out_count(&table, head, "changes");
     }
     out_print(&table, cli->width, true, cli->out);

@@ -23,7 +23,7 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *runs = mpk_find(result, "runs");
     struct out_table table;
-    if (field_items(runs) == 0) {
+    if (mpk_items(runs) == 0) {
         fputs("the history has no run yet\n", cli->out);
         return CLI_OK;
     }
@@ -46,7 +46,7 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
 static int read_runs(struct cli *cli, const msgpack_object *result)
 {
     bool json = cli->args->given & ARGS_JSON;
-    bool none = cli->args->word_count > 1 && field_items(mpk_find(result, "runs")) == 0;
+    bool none = cli->args->word_count > 1 && mpk_items(mpk_find(result, "runs")) == 0;
     int code = json ? cli_print_json(cli, result) : none ? CLI_OK : show_runs(cli, result);
     if (none) {
         return cli_fail(cli, CLI_FINDING, "the history has no run of '%.80s' (see attnctl runs)",
@@ -65,7 +65,7 @@ int cmd_runs(struct cli *cli)
 
 static int show_jobs(struct cli *cli, const msgpack_object *result)
 {
-    if (field_items(result) == 0) {
+    if (mpk_items(result) == 0) {
         fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
         return CLI_OK;
     }

@@ -102,7 +102,7 @@ static uint32_t summary_drift_heads(const struct summary_row *rows, uint32_t cou
 {
     uint32_t heads = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t found = field_items(mpk_find(rows[i].drift, "delta"));
+        uint32_t found = mpk_items(mpk_find(rows[i].drift, "delta"));
         heads = found > heads ? found : heads;
     }
     return heads;
@@ -115,7 +115,7 @@ static bool add_drift_row(struct out_table *table, const struct drift_row *row)
     const msgpack_object *heads = mpk_find(mpk_find(row->layer->map, "trouble"), "heads"),
                          *reason = NULL;
     char layer[LAYER_TEXT_MAX];
-    for (uint32_t i = 0; i < field_items(heads) && !reason; i++) {
+    for (uint32_t i = 0; i < mpk_items(heads) && !reason; i++) {
         bool mine = mpk_find_u64(&heads->via.array.ptr[i], "head") == row->head;
         reason = mine ? &heads->via.array.ptr[i] : NULL;
     }
@@ -143,7 +143,7 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
     struct drift_row *row = calloc((size_t)heads * count, sizeof *row);
     out_begin(&table, "HEAD|TROUBLE|RULE|VALUE|BOUND|SINCE|SHIFT|DELTA|JS|CHANGE");
     for (uint32_t i = 0; row && i < heads * count; i++) {
-        if (i % heads < field_items(mpk_find(rows[i / heads].drift, "delta"))) {
+        if (i % heads < mpk_items(mpk_find(rows[i / heads].drift, "delta"))) {
             row[used] = (struct drift_row){&rows[i / heads], i % heads, i, 0, 0};
             row[used].score = fmax(0, drift_number(&row[used], "trouble", "score"));
             row[used].shift = fmax(-1, fabs(drift_number(&row[used], NULL, "shift")));
@@ -233,7 +233,7 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
             bool modules = false, per_head = false; /* or one column, of the whole layer */
             for (uint32_t i = 0; i < table_count; i++) {
                 modules = modules || mpk_find(table_rows[i].map, "module");
-                per_head = per_head || field_items(table_rows[i].values) > 0;
+                per_head = per_head || mpk_items(table_rows[i].values) > 0;
             }
             heads = heads > 0 ? heads : 1; /* other windows have the metric */
             out_init(&table, 1 + (int)heads + modules);
@@ -291,7 +291,7 @@ static void summary_add_name(void *data, const char *name)
 
 static int show_summary(struct cli *cli, const msgpack_object *result)
 {
-    uint32_t count = field_items(result);
+    uint32_t count = mpk_items(result);
     char chosen[FIELD_NAME_MAX];
     struct args args = *cli->args;
     struct cli shown = *cli;
@@ -300,7 +300,7 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     }
     bool any = !(args.given & ARGS_DRIFT); /* any layer has a baseline */
     for (uint32_t i = 0; i < count && !any; i++) {
-        any = field_pairs(mpk_find(&result->via.array.ptr[i], "drift")) > 0;
+        any = mpk_pairs(mpk_find(&result->via.array.ptr[i], "drift")) > 0;
     }
     if (!any) {
         return cli_fail(cli, CLI_FINDING,

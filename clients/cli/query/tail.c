@@ -97,7 +97,7 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
     char chosen[FIELD_NAME_MAX];
     if (cli->args->metric) {
         print_metric(cli, map, cli->args->metric);
-    } else if (field_pairs(weights) > 0) {
+    } else if (mpk_pairs(weights) > 0) {
         /* "wq norm 15.8 rank 63, wk ..." */
         const char *separator = " ";
         for (uint32_t i = 0; i < weights->via.map.size; i++) {
@@ -165,7 +165,7 @@ static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 static void tail_print_job(struct cli *cli, const msgpack_object *map)
 {
     char state[32], run[9];
-    uint32_t layers = field_items(mpk_find(map, "layers"));
+    uint32_t layers = mpk_items(mpk_find(map, "layers"));
     field_text(map, "state", state, sizeof state);
     field_text(map, "run", run, sizeof run);
     fprintf(cli->out,
@@ -180,7 +180,7 @@ static void tail_print_log(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *values = mpk_find(map, "values");
     fprintf(cli->out, " step %" PRIu64 ":", mpk_find_u64(map, "step"));
-    for (uint32_t i = 0; i < field_pairs(values); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(values); i++) {
         char name[NAMED_NAME_MAX + 1];
         field_show(&values->via.map.ptr[i].key, name, sizeof name);
         tail_print_number(cli, name, &values->via.map.ptr[i].val);

@@ -204,7 +204,7 @@ static const char *live_label(struct source *source, size_t layer, uint32_t key)
 static const msgpack_object *live_find_run(const msgpack_object *jobs,
                                            const struct source_request *request)
 {
-    for (uint32_t i = 0; i < field_items(jobs); i++) {
+    for (uint32_t i = 0; i < mpk_items(jobs); i++) {
         const msgpack_object *map = &jobs->via.array.ptr[i];
         char run[2 * RUN_BYTES + 1];
         field_text(map, "run", run, sizeof run);
@@ -266,7 +266,7 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
                            char *reterr)
 {
     const msgpack_object *layers = mpk_find(run, "layers");
-    uint32_t count = field_items(layers);
+    uint32_t count = mpk_items(layers);
     char why[SOURCE_ERROR_MAX] = "";
     int code = CLI_OK;
     field_text(run, "run", source->run, sizeof source->run);

@@ -73,7 +73,7 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
     const msgpack_object *dropped = mpk_find(stats, "dropped");
     uint64_t most = 0, number;
     health.reason[0] = '\0';
-    for (uint32_t i = 0; i < field_pairs(dropped); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(dropped); i++) {
         const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
         if (mpk_get_u64(&pair->val, UINT64_MAX, &number) == 0 && number > most &&
             !mpk_is_str(&pair->key, "repeated")) {
@@ -89,7 +89,7 @@ static struct health health_of(const msgpack_object *stats, int64_t now_ms)
 static uint64_t count_firing(const msgpack_object *firing)
 {
     uint64_t count = 0;
-    for (uint32_t i = 0; i < field_items(firing); i++) {
+    for (uint32_t i = 0; i < mpk_items(firing); i++) {
         count += mpk_find_u64(field_at(firing, i), "count");
     }
     return count;
@@ -156,7 +156,7 @@ static void read_fleet(struct model *model, const msgpack_object *fleet)
     const msgpack_object *odd = field_at(mpk_find(compared, "odd"), 0);
     uint32_t late = 0;
     char node[FIELD_NAME_MAX];
-    for (uint32_t i = 0; i < field_items(nodes); i++) {
+    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
         const msgpack_object *state = mpk_find(field_at(nodes, i), "state");
         late += state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
     }
@@ -204,7 +204,7 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
     model->health = health;
     model->refused[0] = '\0';
     const msgpack_object *jobs = mpk_find(result, "jobs");
-    uint32_t count = field_items(jobs);
+    uint32_t count = mpk_items(jobs);
     model->job_count = count < MODEL_JOBS_MAX ? count : MODEL_JOBS_MAX;
     model->jobs_left_out = count - model->job_count;
     for (uint32_t i = 0; i < model->job_count; i++) {
@@ -290,7 +290,7 @@ static int64_t find_alert(const struct model *model, const struct alert *alert)
 
 static void add_alerts(struct model *model, const msgpack_object *list, bool firing)
 {
-    for (uint32_t i = 0; i < field_items(list); i++) {
+    for (uint32_t i = 0; i < mpk_items(list); i++) {
         struct alert alert = alert_of(field_at(list, i));
         alert.firing = firing;
         if (read_is_run(model, field_at(list, i))) {
@@ -393,7 +393,7 @@ void read_trouble(struct model *model, const msgpack_object *result)
     }
     for (int others = 0; others < 2; others++) {
         const msgpack_object *list = mpk_find(result, others ? "others" : "heads");
-        for (uint32_t i = 0; i < field_items(list); i++) {
+        for (uint32_t i = 0; i < mpk_items(list); i++) {
             read_one_trouble(model, field_at(list, i));
         }
     }

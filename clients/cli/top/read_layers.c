@@ -32,7 +32,7 @@ bool read_is_run(const struct model *model, const msgpack_object *map)
 static uint32_t lists_length(const msgpack_object *map)
 {
     uint32_t most = 0;
-    for (uint32_t i = 0; i < field_pairs(map); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(map); i++) {
         const msgpack_object *value = &map->via.map.ptr[i].val, *last = mpk_find(value, "last");
         value = last ? last : value;
         if (value->type == MSGPACK_OBJECT_ARRAY && value->via.array.size > most) {
@@ -48,7 +48,7 @@ static uint32_t read_layers_heads_of(const msgpack_object *map)
     uint32_t most = lists_length(mpk_find(map, "heads"));
     uint32_t length = lists_length(mpk_find(map, "spectrum"));
     most = length > most ? length : most;
-    for (uint32_t i = 0; i < field_pairs(weights); i++) {
+    for (uint32_t i = 0; i < mpk_pairs(weights); i++) {
         length = lists_length(mpk_find(&weights->via.map.ptr[i].val, "heads"));
         most = length > most ? length : most;
     }
@@ -127,7 +127,7 @@ static void read_each_layer(struct model *model, const msgpack_object *result,
                             void (*read)(struct model *model, struct layer *layer,
                                          const msgpack_object *map))
 {
-    uint32_t count = field_items(result);
+    uint32_t count = mpk_items(result);
     const msgpack_object *maps = count > 0 ? result->via.array.ptr : NULL;
     char chosen[FIELD_NAME_MAX];
     if (model->metric[0] == '\0' && field_choose_metric(maps, count, chosen)) {
@@ -233,7 +233,7 @@ void read_grid(struct model *model, const msgpack_object *result)
     if (!model_make_past(model, model->past.count)) {
         return;
     }
-    for (uint32_t i = 0; i < field_items(layers); i++) {
+    for (uint32_t i = 0; i < mpk_items(layers); i++) {
         const msgpack_object *map = field_at(layers, i);
         struct layer_place place;
         int64_t at = read_place(map, &place) ? model_find_layer(model, &place) : -1;
@@ -307,7 +307,7 @@ static void read_detail_metric(void *data, const char *name)
 static void read_detail(struct model *model, const msgpack_object *result, bool summary)
 {
     uint32_t before = model->detail.count;
-    for (uint32_t i = 0; i < field_items(result); i++) {
+    for (uint32_t i = 0; i < mpk_items(result); i++) {
         const msgpack_object *map = field_at(result, i);
         struct detail_reading reading = {model, map, summary};
         struct layer_place place;

@@ -95,8 +95,7 @@ void layer_free(struct metrics_layer **layer_p)
 static uint32_t metrics_layer_read_heads(const msgpack_object *shape)
 {
     uint64_t heads = 0;
-    bool is_shape = shape && shape->type == MSGPACK_OBJECT_ARRAY && shape->via.array.size > 1;
-    return is_shape && mpk_get_u64(&shape->via.array.ptr[1], HEADS_MAX, &heads) == 0
+    return mpk_items(shape) > 1 && mpk_get_u64(&shape->via.array.ptr[1], HEADS_MAX, &heads) == 0
                ? (uint32_t)heads
                : 0;
 }
@@ -240,7 +239,7 @@ static double *clear_shift(struct metrics_layer *layer)
 static double put_drift_list(const msgpack_object *list, uint32_t heads, double *shift)
 {
     double largest = NAN;
-    uint32_t count = list && list->type == MSGPACK_OBJECT_ARRAY ? list->via.array.size : 0;
+    uint32_t count = mpk_items(list);
     for (uint32_t h = 0; h < count; h++) {
         double number = fabs(mpk_number(&list->via.array.ptr[h]));
         largest = metrics_layer_larger(largest, number);
@@ -256,8 +255,7 @@ void layer_put_summary(struct metrics_layer *layer, const struct layer_result *r
     layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
     double *of_heads = clear_shift(layer);
     const msgpack_object *drift = result->drift;
-    uint32_t metrics = drift && drift->type == MSGPACK_OBJECT_MAP ? drift->via.map.size : 0;
-    for (uint32_t m = 0; m < metrics; m++) {
+    for (uint32_t m = 0; m < mpk_pairs(drift); m++) {
         const msgpack_object *of_metric = &drift->via.map.ptr[m].val;
         double shift = put_drift_list(mpk_find(of_metric, "shift"), layer->heads, of_heads);
         double js = put_drift_list(mpk_find(of_metric, "js"), 0, NULL);

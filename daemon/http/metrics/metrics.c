@@ -125,7 +125,7 @@ static void free_known(struct known_job **known)
 static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
 {
     struct known_job *known = NULL;
-    uint32_t count = jobs && jobs->type == MSGPACK_OBJECT_ARRAY ? jobs->via.array.size : 0;
+    uint32_t count = mpk_items(jobs);
     for (uint32_t i = 0; i < count; i++) {
         struct known_job *job = calloc(1, sizeof *job);
         char state[16];

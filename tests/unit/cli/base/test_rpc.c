@@ -110,7 +110,7 @@ static void test_parameters_may_be_left_out(void **state)
     struct rpc_reply reply;
     open_to(&fake, echo, 60000, &rpc);
     assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_OK);
-    assert_int_equal(field_pairs(reply.result) + field_items(reply.result), 2);
+    assert_int_equal(mpk_pairs(reply.result) + mpk_items(reply.result), 2);
     rpc_reply_clear(&reply);
     close_both(&fake, &rpc);
 }
