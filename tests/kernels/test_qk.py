@@ -522,14 +522,15 @@ def test_weights(cell, tmp_path):
     close("weights", "weights", got[some], t["a"][:, :, begin:][some], 1e-5 + 2 * t["delta"])
 
 
-def test_a_sink_leaves_the_rest_its_digits(tmp_path):
-    """Key 0 holds 1 - 1e-6 of every row; the entropy of the rest is what it is without it."""
+@pytest.mark.parametrize("logit", (20, 150, 600))
+def test_a_sink_leaves_the_rest_its_digits(logit, tmp_path):
+    """Key 0 holds 1 - e^-logit of every row; the entropy of the rest is what it is without it."""
     rng = np.random.default_rng(5)
     case = Case(np.zeros((1, 1, 300, 300)), "f64", causal=True)
     q, k = rng.normal(size=(1, 1, 300, 16)), rng.normal(size=(1, 1, 300, 16))
     q[..., 0], k[..., 0] = 1, 0
     k[:, :, 0] = 0
-    k[:, :, 0, 0] = 4 * 20
+    k[:, :, 0, 0] = 4 * logit
     m = Qk(case, *(decode(encode(x, "f32"), "f32") for x in (q, k)), None, ("f32",) * 4, 0.25, 0.0)
     t = truth(m)
     assert np.median(t["a"][0, 0, 2:, 0]) > 1 - 1e-5

@@ -211,6 +211,9 @@ static double largest_logit(const struct qk_finish *f, const struct state *s)
     return s->has_first ? qk_finish_larger(rest, capped(f->a, (double)s->row->first)) : rest;
 }
 
+/* Weights that the reference cannot tell from 0, in base 2: of f64. */
+#define REST_LEAST_LOG2 -1074.0
+
 static void put_row(struct qk_finish *f, const struct state *s)
 {
     struct row_batch *b = &f->batch;
@@ -220,6 +223,9 @@ static void put_row(struct qk_finish *f, const struct state *s)
     b->rest_keys[slot] = (float)(s->row->count + s->row->silent - s->row->silent_first);
     b->rest_sum[slot] = (float)(s->unit * (double)s->totals->sum[QK_Z]);
     b->rest_plogp[slot] = (float)rest_plogp(s);
+    bool rest = s->row->count > 0 && (double)s->row->max - s->max > REST_LEAST_LOG2;
+    b->unit_sum[slot] = rest ? s->totals->sum[QK_Z] : 0;
+    b->unit_plogp[slot] = (float)(LN2 * (double)s->totals->sum[QK_W]);
     b->first[slot] = (float)(s->first * s->scale);
     b->squares[slot] = (float)squares(s);
     b->min[slot] = (float)smallest_weight(s);

@@ -26,8 +26,10 @@ struct row_batch {
     float rest_keys[ROW_BATCH];  /* n without key 0 */
     float rest_sum[ROW_BATCH];   /* sum A */
     float rest_plogp[ROW_BATCH]; /* sum A ln A, of the rest too */
-    float first[ROW_BATCH];      /* A[i,0]; 0 when key 0 is not valid */
-    float squares[ROW_BATCH];    /* sum (A - mean)^2, mean = sum A / n */
+    /* Both of the rest's weights in a unit in which they are no denormals; 0 = the rest is 0. */
+    float unit_sum[ROW_BATCH], unit_plogp[ROW_BATCH];
+    float first[ROW_BATCH];   /* A[i,0]; 0 when key 0 is not valid */
+    float squares[ROW_BATCH]; /* sum (A - mean)^2, mean = sum A / n */
     float min[ROW_BATCH], max[ROW_BATCH];
     float top[ROW_BATCH];              /* sum of the 8 largest */
     float distance[ROW_BATCH];         /* sum A |p - j| */

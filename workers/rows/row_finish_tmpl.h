@@ -26,7 +26,8 @@ SIMD_INLINE vf v_row_entropy(vf rest_plogp, vf first, vf max)
     return v_select(rounded, v_set(0), h);
 }
 
-/* The rest made a distribution: shares A / s have the entropy ln s - (sum A ln A) / s. */
+/* The rest made a distribution: shares A / s have the entropy ln s - (sum A ln A) / s, in any unit
+ * of A. */
 SIMD_INLINE vf v_sans_first(vf rest_plogp, vf s, vf rest_keys)
 {
     vf positive = v_max(s, v_set(FLT_MIN));
@@ -48,9 +49,10 @@ SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, uint32_t s,
     vf largest = v_load(b->largest_distance + s);
     vf h = v_row_entropy(rest_plogp, first, max);
     vf normalized = v_div(h, v_ln(v_max(keys, v_set(2))));
-    vf sans = v_sans_first(rest_plogp, rest_sum, v_load(b->rest_keys + s));
+    vf unit_sum = v_load(b->unit_sum + s);
+    vf sans = v_sans_first(v_load(b->unit_plogp + s), unit_sum, v_load(b->rest_keys + s));
     vm has_two = v_less(v_set(1), keys);
-    vm has_rest = v_and(v_less(v_set(2), keys), v_less(v_set(0), rest_sum));
+    vm has_rest = v_and(v_less(v_set(2), keys), v_less(v_set(0), unit_sum));
     const vf value[METRIC_ROW_COUNT] = {
         [METRIC_ENTROPY] = h,
         [METRIC_ENTROPY_NORMALIZED] = v_where(has_two, normalized),

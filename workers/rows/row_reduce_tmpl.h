@@ -188,6 +188,8 @@ static struct row_doubts row_reduce(const struct row_pass *pass, struct row_batc
         doubts.top |= v_mask_bits(top_of(pass, s, top, &least, &max)) << s;
         v_store(batch->rest_sum + s, sum);
         v_store(batch->rest_plogp + s, v_mul(log2, v_set(LN2)));
+        v_store(batch->unit_sum + s, sum);
+        v_store(batch->unit_plogp + s, v_mul(log2, v_set(LN2)));
         vf about_zero = sum_of(pass, LANES_SQUARES, s);
         vf about_mean = squares_about_mean(batch, s, about_zero, sum);
         vm uniform = v_less(about_mean, v_mul(about_zero, v_set(SQUARES_LOST)));

@@ -26,8 +26,8 @@ static void put_uniform(struct row_batch *b, uint32_t n)
     b->sound[s] = 1;
     b->keys[s] = (float)n;
     b->rest_keys[s] = (float)(n - 1);
-    b->rest_sum[s] = 1 - a;
-    b->rest_plogp[s] = (1 - a) * logf(a);
+    b->rest_sum[s] = b->unit_sum[s] = 1 - a;
+    b->rest_plogp[s] = b->unit_plogp[s] = (1 - a) * logf(a);
     b->first[s] = b->min[s] = b->max[s] = a;
     b->squares[s] = 0;
     b->top[s] = n < 8 ? 1 : 8 * a;
