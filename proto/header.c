@@ -569,12 +569,6 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
     return rule->read(rule, value, header);
 }
 
-/* Neither factor is above 2^32. */
-uint64_t header_last_position(const struct header *header)
-{
-    return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
-}
-
 static int header_check_numbers(const struct header *header, const char **reterr_key)
 {
     if (header->rank >= header->world) {

@@ -158,8 +158,11 @@ static inline uint32_t header_map_heads(const struct header *header)
     return header->type == MESSAGE_STATE ? header->maps.heads : header->heads;
 }
 
-/* Where the last query of type `attention` or `qk` stands. */
-uint64_t header_last_position(const struct header *header);
+/* Where the last query of type `attention` or `qk` stands; no factor is above 2^32. */
+static inline uint64_t header_last_position(const struct header *header)
+{
+    return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
+}
 
 /* Checks the `frames` sizes of the frames after the header, frame_bytes[0] being frame 2's. Returns
  * 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or ERR_SIZE_MISMATCH. */
