@@ -22,9 +22,6 @@
 /* Live values go out, and those that are held back are looked at, so often at most: waking hundreds
  * of clients takes longer than telling them of several layers at once. */
 #define LIVE_MS 50
-/* Questions that are with the loop thread at once: their answers are all in memory. Others wait
- * here. */
-#define ASKED_MAX 16
 /* The loop thread answers for so long, and then looks after trainers first. */
 #define TURN_NS UINT64_C(5000000)
 
@@ -97,34 +94,6 @@ void http_put(struct http *http, const char *topic, const void *map, size_t size
 
 /* The HTTP thread */
 
-static void send_question(struct http *http, struct question *question)
-{
-    http->asked_count++;
-    uv_mutex_lock(&http->lock);
-    question_list_put(&http->to_loop, question);
-    uv_mutex_unlock(&http->lock);
-    uv_async_send(&http->asked);
-}
-
-/* Questions whose request is gone need no answer. */
-static void send_questions(struct http *http)
-{
-    struct question *question;
-    while (http->asked_count < ASKED_MAX && (question = question_list_take(&http->to_ask))) {
-        if (question->data) {
-            send_question(http, question);
-        } else {
-            question_free(&question);
-        }
-    }
-}
-
-void http_ask(struct http *http, struct question *question)
-{
-    question_list_put(&http->to_ask, question);
-    send_questions(http);
-}
-
 static void on_live(uv_timer_t *timer)
 {
     struct http *http = timer->data;
@@ -168,7 +137,7 @@ static void take_answers(struct http *http)
         http->asked_count--;
         question->answered(question);
     }
-    send_questions(http);
+    requests_send(http);
 }
 
 /* Requests that are being answered have been judged; streams go on and are judged anew. */
@@ -217,7 +186,7 @@ static void on_second(uv_timer_t *timer)
 {
     struct http *http = timer->data;
     uint64_t now_ns = clock_monotonic_ns();
-    server_check_waiting(http, now_ns);
+    requests_check(http, now_ns);
     peers_cut(&http->peers, now_ns, http->config->http_timeout);
     events_tick(&http->events, now_ns);
     server_run(http);

@@ -35,7 +35,4 @@ void question_list_put(struct question_list *list, struct question *question);
 /* The oldest; NULL when there is none. */
 struct question *question_list_take(struct question_list *list);
 
-/* Sends it to the loop thread; `answered` is called later. HTTP thread. */
-void http_ask(struct http *http, struct question *question);
-
 #endif
