@@ -8,6 +8,8 @@
 
 #include "daemon/base/log.h"
 
+#include <utlist.h>
+
 #define SECOND    UINT64_C(1000000000)
 #define FORGET_NS (10 * SECOND)
 /* Rows of one turn. */
@@ -206,14 +208,10 @@ static void hub_forget_runs(struct hub *hub, int64_t before_s)
 
 static void hub_forget_node(struct hub *hub, struct hub_node *node)
 {
-    struct hub_node **link = &hub->nodes;
     parts_begin(&hub->parts);
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_NODE, "i", node->row));
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_PIECES_OF, "i", node->row));
-    while (*link != node) {
-        link = &(*link)->next;
-    }
-    *link = node->next;
+    LL_DELETE(hub->nodes, node);
     hub_free_node(node);
 }
 

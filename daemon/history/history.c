@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #define PROGRESS_STEPS 10000
 /* How long the writer may keep the reader waiting; in write-ahead mode it hardly ever does. */
@@ -69,7 +70,7 @@ static const struct method methods[] = {
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 
 struct history_question {
-    struct history_question *next;
+    struct history_question *next, *previous;
     const struct method *method;
     uint64_t asker, round;
     void *params;
@@ -81,10 +82,6 @@ struct history_question {
     struct mpk_writer result;
 };
 
-struct history_list {
-    struct history_question *first, **last;
-};
-
 struct history {
     const struct config *config;
     struct store *store;
@@ -92,7 +89,7 @@ struct history {
     uv_thread_t thread;
     uv_mutex_t lock; /* of the lists */
     uv_cond_t asked_more;
-    struct history_list asked, done;
+    struct history_question *asked, *done;
     uint64_t round; /* of the question that was taken last */
     int waiting;    /* loop thread: asked and not answered */
     atomic_bool closing;
@@ -102,27 +99,11 @@ struct history {
     uint64_t deadline_ns;
 };
 
-static void list_init(struct history_list *list)
+static struct history_question *list_take(struct history_question **list)
 {
-    list->first = NULL;
-    list->last = &list->first;
-}
-
-static void list_put(struct history_list *list, struct history_question *question)
-{
-    question->next = NULL;
-    *list->last = question;
-    list->last = &question->next;
-}
-
-static struct history_question *list_take(struct history_list *list)
-{
-    struct history_question *first = list->first;
+    struct history_question *first = *list;
     if (first) {
-        list->first = first->next;
-    }
-    if (!list->first) {
-        list->last = &list->first;
+        DL_DELETE2(*list, first, previous, next);
     }
     return first;
 }
@@ -131,10 +112,10 @@ static struct history_question *list_take(struct history_list *list)
  * the asker may have one more. */
 static bool history_put_in_turn(struct history *history, struct history_question *question)
 {
-    struct history_question **link = &history->asked.first;
+    struct history_question *later = history->asked;
     uint32_t count = 0;
     question->round = history->round;
-    for (const struct history_question *other = *link; other; other = other->next) {
+    for (const struct history_question *other = later; other; other = other->next) {
         if (other->asker == question->asker) {
             question->round = other->round + 1;
             count++;
@@ -143,14 +124,10 @@ static bool history_put_in_turn(struct history *history, struct history_question
     if (question->asker != HISTORY_OWN && count == HISTORY_WAITING_EACH) {
         return false;
     }
-    while (*link && (*link)->round <= question->round) {
-        link = &(*link)->next;
+    while (later && later->round <= question->round) {
+        later = later->next;
     }
-    question->next = *link;
-    *link = question;
-    if (!question->next) {
-        history->asked.last = &question->next;
-    }
+    DL_PREPEND_ELEM2(history->asked, later, question, previous, next);
     return true;
 }
 
@@ -308,7 +285,7 @@ static void run_reader(void *data)
         uv_mutex_unlock(&history->lock);
         history_answer(history, question);
         uv_mutex_lock(&history->lock);
-        list_put(&history->done, question);
+        DL_APPEND2(history->done, question, previous, next);
         uv_async_send(&history->wake);
     }
     uv_mutex_unlock(&history->lock);
@@ -324,7 +301,7 @@ static void history_deliver(struct history *history, struct history_question *qu
     history_question_free(question);
 }
 
-static struct history_question *take_locked(struct history *history, struct history_list *list)
+static struct history_question *take_locked(struct history *history, struct history_question **list)
 {
     uv_mutex_lock(&history->lock);
     struct history_question *question = list_take(list);
@@ -383,8 +360,6 @@ int history_new(uv_loop_t *loop, const struct config *config, struct store *stor
     history->wake.data = history;
     history->config = config;
     history->store = store;
-    list_init(&history->asked);
-    list_init(&history->done);
     snprintf(history->path, sizeof history->path, "%s", path ? path : "");
     rc = path ? history_start_thread(history) : 0;
     if (rc != 0) {

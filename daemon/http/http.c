@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <utlist.h>
 
 #define SECOND_MS 1000
 /* Live values go out, and those that are held back are looked at, so often at most: waking hundreds
@@ -30,7 +31,7 @@
 static void http_give_back(struct http *http, struct question *question)
 {
     uv_mutex_lock(&http->lock);
-    question_list_put(&http->to_http, question);
+    DL_APPEND2(http->to_http, question, previous, next);
     uv_mutex_unlock(&http->lock);
     uv_async_send(&http->wake);
 }
@@ -61,7 +62,7 @@ static void answer_question(void *data, int code, const char *detail,
 static struct question *take_asked(struct http *http)
 {
     uv_mutex_lock(&http->lock);
-    struct question *question = question_list_take(&http->to_loop);
+    struct question *question = question_take(&http->to_loop);
     uv_mutex_unlock(&http->lock);
     return question;
 }
@@ -125,7 +126,7 @@ static void take_published(struct http *http, uint64_t now_ns)
 static struct question *take_answered(struct http *http)
 {
     uv_mutex_lock(&http->lock);
-    struct question *question = question_list_take(&http->to_http);
+    struct question *question = question_take(&http->to_http);
     uv_mutex_unlock(&http->lock);
     return question;
 }
@@ -323,9 +324,6 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     http->stats = stats;
     http->listen_fd = -1;
     uv_mutex_init(&http->lock);
-    question_list_init(&http->to_loop);
-    question_list_init(&http->to_http);
-    question_list_init(&http->to_ask);
     feed_init(&http->feed, config->http_queue);
     open_events(http);
     http->metrics = metrics_new(config, stats);
@@ -379,10 +377,10 @@ void http_keep_page(void *data)
 
 /* Stop */
 
-static void free_questions(struct question_list *list)
+static void free_questions(struct question **list)
 {
     struct question *question;
-    while ((question = question_list_take(list))) {
+    while ((question = question_take(list))) {
         question_free(&question);
     }
 }

@@ -27,7 +27,7 @@ struct http {
     uv_async_t asked; /* of the daemon's loop */
     uv_async_t wake;  /* of the HTTP loop */
     uv_mutex_t lock;  /* of the lists */
-    struct question_list to_loop, to_http;
+    struct question *to_loop, *to_http;
     struct access *fresh_visitors; /* of http.token_file, to be taken over; NULL = none */
     struct feed feed;
     atomic_bool closing;
@@ -44,7 +44,7 @@ struct http {
     struct events events;
     struct metrics *metrics;
     struct request *waiting;     /* suspended, for an answer of the loop thread */
-    struct question_list to_ask; /* of those that wait, what has not gone to the loop thread yet */
+    struct question *to_ask; /* of those that wait, what has not gone to the loop thread yet */
     unsigned asked_count;        /* questions that have */
     struct access *visitors;     /* who may ask besides the users of this machine; NULL = nobody */
     struct whose whose;

@@ -26,7 +26,7 @@ static void send_question(struct http *http, struct question *question)
 {
     http->asked_count++;
     uv_mutex_lock(&http->lock);
-    question_list_put(&http->to_loop, question);
+    DL_APPEND2(http->to_loop, question, previous, next);
     uv_mutex_unlock(&http->lock);
     uv_async_send(&http->asked);
 }
@@ -35,7 +35,7 @@ static void send_question(struct http *http, struct question *question)
 void requests_send(struct http *http)
 {
     struct question *question;
-    while (http->asked_count < ASKED_MAX && (question = question_list_take(&http->to_ask))) {
+    while (http->asked_count < ASKED_MAX && (question = question_take(&http->to_ask))) {
         if (question->data) {
             send_question(http, question);
         } else {
@@ -83,7 +83,7 @@ void request_wait(struct request *request, struct question *question,
     request->answered = answered;
     DL_PREPEND2(http->waiting, request, previous, next);
     MHD_suspend_connection(request->connection);
-    question_list_put(&http->to_ask, question);
+    DL_APPEND2(http->to_ask, question, previous, next);
     requests_send(http);
 }
 
