@@ -650,7 +650,9 @@ void header_clear(struct header *header)
     free(header->k_len);
     named_clear(&header->settings);
     named_clear(&header->values);
-    header_clear_after(header);
+    free(header->after);
+    header->after = NULL;
+    header->after_count = 0;
     header->layers = NULL;
     header->layer_modules = NULL;
     header->layer_count = 0;

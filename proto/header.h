@@ -148,8 +148,8 @@ struct header {
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key);
 void header_clear(struct header *header);
 
-/* Appends the header's map to an empty writer, with the keys its type needs.
- * Returns 0 or ERR_MEMORY. */
+/* Appends the header's map to an empty writer, with the keys that C programs send. Returns 0 or
+ * ERR_MEMORY. */
 int header_encode(const struct header *header, struct mpk_writer *writer);
 
 /* The heads that maps of the message are of, from head_offset on; of a state without maps none. */
