@@ -133,6 +133,11 @@ struct rule_metric_info rule_metric_info(uint32_t metric)
                                      per_key[metric]};
 }
 
+bool rule_is_of_heads(const struct rule *rule)
+{
+    return rule_metric_info(rule->metric).finest == RULE_EACH_HEAD;
+}
+
 const char *rule_metric_name(uint32_t metric)
 {
     return rule_metric_info(metric).name;

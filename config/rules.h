@@ -94,6 +94,8 @@ uint32_t config_rule_count(const struct config *config);
 const struct rule *config_rule(const struct config *config, uint32_t index);
 
 const char *rule_metric_name(uint32_t metric);
+/* Whether it judges what each head has a number of. */
+bool rule_is_of_heads(const struct rule *rule);
 /* "mean", "abs_shift", ... and "below", "falls_by", ... */
 const char *rule_statistic_name(enum rule_statistic statistic);
 const char *rule_condition_name(enum rule_condition condition);

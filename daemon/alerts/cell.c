@@ -42,7 +42,7 @@ static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
     snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
              site_name(layer->id.site));
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        layer->cells[i].applies = alerts->rules[i]->metric < RULE_LOST_SHARE &&
+        layer->cells[i].applies = alerts->rules[i]->metric < RULE_INVALID_ORIGIN &&
                                   fnmatch(alerts->rules[i]->layer, name, 0) == 0;
     }
 }
@@ -111,10 +111,14 @@ void alerts_forget(struct alerts *alerts)
     {
         HASH_DEL(alerts->layers, layer);
         free_layer_cells(alerts, layer);
+        free(layer->numbers);
         free(layer);
     }
     free_layer_cells(alerts, alerts->whole);
     memset(alerts->gathered, 0, sizeof alerts->gathered);
+    alerts->origin = alerts->found = (struct alert_origin){.share = 0};
+    alerts->focus = alerts->focus_now = 0;
+    alerts->causal = false;
     alerts->told = alerts->held_back = 0;
 }
 

@@ -31,7 +31,7 @@ enum {
 
 bool trouble_counts(const struct rule *rule)
 {
-    return rule->metric < METRIC_COUNT || rule->metric == RULE_INVALID_SHARE;
+    return rule_is_of_heads(rule) || rule->metric == RULE_INVALID_SHARE;
 }
 
 /* Layers */
@@ -344,7 +344,8 @@ static int trouble_judge(struct alerts *alerts, uint32_t index, struct alert_lay
         struct trouble_cell *cell = &cells->cell[h];
         const struct alert_cell *own = &by_head->cell[h];
         if (has && !of_head) {
-            alert_cells_judge(alerts, rule, &cells->own, h, alert_head_value(summary, rule, h));
+            alert_cells_judge(alerts, rule, &cells->own, h,
+                              alert_head_value(judged, summary, rule, h));
         }
         bool fresh = has && own->fresh;
         if (fresh) {

@@ -94,18 +94,19 @@ class Kind(NamedTuple):
     everywhere: bool = False
     decoders: bool = False
     multihead: bool = False
+    unbounded: bool = False  # QK-norm prevents it
 
 
 KINDS: Dict[str, Kind] = {
-    "saturated": Kind(saturated, "saturated"),
-    "sharpening": Kind(sharpening, "saturated"),
-    "uniform": Kind(uniform, "uniform"),
-    "dead_output": Kind(dead_output, "dead_output"),
-    "collapse": Kind(collapse, "collapse", of_head=False, everywhere=True),
-    "not_a_number": Kind(not_a_number, "not_a_number"),
-    "logits": Kind(logits, "logits", of_head=False),
-    "future": Kind(future, "future", of_head=False, decoders=True),
-    "twins": Kind(twins, "twins", multihead=True),
+    "saturated": Kind(saturated, "head_saturated"),
+    "sharpening": Kind(sharpening, "head_saturated"),
+    "uniform": Kind(uniform, "head_uniform"),
+    "dead_output": Kind(dead_output, "head_silent"),
+    "collapse": Kind(collapse, "entropy_collapse", of_head=False, everywhere=True, unbounded=True),
+    "not_a_number": Kind(not_a_number, "first_invalid"),
+    "logits": Kind(logits, "max_logit_growth", of_head=False),
+    "future": Kind(future, "looks_ahead", of_head=False, decoders=True),
+    "twins": Kind(twins, "head_twins", multihead=True),
     "sink_takeover": Kind(sink_takeover, "sink_takeover", of_head=False, everywhere=True),
     "never_learned": Kind(never_learned, "never_learned", of_head=False, from_start=True),
 }
@@ -115,7 +116,7 @@ def plant(kind: str, model: Model, steps: int, seed: int) -> Optional[Fault]:
     """A fault of this kind at a random place; None when the model has no such place."""
     chosen, how = random.Random(f"{kind} {seed}"), KINDS[kind]
     places = [i for i, (stack, _, site, attention) in enumerate(model.attentions())
-              if (not how.decoders or (stack == "decoder" and site == "self"))
+              if (not how.unbounded or not model.shape.qk_norm) and (not how.decoders or (stack == "decoder" and site == "self"))
               and (not how.multihead or attention.heads == attention.kv_heads)]
     if not places or (how.decoders and len(places) < 2):
         return None

@@ -47,7 +47,7 @@ class Attention(nn.Module):
             q, k = q + one, k + one
         if self.sink:
             common = torch.ones_like(k[:, :, :1])
-            q, k = q + 1, torch.cat([k[:, :, :1] + self.sink / math.sqrt(self.dim) * common, k[:, :, 1:]], 2)
+            q, k = q - q.mean(-1, keepdim=True) + 1, torch.cat([k[:, :, :1] + self.sink / math.sqrt(self.dim) * common, k[:, :, 1:]], 2)
         out = attend(q, k, v, self.causal)
         return self.o_proj(out.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
 
