@@ -37,7 +37,7 @@ struct alert_focus {
 
 struct alert_head_numbers {
     struct alert_focus focus;
-    double saturated_entropy, lost_focus, written_share, twin;
+    double saturated_entropy, saturated_alone, lost_focus, written_share, twin;
 };
 
 /* The numbers of a layer's newest window that no metric has (quantity.c); NaN where there is none.

@@ -34,6 +34,21 @@ static double saturated_entropy(const struct summary_result *summary, uint32_t h
     return isnan(entropy) || sharp ? entropy : 1;
 }
 
+/* Of most heads at once it is the layer's trouble, and told once. */
+static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
+{
+    uint32_t saturated = 0;
+    for (uint32_t h = 0; h < numbers->heads; h++) {
+        numbers->head[h].saturated_entropy = saturated_entropy(summary, h);
+        saturated += numbers->head[h].saturated_entropy < 1;
+    }
+    for (uint32_t h = 0; h < numbers->heads; h++) {
+        double own = numbers->head[h].saturated_entropy;
+        bool alone = isnan(own) || 2 * saturated <= numbers->heads;
+        numbers->head[h].saturated_alone = alone ? own : 1;
+    }
+}
+
 static double focus_of(const struct summary_result *summary, uint32_t head)
 {
     return 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, head);
@@ -170,11 +185,11 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     for (uint32_t h = 0; h < summary->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
         double of_head = focus_of(summary, h);
-        head->saturated_entropy = saturated_entropy(summary, h);
         head->lost_focus = lost_focus(&head->focus, of_head);
         head->twin = twin(summary, h);
         focus = fmax(focus, of_head);
     }
+    put_saturated(numbers, summary);
     put_written_shares(numbers, summary, room);
     free(room);
     alerts->focus_now = fmax(alerts->focus_now, focus);

@@ -72,6 +72,8 @@ double alert_head_value(const struct alert_layer *layer, const struct summary_re
         return summary->invalid_share ? summary->invalid_share[head] : NAN;
     case RULE_SATURATED_ENTROPY:
         return numbers->saturated_entropy;
+    case RULE_SATURATED_ALONE:
+        return numbers->saturated_alone;
     case RULE_LOST_FOCUS:
         return numbers->lost_focus;
     case RULE_WRITTEN_SHARE:

@@ -117,7 +117,7 @@ def test_all_is_well_says_so():
 
 
 def test_one_head_beyond_the_bound_of_its_layer_is_watched():
-    attnd = Attnd(*SETTINGS)
+    attnd = Attnd(*SETTINGS, config="rules: {head_saturated: {enabled: false}}\n")
     trainer = Trainer(attnd, "gpt")
     send(trainer, [SHARP] + WELL[1:], range(5))
     answer = judged(attnd, 3)
@@ -241,9 +241,10 @@ def test_scores_are_a_series_of_the_history():
 
 LONG = 150  # windows: two chunks of 64, and some whose states are still there
 ONLY_TWO_RULES = "rules:\n" + "".join(f"  {name}: {{enabled: false}}\n" for name in (
+    "first_invalid", "sink_takeover", "looks_ahead", "head_saturated", "head_silent", "head_twins", "never_learned",
     "entropy_falls", "head_uniform", "sink_emergence", "max_logit_growth", "rank_collapse", "redundant_heads",
     "invalid_rows", "row_sums", "silence", "losses")) + """\
-  entropy_collapse: {below: 0.3, clear: 0.45, for: 2}
+  entropy_collapse: {metric: entropy_normalized, below: 0.3, clear: 0.45, for: 2}
   own: {metric: entropy_normalized, each: head, below: 0.2, clear: 0.25, for: 3, severity: warning}
 """
 

@@ -5,11 +5,14 @@ A fault's `before(training, step)` is called before each step from `begin` on, a
 """
 import math
 import random
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 
 from models import Attention, Model
+
+
+LEARNED = 0.08  # of 1 - normalized entropy: untrained heads have 0.03
 
 
 class Fault(NamedTuple):
@@ -18,6 +21,12 @@ class Fault(NamedTuple):
     place: int
     head: int
     begin: int
+    mate: int = -1  # the other twin
+
+    @property
+    def heads(self) -> Tuple[int, ...]:
+        """The heads that may be named."""
+        return (self.head,) if self.mate < 0 else (self.head, self.mate)
 
 
 def factor(attention: Attention, head: int, value: float) -> None:
@@ -67,7 +76,7 @@ def future(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
 
 def twins(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
     attention = model.attentions()[fault.place][3]
-    dim, one, other = attention.dim, fault.head, (fault.head + 1) % attention.heads
+    dim, one, other = attention.dim, fault.head, fault.mate
     for name in ("q_proj", "k_proj", "v_proj"):
         weight = getattr(attention, name).weight.data
         weight[other * dim:(other + 1) * dim] = weight[one * dim:(one + 1) * dim]
@@ -95,12 +104,13 @@ class Kind(NamedTuple):
     decoders: bool = False
     multihead: bool = False
     unbounded: bool = False  # QK-norm prevents it
+    learned: bool = False  # in heads that have learned something
 
 
 KINDS: Dict[str, Kind] = {
     "saturated": Kind(saturated, "head_saturated"),
     "sharpening": Kind(sharpening, "head_saturated"),
-    "uniform": Kind(uniform, "head_uniform"),
+    "uniform": Kind(uniform, "head_uniform", learned=True),
     "dead_output": Kind(dead_output, "head_silent"),
     "collapse": Kind(collapse, "entropy_collapse", of_head=False, everywhere=True, unbounded=True),
     "not_a_number": Kind(not_a_number, "first_invalid"),
@@ -116,11 +126,37 @@ def plant(kind: str, model: Model, steps: int, seed: int) -> Optional[Fault]:
     """A fault of this kind at a random place; None when the model has no such place."""
     chosen, how = random.Random(f"{kind} {seed}"), KINDS[kind]
     places = [i for i, (stack, _, site, attention) in enumerate(model.attentions())
-              if (not how.unbounded or not model.shape.qk_norm) and (not how.decoders or (stack == "decoder" and site == "self"))
+              if (not how.decoders or (stack == "decoder" and site == "self"))
               and (not how.multihead or attention.heads == attention.kv_heads)]
-    if not places or (how.decoders and len(places) < 2):
+    if not places or (how.decoders and len(places) < 2) or (how.unbounded and model.shape.qk_norm):
         return None
     place = -1 if how.everywhere else chosen.choice(places)
     head = chosen.randrange(model.shape.heads) if how.of_head else -1
-    begin = 0 if how.from_start else chosen.randrange(int(steps * 0.35), int(steps * 0.65))
-    return Fault(how.check, place, head, begin)
+    begin = 0 if how.from_start else chosen.randrange(int(steps * 0.45), int(steps * 0.65))
+    return Fault(how.check, place, head, begin, (head + 1) % model.shape.heads if how.multihead else -1)
+
+
+@torch.no_grad()
+def moved(fault: Fault, model: Model, step: int, seed: int) -> Optional[Fault]:
+    """The same in a head that has learned something by now; None when none has."""
+    heads = [(place, head) for place, attention in enumerate(attentions_of(model, step))
+             for head, focus in enumerate(attention) if focus > LEARNED]
+    if not heads:
+        return None
+    place, head = random.Random(seed).choice(heads)
+    return fault._replace(place=place, head=head)
+
+
+def attentions_of(model: Model, step: int) -> List[List[float]]:
+    """1 - normalized entropy of each head of each attention, over the queries that see all keys of their sample."""
+    for _, _, _, attention in model.attentions():
+        attention.seen = []
+    model.loss(step)
+    found = []
+    for _, _, _, attention in model.attentions():
+        q, k = attention.seen
+        weights = torch.softmax(q[:, :, -1:] @ k.transpose(-2, -1) / math.sqrt(attention.dim), -1)
+        entropy = -torch.xlogy(weights, weights).sum(-1).mean((0, 2))
+        found.append((1 - entropy / math.log(k.shape[2])).tolist())
+        attention.seen = None
+    return found

@@ -28,6 +28,7 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(self.dim) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.dim) if qk_norm else nn.Identity()
         self.q_factor: Optional[torch.Tensor] = None  # broadcasts to [B, heads, T, dim]
+        self.seen: Optional[List[torch.Tensor]] = None  # the newest queries and keys, where somebody asks
         self.shared = 0.0  # added to the logits of each key alike
         self.sink = 0.0  # added to the logits of the first key, in units of what its head's queries have in common
 
@@ -40,6 +41,8 @@ class Attention(nn.Module):
         k = self.k_norm(self._split(self.k_proj(source), self.kv_heads))
         v = self._split(self.v_proj(source), self.kv_heads)
         k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
+        if self.seen is not None:
+            self.seen = [q, k]
         if self.q_factor is not None:
             q = q * self.q_factor
         if self.shared:
