@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "tests/unit/clients_c/peer.h"
+#include "tests/unit/unit.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
+#include "tests/unit/clients_c/peer.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -5,11 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static void test_a_topic_matches_the_prefixes_of_it(void **state)
+TEST(a_topic_matches_the_prefixes_of_it)
 {
     struct prefixes prefixes = {0};
 
-    (void)state;
     assert_false(prefixes_match(&prefixes, "tensor/a/"));
     prefixes_apply(&prefixes, LITERAL("\x01tensor/a/"));
     assert_true(prefixes_match(&prefixes, "tensor/a/decoder/0/self/"));
@@ -18,11 +17,10 @@ static void test_a_topic_matches_the_prefixes_of_it(void **state)
     prefixes_clear(&prefixes);
 }
 
-static void test_removing_a_prefix_leaves_the_others(void **state)
+TEST(removing_a_prefix_leaves_the_others)
 {
     struct prefixes prefixes = {0};
 
-    (void)state;
     prefixes_apply(&prefixes, LITERAL("\x01"
                                       "a"));
     prefixes_apply(&prefixes, LITERAL("\x01"
@@ -39,11 +37,10 @@ static void test_removing_a_prefix_leaves_the_others(void **state)
     prefixes_clear(&prefixes);
 }
 
-static void test_the_empty_prefix_is_everything(void **state)
+TEST(the_empty_prefix_is_everything)
 {
     struct prefixes prefixes = {0};
 
-    (void)state;
     prefixes_apply(&prefixes, LITERAL("\x01"));
     assert_true(prefixes_match(&prefixes, "anything"));
     assert_true(prefixes_touch(&prefixes, "anything"));
@@ -52,11 +49,10 @@ static void test_the_empty_prefix_is_everything(void **state)
     prefixes_clear(&prefixes);
 }
 
-static void test_other_notices_are_ignored(void **state)
+TEST(other_notices_are_ignored)
 {
     struct prefixes prefixes = {0};
 
-    (void)state;
     prefixes_apply(&prefixes, "", 0);
     prefixes_apply(&prefixes, LITERAL("\x02"
                                       "a"));
@@ -64,22 +60,20 @@ static void test_other_notices_are_ignored(void **state)
     prefixes_clear(&prefixes);
 }
 
-static void test_touch_sees_what_lies_above_and_below(void **state)
+TEST(touch_sees_what_lies_above_and_below)
 {
     struct prefixes prefixes = {0};
 
-    (void)state;
     prefixes_apply(&prefixes, LITERAL("\x01tensor/a/decoder/5/"));
     assert_true(prefixes_touch(&prefixes, "tensor/a/"));
     assert_false(prefixes_touch(&prefixes, "tensor/b/"));
     prefixes_clear(&prefixes);
 }
 
-static void test_the_set_is_bounded(void **state)
+TEST(the_set_is_bounded)
 {
     struct prefixes prefixes = {0};
 
-    (void)state;
     for (int i = 0; i < PREFIXES_MAX + 10; i++) {
         char notice[16] = "\x01";
 
@@ -88,18 +82,4 @@ static void test_the_set_is_bounded(void **state)
     }
     assert_int_equal(prefixes.count, PREFIXES_MAX);
     prefixes_clear(&prefixes);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_topic_matches_the_prefixes_of_it),
-        cmocka_unit_test(test_removing_a_prefix_leaves_the_others),
-        cmocka_unit_test(test_the_empty_prefix_is_everything),
-        cmocka_unit_test(test_other_notices_are_ignored),
-        cmocka_unit_test(test_touch_sees_what_lies_above_and_below),
-        cmocka_unit_test(test_the_set_is_bounded),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

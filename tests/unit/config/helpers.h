@@ -3,12 +3,7 @@
 #ifndef TESTS_UNIT_CONFIG_HELPERS_H
 #define TESTS_UNIT_CONFIG_HELPERS_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "config/config.h"
 #include "config/table.h"

@@ -93,12 +93,11 @@ static int service_count(struct service_fixture *f, const char *begin, uint64_t 
     return service_count;
 }
 
-static void test_nobody_to_tell_is_no_service(void **state)
+TEST(nobody_to_tell_is_no_service)
 {
     struct service *service;
     struct stats stats = {0};
     uv_loop_t loop;
-    (void)state;
     unsetenv("NOTIFY_SOCKET");
     uv_loop_init(&loop);
     assert_int_equal(service_new(&loop, &stats, &service), 0);
@@ -114,12 +113,11 @@ static void test_nobody_to_tell_is_no_service(void **state)
     assert_int_equal(uv_loop_close(&loop), 0); /* there was no handle */
 }
 
-static void test_a_manager_that_cannot_be_told_is_no_reason_to_end(void **state)
+TEST(a_manager_that_cannot_be_told_is_no_reason_to_end)
 {
     struct service *service;
     struct stats stats = {0};
     uv_loop_t loop;
-    (void)state;
     setenv("NOTIFY_SOCKET", "nowhere", 1);
     uv_loop_init(&loop);
     assert_int_equal(service_new(&loop, &stats, &service), 0);
@@ -127,10 +125,9 @@ static void test_a_manager_that_cannot_be_told_is_no_reason_to_end(void **state)
     assert_int_equal(uv_loop_close(&loop), 0);
 }
 
-static void test_the_environment_is_not_passed_on(void **state)
+TEST(the_environment_is_not_passed_on)
 {
     struct service_fixture f;
-    (void)state;
     setenv("WATCHDOG_PID", "1", 1);
     service_start(&f, "1000000");
     assert_null(getenv("NOTIFY_SOCKET"));
@@ -139,11 +136,10 @@ static void test_the_environment_is_not_passed_on(void **state)
     service_end(&f);
 }
 
-static void test_ready_reload_and_stop(void **state)
+TEST(ready_reload_and_stop)
 {
     struct service_fixture f;
     uint64_t before = clock_monotonic_ns() / 1000;
-    (void)state;
     service_start(&f, NULL);
     assert_null(manager_hear(&f.manager)); /* not before it is */
     service_ready(f.service);
@@ -164,10 +160,9 @@ static void test_ready_reload_and_stop(void **state)
     service_end(&f);
 }
 
-static void test_a_stop_asks_for_time_as_long_as_the_loop_turns(void **state)
+TEST(a_stop_asks_for_time_as_long_as_the_loop_turns)
 {
     struct service_fixture f;
-    (void)state;
     service_start(&f, "200000");
     service_ready(f.service);
     service_stopping(f.service, 0);
@@ -177,10 +172,9 @@ static void test_a_stop_asks_for_time_as_long_as_the_loop_turns(void **state)
     service_end(&f);
 }
 
-static void test_the_watchdog_is_fed_while_all_turn(void **state)
+TEST(the_watchdog_is_fed_while_all_turn)
 {
     struct service_fixture f;
-    (void)state;
     service_start(&f, "200000");
     service_ready(f.service);
     for (int i = 0; i < 3; i++) {
@@ -189,10 +183,9 @@ static void test_the_watchdog_is_fed_while_all_turn(void **state)
     service_end(&f);
 }
 
-static void test_a_thread_that_stands_makes_it_fall_silent(void **state)
+TEST(a_thread_that_stands_makes_it_fall_silent)
 {
     struct service_fixture f;
-    (void)state;
     service_start(&f, "80000");
     service_ready(f.service);
     service_expect(&f, "WATCHDOG=1");
@@ -205,10 +198,9 @@ static void test_a_thread_that_stands_makes_it_fall_silent(void **state)
     service_end(&f);
 }
 
-static void test_threads_that_end_are_not_missed_while_stopping(void **state)
+TEST(threads_that_end_are_not_missed_while_stopping)
 {
     struct service_fixture f;
-    (void)state;
     service_start(&f, "80000");
     service_ready(f.service);
     f.stands = true;
@@ -218,10 +210,9 @@ static void test_threads_that_end_are_not_missed_while_stopping(void **state)
     service_end(&f);
 }
 
-static void test_a_watchdog_of_another_process_is_not_fed(void **state)
+TEST(a_watchdog_of_another_process_is_not_fed)
 {
     struct service_fixture f;
-    (void)state;
     setenv("WATCHDOG_PID", "1", 1);
     service_start(&f, "40000");
     service_ready(f.service);
@@ -229,10 +220,9 @@ static void test_a_watchdog_of_another_process_is_not_fed(void **state)
     service_end(&f);
 }
 
-static void test_the_status_has_rates(void **state)
+TEST(the_status_has_rates)
 {
     struct service_fixture f;
-    (void)state;
     service_start(&f, "200000");
     service_ready(f.service);
     service_expect(&f, "STATUS=waiting for jobs");
@@ -247,21 +237,4 @@ static void test_the_status_has_rates(void **state)
     service_expect(&f, "STATUS=0.0 messages/s, 0.0 MB/s; 7 received, 1 dropped");
     assert_int_equal(service_count(&f, "STATUS=", 150), 0); /* nothing new, nothing said */
     service_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nobody_to_tell_is_no_service),
-        cmocka_unit_test(test_a_manager_that_cannot_be_told_is_no_reason_to_end),
-        cmocka_unit_test(test_the_environment_is_not_passed_on),
-        cmocka_unit_test(test_ready_reload_and_stop),
-        cmocka_unit_test(test_a_stop_asks_for_time_as_long_as_the_loop_turns),
-        cmocka_unit_test(test_the_watchdog_is_fed_while_all_turn),
-        cmocka_unit_test(test_a_thread_that_stands_makes_it_fall_silent),
-        cmocka_unit_test(test_threads_that_end_are_not_missed_while_stopping),
-        cmocka_unit_test(test_a_watchdog_of_another_process_is_not_fed),
-        cmocka_unit_test(test_the_status_has_rates),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,12 +4,7 @@
 #ifndef TESTS_UNIT_CLI_TOP_MAPS_H
 #define TESTS_UNIT_CLI_TOP_MAPS_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "clients/cli/top/internal.h"
 #include "proto/result.h"

@@ -15,9 +15,8 @@ static void press(struct model *model, const int *keys)
 
 #define PRESS(model, ...) press(model, (const int[]){__VA_ARGS__, 0})
 
-static void test_the_choice_moves_within_the_list(void **state)
+TEST(the_choice_moves_within_the_list)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model->ui.list_rows = 4;
     PRESS(model, KEY_OF_UP);
@@ -35,9 +34,8 @@ static void test_the_choice_moves_within_the_list(void **state)
     model_free(&model);
 }
 
-static void test_enter_opens_the_head_and_escape_closes_it(void **state)
+TEST(enter_opens_the_head_and_escape_closes_it)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
@@ -52,9 +50,8 @@ static void test_enter_opens_the_head_and_escape_closes_it(void **state)
     model_free(&model);
 }
 
-static void test_a_layer_leads_to_its_heads(void **state)
+TEST(a_layer_leads_to_its_heads)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
@@ -67,9 +64,8 @@ static void test_a_layer_leads_to_its_heads(void **state)
     model_free(&model);
 }
 
-static void test_a_filter_is_typed_and_erased(void **state)
+TEST(a_filter_is_typed_and_erased)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     PRESS(model, '/', 'q', KEY_OF_ERASE, 'h', '3');
     assert_true(model->ui.typing);
@@ -91,9 +87,8 @@ static void test_a_filter_is_typed_and_erased(void **state)
     model_free(&model);
 }
 
-static void test_a_metric_is_picked(void **state)
+TEST(a_metric_is_picked)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     PRESS(model, 'm');
     assert_int_equal(model->ui.overlay, OVERLAY_METRIC);
@@ -105,9 +100,8 @@ static void test_a_metric_is_picked(void **state)
     model_free(&model);
 }
 
-static void test_an_order_is_picked_and_reversed(void **state)
+TEST(an_order_is_picked_and_reversed)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     PRESS(model, 's', KEY_OF_DOWN, KEY_OF_ENTER, 'r');
     assert_int_equal(model->sort, SORT_DRIFT);
@@ -121,9 +115,8 @@ static void test_an_order_is_picked_and_reversed(void **state)
     model_free(&model);
 }
 
-static void test_trouble_leads_to_its_head(void **state)
+TEST(trouble_leads_to_its_head)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     PRESS(model, 'a', KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEAD);
@@ -135,9 +128,8 @@ static void test_trouble_leads_to_its_head(void **state)
     model_free(&model);
 }
 
-static void test_the_list_of_jobs_stays_until_one_is_chosen(void **state)
+TEST(the_list_of_jobs_stays_until_one_is_chosen)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     PRESS(model, 'J');
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 31, .uptime_s = 9}, 2000);
@@ -151,9 +143,8 @@ static void test_the_list_of_jobs_stays_until_one_is_chosen(void **state)
     model_free(&model);
 }
 
-static void test_without_a_job_only_what_needs_none_is_done(void **state)
+TEST(without_a_job_only_what_needs_none_is_done)
 {
-    (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){0}, 0);
     PRESS(model, 'm', 's', '/', 'a', 't', KEY_OF_TAB, KEY_OF_ENTER, KEY_OF_ESCAPE, KEY_OF_END);
@@ -172,9 +163,8 @@ static void test_without_a_job_only_what_needs_none_is_done(void **state)
 }
 
 /* Whatever is pressed in whatever order, nothing is out of its list. */
-static void test_any_keys_in_any_order(void **state)
+TEST(any_keys_in_any_order)
 {
-    (void)state;
     static const int keys[] = {KEY_OF_TAB,
                                KEY_OF_ENTER,
                                KEY_OF_ESCAPE,
@@ -216,21 +206,4 @@ static void test_any_keys_in_any_order(void **state)
     }
     screen_free(&screen);
     model_free(&model);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_choice_moves_within_the_list),
-        cmocka_unit_test(test_enter_opens_the_head_and_escape_closes_it),
-        cmocka_unit_test(test_a_layer_leads_to_its_heads),
-        cmocka_unit_test(test_a_filter_is_typed_and_erased),
-        cmocka_unit_test(test_a_metric_is_picked),
-        cmocka_unit_test(test_an_order_is_picked_and_reversed),
-        cmocka_unit_test(test_trouble_leads_to_its_head),
-        cmocka_unit_test(test_the_list_of_jobs_stays_until_one_is_chosen),
-        cmocka_unit_test(test_without_a_job_only_what_needs_none_is_done),
-        cmocka_unit_test(test_any_keys_in_any_order),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,9 +14,8 @@ static const char *place_of_row(const struct model *model, uint32_t row)
     return place;
 }
 
-static void test_the_only_job_is_chosen(void **state)
+TEST(the_only_job_is_chosen)
 {
-    (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){0}, 0);
     assert_int_equal(model->ui.page, PAGE_JOBS);
@@ -29,9 +28,8 @@ static void test_the_only_job_is_chosen(void **state)
     assert_null(model);
 }
 
-static void test_of_two_jobs_none_is_chosen(void **state)
+TEST(of_two_jobs_none_is_chosen)
 {
-    (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "a", .second = "b"}, 0);
     assert_string_equal(model->job, "");
@@ -41,9 +39,8 @@ static void test_of_two_jobs_none_is_chosen(void **state)
     model_free(&model);
 }
 
-static void test_rates_are_between_two_looks(void **state)
+TEST(rates_are_between_two_looks)
 {
-    (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){.received = 100, .bytes = 1000, .uptime_s = 10}, 5000);
     assert_true(isnan(model->health.rate));
@@ -58,9 +55,8 @@ static void test_rates_are_between_two_looks(void **state)
     model_free(&model);
 }
 
-static void test_an_attnd_that_was_started_again_is_asked_everything(void **state)
+TEST(an_attnd_that_was_started_again_is_asked_everything)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model->needs = (struct needs){.summary_next = 2};
     give_monitor(model,
@@ -73,9 +69,8 @@ static void test_an_attnd_that_was_started_again_is_asked_everything(void **stat
     model_free(&model);
 }
 
-static void test_nothing_new_needs_nothing(void **state)
+TEST(nothing_new_needs_nothing)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6};
     model->needs = (struct needs){.summary_next = 2};
@@ -88,9 +83,8 @@ static void test_nothing_new_needs_nothing(void **state)
     model_free(&model);
 }
 
-static void test_new_windows_are_asked_for_at_once_and_once_more(void **state)
+TEST(new_windows_are_asked_for_at_once_and_once_more)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6, .summaries = 2};
     model->needs = (struct needs){.summary_next = 2, .grid_ms = -100000};
@@ -130,18 +124,16 @@ static uint32_t count_grids(int64_t took_ms)
     return asked;
 }
 
-static void test_trends_are_asked_for_as_often_as_attnd_can_bear(void **state)
+TEST(trends_are_asked_for_as_often_as_attnd_can_bear)
 {
-    (void)state;
     assert_in_range(count_grids(0), 9, 11);
     assert_in_range(count_grids(40), 9, 11);
     assert_in_range(count_grids(100), 4, 5); /* every 5 s */
     assert_in_range(count_grids(60000), 1, 1);
 }
 
-static void test_layers_and_heads_are_in_the_models_order(void **state)
+TEST(layers_and_heads_are_in_the_models_order)
 {
-    (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
     model_layer(model, &(struct layer_place){"decoder", "cross", 1}, 1);
@@ -162,9 +154,8 @@ static void test_layers_and_heads_are_in_the_models_order(void **state)
     model_free(&model);
 }
 
-static void test_what_needs_a_look_comes_first(void **state)
+TEST(what_needs_a_look_comes_first)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     assert_string_equal(place_of_row(model, 0), "decoder.0.self.h2"); /* the alert */
     assert_string_equal(place_of_row(model, 1), "decoder.1.self.h3"); /* shift = -12 */
@@ -178,9 +169,8 @@ static void test_what_needs_a_look_comes_first(void **state)
     model_free(&model);
 }
 
-static void test_a_chosen_row_is_followed_where_it_goes(void **state)
+TEST(a_chosen_row_is_followed_where_it_goes)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
@@ -198,9 +188,8 @@ static void test_a_chosen_row_is_followed_where_it_goes(void **state)
     model_free(&model);
 }
 
-static void test_a_chosen_row_is_followed_past_layers_that_come_later(void **state)
+TEST(a_chosen_row_is_followed_past_layers_that_come_later)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
@@ -217,9 +206,8 @@ static void test_a_chosen_row_is_followed_past_layers_that_come_later(void **sta
     model_free(&model);
 }
 
-static void test_what_has_no_number_is_last_either_way_round(void **state)
+TEST(what_has_no_number_is_last_either_way_round)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model->layers[0].heads[0].value = NAN;
     for (int reversed = 0; reversed < 2; reversed++) {
@@ -232,9 +220,8 @@ static void test_what_has_no_number_is_last_either_way_round(void **state)
     model_free(&model);
 }
 
-static void test_heads_are_sorted_by_a_metric_that_is_not_shown(void **state)
+TEST(heads_are_sorted_by_a_metric_that_is_not_shown)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model_choose_sort(model, "confidence");
     assert_true(model->needs.live);
@@ -249,9 +236,8 @@ static void test_heads_are_sorted_by_a_metric_that_is_not_shown(void **state)
     model_free(&model);
 }
 
-static void test_a_filter_wants_all_of_its_words(void **state)
+TEST(a_filter_wants_all_of_its_words)
 {
-    (void)state;
     static const struct {
         const char *filter;
         uint32_t rows;
@@ -267,9 +253,8 @@ static void test_a_filter_wants_all_of_its_words(void **state)
     model_free(&model);
 }
 
-static void test_trouble_is_sorted_by_severity_and_marks_its_heads(void **state)
+TEST(trouble_is_sorted_by_severity_and_marks_its_heads)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     assert_int_equal(model->alert_count, 1); /* what the past also has is the same one */
     give_trouble(model,
@@ -301,9 +286,8 @@ static void test_trouble_is_sorted_by_severity_and_marks_its_heads(void **state)
     model_free(&model);
 }
 
-static void test_more_trouble_than_there_is_room_for_is_cut(void **state)
+TEST(more_trouble_than_there_is_room_for_is_cut)
 {
-    (void)state;
     static struct trouble_given given[MODEL_TROUBLE_MAX + 1];
     struct model *model = model_of_two_layers();
     for (uint32_t i = 0; i <= MODEL_TROUBLE_MAX; i++) {
@@ -317,9 +301,8 @@ static void test_more_trouble_than_there_is_room_for_is_cut(void **state)
     model_free(&model);
 }
 
-static void test_trouble_of_a_layer_that_comes_later_is_asked_for_again(void **state)
+TEST(trouble_of_a_layer_that_comes_later_is_asked_for_again)
 {
-    (void)state;
     struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
     give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
@@ -352,9 +335,8 @@ static void top_model_put_past(struct mpk_writer *writer, enum alert_state state
     alert_encode(&alert, writer);
 }
 
-static void test_of_an_alert_that_is_over_its_beginning_is_kept(void **state)
+TEST(of_an_alert_that_is_over_its_beginning_is_kept)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct answer answer;
     answer_begin(&answer);
@@ -391,9 +373,8 @@ static void top_model_give_rank(struct model *model, double rank)
 }
 
 /* Newest messages are of attention, which has no such number. */
-static void test_numbers_of_matrices_are_those_of_the_newest_window(void **state)
+TEST(numbers_of_matrices_are_those_of_the_newest_window)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model_choose_metric(model, "wq_wk.stable_rank");
     for (int rank = 2; rank < 4; rank++) {
@@ -405,9 +386,8 @@ static void test_numbers_of_matrices_are_those_of_the_newest_window(void **state
     model_free(&model);
 }
 
-static void test_results_of_another_run_are_not_taken(void **state)
+TEST(results_of_another_run_are_not_taken)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     maps_run[0] = 0x11;
     give_live(model, 0, 4, 0.9, 40);
@@ -424,9 +404,8 @@ static void test_results_of_another_run_are_not_taken(void **state)
     model_free(&model);
 }
 
-static void test_trends_are_of_the_metric_that_is_shown(void **state)
+TEST(trends_are_of_the_metric_that_is_shown)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     const double *values;
     assert_int_equal(model_trend(model, 1, 3, &values), 12);
@@ -443,9 +422,8 @@ static void test_trends_are_of_the_metric_that_is_shown(void **state)
     model_free(&model);
 }
 
-static void test_without_windows_trends_are_what_was_seen(void **state)
+TEST(without_windows_trends_are_what_was_seen)
 {
-    (void)state;
     struct model *model = model_new();
     const double *values;
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
@@ -460,9 +438,8 @@ static void test_without_windows_trends_are_what_was_seen(void **state)
     model_free(&model);
 }
 
-static void test_more_windows_than_there_is_room_for_are_cut(void **state)
+TEST(more_windows_than_there_is_room_for_are_cut)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     give_grid(model, "entropy_normalized", 2, 4, 200);
     assert_int_equal(model->past.count, MODEL_PAST_MAX);
@@ -470,9 +447,8 @@ static void test_more_windows_than_there_is_room_for_are_cut(void **state)
     model_free(&model);
 }
 
-static void test_limits_of_layers_and_heads_hold(void **state)
+TEST(limits_of_layers_and_heads_hold)
 {
-    (void)state;
     struct model *model = model_new();
     assert_non_null(
         model_layer(model, &(struct layer_place){"decoder", "self", 0}, MODEL_HEADS_MAX));
@@ -484,9 +460,8 @@ static void test_limits_of_layers_and_heads_hold(void **state)
     model_free(&model);
 }
 
-static void test_a_head_has_all_its_metrics(void **state)
+TEST(a_head_has_all_its_metrics)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     model_open_head(model, 1, 3);
     assert_int_equal(model->ui.page, PAGE_HEAD);
@@ -506,9 +481,8 @@ static void test_a_head_has_all_its_metrics(void **state)
 }
 
 /* Every answer may be anything: none of these may crash, or change what is known. */
-static void test_answers_of_another_shape_change_nothing(void **state)
+TEST(answers_of_another_shape_change_nothing)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct answer answer;
     answer_begin(&answer);
@@ -555,9 +529,8 @@ static void test_answers_of_another_shape_change_nothing(void **state)
     model_free(&model);
 }
 
-static void test_sizes_of_the_config(void **state)
+TEST(sizes_of_the_config)
 {
-    (void)state;
     assert_int_equal(read_size("512MiB"), 512u << 20);
     assert_int_equal(read_size("1.5KiB"), 1536);
     assert_int_equal(read_size("17"), 17);
@@ -568,9 +541,8 @@ static void test_sizes_of_the_config(void **state)
     assert_int_equal(read_size("3 bananas"), 0);
 }
 
-static void test_a_list_keeps_its_choice_in_sight(void **state)
+TEST(a_list_keeps_its_choice_in_sight)
 {
-    (void)state;
     struct list list = {.at = 30};
     list_settle(&list, 100, 10);
     assert_int_equal(list.top, 21);
@@ -584,39 +556,4 @@ static void test_a_list_keeps_its_choice_in_sight(void **state)
     list_settle(&list, 0, 10);
     assert_int_equal(list.at, 0);
     assert_int_equal(list.top, 0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_only_job_is_chosen),
-        cmocka_unit_test(test_of_two_jobs_none_is_chosen),
-        cmocka_unit_test(test_rates_are_between_two_looks),
-        cmocka_unit_test(test_an_attnd_that_was_started_again_is_asked_everything),
-        cmocka_unit_test(test_nothing_new_needs_nothing),
-        cmocka_unit_test(test_new_windows_are_asked_for_at_once_and_once_more),
-        cmocka_unit_test(test_trends_are_asked_for_as_often_as_attnd_can_bear),
-        cmocka_unit_test(test_layers_and_heads_are_in_the_models_order),
-        cmocka_unit_test(test_what_needs_a_look_comes_first),
-        cmocka_unit_test(test_a_chosen_row_is_followed_where_it_goes),
-        cmocka_unit_test(test_a_chosen_row_is_followed_past_layers_that_come_later),
-        cmocka_unit_test(test_what_has_no_number_is_last_either_way_round),
-        cmocka_unit_test(test_heads_are_sorted_by_a_metric_that_is_not_shown),
-        cmocka_unit_test(test_a_filter_wants_all_of_its_words),
-        cmocka_unit_test(test_trouble_is_sorted_by_severity_and_marks_its_heads),
-        cmocka_unit_test(test_more_trouble_than_there_is_room_for_is_cut),
-        cmocka_unit_test(test_trouble_of_a_layer_that_comes_later_is_asked_for_again),
-        cmocka_unit_test(test_of_an_alert_that_is_over_its_beginning_is_kept),
-        cmocka_unit_test(test_numbers_of_matrices_are_those_of_the_newest_window),
-        cmocka_unit_test(test_results_of_another_run_are_not_taken),
-        cmocka_unit_test(test_trends_are_of_the_metric_that_is_shown),
-        cmocka_unit_test(test_without_windows_trends_are_what_was_seen),
-        cmocka_unit_test(test_more_windows_than_there_is_room_for_are_cut),
-        cmocka_unit_test(test_limits_of_layers_and_heads_hold),
-        cmocka_unit_test(test_a_head_has_all_its_metrics),
-        cmocka_unit_test(test_answers_of_another_shape_change_nothing),
-        cmocka_unit_test(test_sizes_of_the_config),
-        cmocka_unit_test(test_a_list_keeps_its_choice_in_sight),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,9 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static void test_text_that_is_too_long_ends_in_an_ellipsis(void **state)
+TEST(text_that_is_too_long_ends_in_an_ellipsis)
 {
-    (void)state;
     struct screen screen = {.unicode = true};
     screen_resize(&screen, 10, 3);
     assert_int_equal(screen_put(&screen, 0, 2, 5, STYLE_PLAIN, "abcde"), 5);
@@ -24,9 +23,8 @@ static void test_text_that_is_too_long_ends_in_an_ellipsis(void **state)
     screen_free(&screen);
 }
 
-static void test_nothing_is_drawn_outside(void **state)
+TEST(nothing_is_drawn_outside)
 {
-    (void)state;
     struct screen screen = {.unicode = true};
     screen_resize(&screen, 4, 2);
     screen_put(&screen, -1, 0, 4, STYLE_PLAIN, "x");
@@ -45,9 +43,8 @@ static void test_nothing_is_drawn_outside(void **state)
 }
 
 /* Nothing that moves a cursor, takes two columns or none, or is no UTF-8. */
-static void test_characters_that_a_terminal_would_act_on_become_question_marks(void **state)
+TEST(characters_that_a_terminal_would_act_on_become_question_marks)
 {
-    (void)state;
     static const struct {
         const char *text, *shown;
     } cases[] = {
@@ -75,9 +72,8 @@ static void test_characters_that_a_terminal_would_act_on_become_question_marks(v
     screen_free(&screen);
 }
 
-static void test_bars_stand_for_numbers(void **state)
+TEST(bars_stand_for_numbers)
 {
-    (void)state;
     struct screen screen = {.unicode = true};
     const double values[] = {0, 1, 2, 3, 4, 5, 6, 7, NAN, 7};
     screen_resize(&screen, 20, 3);
@@ -97,9 +93,8 @@ static void test_bars_stand_for_numbers(void **state)
     screen_free(&screen);
 }
 
-static void test_a_chart_fills_its_width(void **state)
+TEST(a_chart_fills_its_width)
 {
-    (void)state;
     struct screen screen = {.unicode = true};
     const double values[] = {0, 0.5, 1};
     screen_resize(&screen, 10, 2);
@@ -112,9 +107,8 @@ static void test_a_chart_fills_its_width(void **state)
     screen_free(&screen);
 }
 
-static void test_numbers_take_at_most_eight_columns(void **state)
+TEST(numbers_take_at_most_eight_columns)
 {
-    (void)state;
     static const struct {
         double number;
         const char *text;
@@ -136,9 +130,8 @@ static void test_numbers_take_at_most_eight_columns(void **state)
     assert_string_equal(text, "*+6e+05");
 }
 
-static void test_heads_at_80_columns(void **state)
+TEST(heads_at_80_columns)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     give_monitor(model,
@@ -178,9 +171,8 @@ static void test_heads_at_80_columns(void **state)
     model_free(&model);
 }
 
-static void test_layers_have_their_heads_side_by_side(void **state)
+TEST(layers_have_their_heads_side_by_side)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     keys_press(model, KEY_OF_TAB);
@@ -194,9 +186,8 @@ static void test_layers_have_their_heads_side_by_side(void **state)
 }
 
 /* As much of both its ends as there is room for, on each page. */
-static void test_the_chosen_layer_says_its_module(void **state)
+TEST(the_chosen_layer_says_its_module)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     maps_module = "vision_model.encoder.layers.0.self_attn";
@@ -221,9 +212,8 @@ static void test_the_chosen_layer_says_its_module(void **state)
     model_free(&model);
 }
 
-static void test_a_head_has_a_chart_with_marks(void **state)
+TEST(a_head_has_a_chart_with_marks)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     keys_press(model, KEY_OF_ENTER);
@@ -243,9 +233,8 @@ static void test_a_head_has_a_chart_with_marks(void **state)
     model_free(&model);
 }
 
-static void test_all_that_needs_attention_has_a_page(void **state)
+TEST(all_that_needs_attention_has_a_page)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     give_trouble(model, (const struct trouble_given[]){{1, 3, 2.5}, {0, -1, 0}}, 2);
@@ -268,9 +257,8 @@ static void test_all_that_needs_attention_has_a_page(void **state)
     model_free(&model);
 }
 
-static void test_when_all_is_well_it_says_so_and_of_which_step(void **state)
+TEST(when_all_is_well_it_says_so_and_of_which_step)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     give_trouble(model, &(struct trouble_given){1, 3, 0.8}, 1);
@@ -289,9 +277,8 @@ static void test_when_all_is_well_it_says_so_and_of_which_step(void **state)
     model_free(&model);
 }
 
-static void test_an_attnd_that_does_not_answer_is_said_at_the_top(void **state)
+TEST(an_attnd_that_does_not_answer_is_said_at_the_top)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     model->silent_since_ms = 5000; /* drawn at 10000 */
@@ -304,9 +291,8 @@ static void test_an_attnd_that_does_not_answer_is_said_at_the_top(void **state)
     model_free(&model);
 }
 
-static void test_without_a_job_it_says_how_to_attach(void **state)
+TEST(without_a_job_it_says_how_to_attach)
 {
-    (void)state;
     struct model *model = model_new();
     struct screen screen = {.unicode = true};
     draw(model, &screen, 80, 24);
@@ -337,9 +323,8 @@ static void test_without_a_job_it_says_how_to_attach(void **state)
     model_free(&model);
 }
 
-static void test_a_screen_that_is_too_small_says_so(void **state)
+TEST(a_screen_that_is_too_small_says_so)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     draw(model, &screen, 59, 24);
@@ -366,9 +351,8 @@ static bool is_ascii(const struct screen *screen)
 }
 
 /* Every page and everything on top of one, at every size, in ASCII too. */
-static void test_every_page_at_every_size(void **state)
+TEST(every_page_at_every_size)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = false};
     keys_press(model, KEY_OF_ENTER);
@@ -390,9 +374,8 @@ static void test_every_page_at_every_size(void **state)
     model_free(&model);
 }
 
-static void test_a_metric_that_there_is_not_is_named(void **state)
+TEST(a_metric_that_there_is_not_is_named)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     model_choose_metric(model, "confidense");
@@ -411,9 +394,8 @@ static void test_a_metric_that_there_is_not_is_named(void **state)
     model_free(&model);
 }
 
-static void test_the_keys_are_whole_at_80_columns(void **state)
+TEST(the_keys_are_whole_at_80_columns)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     model->ui.overlay = OVERLAY_HELP;
@@ -427,9 +409,8 @@ static void test_the_keys_are_whole_at_80_columns(void **state)
 }
 
 /* The worst of much trouble is on top of the tables, as much as a tall terminal has room for. */
-static void test_the_tables_keep_most_of_the_terminal(void **state)
+TEST(the_tables_keep_most_of_the_terminal)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     static struct trouble_given given[20];
@@ -453,9 +434,8 @@ static void test_the_tables_keep_most_of_the_terminal(void **state)
     model_free(&model);
 }
 
-static void test_what_was_cut_off_is_said(void **state)
+TEST(what_was_cut_off_is_said)
 {
-    (void)state;
     struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     model->cut = true;
@@ -475,31 +455,4 @@ static void test_what_was_cut_off_is_said(void **state)
     assert_shows(&screen, "no head passes the filter; Esc ends it");
     screen_free(&screen);
     model_free(&model);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text_that_is_too_long_ends_in_an_ellipsis),
-        cmocka_unit_test(test_nothing_is_drawn_outside),
-        cmocka_unit_test(test_characters_that_a_terminal_would_act_on_become_question_marks),
-        cmocka_unit_test(test_bars_stand_for_numbers),
-        cmocka_unit_test(test_a_chart_fills_its_width),
-        cmocka_unit_test(test_numbers_take_at_most_eight_columns),
-        cmocka_unit_test(test_heads_at_80_columns),
-        cmocka_unit_test(test_layers_have_their_heads_side_by_side),
-        cmocka_unit_test(test_the_chosen_layer_says_its_module),
-        cmocka_unit_test(test_a_head_has_a_chart_with_marks),
-        cmocka_unit_test(test_all_that_needs_attention_has_a_page),
-        cmocka_unit_test(test_when_all_is_well_it_says_so_and_of_which_step),
-        cmocka_unit_test(test_an_attnd_that_does_not_answer_is_said_at_the_top),
-        cmocka_unit_test(test_without_a_job_it_says_how_to_attach),
-        cmocka_unit_test(test_a_screen_that_is_too_small_says_so),
-        cmocka_unit_test(test_every_page_at_every_size),
-        cmocka_unit_test(test_a_metric_that_there_is_not_is_named),
-        cmocka_unit_test(test_the_keys_are_whole_at_80_columns),
-        cmocka_unit_test(test_the_tables_keep_most_of_the_terminal),
-        cmocka_unit_test(test_what_was_cut_off_is_said),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

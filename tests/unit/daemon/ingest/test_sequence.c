@@ -10,11 +10,10 @@ static int sequence_next(struct sequences *s, uint64_t seq, uint64_t dropped, st
     return sequences_next(s, 0, seq, dropped, losses);
 }
 
-static void test_a_gap_is_a_loss(void **state)
+TEST(a_gap_is_a_loss)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     assert_int_equal(sequence_next(&s, 0, 0, &losses), 0);
     assert_int_equal(sequence_next(&s, 1, 0, &losses), 0);
     assert_int_equal(losses.lost, 0);
@@ -23,11 +22,10 @@ static void test_a_gap_is_a_loss(void **state)
     sequences_clear(&s);
 }
 
-static void test_starting_in_the_middle_loses_nothing(void **state)
+TEST(starting_in_the_middle_loses_nothing)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     assert_int_equal(sequence_next(&s, 1000, 7, &losses), 0);
     assert_int_equal(losses.lost, 0);
     assert_int_equal(losses.source, 0);
@@ -36,21 +34,19 @@ static void test_starting_in_the_middle_loses_nothing(void **state)
     sequences_clear(&s);
 }
 
-static void test_drops_before_the_first_message_count(void **state)
+TEST(drops_before_the_first_message_count)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     assert_int_equal(sequence_next(&s, 0, 4, &losses), 0);
     assert_int_equal(losses.source, 4);
     sequences_clear(&s);
 }
 
-static void test_repeats_and_steps_back_are_refused_without_effect(void **state)
+TEST(repeats_and_steps_back_are_refused_without_effect)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     sequence_next(&s, 0, 0, &losses);
     sequence_next(&s, 1, 0, &losses);
     assert_int_equal(sequence_next(&s, 1, 0, &losses), ERR_SEQ_DUPLICATE);
@@ -60,11 +56,10 @@ static void test_repeats_and_steps_back_are_refused_without_effect(void **state)
     sequences_clear(&s);
 }
 
-static void test_what_a_gap_had_lost_is_found_once(void **state)
+TEST(what_a_gap_had_lost_is_found_once)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     sequence_next(&s, 0, 0, &losses);
     sequence_next(&s, 5, 2, &losses);
     assert_int_equal(losses.lost, 4);
@@ -86,11 +81,10 @@ static void test_what_a_gap_had_lost_is_found_once(void **state)
     sequences_clear(&s);
 }
 
-static void test_the_newest_gaps_are_remembered(void **state)
+TEST(the_newest_gaps_are_remembered)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     for (uint64_t seq = 0; seq <= 3 * SEQUENCE_GAPS; seq += 3) {
         assert_int_equal(sequence_next(&s, seq, 0, &losses), 0);
     }
@@ -106,11 +100,10 @@ static void test_the_newest_gaps_are_remembered(void **state)
 
 #define FAR (UINT64_C(1) << 62)
 
-static void test_a_forged_number_loses_nothing(void **state)
+TEST(a_forged_number_loses_nothing)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     sequence_next(&s, 0, 0, &losses);
     assert_int_equal(sequence_next(&s, FAR, 9, &losses), ERR_SEQ_ORDER);
     assert_false(sequences_goes_on(&s, 0, FAR + SEQUENCE_GAP_MAX + 2));
@@ -119,11 +112,10 @@ static void test_a_forged_number_loses_nothing(void **state)
     sequences_clear(&s);
 }
 
-static void test_two_forged_numbers_in_a_row_do_not_keep_the_true_ones_out(void **state)
+TEST(two_forged_numbers_in_a_row_do_not_keep_the_true_ones_out)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     sequence_next(&s, 0, 0, &losses);
     assert_int_equal(sequence_next(&s, FAR, 0, &losses), ERR_SEQ_ORDER);
     assert_int_equal(sequence_next(&s, FAR + 1, 0, &losses), 0);
@@ -141,11 +133,10 @@ static void test_two_forged_numbers_in_a_row_do_not_keep_the_true_ones_out(void 
     sequences_clear(&s);
 }
 
-static void test_a_forged_first_number_costs_one_message(void **state)
+TEST(a_forged_first_number_costs_one_message)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     assert_int_equal(sequence_next(&s, FAR, 0, &losses), 0);
     assert_int_equal(sequence_next(&s, 0, 0, &losses), ERR_SEQ_ORDER);
     assert_int_equal(sequence_next(&s, 1, 0, &losses), 0);
@@ -154,11 +145,10 @@ static void test_a_forged_first_number_costs_one_message(void **state)
     sequences_clear(&s);
 }
 
-static void test_the_largest_gap_is_a_loss_and_one_more_is_a_jump(void **state)
+TEST(the_largest_gap_is_a_loss_and_one_more_is_a_jump)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     sequence_next(&s, 0, 0, &losses);
     assert_int_equal(sequence_next(&s, 1 + SEQUENCE_GAP_MAX, 0, &losses), 0);
     assert_int_equal(losses.lost, SEQUENCE_GAP_MAX);
@@ -169,11 +159,10 @@ static void test_the_largest_gap_is_a_loss_and_one_more_is_a_jump(void **state)
     sequences_clear(&s);
 }
 
-static void test_a_forged_count_of_drops_is_not_believed(void **state)
+TEST(a_forged_count_of_drops_is_not_believed)
 {
     struct sequences s = {0};
     struct losses losses;
-    (void)state;
     sequence_next(&s, 0, 3, &losses);
     assert_int_equal(sequence_next(&s, 1, FAR, &losses), 0);
     assert_int_equal(losses.source, 0);
@@ -182,11 +171,10 @@ static void test_a_forged_count_of_drops_is_not_believed(void **state)
     sequences_clear(&s);
 }
 
-static void test_a_jump_is_no_loss_of_those_who_missed_it(void **state)
+TEST(a_jump_is_no_loss_of_those_who_missed_it)
 {
     struct sequences s = {0}, older = {0};
     struct losses losses;
-    (void)state;
     sequence_next(&older, 0, 0, &losses);
     sequence_next(&s, 0, 0, &losses);
     sequence_next(&s, FAR, 0, &losses);
@@ -196,34 +184,13 @@ static void test_a_jump_is_no_loss_of_those_who_missed_it(void **state)
     sequences_clear(&older);
 }
 
-static void test_ranks_are_counted_apart(void **state)
+TEST(ranks_are_counted_apart)
 {
     struct sequences s = {0};
     struct losses losses = {0};
-    (void)state;
     assert_int_equal(sequences_next(&s, 300, 0, 0, &losses), 0);
     assert_int_equal(sequences_next(&s, 2, 0, 0, &losses), 0);
     assert_int_equal(sequences_next(&s, 300, 1, 0, &losses), 0);
     assert_int_equal(losses.lost, 0);
     sequences_clear(&s);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_gap_is_a_loss),
-        cmocka_unit_test(test_starting_in_the_middle_loses_nothing),
-        cmocka_unit_test(test_drops_before_the_first_message_count),
-        cmocka_unit_test(test_repeats_and_steps_back_are_refused_without_effect),
-        cmocka_unit_test(test_what_a_gap_had_lost_is_found_once),
-        cmocka_unit_test(test_the_newest_gaps_are_remembered),
-        cmocka_unit_test(test_a_forged_number_loses_nothing),
-        cmocka_unit_test(test_two_forged_numbers_in_a_row_do_not_keep_the_true_ones_out),
-        cmocka_unit_test(test_a_forged_first_number_costs_one_message),
-        cmocka_unit_test(test_the_largest_gap_is_a_loss_and_one_more_is_a_jump),
-        cmocka_unit_test(test_a_forged_count_of_drops_is_not_believed),
-        cmocka_unit_test(test_a_jump_is_no_loss_of_those_who_missed_it),
-        cmocka_unit_test(test_ranks_are_counted_apart),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,10 +58,9 @@ static void free_lost(struct run_fixture *f, uint32_t count)
     assert_int_equal(count, 0);
 }
 
-static void test_parts_of_matrices_are_computed_when_all_of_them_have_come(void **state)
+TEST(parts_of_matrices_are_computed_when_all_of_them_have_come)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct message *first = take_part(&f, make_part(&f, 1, 3, 1, 1));
     assert_true(first->waits && !first->detached);
@@ -86,10 +85,9 @@ static void test_parts_of_matrices_are_computed_when_all_of_them_have_come(void 
     fixture_stop(&f);
 }
 
-static void test_parts_that_do_not_become_whole_are_dropped_by_reason(void **state)
+TEST(parts_that_do_not_become_whole_are_dropped_by_reason)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     take_part(&f, make_part(&f, 0, 3, 0, 1));
     /* the next step gives the one before up, and what comes of that then is too late */
@@ -113,10 +111,9 @@ static void test_parts_that_do_not_become_whole_are_dropped_by_reason(void **sta
     fixture_stop(&f);
 }
 
-static void test_parts_are_waited_for_from_the_first_on(void **state)
+TEST(parts_are_waited_for_from_the_first_on)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *parts[] = {make_part(&f, 0, 3, 0, 1), make_part(&f, 1, 3, 1, 1)};
     parts[1]->message.received_ns += ASSEMBLY_PATIENCE_NS / 2;
@@ -134,10 +131,9 @@ static void test_parts_are_waited_for_from_the_first_on(void **state)
     fixture_stop(&f);
 }
 
-static void test_the_end_of_a_run_gives_up_what_is_not_whole(void **state)
+TEST(the_end_of_a_run_gives_up_what_is_not_whole)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     take_part(&f, make_part(&f, 0, 3, 0, 1));
     fixture_event(&f, 0, EVENT_BYE, 0);
@@ -150,10 +146,9 @@ static void test_the_end_of_a_run_gives_up_what_is_not_whole(void **state)
     fixture_stop(&f);
 }
 
-static void test_parts_that_do_not_go_together_are_refused(void **state)
+TEST(parts_that_do_not_go_together_are_refused)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     take_part(&f, make_part(&f, 0, 3, 0, 1));
     struct sample *parts[] = {make_part(&f, 1, 3, 0, 1), make_part(&f, 1, 3, 1, 1),
@@ -170,10 +165,9 @@ static void test_parts_that_do_not_go_together_are_refused(void **state)
     fixture_stop(&f);
 }
 
-static void test_no_more_parts_wait_than_there_may_be_ranks(void **state)
+TEST(no_more_parts_wait_than_there_may_be_ranks)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     f.config.limits_ranks = 2;
     struct sample *parts[] = {make_part(&f, 0, 3, 0, 1), make_part(&f, 1, 3, 1, 1),
@@ -188,17 +182,4 @@ static void test_no_more_parts_wait_than_there_may_be_ranks(void **state)
     assembly_give_up_all(f.run);
     free_lost(&f, 2);
     fixture_stop(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts_of_matrices_are_computed_when_all_of_them_have_come),
-        cmocka_unit_test(test_parts_that_do_not_become_whole_are_dropped_by_reason),
-        cmocka_unit_test(test_parts_are_waited_for_from_the_first_on),
-        cmocka_unit_test(test_the_end_of_a_run_gives_up_what_is_not_whole),
-        cmocka_unit_test(test_parts_that_do_not_go_together_are_refused),
-        cmocka_unit_test(test_no_more_parts_wait_than_there_may_be_ranks),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

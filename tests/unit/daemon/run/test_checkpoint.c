@@ -113,10 +113,9 @@ static void assert_same_windows(const struct store *a, const struct store *b)
     }
 }
 
-static void test_restarts_change_nothing_that_was_saved(void **state)
+TEST(restarts_change_nothing_that_was_saved)
 {
     struct run_fixture whole, torn;
-    (void)state;
     for (uint32_t seed = 1; seed < 12; seed++) {
         train(&whole, seed, 0);
         train(&torn, seed, 25);
@@ -166,10 +165,9 @@ static void train_dangerously(struct run_fixture *f, uint32_t seed)
     }
 }
 
-static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
+TEST(what_is_counted_and_what_is_lost_is_what_was_sent)
 {
     struct run_fixture f;
-    (void)state;
     for (uint32_t seed = 1; seed < 40; seed++) {
         train_dangerously(&f, seed);
         for (uint32_t layer = 0; layer < 2; layer++) {
@@ -194,10 +192,9 @@ static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
     }
 }
 
-static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
+TEST(a_batch_that_is_dropped_is_made_up_for)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     f.sink.store->full = true;
@@ -213,10 +210,9 @@ static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
     checkpoint_end(&f);
 }
 
-static void test_nothing_is_saved_twice(void **state)
+TEST(nothing_is_saved_twice)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
@@ -226,10 +222,9 @@ static void test_nothing_is_saved_twice(void **state)
     checkpoint_end(&f);
 }
 
-static void test_a_closed_window_leaves_no_part_behind(void **state)
+TEST(a_closed_window_leaves_no_part_behind)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
@@ -240,10 +235,9 @@ static void test_a_closed_window_leaves_no_part_behind(void **state)
     checkpoint_end(&f);
 }
 
-static void test_a_run_that_has_ended_comes_back_ended(void **state)
+TEST(a_run_that_has_ended_comes_back_ended)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
@@ -262,10 +256,9 @@ static void test_a_run_that_has_ended_comes_back_ended(void **state)
     checkpoint_end(&f);
 }
 
-static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
+TEST(an_idle_run_keeps_its_numbers_but_no_parts)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     fixture_send(&f, 0, 0, 1);
@@ -287,10 +280,9 @@ static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
     checkpoint_end(&f);
 }
 
-static void test_a_baseline_goes_on(void **state)
+TEST(a_baseline_goes_on)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     for (uint64_t step = 0; step < 13; step++) {
         fixture_send(&f, 0, 0, step);
@@ -307,10 +299,9 @@ static void test_a_baseline_goes_on(void **state)
     checkpoint_end(&f);
 }
 
-static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
+TEST(a_baseline_idle_for_long_is_freed_and_stays_kept)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     for (uint64_t step = 0; step < 9; step++) {
         fixture_send(&f, 0, 0, step);
@@ -334,10 +325,9 @@ static void send_of_module(struct run_fixture *f, uint64_t step, const char *mod
     assert_int_equal(fixture_take_all(f), 0);
 }
 
-static void test_the_module_of_a_layer_comes_back(void **state)
+TEST(the_module_of_a_layer_comes_back)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     assert_int_equal(fixture_send(&f, 1, 0, 0), 0);
     send_of_module(&f, 0, "model.layers.0.self_attn");
@@ -349,11 +339,10 @@ static void test_the_module_of_a_layer_comes_back(void **state)
     checkpoint_end(&f);
 }
 
-static void test_rules_may_change_while_attnd_is_away(void **state)
+TEST(rules_may_change_while_attnd_is_away)
 {
     struct run_fixture f;
     char error[CONFIG_ERROR_MAX];
-    (void)state;
     test_checkpoint_begin(&f, "[10 steps]");
     for (uint64_t step = 0; step < 6; step++) {
         fixture_send(&f, 0, 0, step);
@@ -377,10 +366,9 @@ static void test_rules_may_change_while_attnd_is_away(void **state)
     checkpoint_end(&f);
 }
 
-static void test_seconds_that_attnd_was_away_count(void **state)
+TEST(seconds_that_attnd_was_away_count)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[10 seconds]");
     f.sink.wall_offset_ns = 5000 * S;
     f.now += 3 * S;
@@ -396,10 +384,9 @@ static void test_seconds_that_attnd_was_away_count(void **state)
     checkpoint_end(&f);
 }
 
-static void test_what_was_dropped_at_the_source_goes_on(void **state)
+TEST(what_was_dropped_at_the_source_goes_on)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_total(&f, 0, 0);
     fixture_send(&f, 0, 0, 0);
@@ -413,10 +400,9 @@ static void test_what_was_dropped_at_the_source_goes_on(void **state)
     checkpoint_end(&f);
 }
 
-static void test_without_about_a_run_does_not_come_back(void **state)
+TEST(without_about_a_run_does_not_come_back)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     save(&f);
@@ -431,11 +417,10 @@ static void test_without_about_a_run_does_not_come_back(void **state)
 }
 
 /* Whatever is wrong with a value: the others are used, and nothing breaks. */
-static void test_damaged_values_are_left_out(void **state)
+TEST(damaged_values_are_left_out)
 {
     struct run_fixture f;
     uint32_t seed = 7;
-    (void)state;
     for (int round = 0; round < 300; round++) {
         test_checkpoint_begin(&f, "[8 steps every 2]");
         for (uint64_t step = 0; step < 9; step++) {
@@ -475,10 +460,9 @@ static void give_parts_twice(void *restore, const char *job, const uint8_t *id, 
     }
 }
 
-static void test_of_two_values_for_a_part_the_first_counts(void **state)
+TEST(of_two_values_for_a_part_the_first_counts)
 {
     struct run_fixture f;
-    (void)state;
     test_checkpoint_begin(&f, "[8 steps every 2]");
     assert_int_equal(fixture_send(&f, 0, 0, 0), 0);
     save(&f);
@@ -490,27 +474,4 @@ static void test_of_two_values_for_a_part_the_first_counts(void **state)
     const struct window_part *part = f.run->tracks[0].window.open;
     assert_true(state_table_find(part->data, 0)->rows > 0);
     checkpoint_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_restarts_change_nothing_that_was_saved),
-        cmocka_unit_test(test_what_is_counted_and_what_is_lost_is_what_was_sent),
-        cmocka_unit_test(test_a_batch_that_is_dropped_is_made_up_for),
-        cmocka_unit_test(test_nothing_is_saved_twice),
-        cmocka_unit_test(test_a_closed_window_leaves_no_part_behind),
-        cmocka_unit_test(test_a_run_that_has_ended_comes_back_ended),
-        cmocka_unit_test(test_an_idle_run_keeps_its_numbers_but_no_parts),
-        cmocka_unit_test(test_a_baseline_goes_on),
-        cmocka_unit_test(test_a_baseline_idle_for_long_is_freed_and_stays_kept),
-        cmocka_unit_test(test_the_module_of_a_layer_comes_back),
-        cmocka_unit_test(test_rules_may_change_while_attnd_is_away),
-        cmocka_unit_test(test_seconds_that_attnd_was_away_count),
-        cmocka_unit_test(test_what_was_dropped_at_the_source_goes_on),
-        cmocka_unit_test(test_without_about_a_run_does_not_come_back),
-        cmocka_unit_test(test_damaged_values_are_left_out),
-        cmocka_unit_test(test_of_two_values_for_a_part_the_first_counts),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

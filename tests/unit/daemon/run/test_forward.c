@@ -63,11 +63,10 @@ static void send_steps(struct run_fixture *f, uint64_t from, uint64_t to)
     }
 }
 
-static void test_a_part_comes_with_its_states_and_then_its_end(void **state)
+TEST(a_part_comes_with_its_states_and_then_its_end)
 {
     struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
     test_forward_begin(&f, "[]");
     send_steps(&f, 0, 8); /* windows of four */
     assert_string_equal(kinds_of(&f), "ppcppc");
@@ -90,11 +89,10 @@ static void test_a_part_comes_with_its_states_and_then_its_end(void **state)
     forward_end(&f);
 }
 
-static void test_a_part_is_sent_once_for_all_windows_that_it_is_in(void **state)
+TEST(a_part_is_sent_once_for_all_windows_that_it_is_in)
 {
     struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
     test_forward_begin(&f, "[]");
     f.config.window_length = 8;
     f.config.window_every = 4;
@@ -107,10 +105,9 @@ static void test_a_part_is_sent_once_for_all_windows_that_it_is_in(void **state)
     forward_end(&f);
 }
 
-static void test_nothing_is_said_of_windows_in_seconds_or_without_a_fleet(void **state)
+TEST(nothing_is_said_of_windows_in_seconds_or_without_a_fleet)
 {
     struct run_fixture f;
-    (void)state;
     test_forward_begin(&f, "1 second every 1");
     send_steps(&f, 0, 3);
     f.now += 10 * S;
@@ -122,11 +119,10 @@ static void test_nothing_is_said_of_windows_in_seconds_or_without_a_fleet(void *
     forward_end(&f);
 }
 
-static void test_the_end_of_a_run_and_its_coming_back_are_said(void **state)
+TEST(the_end_of_a_run_and_its_coming_back_are_said)
 {
     struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
     test_forward_begin(&f, "[]");
     send_steps(&f, 0, 1);
     assert_int_equal(fixture_event(&f, 0, EVENT_BYE, 0), 0);
@@ -140,11 +136,10 @@ static void test_the_end_of_a_run_and_its_coming_back_are_said(void **state)
     forward_end(&f);
 }
 
-static void test_when_the_store_has_lost_something_parts_before_were_not_seen(void **state)
+TEST(when_the_store_has_lost_something_parts_before_were_not_seen)
 {
     struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
     test_forward_begin(&f, "[]");
     send_steps(&f, 0, 8);
     stats_add(&f.stats, COUNT_STORE_DROPPED, 3);
@@ -177,11 +172,10 @@ static void check_rows(const struct run_fixture *f)
     assert_int_equal(closed, 3);
 }
 
-static void test_a_part_whose_allocations_fail_is_sent_later(void **state)
+TEST(a_part_whose_allocations_fail_is_sent_later)
 {
     unsigned nth = 0;
     bool failed = true;
-    (void)state;
     while (failed) {
         struct run_fixture f;
         test_forward_begin(&f, "[]");
@@ -212,12 +206,11 @@ static int say_all(struct run_fixture *f, struct store_batch *batch)
     return code ? code : forward_state(f->run, batch);
 }
 
-static void test_what_is_said_of_a_run_without_memory_is_an_error(void **state)
+TEST(what_is_said_of_a_run_without_memory_is_an_error)
 {
     struct run_fixture f;
     unsigned nth = 0;
     bool failed = true;
-    (void)state;
     test_forward_begin(&f, "[]");
     send_steps(&f, 0, 0);
     while (failed) {
@@ -231,18 +224,4 @@ static void test_what_is_said_of_a_run_without_memory_is_an_error(void **state)
     }
     assert_true(nth > 6);
     forward_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_part_comes_with_its_states_and_then_its_end),
-        cmocka_unit_test(test_a_part_is_sent_once_for_all_windows_that_it_is_in),
-        cmocka_unit_test(test_nothing_is_said_of_windows_in_seconds_or_without_a_fleet),
-        cmocka_unit_test(test_the_end_of_a_run_and_its_coming_back_are_said),
-        cmocka_unit_test(test_when_the_store_has_lost_something_parts_before_were_not_seen),
-        cmocka_unit_test(test_a_part_whose_allocations_fail_is_sent_later),
-        cmocka_unit_test(test_what_is_said_of_a_run_without_memory_is_an_error),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,10 +70,9 @@ static uint64_t kept(struct run_fixture *f)
     return digits;
 }
 
-static void test_a_promise_is_kept_by_the_batch_that_saves_its_layer(void **state)
+TEST(a_promise_is_kept_by_the_batch_that_saves_its_layer)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[8 steps]");
     assert_int_equal(send_reliable(&f, 0, 0), 0);
     assert_int_equal(send_reliable(&f, 1, 1), 0);
@@ -91,11 +90,10 @@ static void test_a_promise_is_kept_by_the_batch_that_saves_its_layer(void **stat
 }
 
 /* Its count among the dropped is saved as well; one that came before is acknowledged. */
-static void test_what_is_dropped_in_its_turn_waits_to_be_saved_too(void **state)
+TEST(what_is_dropped_in_its_turn_waits_to_be_saved_too)
 {
     struct run_fixture f;
     struct promise *promise;
-    (void)state;
     reliable_begin(&f, "[]");
     for (uint64_t i = 0; i < 2; i++) {
         assert_int_equal(send_reliable(&f, i, 8 * i),
@@ -118,10 +116,9 @@ static void test_what_is_dropped_in_its_turn_waits_to_be_saved_too(void **state)
 }
 
 /* A window that closes saves its own track only: a promise is about all of them. */
-static void test_a_window_that_closes_saves_the_other_tracks_as_well(void **state)
+TEST(a_window_that_closes_saves_the_other_tracks_as_well)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[100 steps]");
     for (uint64_t i = 1; i < 6; i++) { /* windows of four steps: the first closes with step 4 */
         assert_int_equal(send_reliable(&f, i, i - 1), 0);
@@ -131,10 +128,9 @@ static void test_a_window_that_closes_saves_the_other_tracks_as_well(void **stat
     reliable_end(&f);
 }
 
-static void test_a_message_that_comes_again_changes_nothing(void **state)
+TEST(a_message_that_comes_again_changes_nothing)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[]");
     for (uint64_t i = 0; i < 3; i++) {
         assert_int_equal(send_reliable(&f, i, i), 0);
@@ -172,10 +168,9 @@ static uint32_t reliable_come_back(struct run_fixture *f, bool forgotten)
     return restore_finish(&restore);
 }
 
-static void test_its_numbers_come_back(void **state)
+TEST(its_numbers_come_back)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[8 steps]");
     for (uint64_t i = 0; i < 3; i++) {
         assert_int_equal(send_reliable(&f, i, i), 0);
@@ -190,10 +185,9 @@ static void test_its_numbers_come_back(void **state)
 }
 
 /* It is not there at the start, and still known when it is asked for. */
-static void test_a_run_that_is_forgotten_leaves_its_numbers(void **state)
+TEST(a_run_that_is_forgotten_leaves_its_numbers)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[]");
     for (uint64_t i = 1; i < 3; i++) {
         assert_int_equal(send_reliable(&f, i, i), 0);
@@ -210,10 +204,9 @@ static void test_a_run_that_is_forgotten_leaves_its_numbers(void **state)
 }
 
 /* It goes on, and is there at the next start with what was acknowledged. */
-static void test_a_run_that_came_back_is_not_forgotten_any_more(void **state)
+TEST(a_run_that_came_back_is_not_forgotten_any_more)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[]");
     assert_int_equal(send_reliable(&f, 1, 0), 0);
     checkpoint_forget(f.run, f.now);
@@ -276,11 +269,10 @@ static struct registry *reliable_forgetful(struct run_fixture *f)
 }
 
 /* Half of what is there would let messages count twice, and overwrite the other half. */
-static void test_a_past_that_cannot_be_read_is_asked_for_again(void **state)
+TEST(a_past_that_cannot_be_read_is_asked_for_again)
 {
     struct run_fixture f;
     struct registry *registry = reliable_forgetful(&f);
-    (void)state;
     f.sink.store->unreadable = true;
     for (int i = 0; i < 4; i++) {
         assert_int_equal(reliable_arrive(&f, registry, 1, i & 1, 2), ERR_HISTORY_UNREAD);
@@ -294,12 +286,11 @@ static void test_a_past_that_cannot_be_read_is_asked_for_again(void **state)
 }
 
 /* The run's last batch may be on its way: nothing is answered before that is there. */
-static void test_what_comes_again_of_the_past_is_answered_by_the_history(void **state)
+TEST(what_comes_again_of_the_past_is_answered_by_the_history)
 {
     struct run_fixture f;
     struct promises answers = {0};
     struct registry *registry = reliable_forgetful(&f);
-    (void)state;
     f.sink.data = &answers;
     f.sink.settle = reliable_settle;
     assert_int_equal(reliable_arrive(&f, registry, 1, true, 2), ERR_REPEATED);
@@ -318,11 +309,10 @@ static void test_what_comes_again_of_the_past_is_answered_by_the_history(void **
 }
 
 /* As long as the store loses nothing: a run may have been read before it was written. */
-static void test_the_history_is_asked_once_for_each_of_a_few_runs(void **state)
+TEST(the_history_is_asked_once_for_each_of_a_few_runs)
 {
     struct run_fixture f;
     struct registry *registry = reliable_forgetful(&f);
-    (void)state;
     f.config.limits_jobs = 0;
     for (int i = 0; i < 3; i++) {
         for (uint8_t id = 1; id <= PASTS_MAX; id++) {
@@ -338,11 +328,10 @@ static void test_the_history_is_asked_once_for_each_of_a_few_runs(void **state)
 }
 
 /* Its rows are still there: what forgets them waits in the store's queue. */
-static void test_a_run_that_never_used_the_lane_begins_anew(void **state)
+TEST(a_run_that_never_used_the_lane_begins_anew)
 {
     struct run_fixture f;
     bool compute;
-    (void)state;
     reliable_begin(&f, "[]");
     assert_int_equal(fixture_send(&f, 0, 0, 0), 0);
     reliable_save(&f);
@@ -362,11 +351,10 @@ static void test_a_run_that_never_used_the_lane_begins_anew(void **state)
     reliable_end(&f);
 }
 
-static void test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered(void **state)
+TEST(what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered)
 {
     struct run_fixture f;
     struct promises answers = {0};
-    (void)state;
     reliable_begin(&f, "[]");
     assert_int_equal(send_reliable(&f, 1, 1), 0);
     f.sink.data = &answers;
@@ -421,10 +409,9 @@ static bool close_without_memory(unsigned nth)
     return failed;
 }
 
-static void test_a_window_without_memory_to_keep_it_closes_again(void **state)
+TEST(a_window_without_memory_to_keep_it_closes_again)
 {
     unsigned nth = 1;
-    (void)state;
     while (close_without_memory(nth)) {
         nth++;
     }
@@ -453,10 +440,9 @@ static bool log_without_memory(unsigned nth)
     return failed;
 }
 
-static void test_what_is_logged_without_memory_to_keep_it_is_dropped(void **state)
+TEST(what_is_logged_without_memory_to_keep_it_is_dropped)
 {
     unsigned nth = 1;
-    (void)state;
     while (log_without_memory(nth)) {
         nth++;
     }
@@ -464,10 +450,9 @@ static void test_what_is_logged_without_memory_to_keep_it_is_dropped(void **stat
 }
 
 /* Its window would be freed, and is nowhere else. */
-static void test_a_run_without_memory_to_show_its_windows_is_not_idle(void **state)
+TEST(a_run_without_memory_to_show_its_windows_is_not_idle)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[]");
     assert_int_equal(send_reliable(&f, 0, 0), 0);
     f.now += f.config.window_timeout;
@@ -502,10 +487,9 @@ static struct message *event_after(struct run_fixture *f, uint32_t layer, uint64
     return message;
 }
 
-static void test_an_event_waits_for_the_numbers_that_it_names(void **state)
+TEST(an_event_waits_for_the_numbers_that_it_names)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[]");
     struct message *first = event_after(&f, 1, 2), *second = event_after(&f, 0, 0);
     assert_int_equal(hold_put(f.run, first, f.now), 1);
@@ -524,11 +508,10 @@ static void test_an_event_waits_for_the_numbers_that_it_names(void **state)
     reliable_end(&f);
 }
 
-static void test_an_event_without_memory_to_wait_overtakes_nothing(void **state)
+TEST(an_event_without_memory_to_wait_overtakes_nothing)
 {
     struct run_fixture f;
     bool compute;
-    (void)state;
     reliable_begin(&f, "[]");
     struct registry *registry = registry_new(&f.config, &f.sink, NULL, NULL);
     struct message *first = event_after(&f, 0, 0), *message = event_after(&f, 1, 2);
@@ -549,10 +532,9 @@ static void test_an_event_without_memory_to_wait_overtakes_nothing(void **state)
     reliable_end(&f);
 }
 
-static void test_an_event_waits_no_longer_than_a_window(void **state)
+TEST(an_event_waits_no_longer_than_a_window)
 {
     struct run_fixture f;
-    (void)state;
     reliable_begin(&f, "[]");
     struct message *message = event_after(&f, 2, 1);
     uint64_t since = f.now;
@@ -565,29 +547,4 @@ static void test_an_event_waits_no_longer_than_a_window(void **state)
     assert_int_equal(run_time_ns(f.run, f.now), f.now);
     message_free(&message);
     reliable_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_promise_is_kept_by_the_batch_that_saves_its_layer),
-        cmocka_unit_test(test_what_is_dropped_in_its_turn_waits_to_be_saved_too),
-        cmocka_unit_test(test_a_window_that_closes_saves_the_other_tracks_as_well),
-        cmocka_unit_test(test_a_message_that_comes_again_changes_nothing),
-        cmocka_unit_test(test_its_numbers_come_back),
-        cmocka_unit_test(test_a_run_that_is_forgotten_leaves_its_numbers),
-        cmocka_unit_test(test_a_run_that_came_back_is_not_forgotten_any_more),
-        cmocka_unit_test(test_a_past_that_cannot_be_read_is_asked_for_again),
-        cmocka_unit_test(test_what_comes_again_of_the_past_is_answered_by_the_history),
-        cmocka_unit_test(test_the_history_is_asked_once_for_each_of_a_few_runs),
-        cmocka_unit_test(test_a_run_that_never_used_the_lane_begins_anew),
-        cmocka_unit_test(test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered),
-        cmocka_unit_test(test_a_window_without_memory_to_keep_it_closes_again),
-        cmocka_unit_test(test_what_is_logged_without_memory_to_keep_it_is_dropped),
-        cmocka_unit_test(test_a_run_without_memory_to_show_its_windows_is_not_idle),
-        cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
-        cmocka_unit_test(test_an_event_without_memory_to_wait_overtakes_nothing),
-        cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

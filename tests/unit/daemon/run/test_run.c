@@ -6,10 +6,9 @@
 
 #include <stdlib.h>
 
-static void test_live_values_come_in_the_order_of_their_messages(void **state)
+TEST(live_values_come_in_the_order_of_their_messages)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
     fixture_queue(&f, first);
@@ -26,10 +25,9 @@ static void test_live_values_come_in_the_order_of_their_messages(void **state)
     fixture_stop(&f);
 }
 
-static void test_a_message_waits_for_the_older_ones(void **state)
+TEST(a_message_waits_for_the_older_ones)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
     assert_true(fixture_queue(&f, first));
@@ -45,10 +43,9 @@ static void test_a_message_waits_for_the_older_ones(void **state)
     fixture_stop(&f);
 }
 
-static void test_older_matrices_do_not_take_the_place_of_newer_ones(void **state)
+TEST(older_matrices_do_not_take_the_place_of_newer_ones)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *matrices[3];
     fixture_send(&f, 0, 0, 0);
@@ -70,10 +67,9 @@ static void test_older_matrices_do_not_take_the_place_of_newer_ones(void **state
     fixture_stop(&f);
 }
 
-static void test_matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones(void **state)
+TEST(matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *slow = fixture_make_weights(&f, 0);
     assert_true(fixture_queue(&f, slow));
@@ -93,10 +89,9 @@ static void test_matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones(
     fixture_stop(&f);
 }
 
-static void test_a_message_without_numbers_lets_the_queue_go_on(void **state)
+TEST(a_message_without_numbers_lets_the_queue_go_on)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
     fixture_queue(&f, first);
@@ -142,10 +137,9 @@ static void run_shuffled(struct run_fixture *f, uint32_t seed)
     assert_int_equal(f->run->queued, 0);
 }
 
-static void test_whichever_worker_is_faster_the_summaries_are_the_same_bytes(void **state)
+TEST(whichever_worker_is_faster_the_summaries_are_the_same_bytes)
 {
     struct run_fixture in_order, other;
-    (void)state;
     run_shuffled(&in_order, 0);
     assert_true(in_order.summaries > 8);
     for (uint32_t seed = 1; seed < 20; seed++) {
@@ -162,11 +156,10 @@ static void test_whichever_worker_is_faster_the_summaries_are_the_same_bytes(voi
     fixture_stop(&in_order);
 }
 
-static void test_every_track_makes_its_own_windows(void **state)
+TEST(every_track_makes_its_own_windows)
 {
     struct run_fixture f;
     uint64_t messages[2] = {0};
-    (void)state;
     fixture_start(&f, "[6 steps]");
     for (uint64_t step = 0; step < 13; step++) {
         assert_int_equal(fixture_send(&f, 0, 0, step), 0);
@@ -180,10 +173,9 @@ static void test_every_track_makes_its_own_windows(void **state)
     fixture_stop(&f);
 }
 
-static void test_late_for_one_track_counts_in_the_other(void **state)
+TEST(late_for_one_track_counts_in_the_other)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[100 steps]");
     fixture_send(&f, 0, 0, 2);
     fixture_send(&f, 0, 0, 5); /* closes the first four steps */
@@ -200,10 +192,9 @@ static void test_late_for_one_track_counts_in_the_other(void **state)
     fixture_stop(&f);
 }
 
-static void test_late_for_all_tracks_is_refused_without_work(void **state)
+TEST(late_for_all_tracks_is_refused_without_work)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[2 steps]");
     fixture_send(&f, 0, 0, 0);
     fixture_send(&f, 0, 0, 4);
@@ -214,10 +205,9 @@ static void test_late_for_all_tracks_is_refused_without_work(void **state)
     fixture_stop(&f);
 }
 
-static void test_lateness_is_decided_in_the_order_of_arrival(void **state)
+TEST(lateness_is_decided_in_the_order_of_arrival)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *next = fixture_make(&f, 0, 0, 4),
                   *late = fixture_make(&f, 0, 0, 1);
@@ -232,10 +222,9 @@ static void test_lateness_is_decided_in_the_order_of_arrival(void **state)
     fixture_stop(&f);
 }
 
-static void test_a_repeated_message_costs_no_work(void **state)
+TEST(a_repeated_message_costs_no_work)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     f.seq[0][0] = 0;
@@ -245,10 +234,9 @@ static void test_a_repeated_message_costs_no_work(void **state)
     fixture_stop(&f);
 }
 
-static void test_a_flush_waits_for_what_was_received_before_it(void **state)
+TEST(a_flush_waits_for_what_was_received_before_it)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *first = fixture_make(&f, 0, 0, 0), *second = fixture_make(&f, 0, 0, 1);
     fixture_queue(&f, first);
@@ -262,10 +250,9 @@ static void test_a_flush_waits_for_what_was_received_before_it(void **state)
     fixture_stop(&f);
 }
 
-static void test_weights_hold_up_their_windows_and_no_message(void **state)
+TEST(weights_hold_up_their_windows_and_no_message)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[100 steps]");
     struct sample *weights = fixture_make_weights(&f, 0);
     fixture_queue(&f, weights);
@@ -285,10 +272,9 @@ static void test_weights_hold_up_their_windows_and_no_message(void **state)
     fixture_stop(&f);
 }
 
-static void test_a_state_that_spans_parts_marks_where_a_track_was_joined_late(void **state)
+TEST(a_state_that_spans_parts_marks_where_a_track_was_joined_late)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     f.run->tracks[0].joins_late = true;
     struct sample *spanning = fixture_make(&f, 0, 0, 9);
@@ -303,10 +289,9 @@ static void test_a_state_that_spans_parts_marks_where_a_track_was_joined_late(vo
     fixture_stop(&f);
 }
 
-static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **state)
+TEST(weights_that_are_refused_in_their_turn_are_counted_once)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     struct sample *weights = fixture_make_weights(&f, 3);
     fixture_queue(&f, weights);
@@ -329,10 +314,9 @@ static void test_weights_that_are_refused_in_their_turn_are_counted_once(void **
     fixture_stop(&f);
 }
 
-static void test_without_state_memory_messages_are_refused_and_windows_go_on(void **state)
+TEST(without_state_memory_messages_are_refused_and_windows_go_on)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     uint64_t room = f.budget.limit;
@@ -348,10 +332,9 @@ static void test_without_state_memory_messages_are_refused_and_windows_go_on(voi
 }
 
 /* It says where the training is; what has been sent until there may still be on its way. */
-static void test_a_hello_from_a_later_step_moves_no_window(void **state)
+TEST(a_hello_from_a_later_step_moves_no_window)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[6 steps]");
     fixture_send(&f, 0, 0, 0);
     fixture_send(&f, 0, 0, 1);
@@ -368,11 +351,10 @@ static void test_a_hello_from_a_later_step_moves_no_window(void **state)
 }
 
 /* A hello announces it, messages say it, and one that does not leaves it. */
-static void test_a_layer_has_the_module_that_was_said_last(void **state)
+TEST(a_layer_has_the_module_that_was_said_last)
 {
     struct run_fixture f;
     struct stream *stream;
-    (void)state;
     fixture_start(&f, "[]");
     struct layer_info layers[] = {{{STACK_ENCODER, 0, SITE_SELF}, HEADS, "text.0.attn"},
                                   {{STACK_ENCODER, 1, SITE_SELF}, HEADS, NULL}};
@@ -413,10 +395,9 @@ static void say_hello_for(struct run_fixture *f, uint32_t rank, uint64_t seconds
     }
 }
 
-static void test_a_hello_is_a_sign_of_life(void **state)
+TEST(a_hello_is_a_sign_of_life)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     f.config.limits_idle = 900 * S;
     fixture_send(&f, 0, 0, 0);
@@ -435,10 +416,9 @@ static void test_a_hello_is_a_sign_of_life(void **state)
 
 /* The others wait for a rank that sends tensors and is alive, but not for one that only says hello.
  */
-static void test_who_only_says_hello_holds_up_no_window(void **state)
+TEST(who_only_says_hello_holds_up_no_window)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_hello(&f, 1, 0);
     fixture_send(&f, 0, 0, 0);
@@ -458,10 +438,9 @@ static void test_who_only_says_hello_holds_up_no_window(void **state)
     fixture_stop(&f);
 }
 
-static void test_a_message_that_comes_late_is_counted_once(void **state)
+TEST(a_message_that_comes_late_is_counted_once)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     f.seq[0][0] = 3; /* the new connection is read first */
@@ -481,10 +460,9 @@ static void test_a_message_that_comes_late_is_counted_once(void **state)
 }
 
 /* Its window has closed, and has said that it is lost. */
-static void test_a_late_message_that_is_too_late_is_counted_once(void **state)
+TEST(a_late_message_that_is_too_late_is_counted_once)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     f.seq[0][0] = 1;
     fixture_send(&f, 0, 0, 0);
@@ -505,10 +483,9 @@ static void test_a_late_message_that_is_too_late_is_counted_once(void **state)
     fixture_stop(&f);
 }
 
-static void test_totals_are_judged_when_no_window_will(void **state)
+TEST(totals_are_judged_when_no_window_will)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_total(&f, 0, 0);
     fixture_total(&f, 0, 9);
@@ -527,10 +504,9 @@ static void test_totals_are_judged_when_no_window_will(void **state)
     fixture_stop(&f);
 }
 
-static void test_a_forged_bye_ends_nothing(void **state)
+TEST(a_forged_bye_ends_nothing)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     fixture_event(&f, 0, EVENT_BYE, 0);
@@ -546,10 +522,9 @@ static void test_a_forged_bye_ends_nothing(void **state)
     fixture_stop(&f);
 }
 
-static void test_what_was_on_its_way_at_the_bye_does_not_keep_the_run(void **state)
+TEST(what_was_on_its_way_at_the_bye_does_not_keep_the_run)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     fixture_event(&f, 0, EVENT_BYE, 0);
@@ -562,10 +537,9 @@ static void test_what_was_on_its_way_at_the_bye_does_not_keep_the_run(void **sta
     fixture_stop(&f);
 }
 
-static void test_a_run_id_that_is_used_again_has_ended(void **state)
+TEST(a_run_id_that_is_used_again_has_ended)
 {
     struct run_fixture f;
-    (void)state;
     fixture_start(&f, "[]");
     fixture_send(&f, 0, 0, 0);
     fixture_event(&f, 0, EVENT_BYE, 0);
@@ -574,37 +548,4 @@ static void test_a_run_id_that_is_used_again_has_ended(void **state)
     assert_int_equal(fixture_event(&f, 0, EVENT_HELLO, 0), ERR_ENDED);
     assert_int_equal(f.run->state, JOB_ENDED);
     fixture_stop(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_message_that_comes_late_is_counted_once),
-        cmocka_unit_test(test_a_layer_has_the_module_that_was_said_last),
-        cmocka_unit_test(test_a_late_message_that_is_too_late_is_counted_once),
-        cmocka_unit_test(test_totals_are_judged_when_no_window_will),
-        cmocka_unit_test(test_a_forged_bye_ends_nothing),
-        cmocka_unit_test(test_what_was_on_its_way_at_the_bye_does_not_keep_the_run),
-        cmocka_unit_test(test_a_run_id_that_is_used_again_has_ended),
-        cmocka_unit_test(test_live_values_come_in_the_order_of_their_messages),
-        cmocka_unit_test(test_a_message_waits_for_the_older_ones),
-        cmocka_unit_test(test_older_matrices_do_not_take_the_place_of_newer_ones),
-        cmocka_unit_test(test_matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones),
-        cmocka_unit_test(test_a_message_without_numbers_lets_the_queue_go_on),
-        cmocka_unit_test(test_whichever_worker_is_faster_the_summaries_are_the_same_bytes),
-        cmocka_unit_test(test_every_track_makes_its_own_windows),
-        cmocka_unit_test(test_late_for_one_track_counts_in_the_other),
-        cmocka_unit_test(test_late_for_all_tracks_is_refused_without_work),
-        cmocka_unit_test(test_lateness_is_decided_in_the_order_of_arrival),
-        cmocka_unit_test(test_a_repeated_message_costs_no_work),
-        cmocka_unit_test(test_a_flush_waits_for_what_was_received_before_it),
-        cmocka_unit_test(test_weights_hold_up_their_windows_and_no_message),
-        cmocka_unit_test(test_a_state_that_spans_parts_marks_where_a_track_was_joined_late),
-        cmocka_unit_test(test_weights_that_are_refused_in_their_turn_are_counted_once),
-        cmocka_unit_test(test_without_state_memory_messages_are_refused_and_windows_go_on),
-        cmocka_unit_test(test_a_hello_from_a_later_step_moves_no_window),
-        cmocka_unit_test(test_a_hello_is_a_sign_of_life),
-        cmocka_unit_test(test_who_only_says_hello_holds_up_no_window),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,10 +65,9 @@ static int64_t window_close_all(struct window_fixture *f)
     return last;
 }
 
-static void test_an_epoch_closes_by_its_end(void **state)
+TEST(an_epoch_closes_by_its_end)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t rank = window_join(&f, 0, 1);
     assert_int_equal(window_message(&f, rank, 0), 0);
@@ -79,11 +78,10 @@ static void test_an_epoch_closes_by_its_end(void **state)
     window_stop(&f);
 }
 
-static void test_what_overtakes_others_closes_nothing(void **state)
+TEST(what_overtakes_others_closes_nothing)
 {
     struct window_fixture f;
     struct window_part *part;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t rank = window_join(&f, 0, 1);
     assert_int_equal(window_message(&f, rank, 0), 0);
@@ -97,10 +95,9 @@ static void test_what_overtakes_others_closes_nothing(void **state)
     window_stop(&f);
 }
 
-static void test_all_ranks_must_have_moved_on(void **state)
+TEST(all_ranks_must_have_moved_on)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 2), b = window_join(&f, 1, 2);
     window_message(&f, a, 0);
@@ -112,11 +109,10 @@ static void test_all_ranks_must_have_moved_on(void **state)
     window_stop(&f);
 }
 
-static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
+TEST(a_straggler_is_waited_for_until_the_timeout)
 {
     struct window_fixture f;
     struct window_part *part;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 2);
     window_join(&f, 1, 2);
@@ -132,10 +128,9 @@ static void test_a_straggler_is_waited_for_until_the_timeout(void **state)
     window_stop(&f);
 }
 
-static void test_unknown_ranks_hold_up_the_first_part_for_the_grace_only(void **state)
+TEST(unknown_ranks_hold_up_the_first_part_for_the_grace_only)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 8);
     window_message(&f, a, 0);
@@ -149,10 +144,9 @@ static void test_unknown_ranks_hold_up_the_first_part_for_the_grace_only(void **
     window_stop(&f);
 }
 
-static void test_silence_shows_once_and_keeps_open(void **state)
+TEST(silence_shows_once_and_keeps_open)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 0);
@@ -164,10 +158,9 @@ static void test_silence_shows_once_and_keeps_open(void **state)
     window_stop(&f);
 }
 
-static void test_bye_closes_and_cuts_what_was_not_ended(void **state)
+TEST(bye_closes_and_cuts_what_was_not_ended)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 0);
@@ -179,10 +172,9 @@ static void test_bye_closes_and_cuts_what_was_not_ended(void **state)
     window_stop(&f);
 }
 
-static void test_a_bye_is_taken_back_and_holds_when_nothing_follows(void **state)
+TEST(a_bye_is_taken_back_and_holds_when_nothing_follows)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_bye(&f.window, a, f.now);
@@ -197,10 +189,9 @@ static void test_a_bye_is_taken_back_and_holds_when_nothing_follows(void **state
     window_stop(&f);
 }
 
-static void test_a_bye_that_is_followed_for_long_is_taken_back_for_good(void **state)
+TEST(a_bye_that_is_followed_for_long_is_taken_back_for_good)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_bye(&f.window, a, f.now);
@@ -212,10 +203,9 @@ static void test_a_bye_that_is_followed_for_long_is_taken_back_for_good(void **s
     window_stop(&f);
 }
 
-static void test_rolling_windows_keep_what_later_ones_need(void **state)
+TEST(rolling_windows_keep_what_later_ones_need)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 6, 2); /* parts of 2, three per window */
     uint32_t a = window_join(&f, 0, 1);
     assert_int_equal(f.window.rule.part, 2);
@@ -229,11 +219,10 @@ static void test_rolling_windows_keep_what_later_ones_need(void **state)
     window_stop(&f);
 }
 
-static void test_a_window_is_due_even_if_its_last_unit_was_skipped(void **state)
+TEST(a_window_is_due_even_if_its_last_unit_was_skipped)
 {
     struct window_fixture f;
     struct window_part *part;
-    (void)state;
     window_start(&f, WINDOW_STEP, 10, 10);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 3);
@@ -246,11 +235,10 @@ static void test_a_window_is_due_even_if_its_last_unit_was_skipped(void **state)
     window_stop(&f);
 }
 
-static void test_a_longer_stride_opens_its_boundary(void **state)
+TEST(a_longer_stride_opens_its_boundary)
 {
     struct window_fixture f;
     struct window_part *part;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 2, 4); /* parts of 2; due at parts 1, 3, 5 */
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 0);
@@ -264,10 +252,9 @@ static void test_a_longer_stride_opens_its_boundary(void **state)
     window_stop(&f);
 }
 
-static void test_seconds_close_by_the_clock(void **state)
+TEST(seconds_close_by_the_clock)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_SECOND, 10, 10);
     uint32_t a = window_join(&f, 0, 1);
     assert_int_equal(window_unit_of(&f.window, 0, 0, f.now + 3 * S), 3);
@@ -279,11 +266,10 @@ static void test_seconds_close_by_the_clock(void **state)
     window_stop(&f);
 }
 
-static void test_more_ranks_than_the_limit_are_refused(void **state)
+TEST(more_ranks_than_the_limit_are_refused)
 {
     struct window_fixture f;
     uint32_t index;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     for (uint32_t rank = 0; rank < 16; rank++) {
         window_join(&f, rank, 16);
@@ -293,10 +279,9 @@ static void test_more_ranks_than_the_limit_are_refused(void **state)
 }
 
 /* The survivors of a dead rank go on: the oldest part is cut, not their data refused. */
-static void test_a_rank_far_ahead_cuts_the_oldest_part(void **state)
+TEST(a_rank_far_ahead_cuts_the_oldest_part)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_STEP, 1, 1);
     uint32_t a = window_join(&f, 0, 2), b = window_join(&f, 1, 2);
     window_message(&f, b, 0);
@@ -309,10 +294,9 @@ static void test_a_rank_far_ahead_cuts_the_oldest_part(void **state)
     window_stop(&f);
 }
 
-static void test_a_dead_rank_is_waited_for_once(void **state)
+TEST(a_dead_rank_is_waited_for_once)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 2);
     window_join(&f, 1, 2);
@@ -330,10 +314,9 @@ static void test_a_dead_rank_is_waited_for_once(void **state)
     window_stop(&f);
 }
 
-static void test_the_last_step_before_a_bye_completes_its_window(void **state)
+TEST(the_last_step_before_a_bye_completes_its_window)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_STEP, 5, 5);
     uint32_t a = window_join(&f, 0, 1);
     for (uint64_t step = 0; step < 10; step++) {
@@ -345,10 +328,9 @@ static void test_the_last_step_before_a_bye_completes_its_window(void **state)
     window_stop(&f);
 }
 
-static void test_parts_that_all_have_finished_are_not_too_many(void **state)
+TEST(parts_that_all_have_finished_are_not_too_many)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_STEP, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     for (uint64_t step = 0; step < 10 * WINDOW_OPEN_MAX; step++) {
@@ -358,10 +340,9 @@ static void test_parts_that_all_have_finished_are_not_too_many(void **state)
     window_stop(&f);
 }
 
-static void test_late_stays_late_and_is_foreseen(void **state)
+TEST(late_stays_late_and_is_foreseen)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_STEP, 10, 10);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 3);
@@ -374,10 +355,9 @@ static void test_late_stays_late_and_is_foreseen(void **state)
     window_stop(&f);
 }
 
-static void test_steps_that_go_backwards_count_while_their_part_is_open(void **state)
+TEST(steps_that_go_backwards_count_while_their_part_is_open)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_STEP, 10, 10);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 18);
@@ -389,10 +369,9 @@ static void test_steps_that_go_backwards_count_while_their_part_is_open(void **s
     window_stop(&f);
 }
 
-static void test_skipped_epochs_leave_no_window_behind(void **state)
+TEST(skipped_epochs_leave_no_window_behind)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 0);
@@ -404,10 +383,9 @@ static void test_skipped_epochs_leave_no_window_behind(void **state)
     window_stop(&f);
 }
 
-static void test_a_world_that_grows_does_not_reopen_anything(void **state)
+TEST(a_world_that_grows_does_not_reopen_anything)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 0);
@@ -425,10 +403,9 @@ static void test_a_world_that_grows_does_not_reopen_anything(void **state)
     window_stop(&f);
 }
 
-static void test_a_clock_that_stands_still_or_goes_back_closes_nothing(void **state)
+TEST(a_clock_that_stands_still_or_goes_back_closes_nothing)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_SECOND, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 0);
@@ -438,10 +415,9 @@ static void test_a_clock_that_stands_still_or_goes_back_closes_nothing(void **st
 }
 
 /* Parts that came back may be later than the time of a daemon that has read no message yet. */
-static void test_a_clock_that_is_behind_makes_nobody_silent(void **state)
+TEST(a_clock_that_is_behind_makes_nobody_silent)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 2);
     window_join(&f, 1, 2);
@@ -453,10 +429,9 @@ static void test_a_clock_that_is_behind_makes_nobody_silent(void **state)
     window_stop(&f);
 }
 
-static void test_ranks_can_be_taken_back(void **state)
+TEST(ranks_can_be_taken_back)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     window_join(&f, 7, 8);
     window_join(&f, 3, 8);
@@ -467,11 +442,10 @@ static void test_ranks_can_be_taken_back(void **state)
     window_stop(&f);
 }
 
-static void test_saved_parts_come_back_where_they_were(void **state)
+TEST(saved_parts_come_back_where_they_were)
 {
     struct window_fixture f;
     struct window_part *part;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 6, 2);
     f.window.next_index = 4;
     assert_true(window_needs(&f.window, 2));
@@ -489,10 +463,9 @@ static void test_saved_parts_come_back_where_they_were(void **state)
     window_stop(&f);
 }
 
-static void test_seconds_go_on_from_the_age_that_was_saved(void **state)
+TEST(seconds_go_on_from_the_age_that_was_saved)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_SECOND, 10, 10);
     f.window.age_ns = 25 * S;
     assert_int_equal(window_unit_of(&f.window, 0, 0, f.now + 3 * S), 28);
@@ -505,10 +478,9 @@ static void test_seconds_go_on_from_the_age_that_was_saved(void **state)
     window_stop(&f);
 }
 
-static void test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial(void **state)
+TEST(a_window_that_reaches_back_before_the_first_unit_seen_is_partial)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 2, 1);
     uint32_t a = window_join(&f, 0, 1);
     for (uint64_t epoch = 100; epoch < 103; epoch++) {
@@ -522,11 +494,10 @@ static void test_a_window_that_reaches_back_before_the_first_unit_seen_is_partia
     window_stop(&f);
 }
 
-static void test_a_window_whose_data_was_thrown_away_is_partial(void **state)
+TEST(a_window_whose_data_was_thrown_away_is_partial)
 {
     struct window_fixture f;
     struct window_part *part;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 5);
@@ -544,10 +515,9 @@ static void test_a_window_whose_data_was_thrown_away_is_partial(void **state)
     window_stop(&f);
 }
 
-static void test_a_quiet_window_of_several_parts_is_shown_once(void **state)
+TEST(a_quiet_window_of_several_parts_is_shown_once)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_EPOCH, 4, 4);
     uint32_t a = window_join(&f, 0, 2);
     window_join(&f, 1, 2);
@@ -558,10 +528,9 @@ static void test_a_quiet_window_of_several_parts_is_shown_once(void **state)
     window_stop(&f);
 }
 
-static void test_a_part_that_is_reopened_closes_a_second_later_and_before_others(void **state)
+TEST(a_part_that_is_reopened_closes_a_second_later_and_before_others)
 {
     struct window_fixture f;
-    (void)state;
     window_start(&f, WINDOW_STEP, 1, 1);
     uint32_t a = window_join(&f, 0, 1);
     window_message(&f, a, 0);
@@ -577,42 +546,4 @@ static void test_a_part_that_is_reopened_closes_a_second_later_and_before_others
     assert_int_equal(window_close_next(&f.window, f.now + S)->index, 1);
     assert_int_equal(window_message(&f, a, 0), ERR_LATE);
     window_stop(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_an_epoch_closes_by_its_end),
-        cmocka_unit_test(test_what_overtakes_others_closes_nothing),
-        cmocka_unit_test(test_all_ranks_must_have_moved_on),
-        cmocka_unit_test(test_a_straggler_is_waited_for_until_the_timeout),
-        cmocka_unit_test(test_unknown_ranks_hold_up_the_first_part_for_the_grace_only),
-        cmocka_unit_test(test_silence_shows_once_and_keeps_open),
-        cmocka_unit_test(test_bye_closes_and_cuts_what_was_not_ended),
-        cmocka_unit_test(test_a_bye_is_taken_back_and_holds_when_nothing_follows),
-        cmocka_unit_test(test_a_bye_that_is_followed_for_long_is_taken_back_for_good),
-        cmocka_unit_test(test_rolling_windows_keep_what_later_ones_need),
-        cmocka_unit_test(test_a_window_is_due_even_if_its_last_unit_was_skipped),
-        cmocka_unit_test(test_a_longer_stride_opens_its_boundary),
-        cmocka_unit_test(test_seconds_close_by_the_clock),
-        cmocka_unit_test(test_more_ranks_than_the_limit_are_refused),
-        cmocka_unit_test(test_a_rank_far_ahead_cuts_the_oldest_part),
-        cmocka_unit_test(test_a_dead_rank_is_waited_for_once),
-        cmocka_unit_test(test_the_last_step_before_a_bye_completes_its_window),
-        cmocka_unit_test(test_parts_that_all_have_finished_are_not_too_many),
-        cmocka_unit_test(test_late_stays_late_and_is_foreseen),
-        cmocka_unit_test(test_steps_that_go_backwards_count_while_their_part_is_open),
-        cmocka_unit_test(test_skipped_epochs_leave_no_window_behind),
-        cmocka_unit_test(test_a_world_that_grows_does_not_reopen_anything),
-        cmocka_unit_test(test_a_clock_that_stands_still_or_goes_back_closes_nothing),
-        cmocka_unit_test(test_a_clock_that_is_behind_makes_nobody_silent),
-        cmocka_unit_test(test_ranks_can_be_taken_back),
-        cmocka_unit_test(test_saved_parts_come_back_where_they_were),
-        cmocka_unit_test(test_seconds_go_on_from_the_age_that_was_saved),
-        cmocka_unit_test(test_a_window_that_reaches_back_before_the_first_unit_seen_is_partial),
-        cmocka_unit_test(test_a_window_whose_data_was_thrown_away_is_partial),
-        cmocka_unit_test(test_a_quiet_window_of_several_parts_is_shown_once),
-        cmocka_unit_test(test_a_part_that_is_reopened_closes_a_second_later_and_before_others),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -375,9 +375,8 @@ static void fill_samples(struct drift_sample *samples, int count, uint64_t seed)
     }
 }
 
-static void test_every_number_is_that_of_brute_force(void **unused)
+TEST(every_number_is_that_of_brute_force)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (uint64_t seed = 1; seed <= 12; seed++) {
@@ -392,9 +391,8 @@ static void test_every_number_is_that_of_brute_force(void **unused)
     free(samples);
 }
 
-static void test_limited_histograms_are_those_of_one_pass(void **unused)
+TEST(limited_histograms_are_those_of_one_pass)
 {
-    (void)unused;
     struct drift_rule narrow = rule;
     narrow.buckets = 9;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
@@ -430,9 +428,8 @@ static void test_limited_histograms_are_those_of_one_pass(void **unused)
 
 static const double around_ten[] = {11, 9, 10, 9, 11}; /* mean 10, std 1, no slope */
 
-static void test_windows_of_the_baseline_have_no_drift(void **unused)
+TEST(windows_of_the_baseline_have_no_drift)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 5; i++) {
         give_all(drift, &around_ten[i], 1, i);
@@ -449,9 +446,8 @@ static void test_windows_of_the_baseline_have_no_drift(void **unused)
     drift_free(&drift);
 }
 
-static void test_partial_windows_are_compared_and_not_learned(void **unused)
+TEST(partial_windows_are_compared_and_not_learned)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     struct drift_sample far = flat(1000);
     drift_give(drift, &far, 1, false);
@@ -467,9 +463,8 @@ static void test_partial_windows_are_compared_and_not_learned(void **unused)
     drift_free(&drift);
 }
 
-static void test_windows_are_learned_once_and_do_not_overlap(void **unused)
+TEST(windows_are_learned_once_and_do_not_overlap)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     struct result_window window = {.first = 0, .last = 9};
     assert_true(drift_may_learn(drift, &window));
@@ -484,9 +479,8 @@ static void test_windows_are_learned_once_and_do_not_overlap(void **unused)
     drift_free(&drift);
 }
 
-static void test_a_baseline_of_one_window_has_no_change(void **unused)
+TEST(a_baseline_of_one_window_has_no_change)
 {
-    (void)unused;
     struct drift_rule one = rule;
     one.windows = 1;
     struct drift *drift = new_drift(&one);
@@ -503,9 +497,8 @@ static void test_a_baseline_of_one_window_has_no_change(void **unused)
 }
 
 /* Rounding is no drift, and what never moved by itself has no small unit either. */
-static void test_a_baseline_that_never_moved_does_not_inflate_the_shift(void **unused)
+TEST(a_baseline_that_never_moved_does_not_inflate_the_shift)
 {
-    (void)unused;
     static const double level[] = {0.3, -7e5, 0, 1e-30};
     for (size_t i = 0; i < sizeof level / sizeof *level; i++) {
         double step = fmax(0.01, fabs(level[i]) / 100), unit = fmax(0.05, fabs(level[i]) / 20);
@@ -524,9 +517,8 @@ static void test_a_baseline_that_never_moved_does_not_inflate_the_shift(void **u
     }
 }
 
-static void test_a_constant_series_never_changes(void **unused)
+TEST(a_constant_series_never_changes)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     for (uint64_t t = 0; t < 2000; t++) {
         give_flat(drift, 0.1, t);
@@ -539,9 +531,8 @@ static void test_a_constant_series_never_changes(void **unused)
 }
 
 /* No baseline can be had of it; from 1, where uniform attention is, it is far at last. */
-static void test_a_fall_without_end_is_compared_with_uniform_attention(void **unused)
+TEST(a_fall_without_end_is_compared_with_uniform_attention)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     for (int t = 0; t < 40; t++) {
         double x = 1 - 0.02 * t;
@@ -558,9 +549,8 @@ static void test_a_fall_without_end_is_compared_with_uniform_attention(void **un
     drift_free(&drift);
 }
 
-static void test_the_baseline_is_the_first_plateau_and_nothing_before_it(void **unused)
+TEST(the_baseline_is_the_first_plateau_and_nothing_before_it)
 {
-    (void)unused;
     static const double fall[] = {1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4};
     struct drift *drift = new_drift(&rule);
     give_all(drift, fall, 10, 3); /* the second block still falls, by its first window */
@@ -583,9 +573,8 @@ static void test_the_baseline_is_the_first_plateau_and_nothing_before_it(void **
 }
 
 /* It stays farther from uniform attention than a head that learns. */
-static void test_a_collapse_in_the_first_windows_does_not_become_the_baseline(void **unused)
+TEST(a_collapse_in_the_first_windows_does_not_become_the_baseline)
 {
-    (void)unused;
     static const double collapse[] = {0.8, 0.15, 0.12, 0.16, 0.02},
                         healthy[] = {1, 0.9, 0.8, 0.7, 0.6};
     struct drift *collapsed = new_drift(&rule), *learnt = new_drift(&rule);
@@ -599,9 +588,8 @@ static void test_a_collapse_in_the_first_windows_does_not_become_the_baseline(vo
     drift_free(&learnt);
 }
 
-static void test_windows_without_values_neither_count_nor_shift(void **unused)
+TEST(windows_without_values_neither_count_nor_shift)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     struct drift_sample none = flat(NAN);
     for (int t = 0; t < 30; t++) {
@@ -619,9 +607,8 @@ static void test_windows_without_values_neither_count_nor_shift(void **unused)
 }
 
 /* Nor is it learned from. */
-static void test_a_partial_first_window_is_compared_with_uniform_attention(void **unused)
+TEST(a_partial_first_window_is_compared_with_uniform_attention)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     struct drift_sample sample = without_head(flat(0.5), 1);
     drift_give(drift, &sample, 3, false);
@@ -651,9 +638,8 @@ static int windows_to_change(struct drift *drift, double value, int first, int m
 }
 
 /* A step of 3 std gives 2.5 at first, less as the level follows: 2.5, 2, 1.57, ... */
-static void test_a_step_of_three_stds_is_found_and_named(void **unused)
+TEST(a_step_of_three_stds_is_found_and_named)
 {
-    (void)unused;
     for (int sign = -1; sign <= 1; sign += 2) {
         struct drift *drift = new_drift(&rule);
         for (int i = 0; i < 4; i++) {
@@ -667,9 +653,8 @@ static void test_a_step_of_three_stds_is_found_and_named(void **unused)
     }
 }
 
-static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused)
+TEST(two_shifts_are_two_changes_and_the_newest_is_kept)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 4; i++) {
         give_all(drift, around_ten, 5, 5 * i);
@@ -686,9 +671,8 @@ static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused
     drift_free(&drift);
 }
 
-static void test_huge_values_neither_overflow_nor_stick(void **unused)
+TEST(huge_values_neither_overflow_nor_stick)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
     give_flat(drift, 1e300, 50); /* beyond what squares can hold: taken for none */
@@ -701,9 +685,8 @@ static void test_huge_values_neither_overflow_nor_stick(void **unused)
     drift_free(&drift);
 }
 
-static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
+TEST(a_head_that_comes_late_has_its_own_baseline)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 12; i++) {
         struct drift_sample sample = flat(around_ten[i % 5]);
@@ -732,9 +715,8 @@ static void test_drift_pin(struct drift *drift, const double *values, uint32_t c
     }
 }
 
-static void test_pinned_windows_replace_what_was_learned(void **unused)
+TEST(pinned_windows_replace_what_was_learned)
 {
-    (void)unused;
     static const double pinned[] = {19, 21};
     struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
@@ -752,9 +734,8 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
     drift_free(&drift);
 }
 
-static void test_pinned_windows_may_fall_and_are_all_there_is(void **unused)
+TEST(pinned_windows_may_fall_and_are_all_there_is)
 {
-    (void)unused;
     static const double pinned[] = {0.9, 0.7, 0.5}; /* mean 0.7, std 0.2 */
     struct drift *drift = new_drift(&rule);
     test_drift_pin(drift, pinned, 3);
@@ -807,9 +788,8 @@ static void assert_same_results(const struct drift *a, const struct drift *b)
     }
 }
 
-static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
+TEST(what_was_packed_goes_on_bit_for_bit)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (int windows = 0; windows < WINDOWS; windows += 3) {
@@ -832,9 +812,8 @@ static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
     free(samples);
 }
 
-static void test_what_was_said_of_the_newest_window_is_said_again(void **unused)
+TEST(what_was_said_of_the_newest_window_is_said_again)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (uint32_t windows = 1; windows <= 5; windows += 2) {
@@ -911,9 +890,8 @@ static void pack_before(struct mpk_writer *writer)
     hist_clear(&full);
 }
 
-static void test_a_checkpoint_of_before_keeps_what_was_learned(void **unused)
+TEST(a_checkpoint_of_before_keeps_what_was_learned)
 {
-    (void)unused;
     struct mpk_writer before;
     struct drift *drift = NULL;
     pack_before(&before);
@@ -948,9 +926,8 @@ static int unpack_copy(const char *data, size_t size, struct drift **ret_drift)
     return code;
 }
 
-static void test_hostile_bytes_are_refused_or_harmless(void **unused)
+TEST(hostile_bytes_are_refused_or_harmless)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer packed;
     assert_non_null(samples);
@@ -981,9 +958,8 @@ static void test_hostile_bytes_are_refused_or_harmless(void **unused)
     free(samples);
 }
 
-static void test_bytes_that_are_no_drift_are_refused(void **unused)
+TEST(bytes_that_are_no_drift_are_refused)
 {
-    (void)unused;
     static const char *const documents[] = {"\xc0", "\x80", "\x01", "\x81\xa5heads\x03"};
     struct drift *drift = NULL;
     for (size_t i = 0; i < sizeof documents / sizeof *documents; i++) {
@@ -994,9 +970,8 @@ static void test_bytes_that_are_no_drift_are_refused(void **unused)
 
 /* Out of memory */
 
-static void test_a_window_without_memory_has_no_effect(void **unused)
+TEST(a_window_without_memory_has_no_effect)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer before;
     assert_non_null(samples);
@@ -1026,9 +1001,8 @@ static void test_a_window_without_memory_has_no_effect(void **unused)
     free(samples);
 }
 
-static void test_pinning_without_memory_has_no_effect(void **unused)
+TEST(pinning_without_memory_has_no_effect)
 {
-    (void)unused;
     struct drift *drift = new_drift(&rule);
     struct drift_sample sample = flat(3);
     struct layer_state *state = test_drift_state_of(&sample, KEYS);
@@ -1050,9 +1024,8 @@ static void test_pinning_without_memory_has_no_effect(void **unused)
     drift_free(&drift);
 }
 
-static void test_packing_and_unpacking_survive_a_lack_of_memory(void **unused)
+TEST(packing_and_unpacking_survive_a_lack_of_memory)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer packed, broken;
     assert_non_null(samples);
@@ -1074,38 +1047,4 @@ static void test_packing_and_unpacking_survive_a_lack_of_memory(void **unused)
     drift_free(&drift);
     drift_free(&back);
     free(samples);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_number_is_that_of_brute_force),
-        cmocka_unit_test(test_limited_histograms_are_those_of_one_pass),
-        cmocka_unit_test(test_windows_of_the_baseline_have_no_drift),
-        cmocka_unit_test(test_partial_windows_are_compared_and_not_learned),
-        cmocka_unit_test(test_windows_are_learned_once_and_do_not_overlap),
-        cmocka_unit_test(test_a_baseline_of_one_window_has_no_change),
-        cmocka_unit_test(test_a_baseline_that_never_moved_does_not_inflate_the_shift),
-        cmocka_unit_test(test_a_constant_series_never_changes),
-        cmocka_unit_test(test_a_fall_without_end_is_compared_with_uniform_attention),
-        cmocka_unit_test(test_the_baseline_is_the_first_plateau_and_nothing_before_it),
-        cmocka_unit_test(test_a_collapse_in_the_first_windows_does_not_become_the_baseline),
-        cmocka_unit_test(test_windows_without_values_neither_count_nor_shift),
-        cmocka_unit_test(test_a_partial_first_window_is_compared_with_uniform_attention),
-        cmocka_unit_test(test_a_step_of_three_stds_is_found_and_named),
-        cmocka_unit_test(test_two_shifts_are_two_changes_and_the_newest_is_kept),
-        cmocka_unit_test(test_huge_values_neither_overflow_nor_stick),
-        cmocka_unit_test(test_a_head_that_comes_late_has_its_own_baseline),
-        cmocka_unit_test(test_pinned_windows_replace_what_was_learned),
-        cmocka_unit_test(test_pinned_windows_may_fall_and_are_all_there_is),
-        cmocka_unit_test(test_what_was_packed_goes_on_bit_for_bit),
-        cmocka_unit_test(test_what_was_said_of_the_newest_window_is_said_again),
-        cmocka_unit_test(test_a_checkpoint_of_before_keeps_what_was_learned),
-        cmocka_unit_test(test_hostile_bytes_are_refused_or_harmless),
-        cmocka_unit_test(test_bytes_that_are_no_drift_are_refused),
-        cmocka_unit_test(test_a_window_without_memory_has_no_effect),
-        cmocka_unit_test(test_pinning_without_memory_has_no_effect),
-        cmocka_unit_test(test_packing_and_unpacking_survive_a_lack_of_memory),
-    };
-    return cmocka_run_group_tests_name("drift", tests, NULL, NULL);
 }

@@ -101,9 +101,8 @@ static struct pool *new_pool(uint32_t threads, uint32_t capacity)
     return pool;
 }
 
-static void test_full_queue_rejects_and_keeps_the_jobs(void **state)
+TEST(full_queue_rejects_and_keeps_the_jobs)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 1);
@@ -123,9 +122,8 @@ static void test_full_queue_rejects_and_keeps_the_jobs(void **state)
     pool_end(&f);
 }
 
-static void test_a_list_goes_in_whole_or_not_at_all(void **state)
+TEST(a_list_goes_in_whole_or_not_at_all)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 1);
@@ -145,9 +143,8 @@ static void test_a_list_goes_in_whole_or_not_at_all(void **state)
     pool_end(&f);
 }
 
-static void test_jobs_of_one_worker_run_in_order(void **state)
+TEST(jobs_of_one_worker_run_in_order)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 1);
@@ -166,9 +163,8 @@ static void test_jobs_of_one_worker_run_in_order(void **state)
 }
 
 /* All of them are inside a job at once; with one worker fewer this would never return. */
-static void test_all_workers_run_at_the_same_time(void **state)
+TEST(all_workers_run_at_the_same_time)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 8);
@@ -184,9 +180,8 @@ static void test_all_workers_run_at_the_same_time(void **state)
     pool_end(&f);
 }
 
-static void test_workers_are_named(void **state)
+TEST(workers_are_named)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 2);
@@ -202,9 +197,8 @@ static void test_workers_are_named(void **state)
 }
 
 /* Running jobs do not wait, and jobs of low priority do not count as waiting. */
-static void test_patient_jobs_are_not_counted_as_waiting(void **state)
+TEST(patient_jobs_are_not_counted_as_waiting)
 {
-    (void)state;
     struct fixture f;
     struct pool *pool;
     pool_begin(&f);
@@ -228,9 +222,8 @@ static void test_patient_jobs_are_not_counted_as_waiting(void **state)
 }
 
 /* One of two workers is kept free of them, however many there are. */
-static void test_background_jobs_leave_a_worker_free(void **state)
+TEST(background_jobs_leave_a_worker_free)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 3);
@@ -252,9 +245,8 @@ static void test_background_jobs_leave_a_worker_free(void **state)
 }
 
 /* They wait for others, but not for ever. */
-static void test_background_jobs_get_their_turn(void **state)
+TEST(background_jobs_get_their_turn)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 1);
@@ -269,9 +261,8 @@ static void test_background_jobs_get_their_turn(void **state)
     pool_end(&f);
 }
 
-static void test_shutdown_runs_everything(void **state)
+TEST(shutdown_runs_everything)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     struct pool *pool = new_pool(3, JOBS);
@@ -282,9 +273,8 @@ static void test_shutdown_runs_everything(void **state)
     pool_end(&f);
 }
 
-static void test_pool_stats_add_up(void **state)
+TEST(pool_stats_add_up)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, JOBS);
@@ -330,9 +320,8 @@ static void run_chain(struct pool_job *job, struct scratch *scratch)
     free(c);
 }
 
-static void test_jobs_may_free_themselves_and_submit_more(void **state)
+TEST(jobs_may_free_themselves_and_submit_more)
 {
-    (void)state;
     atomic_uint ran = 0;
     struct pool *pool = new_pool(2, 4);
     struct chain *c = malloc(sizeof *c);
@@ -361,9 +350,8 @@ static void *submit_all(void *argument)
     return NULL;
 }
 
-static void test_many_submitters_lose_nothing(void **state)
+TEST(many_submitters_lose_nothing)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     struct pool *pool = new_pool(2, 3);
@@ -382,9 +370,8 @@ static void test_many_submitters_lose_nothing(void **state)
     pool_end(&f);
 }
 
-static void test_arguments_out_of_range_are_refused(void **state)
+TEST(arguments_out_of_range_are_refused)
 {
-    (void)state;
     struct pool *pool = NULL;
     assert_int_equal(pool_new(0, 1, &pool), ERR_ARGUMENT);
     assert_int_equal(pool_new(257, 1, &pool), ERR_ARGUMENT);
@@ -393,17 +380,15 @@ static void test_arguments_out_of_range_are_refused(void **state)
     pool_free(&pool);
 }
 
-static void test_largest_pool_starts_and_stops(void **state)
+TEST(largest_pool_starts_and_stops)
 {
-    (void)state;
     struct pool *pool = new_pool(256, 1);
     assert_int_equal(pool_stats(pool).threads, 256);
     pool_free(&pool);
 }
 
-static void test_pool_out_of_memory_is_reported(void **state)
+TEST(pool_out_of_memory_is_reported)
 {
-    (void)state;
     struct pool *pool = NULL;
     heap_fail_at(1);
     assert_int_equal(pool_new(1, 1, &pool), ERR_MEMORY);
@@ -411,9 +396,8 @@ static void test_pool_out_of_memory_is_reported(void **state)
     assert_null(pool);
 }
 
-static void test_submitting_nothing_is_no_error(void **state)
+TEST(submitting_nothing_is_no_error)
 {
-    (void)state;
     struct pool *pool = new_pool(1, 1);
     assert_int_equal(pool_submit(pool, NULL, NULL, 0), 0);
     pool_free(&pool);
@@ -458,9 +442,8 @@ static void submit_patient(struct pool *pool, struct pool_tenant *tenant, struct
     assert_int_equal(pool_submit(pool, tenant, &p->job, 1), 0);
 }
 
-static void test_a_newcomer_is_next_however_many_wait(void **state)
+TEST(a_newcomer_is_next_however_many_wait)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 1);
@@ -483,9 +466,8 @@ static void test_a_newcomer_is_next_however_many_wait(void **state)
 }
 
 /* It would never end if it did not. */
-static void test_a_long_job_pauses_for_another_tenant(void **state)
+TEST(a_long_job_pauses_for_another_tenant)
 {
-    (void)state;
     atomic_uint done = 0;
     struct pool *pool = new_pool(1, JOBS);
     struct pool_tenant *a = new_tenant(), *b = new_tenant();
@@ -499,9 +481,8 @@ static void test_a_long_job_pauses_for_another_tenant(void **state)
 }
 
 /* Each has to get on for the other to get on. */
-static void test_long_jobs_of_two_tenants_alternate(void **state)
+TEST(long_jobs_of_two_tenants_alternate)
 {
-    (void)state;
     atomic_uint a_done = 0, b_done = 0;
     struct patient a_job[5], b_job[5];
     struct pool *pool = new_pool(1, JOBS);
@@ -521,9 +502,8 @@ static void test_long_jobs_of_two_tenants_alternate(void **state)
     pool_tenant_free(&b);
 }
 
-static void test_there_is_a_thread_for_one_more_tenant(void **state)
+TEST(there_is_a_thread_for_one_more_tenant)
 {
-    (void)state;
     enum { TENANTS = 5, EACH = 4 };
     atomic_uint done = 0;
     struct patient job[TENANTS][EACH], last = {.then = &done};
@@ -546,9 +526,8 @@ static void test_there_is_a_thread_for_one_more_tenant(void **state)
 }
 
 /* A job of low priority need not pause: beside it the only worker does another tenant's. */
-static void test_a_job_that_does_not_pause_has_one_beside_it(void **state)
+TEST(a_job_that_does_not_pause_has_one_beside_it)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 2);
@@ -570,9 +549,8 @@ static void test_a_job_that_does_not_pause_has_one_beside_it(void **state)
     pool_end(&f);
 }
 
-static void test_a_full_queue_is_its_tenants_own(void **state)
+TEST(a_full_queue_is_its_tenants_own)
 {
-    (void)state;
     struct fixture f;
     pool_begin(&f);
     make_gated(&f, 0, 1);
@@ -602,42 +580,11 @@ static void run_last(struct pool_job *job, struct scratch *scratch)
     pool_tenant_free(&((struct last_job *)job)->tenant);
 }
 
-static void test_a_tenant_may_end_with_its_last_job(void **state)
+TEST(a_tenant_may_end_with_its_last_job)
 {
-    (void)state;
     struct pool *pool = new_pool(1, 1);
     struct last_job last = {.job = {.run = run_last}, .tenant = new_tenant()};
     assert_int_equal(pool_submit(pool, last.tenant, &last.job, 1), 0);
     pool_free(&pool);
     assert_null(last.tenant);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_queue_rejects_and_keeps_the_jobs),
-        cmocka_unit_test(test_a_list_goes_in_whole_or_not_at_all),
-        cmocka_unit_test(test_jobs_of_one_worker_run_in_order),
-        cmocka_unit_test(test_all_workers_run_at_the_same_time),
-        cmocka_unit_test(test_workers_are_named),
-        cmocka_unit_test(test_patient_jobs_are_not_counted_as_waiting),
-        cmocka_unit_test(test_background_jobs_leave_a_worker_free),
-        cmocka_unit_test(test_background_jobs_get_their_turn),
-        cmocka_unit_test(test_shutdown_runs_everything),
-        cmocka_unit_test(test_pool_stats_add_up),
-        cmocka_unit_test(test_jobs_may_free_themselves_and_submit_more),
-        cmocka_unit_test(test_many_submitters_lose_nothing),
-        cmocka_unit_test(test_arguments_out_of_range_are_refused),
-        cmocka_unit_test(test_largest_pool_starts_and_stops),
-        cmocka_unit_test(test_pool_out_of_memory_is_reported),
-        cmocka_unit_test(test_a_newcomer_is_next_however_many_wait),
-        cmocka_unit_test(test_a_long_job_pauses_for_another_tenant),
-        cmocka_unit_test(test_long_jobs_of_two_tenants_alternate),
-        cmocka_unit_test(test_there_is_a_thread_for_one_more_tenant),
-        cmocka_unit_test(test_a_job_that_does_not_pause_has_one_beside_it),
-        cmocka_unit_test(test_a_full_queue_is_its_tenants_own),
-        cmocka_unit_test(test_a_tenant_may_end_with_its_last_job),
-        cmocka_unit_test(test_submitting_nothing_is_no_error),
-    };
-    return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

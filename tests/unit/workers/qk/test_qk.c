@@ -180,9 +180,8 @@ static void qk_assert_same_numbers(const struct block *got, const struct block *
     }
 }
 
-static void test_it_says_what_the_attention_tier_says_for_every_mask(void **state)
+TEST(it_says_what_the_attention_tier_says_for_every_mask)
 {
-    (void)state;
     struct message *m = new_message();
     struct scratch scratch = {0};
     for (unsigned kind = 0; kind < MASK_KINDS; kind++) {
@@ -227,9 +226,8 @@ static void fill_grad(struct message *m)
 }
 
 /* Core metrics on and off, in turn. */
-static void test_its_gradient_score_is_that_of_the_attention_tier(void **state)
+TEST(its_gradient_score_is_that_of_the_attention_tier)
 {
-    (void)state;
     struct message *m = new_message();
     struct scratch scratch = {0};
     add_output(m);
@@ -261,9 +259,8 @@ static void test_its_gradient_score_is_that_of_the_attention_tier(void **state)
 }
 
 /* A row that sees itself only writes R_h v_i. */
-static void test_a_row_of_one_key_writes_its_value(void **state)
+TEST(a_row_of_one_key_writes_its_value)
 {
-    (void)state;
     struct message *m = new_message();
     add_output(m);
     m->a.causal = true;
@@ -301,9 +298,8 @@ static void test_a_row_of_one_key_writes_its_value(void **state)
     free(m);
 }
 
-static void test_qk_blocks_merge_to_the_whole(void **state)
+TEST(qk_blocks_merge_to_the_whole)
 {
-    (void)state;
     struct message *m = new_message();
     m->a.qk.v = m->v;
     set_mask(m, 1);
@@ -330,9 +326,8 @@ static void test_qk_blocks_merge_to_the_whole(void **state)
     free(m);
 }
 
-static void test_a_row_with_a_nan_counts_as_invalid(void **state)
+TEST(a_row_with_a_nan_counts_as_invalid)
 {
-    (void)state;
     struct message *m = new_message();
     set_mask(m, 1);
     m->k[100 * DIM + 5] = NAN; /* sample 0, key head 0, key 100: rows 100.. of two heads */
@@ -349,9 +344,8 @@ static void test_a_row_with_a_nan_counts_as_invalid(void **state)
     free(m);
 }
 
-static void test_no_sound_row_gives_no_numbers(void **state)
+TEST(no_sound_row_gives_no_numbers)
 {
-    (void)state;
     struct message *m = new_message();
     m->length[0] = m->length[1] = 0;
     m->a.k_len = m->length;
@@ -367,9 +361,8 @@ static void test_no_sound_row_gives_no_numbers(void **state)
     free(m);
 }
 
-static void test_vectors_at_the_edge_of_f32_have_numbers(void **state)
+TEST(vectors_at_the_edge_of_f32_have_numbers)
 {
-    (void)state;
     struct message *m = new_message();
     for (size_t i = 0; i < sizeof m->q / sizeof m->q[0]; i++) {
         m->q[i] = copysignf(3e38f, m->q[i]);
@@ -390,9 +383,8 @@ static void test_vectors_at_the_edge_of_f32_have_numbers(void **state)
     free(m);
 }
 
-static void test_memory_grows_with_the_keys_only(void **state)
+TEST(memory_grows_with_the_keys_only)
 {
-    (void)state;
     const uint32_t keys = 16384, dim = 64;
     float *zeros = calloc((size_t)keys * dim, sizeof *zeros);
     assert_non_null(zeros);
@@ -422,9 +414,8 @@ static void test_memory_grows_with_the_keys_only(void **state)
     free(zeros);
 }
 
-static void test_qk_out_of_memory_is_reported(void **state)
+TEST(qk_out_of_memory_is_reported)
 {
-    (void)state;
     struct message *m = new_message();
     m->a.qk.v = m->v;
     for (unsigned nth = 1;; nth++) {
@@ -446,9 +437,8 @@ static void test_qk_out_of_memory_is_reported(void **state)
     free(m);
 }
 
-static void test_weights_out_of_memory(void **state)
+TEST(weights_out_of_memory)
 {
-    (void)state;
     struct message *m = new_message();
     struct scratch scratch = {0};
     struct spectrum spectrum;
@@ -465,9 +455,8 @@ static void test_weights_out_of_memory(void **state)
 }
 
 /* Q = K = identity, scale s: S = s I. */
-static void test_the_spectrum_of_a_scaled_identity(void **state)
+TEST(the_spectrum_of_a_scaled_identity)
 {
-    (void)state;
     struct message *m = new_message();
     struct scratch scratch = {0};
     struct spectrum s;
@@ -488,19 +477,6 @@ static void test_the_spectrum_of_a_scaled_identity(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_it_says_what_the_attention_tier_says_for_every_mask),
-        cmocka_unit_test(test_its_gradient_score_is_that_of_the_attention_tier),
-        cmocka_unit_test(test_a_row_of_one_key_writes_its_value),
-        cmocka_unit_test(test_qk_blocks_merge_to_the_whole),
-        cmocka_unit_test(test_a_row_with_a_nan_counts_as_invalid),
-        cmocka_unit_test(test_no_sound_row_gives_no_numbers),
-        cmocka_unit_test(test_vectors_at_the_edge_of_f32_have_numbers),
-        cmocka_unit_test(test_memory_grows_with_the_keys_only),
-        cmocka_unit_test(test_qk_out_of_memory_is_reported),
-        cmocka_unit_test(test_weights_out_of_memory),
-        cmocka_unit_test(test_the_spectrum_of_a_scaled_identity),
-    };
     spectrum_global_init();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return unit_run(NULL, NULL);
 }
