@@ -329,6 +329,26 @@ struct model *model_of_two_layers(void)
     return model;
 }
 
+int model_set_up(void **state)
+{
+    *state = model_of_two_layers();
+    return 0;
+}
+
+int model_set_up_empty(void **state)
+{
+    *state = model_new();
+    return 0;
+}
+
+int model_tear_down(void **state)
+{
+    struct model *model = *state;
+    model_free(&model);
+    assert_null(model);
+    return 0;
+}
+
 void draw(struct model *model, struct screen *screen, int width, int height)
 {
     if (screen->width != width || screen->height != height) {

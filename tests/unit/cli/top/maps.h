@@ -58,6 +58,13 @@ void give_trouble(struct model *model, const struct trouble_given *given, uint32
 
 struct model *model_of_two_layers(void);
 
+/* A test with such a model, or with one that knows nothing. */
+int model_set_up(void **state);
+int model_set_up_empty(void **state);
+int model_tear_down(void **state);
+#define MODEL_TEST(name) TEST_OF(name, struct model *model, model_set_up, model_tear_down)
+#define EMPTY_TEST(name) TEST_OF(name, struct model *model, model_set_up_empty, model_tear_down)
+
 /* Draws 'model' at this size. */
 void draw(struct model *model, struct screen *screen, int width, int height);
 /* The whole screen contains the text; otherwise it is shown and the test fails. */

@@ -15,9 +15,8 @@ static void press(struct model *model, const int *keys)
 
 #define PRESS(model, ...) press(model, (const int[]){__VA_ARGS__, 0})
 
-TEST(the_choice_moves_within_the_list)
+MODEL_TEST(the_choice_moves_within_the_list)
 {
-    struct model *model = model_of_two_layers();
     model->ui.list_rows = 4;
     PRESS(model, KEY_OF_UP);
     assert_int_equal(model->ui.heads.at, 0);
@@ -31,12 +30,10 @@ TEST(the_choice_moves_within_the_list)
     assert_int_equal(model->ui.heads.at, 0);
     PRESS(model, 'G', KEY_OF_PAGE_UP);
     assert_int_equal(model->ui.heads.at, 4);
-    model_free(&model);
 }
 
-TEST(enter_opens_the_head_and_escape_closes_it)
+MODEL_TEST(enter_opens_the_head_and_escape_closes_it)
 {
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     PRESS(model, KEY_OF_END, KEY_OF_ENTER);
@@ -47,12 +44,10 @@ TEST(enter_opens_the_head_and_escape_closes_it)
     PRESS(model, KEY_OF_ESCAPE);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     assert_int_equal(model->ui.heads.at, 7);
-    model_free(&model);
 }
 
-TEST(a_layer_leads_to_its_heads)
+MODEL_TEST(a_layer_leads_to_its_heads)
 {
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     PRESS(model, KEY_OF_TAB, KEY_OF_DOWN, KEY_OF_ENTER);
@@ -61,12 +56,10 @@ TEST(a_layer_leads_to_its_heads)
     assert_int_equal(model->row_count, 4);
     PRESS(model, KEY_OF_ESCAPE);
     assert_int_equal(model->row_count, 8);
-    model_free(&model);
 }
 
-TEST(a_filter_is_typed_and_erased)
+MODEL_TEST(a_filter_is_typed_and_erased)
 {
-    struct model *model = model_of_two_layers();
     PRESS(model, '/', 'q', KEY_OF_ERASE, 'h', '3');
     assert_true(model->ui.typing);
     assert_false(model->ui.quit);
@@ -84,12 +77,10 @@ TEST(a_filter_is_typed_and_erased)
     assert_int_equal(model->row_count, 0);
     PRESS(model, KEY_OF_ENTER, KEY_OF_ENTER); /* nothing to open */
     assert_int_equal(model->ui.page, PAGE_HEADS);
-    model_free(&model);
 }
 
-TEST(a_metric_is_picked)
+MODEL_TEST(a_metric_is_picked)
 {
-    struct model *model = model_of_two_layers();
     PRESS(model, 'm');
     assert_int_equal(model->ui.overlay, OVERLAY_METRIC);
     assert_string_equal(model->metrics[model->ui.picker.at], "entropy_normalized");
@@ -97,12 +88,10 @@ TEST(a_metric_is_picked)
     assert_int_equal(model->ui.overlay, OVERLAY_NONE);
     assert_string_equal(model->metric, "confidence");
     assert_true(model->needs.live && model->needs.grid);
-    model_free(&model);
 }
 
-TEST(an_order_is_picked_and_reversed)
+MODEL_TEST(an_order_is_picked_and_reversed)
 {
-    struct model *model = model_of_two_layers();
     PRESS(model, 's', KEY_OF_DOWN, KEY_OF_ENTER, 'r');
     assert_int_equal(model->sort, SORT_DRIFT);
     assert_true(model->reversed);
@@ -112,12 +101,10 @@ TEST(an_order_is_picked_and_reversed)
     PRESS(model, 's', 'q');
     assert_int_equal(model->ui.overlay, OVERLAY_NONE);
     assert_false(model->ui.quit);
-    model_free(&model);
 }
 
-TEST(trouble_leads_to_its_head)
+MODEL_TEST(trouble_leads_to_its_head)
 {
-    struct model *model = model_of_two_layers();
     PRESS(model, 'a', KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEAD);
     assert_int_equal(model->detail.head, 2);
@@ -125,12 +112,10 @@ TEST(trouble_leads_to_its_head)
     assert_int_equal(model->ui.page, PAGE_TROUBLE);
     PRESS(model, KEY_OF_LEFT);
     assert_int_equal(model->ui.page, PAGE_HEADS);
-    model_free(&model);
 }
 
-TEST(the_list_of_jobs_stays_until_one_is_chosen)
+MODEL_TEST(the_list_of_jobs_stays_until_one_is_chosen)
 {
-    struct model *model = model_of_two_layers();
     PRESS(model, 'J');
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 31, .uptime_s = 9}, 2000);
     assert_int_equal(model->ui.page, PAGE_JOBS);
@@ -140,12 +125,10 @@ TEST(the_list_of_jobs_stays_until_one_is_chosen)
     PRESS(model, 'J', KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     assert_int_equal(model->layer_count, 0); /* asked anew */
-    model_free(&model);
 }
 
-TEST(without_a_job_only_what_needs_none_is_done)
+EMPTY_TEST(without_a_job_only_what_needs_none_is_done)
 {
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){0}, 0);
     PRESS(model, 'm', 's', '/', 'a', 't', KEY_OF_TAB, KEY_OF_ENTER, KEY_OF_ESCAPE, KEY_OF_END);
     assert_int_equal(model->ui.page, PAGE_JOBS);
@@ -159,11 +142,10 @@ TEST(without_a_job_only_what_needs_none_is_done)
     assert_true(model->ui.paused);
     PRESS(model, 'q');
     assert_true(model->ui.quit);
-    model_free(&model);
 }
 
 /* Whatever is pressed in whatever order, nothing is out of its list. */
-TEST(any_keys_in_any_order)
+MODEL_TEST(any_keys_in_any_order)
 {
     static const int keys[] = {KEY_OF_TAB,
                                KEY_OF_ENTER,
@@ -189,7 +171,6 @@ TEST(any_keys_in_any_order)
                                'h',
                                0x7f,
                                1};
-    struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     uint32_t random = 12345;
     for (int i = 0; i < 20000; i++) {
@@ -205,5 +186,4 @@ TEST(any_keys_in_any_order)
         assert_true(list->top <= list->at);
     }
     screen_free(&screen);
-    model_free(&model);
 }

@@ -14,9 +14,8 @@ static const char *place_of_row(const struct model *model, uint32_t row)
     return place;
 }
 
-TEST(the_only_job_is_chosen)
+EMPTY_TEST(the_only_job_is_chosen)
 {
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){0}, 0);
     assert_int_equal(model->ui.page, PAGE_JOBS);
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 1000);
@@ -24,24 +23,19 @@ TEST(the_only_job_is_chosen)
     assert_true(model->job_known);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     assert_int_equal(model->entry.world, 4);
-    model_free(&model);
-    assert_null(model);
 }
 
-TEST(of_two_jobs_none_is_chosen)
+EMPTY_TEST(of_two_jobs_none_is_chosen)
 {
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "a", .second = "b"}, 0);
     assert_string_equal(model->job, "");
     assert_int_equal(model->job_count, 2);
     model_choose_job(model, "b");
     assert_true(model->job_known);
-    model_free(&model);
 }
 
-TEST(rates_are_between_two_looks)
+EMPTY_TEST(rates_are_between_two_looks)
 {
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.received = 100, .bytes = 1000, .uptime_s = 10}, 5000);
     assert_true(isnan(model->health.rate));
     give_monitor(
@@ -52,12 +46,10 @@ TEST(rates_are_between_two_looks)
     assert_true(model->health.bytes_rate == 1000);
     assert_int_equal(model->health.new_losses, 4);
     assert_string_equal(model->health.reason, "late");
-    model_free(&model);
 }
 
-TEST(an_attnd_that_was_started_again_is_asked_everything)
+MODEL_TEST(an_attnd_that_was_started_again_is_asked_everything)
 {
-    struct model *model = model_of_two_layers();
     model->needs = (struct needs){.summary_next = 2};
     give_monitor(model,
                  &(struct monitor){.job = "gpt-small", .step = 30, .received = 2, .uptime_s = 1},
@@ -66,12 +58,10 @@ TEST(an_attnd_that_was_started_again_is_asked_everything)
     assert_true(model->needs.config && model->needs.live && model->needs.grid &&
                 model->needs.alerts && model->needs.trouble);
     assert_int_equal(model->needs.summary_next, 0);
-    model_free(&model);
 }
 
-TEST(nothing_new_needs_nothing)
+MODEL_TEST(nothing_new_needs_nothing)
 {
-    struct model *model = model_of_two_layers();
     struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6};
     model->needs = (struct needs){.summary_next = 2};
     give_monitor(model, &monitor, 2000);
@@ -80,12 +70,10 @@ TEST(nothing_new_needs_nothing)
     give_monitor(model, &monitor, 3000);
     assert_true(model->needs.live);
     assert_false(model->needs.grid);
-    model_free(&model);
 }
 
-TEST(new_windows_are_asked_for_at_once_and_once_more)
+MODEL_TEST(new_windows_are_asked_for_at_once_and_once_more)
 {
-    struct model *model = model_of_two_layers();
     struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6, .summaries = 2};
     model->needs = (struct needs){.summary_next = 2, .grid_ms = -100000};
     give_monitor(model, &monitor, 2000);
@@ -100,7 +88,6 @@ TEST(new_windows_are_asked_for_at_once_and_once_more)
     model->needs.grid = false;
     give_monitor(model, &monitor, 8000);
     assert_false(model->needs.grid);
-    model_free(&model);
 }
 
 /* How often trends are asked for in 20 s of new windows, when attnd takes so long for them. */
@@ -132,9 +119,8 @@ TEST(trends_are_asked_for_as_often_as_attnd_can_bear)
     assert_in_range(count_grids(60000), 1, 1);
 }
 
-TEST(layers_and_heads_are_in_the_models_order)
+EMPTY_TEST(layers_and_heads_are_in_the_models_order)
 {
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
     model_layer(model, &(struct layer_place){"decoder", "cross", 1}, 1);
     model_layer(model, &(struct layer_place){"decoder", "self", 10}, 1);
@@ -151,12 +137,10 @@ TEST(layers_and_heads_are_in_the_models_order)
     }
     assert_int_equal(model_find_layer(model, &(struct layer_place){"decoder", "self", 10}), 3);
     assert_int_equal(model_find_layer(model, &(struct layer_place){"decoder", "self", 9}), -1);
-    model_free(&model);
 }
 
-TEST(what_needs_a_look_comes_first)
+MODEL_TEST(what_needs_a_look_comes_first)
 {
-    struct model *model = model_of_two_layers();
     assert_string_equal(place_of_row(model, 0), "decoder.0.self.h2"); /* the alert */
     assert_string_equal(place_of_row(model, 1), "decoder.1.self.h3"); /* shift = -12 */
     assert_string_equal(place_of_row(model, 7), "decoder.0.self.h0"); /* shift = 1 */
@@ -166,12 +150,10 @@ TEST(what_needs_a_look_comes_first)
     model_choose_sort(model, "-drift");
     model_arrange(model);
     assert_string_equal(place_of_row(model, 0), "decoder.0.self.h0");
-    model_free(&model);
 }
 
-TEST(a_chosen_row_is_followed_where_it_goes)
+MODEL_TEST(a_chosen_row_is_followed_where_it_goes)
 {
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     model->ui.heads.at = 2;
@@ -185,12 +167,10 @@ TEST(a_chosen_row_is_followed_where_it_goes)
     model_choose_sort(model, "head");
     model_arrange(model);
     assert_string_equal(place_of_row(model, model->ui.heads.at), "decoder.0.self.h0");
-    model_free(&model);
 }
 
-TEST(a_chosen_row_is_followed_past_layers_that_come_later)
+MODEL_TEST(a_chosen_row_is_followed_past_layers_that_come_later)
 {
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     model->ui.heads.at = 6;
@@ -203,12 +183,10 @@ TEST(a_chosen_row_is_followed_past_layers_that_come_later)
     strcpy(model->ui.filter, "encoder"); /* it is not there any more */
     model_arrange(model);
     assert_int_equal(model->row_count, 3);
-    model_free(&model);
 }
 
-TEST(what_has_no_number_is_last_either_way_round)
+MODEL_TEST(what_has_no_number_is_last_either_way_round)
 {
-    struct model *model = model_of_two_layers();
     model->layers[0].heads[0].value = NAN;
     for (int reversed = 0; reversed < 2; reversed++) {
         model_choose_sort(model, reversed ? "-value" : "value");
@@ -217,12 +195,10 @@ TEST(what_has_no_number_is_last_either_way_round)
         assert_string_equal(place_of_row(model, 0),
                             reversed ? "decoder.0.self.h1" : "decoder.1.self.h3");
     }
-    model_free(&model);
 }
 
-TEST(heads_are_sorted_by_a_metric_that_is_not_shown)
+MODEL_TEST(heads_are_sorted_by_a_metric_that_is_not_shown)
 {
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "confidence");
     assert_true(model->needs.live);
     for (uint32_t layer = 0; layer < 2; layer++) {
@@ -233,10 +209,9 @@ TEST(heads_are_sorted_by_a_metric_that_is_not_shown)
     char text[MODEL_SORT_TEXT_MAX];
     model_sort_text(model, text);
     assert_string_equal(text, "greatest confidence first");
-    model_free(&model);
 }
 
-TEST(a_filter_wants_all_of_its_words)
+MODEL_TEST(a_filter_wants_all_of_its_words)
 {
     static const struct {
         const char *filter;
@@ -244,18 +219,15 @@ TEST(a_filter_wants_all_of_its_words)
     } cases[] = {{"", 8},           {"decoder.1", 4},       {"DECODER.1 h3", 1}, {"induction", 2},
                  {"collapse", 1},   {"  collapse  h2 ", 1}, {"collapse h3", 0},  {"h", 8},
                  {"self.h1 r.0", 1}};
-    struct model *model = model_of_two_layers();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         strcpy(model->ui.filter, cases[i].filter);
         model_arrange(model);
         assert_int_equal(model->row_count, cases[i].rows);
     }
-    model_free(&model);
 }
 
-TEST(trouble_is_sorted_by_severity_and_marks_its_heads)
+MODEL_TEST(trouble_is_sorted_by_severity_and_marks_its_heads)
 {
-    struct model *model = model_of_two_layers();
     assert_int_equal(model->alert_count, 1); /* what the past also has is the same one */
     give_trouble(model,
                  (const struct trouble_given[]){
@@ -283,13 +255,11 @@ TEST(trouble_is_sorted_by_severity_and_marks_its_heads)
     give_trouble(model, NULL, 0);
     assert_int_equal(model->trouble_count, 0);
     assert_true(model->layers[1].heads[1].score == 0);
-    model_free(&model);
 }
 
-TEST(more_trouble_than_there_is_room_for_is_cut)
+MODEL_TEST(more_trouble_than_there_is_room_for_is_cut)
 {
     static struct trouble_given given[MODEL_TROUBLE_MAX + 1];
-    struct model *model = model_of_two_layers();
     for (uint32_t i = 0; i <= MODEL_TROUBLE_MAX; i++) {
         given[i] = (struct trouble_given){i, 0, 3};
     }
@@ -298,12 +268,10 @@ TEST(more_trouble_than_there_is_room_for_is_cut)
     give_trouble(model, given, MODEL_TROUBLE_MAX + 1);
     assert_true(model->trouble_cut);
     assert_int_equal(model->trouble_count, MODEL_TROUBLE_MAX);
-    model_free(&model);
 }
 
-TEST(trouble_of_a_layer_that_comes_later_is_asked_for_again)
+EMPTY_TEST(trouble_of_a_layer_that_comes_later_is_asked_for_again)
 {
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
     give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
     assert_int_equal(model->trouble_count, 1);
@@ -313,7 +281,6 @@ TEST(trouble_of_a_layer_that_comes_later_is_asked_for_again)
     assert_true(model->needs.trouble);
     give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
     assert_string_equal(place_of_row(model, 0), "decoder.1.self.h2");
-    model_free(&model);
 }
 
 static void top_model_put_past(struct mpk_writer *writer, enum alert_state state, double value)
@@ -335,9 +302,8 @@ static void top_model_put_past(struct mpk_writer *writer, enum alert_state state
     alert_encode(&alert, writer);
 }
 
-TEST(of_an_alert_that_is_over_its_beginning_is_kept)
+MODEL_TEST(of_an_alert_that_is_over_its_beginning_is_kept)
 {
-    struct model *model = model_of_two_layers();
     struct answer answer;
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 1);
@@ -352,7 +318,6 @@ TEST(of_an_alert_that_is_over_its_beginning_is_kept)
     assert_true(model->alerts[0].value == 0.05);
     assert_string_equal(model->alerts[0].message, "how it began");
     answer_free(&answer);
-    model_free(&model);
 }
 
 static void top_model_give_rank(struct model *model, double rank)
@@ -373,9 +338,8 @@ static void top_model_give_rank(struct model *model, double rank)
 }
 
 /* Newest messages are of attention, which has no such number. */
-TEST(numbers_of_matrices_are_those_of_the_newest_window)
+MODEL_TEST(numbers_of_matrices_are_those_of_the_newest_window)
 {
-    struct model *model = model_of_two_layers();
     model_choose_metric(model, "wq_wk.stable_rank");
     for (int rank = 2; rank < 4; rank++) {
         top_model_give_rank(model, rank);
@@ -383,12 +347,10 @@ TEST(numbers_of_matrices_are_those_of_the_newest_window)
         give_live(model, 0, 4, 0.25, 40);
         assert_true(model->layers[0].heads[0].value == rank);
     }
-    model_free(&model);
 }
 
-TEST(results_of_another_run_are_not_taken)
+MODEL_TEST(results_of_another_run_are_not_taken)
 {
-    struct model *model = model_of_two_layers();
     maps_run[0] = 0x11;
     give_live(model, 0, 4, 0.9, 40);
     give_grid(model, "entropy_normalized", 2, 4, 3);
@@ -401,12 +363,10 @@ TEST(results_of_another_run_are_not_taken)
     give_live(model, 0, 4, 0.9, 40);
     assert_true(model->layers[0].heads[0].value == 0.9);
     maps_run[0] = 0xab;
-    model_free(&model);
 }
 
-TEST(trends_are_of_the_metric_that_is_shown)
+MODEL_TEST(trends_are_of_the_metric_that_is_shown)
 {
-    struct model *model = model_of_two_layers();
     const double *values;
     assert_int_equal(model_trend(model, 1, 3, &values), 12);
     assert_true(fabs(values[11] - (1 + 0.3 + 0.11)) < 1e-6);
@@ -419,12 +379,10 @@ TEST(trends_are_of_the_metric_that_is_shown)
     assert_int_equal(model->past.count, 0);
     give_grid(model, "confidence", 2, 4, 5);
     assert_int_equal(model->past.count, 5);
-    model_free(&model);
 }
 
-TEST(without_windows_trends_are_what_was_seen)
+EMPTY_TEST(without_windows_trends_are_what_was_seen)
 {
-    struct model *model = model_new();
     const double *values;
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
     for (uint32_t step = 0; step < MODEL_SEEN_MAX + 10; step++) {
@@ -435,21 +393,17 @@ TEST(without_windows_trends_are_what_was_seen)
     assert_int_equal(model_trend(model, 0, 0, &values), MODEL_SEEN_MAX);
     assert_true(values[0] == 10 / 1000.0);
     assert_true(values[MODEL_SEEN_MAX - 1] == (MODEL_SEEN_MAX + 9) / 1000.0);
-    model_free(&model);
 }
 
-TEST(more_windows_than_there_is_room_for_are_cut)
+MODEL_TEST(more_windows_than_there_is_room_for_are_cut)
 {
-    struct model *model = model_of_two_layers();
     give_grid(model, "entropy_normalized", 2, 4, 200);
     assert_int_equal(model->past.count, MODEL_PAST_MAX);
     assert_int_equal(model->past.last[MODEL_PAST_MAX - 1], MODEL_PAST_MAX);
-    model_free(&model);
 }
 
-TEST(limits_of_layers_and_heads_hold)
+EMPTY_TEST(limits_of_layers_and_heads_hold)
 {
-    struct model *model = model_new();
     assert_non_null(
         model_layer(model, &(struct layer_place){"decoder", "self", 0}, MODEL_HEADS_MAX));
     assert_null(model_layer(model, &(struct layer_place){"decoder", "self", 1}, 1));
@@ -457,12 +411,10 @@ TEST(limits_of_layers_and_heads_hold)
     assert_null(model_layer(model, &(struct layer_place){"decoder", "self", 2}, UINT32_MAX));
     assert_int_equal(model->layer_count, 1);
     assert_false(model->out_of_memory);
-    model_free(&model);
 }
 
-TEST(a_head_has_all_its_metrics)
+MODEL_TEST(a_head_has_all_its_metrics)
 {
-    struct model *model = model_of_two_layers();
     model_open_head(model, 1, 3);
     assert_int_equal(model->ui.page, PAGE_HEAD);
     give_live(model, 1, 4, 0.5, 31);
@@ -477,13 +429,11 @@ TEST(a_head_has_all_its_metrics)
     assert_true(entropy->shift == -12 && entropy->change == 4);
     assert_string_equal(model->detail.metrics[1 - model->ui.metrics.at].name, "confidence");
     assert_int_equal(model->detail.metrics[1 - model->ui.metrics.at].windows.count, 0);
-    model_free(&model);
 }
 
 /* Every answer may be anything: none of these may crash, or change what is known. */
-TEST(answers_of_another_shape_change_nothing)
+MODEL_TEST(answers_of_another_shape_change_nothing)
 {
-    struct model *model = model_of_two_layers();
     struct answer answer;
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 5);
@@ -526,7 +476,6 @@ TEST(answers_of_another_shape_change_nothing)
     assert_int_equal(model->job_count, 0);
     assert_false(model->job_known);
     answer_free(&answer);
-    model_free(&model);
 }
 
 TEST(sizes_of_the_config)

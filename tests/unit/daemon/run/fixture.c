@@ -54,6 +54,28 @@ void fixture_stop(struct run_fixture *f)
     }
 }
 
+void fixture_also(struct run_fixture *f, const char *also)
+{
+    struct store *store = f->sink.store;
+    fixture_stop(f);
+    fixture_start(f, also);
+    f->sink.store = store;
+}
+
+int fixture_set_up(void **state)
+{
+    static struct run_fixture f;
+    fixture_start(&f, "[]");
+    *state = &f;
+    return 0;
+}
+
+int fixture_tear_down(void **state)
+{
+    fixture_stop(*state);
+    return 0;
+}
+
 static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, uint64_t step)
 {
     sample->measured.heads = HEADS;

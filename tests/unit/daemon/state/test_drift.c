@@ -102,6 +102,21 @@ static struct drift *new_drift(const struct drift_rule *of)
     return drift;
 }
 
+static int drift_set_up(void **state)
+{
+    *state = new_drift(&rule);
+    return 0;
+}
+
+static int drift_tear_down(void **state)
+{
+    struct drift *drift = *state;
+    drift_free(&drift);
+    return 0;
+}
+
+#define DRIFT_TEST(name) TEST_OF(name, struct drift *drift, drift_set_up, drift_tear_down)
+
 static void drift_give(struct drift *drift, const struct drift_sample *sample, uint64_t last,
                        bool learn)
 {
@@ -428,9 +443,8 @@ TEST(limited_histograms_are_those_of_one_pass)
 
 static const double around_ten[] = {11, 9, 10, 9, 11}; /* mean 10, std 1, no slope */
 
-TEST(windows_of_the_baseline_have_no_drift)
+DRIFT_TEST(windows_of_the_baseline_have_no_drift)
 {
-    struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 5; i++) {
         give_all(drift, &around_ten[i], 1, i);
         assert_int_equal(learned_windows(drift), i + 1);
@@ -443,12 +457,10 @@ TEST(windows_of_the_baseline_have_no_drift)
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].js));
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
     assert_null(drift_result(drift, METRIC_MAX));
-    drift_free(&drift);
 }
 
-TEST(partial_windows_are_compared_and_not_learned)
+DRIFT_TEST(partial_windows_are_compared_and_not_learned)
 {
-    struct drift *drift = new_drift(&rule);
     struct drift_sample far = flat(1000);
     drift_give(drift, &far, 1, false);
     assert_int_equal(learned_windows(drift), 0);
@@ -460,12 +472,10 @@ TEST(partial_windows_are_compared_and_not_learned)
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
     give_flat(drift, 10, 60);
     assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 0, 0);
-    drift_free(&drift);
 }
 
-TEST(windows_are_learned_once_and_do_not_overlap)
+DRIFT_TEST(windows_are_learned_once_and_do_not_overlap)
 {
-    struct drift *drift = new_drift(&rule);
     struct result_window window = {.first = 0, .last = 9};
     assert_true(drift_may_learn(drift, &window));
     give_flat(drift, 1, 9);
@@ -476,7 +486,6 @@ TEST(windows_are_learned_once_and_do_not_overlap)
     assert_true(drift_may_learn(drift, &window));
     window.partial = true;
     assert_false(drift_may_learn(drift, &window));
-    drift_free(&drift);
 }
 
 TEST(a_baseline_of_one_window_has_no_change)
@@ -517,9 +526,8 @@ TEST(a_baseline_that_never_moved_does_not_inflate_the_shift)
     }
 }
 
-TEST(a_constant_series_never_changes)
+DRIFT_TEST(a_constant_series_never_changes)
 {
-    struct drift *drift = new_drift(&rule);
     for (uint64_t t = 0; t < 2000; t++) {
         give_flat(drift, 0.1, t);
     }
@@ -527,13 +535,11 @@ TEST(a_constant_series_never_changes)
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, 0, 0);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, 0, 0);
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
-    drift_free(&drift);
 }
 
 /* No baseline can be had of it; from 1, where uniform attention is, it is far at last. */
-TEST(a_fall_without_end_is_compared_with_uniform_attention)
+DRIFT_TEST(a_fall_without_end_is_compared_with_uniform_attention)
 {
-    struct drift *drift = new_drift(&rule);
     for (int t = 0; t < 40; t++) {
         double x = 1 - 0.02 * t;
         give_flat(drift, x, (uint64_t)t);
@@ -546,13 +552,11 @@ TEST(a_fall_without_end_is_compared_with_uniform_attention)
         assert_null(drift_result(drift, METRIC_ENTROPY)); /* uniform is ln T there */
         assert_int_equal(learned_windows(drift), (t + 1) % 5);
     }
-    drift_free(&drift);
 }
 
-TEST(the_baseline_is_the_first_plateau_and_nothing_before_it)
+DRIFT_TEST(the_baseline_is_the_first_plateau_and_nothing_before_it)
 {
     static const double fall[] = {1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4};
-    struct drift *drift = new_drift(&rule);
     give_all(drift, fall, 10, 3); /* the second block still falls, by its first window */
     assert_int_equal(learned_windows(drift), 0);
     for (int t = 13; t < 40; t++) {
@@ -569,7 +573,6 @@ TEST(the_baseline_is_the_first_plateau_and_nothing_before_it)
     give_flat(drift, 0.1, 400);
     assert_near(drift_result(drift, METRIC_MEAN)[0].shift, -6, 1e-12);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
-    drift_free(&drift);
 }
 
 /* It stays farther from uniform attention than a head that learns. */
@@ -588,9 +591,8 @@ TEST(a_collapse_in_the_first_windows_does_not_become_the_baseline)
     drift_free(&learnt);
 }
 
-TEST(windows_without_values_neither_count_nor_shift)
+DRIFT_TEST(windows_without_values_neither_count_nor_shift)
 {
-    struct drift *drift = new_drift(&rule);
     struct drift_sample none = flat(NAN);
     for (int t = 0; t < 30; t++) {
         if (t % 3 > 0) {
@@ -603,13 +605,11 @@ TEST(windows_without_values_neither_count_nor_shift)
         assert_int_equal(got != NULL, t > 12);
         assert_true(!got || isnan(got[0].shift) == (t % 3 > 0));
     }
-    drift_free(&drift);
 }
 
 /* Nor is it learned from. */
-TEST(a_partial_first_window_is_compared_with_uniform_attention)
+DRIFT_TEST(a_partial_first_window_is_compared_with_uniform_attention)
 {
-    struct drift *drift = new_drift(&rule);
     struct drift_sample sample = without_head(flat(0.5), 1);
     drift_give(drift, &sample, 3, false);
     const struct result_drift *got = drift_result(drift, METRIC_ENTROPY_NORMALIZED);
@@ -617,7 +617,6 @@ TEST(a_partial_first_window_is_compared_with_uniform_attention)
     assert_near(got[0].shift, -10, 1e-12);
     assert_true(isnan(got[1].shift) && isnan(got[0].js));
     assert_int_equal(learned_windows(drift), 0);
-    drift_free(&drift);
 }
 
 /* Changes */
@@ -653,9 +652,8 @@ TEST(a_step_of_three_stds_is_found_and_named)
     }
 }
 
-TEST(two_shifts_are_two_changes_and_the_newest_is_kept)
+DRIFT_TEST(two_shifts_are_two_changes_and_the_newest_is_kept)
 {
-    struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 4; i++) {
         give_all(drift, around_ten, 5, 5 * i);
     }
@@ -668,12 +666,10 @@ TEST(two_shifts_are_two_changes_and_the_newest_is_kept)
     found = windows_to_change(drift, 8, 200, 20);
     assert_in_range(found, 1, 4);
     assert_near(drift_result(drift, METRIC_MEAN)[0].change, 2000, 0);
-    drift_free(&drift);
 }
 
-TEST(huge_values_neither_overflow_nor_stick)
+DRIFT_TEST(huge_values_neither_overflow_nor_stick)
 {
-    struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
     give_flat(drift, 1e300, 50); /* beyond what squares can hold: taken for none */
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].delta));
@@ -682,12 +678,10 @@ TEST(huge_values_neither_overflow_nor_stick)
     give_flat(drift, 10, 70);
     assert_near(drift_result(drift, METRIC_MEAN)[0].change, 70, 0);
     assert_int_equal(windows_to_change(drift, 10, 8, 50), -1);
-    drift_free(&drift);
 }
 
-TEST(a_head_that_comes_late_has_its_own_baseline)
+DRIFT_TEST(a_head_that_comes_late_has_its_own_baseline)
 {
-    struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 12; i++) {
         struct drift_sample sample = flat(around_ten[i % 5]);
         sample = i < 5 ? without_head(sample, 1) : sample;
@@ -697,7 +691,6 @@ TEST(a_head_that_comes_late_has_its_own_baseline)
         assert_true(!got || isnan(got[1].delta) == (i < 10));
         assert_true(!got || isnan(got[1].js) == (i < 10));
     }
-    drift_free(&drift);
 }
 
 /* Pinned */
@@ -715,10 +708,9 @@ static void test_drift_pin(struct drift *drift, const double *values, uint32_t c
     }
 }
 
-TEST(pinned_windows_replace_what_was_learned)
+DRIFT_TEST(pinned_windows_replace_what_was_learned)
 {
     static const double pinned[] = {19, 21};
-    struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
     test_drift_pin(drift, pinned, 2);
     assert_int_equal(learned_windows(drift), 2);
@@ -731,13 +723,11 @@ TEST(pinned_windows_replace_what_was_learned)
     assert_near(got[0].shift, sqrt(2), 1e-15);
     assert_true(isnan(got[2].delta)); /* not in the baseline, and not learned later */
     assert_int_equal(learned_windows(drift), 2);
-    drift_free(&drift);
 }
 
-TEST(pinned_windows_may_fall_and_are_all_there_is)
+DRIFT_TEST(pinned_windows_may_fall_and_are_all_there_is)
 {
     static const double pinned[] = {0.9, 0.7, 0.5}; /* mean 0.7, std 0.2 */
-    struct drift *drift = new_drift(&rule);
     test_drift_pin(drift, pinned, 3);
     for (int i = 0; i < 10; i++) {
         give_flat(drift, 0.3, 10 * (uint64_t)i);
@@ -746,7 +736,6 @@ TEST(pinned_windows_may_fall_and_are_all_there_is)
     assert_near(got[0].shift, -2, 1e-12);
     assert_near(got[0].js, log(2), 1e-15);
     assert_true(isnan(got[2].shift)); /* pinned to a run without this head: not to uniform */
-    drift_free(&drift);
 }
 
 /* Kept */
@@ -1001,9 +990,8 @@ TEST(a_window_without_memory_has_no_effect)
     free(samples);
 }
 
-TEST(pinning_without_memory_has_no_effect)
+DRIFT_TEST(pinning_without_memory_has_no_effect)
 {
-    struct drift *drift = new_drift(&rule);
     struct drift_sample sample = flat(3);
     struct layer_state *state = test_drift_state_of(&sample, KEYS);
     const struct layer_state *states[] = {state, state};
@@ -1021,7 +1009,6 @@ TEST(pinning_without_memory_has_no_effect)
     }
     mpk_writer_clear(&before);
     layer_state_free(&state);
-    drift_free(&drift);
 }
 
 TEST(packing_and_unpacking_survive_a_lack_of_memory)

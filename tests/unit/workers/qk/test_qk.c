@@ -70,6 +70,20 @@ static struct message *new_message(void)
     return m;
 }
 
+static int qk_set_up(void **state)
+{
+    *state = new_message();
+    return 0;
+}
+
+static int qk_tear_down(void **state)
+{
+    free(*state);
+    return 0;
+}
+
+#define QK_TEST(name) TEST_OF(name, struct message *m, qk_set_up, qk_tear_down)
+
 /* With all that the output is judged by. */
 static void add_output(struct message *m)
 {
@@ -180,9 +194,8 @@ static void qk_assert_same_numbers(const struct block *got, const struct block *
     }
 }
 
-TEST(it_says_what_the_attention_tier_says_for_every_mask)
+QK_TEST(it_says_what_the_attention_tier_says_for_every_mask)
 {
-    struct message *m = new_message();
     struct scratch scratch = {0};
     for (unsigned kind = 0; kind < MASK_KINDS; kind++) {
         set_mask(m, kind);
@@ -200,7 +213,6 @@ TEST(it_says_what_the_attention_tier_says_for_every_mask)
         block_clear(&want);
     }
     scratch_clear(&scratch);
-    free(m);
 }
 
 static struct block compute_gradient(const struct attention *a, bool with_core, enum isa isa)
@@ -226,9 +238,8 @@ static void fill_grad(struct message *m)
 }
 
 /* Core metrics on and off, in turn. */
-TEST(its_gradient_score_is_that_of_the_attention_tier)
+QK_TEST(its_gradient_score_is_that_of_the_attention_tier)
 {
-    struct message *m = new_message();
     struct scratch scratch = {0};
     add_output(m);
     m->v[33 * DIM] = NAN; /* sample 0, value head 0: no product with it is finite */
@@ -255,13 +266,11 @@ TEST(its_gradient_score_is_that_of_the_attention_tier)
         }
     }
     scratch_clear(&scratch);
-    free(m);
 }
 
 /* A row that sees itself only writes R_h v_i. */
-TEST(a_row_of_one_key_writes_its_value)
+QK_TEST(a_row_of_one_key_writes_its_value)
 {
-    struct message *m = new_message();
     add_output(m);
     m->a.causal = true;
     m->a.window = 1;
@@ -295,12 +304,10 @@ TEST(a_row_of_one_key_writes_its_value)
         }
         block_clear(&block);
     }
-    free(m);
 }
 
-TEST(qk_blocks_merge_to_the_whole)
+QK_TEST(qk_blocks_merge_to_the_whole)
 {
-    struct message *m = new_message();
     m->a.qk.v = m->v;
     set_mask(m, 1);
     struct block whole = test_qk_compute(&m->a, 0, QUERIES, isa_best());
@@ -323,12 +330,10 @@ TEST(qk_blocks_merge_to_the_whole)
     }
     block_clear(&whole);
     block_clear(&merged);
-    free(m);
 }
 
-TEST(a_row_with_a_nan_counts_as_invalid)
+QK_TEST(a_row_with_a_nan_counts_as_invalid)
 {
-    struct message *m = new_message();
     set_mask(m, 1);
     m->k[100 * DIM + 5] = NAN; /* sample 0, key head 0, key 100: rows 100.. of two heads */
     for (int isa = 0; isa < ISA_COUNT; isa++) {
@@ -341,12 +346,10 @@ TEST(a_row_with_a_nan_counts_as_invalid)
             block_clear(&block);
         }
     }
-    free(m);
 }
 
-TEST(no_sound_row_gives_no_numbers)
+QK_TEST(no_sound_row_gives_no_numbers)
 {
-    struct message *m = new_message();
     m->length[0] = m->length[1] = 0;
     m->a.k_len = m->length;
     struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
@@ -358,12 +361,10 @@ TEST(no_sound_row_gives_no_numbers)
     assert_nan(n.value[METRIC_MAX_LOGIT][0]);
     assert_nan(n.value[METRIC_K_NORM][0]);
     block_clear(&block);
-    free(m);
 }
 
-TEST(vectors_at_the_edge_of_f32_have_numbers)
+QK_TEST(vectors_at_the_edge_of_f32_have_numbers)
 {
-    struct message *m = new_message();
     for (size_t i = 0; i < sizeof m->q / sizeof m->q[0]; i++) {
         m->q[i] = copysignf(3e38f, m->q[i]);
     }
@@ -380,7 +381,6 @@ TEST(vectors_at_the_edge_of_f32_have_numbers)
         assert_close(n.value[METRIC_Q_NORM][h] / (sqrt(DIM) * 3e38), 1, 1e-6);
     }
     block_clear(&block);
-    free(m);
 }
 
 TEST(memory_grows_with_the_keys_only)
@@ -414,9 +414,8 @@ TEST(memory_grows_with_the_keys_only)
     free(zeros);
 }
 
-TEST(qk_out_of_memory_is_reported)
+QK_TEST(qk_out_of_memory_is_reported)
 {
-    struct message *m = new_message();
     m->a.qk.v = m->v;
     for (unsigned nth = 1;; nth++) {
         struct scratch scratch = {0};
@@ -434,12 +433,10 @@ TEST(qk_out_of_memory_is_reported)
             break;
         }
     }
-    free(m);
 }
 
-TEST(weights_out_of_memory)
+QK_TEST(weights_out_of_memory)
 {
-    struct message *m = new_message();
     struct scratch scratch = {0};
     struct spectrum spectrum;
     float weight;
@@ -451,13 +448,11 @@ TEST(weights_out_of_memory)
     assert_int_equal(qk_spectrum(&m->a, 0, 0, isa_best(), &scratch, &spectrum), ERR_MEMORY);
     heap_fail_at(0);
     scratch_clear(&scratch);
-    free(m);
 }
 
 /* Q = K = identity, scale s: S = s I. */
-TEST(the_spectrum_of_a_scaled_identity)
+QK_TEST(the_spectrum_of_a_scaled_identity)
 {
-    struct message *m = new_message();
     struct scratch scratch = {0};
     struct spectrum s;
     memset(m->q, 0, sizeof m->q);
@@ -472,7 +467,6 @@ TEST(the_spectrum_of_a_scaled_identity)
     assert_close(s.nuclear_norm, DIM * 4 * 0.3, 1e-11);
     assert_nan(s.eigenvalue_2);
     scratch_clear(&scratch);
-    free(m);
 }
 
 int main(void)
