@@ -10,9 +10,6 @@
 #include "daemon/base/clock.h"
 
 #include <ftw.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define WINDOWS     150

@@ -2,8 +2,6 @@
 /* unit: see unit.h. Tests add themselves before main() runs, in the order of the file. */
 #include "tests/unit/unit.h"
 
-#include <stdlib.h>
-
 #define TESTS_MAX 256
 
 static struct CMUnitTest unit_tests[TESTS_MAX];

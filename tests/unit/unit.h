@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* unit: cmocka with the headers it wants first, tests that add themselves to their program, and a
+/* unit: cmocka and the headers that tests want, tests that add themselves to their program, and a
  * small deterministic random number. */
 #ifndef TESTS_UNIT_UNIT_H
 #define TESTS_UNIT_UNIT_H
@@ -11,6 +11,10 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* A test, named by its claim: TEST(a_window_has_at_most_64_parts) { ... }. Tests run in the order
  * of the file. */

@@ -10,9 +10,6 @@
 #include "proto/mpk.h"
 
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 struct fake;
 

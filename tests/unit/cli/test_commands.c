@@ -6,7 +6,6 @@
 #include "clients/cli/base/field.h"
 #include "proto/result.h"
 
-#include <math.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -3,9 +3,6 @@
 
 #include "tests/unit/clients_c/peer.h"
 
-#include <stdio.h>
-#include <string.h>
-
 static void peer_set(void *socket, int option, int value)
 {
     assert_int_equal(zmq_setsockopt(socket, option, &value, sizeof value), 0);

@@ -5,7 +5,6 @@
 #include "clients/c/src/bounds.h"
 #include "tests/unit/clients_c/publishing.h"
 
-#include <string.h>
 #include <time.h>
 
 static uint64_t malformed;

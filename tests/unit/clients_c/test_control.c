@@ -6,11 +6,7 @@
 #include "proto/mpk.h"
 #include "tests/unit/clients_c/peer.h"
 
-#include <math.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

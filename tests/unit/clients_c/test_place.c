@@ -4,9 +4,6 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

@@ -5,8 +5,6 @@
 #include "clients/c/src/plan.h"
 #include "tests/unit/clients_c/publishing.h"
 
-#include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 static const struct plan_requests nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};

@@ -2,8 +2,6 @@
 #include "tests/unit/proto/support.h"
 
 #include "clients/c/src/prefixes.h"
-#include <stdio.h>
-#include <string.h>
 
 static struct prefixes prefixes;
 

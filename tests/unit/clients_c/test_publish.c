@@ -4,10 +4,6 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 /* A publisher and somebody who wants everything. */
 struct pairing {
     struct peer peer;

@@ -3,9 +3,6 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>

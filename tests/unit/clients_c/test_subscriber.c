@@ -4,10 +4,6 @@
 #include "clients/c/include/attn/attn.h"
 #include "tests/unit/clients_c/peer.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 static struct bytes subscriber_golden(const char *name)
 {
     char path[512];

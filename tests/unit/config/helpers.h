@@ -8,9 +8,6 @@
 #include "config/config.h"
 #include "config/table.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 /* The whole content of a stream that was written to, as a malloc'ed string. */

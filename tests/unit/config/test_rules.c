@@ -5,8 +5,6 @@
 #include "proto/result.h"
 #include "config/rules_internal.h"
 
-#include <math.h>
-
 static struct config rules_load(const char *text)
 {
     struct config config = defaults();

@@ -3,8 +3,6 @@
 #include "daemon/internal.h"
 #include "tests/unit/unit.h"
 
-#include <stdlib.h>
-
 #define MS     UINT64_C(1000000)
 #define PERIOD (2000 * MS)
 

@@ -6,8 +6,6 @@
 #include "daemon/base/clock.h"
 #include "proto/err.h"
 
-#include <stdlib.h>
-
 #define PATIENCE_NS UINT64_C(60000000000)
 
 struct service_fixture {

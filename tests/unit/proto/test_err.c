@@ -2,7 +2,6 @@
 #include "tests/unit/proto/support.h"
 
 #include "proto/err.h"
-#include <string.h>
 
 TEST(every_error_has_its_own_slug_and_a_text)
 {

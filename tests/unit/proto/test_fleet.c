@@ -5,9 +5,6 @@
 #include "proto/err.h"
 #include "proto/fleet.h"
 
-#include <stdio.h>
-#include <string.h>
-
 static const uint8_t run[RUN_BYTES] = {1, 2, 3}, instance[FLEET_ID_BYTES] = {9, 8};
 static const uint32_t ranks[] = {4, 0};
 static const struct reason_count dropped[] = {{"late", 3}, {"source", 1}};

@@ -3,9 +3,6 @@
 
 #include "proto/err.h"
 #include "proto/header.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 TEST(the_attention_header_is_read)
 {

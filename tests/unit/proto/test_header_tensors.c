@@ -2,8 +2,6 @@
 #include "tests/unit/proto/headers.h"
 
 #include "proto/err.h"
-#include <stdlib.h>
-#include <string.h>
 
 struct tensor_case {
     const char *name, *dtype;

@@ -2,8 +2,6 @@
 #include "tests/unit/proto/support.h"
 
 #include <jansson.h>
-#include <stdlib.h>
-#include <string.h>
 
 static char *json_convert(const void *data, size_t len, unsigned indent)
 {

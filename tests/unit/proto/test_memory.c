@@ -7,8 +7,6 @@
 #include "proto/err.h"
 #include "proto/header.h"
 #include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 /* No codec allocates more often than this on a golden file. */
 #define ALLOCATIONS_MAX 2000

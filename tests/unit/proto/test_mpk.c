@@ -2,8 +2,6 @@
 #include "tests/unit/proto/support.h"
 
 #include "proto/err.h"
-#include <math.h>
-#include <string.h>
 
 /* Checks and parses an exact copy; both must agree. */
 static int test_mpk_check(const void *data, size_t len)

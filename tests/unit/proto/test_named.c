@@ -4,9 +4,6 @@
 
 #include "proto/err.h"
 #include "proto/header.h"
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 TEST(the_values_of_a_log_are_read)
 {

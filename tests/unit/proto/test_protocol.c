@@ -6,9 +6,6 @@
 #include "proto/header.h"
 #include "proto/metric.h"
 #include <ctype.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* The document as a string. */
 static char *document(void)

@@ -6,8 +6,6 @@
 #include "proto/err.h"
 #include "proto/recording.h"
 
-#include <stdlib.h>
-#include <string.h>
 #include <zlib.h>
 
 static const uint8_t header_example[] = {

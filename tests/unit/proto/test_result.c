@@ -4,10 +4,6 @@
 
 #include "proto/err.h"
 #include "proto/result.h"
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define NONE ((double)NAN)
 

@@ -4,7 +4,6 @@
 #include "proto/err.h"
 #include "proto/metric.h"
 #include "proto/tensor.h"
-#include <string.h>
 
 TEST(names_come_back_as_themselves)
 {

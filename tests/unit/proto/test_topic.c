@@ -3,7 +3,6 @@
 
 #include "proto/err.h"
 #include "proto/header.h"
-#include <string.h>
 
 static struct header tensor_header(void)
 {

@@ -3,8 +3,6 @@
 
 #include "proto/utf8.h"
 
-#include <string.h>
-
 static void expect_taken(const char *text, size_t len, size_t taken, uint32_t code)
 {
     uint32_t found;

@@ -5,9 +5,6 @@
 #include "tests/unit/heap.h"
 #include "workers/measure.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define B 2
 #define H 3
 #define T 24

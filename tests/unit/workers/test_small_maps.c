@@ -4,9 +4,6 @@
 
 #include "workers/small_maps.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 /* Maps of `heads` heads, n x n, each cell 1 in the first half of the columns and 0 in the others.
  */
 static struct head_maps maps_of(uint32_t heads, uint32_t n)

@@ -7,8 +7,6 @@
 #include "proto/result.h"
 #include "clients/cli/base/out.h"
 
-#include <math.h>
-
 static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
                                          "p50",  "p90", "p99", "last", "count"};
 

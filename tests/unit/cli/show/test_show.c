@@ -5,9 +5,6 @@
 
 #include "clients/cli/show/internal.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 /* Tokens -----------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@
 #include "clients/cli/recording/internal.h"
 #include "clients/cli/source/source.h"
 
-#include <math.h>
 #include <unistd.h>
 #include <zip.h>
 

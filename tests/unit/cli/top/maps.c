@@ -3,10 +3,6 @@
 
 #include "clients/cli/top/internal.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 uint8_t maps_run[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
 const char *maps_module;
 

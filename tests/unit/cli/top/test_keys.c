@@ -4,8 +4,6 @@
 
 #include "clients/cli/top/internal.h"
 
-#include <string.h>
-
 static void press(struct model *model, const int *keys)
 {
     for (; *keys; keys++) {

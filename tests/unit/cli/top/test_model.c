@@ -3,9 +3,6 @@
  * becomes of answers that are late, short or of something else. */
 #include "tests/unit/cli/top/maps.h"
 
-#include <math.h>
-#include <string.h>
-
 static const char *place_of_row(const struct model *model, uint32_t row)
 {
     static char place[MODEL_PLACE_MAX];

@@ -5,10 +5,6 @@
 #include "clients/cli/top/internal.h"
 #include "proto/err.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 static struct screen screen;
 
 static int view_set_up(void **state)

@@ -9,10 +9,6 @@
 #include "config/rules.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define NONE       ((double)NAN)

@@ -6,8 +6,6 @@
 #include "tests/unit/daemon/alerts/trouble_fixture.h"
 #include "tests/unit/heap.h"
 
-#include <math.h>
-
 #define NONE ((double)NAN)
 
 static void give_entropy(struct trouble_fixture *f, double entropy)

@@ -5,10 +5,6 @@
 
 #include "tests/unit/daemon/alerts/trouble_fixture.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 #define NONE        ((double)NAN)
 #define WINDOWS_MAX 64
 #define RULES_TRIED 9

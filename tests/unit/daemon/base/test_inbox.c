@@ -5,8 +5,6 @@
 #include "daemon/base/inbox.h"
 
 #include <pthread.h>
-#include <stdbool.h>
-#include <stdlib.h>
 
 #define POSTERS 4
 #define NOTES   5000

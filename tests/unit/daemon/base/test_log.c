@@ -3,7 +3,6 @@
 
 #include "daemon/base/log.h"
 
-#include <string.h>
 #include <unistd.h>
 
 /* Runs log_event with stderr redirected, and gives what was written. */

@@ -5,8 +5,6 @@
 #include "daemon/base/zsock.h"
 
 #include <pthread.h>
-#include <stdbool.h>
-#include <string.h>
 #include <zmq.h>
 
 #define MESSAGES 20000

@@ -10,9 +10,6 @@
 #include "proto/err.h"
 #include "tests/unit/daemon/state/measured.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define HEADS   2

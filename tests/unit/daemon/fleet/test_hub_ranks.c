@@ -4,8 +4,6 @@
 
 #include "daemon/fleet/hub_internal.h"
 
-#include <stdlib.h>
-
 /* Windows of two rules have the same messages. */
 TEST(a_rank_is_odd_in_a_row_in_windows_of_one_rule)
 {

@@ -3,9 +3,6 @@
 #include "proto/err.h"
 #include "tests/unit/unit.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define TOP 200
 
 /* A set of numbers from 1 to TOP, plainly. */

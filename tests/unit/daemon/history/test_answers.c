@@ -7,11 +7,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/history/params.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 static struct past_window history_answers_window_of(const char *job, uint8_t run, uint32_t layer,
                                                     uint64_t last)
 {

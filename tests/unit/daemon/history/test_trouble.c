@@ -7,9 +7,6 @@
 
 #include "proto/err.h"
 
-#include <math.h>
-#include <stdlib.h>
-
 #define HEADS   3
 #define WINDOWS 150 /* 128 of them in chunks */
 

@@ -7,10 +7,6 @@
 #include "daemon/http/guard.h"
 #include "daemon/http/route.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define TOKEN "0123456789abcdef"
 
 TEST(addresses_localhost_and_listed_names_are_hosts)

@@ -7,11 +7,6 @@
 #include "daemon/http/metrics/text.h"
 #include "proto/result.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS 4
 
 static struct config config;

@@ -6,9 +6,6 @@
 #include "daemon/http/ring.h"
 
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define BOOT  0xab12u
 #define LARGE (UINT64_C(1) << 20)

@@ -11,8 +11,6 @@
 #include "tests/unit/heap.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 #include <zmq.h>
 
 #define CREDIT UINT64_C(65536)

@@ -5,9 +5,6 @@
 #include "proto/err.h"
 #include "daemon/ingest/plan.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 static struct config config;

@@ -7,10 +7,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/ingest/tap.h"
 
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <zmq.h>
 

@@ -5,9 +5,6 @@
 
 #include "proto/err.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 enum kind { WINDOW, KEEP, FORGET, ALERT, OUT };
 
 struct step {

@@ -3,11 +3,6 @@
 
 #include "tests/unit/daemon/run/fixture.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 static void run_fixture_put(void *data, const struct run *run, const char *topic, uint32_t track,
                             struct mpk_writer *writer, enum result_kind kind)
 {

@@ -9,10 +9,6 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/daemon/state/learned.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 static void save(struct run_fixture *f)
 {
     while (checkpoint_step(f->run)) {

@@ -11,8 +11,6 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/heap.h"
 
-#include <string.h>
-
 static int node_set_up(void **state)
 {
     stored_set_up(state);

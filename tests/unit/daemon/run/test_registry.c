@@ -5,9 +5,6 @@
 #include "daemon/run/queue.h"
 #include "daemon/run/registry.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define S UINT64_C(1000000000)
 
 struct registry_fixture {

@@ -13,9 +13,6 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/heap.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static void reliable_save(struct run_fixture *f)
 {
     while (checkpoint_step(f->run)) {

@@ -4,8 +4,6 @@
 
 #include "tests/unit/daemon/run/fixture.h"
 
-#include <stdlib.h>
-
 RUN_TEST(live_values_come_in_the_order_of_their_messages)
 {
     struct sample *first = fixture_make(f, 0, 0, 0), *second = fixture_make(f, 0, 0, 1);

@@ -4,8 +4,6 @@
 
 #include "daemon/run/track.h"
 
-#include <string.h>
-
 struct track_fixture {
     struct config config;
     struct state_budget budget;

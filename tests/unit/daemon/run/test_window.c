@@ -5,8 +5,6 @@
 #include "proto/err.h"
 #include "daemon/run/window.h"
 
-#include <stdlib.h>
-
 #define S UINT64_C(1000000000)
 
 struct window_fixture {

@@ -10,10 +10,6 @@
 #include "tests/unit/daemon/state/learned.h"
 #include "tests/unit/heap.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS   3
 #define ROWS    40 /* of a head in a window */
 #define WINDOWS 60

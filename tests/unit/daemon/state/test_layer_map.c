@@ -5,9 +5,6 @@
 #include "tests/unit/heap.h"
 #include "daemon/state/layer_state.h"
 
-#include <math.h>
-#include <string.h>
-
 static const uint16_t first_cells[] = {1, 2, 3, 4, 5, 6}, later_cells[] = {7};
 static const struct layer_map first_map = {20, 30, 2, 3, first_cells},
                               later_map = {1, 1, 1, 1, later_cells};

@@ -7,9 +7,6 @@
 #include "tests/unit/daemon/state/measured.h"
 
 #include <malloc.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define HEADS   3
 #define BUCKETS 24

@@ -8,9 +8,6 @@
 #include "workers/measure.h"
 #include "proto/mpk.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define EVERY    1000
 #define QK_MAX   512
 #define HEADS    6

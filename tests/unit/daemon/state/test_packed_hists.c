@@ -5,10 +5,6 @@
 #include "tests/unit/heap.h"
 #include "daemon/state/packed_hists.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 static struct packed_cursor test_packed_hists_begin(const struct packed_hists *packed)
 {
     return (struct packed_cursor){packed->bytes, packed->bytes + packed->size};

@@ -9,10 +9,6 @@
 #include "tests/unit/daemon/state/measured.h"
 #include "tests/unit/proto/support.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS    3
 #define BUCKETS  24
 #define MESSAGES 24

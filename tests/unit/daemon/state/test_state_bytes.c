@@ -6,11 +6,6 @@
 #include "daemon/state/layer_state.h"
 #include "daemon/state/state_message.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS   3
 #define BUCKETS 48
 #define TIME_NS UINT64_C(1700000000000000000)

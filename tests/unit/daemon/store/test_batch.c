@@ -6,8 +6,6 @@
 #include "tests/unit/heap.h"
 #include "daemon/store/internal.h"
 
-#include <string.h>
-
 static const uint8_t run_id[RUN_BYTES] = {1};
 static const struct store_run run = {"job", run_id, JOB_ACTIVE, 1, 2, 3, 4};
 

@@ -6,9 +6,6 @@
 
 #include "daemon/store/series.h"
 
-#include <math.h>
-#include <string.h>
-
 #define VARIANTS 4
 
 /* Series against summaries */

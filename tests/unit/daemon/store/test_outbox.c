@@ -10,9 +10,6 @@
 #include "tests/unit/heap.h"
 
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define HOUR UINT64_C(3600)

@@ -5,8 +5,6 @@
 #include "tests/unit/unit.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <stdio.h>
 
 static struct store_point point_of(const char *name, uint64_t step, double value)
 {

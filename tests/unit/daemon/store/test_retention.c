@@ -6,9 +6,6 @@
 
 #include "tests/unit/unit.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 /* `count` windows of layer 0, of which the older ones are in chunks. */

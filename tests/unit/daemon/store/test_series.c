@@ -4,10 +4,6 @@
 #include "proto/err.h"
 #include "daemon/store/series.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 static uint64_t store_series_next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;

@@ -9,11 +9,7 @@
 #include "daemon/store/series.h"
 #include "daemon/store/store_internal.h"
 
-#include <math.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

@@ -4,9 +4,6 @@
 #include "proto/err.h"
 #include "tests/unit/heap.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static struct attention across_map_of(const void *weights, uint32_t heads, uint32_t queries,
                                       uint32_t keys)
 {

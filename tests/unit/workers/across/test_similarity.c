@@ -4,9 +4,6 @@
 #include "tests/unit/heap.h"
 #include "workers/across/similarity.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define LN2 0.693147180559945309
 
 static struct attention similarity_map_of(const void *weights, uint32_t heads, uint32_t queries,

@@ -2,8 +2,6 @@
 #include "tests/unit/unit.h"
 #include "workers/base/attention.h"
 
-#include <string.h>
-
 /* The valid keys of a row as text, one digit per key. */
 static void assert_keys(const struct attention *a, uint32_t b, uint32_t i, const char *want)
 {

@@ -3,8 +3,6 @@
 #include "proto/err.h"
 #include "workers/base/isa.h"
 
-#include <string.h>
-
 static int test_isa_parse(const char *name, enum isa *ret_isa)
 {
     return isa_parse(name, strlen(name), ret_isa);

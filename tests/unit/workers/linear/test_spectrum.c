@@ -6,7 +6,6 @@
 #include "workers/linear/spectrum_kernel.h"
 
 #include <pthread.h>
-#include <string.h>
 
 #define SIZE_MAX_TEST 40
 

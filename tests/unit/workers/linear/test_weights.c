@@ -4,8 +4,6 @@
 #include "tests/unit/heap.h"
 #include "workers/linear/weights.h"
 
-#include <string.h>
-
 #define DIM 4 /* two heads of two, two kv heads unless said */
 
 static struct projection_matrix weights_matrix_of(const double *data, uint32_t out, uint32_t in)

@@ -7,8 +7,6 @@
 #include "tests/unit/heap.h"
 
 #include <float.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { B = 2, H = 3, QUERIES = 70, KEYS = 2200 };
 

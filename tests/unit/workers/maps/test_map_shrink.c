@@ -4,11 +4,6 @@
 
 #include "workers/maps/map_shrink.h"
 
-#include <math.h>
-#include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
-
 /* The mean of the finite entries with floor(r R / n) <= i < floor((r + 1) R / n), and columns
  * alike. */
 static double mean_in(const float *cells, uint32_t R, uint32_t C, uint32_t n, uint32_t m,

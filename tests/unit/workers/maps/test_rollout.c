@@ -4,8 +4,6 @@
 
 #include "workers/maps/rollout.h"
 
-#include <string.h>
-
 enum { N = 9 };
 
 static void identity(uint32_t n, double *matrix)

@@ -6,9 +6,6 @@
 #include "workers/across/ref.h"
 #include "workers/qk/qk.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define BATCH   2
 #define HEADS   4
 #define KV      2

@@ -5,10 +5,6 @@
 #include "proto/err.h"
 #include "tests/unit/heap.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define T 16
 
 struct numbers {

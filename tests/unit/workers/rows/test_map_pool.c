@@ -7,9 +7,6 @@
 #include "tests/unit/heap.h"
 #include "workers/rows/map_pool.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define B       2
 #define H       3
 #define QUERIES 200

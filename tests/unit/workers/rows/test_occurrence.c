@@ -2,8 +2,6 @@
 #include "tests/unit/unit.h"
 #include "workers/rows/occurrence.h"
 
-#include <string.h>
-
 #define N 600
 
 /* By looking at all earlier positions. */

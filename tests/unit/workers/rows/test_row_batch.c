@@ -6,9 +6,6 @@
 #include "tests/unit/heap.h"
 #include "workers/rows/row_batch.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS 3
 #define ROWS  5000 /* more than are kept at once */
 

@@ -4,9 +4,6 @@
 #include "proto/err.h"
 #include "tests/unit/heap.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define KEY_MAX 2561
 #define VALUES  5000
 

@@ -6,9 +6,6 @@
 #include "workers/stats/hist_pair.h"
 #include "workers/stats/hist_sum.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static uint8_t bytes[1 << 16];
 
 static void hist_sum_assert_same_hist(const struct hist *a, const struct hist *b)
