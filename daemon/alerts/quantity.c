@@ -34,7 +34,7 @@ static double saturated_entropy(const struct summary_result *summary, uint32_t h
     return isnan(entropy) || sharp ? entropy : 1;
 }
 
-/* Of most heads at once it is the layer's trouble, and told once. */
+/* Saturation of most heads is the trouble of the layer, which is told once. */
 static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
 {
     uint32_t saturated = 0;
