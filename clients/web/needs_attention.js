@@ -114,11 +114,19 @@ export class NeedsAttention {
     }
 
     wellText() {
-        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}.`;
+        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}${this.checksText()}.`;
         if (this.rules.length === 0) return "No rule is in force: alerts are switched off, or none is of this job.";
         return this.isEnded()
             ? "Rules judge windows, and the run ended without one."
             : "Rules judge windows, and the first one has not closed yet.";
+    }
+
+    /** Which rules have had a number to judge: ": 14 checks passed", "; 3 not measured: ...". */
+    checksText() {
+        const { judged, unjudged = [] } = this.found.checks ?? {};
+        if (!judged) return "";
+        const missing = unjudged.length ? `; ${unjudged.length} not measured: ${unjudged.join(", ")}` : "";
+        return `: ${judged} checks passed${missing}`;
     }
 
     /** Where the past is shown: what there is at the newest step, or that the past is not known. */

@@ -74,7 +74,7 @@ void alert_cells_free(struct alert_cells *cells)
 {
     free(cells->cell);
     free(cells->past);
-    *cells = (struct alert_cells){.applies = cells->applies};
+    *cells = (struct alert_cells){.applies = cells->applies, .judged = cells->judged};
 }
 
 int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count)
@@ -165,6 +165,7 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     double x = isnan(value) ? value : compared(rule, cells, index, value);
     bool below = rule->condition == RULE_BELOW;
     cell->fresh = !isnan(x);
+    cells->judged = cells->judged || !isnan(value);
     if (!cell->fresh) {
         return;
     }

@@ -24,6 +24,7 @@ struct alert_cell {
 /* The state of a rule for one layer (or for the run), head by head or as a whole. */
 struct alert_cells {
     bool applies;
+    bool judged;             /* has had a number */
     uint32_t count;          /* 0 = nothing yet */
     struct alert_cell *cell; /* [count], owned */
     double *past;            /* [count][rule.within], owned; values before, NULL unless a rate */

@@ -41,7 +41,7 @@ def saturated(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
 
 
 def sharpening(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
-    factor(model.attentions()[fault.place][3], fault.head, min(1.15 ** age, 100.0))
+    factor(model.attentions()[fault.place][3], fault.head, min(1.3 ** age, 100.0))
 
 
 def uniform(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
@@ -118,15 +118,15 @@ KINDS: Dict[str, Kind] = {
     "future": Kind(future, "looks_ahead", of_head=False, decoders=True),
     "twins": Kind(twins, "head_twins", multihead=True),
     "sink_takeover": Kind(sink_takeover, "sink_takeover", of_head=False, everywhere=True),
-    "never_learned": Kind(never_learned, "never_learned", of_head=False, from_start=True),
+    "never_learned": Kind(never_learned, "never_learned", of_head=False, from_start=True, unbounded=True),
 }
 
 
 def plant(kind: str, model: Model, steps: int, seed: int) -> Optional[Fault]:
     """A fault of this kind at a random place; None when the model has no such place."""
     chosen, how = random.Random(f"{kind} {seed}"), KINDS[kind]
-    places = [i for i, (stack, _, site, attention) in enumerate(model.attentions())
-              if (not how.decoders or (stack == "decoder" and site == "self"))
+    places = [i for i, (stack, layer, site, attention) in enumerate(model.attentions())
+              if not (how.from_start and layer == 0) and (not how.decoders or (stack == "decoder" and site == "self"))
               and (not how.multihead or attention.heads == attention.kv_heads)]
     if not places or (how.decoders and len(places) < 2) or (how.unbounded and model.shape.qk_norm):
         return None

@@ -47,7 +47,7 @@ class Attention(nn.Module):
             q = q * self.q_factor
         if self.shared:
             one = math.sqrt(self.shared / math.sqrt(self.dim))
-            q, k = q + one, k + one
+            q, k = (x - x.mean(-1, keepdim=True) + one for x in (q, k))
         if self.sink:
             common = torch.ones_like(k[:, :, :1])
             q, k = q - q.mean(-1, keepdim=True) + 1, torch.cat([k[:, :, :1] + self.sink / math.sqrt(self.dim) * common, k[:, :, 1:]], 2)
