@@ -353,21 +353,12 @@ void alerts_each(struct alerts *alerts, const struct alert_sink *sink)
     each(alerts, tell_firing, sink);
 }
 
-static bool has_judged(const struct alerts *alerts, uint32_t index)
-{
-    bool judged = alerts->whole->cells[index].judged;
-    for (struct alert_layer *layer = alerts->layers; layer && !judged; layer = layer->hh.next) {
-        judged = layer->cells[index].judged;
-    }
-    return judged;
-}
-
 uint32_t alerts_unjudged(const struct alerts *alerts,
                          void (*visit)(void *data, const struct rule *rule), void *data)
 {
     uint32_t judged = 0;
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        if (has_judged(alerts, i)) {
+        if (alerts_has_judged(alerts, i)) {
             judged++;
         } else {
             visit(data, alerts->rules[i]);

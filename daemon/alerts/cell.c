@@ -115,6 +115,9 @@ void alerts_forget(struct alerts *alerts)
         free(layer);
     }
     free_layer_cells(alerts, alerts->whole);
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        alerts->whole->cells[i].judged = false;
+    }
     memset(alerts->gathered, 0, sizeof alerts->gathered);
     alerts->origin = alerts->found = (struct alert_origin){.share = 0};
     alerts->focus = alerts->focus_now = 0;
@@ -181,4 +184,13 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     }
     cell->told = cell->told && !(cell->at_end && cell->firing); /* the run goes on: told anew */
     cell->at_end = false;
+}
+
+bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
+{
+    bool judged = alerts->whole->cells[index].judged;
+    for (struct alert_layer *layer = alerts->layers; layer && !judged; layer = layer->hh.next) {
+        judged = layer->cells[index].judged;
+    }
+    return judged;
 }

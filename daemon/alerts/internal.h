@@ -102,6 +102,9 @@ void alert_cells_free(struct alert_cells *cells);
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value);
 
+/* Whether a rule has had a number of this run to judge; kept in `whole` over restarts. */
+bool alerts_has_judged(const struct alerts *alerts, uint32_t index);
+
 /* The rule in force with this name and meaning; rule_count when there is none. */
 uint32_t alert_find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash);
 /* Numbers in the binaries of checkpoints: 8 bytes, little-endian. */

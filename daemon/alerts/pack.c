@@ -2,7 +2,7 @@
 /* alerts_pack: packs the state of alerts for checkpoints.
  *
  *   {v: 1, run: bin16, epoch, step, time_ns,
- *    rules: [{name, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
+ *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
  *    focus: [the model's, [[layer, bin: kept and before of each head, f32]...]], causal,
  *    origin: [layer, head + 1, share]}
  *
@@ -157,8 +157,9 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
     for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         places += is_worth_keeping(&layer->cells[index]);
     }
-    mpk_put_map(writer, 3);
+    mpk_put_map(writer, 4);
     mpk_pair_str(writer, "name", rule->name);
+    mpk_pair_bool(writer, "judged", alerts_has_judged(alerts, index));
     mpk_pair_u64(writer, "hash", rule_hash(rule));
     mpk_put_str(writer, "places");
     mpk_put_array(writer, places);
@@ -417,6 +418,10 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
         return ERR_STORE_FORMAT;
     }
     uint32_t index = alert_find_rule(alerts, name, hash);
+    const msgpack_object *judged = mpk_find(map, "judged"); /* not in those of an older attnd */
+    if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
+        alerts->whole->cells[index].judged = judged->via.boolean;
+    }
     for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {
         code = get_place(alerts, index, &places->ptr[i]);
     }

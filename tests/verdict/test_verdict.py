@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+"""One training of each fault and two healthy ones, judged as runs.py judges many; README.md has the table of those."""
+import pytest
+
+pytest.importorskip("torch")
+import runs  # noqa: E402
+
+SEED = 7
+
+
+def test_each_fault_is_named_first_at_its_head_and_healthy_runs_have_no_alert(capsys):
+    with capsys.disabled():
+        lines = runs.run_all(range(SEED, SEED + 1), ["healthy", *runs.KINDS], runs.STEPS)
+        print("\n".join(runs.table(lines)))
+    assert [line["job"] for line in lines if line["false"]] == [], "alerts where nothing is wrong"
+    sick = [line for line in lines if line["kind"] != "healthy"]
+    assert len(sick) == len(runs.KINDS) and not any(line["green"] for line in sick)
+    assert [line["job"] for line in sick if not line["right"]] == []
