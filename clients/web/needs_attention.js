@@ -8,7 +8,7 @@ import { h, headName, layerName, number, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { loadGrid, seriesOf, windowAt } from "./grid.js";
 import { link } from "./router.js";
-import { comparedText, conditionText, isOnAxis, whyNode } from "./rules.js";
+import { comparedText, conditionText, isOnAxis, shownBy, whyNode } from "./rules.js";
 import { isOver } from "./run_text.js";
 import { groupsOf, sinceText } from "./trouble.js";
 import { fleetTrouble } from "./view_fleet.js";
@@ -149,7 +149,7 @@ export class NeedsAttention {
             past = this.found.isPast ? (count === 1 ? "was" : "were") : count === 1 ? "is" : "are",
             theirs = count === 1 ? "its layer" : "their layers",
             text = `Watched: ${heads(count)} beyond a bound that ${theirs} as a whole ${past} within`,
-            who = (head) => h("a", { href: this.to("head", head, head.metric) }, headName(head, head.head));
+            who = (head) => h("a", { href: this.to("head", head, shownBy(head.metric)) }, headName(head, head.head));
         if (count <= WATCHED)
             return h("p", { class: "soft" }, text, own.length ? ": " : "", ...own.flatMap((head, i) => [i ? ", " : "", who(head)]));
         const entries = own.map((head) => h("li", {}, who(head), head.value === undefined ? "" : [" ", ...this.whatNodes(head)]));
@@ -236,7 +236,7 @@ export class NeedsAttention {
         return h(
             "li",
             {},
-            h("a", { class: "who", href: this.to("head", head, head.metric) }, headName(head, head.head)),
+            h("a", { class: "who", href: this.to("head", head, shownBy(head.metric)) }, headName(head, head.head)),
             what,
             line,
             h("span", { class: "soft" }, sinceText(head)),

@@ -6,6 +6,18 @@ import { h, layerName, number } from "./dom.js";
 /** Rules that apply to a job; [] when attnd cannot say. */
 export const loadRules = (job) => find("rules", { job }).then((rules) => rules ?? [], () => []);
 
+/** The metric that shows a number of a head which only rules have. */
+const SHOWN_BY = {
+    saturated_entropy: "entropy_sans_first",
+    saturated_alone: "entropy_sans_first",
+    lost_focus: "entropy_normalized",
+    written_share: "wv_wo.spectral_norm",
+    twin_correlation: "wq.correlation_max",
+};
+
+/** The metric that shows what a rule judges. */
+export const shownBy = (metric) => SHOWN_BY[metric] ?? metric;
+
 /** Statistics of a window that stand on the axis of the metric itself. */
 const OF_VALUES = new Set(["mean", "min", "max", "p10", "p50", "p90", "p99", "last"]);
 

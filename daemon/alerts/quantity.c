@@ -15,8 +15,8 @@
 #define SPREAD_SATURATED 12.0
 /* Where logits are not known: below the entropy of healthy sharp heads but the sharpest. */
 #define ENTROPY_SATURATED 0.1
-/* A smaller focus is what random matrices have. */
-#define FOCUS_LEARNED 0.03
+/* Random matrices have half of it, and layers that a model does not need lose even that. */
+#define FOCUS_LEARNED 0.06
 /* A layer can have been left behind once another one has this. */
 #define FOCUS_OF_OTHERS 0.1
 
