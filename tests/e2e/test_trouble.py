@@ -195,7 +195,7 @@ def unsound(rows_of_head_0):
 
 
 def test_heads_with_unsound_rows_are_named_and_one_without_a_sound_row_is_the_worst():
-    rule = "  mine: {metric: entropy_normalized, each: head, below: 0.1, for: 1, severity: critical}\n"
+    rule = "  mine: {metric: entropy_normalized, each: head, below: 0.1, for: 1, severity: critical}\n  first_invalid: {enabled: false}\n"
     attnd = Attnd(*SETTINGS, config="rules:\n" + rule)
     trainer = Trainer(attnd, "gpt")
     for step in range(6):
