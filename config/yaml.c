@@ -276,8 +276,9 @@ static bool is_key(const char *section, const char *name)
 }
 
 /* In a pattern of jobs a key of plan is written plan.every. */
-static int yaml_read_key(struct reader *reader, const struct body *body, struct node *name)
+static int yaml_read_key(struct reader *reader, void *data, struct node *name)
 {
+    const struct body *body = data;
     static const char prefix[] = "plan.";
     size_t length = strlen(prefix);
     if (body->takes_plan && is_key("plan", name->text) && !is_key(body->section, name->text)) {
@@ -295,7 +296,12 @@ static int yaml_read_key(struct reader *reader, const struct body *body, struct 
     return read_plain_key(reader, &plan, name);
 }
 
-static int read_keys(struct reader *reader, const struct body *body)
+/* Reads a name's mapping, or more of it. */
+typedef int name_reader(struct reader *reader, void *data, struct node *name);
+
+/* Names up to the end of their mapping, each by `read`. `what` says what they are the names of. */
+static int read_names(struct reader *reader, const char *label, const char *what, name_reader *read,
+                      void *data)
 {
     for (;;) {
         struct node name;
@@ -307,59 +313,54 @@ static int read_keys(struct reader *reader, const struct body *body)
         }
         if (name.kind != NODE_SCALAR) {
             return config_error(reader->reterr, at_line(reader, name.line),
-                                "%s: expected the name of a key, found a %s", body->label,
+                                "%s%sexpected %s, found a %s", label, *label ? ": " : "", what,
                                 kind_name(&name));
         }
-        if (yaml_read_key(reader, body, &name) != 0) {
+        if (read(reader, data, &name) != 0) {
             return -1;
         }
     }
 }
 
-/* Opens the mapping that belongs to a name; an empty value counts as an empty mapping. */
-static int open_body(struct reader *reader, const char *label, const struct node *name,
-                     bool *ret_empty)
+/* The mapping that belongs to a name; an empty value counts as an empty mapping. */
+static int read_body(struct reader *reader, const struct node *name, const char *label,
+                     const char *what, name_reader *read, void *data)
 {
     struct node node;
     if (yaml_next(reader, &node) != 0) {
         return -1;
     }
-    *ret_empty = node.kind == NODE_SCALAR && node.empty;
-    if (*ret_empty || node.kind == NODE_MAP) {
+    if (node.kind == NODE_SCALAR && node.empty) {
         return 0;
     }
-    return config_error(reader->reterr, at_line(reader, name->line),
-                        "%s: expected lines of `key: value`, found a %s", label, kind_name(&node));
+    if (node.kind != NODE_MAP) {
+        return config_error(reader->reterr, at_line(reader, name->line),
+                            "%s: expected lines of `key: value`, found a %s", label,
+                            kind_name(&node));
+    }
+    return read_names(reader, label, what, read, data);
 }
 
 /* The section `jobs`: patterns of names, each with keys of `metrics` and `plan`. */
-static int yaml_read_job(struct reader *reader, const struct node *name)
+static int yaml_read_job(struct reader *reader, void *data, struct node *name)
 {
     struct job_rule *rule;
-    bool empty;
-    if (name->kind != NODE_SCALAR) {
-        return config_error(reader->reterr, at_line(reader, name->line),
-                            "jobs: expected a pattern of job names, found a %s", kind_name(name));
-    }
+    (void)data;
     if (jobs_add(&reader->staged.jobs, name->text, at_line(reader, name->line), reader->reterr,
-                 &rule) != 0 ||
-        open_body(reader, rule->label, name, &empty) != 0) {
+                 &rule) != 0) {
         return -1;
     }
     struct body body = {"metrics", rule->label, &rule->values, rule->key_line, true};
-    return empty ? 0 : read_keys(reader, &body);
+    return read_body(reader, name, rule->label, "the name of a key", yaml_read_key, &body);
 }
 
 /* The section `rules`: names of rules, each with keys of a rule. */
-static int read_rule_key(struct reader *reader, struct rule_draft *draft, const struct node *name)
+static int read_rule_key(struct reader *reader, void *data, struct node *name)
 {
+    struct rule_draft *draft = data;
     struct origin origin = at_line(reader, name->line);
     enum rule_key key;
     struct node value;
-    if (name->kind != NODE_SCALAR) {
-        return config_error(reader->reterr, origin, "%s: expected the name of a key, found a %s",
-                            draft->label, kind_name(name));
-    }
     if (rules_find_key(draft, name->text, origin, reader->reterr, &key) != 0 ||
         yaml_next(reader, &value) != 0) {
         return -1;
@@ -371,118 +372,57 @@ static int read_rule_key(struct reader *reader, struct rule_draft *draft, const 
     return rules_put(draft, key, value.text, origin, reader->reterr);
 }
 
-static int read_rule(struct reader *reader, const struct node *name)
+static int read_rule(struct reader *reader, void *data, struct node *name)
 {
     struct rule_draft draft;
-    bool empty;
-    if (name->kind != NODE_SCALAR) {
-        return config_error(reader->reterr, at_line(reader, name->line),
-                            "rules: expected the name of a rule, found a %s", kind_name(name));
-    }
+    (void)data;
     if (rules_begin(reader->staged.rules, name->text, at_line(reader, name->line), reader->reterr,
                     &draft) != 0 ||
-        open_body(reader, draft.label, name, &empty) != 0) {
+        read_body(reader, name, draft.label, "the name of a key", read_rule_key, &draft) != 0) {
         return -1;
-    }
-    while (!empty) {
-        struct node key;
-        if (yaml_next(reader, &key) != 0) {
-            return -1;
-        }
-        empty = key.kind == NODE_END;
-        if (!empty && read_rule_key(reader, &draft, &key) != 0) {
-            return -1;
-        }
     }
     return rules_end(reader->staged.rules, &draft, reader->reterr);
 }
 
-/* The body of `jobs` or `rules`: names, each read by `read`. */
-static int read_named(struct reader *reader, const struct node *section, size_t *line,
-                      int (*read)(struct reader *reader, const struct node *name))
+/* Refuses a section that is there already. */
+static int begin_section(struct reader *reader, const struct node *section, size_t *line)
 {
-    bool empty;
     if (*line) {
         return config_error(reader->reterr, at_line(reader, section->line),
                             "%s: section given twice (first on line %zu)", section->text, *line);
     }
     *line = section->line;
-    if (open_body(reader, section->text, section, &empty) != 0) {
-        return -1;
-    }
-    while (!empty) {
-        struct node name;
-        if (yaml_next(reader, &name) != 0) {
-            return -1;
-        }
-        empty = name.kind == NODE_END;
-        if (!empty && read(reader, &name) != 0) {
-            return -1;
-        }
-    }
     return 0;
 }
 
-static int read_rules(struct reader *reader, const struct node *section)
-{
-    if (!reader->staged.rules) {
-        reader->staged.rules = rules_new();
-    }
-    if (!reader->staged.rules) {
-        return config_error(reader->reterr, at_line(reader, section->line), "out of memory");
-    }
-    return read_named(reader, section, &reader->rules_line, read_rule);
-}
-
 /* A section whose keys are all left out or commented is nothing wrong. */
-static int read_section(struct reader *reader, const struct node *name)
+static int read_section(struct reader *reader, void *data, struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
     struct body top = {"", "", &reader->staged, reader->key_line, false};
-    bool empty;
+    (void)data;
     if (strcmp(name->text, "jobs") == 0) {
-        return read_named(reader, name, &reader->jobs_line, yaml_read_job);
+        return begin_section(reader, name, &reader->jobs_line) != 0
+                   ? -1
+                   : read_body(reader, name, "jobs", "a pattern of job names", yaml_read_job, NULL);
     }
     if (strcmp(name->text, "rules") == 0) {
-        return read_rules(reader, name);
+        if (!reader->staged.rules && !(reader->staged.rules = rules_new())) {
+            return config_error(reader->reterr, origin, "out of memory");
+        }
+        return begin_section(reader, name, &reader->rules_line) != 0
+                   ? -1
+                   : read_body(reader, name, "rules", "the name of a rule", read_rule, NULL);
     }
     if (config_find_top(name->text) >= 0) {
         return read_plain_key(reader, &top, name);
     }
     int first = config_find_section(name->text, origin, reader->reterr);
-    if (first < 0) {
+    if (first < 0 || begin_section(reader, name, &reader->section_line[first]) != 0) {
         return -1;
     }
-    if (reader->section_line[first]) {
-        return config_error(reader->reterr, origin, "%s: section given twice (first on line %zu)",
-                            name->text, reader->section_line[first]);
-    }
-    reader->section_line[first] = name->line;
     struct body body = {name->text, name->text, &reader->staged, reader->key_line, false};
-    if (open_body(reader, name->text, name, &empty) != 0) {
-        return -1;
-    }
-    return empty ? 0 : read_keys(reader, &body);
-}
-
-static int read_sections(struct reader *reader)
-{
-    for (;;) {
-        struct node name;
-        if (yaml_next(reader, &name) != 0) {
-            return -1;
-        }
-        if (name.kind == NODE_END) {
-            return 0;
-        }
-        if (name.kind != NODE_SCALAR) {
-            return config_error(reader->reterr, at_line(reader, name.line),
-                                "expected the name of a section, found a %s", kind_name(&name));
-        }
-        if (read_section(reader, &name) != 0) {
-            return -1;
-        }
-    }
+    return read_body(reader, name, name->text, "the name of a key", yaml_read_key, &body);
 }
 
 static int read_document(struct reader *reader)
@@ -498,7 +438,7 @@ static int read_document(struct reader *reader)
         return config_error(reader->reterr, at_line(reader, node.line),
                             "expected sections such as `ingest:`, found a %s", kind_name(&node));
     }
-    return read_sections(reader);
+    return read_names(reader, "", "the name of a section", read_section, NULL);
 }
 
 /* stream start, then nothing or one document (start, node, end), then stream end */

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Start and stop. A message's way through the daemon is in messages.c, timers are in rounds.c.
+/* Start and stop. A message's way through the daemon is in messages.c, timers are in ticks.c
+ * and rounds.c.
  *
  * Stopping: SIGTERM -> ingest drains its socket and posts NOTE_STOPPED; when that is here and
- * nothing is in flight, or shutdown.timeout has passed, open windows are shown as partial, the
- * handles are closed and uv_run returns. Sockets may linger a second for slow subscribers. */
+ * nothing is in flight, or shutdown.timeout has passed, the loop stops. Open windows are shown as
+ * partial then, and the loop runs until all handles are closed. Sockets may linger a second for
+ * slow subscribers. */
 #include "daemon/daemon.h"
 
 #include "daemon/accept.h"
@@ -110,21 +112,11 @@ static void daemon_finish(struct daemon *daemon)
     uv_unref((uv_handle_t *)&daemon->inbox.wake);
 }
 
-void daemon_finish_if_drained(struct daemon *daemon)
-{
-    if (!daemon->ingest_stopped || inbox_depth(&daemon->inbox) > 0 || daemon->in_flight > 0 ||
-        daemon->ready || daemon->finished) {
-        return;
-    }
-    daemon->drained = true;
-    daemon_finish(daemon);
-}
-
 static void on_deadline(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
     log_event(LOG_WARNING, "stop_timed_out", LOG_NUM("in_flight", daemon->in_flight));
-    daemon_finish(daemon);
+    uv_stop(&daemon->loop);
 }
 
 /* `key` and `why` are for the log. */
@@ -152,18 +144,6 @@ static void daemon_on_idle(void *data)
     if (!daemon->stopping) {
         begin_stop(daemon, "reason", "idle");
     }
-}
-
-/* The trainers hear of it from the ingest thread. */
-int daemon_announce_plans(void *data)
-{
-    struct daemon *daemon = data;
-    struct plan_prefixes *prefixes = plans_prefixes(daemon->plans);
-    if (!prefixes) {
-        return ERR_MEMORY;
-    }
-    ingest_subscribe(daemon->ingest, &prefixes);
-    return 0;
 }
 
 /* Cuts readers off that may no longer read; what comes in is judged as it comes. */
@@ -206,8 +186,8 @@ static void daemon_reload_config(struct daemon *daemon)
     if (taken) {
         atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     }
-    rounds_limit_costs(daemon);
-    if (taken && daemon_announce_plans(daemon) != 0) {
+    ticks_limit_costs(daemon);
+    if (taken && ticks_announce_plans(daemon) != 0) {
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
     }
 }
@@ -265,7 +245,7 @@ static int daemon_open_loop(struct daemon *daemon, char *reterr)
     uv_idle_init(&daemon->loop, &daemon->turns);
     daemon->turns.data = daemon;
     daemon->ready_last = &daemon->ready;
-    rc = inbox_init(&daemon->inbox, &daemon->loop, messages_on_note, daemon);
+    rc = inbox_init(&daemon->inbox, &daemon->loop, ticks_on_note, daemon);
     if (rc != 0) {
         return daemon_fail(reterr, "create the event loop", uv_strerror(rc));
     }
@@ -362,7 +342,7 @@ static int open_control(struct daemon *daemon, char *reterr)
         .fleet = daemon->fleet,
         .plans = daemon->plans,
         .plan_config = &daemon->reload.plans,
-        .plans_changed = daemon_announce_plans,
+        .plans_changed = ticks_announce_plans,
         .started_ns = daemon->started_ns,
         .bytes_in_flight = view_bytes,
         .messages_in_flight = view_messages,
@@ -635,8 +615,10 @@ void daemon_run(struct daemon *daemon)
                   LOG_STR("detail", "everybody who reaches its TCP sockets may send, read and "
                                     "change plans: there is no access control"));
     }
-    rounds_start(daemon); /* for runs that came back */
+    ticks_start(daemon); /* for runs that came back */
     begin_service(daemon);
+    uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    daemon_finish(daemon);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     log_stopped(daemon);
     if (daemon->drained) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The daemon and its parts on the loop thread: daemon.c starts and stops it, messages.c is the way
- * of messages through it, rounds.c is what it does on timers. */
+/* The daemon and its parts on the loop thread: daemon.c starts and stops it, ticks.c is what
+ * comes to it, messages.c the way of messages through it, rounds.c saves. */
 #ifndef DAEMON_INTERNAL_H
 #define DAEMON_INTERNAL_H
 
@@ -73,21 +73,17 @@ struct daemon {
 
 /* A daemon apart: without sockets, history, HTTP and service manager. Returns as daemon_new. */
 int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, char *reterr);
-/* Ends the loop when ingest has stopped and no message is in flight. */
-void daemon_finish_if_drained(struct daemon *daemon);
 
-/* Tells trainers of their plans. `data` is the daemon. Returns 0 or ERR_MEMORY. */
-int daemon_announce_plans(void *data);
-
-/* The reader of the inbox; `data` is the daemon. */
-void messages_on_note(void *data, struct note *note);
+/* A message that has come, and one whose work has ended. */
+void messages_on_arrived(struct daemon *daemon, struct message *message);
+void messages_on_done(struct daemon *daemon, struct message *message);
+/* Stops the loop when ingest has stopped and no message is in flight. */
+void messages_stop_if_drained(struct daemon *daemon);
 /* Takes the messages of all runs that are computed, also behind others that are not. */
 void messages_take_finished(struct daemon *daemon);
 /* Accounts for the parts of matrices that runs have given up, and goes on with messages that have
  * waited for others long enough. */
 void messages_give_up(struct daemon *daemon);
-/* The time as messages see it: while some wait in the inbox it is not later than these. */
-uint64_t messages_now_ns(struct daemon *daemon);
 /* Answers promises that nobody keeps any more. */
 void messages_settle_promises(void *data, struct promises *promises);
 /* The sink of all runs: HTTP, subscribers, and receivers of alerts. */
@@ -100,16 +96,23 @@ bool messages_recall(void *data, const struct run *run, const char *topic, uint3
 /* News of a run from the hub: takes them over, and gives them back to it (fleet_merged). */
 void merging_take(struct daemon *daemon, struct merged *merged);
 
+/* The reader of the inbox; `data` is the daemon. */
+void ticks_on_note(void *data, struct note *note);
 /* Ticks and checkpoints begin, if they do not go on already. */
+void ticks_start(struct daemon *daemon);
+/* Lengthens default plans that cost more than plan.cost_max, and tells trainers when that changes
+ * something. */
+void ticks_limit_costs(struct daemon *daemon);
+/* Tells trainers of their plans. `data` is the daemon. Returns 0 or ERR_MEMORY. */
+int ticks_announce_plans(void *data);
+
+/* Checkpoints begin, if they do not go on already. */
 void rounds_start(struct daemon *daemon);
 /* So many bytes wait to be acknowledged, when what they changed is saved. */
 void rounds_promise(struct daemon *daemon, uint64_t bytes);
 /* Whether the next round is due: `since_ns` after the one before, which took `cost_ns` of processor
  * time; rounds have this period when nothing is promised. */
 bool rounds_is_due(uint64_t since_ns, uint64_t cost_ns, uint64_t promised, uint64_t period_ns);
-/* Lengthens default plans that cost more than plan.cost_max, and tells trainers when that changes
- * something. */
-void rounds_limit_costs(struct daemon *daemon);
 /* Saves everything, waiting for the disk until the deadline at most. */
 void rounds_save_all(struct daemon *daemon, uint64_t deadline_ns);
 

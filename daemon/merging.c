@@ -115,7 +115,6 @@ static int merging_take_run(struct daemon *daemon, struct merged *merged)
     if (code) {
         return code;
     }
-    rounds_start(daemon);
     struct track *track = merged->has_window ? merging_find_track(run, merged) : NULL;
     if (track) {
         code = closing_merged(run, track, merged, now_ns);

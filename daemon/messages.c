@@ -22,11 +22,6 @@
 #define TURN_NS  UINT64_C(1000000)
 #define ROUND_NS UINT64_C(10000000)
 
-uint64_t messages_now_ns(struct daemon *daemon)
-{
-    return inbox_depth(&daemon->inbox) > 0 ? daemon->inbox.oldest_ns : clock_monotonic_ns();
-}
-
 /* Nothing is kept of it, or its run could not be had, or the other parts of its matrices: its
  * sender hears so now. */
 static void messages_answer(struct daemon *daemon, struct message *message)
@@ -143,7 +138,7 @@ static bool messages_take(struct daemon *daemon, struct run *run, uint64_t until
             continue;
         }
         if (whole) {
-            queue_join(run, message, messages_now_ns(daemon));
+            queue_join(run, message, inbox_now_ns(&daemon->inbox));
         }
         messages_account(daemon, message);
     }
@@ -183,7 +178,7 @@ static void messages_settle(struct daemon *daemon, struct message *message)
     struct run *run = message->run;
     bool uncomputed = !message->code && message->header.in_parts;
     if (message->detached) {
-        queue_join(run, message, messages_now_ns(daemon));
+        queue_join(run, message, inbox_now_ns(&daemon->inbox));
         messages_account(daemon, message);
     } else if (message != run->queue && !uncomputed) {
         /* it has to wait for its turn: its numbers are enough */
@@ -200,12 +195,22 @@ static void messages_release(void *data, struct run *run)
 {
     struct daemon *daemon = data;
     struct message *message;
-    while ((message = hold_take(run, messages_now_ns(daemon)))) {
+    while ((message = hold_take(run, inbox_now_ns(&daemon->inbox)))) {
         tap_message(daemon->tap, message);
-        bool compute = queue_put(run, message, messages_now_ns(daemon));
+        bool compute = queue_put(run, message, inbox_now_ns(&daemon->inbox));
         if (!compute || !messages_compute(daemon, message)) {
             messages_settle(daemon, message);
         }
+    }
+}
+
+void messages_stop_if_drained(struct daemon *daemon)
+{
+    if (daemon->ingest_stopped && inbox_depth(&daemon->inbox) == 0 && daemon->in_flight == 0 &&
+        !daemon->ready) {
+        daemon->drained = true;
+        uv_timer_stop(&daemon->deadline);
+        uv_stop(&daemon->loop);
     }
 }
 
@@ -224,14 +229,13 @@ static void messages_on_turn(uv_idle_t *turns)
         uv_idle_stop(turns);
     }
     control_settle(daemon->control);
-    daemon_finish_if_drained(daemon);
+    messages_stop_if_drained(daemon);
 }
 
-static void messages_on_arrived(struct daemon *daemon, struct message *message)
+void messages_on_arrived(struct daemon *daemon, struct message *message)
 {
     bool compute, whole = !message->code; /* else its tensors are gone */
     stats_received(&daemon->stats, message->bytes);
-    rounds_start(daemon);
     int behind = lane_is_behind(message->promise), code = behind;
     if (!behind) {
         code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
@@ -259,7 +263,7 @@ static void messages_on_arrived(struct daemon *daemon, struct message *message)
     messages_release(daemon, run);
 }
 
-static void messages_on_done(struct daemon *daemon, struct message *message)
+void messages_on_done(struct daemon *daemon, struct message *message)
 {
     struct stats *stats = &daemon->stats;
     struct run *run = message->run;
@@ -280,58 +284,6 @@ static void messages_on_done(struct daemon *daemon, struct message *message)
     work_submit(work, daemon->pool);
 }
 
-static void messages_on_refused(struct daemon *daemon, struct refusal *refusal)
-{
-    struct ingest_share *share = refusal->share;
-    registry_refused(daemon->registry, refusal->job, refusal->code);
-    free(refusal);
-    ingest_release(daemon->ingest, share, sizeof *refusal, true);
-}
-
-/* After the end: nobody is there to publish for. */
-static void messages_discard(struct note *note)
-{
-    struct message *message = (struct message *)note;
-    if (note->kind == NOTE_REFUSED) {
-        free(note);
-    } else if (note->kind == NOTE_MERGED) {
-        struct merged *merged = (struct merged *)note;
-        merged_free(&merged);
-    } else if (note->kind != NOTE_STOPPED) {
-        work_free(&message->work);
-        layer_state_free(&message->given);
-        message_free(&message);
-    }
-}
-
-void messages_on_note(void *data, struct note *note)
-{
-    struct daemon *daemon = data;
-    if (daemon->finished) {
-        messages_discard(note);
-        return;
-    }
-    switch (note->kind) {
-    case NOTE_ARRIVED:
-        messages_on_arrived(daemon, (struct message *)note);
-        break;
-    case NOTE_DONE:
-        messages_on_done(daemon, (struct message *)note);
-        break;
-    case NOTE_REFUSED:
-        messages_on_refused(daemon, (struct refusal *)note);
-        break;
-    case NOTE_MERGED:
-        merging_take(daemon, (struct merged *)note);
-        break;
-    case NOTE_STOPPED:
-        daemon->ingest_stopped = true;
-        break;
-    }
-    control_settle(daemon->control);
-    daemon_finish_if_drained(daemon);
-}
-
 static void messages_take_finished_of(void *data, struct run *run)
 {
     struct message *message;
@@ -339,7 +291,7 @@ static void messages_take_finished_of(void *data, struct run *run)
         bool is_state = message->header.type == MESSAGE_STATE;
         tap_message(((struct daemon *)data)->tap, message);
         if (is_state || message->header.type == MESSAGE_EVENT) {
-            if (queue_put(run, message, messages_now_ns(data))) {
+            if (queue_put(run, message, inbox_now_ns(&((struct daemon *)data)->inbox))) {
                 message->code = messages_read_state(message);
                 queue_finish(run, message);
             }
@@ -355,7 +307,7 @@ static void messages_take_finished_of(void *data, struct run *run)
         }
         if (message->detached) { /* nobody computes it any more */
             message->code = ERR_INCOMPLETE;
-            queue_join(run, message, messages_now_ns(data));
+            queue_join(run, message, inbox_now_ns(&((struct daemon *)data)->inbox));
         }
         messages_account(data, message);
     }

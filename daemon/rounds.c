@@ -1,22 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Time on the loop thread. A tick every second while a job is active closes and shows windows.
- * Rounds of checkpoints save what has changed: each is packed in slices that leave time for
+/* Rounds of checkpoints save what has changed: each is packed in slices that leave time for
  * messages, and goes on only as fast as the disk.
  *
  * Trainers keep messages of the reliable lane until they are saved, within a bound. So a round
  * begins before its time when enough of them wait, at the rate at which they come: as soon as what
  * the round before has promised is written, and what it took is a small part of the time since. */
-#include "daemon/arenas.h"
 #include "daemon/base/clock.h"
-#include "daemon/base/log.h"
 #include "daemon/internal.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-#define TICK_MS 1000
-/* Memory goes back once in so many ticks, and when they end. */
-#define TICKS_PER_TRIM 60
 /* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
  * loop's time at most: 20 ms every 200 ms by default. */
 #define SAVER_SLICES 10
@@ -40,90 +31,6 @@ static bool rounds_are_kept(const struct daemon *daemon)
     return daemon->sink.store && store_path(daemon->store, &reason);
 }
 
-struct cost_list {
-    const struct config *config;
-    struct plan_cost *costs;
-    uint32_t count, capacity;
-};
-
-static void rounds_visit_cost(void *data, const char *job, const struct capture_cost *cost)
-{
-    struct cost_list *list = data;
-    if (list->count < list->capacity && cost->own_every == 0) {
-        list->costs[list->count++] = (struct plan_cost){
-            job, cost_ratio(cost), config_for_job(list->config, job)->plan_cost_max};
-    }
-}
-
-void rounds_limit_costs(struct daemon *daemon)
-{
-    uint32_t jobs = registry_jobs(daemon->registry);
-    struct cost_list list = {
-        .config = &daemon->reload.plans,
-        .costs = malloc((jobs + 1) * sizeof *list.costs),
-        .capacity = jobs,
-    };
-    if (!list.costs) {
-        return; /* the next time */
-    }
-    registry_each_cost(daemon->registry, rounds_visit_cost, &list);
-    const char *without;
-    if (plans_limit_costs(daemon->plans, list.costs, list.count, &without) &&
-        daemon_announce_plans(daemon) != 0) {
-        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
-    }
-    if (without && !daemon->cost_unbounded) {
-        daemon->cost_unbounded = true;
-        log_event(LOG_WARNING, "cost_unbounded", LOG_STR("job", without),
-                  LOG_NUM("bounded", PLANS_LENGTHENED_MAX));
-    }
-    free(list.costs);
-}
-
-struct run_list {
-    struct fleet_beat_run runs[FLEET_RUNS_MAX];
-    uint32_t count;
-    uint64_t now_ns;
-};
-
-static void rounds_visit_run(void *data, struct run *run)
-{
-    struct run_list *list = data;
-    if (run->state != JOB_ACTIVE || list->count == FLEET_RUNS_MAX) {
-        return;
-    }
-    struct fleet_beat_run *said = &list->runs[list->count++];
-    memcpy(said->run, run->id, RUN_BYTES);
-    said->silent_ns = clock_since_ns(run->last_ns, list->now_ns);
-    said->world = run->tracks[0].window.world;
-    said->ranks = run->tracks[0].window.rank_count;
-}
-
-static void rounds_tell_runs(struct daemon *daemon)
-{
-    struct run_list list = {.count = 0, .now_ns = messages_now_ns(daemon)};
-    if (daemon->fleet) {
-        registry_each(daemon->registry, rounds_visit_run, &list);
-        fleet_tell_runs(daemon->fleet, list.runs, list.count);
-    }
-}
-
-static void rounds_on_tick(uv_timer_t *timer)
-{
-    struct daemon *daemon = timer->data;
-    bool wanted = registry_tick(daemon->registry, messages_now_ns(daemon));
-    if (!wanted) {
-        uv_timer_stop(timer); /* nobody is training: no wake-ups */
-    }
-    if (!wanted || ++daemon->ticks % TICKS_PER_TRIM == 0) {
-        arenas_trim();
-    }
-    messages_give_up(daemon);
-    rounds_limit_costs(daemon);
-    rounds_tell_runs(daemon);
-    control_settle(daemon->control);
-}
-
 /* A part of a round, until the deadline, and as long as the disk keeps up: else a later slice goes
  * on. No message comes between the steps and their submit. */
 static void rounds_go_on(struct daemon *daemon, uint64_t deadline_ns)
@@ -136,7 +43,7 @@ static void rounds_go_on(struct daemon *daemon, uint64_t deadline_ns)
             daemon->round.goes_on = registry_step(daemon->registry);
         } while (daemon->round.goes_on && clock_monotonic_ns() < deadline_ns &&
                  registry_collected(daemon->registry) < batch_bytes);
-        registry_submit(daemon->registry, messages_now_ns(daemon));
+        registry_submit(daemon->registry, inbox_now_ns(&daemon->inbox));
     }
     daemon->round.packing_ns += clock_thread_ns() - began_ns;
 }
@@ -193,10 +100,6 @@ void rounds_promise(struct daemon *daemon, uint64_t bytes)
 void rounds_start(struct daemon *daemon)
 {
     uint64_t period_ms = daemon->config.history_checkpoint / SAVER_SLICES / 1000000;
-    if (daemon->finished || rounds_are_ticking(daemon)) {
-        return;
-    }
-    uv_timer_start(&daemon->tick, rounds_on_tick, TICK_MS, TICK_MS);
     if (rounds_are_kept(daemon) && !uv_is_active((const uv_handle_t *)&daemon->saver)) {
         daemon->round.last = false;
         uv_timer_start(&daemon->saver, rounds_on_save, period_ms, period_ms);

@@ -569,12 +569,6 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
     return rule->read(rule, value, header);
 }
 
-/* Neither factor is above 2^32. */
-uint64_t header_last_position(const struct header *header)
-{
-    return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
-}
-
 static int header_check_numbers(const struct header *header, const char **reterr_key)
 {
     if (header->rank >= header->world) {
@@ -656,7 +650,9 @@ void header_clear(struct header *header)
     free(header->k_len);
     named_clear(&header->settings);
     named_clear(&header->values);
-    header_clear_after(header);
+    free(header->after);
+    header->after = NULL;
+    header->after_count = 0;
     header->layers = NULL;
     header->layer_modules = NULL;
     header->layer_count = 0;

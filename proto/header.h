@@ -148,8 +148,8 @@ struct header {
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key);
 void header_clear(struct header *header);
 
-/* Appends the header's map to an empty writer, with the keys its type needs.
- * Returns 0 or ERR_MEMORY. */
+/* Appends the header's map to an empty writer, with the keys that C programs send. Returns 0 or
+ * ERR_MEMORY. */
 int header_encode(const struct header *header, struct mpk_writer *writer);
 
 /* The heads that maps of the message are of, from head_offset on; of a state without maps none. */
@@ -158,8 +158,11 @@ static inline uint32_t header_map_heads(const struct header *header)
     return header->type == MESSAGE_STATE ? header->maps.heads : header->heads;
 }
 
-/* Where the last query of type `attention` or `qk` stands. */
-uint64_t header_last_position(const struct header *header);
+/* Where the last query of type `attention` or `qk` stands; no factor is above 2^32. */
+static inline uint64_t header_last_position(const struct header *header)
+{
+    return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
+}
 
 /* Checks the `frames` sizes of the frames after the header, frame_bytes[0] being frame 2's. Returns
  * 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or ERR_SIZE_MISMATCH. */

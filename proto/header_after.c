@@ -51,26 +51,3 @@ int header_read_after(const msgpack_object *value, struct header *header)
     header->after_count = count;
     return rc;
 }
-
-void header_put_after(struct mpk_writer *writer, const struct header *header)
-{
-    if (header->after_count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "after");
-    mpk_put_array(writer, AFTER_NUMBERS * header->after_count);
-    for (uint32_t i = 0; i < header->after_count; i++) {
-        const struct topic_position *position = &header->after[i];
-        mpk_put_u64(writer, position->layer.stack);
-        mpk_put_u64(writer, position->layer.layer);
-        mpk_put_u64(writer, position->layer.site);
-        mpk_put_u64(writer, position->seq);
-    }
-}
-
-void header_clear_after(struct header *header)
-{
-    free(header->after);
-    header->after = NULL;
-    header->after_count = 0;
-}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The encoder writes what header_decode reads, keys in PROTOCOL.md's order. Optional keys are left
- * out while they say what their absence says, so that equal headers have equal bytes. */
+/* The encoder writes the keys that C programs send, in PROTOCOL.md's order; those of the reliable
+ * lane, of matrices in parts, and of settings and costs come from Python alone. Optional keys are
+ * left out while they say what their absence says, so that equal headers have equal bytes. */
 #include "proto/header_internal.h"
 
 #include "proto/err.h"
@@ -28,7 +29,6 @@ static void put_common(struct mpk_writer *writer, const struct header *header)
     mpk_pair_u64(writer, "time_ns", header->time_ns);
     mpk_pair_u64(writer, "epoch", header->epoch);
     mpk_pair_u64(writer, "step", header->step);
-    header_encode_put_flag(writer, "reliable", header->reliable);
 }
 
 enum { COMMON_PAIRS = 11 };
@@ -132,36 +132,13 @@ static uint32_t put_maps(struct mpk_writer *writer, const struct header *header)
 static uint32_t count_typed(const struct header *header)
 {
     if (header->type == MESSAGE_WEIGHTS) {
-        return 2 + (uint32_t)(header->kv_heads != header->heads) + (uint32_t)header->in_parts;
+        return 2 + (uint32_t)(header->kv_heads != header->heads);
     }
     if (header->type == MESSAGE_STATE) {
         return 3 + (uint32_t)(header->q_offset != 0);
     }
     return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
            (uint32_t)(header->q_offset != 0) + (uint32_t)(header->q_stride > 1);
-}
-
-static void header_encode_put_parts(struct mpk_writer *writer, const struct header *header)
-{
-    uint32_t count = 0;
-
-    for (int p = 0; p < PROJECTION_COUNT; p++) {
-        count += header->matrix[p].out != 0;
-    }
-    mpk_put_str(writer, "parts");
-    mpk_put_map(writer, count);
-    for (int p = 0; p < PROJECTION_COUNT; p++) {
-        const struct matrix_place *place = &header->matrix[p];
-
-        if (place->out) {
-            mpk_put_str(writer, projection_name[p]);
-            mpk_put_array(writer, 4);
-            mpk_put_u64(writer, place->out);
-            mpk_put_u64(writer, place->in);
-            mpk_put_u64(writer, place->row);
-            mpk_put_u64(writer, place->column);
-        }
-    }
 }
 
 static void put_typed(struct mpk_writer *writer, const struct header *header)
@@ -172,9 +149,6 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
             mpk_pair_u64(writer, "kv_heads", header->kv_heads);
         }
         mpk_pair_u64(writer, "head_dim", header->head_dim);
-    }
-    if (header->in_parts) {
-        header_encode_put_parts(writer, header);
     }
     if (header->type == MESSAGE_STATE) {
         mpk_pair_u64(writer, "heads", header->heads);
@@ -200,13 +174,12 @@ static uint32_t count_optional(const struct header *header)
     return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
            (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
            (uint32_t)header->learned_sink + (header->label_count != 0) + (header->microbatch != 0) +
-           (header->module[0] != '\0') + (header->after_count > 0) + put_maps(NULL, header);
+           (header->module[0] != '\0') + put_maps(NULL, header);
 }
 
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
 {
-    mpk_put_map(writer,
-                COMMON_PAIRS + 4 + header->reliable + count_typed(header) + count_optional(header));
+    mpk_put_map(writer, COMMON_PAIRS + 4 + count_typed(header) + count_optional(header));
     put_common(writer, header);
     put_layer_id(writer, header->layer);
     mpk_put_str(writer, "tensors");
@@ -232,7 +205,6 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     if (header->module[0]) {
         mpk_pair_str(writer, "module", header->module);
     }
-    header_put_after(writer, header);
 }
 
 static void header_encode_put_layers(struct mpk_writer *writer, const struct header *header)
@@ -256,14 +228,10 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
     bool layers = header->event == EVENT_HELLO && header->layer_count > 0;
     bool client = header->event == EVENT_HELLO && header->client[0] != '\0';
     bool dropped = header->dropped_total > 0;
-    bool settings = header->event == EVENT_HELLO && header->settings.count > 0;
-    bool cost = header->event == EVENT_HELLO && header->step_seconds > 0;
-    bool own_every = header->event == EVENT_HELLO && header->own_every > 0;
     bool values = header->event == EVENT_LOG;
 
-    mpk_put_map(writer, COMMON_PAIRS + 1 + header->reliable + (uint32_t)dropped + (uint32_t)layers +
-                            (uint32_t)client + (uint32_t)settings + 2 * (uint32_t)cost +
-                            (uint32_t)own_every + (uint32_t)values + (header->after_count > 0));
+    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client +
+                            (uint32_t)values);
     put_common(writer, header);
     mpk_pair_str(writer, "event", event_name(header->event));
     if (dropped) {
@@ -275,24 +243,10 @@ static void header_encode_put_event(struct mpk_writer *writer, const struct head
     if (client) {
         mpk_pair_str(writer, "client", header->client);
     }
-    if (settings) {
-        mpk_put_str(writer, "settings");
-        named_put(&header->settings, writer);
-    }
-    if (cost) {
-        mpk_put_str(writer, "step_seconds");
-        mpk_put_f64(writer, header->step_seconds);
-        mpk_put_str(writer, "capture_seconds");
-        mpk_put_f64(writer, header->capture_seconds);
-    }
-    if (own_every) {
-        mpk_pair_u64(writer, "own_every", header->own_every);
-    }
     if (values) {
         mpk_put_str(writer, "values");
         named_put(&header->values, writer);
     }
-    header_put_after(writer, header);
 }
 
 int header_encode(const struct header *header, struct mpk_writer *writer)

@@ -23,9 +23,6 @@ int header_check_tensors(const struct header *header, const char **reterr_key);
 /* Reads the list under `after`: four whole numbers a topic. Returns 0 or an error of
  * err.def. */
 int header_read_after(const msgpack_object *value, struct header *header);
-/* Appends the key, when there is a list. */
-void header_put_after(struct mpk_writer *writer, const struct header *header);
-void header_clear_after(struct header *header);
 
 /* NULL when the message has none of that role. */
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role);

@@ -18,17 +18,6 @@ const char *job_state_name(enum job_state state)
     return names[state];
 }
 
-void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1])
-{
-    static const char digits[] = "0123456789abcdef";
-
-    for (unsigned i = 0; i < RUN_BYTES; i++) {
-        ret_hex[2 * i] = digits[run[i] >> 4];
-        ret_hex[2 * i + 1] = digits[run[i] & 15];
-    }
-    ret_hex[2 * RUN_BYTES] = '\0';
-}
-
 void result_set_snapshot(void *buf, size_t len, bool snapshot)
 {
     ((unsigned char *)buf)[len - 1] = snapshot ? 0xc3 : 0xc2;

@@ -59,6 +59,17 @@ void part_vector_row(struct mpk_writer *writer, enum vector vector, const double
 
 /* ---- keys of all, and of layers ---- */
 
+void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1])
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (unsigned i = 0; i < RUN_BYTES; i++) {
+        ret_hex[2 * i] = digits[run[i] >> 4];
+        ret_hex[2 * i + 1] = digits[run[i] & 15];
+    }
+    ret_hex[2 * RUN_BYTES] = '\0';
+}
+
 void part_common(struct mpk_writer *writer, const char *kind, const struct result_common *common)
 {
     char run[2 * RUN_BYTES + 1];

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* bridge: hands the command line to the Python package, which does the work: `attnctl bridge X` is
  * `python3 -m attnd.bridge X` in a place of this process. */
-#include "clients/cli/base/commands.h"
 #include "clients/cli/base/cli.h"
 
 #include <stdint.h>
-#include <string.h>
 
 /* The options of attnd.bridge, without those that attnctl knows anyway; tests/cli compares. */
 static const struct option_text options[] = {
@@ -50,14 +48,9 @@ void bridge_each_option(option_visitor *visit, void *data)
 
 int cmd_bridge(struct cli *cli, int argc, char **argv)
 {
-    int at = line_find_word(command_find("bridge"), argc, argv);
-    if (at >= argc) {
+    if (argc < 2 || argv[1][0] == '-') {
         return cli_usage(cli, "bridge: SINK is missing: tensorboard, wandb, trackio, mlflow or "
                               "jsonl (see attnctl bridge --help)");
     }
-    /* Options may stand before the sink; to Python the sink comes first. */
-    char *sink = argv[at];
-    memmove(argv + 2, argv + 1, (size_t)(at - 1) * sizeof *argv);
-    argv[1] = sink;
     return python_start(cli, "bridge", argc - 1, (const char *const *)(uintptr_t)(argv + 1));
 }

@@ -39,14 +39,19 @@ static int run_alone(struct cli *cli, const struct command *command, int argc, c
 {
     memmove(argv + at, argv + at + 1, (size_t)(argc - at) * sizeof *argv);
     argc--;
-    int end = command->passes_on ? line_find_word(command, argc, argv) : argc;
-    if (line_asks_help(command, end, argv)) {
-        int word = line_find_word(command, argc, argv);
+    int word = line_find_word(command, argc, argv);
+    if (line_asks_help(command, command->passes_on ? word : argc, argv)) {
         help_print_command(command, word < argc ? command_find_kind(command, argv[word]) : NULL,
                            cli->out);
         return CLI_OK;
     }
     int code = check_options(cli, command, argc, argv);
+    if (command->passes_on && word < argc) {
+        /* options may stand before the word; to the other program it comes first */
+        char *first = argv[word];
+        memmove(argv + 2, argv + 1, (size_t)(word - 1) * sizeof *argv);
+        argv[1] = first;
+    }
     return code == CLI_OK ? command->run_alone(cli, argc, argv) : code;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts/internal: the state that alerts keep, for alerts.c and pack.c, and the numbers and
+/* alerts/internal: the state that alerts keep (cell.c), and the numbers and
  * sentences of one judgement. Private to alerts. */
 #ifndef DAEMON_ALERTS_INTERNAL_H
 #define DAEMON_ALERTS_INTERNAL_H
@@ -57,6 +57,8 @@ struct alerts {
     uint32_t per_window, told, held_back; /* in this window */
 };
 
+/* With its cells. */
+size_t alert_layer_size(const struct alerts *alerts);
 /* The layer, made on first use; NULL when out of memory. */
 struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id);
 uint32_t alert_layer_pack(struct layer_id id);

@@ -119,6 +119,11 @@ uint32_t inbox_depth(struct inbox *inbox)
     return atomic_load_explicit(&inbox->depth, memory_order_relaxed);
 }
 
+uint64_t inbox_now_ns(struct inbox *inbox)
+{
+    return inbox_depth(inbox) > 0 ? inbox->oldest_ns : clock_monotonic_ns();
+}
+
 void inbox_close(struct inbox *inbox)
 {
     struct note *note;

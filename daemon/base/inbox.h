@@ -53,6 +53,8 @@ int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *da
 /* Any thread. `line`: NULL = the inbox's own. */
 void inbox_post(struct inbox *inbox, struct inbox_line *line, struct note *note);
 uint32_t inbox_depth(struct inbox *inbox);
+/* The time as notes see it: while some wait it is not later than these. Loop thread. */
+uint64_t inbox_now_ns(struct inbox *inbox);
 /* Loop thread, once every posting thread has been joined; unread notes are read first. The memory
  * is free once the loop has run the close callbacks. */
 void inbox_close(struct inbox *inbox);

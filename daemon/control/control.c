@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A request is answered at once, or deferred: its envelope then moves to a `struct pending`, which
- * whoever knows the answer later gives back (pending_answer). Flushes wait here for what was
- * received before them, questions about the past in history.c, maps and rollouts in
- * map_answer.c. Every pending is answered before the socket is closed. */
+/* A request is read, judged and given to its method, which answers it or defers the answer
+ * (pending.c). Flushes wait here for what was received before them, questions about the past in
+ * history.c, maps and rollouts in map_answer.c. */
 #include "daemon/control/internal.h"
 
 #include "daemon/base/endpoint.h"
@@ -16,25 +15,8 @@
 
 #define REQUEST_BYTES_MAX 65536
 #define METHOD_NAME_MAX   32
-/* Frames before the request: identity, and a REQ's empty one. */
-#define ENVELOPE_MAX 4
 /* Flushes waiting at once; more are refused. */
 #define FLUSHES_MAX 64
-
-/* Where an answer goes: to a socket, by the frames before the request, or to a caller. */
-struct envelope {
-    zmq_msg_t frames[ENVELOPE_MAX];
-    int count;
-    uint64_t id;
-    control_answered *answered; /* NULL: to the socket */
-    void *data;
-};
-
-struct pending {
-    struct control *control; /* NULL: answered when control was closed */
-    struct envelope envelope;
-    struct pending *next, *previous; /* of the control's */
-};
 
 struct control_flush {
     struct pending *pending;
@@ -45,136 +27,13 @@ struct control {
     struct zsock zsock;
     struct endpoint_file file;
     struct control_view view;
-    bool secured;            /* clients come with keys */
-    struct pending *pending; /* all that are not answered */
+    bool secured; /* clients come with keys */
+    struct answers answers;
     struct control_flush flushes[FLUSHES_MAX];
     int flush_count;
 };
 
-/* Sending */
-
-static void envelope_clear(struct envelope *envelope)
-{
-    for (int i = 0; i < envelope->count; i++) {
-        zmq_msg_close(&envelope->frames[i]);
-    }
-    envelope->count = 0;
-}
-
-/* Sends envelope and body and empties the envelope. A peer that has gone or is full loses its
- * answer. The body is made first: once a frame has been sent the others must follow. */
-static void control_send_reply(void *socket, struct envelope *envelope,
-                               const struct mpk_writer *writer)
-{
-    zmq_msg_t body;
-    bool sent = zmq_msg_init_size(&body, writer->buffer.size) == 0;
-    if (sent) {
-        memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
-    } else {
-        zmq_msg_init(&body);
-    }
-    for (int i = 0; i < envelope->count && sent; i++) {
-        sent = zmq_msg_send(&envelope->frames[i], socket, ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0;
-    }
-    if (sent) {
-        zmq_msg_send(&body, socket, ZMQ_DONTWAIT);
-    }
-    zmq_msg_close(&body);
-    envelope_clear(envelope);
-}
-
-static void put_error(struct mpk_writer *reply, int code, const char *detail)
-{
-    mpk_put_map(reply, 2);
-    mpk_pair_str(reply, "code", err_slug(code));
-    mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
-}
-
-static void answer_socket(struct control *control, struct envelope *envelope, int code,
-                          const char *detail, const struct mpk_writer *result)
-{
-    struct mpk_writer reply;
-    mpk_writer_init(&reply);
-    mpk_put_array(&reply, 4);
-    mpk_put_u64(&reply, 1);
-    mpk_put_u64(&reply, envelope->id);
-    if (code) {
-        put_error(&reply, code, detail);
-        mpk_put_nil(&reply);
-    } else {
-        mpk_put_nil(&reply);
-        mpk_put_raw(&reply, result->buffer.data, result->buffer.size);
-    }
-    if (mpk_writer_ok(&reply)) {
-        control_send_reply(control->zsock.socket, envelope, &reply);
-    } else {
-        envelope_clear(envelope);
-    }
-    mpk_writer_clear(&reply);
-}
-
-/* `result` may be NULL with an error. */
-static void control_answer(struct control *control, struct envelope *envelope, int code,
-                           const char *detail, const struct mpk_writer *result)
-{
-    stats_add(control->view.stats, code ? COUNT_REQUEST_ERRORS : COUNT_REQUESTS, 1);
-    if (envelope->answered) {
-        envelope->answered(envelope->data, code, detail, result);
-    } else {
-        answer_socket(control, envelope, code, detail, result);
-    }
-}
-
-/* Later answers */
-
-struct pending *request_defer(struct control_request *request)
-{
-    struct envelope *envelope = request->envelope;
-    struct pending *pending = calloc(1, sizeof *pending);
-    if (!pending) {
-        return NULL;
-    }
-    pending->control = request->control;
-    pending->envelope.id = envelope->id;
-    pending->envelope.answered = envelope->answered;
-    pending->envelope.data = envelope->data;
-    pending->envelope.count = envelope->count;
-    for (int i = 0; i < envelope->count; i++) {
-        zmq_msg_init(&pending->envelope.frames[i]);
-        zmq_msg_move(&pending->envelope.frames[i], &envelope->frames[i]);
-    }
-    envelope_clear(envelope);
-    pending->next = pending->control->pending;
-    if (pending->next) {
-        pending->next->previous = pending;
-    }
-    pending->control->pending = pending;
-    return pending;
-}
-
-static void unlink_pending(struct pending *pending)
-{
-    if (pending->previous) {
-        pending->previous->next = pending->next;
-    } else {
-        pending->control->pending = pending->next;
-    }
-    if (pending->next) {
-        pending->next->previous = pending->previous;
-    }
-}
-
-void pending_answer(struct pending **pending_p, int code, const char *detail,
-                    const struct mpk_writer *result)
-{
-    struct pending *pending = *pending_p;
-    if (pending->control) {
-        unlink_pending(pending);
-        control_answer(pending->control, &pending->envelope, code, detail, result);
-    }
-    free(pending);
-    *pending_p = NULL;
-}
+/* Flushes */
 
 static void put_flushed(const struct control_view *view, uint64_t before, struct mpk_writer *result)
 {
@@ -419,17 +278,19 @@ static void control_serve(struct control *control, struct envelope *envelope, zm
                                       .result = &result,
                                       .detail = detail,
                                       .control = control,
+                                      .answers = &control->answers,
                                       .envelope = envelope,
                                       .asker = control_find_asker(envelope, body)};
     int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
     if (code) {
-        control_answer(control, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
+        envelope_answer(&control->answers, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL,
+                        NULL);
         return;
     }
     mpk_writer_init(&result);
     code = serve_parsed(&request, body, doc.root);
     if (code != CONTROL_WAIT) {
-        control_answer(control, envelope, code, detail, &result);
+        envelope_answer(&control->answers, envelope, code, detail, &result);
     }
     mpk_writer_clear(&result);
     mpk_doc_clear(&doc);
@@ -445,11 +306,12 @@ static void call_parsed(struct control *control, const char *method, struct mpk_
                                       .result = &result,
                                       .detail = detail,
                                       .control = control,
+                                      .answers = &control->answers,
                                       .envelope = envelope};
     mpk_writer_init(&result);
     int code = run_request(&request, method);
     if (code != CONTROL_WAIT) {
-        control_answer(control, envelope, code, detail, &result);
+        envelope_answer(&control->answers, envelope, code, detail, &result);
     }
     mpk_writer_clear(&result);
 }
@@ -461,7 +323,8 @@ void control_call(struct control *control, const char *method, const void *param
     struct mpk_doc doc;
     int code = mpk_parse(params, size, &mpk_header_limits, &doc);
     if (code) {
-        control_answer(control, &envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL, NULL);
+        envelope_answer(&control->answers, &envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL,
+                        NULL);
         return;
     }
     call_parsed(control, method, &doc, &envelope);
@@ -529,6 +392,7 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
         snprintf(reterr, CONFIG_ERROR_MAX, "control.endpoint: %s", uv_strerror(rc));
         goto fail_socket;
     }
+    control->answers = (struct answers){.socket = socket, .stats = view->stats};
     *ret_control = control;
     return 0;
 
@@ -551,17 +415,6 @@ static void control_on_zsock_closed(struct zsock *zsock)
     free(zsock->data);
 }
 
-/* A thread that still works on an answer keeps the pending, and may give it back later. */
-static void answer_pending(struct control *control)
-{
-    while (control->pending) {
-        struct pending *pending = control->pending;
-        unlink_pending(pending);
-        control_answer(control, &pending->envelope, ERR_CLOSED, NULL, NULL);
-        pending->control = NULL;
-    }
-}
-
 void control_close(struct control **control_p)
 {
     struct control *control = *control_p;
@@ -571,7 +424,7 @@ void control_close(struct control **control_p)
     for (int i = 0; i < control->flush_count; i++) {
         pending_answer(&control->flushes[i].pending, ERR_CLOSED, NULL, NULL);
     }
-    answer_pending(control);
+    answers_close(&control->answers);
     zsock_close(&control->zsock, control_on_zsock_closed);
     *control_p = NULL;
 }

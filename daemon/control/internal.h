@@ -1,17 +1,36 @@
 /* SPDX-License-Identifier: MIT */
-/* control/internal: a request being answered, now or later. Between control.c, which has the
- * socket, and the methods. Loop thread only. */
+/* control/internal: a request being answered, now or later (pending.c). Between control.c, which
+ * has the socket, and the methods. Loop thread only. */
 #ifndef DAEMON_CONTROL_INTERNAL_H
 #define DAEMON_CONTROL_INTERNAL_H
 
 #include "daemon/control/control.h"
 
 #include <stdbool.h>
+#include <zmq.h>
 
 /* Returned by a method instead of 0 or an error when it has deferred the answer. */
 #define CONTROL_WAIT 1
 /* Room for what went wrong in this case, when that says more than the error's own sentence. */
 #define CONTROL_DETAIL_MAX 512
+
+/* Frames before the request: identity, and a REQ's empty one. */
+#define ENVELOPE_MAX 4
+
+/* Where an answer goes: to a socket, by the frames before the request, or to a caller. */
+struct envelope {
+    zmq_msg_t frames[ENVELOPE_MAX];
+    int count;
+    uint64_t id;
+    control_answered *answered; /* NULL: to the socket */
+    void *data;
+};
+
+struct answers {
+    void *socket;
+    struct stats *stats;
+    struct pending *waiting; /* all that are not answered */
+};
 
 struct control_request {
     const struct control_view *view;
@@ -19,12 +38,15 @@ struct control_request {
     struct mpk_writer *result;    /* one value, written before 0 is returned */
     char *detail;                 /* CONTROL_DETAIL_MAX; written before an error is returned */
     struct control *control;
+    struct answers *answers;
     struct envelope *envelope; /* where the answer goes; empty once deferred */
     uint64_t asker;            /* the client's key, or its connection (history_ask) */
 };
 
-/* A request that is answered later. */
-struct pending;
+void envelope_clear(struct envelope *envelope);
+/* Answers and empties the envelope; `result` may be NULL with an error. */
+void envelope_answer(struct answers *answers, struct envelope *envelope, int code,
+                     const char *detail, const struct mpk_writer *result);
 
 /* Takes the request to answer it later. Returns NULL when out of memory. */
 struct pending *request_defer(struct control_request *request);
@@ -32,6 +54,8 @@ struct pending *request_defer(struct control_request *request);
  * the error's own sentence). */
 void pending_answer(struct pending **pending, int code, const char *detail,
                     const struct mpk_writer *result);
+/* Answers all that wait: attnd stops. */
+void answers_close(struct answers *answers);
 
 /* A string parameter, or `fallback` when it is missing, in `buffer`, which is returned; NULL when
  * it does not fit or is no string, or is missing without a fallback. */

@@ -8,6 +8,8 @@
 
 #include "daemon/base/log.h"
 
+#include <utlist.h>
+
 #define SECOND    UINT64_C(1000000000)
 #define FORGET_NS (10 * SECOND)
 /* Rows of one turn. */
@@ -206,14 +208,10 @@ static void hub_forget_runs(struct hub *hub, int64_t before_s)
 
 static void hub_forget_node(struct hub *hub, struct hub_node *node)
 {
-    struct hub_node **link = &hub->nodes;
     parts_begin(&hub->parts);
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_NODE, "i", node->row));
     parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_PIECES_OF, "i", node->row));
-    while (*link != node) {
-        link = &(*link)->next;
-    }
-    *link = node->next;
+    LL_DELETE(hub->nodes, node);
     hub_free_node(node);
 }
 
@@ -228,7 +226,7 @@ static void hub_forget_nodes(struct hub *hub, int64_t before_s)
     }
 }
 
-bool hub_make_room_for_node(struct hub *hub)
+static bool hub_make_room_for_node(struct hub *hub)
 {
     struct hub_node *oldest = NULL;
     uint32_t count = 0;
@@ -244,6 +242,28 @@ bool hub_make_room_for_node(struct hub *hub)
     }
     hub_forget_node(hub, oldest);
     return true;
+}
+
+struct hub_node *hub_find_node(struct hub *hub, const uint8_t *id)
+{
+    struct hub_node *node = hub->nodes;
+    while (node && memcmp(node->id, id, sizeof node->id) != 0) {
+        node = node->next;
+    }
+    if (node) {
+        return node;
+    }
+    if (!hub_make_room_for_node(hub)) {
+        if (log_is_round(hub->refused_nodes++)) {
+            log_event(LOG_WARNING, "fleet_nodes_too_many", LOG_NUM("most", HUB_NODES_MAX),
+                      LOG_NUM("count", hub->refused_nodes));
+        }
+        return NULL;
+    }
+    parts_begin(&hub->parts);
+    int64_t row = parts_run(
+        &hub->parts, parts_bind(&hub->parts, PARTS_PUT_NODE, "b", id, (size_t)FLEET_ID_BYTES));
+    return row < 0 ? NULL : hub_add_node(hub, row, id);
 }
 
 /* All of it */

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 /* Runs */
 
@@ -84,15 +85,8 @@ void hub_index_drop(struct hub *hub, struct hub_run *run)
     uint32_t at = hub_index_search(hub, run->run, run->job, strlen(run->job));
     memmove(hub->runs_by_id + at, hub->runs_by_id + at + 1,
             (--hub->run_count - at) * sizeof *hub->runs_by_id);
-    struct hub_run **link = &hub->runs_by_row[(uint64_t)run->row % HUB_ROW_LISTS];
-    while (*link != run) {
-        link = &(*link)->next_of_row;
-    }
-    *link = run->next_of_row;
-    for (link = &hub->runs; *link != run;) {
-        link = &(*link)->next;
-    }
-    *link = run->next;
+    LL_DELETE2(hub->runs_by_row[(uint64_t)run->row % HUB_ROW_LISTS], run, next_of_row);
+    LL_DELETE(hub->runs, run);
     hub->served = hub->served == run ? NULL : hub->served;
 }
 

@@ -347,9 +347,8 @@ void hub_save_run(struct hub *hub, struct hub_run *run);
 struct hub_node *hub_add_node(struct hub *hub, int64_t row, const uint8_t *id);
 struct hub_run *hub_add_run(struct hub *hub, int64_t row, const char *job, size_t job_size,
                             const uint8_t *id);
-/* Each finds, or makes: NULL when out of memory. */
+/* Finds, or makes: NULL when out of memory. */
 struct hub_window *hub_add_window(struct hub *hub, struct hub_track *track, uint64_t part);
-struct hub_node *hub_find_node(struct hub *hub, const uint8_t *id);
 struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, const uint8_t *run);
 void hub_free_run(struct hub *hub, struct hub_run *run);
 /* It is in no list any more. */
@@ -411,7 +410,8 @@ bool hub_forget(struct hub *hub);
 void hub_forget_run(struct hub *hub, struct hub_run *run);
 /* For one more; may forget another. Returns false when there is none. */
 bool hub_make_room(struct hub *hub);
-bool hub_make_room_for_node(struct hub *hub);
+/* Finds, or makes; may forget another. NULL when there is no room, or out of memory. */
+struct hub_node *hub_find_node(struct hub *hub, const uint8_t *id);
 
 /* hub_merge.c */
 

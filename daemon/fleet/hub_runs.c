@@ -5,7 +5,6 @@
  * changed is merged again at any time, a second after the last change, so that parts which come
  * together are one correction. */
 #include "daemon/base/clock.h"
-#include "daemon/base/log.h"
 #include "daemon/fleet/hub_internal.h"
 #include "daemon/fleet/link.h"
 #include "proto/err.h"
@@ -40,28 +39,6 @@ struct hub_node *hub_add_node(struct hub *hub, int64_t row, const uint8_t *id)
         *end = node;
     }
     return node;
-}
-
-struct hub_node *hub_find_node(struct hub *hub, const uint8_t *id)
-{
-    struct hub_node *node = hub->nodes;
-    while (node && memcmp(node->id, id, sizeof node->id) != 0) {
-        node = node->next;
-    }
-    if (node) {
-        return node;
-    }
-    if (!hub_make_room_for_node(hub)) {
-        if (log_is_round(hub->refused_nodes++)) {
-            log_event(LOG_WARNING, "fleet_nodes_too_many", LOG_NUM("most", HUB_NODES_MAX),
-                      LOG_NUM("count", hub->refused_nodes));
-        }
-        return NULL;
-    }
-    parts_begin(&hub->parts);
-    int64_t row = parts_run(
-        &hub->parts, parts_bind(&hub->parts, PARTS_PUT_NODE, "b", id, (size_t)FLEET_ID_BYTES));
-    return row < 0 ? NULL : hub_add_node(hub, row, id);
 }
 
 struct hub_run *hub_add_run(struct hub *hub, int64_t row, const char *job, size_t job_size,

@@ -19,10 +19,10 @@
 #include "daemon/store/db.h"
 #include "daemon/store/store.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #define PROGRESS_STEPS 10000
 /* How long the writer may keep the reader waiting; in write-ahead mode it hardly ever does. */
@@ -70,7 +70,7 @@ static const struct method methods[] = {
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 
 struct history_question {
-    struct history_question *next;
+    struct history_question *next, *previous;
     const struct method *method;
     uint64_t asker, round;
     void *params;
@@ -82,10 +82,6 @@ struct history_question {
     struct mpk_writer result;
 };
 
-struct history_list {
-    struct history_question *first, **last;
-};
-
 struct history {
     const struct config *config;
     struct store *store;
@@ -93,7 +89,7 @@ struct history {
     uv_thread_t thread;
     uv_mutex_t lock; /* of the lists */
     uv_cond_t asked_more;
-    struct history_list asked, done;
+    struct history_question *asked, *done;
     uint64_t round; /* of the question that was taken last */
     int waiting;    /* loop thread: asked and not answered */
     atomic_bool closing;
@@ -103,27 +99,11 @@ struct history {
     uint64_t deadline_ns;
 };
 
-static void list_init(struct history_list *list)
+static struct history_question *list_take(struct history_question **list)
 {
-    list->first = NULL;
-    list->last = &list->first;
-}
-
-static void list_put(struct history_list *list, struct history_question *question)
-{
-    question->next = NULL;
-    *list->last = question;
-    list->last = &question->next;
-}
-
-static struct history_question *list_take(struct history_list *list)
-{
-    struct history_question *first = list->first;
+    struct history_question *first = *list;
     if (first) {
-        list->first = first->next;
-    }
-    if (!list->first) {
-        list->last = &list->first;
+        DL_DELETE2(*list, first, previous, next);
     }
     return first;
 }
@@ -132,10 +112,10 @@ static struct history_question *list_take(struct history_list *list)
  * the asker may have one more. */
 static bool history_put_in_turn(struct history *history, struct history_question *question)
 {
-    struct history_question **link = &history->asked.first;
+    struct history_question *later = history->asked;
     uint32_t count = 0;
     question->round = history->round;
-    for (const struct history_question *other = *link; other; other = other->next) {
+    for (const struct history_question *other = later; other; other = other->next) {
         if (other->asker == question->asker) {
             question->round = other->round + 1;
             count++;
@@ -144,14 +124,10 @@ static bool history_put_in_turn(struct history *history, struct history_question
     if (question->asker != HISTORY_OWN && count == HISTORY_WAITING_EACH) {
         return false;
     }
-    while (*link && (*link)->round <= question->round) {
-        link = &(*link)->next;
+    while (later && later->round <= question->round) {
+        later = later->next;
     }
-    question->next = *link;
-    *link = question;
-    if (!question->next) {
-        history->asked.last = &question->next;
-    }
+    DL_PREPEND_ELEM2(history->asked, later, question, previous, next);
     return true;
 }
 
@@ -197,104 +173,6 @@ static struct history_question *history_question_new(const struct method *method
     question->method = method;
     mpk_writer_init(&question->result);
     return question;
-}
-
-/* SQLite for queries */
-
-int query_fail(struct query *query, int code, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(query->detail, HISTORY_DETAIL_MAX, format, args);
-    va_end(args);
-    return code;
-}
-
-int query_check(const struct query *query)
-{
-    if (atomic_load_explicit(query->closing, memory_order_relaxed)) {
-        return ERR_CLOSED;
-    }
-    return clock_monotonic_ns() > query->deadline_ns ? ERR_QUERY_TIME : 0;
-}
-
-static int sqlite_code(struct query *query, int rc)
-{
-    if (rc == SQLITE_NOMEM) {
-        return ERR_MEMORY;
-    }
-    if (rc == SQLITE_INTERRUPT) {
-        return query_check(query) ? query_check(query) : ERR_QUERY_TIME;
-    }
-    query->damaged =
-        query->damaged || (rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB;
-    return query_fail(query, ERR_HISTORY_OFF, "the history cannot be read: %s",
-                      sqlite3_errmsg(query->db));
-}
-
-static int bind_all(sqlite3_stmt *statement, const char *types, va_list args)
-{
-    int rc = SQLITE_OK;
-    for (int i = 1; *types && rc == SQLITE_OK; i++, types++) {
-        if (*types == 'i') {
-            uint64_t number = va_arg(args, uint64_t);
-            rc = sqlite3_bind_int64(statement, i,
-                                    number > INT64_MAX ? INT64_MAX : (sqlite3_int64)number);
-        } else if (*types == 's') {
-            rc = sqlite3_bind_text(statement, i, va_arg(args, const char *), -1, SQLITE_STATIC);
-        } else {
-            const void *blob = va_arg(args, const void *);
-            rc = sqlite3_bind_blob64(statement, i, blob, va_arg(args, size_t), SQLITE_STATIC);
-        }
-    }
-    return rc;
-}
-
-int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statement,
-               const char *types, ...)
-{
-    sqlite3_stmt *statement = NULL;
-    va_list args;
-    int rc = sqlite3_prepare_v2(query->db, sql, -1, &statement, NULL);
-    *ret_statement = NULL;
-    va_start(args, types);
-    if (rc == SQLITE_OK) {
-        rc = bind_all(statement, types, args);
-    }
-    va_end(args);
-    if (rc == SQLITE_OK) {
-        *ret_statement = statement;
-        return 0;
-    }
-    int code = sqlite_code(query, rc);
-    sqlite3_finalize(statement);
-    return code;
-}
-
-int query_next(struct query *query, sqlite3_stmt *statement)
-{
-    int rc = sqlite3_step(statement);
-    if (rc == SQLITE_ROW) {
-        return 1;
-    }
-    return rc == SQLITE_DONE ? 0 : sqlite_code(query, rc);
-}
-
-uint64_t column_u64(sqlite3_stmt *statement, int column)
-{
-    return (uint64_t)sqlite3_column_int64(statement, column);
-}
-
-unsigned column_choice(sqlite3_stmt *statement, int column, unsigned count)
-{
-    uint64_t choice = column_u64(statement, column);
-    return choice < count ? (unsigned)choice : 0;
-}
-
-const char *column_text(sqlite3_stmt *statement, int column)
-{
-    const char *text = (const char *)sqlite3_column_text(statement, column);
-    return text ? text : "";
 }
 
 /* The reader's connection */
@@ -407,7 +285,7 @@ static void run_reader(void *data)
         uv_mutex_unlock(&history->lock);
         history_answer(history, question);
         uv_mutex_lock(&history->lock);
-        list_put(&history->done, question);
+        DL_APPEND2(history->done, question, previous, next);
         uv_async_send(&history->wake);
     }
     uv_mutex_unlock(&history->lock);
@@ -423,7 +301,7 @@ static void history_deliver(struct history *history, struct history_question *qu
     history_question_free(question);
 }
 
-static struct history_question *take_locked(struct history *history, struct history_list *list)
+static struct history_question *take_locked(struct history *history, struct history_question **list)
 {
     uv_mutex_lock(&history->lock);
     struct history_question *question = list_take(list);
@@ -482,8 +360,6 @@ int history_new(uv_loop_t *loop, const struct config *config, struct store *stor
     history->wake.data = history;
     history->config = config;
     history->store = store;
-    list_init(&history->asked);
-    list_init(&history->done);
     snprintf(history->path, sizeof history->path, "%s", path ? path : "");
     rc = path ? history_start_thread(history) : 0;
     if (rc != 0) {

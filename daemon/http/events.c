@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <utlist.h>
 
 /* Bytes that a client may have to hear besides events: greeting, resync, heartbeats. */
 #define NOTE_MAX 512
@@ -308,14 +309,7 @@ static void client_free(void *data)
 {
     struct event_client *client = data;
     struct events *events = client->events;
-    if (client->previous) {
-        client->previous->following = client->following;
-    } else {
-        events->clients = client->following;
-    }
-    if (client->following) {
-        client->following->previous = client->previous;
-    }
+    DL_DELETE2(events->clients, client, previous, following);
     events->client_count--;
     event_release(&client->event);
     free(client);
@@ -333,11 +327,7 @@ static struct event_client *client_new(struct events *events, struct MHD_Connect
     client->filter = *filter;
     client->next = events->ring.newest + 1;
     client->heard_ns = now_ns;
-    client->following = events->clients;
-    if (events->clients) {
-        events->clients->previous = client;
-    }
-    events->clients = client;
+    DL_PREPEND2(events->clients, client, previous, following);
     events->client_count++;
     return client;
 }

@@ -17,14 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <utlist.h>
 
 #define SECOND_MS 1000
 /* Live values go out, and those that are held back are looked at, so often at most: waking hundreds
  * of clients takes longer than telling them of several layers at once. */
 #define LIVE_MS 50
-/* Questions that are with the loop thread at once: their answers are all in memory. Others wait
- * here. */
-#define ASKED_MAX 16
 /* The loop thread answers for so long, and then looks after trainers first. */
 #define TURN_NS UINT64_C(5000000)
 
@@ -33,7 +31,7 @@
 static void http_give_back(struct http *http, struct question *question)
 {
     uv_mutex_lock(&http->lock);
-    question_list_put(&http->to_http, question);
+    DL_APPEND2(http->to_http, question, previous, next);
     uv_mutex_unlock(&http->lock);
     uv_async_send(&http->wake);
 }
@@ -64,7 +62,7 @@ static void answer_question(void *data, int code, const char *detail,
 static struct question *take_asked(struct http *http)
 {
     uv_mutex_lock(&http->lock);
-    struct question *question = question_list_take(&http->to_loop);
+    struct question *question = question_take(&http->to_loop);
     uv_mutex_unlock(&http->lock);
     return question;
 }
@@ -97,34 +95,6 @@ void http_put(struct http *http, const char *topic, const void *map, size_t size
 
 /* The HTTP thread */
 
-static void send_question(struct http *http, struct question *question)
-{
-    http->asked_count++;
-    uv_mutex_lock(&http->lock);
-    question_list_put(&http->to_loop, question);
-    uv_mutex_unlock(&http->lock);
-    uv_async_send(&http->asked);
-}
-
-/* Questions whose request is gone need no answer. */
-static void send_questions(struct http *http)
-{
-    struct question *question;
-    while (http->asked_count < ASKED_MAX && (question = question_list_take(&http->to_ask))) {
-        if (question->data) {
-            send_question(http, question);
-        } else {
-            question_free(&question);
-        }
-    }
-}
-
-void http_ask(struct http *http, struct question *question)
-{
-    question_list_put(&http->to_ask, question);
-    send_questions(http);
-}
-
 static void on_live(uv_timer_t *timer)
 {
     struct http *http = timer->data;
@@ -156,7 +126,7 @@ static void take_published(struct http *http, uint64_t now_ns)
 static struct question *take_answered(struct http *http)
 {
     uv_mutex_lock(&http->lock);
-    struct question *question = question_list_take(&http->to_http);
+    struct question *question = question_take(&http->to_http);
     uv_mutex_unlock(&http->lock);
     return question;
 }
@@ -168,7 +138,7 @@ static void take_answers(struct http *http)
         http->asked_count--;
         question->answered(question);
     }
-    send_questions(http);
+    requests_send(http);
 }
 
 /* Requests that are being answered have been judged; streams go on and are judged anew. */
@@ -217,7 +187,7 @@ static void on_second(uv_timer_t *timer)
 {
     struct http *http = timer->data;
     uint64_t now_ns = clock_monotonic_ns();
-    server_check_waiting(http, now_ns);
+    requests_check(http, now_ns);
     peers_cut(&http->peers, now_ns, http->config->http_timeout);
     events_tick(&http->events, now_ns);
     server_run(http);
@@ -354,9 +324,6 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     http->stats = stats;
     http->listen_fd = -1;
     uv_mutex_init(&http->lock);
-    question_list_init(&http->to_loop);
-    question_list_init(&http->to_http);
-    question_list_init(&http->to_ask);
     feed_init(&http->feed, config->http_queue);
     open_events(http);
     http->metrics = metrics_new(config, stats);
@@ -410,10 +377,10 @@ void http_keep_page(void *data)
 
 /* Stop */
 
-static void free_questions(struct question_list *list)
+static void free_questions(struct question **list)
 {
     struct question *question;
-    while ((question = question_list_take(list))) {
+    while ((question = question_take(list))) {
         question_free(&question);
     }
 }

@@ -27,7 +27,7 @@ struct http {
     uv_async_t asked; /* of the daemon's loop */
     uv_async_t wake;  /* of the HTTP loop */
     uv_mutex_t lock;  /* of the lists */
-    struct question_list to_loop, to_http;
+    struct question *to_loop, *to_http;
     struct access *fresh_visitors; /* of http.token_file, to be taken over; NULL = none */
     struct feed feed;
     atomic_bool closing;
@@ -44,7 +44,7 @@ struct http {
     struct events events;
     struct metrics *metrics;
     struct request *waiting;     /* suspended, for an answer of the loop thread */
-    struct question_list to_ask; /* of those that wait, what has not gone to the loop thread yet */
+    struct question *to_ask; /* of those that wait, what has not gone to the loop thread yet */
     unsigned asked_count;        /* questions that have */
     struct access *visitors;     /* who may ask besides the users of this machine; NULL = nobody */
     struct whose whose;
@@ -97,6 +97,15 @@ void request_wait(struct request *request, struct question *question,
 void request_ask(struct request *request, const char *method,
                  void (*answered)(struct request *request, struct question *question));
 
+/* The request goes on without an answer. */
+void request_stop_waiting(struct request *request);
+/* Sends questions to the loop thread as far as it takes them. */
+void requests_send(struct http *http);
+/* Ends the patience of those that have waited too long. */
+void requests_check(struct http *http, uint64_t now_ns);
+/* From here on a request that would have to wait is refused at once. */
+void requests_end(struct http *http);
+
 const char *request_header(struct request *request, const char *name);
 const char *request_argument(struct request *request, const char *name);
 
@@ -105,9 +114,5 @@ int server_start(struct http *http);
 void server_stop(struct http *http);
 /* Lets the server go on with what has been resumed. Not from inside its callbacks. */
 void server_run(struct http *http);
-/* Open ones. */
-unsigned server_connections(struct http *http);
-/* Ends the patience of those that have waited too long. */
-void server_check_waiting(struct http *http, uint64_t now_ns);
 
 #endif

@@ -55,7 +55,7 @@ static void metrics_page_render(struct request *request, const msgpack_object *m
                                 .asked_ns = request->began_ns,
                                 .jobs = request->visitor.jobs,
                                 .event_clients = http->events.client_count,
-                                .connections = server_connections(http),
+                                .connections = http->peers.count,
                                 .openmetrics = wants_openmetrics(request)};
     char *text = metrics_render(http->metrics, &view);
     if (!text) {

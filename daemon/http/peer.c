@@ -5,6 +5,7 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <utlist.h>
 
 struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose, uint64_t timeout_ns,
                       uint64_t now_ns)
@@ -15,11 +16,8 @@ struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose, uint
     if (!peer) {
         return NULL;
     }
-    *peer = (struct peer){.fd = fd, .whose = whose, .since_ns = now_ns, .next = peers->first};
-    if (peers->first) {
-        peers->first->previous = peer;
-    }
-    peers->first = peer;
+    *peer = (struct peer){.fd = fd, .whose = whose, .since_ns = now_ns};
+    DL_PREPEND2(peers->first, peer, previous, next);
     peers->count++;
     return peer;
 }
@@ -29,14 +27,7 @@ void peer_remove(struct peers *peers, struct peer *peer)
     if (!peer) {
         return;
     }
-    if (peer->previous) {
-        peer->previous->next = peer->next;
-    } else {
-        peers->first = peer->next;
-    }
-    if (peer->next) {
-        peer->next->previous = peer->previous;
-    }
+    DL_DELETE2(peers->first, peer, previous, next);
     peers->count--;
     free(peer);
 }

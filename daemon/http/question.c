@@ -2,6 +2,7 @@
 #include "daemon/http/question.h"
 
 #include <stdlib.h>
+#include <utlist.h>
 
 struct question *question_new(struct http *http, const char *method)
 {
@@ -27,28 +28,11 @@ void question_free(struct question **question_p)
     *question_p = NULL;
 }
 
-void question_list_init(struct question_list *list)
+struct question *question_take(struct question **list)
 {
-    list->first = NULL;
-    list->last = &list->first;
-}
-
-void question_list_put(struct question_list *list, struct question *question)
-{
-    question->next = NULL;
-    *list->last = question;
-    list->last = &question->next;
-}
-
-struct question *question_list_take(struct question_list *list)
-{
-    struct question *first = list->first;
-    if (!first) {
-        return NULL;
-    }
-    list->first = first->next;
-    if (!list->first) {
-        list->last = &list->first;
+    struct question *first = *list;
+    if (first) {
+        DL_DELETE2(*list, first, previous, next);
     }
     return first;
 }

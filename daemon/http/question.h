@@ -9,7 +9,7 @@
 #define QUESTION_DETAIL_MAX 512
 
 struct question {
-    struct question *next;
+    struct question *next, *previous; /* of a list, oldest first */
     struct http *http;
     void (*answered)(struct question *question); /* HTTP thread; NULL: nobody waits any more */
     void *data;
@@ -21,21 +21,12 @@ struct question {
     size_t size;
 };
 
-struct question_list {
-    struct question *first, **last;
-};
-
 /* NULL when out of memory. The caller writes `params`, one value. */
 struct question *question_new(struct http *http, const char *method);
 /* Accepts NULL. */
 void question_free(struct question **question);
 
-void question_list_init(struct question_list *list);
-void question_list_put(struct question_list *list, struct question *question);
 /* The oldest; NULL when there is none. */
-struct question *question_list_take(struct question_list *list);
-
-/* Sends it to the loop thread; `answered` is called later. HTTP thread. */
-void http_ask(struct http *http, struct question *question);
+struct question *question_take(struct question **list);
 
 #endif

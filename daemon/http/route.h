@@ -46,12 +46,12 @@ enum route_jobs {
 };
 
 struct route {
-    const char *path; /* with a final '*': any that begin so */
-    const char *type; /* of the answer */
-    void (*handle)(struct request *request);
-    const char *method; /* of control; NULL: the handler knows */
-    unsigned arguments; /* bits of ARG_ */
-    unsigned needed;    /* of these */
+    const char *path;                        /* with a final '*': any that begin so */
+    const char *type;                        /* of the answer */
+    void (*handle)(struct request *request); /* NULL: handle_openapi, which reads this table */
+    const char *method;                      /* of control; NULL: the handler knows */
+    unsigned arguments;                      /* bits of ARG_ */
+    unsigned needed;                         /* of these */
     enum route_for who;
     enum route_jobs about;
     const char *answer; /* of JSON: "{keys that it has}", "[keys that each of a list has]"; NULL:

@@ -2,8 +2,7 @@
 /* A request's life: on_uri makes it, on_request checks its headers and refuses a body, and then
  * finds the route, whose handler makes the response at once or suspends the connection until the
  * loop thread has answered; the server then calls on_request again, which sends the response.
- * on_completed ends it. A question that is still on its way then is nobody's any more, and freed
- * when it comes back. */
+ * on_completed ends it. */
 #include "daemon/http/internal.h"
 
 #include "daemon/base/clock.h"
@@ -71,16 +70,6 @@ static void on_connection(void *data, struct MHD_Connection *connection, void **
 
 /* Requests */
 
-const char *request_header(struct request *request, const char *name)
-{
-    return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
-}
-
-const char *request_argument(struct request *request, const char *name)
-{
-    return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
-}
-
 /* In the path, which comes unescaped and then ends there. */
 static bool has_nul(const char *uri)
 {
@@ -103,22 +92,6 @@ static void *on_uri(void *data, const char *uri, struct MHD_Connection *connecti
     return request;
 }
 
-static void stop_waiting(struct request *request)
-{
-    struct http *http = request->http;
-    if (request->previous) {
-        request->previous->next = request->next;
-    } else {
-        http->waiting = request->next;
-    }
-    if (request->next) {
-        request->next->previous = request->previous;
-    }
-    request->next = request->previous = NULL;
-    request->question->data = NULL;
-    request->question = NULL;
-}
-
 static void on_completed(void *data, struct MHD_Connection *connection, void **state,
                          enum MHD_RequestTerminationCode why)
 {
@@ -128,7 +101,7 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
         return;
     }
     if (request->question) {
-        stop_waiting(request);
+        request_stop_waiting(request);
     }
     if (request->response) {
         MHD_destroy_response(request->response);
@@ -142,75 +115,6 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
     }
     free(request);
     *state = NULL;
-}
-
-/* Waiting for the loop thread */
-
-static void on_answer(struct question *question)
-{
-    struct request *request = question->data;
-    if (request) {
-        stop_waiting(request);
-        request->answered(request, question);
-        MHD_resume_connection(request->connection);
-    }
-    question_free(&question);
-}
-
-void request_wait(struct request *request, struct question *question,
-                  void (*answered)(struct request *request, struct question *question))
-{
-    struct http *http = request->http;
-    if (!question || !mpk_writer_ok(&question->params)) {
-        question_free(&question);
-        reply_code(request, ERR_MEMORY, NULL);
-        return;
-    }
-    if (http->stopping) {
-        question_free(&question);
-        reply_code(request, ERR_CLOSED, "attnd is stopping");
-        return;
-    }
-    question->data = request;
-    question->answered = on_answer;
-    request->question = question;
-    request->answered = answered;
-    request->next = http->waiting;
-    if (http->waiting) {
-        http->waiting->previous = request;
-    }
-    http->waiting = request;
-    MHD_suspend_connection(request->connection);
-    http_ask(http, question);
-}
-
-void request_ask(struct request *request, const char *method,
-                 void (*answered)(struct request *request, struct question *question))
-{
-    struct question *question = question_new(request->http, method);
-    if (question) {
-        mpk_put_map(&question->params, 0);
-    }
-    request_wait(request, question, answered);
-}
-
-static void server_give_up(struct request *request, const char *slug, const char *message)
-{
-    stop_waiting(request);
-    reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, slug, message);
-    MHD_resume_connection(request->connection);
-}
-
-void server_check_waiting(struct http *http, uint64_t now_ns)
-{
-    struct request *next;
-    for (struct request *request = http->waiting; request; request = next) {
-        next = request->next;
-        if (now_ns - request->began_ns > request->patience_ns) {
-            server_give_up(request, "again",
-                           "attnd is busy and has not answered in time: try again later");
-        }
-    }
 }
 
 /* Checks */
@@ -437,7 +341,7 @@ static void handle(struct request *request, const char *path)
         check_arguments(request);
     }
     if (!request->response) {
-        request->route->handle(request);
+        (request->route->handle ? request->route->handle : handle_openapi)(request);
     }
 }
 
@@ -547,34 +451,18 @@ int server_start(struct http *http)
     return 0;
 }
 
-/* From here on a request that would have to wait is refused at once. */
-static void answer_waiting(struct http *http)
-{
-    http->stopping = true;
-    while (http->waiting) {
-        server_give_up(http->waiting, "closed", "attnd is stopping");
-    }
-}
-
-unsigned server_connections(struct http *http)
-{
-    const union MHD_DaemonInfo *info =
-        MHD_get_daemon_info(http->server, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
-    return info ? info->num_connections : 0;
-}
-
 void server_stop(struct http *http)
 {
     uint64_t deadline = clock_monotonic_ns() + STOP_NS;
     uv_poll_stop(&http->poll);
     int fd = MHD_quiesce_daemon(http->server);
-    answer_waiting(http);
+    requests_end(http);
     events_close(&http->events);
     while (http->events.clients && clock_monotonic_ns() < deadline) {
         MHD_run(http->server);
         uv_sleep(1);
     }
-    for (int turn = 0; turn < 3 && server_connections(http) > 0; turn++) {
+    for (int turn = 0; turn < 3 && http->peers.count > 0; turn++) {
         MHD_run(http->server);
     }
     MHD_stop_daemon(http->server);

@@ -14,6 +14,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 struct job {
     char name[JOB_NAME_MAX + 1];
@@ -214,16 +215,6 @@ static int make_room_for_job(struct registry *registry, const struct job *known,
     return 0;
 }
 
-static void remove_run(struct job *job, struct run *run)
-{
-    struct run **link = &job->runs;
-    while (*link != run) {
-        link = &(*link)->next;
-    }
-    *link = run->next;
-    run_free(&run);
-}
-
 /* A run that is over, or silent for so long that it may be a trainer that was killed. */
 static bool run_may_go(const struct registry *registry, const struct run *run, uint64_t now_ns)
 {
@@ -265,7 +256,8 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
         return ERR_MEMORY;
     }
     checkpoint_forget(run, now_ns);
-    remove_run(job, run);
+    LL_DELETE(job->runs, run);
+    run_free(&run);
     return 0;
 }
 

@@ -70,7 +70,7 @@ int layer_state_ranks_entropy(const struct layer_state *state, uint32_t heads,
     double *mean = calloc(heads, sizeof *mean);
     int code = rows && mean ? 0 : ERR_MEMORY;
     for (uint32_t h = 0; h < heads && !code; h++) {
-        struct moments moments = layer_state_moments(state, METRIC_ENTROPY, h);
+        struct moments moments = stat_find(&state->head[h].stats, METRIC_ENTROPY).moments;
         rows[h] = moments.n;
         mean[h] = moments.n > 0 ? moments.mean : 0;
     }

@@ -35,6 +35,12 @@ void room_tell_end(struct store *store, uint64_t now)
     }
 }
 
+const char *store_trouble(const struct store *store)
+{
+    int code = atomic_load(&store->trouble);
+    return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
+}
+
 void room_tell_wait(struct store *store)
 {
     store->room_next_ns = clock_monotonic_ns() + ROOM_EVERY_NS;

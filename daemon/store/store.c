@@ -664,14 +664,6 @@ const struct pulse *store_pulse(const struct store *store)
     return store->thread_runs ? &store->pulse : NULL;
 }
 
-void store_ask(void *data)
-{
-    struct store *store = data;
-    pthread_mutex_lock(&store->lock);
-    pthread_cond_signal(&store->wake);
-    pthread_mutex_unlock(&store->lock);
-}
-
 void store_free(struct store **store_p)
 {
     struct store *store = *store_p;

@@ -126,10 +126,12 @@ bool store_is_full(struct store *store)
 
 /* Trouble */
 
-const char *store_trouble(const struct store *store)
+void store_ask(void *data)
 {
-    int code = atomic_load(&store->trouble);
-    return code == SQLITE_OK ? NULL : sqlite3_errstr(code);
+    struct store *store = data;
+    pthread_mutex_lock(&store->lock);
+    pthread_cond_signal(&store->wake);
+    pthread_mutex_unlock(&store->lock);
 }
 
 void store_note_damage(struct store *store)

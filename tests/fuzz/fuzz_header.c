@@ -185,7 +185,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     fuzz_header_check_bounds(&header);
     check_frames(&header);
     check_topic(&header, data, len);
-    check_encoding(&header);
+    if (!header.in_parts) { /* Python alone sends those */
+        check_encoding(&header);
+    }
     header_clear(&header);
     return 0;
 }

@@ -112,6 +112,14 @@ class House(unittest.TestCase):
                             "daemon/run/b.c": '#include "daemon/run/a.h"\n'},
                            "cycle: daemon/run/a, daemon/run/b include each other")
 
+    def test_files_that_call_each_other(self):
+        up = "int up(void)\n{\n    return down();\n}\n"
+        down = "static int own(void)\n{\n    return 0;\n}\nint down(void)\n{\n    return own();\n}\n"
+        self.assert_broken({"daemon/run/a.c": up, "daemon/run/b.c": down})
+        self.assert_broken({"daemon/run/a.c": up, "daemon/run/b.c": down.replace("own();", "up();")},
+                           "daemon/run/a.c:1: call-cycle: daemon/run/a.c, daemon/run/b.c name each other's functions")
+        self.assert_broken({"daemon/run/a.c": up, "daemon/base/b.c": down.replace("own();", "up();")})
+
     def test_rooms_that_include_each_other(self):
         table = ROOMS.replace("history | base", "history | base, run")
         found = self.broken({"CONTRIBUTING.md": table, "daemon/store/file.h": '#include "daemon/run/run.h"\n'})

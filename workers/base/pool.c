@@ -46,6 +46,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <utlist.h>
 
 #define THREADS_MAX  256
 #define NAME_MAX_LEN 15 /* Linux: without the NUL */
@@ -97,7 +98,7 @@ struct pool {
     pthread_cond_t ready; /* `started` went up */
 
     /* under lock */
-    struct pool_tenant *active, *last;
+    struct pool_tenant *active;
     struct pool_tenant own; /* of jobs without a tenant */
     struct worker *idle;
     uint32_t running, low_running, in_progress; /* jobs; low_running: of low priority */
@@ -202,20 +203,16 @@ static void tenant_enter(struct pool *pool, struct pool_tenant *tenant)
     uint64_t least = pool->reached_ns - POOL_CREDIT_NS;
     tenant->used_ns = tenant->used_ns < least ? least : tenant->used_ns;
     tenant->active = true;
-    tenant->next = NULL;
-    tenant->previous = pool->last;
-    *(pool->last ? &pool->last->next : &pool->active) = tenant;
-    pool->last = tenant;
-    atomic_store(&pool->contended, pool->active != pool->last);
+    DL_APPEND2(pool->active, tenant, previous, next);
+    atomic_store(&pool->contended, pool->active->next != NULL);
 }
 
 static void tenant_leave(struct pool *pool, struct pool_tenant *tenant)
 {
     pool_catch_up(pool);
-    *(tenant->previous ? &tenant->previous->next : &pool->active) = tenant->next;
-    *(tenant->next ? &tenant->next->previous : &pool->last) = tenant->previous;
+    DL_DELETE2(pool->active, tenant, previous, next);
     tenant->active = false;
-    atomic_store(&pool->contended, pool->active != pool->last);
+    atomic_store(&pool->contended, pool->active && pool->active->next);
 }
 
 int pool_tenant_new(struct pool_tenant **ret_tenant)

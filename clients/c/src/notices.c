@@ -232,14 +232,14 @@ static bool sender_take_notice(attn_publisher *publisher, const char *notice, si
     return applied;
 }
 
-void sender_take_notices(attn_publisher *publisher)
+bool sender_take_notices(attn_publisher *publisher)
 {
     zmq_msg_t notice;
     bool missed = false;
     int taken = 0;
 
     if (!publisher->link.socket) {
-        return;
+        return true;
     }
     zmq_msg_init(&notice);
     while (taken < NOTICES_AT_ONCE &&
@@ -248,9 +248,8 @@ void sender_take_notices(attn_publisher *publisher)
         taken++;
     }
     zmq_msg_close(&notice);
-    if (missed) {
-        sender_replace_socket(publisher);
-    } else if (taken > 0) {
+    if (!missed && taken > 0) {
         sender_follow(publisher);
     }
+    return !missed;
 }

@@ -469,14 +469,6 @@ uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
     return (uint32_t)side;
 }
 
-void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step)
-{
-    pthread_mutex_lock(&publisher->lock);
-    *ret_epoch = publisher->epoch;
-    *ret_step = publisher->step;
-    pthread_mutex_unlock(&publisher->lock);
-}
-
 /* Under the lock. */
 static bool publisher_wants(attn_publisher *publisher, struct layer_id id)
 {

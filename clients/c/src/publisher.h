@@ -96,15 +96,12 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms);
 /* The thread: until `closing` and the queue is empty, or its deadline. */
 void *sender_run(void *publisher);
 
-/* Begins anew with another socket: then subscriptions come again. */
-void sender_replace_socket(attn_publisher *publisher);
-
 /* ---- notices.c: the sending thread's ---- */
 
 /* Whether anybody wants messages with this topic. */
 bool sender_wants(const attn_publisher *publisher, const struct header *header);
-/* Takes in the notices that have come. */
-void sender_take_notices(attn_publisher *publisher);
+/* Takes in the notices that have come. Returns false when one is missed: there was no memory. */
+bool sender_take_notices(attn_publisher *publisher);
 /* Has the publisher follow the subscriptions, which have changed. */
 void sender_follow(attn_publisher *publisher);
 /* Warns that attnd has gone, when that is due. */
@@ -122,13 +119,13 @@ bool publisher_is_orphan(const attn_publisher *publisher);
 /* The revision of header keys that those who listen know. */
 uint32_t publisher_revision(attn_publisher *publisher);
 
-/* Where the training is. */
-void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step);
-
 bool layer_valid(attn_stack stack, uint32_t layer, attn_site site);
 struct layer_id layer_id_of(attn_stack stack, uint32_t layer, attn_site site);
 
 /* ---- queue.c ---- */
+
+/* Where the training is. */
+void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step);
 
 /* Counts a message that nobody wants. Returns ATTN_SKIPPED. */
 int queue_skip(attn_publisher *publisher);

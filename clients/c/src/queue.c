@@ -25,6 +25,14 @@ void queue_wake(attn_publisher *publisher, bool asleep)
     }
 }
 
+void publisher_position(attn_publisher *publisher, uint64_t *ret_epoch, uint64_t *ret_step)
+{
+    pthread_mutex_lock(&publisher->lock);
+    *ret_epoch = publisher->epoch;
+    *ret_step = publisher->step;
+    pthread_mutex_unlock(&publisher->lock);
+}
+
 int queue_skip(attn_publisher *publisher)
 {
     atomic_fetch_add_explicit(&publisher->skipped, 1, memory_order_relaxed);

@@ -71,7 +71,7 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms)
 
 /* When a message was left half sent, or there was no memory for a subscription: they come anew with
  * the connection. */
-void sender_replace_socket(attn_publisher *publisher)
+static void sender_replace_socket(attn_publisher *publisher)
 {
     link_close(&publisher->link);
     pthread_mutex_lock(&publisher->lock);
@@ -241,7 +241,9 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
         struct wire_message *message;
         int rc;
 
-        sender_take_notices(publisher);
+        if (!sender_take_notices(publisher)) {
+            sender_replace_socket(publisher);
+        }
         if (take_hello_due(publisher) && publisher->link.socket &&
             repeat_hello(publisher) == WAITS) {
             set_hello_due(publisher);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* array_internal: shared by array.c and the readers of the formats. */
+/* array_internal: shared by file.c and the readers of the formats. */
 #ifndef CLIENTS_CLI_ARRAYS_ARRAY_INTERNAL_H
 #define CLIENTS_CLI_ARRAYS_ARRAY_INTERNAL_H
 
@@ -10,6 +10,9 @@
 /* Appends a copy of the array under a name (not NUL-terminated; at most ARRAY_NAME_MAX). */
 int array_list_add(struct array_list *list, const struct array *array, const char *name, size_t len,
                    char *reterr);
+
+/* Drops the arrays behind the first `count`. */
+void array_list_shorten(struct array_list *list, size_t count);
 
 /* The type that a format calls so; a .npy's without the sign of its byte order. */
 enum array_type array_type_parse(const char *name, bool npy);

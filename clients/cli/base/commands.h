@@ -47,7 +47,8 @@ struct command {
      * = none; and whether an option of each_option applies to it. */
     const struct option_kind *(*find_kind)(const char *name);
     bool (*takes)(const struct option_kind *kind, const struct option_text *option);
-    bool passes_on; /* what its first argument is followed by is another program's, --help too */
+    bool passes_on; /* what follows its first argument is another program's, --help too; it comes
+                       first */
     /* Text at most 80 columns wide, in front of and behind the options; NULL = none. */
     void (*print_before)(FILE *out), (*print_after)(FILE *out);
 };

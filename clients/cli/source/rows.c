@@ -5,8 +5,24 @@
 #include "workers/base/isa.h"
 #include "workers/qk/qk.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+int source_fail(char *reterr, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reterr, SOURCE_ERROR_MAX, format, args);
+    va_end(args);
+    return code;
+}
+
+int source_fail_memory(char *reterr)
+{
+    return source_fail(reterr, CLI_FINDING, "out of memory");
+}
 
 /* Entries that are made of queries and keys at a time. */
 #define BLOCK_ENTRIES ((size_t)1 << 20)

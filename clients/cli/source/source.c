@@ -9,27 +9,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* Layers that a sentence names at most. */
 #define NAMED_MAX 8
-
-int source_fail(char *reterr, int code, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(reterr, SOURCE_ERROR_MAX, format, args);
-    va_end(args);
-    return code;
-}
-
-int source_fail_memory(char *reterr)
-{
-    return source_fail(reterr, CLI_FINDING, "out of memory");
-}
 
 /* Opening ------------------------------------------------------------------------------------- */
 

@@ -439,7 +439,7 @@ extern const int key_help_count;
 
 /* The list of metrics to sort by begins with these: names of `enum sort`. */
 #define KEYS_SORTS SORT_METRIC
-extern const char *const keys_sorts[KEYS_SORTS];
+extern const char *const model_sorts[KEYS_SORTS];
 
 /* asker: asks attnd what the model needs, and gives it the answers. Several questions are on their
  * way at once, at most one of each kind, and nothing here waits. One that goes unanswered is given

@@ -30,8 +30,6 @@ const struct key_help key_help[] = {
 };
 const int key_help_count = sizeof key_help / sizeof key_help[0];
 
-const char *const keys_sorts[KEYS_SORTS] = {"urgency", "drift", "value", "head"};
-
 struct list *keys_list(struct model *model, uint32_t *ret_count)
 {
     struct ui *ui = &model->ui;
@@ -107,7 +105,7 @@ static void open_chosen(struct model *model)
         uint32_t first = model->ui.overlay == OVERLAY_SORT ? KEYS_SORTS : 0;
         if (at < count) {
             (first ? model_choose_sort : model_choose_metric)(
-                model, at < first ? keys_sorts[at] : model->metrics[at - first]);
+                model, at < first ? model_sorts[at] : model->metrics[at - first]);
         }
         model->ui.overlay = OVERLAY_NONE;
         model->ui.heads = model->ui.layers = (struct list){0};

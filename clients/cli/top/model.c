@@ -12,6 +12,8 @@ const struct needs model_needs_all = {
     0,    0,    false, INT64_MIN / 2, INT64_MIN / 2, INT64_MIN / 2, -1};
 
 /* Arrays that are given at once, of doubles that are not numbers yet. */
+const char *const model_sorts[KEYS_SORTS] = {"urgency", "drift", "value", "head"};
+
 static double *new_numbers(size_t count)
 {
     double *numbers = malloc((count > 0 ? count : 1) * sizeof *numbers);
@@ -137,7 +139,7 @@ void model_choose_sort(struct model *model, const char *name)
     model->reversed = reversed;
     model->sort = SORT_METRIC;
     for (enum sort sort = SORT_URGENCY; sort < SORT_METRIC; sort++) {
-        if (strcmp(name, keys_sorts[sort]) == 0) {
+        if (strcmp(name, model_sorts[sort]) == 0) {
             model->sort = sort;
         }
     }

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/* Each rule has a cell for what it judges by itself: a head, a layer, the run. A window moves it:
+ *
+ *            holds in `for` windows on end
+ *      clear ------------------------------> firing
+ *        ^                                     |
+ *        +-------------------------------------+
+ *                     back at `clear`
+ *
+ * A value between bound and `clear` ends a row of windows in which the condition held, and changes
+ * nothing else. Cells are made when a layer first has what a rule judges, and are found by
+ * position: alerts have an array per rule and layer, and a hash of layers. */
+#include "daemon/alerts/internal.h"
+
+#include "proto/err.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint32_t alert_layer_pack(struct layer_id id)
+{
+    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
+}
+
+struct layer_id alert_layer_unpack(uint32_t key)
+{
+    return (struct layer_id){
+        .stack = (enum stack)(key >> 1 & 1), .layer = key >> 2, .site = (enum site)(key & 1)};
+}
+
+size_t alert_layer_size(const struct alerts *alerts)
+{
+    return sizeof(struct alert_layer) + alerts->rule_count * sizeof(struct alert_cells);
+}
+
+/* The rules that apply to the layer; the run is judged apart. */
+static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
+             site_name(layer->id.site));
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        layer->cells[i].applies = alerts->rules[i]->metric < RULE_LOST_SHARE &&
+                                  fnmatch(alerts->rules[i]->layer, name, 0) == 0;
+    }
+}
+
+struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
+{
+    uint32_t key = alert_layer_pack(id);
+    struct alert_layer *layer = NULL;
+    HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
+    if (layer) {
+        return layer;
+    }
+    layer = calloc(1, alert_layer_size(alerts));
+    if (!layer) {
+        return NULL;
+    }
+    layer->key = key;
+    layer->id = id;
+    HASH_ADD(hh, alerts->layers, key, sizeof layer->key, layer);
+    if (!layer->hh.tbl) {
+        free(layer);
+        return NULL;
+    }
+    match_layer(alerts, layer);
+    return layer;
+}
+
+void alert_cells_free(struct alert_cells *cells)
+{
+    free(cells->cell);
+    free(cells->past);
+    *cells = (struct alert_cells){.applies = cells->applies};
+}
+
+int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count)
+{
+    if (cells->count == count) {
+        return 0;
+    }
+    alert_cells_free(cells);
+    struct alert_cell *cell = calloc(count, sizeof *cell);
+    bool rate = rule_is_rate(rule->condition);
+    double *past = rate ? calloc((size_t)count * rule->within, sizeof *past) : NULL;
+    if (!cell || (rate && !past)) {
+        free(cell);
+        free(past);
+        return ERR_MEMORY;
+    }
+    cells->cell = cell;
+    cells->past = past;
+    cells->count = count;
+    return 0;
+}
+
+static void free_layer_cells(struct alerts *alerts, struct alert_layer *layer)
+{
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        alert_cells_free(&layer->cells[i]);
+    }
+}
+
+void alerts_forget(struct alerts *alerts)
+{
+    struct alert_layer *layer, *next;
+    HASH_ITER(hh, alerts->layers, layer, next)
+    {
+        HASH_DEL(alerts->layers, layer);
+        free_layer_cells(alerts, layer);
+        free(layer);
+    }
+    free_layer_cells(alerts, alerts->whole);
+    memset(alerts->gathered, 0, sizeof alerts->gathered);
+    alerts->told = alerts->held_back = 0;
+}
+
+/* Judging */
+
+/* The number that the condition compares: the value, or its change; NaN while the earlier value is
+ * unknown. */
+static double compared(const struct rule *rule, struct alert_cells *cells, uint32_t index,
+                       double value)
+{
+    struct alert_cell *cell = &cells->cell[index];
+    if (!rule_is_rate(rule->condition)) {
+        return value;
+    }
+    double *past = cells->past + (size_t)index * rule->within;
+    double then = cell->past_count == rule->within ? past[cell->past_next] : NAN;
+    past[cell->past_next] = value;
+    cell->past_next = (uint8_t)((cell->past_next + 1u) % rule->within);
+    cell->past_count = (uint8_t)(cell->past_count + (cell->past_count < rule->within));
+    if (rule->condition == RULE_GROWS_BY) {
+        return then > 0 ? value / then : NAN;
+    }
+    return rule->condition == RULE_FALLS_BY ? then - value : value - then;
+}
+
+static void alerts_hold(const struct alerts *alerts, const struct rule *rule,
+                        struct alert_cell *cell)
+{
+    if (rule->after_clear && !cell->armed) {
+        return;
+    }
+    if (cell->held == 0 && !cell->firing) {
+        cell->since_epoch = alerts->newest.epoch;
+        cell->since_step = alerts->newest.step;
+    }
+    cell->held += cell->held < UINT32_MAX;
+    cell->firing = cell->firing || cell->held >= rule->windows;
+}
+
+void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
+                       struct alert_cells *cells, uint32_t index, double value)
+{
+    struct alert_cell *cell = &cells->cell[index];
+    double x = isnan(value) ? value : compared(rule, cells, index, value);
+    bool below = rule->condition == RULE_BELOW;
+    cell->fresh = !isnan(x);
+    if (!cell->fresh) {
+        return;
+    }
+    cell->value = x;
+    if (below ? x < rule->bound : x > rule->bound) {
+        alerts_hold(alerts, rule, cell);
+    } else {
+        cell->held = 0;
+        if (below ? x >= rule->clear : x <= rule->clear) {
+            cell->armed = true;
+            cell->firing = false;
+        }
+    }
+    cell->told = cell->told && !(cell->at_end && cell->firing); /* the run goes on: told anew */
+    cell->at_end = false;
+}

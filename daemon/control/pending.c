@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/* Where answers go. A request is answered at once, or deferred: its envelope then moves to a
+ * `struct pending`, which whoever knows the answer later gives back. Every pending is answered
+ * before the socket is closed; a thread that still works on an answer keeps it, and may give it
+ * back later. */
+#include "daemon/control/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+struct pending {
+    struct answers *answers; /* NULL: answered when control was closed */
+    struct envelope envelope;
+    struct pending *next, *previous; /* of those that wait */
+};
+
+void envelope_clear(struct envelope *envelope)
+{
+    for (int i = 0; i < envelope->count; i++) {
+        zmq_msg_close(&envelope->frames[i]);
+    }
+    envelope->count = 0;
+}
+
+/* Sends envelope and body and empties the envelope. A peer that has gone or is full loses its
+ * answer. The body is made first: once a frame has been sent the others must follow. */
+static void envelope_send(void *socket, struct envelope *envelope, const struct mpk_writer *writer)
+{
+    zmq_msg_t body;
+    bool sent = zmq_msg_init_size(&body, writer->buffer.size) == 0;
+    if (sent) {
+        memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
+    } else {
+        zmq_msg_init(&body);
+    }
+    for (int i = 0; i < envelope->count && sent; i++) {
+        sent = zmq_msg_send(&envelope->frames[i], socket, ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0;
+    }
+    if (sent) {
+        zmq_msg_send(&body, socket, ZMQ_DONTWAIT);
+    }
+    zmq_msg_close(&body);
+    envelope_clear(envelope);
+}
+
+static void put_error(struct mpk_writer *reply, int code, const char *detail)
+{
+    mpk_put_map(reply, 2);
+    mpk_pair_str(reply, "code", err_slug(code));
+    mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
+}
+
+static void answer_socket(const struct answers *answers, struct envelope *envelope, int code,
+                          const char *detail, const struct mpk_writer *result)
+{
+    struct mpk_writer reply;
+    mpk_writer_init(&reply);
+    mpk_put_array(&reply, 4);
+    mpk_put_u64(&reply, 1);
+    mpk_put_u64(&reply, envelope->id);
+    if (code) {
+        put_error(&reply, code, detail);
+        mpk_put_nil(&reply);
+    } else {
+        mpk_put_nil(&reply);
+        mpk_put_raw(&reply, result->buffer.data, result->buffer.size);
+    }
+    if (mpk_writer_ok(&reply)) {
+        envelope_send(answers->socket, envelope, &reply);
+    } else {
+        envelope_clear(envelope);
+    }
+    mpk_writer_clear(&reply);
+}
+
+void envelope_answer(struct answers *answers, struct envelope *envelope, int code,
+                     const char *detail, const struct mpk_writer *result)
+{
+    stats_add(answers->stats, code ? COUNT_REQUEST_ERRORS : COUNT_REQUESTS, 1);
+    if (envelope->answered) {
+        envelope->answered(envelope->data, code, detail, result);
+    } else {
+        answer_socket(answers, envelope, code, detail, result);
+    }
+}
+
+struct pending *request_defer(struct control_request *request)
+{
+    struct envelope *envelope = request->envelope;
+    struct pending *pending = calloc(1, sizeof *pending);
+    if (!pending) {
+        return NULL;
+    }
+    pending->answers = request->answers;
+    pending->envelope.id = envelope->id;
+    pending->envelope.answered = envelope->answered;
+    pending->envelope.data = envelope->data;
+    pending->envelope.count = envelope->count;
+    for (int i = 0; i < envelope->count; i++) {
+        zmq_msg_init(&pending->envelope.frames[i]);
+        zmq_msg_move(&pending->envelope.frames[i], &envelope->frames[i]);
+    }
+    envelope_clear(envelope);
+    DL_PREPEND2(pending->answers->waiting, pending, previous, next);
+    return pending;
+}
+
+void pending_answer(struct pending **pending_p, int code, const char *detail,
+                    const struct mpk_writer *result)
+{
+    struct pending *pending = *pending_p;
+    if (pending->answers) {
+        DL_DELETE2(pending->answers->waiting, pending, previous, next);
+        envelope_answer(pending->answers, &pending->envelope, code, detail, result);
+    }
+    free(pending);
+    *pending_p = NULL;
+}
+
+void answers_close(struct answers *answers)
+{
+    while (answers->waiting) {
+        struct pending *pending = answers->waiting;
+        DL_DELETE2(answers->waiting, pending, previous, next);
+        envelope_answer(answers, &pending->envelope, ERR_CLOSED, NULL, NULL);
+        pending->answers = NULL;
+    }
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/history/internal.h"
+
+#include "daemon/base/clock.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+int query_fail(struct query *query, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(query->detail, HISTORY_DETAIL_MAX, format, args);
+    va_end(args);
+    return code;
+}
+
+int query_check(const struct query *query)
+{
+    if (atomic_load_explicit(query->closing, memory_order_relaxed)) {
+        return ERR_CLOSED;
+    }
+    return clock_monotonic_ns() > query->deadline_ns ? ERR_QUERY_TIME : 0;
+}
+
+static int sqlite_code(struct query *query, int rc)
+{
+    if (rc == SQLITE_NOMEM) {
+        return ERR_MEMORY;
+    }
+    if (rc == SQLITE_INTERRUPT) {
+        return query_check(query) ? query_check(query) : ERR_QUERY_TIME;
+    }
+    query->damaged =
+        query->damaged || (rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB;
+    return query_fail(query, ERR_HISTORY_OFF, "the history cannot be read: %s",
+                      sqlite3_errmsg(query->db));
+}
+
+static int bind_all(sqlite3_stmt *statement, const char *types, va_list args)
+{
+    int rc = SQLITE_OK;
+    for (int i = 1; *types && rc == SQLITE_OK; i++, types++) {
+        if (*types == 'i') {
+            uint64_t number = va_arg(args, uint64_t);
+            rc = sqlite3_bind_int64(statement, i,
+                                    number > INT64_MAX ? INT64_MAX : (sqlite3_int64)number);
+        } else if (*types == 's') {
+            rc = sqlite3_bind_text(statement, i, va_arg(args, const char *), -1, SQLITE_STATIC);
+        } else {
+            const void *blob = va_arg(args, const void *);
+            rc = sqlite3_bind_blob64(statement, i, blob, va_arg(args, size_t), SQLITE_STATIC);
+        }
+    }
+    return rc;
+}
+
+int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statement,
+               const char *types, ...)
+{
+    sqlite3_stmt *statement = NULL;
+    va_list args;
+    int rc = sqlite3_prepare_v2(query->db, sql, -1, &statement, NULL);
+    *ret_statement = NULL;
+    va_start(args, types);
+    if (rc == SQLITE_OK) {
+        rc = bind_all(statement, types, args);
+    }
+    va_end(args);
+    if (rc == SQLITE_OK) {
+        *ret_statement = statement;
+        return 0;
+    }
+    int code = sqlite_code(query, rc);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+int query_next(struct query *query, sqlite3_stmt *statement)
+{
+    int rc = sqlite3_step(statement);
+    if (rc == SQLITE_ROW) {
+        return 1;
+    }
+    return rc == SQLITE_DONE ? 0 : sqlite_code(query, rc);
+}
+
+uint64_t column_u64(sqlite3_stmt *statement, int column)
+{
+    return (uint64_t)sqlite3_column_int64(statement, column);
+}
+
+unsigned column_choice(sqlite3_stmt *statement, int column, unsigned count)
+{
+    uint64_t choice = column_u64(statement, column);
+    return choice < count ? (unsigned)choice : 0;
+}
+
+const char *column_text(sqlite3_stmt *statement, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(statement, column);
+    return text ? text : "";
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/* Requests that wait for the loop thread. A question that is on its way when its request ends is
+ * nobody's any more, and freed when it comes back. */
+#include "daemon/http/internal.h"
+
+#include "daemon/base/clock.h"
+
+#include <stdlib.h>
+#include <utlist.h>
+
+/* Questions that are with the loop thread at once: their answers are all in memory. Others wait
+ * here. */
+#define ASKED_MAX 16
+
+const char *request_header(struct request *request, const char *name)
+{
+    return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
+}
+
+const char *request_argument(struct request *request, const char *name)
+{
+    return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+static void send_question(struct http *http, struct question *question)
+{
+    http->asked_count++;
+    uv_mutex_lock(&http->lock);
+    DL_APPEND2(http->to_loop, question, previous, next);
+    uv_mutex_unlock(&http->lock);
+    uv_async_send(&http->asked);
+}
+
+/* Questions whose request is gone need no answer. */
+void requests_send(struct http *http)
+{
+    struct question *question;
+    while (http->asked_count < ASKED_MAX && (question = question_take(&http->to_ask))) {
+        if (question->data) {
+            send_question(http, question);
+        } else {
+            question_free(&question);
+        }
+    }
+}
+
+void request_stop_waiting(struct request *request)
+{
+    struct http *http = request->http;
+    DL_DELETE2(http->waiting, request, previous, next);
+    request->question->data = NULL;
+    request->question = NULL;
+}
+
+static void on_answer(struct question *question)
+{
+    struct request *request = question->data;
+    if (request) {
+        request_stop_waiting(request);
+        request->answered(request, question);
+        MHD_resume_connection(request->connection);
+    }
+    question_free(&question);
+}
+
+void request_wait(struct request *request, struct question *question,
+                  void (*answered)(struct request *request, struct question *question))
+{
+    struct http *http = request->http;
+    if (!question || !mpk_writer_ok(&question->params)) {
+        question_free(&question);
+        reply_code(request, ERR_MEMORY, NULL);
+        return;
+    }
+    if (http->stopping) {
+        question_free(&question);
+        reply_code(request, ERR_CLOSED, "attnd is stopping");
+        return;
+    }
+    question->data = request;
+    question->answered = on_answer;
+    request->question = question;
+    request->answered = answered;
+    DL_PREPEND2(http->waiting, request, previous, next);
+    MHD_suspend_connection(request->connection);
+    DL_APPEND2(http->to_ask, question, previous, next);
+    requests_send(http);
+}
+
+void request_ask(struct request *request, const char *method,
+                 void (*answered)(struct request *request, struct question *question))
+{
+    struct question *question = question_new(request->http, method);
+    if (question) {
+        mpk_put_map(&question->params, 0);
+    }
+    request_wait(request, question, answered);
+}
+
+static void request_give_up(struct request *request, const char *slug, const char *message)
+{
+    request_stop_waiting(request);
+    reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, slug, message);
+    MHD_resume_connection(request->connection);
+}
+
+void requests_check(struct http *http, uint64_t now_ns)
+{
+    struct request *next;
+    for (struct request *request = http->waiting; request; request = next) {
+        next = request->next;
+        if (now_ns - request->began_ns > request->patience_ns) {
+            request_give_up(request, "again",
+                            "attnd is busy and has not answered in time: try again later");
+        }
+    }
+}
+
+/* From here on a request that would have to wait is refused at once. */
+void requests_end(struct http *http)
+{
+    http->stopping = true;
+    while (http->waiting) {
+        request_give_up(http->waiting, "closed", "attnd is stopping");
+    }
+}
