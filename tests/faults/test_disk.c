@@ -10,9 +10,6 @@
 #include "daemon/base/clock.h"
 
 #include <ftw.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define WINDOWS     150
@@ -47,6 +44,8 @@ static int disk_teardown(void **state)
     free(fixture);
     return nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
+
+#define DISK_TEST(name) TEST_OF(name, struct store_fixture *fixture, disk_setup, disk_teardown)
 
 static void disk_submit(struct store_fixture *fixture, uint64_t last,
                         const struct mpk_writer *packed)
@@ -175,33 +174,32 @@ static void fail_each(struct store_fixture *fixture, enum disk_fault fault, unsi
     assert_true(lives > 0);
 }
 
-static void test_a_read_that_fails_once_costs_no_more_than_is_counted(void **state)
+DISK_TEST(a_read_that_fails_once_costs_no_more_than_is_counted)
 {
-    fail_each(*state, DISK_READ, 5);
+    fail_each(fixture, DISK_READ, 5);
 }
 
-static void test_a_write_that_fails_once_costs_no_more_than_is_counted(void **state)
+DISK_TEST(a_write_that_fails_once_costs_no_more_than_is_counted)
 {
-    fail_each(*state, DISK_WRITE, 6);
-    fail_each(*state, DISK_SHORT_WRITE, 6);
-    fail_each(*state, DISK_FULL, 6);
+    fail_each(fixture, DISK_WRITE, 6);
+    fail_each(fixture, DISK_SHORT_WRITE, 6);
+    fail_each(fixture, DISK_FULL, 6);
 }
 
-static void test_a_sync_that_fails_once_costs_no_more_than_is_counted(void **state)
+DISK_TEST(a_sync_that_fails_once_costs_no_more_than_is_counted)
 {
-    fail_each(*state, DISK_SYNC, 6);
+    fail_each(fixture, DISK_SYNC, 6);
 }
 
-static void test_any_other_call_that_fails_once_costs_no_more_than_is_counted(void **state)
+DISK_TEST(any_other_call_that_fails_once_costs_no_more_than_is_counted)
 {
-    fail_each(*state, DISK_OTHER, 6);
+    fail_each(fixture, DISK_OTHER, 6);
 }
 
 /* For some time: what waits is dropped and counted, it is said, and then it goes on. */
-static void test_a_disk_that_fails_for_a_while_is_noticed_and_so_is_its_end(void **state)
+DISK_TEST(a_disk_that_fails_for_a_while_is_noticed_and_so_is_its_end)
 {
     static const enum disk_fault faults[] = {DISK_WRITE, DISK_FULL, DISK_OTHER};
-    struct store_fixture *fixture = *state;
     struct mpk_writer packed;
     pack_state(1, &packed);
     for (int i = 0; i < 3; i++) {
@@ -240,9 +238,8 @@ static void submit_held(struct store_fixture *fixture, uint64_t last,
 }
 
 /* It has the windows of messages that were acknowledged before. */
-static void test_at_the_end_a_held_batch_is_tried_twice(void **state)
+DISK_TEST(at_the_end_a_held_batch_is_tried_twice)
 {
-    struct store_fixture *fixture = *state;
     struct mpk_writer packed;
     pack_state(1, &packed);
     for (uint64_t times = 1; times <= 2; times++) {
@@ -291,9 +288,8 @@ static void assert_what_is_left(const struct disk_loss *loss, uint32_t copy,
 }
 
 /* At any change, from the first on: two lives, the second with a history. */
-static void test_after_a_power_failure_there_is_all_that_was_synced(void **state)
+DISK_TEST(after_a_power_failure_there_is_all_that_was_synced)
 {
-    struct store_fixture *fixture = *state;
     struct disk_loss loss = {
         .directory = fixture->directory, .ask = stored_batches, .data = fixture, .most = 60};
     live_on_it(fixture, 0);
@@ -309,20 +305,4 @@ static void test_after_a_power_failure_there_is_all_that_was_synced(void **state
         assert_what_is_left(&loss, copy, fixture);
     }
     disk_begin();
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, disk_setup, disk_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_a_read_that_fails_once_costs_no_more_than_is_counted),
-        TEST(test_a_write_that_fails_once_costs_no_more_than_is_counted),
-        TEST(test_a_sync_that_fails_once_costs_no_more_than_is_counted),
-        TEST(test_any_other_call_that_fails_once_costs_no_more_than_is_counted),
-        TEST(test_a_disk_that_fails_for_a_while_is_noticed_and_so_is_its_end),
-        TEST(test_at_the_end_a_held_batch_is_tried_twice),
-        TEST(test_after_a_power_failure_there_is_all_that_was_synced),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,9 +12,6 @@
 #include "tests/unit/unit.h"
 
 #include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define CALLS_MAX 5000
 

@@ -147,6 +147,14 @@ class House(unittest.TestCase):
                 file.write(text)
             self.assertEqual(check.find_functions(check.Tree(root), "a.c"), [("first", 2, 4)])
 
+    def test_a_test_of_c_is_named_by_its_claim(self):
+        text = "TEST(one_is_first)\n{\n}\n\nPOOL_TEST(two)\n{\n}\n\nTEST_WITH(three, NULL,\n          stop)\n{\n}\n"
+        with tempfile.TemporaryDirectory() as root:
+            with open(os.path.join(root, "a.c"), "w", encoding="utf-8") as file:
+                file.write(text)
+            self.assertEqual([name for name, _, _ in check.find_functions(check.Tree(root), "a.c")],
+                             ["test_one_is_first", "test_two", "test_three"])
+
     def test_a_long_file(self):
         self.assert_broken({"proto/a.c": "\n" * 701}, "proto/a.c:1: lines: 701 lines, more than 700")
         self.assert_broken({"proto/a.c": "\n" * 700})

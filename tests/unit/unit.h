@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* unit: cmocka with the headers it wants first, and a small deterministic random number. */
+/* unit: cmocka and the headers that tests want, tests that add themselves to their program, and a
+ * small deterministic random number. */
 #ifndef TESTS_UNIT_UNIT_H
 #define TESTS_UNIT_UNIT_H
 
@@ -10,6 +11,35 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A test, named by its claim: TEST(a_window_has_at_most_64_parts) { ... }. Tests run in the order
+ * of the file. */
+#define TEST(name) TEST_WITH(name, NULL, NULL)
+/* With functions of cmocka before and after it. */
+#define TEST_WITH(name, setup, teardown) TEST_ON(name, void, , setup, teardown)
+/* And with what `setup` left in *state as its parameter, such as struct place *place. */
+#define TEST_OF(name, fixture, setup, teardown)                                                    \
+    TEST_ON(name, fixture __attribute__((unused)), *state, setup, teardown)
+#define TEST_ON(name, parameter, argument, setup, teardown)                                        \
+    static void test_##name(parameter);                                                            \
+    static void run_##name(void **state __attribute__((unused)))                                   \
+    {                                                                                              \
+        test_##name(argument);                                                                     \
+    }                                                                                              \
+    __attribute__((constructor)) static void add_##name(void)                                      \
+    {                                                                                              \
+        unit_add(#name, run_##name, setup, teardown);                                              \
+    }                                                                                              \
+    static void test_##name(parameter)
+
+void unit_add(const char *name, CMUnitTestFunction test, CMFixtureFunction setup,
+              CMFixtureFunction teardown);
+/* Runs all tests of the program. A program calls this itself where something comes first. */
+int unit_run(CMFixtureFunction setup, CMFixtureFunction teardown);
 
 /* Uniform in [0, 1). */
 static inline double random_unit(uint64_t *state)

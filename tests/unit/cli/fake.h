@@ -5,19 +5,11 @@
 #ifndef TESTS_UNIT_CLI_FAKE_H
 #define TESTS_UNIT_CLI_FAKE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "proto/mpk.h"
 
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 struct fake;
 

@@ -6,7 +6,6 @@
 #include "clients/cli/base/field.h"
 #include "proto/result.h"
 
-#include <math.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -307,9 +306,9 @@ static void answer_any_port(const struct fake *fake, const char *method, uint64_
 /* Running attnctl --------------------------------------------------------------------------------
  */
 
-static void commands_assert_says(void **state, const char *arguments, int status, const char *text)
+static void commands_assert_says(struct fake *fake, const char *arguments, int status,
+                                 const char *text)
 {
-    struct fake *fake = *state;
     attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
 }
 
@@ -352,27 +351,29 @@ static int commands_tear_down(void **state)
     return 0;
 }
 
+#define FAKE_TEST(name) TEST_OF(name, struct fake *fake, commands_set_up, commands_tear_down)
+
 /* Tests ------------------------------------------------------------------------------------------
  */
 
-static void test_jobs_fit_80_columns(void **state)
+FAKE_TEST(jobs_fit_80_columns)
 {
     commands_assert_says(
-        state, "jobs", 0,
+        fake, "jobs", 0,
         "JOB             RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
         "gpt-small  abcdef01  active      3  1200    2/4       636     5        3\n");
 }
 
-static void test_no_jobs_say_how_to_get_one(void **state)
+TEST_OF(no_jobs_say_how_to_get_one, struct fake *fake, set_up_without_jobs, commands_tear_down)
 {
-    commands_assert_says(state, "jobs", 0,
+    commands_assert_says(fake, "jobs", 0,
                          "no jobs yet: attach one with attnd.watch(model, job=\"name\")\n");
 }
 
-static void test_a_summary_has_a_row_per_layer_and_wraps_by_heads(void **state)
+FAKE_TEST(a_summary_has_a_row_per_layer_and_wraps_by_heads)
 {
     commands_assert_says(
-        state, "summary gpt-small", 0,
+        fake, "summary gpt-small", 0,
         "gpt-small, run abcdef01, epoch 3, step 1200\n"
         "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
         "entropy_normalized, mean over the window\n"
@@ -388,26 +389,26 @@ static void test_a_summary_has_a_row_per_layer_and_wraps_by_heads(void **state)
         "decoder.10.cross  0.3800  0.3900  0.4000  0.4100\n");
 }
 
-static void test_top_needs_a_terminal(void **state)
+FAKE_TEST(top_needs_a_terminal)
 {
     commands_assert_says(
-        state, "top", 2,
+        fake, "top", 2,
         "attnctl: top needs a terminal on both its input and its output; attnctl summary "
         "prints the same numbers once\n");
-    commands_assert_says(state, "top --json", 2,
+    commands_assert_says(fake, "top --json", 2,
                          "attnctl: top is for people; attnctl summary --json is for programs\n");
-    commands_assert_says(state, "top --metric entrpy", 2,
+    commands_assert_says(fake, "top --metric entrpy", 2,
                          "attnctl: --metric: 'entrpy': unknown: did you mean 'entropy'?\n");
-    commands_assert_says(state, "tail --metric sinkrate", 2,
+    commands_assert_says(fake, "tail --metric sinkrate", 2,
                          "attnctl: --metric: 'sinkrate': unknown: did you mean 'sink_rate'?\n");
-    commands_assert_says(state, "top one two", 2,
+    commands_assert_says(fake, "top one two", 2,
                          "attnctl: 'two' is too much; usage: attnctl top [JOB] [OPTIONS]\n");
 }
 
-static void test_small_values_keep_their_digits(void **state)
+FAKE_TEST(small_values_keep_their_digits)
 {
     commands_assert_says(
-        state, "summary gpt-small --layer 1", 0,
+        fake, "summary gpt-small --layer 1", 0,
         "gpt-small, run abcdef01, epoch 3, step 1200\n"
         "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
         "entropy_normalized, mean over the window\n"
@@ -419,10 +420,10 @@ static void test_small_values_keep_their_digits(void **state)
         "decoder.1.self  7.00e-02  8.00e-02  9.00e-02  1.00e-01  1.10e-01\n");
 }
 
-static void test_patterns_are_a_table_of_names(void **state)
+FAKE_TEST(patterns_are_a_table_of_names)
 {
     commands_assert_says(
-        state, "summary gpt-small --metric pattern --layer 1", 0,
+        fake, "summary gpt-small --metric pattern --layer 1", 0,
         "gpt-small, run abcdef01, epoch 3, step 1200\n"
         "window: epoch 2 to 3, 1 rank, 40 messages, 1 lost, 0 dropped\n"
         "pattern, of the newest message (attnctl roles: why, and since when)\n"
@@ -434,9 +435,9 @@ static void test_patterns_are_a_table_of_names(void **state)
         "decoder.1.self  local  local  local  local\n");
 }
 
-static void test_a_number_of_the_layer_is_one_column(void **state)
+FAKE_TEST(a_number_of_the_layer_is_one_column)
 {
-    commands_assert_says(state, "summary gpt-small --metric sink_rate", 0,
+    commands_assert_says(fake, "summary gpt-small --metric sink_rate", 0,
                          "gpt-small, run abcdef01, epoch 3, step 1200\n"
                          "window: epoch 2 to 3, 1 rank, 120 messages, 3 lost, 0 dropped\n"
                          "sink_rate, mean over the window\n"
@@ -448,12 +449,12 @@ static void test_a_number_of_the_layer_is_one_column(void **state)
 }
 
 /* It is also what is shown when nothing is asked for and there is nothing else. */
-static void test_numbers_of_matrices_are_named_by_matrix(void **state)
+FAKE_TEST(numbers_of_matrices_are_named_by_matrix)
 {
     static const char *const commands[] = {"summary matrices --metric wq.spectral_norm",
                                            "summary matrices"};
     for (int i = 0; i < 2; i++) {
-        commands_assert_says(state, commands[i], 0,
+        commands_assert_says(fake, commands[i], 0,
                              "gpt-small, run abcdef01, epoch 3, step 1200\n"
                              "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
                              "wq.spectral_norm, mean over the window\n"
@@ -461,17 +462,17 @@ static void test_numbers_of_matrices_are_named_by_matrix(void **state)
                              "LAYER               h0      h1\n"
                              "decoder.1.self  1.5000  2.5000\n");
     }
-    commands_assert_says(state, "summary matrices --metric entropy", 2,
+    commands_assert_says(fake, "summary matrices --metric entropy", 2,
                          "attnctl: --metric: 'entropy': not in this summary (valid: "
                          "wq.spectral_norm, wq.stable_rank)\n");
-    commands_assert_says(state, "summary matrices --metric wq.stable_rnak", 2,
+    commands_assert_says(fake, "summary matrices --metric wq.stable_rnak", 2,
                          "attnctl: --metric: 'wq.stable_rnak': not in this summary: did you mean "
                          "'wq.stable_rank'?\n");
 }
 
-static void test_layers_without_the_metric_are_listed(void **state)
+FAKE_TEST(layers_without_the_metric_are_listed)
 {
-    commands_assert_says(state, "summary mixed --metric sink_rate", 0,
+    commands_assert_says(fake, "summary mixed --metric sink_rate", 0,
                          "gpt-small, run abcdef01, epoch 3, step 1200\n"
                          "window: epoch 0, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
                          "sink_rate, mean over the window\n"
@@ -485,18 +486,18 @@ static void test_layers_without_the_metric_are_listed(void **state)
                          "\n"
                          "LAYER           ALL HEADS\n"
                          "decoder.1.self     0.1000\n");
-    commands_assert_says(state, "summary mixed | grep -e metric -e entropy | uniq", 0,
+    commands_assert_says(fake, "summary mixed | grep -e metric -e entropy | uniq", 0,
                          "entropy_normalized, mean over the window\n");
     commands_assert_says(
-        state, "summary mixed --metric nothing", 2,
+        fake, "summary mixed --metric nothing", 2,
         "attnctl: --metric: 'nothing': not in this summary (valid: "
         "wq.spectral_norm, wq.stable_rank, entropy_normalized, pattern, sink_rate)\n");
 }
 
-static void test_drift_is_a_line_per_head_those_in_trouble_first(void **state)
+FAKE_TEST(drift_is_a_line_per_head_those_in_trouble_first)
 {
     commands_assert_says(
-        state, "summary drifting --drift", 0,
+        fake, "summary drifting --drift", 0,
         "gpt-small, run abcdef01, epoch 3, step 1200\n"
         "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
         "entropy_normalized, compared with the baseline; *: |shift| of 6 or more\n"
@@ -512,67 +513,67 @@ static void test_drift_is_a_line_per_head_those_in_trouble_first(void **state)
         "decoder.1.self h2      -       -       -\n");
 }
 
-static void test_drift_explains_trouble_for_which_no_rule_fires(void **state)
+FAKE_TEST(drift_explains_trouble_for_which_no_rule_fires)
 {
     commands_assert_says(
-        state, "summary watched --drift | sed -n -e 6p -e '/^beyond/,$p'", 0,
+        fake, "summary watched --drift | sed -n -e 6p -e '/^beyond/,$p'", 0,
         "decoder.1.self h1   beyond  entropy_collapse  0.0625    0.1  step 1100    5.9\n"
         "beyond: the rule judges the layer or the run as a whole, which is within the bound\n"
         "approaching: within the bound, and near it or on its way there\n");
 }
 
-static void test_drift_of_what_is_per_message_has_no_js(void **state)
+FAKE_TEST(drift_of_what_is_per_message_has_no_js)
 {
-    commands_assert_says(state, "summary drifting --drift --metric mean | tail -3", 0,
+    commands_assert_says(fake, "summary drifting --drift --metric mean | tail -3", 0,
                          "decoder.1.self h1  2e-05   -       3\n"
                          "decoder.1.self h0      0   -       -\n"
                          "decoder.1.self h2      -   -       -\n");
 }
 
-static void test_drift_names_what_has_a_baseline(void **state)
+FAKE_TEST(drift_names_what_has_a_baseline)
 {
     commands_assert_says(
-        state, "summary drifting --drift --metric effective_keys", 2,
+        fake, "summary drifting --drift --metric effective_keys", 2,
         "attnctl: --metric: 'effective_keys': not in the drift of this summary (valid: "
         "entropy_normalized, mean)\n");
 }
 
-static void test_no_baseline_is_a_finding(void **state)
+FAKE_TEST(no_baseline_is_a_finding)
 {
-    commands_assert_says(state, "summary gpt-small --drift", 1,
+    commands_assert_says(fake, "summary gpt-small --drift", 1,
                          "attnctl: gpt-small has no baseline yet: its first windows that neither "
                          "rise nor fall make one (drift.windows "
                          "in attnctl config)\n");
 }
 
-static void test_an_unknown_metric_names_those_there_are(void **state)
+FAKE_TEST(an_unknown_metric_names_those_there_are)
 {
-    commands_assert_says(state, "summary gpt-small --metric loss", 2,
+    commands_assert_says(fake, "summary gpt-small --metric loss", 2,
                          "attnctl: --metric: 'loss': not in this summary (valid: "
                          "entropy_normalized, pattern, sink_rate)\n");
     commands_assert_says(
-        state, "summary gpt-small --metric patern", 2,
+        fake, "summary gpt-small --metric patern", 2,
         "attnctl: --metric: 'patern': not in this summary: did you mean 'pattern'?\n");
 }
 
 /* Several numbers per head are no table. */
-static void test_singular_values_are_not_tabulated(void **state)
+FAKE_TEST(singular_values_are_not_tabulated)
 {
-    commands_assert_says(state, "summary gpt-small --metric singular_values", 2,
+    commands_assert_says(fake, "summary gpt-small --metric singular_values", 2,
                          "attnctl: --metric: 'singular_values': not in this summary (valid: "
                          "entropy_normalized, pattern, sink_rate)\n");
 }
 
-static void test_an_unknown_job_is_a_finding(void **state)
+FAKE_TEST(an_unknown_job_is_a_finding)
 {
-    commands_assert_says(state, "summary nope", 1,
+    commands_assert_says(fake, "summary nope", 1,
                          "attnctl: no such job: 'nope' (see attnctl jobs)\n");
 }
 
-static void test_commands_stats_add_up(void **state)
+FAKE_TEST(commands_stats_add_up)
 {
     commands_assert_says(
-        state, "stats", 0,
+        fake, "stats", 0,
         "COUNTER         VALUE\n"
         "received          645\n"
         "processed         640\n"
@@ -586,36 +587,36 @@ static void test_commands_stats_add_up(void **state)
         "received = processed + in_flight + dropped: 645 = 640 + 2 + 3: adds up\n");
 }
 
-static void test_stats_that_do_not_add_up_are_a_finding(void **state)
+TEST_OF(stats_that_do_not_add_up_are_a_finding, struct fake *fake, set_up_unbalanced,
+        commands_tear_down)
 {
-    FILE *pipe = attnctl_start(((struct fake *)*state)->endpoint, "stats | tail -n 1");
+    FILE *pipe = attnctl_start(fake->endpoint, "stats | tail -n 1");
     attnctl_finish(
         pipe, 0,
         "received = processed + in_flight + dropped: 650 = 640 + 2 + 3: does not add up, 5 "
         "unaccounted for\n");
-    pipe = attnctl_start(((struct fake *)*state)->endpoint, "stats > /dev/null");
+    pipe = attnctl_start(fake->endpoint, "stats > /dev/null");
     attnctl_finish(pipe, 1, "");
 }
 
-static void test_ping_config_and_flush(void **state)
+FAKE_TEST(ping_config_and_flush)
 {
     char expected[384];
-    snprintf(expected, sizeof expected, "attnd 0.1.0 at %s, up 1 h 2 min\n",
-             ((struct fake *)*state)->endpoint);
-    commands_assert_says(state, "ping", 0, expected);
+    snprintf(expected, sizeof expected, "attnd 0.1.0 at %s, up 1 h 2 min\n", fake->endpoint);
+    commands_assert_says(fake, "ping", 0, expected);
     snprintf(
         expected, sizeof expected,
         "KEY               VALUE\nhttp.enabled      true\nhttp.endpoint     tcp://0.0.0.0:5580\n"
         "publish.endpoint  %s\ntap.endpoint      %s\nwindow.unit       epoch\n",
-        ((struct fake *)*state)->published, ((struct fake *)*state)->published);
-    commands_assert_says(state, "config", 0, expected);
-    commands_assert_says(state, "flush", 0, "published 3 windows\n");
-    commands_assert_says(state, "flush gpt-small", 0, "published 1 window\n");
+        fake->published, fake->published);
+    commands_assert_says(fake, "config", 0, expected);
+    commands_assert_says(fake, "flush", 0, "published 3 windows\n");
+    commands_assert_says(fake, "flush gpt-small", 0, "published 1 window\n");
 }
 
-static void test_json_is_the_answer_itself(void **state)
+FAKE_TEST(json_is_the_answer_itself)
 {
-    commands_assert_says(state, "flush --json", 0, "{\n  \"windows\": 3\n}\n");
+    commands_assert_says(fake, "flush --json", 0, "{\n  \"windows\": 3\n}\n");
 }
 
 static void commands_publish(struct fake *fake, const char *topic, const struct mpk_writer *map)
@@ -661,9 +662,8 @@ static void publish_all(struct fake *fake)
     mpk_writer_clear(&map);
 }
 
-static void test_tail_prints_a_line_per_message(void **state)
+FAKE_TEST(tail_prints_a_line_per_message)
 {
-    struct fake *fake = *state;
     FILE *pipe = attnctl_start(fake->endpoint, "tail --count 3");
     await_subscription(fake, "");
     publish_all(fake);
@@ -677,9 +677,8 @@ static void test_tail_prints_a_line_per_message(void **state)
         "636, lost 5, dropped 3\n");
 }
 
-static void test_tail_shows_alerts(void **state)
+FAKE_TEST(tail_shows_alerts)
 {
-    struct fake *fake = *state;
     struct alert_result alert = {
         .common = commands_common(3, 1200),
         .rule = "entropy_collapse",
@@ -705,40 +704,38 @@ static void test_tail_shows_alerts(void **state)
         "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
 }
 
-static void assert_tail_says(void **state, const char *arguments, const char *text)
+static void assert_tail_says(struct fake *fake, const char *arguments, const char *text)
 {
-    struct fake *fake = *state;
     FILE *pipe = attnctl_start(fake->endpoint, arguments);
     await_subscription(fake, "summary/");
     publish_all(fake);
     attnctl_finish(pipe, 0, text);
 }
 
-static void test_tail_counts_patterns(void **state)
+FAKE_TEST(tail_counts_patterns)
 {
-    assert_tail_says(state, "tail --count 1 --metric pattern summary/",
+    assert_tail_says(fake, "tail --count 1 --metric pattern summary/",
                      "summary gpt-small decoder.2.cross epoch 2 to 3: pattern local 10, "
                      "duplicate_token 1, 40 messages, 1 lost, 0 dropped (last value)\n");
 }
 
-static void test_tail_shows_the_one_number_of_a_layer(void **state)
+FAKE_TEST(tail_shows_the_one_number_of_a_layer)
 {
     assert_tail_says(
-        state, "tail --count 1 --metric sink_rate summary/",
+        fake, "tail --count 1 --metric sink_rate summary/",
         "summary gpt-small decoder.2.cross epoch 2 to 3: sink_rate 0.25, 40 messages, 1 "
         "lost, 0 dropped (last value)\n");
 }
 
-static void test_tail_says_when_there_is_no_such_number(void **state)
+FAKE_TEST(tail_says_when_there_is_no_such_number)
 {
-    assert_tail_says(state, "tail --count 1 --metric max_logit summary/",
+    assert_tail_says(fake, "tail --count 1 --metric max_logit summary/",
                      "summary gpt-small decoder.2.cross epoch 2 to 3: max_logit -, 40 messages, 1 "
                      "lost, 0 dropped (last value)\n");
 }
 
-static void test_tail_shows_norms_and_ranks_of_matrices(void **state)
+FAKE_TEST(tail_shows_norms_and_ranks_of_matrices)
 {
-    struct fake *fake = *state;
     struct mpk_writer map;
     struct spectrum head[2] = {{.spectral_norm = 1.5}, {.spectral_norm = 2.5}};
     double correlation[4] = {1, 0, 0, 1};
@@ -767,9 +764,8 @@ static void test_tail_shows_norms_and_ranks_of_matrices(void **state)
         "- rank -\n");
 }
 
-static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **state)
+FAKE_TEST(tail_subscribes_to_a_prefix_and_skips_what_is_no_result)
 {
-    struct fake *fake = *state;
     FILE *pipe = attnctl_start(fake->endpoint, "tail job/gpt-small/ --count 1");
     await_subscription(fake, "job/gpt-small/");
     zmq_send(fake->pub, "job/gpt-small/", 14, ZMQ_SNDMORE);
@@ -782,9 +778,8 @@ static void test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result(void **
         "636, lost 5, dropped 3\n");
 }
 
-static void test_tail_as_json_is_one_line_per_message(void **state)
+FAKE_TEST(tail_as_json_is_one_line_per_message)
 {
-    struct fake *fake = *state;
     FILE *pipe =
         attnctl_start("ipc:///nobody", "tail --json --count 3 --summaries $TAIL_FROM | cut -c1-19");
     await_subscription(fake, "");
@@ -806,34 +801,32 @@ static pid_t child(void)
     return pid;
 }
 
-static void test_an_interrupted_record_does_not_blame_attnd(void **state)
+FAKE_TEST(an_interrupted_record_does_not_blame_attnd)
 {
-    struct fake *fake = *state;
     FILE *pipe = attnctl_start(fake->endpoint, "record gpt-small /dev/null/none --timeout 60");
     await_subscription(fake, "tap/gpt-small/");
     kill(child(), SIGINT);
     attnctl_finish(pipe, 1, "attnctl: interrupted\n");
 }
 
-static void test_a_port_of_the_daemons_choice_needs_summaries(void **state)
+TEST_OF(a_port_of_the_daemons_choice_needs_summaries, struct fake *fake, set_up_any_port,
+        commands_tear_down)
 {
     commands_assert_says(
-        state, "tail", 2,
+        fake, "tail", 2,
         "attnctl: attnd does not say where its publish socket is: give --summaries ENDPOINT\n");
 }
 
-static void test_an_absent_daemon_is_said_to_be_absent(void **state)
+TEST(an_absent_daemon_is_said_to_be_absent)
 {
-    (void)state;
     attnctl_finish(
         attnctl_start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
         "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
         "running? start it with `attnd` or give --address\n");
 }
 
-static void test_an_address_names_all_sockets(void **state)
+FAKE_TEST(an_address_names_all_sockets)
 {
-    struct fake *fake = *state;
     char arguments[128];
     snprintf(arguments, sizeof arguments, "flush --address %s/", fake->directory);
     attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "published 3 windows\n");
@@ -847,9 +840,8 @@ static void test_an_address_names_all_sockets(void **state)
                    "lost, 0 dropped (last value)\n");
 }
 
-static void test_an_attnd_that_nobody_named_is_found(void **state)
+FAKE_TEST(an_attnd_that_nobody_named_is_found)
 {
-    struct fake *fake = *state;
     char expected[128];
     setenv("XDG_RUNTIME_DIR", fake->runtime, 1);
     snprintf(expected, sizeof expected, "attnd 0.1.0 at %s, up 1 h 2 min\n", fake->endpoint);
@@ -857,129 +849,128 @@ static void test_an_attnd_that_nobody_named_is_found(void **state)
     unsetenv("XDG_RUNTIME_DIR");
 }
 
-static void test_what_is_no_address_is_told_what_to_write(void **state)
+FAKE_TEST(what_is_no_address_is_told_what_to_write)
 {
-    commands_assert_says(state, "jobs --address localhost:5570", 2,
+    commands_assert_says(fake, "jobs --address localhost:5570", 2,
                          "attnctl: address 'localhost:5570': write tcp://localhost:5570\n");
     commands_assert_says(
-        state, "jobs --address ''", 2,
+        fake, "jobs --address ''", 2,
         "attnctl: --address: '': not accepted (valid: a directory or tcp://host:port) (see "
         "attnctl jobs --help)\n");
     commands_assert_says(
-        state, "jobs --address /run/attnd --endpoint ipc:///run/attnd/control", 2,
+        fake, "jobs --address /run/attnd --endpoint ipc:///run/attnd/control", 2,
         "attnctl: --address and --endpoint: give one of them (see attnctl jobs --help)\n");
 }
 
-static void test_the_page_is_where_attnd_says(void **state)
+FAKE_TEST(the_page_is_where_attnd_says)
 {
-    struct fake *fake = *state;
     char path[64];
-    commands_assert_says(state, "page", 0, "http://127.0.0.1:5580/\n");
+    commands_assert_says(fake, "page", 0, "http://127.0.0.1:5580/\n");
     snprintf(path, sizeof path, "%s/page", fake->directory);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     fputs("http://127.0.0.1:39017/\nmore\n", file);
     fclose(file);
-    commands_assert_says(state, "page", 0, "http://127.0.0.1:39017/\n");
-    commands_assert_says(state, "page --json", 0,
-                         "{\n  \"page\": \"http://127.0.0.1:39017/\"\n}\n");
+    commands_assert_says(fake, "page", 0, "http://127.0.0.1:39017/\n");
+    commands_assert_says(fake, "page --json", 0, "{\n  \"page\": \"http://127.0.0.1:39017/\"\n}\n");
     unlink(path);
 }
 
-static void test_names_are_cut_to_what_there_is_room_for(void **state)
+TEST_OF(names_are_cut_to_what_there_is_room_for, struct fake *fake, set_up_long_name,
+        commands_tear_down)
 {
-    commands_assert_says(state, "stats | grep part | tr -d 'x '", 0, ".part1\n");
+    commands_assert_says(fake, "stats | grep part | tr -d 'x '", 0, ".part1\n");
 }
 
-static void test_wrong_usage_is_explained(void **state)
+FAKE_TEST(wrong_usage_is_explained)
 {
     commands_assert_says(
-        state, "summry", 2,
+        fake, "summry", 2,
         "attnctl: no command 'summry': did you mean 'summary'? (see attnctl --help)\n");
-    commands_assert_says(state, "--json frobnicate", 2,
+    commands_assert_says(fake, "--json frobnicate", 2,
                          "attnctl: no command 'frobnicate' (see attnctl --help)\n");
     commands_assert_says(
-        state, "jobs --jsno", 2,
+        fake, "jobs --jsno", 2,
         "attnctl: no option --jsno: did you mean --json? (see attnctl jobs --help)\n");
-    commands_assert_says(state, "jobs --frobnicate", 2,
+    commands_assert_says(fake, "jobs --frobnicate", 2,
                          "attnctl: no option --frobnicate (see attnctl jobs --help)\n");
-    commands_assert_says(state, "summary", 2,
+    commands_assert_says(fake, "summary", 2,
                          "attnctl: JOB is missing; usage: attnctl summary JOB [OPTIONS]\n");
-    commands_assert_says(state, "jobs extra", 2,
+    commands_assert_says(fake, "jobs extra", 2,
                          "attnctl: 'extra' is too much; usage: attnctl jobs [OPTIONS]\n");
-    commands_assert_says(state, "jobs --count 3", 2,
+    commands_assert_says(fake, "jobs --count 3", 2,
                          "attnctl: --count is not an option of jobs (see attnctl jobs --help)\n");
-    commands_assert_says(state, "jobs --endpoint nowhere", 2,
+    commands_assert_says(fake, "jobs --endpoint nowhere", 2,
                          "attnctl: --endpoint: 'nowhere': not an endpoint (valid: tcp://host:port, "
                          "ipc://path)\n");
 }
 
-static void test_plans_are_shown_and_set(void **state)
+FAKE_TEST(plans_are_shown_and_set)
 {
-    commands_assert_says(state, "plan get", 0,
+    commands_assert_says(fake, "plan get", 0,
                          "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
                          "*     never  *       *      all      all   auto  default\n");
-    commands_assert_says(state, "plan get gpt", 0,
+    commands_assert_says(fake, "plan get gpt", 0,
                          "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
                          "gpt   never  *       *      all      all   auto  default\n");
     commands_assert_says(
-        state,
+        fake,
         "plan set 'gpt-*' every=10 layers='decoder.*.self encoder.*' heads=0-3,7 samples=2 "
         "rows=64 tier=state",
         0,
         "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
         "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    state  set\n");
-    commands_assert_says(state, "plan reset gpt", 0,
+    commands_assert_says(fake, "plan reset gpt", 0,
                          "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
                          "gpt   never  *       *      all      all   auto  default\n");
-    commands_assert_says(state, "plan set gpt every=3 --json | grep -A1 from", 0,
+    commands_assert_says(fake, "plan set gpt every=3 --json | grep -A1 from", 0,
                          "  \"from\": \"set\",\n  \"every\": 3,\n");
 }
 
-static void test_a_plan_is_not_set_by_halves(void **state)
+FAKE_TEST(a_plan_is_not_set_by_halves)
 {
     const char *form = "not of the form KEY=VALUE (valid keys: every, layers, heads, samples, "
                        "rows, tier)";
     char expected[256];
     snprintf(expected, sizeof expected, "attnctl: 'evry=3': %s\n", form);
-    commands_assert_says(state, "plan set gpt rows=1 evry=3", 2, expected);
+    commands_assert_says(fake, "plan set gpt rows=1 evry=3", 2, expected);
     snprintf(expected, sizeof expected, "attnctl: 'every': %s\n", form);
-    commands_assert_says(state, "plan set gpt every", 2, expected);
-    commands_assert_says(state, "plan set gpt every=3 every=4", 2, "attnctl: every: given twice\n");
+    commands_assert_says(fake, "plan set gpt every", 2, expected);
+    commands_assert_says(fake, "plan set gpt every=3 every=4", 2, "attnctl: every: given twice\n");
     commands_assert_says(
-        state, "plan set gpt", 2,
+        fake, "plan set gpt", 2,
         "attnctl: plan set: something is missing; usage: attnctl plan set JOB KEY=VALUE... "
         "[OPTIONS]\n");
     commands_assert_says(
-        state, "plan reset", 2,
+        fake, "plan reset", 2,
         "attnctl: plan reset: something is missing; usage: attnctl plan reset JOB [OPTIONS]\n");
     commands_assert_says(
-        state, "plan get a b", 2,
+        fake, "plan get a b", 2,
         "attnctl: plan get: that is too much; usage: attnctl plan get [JOB] [OPTIONS]\n");
-    commands_assert_says(state, "plan show", 2,
+    commands_assert_says(fake, "plan show", 2,
                          "attnctl: plan 'show': no such thing to do (valid: get, set, reset)\n");
     commands_assert_says(
-        state, "plan", 2,
+        fake, "plan", 2,
         "attnctl: something is missing; usage: attnctl plan get [JOB] | set JOB KEY=VALUE... | "
         "reset JOB [OPTIONS]\n");
 }
 
-static void test_output_that_cannot_be_written_is_a_finding(void **state)
+FAKE_TEST(output_that_cannot_be_written_is_a_finding)
 {
-    commands_assert_says(state, "jobs > /dev/full", 1, "");
+    commands_assert_says(fake, "jobs > /dev/full", 1, "");
 }
 
-static void test_options_stand_before_or_after_the_command(void **state)
+FAKE_TEST(options_stand_before_or_after_the_command)
 {
-    commands_assert_says(state, "--json flush", 0, "{\n  \"windows\": 3\n}\n");
-    commands_assert_says(state, "--timeout 3 flush --json", 0, "{\n  \"windows\": 3\n}\n");
+    commands_assert_says(fake, "--json flush", 0, "{\n  \"windows\": 3\n}\n");
+    commands_assert_says(fake, "--timeout 3 flush --json", 0, "{\n  \"windows\": 3\n}\n");
 }
 
-static void test_version_and_help(void **state)
+FAKE_TEST(version_and_help)
 {
-    commands_assert_says(state, "--version", 0, "attnctl " ATTND_VERSION "\n");
+    commands_assert_says(fake, "--version", 0, "attnctl " ATTND_VERSION "\n");
     commands_assert_says(
-        state, "flush --help", 0,
+        fake, "flush --help", 0,
         "usage: attnctl flush [JOB] [OPTIONS]\n"
         "publish open windows now, as partial\n"
         "\n"
@@ -995,60 +986,4 @@ static void test_version_and_help(void **state)
         "\n"
         "Exit status: 0 done; 1 bad news, out of memory, or the output cannot be written;\n"
         "2 wrong usage; 3 attnd cannot be reached\n");
-}
-
-#define WITH_FAKE(test) cmocka_unit_test_setup_teardown(test, commands_set_up, commands_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        WITH_FAKE(test_jobs_fit_80_columns),
-        cmocka_unit_test_setup_teardown(test_names_are_cut_to_what_there_is_room_for,
-                                        set_up_long_name, commands_tear_down),
-        cmocka_unit_test_setup_teardown(test_no_jobs_say_how_to_get_one, set_up_without_jobs,
-                                        commands_tear_down),
-        WITH_FAKE(test_a_summary_has_a_row_per_layer_and_wraps_by_heads),
-        WITH_FAKE(test_top_needs_a_terminal),
-        WITH_FAKE(test_small_values_keep_their_digits),
-        WITH_FAKE(test_patterns_are_a_table_of_names),
-        WITH_FAKE(test_a_number_of_the_layer_is_one_column),
-        WITH_FAKE(test_numbers_of_matrices_are_named_by_matrix),
-        WITH_FAKE(test_layers_without_the_metric_are_listed),
-        WITH_FAKE(test_drift_is_a_line_per_head_those_in_trouble_first),
-        WITH_FAKE(test_drift_explains_trouble_for_which_no_rule_fires),
-        WITH_FAKE(test_drift_of_what_is_per_message_has_no_js),
-        WITH_FAKE(test_drift_names_what_has_a_baseline),
-        WITH_FAKE(test_no_baseline_is_a_finding),
-        WITH_FAKE(test_an_unknown_metric_names_those_there_are),
-        WITH_FAKE(test_singular_values_are_not_tabulated),
-        WITH_FAKE(test_an_unknown_job_is_a_finding),
-        WITH_FAKE(test_commands_stats_add_up),
-        cmocka_unit_test_setup_teardown(test_stats_that_do_not_add_up_are_a_finding,
-                                        set_up_unbalanced, commands_tear_down),
-        WITH_FAKE(test_ping_config_and_flush),
-        WITH_FAKE(test_json_is_the_answer_itself),
-        WITH_FAKE(test_tail_prints_a_line_per_message),
-        WITH_FAKE(test_tail_shows_alerts),
-        WITH_FAKE(test_tail_counts_patterns),
-        WITH_FAKE(test_tail_shows_the_one_number_of_a_layer),
-        WITH_FAKE(test_tail_says_when_there_is_no_such_number),
-        WITH_FAKE(test_tail_shows_norms_and_ranks_of_matrices),
-        WITH_FAKE(test_tail_subscribes_to_a_prefix_and_skips_what_is_no_result),
-        WITH_FAKE(test_tail_as_json_is_one_line_per_message),
-        WITH_FAKE(test_an_interrupted_record_does_not_blame_attnd),
-        cmocka_unit_test_setup_teardown(test_a_port_of_the_daemons_choice_needs_summaries,
-                                        set_up_any_port, commands_tear_down),
-        cmocka_unit_test(test_an_absent_daemon_is_said_to_be_absent),
-        WITH_FAKE(test_an_address_names_all_sockets),
-        WITH_FAKE(test_an_attnd_that_nobody_named_is_found),
-        WITH_FAKE(test_what_is_no_address_is_told_what_to_write),
-        WITH_FAKE(test_the_page_is_where_attnd_says),
-        WITH_FAKE(test_wrong_usage_is_explained),
-        WITH_FAKE(test_plans_are_shown_and_set),
-        WITH_FAKE(test_a_plan_is_not_set_by_halves),
-        WITH_FAKE(test_output_that_cannot_be_written_is_a_finding),
-        WITH_FAKE(test_options_stand_before_or_after_the_command),
-        WITH_FAKE(test_version_and_help),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

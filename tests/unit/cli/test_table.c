@@ -29,9 +29,8 @@ static void assert_command_at(const char *line, int expected)
     assert_int_equal(line_find_word(NULL, argc, argv), expected);
 }
 
-static void test_a_command_is_found_behind_options(void **state)
+TEST(a_command_is_found_behind_options)
 {
-    (void)state;
     assert_command_at("jobs", 1);
     assert_command_at("--json jobs", 2);
     assert_command_at("--endpoint ipc:///x jobs", 3);
@@ -51,9 +50,8 @@ static bool asks_help(const char *line)
     return line_asks_help(NULL, argc, argv);
 }
 
-static void test_help_is_asked_for_by_an_option_alone(void **state)
+TEST(help_is_asked_for_by_an_option_alone)
 {
-    (void)state;
     assert_true(asks_help("maps.npz --help"));
     assert_true(asks_help("-h"));
     assert_false(asks_help("--name --help"));
@@ -61,9 +59,8 @@ static void test_help_is_asked_for_by_an_option_alone(void **state)
     assert_false(asks_help("help"));
 }
 
-static void test_slips_are_counted(void **state)
+TEST(slips_are_counted)
 {
-    (void)state;
     char longest[NEAREST_FAR + 1];
     memset(longest, 'x', sizeof longest);
     longest[NEAREST_FAR] = '\0';
@@ -79,9 +76,8 @@ static void test_slips_are_counted(void **state)
     assert_int_equal(nearest_distance(longest, longest), 0);
 }
 
-static void test_the_nearest_is_what_was_meant(void **state)
+TEST(the_nearest_is_what_was_meant)
 {
-    (void)state;
     assert_string_equal(command_nearest("jbos"), "jobs");
     assert_string_equal(command_nearest("sum"), "summary");
     assert_string_equal(command_nearest("analyse"), "analyze");
@@ -100,9 +96,8 @@ static void test_the_nearest_is_what_was_meant(void **state)
     assert_null(command_nearest_option(plot, "--clrp"));
 }
 
-static void test_long_text_is_wrapped(void **state)
+TEST(long_text_is_wrapped)
 {
-    (void)state;
     char text[512], *wrapped = NULL;
     size_t size = 0, longest = 0;
     for (int i = 0; i < 40; i++) {
@@ -143,9 +138,8 @@ static void assert_completes(const char *line, const char *expected)
     assert_string_equal(said, expected);
 }
 
-static void test_commands_are_completed(void **state)
+TEST(commands_are_completed)
 {
-    (void)state;
     assert_completes("su", "summary ");
     assert_completes("--json su", "summary ");
     assert_completes("help re", "record replay ");
@@ -163,9 +157,8 @@ static void test_commands_are_completed(void **state)
     assert_completes("check a.rec ", "");
 }
 
-static void test_options_and_their_values_are_completed(void **state)
+TEST(options_and_their_values_are_completed)
 {
-    (void)state;
     assert_completes("summary --st", "--stack ");
     assert_completes("jobs --st", "");
     assert_completes("--v", "--version ");
@@ -185,9 +178,8 @@ static void test_options_and_their_values_are_completed(void **state)
 }
 
 /* --statistics is a flag of one command, and has a value of another. */
-static void test_options_are_those_of_the_command(void **state)
+TEST(options_are_those_of_the_command)
 {
-    (void)state;
     char copy[256], *argv[WORDS_MAX];
     int argc = table_split("--statistics mean jsonl", copy, argv);
     assert_int_equal(line_find_word(command_find("bridge"), argc, argv), 3);
@@ -196,9 +188,8 @@ static void test_options_are_those_of_the_command(void **state)
     assert_completes("bridge --statistics m", "mean min max ");
 }
 
-static void test_an_unknown_option_is_found(void **state)
+TEST(an_unknown_option_is_found)
 {
-    (void)state;
     static const struct {
         const char *line, *unknown;
     } cases[] = {{"maps.npz --causal", NULL},           {"--name --cuasal", NULL},
@@ -217,9 +208,8 @@ static void test_an_unknown_option_is_found(void **state)
     }
 }
 
-static void test_a_value_is_no_command(void **state)
+TEST(a_value_is_no_command)
 {
-    (void)state;
     assert_completes("--timeout jobs --endpoint", "--endpoint ");
     assert_completes("--timeout 3 su", "summary ");
     assert_completes("--summaries tail ta", "tail ");
@@ -237,9 +227,8 @@ static void check_option(const struct option_text *option, void *data)
     }
 }
 
-static void test_every_row_is_complete(void **state)
+TEST(every_row_is_complete)
 {
-    (void)state;
     for (int i = 0; i < command_count; i++) {
         const struct command *command = &commands[i];
         char begin[64];
@@ -253,22 +242,4 @@ static void test_every_row_is_complete(void **state)
         }
         command_each_option(command, check_option, NULL);
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_command_is_found_behind_options),
-        cmocka_unit_test(test_help_is_asked_for_by_an_option_alone),
-        cmocka_unit_test(test_slips_are_counted),
-        cmocka_unit_test(test_the_nearest_is_what_was_meant),
-        cmocka_unit_test(test_long_text_is_wrapped),
-        cmocka_unit_test(test_commands_are_completed),
-        cmocka_unit_test(test_options_and_their_values_are_completed),
-        cmocka_unit_test(test_options_are_those_of_the_command),
-        cmocka_unit_test(test_an_unknown_option_is_found),
-        cmocka_unit_test(test_a_value_is_no_command),
-        cmocka_unit_test(test_every_row_is_complete),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include "tests/unit/unit.h"
+
 #include "tests/unit/clients_c/peer.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
-
-#include <stdio.h>
-#include <string.h>
 
 static void peer_set(void *socket, int option, int value)
 {

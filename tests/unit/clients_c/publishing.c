@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "tests/unit/clients_c/publishing.h"
+#include "tests/unit/unit.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
+#include "tests/unit/clients_c/publishing.h"
 
 #include <time.h>
 

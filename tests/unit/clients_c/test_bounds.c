@@ -5,7 +5,6 @@
 #include "clients/c/src/bounds.h"
 #include "tests/unit/clients_c/publishing.h"
 
-#include <string.h>
 #include <time.h>
 
 static uint64_t malformed;
@@ -46,22 +45,20 @@ static bool bounds_takes(const struct bounds *bounds, enum message_type type, ui
     return bounds_take(bounds, &header, bytes);
 }
 
-static void test_a_daemon_that_says_nothing_takes_version_1(void **state)
+TEST(a_daemon_that_says_nothing_takes_version_1)
 {
     struct bounds bounds = SAID("tensor/", "plan/0/*/every=1");
 
-    (void)state;
     assert_int_equal(bounds.header, 1);
     assert_true(bounds_takes(&bounds, MESSAGE_QK, 1000000, 1000000, UINT64_MAX));
 }
 
-static void test_each_bound_holds(void **state)
+TEST(each_bound_holds)
 {
     struct bounds bounds =
         SAID("limits/accepts=attention,event,smell;header=2;max_message=100;max_entries=200;"
              "max_heads=2;max_smell=3");
 
-    (void)state;
     assert_int_equal(malformed, 0);
     assert_int_equal(bounds.header, 2);
     assert_true(bounds_takes(&bounds, MESSAGE_ATTENTION, 2, 10, 100));
@@ -72,21 +69,19 @@ static void test_each_bound_holds(void **state)
     assert_true(bounds_takes(&bounds, MESSAGE_EVENT, 0, 0, 1));
 }
 
-static void test_what_is_left_out_is_that_of_version_1(void **state)
+TEST(what_is_left_out_is_that_of_version_1)
 {
     struct bounds bounds = SAID("limits/max_heads=5");
 
-    (void)state;
     assert_int_equal(bounds.header, 1);
     assert_true(bounds_takes(&bounds, MESSAGE_WEIGHTS, 5, 1 << 30, UINT64_MAX));
 }
 
-static void test_of_several_the_strictest_holds(void **state)
+TEST(of_several_the_strictest_holds)
 {
     struct bounds bounds = SAID("limits/accepts=attention,qk;header=7;max_message=50;max_heads=9",
                                 "limits/accepts=qk,event;header=2;max_message=70;max_heads=3");
 
-    (void)state;
     assert_int_equal(bounds.header, 2);
     assert_true(bounds_takes(&bounds, MESSAGE_QK, 3, 1, 50));
     assert_false(bounds_takes(&bounds, MESSAGE_QK, 3, 1, 51) ||
@@ -94,32 +89,29 @@ static void test_of_several_the_strictest_holds(void **state)
                  bounds_takes(&bounds, MESSAGE_ATTENTION, 1, 1, 1));
 }
 
-static void test_maps_are_wanted_by_all_who_listen_or_not_sent(void **state)
+TEST(maps_are_wanted_by_all_who_listen_or_not_sent)
 {
     struct bounds one = SAID("limits/header=9;maps=100;maps_every=7"),
                   both = SAID("limits/maps=32;maps_every=7", "limits/maps=16;maps_every=900"),
                   no = SAID("limits/maps=32;maps_every=7", "limits/header=9"), none = SAID("plan/");
 
-    (void)state;
     assert_true(one.maps == STATE_MAPS_SIDE && one.maps_every == 7);
     assert_true(both.maps == 16 && both.maps_every == 900);
     assert_true(no.maps == 0 && none.maps == 0);
 }
 
-static void test_a_newer_revision_than_ours_changes_nothing(void **state)
+TEST(a_newer_revision_than_ours_changes_nothing)
 {
-    (void)state;
     assert_int_equal(SAID("limits/header=99").header, HEADER_REVISION);
 }
 
-static void test_a_malformed_prefix_counts_for_nothing(void **state)
+TEST(a_malformed_prefix_counts_for_nothing)
 {
     static const char *const texts[] = {
         "limits/max_message=1;max_heads=x",  "limits/max_message=1;header=",
         "limits/max_message=1;header",       "limits/max_message=99999999999999999999",
         "limits/max_message=1;max_heads=-1", "limits/max_message=1;=;header=1x"};
 
-    (void)state;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         struct bounds bounds = SAID(texts[i]);
 
@@ -128,7 +120,7 @@ static void test_a_malformed_prefix_counts_for_nothing(void **state)
     }
 }
 
-static void test_a_message_that_is_too_large_is_not_copied_and_is_told(void **state)
+TEST(a_message_that_is_too_large_is_not_copied_and_is_told)
 {
     static const float weights[1024];
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
@@ -137,7 +129,6 @@ static void test_a_message_that_is_too_large_is_not_copied_and_is_told(void **st
     attn_publisher_counts counts;
     struct received received;
 
-    (void)state;
     peer_subscribe(&peer, "limits/header=2;max_message=4000");
     peer_subscribe(&peer, "event/");
     peer_subscribe(&peer, "tensor/");
@@ -170,7 +161,7 @@ static void test_a_message_that_is_too_large_is_not_copied_and_is_told(void **st
     peer_close(&peer);
 }
 
-static void test_a_hello_that_is_too_large_is_not_tried_without_end(void **state)
+TEST(a_hello_that_is_too_large_is_not_tried_without_end)
 {
     static const float weights[1024];
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
@@ -179,7 +170,6 @@ static void test_a_hello_that_is_too_large_is_not_tried_without_end(void **state
     struct received received;
     clock_t begin;
 
-    (void)state;
     peer_subscribe(&peer, "limits/header=2;max_message=40");
     peer_subscribe(&peer, "event/");
     peer_subscribe(&peer, "tensor/");
@@ -192,7 +182,7 @@ static void test_a_hello_that_is_too_large_is_not_tried_without_end(void **state
     peer_close(&peer);
 }
 
-static void test_a_daemon_of_version_1_is_told_no_totals(void **state)
+TEST(a_daemon_of_version_1_is_told_no_totals)
 {
     static const float weights[1024];
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
@@ -200,7 +190,6 @@ static void test_a_daemon_of_version_1_is_told_no_totals(void **state)
     attn_attention large = attention_of(1, weights, 1024);
     struct received received;
 
-    (void)state;
     peer_subscribe(&peer, "limits/max_message=4000");
     peer_subscribe(&peer, "event/");
     peer_subscribe(&peer, "tensor/");
@@ -212,21 +201,4 @@ static void test_a_daemon_of_version_1_is_told_no_totals(void **state)
     assert_int_equal(received.header.dropped_total, 0);
     received_free(&received);
     peer_close(&peer);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_daemon_that_says_nothing_takes_version_1),
-        cmocka_unit_test(test_each_bound_holds),
-        cmocka_unit_test(test_what_is_left_out_is_that_of_version_1),
-        cmocka_unit_test(test_of_several_the_strictest_holds),
-        cmocka_unit_test(test_maps_are_wanted_by_all_who_listen_or_not_sent),
-        cmocka_unit_test(test_a_newer_revision_than_ours_changes_nothing),
-        cmocka_unit_test(test_a_malformed_prefix_counts_for_nothing),
-        cmocka_unit_test(test_a_message_that_is_too_large_is_not_copied_and_is_told),
-        cmocka_unit_test(test_a_hello_that_is_too_large_is_not_tried_without_end),
-        cmocka_unit_test(test_a_daemon_of_version_1_is_told_no_totals),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,11 +6,7 @@
 #include "proto/mpk.h"
 #include "tests/unit/clients_c/peer.h"
 
-#include <math.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -198,14 +194,13 @@ static void control_put_list(struct mpk_writer *reply)
 
 /* ---- tests ---- */
 
-static void test_a_series_of_one_head(void **state)
+TEST(a_series_of_one_head)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, put_one_head);
     attn_question question;
     attn_series *series;
 
-    (void)state;
     attn_question_default(&question);
     question.job = "gpt";
     question.run = "ab";
@@ -238,14 +233,13 @@ static void test_a_series_of_one_head(void **state)
     control_stop(&daemon, &control);
 }
 
-static void test_a_series_of_all_heads(void **state)
+TEST(a_series_of_all_heads)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, put_two_heads);
     attn_question question;
     attn_series *series;
 
-    (void)state;
     attn_question_default(&question);
     question.job = "gpt";
     daemon.id_ahead = 7; /* an answer to something else comes first */
@@ -258,14 +252,13 @@ static void test_a_series_of_all_heads(void **state)
     control_stop(&daemon, &control);
 }
 
-static void test_a_map(void **state)
+TEST(a_map)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, control_put_map);
     attn_question question;
     static attn_mean_map map;
 
-    (void)state;
     attn_question_default(&question);
     question.job = "gpt";
     question.last = 4;
@@ -280,14 +273,13 @@ static void test_a_map(void **state)
     control_stop(&daemon, &control);
 }
 
-static void test_alerts_and_comparisons_are_results(void **state)
+TEST(alerts_and_comparisons_are_results)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, control_put_list);
     attn_question question;
     attn_result *result;
 
-    (void)state;
     attn_question_default(&question);
     go(&daemon);
     assert_int_equal(attn_alerts(control, &question, &result), 0);
@@ -308,14 +300,13 @@ static void test_alerts_and_comparisons_are_results(void **state)
     control_stop(&daemon, &control);
 }
 
-static void test_a_refusal_says_why(void **state)
+TEST(a_refusal_says_why)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, NULL);
     attn_question question;
     attn_series *series = NULL;
 
-    (void)state;
     attn_question_default(&question);
     question.job = "gpt";
     assert_string_equal(attn_control_error(control), "");
@@ -327,14 +318,13 @@ static void test_a_refusal_says_why(void **state)
     control_stop(&daemon, &control);
 }
 
-static void test_what_is_no_such_answer_is_an_error(void **state)
+TEST(what_is_no_such_answer_is_an_error)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, test_control_put_number);
     attn_question question;
     attn_series *series = NULL;
 
-    (void)state;
     attn_question_default(&question);
     question.job = "gpt";
     go(&daemon);
@@ -343,13 +333,12 @@ static void test_what_is_no_such_answer_is_an_error(void **state)
     control_stop(&daemon, &control);
 }
 
-static void test_nobody_there_is_a_timeout(void **state)
+TEST(nobody_there_is_a_timeout)
 {
     attn_question question;
     attn_series *series;
     attn_control *control;
 
-    (void)state;
     attn_question_default(&question);
     question.job = "gpt";
     assert_int_equal(attn_control_new("tcp://127.0.0.1:1", 50, &control), 0);
@@ -359,13 +348,12 @@ static void test_nobody_there_is_a_timeout(void **state)
     attn_control_free(&control);
 }
 
-static void test_arguments_are_checked(void **state)
+TEST(arguments_are_checked)
 {
     attn_question question;
     attn_series *series;
     attn_control *control;
 
-    (void)state;
     attn_question_default(&question);
     assert_int_equal(attn_control_new("nowhere", 50, &control), ATTN_E_TRANSPORT);
     assert_int_equal(attn_control_new(NULL, 0, &control), ATTN_E_ARGUMENT);
@@ -378,7 +366,7 @@ static void test_arguments_are_checked(void **state)
 }
 
 /* Nobody named it: it is found when something is asked, and again after it was gone. */
-static void test_questions_go_to_the_daemon_that_is_there(void **state)
+TEST(questions_go_to_the_daemon_that_is_there)
 {
     char runtime[] = "/tmp/attn-control-XXXXXX", place[64], endpoint[80];
     int wait_ms = PEER_WAIT_MS;
@@ -386,7 +374,6 @@ static void test_questions_go_to_the_daemon_that_is_there(void **state)
     attn_question question;
     attn_result *result;
 
-    (void)state;
     assert_non_null(mkdtemp(runtime));
     snprintf(place, sizeof place, "%s/attnd", runtime);
     snprintf(endpoint, sizeof endpoint, "ipc://%s/control", place);
@@ -411,21 +398,4 @@ static void test_questions_go_to_the_daemon_that_is_there(void **state)
     unlink(endpoint + strlen("ipc://"));
     rmdir(place);
     rmdir(runtime);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_questions_go_to_the_daemon_that_is_there),
-        cmocka_unit_test(test_a_series_of_one_head),
-        cmocka_unit_test(test_a_series_of_all_heads),
-        cmocka_unit_test(test_a_map),
-        cmocka_unit_test(test_alerts_and_comparisons_are_results),
-        cmocka_unit_test(test_a_refusal_says_why),
-        cmocka_unit_test(test_what_is_no_such_answer_is_an_error),
-        cmocka_unit_test(test_nobody_there_is_a_timeout),
-        cmocka_unit_test(test_arguments_are_checked),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,11 +77,10 @@ static uint64_t drain_take_all(struct hearing *hearing)
     return frames / 2;
 }
 
-static void test_who_takes_nothing_has_so_many_kept(void **state)
+TEST(who_takes_nothing_has_so_many_kept)
 {
     struct hearing hearing;
 
-    (void)state;
     drain_begin(&hearing, KEPT, UINT64_MAX);
     drain_send_all(&hearing);
     uint64_t dropped = await_dropped(&hearing, SENT - KEPT);
@@ -91,11 +90,10 @@ static void test_who_takes_nothing_has_so_many_kept(void **state)
     drain_end(&hearing);
 }
 
-static void test_who_takes_nothing_has_so_many_bytes_kept(void **state)
+TEST(who_takes_nothing_has_so_many_bytes_kept)
 {
     struct hearing hearing;
 
-    (void)state;
     drain_begin(&hearing, 0, KEPT * (BYTES + 257));
     drain_send_all(&hearing);
     assert_int_equal(await_dropped(&hearing, SENT - KEPT), SENT - KEPT);
@@ -105,22 +103,11 @@ static void test_who_takes_nothing_has_so_many_bytes_kept(void **state)
     drain_end(&hearing);
 }
 
-static void test_an_idle_drain_ends_at_once(void **state)
+TEST(an_idle_drain_ends_at_once)
 {
     struct hearing hearing;
 
-    (void)state;
     drain_begin(&hearing, KEPT, UINT64_MAX);
     drain_end(&hearing);
     drain_stop(&(struct drain){.socket = NULL});
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_who_takes_nothing_has_so_many_kept),
-        cmocka_unit_test(test_who_takes_nothing_has_so_many_bytes_kept),
-        cmocka_unit_test(test_an_idle_drain_ends_at_once),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

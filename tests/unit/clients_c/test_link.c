@@ -52,15 +52,13 @@ static uint64_t link_reconnect(struct link *link)
     return before;
 }
 
-static void test_an_attnd_that_is_away_is_tried_as_zeromq_would_and_its_keys_once_a_second(
-    void **state)
+TEST(an_attnd_that_is_away_is_tried_as_zeromq_would_and_its_keys_once_a_second)
 {
     char endpoint[ADDRESS_MAX];
     int fd = link_take_port(endpoint);
     void *context = zmq_ctx_new();
     struct link_target target = link_to(endpoint);
     struct link link;
-    (void)state;
 
     assert_int_equal(link_subscribe(&link, context, "", -1, &target), 0);
     for (uint64_t knock_ms = link.knock_ms; link.connections < 5; knock_ms = link.knock_ms) {
@@ -76,25 +74,14 @@ static void test_an_attnd_that_is_away_is_tried_as_zeromq_would_and_its_keys_onc
     close(fd);
 }
 
-static void test_keys_are_not_shown_to_a_unix_socket(void **state)
+TEST(keys_are_not_shown_to_a_unix_socket)
 {
     void *context = zmq_ctx_new();
     struct link_target target = link_to("ipc:///tmp/no-such-attnd");
     struct link link;
-    (void)state;
 
     assert_int_equal(link_subscribe(&link, context, "", -1, &target), 0);
     assert_null(link.monitor); /* ZeroMQ connects again by itself */
     link_close(&link);
     zmq_ctx_term(context);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(
-            test_an_attnd_that_is_away_is_tried_as_zeromq_would_and_its_keys_once_a_second),
-        cmocka_unit_test(test_keys_are_not_shown_to_a_unix_socket),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,9 +4,6 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -41,6 +38,8 @@ static int place_tear_down(void **state)
     return 0;
 }
 
+#define PLACE_TEST(name) TEST_WITH(name, place_set_up, place_tear_down)
+
 static attn_publisher *homeless_publisher(void)
 {
     attn_publisher_options options = options_for(NULL);
@@ -59,12 +58,11 @@ static void assert_alone(attn_publisher *publisher, const struct peer *peer, uin
     }
 }
 
-static void test_a_daemon_may_come_late_and_come_back(void **state)
+PLACE_TEST(a_daemon_may_come_late_and_come_back)
 {
     attn_publisher *publisher = homeless_publisher();
     struct peer peer;
 
-    (void)state;
     assert_int_equal(attn_publisher_wait(publisher, 1), ATTN_E_TIMEOUT);
     for (int life = 0; life < 3; life++) {
         peer = peer_open(ZMQ_SUB, ingest, 0);
@@ -79,12 +77,11 @@ static void test_a_daemon_may_come_late_and_come_back(void **state)
 }
 
 /* The place of a daemon that has gone becomes somebody else's. */
-static void test_a_place_is_trusted_anew_at_every_connection(void **state)
+PLACE_TEST(a_place_is_trusted_anew_at_every_connection)
 {
     struct peer peer = peer_open(ZMQ_SUB, ingest, 0);
     attn_publisher *publisher = homeless_publisher();
 
-    (void)state;
     peer_subscribe(&peer, "");
     meet(publisher, &peer);
     peer_close(&peer);
@@ -100,13 +97,12 @@ static void test_a_place_is_trusted_anew_at_every_connection(void **state)
 }
 
 /* The user answers for a directory that they named: it is not judged. */
-static void test_an_address_is_where_it_says(void **state)
+PLACE_TEST(an_address_is_where_it_says)
 {
     attn_publisher_options options = options_for(NULL);
     attn_publisher *publisher;
     struct peer peer;
 
-    (void)state;
     setenv("XDG_RUNTIME_DIR", "/nowhere", 1);
     assert_int_equal(chmod(place, 0777), 0);
     options.address = place;
@@ -122,7 +118,7 @@ static void test_an_address_is_where_it_says(void **state)
     peer_close(&peer);
 }
 
-static void test_what_is_no_address_is_refused(void **state)
+PLACE_TEST(what_is_no_address_is_refused)
 {
     attn_publisher_options options = options_for(NULL);
     attn_subscriber_options reading;
@@ -130,7 +126,6 @@ static void test_what_is_no_address_is_refused(void **state)
     attn_subscriber *subscriber;
     attn_control *control;
 
-    (void)state;
     attn_subscriber_options_default(&reading);
     options.address = reading.address = "localhost:5570";
     assert_int_equal(attn_publisher_new(&options, &publisher), ATTN_E_ARGUMENT);
@@ -154,13 +149,12 @@ static void place_say(const struct peer *peer, const char *topic)
 }
 
 /* The last results of a daemon that ended are read, however late. */
-static void test_a_reader_loses_nothing_and_finds_the_next_daemon(void **state)
+PLACE_TEST(a_reader_loses_nothing_and_finds_the_next_daemon)
 {
     attn_subscriber_options options;
     attn_subscriber *subscriber;
     attn_result *result;
 
-    (void)state;
     attn_subscriber_options_default(&options);
     assert_int_equal(attn_subscriber_new(&options, &subscriber), 0);
     assert_int_equal(attn_subscriber_next(subscriber, 1, &result), ATTN_E_TIMEOUT);
@@ -186,18 +180,4 @@ static void test_a_reader_loses_nothing_and_finds_the_next_daemon(void **state)
         }
     }
     attn_subscriber_free(&subscriber);
-}
-
-int main(void)
-{
-#define TEST(name) cmocka_unit_test_setup_teardown(name, place_set_up, place_tear_down)
-    static const struct CMUnitTest tests[] = {
-        TEST(test_a_daemon_may_come_late_and_come_back),
-        TEST(test_a_place_is_trusted_anew_at_every_connection),
-        TEST(test_an_address_is_where_it_says),
-        TEST(test_what_is_no_address_is_refused),
-        TEST(test_a_reader_loses_nothing_and_finds_the_next_daemon),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,8 +5,6 @@
 #include "clients/c/src/plan.h"
 #include "tests/unit/clients_c/publishing.h"
 
-#include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 static const struct plan_requests nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
@@ -43,9 +41,8 @@ static bool plan_matches(const char *pattern, const char *text)
     return plan_glob(pattern, strlen(pattern), text, strlen(text));
 }
 
-static void test_patterns_match_as_in_a_shell(void **state)
+TEST(patterns_match_as_in_a_shell)
 {
-    (void)state;
     assert_true(plan_matches("gpt-*", "gpt-small") && plan_matches("*", "") &&
                 plan_matches("a*b*c", "axxbyyc"));
     assert_true(plan_matches("?pt", "gpt") && plan_matches("[a-h]pt", "gpt") &&
@@ -59,12 +56,11 @@ static void test_patterns_match_as_in_a_shell(void **state)
 }
 
 /* The same pattern test_plan_takes exponential time where every star is tried again. */
-static void test_a_pattern_of_stars_takes_no_time(void **state)
+TEST(a_pattern_of_stars_takes_no_time)
 {
     char text[129];
     clock_t begin = clock();
 
-    (void)state;
     memset(text, 'a', 128);
     text[128] = '\0';
     for (int i = 0; i < 1000; i++) {
@@ -74,12 +70,11 @@ static void test_a_pattern_of_stars_takes_no_time(void **state)
     assert_true(clock() - begin < 2 * CLOCKS_PER_SEC);
 }
 
-static void test_every_setting_is_read(void **state)
+TEST(every_setting_is_read)
 {
     attn_plan plan = test_plan_of("plan/7/gpt-*/every=10;layers=decoder.*.self encoder.?.*;"
                                   "heads=9,0-3,2-5,7;samples=2;rows=64;colour=blue;");
 
-    (void)state;
     assert_int_equal(plan.every, 10);
     assert_int_equal(plan.samples, 2);
     assert_int_equal(plan.rows, 64);
@@ -93,11 +88,10 @@ static void test_every_setting_is_read(void **state)
     assert_false(plan_takes_step(&plan, 19));
 }
 
-static void test_what_a_plan_does_not_say_is_everything(void **state)
+TEST(what_a_plan_does_not_say_is_everything)
 {
     attn_plan plan = test_plan_of("plan/0/*/"), everything;
 
-    (void)state;
     attn_plan_default(&everything);
     assert_memory_equal(&plan, &everything, sizeof plan);
     assert_int_equal(plan.every, 1);
@@ -106,9 +100,8 @@ static void test_what_a_plan_does_not_say_is_everything(void **state)
     assert_false(plan_takes_step(&plan, 0));
 }
 
-static void test_layers_match_one_of_the_patterns(void **state)
+TEST(layers_match_one_of_the_patterns)
 {
-    (void)state;
     assert_true(test_plan_takes("decoder.*.self", STACK_DECODER, 12, SITE_SELF));
     assert_true(
         test_plan_takes("encoder.0.self  decoder.[0-2].cross", STACK_DECODER, 2, SITE_CROSS));
@@ -116,7 +109,7 @@ static void test_layers_match_one_of_the_patterns(void **state)
     assert_false(test_plan_takes("decoder.1.self", STACK_DECODER, 12, SITE_SELF));
 }
 
-static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
+TEST(a_malformed_plan_is_ignored_as_a_whole)
 {
     static const char *const bad[] = {
         "plan/",
@@ -143,7 +136,6 @@ static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
     struct plan_table plans = {0};
     attn_plan plan;
 
-    (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(plan_add(&plans, bad[i]));
         assert_int_equal(plans.refused, i + 1);
@@ -152,23 +144,21 @@ static void test_a_malformed_plan_is_ignored_as_a_whole(void **state)
     plans_clear(&plans);
 }
 
-static void test_plans_of_other_jobs_are_left_out(void **state)
+TEST(plans_of_other_jobs_are_left_out)
 {
     struct plan_table plans = {0};
 
-    (void)state;
     assert_false(plan_add(&plans, "plan/0/bert/every=nonsense"));
     assert_int_equal(plans.count + plans.refused, 0);
     plans_clear(&plans);
 }
 
 /* Among plans of equal order, the one that captures most often, then the smaller text. */
-static void test_the_lowest_order_holds_alone(void **state)
+TEST(the_lowest_order_holds_alone)
 {
     struct plan_table plans = {0};
     attn_plan plan;
 
-    (void)state;
     assert_true(plan_add(&plans, "plan/999999/*/every=50;samples=1"));
     assert_true(plan_add(&plans, "plan/3/gpt-*/every=0"));
     assert_true(plan_add(&plans, "plan/3/gpt-*/every=7;rows=2"));
@@ -185,13 +175,12 @@ static void test_the_lowest_order_holds_alone(void **state)
     plans_clear(&plans);
 }
 
-static void test_the_jobs_wishes_go_before_the_default_only(void **state)
+TEST(the_jobs_wishes_go_before_the_default_only)
 {
     const struct plan_requests own = {5, ATTN_UNSAID, 8};
     struct plan_table plans = {0};
     attn_plan plan;
 
-    (void)state;
     assert_false(plans_choose(&plans, &own, &plan));
     assert_int_equal(plan.every, 5);
     assert_true(plan_add(&plans, "plan/999999/*/every=50;samples=1;rows=3"));
@@ -212,12 +201,11 @@ static void test_the_jobs_wishes_go_before_the_default_only(void **state)
     plans_clear(&plans);
 }
 
-static void test_plans_are_bounded(void **state)
+TEST(plans_are_bounded)
 {
     struct plan_table plans = {0};
     char prefix[PLAN_PREFIX_MAX + 2];
 
-    (void)state;
     for (int i = 0; i < PLANS_MAX + 10; i++) {
         snprintf(prefix, sizeof prefix, "plan/%d/*/", i);
         plan_add(&plans, prefix);
@@ -232,13 +220,12 @@ static void test_plans_are_bounded(void **state)
     plans_clear(&plans);
 }
 
-static void test_as_many_ranges_as_a_prefix_holds_are_read(void **state)
+TEST(as_many_ranges_as_a_prefix_holds_are_read)
 {
     char prefix[PLAN_PREFIX_MAX + 64] = "plan/0/*/heads=0";
     size_t len = strlen(prefix);
     attn_plan plan;
 
-    (void)state;
     for (int head = 2; len < PLAN_PREFIX_MAX - 5; head += 2) {
         len += (size_t)snprintf(prefix + len, sizeof prefix - len, ",%d", head);
     }
@@ -247,13 +234,12 @@ static void test_as_many_ranges_as_a_prefix_holds_are_read(void **state)
 }
 
 /* The Python client goes by the same table. */
-static void test_the_table_of_rows(void **state)
+TEST(the_table_of_rows)
 {
     char text[256];
     int lines = 0;
     FILE *table = fopen(GOLDEN_DIR "/rows.txt", "r");
 
-    (void)state;
     assert_non_null(table);
     for (; fgets(text, sizeof text, table); lines++) {
         uint64_t in[4], out[3];
@@ -279,12 +265,11 @@ static void test_the_table_of_rows(void **state)
     assert_true(lines > 40);
 }
 
-static void test_blocks_of_rows_take_turns(void **state)
+TEST(blocks_of_rows_take_turns)
 {
     static const uint32_t first[] = {0, 8, 4, 0}, count[] = {4, 2, 4, 4};
     attn_plan plan = test_plan_of("plan/0/*/every=10;rows=4");
 
-    (void)state;
     for (uint64_t turn = 0; turn < 4; turn++) {
         struct plan_rows rows = plan_rows(&plan, 10 * turn, 10, false);
 
@@ -313,13 +298,12 @@ static bool plan_wants(attn_publisher *publisher, uint64_t step, uint32_t layer)
     return attn_publisher_wants(publisher, ATTN_DECODER, layer, ATTN_SELF);
 }
 
-static void test_wanting_obeys_the_plan_and_publishing_does_not(void **state)
+TEST(wanting_obeys_the_plan_and_publishing_does_not)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     attn_plan plan;
 
-    (void)state;
     peer_subscribe(&peer, "tensor/");
     peer_subscribe(&peer, "plan/999999/*/every=50");
     peer_subscribe(&peer, "plan/0/un*/every=10;layers=decoder.1.*");
@@ -336,13 +320,12 @@ static void test_wanting_obeys_the_plan_and_publishing_does_not(void **state)
 }
 
 /* Whatever happens in between, some plan holds: the new one comes before the old one goes. */
-static void test_a_plan_may_change_while_the_job_runs(void **state)
+TEST(a_plan_may_change_while_the_job_runs)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     attn_plan plan;
 
-    (void)state;
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
     assert_int_equal(attn_publisher_plan(publisher, &plan), ATTN_SKIPPED);
@@ -360,7 +343,7 @@ static void test_a_plan_may_change_while_the_job_runs(void **state)
     peer_close(&peer);
 }
 
-static void test_the_plan_ends_with_its_daemon(void **state)
+TEST(the_plan_ends_with_its_daemon)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher_options options = options_for(peer.endpoint);
@@ -368,7 +351,6 @@ static void test_the_plan_ends_with_its_daemon(void **state)
     char endpoint[sizeof peer.endpoint];
     struct peer next;
 
-    (void)state;
     options.every = 3;
     publisher = publisher_with(&options);
     peer_subscribe(&peer, "tensor/");
@@ -386,14 +368,13 @@ static void test_the_plan_ends_with_its_daemon(void **state)
 }
 
 /* With the longest prefix: it must get through the bound on what comes in. */
-static void test_plans_that_cannot_be_used_are_counted(void **state)
+TEST(plans_that_cannot_be_used_are_counted)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     uint64_t deadline = now_ms() + PEER_WAIT_MS;
     char longest[PLAN_PREFIX_MAX + 1] = "plan/1/unit/every=4;layers=*";
 
-    (void)state;
     memset(longest + strlen(longest), '*', PLAN_PREFIX_MAX - strlen(longest));
     longest[PLAN_PREFIX_MAX] = '\0';
     peer_subscribe(&peer, "tensor/");
@@ -407,29 +388,4 @@ static void test_plans_that_cannot_be_used_are_counted(void **state)
     assert_int_equal(checked_counts(publisher).bad_plans, 1);
     attn_publisher_free(&publisher);
     peer_close(&peer);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_patterns_match_as_in_a_shell),
-        cmocka_unit_test(test_a_pattern_of_stars_takes_no_time),
-        cmocka_unit_test(test_every_setting_is_read),
-        cmocka_unit_test(test_what_a_plan_does_not_say_is_everything),
-        cmocka_unit_test(test_layers_match_one_of_the_patterns),
-        cmocka_unit_test(test_a_malformed_plan_is_ignored_as_a_whole),
-        cmocka_unit_test(test_plans_of_other_jobs_are_left_out),
-        cmocka_unit_test(test_the_lowest_order_holds_alone),
-        cmocka_unit_test(test_the_jobs_wishes_go_before_the_default_only),
-        cmocka_unit_test(test_plans_are_bounded),
-        cmocka_unit_test(test_as_many_ranges_as_a_prefix_holds_are_read),
-        cmocka_unit_test(test_the_table_of_rows),
-        cmocka_unit_test(test_blocks_of_rows_take_turns),
-        cmocka_unit_test(test_wanting_obeys_the_plan_and_publishing_does_not),
-        cmocka_unit_test(test_a_plan_may_change_while_the_job_runs),
-        cmocka_unit_test(test_the_plan_ends_with_its_daemon),
-        cmocka_unit_test(test_plans_that_cannot_be_used_are_counted),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

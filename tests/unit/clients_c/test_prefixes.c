@@ -2,27 +2,29 @@
 #include "tests/unit/proto/support.h"
 
 #include "clients/c/src/prefixes.h"
-#include <stdio.h>
-#include <string.h>
 
-static void test_a_topic_matches_the_prefixes_of_it(void **state)
+static struct prefixes prefixes;
+
+static int prefixes_tear_down(void **state)
 {
-    struct prefixes prefixes = {0};
-
     (void)state;
+    prefixes_clear(&prefixes);
+    return 0;
+}
+
+#define PREFIXES_TEST(name) TEST_WITH(name, NULL, prefixes_tear_down)
+
+PREFIXES_TEST(a_topic_matches_the_prefixes_of_it)
+{
     assert_false(prefixes_match(&prefixes, "tensor/a/"));
     prefixes_apply(&prefixes, LITERAL("\x01tensor/a/"));
     assert_true(prefixes_match(&prefixes, "tensor/a/decoder/0/self/"));
     assert_false(prefixes_match(&prefixes, "tensor/ab/decoder/0/self/"));
     assert_false(prefixes_match(&prefixes, "tensor/"));
-    prefixes_clear(&prefixes);
 }
 
-static void test_removing_a_prefix_leaves_the_others(void **state)
+PREFIXES_TEST(removing_a_prefix_leaves_the_others)
 {
-    struct prefixes prefixes = {0};
-
-    (void)state;
     prefixes_apply(&prefixes, LITERAL("\x01"
                                       "a"));
     prefixes_apply(&prefixes, LITERAL("\x01"
@@ -36,50 +38,34 @@ static void test_removing_a_prefix_leaves_the_others(void **state)
                                       "never there"));
     assert_false(prefixes_match(&prefixes, "a"));
     assert_true(prefixes_match(&prefixes, "b"));
-    prefixes_clear(&prefixes);
 }
 
-static void test_the_empty_prefix_is_everything(void **state)
+PREFIXES_TEST(the_empty_prefix_is_everything)
 {
-    struct prefixes prefixes = {0};
-
-    (void)state;
     prefixes_apply(&prefixes, LITERAL("\x01"));
     assert_true(prefixes_match(&prefixes, "anything"));
     assert_true(prefixes_touch(&prefixes, "anything"));
     prefixes_apply(&prefixes, LITERAL("\x00"));
     assert_false(prefixes_match(&prefixes, "anything"));
-    prefixes_clear(&prefixes);
 }
 
-static void test_other_notices_are_ignored(void **state)
+PREFIXES_TEST(other_notices_are_ignored)
 {
-    struct prefixes prefixes = {0};
-
-    (void)state;
     prefixes_apply(&prefixes, "", 0);
     prefixes_apply(&prefixes, LITERAL("\x02"
                                       "a"));
     assert_int_equal(prefixes.count, 0);
-    prefixes_clear(&prefixes);
 }
 
-static void test_touch_sees_what_lies_above_and_below(void **state)
+PREFIXES_TEST(touch_sees_what_lies_above_and_below)
 {
-    struct prefixes prefixes = {0};
-
-    (void)state;
     prefixes_apply(&prefixes, LITERAL("\x01tensor/a/decoder/5/"));
     assert_true(prefixes_touch(&prefixes, "tensor/a/"));
     assert_false(prefixes_touch(&prefixes, "tensor/b/"));
-    prefixes_clear(&prefixes);
 }
 
-static void test_the_set_is_bounded(void **state)
+PREFIXES_TEST(the_set_is_bounded)
 {
-    struct prefixes prefixes = {0};
-
-    (void)state;
     for (int i = 0; i < PREFIXES_MAX + 10; i++) {
         char notice[16] = "\x01";
 
@@ -87,19 +73,4 @@ static void test_the_set_is_bounded(void **state)
                        1 + (size_t)snprintf(notice + 1, sizeof notice - 1, "%d/", i));
     }
     assert_int_equal(prefixes.count, PREFIXES_MAX);
-    prefixes_clear(&prefixes);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_topic_matches_the_prefixes_of_it),
-        cmocka_unit_test(test_removing_a_prefix_leaves_the_others),
-        cmocka_unit_test(test_the_empty_prefix_is_everything),
-        cmocka_unit_test(test_other_notices_are_ignored),
-        cmocka_unit_test(test_touch_sees_what_lies_above_and_below),
-        cmocka_unit_test(test_the_set_is_bounded),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,10 +4,6 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 /* A publisher and somebody who wants everything. */
 struct pairing {
     struct peer peer;
@@ -38,7 +34,7 @@ static void pair_close(struct pairing *pair)
 
 /* ---- whole messages ---- */
 
-static void test_every_field_of_attention_arrives(void **state)
+TEST(every_field_of_attention_arrives)
 {
     enum { B = 2, H = 2, Q = 3, K = 5 };
     static const uint16_t weights[B * H * Q * K] = {0x3c00};
@@ -79,7 +75,6 @@ static void test_every_field_of_attention_arrives(void **state)
     struct received got;
     const struct header *h = &got.header;
 
-    (void)state;
     options.run = run;
     options.rank = 1;
     options.world = 4;
@@ -114,7 +109,7 @@ static void test_every_field_of_attention_arrives(void **state)
     peer_close(&peer);
 }
 
-static void test_every_field_of_qk_arrives(void **state)
+TEST(every_field_of_qk_arrives)
 {
     enum { B = 2, H = 4, G = 2, Q = 3, K = 5, D = 8, DV = 2 };
     static const float q[B * H * Q * D] = {1};
@@ -151,7 +146,6 @@ static void test_every_field_of_qk_arrives(void **state)
     struct received got;
     const struct header *h = &got.header;
 
-    (void)state;
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
     got = expect(&pair.peer);
     assert_int_equal(h->type, MESSAGE_QK);
@@ -169,14 +163,13 @@ static void test_every_field_of_qk_arrives(void **state)
     pair_close(&pair);
 }
 
-static void test_scale_and_key_heads_have_the_usual_defaults(void **state)
+TEST(scale_and_key_heads_have_the_usual_defaults)
 {
     static const float vectors[2 * 16];
     attn_qk qk;
     struct pairing pair = pair_open();
     struct received got;
 
-    (void)state;
     attn_qk_default(&qk);
     qk.q = qk.k = qk.v = vectors;
     qk.batch = qk.queries = qk.keys = 1;
@@ -190,7 +183,7 @@ static void test_scale_and_key_heads_have_the_usual_defaults(void **state)
     pair_close(&pair);
 }
 
-static void test_every_matrix_arrives(void **state)
+TEST(every_matrix_arrives)
 {
     static const float wq[8 * 6] = {1}, wo[5 * 8] = {4};
     static const uint16_t wk[4 * 6] = {2};
@@ -209,7 +202,6 @@ static void test_every_matrix_arrives(void **state)
     struct pairing pair = pair_open();
     struct received got;
 
-    (void)state;
     assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
     got = expect(&pair.peer);
     assert_int_equal(got.header.type, MESSAGE_WEIGHTS);
@@ -224,7 +216,7 @@ static void test_every_matrix_arrives(void **state)
     pair_close(&pair);
 }
 
-static void test_the_tiers_of_a_layer_share_its_sequence(void **state)
+TEST(the_tiers_of_a_layer_share_its_sequence)
 {
     static const float numbers[4] = {1};
     attn_weights weights = {
@@ -232,7 +224,6 @@ static void test_the_tiers_of_a_layer_share_its_sequence(void **state)
     struct pairing pair = pair_open();
     struct received got;
 
-    (void)state;
     assert_int_equal(publish(pair.publisher, 0), 0);
     assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
     expect_tensor(&pair.peer, 0, 0);
@@ -294,7 +285,7 @@ static attn_plan plan_with(uint32_t samples, uint32_t rows, attn_range range)
     return plan;
 }
 
-static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **state)
+TEST(a_plan_cuts_samples_heads_and_rows_out_of_attention)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
@@ -314,7 +305,6 @@ static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **stat
     const struct header *h = &got.header;
     const float *weights;
 
-    (void)state;
     attn_set_position(pair.publisher, 0, 2); /* the second block of rows */
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
     got = expect(&pair.peer);
@@ -335,7 +325,7 @@ static void test_a_plan_cuts_samples_heads_and_rows_out_of_attention(void **stat
 }
 
 /* Rows 1 and 4 of five. */
-static void test_a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride(void **state)
+TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
@@ -355,7 +345,6 @@ static void test_a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride(voi
     const float *weights;
     const char *mask;
 
-    (void)state;
     attn_set_position(pair.publisher, 0, 2);
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
     got = expect(&pair.peer);
@@ -380,13 +369,12 @@ static void test_a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride(voi
     pair_close(&pair);
 }
 
-static void test_a_stride_of_the_callers_own_goes_to_those_who_know_it(void **state)
+TEST(a_stride_of_the_callers_own_goes_to_those_who_know_it)
 {
     const struct arrays *a = filled();
     attn_attention attention = {
         .weights = a->weights, .batch = 1, .heads = 1, .queries = 2, .keys = K, .q_stride = 6};
 
-    (void)state;
     for (int revision = 3; revision <= 4; revision++) {
         struct pairing pair = pair_open_with(revision == 3 ? "limits/header=3" : "limits/header=4");
         int rc = attn_publish_attention(pair.publisher, &attention);
@@ -416,7 +404,7 @@ static attn_qk qk_of(const struct arrays *a, const attn_plan *plan)
 }
 
 /* Values beside weights came with revision 8, the rest with 6. */
-static void test_tensors_of_the_output_go_to_those_who_know_them(void **state)
+TEST(tensors_of_the_output_go_to_those_who_know_them)
 {
     static const float dout[B][H][Q][D], wo_r[H][2][D], x_norm[B][Q];
     static const char *const limits[] = {"limits/header=5", "limits/header=6", "limits/header=7",
@@ -432,7 +420,6 @@ static void test_tensors_of_the_output_go_to_those_who_know_them(void **state)
                                 .kv_heads = G,
                                 .value_dim = D};
 
-    (void)state;
     qk.v = a->k;
     qk.dout = dout;
     qk.wo_r = attention.wo_r = &wo_r[0][0][0];
@@ -456,7 +443,7 @@ static void test_tensors_of_the_output_go_to_those_who_know_them(void **state)
 }
 
 /* Whether or not anybody knows the tensors. */
-static void test_bad_tensors_of_the_output_are_refused(void **state)
+TEST(bad_tensors_of_the_output_are_refused)
 {
     static const float numbers[B * H * Q * K * D];
     const struct arrays *a = filled();
@@ -475,7 +462,6 @@ static void test_bad_tensors_of_the_output_are_refused(void **state)
     attn_qk qk = qk_of(a, NULL);
     struct pairing pair = pair_open_with("limits/header=5");
 
-    (void)state;
     for (int i = 0; i < 7; i++) {
         bad[i] = good;
     }
@@ -500,7 +486,7 @@ static void test_bad_tensors_of_the_output_are_refused(void **state)
 }
 
 /* Heads 2 to 5 of 6 are two groups of two, which read key heads 1 and 2. */
-static void test_whole_groups_of_heads_take_their_key_heads(void **state)
+TEST(whole_groups_of_heads_take_their_key_heads)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(1, 0, (attn_range){2, 99});
@@ -508,7 +494,6 @@ static void test_whole_groups_of_heads_take_their_key_heads(void **state)
     struct pairing pair = pair_open();
     struct received got;
 
-    (void)state;
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
     got = expect(&pair.peer);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.batch == 1);
@@ -520,7 +505,7 @@ static void test_whole_groups_of_heads_take_their_key_heads(void **state)
 }
 
 /* Heads 1 to 3 read key heads 0, 1 and 1: each gets its own. */
-static void test_parts_of_groups_get_a_key_head_each(void **state)
+TEST(parts_of_groups_get_a_key_head_each)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(0, 0, (attn_range){1, 3});
@@ -529,7 +514,6 @@ static void test_parts_of_groups_get_a_key_head_each(void **state)
     struct received got;
     const float *k;
 
-    (void)state;
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
     got = expect(&pair.peer);
     assert_true(got.header.heads == 3 && got.header.kv_heads == 3);
@@ -544,7 +528,7 @@ static void test_parts_of_groups_get_a_key_head_each(void **state)
     pair_close(&pair);
 }
 
-static void test_ranges_of_heads_are_messages_of_their_own(void **state)
+TEST(ranges_of_heads_are_messages_of_their_own)
 {
     const struct arrays *a = filled();
     attn_plan plan = plan_with(0, 0, (attn_range){0, 0});
@@ -552,7 +536,6 @@ static void test_ranges_of_heads_are_messages_of_their_own(void **state)
     struct pairing pair = pair_open();
     struct received got;
 
-    (void)state;
     plan.range_count = 3;
     plan.ranges[1] = (attn_range){4, 5};
     plan.ranges[2] = (attn_range){H, 99};
@@ -597,7 +580,7 @@ static attn_weights small_weights(void)
         assert_int_equal(function(publisher, &bad), ATTN_E_ARGUMENT);                              \
     } while (0)
 
-static void test_bad_attention_is_refused(void **state)
+TEST(bad_attention_is_refused)
 {
     static const int32_t longer[1] = {5}, negative[1] = {-1}, documents[4];
     static const char *const cut_off[4] = {"a", "b", "c", "\xc3"}, *const missing[4] = {"a"};
@@ -606,7 +589,6 @@ static void test_bad_attention_is_refused(void **state)
     attn_attention good = attention_of(0, numbers, 4), bad;
     attn_plan plan = plan_with(0, 0, (attn_range){2, 1});
 
-    (void)state;
     assert_int_equal(attn_publish_attention(publisher, &good), ATTN_SKIPPED);
     assert_int_equal(attn_publish_attention(publisher, NULL), ATTN_E_ARGUMENT);
     REFUSED(attn_publish_attention, good, weights = NULL);
@@ -640,14 +622,13 @@ static void test_bad_attention_is_refused(void **state)
     attn_publisher_free(&publisher);
 }
 
-static void test_bad_qk_is_refused(void **state)
+TEST(bad_qk_is_refused)
 {
     struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
     attn_publisher *publisher = publisher_for(&nobody);
     const attn_qk good = small_qk();
     attn_qk bad;
 
-    (void)state;
     assert_int_equal(attn_publish_qk(publisher, &good), ATTN_SKIPPED);
     assert_int_equal(attn_publish_qk(publisher, NULL), ATTN_E_ARGUMENT);
     REFUSED(attn_publish_qk, good, q = NULL);
@@ -665,14 +646,13 @@ static void test_bad_qk_is_refused(void **state)
     attn_publisher_free(&publisher);
 }
 
-static void test_bad_weights_are_refused(void **state)
+TEST(bad_weights_are_refused)
 {
     struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
     attn_publisher *publisher = publisher_for(&nobody);
     const attn_weights good = small_weights();
     attn_weights bad;
 
-    (void)state;
     assert_int_equal(attn_publish_weights(publisher, &good), ATTN_SKIPPED);
     assert_int_equal(attn_publish_weights(publisher, NULL), ATTN_E_ARGUMENT);
     REFUSED(attn_publish_weights, good, wk.data = NULL);
@@ -688,7 +668,7 @@ static void test_bad_weights_are_refused(void **state)
 }
 
 /* To those who know them, as bytes. */
-static void test_a_state_arrives(void **state)
+TEST(a_state_arrives)
 {
     static const unsigned char bytes[] = {0x81, 0xa1, 'v', 2};
     const attn_state good = {.stack = ATTN_DECODER,
@@ -704,7 +684,6 @@ static void test_a_state_arrives(void **state)
     attn_state bad;
     struct received got;
 
-    (void)state;
     assert_int_equal(attn_publish_state(publisher, &good), ATTN_E_ARGUMENT);
     attn_set_position(publisher, 2, 9);
     REFUSED(attn_publish_state, good, first_step = 10);
@@ -730,7 +709,7 @@ static void test_a_state_arrives(void **state)
 }
 
 /* To those who want them, as halves; checked in any case. */
-static void test_maps_go_with_a_state(void **state)
+TEST(maps_go_with_a_state)
 {
     enum { HEADS = 2, ROWS = 4, COLUMNS = 3 };
     static const char *const labels[] = {"a", "b", "c", "d", "e"};
@@ -754,7 +733,6 @@ static void test_maps_go_with_a_state(void **state)
     uint64_t every_ms;
     struct received got;
 
-    (void)state;
 #define MAPS_REFUSED(change)                                                                       \
     do {                                                                                           \
         maps = good;                                                                               \
@@ -794,7 +772,7 @@ static void test_maps_go_with_a_state(void **state)
 }
 
 /* Lengths that make the header larger than 64 KiB are the caller's error, not a drop. */
-static void test_a_header_that_does_not_fit_is_refused(void **state)
+TEST(a_header_that_does_not_fit_is_refused)
 {
     enum { BATCH = 20000 };
     float *weights = calloc(BATCH, sizeof *weights);
@@ -803,7 +781,6 @@ static void test_a_header_that_does_not_fit_is_refused(void **state)
     attn_attention attention = attention_of(0, weights, 1);
     attn_publisher_counts counts;
 
-    (void)state;
     attention.batch = BATCH;
     attention.k_len = lengths;
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), ATTN_E_ARGUMENT);
@@ -814,7 +791,7 @@ static void test_a_header_that_does_not_fit_is_refused(void **state)
     free(lengths);
 }
 
-static void test_labels_that_do_not_fit_are_left_out(void **state)
+TEST(labels_that_do_not_fit_are_left_out)
 {
     enum { KEYS = 16384 };
     float *weights = calloc(KEYS, sizeof *weights);
@@ -823,7 +800,6 @@ static void test_labels_that_do_not_fit_are_left_out(void **state)
     attn_attention attention = attention_of(0, weights, KEYS);
     struct received got;
 
-    (void)state;
     for (int i = 0; i < KEYS; i++) {
         labels[i] = "token";
     }
@@ -835,32 +811,4 @@ static void test_labels_that_do_not_fit_are_left_out(void **state)
     pair_close(&pair);
     free(weights);
     free(labels);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_field_of_attention_arrives),
-        cmocka_unit_test(test_every_field_of_qk_arrives),
-        cmocka_unit_test(test_scale_and_key_heads_have_the_usual_defaults),
-        cmocka_unit_test(test_every_matrix_arrives),
-        cmocka_unit_test(test_the_tiers_of_a_layer_share_its_sequence),
-        cmocka_unit_test(test_a_plan_cuts_samples_heads_and_rows_out_of_attention),
-        cmocka_unit_test(test_a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride),
-        cmocka_unit_test(test_a_stride_of_the_callers_own_goes_to_those_who_know_it),
-        cmocka_unit_test(test_whole_groups_of_heads_take_their_key_heads),
-        cmocka_unit_test(test_parts_of_groups_get_a_key_head_each),
-        cmocka_unit_test(test_ranges_of_heads_are_messages_of_their_own),
-        cmocka_unit_test(test_bad_attention_is_refused),
-        cmocka_unit_test(test_bad_qk_is_refused),
-        cmocka_unit_test(test_tensors_of_the_output_go_to_those_who_know_them),
-        cmocka_unit_test(test_bad_tensors_of_the_output_are_refused),
-        cmocka_unit_test(test_a_state_arrives),
-        cmocka_unit_test(test_maps_go_with_a_state),
-        cmocka_unit_test(test_bad_weights_are_refused),
-        cmocka_unit_test(test_a_header_that_does_not_fit_is_refused),
-        cmocka_unit_test(test_labels_that_do_not_fit_are_left_out),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

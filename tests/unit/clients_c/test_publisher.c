@@ -3,9 +3,6 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,14 +17,13 @@ static long times_waited(void)
     return usage.ru_nvcsw;
 }
 
-static void test_publishing_without_a_daemon_returns_at_once(void **state)
+TEST(publishing_without_a_daemon_returns_at_once)
 {
     struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
     attn_publisher *publisher = publisher_for(&nobody);
     attn_publisher_counts counts;
     long before = times_waited();
 
-    (void)state;
     for (int i = 0; i < 1000; i++) {
         assert_int_equal(publish(publisher, 0), ATTN_SKIPPED);
     }
@@ -56,7 +52,7 @@ static void hear_sentence(void *context, const char *sentence)
 }
 
 /* Though nothing is published meanwhile, and nothing was blocked before. */
-static void test_a_daemon_that_has_gone_is_told_and_its_return(void **state)
+TEST(a_daemon_that_has_gone_is_told_and_its_return)
 {
     static struct heard heard;
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0), next;
@@ -65,7 +61,6 @@ static void test_a_daemon_that_has_gone_is_told_and_its_return(void **state)
     attn_publisher *publisher;
     uint64_t start;
 
-    (void)state;
     options.warn = hear_sentence;
     options.warn_context = &heard;
     publisher = publisher_with(&options);
@@ -92,13 +87,12 @@ static void test_a_daemon_that_has_gone_is_told_and_its_return(void **state)
     peer_close(&next);
 }
 
-static void test_nothing_is_sent_before_a_subscription(void **state)
+TEST(nothing_is_sent_before_a_subscription)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     struct received received;
 
-    (void)state;
     assert_int_equal(attn_publisher_wait(publisher, 50), ATTN_E_TIMEOUT);
     assert_int_equal(publish(publisher, 3), ATTN_SKIPPED);
     peer_subscribe(&peer, "tensor/unit/decoder/3/");
@@ -111,7 +105,7 @@ static void test_nothing_is_sent_before_a_subscription(void **state)
     peer_close(&peer);
 }
 
-static void test_weights_may_change_as_soon_as_the_call_returns(void **state)
+TEST(weights_may_change_as_soon_as_the_call_returns)
 {
     enum { KEYS = 1 << 18 };
     float *weights = calloc(KEYS, sizeof *weights);
@@ -120,7 +114,6 @@ static void test_weights_may_change_as_soon_as_the_call_returns(void **state)
     attn_attention attention = attention_of(0, weights, KEYS);
     struct received received;
 
-    (void)state;
     assert_non_null(weights);
     peer_subscribe(&peer, "");
     meet(publisher, &peer);
@@ -135,12 +128,11 @@ static void test_weights_may_change_as_soon_as_the_call_returns(void **state)
     peer_close(&peer);
 }
 
-static void test_sequences_count_per_layer(void **state)
+TEST(sequences_count_per_layer)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
 
-    (void)state;
     peer_subscribe(&peer, "tensor/unit/");
     meet(publisher, &peer);
     for (uint64_t seq = 0; seq < 50; seq++) {
@@ -155,7 +147,7 @@ static void test_sequences_count_per_layer(void **state)
 
 /* 1 MiB each into a reader that does not read: the pipe fills, calls still return at once, nothing
  * that was accepted is lost, and the losses are told with the layer's next message. */
-static void test_a_stalled_reader_costs_counted_drops_only(void **state)
+TEST(a_stalled_reader_costs_counted_drops_only)
 {
     enum { KEYS = 1 << 18, TRIES = 200 };
     static struct heard heard;
@@ -170,7 +162,6 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
     uint64_t start, accepted, next;
     long before;
 
-    (void)state;
     options.max_queued_messages = 8;
     options.warn = hear_sentence;
     options.warn_context = &heard;
@@ -217,12 +208,11 @@ static void test_a_stalled_reader_costs_counted_drops_only(void **state)
 }
 
 /* All layers of a step come at once, faster than any reader takes them. */
-static void test_a_burst_of_small_messages_loses_nothing(void **state)
+TEST(a_burst_of_small_messages_loses_nothing)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
 
-    (void)state;
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
     for (uint32_t layer = 0; layer < 200; layer++) {
@@ -235,7 +225,7 @@ static void test_a_burst_of_small_messages_loses_nothing(void **state)
     peer_close(&peer);
 }
 
-static void test_queued_bytes_are_bounded_and_given_back(void **state)
+TEST(queued_bytes_are_bounded_and_given_back)
 {
     static const float weights[64];
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
@@ -245,7 +235,6 @@ static void test_queued_bytes_are_bounded_and_given_back(void **state)
     attn_publisher *publisher;
     uint64_t deadline = now_ms() + PEER_WAIT_MS;
 
-    (void)state;
     options.max_queued_bytes = sizeof weights - 1;
     assert_int_equal(attn_publisher_new(&options, &publisher), 0);
     peer_subscribe(&peer, "tensor/");
@@ -264,7 +253,7 @@ static void test_queued_bytes_are_bounded_and_given_back(void **state)
     peer_close(&peer);
 }
 
-static void test_events_frame_the_training(void **state)
+TEST(events_frame_the_training)
 {
     static const attn_layer layers[] = {{ATTN_DECODER, 0, ATTN_SELF, 4},
                                         {ATTN_ENCODER, 1, ATTN_CROSS, 8}};
@@ -272,7 +261,6 @@ static void test_events_frame_the_training(void **state)
     attn_publisher *publisher = publisher_for(&peer);
     struct received received;
 
-    (void)state;
     assert_int_equal(attn_hello(publisher, layers, 2), ATTN_SKIPPED);
     peer_subscribe(&peer, "event/unit/");
     meet(publisher, &peer);
@@ -296,14 +284,13 @@ static void test_events_frame_the_training(void **state)
     peer_close(&peer);
 }
 
-static void test_a_log_arrives_at_its_position(void **state)
+TEST(a_log_arrives_at_its_position)
 {
     static const attn_value values[] = {{"loss", 2.5}, {"grad norm", INFINITY}};
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     struct received received;
 
-    (void)state;
     peer_subscribe(&peer, "limits/header=5");
     peer_subscribe(&peer, "event/");
     meet(publisher, &peer);
@@ -322,7 +309,7 @@ static void test_a_log_arrives_at_its_position(void **state)
     peer_close(&peer);
 }
 
-static void test_a_log_that_is_none_is_refused_and_an_older_daemon_gets_none(void **state)
+TEST(a_log_that_is_none_is_refused_and_an_older_daemon_gets_none)
 {
     char longest[66];
     attn_value many[33];
@@ -337,7 +324,6 @@ static void test_a_log_that_is_none_is_refused_and_an_older_daemon_gets_none(voi
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
 
-    (void)state;
     peer_subscribe(&peer, "limits/header=4");
     peer_subscribe(&peer, "event/");
     meet(publisher, &peer);
@@ -354,13 +340,12 @@ static void test_a_log_that_is_none_is_refused_and_an_older_daemon_gets_none(voi
     peer_close(&peer);
 }
 
-static void test_hello_to_a_present_daemon_is_said_once(void **state)
+TEST(hello_to_a_present_daemon_is_said_once)
 {
     static const attn_layer layer = {ATTN_DECODER, 0, ATTN_SELF, 4};
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
 
-    (void)state;
     peer_subscribe(&peer, "event/");
     meet(publisher, &peer);
     assert_int_equal(attn_hello(publisher, &layer, 1), 0);
@@ -371,12 +356,11 @@ static void test_hello_to_a_present_daemon_is_said_once(void **state)
     peer_close(&peer);
 }
 
-static void test_unsubscribing_stops_a_layer(void **state)
+TEST(unsubscribing_stops_a_layer)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
 
-    (void)state;
     peer_subscribe(&peer, "tensor/unit/decoder/0/");
     peer_subscribe(&peer, "tensor/unit/decoder/1/");
     wait_until_wanted(publisher, &peer, 0, true);
@@ -390,14 +374,13 @@ static void test_unsubscribing_stops_a_layer(void **state)
 }
 
 /* The new daemon's plan replaces the old one's; hello is said again; sequences go on. */
-static void test_a_restarted_daemon_starts_with_its_own_plan(void **state)
+TEST(a_restarted_daemon_starts_with_its_own_plan)
 {
     static const attn_layer layer = {ATTN_DECODER, 0, ATTN_SELF, 4};
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0), next;
     attn_publisher *publisher = publisher_for(&peer);
     char endpoint[sizeof peer.endpoint];
 
-    (void)state;
     peer_subscribe(&peer, "event/");
     peer_subscribe(&peer, "tensor/unit/decoder/0/");
     wait_until_wanted(publisher, &peer, 0, true);
@@ -441,7 +424,7 @@ static void use_in_child(attn_publisher *publisher)
     _exit(inert && !publisher ? 0 : 1);
 }
 
-static void test_a_forked_child_is_inert_and_the_parent_goes_on(void **state)
+TEST(a_forked_child_is_inert_and_the_parent_goes_on)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
@@ -449,7 +432,6 @@ static void test_a_forked_child_is_inert_and_the_parent_goes_on(void **state)
     pid_t child;
     int status;
 
-    (void)state;
     peer_subscribe(&peer, "");
     meet(publisher, &peer);
     assert_int_equal(publish(publisher, 0), 0);
@@ -471,14 +453,13 @@ static void test_a_forked_child_is_inert_and_the_parent_goes_on(void **state)
 }
 
 /* The step moves on and nothing is captured: the daemon is told that the job lives, and where. */
-static void test_a_job_that_publishes_nothing_shows_that_it_lives(void **state)
+TEST(a_job_that_publishes_nothing_shows_that_it_lives)
 {
     struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher_options options = options_for(peer.endpoint);
     attn_publisher *publisher;
     struct received received;
 
-    (void)state;
     options.alive_ms = 50;
     publisher = publisher_with(&options);
     peer_subscribe(&peer, "event/");
@@ -527,22 +508,20 @@ static bool leaves_some_dropped(void)
     return counts.dropped > 0;
 }
 
-static void test_messages_of_a_reader_that_left_are_dropped(void **state)
+TEST(messages_of_a_reader_that_left_are_dropped)
 {
     uint64_t deadline = now_ms() + PEER_WAIT_MS;
 
-    (void)state;
     while (!leaves_some_dropped()) {
         assert_true(now_ms() < deadline);
     }
 }
 
-static void test_publisher_bad_options_are_refused(void **state)
+TEST(publisher_bad_options_are_refused)
 {
     attn_publisher *publisher = NULL;
     attn_publisher_options options = options_for("tcp://127.0.0.1:1"), bad;
 
-    (void)state;
     assert_int_equal(attn_publisher_new(NULL, &publisher), ATTN_E_ARGUMENT);
     bad = options, bad.every = 1000000001;
     assert_int_equal(attn_publisher_new(&bad, &publisher), ATTN_E_ARGUMENT);
@@ -563,38 +542,10 @@ static void test_publisher_bad_options_are_refused(void **state)
     attn_publisher_free(NULL);
 }
 
-static void test_every_code_has_a_sentence(void **state)
+TEST(every_code_has_a_sentence)
 {
-    (void)state;
     for (int code = ATTN_E_NOT_FOUND; code <= ATTN_SKIPPED; code++) {
         assert_string_not_equal(attn_strerror(code), attn_strerror(99));
     }
     assert_string_equal(attn_version(), ATTND_VERSION);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_publishing_without_a_daemon_returns_at_once),
-        cmocka_unit_test(test_a_daemon_that_has_gone_is_told_and_its_return),
-        cmocka_unit_test(test_nothing_is_sent_before_a_subscription),
-        cmocka_unit_test(test_weights_may_change_as_soon_as_the_call_returns),
-        cmocka_unit_test(test_sequences_count_per_layer),
-        cmocka_unit_test(test_a_stalled_reader_costs_counted_drops_only),
-        cmocka_unit_test(test_a_burst_of_small_messages_loses_nothing),
-        cmocka_unit_test(test_queued_bytes_are_bounded_and_given_back),
-        cmocka_unit_test(test_events_frame_the_training),
-        cmocka_unit_test(test_a_log_arrives_at_its_position),
-        cmocka_unit_test(test_a_log_that_is_none_is_refused_and_an_older_daemon_gets_none),
-        cmocka_unit_test(test_hello_to_a_present_daemon_is_said_once),
-        cmocka_unit_test(test_unsubscribing_stops_a_layer),
-        cmocka_unit_test(test_a_restarted_daemon_starts_with_its_own_plan),
-        cmocka_unit_test(test_a_forked_child_is_inert_and_the_parent_goes_on),
-        cmocka_unit_test(test_a_job_that_publishes_nothing_shows_that_it_lives),
-        cmocka_unit_test(test_messages_of_a_reader_that_left_are_dropped),
-        cmocka_unit_test(test_publisher_bad_options_are_refused),
-        cmocka_unit_test(test_every_code_has_a_sentence),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

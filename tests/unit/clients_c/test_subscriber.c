@@ -4,10 +4,6 @@
 #include "clients/c/include/attn/attn.h"
 #include "tests/unit/clients_c/peer.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 static struct bytes subscriber_golden(const char *name)
 {
     char path[512];
@@ -47,7 +43,7 @@ static void send_golden(const struct peer *peer, const char *topic, const char *
     bytes_free(&bytes);
 }
 
-static void test_a_summary_can_be_asked_for_its_numbers(void **state)
+TEST(a_summary_can_be_asked_for_its_numbers)
 {
     struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
     attn_subscriber *subscriber = subscriber_for(&peer, "summary/");
@@ -56,7 +52,6 @@ static void test_a_summary_can_be_asked_for_its_numbers(void **state)
     double value;
     char text[8];
 
-    (void)state;
     send_golden(&peer, "live/gpt-small/decoder/5/self/", "live"); /* not subscribed to */
     send_golden(&peer, "summary/gpt-small/decoder/5/self/", "summary");
     result = subscriber_next(subscriber);
@@ -86,14 +81,13 @@ static void test_a_summary_can_be_asked_for_its_numbers(void **state)
     peer_close(&peer);
 }
 
-static void test_a_live_result_has_one_value_per_head(void **state)
+TEST(a_live_result_has_one_value_per_head)
 {
     struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
     attn_subscriber *subscriber = subscriber_for(&peer, "");
     attn_result *result;
     double value;
 
-    (void)state;
     send_golden(&peer, "live/gpt-small/decoder/5/self/", "live");
     result = subscriber_next(subscriber);
     assert_int_equal(attn_result_heads(result), 2);
@@ -115,7 +109,7 @@ static void test_a_live_result_has_one_value_per_head(void **state)
     peer_close(&peer);
 }
 
-static void test_what_is_no_result_is_reported_and_passed_over(void **state)
+TEST(what_is_no_result_is_reported_and_passed_over)
 {
     static const struct frame one[] = {{"live/", 5}, {NULL, 0}};
     static const struct frame three[] = {{"live/", 5}, {"\x80", 1}, {"", 0}, {NULL, 0}};
@@ -127,7 +121,6 @@ static void test_what_is_no_result_is_reported_and_passed_over(void **state)
     attn_subscriber *subscriber = subscriber_for(&peer, "");
     attn_result *result = NULL;
 
-    (void)state;
     memset(long_topic, 'x', sizeof long_topic);
     for (size_t i = 0; i < 4; i++) {
         peer_send(&peer, messages[i]);
@@ -141,13 +134,12 @@ static void test_what_is_no_result_is_reported_and_passed_over(void **state)
     peer_close(&peer);
 }
 
-static void test_waiting_has_an_end(void **state)
+TEST(waiting_has_an_end)
 {
     attn_subscriber_options options = {.endpoint = "tcp://127.0.0.1:1", .prefix = "summary/"};
     attn_subscriber *subscriber;
     attn_result *result;
 
-    (void)state;
     assert_int_equal(attn_subscriber_new(&options, &subscriber), 0);
     assert_int_equal(attn_subscriber_next(subscriber, 0, &result), ATTN_E_TIMEOUT);
     assert_int_equal(attn_subscriber_next(subscriber, 20, &result), ATTN_E_TIMEOUT);
@@ -156,27 +148,13 @@ static void test_waiting_has_an_end(void **state)
     attn_subscriber_free(&subscriber);
 }
 
-static void test_subscriber_bad_options_are_refused(void **state)
+TEST(subscriber_bad_options_are_refused)
 {
     attn_subscriber_options options = {.endpoint = "nonsense", .prefix = "summary/"};
     attn_subscriber *subscriber = NULL;
 
-    (void)state;
     assert_int_equal(attn_subscriber_new(&options, &subscriber), ATTN_E_TRANSPORT);
     options = (attn_subscriber_options){.prefix = NULL};
     assert_int_equal(attn_subscriber_new(&options, &subscriber), ATTN_E_ARGUMENT);
     assert_null(subscriber);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_summary_can_be_asked_for_its_numbers),
-        cmocka_unit_test(test_a_live_result_has_one_value_per_head),
-        cmocka_unit_test(test_what_is_no_result_is_reported_and_passed_over),
-        cmocka_unit_test(test_waiting_has_an_end),
-        cmocka_unit_test(test_subscriber_bad_options_are_refused),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

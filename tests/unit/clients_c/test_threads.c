@@ -3,21 +3,14 @@
  * goes on, is killed and comes back. No call waits for it, and nothing is lost uncounted.
  *
  *   test_attn_threads ATTND */
-#include <attn/attn.h>
+#include "tests/unit/unit.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include <attn/attn.h>
 
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -241,7 +234,7 @@ static pid_t kill_and_restart(struct trainer *trainer, pid_t attnd)
     return attnd;
 }
 
-static void test_threads_publish_whatever_the_daemon_does(void **state)
+TEST(threads_publish_whatever_the_daemon_does)
 {
     struct trainer trainer = {0};
     struct worker workers[THREADS];
@@ -250,7 +243,6 @@ static void test_threads_publish_whatever_the_daemon_does(void **state)
     uint64_t start;
     pid_t attnd;
 
-    (void)state;
     snprintf(endpoint, sizeof endpoint, "ipc://%s/ingest", directory);
     attn_publisher_options_default(&options);
     options.endpoint = endpoint;
@@ -284,9 +276,6 @@ static void test_threads_publish_whatever_the_daemon_does(void **state)
 
 int main(int argc, char **argv)
 {
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads_publish_whatever_the_daemon_does),
-    };
     char command[160];
     int rc;
 
@@ -297,7 +286,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < HEADS * TOKENS * TOKENS; i++) {
         numbers[i] = 1.0F / (float)TOKENS;
     }
-    rc = cmocka_run_group_tests(tests, NULL, NULL);
+    rc = unit_run(NULL, NULL);
     snprintf(command, sizeof command, "rm -rf '%s'", directory);
     return system(command) ? EXIT_FAILURE : rc;
 }

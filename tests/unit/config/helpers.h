@@ -3,19 +3,11 @@
 #ifndef TESTS_UNIT_CONFIG_HELPERS_H
 #define TESTS_UNIT_CONFIG_HELPERS_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "config/config.h"
 #include "config/table.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 /* The whole content of a stream that was written to, as a malloc'ed string. */

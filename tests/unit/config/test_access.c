@@ -28,9 +28,8 @@ static void assert_list_refused(const char *text, const char *message)
     assert_null(access);
 }
 
-static void test_comments_and_blanks_do_not_count(void **state)
+TEST(comments_and_blanks_do_not_count)
 {
-    (void)state;
     struct access *access = read_list("# all of us\n\n  \t\n#" BOB " admin *\n" ALICE
                                       "\tread   *   # alice\r\n" BOB " publish gpt-* #bob");
     assert_int_equal(access_count(access), 2);
@@ -43,9 +42,8 @@ static void test_comments_and_blanks_do_not_count(void **state)
     access_free(&access);
 }
 
-static void test_a_mistake_names_its_line(void **state)
+TEST(a_mistake_names_its_line)
 {
-    (void)state;
     assert_list_refused("# first\nabc read *\n",
                         "access:2: public-key: 'abc': not a key of 40 characters (attnctl key show "
                         "FILE prints it)");
@@ -75,12 +73,11 @@ static void assert_may(const struct access *access, const char *key, const char 
     assert_string_equal(found, letters);
 }
 
-static void test_a_role_includes_what_is_less(void **state)
+TEST(a_role_includes_what_is_less)
 {
     static const char *const lines[ACCESS_ROLES] = {ALICE " publish *", ALICE " read *",
                                                     ALICE " plan *", ALICE " admin *"};
     static const char *const may[ACCESS_ROLES] = {"p", "r", "rl", "prla"};
-    (void)state;
     for (int i = 0; i < ACCESS_ROLES; i++) {
         struct access *access = read_list(lines[i]);
         assert_may(access, ALICE, "any", may[i]);
@@ -90,9 +87,8 @@ static void test_a_role_includes_what_is_less(void **state)
     }
 }
 
-static void test_a_pattern_bounds_a_role(void **state)
+TEST(a_pattern_bounds_a_role)
 {
-    (void)state;
     struct access *access = read_list(ALICE " publish gpt-*\n" ALICE " plan bert\n");
     assert_may(access, ALICE, "gpt-small", "p");
     assert_may(access, ALICE, "bert", "rl");
@@ -103,9 +99,8 @@ static void test_a_pattern_bounds_a_role(void **state)
     access_free(&access);
 }
 
-static void test_a_list_covers_what_it_has_all_lines_of(void **state)
+TEST(a_list_covers_what_it_has_all_lines_of)
 {
-    (void)state;
     struct access *a = read_list(ALICE " read *\n" BOB " read *\n");
     struct access *b = read_list("#\n" BOB " read * # bob\n" ALICE " read *\n");
     struct access *c = read_list(ALICE " read *\n");
@@ -135,11 +130,10 @@ static void assert_sees(const struct access *access, const char *who, bool is_us
     assert_string_equal(jobs, expected ? expected : "");
 }
 
-static void test_visitors_see_the_jobs_of_their_lines(void **state)
+TEST(visitors_see_the_jobs_of_their_lines)
 {
     char error[CONFIG_ERROR_MAX] = "";
     struct access *access = NULL;
-    (void)state;
     int rc = read_visitors(TOKEN "\n0123456789abcdeF read a # ann\n0123456789abcdeF plan b*\n"
                                  "user:ann@example.org read a\nuser:*@example.org read b\n"
                                  "user:root admin *\n",
@@ -159,16 +153,15 @@ static void test_visitors_see_the_jobs_of_their_lines(void **state)
     access_free(&access);
 }
 
-static void test_patterns_between_blanks_let_jobs_through(void **state)
+TEST(patterns_between_blanks_let_jobs_through)
 {
-    (void)state;
     assert_true(access_jobs_match("*", "x") && access_jobs_match("*", NULL));
     assert_true(access_jobs_match("a b*", "a") && access_jobs_match("a b*", "bert"));
     assert_false(access_jobs_match("a b*", "ab") || access_jobs_match("a b*", NULL));
     assert_false(access_jobs_match("", "a") || access_jobs_match("", NULL));
 }
 
-static void test_a_mistake_in_a_list_of_visitors_names_its_line(void **state)
+TEST(a_mistake_in_a_list_of_visitors_names_its_line)
 {
     static const char *const wrong[][2] = {
         {"\nshort read *\n",
@@ -183,7 +176,6 @@ static void test_a_mistake_in_a_list_of_visitors_names_its_line(void **state)
                         "jobs, or 1 to 128 of A-Z a-z 0-9 . _ - * ? [ ] !)"},
         {TOKEN "\n" TOKEN " read *\n", "tokens:2: given twice (first on line 1)"},
     };
-    (void)state;
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         char error[CONFIG_ERROR_MAX] = "";
         struct access *access = NULL;
@@ -192,12 +184,11 @@ static void test_a_mistake_in_a_list_of_visitors_names_its_line(void **state)
     }
 }
 
-static void test_the_patterns_of_one_visitor_have_a_limit(void **state)
+TEST(the_patterns_of_one_visitor_have_a_limit)
 {
     size_t size = 0;
     char *text = NULL, error[CONFIG_ERROR_MAX] = "";
     struct access *access = NULL;
-    (void)state;
     FILE *out = open_memstream(&text, &size);
     for (int i = 0; i < 17; i++) { /* 121 characters, and a blank */
         fprintf(out, TOKEN " read %0120d%c\n", 7, 'a' + i);
@@ -208,12 +199,11 @@ static void test_the_patterns_of_one_visitor_have_a_limit(void **state)
     free(text);
 }
 
-static void test_a_list_has_a_limit(void **state)
+TEST(a_list_has_a_limit)
 {
     size_t size = 0;
     char *text = NULL, error[CONFIG_ERROR_MAX] = "";
     struct access *access = NULL;
-    (void)state;
     FILE *out = open_memstream(&text, &size);
     for (int i = 0; i <= ACCESS_LINES_MAX; i++) {
         fprintf(out, ALICE " read job-%d\n", i);
@@ -243,38 +233,17 @@ static void assert_loads(uid_t owner, mode_t mode, const char *message)
     assert_non_null(strstr(error, ": No such file or directory"));
 }
 
-static void test_a_list_that_others_can_write_is_refused(void **state)
+TEST(a_list_that_others_can_write_is_refused)
 {
-    (void)state;
     assert_loads(geteuid(), 0644, NULL);
     assert_loads(geteuid(), 0664, ": others can write to it, and let themselves in (chmod go-w)");
     assert_loads(geteuid(), 0602, ": others can write to it, and let themselves in (chmod go-w)");
 }
 
-static void test_a_list_of_another_user_is_refused(void **state)
+TEST(a_list_of_another_user_is_refused)
 {
-    (void)state;
     if (geteuid() != 0) {
         skip(); /* only root gives files away */
     }
     assert_loads(65534, 0644, ": belongs to another user, who can let anybody in (chown it)");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_comments_and_blanks_do_not_count),
-        cmocka_unit_test(test_a_mistake_names_its_line),
-        cmocka_unit_test(test_a_role_includes_what_is_less),
-        cmocka_unit_test(test_a_pattern_bounds_a_role),
-        cmocka_unit_test(test_a_list_covers_what_it_has_all_lines_of),
-        cmocka_unit_test(test_visitors_see_the_jobs_of_their_lines),
-        cmocka_unit_test(test_patterns_between_blanks_let_jobs_through),
-        cmocka_unit_test(test_a_mistake_in_a_list_of_visitors_names_its_line),
-        cmocka_unit_test(test_the_patterns_of_one_visitor_have_a_limit),
-        cmocka_unit_test(test_a_list_has_a_limit),
-        cmocka_unit_test(test_a_list_that_others_can_write_is_refused),
-        cmocka_unit_test(test_a_list_of_another_user_is_refused),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,18 +29,16 @@ static void assert_clashes(struct config config, const char *message)
     assert_string_equal(error, message);
 }
 
-static void test_a_message_fits_the_budget(void **state)
+TEST(a_message_fits_the_budget)
 {
-    (void)state;
     assert_fits(WITH("ingest.budget=1GiB", "ingest.max_message=1GiB"));
     assert_clashes(WITH("ingest.budget=100MiB"),
                    "ingest.max_message: '256MiB': larger than ingest.budget, so such a message "
                    "could never be read (valid: at most 100MiB)");
 }
 
-static void test_keys_come_together(void **state)
+TEST(keys_come_together)
 {
-    (void)state;
     assert_fits(WITH("keys.server=/k", "keys.access=/a"));
     assert_clashes(WITH("keys.server=/k"), "keys.access: needed with keys.server");
     assert_clashes(WITH("keys.access=/a"), "keys.server: needed with keys.access");
@@ -48,9 +46,8 @@ static void test_keys_come_together(void **state)
                    "insecure: 'true': there are keys, so TCP has access control (valid: false)");
 }
 
-static void test_the_next_key_has_an_address_of_its_own(void **state)
+TEST(the_next_key_has_an_address_of_its_own)
 {
-    (void)state;
     assert_fits(
         WITH("keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=tcp://*:5574"));
     assert_clashes(WITH("keys.server=/k", "keys.access=/a", "keys.next=/n"),
@@ -72,9 +69,8 @@ static void test_the_next_key_has_an_address_of_its_own(void **state)
 #define NEXT(address)                                                                              \
     "keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=" address
 
-static void test_the_next_address_is_free(void **state)
+TEST(the_next_address_is_free)
 {
-    (void)state;
     assert_fits(WITH(NEXT("tcp://10.0.0.1:5575"), "reliable.endpoint=tcp://10.0.0.1:5574"));
     assert_fits(WITH(NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.2:5574"));
     assert_clashes(WITH(NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.1:5574"),
@@ -90,9 +86,8 @@ static void test_the_next_address_is_free(void **state)
                    "are free)");
 }
 
-static void test_every_window_is_another(void **state)
+TEST(every_window_is_another)
 {
-    (void)state;
     const char *message = "window.also: a window of 10 every 5 is there already (valid: each "
                           "window once, and not that of "
                           "window.length)";
@@ -103,9 +98,8 @@ static void test_every_window_is_another(void **state)
                    message);
 }
 
-static void test_a_window_has_at_most_64_parts(void **state)
+TEST(a_window_has_at_most_64_parts)
 {
-    (void)state;
     assert_fits(WITH("window.length=64"));
     assert_fits(WITH("window.length=1000000", "window.every=1000000"));
     assert_fits(WITH("window.length=1000", "window.every=100"));
@@ -118,9 +112,8 @@ static void test_a_window_has_at_most_64_parts(void **state)
                    "(valid: at most 64 parts; for instance every 1000)");
 }
 
-static void test_endpoints_differ(void **state)
+TEST(endpoints_differ)
 {
-    (void)state;
     assert_clashes(
         WITH("ingest.endpoint=tcp://127.0.0.1:5570", "publish.endpoint=tcp://127.0.0.1:5570"),
         "publish.endpoint: 'tcp://127.0.0.1:5570': taken by ingest.endpoint (valid: "
@@ -131,9 +124,8 @@ static void test_endpoints_differ(void **state)
         "path)");
 }
 
-static void test_a_wildcard_host_takes_the_port_on_every_address(void **state)
+TEST(a_wildcard_host_takes_the_port_on_every_address)
 {
-    (void)state;
     assert_clashes(
         WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://*:5570"),
         "control.endpoint: 'tcp://*:5570': taken by ingest.endpoint (valid: another port "
@@ -148,18 +140,16 @@ static void test_a_wildcard_host_takes_the_port_on_every_address(void **state)
         WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://localhost:15570"));
 }
 
-static void test_chosen_ports_never_clash(void **state)
+TEST(chosen_ports_never_clash)
 {
-    (void)state;
     assert_fits(WITH("ingest.endpoint=tcp://127.0.0.1:*", "publish.endpoint=tcp://127.0.0.1:*",
                      "control.endpoint=tcp://127.0.0.1:*"));
     assert_fits(WITH("ingest.endpoint=ipc://*", "publish.endpoint=ipc://*"));
     assert_fits(WITH("ingest.endpoint=ipc://5571", "publish.endpoint=ipc:///5571"));
 }
 
-static void test_a_baseline_is_the_first_windows_or_a_run(void **state)
+TEST(a_baseline_is_the_first_windows_or_a_run)
 {
-    (void)state;
     assert_fits(WITH("drift.baseline=first"));
     assert_fits(WITH("drift.baseline=0123456789abcdef0123456789abcdef"));
     assert_clashes(WITH("drift.baseline=0123"),
@@ -167,9 +157,8 @@ static void test_a_baseline_is_the_first_windows_or_a_run(void **state)
                    "of a run)");
 }
 
-static void test_something_is_measured(void **state)
+TEST(something_is_measured)
 {
-    (void)state;
     assert_fits(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false"));
     assert_clashes(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
                         "metrics.spectrum=false"),
@@ -179,9 +168,8 @@ static void test_something_is_measured(void **state)
                      "metrics.spectrum=false", "metrics.similarity=true"));
 }
 
-static void test_a_command_is_a_path_and_a_webhook_a_url(void **state)
+TEST(a_command_is_a_path_and_a_webhook_a_url)
 {
-    (void)state;
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
     set(&config, "alerts.command=/usr/bin/logger -t attnd");
@@ -203,10 +191,9 @@ static void assert_public(const char *name, const char *value, const char *expec
     assert_string_equal(config_public("alerts", name, value, buffer), expected);
 }
 
-static void test_nobody_is_shown_a_webhook_or_arguments(void **state)
+TEST(nobody_is_shown_a_webhook_or_arguments)
 {
     char buffer[CONFIG_PUBLIC_MAX];
-    (void)state;
     assert_public("webhook", "https://hooks.example.org/services/T0/B0/secret",
                   "https://hooks.example.org/...");
     assert_public("webhook", "http://me:secret@10.0.0.7:8080/?key=secret#x",
@@ -228,9 +215,8 @@ static void test_nobody_is_shown_a_webhook_or_arguments(void **state)
                         "nats://a:1,tls://...@b:2");
 }
 
-static void test_a_fleet_needs_its_servers_and_servers_a_role(void **state)
+TEST(a_fleet_needs_its_servers_and_servers_a_role)
 {
-    (void)state;
     assert_fits(WITH("fleet.role=node", "fleet.url=nats://a"));
     assert_fits(WITH("fleet.role=hub", "fleet.url=nats://a", "fleet.domains=rack-0 rack-1"));
     assert_clashes(WITH("fleet.role=node"), "fleet.url: needed with fleet.role: node (valid: "
@@ -246,11 +232,10 @@ static void test_a_fleet_needs_its_servers_and_servers_a_role(void **state)
                    "with fleet.role: node)");
 }
 
-static void test_no_error_shows_a_webhook_or_arguments(void **state)
+TEST(no_error_shows_a_webhook_or_arguments)
 {
     char error[CONFIG_ERROR_MAX] = "", text[CONFIG_TEXT_MAX + 64];
     struct config config = defaults();
-    (void)state;
     assert_int_equal(config_set(&config, "alerts.webhook=https://example.org/secret\n", error), -1);
     assert_null(strstr(error, "secret"));
     assert_int_equal(config_set(&config, "fleet.url=nats://me:secret@host:x", error), -1);
@@ -264,11 +249,10 @@ static void test_no_error_shows_a_webhook_or_arguments(void **state)
     assert_non_null(strstr(error, "alerts.command: 'page ...': "));
 }
 
-static void test_budgets_fit_what_the_system_has(void **state)
+TEST(budgets_fit_what_the_system_has)
 {
     struct config config, before;
     char error[CONFIG_ERROR_MAX] = "";
-    (void)state;
     config_defaults(&config);
     before = config;
     uint64_t together = config_fit_memory(&config, UINT64_MAX);
@@ -280,27 +264,4 @@ static void test_budgets_fit_what_the_system_has(void **state)
     assert_true(config_fit_memory(&config, 1) <= together / 4);
     assert_int_equal(config.limits_state_memory, 1 << 20); /* its minimum */
     assert_int_equal(config_check(&config, error), 0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_message_fits_the_budget),
-        cmocka_unit_test(test_a_fleet_needs_its_servers_and_servers_a_role),
-        cmocka_unit_test(test_keys_come_together),
-        cmocka_unit_test(test_the_next_key_has_an_address_of_its_own),
-        cmocka_unit_test(test_the_next_address_is_free),
-        cmocka_unit_test(test_every_window_is_another),
-        cmocka_unit_test(test_a_window_has_at_most_64_parts),
-        cmocka_unit_test(test_endpoints_differ),
-        cmocka_unit_test(test_a_wildcard_host_takes_the_port_on_every_address),
-        cmocka_unit_test(test_chosen_ports_never_clash),
-        cmocka_unit_test(test_a_baseline_is_the_first_windows_or_a_run),
-        cmocka_unit_test(test_something_is_measured),
-        cmocka_unit_test(test_budgets_fit_what_the_system_has),
-        cmocka_unit_test(test_a_command_is_a_path_and_a_webhook_a_url),
-        cmocka_unit_test(test_nobody_is_shown_a_webhook_or_arguments),
-        cmocka_unit_test(test_no_error_shows_a_webhook_or_arguments),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

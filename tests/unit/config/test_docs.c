@@ -49,9 +49,8 @@ static char *table_text(void (*print)(FILE *out))
     return text;
 }
 
-static void test_the_default_file_is_the_dump_of_the_defaults(void **state)
+TEST(the_default_file_is_the_dump_of_the_defaults)
 {
-    (void)state;
     char path[4096];
     struct config config = defaults();
     char *expected = printed(&config);
@@ -65,9 +64,8 @@ static void test_the_default_file_is_the_dump_of_the_defaults(void **state)
     free(expected);
 }
 
-static void test_the_default_file_changes_nothing(void **state)
+TEST(the_default_file_changes_nothing)
 {
-    (void)state;
     char path[4096], error[CONFIG_ERROR_MAX];
     struct config config = defaults(), expected = defaults();
     set(&config, "window.length=7"); /* so that the file has something to restore */
@@ -102,9 +100,8 @@ static void update_readme(const char *path, const char *name, const char *table)
     free(text);
 }
 
-static void test_the_readme_holds_the_tables(void **state)
+TEST(the_readme_holds_the_tables)
 {
-    (void)state;
     char path[4096];
     docs_path_of("README.md", path);
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
@@ -138,9 +135,8 @@ static void check_sentences(const char *text)
     assert_true(text[strlen(text) - 1] == '.');
 }
 
-static void test_every_default_rule_says_why_and_what_to_do(void **state)
+TEST(every_default_rule_says_why_and_what_to_do)
 {
-    (void)state;
     for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
         const struct rule *rule = &rule_defaults[i];
         const char *metric = rule_metric_name(rule->metric);
@@ -152,9 +148,8 @@ static void test_every_default_rule_says_why_and_what_to_do(void **state)
     assert_null(rule_advice("mine", "k_norm"));
 }
 
-static void test_every_key_is_documented(void **state)
+TEST(every_key_is_documented)
 {
-    (void)state;
     for (int i = 0; i < KEY_COUNT; i++) {
         check_help(config_keys[i].help);
     }
@@ -164,16 +159,4 @@ static void test_every_key_is_documented(void **state)
     for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
         check_help(rule_default_help[i]);
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_default_file_is_the_dump_of_the_defaults),
-        cmocka_unit_test(test_the_default_file_changes_nothing),
-        cmocka_unit_test(test_the_readme_holds_the_tables),
-        cmocka_unit_test(test_every_key_is_documented),
-        cmocka_unit_test(test_every_default_rule_says_why_and_what_to_do),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,9 +35,8 @@ static void assert_at(const struct config *config, const char *ingest, const cha
     assert_string_equal(config->directory, directory);
 }
 
-static void test_an_address_is_where_all_are(void **state)
+TEST(an_address_is_where_all_are)
 {
-    (void)state;
     struct config config = endpoints_at("/run/attnd/", NULL, NULL);
     assert_at(&config, "ipc:///run/attnd/ingest", "ipc:///run/attnd/publish",
               "ipc:///run/attnd/control", "ipc:///run/attnd/tap", "ipc:///run/attnd/reliable",
@@ -47,9 +46,8 @@ static void test_an_address_is_where_all_are(void **state)
               "tcp://node:7004", "");
 }
 
-static void test_tcp_with_keys_is_no_stranger(void **state)
+TEST(tcp_with_keys_is_no_stranger)
 {
-    (void)state;
     struct config config = endpoints_at("tcp://node:7000", "keys.server=/k", "keys.access=/a");
     assert_at(&config, "tcp://node:7000", "tcp://node:7001", "tcp://node:7002", "tcp://node:7003",
               "tcp://node:7004", "");
@@ -60,9 +58,8 @@ static void test_tcp_with_keys_is_no_stranger(void **state)
     assert_false(config_uses_tcp(&config));
 }
 
-static void test_an_endpoint_that_is_named_stays(void **state)
+TEST(an_endpoint_that_is_named_stays)
 {
-    (void)state;
     struct config config = endpoints_at("/a", "control.endpoint=ipc:///b/control", NULL);
     assert_at(&config, "ipc:///a/ingest", "ipc:///a/publish", "ipc:///b/control", "ipc:///a/tap",
               "ipc:///a/reliable", "/a");
@@ -71,9 +68,8 @@ static void test_an_endpoint_that_is_named_stays(void **state)
               "ipc:///a/reliable", "/a");
 }
 
-static void test_the_reliable_lane_lies_beside_ingest(void **state)
+TEST(the_reliable_lane_lies_beside_ingest)
 {
-    (void)state;
     struct config config = endpoints_at("/a", "ingest.endpoint=ipc:///b/ingest", NULL);
     assert_string_equal(config.reliable_endpoint.text, "ipc:///b/reliable");
     config = endpoints_at("/a", "insecure=true", "ingest.endpoint=tcp://node:7000");
@@ -85,9 +81,8 @@ static void test_the_reliable_lane_lies_beside_ingest(void **state)
 }
 
 /* A directory in which no socket lies is none of attnd's. */
-static void test_the_directory_counts_by_what_lies_in_it(void **state)
+TEST(the_directory_counts_by_what_lies_in_it)
 {
-    (void)state;
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
     set(&config, "ingest.endpoint=ipc:///b/ingest");
@@ -109,9 +104,8 @@ static void assert_address_refused(const char *address, const char *message)
     assert_string_equal(error, message);
 }
 
-static void test_a_wrong_address_names_who_gave_it(void **state)
+TEST(a_wrong_address_names_who_gave_it)
 {
-    (void)state;
     assert_address_refused("localhost:5570",
                            "--address: 'localhost:5570': write tcp://localhost:5570");
     assert_address_refused("", "--address: '': a directory is written in full, from /");
@@ -119,9 +113,8 @@ static void test_a_wrong_address_names_who_gave_it(void **state)
 }
 
 /* The line of the file; none when it was not the file that said it. */
-static void test_tcp_is_refused_where_it_is_said(void **state)
+TEST(tcp_is_refused_where_it_is_said)
 {
-    (void)state;
     static const char *const names[] = {"ingest", "publish", "control", "tap", "reliable"};
     for (int i = 0; i < 5; i++) {
         char text[128], message[CONFIG_ERROR_MAX], error[CONFIG_ERROR_MAX] = "";
@@ -146,9 +139,8 @@ static void test_tcp_is_refused_where_it_is_said(void **state)
     assert_string_equal(config.directory, "/a");
 }
 
-static void test_what_lies_in_the_directory_moves_with_it(void **state)
+TEST(what_lies_in_the_directory_moves_with_it)
 {
-    (void)state;
     char error[CONFIG_ERROR_MAX] = "", path[200] = "/";
     struct config config = endpoints_at("/a", "control.endpoint=ipc:///b/control", NULL);
     assert_int_equal(config_move(&config, "/c", error), 0);
@@ -158,19 +150,4 @@ static void test_what_lies_in_the_directory_moves_with_it(void **state)
     assert_int_equal(config_move(&config, path, error), -1);
     assert_at(&config, "ipc:///c/ingest", "ipc:///c/publish", "ipc:///b/control", "ipc:///c/tap",
               "ipc:///c/reliable", "/c");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_an_address_is_where_all_are),
-        cmocka_unit_test(test_tcp_with_keys_is_no_stranger),
-        cmocka_unit_test(test_an_endpoint_that_is_named_stays),
-        cmocka_unit_test(test_the_reliable_lane_lies_beside_ingest),
-        cmocka_unit_test(test_the_directory_counts_by_what_lies_in_it),
-        cmocka_unit_test(test_a_wrong_address_names_who_gave_it),
-        cmocka_unit_test(test_tcp_is_refused_where_it_is_said),
-        cmocka_unit_test(test_what_lies_in_the_directory_moves_with_it),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,17 +17,15 @@ static struct config for_job(const struct config *config, const char *job)
     return *config_for_job(config, job);
 }
 
-static void test_without_overrides_every_job_has_the_same(void **state)
+TEST(without_overrides_every_job_has_the_same)
 {
-    (void)state;
     struct config config = defaults();
     struct config job = for_job(&config, "gpt-small");
     assert_same_config(&job, &config);
 }
 
-static void test_a_pattern_changes_the_keys_it_names(void **state)
+TEST(a_pattern_changes_the_keys_it_names)
 {
-    (void)state;
     struct config config = jobs_load("metrics: {top_pairs: 5, pairs: false}\n"
                                      "jobs:\n"
                                      "  \"gpt-*\": {spectrum: false, similarity: true}\n"
@@ -54,9 +52,8 @@ static void test_a_pattern_changes_the_keys_it_names(void **state)
     assert_null(config.jobs);
 }
 
-static void test_the_first_match_in_the_file_counts(void **state)
+TEST(the_first_match_in_the_file_counts)
 {
-    (void)state;
     struct config config = jobs_load("jobs:\n"
                                      "  gpt-debug: \n"
                                      "  'gpt-*': {top_pairs: 3}\n"
@@ -68,9 +65,8 @@ static void test_the_first_match_in_the_file_counts(void **state)
     config_clear(&config);
 }
 
-static void test_patterns_match_as_a_shell_does(void **state)
+TEST(patterns_match_as_a_shell_does)
 {
-    (void)state;
     struct config config =
         jobs_load("jobs: {'v[0-9].?': {top_pairs: 1}, 'v[!0-9]*': {top_pairs: 2}}\n");
     assert_int_equal(for_job(&config, "v1.x").metrics_top_pairs, 1);
@@ -80,9 +76,8 @@ static void test_patterns_match_as_a_shell_does(void **state)
 }
 
 /* Values below the pattern's come from the file and from --set, also from one that comes later. */
-static void test_overrides_win_over_set(void **state)
+TEST(overrides_win_over_set)
 {
-    (void)state;
     struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     set(&config, "metrics.top_pairs=7");
     set(&config, "metrics.spectrum=false");
@@ -91,9 +86,8 @@ static void test_overrides_win_over_set(void **state)
     config_clear(&config);
 }
 
-static void test_a_section_replaces_the_overrides_of_an_earlier_file(void **state)
+TEST(a_section_replaces_the_overrides_of_an_earlier_file)
 {
-    (void)state;
     char error[CONFIG_ERROR_MAX];
     struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     assert_int_equal(load_text(&config, "metrics: {top_pairs: 4}\n", error), 0);
@@ -105,9 +99,8 @@ static void test_a_section_replaces_the_overrides_of_an_earlier_file(void **stat
     config_clear(&config);
 }
 
-static void test_overrides_are_printed_and_load_again(void **state)
+TEST(overrides_are_printed_and_load_again)
 {
-    (void)state;
     struct config config =
         jobs_load("jobs:\n  '*x': {head_weights: [1, 2], spectrum: false}\n  empty:\n");
     char *text = printed(&config);
@@ -130,9 +123,8 @@ static void test_jobs_visit(void *data, const char *section, const char *name, c
     }
 }
 
-static void test_each_visits_the_overrides(void **state)
+TEST(each_visits_the_overrides)
 {
-    (void)state;
     char visited[256] = "";
     struct config config =
         jobs_load("jobs: {'a*': {spectrum: false, top_pairs: 3}, b: {core: true}}\n");
@@ -141,9 +133,8 @@ static void test_each_visits_the_overrides(void **state)
     config_clear(&config);
 }
 
-static void test_mistakes_name_the_line_and_the_pattern(void **state)
+TEST(mistakes_name_the_line_and_the_pattern)
 {
-    (void)state;
     assert_refused("jobs:\n  \"gpt-*\":\n    spectrm: true\n",
                    "attnd.yaml:3: jobs.gpt-*.spectrm: unknown key (valid in metrics: core, "
                    "importance, pairs, similarity, spectrum, top_pairs, head_pairs, local_window, "
@@ -169,9 +160,8 @@ static void test_mistakes_name_the_line_and_the_pattern(void **state)
                    "text that begins with * in quotes");
 }
 
-static void test_patterns_are_of_what_job_names_are_made_of(void **state)
+TEST(patterns_are_of_what_job_names_are_made_of)
 {
-    (void)state;
     const char *valid = "not a pattern of job names (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? "
                         "[ ] !)";
     char text[512], message[CONFIG_ERROR_MAX];
@@ -187,9 +177,8 @@ static void test_patterns_are_of_what_job_names_are_made_of(void **state)
     config_clear(&config);
 }
 
-static void test_there_are_at_most_256_patterns(void **state)
+TEST(there_are_at_most_256_patterns)
 {
-    (void)state;
     char text[8192] = "jobs:\n";
     for (int i = 0; i < 256; i++) {
         sprintf(text + strlen(text), "  j%d:\n", i);
@@ -200,9 +189,8 @@ static void test_there_are_at_most_256_patterns(void **state)
     assert_refused(text, "attnd.yaml:258: jobs: more than 256 patterns");
 }
 
-static void test_something_is_measured_of_every_job(void **state)
+TEST(something_is_measured_of_every_job)
 {
-    (void)state;
     char error[CONFIG_ERROR_MAX] = "";
     struct config config =
         jobs_load("metrics: {importance: false, pairs: false, spectrum: false}\n"
@@ -212,23 +200,4 @@ static void test_something_is_measured_of_every_job(void **state)
                         "jobs.b: every group is off, so there is nothing to measure (valid: at "
                         "least one of core, importance, pairs, similarity, spectrum on)");
     config_clear(&config);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_without_overrides_every_job_has_the_same),
-        cmocka_unit_test(test_a_pattern_changes_the_keys_it_names),
-        cmocka_unit_test(test_the_first_match_in_the_file_counts),
-        cmocka_unit_test(test_patterns_match_as_a_shell_does),
-        cmocka_unit_test(test_overrides_win_over_set),
-        cmocka_unit_test(test_a_section_replaces_the_overrides_of_an_earlier_file),
-        cmocka_unit_test(test_overrides_are_printed_and_load_again),
-        cmocka_unit_test(test_each_visits_the_overrides),
-        cmocka_unit_test(test_mistakes_name_the_line_and_the_pattern),
-        cmocka_unit_test(test_patterns_are_of_what_job_names_are_made_of),
-        cmocka_unit_test(test_there_are_at_most_256_patterns),
-        cmocka_unit_test(test_something_is_measured_of_every_job),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,9 +23,8 @@ static void assert_plan(const struct config_plan *plan, uint64_t every, const ch
     assert_int_equal(plan->rows, rows);
 }
 
-static void test_the_default_is_every_50th_step_and_one_sample(void **state)
+TEST(the_default_is_every_50th_step_and_one_sample)
 {
-    (void)state;
     struct config config = defaults();
     struct config_plan plan;
     config_default_plan(&config, &plan);
@@ -33,9 +32,8 @@ static void test_the_default_is_every_50th_step_and_one_sample(void **state)
     assert_null(config_job_plan(&config, 0, &plan));
 }
 
-static void test_patterns_that_name_plan_keys_come_in_the_order_of_the_file(void **state)
+TEST(patterns_that_name_plan_keys_come_in_the_order_of_the_file)
 {
-    (void)state;
     struct config config =
         plan_load("plan: {samples: 2, layers: 'decoder.*'}\n"
                   "jobs:\n"
@@ -53,9 +51,8 @@ static void test_patterns_that_name_plan_keys_come_in_the_order_of_the_file(void
     config_clear(&config);
 }
 
-static void test_a_bound_on_what_captures_cost_makes_no_plan(void **state)
+TEST(a_bound_on_what_captures_cost_makes_no_plan)
 {
-    (void)state;
     struct config config = plan_load("jobs: {gpt: {plan.cost_max: 0.5}}\n");
     struct config_plan plan;
     assert_null(config_job_plan(&config, 0, &plan));
@@ -64,9 +61,8 @@ static void test_a_bound_on_what_captures_cost_makes_no_plan(void **state)
     config_clear(&config);
 }
 
-static void test_they_are_printed_with_their_section_and_load_again(void **state)
+TEST(they_are_printed_with_their_section_and_load_again)
 {
-    (void)state;
     struct config config =
         plan_load("jobs:\n  '*x': {plan.layers: 'decoder.*', plan.every: 0, core: true}\n");
     char *text = printed(&config);
@@ -89,9 +85,8 @@ static void plan_visit_key(void *data, const char *section, const char *name, co
     }
 }
 
-static void test_each_visits_them_as_they_are_written(void **state)
+TEST(each_visits_them_as_they_are_written)
 {
-    (void)state;
     char visited[512] = "";
     struct config config = plan_load("jobs: {'a*': {spectrum: false, plan.every: 3}}\n");
     config_each(&config, plan_visit_key, visited);
@@ -101,9 +96,8 @@ static void test_each_visits_them_as_they_are_written(void **state)
     config_clear(&config);
 }
 
-static void test_mistakes_name_the_line_and_what_would_do(void **state)
+TEST(mistakes_name_the_line_and_what_would_do)
 {
-    (void)state;
     assert_refused("plan:\n  every: 1000000001\n",
                    "attnd.yaml:2: plan.every: '1000000001': out of range (valid: 0 to 1000000000)");
     assert_refused("plan:\n  every: 1\n  layers: decoder.3\n",
@@ -124,9 +118,8 @@ static void test_mistakes_name_the_line_and_what_would_do(void **state)
                    "heads, samples, rows, tier, cost_max)");
 }
 
-static void test_texts_have_a_length_at_which_they_still_fit_a_subscription(void **state)
+TEST(texts_have_a_length_at_which_they_still_fit_a_subscription)
 {
-    (void)state;
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX], text[600] = "plan.layers=";
     memset(text + strlen(text), '*', 511);
@@ -145,9 +138,8 @@ static void test_texts_have_a_length_at_which_they_still_fit_a_subscription(void
     assert_non_null(strstr(error, "': too long (valid: "));
 }
 
-static void test_keys_are_set_one_by_one(void **state)
+TEST(keys_are_set_one_by_one)
 {
-    (void)state;
     struct config config = defaults();
     struct config_plan plan;
     char error[CONFIG_ERROR_MAX] = "";
@@ -182,9 +174,8 @@ static void assert_differs(const char *a, const char *b, const char *expected)
     config_clear(&config_b);
 }
 
-static void test_differences_outside_of_plans_are_told(void **state)
+TEST(differences_outside_of_plans_are_told)
 {
-    (void)state;
     assert_differs("", "", "");
     assert_differs("plan: {every: 1}\n", "jobs: {a: {plan.every: 1}}\n", "");
     assert_differs("jobs: {'*': {core: true}}\n", "jobs: {a: {plan.every: 1}, '*': {core: true}}\n",
@@ -197,20 +188,4 @@ static void test_differences_outside_of_plans_are_told(void **state)
                    "jobs: {b: {core: true}, a: {core: true}}\n", "jobs.;");
     assert_differs("rules: {row_sums: {enabled: false}}\n", "rules: {}\n", "rules.;");
     assert_differs("rules: {}\n", "", "");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_default_is_every_50th_step_and_one_sample),
-        cmocka_unit_test(test_patterns_that_name_plan_keys_come_in_the_order_of_the_file),
-        cmocka_unit_test(test_a_bound_on_what_captures_cost_makes_no_plan),
-        cmocka_unit_test(test_they_are_printed_with_their_section_and_load_again),
-        cmocka_unit_test(test_each_visits_them_as_they_are_written),
-        cmocka_unit_test(test_mistakes_name_the_line_and_what_would_do),
-        cmocka_unit_test(test_texts_have_a_length_at_which_they_still_fit_a_subscription),
-        cmocka_unit_test(test_keys_are_set_one_by_one),
-        cmocka_unit_test(test_differences_outside_of_plans_are_told),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,8 +5,6 @@
 #include "proto/result.h"
 #include "config/rules_internal.h"
 
-#include <math.h>
-
 static struct config rules_load(const char *text)
 {
     struct config config = defaults();
@@ -48,9 +46,8 @@ static void assert_mine_refused(const char *body, const char *message)
     assert_refused(text, expected);
 }
 
-static void test_without_a_file_the_defaults_are_in_force(void **state)
+TEST(without_a_file_the_defaults_are_in_force)
 {
-    (void)state;
     struct config config = defaults();
     assert_int_equal(config_rule_count(&config), RULE_DEFAULT_COUNT);
     for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++) {
@@ -69,9 +66,8 @@ static bool same_rule(const struct rule *a, const struct rule *b)
 }
 
 /* So that their tables pass every check that a user's rule has to pass. */
-static void test_the_defaults_load_again_from_their_dump(void **state)
+TEST(the_defaults_load_again_from_their_dump)
 {
-    (void)state;
     struct config config = defaults();
     char *text = printed(&config);
     struct config again = rules_load(text);
@@ -83,9 +79,8 @@ static void test_the_defaults_load_again_from_their_dump(void **state)
     free(text);
 }
 
-static void test_a_rule_named_like_a_default_changes_what_it_gives(void **state)
+TEST(a_rule_named_like_a_default_changes_what_it_gives)
 {
-    (void)state;
     struct config config = rules_load("rules:\n"
                                       "  entropy_collapse:\n"
                                       "    severity: info\n"
@@ -102,9 +97,8 @@ static void test_a_rule_named_like_a_default_changes_what_it_gives(void **state)
     assert_null(config.rules);
 }
 
-static void test_a_new_bound_brings_its_own_clear(void **state)
+TEST(a_new_bound_brings_its_own_clear)
 {
-    (void)state;
     struct config config =
         rules_load("rules: {entropy_collapse: {below: 0.5}, losses: {above: 0.2}}\n");
     assert_true(rules_find(&config, "entropy_collapse")->clear == 0.55);
@@ -112,9 +106,8 @@ static void test_a_new_bound_brings_its_own_clear(void **state)
     config_clear(&config);
 }
 
-static void test_another_condition_takes_the_place_of_the_defaults(void **state)
+TEST(another_condition_takes_the_place_of_the_defaults)
 {
-    (void)state;
     struct config config = rules_load("rules: {entropy_collapse: {falls_by: 0.5, within: 3}}\n");
     const struct rule *rule = rules_find(&config, "entropy_collapse");
     assert_int_equal(rule->condition, RULE_FALLS_BY);
@@ -126,9 +119,8 @@ static void test_another_condition_takes_the_place_of_the_defaults(void **state)
     config_clear(&config);
 }
 
-static void test_a_new_rule_has_every_key(void **state)
+TEST(a_new_rule_has_every_key)
 {
-    (void)state;
     struct rule rule =
         load_mine("metric: effective_rank, statistic: p90, per_key: true, each: head, "
                   "job: 'gpt-*', layer: 'encoder.[0-3].self', falls_by: 0.25, "
@@ -148,9 +140,8 @@ static void test_a_new_rule_has_every_key(void **state)
     assert_int_equal(rule.severity, ALERT_CRITICAL);
 }
 
-static void test_what_a_new_rule_leaves_out(void **state)
+TEST(what_a_new_rule_leaves_out)
 {
-    (void)state;
     struct rule rule = load_mine("metric: max_logit, grows_by: 3");
     assert_int_equal(rule.statistic, RULE_MEAN);
     assert_int_equal(rule.each, RULE_EACH_LAYER);
@@ -165,9 +156,8 @@ static void test_what_a_new_rule_leaves_out(void **state)
 }
 
 /* `clear` without being given is somewhere the metric can be. */
-static void test_clear_follows_from_the_bound(void **state)
+TEST(clear_follows_from_the_bound)
 {
-    (void)state;
     assert_true(load_mine("metric: entropy_normalized, below: 0.98").clear == 0.99);
     assert_true(load_mine("metric: entropy_normalized, above: 0.5").clear == 0.45);
     assert_true(load_mine("metric: invalid_share, above: 0").clear == 0);
@@ -178,9 +168,8 @@ static void test_clear_follows_from_the_bound(void **state)
     assert_true(load_mine("metric: rank, per_key: true, below: 0.98").clear == 0.99);
 }
 
-static void test_rules_are_printed_and_load_again(void **state)
+TEST(rules_are_printed_and_load_again)
 {
-    (void)state;
     struct config config =
         rules_load("rules:\n"
                    "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
@@ -209,9 +198,8 @@ static void rules_visit(void *data, const char *section, const char *name, const
     }
 }
 
-static void test_each_visits_the_rules(void **state)
+TEST(each_visits_the_rules)
 {
-    (void)state;
     char visited[256] = "";
     struct config config = rules_load("rules: {mine: {metric: entropy, rises_by: 2, within: 4}}\n");
     config_each(&config, rules_visit, visited);
@@ -219,9 +207,8 @@ static void test_each_visits_the_rules(void **state)
     config_clear(&config);
 }
 
-static void test_a_section_replaces_the_rules_of_an_earlier_file(void **state)
+TEST(a_section_replaces_the_rules_of_an_earlier_file)
 {
-    (void)state;
     char error[CONFIG_ERROR_MAX];
     struct config config = rules_load("rules: {mine: {metric: entropy, above: 1}}\n");
     assert_int_equal(load_text(&config, "jobs: {a: {core: true}}\n", error), 0);
@@ -234,9 +221,8 @@ static void test_a_section_replaces_the_rules_of_an_earlier_file(void **state)
     config_clear(&config);
 }
 
-static void test_unknown_metrics_are_refused_with_close_ones(void **state)
+TEST(unknown_metrics_are_refused_with_close_ones)
 {
-    (void)state;
     const char *valid = "no such metric (valid: the metrics of PROTOCOL.md and those of "
                         "config/README.md";
     char message[CONFIG_ERROR_MAX];
@@ -251,9 +237,8 @@ static void test_unknown_metrics_are_refused_with_close_ones(void **state)
     assert_mine_refused("metric: colourfulness, above: 1", message);
 }
 
-static void test_a_rule_has_one_metric_and_one_condition(void **state)
+TEST(a_rule_has_one_metric_and_one_condition)
 {
-    (void)state;
     assert_refused("rules:\n  mine:\n    above: 1\n",
                    "attnd.yaml:2: rules.mine: has no metric, and no default rule has this name");
     assert_refused("rules:\n  mine:\n",
@@ -265,9 +250,8 @@ static void test_a_rule_has_one_metric_and_one_condition(void **state)
                    "valid: one)");
 }
 
-static void test_impossible_bounds_are_refused(void **state)
+TEST(impossible_bounds_are_refused)
 {
-    (void)state;
     const char *never = "the metric is never on one side of it";
     char message[256];
     snprintf(message, sizeof message, ".below: '-1': %s (valid: above 0, at most 1)", never);
@@ -293,9 +277,8 @@ static void test_impossible_bounds_are_refused(void **state)
                         ".above: 'nan': not a number (valid: number)");
 }
 
-static void test_clear_is_on_the_other_side(void **state)
+TEST(clear_is_on_the_other_side)
 {
-    (void)state;
     assert_mine_refused("metric: entropy_normalized, below: 0.1, clear: 0.05",
                         ".clear: '0.05': on the wrong side of `below`, or never reached (valid: at "
                         "least 0.1, at most 1)");
@@ -314,9 +297,8 @@ static void test_clear_is_on_the_other_side(void **state)
                    "or never reached (valid: at least 0.1, at most 1)");
 }
 
-static void test_windows_are_counted_from_one(void **state)
+TEST(windows_are_counted_from_one)
 {
-    (void)state;
     assert_mine_refused("metric: entropy, above: 1, for: 0",
                         ".for: '0': out of range (valid: 1 to 10000)");
     assert_mine_refused("metric: entropy, falls_by: 1, within: 0",
@@ -331,9 +313,8 @@ static void test_windows_are_counted_from_one(void **state)
                         ".grows_by: '2': silence only grows (valid: above)");
 }
 
-static void test_scope_and_statistic_fit_the_metric(void **state)
+TEST(scope_and_statistic_fit_the_metric)
 {
-    (void)state;
     assert_mine_refused("metric: sink_rate, above: 0.5, each: head",
                         ".each: 'head': the metric is about a layer (valid: layer, run)");
     assert_mine_refused("metric: silence, above: 5, each: layer",
@@ -351,9 +332,8 @@ static void test_scope_and_statistic_fit_the_metric(void **state)
                         ".per_key: 'true': the value is not counted in keys (valid: false)");
 }
 
-static void test_shift_is_at_most_its_range_in_its_unit(void **state)
+TEST(shift_is_at_most_its_range_in_its_unit)
 {
-    (void)state;
     assert_mine_refused("metric: entropy_normalized, above: 20, statistic: abs_shift",
                         ".above: '20': the metric is never on one side of it (valid: at least 0, "
                         "below 20)");
@@ -363,9 +343,8 @@ static void test_shift_is_at_most_its_range_in_its_unit(void **state)
 }
 
 /* Its bound would not mean the same. */
-static void test_the_statistic_of_before_is_refused_with_the_new_one(void **state)
+TEST(the_statistic_of_before_is_refused_with_the_new_one)
 {
-    (void)state;
     static const char *const names[][2] = {{"abs_z", "abs_shift"}, {"z", "shift"}};
     for (int i = 0; i < 2; i++) {
         char rule[64], error[512];
@@ -380,9 +359,8 @@ static void test_the_statistic_of_before_is_refused_with_the_new_one(void **stat
     }
 }
 
-static void test_words_are_refused_with_the_choices(void **state)
+TEST(words_are_refused_with_the_choices)
 {
-    (void)state;
     assert_mine_refused("metric: entropy, above: 1, severity: bad",
                         ".severity: 'bad': not one of the choices (valid: info, warning, "
                         "critical)");
@@ -402,9 +380,8 @@ static void test_words_are_refused_with_the_choices(void **state)
                         "clear, after_clear, severity, enabled; did you mean above?)");
 }
 
-static void test_the_shape_of_the_section_is_checked(void **state)
+TEST(the_shape_of_the_section_is_checked)
 {
-    (void)state;
     assert_refused("rules: [a]\n",
                    "attnd.yaml:1: rules: expected lines of `key: value`, found a list");
     assert_refused("rules: {a: 1}\n",
@@ -427,9 +404,8 @@ static void test_the_shape_of_the_section_is_checked(void **state)
                                                "file");
 }
 
-static void test_there_are_at_most_128_rules(void **state)
+TEST(there_are_at_most_128_rules)
 {
-    (void)state;
     char text[16384] = "rules:\n";
     for (int i = 0; i < RULES_MAX - RULE_DEFAULT_COUNT; i++) {
         sprintf(text + strlen(text), "  r%d: {metric: entropy, above: 1}\n", i);
@@ -444,9 +420,8 @@ static void test_there_are_at_most_128_rules(void **state)
     assert_refused(text, message);
 }
 
-static void test_the_hash_tells_rules_apart(void **state)
+TEST(the_hash_tells_rules_apart)
 {
-    (void)state;
     struct rule a = load_mine("metric: entropy, above: 1"), same = a, b = a;
     same.severity = ALERT_CRITICAL;
     same.enabled = false;
@@ -459,34 +434,4 @@ static void test_the_hash_tells_rules_apart(void **state)
     b = a;
     b.after_clear = true;
     assert_true(rule_hash(&a) != rule_hash(&b));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_without_a_file_the_defaults_are_in_force),
-        cmocka_unit_test(test_the_defaults_load_again_from_their_dump),
-        cmocka_unit_test(test_a_rule_named_like_a_default_changes_what_it_gives),
-        cmocka_unit_test(test_a_new_bound_brings_its_own_clear),
-        cmocka_unit_test(test_another_condition_takes_the_place_of_the_defaults),
-        cmocka_unit_test(test_a_new_rule_has_every_key),
-        cmocka_unit_test(test_what_a_new_rule_leaves_out),
-        cmocka_unit_test(test_clear_follows_from_the_bound),
-        cmocka_unit_test(test_rules_are_printed_and_load_again),
-        cmocka_unit_test(test_each_visits_the_rules),
-        cmocka_unit_test(test_a_section_replaces_the_rules_of_an_earlier_file),
-        cmocka_unit_test(test_unknown_metrics_are_refused_with_close_ones),
-        cmocka_unit_test(test_a_rule_has_one_metric_and_one_condition),
-        cmocka_unit_test(test_impossible_bounds_are_refused),
-        cmocka_unit_test(test_clear_is_on_the_other_side),
-        cmocka_unit_test(test_windows_are_counted_from_one),
-        cmocka_unit_test(test_scope_and_statistic_fit_the_metric),
-        cmocka_unit_test(test_shift_is_at_most_its_range_in_its_unit),
-        cmocka_unit_test(test_the_statistic_of_before_is_refused_with_the_new_one),
-        cmocka_unit_test(test_words_are_refused_with_the_choices),
-        cmocka_unit_test(test_the_shape_of_the_section_is_checked),
-        cmocka_unit_test(test_there_are_at_most_128_rules),
-        cmocka_unit_test(test_the_hash_tells_rules_apart),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

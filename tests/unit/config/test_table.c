@@ -261,9 +261,8 @@ static void check_key(int index)
     }
 }
 
-static void test_every_key_takes_what_its_type_takes(void **state)
+TEST(every_key_takes_what_its_type_takes)
 {
-    (void)state;
     for (int i = 0; i < KEY_COUNT; i++) {
         check_key(i);
     }
@@ -271,9 +270,8 @@ static void test_every_key_takes_what_its_type_takes(void **state)
 
 /* A default in its shortest form reads the same in keys.def, in the dump and in the documentation.
  */
-static void test_every_default_parses_and_is_canonical(void **state)
+TEST(every_default_parses_and_is_canonical)
 {
-    (void)state;
     struct config config = defaults();
     for (int i = 0; i < KEY_COUNT; i++) {
         char text[VALUE_TEXT_MAX];
@@ -282,18 +280,16 @@ static void test_every_default_parses_and_is_canonical(void **state)
     }
 }
 
-static void test_defaults_pass_the_checks(void **state)
+TEST(defaults_pass_the_checks)
 {
-    (void)state;
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
     assert_int_equal(config_check(&config, error), 0);
     assert_string_equal(error, "");
 }
 
-static void test_fields_carry_the_types_units(void **state)
+TEST(fields_carry_the_types_units)
 {
-    (void)state;
     struct config config = defaults();
     assert_string_equal(config.http_endpoint.text, "tcp://127.0.0.1:5580");
     assert_int_equal(config.ingest_budget, UINT64_C(512) << 20);
@@ -304,9 +300,8 @@ static void test_fields_carry_the_types_units(void **state)
 }
 
 /* A section that is split in keys.def would be printed twice. */
-static void test_sections_are_contiguous_and_keys_unique(void **state)
+TEST(sections_are_contiguous_and_keys_unique)
 {
-    (void)state;
     for (int i = 0; i < KEY_COUNT; i++) {
         for (int j = 0; j < i; j++) {
             bool same = strcmp(config_keys[i].section, config_keys[j].section) == 0;
@@ -316,9 +311,8 @@ static void test_sections_are_contiguous_and_keys_unique(void **state)
     }
 }
 
-static void test_set_needs_section_key_and_value(void **state)
+TEST(set_needs_section_key_and_value)
 {
-    (void)state;
     static const char *const bad[] = {"",          "x", "ingest.budget", "ingest=1", ".budget=1",
                                       "ingest.=1", "=", "a.b.c=1"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -328,17 +322,15 @@ static void test_set_needs_section_key_and_value(void **state)
     }
 }
 
-static void test_set_is_for_all_jobs(void **state)
+TEST(set_is_for_all_jobs)
 {
-    (void)state;
     assert_set_refused("jobs.gpt-*.spectrum=false",
                        "--set: 'jobs.gpt-*.spectrum=false': settings of some jobs belong into a "
                        "file");
 }
 
-static void test_set_names_unknown_keys_and_guesses(void **state)
+TEST(set_names_unknown_keys_and_guesses)
 {
-    (void)state;
     assert_set_refused("window.evry=1",
                        "--set: window.evry: unknown key (valid in window: unit, length, every, "
                        "timeout, rank_grace, also, "
@@ -355,17 +347,15 @@ static void test_set_names_unknown_keys_and_guesses(void **state)
 }
 
 /* The value may itself hold `=`. */
-static void test_set_splits_at_the_first_equals_sign(void **state)
+TEST(set_splits_at_the_first_equals_sign)
 {
-    (void)state;
     struct config config = defaults();
     set(&config, "control.endpoint=ipc:///tmp/a=b");
     assert_string_equal(config.control_endpoint.text, "ipc:///tmp/a=b");
 }
 
-static void test_messages_shorten_and_clean_what_they_quote(void **state)
+TEST(messages_shorten_and_clean_what_they_quote)
 {
-    (void)state;
     char assignment[400] = "window.length=", message[CONFIG_ERROR_MAX];
     memset(assignment + 14, 'z', 300);
     snprintf(message, sizeof message,
@@ -392,9 +382,8 @@ static void table_visit(void *data, const char *section, const char *name, const
     visited->count++;
 }
 
-static void test_each_visits_every_key_in_table_order(void **state)
+TEST(each_visits_every_key_in_table_order)
 {
-    (void)state;
     struct config config = defaults();
     struct visited visited = {0};
     set(&config, "log.format=json");
@@ -402,22 +391,4 @@ static void test_each_visits_every_key_in_table_order(void **state)
     assert_int_equal(visited.count, KEY_COUNT);
     assert_string_equal(visited.first, ".insecure=false");
     assert_string_equal(visited.last, "log.format=json");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_key_takes_what_its_type_takes),
-        cmocka_unit_test(test_every_default_parses_and_is_canonical),
-        cmocka_unit_test(test_defaults_pass_the_checks),
-        cmocka_unit_test(test_fields_carry_the_types_units),
-        cmocka_unit_test(test_sections_are_contiguous_and_keys_unique),
-        cmocka_unit_test(test_set_needs_section_key_and_value),
-        cmocka_unit_test(test_set_is_for_all_jobs),
-        cmocka_unit_test(test_set_names_unknown_keys_and_guesses),
-        cmocka_unit_test(test_set_splits_at_the_first_equals_sign),
-        cmocka_unit_test(test_messages_shorten_and_clean_what_they_quote),
-        cmocka_unit_test(test_each_visits_every_key_in_table_order),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

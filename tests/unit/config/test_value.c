@@ -59,9 +59,8 @@ static void assert_endpoint(const char *text)
     assert_string_equal(printed_text, text);
 }
 
-static void test_sizes_are_binary_decimal_or_plain(void **state)
+TEST(sizes_are_binary_decimal_or_plain)
 {
-    (void)state;
     value_assert_number(&bytes, "0", 0, "0");
     value_assert_number(&bytes, "65536", 65536, "64KiB");
     value_assert_number(&bytes, "65537", 65537, "65537");
@@ -75,9 +74,8 @@ static void test_sizes_are_binary_decimal_or_plain(void **state)
     value_assert_number(&bytes, "7B", 7, "7");
 }
 
-static void test_sizes_are_refused_with_examples(void **state)
+TEST(sizes_are_refused_with_examples)
 {
-    (void)state;
     static const struct value_rule rule = {VALUE_BYTES, 1 << 20, UINT64_C(1) << 40};
     const char *reason = "not a size such as 65536, 512MiB or 10MB (valid: 1MiB to 1TiB)";
     const char *const bad[] = {"",       "MiB",   "1.5GiB", "-1",  "+1",     "1mib", "0x10",
@@ -87,9 +85,8 @@ static void test_sizes_are_refused_with_examples(void **state)
     }
 }
 
-static void test_sizes_out_of_range_name_the_range(void **state)
+TEST(sizes_out_of_range_name_the_range)
 {
-    (void)state;
     static const struct value_rule rule = {VALUE_BYTES, 1 << 20, UINT64_C(1) << 40};
     const char *reason = "out of range (valid: 1MiB to 1TiB)";
     value_assert_reason(&rule, "0", reason);
@@ -100,9 +97,8 @@ static void test_sizes_out_of_range_name_the_range(void **state)
     value_assert_reason(&rule, "99999999999999999999999999999999TiB", reason);
 }
 
-static void test_durations_need_a_unit(void **state)
+TEST(durations_need_a_unit)
 {
-    (void)state;
     value_assert_number(&duration, "0", 0, "0s");
     value_assert_number(&duration, "0s", 0, "0s");
     value_assert_number(&duration, "15ns", 15, "15ns");
@@ -117,9 +113,8 @@ static void test_durations_need_a_unit(void **state)
     value_assert_number(&duration, "24h", UINT64_C(86400000000000), "1d");
 }
 
-static void test_durations_are_refused_with_examples(void **state)
+TEST(durations_are_refused_with_examples)
 {
-    (void)state;
     static const struct value_rule rule = {VALUE_DURATION, 100000000, UINT64_C(86400000000000)};
     const char *reason = "not a duration such as 500ms, 5s, 2min or 1h (valid: 100ms to 1d)";
     value_assert_reason(&rule, "5", reason);
@@ -131,9 +126,8 @@ static void test_durations_are_refused_with_examples(void **state)
     value_assert_reason(&rule, "18446744073709551615d", "out of range (valid: 100ms to 1d)");
 }
 
-static void test_counts_are_whole_numbers(void **state)
+TEST(counts_are_whole_numbers)
 {
-    (void)state;
     value_assert_number(&count, "1", 1, "1");
     value_assert_number(&count, "007", 7, "7");
     value_assert_number(&count, "100", 100, "100");
@@ -145,9 +139,8 @@ static void test_counts_are_whole_numbers(void **state)
     value_assert_reason(&count, "1k", "not a whole number (valid: 1 to 100)");
 }
 
-static void test_booleans_are_true_or_false(void **state)
+TEST(booleans_are_true_or_false)
 {
-    (void)state;
     char reason[VALUE_REASON_MAX];
     bool value = false;
     assert_int_equal(value_parse(&boolean, "true", &value, reason), 0);
@@ -159,9 +152,8 @@ static void test_booleans_are_true_or_false(void **state)
     value_assert_reason(&boolean, "1", "not one of the choices (valid: false, true)");
 }
 
-static void test_choices_are_the_enum_values(void **state)
+TEST(choices_are_the_enum_values)
 {
-    (void)state;
     assert_word(&unit, "epoch", CONFIG_UNIT_EPOCH);
     assert_word(&unit, "step", CONFIG_UNIT_STEP);
     assert_word(&unit, "second", CONFIG_UNIT_SECOND);
@@ -196,9 +188,8 @@ static void assert_real(const char *text, double number, const char *canonical)
 }
 
 /* Prints the shortest text that gives the same number. */
-static void test_reals_are_decimal(void **state)
+TEST(reals_are_decimal)
 {
-    (void)state;
     assert_real("0.05", 0.05, "0.05");
     assert_real(".5", 0.5, "0.5");
     assert_real("1e-3", 1e-3, "0.001");
@@ -207,9 +198,8 @@ static void test_reals_are_decimal(void **state)
     assert_real("0.30000000000000004", 0.30000000000000004, "0.30000000000000004");
 }
 
-static void test_reals_are_refused_for_a_reason(void **state)
+TEST(reals_are_refused_for_a_reason)
 {
-    (void)state;
     static const char *const bad[] = {"",    "nan", "inf", "0x1", " 1",    "1 ",
                                       "1,5", "e",   "-",   "1-2", "1.2.3", "1e400"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -229,9 +219,8 @@ static void assert_numbers(const char *text, uint32_t length, const char *canoni
     assert_string_equal(printed_text, canonical);
 }
 
-static void test_lists_are_split_at_commas_and_spaces(void **state)
+TEST(lists_are_split_at_commas_and_spaces)
 {
-    (void)state;
     assert_numbers("", 0, "[]");
     assert_numbers("[]", 0, "[]");
     assert_numbers("[ ]", 0, "[]");
@@ -241,9 +230,8 @@ static void test_lists_are_split_at_commas_and_spaces(void **state)
     assert_numbers("[1, 0.5 , 2 ]", 3, "[1, 0.5, 2]");
 }
 
-static void test_lists_are_refused_with_an_example(void **state)
+TEST(lists_are_refused_with_an_example)
 {
-    (void)state;
     static const char *const bad[] = {"[",    "]",   "[1",  "1]",    "1,,2",  ",1",  "1,",
                                       "[1,]", "1;2", "one", "1 nan", "[[1]]", "1 -", "1, ,2"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -253,9 +241,8 @@ static void test_lists_are_refused_with_an_example(void **state)
 }
 
 /* The longest list of the longest numbers prints and reads back; one more is refused. */
-static void test_a_list_has_at_most_256_numbers(void **state)
+TEST(a_list_has_at_most_256_numbers)
 {
-    (void)state;
     static const char longest[] = "-1.2345678901234567e-300 ";
     char text[257 * sizeof longest] = "", again[VALUE_TEXT_MAX];
     config_numbers value;
@@ -272,9 +259,8 @@ static void test_a_list_has_at_most_256_numbers(void **state)
                         "not a list of numbers such as [1, 0.5] (valid: at most 256 numbers)");
 }
 
-static void test_endpoints_are_tcp_or_ipc(void **state)
+TEST(endpoints_are_tcp_or_ipc)
 {
-    (void)state;
     assert_endpoint("");
     assert_endpoint("tcp://127.0.0.1:5570");
     assert_endpoint("tcp://*:5570");
@@ -289,9 +275,8 @@ static void test_endpoints_are_tcp_or_ipc(void **state)
     assert_endpoint("ipc://it's got: everything # here");
 }
 
-static void test_endpoints_are_refused_for_a_reason(void **state)
+TEST(endpoints_are_refused_for_a_reason)
 {
-    (void)state;
     static const char *const bad[][2] = {
         {"localhost:5570", "not an endpoint"},
         {"udp://127.0.0.1:5570", "not an endpoint"},
@@ -322,9 +307,8 @@ static void test_endpoints_are_refused_for_a_reason(void **state)
 }
 
 /* 107 bytes fit sun_path with its NUL, 108 do not. */
-static void test_ipc_paths_fit_a_socket_address(void **state)
+TEST(ipc_paths_fit_a_socket_address)
 {
-    (void)state;
     char text[6 + 108 + 1] = "ipc://";
     memset(text + 6, 'x', 107);
     assert_endpoint(text);
@@ -334,36 +318,11 @@ static void test_ipc_paths_fit_a_socket_address(void **state)
                         "tcp://host:port, ipc://path)");
 }
 
-static void test_an_endless_host_is_refused(void **state)
+TEST(an_endless_host_is_refused)
 {
-    (void)state;
     char text[400] = "tcp://";
     memset(text + 6, 'h', 300);
     strcpy(text + 306, ":5570");
     value_assert_reason(&endpoint, text,
                         "longer than 255 bytes (valid: tcp://host:port, ipc://path)");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes_are_binary_decimal_or_plain),
-        cmocka_unit_test(test_sizes_are_refused_with_examples),
-        cmocka_unit_test(test_sizes_out_of_range_name_the_range),
-        cmocka_unit_test(test_durations_need_a_unit),
-        cmocka_unit_test(test_durations_are_refused_with_examples),
-        cmocka_unit_test(test_counts_are_whole_numbers),
-        cmocka_unit_test(test_booleans_are_true_or_false),
-        cmocka_unit_test(test_choices_are_the_enum_values),
-        cmocka_unit_test(test_reals_are_decimal),
-        cmocka_unit_test(test_reals_are_refused_for_a_reason),
-        cmocka_unit_test(test_lists_are_split_at_commas_and_spaces),
-        cmocka_unit_test(test_lists_are_refused_with_an_example),
-        cmocka_unit_test(test_a_list_has_at_most_256_numbers),
-        cmocka_unit_test(test_endpoints_are_tcp_or_ipc),
-        cmocka_unit_test(test_endpoints_are_refused_for_a_reason),
-        cmocka_unit_test(test_ipc_paths_fit_a_socket_address),
-        cmocka_unit_test(test_an_endless_host_is_refused),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

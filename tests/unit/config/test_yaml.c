@@ -14,9 +14,8 @@ static struct config loaded(const char *text)
     return config;
 }
 
-static void test_a_file_replaces_only_what_it_names(void **state)
+TEST(a_file_replaces_only_what_it_names)
 {
-    (void)state;
     struct config config = loaded("window: {unit: step, length: 20}\n"
                                   "log:\n"
                                   "  level: \"debug\" # a comment\n");
@@ -27,9 +26,8 @@ static void test_a_file_replaces_only_what_it_names(void **state)
     assert_same_config(&config, &expected);
 }
 
-static void test_files_that_say_nothing_change_nothing(void **state)
+TEST(files_that_say_nothing_change_nothing)
 {
-    (void)state;
     struct config expected = defaults();
     const char *const texts[] = {"",          "\n\n",         "# nothing\n",
                                  "---\n",     "---\n...\n",   "{}\n",
@@ -40,9 +38,8 @@ static void test_files_that_say_nothing_change_nothing(void **state)
     }
 }
 
-static void test_a_key_of_before_is_read_over(void **state)
+TEST(a_key_of_before_is_read_over)
 {
-    (void)state;
     struct config config = loaded("ingest:\n  receive_queue: 4\n  budget: 1GiB\n");
     assert_int_equal(config.ingest_budget, UINT64_C(1) << 30);
     assert_set_refused("ingest.receive_queue=4",
@@ -50,9 +47,8 @@ static void test_a_key_of_before_is_read_over(void **state)
                        "budget, max_message, memory, memory_each)");
 }
 
-static void test_what_is_printed_loads_to_the_same(void **state)
+TEST(what_is_printed_loads_to_the_same)
 {
-    (void)state;
     struct config config = defaults();
     set(&config, "ingest.endpoint=ipc:///tmp/it's: a # trap:");
     set(&config, "publish.endpoint=tcp://*:*");
@@ -68,9 +64,8 @@ static void test_what_is_printed_loads_to_the_same(void **state)
     free(text);
 }
 
-static void test_unknown_names_are_refused(void **state)
+TEST(unknown_names_are_refused)
 {
-    (void)state;
     assert_refused("log:\n  level: info\ningest:\n  budgt: 1GiB\n",
                    "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
                    "max_message, memory, memory_each; did you mean budget?)");
@@ -86,9 +81,8 @@ static void test_unknown_names_are_refused(void **state)
         "tap, reliable, keys, fleet, shutdown, log, jobs, rules)");
 }
 
-static void test_a_key_may_be_in_no_section(void **state)
+TEST(a_key_may_be_in_no_section)
 {
-    (void)state;
     struct config config = loaded("log:\n  level: debug\ninsecure: true\n");
     assert_true(config.insecure);
     assert_refused("insecure: yes\n", "attnd.yaml:1: insecure: 'yes': not one of the choices "
@@ -110,9 +104,8 @@ static void test_a_key_may_be_in_no_section(void **state)
                    "tap, reliable, keys, fleet, shutdown, log, jobs, rules)");
 }
 
-static void test_bad_values_name_the_line_of_their_key(void **state)
+TEST(bad_values_name_the_line_of_their_key)
 {
-    (void)state;
     assert_refused("window:\n  length: 2\n  unit: epochs\n  every: 1\n",
                    "attnd.yaml:3: window.unit: 'epochs': not one of the choices (valid: epoch, "
                    "step, second)");
@@ -126,18 +119,16 @@ static void test_bad_values_name_the_line_of_their_key(void **state)
                    "attnd.yaml:1: ingest.max_message: '1B': out of range (valid: 64KiB to 16GiB)");
 }
 
-static void test_a_name_may_be_given_once(void **state)
+TEST(a_name_may_be_given_once)
 {
-    (void)state;
     assert_refused("log:\n  level: info\n  format: json\n  level: debug\n",
                    "attnd.yaml:4: log.level: given twice (first on line 2)");
     assert_refused("log:\n  level: info\nwindow:\nlog:\n  format: json\n",
                    "attnd.yaml:4: log: section given twice (first on line 1)");
 }
 
-static void test_wrong_kinds_of_nodes_are_refused(void **state)
+TEST(wrong_kinds_of_nodes_are_refused)
 {
-    (void)state;
     assert_refused("ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a value");
     assert_refused("- ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a list");
     assert_refused("ingest: 5\n",
@@ -153,9 +144,8 @@ static void test_wrong_kinds_of_nodes_are_refused(void **state)
                    "attnd.yaml:2: ingest: expected the name of a key, found a mapping");
 }
 
-static void test_lists_are_for_numbers(void **state)
+TEST(lists_are_for_numbers)
 {
-    (void)state;
     struct config config = loaded("metrics:\n  head_weights:\n    - 1\n    - 0.5\n");
     assert_int_equal(config.metrics_head_weights.count, 2);
     config = loaded("metrics: {head_weights: []}\n");
@@ -170,9 +160,8 @@ static void test_lists_are_for_numbers(void **state)
 }
 
 /* No list of valid numbers is that long. */
-static void test_endless_lists_are_refused(void **state)
+TEST(endless_lists_are_refused)
 {
-    (void)state;
     char *text = calloc(1, 20000);
     assert_non_null(text);
     strcpy(text, "metrics: {head_weights: [");
@@ -184,9 +173,8 @@ static void test_endless_lists_are_refused(void **state)
     free(text);
 }
 
-static void test_broken_yaml_names_its_line(void **state)
+TEST(broken_yaml_names_its_line)
 {
-    (void)state;
     assert_refused("ingest:\n  budget: 1GiB\n max_message: 2\n",
                    "attnd.yaml:3: not valid YAML: did not find expected key, while parsing a block "
                    "mapping");
@@ -198,9 +186,8 @@ static void test_broken_yaml_names_its_line(void **state)
                    "a flow mapping");
 }
 
-static void test_bytes_that_are_not_text_name_their_line(void **state)
+TEST(bytes_that_are_not_text_name_their_line)
 {
-    (void)state;
     assert_refused("log:\n  level: in\xff\xfe\n",
                    "attnd.yaml:2: not valid YAML: invalid leading UTF-8 octet");
     assert_refused("log:\n\n  level: \"a\001\"\n",
@@ -208,9 +195,8 @@ static void test_bytes_that_are_not_text_name_their_line(void **state)
     assert_refused("log:\n  level: \"a\\0b\"\n", "attnd.yaml:2: a text holds a NUL byte");
 }
 
-static void test_anchors_aliases_and_tags_are_refused(void **state)
+TEST(anchors_aliases_and_tags_are_refused)
 {
-    (void)state;
     const char *anchor = "anchors and aliases are not accepted: write the value out";
     char message[CONFIG_ERROR_MAX];
     snprintf(message, sizeof message, "attnd.yaml:2: %s", anchor);
@@ -225,16 +211,14 @@ static void test_anchors_aliases_and_tags_are_refused(void **state)
                    "attnd.yaml:2: tags are not accepted: write the plain value");
 }
 
-static void test_one_document_per_file(void **state)
+TEST(one_document_per_file)
 {
-    (void)state;
     assert_refused("log:\n  level: info\n---\nlog:\n  level: debug\n",
                    "attnd.yaml:3: a second document begins here (valid: one per file)");
 }
 
-static void test_long_texts_are_refused(void **state)
+TEST(long_texts_are_refused)
 {
-    (void)state;
     char text[2048] = "log:\n  level: ";
     size_t start = strlen(text);
     memset(text + start, 'x', 1200);
@@ -242,9 +226,8 @@ static void test_long_texts_are_refused(void **state)
 }
 
 /* Nesting must cost nothing: the first level that is wrong ends the reading. */
-static void test_deep_nesting_is_refused_at_its_first_level(void **state)
+TEST(deep_nesting_is_refused_at_its_first_level)
 {
-    (void)state;
     char *text = malloc(500001);
     memset(text, '[', 500000);
     text[500000] = '\0';
@@ -252,9 +235,8 @@ static void test_deep_nesting_is_refused_at_its_first_level(void **state)
     free(text);
 }
 
-static void test_huge_files_are_refused(void **state)
+TEST(huge_files_are_refused)
 {
-    (void)state;
     char *text = malloc(1048577), error[CONFIG_ERROR_MAX];
     memset(text, '\n', 1048577);
     struct config config = defaults();
@@ -264,9 +246,8 @@ static void test_huge_files_are_refused(void **state)
     free(text);
 }
 
-static void test_unreadable_files_say_why(void **state)
+TEST(unreadable_files_say_why)
 {
-    (void)state;
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX];
     assert_int_equal(config_load(&config, "/nowhere/attnd.yaml", error), -1);
@@ -277,40 +258,12 @@ static void test_unreadable_files_say_why(void **state)
     assert_string_equal(error, "/dev/zero: larger than 1 MiB, so not a config file");
 }
 
-static void test_a_path_of_any_length_fits_the_message(void **state)
+TEST(a_path_of_any_length_fits_the_message)
 {
-    (void)state;
     char path[4000], error[CONFIG_ERROR_MAX];
     memset(path, 'p', sizeof path - 1);
     path[sizeof path - 1] = '\0';
     struct config config = defaults();
     assert_int_equal(config_load(&config, path, error), -1);
     assert_non_null(strstr(error, "ppp: cannot read it: File name too long"));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_file_replaces_only_what_it_names),
-        cmocka_unit_test(test_files_that_say_nothing_change_nothing),
-        cmocka_unit_test(test_a_key_of_before_is_read_over),
-        cmocka_unit_test(test_what_is_printed_loads_to_the_same),
-        cmocka_unit_test(test_unknown_names_are_refused),
-        cmocka_unit_test(test_a_key_may_be_in_no_section),
-        cmocka_unit_test(test_bad_values_name_the_line_of_their_key),
-        cmocka_unit_test(test_a_name_may_be_given_once),
-        cmocka_unit_test(test_wrong_kinds_of_nodes_are_refused),
-        cmocka_unit_test(test_lists_are_for_numbers),
-        cmocka_unit_test(test_endless_lists_are_refused),
-        cmocka_unit_test(test_broken_yaml_names_its_line),
-        cmocka_unit_test(test_bytes_that_are_not_text_name_their_line),
-        cmocka_unit_test(test_anchors_aliases_and_tags_are_refused),
-        cmocka_unit_test(test_one_document_per_file),
-        cmocka_unit_test(test_long_texts_are_refused),
-        cmocka_unit_test(test_deep_nesting_is_refused_at_its_first_level),
-        cmocka_unit_test(test_huge_files_are_refused),
-        cmocka_unit_test(test_unreadable_files_say_why),
-        cmocka_unit_test(test_a_path_of_any_length_fits_the_message),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,9 +5,6 @@
 
 #include "tests/unit/unit.h"
 
-#include <stddef.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>

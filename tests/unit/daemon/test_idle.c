@@ -3,9 +3,6 @@
 #include "tests/unit/unit.h"
 
 #include <netinet/in.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -60,11 +57,10 @@ static struct line local_line(char directory[32])
     return line;
 }
 
-static void test_a_connection_of_a_unix_socket_is_somebody(void **state)
+TEST(a_connection_of_a_unix_socket_is_somebody)
 {
     char directory[32];
     struct line line = local_line(directory);
-    (void)state;
     assert_true(idle_has_peers());
     hang_up(&line);
     assert_false(idle_has_peers());
@@ -73,11 +69,10 @@ static void test_a_connection_of_a_unix_socket_is_somebody(void **state)
 }
 
 /* As that of a webhook, whose other end is elsewhere. */
-static void test_a_connection_of_our_own_to_others_is_nobody(void **state)
+TEST(a_connection_of_our_own_to_others_is_nobody)
 {
     union place place = {.inet = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}}};
     struct line line;
-    (void)state;
     listen_at(&line, &place, sizeof place.inet);
     assert_false(idle_has_peers());
     call(&line, &place, sizeof place.inet);
@@ -134,12 +129,11 @@ static void watcher_free(struct watcher *watcher)
     free(watcher);
 }
 
-static void test_it_is_told_once_nobody_is_connected(void **state)
+TEST(it_is_told_once_nobody_is_connected)
 {
     char directory[32];
     struct line line = local_line(directory);
     struct watcher *watcher = watcher_new();
-    (void)state;
     run_for(watcher, MANY_MS);
     assert_int_equal(watcher->told, 0);
     hang_up(&line);
@@ -158,11 +152,10 @@ static void on_request(uv_timer_t *timer)
 }
 
 /* As of attnctl in a loop, which is never connected when one looks. */
-static void test_requests_are_somebody(void **state)
+TEST(requests_are_somebody)
 {
     struct watcher *watcher = watcher_new();
     uv_timer_t asking;
-    (void)state;
     uv_timer_init(&watcher->loop, &asking);
     asking.data = &watcher->stats;
     uv_timer_start(&asking, on_request, 0, 1); /* far more often than it looks */
@@ -173,15 +166,4 @@ static void test_requests_are_somebody(void **state)
     assert_int_equal(watcher->told, 1);
     uv_close((uv_handle_t *)&asking, NULL);
     watcher_free(watcher);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_connection_of_a_unix_socket_is_somebody),
-        cmocka_unit_test(test_a_connection_of_our_own_to_others_is_nobody),
-        cmocka_unit_test(test_it_is_told_once_nobody_is_connected),
-        cmocka_unit_test(test_requests_are_somebody),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

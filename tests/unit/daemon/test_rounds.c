@@ -3,36 +3,30 @@
 #include "daemon/internal.h"
 #include "tests/unit/unit.h"
 
-#include <stdlib.h>
-
 #define MS     UINT64_C(1000000)
 #define PERIOD (2000 * MS)
 
-static void test_a_round_is_due_after_its_period(void **state)
+TEST(a_round_is_due_after_its_period)
 {
-    (void)state;
     assert_false(rounds_is_due(PERIOD - 1, 0, PROMISES_WORTH - 1, PERIOD));
     assert_true(rounds_is_due(PERIOD, PERIOD, 0, PERIOD));
 }
 
-static void test_enough_that_waits_to_be_acknowledged_has_it_begin_before(void **state)
+TEST(enough_that_waits_to_be_acknowledged_has_it_begin_before)
 {
-    (void)state;
     assert_true(rounds_is_due(0, 0, PROMISES_WORTH, PERIOD));
     assert_true(rounds_is_due(100 * MS, 5 * MS, PROMISES_WORTH, PERIOD));
 }
 
-static void test_rounds_take_a_twentieth_of_a_processor_at_most_before_their_time(void **state)
+TEST(rounds_take_a_twentieth_of_a_processor_at_most_before_their_time)
 {
-    (void)state;
     assert_false(rounds_is_due(99 * MS, 5 * MS, 16 * PROMISES_WORTH, PERIOD));
     assert_false(rounds_is_due(PERIOD - 1, 101 * MS, 16 * PROMISES_WORTH, PERIOD));
 }
 
-static void test_promises_know_the_bytes_of_their_messages(void **state)
+TEST(promises_know_the_bytes_of_their_messages)
 {
     struct promises some = {0}, others = {0};
-    (void)state;
     for (uint64_t bytes = 1; bytes <= 4; bytes++) {
         struct promise *promise = calloc(1, sizeof *promise);
         assert_non_null(promise);
@@ -46,15 +40,4 @@ static void test_promises_know_the_bytes_of_their_messages(void **state)
     assert_int_equal(some.bytes, 9);
     promises_free(&some);
     assert_int_equal(some.bytes, 0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_round_is_due_after_its_period),
-        cmocka_unit_test(test_enough_that_waits_to_be_acknowledged_has_it_begin_before),
-        cmocka_unit_test(test_rounds_take_a_twentieth_of_a_processor_at_most_before_their_time),
-        cmocka_unit_test(test_promises_know_the_bytes_of_their_messages),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,8 +6,6 @@
 #include "daemon/base/clock.h"
 #include "proto/err.h"
 
-#include <stdlib.h>
-
 #define PATIENCE_NS UINT64_C(60000000000)
 
 struct service_fixture {
@@ -49,8 +47,9 @@ static void service_start(struct service_fixture *f, const char *watchdog_usec)
     service_watch(f->service, &(struct pulse_subject){"other", &f->pulse, service_ask, f});
 }
 
-static void service_end(struct service_fixture *f)
+static int service_tear_down(void **state)
 {
+    struct service_fixture *f = *state;
     service_close(f->service);
     uv_close((uv_handle_t *)&f->keep, NULL);
     uv_run(&f->loop, UV_RUN_DEFAULT);
@@ -58,7 +57,18 @@ static void service_end(struct service_fixture *f)
     service_free(&f->service);
     assert_null(f->service);
     manager_close(&f->manager);
+    return 0;
 }
+
+static int service_set_up(void **state)
+{
+    static struct service_fixture f;
+    *state = &f;
+    return 0;
+}
+
+#define SERVICE_TEST(name)                                                                         \
+    TEST_OF(name, struct service_fixture *f, service_set_up, service_tear_down)
 
 /* Turns the loop until a datagram begins like this; those before it are passed over. */
 static void service_expect(struct service_fixture *f, const char *begin)
@@ -93,12 +103,11 @@ static int service_count(struct service_fixture *f, const char *begin, uint64_t 
     return service_count;
 }
 
-static void test_nobody_to_tell_is_no_service(void **state)
+TEST(nobody_to_tell_is_no_service)
 {
     struct service *service;
     struct stats stats = {0};
     uv_loop_t loop;
-    (void)state;
     unsetenv("NOTIFY_SOCKET");
     uv_loop_init(&loop);
     assert_int_equal(service_new(&loop, &stats, &service), 0);
@@ -114,12 +123,11 @@ static void test_nobody_to_tell_is_no_service(void **state)
     assert_int_equal(uv_loop_close(&loop), 0); /* there was no handle */
 }
 
-static void test_a_manager_that_cannot_be_told_is_no_reason_to_end(void **state)
+TEST(a_manager_that_cannot_be_told_is_no_reason_to_end)
 {
     struct service *service;
     struct stats stats = {0};
     uv_loop_t loop;
-    (void)state;
     setenv("NOTIFY_SOCKET", "nowhere", 1);
     uv_loop_init(&loop);
     assert_int_equal(service_new(&loop, &stats, &service), 0);
@@ -127,141 +135,100 @@ static void test_a_manager_that_cannot_be_told_is_no_reason_to_end(void **state)
     assert_int_equal(uv_loop_close(&loop), 0);
 }
 
-static void test_the_environment_is_not_passed_on(void **state)
+SERVICE_TEST(the_environment_is_not_passed_on)
 {
-    struct service_fixture f;
-    (void)state;
     setenv("WATCHDOG_PID", "1", 1);
-    service_start(&f, "1000000");
+    service_start(f, "1000000");
     assert_null(getenv("NOTIFY_SOCKET"));
     assert_null(getenv("WATCHDOG_USEC"));
     assert_null(getenv("WATCHDOG_PID"));
-    service_end(&f);
 }
 
-static void test_ready_reload_and_stop(void **state)
+SERVICE_TEST(ready_reload_and_stop)
 {
-    struct service_fixture f;
     uint64_t before = clock_monotonic_ns() / 1000;
-    (void)state;
-    service_start(&f, NULL);
-    assert_null(manager_hear(&f.manager)); /* not before it is */
-    service_ready(f.service);
-    assert_string_equal(manager_hear(&f.manager), "READY=1");
-    assert_string_equal(manager_hear(&f.manager), "STATUS=waiting for jobs");
-    service_reloading(f.service);
-    const char *heard = manager_hear(&f.manager);
+    service_start(f, NULL);
+    assert_null(manager_hear(&f->manager)); /* not before it is */
+    service_ready(f->service);
+    assert_string_equal(manager_hear(&f->manager), "READY=1");
+    assert_string_equal(manager_hear(&f->manager), "STATUS=waiting for jobs");
+    service_reloading(f->service);
+    const char *heard = manager_hear(&f->manager);
     assert_int_equal(strncmp(heard, "RELOADING=1\nMONOTONIC_USEC=", 27), 0);
     assert_in_range(strtoull(heard + 27, NULL, 10), before, clock_monotonic_ns() / 1000);
-    service_reloaded(f.service);
-    assert_string_equal(manager_hear(&f.manager), "READY=1");
-    service_stopping(f.service, UINT64_C(5000000000));
-    heard = manager_hear(&f.manager);
+    service_reloaded(f->service);
+    assert_string_equal(manager_hear(&f->manager), "READY=1");
+    service_stopping(f->service, UINT64_C(5000000000));
+    heard = manager_hear(&f->manager);
     assert_int_equal(strncmp(heard, "STOPPING=1\nSTATUS=", 18), 0);
-    heard = manager_hear(&f.manager);
+    heard = manager_hear(&f->manager);
     assert_int_equal(strncmp(heard, "EXTEND_TIMEOUT_USEC=", 20), 0);
     assert_true(strtoull(heard + 20, NULL, 10) > 5000000);
-    service_end(&f);
 }
 
-static void test_a_stop_asks_for_time_as_long_as_the_loop_turns(void **state)
+SERVICE_TEST(a_stop_asks_for_time_as_long_as_the_loop_turns)
 {
-    struct service_fixture f;
-    (void)state;
-    service_start(&f, "200000");
-    service_ready(f.service);
-    service_stopping(f.service, 0);
-    service_expect(&f, "EXTEND_TIMEOUT_USEC=");
-    service_expect(&f, "EXTEND_TIMEOUT_USEC=");
-    service_expect(&f, "EXTEND_TIMEOUT_USEC=");
-    service_end(&f);
+    service_start(f, "200000");
+    service_ready(f->service);
+    service_stopping(f->service, 0);
+    service_expect(f, "EXTEND_TIMEOUT_USEC=");
+    service_expect(f, "EXTEND_TIMEOUT_USEC=");
+    service_expect(f, "EXTEND_TIMEOUT_USEC=");
 }
 
-static void test_the_watchdog_is_fed_while_all_turn(void **state)
+SERVICE_TEST(the_watchdog_is_fed_while_all_turn)
 {
-    struct service_fixture f;
-    (void)state;
-    service_start(&f, "200000");
-    service_ready(f.service);
+    service_start(f, "200000");
+    service_ready(f->service);
     for (int i = 0; i < 3; i++) {
-        service_expect(&f, "WATCHDOG=1");
+        service_expect(f, "WATCHDOG=1");
     }
-    service_end(&f);
 }
 
-static void test_a_thread_that_stands_makes_it_fall_silent(void **state)
+SERVICE_TEST(a_thread_that_stands_makes_it_fall_silent)
 {
-    struct service_fixture f;
-    (void)state;
-    service_start(&f, "80000");
-    service_ready(f.service);
-    service_expect(&f, "WATCHDOG=1");
-    f.stands = true;
-    service_count(&f, "WATCHDOG=1", 100); /* it had been asked, and had turned, before it stood */
-    assert_int_equal(service_count(&f, "WATCHDOG=1", 300), 0);
-    pulse_beat(&f.pulse);
-    f.stands = false;
-    service_expect(&f, "WATCHDOG=1");
-    service_end(&f);
+    service_start(f, "80000");
+    service_ready(f->service);
+    service_expect(f, "WATCHDOG=1");
+    f->stands = true;
+    service_count(f, "WATCHDOG=1", 100); /* it had been asked, and had turned, before it stood */
+    assert_int_equal(service_count(f, "WATCHDOG=1", 300), 0);
+    pulse_beat(&f->pulse);
+    f->stands = false;
+    service_expect(f, "WATCHDOG=1");
 }
 
-static void test_threads_that_end_are_not_missed_while_stopping(void **state)
+SERVICE_TEST(threads_that_end_are_not_missed_while_stopping)
 {
-    struct service_fixture f;
-    (void)state;
-    service_start(&f, "80000");
-    service_ready(f.service);
-    f.stands = true;
-    service_stopping(f.service, UINT64_C(1000000000));
-    service_expect(&f, "WATCHDOG=1");
-    service_expect(&f, "WATCHDOG=1");
-    service_end(&f);
+    service_start(f, "80000");
+    service_ready(f->service);
+    f->stands = true;
+    service_stopping(f->service, UINT64_C(1000000000));
+    service_expect(f, "WATCHDOG=1");
+    service_expect(f, "WATCHDOG=1");
 }
 
-static void test_a_watchdog_of_another_process_is_not_fed(void **state)
+SERVICE_TEST(a_watchdog_of_another_process_is_not_fed)
 {
-    struct service_fixture f;
-    (void)state;
     setenv("WATCHDOG_PID", "1", 1);
-    service_start(&f, "40000");
-    service_ready(f.service);
-    assert_int_equal(service_count(&f, "WATCHDOG=1", 150), 0);
-    service_end(&f);
+    service_start(f, "40000");
+    service_ready(f->service);
+    assert_int_equal(service_count(f, "WATCHDOG=1", 150), 0);
 }
 
-static void test_the_status_has_rates(void **state)
+SERVICE_TEST(the_status_has_rates)
 {
-    struct service_fixture f;
-    (void)state;
-    service_start(&f, "200000");
-    service_ready(f.service);
-    service_expect(&f, "STATUS=waiting for jobs");
+    service_start(f, "200000");
+    service_ready(f->service);
+    service_expect(f, "STATUS=waiting for jobs");
     for (int i = 0; i < 7; i++) {
-        stats_received(&f.stats, 1000000);
+        stats_received(&f->stats, 1000000);
     }
-    stats_drop(&f.stats, ERR_TOO_LARGE);
-    service_expect(&f, "STATUS=");
-    assert_non_null(strstr(f.manager.heard, " messages/s, "));
-    assert_null(strstr(f.manager.heard, "=0.0 messages/s"));
-    assert_non_null(strstr(f.manager.heard, "; 7 received, 1 dropped"));
-    service_expect(&f, "STATUS=0.0 messages/s, 0.0 MB/s; 7 received, 1 dropped");
-    assert_int_equal(service_count(&f, "STATUS=", 150), 0); /* nothing new, nothing said */
-    service_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nobody_to_tell_is_no_service),
-        cmocka_unit_test(test_a_manager_that_cannot_be_told_is_no_reason_to_end),
-        cmocka_unit_test(test_the_environment_is_not_passed_on),
-        cmocka_unit_test(test_ready_reload_and_stop),
-        cmocka_unit_test(test_a_stop_asks_for_time_as_long_as_the_loop_turns),
-        cmocka_unit_test(test_the_watchdog_is_fed_while_all_turn),
-        cmocka_unit_test(test_a_thread_that_stands_makes_it_fall_silent),
-        cmocka_unit_test(test_threads_that_end_are_not_missed_while_stopping),
-        cmocka_unit_test(test_a_watchdog_of_another_process_is_not_fed),
-        cmocka_unit_test(test_the_status_has_rates),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    stats_drop(&f->stats, ERR_TOO_LARGE);
+    service_expect(f, "STATUS=");
+    assert_non_null(strstr(f->manager.heard, " messages/s, "));
+    assert_null(strstr(f->manager.heard, "=0.0 messages/s"));
+    assert_non_null(strstr(f->manager.heard, "; 7 received, 1 dropped"));
+    service_expect(f, "STATUS=0.0 messages/s, 0.0 MB/s; 7 received, 1 dropped");
+    assert_int_equal(service_count(f, "STATUS=", 150), 0); /* nothing new, nothing said */
 }

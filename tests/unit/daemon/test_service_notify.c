@@ -20,22 +20,19 @@ static void hears_what_is_said(const char *kind)
     manager_close(&manager);
 }
 
-static void test_a_path(void **state)
+TEST(a_path)
 {
-    (void)state;
     hears_what_is_said("/tmp/attnd-test-notify");
 }
 
-static void test_an_abstract_name(void **state)
+TEST(an_abstract_name)
 {
-    (void)state;
     hears_what_is_said("@attnd-test-notify");
 }
 
-static void test_nobody_to_tell_is_no_error(void **state)
+TEST(nobody_to_tell_is_no_error)
 {
     struct service_notify notify;
-    (void)state;
     assert_int_equal(service_notify_open(&notify, NULL), 0);
     assert_int_equal(notify.fd, -1);
     assert_int_equal(service_notify_open(&notify, ""), 0);
@@ -44,11 +41,10 @@ static void test_nobody_to_tell_is_no_error(void **state)
     service_notify_close(&notify);
 }
 
-static void test_names_that_are_none(void **state)
+TEST(names_that_are_none)
 {
     struct service_notify notify;
     char path[200];
-    (void)state;
     assert_int_equal(service_notify_open(&notify, "vsock:2:1234"), EAFNOSUPPORT);
     assert_int_equal(service_notify_open(&notify, "run/notify"), EAFNOSUPPORT);
     assert_int_equal(service_notify_open(&notify, "@"), EINVAL);
@@ -61,11 +57,10 @@ static void test_names_that_are_none(void **state)
 }
 
 /* A path of as many bytes as there is room for leaves none for the zero at its end. */
-static void test_the_longest_path(void **state)
+TEST(the_longest_path)
 {
     struct service_notify notify;
     char path[sizeof notify.address.sun_path + 1];
-    (void)state;
     memset(path, 'a', sizeof path);
     path[0] = '/';
     path[sizeof notify.address.sun_path] = '\0';
@@ -75,11 +70,10 @@ static void test_the_longest_path(void **state)
     service_notify_close(&notify);
 }
 
-static void test_a_manager_that_is_gone(void **state)
+TEST(a_manager_that_is_gone)
 {
     struct manager manager;
     struct service_notify notify;
-    (void)state;
     manager_open(&manager, "@attnd-test-gone");
     assert_int_equal(service_notify_open(&notify, manager.name), 0);
     manager_close(&manager);
@@ -88,12 +82,11 @@ static void test_a_manager_that_is_gone(void **state)
     service_notify_close(&notify);
 }
 
-static void test_a_full_queue_keeps_nobody(void **state)
+TEST(a_full_queue_keeps_nobody)
 {
     struct manager manager;
     struct service_notify notify;
     int said = 0;
-    (void)state;
     manager_open(&manager, "@attnd-test-full");
     assert_int_equal(service_notify_open(&notify, manager.name), 0);
     while (said < 1000000 && service_notify_say(&notify, "WATCHDOG=1")) {
@@ -105,18 +98,4 @@ static void test_a_full_queue_keeps_nobody(void **state)
     assert_true(service_notify_insist(&notify, "READY=1"));
     service_notify_close(&notify);
     manager_close(&manager);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_path),
-        cmocka_unit_test(test_an_abstract_name),
-        cmocka_unit_test(test_nobody_to_tell_is_no_error),
-        cmocka_unit_test(test_names_that_are_none),
-        cmocka_unit_test(test_the_longest_path),
-        cmocka_unit_test(test_a_manager_that_is_gone),
-        cmocka_unit_test(test_a_full_queue_keeps_nobody),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

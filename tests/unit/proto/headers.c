@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/proto/headers.h"
 
-#include <stdio.h>
-
 struct bytes headers_golden(const char *name)
 {
     char path[512];

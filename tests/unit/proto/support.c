@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/proto/support.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 struct bytes bytes_copy(const void *data, size_t len)
 {
     struct bytes copy = {malloc(len), len};

@@ -4,11 +4,7 @@
 #ifndef TESTS_UNIT_PROTO_SUPPORT_H
 #define TESTS_UNIT_PROTO_SUPPORT_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "proto/mpk.h"
 

@@ -4,9 +4,6 @@
 #include "proto/address.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -38,6 +35,8 @@ static int address_tear_down(void **state)
     rmdir(directory);
     return 0;
 }
+
+#define ADDRESS_TEST(name) TEST_WITH(name, address_set_up, address_tear_down)
 
 /* A socket file at place/control; closing the result leaves it behind, as a kill does. */
 static int listen_there(void)
@@ -76,12 +75,11 @@ static void check_places(uid_t uid, const char *runtime_dir, char *expected)
 }
 
 /* The Python client goes by the same table. */
-static void test_the_table_of_addresses(void **state)
+ADDRESS_TEST(the_table_of_addresses)
 {
     char text[1024];
     int lines = 0;
     FILE *table = fopen(GOLDEN_DIR "/addresses.txt", "r");
-    (void)state;
     assert_non_null(table);
     for (; fgets(text, sizeof text, table); lines++) {
         char *line = text, *kind = next_field(&line);
@@ -104,9 +102,8 @@ static void test_the_table_of_addresses(void **state)
     assert_true(lines > 20);
 }
 
-static void test_the_daemon_binds_where_its_clients_look(void **state)
+ADDRESS_TEST(the_daemon_binds_where_its_clients_look)
 {
-    (void)state;
     address_default(1000, "/run/user/1000", endpoint);
     assert_string_equal(endpoint, "/run/user/1000/attnd");
     address_default(1000, NULL, endpoint);
@@ -115,10 +112,9 @@ static void test_the_daemon_binds_where_its_clients_look(void **state)
     assert_string_equal(endpoint, "/tmp/attnd-1000");
 }
 
-static void test_only_a_directory_that_nobody_else_writes_is_trusted(void **state)
+ADDRESS_TEST(only_a_directory_that_nobody_else_writes_is_trusted)
 {
     char other[96];
-    (void)state;
     assert_int_equal(address_is_trusted(place, getuid(), reason), 0);
     chmod(place, 0750);
     assert_int_equal(address_is_trusted(place, getuid(), reason), 0);
@@ -140,9 +136,8 @@ static void test_only_a_directory_that_nobody_else_writes_is_trusted(void **stat
     assert_non_null(strstr(reason, "belongs to user 12345"));
 }
 
-static void test_an_address_that_is_given_is_not_looked_for(void **state)
+ADDRESS_TEST(an_address_that_is_given_is_not_looked_for)
 {
-    (void)state;
     setenv("ATTND_ADDRESS", "tcp://there:7000", 1);
     assert_int_equal(address_find(NULL, ADDRESS_CONTROL, endpoint, reason), 0);
     assert_string_equal(endpoint, "tcp://there:7002");
@@ -150,10 +145,9 @@ static void test_an_address_that_is_given_is_not_looked_for(void **state)
     assert_string_equal(endpoint, "ipc:///nowhere/control");
 }
 
-static void test_the_place_that_answers_is_found_and_a_stale_socket_is_not(void **state)
+ADDRESS_TEST(the_place_that_answers_is_found_and_a_stale_socket_is_not)
 {
     char expected[ADDRESS_MAX];
-    (void)state;
     int fd = listen_there();
     snprintf(expected, sizeof expected, "ipc://%s/control", place);
     assert_int_equal(address_find(NULL, ADDRESS_CONTROL, endpoint, reason), 0);
@@ -166,10 +160,9 @@ static void test_the_place_that_answers_is_found_and_a_stale_socket_is_not(void 
     }
 }
 
-static void test_a_place_that_is_not_trusted_is_named_and_passed_over(void **state)
+ADDRESS_TEST(a_place_that_is_not_trusted_is_named_and_passed_over)
 {
     char expected[ADDRESS_MAX];
-    (void)state;
     int fd = listen_there();
     chmod(place, 0777);
     snprintf(expected, sizeof expected, "%s: others can write to it (mode 0777)", place);
@@ -179,19 +172,4 @@ static void test_a_place_that_is_not_trusted_is_named_and_passed_over(void **sta
         assert_null(strstr(endpoint, place));
     }
     close(fd);
-}
-
-int main(void)
-{
-#define TEST(name) cmocka_unit_test_setup_teardown(name, address_set_up, address_tear_down)
-    static const struct CMUnitTest tests[] = {
-        TEST(test_the_table_of_addresses),
-        TEST(test_the_daemon_binds_where_its_clients_look),
-        TEST(test_only_a_directory_that_nobody_else_writes_is_trusted),
-        TEST(test_an_address_that_is_given_is_not_looked_for),
-        TEST(test_the_place_that_answers_is_found_and_a_stale_socket_is_not),
-        TEST(test_a_place_that_is_not_trusted_is_named_and_passed_over),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,13 +5,12 @@
 #include "proto/err.h"
 #include "proto/header.h"
 
-static void test_what_an_event_comes_after_is_read(void **state)
+TEST(what_an_event_comes_after_is_read)
 {
     struct bytes bytes = headers_golden("epoch_end_reliable");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_true(header.reliable);
     assert_int_equal(header.after_count, 2);
@@ -27,7 +26,7 @@ static void test_what_an_event_comes_after_is_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_other_lists_are_refused(void **state)
+TEST(other_lists_are_refused)
 {
     static const struct {
         const char *value;
@@ -47,7 +46,6 @@ static void test_other_lists_are_refused(void **state)
     };
     const char *key;
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int code =
             headers_change("epoch_end_reliable", "after", cases[i].value, cases[i].len, &key);
@@ -59,14 +57,4 @@ static void test_other_lists_are_refused(void **state)
     }
     assert_int_equal(headers_change("bye", "reliable", "\x01", 1, &key), ERR_KEY_TYPE);
     assert_string_equal(key, "reliable");
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_an_event_comes_after_is_read),
-        cmocka_unit_test(test_other_lists_are_refused),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

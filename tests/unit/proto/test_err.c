@@ -2,11 +2,9 @@
 #include "tests/unit/proto/support.h"
 
 #include "proto/err.h"
-#include <string.h>
 
-static void test_every_error_has_its_own_slug_and_a_text(void **state)
+TEST(every_error_has_its_own_slug_and_a_text)
 {
-    (void)state;
     for (int i = 0; i < ERR_COUNT; i++) {
         assert_int_equal(err_index(ERR_BASE - i), i);
         assert_true(strlen(err_text(ERR_BASE - i)) > 0);
@@ -16,9 +14,8 @@ static void test_every_error_has_its_own_slug_and_a_text(void **state)
     }
 }
 
-static void test_slugs_are_lower_case_words(void **state)
+TEST(slugs_are_lower_case_words)
 {
-    (void)state;
     for (int i = 0; i < ERR_COUNT; i++) {
         const char *slug = err_slug(ERR_BASE - i);
 
@@ -26,26 +23,14 @@ static void test_slugs_are_lower_case_words(void **state)
     }
 }
 
-static void test_codes_of_others_are_unknown(void **state)
+TEST(codes_of_others_are_unknown)
 {
     static const int codes[] = {0,         -1,       1, -4095, ERR_BASE + 1, ERR_BASE - ERR_COUNT,
                                 INT32_MIN, INT32_MAX};
 
-    (void)state;
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
         assert_int_equal(err_index(codes[i]), -1);
         assert_string_equal(err_slug(codes[i]), "unknown");
         assert_string_equal(err_text(codes[i]), "unknown");
     }
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_error_has_its_own_slug_and_a_text),
-        cmocka_unit_test(test_slugs_are_lower_case_words),
-        cmocka_unit_test(test_codes_of_others_are_unknown),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,9 +5,6 @@
 #include "proto/err.h"
 #include "proto/fleet.h"
 
-#include <stdio.h>
-#include <string.h>
-
 static const uint8_t run[RUN_BYTES] = {1, 2, 3}, instance[FLEET_ID_BYTES] = {9, 8};
 static const uint32_t ranks[] = {4, 0};
 static const struct reason_count dropped[] = {{"late", 3}, {"source", 1}};
@@ -61,12 +58,11 @@ static void body_parse(const struct fleet_body *body, struct mpk_writer *writer,
                      0);
 }
 
-static void test_a_part_is_read_as_it_was_written(void **state)
+TEST(a_part_is_read_as_it_was_written)
 {
     struct fleet_body body = body_of(FLEET_PART), read;
     struct mpk_writer writer;
     struct mpk_doc doc;
-    (void)state;
     body_parse(&body, &writer, &doc);
     assert_int_equal(fleet_body_decode(doc.root, &read), 0);
     assert_int_equal(read.kind, FLEET_PART);
@@ -84,13 +80,12 @@ static void test_a_part_is_read_as_it_was_written(void **state)
     mpk_writer_clear(&writer);
 }
 
-static void test_an_end_and_a_run_are_read_as_they_were_written(void **state)
+TEST(an_end_and_a_run_are_read_as_they_were_written)
 {
     struct fleet_body body = body_of(FLEET_CLOSED), read;
     struct fleet_point point;
     struct mpk_writer writer;
     struct mpk_doc doc;
-    (void)state;
     body_parse(&body, &writer, &doc);
     assert_int_equal(fleet_body_decode(doc.root, &read), 0);
     assert_int_equal(read.next_before, 6);
@@ -117,7 +112,7 @@ static void test_an_end_and_a_run_are_read_as_they_were_written(void **state)
     mpk_writer_clear(&writer);
 }
 
-static void test_a_sign_of_life_is_read_as_it_was_written(void **state)
+TEST(a_sign_of_life_is_read_as_it_was_written)
 {
     const struct fleet_beat_run runs[] = {{{1, 2, 3}, 77, 8, 4}};
     struct fleet_beat beat = {.name = "a", .host = "b", .version = "c", .newest = 9, .taken = 8};
@@ -125,7 +120,6 @@ static void test_a_sign_of_life_is_read_as_it_was_written(void **state)
     struct fleet_beat_run one;
     struct mpk_writer writer;
     struct mpk_doc doc;
-    (void)state;
     memcpy(beat.instance, instance, sizeof instance);
     beat.rows = beat.bytes = beat.unsent = beat.unsent_bytes = beat.outbox_lost = 5;
     beat.time_ns = UINT64_MAX;
@@ -153,12 +147,11 @@ static void test_a_sign_of_life_is_read_as_it_was_written(void **state)
     mpk_writer_clear(&writer);
 }
 
-static void test_a_question_is_read_as_it_was_written(void **state)
+TEST(a_question_is_read_as_it_was_written)
 {
     struct fleet_ask ask = {.hub = "h", .from = 5, .to = 9, .refused = "no", .pause = true}, read;
     struct mpk_writer writer;
     struct mpk_doc doc;
-    (void)state;
     memcpy(ask.instance, instance, sizeof instance);
     mpk_writer_init(&writer);
     fleet_ask_encode(&ask, &writer);
@@ -184,10 +177,9 @@ static int decode_any(const msgpack_object *root)
 }
 
 /* Each value of the map in turn is something else, or is not there. */
-static void test_no_key_may_be_missing_or_of_another_type(void **state)
+TEST(no_key_may_be_missing_or_of_another_type)
 {
     static const enum fleet_kind kinds[] = {FLEET_PART, FLEET_CLOSED, FLEET_RUN};
-    (void)state;
     for (int k = 0; k < 3; k++) {
         struct fleet_body body = body_of(kinds[k]), read;
         struct mpk_writer writer;
@@ -221,11 +213,10 @@ static void assert_refused(struct fleet_body body)
     mpk_writer_clear(&writer);
 }
 
-static void test_values_out_of_range_are_refused(void **state)
+TEST(values_out_of_range_are_refused)
 {
     static const uint32_t far[] = {UINT32_MAX};
     struct fleet_body body = body_of(FLEET_PART);
-    (void)state;
     body.rule.length = 0;
     assert_refused(body);
     body.rule.length = FLEET_RULE_MAX + 1;
@@ -252,29 +243,14 @@ static void test_values_out_of_range_are_refused(void **state)
     assert_refused(body);
 }
 
-static void test_other_documents_are_refused(void **state)
+TEST(other_documents_are_refused)
 {
     static const char *const others[] = {
         "\x80", "\x90", "\xc0", "\x81\xa1v\x01", "\x81\xa1v\x02", "\x82\xa1v\x01\xa4kind\xa5other"};
-    (void)state;
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         struct mpk_doc doc;
         assert_int_equal(mpk_parse(others[i], strlen(others[i]), &fleet_limits, &doc), 0);
         assert_true(decode_any(doc.root));
         mpk_doc_clear(&doc);
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_part_is_read_as_it_was_written),
-        cmocka_unit_test(test_an_end_and_a_run_are_read_as_they_were_written),
-        cmocka_unit_test(test_a_sign_of_life_is_read_as_it_was_written),
-        cmocka_unit_test(test_a_question_is_read_as_it_was_written),
-        cmocka_unit_test(test_no_key_may_be_missing_or_of_another_type),
-        cmocka_unit_test(test_values_out_of_range_are_refused),
-        cmocka_unit_test(test_other_documents_are_refused),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

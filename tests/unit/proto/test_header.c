@@ -3,17 +3,13 @@
 
 #include "proto/err.h"
 #include "proto/header.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-static void test_the_attention_header_is_read(void **state)
+TEST(the_attention_header_is_read)
 {
     struct bytes bytes = headers_golden("attention");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.type, MESSAGE_ATTENTION);
     assert_string_equal(header.job, "gpt-small");
@@ -38,13 +34,12 @@ static void test_the_attention_header_is_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_every_optional_key_is_read(void **state)
+TEST(every_optional_key_is_read)
 {
     struct bytes bytes = headers_golden("attention_full");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.rank, 1);
     assert_int_equal(header.world, 8);
@@ -64,13 +59,12 @@ static void test_every_optional_key_is_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_the_qk_header_is_read(void **state)
+TEST(the_qk_header_is_read)
 {
     struct bytes bytes = headers_golden("qk_full");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.type, MESSAGE_QK);
     assert_int_equal(header.batch, 2);
@@ -92,13 +86,12 @@ static void test_the_qk_header_is_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_the_tensors_of_the_output_are_read(void **state)
+TEST(the_tensors_of_the_output_are_read)
 {
     struct bytes bytes = headers_golden("qk_output");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.heads, 4);
     assert_int_equal(header.kv_heads, 2);
@@ -111,13 +104,12 @@ static void test_the_tensors_of_the_output_are_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_values_beside_weights_are_read(void **state)
+TEST(values_beside_weights_are_read)
 {
     struct bytes bytes = headers_golden("attention_output");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.type, MESSAGE_ATTENTION);
     assert_int_equal(header.kv_heads, 2);
@@ -134,13 +126,12 @@ static void test_values_beside_weights_are_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_a_block_of_rows_is_read(void **state)
+TEST(a_block_of_rows_is_read)
 {
     struct bytes bytes = headers_golden("attention_rows");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.type, MESSAGE_ATTENTION);
     assert_int_equal(header.q_offset, 3);
@@ -151,13 +142,12 @@ static void test_a_block_of_rows_is_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_the_module_of_a_layer_is_read(void **state)
+TEST(the_module_of_a_layer_is_read)
 {
     struct bytes bytes = headers_golden("attention_module");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_string_equal(header.module, "mod\xc3\xa8le.vision_model.encoder.layers.3.self_attn#1");
     bytes_free(&bytes);
@@ -172,7 +162,7 @@ static void test_the_module_of_a_layer_is_read(void **state)
 }
 
 /* 256 bytes in all, and one more. */
-static void test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor(void **state)
+TEST(a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor)
 {
     static const struct {
         const char *text;
@@ -194,7 +184,6 @@ static void test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor(
     unsigned char value[3 + MODULE_MAX + 1] = {0xda};
     const char *key;
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         value[1] = 0;
         value[2] = (unsigned char)cases[i].len;
@@ -214,13 +203,12 @@ static void test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor(
     assert_string_equal(key, "module");
 }
 
-static void test_what_a_qk_header_leaves_out_is_none(void **state)
+TEST(what_a_qk_header_leaves_out_is_none)
 {
     struct bytes bytes = headers_golden("qk");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.kv_heads, 2);
     assert_int_equal(header.value_dim, 0);
@@ -232,13 +220,12 @@ static void test_what_a_qk_header_leaves_out_is_none(void **state)
 }
 
 /* Matrices have no samples, queries and keys: 1 of each, so that products of dimensions hold. */
-static void test_the_weights_header_is_read(void **state)
+TEST(the_weights_header_is_read)
 {
     struct bytes bytes = headers_golden("weights");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.type, MESSAGE_WEIGHTS);
     assert_int_equal(header.tensor_count, 4);
@@ -259,13 +246,12 @@ static void test_the_weights_header_is_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_parts_of_matrices_say_where_they_lie(void **state)
+TEST(parts_of_matrices_say_where_they_lie)
 {
     struct bytes bytes = headers_golden("weights_part");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_true(header.in_parts);
     assert_int_equal(header.matrix[PROJECTION_Q].out, 32);
@@ -285,7 +271,7 @@ static void test_parts_of_matrices_say_where_they_lie(void **state)
     bytes_free(&bytes);
 }
 
-static void test_events_are_read(void **state)
+TEST(events_are_read)
 {
     static const struct {
         const char *name;
@@ -295,7 +281,6 @@ static void test_events_are_read(void **state)
                   {"bye", EVENT_BYE},
                   {"log", EVENT_LOG}};
 
-    (void)state;
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
         struct bytes bytes = headers_golden(events[i].name);
         struct header header;
@@ -315,13 +300,12 @@ static void test_events_are_read(void **state)
     }
 }
 
-static void test_the_cost_of_a_step_is_read(void **state)
+TEST(the_cost_of_a_step_is_read)
 {
     struct bytes bytes = headers_golden("hello_cost");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_true(header.step_seconds == 0.25);
     assert_true(header.capture_seconds == 0.0625);
@@ -330,7 +314,7 @@ static void test_the_cost_of_a_step_is_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_encoding_gives_the_golden_bytes(void **state)
+TEST(encoding_gives_the_golden_bytes)
 {
     static const char *const names[] = {"attention",
                                         "attention_full",
@@ -353,7 +337,6 @@ static void test_encoding_gives_the_golden_bytes(void **state)
                                         "bye",
                                         "bye_dropped"};
 
-    (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct bytes bytes = headers_golden(names[i]), again;
         struct mpk_writer writer;
@@ -372,20 +355,18 @@ static void test_encoding_gives_the_golden_bytes(void **state)
     }
 }
 
-static void test_unknown_keys_are_skipped(void **state)
+TEST(unknown_keys_are_skipped)
 {
     struct bytes bytes = headers_golden("attention_unknown_keys");
 
-    (void)state;
     assert_int_equal(headers_verdict(bytes.data, bytes.len), 0);
     bytes_free(&bytes);
     assert_int_equal(headers_change("epoch_end", "layers", LITERAL("\xc0"), NULL), 0);
     assert_int_equal(headers_change("epoch_end", "tensors", LITERAL("\xc0"), NULL), 0);
 }
 
-static void test_integers_of_any_width_are_accepted(void **state)
+TEST(integers_of_any_width_are_accepted)
 {
-    (void)state;
     assert_int_equal(
         headers_change("attention", "layer", LITERAL("\xcf\x00\x00\x00\x00\x00\x00\x00\x05"), NULL),
         0);
@@ -397,10 +378,9 @@ static void test_integers_of_any_width_are_accepted(void **state)
 }
 
 /* Counts stay below the point where sums of them could wrap. */
-static void test_counts_go_up_to_2_to_the_62(void **state)
+TEST(counts_go_up_to_2_to_the_62)
 {
     static const char *const keys[] = {"seq", "dropped", "time_ns", "epoch", "step"};
-    (void)state;
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         assert_int_equal(headers_change("attention", keys[i],
                                         LITERAL("\xcf\x40\x00\x00\x00\x00\x00\x00\x00"), NULL),
@@ -411,12 +391,11 @@ static void test_counts_go_up_to_2_to_the_62(void **state)
     }
 }
 
-static void test_a_header_cut_anywhere_is_truncated(void **state)
+TEST(a_header_cut_anywhere_is_truncated)
 {
     static const char *const names[] = {"attention", "attention_full", "qk_full", "weights",
                                         "hello"};
 
-    (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct bytes bytes = headers_golden(names[i]);
 
@@ -427,20 +406,18 @@ static void test_a_header_cut_anywhere_is_truncated(void **state)
     }
 }
 
-static void test_one_byte_more_than_64_kib_is_refused(void **state)
+TEST(one_byte_more_than_64_kib_is_refused)
 {
     struct bytes bytes = bytes_repeat(0xc0, HEADER_BYTES_MAX + 1);
 
-    (void)state;
     assert_int_equal(headers_verdict(bytes.data, bytes.len), ERR_HEADER_SIZE);
     bytes_free(&bytes);
 }
 
-static void test_encodings_that_are_no_header_are_refused(void **state)
+TEST(encodings_that_are_no_header_are_refused)
 {
     struct bytes bomb = bytes_repeat(0x91, 4096);
 
-    (void)state;
     assert_int_equal(headers_verdict(bomb.data, bomb.len), ERR_HEADER_DEPTH);
     assert_int_equal(headers_verdict(LITERAL("\xdd\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
     assert_int_equal(headers_verdict(LITERAL("\x81\xa1v\xd4\x00\x00")), ERR_HEADER_MALFORMED);
@@ -450,11 +427,10 @@ static void test_encodings_that_are_no_header_are_refused(void **state)
     bytes_free(&bomb);
 }
 
-static void test_the_version_is_judged_before_everything_else(void **state)
+TEST(the_version_is_judged_before_everything_else)
 {
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_change("attention", "v", LITERAL("\x02"), &key), ERR_VERSION);
     assert_string_equal(key, "v");
     assert_int_equal(headers_change("attention", "v", LITERAL("\x00"), NULL), ERR_VERSION);
@@ -469,9 +445,8 @@ static void test_the_version_is_judged_before_everything_else(void **state)
     assert_int_equal(headers_verdict(LITERAL("\x80")), ERR_KEY_MISSING);
 }
 
-static void test_other_types_are_unknown(void **state)
+TEST(other_types_are_unknown)
 {
-    (void)state;
     assert_int_equal(headers_change("attention", "type", LITERAL("\xa4rows"), NULL),
                      ERR_TYPE_UNKNOWN);
     assert_int_equal(headers_change("bye", "event",
@@ -481,14 +456,13 @@ static void test_other_types_are_unknown(void **state)
                      ERR_EVENT_UNKNOWN);
 }
 
-static void test_every_required_key_is_required(void **state)
+TEST(every_required_key_is_required)
 {
     static const char *const keys[] = {"v",     "type",  "job",     "run",     "rank",
                                        "world", "seq",   "dropped", "epoch",   "step",
                                        "stack", "layer", "site",    "tensors", "time_ns"};
     const char *key;
 
-    (void)state;
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         assert_int_equal(headers_change("attention", keys[i], NULL, 0, &key), ERR_KEY_MISSING);
         assert_string_equal(key, keys[i]);
@@ -505,7 +479,7 @@ static void test_every_required_key_is_required(void **state)
     assert_string_equal(key, "head_dim");
 }
 
-static void test_keys_of_other_types_are_skipped(void **state)
+TEST(keys_of_other_types_are_skipped)
 {
     static const struct {
         const char *golden, *key;
@@ -516,13 +490,12 @@ static void test_keys_of_other_types_are_skipped(void **state)
         {"weights", "microbatch"}, {"weights", "q_stride"},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(headers_change(cases[i].golden, cases[i].key, LITERAL("\xc0"), NULL), 0);
     }
 }
 
-static void test_every_known_key_has_a_type(void **state)
+TEST(every_known_key_has_a_type)
 {
     static const char *const keys[] = {
         "type",     "job",        "run",         "rank",        "world",        "seq",
@@ -532,7 +505,6 @@ static void test_every_known_key_has_a_type(void **state)
         "q_stride", "microbatch", "module"};
     const char *key;
 
-    (void)state;
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         assert_int_equal(headers_change("attention", keys[i], LITERAL("\xc0"), &key), ERR_KEY_TYPE);
         assert_string_equal(key, keys[i]);
@@ -564,7 +536,7 @@ static void test_every_known_key_has_a_type(void **state)
     assert_int_equal(headers_change("bye", "event", LITERAL("\x01"), NULL), ERR_KEY_TYPE);
 }
 
-static void test_numbers_out_of_range_are_refused(void **state)
+TEST(numbers_out_of_range_are_refused)
 {
     static const struct {
         const char *golden, *key, *value;
@@ -635,7 +607,6 @@ static void test_numbers_out_of_range_are_refused(void **state)
     };
     const char *key;
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = headers_change(cases[i].golden, cases[i].key, cases[i].value, cases[i].len, &key);
 
@@ -646,11 +617,10 @@ static void test_numbers_out_of_range_are_refused(void **state)
     }
 }
 
-static void test_what_a_capture_costs_needs_what_a_step_takes(void **state)
+TEST(what_a_capture_costs_needs_what_a_step_takes)
 {
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_change("hello", "capture_seconds", LITERAL("\x01"), &key),
                      ERR_KEY_MISSING);
     assert_string_equal(key, "step_seconds");
@@ -658,13 +628,12 @@ static void test_what_a_capture_costs_needs_what_a_step_takes(void **state)
     assert_int_equal(headers_change("hello", "step_seconds", LITERAL("\x01"), &key), 0);
 }
 
-static void test_real_numbers_may_be_integers(void **state)
+TEST(real_numbers_may_be_integers)
 {
     struct bytes bytes = headers_golden("qk");
     struct header header;
     const char *key;
 
-    (void)state;
     bytes_change(&bytes, "scale", LITERAL("\xfe"));
     bytes_change(&bytes, "softcap", LITERAL("\xca\x41\xf0\x00\x00"));
     bytes_change(&bytes, "q_offset", LITERAL("\xce\xff\xff\xff\xf7"));
@@ -675,9 +644,8 @@ static void test_real_numbers_may_be_integers(void **state)
     bytes_free(&bytes);
 }
 
-static void test_job_names_are_checked(void **state)
+TEST(job_names_are_checked)
 {
-    (void)state;
     assert_int_equal(headers_change("attention", "job", LITERAL("\xa0"), NULL), ERR_JOB_NAME);
     assert_int_equal(headers_change("attention", "job",
                                     LITERAL("\xa3"
@@ -686,13 +654,12 @@ static void test_job_names_are_checked(void **state)
                      ERR_JOB_NAME);
 }
 
-static void test_repeated_keys_are_refused(void **state)
+TEST(repeated_keys_are_refused)
 {
     struct bytes bytes = headers_golden("bye");
     struct header header;
     const char *key;
 
-    (void)state;
     /* 12 pairs become 13: `step` once more, at the end */
     assert_int_equal(bytes.data[0], 0x8c);
     bytes.data = realloc(bytes.data, bytes.len + 6);
@@ -711,13 +678,12 @@ static void test_repeated_keys_are_refused(void **state)
         ERR_KEY_DUPLICATE);
 }
 
-static void test_a_refused_header_still_names_its_job(void **state)
+TEST(a_refused_header_still_names_its_job)
 {
     struct bytes bytes = headers_golden("attention_full");
     struct header header;
     const char *key;
 
-    (void)state;
     bytes_change(&bytes, "v", LITERAL("\x07"));
     assert_int_equal(headers_decode(&bytes, &header, &key), ERR_VERSION);
     assert_string_equal(header.job, "gpt-small");
@@ -733,14 +699,13 @@ static void test_a_refused_header_still_names_its_job(void **state)
     bytes_free(&bytes);
 }
 
-static void test_frames_must_be_all_there_and_of_their_size(void **state)
+TEST(frames_must_be_all_there_and_of_their_size)
 {
     struct bytes bytes = headers_golden("attention_full");
     size_t sizes[5] = {2 * 2 * 3 * 5 * 2, 2 * 3 * 5, 2 * 5 * 4, 2 * 2 * 3 * 5 * 8, 0};
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header_check_frames(&header, sizes, 4), 0);
     assert_int_equal(header_check_frames(&header, sizes, 3), ERR_FRAMES_MISSING);
@@ -757,59 +722,17 @@ static void test_frames_must_be_all_there_and_of_their_size(void **state)
     bytes_free(&bytes);
 }
 
-static void test_events_have_no_frames(void **state)
+TEST(events_have_no_frames)
 {
     struct bytes bytes = headers_golden("bye");
     struct header header;
     const char *key;
     size_t size = 0;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header_check_frames(&header, NULL, 0), 0);
     assert_int_equal(header_check_frames(&header, &size, 1), ERR_FRAMES_EXTRA);
     assert_int_equal(header_frame_of(&header, TENSOR_WEIGHTS), 0);
     header_clear(&header);
     bytes_free(&bytes);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_attention_header_is_read),
-        cmocka_unit_test(test_every_optional_key_is_read),
-        cmocka_unit_test(test_the_qk_header_is_read),
-        cmocka_unit_test(test_the_tensors_of_the_output_are_read),
-        cmocka_unit_test(test_values_beside_weights_are_read),
-        cmocka_unit_test(test_a_block_of_rows_is_read),
-        cmocka_unit_test(test_the_module_of_a_layer_is_read),
-        cmocka_unit_test(test_a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor),
-        cmocka_unit_test(test_what_a_qk_header_leaves_out_is_none),
-        cmocka_unit_test(test_the_weights_header_is_read),
-        cmocka_unit_test(test_parts_of_matrices_say_where_they_lie),
-        cmocka_unit_test(test_events_are_read),
-        cmocka_unit_test(test_the_cost_of_a_step_is_read),
-        cmocka_unit_test(test_encoding_gives_the_golden_bytes),
-        cmocka_unit_test(test_unknown_keys_are_skipped),
-        cmocka_unit_test(test_integers_of_any_width_are_accepted),
-        cmocka_unit_test(test_counts_go_up_to_2_to_the_62),
-        cmocka_unit_test(test_a_header_cut_anywhere_is_truncated),
-        cmocka_unit_test(test_one_byte_more_than_64_kib_is_refused),
-        cmocka_unit_test(test_encodings_that_are_no_header_are_refused),
-        cmocka_unit_test(test_the_version_is_judged_before_everything_else),
-        cmocka_unit_test(test_other_types_are_unknown),
-        cmocka_unit_test(test_every_required_key_is_required),
-        cmocka_unit_test(test_keys_of_other_types_are_skipped),
-        cmocka_unit_test(test_every_known_key_has_a_type),
-        cmocka_unit_test(test_numbers_out_of_range_are_refused),
-        cmocka_unit_test(test_what_a_capture_costs_needs_what_a_step_takes),
-        cmocka_unit_test(test_real_numbers_may_be_integers),
-        cmocka_unit_test(test_job_names_are_checked),
-        cmocka_unit_test(test_repeated_keys_are_refused),
-        cmocka_unit_test(test_a_refused_header_still_names_its_job),
-        cmocka_unit_test(test_frames_must_be_all_there_and_of_their_size),
-        cmocka_unit_test(test_events_have_no_frames),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

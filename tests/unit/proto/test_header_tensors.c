@@ -2,8 +2,6 @@
 #include "tests/unit/proto/headers.h"
 
 #include "proto/err.h"
-#include <stdlib.h>
-#include <string.h>
 
 struct tensor_case {
     const char *name, *dtype;
@@ -55,7 +53,7 @@ static int verdict_tensors(const struct tensor_case *tensors, uint32_t count)
         }                                                                                          \
     }
 
-static void test_single_tensors_are_judged(void **state)
+TEST(single_tensors_are_judged)
 {
     static const struct {
         struct tensor_case tensor;
@@ -78,7 +76,6 @@ static void test_single_tensors_are_judged(void **state)
         {{"weights", "f32", 4, {1, 1u << 21, 1, 1}}, ERR_KEY_RANGE}, /* too many heads */
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_tensors(&cases[i].tensor, 1);
 
@@ -89,7 +86,7 @@ static void test_single_tensors_are_judged(void **state)
     assert_int_equal(verdict_tensors(NULL, 0), ERR_TENSOR_NAME);
 }
 
-static void test_tensors_must_agree_with_the_weights(void **state)
+TEST(tensors_must_agree_with_the_weights)
 {
     static const struct {
         struct tensor_case tensors[2];
@@ -111,7 +108,6 @@ static void test_tensors_must_agree_with_the_weights(void **state)
         {{WEIGHTS, {"wq", "f32", 2, {4, 5}}}, ERR_TENSOR_NAME},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_tensors(cases[i].tensors, 2);
 
@@ -121,12 +117,11 @@ static void test_tensors_must_agree_with_the_weights(void **state)
     }
 }
 
-static void test_more_tensors_than_roles_are_too_many(void **state)
+TEST(more_tensors_than_roles_are_too_many)
 {
     static const struct tensor_case weights = WEIGHTS;
     struct tensor_case many[TENSORS_MAX + 1];
 
-    (void)state;
     for (size_t i = 0; i <= TENSORS_MAX; i++) {
         many[i] = weights;
     }
@@ -148,7 +143,7 @@ static void test_more_tensors_than_roles_are_too_many(void **state)
         }                                                                                          \
     }
 
-static void test_queries_keys_and_values_must_agree(void **state)
+TEST(queries_keys_and_values_must_agree)
 {
     static const struct {
         struct tensor_case tensors[3];
@@ -179,7 +174,6 @@ static void test_queries_keys_and_values_must_agree(void **state)
         {{TENSOR_Q4, TENSOR_K2, {"documents", "i32", 2, {2, 9}}}, 3, 0},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_of("qk", cases[i].tensors, cases[i].count);
 
@@ -189,7 +183,7 @@ static void test_queries_keys_and_values_must_agree(void **state)
     }
 }
 
-static void test_tensors_of_the_output_must_agree_with_the_values(void **state)
+TEST(tensors_of_the_output_must_agree_with_the_values)
 {
     static const struct tensor_case v = {"v", "f16", 4, {2, 2, 9, 5}};
     static const struct tensor_case dout = {"dout", "f64", 4, {2, 4, 8, 5}};
@@ -223,7 +217,6 @@ static void test_tensors_of_the_output_must_agree_with_the_values(void **state)
         {{TENSOR_Q4, TENSOR_K2, v, wo_r, {"x_norm", "f16", 2, {2, 8}}}, 5, ERR_DTYPE},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_of("qk", cases[i].tensors, cases[i].count);
 
@@ -234,7 +227,7 @@ static void test_tensors_of_the_output_must_agree_with_the_values(void **state)
     assert_int_equal(verdict_tensors((struct tensor_case[]){WEIGHTS, dout}, 2), ERR_TENSOR_NAME);
 }
 
-static void test_values_beside_weights_must_agree_with_them(void **state)
+TEST(values_beside_weights_must_agree_with_them)
 {
     static const struct tensor_case v = {"v", "f16", 4, {2, 1, 5, 7}};
     static const struct tensor_case wo_r = {"wo_r", "f32", 3, {3, 7, 7}};
@@ -259,7 +252,6 @@ static void test_values_beside_weights_must_agree_with_them(void **state)
         {{WEIGHTS, v, wo_r, {"x_norm", "f32", 2, {2, 5}}}, 4, ERR_SHAPE},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_tensors(cases[i].tensors, cases[i].count);
 
@@ -271,13 +263,12 @@ static void test_values_beside_weights_must_agree_with_them(void **state)
 
 /* A query's document is that of the key at its position. The golden `qk_full` has three queries
  * from position 3 on, and six keys. */
-static void test_documents_need_a_key_for_every_query(void **state)
+TEST(documents_need_a_key_for_every_query)
 {
     static const struct tensor_case longer[] = {{"weights", "f32", 4, {1, 1, 3, 2}},
                                                 {"documents", "i32", 2, {1, 2}}};
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_change("qk_full", "q_offset", LITERAL("\x02"), NULL), 0);
     assert_int_equal(headers_change("qk_full", "q_offset", LITERAL("\x04"), &key), ERR_DOCUMENTS);
     assert_string_equal(key, "tensors");
@@ -301,7 +292,7 @@ static void test_documents_need_a_key_for_every_query(void **state)
 }
 
 /* The golden `weights` has 4 heads of 8, and 2 for keys and values. */
-static void test_matrices_must_be_heads_times_head_dim(void **state)
+TEST(matrices_must_be_heads_times_head_dim)
 {
     static const struct {
         struct tensor_case tensor;
@@ -325,7 +316,6 @@ static void test_matrices_must_be_heads_times_head_dim(void **state)
     };
     const char *key;
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = verdict_of("weights", &cases[i].tensor, 1);
 
@@ -345,7 +335,7 @@ static void test_matrices_must_be_heads_times_head_dim(void **state)
 }
 
 /* The golden `weights_part` has wq [12, 24] at row 20 of 32, and wo [24, 16] at column 16 of 32. */
-static void test_parts_must_lie_within_their_matrices(void **state)
+TEST(parts_must_lie_within_their_matrices)
 {
 #define WQ "\xa2wq\x94\x20\x18\x14\x00"
 #define WK "\xa2wk\x94\x10\x18\x00\x00"
@@ -371,7 +361,6 @@ static void test_parts_must_lie_within_their_matrices(void **state)
         {LITERAL("\x90"), ERR_KEY_TYPE},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = headers_change("weights_part", "parts", cases[i].value, cases[i].len, NULL);
 
@@ -381,9 +370,8 @@ static void test_parts_must_lie_within_their_matrices(void **state)
     }
 }
 
-static void test_a_tensor_needs_its_three_keys(void **state)
+TEST(a_tensor_needs_its_three_keys)
 {
-    (void)state;
     assert_int_equal(
         headers_change("attention", "tensors", LITERAL("\x91\x81\xa4name\xa7weights"), NULL),
         ERR_KEY_MISSING);
@@ -392,7 +380,7 @@ static void test_a_tensor_needs_its_three_keys(void **state)
 }
 
 /* The golden `attention` is [2, 4, 8, 8]. */
-static void test_lengths_must_fit_the_shape(void **state)
+TEST(lengths_must_fit_the_shape)
 {
     static const struct {
         const char *key, *value;
@@ -409,7 +397,6 @@ static void test_lengths_must_fit_the_shape(void **state)
         {"k_len", LITERAL("\x90"), ERR_LENGTHS},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(
             headers_change("attention", cases[i].key, cases[i].value, cases[i].len, NULL),
@@ -417,13 +404,12 @@ static void test_lengths_must_fit_the_shape(void **state)
     }
 }
 
-static void test_a_sample_of_rows_is_read(void **state)
+TEST(a_sample_of_rows_is_read)
 {
     struct bytes bytes = headers_golden("attention_sample");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.q_offset, 1);
     assert_int_equal(header.q_stride, 3);
@@ -435,7 +421,7 @@ static void test_a_sample_of_rows_is_read(void **state)
 
 /* The golden `state_maps` has 2 heads of 4 x 4 cells, from head 1 of 3 on, of 300 queries and the
  * keys 8 to 317 of 330, at positions from 20 on. */
-static void test_maps_of_a_state_must_fit_what_they_are_of(void **state)
+TEST(maps_of_a_state_must_fit_what_they_are_of)
 {
     static const struct {
         const char *key, *value;
@@ -462,7 +448,6 @@ static void test_maps_of_a_state_must_fit_what_they_are_of(void **state)
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_true(header.maps.heads == 2 && header.maps.rows == 4 && header.maps.columns == 4);
     assert_true(header.maps.queries == 300 && header.maps.keys == 310 && header.maps.sample == 2);
@@ -480,7 +465,7 @@ static void test_maps_of_a_state_must_fit_what_they_are_of(void **state)
     }
 }
 
-static void test_a_state_needs_its_frame_and_maps_their_numbers(void **state)
+TEST(a_state_needs_its_frame_and_maps_their_numbers)
 {
     static const struct tensor_case with[] = {{"state", "u8", 1, {9}},
                                               {"maps", "f16", 3, {1, 4, 4}}},
@@ -491,7 +476,6 @@ static void test_a_state_needs_its_frame_and_maps_their_numbers(void **state)
                                     real[] = {{"state", "u8", 1, {9}},
                                               {"maps", "f32", 3, {1, 4, 4}}};
 
-    (void)state;
     assert_int_equal(verdict_of("state_maps", with, 2), 0);
     assert_int_equal(verdict_of("state_maps", with + 1, 1), ERR_TENSOR_NAME);
     assert_int_equal(verdict_of("state_maps", wide, 2), ERR_SHAPE);
@@ -500,26 +484,4 @@ static void test_a_state_needs_its_frame_and_maps_their_numbers(void **state)
     assert_int_equal(verdict_of("state", with, 2), ERR_KEY_MISSING);
     assert_int_equal(verdict_of("state_maps", with, 1), 0); /* what is said of none is skipped */
     assert_int_equal(verdict_of("weights", with + 1, 1), ERR_TENSOR_NAME);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_sample_of_rows_is_read),
-        cmocka_unit_test(test_single_tensors_are_judged),
-        cmocka_unit_test(test_tensors_must_agree_with_the_weights),
-        cmocka_unit_test(test_more_tensors_than_roles_are_too_many),
-        cmocka_unit_test(test_queries_keys_and_values_must_agree),
-        cmocka_unit_test(test_tensors_of_the_output_must_agree_with_the_values),
-        cmocka_unit_test(test_values_beside_weights_must_agree_with_them),
-        cmocka_unit_test(test_documents_need_a_key_for_every_query),
-        cmocka_unit_test(test_matrices_must_be_heads_times_head_dim),
-        cmocka_unit_test(test_parts_must_lie_within_their_matrices),
-        cmocka_unit_test(test_a_tensor_needs_its_three_keys),
-        cmocka_unit_test(test_lengths_must_fit_the_shape),
-        cmocka_unit_test(test_maps_of_a_state_must_fit_what_they_are_of),
-        cmocka_unit_test(test_a_state_needs_its_frame_and_maps_their_numbers),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

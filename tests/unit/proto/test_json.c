@@ -2,8 +2,6 @@
 #include "tests/unit/proto/support.h"
 
 #include <jansson.h>
-#include <stdlib.h>
-#include <string.h>
 
 static char *json_convert(const void *data, size_t len, unsigned indent)
 {
@@ -28,14 +26,13 @@ static void json_expect(const void *data, size_t len, const char *expected)
 }
 
 /* Jansson escapes those of ASCII itself; a terminal takes U+009B for ESC [. */
-static void test_control_characters_are_escaped(void **state)
+TEST(control_characters_are_escaped)
 {
-    (void)state;
     json_expect("\xa5\x1b\xc2\x9b\xc3\xa9", 6, "\"\\u001B\\u009B\\u00E9\"");
     json_expect("\xa4\xc2\xa0\xc3\xa9", 5, "\"\xc2\xa0\xc3\xa9\"");
 }
 
-static void test_golden_files_convert_to_their_twins(void **state)
+TEST(golden_files_convert_to_their_twins)
 {
     static const char *const names[] = {"attention",
                                         "attention_full",
@@ -49,7 +46,6 @@ static void test_golden_files_convert_to_their_twins(void **state)
                                         "summary",
                                         "job"};
 
-    (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char path[512], *text;
         struct bytes golden;
@@ -71,9 +67,8 @@ static void test_golden_files_convert_to_their_twins(void **state)
     }
 }
 
-static void test_numbers_json_cannot_say_become_null(void **state)
+TEST(numbers_json_cannot_say_become_null)
 {
-    (void)state;
     json_expect(
         LITERAL("\x93\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00\xcb\xff\xf0\x00\x00\x00\x00\x00\x00"
                 "\xca\x7f\x80"
@@ -81,9 +76,8 @@ static void test_numbers_json_cannot_say_become_null(void **state)
         "[null,null,null]");
 }
 
-static void test_integers_keep_their_value_up_to_int64(void **state)
+TEST(integers_keep_their_value_up_to_int64)
 {
-    (void)state;
     json_expect(
         LITERAL("\x93\xcf\x7f\xff\xff\xff\xff\xff\xff\xff\xd3\x80\x00\x00\x00\x00\x00\x00\x00"
                 "\xcf\xff\xff"
@@ -91,9 +85,8 @@ static void test_integers_keep_their_value_up_to_int64(void **state)
         "[9223372036854775807,-9223372036854775808,1.8446744073709552e19]");
 }
 
-static void test_bytes_that_are_not_utf8_are_replaced(void **state)
+TEST(bytes_that_are_not_utf8_are_replaced)
 {
-    (void)state;
     json_expect(LITERAL("\x92\xa3"
                         "a\xff"
                         "b\xa2ok"),
@@ -114,9 +107,8 @@ static void test_bytes_that_are_not_utf8_are_replaced(void **state)
                 "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x99\x82\xef\xbf\xbd\"");
 }
 
-static void test_keys_of_any_kind_do_not_fail_the_document(void **state)
+TEST(keys_of_any_kind_do_not_fail_the_document)
 {
-    (void)state;
     json_expect(LITERAL("\x84\x07\x01\xff\x02\xc0\x03\xa1\xff\x04"),
                 "{\"7\":1,\"-1\":2,\"?\":3,\"\xef\xbf\xbd\":4}");
     json_expect(LITERAL("\x82\xa0\x01\xa2"
@@ -124,23 +116,7 @@ static void test_keys_of_any_kind_do_not_fail_the_document(void **state)
                 "{\"\":1,\"a\xef\xbf\xbd\":2}");
 }
 
-static void test_binaries_are_hex_and_empty_values_are_empty(void **state)
+TEST(binaries_are_hex_and_empty_values_are_empty)
 {
-    (void)state;
     json_expect(LITERAL("\x95\xc4\x02\x0a\xff\xc4\x00\xa0\x90\x80"), "[\"0aff\",\"\",\"\",[],{}]");
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_control_characters_are_escaped),
-        cmocka_unit_test(test_golden_files_convert_to_their_twins),
-        cmocka_unit_test(test_numbers_json_cannot_say_become_null),
-        cmocka_unit_test(test_integers_keep_their_value_up_to_int64),
-        cmocka_unit_test(test_bytes_that_are_not_utf8_are_replaced),
-        cmocka_unit_test(test_keys_of_any_kind_do_not_fail_the_document),
-        cmocka_unit_test(test_binaries_are_hex_and_empty_values_are_empty),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,17 +3,13 @@
 
 #include "proto/key.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define SECRET "^X*zO7g]A(9Y{2p0=v*eEwqDj&R^bXT%*)rcVCLA"
 
-static void test_a_key_is_40_characters_of_z85(void **state)
+TEST(a_key_is_40_characters_of_z85)
 {
-    (void)state;
     assert_true(key_is_text(SECRET, 40));
     assert_true(key_is_text("%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0", 40));
     assert_false(key_is_text("%nSc1%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0%nSc0", 40)); /* 2^32 */
@@ -40,13 +36,12 @@ static void assert_reads(const char *text, mode_t mode, const char *message)
     assert_string_equal(secret, message ? "" : SECRET);
 }
 
-static void test_a_file_has_one_key_and_comments(void **state)
+TEST(a_file_has_one_key_and_comments)
 {
     static const char none[] =
         ": has no line with a secret key of 40 characters (attnctl key new makes such a file)";
     static const char several[] =
         ": has more than one line that is no comment: a secret key is one, of 40 characters";
-    (void)state;
     assert_reads(KEY_TITLE "\n# of node 2\n\n" SECRET "\n", 0600, NULL);
     assert_reads(KEY_TITLE ".\r\n" SECRET "\r\n", 0400, NULL);
     assert_reads(KEY_TITLE "\n" SECRET, 0600, NULL);
@@ -58,29 +53,26 @@ static void test_a_file_has_one_key_and_comments(void **state)
 }
 
 /* Both are 32 bytes: only how the file begins tells. */
-static void test_a_public_key_is_no_secret(void **state)
+TEST(a_public_key_is_no_secret)
 {
     static const char public[] = ": may be a public key: a file of a secret one begins with "
                                  "'# A secret key of attnd' (attnctl key new makes such a file)";
-    (void)state;
     assert_reads(SECRET "\n", 0600, public);
     assert_reads("# of node 2\n" SECRET "\n" KEY_TITLE "\n", 0600, public);
 }
 
-static void test_a_secret_that_others_can_read_is_none(void **state)
+TEST(a_secret_that_others_can_read_is_none)
 {
     static const char shown[] =
         ": others can read it, so it is no secret (chmod 600; better, make a new one)";
-    (void)state;
     assert_reads(SECRET "\n", 0640, shown);
     assert_reads(SECRET "\n", 0604, shown);
     assert_reads(SECRET "\n", 0620, shown);
 }
 
-static void test_what_is_no_file_is_named(void **state)
+TEST(what_is_no_file_is_named)
 {
     char secret[KEY_LENGTH + 1] = "", reason[KEY_REASON_MAX] = "";
-    (void)state;
     assert_int_equal(key_read("/nonexistent/key", secret, reason), -1);
     assert_string_equal(reason, "/nonexistent/key: No such file or directory");
     assert_int_equal(key_read("/tmp", secret, reason), -1);
@@ -100,10 +92,9 @@ static void assert_finds(const char *own, const char *server, const char *messag
     assert_string_equal(keys.server, message ? "" : server ? server : "");
 }
 
-static void test_a_client_has_both_keys_or_none(void **state)
+TEST(a_client_has_both_keys_or_none)
 {
     static const char other[] = "QCqOhHeiYrA@(c>zYKtZxY8L9IFv3D@Z[2lh#2p5";
-    (void)state;
     assert_finds(NULL, NULL, NULL);
     assert_finds("", "", NULL);
     assert_finds(SECRET, other, NULL);
@@ -114,17 +105,4 @@ static void test_a_client_has_both_keys_or_none(void **state)
         "ATTND_KEY: not set; it is the file of this client's key, beside ATTND_SERVER_KEY");
     assert_finds(SECRET, "short", "ATTND_SERVER_KEY: not a public key of 40 characters");
     assert_finds("/nonexistent", other, "/nonexistent: No such file or directory");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_key_is_40_characters_of_z85),
-        cmocka_unit_test(test_a_file_has_one_key_and_comments),
-        cmocka_unit_test(test_a_public_key_is_no_secret),
-        cmocka_unit_test(test_a_secret_that_others_can_read_is_none),
-        cmocka_unit_test(test_what_is_no_file_is_named),
-        cmocka_unit_test(test_a_client_has_both_keys_or_none),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

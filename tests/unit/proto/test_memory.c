@@ -7,8 +7,6 @@
 #include "proto/err.h"
 #include "proto/header.h"
 #include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 /* No codec allocates more often than this on a golden file. */
 #define ALLOCATIONS_MAX 2000
@@ -32,12 +30,11 @@ static int decode_failing_at(const struct bytes *bytes, unsigned nth, struct hea
     return rc;
 }
 
-static void test_decoding_without_memory_is_refused_as_such(void **state)
+TEST(decoding_without_memory_is_refused_as_such)
 {
     static const char *const names[] = {"attention_full", "qk_full",        "hello",
                                         "hello_modules",  "hello_settings", "log"};
 
-    (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct bytes bytes = memory_golden(names[i]);
         struct header header;
@@ -56,13 +53,12 @@ static void test_decoding_without_memory_is_refused_as_such(void **state)
     }
 }
 
-static void test_encoding_without_memory_is_reported_at_the_end(void **state)
+TEST(encoding_without_memory_is_reported_at_the_end)
 {
     struct bytes bytes = memory_golden("attention_full");
     struct header header;
     struct mpk_writer writer;
 
-    (void)state;
     assert_int_equal(decode_failing_at(&bytes, 0, &header), 0);
     mpk_writer_init(&writer);
     heap_fail_at(1);
@@ -93,14 +89,13 @@ static char *convert_failing_at(const msgpack_object *root, unsigned nth, bool *
     return text;
 }
 
-static void test_json_without_memory_is_null_or_whole(void **state)
+TEST(json_without_memory_is_null_or_whole)
 {
     struct bytes bytes = memory_golden("live");
     struct mpk_doc doc;
     bool failed = true;
     char *whole;
 
-    (void)state;
     json_set_alloc_funcs(memory_allocate, free);
     assert_int_equal(mpk_parse(bytes.data, bytes.len, &mpk_header_limits, &doc), 0);
     whole = mpk_to_json(doc.root, 0);
@@ -119,15 +114,4 @@ static void test_json_without_memory_is_null_or_whole(void **state)
     free(whole);
     mpk_doc_clear(&doc);
     bytes_free(&bytes);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decoding_without_memory_is_refused_as_such),
-        cmocka_unit_test(test_encoding_without_memory_is_reported_at_the_end),
-        cmocka_unit_test(test_json_without_memory_is_null_or_whole),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,8 +2,6 @@
 #include "tests/unit/proto/support.h"
 
 #include "proto/err.h"
-#include <math.h>
-#include <string.h>
 
 /* Checks and parses an exact copy; both must agree. */
 static int test_mpk_check(const void *data, size_t len)
@@ -20,7 +18,7 @@ static int test_mpk_check(const void *data, size_t len)
     return rc;
 }
 
-static void test_every_kind_of_value_is_accepted(void **state)
+TEST(every_kind_of_value_is_accepted)
 {
     static const char document[] =
         "\xdc\x00\x19"                 /* 25 values */
@@ -32,13 +30,11 @@ static void test_every_kind_of_value_is_accepted(void **state)
         "\xc4\x01\x00\xc5\x00\x01\x00\xc6\x00\x00\x00\x00"
         "\x91\xc0";
 
-    (void)state;
     assert_int_equal(test_mpk_check(LITERAL(document)), 0);
 }
 
-static void test_all_lead_bytes_have_a_verdict(void **state)
+TEST(all_lead_bytes_have_a_verdict)
 {
-    (void)state;
     for (unsigned lead = 0; lead < 256; lead++) {
         unsigned char document[24] = {(unsigned char)lead};
         int rc = test_mpk_check(document, 1);
@@ -50,9 +46,8 @@ static void test_all_lead_bytes_have_a_verdict(void **state)
     }
 }
 
-static void test_extension_types_are_refused_with_their_payload(void **state)
+TEST(extension_types_are_refused_with_their_payload)
 {
-    (void)state;
     assert_int_equal(test_mpk_check(LITERAL("\xd4\x01\x00")), ERR_HEADER_MALFORMED);
     assert_int_equal(test_mpk_check(LITERAL("\xc7\x01\x01\x00")), ERR_HEADER_MALFORMED);
     assert_int_equal(test_mpk_check(LITERAL("\x81\xa1x\xd8\x01 1234567890abcdef")),
@@ -60,30 +55,26 @@ static void test_extension_types_are_refused_with_their_payload(void **state)
     assert_int_equal(test_mpk_check(LITERAL("\x81\xa1x\xc1")), ERR_HEADER_MALFORMED);
 }
 
-static void test_nothing_at_all_is_truncated(void **state)
+TEST(nothing_at_all_is_truncated)
 {
-    (void)state;
     assert_int_equal(test_mpk_check("", 0), ERR_HEADER_TRUNCATED);
 }
 
-static void test_bytes_after_the_value_are_refused(void **state)
+TEST(bytes_after_the_value_are_refused)
 {
-    (void)state;
     assert_int_equal(test_mpk_check(LITERAL("\xc0\xc0\xc0")), ERR_HEADER_TRAILING);
     assert_int_equal(test_mpk_check(LITERAL("\x80\xc1")), ERR_HEADER_TRAILING);
 }
 
-static void test_lengths_beyond_the_end_are_refused(void **state)
+TEST(lengths_beyond_the_end_are_refused)
 {
-    (void)state;
     assert_int_equal(test_mpk_check(LITERAL("\xdb\xff\xff\xff\xff")), ERR_HEADER_TRUNCATED);
     assert_int_equal(test_mpk_check(LITERAL("\xc6\xff\xff\xff\xffxxxx")), ERR_HEADER_TRUNCATED);
     assert_int_equal(test_mpk_check(LITERAL("\xa5uvwx")), ERR_HEADER_TRUNCATED);
 }
 
-static void test_huge_counts_are_refused(void **state)
+TEST(huge_counts_are_refused)
 {
-    (void)state;
     assert_int_equal(test_mpk_check(LITERAL("\xdd\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
     assert_int_equal(test_mpk_check(LITERAL("\xdf\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
     assert_int_equal(test_mpk_check(LITERAL("\xdf\x10\x00\x00\x00")), ERR_HEADER_ELEMENTS);
@@ -91,11 +82,10 @@ static void test_huge_counts_are_refused(void **state)
 }
 
 /* 31 arrays of 2^26 within each other: 155 bytes that make MessagePack-C reserve 63 GB. */
-static void test_the_nested_bomb_is_refused(void **state)
+TEST(the_nested_bomb_is_refused)
 {
     unsigned char bomb[31 * 5];
 
-    (void)state;
     for (size_t i = 0; i < 31; i++) {
         memcpy(bomb + 5 * i, "\xdd\x04\x00\x00\x00", 5);
     }
@@ -103,41 +93,37 @@ static void test_the_nested_bomb_is_refused(void **state)
 }
 
 /* Each count alone is within the budget; together they are not. */
-static void test_the_element_budget_is_for_the_whole_document(void **state)
+TEST(the_element_budget_is_for_the_whole_document)
 {
     static const struct mpk_limits limits = {64, 8, 10};
 
-    (void)state;
     assert_int_equal(mpk_check(LITERAL("\x93\x93\xc0\xc0\xc0\x93\xc0\xc0\xc0\xc0"), &limits), 0);
     assert_int_equal(mpk_check(LITERAL("\x93\x93\xc0\xc0\xc0\x94\xc0\xc0\xc0\xc0\xc0"), &limits),
                      ERR_HEADER_ELEMENTS);
     assert_int_equal(mpk_check(LITERAL("\x85"), &limits), ERR_HEADER_ELEMENTS);
 }
 
-static void test_depth_bomb_is_refused(void **state)
+TEST(depth_bomb_is_refused)
 {
     struct bytes bomb = bytes_repeat(0x91, 60000);
 
-    (void)state;
     assert_int_equal(test_mpk_check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
     memset(bomb.data, 0x81, bomb.len);
     assert_int_equal(test_mpk_check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
     bytes_free(&bomb);
 }
 
-static void test_depth_eight_is_the_last_accepted(void **state)
+TEST(depth_eight_is_the_last_accepted)
 {
-    (void)state;
     assert_int_equal(test_mpk_check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x90")), 0);
     assert_int_equal(test_mpk_check(LITERAL("\x91\x91\x91\x91\x91\x91\x91\x91\x90")),
                      ERR_HEADER_DEPTH);
 }
 
-static void test_64_kib_is_the_last_accepted(void **state)
+TEST(64_kib_is_the_last_accepted)
 {
     struct bytes text = bytes_repeat('x', 65537);
 
-    (void)state;
     memcpy(text.data, "\xda\xff\xfd", 3);
     assert_int_equal(test_mpk_check(text.data, 65536), 0);
     memcpy(text.data, "\xda\xff\xfe", 3);
@@ -145,12 +131,11 @@ static void test_64_kib_is_the_last_accepted(void **state)
     bytes_free(&text);
 }
 
-static void test_find_sees_only_string_keys_of_maps(void **state)
+TEST(find_sees_only_string_keys_of_maps)
 {
     static const char document[] = "\x83\x01\x02\xa1k\x03\xa2kk\x04";
     struct mpk_doc doc;
 
-    (void)state;
     assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
     assert_int_equal(mpk_find(doc.root, "k")->via.u64, 3);
     assert_null(mpk_find(doc.root, "kkk"));
@@ -160,7 +145,7 @@ static void test_find_sees_only_string_keys_of_maps(void **state)
     mpk_doc_clear(&doc);
 }
 
-static void test_collect_files_first_values_and_names_duplicates(void **state)
+TEST(collect_files_first_values_and_names_duplicates)
 {
     static const char document[] = "\x84\xa1"
                                    "b\x01\xa1x\x02\xa1"
@@ -171,7 +156,6 @@ static void test_collect_files_first_values_and_names_duplicates(void **state)
     const char *key = NULL;
     struct mpk_doc doc;
 
-    (void)state;
     assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
     assert_int_equal(mpk_collect(doc.root, names, 3, values, &key), ERR_KEY_DUPLICATE);
     assert_string_equal(key, "b");
@@ -181,7 +165,7 @@ static void test_collect_files_first_values_and_names_duplicates(void **state)
     mpk_doc_clear(&doc);
 }
 
-static void test_readers_tell_type_from_range(void **state)
+TEST(readers_tell_type_from_range)
 {
     static const char document[] = "\x95\x05\xff\xc3\xca\x3f\x00\x00\x00\xc0";
     const msgpack_object *items;
@@ -190,7 +174,6 @@ static void test_readers_tell_type_from_range(void **state)
     double real;
     bool flag;
 
-    (void)state;
     assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
     items = doc.root->via.array.ptr;
     assert_int_equal(mpk_get_u64(&items[0], 5, &number), 0);
@@ -209,12 +192,11 @@ static void test_readers_tell_type_from_range(void **state)
     mpk_doc_clear(&doc);
 }
 
-static void test_numbers_that_do_not_exist_are_written_as_nil(void **state)
+TEST(numbers_that_do_not_exist_are_written_as_nil)
 {
     struct mpk_writer writer;
     struct bytes bytes;
 
-    (void)state;
     mpk_writer_init(&writer);
     mpk_put_f64(&writer, (double)NAN);
     mpk_put_f64(&writer, (double)INFINITY);
@@ -225,12 +207,11 @@ static void test_numbers_that_do_not_exist_are_written_as_nil(void **state)
     bytes_free(&bytes);
 }
 
-static void test_integers_take_their_smallest_width(void **state)
+TEST(integers_take_their_smallest_width)
 {
     struct mpk_writer writer;
     struct bytes bytes;
 
-    (void)state;
     mpk_writer_init(&writer);
     mpk_put_u64(&writer, 127);
     mpk_put_u64(&writer, 128);
@@ -241,29 +222,4 @@ static void test_integers_take_their_smallest_width(void **state)
     assert_int_equal(bytes.len, 13);
     assert_memory_equal(bytes.data, "\x7f\xcc\x80\xcd\x01\x00\xce\x00\x01\x00\x00\xc4\x00", 13);
     bytes_free(&bytes);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_kind_of_value_is_accepted),
-        cmocka_unit_test(test_all_lead_bytes_have_a_verdict),
-        cmocka_unit_test(test_extension_types_are_refused_with_their_payload),
-        cmocka_unit_test(test_nothing_at_all_is_truncated),
-        cmocka_unit_test(test_bytes_after_the_value_are_refused),
-        cmocka_unit_test(test_lengths_beyond_the_end_are_refused),
-        cmocka_unit_test(test_huge_counts_are_refused),
-        cmocka_unit_test(test_the_nested_bomb_is_refused),
-        cmocka_unit_test(test_the_element_budget_is_for_the_whole_document),
-        cmocka_unit_test(test_depth_bomb_is_refused),
-        cmocka_unit_test(test_depth_eight_is_the_last_accepted),
-        cmocka_unit_test(test_64_kib_is_the_last_accepted),
-        cmocka_unit_test(test_find_sees_only_string_keys_of_maps),
-        cmocka_unit_test(test_collect_files_first_values_and_names_duplicates),
-        cmocka_unit_test(test_readers_tell_type_from_range),
-        cmocka_unit_test(test_numbers_that_do_not_exist_are_written_as_nil),
-        cmocka_unit_test(test_integers_take_their_smallest_width),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,17 +4,13 @@
 
 #include "proto/err.h"
 #include "proto/header.h"
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
-static void test_the_values_of_a_log_are_read(void **state)
+TEST(the_values_of_a_log_are_read)
 {
     struct bytes bytes = headers_golden("log");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.event, EVENT_LOG);
     assert_int_equal(header.values.count, 4);
@@ -28,13 +24,12 @@ static void test_the_values_of_a_log_are_read(void **state)
     bytes_free(&bytes);
 }
 
-static void test_the_settings_of_a_hello_are_read(void **state)
+TEST(the_settings_of_a_hello_are_read)
 {
     struct bytes bytes = headers_golden("hello_settings");
     struct header header;
     const char *key;
 
-    (void)state;
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_int_equal(header.layer_count, 2);
     assert_int_equal(header.settings.count, 4);
@@ -62,7 +57,7 @@ static struct bytes named_map(uint32_t count)
     return bytes_written(&writer);
 }
 
-static void test_a_log_has_1_to_32_values_and_a_hello_up_to_64_settings(void **state)
+TEST(a_log_has_1_to_32_values_and_a_hello_up_to_64_settings)
 {
     static const struct {
         const char *golden, *key;
@@ -78,7 +73,6 @@ static void test_a_log_has_1_to_32_values_and_a_hello_up_to_64_settings(void **s
         {"hello", "settings", 65, ERR_KEY_RANGE},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct bytes map = named_map(cases[i].count);
         const char *key = NULL;
@@ -90,7 +84,7 @@ static void test_a_log_has_1_to_32_values_and_a_hello_up_to_64_settings(void **s
     }
 }
 
-static void test_what_is_no_name_or_no_finite_number_is_refused(void **state)
+TEST(what_is_no_name_or_no_finite_number_is_refused)
 {
     static const struct {
         const char *text;
@@ -119,7 +113,6 @@ static void test_what_is_no_name_or_no_finite_number_is_refused(void **state)
         {LITERAL("\xc0"), ERR_KEY_TYPE, ERR_KEY_TYPE},
     };
 
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(headers_change("log", "values", cases[i].text, cases[i].len, NULL),
                          cases[i].log);
@@ -128,12 +121,11 @@ static void test_what_is_no_name_or_no_finite_number_is_refused(void **state)
     }
 }
 
-static void test_a_name_has_at_most_64_bytes_and_a_text_256(void **state)
+TEST(a_name_has_at_most_64_bytes_and_a_text_256)
 {
     unsigned char name[3 + NAMED_NAME_MAX + 1 + 1] = {0x81, 0xd9};
     unsigned char text[3 + 3 + NAMED_TEXT_MAX + 1] = {0x81, 0xa1, 's', 0xda, 1};
 
-    (void)state;
     memset(name + 3, 'n', NAMED_NAME_MAX + 1);
     name[2] = NAMED_NAME_MAX;
     name[3 + NAMED_NAME_MAX] = 0x01;
@@ -150,24 +142,9 @@ static void test_a_name_has_at_most_64_bytes_and_a_text_256(void **state)
                      ERR_KEY_RANGE);
 }
 
-static void test_other_events_do_not_have_them(void **state)
+TEST(other_events_do_not_have_them)
 {
-    (void)state;
     assert_int_equal(headers_change("bye", "values", LITERAL("\x90"), NULL), 0);
     assert_int_equal(headers_change("hello", "values", LITERAL("\x90"), NULL), 0);
     assert_int_equal(headers_change("log", "settings", LITERAL("\x90"), NULL), 0);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_values_of_a_log_are_read),
-        cmocka_unit_test(test_the_settings_of_a_hello_are_read),
-        cmocka_unit_test(test_a_log_has_1_to_32_values_and_a_hello_up_to_64_settings),
-        cmocka_unit_test(test_what_is_no_name_or_no_finite_number_is_refused),
-        cmocka_unit_test(test_a_name_has_at_most_64_bytes_and_a_text_256),
-        cmocka_unit_test(test_other_events_do_not_have_them),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

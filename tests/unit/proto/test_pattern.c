@@ -28,25 +28,22 @@ static enum pattern name_of(const struct set *set, size_t count)
         METRIC_ENTROPY, 1                                                                          \
     }
 
-static void test_without_a_sound_row_there_is_none(void **state)
+TEST(without_a_sound_row_there_is_none)
 {
-    (void)state;
     assert_int_equal(NAME_OF({METRIC_DIAGONAL, 1}), PATTERN_NONE);
     assert_null(pattern_name[PATTERN_NONE]);
 }
 
-static void test_uniform_comes_first(void **state)
+TEST(uniform_comes_first)
 {
-    (void)state;
     assert_int_equal(NAME_OF(ENTROPY, {METRIC_ENTROPY_NORMALIZED, 0.95}, {METRIC_INDUCTION, 1}),
                      PATTERN_UNIFORM);
     assert_int_equal(NAME_OF(ENTROPY, {METRIC_ENTROPY_NORMALIZED, 0.94}, {METRIC_INDUCTION, 1}),
                      PATTERN_INDUCTION);
 }
 
-static void test_every_focus_has_its_name(void **state)
+TEST(every_focus_has_its_name)
 {
-    (void)state;
     const struct {
         enum metric metric;
         enum pattern pattern;
@@ -73,9 +70,8 @@ static void test_every_focus_has_its_name(void **state)
     }
 }
 
-static void test_distance_names_the_rest(void **state)
+TEST(distance_names_the_rest)
 {
-    (void)state;
     const struct {
         double local_mass, distance;
         enum pattern pattern;
@@ -91,9 +87,8 @@ static void test_distance_names_the_rest(void **state)
     }
 }
 
-static void test_the_evidence_of_a_pattern_is_what_decides(void **state)
+TEST(the_evidence_of_a_pattern_is_what_decides)
 {
-    (void)state;
     uint32_t read = 0;
     for (enum metric m = 0; m < METRIC_COUNT; m++) {
         read += pattern_reads(m) ? 1 : 0;
@@ -116,24 +111,10 @@ static void test_the_evidence_of_a_pattern_is_what_decides(void **state)
     }
 }
 
-static void test_sink_rate_counts_heads_that_have_the_number(void **state)
+TEST(sink_rate_counts_heads_that_have_the_number)
 {
-    (void)state;
     const double first_token[] = {0.3, 0.31, NAN, 1, 0};
     assert_true(pattern_sink_rate(first_token, 5) == 0.5);
     assert_true(pattern_sink_rate(first_token, 1) == 0);
     assert_nan(pattern_sink_rate(first_token + 2, 1));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_without_a_sound_row_there_is_none),
-        cmocka_unit_test(test_uniform_comes_first),
-        cmocka_unit_test(test_every_focus_has_its_name),
-        cmocka_unit_test(test_distance_names_the_rest),
-        cmocka_unit_test(test_the_evidence_of_a_pattern_is_what_decides),
-        cmocka_unit_test(test_sink_rate_counts_heads_that_have_the_number),
-    };
-    return cmocka_run_group_tests_name("pattern", tests, NULL, NULL);
 }

@@ -6,9 +6,6 @@
 #include "proto/header.h"
 #include "proto/metric.h"
 #include <ctype.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* The document as a string. */
 static char *document(void)
@@ -31,22 +28,20 @@ static void expect_mention(const char *text, const char *word)
     }
 }
 
-static void test_every_reason_is_listed(void **state)
+TEST(every_reason_is_listed)
 {
     char *text = document();
 
-    (void)state;
     for (int i = 0; i < ERR_COUNT; i++) {
         expect_mention(text, err_slug(ERR_BASE - i));
     }
     free(text);
 }
 
-static void test_every_metric_is_listed(void **state)
+TEST(every_metric_is_listed)
 {
     char *text = document();
 
-    (void)state;
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
         expect_mention(text, metric_info[i].name);
     }
@@ -78,14 +73,13 @@ static size_t read_hex(const char *text, const char *name, unsigned char *ret_by
     return count;
 }
 
-static void test_the_byte_examples_are_the_golden_files(void **state)
+TEST(the_byte_examples_are_the_golden_files)
 {
     static const char *const names[] = {
         "attention",          "qk",         "weights", "state", "epoch_end", "log",
         "epoch_end_reliable", "lane_answer"};
     char *text = document();
 
-    (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         unsigned char example[4096];
         char path[512];
@@ -98,15 +92,4 @@ static void test_the_byte_examples_are_the_golden_files(void **state)
         bytes_free(&golden);
     }
     free(text);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_reason_is_listed),
-        cmocka_unit_test(test_every_metric_is_listed),
-        cmocka_unit_test(test_the_byte_examples_are_the_golden_files),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

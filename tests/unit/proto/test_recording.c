@@ -6,8 +6,6 @@
 #include "proto/err.h"
 #include "proto/recording.h"
 
-#include <stdlib.h>
-#include <string.h>
 #include <zlib.h>
 
 static const uint8_t header_example[] = {
@@ -90,22 +88,20 @@ static void seal(struct bytes *bytes)
 /* Tests ------------------------------------------------------------------------------------------
  */
 
-static void test_the_header_is_the_bytes_of_the_picture(void **state)
+TEST(the_header_is_the_bytes_of_the_picture)
 {
     uint8_t header[RECORDING_HEADER_BYTES];
     uint64_t created = 0;
-    (void)state;
     recording_encode_header(UINT64_C(0x0102030405060708), header);
     assert_memory_equal(header, header_example, sizeof header);
     assert_int_equal(recording_decode_header(header, sizeof header, &created), 0);
     assert_true(created == UINT64_C(0x0102030405060708));
 }
 
-static void test_other_files_and_newer_ones_are_told_apart(void **state)
+TEST(other_files_and_newer_ones_are_told_apart)
 {
     uint8_t header[RECORDING_HEADER_BYTES];
     uint64_t created;
-    (void)state;
     recording_encode_header(1, header);
     assert_int_equal(recording_decode_header(header, 31, &created), ERR_RECORDING_FORMAT);
     header[5] ^= 1;
@@ -119,23 +115,21 @@ static void test_other_files_and_newer_ones_are_told_apart(void **state)
     assert_int_equal(recording_decode_header(header, 32, &created), ERR_RECORDING_VERSION);
 }
 
-static void test_a_record_is_the_bytes_of_the_picture(void **state)
+TEST(a_record_is_the_bytes_of_the_picture)
 {
     uint8_t head[RECORDING_HEAD_MAX];
     size_t size =
         recording_encode_record(UINT64_C(0x1122334455667788), example_frames, 3, NULL, head);
-    (void)state;
     assert_int_equal(size, RECORDING_RECORD_BYTES + 3 * 8);
     assert_memory_equal(head, record_example, size);
 }
 
-static void test_a_record_is_read_as_it_was_written(void **state)
+TEST(a_record_is_read_as_it_was_written)
 {
     struct bytes bytes = bytes_copy(record_example, sizeof record_example);
     struct recording_record record;
     struct recording_frame frames[RECORDING_FRAMES_MAX];
     void *owned;
-    (void)state;
     assert_int_equal(recording_decode(&bytes, &record, frames, &owned), 0);
     assert_null(owned);
     assert_true(record.received_ns == UINT64_C(0x1122334455667788));
@@ -148,9 +142,8 @@ static void test_a_record_is_read_as_it_was_written(void **state)
 }
 
 /* A killed recorder leaves any number of bytes of its last record. */
-static void test_a_record_cut_anywhere_is_recognised(void **state)
+TEST(a_record_cut_anywhere_is_recognised)
 {
-    (void)state;
     for (size_t len = 0; len < sizeof record_example; len++) {
         struct bytes bytes = bytes_copy(record_example, len);
         assert_int_equal(decode_only(&bytes), ERR_RECORDING_CUT);
@@ -158,9 +151,8 @@ static void test_a_record_cut_anywhere_is_recognised(void **state)
     }
 }
 
-static void test_any_flipped_bit_is_noticed(void **state)
+TEST(any_flipped_bit_is_noticed)
 {
-    (void)state;
     for (size_t bit = 0; bit < 8 * sizeof record_example; bit++) {
         struct bytes bytes = bytes_copy(record_example, sizeof record_example);
         bytes.data[bit / 8] ^= (uint8_t)(1u << (bit % 8));
@@ -170,10 +162,9 @@ static void test_any_flipped_bit_is_noticed(void **state)
 }
 
 /* A file system may leave zeros where a crash came before the data. */
-static void test_zeros_are_damage(void **state)
+TEST(zeros_are_damage)
 {
     struct bytes bytes = bytes_repeat(0, 200);
-    (void)state;
     assert_int_equal(decode_only(&bytes), ERR_RECORDING_DAMAGED);
     bytes_free(&bytes);
 }
@@ -185,7 +176,7 @@ struct change {
 };
 
 /* With checksums that fit: lengths that disagree are refused before anything is done with them. */
-static void test_impossible_numbers_are_refused(void **state)
+TEST(impossible_numbers_are_refused)
 {
     static const struct change changes[] = {
         {28, 0, ERR_RECORDING_DAMAGED},              /* no frame */
@@ -202,7 +193,6 @@ static void test_impossible_numbers_are_refused(void **state)
         {8, UINT64_MAX, ERR_RECORDING_DAMAGED},      /* */
         {8, (UINT64_C(1) << 35) + 25, ERR_RECORDING_DAMAGED}, /* more than any message */
     };
-    (void)state;
     for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
         struct bytes bytes = bytes_copy(record_example, sizeof record_example);
         size_t width = changes[i].at == 24 || changes[i].at == 28 ? 4 : 8;
@@ -228,13 +218,12 @@ static struct bytes pack_repeated(size_t len, struct recording_frame *ret_packed
     return record;
 }
 
-static void test_packed_frames_come_out_as_they_went_in(void **state)
+TEST(packed_frames_come_out_as_they_went_in)
 {
     struct recording_frame packed, frames[RECORDING_FRAMES_MAX];
     struct recording_record record;
     struct bytes bytes = pack_repeated(3000000, &packed);
     void *owned;
-    (void)state;
     assert_int_equal(recording_decode(&bytes, &record, frames, &owned), 0);
     assert_non_null(owned);
     assert_int_equal(frames[0].size, 9);
@@ -249,11 +238,10 @@ static void test_packed_frames_come_out_as_they_went_in(void **state)
     bytes_free(&bytes);
 }
 
-static void test_what_would_not_get_smaller_is_not_packed(void **state)
+TEST(what_would_not_get_smaller_is_not_packed)
 {
     uint32_t noise[4096], number = 1;
     struct recording_frame packed, frames[] = {{noise, sizeof noise}}, nothing[] = {{"", 0}};
-    (void)state;
     for (size_t i = 0; i < 4096; i++) {
         noise[i] = number = number * 1664525u + 1013904223u;
     }
@@ -267,12 +255,11 @@ static void test_what_would_not_get_smaller_is_not_packed(void **state)
 }
 
 /* Sizes that the stream does not have, streams that end early or go on, and what is no stream. */
-static void test_a_packed_record_that_lies_is_damaged(void **state)
+TEST(a_packed_record_that_lies_is_damaged)
 {
     struct recording_frame packed;
     struct bytes bytes = pack_repeated(5000, &packed);
     size_t size_at = RECORDING_RECORD_BYTES + 16;
-    (void)state;
     bytes.data[size_at]++;
     seal(&bytes);
     assert_int_equal(decode_only(&bytes), ERR_RECORDING_DAMAGED);
@@ -290,11 +277,10 @@ static void test_a_packed_record_that_lies_is_damaged(void **state)
 }
 
 /* A few bytes that promise gigabytes cost no memory: the failing malloc is not even asked. */
-static void test_memory_stays_in_proportion_to_the_file(void **state)
+TEST(memory_stays_in_proportion_to_the_file)
 {
     struct recording_frame packed;
     struct bytes bytes = pack_repeated(5000, &packed);
-    (void)state;
     bytes.data[RECORDING_RECORD_BYTES + 16 + 4] = 7; /* 28 GiB */
     seal(&bytes);
     heap_fail_at(1);
@@ -305,11 +291,10 @@ static void test_memory_stays_in_proportion_to_the_file(void **state)
     bytes_free(&bytes);
 }
 
-static void test_without_memory_it_is_said(void **state)
+TEST(without_memory_it_is_said)
 {
     struct recording_frame packed;
     struct bytes bytes = pack_repeated(5000, &packed);
-    (void)state;
     heap_fail_at(1);
     assert_int_equal(decode_only(&bytes), ERR_MEMORY);
     free((void *)(uintptr_t)packed.data);
@@ -320,12 +305,11 @@ static void test_without_memory_it_is_said(void **state)
     bytes_free(&bytes);
 }
 
-static void test_as_many_frames_as_there_may_be(void **state)
+TEST(as_many_frames_as_there_may_be)
 {
     struct recording_frame frames[RECORDING_FRAMES_MAX], got[RECORDING_FRAMES_MAX];
     struct recording_record record;
     void *owned;
-    (void)state;
     for (size_t i = 0; i < RECORDING_FRAMES_MAX; i++) {
         frames[i] = (struct recording_frame){"0123456789", i % 11};
     }
@@ -336,25 +320,4 @@ static void test_as_many_frames_as_there_may_be(void **state)
         assert_memory_equal(got[i].data, "0123456789", got[i].size);
     }
     bytes_free(&bytes);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_header_is_the_bytes_of_the_picture),
-        cmocka_unit_test(test_other_files_and_newer_ones_are_told_apart),
-        cmocka_unit_test(test_a_record_is_the_bytes_of_the_picture),
-        cmocka_unit_test(test_a_record_is_read_as_it_was_written),
-        cmocka_unit_test(test_a_record_cut_anywhere_is_recognised),
-        cmocka_unit_test(test_any_flipped_bit_is_noticed),
-        cmocka_unit_test(test_zeros_are_damage),
-        cmocka_unit_test(test_impossible_numbers_are_refused),
-        cmocka_unit_test(test_packed_frames_come_out_as_they_went_in),
-        cmocka_unit_test(test_what_would_not_get_smaller_is_not_packed),
-        cmocka_unit_test(test_a_packed_record_that_lies_is_damaged),
-        cmocka_unit_test(test_memory_stays_in_proportion_to_the_file),
-        cmocka_unit_test(test_without_memory_it_is_said),
-        cmocka_unit_test(test_as_many_frames_as_there_may_be),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,10 +4,6 @@
 
 #include "proto/err.h"
 #include "proto/result.h"
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define NONE ((double)NAN)
 
@@ -64,7 +60,7 @@ static void fill_aggregate(struct layer_numbers *numbers, unsigned count)
     }
 }
 
-static void test_live_has_the_golden_bytes(void **state)
+TEST(live_has_the_golden_bytes)
 {
     static const double entropy[] = {0.5, 1.5}, importance[] = {0.5, 0.5}, norm[] = {1.0, 1.25};
     double diagonal[] = {NONE, 0.25}, condition[] = {NONE, 2.0}, singular[2][SINGULAR_VALUES_MAX];
@@ -76,7 +72,6 @@ static void test_live_has_the_golden_bytes(void **state)
     };
     struct mpk_writer writer;
 
-    (void)state;
     fill_singular(singular);
     live.numbers.value[METRIC_ENTROPY] = entropy;
     live.numbers.value[METRIC_DIAGONAL] = diagonal;
@@ -139,13 +134,12 @@ static struct layer_numbers result_numbers_of(const struct everything *all)
     return numbers;
 }
 
-static void test_live_with_every_number_has_the_golden_bytes(void **state)
+TEST(live_with_every_number_has_the_golden_bytes)
 {
     struct everything all;
     struct live_result live = {.common = common, .layer = layer, .rank = 1};
     struct mpk_writer writer;
 
-    (void)state;
     fill_everything(&all);
     live.numbers = result_numbers_of(&all);
     live.layer.tier = MESSAGE_QK;
@@ -154,14 +148,13 @@ static void test_live_with_every_number_has_the_golden_bytes(void **state)
     expect_golden(&writer, "live_full");
 }
 
-static void test_a_layer_of_an_analysis_has_the_golden_bytes(void **state)
+TEST(a_layer_of_an_analysis_has_the_golden_bytes)
 {
     struct everything all;
     struct analysis_layer analysis = {
         .layer = layer, .stack_known = true, .layer_known = true, .site_known = true};
     struct mpk_writer writer;
 
-    (void)state;
     fill_everything(&all);
     analysis.numbers = result_numbers_of(&all);
     mpk_writer_init(&writer);
@@ -216,13 +209,12 @@ static struct result_layer weights_layer(void)
     return of_weights;
 }
 
-static void test_live_of_weights_has_the_golden_bytes(void **state)
+TEST(live_of_weights_has_the_golden_bytes)
 {
     struct projections p;
     struct live_result live = {.common = common, .layer = weights_layer()};
     struct mpk_writer writer;
 
-    (void)state;
     fill_projections(&p);
     live.numbers.heads = 2;
     live.numbers.weights = &p.result;
@@ -231,13 +223,12 @@ static void test_live_of_weights_has_the_golden_bytes(void **state)
     expect_golden(&writer, "live_weights");
 }
 
-static void test_an_analysis_says_what_is_not_known(void **state)
+TEST(an_analysis_says_what_is_not_known)
 {
     struct projections p;
     struct analysis_layer analysis = {.layer = weights_layer(), .layer_known = true};
     struct mpk_writer writer;
 
-    (void)state;
     fill_projections(&p);
     analysis.numbers.heads = 2;
     analysis.numbers.weights = &p.result;
@@ -246,18 +237,17 @@ static void test_an_analysis_says_what_is_not_known(void **state)
     expect_golden(&writer, "analysis_weights");
 }
 
-static void test_what_was_not_computed_is_left_out(void **state)
+TEST(what_was_not_computed_is_left_out)
 {
     struct live_result live = live_bare();
     struct mpk_writer writer;
 
-    (void)state;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     expect_golden(&writer, "live_bare");
 }
 
-static void test_summary_has_the_golden_bytes(void **state)
+TEST(summary_has_the_golden_bytes)
 {
     const struct result_stat entropy[] = {result_stat_of(2, 30), result_stat_of(3, 28)},
                              mean[] = {result_stat_of(4, 300), result_stat_of(5, 300)},
@@ -279,7 +269,6 @@ static void test_summary_has_the_golden_bytes(void **state)
                                      .pairs = {.pairs = pairs, .count = 2}};
     struct mpk_writer writer;
 
-    (void)state;
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
             aggregate[a][s] = result_stat_of(a + s / 4.0, 300);
@@ -344,7 +333,7 @@ static const struct result_trouble trouble = {.epoch = 3,
                                               .worst = troubled,
                                               .count = 2};
 
-static void test_summary_with_every_number_has_the_golden_bytes(void **state)
+TEST(summary_with_every_number_has_the_golden_bytes)
 {
     struct everything all;
     struct projections p;
@@ -367,7 +356,6 @@ static void test_summary_with_every_number_has_the_golden_bytes(void **state)
     };
     struct mpk_writer writer;
 
-    (void)state;
     fill_everything(&all);
     fill_projections(&p);
     for (unsigned m = 0; m < METRIC_COUNT; m++) {
@@ -416,13 +404,12 @@ static void expect_trouble(const struct result_trouble *got)
     }
 }
 
-static void test_trouble_comes_back_as_it_was(void **state)
+TEST(trouble_comes_back_as_it_was)
 {
     struct result_trouble *got = NULL;
     struct mpk_writer writer;
     struct mpk_doc doc;
 
-    (void)state;
     mpk_writer_init(&writer);
     trouble_encode(&trouble, &writer);
     assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc),
@@ -435,12 +422,11 @@ static void test_trouble_comes_back_as_it_was(void **state)
 }
 
 /* Every byte is replaced by others: it is refused, or is trouble of no more heads than it says. */
-static void test_damaged_trouble_is_refused_or_harmless(void **state)
+TEST(damaged_trouble_is_refused_or_harmless)
 {
     struct mpk_writer writer;
     int refused = 0;
 
-    (void)state;
     mpk_writer_init(&writer);
     trouble_encode(&trouble, &writer);
     for (size_t i = 0; i < writer.buffer.size; i++) {
@@ -466,13 +452,12 @@ static void test_damaged_trouble_is_refused_or_harmless(void **state)
 }
 
 /* Nothing nests deeper than weights in a summary in a control answer. */
-static void test_the_deepest_answer_is_within_the_limits(void **state)
+TEST(the_deepest_answer_is_within_the_limits)
 {
     struct bytes summary, answer;
     struct mpk_writer writer;
     struct mpk_doc doc;
 
-    (void)state;
     summary = bytes_file(GOLDEN_DIR "/summary_full.msgpack");
     mpk_writer_init(&writer);
     mpk_put_array(&writer, 4);
@@ -488,7 +473,7 @@ static void test_the_deepest_answer_is_within_the_limits(void **state)
     bytes_free(&summary);
 }
 
-static void test_job_has_the_golden_bytes(void **state)
+TEST(job_has_the_golden_bytes)
 {
     static const struct layer_info layers[] = {{{STACK_ENCODER, 0, SITE_SELF}, 8, NULL},
                                                {{STACK_DECODER, 11, SITE_CROSS}, 16, NULL}};
@@ -507,13 +492,12 @@ static void test_job_has_the_golden_bytes(void **state)
                              .dropped_count = 1};
     struct mpk_writer writer;
 
-    (void)state;
     mpk_writer_init(&writer);
     job_encode(&job, &writer);
     expect_golden(&writer, "job");
 }
 
-static void test_snapshot_is_flipped_in_place(void **state)
+TEST(snapshot_is_flipped_in_place)
 {
     struct live_result live = live_bare();
     struct mpk_writer writer;
@@ -521,7 +505,6 @@ static void test_snapshot_is_flipped_in_place(void **state)
     struct bytes bytes;
     bool snapshot = false;
 
-    (void)state;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     bytes = bytes_written(&writer);
@@ -535,11 +518,10 @@ static void test_snapshot_is_flipped_in_place(void **state)
     bytes_free(&bytes);
 }
 
-static void test_names_of_units_and_states(void **state)
+TEST(names_of_units_and_states)
 {
     char hex[2 * RUN_BYTES + 1];
 
-    (void)state;
     assert_string_equal(window_unit_name(WINDOW_EPOCH), "epoch");
     assert_string_equal(window_unit_name(WINDOW_STEP), "step");
     assert_string_equal(window_unit_name(WINDOW_SECOND), "second");
@@ -570,18 +552,17 @@ static struct alert_result alert_of_head(void)
     };
 }
 
-static void test_alert_has_the_golden_bytes(void **state)
+TEST(alert_has_the_golden_bytes)
 {
     struct alert_result alert = alert_of_head();
     struct mpk_writer writer;
 
-    (void)state;
     mpk_writer_init(&writer);
     alert_encode(&alert, &writer);
     expect_golden(&writer, "alert");
 }
 
-static void test_log_is_the_golden_file(void **state)
+TEST(log_is_the_golden_file)
 {
     struct named_value list[] = {{.name = "loss", .number = 2.5},
                                  {.name = "tokens", .number = 4096},
@@ -590,18 +571,16 @@ static void test_log_is_the_golden_file(void **state)
     const struct log_result log = {alert_of_head().common, &values};
     struct mpk_writer writer;
 
-    (void)state;
     mpk_writer_init(&writer);
     log_encode(&log, &writer);
     expect_golden(&writer, "log_result");
 }
 
-static void test_alert_of_a_run_names_no_layer(void **state)
+TEST(alert_of_a_run_names_no_layer)
 {
     struct alert_result alert = alert_of_head();
     struct mpk_writer writer;
 
-    (void)state;
     alert.rule = alert.metric = "silence";
     alert.severity = ALERT_WARNING;
     alert.state = ALERT_RESOLVED;
@@ -636,7 +615,7 @@ static void expect_module_after_site(struct mpk_writer *writer, const char *list
 }
 
 /* The goldens are those of layers without one. */
-static void test_whatever_names_a_layer_names_its_module(void **state)
+TEST(whatever_names_a_layer_names_its_module)
 {
     static const char module[] = "vision.blocks.5.attn";
     struct layer_info info = {{STACK_DECODER, 5, SITE_SELF}, 8, module};
@@ -646,7 +625,6 @@ static void test_whatever_names_a_layer_names_its_module(void **state)
     struct alert_result alert = alert_of_head();
     struct mpk_writer writer;
 
-    (void)state;
     live.layer.module = summary.layer.module = alert.module = module;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
@@ -662,39 +640,11 @@ static void test_whatever_names_a_layer_names_its_module(void **state)
     expect_module_after_site(&writer, NULL);
 }
 
-static void test_alerts_name_their_states_and_severities(void **state)
+TEST(alerts_name_their_states_and_severities)
 {
-    (void)state;
     assert_string_equal(alert_state_name(ALERT_FIRING), "firing");
     assert_string_equal(alert_state_name(ALERT_RESOLVED), "resolved");
     assert_string_equal(alert_severity_name(ALERT_INFO), "info");
     assert_string_equal(alert_severity_name(ALERT_WARNING), "warning");
     assert_string_equal(alert_severity_name(ALERT_CRITICAL), "critical");
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_live_has_the_golden_bytes),
-        cmocka_unit_test(test_live_with_every_number_has_the_golden_bytes),
-        cmocka_unit_test(test_live_of_weights_has_the_golden_bytes),
-        cmocka_unit_test(test_a_layer_of_an_analysis_has_the_golden_bytes),
-        cmocka_unit_test(test_an_analysis_says_what_is_not_known),
-        cmocka_unit_test(test_what_was_not_computed_is_left_out),
-        cmocka_unit_test(test_summary_has_the_golden_bytes),
-        cmocka_unit_test(test_summary_with_every_number_has_the_golden_bytes),
-        cmocka_unit_test(test_trouble_comes_back_as_it_was),
-        cmocka_unit_test(test_damaged_trouble_is_refused_or_harmless),
-        cmocka_unit_test(test_the_deepest_answer_is_within_the_limits),
-        cmocka_unit_test(test_job_has_the_golden_bytes),
-        cmocka_unit_test(test_snapshot_is_flipped_in_place),
-        cmocka_unit_test(test_names_of_units_and_states),
-        cmocka_unit_test(test_alert_has_the_golden_bytes),
-        cmocka_unit_test(test_log_is_the_golden_file),
-        cmocka_unit_test(test_alert_of_a_run_names_no_layer),
-        cmocka_unit_test(test_whatever_names_a_layer_names_its_module),
-        cmocka_unit_test(test_alerts_name_their_states_and_severities),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

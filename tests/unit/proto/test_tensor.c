@@ -4,11 +4,9 @@
 #include "proto/err.h"
 #include "proto/metric.h"
 #include "proto/tensor.h"
-#include <string.h>
 
-static void test_names_come_back_as_themselves(void **state)
+TEST(names_come_back_as_themselves)
 {
-    (void)state;
     for (unsigned i = 0; i < DTYPE_COUNT; i++) {
         enum dtype dtype;
         const char *name = dtype_name((enum dtype)i);
@@ -25,12 +23,11 @@ static void test_names_come_back_as_themselves(void **state)
     }
 }
 
-static void test_a_part_of_a_name_is_no_name(void **state)
+TEST(a_part_of_a_name_is_no_name)
 {
     enum dtype dtype;
     enum tensor_role role;
 
-    (void)state;
     assert_int_equal(dtype_parse(LITERAL("f3"), &dtype), ERR_DTYPE);
     assert_int_equal(dtype_parse(LITERAL("f32x"), &dtype), ERR_DTYPE);
     assert_int_equal(dtype_parse(LITERAL("F32"), &dtype), ERR_DTYPE);
@@ -38,42 +35,38 @@ static void test_a_part_of_a_name_is_no_name(void **state)
     assert_int_equal(tensor_role_parse(LITERAL("weight"), &role), ERR_TENSOR_NAME);
 }
 
-static void test_bytes_are_the_product_of_the_shape(void **state)
+TEST(bytes_are_the_product_of_the_shape)
 {
     static const uint64_t shape[] = {2, 3, 5, 7};
     uint64_t bytes;
 
-    (void)state;
     assert_int_equal(tensor_bytes(DTYPE_F64, shape, 4, &bytes), 0);
     assert_int_equal(bytes, 2 * 3 * 5 * 7 * 8);
     assert_int_equal(tensor_bytes(DTYPE_U8, shape, 1, &bytes), 0);
     assert_int_equal(bytes, 2);
 }
 
-static void test_rank_zero_and_five_are_refused(void **state)
+TEST(rank_zero_and_five_are_refused)
 {
     static const uint64_t shape[] = {1, 1, 1, 1, 1};
     uint64_t bytes;
 
-    (void)state;
     assert_int_equal(tensor_bytes(DTYPE_F32, shape, 0, &bytes), ERR_SHAPE);
     assert_int_equal(tensor_bytes(DTYPE_F32, shape, 5, &bytes), ERR_SHAPE);
 }
 
-static void test_a_zero_is_a_zero_even_beside_an_overflow(void **state)
+TEST(a_zero_is_a_zero_even_beside_an_overflow)
 {
     static const uint64_t shape[] = {UINT64_MAX, UINT64_MAX, 0, 1};
     uint64_t bytes;
 
-    (void)state;
     assert_int_equal(tensor_bytes(DTYPE_F32, shape, 4, &bytes), ERR_SHAPE_ZERO);
 }
 
-static void test_the_largest_size_is_int64_max(void **state)
+TEST(the_largest_size_is_int64_max)
 {
     uint64_t shape[] = {INT64_MAX, 1}, bytes;
 
-    (void)state;
     assert_int_equal(tensor_bytes(DTYPE_U8, shape, 2, &bytes), 0);
     assert_int_equal(bytes, INT64_MAX);
     assert_int_equal(tensor_bytes(DTYPE_F16, shape, 2, &bytes), ERR_SHAPE_OVERFLOW);
@@ -82,27 +75,11 @@ static void test_the_largest_size_is_int64_max(void **state)
     assert_int_equal(tensor_bytes(DTYPE_U8, shape, 2, &bytes), ERR_SHAPE_OVERFLOW);
 }
 
-static void test_row_metrics_come_first_and_those_of_matrices_last(void **state)
+TEST(row_metrics_come_first_and_those_of_matrices_last)
 {
-    (void)state;
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
         assert_true(strlen(metric_info[i].name) > 0);
         assert_int_equal(metric_info[i].kind == METRIC_KIND_ROW, i < METRIC_ROW_COUNT);
         assert_int_equal(metric_info[i].kind == METRIC_KIND_MATRIX, i >= METRIC_MATRIX_FIRST);
     }
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names_come_back_as_themselves),
-        cmocka_unit_test(test_a_part_of_a_name_is_no_name),
-        cmocka_unit_test(test_bytes_are_the_product_of_the_shape),
-        cmocka_unit_test(test_rank_zero_and_five_are_refused),
-        cmocka_unit_test(test_a_zero_is_a_zero_even_beside_an_overflow),
-        cmocka_unit_test(test_the_largest_size_is_int64_max),
-        cmocka_unit_test(test_row_metrics_come_first_and_those_of_matrices_last),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,6 @@
 
 #include "proto/err.h"
 #include "proto/header.h"
-#include <string.h>
 
 static struct header tensor_header(void)
 {
@@ -22,41 +21,38 @@ static int test_topic_check(const struct header *header, const char *topic)
     return rc;
 }
 
-static void test_topics_are_written_as_documented(void **state)
+TEST(topics_are_written_as_documented)
 {
     struct layer_id id = {STACK_ENCODER, 65535, SITE_SELF};
     char topic[TOPIC_MAX];
 
-    (void)state;
     assert_int_equal(topic_layer("live", "a", id, topic), strlen("live/a/encoder/65535/self/"));
     assert_string_equal(topic, "live/a/encoder/65535/self/");
     assert_int_equal(topic_job("job", "a", topic), strlen("job/a/"));
     assert_string_equal(topic, "job/a/");
 }
 
-static void test_the_longest_topic_fits(void **state)
+TEST(the_longest_topic_fits)
 {
     struct layer_id id = {STACK_ENCODER, LAYER_MAX, SITE_CROSS};
     char topic[TOPIC_MAX], job[JOB_NAME_MAX + 1] = {0};
 
-    (void)state;
     memset(job, 'j', JOB_NAME_MAX);
     assert_int_equal(topic_layer("summary", job, id, topic),
                      7 + 1 + 128 + 1 + 7 + 1 + 5 + 1 + 5 + 1);
     assert_int_equal(strlen(topic), 157);
 }
 
-static void test_its_own_topic_is_accepted(void **state)
+TEST(its_own_topic_is_accepted)
 {
     struct header header = tensor_header();
 
-    (void)state;
     assert_int_equal(test_topic_check(&header, "tensor/run.1/decoder/12/cross/"), 0);
     header.type = MESSAGE_EVENT;
     assert_int_equal(test_topic_check(&header, "event/run.1/"), 0);
 }
 
-static void test_another_ones_topic_is_a_mismatch(void **state)
+TEST(another_ones_topic_is_a_mismatch)
 {
     static const char *const topics[] = {
         "tensor/run.2/decoder/12/cross/", "tensor/run.1/encoder/12/cross/",
@@ -64,7 +60,6 @@ static void test_another_ones_topic_is_a_mismatch(void **state)
         "tensor/run.1/decoder/0/cross/",  "event/run.1/"};
     struct header header = tensor_header();
 
-    (void)state;
     for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
         assert_int_equal(test_topic_check(&header, topics[i]), ERR_TOPIC_MISMATCH);
     }
@@ -73,7 +68,7 @@ static void test_another_ones_topic_is_a_mismatch(void **state)
                      ERR_TOPIC_MISMATCH);
 }
 
-static void test_other_forms_are_no_topics(void **state)
+TEST(other_forms_are_no_topics)
 {
     static const char *const topics[] = {"",
                                          "/",
@@ -96,17 +91,15 @@ static void test_other_forms_are_no_topics(void **state)
                                          "tensor/run.1/decoder/99999999999999999999/cross/"};
     struct header header = tensor_header();
 
-    (void)state;
     for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
         assert_int_equal(test_topic_check(&header, topics[i]), ERR_TOPIC);
     }
 }
 
-static void test_job_names_have_a_narrow_alphabet(void **state)
+TEST(job_names_have_a_narrow_alphabet)
 {
     char name[JOB_NAME_MAX + 1];
 
-    (void)state;
     memset(name, 'x', sizeof name);
     assert_true(job_name_valid(name, JOB_NAME_MAX));
     assert_false(job_name_valid(name, JOB_NAME_MAX + 1));
@@ -116,18 +109,4 @@ static void test_job_names_have_a_narrow_alphabet(void **state)
     assert_false(job_name_valid(LITERAL("a b")));
     assert_false(job_name_valid(LITERAL("a\0b")));
     assert_false(job_name_valid(LITERAL("\xc3\xa4")));
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_topics_are_written_as_documented),
-        cmocka_unit_test(test_the_longest_topic_fits),
-        cmocka_unit_test(test_its_own_topic_is_accepted),
-        cmocka_unit_test(test_another_ones_topic_is_a_mismatch),
-        cmocka_unit_test(test_other_forms_are_no_topics),
-        cmocka_unit_test(test_job_names_have_a_narrow_alphabet),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

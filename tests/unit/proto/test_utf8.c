@@ -3,8 +3,6 @@
 
 #include "proto/utf8.h"
 
-#include <string.h>
-
 static void expect_taken(const char *text, size_t len, size_t taken, uint32_t code)
 {
     uint32_t found;
@@ -12,9 +10,8 @@ static void expect_taken(const char *text, size_t len, size_t taken, uint32_t co
     assert_int_equal(found, code);
 }
 
-static void test_characters_are_taken_and_what_is_none_is_replaced(void **state)
+TEST(characters_are_taken_and_what_is_none_is_replaced)
 {
-    (void)state;
     expect_taken("a", 1, 1, 'a');
     expect_taken("\xc3\xa9", 2, 2, 0xe9);
     expect_taken("\xe6\x97\xa5", 3, 3, 0x65e5);
@@ -28,9 +25,8 @@ static void test_characters_are_taken_and_what_is_none_is_replaced(void **state)
     expect_taken("\x80", 1, 1, UTF8_REPLACEMENT);
 }
 
-static void test_every_character_comes_back(void **state)
+TEST(every_character_comes_back)
 {
-    (void)state;
     for (uint32_t code = 1; code <= 0x10ffff; code += code < 0x3000 ? 1 : 97) {
         char text[UTF8_MAX];
         uint32_t found;
@@ -43,23 +39,11 @@ static void test_every_character_comes_back(void **state)
     }
 }
 
-static void test_what_is_made_plain_is_plain(void **state)
+TEST(what_is_made_plain_is_plain)
 {
     char text[] = "a\x1b[2J\xc2\x9b\x7f\t\xc3\xa9\xff\xe6\x97";
 
-    (void)state;
     utf8_make_plain(text, strlen(text));
     assert_string_equal(text, "a?[2J???\xc3\xa9???");
     assert_true(utf8_is_plain(text, strlen(text)));
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_characters_are_taken_and_what_is_none_is_replaced),
-        cmocka_unit_test(test_every_character_comes_back),
-        cmocka_unit_test(test_what_is_made_plain_is_plain),
-    };
-
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

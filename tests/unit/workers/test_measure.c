@@ -5,9 +5,6 @@
 #include "tests/unit/heap.h"
 #include "workers/measure.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define B 2
 #define H 3
 #define T 24
@@ -143,9 +140,8 @@ static void measure_assert_same_numbers(const struct measured *a, const struct m
     }
 }
 
-static void test_jobs_of_any_size_give_the_same_numbers(void **state)
+TEST(jobs_of_any_size_give_the_same_numbers)
 {
-    (void)state;
     struct attention a = by_weights();
     struct measure_plan one = everything(1 << 30), many = everything(1);
     struct measure *whole = must_run(&a, &one), *cut = must_run(&a, &many);
@@ -168,9 +164,8 @@ static void test_jobs_of_any_size_give_the_same_numbers(void **state)
 }
 
 /* With blocks of one row and without the map, and as one block with it. */
-static void test_the_gradient_score_of_qk_is_that_of_its_map(void **state)
+TEST(the_gradient_score_of_qk_is_that_of_its_map)
 {
-    (void)state;
     static float map[B * H * T * T], slope[B * H * T * T];
     struct scratch scratch = {0};
     struct attention qk = by_qk(), a = by_weights();
@@ -205,9 +200,8 @@ static void test_the_gradient_score_of_qk_is_that_of_its_map(void **state)
 }
 
 /* In blocks of one row, and without the numbers that nothing was sent for. */
-static void test_values_have_the_same_numbers_beside_weights(void **state)
+TEST(values_have_the_same_numbers_beside_weights)
 {
-    (void)state;
     static const enum metric of_values[] = {METRIC_OUTPUT_NORM, METRIC_NORM_WEIGHTED_ENTROPY,
                                             METRIC_WRITE_NORM, METRIC_RESIDUAL_SHARE};
     static float map[B * H * T * T], x_norm[B * T];
@@ -241,9 +235,8 @@ static void test_values_have_the_same_numbers_beside_weights(void **state)
     scratch_clear(&scratch);
 }
 
-static void test_what_goes_across_heads_needs_all_heads(void **state)
+TEST(what_goes_across_heads_needs_all_heads)
 {
-    (void)state;
     struct attention a = by_weights();
     struct measure_plan plan = everything(1 << 20);
     plan.whole = false;
@@ -263,9 +256,8 @@ static void test_what_goes_across_heads_needs_all_heads(void **state)
     measure_free(&m);
 }
 
-static void test_the_gradient_score_needs_all_heads_and_rows(void **state)
+TEST(the_gradient_score_needs_all_heads_and_rows)
 {
-    (void)state;
     struct attention a = by_qk();
     struct measure_plan plan = everything(1 << 20);
     a.qk.v = a.qk.dout = q_data;
@@ -283,9 +275,8 @@ static void test_the_gradient_score_needs_all_heads_and_rows(void **state)
 }
 
 /* Sums over rows and numbers of a map would be other ones. */
-static void test_a_sample_of_rows_has_no_numbers_of_the_map(void **state)
+TEST(a_sample_of_rows_has_no_numbers_of_the_map)
 {
-    (void)state;
     struct attention of[] = {by_weights(), by_qk()};
     for (int tier = 0; tier < 2; tier++) {
         struct attention a = of[tier];
@@ -315,9 +306,8 @@ static void test_a_sample_of_rows_has_no_numbers_of_the_map(void **state)
     }
 }
 
-static void test_groups_that_are_off_leave_nothing(void **state)
+TEST(groups_that_are_off_leave_nothing)
 {
-    (void)state;
     struct attention a = by_weights();
     struct measure_plan plan = everything(1 << 20);
     memset(plan.group, 0, sizeof plan.group);
@@ -336,9 +326,8 @@ static void test_groups_that_are_off_leave_nothing(void **state)
     measure_free(&m);
 }
 
-static void test_queries_and_keys_have_no_map_unless_asked(void **state)
+TEST(queries_and_keys_have_no_map_unless_asked)
 {
-    (void)state;
     struct attention a = by_qk();
     struct measure_plan plan = everything(1 << 20);
     struct measure *m = must_run(&a, &plan);
@@ -351,9 +340,8 @@ static void test_queries_and_keys_have_no_map_unless_asked(void **state)
     measure_free(&m);
 }
 
-static void test_maps_of_queries_and_keys_are_those_of_their_weights(void **state)
+TEST(maps_of_queries_and_keys_are_those_of_their_weights)
 {
-    (void)state;
     struct attention a = by_qk();
     struct measure_plan plan = everything(1 << 20);
     plan.qk_maps_max_size = T;
@@ -414,9 +402,8 @@ static void assert_map_of_weights(const struct layer_map *map, const float *weig
     }
 }
 
-static void test_the_pooled_map_is_the_mean_over_heads_and_samples(void **state)
+TEST(the_pooled_map_is_the_mean_over_heads_and_samples)
 {
-    (void)state;
     struct attention a = by_weights();
     for (uint64_t entries = 1; entries <= 1 << 20; entries <<= 20) {
         struct measure_plan plan = everything(entries);
@@ -434,9 +421,8 @@ static void test_the_pooled_map_is_the_mean_over_heads_and_samples(void **state)
     }
 }
 
-static void test_the_pooled_map_needs_no_other_group(void **state)
+TEST(the_pooled_map_needs_no_other_group)
 {
-    (void)state;
     struct attention a = by_weights();
     for (int scalar = 0; scalar < 2; scalar++) {
         struct measure_plan plan = everything(100);
@@ -449,9 +435,8 @@ static void test_the_pooled_map_needs_no_other_group(void **state)
     }
 }
 
-static void test_queries_and_keys_have_a_pooled_map_where_maps_are_made(void **state)
+TEST(queries_and_keys_have_a_pooled_map_where_maps_are_made)
 {
-    (void)state;
     struct attention a = by_qk();
     struct measure_plan plan = everything(1 << 20);
     plan.pooled_map = true;
@@ -484,9 +469,8 @@ static void assert_head_maps(const struct attention *a, const struct measure_pla
     head_maps_free(&maps);
 }
 
-static void test_the_maps_of_heads_are_made_when_asked_for(void **state)
+TEST(the_maps_of_heads_are_made_when_asked_for)
 {
-    (void)state;
     struct attention a = by_weights(), qk = by_qk();
     struct measure_plan plan = everything(1024);
     plan.head_maps_sample = 1;
@@ -514,9 +498,8 @@ static bool always(void *data)
     return true;
 }
 
-static void test_spectra_give_way_when_others_wait(void **state)
+TEST(spectra_give_way_when_others_wait)
 {
-    (void)state;
     struct attention a = by_weights();
     struct measure_plan plan = everything(1 << 20);
     plan.should_yield = always;
@@ -534,9 +517,8 @@ static void test_spectra_give_way_when_others_wait(void **state)
     measure_free(&m);
 }
 
-static void test_a_budget_goes_round(void **state)
+TEST(a_budget_goes_round)
 {
-    (void)state;
     struct attention a = by_weights();
     struct measure_plan plan = everything(1 << 20);
     plan.spectrum_budget_ns = 1; /* used up by one turn */
@@ -556,9 +538,8 @@ static void test_a_budget_goes_round(void **state)
     }
 }
 
-static void test_weights_are_one_job(void **state)
+TEST(weights_are_one_job)
 {
-    (void)state;
     struct weights w = {.heads = H, .kv_heads = H, .head_dim = D};
     w.matrix[PROJECTION_Q] =
         (struct projection_matrix){.data = q_data, .dtype = DTYPE_F32, .out = H * D, .in = T};
@@ -595,9 +576,8 @@ static void fail_everywhere(const struct attention *a, const struct measure_plan
     }
 }
 
-static void test_measure_every_allocation_may_fail(void **state)
+TEST(measure_every_allocation_may_fail)
 {
-    (void)state;
     struct attention a = by_weights(), qk = by_qk();
     struct measure_plan plan = everything(1024);
     plan.pooled_map = true;
@@ -607,9 +587,8 @@ static void test_measure_every_allocation_may_fail(void **state)
     fail_everywhere(&qk, &plan);
 }
 
-static void test_cost_saturates(void **state)
+TEST(cost_saturates)
 {
-    (void)state;
     struct attention a = by_weights();
     a.batch = a.heads = a.queries = a.keys = INT32_MAX;
     struct measure_plan plan = everything(1);
@@ -628,26 +607,6 @@ static void test_cost_saturates(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_jobs_of_any_size_give_the_same_numbers),
-        cmocka_unit_test(test_the_gradient_score_of_qk_is_that_of_its_map),
-        cmocka_unit_test(test_the_gradient_score_needs_all_heads_and_rows),
-        cmocka_unit_test(test_values_have_the_same_numbers_beside_weights),
-        cmocka_unit_test(test_what_goes_across_heads_needs_all_heads),
-        cmocka_unit_test(test_a_sample_of_rows_has_no_numbers_of_the_map),
-        cmocka_unit_test(test_groups_that_are_off_leave_nothing),
-        cmocka_unit_test(test_queries_and_keys_have_no_map_unless_asked),
-        cmocka_unit_test(test_maps_of_queries_and_keys_are_those_of_their_weights),
-        cmocka_unit_test(test_the_pooled_map_is_the_mean_over_heads_and_samples),
-        cmocka_unit_test(test_the_pooled_map_needs_no_other_group),
-        cmocka_unit_test(test_queries_and_keys_have_a_pooled_map_where_maps_are_made),
-        cmocka_unit_test(test_the_maps_of_heads_are_made_when_asked_for),
-        cmocka_unit_test(test_spectra_give_way_when_others_wait),
-        cmocka_unit_test(test_a_budget_goes_round),
-        cmocka_unit_test(test_weights_are_one_job),
-        cmocka_unit_test(test_measure_every_allocation_may_fail),
-        cmocka_unit_test(test_cost_saturates),
-    };
     make_rows();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return unit_run(NULL, NULL);
 }

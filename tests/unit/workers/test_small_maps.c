@@ -4,9 +4,6 @@
 
 #include "workers/small_maps.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 /* Maps of `heads` heads, n x n, each cell 1 in the first half of the columns and 0 in the others.
  */
 static struct head_maps maps_of(uint32_t heads, uint32_t n)
@@ -39,9 +36,8 @@ static void check_side(uint32_t heads, uint32_t n, uint32_t size, uint32_t side)
     free(maps.values);
 }
 
-static void test_many_heads_have_fewer_cells(void **state)
+TEST(many_heads_have_fewer_cells)
 {
-    (void)state;
     check_side(1, 64, 32, 32);
     check_side(12, 16, 32, 16);
     check_side(128, 64, 32, 16);
@@ -49,18 +45,8 @@ static void test_many_heads_have_fewer_cells(void **state)
     check_side(4, 32, 4, 4);
 }
 
-static void test_beyond_a_number_of_heads_there_are_none(void **state)
+TEST(beyond_a_number_of_heads_there_are_none)
 {
-    (void)state;
     struct head_maps maps = {.heads = SMALL_MAPS_HEADS + 1, .rows = 1, .columns = 1};
     assert_null(small_maps_new(&maps, 32));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_many_heads_have_fewer_cells),
-        cmocka_unit_test(test_beyond_a_number_of_heads_there_are_none),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

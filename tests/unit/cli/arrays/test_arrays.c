@@ -77,9 +77,8 @@ static void assert_contents(struct sample sample, const uint8_t *expected, size_
     arrays_clear(&sample);
 }
 
-static void test_a_npy_file_is_one_array_named_like_it(void **state)
+TEST(a_npy_file_is_one_array_named_like_it)
 {
-    (void)state;
     struct sample sample =
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }   \n", 24);
     assert_int_equal(read_sample(&sample, "some/folder.d/decoder.0.self.npy"), 0);
@@ -94,9 +93,8 @@ static void test_a_npy_file_is_one_array_named_like_it(void **state)
     arrays_clear(&sample);
 }
 
-static void test_the_header_is_read_as_python_writes_it(void **state)
+TEST(the_header_is_read_as_python_writes_it)
 {
-    (void)state;
     const uint8_t bytes[] = {0, 1, 2, 3};
     assert_contents(npy("{'descr':'|u1','fortran_order':False,'shape':(4,)}", 4), bytes, 4);
     assert_contents(npy("{\"shape\": (4L,), \"descr\": \"<V2\", 'fortran_order': False}", 8),
@@ -105,20 +103,18 @@ static void test_the_header_is_read_as_python_writes_it(void **state)
     assert_contents(npy("{'descr': '<i2', 'fortran_order': False, 'shape': (2, 0)}", 0), bytes, 0);
 }
 
-static void test_fortran_order_is_put_in_order(void **state)
+TEST(fortran_order_is_put_in_order)
 {
-    (void)state;
     assert_contents(npy("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3)}", 6),
                     (const uint8_t[]){0, 2, 4, 1, 3, 5}, 6);
     assert_contents(npy("{'descr': '<i2', 'fortran_order': True, 'shape': (1, 2, 2)}", 8),
                     (const uint8_t[]){0, 1, 4, 5, 2, 3, 6, 7}, 8);
 }
 
-static void test_dtypes_that_cannot_be_read_are_listed_all_the_same(void **state)
+TEST(dtypes_that_cannot_be_read_are_listed_all_the_same)
 {
     static const char *const types[] = {"'>f4'", "'|O'", "'<c8'", "'<M8[ns]'",
                                         "[('x', '<f4'), ('y', [('z', '|u1')])]"};
-    (void)state;
     for (int i = 0; i < 5; i++) {
         char header[128];
         snprintf(header, sizeof header, "{'descr': %s, 'fortran_order': False, 'shape': (1,)}",
@@ -130,7 +126,7 @@ static void test_dtypes_that_cannot_be_read_are_listed_all_the_same(void **state
     }
 }
 
-static void test_bad_npy_files_are_refused(void **state)
+TEST(bad_npy_files_are_refused)
 {
     static const char good[] = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}";
     static const char *const dictionaries[] = {
@@ -147,7 +143,6 @@ static void test_bad_npy_files_are_refused(void **state)
         "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}",
         "{'descr': [('x', '<f4', 'fortran_order': False, 'shape': (2,)}",
     };
-    (void)state;
     for (size_t i = 0; i < sizeof dictionaries / sizeof dictionaries[0]; i++) {
         arrays_assert_refused(npy(dictionaries[i], 8), "x.npy",
                               "its .npy header is not one that numpy writes");
@@ -160,9 +155,8 @@ static void test_bad_npy_files_are_refused(void **state)
                           "x.npy", "the declared shape is larger than any file");
 }
 
-static void test_headers_cut_short_are_refused(void **state)
+TEST(headers_cut_short_are_refused)
 {
-    (void)state;
     struct sample whole = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", 0);
     for (size_t size = 1; size < whole.size; size++) {
         struct sample cut = whole;
@@ -173,9 +167,8 @@ static void test_headers_cut_short_are_refused(void **state)
     arrays_assert_refused(whole, "x.npy", "version 4.0 of the .npy format is not known");
 }
 
-static void test_safetensors_are_listed_with_their_shapes(void **state)
+TEST(safetensors_are_listed_with_their_shapes)
 {
-    (void)state;
     struct sample sample =
         safetensors("{\"__metadata__\":{\"a\":\"b\"},"
                     "\"x\":{\"dtype\":\"BF16\",\"shape\":[2,2],\"data_offsets\":[4,12]},"
@@ -193,10 +186,9 @@ static void test_safetensors_are_listed_with_their_shapes(void **state)
 #define TENSOR(name, shape, offsets)                                                               \
     "\"" name "\":{\"dtype\":\"U8\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
-static void test_bad_safetensors_are_refused(void **state)
+TEST(bad_safetensors_are_refused)
 {
     static const char path[] = "x.safetensors";
-    (void)state;
     arrays_assert_refused(safetensors("{" TENSOR("x", "[2]", "[0,2]"), 2), path,
                           "its header is not a JSON object: '}' expected near end of file");
     arrays_assert_refused(safetensors("[]", 0), path, "its header is not a JSON object");
@@ -225,10 +217,9 @@ static void test_bad_safetensors_are_refused(void **state)
                           path, "x: the declared shape is larger than any file");
 }
 
-static void test_what_is_no_array_file_is_refused(void **state)
+TEST(what_is_no_array_file_is_refused)
 {
     struct sample sample = {.data = "hello, world", .size = 12};
-    (void)state;
     arrays_assert_refused(sample, "x.txt", "not a .npy, .npz or .safetensors file");
     arrays_assert_refused(sample, "x.npy", "not a .npy file");
     arrays_assert_refused(sample, "x.npz", "truncated or no zip archive (Not a zip archive)");
@@ -236,20 +227,4 @@ static void test_what_is_no_array_file_is_refused(void **state)
                           "not a .safetensors file: a header of 8583909746840200552 bytes");
     sample.size = 0;
     arrays_assert_refused(sample, "x.npy", "the file is empty");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_npy_file_is_one_array_named_like_it),
-        cmocka_unit_test(test_the_header_is_read_as_python_writes_it),
-        cmocka_unit_test(test_fortran_order_is_put_in_order),
-        cmocka_unit_test(test_dtypes_that_cannot_be_read_are_listed_all_the_same),
-        cmocka_unit_test(test_bad_npy_files_are_refused),
-        cmocka_unit_test(test_headers_cut_short_are_refused),
-        cmocka_unit_test(test_safetensors_are_listed_with_their_shapes),
-        cmocka_unit_test(test_bad_safetensors_are_refused),
-        cmocka_unit_test(test_what_is_no_array_file_is_refused),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

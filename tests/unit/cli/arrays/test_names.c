@@ -24,9 +24,8 @@ static const char *placed(const struct naming *naming, const char *name)
 
 static const struct naming plain = {.stack = STACK_DECODER};
 
-static void test_names_say_stack_layer_site_and_part(void **state)
+TEST(names_say_stack_layer_site_and_part)
 {
-    (void)state;
     ASSERT_PLACED(&plain, "encoder.0.self", "encoder.0.self");
     ASSERT_PLACED(&plain, "decoder.65535.cross", "decoder.65535.cross");
     ASSERT_PLACED(&plain, "decoder.3.self.weights", "decoder.3.self");
@@ -37,9 +36,8 @@ static void test_names_say_stack_layer_site_and_part(void **state)
     ASSERT_PLACED(&plain, "encoder.4.self.wk", "encoder.4.self.wk");
 }
 
-static void test_tuples_are_layers_of_the_stack_asked_for(void **state)
+TEST(tuples_are_layers_of_the_stack_asked_for)
 {
-    (void)state;
     struct naming encoder = {.stack = STACK_ENCODER};
     ASSERT_PLACED(&plain, "arr_7", "decoder.7.self");
     ASSERT_PLACED(&plain, "attentions.7", "decoder.7.self");
@@ -50,9 +48,8 @@ static void test_tuples_are_layers_of_the_stack_asked_for(void **state)
     ASSERT_PLACED(&plain, "attentions.2.mask", "decoder.2.self.mask");
 }
 
-static void test_masks_and_tokens_may_be_of_all_layers(void **state)
+TEST(masks_and_tokens_may_be_of_all_layers)
 {
-    (void)state;
     ASSERT_PLACED(&plain, "mask", "mask");
     ASSERT_PLACED(&plain, "tokens", "tokens");
     ASSERT_PLACED(&plain, "documents", "documents");
@@ -60,9 +57,8 @@ static void test_masks_and_tokens_may_be_of_all_layers(void **state)
     ASSERT_PLACED(&plain, "grad", "unknown");
 }
 
-static void test_hugging_faces_words_for_masks_and_tokens(void **state)
+TEST(hugging_faces_words_for_masks_and_tokens)
 {
-    (void)state;
     ASSERT_PLACED(&plain, "attention_mask", "mask");
     ASSERT_PLACED(&plain, "input_ids", "tokens");
     ASSERT_PLACED(&plain, "decoder.2.cross.attention_mask", "decoder.2.cross.mask");
@@ -81,7 +77,7 @@ static void assert_large_layer(const struct naming *naming, const char *name, co
     }
 }
 
-static void test_other_names_have_no_place(void **state)
+TEST(other_names_have_no_place)
 {
     static const char *const names[] = {
         "",
@@ -105,7 +101,6 @@ static void test_other_names_have_no_place(void **state)
         "arr_",
         "hidden_states.0",
     };
-    (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         ASSERT_PLACED(&plain, names[i], "unknown");
     }
@@ -119,9 +114,8 @@ static struct naming rule(const char *text)
     return naming;
 }
 
-static void test_rules_map_names(void **state)
+TEST(rules_map_names)
 {
-    (void)state;
     struct naming naming = rule("h.{layer}.attn=encoder.{layer}.self");
     ASSERT_PLACED(&naming, "h.12.attn", "encoder.12.self");
     ASSERT_PLACED(&naming, "h.12.attn.x", "unknown");
@@ -136,9 +130,8 @@ static void test_rules_map_names(void **state)
     ASSERT_PLACED(&naming, "a=b", "decoder.1.self");
 }
 
-static void test_a_number_in_a_rule_is_a_whole_run_of_digits(void **state)
+TEST(a_number_in_a_rule_is_a_whole_run_of_digits)
 {
-    (void)state;
     struct naming naming = rule("*{layer}*=decoder.{layer}.self");
     ASSERT_PLACED(&naming, "x12y3", "decoder.12.self");
     naming = rule("*.{layer}.p=decoder.{layer}.self");
@@ -148,9 +141,8 @@ static void test_a_number_in_a_rule_is_a_whole_run_of_digits(void **state)
     ASSERT_PLACED(&naming, "p", "unknown");
 }
 
-static void test_layers_beyond_the_largest_are_found(void **state)
+TEST(layers_beyond_the_largest_are_found)
 {
-    (void)state;
     struct naming naming = rule("v2.p{layer}=decoder.{layer}.self");
     assert_large_layer(&naming, "decoder.65536.self", "65536");
     assert_large_layer(&naming, "arr_99999999999999999999", "99999999999999999999");
@@ -160,9 +152,8 @@ static void test_layers_beyond_the_largest_are_found(void **state)
     assert_large_layer(&naming, "x", NULL);
 }
 
-static void test_patterns_say_which_names_they_are_about(void **state)
+TEST(patterns_say_which_names_they_are_about)
 {
-    (void)state;
     struct naming naming = rule("h.{layer}.*=decoder.{layer}.self");
     assert_true(name_rule_matches(&naming.rules[0], "h.12.attn"));
     assert_false(name_rule_matches(&naming.rules[0], "h.attn"));
@@ -170,10 +161,9 @@ static void test_patterns_say_which_names_they_are_about(void **state)
     assert_false(name_ignore_matches("embed", "embeddings"));
 }
 
-static void test_rules_that_lead_nowhere_are_refused(void **state)
+TEST(rules_that_lead_nowhere_are_refused)
 {
     struct name_rule parsed;
-    (void)state;
     assert_string_equal(name_rule_parse("probs", &parsed),
                         "not PATTERN=TARGET, such as 'h.{layer}.attn=decoder.{layer}.self'");
     assert_non_null(name_rule_parse("=decoder.0.self", &parsed));
@@ -185,9 +175,8 @@ static void test_rules_that_lead_nowhere_are_refused(void **state)
                         "the name behind = is none of " NAME_FORMS);
 }
 
-static void test_rules_come_before_what_is_ignored(void **state)
+TEST(rules_come_before_what_is_ignored)
 {
-    (void)state;
     struct naming naming = rule("keep.{layer}=decoder.{layer}.self");
     naming.ignore[naming.ignore_count++] = "*";
     ASSERT_PLACED(&naming, "keep.1", "decoder.1.self");
@@ -195,22 +184,4 @@ static void test_rules_come_before_what_is_ignored(void **state)
     naming.ignore[0] = "embed*.weight";
     ASSERT_PLACED(&naming, "embeddings.weight", "ignored");
     ASSERT_PLACED(&naming, "embeddings.bias", "unknown");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names_say_stack_layer_site_and_part),
-        cmocka_unit_test(test_tuples_are_layers_of_the_stack_asked_for),
-        cmocka_unit_test(test_masks_and_tokens_may_be_of_all_layers),
-        cmocka_unit_test(test_hugging_faces_words_for_masks_and_tokens),
-        cmocka_unit_test(test_other_names_have_no_place),
-        cmocka_unit_test(test_rules_map_names),
-        cmocka_unit_test(test_a_number_in_a_rule_is_a_whole_run_of_digits),
-        cmocka_unit_test(test_layers_beyond_the_largest_are_found),
-        cmocka_unit_test(test_patterns_say_which_names_they_are_about),
-        cmocka_unit_test(test_rules_that_lead_nowhere_are_refused),
-        cmocka_unit_test(test_rules_come_before_what_is_ignored),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

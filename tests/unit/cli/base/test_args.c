@@ -31,9 +31,8 @@ static void args_assert_refused(const char *const *words, const char *message)
 #define ASSERT_REFUSED(message, ...)                                                               \
     args_assert_refused((const char *const[]){__VA_ARGS__, NULL}, message)
 
-static void test_defaults(void **state)
+TEST(defaults)
 {
-    (void)state;
     struct args args;
     char error[ARGS_ERROR_MAX];
     unsetenv("ATTND_ENDPOINT");
@@ -48,9 +47,8 @@ static void test_defaults(void **state)
     assert_null(args.stack);
 }
 
-static void test_attnd_is_named_by_one_address_or_endpoint(void **state)
+TEST(attnd_is_named_by_one_address_or_endpoint)
 {
-    (void)state;
     struct args args;
     char error[ARGS_ERROR_MAX];
     setenv("ATTND_ADDRESS", "/env", 1);
@@ -72,9 +70,8 @@ static void test_attnd_is_named_by_one_address_or_endpoint(void **state)
     unsetenv("ATTND_ADDRESS");
 }
 
-static void test_the_former_variable_is_not_passed_over_in_silence(void **state)
+TEST(the_former_variable_is_not_passed_over_in_silence)
 {
-    (void)state;
     struct args args;
     char error[ARGS_ERROR_MAX];
     unsetenv("ATTND_ADDRESS");
@@ -89,9 +86,8 @@ static void test_the_former_variable_is_not_passed_over_in_silence(void **state)
     unsetenv("ATTND_ADDRESS");
 }
 
-static void test_options_stand_anywhere(void **state)
+TEST(options_stand_anywhere)
 {
-    (void)state;
     struct args args;
     char error[ARGS_ERROR_MAX];
     assert_int_equal(
@@ -103,9 +99,8 @@ static void test_options_stand_anywhere(void **state)
     assert_int_equal(args.given, ARGS_JSON | ARGS_LAYER | ARGS_STACK);
 }
 
-static void test_timeouts_are_seconds_or_milliseconds(void **state)
+TEST(timeouts_are_seconds_or_milliseconds)
 {
-    (void)state;
     struct args args;
     char error[ARGS_ERROR_MAX];
     assert_int_equal(PARSE(&args, error, "jobs", "--timeout", "0.25"), 0);
@@ -119,9 +114,8 @@ static void test_timeouts_are_seconds_or_milliseconds(void **state)
     ASSERT_REFUSED("--timeout: 'nan': not accepted (valid: 1ms to 3600s)", "--timeout", "nan");
 }
 
-static void test_times_and_factors_are_above_0(void **state)
+TEST(times_and_factors_are_above_0)
 {
-    (void)state;
     struct args args;
     char error[ARGS_ERROR_MAX];
     assert_int_equal(PARSE(&args, error, "record", "--seconds", "0.5", "--rhythm", "10"), 0);
@@ -136,9 +130,8 @@ static void test_times_and_factors_are_above_0(void **state)
                    "");
 }
 
-static void test_top_has_an_order_and_an_interval(void **state)
+TEST(top_has_an_order_and_an_interval)
 {
-    (void)state;
     struct args args;
     char error[ARGS_ERROR_MAX];
     assert_int_equal(PARSE(&args, error, "top", "--sort", "-max_logit", "--interval", "0.5"), 0);
@@ -154,7 +147,7 @@ static void test_top_has_an_order_and_an_interval(void **state)
                    "--sort", "-");
 }
 
-static void test_a_layer_may_be_named_as_tables_name_it(void **state)
+TEST(a_layer_may_be_named_as_tables_name_it)
 {
     static const struct {
         const char *text, *stack, *site;
@@ -164,7 +157,6 @@ static void test_a_layer_may_be_named_as_tables_name_it(void **state)
                  {"encoder.12", "encoder", NULL, 12},
                  {"cross", NULL, "cross", -1},
                  {"decoder.cross", "decoder", "cross", -1}};
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct args args;
         char error[ARGS_ERROR_MAX];
@@ -184,9 +176,8 @@ static void test_a_layer_may_be_named_as_tables_name_it(void **state)
     }
 }
 
-static void test_mistakes_are_named(void **state)
+TEST(mistakes_are_named)
 {
-    (void)state;
     ASSERT_REFUSED("no option --jsno", "jobs", "--jsno");
     ASSERT_REFUSED("--metric needs a value", "summary", "--metric");
     ASSERT_REFUSED("--stack: 'both': not accepted (valid: encoder, decoder)", "--stack", "both");
@@ -200,20 +191,4 @@ static void test_mistakes_are_named(void **state)
     ASSERT_REFUSED("--count: '99999999999999999999': not accepted (valid: 1 or more)", "--count",
                    "99999999999999999999");
     ASSERT_REFUSED("too many words: 'j'", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_the_former_variable_is_not_passed_over_in_silence),
-        cmocka_unit_test(test_attnd_is_named_by_one_address_or_endpoint),
-        cmocka_unit_test(test_options_stand_anywhere),
-        cmocka_unit_test(test_timeouts_are_seconds_or_milliseconds),
-        cmocka_unit_test(test_times_and_factors_are_above_0),
-        cmocka_unit_test(test_top_has_an_order_and_an_interval),
-        cmocka_unit_test(test_a_layer_may_be_named_as_tables_name_it),
-        cmocka_unit_test(test_mistakes_are_named),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -48,12 +48,11 @@ static int test_option_parse(const char *line, struct taken *taken, struct optio
     return option_parse(&table, argc, argv, option_test_take, taken, ret_rest, reterr, 128);
 }
 
-static void options_and_words_may_be_mixed(void **state)
+TEST(options_and_words_may_be_mixed)
 {
     struct taken taken = {.count = 0};
     struct option_rest rest;
     char error[128];
-    (void)state;
     assert_int_equal(
         test_option_parse("one --value=3 two -v 4 --flag --hidden three", &taken, &rest, error), 0);
     static const int numbers[] = {2, 2, 1, 3};
@@ -83,9 +82,8 @@ static void refused(const char *line, const char *wrong, const char *expected, c
     }
 }
 
-static void what_is_wrong_is_said(void **state)
+TEST(what_is_wrong_is_said)
 {
-    (void)state;
     refused("--other", NULL, "no option --other (see tool --help)", "--other");
     refused("-x", NULL, "no option -x (see tool --help)", "-x");
     refused("--value", NULL, "--value needs a value (see tool --help)", NULL);
@@ -103,20 +101,18 @@ static void option_collect(const struct option_text *option, void *data)
     strcat(data, ";");
 }
 
-static void what_every_command_has_is_not_shown_again(void **state)
+TEST(what_every_command_has_is_not_shown_again)
 {
     char names[64] = "";
-    (void)state;
     option_visit(&table, option_collect, names);
     assert_string_equal(names, "a title;flag;value;");
 }
 
-static void numbers_are_whole_texts(void **state)
+TEST(numbers_are_whole_texts)
 {
     uint64_t whole = 7;
     uint32_t small = 7;
     double real;
-    (void)state;
     assert_true(option_whole("18446744073709551615", UINT64_MAX, &whole) && whole == UINT64_MAX);
     assert_false(option_whole("18446744073709551616", UINT64_MAX, &whole));
     static const char *const not_whole[] = {"", " 1", "-1", "+1", "1.5", "1x", "0x10"};
@@ -132,7 +128,7 @@ static void numbers_are_whole_texts(void **state)
     }
 }
 
-static void plain_values_go_into_their_fields(void **state)
+TEST(plain_values_go_into_their_fields)
 {
     struct fields {
         bool flag;
@@ -145,7 +141,6 @@ static void plain_values_go_into_their_fields(void **state)
                               count = {OPTION_COUNT, offsetof(struct fields, count), 2, 9},
                               real = {OPTION_REAL, offsetof(struct fields, real), 0, 0.5};
     char word[] = "a", seven[] = "7", half[] = "0.5", one[] = "1", nothing[] = "";
-    (void)state;
     assert_null(option_store(&flag, NULL, &fields));
     assert_null(option_store(&text, word, &fields));
     assert_null(option_store(&count, seven, &fields));
@@ -156,27 +151,13 @@ static void plain_values_go_into_their_fields(void **state)
     assert_string_equal(option_store(&real, one, &fields), "valid: a number from 0 to 0.5");
 }
 
-static void words_and_runs(void **state)
+TEST(words_and_runs)
 {
     static const char *const words[] = {"auto", "never"};
-    (void)state;
     assert_int_equal(option_word("never", words, 2), 1);
     assert_int_equal(option_word("nev", words, 2), -1);
     assert_null(option_check_run("3fa9"));
     assert_non_null(option_check_run(""));
     assert_non_null(option_check_run("3FA9"));
     assert_non_null(option_check_run("000000000000000000000000000000000"));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_and_words_may_be_mixed),
-        cmocka_unit_test(what_is_wrong_is_said),
-        cmocka_unit_test(what_every_command_has_is_not_shown_again),
-        cmocka_unit_test(numbers_are_whole_texts),
-        cmocka_unit_test(plain_values_go_into_their_fields),
-        cmocka_unit_test(words_and_runs),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

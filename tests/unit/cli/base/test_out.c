@@ -24,27 +24,24 @@ static void assert_table(int columns, int width, bool text, const char *const *c
 
 #define CELLS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-static void test_numbers_are_aligned_right(void **state)
+TEST(numbers_are_aligned_right)
 {
-    (void)state;
     assert_table(3, 80, false, CELLS("NAME", "A", "LONG", "x", "1000", "1", "longer", "2", "33"),
                  "NAME       A  LONG\n"
                  "x       1000     1\n"
                  "longer     2    33\n");
 }
 
-static void test_text_is_aligned_left_and_ends_without_blanks(void **state)
+TEST(text_is_aligned_left_and_ends_without_blanks)
 {
-    (void)state;
     assert_table(3, 80, true, CELLS("A", "B", "C", "one", "two", "three", "1", "2", "3"),
                  "A    B    C\n"
                  "one  two  three\n"
                  "1    2    3\n");
 }
 
-static void test_wide_tables_go_on_below(void **state)
+TEST(wide_tables_go_on_below)
 {
-    (void)state;
     assert_table(5, 14, false, CELLS("L", "h0", "h1", "h2", "h3", "a", "0.1", "0.2", "0.3", "0.4"),
                  "L   h0   h1\n"
                  "a  0.1  0.2\n"
@@ -53,18 +50,16 @@ static void test_wide_tables_go_on_below(void **state)
                  "a  0.3  0.4\n");
 }
 
-static void test_columns_move_together_before_they_wrap(void **state)
+TEST(columns_move_together_before_they_wrap)
 {
-    (void)state;
     assert_table(3, 9, false, CELLS("L", "h0", "h1", "a", "0.1", "0.2"),
                  "L  h0  h1\n"
                  "a 0.1 0.2\n");
 }
 
 /* A column wider than the terminal is printed all the same. */
-static void test_no_column_is_lost(void **state)
+TEST(no_column_is_lost)
 {
-    (void)state;
     assert_table(3, 5, false, CELLS("L", "abcdefgh", "b", "x", "1", "2"),
                  "L  abcdefgh\n"
                  "x         1\n"
@@ -73,23 +68,20 @@ static void test_no_column_is_lost(void **state)
                  "x  2\n");
 }
 
-static void test_a_single_column_and_an_empty_table(void **state)
+TEST(a_single_column_and_an_empty_table)
 {
-    (void)state;
     assert_table(1, 80, false, CELLS("JOB", "gpt"), "JOB\ngpt\n");
     assert_table(2, 80, false, CELLS("A", "B"), "A  B\n");
 }
 
-static void test_letters_beyond_ascii_take_one_column(void **state)
+TEST(letters_beyond_ascii_take_one_column)
 {
-    (void)state;
     assert_table(2, 80, false, CELLS("J", "N", "\xc3\xbc", "1", "uu", "2"),
                  "J   N\n\xc3\xbc   1\nuu  2\n");
 }
 
-static void test_many_rows_grow_the_table(void **state)
+TEST(many_rows_grow_the_table)
 {
-    (void)state;
     struct out_table table;
     char *printed = NULL;
     size_t size = 0;
@@ -111,9 +103,8 @@ static void assert_duration(double seconds, const char *expected)
     assert_string_equal(text, expected);
 }
 
-static void test_durations_have_two_units_at_most(void **state)
+TEST(durations_have_two_units_at_most)
 {
-    (void)state;
     assert_duration(0, "0.0 s");
     assert_duration(-1, "0.0 s");
     assert_duration(2.34, "2.3 s");
@@ -129,9 +120,8 @@ static void assert_size(uint64_t bytes, const char *expected)
     assert_string_equal(text, expected);
 }
 
-static void test_sizes_have_the_unit_that_fits(void **state)
+TEST(sizes_have_the_unit_that_fits)
 {
-    (void)state;
     assert_size(0, "0 B");
     assert_size(1023, "1023 B");
     assert_size(1024, "1.0 KiB");
@@ -140,30 +130,11 @@ static void test_sizes_have_the_unit_that_fits(void **state)
     assert_size(UINT64_MAX, "16777216.0 TiB");
 }
 
-static void test_a_long_name_loses_its_middle(void **state)
+TEST(a_long_name_loses_its_middle)
 {
     char exact[] = "abcdefgh", longer[] = "abcdefghi";
-    (void)state;
     out_shorten(exact, 8);
     assert_string_equal(exact, "abcdefgh");
     out_shorten(longer, 8);
     assert_string_equal(longer, "abc..ghi");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_long_name_loses_its_middle),
-        cmocka_unit_test(test_numbers_are_aligned_right),
-        cmocka_unit_test(test_text_is_aligned_left_and_ends_without_blanks),
-        cmocka_unit_test(test_wide_tables_go_on_below),
-        cmocka_unit_test(test_columns_move_together_before_they_wrap),
-        cmocka_unit_test(test_no_column_is_lost),
-        cmocka_unit_test(test_a_single_column_and_an_empty_table),
-        cmocka_unit_test(test_letters_beyond_ascii_take_one_column),
-        cmocka_unit_test(test_many_rows_grow_the_table),
-        cmocka_unit_test(test_durations_have_two_units_at_most),
-        cmocka_unit_test(test_sizes_have_the_unit_that_fits),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,9 +91,8 @@ static void assert_echo(struct rpc *rpc, const char *method, const char *job)
     mpk_writer_clear(&params);
 }
 
-static void test_method_and_parameters_arrive(void **state)
+TEST(method_and_parameters_arrive)
 {
-    (void)state;
     struct fake fake;
     struct rpc rpc;
     open_to(&fake, echo, 60000, &rpc);
@@ -102,9 +101,8 @@ static void test_method_and_parameters_arrive(void **state)
     close_both(&fake, &rpc);
 }
 
-static void test_parameters_may_be_left_out(void **state)
+TEST(parameters_may_be_left_out)
 {
-    (void)state;
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
@@ -115,9 +113,8 @@ static void test_parameters_may_be_left_out(void **state)
     close_both(&fake, &rpc);
 }
 
-static void test_a_refusal_carries_its_code_and_clean_text(void **state)
+TEST(a_refusal_carries_its_code_and_clean_text)
 {
-    (void)state;
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
@@ -138,9 +135,8 @@ static uint64_t take_next(struct rpc *rpc, struct rpc_reply *reply)
     return id;
 }
 
-static void test_several_questions_may_be_on_their_way(void **state)
+TEST(several_questions_may_be_on_their_way)
 {
-    (void)state;
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
@@ -160,9 +156,8 @@ static void test_several_questions_may_be_on_their_way(void **state)
     close_both(&fake, &rpc);
 }
 
-static void test_a_refusal_that_was_not_waited_for_has_its_id(void **state)
+TEST(a_refusal_that_was_not_waited_for_has_its_id)
 {
-    (void)state;
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
@@ -177,9 +172,8 @@ static void test_a_refusal_that_was_not_waited_for_has_its_id(void **state)
     close_both(&fake, &rpc);
 }
 
-static void test_silence_ends_at_the_deadline(void **state)
+TEST(silence_ends_at_the_deadline)
 {
-    (void)state;
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
@@ -188,9 +182,8 @@ static void test_silence_ends_at_the_deadline(void **state)
     close_both(&fake, &rpc);
 }
 
-static void test_nobody_there_ends_at_the_deadline(void **state)
+TEST(nobody_there_ends_at_the_deadline)
 {
-    (void)state;
     struct rpc rpc;
     struct rpc_reply reply;
     assert_int_equal(rpc_open("ipc:///tmp/attnd-nobody-is-here", NULL, 50, &rpc), RPC_OK);
@@ -198,9 +191,8 @@ static void test_nobody_there_ends_at_the_deadline(void **state)
     rpc_close(&rpc);
 }
 
-static void test_an_answer_to_another_question_is_skipped(void **state)
+TEST(an_answer_to_another_question_is_skipped)
 {
-    (void)state;
     struct fake fake;
     struct rpc rpc;
     struct rpc_reply reply;
@@ -209,9 +201,8 @@ static void test_an_answer_to_another_question_is_skipped(void **state)
     close_both(&fake, &rpc);
 }
 
-static void test_what_is_no_answer_is_broken(void **state)
+TEST(what_is_no_answer_is_broken)
 {
-    (void)state;
     static const char *const methods[] = {"garbage", "text", "short", "strings"};
     struct fake fake;
     struct rpc rpc;
@@ -223,22 +214,20 @@ static void test_what_is_no_answer_is_broken(void **state)
     close_both(&fake, &rpc);
 }
 
-static void test_an_endpoint_must_be_one(void **state)
+TEST(an_endpoint_must_be_one)
 {
-    (void)state;
     struct rpc rpc;
     assert_int_equal(rpc_open("localhost", NULL, 50, &rpc), RPC_ENDPOINT);
     assert_int_equal(rpc_open("tcp://127.0.0.1:port", NULL, 50, &rpc), RPC_ENDPOINT);
 }
 
-static void test_a_frame_beyond_the_limit_is_not_taken(void **state)
+TEST(a_frame_beyond_the_limit_is_not_taken)
 {
     const struct socket_option patience[] = {{ZMQ_RCVTIMEO, 100}, {ZMQ_LINGER, 0}};
     void *context = zmq_ctx_new(), *pull, *push;
     char endpoint[64], frame[2000] = "";
     size_t length = sizeof endpoint;
     int size = -1;
-    (void)state;
     assert_int_equal(socket_open(context, ZMQ_PULL, patience, 2, 1000, &pull), 0);
     assert_int_equal(socket_open(context, ZMQ_PUSH, patience, 2, 1000, &push), 0);
     assert_int_equal(zmq_bind(pull, "tcp://127.0.0.1:*"), 0);
@@ -253,22 +242,4 @@ static void test_a_frame_beyond_the_limit_is_not_taken(void **state)
     zmq_close(pull);
     zmq_close(push);
     zmq_ctx_term(context);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_method_and_parameters_arrive),
-        cmocka_unit_test(test_parameters_may_be_left_out),
-        cmocka_unit_test(test_a_refusal_carries_its_code_and_clean_text),
-        cmocka_unit_test(test_several_questions_may_be_on_their_way),
-        cmocka_unit_test(test_a_refusal_that_was_not_waited_for_has_its_id),
-        cmocka_unit_test(test_silence_ends_at_the_deadline),
-        cmocka_unit_test(test_nobody_there_ends_at_the_deadline),
-        cmocka_unit_test(test_an_answer_to_another_question_is_skipped),
-        cmocka_unit_test(test_what_is_no_answer_is_broken),
-        cmocka_unit_test(test_an_endpoint_must_be_one),
-        cmocka_unit_test(test_a_frame_beyond_the_limit_is_not_taken),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,9 +23,8 @@ static void fleet_assert_says(void (*put)(struct mpk_writer *writer), const char
     fake_stop(&fake);
 }
 
-static void test_an_attnd_alone_says_how_to_begin(void **state)
+TEST(an_attnd_alone_says_how_to_begin)
 {
-    (void)state;
     fleet_assert_says(
         fleet_example_off, "fleet", 0,
         "this attnd is alone; for one view of many machines set fleet.role to node on\n"
@@ -33,9 +32,8 @@ static void test_an_attnd_alone_says_how_to_begin(void **state)
     fleet_assert_says(fleet_example_off, "fleet --json", 0, "{\n  \"role\": \"off\"\n}\n");
 }
 
-static void test_a_node_that_is_cut_off_is_a_finding(void **state)
+TEST(a_node_that_is_cut_off_is_a_finding)
 {
-    (void)state;
     fleet_assert_says(
         fleet_example_node, "fleet", 1,
         "node rank-a, id 00112233aabbccdd\n"
@@ -45,9 +43,8 @@ static void test_a_node_that_is_cut_off_is_a_finding(void **state)
         "refused by the hub: window.buckets is 8, the hub's first node has 32\n");
 }
 
-static void test_a_hub_marks_nodes_and_names_who_is_missing(void **state)
+TEST(a_hub_marks_nodes_and_names_who_is_missing)
 {
-    (void)state;
     fleet_assert_says(
         fleet_example_hub, "fleet", 1,
         "hub head, id 00112233aabbccdd\n"
@@ -75,14 +72,4 @@ static void test_a_hub_marks_nodes_and_names_who_is_missing(void **state)
         "! 2 windows that end at step 99 to 199 are without rank-b (silent)\n"
         "\n"
         "and 2 more runs\n");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_an_attnd_alone_says_how_to_begin),
-        cmocka_unit_test(test_a_node_that_is_cut_off_is_a_finding),
-        cmocka_unit_test(test_a_hub_marks_nodes_and_names_who_is_missing),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,6 @@
 #include "proto/result.h"
 #include "clients/cli/base/out.h"
 
-#include <math.h>
-
 static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
                                          "p50",  "p90", "p99", "last", "count"};
 
@@ -297,18 +295,20 @@ static int past_tear_down(void **state)
     return 0;
 }
 
-static void past_assert_says(void **state, const char *arguments, int status, const char *text)
+#define FAKE_TEST(name)   TEST_OF(name, struct fake *fake, past_set_up, past_tear_down)
+#define PARAMS_TEST(name) TEST_OF(name, struct fake *fake, set_up_params, past_tear_down)
+
+static void past_assert_says(struct fake *fake, const char *arguments, int status, const char *text)
 {
-    struct fake *fake = *state;
     attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
 }
 
 /* history ----------------------------------------------------------------------------------------
  */
 
-static void test_one_head_has_a_row_per_window(void **state)
+FAKE_TEST(one_head_has_a_row_per_window)
 {
-    past_assert_says(state, "history gpt --head 2", 0,
+    past_assert_says(fake, "history gpt --head 2", 0,
                      "gpt, run abcdef01, decoder.3.self.h2\n"
                      "entropy_normalized, per 2 epochs every 1\n"
                      "\n"
@@ -321,9 +321,9 @@ static void test_one_head_has_a_row_per_window(void **state)
                      "there are earlier windows: --count, --from and --to choose others\n");
 }
 
-static void test_all_heads_have_a_column_each(void **state)
+FAKE_TEST(all_heads_have_a_column_each)
 {
-    past_assert_says(state, "history gpt --metric entropy --from 6", 0,
+    past_assert_says(fake, "history gpt --metric entropy --from 6", 0,
                      "gpt, run abcdef01, decoder.3.self\n"
                      "entropy, means, per 2 epochs every 1\n"
                      "\n"
@@ -334,19 +334,19 @@ static void test_all_heads_have_a_column_each(void **state)
                      "there are later windows: --count, --from and --to choose others\n");
 }
 
-static void test_history_as_csv(void **state)
+FAKE_TEST(history_as_csv)
 {
     past_assert_says(
-        state, "history gpt --head 1 --csv | head -n 2", 0,
+        fake, "history gpt --head 1 --csv | head -n 2", 0,
         "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
         "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n"
         "gpt,abcdef0123456789abcdef0123456789,epoch,2,1,4,5,5,50,5,false,decoder,3,self,1,"
         "entropy_normalized,0,0,2,3,4,5,6,7,8,9\n");
 }
 
-static void test_what_questions_to_the_past_ask(void **state)
+PARAMS_TEST(what_questions_to_the_past_ask)
 {
-    past_assert_says(state,
+    past_assert_says(fake,
                      "history gpt --run ab --stack decoder --layer 3 --site self --head 2 --metric "
                      "entropy --window '1 epoch' --from 1 --to 9 --count 7",
                      1,
@@ -355,64 +355,64 @@ static void test_what_questions_to_the_past_ask(void **state)
                      "\"self\",\"metric\":\"entropy\",\"window\":\"1 epoch\",\"head\":2,\"from\":1,"
                      "\"to\":9,\"limit\":7} (echo)\n");
     past_assert_says(
-        state, "roles gpt --site self --head 2 --window '1 epoch'", 1,
+        fake, "roles gpt --site self --head 2 --window '1 epoch'", 1,
         "attnctl: attnd refused: {\"job\":\"gpt\",\"site\":\"self\",\"window\":\"1 epoch\","
         "\"head\":2} (echo)\n");
-    past_assert_says(state, "history gpt", 1,
+    past_assert_says(fake, "history gpt", 1,
                      "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":20} (echo)\n");
-    past_assert_says(state, "history gpt --json", 1,
+    past_assert_says(fake, "history gpt --json", 1,
                      "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":200000} (echo)\n");
 }
 
-static void test_refusals_say_what_to_do(void **state)
+FAKE_TEST(refusals_say_what_to_do)
 {
     past_assert_says(
-        state, "history history_off", 1,
+        fake, "history history_off", 1,
         "attnctl: there is no history: it is switched off, or its database cannot be used "
         "(attnd's log says why; see history.enabled, history.path in attnctl "
         "config)\n");
-    past_assert_says(state, "history query_time", 1,
+    past_assert_says(fake, "history query_time", 1,
                      "attnctl: the question took longer than history.query_time: ask for less with "
                      "--from and --to, or raise it\n");
-    past_assert_says(state, "history method_unknown", 1,
+    past_assert_says(fake, "history method_unknown", 1,
                      "attnctl: method is unknown: this attnd is too old for what was asked, "
                      "update attnd\n");
-    past_assert_says(state, "history run_unknown", 1,
+    past_assert_says(fake, "history run_unknown", 1,
                      "attnctl: no run of gpt begins with 'b'; there are a1, a2\n");
-    past_assert_says(state, "history job_unknown", 1,
+    past_assert_says(fake, "history job_unknown", 1,
                      "attnctl: no such job: 'job_unknown' (see attnctl jobs)\n");
-    past_assert_says(state, "history argument", 2, "attnctl: from is greater than to\n");
-    past_assert_says(state, "history gpt --metric gone", 1,
+    past_assert_says(fake, "history argument", 2, "attnctl: from is greater than to\n");
+    past_assert_says(fake, "history gpt --metric gone", 1,
                      "attnctl: decoder.3.self has no 'gone'\n");
-    past_assert_says(state, "history gpt --metric entrpy", 2,
+    past_assert_says(fake, "history gpt --metric entrpy", 2,
                      "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
                      "'entropy'?\n");
 }
 
-static void test_options_of_the_past_are_checked(void **state)
+FAKE_TEST(options_of_the_past_are_checked)
 {
-    past_assert_says(state, "history gpt --run XY", 2,
+    past_assert_says(fake, "history gpt --run XY", 2,
                      "attnctl: --run: 'XY': not accepted (valid: the first of its 32 hexadecimal "
                      "digits) (see attnctl history --help)\n");
-    past_assert_says(state, "history gpt --from -1", 2,
+    past_assert_says(fake, "history gpt --from -1", 2,
                      "attnctl: --from: '-1': not accepted (valid: a whole number) (see attnctl "
                      "history --help)\n");
     past_assert_says(
-        state, "history gpt --head x", 2,
+        fake, "history gpt --head x", 2,
         "attnctl: --head: 'x': not accepted (valid: 0 to 1048575) (see attnctl history --help)\n");
-    past_assert_says(state, "history", 2,
+    past_assert_says(fake, "history", 2,
                      "attnctl: JOB is missing; usage: attnctl history JOB [OPTIONS]\n");
-    past_assert_says(state, "history gpt --all", 2,
+    past_assert_says(fake, "history gpt --all", 2,
                      "attnctl: --all is not an option of history (see attnctl history --help)\n");
 }
 
 /* alerts -----------------------------------------------------------------------------------------
  */
 
-static void test_something_firing_is_bad_news(void **state)
+FAKE_TEST(something_firing_is_bad_news)
 {
     past_assert_says(
-        state, "alerts gpt", 1,
+        fake, "alerts gpt", 1,
         "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND\n"
         "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1\n"
         "\n"
@@ -422,10 +422,10 @@ static void test_something_firing_is_bad_news(void **state)
         "entropy of head 2 is low\n");
 }
 
-static void test_an_alert_that_fired_at_the_end_is_bad_news(void **state)
+FAKE_TEST(an_alert_that_fired_at_the_end_is_bad_news)
 {
     past_assert_says(
-        state, "alerts dead", 1,
+        fake, "alerts dead", 1,
         "SEVERITY  RUN       RULE              WHERE              STATE          VALUE\n"
         "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing at end  0.03125\n"
         "\n"
@@ -435,24 +435,24 @@ static void test_an_alert_that_fired_at_the_end_is_bad_news(void **state)
         "entropy of head 2 is low\n");
 }
 
-static void test_calm_is_good_news(void **state)
+FAKE_TEST(calm_is_good_news)
 {
-    past_assert_says(state, "alerts calm", 0,
+    past_assert_says(fake, "alerts calm", 0,
                      "nothing is firing; attnctl alerts --all shows earlier ones\n");
-    past_assert_says(state, "alerts again", 0, /* what fires is of an earlier run */
+    past_assert_says(fake, "alerts again", 0, /* what fires is of an earlier run */
                      "nothing is firing; attnctl alerts --all shows earlier ones\n"
                      "1 fired at the end of runs that a newer run of their job followed\n");
-    past_assert_says(state, "alerts again --json >/dev/null", 0, "");
-    past_assert_says(state, "alerts calm --all", 0,
+    past_assert_says(fake, "alerts again --json >/dev/null", 0, "");
+    past_assert_says(fake, "alerts calm --all", 0,
                      "nothing is firing\n"
                      "SEVERITY  RUN       RULE     WHERE    STATE     VALUE  BOUND  SINCE\n"
                      "warning   ab000000  silence  the run  resolved  -      0.1    step 1150\n"
                      "there are earlier ones: --count shows more\n");
 }
 
-static void test_alerts_of_all_jobs_name_the_job(void **state)
+FAKE_TEST(alerts_of_all_jobs_name_the_job)
 {
-    past_assert_says(state, "alerts | head -n 2 | cut -c1-41", 0,
+    past_assert_says(fake, "alerts | head -n 2 | cut -c1-41", 0,
                      "SEVERITY  JOB  RUN       RULE            \n"
                      "critical  gpt  ab000000  entropy_collapse\n");
 }
@@ -460,9 +460,9 @@ static void test_alerts_of_all_jobs_name_the_job(void **state)
 /* compare ----------------------------------------------------------------------------------------
  */
 
-static void test_compare_ranks_heads(void **state)
+FAKE_TEST(compare_ranks_heads)
 {
-    past_assert_says(state, "compare gpt/ab gpt/01 --count 1", 0,
+    past_assert_says(fake, "compare gpt/ab gpt/01 --count 1", 0,
                      "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
                      "b: gpt, run 01234567, 20 windows, 80 to 99\n"
                      "\n"
@@ -472,9 +472,9 @@ static void test_compare_ranks_heads(void **state)
                      "there are more heads: --count shows them\n");
 }
 
-static void test_runs_that_are_alike_have_no_table(void **state)
+FAKE_TEST(runs_that_are_alike_have_no_table)
 {
-    past_assert_says(state, "compare same same", 0,
+    past_assert_says(fake, "compare same same", 0,
                      "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
                      "b: gpt, run 01234567, 20 windows, 80 to 99\n"
                      "no head differs\n"
@@ -482,18 +482,18 @@ static void test_runs_that_are_alike_have_no_table(void **state)
                      "there are more heads: --count shows them\n");
 }
 
-static void test_what_compare_asks(void **state)
+PARAMS_TEST(what_compare_asks)
 {
-    past_assert_says(state, "compare gpt/ab bert --metric entropi", 2,
+    past_assert_says(fake, "compare gpt/ab bert --metric entropi", 2,
                      "attnctl: --metric: 'entropi': unknown: did you mean 'entropy'?\n");
-    past_assert_says(state, "compare gpt/ab bert --metric entropy", 1,
+    past_assert_says(fake, "compare gpt/ab bert --metric entropy", 1,
                      "attnctl: attnd refused: {\"job\":\"gpt\",\"run\":\"ab\",\"job_b\":\"bert\","
                      "\"metric\":\"entropy\",\"limit\":20} (echo)\n");
-    past_assert_says(state, "compare gpt/ g/x", 2,
+    past_assert_says(fake, "compare gpt/ g/x", 2,
                      "attnctl: 'gpt/': not a run (valid: JOB, or JOB/RUN with the first digits of "
                      "it)\n");
     past_assert_says(
-        state, "compare gpt bert/XYZ", 2,
+        fake, "compare gpt bert/XYZ", 2,
         "attnctl: 'bert/XYZ': not a run (valid: JOB, or JOB/RUN with the first digits of "
         "it)\n");
 }
@@ -505,10 +505,10 @@ static void test_what_compare_asks(void **state)
     "gpt,abcdef0123456789abcdef0123456789,epoch,2,1," last ",decoder,3,self,0,entropy," values "\n"
 
 /* Three pages; `gone` has nothing, and is no reason to stop. */
-static void test_export_goes_from_page_to_page(void **state)
+FAKE_TEST(export_goes_from_page_to_page)
 {
     past_assert_says(
-        state, "export gpt --csv --head 0 --metric entropy --metric gone", 0,
+        fake, "export gpt --csv --head 0 --metric entropy --metric gone", 0,
         "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
         "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n" ROW(
             "4,5,5,50,5,false", "0,0,2,3,4,5,6,7,8,9")
@@ -517,10 +517,10 @@ static void test_export_goes_from_page_to_page(void **state)
                     ROW("7,8,8,80,8,true", "0,0,2,3,4,5,6,7,8,9"));
 }
 
-static void test_export_as_json_is_an_object_per_line(void **state)
+FAKE_TEST(export_as_json_is_an_object_per_line)
 {
     past_assert_says(
-        state, "export gpt --json --head 0 --metric entropy | head -n 2 | tail -n 1", 0,
+        fake, "export gpt --json --head 0 --metric entropy | head -n 2 | tail -n 1", 0,
         "{\"job\":\"gpt\",\"run\":\"abcdef0123456789abcdef0123456789\",\"unit\":\"epoch\","
         "\"length\":2,\"every\":1,\"first_unit\":5,\"last_unit\":6,\"epoch\":6,\"step\":60,"
         "\"time_ns\":6,\"partial\":false,\"stack\":\"decoder\",\"layer\":3,\"site\":"
@@ -530,15 +530,15 @@ static void test_export_as_json_is_an_object_per_line(void **state)
         "8.125,\"count\":9.125}\n");
 }
 
-static void test_export_needs_a_format_and_a_metric(void **state)
+FAKE_TEST(export_needs_a_format_and_a_metric)
 {
-    past_assert_says(state, "export gpt", 2,
+    past_assert_says(fake, "export gpt", 2,
                      "attnctl: give --csv or --json (one object per line)\n");
     past_assert_says(
-        state, "export gpt --json --metric nothing", 2,
+        fake, "export gpt --json --metric nothing", 2,
         "attnctl: --metric: 'nothing': not in run abcdef01 of gpt (valid: entropy, gone, "
         "sink_rate)\n");
-    past_assert_says(state, "export gpt --json --metric entrpy", 2,
+    past_assert_says(fake, "export gpt --json --metric entrpy", 2,
                      "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
                      "'entropy'?\n");
 }
@@ -546,19 +546,18 @@ static void test_export_needs_a_format_and_a_metric(void **state)
 /* runs -------------------------------------------------------------------------------------------
  */
 
-static void test_runs_are_listed(void **state)
+FAKE_TEST(runs_are_listed)
 {
-    past_assert_says(state, "runs gpt", 0,
+    past_assert_says(fake, "runs gpt", 0,
                      "JOB       RUN  STATE             FIRST              LAST  EPOCH  STEP\n"
                      "gpt  abcdef01  ended  2023-11-14 22:13  2023-11-14 23:13      9   900\n");
 }
 
-static void test_lines_of_bars(void **state)
+TEST(lines_of_bars)
 {
     static const double rising[] = {0, 1, 2, 3, 4, 5, 6, 7};
     static const double holes[] = {1, NAN, 3, 2}, flat[] = {5, 5};
     char line[SPARK_BYTES(8)];
-    (void)state;
     spark_line(rising, 8, 8, line);
     assert_string_equal(line, "▁▂▃▄▅▆▇█");
     spark_line(rising, 8, 4, line);
@@ -569,32 +568,4 @@ static void test_lines_of_bars(void **state)
     assert_string_equal(line, "▁▁");
     spark_line(flat, 0, 8, line);
     assert_string_equal(line, "");
-}
-
-#define WITH_FAKE(test)   cmocka_unit_test_setup_teardown(test, past_set_up, past_tear_down)
-#define WITH_PARAMS(test) cmocka_unit_test_setup_teardown(test, set_up_params, past_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        WITH_FAKE(test_one_head_has_a_row_per_window),
-        WITH_FAKE(test_all_heads_have_a_column_each),
-        WITH_FAKE(test_history_as_csv),
-        WITH_PARAMS(test_what_questions_to_the_past_ask),
-        WITH_FAKE(test_refusals_say_what_to_do),
-        WITH_FAKE(test_options_of_the_past_are_checked),
-        WITH_FAKE(test_something_firing_is_bad_news),
-        WITH_FAKE(test_calm_is_good_news),
-        WITH_FAKE(test_an_alert_that_fired_at_the_end_is_bad_news),
-        WITH_FAKE(test_alerts_of_all_jobs_name_the_job),
-        WITH_FAKE(test_compare_ranks_heads),
-        WITH_FAKE(test_runs_that_are_alike_have_no_table),
-        WITH_PARAMS(test_what_compare_asks),
-        WITH_FAKE(test_export_goes_from_page_to_page),
-        WITH_FAKE(test_export_as_json_is_an_object_per_line),
-        WITH_FAKE(test_export_needs_a_format_and_a_metric),
-        WITH_FAKE(test_runs_are_listed),
-        cmocka_unit_test(test_lines_of_bars),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

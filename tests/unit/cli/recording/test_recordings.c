@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Files of recorded messages: written, read, cut, and what is in the way of both; and who has said
  * bye in them. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "proto/err.h"
 #include "clients/cli/base/field.h"
@@ -17,9 +13,6 @@
 #include "proto/ranks.h"
 
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -47,6 +40,9 @@ static int recordings_tear_down(void **state)
     unlink(f->path);
     return rmdir(f->directory);
 }
+
+#define RECORDINGS_TEST(name)                                                                      \
+    TEST_OF(name, struct fixture *f, recordings_set_up, recordings_tear_down)
 
 static void open_recorder(struct fixture *f)
 {
@@ -115,9 +111,8 @@ static void expect_three(struct fixture *f)
 }
 
 /* Topics and headers; a message that is not packed has nothing more. */
-static void test_messages_are_skimmed(void **state)
+RECORDINGS_TEST(messages_are_skimmed)
 {
-    struct fixture *f = *state;
     for (int pack = 0; pack < 2; pack++) {
         struct recording_frame frames[] = {{"event/gpt/", 10}, {"header", 6}, {NULL, 0}};
         struct recorded recorded;
@@ -152,9 +147,8 @@ static void test_messages_are_skimmed(void **state)
 }
 
 /* Wherever it is cut or changed, skimming ends, too. */
-static void test_skimming_ends_where_the_file_is_cut(void **state)
+RECORDINGS_TEST(skimming_ends_where_the_file_is_cut)
 {
-    struct fixture *f = *state;
     struct recorded recorded;
     write_three(f, false);
     off_t size = file_size(f);
@@ -176,27 +170,24 @@ static void test_skimming_ends_where_the_file_is_cut(void **state)
     playback_close(&f->playback);
 }
 
-static void test_what_was_written_is_read(void **state)
+RECORDINGS_TEST(what_was_written_is_read)
 {
-    struct fixture *f = *state;
     write_three(f, false);
     expect_three(f);
     assert_true(f->recorder.messages == 3 && f->recorder.payload == 3 * 10 + 200100);
     assert_true((off_t)f->recorder.bytes == file_size(f));
 }
 
-static void test_what_was_packed_is_read(void **state)
+RECORDINGS_TEST(what_was_packed_is_read)
 {
-    struct fixture *f = *state;
     write_three(f, true);
     expect_three(f);
     assert_true(file_size(f) < 2000);
 }
 
 /* Cut at any byte, the messages before it are there. */
-static void test_a_cut_file_has_what_is_whole(void **state)
+RECORDINGS_TEST(a_cut_file_has_what_is_whole)
 {
-    struct fixture *f = *state;
     write_three(f, true);
     for (off_t size = file_size(f) - 1; size >= RECORDING_HEADER_BYTES; size--) {
         struct recorded recorded;
@@ -216,9 +207,8 @@ static void test_a_cut_file_has_what_is_whole(void **state)
     expect_error(f, "the file is not a recording of attnd");
 }
 
-static void test_where_it_is_cut_is_said(void **state)
+RECORDINGS_TEST(where_it_is_cut_is_said)
 {
-    struct fixture *f = *state;
     struct recorded recorded;
     write_three(f, false);
     assert_int_equal(truncate(f->path, 32 + 32 + 16 + 110 + 10), 0);
@@ -230,9 +220,8 @@ static void test_where_it_is_cut_is_said(void **state)
 }
 
 /* A file that is still being written is read as far as it was when it was opened. */
-static void test_a_file_that_grows_meanwhile(void **state)
+RECORDINGS_TEST(a_file_that_grows_meanwhile)
 {
-    struct fixture *f = *state;
     struct recorded recorded;
     open_recorder(f);
     assert_int_equal(write_message(f, 1, 10), 0);
@@ -244,9 +233,8 @@ static void test_a_file_that_grows_meanwhile(void **state)
     assert_int_equal(recorder_close(&f->recorder, f->error), 0);
 }
 
-static void test_a_file_that_shrinks_meanwhile(void **state)
+RECORDINGS_TEST(a_file_that_shrinks_meanwhile)
 {
-    struct fixture *f = *state;
     struct recorded recorded;
     write_three(f, false);
     assert_int_equal(playback_open(f->path, &f->playback, f->error), 0);
@@ -259,9 +247,8 @@ static void test_a_file_that_shrinks_meanwhile(void **state)
 /* Obstacles -------------------------------------------------------------------------------------
  */
 
-static void test_a_file_that_is_there_is_refused_unless_replaced(void **state)
+RECORDINGS_TEST(a_file_that_is_there_is_refused_unless_replaced)
 {
-    struct fixture *f = *state;
     write_three(f, false);
     assert_int_equal(recorder_open(f->path, false, 1, &f->recorder, f->error), -1);
     expect_error(f, "File exists; choose another name, or replace it with --force");
@@ -277,9 +264,8 @@ static mode_t recordings_rights_of(const struct fixture *f)
     return file.st_mode & 0777;
 }
 
-static void test_nobody_else_reads_a_recording(void **state)
+RECORDINGS_TEST(nobody_else_reads_a_recording)
 {
-    struct fixture *f = *state;
     mode_t mask = umask(0);
     write_three(f, false);
     assert_int_equal(recordings_rights_of(f), 0600);
@@ -290,9 +276,8 @@ static void test_nobody_else_reads_a_recording(void **state)
     umask(mask);
 }
 
-static void test_a_directory_that_is_not_there_is_said(void **state)
+RECORDINGS_TEST(a_directory_that_is_not_there_is_said)
 {
-    struct fixture *f = *state;
     const char *path = "/tmp/attnd-nothing-is-here/run.rec";
     assert_int_equal(recorder_open(path, false, 1, &f->recorder, f->error), -1);
     assert_string_equal(f->error, "/tmp/attnd-nothing-is-here/run.rec: No such file or directory; "
@@ -302,9 +287,8 @@ static void test_a_directory_that_is_not_there_is_said(void **state)
 }
 
 /* As on a full disk: what does not fit leaves no half message behind. */
-static void test_a_failed_write_leaves_whole_messages(void **state)
+RECORDINGS_TEST(a_failed_write_leaves_whole_messages)
 {
-    struct fixture *f = *state;
     struct rlimit before, limit;
     open_recorder(f);
     assert_int_equal(write_message(f, 1, 1000), 0);
@@ -339,10 +323,9 @@ static void note_event(struct ranks *ranks, const char *job, uint32_t rank, enum
     mpk_writer_clear(&writer);
 }
 
-static void test_the_end_is_when_every_rank_heard_of_has_said_bye(void **state)
+TEST(the_end_is_when_every_rank_heard_of_has_said_bye)
 {
     struct ranks ranks = {0};
-    (void)state;
     assert_false(ranks_all_bye(&ranks));
     for (uint32_t rank = 0; rank < 3; rank++) {
         note_event(&ranks, "gpt", rank, EVENT_HELLO, 0);
@@ -358,10 +341,9 @@ static void test_the_end_is_when_every_rank_heard_of_has_said_bye(void **state)
     ranks_clear(&ranks);
 }
 
-static void test_where_a_rank_is_is_known(void **state)
+TEST(where_a_rank_is_is_known)
 {
     struct ranks ranks = {0};
-    (void)state;
     for (uint64_t seq = 0; seq < 7; seq++) {
         for (uint32_t rank = 0; rank < 100; rank++) {
             note_event(&ranks, "gpt", rank, EVENT_EPOCH_END, seq);
@@ -376,28 +358,24 @@ static void test_where_a_rank_is_is_known(void **state)
     ranks_clear(&ranks);
 }
 
-static void test_what_has_no_sound_header_is_nobodys(void **state)
+TEST(what_has_no_sound_header_is_nobodys)
 {
     static const struct recording_frame frames[] = {{"event/gpt/", 10}, {"\x80", 1}};
     struct ranks ranks = {0};
-    (void)state;
     assert_int_equal(ranks_note(&ranks, frames, 2), 0);
     assert_int_equal(ranks_note(&ranks, frames, 1), 0);
     assert_int_equal(ranks.count, 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, recordings_set_up, recordings_tear_down)
-
 /* Counters ----------------------------------------------------------------------------------------
  */
 
-static void test_reasons_of_any_name_are_json(void **state)
+TEST(reasons_of_any_name_are_json)
 {
     struct replay_counts counts = {.reason_count = 3,
                                    .reasons = {{"late", 2}, {"a\"b\\c", 1}, {"none", 0}}};
     char text[64] = "";
     field_unquote(counts.reasons[1].name);
-    (void)state;
     for (int json = 0; json < 2; json++) {
         FILE *out = fmemopen(text, sizeof text, "w");
         assert_non_null(out);
@@ -409,26 +387,6 @@ static void test_reasons_of_any_name_are_json(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        TEST(test_messages_are_skimmed),
-        TEST(test_skimming_ends_where_the_file_is_cut),
-        TEST(test_what_was_written_is_read),
-        TEST(test_what_was_packed_is_read),
-        TEST(test_a_cut_file_has_what_is_whole),
-        TEST(test_where_it_is_cut_is_said),
-        TEST(test_a_file_that_grows_meanwhile),
-        TEST(test_a_file_that_shrinks_meanwhile),
-        TEST(test_a_file_that_is_there_is_refused_unless_replaced),
-        TEST(test_nobody_else_reads_a_recording),
-        TEST(test_nobody_else_reads_a_recording),
-        TEST(test_a_failed_write_leaves_whole_messages),
-        cmocka_unit_test_setup_teardown(test_a_directory_that_is_not_there_is_said,
-                                        recordings_set_up, recordings_tear_down),
-        cmocka_unit_test(test_the_end_is_when_every_rank_heard_of_has_said_bye),
-        cmocka_unit_test(test_where_a_rank_is_is_known),
-        cmocka_unit_test(test_what_has_no_sound_header_is_nobodys),
-        cmocka_unit_test(test_reasons_of_any_name_are_json),
-    };
     signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit fails instead */
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return unit_run(NULL, NULL);
 }

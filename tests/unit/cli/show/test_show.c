@@ -1,17 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* attnctl show: tokens, maps and terminals. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "clients/cli/show/internal.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 /* Tokens -----------------------------------------------------------------------------------------
@@ -29,9 +22,8 @@ static void expect_fit(const char *label, int width, bool utf8, const char *text
     assert_int_equal(token_text_width(fitted), columns);
 }
 
-static void test_tokens_are_escaped(void **state)
+TEST(tokens_are_escaped)
 {
-    (void)state;
     expect_fit("cat", 10, true, "cat", 3);
     expect_fit("a\nb\t\r", 10, true, "a\\nb\\t\\r", 8);
     expect_fit("\x1b[31m", 10, true, "\\x1b[31m", 8);
@@ -42,17 +34,15 @@ static void test_tokens_are_escaped(void **state)
     expect_fit("", 10, true, "\"\"", 2);
 }
 
-static void test_blanks_at_the_ends_are_shown(void **state)
+TEST(blanks_at_the_ends_are_shown)
 {
-    (void)state;
     expect_fit(" the cat ", 20, true, "\xe2\x90\xa3the cat\xe2\x90\xa3", 9);
     expect_fit(" the", 20, false, "_the", 4);
     expect_fit(" ", 20, true, "\xe2\x90\xa3", 1);
 }
 
-static void test_tokens_are_cut_to_columns(void **state)
+TEST(tokens_are_cut_to_columns)
 {
-    (void)state;
     expect_fit("abcdef", 6, true, "abcdef", 6);
     expect_fit("abcdef", 5, true, "abcd\xe2\x80\xa6", 5);
     expect_fit("abcdef", 5, false, "abcd~", 5);
@@ -62,9 +52,8 @@ static void test_tokens_are_cut_to_columns(void **state)
     expect_fit("a\x1b", 4, true, "a\xe2\x80\xa6", 2);                   /* no half of an escape */
 }
 
-static void test_marks_stay_with_their_character(void **state)
+TEST(marks_stay_with_their_character)
 {
-    (void)state;
     struct token_unit units[4];
     bool more;
     expect_fit("e\xcc\x81", 4, true, "e\xcc\x81", 1);
@@ -85,17 +74,15 @@ static void test_marks_stay_with_their_character(void **state)
     assert_true(more && units[3].width == 77);
 }
 
-static void test_text_from_right_to_left_is_isolated(void **state)
+TEST(text_from_right_to_left_is_isolated)
 {
-    (void)state;
     expect_fit("\xd7\xa9\xd7\x9c", 4, true, TOKEN_ISOLATE "\xd7\xa9\xd7\x9c" TOKEN_ISOLATE_END, 2);
     expect_fit("\xd7\xa9\xd7\x9c\xd7\x9d", 2, true,
                TOKEN_ISOLATE "\xd7\xa9\xe2\x80\xa6" TOKEN_ISOLATE_END, 2);
 }
 
-static void test_a_long_token_of_marks_fits_its_room(void **state)
+TEST(a_long_token_of_marks_fits_its_room)
 {
-    (void)state;
     char label[4096] = "", text[TOKEN_FIT_BYTES];
     for (int i = 0; i < 300; i++) {
         strcat(label, "\xf0\x9f\x98\x80\xcc\x81\xcc\x81\xcc\x81");
@@ -104,9 +91,8 @@ static void test_a_long_token_of_marks_fits_its_room(void **state)
     assert_true(strlen(text) < sizeof text);
 }
 
-static void test_names_of_files_are_cleaned(void **state)
+TEST(names_of_files_are_cleaned)
 {
-    (void)state;
     char text[64], small[6];
     token_clean(" a b\x1b[2J/\xc3\xa9"
                 "e\xcc\x81.npz",
@@ -122,9 +108,8 @@ static void test_names_of_files_are_cleaned(void **state)
 /* The screen -------------------------------------------------------------------------------------
  */
 
-static void test_the_environment_says_which_characters_and_colours(void **state)
+TEST(the_environment_says_which_characters_and_colours)
 {
-    (void)state;
     struct show_screen screen;
     FILE *out = tmpfile();
     assert_non_null(out);
@@ -155,9 +140,8 @@ static void expect_said(int width, const char *text, const char *lines)
     assert_string_equal(said, lines);
 }
 
-static void test_sentences_are_broken_between_words(void **state)
+TEST(sentences_are_broken_between_words)
 {
-    (void)state;
     expect_said(20, "a sentence of many words", "a sentence of many\n  words\n");
     expect_said(24, "a sentence of many words", "a sentence of many words\n");
     expect_said(20, "  indented, and going on", "  indented, and\n  going on\n");
@@ -197,6 +181,8 @@ static int show_tear_down(void **state)
     return rmdir(f->directory);
 }
 
+#define SHOW_TEST(name) TEST_OF(name, struct fixture *f, show_set_up, show_tear_down)
+
 /* Query i gives 1 / (i + 1) to each key up to itself. */
 static void make_causal(struct fixture *f)
 {
@@ -233,9 +219,8 @@ static struct show_request request_for(uint32_t head, uint32_t query)
         .head = head, .query = query, .picture_rows = 9, .picture_columns = 9, .pairs = 3};
 }
 
-static void test_sound_rows_are_counted(void **state)
+SHOW_TEST(sound_rows_are_counted)
 {
-    struct fixture *f = *state;
     make_causal(f);
     show_measure(f, request_for(HEAD_MEAN, TOKEN_AUTO));
     const struct row_sums *sums = &f->found.sums;
@@ -245,9 +230,8 @@ static void test_sound_rows_are_counted(void **state)
     assert_int_equal(f->found.finite, T * T);
 }
 
-static void test_rows_that_are_not_sound_are_told_apart(void **state)
+SHOW_TEST(rows_that_are_not_sound_are_told_apart)
 {
-    struct fixture *f = *state;
     make_causal(f);
     memset(f->map[0][1], 0, sizeof f->map[0][1]);
     f->map[0][2][0] = NAN;
@@ -261,9 +245,8 @@ static void test_rows_that_are_not_sound_are_told_apart(void **state)
     assert_true(sums->max == 1.5 && fabs(sums->deviation - 0.1) < 1e-6);
 }
 
-static void test_the_query_moves_on_from_one_key(void **state)
+SHOW_TEST(the_query_moves_on_from_one_key)
 {
-    struct fixture *f = *state;
     make_causal(f);
     f->map[1][3][0] = 0.5f;
     f->map[1][3][1] = 0;
@@ -276,9 +259,8 @@ static void test_the_query_moves_on_from_one_key(void **state)
     assert_true(!f->found.moved && f->found.row == 0 && f->found.query[0] == 1);
 }
 
-static void test_each_head_has_its_first_keys(void **state)
+SHOW_TEST(each_head_has_its_first_keys)
 {
-    struct fixture *f = *state;
     make_causal(f);
     memcpy(f->map[0][2], (float[]){0.25f, 0.5f, 0.25f, 0}, 4 * sizeof(float));
     memcpy(f->map[1][2], (float[]){NAN, NAN, NAN, 0.5f}, 4 * sizeof(float));
@@ -292,9 +274,8 @@ static void test_each_head_has_its_first_keys(void **state)
     assert_true(isnan(f->found.query[0]) && f->found.query[3] == 0.25f); /* the mean */
 }
 
-static void test_pairs_are_the_largest_entries_in_order(void **state)
+SHOW_TEST(pairs_are_the_largest_entries_in_order)
 {
-    struct fixture *f = *state;
     make_causal(f);
     show_measure(f, request_for(0, TOKEN_AUTO));
     const struct entry *pairs = f->found.pairs;
@@ -304,9 +285,8 @@ static void test_pairs_are_the_largest_entries_in_order(void **state)
     assert_true(pairs[2].row == 1 && pairs[2].column == 1 && pairs[2].weight == 0.5f);
 }
 
-static void test_the_picture_is_of_means(void **state)
+SHOW_TEST(the_picture_is_of_means)
 {
-    struct fixture *f = *state;
     make_causal(f);
     f->map[0][0][1] = NAN;
     struct show_request request = request_for(0, TOKEN_AUTO);
@@ -321,37 +301,11 @@ static void test_the_picture_is_of_means(void **state)
     assert_true(fabs(f->found.picture[5] - (1.0 / 3 + 0.5) / 4) < 1e-6);
 }
 
-static void test_a_map_without_numbers_has_none(void **state)
+SHOW_TEST(a_map_without_numbers_has_none)
 {
-    struct fixture *f = *state;
     memset(f->map, 0xff, sizeof f->map); /* the bits of a NaN */
     show_measure(f, request_for(HEAD_MEAN, TOKEN_AUTO));
     assert_int_equal(f->found.finite, 0);
     assert_int_equal(f->found.pair_count, 0);
     assert_true(isnan(f->found.sums.deviation) && isnan(f->found.picture[0]));
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, show_set_up, show_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokens_are_escaped),
-        cmocka_unit_test(test_blanks_at_the_ends_are_shown),
-        cmocka_unit_test(test_tokens_are_cut_to_columns),
-        cmocka_unit_test(test_marks_stay_with_their_character),
-        cmocka_unit_test(test_text_from_right_to_left_is_isolated),
-        cmocka_unit_test(test_a_long_token_of_marks_fits_its_room),
-        cmocka_unit_test(test_names_of_files_are_cleaned),
-        cmocka_unit_test(test_the_environment_says_which_characters_and_colours),
-        cmocka_unit_test(test_sentences_are_broken_between_words),
-        TEST(test_sound_rows_are_counted),
-        TEST(test_rows_that_are_not_sound_are_told_apart),
-        TEST(test_the_query_moves_on_from_one_key),
-        TEST(test_each_head_has_its_first_keys),
-        TEST(test_pairs_are_the_largest_entries_in_order),
-        TEST(test_the_picture_is_of_means),
-        TEST(test_a_map_without_numbers_has_none),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,6 @@
 #include "clients/cli/recording/internal.h"
 #include "clients/cli/source/source.h"
 
-#include <math.h>
 #include <unistd.h>
 #include <zip.h>
 
@@ -38,6 +37,8 @@ static int source_tear_down(void **state)
     unlink(f->path);
     return rmdir(f->directory);
 }
+
+#define SOURCE_TEST(name) TEST_OF(name, struct fixture *f, source_set_up, source_tear_down)
 
 static void source_open_source(struct fixture *f)
 {
@@ -187,10 +188,9 @@ static void expect_all_maps(struct fixture *f)
     source_expect_map(f, 0, 2);
 }
 
-static void test_maps_of_every_dtype_are_read(void **state)
+SOURCE_TEST(maps_of_every_dtype_are_read)
 {
     static const char *const descr[] = {"<f4", "<f8", "<f2", "|V2"};
-    struct fixture *f = *state;
     for (size_t i = 0; i < sizeof descr / sizeof descr[0]; i++) {
         struct bytes bytes = make_npy(descr[i]);
         source_write_file(f, "decoder.0.self.npy", &bytes);
@@ -202,10 +202,9 @@ static void test_maps_of_every_dtype_are_read(void **state)
     }
 }
 
-static void test_archives_are_read_whether_packed_or_not(void **state)
+SOURCE_TEST(archives_are_read_whether_packed_or_not)
 {
     static const int methods[] = {ZIP_CM_STORE, ZIP_CM_DEFLATE};
-    struct fixture *f = *state;
     struct bytes plain = make_npy("<f4"), fortran = make_fortran();
     for (int i = 0; i < 4; i++) {
         write_npz(f, methods[i & 1], "encoder.2.cross.npy", i < 2 ? &plain : &fortran);
@@ -217,9 +216,8 @@ static void test_archives_are_read_whether_packed_or_not(void **state)
     }
 }
 
-static void test_fortran_order_is_turned(void **state)
+SOURCE_TEST(fortran_order_is_turned)
 {
-    struct fixture *f = *state;
     struct bytes bytes = make_fortran();
     source_write_file(f, "decoder.0.self.npy", &bytes);
     source_open_source(f);
@@ -227,10 +225,9 @@ static void test_fortran_order_is_turned(void **state)
 }
 
 /* Opening looks at the first 4096 bytes. */
-static void test_a_damaged_entry_is_refused_when_it_is_read(void **state)
+SOURCE_TEST(a_damaged_entry_is_refused_when_it_is_read)
 {
     static const int methods[] = {ZIP_CM_STORE, ZIP_CM_DEFLATE};
-    struct fixture *f = *state;
     float map[40 * 40];
     for (int i = 0; i < 2; i++) {
         struct bytes bytes = {.size = 0};
@@ -252,9 +249,8 @@ static void test_a_damaged_entry_is_refused_when_it_is_read(void **state)
     }
 }
 
-static void test_the_mean_is_over_heads(void **state)
+SOURCE_TEST(the_mean_is_over_heads)
 {
-    struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4");
     float mean[MAP];
     source_write_file(f, "decoder.0.self.npy", &bytes);
@@ -265,9 +261,8 @@ static void test_the_mean_is_over_heads(void **state)
     }
 }
 
-static void test_what_is_not_there_is_named(void **state)
+SOURCE_TEST(what_is_not_there_is_named)
 {
-    struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4");
     float map[MAP];
     source_write_file(f, "decoder.0.self.npy", &bytes);
@@ -278,9 +273,8 @@ static void test_what_is_not_there_is_named(void **state)
     assert_string_equal(f->error, "--head: decoder.0.self has no head 3 (valid: 0 to 2)");
 }
 
-static void test_an_empty_map_is_refused_when_it_is_asked_for(void **state)
+SOURCE_TEST(an_empty_map_is_refused_when_it_is_asked_for)
 {
-    struct fixture *f = *state;
     struct bytes bytes = {.size = 0};
     float map[1];
     put_header(&bytes, "<f4", false, "(1, 2, 0, 0)");
@@ -290,9 +284,8 @@ static void test_an_empty_map_is_refused_when_it_is_asked_for(void **state)
     assert_string_equal(f->error, "decoder.0.self is empty: its shape is [1, 2, 0, 0]");
 }
 
-static void test_files_that_are_none_are_refused(void **state)
+SOURCE_TEST(files_that_are_none_are_refused)
 {
-    struct fixture *f = *state;
     struct bytes bytes = {.data = "nothing", .size = 7};
     snprintf(f->path, sizeof f->path, "%s/x.npy", f->directory);
     expect_refusal(f, CLI_USAGE, "x.npy: No such file or directory");
@@ -332,11 +325,10 @@ static void expect_layer(struct fixture *f, const char *text, size_t index)
     assert_int_equal(found, index);
 }
 
-static void test_layers_are_sorted_and_found_by_parts_of_their_names(void **state)
+SOURCE_TEST(layers_are_sorted_and_found_by_parts_of_their_names)
 {
     static const char *const names[] = {"decoder.1.cross", "decoder.1.self", "encoder.0.self",
                                         "decoder.0.self"};
-    struct fixture *f = *state;
     size_t found;
     write_safetensors(f, names, 4);
     source_open_source(f);
@@ -358,11 +350,10 @@ static void test_layers_are_sorted_and_found_by_parts_of_their_names(void **stat
     assert_int_equal(source_find_layer(f->source, "", &found, f->error), CLI_USAGE);
 }
 
-static void test_projections_have_no_map(void **state)
+SOURCE_TEST(projections_have_no_map)
 {
     static const char *const maps[] = {"decoder.0.self", "weights.0.wq"}, *const none[] = {
                                                                               "weights.0.wq"};
-    struct fixture *f = *state;
     const struct source_layer *layers;
     write_safetensors(f, maps, 2);
     source_open_source(f);
@@ -399,9 +390,8 @@ static void expect_weights(struct fixture *f, uint32_t head, const double *expec
     }
 }
 
-static void test_maps_of_queries_and_keys_are_made(void **state)
+SOURCE_TEST(maps_of_queries_and_keys_are_made)
 {
-    struct fixture *f = *state;
     double e3 = 1 / (1 + exp(3)), e6 = 1 / (1 + exp(6)), e15 = 1 / (1 + exp(1.5));
     write_qk(f);
     source_open_source(f);
@@ -425,9 +415,8 @@ static void expect_labels_refused(struct fixture *f, const char *why)
     assert_string_equal(f->error, why);
 }
 
-static void test_tokens_are_words(void **state)
+SOURCE_TEST(tokens_are_words)
 {
-    struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4");
     source_write_file(f, "decoder.0.self.npy", &bytes);
     f->request.tokens = "  the cat  sat \xff";
@@ -451,9 +440,8 @@ static void test_tokens_are_words(void **state)
     expect_refusal(f, CLI_USAGE, "--tokens: there are no tokens in it");
 }
 
-static void test_labels_are_lines(void **state)
+SOURCE_TEST(labels_are_lines)
 {
-    struct fixture *f = *state;
     struct bytes bytes = make_npy("<f4"), lines = {.data = "the cat\r\n\nsat", .size = 13};
     char path[128];
     source_write_file(f, "labels", &lines);
@@ -542,9 +530,8 @@ static void expect_weight(struct fixture *f, size_t layer, uint32_t head, float 
     assert_true(map[0] == weight && map[1] == 1 - weight);
 }
 
-static void test_the_newest_message_of_each_layer_counts(void **state)
+SOURCE_TEST(the_newest_message_of_each_layer_counts)
 {
-    struct fixture *f = *state;
     WRITE(f, {.layer = 1, .heads = 2, .step = 1, .weight = 0.125},
           {.layer = 0, .heads = 2, .step = 1, .weight = 0.25},
           {.layer = 0, .heads = 2, .step = 3, .weight = 0.5},
@@ -559,9 +546,8 @@ static void test_the_newest_message_of_each_layer_counts(void **state)
     expect_weight(f, 1, 0, 0.125);
 }
 
-static void test_a_sample_of_rows_is_no_map(void **state)
+SOURCE_TEST(a_sample_of_rows_is_no_map)
 {
-    struct fixture *f = *state;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25},
           {.heads = 2, .step = 2, .stride = 3, .weight = 0.5});
     source_open_source(f);
@@ -572,9 +558,8 @@ static void test_a_sample_of_rows_is_no_map(void **state)
                    "1 messages, but no whole map of attention nor its queries and keys");
 }
 
-static void test_a_step_is_found_or_the_nearest_named(void **state)
+SOURCE_TEST(a_step_is_found_or_the_nearest_named)
 {
-    struct fixture *f = *state;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25}, {.heads = 2, .step = 5, .weight = 0.5},
           {.heads = 2, .step = 9, .weight = 0.75});
     f->request.at_step = true;
@@ -588,9 +573,8 @@ static void test_a_step_is_found_or_the_nearest_named(void **state)
     expect_refusal(f, CLI_USAGE, "has no map of step 10 (the nearest: 9)");
 }
 
-static void test_heads_in_slices_are_put_together(void **state)
+SOURCE_TEST(heads_in_slices_are_put_together)
 {
-    struct fixture *f = *state;
     WRITE(f, {.heads = 1, .step = 1, .weight = 0.125},
           {.rank = 1, .first_head = 1, .heads = 1, .step = 2, .weight = 0.25},
           {.rank = 2, .heads = 1, .step = 2, .weight = 0.5},
@@ -601,9 +585,8 @@ static void test_heads_in_slices_are_put_together(void **state)
     expect_weight(f, 0, 1, 0.25);
 }
 
-static void test_a_head_that_did_not_come_is_named(void **state)
+SOURCE_TEST(a_head_that_did_not_come_is_named)
 {
-    struct fixture *f = *state;
     float map[2];
     WRITE(f, {.heads = 1, .step = 2, .weight = 0.125});
     source_open_source(f);
@@ -612,9 +595,8 @@ static void test_a_head_that_did_not_come_is_named(void **state)
                                   "come in slices over ranks");
 }
 
-static void test_the_newest_run_counts_unless_another_is_asked_for(void **state)
+SOURCE_TEST(the_newest_run_counts_unless_another_is_asked_for)
 {
-    struct fixture *f = *state;
     WRITE(f, {.run = 1, .heads = 2, .step = 7, .weight = 0.25},
           {.run = 2, .heads = 2, .step = 1, .weight = 0.5},
           {.run = 1, .heads = 2, .step = 8, .weight = 0.75});
@@ -630,9 +612,8 @@ static void test_the_newest_run_counts_unless_another_is_asked_for(void **state)
     expect_refusal(f, CLI_USAGE, "has no map of a run 03...");
 }
 
-static void test_the_nearest_steps_are_of_the_run_that_is_looked_at(void **state)
+SOURCE_TEST(the_nearest_steps_are_of_the_run_that_is_looked_at)
 {
-    struct fixture *f = *state;
     WRITE(f, {.run = 1, .heads = 2, .step = 20}, {.run = 1, .heads = 2, .step = 40},
           {.run = 2, .heads = 2, .step = 10}, {.run = 2, .heads = 2, .step = 90});
     f->request.at_step = true;
@@ -641,9 +622,8 @@ static void test_the_nearest_steps_are_of_the_run_that_is_looked_at(void **state
 }
 
 /* As attnctl record --force does it, while somebody reads. */
-static void test_a_recording_that_is_written_again_meanwhile_is_refused(void **state)
+SOURCE_TEST(a_recording_that_is_written_again_meanwhile_is_refused)
 {
-    struct fixture *f = *state;
     float map[2];
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25});
     source_open_source(f);
@@ -652,10 +632,9 @@ static void test_a_recording_that_is_written_again_meanwhile_is_refused(void **s
     assert_string_equal(f->error, "the recording was changed while it was read");
 }
 
-static void test_labels_of_a_recording_are_of_its_first_sample(void **state)
+SOURCE_TEST(labels_of_a_recording_are_of_its_first_sample)
 {
     static const char *const labels[] = {"the", "cat"};
-    struct fixture *f = *state;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .labels = labels});
     source_open_source(f);
     expect_weight(f, 0, 0, 0.25);
@@ -666,12 +645,11 @@ static void test_labels_of_a_recording_are_of_its_first_sample(void **state)
     expect_weight(f, 0, 1, 0.25);
 }
 
-static void test_padding_of_a_recording_is_left_out(void **state)
+SOURCE_TEST(padding_of_a_recording_is_left_out)
 {
     static const char *const labels[] = {"the", "cat"};
     static int32_t one = 1;
     static const uint8_t second[] = {0, 1};
-    struct fixture *f = *state;
     float weight = -1;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .labels = labels, .k_len = &one},
           {.layer = 1, .heads = 2, .step = 1, .weight = 0.25, .labels = labels, .mask = second});
@@ -690,11 +668,10 @@ static void test_padding_of_a_recording_is_left_out(void **state)
     }
 }
 
-static void test_given_labels_are_of_the_keys_shown_or_of_all(void **state)
+SOURCE_TEST(given_labels_are_of_the_keys_shown_or_of_all)
 {
     static const uint8_t second[] = {0, 1};
     static const char *const tokens[] = {"cat", "the cat"};
-    struct fixture *f = *state;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .mask = second});
     for (int i = 0; i < 2; i++) {
         f->request.tokens = tokens[i];
@@ -711,10 +688,9 @@ static void test_given_labels_are_of_the_keys_shown_or_of_all(void **state)
     expect_labels_refused(f, "3 tokens were given, but decoder.0.self has 1 key, 2 with padding");
 }
 
-static void test_padding_of_a_recording_is_shown_when_asked_for(void **state)
+SOURCE_TEST(padding_of_a_recording_is_shown_when_asked_for)
 {
     static int32_t one = 1;
-    struct fixture *f = *state;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &one});
     f->request.padding = true;
     source_open_source(f);
@@ -723,10 +699,9 @@ static void test_padding_of_a_recording_is_shown_when_asked_for(void **state)
     expect_weight(f, 0, 1, 0.25);
 }
 
-static void test_a_sample_of_padding_alone_is_refused(void **state)
+SOURCE_TEST(a_sample_of_padding_alone_is_refused)
 {
     static int32_t none = 0;
-    struct fixture *f = *state;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &none});
     source_open_source(f);
     assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_USAGE);
@@ -852,9 +827,8 @@ static int open_job(struct fixture *f, struct fake *fake, const char *job)
     return source_open(&f->request, &f->source, f->error);
 }
 
-static void test_an_attnd_gives_the_maps_it_keeps(void **state)
+SOURCE_TEST(an_attnd_gives_the_maps_it_keeps)
 {
-    struct fixture *f = *state;
     struct fake fake;
     const struct source_layer *layers;
     float map[6];
@@ -884,9 +858,8 @@ static void source_count_row(void *data, uint32_t row, const float *weights)
     ++*(uint64_t *)data;
 }
 
-static void test_sizes_that_attnd_makes_up_are_held_against_what_came(void **state)
+SOURCE_TEST(sizes_that_attnd_makes_up_are_held_against_what_came)
 {
-    struct fixture *f = *state;
     struct fake fake;
     uint64_t rows = 0;
     fake_start(&fake, answer_endless);
@@ -899,9 +872,8 @@ static void test_sizes_that_attnd_makes_up_are_held_against_what_came(void **sta
     fake_stop(&fake);
 }
 
-static void test_an_attnd_without_the_job_says_so(void **state)
+SOURCE_TEST(an_attnd_without_the_job_says_so)
 {
-    struct fixture *f = *state;
     struct fake fake;
     fake_start(&fake, source_answer);
     assert_int_equal(open_job(f, &fake, "bert"), CLI_FINDING);
@@ -915,9 +887,8 @@ static void test_an_attnd_without_the_job_says_so(void **state)
     assert_non_null(strstr(f->error, "cannot reach attnd at ipc:///nowhere/at/all within"));
 }
 
-static void test_cells_are_found_again(void **state)
+TEST(cells_are_found_again)
 {
-    (void)state;
     for (uint32_t length = 1; length < 40; length++) {
         for (uint32_t cells = 1; cells <= length; cells++) {
             for (uint32_t at = 0; at < length; at++) {
@@ -929,51 +900,10 @@ static void test_cells_are_found_again(void **state)
     }
 }
 
-static void test_words_are_files_or_jobs(void **state)
+TEST(words_are_files_or_jobs)
 {
-    (void)state;
     assert_true(source_is_file("nowhere/maps.npz"));
     assert_true(source_is_file("/etc/passwd"));
     assert_false(source_is_file("gpt-small"));
     assert_false(source_is_file(".npz"));
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, source_set_up, source_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_maps_of_every_dtype_are_read),
-        TEST(test_archives_are_read_whether_packed_or_not),
-        TEST(test_fortran_order_is_turned),
-        TEST(test_a_damaged_entry_is_refused_when_it_is_read),
-        TEST(test_the_mean_is_over_heads),
-        TEST(test_what_is_not_there_is_named),
-        TEST(test_an_empty_map_is_refused_when_it_is_asked_for),
-        TEST(test_files_that_are_none_are_refused),
-        TEST(test_layers_are_sorted_and_found_by_parts_of_their_names),
-        TEST(test_projections_have_no_map),
-        TEST(test_maps_of_queries_and_keys_are_made),
-        TEST(test_tokens_are_words),
-        TEST(test_labels_are_lines),
-        TEST(test_the_newest_message_of_each_layer_counts),
-        TEST(test_a_sample_of_rows_is_no_map),
-        TEST(test_a_step_is_found_or_the_nearest_named),
-        TEST(test_heads_in_slices_are_put_together),
-        TEST(test_a_head_that_did_not_come_is_named),
-        TEST(test_the_newest_run_counts_unless_another_is_asked_for),
-        TEST(test_the_nearest_steps_are_of_the_run_that_is_looked_at),
-        TEST(test_a_recording_that_is_written_again_meanwhile_is_refused),
-        TEST(test_labels_of_a_recording_are_of_its_first_sample),
-        TEST(test_padding_of_a_recording_is_left_out),
-        TEST(test_given_labels_are_of_the_keys_shown_or_of_all),
-        TEST(test_padding_of_a_recording_is_shown_when_asked_for),
-        TEST(test_a_sample_of_padding_alone_is_refused),
-        TEST(test_an_attnd_gives_the_maps_it_keeps),
-        TEST(test_sizes_that_attnd_makes_up_are_held_against_what_came),
-        TEST(test_an_attnd_without_the_job_says_so),
-        cmocka_unit_test(test_cells_are_found_again),
-        cmocka_unit_test(test_words_are_files_or_jobs),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

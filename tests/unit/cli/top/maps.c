@@ -3,10 +3,6 @@
 
 #include "clients/cli/top/internal.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 uint8_t maps_run[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
 const char *maps_module;
 
@@ -327,6 +323,26 @@ struct model *model_of_two_layers(void)
     give_alert(model, 0, 2, ALERT_CRITICAL, "entropy of decoder.0.self head 2 is 0.05, below 0.1");
     give_trouble(model, &(struct trouble_given){0, 2, 3.2}, 1);
     return model;
+}
+
+int model_set_up(void **state)
+{
+    *state = model_of_two_layers();
+    return 0;
+}
+
+int model_set_up_empty(void **state)
+{
+    *state = model_new();
+    return 0;
+}
+
+int model_tear_down(void **state)
+{
+    struct model *model = *state;
+    model_free(&model);
+    assert_null(model);
+    return 0;
 }
 
 void draw(struct model *model, struct screen *screen, int width, int height)

@@ -4,12 +4,7 @@
 #ifndef TESTS_UNIT_CLI_TOP_MAPS_H
 #define TESTS_UNIT_CLI_TOP_MAPS_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "clients/cli/top/internal.h"
 #include "proto/result.h"
@@ -62,6 +57,13 @@ struct trouble_given {
 void give_trouble(struct model *model, const struct trouble_given *given, uint32_t count);
 
 struct model *model_of_two_layers(void);
+
+/* A test with such a model, or with one that knows nothing. */
+int model_set_up(void **state);
+int model_set_up_empty(void **state);
+int model_tear_down(void **state);
+#define MODEL_TEST(name) TEST_OF(name, struct model *model, model_set_up, model_tear_down)
+#define EMPTY_TEST(name) TEST_OF(name, struct model *model, model_set_up_empty, model_tear_down)
 
 /* Draws 'model' at this size. */
 void draw(struct model *model, struct screen *screen, int width, int height);

@@ -99,9 +99,8 @@ static void turn_until(struct world *world, int64_t now_ms, const atomic_int *co
     assert_int_equal(atomic_load(counter), value);
 }
 
-static void test_answers_fill_the_model(void **state)
+TEST(answers_fill_the_model)
 {
-    (void)state;
     struct world *world = top_asker_start(5000);
     model_choose_job(world->model, "gpt-small");
     asker_tick(&world->asker, world->model, 1000);
@@ -118,9 +117,8 @@ static void test_answers_fill_the_model(void **state)
     top_asker_stop(world);
 }
 
-static void test_silence_is_noticed_and_ends(void **state)
+TEST(silence_is_noticed_and_ends)
 {
-    (void)state;
     struct world *world = top_asker_start(2000);
     atomic_store(&silent, 1);
     asker_tick(&world->asker, world->model, 1000);
@@ -143,9 +141,8 @@ static void test_silence_is_noticed_and_ends(void **state)
 }
 
 /* Nobody named it, it was gone, and another one came elsewhere. */
-static void test_another_attnd_is_found(void **state)
+TEST(another_attnd_is_found)
 {
-    (void)state;
     struct world *world = top_asker_start(2000);
     rpc_close(&world->rpc);
     setenv("XDG_RUNTIME_DIR", world->fake.runtime, 1);
@@ -162,9 +159,8 @@ static void test_another_attnd_is_found(void **state)
     top_asker_stop(world);
 }
 
-static void test_a_kind_is_asked_again_only_when_it_is_late(void **state)
+TEST(a_kind_is_asked_again_only_when_it_is_late)
 {
-    (void)state;
     struct world *world = top_asker_start(2000);
     atomic_store(&holds_live, 2);
     model_choose_job(world->model, "gpt-small");
@@ -196,9 +192,8 @@ static struct world *ask_in_silence(struct needs needs)
     return world;
 }
 
-static void test_what_a_stall_left_unanswered_is_needed_again(void **state)
+TEST(what_a_stall_left_unanswered_is_needed_again)
 {
-    (void)state;
     struct world *world =
         ask_in_silence((struct needs){.config = true, .live = true, .grid = true, .alerts = true});
     struct needs *needs = &world->model->needs;
@@ -210,9 +205,8 @@ static void test_what_a_stall_left_unanswered_is_needed_again(void **state)
     top_asker_stop(world);
 }
 
-static void test_what_a_stall_left_unanswered_of_a_head_is_needed_again(void **state)
+TEST(what_a_stall_left_unanswered_of_a_head_is_needed_again)
 {
-    (void)state;
     struct world *world =
         ask_in_silence((struct needs){.detail = true, .detail_window = true, .series = true});
     struct needs *needs = &world->model->needs;
@@ -225,9 +219,8 @@ static void test_what_a_stall_left_unanswered_of_a_head_is_needed_again(void **s
     top_asker_stop(world);
 }
 
-static void test_what_cannot_be_sent_is_still_needed(void **state)
+TEST(what_cannot_be_sent_is_still_needed)
 {
-    (void)state;
     struct world *world = top_asker_start(2000);
     void *socket = world->rpc.socket;
     model_choose_job(world->model, "gpt-small");
@@ -241,9 +234,8 @@ static void test_what_cannot_be_sent_is_still_needed(void **state)
     top_asker_stop(world);
 }
 
-static void test_an_answer_about_the_job_before_is_dropped(void **state)
+TEST(an_answer_about_the_job_before_is_dropped)
 {
-    (void)state;
     struct world *world = top_asker_start(60000);
     atomic_store(&holds_live, 1);
     model_choose_job(world->model, "gpt-small");
@@ -270,9 +262,8 @@ static void top_asker_look(struct world *world, struct screen *screen, int64_t n
     draw(world->model, screen, 80, 24);
 }
 
-static void test_only_a_run_that_is_gone_gives_way_to_the_newest(void **state)
+TEST(only_a_run_that_is_gone_gives_way_to_the_newest)
 {
-    (void)state;
     struct world *world = top_asker_start(60000);
     struct screen screen = {.unicode = true};
     model_choose_job(world->model, "gpt-small");
@@ -294,20 +285,4 @@ static void test_only_a_run_that_is_gone_gives_way_to_the_newest(void **state)
                "         14:02:31");
     screen_free(&screen);
     top_asker_stop(world);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers_fill_the_model),
-        cmocka_unit_test(test_silence_is_noticed_and_ends),
-        cmocka_unit_test(test_another_attnd_is_found),
-        cmocka_unit_test(test_a_kind_is_asked_again_only_when_it_is_late),
-        cmocka_unit_test(test_what_a_stall_left_unanswered_is_needed_again),
-        cmocka_unit_test(test_what_a_stall_left_unanswered_of_a_head_is_needed_again),
-        cmocka_unit_test(test_what_cannot_be_sent_is_still_needed),
-        cmocka_unit_test(test_an_answer_about_the_job_before_is_dropped),
-        cmocka_unit_test(test_only_a_run_that_is_gone_gives_way_to_the_newest),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

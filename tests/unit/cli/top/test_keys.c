@@ -4,8 +4,6 @@
 
 #include "clients/cli/top/internal.h"
 
-#include <string.h>
-
 static void press(struct model *model, const int *keys)
 {
     for (; *keys; keys++) {
@@ -15,10 +13,8 @@ static void press(struct model *model, const int *keys)
 
 #define PRESS(model, ...) press(model, (const int[]){__VA_ARGS__, 0})
 
-static void test_the_choice_moves_within_the_list(void **state)
+MODEL_TEST(the_choice_moves_within_the_list)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model->ui.list_rows = 4;
     PRESS(model, KEY_OF_UP);
     assert_int_equal(model->ui.heads.at, 0);
@@ -32,13 +28,10 @@ static void test_the_choice_moves_within_the_list(void **state)
     assert_int_equal(model->ui.heads.at, 0);
     PRESS(model, 'G', KEY_OF_PAGE_UP);
     assert_int_equal(model->ui.heads.at, 4);
-    model_free(&model);
 }
 
-static void test_enter_opens_the_head_and_escape_closes_it(void **state)
+MODEL_TEST(enter_opens_the_head_and_escape_closes_it)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     PRESS(model, KEY_OF_END, KEY_OF_ENTER);
@@ -49,13 +42,10 @@ static void test_enter_opens_the_head_and_escape_closes_it(void **state)
     PRESS(model, KEY_OF_ESCAPE);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     assert_int_equal(model->ui.heads.at, 7);
-    model_free(&model);
 }
 
-static void test_a_layer_leads_to_its_heads(void **state)
+MODEL_TEST(a_layer_leads_to_its_heads)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     PRESS(model, KEY_OF_TAB, KEY_OF_DOWN, KEY_OF_ENTER);
@@ -64,13 +54,10 @@ static void test_a_layer_leads_to_its_heads(void **state)
     assert_int_equal(model->row_count, 4);
     PRESS(model, KEY_OF_ESCAPE);
     assert_int_equal(model->row_count, 8);
-    model_free(&model);
 }
 
-static void test_a_filter_is_typed_and_erased(void **state)
+MODEL_TEST(a_filter_is_typed_and_erased)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     PRESS(model, '/', 'q', KEY_OF_ERASE, 'h', '3');
     assert_true(model->ui.typing);
     assert_false(model->ui.quit);
@@ -88,13 +75,10 @@ static void test_a_filter_is_typed_and_erased(void **state)
     assert_int_equal(model->row_count, 0);
     PRESS(model, KEY_OF_ENTER, KEY_OF_ENTER); /* nothing to open */
     assert_int_equal(model->ui.page, PAGE_HEADS);
-    model_free(&model);
 }
 
-static void test_a_metric_is_picked(void **state)
+MODEL_TEST(a_metric_is_picked)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     PRESS(model, 'm');
     assert_int_equal(model->ui.overlay, OVERLAY_METRIC);
     assert_string_equal(model->metrics[model->ui.picker.at], "entropy_normalized");
@@ -102,13 +86,10 @@ static void test_a_metric_is_picked(void **state)
     assert_int_equal(model->ui.overlay, OVERLAY_NONE);
     assert_string_equal(model->metric, "confidence");
     assert_true(model->needs.live && model->needs.grid);
-    model_free(&model);
 }
 
-static void test_an_order_is_picked_and_reversed(void **state)
+MODEL_TEST(an_order_is_picked_and_reversed)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     PRESS(model, 's', KEY_OF_DOWN, KEY_OF_ENTER, 'r');
     assert_int_equal(model->sort, SORT_DRIFT);
     assert_true(model->reversed);
@@ -118,13 +99,10 @@ static void test_an_order_is_picked_and_reversed(void **state)
     PRESS(model, 's', 'q');
     assert_int_equal(model->ui.overlay, OVERLAY_NONE);
     assert_false(model->ui.quit);
-    model_free(&model);
 }
 
-static void test_trouble_leads_to_its_head(void **state)
+MODEL_TEST(trouble_leads_to_its_head)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     PRESS(model, 'a', KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEAD);
     assert_int_equal(model->detail.head, 2);
@@ -132,13 +110,10 @@ static void test_trouble_leads_to_its_head(void **state)
     assert_int_equal(model->ui.page, PAGE_TROUBLE);
     PRESS(model, KEY_OF_LEFT);
     assert_int_equal(model->ui.page, PAGE_HEADS);
-    model_free(&model);
 }
 
-static void test_the_list_of_jobs_stays_until_one_is_chosen(void **state)
+MODEL_TEST(the_list_of_jobs_stays_until_one_is_chosen)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     PRESS(model, 'J');
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 31, .uptime_s = 9}, 2000);
     assert_int_equal(model->ui.page, PAGE_JOBS);
@@ -148,13 +123,10 @@ static void test_the_list_of_jobs_stays_until_one_is_chosen(void **state)
     PRESS(model, 'J', KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     assert_int_equal(model->layer_count, 0); /* asked anew */
-    model_free(&model);
 }
 
-static void test_without_a_job_only_what_needs_none_is_done(void **state)
+EMPTY_TEST(without_a_job_only_what_needs_none_is_done)
 {
-    (void)state;
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){0}, 0);
     PRESS(model, 'm', 's', '/', 'a', 't', KEY_OF_TAB, KEY_OF_ENTER, KEY_OF_ESCAPE, KEY_OF_END);
     assert_int_equal(model->ui.page, PAGE_JOBS);
@@ -168,13 +140,11 @@ static void test_without_a_job_only_what_needs_none_is_done(void **state)
     assert_true(model->ui.paused);
     PRESS(model, 'q');
     assert_true(model->ui.quit);
-    model_free(&model);
 }
 
 /* Whatever is pressed in whatever order, nothing is out of its list. */
-static void test_any_keys_in_any_order(void **state)
+MODEL_TEST(any_keys_in_any_order)
 {
-    (void)state;
     static const int keys[] = {KEY_OF_TAB,
                                KEY_OF_ENTER,
                                KEY_OF_ESCAPE,
@@ -199,7 +169,6 @@ static void test_any_keys_in_any_order(void **state)
                                'h',
                                0x7f,
                                1};
-    struct model *model = model_of_two_layers();
     struct screen screen = {.unicode = true};
     uint32_t random = 12345;
     for (int i = 0; i < 20000; i++) {
@@ -215,22 +184,4 @@ static void test_any_keys_in_any_order(void **state)
         assert_true(list->top <= list->at);
     }
     screen_free(&screen);
-    model_free(&model);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_choice_moves_within_the_list),
-        cmocka_unit_test(test_enter_opens_the_head_and_escape_closes_it),
-        cmocka_unit_test(test_a_layer_leads_to_its_heads),
-        cmocka_unit_test(test_a_filter_is_typed_and_erased),
-        cmocka_unit_test(test_a_metric_is_picked),
-        cmocka_unit_test(test_an_order_is_picked_and_reversed),
-        cmocka_unit_test(test_trouble_leads_to_its_head),
-        cmocka_unit_test(test_the_list_of_jobs_stays_until_one_is_chosen),
-        cmocka_unit_test(test_without_a_job_only_what_needs_none_is_done),
-        cmocka_unit_test(test_any_keys_in_any_order),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,9 +3,6 @@
  * becomes of answers that are late, short or of something else. */
 #include "tests/unit/cli/top/maps.h"
 
-#include <math.h>
-#include <string.h>
-
 static const char *place_of_row(const struct model *model, uint32_t row)
 {
     static char place[MODEL_PLACE_MAX];
@@ -14,10 +11,8 @@ static const char *place_of_row(const struct model *model, uint32_t row)
     return place;
 }
 
-static void test_the_only_job_is_chosen(void **state)
+EMPTY_TEST(the_only_job_is_chosen)
 {
-    (void)state;
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){0}, 0);
     assert_int_equal(model->ui.page, PAGE_JOBS);
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 1000);
@@ -25,26 +20,19 @@ static void test_the_only_job_is_chosen(void **state)
     assert_true(model->job_known);
     assert_int_equal(model->ui.page, PAGE_HEADS);
     assert_int_equal(model->entry.world, 4);
-    model_free(&model);
-    assert_null(model);
 }
 
-static void test_of_two_jobs_none_is_chosen(void **state)
+EMPTY_TEST(of_two_jobs_none_is_chosen)
 {
-    (void)state;
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "a", .second = "b"}, 0);
     assert_string_equal(model->job, "");
     assert_int_equal(model->job_count, 2);
     model_choose_job(model, "b");
     assert_true(model->job_known);
-    model_free(&model);
 }
 
-static void test_rates_are_between_two_looks(void **state)
+EMPTY_TEST(rates_are_between_two_looks)
 {
-    (void)state;
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.received = 100, .bytes = 1000, .uptime_s = 10}, 5000);
     assert_true(isnan(model->health.rate));
     give_monitor(
@@ -55,13 +43,10 @@ static void test_rates_are_between_two_looks(void **state)
     assert_true(model->health.bytes_rate == 1000);
     assert_int_equal(model->health.new_losses, 4);
     assert_string_equal(model->health.reason, "late");
-    model_free(&model);
 }
 
-static void test_an_attnd_that_was_started_again_is_asked_everything(void **state)
+MODEL_TEST(an_attnd_that_was_started_again_is_asked_everything)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model->needs = (struct needs){.summary_next = 2};
     give_monitor(model,
                  &(struct monitor){.job = "gpt-small", .step = 30, .received = 2, .uptime_s = 1},
@@ -70,13 +55,10 @@ static void test_an_attnd_that_was_started_again_is_asked_everything(void **stat
     assert_true(model->needs.config && model->needs.live && model->needs.grid &&
                 model->needs.alerts && model->needs.trouble);
     assert_int_equal(model->needs.summary_next, 0);
-    model_free(&model);
 }
 
-static void test_nothing_new_needs_nothing(void **state)
+MODEL_TEST(nothing_new_needs_nothing)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6};
     model->needs = (struct needs){.summary_next = 2};
     give_monitor(model, &monitor, 2000);
@@ -85,13 +67,10 @@ static void test_nothing_new_needs_nothing(void **state)
     give_monitor(model, &monitor, 3000);
     assert_true(model->needs.live);
     assert_false(model->needs.grid);
-    model_free(&model);
 }
 
-static void test_new_windows_are_asked_for_at_once_and_once_more(void **state)
+MODEL_TEST(new_windows_are_asked_for_at_once_and_once_more)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     struct monitor monitor = {.job = "gpt-small", .step = 30, .uptime_s = 6, .summaries = 2};
     model->needs = (struct needs){.summary_next = 2, .grid_ms = -100000};
     give_monitor(model, &monitor, 2000);
@@ -106,7 +85,6 @@ static void test_new_windows_are_asked_for_at_once_and_once_more(void **state)
     model->needs.grid = false;
     give_monitor(model, &monitor, 8000);
     assert_false(model->needs.grid);
-    model_free(&model);
 }
 
 /* How often trends are asked for in 20 s of new windows, when attnd takes so long for them. */
@@ -130,19 +108,16 @@ static uint32_t count_grids(int64_t took_ms)
     return asked;
 }
 
-static void test_trends_are_asked_for_as_often_as_attnd_can_bear(void **state)
+TEST(trends_are_asked_for_as_often_as_attnd_can_bear)
 {
-    (void)state;
     assert_in_range(count_grids(0), 9, 11);
     assert_in_range(count_grids(40), 9, 11);
     assert_in_range(count_grids(100), 4, 5); /* every 5 s */
     assert_in_range(count_grids(60000), 1, 1);
 }
 
-static void test_layers_and_heads_are_in_the_models_order(void **state)
+EMPTY_TEST(layers_and_heads_are_in_the_models_order)
 {
-    (void)state;
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
     model_layer(model, &(struct layer_place){"decoder", "cross", 1}, 1);
     model_layer(model, &(struct layer_place){"decoder", "self", 10}, 1);
@@ -159,13 +134,10 @@ static void test_layers_and_heads_are_in_the_models_order(void **state)
     }
     assert_int_equal(model_find_layer(model, &(struct layer_place){"decoder", "self", 10}), 3);
     assert_int_equal(model_find_layer(model, &(struct layer_place){"decoder", "self", 9}), -1);
-    model_free(&model);
 }
 
-static void test_what_needs_a_look_comes_first(void **state)
+MODEL_TEST(what_needs_a_look_comes_first)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     assert_string_equal(place_of_row(model, 0), "decoder.0.self.h2"); /* the alert */
     assert_string_equal(place_of_row(model, 1), "decoder.1.self.h3"); /* shift = -12 */
     assert_string_equal(place_of_row(model, 7), "decoder.0.self.h0"); /* shift = 1 */
@@ -175,13 +147,10 @@ static void test_what_needs_a_look_comes_first(void **state)
     model_choose_sort(model, "-drift");
     model_arrange(model);
     assert_string_equal(place_of_row(model, 0), "decoder.0.self.h0");
-    model_free(&model);
 }
 
-static void test_a_chosen_row_is_followed_where_it_goes(void **state)
+MODEL_TEST(a_chosen_row_is_followed_where_it_goes)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     model->ui.heads.at = 2;
@@ -195,13 +164,10 @@ static void test_a_chosen_row_is_followed_where_it_goes(void **state)
     model_choose_sort(model, "head");
     model_arrange(model);
     assert_string_equal(place_of_row(model, model->ui.heads.at), "decoder.0.self.h0");
-    model_free(&model);
 }
 
-static void test_a_chosen_row_is_followed_past_layers_that_come_later(void **state)
+MODEL_TEST(a_chosen_row_is_followed_past_layers_that_come_later)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "head");
     model_arrange(model);
     model->ui.heads.at = 6;
@@ -214,13 +180,10 @@ static void test_a_chosen_row_is_followed_past_layers_that_come_later(void **sta
     strcpy(model->ui.filter, "encoder"); /* it is not there any more */
     model_arrange(model);
     assert_int_equal(model->row_count, 3);
-    model_free(&model);
 }
 
-static void test_what_has_no_number_is_last_either_way_round(void **state)
+MODEL_TEST(what_has_no_number_is_last_either_way_round)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model->layers[0].heads[0].value = NAN;
     for (int reversed = 0; reversed < 2; reversed++) {
         model_choose_sort(model, reversed ? "-value" : "value");
@@ -229,13 +192,10 @@ static void test_what_has_no_number_is_last_either_way_round(void **state)
         assert_string_equal(place_of_row(model, 0),
                             reversed ? "decoder.0.self.h1" : "decoder.1.self.h3");
     }
-    model_free(&model);
 }
 
-static void test_heads_are_sorted_by_a_metric_that_is_not_shown(void **state)
+MODEL_TEST(heads_are_sorted_by_a_metric_that_is_not_shown)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model_choose_sort(model, "confidence");
     assert_true(model->needs.live);
     for (uint32_t layer = 0; layer < 2; layer++) {
@@ -246,31 +206,25 @@ static void test_heads_are_sorted_by_a_metric_that_is_not_shown(void **state)
     char text[MODEL_SORT_TEXT_MAX];
     model_sort_text(model, text);
     assert_string_equal(text, "greatest confidence first");
-    model_free(&model);
 }
 
-static void test_a_filter_wants_all_of_its_words(void **state)
+MODEL_TEST(a_filter_wants_all_of_its_words)
 {
-    (void)state;
     static const struct {
         const char *filter;
         uint32_t rows;
     } cases[] = {{"", 8},           {"decoder.1", 4},       {"DECODER.1 h3", 1}, {"induction", 2},
                  {"collapse", 1},   {"  collapse  h2 ", 1}, {"collapse h3", 0},  {"h", 8},
                  {"self.h1 r.0", 1}};
-    struct model *model = model_of_two_layers();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         strcpy(model->ui.filter, cases[i].filter);
         model_arrange(model);
         assert_int_equal(model->row_count, cases[i].rows);
     }
-    model_free(&model);
 }
 
-static void test_trouble_is_sorted_by_severity_and_marks_its_heads(void **state)
+MODEL_TEST(trouble_is_sorted_by_severity_and_marks_its_heads)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     assert_int_equal(model->alert_count, 1); /* what the past also has is the same one */
     give_trouble(model,
                  (const struct trouble_given[]){
@@ -298,14 +252,11 @@ static void test_trouble_is_sorted_by_severity_and_marks_its_heads(void **state)
     give_trouble(model, NULL, 0);
     assert_int_equal(model->trouble_count, 0);
     assert_true(model->layers[1].heads[1].score == 0);
-    model_free(&model);
 }
 
-static void test_more_trouble_than_there_is_room_for_is_cut(void **state)
+MODEL_TEST(more_trouble_than_there_is_room_for_is_cut)
 {
-    (void)state;
     static struct trouble_given given[MODEL_TROUBLE_MAX + 1];
-    struct model *model = model_of_two_layers();
     for (uint32_t i = 0; i <= MODEL_TROUBLE_MAX; i++) {
         given[i] = (struct trouble_given){i, 0, 3};
     }
@@ -314,13 +265,10 @@ static void test_more_trouble_than_there_is_room_for_is_cut(void **state)
     give_trouble(model, given, MODEL_TROUBLE_MAX + 1);
     assert_true(model->trouble_cut);
     assert_int_equal(model->trouble_count, MODEL_TROUBLE_MAX);
-    model_free(&model);
 }
 
-static void test_trouble_of_a_layer_that_comes_later_is_asked_for_again(void **state)
+EMPTY_TEST(trouble_of_a_layer_that_comes_later_is_asked_for_again)
 {
-    (void)state;
-    struct model *model = model_new();
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
     give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
     assert_int_equal(model->trouble_count, 1);
@@ -330,7 +278,6 @@ static void test_trouble_of_a_layer_that_comes_later_is_asked_for_again(void **s
     assert_true(model->needs.trouble);
     give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
     assert_string_equal(place_of_row(model, 0), "decoder.1.self.h2");
-    model_free(&model);
 }
 
 static void top_model_put_past(struct mpk_writer *writer, enum alert_state state, double value)
@@ -352,10 +299,8 @@ static void top_model_put_past(struct mpk_writer *writer, enum alert_state state
     alert_encode(&alert, writer);
 }
 
-static void test_of_an_alert_that_is_over_its_beginning_is_kept(void **state)
+MODEL_TEST(of_an_alert_that_is_over_its_beginning_is_kept)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     struct answer answer;
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 1);
@@ -370,7 +315,6 @@ static void test_of_an_alert_that_is_over_its_beginning_is_kept(void **state)
     assert_true(model->alerts[0].value == 0.05);
     assert_string_equal(model->alerts[0].message, "how it began");
     answer_free(&answer);
-    model_free(&model);
 }
 
 static void top_model_give_rank(struct model *model, double rank)
@@ -391,10 +335,8 @@ static void top_model_give_rank(struct model *model, double rank)
 }
 
 /* Newest messages are of attention, which has no such number. */
-static void test_numbers_of_matrices_are_those_of_the_newest_window(void **state)
+MODEL_TEST(numbers_of_matrices_are_those_of_the_newest_window)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model_choose_metric(model, "wq_wk.stable_rank");
     for (int rank = 2; rank < 4; rank++) {
         top_model_give_rank(model, rank);
@@ -402,13 +344,10 @@ static void test_numbers_of_matrices_are_those_of_the_newest_window(void **state
         give_live(model, 0, 4, 0.25, 40);
         assert_true(model->layers[0].heads[0].value == rank);
     }
-    model_free(&model);
 }
 
-static void test_results_of_another_run_are_not_taken(void **state)
+MODEL_TEST(results_of_another_run_are_not_taken)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     maps_run[0] = 0x11;
     give_live(model, 0, 4, 0.9, 40);
     give_grid(model, "entropy_normalized", 2, 4, 3);
@@ -421,13 +360,10 @@ static void test_results_of_another_run_are_not_taken(void **state)
     give_live(model, 0, 4, 0.9, 40);
     assert_true(model->layers[0].heads[0].value == 0.9);
     maps_run[0] = 0xab;
-    model_free(&model);
 }
 
-static void test_trends_are_of_the_metric_that_is_shown(void **state)
+MODEL_TEST(trends_are_of_the_metric_that_is_shown)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     const double *values;
     assert_int_equal(model_trend(model, 1, 3, &values), 12);
     assert_true(fabs(values[11] - (1 + 0.3 + 0.11)) < 1e-6);
@@ -440,13 +376,10 @@ static void test_trends_are_of_the_metric_that_is_shown(void **state)
     assert_int_equal(model->past.count, 0);
     give_grid(model, "confidence", 2, 4, 5);
     assert_int_equal(model->past.count, 5);
-    model_free(&model);
 }
 
-static void test_without_windows_trends_are_what_was_seen(void **state)
+EMPTY_TEST(without_windows_trends_are_what_was_seen)
 {
-    (void)state;
-    struct model *model = model_new();
     const double *values;
     give_monitor(model, &(struct monitor){.job = "gpt-small"}, 0);
     for (uint32_t step = 0; step < MODEL_SEEN_MAX + 10; step++) {
@@ -457,23 +390,17 @@ static void test_without_windows_trends_are_what_was_seen(void **state)
     assert_int_equal(model_trend(model, 0, 0, &values), MODEL_SEEN_MAX);
     assert_true(values[0] == 10 / 1000.0);
     assert_true(values[MODEL_SEEN_MAX - 1] == (MODEL_SEEN_MAX + 9) / 1000.0);
-    model_free(&model);
 }
 
-static void test_more_windows_than_there_is_room_for_are_cut(void **state)
+MODEL_TEST(more_windows_than_there_is_room_for_are_cut)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     give_grid(model, "entropy_normalized", 2, 4, 200);
     assert_int_equal(model->past.count, MODEL_PAST_MAX);
     assert_int_equal(model->past.last[MODEL_PAST_MAX - 1], MODEL_PAST_MAX);
-    model_free(&model);
 }
 
-static void test_limits_of_layers_and_heads_hold(void **state)
+EMPTY_TEST(limits_of_layers_and_heads_hold)
 {
-    (void)state;
-    struct model *model = model_new();
     assert_non_null(
         model_layer(model, &(struct layer_place){"decoder", "self", 0}, MODEL_HEADS_MAX));
     assert_null(model_layer(model, &(struct layer_place){"decoder", "self", 1}, 1));
@@ -481,13 +408,10 @@ static void test_limits_of_layers_and_heads_hold(void **state)
     assert_null(model_layer(model, &(struct layer_place){"decoder", "self", 2}, UINT32_MAX));
     assert_int_equal(model->layer_count, 1);
     assert_false(model->out_of_memory);
-    model_free(&model);
 }
 
-static void test_a_head_has_all_its_metrics(void **state)
+MODEL_TEST(a_head_has_all_its_metrics)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     model_open_head(model, 1, 3);
     assert_int_equal(model->ui.page, PAGE_HEAD);
     give_live(model, 1, 4, 0.5, 31);
@@ -502,14 +426,11 @@ static void test_a_head_has_all_its_metrics(void **state)
     assert_true(entropy->shift == -12 && entropy->change == 4);
     assert_string_equal(model->detail.metrics[1 - model->ui.metrics.at].name, "confidence");
     assert_int_equal(model->detail.metrics[1 - model->ui.metrics.at].windows.count, 0);
-    model_free(&model);
 }
 
 /* Every answer may be anything: none of these may crash, or change what is known. */
-static void test_answers_of_another_shape_change_nothing(void **state)
+MODEL_TEST(answers_of_another_shape_change_nothing)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
     struct answer answer;
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 5);
@@ -552,12 +473,10 @@ static void test_answers_of_another_shape_change_nothing(void **state)
     assert_int_equal(model->job_count, 0);
     assert_false(model->job_known);
     answer_free(&answer);
-    model_free(&model);
 }
 
-static void test_sizes_of_the_config(void **state)
+TEST(sizes_of_the_config)
 {
-    (void)state;
     assert_int_equal(read_size("512MiB"), 512u << 20);
     assert_int_equal(read_size("1.5KiB"), 1536);
     assert_int_equal(read_size("17"), 17);
@@ -568,9 +487,8 @@ static void test_sizes_of_the_config(void **state)
     assert_int_equal(read_size("3 bananas"), 0);
 }
 
-static void test_a_list_keeps_its_choice_in_sight(void **state)
+TEST(a_list_keeps_its_choice_in_sight)
 {
-    (void)state;
     struct list list = {.at = 30};
     list_settle(&list, 100, 10);
     assert_int_equal(list.top, 21);
@@ -584,39 +502,4 @@ static void test_a_list_keeps_its_choice_in_sight(void **state)
     list_settle(&list, 0, 10);
     assert_int_equal(list.at, 0);
     assert_int_equal(list.top, 0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_only_job_is_chosen),
-        cmocka_unit_test(test_of_two_jobs_none_is_chosen),
-        cmocka_unit_test(test_rates_are_between_two_looks),
-        cmocka_unit_test(test_an_attnd_that_was_started_again_is_asked_everything),
-        cmocka_unit_test(test_nothing_new_needs_nothing),
-        cmocka_unit_test(test_new_windows_are_asked_for_at_once_and_once_more),
-        cmocka_unit_test(test_trends_are_asked_for_as_often_as_attnd_can_bear),
-        cmocka_unit_test(test_layers_and_heads_are_in_the_models_order),
-        cmocka_unit_test(test_what_needs_a_look_comes_first),
-        cmocka_unit_test(test_a_chosen_row_is_followed_where_it_goes),
-        cmocka_unit_test(test_a_chosen_row_is_followed_past_layers_that_come_later),
-        cmocka_unit_test(test_what_has_no_number_is_last_either_way_round),
-        cmocka_unit_test(test_heads_are_sorted_by_a_metric_that_is_not_shown),
-        cmocka_unit_test(test_a_filter_wants_all_of_its_words),
-        cmocka_unit_test(test_trouble_is_sorted_by_severity_and_marks_its_heads),
-        cmocka_unit_test(test_more_trouble_than_there_is_room_for_is_cut),
-        cmocka_unit_test(test_trouble_of_a_layer_that_comes_later_is_asked_for_again),
-        cmocka_unit_test(test_of_an_alert_that_is_over_its_beginning_is_kept),
-        cmocka_unit_test(test_numbers_of_matrices_are_those_of_the_newest_window),
-        cmocka_unit_test(test_results_of_another_run_are_not_taken),
-        cmocka_unit_test(test_trends_are_of_the_metric_that_is_shown),
-        cmocka_unit_test(test_without_windows_trends_are_what_was_seen),
-        cmocka_unit_test(test_more_windows_than_there_is_room_for_are_cut),
-        cmocka_unit_test(test_limits_of_layers_and_heads_hold),
-        cmocka_unit_test(test_a_head_has_all_its_metrics),
-        cmocka_unit_test(test_answers_of_another_shape_change_nothing),
-        cmocka_unit_test(test_sizes_of_the_config),
-        cmocka_unit_test(test_a_list_keeps_its_choice_in_sight),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

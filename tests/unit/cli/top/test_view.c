@@ -5,14 +5,24 @@
 #include "clients/cli/top/internal.h"
 #include "proto/err.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
+static struct screen screen;
 
-static void test_text_that_is_too_long_ends_in_an_ellipsis(void **state)
+static int view_set_up(void **state)
 {
-    (void)state;
-    struct screen screen = {.unicode = true};
+    screen = (struct screen){.unicode = true};
+    return model_set_up(state);
+}
+
+static int view_tear_down(void **state)
+{
+    screen_free(&screen);
+    return model_tear_down(state);
+}
+
+#define VIEW_TEST(name) TEST_OF(name, struct model *model, view_set_up, view_tear_down)
+
+VIEW_TEST(text_that_is_too_long_ends_in_an_ellipsis)
+{
     screen_resize(&screen, 10, 3);
     assert_int_equal(screen_put(&screen, 0, 2, 5, STYLE_PLAIN, "abcde"), 5);
     assert_row(&screen, 0, "  abcde");
@@ -21,13 +31,10 @@ static void test_text_that_is_too_long_ends_in_an_ellipsis(void **state)
     screen.unicode = false;
     screen_put(&screen, 2, 7, 50, STYLE_PLAIN, "abcdef");
     assert_row(&screen, 2, "       a..");
-    screen_free(&screen);
 }
 
-static void test_nothing_is_drawn_outside(void **state)
+VIEW_TEST(nothing_is_drawn_outside)
 {
-    (void)state;
-    struct screen screen = {.unicode = true};
     screen_resize(&screen, 4, 2);
     screen_put(&screen, -1, 0, 4, STYLE_PLAIN, "x");
     screen_put(&screen, 2, 0, 4, STYLE_PLAIN, "x");
@@ -41,13 +48,11 @@ static void test_nothing_is_drawn_outside(void **state)
     assert_int_equal(screen_resize(&screen, 0, 5), -1);
     screen_clear(&screen);
     screen_put(&screen, 0, 0, 4, STYLE_PLAIN, "x");
-    screen_free(&screen);
 }
 
 /* Nothing that moves a cursor, takes two columns or none, or is no UTF-8. */
-static void test_characters_that_a_terminal_would_act_on_become_question_marks(void **state)
+VIEW_TEST(characters_that_a_terminal_would_act_on_become_question_marks)
 {
-    (void)state;
     static const struct {
         const char *text, *shown;
     } cases[] = {
@@ -61,7 +66,6 @@ static void test_characters_that_a_terminal_would_act_on_become_question_marks(v
         {"\xc2\xad", "?"},         {"\xe0\x81\x81", "???"},
         {"\xe0\x82\xa9", "???"},
     };
-    struct screen screen = {.unicode = true};
     screen_resize(&screen, 12, 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         screen_clear(&screen);
@@ -72,13 +76,10 @@ static void test_characters_that_a_terminal_would_act_on_become_question_marks(v
     screen_clear(&screen);
     screen_put(&screen, 0, 0, 12, STYLE_PLAIN, "caf\xc3\xa9 \xe2\x96\x83");
     assert_row(&screen, 0, "caf? ?");
-    screen_free(&screen);
 }
 
-static void test_bars_stand_for_numbers(void **state)
+VIEW_TEST(bars_stand_for_numbers)
 {
-    (void)state;
-    struct screen screen = {.unicode = true};
     const double values[] = {0, 1, 2, 3, 4, 5, 6, 7, NAN, 7};
     screen_resize(&screen, 20, 3);
     int drawn =
@@ -94,13 +95,10 @@ static void test_bars_stand_for_numbers(void **state)
     assert_int_equal(bars_level(3, range_none), -1);
     assert_int_equal(bars_level(5, (struct range){5, 5}), 0);
     assert_int_equal(bars_level(99, (struct range){0, 1}), 7);
-    screen_free(&screen);
 }
 
-static void test_a_chart_fills_its_width(void **state)
+VIEW_TEST(a_chart_fills_its_width)
 {
-    (void)state;
-    struct screen screen = {.unicode = true};
     const double values[] = {0, 0.5, 1};
     screen_resize(&screen, 10, 2);
     assert_int_equal(bars_chart(&screen, 0, 0, 10, 2, values, 3, range_of(values, 3)), 9);
@@ -109,12 +107,10 @@ static void test_a_chart_fills_its_width(void **state)
     assert_int_equal(bars_column(3, 10, 2), 6);
     assert_int_equal(bars_column(100, 10, 55), 5);
     assert_int_equal(bars_column(0, 10, 0), 0);
-    screen_free(&screen);
 }
 
-static void test_numbers_take_at_most_eight_columns(void **state)
+TEST(numbers_take_at_most_eight_columns)
 {
-    (void)state;
     static const struct {
         double number;
         const char *text;
@@ -136,11 +132,8 @@ static void test_numbers_take_at_most_eight_columns(void **state)
     assert_string_equal(text, "*+6e+05");
 }
 
-static void test_heads_at_80_columns(void **state)
+VIEW_TEST(heads_at_80_columns)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     give_monitor(model,
                  &(struct monitor){.job = "gpt-small",
                                    .step = 34, /* a message without maps */
@@ -174,31 +167,21 @@ static void test_heads_at_80_columns(void **state)
     assert_row(&screen, 23,
                " Enter open  a attention  Tab layers  m metric  ? keys  q quit"
                "         1-8 of 8");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_layers_have_their_heads_side_by_side(void **state)
+VIEW_TEST(layers_have_their_heads_side_by_side)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     keys_press(model, KEY_OF_TAB);
     draw(model, &screen, 120, 20);
     assert_row(&screen, 6, " entropy_normalized, 2 layers, trouble first, then drift");
     assert_shows(&screen, ">!! decoder.0.self   0.2150   0.2000   0.2300 ▁▁▁▂      +4.0 ");
     assert_shows(&screen, "    decoder.1.self   0.5150   0.5000   0.5300 ▇███    *-12.0 ");
     assert_shows(&screen, "1: entropy_collapse");
-    screen_free(&screen);
-    model_free(&model);
 }
 
 /* As much of both its ends as there is room for, on each page. */
-static void test_the_chosen_layer_says_its_module(void **state)
+VIEW_TEST(the_chosen_layer_says_its_module)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     maps_module = "vision_model.encoder.layers.0.self_attn";
     give_live(model, 0, 4, 0.2, 30);
     maps_module = "bad\x1b[2J.attn";
@@ -217,15 +200,10 @@ static void test_the_chosen_layer_says_its_module(void **state)
     keys_press(model, KEY_OF_TAB);
     draw(model, &screen, 120, 24);
     assert_shows(&screen, "vision_model.encoder.layers.0.self_attn");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_a_head_has_a_chart_with_marks(void **state)
+VIEW_TEST(a_head_has_a_chart_with_marks)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     keys_press(model, KEY_OF_ENTER);
     give_live(model, 0, 4, 0.2, 31);
     give_summary(model, 0, 4, 0.25, 1);
@@ -239,15 +217,10 @@ static void test_a_head_has_a_chart_with_marks(void **state)
     assert_shows(&screen,
                  "> entropy_normalized         0.2200   0.2700     +3.0        4 ▁▂▂▃▄▄▅▅▆▇▇█");
     assert_shows(&screen, "  confidence                 0.7800        -        -        -");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_all_that_needs_attention_has_a_page(void **state)
+VIEW_TEST(all_that_needs_attention_has_a_page)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     give_trouble(model, (const struct trouble_given[]){{1, 3, 2.5}, {0, -1, 0}}, 2);
     strcpy(model->trouble[1].advice,
            "a sentence that is longer than a line of this terminal, so that it is broken "
@@ -264,15 +237,10 @@ static void test_all_that_needs_attention_has_a_page(void **state)
     assert_row(&screen, 10,
                " a sentence that is longer than a line of this terminal, so that it is broken");
     assert_row(&screen, 11, " between two ?[31mwords");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_when_all_is_well_it_says_so_and_of_which_step(void **state)
+VIEW_TEST(when_all_is_well_it_says_so_and_of_which_step)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     give_trouble(model, &(struct trouble_given){1, 3, 0.8}, 1);
     draw(model, &screen, 80, 24);
     assert_row(&screen, 2, " Needs attention: nothing. All is well at step 29.  1 watched");
@@ -285,30 +253,21 @@ static void test_when_all_is_well_it_says_so_and_of_which_step(void **state)
     model_forget(model);
     draw(model, &screen, 80, 24);
     assert_row(&screen, 2, " Needs attention: not known, no window has been judged yet");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_an_attnd_that_does_not_answer_is_said_at_the_top(void **state)
+VIEW_TEST(an_attnd_that_does_not_answer_is_said_at_the_top)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     model->silent_since_ms = 5000; /* drawn at 10000 */
     draw(model, &screen, 80, 24);
     assert_row(&screen, 1, " attnd does not answer since 5 s; trying again");
     view_draw(model, &screen, 3705000, "14:02:31");
     assert_row(&screen, 1, " attnd does not answer since 1 h 1 min; trying again");
     assert_shows(&screen, "decoder.0.self.h2");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_without_a_job_it_says_how_to_attach(void **state)
+EMPTY_TEST(without_a_job_it_says_how_to_attach)
 {
-    (void)state;
-    struct model *model = model_new();
-    struct screen screen = {.unicode = true};
+    screen = (struct screen){.unicode = true};
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "asking attnd");
     strcpy(model->refused, "out of memory");
@@ -334,14 +293,10 @@ static void test_without_a_job_it_says_how_to_attach(void **state)
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "mine has sent nothing that was measured yet.");
     screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_a_screen_that_is_too_small_says_so(void **state)
+VIEW_TEST(a_screen_that_is_too_small_says_so)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     draw(model, &screen, 59, 24);
     assert_shows(&screen, "attnctl top needs 60 x 10\nthis is 59 x 24");
     draw(model, &screen, 80, 9);
@@ -351,14 +306,12 @@ static void test_a_screen_that_is_too_small_says_so(void **state)
     draw(model, &screen, 1, 1);
     draw(model, &screen, 60, 10);
     assert_shows(&screen, ">!! decoder.0.self.h2");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static bool is_ascii(const struct screen *screen)
+static bool is_ascii(void)
 {
-    for (int i = 0; i < screen->width * screen->height; i++) {
-        if ((signed char)screen->cells[i].text[0] < ' ') {
+    for (int i = 0; i < screen.width * screen.height; i++) {
+        if ((signed char)screen.cells[i].text[0] < ' ') {
             return false;
         }
     }
@@ -366,11 +319,9 @@ static bool is_ascii(const struct screen *screen)
 }
 
 /* Every page and everything on top of one, at every size, in ASCII too. */
-static void test_every_page_at_every_size(void **state)
+VIEW_TEST(every_page_at_every_size)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = false};
+    screen.unicode = false;
     keys_press(model, KEY_OF_ENTER);
     give_live(model, 0, 4, 0.2, 31);
     give_grid(model, "entropy_normalized", 1, 4, 100);
@@ -381,20 +332,15 @@ static void test_every_page_at_every_size(void **state)
                     model->ui.page = page;
                     model->ui.overlay = overlay;
                     draw(model, &screen, width, height);
-                    assert_true(is_ascii(&screen));
+                    assert_true(is_ascii());
                 }
             }
         }
     }
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_a_metric_that_there_is_not_is_named(void **state)
+VIEW_TEST(a_metric_that_there_is_not_is_named)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     model_choose_metric(model, "confidense");
     draw(model, &screen, 80, 24);
     assert_row(&screen, 6,
@@ -407,31 +353,21 @@ static void test_a_metric_that_there_is_not_is_named(void **state)
     model_choose_sort(model, "confidence");
     draw(model, &screen, 80, 24);
     assert_row(&screen, 6, " entropy_normalized, 8 heads, greatest confidence first");
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_the_keys_are_whole_at_80_columns(void **state)
+VIEW_TEST(the_keys_are_whole_at_80_columns)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     model->ui.overlay = OVERLAY_HELP;
     draw(model, &screen, 80, 24);
     for (int i = 0; i < key_help_count; i++) {
         assert_shows(&screen, key_help[i].text);
     }
     assert_shows(&screen, "SHIFT");
-    screen_free(&screen);
-    model_free(&model);
 }
 
 /* The worst of much trouble is on top of the tables, as much as a tall terminal has room for. */
-static void test_the_tables_keep_most_of_the_terminal(void **state)
+VIEW_TEST(the_tables_keep_most_of_the_terminal)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     static struct trouble_given given[20];
     for (uint32_t i = 0; i < 20; i++) {
         given[i] = (struct trouble_given){i / 4, (int32_t)i % 4, 3};
@@ -449,15 +385,10 @@ static void test_the_tables_keep_most_of_the_terminal(void **state)
         assert_shows_not(&screen, " !! decoder.0.self.h2   entropy_normalized ");
         keys_press(model, KEY_OF_TAB);
     }
-    screen_free(&screen);
-    model_free(&model);
 }
 
-static void test_what_was_cut_off_is_said(void **state)
+VIEW_TEST(what_was_cut_off_is_said)
 {
-    (void)state;
-    struct model *model = model_of_two_layers();
-    struct screen screen = {.unicode = true};
     model->cut = true;
     model->ui.paused = true;
     strcpy(model->ui.filter, "h3");
@@ -473,33 +404,4 @@ static void test_what_was_cut_off_is_said(void **state)
     model_arrange(model);
     draw(model, &screen, 120, 24);
     assert_shows(&screen, "no head passes the filter; Esc ends it");
-    screen_free(&screen);
-    model_free(&model);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text_that_is_too_long_ends_in_an_ellipsis),
-        cmocka_unit_test(test_nothing_is_drawn_outside),
-        cmocka_unit_test(test_characters_that_a_terminal_would_act_on_become_question_marks),
-        cmocka_unit_test(test_bars_stand_for_numbers),
-        cmocka_unit_test(test_a_chart_fills_its_width),
-        cmocka_unit_test(test_numbers_take_at_most_eight_columns),
-        cmocka_unit_test(test_heads_at_80_columns),
-        cmocka_unit_test(test_layers_have_their_heads_side_by_side),
-        cmocka_unit_test(test_the_chosen_layer_says_its_module),
-        cmocka_unit_test(test_a_head_has_a_chart_with_marks),
-        cmocka_unit_test(test_all_that_needs_attention_has_a_page),
-        cmocka_unit_test(test_when_all_is_well_it_says_so_and_of_which_step),
-        cmocka_unit_test(test_an_attnd_that_does_not_answer_is_said_at_the_top),
-        cmocka_unit_test(test_without_a_job_it_says_how_to_attach),
-        cmocka_unit_test(test_a_screen_that_is_too_small_says_so),
-        cmocka_unit_test(test_every_page_at_every_size),
-        cmocka_unit_test(test_a_metric_that_there_is_not_is_named),
-        cmocka_unit_test(test_the_keys_are_whole_at_80_columns),
-        cmocka_unit_test(test_the_tables_keep_most_of_the_terminal),
-        cmocka_unit_test(test_what_was_cut_off_is_said),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

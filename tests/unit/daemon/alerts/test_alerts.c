@@ -9,10 +9,6 @@
 #include "config/rules.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define NONE       ((double)NAN)
@@ -219,11 +215,10 @@ static void save_and_restore(struct alerts_fixture *f)
 
 /* Bounds */
 
-static void test_a_rule_fires_after_its_windows_and_is_resolved_at_clear(void **state)
+TEST(a_rule_fires_after_its_windows_and_is_resolved_at_clear)
 {
     struct alerts_fixture *f =
         start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 3, severity: critical, each: head");
-    (void)state;
     give_entropy(f, 0.5);
     give_entropy(f, 0.09);
     give_entropy(f, 0.08);
@@ -253,10 +248,9 @@ static void test_a_rule_fires_after_its_windows_and_is_resolved_at_clear(void **
     alerts_stop(f);
 }
 
-static void test_a_value_between_bound_and_clear_ends_a_row_of_windows(void **state)
+TEST(a_value_between_bound_and_clear_ends_a_row_of_windows)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
-    (void)state;
     give_entropy(f, 0.05);
     give_entropy(f, 0.15);
     give_entropy(f, 0.05);
@@ -267,11 +261,10 @@ static void test_a_value_between_bound_and_clear_ends_a_row_of_windows(void **st
     alerts_stop(f);
 }
 
-static void test_a_bound_itself_is_not_beyond_it(void **state)
+TEST(a_bound_itself_is_not_beyond_it)
 {
     struct alerts_fixture *f = start_mine("metric: max_logit, above: 10, clear: 10, each: head");
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
     alerts_give(f, &w.summary);
     expect_silence(f);
@@ -285,21 +278,19 @@ static void test_a_bound_itself_is_not_beyond_it(void **state)
     alerts_stop(f);
 }
 
-static void test_an_infinite_value_is_beyond_every_bound(void **state)
+TEST(an_infinite_value_is_beyond_every_bound)
 {
     struct alerts_fixture *f = start_mine("metric: max_logit, above: 10, each: head");
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){INFINITY});
     alerts_give(f, &w.summary);
     expect_firing(f, "max_logit of decoder.3.self head 0 is inf, above 10");
     alerts_stop(f);
 }
 
-static void test_a_number_that_does_not_exist_changes_nothing(void **state)
+TEST(a_number_that_does_not_exist_changes_nothing)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
-    (void)state;
     give_entropy(f, 0.05);
     give_entropy(f, NONE);
     expect_silence(f);
@@ -311,11 +302,10 @@ static void test_a_number_that_does_not_exist_changes_nothing(void **state)
     alerts_stop(f);
 }
 
-static void test_a_rule_that_counts_only_after_clear_ignores_the_beginning(void **state)
+TEST(a_rule_that_counts_only_after_clear_ignores_the_beginning)
 {
     struct alerts_fixture *f =
         start_mine(ENTROPY "above: 0.9, clear: 0.7, after_clear: true, each: head");
-    (void)state;
     give_entropy(f, 0.99);
     give_entropy(f, 0.8);
     give_entropy(f, 0.99);
@@ -328,11 +318,10 @@ static void test_a_rule_that_counts_only_after_clear_ignores_the_beginning(void 
 
 /* Rates */
 
-static void test_a_fall_is_measured_against_windows_ago(void **state)
+TEST(a_fall_is_measured_against_windows_ago)
 {
     struct alerts_fixture *f =
         start_mine(ENTROPY "falls_by: 0.3, clear: 0.1, within: 2, each: head");
-    (void)state;
     give_entropy(f, 0.9);
     give_entropy(f, 0.5); /* nothing to compare with yet */
     give_entropy(f, 0.65);
@@ -351,10 +340,9 @@ static void test_a_fall_is_measured_against_windows_ago(void **state)
     alerts_stop(f);
 }
 
-static void test_a_rise_is_a_fall_upwards(void **state)
+TEST(a_rise_is_a_fall_upwards)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "rises_by: 0.3, each: head");
-    (void)state;
     give_entropy(f, 0.1);
     give_entropy(f, 0.5);
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.5, 0.4 higher than 1 window "
@@ -362,12 +350,11 @@ static void test_a_rise_is_a_fall_upwards(void **state)
     alerts_stop(f);
 }
 
-static void test_growth_is_a_ratio_to_something_positive(void **state)
+TEST(growth_is_a_ratio_to_something_positive)
 {
     struct alerts_fixture *f = start_mine("metric: max_logit, grows_by: 3, each: head, for: 2");
     const double values[] = {0, 5, -2, 4, 1, 4, 13};
     struct alerts_window w;
-    (void)state;
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         expect_silence(f);
         alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, &values[i]);
@@ -378,10 +365,9 @@ static void test_growth_is_a_ratio_to_something_positive(void **state)
     alerts_stop(f);
 }
 
-static void test_windows_without_a_number_are_none_for_a_rate(void **state)
+TEST(windows_without_a_number_are_none_for_a_rate)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "falls_by: 0.3, within: 1, each: head");
-    (void)state;
     give_entropy(f, 0.9);
     give_entropy(f, NONE);
     give_entropy(f, 0.5);
@@ -392,10 +378,9 @@ static void test_windows_without_a_number_are_none_for_a_rate(void **state)
 
 /* Scope */
 
-static void test_heads_are_judged_one_by_one(void **state)
+TEST(heads_are_judged_one_by_one)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, each: head");
-    (void)state;
     give_entropies(f, 3, (double[]){0.5, 0.05, 0.5});
     expect_firing(f, "entropy_normalized of decoder.3.self head 1 is 0.05, below 0.1");
     give_entropies(f, 3, (double[]){0.5, 0.5, 0.04});
@@ -409,10 +394,9 @@ static void test_heads_are_judged_one_by_one(void **state)
     alerts_stop(f);
 }
 
-static void test_a_layer_is_the_mean_of_its_heads_that_have_a_number(void **state)
+TEST(a_layer_is_the_mean_of_its_heads_that_have_a_number)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.3");
-    (void)state;
     give_entropies(f, 3, (double[]){0.5, NONE, 0.1});
     expect_silence(f);
     give_entropies(f, 3, (double[]){0.4, NONE, 0.1});
@@ -425,13 +409,12 @@ static void test_a_layer_is_the_mean_of_its_heads_that_have_a_number(void **stat
     alerts_stop(f);
 }
 
-static void test_of_a_layer_the_largest_max_and_the_smallest_min_count(void **state)
+TEST(of_a_layer_the_largest_max_and_the_smallest_min_count)
 {
     struct alerts_fixture *f =
         alerts_start("  high: {metric: max_abs_logit, statistic: max, above: 10}\n"
                      "  low: {metric: max_abs_logit, statistic: min, below: 2}\n");
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_MAX_ABS_LOGIT, 2, (double[]){5, 5});
     w.stat[0].max = 12, w.stat[1].max = 3;
     w.stat[0].min = 3, w.stat[1].min = 1;
@@ -443,14 +426,13 @@ static void test_of_a_layer_the_largest_max_and_the_smallest_min_count(void **st
     alerts_stop(f);
 }
 
-static void test_a_run_is_the_mean_over_its_layers_at_the_end_of_a_window(void **state)
+TEST(a_run_is_the_mean_over_its_layers_at_the_end_of_a_window)
 {
     struct alerts_fixture *f =
         alerts_start("  mine: {" ENTROPY "below: 0.3, each: run}\n"
                      "  sinks: {metric: sink_rate, above: 0.5, each: run}\n");
     struct result_stat sinks = {.mean = 1, .count = 1};
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.4, 0.4});
     alerts_layer(f->alerts, &w.summary, &f->sink);
     w.summary.layer.id.layer = 4;
@@ -468,14 +450,13 @@ static void test_a_run_is_the_mean_over_its_layers_at_the_end_of_a_window(void *
     alerts_stop(f);
 }
 
-static void test_patterns_choose_layers_and_jobs(void **state)
+TEST(patterns_choose_layers_and_jobs)
 {
     struct alerts_fixture *f =
         alerts_start("  a: {" ENTROPY "below: 0.1, layer: 'decoder.[0-2].*'}\n"
                      "  b: {" ENTROPY "below: 0.1, job: 'bert*'}\n"
                      "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
     struct alerts_window w;
-    (void)state;
     give_entropy(f, 0.05);
     assert_string_equal(
         alerts_expect(f, ALERT_FIRING,
@@ -494,11 +475,10 @@ static void test_patterns_choose_layers_and_jobs(void **state)
     alerts_stop(f);
 }
 
-static void test_rules_that_are_off_are_not_judged(void **state)
+TEST(rules_that_are_off_are_not_judged)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, enabled: false");
     struct alerts *off;
-    (void)state;
     give_entropy(f, 0.01);
     expect_silence(f);
     alerts_stop(f);
@@ -511,10 +491,9 @@ static void test_rules_that_are_off_are_not_judged(void **state)
     alerts_stop(f);
 }
 
-static void test_another_number_of_heads_begins_anew(void **state)
+TEST(another_number_of_heads_begins_anew)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, for: 2, each: head");
-    (void)state;
     give_entropies(f, 1, (double[]){0.05});
     give_entropies(f, 2, (double[]){0.05, 0.05});
     expect_silence(f);
@@ -523,11 +502,10 @@ static void test_another_number_of_heads_begins_anew(void **state)
 
 /* Numbers */
 
-static void test_every_statistic_is_the_one_it_says(void **state)
+TEST(every_statistic_is_the_one_it_says)
 {
     static const char *const names[] = {"mean", "std",  "min",   "max",   "p10",       "p50", "p90",
                                         "p99",  "last", "delta", "shift", "abs_shift", "js"};
-    (void)state;
     for (int i = 0; i < 13; i++) {
         char body[128], text[128];
         struct alerts_window w;
@@ -552,13 +530,12 @@ static void test_every_statistic_is_the_one_it_says(void **state)
     }
 }
 
-static void test_a_head_without_values_or_drift_has_no_number(void **state)
+TEST(a_head_without_values_or_drift_has_no_number)
 {
     struct alerts_fixture *f =
         alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
                      "  b: {" ENTROPY "statistic: abs_shift, above: 1, each: head}\n");
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0});
     w.stat[0].count = 0;
     alerts_give(f, &w.summary);
@@ -568,12 +545,11 @@ static void test_a_head_without_values_or_drift_has_no_number(void **state)
     alerts_stop(f);
 }
 
-static void test_per_key_divides_by_the_keys_of_the_newest_message(void **state)
+TEST(per_key_divides_by_the_keys_of_the_newest_message)
 {
     struct alerts_fixture *f =
         start_mine("metric: effective_rank, per_key: true, below: 0.1, each: head");
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_EFFECTIVE_RANK, 1, (double[]){4});
     w.summary.layer.shape[3] = 0;
     alerts_give(f, &w.summary);
@@ -584,11 +560,10 @@ static void test_per_key_divides_by_the_keys_of_the_newest_message(void **state)
     alerts_stop(f);
 }
 
-static void test_unsound_rows_are_a_share_of_all(void **state)
+TEST(unsound_rows_are_a_share_of_all)
 {
     struct alerts_fixture *f = start_mine("metric: invalid_share, above: 0");
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
     alerts_give(f, &w.summary);
     expect_silence(f);
@@ -604,11 +579,10 @@ static void test_unsound_rows_are_a_share_of_all(void **state)
     alerts_stop(f);
 }
 
-static void test_row_sums_are_not_judged_after_dropout(void **state)
+TEST(row_sums_are_not_judged_after_dropout)
 {
     struct alerts_fixture *f = start_mine("metric: row_sum_error, above: 0.01");
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
     w.summary.layer.row_sum_error = 0.4;
     alerts_give(f, &w.summary); /* all rows are sound, so sums were not judged */
@@ -627,12 +601,11 @@ static void test_row_sums_are_not_judged_after_dropout(void **state)
     alerts_stop(f);
 }
 
-static void test_redundancy_is_a_share_of_the_pairs(void **state)
+TEST(redundancy_is_a_share_of_the_pairs)
 {
     struct alerts_fixture *f = start_mine("metric: redundant_share, above: 0.5");
     const double js[16] = {0};
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_ENTROPY, 4, (double[]){1, 1, 1, 1});
     w.summary.similarity.redundant_total = 4;
     alerts_give(f, &w.summary); /* not measured */
@@ -646,12 +619,11 @@ static void test_redundancy_is_a_share_of_the_pairs(void **state)
     alerts_stop(f);
 }
 
-static void test_sink_rate_has_statistics(void **state)
+TEST(sink_rate_has_statistics)
 {
     struct alerts_fixture *f = start_mine("metric: sink_rate, statistic: p90, above: 0.5");
     struct result_stat rate = {.mean = 0.1, .p90 = 0.75, .count = 9};
     struct alerts_window w;
-    (void)state;
     alerts_fill(&w, f, METRIC_FIRST_TOKEN, 1, (double[]){0});
     w.summary.sink_rate = &rate;
     alerts_give(f, &w.summary);
@@ -668,10 +640,9 @@ static void give_run(struct alerts_fixture *f, uint64_t messages, uint64_t lost,
     f->epoch++;
 }
 
-static void test_losses_are_a_share_of_all_messages(void **state)
+TEST(losses_are_a_share_of_all_messages)
 {
     struct alerts_fixture *f = start_mine("metric: lost_share, above: 0.25, clear: 0.1");
-    (void)state;
     give_run(f, 75, 20, 5);
     expect_silence(f);
     give_run(f, 70, 20, 10);
@@ -688,11 +659,10 @@ static void test_losses_are_a_share_of_all_messages(void **state)
     alerts_stop(f);
 }
 
-static void test_silence_is_told_and_resolved(void **state)
+TEST(silence_is_told_and_resolved)
 {
     struct alerts_fixture *f = start_mine("metric: silence, above: 60");
     struct result_common common = alerts_common_of(f);
-    (void)state;
     alerts_silence(f->alerts, &common, 60, &f->sink);
     expect_silence(f);
     alerts_silence(f->alerts, &common, 61, &f->sink);
@@ -705,13 +675,12 @@ static void test_silence_is_told_and_resolved(void **state)
     alerts_stop(f);
 }
 
-static void test_what_fires_at_the_end_stays_as_it_is(void **state)
+TEST(what_fires_at_the_end_stays_as_it_is)
 {
     struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head, for: 2}\n"
                                             "  quiet: {metric: silence, above: 60}\n");
     const char *text = "entropy_normalized of decoder.3.self head 0 is 0.2, below 0.5 for 2 "
                        "windows, when the run ended";
-    (void)state;
     give_entropies(f, 2, (double[]){0.1, 0.9});
     give_entropies(f, 2, (double[]){0.2, 0.9});
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.2, below 0.5 for 2 windows");
@@ -736,11 +705,10 @@ static void test_what_fires_at_the_end_stays_as_it_is(void **state)
     alerts_stop(f);
 }
 
-static void test_an_idle_run_that_goes_on_tells_anew(void **state)
+TEST(an_idle_run_that_goes_on_tells_anew)
 {
     struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
                                             "  quiet: {metric: silence, above: 60}\n");
-    (void)state;
     give_entropies(f, 2, (double[]){0.1, 0.2});
     struct result_common common = alerts_common_of(f);
     alerts_silence(f->alerts, &common, 600, &f->sink);
@@ -760,10 +728,9 @@ static void test_an_idle_run_that_goes_on_tells_anew(void **state)
     alerts_stop(f);
 }
 
-static void test_the_end_tells_at_most_so_many_that_were_never_told(void **state)
+TEST(the_end_tells_at_most_so_many_that_were_never_told)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, each: head");
-    (void)state;
     alerts_free(&f->alerts);
     f->config.alerts_per_window = 2;
     f->alerts = alerts_new(&f->config, "gpt");
@@ -780,10 +747,9 @@ static void test_the_end_tells_at_most_so_many_that_were_never_told(void **state
     alerts_stop(f);
 }
 
-static void test_each_tells_what_fires_now(void **state)
+TEST(each_tells_what_fires_now)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "falls_by: 0.25, each: head");
-    (void)state;
     give_entropies(f, 2, (double[]){0.9, 0.9});
     give_entropies(f, 2, (double[]){0.9, 0.5});
     f->seen = f->count;
@@ -795,11 +761,10 @@ static void test_each_tells_what_fires_now(void **state)
 
 /* Floods */
 
-static void test_what_is_beyond_the_limit_is_told_with_later_windows(void **state)
+TEST(what_is_beyond_the_limit_is_told_with_later_windows)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, each: head");
     double entropies[10];
-    (void)state;
     alerts_free(&f->alerts);
     f->config.alerts_per_window = 4;
     f->alerts = alerts_new(&f->config, "gpt");
@@ -927,11 +892,10 @@ static bool was_told(const struct alerts_fixture *f, int head)
     return false;
 }
 
-static void test_random_histories_agree_with_an_oracle_across_restarts(void **state)
+TEST(random_histories_agree_with_an_oracle_across_restarts)
 {
     enum { HEADS = 3, WINDOWS = 60 };
     static double history[HEADS][WINDOWS];
-    (void)state;
     srand(7);
     for (int round = 0; round < 150; round++) {
         char body[256];
@@ -957,11 +921,10 @@ static void test_random_histories_agree_with_an_oracle_across_restarts(void **st
 
 /* Checkpoints */
 
-static void test_a_restart_tells_nothing_twice_and_resolves(void **state)
+TEST(a_restart_tells_nothing_twice_and_resolves)
 {
     struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, for: 2}\n"
                                             "  all: {" ENTROPY "below: 0.5, each: run}\n");
-    (void)state;
     give_entropy(f, 0.1);
     save_and_restore(f);
     give_entropy(f, 0.1);
@@ -987,12 +950,11 @@ static void test_a_restart_tells_nothing_twice_and_resolves(void **state)
     alerts_stop(f);
 }
 
-static void test_what_was_saved_under_another_rule_is_left_out(void **state)
+TEST(what_was_saved_under_another_rule_is_left_out)
 {
     struct alerts_fixture *f =
         alerts_start("  mine: {" ENTROPY "below: 0.5}\n  other: {" ENTROPY "below: 0.6}\n");
     struct mpk_writer writer;
-    (void)state;
     give_entropy(f, 0.1);
     f->seen = f->count;
     mpk_writer_init(&writer);
@@ -1009,12 +971,11 @@ static void test_what_was_saved_under_another_rule_is_left_out(void **state)
     alerts_stop(f);
 }
 
-static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
+TEST(a_damaged_checkpoint_is_refused_or_harmless)
 {
     struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
                                             "  rate: {" ENTROPY "falls_by: 0.3, within: 3}\n");
     struct mpk_writer writer;
-    (void)state;
     give_entropies(f, 2, (double[]){0.1, 0.9});
     give_entropies(f, 2, (double[]){0.1, 0.2});
     f->seen = f->count;
@@ -1040,13 +1001,12 @@ static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
     alerts_stop(f);
 }
 
-static void test_a_quiet_run_packs_to_a_bit_per_head(void **state)
+TEST(a_quiet_run_packs_to_a_bit_per_head)
 {
     struct alerts_fixture *f =
         start_mine(ENTROPY "above: 0.99, clear: 0.9, after_clear: true, each: head");
     double entropies[HEADS_MAX];
     struct mpk_writer writer;
-    (void)state;
     for (int h = 0; h < HEADS_MAX; h++) {
         entropies[h] = 0.5;
     }
@@ -1060,9 +1020,8 @@ static void test_a_quiet_run_packs_to_a_bit_per_head(void **state)
 
 /* Memory */
 
-static void test_out_of_memory_is_survived(void **state)
+TEST(out_of_memory_is_survived)
 {
-    (void)state;
     for (unsigned nth = 1; nth < 40; nth++) {
         struct alerts_fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
                                                 "  b: {" ENTROPY "falls_by: 0.5, each: run}\n");
@@ -1091,48 +1050,4 @@ static void test_out_of_memory_is_survived(void **state)
         f->seen = f->count;
         alerts_stop(f);
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_rule_fires_after_its_windows_and_is_resolved_at_clear),
-        cmocka_unit_test(test_a_value_between_bound_and_clear_ends_a_row_of_windows),
-        cmocka_unit_test(test_a_bound_itself_is_not_beyond_it),
-        cmocka_unit_test(test_an_infinite_value_is_beyond_every_bound),
-        cmocka_unit_test(test_a_number_that_does_not_exist_changes_nothing),
-        cmocka_unit_test(test_a_rule_that_counts_only_after_clear_ignores_the_beginning),
-        cmocka_unit_test(test_a_fall_is_measured_against_windows_ago),
-        cmocka_unit_test(test_a_rise_is_a_fall_upwards),
-        cmocka_unit_test(test_growth_is_a_ratio_to_something_positive),
-        cmocka_unit_test(test_windows_without_a_number_are_none_for_a_rate),
-        cmocka_unit_test(test_heads_are_judged_one_by_one),
-        cmocka_unit_test(test_a_layer_is_the_mean_of_its_heads_that_have_a_number),
-        cmocka_unit_test(test_of_a_layer_the_largest_max_and_the_smallest_min_count),
-        cmocka_unit_test(test_a_run_is_the_mean_over_its_layers_at_the_end_of_a_window),
-        cmocka_unit_test(test_patterns_choose_layers_and_jobs),
-        cmocka_unit_test(test_rules_that_are_off_are_not_judged),
-        cmocka_unit_test(test_another_number_of_heads_begins_anew),
-        cmocka_unit_test(test_every_statistic_is_the_one_it_says),
-        cmocka_unit_test(test_a_head_without_values_or_drift_has_no_number),
-        cmocka_unit_test(test_per_key_divides_by_the_keys_of_the_newest_message),
-        cmocka_unit_test(test_unsound_rows_are_a_share_of_all),
-        cmocka_unit_test(test_row_sums_are_not_judged_after_dropout),
-        cmocka_unit_test(test_redundancy_is_a_share_of_the_pairs),
-        cmocka_unit_test(test_sink_rate_has_statistics),
-        cmocka_unit_test(test_losses_are_a_share_of_all_messages),
-        cmocka_unit_test(test_silence_is_told_and_resolved),
-        cmocka_unit_test(test_what_fires_at_the_end_stays_as_it_is),
-        cmocka_unit_test(test_an_idle_run_that_goes_on_tells_anew),
-        cmocka_unit_test(test_the_end_tells_at_most_so_many_that_were_never_told),
-        cmocka_unit_test(test_each_tells_what_fires_now),
-        cmocka_unit_test(test_what_is_beyond_the_limit_is_told_with_later_windows),
-        cmocka_unit_test(test_random_histories_agree_with_an_oracle_across_restarts),
-        cmocka_unit_test(test_a_restart_tells_nothing_twice_and_resolves),
-        cmocka_unit_test(test_what_was_saved_under_another_rule_is_left_out),
-        cmocka_unit_test(test_a_damaged_checkpoint_is_refused_or_harmless),
-        cmocka_unit_test(test_a_quiet_run_packs_to_a_bit_per_head),
-        cmocka_unit_test(test_out_of_memory_is_survived),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,9 +13,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -147,11 +144,10 @@ static void wait_for_file(const struct notify_fixture *f, const char *name)
 
 /* Commands */
 
-static void test_nothing_configured_is_nothing_to_do(void **state)
+TEST(nothing_configured_is_nothing_to_do)
 {
     struct notify_fixture f;
     char error[CONFIG_ERROR_MAX];
-    (void)state;
     test_notify_start(&f);
     f.notify = (struct notify *)&f;
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), 0);
@@ -160,10 +156,9 @@ static void test_nothing_configured_is_nothing_to_do(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_command_reads_a_line_of_json(void **state)
+TEST(a_command_reads_a_line_of_json)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "echo \"$@\" > words; cat > line");
     test_notify_run(&f);
@@ -177,10 +172,9 @@ static void test_a_command_reads_a_line_of_json(void **state)
     test_notify_stop(&f);
 }
 
-static void test_events_go_out_in_order(void **state)
+TEST(events_go_out_in_order)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "grep -o 'event-[0-9]' >> order");
     test_notify_run(&f);
@@ -192,10 +186,9 @@ static void test_events_go_out_in_order(void **state)
     test_notify_stop(&f);
 }
 
-static void test_an_exit_status_or_signal_is_a_failure(void **state)
+TEST(an_exit_status_or_signal_is_a_failure)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "cat > /dev/null; exit 3");
     test_notify_run(&f);
@@ -209,10 +202,9 @@ static void test_an_exit_status_or_signal_is_a_failure(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_command_that_takes_too_long_is_killed_with_its_children(void **state)
+TEST(a_command_that_takes_too_long_is_killed_with_its_children)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "sleep 1000 & echo $! > child.new; mv child.new child; wait");
     notify_set(&f, "alerts.timeout=300ms");
@@ -245,11 +237,10 @@ static void test_a_command_that_takes_too_long_is_killed_with_its_children(void 
     test_notify_stop(&f);
 }
 
-static void test_a_command_need_not_read(void **state)
+TEST(a_command_need_not_read)
 {
     struct notify_fixture f;
     char *text = malloc(300001);
-    (void)state;
     memset(text, 'x', 300000); /* more than a pipe holds */
     text[300000] = '\0';
     test_notify_start(&f);
@@ -267,11 +258,10 @@ static void test_a_command_need_not_read(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **state)
+TEST(a_command_that_cannot_be_run_is_refused_at_the_start)
 {
     struct notify_fixture f;
     char error[CONFIG_ERROR_MAX], expected[CONFIG_ERROR_MAX];
-    (void)state;
     test_notify_start(&f);
     notify_set(&f, "alerts.command=/nowhere/at/all now");
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
@@ -289,10 +279,9 @@ static void test_a_command_that_cannot_be_run_is_refused_at_the_start(void **sta
     test_notify_stop(&f);
 }
 
-static void test_a_command_that_is_gone_later_is_a_failure(void **state)
+TEST(a_command_that_is_gone_later_is_a_failure)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "exit 0");
     test_notify_run(&f);
@@ -303,12 +292,11 @@ static void test_a_command_that_is_gone_later_is_a_failure(void **state)
 }
 
 /* The C library keeps two real-time signals to itself, which are ignored. */
-static void test_a_command_inherits_no_descriptors_and_no_signal_settings(void **state)
+TEST(a_command_inherits_no_descriptors_and_no_signal_settings)
 {
     struct notify_fixture f;
     int leak = fcntl(STDERR_FILENO, F_DUPFD, 70); /* without close-on-exec */
     char body[512];
-    (void)state;
     signal(SIGPIPE, SIG_IGN);
     test_notify_start(&f);
     /* By the shell alone: it blocks signals while it waits for another program. */
@@ -327,10 +315,9 @@ static void test_a_command_inherits_no_descriptors_and_no_signal_settings(void *
     test_notify_stop(&f);
 }
 
-static void test_what_the_queue_cannot_hold_is_dropped(void **state)
+TEST(what_the_queue_cannot_hold_is_dropped)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "touch started; exec sleep 1000");
     notify_set(&f, "alerts.queue=2");
@@ -346,10 +333,9 @@ static void test_what_the_queue_cannot_hold_is_dropped(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_stop_delivers_what_waits(void **state)
+TEST(a_stop_delivers_what_waits)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "exit 0");
     test_notify_run(&f);
@@ -361,10 +347,9 @@ static void test_a_stop_delivers_what_waits(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_stop_does_not_wait_for_a_command_that_hangs(void **state)
+TEST(a_stop_does_not_wait_for_a_command_that_hangs)
 {
     struct notify_fixture f;
-    (void)state;
     test_notify_start(&f);
     set_script(&f, "touch started; exec sleep 1000");
     notify_set(&f, "alerts.timeout=1h");
@@ -493,12 +478,11 @@ static void wait_for_connections(struct server *server, int count)
 
 /* Webhooks */
 
-static void test_a_webhook_gets_a_post_of_json(void **state)
+TEST(a_webhook_gets_a_post_of_json)
 {
     static const int statuses[] = {200};
     struct server server;
     struct notify_fixture f;
-    (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
     set_webhook(&f, &server);
@@ -513,12 +497,11 @@ static void test_a_webhook_gets_a_post_of_json(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_server_error_is_tried_again_after_a_second(void **state)
+TEST(a_server_error_is_tried_again_after_a_second)
 {
     static const int statuses[] = {500, 204};
     struct server server;
     struct notify_fixture f;
-    (void)state;
     notify_server_start(&server, statuses, 2);
     test_notify_start(&f);
     set_webhook(&f, &server);
@@ -532,12 +515,11 @@ static void test_a_server_error_is_tried_again_after_a_second(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_refusal_or_redirect_is_not_tried_again(void **state)
+TEST(a_refusal_or_redirect_is_not_tried_again)
 {
     static const int statuses[] = {404, 302};
     struct server server;
     struct notify_fixture f;
-    (void)state;
     notify_server_start(&server, statuses, 2);
     test_notify_start(&f);
     set_webhook(&f, &server);
@@ -551,12 +533,11 @@ static void test_a_refusal_or_redirect_is_not_tried_again(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_server_that_hangs_or_is_not_there_is_a_failure(void **state)
+TEST(a_server_that_hangs_or_is_not_there_is_a_failure)
 {
     static const int statuses[] = {0};
     struct server server;
     struct notify_fixture f;
-    (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
     set_webhook(&f, &server);
@@ -571,12 +552,11 @@ static void test_a_server_that_hangs_or_is_not_there_is_a_failure(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_stop_does_not_wait_for_a_server_that_hangs(void **state)
+TEST(a_stop_does_not_wait_for_a_server_that_hangs)
 {
     static const int statuses[] = {0};
     struct server server;
     struct notify_fixture f;
-    (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
     set_webhook(&f, &server);
@@ -592,12 +572,11 @@ static void test_a_stop_does_not_wait_for_a_server_that_hangs(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_stop_does_not_wait_for_the_next_try(void **state)
+TEST(a_stop_does_not_wait_for_the_next_try)
 {
     static const int statuses[] = {503};
     struct server server;
     struct notify_fixture f;
-    (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
     set_webhook(&f, &server);
@@ -613,12 +592,11 @@ static void test_a_stop_does_not_wait_for_the_next_try(void **state)
     test_notify_stop(&f);
 }
 
-static void test_a_command_and_a_webhook_each_get_the_event(void **state)
+TEST(a_command_and_a_webhook_each_get_the_event)
 {
     static const int statuses[] = {400};
     struct server server;
     struct notify_fixture f;
-    (void)state;
     notify_server_start(&server, statuses, 1);
     test_notify_start(&f);
     set_webhook(&f, &server);
@@ -630,11 +608,10 @@ static void test_a_command_and_a_webhook_each_get_the_event(void **state)
     test_notify_stop(&f);
 }
 
-static void test_what_is_no_url_is_refused_at_the_start(void **state)
+TEST(what_is_no_url_is_refused_at_the_start)
 {
     struct notify_fixture f;
     char error[CONFIG_ERROR_MAX];
-    (void)state;
     test_notify_start(&f);
     notify_set(&f, "alerts.webhook=http://a b:c/");
     assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
@@ -645,29 +622,7 @@ static void test_what_is_no_url_is_refused_at_the_start(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_configured_is_nothing_to_do),
-        cmocka_unit_test(test_a_command_reads_a_line_of_json),
-        cmocka_unit_test(test_events_go_out_in_order),
-        cmocka_unit_test(test_an_exit_status_or_signal_is_a_failure),
-        cmocka_unit_test(test_a_command_that_takes_too_long_is_killed_with_its_children),
-        cmocka_unit_test(test_a_command_need_not_read),
-        cmocka_unit_test(test_a_command_that_cannot_be_run_is_refused_at_the_start),
-        cmocka_unit_test(test_a_command_that_is_gone_later_is_a_failure),
-        cmocka_unit_test(test_a_command_inherits_no_descriptors_and_no_signal_settings),
-        cmocka_unit_test(test_what_the_queue_cannot_hold_is_dropped),
-        cmocka_unit_test(test_a_stop_delivers_what_waits),
-        cmocka_unit_test(test_a_stop_does_not_wait_for_a_command_that_hangs),
-        cmocka_unit_test(test_a_webhook_gets_a_post_of_json),
-        cmocka_unit_test(test_a_server_error_is_tried_again_after_a_second),
-        cmocka_unit_test(test_a_refusal_or_redirect_is_not_tried_again),
-        cmocka_unit_test(test_a_server_that_hangs_or_is_not_there_is_a_failure),
-        cmocka_unit_test(test_a_stop_does_not_wait_for_a_server_that_hangs),
-        cmocka_unit_test(test_a_stop_does_not_wait_for_the_next_try),
-        cmocka_unit_test(test_a_command_and_a_webhook_each_get_the_event),
-        cmocka_unit_test(test_what_is_no_url_is_refused_at_the_start),
-    };
     log_setup(LOG_ERROR, false); /* failures are what is tested */
     setenv("no_proxy", "*", 1);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return unit_run(NULL, NULL);
 }

@@ -6,8 +6,6 @@
 #include "tests/unit/daemon/alerts/trouble_fixture.h"
 #include "tests/unit/heap.h"
 
-#include <math.h>
-
 #define NONE ((double)NAN)
 
 static void give_entropy(struct trouble_fixture *f, double entropy)
@@ -30,9 +28,8 @@ static void expect_score(const struct trouble_fixture *f, uint32_t head, double 
 
 #define BELOW "  low: {metric: entropy_normalized, below: 0.1, clear: 0.2, for: 2, each: "
 
-static void test_a_value_between_clear_and_bound_approaches(void **state)
+TEST(a_value_between_clear_and_bound_approaches)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "layer, severity: critical}\n");
     give_entropy(f, 0.5);
     expect_score(f, 0, 0);
@@ -58,9 +55,8 @@ static void test_a_value_between_clear_and_bound_approaches(void **state)
     trouble_stop(f);
 }
 
-static void test_a_slope_tells_of_a_bound_that_is_not_near_yet(void **state)
+TEST(a_slope_tells_of_a_bound_that_is_not_near_yet)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "layer}\n");
     const double values[] = {0.9, 0.8, 0.7, 0.6, 0.5};
     for (int i = 0; i < 5; i++) {
@@ -77,9 +73,8 @@ static void test_a_slope_tells_of_a_bound_that_is_not_near_yet(void **state)
     trouble_stop(f);
 }
 
-static void test_a_change_within_the_resolution_is_no_slope(void **state)
+TEST(a_change_within_the_resolution_is_no_slope)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "layer}\n");
     give_entropy(f, 0.2049);
     give_entropy(f, 0.2029);
@@ -90,9 +85,8 @@ static void test_a_change_within_the_resolution_is_no_slope(void **state)
     trouble_stop(f);
 }
 
-static void test_a_rule_that_fires_scores_its_severity_and_the_held_level(void **state)
+TEST(a_rule_that_fires_scores_its_severity_and_the_held_level)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "head, severity: critical}\n");
     give_entropy(f, 0.09);
     expect_score(f, 0, 0.5 * 0.99); /* beyond, but not for two windows yet */
@@ -117,9 +111,8 @@ static void test_a_rule_that_fires_scores_its_severity_and_the_held_level(void *
     trouble_stop(f);
 }
 
-static void test_a_rule_of_a_layer_marks_the_heads_that_cause_it(void **state)
+TEST(a_rule_of_a_layer_marks_the_heads_that_cause_it)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "layer, severity: warning}\n");
     const double heads[] = {0.01, 0.02, 0.15};
     for (int i = 0; i < 2; i++) {
@@ -137,9 +130,8 @@ static void test_a_rule_of_a_layer_marks_the_heads_that_cause_it(void **state)
     trouble_stop(f);
 }
 
-static void test_one_head_beyond_the_bound_of_a_layer_that_is_well_is_watched(void **state)
+TEST(one_head_beyond_the_bound_of_a_layer_that_is_well_is_watched)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "layer}\n");
     const double heads[] = {0.5, 0.08, 0.9, 0.6};
     trouble_give(f, METRIC_ENTROPY_NORMALIZED, 4, heads);
@@ -155,9 +147,8 @@ static void test_one_head_beyond_the_bound_of_a_layer_that_is_well_is_watched(vo
     trouble_stop(f);
 }
 
-static void test_distance_without_an_end_counts_in_gaps_of_the_rule(void **state)
+TEST(distance_without_an_end_counts_in_gaps_of_the_rule)
 {
-    (void)state;
     struct trouble_fixture *f =
         trouble_start("  high: {metric: max_logit, above: 100, clear: 80, severity: info}\n");
     const double logit = 120, more = INFINITY;
@@ -171,9 +162,8 @@ static void test_distance_without_an_end_counts_in_gaps_of_the_rule(void **state
     trouble_stop(f);
 }
 
-static void test_after_clear_holds_head_by_head(void **state)
+TEST(after_clear_holds_head_by_head)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(
         "  even: {metric: entropy_normalized, above: 0.9, clear: 0.8, after_clear: true}\n");
     const double first[] = {0.99, 0.5}, then[] = {0.99, 0.99};
@@ -188,9 +178,8 @@ static void test_after_clear_holds_head_by_head(void **state)
     trouble_stop(f);
 }
 
-static void test_a_rate_is_weighed_by_each_heads_own_change(void **state)
+TEST(a_rate_is_weighed_by_each_heads_own_change)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start("  fall: {metric: entropy_normalized, falls_by: 0.5,"
                                               " clear: 0.25, within: 2, severity: warning}\n");
     const double windows[][2] = {{0.9, 0.9}, {0.8, 0.9}, {0.2, 0.15}};
@@ -205,9 +194,8 @@ static void test_a_rate_is_weighed_by_each_heads_own_change(void **state)
     trouble_stop(f);
 }
 
-static void test_the_worst_rule_counts(void **state)
+TEST(the_worst_rule_counts)
 {
-    (void)state;
     struct trouble_fixture *f =
         trouble_start("  a: {metric: entropy_normalized, below: 0.1, each: head, severity: info}\n"
                       "  b: {metric: max_logit, above: 100, each: head, severity: critical}\n"
@@ -225,9 +213,8 @@ static void test_the_worst_rule_counts(void **state)
     trouble_stop(f);
 }
 
-static void test_a_window_without_a_number_changes_nothing(void **state)
+TEST(a_window_without_a_number_changes_nothing)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "head}\n");
     const double none = NONE;
     for (int i = 0; i < 3; i++) {
@@ -261,9 +248,8 @@ static void give_invalid(struct trouble_fixture *f, uint32_t heads, const double
     trouble_end_window(f);
 }
 
-static void test_a_head_without_a_sound_row_is_worse_than_any_number(void **state)
+TEST(a_head_without_a_sound_row_is_worse_than_any_number)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(UNSOUND);
     const double sound[] = {0, 0, 0, 0}, shares[] = {0, 0.25, 0, 1};
     const double entropy[] = {0.5, 0.5, 0, 0.5}, then[] = {0.5, 0.5, 0, NONE};
@@ -288,9 +274,8 @@ static void test_a_head_without_a_sound_row_is_worse_than_any_number(void **stat
     trouble_stop(f);
 }
 
-static void test_a_head_with_some_unsound_rows_scores_their_share(void **state)
+TEST(a_head_with_some_unsound_rows_scores_their_share)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(UNSOUND);
     const double shares[] = {0.5, NONE}, entropy[] = {0.5, 0.5}, sound[] = {0, 0};
     for (int i = 0; i < 3; i++) {
@@ -305,9 +290,8 @@ static void test_a_head_with_some_unsound_rows_scores_their_share(void **state)
     trouble_stop(f);
 }
 
-static void test_a_layer_that_does_not_count_rows_by_head_marks_none(void **state)
+TEST(a_layer_that_does_not_count_rows_by_head_marks_none)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(UNSOUND);
     const double shares[] = {1, 0}, entropy[] = {0.5, 0.5};
     trouble_begin(f, 2);
@@ -322,9 +306,8 @@ static void test_a_layer_that_does_not_count_rows_by_head_marks_none(void **stat
 
 /* Sizes */
 
-static void test_four_thousand_heads_are_ranked(void **state)
+TEST(four_thousand_heads_are_ranked)
 {
-    (void)state;
     static double entropy[FIXTURE_HEADS_MAX];
     struct trouble_fixture *f = trouble_start(BELOW "head}\n");
     for (uint32_t h = 0; h < FIXTURE_HEADS_MAX; h++) {
@@ -342,9 +325,8 @@ static void test_four_thousand_heads_are_ranked(void **state)
     trouble_stop(f);
 }
 
-static void test_the_end_keeps_what_was_told_and_another_model_begins_anew(void **state)
+TEST(the_end_keeps_what_was_told_and_another_model_begins_anew)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(BELOW "layer}\n");
     const double well[] = {0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5};
     trouble_give(f, METRIC_ENTROPY_NORMALIZED, 8, well);
@@ -413,9 +395,8 @@ static struct alerts *restored(const struct trouble_fixture *f)
     return alerts;
 }
 
-static void test_a_restart_after_any_window_changes_nothing(void **state)
+TEST(a_restart_after_any_window_changes_nothing)
 {
-    (void)state;
     for (int stop = 1; stop < 8; stop++) {
         struct trouble_fixture *f = trouble_start(FIVE);
         for (int w = 0; w < stop; w++) {
@@ -437,9 +418,8 @@ static void test_a_restart_after_any_window_changes_nothing(void **state)
     }
 }
 
-static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
+TEST(a_damaged_checkpoint_is_refused_or_harmless)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(FIVE);
     struct layer_id id = {STACK_DECODER, 3, SITE_SELF};
     struct mpk_writer writer;
@@ -467,9 +447,8 @@ static void test_a_damaged_checkpoint_is_refused_or_harmless(void **state)
 }
 
 /* Fails at the first allocation, then at the second, ... until none fails. */
-static void test_out_of_memory_is_survived(void **state)
+TEST(out_of_memory_is_survived)
 {
-    (void)state;
     bool failed = true;
     for (unsigned nth = 1; failed; nth++) {
         struct trouble_fixture *f = trouble_start(
@@ -493,9 +472,8 @@ static void test_out_of_memory_is_survived(void **state)
     }
 }
 
-static void test_unpacking_out_of_memory_leaves_nothing_and_can_be_done_again(void **state)
+TEST(unpacking_out_of_memory_leaves_nothing_and_can_be_done_again)
 {
-    (void)state;
     struct trouble_fixture *f = trouble_start(FIVE);
     struct mpk_writer writer;
     bool failed = true;
@@ -523,31 +501,4 @@ static void test_unpacking_out_of_memory_leaves_nothing_and_can_be_done_again(vo
     assert_true(nth > 8); /* the document, the layer, its newest window, cells of five rules */
     mpk_writer_clear(&writer);
     trouble_stop(f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_value_between_clear_and_bound_approaches),
-        cmocka_unit_test(test_a_slope_tells_of_a_bound_that_is_not_near_yet),
-        cmocka_unit_test(test_a_change_within_the_resolution_is_no_slope),
-        cmocka_unit_test(test_a_rule_that_fires_scores_its_severity_and_the_held_level),
-        cmocka_unit_test(test_a_rule_of_a_layer_marks_the_heads_that_cause_it),
-        cmocka_unit_test(test_one_head_beyond_the_bound_of_a_layer_that_is_well_is_watched),
-        cmocka_unit_test(test_distance_without_an_end_counts_in_gaps_of_the_rule),
-        cmocka_unit_test(test_after_clear_holds_head_by_head),
-        cmocka_unit_test(test_a_rate_is_weighed_by_each_heads_own_change),
-        cmocka_unit_test(test_the_worst_rule_counts),
-        cmocka_unit_test(test_a_window_without_a_number_changes_nothing),
-        cmocka_unit_test(test_a_head_without_a_sound_row_is_worse_than_any_number),
-        cmocka_unit_test(test_a_head_with_some_unsound_rows_scores_their_share),
-        cmocka_unit_test(test_a_layer_that_does_not_count_rows_by_head_marks_none),
-        cmocka_unit_test(test_four_thousand_heads_are_ranked),
-        cmocka_unit_test(test_the_end_keeps_what_was_told_and_another_model_begins_anew),
-        cmocka_unit_test(test_a_restart_after_any_window_changes_nothing),
-        cmocka_unit_test(test_a_damaged_checkpoint_is_refused_or_harmless),
-        cmocka_unit_test(test_out_of_memory_is_survived),
-        cmocka_unit_test(test_unpacking_out_of_memory_leaves_nothing_and_can_be_done_again),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,10 +5,6 @@
 
 #include "tests/unit/daemon/alerts/trouble_fixture.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
 #define NONE        ((double)NAN)
 #define WINDOWS_MAX 64
 #define RULES_TRIED 9
@@ -255,9 +251,8 @@ static void trying_run(struct trying *trying)
     trouble_stop(trying->f);
 }
 
-static void test_random_windows_score_as_the_reference_says_by_each_rule(void **state)
+TEST(random_windows_score_as_the_reference_says_by_each_rule)
 {
-    (void)state;
     static struct trying trying;
     int firing = 0, beyond = 0, approaching = 0;
     for (int r = 0; r < RULES_TRIED; r++) {
@@ -271,20 +266,10 @@ static void test_random_windows_score_as_the_reference_says_by_each_rule(void **
     assert_true(firing > 500 && beyond > 20 && approaching > 500); /* all of it was tried */
 }
 
-static void test_random_windows_score_as_the_reference_says_by_all_rules(void **state)
+TEST(random_windows_score_as_the_reference_says_by_all_rules)
 {
-    (void)state;
     static struct trying trying;
     trying_begin(&trying, (1u << RULES_TRIED) - 1);
     trying_run(&trying);
     assert_true(trying.firing > 100 && trying.approaching > 10);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_windows_score_as_the_reference_says_by_each_rule),
-        cmocka_unit_test(test_random_windows_score_as_the_reference_says_by_all_rules),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,10 +3,6 @@
 
 #include "tests/unit/unit.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 static const uint8_t run_id[RUN_BYTES] = {0xa0, 0xa1};

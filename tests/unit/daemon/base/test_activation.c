@@ -7,9 +7,6 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -95,19 +92,19 @@ static int activation_teardown(void **state)
     return 0;
 }
 
-static void test_without_it_nothing_is_taken(void **state)
+#define ACTIVATION_TEST(name) TEST_WITH(name, NULL, activation_teardown)
+
+ACTIVATION_TEST(without_it_nothing_is_taken)
 {
     char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX] = "as it was";
-    (void)state;
     assert_int_equal(activation_check(true, error), 0);
     assert_int_equal(activation_take("ingest", endpoint), -1);
     assert_string_equal(endpoint, "as it was");
 }
 
-static void test_sockets_are_found_by_name_with_their_address(void **state)
+ACTIVATION_TEST(sockets_are_found_by_name_with_their_address)
 {
     char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX], expected[ENDPOINT_MAX];
-    (void)state;
     int port = put_tcp(0, true);
     put_unix(1, SOCK_STREAM, "/tmp/attnd-test-activation");
     put_unix(2, SOCK_STREAM, "@attnd-test-activation");
@@ -124,10 +121,9 @@ static void test_sockets_are_found_by_name_with_their_address(void **state)
     assert_int_equal(activation_take("tap", endpoint), -1);
 }
 
-static void test_they_do_not_block_and_are_not_inherited(void **state)
+ACTIVATION_TEST(they_do_not_block_and_are_not_inherited)
 {
     char error[CONFIG_ERROR_MAX];
-    (void)state;
     put_tcp(0, true);
     hand_over("1", "ingest");
     assert_int_equal(activation_check(true, error), 0);
@@ -135,10 +131,9 @@ static void test_they_do_not_block_and_are_not_inherited(void **state)
     assert_true(fcntl(FIRST, F_GETFD) & FD_CLOEXEC);
 }
 
-static void test_those_of_another_process_are_left_alone(void **state)
+ACTIVATION_TEST(those_of_another_process_are_left_alone)
 {
     char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX];
-    (void)state;
     put_tcp(0, true);
     hand_over("1", "ingest");
     setenv("LISTEN_PID", "1", 1);
@@ -147,9 +142,8 @@ static void test_those_of_another_process_are_left_alone(void **state)
     assert_false(fcntl(FIRST, F_GETFD) & FD_CLOEXEC);
 }
 
-static void test_names_that_cannot_be_meant(void **state)
+ACTIVATION_TEST(names_that_cannot_be_meant)
 {
-    (void)state;
     put_tcp(0, true);
     put_tcp(1, true);
     hand_over("1", "attnd.socket");
@@ -162,9 +156,8 @@ static void test_names_that_cannot_be_meant(void **state)
     activation_refuse("socket 2 of LISTEN_FDS, 'ingest': its name was given to another one before");
 }
 
-static void test_numbers_that_are_none(void **state)
+ACTIVATION_TEST(numbers_that_are_none)
 {
-    (void)state;
     hand_over("", "ingest");
     activation_refuse("LISTEN_FDS: ''");
     hand_over("-1", "ingest");
@@ -175,9 +168,8 @@ static void test_numbers_that_are_none(void **state)
     activation_refuse("not a number from 0 to 16");
 }
 
-static void test_sockets_of_other_kinds(void **state)
+ACTIVATION_TEST(sockets_of_other_kinds)
 {
-    (void)state;
     put_tcp(0, false);
     hand_over("1", "ingest");
     activation_refuse("no socket that listens");
@@ -190,31 +182,12 @@ static void test_sockets_of_other_kinds(void **state)
     activation_refuse("no socket that listens");
 }
 
-static void test_http_may_be_at_a_path(void **state)
+ACTIVATION_TEST(http_may_be_at_a_path)
 {
     char error[CONFIG_ERROR_MAX], endpoint[ENDPOINT_MAX];
-    (void)state;
     put_unix(0, SOCK_STREAM, "@attnd-test-http");
     hand_over("1", "http");
     assert_int_equal(activation_check(false, error), 0);
     assert_int_equal(activation_take("http", endpoint), FIRST);
     assert_string_equal(endpoint, "ipc://@attnd-test-http");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_without_it_nothing_is_taken, activation_teardown),
-        cmocka_unit_test_teardown(test_sockets_are_found_by_name_with_their_address,
-                                  activation_teardown),
-        cmocka_unit_test_teardown(test_they_do_not_block_and_are_not_inherited,
-                                  activation_teardown),
-        cmocka_unit_test_teardown(test_those_of_another_process_are_left_alone,
-                                  activation_teardown),
-        cmocka_unit_test_teardown(test_names_that_cannot_be_meant, activation_teardown),
-        cmocka_unit_test_teardown(test_numbers_that_are_none, activation_teardown),
-        cmocka_unit_test_teardown(test_http_may_be_at_a_path, activation_teardown),
-        cmocka_unit_test_teardown(test_sockets_of_other_kinds, activation_teardown),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,9 +6,6 @@
 
 #include <errno.h>
 #include <ftw.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 static char root[32];
@@ -49,9 +46,10 @@ static int cgroup_tear_down(void **state)
     return nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-static void test_the_lowest_limit_above_the_group_counts(void **state)
+#define CGROUP_TEST(name) TEST_WITH(name, cgroup_set_up, cgroup_tear_down)
+
+CGROUP_TEST(the_lowest_limit_above_the_group_counts)
 {
-    (void)state;
     put("proc/self/cgroup", "0::/user.slice/attnd.service\n");
     put("sys/fs/cgroup/user.slice/attnd.service/memory.max", "max\n");
     assert_true(cgroup_memory_limit(root) == UINT64_MAX);
@@ -61,9 +59,8 @@ static void test_the_lowest_limit_above_the_group_counts(void **state)
     assert_int_equal(cgroup_memory_limit(root), 4096);
 }
 
-static void test_a_container_sees_its_limit_at_the_root(void **state)
+CGROUP_TEST(a_container_sees_its_limit_at_the_root)
 {
-    (void)state;
     put("sys/fs/cgroup/memory.max", "2000000\n");
     put("proc/self/cgroup", "0::/\n");
     assert_int_equal(cgroup_memory_limit(root), 2000000);
@@ -71,9 +68,8 @@ static void test_a_container_sees_its_limit_at_the_root(void **state)
     assert_int_equal(cgroup_memory_limit(root), 2000000);
 }
 
-static void test_version_1_has_a_tree_of_its_own(void **state)
+CGROUP_TEST(version_1_has_a_tree_of_its_own)
 {
-    (void)state;
     put("proc/self/cgroup", "9:cpu:/b\n4:memory:/a\n1:name=systemd:/\n0::/\n");
     put("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
     put("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "3000000\n");
@@ -81,23 +77,9 @@ static void test_version_1_has_a_tree_of_its_own(void **state)
     assert_int_equal(cgroup_memory_limit(root), 3000000);
 }
 
-static void test_without_groups_there_is_no_limit(void **state)
+CGROUP_TEST(without_groups_there_is_no_limit)
 {
-    (void)state;
     assert_true(cgroup_memory_limit(root) == UINT64_MAX);
     put("proc/self/cgroup", "nonsense\n4:memory\n");
     assert_true(cgroup_memory_limit(root) == UINT64_MAX);
-}
-
-#define CGROUP_TEST(name) cmocka_unit_test_setup_teardown(name, cgroup_set_up, cgroup_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        CGROUP_TEST(test_the_lowest_limit_above_the_group_counts),
-        CGROUP_TEST(test_a_container_sees_its_limit_at_the_root),
-        CGROUP_TEST(test_version_1_has_a_tree_of_its_own),
-        CGROUP_TEST(test_without_groups_there_is_no_limit),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,9 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,6 +29,8 @@ static int directory_teardown(void **state)
     }
     return rmdir(parent);
 }
+
+#define DIRECTORY_TEST(name) TEST_WITH(name, directory_setup, directory_teardown)
 
 static int test_directory_take(bool is_default)
 {
@@ -57,9 +56,8 @@ static mode_t mode_of(const char *of)
     return status.st_mode & 07777;
 }
 
-static void test_it_is_made_for_this_user_alone(void **state)
+DIRECTORY_TEST(it_is_made_for_this_user_alone)
 {
-    (void)state;
     int fd = test_directory_take(true);
     assert_int_equal(mode_of(path), 0700);
     assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
@@ -67,9 +65,8 @@ static void test_it_is_made_for_this_user_alone(void **state)
     close(fd);
 }
 
-static void test_one_at_a_time_has_it(void **state)
+DIRECTORY_TEST(one_at_a_time_has_it)
 {
-    (void)state;
     int fd = test_directory_take(true);
     test_directory_refuse(true, -1,
                           "another attnd runs here: stop it, or give this one another --address");
@@ -77,9 +74,8 @@ static void test_one_at_a_time_has_it(void **state)
     close(test_directory_take(true));
 }
 
-static void test_one_that_is_made_again_is_another(void **state)
+DIRECTORY_TEST(one_that_is_made_again_is_another)
 {
-    (void)state;
     int fd = test_directory_take(true);
     assert_int_equal(rmdir(path), 0);
     assert_false(directory_is_here(path, fd));
@@ -90,9 +86,8 @@ static void test_one_that_is_made_again_is_another(void **state)
     close(next);
 }
 
-static void test_links_and_files_are_none(void **state)
+DIRECTORY_TEST(links_and_files_are_none)
 {
-    (void)state;
     assert_int_equal(symlink(parent, path), 0);
     test_directory_refuse(false, -1, "not a directory: give another --address");
     assert_int_equal(unlink(path), 0);
@@ -103,9 +98,8 @@ static void test_links_and_files_are_none(void **state)
     test_directory_refuse(true, -1, "not a directory: remove it, or give another --address");
 }
 
-static void test_others_write_to_none_and_look_into_no_default(void **state)
+DIRECTORY_TEST(others_write_to_none_and_look_into_no_default)
 {
-    (void)state;
     assert_int_equal(mkdir(path, 0700), 0);
     assert_int_equal(chmod(path, 0720), 0);
     test_directory_refuse(false, -1, "others can write to it (mode 0720): give another --address");
@@ -116,9 +110,8 @@ static void test_others_write_to_none_and_look_into_no_default(void **state)
     assert_int_equal(mode_of(path), 0750);
 }
 
-static void test_a_parent_that_is_missing_or_closed(void **state)
+DIRECTORY_TEST(a_parent_that_is_missing_or_closed)
 {
-    (void)state;
     snprintf(path, sizeof path, "%s/missing/attnd", parent);
     test_directory_refuse(
         true, -ENOENT,
@@ -128,23 +121,4 @@ static void test_a_parent_that_is_missing_or_closed(void **state)
         true, -ENOENT,
         "cannot make this directory: No such file or directory (its parent is missing)");
     snprintf(path, sizeof path, "%s/attnd", parent);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_it_is_made_for_this_user_alone, directory_setup,
-                                        directory_teardown),
-        cmocka_unit_test_setup_teardown(test_one_at_a_time_has_it, directory_setup,
-                                        directory_teardown),
-        cmocka_unit_test_setup_teardown(test_one_that_is_made_again_is_another, directory_setup,
-                                        directory_teardown),
-        cmocka_unit_test_setup_teardown(test_links_and_files_are_none, directory_setup,
-                                        directory_teardown),
-        cmocka_unit_test_setup_teardown(test_others_write_to_none_and_look_into_no_default,
-                                        directory_setup, directory_teardown),
-        cmocka_unit_test_setup_teardown(test_a_parent_that_is_missing_or_closed, directory_setup,
-                                        directory_teardown),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

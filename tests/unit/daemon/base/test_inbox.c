@@ -5,8 +5,6 @@
 #include "daemon/base/inbox.h"
 
 #include <pthread.h>
-#include <stdbool.h>
-#include <stdlib.h>
 
 #define POSTERS 4
 #define NOTES   5000
@@ -53,11 +51,10 @@ static void *post_all(void *data)
     return NULL;
 }
 
-static void test_notes_of_each_poster_arrive_in_order(void **state)
+TEST(notes_of_each_poster_arrive_in_order)
 {
     struct inbox_fixture f = {.in_order = true};
     struct poster posters[POSTERS];
-    (void)state;
     uv_loop_init(&f.loop);
     assert_int_equal(inbox_init(&f.inbox, &f.loop, inbox_on_note, &f), 0);
     for (int i = 0; i < POSTERS; i++) {
@@ -73,10 +70,9 @@ static void test_notes_of_each_poster_arrive_in_order(void **state)
     assert_int_equal(uv_loop_close(&f.loop), 0);
 }
 
-static void test_unread_notes_are_read_when_it_closes(void **state)
+TEST(unread_notes_are_read_when_it_closes)
 {
     struct inbox_fixture f = {.in_order = true};
-    (void)state;
     uv_loop_init(&f.loop);
     inbox_init(&f.inbox, &f.loop, inbox_on_note, &f);
     struct numbered *numbered = calloc(1, sizeof *numbered);
@@ -108,11 +104,10 @@ static void inbox_on_slow_note(void *data, struct note *note)
     }
 }
 
-static void test_a_line_of_one_note_waits_for_a_turn_of_a_long_one(void **state)
+TEST(a_line_of_one_note_waits_for_a_turn_of_a_long_one)
 {
     struct inbox_fixture f = {.in_order = true};
     struct inbox_line lines[2] = {0};
-    (void)state;
     uv_loop_init(&f.loop);
     assert_int_equal(inbox_init(&f.inbox, &f.loop, inbox_on_slow_note, &f), 0);
     for (int i = 0; i <= NOTES_SLOW; i++) {
@@ -125,14 +120,4 @@ static void test_a_line_of_one_note_waits_for_a_turn_of_a_long_one(void **state)
     assert_int_equal(f.read, NOTES_SLOW + 1);
     assert_true(f.in_order);
     assert_int_equal(uv_loop_close(&f.loop), 0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_notes_of_each_poster_arrive_in_order),
-        cmocka_unit_test(test_unread_notes_are_read_when_it_closes),
-        cmocka_unit_test(test_a_line_of_one_note_waits_for_a_turn_of_a_long_one),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,20 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Keys on real sockets: strangers stay out, and a socket that lets them in does not pass. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 
-#include <cmocka.h>
+#include "tests/unit/unit.h"
 
 #include "daemon/base/endpoint.h"
 #include "daemon/base/keys.h"
 #include "daemon/base/log.h"
 
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -78,7 +71,9 @@ static int keys_tear_down(void **state)
     return 0;
 }
 
-static void test_a_stranger_is_refused_at_every_socket(void **state)
+#define KEYS_TEST(name) TEST_OF(name, struct keys_fixture *f, keys_set_up, keys_tear_down)
+
+KEYS_TEST(a_stranger_is_refused_at_every_socket)
 {
     static const struct {
         const char *key;
@@ -86,7 +81,6 @@ static void test_a_stranger_is_refused_at_every_socket(void **state)
     } sockets[] = {{"ingest.endpoint", ZMQ_SUB},
                    {"publish.endpoint", ZMQ_XPUB},
                    {"control.endpoint", ZMQ_ROUTER}};
-    struct keys_fixture *f = *state;
     for (int i = 0; i < 3; i++) {
         char endpoint[ENDPOINT_MAX] = "tcp://*:*";
         struct endpoint_file file = {.key = NULL};
@@ -106,9 +100,8 @@ static void test_a_stranger_is_refused_at_every_socket(void **state)
 }
 
 /* libzmq lets everybody in when nobody handles the question and nobody enforces it. */
-static void test_a_socket_that_lets_anybody_in_does_not_pass(void **state)
+KEYS_TEST(a_socket_that_lets_anybody_in_does_not_pass)
 {
-    struct keys_fixture *f = *state;
     char endpoint[ENDPOINT_MAX], expected[CONFIG_ERROR_MAX];
     const int yes = 1;
     size_t size = sizeof endpoint;
@@ -127,9 +120,8 @@ static void test_a_socket_that_lets_anybody_in_does_not_pass(void **state)
 }
 
 /* Without the handler the same sockets let nobody in. */
-static void test_without_a_handler_nobody_gets_in(void **state)
+KEYS_TEST(without_a_handler_nobody_gets_in)
 {
-    struct keys_fixture *f = *state;
     char endpoint[ENDPOINT_MAX], public[KEY_LENGTH + 1], secret[KEY_LENGTH + 1];
     size_t size = sizeof endpoint;
     uint16_t event = 0;
@@ -155,9 +147,8 @@ static void test_without_a_handler_nobody_gets_in(void **state)
     zmq_ctx_term(lonely);
 }
 
-static void test_a_mistake_in_the_list_changes_nothing(void **state)
+KEYS_TEST(a_mistake_in_the_list_changes_nothing)
 {
-    struct keys_fixture *f = *state;
     char line[128];
     bool revoked = true;
     snprintf(line, sizeof line, "%s read *\n", f->server);
@@ -174,9 +165,8 @@ static void test_a_mistake_in_the_list_changes_nothing(void **state)
     assert_int_equal(keys_count(f->keys), 0);
 }
 
-static void test_a_frame_without_a_key_is_nobodys(void **state)
+KEYS_TEST(a_frame_without_a_key_is_nobodys)
 {
-    struct keys_fixture *f = *state;
     zmq_msg_t frame;
     zmq_msg_init(&frame);
     for (int role = 0; role < ACCESS_ROLES; role++) {
@@ -224,12 +214,11 @@ static void keys_ask_and_read(void *asker, uint8_t byte, char *ret_count, size_t
     snprintf(ret_count, size, "%s", count ? count : "");
 }
 
-static void test_keys_beyond_the_table_share_one_count(void **state)
+KEYS_TEST(keys_beyond_the_table_share_one_count)
 {
     enum { TABLE = 64 };
     static const char *const of_others[] = {" count_of_other_keys=1\n", " count_of_other_keys=2\n",
                                             "", " count_of_other_keys=4\n"};
-    struct keys_fixture *f = *state;
     char count[128];
     f->asker = zmq_socket(f->zmq, ZMQ_DEALER);
     assert_int_equal(zmq_connect(f->asker, "inproc://zeromq.zap.01"), 0);
@@ -264,12 +253,11 @@ static void keys_lose_handler(struct keys_fixture *f, int log)
 }
 
 /* Before any other test: a process that has had threads may not fork under ThreadSanitizer. */
-static void test_attnd_does_not_outlive_the_handler(void **state)
+TEST(attnd_does_not_outlive_the_handler)
 {
     struct keys_fixture f = {.directory = "/tmp/attnd-keys-XXXXXX"};
     char log[512] = "";
     int status, ends[2];
-    (void)state;
     keys_write_files(&f);
     assert_int_equal(pipe(ends), 0);
     pid_t child = fork();
@@ -285,13 +273,12 @@ static void test_attnd_does_not_outlive_the_handler(void **state)
     keys_remove_files(&f);
 }
 
-static void test_without_keys_everything_is_allowed(void **state)
+TEST(without_keys_everything_is_allowed)
 {
     struct config config;
     struct stats stats = {0};
     struct keyring *keys = NULL;
     char error[CONFIG_ERROR_MAX];
-    (void)state;
     config_defaults(&config);
     assert_int_equal(keys_new(NULL, &config, &stats, &keys, error), 0);
     assert_null(keys);
@@ -300,22 +287,6 @@ static void test_without_keys_everything_is_allowed(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_attnd_does_not_outlive_the_handler),
-        cmocka_unit_test_setup_teardown(test_a_stranger_is_refused_at_every_socket, keys_set_up,
-                                        keys_tear_down),
-        cmocka_unit_test_setup_teardown(test_a_socket_that_lets_anybody_in_does_not_pass,
-                                        keys_set_up, keys_tear_down),
-        cmocka_unit_test_setup_teardown(test_without_a_handler_nobody_gets_in, keys_set_up,
-                                        keys_tear_down),
-        cmocka_unit_test_setup_teardown(test_a_mistake_in_the_list_changes_nothing, keys_set_up,
-                                        keys_tear_down),
-        cmocka_unit_test_setup_teardown(test_a_frame_without_a_key_is_nobodys, keys_set_up,
-                                        keys_tear_down),
-        cmocka_unit_test_setup_teardown(test_keys_beyond_the_table_share_one_count, keys_set_up,
-                                        keys_tear_down),
-        cmocka_unit_test(test_without_keys_everything_is_allowed),
-    };
     log_setup(LOG_WARNING, false); /* before any thread logs */
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return unit_run(NULL, NULL);
 }

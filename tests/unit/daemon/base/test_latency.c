@@ -10,10 +10,9 @@ static uint64_t latency_count(struct latency *latency, int i)
     return atomic_load(&latency->count[i]);
 }
 
-static void test_a_bound_belongs_to_its_class(void **state)
+TEST(a_bound_belongs_to_its_class)
 {
     struct latency latency = {.sum_ns = 0};
-    (void)state;
     for (int i = 0; i < LATENCY_BOUNDS; i++) {
         latency_add(&latency, latency_bound_ns[i]);
         latency_add(&latency, latency_bound_ns[i] + 1);
@@ -25,18 +24,16 @@ static void test_a_bound_belongs_to_its_class(void **state)
     assert_int_equal(latency_count(&latency, LATENCY_BOUNDS), 1);
 }
 
-static void test_bounds_ascend(void **state)
+TEST(bounds_ascend)
 {
-    (void)state;
     for (int i = 1; i < LATENCY_BOUNDS; i++) {
         assert_true(latency_bound_ns[i] > latency_bound_ns[i - 1]);
     }
 }
 
-static void test_a_clock_that_goes_back_counts_as_no_time(void **state)
+TEST(a_clock_that_goes_back_counts_as_no_time)
 {
     struct latency latency = {.sum_ns = 0};
-    (void)state;
     latency_add_between(&latency, 500, 200);
     latency_add_between(&latency, 200, 500);
     assert_int_equal(latency_count(&latency, 0), 2);
@@ -53,11 +50,10 @@ static void *test_latency_add(void *data)
     return NULL;
 }
 
-static void test_threads_lose_nothing(void **state)
+TEST(threads_lose_nothing)
 {
     struct latency latency = {.sum_ns = 0};
     pthread_t threads[4];
-    (void)state;
     for (int i = 0; i < 4; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, test_latency_add, &latency), 0);
     }
@@ -66,15 +62,4 @@ static void test_threads_lose_nothing(void **state)
     }
     assert_int_equal(latency_count(&latency, 0), 4 * ADDITIONS);
     assert_int_equal(atomic_load(&latency.sum_ns), 4 * ADDITIONS);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_bound_belongs_to_its_class),
-        cmocka_unit_test(test_bounds_ascend),
-        cmocka_unit_test(test_a_clock_that_goes_back_counts_as_no_time),
-        cmocka_unit_test(test_threads_lose_nothing),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,6 @@
 
 #include "daemon/base/log.h"
 
-#include <string.h>
 #include <unistd.h>
 
 /* Runs log_event with stderr redirected, and gives what was written. */
@@ -21,10 +20,9 @@ static void test_log_capture(enum log_level level, const char *value, char *text
     close(ends[0]);
 }
 
-static void test_text_lines_are_key_value(void **state)
+TEST(text_lines_are_key_value)
 {
     char text[2048];
-    (void)state;
     log_setup(LOG_INFO, false);
     test_log_capture(LOG_WARNING, "plain", text, sizeof text);
     assert_non_null(strstr(text, " level=warning event=thing value=plain count=7\n"));
@@ -32,39 +30,35 @@ static void test_text_lines_are_key_value(void **state)
     assert_non_null(strstr(text, " value=ends{ count=7\n"));
 }
 
-static void test_a_hostile_value_cannot_forge_a_line(void **state)
+TEST(a_hostile_value_cannot_forge_a_line)
 {
     char text[2048];
-    (void)state;
     log_setup(LOG_INFO, false);
     test_log_capture(LOG_INFO, "a\nlevel=error \"b\"", text, sizeof text);
     assert_non_null(strstr(text, "value=\"a\\u000alevel=error \\\"b\\\"\" count=7\n"));
     assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
 }
 
-static void test_json_lines(void **state)
+TEST(json_lines)
 {
     char text[2048];
-    (void)state;
     log_setup(LOG_INFO, true);
     test_log_capture(LOG_INFO, "x", text, sizeof text);
     assert_non_null(strstr(text, "\"event\": \"thing\", \"value\": \"x\", \"count\": 7}\n"));
     assert_int_equal(text[0], '{');
 }
 
-static void test_lower_levels_are_silent(void **state)
+TEST(lower_levels_are_silent)
 {
     char text[64];
-    (void)state;
     log_setup(LOG_WARNING, false);
     test_log_capture(LOG_INFO, "x", text, sizeof text);
     assert_string_equal(text, "");
 }
 
-static void test_a_field_that_does_not_fit_is_left_out(void **state)
+TEST(a_field_that_does_not_fit_is_left_out)
 {
     char text[4096], value[3000];
-    (void)state;
     memset(value, 'v', sizeof value - 1);
     value[sizeof value - 1] = '\0';
     log_setup(LOG_INFO, false);
@@ -75,24 +69,10 @@ static void test_a_field_that_does_not_fit_is_left_out(void **state)
     assert_non_null(strstr(text, "\"event\": \"thing\", \"cut\": true}\n"));
 }
 
-static void test_bytes_that_are_not_ascii_are_escaped(void **state)
+TEST(bytes_that_are_not_ascii_are_escaped)
 {
     char text[2048];
-    (void)state;
     log_setup(LOG_INFO, true);
     test_log_capture(LOG_INFO, "\xff\x80", text, sizeof text);
     assert_non_null(strstr(text, "\"value\": \"\\u00ff\\u0080\""));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text_lines_are_key_value),
-        cmocka_unit_test(test_a_hostile_value_cannot_forge_a_line),
-        cmocka_unit_test(test_json_lines),
-        cmocka_unit_test(test_lower_levels_are_silent),
-        cmocka_unit_test(test_a_field_that_does_not_fit_is_left_out),
-        cmocka_unit_test(test_bytes_that_are_not_ascii_are_escaped),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

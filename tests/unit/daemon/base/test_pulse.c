@@ -26,11 +26,10 @@ static struct pulse_round round_of(struct thread *first, struct thread *second)
     return round;
 }
 
-static void test_who_waits_and_is_asked_turns(void **state)
+TEST(who_waits_and_is_asked_turns)
 {
     struct thread first = {.answers = true}, second = {.answers = true};
     struct pulse_round round = round_of(&first, &second);
-    (void)state;
     for (int i = 1; i <= 3; i++) {
         pulse_ask(&round);
         assert_null(pulse_missing(&round));
@@ -39,11 +38,10 @@ static void test_who_waits_and_is_asked_turns(void **state)
     }
 }
 
-static void test_who_does_not_turn_is_named_until_it_does(void **state)
+TEST(who_does_not_turn_is_named_until_it_does)
 {
     struct thread first = {.answers = true}, second = {.answers = false};
     struct pulse_round round = round_of(&first, &second);
-    (void)state;
     pulse_ask(&round);
     assert_string_equal(pulse_missing(&round), "second");
     assert_string_equal(pulse_missing(&round), "second");
@@ -51,10 +49,9 @@ static void test_who_does_not_turn_is_named_until_it_does(void **state)
     assert_null(pulse_missing(&round));
 }
 
-static void test_turns_before_the_question_do_not_count(void **state)
+TEST(turns_before_the_question_do_not_count)
 {
     struct thread first = {.answers = true}, second = {.answers = false};
-    (void)state;
     pulse_beat(&second.pulse);
     struct pulse_round round = round_of(&first, &second);
     pulse_beat(&second.pulse);
@@ -62,21 +59,9 @@ static void test_turns_before_the_question_do_not_count(void **state)
     assert_string_equal(pulse_missing(&round), "second");
 }
 
-static void test_nobody_looked_after_is_nobody_missing(void **state)
+TEST(nobody_looked_after_is_nobody_missing)
 {
     struct pulse_round round = {.count = 0};
-    (void)state;
     pulse_ask(&round);
     assert_null(pulse_missing(&round));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_who_waits_and_is_asked_turns),
-        cmocka_unit_test(test_who_does_not_turn_is_named_until_it_does),
-        cmocka_unit_test(test_turns_before_the_question_do_not_count),
-        cmocka_unit_test(test_nobody_looked_after_is_nobody_missing),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,11 +6,6 @@
 
 #include <netinet/in.h>
 #include <poll.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -122,19 +117,17 @@ static void assert_the_full_one_is_cut(void (*listen_somewhere)(struct stalled_f
     }
 }
 
-static void test_a_full_connection_is_cut_on_every_endpoint(void **state)
+TEST(a_full_connection_is_cut_on_every_endpoint)
 {
-    (void)state;
     assert_the_full_one_is_cut(listen_on_ipc);
     assert_the_full_one_is_cut(listen_on_abstract);
     assert_the_full_one_is_cut(listen_on_tcp);
 }
 
-static void test_whoever_has_read_by_the_next_look_stays(void **state)
+TEST(whoever_has_read_by_the_next_look_stays)
 {
     struct stalled_fixture f = {.directory = ""};
     struct stalled *stalled = NULL;
-    (void)state;
     listen_on_tcp(&f);
     struct stalled_line slow = connect_to(&f), never = connect_to(&f);
     fill(slow.far);
@@ -155,13 +148,4 @@ static void test_whoever_has_read_by_the_next_look_stays(void **state)
     close(slow.far);
     close(never.near);
     close(never.far);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_full_connection_is_cut_on_every_endpoint),
-        cmocka_unit_test(test_whoever_has_read_by_the_next_look_stays),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

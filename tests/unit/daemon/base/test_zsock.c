@@ -5,8 +5,6 @@
 #include "daemon/base/zsock.h"
 
 #include <pthread.h>
-#include <stdbool.h>
-#include <string.h>
 #include <zmq.h>
 
 #define MESSAGES 20000
@@ -59,12 +57,11 @@ static void *zsock_send_all(void *data)
     return NULL;
 }
 
-static void test_every_message_arrives(void **state)
+TEST(every_message_arrives)
 {
     struct zsock_fixture f = {.received = 0};
     pthread_t sender;
     size_t size = sizeof f.endpoint;
-    (void)state;
     f.zmq = zmq_ctx_new();
     void *pull = zmq_socket(f.zmq, ZMQ_PULL);
     assert_int_equal(zmq_bind(pull, "tcp://127.0.0.1:*"), 0);
@@ -81,12 +78,4 @@ static void test_every_message_arrives(void **state)
     assert_true(f.closed);
     assert_int_equal(uv_loop_close(&f.loop), 0);
     zmq_ctx_term(f.zmq);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_message_arrives),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,10 +4,9 @@
 
 #include "daemon/fleet/flight.h"
 
-static void test_a_row_is_through_when_all_its_pieces_are(void **state)
+TEST(a_row_is_through_when_all_its_pieces_are)
 {
     struct flight_table flight = {.rows = NULL};
-    (void)state;
     assert_non_null(flight_add(&flight, 5, 0, 100, 3));
     assert_int_equal(flight.bytes, 100);
     assert_false(flight_answer(&flight, 5, 0, 3, true));
@@ -20,10 +19,9 @@ static void test_a_row_is_through_when_all_its_pieces_are(void **state)
     flight_clear(&flight);
 }
 
-static void test_answers_for_other_turns_and_pieces_are_nothing(void **state)
+TEST(answers_for_other_turns_and_pieces_are_nothing)
 {
     struct flight_table flight = {.rows = NULL};
-    (void)state;
     assert_non_null(flight_add(&flight, 5, 1, 10, 1));
     assert_false(flight_answer(&flight, 5, 0, 1, true));
     assert_false(flight_answer(&flight, 6, 1, 1, true));
@@ -34,10 +32,9 @@ static void test_answers_for_other_turns_and_pieces_are_nothing(void **state)
     flight_clear(&flight);
 }
 
-static void test_rows_that_failed_go_again_in_their_order(void **state)
+TEST(rows_that_failed_go_again_in_their_order)
 {
     struct flight_table flight = {.rows = NULL};
-    (void)state;
     for (uint64_t seq = 1; seq <= 200; seq++) {
         assert_non_null(flight_add(&flight, seq, 0, 1, 2));
     }
@@ -56,14 +53,4 @@ static void test_rows_that_failed_go_again_in_their_order(void **state)
     assert_int_equal(flight_failed(&flight)->seq, 2);
     assert_int_equal(flight.count, 198);
     flight_clear(&flight);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_row_is_through_when_all_its_pieces_are),
-        cmocka_unit_test(test_answers_for_other_turns_and_pieces_are_nothing),
-        cmocka_unit_test(test_rows_that_failed_go_again_in_their_order),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,9 +10,6 @@
 #include "proto/err.h"
 #include "tests/unit/daemon/state/measured.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define HEADS   2
@@ -116,6 +113,8 @@ static int end(void **state)
     free(place);
     return 0;
 }
+
+#define HUB_TEST(name) TEST_OF(name, struct place *place, begin, end)
 
 /* Rows */
 
@@ -246,9 +245,8 @@ static void pass_time(struct place *place, uint64_t ns)
 
 /* Tests */
 
-static void test_windows_are_the_merge_of_their_parts(void **state)
+HUB_TEST(windows_are_the_merge_of_their_parts)
 {
-    struct place *place = *state;
     for (uint64_t part = 0; part < 3; part++) {
         for (uint32_t node = 0; node < NODES; node++) {
             assert_int_equal(merge_all(place), 0);
@@ -291,9 +289,8 @@ static void test_windows_are_the_merge_of_their_parts(void **state)
     assert_int_equal(merge_all(place), 0);
 }
 
-static void test_late_parts_correct_a_window(void **state)
+HUB_TEST(late_parts_correct_a_window)
 {
-    struct place *place = *state;
     for (uint32_t node = 0; node < NODES; node++) {
         send_window(place, node, 0);
     }
@@ -315,9 +312,8 @@ static void test_late_parts_correct_a_window(void **state)
     assert_false(place->merged[2]->partial);
 }
 
-static void test_that_windows_are_partial_is_in_the_file(void **state)
+HUB_TEST(that_windows_are_partial_is_in_the_file)
 {
-    struct place *place = *state;
     for (uint32_t node = 0; node < NODES; node++) {
         send_closed(place, node, 0);
     }
@@ -330,9 +326,8 @@ static void test_that_windows_are_partial_is_in_the_file(void **state)
 }
 
 /* Nobody was heard: it was the hub that was cut off, and no node is silent. */
-static void test_all_are_waited_for_after_a_silence_of_all(void **state)
+HUB_TEST(all_are_waited_for_after_a_silence_of_all)
 {
-    struct place *place = *state;
     for (uint32_t node = 0; node < NODES; node++) {
         send_window(place, node, 0);
     }
@@ -346,9 +341,8 @@ static void test_all_are_waited_for_after_a_silence_of_all(void **state)
     assert_int_equal(place->merged[1]->missing_count, 0);
 }
 
-static void test_it_goes_on_from_its_file(void **state)
+HUB_TEST(it_goes_on_from_its_file)
 {
-    struct place *place = *state;
     send_window(place, 0, 0);
     send_window(place, 1, 0);
     close_hub(place);
@@ -363,9 +357,8 @@ static void test_it_goes_on_from_its_file(void **state)
     assert_int_equal(place->merged[1]->nodes, NODES);
 }
 
-static void test_a_window_that_is_not_taken_comes_again(void **state)
+HUB_TEST(a_window_that_is_not_taken_comes_again)
 {
-    struct place *place = *state;
     for (uint32_t node = 0; node < NODES; node++) {
         send_window(place, node, 0);
     }
@@ -381,9 +374,8 @@ static void test_a_window_that_is_not_taken_comes_again(void **state)
     assert_int_equal(place->merged[1]->revision, 0);
 }
 
-static void test_what_cannot_be_merged_is_set_aside(void **state)
+HUB_TEST(what_cannot_be_merged_is_set_aside)
 {
-    struct place *place = *state;
     struct hub *hub = &place->hub;
     send_part_of(place, 0, 0, HEADS, BUCKETS);
     send_part_of(place, 0, 1, HEADS + 1, BUCKETS);
@@ -404,9 +396,8 @@ static void test_what_cannot_be_merged_is_set_aside(void **state)
     assert_non_null(strstr(place->merged[0]->missing[0].reason, "buckets"));
 }
 
-static void test_rows_that_are_gone_are_not_waited_for(void **state)
+HUB_TEST(rows_that_are_gone_are_not_waited_for)
 {
-    struct place *place = *state;
     struct hub_message gone = {.node = {1}, .instance = {1}, .gone = {1, 2}};
     for (uint32_t node = 0; node < NODES; node++) {
         place->seq[node] += node == 0 ? 2 : 0; /* its window 0 never comes */
@@ -424,9 +415,8 @@ static void test_rows_that_are_gone_are_not_waited_for(void **state)
     assert_int_equal(place->merged[1]->missing_count, 0);
 }
 
-static void test_a_copy_of_a_node_is_refused(void **state)
+HUB_TEST(a_copy_of_a_node_is_refused)
 {
-    struct place *place = *state;
     msgpack_object none = {.type = MSGPACK_OBJECT_ARRAY};
     struct fleet_beat beat = {.instance = {1}, .name = "first", .runs_found = &none};
     struct hub_message copy = {
@@ -443,9 +433,8 @@ static void test_a_copy_of_a_node_is_refused(void **state)
     assert_int_equal(hub_take(&place->hub, &copy), HUB_TAKE);
 }
 
-static void test_a_node_that_was_started_again_is_no_copy(void **state)
+HUB_TEST(a_node_that_was_started_again_is_no_copy)
 {
-    struct place *place = *state;
     static const uint8_t id[FLEET_ID_BYTES] = {1};
     msgpack_object none = {.type = MSGPACK_OBJECT_ARRAY};
     struct fleet_beat beat = {.instance = {1}, .file = 5, .runs_found = &none};
@@ -459,9 +448,8 @@ static void test_a_node_that_was_started_again_is_no_copy(void **state)
     assert_string_equal(refused, "");
 }
 
-static void test_a_node_is_refused_while_the_run_goes_on_there(void **state)
+HUB_TEST(a_node_is_refused_while_the_run_goes_on_there)
 {
-    struct place *place = *state;
     static const uint8_t id[FLEET_ID_BYTES] = {3};
     msgpack_object run[4] = {{.type = MSGPACK_OBJECT_BIN}}, runs = {.type = MSGPACK_OBJECT_ARRAY};
     run[0].via.bin.ptr = (const char *)run_id;
@@ -524,9 +512,8 @@ static void pass_years(struct place *place)
     }
 }
 
-static void test_a_run_of_long_ago_is_forgotten_but_not_merged_anew(void **state)
+HUB_TEST(a_run_of_long_ago_is_forgotten_but_not_merged_anew)
 {
-    struct place *place = *state;
     for (uint64_t part = 0; part < 3; part++) {
         for (uint32_t node = 0; node < NODES; node++) {
             send_window(place, node, part);
@@ -562,9 +549,8 @@ static void test_a_run_of_long_ago_is_forgotten_but_not_merged_anew(void **state
     assert_int_equal(place->merged[3]->part, 3);
 }
 
-static void test_rows_without_parts_go_too(void **state)
+HUB_TEST(rows_without_parts_go_too)
 {
-    struct place *place = *state;
     for (uint64_t part = 0; part < 1000; part++) {
         send_closed(place, 0, part);
     }
@@ -579,9 +565,8 @@ static void test_rows_without_parts_go_too(void **state)
     assert_int_equal(hub_raise_floor(&place->hub.runs->tracks[0], 992), 2);
 }
 
-static void test_pieces_are_bounded_in_bytes(void **state)
+HUB_TEST(pieces_are_bounded_in_bytes)
 {
-    struct place *place = *state;
     struct hub *hub = &place->hub;
     static char data[10000];
     const uint64_t most = 64 * sizeof data;
@@ -600,9 +585,8 @@ static void test_pieces_are_bounded_in_bytes(void **state)
     assert_true(seen_has(&hub->nodes->seen, 201));
 }
 
-static void test_what_is_said_is_bounded_in_bytes(void **state)
+HUB_TEST(what_is_said_is_bounded_in_bytes)
 {
-    struct place *place = *state;
     static const char settings[1000];
     struct fleet_body body = new_body(FLEET_RUN, 0);
     place->config.fleet_outbox = HUB_SAID_PART * UINT64_C(100000);
@@ -618,9 +602,8 @@ static void test_what_is_said_is_bounded_in_bytes(void **state)
     assert_int_equal(count_rows(place, "said WHERE seq = 300"), 1);
 }
 
-static void test_layers_of_a_run_are_bounded(void **state)
+HUB_TEST(layers_of_a_run_are_bounded)
 {
-    struct place *place = *state;
     send_window(place, 0, 0);
     struct hub_run *run = place->hub.runs;
     run->layers = realloc(run->layers, HUB_LAYERS_MAX * sizeof *run->layers);
@@ -631,9 +614,8 @@ static void test_layers_of_a_run_are_bounded(void **state)
 }
 
 /* Parts that were closed above a row that never comes, until it does. */
-static void test_rows_above_a_hole_are_bounded(void **state)
+HUB_TEST(rows_above_a_hole_are_bounded)
 {
-    struct place *place = *state;
     struct hub_message gone = {.node = {1}, .instance = {1}, .gone = {1, 1}};
     place->seq[0] = 1;
     for (uint64_t part = 0; part < 3 * HUB_WAITING_MAX; part++) {
@@ -648,9 +630,8 @@ static void test_rows_above_a_hole_are_bounded(void **state)
     assert_int_equal(progress->next, 3 * HUB_WAITING_MAX);
 }
 
-static void test_runs_and_nodes_are_bounded(void **state)
+HUB_TEST(runs_and_nodes_are_bounded)
 {
-    struct place *place = *state;
     struct hub *hub = &place->hub;
     uint8_t other[RUN_BYTES] = {0};
     place->config.limits_jobs = place->config.limits_runs = 2;
@@ -687,10 +668,9 @@ static void test_runs_and_nodes_are_bounded(void **state)
 }
 
 /* Runs of different jobs may have the same id. */
-static void test_runs_are_found_by_job_and_id(void **state)
+HUB_TEST(runs_are_found_by_job_and_id)
 {
     static const char *const jobs[] = {"ab", "a", "b", "abc"};
-    struct place *place = *state;
     struct hub *hub = &place->hub;
     struct fleet_beat_run named = {.world = 1};
     int64_t rows[4];
@@ -715,9 +695,8 @@ static void test_runs_are_found_by_job_and_id(void **state)
 }
 
 /* Each window is back before the next one is looked for. */
-static void test_each_run_has_its_turn(void **state)
+HUB_TEST(each_run_has_its_turn)
 {
-    struct place *place = *state;
     uint8_t ids[3][RUN_BYTES] = {{1}, {2}, {3}};
     for (uint64_t part = 0; part < 4; part++) {
         for (int i = 0; i < 3; i++) {
@@ -740,9 +719,8 @@ static void test_each_run_has_its_turn(void **state)
     assert_false(hub_merge_step(&place->hub));
 }
 
-static void test_what_is_said_is_told_once_and_in_order_of_a_run(void **state)
+HUB_TEST(what_is_said_is_told_once_and_in_order_of_a_run)
 {
-    struct place *place = *state;
     struct fleet_body body = new_body(FLEET_RUN, 0);
     uint8_t other[RUN_BYTES] = {1};
     body.settings = "\x80";
@@ -767,9 +745,8 @@ static void test_what_is_said_is_told_once_and_in_order_of_a_run(void **state)
     assert_int_equal(count_rows(place, "said WHERE told"), 2);
 }
 
-static void test_a_part_that_is_damaged_is_left_out(void **state)
+HUB_TEST(a_part_that_is_damaged_is_left_out)
 {
-    struct place *place = *state;
     static const char *const damages[] = {"x'00'", "substr(state, 1, length(state) / 2)"};
     for (uint64_t part = 0; part < 2; part++) {
         char text[128];
@@ -789,9 +766,8 @@ static void test_a_part_that_is_damaged_is_left_out(void **state)
 }
 
 /* As many changes came before and after the memory was read again. */
-static void test_a_window_that_was_with_the_loop_meanwhile_has_changed(void **state)
+HUB_TEST(a_window_that_was_with_the_loop_meanwhile_has_changed)
 {
-    struct place *place = *state;
     for (uint32_t node = 0; node < NODES; node++) {
         send_window(place, node, 0);
     }
@@ -810,9 +786,8 @@ static void test_a_window_that_was_with_the_loop_meanwhile_has_changed(void **st
     assert_int_equal(place->merged[1]->revision, 1);
 }
 
-static void test_a_file_that_is_damaged_is_begun_anew(void **state)
+HUB_TEST(a_file_that_is_damaged_is_begun_anew)
 {
-    struct place *place = *state;
     struct hub *hub = &place->hub;
     char page[4096] = "";
     send_window(place, 0, 0);
@@ -837,39 +812,4 @@ static void test_a_file_that_is_damaged_is_begun_anew(void **state)
         send_window(place, node, 0);
     }
     assert_int_equal(merge_all(place), 1);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_windows_are_the_merge_of_their_parts, begin, end),
-        cmocka_unit_test_setup_teardown(test_late_parts_correct_a_window, begin, end),
-        cmocka_unit_test_setup_teardown(test_that_windows_are_partial_is_in_the_file, begin, end),
-        cmocka_unit_test_setup_teardown(test_all_are_waited_for_after_a_silence_of_all, begin, end),
-        cmocka_unit_test_setup_teardown(test_it_goes_on_from_its_file, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_window_that_is_not_taken_comes_again, begin, end),
-        cmocka_unit_test_setup_teardown(test_what_cannot_be_merged_is_set_aside, begin, end),
-        cmocka_unit_test_setup_teardown(test_rows_that_are_gone_are_not_waited_for, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_copy_of_a_node_is_refused, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_node_that_was_started_again_is_no_copy, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_run_of_long_ago_is_forgotten_but_not_merged_anew,
-                                        begin, end),
-        cmocka_unit_test_setup_teardown(test_rows_without_parts_go_too, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_part_that_is_damaged_is_left_out, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_window_that_was_with_the_loop_meanwhile_has_changed,
-                                        begin, end),
-        cmocka_unit_test_setup_teardown(test_a_file_that_is_damaged_is_begun_anew, begin, end),
-        cmocka_unit_test_setup_teardown(test_a_node_is_refused_while_the_run_goes_on_there, begin,
-                                        end),
-        cmocka_unit_test_setup_teardown(test_pieces_are_bounded_in_bytes, begin, end),
-        cmocka_unit_test_setup_teardown(test_what_is_said_is_bounded_in_bytes, begin, end),
-        cmocka_unit_test_setup_teardown(test_layers_of_a_run_are_bounded, begin, end),
-        cmocka_unit_test_setup_teardown(test_rows_above_a_hole_are_bounded, begin, end),
-        cmocka_unit_test_setup_teardown(test_runs_and_nodes_are_bounded, begin, end),
-        cmocka_unit_test_setup_teardown(test_runs_are_found_by_job_and_id, begin, end),
-        cmocka_unit_test_setup_teardown(test_each_run_has_its_turn, begin, end),
-        cmocka_unit_test_setup_teardown(test_what_is_said_is_told_once_and_in_order_of_a_run, begin,
-                                        end),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

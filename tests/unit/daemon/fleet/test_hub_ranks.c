@@ -4,16 +4,13 @@
 
 #include "daemon/fleet/hub_internal.h"
 
-#include <stdlib.h>
-
 /* Windows of two rules have the same messages. */
-static void test_a_rank_is_odd_in_a_row_in_windows_of_one_rule(void **state)
+TEST(a_rank_is_odd_in_a_row_in_windows_of_one_rule)
 {
     static const uint32_t windows[] = {1, 1, 2, 2};
     struct hub_track tracks[2] = {{.row = 1}, {.row = 2}};
     struct hub_run run = {.tracks = tracks, .track_count = 2};
     struct hub_node node = {.row = 1};
-    (void)state;
     for (uint32_t i = 0; i < 4; i++) {
         struct hub_job job = {.run = &run, .track = i % 2};
         job.ranks = (struct hub_ranks){.layers = 1, .odd_count = 1};
@@ -26,12 +23,4 @@ static void test_a_rank_is_odd_in_a_row_in_windows_of_one_rule(void **state)
     }
     hub_ranks_clear(&tracks[0].ranks);
     hub_ranks_clear(&tracks[1].ranks);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_rank_is_odd_in_a_row_in_windows_of_one_rule),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

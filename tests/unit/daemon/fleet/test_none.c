@@ -4,12 +4,11 @@
 
 #include "daemon/fleet/fleet.h"
 
-static void test_a_role_is_refused_and_says_what_to_install(void **state)
+TEST(a_role_is_refused_and_says_what_to_install)
 {
     struct config config = {.fleet_role = CONFIG_ROLE_NODE};
     struct fleet *fleet = NULL;
     char error[CONFIG_ERROR_MAX] = "";
-    (void)state;
     assert_int_equal(fleet_new(&config, NULL, NULL, &fleet, error), -1);
     assert_null(fleet);
     assert_string_equal(error,
@@ -18,21 +17,11 @@ static void test_a_role_is_refused_and_says_what_to_install(void **state)
                         "(deploy/package), or build it where libnats-dev is (valid: off)");
 }
 
-static void test_without_a_role_it_starts(void **state)
+TEST(without_a_role_it_starts)
 {
     struct config config = {.fleet_role = CONFIG_ROLE_OFF};
     struct fleet *fleet = NULL;
     char error[CONFIG_ERROR_MAX] = "";
-    (void)state;
     assert_int_equal(fleet_new(&config, NULL, NULL, &fleet, error), 0);
     assert_string_equal(error, "");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_role_is_refused_and_says_what_to_install),
-        cmocka_unit_test(test_without_a_role_it_starts),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

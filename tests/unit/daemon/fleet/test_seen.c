@@ -3,9 +3,6 @@
 #include "proto/err.h"
 #include "tests/unit/unit.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define TOP 200
 
 /* A set of numbers from 1 to TOP, plainly. */
@@ -46,9 +43,8 @@ static void check(const struct seen *seen, const struct plain *plain)
     }
 }
 
-static void test_it_is_the_set_of_what_was_added(void **state)
+TEST(it_is_the_set_of_what_was_added)
 {
-    (void)state;
     srand(1);
     for (int round = 0; round < 50; round++) {
         struct seen seen = {.count = 0}, loaded = {.count = 0};
@@ -67,9 +63,8 @@ static void test_it_is_the_set_of_what_was_added(void **state)
     }
 }
 
-static void test_an_empty_one_has_one_hole(void **state)
+TEST(an_empty_one_has_one_hole)
 {
-    (void)state;
     struct seen seen = {.count = 0};
     struct seen_range hole;
     assert_false(seen_hole(&seen, 0, 0, &hole));
@@ -80,9 +75,8 @@ static void test_an_empty_one_has_one_hole(void **state)
 }
 
 /* With every other row of so many lost, some that are here are asked for again; none is lost. */
-static void test_ranges_are_bounded_and_no_hole_is_forgotten(void **state)
+TEST(ranges_are_bounded_and_no_hole_is_forgotten)
 {
-    (void)state;
     const uint64_t top = 2 * (SEEN_RANGES_MAX + 100);
     struct seen seen = {.count = 0};
     struct seen_range hole;
@@ -102,9 +96,8 @@ static void test_ranges_are_bounded_and_no_hole_is_forgotten(void **state)
     seen_clear(&seen);
 }
 
-static void test_the_smallest_range_is_forgotten(void **state)
+TEST(the_smallest_range_is_forgotten)
 {
-    (void)state;
     struct seen seen = {.count = 0};
     for (uint64_t i = 0; i < SEEN_RANGES_MAX; i++) {
         assert_int_equal(seen_add(&seen, 1 + 10 * i, 2 + 10 * i), 0);
@@ -116,9 +109,8 @@ static void test_the_smallest_range_is_forgotten(void **state)
     seen_clear(&seen);
 }
 
-static void test_only_ranges_are_loaded(void **state)
+TEST(only_ranges_are_loaded)
 {
-    (void)state;
     struct seen seen = {.count = 0};
     const struct seen_range none = {0, 3}, turned = {5, 4}, huge = {1, UINT64_MAX};
     assert_int_equal(seen_load(&seen, &none, sizeof none), ERR_STORE_FORMAT);
@@ -126,16 +118,4 @@ static void test_only_ranges_are_loaded(void **state)
     assert_int_equal(seen_load(&seen, &huge, sizeof huge), ERR_STORE_FORMAT);
     assert_int_equal(seen_load(&seen, &none, 7), ERR_STORE_FORMAT);
     assert_int_equal(seen.count, 0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_it_is_the_set_of_what_was_added),
-        cmocka_unit_test(test_an_empty_one_has_one_hole),
-        cmocka_unit_test(test_ranges_are_bounded_and_no_hole_is_forgotten),
-        cmocka_unit_test(test_the_smallest_range_is_forgotten),
-        cmocka_unit_test(test_only_ranges_are_loaded),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,11 +5,7 @@
 
 #include "daemon/base/clock.h"
 
-#include <math.h>
 #include <sqlite3.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define PATIENCE_NS UINT64_C(60000000000)

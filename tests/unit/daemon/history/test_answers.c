@@ -7,11 +7,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/history/params.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 static struct past_window history_answers_window_of(const char *job, uint8_t run, uint32_t layer,
                                                     uint64_t last)
 {
@@ -40,6 +35,9 @@ static int history_answers_tear_down(void **state)
     past_close(*state);
     return 0;
 }
+
+#define ANSWERS_TEST(name)                                                                         \
+    TEST_OF(name, struct past *past, history_answers_set_up, history_answers_tear_down)
 
 static const msgpack_object *history_answers_item(const msgpack_object *list, uint32_t index)
 {
@@ -88,16 +86,16 @@ static void history_answers_put_map(struct past *past, uint64_t last, const uint
     past_put_batch(past, &window, history_answers_fill_map, &map);
 }
 
-static void test_a_map_is_the_newest_or_the_one_that_is_named(void **state)
+ANSWERS_TEST(a_map_is_the_newest_or_the_one_that_is_named)
 {
     /* 1, 0.5, 0.333, 0, the least there is, -2 */
     static const uint16_t newest[6] = {0x3c00, 0x3800, 0x3555, 0, 1, 0xc000}, older[6] = {0x3c00};
     static const double values[6] = {1, 0.5, 0x1.554p-2, 0, 0x1p-24, -2};
     struct past_answer answer;
-    history_answers_put_map(*state, 3, older);
-    history_answers_put_map(*state, 4, newest);
-    past_settle(*state, 0);
-    past_ask(*state, &answer, "map", "job:s", "gpt");
+    history_answers_put_map(past, 3, older);
+    history_answers_put_map(past, 4, newest);
+    past_settle(past, 0);
+    past_ask(past, &answer, "map", "job:s", "gpt");
     assert_int_equal(answer.code, 0);
     assert_true(history_answers_number(answer.root, "last") == 4 &&
                 history_answers_number(answer.root, "queries") == 20);
@@ -109,13 +107,13 @@ static void test_a_map_is_the_newest_or_the_one_that_is_named(void **state)
         assert_true(value == values[i]);
     }
     past_forget(&answer);
-    past_ask(*state, &answer, "map", "job:s last:u packed:b", "gpt", UINT64_C(3), 1);
+    past_ask(past, &answer, "map", "job:s last:u packed:b", "gpt", UINT64_C(3), 1);
     const msgpack_object *bytes = mpk_find(answer.root, "values");
     assert_int_equal(bytes->type, MSGPACK_OBJECT_BIN);
     assert_int_equal(bytes->via.bin.size, sizeof older);
     assert_memory_equal(bytes->via.bin.ptr, older, sizeof older);
     past_forget(&answer);
-    past_ask(*state, &answer, "map", "job:s last:u", "gpt", UINT64_C(5));
+    past_ask(past, &answer, "map", "job:s last:u", "gpt", UINT64_C(5));
     assert_int_equal(answer.code, ERR_NO_HISTORY);
     assert_string_equal(answer.detail, "there is no map of a window that ends there");
     past_forget(&answer);
@@ -170,11 +168,11 @@ static void history_answers_put_alerts(struct past *past)
     past_settle(past, 0);
 }
 
-static void test_alerts_are_the_maps_that_were_published_newest_first(void **state)
+ANSWERS_TEST(alerts_are_the_maps_that_were_published_newest_first)
 {
     struct past_answer answer;
-    history_answers_put_alerts(*state);
-    past_ask(*state, &answer, "alerts", "");
+    history_answers_put_alerts(past);
+    past_ask(past, &answer, "alerts", "");
     const msgpack_object *list = mpk_find(answer.root, "alerts");
     assert_int_equal(list->via.array.size, 4);
     history_answers_assert_text(history_answers_item(list, 0), "job", "bert");
@@ -192,9 +190,8 @@ static void test_alerts_are_the_maps_that_were_published_newest_first(void **sta
     past_forget(&answer);
 }
 
-static void test_alerts_are_chosen_by_what_they_are(void **state)
+ANSWERS_TEST(alerts_are_chosen_by_what_they_are)
 {
-    struct past *past = *state;
     struct past_answer answer;
     history_answers_put_alerts(past);
     assert_int_equal(alerts_in(past, "job:s", "gpt", NULL), 3);
@@ -281,11 +278,11 @@ static void assert_head(const msgpack_object *head)
     assert_true(fabs(history_answers_number(head, "distance") - sum / 3) < 1e-12);
 }
 
-static void test_heads_are_ranked_by_their_divergence(void **state)
+ANSWERS_TEST(heads_are_ranked_by_their_divergence)
 {
     struct past_answer answer;
-    history_answers_put_runs(*state);
-    past_ask(*state, &answer, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
+    history_answers_put_runs(past);
+    past_ask(past, &answer, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
     assert_int_equal(answer.code, 0);
     const msgpack_object *heads = mpk_find(answer.root, "heads");
     assert_int_equal(heads->via.array.size, 4);
@@ -305,12 +302,12 @@ static void test_heads_are_ranked_by_their_divergence(void **state)
     past_forget(&answer);
 }
 
-static void test_a_comparison_is_symmetric(void **state)
+ANSWERS_TEST(a_comparison_is_symmetric)
 {
     struct past_answer there, back;
-    history_answers_put_runs(*state);
-    past_ask(*state, &there, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
-    past_ask(*state, &back, "compare", "job:s run:s run_b:s", "gpt", "02", "01");
+    history_answers_put_runs(past);
+    past_ask(past, &there, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
+    past_ask(past, &back, "compare", "job:s run:s run_b:s", "gpt", "02", "01");
     for (uint32_t i = 0; i < 4; i++) {
         const msgpack_object *a = history_answers_item(mpk_find(there.root, "heads"), i);
         const msgpack_object *b = history_answers_item(mpk_find(back.root, "heads"), i);
@@ -322,11 +319,11 @@ static void test_a_comparison_is_symmetric(void **state)
     past_forget(&back);
 }
 
-static void test_a_run_is_at_no_distance_from_itself(void **state)
+ANSWERS_TEST(a_run_is_at_no_distance_from_itself)
 {
     struct past_answer answer;
-    history_answers_put_runs(*state);
-    past_ask(*state, &answer, "compare", "job:s run:s run_b:s", "gpt", "02", "02");
+    history_answers_put_runs(past);
+    past_ask(past, &answer, "compare", "job:s run:s run_b:s", "gpt", "02", "02");
     const msgpack_object *heads = mpk_find(answer.root, "heads");
     assert_int_equal(heads->via.array.size, 6);
     for (uint32_t i = 0; i < 6; i++) { /* ties in the order of layers and heads */
@@ -337,9 +334,8 @@ static void test_a_run_is_at_no_distance_from_itself(void **state)
     past_forget(&answer);
 }
 
-static void test_a_comparison_can_be_narrowed_down(void **state)
+ANSWERS_TEST(a_comparison_can_be_narrowed_down)
 {
-    struct past *past = *state;
     struct past_answer answer;
     history_answers_put_runs(past);
     past_ask(past, &answer, "compare", "job:s run:s run_b:s metric:s limit:u windows:u", "gpt",
@@ -366,10 +362,9 @@ static void test_a_comparison_can_be_narrowed_down(void **state)
 
 /* Waiting */
 
-static void test_too_many_questions_are_refused_and_the_others_answered(void **state)
+ANSWERS_TEST(too_many_questions_are_refused_and_the_others_answered)
 {
     static struct past_answer answers[HISTORY_WAITING_MAX + 1];
-    struct past *past = *state;
     int taken = 0;
     while (taken <= HISTORY_WAITING_MAX && past_send(past, &answers[taken], "runs") == 0) {
         taken++;
@@ -411,21 +406,20 @@ static bool history_answers_take_turns(struct past *past)
     return between;
 }
 
-static void test_who_asks_much_leaves_room_and_turns_to_others(void **state)
+ANSWERS_TEST(who_asks_much_leaves_room_and_turns_to_others)
 {
     bool took_turns = false;
     for (int tries = 0; tries < 1000 && !took_turns; tries++) {
-        took_turns = history_answers_take_turns(*state);
+        took_turns = history_answers_take_turns(past);
     }
     assert_true(took_turns);
 }
 
 /* The tear-down closes with questions still waiting; each is answered there. */
-static void test_closing_answers_what_waits(void **state)
+TEST(closing_answers_what_waits)
 {
     static struct past_answer answers[40];
     struct past past;
-    (void)state;
     past_open(&past, NULL);
     history_answers_put_runs(&past);
     for (int i = 0; i < 40; i++) {
@@ -444,11 +438,10 @@ static void be_quick(struct config *config)
     config->history_query_time = 1;
 }
 
-static void test_a_question_that_takes_too_long_is_ended(void **state)
+TEST(a_question_that_takes_too_long_is_ended)
 {
     struct past past;
     struct past_answer answer;
-    (void)state;
     past_open(&past, be_quick);
     history_answers_put_runs(&past);
     past_ask(&past, &answer, "compare", "job:s", "gpt");
@@ -462,11 +455,10 @@ static void turn_off(struct config *config)
     config->history_enabled = false;
 }
 
-static void test_without_a_history_every_question_says_so(void **state)
+TEST(without_a_history_every_question_says_so)
 {
     struct past past;
     struct past_answer answer;
-    (void)state;
     past_open(&past, turn_off);
     assert_int_equal(past_send(&past, &answer, "runs"), ERR_HISTORY_OFF);
     past_close(&past);
@@ -484,9 +476,8 @@ static int fill_settings(struct store_batch *batch, const void *data)
 }
 
 /* One point is a series; a value that was not finite is nil; runs of one job are apart. */
-static void test_a_log_has_a_series_per_name_of_its_run(void **state)
+ANSWERS_TEST(a_log_has_a_series_per_name_of_its_run)
 {
-    struct past *past = *state;
     struct past_window windows[] = {history_answers_window_of("gpt", 0xa1, 0, 3),
                                     history_answers_window_of("gpt", 0xb2, 0, 3)};
     const struct store_point points[] = {{"loss", 0, 10, 1, 2.5},
@@ -525,9 +516,8 @@ static void test_a_log_has_a_series_per_name_of_its_run(void **state)
     past_forget(&answer);
 }
 
-static void test_a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused(void **state)
+ANSWERS_TEST(a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused)
 {
-    struct past *past = *state;
     struct past_window window = history_answers_window_of("gpt", 0xa1, 0, 3);
     struct past_answer answer;
     past_put(past, &window);
@@ -545,9 +535,8 @@ static void test_a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused
 }
 
 /* The store replaces a corrupt database: another file stands where it was. */
-static void test_a_database_that_was_replaced_is_opened_anew(void **state)
+ANSWERS_TEST(a_database_that_was_replaced_is_opened_anew)
 {
-    struct past *past = *state;
     struct past_answer answer;
     char command[512];
     history_answers_put_runs(past);
@@ -574,28 +563,4 @@ static void test_a_database_that_was_replaced_is_opened_anew(void **state)
     assert_string_equal(answer.detail, "the history cannot be read: file is not a database");
     past_forget(&answer);
     assert_non_null(store_damage(past->store));
-}
-
-int main(void)
-{
-#define FRESH(name)                                                                                \
-    cmocka_unit_test_setup_teardown(name, history_answers_set_up, history_answers_tear_down)
-    static const struct CMUnitTest tests[] = {
-        FRESH(test_a_map_is_the_newest_or_the_one_that_is_named),
-        FRESH(test_alerts_are_the_maps_that_were_published_newest_first),
-        FRESH(test_alerts_are_chosen_by_what_they_are),
-        FRESH(test_heads_are_ranked_by_their_divergence),
-        FRESH(test_a_comparison_is_symmetric),
-        FRESH(test_a_run_is_at_no_distance_from_itself),
-        FRESH(test_a_comparison_can_be_narrowed_down),
-        FRESH(test_a_log_has_a_series_per_name_of_its_run),
-        FRESH(test_a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused),
-        FRESH(test_too_many_questions_are_refused_and_the_others_answered),
-        FRESH(test_who_asks_much_leaves_room_and_turns_to_others),
-        cmocka_unit_test(test_closing_answers_what_waits),
-        cmocka_unit_test(test_a_question_that_takes_too_long_is_ended),
-        cmocka_unit_test(test_without_a_history_every_question_says_so),
-        FRESH(test_a_database_that_was_replaced_is_opened_anew),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,10 +7,6 @@
 
 #include "daemon/history/params.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define WINDOWS 150 /* 128 of them in chunks */
 #define HEADS   3
 

@@ -7,9 +7,6 @@
 
 #include "proto/err.h"
 
-#include <math.h>
-#include <stdlib.h>
-
 #define HEADS   3
 #define WINDOWS 150 /* 128 of them in chunks */
 
@@ -26,6 +23,9 @@ static int history_trouble_tear_down(void **state)
     past_close(*state);
     return 0;
 }
+
+#define TROUBLE_TEST(name)                                                                         \
+    TEST_OF(name, struct past *past, history_trouble_set_up, history_trouble_tear_down)
 
 static struct past_window history_trouble_window(uint32_t layer, uint64_t last)
 {
@@ -124,9 +124,8 @@ static uint64_t history_trouble_count(const msgpack_object *map, const char *key
     return number;
 }
 
-static void test_each_judged_layer_has_its_newest_judged_window(void **state)
+TROUBLE_TEST(each_judged_layer_has_its_newest_judged_window)
 {
-    struct past *past = *state;
     struct past_answer answer;
     struct result_trouble *trouble;
     struct past_window never = history_trouble_window(2, 4);
@@ -159,9 +158,8 @@ static void test_each_judged_layer_has_its_newest_judged_window(void **state)
     past_forget(&answer);
 }
 
-static void test_an_alert_that_is_not_resolved_and_has_no_head_is_named(void **state)
+TROUBLE_TEST(an_alert_that_is_not_resolved_and_has_no_head_is_named)
 {
-    struct past *past = *state;
     struct past_answer answer;
     past_put_all(past, history_trouble_window(0, 1));
     history_trouble_put_alert(past, "resolved", 1, -1, ALERT_FIRING);
@@ -187,9 +185,8 @@ static void test_an_alert_that_is_not_resolved_and_has_no_head_is_named(void **s
     past_forget(&answer);
 }
 
-static void test_damaged_details_are_nil_and_the_rest_is_answered(void **state)
+TROUBLE_TEST(damaged_details_are_nil_and_the_rest_is_answered)
 {
-    struct past *past = *state;
     struct past_answer answer;
     for (uint32_t layer = 0; layer < 3; layer++) {
         put_judged(past, layer, 1);
@@ -210,9 +207,8 @@ static void test_damaged_details_are_nil_and_the_rest_is_answered(void **state)
     past_forget(&answer);
 }
 
-static void test_a_run_that_is_not_there_is_an_error(void **state)
+TROUBLE_TEST(a_run_that_is_not_there_is_an_error)
 {
-    struct past *past = *state;
     struct past_answer answer;
     past_ask(past, &answer, "trouble", "job:s", "gpt");
     assert_int_equal(answer.code, ERR_JOB_UNKNOWN);
@@ -244,9 +240,8 @@ static void assert_scores(const msgpack_object *values, const msgpack_object *co
     }
 }
 
-static void test_scores_are_a_series_bit_for_bit_in_chunks_and_in_states(void **state)
+TROUBLE_TEST(scores_are_a_series_bit_for_bit_in_chunks_and_in_states)
 {
-    struct past *past = *state;
     struct past_answer answer;
     for (uint64_t last = 0; last < WINDOWS; last++) {
         put_judged(past, 1, last);
@@ -272,19 +267,4 @@ static void test_scores_are_a_series_bit_for_bit_in_chunks_and_in_states(void **
         assert_scores(history_trouble_item(mpk_find(layer, "values"), h), NULL, h);
     }
     past_forget(&answer);
-}
-
-#define FRESH(test)                                                                                \
-    cmocka_unit_test_setup_teardown(test, history_trouble_set_up, history_trouble_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        FRESH(test_each_judged_layer_has_its_newest_judged_window),
-        FRESH(test_an_alert_that_is_not_resolved_and_has_no_head_is_named),
-        FRESH(test_damaged_details_are_nil_and_the_rest_is_answered),
-        FRESH(test_a_run_that_is_not_there_is_an_error),
-        FRESH(test_scores_are_a_series_bit_for_bit_in_chunks_and_in_states),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,24 +7,19 @@
 #include "daemon/http/guard.h"
 #include "daemon/http/route.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define TOKEN "0123456789abcdef"
 
-static void test_addresses_localhost_and_listed_names_are_hosts(void **state)
+TEST(addresses_localhost_and_listed_names_are_hosts)
 {
     static const char *const good[] = {"localhost",     "LocalHost:80", "127.0.0.1",
                                        "10.0.0.1:5580", "[::1]",        "[fe80::1]:5580",
                                        "gpu7",          "GPU7:443",     "a.example"};
-    (void)state;
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         assert_true(guard_host(good[i], "gpu7  a.example"));
     }
 }
 
-static void test_other_names_are_not(void **state)
+TEST(other_names_are_not)
 {
     static const char *const bad[] = {"",
                                       ":80",
@@ -42,7 +37,6 @@ static void test_other_names_are_not(void **state)
                                       "127.0.0.1@evil.example",
                                       "[localhost]evil"};
     char long_name[400];
-    (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(guard_host(bad[i], "gpu7 a.example"));
     }
@@ -52,9 +46,8 @@ static void test_other_names_are_not(void **state)
     assert_false(guard_host(NULL, "gpu7"));
 }
 
-static void test_an_origin_is_the_host_itself(void **state)
+TEST(an_origin_is_the_host_itself)
 {
-    (void)state;
     assert_true(guard_origin(NULL, "localhost:5580"));
     assert_true(guard_origin("http://localhost:5580", "localhost:5580"));
     assert_true(guard_origin("HTTPS://LOCALHOST:5580", "localhost:5580"));
@@ -74,12 +67,11 @@ static const char *jobs_of(const struct access *visitors, enum guard_kind kind, 
     return guard_judge(&visitor, visitors) ? visitor.jobs : NULL;
 }
 
-static void test_visitors_are_judged_by_the_list(void **state)
+TEST(visitors_are_judged_by_the_list)
 {
     static const char text[] = TOKEN " read a* # ann\n" TOKEN " plan b\nuser:ann read *\n";
     char error[CONFIG_ERROR_MAX];
     struct access *visitors;
-    (void)state;
     assert_int_equal(access_parse(text, strlen(text), "tokens", ACCESS_VISITORS, &visitors, error),
                      0);
     assert_string_equal(jobs_of(visitors, GUARD_TOKEN, "Bearer " TOKEN), "a* b");
@@ -105,9 +97,8 @@ static void test_visitors_are_judged_by_the_list(void **state)
     access_free(&visitors);
 }
 
-static void test_a_token_comes_as_bearer_only(void **state)
+TEST(a_token_comes_as_bearer_only)
 {
-    (void)state;
     assert_null(guard_token(NULL));
     assert_null(guard_token(""));
     assert_null(guard_token("Basic " TOKEN));
@@ -117,9 +108,8 @@ static void test_a_token_comes_as_bearer_only(void **state)
 
 /* Routes and their parameters */
 
-static void test_paths_are_found_as_they_are_written(void **state)
+TEST(paths_are_found_as_they_are_written)
 {
-    (void)state;
     for (size_t i = 0; i < route_count; i++) {
         assert_ptr_equal(route_find(routes[i].path), &routes[i]);
     }
@@ -161,9 +151,8 @@ static char *read_pairs(const char *const (*pairs)[2])
 }
 #define READ(...) read_pairs((const char *const[][2]){__VA_ARGS__, {NULL, NULL}})
 
-static void test_parameters_have_the_types_that_methods_want(void **state)
+TEST(parameters_have_the_types_that_methods_want)
 {
-    (void)state;
     assert_string_equal(READ({"job", "a"}, {"layer", "12"}, {"packed", "true"},
                              {"statistics", "mean,p90"}, {"window", "100 steps every 10"}),
                         "{\"job\":\"a\",\"layer\":12,\"packed\":true,\"statistics\":[\"mean\","
@@ -174,10 +163,9 @@ static void test_parameters_have_the_types_that_methods_want(void **state)
                         "{\"job\":\"\",\"statistics\":[\"\"]}");
 }
 
-static void test_parameters_that_are_wrong_are_named(void **state)
+TEST(parameters_that_are_wrong_are_named)
 {
     char long_text[600];
-    (void)state;
     memset(long_text, 'a', sizeof long_text - 1);
     long_text[sizeof long_text - 1] = '\0';
     assert_non_null(strstr(READ({"color", "red"}), "color: no such parameter (valid: job, run,"));
@@ -198,7 +186,7 @@ static void test_parameters_that_are_wrong_are_named(void **state)
 
 /* Ids of the event stream */
 
-static void test_ids_are_of_this_start(void **state)
+TEST(ids_are_of_this_start)
 {
     static const char *const bad[] = {"",
                                       "1234abcd",
@@ -211,7 +199,6 @@ static void test_ids_are_of_this_start(void **state)
                                       "nonsense",
                                       "1234abcd-99999999999999999999999999999999999"};
     uint64_t number = 0;
-    (void)state;
     assert_true(events_parse_id("1234abcd-5", 0x1234abcd, &number));
     assert_int_equal(number, 5);
     assert_true(events_parse_id("00000001-18446744073709551615", 1, &number));
@@ -219,20 +206,4 @@ static void test_ids_are_of_this_start(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(events_parse_id(bad[i], 0x1234abcd, &number));
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_addresses_localhost_and_listed_names_are_hosts),
-        cmocka_unit_test(test_other_names_are_not),
-        cmocka_unit_test(test_an_origin_is_the_host_itself),
-        cmocka_unit_test(test_visitors_are_judged_by_the_list),
-        cmocka_unit_test(test_a_token_comes_as_bearer_only),
-        cmocka_unit_test(test_paths_are_found_as_they_are_written),
-        cmocka_unit_test(test_parameters_have_the_types_that_methods_want),
-        cmocka_unit_test(test_parameters_that_are_wrong_are_named),
-        cmocka_unit_test(test_ids_are_of_this_start),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

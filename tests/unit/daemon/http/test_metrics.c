@@ -7,11 +7,6 @@
 #include "daemon/http/metrics/text.h"
 #include "proto/result.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS 4
 
 static struct config config;
@@ -35,6 +30,8 @@ static int metrics_teardown(void **state)
     page = NULL;
     return 0;
 }
+
+#define METRICS_TEST(name) TEST_WITH(name, metrics_setup, metrics_teardown)
 
 /* Runs are told by their first byte. */
 static struct result_common metrics_common_of(const char *job, uint8_t run)
@@ -159,9 +156,8 @@ static const struct told_job gpt = {"gpt", "active", 1};
 
 static const double entropy[HEADS] = {0.5, 0.25, 0.75, 0.1};
 
-static void test_heads_are_pooled(void **state)
+METRICS_TEST(heads_are_pooled)
 {
-    (void)state;
     metrics_put_live("gpt", 1, 3, entropy, HEADS, 1);
     scrape(&gpt, 1, 2, false);
     assert_shows("attnd_attention_entropy_ratio" LABELS("3") "0.4");
@@ -177,9 +173,8 @@ static void test_heads_are_pooled(void **state)
     assert_without("attnd_detail");
 }
 
-static void test_the_module_of_a_layer_is_an_info(void **state)
+METRICS_TEST(the_module_of_a_layer_is_an_info)
 {
-    (void)state;
     metrics_put_live("gpt", 1, 3, entropy, HEADS, 1);
     put_module = "a\"b\\.attn#1";
     metrics_put_live("gpt", 1, 4, entropy, HEADS, 1);
@@ -191,10 +186,9 @@ static void test_the_module_of_a_layer_is_an_info(void **state)
     assert_shows("attnd_attention_entropy_ratio" LABELS("4") "0.4"); /* as it was */
 }
 
-static void test_rows_add_up_and_numbers_are_the_newest(void **state)
+METRICS_TEST(rows_add_up_and_numbers_are_the_newest)
 {
     const double later[HEADS] = {0.9, NAN, 0.9, 0.9};
-    (void)state;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     metrics_put_live("gpt", 1, 0, later, HEADS, 2);
     scrape(&gpt, 1, 3, false);
@@ -204,10 +198,9 @@ static void test_rows_add_up_and_numbers_are_the_newest(void **state)
     assert_shows("attnd_attention_entropy_ratio" LABELS("0") "0.9");
 }
 
-static void test_slices_of_the_heads_make_a_whole(void **state)
+METRICS_TEST(slices_of_the_heads_make_a_whole)
 {
     const double low[HEADS] = {0.5, 0.25, NAN, NAN}, high[HEADS] = {NAN, NAN, 0.75, 0.1};
-    (void)state;
     metrics_put_live("gpt", 1, 0, low, 2, 1);
     metrics_put_live("gpt", 1, 0, high, 2, 2);
     scrape(&gpt, 1, 3, false);
@@ -215,10 +208,9 @@ static void test_slices_of_the_heads_make_a_whole(void **state)
     assert_shows("attnd_attention_entropy_min_ratio" LABELS("0") "0.1");
 }
 
-static void test_drift_is_of_the_primary_window(void **state)
+METRICS_TEST(drift_is_of_the_primary_window)
 {
     const double shift[HEADS] = {1, -5.5, NAN, 2}, other[HEADS] = {99, 99, 99, 99};
-    (void)state;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     metrics_put_summary("gpt", 1, 1, shift);
     metrics_put_summary("gpt", 1, 50, other); /* of window.also */
@@ -230,10 +222,9 @@ static void test_drift_is_of_the_primary_window(void **state)
 
 #define DETAIL(head) "{job=\"gpt\",stack=\"decoder\",layer=\"0\",site=\"self\",head=\"" head "\"} "
 
-static void test_heads_that_drift_most_can_be_asked_for(void **state)
+METRICS_TEST(heads_that_drift_most_can_be_asked_for)
 {
     const double shift[HEADS] = {1, -5.5, NAN, 2};
-    (void)state;
     config.http_metrics_heads = 2;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     metrics_put_summary("gpt", 1, 1, shift);
@@ -245,9 +236,8 @@ static void test_heads_that_drift_most_can_be_asked_for(void **state)
     assert_without("head=\"2\"");
 }
 
-static void test_without_drift_the_first_heads_are_meant(void **state)
+METRICS_TEST(without_drift_the_first_heads_are_meant)
 {
-    (void)state;
     config.http_metrics_heads = 3;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     scrape(&gpt, 1, 2, false);
@@ -255,10 +245,9 @@ static void test_without_drift_the_first_heads_are_meant(void **state)
     assert_without("head=\"3\"");
 }
 
-static void test_only_the_newest_run_is_shown_while_it_is_active(void **state)
+METRICS_TEST(only_the_newest_run_is_shown_while_it_is_active)
 {
     const struct told_job newer = {"gpt", "active", 2}, ended = {"gpt", "ended", 2};
-    (void)state;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     metrics_put_live("gpt", 2, 1, entropy, HEADS, 2);
     scrape(&newer, 1, 3, false);
@@ -269,9 +258,8 @@ static void test_only_the_newest_run_is_shown_while_it_is_active(void **state)
     assert_without("layer=\"1\"");
 }
 
-static void test_a_job_that_is_forgotten_is_gone(void **state)
+METRICS_TEST(a_job_that_is_forgotten_is_gone)
 {
-    (void)state;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     scrape(NULL, 0, 2, false);
     assert_without("job=\"gpt\"");
@@ -279,9 +267,8 @@ static void test_a_job_that_is_forgotten_is_gone(void **state)
     assert_without("attnd_attention_heads{");
 }
 
-static void test_what_came_after_the_question_is_kept(void **state)
+METRICS_TEST(what_came_after_the_question_is_kept)
 {
-    (void)state;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 10);
     scrape(NULL, 0, 5, false);
     assert_without("job=\"gpt\"");
@@ -289,9 +276,8 @@ static void test_what_came_after_the_question_is_kept(void **state)
     assert_shows("attnd_attention_heads" LABELS("0") "4");
 }
 
-static void test_layers_are_limited(void **state)
+METRICS_TEST(layers_are_limited)
 {
-    (void)state;
     config.http_metrics_layers = 2;
     for (uint32_t layer = 0; layer < 5; layer++) {
         metrics_put_live("gpt", 1, layer, entropy, HEADS, 1);
@@ -301,10 +287,9 @@ static void test_layers_are_limited(void **state)
     assert_without("layer=\"2\"");
 }
 
-static void test_a_name_cannot_break_a_label(void **state)
+TEST(a_name_cannot_break_a_label)
 {
     char label[64];
-    (void)state;
     metrics_label(label, sizeof label, "job", "a\"} 1\n\\x\x01");
     assert_string_equal(label, "job=\"a\\\"} 1\\n\\\\x?\"");
     size_t length = metrics_label(label, 12, "job", "a-long-name");
@@ -312,11 +297,10 @@ static void test_a_name_cannot_break_a_label(void **state)
     assert_true(length < 12 && label[length - 1] == '"');
 }
 
-static void test_broken_maps_are_nothing(void **state)
+METRICS_TEST(broken_maps_are_nothing)
 {
     struct live_result live = {.common = metrics_common_of("gpt", 1), .numbers = {.heads = HEADS}};
     struct mpk_writer writer;
-    (void)state;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     while (writer.buffer.size-- > 0) {
@@ -335,9 +319,8 @@ static void metrics_assert_number(double number, const char *expected)
     assert_string_equal(text, expected);
 }
 
-static void test_numbers_have_nine_digits(void **state)
+TEST(numbers_have_nine_digits)
 {
-    (void)state;
     metrics_assert_number(0, "0");
     metrics_assert_number(1, "1");
     metrics_assert_number(-0.5, "-0.5");
@@ -357,10 +340,9 @@ static void test_numbers_have_nine_digits(void **state)
 }
 
 /* Against printf, at all magnitudes. */
-static void test_numbers_are_near(void **state)
+TEST(numbers_are_near)
 {
     uint64_t seed = 1;
-    (void)state;
     for (int i = 0; i < 100000; i++) {
         char text[METRICS_NUMBER_MAX + 1];
         seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -377,18 +359,16 @@ static void scrape_fleet(void (*put)(struct mpk_writer *writer))
     put_fleet = NULL;
 }
 
-static void test_there_is_no_fleet_without_a_role(void **state)
+METRICS_TEST(there_is_no_fleet_without_a_role)
 {
-    (void)state;
     scrape_fleet(fleet_example_off);
     assert_without("attnd_fleet");
     scrape_fleet(NULL);
     assert_without("attnd_fleet");
 }
 
-static void test_a_node_shows_its_outbox(void **state)
+METRICS_TEST(a_node_shows_its_outbox)
 {
-    (void)state;
     scrape_fleet(fleet_example_node);
     assert_shows("attnd_fleet_info{node=\"00112233aabbccdd\",name=\"rank-a\",role=\"node\"} 1");
     assert_shows("attnd_fleet_connected 0");
@@ -401,9 +381,8 @@ static void test_a_node_shows_its_outbox(void **state)
     assert_without("attnd_fleet_merged_windows");
 }
 
-static void test_a_hub_shows_each_node(void **state)
+METRICS_TEST(a_hub_shows_each_node)
 {
-    (void)state;
     scrape_fleet(fleet_example_hub);
     assert_shows("attnd_fleet_connected 1");
     assert_shows("attnd_fleet_parts_bytes 3650722202");
@@ -421,9 +400,8 @@ static void test_a_hub_shows_each_node(void **state)
     assert_shows("# TYPE attnd_fleet_node_lost_rows counter");
 }
 
-static void test_openmetrics_ends_with_its_mark(void **state)
+METRICS_TEST(openmetrics_ends_with_its_mark)
 {
-    (void)state;
     metrics_put_live("gpt", 1, 0, entropy, HEADS, 1);
     scrape(&gpt, 1, 2, true);
     assert_string_equal(page + strlen(page) - 6, "# EOF\n");
@@ -431,44 +409,4 @@ static void test_openmetrics_ends_with_its_mark(void **state)
     assert_shows("attnd_attention_rows_total" LABELS("0") "32");
     assert_shows("# UNIT attnd_attention_entropy_ratio ratio");
     assert_shows("# TYPE attnd_build info");
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_heads_are_pooled, metrics_setup, metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_the_module_of_a_layer_is_an_info, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_rows_add_up_and_numbers_are_the_newest, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_slices_of_the_heads_make_a_whole, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_drift_is_of_the_primary_window, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_heads_that_drift_most_can_be_asked_for, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_without_drift_the_first_heads_are_meant, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_only_the_newest_run_is_shown_while_it_is_active,
-                                        metrics_setup, metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_a_job_that_is_forgotten_is_gone, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_what_came_after_the_question_is_kept, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_layers_are_limited, metrics_setup, metrics_teardown),
-        cmocka_unit_test(test_a_name_cannot_break_a_label),
-        cmocka_unit_test_setup_teardown(test_broken_maps_are_nothing, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test(test_numbers_have_nine_digits),
-        cmocka_unit_test(test_numbers_are_near),
-        cmocka_unit_test_setup_teardown(test_there_is_no_fleet_without_a_role, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_a_node_shows_its_outbox, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_a_hub_shows_each_node, metrics_setup,
-                                        metrics_teardown),
-        cmocka_unit_test_setup_teardown(test_openmetrics_ends_with_its_mark, metrics_setup,
-                                        metrics_teardown),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,9 +6,6 @@
 #include "daemon/http/ring.h"
 
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define BOOT  0xab12u
 #define LARGE (UINT64_C(1) << 20)
@@ -37,11 +34,10 @@ static const char *http_ring_next(const struct ring *ring, const struct event_fi
     return text;
 }
 
-static void test_an_event_is_written_as_it_is_sent(void **state)
+TEST(an_event_is_written_as_it_is_sent)
 {
     struct ring ring;
     uint64_t from = 1;
-    (void)state;
     ring_init(&ring, LARGE);
     ring_put(&ring, BOOT, EVENT_SUMMARY, "job", "{\"a\":1}");
     assert_string_equal(http_ring_next(&ring, &all, &from),
@@ -50,11 +46,10 @@ static void test_an_event_is_written_as_it_is_sent(void **state)
     ring_clear(&ring);
 }
 
-static void test_each_reader_has_its_own_place(void **state)
+TEST(each_reader_has_its_own_place)
 {
     struct ring ring;
     uint64_t fast = 1, slow = 1;
-    (void)state;
     ring_init(&ring, LARGE);
     for (int i = 0; i < 200; i++) {
         http_ring_put(&ring, EVENT_LIVE, "job");
@@ -69,13 +64,12 @@ static void test_each_reader_has_its_own_place(void **state)
     ring_clear(&ring);
 }
 
-static void test_a_filter_lets_its_kinds_and_its_job_through(void **state)
+TEST(a_filter_lets_its_kinds_and_its_job_through)
 {
     const struct event_filter alerts_of_b = {
         .job = "b", .kinds = 1u << EVENT_ALERT, .visitor.jobs = "*"};
     struct ring ring;
     uint64_t from = 1;
-    (void)state;
     ring_init(&ring, LARGE);
     http_ring_put(&ring, EVENT_ALERT, "a");
     http_ring_put(&ring, EVENT_LIVE, "b");
@@ -88,12 +82,11 @@ static void test_a_filter_lets_its_kinds_and_its_job_through(void **state)
     ring_clear(&ring);
 }
 
-static void test_the_oldest_leave_when_the_bytes_are_used_up(void **state)
+TEST(the_oldest_leave_when_the_bytes_are_used_up)
 {
     struct ring ring;
     uint64_t from = 1;
     bool missed;
-    (void)state;
     ring_init(&ring, 4096);
     for (int i = 0; i < 1000; i++) {
         http_ring_put(&ring, EVENT_LIVE, "job");
@@ -111,13 +104,12 @@ static void test_the_oldest_leave_when_the_bytes_are_used_up(void **state)
     assert_int_equal(ring.bytes, 0);
 }
 
-static void test_an_event_larger_than_the_ring_is_missed(void **state)
+TEST(an_event_larger_than_the_ring_is_missed)
 {
     struct ring ring;
     uint64_t from = 1;
     bool missed;
     char data[2000];
-    (void)state;
     memset(data, 'x', sizeof data - 1);
     data[sizeof data - 1] = '\0';
     ring_init(&ring, 1000);
@@ -131,12 +123,11 @@ static void test_an_event_larger_than_the_ring_is_missed(void **state)
     ring_clear(&ring);
 }
 
-static void test_what_nobody_heard_is_missed(void **state)
+TEST(what_nobody_heard_is_missed)
 {
     struct ring ring;
     uint64_t from = 2;
     bool missed;
-    (void)state;
     ring_init(&ring, LARGE);
     http_ring_put(&ring, EVENT_LIVE, "job");
     ring_skip(&ring);
@@ -148,12 +139,11 @@ static void test_what_nobody_heard_is_missed(void **state)
     ring_clear(&ring);
 }
 
-static void test_a_reader_keeps_an_event_that_has_left(void **state)
+TEST(a_reader_keeps_an_event_that_has_left)
 {
     struct ring ring;
     uint64_t from = 1;
     bool missed;
-    (void)state;
     ring_init(&ring, 1000);
     http_ring_put(&ring, EVENT_JOB, "first");
     struct event *event = ring_next(&ring, &all, &from, &missed);
@@ -169,11 +159,10 @@ static void test_a_reader_keeps_an_event_that_has_left(void **state)
 
 /* The feed */
 
-static void test_results_come_in_their_order(void **state)
+TEST(results_come_in_their_order)
 {
     struct feed feed;
     bool lost;
-    (void)state;
     feed_init(&feed, LARGE);
     assert_null(feed_take(&feed, &lost));
     for (int i = 0; i < 10; i++) {
@@ -192,13 +181,12 @@ static void test_results_come_in_their_order(void **state)
     feed_clear(&feed);
 }
 
-static void test_a_full_feed_refuses_and_says_so_once(void **state)
+TEST(a_full_feed_refuses_and_says_so_once)
 {
     static const char bytes[20000];
     struct feed feed;
     bool lost;
     int taken = 0;
-    (void)state;
     feed_init(&feed, 10000);
     while (feed_put(&feed, "live/a/", bytes, 1000)) {
         taken++;
@@ -216,12 +204,11 @@ static void test_a_full_feed_refuses_and_says_so_once(void **state)
     feed_clear(&feed);
 }
 
-static void test_a_topic_that_is_too_long_is_refused(void **state)
+TEST(a_topic_that_is_too_long_is_refused)
 {
     struct feed feed;
     char topic[TOPIC_MAX + 1];
     bool lost;
-    (void)state;
     memset(topic, 'x', TOPIC_MAX);
     topic[TOPIC_MAX] = '\0';
     feed_init(&feed, LARGE);
@@ -264,14 +251,13 @@ static uint32_t http_ring_take(struct published *item, int64_t *last)
     return count;
 }
 
-static void test_nothing_is_lost_unsaid_between_threads(void **state)
+TEST(nothing_is_lost_unsaid_between_threads)
 {
     struct putter putter = {.refused = 0};
     pthread_t thread;
     uint32_t taken = 0;
     int64_t last = -1;
     bool lost, ever_lost = false;
-    (void)state;
     feed_init(&putter.feed, 100000);
     assert_int_equal(pthread_create(&thread, NULL, put_results, &putter), 0);
     for (int i = 0; i < 100; i++) {
@@ -283,22 +269,4 @@ static void test_nothing_is_lost_unsaid_between_threads(void **state)
     assert_int_equal(taken + putter.refused, RESULTS);
     assert_int_equal(ever_lost || lost, putter.refused > 0);
     feed_clear(&putter.feed);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_an_event_is_written_as_it_is_sent),
-        cmocka_unit_test(test_each_reader_has_its_own_place),
-        cmocka_unit_test(test_a_filter_lets_its_kinds_and_its_job_through),
-        cmocka_unit_test(test_the_oldest_leave_when_the_bytes_are_used_up),
-        cmocka_unit_test(test_an_event_larger_than_the_ring_is_missed),
-        cmocka_unit_test(test_what_nobody_heard_is_missed),
-        cmocka_unit_test(test_a_reader_keeps_an_event_that_has_left),
-        cmocka_unit_test(test_results_come_in_their_order),
-        cmocka_unit_test(test_a_full_feed_refuses_and_says_so_once),
-        cmocka_unit_test(test_a_topic_that_is_too_long_is_refused),
-        cmocka_unit_test(test_nothing_is_lost_unsaid_between_threads),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,9 +15,6 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -42,6 +39,8 @@ static int http_whose_teardown(void **state)
     whose_clear(&whose);
     return 0;
 }
+
+#define WHOSE_TEST(name) TEST_WITH(name, http_whose_setup, http_whose_teardown)
 
 /* A listener on `text` ("127.0.0.1", "::"), and its port. */
 static int listen_on(int family, const char *text, in_port_t *ret_port)
@@ -103,7 +102,7 @@ static void close_pair(const struct pair *pair)
     close(pair->server);
 }
 
-static void test_a_connection_over_loopback_is_its_users(void **state)
+WHOSE_TEST(a_connection_over_loopback_is_its_users)
 {
     static const struct {
         int listen_family, family;
@@ -117,7 +116,6 @@ static void test_a_connection_over_loopback_is_its_users(void **state)
         {AF_INET6, AF_INET6, "::", "::ffff:127.0.0.1"},
         {AF_INET, AF_INET6, "127.0.0.1", "::ffff:127.0.0.1"},
     };
-    (void)state;
     for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
         struct pair pair =
             pair_over(ways[i].listen_family, ways[i].listen, ways[i].family, ways[i].to);
@@ -128,19 +126,17 @@ static void test_a_connection_over_loopback_is_its_users(void **state)
     }
 }
 
-static void test_a_unix_socket_is_a_proxys(void **state)
+WHOSE_TEST(a_unix_socket_is_a_proxys)
 {
     int pair[2];
-    (void)state;
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     assert_int_equal(whose_ask(&whose, pair[0]).kind, WHOSE_PROXY);
     close(pair[0]);
     close(pair[1]);
 }
 
-static void test_what_is_closed_is_nobodys(void **state)
+WHOSE_TEST(what_is_closed_is_nobodys)
 {
-    (void)state;
     for (int i = 0; i < 3; i++) {
         struct pair pair = pair_over(AF_INET, "127.0.0.1", AF_INET, "127.0.0.1");
         const struct linger reset = {1, 0};
@@ -176,10 +172,9 @@ static void find_address(char ret_text[INET_ADDRSTRLEN])
     freeifaddrs(all);
 }
 
-static void test_other_addresses_are_elsewhere(void **state)
+WHOSE_TEST(other_addresses_are_elsewhere)
 {
     char text[INET_ADDRSTRLEN];
-    (void)state;
     find_address(text);
     if (!*text) {
         skip();
@@ -189,11 +184,10 @@ static void test_other_addresses_are_elsewhere(void **state)
     close_pair(&pair);
 }
 
-static void test_without_the_kernels_word_nobody_is_known(void **state)
+WHOSE_TEST(without_the_kernels_word_nobody_is_known)
 {
     struct whose deaf = {.netlink = -1};
     struct pair pair = pair_over(AF_INET, "127.0.0.1", AF_INET, "127.0.0.1");
-    (void)state;
     assert_int_equal(whose_ask(&deaf, pair.server).kind, WHOSE_UNKNOWN);
     close_pair(&pair);
 }
@@ -216,11 +210,10 @@ static void forbid_netlink(void)
     }
 }
 
-static void test_a_sandbox_without_netlink_is_told_of(void **state)
+WHOSE_TEST(a_sandbox_without_netlink_is_told_of)
 {
     char log[1024] = "";
     int ends[2], status;
-    (void)state;
     assert_int_equal(pipe(ends), 0);
     pid_t child = fork();
     assert_true(child >= 0);
@@ -269,12 +262,11 @@ static void be_a_stranger(in_port_t port, int tries)
     _exit(0);
 }
 
-static void test_a_stranger_that_hangs_up_is_never_root(void **state)
+WHOSE_TEST(a_stranger_that_hangs_up_is_never_root)
 {
     enum { TRIES = 3000 };
     in_port_t port;
     int status;
-    (void)state;
     if (geteuid() != 0) {
         skip();
     }
@@ -319,11 +311,10 @@ static struct answer good_answer(void)
         .found = {.idiag_state = TCP_ESTABLISHED, .idiag_inode = 9, .idiag_uid = 5, .id = asked}};
 }
 
-static void test_only_an_established_socket_with_an_inode_counts(void **state)
+TEST(only_an_established_socket_with_an_inode_counts)
 {
     struct answer good = good_answer(), bad[7];
     uid_t uid = 0;
-    (void)state;
     assert_true(whose_read(&good, sizeof good, 7, &asked, &uid));
     assert_int_equal(uid, 5);
     for (int i = 0; i < 7; i++) {
@@ -346,10 +337,9 @@ static void test_only_an_established_socket_with_an_inode_counts(void **state)
 
 /* The users that may ask */
 
-static void test_listed_users_and_root_may_ask(void **state)
+TEST(listed_users_and_root_may_ask)
 {
     struct whose listed;
-    (void)state;
     assert_int_equal(whose_init(&listed, " daemon  4242 ", error), 0);
     assert_true(whose_may_ask(&listed, geteuid()));
     assert_true(whose_may_ask(&listed, 0));
@@ -359,10 +349,9 @@ static void test_listed_users_and_root_may_ask(void **state)
     whose_clear(&listed);
 }
 
-static void test_members_of_the_group_may_ask(void **state)
+TEST(members_of_the_group_may_ask)
 {
     struct whose service = {.netlink = -1, .own = STRANGER, .has_group = true, .group = 1};
-    (void)state;
     assert_true(whose_may_ask(&service, 1)); /* daemon is of the group daemon */
     assert_false(whose_may_ask(&service, 2));
     assert_false(whose_may_ask(&service, 4242)); /* nobody has heard of it */
@@ -370,7 +359,7 @@ static void test_members_of_the_group_may_ask(void **state)
     assert_false(whose_may_ask(&service, 1));
 }
 
-static void test_users_that_are_not_there_stop_the_start(void **state)
+TEST(users_that_are_not_there_stop_the_start)
 {
     static const char *const bad[][2] = {
         {"root nobody-of-this-name", "http.users: 'nobody-of-this-name': there is no such user on"},
@@ -380,7 +369,6 @@ static void test_users_that_are_not_there_stop_the_start(void **state)
         {"-1", "http.users: '-1': no user has this number"},
     };
     struct whose none;
-    (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_int_equal(whose_init(&none, bad[i][0], error), -1);
         assert_memory_equal(error, bad[i][1], strlen(bad[i][1]));
@@ -388,13 +376,12 @@ static void test_users_that_are_not_there_stop_the_start(void **state)
     }
 }
 
-static void test_headers_of_forwarders_are_known(void **state)
+TEST(headers_of_forwarders_are_known)
 {
     static const char *const good[] = {"X-Forwarded-For",  "x-forwarded-proto", "X-Forwarded-User",
                                        "X-Forwarded-Host", "forwarded",         "VIA",
                                        "X-Real-IP"};
     static const char *const bad[] = {"Host", "X-Forward", "Vial", "X-Real", ""};
-    (void)state;
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         assert_true(whose_is_forwarding(good[i]));
     }
@@ -405,7 +392,7 @@ static void test_headers_of_forwarders_are_known(void **state)
 
 /* Where the page is */
 
-static void test_a_page_has_an_address_that_a_browser_opens(void **state)
+TEST(a_page_has_an_address_that_a_browser_opens)
 {
     static const char *const cases[][2] = {
         {"tcp://127.0.0.1:5580", "http://127.0.0.1:5580/"},
@@ -417,20 +404,18 @@ static void test_a_page_has_an_address_that_a_browser_opens(void **state)
         {"ipc:///run/attnd/http", ""},
     };
     char url[PAGE_URL_MAX];
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         page_url(cases[i][0], url);
         assert_string_equal(url, cases[i][1]);
     }
 }
 
-static void test_the_page_is_told_in_the_directory(void **state)
+TEST(the_page_is_told_in_the_directory)
 {
     char directory[] = "/tmp/attnd-page-XXXXXX", path[64], fresh[64], line[64] = "";
     char endpoint[ENDPOINT_MAX];
     static const mode_t modes[][2] = {{0700, 0600}, {0750, 0640}, {0755, 0644}};
     struct stat file;
-    (void)state;
     assert_non_null(mkdtemp(directory));
     snprintf(path, sizeof path, "%s/page", directory);
     snprintf(fresh, sizeof fresh, "%s/page.new", directory);
@@ -458,27 +443,4 @@ static void test_the_page_is_told_in_the_directory(void **state)
     assert_int_equal(rmdir(directory), 0);
     assert_int_equal(page_url_write(directory, "tcp://127.0.0.1:5581"), -1);
     assert_int_equal(errno, ENOENT);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, http_whose_setup, http_whose_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_a_connection_over_loopback_is_its_users),
-        TEST(test_a_unix_socket_is_a_proxys),
-        TEST(test_what_is_closed_is_nobodys),
-        TEST(test_other_addresses_are_elsewhere),
-        TEST(test_without_the_kernels_word_nobody_is_known),
-        TEST(test_a_sandbox_without_netlink_is_told_of),
-        TEST(test_a_stranger_that_hangs_up_is_never_root),
-        cmocka_unit_test(test_only_an_established_socket_with_an_inode_counts),
-        cmocka_unit_test(test_listed_users_and_root_may_ask),
-        cmocka_unit_test(test_members_of_the_group_may_ask),
-        cmocka_unit_test(test_users_that_are_not_there_stop_the_start),
-        cmocka_unit_test(test_headers_of_forwarders_are_known),
-        cmocka_unit_test(test_a_page_has_an_address_that_a_browser_opens),
-        cmocka_unit_test(test_the_page_is_told_in_the_directory),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

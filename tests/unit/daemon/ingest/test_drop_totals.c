@@ -27,9 +27,8 @@ static int drop_totals_stop(void **state)
     return 0;
 }
 
-static void test_what_an_event_told_first_is_not_counted_again(void **state)
+TEST_WITH(what_an_event_told_first_is_not_counted_again, NULL, drop_totals_stop)
 {
-    (void)state;
     assert_int_equal(test_drop_totals_event(0), 0);
     assert_int_equal(test_drop_totals_event(5), 5);
     assert_int_equal(test_drop_totals_event(5), 0);
@@ -39,19 +38,17 @@ static void test_what_an_event_told_first_is_not_counted_again(void **state)
     assert_int_equal(test_drop_totals_event(8), 1);
 }
 
-static void test_what_topics_told_first_is_not_counted_again(void **state)
+TEST_WITH(what_topics_told_first_is_not_counted_again, NULL, drop_totals_stop)
 {
-    (void)state;
     assert_int_equal(topic(4), 0);
     assert_int_equal(topic(1), 0);
     assert_int_equal(test_drop_totals_event(6), 1);
     assert_int_equal(topic(1), 1);
 }
 
-static void test_what_was_dropped_before_attnd_came_is_nobodys_loss(void **state)
+TEST_WITH(what_was_dropped_before_attnd_came_is_nobodys_loss, NULL, drop_totals_stop)
 {
     uint64_t new;
-    (void)state;
     assert_int_equal(drop_totals_event(&totals, 3, 1000, false, &new), 0);
     assert_int_equal(new, 0);
     assert_int_equal(drop_totals_event(&totals, 3, 1002, false, &new), 0);
@@ -59,26 +56,11 @@ static void test_what_was_dropped_before_attnd_came_is_nobodys_loss(void **state
     assert_int_equal(test_drop_totals_event(1), 1); /* another rank */
 }
 
-static void test_forged_totals_are_not_believed(void **state)
+TEST_WITH(forged_totals_are_not_believed, NULL, drop_totals_stop)
 {
-    (void)state;
     assert_int_equal(test_drop_totals_event(2), 2);
     assert_int_equal(test_drop_totals_event(2 + SEQUENCE_DROPPED_MAX + 1), 0);
     assert_int_equal(test_drop_totals_event(3), 1);
     assert_int_equal(test_drop_totals_event(1), 0); /* from there on */
     assert_int_equal(test_drop_totals_event(2), 1);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_what_an_event_told_first_is_not_counted_again,
-                                  drop_totals_stop),
-        cmocka_unit_test_teardown(test_what_topics_told_first_is_not_counted_again,
-                                  drop_totals_stop),
-        cmocka_unit_test_teardown(test_what_was_dropped_before_attnd_came_is_nobodys_loss,
-                                  drop_totals_stop),
-        cmocka_unit_test_teardown(test_forged_totals_are_not_believed, drop_totals_stop),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

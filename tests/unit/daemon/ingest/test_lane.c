@@ -11,8 +11,6 @@
 #include "tests/unit/heap.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 #include <zmq.h>
 
 #define CREDIT UINT64_C(65536)
@@ -84,6 +82,8 @@ static int lane_teardown(void **state)
     free(f);
     return 0;
 }
+
+#define LANE_TEST(name) TEST_OF(name, struct lane_fixture *f, lane_setup, lane_teardown)
 
 /* A message of one frame of so many bytes; 0: only the id. */
 static void lane_put(struct lane_fixture *f, uint64_t id, size_t bytes)
@@ -179,9 +179,8 @@ static void lane_join_as_trainer(struct lane_fixture *f)
     assert_int_equal(lane_hear(f).credit, CREDIT);
 }
 
-static void test_a_message_gives_its_bytes_back_and_is_answered_later(void **state)
+LANE_TEST(a_message_gives_its_bytes_back_and_is_answered_later)
 {
-    struct lane_fixture *f = *state;
     lane_join_as_trainer(f);
     lane_put(f, 7, 1000);
     struct message *message = lane_get(f);
@@ -203,9 +202,8 @@ static void test_a_message_gives_its_bytes_back_and_is_answered_later(void **sta
 }
 
 /* Once, until something is acknowledged again; and nobody else is told. */
-static void test_whoever_is_owed_an_answer_hears_why_there_is_none(void **state)
+LANE_TEST(whoever_is_owed_an_answer_hears_why_there_is_none)
 {
-    struct lane_fixture *f = *state;
     lane_join_as_trainer(f);
     lane_say_wait(f->lane, "no room");
     lane_go_on(f->lane);
@@ -230,9 +228,8 @@ static void test_whoever_is_owed_an_answer_hears_why_there_is_none(void **state)
     }
 }
 
-static void test_what_exceeds_the_credit_is_dropped(void **state)
+LANE_TEST(what_exceeds_the_credit_is_dropped)
 {
-    struct lane_fixture *f = *state;
     lane_join_as_trainer(f);
     lane_put(f, 1, 2 * CREDIT); /* alone it may be larger */
     struct message *message = lane_get(f);
@@ -252,9 +249,8 @@ static void test_what_exceeds_the_credit_is_dropped(void **state)
 }
 
 /* Told in quarters of it, and when nothing is left: answers stay few. */
-static void test_credit_is_told_in_quarters(void **state)
+LANE_TEST(credit_is_told_in_quarters)
 {
-    struct lane_fixture *f = *state;
     struct message *message[8];
     struct promises promises = {0};
     lane_join_as_trainer(f);
@@ -280,9 +276,8 @@ static void test_credit_is_told_in_quarters(void **state)
     assert_int_equal(lane_hear(f).acks, 8);
 }
 
-static void test_a_refusal_has_its_reason(void **state)
+LANE_TEST(a_refusal_has_its_reason)
 {
-    struct lane_fixture *f = *state;
     lane_join_as_trainer(f);
     lane_put(f, 5, 10);
     struct message *message = lane_get(f);
@@ -298,10 +293,9 @@ static void test_a_refusal_has_its_reason(void **state)
 }
 
 /* When that is saved, and whatever the reason; what is not saved is sent again. */
-static void test_what_is_dropped_in_its_turn_is_refused(void **state)
+LANE_TEST(what_is_dropped_in_its_turn_is_refused)
 {
     static const int codes[] = {ERR_LATE, ERR_MEMORY, ERR_REPEATED, ERR_LATE};
-    struct lane_fixture *f = *state;
     lane_join_as_trainer(f);
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         bool saved = i < 3, refused = i < 2;
@@ -327,10 +321,9 @@ static void test_what_is_dropped_in_its_turn_is_refused(void **state)
 }
 
 /* By both lists of one answer, and no longer. */
-static void test_what_is_repeated_is_acknowledged_too(void **state)
+LANE_TEST(what_is_repeated_is_acknowledged_too)
 {
     static const int codes[] = {0, ERR_REPEATED, ERR_LATE, ERR_REPEATED};
-    struct lane_fixture *f = *state;
     struct promises promises = {0};
     lane_join_as_trainer(f);
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
@@ -354,9 +347,8 @@ static void test_what_is_repeated_is_acknowledged_too(void **state)
 }
 
 /* Nobody can say what becomes of it: nor is anything taken that came behind it. */
-static void test_what_failed_for_the_moment_is_asked_for_again(void **state)
+LANE_TEST(what_failed_for_the_moment_is_asked_for_again)
 {
-    struct lane_fixture *f = *state;
     static const int codes[] = {ERR_MEMORY, ERR_AGAIN, ERR_HISTORY_UNREAD};
     for (size_t i = 0; i < 3; i++) {
         lane_join_as_trainer(f);
@@ -380,9 +372,8 @@ static void test_what_failed_for_the_moment_is_asked_for_again(void **state)
 }
 
 /* The loop has them before it is known. */
-static void test_what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins(void **state)
+LANE_TEST(what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins)
 {
-    struct lane_fixture *f = *state;
     struct message *messages[3];
     lane_join_as_trainer(f);
     for (uint64_t i = 0; i < 3; i++) {
@@ -404,9 +395,8 @@ static void test_what_is_behind_a_message_to_come_again_is_so_until_its_sender_j
     message_free(&after);
 }
 
-static void test_a_trainer_that_there_is_no_memory_for_is_to_come_again(void **state)
+LANE_TEST(a_trainer_that_there_is_no_memory_for_is_to_come_again)
 {
-    struct lane_fixture *f = *state;
     lane_put(f, 0, 0);
     heap_fail_at(1);
     assert_null(lane_get(f));
@@ -428,9 +418,8 @@ static bool take_one(void *data, struct message *message)
 
 /* However much a peer sends that is none of these, the caller has its turn again, and the messages
  * behind it theirs; one answer is for all joins. */
-static void test_a_flood_of_joins_holds_nobody_up(void **state)
+LANE_TEST(a_flood_of_joins_holds_nobody_up)
 {
-    struct lane_fixture *f = *state;
     struct message *message = NULL;
     int joins = 500, turns = 0;
     for (int i = 0; i < joins; i++) {
@@ -449,9 +438,8 @@ static void test_a_flood_of_joins_holds_nobody_up(void **state)
 }
 
 /* So that what waits costs about as much as its sender has credit, however small it is. */
-static void test_small_messages_take_credit_as_well(void **state)
+LANE_TEST(small_messages_take_credit_as_well)
 {
-    struct lane_fixture *f = *state;
     uint64_t taken = 0, all = CREDIT / CHARGE + 3;
     lane_join_as_trainer(f);
     for (uint64_t i = 1; i <= all; i++) {
@@ -466,9 +454,8 @@ static void test_small_messages_take_credit_as_well(void **state)
     assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), all - taken);
 }
 
-static void test_messages_wait_in_their_order(void **state)
+LANE_TEST(messages_wait_in_their_order)
 {
-    struct lane_fixture *f = *state;
     struct promises promises = {0};
     lane_join_as_trainer(f);
     for (uint64_t i = 1; i < 4; i++) {
@@ -494,9 +481,8 @@ static void test_messages_wait_in_their_order(void **state)
 }
 
 /* A trainer that has gone is not waited for, and what it was owed is thrown away. */
-static void test_a_peer_that_has_gone_is_forgotten(void **state)
+LANE_TEST(a_peer_that_has_gone_is_forgotten)
 {
-    struct lane_fixture *f = *state;
     lane_join_as_trainer(f);
     lane_put(f, 1, 100);
     struct message *message = lane_get(f);
@@ -532,9 +518,8 @@ static uint64_t lane_join_another(struct lane_fixture *f, int index)
 
 /* However many there are, they may have no more on their way than there is room for, and nobody is
  * left out; those who go leave theirs to others, also when they have nothing to be told. */
-static void test_credit_is_shared_out(void **state)
+LANE_TEST(credit_is_shared_out)
 {
-    struct lane_fixture *f = *state;
     uint64_t first = 0, all = 0, credit = 0;
     char error[CONFIG_ERROR_MAX] = "";
     lane_free(&f->lane);
@@ -562,9 +547,8 @@ static void test_credit_is_shared_out(void **state)
 }
 
 /* Without memory for an answer it comes later: nobody gets another one's, or counts as gone. */
-static void test_an_answer_without_memory_comes_later(void **state)
+LANE_TEST(an_answer_without_memory_comes_later)
 {
-    struct lane_fixture *f = *state;
     void *own = f->dealer;
     lane_join_as_trainer(f);
     assert_int_equal(lane_join_another(f, 0), CREDIT);
@@ -591,29 +575,4 @@ static void test_an_answer_without_memory_comes_later(void **state)
     }
     f->dealer = own;
     sends_left = 0;
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, lane_setup, lane_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_a_message_gives_its_bytes_back_and_is_answered_later),
-        TEST(test_whoever_is_owed_an_answer_hears_why_there_is_none),
-        TEST(test_what_exceeds_the_credit_is_dropped),
-        TEST(test_credit_is_told_in_quarters),
-        TEST(test_a_refusal_has_its_reason),
-        TEST(test_what_is_dropped_in_its_turn_is_refused),
-        TEST(test_what_is_repeated_is_acknowledged_too),
-        TEST(test_what_failed_for_the_moment_is_asked_for_again),
-        TEST(test_what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins),
-        TEST(test_a_trainer_that_there_is_no_memory_for_is_to_come_again),
-        TEST(test_a_flood_of_joins_holds_nobody_up),
-        TEST(test_small_messages_take_credit_as_well),
-        TEST(test_messages_wait_in_their_order),
-        TEST(test_a_peer_that_has_gone_is_forgotten),
-        TEST(test_credit_is_shared_out),
-        TEST(test_an_answer_without_memory_comes_later),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

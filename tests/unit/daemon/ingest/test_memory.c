@@ -12,9 +12,6 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -99,6 +96,8 @@ static int memory_tear_down(void **state)
     return 0;
 }
 
+#define MEMORY_TEST(name) TEST_OF(name, struct memory_fixture *f, memory_set_up, memory_tear_down)
+
 static int make_buffer(size_t bytes, int seals)
 {
     int fd = memfd_create("attnd-test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -157,9 +156,8 @@ static struct message *make_message(const struct memory_greeting *greeting, uint
     return message;
 }
 
-static void test_a_tensor_is_read_where_it_is(void **state)
+MEMORY_TEST(a_tensor_is_read_where_it_is)
 {
-    struct memory_fixture *f = *state;
     int fd = make_buffer(MIB, 0);
     char *own = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
@@ -177,9 +175,8 @@ static void test_a_tensor_is_read_where_it_is(void **state)
     munmap(own, MIB);
 }
 
-static void test_a_closed_connection_is_known_until_its_messages_are_read(void **state)
+MEMORY_TEST(a_closed_connection_is_known_until_its_messages_are_read)
 {
-    struct memory_fixture *f = *state;
     struct memory_greeting greeting;
     int peer = join(f, &greeting);
     lend(f, peer, 0, make_buffer(MIB, SEALS));
@@ -206,9 +203,8 @@ static void assert_refused(struct memory_fixture *f, int fd)
     close(peer);
 }
 
-static void test_only_sealed_memfds_are_taken(void **state)
+MEMORY_TEST(only_sealed_memfds_are_taken)
 {
-    struct memory_fixture *f = *state;
     assert_refused(f, make_buffer(MIB, 0));
     assert_refused(f, make_buffer(MIB, SEALS & ~F_SEAL_SHRINK));
     assert_refused(f, make_buffer(MIB, SEALS & ~F_SEAL_GROW));
@@ -220,9 +216,8 @@ static void test_only_sealed_memfds_are_taken(void **state)
 }
 
 /* attnd would fill them, at its own cost. */
-static void test_memory_with_holes_is_not_taken(void **state)
+MEMORY_TEST(memory_with_holes_is_not_taken)
 {
-    struct memory_fixture *f = *state;
     int fd = make_buffer(MIB, 0);
     assert_int_equal(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, MIB / 2, 4096), 0);
     assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
@@ -260,9 +255,8 @@ static int make_lingering(int *ret_peer)
 }
 
 /* Nor do those that it leaves in the connection, or sends too many of. */
-static void test_a_descriptor_that_takes_long_to_close_holds_nobody_up(void **state)
+MEMORY_TEST(a_descriptor_that_takes_long_to_close_holds_nobody_up)
 {
-    struct memory_fixture *f = *state;
     const struct memory_record record = {MEMORY_LEND, 0};
     struct memory_greeting greeting;
     int ends[3];
@@ -281,9 +275,8 @@ static void test_a_descriptor_that_takes_long_to_close_holds_nobody_up(void **st
     }
 }
 
-static void test_packets_that_are_no_records_end_the_connection(void **state)
+MEMORY_TEST(packets_that_are_no_records_end_the_connection)
 {
-    struct memory_fixture *f = *state;
     const uint32_t numbers[][3] = {
         {MEMORY_LEND, MEMORY_BUFFERS_MAX}, {MEMORY_TAKE_BACK, 0}, {9, 0}, {MEMORY_FREE, 0}};
     for (size_t i = 0; i < 4 + 4; i++) {
@@ -299,9 +292,8 @@ static void test_packets_that_are_no_records_end_the_connection(void **state)
     }
 }
 
-static void test_memory_is_bounded_by_connection_and_in_all(void **state)
+MEMORY_TEST(memory_is_bounded_by_connection_and_in_all)
 {
-    struct memory_fixture *f = *state;
     struct memory_greeting greeting;
     int second = join(f, &greeting), third = join(f, &greeting);
     lend(f, f->peer, 0, make_buffer(3 * MIB, SEALS));
@@ -321,9 +313,8 @@ static void test_memory_is_bounded_by_connection_and_in_all(void **state)
     close(third);
 }
 
-static void test_references_stay_within_a_free_buffer_of_their_sender(void **state)
+MEMORY_TEST(references_stay_within_a_free_buffer_of_their_sender)
 {
-    struct memory_fixture *f = *state;
     const struct {
         uint32_t buffer;
         uint64_t offset, bytes;
@@ -346,9 +337,8 @@ static void test_references_stay_within_a_free_buffer_of_their_sender(void **sta
     }
 }
 
-static void test_a_buffer_is_in_one_message_at_a_time(void **state)
+MEMORY_TEST(a_buffer_is_in_one_message_at_a_time)
 {
-    struct memory_fixture *f = *state;
     lend(f, f->peer, 0, make_buffer(MIB, SEALS));
     struct message *first = make_message(&f->greeting, 0, 0, TENSOR);
     struct message *second = make_message(&f->greeting, 0, 0, TENSOR);
@@ -360,9 +350,8 @@ static void test_a_buffer_is_in_one_message_at_a_time(void **state)
     message_free(&second);
 }
 
-static void test_a_token_that_is_nobodys_names_nothing(void **state)
+MEMORY_TEST(a_token_that_is_nobodys_names_nothing)
 {
-    struct memory_fixture *f = *state;
     struct memory_greeting guessed = f->greeting;
     guessed.token[15] ^= 1;
     lend(f, f->peer, 0, make_buffer(MIB, SEALS));
@@ -374,9 +363,8 @@ static void test_a_token_that_is_nobodys_names_nothing(void **state)
     message_free(&message);
 }
 
-static void test_a_peer_that_reads_nothing_is_cut_off(void **state)
+MEMORY_TEST(a_peer_that_reads_nothing_is_cut_off)
 {
-    struct memory_fixture *f = *state;
     struct memory_greeting greeting;
     struct pollfd end = {.fd = join(f, &greeting), .events = POLLRDHUP};
     int messages = 0;
@@ -390,9 +378,8 @@ static void test_a_peer_that_reads_nothing_is_cut_off(void **state)
     close(end.fd);
 }
 
-static void test_a_socket_whose_file_has_gone_is_made_again(void **state)
+MEMORY_TEST(a_socket_whose_file_has_gone_is_made_again)
 {
-    struct memory_fixture *f = *state;
     char path[80];
     snprintf(path, sizeof path, "%s/memory", f->directory);
     assert_false(memory_is_lost(f->memory));
@@ -403,9 +390,8 @@ static void test_a_socket_whose_file_has_gone_is_made_again(void **state)
     assert_int_equal(access(path, F_OK), 0);
 }
 
-static void test_connections_are_bounded(void **state)
+MEMORY_TEST(connections_are_bounded)
 {
-    struct memory_fixture *f = *state;
     struct memory_greeting greeting;
     int peers[MEMORY_CONNECTIONS_MAX - 1], ends[2];
     for (int i = 0; i < MEMORY_CONNECTIONS_MAX - 1; i++) {
@@ -420,10 +406,9 @@ static void test_connections_are_bounded(void **state)
     }
 }
 
-static void test_the_socket_lies_beside_ingest(void **state)
+TEST(the_socket_lies_beside_ingest)
 {
     char path[MEMORY_PATH_MAX], long_name[200] = "ipc:///";
-    (void)state;
     assert_true(memory_path("ipc:///run/attnd/ingest", path));
     assert_string_equal(path, "/run/attnd/memory");
     assert_true(memory_path("ipc:///ingest", path));
@@ -442,9 +427,8 @@ static void test_the_socket_lies_beside_ingest(void **state)
 }
 
 /* A record of one that could not be taken reaches nobody, as long as its descriptor is open. */
-static void test_without_memory_a_connection_is_not_watched(void **state)
+MEMORY_TEST(without_memory_a_connection_is_not_watched)
 {
-    struct memory_fixture *f = *state;
     const struct memory_record back = {MEMORY_TAKE_BACK, 0};
     close(f->peer);
     memory_turn(f->memory); /* nobody is left: the next one needs a table */
@@ -468,28 +452,4 @@ static void test_without_memory_a_connection_is_not_watched(void **state)
         assert_int_equal(watched, !failed);
     }
     assert_true(failures > 1); /* its own, and the table's */
-}
-
-#define MEMORY_TEST(name) cmocka_unit_test_setup_teardown(name, memory_set_up, memory_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        MEMORY_TEST(test_a_tensor_is_read_where_it_is),
-        MEMORY_TEST(test_a_closed_connection_is_known_until_its_messages_are_read),
-        MEMORY_TEST(test_only_sealed_memfds_are_taken),
-        MEMORY_TEST(test_memory_with_holes_is_not_taken),
-        MEMORY_TEST(test_a_descriptor_that_takes_long_to_close_holds_nobody_up),
-        MEMORY_TEST(test_packets_that_are_no_records_end_the_connection),
-        MEMORY_TEST(test_memory_is_bounded_by_connection_and_in_all),
-        MEMORY_TEST(test_references_stay_within_a_free_buffer_of_their_sender),
-        MEMORY_TEST(test_a_buffer_is_in_one_message_at_a_time),
-        MEMORY_TEST(test_a_token_that_is_nobodys_names_nothing),
-        MEMORY_TEST(test_a_peer_that_reads_nothing_is_cut_off),
-        MEMORY_TEST(test_a_socket_whose_file_has_gone_is_made_again),
-        MEMORY_TEST(test_connections_are_bounded),
-        MEMORY_TEST(test_without_memory_a_connection_is_not_watched),
-        cmocka_unit_test(test_the_socket_lies_beside_ingest),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,9 +5,6 @@
 #include "proto/err.h"
 #include "daemon/ingest/plan.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 static struct config config;
@@ -44,6 +41,8 @@ static int plan_stop(void **state)
     return 0;
 }
 
+#define PLAN_TEST(name) TEST_WITH(name, NULL, plan_stop)
+
 static struct config_plan every(uint64_t n)
 {
     struct config_plan plan = {.every = n, .layers = {"*"}, .heads = {"*"}, .samples = 1};
@@ -75,9 +74,8 @@ static void assert_prefixes(const char *const *expected, uint32_t count)
     free(prefixes);
 }
 
-static void test_without_anything_the_default_holds(void **state)
+PLAN_TEST(without_anything_the_default_holds)
 {
-    (void)state;
     plan_begin("");
     assert_holds("gpt-small", "*", PLAN_FROM_DEFAULT, 50);
     assert_holds(".hidden", "*", PLAN_FROM_DEFAULT, 50);
@@ -86,9 +84,8 @@ static void test_without_anything_the_default_holds(void **state)
     assert_prefixes(expected, 1);
 }
 
-static void test_the_order_is_set_newest_first_then_config_then_default(void **state)
+PLAN_TEST(the_order_is_set_newest_first_then_config_then_default)
 {
-    (void)state;
     plan_begin(
         "plan: {samples: 0, rows: 64}\n"
         "jobs:\n"
@@ -110,9 +107,8 @@ static void test_the_order_is_set_newest_first_then_config_then_default(void **s
     assert_holds("t5", "*", PLAN_FROM_CONFIG, 20);
 }
 
-static void test_a_plan_that_is_set_again_is_the_newest(void **state)
+PLAN_TEST(a_plan_that_is_set_again_is_the_newest)
 {
-    (void)state;
     plan_begin("");
     test_plan_set("gpt-*", 1);
     test_plan_set("gpt-a", 2);
@@ -122,9 +118,8 @@ static void test_a_plan_that_is_set_again_is_the_newest(void **state)
     assert_int_equal(plans_count(plans), 3);
 }
 
-static void test_reset_forgets_exactly_that_one(void **state)
+PLAN_TEST(reset_forgets_exactly_that_one)
 {
-    (void)state;
     plan_begin("jobs: {'a*': {plan.every: 10}}\n");
     test_plan_set("a", 1);
     test_plan_set("b", 2);
@@ -136,10 +131,9 @@ static void test_reset_forgets_exactly_that_one(void **state)
     assert_holds("b", "b", PLAN_FROM_SET, 2);
 }
 
-static void test_there_are_at_most_64(void **state)
+PLAN_TEST(there_are_at_most_64)
 {
     char name[16];
-    (void)state;
     plan_begin("");
     for (int i = 0; i < 64; i++) {
         snprintf(name, sizeof name, "job%d", i);
@@ -153,9 +147,8 @@ static void test_there_are_at_most_64(void **state)
     assert_int_equal(plans_count(plans), 65);
 }
 
-static void test_what_a_plan_begins_as(void **state)
+PLAN_TEST(what_a_plan_begins_as)
 {
-    (void)state;
     plan_begin("plan: {every: 40}\njobs: {'gpt-*': {plan.every: 10}}\n");
     test_plan_set("*-large", 7);
     assert_int_equal(plans_before(plans, "gpt-small")->what.every, 10);
@@ -166,9 +159,8 @@ static void test_what_a_plan_begins_as(void **state)
     assert_int_equal(plans_before(plans, "gpt-?")->what.every, 40);
 }
 
-static void test_what_is_set_survives_a_new_config(void **state)
+PLAN_TEST(what_is_set_survives_a_new_config)
 {
-    (void)state;
     plan_begin("jobs: {'gpt-*': {plan.every: 10}}\n");
     test_plan_set("bert", 1);
     config_clear(&config);
@@ -180,12 +172,11 @@ static void test_what_is_set_survives_a_new_config(void **state)
 }
 
 /* With everything as long as it may be; a name longer by one is no job's. */
-static void test_the_longest_plan_fits_a_prefix(void **state)
+PLAN_TEST(the_longest_plan_fits_a_prefix)
 {
     char pattern[JOB_NAME_MAX + 1];
     struct config_plan plan = {
         .every = 1000000000, .samples = INT32_MAX, .rows = INT32_MAX, .tier = CONFIG_TIER_STATE};
-    (void)state;
     plan_begin("");
     memset(pattern, '*', JOB_NAME_MAX);
     pattern[JOB_NAME_MAX] = '\0';
@@ -201,10 +192,9 @@ static void test_the_longest_plan_fits_a_prefix(void **state)
     free(prefixes);
 }
 
-static void test_limits_are_told_before_all_plans(void **state)
+PLAN_TEST(limits_are_told_before_all_plans)
 {
     char error[CONFIG_ERROR_MAX];
-    (void)state;
     config_defaults(&config);
     assert_int_equal(config_set(&config, "ingest.max_message=1MiB", error), 0);
     assert_int_equal(config_set(&config, "limits.heads=32", error), 0);
@@ -220,9 +210,8 @@ static void test_limits_are_told_before_all_plans(void **state)
     free(prefixes);
 }
 
-static void test_the_lane_is_told_at_both_addresses(void **state)
+PLAN_TEST(the_lane_is_told_at_both_addresses)
 {
-    (void)state;
     config_defaults(&config);
     strcpy(config.reliable_endpoint.text, "tcp://127.0.0.1:5574");
     strcpy(config.keys_next_address.text, "tcp://127.0.0.1:5575");
@@ -232,9 +221,8 @@ static void test_the_lane_is_told_at_both_addresses(void **state)
     free(prefixes);
 }
 
-static void test_memory_is_taken_where_there_is_a_directory(void **state)
+PLAN_TEST(memory_is_taken_where_there_is_a_directory)
 {
-    (void)state;
     const struct {
         const char *endpoint;
         uint64_t memory;
@@ -254,10 +242,9 @@ static void test_memory_is_taken_where_there_is_a_directory(void **state)
     }
 }
 
-static void test_a_message_larger_than_the_budget_never_fits(void **state)
+PLAN_TEST(a_message_larger_than_the_budget_never_fits)
 {
     char error[CONFIG_ERROR_MAX];
-    (void)state;
     config_defaults(&config);
     assert_int_equal(config_set(&config, "ingest.budget=2MiB", error), 0);
     plans = plans_new(&config);
@@ -276,9 +263,8 @@ static uint64_t plan_every_at(const char *job, double ratio, double max, bool ch
     return plans_for(plans, job)->what.every;
 }
 
-static void test_a_default_that_costs_too_much_is_made_rarer(void **state)
+PLAN_TEST(a_default_that_costs_too_much_is_made_rarer)
 {
-    (void)state;
     plan_begin("");
     assert_int_equal(plan_every_at("gpt", 0.5, 0.01, false), 50);
     assert_int_equal(plan_every_at("gpt", 0.51, 0.01, true), 100);
@@ -295,9 +281,8 @@ static void test_a_default_that_costs_too_much_is_made_rarer(void **state)
     assert_holds("gpt", "*", PLAN_FROM_DEFAULT, 50);
 }
 
-static void test_without_a_bound_or_captures_nothing_is_made_rarer(void **state)
+PLAN_TEST(without_a_bound_or_captures_nothing_is_made_rarer)
 {
-    (void)state;
     plan_begin("plan: {every: 0}\n");
     assert_int_equal(plan_every_at("gpt", 1, 0.01, false), 0);
     config_clear(&config);
@@ -308,9 +293,8 @@ static void test_without_a_bound_or_captures_nothing_is_made_rarer(void **state)
 }
 
 /* Numbers that are measured vary by some; a plan does not. */
-static void test_a_plan_is_made_denser_only_with_a_quarter_to_spare(void **state)
+PLAN_TEST(a_plan_is_made_denser_only_with_a_quarter_to_spare)
 {
-    (void)state;
     plan_begin("");
     assert_int_equal(plan_every_at("gpt", 0.9, 0.01, true), 100);
     assert_int_equal(plan_every_at("gpt", 0.49, 0.01, false), 100);
@@ -320,9 +304,8 @@ static void test_a_plan_is_made_denser_only_with_a_quarter_to_spare(void **state
     assert_int_equal(plan_every_at("gpt", 0.7, 0.01, true), 100);
 }
 
-static void test_a_plan_that_was_chosen_stays(void **state)
+PLAN_TEST(a_plan_that_was_chosen_stays)
 {
-    (void)state;
     plan_begin("jobs: {'bert*': {plan.every: 3}, 't5': {plan.cost_max: 0.5}}\n");
     test_plan_set("gpt-*", 2);
     assert_int_equal(plan_every_at("gpt-2", 1, 0.01, false), 2);
@@ -334,9 +317,8 @@ static void test_a_plan_that_was_chosen_stays(void **state)
     assert_int_equal(plan_every_at("t5", 1, 0.01, true), 100);
 }
 
-static void test_a_new_default_is_made_rarer_as_it_needs(void **state)
+PLAN_TEST(a_new_default_is_made_rarer_as_it_needs)
 {
-    (void)state;
     plan_begin("");
     assert_int_equal(plan_every_at("gpt", 1.5, 0.01, true), 200);
     config_clear(&config);
@@ -346,12 +328,11 @@ static void test_a_new_default_is_made_rarer_as_it_needs(void **state)
     assert_int_equal(plans_for(plans, "gpt")->what.samples, 3);
 }
 
-static void test_at_most_64_jobs_have_a_rarer_plan(void **state)
+PLAN_TEST(at_most_64_jobs_have_a_rarer_plan)
 {
     static char names[65][16];
     struct plan_cost all[65];
     const char *without;
-    (void)state;
     plan_begin("");
     for (int i = 0; i < 65; i++) {
         snprintf(names[i], sizeof names[i], "job%d", i);
@@ -368,32 +349,4 @@ static void test_at_most_64_jobs_have_a_rarer_plan(void **state)
     assert_true(plans_limit_costs(plans, all, 65, &without));
     assert_null(without);
     assert_holds("job64", "job64", PLAN_FROM_COST, 838860800);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_without_anything_the_default_holds, plan_stop),
-        cmocka_unit_test_teardown(test_the_order_is_set_newest_first_then_config_then_default,
-                                  plan_stop),
-        cmocka_unit_test_teardown(test_a_plan_that_is_set_again_is_the_newest, plan_stop),
-        cmocka_unit_test_teardown(test_reset_forgets_exactly_that_one, plan_stop),
-        cmocka_unit_test_teardown(test_there_are_at_most_64, plan_stop),
-        cmocka_unit_test_teardown(test_what_a_plan_begins_as, plan_stop),
-        cmocka_unit_test_teardown(test_what_is_set_survives_a_new_config, plan_stop),
-        cmocka_unit_test_teardown(test_the_longest_plan_fits_a_prefix, plan_stop),
-        cmocka_unit_test_teardown(test_limits_are_told_before_all_plans, plan_stop),
-        cmocka_unit_test_teardown(test_the_lane_is_told_at_both_addresses, plan_stop),
-        cmocka_unit_test_teardown(test_memory_is_taken_where_there_is_a_directory, plan_stop),
-        cmocka_unit_test_teardown(test_a_message_larger_than_the_budget_never_fits, plan_stop),
-        cmocka_unit_test_teardown(test_a_default_that_costs_too_much_is_made_rarer, plan_stop),
-        cmocka_unit_test_teardown(test_without_a_bound_or_captures_nothing_is_made_rarer,
-                                  plan_stop),
-        cmocka_unit_test_teardown(test_a_plan_is_made_denser_only_with_a_quarter_to_spare,
-                                  plan_stop),
-        cmocka_unit_test_teardown(test_a_plan_that_was_chosen_stays, plan_stop),
-        cmocka_unit_test_teardown(test_a_new_default_is_made_rarer_as_it_needs, plan_stop),
-        cmocka_unit_test_teardown(test_at_most_64_jobs_have_a_rarer_plan, plan_stop),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

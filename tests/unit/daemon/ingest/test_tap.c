@@ -7,10 +7,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/ingest/tap.h"
 
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <zmq.h>
 
@@ -54,6 +50,8 @@ static int tap_tear_down(void **state)
     assert_int_equal(zmq_ctx_term(f->zmq), 0);
     return 0;
 }
+
+#define TAP_TEST(name) TEST_OF(name, struct tap_fixture *f, tap_set_up, tap_tear_down)
 
 /* Recorders ------------------------------------------------------------------------------------
  */
@@ -179,16 +177,14 @@ static uint64_t dropped(struct tap_fixture *f)
 /* Tests ------------------------------------------------------------------------------------------
  */
 
-static void test_without_listeners_nothing_is_done(void **state)
+TAP_TEST(without_listeners_nothing_is_done)
 {
-    struct tap_fixture *f = *state;
     tap_arrive(f, "gpt", 100);
     assert_true(tapped(f) == 0 && dropped(f) == 0);
 }
 
-static void test_a_message_is_passed_on_after_its_number(void **state)
+TAP_TEST(a_message_is_passed_on_after_its_number)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
     for (uint64_t n = 0; n < 3; n++) {
@@ -206,9 +202,8 @@ static void test_a_message_is_passed_on_after_its_number(void **state)
     zmq_close(recorder);
 }
 
-static void test_bytes_are_not_copied(void **state)
+TAP_TEST(bytes_are_not_copied)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct message *message = make_message("gpt", 5000);
     struct received got;
@@ -221,9 +216,8 @@ static void test_bytes_are_not_copied(void **state)
     zmq_close(recorder);
 }
 
-static void test_the_time_is_that_of_reception_on_the_wall_clock(void **state)
+TAP_TEST(the_time_is_that_of_reception_on_the_wall_clock)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct message *message = make_message("gpt", 10);
     struct received got;
@@ -237,9 +231,8 @@ static void test_the_time_is_that_of_reception_on_the_wall_clock(void **state)
     zmq_close(recorder);
 }
 
-static void test_jobs_are_told_apart(void **state)
+TAP_TEST(jobs_are_told_apart)
 {
-    struct tap_fixture *f = *state;
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt-2");
     struct received got;
     tap_arrive(f, "gpt-2", 10);
@@ -261,9 +254,8 @@ static void test_jobs_are_told_apart(void **state)
 
 /* The pipe has no room for more than the budget; what is beyond is missing in the numbers, and the
  * next message says how many. */
-static void test_beyond_the_budget_messages_are_dropped_and_counted(void **state)
+TAP_TEST(beyond_the_budget_messages_are_dropped_and_counted)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
     for (int i = 0; i < 10; i++) {
@@ -285,9 +277,8 @@ static void test_beyond_the_budget_messages_are_dropped_and_counted(void **state
 }
 
 /* A recording without its bye would not end. */
-static void test_events_have_room_beyond_the_budget(void **state)
+TAP_TEST(events_have_room_beyond_the_budget)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 50 * KIB);
     tap_arrive(f, "gpt", 10 * KIB);
@@ -304,9 +295,8 @@ static void test_events_have_room_beyond_the_budget(void **state)
 }
 
 /* Messages that count nothing but what keeping them takes are bounded too. */
-static void test_small_messages_are_bounded_too(void **state)
+TAP_TEST(small_messages_are_bounded_too)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     for (int i = 0; i < 1000; i++) {
         tap_arrive(f, "gpt", 0);
@@ -316,9 +306,8 @@ static void test_small_messages_are_bounded_too(void **state)
     zmq_close(recorder);
 }
 
-static void test_a_message_larger_than_the_budget_goes_alone(void **state)
+TAP_TEST(a_message_larger_than_the_budget_goes_alone)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     struct received got;
     tap_arrive(f, "gpt", 2 * BUDGET);
@@ -331,9 +320,8 @@ static void test_a_message_larger_than_the_budget_goes_alone(void **state)
 }
 
 /* One copy of the bytes serves all recorders, and counts until the last one has it. */
-static void test_recorders_share_the_bytes(void **state)
+TAP_TEST(recorders_share_the_bytes)
 {
-    struct tap_fixture *f = *state;
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt");
     struct received got;
     assert_true(tap_receive(f, one, &got) && got.count == 2); /* the other's greeting */
@@ -352,9 +340,8 @@ static void test_recorders_share_the_bytes(void **state)
 }
 
 /* The second recorder's greeting tells it where it begins. */
-static void test_a_greeting_has_the_number_that_comes_next(void **state)
+TAP_TEST(a_greeting_has_the_number_that_comes_next)
 {
-    struct tap_fixture *f = *state;
     void *one = listen_to(f, "gpt");
     struct received got;
     tap_arrive(f, "gpt", 10);
@@ -371,9 +358,8 @@ static void test_a_greeting_has_the_number_that_comes_next(void **state)
     zmq_close(two);
 }
 
-static void test_numbers_begin_anew_when_nobody_has_listened(void **state)
+TAP_TEST(numbers_begin_anew_when_nobody_has_listened)
 {
-    struct tap_fixture *f = *state;
     struct received got;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 10);
@@ -391,9 +377,8 @@ static void test_numbers_begin_anew_when_nobody_has_listened(void **state)
     zmq_close(recorder);
 }
 
-static void test_a_prefix_of_several_jobs_is_not_greeted(void **state)
+TAP_TEST(a_prefix_of_several_jobs_is_not_greeted)
 {
-    struct tap_fixture *f = *state;
     static const char *const prefixes[] = {"",         "tap/",     "tap/gpt",
                                            "tap/a b/", "tap/a/b/", "live/gpt/"};
     struct received got;
@@ -412,9 +397,8 @@ static void test_a_prefix_of_several_jobs_is_not_greeted(void **state)
     zmq_close(all);
 }
 
-static void test_more_prefixes_than_are_told_apart(void **state)
+TAP_TEST(more_prefixes_than_are_told_apart)
 {
-    struct tap_fixture *f = *state;
     void *recorder = zmq_socket(f->zmq, ZMQ_SUB);
     char prefix[32];
     struct received got;
@@ -443,9 +427,8 @@ static void test_more_prefixes_than_are_told_apart(void **state)
 }
 
 /* The last reference is let go by ZeroMQ, after the tap is gone. */
-static void test_closing_with_messages_on_their_way(void **state)
+TAP_TEST(closing_with_messages_on_their_way)
 {
-    struct tap_fixture *f = *state;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 1000);
     tap_arrive(f, "gpt", 1000);
@@ -454,38 +437,12 @@ static void test_closing_with_messages_on_their_way(void **state)
     zmq_close(recorder);
 }
 
-static void test_an_endpoint_that_cannot_be_bound_is_said(void **state)
+TAP_TEST(an_endpoint_that_cannot_be_bound_is_said)
 {
-    struct tap_fixture *f = *state;
     struct tap *second;
     char error[CONFIG_ERROR_MAX] = "";
     assert_int_equal(tap_new(&f->loop, f->zmq, NULL, &f->config, &f->stats, &second, error), -1);
     assert_string_equal(error, "tap.endpoint: cannot bind inproc://tap: Address already in use; is "
                                "another attnd running? stop it, or choose another endpoint with "
                                "--set");
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, tap_set_up, tap_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_without_listeners_nothing_is_done),
-        TEST(test_a_message_is_passed_on_after_its_number),
-        TEST(test_bytes_are_not_copied),
-        TEST(test_the_time_is_that_of_reception_on_the_wall_clock),
-        TEST(test_jobs_are_told_apart),
-        TEST(test_beyond_the_budget_messages_are_dropped_and_counted),
-        TEST(test_events_have_room_beyond_the_budget),
-        TEST(test_small_messages_are_bounded_too),
-        TEST(test_a_message_larger_than_the_budget_goes_alone),
-        TEST(test_recorders_share_the_bytes),
-        TEST(test_a_greeting_has_the_number_that_comes_next),
-        TEST(test_numbers_begin_anew_when_nobody_has_listened),
-        TEST(test_a_prefix_of_several_jobs_is_not_greeted),
-        TEST(test_more_prefixes_than_are_told_apart),
-        TEST(test_closing_with_messages_on_their_way),
-        TEST(test_an_endpoint_that_cannot_be_bound_is_said),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,12 +24,11 @@ static struct header part_of(uint64_t rows, enum dtype dtype)
     return header;
 }
 
-static void test_parts_cost_together_what_their_matrices_cost(void **state)
+TEST(parts_cost_together_what_their_matrices_cost)
 {
     static const enum dtype dtypes[] = {DTYPE_F16, DTYPE_F32, DTYPE_F64};
     struct config config;
     struct machine machine;
-    (void)state;
     config_defaults(&config);
     assert_int_equal(machine_init(&machine, &config), 0);
     struct header whole = part_of(64, DTYPE_F32);
@@ -47,12 +46,4 @@ static void test_parts_cost_together_what_their_matrices_cost(void **state)
         assert_true(work_cost(&quarter, &config, &machine, &scratch) > config.ingest_budget);
     }
     config_clear(&config);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts_cost_together_what_their_matrices_cost),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,9 +5,6 @@
 
 #include "proto/err.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 enum kind { WINDOW, KEEP, FORGET, ALERT, OUT };
 
 struct step {
@@ -358,4 +355,31 @@ int store_each_kept_of(struct store *store, const struct store_run *run,
     }
     store->kept_count = count;
     return store->unreadable ? ERR_HISTORY_UNREAD : 0;
+}
+
+void stored_start(struct run_fixture *f, const char *also)
+{
+    fixture_start(f, also);
+    f->sink.store = fake_store_new();
+}
+
+void stored_stop(struct run_fixture *f)
+{
+    struct store *store = f->sink.store;
+    fixture_stop(f);
+    fake_store_free(&store);
+}
+
+int stored_set_up(void **state)
+{
+    static struct run_fixture f;
+    stored_start(&f, "[]");
+    *state = &f;
+    return 0;
+}
+
+int stored_tear_down(void **state)
+{
+    stored_stop(*state);
+    return 0;
 }

@@ -5,6 +5,7 @@
 #define TESTS_UNIT_DAEMON_RUN_FAKE_STORE_H
 
 #include "daemon/store/store.h"
+#include "tests/unit/daemon/run/fixture.h"
 
 #define FAKE_ROWS_MAX 4096
 
@@ -42,5 +43,12 @@ void fake_store_free(struct store **store);
 const struct fake_kept *fake_store_find(const struct store *store, const char *key);
 /* How many keys begin so. */
 int fake_store_count(const struct store *store, const char *prefix);
+
+/* A run_fixture with such a store. */
+void stored_start(struct run_fixture *f, const char *also);
+void stored_stop(struct run_fixture *f);
+int stored_set_up(void **state);
+int stored_tear_down(void **state);
+#define STORED_TEST(name) TEST_OF(name, struct run_fixture *f, stored_set_up, stored_tear_down)
 
 #endif

@@ -3,11 +3,6 @@
 
 #include "tests/unit/daemon/run/fixture.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 static void run_fixture_put(void *data, const struct run *run, const char *topic, uint32_t track,
                             struct mpk_writer *writer, enum result_kind kind)
 {
@@ -52,6 +47,28 @@ void fixture_stop(struct run_fixture *f)
     for (int i = 0; i < f->summaries; i++) {
         free(f->summary[i].data);
     }
+}
+
+void fixture_also(struct run_fixture *f, const char *also)
+{
+    struct store *store = f->sink.store;
+    fixture_stop(f);
+    fixture_start(f, also);
+    f->sink.store = store;
+}
+
+int fixture_set_up(void **state)
+{
+    static struct run_fixture f;
+    fixture_start(&f, "[]");
+    *state = &f;
+    return 0;
+}
+
+int fixture_tear_down(void **state)
+{
+    fixture_stop(*state);
+    return 0;
 }
 
 static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, uint64_t step)

@@ -33,6 +33,13 @@ void fixture_start(struct run_fixture *f, const char *also);
 void fixture_new_run(struct run_fixture *f);
 /* A stop without a word. */
 void fixture_stop(struct run_fixture *f);
+/* The same fixture anew, with windows of `also`. */
+void fixture_also(struct run_fixture *f, const char *also);
+
+/* A test with a run that has no other windows than those of four steps. */
+int fixture_set_up(void **state);
+int fixture_tear_down(void **state);
+#define RUN_TEST(name) TEST_OF(name, struct run_fixture *f, fixture_set_up, fixture_tear_down)
 
 /* A message and numbers that depend on its step, rank and layer. */
 struct sample {

@@ -58,147 +58,110 @@ static void free_lost(struct run_fixture *f, uint32_t count)
     assert_int_equal(count, 0);
 }
 
-static void test_parts_of_matrices_are_computed_when_all_of_them_have_come(void **state)
+RUN_TEST(parts_of_matrices_are_computed_when_all_of_them_have_come)
 {
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    struct message *first = take_part(&f, make_part(&f, 1, 3, 1, 1));
+    struct message *first = take_part(f, make_part(f, 1, 3, 1, 1));
     assert_true(first->waits && !first->detached);
-    assert_int_equal(run_counts(f.run).processed, 0);
-    struct sample *second = make_part(&f, 0, 3, 0, 1);
-    struct message *last = take_part(&f, second);
+    assert_int_equal(run_counts(f->run).processed, 0);
+    struct sample *second = make_part(f, 0, 3, 0, 1);
+    struct message *last = take_part(f, second);
     assert_true(last->detached && !last->waits && last->parts == first);
     message_gather(last);
     const float *whole = message_weights(last).matrix[PROJECTION_Q].data;
     for (int i = 0; i < 6; i++) {
         assert_true(whole[i] == (float)i);
     }
-    fixture_finish(&f, second);
-    queue_join(f.run, last, f.now);
-    assert_int_equal(run_counts(f.run).processed, 2);
-    assert_false(run_busy(f.run));
-    fixture_event(&f, 0, EVENT_BYE, 0);
-    fixture_event(&f, 1, EVENT_BYE, 0);
-    assert_int_equal(f.summaries, 1);
-    assert_int_equal(fixture_number(&f, 0, NULL, "messages"), 1);
+    fixture_finish(f, second);
+    queue_join(f->run, last, f->now);
+    assert_int_equal(run_counts(f->run).processed, 2);
+    assert_false(run_busy(f->run));
+    fixture_event(f, 0, EVENT_BYE, 0);
+    fixture_event(f, 1, EVENT_BYE, 0);
+    assert_int_equal(f->summaries, 1);
+    assert_int_equal(fixture_number(f, 0, NULL, "messages"), 1);
     message_free(&last);
-    fixture_stop(&f);
 }
 
-static void test_parts_that_do_not_become_whole_are_dropped_by_reason(void **state)
+RUN_TEST(parts_that_do_not_become_whole_are_dropped_by_reason)
 {
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    take_part(&f, make_part(&f, 0, 3, 0, 1));
+    take_part(f, make_part(f, 0, 3, 0, 1));
     /* the next step gives the one before up, and what comes of that then is too late */
-    take_part(&f, make_part(&f, 0, 4, 0, 1));
-    free_lost(&f, 1);
-    struct message *late = take_part(&f, make_part(&f, 1, 3, 1, 1));
+    take_part(f, make_part(f, 0, 4, 0, 1));
+    free_lost(f, 1);
+    struct message *late = take_part(f, make_part(f, 1, 3, 1, 1));
     assert_int_equal(late->code, ERR_INCOMPLETE);
     message_free(&late);
-    assert_int_equal(dropped_as(&f, ERR_INCOMPLETE), 2);
+    assert_int_equal(dropped_as(f, ERR_INCOMPLETE), 2);
     /* so are those of an epoch, in which the steps begin anew */
-    struct sample *part = make_part(&f, 0, 0, 0, 1);
+    struct sample *part = make_part(f, 0, 0, 0, 1);
     part->message.header.epoch = 1;
-    take_part(&f, part);
-    free_lost(&f, 1);
-    late = take_part(&f, make_part(&f, 1, 4, 1, 1));
+    take_part(f, part);
+    free_lost(f, 1);
+    late = take_part(f, make_part(f, 1, 4, 1, 1));
     assert_int_equal(late->code, ERR_INCOMPLETE);
     message_free(&late);
-    assembly_give_up_all(f.run);
-    free_lost(&f, 1);
-    assert_int_equal(dropped_as(&f, ERR_INCOMPLETE), 5);
-    fixture_stop(&f);
+    assembly_give_up_all(f->run);
+    free_lost(f, 1);
+    assert_int_equal(dropped_as(f, ERR_INCOMPLETE), 5);
 }
 
-static void test_parts_are_waited_for_from_the_first_on(void **state)
+RUN_TEST(parts_are_waited_for_from_the_first_on)
 {
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    struct sample *parts[] = {make_part(&f, 0, 3, 0, 1), make_part(&f, 1, 3, 1, 1)};
+    struct sample *parts[] = {make_part(f, 0, 3, 0, 1), make_part(f, 1, 3, 1, 1)};
     parts[1]->message.received_ns += ASSEMBLY_PATIENCE_NS / 2;
     for (size_t i = 0; i < 2; i++) {
         parts[i]->message.header.matrix[PROJECTION_Q].out = 3; /* a row is missing */
-        take_part(&f, parts[i]);
+        take_part(f, parts[i]);
     }
-    tick_run(f.run, f.now + ASSEMBLY_PATIENCE_NS - 1);
-    assert_true(run_busy(f.run));
-    tick_run(f.run, f.now + ASSEMBLY_PATIENCE_NS);
-    free_lost(&f, 2);
-    assert_false(run_busy(f.run));
-    assert_int_equal(dropped_as(&f, ERR_INCOMPLETE), 2);
-    assert_int_equal(run_counts(f.run).received, 2);
-    fixture_stop(&f);
+    tick_run(f->run, f->now + ASSEMBLY_PATIENCE_NS - 1);
+    assert_true(run_busy(f->run));
+    tick_run(f->run, f->now + ASSEMBLY_PATIENCE_NS);
+    free_lost(f, 2);
+    assert_false(run_busy(f->run));
+    assert_int_equal(dropped_as(f, ERR_INCOMPLETE), 2);
+    assert_int_equal(run_counts(f->run).received, 2);
 }
 
-static void test_the_end_of_a_run_gives_up_what_is_not_whole(void **state)
+RUN_TEST(the_end_of_a_run_gives_up_what_is_not_whole)
 {
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    take_part(&f, make_part(&f, 0, 3, 0, 1));
-    fixture_event(&f, 0, EVENT_BYE, 0);
-    assert_true(run_busy(f.run));
-    fixture_event(&f, 1, EVENT_BYE, 0);
-    free_lost(&f, 1);
-    assert_int_equal(f.run->state, JOB_ENDED);
-    assert_int_equal(f.summaries, 0); /* of a layer that has no numbers */
-    assert_int_equal(dropped_as(&f, ERR_INCOMPLETE), 1);
-    fixture_stop(&f);
+    take_part(f, make_part(f, 0, 3, 0, 1));
+    fixture_event(f, 0, EVENT_BYE, 0);
+    assert_true(run_busy(f->run));
+    fixture_event(f, 1, EVENT_BYE, 0);
+    free_lost(f, 1);
+    assert_int_equal(f->run->state, JOB_ENDED);
+    assert_int_equal(f->summaries, 0); /* of a layer that has no numbers */
+    assert_int_equal(dropped_as(f, ERR_INCOMPLETE), 1);
 }
 
-static void test_parts_that_do_not_go_together_are_refused(void **state)
+RUN_TEST(parts_that_do_not_go_together_are_refused)
 {
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    take_part(&f, make_part(&f, 0, 3, 0, 1));
-    struct sample *parts[] = {make_part(&f, 1, 3, 0, 1), make_part(&f, 1, 3, 1, 1),
-                              make_part(&f, 1, 3, 1, 1)};
+    take_part(f, make_part(f, 0, 3, 0, 1));
+    struct sample *parts[] = {make_part(f, 1, 3, 0, 1), make_part(f, 1, 3, 1, 1),
+                              make_part(f, 1, 3, 1, 1)};
     parts[1]->message.header.matrix[PROJECTION_Q].in = 4;
     parts[2]->message.header.tensors[0].dtype = DTYPE_F64;
     for (size_t i = 0; i < 3; i++) {
-        struct message *message = take_part(&f, parts[i]);
+        struct message *message = take_part(f, parts[i]);
         assert_int_equal(message->code, ERR_SHAPE);
         message_free(&message);
     }
-    assembly_give_up_all(f.run);
-    free_lost(&f, 1);
-    fixture_stop(&f);
+    assembly_give_up_all(f->run);
+    free_lost(f, 1);
 }
 
-static void test_no_more_parts_wait_than_there_may_be_ranks(void **state)
+RUN_TEST(no_more_parts_wait_than_there_may_be_ranks)
 {
-    struct run_fixture f;
-    (void)state;
-    fixture_start(&f, "[]");
-    f.config.limits_ranks = 2;
-    struct sample *parts[] = {make_part(&f, 0, 3, 0, 1), make_part(&f, 1, 3, 1, 1),
-                              make_part(&f, 1, 3, 2, 1)};
+    f->config.limits_ranks = 2;
+    struct sample *parts[] = {make_part(f, 0, 3, 0, 1), make_part(f, 1, 3, 1, 1),
+                              make_part(f, 1, 3, 2, 1)};
     for (size_t i = 0; i < 3; i++) {
         parts[i]->message.header.matrix[PROJECTION_Q].out = 4;
-        take_part(&f, parts[i]);
+        take_part(f, parts[i]);
         assert_int_equal(parts[i]->message.code, i < 2 ? 0 : ERR_RANK_LIMIT);
     }
     struct message *refused = &parts[2]->message;
     message_free(&refused);
-    assembly_give_up_all(f.run);
-    free_lost(&f, 2);
-    fixture_stop(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts_of_matrices_are_computed_when_all_of_them_have_come),
-        cmocka_unit_test(test_parts_that_do_not_become_whole_are_dropped_by_reason),
-        cmocka_unit_test(test_parts_are_waited_for_from_the_first_on),
-        cmocka_unit_test(test_the_end_of_a_run_gives_up_what_is_not_whole),
-        cmocka_unit_test(test_parts_that_do_not_go_together_are_refused),
-        cmocka_unit_test(test_no_more_parts_wait_than_there_may_be_ranks),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    assembly_give_up_all(f->run);
+    free_lost(f, 2);
 }

@@ -9,23 +9,6 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/daemon/state/learned.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-static void test_checkpoint_begin(struct run_fixture *f, const char *also)
-{
-    fixture_start(f, also);
-    f->sink.store = fake_store_new();
-}
-
-static void checkpoint_end(struct run_fixture *f)
-{
-    struct store *store = f->sink.store;
-    fixture_stop(f);
-    fake_store_free(&store);
-}
-
 static void save(struct run_fixture *f)
 {
     while (checkpoint_step(f->run)) {
@@ -83,7 +66,7 @@ static void send_some(struct run_fixture *f, uint32_t *seed, uint64_t step)
 static void train(struct run_fixture *f, uint32_t seed, uint32_t kill)
 {
     uint32_t chance = seed + 99;
-    test_checkpoint_begin(f, ALSO);
+    stored_start(f, ALSO);
     for (uint64_t step = 0; step < STEPS; step++) {
         send_some(f, &seed, step);
         f->now += S / 10;
@@ -113,17 +96,16 @@ static void assert_same_windows(const struct store *a, const struct store *b)
     }
 }
 
-static void test_restarts_change_nothing_that_was_saved(void **state)
+TEST(restarts_change_nothing_that_was_saved)
 {
     struct run_fixture whole, torn;
-    (void)state;
     for (uint32_t seed = 1; seed < 12; seed++) {
         train(&whole, seed, 0);
         train(&torn, seed, 25);
         assert_same_windows(whole.sink.store, torn.sink.store);
         assert_int_equal(torn.sink.store->replaced_final, 0);
-        checkpoint_end(&whole);
-        checkpoint_end(&torn);
+        stored_stop(&whole);
+        stored_stop(&torn);
     }
 }
 
@@ -150,7 +132,7 @@ static struct checkpoint_sums checkpoint_add_up(const struct store *store, uint3
 /* Kills at any message, with checkpoints now and then, sometimes half of one. */
 static void train_dangerously(struct run_fixture *f, uint32_t seed)
 {
-    test_checkpoint_begin(f, "[10 steps]");
+    stored_start(f, "[10 steps]");
     for (uint64_t step = 0; step < STEPS; step++) {
         send_some(f, &seed, step);
         if (checkpoint_random_below(&seed, 6) == 0) {
@@ -166,10 +148,9 @@ static void train_dangerously(struct run_fixture *f, uint32_t seed)
     }
 }
 
-static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
+TEST(what_is_counted_and_what_is_lost_is_what_was_sent)
 {
     struct run_fixture f;
-    (void)state;
     for (uint32_t seed = 1; seed < 40; seed++) {
         train_dangerously(&f, seed);
         for (uint32_t layer = 0; layer < 2; layer++) {
@@ -190,139 +171,111 @@ static void test_what_is_counted_and_what_is_lost_is_what_was_sent(void **state)
         struct counts counts = run_counts(f.run);
         assert_int_equal(counts.received, counts.processed);
         assert_int_equal(f.sink.store->replaced_final, 0);
-        checkpoint_end(&f);
+        stored_stop(&f);
     }
 }
 
-static void test_a_batch_that_is_dropped_is_made_up_for(void **state)
+STORED_TEST(a_batch_that_is_dropped_is_made_up_for)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    fixture_send(&f, 0, 0, 0);
-    f.sink.store->full = true;
-    save(&f);
-    assert_int_equal(f.sink.store->kept_count, 0);
-    f.sink.store->full = false;
-    save(&f);
-    die_and_come_back(&f);
-    fixture_send(&f, 0, 0, 1);
-    fixture_send(&f, 0, 0, 4);
-    assert_int_equal(f.sink.store->windows[0].messages, 2);
-    assert_int_equal(f.sink.store->windows[0].lost, 0);
-    checkpoint_end(&f);
+    fixture_send(f, 0, 0, 0);
+    f->sink.store->full = true;
+    save(f);
+    assert_int_equal(f->sink.store->kept_count, 0);
+    f->sink.store->full = false;
+    save(f);
+    die_and_come_back(f);
+    fixture_send(f, 0, 0, 1);
+    fixture_send(f, 0, 0, 4);
+    assert_int_equal(f->sink.store->windows[0].messages, 2);
+    assert_int_equal(f->sink.store->windows[0].lost, 0);
 }
 
-static void test_nothing_is_saved_twice(void **state)
+STORED_TEST(nothing_is_saved_twice)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    fixture_send(&f, 0, 0, 0);
-    save(&f);
-    int batches = f.sink.store->batches;
-    save(&f);
-    assert_int_equal(f.sink.store->batches, batches);
-    checkpoint_end(&f);
+    fixture_send(f, 0, 0, 0);
+    save(f);
+    int batches = f->sink.store->batches;
+    save(f);
+    assert_int_equal(f->sink.store->batches, batches);
 }
 
-static void test_a_closed_window_leaves_no_part_behind(void **state)
+STORED_TEST(a_closed_window_leaves_no_part_behind)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    fixture_send(&f, 0, 0, 0);
-    save(&f);
-    assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 1);
-    fixture_send(&f, 0, 0, 4);
-    assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 0);
-    assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/1/"), 1);
-    checkpoint_end(&f);
+    fixture_send(f, 0, 0, 0);
+    save(f);
+    assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/0/"), 1);
+    fixture_send(f, 0, 0, 4);
+    assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/0/"), 0);
+    assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/1/"), 1);
 }
 
-static void test_a_run_that_has_ended_comes_back_ended(void **state)
+STORED_TEST(a_run_that_has_ended_comes_back_ended)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    fixture_send(&f, 0, 0, 0);
-    save(&f);
-    fixture_event(&f, 0, EVENT_BYE, 0);
-    assert_int_equal(f.run->state, JOB_ENDED);
-    assert_int_equal(fake_store_count(f.sink.store, "part/"), 0);
-    f.now += 50 * S;
-    die_and_come_back(&f);
-    assert_int_equal(f.run->state, JOB_ENDED);
-    assert_int_equal(f.run->step, 0);
-    assert_int_equal(run_counts(f.run).processed, 2);
-    assert_int_equal(f.now - f.run->last_ns, 50 * S); /* heard of when it was */
-    f.seq[0][0] = 0;
-    assert_int_equal(fixture_send(&f, 0, 0, 0), ERR_ENDED); /* an old message, once more */
-    assert_int_equal(f.run->state, JOB_ENDED);
-    checkpoint_end(&f);
+    fixture_send(f, 0, 0, 0);
+    save(f);
+    fixture_event(f, 0, EVENT_BYE, 0);
+    assert_int_equal(f->run->state, JOB_ENDED);
+    assert_int_equal(fake_store_count(f->sink.store, "part/"), 0);
+    f->now += 50 * S;
+    die_and_come_back(f);
+    assert_int_equal(f->run->state, JOB_ENDED);
+    assert_int_equal(f->run->step, 0);
+    assert_int_equal(run_counts(f->run).processed, 2);
+    assert_int_equal(f->now - f->run->last_ns, 50 * S); /* heard of when it was */
+    f->seq[0][0] = 0;
+    assert_int_equal(fixture_send(f, 0, 0, 0), ERR_ENDED); /* an old message, once more */
+    assert_int_equal(f->run->state, JOB_ENDED);
 }
 
-static void test_an_idle_run_keeps_its_numbers_but_no_parts(void **state)
+STORED_TEST(an_idle_run_keeps_its_numbers_but_no_parts)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    fixture_send(&f, 0, 0, 0);
-    fixture_send(&f, 0, 0, 1);
-    f.now += f.config.limits_idle;
-    tick_run(f.run, f.now);
-    assert_int_equal(f.run->state, JOB_IDLE);
-    save(&f);
-    assert_int_equal(fake_store_count(f.sink.store, "part/"), 0);
-    assert_int_equal(fake_store_count(f.sink.store, "layer/"), 1);
-    die_and_come_back(&f);
-    assert_int_equal(f.run->state, JOB_IDLE);
-    f.seq[0][0] += 3;
-    fixture_send(&f, 0, 0, 5);
-    assert_int_equal(f.run->state, JOB_ACTIVE);
-    fixture_send(&f, 0, 0, 8);
-    const struct fake_window *last = &f.sink.store->windows[f.sink.store->window_count - 1];
+    fixture_send(f, 0, 0, 0);
+    fixture_send(f, 0, 0, 1);
+    f->now += f->config.limits_idle;
+    tick_run(f->run, f->now);
+    assert_int_equal(f->run->state, JOB_IDLE);
+    save(f);
+    assert_int_equal(fake_store_count(f->sink.store, "part/"), 0);
+    assert_int_equal(fake_store_count(f->sink.store, "layer/"), 1);
+    die_and_come_back(f);
+    assert_int_equal(f->run->state, JOB_IDLE);
+    f->seq[0][0] += 3;
+    fixture_send(f, 0, 0, 5);
+    assert_int_equal(f->run->state, JOB_ACTIVE);
+    fixture_send(f, 0, 0, 8);
+    const struct fake_window *last = &f->sink.store->windows[f->sink.store->window_count - 1];
     assert_int_equal(last->window.last, 7);
     assert_int_equal(last->lost, 3);
-    checkpoint_end(&f);
 }
 
-static void test_a_baseline_goes_on(void **state)
+STORED_TEST(a_baseline_goes_on)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
     for (uint64_t step = 0; step < 13; step++) {
-        fixture_send(&f, 0, 0, step);
+        fixture_send(f, 0, 0, step);
     }
-    const struct layer_track *layer = &f.run->streams->tracks[0];
+    const struct layer_track *layer = &f->run->streams->tracks[0];
     uint64_t learned = learned_windows(layer->drift);
     assert_int_equal(learned, 3);
-    die_and_come_back(&f);
-    layer = &f.run->streams->tracks[0];
+    die_and_come_back(f);
+    layer = &f->run->streams->tracks[0];
     assert_int_equal(learned_windows(layer->drift), learned);
-    assert_true(f.run->budget.used > 0);
-    fixture_send(&f, 0, 0, 16);
+    assert_true(f->run->budget.used > 0);
+    fixture_send(f, 0, 0, 16);
     assert_int_equal(learned_windows(layer->drift), learned + 1);
-    checkpoint_end(&f);
 }
 
-static void test_a_baseline_idle_for_long_is_freed_and_stays_kept(void **state)
+STORED_TEST(a_baseline_idle_for_long_is_freed_and_stays_kept)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
     for (uint64_t step = 0; step < 9; step++) {
-        fixture_send(&f, 0, 0, step);
+        fixture_send(f, 0, 0, step);
     }
-    f.now += f.config.limits_stream_idle;
-    tick_run(f.run, f.now);
-    assert_null(f.run->streams->tracks[0].drift);
-    assert_int_equal(stats_get(&f.stats, COUNT_EVICTED), 1);
-    assert_int_equal(fake_store_count(f.sink.store, "drift/"), 1);
-    assert_int_equal(f.budget.used, 0);
-    assert_false(tick_wanted(f.run));
-    checkpoint_end(&f);
+    f->now += f->config.limits_stream_idle;
+    tick_run(f->run, f->now);
+    assert_null(f->run->streams->tracks[0].drift);
+    assert_int_equal(stats_get(&f->stats, COUNT_EVICTED), 1);
+    assert_int_equal(fake_store_count(f->sink.store, "drift/"), 1);
+    assert_int_equal(f->budget.used, 0);
+    assert_false(tick_wanted(f->run));
 }
 
 static void send_of_module(struct run_fixture *f, uint64_t step, const char *module)
@@ -334,110 +287,92 @@ static void send_of_module(struct run_fixture *f, uint64_t step, const char *mod
     assert_int_equal(fixture_take_all(f), 0);
 }
 
-static void test_the_module_of_a_layer_comes_back(void **state)
+STORED_TEST(the_module_of_a_layer_comes_back)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    assert_int_equal(fixture_send(&f, 1, 0, 0), 0);
-    send_of_module(&f, 0, "model.layers.0.self_attn");
-    save(&f);
-    die_and_come_back(&f);
-    assert_string_equal(stream_find(f.run->streams, (struct layer_id){0})->module,
+    assert_int_equal(fixture_send(f, 1, 0, 0), 0);
+    send_of_module(f, 0, "model.layers.0.self_attn");
+    save(f);
+    die_and_come_back(f);
+    assert_string_equal(stream_find(f->run->streams, (struct layer_id){0})->module,
                         "model.layers.0.self_attn");
-    assert_null(stream_find(f.run->streams, (struct layer_id){.layer = 1})->module);
-    checkpoint_end(&f);
+    assert_null(stream_find(f->run->streams, (struct layer_id){.layer = 1})->module);
 }
 
-static void test_rules_may_change_while_attnd_is_away(void **state)
+STORED_TEST(rules_may_change_while_attnd_is_away)
 {
-    struct run_fixture f;
     char error[CONFIG_ERROR_MAX];
-    (void)state;
-    test_checkpoint_begin(&f, "[10 steps]");
+    fixture_also(f, "[10 steps]");
     for (uint64_t step = 0; step < 6; step++) {
-        fixture_send(&f, 0, 0, step);
+        fixture_send(f, 0, 0, step);
     }
-    save(&f);
-    config_set(&f.config, "window.also=[5 steps]", error);
-    die_and_come_back(&f);
+    save(f);
+    config_set(&f->config, "window.also=[5 steps]", error);
+    die_and_come_back(f);
     for (uint64_t step = 6; step < 16; step++) {
-        fixture_send(&f, 0, 0, step);
+        fixture_send(f, 0, 0, step);
     }
-    assert_int_equal(checkpoint_add_up(f.sink.store, 0, 4).messages, 12);
-    assert_int_equal(checkpoint_add_up(f.sink.store, 0, 10).messages, 0);
+    assert_int_equal(checkpoint_add_up(f->sink.store, 0, 4).messages, 12);
+    assert_int_equal(checkpoint_add_up(f->sink.store, 0, 10).messages, 0);
     /* of the new rule's first window attnd had seen only a part */
-    assert_int_equal(checkpoint_add_up(f.sink.store, 0, 5).messages, 4 + 5);
-    for (int i = 0; i < f.sink.store->window_count; i++) {
-        if (f.sink.store->windows[i].window.length == 5) {
-            assert_int_equal(f.sink.store->windows[i].window.partial,
-                             f.sink.store->windows[i].window.last == 9);
+    assert_int_equal(checkpoint_add_up(f->sink.store, 0, 5).messages, 4 + 5);
+    for (int i = 0; i < f->sink.store->window_count; i++) {
+        if (f->sink.store->windows[i].window.length == 5) {
+            assert_int_equal(f->sink.store->windows[i].window.partial,
+                             f->sink.store->windows[i].window.last == 9);
         }
     }
-    checkpoint_end(&f);
 }
 
-static void test_seconds_that_attnd_was_away_count(void **state)
+STORED_TEST(seconds_that_attnd_was_away_count)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[10 seconds]");
-    f.sink.wall_offset_ns = 5000 * S;
-    f.now += 3 * S;
-    fixture_send(&f, 0, 0, 0);
-    save(&f);
-    f.now = 7 * S;                    /* the machine was started again, */
-    f.sink.wall_offset_ns = 6000 * S; /* four seconds later by its clock */
-    die_and_come_back(&f);
-    assert_int_equal(window_age(&f.run->tracks[1].window, f.now), 7 * S);
-    f.sink.wall_offset_ns = 0; /* the clock was turned back */
-    die_and_come_back(&f);
-    assert_int_equal(window_age(&f.run->tracks[1].window, f.now), 3 * S);
-    checkpoint_end(&f);
+    fixture_also(f, "[10 seconds]");
+    f->sink.wall_offset_ns = 5000 * S;
+    f->now += 3 * S;
+    fixture_send(f, 0, 0, 0);
+    save(f);
+    f->now = 7 * S;                    /* the machine was started again, */
+    f->sink.wall_offset_ns = 6000 * S; /* four seconds later by its clock */
+    die_and_come_back(f);
+    assert_int_equal(window_age(&f->run->tracks[1].window, f->now), 7 * S);
+    f->sink.wall_offset_ns = 0; /* the clock was turned back */
+    die_and_come_back(f);
+    assert_int_equal(window_age(&f->run->tracks[1].window, f->now), 3 * S);
 }
 
-static void test_what_was_dropped_at_the_source_goes_on(void **state)
+STORED_TEST(what_was_dropped_at_the_source_goes_on)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    fixture_total(&f, 0, 0);
-    fixture_send(&f, 0, 0, 0);
-    fixture_total(&f, 0, 5);
-    save(&f);
-    die_and_come_back(&f);
-    assert_int_equal(run_counts(f.run).tally.source, 5);
-    assert_int_equal(f.run->judged.tally.source, 5);
-    fixture_total(&f, 0, 7);
-    assert_int_equal(run_counts(f.run).tally.source, 7);
-    checkpoint_end(&f);
+    fixture_total(f, 0, 0);
+    fixture_send(f, 0, 0, 0);
+    fixture_total(f, 0, 5);
+    save(f);
+    die_and_come_back(f);
+    assert_int_equal(run_counts(f->run).tally.source, 5);
+    assert_int_equal(f->run->judged.tally.source, 5);
+    fixture_total(f, 0, 7);
+    assert_int_equal(run_counts(f->run).tally.source, 7);
 }
 
-static void test_without_about_a_run_does_not_come_back(void **state)
+STORED_TEST(without_about_a_run_does_not_come_back)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[]");
-    fixture_send(&f, 0, 0, 0);
-    save(&f);
-    struct fake_kept *about = (struct fake_kept *)(uintptr_t)fake_store_find(f.sink.store, "about");
+    fixture_send(f, 0, 0, 0);
+    save(f);
+    struct fake_kept *about =
+        (struct fake_kept *)(uintptr_t)fake_store_find(f->sink.store, "about");
     about->size /= 2;
-    run_free(&f.run);
-    assert_int_equal(come_back(&f), 0);
-    assert_null(f.run);
-    assert_int_equal(f.budget.used, 0);
-    fixture_new_run(&f);
-    checkpoint_end(&f);
+    run_free(&f->run);
+    assert_int_equal(come_back(f), 0);
+    assert_null(f->run);
+    assert_int_equal(f->budget.used, 0);
+    fixture_new_run(f);
 }
 
 /* Whatever is wrong with a value: the others are used, and nothing breaks. */
-static void test_damaged_values_are_left_out(void **state)
+TEST(damaged_values_are_left_out)
 {
     struct run_fixture f;
     uint32_t seed = 7;
-    (void)state;
     for (int round = 0; round < 300; round++) {
-        test_checkpoint_begin(&f, "[8 steps every 2]");
+        stored_start(&f, "[8 steps every 2]");
         for (uint64_t step = 0; step < 9; step++) {
             send_some(&f, &seed, step);
         }
@@ -455,7 +390,7 @@ static void test_damaged_values_are_left_out(void **state)
             fixture_new_run(&f);
         }
         fixture_send(&f, 0, 0, 20);
-        checkpoint_end(&f);
+        stored_stop(&f);
     }
 }
 
@@ -475,42 +410,16 @@ static void give_parts_twice(void *restore, const char *job, const uint8_t *id, 
     }
 }
 
-static void test_of_two_values_for_a_part_the_first_counts(void **state)
+STORED_TEST(of_two_values_for_a_part_the_first_counts)
 {
-    struct run_fixture f;
-    (void)state;
-    test_checkpoint_begin(&f, "[8 steps every 2]");
-    assert_int_equal(fixture_send(&f, 0, 0, 0), 0);
-    save(&f);
-    run_free(&f.run);
+    fixture_also(f, "[8 steps every 2]");
+    assert_int_equal(fixture_send(f, 0, 0, 0), 0);
+    save(f);
+    run_free(&f->run);
     struct restore *restore =
-        restore_new(&f.config, &f.sink, &f.budget, checkpoint_adopt, &f, f.now);
-    store_each_kept(f.sink.store, give_parts_twice, restore);
+        restore_new(&f->config, &f->sink, &f->budget, checkpoint_adopt, f, f->now);
+    store_each_kept(f->sink.store, give_parts_twice, restore);
     assert_int_equal(restore_finish(&restore), 1);
-    const struct window_part *part = f.run->tracks[0].window.open;
+    const struct window_part *part = f->run->tracks[0].window.open;
     assert_true(state_table_find(part->data, 0)->rows > 0);
-    checkpoint_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_restarts_change_nothing_that_was_saved),
-        cmocka_unit_test(test_what_is_counted_and_what_is_lost_is_what_was_sent),
-        cmocka_unit_test(test_a_batch_that_is_dropped_is_made_up_for),
-        cmocka_unit_test(test_nothing_is_saved_twice),
-        cmocka_unit_test(test_a_closed_window_leaves_no_part_behind),
-        cmocka_unit_test(test_a_run_that_has_ended_comes_back_ended),
-        cmocka_unit_test(test_an_idle_run_keeps_its_numbers_but_no_parts),
-        cmocka_unit_test(test_a_baseline_goes_on),
-        cmocka_unit_test(test_a_baseline_idle_for_long_is_freed_and_stays_kept),
-        cmocka_unit_test(test_the_module_of_a_layer_comes_back),
-        cmocka_unit_test(test_rules_may_change_while_attnd_is_away),
-        cmocka_unit_test(test_seconds_that_attnd_was_away_count),
-        cmocka_unit_test(test_what_was_dropped_at_the_source_goes_on),
-        cmocka_unit_test(test_without_about_a_run_does_not_come_back),
-        cmocka_unit_test(test_damaged_values_are_left_out),
-        cmocka_unit_test(test_of_two_values_for_a_part_the_first_counts),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,9 +26,8 @@ static int cost_stop(void **state)
     return 0;
 }
 
-static void test_nothing_is_known_before_a_rank_has_told(void **state)
+TEST_WITH(nothing_is_known_before_a_rank_has_told, NULL, cost_stop)
 {
-    (void)state;
     assert_null(costs_largest(&costs));
     cost_told(3, 0, 0);
     assert_null(costs_largest(&costs));
@@ -36,9 +35,8 @@ static void test_nothing_is_known_before_a_rank_has_told(void **state)
     assert_true(largest_ratio() == 0);
 }
 
-static void test_the_rank_that_pays_most_counts(void **state)
+TEST_WITH(the_rank_that_pays_most_counts, NULL, cost_stop)
 {
-    (void)state;
     cost_told(0, 1, 0.25);
     cost_told(7, 2, 1);
     cost_told(2, 1, 0.125);
@@ -46,9 +44,8 @@ static void test_the_rank_that_pays_most_counts(void **state)
     assert_true(costs_largest(&costs)->step_seconds == 2);
 }
 
-static void test_it_is_another_one_once_it_pays_less(void **state)
+TEST_WITH(it_is_another_one_once_it_pays_less, NULL, cost_stop)
 {
-    (void)state;
     cost_told(0, 1, 0.25);
     cost_told(1, 1, 0.5);
     cost_told(1, 1, 0.125);
@@ -59,20 +56,8 @@ static void test_it_is_another_one_once_it_pays_less(void **state)
     assert_true(largest_ratio() == 0.375);
 }
 
-static void test_a_ratio_is_finite(void **state)
+TEST_WITH(a_ratio_is_finite, NULL, cost_stop)
 {
-    (void)state;
     cost_told(0, 1e-300, 1e300);
     assert_true(largest_ratio() == 1e9);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_nothing_is_known_before_a_rank_has_told, cost_stop),
-        cmocka_unit_test_teardown(test_the_rank_that_pays_most_counts, cost_stop),
-        cmocka_unit_test_teardown(test_it_is_another_one_once_it_pays_less, cost_stop),
-        cmocka_unit_test_teardown(test_a_ratio_is_finite, cost_stop),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,21 +11,14 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/heap.h"
 
-#include <string.h>
-
-static void test_forward_begin(struct run_fixture *f, const char *also)
+static int node_set_up(void **state)
 {
-    fixture_start(f, also);
-    f->sink.store = fake_store_new();
-    f->config.fleet_role = CONFIG_ROLE_NODE;
+    stored_set_up(state);
+    ((struct run_fixture *)*state)->config.fleet_role = CONFIG_ROLE_NODE;
+    return 0;
 }
 
-static void forward_end(struct run_fixture *f)
-{
-    struct store *store = f->sink.store;
-    fixture_stop(f);
-    fake_store_free(&store);
-}
+#define NODE_TEST(name) TEST_OF(name, struct run_fixture *f, node_set_up, stored_tear_down)
 
 /* A row, which must be read. */
 static struct fleet_body row_at(const struct run_fixture *f, int index, struct mpk_doc *ret_doc)
@@ -63,23 +56,20 @@ static void send_steps(struct run_fixture *f, uint64_t from, uint64_t to)
     }
 }
 
-static void test_a_part_comes_with_its_states_and_then_its_end(void **state)
+NODE_TEST(a_part_comes_with_its_states_and_then_its_end)
 {
-    struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
-    test_forward_begin(&f, "[]");
-    send_steps(&f, 0, 8); /* windows of four */
-    assert_string_equal(kinds_of(&f), "ppcppc");
-    struct fleet_body body = row_at(&f, 1, &doc);
-    const struct fake_window *window = &f.sink.store->windows[1];
+    send_steps(f, 0, 8); /* windows of four */
+    assert_string_equal(kinds_of(f), "ppcppc");
+    struct fleet_body body = row_at(f, 1, &doc);
+    const struct fake_window *window = &f->sink.store->windows[1];
     assert_int_equal(body.layer.layer, 1);
     assert_int_equal(body.rule.unit, WINDOW_STEP);
     assert_int_equal(body.rule.length, 4);
     assert_int_equal(body.state_size, window->size); /* the bytes of the window: packed once */
     assert_memory_equal(body.state, window->state, window->size);
     mpk_doc_clear(&doc);
-    body = row_at(&f, 5, &doc);
+    body = row_at(f, 5, &doc);
     assert_int_equal(body.part, 1);
     assert_int_equal(body.layers, 2);
     assert_int_equal(body.next_before, 1);
@@ -87,74 +77,59 @@ static void test_a_part_comes_with_its_states_and_then_its_end(void **state)
     assert_int_equal(body.world, 1);
     assert_int_equal(body.ranks_found->via.array.size, 1);
     mpk_doc_clear(&doc);
-    forward_end(&f);
 }
 
-static void test_a_part_is_sent_once_for_all_windows_that_it_is_in(void **state)
+NODE_TEST(a_part_is_sent_once_for_all_windows_that_it_is_in)
 {
-    struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
-    test_forward_begin(&f, "[]");
-    f.config.window_length = 8;
-    f.config.window_every = 4;
-    run_free(&f.run);
-    fixture_new_run(&f);
-    send_steps(&f, 0, 12);
-    assert_string_equal(kinds_of(&f), "ppcppcppc");
-    assert_int_equal(row_at(&f, 6, &doc).part, 2);
+    f->config.window_length = 8;
+    f->config.window_every = 4;
+    run_free(&f->run);
+    fixture_new_run(f);
+    send_steps(f, 0, 12);
+    assert_string_equal(kinds_of(f), "ppcppcppc");
+    assert_int_equal(row_at(f, 6, &doc).part, 2);
     mpk_doc_clear(&doc);
-    forward_end(&f);
 }
 
-static void test_nothing_is_said_of_windows_in_seconds_or_without_a_fleet(void **state)
+NODE_TEST(nothing_is_said_of_windows_in_seconds_or_without_a_fleet)
 {
-    struct run_fixture f;
-    (void)state;
-    test_forward_begin(&f, "1 second every 1");
-    send_steps(&f, 0, 3);
-    f.now += 10 * S;
-    tick_run(f.run, f.now);
-    assert_string_equal(kinds_of(&f), "");
-    f.config.fleet_role = CONFIG_ROLE_OFF;
-    send_steps(&f, 4, 20);
-    assert_string_equal(kinds_of(&f), "");
-    forward_end(&f);
+    fixture_also(f, "1 second every 1");
+    f->config.fleet_role = CONFIG_ROLE_NODE;
+    send_steps(f, 0, 3);
+    f->now += 10 * S;
+    tick_run(f->run, f->now);
+    assert_string_equal(kinds_of(f), "");
+    f->config.fleet_role = CONFIG_ROLE_OFF;
+    send_steps(f, 4, 20);
+    assert_string_equal(kinds_of(f), "");
 }
 
-static void test_the_end_of_a_run_and_its_coming_back_are_said(void **state)
+NODE_TEST(the_end_of_a_run_and_its_coming_back_are_said)
 {
-    struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
-    test_forward_begin(&f, "[]");
-    send_steps(&f, 0, 1);
-    assert_int_equal(fixture_event(&f, 0, EVENT_BYE, 0), 0);
-    assert_string_equal(kinds_of(&f), "ppcr");
-    assert_int_equal(row_at(&f, 3, &doc).state_of_run, JOB_ENDED);
+    send_steps(f, 0, 1);
+    assert_int_equal(fixture_event(f, 0, EVENT_BYE, 0), 0);
+    assert_string_equal(kinds_of(f), "ppcr");
+    assert_int_equal(row_at(f, 3, &doc).state_of_run, JOB_ENDED);
     mpk_doc_clear(&doc);
-    f.now += 100 * S;
-    send_steps(&f, 4, 4);
-    assert_int_equal(row_at(&f, 4, &doc).state_of_run, JOB_ACTIVE);
+    f->now += 100 * S;
+    send_steps(f, 4, 4);
+    assert_int_equal(row_at(f, 4, &doc).state_of_run, JOB_ACTIVE);
     mpk_doc_clear(&doc);
-    forward_end(&f);
 }
 
-static void test_when_the_store_has_lost_something_parts_before_were_not_seen(void **state)
+NODE_TEST(when_the_store_has_lost_something_parts_before_were_not_seen)
 {
-    struct run_fixture f;
     struct mpk_doc doc;
-    (void)state;
-    test_forward_begin(&f, "[]");
-    send_steps(&f, 0, 8);
-    stats_add(&f.stats, COUNT_STORE_DROPPED, 3);
-    send_steps(&f, 9, 16);
-    assert_string_equal(kinds_of(&f), "ppcppcppcppc");
-    assert_int_equal(row_at(&f, 8, &doc).complete_from, 2);
+    send_steps(f, 0, 8);
+    stats_add(&f->stats, COUNT_STORE_DROPPED, 3);
+    send_steps(f, 9, 16);
+    assert_string_equal(kinds_of(f), "ppcppcppcppc");
+    assert_int_equal(row_at(f, 8, &doc).complete_from, 2);
     mpk_doc_clear(&doc);
-    assert_int_equal(row_at(&f, 11, &doc).complete_from, 2);
+    assert_int_equal(row_at(f, 11, &doc).complete_from, 2);
     mpk_doc_clear(&doc);
-    forward_end(&f);
 }
 
 /* Each part that closed has its two states before it, and both parts have closed. */
@@ -177,14 +152,14 @@ static void check_rows(const struct run_fixture *f)
     assert_int_equal(closed, 3);
 }
 
-static void test_a_part_whose_allocations_fail_is_sent_later(void **state)
+TEST(a_part_whose_allocations_fail_is_sent_later)
 {
     unsigned nth = 0;
     bool failed = true;
-    (void)state;
     while (failed) {
         struct run_fixture f;
-        test_forward_begin(&f, "[]");
+        stored_start(&f, "[]");
+        f.config.fleet_role = CONFIG_ROLE_NODE;
         send_steps(&f, 0, 3);
         struct sample *sample = fixture_make(&f, 0, 0, 4); /* the part before it closes */
         heap_fail_at(++nth);
@@ -197,7 +172,7 @@ static void test_a_part_whose_allocations_fail_is_sent_later(void **state)
         f.now += 2 * S; /* a part that was put off is closed again after a second */
         send_steps(&f, 5, 8);
         check_rows(&f);
-        forward_end(&f);
+        stored_stop(&f);
     }
     assert_true(nth > 10);
 }
@@ -212,37 +187,19 @@ static int say_all(struct run_fixture *f, struct store_batch *batch)
     return code ? code : forward_state(f->run, batch);
 }
 
-static void test_what_is_said_of_a_run_without_memory_is_an_error(void **state)
+NODE_TEST(what_is_said_of_a_run_without_memory_is_an_error)
 {
-    struct run_fixture f;
     unsigned nth = 0;
     bool failed = true;
-    (void)state;
-    test_forward_begin(&f, "[]");
-    send_steps(&f, 0, 0);
+    send_steps(f, 0, 0);
     while (failed) {
-        struct store_batch *batch = checkpoint_begin(f.run);
+        struct store_batch *batch = checkpoint_begin(f->run);
         heap_fail_at(++nth);
-        int code = say_all(&f, batch);
+        int code = say_all(f, batch);
         failed = heap_has_failed();
         heap_fail_at(0);
         assert_int_equal(code, failed ? ERR_MEMORY : 0);
         batch_free(&batch);
     }
     assert_true(nth > 6);
-    forward_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_part_comes_with_its_states_and_then_its_end),
-        cmocka_unit_test(test_a_part_is_sent_once_for_all_windows_that_it_is_in),
-        cmocka_unit_test(test_nothing_is_said_of_windows_in_seconds_or_without_a_fleet),
-        cmocka_unit_test(test_the_end_of_a_run_and_its_coming_back_are_said),
-        cmocka_unit_test(test_when_the_store_has_lost_something_parts_before_were_not_seen),
-        cmocka_unit_test(test_a_part_whose_allocations_fail_is_sent_later),
-        cmocka_unit_test(test_what_is_said_of_a_run_without_memory_is_an_error),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

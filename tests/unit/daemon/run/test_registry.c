@@ -5,9 +5,6 @@
 #include "daemon/run/queue.h"
 #include "daemon/run/registry.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define S UINT64_C(1000000000)
 
 struct registry_fixture {
@@ -56,6 +53,9 @@ static int registry_tear_down(void **state)
     free(f);
     return 0;
 }
+
+#define REGISTRY_TEST(name)                                                                        \
+    TEST_OF(name, struct registry_fixture *f, registry_set_up, registry_tear_down)
 
 /* Events need no work: they are taken as they come. */
 static int test_registry_arrive(struct registry_fixture *f, struct message *message)
@@ -133,9 +133,8 @@ static int runs(struct registry_fixture *f)
     return number;
 }
 
-static void test_jobs_and_runs_appear_with_their_first_message(void **state)
+REGISTRY_TEST(jobs_and_runs_appear_with_their_first_message)
 {
-    struct registry_fixture *f = *state;
     assert_int_equal(registry_event(f, "a", 1, EVENT_HELLO, 0), 0);
     assert_int_equal(registry_event(f, "a", 2, EVENT_HELLO, 0), 0);
     assert_int_equal(registry_event(f, "b", 1, EVENT_HELLO, 0), 0);
@@ -143,9 +142,8 @@ static void test_jobs_and_runs_appear_with_their_first_message(void **state)
     assert_int_equal(runs(f), 3);
 }
 
-static void test_an_active_job_is_not_pushed_out(void **state)
+REGISTRY_TEST(an_active_job_is_not_pushed_out)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     assert_int_equal(tensors(f, "c", 1, 0), ERR_JOB_LIMIT);
@@ -153,9 +151,8 @@ static void test_an_active_job_is_not_pushed_out(void **state)
 }
 
 /* At most half of what other keys leave. */
-static void test_a_key_for_some_jobs_does_not_keep_others_out(void **state)
+REGISTRY_TEST(a_key_for_some_jobs_does_not_keep_others_out)
 {
-    struct registry_fixture *f = *state;
     char name[] = "a";
     f->config.limits_jobs = 8;
     f->sender = "one";
@@ -174,9 +171,8 @@ static void test_a_key_for_some_jobs_does_not_keep_others_out(void **state)
 }
 
 /* Jobs that rest leave their places; those that come back need one. */
-static void test_jobs_that_rest_are_no_way_round_the_share(void **state)
+REGISTRY_TEST(jobs_that_rest_are_no_way_round_the_share)
 {
-    struct registry_fixture *f = *state;
     f->config.limits_jobs = 4;
     f->sender = "one";
     assert_int_equal(tensors(f, "a", 1, 0), 0);
@@ -190,9 +186,8 @@ static void test_jobs_that_rest_are_no_way_round_the_share(void **state)
     assert_int_equal(tensors(f, "a", 1, 1), ERR_JOB_LIMIT);
 }
 
-static void test_the_longest_idle_job_makes_room(void **state)
+REGISTRY_TEST(the_longest_idle_job_makes_room)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     f->now += 5 * S;
     tensors(f, "b", 1, 0);
@@ -202,9 +197,8 @@ static void test_the_longest_idle_job_makes_room(void **state)
     assert_string_equal(f->forgotten, "a");
 }
 
-static void test_jobs_without_tensors_push_out_each_other_only(void **state)
+REGISTRY_TEST(jobs_without_tensors_push_out_each_other_only)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     f->now += 20 * S;
@@ -218,9 +212,8 @@ static void test_jobs_without_tensors_push_out_each_other_only(void **state)
                 registry_knows(f->registry, "z"));
 }
 
-static void test_a_job_without_tensors_makes_room_though_it_is_active(void **state)
+REGISTRY_TEST(a_job_without_tensors_makes_room_though_it_is_active)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     registry_event(f, "b", 1, EVENT_HELLO, 0);
     assert_int_equal(tensors(f, "c", 1, 0), 0);
@@ -228,9 +221,8 @@ static void test_a_job_without_tensors_makes_room_though_it_is_active(void **sta
     assert_int_equal(registry_jobs(f->registry), 2);
 }
 
-static void test_the_one_beyond_the_limit_needs_a_place_for_its_tensors(void **state)
+REGISTRY_TEST(the_one_beyond_the_limit_needs_a_place_for_its_tensors)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     assert_int_equal(registry_event(f, "c", 1, EVENT_HELLO, 0), 0);
@@ -242,9 +234,8 @@ static void test_the_one_beyond_the_limit_needs_a_place_for_its_tensors(void **s
     assert_int_equal(registry_jobs(f->registry), 2);
 }
 
-static void test_what_captures_cost_a_job_is_known_until_its_runs_end(void **state)
+REGISTRY_TEST(what_captures_cost_a_job_is_known_until_its_runs_end)
 {
-    struct registry_fixture *f = *state;
     assert_null(registry_cost(f->registry, "a"));
     for (uint8_t run = 1; run <= 2; run++) {
         struct message message = {.code = 0};
@@ -268,9 +259,8 @@ static void test_what_captures_cost_a_job_is_known_until_its_runs_end(void **sta
     assert_null(registry_cost(f->registry, "a"));
 }
 
-static void test_only_a_hello_goes_beyond_the_limit(void **state)
+REGISTRY_TEST(only_a_hello_goes_beyond_the_limit)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "b", 1, 0);
     assert_int_equal(registry_event(f, "c", 1, EVENT_BYE, 0), ERR_JOB_LIMIT);
@@ -281,9 +271,8 @@ static void test_only_a_hello_goes_beyond_the_limit(void **state)
     assert_int_equal(runs(f), 3); /* of both jobs */
 }
 
-static void test_room_is_made_although_the_hello_is_queued(void **state)
+REGISTRY_TEST(room_is_made_although_the_hello_is_queued)
 {
-    struct registry_fixture *f = *state;
     struct message hello = {.arrival = ++f->arrivals, .received_ns = f->now};
     bool compute;
     for (int i = 0; i < 2; i++) {
@@ -306,9 +295,8 @@ static void test_room_is_made_although_the_hello_is_queued(void **state)
     assert_int_equal(registry_event(f, "d", 1, EVENT_HELLO, 0), 0);
 }
 
-static void test_the_longest_silent_run_makes_room(void **state)
+REGISTRY_TEST(the_longest_silent_run_makes_room)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     f->now += S;
     tensors(f, "a", 2, 0);
@@ -320,9 +308,8 @@ static void test_the_longest_silent_run_makes_room(void **state)
     assert_int_equal(registry_event(f, "a", 3, EVENT_HELLO, 0), ERR_SEQ_DUPLICATE);
 }
 
-static void test_runs_without_tensors_push_out_each_other_only(void **state)
+REGISTRY_TEST(runs_without_tensors_push_out_each_other_only)
 {
-    struct registry_fixture *f = *state;
     tensors(f, "a", 1, 0);
     tensors(f, "a", 2, 0);
     f->now += f->config.window_timeout;
@@ -336,9 +323,8 @@ static void test_runs_without_tensors_push_out_each_other_only(void **state)
     assert_int_equal(tensors(f, "a", 41, 0), ERR_RUN_LIMIT);
 }
 
-static void test_ticks_are_needed_while_a_run_is_active(void **state)
+REGISTRY_TEST(ticks_are_needed_while_a_run_is_active)
 {
-    struct registry_fixture *f = *state;
     registry_event(f, "a", 1, EVENT_HELLO, 0);
     assert_true(registry_tick(f->registry, f->now));
     registry_event(f, "a", 1, EVENT_BYE, 1);
@@ -346,9 +332,8 @@ static void test_ticks_are_needed_while_a_run_is_active(void **state)
     assert_int_equal(registry_event(f, "a", 1, EVENT_EPOCH_END, 1), ERR_ENDED);
 }
 
-static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
+REGISTRY_TEST(a_rank_that_comes_after_the_end_revives_the_run)
 {
-    struct registry_fixture *f = *state;
     registry_event(f, "a", 1, EVENT_HELLO, 0);
     registry_event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
@@ -360,42 +345,14 @@ static void test_a_rank_that_comes_after_the_end_revives_the_run(void **state)
     assert_true(registry_tick(f->registry, f->now));
 }
 
-static void test_refusals_of_unknown_jobs_make_no_job(void **state)
+REGISTRY_TEST(refusals_of_unknown_jobs_make_no_job)
 {
-    struct registry_fixture *f = *state;
     registry_refused(f->registry, "nobody", ERR_SHAPE);
     assert_int_equal(registry_jobs(f->registry), 0);
 }
 
-static void test_flush_of_an_unknown_job_is_an_error(void **state)
+REGISTRY_TEST(flush_of_an_unknown_job_is_an_error)
 {
-    struct registry_fixture *f = *state;
     assert_int_equal(registry_flush(f->registry, "nobody"), ERR_JOB_UNKNOWN);
     assert_int_equal(registry_flush(f->registry, NULL), 0);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, registry_set_up, registry_tear_down)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_jobs_and_runs_appear_with_their_first_message),
-        TEST(test_an_active_job_is_not_pushed_out),
-        TEST(test_a_key_for_some_jobs_does_not_keep_others_out),
-        TEST(test_jobs_that_rest_are_no_way_round_the_share),
-        TEST(test_the_longest_idle_job_makes_room),
-        TEST(test_jobs_without_tensors_push_out_each_other_only),
-        TEST(test_a_job_without_tensors_makes_room_though_it_is_active),
-        TEST(test_the_one_beyond_the_limit_needs_a_place_for_its_tensors),
-        TEST(test_what_captures_cost_a_job_is_known_until_its_runs_end),
-        TEST(test_only_a_hello_goes_beyond_the_limit),
-        TEST(test_room_is_made_although_the_hello_is_queued),
-        TEST(test_the_longest_silent_run_makes_room),
-        TEST(test_runs_without_tensors_push_out_each_other_only),
-        TEST(test_ticks_are_needed_while_a_run_is_active),
-        TEST(test_a_rank_that_comes_after_the_end_revives_the_run),
-        TEST(test_refusals_of_unknown_jobs_make_no_job),
-        TEST(test_flush_of_an_unknown_job_is_an_error),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,22 +13,6 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/heap.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-static void reliable_begin(struct run_fixture *f, const char *also)
-{
-    fixture_start(f, also);
-    f->sink.store = fake_store_new();
-}
-
-static void reliable_end(struct run_fixture *f)
-{
-    struct store *store = f->sink.store;
-    fixture_stop(f);
-    fake_store_free(&store);
-}
-
 static void reliable_save(struct run_fixture *f)
 {
     while (checkpoint_step(f->run)) {
@@ -70,43 +54,36 @@ static uint64_t kept(struct run_fixture *f)
     return digits;
 }
 
-static void test_a_promise_is_kept_by_the_batch_that_saves_its_layer(void **state)
+STORED_TEST(a_promise_is_kept_by_the_batch_that_saves_its_layer)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[8 steps]");
-    assert_int_equal(send_reliable(&f, 0, 0), 0);
-    assert_int_equal(send_reliable(&f, 1, 1), 0);
-    f.sink.store->full = true;
-    reliable_save(&f);
-    assert_int_equal(kept(&f), 0);
-    assert_int_equal(send_reliable(&f, 2, 2), 0);
-    f.sink.store->full = false;
-    reliable_save(&f);
-    uint64_t digits = kept(&f); /* 0, 1 and 2, in whatever order they came back */
+    fixture_also(f, "[8 steps]");
+    assert_int_equal(send_reliable(f, 0, 0), 0);
+    assert_int_equal(send_reliable(f, 1, 1), 0);
+    f->sink.store->full = true;
+    reliable_save(f);
+    assert_int_equal(kept(f), 0);
+    assert_int_equal(send_reliable(f, 2, 2), 0);
+    f->sink.store->full = false;
+    reliable_save(f);
+    uint64_t digits = kept(f); /* 0, 1 and 2, in whatever order they came back */
     assert_true(digits == 12 || digits == 120 || digits == 201 || digits == 210 || digits == 21 ||
                 digits == 102);
-    assert_null(f.run->promises.first);
-    reliable_end(&f);
+    assert_null(f->run->promises.first);
 }
 
 /* Its count among the dropped is saved as well; one that came before is acknowledged. */
-static void test_what_is_dropped_in_its_turn_waits_to_be_saved_too(void **state)
+STORED_TEST(what_is_dropped_in_its_turn_waits_to_be_saved_too)
 {
-    struct run_fixture f;
     struct promise *promise;
-    (void)state;
-    reliable_begin(&f, "[]");
     for (uint64_t i = 0; i < 2; i++) {
-        assert_int_equal(send_reliable(&f, i, 8 * i),
-                         0); /* the first window of four steps closes */
+        assert_int_equal(send_reliable(f, i, 8 * i), 0); /* the first window of four steps closes */
     }
-    assert_int_equal(send_reliable(&f, 2, 0), ERR_LATE);
-    assert_int_equal(send_reliable(&f, 2, 0), ERR_REPEATED);
-    (void)kept(&f); /* by the window */
-    reliable_save(&f);
+    assert_int_equal(send_reliable(f, 2, 0), ERR_LATE);
+    assert_int_equal(send_reliable(f, 2, 0), ERR_REPEATED);
+    (void)kept(f); /* by the window */
+    reliable_save(f);
     int late = 0, count = 0;
-    while ((promise = promises_take(&f.sink.store->kept_promises))) {
+    while ((promise = promises_take(&f->sink.store->kept_promises))) {
         assert_int_equal(promise->code, 0);
         late += promise->id == 2 && promise->dropped == ERR_LATE;
         count += promise->id == 2;
@@ -114,42 +91,34 @@ static void test_what_is_dropped_in_its_turn_waits_to_be_saved_too(void **state)
     }
     assert_int_equal(count, 2);
     assert_int_equal(late, 1);
-    reliable_end(&f);
 }
 
 /* A window that closes saves its own track only: a promise is about all of them. */
-static void test_a_window_that_closes_saves_the_other_tracks_as_well(void **state)
+STORED_TEST(a_window_that_closes_saves_the_other_tracks_as_well)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[100 steps]");
+    fixture_also(f, "[100 steps]");
     for (uint64_t i = 1; i < 6; i++) { /* windows of four steps: the first closes with step 4 */
-        assert_int_equal(send_reliable(&f, i, i - 1), 0);
+        assert_int_equal(send_reliable(f, i, i - 1), 0);
     }
-    assert_int_equal(kept(&f), 12345);
-    assert_int_equal(fake_store_count(f.sink.store, "layer/"), 2);
-    reliable_end(&f);
+    assert_int_equal(kept(f), 12345);
+    assert_int_equal(fake_store_count(f->sink.store, "layer/"), 2);
 }
 
-static void test_a_message_that_comes_again_changes_nothing(void **state)
+STORED_TEST(a_message_that_comes_again_changes_nothing)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[]");
     for (uint64_t i = 0; i < 3; i++) {
-        assert_int_equal(send_reliable(&f, i, i), 0);
+        assert_int_equal(send_reliable(f, i, i), 0);
     }
-    assert_int_equal(fixture_send(&f, 0, 0, 3), 0); /* the other lane has numbers of its own */
-    assert_int_equal(send_reliable(&f, 0, 0), ERR_REPEATED);
-    assert_int_equal(send_reliable(&f, 1, 9), ERR_REPEATED);
-    struct counts counts = run_counts(f.run);
+    assert_int_equal(fixture_send(f, 0, 0, 3), 0); /* the other lane has numbers of its own */
+    assert_int_equal(send_reliable(f, 0, 0), ERR_REPEATED);
+    assert_int_equal(send_reliable(f, 1, 9), ERR_REPEATED);
+    struct counts counts = run_counts(f->run);
     assert_int_equal(counts.received, 6);
     assert_int_equal(counts.processed, 4);
     assert_int_equal(counts.tally.dropped[err_index(ERR_REPEATED)], 2);
     assert_int_equal(counts.tally.lost, 0);
-    assert_int_equal(stats_get(&f.stats, COUNT_RELIABLE_DUPLICATES), 2);
-    assert_int_equal(f.run->step, 3);
-    reliable_end(&f);
+    assert_int_equal(stats_get(&f->stats, COUNT_RELIABLE_DUPLICATES), 2);
+    assert_int_equal(f->run->step, 3);
 }
 
 static bool reliable_adopt(void *data, struct run *run)
@@ -172,71 +141,60 @@ static uint32_t reliable_come_back(struct run_fixture *f, bool forgotten)
     return restore_finish(&restore);
 }
 
-static void test_its_numbers_come_back(void **state)
+STORED_TEST(its_numbers_come_back)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[8 steps]");
+    fixture_also(f, "[8 steps]");
     for (uint64_t i = 0; i < 3; i++) {
-        assert_int_equal(send_reliable(&f, i, i), 0);
+        assert_int_equal(send_reliable(f, i, i), 0);
     }
-    reliable_save(&f);
-    run_free(&f.run);
-    assert_int_equal(reliable_come_back(&f, false), 1);
-    assert_true(f.run->reliable);
-    assert_int_equal(send_reliable(&f, 2, 2), ERR_REPEATED);
-    assert_int_equal(send_reliable(&f, 3, 3), 0);
-    reliable_end(&f);
+    reliable_save(f);
+    run_free(&f->run);
+    assert_int_equal(reliable_come_back(f, false), 1);
+    assert_true(f->run->reliable);
+    assert_int_equal(send_reliable(f, 2, 2), ERR_REPEATED);
+    assert_int_equal(send_reliable(f, 3, 3), 0);
 }
 
 /* It is not there at the start, and still known when it is asked for. */
-static void test_a_run_that_is_forgotten_leaves_its_numbers(void **state)
+STORED_TEST(a_run_that_is_forgotten_leaves_its_numbers)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[]");
     for (uint64_t i = 1; i < 3; i++) {
-        assert_int_equal(send_reliable(&f, i, i), 0);
+        assert_int_equal(send_reliable(f, i, i), 0);
     }
-    checkpoint_forget(f.run, f.now);
-    assert_int_equal(kept(&f), 12);
-    assert_int_equal(fake_store_count(f.sink.store, "part/"), 0);
-    run_free(&f.run);
-    assert_int_equal(reliable_come_back(&f, false), 0);
-    assert_int_equal(reliable_come_back(&f, true), 1);
-    assert_int_equal(send_reliable(&f, 2, 2), ERR_REPEATED);
-    assert_int_equal(send_reliable(&f, 3, 30), 0);
-    reliable_end(&f);
+    checkpoint_forget(f->run, f->now);
+    assert_int_equal(kept(f), 12);
+    assert_int_equal(fake_store_count(f->sink.store, "part/"), 0);
+    run_free(&f->run);
+    assert_int_equal(reliable_come_back(f, false), 0);
+    assert_int_equal(reliable_come_back(f, true), 1);
+    assert_int_equal(send_reliable(f, 2, 2), ERR_REPEATED);
+    assert_int_equal(send_reliable(f, 3, 30), 0);
 }
 
 /* It goes on, and is there at the next start with what was acknowledged. */
-static void test_a_run_that_came_back_is_not_forgotten_any_more(void **state)
+STORED_TEST(a_run_that_came_back_is_not_forgotten_any_more)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[]");
-    assert_int_equal(send_reliable(&f, 1, 0), 0);
-    checkpoint_forget(f.run, f.now);
-    run_free(&f.run);
-    assert_int_equal(reliable_come_back(&f, true), 1);
-    assert_int_equal(send_reliable(&f, 2, 1), 0);
-    assert_int_equal(fake_store_count(f.sink.store, CHECKPOINT_FORGOTTEN), 1);
-    f.sink.store->full = true;
-    reliable_save(&f);
-    f.sink.store->full = false;
-    reliable_save(&f);
-    assert_int_equal(kept(&f), 12);
-    run_free(&f.run);
-    assert_int_equal(reliable_come_back(&f, false), 1);
-    assert_int_equal(send_reliable(&f, 2, 1), ERR_REPEATED);
-    checkpoint_forget(f.run, f.now); /* again */
-    run_free(&f.run);
-    assert_int_equal(reliable_come_back(&f, true), 1);
-    checkpoint_forget(f.run, f.now);
-    run_free(&f.run);
-    assert_int_equal(reliable_come_back(&f, false), 0);
-    assert_int_equal(reliable_come_back(&f, true), 1);
-    reliable_end(&f);
+    assert_int_equal(send_reliable(f, 1, 0), 0);
+    checkpoint_forget(f->run, f->now);
+    run_free(&f->run);
+    assert_int_equal(reliable_come_back(f, true), 1);
+    assert_int_equal(send_reliable(f, 2, 1), 0);
+    assert_int_equal(fake_store_count(f->sink.store, CHECKPOINT_FORGOTTEN), 1);
+    f->sink.store->full = true;
+    reliable_save(f);
+    f->sink.store->full = false;
+    reliable_save(f);
+    assert_int_equal(kept(f), 12);
+    run_free(&f->run);
+    assert_int_equal(reliable_come_back(f, false), 1);
+    assert_int_equal(send_reliable(f, 2, 1), ERR_REPEATED);
+    checkpoint_forget(f->run, f->now); /* again */
+    run_free(&f->run);
+    assert_int_equal(reliable_come_back(f, true), 1);
+    checkpoint_forget(f->run, f->now);
+    run_free(&f->run);
+    assert_int_equal(reliable_come_back(f, false), 0);
+    assert_int_equal(reliable_come_back(f, true), 1);
 }
 
 static void reliable_settle(void *data, struct promises *promises)
@@ -263,7 +221,6 @@ static int reliable_arrive(struct run_fixture *f, struct registry *registry, uin
 /* A registry that has forgotten run 1, of which two messages were kept. */
 static struct registry *reliable_forgetful(struct run_fixture *f)
 {
-    reliable_begin(f, "[]");
     for (uint64_t i = 1; i < 3; i++) {
         assert_int_equal(send_reliable(f, i, i), 0);
     }
@@ -276,108 +233,91 @@ static struct registry *reliable_forgetful(struct run_fixture *f)
 }
 
 /* Half of what is there would let messages count twice, and overwrite the other half. */
-static void test_a_past_that_cannot_be_read_is_asked_for_again(void **state)
+STORED_TEST(a_past_that_cannot_be_read_is_asked_for_again)
 {
-    struct run_fixture f;
-    struct registry *registry = reliable_forgetful(&f);
-    (void)state;
-    f.sink.store->unreadable = true;
+    struct registry *registry = reliable_forgetful(f);
+    f->sink.store->unreadable = true;
     for (int i = 0; i < 4; i++) {
-        assert_int_equal(reliable_arrive(&f, registry, 1, i & 1, 2), ERR_HISTORY_UNREAD);
+        assert_int_equal(reliable_arrive(f, registry, 1, i & 1, 2), ERR_HISTORY_UNREAD);
         assert_int_equal(registry_jobs(registry), 0);
     }
-    f.sink.store->unreadable = false;
-    assert_int_equal(reliable_arrive(&f, registry, 1, true, 2), ERR_REPEATED);
-    assert_int_equal(reliable_arrive(&f, registry, 1, true, 1), ERR_REPEATED);
+    f->sink.store->unreadable = false;
+    assert_int_equal(reliable_arrive(f, registry, 1, true, 2), ERR_REPEATED);
+    assert_int_equal(reliable_arrive(f, registry, 1, true, 1), ERR_REPEATED);
     registry_free(&registry);
-    reliable_end(&f);
 }
 
 /* The run's last batch may be on its way: nothing is answered before that is there. */
-static void test_what_comes_again_of_the_past_is_answered_by_the_history(void **state)
+STORED_TEST(what_comes_again_of_the_past_is_answered_by_the_history)
 {
-    struct run_fixture f;
     struct promises answers = {0};
-    struct registry *registry = reliable_forgetful(&f);
-    (void)state;
-    f.sink.data = &answers;
-    f.sink.settle = reliable_settle;
-    assert_int_equal(reliable_arrive(&f, registry, 1, true, 2), ERR_REPEATED);
-    assert_int_equal(kept(&f), 2);
+    struct registry *registry = reliable_forgetful(f);
+    f->sink.data = &answers;
+    f->sink.settle = reliable_settle;
+    assert_int_equal(reliable_arrive(f, registry, 1, true, 2), ERR_REPEATED);
+    assert_int_equal(kept(f), 2);
     assert_null(answers.first);
-    f.sink.store->full = true;
-    assert_int_equal(reliable_arrive(&f, registry, 1, true, 1), ERR_REPEATED);
-    assert_int_equal(kept(&f), 0);
+    f->sink.store->full = true;
+    assert_int_equal(reliable_arrive(f, registry, 1, true, 1), ERR_REPEATED);
+    assert_int_equal(kept(f), 0);
     assert_non_null(answers.first);
     assert_int_equal(answers.first->code, ERR_AGAIN);
     assert_true(answers.first->repeated);
     promises_free(&answers);
-    f.sink.data = &f;
+    f->sink.data = f;
     registry_free(&registry);
-    reliable_end(&f);
 }
 
 /* As long as the store loses nothing: a run may have been read before it was written. */
-static void test_the_history_is_asked_once_for_each_of_a_few_runs(void **state)
+STORED_TEST(the_history_is_asked_once_for_each_of_a_few_runs)
 {
-    struct run_fixture f;
-    struct registry *registry = reliable_forgetful(&f);
-    (void)state;
-    f.config.limits_jobs = 0;
+    struct registry *registry = reliable_forgetful(f);
+    f->config.limits_jobs = 0;
     for (int i = 0; i < 3; i++) {
         for (uint8_t id = 1; id <= PASTS_MAX; id++) {
-            assert_int_equal(reliable_arrive(&f, registry, id, false, 0), ERR_JOB_LIMIT);
+            assert_int_equal(reliable_arrive(f, registry, id, false, 0), ERR_JOB_LIMIT);
         }
     }
-    assert_int_equal(f.sink.store->asked, PASTS_MAX);
-    stats_add(&f.stats, COUNT_STORE_DROPPED, 1);
-    assert_int_equal(reliable_arrive(&f, registry, 1, true, 2), ERR_REPEATED);
-    assert_int_equal(f.sink.store->asked, PASTS_MAX + 1);
+    assert_int_equal(f->sink.store->asked, PASTS_MAX);
+    stats_add(&f->stats, COUNT_STORE_DROPPED, 1);
+    assert_int_equal(reliable_arrive(f, registry, 1, true, 2), ERR_REPEATED);
+    assert_int_equal(f->sink.store->asked, PASTS_MAX + 1);
     registry_free(&registry);
-    reliable_end(&f);
 }
 
 /* Its rows are still there: what forgets them waits in the store's queue. */
-static void test_a_run_that_never_used_the_lane_begins_anew(void **state)
+STORED_TEST(a_run_that_never_used_the_lane_begins_anew)
 {
-    struct run_fixture f;
     bool compute;
-    (void)state;
-    reliable_begin(&f, "[]");
-    assert_int_equal(fixture_send(&f, 0, 0, 0), 0);
-    reliable_save(&f);
-    run_free(&f.run);
-    struct registry *registry = registry_new(&f.config, &f.sink, NULL, NULL);
+    assert_int_equal(fixture_send(f, 0, 0, 0), 0);
+    reliable_save(f);
+    run_free(&f->run);
+    struct registry *registry = registry_new(&f->config, &f->sink, NULL, NULL);
     assert_non_null(registry);
-    struct sample *sample = fixture_make(&f, 0, 0, 1);
-    assert_int_equal(registry_arrive(registry, &sample->message, f.now, &compute), 0);
-    f.run = registry_find(registry, "job", "01");
-    assert_non_null(f.run);
-    assert_null(f.run->streams);
-    fixture_finish(&f, sample);
-    assert_int_equal(fixture_take_all(&f), 0);
-    assert_int_equal(run_counts(f.run).received, 1);
-    f.run = NULL;
+    struct sample *sample = fixture_make(f, 0, 0, 1);
+    assert_int_equal(registry_arrive(registry, &sample->message, f->now, &compute), 0);
+    f->run = registry_find(registry, "job", "01");
+    assert_non_null(f->run);
+    assert_null(f->run->streams);
+    fixture_finish(f, sample);
+    assert_int_equal(fixture_take_all(f), 0);
+    assert_int_equal(run_counts(f->run).received, 1);
+    f->run = NULL;
     registry_free(&registry);
-    reliable_end(&f);
 }
 
-static void test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered(void **state)
+STORED_TEST(what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered)
 {
-    struct run_fixture f;
     struct promises answers = {0};
-    (void)state;
-    reliable_begin(&f, "[]");
-    assert_int_equal(send_reliable(&f, 1, 1), 0);
-    f.sink.data = &answers;
-    f.sink.settle = reliable_settle;
-    f.sink.store->full = true;
-    checkpoint_forget(f.run, f.now);
+    assert_int_equal(send_reliable(f, 1, 1), 0);
+    f->sink.data = &answers;
+    f->sink.settle = reliable_settle;
+    f->sink.store->full = true;
+    checkpoint_forget(f->run, f->now);
     assert_non_null(answers.first);
     assert_int_equal(answers.first->code, ERR_AGAIN);
     promises_free(&answers);
-    f.sink.data = &f;
-    reliable_end(&f);
+    f->sink.data = f;
 }
 
 /* Without memory */
@@ -397,7 +337,7 @@ static const struct fake_window *final_window(const struct run_fixture *f, uint6
 static bool close_without_memory(unsigned nth)
 {
     struct run_fixture f;
-    reliable_begin(&f, "[]");
+    stored_start(&f, "[]");
     for (uint64_t i = 0; i < 4; i++) {
         assert_int_equal(send_reliable(&f, i, i), 0);
     }
@@ -417,14 +357,13 @@ static bool close_without_memory(unsigned nth)
         fail_msg("the window is lost with allocation %u", nth);
     }
     assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 0);
-    reliable_end(&f);
+    stored_stop(&f);
     return failed;
 }
 
-static void test_a_window_without_memory_to_keep_it_closes_again(void **state)
+TEST(a_window_without_memory_to_keep_it_closes_again)
 {
     unsigned nth = 1;
-    (void)state;
     while (close_without_memory(nth)) {
         nth++;
     }
@@ -436,7 +375,7 @@ static bool log_without_memory(unsigned nth)
 {
     struct run_fixture f;
     struct message message = {.header = {.type = MESSAGE_EVENT, .event = EVENT_LOG, .world = 1}};
-    reliable_begin(&f, "[]");
+    stored_start(&f, "[]");
     strcpy(message.header.job, "job");
     message.received_ns = f.now;
     assert_int_equal(send_reliable(&f, 0, 0), 0);
@@ -449,14 +388,13 @@ static bool log_without_memory(unsigned nth)
     assert_int_equal(dropped, message.code != 0);
     assert_int_equal(run_counts(f.run).processed, 2 - dropped);
     assert_int_equal(f.sink.store->batches, message.code == 0); /* with what was logged */
-    reliable_end(&f);
+    stored_stop(&f);
     return failed;
 }
 
-static void test_what_is_logged_without_memory_to_keep_it_is_dropped(void **state)
+TEST(what_is_logged_without_memory_to_keep_it_is_dropped)
 {
     unsigned nth = 1;
-    (void)state;
     while (log_without_memory(nth)) {
         nth++;
     }
@@ -464,23 +402,19 @@ static void test_what_is_logged_without_memory_to_keep_it_is_dropped(void **stat
 }
 
 /* Its window would be freed, and is nowhere else. */
-static void test_a_run_without_memory_to_show_its_windows_is_not_idle(void **state)
+STORED_TEST(a_run_without_memory_to_show_its_windows_is_not_idle)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[]");
-    assert_int_equal(send_reliable(&f, 0, 0), 0);
-    f.now += f.config.window_timeout;
-    tick_run(f.run, f.now); /* shown as quiet */
-    assert_int_equal(send_reliable(&f, 1, 1), 0);
+    assert_int_equal(send_reliable(f, 0, 0), 0);
+    f->now += f->config.window_timeout;
+    tick_run(f->run, f->now); /* shown as quiet */
+    assert_int_equal(send_reliable(f, 1, 1), 0);
     heap_fail_at(1);
-    assert_int_equal(closing_go_idle(f.run), ERR_MEMORY);
+    assert_int_equal(closing_go_idle(f->run), ERR_MEMORY);
     heap_fail_at(0);
-    assert_int_equal(f.run->state, JOB_ACTIVE);
-    assert_int_equal(closing_go_idle(f.run), 0);
-    assert_int_equal(f.run->state, JOB_IDLE);
-    assert_int_equal(f.sink.store->windows[0].messages, 2);
-    reliable_end(&f);
+    assert_int_equal(f->run->state, JOB_ACTIVE);
+    assert_int_equal(closing_go_idle(f->run), 0);
+    assert_int_equal(f->run->state, JOB_IDLE);
+    assert_int_equal(f->sink.store->windows[0].messages, 2);
 }
 
 /* Events that wait */
@@ -502,92 +436,55 @@ static struct message *event_after(struct run_fixture *f, uint32_t layer, uint64
     return message;
 }
 
-static void test_an_event_waits_for_the_numbers_that_it_names(void **state)
+STORED_TEST(an_event_waits_for_the_numbers_that_it_names)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[]");
-    struct message *first = event_after(&f, 1, 2), *second = event_after(&f, 0, 0);
-    assert_int_equal(hold_put(f.run, first, f.now), 1);
-    assert_int_equal(hold_put(f.run, second, f.now), 1); /* behind it */
-    assert_true(run_busy(f.run));
-    fixture_send(&f, 1, 0, 0);
-    assert_null(hold_take(f.run, f.now));
-    fixture_send(&f, 1, 0, 1);
-    assert_ptr_equal(hold_take(f.run, f.now), first);
-    assert_ptr_equal(hold_take(f.run, f.now), second);
-    assert_null(hold_take(f.run, f.now));
-    assert_false(run_busy(f.run));
-    assert_int_equal(hold_put(f.run, first, f.now), 0); /* they are there */
+    struct message *first = event_after(f, 1, 2), *second = event_after(f, 0, 0);
+    assert_int_equal(hold_put(f->run, first, f->now), 1);
+    assert_int_equal(hold_put(f->run, second, f->now), 1); /* behind it */
+    assert_true(run_busy(f->run));
+    fixture_send(f, 1, 0, 0);
+    assert_null(hold_take(f->run, f->now));
+    fixture_send(f, 1, 0, 1);
+    assert_ptr_equal(hold_take(f->run, f->now), first);
+    assert_ptr_equal(hold_take(f->run, f->now), second);
+    assert_null(hold_take(f->run, f->now));
+    assert_false(run_busy(f->run));
+    assert_int_equal(hold_put(f->run, first, f->now), 0); /* they are there */
     message_free(&first);
     message_free(&second);
-    reliable_end(&f);
 }
 
-static void test_an_event_without_memory_to_wait_overtakes_nothing(void **state)
+STORED_TEST(an_event_without_memory_to_wait_overtakes_nothing)
 {
-    struct run_fixture f;
     bool compute;
-    (void)state;
-    reliable_begin(&f, "[]");
-    struct registry *registry = registry_new(&f.config, &f.sink, NULL, NULL);
-    struct message *first = event_after(&f, 0, 0), *message = event_after(&f, 1, 2);
+    struct registry *registry = registry_new(&f->config, &f->sink, NULL, NULL);
+    struct message *first = event_after(f, 0, 0), *message = event_after(f, 1, 2);
     assert_non_null(registry);
-    assert_int_equal(registry_arrive(registry, first, f.now, &compute), 0);
+    assert_int_equal(registry_arrive(registry, first, f->now, &compute), 0);
     struct run *run = registry_find(registry, "job", "");
     assert_ptr_equal(queue_take(run), first);
     heap_fail_at(1);
-    assert_int_equal(registry_arrive(registry, message, f.now, &compute), ERR_MEMORY);
+    assert_int_equal(registry_arrive(registry, message, f->now, &compute), ERR_MEMORY);
     assert_true(heap_has_failed());
     heap_fail_at(0);
     assert_int_equal(run_counts(run).tally.dropped[err_index(ERR_MEMORY)], 1);
-    assert_int_equal(registry_arrive(registry, message, f.now, &compute), 0); /* sent again */
+    assert_int_equal(registry_arrive(registry, message, f->now, &compute), 0); /* sent again */
     assert_ptr_equal(hold_take_any(run), message);
     message_free(&first);
     message_free(&message);
     registry_free(&registry);
-    reliable_end(&f);
 }
 
-static void test_an_event_waits_no_longer_than_a_window(void **state)
+STORED_TEST(an_event_waits_no_longer_than_a_window)
 {
-    struct run_fixture f;
-    (void)state;
-    reliable_begin(&f, "[]");
-    struct message *message = event_after(&f, 2, 1);
-    uint64_t since = f.now;
-    assert_int_equal(hold_put(f.run, message, f.now), 1);
-    f.now += f.config.window_timeout - 1;
-    assert_null(hold_take(f.run, f.now));
-    assert_int_equal(run_time_ns(f.run, f.now), since); /* no window closes over it */
-    f.now++;
-    assert_ptr_equal(hold_take(f.run, f.now), message);
-    assert_int_equal(run_time_ns(f.run, f.now), f.now);
+    struct message *message = event_after(f, 2, 1);
+    uint64_t since = f->now;
+    assert_int_equal(hold_put(f->run, message, f->now), 1);
+    f->now += f->config.window_timeout - 1;
+    assert_null(hold_take(f->run, f->now));
+    assert_int_equal(run_time_ns(f->run, f->now), since); /* no window closes over it */
+    f->now++;
+    assert_ptr_equal(hold_take(f->run, f->now), message);
+    assert_int_equal(run_time_ns(f->run, f->now), f->now);
     message_free(&message);
-    reliable_end(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_promise_is_kept_by_the_batch_that_saves_its_layer),
-        cmocka_unit_test(test_what_is_dropped_in_its_turn_waits_to_be_saved_too),
-        cmocka_unit_test(test_a_window_that_closes_saves_the_other_tracks_as_well),
-        cmocka_unit_test(test_a_message_that_comes_again_changes_nothing),
-        cmocka_unit_test(test_its_numbers_come_back),
-        cmocka_unit_test(test_a_run_that_is_forgotten_leaves_its_numbers),
-        cmocka_unit_test(test_a_run_that_came_back_is_not_forgotten_any_more),
-        cmocka_unit_test(test_a_past_that_cannot_be_read_is_asked_for_again),
-        cmocka_unit_test(test_what_comes_again_of_the_past_is_answered_by_the_history),
-        cmocka_unit_test(test_the_history_is_asked_once_for_each_of_a_few_runs),
-        cmocka_unit_test(test_a_run_that_never_used_the_lane_begins_anew),
-        cmocka_unit_test(test_what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered),
-        cmocka_unit_test(test_a_window_without_memory_to_keep_it_closes_again),
-        cmocka_unit_test(test_what_is_logged_without_memory_to_keep_it_is_dropped),
-        cmocka_unit_test(test_a_run_without_memory_to_show_its_windows_is_not_idle),
-        cmocka_unit_test(test_an_event_waits_for_the_numbers_that_it_names),
-        cmocka_unit_test(test_an_event_without_memory_to_wait_overtakes_nothing),
-        cmocka_unit_test(test_an_event_waits_no_longer_than_a_window),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

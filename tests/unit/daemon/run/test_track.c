@@ -4,8 +4,6 @@
 
 #include "daemon/run/track.h"
 
-#include <string.h>
-
 struct track_fixture {
     struct config config;
     struct state_budget budget;
@@ -44,10 +42,9 @@ static struct layer_state *track_add(struct track_fixture *f, uint64_t index)
     return state;
 }
 
-static void test_a_track_is_named_after_its_rule(void **state)
+TEST(a_track_is_named_after_its_rule)
 {
     struct track_fixture f;
-    (void)state;
     track_start(&f, "[1000000 seconds every 500000]", 1);
     assert_int_equal(track_count(&f.config), 2);
     assert_string_equal(f.track.name, "second-1000000-500000");
@@ -58,10 +55,9 @@ static void test_a_track_is_named_after_its_rule(void **state)
     track_stop(&f);
 }
 
-static void test_a_layer_is_found_again_by_its_number(void **state)
+TEST(a_layer_is_found_again_by_its_number)
 {
     struct track_fixture f;
-    (void)state;
     track_start(&f, "[]", 0);
     struct layer_id id = stream_id(f.stream->key);
     assert_int_equal(id.layer, 3);
@@ -73,13 +69,12 @@ static void test_a_layer_is_found_again_by_its_number(void **state)
     track_stop(&f);
 }
 
-static void test_one_part_is_lent_and_several_are_merged(void **state)
+TEST(one_part_is_lent_and_several_are_merged)
 {
     struct track_fixture f;
     struct part_list list;
     const struct layer_state *found;
     struct layer_state *merged = NULL;
-    (void)state;
     track_start(&f, "[4 epochs every 1]", 1);
     struct layer_state *first = track_add(&f, 0);
     track_parts(&f.track, f.track.window.open, &list);
@@ -97,13 +92,12 @@ static void test_one_part_is_lent_and_several_are_merged(void **state)
     track_stop(&f);
 }
 
-static void test_a_layer_without_messages_has_no_state(void **state)
+TEST(a_layer_without_messages_has_no_state)
 {
     struct track_fixture f;
     struct part_list list;
     const struct layer_state *found;
     struct layer_state *merged = NULL;
-    (void)state;
     track_start(&f, "[]", 0);
     track_add(&f, 0)->messages = 0;
     track_parts(&f.track, f.track.window.open, &list);
@@ -112,12 +106,11 @@ static void test_a_layer_without_messages_has_no_state(void **state)
     track_stop(&f);
 }
 
-static void test_states_are_charged_and_given_back(void **state)
+TEST(states_are_charged_and_given_back)
 {
     struct track_fixture f;
     struct layer_state *made;
     struct window_part *part;
-    (void)state;
     track_start(&f, "[]", 0);
     track_add(&f, 0);
     uint64_t used = f.budget.used;
@@ -128,16 +121,4 @@ static void test_states_are_charged_and_given_back(void **state)
     track_free_parts(&f.track);
     assert_int_equal(f.budget.used, 0);
     track_stop(&f);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_track_is_named_after_its_rule),
-        cmocka_unit_test(test_a_layer_is_found_again_by_its_number),
-        cmocka_unit_test(test_one_part_is_lent_and_several_are_merged),
-        cmocka_unit_test(test_a_layer_without_messages_has_no_state),
-        cmocka_unit_test(test_states_are_charged_and_given_back),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

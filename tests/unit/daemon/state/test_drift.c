@@ -10,10 +10,6 @@
 #include "tests/unit/daemon/state/learned.h"
 #include "tests/unit/heap.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS   3
 #define ROWS    40 /* of a head in a window */
 #define WINDOWS 60
@@ -101,6 +97,21 @@ static struct drift *new_drift(const struct drift_rule *of)
     assert_non_null(drift);
     return drift;
 }
+
+static int drift_set_up(void **state)
+{
+    *state = new_drift(&rule);
+    return 0;
+}
+
+static int drift_tear_down(void **state)
+{
+    struct drift *drift = *state;
+    drift_free(&drift);
+    return 0;
+}
+
+#define DRIFT_TEST(name) TEST_OF(name, struct drift *drift, drift_set_up, drift_tear_down)
 
 static void drift_give(struct drift *drift, const struct drift_sample *sample, uint64_t last,
                        bool learn)
@@ -375,9 +386,8 @@ static void fill_samples(struct drift_sample *samples, int count, uint64_t seed)
     }
 }
 
-static void test_every_number_is_that_of_brute_force(void **unused)
+TEST(every_number_is_that_of_brute_force)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (uint64_t seed = 1; seed <= 12; seed++) {
@@ -392,9 +402,8 @@ static void test_every_number_is_that_of_brute_force(void **unused)
     free(samples);
 }
 
-static void test_limited_histograms_are_those_of_one_pass(void **unused)
+TEST(limited_histograms_are_those_of_one_pass)
 {
-    (void)unused;
     struct drift_rule narrow = rule;
     narrow.buckets = 9;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
@@ -430,10 +439,8 @@ static void test_limited_histograms_are_those_of_one_pass(void **unused)
 
 static const double around_ten[] = {11, 9, 10, 9, 11}; /* mean 10, std 1, no slope */
 
-static void test_windows_of_the_baseline_have_no_drift(void **unused)
+DRIFT_TEST(windows_of_the_baseline_have_no_drift)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 5; i++) {
         give_all(drift, &around_ten[i], 1, i);
         assert_int_equal(learned_windows(drift), i + 1);
@@ -446,13 +453,10 @@ static void test_windows_of_the_baseline_have_no_drift(void **unused)
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].js));
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
     assert_null(drift_result(drift, METRIC_MAX));
-    drift_free(&drift);
 }
 
-static void test_partial_windows_are_compared_and_not_learned(void **unused)
+DRIFT_TEST(partial_windows_are_compared_and_not_learned)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     struct drift_sample far = flat(1000);
     drift_give(drift, &far, 1, false);
     assert_int_equal(learned_windows(drift), 0);
@@ -464,13 +468,10 @@ static void test_partial_windows_are_compared_and_not_learned(void **unused)
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].change));
     give_flat(drift, 10, 60);
     assert_near(drift_result(drift, METRIC_MEAN)[0].delta, 0, 0);
-    drift_free(&drift);
 }
 
-static void test_windows_are_learned_once_and_do_not_overlap(void **unused)
+DRIFT_TEST(windows_are_learned_once_and_do_not_overlap)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     struct result_window window = {.first = 0, .last = 9};
     assert_true(drift_may_learn(drift, &window));
     give_flat(drift, 1, 9);
@@ -481,12 +482,10 @@ static void test_windows_are_learned_once_and_do_not_overlap(void **unused)
     assert_true(drift_may_learn(drift, &window));
     window.partial = true;
     assert_false(drift_may_learn(drift, &window));
-    drift_free(&drift);
 }
 
-static void test_a_baseline_of_one_window_has_no_change(void **unused)
+TEST(a_baseline_of_one_window_has_no_change)
 {
-    (void)unused;
     struct drift_rule one = rule;
     one.windows = 1;
     struct drift *drift = new_drift(&one);
@@ -503,9 +502,8 @@ static void test_a_baseline_of_one_window_has_no_change(void **unused)
 }
 
 /* Rounding is no drift, and what never moved by itself has no small unit either. */
-static void test_a_baseline_that_never_moved_does_not_inflate_the_shift(void **unused)
+TEST(a_baseline_that_never_moved_does_not_inflate_the_shift)
 {
-    (void)unused;
     static const double level[] = {0.3, -7e5, 0, 1e-30};
     for (size_t i = 0; i < sizeof level / sizeof *level; i++) {
         double step = fmax(0.01, fabs(level[i]) / 100), unit = fmax(0.05, fabs(level[i]) / 20);
@@ -524,10 +522,8 @@ static void test_a_baseline_that_never_moved_does_not_inflate_the_shift(void **u
     }
 }
 
-static void test_a_constant_series_never_changes(void **unused)
+DRIFT_TEST(a_constant_series_never_changes)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     for (uint64_t t = 0; t < 2000; t++) {
         give_flat(drift, 0.1, t);
     }
@@ -535,14 +531,11 @@ static void test_a_constant_series_never_changes(void **unused)
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, 0, 0);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, 0, 0);
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
-    drift_free(&drift);
 }
 
 /* No baseline can be had of it; from 1, where uniform attention is, it is far at last. */
-static void test_a_fall_without_end_is_compared_with_uniform_attention(void **unused)
+DRIFT_TEST(a_fall_without_end_is_compared_with_uniform_attention)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     for (int t = 0; t < 40; t++) {
         double x = 1 - 0.02 * t;
         give_flat(drift, x, (uint64_t)t);
@@ -555,14 +548,11 @@ static void test_a_fall_without_end_is_compared_with_uniform_attention(void **un
         assert_null(drift_result(drift, METRIC_ENTROPY)); /* uniform is ln T there */
         assert_int_equal(learned_windows(drift), (t + 1) % 5);
     }
-    drift_free(&drift);
 }
 
-static void test_the_baseline_is_the_first_plateau_and_nothing_before_it(void **unused)
+DRIFT_TEST(the_baseline_is_the_first_plateau_and_nothing_before_it)
 {
-    (void)unused;
     static const double fall[] = {1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4};
-    struct drift *drift = new_drift(&rule);
     give_all(drift, fall, 10, 3); /* the second block still falls, by its first window */
     assert_int_equal(learned_windows(drift), 0);
     for (int t = 13; t < 40; t++) {
@@ -579,13 +569,11 @@ static void test_the_baseline_is_the_first_plateau_and_nothing_before_it(void **
     give_flat(drift, 0.1, 400);
     assert_near(drift_result(drift, METRIC_MEAN)[0].shift, -6, 1e-12);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].js, log(2), 1e-15);
-    drift_free(&drift);
 }
 
 /* It stays farther from uniform attention than a head that learns. */
-static void test_a_collapse_in_the_first_windows_does_not_become_the_baseline(void **unused)
+TEST(a_collapse_in_the_first_windows_does_not_become_the_baseline)
 {
-    (void)unused;
     static const double collapse[] = {0.8, 0.15, 0.12, 0.16, 0.02},
                         healthy[] = {1, 0.9, 0.8, 0.7, 0.6};
     struct drift *collapsed = new_drift(&rule), *learnt = new_drift(&rule);
@@ -599,10 +587,8 @@ static void test_a_collapse_in_the_first_windows_does_not_become_the_baseline(vo
     drift_free(&learnt);
 }
 
-static void test_windows_without_values_neither_count_nor_shift(void **unused)
+DRIFT_TEST(windows_without_values_neither_count_nor_shift)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     struct drift_sample none = flat(NAN);
     for (int t = 0; t < 30; t++) {
         if (t % 3 > 0) {
@@ -615,14 +601,11 @@ static void test_windows_without_values_neither_count_nor_shift(void **unused)
         assert_int_equal(got != NULL, t > 12);
         assert_true(!got || isnan(got[0].shift) == (t % 3 > 0));
     }
-    drift_free(&drift);
 }
 
 /* Nor is it learned from. */
-static void test_a_partial_first_window_is_compared_with_uniform_attention(void **unused)
+DRIFT_TEST(a_partial_first_window_is_compared_with_uniform_attention)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     struct drift_sample sample = without_head(flat(0.5), 1);
     drift_give(drift, &sample, 3, false);
     const struct result_drift *got = drift_result(drift, METRIC_ENTROPY_NORMALIZED);
@@ -630,7 +613,6 @@ static void test_a_partial_first_window_is_compared_with_uniform_attention(void 
     assert_near(got[0].shift, -10, 1e-12);
     assert_true(isnan(got[1].shift) && isnan(got[0].js));
     assert_int_equal(learned_windows(drift), 0);
-    drift_free(&drift);
 }
 
 /* Changes */
@@ -651,9 +633,8 @@ static int windows_to_change(struct drift *drift, double value, int first, int m
 }
 
 /* A step of 3 std gives 2.5 at first, less as the level follows: 2.5, 2, 1.57, ... */
-static void test_a_step_of_three_stds_is_found_and_named(void **unused)
+TEST(a_step_of_three_stds_is_found_and_named)
 {
-    (void)unused;
     for (int sign = -1; sign <= 1; sign += 2) {
         struct drift *drift = new_drift(&rule);
         for (int i = 0; i < 4; i++) {
@@ -667,10 +648,8 @@ static void test_a_step_of_three_stds_is_found_and_named(void **unused)
     }
 }
 
-static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused)
+DRIFT_TEST(two_shifts_are_two_changes_and_the_newest_is_kept)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 4; i++) {
         give_all(drift, around_ten, 5, 5 * i);
     }
@@ -683,13 +662,10 @@ static void test_two_shifts_are_two_changes_and_the_newest_is_kept(void **unused
     found = windows_to_change(drift, 8, 200, 20);
     assert_in_range(found, 1, 4);
     assert_near(drift_result(drift, METRIC_MEAN)[0].change, 2000, 0);
-    drift_free(&drift);
 }
 
-static void test_huge_values_neither_overflow_nor_stick(void **unused)
+DRIFT_TEST(huge_values_neither_overflow_nor_stick)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
     give_flat(drift, 1e300, 50); /* beyond what squares can hold: taken for none */
     assert_true(isnan(drift_result(drift, METRIC_MEAN)[0].delta));
@@ -698,13 +674,10 @@ static void test_huge_values_neither_overflow_nor_stick(void **unused)
     give_flat(drift, 10, 70);
     assert_near(drift_result(drift, METRIC_MEAN)[0].change, 70, 0);
     assert_int_equal(windows_to_change(drift, 10, 8, 50), -1);
-    drift_free(&drift);
 }
 
-static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
+DRIFT_TEST(a_head_that_comes_late_has_its_own_baseline)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     for (int i = 0; i < 12; i++) {
         struct drift_sample sample = flat(around_ten[i % 5]);
         sample = i < 5 ? without_head(sample, 1) : sample;
@@ -714,7 +687,6 @@ static void test_a_head_that_comes_late_has_its_own_baseline(void **unused)
         assert_true(!got || isnan(got[1].delta) == (i < 10));
         assert_true(!got || isnan(got[1].js) == (i < 10));
     }
-    drift_free(&drift);
 }
 
 /* Pinned */
@@ -732,11 +704,9 @@ static void test_drift_pin(struct drift *drift, const double *values, uint32_t c
     }
 }
 
-static void test_pinned_windows_replace_what_was_learned(void **unused)
+DRIFT_TEST(pinned_windows_replace_what_was_learned)
 {
-    (void)unused;
     static const double pinned[] = {19, 21};
-    struct drift *drift = new_drift(&rule);
     give_all(drift, around_ten, 5, 0);
     test_drift_pin(drift, pinned, 2);
     assert_int_equal(learned_windows(drift), 2);
@@ -749,14 +719,11 @@ static void test_pinned_windows_replace_what_was_learned(void **unused)
     assert_near(got[0].shift, sqrt(2), 1e-15);
     assert_true(isnan(got[2].delta)); /* not in the baseline, and not learned later */
     assert_int_equal(learned_windows(drift), 2);
-    drift_free(&drift);
 }
 
-static void test_pinned_windows_may_fall_and_are_all_there_is(void **unused)
+DRIFT_TEST(pinned_windows_may_fall_and_are_all_there_is)
 {
-    (void)unused;
     static const double pinned[] = {0.9, 0.7, 0.5}; /* mean 0.7, std 0.2 */
-    struct drift *drift = new_drift(&rule);
     test_drift_pin(drift, pinned, 3);
     for (int i = 0; i < 10; i++) {
         give_flat(drift, 0.3, 10 * (uint64_t)i);
@@ -765,7 +732,6 @@ static void test_pinned_windows_may_fall_and_are_all_there_is(void **unused)
     assert_near(got[0].shift, -2, 1e-12);
     assert_near(got[0].js, log(2), 1e-15);
     assert_true(isnan(got[2].shift)); /* pinned to a run without this head: not to uniform */
-    drift_free(&drift);
 }
 
 /* Kept */
@@ -807,9 +773,8 @@ static void assert_same_results(const struct drift *a, const struct drift *b)
     }
 }
 
-static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
+TEST(what_was_packed_goes_on_bit_for_bit)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (int windows = 0; windows < WINDOWS; windows += 3) {
@@ -832,9 +797,8 @@ static void test_what_was_packed_goes_on_bit_for_bit(void **unused)
     free(samples);
 }
 
-static void test_what_was_said_of_the_newest_window_is_said_again(void **unused)
+TEST(what_was_said_of_the_newest_window_is_said_again)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (uint32_t windows = 1; windows <= 5; windows += 2) {
@@ -911,9 +875,8 @@ static void pack_before(struct mpk_writer *writer)
     hist_clear(&full);
 }
 
-static void test_a_checkpoint_of_before_keeps_what_was_learned(void **unused)
+TEST(a_checkpoint_of_before_keeps_what_was_learned)
 {
-    (void)unused;
     struct mpk_writer before;
     struct drift *drift = NULL;
     pack_before(&before);
@@ -948,9 +911,8 @@ static int unpack_copy(const char *data, size_t size, struct drift **ret_drift)
     return code;
 }
 
-static void test_hostile_bytes_are_refused_or_harmless(void **unused)
+TEST(hostile_bytes_are_refused_or_harmless)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer packed;
     assert_non_null(samples);
@@ -981,9 +943,8 @@ static void test_hostile_bytes_are_refused_or_harmless(void **unused)
     free(samples);
 }
 
-static void test_bytes_that_are_no_drift_are_refused(void **unused)
+TEST(bytes_that_are_no_drift_are_refused)
 {
-    (void)unused;
     static const char *const documents[] = {"\xc0", "\x80", "\x01", "\x81\xa5heads\x03"};
     struct drift *drift = NULL;
     for (size_t i = 0; i < sizeof documents / sizeof *documents; i++) {
@@ -994,9 +955,8 @@ static void test_bytes_that_are_no_drift_are_refused(void **unused)
 
 /* Out of memory */
 
-static void test_a_window_without_memory_has_no_effect(void **unused)
+TEST(a_window_without_memory_has_no_effect)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer before;
     assert_non_null(samples);
@@ -1026,10 +986,8 @@ static void test_a_window_without_memory_has_no_effect(void **unused)
     free(samples);
 }
 
-static void test_pinning_without_memory_has_no_effect(void **unused)
+DRIFT_TEST(pinning_without_memory_has_no_effect)
 {
-    (void)unused;
-    struct drift *drift = new_drift(&rule);
     struct drift_sample sample = flat(3);
     struct layer_state *state = test_drift_state_of(&sample, KEYS);
     const struct layer_state *states[] = {state, state};
@@ -1047,12 +1005,10 @@ static void test_pinning_without_memory_has_no_effect(void **unused)
     }
     mpk_writer_clear(&before);
     layer_state_free(&state);
-    drift_free(&drift);
 }
 
-static void test_packing_and_unpacking_survive_a_lack_of_memory(void **unused)
+TEST(packing_and_unpacking_survive_a_lack_of_memory)
 {
-    (void)unused;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     struct mpk_writer packed, broken;
     assert_non_null(samples);
@@ -1074,38 +1030,4 @@ static void test_packing_and_unpacking_survive_a_lack_of_memory(void **unused)
     drift_free(&drift);
     drift_free(&back);
     free(samples);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_number_is_that_of_brute_force),
-        cmocka_unit_test(test_limited_histograms_are_those_of_one_pass),
-        cmocka_unit_test(test_windows_of_the_baseline_have_no_drift),
-        cmocka_unit_test(test_partial_windows_are_compared_and_not_learned),
-        cmocka_unit_test(test_windows_are_learned_once_and_do_not_overlap),
-        cmocka_unit_test(test_a_baseline_of_one_window_has_no_change),
-        cmocka_unit_test(test_a_baseline_that_never_moved_does_not_inflate_the_shift),
-        cmocka_unit_test(test_a_constant_series_never_changes),
-        cmocka_unit_test(test_a_fall_without_end_is_compared_with_uniform_attention),
-        cmocka_unit_test(test_the_baseline_is_the_first_plateau_and_nothing_before_it),
-        cmocka_unit_test(test_a_collapse_in_the_first_windows_does_not_become_the_baseline),
-        cmocka_unit_test(test_windows_without_values_neither_count_nor_shift),
-        cmocka_unit_test(test_a_partial_first_window_is_compared_with_uniform_attention),
-        cmocka_unit_test(test_a_step_of_three_stds_is_found_and_named),
-        cmocka_unit_test(test_two_shifts_are_two_changes_and_the_newest_is_kept),
-        cmocka_unit_test(test_huge_values_neither_overflow_nor_stick),
-        cmocka_unit_test(test_a_head_that_comes_late_has_its_own_baseline),
-        cmocka_unit_test(test_pinned_windows_replace_what_was_learned),
-        cmocka_unit_test(test_pinned_windows_may_fall_and_are_all_there_is),
-        cmocka_unit_test(test_what_was_packed_goes_on_bit_for_bit),
-        cmocka_unit_test(test_what_was_said_of_the_newest_window_is_said_again),
-        cmocka_unit_test(test_a_checkpoint_of_before_keeps_what_was_learned),
-        cmocka_unit_test(test_hostile_bytes_are_refused_or_harmless),
-        cmocka_unit_test(test_bytes_that_are_no_drift_are_refused),
-        cmocka_unit_test(test_a_window_without_memory_has_no_effect),
-        cmocka_unit_test(test_pinning_without_memory_has_no_effect),
-        cmocka_unit_test(test_packing_and_unpacking_survive_a_lack_of_memory),
-    };
-    return cmocka_run_group_tests_name("drift", tests, NULL, NULL);
 }

@@ -5,9 +5,6 @@
 #include "tests/unit/heap.h"
 #include "daemon/state/layer_state.h"
 
-#include <math.h>
-#include <string.h>
-
 static const uint16_t first_cells[] = {1, 2, 3, 4, 5, 6}, later_cells[] = {7};
 static const struct layer_map first_map = {20, 30, 2, 3, first_cells},
                               later_map = {1, 1, 1, 1, later_cells};
@@ -43,9 +40,8 @@ static void layer_map_assert_map(const struct layer_state *state, const struct l
     assert_int_equal(state->map->time_ns, 9);
 }
 
-static void test_messages_without_a_map_leave_the_one_there_is(void **unused)
+TEST(messages_without_a_map_leave_the_one_there_is)
 {
-    (void)unused;
     struct layer_state *state = state_with(1, NULL);
     uint64_t bytes = layer_state_bytes(state);
     assert_null(state->map);
@@ -58,9 +54,8 @@ static void test_messages_without_a_map_leave_the_one_there_is(void **unused)
     layer_state_free(&state);
 }
 
-static void test_of_parts_the_newest_map_counts(void **unused)
+TEST(of_parts_the_newest_map_counts)
 {
-    (void)unused;
     struct layer_state *into = layer_state_new(1, 48), *first = state_with(1, &first_map);
     struct layer_state *later = state_with(2, &later_map), *last = state_with(3, NULL);
     assert_non_null(into);
@@ -75,9 +70,8 @@ static void test_of_parts_the_newest_map_counts(void **unused)
     layer_state_free(&into);
 }
 
-static void test_out_of_memory_keeps_the_map_there_is(void **unused)
+TEST(out_of_memory_keeps_the_map_there_is)
 {
-    (void)unused;
     struct layer_state *state = state_with(1, &first_map);
     for (unsigned nth = 1; nth <= 2; nth++) {
         heap_fail_at(nth);
@@ -86,14 +80,4 @@ static void test_out_of_memory_keeps_the_map_there_is(void **unused)
         layer_map_assert_map(state, &first_map, 1);
     }
     layer_state_free(&state);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_messages_without_a_map_leave_the_one_there_is),
-        cmocka_unit_test(test_of_parts_the_newest_map_counts),
-        cmocka_unit_test(test_out_of_memory_keeps_the_map_there_is),
-    };
-    return cmocka_run_group_tests_name("layer_map", tests, NULL, NULL);
 }

@@ -7,9 +7,6 @@
 #include "tests/unit/daemon/state/measured.h"
 
 #include <malloc.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define HEADS   3
 #define BUCKETS 24
@@ -214,9 +211,8 @@ static struct dist brute_force(int metric, uint32_t head)
     return dist;
 }
 
-static void test_a_state_is_what_its_values_are(void **unused)
+TEST(a_state_is_what_its_values_are)
 {
-    (void)unused;
     struct layer_state *state = whole_state();
     unsigned seen = 0;
     for (int m = 0; m < METRIC_COUNT; m++) {
@@ -234,9 +230,8 @@ static void test_a_state_is_what_its_values_are(void **unused)
     layer_state_free(&state);
 }
 
-static void test_last_is_of_the_newest_message_that_has_it(void **unused)
+TEST(last_is_of_the_newest_message_that_has_it)
 {
-    (void)unused;
     struct layer_state *state = whole_state();
     const struct measured *newest = measure_result(stream[STREAM - 1]->measure);
     const struct measured *spectra = measure_result(stream[STREAM - 1]->measure);
@@ -261,9 +256,8 @@ static void test_last_is_of_the_newest_message_that_has_it(void **unused)
 }
 
 /* An older message that is late adds its values, and is not the newest. */
-static void test_order_of_arrival_does_not_matter(void **unused)
+TEST(order_of_arrival_does_not_matter)
 {
-    (void)unused;
     struct layer_state *state = layer_state_new(HEADS, BUCKETS), *whole = whole_state();
     for (int i = STREAM - 1; i >= 0; i--) {
         assert_int_equal(add_from_stream(state, i), 0);
@@ -298,9 +292,8 @@ static void free_parts(struct layer_state *part[PARTS])
     }
 }
 
-static void test_parts_merged_one_by_one_are_the_whole(void **unused)
+TEST(parts_merged_one_by_one_are_the_whole)
 {
-    (void)unused;
     uint64_t seed = 11;
     struct layer_state *whole = whole_state(), *part[PARTS];
     for (int round = 0; round < 10; round++) {
@@ -323,9 +316,8 @@ static void test_parts_merged_one_by_one_are_the_whole(void **unused)
     layer_state_free(&whole);
 }
 
-static void test_merging_all_at_once_is_merging_one_by_one(void **unused)
+TEST(merging_all_at_once_is_merging_one_by_one)
 {
-    (void)unused;
     uint64_t seed = 12;
     struct layer_state *part[PARTS];
     for (int round = 0; round < 10; round++) {
@@ -345,9 +337,8 @@ static void test_merging_all_at_once_is_merging_one_by_one(void **unused)
 }
 
 /* (a + b) + c = a + (b + c), in the order of time. */
-static void test_merging_is_associative(void **unused)
+TEST(merging_is_associative)
 {
-    (void)unused;
     struct layer_state *part[PARTS], *left = layer_state_new(HEADS, BUCKETS),
                                      *right = layer_state_new(HEADS, BUCKETS);
     for (int p = 0; p < PARTS; p++) {
@@ -373,9 +364,8 @@ static void test_merging_is_associative(void **unused)
 }
 
 /* Slices of the heads, as tensor-parallel ranks send them. */
-static void test_a_slice_adds_to_its_own_heads(void **unused)
+TEST(a_slice_adds_to_its_own_heads)
 {
-    (void)unused;
     struct layer_state *state = layer_state_new(HEADS + 2, BUCKETS);
     struct message message = stream[0]->message;
     message.header.head_offset = 2;
@@ -390,9 +380,8 @@ static void test_a_slice_adds_to_its_own_heads(void **unused)
     layer_state_free(&state);
 }
 
-static void test_histograms_use_as_many_buckets_as_allowed(void **unused)
+TEST(histograms_use_as_many_buckets_as_allowed)
 {
-    (void)unused;
     struct layer_state *state = whole_state();
     unsigned coarse = 0;
     for (int m = 0; m < METRIC_COUNT; m++) {
@@ -406,9 +395,8 @@ static void test_histograms_use_as_many_buckets_as_allowed(void **unused)
     layer_state_free(&state);
 }
 
-static void test_summaries_state_the_error_of_the_coarsest_histogram(void **unused)
+TEST(summaries_state_the_error_of_the_coarsest_histogram)
 {
-    (void)unused;
     struct layer_state *state = whole_state();
     struct summary_view view;
     const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
@@ -437,9 +425,8 @@ static void test_summaries_state_the_error_of_the_coarsest_histogram(void **unus
     layer_state_free(&state);
 }
 
-static void test_an_empty_state_has_no_numbers(void **unused)
+TEST(an_empty_state_has_no_numbers)
 {
-    (void)unused;
     struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     struct summary_view view;
     const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
@@ -506,9 +493,8 @@ static void assert_invalid_shares(const struct layer_state *state, const double 
     summary_view_clear(&view);
 }
 
-static void test_each_head_has_its_share_of_the_invalid_rows(void **unused)
+TEST(each_head_has_its_share_of_the_invalid_rows)
 {
-    (void)unused;
     const double of_one[] = {NAN, NAN, 0, 0.5, 1, NAN};
     struct layer_state *state = spoiled_state(1), *later = spoiled_state(2);
     struct mpk_writer packed;
@@ -525,17 +511,15 @@ static void test_each_head_has_its_share_of_the_invalid_rows(void **unused)
     layer_state_free(&later);
 }
 
-static void test_unpacked_is_what_was_packed(void **unused)
+TEST(unpacked_is_what_was_packed)
 {
-    (void)unused;
     check_round_trip(full_state());
     check_round_trip(whole_state());
     check_round_trip(layer_state_new(HEADS, BUCKETS));
 }
 
-static void test_unpacked_goes_on_as_if_nothing_had_been(void **unused)
+TEST(unpacked_goes_on_as_if_nothing_had_been)
 {
-    (void)unused;
     struct layer_state *whole = whole_state(), *state = layer_state_new(HEADS, BUCKETS);
     for (int i = 0; i < STREAM; i++) {
         struct mpk_writer packed;
@@ -555,9 +539,8 @@ static void test_unpacked_goes_on_as_if_nothing_had_been(void **unused)
     layer_state_free(&state);
 }
 
-static void test_every_prefix_is_refused(void **unused)
+TEST(every_prefix_is_refused)
 {
-    (void)unused;
     struct layer_state *state = full_state(), *back = NULL;
     struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
@@ -591,9 +574,8 @@ static void layer_state_use(struct layer_state *state)
     layer_state_free(&state);
 }
 
-static void test_one_metric_of_a_packed_state_is_that_of_the_whole(void **unused)
+TEST(one_metric_of_a_packed_state_is_that_of_the_whole)
 {
-    (void)unused;
     struct layer_state *state = full_state();
     struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
@@ -613,9 +595,8 @@ static void test_one_metric_of_a_packed_state_is_that_of_the_whole(void **unused
     layer_state_free(&state);
 }
 
-static void test_changed_bytes_are_refused_or_harmless(void **unused)
+TEST(changed_bytes_are_refused_or_harmless)
 {
-    (void)unused;
     uint64_t seed = 5;
     unsigned accepted = 0, refused = 0, read_metric = 0;
     struct layer_state *state = full_state();
@@ -652,9 +633,8 @@ static void test_changed_bytes_are_refused_or_harmless(void **unused)
     layer_state_free(&state);
 }
 
-static void test_what_is_no_state_is_refused(void **unused)
+TEST(what_is_no_state_is_refused)
 {
-    (void)unused;
     struct layer_state *back = NULL;
     struct mpk_writer writer;
     mpk_writer_init(&writer);
@@ -677,9 +657,8 @@ static void layer_state_replace(struct mpk_writer *packed, const char *from, con
     memcpy(at, to, strlen(from));
 }
 
-static void test_metrics_are_found_by_name(void **unused)
+TEST(metrics_are_found_by_name)
 {
-    (void)unused;
     struct layer_state *state = whole_state();
     struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
@@ -748,9 +727,8 @@ static void put_long_histograms(struct stat_set *set)
     assert_int_equal(stat_set_assign(set, bytes, sizeof bytes), 0);
 }
 
-static void test_long_histograms_are_refused_even_if_nobody_reads_them(void **unused)
+TEST(long_histograms_are_refused_even_if_nobody_reads_them)
 {
-    (void)unused;
     struct layer_state *state = layer_state_new(1, BUCKETS), *back = NULL;
     struct mpk_writer packed;
     assert_non_null(state);
@@ -770,9 +748,8 @@ static void test_long_histograms_are_refused_even_if_nobody_reads_them(void **un
 }
 
 /* Sums of them would not be numbers; the newest of them is none. */
-static void test_values_beyond_1e300_do_not_exist(void **unused)
+TEST(values_beyond_1e300_do_not_exist)
 {
-    (void)unused;
     struct layer_state *state = full_state();
     const struct measured *sound = measure_result(stream[0]->measure);
     struct measured measured = *sound;
@@ -833,9 +810,8 @@ static int code_of(const struct layer_state *state)
     return code;
 }
 
-static void test_newest_values_and_errors_are_numbers(void **unused)
+TEST(newest_values_and_errors_are_numbers)
 {
-    (void)unused;
     static const double numbers[] = {0.1, -1e300, 1e300}, none[] = {INFINITY, -INFINITY, 1.1e300};
     struct layer_state *state = layer_state_new(1, BUCKETS);
     assert_non_null(state);
@@ -879,9 +855,8 @@ static void put_junk(const struct layer_state *state, uint32_t junk, struct mpk_
     mpk_writer_clear(&packed);
 }
 
-static void test_what_is_sent_has_no_more_values_than_a_state(void **unused)
+TEST(what_is_sent_has_no_more_values_than_a_state)
 {
-    (void)unused;
     struct layer_state *state = full_state(), *back = NULL;
     struct mpk_writer sent;
     put_junk(state, 100000, &sent);
@@ -893,9 +868,8 @@ static void test_what_is_sent_has_no_more_values_than_a_state(void **unused)
 }
 
 /* Everything that each head can have, and all names; no head has what goes across heads. */
-static void test_the_largest_state_may_be_sent(void **unused)
+TEST(the_largest_state_may_be_sent)
 {
-    (void)unused;
     for (uint32_t heads = 1; heads <= 65536; heads *= 256) {
         struct layer_state *state = layer_state_new(heads, BUCKETS);
         struct mpk_writer sent;
@@ -954,9 +928,8 @@ static size_t blocks_of(const struct layer_state *state)
     return bytes;
 }
 
-static void test_bytes_are_what_the_heap_gave_out(void **unused)
+TEST(bytes_are_what_the_heap_gave_out)
 {
-    (void)unused;
     struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     for (int i = 0; i < STREAM; i++) {
         assert_int_equal(add_from_stream(state, i), 0);
@@ -1053,9 +1026,8 @@ static int read_fixture(void)
     return code;
 }
 
-static void test_out_of_memory_is_an_error_everywhere(void **unused)
+TEST(out_of_memory_is_an_error_everywhere)
 {
-    (void)unused;
     fixture[0] = full_state();
     fixture[1] = whole_state();
     fail_each(build);
@@ -1070,32 +1042,5 @@ static void test_out_of_memory_is_an_error_everywhere(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_state_is_what_its_values_are),
-        cmocka_unit_test(test_last_is_of_the_newest_message_that_has_it),
-        cmocka_unit_test(test_order_of_arrival_does_not_matter),
-        cmocka_unit_test(test_parts_merged_one_by_one_are_the_whole),
-        cmocka_unit_test(test_merging_all_at_once_is_merging_one_by_one),
-        cmocka_unit_test(test_merging_is_associative),
-        cmocka_unit_test(test_a_slice_adds_to_its_own_heads),
-        cmocka_unit_test(test_each_head_has_its_share_of_the_invalid_rows),
-        cmocka_unit_test(test_histograms_use_as_many_buckets_as_allowed),
-        cmocka_unit_test(test_summaries_state_the_error_of_the_coarsest_histogram),
-        cmocka_unit_test(test_an_empty_state_has_no_numbers),
-        cmocka_unit_test(test_unpacked_is_what_was_packed),
-        cmocka_unit_test(test_unpacked_goes_on_as_if_nothing_had_been),
-        cmocka_unit_test(test_every_prefix_is_refused),
-        cmocka_unit_test(test_one_metric_of_a_packed_state_is_that_of_the_whole),
-        cmocka_unit_test(test_changed_bytes_are_refused_or_harmless),
-        cmocka_unit_test(test_what_is_no_state_is_refused),
-        cmocka_unit_test(test_metrics_are_found_by_name),
-        cmocka_unit_test(test_long_histograms_are_refused_even_if_nobody_reads_them),
-        cmocka_unit_test(test_values_beyond_1e300_do_not_exist),
-        cmocka_unit_test(test_newest_values_and_errors_are_numbers),
-        cmocka_unit_test(test_what_is_sent_has_no_more_values_than_a_state),
-        cmocka_unit_test(test_the_largest_state_may_be_sent),
-        cmocka_unit_test(test_bytes_are_what_the_heap_gave_out),
-        cmocka_unit_test(test_out_of_memory_is_an_error_everywhere),
-    };
-    return cmocka_run_group_tests_name("layer_state", tests, make_stream, free_stream);
+    return unit_run(make_stream, free_stream);
 }

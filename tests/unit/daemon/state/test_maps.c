@@ -8,9 +8,6 @@
 #include "workers/measure.h"
 #include "proto/mpk.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define EVERY    1000
 #define QK_MAX   512
 #define HEADS    6
@@ -42,6 +39,8 @@ static int maps_end(void **state)
     return 0;
 }
 
+#define MAPS_TEST(name) TEST_WITH(name, test_maps_begin, maps_end)
+
 static struct header slice(uint64_t step, uint32_t first, uint32_t heads)
 {
     return (struct header){.type = MESSAGE_ATTENTION,
@@ -61,9 +60,8 @@ static struct header whole(uint64_t step)
 
 /* Asking */
 
-static void test_a_layer_is_asked_at_most_so_often(void **state)
+MAPS_TEST(a_layer_is_asked_at_most_so_often)
 {
-    (void)state;
     struct header header = whole(1);
     assert_true(maps_wanted(&place, &header, EVERY, 5));
     assert_false(maps_wanted(&place, &header, EVERY, 5));
@@ -72,9 +70,8 @@ static void test_a_layer_is_asked_at_most_so_often(void **state)
     assert_true(maps_wanted(&place, &header, 0, 5 + EVERY));
 }
 
-static void test_each_slice_of_the_same_step_is_asked_once(void **state)
+MAPS_TEST(each_slice_of_the_same_step_is_asked_once)
 {
-    (void)state;
     struct header first = slice(1, 0, 2), second = slice(1, 2, 4), next = slice(2, 0, 2);
     assert_true(maps_wanted(&place, &first, EVERY, 0));
     assert_false(maps_wanted(&place, &next, EVERY, 1));
@@ -91,9 +88,8 @@ static void test_each_slice_of_the_same_step_is_asked_once(void **state)
 }
 
 /* A layer whose number of heads was not settled yet: no head is beyond what was asked. */
-static void test_slices_of_another_number_of_heads_are_no_slices_of_the_round(void **state)
+MAPS_TEST(slices_of_another_number_of_heads_are_no_slices_of_the_round)
 {
-    (void)state;
     struct header first = slice(1, 0, 2), more = slice(1, 4, 2);
     assert_true(maps_wanted(&place, &first, EVERY, 0));
     more.heads_total = 1000;
@@ -140,9 +136,8 @@ static void test_maps_put(struct header header)
     maps_put_at(&place, header);
 }
 
-static void test_a_whole_message_is_a_picture_by_itself(void **state)
+MAPS_TEST(a_whole_message_is_a_picture_by_itself)
 {
-    (void)state;
     test_maps_put(whole(1));
     const struct layer_maps *maps = place.shown;
     assert_non_null(maps);
@@ -158,9 +153,8 @@ static void test_a_whole_message_is_a_picture_by_itself(void **state)
     assert_ptr_equal(shelf.newest, shelf.stalest);
 }
 
-static void test_slices_are_put_together_in_any_order(void **state)
+MAPS_TEST(slices_are_put_together_in_any_order)
 {
-    (void)state;
     test_maps_put(slice(1, 4, 2));
     test_maps_put(slice(1, 0, 1));
     assert_null(maps_find(place.shown, 1));
@@ -173,9 +167,8 @@ static void test_slices_are_put_together_in_any_order(void **state)
     assert_null(place.shown->slices->importance);
 }
 
-static void test_slices_that_overlap_do_not_count(void **state)
+MAPS_TEST(slices_that_overlap_do_not_count)
 {
-    (void)state;
     test_maps_put(slice(1, 2, 2));
     test_maps_put(slice(1, 2, 2));
     test_maps_put(slice(1, 1, 2));
@@ -188,9 +181,8 @@ static void test_slices_that_overlap_do_not_count(void **state)
     assert_int_equal(place.shown->here, HEADS);
 }
 
-static void test_what_is_whole_is_shown_until_the_next_is(void **state)
+MAPS_TEST(what_is_whole_is_shown_until_the_next_is)
 {
-    (void)state;
     test_maps_put(slice(1, 0, 3));
     test_maps_put(slice(1, 3, 3));
     test_maps_put(slice(2, 0, 3));
@@ -207,9 +199,8 @@ static void test_what_is_whole_is_shown_until_the_next_is(void **state)
     assert_null(place.coming);
 }
 
-static void test_slices_of_another_shape_are_another_picture(void **state)
+MAPS_TEST(slices_of_another_shape_are_another_picture)
 {
-    (void)state;
     struct measured measured = {.heads = 3};
     test_maps_put(slice(1, 0, 3));
     struct message message = {
@@ -223,9 +214,8 @@ static void test_slices_of_another_shape_are_another_picture(void **state)
 
 /* Room */
 
-static void test_the_stalest_make_room(void **state)
+MAPS_TEST(the_stalest_make_room)
 {
-    (void)state;
     test_maps_put(whole(1));
     shelf.limit = 2 * shelf.bytes - 1;
     maps_put_at(&other, whole(1));
@@ -244,9 +234,8 @@ static void test_the_stalest_make_room(void **state)
 }
 
 /* Not even for a moment. */
-static void test_what_is_too_large_costs_no_other_layer_its_maps(void **state)
+MAPS_TEST(what_is_too_large_costs_no_other_layer_its_maps)
 {
-    (void)state;
     maps_put_at(&other, slice(1, 0, 1));
     shelf.limit = shelf.bytes + 1;
     test_maps_put(whole(1));
@@ -255,9 +244,8 @@ static void test_what_is_too_large_costs_no_other_layer_its_maps(void **state)
     assert_non_null(other.shown);
 }
 
-static void test_what_grows_too_large_is_removed(void **state)
+MAPS_TEST(what_grows_too_large_is_removed)
 {
-    (void)state;
     test_maps_put(slice(1, 0, 1));
     shelf.limit = shelf.bytes + 1;
     test_maps_put(slice(1, 1, 5));
@@ -266,9 +254,8 @@ static void test_what_grows_too_large_is_removed(void **state)
 }
 
 /* A state has all heads of its layer, its maps perhaps some. */
-static void test_maps_of_states_are_asked_and_put_by_their_own_heads(void **state)
+MAPS_TEST(maps_of_states_are_asked_and_put_by_their_own_heads)
 {
-    (void)state;
     struct header first = whole(1), second;
     first.type = MESSAGE_STATE;
     first.maps.heads = 4;
@@ -291,9 +278,8 @@ static void test_maps_of_states_are_asked_and_put_by_their_own_heads(void **stat
 
 /* Missing maps */
 
-static void test_messages_without_maps_leave_those_there_are_and_say_why(void **state)
+MAPS_TEST(messages_without_maps_leave_those_there_are_and_say_why)
 {
-    (void)state;
     struct measured measured = {.heads = HEADS};
     struct message message = {.header = whole(1), .measured = &measured};
     maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
@@ -316,9 +302,8 @@ static void test_messages_without_maps_leave_those_there_are_and_say_why(void **
     assert_non_null(place.shown);
 }
 
-static void test_any_allocation_may_fail(void **state)
+MAPS_TEST(any_allocation_may_fail)
 {
-    (void)state;
     bool failed = true;
     for (unsigned nth = 1; failed; nth++) {
         struct measured measured = {.heads = HEADS};
@@ -370,9 +355,8 @@ static char *labels_of(const char *const *texts, const size_t *sizes, uint32_t c
     return labels;
 }
 
-static void test_labels_are_copied_up_to_a_nul_and_to_the_keys(void **state)
+MAPS_TEST(labels_are_copied_up_to_a_nul_and_to_the_keys)
 {
-    (void)state;
     static const char *const texts[] = {"the", "", "a\0b", "more"};
     static const size_t sizes[] = {3, 0, 3, 4};
     uint32_t count;
@@ -384,9 +368,8 @@ static void test_labels_are_copied_up_to_a_nul_and_to_the_keys(void **state)
     assert_int_equal(count, 0);
 }
 
-static void test_labels_begin_behind_padding(void **state)
+TEST(labels_begin_behind_padding)
 {
-    (void)state;
     static const char *const texts[] = {"<pad>", "the", "cat"};
     static const size_t sizes[] = {5, 3, 3};
     uint32_t count;
@@ -395,42 +378,4 @@ static void test_labels_begin_behind_padding(void **state)
     assert_memory_equal(labels, "the\0cat", 8);
     free(labels);
     assert_null(labels_of(texts, sizes, 3, 3, 8, &count));
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_a_layer_is_asked_at_most_so_often, test_maps_begin,
-                                        maps_end),
-        cmocka_unit_test_setup_teardown(test_each_slice_of_the_same_step_is_asked_once,
-                                        test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(
-            test_slices_of_another_number_of_heads_are_no_slices_of_the_round, test_maps_begin,
-            maps_end),
-        cmocka_unit_test_setup_teardown(test_a_whole_message_is_a_picture_by_itself,
-                                        test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(test_slices_are_put_together_in_any_order, test_maps_begin,
-                                        maps_end),
-        cmocka_unit_test_setup_teardown(test_slices_that_overlap_do_not_count, test_maps_begin,
-                                        maps_end),
-        cmocka_unit_test_setup_teardown(test_what_is_whole_is_shown_until_the_next_is,
-                                        test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(test_slices_of_another_shape_are_another_picture,
-                                        test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(test_the_stalest_make_room, test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(test_what_is_too_large_costs_no_other_layer_its_maps,
-                                        test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(test_what_grows_too_large_is_removed, test_maps_begin,
-                                        maps_end),
-        cmocka_unit_test_setup_teardown(test_maps_of_states_are_asked_and_put_by_their_own_heads,
-                                        test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(
-            test_messages_without_maps_leave_those_there_are_and_say_why, test_maps_begin,
-            maps_end),
-        cmocka_unit_test_setup_teardown(test_any_allocation_may_fail, test_maps_begin, maps_end),
-        cmocka_unit_test_setup_teardown(test_labels_are_copied_up_to_a_nul_and_to_the_keys,
-                                        test_maps_begin, maps_end),
-        cmocka_unit_test(test_labels_begin_behind_padding),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

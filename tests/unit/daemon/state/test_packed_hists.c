@@ -5,10 +5,6 @@
 #include "tests/unit/heap.h"
 #include "daemon/state/packed_hists.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 static struct packed_cursor test_packed_hists_begin(const struct packed_hists *packed)
 {
     return (struct packed_cursor){packed->bytes, packed->bytes + packed->size};
@@ -45,9 +41,8 @@ static void expect_values(struct packed_cursor *cursor, const double *values, in
 static const double few[] = {1, 1, 1.01, 2, 0.5},
                     extremes[] = {-1e300, 1e300, 0, -0.0, 5e-324, -0x1p-40, 0x1p-40, -1, 1};
 
-static void test_heads_come_back_in_order(void **unused)
+TEST(heads_come_back_in_order)
 {
-    (void)unused;
     struct packed_hists packed = {0};
     pack_values(&packed, few, 5);
     pack_values(&packed, NULL, 0);
@@ -62,9 +57,8 @@ static void test_heads_come_back_in_order(void **unused)
     packed_hists_clear(&packed);
 }
 
-static void test_full_counts_are_exact(void **unused)
+TEST(full_counts_are_exact)
 {
-    (void)unused;
     struct bucket buckets[] = {{-HIST_KEY_MAX, UINT32_MAX}, {HIST_KEY_MAX, 1u << 28}};
     struct hist hist = {.buckets = buckets, .used = 2, .capacity = 2};
     struct packed_hists packed = {0};
@@ -78,9 +72,8 @@ static void test_full_counts_are_exact(void **unused)
     packed_hists_clear(&packed);
 }
 
-static void test_a_lower_resolution_is_kept(void **unused)
+TEST(a_lower_resolution_is_kept)
 {
-    (void)unused;
     struct packed_hists packed = {0};
     struct dist dist = {0}, got;
     for (int i = 1; i < 1000; i++) {
@@ -99,9 +92,8 @@ static void test_a_lower_resolution_is_kept(void **unused)
     packed_hists_clear(&packed);
 }
 
-static void test_neighbouring_buckets_take_two_bytes(void **unused)
+TEST(neighbouring_buckets_take_two_bytes)
 {
-    (void)unused;
     struct packed_hists packed = {0};
     double values[100];
     for (int i = 0; i < 100; i++) {
@@ -131,9 +123,8 @@ static int next_of_copy(const uint8_t *bytes, size_t size)
     return code;
 }
 
-static void test_what_was_cut_off_is_refused(void **unused)
+TEST(what_was_cut_off_is_refused)
 {
-    (void)unused;
     struct packed_hists packed = {0};
     pack_values(&packed, extremes, 9);
     for (size_t size = 0; size < packed.size; size++) {
@@ -143,9 +134,8 @@ static void test_what_was_cut_off_is_refused(void **unused)
     packed_hists_clear(&packed);
 }
 
-static void test_impossible_histograms_are_refused(void **unused)
+TEST(impossible_histograms_are_refused)
 {
-    (void)unused;
     /* used, halvings, key, count */
     static const uint8_t bad[][8] = {
         {0xff, 0xff, 0xff, 0xff, 0x0f},          /* more buckets than there are keys */
@@ -162,9 +152,8 @@ static void test_impossible_histograms_are_refused(void **unused)
     }
 }
 
-static void test_out_of_memory_leaves_things_as_they_were(void **unused)
+TEST(out_of_memory_leaves_things_as_they_were)
 {
-    (void)unused;
     struct packed_hists packed = {0};
     struct dist dist = {0}, got;
     assert_int_equal(dist_add(&dist, 1), 0);
@@ -182,18 +171,4 @@ static void test_out_of_memory_leaves_things_as_they_were(void **unused)
     assert_int_equal(packed_hists_next(&cursor, NULL), 0);
     dist_clear(&dist);
     packed_hists_clear(&packed);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_heads_come_back_in_order),
-        cmocka_unit_test(test_full_counts_are_exact),
-        cmocka_unit_test(test_a_lower_resolution_is_kept),
-        cmocka_unit_test(test_neighbouring_buckets_take_two_bytes),
-        cmocka_unit_test(test_what_was_cut_off_is_refused),
-        cmocka_unit_test(test_impossible_histograms_are_refused),
-        cmocka_unit_test(test_out_of_memory_leaves_things_as_they_were),
-    };
-    return cmocka_run_group_tests_name("packed_hists", tests, NULL, NULL);
 }

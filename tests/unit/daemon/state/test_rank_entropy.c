@@ -9,10 +9,6 @@
 #include "tests/unit/daemon/state/measured.h"
 #include "tests/unit/proto/support.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS    3
 #define BUCKETS  24
 #define MESSAGES 24
@@ -139,18 +135,16 @@ static struct layer_state *unpacked_of(const struct mpk_writer *packed)
     return state;
 }
 
-static void test_each_rank_has_the_mean_of_its_rows(void **unused)
+TEST(each_rank_has_the_mean_of_its_rows)
 {
-    (void)unused;
     struct layer_state *state = state_of(0, 1);
     assert_is_stream(state);
     layer_state_free(&state);
 }
 
-static void test_parts_merged_in_any_order_are_the_whole(void **unused)
+TEST(parts_merged_in_any_order_are_the_whole)
 {
     static const uint32_t orders[][4] = {{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}};
-    (void)unused;
     for (size_t o = 0; o < sizeof orders / sizeof orders[0]; o++) {
         struct layer_state *part[4], *at_once = rank_entropy_new(),
                                      *one_by_one = rank_entropy_new();
@@ -172,9 +166,8 @@ static void test_parts_merged_in_any_order_are_the_whole(void **unused)
 }
 
 /* Parts of one rank each have nothing beside their heads, and are told apart all the same. */
-static void test_parts_of_one_rank_keep_nothing_and_merge(void **unused)
+TEST(parts_of_one_rank_keep_nothing_and_merge)
 {
-    (void)unused;
     struct layer_state *all = rank_entropy_new();
     for (uint32_t rank = 0; rank < RANKS; rank++) {
         struct layer_state *part = rank_entropy_new();
@@ -199,9 +192,8 @@ static void test_parts_of_one_rank_keep_nothing_and_merge(void **unused)
     layer_state_free(&all);
 }
 
-static void test_packed_ranks_come_back_bit_for_bit(void **unused)
+TEST(packed_ranks_come_back_bit_for_bit)
 {
-    (void)unused;
     struct layer_state *state = state_of(0, 1);
     struct mpk_writer packed;
     rank_entropy_put(state, &packed);
@@ -220,11 +212,10 @@ static void test_packed_ranks_come_back_bit_for_bit(void **unused)
 }
 
 /* Heads that are split over ranks: each has its own, and unites them. */
-static void test_a_rank_has_the_heads_of_its_slice(void **unused)
+TEST(a_rank_has_the_heads_of_its_slice)
 {
     static const double mean[] = {1, 2};
     static const uint64_t rows[] = {4, 4}, one[] = {0, 4};
-    (void)unused;
     struct rank_entropy entropy = {0};
     assert_int_equal(rank_entropy_add(&entropy, 3, 4, 2, rows, mean), 0);
     assert_int_equal(rank_entropy_add(&entropy, 1, 2, 2, one, mean), 0);
@@ -240,10 +231,9 @@ static void test_a_rank_has_the_heads_of_its_slice(void **unused)
     rank_entropy_clear(&entropy);
 }
 
-static void test_the_lowest_ranks_are_kept_in_any_order(void **unused)
+TEST(the_lowest_ranks_are_kept_in_any_order)
 {
     static const uint64_t rows[] = {2};
-    (void)unused;
     struct rank_entropy up = {0}, down = {0};
     for (uint32_t i = 0; i < 3 * RANK_ENTROPY_MAX; i++) {
         uint32_t j = 3 * RANK_ENTROPY_MAX - 1 - i;
@@ -300,9 +290,8 @@ static const struct hostile {
      LITERAL("\x91\x94\1\0\4\xc4\x08\xff\xff\xff\xff\xff\xff\xef\x7f"), ERR_STORE_FORMAT},
 };
 
-static void test_hostile_lists_are_refused(void **unused)
+TEST(hostile_lists_are_refused)
 {
-    (void)unused;
     for (size_t i = 0; i < sizeof hostile / sizeof hostile[0]; i++) {
         struct rank_entropy entropy = {0};
         struct mpk_doc doc;
@@ -329,9 +318,8 @@ static int code_with(const struct layer_state *state, const struct rank_entropy 
     return code;
 }
 
-static void test_ranks_have_no_more_rows_than_the_heads(void **unused)
+TEST(ranks_have_no_more_rows_than_the_heads)
 {
-    (void)unused;
     struct layer_state *state = state_of(0, 1);
     struct rank_means *means = state->rank_entropy.means;
     assert_int_equal(code_with(state, &state->rank_entropy), 0);
@@ -342,9 +330,8 @@ static void test_ranks_have_no_more_rows_than_the_heads(void **unused)
     layer_state_free(&state);
 }
 
-static void test_ranks_are_those_of_the_state_and_several(void **unused)
+TEST(ranks_are_those_of_the_state_and_several)
 {
-    (void)unused;
     struct layer_state *state = state_of(0, 1), *one = state_of(0, RANKS);
     struct rank_entropy of_one = entropy_of(one);
     assert_int_equal(code_with(state, &of_one), 0);
@@ -357,9 +344,8 @@ static void test_ranks_are_those_of_the_state_and_several(void **unused)
 }
 
 /* They came from a sender that does not tell its ranks apart. */
-static void test_rows_of_nobody_knows_whom_count_for_no_rank(void **unused)
+TEST(rows_of_nobody_knows_whom_count_for_no_rank)
 {
-    (void)unused;
     struct layer_state *state = state_of(0, 1), *more = rank_entropy_new();
     rank_entropy_clear(&state->rank_entropy);
     stream[0]->message.header.rank = 3;
@@ -376,10 +362,9 @@ static void test_rows_of_nobody_knows_whom_count_for_no_rank(void **unused)
 }
 
 /* A part that eight ranks of a machine made grows by at most 4 %. */
-static void test_a_part_of_eight_ranks_hardly_grows(void **unused)
+TEST(a_part_of_eight_ranks_hardly_grows)
 {
     enum { GPT_HEADS = 12, PART_RANKS = 8, PART_STEPS = 6 };
-    (void)unused;
     struct layer_state *state = layer_state_new(GPT_HEADS, 48);
     assert_non_null(state);
     for (uint32_t i = 0; i < PART_RANKS * PART_STEPS; i++) {
@@ -438,10 +423,9 @@ static int read_fixture(void)
     return code;
 }
 
-static void test_ranks_without_memory_are_an_error(void **unused)
+TEST(ranks_without_memory_are_an_error)
 {
     static int (*const acts[])(void) = {merge_fixtures, read_fixture};
-    (void)unused;
     fixture[0] = state_of(0, 1);
     fixture[1] = state_of(0, RANKS);
     for (int i = 0; i < 2; i++) {
@@ -460,20 +444,5 @@ static void test_ranks_without_memory_are_an_error(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_rank_has_the_mean_of_its_rows),
-        cmocka_unit_test(test_parts_merged_in_any_order_are_the_whole),
-        cmocka_unit_test(test_parts_of_one_rank_keep_nothing_and_merge),
-        cmocka_unit_test(test_packed_ranks_come_back_bit_for_bit),
-        cmocka_unit_test(test_a_rank_has_the_heads_of_its_slice),
-        cmocka_unit_test(test_the_lowest_ranks_are_kept_in_any_order),
-        cmocka_unit_test(test_hostile_lists_are_refused),
-        cmocka_unit_test(test_ranks_have_no_more_rows_than_the_heads),
-        cmocka_unit_test(test_ranks_are_those_of_the_state_and_several),
-        cmocka_unit_test(test_rows_of_nobody_knows_whom_count_for_no_rank),
-        cmocka_unit_test(test_a_part_of_eight_ranks_hardly_grows),
-        cmocka_unit_test(test_ranks_without_memory_are_an_error),
-    };
-    return cmocka_run_group_tests_name("rank_entropy", tests, rank_entropy_make_stream,
-                                       rank_entropy_free_stream);
+    return unit_run(rank_entropy_make_stream, rank_entropy_free_stream);
 }

@@ -6,11 +6,6 @@
 #include "daemon/state/layer_state.h"
 #include "daemon/state/state_message.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS   3
 #define BUCKETS 48
 #define TIME_NS UINT64_C(1700000000000000000)
@@ -117,9 +112,8 @@ static struct bytes golden_state(void)
     return bytes_file(GOLDEN_DIR "/layer_state.msgpack");
 }
 
-static void test_golden_bytes_are_what_the_messages_make(void **unused)
+TEST(golden_bytes_are_what_the_messages_make)
 {
-    (void)unused;
     struct bytes golden = golden_state();
     struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     assert_non_null(state);
@@ -132,9 +126,8 @@ static void test_golden_bytes_are_what_the_messages_make(void **unused)
 }
 
 /* The same whichever came first, and when merged from two. */
-static void test_order_and_parts_do_not_matter(void **unused)
+TEST(order_and_parts_do_not_matter)
 {
-    (void)unused;
     struct bytes golden = golden_state();
     struct layer_state *state = layer_state_new(HEADS, BUCKETS),
                        *part = layer_state_new(HEADS, BUCKETS);
@@ -148,9 +141,8 @@ static void test_order_and_parts_do_not_matter(void **unused)
     bytes_free(&golden);
 }
 
-static void test_golden_bytes_are_read_and_written_again(void **unused)
+TEST(golden_bytes_are_read_and_written_again)
 {
-    (void)unused;
     struct bytes golden = golden_state();
     struct layer_state *state = NULL;
     assert_int_equal(layer_state_unpack(golden.data, golden.len, &state), 0);
@@ -164,9 +156,8 @@ static void test_golden_bytes_are_read_and_written_again(void **unused)
 }
 
 /* Version 1 is read where an earlier attnd stored it, and nowhere else. */
-static void test_version_1_is_not_sent(void **unused)
+TEST(version_1_is_not_sent)
 {
-    (void)unused;
     struct bytes stored = bytes_file(GOLDEN_DIR "/../fuzz/state/v1_part_step-2-2_7_2"),
                  golden = golden_state();
     struct layer_state *state = NULL;
@@ -183,11 +174,10 @@ static void test_version_1_is_not_sent(void **unused)
 }
 
 /* Ranks of version 1 may have bytes without any, which are not written again. */
-static void test_version_1_is_written_again(void **unused)
+TEST(version_1_is_written_again)
 {
     static const uint8_t of_one[] = "\xa5ranks\xc4\x01\x01",
                          of_more[] = "\xa5ranks\xc4\x04\0\x81\1";
-    (void)unused;
     struct bytes stored = bytes_file(GOLDEN_DIR "/../fuzz/state/v1_part_step-2-2_7_2");
     unsigned char *at = memmem(stored.data, stored.len, of_one, sizeof of_one - 1);
     assert_non_null(at);
@@ -303,9 +293,8 @@ static bool spoil(struct bytes *bytes, const struct spoiled *how)
     return true;
 }
 
-static void test_hostile_states_are_refused(void **unused)
+TEST(hostile_states_are_refused)
 {
-    (void)unused;
     for (size_t i = 0; i < sizeof spoiled / sizeof spoiled[0]; i++) {
         struct bytes bytes = golden_state();
         struct layer_state *state = NULL;
@@ -408,9 +397,8 @@ static int read_brought(const struct bytes *bytes, uint32_t heads, uint64_t epoc
     return code;
 }
 
-static void test_what_messages_bring_is_refused_with_its_reason(void **unused)
+TEST(what_messages_bring_is_refused_with_its_reason)
 {
-    (void)unused;
     for (size_t i = 0; i < sizeof brought / sizeof brought[0]; i++) {
         const struct brought *one = &brought[i];
         struct bytes bytes = golden_state();
@@ -432,18 +420,4 @@ static void test_what_messages_bring_is_refused_with_its_reason(void **unused)
         }
         bytes_free(&bytes);
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_bytes_are_what_the_messages_make),
-        cmocka_unit_test(test_order_and_parts_do_not_matter),
-        cmocka_unit_test(test_golden_bytes_are_read_and_written_again),
-        cmocka_unit_test(test_version_1_is_not_sent),
-        cmocka_unit_test(test_version_1_is_written_again),
-        cmocka_unit_test(test_hostile_states_are_refused),
-        cmocka_unit_test(test_what_messages_bring_is_refused_with_its_reason),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

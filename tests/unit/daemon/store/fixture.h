@@ -26,6 +26,10 @@ void fixture_close(struct store_fixture *fixture);
  */
 const char *fixture_reason(struct store_fixture *fixture);
 
+/* A test with a store in a directory of its own. */
+#define STORE_TEST(name)                                                                           \
+    TEST_OF(name, struct store_fixture *fixture, fixture_setup, fixture_teardown)
+
 /* A batch of run 7 of job "j", or another run. */
 struct store_batch *batch_of(uint8_t run, uint64_t epoch);
 /* A window of layer 0 with that last unit; length and every are 1, units epochs. */

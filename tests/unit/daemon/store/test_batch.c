@@ -6,8 +6,6 @@
 #include "tests/unit/heap.h"
 #include "daemon/store/internal.h"
 
-#include <string.h>
-
 static const uint8_t run_id[RUN_BYTES] = {1};
 static const struct store_run run = {"job", run_id, JOB_ACTIVE, 1, 2, 3, 4};
 
@@ -33,9 +31,8 @@ static int store_batch_fill(struct store_batch *batch)
     return code;
 }
 
-static void test_everything_is_copied(void **state)
+TEST(everything_is_copied)
 {
-    (void)state;
     struct store_batch *batch = batch_new(&run);
     assert_int_equal(store_batch_fill(batch), 0);
     assert_string_equal(batch->run.job, "job");
@@ -60,9 +57,8 @@ static void test_everything_is_copied(void **state)
     batch_free(&batch);
 }
 
-static void test_records_are_counted_and_bytes_too(void **state)
+TEST(records_are_counted_and_bytes_too)
 {
-    (void)state;
     struct store_batch *batch = batch_new(&run);
     uint64_t empty = batch->bytes;
     assert_int_equal(batch->records, 1);
@@ -74,9 +70,8 @@ static void test_records_are_counted_and_bytes_too(void **state)
     batch_free(&batch);
 }
 
-static void test_out_of_memory_is_an_error_and_leaves_a_batch(void **state)
+TEST(out_of_memory_is_an_error_and_leaves_a_batch)
 {
-    (void)state;
     heap_fail_at(1);
     assert_null(batch_new(&run));
     for (unsigned nth = 1; nth <= 5; nth++) {
@@ -88,14 +83,4 @@ static void test_out_of_memory_is_an_error_and_leaves_a_batch(void **state)
         batch_free(&batch);
     }
     heap_fail_at(0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_everything_is_copied),
-        cmocka_unit_test(test_records_are_counted_and_bytes_too),
-        cmocka_unit_test(test_out_of_memory_is_an_error_and_leaves_a_batch),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,9 +6,6 @@
 
 #include "daemon/store/series.h"
 
-#include <math.h>
-#include <string.h>
-
 #define VARIANTS 4
 
 /* Series against summaries */
@@ -163,9 +160,8 @@ static void clear_states(struct mpk_writer *states)
     }
 }
 
-static void test_64_windows_become_a_chunk_with_their_summaries_numbers(void **state)
+STORE_TEST(64_windows_become_a_chunk_with_their_summaries_numbers)
 {
-    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture_open(fixture);
@@ -183,9 +179,8 @@ static void test_64_windows_become_a_chunk_with_their_summaries_numbers(void **s
     clear_states(states);
 }
 
-static void test_a_window_that_comes_after_its_chunk_is_not_in_it(void **state)
+STORE_TEST(a_window_that_comes_after_its_chunk_is_not_in_it)
 {
-    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture_open(fixture);
@@ -197,9 +192,8 @@ static void test_a_window_that_comes_after_its_chunk_is_not_in_it(void **state)
     clear_states(states);
 }
 
-static void test_open_windows_are_not_chunked(void **state)
+STORE_TEST(open_windows_are_not_chunked)
 {
-    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 1);
     fixture_open(fixture);
     for (uint64_t last = 0; last < 130; last++) {
@@ -214,9 +208,8 @@ static void test_open_windows_are_not_chunked(void **state)
                      0);
 }
 
-static void test_states_that_cannot_be_read_give_gaps(void **state)
+STORE_TEST(states_that_cannot_be_read_give_gaps)
 {
-    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture_open(fixture);
@@ -232,9 +225,8 @@ static void test_states_that_cannot_be_read_give_gaps(void **state)
     clear_states(states);
 }
 
-static void test_old_states_are_thinned_out(void **state)
+STORE_TEST(old_states_are_thinned_out)
 {
-    struct store_fixture *fixture = *state;
     struct mpk_writer states[VARIANTS];
     pack_states(states);
     fixture->config.history_states = 65; /* two chunks */
@@ -248,9 +240,8 @@ static void test_old_states_are_thinned_out(void **state)
     clear_states(states);
 }
 
-static void test_what_was_not_chunked_is_chunked_at_the_next_start(void **state)
+STORE_TEST(what_was_not_chunked_is_chunked_at_the_next_start)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 0, NULL, 0);
     fixture_close(fixture);
@@ -259,19 +250,4 @@ static void test_what_was_not_chunked_is_chunked_at_the_next_start(void **state)
                     " strftime('%s'), NULL FROM n");
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) FROM chunks", 1);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_64_windows_become_a_chunk_with_their_summaries_numbers),
-        TEST(test_a_window_that_comes_after_its_chunk_is_not_in_it),
-        TEST(test_open_windows_are_not_chunked),
-        TEST(test_states_that_cannot_be_read_give_gaps),
-        TEST(test_old_states_are_thinned_out),
-        TEST(test_what_was_not_chunked_is_chunked_at_the_next_start),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

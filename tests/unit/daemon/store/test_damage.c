@@ -7,8 +7,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -97,9 +95,8 @@ static void assert_replaced(struct store_fixture *fixture)
     assert_sound(fixture);
 }
 
-static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
+STORE_TEST(a_corrupt_page_is_found_after_an_unclean_stop)
 {
-    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
     overwrite_page(fixture, 50);
@@ -107,18 +104,16 @@ static void test_a_corrupt_page_is_found_after_an_unclean_stop(void **state)
     assert_repaired(fixture, 60, 56);
 }
 
-static void test_a_corrupt_page_is_found_while_running(void **state)
+STORE_TEST(a_corrupt_page_is_found_while_running)
 {
-    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     overwrite_page(fixture, root_of(fixture, "windows_recent"));
     assert_repaired(fixture, 60, 60);
 }
 
 /* The rows of tables that name things are in an index, too. */
-static void test_names_are_found_in_an_index(void **state)
+STORE_TEST(names_are_found_in_an_index)
 {
-    struct store_fixture *fixture = *state;
     static const char *const tables[] = {"runs", "layers", "tracks", "metrics", "logs"};
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
@@ -130,9 +125,8 @@ static void test_names_are_found_in_an_index(void **state)
 }
 
 /* attnd was killed after it had renamed the one, and before it renamed the other. */
-static void test_a_copy_that_was_to_take_its_place_does(void **state)
+STORE_TEST(a_copy_that_was_to_take_its_place_does)
 {
-    struct store_fixture *fixture = *state;
     char copy[160];
     snprintf(copy, sizeof copy, "%s.repaired", fixture->path);
     store_damage_store_some(fixture, 0, 10);
@@ -143,9 +137,8 @@ static void test_a_copy_that_was_to_take_its_place_does(void **state)
 }
 
 /* Else a hub would take it for another one, or its rows for those that it has. */
-static void test_a_node_stays_the_same(void **state)
+STORE_TEST(a_node_stays_the_same)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.fleet_role = CONFIG_ROLE_NODE;
     store_damage_store_some(fixture, 0, 60);
     change(fixture, "INSERT INTO outbox VALUES(100, x'00', 0, 1, 0, 0);"
@@ -167,9 +160,8 @@ static void test_a_node_stays_the_same(void **state)
 }
 
 /* A table without its root is lost: what it had is known from others. */
-static void test_windows_that_are_lost_are_counted(void **state)
+STORE_TEST(windows_that_are_lost_are_counted)
 {
-    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
     overwrite_page(fixture, root_of(fixture, "windows"));
@@ -178,44 +170,39 @@ static void test_windows_that_are_lost_are_counted(void **state)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_UNREADABLE), 60);
 }
 
-static void test_what_is_left_of_a_truncated_file_is_kept(void **state)
+STORE_TEST(what_is_left_of_a_truncated_file_is_kept)
 {
-    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     mark_unclean(fixture);
     assert_int_equal(truncate(fixture->path, 60 * 8192), 0);
     assert_repaired(fixture, 60, 15);
 }
 
-static void test_a_history_without_its_first_page_is_repaired(void **state)
+STORE_TEST(a_history_without_its_first_page_is_repaired)
 {
-    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     overwrite_page(fixture, 1);
     assert_repaired(fixture, 60, 60);
 }
 
-static void test_a_file_that_may_be_anything_is_set_aside(void **state)
+STORE_TEST(a_file_that_may_be_anything_is_set_aside)
 {
-    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 10);
     overwrite_page(fixture, 1);
     overwrite_page(fixture, 2);
     assert_replaced(fixture);
 }
 
-static void test_an_empty_file_is_a_new_history(void **state)
+STORE_TEST(an_empty_file_is_a_new_history)
 {
-    struct store_fixture *fixture = *state;
     store_damage_put_file(fixture->path, "");
     store_damage_store_some(fixture, 0, 1);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }
 
-static void test_files_set_aside_in_one_second_have_names_of_their_own(void **state)
+STORE_TEST(files_set_aside_in_one_second_have_names_of_their_own)
 {
-    struct store_fixture *fixture = *state;
     log_capture();
     for (int i = 0; i < 3; i++) {
         store_damage_store_some(fixture, 0, 1);
@@ -238,9 +225,8 @@ static void remove_database(struct store_fixture *fixture)
     }
 }
 
-static void test_a_file_that_is_removed_is_written_again(void **state)
+STORE_TEST(a_file_that_is_removed_is_written_again)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 1, NULL, 0);
     wait_count(fixture, COUNT_STORED, 1);
@@ -259,9 +245,8 @@ static void test_a_file_that_is_removed_is_written_again(void **state)
     assert_sound(fixture);
 }
 
-static void test_a_file_in_its_place_goes_on(void **state)
+STORE_TEST(a_file_in_its_place_goes_on)
 {
-    struct store_fixture *fixture = *state;
     char other[160];
     snprintf(other, sizeof other, "%s.other", fixture->path);
     store_damage_store_some(fixture, 0, 10);
@@ -282,9 +267,8 @@ static void test_a_file_in_its_place_goes_on(void **state)
 }
 
 /* A copy put back with `mv`: the log of the file before it stays beside it, and is none of it. */
-static void test_a_copy_in_its_place_is_as_it_was(void **state)
+STORE_TEST(a_copy_in_its_place_is_as_it_was)
 {
-    struct store_fixture *fixture = *state;
     char copy[160], statement[200];
     snprintf(copy, sizeof copy, "%s.copy", fixture->path);
     store_damage_store_some(fixture, 0, 10);
@@ -305,9 +289,8 @@ static void test_a_copy_in_its_place_is_as_it_was(void **state)
     assert_sound(fixture);
 }
 
-static void test_a_file_of_somebody_else_in_its_place_is_left_alone(void **state)
+STORE_TEST(a_file_of_somebody_else_in_its_place_is_left_alone)
 {
-    struct store_fixture *fixture = *state;
     const char *reason = "";
     char other[160], statement[220];
     snprintf(other, sizeof other, "%s.other", fixture->path);
@@ -339,9 +322,8 @@ static void test_a_file_of_somebody_else_in_its_place_is_left_alone(void **state
 }
 
 /* Any byte anywhere may be wrong: history goes on, in this file or another one. */
-static void test_random_damage_never_stops_the_history(void **state)
+STORE_TEST(random_damage_never_stops_the_history)
 {
-    struct store_fixture *fixture = *state;
     log_capture();
     for (uint64_t round = 0; round < 20; round++) {
         struct stat file;
@@ -369,9 +351,8 @@ static void limit_files(rlim_t bytes)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
-static void test_a_full_disk_costs_records_until_there_is_room(void **state)
+STORE_TEST(a_full_disk_costs_records_until_there_is_room)
 {
-    struct store_fixture *fixture = *state;
     static const char bytes[100000] = "x";
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
@@ -394,9 +375,8 @@ static void test_a_full_disk_costs_records_until_there_is_room(void **state)
 }
 
 /* Small windows get through, large ones do not: it is one trouble for the log. */
-static void test_a_trouble_that_comes_and_goes_is_told_once(void **state)
+STORE_TEST(a_trouble_that_comes_and_goes_is_told_once)
 {
-    struct store_fixture *fixture = *state;
     static const char bytes[100000] = "x";
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
@@ -419,9 +399,8 @@ static void test_a_trouble_that_comes_and_goes_is_told_once(void **state)
 }
 
 /* The file is corrupt, and there is no room for another one: nothing is left to be done. */
-static void test_a_history_that_is_lost_has_nothing_to_do(void **state)
+STORE_TEST(a_history_that_is_lost_has_nothing_to_do)
 {
-    struct store_fixture *fixture = *state;
     store_damage_store_some(fixture, 0, 60);
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
@@ -448,9 +427,8 @@ static void damage_settle(void *data, struct promises *promises)
 }
 
 /* Batches that were promised wait for it, and so do those behind them; all get there, once. */
-static void test_promised_records_wait_for_a_full_disk(void **state)
+STORE_TEST(promised_records_wait_for_a_full_disk)
 {
-    struct store_fixture *fixture = *state;
     static const char bytes[100000] = "x";
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
@@ -493,9 +471,8 @@ static void test_promised_records_wait_for_a_full_disk(void **state)
 }
 
 /* The database refuses it for a reason that does not go away: it was not kept. */
-static void test_a_promise_about_what_was_dropped_is_not_kept(void **state)
+STORE_TEST(a_promise_about_what_was_dropped_is_not_kept)
 {
-    struct store_fixture *fixture = *state;
     struct promise *promise = calloc(1, sizeof *promise);
     sqlite3 *other;
     assert_non_null(promise);
@@ -521,34 +498,4 @@ static void test_a_promise_about_what_was_dropped_is_not_kept(void **state)
     assert_int_equal(settled, 1);
     assert_int_equal(unanswered, 1);
     fixture_close(fixture);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_a_corrupt_page_is_found_after_an_unclean_stop),
-        TEST(test_a_corrupt_page_is_found_while_running),
-        TEST(test_names_are_found_in_an_index),
-        TEST(test_a_copy_that_was_to_take_its_place_does),
-        TEST(test_a_node_stays_the_same),
-        TEST(test_windows_that_are_lost_are_counted),
-        TEST(test_what_is_left_of_a_truncated_file_is_kept),
-        TEST(test_a_history_without_its_first_page_is_repaired),
-        TEST(test_a_file_that_may_be_anything_is_set_aside),
-        TEST(test_an_empty_file_is_a_new_history),
-        TEST(test_files_set_aside_in_one_second_have_names_of_their_own),
-        TEST(test_a_file_that_is_removed_is_written_again),
-        TEST(test_a_file_in_its_place_goes_on),
-        TEST(test_a_copy_in_its_place_is_as_it_was),
-        TEST(test_a_file_of_somebody_else_in_its_place_is_left_alone),
-        TEST(test_random_damage_never_stops_the_history),
-        TEST(test_a_full_disk_costs_records_until_there_is_room),
-        TEST(test_a_history_that_is_lost_has_nothing_to_do),
-        TEST(test_a_trouble_that_comes_and_goes_is_told_once),
-        TEST(test_promised_records_wait_for_a_full_disk),
-        TEST(test_a_promise_about_what_was_dropped_is_not_kept),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,9 +7,6 @@
 #include "tests/unit/unit.h"
 
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -97,11 +94,11 @@ static void kill_at(struct store_fixture *fixture, const char *point)
     assert_int_equal(WTERMSIG(status), SIGKILL);
 }
 
-static void test_killed_in_a_commit_it_has_a_prefix(void **state)
+STORE_TEST(killed_in_a_commit_it_has_a_prefix)
 {
+    void *state = fixture;
     static const char *const points[] = {"store_begin:3", "store_before_commit:3",
                                          "store_after_commit:3", "store_chunk"};
-    struct store_fixture *fixture = *state;
     for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
         kill_at(fixture, points[i]);
         int64_t windows = assert_prefix(fixture);
@@ -111,15 +108,14 @@ static void test_killed_in_a_commit_it_has_a_prefix(void **state)
         if (!strcmp(points[i], "store_chunk")) {
             assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 0);
         }
-        fixture_teardown(state);
-        fixture_setup(state);
-        fixture = *state;
+        fixture_teardown(&state);
+        fixture_setup(&state);
+        fixture = state;
     }
 }
 
-static void test_killed_in_retention_it_is_sound(void **state)
+STORE_TEST(killed_in_retention_it_is_sound)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 1 << 20;
     kill_at(fixture, "store_retention:2"); /* one step was taken: of windows, or of states */
     assert_sound(fixture);
@@ -131,9 +127,9 @@ static void test_killed_in_retention_it_is_sound(void **state)
     assert_goes_on(fixture);
 }
 
-static void test_killed_at_any_time_it_has_a_prefix(void **state)
+STORE_TEST(killed_at_any_time_it_has_a_prefix)
 {
-    struct store_fixture *fixture = *state;
+    void *state = fixture;
     for (int round = 0; round < 12; round++) {
         int status = 0;
         pid_t pid = start_child(fixture, NULL);
@@ -145,20 +141,8 @@ static void test_killed_at_any_time_it_has_a_prefix(void **state)
             assert_prefix(fixture);
             assert_goes_on(fixture);
         }
-        fixture_teardown(state);
-        fixture_setup(state);
-        fixture = *state;
+        fixture_teardown(&state);
+        fixture_setup(&state);
+        fixture = state;
     }
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_killed_in_a_commit_it_has_a_prefix),
-        TEST(test_killed_in_retention_it_is_sound),
-        TEST(test_killed_at_any_time_it_has_a_prefix),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

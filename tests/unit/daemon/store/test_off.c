@@ -7,9 +7,6 @@
 #include "daemon/store/file.h"
 
 #include <grp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -39,9 +36,8 @@ static void store_off_put_file(const char *path, const char *text)
     fclose(file);
 }
 
-static void test_a_second_attnd_has_no_history(void **state)
+STORE_TEST(a_second_attnd_has_no_history)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     store_off_assert_reason(fixture, "history.db: another attnd is using it");
     submit_window(fixture, 1, "x", 1);
@@ -50,9 +46,8 @@ static void test_a_second_attnd_has_no_history(void **state)
     fixture_open(fixture);
 }
 
-static void test_a_newer_database_is_left_alone(void **state)
+STORE_TEST(a_newer_database_is_left_alone)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     fixture_close(fixture);
     change(fixture, "PRAGMA user_version = 99");
@@ -62,26 +57,23 @@ static void test_a_newer_database_is_left_alone(void **state)
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }
 
-static void test_store_off_a_database_of_another_program_is_left_alone(void **state)
+STORE_TEST(store_off_a_database_of_another_program_is_left_alone)
 {
-    struct store_fixture *fixture = *state;
     change(fixture, "CREATE TABLE mine(x)");
     store_off_assert_reason(fixture, "history.db: it is a database of another program");
     assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
 }
 
-static void test_a_file_that_is_no_database_is_left_alone(void **state)
+STORE_TEST(a_file_that_is_no_database_is_left_alone)
 {
-    struct store_fixture *fixture = *state;
     store_off_put_file(fixture->path, "a letter to my aunt");
     store_off_assert_reason(fixture, "history.db: the file is there and is not a database");
     store_off_assert_reason(fixture, "history.db: the file is there and is not a database");
     assert_int_equal(count_files(fixture, ""), 1);
 }
 
-static void test_a_path_through_a_file_cannot_be(void **state)
+STORE_TEST(a_path_through_a_file_cannot_be)
 {
-    struct store_fixture *fixture = *state;
     char path[256];
     store_off_put_file(fixture->path, "");
     snprintf(path, sizeof path, "%s/history.db", fixture->path);
@@ -89,23 +81,20 @@ static void test_a_path_through_a_file_cannot_be(void **state)
     store_off_assert_reason(fixture, "history.db.lock: Not a directory");
 }
 
-static void test_the_directory_that_cannot_be_made_is_named(void **state)
+STORE_TEST(the_directory_that_cannot_be_made_is_named)
 {
-    struct store_fixture *fixture = *state;
     set_path(fixture, "/proc/none/attnd/history.db");
     store_off_assert_reason(fixture, "/proc/none: No such file or directory");
 }
 
-static void test_a_directory_is_no_database(void **state)
+STORE_TEST(a_directory_is_no_database)
 {
-    struct store_fixture *fixture = *state;
     set_path(fixture, fixture->directory);
     store_off_assert_reason(fixture, "it is not a regular file");
 }
 
-static void test_directories_are_made(void **state)
+STORE_TEST(directories_are_made)
 {
-    struct store_fixture *fixture = *state;
     char path[256], *end;
     struct stat made;
     snprintf(path, sizeof path, "%s/a/b/history.db", fixture->directory);
@@ -123,9 +112,8 @@ static void test_directories_are_made(void **state)
     }
 }
 
-static void test_history_can_be_switched_off(void **state)
+STORE_TEST(history_can_be_switched_off)
 {
-    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 1);
     fixture->config.history_enabled = false;
     assert_string_equal(fixture_reason(fixture), "history.enabled is false");
@@ -174,18 +162,16 @@ static int store_off_is_off(void *data)
     return 0;
 }
 
-static void test_a_directory_that_cannot_be_written_is_no_place(void **state)
+STORE_TEST(a_directory_that_cannot_be_written_is_no_place)
 {
-    struct store_fixture *fixture = *state;
     struct off off = {fixture, "history.db.lock: Permission denied"};
     assert_int_equal(chmod(fixture->directory, 0555), 0);
     assert_int_equal(as_somebody(store_off_is_off, &off), 0);
     assert_int_equal(chmod(fixture->directory, 0755), 0);
 }
 
-static void test_a_file_that_can_only_be_read_is_left_alone(void **state)
+STORE_TEST(a_file_that_can_only_be_read_is_left_alone)
 {
-    struct store_fixture *fixture = *state;
     struct off off = {fixture, "history.db: it can only be read"};
     char lock[256];
     fixture_open(fixture);
@@ -220,29 +206,7 @@ static int check_default_path(void *data)
     return store_file_path("mine.db", path, reason) || strcmp(path, "mine.db") ? 4 : 0;
 }
 
-static void test_the_default_path_follows_the_environment(void **state)
+STORE_TEST(the_default_path_follows_the_environment)
 {
-    (void)state;
     assert_int_equal(as_somebody(check_default_path, NULL), 0);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_a_second_attnd_has_no_history),
-        TEST(test_a_newer_database_is_left_alone),
-        TEST(test_store_off_a_database_of_another_program_is_left_alone),
-        TEST(test_a_file_that_is_no_database_is_left_alone),
-        TEST(test_a_path_through_a_file_cannot_be),
-        TEST(test_the_directory_that_cannot_be_made_is_named),
-        TEST(test_a_directory_is_no_database),
-        TEST(test_directories_are_made),
-        TEST(test_history_can_be_switched_off),
-        TEST(test_a_directory_that_cannot_be_written_is_no_place),
-        TEST(test_a_file_that_can_only_be_read_is_left_alone),
-        TEST(test_the_default_path_follows_the_environment),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,9 +10,6 @@
 #include "tests/unit/heap.h"
 
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define HOUR UINT64_C(3600)
@@ -63,9 +60,8 @@ static void take(struct store_fixture *fixture, uint64_t first, uint64_t last, u
     }
 }
 
-static void test_rows_come_in_their_order_until_a_server_has_taken_them(void **state)
+STORE_TEST(rows_come_in_their_order_until_a_server_has_taken_them)
 {
-    struct store_fixture *fixture = *state;
     struct outbox_row row = {.body = NULL};
     open_node(fixture);
     put_rows(fixture, 1, 3);
@@ -91,9 +87,8 @@ static void test_rows_come_in_their_order_until_a_server_has_taken_them(void **s
     assert_int_equal(status_of(fixture).taken, 2);
 }
 
-static void test_a_row_for_which_there_is_no_memory_is_read_later(void **state)
+STORE_TEST(a_row_for_which_there_is_no_memory_is_read_later)
 {
-    struct store_fixture *fixture = *state;
     struct outbox_row row = {.body = NULL};
     open_node(fixture);
     put_rows(fixture, 1, 1);
@@ -107,9 +102,8 @@ static void test_a_row_for_which_there_is_no_memory_is_read_later(void **state)
     outbox_row_clear(&row);
 }
 
-static void test_a_row_that_is_asked_for_again_is_of_another_turn(void **state)
+STORE_TEST(a_row_that_is_asked_for_again_is_of_another_turn)
 {
-    struct store_fixture *fixture = *state;
     struct outbox_range range = {1, 2}, gone[4];
     open_node(fixture);
     put_rows(fixture, 1, 3);
@@ -125,9 +119,8 @@ static void test_a_row_that_is_asked_for_again_is_of_another_turn(void **state)
     assert_int_equal(next_after(fixture, 0), 0);
 }
 
-static void test_the_holes_of_a_range_are_gone(void **state)
+STORE_TEST(the_holes_of_a_range_are_gone)
 {
-    struct store_fixture *fixture = *state;
     struct outbox_range range = {1, 1000}, gone[2];
     open_node(fixture);
     put_rows(fixture, 1, 9);
@@ -147,9 +140,8 @@ static void test_the_holes_of_a_range_are_gone(void **state)
     assert_true(range.first > range.last);
 }
 
-static void test_ranges_are_gone_through_in_slices(void **state)
+STORE_TEST(ranges_are_gone_through_in_slices)
 {
-    struct store_fixture *fixture = *state;
     struct outbox_range range = {1, 600}, gone[2];
     open_node(fixture);
     put_rows(fixture, 1, 600);
@@ -174,9 +166,8 @@ static uint64_t next_life(struct store_fixture *fixture)
     return status.newest + 1;
 }
 
-static void test_each_opening_begins_at_the_time_of_day(void **state)
+STORE_TEST(each_opening_begins_at_the_time_of_day)
 {
-    struct store_fixture *fixture = *state;
     open_node(fixture);
     put_rows(fixture, 1, 2);
     struct outbox_status first = status_of(fixture);
@@ -190,9 +181,8 @@ static void test_each_opening_begins_at_the_time_of_day(void **state)
     assert_memory_equal(status_of(fixture).node, first.node, FLEET_ID_BYTES);
 }
 
-static void test_a_clock_that_is_behind_the_numbers_makes_none_twice(void **state)
+STORE_TEST(a_clock_that_is_behind_the_numbers_makes_none_twice)
 {
-    struct store_fixture *fixture = *state;
     static const uint64_t numbers[] = {COUNT_MAX / 4 * 3, COUNT_MAX / 8 * 7};
     open_node(fixture);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
@@ -206,9 +196,8 @@ static void test_a_clock_that_is_behind_the_numbers_makes_none_twice(void **stat
     }
 }
 
-static void test_a_history_that_is_replaced_is_another_node(void **state)
+STORE_TEST(a_history_that_is_replaced_is_another_node)
 {
-    struct store_fixture *fixture = *state;
     struct outbox_row row = {.body = NULL};
     open_node(fixture);
     put_rows(fixture, 1, 1);
@@ -225,9 +214,8 @@ static void test_a_history_that_is_replaced_is_another_node(void **state)
     assert_int_equal(status_of(fixture).unsent, 1);
 }
 
-static void test_rows_go_some_time_after_they_were_taken(void **state)
+STORE_TEST(rows_go_some_time_after_they_were_taken)
 {
-    struct store_fixture *fixture = *state;
     open_node(fixture);
     put_rows(fixture, 1, 4);
     take(fixture, 1, 2, 0);
@@ -247,9 +235,8 @@ static void test_rows_go_some_time_after_they_were_taken(void **state)
     assert_true(status_of(fixture).oldest_unsent_s >= 36000);
 }
 
-static void test_beyond_the_bound_those_that_no_server_took_go_last(void **state)
+STORE_TEST(beyond_the_bound_those_that_no_server_took_go_last)
 {
-    struct store_fixture *fixture = *state;
     open_node(fixture);
     put_rows(fixture, 1, 6);
     take(fixture, 4, 5, 0);
@@ -266,9 +253,8 @@ static void test_beyond_the_bound_those_that_no_server_took_go_last(void **state
     assert_int_equal(status_of(fixture).lost, 2); /* it is kept */
 }
 
-static void test_the_outbox_takes_no_room_from_windows(void **state)
+STORE_TEST(the_outbox_takes_no_room_from_windows)
 {
-    struct store_fixture *fixture = *state;
     static uint8_t body[200000];
     fixture->config.history_max_size = 1 << 20;
     open_node(fixture);
@@ -287,44 +273,12 @@ static void test_the_outbox_takes_no_room_from_windows(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 2);
 }
 
-static void test_an_attnd_that_is_no_node_has_no_id(void **state)
+STORE_TEST(an_attnd_that_is_no_node_has_no_id)
 {
-    struct store_fixture *fixture = *state;
     struct outbox_status status;
     fixture_open(fixture);
     submit_window(fixture, 1, "", 0);
     wait_count(fixture, COUNT_STORED, 1);
     assert_int_equal(outbox_status(fixture->store, &status), ERR_HISTORY_UNREAD);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM meta WHERE key = 'node'"), 0);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_rows_come_in_their_order_until_a_server_has_taken_them,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_a_row_that_is_asked_for_again_is_of_another_turn,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_the_holes_of_a_range_are_gone, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_ranges_are_gone_through_in_slices, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_a_clock_that_is_behind_the_numbers_makes_none_twice,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_a_row_for_which_there_is_no_memory_is_read_later,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_each_opening_begins_at_the_time_of_day, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_a_history_that_is_replaced_is_another_node,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_rows_go_some_time_after_they_were_taken, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_beyond_the_bound_those_that_no_server_took_go_last,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_the_outbox_takes_no_room_from_windows, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_an_attnd_that_is_no_node_has_no_id, fixture_setup,
-                                        fixture_teardown),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,8 +5,6 @@
 #include "tests/unit/unit.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <stdio.h>
 
 static struct store_point point_of(const char *name, uint64_t step, double value)
 {
@@ -33,9 +31,8 @@ static void put_points(struct store_fixture *fixture, uint64_t from, uint64_t to
     submit(fixture, batch);
 }
 
-static void test_a_point_is_stored_with_its_name_and_step(void **state)
+STORE_TEST(a_point_is_stored_with_its_name_and_step)
 {
-    struct store_fixture *fixture = *state;
     char name[] = "loss";
     fixture_open(fixture);
     struct store_batch *batch = batch_of(7, 1);
@@ -58,9 +55,8 @@ static void test_a_point_is_stored_with_its_name_and_step(void **state)
                      1);
 }
 
-static void test_of_one_step_the_newest_value_counts(void **state)
+STORE_TEST(of_one_step_the_newest_value_counts)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     put_point(fixture, "loss", 4, 9.0);
     put_point(fixture, "loss", 4, 8.0);
@@ -70,9 +66,8 @@ static void test_of_one_step_the_newest_value_counts(void **state)
 }
 
 /* 10,000 of them: each eighth stays, the newest of its neighbours, and the last. */
-static void test_a_name_has_at_most_2000_points_evenly_spread(void **state)
+STORE_TEST(a_name_has_at_most_2000_points_evenly_spread)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     put_points(fixture, 0, 9999, 1);
     wait_count(fixture, COUNT_STORED, 10000);
@@ -84,9 +79,8 @@ static void test_a_name_has_at_most_2000_points_evenly_spread(void **state)
 }
 
 /* One step that is far from all others costs them nothing but one halving. */
-static void test_a_step_far_away_leaves_the_others_as_they_are(void **state)
+STORE_TEST(a_step_far_away_leaves_the_others_as_they_are)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     put_points(fixture, 0, 1998, 1);
     put_point(fixture, "loss", UINT64_C(1) << 62, 1.0);
@@ -97,9 +91,8 @@ static void test_a_step_far_away_leaves_the_others_as_they_are(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 1001);
 }
 
-static void test_a_run_that_is_replayed_changes_nothing(void **state)
+STORE_TEST(a_run_that_is_replayed_changes_nothing)
 {
-    struct store_fixture *fixture = *state;
     int64_t sum, points;
     fixture_open(fixture);
     put_points(fixture, 0, 50000, 10);
@@ -116,9 +109,8 @@ static void test_a_run_that_is_replayed_changes_nothing(void **state)
     assert_int_equal(ask(fixture, "SELECT points FROM logs"), points);
 }
 
-static void test_a_run_has_at_most_64_names_and_the_rest_is_counted(void **state)
+STORE_TEST(a_run_has_at_most_64_names_and_the_rest_is_counted)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     for (int i = 0; i < 66; i++) {
         char name[16];
@@ -132,9 +124,8 @@ static void test_a_run_has_at_most_64_names_and_the_rest_is_counted(void **state
     assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 65);
 }
 
-static void test_a_run_has_the_settings_that_were_said_last(void **state)
+STORE_TEST(a_run_has_the_settings_that_were_said_last)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     for (int i = 0; i < 2; i++) {
         struct store_batch *batch = batch_of(7, 1);
@@ -146,9 +137,8 @@ static void test_a_run_has_the_settings_that_were_said_last(void **state)
     assert_int_equal(ask(fixture, "SELECT settings = x'81a17302' FROM runs"), 1);
 }
 
-static void test_logs_go_with_their_run(void **state)
+STORE_TEST(logs_go_with_their_run)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     fixture->config.history_max_age = 1000000000000;
     fixture_open(fixture);
@@ -165,9 +155,8 @@ static void test_logs_go_with_their_run(void **state)
 }
 
 /* Where there is no window, the oldest run that has only logged makes room. */
-static void test_runs_that_only_log_do_not_fill_the_history(void **state)
+STORE_TEST(runs_that_only_log_do_not_fill_the_history)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 1 << 20;
     fixture_open(fixture);
     put_point(fixture, "loss", 1, 1.0);
@@ -184,9 +173,8 @@ static void test_runs_that_only_log_do_not_fill_the_history(void **state)
 }
 
 /* Whoever begins many of them does not drive the windows out. */
-static void test_many_runs_that_only_log_make_room_before_windows(void **state)
+STORE_TEST(many_runs_that_only_log_make_room_before_windows)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 1 << 20;
     fixture_open(fixture);
     for (uint64_t last = 0; last < 5; last++) {
@@ -209,23 +197,4 @@ static void test_many_runs_that_only_log_make_room_before_windows(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM logs WHERE run_id NOT IN"
                                   " (SELECT run_id FROM runs)"),
                      0);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_a_point_is_stored_with_its_name_and_step),
-        TEST(test_of_one_step_the_newest_value_counts),
-        TEST(test_a_name_has_at_most_2000_points_evenly_spread),
-        TEST(test_a_step_far_away_leaves_the_others_as_they_are),
-        TEST(test_a_run_that_is_replayed_changes_nothing),
-        TEST(test_a_run_has_at_most_64_names_and_the_rest_is_counted),
-        TEST(test_a_run_has_the_settings_that_were_said_last),
-        TEST(test_logs_go_with_their_run),
-        TEST(test_runs_that_only_log_do_not_fill_the_history),
-        TEST(test_many_runs_that_only_log_make_room_before_windows),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,9 +6,6 @@
 
 #include "tests/unit/unit.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 /* `count` windows of layer 0, of which the older ones are in chunks. */
@@ -23,9 +20,8 @@ static void store_windows(struct store_fixture *fixture, uint64_t count)
     fixture_close(fixture);
 }
 
-static void test_windows_go_with_their_age(void **state)
+STORE_TEST(windows_go_with_their_age)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     fixture->config.history_max_age = 1000000000000;
     store_windows(fixture, 200);
@@ -57,9 +53,8 @@ static void add_map_and_alert(struct store_fixture *fixture, uint64_t last)
     submit(fixture, batch);
 }
 
-static void test_maps_and_alerts_go_with_their_age(void **state)
+STORE_TEST(maps_and_alerts_go_with_their_age)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     fixture_open(fixture);
     add_map_and_alert(fixture, 1);
@@ -73,9 +68,8 @@ static void test_maps_and_alerts_go_with_their_age(void **state)
     assert_int_equal(ask(fixture, "SELECT last FROM maps"), 2);
 }
 
-static void test_a_map_goes_with_its_window(void **state)
+STORE_TEST(a_map_goes_with_its_window)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     fixture_open(fixture);
     submit_window(fixture, 1, NULL, 0);
@@ -89,9 +83,8 @@ static void test_a_map_goes_with_its_window(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM runs"), 1);
 }
 
-static void test_an_old_run_goes_as_a_whole(void **state)
+STORE_TEST(an_old_run_goes_as_a_whole)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_trust_clock = true;
     store_windows(fixture, 70);
     fixture_open(fixture);
@@ -141,9 +134,8 @@ static void store_one(struct store_fixture *fixture, uint64_t last)
     fixture_close(fixture);
 }
 
-static void test_a_clock_that_is_a_year_ahead_removes_nothing(void **state)
+STORE_TEST(a_clock_that_is_a_year_ahead_removes_nothing)
 {
-    struct store_fixture *fixture = *state;
     store_windows(fixture, 100);
     make_older(fixture, YEAR);
     log_capture();
@@ -158,9 +150,8 @@ static void test_a_clock_that_is_a_year_ahead_removes_nothing(void **state)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
 }
 
-static void test_a_database_that_never_wrote_the_time_down_is_as_safe(void **state)
+STORE_TEST(a_database_that_never_wrote_the_time_down_is_as_safe)
 {
-    struct store_fixture *fixture = *state;
     store_windows(fixture, 10);
     make_older(fixture, YEAR);
     change(fixture, "DELETE FROM meta WHERE key = 'clock'");
@@ -169,9 +160,8 @@ static void test_a_database_that_never_wrote_the_time_down_is_as_safe(void **sta
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 12);
 }
 
-static void test_a_clock_that_is_behind_makes_nothing_old(void **state)
+STORE_TEST(a_clock_that_is_behind_makes_nothing_old)
 {
-    struct store_fixture *fixture = *state;
     store_windows(fixture, 10);
     make_older(fixture, "-" YEAR);
     store_one(fixture, 10);
@@ -185,9 +175,8 @@ static void test_a_clock_that_is_behind_makes_nothing_old(void **state)
         ask(fixture, "SELECT max(stored) - min(stored) < 3600 FROM windows WHERE last >= 9"), 1);
 }
 
-static void test_windows_of_a_few_weeks_ago_go_when_a_new_one_comes(void **state)
+STORE_TEST(windows_of_a_few_weeks_ago_go_when_a_new_one_comes)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_max_age = UINT64_C(86400000000000);
     store_windows(fixture, 100);
     make_older(fixture, "20 * 86400");
@@ -201,9 +190,8 @@ static void test_windows_of_a_few_weeks_ago_go_when_a_new_one_comes(void **state
     assert_int_equal(ask(fixture, "SELECT last FROM windows"), 100);
 }
 
-static void test_a_clock_that_is_trusted_removes_at_once(void **state)
+STORE_TEST(a_clock_that_is_trusted_removes_at_once)
 {
-    struct store_fixture *fixture = *state;
     store_windows(fixture, 100);
     make_older(fixture, YEAR);
     fixture->config.history_trust_clock = true;
@@ -249,9 +237,8 @@ static void submit_large(struct store_fixture *fixture, uint64_t from, uint64_t 
     free(bytes);
 }
 
-static void test_states_make_room_before_windows(void **state)
+STORE_TEST(states_make_room_before_windows)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 6 << 20; /* 150 states */
     log_capture();
     fixture_open(fixture);
@@ -268,9 +255,8 @@ static void test_states_make_room_before_windows(void **state)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
 }
 
-static void test_the_oldest_windows_make_room(void **state)
+STORE_TEST(the_oldest_windows_make_room)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_max_size = 1 << 20;
     fixture_open(fixture);
     submit_large(fixture, 0, 63);
@@ -284,9 +270,8 @@ static void test_the_oldest_windows_make_room(void **state)
     assert_sound(fixture);
 }
 
-static void test_the_file_shrinks_when_the_bound_is_lowered(void **state)
+STORE_TEST(the_file_shrinks_when_the_bound_is_lowered)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_large(fixture, 0, 60);
     fixture_close(fixture);
@@ -299,25 +284,4 @@ static void test_the_file_shrinks_when_the_bound_is_lowered(void **state)
     fixture_close(fixture);
     assert_true(store_retention_file_bytes(fixture) <= 1 << 20);
     assert_sound(fixture);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_windows_go_with_their_age),
-        TEST(test_maps_and_alerts_go_with_their_age),
-        TEST(test_a_map_goes_with_its_window),
-        TEST(test_an_old_run_goes_as_a_whole),
-        TEST(test_a_clock_that_is_a_year_ahead_removes_nothing),
-        TEST(test_a_database_that_never_wrote_the_time_down_is_as_safe),
-        TEST(test_a_clock_that_is_behind_makes_nothing_old),
-        TEST(test_windows_of_a_few_weeks_ago_go_when_a_new_one_comes),
-        TEST(test_a_clock_that_is_trusted_removes_at_once),
-        TEST(test_states_make_room_before_windows),
-        TEST(test_the_oldest_windows_make_room),
-        TEST(test_the_file_shrinks_when_the_bound_is_lowered),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

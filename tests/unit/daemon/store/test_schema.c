@@ -21,9 +21,8 @@ static enum schema_verdict store_schema_apply(struct store_fixture *fixture,
     return verdict;
 }
 
-static void test_an_empty_file_gets_the_newest_version(void **state)
+STORE_TEST(an_empty_file_gets_the_newest_version)
 {
-    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"),
@@ -41,9 +40,8 @@ static const char *const two_migrations[] = {
 };
 static const struct schema old_schema = {two_migrations, 1}, new_schema = {two_migrations, 2};
 
-static void test_an_older_version_is_migrated_and_keeps_its_rows(void **state)
+STORE_TEST(an_older_version_is_migrated_and_keeps_its_rows)
 {
-    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_READY);
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 1);
@@ -53,9 +51,8 @@ static void test_an_older_version_is_migrated_and_keeps_its_rows(void **state)
 }
 
 /* Version 3 added the modules of layers. */
-static void test_layers_of_version_2_stay_without_a_module(void **state)
+STORE_TEST(layers_of_version_2_stay_without_a_module)
 {
-    struct store_fixture *fixture = *state;
     const struct schema version_2 = {schema_current.migration, 2};
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &version_2, &code), SCHEMA_READY);
@@ -66,9 +63,8 @@ static void test_layers_of_version_2_stay_without_a_module(void **state)
 }
 
 /* Version 4 added what trainings report. */
-static void test_runs_of_version_3_stay_without_settings(void **state)
+STORE_TEST(runs_of_version_3_stay_without_settings)
 {
-    struct store_fixture *fixture = *state;
     const struct schema version_3 = {schema_current.migration, 3};
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &version_3, &code), SCHEMA_READY);
@@ -80,9 +76,8 @@ static void test_runs_of_version_3_stay_without_settings(void **state)
 }
 
 /* Version 5 made the bound of an alert the one that was crossed, and an end no resolution. */
-static void test_alerts_of_version_4_that_an_end_resolved_fired_at_the_end(void **state)
+STORE_TEST(alerts_of_version_4_that_an_end_resolved_fired_at_the_end)
 {
-    struct store_fixture *fixture = *state;
     const struct schema version_4 = {schema_current.migration, 4};
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &version_4, &code), SCHEMA_READY);
@@ -105,23 +100,21 @@ static void test_alerts_of_version_4_that_an_end_resolved_fired_at_the_end(void 
     assert_int_equal(ask(fixture, "SELECT count(*) FROM alerts WHERE state = 1"), 2);
 }
 
-static void test_a_newer_version_is_left_alone(void **state)
+STORE_TEST(a_newer_version_is_left_alone)
 {
-    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &new_schema, &code), SCHEMA_READY);
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_NEWER);
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 2);
 }
 
-static void test_a_migration_that_fails_changes_nothing(void **state)
+STORE_TEST(a_migration_that_fails_changes_nothing)
 {
     static const char *const broken[] = {
         "CREATE TABLE a(x); INSERT INTO a VALUES(1);",
         "INSERT INTO a VALUES(2); CREATE TABLE a(x);",
     };
     const struct schema broken_schema = {broken, 2};
-    struct store_fixture *fixture = *state;
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_READY);
     assert_int_equal(store_schema_apply(fixture, &broken_schema, &code), SCHEMA_FAILED);
@@ -130,36 +123,10 @@ static void test_a_migration_that_fails_changes_nothing(void **state)
     assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 1);
 }
 
-static void test_store_schema_a_database_of_another_program_is_left_alone(void **state)
+STORE_TEST(store_schema_a_database_of_another_program_is_left_alone)
 {
-    struct store_fixture *fixture = *state;
     int code = 0;
     change(fixture, "CREATE TABLE mine(x)");
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_FOREIGN);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_an_empty_file_gets_the_newest_version, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_an_older_version_is_migrated_and_keeps_its_rows,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_layers_of_version_2_stay_without_a_module,
-                                        fixture_setup, fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_runs_of_version_3_stay_without_settings, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(
-            test_alerts_of_version_4_that_an_end_resolved_fired_at_the_end, fixture_setup,
-            fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_a_newer_version_is_left_alone, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(test_a_migration_that_fails_changes_nothing, fixture_setup,
-                                        fixture_teardown),
-        cmocka_unit_test_setup_teardown(
-            test_store_schema_a_database_of_another_program_is_left_alone, fixture_setup,
-            fixture_teardown),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

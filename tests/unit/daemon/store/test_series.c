@@ -4,10 +4,6 @@
 #include "proto/err.h"
 #include "daemon/store/series.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 static uint64_t store_series_next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -66,18 +62,16 @@ static void check_stats(uint32_t count, bool alike)
     assert_int_equal(count_prefixes(stats, count, data, size), 1);
 }
 
-static void test_numbers_come_back_bit_for_bit(void **state)
+TEST(numbers_come_back_bit_for_bit)
 {
-    (void)state;
     for (uint32_t count = 1; count <= SERIES_WINDOWS_MAX; count++) {
         check_stats(count, false);
         check_stats(count, true);
     }
 }
 
-static void test_windows_come_back(void **state)
+TEST(windows_come_back)
 {
-    (void)state;
     struct series_window windows[SERIES_WINDOWS_MAX], back[SERIES_WINDOWS_MAX];
     uint8_t data[SERIES_WINDOWS_BYTES(SERIES_WINDOWS_MAX)];
     uint64_t seed = 5;
@@ -96,20 +90,18 @@ static void test_windows_come_back(void **state)
     assert_memory_equal(windows, back, sizeof windows);
 }
 
-static void test_windows_of_one_message_take_a_quarter(void **state)
+TEST(windows_of_one_message_take_a_quarter)
 {
     struct result_stat stats[SERIES_WINDOWS_MAX];
     uint8_t data[SERIES_STATS_BYTES(SERIES_WINDOWS_MAX)];
-    (void)state;
     fill_stats(stats, SERIES_WINDOWS_MAX, true, 3);
     assert_true(series_encode(stats, SERIES_WINDOWS_MAX, data) < 64 * 80 / 4);
 }
 
-static void test_other_bytes_are_refused(void **state)
+TEST(other_bytes_are_refused)
 {
     struct result_stat back[SERIES_WINDOWS_MAX];
     uint8_t data[SERIES_STATS_BYTES(2)] = {2}; /* the first column as the first */
-    (void)state;
     assert_int_equal(series_decode(data, sizeof data, 2, back), ERR_STORE_FORMAT);
     data[0] = 3;
     assert_int_equal(series_decode(data, sizeof data, 2, back), ERR_STORE_FORMAT);
@@ -120,10 +112,9 @@ static void test_other_bytes_are_refused(void **state)
     assert_int_equal(series_decode(data, sizeof data, 65, back), ERR_STORE_FORMAT);
 }
 
-static void test_blobs_come_back(void **state)
+TEST(blobs_come_back)
 {
     uint8_t data[1000] = {0}, packed[1000], back[1000];
-    (void)state;
     size_t size = blob_deflate(data, sizeof data, packed);
     assert_in_range(size, 1, 100);
     assert_int_equal(blob_inflate(packed, size, back, sizeof back), 0);
@@ -134,28 +125,14 @@ static void test_blobs_come_back(void **state)
     assert_int_equal(blob_inflate(packed, size, back, sizeof back), ERR_STORE_FORMAT);
 }
 
-static void test_what_cannot_be_deflated_is_kept_as_it_is(void **state)
+TEST(what_cannot_be_deflated_is_kept_as_it_is)
 {
     uint8_t data[100], packed[100], back[100];
     uint64_t seed = 1;
-    (void)state;
     for (size_t i = 0; i < sizeof data; i++) {
         data[i] = (uint8_t)(store_series_next_random(&seed) >> 20);
     }
     assert_int_equal(blob_deflate(data, sizeof data, packed), 0);
     assert_int_equal(blob_inflate(data, sizeof data, back, sizeof back), 0);
     assert_memory_equal(data, back, sizeof data);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers_come_back_bit_for_bit),
-        cmocka_unit_test(test_windows_come_back),
-        cmocka_unit_test(test_windows_of_one_message_take_a_quarter),
-        cmocka_unit_test(test_other_bytes_are_refused),
-        cmocka_unit_test(test_blobs_come_back),
-        cmocka_unit_test(test_what_cannot_be_deflated_is_kept_as_it_is),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,17 +9,12 @@
 #include "daemon/store/series.h"
 #include "daemon/store/store_internal.h"
 
-#include <math.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void test_a_window_is_stored(void **state)
+STORE_TEST(a_window_is_stored)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 3, "state", 5);
     wait_count(fixture, COUNT_STORED, 1);
@@ -38,9 +33,8 @@ static void test_a_window_is_stored(void **state)
 }
 
 /* One that does not say it leaves the module that is there; a layer may be of another one later. */
-static void test_a_layer_keeps_its_newest_module(void **state)
+STORE_TEST(a_layer_keeps_its_newest_module)
 {
-    struct store_fixture *fixture = *state;
     static const char *const said[] = {"model.layers.0.attn", NULL, "model.blocks.0.attn#1"};
     fixture_open(fixture);
     for (uint64_t i = 0; i < 3; i++) {
@@ -62,9 +56,8 @@ static void test_a_layer_keeps_its_newest_module(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM states WHERE bytes = 5"), 3);
 }
 
-static void test_a_window_that_comes_again_is_replaced(void **state)
+STORE_TEST(a_window_that_comes_again_is_replaced)
 {
-    struct store_fixture *fixture = *state;
     struct store_window open = window_of(3, "early", 5);
     struct store_batch *batch = batch_of(7, 3);
     fixture_open(fixture);
@@ -79,9 +72,8 @@ static void test_a_window_that_comes_again_is_replaced(void **state)
                      1);
 }
 
-static void test_tracks_and_layers_are_kept_apart(void **state)
+STORE_TEST(tracks_and_layers_are_kept_apart)
 {
-    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 3);
     struct store_window window = window_of(3, "x", 1);
     fixture_open(fixture);
@@ -97,9 +89,8 @@ static void test_tracks_and_layers_are_kept_apart(void **state)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM layers"), 2);
 }
 
-static void test_an_alert_is_stored(void **state)
+STORE_TEST(an_alert_is_stored)
 {
-    struct store_fixture *fixture = *state;
     struct alert_result alert = {
         .common = {.job = "j", .epoch = 1, .step = 2, .time_ns = 3},
         .rule = "collapse",
@@ -134,9 +125,8 @@ static void test_an_alert_is_stored(void **state)
         2);
 }
 
-static void test_a_map_is_stored_deflated(void **state)
+STORE_TEST(a_map_is_stored_deflated)
 {
-    struct store_fixture *fixture = *state;
     uint16_t values[128 * 128];
     for (size_t i = 0; i < 128 * 128; i++) {
         values[i] = (uint16_t)(i % 7 + 0x3c00);
@@ -210,9 +200,8 @@ static void assert_kept(struct store_fixture *fixture, const char *expected)
     assert_string_equal(visits.text, expected);
 }
 
-static void test_kept_values_come_back_in_order(void **state)
+STORE_TEST(kept_values_come_back_in_order)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     store_keep(fixture, 9, "b", "1");
     store_keep(fixture, 7, "b", "2");
@@ -222,9 +211,8 @@ static void test_kept_values_come_back_in_order(void **state)
     assert_kept(fixture, "j 9 b=1;j 9 empty=;j 7 a=3;j 7 b=4;");
 }
 
-static void test_a_prefix_is_forgotten_of_one_run(void **state)
+STORE_TEST(a_prefix_is_forgotten_of_one_run)
 {
-    struct store_fixture *fixture = *state;
     struct store_batch *batch = batch_of(7, 1);
     fixture_open(fixture);
     store_keep(fixture, 7, "a/1", "x");
@@ -240,9 +228,8 @@ static void test_a_prefix_is_forgotten_of_one_run(void **state)
     assert_kept(fixture, "j 8 a/1=w;");
 }
 
-static void test_an_ended_run_is_visited_as_well(void **state)
+STORE_TEST(an_ended_run_is_visited_as_well)
 {
-    struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run ended = {"j", id, JOB_ENDED, 2, 1, 1, 1};
     struct store_batch *batch = batch_new(&ended);
@@ -252,9 +239,8 @@ static void test_an_ended_run_is_visited_as_well(void **state)
     assert_kept(fixture, "j 7 a=x;");
 }
 
-static void test_the_newest_window_and_a_kept_value_are_found(void **state)
+STORE_TEST(the_newest_window_and_a_kept_value_are_found)
 {
-    struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     const struct layer_id layer = {STACK_DECODER, 3, SITE_SELF};
@@ -291,9 +277,8 @@ static void test_the_newest_window_and_a_kept_value_are_found(void **state)
 
 /* Transactions and the queue */
 
-static void test_a_submitted_batch_is_committed_at_the_end(void **state)
+STORE_TEST(a_submitted_batch_is_committed_at_the_end)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_commit = 60000000000;
     fixture_open(fixture);
     for (uint64_t last = 0; last < 10; last++) {
@@ -306,9 +291,8 @@ static void test_a_submitted_batch_is_committed_at_the_end(void **state)
     assert_int_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'clean'"), 1);
 }
 
-static void test_batches_wait_for_each_other(void **state)
+STORE_TEST(batches_wait_for_each_other)
 {
-    struct store_fixture *fixture = *state;
     fixture->config.history_commit = 60000000000;
     fixture_open(fixture);
     submit_window(fixture, 1, "x", 1);
@@ -329,9 +313,8 @@ static int64_t ask_file_alone(struct store_fixture *fixture, const char *sql)
     return ask(&alone, sql);
 }
 
-static void test_the_log_is_moved_into_the_file_without_more_to_write(void **state)
+STORE_TEST(the_log_is_moved_into_the_file_without_more_to_write)
 {
-    struct store_fixture *fixture = *state;
     fixture_open(fixture);
     submit_window(fixture, 1, "x", 1);
     wait_count(fixture, COUNT_STORED, 1);
@@ -348,9 +331,8 @@ static struct store_batch *kept_batch(const void *value, size_t size)
     return batch;
 }
 
-static void test_a_full_queue_drops_checkpoints_first(void **state)
+STORE_TEST(a_full_queue_drops_checkpoints_first)
 {
-    struct store_fixture *fixture = *state;
     static const char large[400000];
     fixture->config.history_commit = 60000000000;
     fixture->config.history_queue = 1 << 20;
@@ -375,9 +357,8 @@ static void test_a_full_queue_drops_checkpoints_first(void **state)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 3);
 }
 
-static void test_a_batch_larger_than_the_queue_is_taken_alone(void **state)
+STORE_TEST(a_batch_larger_than_the_queue_is_taken_alone)
 {
-    struct store_fixture *fixture = *state;
     static const char large[1200000];
     fixture->config.history_commit = 60000000000;
     fixture->config.history_queue = 1 << 20;
@@ -389,9 +370,8 @@ static void test_a_batch_larger_than_the_queue_is_taken_alone(void **state)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 1);
 }
 
-static void test_room_comes_back_after_a_commit(void **state)
+STORE_TEST(room_comes_back_after_a_commit)
 {
-    struct store_fixture *fixture = *state;
     static const char large[400000];
     fixture->config.history_queue = 1 << 20;
     fixture_open(fixture);
@@ -414,9 +394,8 @@ static void see_kept(void *data, const char *job, const uint8_t *run, const char
 }
 
 /* The last that was said of a run counts, before it is written as well. */
-static void test_a_run_that_goes_is_known_before_it_is_written(void **state)
+STORE_TEST(a_run_that_goes_is_known_before_it_is_written)
 {
-    struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
@@ -462,9 +441,8 @@ static void submit_promised(struct store_fixture *fixture, uint64_t bytes)
 }
 
 /* Neither the time of commits nor their size is reached. */
-static void test_enough_that_was_promised_is_written_at_once(void **state)
+STORE_TEST(enough_that_was_promised_is_written_at_once)
 {
-    struct store_fixture *fixture = *state;
     atomic_int settled = 0;
     fixture->config.history_commit = 60000000000;
     fixture_open(fixture);
@@ -479,9 +457,8 @@ static void test_enough_that_was_promised_is_written_at_once(void **state)
 
 /* The loop asks while a commit, which may take as long as the disk does, is going on: else this
  * test would wait for itself. */
-static void test_a_run_is_read_while_another_one_is_written(void **state)
+STORE_TEST(a_run_is_read_while_another_one_is_written)
 {
-    struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
@@ -523,9 +500,8 @@ static void see_when_free(struct store_fixture *fixture, const struct store_run 
 
 /* The loop's connection fails: after the first row, which does not come twice; at once, and another
  * one does better; that one is in use, fails as well, or is closed: nobody knows what there is. */
-static void test_a_run_that_cannot_be_read_is_not_one_that_is_not_there(void **state)
+STORE_TEST(a_run_that_cannot_be_read_is_not_one_that_is_not_there)
 {
-    struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
@@ -574,9 +550,8 @@ static int open_files_of(const struct store_fixture *fixture)
 }
 
 /* Somebody replaced the file: the loop reads the one that is there now, and leaves none open. */
-static void test_a_run_is_read_from_the_file_that_is_there(void **state)
+STORE_TEST(a_run_is_read_from_the_file_that_is_there)
 {
-    struct store_fixture *fixture = *state;
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
@@ -597,8 +572,6 @@ static void test_a_run_is_read_from_the_file_that_is_there(void **state)
     assert_true(open_files[1] > 0);
     assert_int_equal(open_files[1], open_files[2]);
 }
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 static mode_t store_rights_of(const struct store_fixture *fixture, const char *suffix)
 {
@@ -622,50 +595,19 @@ static void assert_closed_to_others(struct store_fixture *fixture)
     fixture_close(fixture);
 }
 
-static void test_nobody_else_reads_the_files(void **state)
+STORE_TEST(nobody_else_reads_the_files)
 {
     mode_t mask = umask(0);
-    assert_closed_to_others(*state);
+    assert_closed_to_others(fixture);
     umask(mask);
 }
 
-static void test_files_that_others_could_read_are_closed_to_them(void **state)
+STORE_TEST(files_that_others_could_read_are_closed_to_them)
 {
-    struct store_fixture *fixture = *state;
     mode_t mask = umask(0);
     fixture_open(fixture);
     fixture_close(fixture);
     assert_int_equal(chmod(fixture->path, 0666), 0);
     assert_closed_to_others(fixture);
     umask(mask);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        TEST(test_a_window_is_stored),
-        TEST(test_a_layer_keeps_its_newest_module),
-        TEST(test_a_window_that_comes_again_is_replaced),
-        TEST(test_tracks_and_layers_are_kept_apart),
-        TEST(test_an_alert_is_stored),
-        TEST(test_a_map_is_stored_deflated),
-        TEST(test_kept_values_come_back_in_order),
-        TEST(test_a_prefix_is_forgotten_of_one_run),
-        TEST(test_an_ended_run_is_visited_as_well),
-        TEST(test_the_newest_window_and_a_kept_value_are_found),
-        TEST(test_a_submitted_batch_is_committed_at_the_end),
-        TEST(test_batches_wait_for_each_other),
-        TEST(test_the_log_is_moved_into_the_file_without_more_to_write),
-        TEST(test_a_full_queue_drops_checkpoints_first),
-        TEST(test_a_batch_larger_than_the_queue_is_taken_alone),
-        TEST(test_room_comes_back_after_a_commit),
-        TEST(test_nobody_else_reads_the_files),
-        TEST(test_files_that_others_could_read_are_closed_to_them),
-        TEST(test_a_run_that_goes_is_known_before_it_is_written),
-        TEST(test_enough_that_was_promised_is_written_at_once),
-        TEST(test_a_run_is_read_while_another_one_is_written),
-        TEST(test_a_run_is_read_from_the_file_that_is_there),
-        TEST(test_a_run_that_cannot_be_read_is_not_one_that_is_not_there),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,9 +4,6 @@
 #include "proto/err.h"
 #include "tests/unit/heap.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static struct attention across_map_of(const void *weights, uint32_t heads, uint32_t queries,
                                       uint32_t keys)
 {
@@ -42,34 +39,30 @@ static void across_expect_map(const struct attention *a, const double *weight, u
     }
 }
 
-static void test_a_weighted_map_is_the_weighted_sum(void **state)
+TEST(a_weighted_map_is_the_weighted_sum)
 {
-    (void)state;
     const double x[2][1][3] = {{{1, 2, 3}}, {{10, 20, 30}}}, weight[] = {2, 0.1};
     struct attention a = across_map_of(x, 2, 1, 3);
     across_expect_map(&a, weight, 3, 6, 9); /* 3, 6, 9 */
 }
 
 /* No entry of a head that takes no part is looked at. */
-static void test_heads_without_weight_take_no_part(void **state)
+TEST(heads_without_weight_take_no_part)
 {
-    (void)state;
     const double x[3][1][2] = {{{NAN, INFINITY}}, {{1, 3}}, {{NAN, 1}}}, weight[] = {0, 1, NAN};
     struct attention a = across_map_of(x, 3, 1, 2);
     across_expect_map(&a, weight, 2, 2, 2);
 }
 
-static void test_across_entries_that_are_not_finite_are_left_out(void **state)
+TEST(across_entries_that_are_not_finite_are_left_out)
 {
-    (void)state;
     const double x[2][2][2] = {{{1, NAN}, {3, 5}}, {{1, 1}, {INFINITY, 1}}}, weight[] = {1, 1};
     struct attention a = across_map_of(x, 2, 2, 2);
     across_expect_map(&a, weight, 2, 4, 8); /* 2 and 6 */
 }
 
-static void test_a_map_of_no_head_has_no_entries(void **state)
+TEST(a_map_of_no_head_has_no_entries)
 {
-    (void)state;
     const double x[] = {1, 2}, weight[] = {NAN};
     struct attention a = across_map_of(x, 1, 1, 2);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
@@ -78,9 +71,8 @@ static void test_a_map_of_no_head_has_no_entries(void **state)
 }
 
 /* Numbers that f32 cannot hold go through the reference. */
-static void test_weights_and_entries_may_be_large(void **state)
+TEST(weights_and_entries_may_be_large)
 {
-    (void)state;
     const double x[2][1][2] = {{{1, 3}}, {{1e60, 3e60}}}, weight[] = {1e60, 1};
     struct attention a = across_map_of(x, 2, 1, 2);
     across_expect_map(&a, weight, 2, 4e60, 8e120);
@@ -95,9 +87,8 @@ static void test_weights_and_entries_may_be_large(void **state)
 #define KEYS  701
 
 /* More entries than one chunk, no multiple of anything, at an odd address. */
-static void test_across_every_instruction_set_agrees_with_the_reference(void **state)
+TEST(across_every_instruction_set_agrees_with_the_reference)
 {
-    (void)state;
     size_t bytes = sizeof(float) * HEADS * ROWS * KEYS;
     unsigned char *memory = malloc(bytes + 1);
     assert_non_null(memory);
@@ -134,9 +125,8 @@ static void expect_score(const struct attention *a, const double want[2])
     }
 }
 
-static void test_the_gradient_score_sums_magnitudes(void **state)
+TEST(the_gradient_score_sums_magnitudes)
 {
-    (void)state;
     const double x[2][1][2] = {{{0.25, 0.75}}, {{1, 0}}}, grad[2][1][2] = {{{4, -4}}, {{-3, 100}}};
     struct attention a = across_map_of(x, 2, 1, 2);
     a.grad = grad;
@@ -144,9 +134,8 @@ static void test_the_gradient_score_sums_magnitudes(void **state)
 }
 
 /* An excluded key, an unsound row, a product that is not finite. */
-static void test_only_valid_finite_products_of_sound_rows_count(void **state)
+TEST(only_valid_finite_products_of_sound_rows_count)
 {
-    (void)state;
     const double x[2][2][2] = {{{1, 5}, {0.5, 0.5}}, {{1, 5}, {3, 0}}};
     const double grad[2][2][2] = {{{2, 7}, {NAN, 6}}, {{1, NAN}, {8, 8}}};
     struct attention a = across_map_of(x, 2, 2, 2);
@@ -155,9 +144,8 @@ static void test_only_valid_finite_products_of_sound_rows_count(void **state)
     expect_score(&a, (double[]){2 + 3, 1});
 }
 
-static void test_small_gradients_are_not_lost(void **state)
+TEST(small_gradients_are_not_lost)
 {
-    (void)state;
     const double x[2][1][2] = {{{0.5, 0.5}}, {{1, 0}}};
     const double grad[2][1][2] = {{{4e-60, 4e-60}}, {{1e-60, 0}}};
     struct attention a = across_map_of(x, 2, 1, 2);
@@ -165,9 +153,8 @@ static void test_small_gradients_are_not_lost(void **state)
     expect_score(&a, (double[]){4e-60, 1e-60});
 }
 
-static void test_scores_are_normalized_over_the_heads(void **state)
+TEST(scores_are_normalized_over_the_heads)
 {
-    (void)state;
     double score[] = {3, 4}, huge[] = {3e300, 4e300}, zero[] = {0, 0}, bad[] = {1, NAN};
     across_gradient_normalize(score, 2);
     assert_close(score[0], 0.6, 1e-15);
@@ -204,9 +191,8 @@ static void expect_pairs(const struct attention *a, uint32_t h, const struct pai
     }
 }
 
-static void test_each_head_has_its_largest_entries(void **state)
+TEST(each_head_has_its_largest_entries)
 {
-    (void)state;
     const double x[2][3][2] = {{{1, 2}, {4, 3}, {0, 4}}, {{9, 9}, {9, 9}, {NAN, 10}}};
     struct attention a = across_map_of(x, 2, 3, 2);
     expect_pairs(&a, 0, (struct pair[]){{1, 0, 4}, {2, 1, 4}, {1, 1, 3}}, LIMIT);
@@ -214,9 +200,8 @@ static void test_each_head_has_its_largest_entries(void **state)
 }
 
 /* Entry (0, 1) is finite in one sample, (0, 2) in none. */
-static void test_pairs_average_over_the_samples_that_are_finite(void **state)
+TEST(pairs_average_over_the_samples_that_are_finite)
 {
-    (void)state;
     const double x[2][1][1][3] = {{{{1, NAN, NAN}}}, {{{4, 3, INFINITY}}}};
     struct attention a = across_map_of(x, 1, 1, 3);
     a.batch = 2;
@@ -224,17 +209,15 @@ static void test_pairs_average_over_the_samples_that_are_finite(void **state)
 }
 
 /* 0.1 + 0.1 + 0.1 over 3 is not 0.1, and 1e300 is no f32. */
-static void test_rounding_hides_no_pair(void **state)
+TEST(rounding_hides_no_pair)
 {
-    (void)state;
     const double x[5][1] = {{0.1}, {1}, {1 + 1e-12}, {1e300}, {2e300}};
     struct attention a = across_map_of(x, 1, 5, 1);
     expect_pairs(&a, 0, (struct pair[]){{4, 0, 2e300}, {3, 0, 1e300}, {2, 0, 1 + 1e-12}}, LIMIT);
 }
 
-static void test_lists_merge_in_order(void **state)
+TEST(lists_merge_in_order)
 {
-    (void)state;
     struct pair into[] = {{0, 0, 5}, {1, 1, 3}}, later[] = {{2, 0, 5}, {2, 1, 4}};
     uint32_t count = 2, later_count = 2;
     across_head_pairs_merge(into, &count, 2, 1, later, &later_count);
@@ -242,9 +225,8 @@ static void test_lists_merge_in_order(void **state)
     assert_true(into[0].query == 0 && into[1].query == 2 && into[1].key == 0);
 }
 
-static void test_across_out_of_memory_is_reported(void **state)
+TEST(across_out_of_memory_is_reported)
 {
-    (void)state;
     const double x[] = {1}, weight[] = {1};
     struct attention a = across_map_of(x, 1, 1, 1);
     a.grad = x;
@@ -264,26 +246,4 @@ static void test_across_out_of_memory_is_reported(void **state)
         assert_int_equal(rc, ERR_MEMORY);
         heap_fail_at(0);
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_weighted_map_is_the_weighted_sum),
-        cmocka_unit_test(test_heads_without_weight_take_no_part),
-        cmocka_unit_test(test_across_entries_that_are_not_finite_are_left_out),
-        cmocka_unit_test(test_a_map_of_no_head_has_no_entries),
-        cmocka_unit_test(test_weights_and_entries_may_be_large),
-        cmocka_unit_test(test_across_every_instruction_set_agrees_with_the_reference),
-        cmocka_unit_test(test_the_gradient_score_sums_magnitudes),
-        cmocka_unit_test(test_only_valid_finite_products_of_sound_rows_count),
-        cmocka_unit_test(test_small_gradients_are_not_lost),
-        cmocka_unit_test(test_scores_are_normalized_over_the_heads),
-        cmocka_unit_test(test_each_head_has_its_largest_entries),
-        cmocka_unit_test(test_pairs_average_over_the_samples_that_are_finite),
-        cmocka_unit_test(test_rounding_hides_no_pair),
-        cmocka_unit_test(test_lists_merge_in_order),
-        cmocka_unit_test(test_across_out_of_memory_is_reported),
-    };
-    return cmocka_run_group_tests_name("across", tests, NULL, NULL);
 }

@@ -4,9 +4,6 @@
 #include "tests/unit/heap.h"
 #include "workers/across/similarity.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define LN2 0.693147180559945309
 
 static struct attention similarity_map_of(const void *weights, uint32_t heads, uint32_t queries,
@@ -51,9 +48,8 @@ static void expect_pair(const struct attention *a, double cosine, double js, uin
     }
 }
 
-static void test_identical_heads_are_exactly_alike(void **state)
+TEST(identical_heads_are_exactly_alike)
 {
-    (void)state;
     double x[2][3][7];
     uint64_t random = 3;
     for (uint32_t i = 0; i < 3; i++) {
@@ -76,34 +72,30 @@ static void test_identical_heads_are_exactly_alike(void **state)
     expect_pair(&a, 1, 0, 3);
 }
 
-static void test_heads_without_a_common_key_are_as_far_as_can_be(void **state)
+TEST(heads_without_a_common_key_are_as_far_as_can_be)
 {
-    (void)state;
     const double x[2][2][2] = {{{1, 0}, {0, 1}}, {{0, 1}, {1, 0}}};
     struct attention a = similarity_map_of(x, 2, 2, 2);
     expect_pair(&a, 0, LN2, 2);
 }
 
-static void test_focused_against_uniform(void **state)
+TEST(focused_against_uniform)
 {
-    (void)state;
     const double x[2][1][2] = {{{1, 0}}, {{0.5, 0.5}}};
     struct attention a = similarity_map_of(x, 2, 1, 2);
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
 /* The second row is no distribution in head 1, and the first differs: only it counts. */
-static void test_only_rows_sound_in_both_count(void **state)
+TEST(only_rows_sound_in_both_count)
 {
-    (void)state;
     const double x[2][2][2] = {{{1, 0}, {1, 0}}, {{0.5, 0.5}, {3, 0}}};
     struct attention a = similarity_map_of(x, 2, 2, 2);
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
-static void test_excluded_keys_are_not_read(void **state)
+TEST(excluded_keys_are_not_read)
 {
-    (void)state;
     const double x[2][2][2] = {{{1, NAN}, {1, 0}}, {{1, 7}, {0.5, 0.5}}};
     struct attention a = similarity_map_of(x, 2, 2, 2);
     a.causal = true;
@@ -111,18 +103,16 @@ static void test_excluded_keys_are_not_read(void **state)
 }
 
 /* Dropout divides what it keeps: the divergence is of what the rows say, not of their sums. */
-static void test_dropout_rows_are_compared_as_distributions(void **state)
+TEST(dropout_rows_are_compared_as_distributions)
 {
-    (void)state;
     const double x[2][1][2] = {{{2, 0}}, {{0.75, 0.75}}};
     struct attention a = similarity_map_of(x, 2, 1, 2);
     a.dropout = true;
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
-static void test_a_row_that_dropout_emptied_has_no_divergence(void **state)
+TEST(a_row_that_dropout_emptied_has_no_divergence)
 {
-    (void)state;
     const double x[2][2][2] = {{{0, 0}, {1, 0}}, {{0.5, 0.5}, {0.5, 0.5}}};
     struct attention a = similarity_map_of(x, 2, 2, 2);
     a.dropout = true;
@@ -138,9 +128,8 @@ static void test_a_row_that_dropout_emptied_has_no_divergence(void **state)
     }
 }
 
-static void test_without_a_sound_row_nothing_exists(void **state)
+TEST(without_a_sound_row_nothing_exists)
 {
-    (void)state;
     const double x[2][1][2] = {{{1, 0}}, {{3, 0}}};
     struct attention a = similarity_map_of(x, 2, 1, 2);
     struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
@@ -156,9 +145,8 @@ static void test_without_a_sound_row_nothing_exists(void **state)
     similarity_clear(&s);
 }
 
-static void test_one_head(void **state)
+TEST(one_head)
 {
-    (void)state;
     const double x[] = {1};
     struct attention a = similarity_map_of(x, 1, 1, 1);
     struct similarity s = test_similarity_compute(&a, isa_best());
@@ -189,9 +177,8 @@ static void test_similarity_fill(float *x, uint64_t *random)
 }
 
 /* Rows longer than the stretch the fast path cuts them into. */
-static void test_similarity_every_instruction_set_agrees_with_the_reference(void **state)
+TEST(similarity_every_instruction_set_agrees_with_the_reference)
 {
-    (void)state;
     float *x = malloc(sizeof(float) * HEADS * ROWS * KEYS);
     assert_non_null(x);
     uint64_t random = 7;
@@ -216,9 +203,8 @@ static void test_similarity_every_instruction_set_agrees_with_the_reference(void
     free(x);
 }
 
-static void test_similarity_blocks_merge_to_the_whole(void **state)
+TEST(similarity_blocks_merge_to_the_whole)
 {
-    (void)state;
     const double x[2][3][2] = {{{1, 0}, {0.5, 0.5}, {0.25, 0.75}},
                                {{0, 1}, {0.5, 0.5}, {0.75, 0.25}}};
     struct attention a = similarity_map_of(x, 2, 3, 2);
@@ -243,9 +229,8 @@ static void test_similarity_blocks_merge_to_the_whole(void **state)
 }
 
 /* Heads 0, 1 and 3 are one head, 2 is another. */
-static void test_redundant_pairs_come_in_order(void **state)
+TEST(redundant_pairs_come_in_order)
 {
-    (void)state;
     const double x[4][1][2] = {{{1, 0}}, {{1, 0}}, {{0.9, 0.1}}, {{1, 0}}};
     struct attention a = similarity_map_of(x, 4, 1, 2);
     struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
@@ -262,9 +247,8 @@ static void test_redundant_pairs_come_in_order(void **state)
     similarity_clear(&s);
 }
 
-static void test_similarity_out_of_memory_is_reported(void **state)
+TEST(similarity_out_of_memory_is_reported)
 {
-    (void)state;
     struct similarity s;
     for (unsigned nth = 1; nth <= 4; nth++) {
         heap_fail_at(nth);
@@ -284,30 +268,8 @@ static void test_similarity_out_of_memory_is_reported(void **state)
     }
 }
 
-static void test_bytes_are_what_is_allocated(void **state)
+TEST(bytes_are_what_is_allocated)
 {
-    (void)state;
     assert_int_equal(similarity_bytes(3), 9 * 32);
     assert_int_equal(similarity_bytes(100000), 10000000000u * 32);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_identical_heads_are_exactly_alike),
-        cmocka_unit_test(test_heads_without_a_common_key_are_as_far_as_can_be),
-        cmocka_unit_test(test_focused_against_uniform),
-        cmocka_unit_test(test_only_rows_sound_in_both_count),
-        cmocka_unit_test(test_excluded_keys_are_not_read),
-        cmocka_unit_test(test_dropout_rows_are_compared_as_distributions),
-        cmocka_unit_test(test_a_row_that_dropout_emptied_has_no_divergence),
-        cmocka_unit_test(test_without_a_sound_row_nothing_exists),
-        cmocka_unit_test(test_one_head),
-        cmocka_unit_test(test_similarity_every_instruction_set_agrees_with_the_reference),
-        cmocka_unit_test(test_similarity_blocks_merge_to_the_whole),
-        cmocka_unit_test(test_redundant_pairs_come_in_order),
-        cmocka_unit_test(test_similarity_out_of_memory_is_reported),
-        cmocka_unit_test(test_bytes_are_what_is_allocated),
-    };
-    return cmocka_run_group_tests_name("similarity", tests, NULL, NULL);
 }

@@ -2,8 +2,6 @@
 #include "tests/unit/unit.h"
 #include "workers/base/attention.h"
 
-#include <string.h>
-
 /* The valid keys of a row as text, one digit per key. */
 static void assert_keys(const struct attention *a, uint32_t b, uint32_t i, const char *want)
 {
@@ -21,9 +19,8 @@ static struct attention shape(uint32_t batch, uint32_t queries, uint32_t keys)
     return (struct attention){.batch = batch, .heads = 1, .queries = queries, .keys = keys};
 }
 
-static void test_without_a_mask_all_keys_are_valid(void **state)
+TEST(without_a_mask_all_keys_are_valid)
 {
-    (void)state;
     struct attention a = shape(1, 2, 5);
     assert_keys(&a, 0, 0, "01234");
     assert_keys(&a, 0, 1, "01234");
@@ -32,9 +29,8 @@ static void test_without_a_mask_all_keys_are_valid(void **state)
 }
 
 /* Top-left alignment: query 0 sees key 0 only, whatever the shape. */
-static void test_causal_is_aligned_top_left(void **state)
+TEST(causal_is_aligned_top_left)
 {
-    (void)state;
     struct attention wide = shape(1, 2, 5), tall = shape(1, 5, 2);
     wide.causal = tall.causal = true;
     assert_keys(&wide, 0, 0, "0");
@@ -53,9 +49,8 @@ static void assert_extent(const struct attention *a, uint32_t query, uint32_t qu
     assert_int_equal(extent.key_end, key_end);
 }
 
-static void test_a_sample_ends_where_its_padding_begins(void **state)
+TEST(a_sample_ends_where_its_padding_begins)
 {
-    (void)state;
     static const int32_t two[] = {2}, three[] = {3};
     struct attention a = shape(1, 5, 5);
     assert_extent(&a, 0, 5, 0, 5);
@@ -80,9 +75,8 @@ static void test_a_sample_ends_where_its_padding_begins(void **state)
     assert_extent(&left, 0, 0, 0, 0);
 }
 
-static void test_lengths_are_per_sample(void **state)
+TEST(lengths_are_per_sample)
 {
-    (void)state;
     const int32_t q_len[] = {2, 0, 3}, k_len[] = {1, 0, 4};
     struct attention a = shape(3, 3, 4);
     a.q_len = q_len;
@@ -96,9 +90,8 @@ static void test_lengths_are_per_sample(void **state)
     assert_true(attention_query_valid(&a, 2, 2));
 }
 
-static void test_lengths_out_of_range_are_clamped(void **state)
+TEST(lengths_out_of_range_are_clamped)
 {
-    (void)state;
     const int32_t len[] = {-1, 100};
     struct attention a = shape(2, 3, 3);
     a.q_len = a.k_len = len;
@@ -108,9 +101,8 @@ static void test_lengths_out_of_range_are_clamped(void **state)
     assert_false(attention_query_valid(&a, 1, 3));
 }
 
-static void test_window_bounds_the_past(void **state)
+TEST(window_bounds_the_past)
 {
-    (void)state;
     struct attention a = shape(1, 6, 6);
     a.window = 2;
     assert_keys(&a, 0, 0, "012345");
@@ -124,9 +116,8 @@ static void test_window_bounds_the_past(void **state)
     assert_keys(&a, 0, 5, "012345");
 }
 
-static void test_window_past_the_last_key_leaves_none(void **state)
+TEST(window_past_the_last_key_leaves_none)
 {
-    (void)state;
     struct attention a = shape(1, 9, 3);
     a.window = 2;
     assert_keys(&a, 0, 3, "2");
@@ -134,9 +125,8 @@ static void test_window_past_the_last_key_leaves_none(void **state)
     assert_keys(&a, 0, 8, "");
 }
 
-static void test_explicit_mask_makes_holes(void **state)
+TEST(explicit_mask_makes_holes)
 {
-    (void)state;
     const uint8_t mask[2 * 2 * 3] = {1, 0, 1, 0, 0, 0, 2, 1, 255, 1, 1, 1};
     struct attention a = shape(2, 2, 3);
     a.mask = mask;
@@ -148,9 +138,8 @@ static void test_explicit_mask_makes_holes(void **state)
 }
 
 /* Query i stands at position q_offset + i. */
-static void test_offset_moves_the_causal_bound_and_the_window(void **state)
+TEST(offset_moves_the_causal_bound_and_the_window)
 {
-    (void)state;
     struct attention a = shape(1, 2, 6);
     a.q_offset = 3;
     a.causal = true;
@@ -169,9 +158,8 @@ static void test_offset_moves_the_causal_bound_and_the_window(void **state)
 }
 
 /* Query i stands at position q_offset + i * q_stride. */
-static void test_the_rows_of_a_sample_stand_apart(void **state)
+TEST(the_rows_of_a_sample_stand_apart)
 {
-    (void)state;
     const int32_t q_len = 1, k_len = 7;
     struct attention a = shape(1, 2, 8);
     a.q_offset = 1;
@@ -200,9 +188,8 @@ static void attention_assert_range(const struct attention *a, uint32_t b, uint32
     assert_int_equal(got_end, end);
 }
 
-static void test_key_range_is_what_the_bounds_leave(void **state)
+TEST(key_range_is_what_the_bounds_leave)
 {
-    (void)state;
     const uint8_t mask[9 * 6] = {0};
     const int32_t documents[6] = {0, 1, 2, 3, 4, 5}, k_len = 5;
     struct attention a = shape(1, 9, 6);
@@ -221,9 +208,8 @@ static void test_key_range_is_what_the_bounds_leave(void **state)
     attention_assert_range(&a, 0, 8, 5, 5);
 }
 
-static void test_documents_do_not_see_each_other(void **state)
+TEST(documents_do_not_see_each_other)
 {
-    (void)state;
     const int32_t documents[2 * 6] = {1, 1, 2, 2, 1, -7, 0, 0, 0, 0, 0, 0};
     struct attention a = shape(2, 6, 6);
     a.documents = documents;
@@ -239,9 +225,8 @@ static void test_documents_do_not_see_each_other(void **state)
     assert_keys(&a, 0, 4, "01234");
 }
 
-static void test_documents_follow_the_position_of_the_query(void **state)
+TEST(documents_follow_the_position_of_the_query)
 {
-    (void)state;
     unsigned char bytes[1 + 4 * sizeof(int32_t)];
     const int32_t documents[4] = {1, 1, 2, 2};
     memcpy(bytes + 1, documents, sizeof documents);
@@ -257,9 +242,8 @@ static void test_documents_follow_the_position_of_the_query(void **state)
 }
 
 /* Left padding: what mask and documents leave keyless is no query. */
-static void test_a_row_without_keys_by_tensors_is_padding(void **state)
+TEST(a_row_without_keys_by_tensors_is_padding)
 {
-    (void)state;
     const uint8_t mask[2 * 2] = {1, 0, 1, 0};
     const int32_t documents[2] = {1, 2}, none = 0;
     struct attention a = shape(1, 2, 2);
@@ -314,21 +298,18 @@ static void check_codes(enum dtype dtype, double (*formula)(uint32_t))
     }
 }
 
-static void test_all_f16_codes_convert_exactly(void **state)
+TEST(all_f16_codes_convert_exactly)
 {
-    (void)state;
     check_codes(DTYPE_F16, f16_by_formula);
 }
 
-static void test_all_bf16_codes_convert_exactly(void **state)
+TEST(all_bf16_codes_convert_exactly)
 {
-    (void)state;
     check_codes(DTYPE_BF16, bf16_by_formula);
 }
 
-static void test_rows_are_found_at_any_alignment(void **state)
+TEST(rows_are_found_at_any_alignment)
 {
-    (void)state;
     unsigned char bytes[2 * 3 * 2 * 2 * 8 + 8];
     for (uint32_t offset = 0; offset < 8; offset++) {
         for (uint32_t i = 0; i < 24; i++) {
@@ -346,9 +327,8 @@ static void test_rows_are_found_at_any_alignment(void **state)
     }
 }
 
-static void test_f32_and_f64_keep_special_values(void **state)
+TEST(f32_and_f64_keep_special_values)
 {
-    (void)state;
     float single[] = {0x1p-149f, INFINITY, -0.0f};
     double twice[] = {0x1p-1074, -INFINITY, NAN}, row[3];
     struct attention a = shape(1, 1, 3);
@@ -361,37 +341,10 @@ static void test_f32_and_f64_keep_special_values(void **state)
     assert_true(row[0] == 0x1p-1074 && row[1] == -INFINITY && isnan(row[2]));
 }
 
-static void test_tolerances_follow_the_dtype(void **state)
+TEST(tolerances_follow_the_dtype)
 {
-    (void)state;
     assert_true(attention_tolerance(DTYPE_F32) == 1e-3 && attention_tolerance(DTYPE_F64) == 1e-3);
     assert_true(attention_tolerance(DTYPE_F16) == 2e-2 && attention_tolerance(DTYPE_BF16) == 2e-2);
     assert_true(attention_negative_bound(DTYPE_F32) == -1e-6);
     assert_true(attention_negative_bound(DTYPE_BF16) == -1e-3);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_without_a_mask_all_keys_are_valid),
-        cmocka_unit_test(test_causal_is_aligned_top_left),
-        cmocka_unit_test(test_lengths_are_per_sample),
-        cmocka_unit_test(test_a_sample_ends_where_its_padding_begins),
-        cmocka_unit_test(test_lengths_out_of_range_are_clamped),
-        cmocka_unit_test(test_window_bounds_the_past),
-        cmocka_unit_test(test_window_past_the_last_key_leaves_none),
-        cmocka_unit_test(test_explicit_mask_makes_holes),
-        cmocka_unit_test(test_offset_moves_the_causal_bound_and_the_window),
-        cmocka_unit_test(test_the_rows_of_a_sample_stand_apart),
-        cmocka_unit_test(test_key_range_is_what_the_bounds_leave),
-        cmocka_unit_test(test_documents_do_not_see_each_other),
-        cmocka_unit_test(test_documents_follow_the_position_of_the_query),
-        cmocka_unit_test(test_a_row_without_keys_by_tensors_is_padding),
-        cmocka_unit_test(test_all_f16_codes_convert_exactly),
-        cmocka_unit_test(test_all_bf16_codes_convert_exactly),
-        cmocka_unit_test(test_rows_are_found_at_any_alignment),
-        cmocka_unit_test(test_f32_and_f64_keep_special_values),
-        cmocka_unit_test(test_tolerances_follow_the_dtype),
-    };
-    return cmocka_run_group_tests_name("attention", tests, NULL, NULL);
 }

@@ -3,24 +3,20 @@
 #include "proto/err.h"
 #include "workers/base/isa.h"
 
-#include <string.h>
-
 static int test_isa_parse(const char *name, enum isa *ret_isa)
 {
     return isa_parse(name, strlen(name), ret_isa);
 }
 
-static void test_the_reference_and_the_portable_kernels_are_everywhere(void **state)
+TEST(the_reference_and_the_portable_kernels_are_everywhere)
 {
-    (void)state;
     assert_true(isa_available(ISA_SCALAR));
     assert_true(isa_available(ISA_PORTABLE));
     assert_false(isa_available(ISA_COUNT));
 }
 
-static void test_the_best_is_available_and_no_better_one_is(void **state)
+TEST(the_best_is_available_and_no_better_one_is)
 {
-    (void)state;
     enum isa best = isa_best();
     assert_true(isa_available(best));
     assert_true(best >= ISA_PORTABLE);
@@ -29,9 +25,8 @@ static void test_the_best_is_available_and_no_better_one_is(void **state)
     }
 }
 
-static void test_names_are_those_of_what_is_available(void **state)
+TEST(names_are_those_of_what_is_available)
 {
-    (void)state;
     for (int k = 0; k < ISA_COUNT; k++) {
         enum isa isa = ISA_COUNT;
         int rc = test_isa_parse(isa_name[k], &isa);
@@ -40,17 +35,15 @@ static void test_names_are_those_of_what_is_available(void **state)
     }
 }
 
-static void test_auto_is_the_best(void **state)
+TEST(auto_is_the_best)
 {
-    (void)state;
     enum isa isa = ISA_COUNT;
     assert_int_equal(test_isa_parse("auto", &isa), 0);
     assert_int_equal(isa, isa_best());
 }
 
-static void test_other_names_are_refused(void **state)
+TEST(other_names_are_refused)
 {
-    (void)state;
     static const char *const names[] = {"", "avx", "avx5", "avx5120", "AVX2", "sse2", "autos"};
     for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
         enum isa isa = ISA_COUNT;
@@ -59,9 +52,8 @@ static void test_other_names_are_refused(void **state)
     }
 }
 
-static void test_every_one_but_the_reference_has_kernels(void **state)
+TEST(every_one_but_the_reference_has_kernels)
 {
-    (void)state;
     assert_null(kernels_of(ISA_SCALAR));
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
         const struct kernels *kernels = kernels_of((enum isa)isa);
@@ -69,17 +61,4 @@ static void test_every_one_but_the_reference_has_kernels(void **state)
         assert_ptr_equal(kernels_or_portable((enum isa)isa),
                          kernels ? kernels : kernels_of(ISA_PORTABLE));
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_reference_and_the_portable_kernels_are_everywhere),
-        cmocka_unit_test(test_the_best_is_available_and_no_better_one_is),
-        cmocka_unit_test(test_names_are_those_of_what_is_available),
-        cmocka_unit_test(test_auto_is_the_best),
-        cmocka_unit_test(test_other_names_are_refused),
-        cmocka_unit_test(test_every_one_but_the_reference_has_kernels),
-    };
-    return cmocka_run_group_tests_name("isa", tests, NULL, NULL);
 }

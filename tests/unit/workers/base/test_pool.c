@@ -9,8 +9,6 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define JOBS 64
 
@@ -46,8 +44,10 @@ struct fixture {
     uint32_t order[JOBS];
 };
 
-static void pool_begin(struct fixture *f)
+static int pool_set_up(void **state)
 {
+    static struct fixture fixture;
+    struct fixture *f = &fixture;
     memset(f, 0, sizeof *f);
     sem_init(&f->entered, 0, 0);
     sem_init(&f->gate, 0, 0);
@@ -55,13 +55,19 @@ static void pool_begin(struct fixture *f)
         f->job[i] =
             (struct gated){.job.run = run_gated, .ran = &f->ran, .index = i, .order = f->order};
     }
+    *state = f;
+    return 0;
 }
 
-static void pool_end(struct fixture *f)
+static int pool_tear_down(void **state)
 {
+    struct fixture *f = *state;
     sem_destroy(&f->entered);
     sem_destroy(&f->gate);
+    return 0;
 }
+
+#define POOL_TEST(name) TEST_OF(name, struct fixture *f, pool_set_up, pool_tear_down)
 
 static void make_gated(struct fixture *f, uint32_t begin_index, uint32_t end_index)
 {
@@ -101,210 +107,170 @@ static struct pool *new_pool(uint32_t threads, uint32_t capacity)
     return pool;
 }
 
-static void test_full_queue_rejects_and_keeps_the_jobs(void **state)
+POOL_TEST(full_queue_rejects_and_keeps_the_jobs)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 1);
+    make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, 3);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
-    pool_wait_for(&f.entered, 1); /* the worker is busy: the queue is all there is */
-    assert_int_equal(test_pool_submit(pool, &f, 1, 3), 0);
-    assert_int_equal(test_pool_submit(pool, &f, 4, 1), ERR_AGAIN);
+    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
+    pool_wait_for(&f->entered, 1); /* the worker is busy: the queue is all there is */
+    assert_int_equal(test_pool_submit(pool, f, 1, 3), 0);
+    assert_int_equal(test_pool_submit(pool, f, 4, 1), ERR_AGAIN);
     struct pool_stats stats = pool_stats(pool);
     assert_int_equal(stats.queued, 3);
     assert_int_equal(stats.submitted, 4);
     assert_int_equal(stats.rejected, 1);
-    open_gate(&f, 1);
+    open_gate(f, 1);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), 4);
-    assert_int_equal(f.job[4].name[0], '\0'); /* never ran */
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), 4);
+    assert_int_equal(f->job[4].name[0], '\0'); /* never ran */
 }
 
-static void test_a_list_goes_in_whole_or_not_at_all(void **state)
+POOL_TEST(a_list_goes_in_whole_or_not_at_all)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 1);
+    make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, 4);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
-    pool_wait_for(&f.entered, 1);
-    assert_int_equal(test_pool_submit(pool, &f, 1, 2), 0);
-    assert_int_equal(test_pool_submit(pool, &f, 3, 3), ERR_AGAIN);
+    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
+    pool_wait_for(&f->entered, 1);
+    assert_int_equal(test_pool_submit(pool, f, 1, 2), 0);
+    assert_int_equal(test_pool_submit(pool, f, 3, 3), ERR_AGAIN);
     assert_int_equal(pool_stats(pool).queued, 2);
-    assert_ptr_equal(f.job[3].job.next, &f.job[4].job); /* the list is as it was */
-    assert_int_equal(test_pool_submit(pool, &f, 3, 2), 0);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 5),
+    assert_ptr_equal(f->job[3].job.next, &f->job[4].job); /* the list is as it was */
+    assert_int_equal(test_pool_submit(pool, f, 3, 2), 0);
+    assert_int_equal(test_pool_submit(pool, f, 0, 5),
                      ERR_AGAIN); /* more than the queue could ever hold */
-    open_gate(&f, 1);
+    open_gate(f, 1);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), 5);
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), 5);
 }
 
-static void test_jobs_of_one_worker_run_in_order(void **state)
+POOL_TEST(jobs_of_one_worker_run_in_order)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 1);
+    make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, JOBS);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
-    pool_wait_for(&f.entered, 1);
-    assert_int_equal(test_pool_submit(pool, &f, 1, 10), 0);
-    assert_int_equal(test_pool_submit(pool, &f, 11, JOBS - 11), 0);
+    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
+    pool_wait_for(&f->entered, 1);
+    assert_int_equal(test_pool_submit(pool, f, 1, 10), 0);
+    assert_int_equal(test_pool_submit(pool, f, 11, JOBS - 11), 0);
     assert_int_equal(pool_stats(pool).queued_max, JOBS - 1);
-    open_gate(&f, 1);
+    open_gate(f, 1);
     pool_free(&pool);
     for (uint32_t i = 0; i < JOBS; i++) {
-        assert_int_equal(f.order[i], i);
+        assert_int_equal(f->order[i], i);
     }
-    pool_end(&f);
 }
 
 /* All of them are inside a job at once; with one worker fewer this would never return. */
-static void test_all_workers_run_at_the_same_time(void **state)
+POOL_TEST(all_workers_run_at_the_same_time)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 8);
+    make_gated(f, 0, 8);
     struct pool *pool = new_pool(8, 8);
     assert_int_equal(pool_stats(pool).threads, 8);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 3), 0);
-    assert_int_equal(test_pool_submit(pool, &f, 3, 5), 0);
-    pool_wait_for(&f.entered, 8);
-    assert_int_equal(atomic_load(&f.ran), 0);
-    open_gate(&f, 8);
+    assert_int_equal(test_pool_submit(pool, f, 0, 3), 0);
+    assert_int_equal(test_pool_submit(pool, f, 3, 5), 0);
+    pool_wait_for(&f->entered, 8);
+    assert_int_equal(atomic_load(&f->ran), 0);
+    open_gate(f, 8);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), 8);
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), 8);
 }
 
-static void test_workers_are_named(void **state)
+POOL_TEST(workers_are_named)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 2);
+    make_gated(f, 0, 2);
     struct pool *pool = new_pool(2, 2);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 2), 0);
-    pool_wait_for(&f.entered, 2);
-    open_gate(&f, 2);
+    assert_int_equal(test_pool_submit(pool, f, 0, 2), 0);
+    pool_wait_for(&f->entered, 2);
+    open_gate(f, 2);
     pool_free(&pool);
-    assert_memory_equal(f.job[0].name, "attnd-worker-", 13);
-    assert_memory_equal(f.job[1].name, "attnd-worker-", 13);
-    assert_string_not_equal(f.job[0].name, f.job[1].name);
-    pool_end(&f);
+    assert_memory_equal(f->job[0].name, "attnd-worker-", 13);
+    assert_memory_equal(f->job[1].name, "attnd-worker-", 13);
+    assert_string_not_equal(f->job[0].name, f->job[1].name);
 }
 
 /* Running jobs do not wait, and jobs of low priority do not count as waiting. */
-static void test_patient_jobs_are_not_counted_as_waiting(void **state)
+POOL_TEST(patient_jobs_are_not_counted_as_waiting)
 {
-    (void)state;
-    struct fixture f;
     struct pool *pool;
-    pool_begin(&f);
-    make_gated(&f, 0, 1);
-    f.job[1].job.low_priority = true;
+    make_gated(f, 0, 1);
+    f->job[1].job.low_priority = true;
     assert_int_equal(pool_new(1, JOBS, &pool), 0);
     struct pool_tenant *tenant;
     assert_int_equal(pool_tenant_new(&tenant), 0);
-    assert_int_equal(pool_submit(pool, tenant, &f.job[0].job, 1), 0);
-    pool_wait_for(&f.entered, 1);
+    assert_int_equal(pool_submit(pool, tenant, &f->job[0].job, 1), 0);
+    pool_wait_for(&f->entered, 1);
     assert_int_equal(pool_waiting(tenant), 0);
     for (uint32_t i = 1; i < 4; i++) {
-        assert_int_equal(pool_submit(pool, tenant, &f.job[i].job, 1), 0);
+        assert_int_equal(pool_submit(pool, tenant, &f->job[i].job, 1), 0);
     }
     assert_int_equal(pool_waiting(tenant), 2);
-    open_gate(&f, 1);
+    open_gate(f, 1);
     pool_free(&pool);
     pool_tenant_free(&tenant);
-    assert_int_equal(atomic_load(&f.ran), 4);
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), 4);
 }
 
 /* One of two workers is kept free of them, however many there are. */
-static void test_background_jobs_leave_a_worker_free(void **state)
+POOL_TEST(background_jobs_leave_a_worker_free)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 3);
+    make_gated(f, 0, 3);
     struct pool *pool = new_pool(2, JOBS);
     for (uint32_t i = 0; i < 3; i++) {
-        f.job[i].job.background = f.job[i].job.low_priority = true;
+        f->job[i].job.background = f->job[i].job.low_priority = true;
     }
-    assert_int_equal(test_pool_submit(pool, &f, 0, 3), 0);
-    pool_wait_for(&f.entered, 1);
-    make_gated(&f, 3, 4);
-    assert_int_equal(test_pool_submit(pool, &f, 3, 1), 0);
-    pool_wait_for(&f.entered, 1); /* the second one to enter is the one submitted last */
-    assert_string_not_equal(f.job[3].name, "");
-    assert_string_equal(f.job[1].name, "");
-    open_gate(&f, 4);
+    assert_int_equal(test_pool_submit(pool, f, 0, 3), 0);
+    pool_wait_for(&f->entered, 1);
+    make_gated(f, 3, 4);
+    assert_int_equal(test_pool_submit(pool, f, 3, 1), 0);
+    pool_wait_for(&f->entered, 1); /* the second one to enter is the one submitted last */
+    assert_string_not_equal(f->job[3].name, "");
+    assert_string_equal(f->job[1].name, "");
+    open_gate(f, 4);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), 4);
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), 4);
 }
 
 /* They wait for others, but not for ever. */
-static void test_background_jobs_get_their_turn(void **state)
+POOL_TEST(background_jobs_get_their_turn)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 1);
+    make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, 2 * POOL_BACKGROUND_TURN);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 1), 0);
-    pool_wait_for(&f.entered, 1);
-    f.job[1].job.background = true;
-    assert_int_equal(test_pool_submit(pool, &f, 1, JOBS - 1), 0);
-    open_gate(&f, 1);
+    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
+    pool_wait_for(&f->entered, 1);
+    f->job[1].job.background = true;
+    assert_int_equal(test_pool_submit(pool, f, 1, JOBS - 1), 0);
+    open_gate(f, 1);
     pool_free(&pool);
-    assert_int_equal(f.order[JOBS - 1], 1); /* the others first: they are fewer than a turn */
-    pool_end(&f);
+    assert_int_equal(f->order[JOBS - 1], 1); /* the others first: they are fewer than a turn */
 }
 
-static void test_shutdown_runs_everything(void **state)
+POOL_TEST(shutdown_runs_everything)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
     struct pool *pool = new_pool(3, JOBS);
-    assert_int_equal(test_pool_submit(pool, &f, 0, JOBS), 0);
+    assert_int_equal(test_pool_submit(pool, f, 0, JOBS), 0);
     pool_free(&pool);
     assert_null(pool);
-    assert_int_equal(atomic_load(&f.ran), JOBS);
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), JOBS);
 }
 
-static void test_pool_stats_add_up(void **state)
+POOL_TEST(pool_stats_add_up)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, JOBS);
+    make_gated(f, 0, JOBS);
     struct pool *pool = new_pool(2, JOBS);
-    assert_int_equal(test_pool_submit(pool, &f, 0, 2), 0);
-    pool_wait_for(&f.entered, 2);
-    assert_int_equal(test_pool_submit(pool, &f, 2, 10), 0);
+    assert_int_equal(test_pool_submit(pool, f, 0, 2), 0);
+    pool_wait_for(&f->entered, 2);
+    assert_int_equal(test_pool_submit(pool, f, 2, 10), 0);
     struct pool_stats stats = pool_stats(pool);
     assert_int_equal(stats.submitted, 12);
     assert_int_equal(stats.completed, 0);
     assert_int_equal(stats.queued, 10);
-    open_gate(&f, 10);
-    pool_wait_for(&f.entered, 10); /* the last two are inside: ten are done */
+    open_gate(f, 10);
+    pool_wait_for(&f->entered, 10); /* the last two are inside: ten are done */
     stats = pool_stats(pool);
     assert_int_equal(stats.queued, 0);
     assert_in_range(stats.completed, 9, 10); /* the tenth may be on its way out */
-    open_gate(&f, 2);
+    open_gate(f, 2);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), 12);
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), 12);
 }
 
 /* A job that frees itself and, while it lasts, submits a successor: also during shutdown. */
@@ -330,9 +296,8 @@ static void run_chain(struct pool_job *job, struct scratch *scratch)
     free(c);
 }
 
-static void test_jobs_may_free_themselves_and_submit_more(void **state)
+TEST(jobs_may_free_themselves_and_submit_more)
 {
-    (void)state;
     atomic_uint ran = 0;
     struct pool *pool = new_pool(2, 4);
     struct chain *c = malloc(sizeof *c);
@@ -361,15 +326,12 @@ static void *submit_all(void *argument)
     return NULL;
 }
 
-static void test_many_submitters_lose_nothing(void **state)
+POOL_TEST(many_submitters_lose_nothing)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
     struct pool *pool = new_pool(2, 3);
     struct submitter s[4];
     for (uint32_t i = 0; i < 4; i++) {
-        s[i] = (struct submitter){.pool = pool, .job = f.job + i * (JOBS / 4)};
+        s[i] = (struct submitter){.pool = pool, .job = f->job + i * (JOBS / 4)};
         assert_int_equal(pthread_create(&s[i].thread, NULL, submit_all, &s[i]), 0);
     }
     for (uint32_t i = 0; i < 4; i++) {
@@ -378,13 +340,11 @@ static void test_many_submitters_lose_nothing(void **state)
     assert_int_equal(pool_stats(pool).submitted, JOBS);
     assert_in_range(pool_stats(pool).queued_max, 1, 3);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), JOBS);
-    pool_end(&f);
+    assert_int_equal(atomic_load(&f->ran), JOBS);
 }
 
-static void test_arguments_out_of_range_are_refused(void **state)
+TEST(arguments_out_of_range_are_refused)
 {
-    (void)state;
     struct pool *pool = NULL;
     assert_int_equal(pool_new(0, 1, &pool), ERR_ARGUMENT);
     assert_int_equal(pool_new(257, 1, &pool), ERR_ARGUMENT);
@@ -393,17 +353,15 @@ static void test_arguments_out_of_range_are_refused(void **state)
     pool_free(&pool);
 }
 
-static void test_largest_pool_starts_and_stops(void **state)
+TEST(largest_pool_starts_and_stops)
 {
-    (void)state;
     struct pool *pool = new_pool(256, 1);
     assert_int_equal(pool_stats(pool).threads, 256);
     pool_free(&pool);
 }
 
-static void test_pool_out_of_memory_is_reported(void **state)
+TEST(pool_out_of_memory_is_reported)
 {
-    (void)state;
     struct pool *pool = NULL;
     heap_fail_at(1);
     assert_int_equal(pool_new(1, 1, &pool), ERR_MEMORY);
@@ -411,9 +369,8 @@ static void test_pool_out_of_memory_is_reported(void **state)
     assert_null(pool);
 }
 
-static void test_submitting_nothing_is_no_error(void **state)
+TEST(submitting_nothing_is_no_error)
 {
-    (void)state;
     struct pool *pool = new_pool(1, 1);
     assert_int_equal(pool_submit(pool, NULL, NULL, 0), 0);
     pool_free(&pool);
@@ -458,34 +415,29 @@ static void submit_patient(struct pool *pool, struct pool_tenant *tenant, struct
     assert_int_equal(pool_submit(pool, tenant, &p->job, 1), 0);
 }
 
-static void test_a_newcomer_is_next_however_many_wait(void **state)
+POOL_TEST(a_newcomer_is_next_however_many_wait)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 1);
+    make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, JOBS);
     struct pool_tenant *many = new_tenant(), *one = new_tenant();
     for (uint32_t i = 0; i < 20; i++) {
-        assert_int_equal(pool_submit(pool, many, &f.job[i].job, 1), 0);
+        assert_int_equal(pool_submit(pool, many, &f->job[i].job, 1), 0);
     }
-    pool_wait_for(&f.entered, 1);
-    assert_int_equal(pool_submit(pool, one, &f.job[20].job, 1), 0);
-    open_gate(&f, 1);
+    pool_wait_for(&f->entered, 1);
+    assert_int_equal(pool_submit(pool, one, &f->job[20].job, 1), 0);
+    open_gate(f, 1);
     pool_free(&pool);
-    assert_int_equal(f.order[0], 0);
-    assert_int_equal(f.order[1], 20);
-    assert_int_equal(f.order[2], 1); /* first in, first out */
-    assert_int_equal(f.order[20], 19);
+    assert_int_equal(f->order[0], 0);
+    assert_int_equal(f->order[1], 20);
+    assert_int_equal(f->order[2], 1); /* first in, first out */
+    assert_int_equal(f->order[20], 19);
     pool_tenant_free(&many);
     pool_tenant_free(&one);
-    pool_end(&f);
 }
 
 /* It would never end if it did not. */
-static void test_a_long_job_pauses_for_another_tenant(void **state)
+TEST(a_long_job_pauses_for_another_tenant)
 {
-    (void)state;
     atomic_uint done = 0;
     struct pool *pool = new_pool(1, JOBS);
     struct pool_tenant *a = new_tenant(), *b = new_tenant();
@@ -499,9 +451,8 @@ static void test_a_long_job_pauses_for_another_tenant(void **state)
 }
 
 /* Each has to get on for the other to get on. */
-static void test_long_jobs_of_two_tenants_alternate(void **state)
+TEST(long_jobs_of_two_tenants_alternate)
 {
-    (void)state;
     atomic_uint a_done = 0, b_done = 0;
     struct patient a_job[5], b_job[5];
     struct pool *pool = new_pool(1, JOBS);
@@ -521,9 +472,8 @@ static void test_long_jobs_of_two_tenants_alternate(void **state)
     pool_tenant_free(&b);
 }
 
-static void test_there_is_a_thread_for_one_more_tenant(void **state)
+TEST(there_is_a_thread_for_one_more_tenant)
 {
-    (void)state;
     enum { TENANTS = 5, EACH = 4 };
     atomic_uint done = 0;
     struct patient job[TENANTS][EACH], last = {.then = &done};
@@ -546,49 +496,41 @@ static void test_there_is_a_thread_for_one_more_tenant(void **state)
 }
 
 /* A job of low priority need not pause: beside it the only worker does another tenant's. */
-static void test_a_job_that_does_not_pause_has_one_beside_it(void **state)
+POOL_TEST(a_job_that_does_not_pause_has_one_beside_it)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 2);
-    f.job[0].job.low_priority = true;
+    make_gated(f, 0, 2);
+    f->job[0].job.low_priority = true;
     struct pool *pool = new_pool(1, JOBS);
     struct pool_tenant *a = new_tenant(), *b = new_tenant();
-    assert_int_equal(pool_submit(pool, a, &f.job[0].job, 1), 0);
-    pool_wait_for(&f.entered, 1);
-    assert_int_equal(pool_submit(pool, a, &f.job[2].job, 1), 0); /* has to wait */
-    assert_int_equal(pool_submit(pool, b, &f.job[1].job, 1), 0);
-    pool_wait_for(&f.entered, 1);
-    assert_int_equal(atomic_load(&f.ran), 0);
+    assert_int_equal(pool_submit(pool, a, &f->job[0].job, 1), 0);
+    pool_wait_for(&f->entered, 1);
+    assert_int_equal(pool_submit(pool, a, &f->job[2].job, 1), 0); /* has to wait */
+    assert_int_equal(pool_submit(pool, b, &f->job[1].job, 1), 0);
+    pool_wait_for(&f->entered, 1);
+    assert_int_equal(atomic_load(&f->ran), 0);
     assert_int_equal(pool_stats(pool).queued, 1);
-    open_gate(&f, 2);
+    open_gate(f, 2);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), 3);
+    assert_int_equal(atomic_load(&f->ran), 3);
     pool_tenant_free(&a);
     pool_tenant_free(&b);
-    pool_end(&f);
 }
 
-static void test_a_full_queue_is_its_tenants_own(void **state)
+POOL_TEST(a_full_queue_is_its_tenants_own)
 {
-    (void)state;
-    struct fixture f;
-    pool_begin(&f);
-    make_gated(&f, 0, 1);
+    make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, 1);
     struct pool_tenant *a = new_tenant(), *b = new_tenant();
-    assert_int_equal(pool_submit(pool, a, &f.job[0].job, 1), 0);
-    pool_wait_for(&f.entered, 1);
-    assert_int_equal(pool_submit(pool, a, &f.job[1].job, 1), 0);
-    assert_int_equal(pool_submit(pool, a, &f.job[2].job, 1), ERR_AGAIN);
-    assert_int_equal(pool_submit(pool, b, &f.job[3].job, 1), 0);
-    open_gate(&f, 1);
+    assert_int_equal(pool_submit(pool, a, &f->job[0].job, 1), 0);
+    pool_wait_for(&f->entered, 1);
+    assert_int_equal(pool_submit(pool, a, &f->job[1].job, 1), 0);
+    assert_int_equal(pool_submit(pool, a, &f->job[2].job, 1), ERR_AGAIN);
+    assert_int_equal(pool_submit(pool, b, &f->job[3].job, 1), 0);
+    open_gate(f, 1);
     pool_free(&pool);
-    assert_int_equal(atomic_load(&f.ran), 3);
+    assert_int_equal(atomic_load(&f->ran), 3);
     pool_tenant_free(&a);
     pool_tenant_free(&b);
-    pool_end(&f);
 }
 
 struct last_job {
@@ -602,42 +544,11 @@ static void run_last(struct pool_job *job, struct scratch *scratch)
     pool_tenant_free(&((struct last_job *)job)->tenant);
 }
 
-static void test_a_tenant_may_end_with_its_last_job(void **state)
+TEST(a_tenant_may_end_with_its_last_job)
 {
-    (void)state;
     struct pool *pool = new_pool(1, 1);
     struct last_job last = {.job = {.run = run_last}, .tenant = new_tenant()};
     assert_int_equal(pool_submit(pool, last.tenant, &last.job, 1), 0);
     pool_free(&pool);
     assert_null(last.tenant);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_queue_rejects_and_keeps_the_jobs),
-        cmocka_unit_test(test_a_list_goes_in_whole_or_not_at_all),
-        cmocka_unit_test(test_jobs_of_one_worker_run_in_order),
-        cmocka_unit_test(test_all_workers_run_at_the_same_time),
-        cmocka_unit_test(test_workers_are_named),
-        cmocka_unit_test(test_patient_jobs_are_not_counted_as_waiting),
-        cmocka_unit_test(test_background_jobs_leave_a_worker_free),
-        cmocka_unit_test(test_background_jobs_get_their_turn),
-        cmocka_unit_test(test_shutdown_runs_everything),
-        cmocka_unit_test(test_pool_stats_add_up),
-        cmocka_unit_test(test_jobs_may_free_themselves_and_submit_more),
-        cmocka_unit_test(test_many_submitters_lose_nothing),
-        cmocka_unit_test(test_arguments_out_of_range_are_refused),
-        cmocka_unit_test(test_largest_pool_starts_and_stops),
-        cmocka_unit_test(test_pool_out_of_memory_is_reported),
-        cmocka_unit_test(test_a_newcomer_is_next_however_many_wait),
-        cmocka_unit_test(test_a_long_job_pauses_for_another_tenant),
-        cmocka_unit_test(test_long_jobs_of_two_tenants_alternate),
-        cmocka_unit_test(test_there_is_a_thread_for_one_more_tenant),
-        cmocka_unit_test(test_a_job_that_does_not_pause_has_one_beside_it),
-        cmocka_unit_test(test_a_full_queue_is_its_tenants_own),
-        cmocka_unit_test(test_a_tenant_may_end_with_its_last_job),
-        cmocka_unit_test(test_submitting_nothing_is_no_error),
-    };
-    return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

@@ -6,7 +6,6 @@
 #include "workers/linear/spectrum_kernel.h"
 
 #include <pthread.h>
-#include <string.h>
 
 #define SIZE_MAX_TEST 40
 
@@ -39,9 +38,8 @@ static void assert_no_numbers(const struct spectrum *s)
     }
 }
 
-static void test_identity_has_ones(void **state)
+TEST(identity_has_ones)
 {
-    (void)state;
     static double x[SIZE_MAX_TEST * SIZE_MAX_TEST];
     for (uint32_t i = 0; i < SIZE_MAX_TEST; i++) {
         x[i * SIZE_MAX_TEST + i] = 1;
@@ -61,9 +59,8 @@ static void test_identity_has_ones(void **state)
 }
 
 /* Uniform attention of T rows: one singular value, 1. */
-static void test_uniform_has_rank_one(void **state)
+TEST(uniform_has_rank_one)
 {
-    (void)state;
     static float x[32 * 32];
     for (uint32_t i = 0; i < 32 * 32; i++) {
         x[i] = 1.0f / 32;
@@ -79,9 +76,8 @@ static void test_uniform_has_rank_one(void **state)
     assert_close(s.eigenvalue_2, 0, 1e-14);
 }
 
-static void test_first_token_attention_has_the_largest_norm(void **state)
+TEST(first_token_attention_has_the_largest_norm)
 {
-    (void)state;
     static float x[16 * 16];
     for (uint32_t i = 0; i < 16; i++) {
         x[i * 16] = 1;
@@ -90,9 +86,8 @@ static void test_first_token_attention_has_the_largest_norm(void **state)
     assert_close(spectrum_of(&a, 0).spectral_norm, 4, 1e-14); /* sqrt(T) */
 }
 
-static void test_diagonal_gives_its_sorted_magnitudes(void **state)
+TEST(diagonal_gives_its_sorted_magnitudes)
 {
-    (void)state;
     const double x[] = {0.25, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0.002, 0, 0, 0, 0, 0.5};
     struct attention a = spectrum_map_of(x, DTYPE_F64, 4, 4);
     struct spectrum s = spectrum_of(&a, 0);
@@ -112,9 +107,8 @@ static void test_diagonal_gives_its_sorted_magnitudes(void **state)
 }
 
 /* The bound of zero depends on whether more than f32 was sent. */
-static void test_rank_uses_the_eps_of_the_dtype(void **state)
+TEST(rank_uses_the_eps_of_the_dtype)
 {
-    (void)state;
     const double twice[] = {1, 0, 0, 0x1p-30};
     const float single[] = {1, 0, 0, 0x1p-30f};
     struct attention a = spectrum_map_of(twice, DTYPE_F64, 2, 2),
@@ -129,9 +123,8 @@ static void test_rank_uses_the_eps_of_the_dtype(void **state)
     assert_true(spectrum_of(&d, 0).rank == 1);
 }
 
-static void test_wide_and_tall_agree(void **state)
+TEST(wide_and_tall_agree)
 {
-    (void)state;
     double wide[3 * 7], tall[7 * 3];
     uint64_t random = 5;
     for (uint32_t i = 0; i < 3; i++) {
@@ -150,9 +143,8 @@ static void test_wide_and_tall_agree(void **state)
 }
 
 /* Padding may hold anything, NaN too. */
-static void test_only_the_valid_rectangle_counts(void **state)
+TEST(only_the_valid_rectangle_counts)
 {
-    (void)state;
     const float x[] = {0, 3, NAN, 2, 0, NAN, NAN, NAN, NAN};
     const int32_t len[] = {2};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 3, 3);
@@ -163,18 +155,16 @@ static void test_only_the_valid_rectangle_counts(void **state)
     assert_nan(s.singular_values[2]);
 }
 
-static void test_heads_are_told_apart(void **state)
+TEST(heads_are_told_apart)
 {
-    (void)state;
     const float x[] = {1, 0, 0, 1, 0, 5, 5, 0};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
     a.heads = 2;
     assert_close(spectrum_of(&a, 1).spectral_norm, 5, 1e-14);
 }
 
-static void test_not_finite_has_no_spectrum(void **state)
+TEST(not_finite_has_no_spectrum)
 {
-    (void)state;
     const double bad[] = {NAN, INFINITY};
     for (int i = 0; i < 2; i++) {
         double x[] = {1, 0, bad[i], 1};
@@ -184,9 +174,8 @@ static void test_not_finite_has_no_spectrum(void **state)
     }
 }
 
-static void test_empty_has_no_spectrum(void **state)
+TEST(empty_has_no_spectrum)
 {
-    (void)state;
     const float x[] = {1};
     const int32_t none[] = {0};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
@@ -195,9 +184,8 @@ static void test_empty_has_no_spectrum(void **state)
     assert_no_numbers(&s);
 }
 
-static void test_all_zero_has_rank_zero(void **state)
+TEST(all_zero_has_rank_zero)
 {
-    (void)state;
     const float x[4] = {0};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
     struct spectrum s = spectrum_of(&a, 0);
@@ -209,9 +197,8 @@ static void test_all_zero_has_rank_zero(void **state)
     assert_nan(s.low_rank_error[0]);
 }
 
-static void test_one_by_one(void **state)
+TEST(one_by_one)
 {
-    (void)state;
     const float x[] = {1};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
     struct spectrum s = spectrum_of(&a, 0);
@@ -222,9 +209,8 @@ static void test_one_by_one(void **state)
 }
 
 /* A turn by 1 radian, half as long, beside 0.1: a complex pair of modulus 0.5. */
-static void test_eigenvalue_2_may_be_one_of_a_pair(void **state)
+TEST(eigenvalue_2_may_be_one_of_a_pair)
 {
-    (void)state;
     const double c = 0.5 * cos(1), s = 0.5 * sin(1);
     const double x[] = {c, -s, 0, s, c, 0, 0, 0, 0.1};
     struct attention a = spectrum_map_of(x, DTYPE_F64, 3, 3);
@@ -236,9 +222,8 @@ static void test_eigenvalue_2_may_be_one_of_a_pair(void **state)
     scratch_clear(&scratch);
 }
 
-static void test_eigenvalue_2_needs_a_square(void **state)
+TEST(eigenvalue_2_needs_a_square)
 {
-    (void)state;
     const float x[] = {1, 0, 0, 1, 0, 0};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 3);
     assert_nan(spectrum_of(&a, 0).eigenvalue_2);
@@ -409,9 +394,8 @@ static void near(const char *map, const char *what, double got, double want, dou
     }
 }
 
-static void test_norm_agrees_with_the_reference(void **state)
+TEST(norm_agrees_with_the_reference)
 {
-    (void)state;
     static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
         hard[i].fill(x);
@@ -425,9 +409,8 @@ static void test_norm_agrees_with_the_reference(void **state)
     }
 }
 
-static void test_leading_values_agree_with_the_reference(void **state)
+TEST(leading_values_agree_with_the_reference)
 {
-    (void)state;
     static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
         hard[i].fill(x);
@@ -447,9 +430,8 @@ static void test_leading_values_agree_with_the_reference(void **state)
     }
 }
 
-static void test_all_values_agree_with_the_reference(void **state)
+TEST(all_values_agree_with_the_reference)
 {
-    (void)state;
     static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
         const char *name = hard[i].name;
@@ -471,9 +453,8 @@ static void test_all_values_agree_with_the_reference(void **state)
     }
 }
 
-static void test_every_dtype_gives_the_same_numbers(void **state)
+TEST(every_dtype_gives_the_same_numbers)
 {
-    (void)state;
     static float x[N * N];
     static double wide[N * N];
     static uint16_t brain[N * N];
@@ -498,9 +479,8 @@ static void test_every_dtype_gives_the_same_numbers(void **state)
                  spectrum_of(&f64, 0).nuclear_norm, 1e-3);
 }
 
-static void test_wide_and_tall_maps_agree_at_every_effort(void **state)
+TEST(wide_and_tall_maps_agree_at_every_effort)
 {
-    (void)state;
     static float wide[140 * 200], tall[200 * 140];
     uint64_t random = 12;
     for (uint32_t i = 0; i < 140; i++) {
@@ -519,9 +499,8 @@ static void test_wide_and_tall_maps_agree_at_every_effort(void **state)
     }
 }
 
-static void test_only_the_valid_rectangle_counts_at_every_effort(void **state)
+TEST(only_the_valid_rectangle_counts_at_every_effort)
 {
-    (void)state;
     static float x[N * N], padded[(N + 3) * (N + 5)];
     const int32_t rows[] = {N}, columns[] = {N};
     fill_mild(x);
@@ -542,9 +521,8 @@ static void test_only_the_valid_rectangle_counts_at_every_effort(void **state)
     }
 }
 
-static void test_not_finite_has_no_spectrum_at_any_effort(void **state)
+TEST(not_finite_has_no_spectrum_at_any_effort)
 {
-    (void)state;
     static float x[N * N];
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++) {
@@ -559,9 +537,8 @@ static void test_not_finite_has_no_spectrum_at_any_effort(void **state)
 }
 
 /* A power of two changes nothing but the unit, over the whole range of f64. */
-static void test_scale_is_exact(void **state)
+TEST(scale_is_exact)
 {
-    (void)state;
     static float x[N * N];
     static double scaled[N * N];
     const int exponents[] = {-1060, -1000, -200, 100, 1020};
@@ -580,9 +557,8 @@ static void test_scale_is_exact(void **state)
     }
 }
 
-static void test_row_stochastic_maps_have_a_norm_from_1_to_sqrt_n(void **state)
+TEST(row_stochastic_maps_have_a_norm_from_1_to_sqrt_n)
 {
-    (void)state;
     static float x[N * N];
     void (*const fill[])(float *) = {fill_mild, fill_sharp,  fill_uniform,  fill_one_key,
                                      fill_sink, fill_causal, fill_documents};
@@ -594,9 +570,8 @@ static void test_row_stochastic_maps_have_a_norm_from_1_to_sqrt_n(void **state)
     }
 }
 
-static void test_eigenvalues_of_a_causal_map_are_its_diagonal(void **state)
+TEST(eigenvalues_of_a_causal_map_are_its_diagonal)
 {
-    (void)state;
     static float x[N * N];
     fill_causal(x);
     double second = 0;
@@ -608,9 +583,8 @@ static void test_eigenvalues_of_a_causal_map_are_its_diagonal(void **state)
 }
 
 /* Everything but what would take most of the time. */
-static void test_full_leaves_slow_eigenvalues_out(void **state)
+TEST(full_leaves_slow_eigenvalues_out)
 {
-    (void)state;
     static float x[N * N];
     uint64_t seed = 5;
     for (uint32_t i = 0; i < N * N; i++) {
@@ -636,9 +610,8 @@ static struct spectrum spectrum_by(const struct attention *a, enum isa isa)
 
 /* The portable passes round twice where the others fuse: the same in all bits is the same passes.
  */
-static void test_the_instruction_set_is_the_callers_choice(void **state)
+TEST(the_instruction_set_is_the_callers_choice)
 {
-    (void)state;
     static float x[N * N];
     uint64_t seed = 6;
     for (uint32_t i = 0; i < N * N; i++) {
@@ -657,9 +630,8 @@ static void test_the_instruction_set_is_the_callers_choice(void **state)
     }
 }
 
-static void test_a_matrix_has_no_eigenvalue_2(void **state)
+TEST(a_matrix_has_no_eigenvalue_2)
 {
-    (void)state;
     const double x[] = {3, 0, 9, 0, 4, 9};
     struct matrix m = {x, DTYPE_F64, 2, 2, 3};
     struct scratch scratch = {0};
@@ -673,9 +645,8 @@ static void test_a_matrix_has_no_eigenvalue_2(void **state)
     scratch_clear(&scratch);
 }
 
-static void test_out_of_memory_is_reported_at_every_effort(void **state)
+TEST(out_of_memory_is_reported_at_every_effort)
 {
-    (void)state;
     static float x[N * N];
     fill_steep(x); /* leading values take a second method */
     struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
@@ -789,9 +760,8 @@ static void check_gram(const struct spectrum_kernels *kernel, uint32_t count)
     assert_arrays_close(z, want, 0, KERNEL_LENGTH);
 }
 
-static void test_every_instruction_set_follows_the_formulas(void **state)
+TEST(every_instruction_set_follows_the_formulas)
 {
-    (void)state;
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         const struct spectrum_kernels *kernel = kernels_or_portable((enum isa)isa)->spectrum;
         for (uint32_t n = 0; n < KERNEL_COUNT; n++) {
@@ -801,9 +771,8 @@ static void test_every_instruction_set_follows_the_formulas(void **state)
     }
 }
 
-static void test_spectrum_out_of_memory_is_reported(void **state)
+TEST(spectrum_out_of_memory_is_reported)
 {
-    (void)state;
     const float x[] = {1, 0, 0, 1};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
     struct scratch scratch = {0};
@@ -840,9 +809,8 @@ static void *compute_repeatedly(void *argument)
 }
 
 /* LAPACK and its library are shared; the numbers are not. */
-static void test_threads_do_not_disturb_each_other(void **state)
+TEST(threads_do_not_disturb_each_other)
 {
-    (void)state;
     static double x[THREADS][N * N];
     static float y[THREADS][N * N];
     struct worker w[THREADS];
@@ -867,9 +835,8 @@ static void test_threads_do_not_disturb_each_other(void **state)
 }
 
 /* Refused before anything is read: the weights are not there. */
-static void test_spectrum_too_large_for_lapack_is_out_of_memory(void **state)
+TEST(spectrum_too_large_for_lapack_is_out_of_memory)
 {
-    (void)state;
     const uint32_t sizes[][2] = {
         {1, UINT32_MAX}, {UINT32_MAX, 1}, {INT32_MAX, INT32_MAX}, {1u << 27, 1u << 27}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -898,39 +865,5 @@ static int spectrum_start(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_identity_has_ones),
-        cmocka_unit_test(test_uniform_has_rank_one),
-        cmocka_unit_test(test_first_token_attention_has_the_largest_norm),
-        cmocka_unit_test(test_diagonal_gives_its_sorted_magnitudes),
-        cmocka_unit_test(test_rank_uses_the_eps_of_the_dtype),
-        cmocka_unit_test(test_wide_and_tall_agree),
-        cmocka_unit_test(test_only_the_valid_rectangle_counts),
-        cmocka_unit_test(test_heads_are_told_apart),
-        cmocka_unit_test(test_not_finite_has_no_spectrum),
-        cmocka_unit_test(test_empty_has_no_spectrum),
-        cmocka_unit_test(test_all_zero_has_rank_zero),
-        cmocka_unit_test(test_one_by_one),
-        cmocka_unit_test(test_eigenvalue_2_may_be_one_of_a_pair),
-        cmocka_unit_test(test_eigenvalue_2_needs_a_square),
-        cmocka_unit_test(test_norm_agrees_with_the_reference),
-        cmocka_unit_test(test_leading_values_agree_with_the_reference),
-        cmocka_unit_test(test_all_values_agree_with_the_reference),
-        cmocka_unit_test(test_every_dtype_gives_the_same_numbers),
-        cmocka_unit_test(test_wide_and_tall_maps_agree_at_every_effort),
-        cmocka_unit_test(test_only_the_valid_rectangle_counts_at_every_effort),
-        cmocka_unit_test(test_not_finite_has_no_spectrum_at_any_effort),
-        cmocka_unit_test(test_scale_is_exact),
-        cmocka_unit_test(test_row_stochastic_maps_have_a_norm_from_1_to_sqrt_n),
-        cmocka_unit_test(test_eigenvalues_of_a_causal_map_are_its_diagonal),
-        cmocka_unit_test(test_full_leaves_slow_eigenvalues_out),
-        cmocka_unit_test(test_a_matrix_has_no_eigenvalue_2),
-        cmocka_unit_test(test_the_instruction_set_is_the_callers_choice),
-        cmocka_unit_test(test_out_of_memory_is_reported_at_every_effort),
-        cmocka_unit_test(test_every_instruction_set_follows_the_formulas),
-        cmocka_unit_test(test_spectrum_out_of_memory_is_reported),
-        cmocka_unit_test(test_threads_do_not_disturb_each_other),
-        cmocka_unit_test(test_spectrum_too_large_for_lapack_is_out_of_memory),
-    };
-    return cmocka_run_group_tests_name("spectrum", tests, spectrum_start, NULL);
+    return unit_run(spectrum_start, NULL);
 }

@@ -4,8 +4,6 @@
 #include "tests/unit/heap.h"
 #include "workers/linear/weights.h"
 
-#include <string.h>
-
 #define DIM 4 /* two heads of two, two kv heads unless said */
 
 static struct projection_matrix weights_matrix_of(const double *data, uint32_t out, uint32_t in)
@@ -31,9 +29,8 @@ static struct weights_result test_weights_compute(const struct weights *w)
 /* diag(4, 3, 2, 1) */
 static const double graded[DIM * DIM] = {4, 0, 0, 0, 0, 3, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1};
 
-static void test_a_diagonal_matrix_says_what_it_is(void **state)
+TEST(a_diagonal_matrix_says_what_it_is)
 {
-    (void)state;
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
     struct weights_result r = test_weights_compute(&w);
@@ -52,9 +49,8 @@ static void test_a_diagonal_matrix_says_what_it_is(void **state)
 }
 
 /* A rotation has no real eigenvalue; the moduli are 1. */
-static void test_complex_eigenvalues_count_by_modulus(void **state)
+TEST(complex_eigenvalues_count_by_modulus)
 {
-    (void)state;
     const double turn[] = {0, -1, 1, 0};
     struct weights w = {.heads = 1, .kv_heads = 1, .head_dim = 2};
     w.matrix[PROJECTION_O] = weights_matrix_of(turn, 2, 2);
@@ -66,9 +62,8 @@ static void test_complex_eigenvalues_count_by_modulus(void **state)
     weights_result_clear(&r);
 }
 
-static void test_large_matrices_may_go_without_eigenvalues(void **state)
+TEST(large_matrices_may_go_without_eigenvalues)
 {
-    (void)state;
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
     for (w.eigenvalue_max_size = DIM - 1; w.eigenvalue_max_size <= DIM; w.eigenvalue_max_size++) {
@@ -82,9 +77,8 @@ static void test_large_matrices_may_go_without_eigenvalues(void **state)
 }
 
 /* Head 1 is minus head 0: rows for W_q, columns for W_o. */
-static void test_correlation_is_of_the_flattened_slices(void **state)
+TEST(correlation_is_of_the_flattened_slices)
 {
-    (void)state;
     const double rows[] = {1, 2, 3, 4, -1, -2, -3, -4}, columns[] = {1, 2, -1, -2, 3, 4, -3, -4};
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(rows, 4, 2);
@@ -103,9 +97,8 @@ static void test_correlation_is_of_the_flattened_slices(void **state)
 }
 
 /* With W_k = I the circuit is W_q's slice, transposed, on the head's own columns. */
-static void test_the_circuit_is_the_product(void **state)
+TEST(the_circuit_is_the_product)
 {
-    (void)state;
     const double identity[] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1};
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
@@ -125,9 +118,8 @@ static void test_the_circuit_is_the_product(void **state)
 }
 
 /* Four heads read two kv heads, of norms 1 and 5. */
-static void test_heads_share_kv_heads_in_groups(void **state)
+TEST(heads_share_kv_heads_in_groups)
 {
-    (void)state;
     const double q[] = {1, 1, 1, 1}, k[] = {1, 5};
     struct weights w = {.heads = 4, .kv_heads = 2, .head_dim = 1};
     w.matrix[PROJECTION_Q] = weights_matrix_of(q, 4, 1);
@@ -141,9 +133,8 @@ static void test_heads_share_kv_heads_in_groups(void **state)
     weights_result_clear(&r);
 }
 
-static void test_a_matrix_that_is_not_finite_has_no_numbers(void **state)
+TEST(a_matrix_that_is_not_finite_has_no_numbers)
 {
-    (void)state;
     double bad[DIM * DIM];
     memcpy(bad, graded, sizeof bad);
     bad[5] = INFINITY;
@@ -163,9 +154,8 @@ static void test_a_matrix_that_is_not_finite_has_no_numbers(void **state)
     weights_result_clear(&r);
 }
 
-static void test_a_head_of_zeros_correlates_with_none(void **state)
+TEST(a_head_of_zeros_correlates_with_none)
 {
-    (void)state;
     const double rows[] = {1, 2, 3, 4, 0, 0, 0, 0};
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(rows, 4, 2);
@@ -179,9 +169,8 @@ static void test_a_head_of_zeros_correlates_with_none(void **state)
 }
 
 /* f16 at an odd address. */
-static void test_narrow_parameters_load_exactly(void **state)
+TEST(narrow_parameters_load_exactly)
 {
-    (void)state;
     const uint16_t half[] = {0x3c00, 0, 0, 0x3800}; /* 1, 0, 0, 0.5 */
     unsigned char memory[sizeof half + 1];
     memcpy(memory + 1, half, sizeof half);
@@ -202,9 +191,8 @@ static void weights_refuse(struct weights w, enum projection p, uint32_t out, ui
     assert_int_equal(weights_check(&w), ERR_SHAPE);
 }
 
-static void test_shapes_that_do_not_fit_are_refused(void **state)
+TEST(shapes_that_do_not_fit_are_refused)
 {
-    (void)state;
     struct weights none = two_heads(), odd = two_heads(), grouped = two_heads();
     assert_int_equal(weights_check(&none), ERR_SHAPE);
     weights_refuse(two_heads(), PROJECTION_Q, 5, 4);
@@ -223,9 +211,8 @@ static void test_shapes_that_do_not_fit_are_refused(void **state)
 }
 
 /* Queries of a cross-attention come from states of another width. */
-static void test_queries_may_be_wider_than_keys(void **state)
+TEST(queries_may_be_wider_than_keys)
 {
-    (void)state;
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, 4, 4);
     w.matrix[PROJECTION_K] = weights_matrix_of(graded, 4, 1);
@@ -235,9 +222,8 @@ static void test_queries_may_be_wider_than_keys(void **state)
     weights_result_clear(&r);
 }
 
-static void test_out_of_memory_leaves_nothing(void **state)
+TEST(out_of_memory_leaves_nothing)
 {
-    (void)state;
     struct weights w = two_heads();
     for (uint32_t p = 0; p < PROJECTION_COUNT; p++) {
         w.matrix[p] = weights_matrix_of(graded, DIM, DIM);
@@ -262,9 +248,8 @@ static void test_out_of_memory_leaves_nothing(void **state)
     assert_true(nth > 20);
 }
 
-static void test_weights_too_large_for_lapack_is_out_of_memory(void **state)
+TEST(weights_too_large_for_lapack_is_out_of_memory)
 {
-    (void)state;
     struct weights w = {.heads = 1, .kv_heads = 1, .head_dim = 1u << 30};
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, 1u << 30, 1);
     struct scratch scratch = {0};
@@ -282,20 +267,5 @@ static int weights_start(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_diagonal_matrix_says_what_it_is),
-        cmocka_unit_test(test_complex_eigenvalues_count_by_modulus),
-        cmocka_unit_test(test_large_matrices_may_go_without_eigenvalues),
-        cmocka_unit_test(test_correlation_is_of_the_flattened_slices),
-        cmocka_unit_test(test_the_circuit_is_the_product),
-        cmocka_unit_test(test_heads_share_kv_heads_in_groups),
-        cmocka_unit_test(test_a_matrix_that_is_not_finite_has_no_numbers),
-        cmocka_unit_test(test_a_head_of_zeros_correlates_with_none),
-        cmocka_unit_test(test_narrow_parameters_load_exactly),
-        cmocka_unit_test(test_shapes_that_do_not_fit_are_refused),
-        cmocka_unit_test(test_queries_may_be_wider_than_keys),
-        cmocka_unit_test(test_out_of_memory_leaves_nothing),
-        cmocka_unit_test(test_weights_too_large_for_lapack_is_out_of_memory),
-    };
-    return cmocka_run_group_tests_name("weights", tests, weights_start, NULL);
+    return unit_run(weights_start, NULL);
 }

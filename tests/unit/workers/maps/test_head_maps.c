@@ -7,8 +7,6 @@
 #include "tests/unit/heap.h"
 
 #include <float.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { B = 2, H = 3, QUERIES = 70, KEYS = 2200 };
 
@@ -187,9 +185,8 @@ static void check_all(uint32_t sample, uint32_t size)
 }
 
 /* Whatever stands in the padding, and in the middle of a cell. */
-static void test_padding_is_no_part_of_a_map(void **state)
+TEST(padding_is_no_part_of_a_map)
 {
-    (void)state;
     static const int32_t q_len[] = {60, 41}, k_len[] = {90, 33};
     make(DTYPE_F32, 2, H, QUERIES, 90);
     head_maps_fill();
@@ -208,9 +205,8 @@ static void test_padding_is_no_part_of_a_map(void **state)
 }
 
 /* The mask of left padding: 20 queries and keys before a causal text; and a query without keys. */
-static void test_padding_before_a_text_is_none_either(void **state)
+TEST(padding_before_a_text_is_none_either)
 {
-    (void)state;
     static uint8_t mask[QUERIES * QUERIES];
     static bool none[QUERIES];
     memset(mask, 0, sizeof mask);
@@ -231,9 +227,8 @@ static void test_padding_before_a_text_is_none_either(void **state)
     hidden = NULL;
 }
 
-static void test_a_sample_of_padding_alone_has_no_number(void **state)
+TEST(a_sample_of_padding_alone_has_no_number)
 {
-    (void)state;
     static const int32_t none[] = {0};
     make(DTYPE_F32, 1, 1, 3, 4);
     head_maps_fill();
@@ -249,9 +244,8 @@ static void test_a_sample_of_padding_alone_has_no_number(void **state)
     scratch_clear(&scratch);
 }
 
-static void test_cells_are_means_of_any_shape(void **state)
+TEST(cells_are_means_of_any_shape)
 {
-    (void)state;
     static const uint32_t shape[][3] = {{1, 1, 1},   {1, 1, 300},  {3, 300, 1},  {2, 7, 7},
                                         {2, 31, 33}, {3, 32, 32},  {2, 65, 130}, {1, 40, 2049},
                                         {4, 17, 19}, {2, 128, 96}, {1, 333, 17}};
@@ -263,9 +257,8 @@ static void test_cells_are_means_of_any_shape(void **state)
     }
 }
 
-static void test_every_dtype_at_any_address(void **state)
+TEST(every_dtype_at_any_address)
 {
-    (void)state;
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F64, DTYPE_F16, DTYPE_BF16};
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
         make(dtypes[d], B, H, QUERIES, 201);
@@ -276,9 +269,8 @@ static void test_every_dtype_at_any_address(void **state)
 }
 
 /* Rows, columns, single entries, of one head and of all. */
-static void test_head_maps_entries_that_are_not_finite_are_left_out(void **state)
+TEST(head_maps_entries_that_are_not_finite_are_left_out)
 {
-    (void)state;
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F64, DTYPE_F16, DTYPE_BF16};
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
         make(dtypes[d], 1, H, QUERIES, 90);
@@ -300,9 +292,8 @@ static void test_head_maps_entries_that_are_not_finite_are_left_out(void **state
     }
 }
 
-static void test_nothing_but_nan(void **state)
+TEST(nothing_but_nan)
 {
-    (void)state;
     make(DTYPE_F32, 1, 2, 5, 9);
     for (uint32_t e = 0; e < 2 * 5 * 9; e++) {
         head_maps_put(0, e / 45, e / 9 % 5, e % 9, NAN);
@@ -311,9 +302,8 @@ static void test_nothing_but_nan(void **state)
 }
 
 /* Sums that f32 cannot hold, and entries, which are right all the same, or NaN. */
-static void test_numbers_that_are_too_large_for_f32(void **state)
+TEST(numbers_that_are_too_large_for_f32)
 {
-    (void)state;
     make(DTYPE_F32, 1, 2, 40, 60);
     head_maps_fill();
     for (uint32_t j = 0; j < 60; j++) {
@@ -330,9 +320,8 @@ static void test_numbers_that_are_too_large_for_f32(void **state)
     check_all(0, 64);
 }
 
-static void test_a_weighted_sum_is_added(void **state)
+TEST(a_weighted_sum_is_added)
 {
-    (void)state;
     make(DTYPE_F32, 1, H, 3, 4);
     head_maps_fill();
     head_maps_put(0, 1, 2, 3, NAN);
@@ -354,12 +343,11 @@ static void test_a_weighted_sum_is_added(void **state)
 }
 
 /* 2 heads of 2 x 2 cells: 1, 0.5, NaN, infinity; NaN, 2, NaN, -3 / 2^24. */
-static void test_given_maps_are_read_from_half_precision(void **state)
+TEST(given_maps_are_read_from_half_precision)
 {
     static const uint16_t halves[] = {0x3c00, 0x3800, 0x7e00, 0x7c00,
                                       0x7e00, 0x4000, 0xfe00, 0x8003};
     struct head_maps shape = {.heads = 2, .queries = 2, .keys = 2, .rows = 2, .columns = 2}, *m;
-    (void)state;
     assert_int_equal(head_maps_given(&shape, halves, &m), 0);
     const float least = -3 * 0x1p-24F, want[] = {1, 0.5F, NAN, NAN, NAN, 2, NAN, least};
     const float max[] = {1, 2, NAN, least};
@@ -383,9 +371,8 @@ static void test_given_maps_are_read_from_half_precision(void **state)
     }
 }
 
-static void test_head_maps_out_of_memory(void **state)
+TEST(head_maps_out_of_memory)
 {
-    (void)state;
     make(DTYPE_F32, 1, 2, 5, 5);
     head_maps_fill();
     for (unsigned nth = 1; nth <= 2; nth++) {
@@ -401,9 +388,8 @@ static void test_head_maps_out_of_memory(void **state)
 }
 
 /* A header may say any shape: what it would cost is known before it is believed. */
-static void test_bytes_of_any_shape(void **state)
+TEST(bytes_of_any_shape)
 {
-    (void)state;
     assert_true(head_maps_bytes(2, 5, 7, 4) >= (2 + 2) * 4 * 4 * sizeof(float));
     assert_true(head_maps_bytes(1048576, UINT32_MAX, UINT32_MAX, UINT32_MAX) >= UINT64_C(1) << 61);
     assert_true(head_maps_scratch(1048576, UINT32_MAX, UINT32_MAX) >= UINT64_C(1) << 52);
@@ -411,19 +397,5 @@ static void test_bytes_of_any_shape(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_padding_is_no_part_of_a_map),
-        cmocka_unit_test(test_padding_before_a_text_is_none_either),
-        cmocka_unit_test(test_a_sample_of_padding_alone_has_no_number),
-        cmocka_unit_test(test_cells_are_means_of_any_shape),
-        cmocka_unit_test(test_every_dtype_at_any_address),
-        cmocka_unit_test(test_head_maps_entries_that_are_not_finite_are_left_out),
-        cmocka_unit_test(test_nothing_but_nan),
-        cmocka_unit_test(test_numbers_that_are_too_large_for_f32),
-        cmocka_unit_test(test_a_weighted_sum_is_added),
-        cmocka_unit_test(test_given_maps_are_read_from_half_precision),
-        cmocka_unit_test(test_head_maps_out_of_memory),
-        cmocka_unit_test(test_bytes_of_any_shape),
-    };
-    return cmocka_run_group_tests(tests, NULL, drop_memory);
+    return unit_run(NULL, drop_memory);
 }

@@ -4,11 +4,6 @@
 
 #include "workers/maps/map_shrink.h"
 
-#include <math.h>
-#include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
-
 /* The mean of the finite entries with floor(r R / n) <= i < floor((r + 1) R / n), and columns
  * alike. */
 static double mean_in(const float *cells, uint32_t R, uint32_t C, uint32_t n, uint32_t m,
@@ -50,9 +45,8 @@ static void check(uint32_t rows, uint32_t columns, uint32_t size)
     free(in_place);
 }
 
-static void test_each_cell_is_the_mean_of_the_finite_ones_in_it(void **state)
+TEST(each_cell_is_the_mean_of_the_finite_ones_in_it)
 {
-    (void)state;
     check(64, 64, 24);
     check(17, 5, 8);
     check(5, 40, 7);
@@ -60,19 +54,9 @@ static void test_each_cell_is_the_mean_of_the_finite_ones_in_it(void **state)
     check(1, 1, 24);
 }
 
-static void test_a_map_that_fits_stays_as_it_is(void **state)
+TEST(a_map_that_fits_stays_as_it_is)
 {
-    (void)state;
     float cells[6] = {0, 0.25F, 0.5F, 1, 2, 3}, small[6];
     map_shrink(cells, 2, 3, 3, small);
     assert_memory_equal(cells, small, sizeof cells);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_cell_is_the_mean_of_the_finite_ones_in_it),
-        cmocka_unit_test(test_a_map_that_fits_stays_as_it_is),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

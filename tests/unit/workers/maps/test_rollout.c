@@ -4,8 +4,6 @@
 
 #include "workers/maps/rollout.h"
 
-#include <string.h>
-
 enum { N = 9 };
 
 static void identity(uint32_t n, double *matrix)
@@ -16,9 +14,8 @@ static void identity(uint32_t n, double *matrix)
 }
 
 /* 0.5 (A + I) of A = [1 0; 0.5 0.5] is [1 0; 0.25 0.75]: its square has 0.25 + 0.75 * 0.25. */
-static void test_two_layers_by_hand(void **state)
+TEST(two_layers_by_hand)
 {
-    (void)state;
     const float map[] = {1, 0, 0.5f, 0.5f};
     double rollout[4], work[6];
     identity(2, rollout);
@@ -31,9 +28,8 @@ static void test_two_layers_by_hand(void **state)
 }
 
 /* The newest layer stands on the left. */
-static void test_layers_are_multiplied_from_the_left(void **state)
+TEST(layers_are_multiplied_from_the_left)
 {
-    (void)state;
     const float first[] = {0, 1, 0, 1}, second[] = {1, 0, 1, 0};
     double rollout[4], work[6];
     identity(2, rollout);
@@ -44,9 +40,8 @@ static void test_layers_are_multiplied_from_the_left(void **state)
 }
 
 /* With 10 keys in 4 cells two have 3: a row of means 0.1 stands for weights that sum to 1. */
-static void test_a_cell_counts_as_often_as_it_has_keys(void **state)
+TEST(a_cell_counts_as_often_as_it_has_keys)
 {
-    (void)state;
     static const double keys[] = {2, 3, 2, 3};
     float map[16];
     double rollout[16], work[20];
@@ -60,9 +55,8 @@ static void test_a_cell_counts_as_often_as_it_has_keys(void **state)
     }
 }
 
-static void test_rows_stay_distributions(void **state)
+TEST(rows_stay_distributions)
 {
-    (void)state;
     uint64_t seed = 3;
     float map[N * N];
     double rollout[N * N], work[N * (N + 1)];
@@ -83,9 +77,8 @@ static void test_rows_stay_distributions(void **state)
     }
 }
 
-static void test_rows_without_a_sound_sum_are_the_identitys(void **state)
+TEST(rows_without_a_sound_sum_are_the_identitys)
 {
-    (void)state;
     float map[N * N] = {0};
     double rollout[N * N], before[N * N], work[N * (N + 1)];
     identity(N, rollout);
@@ -102,16 +95,4 @@ static void test_rows_without_a_sound_sum_are_the_identitys(void **state)
     rollout_add(map, N, N, rollout, work);
     assert_memory_equal(rollout + N, before + N, 3 * N * sizeof *rollout);
     assert_close(rollout[4 * N], 0.75, 1e-12);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_layers_by_hand),
-        cmocka_unit_test(test_layers_are_multiplied_from_the_left),
-        cmocka_unit_test(test_a_cell_counts_as_often_as_it_has_keys),
-        cmocka_unit_test(test_rows_stay_distributions),
-        cmocka_unit_test(test_rows_without_a_sound_sum_are_the_identitys),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,9 +6,6 @@
 #include "workers/across/ref.h"
 #include "workers/qk/qk.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define BATCH   2
 #define HEADS   4
 #define KV      2
@@ -69,6 +66,20 @@ static struct message *new_message(void)
             .q = m->q, .k = m->k, .kv_heads = KV, .head_dim = DIM, .value_dim = DIM, .scale = 0.3}};
     return m;
 }
+
+static int qk_set_up(void **state)
+{
+    *state = new_message();
+    return 0;
+}
+
+static int qk_tear_down(void **state)
+{
+    free(*state);
+    return 0;
+}
+
+#define QK_TEST(name) TEST_OF(name, struct message *m, qk_set_up, qk_tear_down)
 
 /* With all that the output is judged by. */
 static void add_output(struct message *m)
@@ -180,10 +191,8 @@ static void qk_assert_same_numbers(const struct block *got, const struct block *
     }
 }
 
-static void test_it_says_what_the_attention_tier_says_for_every_mask(void **state)
+QK_TEST(it_says_what_the_attention_tier_says_for_every_mask)
 {
-    (void)state;
-    struct message *m = new_message();
     struct scratch scratch = {0};
     for (unsigned kind = 0; kind < MASK_KINDS; kind++) {
         set_mask(m, kind);
@@ -201,7 +210,6 @@ static void test_it_says_what_the_attention_tier_says_for_every_mask(void **stat
         block_clear(&want);
     }
     scratch_clear(&scratch);
-    free(m);
 }
 
 static struct block compute_gradient(const struct attention *a, bool with_core, enum isa isa)
@@ -227,10 +235,8 @@ static void fill_grad(struct message *m)
 }
 
 /* Core metrics on and off, in turn. */
-static void test_its_gradient_score_is_that_of_the_attention_tier(void **state)
+QK_TEST(its_gradient_score_is_that_of_the_attention_tier)
 {
-    (void)state;
-    struct message *m = new_message();
     struct scratch scratch = {0};
     add_output(m);
     m->v[33 * DIM] = NAN; /* sample 0, value head 0: no product with it is finite */
@@ -257,14 +263,11 @@ static void test_its_gradient_score_is_that_of_the_attention_tier(void **state)
         }
     }
     scratch_clear(&scratch);
-    free(m);
 }
 
 /* A row that sees itself only writes R_h v_i. */
-static void test_a_row_of_one_key_writes_its_value(void **state)
+QK_TEST(a_row_of_one_key_writes_its_value)
 {
-    (void)state;
-    struct message *m = new_message();
     add_output(m);
     m->a.causal = true;
     m->a.window = 1;
@@ -298,13 +301,10 @@ static void test_a_row_of_one_key_writes_its_value(void **state)
         }
         block_clear(&block);
     }
-    free(m);
 }
 
-static void test_qk_blocks_merge_to_the_whole(void **state)
+QK_TEST(qk_blocks_merge_to_the_whole)
 {
-    (void)state;
-    struct message *m = new_message();
     m->a.qk.v = m->v;
     set_mask(m, 1);
     struct block whole = test_qk_compute(&m->a, 0, QUERIES, isa_best());
@@ -327,13 +327,10 @@ static void test_qk_blocks_merge_to_the_whole(void **state)
     }
     block_clear(&whole);
     block_clear(&merged);
-    free(m);
 }
 
-static void test_a_row_with_a_nan_counts_as_invalid(void **state)
+QK_TEST(a_row_with_a_nan_counts_as_invalid)
 {
-    (void)state;
-    struct message *m = new_message();
     set_mask(m, 1);
     m->k[100 * DIM + 5] = NAN; /* sample 0, key head 0, key 100: rows 100.. of two heads */
     for (int isa = 0; isa < ISA_COUNT; isa++) {
@@ -346,13 +343,10 @@ static void test_a_row_with_a_nan_counts_as_invalid(void **state)
             block_clear(&block);
         }
     }
-    free(m);
 }
 
-static void test_no_sound_row_gives_no_numbers(void **state)
+QK_TEST(no_sound_row_gives_no_numbers)
 {
-    (void)state;
-    struct message *m = new_message();
     m->length[0] = m->length[1] = 0;
     m->a.k_len = m->length;
     struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
@@ -364,13 +358,10 @@ static void test_no_sound_row_gives_no_numbers(void **state)
     assert_nan(n.value[METRIC_MAX_LOGIT][0]);
     assert_nan(n.value[METRIC_K_NORM][0]);
     block_clear(&block);
-    free(m);
 }
 
-static void test_vectors_at_the_edge_of_f32_have_numbers(void **state)
+QK_TEST(vectors_at_the_edge_of_f32_have_numbers)
 {
-    (void)state;
-    struct message *m = new_message();
     for (size_t i = 0; i < sizeof m->q / sizeof m->q[0]; i++) {
         m->q[i] = copysignf(3e38f, m->q[i]);
     }
@@ -387,12 +378,10 @@ static void test_vectors_at_the_edge_of_f32_have_numbers(void **state)
         assert_close(n.value[METRIC_Q_NORM][h] / (sqrt(DIM) * 3e38), 1, 1e-6);
     }
     block_clear(&block);
-    free(m);
 }
 
-static void test_memory_grows_with_the_keys_only(void **state)
+TEST(memory_grows_with_the_keys_only)
 {
-    (void)state;
     const uint32_t keys = 16384, dim = 64;
     float *zeros = calloc((size_t)keys * dim, sizeof *zeros);
     assert_non_null(zeros);
@@ -422,10 +411,8 @@ static void test_memory_grows_with_the_keys_only(void **state)
     free(zeros);
 }
 
-static void test_qk_out_of_memory_is_reported(void **state)
+QK_TEST(qk_out_of_memory_is_reported)
 {
-    (void)state;
-    struct message *m = new_message();
     m->a.qk.v = m->v;
     for (unsigned nth = 1;; nth++) {
         struct scratch scratch = {0};
@@ -443,13 +430,10 @@ static void test_qk_out_of_memory_is_reported(void **state)
             break;
         }
     }
-    free(m);
 }
 
-static void test_weights_out_of_memory(void **state)
+QK_TEST(weights_out_of_memory)
 {
-    (void)state;
-    struct message *m = new_message();
     struct scratch scratch = {0};
     struct spectrum spectrum;
     float weight;
@@ -461,14 +445,11 @@ static void test_weights_out_of_memory(void **state)
     assert_int_equal(qk_spectrum(&m->a, 0, 0, isa_best(), &scratch, &spectrum), ERR_MEMORY);
     heap_fail_at(0);
     scratch_clear(&scratch);
-    free(m);
 }
 
 /* Q = K = identity, scale s: S = s I. */
-static void test_the_spectrum_of_a_scaled_identity(void **state)
+QK_TEST(the_spectrum_of_a_scaled_identity)
 {
-    (void)state;
-    struct message *m = new_message();
     struct scratch scratch = {0};
     struct spectrum s;
     memset(m->q, 0, sizeof m->q);
@@ -483,24 +464,10 @@ static void test_the_spectrum_of_a_scaled_identity(void **state)
     assert_close(s.nuclear_norm, DIM * 4 * 0.3, 1e-11);
     assert_nan(s.eigenvalue_2);
     scratch_clear(&scratch);
-    free(m);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_it_says_what_the_attention_tier_says_for_every_mask),
-        cmocka_unit_test(test_its_gradient_score_is_that_of_the_attention_tier),
-        cmocka_unit_test(test_a_row_of_one_key_writes_its_value),
-        cmocka_unit_test(test_qk_blocks_merge_to_the_whole),
-        cmocka_unit_test(test_a_row_with_a_nan_counts_as_invalid),
-        cmocka_unit_test(test_no_sound_row_gives_no_numbers),
-        cmocka_unit_test(test_vectors_at_the_edge_of_f32_have_numbers),
-        cmocka_unit_test(test_memory_grows_with_the_keys_only),
-        cmocka_unit_test(test_qk_out_of_memory_is_reported),
-        cmocka_unit_test(test_weights_out_of_memory),
-        cmocka_unit_test(test_the_spectrum_of_a_scaled_identity),
-    };
     spectrum_global_init();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return unit_run(NULL, NULL);
 }

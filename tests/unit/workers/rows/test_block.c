@@ -5,10 +5,6 @@
 #include "proto/err.h"
 #include "tests/unit/heap.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define T 16
 
 struct numbers {
@@ -81,9 +77,8 @@ static uint64_t rows_of(const struct attention *a, enum metric metric)
     return n;
 }
 
-static void test_uniform_causal_head_is_not_focused(void **state)
+TEST(uniform_causal_head_is_not_focused)
 {
-    (void)state;
     float x[T * T] = {0};
     for (uint32_t i = 0; i < T; i++) {
         for (uint32_t j = 0; j <= i; j++) {
@@ -110,9 +105,8 @@ static void test_uniform_causal_head_is_not_focused(void **state)
     assert_int_equal(n.invalid_rows, 0);
 }
 
-static void test_identity_looks_at_itself(void **state)
+TEST(identity_looks_at_itself)
 {
-    (void)state;
     float x[T * T] = {0};
     for (uint32_t i = 0; i < T; i++) {
         x[i * T + i] = 1;
@@ -131,9 +125,8 @@ static void test_identity_looks_at_itself(void **state)
     assert_true(n.row_sum_error == 0);
 }
 
-static void test_previous_token_head_is_half_local(void **state)
+TEST(previous_token_head_is_half_local)
 {
-    (void)state;
     float x[T * T] = {0};
     x[0] = 1;
     for (uint32_t i = 1; i < T; i++) {
@@ -148,18 +141,16 @@ static void test_previous_token_head_is_half_local(void **state)
     assert_close(n.value[METRIC_FIRST_TOKEN][0], 1.0 / (T - 1), 1e-15); /* row 1 */
 }
 
-static void test_first_token_skips_query_zero(void **state)
+TEST(first_token_skips_query_zero)
 {
-    (void)state;
     float x[] = {1, 0, 0, 0, 1, 0, 1, 0, 0};
     struct attention a = self_map(x, 1, 3);
     assert_true(block_numbers_of(&a).value[METRIC_FIRST_TOKEN][0] == 0.5);
 }
 
 /* The definition over a full map, padding left out. */
-static void test_locality_is_the_mean_of_the_two_side_diagonals(void **state)
+TEST(locality_is_the_mean_of_the_two_side_diagonals)
 {
-    (void)state;
     float x[T * T];
     uint64_t random = 3;
     int32_t length = T - 3;
@@ -180,9 +171,8 @@ static void test_locality_is_the_mean_of_the_two_side_diagonals(void **state)
     assert_close(block_numbers_of(&a).value[METRIC_LOCALITY][0], sum / (2 * (length - 1)), 1e-14);
 }
 
-static void test_cross_attention_has_no_diagonal(void **state)
+TEST(cross_attention_has_no_diagonal)
 {
-    (void)state;
     float x[] = {1, 0, 0, 1, 1, 0};
     struct attention a = self_map(x, 1, 3);
     a.keys = 2;
@@ -195,9 +185,8 @@ static void test_cross_attention_has_no_diagonal(void **state)
     assert_close(n.value[METRIC_MEAN_DISTANCE][0], 2.0 / 3, 1e-15);
 }
 
-static void test_a_single_position(void **state)
+TEST(a_single_position)
 {
-    (void)state;
     float x[] = {1, 1};
     struct attention a = self_map(x, 2, 1);
     struct numbers n = block_numbers_of(&a);
@@ -218,9 +207,8 @@ static void test_a_single_position(void **state)
     assert_nan(n.aggregate[AGGREGATE_MAX][MAP_STD]);
 }
 
-static void test_unsound_rows_are_counted_and_left_out(void **state)
+TEST(unsound_rows_are_counted_and_left_out)
 {
-    (void)state;
     /* sound; NaN; wrong sum; negative; sound */
     float x[] = {0, 1, 0,    0,     0, NAN, 1, 0, 0, 0, 0.5f, 0.49f, 0,
                  0, 0, 1.1f, -0.1f, 0, 0,   0, 0, 0, 0, 0,    1};
@@ -233,9 +221,8 @@ static void test_unsound_rows_are_counted_and_left_out(void **state)
     assert_close(n.row_sum_error, 0.01, 1e-7);
 }
 
-static void test_all_rows_unsound_leaves_no_numbers(void **state)
+TEST(all_rows_unsound_leaves_no_numbers)
 {
-    (void)state;
     float x[] = {NAN, NAN, NAN, NAN};
     struct attention a = self_map(x, 1, 2);
     struct numbers n = block_numbers_of(&a);
@@ -251,9 +238,8 @@ static void test_all_rows_unsound_leaves_no_numbers(void **state)
 }
 
 /* A valid query that may attend to nothing is unsound, and no witness of a sum. */
-static void test_no_valid_key_is_unsound(void **state)
+TEST(no_valid_key_is_unsound)
 {
-    (void)state;
     float x[] = {0, 0, 0, 0};
     int32_t none = 0;
     struct attention a = self_map(x, 1, 2);
@@ -264,9 +250,8 @@ static void test_no_valid_key_is_unsound(void **state)
 }
 
 /* Rule 1: what the mask excludes is never looked at, NaN included. */
-static void test_excluded_weights_do_not_exist(void **state)
+TEST(excluded_weights_do_not_exist)
 {
-    (void)state;
     float x[] = {1, NAN, INFINITY, 0.5f, 0.5f, -7, NAN, NAN, NAN};
     int32_t two = 2;
     struct attention a = self_map(x, 1, 3);
@@ -280,9 +265,8 @@ static void test_excluded_weights_do_not_exist(void **state)
     assert_close(n.value[METRIC_MEAN][0], 2.0 / 3, 1e-15);
 }
 
-static void test_dropout_and_learned_sink_relax_the_sum(void **state)
+TEST(dropout_and_learned_sink_relax_the_sum)
 {
-    (void)state;
     float x[] = {0.5f, 0.2f, 0.9f, 0.3f};
     struct attention a = self_map(x, 1, 2);
     assert_int_equal(block_numbers_of(&a).rows, 0);
@@ -294,9 +278,8 @@ static void test_dropout_and_learned_sink_relax_the_sum(void **state)
     assert_close(n.row_sum_error, 0.3, 1e-7);
 }
 
-static void test_importance_sums_to_one_and_ranks_heads(void **state)
+TEST(importance_sums_to_one_and_ranks_heads)
 {
-    (void)state;
     float x[3][2][2] = {{{1, 0}, {0, 1}}, {{0.5f, 0.5f}, {0.5f, 0.5f}}, {{1, 0}, {0, 1}}};
     struct attention a = self_map(&x[0][0][0], 3, 2);
     struct numbers n = block_numbers_of(&a);
@@ -310,9 +293,8 @@ static void test_importance_sums_to_one_and_ranks_heads(void **state)
 }
 
 /* V and E are averaged over samples before the softmax: sending a sample twice changes nothing. */
-static void test_importance_averages_samples(void **state)
+TEST(importance_averages_samples)
 {
-    (void)state;
     float once[2][4] = {{1, 0, 0, 1}, {0.5f, 0.5f, 0.5f, 0.5f}}, twice[2][2][4];
     memcpy(twice[0], once, sizeof once);
     memcpy(twice[1], once, sizeof once);
@@ -322,9 +304,8 @@ static void test_importance_averages_samples(void **state)
                  block_numbers_of(&a).value[METRIC_IMPORTANCE][0], 1e-15);
 }
 
-static void test_maps_run_over_heads(void **state)
+TEST(maps_run_over_heads)
 {
-    (void)state;
     float x[2][4] = {{1, 0, 0, 1}, {0.5f, 0.5f, 0.5f, 0.5f}};
     struct attention a = self_map(&x[0][0], 2, 2);
     struct numbers n = block_numbers_of(&a);
@@ -337,9 +318,8 @@ static void test_maps_run_over_heads(void **state)
 }
 
 /* As torch's max: one NaN among the heads, and the entry is NaN; then it is left out. */
-static void test_nan_stays_in_the_max_map(void **state)
+TEST(nan_stays_in_the_max_map)
 {
-    (void)state;
     for (uint32_t bad = 0; bad < 2; bad++) {
         float x[2][2] = {{0.25f, 0.75f}, {0.5f, 0.5f}};
         x[bad][1] = NAN;
@@ -351,9 +331,8 @@ static void test_nan_stays_in_the_max_map(void **state)
     }
 }
 
-static void test_pairs_are_ordered_with_ties_by_position(void **state)
+TEST(pairs_are_ordered_with_ties_by_position)
 {
-    (void)state;
     float x[] = {0.25f, 0.5f, 0.25f, 0.5f, 0.25f, 0.25f, 0.125f, 0.75f, 0.125f};
     struct attention a = self_map(x, 1, 3);
     struct block block;
@@ -368,9 +347,8 @@ static void test_pairs_are_ordered_with_ties_by_position(void **state)
     block_clear(&block);
 }
 
-static void test_pairs_average_the_samples_where_finite(void **state)
+TEST(pairs_average_the_samples_where_finite)
 {
-    (void)state;
     float x[] = {0.5f, NAN, 0.25f, 0.25f, 0.75f, NAN};
     struct attention a = self_map(x, 1, 1);
     a.batch = 2;
@@ -441,9 +419,8 @@ static void add_range(struct block *into, const struct attention *a, uint32_t be
     scratch_clear(&scratch);
 }
 
-static void test_any_cut_merges_to_the_whole(void **state)
+TEST(any_cut_merges_to_the_whole)
 {
-    (void)state;
     static float x[2 * 2 * T * T];
     for (uint64_t seed = 0; seed < 50; seed++) {
         block_fill_random(x, seed);
@@ -474,9 +451,8 @@ static void fill_one_hot(float *x, const uint32_t *key, uint32_t length)
     }
 }
 
-static void test_next_token_head(void **state)
+TEST(next_token_head)
 {
-    (void)state;
     float x[T * T];
     uint32_t key[T];
     for (uint32_t i = 0; i < T; i++) {
@@ -492,9 +468,8 @@ static void test_next_token_head(void **state)
 
 /* The second half of a text repeats the first: all weight on the token after the first occurrence.
  */
-static void test_induction_head_on_repeated_random_tokens(void **state)
+TEST(induction_head_on_repeated_random_tokens)
 {
-    (void)state;
     float x[T * T];
     uint32_t key[T] = {0};
     int32_t tokens[T];
@@ -516,9 +491,8 @@ static void test_induction_head_on_repeated_random_tokens(void **state)
 }
 
 /* All earlier occurrences count, and only those within the length. */
-static void test_token_metrics_sum_over_occurrences(void **state)
+TEST(token_metrics_sum_over_occurrences)
 {
-    (void)state;
     float x[5 * 5] = {1, 0, 0, 0, 0, 0.5f, 0.5f, 0,      0,    0,     0.25f,  0.5f, 0.25f,
                       0, 0, 0, 0, 0, 1,    0,    0.125f, 0.5f, 0.25f, 0.125f, 0};
     const int32_t tokens[] = {7, 8, 7, 9, 7};
@@ -536,9 +510,8 @@ static void test_token_metrics_sum_over_occurrences(void **state)
 }
 
 /* Half of every row is on key 0, the rest spread evenly: without the sink it is not focused. */
-static void test_sink_fakes_focus(void **state)
+TEST(sink_fakes_focus)
 {
-    (void)state;
     float x[T * T] = {0};
     for (uint32_t i = 0; i < T; i++) {
         x[i * T] = i > 0 ? 0.5f : 1;
@@ -556,9 +529,8 @@ static void test_sink_fakes_focus(void **state)
 }
 
 /* Key 0 is outside the window: nothing is removed. */
-static void test_sans_first_without_the_first_key(void **state)
+TEST(sans_first_without_the_first_key)
 {
-    (void)state;
     float x[5 * 5] = {1, 0, 0, 0,    0,     0.5f,  0.5f, 0, 0, 0, 1, 0, 0,
                       0, 0, 0, 0.5f, 0.25f, 0.25f, 0,    0, 0, 1, 0, 0};
     struct attention a = self_map(x, 1, 5);
@@ -570,9 +542,8 @@ static void test_sans_first_without_the_first_key(void **state)
                  1e-15);
 }
 
-static void test_uniform_rows_in_closed_form(void **state)
+TEST(uniform_rows_in_closed_form)
 {
-    (void)state;
     float x[T * T];
     for (uint32_t i = 0; i < T * T; i++) {
         x[i] = 1.0f / T;
@@ -596,9 +567,8 @@ static void test_uniform_rows_in_closed_form(void **state)
                 n.value[METRIC_NEXT_TOKEN][0] == 1.0 / T);
 }
 
-static void test_tail_is_what_the_eight_largest_leave(void **state)
+TEST(tail_is_what_the_eight_largest_leave)
 {
-    (void)state;
     float x[] = {0,        0.25f,   0.0625f, 0.0625f,  0.125f, 0.0625f,
                  0.03125f, 0.0625f, 0.25f,   0.03125f, 0.0625f};
     struct attention a = self_map(x, 1, 1);
@@ -606,9 +576,8 @@ static void test_tail_is_what_the_eight_largest_leave(void **state)
     assert_true(block_numbers_of(&a).value[METRIC_TAIL_MASS][0] == 0.0625);
 }
 
-static void test_learned_sink_takes_the_deficit(void **state)
+TEST(learned_sink_takes_the_deficit)
 {
-    (void)state;
     float x[] = {0.25f, 0.25f, 0.5f, 0.375f};
     struct attention a = self_map(x, 1, 2);
     a.learned_sink = true;
@@ -624,9 +593,8 @@ static void test_learned_sink_takes_the_deficit(void **state)
 }
 
 /* The lower rows of a causal map, sent as a slice, have the numbers that they have in the map. */
-static void test_a_slice_of_queries_is_placed_by_its_offset(void **state)
+TEST(a_slice_of_queries_is_placed_by_its_offset)
 {
-    (void)state;
     static float x[2 * 2 * T * T];
     int32_t tokens[T];
     block_fill_random(x, 5);
@@ -654,9 +622,8 @@ static void test_a_slice_of_queries_is_placed_by_its_offset(void **state)
 
 /* The rows of a map, sent as samples that together have each of them once, have its numbers, the
  * last row's next token included. */
-static void test_samples_of_all_rows_have_the_numbers_of_the_map(void **state)
+TEST(samples_of_all_rows_have_the_numbers_of_the_map)
 {
-    (void)state;
     enum { STRIDE = 3 };
     static float x[2 * 2 * T * T], part[T * T];
     int32_t tokens[T];
@@ -699,9 +666,8 @@ static void test_samples_of_all_rows_have_the_numbers_of_the_map(void **state)
 }
 
 /* Packed texts have the numbers of the texts apart. */
-static void test_documents_are_apart(void **state)
+TEST(documents_are_apart)
 {
-    (void)state;
     static float x[2 * 2 * T * T];
     const int32_t documents[] = {4, 4, 4, 4, 4, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9};
     block_fill_random(x, 6);
@@ -731,9 +697,8 @@ static void test_documents_are_apart(void **state)
 }
 
 /* The numbers that only the tier of queries and keys fills: read out and merged. */
-static void test_logit_statistics_are_read_out_and_merged(void **state)
+TEST(logit_statistics_are_read_out_and_merged)
 {
-    (void)state;
     float x[] = {1};
     struct attention a = self_map(x, 1, 1);
     struct block one, two;
@@ -772,9 +737,8 @@ static void test_logit_statistics_are_read_out_and_merged(void **state)
     block_clear(&two);
 }
 
-static void test_maps_and_pairs_are_switched_apart(void **state)
+TEST(maps_and_pairs_are_switched_apart)
 {
-    (void)state;
     float x[] = {0.25f, 0.75f, 0.5f, 0.5f};
     struct attention a = self_map(x, 1, 2);
     for (uint32_t on = 0; on < 4; on++) {
@@ -795,9 +759,8 @@ static void test_maps_and_pairs_are_switched_apart(void **state)
     }
 }
 
-static void test_groups_that_are_off_stay_off(void **state)
+TEST(groups_that_are_off_stay_off)
 {
-    (void)state;
     float x[] = {1, 0, 0, 1};
     struct attention a = self_map(x, 1, 2);
     struct block_plan nothing = {.group = {false}};
@@ -835,9 +798,8 @@ static int block_run_once(const struct attention *a)
     return rc;
 }
 
-static void test_block_every_allocation_may_fail(void **state)
+TEST(block_every_allocation_may_fail)
 {
-    (void)state;
     static float x[2 * 2 * T * T];
     static const int32_t tokens[2 * T];
     block_fill_random(x, 1);
@@ -858,9 +820,8 @@ static void test_block_every_allocation_may_fail(void **state)
     assert_in_range(nth, 20, 1000);
 }
 
-static void test_scratch_grows_and_is_aligned(void **state)
+TEST(scratch_grows_and_is_aligned)
 {
-    (void)state;
     struct scratch scratch = {0};
     for (size_t bytes = 0; bytes < 1000; bytes += 37) {
         unsigned char *memory = scratch_take(&scratch, bytes);
@@ -875,46 +836,4 @@ static void test_scratch_grows_and_is_aligned(void **state)
     scratch_clear(&scratch);
     scratch_clear(&scratch);
     assert_null(scratch.memory);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_uniform_causal_head_is_not_focused),
-        cmocka_unit_test(test_identity_looks_at_itself),
-        cmocka_unit_test(test_previous_token_head_is_half_local),
-        cmocka_unit_test(test_first_token_skips_query_zero),
-        cmocka_unit_test(test_locality_is_the_mean_of_the_two_side_diagonals),
-        cmocka_unit_test(test_cross_attention_has_no_diagonal),
-        cmocka_unit_test(test_a_single_position),
-        cmocka_unit_test(test_unsound_rows_are_counted_and_left_out),
-        cmocka_unit_test(test_all_rows_unsound_leaves_no_numbers),
-        cmocka_unit_test(test_no_valid_key_is_unsound),
-        cmocka_unit_test(test_excluded_weights_do_not_exist),
-        cmocka_unit_test(test_dropout_and_learned_sink_relax_the_sum),
-        cmocka_unit_test(test_importance_sums_to_one_and_ranks_heads),
-        cmocka_unit_test(test_importance_averages_samples),
-        cmocka_unit_test(test_maps_run_over_heads),
-        cmocka_unit_test(test_nan_stays_in_the_max_map),
-        cmocka_unit_test(test_pairs_are_ordered_with_ties_by_position),
-        cmocka_unit_test(test_pairs_average_the_samples_where_finite),
-        cmocka_unit_test(test_any_cut_merges_to_the_whole),
-        cmocka_unit_test(test_next_token_head),
-        cmocka_unit_test(test_induction_head_on_repeated_random_tokens),
-        cmocka_unit_test(test_token_metrics_sum_over_occurrences),
-        cmocka_unit_test(test_sink_fakes_focus),
-        cmocka_unit_test(test_sans_first_without_the_first_key),
-        cmocka_unit_test(test_uniform_rows_in_closed_form),
-        cmocka_unit_test(test_tail_is_what_the_eight_largest_leave),
-        cmocka_unit_test(test_learned_sink_takes_the_deficit),
-        cmocka_unit_test(test_a_slice_of_queries_is_placed_by_its_offset),
-        cmocka_unit_test(test_samples_of_all_rows_have_the_numbers_of_the_map),
-        cmocka_unit_test(test_documents_are_apart),
-        cmocka_unit_test(test_logit_statistics_are_read_out_and_merged),
-        cmocka_unit_test(test_maps_and_pairs_are_switched_apart),
-        cmocka_unit_test(test_groups_that_are_off_stay_off),
-        cmocka_unit_test(test_block_every_allocation_may_fail),
-        cmocka_unit_test(test_scratch_grows_and_is_aligned),
-    };
-    return cmocka_run_group_tests_name("block", tests, NULL, NULL);
 }

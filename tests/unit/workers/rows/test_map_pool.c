@@ -7,9 +7,6 @@
 #include "tests/unit/heap.h"
 #include "workers/rows/map_pool.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define B       2
 #define H       3
 #define QUERIES 200
@@ -47,9 +44,8 @@ static double map_pool_value_of(uint16_t half)
     return half & 0x8000 ? -magnitude : magnitude;
 }
 
-static void test_every_half_is_itself(void **state)
+TEST(every_half_is_itself)
 {
-    (void)state;
     for (uint32_t half = 0; half <= 0xffff; half++) {
         double value = map_pool_value_of((uint16_t)half);
         if (!isnan(value)) {
@@ -60,9 +56,8 @@ static void test_every_half_is_itself(void **state)
 }
 
 /* Between two neighbours: to the nearer one, from the middle to the even one. */
-static void test_what_is_between_halves_goes_to_the_nearest_and_even(void **state)
+TEST(what_is_between_halves_goes_to_the_nearest_and_even)
 {
-    (void)state;
     for (uint32_t half = 0; half < 0x7bff; half++) {
         double low = map_pool_value_of((uint16_t)half),
                high = map_pool_value_of((uint16_t)(half + 1));
@@ -80,9 +75,8 @@ static void test_what_is_between_halves_goes_to_the_nearest_and_even(void **stat
 
 /* Cells */
 
-static void test_cells_begin_at_their_edges(void **state)
+TEST(cells_begin_at_their_edges)
 {
-    (void)state;
     static const uint32_t sizes[] = {1, 2, 127, 128, 129, 200, 333, 1000, 4096};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         uint32_t T = sizes[s], n = T < MAP_POOL_MAX ? T : MAP_POOL_MAX;
@@ -179,9 +173,8 @@ static void for_every_isa(const struct attention *a, uint32_t piece)
     }
 }
 
-static void test_cells_are_means_however_the_rows_are_cut(void **state)
+TEST(cells_are_means_however_the_rows_are_cut)
 {
-    (void)state;
     map_pool_fill_weights();
     struct attention a = map_pool_attention_of(QUERIES, KEYS);
     for_every_isa(&a, QUERIES);
@@ -195,9 +188,8 @@ static void test_cells_are_means_however_the_rows_are_cut(void **state)
     for_every_isa(&a, 100);
 }
 
-static void test_map_pool_entries_that_are_not_finite_are_left_out(void **state)
+TEST(map_pool_entries_that_are_not_finite_are_left_out)
 {
-    (void)state;
     map_pool_fill_weights();
     weights[0][1][10][20] = (float)INFINITY;
     weights[1][0][10][20] = (float)NAN;
@@ -210,9 +202,8 @@ static void test_map_pool_entries_that_are_not_finite_are_left_out(void **state)
     for_every_isa(&a, 50);
 }
 
-static void test_map_pool_out_of_memory(void **state)
+TEST(map_pool_out_of_memory)
 {
-    (void)state;
     struct attention a = map_pool_attention_of(QUERIES, KEYS);
     struct map_pool pool;
     for (unsigned nth = 1; nth <= 3; nth++) {
@@ -223,9 +214,8 @@ static void test_map_pool_out_of_memory(void **state)
     }
 }
 
-static void test_bytes_are_an_upper_bound(void **state)
+TEST(bytes_are_an_upper_bound)
 {
-    (void)state;
     struct attention a = map_pool_attention_of(QUERIES, KEYS);
     struct map_pool pool;
     for (uint32_t begin = 0; begin < QUERIES; begin += 7) {
@@ -236,18 +226,4 @@ static void test_bytes_are_an_upper_bound(void **state)
             map_pool_clear(&pool);
         }
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_half_is_itself),
-        cmocka_unit_test(test_what_is_between_halves_goes_to_the_nearest_and_even),
-        cmocka_unit_test(test_cells_begin_at_their_edges),
-        cmocka_unit_test(test_cells_are_means_however_the_rows_are_cut),
-        cmocka_unit_test(test_map_pool_entries_that_are_not_finite_are_left_out),
-        cmocka_unit_test(test_map_pool_out_of_memory),
-        cmocka_unit_test(test_bytes_are_an_upper_bound),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,8 +2,6 @@
 #include "tests/unit/unit.h"
 #include "workers/rows/occurrence.h"
 
-#include <string.h>
-
 #define N 600
 
 /* By looking at all earlier positions. */
@@ -20,9 +18,8 @@ static void occurrence_check(const int32_t *tokens, uint32_t n)
     }
 }
 
-static void test_random_tokens(void **state)
+TEST(random_tokens)
 {
-    (void)state;
     const double vocabulary[] = {1, 2, 10, 300, 70000, 4e9};
     uint64_t random = 1;
     int32_t tokens[N];
@@ -37,16 +34,14 @@ static void test_random_tokens(void **state)
     }
 }
 
-static void test_tokens_that_differ_in_one_byte(void **state)
+TEST(tokens_that_differ_in_one_byte)
 {
-    (void)state;
     const int32_t tokens[] = {0, 1, 256, 65536, 16777216, -1, 0, 256, INT32_MIN, 65536, 0, -1};
     occurrence_check(tokens, 12);
 }
 
-static void test_unaligned_tokens(void **state)
+TEST(unaligned_tokens)
 {
-    (void)state;
     const int32_t tokens[] = {5, 6, 5, 6, 5};
     unsigned char bytes[sizeof tokens + 1];
     memcpy(bytes + 1, tokens, sizeof tokens);
@@ -54,14 +49,4 @@ static void test_unaligned_tokens(void **state)
     occurrence_link((const int32_t *)(const void *)(bytes + 1), 5, order, previous);
     const uint32_t want[] = {OCCURRENCE_NONE, OCCURRENCE_NONE, 0, 1, 2};
     assert_memory_equal(previous, want, sizeof want);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_tokens),
-        cmocka_unit_test(test_tokens_that_differ_in_one_byte),
-        cmocka_unit_test(test_unaligned_tokens),
-    };
-    return cmocka_run_group_tests_name("occurrence", tests, NULL, NULL);
 }

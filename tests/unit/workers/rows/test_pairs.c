@@ -29,9 +29,8 @@ static uint32_t rank_of(struct pair pair, uint32_t count)
     return rank;
 }
 
-static void test_the_best_stay_in_order(void **state)
+TEST(the_best_stay_in_order)
 {
-    (void)state;
     struct pair best[LIMIT];
     uint32_t kept = 0;
     for (uint32_t n = 0; n < COUNT; n++) {
@@ -43,19 +42,9 @@ static void test_the_best_stay_in_order(void **state)
     }
 }
 
-static void test_no_room_keeps_nothing(void **state)
+TEST(no_room_keeps_nothing)
 {
-    (void)state;
     struct pair untouched = {.query = 7, .weight = 1};
     assert_int_equal(pairs_offer(&untouched, 0, 0, (struct pair){.weight = 2}), 0);
     assert_int_equal(untouched.query, 7);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_best_stay_in_order),
-        cmocka_unit_test(test_no_room_keeps_nothing),
-    };
-    return cmocka_run_group_tests_name("pairs", tests, NULL, NULL);
 }

@@ -6,9 +6,6 @@
 #include "tests/unit/heap.h"
 #include "workers/rows/row_batch.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define HEADS 3
 #define ROWS  5000 /* more than are kept at once */
 
@@ -89,9 +86,8 @@ static void row_batch_check_head(const struct head_block *head, uint32_t n, uint
     assert_close(head->neighbour_sum, (double)rows * a, 1e-6 * (double)rows);
 }
 
-static void test_rows_reach_their_heads_over_flushes(void **state)
+TEST(rows_reach_their_heads_over_flushes)
 {
-    (void)state;
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
         if (!kernels_at(isa)) {
             continue;
@@ -109,9 +105,8 @@ static void test_rows_reach_their_heads_over_flushes(void **state)
     }
 }
 
-static void test_unsound_rows_leave_nothing(void **state)
+TEST(unsound_rows_leave_nothing)
 {
-    (void)state;
     struct head_block head[HEADS] = {0};
     struct row_values values;
     struct row_batch batch = {0};
@@ -130,9 +125,8 @@ static void test_unsound_rows_leave_nothing(void **state)
     free(memory);
 }
 
-static void test_a_certain_row_has_no_entropy(void **state)
+TEST(a_certain_row_has_no_entropy)
 {
-    (void)state;
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
         if (!kernels_at(isa)) {
             continue;
@@ -151,9 +145,8 @@ static void test_a_certain_row_has_no_entropy(void **state)
     }
 }
 
-static void test_out_of_memory_is_told(void **state)
+TEST(out_of_memory_is_told)
 {
-    (void)state;
     struct head_block head[HEADS] = {0};
     struct row_values values;
     void *memory = take_memory();
@@ -181,9 +174,8 @@ static size_t fill_hard(float *x)
     return n + sizeof others / sizeof others[0];
 }
 
-static void test_kernels_count_as_the_histogram_does(void **state)
+TEST(kernels_count_as_the_histogram_does)
 {
-    (void)state;
     static float x[4 * HIST_KEYS + 8 + ROW_PAD];
     static struct dist_counts counts;
     size_t all = fill_hard(x);
@@ -208,16 +200,4 @@ static void test_kernels_count_as_the_histogram_does(void **state)
             dist_clear(&slow);
         }
     }
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows_reach_their_heads_over_flushes),
-        cmocka_unit_test(test_unsound_rows_leave_nothing),
-        cmocka_unit_test(test_a_certain_row_has_no_entropy),
-        cmocka_unit_test(test_out_of_memory_is_told),
-        cmocka_unit_test(test_kernels_count_as_the_histogram_does),
-    };
-    return cmocka_run_group_tests_name("row_batch", tests, NULL, NULL);
 }

@@ -4,9 +4,6 @@
 #include "proto/err.h"
 #include "tests/unit/heap.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define KEY_MAX 2561
 #define VALUES  5000
 
@@ -43,9 +40,8 @@ static void dist_assert_same_moments(const struct dist *a, const struct dist *b)
     assert_close(moments_std(&a->moments), moments_std(&b->moments), 1e-12 * scale);
 }
 
-static void test_empty_has_no_numbers(void **state)
+TEST(empty_has_no_numbers)
 {
-    (void)state;
     struct dist d = {0};
     assert_nan(moments_mean(&d.moments));
     assert_nan(moments_variance(&d.moments));
@@ -54,9 +50,8 @@ static void test_empty_has_no_numbers(void **state)
     dist_clear(&d);
 }
 
-static void test_one_value_has_no_variance(void **state)
+TEST(one_value_has_no_variance)
 {
-    (void)state;
     struct dist d = {0};
     assert_int_equal(dist_add(&d, -3.7), 0);
     assert_true(moments_mean(&d.moments) == -3.7 && d.moments.min == -3.7 && d.moments.max == -3.7);
@@ -65,9 +60,8 @@ static void test_one_value_has_no_variance(void **state)
     dist_clear(&d);
 }
 
-static void test_variance_divides_by_n_less_one(void **state)
+TEST(variance_divides_by_n_less_one)
 {
-    (void)state;
     struct moments m = {0};
     for (int i = 1; i <= 4; i++) {
         moments_add(&m, i);
@@ -77,9 +71,8 @@ static void test_variance_divides_by_n_less_one(void **state)
 }
 
 /* 1e9 + small: a sum of squares would lose every digit. */
-static void test_variance_survives_a_large_offset(void **state)
+TEST(variance_survives_a_large_offset)
 {
-    (void)state;
     struct moments whole = {0}, half[2] = {{0}, {0}};
     for (int i = 0; i < 1000; i++) {
         moments_add(&whole, 1e9 + i % 10);
@@ -90,9 +83,8 @@ static void test_variance_survives_a_large_offset(void **state)
     assert_close(moments_variance(&half[0]), 8.25 * 1000 / 999, 1e-6);
 }
 
-static void test_not_finite_is_ignored(void **state)
+TEST(not_finite_is_ignored)
 {
-    (void)state;
     struct dist d = {0};
     assert_int_equal(dist_add(&d, NAN), 0);
     assert_int_equal(dist_add(&d, INFINITY), 0);
@@ -132,9 +124,8 @@ static void check_split(const double *x, const struct dist *whole, unsigned part
     }
 }
 
-static void test_any_split_merges_to_the_whole(void **state)
+TEST(any_split_merges_to_the_whole)
 {
-    (void)state;
     static double x[VALUES];
     dist_fill(x, VALUES);
     struct dist whole = {0};
@@ -147,9 +138,8 @@ static void test_any_split_merges_to_the_whole(void **state)
     dist_clear(&whole);
 }
 
-static void test_merging_with_empty_changes_nothing(void **state)
+TEST(merging_with_empty_changes_nothing)
 {
-    (void)state;
     double x[] = {1, 2, 0, -5};
     struct dist a = {0}, b = {0}, empty = {0};
     add_all(&a, x, 4);
@@ -164,9 +154,8 @@ static void test_merging_with_empty_changes_nothing(void **state)
     dist_clear(&empty);
 }
 
-static void test_merging_with_itself_doubles(void **state)
+TEST(merging_with_itself_doubles)
 {
-    (void)state;
     double x[] = {1, 2, 0, -5};
     struct dist a = {0};
     add_all(&a, x, 4);
@@ -180,9 +169,8 @@ static void test_merging_with_itself_doubles(void **state)
 
 /* Every bound is 2^(u/32) correctly rounded, belongs to its bucket, and its successor to the next.
  */
-static void test_keys_are_exact_at_every_bound(void **state)
+TEST(keys_are_exact_at_every_bound)
 {
-    (void)state;
     for (int32_t key = 1; key <= KEY_MAX; key++) {
         double bound = hist_key_bound(key);
         long double want = ldexpl(exp2l((long double)((key - 1) % 32) / 32), (key - 1) / 32 - 40);
@@ -194,9 +182,8 @@ static void test_keys_are_exact_at_every_bound(void **state)
     }
 }
 
-static void test_bound_is_the_largest_value_of_its_key(void **state)
+TEST(bound_is_the_largest_value_of_its_key)
 {
-    (void)state;
     for (int32_t key = -KEY_MAX; key < KEY_MAX; key++) {
         double bound = hist_key_bound(key);
         assert_int_equal(hist_key(bound), key);
@@ -205,18 +192,16 @@ static void test_bound_is_the_largest_value_of_its_key(void **state)
     }
 }
 
-static void test_powers_of_two_end_their_bucket(void **state)
+TEST(powers_of_two_end_their_bucket)
 {
-    (void)state;
     for (int e = -40; e <= 40; e++) {
         assert_int_equal(hist_key(ldexp(1, e)), (e + 40) * 32 + 1);
         assert_true(hist_key_bound((e + 40) * 32 + 1) == ldexp(1, e));
     }
 }
 
-static void test_extremes_go_to_the_outermost_buckets(void **state)
+TEST(extremes_go_to_the_outermost_buckets)
 {
-    (void)state;
     assert_int_equal(hist_key(0), 0);
     assert_int_equal(hist_key(-0.0), 0);
     assert_int_equal(hist_key(nextafter(0x1p-40, 0)), 0);
@@ -227,9 +212,8 @@ static void test_extremes_go_to_the_outermost_buckets(void **state)
     assert_true(hist_key_middle(0) == 0);
 }
 
-static void test_middle_lies_within_its_bucket(void **state)
+TEST(middle_lies_within_its_bucket)
 {
-    (void)state;
     for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
         assert_int_equal(hist_key(hist_key_middle(key)), key);
     }
@@ -243,9 +227,8 @@ static int dist_ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void test_quantiles_are_within_half_a_bucket_of_a_seen_value(void **state)
+TEST(quantiles_are_within_half_a_bucket_of_a_seen_value)
 {
-    (void)state;
     static double x[VALUES];
     dist_fill(x, VALUES);
     struct dist d = {0};
@@ -260,9 +243,8 @@ static void test_quantiles_are_within_half_a_bucket_of_a_seen_value(void **state
     dist_clear(&d);
 }
 
-static void test_quantiles_stay_between_min_and_max(void **state)
+TEST(quantiles_stay_between_min_and_max)
 {
-    (void)state;
     double x[] = {1.0001, 1.0002, 1.0003};
     struct dist d = {0};
     add_all(&d, x, 3);
@@ -274,9 +256,8 @@ static void test_quantiles_stay_between_min_and_max(void **state)
     dist_clear(&d);
 }
 
-static void test_dist_counts_saturate(void **state)
+TEST(dist_counts_saturate)
 {
-    (void)state;
     struct hist a = {0}, b = {0};
     assert_int_equal(hist_add(&a, 1), 0);
     assert_int_equal(hist_add(&b, 1), 0);
@@ -291,9 +272,8 @@ static void test_dist_counts_saturate(void **state)
     hist_clear(&b);
 }
 
-static void test_add_out_of_memory_has_no_effect(void **state)
+TEST(add_out_of_memory_has_no_effect)
 {
-    (void)state;
     struct dist d = {0}, before = {0};
     for (int i = 0; i < 8; i++) { /* the ninth bucket needs a larger list */
         assert_int_equal(dist_add(&d, i), 0);
@@ -309,9 +289,8 @@ static void test_add_out_of_memory_has_no_effect(void **state)
     dist_clear(&before);
 }
 
-static void test_merge_out_of_memory_has_no_effect(void **state)
+TEST(merge_out_of_memory_has_no_effect)
 {
-    (void)state;
     double x[] = {1, 2, 3, 4, 5, 6}, y[] = {-1, 2, 30, 40, 50, 60};
     struct dist a = {0}, before = {0}, b = {0};
     add_all(&a, x, 6);
@@ -369,9 +348,8 @@ static int add_many(struct dist *d, const float *x, size_t n, size_t stride,
     return dist_add_counts(d, counts);
 }
 
-static void test_many_are_as_one_by_one(void **state)
+TEST(many_are_as_one_by_one)
 {
-    (void)state;
     static struct dist_counts counts;
     static float x[VALUES];
     fill_floats(x, VALUES);
@@ -394,9 +372,8 @@ static void test_many_are_as_one_by_one(void **state)
     }
 }
 
-static void test_many_without_a_value_change_nothing(void **state)
+TEST(many_without_a_value_change_nothing)
 {
-    (void)state;
     static struct dist_counts counts;
     const float x[] = {NAN, INFINITY, -INFINITY};
     struct dist d = {0};
@@ -406,9 +383,8 @@ static void test_many_without_a_value_change_nothing(void **state)
     assert_null(d.hist.buckets);
 }
 
-static void test_many_out_of_memory_have_no_effect(void **state)
+TEST(many_out_of_memory_have_no_effect)
 {
-    (void)state;
     static struct dist_counts counts;
     const float x[] = {1, 2, 3};
     struct dist d = {0};
@@ -435,9 +411,8 @@ static uint32_t used_at(const double *x, size_t n, uint32_t halvings)
 }
 
 /* By the definition: the bucket of x is (2^(v-1), 2^v] in units of 2^halvings / 32. */
-static void test_halved_keys_are_those_of_wider_buckets(void **state)
+TEST(halved_keys_are_those_of_wider_buckets)
 {
-    (void)state;
     for (uint32_t halvings = 0; halvings <= HIST_HALVINGS_MAX; halvings++) {
         int32_t lowest = hist_key_halve(1, 0, halvings);
         assert_int_equal(lowest, 1);
@@ -453,9 +428,8 @@ static void test_halved_keys_are_those_of_wider_buckets(void **state)
     }
 }
 
-static void test_halving_in_steps_is_halving_at_once(void **state)
+TEST(halving_in_steps_is_halving_at_once)
 {
-    (void)state;
     for (uint32_t from = 0; from <= HIST_HALVINGS_MAX; from++) {
         for (uint32_t to = from; to <= HIST_HALVINGS_MAX; to++) {
             for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
@@ -466,9 +440,8 @@ static void test_halving_in_steps_is_halving_at_once(void **state)
     }
 }
 
-static void test_powers_of_two_stay_bounds_at_every_resolution(void **state)
+TEST(powers_of_two_stay_bounds_at_every_resolution)
 {
-    (void)state;
     for (uint32_t halvings = 0; halvings <= HIST_HALVINGS_MAX; halvings++) {
         for (int e = -39; e < 40; e++) {
             int32_t at = hist_key_halve(hist_key(ldexp(1, e)), 0, halvings);
@@ -479,9 +452,8 @@ static void test_powers_of_two_stay_bounds_at_every_resolution(void **state)
     }
 }
 
-static void test_limit_takes_the_finest_resolution_that_fits(void **state)
+TEST(limit_takes_the_finest_resolution_that_fits)
 {
-    (void)state;
     static double x[VALUES];
     dist_fill(x, VALUES);
     for (uint32_t limit = 8; limit < 3000; limit = limit * 3 / 2 + 1) {
@@ -497,9 +469,8 @@ static void test_limit_takes_the_finest_resolution_that_fits(void **state)
     }
 }
 
-static void test_at_the_lowest_resolution_the_smallest_count_as_zero(void **state)
+TEST(at_the_lowest_resolution_the_smallest_count_as_zero)
 {
-    (void)state;
     struct dist d = {0};
     for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
         assert_int_equal(dist_add(&d, hist_key_bound(key)), 0);
@@ -561,9 +532,8 @@ static void split_and_merge(const double *x, size_t n, uint32_t limit, uint64_t 
     *ret_whole = part[0];
 }
 
-static void test_limited_parts_merge_to_the_limited_whole(void **state)
+TEST(limited_parts_merge_to_the_limited_whole)
 {
-    (void)state;
     uint64_t seed = 7;
     static double x[300];
     for (int round = 0; round < 2000; round++) {
@@ -581,9 +551,8 @@ static void test_limited_parts_merge_to_the_limited_whole(void **state)
     }
 }
 
-static void test_quantiles_of_limited_are_within_the_stated_error(void **state)
+TEST(quantiles_of_limited_are_within_the_stated_error)
 {
-    (void)state;
     static double x[VALUES];
     dist_fill(x, VALUES);
     struct dist d = {0};
@@ -603,9 +572,8 @@ static void test_quantiles_of_limited_are_within_the_stated_error(void **state)
     dist_clear(&d);
 }
 
-static void test_quantile_error_is_half_a_bucket(void **state)
+TEST(quantile_error_is_half_a_bucket)
 {
-    (void)state;
     struct dist d = {0};
     for (uint32_t halvings = 0; halvings <= HIST_HALVINGS_MAX; halvings++) {
         d.hist.halvings = halvings;
@@ -615,9 +583,8 @@ static void test_quantile_error_is_half_a_bucket(void **state)
 }
 
 /* Whatever the resolutions: an allocation that fails leaves everything as it was. */
-static void test_merging_resolutions_out_of_memory_has_no_effect(void **state)
+TEST(merging_resolutions_out_of_memory_has_no_effect)
 {
-    (void)state;
     double x[] = {1, 2, 3, 4, 5, 6, 7, 8}, y[] = {1e-6, 1e-4, 1e-2, 100, 1e4, 1e6, -3, 0};
     for (int coarse_into = 0; coarse_into < 2; coarse_into++) {
         struct dist into = {0}, from = {0}, before = {0};
@@ -688,9 +655,8 @@ static double js_by_definition(const struct dist *a, const struct dist *b, uint3
     return js;
 }
 
-static void test_divergence_is_that_of_the_coarser_buckets(void **state)
+TEST(divergence_is_that_of_the_coarser_buckets)
 {
-    (void)state;
     uint64_t seed = 3;
     static double x[300];
     for (int round = 0; round < 30; round++) {
@@ -708,9 +674,8 @@ static void test_divergence_is_that_of_the_coarser_buckets(void **state)
     }
 }
 
-static void test_divergence_of_what_shares_nothing_is_ln_2(void **state)
+TEST(divergence_of_what_shares_nothing_is_ln_2)
 {
-    (void)state;
     struct dist a = {0}, b = {0}, empty = {0};
     assert_int_equal(dist_add(&a, 1), 0);
     assert_int_equal(dist_add(&b, -1), 0);
@@ -720,43 +685,4 @@ static void test_divergence_of_what_shares_nothing_is_ln_2(void **state)
     assert_nan(dist_js(&empty, &empty));
     dist_clear(&a);
     dist_clear(&b);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_empty_has_no_numbers),
-        cmocka_unit_test(test_one_value_has_no_variance),
-        cmocka_unit_test(test_variance_divides_by_n_less_one),
-        cmocka_unit_test(test_variance_survives_a_large_offset),
-        cmocka_unit_test(test_not_finite_is_ignored),
-        cmocka_unit_test(test_any_split_merges_to_the_whole),
-        cmocka_unit_test(test_merging_with_empty_changes_nothing),
-        cmocka_unit_test(test_merging_with_itself_doubles),
-        cmocka_unit_test(test_keys_are_exact_at_every_bound),
-        cmocka_unit_test(test_bound_is_the_largest_value_of_its_key),
-        cmocka_unit_test(test_powers_of_two_end_their_bucket),
-        cmocka_unit_test(test_extremes_go_to_the_outermost_buckets),
-        cmocka_unit_test(test_middle_lies_within_its_bucket),
-        cmocka_unit_test(test_quantiles_are_within_half_a_bucket_of_a_seen_value),
-        cmocka_unit_test(test_quantiles_stay_between_min_and_max),
-        cmocka_unit_test(test_dist_counts_saturate),
-        cmocka_unit_test(test_add_out_of_memory_has_no_effect),
-        cmocka_unit_test(test_merge_out_of_memory_has_no_effect),
-        cmocka_unit_test(test_many_are_as_one_by_one),
-        cmocka_unit_test(test_many_without_a_value_change_nothing),
-        cmocka_unit_test(test_many_out_of_memory_have_no_effect),
-        cmocka_unit_test(test_halved_keys_are_those_of_wider_buckets),
-        cmocka_unit_test(test_halving_in_steps_is_halving_at_once),
-        cmocka_unit_test(test_powers_of_two_stay_bounds_at_every_resolution),
-        cmocka_unit_test(test_limit_takes_the_finest_resolution_that_fits),
-        cmocka_unit_test(test_at_the_lowest_resolution_the_smallest_count_as_zero),
-        cmocka_unit_test(test_limited_parts_merge_to_the_limited_whole),
-        cmocka_unit_test(test_quantiles_of_limited_are_within_the_stated_error),
-        cmocka_unit_test(test_quantile_error_is_half_a_bucket),
-        cmocka_unit_test(test_merging_resolutions_out_of_memory_has_no_effect),
-        cmocka_unit_test(test_divergence_is_that_of_the_coarser_buckets),
-        cmocka_unit_test(test_divergence_of_what_shares_nothing_is_ln_2),
-    };
-    return cmocka_run_group_tests_name("dist", tests, NULL, NULL);
 }

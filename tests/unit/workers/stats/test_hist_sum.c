@@ -6,9 +6,6 @@
 #include "workers/stats/hist_pair.h"
 #include "workers/stats/hist_sum.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static uint8_t bytes[1 << 16];
 
 static void hist_sum_assert_same_hist(const struct hist *a, const struct hist *b)
@@ -44,9 +41,8 @@ static struct hist random_hist(uint64_t *seed)
     return h;
 }
 
-static void test_bytes_are_the_histogram(void **state)
+TEST(bytes_are_the_histogram)
 {
-    (void)state;
     uint64_t seed = 1;
     struct hist_sum *sum = calloc(1, sizeof *sum);
     struct hist back = {0};
@@ -71,9 +67,8 @@ static void test_bytes_are_the_histogram(void **state)
 }
 
 /* By lists, and by the sum, of lists and of bytes. */
-static void test_sums_are_those_of_lists(void **state)
+TEST(sums_are_those_of_lists)
 {
-    (void)state;
     uint64_t seed = 2;
     struct hist_sum *sum = calloc(1, sizeof *sum), *one = calloc(1, sizeof *one);
     for (int round = 0; round < 1000; round++) {
@@ -104,9 +99,8 @@ static void test_sums_are_those_of_lists(void **state)
 }
 
 /* Pairs are added block beside block; the sum takes more again and again, as windows do. */
-static void test_sums_of_pairs_are_those_of_counters(void **state)
+TEST(sums_of_pairs_are_those_of_counters)
 {
-    (void)state;
     static uint8_t kept[sizeof bytes], more[sizeof bytes];
     uint64_t seed = 5;
     struct hist_sum *sum = calloc(1, sizeof *sum);
@@ -148,9 +142,8 @@ static void test_sums_of_pairs_are_those_of_counters(void **state)
     free(pair);
 }
 
-static void test_the_widest_histogram_fits(void **state)
+TEST(the_widest_histogram_fits)
 {
-    (void)state;
     struct hist_sum *sum = calloc(1, sizeof *sum);
     struct hist back = {0};
     for (int32_t key = -HIST_KEY_MAX; key <= HIST_KEY_MAX; key++) {
@@ -177,9 +170,8 @@ static void test_the_widest_histogram_fits(void **state)
     free(sum);
 }
 
-static void test_hist_sum_counts_saturate(void **state)
+TEST(hist_sum_counts_saturate)
 {
-    (void)state;
     struct hist_sum *sum = calloc(1, sizeof *sum);
     struct hist back = {0};
     for (int i = 0; i < 3; i++) {
@@ -197,9 +189,8 @@ static void test_hist_sum_counts_saturate(void **state)
     free(sum);
 }
 
-static void test_clearing_empties_every_resolution(void **state)
+TEST(clearing_empties_every_resolution)
 {
-    (void)state;
     uint64_t seed = 3;
     struct hist_sum *sum = calloc(1, sizeof *sum);
     assert_int_equal(hist_sum_write(sum, 8, bytes), 0);
@@ -217,9 +208,8 @@ static void test_clearing_empties_every_resolution(void **state)
 }
 
 /* Whatever passes the check is read within its bounds. */
-static void test_what_is_no_histogram_is_told(void **state)
+TEST(what_is_no_histogram_is_told)
 {
-    (void)state;
     uint64_t seed = 4;
     struct hist_sum *sum = calloc(1, sizeof *sum);
     struct hist back = {0};
@@ -254,9 +244,8 @@ static void test_what_is_no_histogram_is_told(void **state)
     free(sum);
 }
 
-static void test_reading_out_of_memory_has_no_effect(void **state)
+TEST(reading_out_of_memory_has_no_effect)
 {
-    (void)state;
     struct hist_sum *sum = calloc(1, sizeof *sum);
     struct hist back = {0};
     hist_sum_add_value(sum, 1, 1);
@@ -267,19 +256,4 @@ static void test_reading_out_of_memory_has_no_effect(void **state)
     assert_int_equal(back.used, 0);
     assert_null(back.buckets);
     free(sum);
-}
-
-int main(void)
-{
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes_are_the_histogram),
-        cmocka_unit_test(test_sums_are_those_of_lists),
-        cmocka_unit_test(test_sums_of_pairs_are_those_of_counters),
-        cmocka_unit_test(test_the_widest_histogram_fits),
-        cmocka_unit_test(test_hist_sum_counts_saturate),
-        cmocka_unit_test(test_clearing_empties_every_resolution),
-        cmocka_unit_test(test_what_is_no_histogram_is_told),
-        cmocka_unit_test(test_reading_out_of_memory_has_no_effect),
-    };
-    return cmocka_run_group_tests_name("hist_sum", tests, NULL, NULL);
 }
