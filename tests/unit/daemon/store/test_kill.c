@@ -95,8 +95,7 @@ static void kill_at(struct store_fixture *fixture, const char *point)
 }
 
 /* A test that goes on with another store, in *state. */
-#define RENEWING_TEST(name)                                                                        \
-    TEST_ON(name, void **state, state, fixture_setup, fixture_teardown)
+#define RENEWING_TEST(name) TEST_ON(name, void **state, state, fixture_setup, fixture_teardown)
 
 RENEWING_TEST(killed_in_a_commit_it_has_a_prefix)
 {
