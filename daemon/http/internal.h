@@ -43,10 +43,10 @@ struct http {
     struct MHD_Daemon *server;
     struct events events;
     struct metrics *metrics;
-    struct request *waiting;     /* suspended, for an answer of the loop thread */
+    struct request *waiting; /* suspended, for an answer of the loop thread */
     struct question *to_ask; /* of those that wait, what has not gone to the loop thread yet */
-    unsigned asked_count;        /* questions that have */
-    struct access *visitors;     /* who may ask besides the users of this machine; NULL = nobody */
+    unsigned asked_count;    /* questions that have */
+    struct access *visitors; /* who may ask besides the users of this machine; NULL = nobody */
     struct whose whose;
     struct peers peers;
     uint64_t answer_bytes; /* of answers that are being sent */

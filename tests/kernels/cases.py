@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The messages that the kernels are tried on: shapes, dtypes, masks and distributions, crossed."""
 
+import itertools
 import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from driver import DTYPES, EPS, SHARE
+from driver import DTYPES, SHARE
 from formulas import places, visible
 
 
@@ -84,13 +85,17 @@ def random_tokens(batch, keys, rng):
     return rng.integers(-vocabulary, vocabulary, (batch, keys)).astype("<i4")
 
 
-def random_rows(case, rng, sharpness):
-    """Softmax rows over the visible keys, zero elsewhere."""
+def softmax_rows(case, logits):
+    """Weights over the visible keys, zero elsewhere."""
     seen = visible(case)[0][:, None]
-    logits = np.where(seen, rng.normal(0, sharpness, case.weights.shape), -np.inf)
+    logits = np.where(seen, logits, -np.inf)
     with np.errstate(invalid="ignore"):
         e = np.exp(logits - np.where(seen.any(-1, keepdims=True), logits.max(-1, keepdims=True), 0))
         return np.where(seen, e / e.sum(-1, keepdims=True), 0.0)
+
+
+def random_rows(case, rng, sharpness):
+    return softmax_rows(case, rng.normal(0, sharpness, case.weights.shape))
 
 
 def some_rows(case, rng, share=0.3):
@@ -126,12 +131,7 @@ def leaning(score):
 
     def fill(case, rng):
         p, j = places(case)
-        case.weights = case.weights + score(p.astype(float), j.astype(float))
-        seen = visible(case)[0][:, None]
-        logits = np.where(seen, case.weights + rng.normal(0, 0.3, case.weights.shape), -np.inf)
-        with np.errstate(invalid="ignore"):
-            e = np.exp(logits - np.where(seen.any(-1, keepdims=True), logits.max(-1, keepdims=True), 0))
-            return np.where(seen, e / e.sum(-1, keepdims=True), 0.0)
+        return softmax_rows(case, score(p.astype(float), j.astype(float)) + rng.normal(0, 0.3, case.weights.shape))
 
     return fill
 
@@ -253,23 +253,18 @@ def build(shape, dtype, mask, distribution):
     return case
 
 
-def grid():
+def grid(shapes=SHAPES, masks=MASKS, names=tuple(DISTRIBUTIONS), strided=STRIDED):
     """Every shape with every dtype and mask, distributions in turn; then every distribution with every
     dtype and mask, shapes in turn."""
-    names = list(DISTRIBUTIONS)
     cells, turn = [], 0
-    for shape in SHAPES:
-        for dtype in DTYPES:
-            for mask in MASKS:
-                cells.append((shape, dtype, mask, names[turn % len(names)]))
-                turn += 1
-    for name in names:
-        for dtype in DTYPES:
-            for mask in MASKS:
-                cells.append((SHAPES[turn % len(SHAPES)], dtype, mask, name))
-                turn += 1
-    for shape in SHAPES:
-        for mask in STRIDED:
+    for shape, dtype, mask in itertools.product(shapes, DTYPES, masks):
+        cells.append((shape, dtype, mask, names[turn % len(names)]))
+        turn += 1
+    for name, dtype, mask in itertools.product(names, DTYPES, masks):
+        cells.append((shapes[turn % len(shapes)], dtype, mask, name))
+        turn += 1
+    for shape in shapes:
+        for mask in strided:
             cells.append((shape, DTYPES[turn % 4], mask, names[turn % len(names)]))
             turn += 1
     cells = list(dict.fromkeys(cells))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the kernel tests have in common: dtypes as bytes, and running a command line of this folder."""
+"""What the kernel tests have in common: dtypes as bytes, running a command line of this folder, and comparing numbers.
+
+KERNEL_CASES=1 runs all cases, not only a tenth; KERNEL_REPORT=1 prints the largest error of each kind, as a share of its
+tolerance."""
 
 import json
 import os
@@ -42,6 +45,20 @@ def write(folder, name, array):
     return f"{name}={path}"
 
 
+def case_arguments(case, folder, cuts, names):
+    """The keys of a case (cases.py): `names`, which are flags and numbers, and what else there is of it."""
+    for name in names:
+        yield f"{name}={int(getattr(case, name))}"
+    yield f"self={int(case.is_self)}"
+    for name, value in (("q_len", case.q_len), ("k_len", case.k_len), ("cuts", cuts)):
+        if value is not None and len(value) > 0:
+            yield f"{name}={csv(value)}"
+    for name, value, dtype in (("mask", case.mask, "u1"), ("documents", case.documents, "<i4"),
+                               ("tokens", case.tokens, "<i4")):
+        if value is not None:
+            yield write(folder, name, value.astype(dtype))
+
+
 def run_json(args):
     done = subprocess.run(args, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(args)}\n{done.stderr}"
@@ -55,3 +72,27 @@ def instruction_sets(cli):
     known = subprocess.run([cli, "isa=list"], capture_output=True, text=True, check=True).stdout.split()
     asked = os.environ.get("KERNEL_ISA")
     return [name for name in known if asked is None or name in asked.split(",")]
+
+
+worst = {}  # family -> its largest error, as a share of its tolerance
+
+
+def close(family, got, want, tolerance, scale=1.0):
+    """Errors are relative to the larger of `scale` and the number itself."""
+    got, want = np.asarray(got, float), np.asarray(want, float)
+    assert (np.isnan(got) == np.isnan(want)).all(), f"{family}: got {got}, want {want}"
+    some = ~np.isnan(want)
+    if not some.any():
+        return
+    base = np.maximum(np.abs(want), np.maximum(scale, 1e-300))[some]
+    with np.errstate(invalid="ignore"):
+        error = np.where(got[some] == want[some], 0, np.abs(got[some] - want[some]) / base).max()
+    assert error <= tolerance, f"{family}: got {got}, want {want}, error {error:.3g} > {tolerance:.3g}"
+    worst[family] = max(worst.get(family, 0), error / tolerance if error else 0)
+
+
+def check_ranks(s, rank, effective, condition, bound, margin=1e-9):
+    """The numbers of singular values `s` above `bound` and above 1 % of the largest; a rank that is short has no condition."""
+    assert (s > bound * 1.5).sum() <= rank <= (s > bound / 1.5).sum(), f"rank {rank}, {s}, {bound}"
+    assert (s > 0.01 * s[0] * (1 + margin)).sum() <= effective <= (s > 0.01 * s[0] * (1 - margin)).sum()
+    assert np.isnan(condition) == (rank < s.size)

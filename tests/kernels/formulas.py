@@ -210,6 +210,45 @@ def locality(case, a, seen, sound):
     return result
 
 
+def length(x):
+    """l2 norm along the last axis; no square overflows."""
+    with np.errstate(all="ignore"):
+        unit = np.abs(x).max(-1, keepdims=True)
+        unit = np.where((unit > 0) & np.isfinite(unit), unit, 1)
+        return unit[..., 0] * np.linalg.norm(x / unit, axis=-1)
+
+
+def outputs(a, v, wo_r, x_norm, seen, sound):
+    """name -> [B, H, Tq] of |A V|, the entropy of |A v_j|, |R_h A V| and its share of |x|; where they exist; and the sizes
+    that their errors are measured by. The last two need `wo_r` and `x_norm`, which may be None."""
+    heads = a.shape[1]
+    v = np.repeat(v, heads // v.shape[1], axis=1)
+    w = np.where(seen[:, None] & sound[..., None], np.where(np.isfinite(a), a, 0), 0)
+    with np.errstate(all="ignore"):
+        there = sound & ~(seen[:, None] & ~np.isfinite(v).all(-1)[:, :, None, :]).any(-1)
+        v = np.where(np.isfinite(v), v, 0)
+        output = np.einsum("bhij,bhjd->bhid", w, v)
+        share = np.maximum(w, 0) * length(v)[:, :, None, :]
+        total = share.sum(-1)
+        entropy = -plogp(share / total[..., None]).sum(-1)
+        size = (np.abs(w) * length(v)[:, :, None, :]).sum(-1)
+        norm = length(output)
+        there &= np.isfinite(norm)
+        found = {"output_norm": (norm, there, size),
+                 "norm_weighted_entropy": (entropy, there & (total > 0) & np.isfinite(total), np.ones_like(size))}
+        if wo_r is not None:
+            there = there & np.isfinite(wo_r).all((1, 2))[:, None]
+            r = np.where(np.isfinite(wo_r), wo_r, 0)
+            written = length(np.einsum("hrd,bhid->bhir", r, output))
+            reach = size * length(r.reshape(heads, -1))[:, None]
+            there = there & np.isfinite(written)
+            found["write_norm"] = written, there, reach
+            if x_norm is not None:
+                x = np.where((x_norm > 0) & np.isfinite(x_norm), x_norm, np.nan)[:, None]
+                found["residual_share"] = written / x, there & np.isfinite(written / x), reach / x
+    return found
+
+
 def scores(a):
     """(V + E) / 2 per head, before the softmax over heads."""
     batch, heads, _, _ = a.shape

@@ -4,8 +4,7 @@ computed a second time in float64 numpy from the formulas of workers/KERNELS.md 
 
 Each case is one message, run by every instruction set that is here, as one block or cut at random rows. The
 scalar reference is held to TIGHT, the others to LOOSE (1e-5 of the largest value involved, 1e-5 nats); counts
-and the places of the top pairs must be the same everywhere. ACROSS_CLI names the executable; KERNEL_CASES=1
-runs all cases, not only a tenth."""
+and the places of the top pairs must be the same everywhere. ACROSS_CLI names the executable."""
 
 import os
 import zlib
@@ -14,21 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from formulas import shown
-from driver import DTYPES, SHARE, csv, decode, encode, instruction_sets, run_json, write
+import cases
+import formulas
+from cases import plain, set_mask, softmax_rows, title
+from driver import DTYPES, case_arguments, close, csv, decode, encode, instruction_sets, run_json, write
 
 CLI = os.environ.get("ACROSS_CLI", "")
 TIGHT, LOOSE = 1e-12, 1e-5
-NARROW = ("f16", "bf16")
 BOUND = 0.1
 
 
 @dataclass
-class Case:
-    """One message. `weights` and `grad` are float64, before they are rounded to their dtype."""
+class Case(cases.Case):
+    """`grad` is float64, as the weights are, before it is rounded to its dtype."""
 
-    weights: np.ndarray
-    dtype: str = "f32"
     grad: np.ndarray = None
     grad_dtype: str = "f32"
     head_weights: np.ndarray = None
@@ -36,35 +34,18 @@ class Case:
     v_dtype: str = "f32"
     wo_r: np.ndarray = None
     x_norm: np.ndarray = None
-    is_self: bool = True
-    causal: bool = False
-    window: int = 0
-    q_offset: int = 0
-    q_len: list = None
-    k_len: list = None
-    mask: np.ndarray = None
-    documents: np.ndarray = None
-    dropout: bool = False
-    learned_sink: bool = False
     limit: int = 10
-    offset: int = 0
-    cuts: tuple = ()
 
 
 # running the C code
 
 
-def arguments(case, folder):
-    files = {"weights": encode(case.weights, case.dtype), "grad": None, "mask": None, "documents": None,
-             "head_weights": case.head_weights}
+def arguments(case, folder, cuts):
+    files = {"weights": encode(case.weights, case.dtype), "head_weights": case.head_weights}
     if case.grad is not None:
         files["grad"] = encode(case.grad, case.grad_dtype)
     if case.v is not None:
         files.update(v=encode(case.v, case.v_dtype), wo_r=case.wo_r, x_norm=case.x_norm)
-    if case.mask is not None:
-        files["mask"] = case.mask.astype(np.uint8)
-    if case.documents is not None:
-        files["documents"] = case.documents.astype("<i4")
     args = [f"dtype={case.dtype}", f"grad_dtype={case.grad_dtype}", f"shape={csv(case.weights.shape)}"]
     for name, content in files.items():
         if content is not None:
@@ -72,57 +53,15 @@ def arguments(case, folder):
     if case.v is not None:
         args += [f"v_dtype={case.v_dtype}",
                  f"dims={csv((case.v.shape[1], case.v.shape[3], 0 if case.wo_r is None else case.wo_r.shape[1]))}"]
-    for name in ("causal", "window", "q_offset", "dropout", "learned_sink", "limit", "offset"):
-        args.append(f"{name}={int(getattr(case, name))}")
-    for name in ("q_len", "k_len"):
-        if getattr(case, name) is not None:
-            args.append(f"{name}={csv(getattr(case, name))}")
-    return args + [f"self={int(case.is_self)}", f"bound={BOUND}"]
+    numbers = ("causal", "window", "q_offset", "dropout", "learned_sink", "limit", "offset")
+    return args + [f"bound={BOUND}", *case_arguments(case, folder, cuts, numbers)]
 
 
-def run_cli(args, isa, cuts):
-    args = [CLI, f"isa={isa}"] + args + ([f"cuts={csv(cuts)}"] if len(cuts) else [])
-    return run_json(args)
+def run_cli(case, folder, isa, cuts):
+    return run_json([CLI, f"isa={isa}", *arguments(case, folder, cuts)])
 
 
 # the truth
-
-
-def visible(case):
-    """[B, Tq, Tk]: key j counts for query i; and [B, Tq]: query i counts."""
-    batch, _, queries, keys = case.weights.shape
-    q_len = np.array(case.q_len if case.q_len is not None else [queries] * batch)
-    k_len = np.array(case.k_len if case.k_len is not None else [keys] * batch)
-    p = np.arange(queries)[None, :, None] + case.q_offset
-    j = np.arange(keys)[None, None, :]
-    allowed = np.ones((batch, queries, keys), bool)
-    if case.mask is not None:
-        allowed &= case.mask == 1
-    if case.documents is not None and case.is_self:
-        own = np.where(p[0, :, 0] < keys, case.documents[:, np.minimum(p[0, :, 0], keys - 1)], -1)
-        allowed &= (case.documents[:, None, :] == own[:, :, None]) & (p < keys)
-    query = (np.arange(queries)[None, :] < q_len[:, None]) & allowed.any(-1)
-    seen = allowed & (j < k_len[:, None, None])
-    if case.causal:
-        seen &= j <= p
-    if case.window:
-        seen &= j > p - case.window
-    return seen, query
-
-
-def judge(case, a, seen, query):
-    """[B, H, Tq]: whether the row is sound."""
-    w = np.where(seen[:, None], a, 0.0)
-    narrow = case.dtype in NARROW
-    bad = (~np.isfinite(w) | (w < (-1e-3 if narrow else -1e-6))).any(-1)
-    sound = query[:, None] & seen.any(-1)[:, None] & ~bad
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = w.sum(-1) - 1
-        tolerance = 2e-2 if narrow else 1e-3
-        assert not (np.abs(np.abs(error[sound]) - tolerance) < 1e-9).any(), "the case is a coin toss"
-        if not case.dropout:
-            sound = sound & ((error <= tolerance) if case.learned_sink else (np.abs(error) <= tolerance))
-    return sound
 
 
 def divergence(p, q):
@@ -184,46 +123,6 @@ def gradient(a, grad, seen, sound):
     return np.where(counted, product, 0).sum((0, 2, 3))
 
 
-def length(x):
-    """l2 norm along the last axis; no square overflows."""
-    unit = np.abs(x).max(-1, keepdims=True)
-    unit = np.where((unit > 0) & np.isfinite(unit), unit, 1)
-    return unit[..., 0] * np.linalg.norm(x / unit, axis=-1)
-
-
-def outputs(case, a, seen, sound):
-    """name -> [B, H, Tq] of |A V|, the entropy of |A v_j|, |R_h A V| and its share of |x|, NaN where they do not
-    exist; and the sizes that their errors are measured by."""
-    heads = a.shape[1]
-    v = np.repeat(decode(encode(case.v, case.v_dtype), case.v_dtype), heads // case.v.shape[1], axis=1)
-    w = np.where(seen[:, None] & sound[..., None], np.where(np.isfinite(a), a, 0), 0)
-    with np.errstate(all="ignore"):
-        there = sound & ~(seen[:, None] & ~np.isfinite(v).all(-1)[:, :, None, :]).any(-1)
-        v = np.where(np.isfinite(v), v, 0)
-        output = np.einsum("bhij,bhjd->bhid", w, v)
-        share = np.maximum(w, 0) * length(v)[:, :, None, :]
-        total = share.sum(-1)
-        p = share / total[..., None]
-        entropy = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(-1)
-        size = (np.abs(w) * length(v)[:, :, None, :]).sum(-1)
-        norm = length(output)
-        there &= np.isfinite(norm)
-        found = {"output_norm": (norm, there, size),
-                 "norm_weighted_entropy": (entropy, there & (total > 0) & np.isfinite(total), np.ones_like(size))}
-        if case.wo_r is not None:
-            r = case.wo_r.astype(float)
-            finite = np.isfinite(r).all((1, 2))[:, None]
-            written = length(np.einsum("hrd,bhid->bhir", np.where(np.isfinite(r), r, 0), output))
-            reach = size * length(np.where(np.isfinite(r), r, 0).reshape(heads, -1))[:, None]
-            finite = finite & np.isfinite(written)
-            found["write_norm"] = written, there & finite, reach
-            if case.x_norm is not None:
-                x = case.x_norm.astype(float)[:, None]
-                divides = (x > 0) & np.isfinite(x)
-                found["residual_share"] = written / x, there & finite & divides & np.isfinite(written / x), reach / x
-    return found
-
-
 def check_outputs(got, want, tolerance, isa):
     tight = isa == "scalar"
     for h, moments in enumerate(got):
@@ -260,36 +159,22 @@ def head_pairs(a, unpadded, limit):
 
 def truth(case):
     a = decode(encode(case.weights, case.dtype), case.dtype)
-    seen, query = visible(case)
-    sound = judge(case, a, seen, query)
+    seen, query = formulas.visible(case)
+    sound = formulas.judge(case, a, seen, query)[0]
     cosine, js, rows = similarity(case, a, seen, sound)
-    found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, shown(case, query), case.limit)}
+    found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, formulas.shown(case, query), case.limit)}
     if case.head_weights is not None:
         found["map"], found["map_n"], found["map_scale"] = weighted_map(case, a)
     if case.grad is not None:
         found["score"] = gradient(a, decode(encode(case.grad, case.grad_dtype), case.grad_dtype), seen, sound)
     if case.v is not None:
-        found["outputs"] = outputs(case, a, seen, sound)
+        v = decode(encode(case.v, case.v_dtype), case.v_dtype)
+        wo_r, x_norm = (None if x is None else x.astype(float) for x in (case.wo_r, case.x_norm))
+        found["outputs"] = formulas.outputs(a, v, wo_r, x_norm, seen, sound)
     return found
 
 
 # comparing
-
-worst = {}
-
-
-def close(family, got, want, tolerance, scale=1.0):
-    got, want = np.asarray(got, float), np.asarray(want, float)
-    assert (np.isnan(got) == np.isnan(want)).all(), f"{family}: got {got}, want {want}"
-    some = ~np.isnan(want)
-    if not some.any():
-        return
-    base = np.maximum(np.broadcast_to(scale, want.shape)[some], 1e-300)
-    with np.errstate(invalid="ignore"):
-        error = np.where(got[some] == want[some], 0, np.abs(got[some] - want[some]) / base).max()
-    worst[family] = max(worst.get(family, 0), error)
-    assert error <= tolerance, f"{family}: got {got}, want {want}, error {error:.3g}"
-
 
 def compare(case, got, want, isa):
     tight = isa == "scalar"
@@ -338,11 +223,10 @@ def check_redundant(got, heads):
 
 def check(case, folder):
     want = truth(case)
-    args = arguments(case, folder)
     for turn, isa in enumerate(available_isas):
         both = ([], case.cuts)
         for cuts in both if isa == "scalar" else both[(turn + case.offset) % 2 :][:1]:
-            compare(case, run_cli(args, isa, cuts), want, isa)
+            compare(case, run_cli(case, folder, isa, cuts), want, isa)
 
 
 # the cases
@@ -354,50 +238,13 @@ MASKS = ["full", "causal", "lengths", "causal lengths offset", "window", "causal
          "causal lengths window explicit", "nothing"]
 
 
-def set_mask(case, kind, rng):
-    batch, _, queries, keys = case.weights.shape
-    case.causal = "causal" in kind
-    if "lengths" in kind:
-        case.k_len = [int(n) for n in rng.integers(0, keys + 1, batch)]
-        case.q_len = case.k_len if queries == keys else [int(n) for n in rng.integers(0, queries + 1, batch)]
-    if "offset" in kind:
-        case.q_offset = int(rng.integers(0, keys + 1))
-    if "window" in kind:
-        case.window = int(rng.integers(1, keys + 2))
-    if "explicit" in kind:
-        case.mask = (rng.random((batch, queries, keys)) < 0.6).astype(np.uint8)
-        case.mask[rng.random(case.mask.shape) < 0.02] = 7  # neither 0 nor 1: excluded
-        case.mask[rng.random((batch, queries)) < 0.1] = 0  # a row without keys is padding
-    if "documents" in kind:
-        case.documents = np.sort(rng.integers(0, 3, (batch, keys)), -1)
-    if kind == "nothing":
-        case.k_len = [0] * batch
-
-
-def softmax_rows(case, rng, logits):
-    seen = visible(case)[0][:, None]
-    logits = np.where(seen, logits, -np.inf)
-    with np.errstate(invalid="ignore"):
-        e = np.exp(logits - np.where(seen.any(-1, keepdims=True), logits.max(-1, keepdims=True), 0))
-        return np.where(seen, e / e.sum(-1, keepdims=True), 0.0)
-
-
-def plain(case, rng, sharpness=1.5):
-    return softmax_rows(case, rng, rng.normal(0, sharpness, case.weights.shape))
-
-
-def one_hot(case, rng):
-    x = plain(case, rng)
-    return (x == x.max(-1, keepdims=True)) * (x > 0).astype(float)
-
-
 def alike(noise):
     """Heads that are the same head, or nearly."""
 
     def fill(case, rng):
         batch, _, queries, keys = case.weights.shape
         one = rng.normal(0, 2, (batch, 1, queries, keys))
-        return softmax_rows(case, rng, one + noise * rng.normal(0, 1, case.weights.shape))
+        return softmax_rows(case, one + noise * rng.normal(0, 1, case.weights.shape))
 
     return fill
 
@@ -411,51 +258,9 @@ def disjoint(case, rng):
         return np.nan_to_num(x / x.sum(-1, keepdims=True))
 
 
-def tied(case, rng):
-    return rng.integers(0, 3, case.weights.shape) * 0.25
-
-
-def denormal(case, rng):
-    tiny = {"f32": 2.0**-149, "f64": 2.0**-1074, "f16": 2.0**-24, "bf16": 2.0**-133}[case.dtype]
-    x = one_hot(case, rng)
-    return np.where(x == 0, tiny * rng.integers(0, 5, x.shape), x)
-
-
-def nan_rows(case, rng):
-    x = plain(case, rng)
-    x[rng.random(x.shape[:3]) < 0.3] = np.nan
-    return x
-
-
-def bad_entries(case, rng):
-    x = plain(case, rng)
-    for value in (np.nan, np.inf, -np.inf):
-        x[rng.random(x.shape) < 0.005] = value
-    return x
-
-
-def wrong_sums(case, rng):
-    factors = np.array([1, 1.0009, 0.9991, 1.0011, 0.9989, 1.018, 0.982, 1.022, 0.978, 0.5, 2, 0])
-    return plain(case, rng) * rng.choice(factors, case.weights.shape[:3], p=[0.45] + [0.05] * 11)[..., None]
-
-
-def negative(case, rng):
-    x = plain(case, rng)
-    hit = rng.random(x.shape) < 0.02
-    return np.where(hit, rng.choice([-5e-7, -2e-6, -5e-4, -2e-3, -0.1], x.shape), x)
-
-
 def huge(case, rng):
     top = {"f32": 3e38, "f64": 1e300, "f16": 6e4, "bf16": 3e38}[case.dtype]
     return np.where(rng.random(case.weights.shape) < 0.01, top * rng.random(case.weights.shape), plain(case, rng))
-
-
-def padded_with(value):
-    def fill(case, rng):
-        seen, query = visible(case)
-        return np.where((seen & query[..., None])[:, None], plain(case, rng), value)
-
-    return fill
 
 
 def dropped(case, rng):
@@ -472,17 +277,11 @@ def dropped_huge(case, rng):
     return plain(case, rng) * np.where(rng.random(case.weights.shape[:3]) < 0.3, top, 1)[..., None]
 
 
-def sink(case, rng):
-    case.learned_sink = True
-    return plain(case, rng) * rng.choice([1, 0.7, 0.1, 1.0005, 1.3], case.weights.shape[:3])[..., None]
-
-
+USUAL = ("plain", "sharp", "uniform", "one_hot", "tied", "denormal", "nan_rows", "nan_entries", "infinities", "wrong_sums",
+         "negative", "padded_nan", "padded_inf", "learned_sink")
 DISTRIBUTIONS = {
-    "plain": plain, "sharp": lambda case, rng: plain(case, rng, 40), "uniform": lambda case, rng: plain(case, rng, 0),
-    "one_hot": one_hot, "identical": alike(0), "nearly": alike(1e-4), "similar": alike(0.1), "disjoint": disjoint,
-    "tied": tied, "denormal": denormal, "nan_rows": nan_rows, "bad_entries": bad_entries, "wrong_sums": wrong_sums,
-    "negative": negative, "huge": huge, "padded_nan": padded_with(np.nan), "padded_inf": padded_with(np.inf),
-    "dropout": dropped, "dropped_huge": dropped_huge, "learned_sink": sink,
+    **{name: cases.DISTRIBUTIONS[name] for name in USUAL}, "identical": alike(0), "nearly": alike(1e-4),
+    "similar": alike(0.1), "disjoint": disjoint, "huge": huge, "dropout": dropped, "dropped_huge": dropped_huge,
 }
 
 
@@ -560,30 +359,6 @@ def build(shape, dtype, mask, distribution):
     return case
 
 
-def grid():
-    """Every shape with every dtype and mask, distributions in turn; then every distribution with every dtype
-    and mask, shapes in turn."""
-    names, cells, turn = list(DISTRIBUTIONS), [], 0
-    for shape in SHAPES:
-        for dtype in DTYPES:
-            for mask in MASKS:
-                cells.append((shape, dtype, mask, names[turn % len(names)]))
-                turn += 1
-        turn += 1
-    for name in names:
-        for dtype in DTYPES:
-            for mask in MASKS:
-                cells.append((SHAPES[turn % len(SHAPES)], dtype, mask, name))
-                turn += 1
-    cells = list(dict.fromkeys(cells))
-    return cells[:: max(1, round(1 / SHARE))]
-
-
-def title(cell):
-    shape, dtype, mask, name = cell
-    return f"{name}-{mask.replace(' ', '+')}-{dtype}-{'x'.join(map(str, shape))}"
-
-
 available_isas = instruction_sets(CLI)
 
 
@@ -591,14 +366,14 @@ def test_the_reference_is_there():
     assert "scalar" in available_isas
 
 
-@pytest.mark.parametrize("cell", grid(), ids=title)
+@pytest.mark.parametrize("cell", cases.grid(SHAPES, MASKS, tuple(DISTRIBUTIONS), strided=()), ids=title)
 def test_case(cell, tmp_path):
     check(build(*cell), tmp_path)
 
 
 def analytic(weights, folder, **more):
     case = Case(np.asarray(weights, float), "f64", **more)
-    return [run_cli(arguments(case, folder), isa, []) for isa in available_isas]
+    return [run_cli(case, folder, isa, []) for isa in available_isas]
 
 
 def test_one_head_is_like_itself(tmp_path):
@@ -636,11 +411,3 @@ def test_long_rows_are_summed_piece_by_piece(tmp_path):
     case.mask = (rng.random((1, 40, 6000)) < 0.9).astype(np.uint8)
     case.weights = plain(case, rng)
     check(case, tmp_path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def report_worst_errors():
-    yield
-    if os.environ.get("KERNEL_REPORT"):
-        for family, error in sorted(worst.items()):
-            print(f"\n{family:28} {error:.2e}", end="")

@@ -6,8 +6,8 @@ Each case is run twice: as one block, and cut at random rows. Both must agree wi
 
 Tolerances are those of workers/KERNELS.md: the f64 reference is held to 1e-13 (it reaches about 1e-15) and to
 itself bit for bit in counts and histograms; faster paths to 1e-5 for sums of weights and 1e-4 nats for
-entropies. KERNEL_CLI names the executable; KERNEL_CASES=1 runs all cases, not only a tenth, with all instruction sets;
-KERNEL_ISA=avx2,... some instruction sets only; KERNEL_REPORT=1 prints the largest error of each kind."""
+entropies. KERNEL_CLI names the executable; KERNEL_CASES=1 runs all cases with all instruction sets;
+KERNEL_ISA=avx2,... some instruction sets only."""
 
 import os
 import zlib
@@ -18,7 +18,7 @@ import pytest
 
 import formulas
 from cases import build, grid, title
-from driver import EPS, SHARE, csv, decode, encode, instruction_sets, run_json, write
+from driver import EPS, SHARE, case_arguments, check_ranks, close, csv, decode, encode, instruction_sets, run_json, write
 from formulas import MOMENTS, QK_METRICS, ROW_METRICS
 
 CLI = os.environ.get("KERNEL_CLI", "")
@@ -66,19 +66,8 @@ def arguments(case, folder, cuts):
     yield f"dtype={case.dtype}"
     yield f"shape={csv(case.weights.shape)}"
     yield f"groups={case.groups}"
-    for name, value in (("self", case.is_self), ("causal", case.causal), ("window", case.window),
-                        ("q_offset", case.q_offset), ("q_stride", case.q_stride), ("dropout", case.dropout),
-                        ("learned_sink", case.learned_sink), ("maps", case.maps),
-                        ("local_window", case.local_window), ("top_pairs", case.top_pairs),
-                        ("offset", case.offset), ("spectrum", case.spectrum)):
-        yield f"{name}={int(value)}"
-    for name, value in (("q_len", case.q_len), ("k_len", case.k_len), ("cuts", cuts)):
-        if value is not None and len(value) > 0:
-            yield f"{name}={csv(value)}"
-    for name, value, dtype in (("mask", case.mask, "u1"), ("documents", case.documents, "<i4"),
-                               ("tokens", case.tokens, "<i4")):
-        if value is not None:
-            yield write(folder, name, value.astype(dtype))
+    yield from case_arguments(case, folder, cuts, ("causal", "window", "q_offset", "q_stride", "dropout", "learned_sink", "maps",
+                                                   "local_window", "top_pairs", "offset", "spectrum"))
 
 
 def run_cli(case, folder, cuts, isa):
@@ -86,21 +75,6 @@ def run_cli(case, folder, cuts, isa):
 
 
 # comparing
-
-
-worst = {}
-
-
-def close(family, got, want, tolerance, scale=1):
-    got, want = np.asarray(got, float), np.asarray(want, float)
-    assert (np.isnan(got) == np.isnan(want)).all(), f"{family}: got {got}, want {want}"
-    some = ~np.isnan(want)
-    if not some.any():
-        return
-    base = np.maximum(np.abs(want[some]), max(1e-300, scale))
-    error = (np.abs(got[some] - want[some]) / base).max()
-    worst[family] = max(worst.get(family, 0), error)
-    assert error <= tolerance, f"{family}: got {got}, want {want}, error {error:.3g}"
 
 
 def check_quantiles(name, got, sample, slack):
@@ -223,10 +197,7 @@ def check_spectrum(got, rectangle, dtype):
     want[: min(16, s.size)] = s[:16]
     close("singular values", got["values"], want, SVD, s[0] or 1)
     assert norm == got["values"][0]
-    bound = s[0] * max(rectangle.shape) * EPS[dtype]
-    assert (s > bound * 1.5).sum() <= rank <= (s > bound / 1.5).sum()
-    assert (s > 0.01 * s[0] * (1 + 1e-9)).sum() <= effective <= (s > 0.01 * s[0] * (1 - 1e-9)).sum()
-    assert np.isnan(condition) == (rank < s.size)
+    check_ranks(s, rank, effective, condition, s[0] * max(rectangle.shape) * EPS[dtype])
     if rank == s.size:
         close("condition number", condition, np.log10(s[0] / s[-1]), 1e-12 + 1e-13 * s[0] / s[-1])
 
@@ -319,11 +290,3 @@ def test_all_half_codes_load_exactly(dtype, tmp_path):
     want = decode(codes.view("<f2") if dtype == "f16" else codes, dtype)
     np.testing.assert_array_equal(np.ravel(got), want)
     assert (np.signbit(np.ravel(got)) == np.signbit(want))[~np.isnan(want)].all()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def report_worst_errors():
-    yield
-    if os.environ.get("KERNEL_REPORT"):
-        for family, error in sorted(worst.items()):
-            print(f"\n{family:28} {error:.2e}", end="")

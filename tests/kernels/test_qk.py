@@ -8,8 +8,8 @@ products in f32: a logit is off by up to about delta = LOGIT * lambda, lambda = 
 what the rounding errors of a sum of products q_c k_c are in proportion to, whatever is left of the sum. That
 moves a weight by the factor e^delta and an entropy by at most 2 delta (H + 1), and comes on top of the 1e-5 for
 sums of weights and the 1e-4 nats of every kernel. dL/dA = dO V^T is such a product too: sums of |A dL/dA| may be
-off by LOGIT of the sum of A |dO| |v| more, and norms of R_h A V by their share of |R_h| sum A |v|. QK_CLI names the executable; KERNEL_CASES=1 runs all
-cases, not only a tenth; KERNEL_REPORT=1 prints the largest error of each kind, as a share of its tolerance."""
+off by LOGIT of the sum of A |dO| |v| more, and norms of R_h A V by their share of |R_h| sum A |v|. QK_CLI names the
+executable."""
 
 import os
 import zlib
@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 import formulas
-from cases import MASKS, STRIDED, Case, random_tokens, set_mask
-from driver import DTYPES, EPS, SHARE, csv, decode, encode, instruction_sets, run_json, write
+from cases import MASKS, STRIDED, Case, random_tokens, set_mask, title
+from driver import DTYPES, EPS, SHARE, case_arguments, check_ranks, close, decode, encode, instruction_sets, run_json, write
+from formulas import length
 
 CLI = os.environ.get("QK_CLI", "")
 LOGIT = 2.0**-21
@@ -70,49 +71,9 @@ def softmax(s, seen):
         return np.where(seen, e / e.sum(-1, keepdims=True), 0), sound
 
 
-def length(x):
-    """l2 norm of the vectors along the last axis; squares of 1e200 do not overflow."""
-    with np.errstate(all="ignore"):
-        unit = np.where(np.isfinite(x).all(-1, keepdims=True), np.abs(x).max(-1, keepdims=True), 1)
-        unit = np.where(unit == 0, 1, unit)
-        return unit[..., 0] * np.linalg.norm(x / unit, axis=-1)
-
-
 def cosines(m, product, k):
     with np.errstate(all="ignore"):
         return product / length(m.q)[..., None] / length(k)[:, :, None, :]
-
-
-def entropy_of(p):
-    return -formulas.plogp(p).sum(-1)
-
-
-def outputs(m, a):
-    """|A V| and the entropy of |A v_j|, [B, H, Tq]; NaN where they do not exist."""
-    group = m.q.shape[1] // m.v.shape[1]
-    v = np.repeat(m.v, group, axis=1)
-    seen = formulas.visible(m.case)[0][:, None]
-    with np.errstate(all="ignore"):
-        lost = (seen & ~np.isfinite(v).all(-1)[:, :, None, :]).any(-1)
-        norm = length(np.einsum("bhij,bhjd->bhid", a, np.where(np.isfinite(v), v, 0)))
-        share = a * length(np.where(np.isfinite(v), v, 0))[:, :, None, :]
-        total = share.sum(-1, keepdims=True)
-        entropy = entropy_of(share / total)
-    return np.where(lost, np.nan, norm), np.where(lost | (total[..., 0] == 0), np.nan, entropy)
-
-
-def writes(m, a):
-    """|R_h A V|, its share of |x|, [B, H, Tq], NaN where they do not exist; and the sizes that they come from."""
-    v = np.repeat(m.v, m.q.shape[1] // m.v.shape[1], axis=1)
-    seen = formulas.visible(m.case)[0][:, None]
-    with np.errstate(all="ignore"):
-        lost = (seen & ~np.isfinite(v).all(-1)[:, :, None, :]).any(-1) | ~np.isfinite(m.wo_r).all((1, 2))[:, None]
-        v = np.where(np.isfinite(v), v, 0)
-        norm = length(np.einsum("hrd,bhid->bhir", m.wo_r, np.einsum("bhij,bhjd->bhid", a, v)))
-        size = length(m.wo_r.reshape(len(m.wo_r), -1))[:, None] * (a * length(v)[:, :, None, :]).sum(-1)
-        x = np.full((a.shape[0], a.shape[2]), np.nan) if m.x_norm is None else m.x_norm
-        x = np.where((x > 0) & np.isfinite(x), x, np.nan)[:, None]
-    return [np.where(lost, np.nan, n) for n in (norm, norm / x)], [np.where(lost, np.nan, n) for n in (size, size / x)]
 
 
 def gradient_score(m, a, sound):
@@ -149,12 +110,8 @@ def truth(m):
     per_head = {name: [] for name in SETS}
     k_len = formulas.lengths(case)[1]
     inside = np.arange(case.weights.shape[3]) < k_len[:, None]
-    cosine, norms = cosines(m, product, k), None
-    if m.v is not None:
-        norms = outputs(m, a)
-    written, sizes = writes(m, a) if m.wo_r is not None else ((), ())
-    if m.x_norm is None:
-        written, sizes = written[:1], sizes[:1]
+    cosine = cosines(m, product, k)
+    found = {} if m.v is None else formulas.outputs(a, m.v, m.wo_r, m.x_norm, seen, sound)
     for h in range(a.shape[1]):
         pick = seen & sound[:, h][..., None]
         per_head["entries"].append(summary(a[:, h][pick]))
@@ -162,15 +119,14 @@ def truth(m):
         per_head["cosine"].append(summary(cosine[:, h][pick]))
         per_head["q_norm"].append(summary(q_norm[:, h][query]))
         per_head["k_norm"].append(summary(k_norm[:, h][inside]))
-        for name, norm in zip(SETS[5:], [*(norms if norms else ()), *written]):
-            per_head[name].append(summary(norm[:, h][sound[:, h]]))
+        for name, (values, there, _) in found.items():
+            per_head[name].append(summary(np.broadcast_to(values, a.shape[:3])[:, h][there[:, h]]))
     rows = formulas.row_values(case, np.where(sound[..., None], a, 0), seen, case.local_window)
     with np.errstate(invalid="ignore"):
         rows["max_logit"] = np.where(seen[:, None], s, -np.inf).max(-1), True
-    size_of = {name: np.array([np.nanmax(np.append(size[:, h][sound[:, h]], 0)) for h in range(a.shape[1])])
-               for name, size in zip(SETS[7:], sizes)}
-    return dict(gradient=None if m.dout is None else gradient_score(m, a, sound), size_of=size_of, a=a, s=s, sound=sound, queries=queries, rows=rows, sets=per_head,
-                delta=LOGIT * (reach.max() if reach.size else 0), product=product)
+    size_of = {name: np.where(there, size, 0).max((0, 2)) for name, (_, there, size) in found.items() if name in SETS[7:]}
+    return dict(gradient=None if m.dout is None else gradient_score(m, a, sound), size_of=size_of, a=a, s=s, sound=sound,
+                queries=queries, rows=rows, sets=per_head, delta=LOGIT * (reach.max() if reach.size else 0))
 
 
 # running the C code
@@ -187,19 +143,10 @@ def arguments(m, folder, cuts):
     for name, x, dtype in zip(TENSORS, (getattr(m, name) for name in TENSORS), (*m.dtypes, "f32", "f32")):
         if x is not None:
             yield write(folder, name, encode(x, dtype))
-    for name, value in (("self", case.is_self), ("causal", case.causal), ("window", case.window),
-                        ("q_offset", case.q_offset), ("q_stride", case.q_stride), ("local_window", case.local_window),
-                        ("offset", case.offset), ("core", m.core)):
-        yield f"{name}={int(value)}"
+    yield f"core={int(m.core)}"
     yield f"scale={float(m.scale)!r}"
     yield f"softcap={float(m.softcap)!r}"
-    for name, value in (("q_len", case.q_len), ("k_len", case.k_len), ("cuts", cuts)):
-        if value is not None and len(value) > 0:
-            yield f"{name}={csv(value)}"
-    for name, value, dtype in (("mask", case.mask, "u1"), ("documents", case.documents, "<i4"),
-                               ("tokens", case.tokens, "<i4")):
-        if value is not None:
-            yield write(folder, name, value.astype(dtype))
+    yield from case_arguments(case, folder, cuts, ("causal", "window", "q_offset", "q_stride", "local_window", "offset"))
 
 
 def run_cli(m, folder, cuts=(), isas=None, **more):
@@ -209,24 +156,6 @@ def run_cli(m, folder, cuts=(), isas=None, **more):
 
 
 # comparing
-
-
-worst = {}
-
-
-def close(isa, name, got, want, tolerance, scale=1.0):
-    got, want = np.asarray(got, float), np.asarray(want, float)
-    same = np.isnan(got) == np.isnan(want)
-    assert same.all(), f"{isa} {name}: got {got}, want {want}"
-    some = ~np.isnan(want)
-    if not some.any():
-        return
-    with np.errstate(invalid="ignore"):
-        base = np.maximum(np.abs(want[some]), max(1e-300, scale))
-        error = np.where(got[some] == want[some], 0, np.abs(got[some] - want[some]) / base).max()
-    key = f"{'scalar' if isa == 'scalar' else 'fast'} {name}"
-    worst[key] = max(worst.get(key, 0), error / tolerance)
-    assert error <= tolerance, f"{isa} {name}: got {got}, want {want}, error {error:.3g} > {tolerance:.3g}"
 
 
 def tolerance_of(isa, name, delta, largest_entropy):
@@ -250,8 +179,8 @@ def check_rows(isa, got, t, sound, nats):
                 scale = max(scale, t["delta"] / LOGIT)
                 tolerance = min(tolerance, 1e-5)
             want = summary(sample)
-            close(isa, name, [dist[1], *dist[3:5]], [want[1], *want[3:]], tolerance, scale)
-            close(isa, name, got["values"][name][h], want[1], tolerance, scale)
+            close(f"{isa} {name}", [dist[1], *dist[3:5]], [want[1], *want[3:]], tolerance, scale)
+            close(f"{isa} {name}", got["values"][name][h], want[1], tolerance, scale)
     assert all(dist[0] == 0 for dist, _ in got["rows_of"]["sink_deficit"])
 
 
@@ -274,9 +203,9 @@ def check_sets(isa, got, t, sets, nats):
                 scale, tolerance = max(scale, t["delta"] / LOGIT), min(tolerance, 1e-5)
             if name == "cosine":
                 scale, tolerance = 1, min(tolerance, 1e-5)
-            close(isa, name, [one[1], *one[3:5]], [want[1], *want[3:]], tolerance, scale)
+            close(f"{isa} {name}", [one[1], *one[3:5]], [want[1], *want[3:]], tolerance, scale)
             std = max(tolerance, 1e-3 if isa != "scalar" else 1e-6)
-            close(isa, name + " std", one[2], want[2], std, scale)
+            close(f"{isa} {name} std", one[2], want[2], std, scale)
 
 
 def check_gradient(isa, got, t):
@@ -285,7 +214,7 @@ def check_gradient(isa, got, t):
         return
     for one, want, slack in zip(got, *t["gradient"]):
         slack = 0 if isa == "scalar" else slack
-        close(isa, "gradient", one, want, tolerance_of(isa, "gradient", t["delta"], 0) + slack / max(want, 1e-300), 0)
+        close(f"{isa} gradient", one, want, tolerance_of(isa, "gradient", t["delta"], 0) + slack / max(want, 1e-300), 0)
 
 
 def check(m, t, results):
@@ -295,7 +224,7 @@ def check(m, t, results):
     for got in results:
         isa = got["isa"]
         assert (got["rows"], got["invalid_rows"]) == (sound.sum(), invalid.sum()), isa
-        close(isa, "row_sum_error", got["row_sum_error"], 0 if sound.any() else np.nan, 1e-300)
+        close(f"{isa} row_sum_error", got["row_sum_error"], 0 if sound.any() else np.nan, 1e-300)
         if not m.core:
             assert all(one[0] == 0 for moments in got["moments_of"] for one in moments)
             assert all(dist[0] == 0 for dists in got["rows_of"].values() for dist, _ in dists)
@@ -304,9 +233,9 @@ def check(m, t, results):
         check_sets(isa, got, t, t["sets"], nats)
         check_gradient(isa, got["gradient"], t)
         want = formulas.locality(m.case, t["a"], formulas.visible(m.case)[0], sound)
-        close(isa, "locality", got["values"]["locality"], want, tolerance_of(isa, "locality", t["delta"], nats))
+        close(f"{isa} locality", got["values"]["locality"], want, tolerance_of(isa, "locality", t["delta"], nats))
         largest = [max(abs(one[3]), abs(one[4])) if one[0] else np.nan for one in t["sets"]["logits"]]
-        close(isa, "max_abs_logit", got["values"]["max_abs_logit"], largest, 1e-5,
+        close(f"{isa} max_abs_logit", got["values"]["max_abs_logit"], largest, 1e-5,
               max(1, t["delta"] / LOGIT))
 
 
@@ -494,11 +423,6 @@ def grid():
     return list(dict.fromkeys(cells))[:: max(1, round(1 / SHARE))]
 
 
-def title(cell):
-    shape, dtype, mask, kind = cell
-    return f"{kind}-{mask.replace(' ', '+')}-{dtype}-{'x'.join(map(str, shape))}"
-
-
 @pytest.mark.parametrize("cell", grid(), ids=title)
 def test_case(cell, tmp_path):
     m = build(*cell)
@@ -519,7 +443,7 @@ def test_weights(cell, tmp_path):
     unsound = seen & ~t["sound"][:, :, begin:, None]
     assert np.isnan(got[unsound]).all() and (got[~np.broadcast_to(seen, got.shape)] == 0).all()
     some = seen & ~unsound
-    close("weights", "weights", got[some], t["a"][:, :, begin:][some], 1e-5 + 2 * t["delta"])
+    close("weights weights", got[some], t["a"][:, :, begin:][some], 1e-5 + 2 * t["delta"])
 
 
 @pytest.mark.parametrize("logit", (20, 150, 600))
@@ -572,21 +496,10 @@ def check_spectrum(got, x, d, eps):
     s = np.linalg.svd(x, compute_uv=False)[: min(*x.shape, d)]
     want = np.full(16, np.nan)
     want[: min(16, s.size)] = s[:16]
-    close("spectrum", "values", got["values"], want, 1e-11, s[0])
-    close("spectrum", "sums", [norm, stable, nuclear], [s[0], (s**2).sum() / s[0] ** 2, s.sum()], 1e-10)
+    close("spectrum values", got["values"], want, 1e-11, s[0])
+    close("spectrum sums", [norm, stable, nuclear], [s[0], (s**2).sum() / s[0] ** 2, s.sum()], 1e-10)
     p = s[s > 0] / s.sum()
-    close("spectrum", "entropy", entropy, np.exp(-formulas.plogp(p).sum()), 1e-9)
-    bound = s[0] * max(x.shape) * eps
-    assert (s > bound * 1.5).sum() <= rank <= (s > bound / 1.5).sum()
-    assert (s > 0.01 * s[0] * (1 + 1e-9)).sum() <= effective <= (s > 0.01 * s[0] * (1 - 1e-9)).sum()
-    assert np.isnan(condition) == (rank < s.size)
+    close("spectrum entropy", entropy, np.exp(-formulas.plogp(p).sum()), 1e-9)
+    check_ranks(s, rank, effective, condition, s[0] * max(x.shape) * eps)
     if rank == s.size:
-        close("spectrum", "condition", condition, np.log10(s[0] / s[-1]), 1e-6)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def report_worst_errors():
-    yield
-    if os.environ.get("KERNEL_REPORT"):
-        for name, share in sorted(worst.items()):
-            print(f"\n{name:40} {share:.2e}", end="")
+        close("spectrum condition", condition, np.log10(s[0] / s[-1]), 1e-6)

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from driver import DTYPES, EPS, decode, encode, run_json
+from driver import DTYPES, EPS, check_ranks, close, decode, encode, run_json
 
 CLI = os.environ.get("WEIGHTS_CLI", "")
 VALUES, TIGHT = 1e-4, 1e-9
@@ -25,13 +25,6 @@ def run_cli(shape, matrices, dtypes, folder, offset=0):
         encode(x, dtypes[name]).tofile(folder / name)
         args.append(f"{name}={folder / name}:{dtypes[name]}:{x.shape[0]}:{x.shape[1]}")
     return run_json(args)
-
-
-def close(what, got, want, tolerance, scale=1.0):
-    got, want = np.asarray(got, float), np.asarray(want, float)
-    assert (np.isnan(got) == np.isnan(want)).all(), f"{what}: got {got}, want {want}"
-    error = np.nan_to_num(np.abs(got - want)) / max(scale, 1e-300)
-    assert (error <= tolerance).all(), f"{what}: got {got}, want {want}, error {error.max():.3g}"
 
 
 def padded(values, n):
@@ -56,10 +49,7 @@ def check_spectrum(what, got, x, epsilon, size=None, count=None):
     close(what, nuclear, s.sum(), 1e-3, s.sum())
     p = s[s > 0] / s.sum()
     close(what, entropy, np.exp(-(p * np.log(p)).sum()), 1e-2, entropy)
-    bound = s[0] * (size or max(x.shape)) * epsilon
-    assert (s > bound * 1.5).sum() <= rank <= (s > bound / 1.5).sum(), f"{what}: rank {rank}, {s}, {bound}"
-    assert (s > 0.01 * s[0] * 1.001).sum() <= effective <= (s > 0.01 * s[0] * 0.999).sum()
-    assert np.isnan(condition) == (rank < len(s))
+    check_ranks(s, rank, effective, condition, s[0] * (size or max(x.shape)) * epsilon, margin=1e-3)
     if rank == len(s):
         close(what, condition, np.log10(s[0] / s[-1]), 1e-2)
     tail = np.sqrt(np.maximum((s**2).sum() - np.cumsum(s**2), 0) / (s**2).sum())
