@@ -505,6 +505,7 @@ static void daemon_raise_descriptor_limit(void)
 static int start_signals(struct daemon *daemon, char *reterr)
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit of file sizes is a full disk, and no end */
     int rc = uv_signal_start(&daemon->sigterm, on_signal, SIGTERM);
     if (rc == 0) {
         rc = uv_signal_start(&daemon->sigint, on_signal, SIGINT);

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import sqlite3
 import subprocess
 
@@ -91,6 +92,23 @@ def test_stats_say_where_it_is(attnd, summaries):
     kept(attnd, "gpt", EPOCHS)
     history = attnd.stats()["history"]
     assert history["path"].endswith("/history.db") and history["reason"] is None and history["size"] > 4096
+
+
+def test_a_limit_of_file_sizes_is_a_full_disk_and_no_end():
+    limit = 512 << 10
+    attnd = Attnd("window.unit=step", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    trainer, weights = Trainer(attnd, "gpt"), np.full((1, 8, 16, 16), 1 / 16, np.float32)
+
+    def told():
+        for step in range(told.step, told.step + 20):
+            trainer.attention(weights, step=step)
+        told.step += 20
+        return attnd.stats()["history"]["reason"]
+
+    told.step = 0
+    assert wait_until(told, "the limit")
+    assert attnd.process.poll() is None
+    attnd.close()
 
 
 def test_a_grid_has_the_numbers_of_the_histories(attnd):

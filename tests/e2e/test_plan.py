@@ -18,6 +18,7 @@ from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_log, 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
 from attnd import Control, ControlError  # noqa: E402
+from attnd.plan import choose  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0;tier=auto"
@@ -295,12 +296,14 @@ def test_the_longest_plan_reaches_the_trainer(attnd):
     trainer.socket.setsockopt(zmq.MAXMSGSIZE, 1024)  # for connections from now on
     pattern, layers = "[a-z]*" + "a" * 122, " ".join(["decoder.[0-9]*.self"] * 25)
     heads = ",".join(["0-99"] * 51)
-    attnd.call("plan.set", job=pattern, every=10**9, layers=layers, heads=heads, samples=2**31 - 1, rows=2**31 - 1)
-    expected = plan(0, pattern, 10**9, layers, heads, 2**31 - 1, 2**31 - 1)
+    attnd.call("plan.set", job=pattern, every=10**9, layers=layers, heads=heads, samples=10**9, rows=10**9)
+    expected = plan(0, pattern, 10**9, layers, heads, 10**9, 10**9)
     trainer.wait_plans(expected, THE_DEFAULT)
     second = Listener(attnd, "b")
     second.wait_plans(expected, THE_DEFAULT)
     assert trainer.in_force()[0] == 10**9
+    understood = choose(trainer.prefixes, "a" * 128)  # as trainers in Python do
+    assert (understood.every, understood.samples, understood.rows) == (10**9, 10**9, 10**9)
 
 
 def test_plans_that_change_all_the_time_disturb_nothing(attnd, rng):

@@ -147,7 +147,7 @@ TEST(keys_are_set_one_by_one)
     assert_int_equal(config_plan_set(&plan, "every", "7", error), 0);
     assert_int_equal(config_plan_set(&plan, "layers", "encoder.*", error), 0);
     assert_int_equal(config_plan_set(&plan, "rows", "x", error), -1);
-    assert_string_equal(error, "plan.rows: 'x': not a whole number (valid: 0 to 2147483647)");
+    assert_string_equal(error, "plan.rows: 'x': not a whole number (valid: 0 to 1000000000)");
     assert_int_equal(config_plan_set(&plan, "row", "1", error), -1);
     assert_string_equal(error, "plan.row: unknown key (valid in plan: every, layers, heads, "
                                "samples, rows, tier, cost_max; did you mean rows?)");
