@@ -289,7 +289,8 @@ export class NeedsAttention {
     /** The windows of a head's layer, asked for once until there are newer ones. In the past they are those of the slider. */
     gridOf(head) {
         const { step } = this.trouble.newest ?? {},
-            { stack, layer, site, metric } = head,
+            { stack, layer, site } = head,
+            metric = shownBy(head.metric),
             points = this.moment === undefined ? POINTS : undefined,
             rule = this.rules.find((one) => one.name === head.rule),
             statistic = rule && isOnAxis(rule) ? rule.statistic : "mean",
