@@ -487,7 +487,7 @@ def test_a_connection_that_breaks_at_the_end_of_a_training_does_not_end_it_other
         peer = next_connection(listener, process, 0, b"SUB")
         peer.sendall(zmtp.subscription(b"tensor/") + zmtp.subscription(b"event/"))
         peer.settimeout(0.5)
-        with contextlib.suppress(TimeoutError):  # it reads no more, so its socket is being closed
+        with contextlib.suppress(TimeoutError, ConnectionError):  # it reads no more, so its socket is being closed, or is
             while True:
                 peer.sendall(100 * zmtp.subscription(b"tensor/"))
         peer.close()
