@@ -169,14 +169,16 @@ def test_what_is_never_finished_is_freed_with_its_connection(attnd, rng, name):
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
 @pytest.mark.parametrize("kind", [Attnd, TcpAttnd])
 def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, rng):
-    """Windows of 1,024 heads, 1.7 MB each; those that never read come one after the other."""
+    """Windows of 512 heads, 0.9 MB each, 20 a second: more than half of the budget in the half second before the cut would not
+    fit. Those that never read come one after the other."""
     attnd = kind("publish.budget=32MiB", "metrics.spectrum=false", "window.unit=step", "window.length=1", "history.enabled=false")
-    reader, trainer, weights = Reader(attnd, "summary/"), Trainer(attnd, "gpt"), softmax_maps(rng, 1, 1024, 4, 4)
+    reader, trainer, weights = Reader(attnd, "summary/"), Trainer(attnd, "gpt"), softmax_maps(rng, 1, 512, 4, 4)
     before, silent, step = attnd.rss_kb(), [], 0
 
     def show(more):
         nonlocal step
         for step in range(step + 1, step + more + 1):
+            time.sleep(0.05)
             trainer.attention(weights, step=step)
             if step > 1:  # the one before is complete
                 assert reader.next()[1]["window"] is not None
@@ -184,9 +186,9 @@ def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, r
         for count in range(1, 4):
             silent.append(zmtp.introduce(zmtp.connect(attnd.endpoint("publish")), b"SUB"))
             silent[-1].sendall(zmtp.subscription(b"summary/"))
-            show(16)
+            show(32)
             wait_until(lambda: attnd.stats()["subscribers_cut"] == count, "it to be cut off")
-        show(16)
+        show(32)
         stats = attnd.stats()
         assert stats["publish_failed"] == 0 and stats["subscribers_cut"] == 3
         reader.everything()  # waits for each that attnd counts
@@ -487,7 +489,7 @@ def test_a_connection_that_breaks_at_the_end_of_a_training_does_not_end_it_other
         peer = next_connection(listener, process, 0, b"SUB")
         peer.sendall(zmtp.subscription(b"tensor/") + zmtp.subscription(b"event/"))
         peer.settimeout(0.5)
-        with contextlib.suppress(TimeoutError):  # it reads no more, so its socket is being closed
+        with contextlib.suppress(TimeoutError, ConnectionError):  # it reads no more, so its socket is being closed, or is
             while True:
                 peer.sendall(100 * zmtp.subscription(b"tensor/"))
         peer.close()

@@ -175,13 +175,16 @@ TEST(a_stalled_reader_costs_counted_drops_only)
         assert_true(rc == 0 || rc == ATTN_E_DROPPED);
     }
     assert_true(times_waited() - before < TRIES / 2);
-    counts = checked_counts(publisher);
-    assert_int_equal(counts.published, TRIES);
-    accepted = counts.sent + counts.queued;
-    assert_true(accepted > 0 && counts.dropped > 0);
+    /* A sender that got no processor may have dropped these with room in the pipe. */
     for (start = now_ms(); heard.count == 0; rest()) {
+        int rc = attn_publish_attention(publisher, &attention);
+
+        assert_true(rc == 0 || rc == ATTN_E_DROPPED || rc == ATTN_SKIPPED);
         assert_true(now_ms() - start < PEER_WAIT_MS);
     }
+    counts = checked_counts(publisher);
+    accepted = counts.sent + counts.queued;
+    assert_true(accepted > 0 && counts.dropped > 0);
     snprintf(expected, sizeof expected,
              "job unit: attnd at %s is stopped, or too busy: it takes nothing, and tensors are "
              "dropped and counted until it does; training goes on. Further times are not told",
