@@ -26,7 +26,7 @@ import {
     unitOf,
 } from "./pickers.js";
 import { go, keep, link } from "./router.js";
-import { isOnAxis, loadRules } from "./rules.js";
+import { isOnAxis, loadRules, shownBy } from "./rules.js";
 import { mapStep, NOT_KEPT } from "./run.js";
 import { rolesBefore, roleText } from "./run_text.js";
 import { RunTrouble } from "./run_trouble.js";
@@ -385,7 +385,7 @@ class HeadView {
 
     /** The value of a past window that a rule compares. */
     valueOf(rule) {
-        return isOnAxis(rule) && rule.statistic === "mean" ? this.moment?.heads?.[rule.metric]?.[this.head] : undefined;
+        return isOnAxis(rule) && rule.statistic === "mean" ? this.moment?.heads?.[shownBy(rule.metric)]?.[this.head] : undefined;
     }
 
     /** Asks for the maps of the head that is shown, and of the heads whose lines are drawn. */

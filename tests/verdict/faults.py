@@ -151,7 +151,7 @@ def attentions_of(model: Model, step: int) -> List[List[float]]:
     """1 - normalized entropy of each head of each attention, over the queries that see all keys of their sample."""
     for _, _, _, attention in model.attentions():
         attention.seen = []
-    model.loss(step)
+    model(step)
     found = []
     for _, _, _, attention in model.attentions():
         q, k = attention.seen

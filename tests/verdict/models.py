@@ -142,7 +142,7 @@ class Model(nn.Module):
                     found.append((stack, index, "cross", block.cross_attn))
         return found
 
-    def loss(self, step: int) -> torch.Tensor:
+    def forward(self, step: int) -> torch.Tensor:
         """The mean loss on batch `step`."""
         made = torch.Generator().manual_seed(self.seed * 1000003 + step)
         return TASKS[self.task](self, made)

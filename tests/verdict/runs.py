@@ -61,7 +61,7 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
             if fault is not None and step >= fault.begin:
                 with torch.no_grad():
                     KINDS[kind].before(model, optimizer, fault, step - fault.begin)
-            loss = model.loss(step)
+            loss = model(step)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
