@@ -206,6 +206,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                             "there", job, publisher.where)
         if settings is not None:
             publisher.describe(settings)
+        if every:
+            publisher.tell_every(every)
         made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
                      values or gradients or residual, gradients, texts, patterns, starter)
         if residual:
@@ -533,7 +535,7 @@ class Watch:
         news, every = self.cost.news(), self.plan.every
         if news is None:
             return
-        self.publisher.tell_cost(news.step_seconds, news.capture_seconds, self._own_plan.get("every"))
+        self.publisher.tell_cost(news.step_seconds, news.capture_seconds)
         self._say_hello()
         if every and not self._told_cost:
             self._told_cost = True

@@ -80,7 +80,7 @@ static void put_means(struct quantity_fixture *f, enum metric metric, const doub
 {
     for (int h = 0; h < HEADS; h++) {
         double x = mean[h];
-        f->stat[metric][h] = (struct result_stat){.mean = x, .max = x, .count = !isnan(x)};
+        f->stat[metric][h] = (struct result_stat){.mean = x, .max = x, .count = isnan(x) ? 0U : 1U};
     }
     f->summary.stat[metric] = f->stat[metric];
 }
