@@ -257,7 +257,7 @@ function headControls(run, params, { map, head, metric, time, beside }, onScale,
 }
 
 const noWindow = (metric) =>
-    `No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`;
+    `No window has ${metric.name} yet. The first one is stored when it closes: after 16 captures by default (window.unit).`;
 const NO_MAP =
     "There is no map of this layer: none has come yet (those of a fleet are at its nodes), or queries and keys are longer than metrics.qk_maps_max_size.";
 const NO_PAST_MAP =

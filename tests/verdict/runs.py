@@ -34,8 +34,7 @@ WINDOW, WARMUP, EPOCH, STEPS, PATIENCE_S = 16, 40, 20, 400, 120.0
 # Matrices are sent at the end of epochs; by default each 1000 steps, and windows are 800 steps.
 RATES = (2e-3, 3e-3, 4e-3)
 IN_FORCE = 5  # windows after which nothing may be green
-SETTINGS = ("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h",
-            "limits.idle=24h")
+SETTINGS = ("window.unit=auto", "window.timeout=1h", "limits.idle=24h")
 SEVERITIES = ("critical", "warning", "info")
 LEAST = {"right": 0.95, "onset": 0.9}  # shares of the sick runs
 
@@ -81,7 +80,7 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
 
 
 class Daemon:
-    """attnd with windows of WINDOW steps, and what it says of a job."""
+    """attnd with its default windows, here of WINDOW steps, and what it says of a job."""
 
     def __init__(self) -> None:
         from harness import Attnd, wait_until
