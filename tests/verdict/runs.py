@@ -31,7 +31,7 @@ from faults import KINDS, Fault, moved, plant  # noqa: E402
 from models import ARCHITECTURES, Model  # noqa: E402
 
 WINDOW, WARMUP, EPOCH, STEPS, PATIENCE_S = 16, 40, 20, 400, 120.0
-# Matrices are sent at the end of epochs; by default each 1000 steps, and windows are 800 steps.
+# Matrices are sent at the end of epochs; in a run without epochs at step 100, and then each 1000 steps.
 RATES = (2e-3, 3e-3, 4e-3)
 IN_FORCE = 5  # windows after which nothing may be green
 SETTINGS = ("window.unit=auto", "window.timeout=1h", "limits.idle=24h")
