@@ -34,7 +34,8 @@ static double saturated_entropy(const struct summary_result *summary, uint32_t h
     return isnan(entropy) || sharp ? entropy : 1;
 }
 
-/* Saturation of most heads is the trouble of the layer, which is told once. */
+/* Saturation of most heads is the trouble of the layer, which is told once. One head that is sharp
+ * among others may have learned to align: only its logits tell. */
 static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
 {
     uint32_t saturated = 0;
@@ -43,7 +44,8 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
         saturated += numbers->head[h].saturated_entropy < 1;
     }
     for (uint32_t h = 0; h < numbers->heads; h++) {
-        double own = numbers->head[h].saturated_entropy;
+        bool known = !isnan(mean_of(summary, METRIC_STD_LOGIT, h));
+        double own = known ? numbers->head[h].saturated_entropy : NAN;
         bool alone = isnan(own) || 2 * saturated <= numbers->heads;
         numbers->head[h].saturated_alone = alone ? own : 1;
     }

@@ -105,16 +105,17 @@ class Kind(NamedTuple):
     multihead: bool = False
     unbounded: bool = False  # QK-norm prevents it
     learned: bool = False  # in heads that have learned something
+    logits: bool = False  # seen by them alone: by what torch 1 has, attention in parts, they are not captured
 
 
 KINDS: Dict[str, Kind] = {
-    "saturated": Kind(saturated, "head_saturated"),
-    "sharpening": Kind(sharpening, "head_saturated"),
+    "saturated": Kind(saturated, "head_saturated", logits=True),
+    "sharpening": Kind(sharpening, "head_saturated", logits=True),
     "uniform": Kind(uniform, "head_uniform", learned=True),
     "dead_output": Kind(dead_output, "head_silent"),
     "collapse": Kind(collapse, "entropy_collapse", of_head=False, everywhere=True, unbounded=True),
     "not_a_number": Kind(not_a_number, "first_invalid"),
-    "logits": Kind(logits, "max_logit_growth", of_head=False),
+    "logits": Kind(logits, "max_logit_growth", of_head=False, logits=True),
     "future": Kind(future, "looks_ahead", of_head=False, decoders=True),
     "twins": Kind(twins, "head_twins", multihead=True),
     "sink_takeover": Kind(sink_takeover, "sink_takeover", of_head=False, everywhere=True),
