@@ -601,9 +601,8 @@ static void begin_run(struct restore *restore, const char *job, const uint8_t *i
         say_unreadable(restore, key, ERR_STORE_FORMAT);
         return;
     }
-    restore->run =
-        run_new(job, id, config_capture_every(restore->config, job, 0), restore->config,
-                restore->sink, restore->budget, restore->now_ns);
+    restore->run = run_new(job, id, config_capture_every(restore->config, job, 0), restore->config,
+                           restore->sink, restore->budget, restore->now_ns);
     int code = restore->run ? with_document(restore, NULL, value, size) : ERR_MEMORY;
     if (code) {
         say_unreadable(restore, key, code);

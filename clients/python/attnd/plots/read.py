@@ -328,7 +328,7 @@ def _export(word: str, options: Dict[str, Any]) -> List[str]:
     return _ask_attnctl(["export", word, "--csv", *_line(options)], (0,)).splitlines()
 
 
-# What default rules make of entropy_normalized and entropy_sans_first.
+# Default rules make these of entropy_normalized and entropy_sans_first.
 _OF_ENTROPY = ("saturated_entropy", "saturated_alone", "lost_focus", "focus_share")
 
 
