@@ -109,6 +109,8 @@ void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maxim
  * it: a sentence each; NULL for other rules. */
 const char *rule_why(const char *name, const char *metric);
 const char *rule_advice(const char *name, const char *metric);
+/* Where not every run has the numbers that a default rule judges, what gives them; else NULL. */
+const char *rule_needs(const char *name, const char *metric);
 
 /* Says what makes up the rule, as key and text, in the order of the tables; `enabled` last. Keys
  * that are as they are without being given are left out. */

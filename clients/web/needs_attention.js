@@ -105,7 +105,7 @@ export class NeedsAttention {
         const { found, frame } = this;
         const isJudged = Number.isFinite(found.step);
         frame.classList.toggle("open", !isJudged);
-        frame.setTitle(isJudged ? (this.isPast() ? "All was well" : "All is well") : "Nothing is judged", "");
+        frame.setTitle(isJudged ? "No alerts" : "Nothing is judged", "");
         refill(
             frame.body,
             h("p", {}, this.wellText()),
@@ -114,19 +114,20 @@ export class NeedsAttention {
     }
 
     wellText() {
-        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}${this.checksText()}.`;
+        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}. ${this.checksText()}`;
         if (this.rules.length === 0) return "No rule is in force: alerts are switched off, or none is of this job.";
         return this.isEnded()
             ? "Rules judge windows, and the run ended without one."
             : "Rules judge windows, and the first one has not closed yet.";
     }
 
-    /** Which rules have had a number to judge: ": 14 checks passed", "; 3 not measured: ...". */
+    /** How many rules have had numbers to judge, and what the others need. */
     checksText() {
         const { judged, unjudged = [] } = this.found.checks ?? {};
         if (!judged) return "";
-        const missing = unjudged.length ? `; ${unjudged.length} not measured: ${unjudged.join(", ")}` : "";
-        return `: ${judged} checks passed${missing}`;
+        const needs = (name) => this.rules.find((rule) => rule.name === name)?.needs,
+            missing = unjudged.map((name) => (needs(name) ? `${name} (needs ${needs(name)})` : name));
+        return `${judged} checks passed${missing.length ? `; ${missing.length} not measured: ${missing.join(", ")}` : ""}.`;
     }
 
     /** Where the past is shown: what there is at the newest step, or that the past is not known. */

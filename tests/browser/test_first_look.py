@@ -88,8 +88,9 @@ def test_the_head_in_trouble_stands_first(looked, page):
 def test_a_run_in_which_all_is_well_says_so_and_of_when(looked, page):
     page.open(looked, "#/overview?job=well").ready()
     step = looked.api("trouble", job="well")["step"]
-    wait_until(lambda: "All is well" in page.text(".attention"), "that all is well")
-    assert f"No alert fires in the window to step {step}: " in attention(page) and " checks passed; " in attention(page) and page.texts(".attention .trouble") == []
+    wait_until(lambda: "No alerts" in page.text(".attention"), "that all is well")
+    assert f"No alert fires in the window to step {step}. " in attention(page) and " checks passed; " in attention(page) and page.texts(".attention .trouble") == []
+    assert "head_silent (needs projection matrices (weights_every=) or watch(residual=True))" in attention(page)
     assert page.js("return document.querySelectorAll('.attention b, .heat b, main b').length") == page.js(
         "return document.querySelectorAll('.attention .soft b').length"), "names with markup are texts"
     page.screenshot("first-look-well-1440-light")
@@ -99,7 +100,7 @@ def test_one_head_beyond_the_bound_of_its_layer_is_one_quiet_line(looked, page):
     page.open(looked, "#/overview?job=single").ready()
     wait_until(lambda: "Watched: 1 head" in page.text(".attention"), "that it is watched")
     assert looked.api("trouble", job="single")["watched"] == 1
-    assert "All is well" in page.text(".attention") and "decoder.2.self.h3" in page.text(".attention")
+    assert "No alerts" in page.text(".attention") and "decoder.2.self.h3" in page.text(".attention")
     assert outlines(page) == {"beyond": 1, "firing": 0}
 
 
@@ -133,7 +134,7 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     assert links and all(f"at=step{last}" in link for link in links)
     page.screenshot("first-look-past-1440-light")
     slide(page, 0)
-    wait_until(lambda: "All was well" in page.text(".attention"), "that all was well")
+    wait_until(lambda: "No alerts" in page.text(".attention"), "that all was well")
     assert f"No alert fired in the window to step 1. At the newest step, {STEPS - 1}: {len(firing)} heads in trouble." in attention(page)
     assert all("at=step1" in link for link in page.js("return [...document.querySelectorAll('.tabs a')].map((a) => a.hash)"))
     page.js("document.querySelector('.attention .body a').click()")
