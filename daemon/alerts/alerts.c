@@ -277,27 +277,33 @@ typedef void alert_visit(struct alerts *alerts, const struct rule *rule, struct 
                          uint32_t index, const struct alert_place *place,
                          const struct alert_sink *sink);
 
-static void each_cell(struct alerts *alerts, struct alert_layer *layer, bool has_layer,
+static void each_cell(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
                       alert_visit *visit, const struct alert_sink *sink)
 {
-    for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        const struct rule *rule = alerts->rules[i];
-        struct alert_cells *cells = &layer->cells[i];
-        for (uint32_t c = 0; c < cells->count; c++) {
-            struct alert_place place = {has_layer, layer->id,
-                                        rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
-            place = has_layer ? place : alerts_run_place(alerts, rule);
-            visit(alerts, rule, cells, c, &place, sink);
-        }
+    const struct rule *rule = alerts->rules[index];
+    struct alert_cells *cells = &layer->cells[index];
+    for (uint32_t c = 0; c < cells->count; c++) {
+        struct alert_place place = {true, layer->id,
+                                    rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
+        place = layer == alerts->whole ? alerts_run_place(alerts, rule) : place;
+        visit(alerts, rule, cells, c, &place, sink);
     }
 }
 
+/* The worst first: by severity, then in the order of the rules. */
 static void each(struct alerts *alerts, alert_visit *visit, const struct alert_sink *sink)
 {
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        each_cell(alerts, layer, true, visit, sink);
+    for (int severity = ALERT_CRITICAL; severity >= ALERT_INFO; severity--) {
+        for (uint32_t i = 0; i < alerts->rule_count; i++) {
+            if (alerts->rules[i]->severity != severity) {
+                continue;
+            }
+            for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+                each_cell(alerts, i, layer, visit, sink);
+            }
+            each_cell(alerts, i, alerts->whole, visit, sink);
+        }
     }
-    each_cell(alerts, alerts->whole, false, visit, sink);
 }
 
 /* A cell that was told and is clear is told so; one that fires and was never told counts as a

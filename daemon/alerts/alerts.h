@@ -56,7 +56,8 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
 void alerts_end(struct alerts *alerts, const struct result_common *common, bool ended,
                 const struct alert_sink *sink);
 
-/* Calls the sink's `event` for everything that fires, with state FIRING or FIRING_AT_END. */
+/* Calls the sink's `event` for everything that fires, with state FIRING or FIRING_AT_END; the worst
+ * first: by severity, then in the order of the rules, then of layers and heads. */
 void alerts_each(struct alerts *alerts, const struct alert_sink *sink);
 
 /* Calls `visit` for each rule that has had no number to judge yet, of those that apply to the run.

@@ -202,4 +202,5 @@ ARCHITECTURES: Dict[str, Tuple[Shape, str]] = {
     "encoder": (Shape(layers=3), "encode"),
     "encoder-decoder": (Shape(), "translate"),
     "ViT": (Shape(layers=4), "see"),
+    "wide": (Shape(layers=24, width=128, heads=16), "decode"),
 }
