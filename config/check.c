@@ -6,17 +6,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-uint64_t config_window_part(uint64_t length, uint64_t every)
-{
-    uint64_t a = length, b = every;
-    while (b != 0) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 static int check_parts(const char *key, uint64_t length, uint64_t every, char *reterr)
 {
     uint64_t part = config_window_part(length, every);
@@ -34,26 +23,30 @@ static int check_parts(const char *key, uint64_t length, uint64_t every, char *r
 /* Each window rule keeps its state under a name of its own. */
 static int check_distinct(const struct config *config, uint32_t i, char *reterr)
 {
-    const config_windows *also = &config->window_also;
-    uint64_t length = also->window[i].length, every = also->window[i].every;
-    bool taken = also->window[i].unit == config->window_unit && length == config->window_length &&
-                 every == config->window_every;
-    for (uint32_t j = 0; j < i; j++) {
-        taken = taken || (also->window[j].unit == also->window[i].unit &&
-                          also->window[j].length == length && also->window[j].every == every);
-    }
-    if (!taken) {
+    const struct config_window *window = &config->window_also.window[i];
+    uint64_t length = window->length, every = window->every;
+    uint32_t own = config_window_count(config) - config->window_also.count + i;
+    if (config_window_find(config, window) == (int)own) {
         return 0;
     }
     snprintf(reterr, CONFIG_ERROR_MAX,
              "window.also: a window of %" PRIu64 " every %" PRIu64
-             " is there already (valid: each window once, and not that of window.length)",
+             " is there already (valid: each window once, and none of window.unit)",
              length, every);
     return -1;
 }
 
 static int config_check_windows(const struct config *config, char *reterr)
 {
+    bool counts = config->window_length != 1 || config->window_every != 1;
+    if (config->window_unit == CONFIG_UNIT_AUTO && counts) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "%s: '%" PRIu64 "': with window.unit: auto windows have 16 captures (valid: 1, or "
+                 "with window.unit: epoch, step or second any number)",
+                 config->window_length != 1 ? "window.length" : "window.every",
+                 config->window_length != 1 ? config->window_length : config->window_every);
+        return -1;
+    }
     if (check_parts("window.every", config->window_length, config->window_every, reterr) != 0) {
         return -1;
     }

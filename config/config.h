@@ -17,7 +17,7 @@
 
 #define ENDPOINT_MAX 256
 
-enum config_unit { CONFIG_UNIT_EPOCH, CONFIG_UNIT_STEP, CONFIG_UNIT_SECOND };
+enum config_unit { CONFIG_UNIT_EPOCH, CONFIG_UNIT_STEP, CONFIG_UNIT_SECOND, CONFIG_UNIT_AUTO };
 enum config_level {
     CONFIG_LEVEL_ERROR,
     CONFIG_LEVEL_WARNING,
@@ -73,13 +73,16 @@ typedef struct {
 
 #define CONFIG_WINDOWS_MAX      7
 #define CONFIG_WINDOW_UNITS_MAX 1000000
+/* Captures in a window of window.unit `auto`. */
+#define CONFIG_WINDOW_CAPTURES 16
 
 /* "100 steps every 10": without `every` windows follow one another. */
+struct config_window {
+    enum config_unit unit;
+    uint64_t length, every;
+};
 typedef struct {
-    struct {
-        enum config_unit unit;
-        uint64_t length, every;
-    } window[CONFIG_WINDOWS_MAX];
+    struct config_window window[CONFIG_WINDOWS_MAX];
     uint32_t count;
 } config_windows;
 
@@ -144,6 +147,18 @@ struct config {
 #define CONFIG_WINDOW_PARTS_MAX 64
 /* Units per part of such a window. */
 uint64_t config_window_part(uint64_t length, uint64_t every);
+/* The rules by which a run is cut into windows: 0 is the one that alert rules judge, with
+ * window.unit `auto` 1 is single epochs, and then come those of window.also. `capture_every`: every
+ * n-th step is captured, which `auto` goes by. */
+uint32_t config_window_count(const struct config *config);
+struct config_window config_window(const struct config *config, uint32_t index,
+                                   uint64_t capture_every);
+/* The index of the first rule like this; -1: there is none. With `auto` any number of steps that 16
+ * captures may take is 0. */
+int config_window_find(const struct config *config, const struct config_window *window);
+/* Every n-th step of a job is captured, as far as the config knows; `own_every`: as the job's own
+ * code asks for, 0 = it does not. */
+uint64_t config_capture_every(const struct config *config, const char *job, uint64_t own_every);
 
 /* Room for any message below. */
 #define CONFIG_ERROR_MAX 1024

@@ -58,6 +58,12 @@ const char *const rule_default_advice[RULE_DEFAULT_COUNT] = {
 #undef RULE_ADVICE
 };
 
+static const char *const default_needs[RULE_DEFAULT_COUNT] = {
+#define RULE_NEEDS(name, needs) [RULE_DEFAULT_##name] = needs,
+#include "config/rules.def"
+#undef RULE_NEEDS
+};
+
 const struct rule rule_blank = {
     .enabled = true,
     .metric = RULE_METRIC_COUNT,
@@ -131,6 +137,11 @@ struct rule_metric_info rule_metric_info(uint32_t metric)
     const struct metric_info *info = &metric_info[metric];
     return (struct rule_metric_info){info->name, RULE_EACH_HEAD, info->minimum, info->maximum,
                                      per_key[metric]};
+}
+
+bool rule_is_of_heads(const struct rule *rule)
+{
+    return rule_metric_info(rule->metric).finest == RULE_EACH_HEAD;
 }
 
 const char *rule_metric_name(uint32_t metric)
@@ -243,6 +254,12 @@ const char *rule_advice(const char *name, const char *metric)
 {
     int index = rules_find_text(name, metric);
     return index >= 0 ? rule_default_advice[index] : NULL;
+}
+
+const char *rule_needs(const char *name, const char *metric)
+{
+    int index = rules_find_text(name, metric);
+    return index >= 0 ? default_needs[index] : NULL;
 }
 
 /* Whether a rule has a key only because nothing else was given, and would have it again. */

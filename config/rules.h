@@ -94,6 +94,8 @@ uint32_t config_rule_count(const struct config *config);
 const struct rule *config_rule(const struct config *config, uint32_t index);
 
 const char *rule_metric_name(uint32_t metric);
+/* Whether it judges what each head has a number of. */
+bool rule_is_of_heads(const struct rule *rule);
 /* "mean", "abs_shift", ... and "below", "falls_by", ... */
 const char *rule_statistic_name(enum rule_statistic statistic);
 const char *rule_condition_name(enum rule_condition condition);
@@ -107,6 +109,8 @@ void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maxim
  * it: a sentence each; NULL for other rules. */
 const char *rule_why(const char *name, const char *metric);
 const char *rule_advice(const char *name, const char *metric);
+/* Where not every run has the numbers that a default rule judges, what gives them; else NULL. */
+const char *rule_needs(const char *name, const char *metric);
 
 /* Says what makes up the rule, as key and text, in the order of the tables; `enabled` last. Keys
  * that are as they are without being given are left out. */

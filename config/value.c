@@ -71,7 +71,7 @@ static const struct scale count_scales[] = {
 
 /* The words of a type; a word's position is the value. */
 static const char *const bool_words[] = {"false", "true", NULL};
-static const char *const unit_words[] = {"epoch", "step", "second", NULL};
+static const char *const unit_words[] = {"epoch", "step", "second", "auto", NULL};
 static const char *const level_words[] = {"error", "warning", "info", "debug", NULL};
 static const char *const format_words[] = {"text", "json", NULL};
 static const char *const effort_words[] = {"norm", "leading", "full", "eigenvalues", NULL};
@@ -519,7 +519,7 @@ static int checked_parse(const struct value_rule *rule, const char *text, void *
 /* Reads "epoch" or "epochs"; *text moves behind it. */
 static bool parse_unit(const char **text, enum config_unit *ret_unit)
 {
-    for (unsigned i = 0; unit_words[i]; i++) {
+    for (unsigned i = 0; i < CONFIG_UNIT_AUTO; i++) {
         size_t len = strlen(unit_words[i]);
         if (strncmp(*text, unit_words[i], len) != 0) {
             continue;

@@ -15,6 +15,11 @@
 /* The track with this rule; NULL: the config has none. */
 static struct track *merging_find_track(struct run *run, const struct merged *merged)
 {
+    const struct config_window window = {(enum config_unit)merged->unit, merged->length,
+                                         merged->every};
+    if (config_window_find(run->config, &window) == 0) {
+        run_cut(run, merged->length / CONFIG_WINDOW_CAPTURES); /* as the nodes do */
+    }
     for (uint32_t t = 0; t < run->track_count; t++) {
         const struct window_rule *rule = &run->tracks[t].window.rule;
         if (rule->unit == merged->unit && rule->length == merged->length &&

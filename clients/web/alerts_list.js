@@ -4,6 +4,7 @@ import { firingAt, firingAtEnd, loadIntervals } from "./alerts_past.js";
 import { h, headName, layerName, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { link } from "./router.js";
+import { shownBy } from "./rules.js";
 import { isOver } from "./run_text.js";
 
 const RANK = { critical: 0, warning: 1, info: 2 };
@@ -25,7 +26,7 @@ function entry(alert, { job, run, at }) {
             ? null
             : alert.head === null
               ? link("layer", place)
-              : link("head", { ...place, metric: alert.metric });
+              : link("head", { ...place, metric: shownBy(alert.metric) });
     return h(
         "li",
         { class: alert.state === "resolved" ? "resolved" : "firing" },

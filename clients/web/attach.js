@@ -49,7 +49,7 @@ export function noJobYet() {
         h(
             "span",
             { class: "block" },
-            "The job appears here with its first captured step. Windows are epochs unless the config says otherwise: a loop without epochs needs window.unit=step.",
+            "The job appears here with its first captured step, and is judged after 16 of them.",
         ),
     );
 }

@@ -8,7 +8,7 @@ import { h, headName, layerName, number, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { loadGrid, seriesOf, windowAt } from "./grid.js";
 import { link } from "./router.js";
-import { comparedText, conditionText, isOnAxis, whyNode } from "./rules.js";
+import { comparedText, conditionText, isOnAxis, shownBy, whyNode } from "./rules.js";
 import { isOver } from "./run_text.js";
 import { groupsOf, sinceText } from "./trouble.js";
 import { fleetTrouble } from "./view_fleet.js";
@@ -105,7 +105,7 @@ export class NeedsAttention {
         const { found, frame } = this;
         const isJudged = Number.isFinite(found.step);
         frame.classList.toggle("open", !isJudged);
-        frame.setTitle(isJudged ? (this.isPast() ? "All was well" : "All is well") : "Nothing is judged", "");
+        frame.setTitle(isJudged ? "No alerts" : "Nothing is judged", "");
         refill(
             frame.body,
             h("p", {}, this.wellText()),
@@ -114,11 +114,20 @@ export class NeedsAttention {
     }
 
     wellText() {
-        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}.`;
+        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}. ${this.checksText()}`;
         if (this.rules.length === 0) return "No rule is in force: alerts are switched off, or none is of this job.";
         return this.isEnded()
             ? "Rules judge windows, and the run ended without one."
             : "Rules judge windows, and the first one has not closed yet.";
+    }
+
+    /** How many rules have had numbers to judge, and what the others need. */
+    checksText() {
+        const { judged, unjudged = [] } = this.found.checks ?? {};
+        if (!judged) return "";
+        const needs = (name) => this.rules.find((rule) => rule.name === name)?.needs,
+            missing = unjudged.map((name) => (needs(name) ? `${name} (needs ${needs(name)})` : name));
+        return `${judged} checks passed${missing.length ? `; ${missing.length} not measured: ${missing.join(", ")}` : ""}.`;
     }
 
     /** Where the past is shown: what there is at the newest step, or that the past is not known. */
@@ -141,7 +150,7 @@ export class NeedsAttention {
             past = this.found.isPast ? (count === 1 ? "was" : "were") : count === 1 ? "is" : "are",
             theirs = count === 1 ? "its layer" : "their layers",
             text = `Watched: ${heads(count)} beyond a bound that ${theirs} as a whole ${past} within`,
-            who = (head) => h("a", { href: this.to("head", head, head.metric) }, headName(head, head.head));
+            who = (head) => h("a", { href: this.to("head", head, shownBy(head.metric)) }, headName(head, head.head));
         if (count <= WATCHED)
             return h("p", { class: "soft" }, text, own.length ? ": " : "", ...own.flatMap((head, i) => [i ? ", " : "", who(head)]));
         const entries = own.map((head) => h("li", {}, who(head), head.value === undefined ? "" : [" ", ...this.whatNodes(head)]));
@@ -228,7 +237,7 @@ export class NeedsAttention {
         return h(
             "li",
             {},
-            h("a", { class: "who", href: this.to("head", head, head.metric) }, headName(head, head.head)),
+            h("a", { class: "who", href: this.to("head", head, shownBy(head.metric)) }, headName(head, head.head)),
             what,
             line,
             h("span", { class: "soft" }, sinceText(head)),
@@ -281,7 +290,8 @@ export class NeedsAttention {
     /** The windows of a head's layer, asked for once until there are newer ones. In the past they are those of the slider. */
     gridOf(head) {
         const { step } = this.trouble.newest ?? {},
-            { stack, layer, site, metric } = head,
+            { stack, layer, site } = head,
+            metric = shownBy(head.metric),
             points = this.moment === undefined ? POINTS : undefined,
             rule = this.rules.find((one) => one.name === head.rule),
             statistic = rule && isOnAxis(rule) ? rule.statistic : "mean",

@@ -6,12 +6,30 @@ import { h, layerName, number } from "./dom.js";
 /** Rules that apply to a job; [] when attnd cannot say. */
 export const loadRules = (job) => find("rules", { job }).then((rules) => rules ?? [], () => []);
 
+/** The metric that shows a number of a head which only rules have. */
+const SHOWN_BY = {
+    saturated_entropy: "entropy_sans_first",
+    saturated_alone: "entropy_sans_first",
+    lost_focus: "entropy_normalized",
+    written_share: "wv_wo.spectral_norm",
+    twin_correlation: "wq.correlation_max",
+};
+
+/** The metric that shows what a rule judges. */
+export const shownBy = (metric) => SHOWN_BY[metric] ?? metric;
+
 /** Statistics of a window that stand on the axis of the metric itself. */
 const OF_VALUES = new Set(["mean", "min", "max", "p10", "p50", "p90", "p99", "last"]);
 
-/** Whether the bound of a rule is a place on the axis of its metric: those of rates, shares of the keys and drift are not. */
-export const isOnAxis = (rule) =>
-    ["below", "above"].includes(rule.condition) && OF_VALUES.has(rule.statistic) && !rule.per_key;
+/** Numbers that no metric has, and that have another unit than the metric that shows them. */
+const OF_THEIR_OWN = new Set(["lost_focus", "written_share", "twin_correlation"]);
+
+/**
+ * Whether the bound of a rule is a place on the axis of the metric that shows it: those of rates, shares of the keys and
+ * drift are not.
+ */
+export const isOnAxis = ({ condition, statistic, per_key: isPerKey, metric }) =>
+    ["below", "above"].includes(condition) && OF_VALUES.has(statistic) && !isPerKey && !OF_THEIR_OWN.has(metric);
 
 const RATES = { falls_by: "fell by", rises_by: "rose by", grows_by: "grew by a factor of" };
 
@@ -63,7 +81,7 @@ export function boundsOf(rules, metric, layer = null) {
     return rules
         .filter(
             (rule) =>
-                rule.metric === metric.name &&
+                shownBy(rule.metric) === metric.name &&
                 isOnAxis(rule) &&
                 (!layer || patternOf(rule.layer).test(layerName(layer))),
         )

@@ -4,6 +4,7 @@
 import { firingAt } from "./alerts_past.js";
 import { layerName } from "./dom.js";
 import { loadGrid, valuesAt, windowAt } from "./grid.js";
+import { shownBy } from "./rules.js";
 import { headsByLayer, loadTrouble } from "./trouble.js";
 
 /** By the whole number below a score. */
@@ -87,7 +88,7 @@ export class RunTrouble {
     /** Another moment, as it stands in the address; undefined is the newest. */
     goTo(moment, intervals) {
         const at = moment === undefined ? null : windowAt(this.scores, moment),
-            isOfHeads = (metric) => this.store.metrics.some((one) => one.name === metric);
+            isOfHeads = (metric) => this.store.metrics.some((one) => one.name === shownBy(metric));
         this.past = at === null ? null : troubleAt(this.scores, at, intervals, isOfHeads);
         this.isKnown = moment === undefined || at !== null;
         this.sort();

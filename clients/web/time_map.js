@@ -88,11 +88,11 @@ export function drawTimeMap(container, grid, { limits, onPick, metric, alerts })
 
 /** Why there is nothing over time: no window has closed, or only one. */
 export function whyNoTime(grid) {
-    const epochs =
-        "If this run sends no epochs (w.epoch_end()), set window.unit=step: windows then close by themselves.";
-    if (!grid) return note(`No window has closed yet. One closes with each epoch by default. ${epochs}`);
+    if (!grid) return note("No window has closed yet. One closes with 16 captures by default (window.unit).");
     return note(
         `There is one window so far: ${grid.unit} ${grid.windows.last[0]}. `,
-        grid.unit === "epoch" ? epochs : "The picture begins with the second.",
+        grid.unit === "epoch"
+            ? "If this run sends no epochs (w.epoch_end()), leave window.unit as it is by default: auto."
+            : "The picture begins with the second.",
     );
 }

@@ -26,7 +26,7 @@ import {
     unitOf,
 } from "./pickers.js";
 import { go, keep, link } from "./router.js";
-import { isOnAxis, loadRules } from "./rules.js";
+import { isOnAxis, loadRules, shownBy } from "./rules.js";
 import { mapStep, NOT_KEPT } from "./run.js";
 import { rolesBefore, roleText } from "./run_text.js";
 import { RunTrouble } from "./run_trouble.js";
@@ -257,7 +257,7 @@ function headControls(run, params, { map, head, metric, time, beside }, onScale,
 }
 
 const noWindow = (metric) =>
-    `No window has ${metric.name} yet. The first one is stored when it closes: an epoch by default (window.unit, window.length).`;
+    `No window has ${metric.name} yet. The first one is stored when it closes: after 16 captures by default (window.unit).`;
 const NO_MAP =
     "There is no map of this layer: none has come yet (those of a fleet are at its nodes), or queries and keys are longer than metrics.qk_maps_max_size.";
 const NO_PAST_MAP =
@@ -385,7 +385,7 @@ class HeadView {
 
     /** The value of a past window that a rule compares. */
     valueOf(rule) {
-        return isOnAxis(rule) && rule.statistic === "mean" ? this.moment?.heads?.[rule.metric]?.[this.head] : undefined;
+        return isOnAxis(rule) && rule.statistic === "mean" ? this.moment?.heads?.[shownBy(rule.metric)]?.[this.head] : undefined;
     }
 
     /** Asks for the maps of the head that is shown, and of the heads whose lines are drawn. */

@@ -127,38 +127,43 @@ static void alerts_note(struct alerts *alerts, const struct result_common *commo
 }
 
 static void alerts_gather(struct alert_gathered *gathered, const struct rule *rule,
-                          const struct summary_result *summary)
+                          const struct alert_layer *layer, const struct summary_result *summary)
 {
-    if (rule->metric >= METRIC_COUNT) {
-        alert_gather(gathered, alert_layer_value(summary, rule));
+    bool of_heads = rule_is_of_heads(rule);
+    if (!of_heads) {
+        alert_gather(gathered, alert_layer_value(layer, summary, rule));
     }
-    for (uint32_t h = 0; h < summary->heads && rule->metric < METRIC_COUNT; h++) {
-        alert_gather(gathered, alert_head_value(summary, rule, h));
+    for (uint32_t h = 0; h < summary->heads && of_heads; h++) {
+        alert_gather(gathered, alert_head_value(layer, summary, rule, h));
     }
 }
 
-static int judge_heads(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+static int judge_heads(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
                        const struct summary_result *summary, const struct alert_sink *sink)
 {
+    const struct rule *rule = alerts->rules[index];
+    struct alert_cells *cells = &layer->cells[index];
     int code = alert_cells_get(cells, rule, summary->heads);
     for (uint32_t h = 0; h < summary->heads && !code; h++) {
         struct alert_place place = {true, summary->layer.id, (int32_t)h};
-        judge_and_tell(alerts, rule, cells, h, &place, alert_head_value(summary, rule, h), sink);
+        double value = alert_head_value(layer, summary, rule, h);
+        judge_and_tell(alerts, rule, cells, h, &place, value, sink);
     }
     return code;
 }
 
-static int alerts_judge_layer(struct alerts *alerts, const struct rule *rule,
-                              struct alert_cells *cells, const struct summary_result *summary,
-                              const struct alert_sink *sink)
+static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
+                              const struct summary_result *summary, const struct alert_sink *sink)
 {
+    const struct rule *rule = alerts->rules[index];
+    struct alert_cells *cells = &layer->cells[index];
     struct alert_place place = {true, summary->layer.id, -1};
     struct alert_gathered gathered = {0};
     int code = alert_cells_get(cells, rule, 1);
     if (code) {
         return code;
     }
-    alerts_gather(&gathered, rule, summary);
+    alerts_gather(&gathered, rule, layer, summary);
     judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule), sink);
     return 0;
 }
@@ -171,28 +176,30 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
         return 0;
     }
     struct alert_layer *layer = alert_layer_get(alerts, summary->layer.id);
-    int result = layer ? 0 : ERR_MEMORY;
-    for (uint32_t i = 0; layer && i < alerts->rule_count; i++) {
+    int result = layer ? alert_numbers_take(alerts, layer, summary) : ERR_MEMORY;
+    for (uint32_t i = 0; layer && layer->numbers && i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
-        struct alert_cells *cells = &layer->cells[i];
         int code = 0;
-        if (!cells->applies || !alert_has(summary, rule)) {
+        if (!layer->cells[i].applies || !alert_has(summary, rule)) {
             continue;
         }
         if (rule->each == RULE_EACH_RUN) {
-            alerts_gather(&alerts->gathered[i], rule, summary);
+            alerts_gather(&alerts->gathered[i], rule, layer, summary);
         } else if (rule->each == RULE_EACH_LAYER) {
-            code = alerts_judge_layer(alerts, rule, cells, summary, sink);
+            code = alerts_judge_layer(alerts, i, layer, summary, sink);
         } else {
-            code = judge_heads(alerts, rule, cells, summary, sink);
+            code = judge_heads(alerts, i, layer, summary, sink);
         }
         result = result ? result : code;
     }
     return result;
 }
 
-static double run_value(const struct alerts *alerts, uint32_t index, const struct alert_run *run)
+static double run_value(struct alerts *alerts, uint32_t index, const struct alert_run *run)
 {
+    if (alerts->rules[index]->metric == RULE_INVALID_ORIGIN) {
+        return alert_origin_value(alerts);
+    }
     double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
     if (alerts->rules[index]->metric == RULE_LOST_SHARE) {
         return all > 0 ? away / all : NAN;
@@ -200,16 +207,29 @@ static double run_value(const struct alerts *alerts, uint32_t index, const struc
     return alert_gathered_value(&alerts->gathered[index], alerts->rules[index]);
 }
 
+/* Where a rule about the run has found something. */
+static struct alert_place alerts_run_place(const struct alerts *alerts, const struct rule *rule)
+{
+    const struct alert_origin *origin = &alerts->origin;
+    if (rule->metric != RULE_INVALID_ORIGIN || origin->share == 0) {
+        return (struct alert_place){.head = -1};
+    }
+    return (struct alert_place){true, origin->layer, origin->head};
+}
+
 /* A rule about the run. */
 static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
                             const struct alert_sink *sink)
 {
-    static const struct alert_place place = {.head = -1};
     const struct rule *rule = alerts->rules[index];
+    const struct alert_place place = alerts_run_place(alerts, rule);
     struct alert_cells *cells = &alerts->whole->cells[index];
     int code = alert_cells_get(cells, rule, 1);
     if (!code) {
         judge_and_tell(alerts, rule, cells, 0, &place, value, sink);
+    }
+    if (rule->metric == RULE_INVALID_ORIGIN && value == 0) {
+        alerts->origin.share = 0;
     }
     return code;
 }
@@ -227,6 +247,7 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
         result = result ? result : code;
         alerts->gathered[i] = (struct alert_gathered){0};
     }
+    alert_numbers_end(alerts);
     if (alerts->held_back) {
         sink->overflow(sink->data, alerts->held_back);
     }
@@ -256,26 +277,33 @@ typedef void alert_visit(struct alerts *alerts, const struct rule *rule, struct 
                          uint32_t index, const struct alert_place *place,
                          const struct alert_sink *sink);
 
-static void each_cell(struct alerts *alerts, struct alert_layer *layer, bool has_layer,
+static void each_cell(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
                       alert_visit *visit, const struct alert_sink *sink)
 {
-    for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        const struct rule *rule = alerts->rules[i];
-        struct alert_cells *cells = &layer->cells[i];
-        for (uint32_t c = 0; c < cells->count; c++) {
-            struct alert_place place = {has_layer, layer->id,
-                                        rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
-            visit(alerts, rule, cells, c, &place, sink);
-        }
+    const struct rule *rule = alerts->rules[index];
+    struct alert_cells *cells = &layer->cells[index];
+    for (uint32_t c = 0; c < cells->count; c++) {
+        struct alert_place place = {true, layer->id,
+                                    rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
+        place = layer == alerts->whole ? alerts_run_place(alerts, rule) : place;
+        visit(alerts, rule, cells, c, &place, sink);
     }
 }
 
+/* The worst first: by severity, then in the order of the rules. */
 static void each(struct alerts *alerts, alert_visit *visit, const struct alert_sink *sink)
 {
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        each_cell(alerts, layer, true, visit, sink);
+    for (int severity = ALERT_CRITICAL; severity >= ALERT_INFO; severity--) {
+        for (uint32_t i = 0; i < alerts->rule_count; i++) {
+            if (alerts->rules[i]->severity != severity) {
+                continue;
+            }
+            for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+                each_cell(alerts, i, layer, visit, sink);
+            }
+            each_cell(alerts, i, alerts->whole, visit, sink);
+        }
     }
-    each_cell(alerts, alerts->whole, false, visit, sink);
 }
 
 /* A cell that was told and is clear is told so; one that fires and was never told counts as a
@@ -329,4 +357,18 @@ static void tell_firing(struct alerts *alerts, const struct rule *rule, struct a
 void alerts_each(struct alerts *alerts, const struct alert_sink *sink)
 {
     each(alerts, tell_firing, sink);
+}
+
+uint32_t alerts_unjudged(const struct alerts *alerts,
+                         void (*visit)(void *data, const struct rule *rule), void *data)
+{
+    uint32_t judged = 0;
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        if (alerts_has_judged(alerts, i)) {
+            judged++;
+        } else {
+            visit(data, alerts->rules[i]);
+        }
+    }
+    return judged;
 }

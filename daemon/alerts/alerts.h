@@ -13,6 +13,7 @@
 #define DAEMON_ALERTS_ALERTS_H
 
 #include "config/config.h"
+#include "config/rules.h"
 #include "proto/mpk.h"
 #include "proto/result.h"
 
@@ -55,8 +56,14 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
 void alerts_end(struct alerts *alerts, const struct result_common *common, bool ended,
                 const struct alert_sink *sink);
 
-/* Calls the sink's `event` for everything that fires, with state FIRING or FIRING_AT_END. */
+/* Calls the sink's `event` for everything that fires, with state FIRING or FIRING_AT_END; the worst
+ * first: by severity, then in the order of the rules, then of layers and heads. */
 void alerts_each(struct alerts *alerts, const struct alert_sink *sink);
+
+/* Calls `visit` for each rule that has had no number to judge yet, of those that apply to the run.
+ * Returns how many have. */
+uint32_t alerts_unjudged(const struct alerts *alerts,
+                         void (*visit)(void *data, const struct rule *rule), void *data);
 
 /* For checkpoints: one MessagePack map. Returns 0 or ERR_MEMORY. */
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer);

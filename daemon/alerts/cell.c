@@ -42,7 +42,7 @@ static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
     snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
              site_name(layer->id.site));
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        layer->cells[i].applies = alerts->rules[i]->metric < RULE_LOST_SHARE &&
+        layer->cells[i].applies = alerts->rules[i]->metric < RULE_INVALID_ORIGIN &&
                                   fnmatch(alerts->rules[i]->layer, name, 0) == 0;
     }
 }
@@ -74,7 +74,7 @@ void alert_cells_free(struct alert_cells *cells)
 {
     free(cells->cell);
     free(cells->past);
-    *cells = (struct alert_cells){.applies = cells->applies};
+    *cells = (struct alert_cells){.applies = cells->applies, .judged = cells->judged};
 }
 
 int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count)
@@ -111,10 +111,17 @@ void alerts_forget(struct alerts *alerts)
     {
         HASH_DEL(alerts->layers, layer);
         free_layer_cells(alerts, layer);
+        free(layer->numbers);
         free(layer);
     }
     free_layer_cells(alerts, alerts->whole);
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        alerts->whole->cells[i].judged = false;
+    }
     memset(alerts->gathered, 0, sizeof alerts->gathered);
+    alerts->origin = alerts->found = (struct alert_origin){.share = 0};
+    alerts->focus = alerts->focus_now = 0;
+    alerts->causal = false;
     alerts->told = alerts->held_back = 0;
 }
 
@@ -161,6 +168,7 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     double x = isnan(value) ? value : compared(rule, cells, index, value);
     bool below = rule->condition == RULE_BELOW;
     cell->fresh = !isnan(x);
+    cells->judged = cells->judged || !isnan(value);
     if (!cell->fresh) {
         return;
     }
@@ -176,4 +184,13 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     }
     cell->told = cell->told && !(cell->at_end && cell->firing); /* the run goes on: told anew */
     cell->at_end = false;
+}
+
+bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
+{
+    bool judged = alerts->whole->cells[index].judged;
+    for (struct alert_layer *layer = alerts->layers; layer && !judged; layer = layer->hh.next) {
+        judged = layer->cells[index].judged;
+    }
+    return judged;
 }

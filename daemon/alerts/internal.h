@@ -24,14 +24,35 @@ struct alert_cell {
 /* The state of a rule for one layer (or for the run), head by head or as a whole. */
 struct alert_cells {
     bool applies;
+    bool judged;             /* has had a number */
     uint32_t count;          /* 0 = nothing yet */
     struct alert_cell *cell; /* [count], owned */
     double *past;            /* [count][rule.within], owned; values before, NULL unless a rate */
 };
 
+/* 1 - entropy_normalized of a head: the largest that two windows on end had, and that of the window
+ * before. */
+struct alert_focus {
+    float kept, before;
+};
+
+struct alert_head_numbers {
+    struct alert_focus focus;
+    double saturated_entropy, saturated_alone, lost_focus, written_share, twin;
+};
+
+/* The numbers of a layer's newest window that no metric has (quantity.c); NaN where there is none.
+ */
+struct alert_numbers {
+    double focus_share, later_keys;
+    uint32_t heads;
+    struct alert_head_numbers head[]; /* [heads] */
+};
+
 struct alert_layer {
     uint32_t key; /* packed layer_id */
     struct layer_id id;
+    struct alert_numbers *numbers; /* owned; NULL = no window yet */
     UT_hash_handle hh;
     struct alert_cells cells[]; /* [rule_count] */
 };
@@ -40,6 +61,13 @@ struct alert_layer {
 struct alert_gathered {
     double sum, min, max;
     uint64_t count;
+};
+
+/* Where rows became invalid; head -1: in several heads of the layer. */
+struct alert_origin {
+    struct layer_id layer;
+    int32_t head;
+    double share; /* of its rows; 0 = none are */
 };
 
 struct trouble_layer;
@@ -53,6 +81,9 @@ struct alerts {
     struct alert_layer *layers;
     struct alert_layer *whole; /* the cells of the run; its id means nothing */
     struct alert_gathered gathered[RULES_MAX];
+    double focus, focus_now; /* the model's largest 1 - entropy_normalized: last window, this one */
+    bool causal;             /* a decoder's self-attention is */
+    struct alert_origin origin, found;    /* of what first_invalid told; of this window */
     struct trouble_layer *trouble;        /* by layer; trouble.c */
     uint32_t per_window, told, held_back; /* in this window */
 };
@@ -71,6 +102,9 @@ void alert_cells_free(struct alert_cells *cells);
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value);
 
+/* Whether a rule has had a number of this run to judge; kept in `whole` over restarts. */
+bool alerts_has_judged(const struct alerts *alerts, uint32_t index);
+
 /* The rule in force with this name and meaning; rule_count when there is none. */
 uint32_t alert_find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash);
 /* Numbers in the binaries of checkpoints: 8 bytes, little-endian. */
@@ -84,13 +118,25 @@ void trouble_free(struct alerts *alerts);
 
 /* Numbers: NaN when there is none */
 
+/* Makes the numbers of a layer of so many heads; those of another number are forgotten. Returns 0
+ * or ERR_MEMORY. */
+int alert_numbers_reserve(struct alert_layer *layer, uint32_t heads);
+/* Takes a window in. Returns 0 or ERR_MEMORY. */
+int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
+                       const struct summary_result *summary);
+/* All layers of the window have been taken. */
+void alert_numbers_end(struct alerts *alerts);
+/* The share of the origin in this window; remembers where it is until none is invalid. */
+double alert_origin_value(struct alerts *alerts);
+
 /* Whether the window has what the rule judges. */
 bool alert_has(const struct summary_result *summary, const struct rule *rule);
 /* The value of one head, for metrics of heads and invalid_share, or of the layer, for the others.
- */
-double alert_head_value(const struct summary_result *summary, const struct rule *rule,
-                        uint32_t head);
-double alert_layer_value(const struct summary_result *summary, const struct rule *rule);
+ * `layer` has taken the window in. */
+double alert_head_value(const struct alert_layer *layer, const struct summary_result *summary,
+                        const struct rule *rule, uint32_t head);
+double alert_layer_value(const struct alert_layer *layer, const struct summary_result *summary,
+                         const struct rule *rule);
 void alert_gather(struct alert_gathered *gathered, double value);
 double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule);
 

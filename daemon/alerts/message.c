@@ -20,8 +20,9 @@ static void name_value(const struct rule *rule, char *text, size_t size)
 static void alert_message_name_place(const struct rule *rule, const struct alert_place *place,
                                      char *text, size_t size)
 {
-    bool of_heads = rule->metric < METRIC_COUNT;
-    bool pooled = of_heads ? place->head < 0 : !place->has_layer && rule->metric < RULE_LOST_SHARE;
+    bool of_heads = rule_is_of_heads(rule);
+    bool pooled =
+        of_heads ? place->head < 0 : !place->has_layer && rule->metric < RULE_INVALID_ORIGIN;
     const char *how = rule->statistic == RULE_MAX   ? "largest"
                       : rule->statistic == RULE_MIN ? "smallest"
                                                     : "mean";

@@ -2,12 +2,15 @@
 /* alerts_pack: packs the state of alerts for checkpoints.
  *
  *   {v: 1, run: bin16, epoch, step, time_ns,
- *    rules: [{name, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}]}
+ *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
+ *    focus: [the model's, [[layer, bin: kept and before of each head, f32]...]], causal,
+ *    origin: [layer, head + 1, share]}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
  * that hold or fire or were told [index, held, flags, epoch, step, value]; `past` of rates, per
  * cell, a byte with the number of values and room for `within` of them, oldest first,
- * little-endian. So a run that is well costs a bit per head. */
+ * little-endian. So a run that is well costs a bit per head and rule that was clear, and the 8
+ * bytes of its focus. */
 #include "daemon/alerts/internal.h"
 
 #include "proto/err.h"
@@ -16,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FOCUS_BYTES = 8 };
 enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAGS = 7 };
 
 /* Packing */
@@ -153,8 +157,9 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
     for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         places += is_worth_keeping(&layer->cells[index]);
     }
-    mpk_put_map(writer, 3);
+    mpk_put_map(writer, 4);
     mpk_pair_str(writer, "name", rule->name);
+    mpk_pair_bool(writer, "judged", alerts_has_judged(alerts, index));
     mpk_pair_u64(writer, "hash", rule_hash(rule));
     mpk_put_str(writer, "places");
     mpk_put_array(writer, places);
@@ -168,9 +173,73 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
     }
 }
 
+static void put_f32(float number, uint8_t *bytes)
+{
+    uint32_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    for (unsigned i = 0; i < 4; i++) {
+        bytes[i] = (uint8_t)(bits >> 8 * i);
+    }
+}
+
+static float get_f32(const uint8_t *bytes)
+{
+    uint32_t bits = 0;
+    float number;
+    for (unsigned i = 0; i < 4; i++) {
+        bits |= (uint32_t)bytes[i] << 8 * i;
+    }
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *writer)
+{
+    size_t size = (size_t)numbers->heads * FOCUS_BYTES;
+    uint8_t *bytes = malloc(size + 1);
+    for (uint32_t h = 0; bytes && h < numbers->heads; h++) {
+        put_f32(numbers->head[h].focus.kept, bytes + (size_t)h * FOCUS_BYTES);
+        put_f32(numbers->head[h].focus.before, bytes + (size_t)h * FOCUS_BYTES + 4);
+    }
+    if (bytes) {
+        mpk_put_bin(writer, bytes, size);
+    }
+    writer->failed = writer->failed || !bytes;
+    free(bytes);
+}
+
+/* The numbers that quantity.c keeps from window to window. */
+static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
+{
+    const struct alert_origin *origin = &alerts->origin;
+    uint32_t layers = 0;
+    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        layers += layer->numbers != NULL;
+    }
+    mpk_put_str(writer, "focus");
+    mpk_put_array(writer, 2);
+    mpk_put_f64(writer, alerts->focus);
+    mpk_put_array(writer, layers);
+    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        const struct alert_numbers *numbers = layer->numbers;
+        if (!numbers) {
+            continue;
+        }
+        mpk_put_array(writer, 2);
+        mpk_put_u64(writer, layer->key);
+        put_focus(numbers, writer);
+    }
+    mpk_pair_u64(writer, "causal", alerts->causal);
+    mpk_put_str(writer, "origin");
+    mpk_put_array(writer, 3);
+    mpk_put_u64(writer, alert_layer_pack(origin->layer));
+    mpk_put_u64(writer, (uint64_t)(origin->head + 1));
+    mpk_put_f64(writer, origin->share);
+}
+
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 6);
+    mpk_put_map(writer, 9);
     mpk_pair_u64(writer, "v", 1);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
     mpk_pair_u64(writer, "epoch", alerts->newest.epoch);
@@ -181,6 +250,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         put_rule(alerts, i, writer);
     }
+    put_numbers(alerts, writer);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -348,8 +418,62 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
         return ERR_STORE_FORMAT;
     }
     uint32_t index = alert_find_rule(alerts, name, hash);
+    const msgpack_object *judged = mpk_find(map, "judged"); /* not in those of an older attnd */
+    if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
+        alerts->whole->cells[index].judged = judged->via.boolean;
+    }
     for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {
         code = get_place(alerts, index, &places->ptr[i]);
+    }
+    return code;
+}
+
+static int get_focus(struct alerts *alerts, const msgpack_object *object)
+{
+    const msgpack_object *item = object->via.array.ptr;
+    uint64_t key;
+    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != 2 ||
+        mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 || item[1].type != MSGPACK_OBJECT_BIN) {
+        return ERR_STORE_FORMAT;
+    }
+    const uint8_t *bytes = (const uint8_t *)item[1].via.bin.ptr;
+    uint32_t heads = item[1].via.bin.size / FOCUS_BYTES;
+    struct alert_layer *layer = alert_layer_get(alerts, alert_layer_unpack((uint32_t)key));
+    if (!layer || alert_numbers_reserve(layer, heads) != 0) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t h = 0; h < heads; h++) {
+        struct alert_focus *focus = &layer->numbers->head[h].focus;
+        focus->kept = get_f32(bytes + (size_t)h * FOCUS_BYTES);
+        focus->before = get_f32(bytes + (size_t)h * FOCUS_BYTES + 4);
+    }
+    return 0;
+}
+
+/* As put_numbers wrote it; a checkpoint of an older attnd has none of it. */
+static int get_numbers(struct alerts *alerts, const msgpack_object *map)
+{
+    const msgpack_object_array *focus = alerts_pack_get_array(map, "focus");
+    const msgpack_object_array *origin = alerts_pack_get_array(map, "origin");
+    uint64_t key, head, causal;
+    if (!focus || !origin) {
+        return 0;
+    }
+    if (focus->size != 2 || focus->ptr[1].type != MSGPACK_OBJECT_ARRAY || origin->size != 3 ||
+        mpk_get_f64(&focus->ptr[0], &alerts->focus) != 0 ||
+        get_number(map, "causal", 1, &causal) != 0 ||
+        mpk_get_u64(&origin->ptr[0], UINT32_MAX, &key) != 0 ||
+        mpk_get_u64(&origin->ptr[1], INT32_MAX, &head) != 0 ||
+        mpk_get_f64(&origin->ptr[2], &alerts->origin.share) != 0) {
+        return ERR_STORE_FORMAT;
+    }
+    alerts->causal = causal;
+    alerts->origin.layer = alert_layer_unpack((uint32_t)key);
+    alerts->origin.head = (int32_t)head - 1;
+    const msgpack_object_array *layers = &focus->ptr[1].via.array;
+    int code = 0;
+    for (uint32_t i = 0; i < layers->size && !code; i++) {
+        code = get_focus(alerts, &layers->ptr[i]);
     }
     return code;
 }
@@ -371,7 +495,7 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
     for (uint32_t i = 0; i < rules->size && !code; i++) {
         code = get_rule(alerts, &rules->ptr[i]);
     }
-    return code;
+    return code ? code : get_numbers(alerts, map);
 }
 
 int alerts_unpack(struct alerts *alerts, const void *data, size_t size)

@@ -21,6 +21,7 @@ enum {
 #define AHEAD_WINDOWS 10.0  /* a bound farther away is nobody's concern yet */
 #define FRACTION_MAX  0.99  /* keeps a score below the next severity */
 #define NO_SOUND_ROW  0.995 /* worse than any number there is */
+#define ORIGIN        0.999 /* and this made the others so */
 #define BEYOND        0.5   /* where scores of heads that stay beyond a bound begin */
 #define LISTED        0.1   /* heads with less are not worth naming */
 /* The smallest changes that say something, where that is not the metric's resolution. */
@@ -31,7 +32,7 @@ enum {
 
 bool trouble_counts(const struct rule *rule)
 {
-    return rule->metric < METRIC_COUNT || rule->metric == RULE_INVALID_SHARE;
+    return rule_is_of_heads(rule) || rule->metric == RULE_INVALID_SHARE;
 }
 
 /* Layers */
@@ -324,6 +325,13 @@ static void trouble_describe(const struct rule *rule, const struct trouble_scale
     };
 }
 
+/* Rules come in their order, which says more of two that fire and are as severe. */
+static bool trouble_is_worse(const struct trouble_found *found, const struct trouble_head *worst)
+{
+    bool both = found->state == TROUBLE_FIRING && worst->score >= 1;
+    return both ? floor(found->score) > floor(worst->score) : found->score > worst->score;
+}
+
 /* Moves the cells of one rule, and notes where it is the worst so far. */
 static int trouble_judge(struct alerts *alerts, uint32_t index, struct alert_layer *judged,
                          struct trouble_rule *cells, const struct summary_result *summary,
@@ -344,7 +352,8 @@ static int trouble_judge(struct alerts *alerts, uint32_t index, struct alert_lay
         struct trouble_cell *cell = &cells->cell[h];
         const struct alert_cell *own = &by_head->cell[h];
         if (has && !of_head) {
-            alert_cells_judge(alerts, rule, &cells->own, h, alert_head_value(summary, rule, h));
+            alert_cells_judge(alerts, rule, &cells->own, h,
+                              alert_head_value(judged, summary, rule, h));
         }
         bool fresh = has && own->fresh;
         if (fresh) {
@@ -354,11 +363,43 @@ static int trouble_judge(struct alerts *alerts, uint32_t index, struct alert_lay
         if (fresh) {
             trouble_age(alerts, cell, own, found.score);
         }
-        if (found.score > worst[h].score) {
+        if (trouble_is_worse(&found, &worst[h])) {
             trouble_describe(rule, &scale, cell, own, h, &found, &worst[h]);
         }
     }
     return 0;
+}
+
+/* The head in which rows became invalid first is worse than all others. */
+static void trouble_note_origin(const struct alerts *alerts, struct layer_id id,
+                                struct trouble_head *worst, uint32_t heads)
+{
+    const struct alert_origin *origin = &alerts->origin;
+    bool here = origin->share > 0 && origin->head >= 0 && (uint32_t)origin->head < heads &&
+                alert_layer_pack(origin->layer) == alert_layer_pack(id);
+    for (uint32_t i = 0; i < alerts->rule_count && here; i++) {
+        const struct rule *rule = alerts->rules[i];
+        const struct alert_cells *cells = &alerts->whole->cells[i];
+        if (rule->metric == RULE_INVALID_ORIGIN && cells->count > 0 && cells->cell[0].firing) {
+            const struct alert_cell *cell = &cells->cell[0];
+            worst[origin->head] =
+                (struct trouble_head){.head = (uint32_t)origin->head,
+                                      .score = 1 + rule->severity + ORIGIN,
+                                      .state = TROUBLE_FIRING,
+                                      .severity = (enum alert_severity)rule->severity,
+                                      .rule = rule->name,
+                                      .metric = rule_metric_name(rule->metric),
+                                      .statistic = rule_statistic_name(rule->statistic),
+                                      .condition = rule_condition_name(rule->condition),
+                                      .value = cell->value,
+                                      .bound = rule->bound,
+                                      .slope = NAN,
+                                      .eta = NAN,
+                                      .since_epoch = cell->since_epoch,
+                                      .since_step = cell->since_step,
+                                      .windows = cell->held};
+        }
+    }
 }
 
 static int trouble_compare(const void *a, const void *b)
@@ -417,6 +458,7 @@ int trouble_layer(struct alerts *alerts, const struct summary_result *summary,
         }
     }
     if (!code) {
+        trouble_note_origin(alerts, summary->layer.id, worst, summary->heads);
         list = trouble_list(summary, worst);
         code = list ? 0 : ERR_MEMORY;
     }

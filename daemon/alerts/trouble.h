@@ -19,8 +19,10 @@
  * Any other is approaching and scores 0.5 min(0.99, approach), with approach = max(min(level, 1),
  * 1 - w / 10), w the windows to the bound at the slope of the last 5 windows.
  *
- * The worst rule counts. So a score of 1 or more says that something fires and that this head is
- * why. A rule about the run is judged after the layers, and counts from the next window on.
+ * The worst rule counts, of those that fire and are as severe the first of rules.def. The head in
+ * which rows became invalid first, by a rule about invalid_origin, scores severity + 0.999. So a
+ * score of 1 or more says that something fires and that this head is why. A rule about the run is
+ * judged after the layers, and counts from the next window on.
  *
  * Memory: about 100 bytes per head for each rule about layers, 60 for each about heads, 8 more per
  * window of `within`; with the default rules and metrics 0.8 KiB per head; and 130 per head that is

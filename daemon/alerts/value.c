@@ -19,7 +19,7 @@ bool alert_has(const struct summary_result *summary, const struct rule *rule)
     if (rule->metric == RULE_REDUNDANT_SHARE) {
         return summary->similarity.js != NULL;
     }
-    return rule->metric == RULE_INVALID_SHARE || rule->metric == RULE_ROW_SUM_ERROR;
+    return rule->metric < RULE_INVALID_ORIGIN;
 }
 
 static double of_stat(const struct result_stat *stat, enum rule_statistic statistic)
@@ -63,11 +63,25 @@ static double of_drift(const struct result_drift *drift, enum rule_statistic sta
     }
 }
 
-double alert_head_value(const struct summary_result *summary, const struct rule *rule,
-                        uint32_t head)
+double alert_head_value(const struct alert_layer *layer, const struct summary_result *summary,
+                        const struct rule *rule, uint32_t head)
 {
-    if (rule->metric == RULE_INVALID_SHARE) {
+    const struct alert_head_numbers *numbers = &layer->numbers->head[head];
+    switch (rule->metric) {
+    case RULE_INVALID_SHARE:
         return summary->invalid_share ? summary->invalid_share[head] : NAN;
+    case RULE_SATURATED_ENTROPY:
+        return numbers->saturated_entropy;
+    case RULE_SATURATED_ALONE:
+        return numbers->saturated_alone;
+    case RULE_LOST_FOCUS:
+        return numbers->lost_focus;
+    case RULE_WRITTEN_SHARE:
+        return numbers->written_share;
+    case RULE_TWIN:
+        return numbers->twin;
+    default:
+        break;
     }
     if (rule->statistic >= RULE_DELTA) {
         return of_drift(&summary->drift[rule->metric][head], rule->statistic);
@@ -93,7 +107,8 @@ static double row_sum_error(const struct result_layer *layer)
     return judged ? layer->row_sum_error : NAN;
 }
 
-double alert_layer_value(const struct summary_result *summary, const struct rule *rule)
+double alert_layer_value(const struct alert_layer *judged, const struct summary_result *summary,
+                         const struct rule *rule)
 {
     const struct result_layer *layer = &summary->layer;
     double heads = summary->heads;
@@ -105,6 +120,10 @@ double alert_layer_value(const struct summary_result *summary, const struct rule
     case RULE_INVALID_SHARE:
         return alert_value_share((double)layer->invalid_rows,
                                  (double)layer->rows + (double)layer->invalid_rows);
+    case RULE_FOCUS_SHARE:
+        return judged->numbers->focus_share;
+    case RULE_LATER_KEYS:
+        return judged->numbers->later_keys;
     default:
         return row_sum_error(layer);
     }

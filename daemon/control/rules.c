@@ -14,7 +14,7 @@ static const char *const keys[] = {"job", "jobs"};
 static void control_rules_put(struct mpk_writer *result, const struct rule *rule)
 {
     static const char *const each[RULE_EACH_COUNT] = {"head", "layer", "run"};
-    mpk_put_map(result, 16);
+    mpk_put_map(result, 17);
     mpk_pair_str(result, "name", rule->name);
     mpk_pair_str(result, "metric", rule_metric_name(rule->metric));
     mpk_pair_str(result, "statistic", rule_statistic_name(rule->statistic));
@@ -31,6 +31,7 @@ static void control_rules_put(struct mpk_writer *result, const struct rule *rule
     mpk_pair_str(result, "severity", alert_severity_name((enum alert_severity)rule->severity));
     mpk_pair_str(result, "why", rule_why(rule->name, rule_metric_name(rule->metric)));
     mpk_pair_str(result, "advice", rule_advice(rule->name, rule_metric_name(rule->metric)));
+    mpk_pair_str(result, "needs", rule_needs(rule->name, rule_metric_name(rule->metric)));
 }
 
 int method_rules(struct control_request *request)

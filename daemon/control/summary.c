@@ -75,24 +75,6 @@ static bool read_layer_number(const struct control_request *request, struct valu
     return true;
 }
 
-/* The number of a window of the config; -1 when there is none like it. */
-static int control_summary_find_track(const struct config *config,
-                                      const struct history_track *track)
-{
-    if ((enum window_unit)config->window_unit == track->unit &&
-        config->window_length == track->length && config->window_every == track->every) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < config->window_also.count; i++) {
-        if ((enum window_unit)config->window_also.window[i].unit == track->unit &&
-            config->window_also.window[i].length == track->length &&
-            config->window_also.window[i].every == track->every) {
-            return (int)i + 1;
-        }
-    }
-    return -1;
-}
-
 static bool control_summary_read_track(const struct control_request *request,
                                        struct value_filter *filter)
 {
@@ -104,20 +86,24 @@ static bool control_summary_read_track(const struct control_request *request,
     if (!value || value->type == MSGPACK_OBJECT_NIL) {
         return true;
     }
-    if (mpk_get_u64(value, config->window_also.count, &number) == 0) {
+    uint32_t last = config_window_count(config) - 1;
+    if (mpk_get_u64(value, last, &number) == 0) {
         filter->track = (uint32_t)number;
         return true;
     }
-    int found =
-        string_param(request, "window", "", text, sizeof text) && history_track_parse(text, &track)
-            ? control_summary_find_track(config, &track)
-            : -1;
+    int found = -1;
+    if (string_param(request, "window", "", text, sizeof text) &&
+        history_track_parse(text, &track)) {
+        const struct config_window window = {(enum config_unit)track.unit, track.length,
+                                             track.every};
+        found = config_window_find(config, &window);
+    }
     filter->track = (uint32_t)found;
     if (found < 0) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "window is not accepted (valid: those of window.length and window.also, or their "
+                 "window is not accepted (valid: those of window.unit and window.also, or their "
                  "number, 0 to %u)",
-                 (unsigned)config->window_also.count);
+                 (unsigned)last);
     }
     return found >= 0;
 }

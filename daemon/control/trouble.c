@@ -46,7 +46,10 @@ struct trouble_answer {
     struct pending *pending;   /* while the history is asked */
     struct trouble_past *past; /* [past_count], owned */
     uint32_t past_count;
-    bool in_memory; /* the run is */
+    bool in_memory;             /* the run is */
+    uint32_t judging;           /* rules that have judged something of a run in memory */
+    struct mpk_writer unjudged; /* names of the others */
+    uint32_t unjudged_count;
 };
 
 /* Collecting */
@@ -120,6 +123,13 @@ static void trouble_on_alert(void *data, const struct alert_result *alert)
     answer->others_count++;
 }
 
+static void trouble_on_unjudged(void *data, const struct rule *rule)
+{
+    struct trouble_answer *answer = data;
+    mpk_put_str(&answer->unjudged, rule->name);
+    answer->unjudged_count++;
+}
+
 /* From memory. */
 static void trouble_collect(struct trouble_answer *answer, const struct run *run)
 {
@@ -130,6 +140,7 @@ static void trouble_collect(struct trouble_answer *answer, const struct run *run
     if (run->alerts) {
         trouble_each(run->alerts, trouble_on_layer, answer);
         alerts_each(run->alerts, &sink);
+        answer->judging = alerts_unjudged(run->alerts, trouble_on_unjudged, answer);
     }
 }
 
@@ -185,10 +196,25 @@ static void trouble_put_number(struct mpk_writer *result, const char *key, bool 
     }
 }
 
+/* Nil: not known, of a run that is not in memory. */
+static void trouble_put_checks(const struct trouble_answer *answer, struct mpk_writer *result)
+{
+    mpk_put_str(result, "checks");
+    if (answer->judging + answer->unjudged_count == 0) {
+        mpk_put_nil(result);
+        return;
+    }
+    mpk_put_map(result, 2);
+    put_number(result, "judged", answer->judging);
+    mpk_put_str(result, "unjudged");
+    mpk_put_array(result, answer->unjudged_count);
+    mpk_put_raw(result, answer->unjudged.buffer.data, answer->unjudged.buffer.size);
+}
+
 static int trouble_put(struct trouble_answer *answer, struct mpk_writer *result)
 {
     uint32_t wanted = 0;
-    if (answer->failed || !mpk_writer_ok(&answer->others)) {
+    if (answer->failed || !mpk_writer_ok(&answer->others) || !mpk_writer_ok(&answer->unjudged)) {
         return ERR_MEMORY;
     }
     if (answer->count > 0) {
@@ -198,7 +224,7 @@ static int trouble_put(struct trouble_answer *answer, struct mpk_writer *result)
         wanted++;
     }
     uint32_t shown = wanted < answer->limit ? wanted : (uint32_t)answer->limit;
-    mpk_put_map(result, 9);
+    mpk_put_map(result, 10);
     put_string(result, "job", answer->job);
     put_string(result, "run", answer->run);
     put_string(result, "state", job_state_name(answer->state));
@@ -214,6 +240,7 @@ static int trouble_put(struct trouble_answer *answer, struct mpk_writer *result)
     mpk_put_array(result, answer->others_count);
     mpk_put_raw(result, answer->others.buffer.data, answer->others.buffer.size);
     put_number(result, "watched", answer->watched);
+    trouble_put_checks(answer, result);
     return 0;
 }
 
@@ -224,6 +251,7 @@ static void trouble_answer_free(struct trouble_answer *answer)
     }
     free(answer->past);
     mpk_writer_clear(&answer->others);
+    mpk_writer_clear(&answer->unjudged);
     free(answer->row);
     free(answer);
 }
@@ -418,6 +446,7 @@ int method_trouble(struct control_request *request)
         return ERR_MEMORY;
     }
     mpk_writer_init(&answer->others);
+    mpk_writer_init(&answer->unjudged);
     if (!request_takes(request, keys, 4) ||
         !string_param(request, "job", NULL, answer->job, sizeof answer->job) ||
         !string_param(request, "run", "", prefix, sizeof prefix) ||

@@ -177,15 +177,8 @@ uint64_t hub_track_parts(const struct hub_track *track)
 
 bool hub_knows_rule(const struct hub *hub, const struct fleet_rule *rule)
 {
-    const struct config *config = hub->config;
-    bool known = (int)config->window_unit == (int)rule->unit &&
-                 config->window_length == rule->length && config->window_every == rule->every;
-    for (uint32_t i = 0; i < config->window_also.count; i++) {
-        known = known || ((int)config->window_also.window[i].unit == (int)rule->unit &&
-                          config->window_also.window[i].length == rule->length &&
-                          config->window_also.window[i].every == rule->every);
-    }
-    return known;
+    const struct config_window window = {(enum config_unit)rule->unit, rule->length, rule->every};
+    return config_window_find(hub->config, &window) >= 0;
 }
 
 /* In the memory of a run, with the same index in all its members. */

@@ -213,15 +213,17 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
 
 /* Tracks */
 
-static bool same_track(const struct history_track *a, const struct history_track *b)
+/* Whether it is the one that was asked for, or else the one that rules judge. */
+static bool is_wanted(const struct query *query, const struct history_track *track)
 {
-    return a->unit == b->unit && a->length == b->length && a->every == b->every;
-}
-
-static struct history_track primary_track(const struct config *config)
-{
-    return (struct history_track){(enum window_unit)config->window_unit, config->window_length,
-                                  config->window_every};
+    const struct history_track *asked = &query->params.track;
+    const struct config_window window = {(enum config_unit)track->unit, track->length,
+                                         track->every};
+    if (query->params.given & PARAM_WINDOW) {
+        return track->unit == asked->unit && track->length == asked->length &&
+               track->every == asked->every;
+    }
+    return config_window_find(query->config, &window) == 0;
 }
 
 /* Tracks in which the layer has windows, the one with the newest window first. */
@@ -266,7 +268,6 @@ static int refuse_track(struct query *query, const struct found_layer *layer,
 int find_track(struct query *query, const struct found_layer *layer, struct found_track *ret_track)
 {
     bool asked = query->params.given & PARAM_WINDOW;
-    struct history_track wanted = asked ? query->params.track : primary_track(query->config);
     struct found_track first = {.id = 0};
     sqlite3_stmt *statement;
     bool found = false;
@@ -276,7 +277,7 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
     }
     while (!found && (code = query_next(query, statement)) == 1) {
         struct found_track track = history_find_read_track(statement);
-        found = same_track(&track.track, &wanted);
+        found = is_wanted(query, &track.track);
         if (found || tracks++ == 0) {
             first = track;
         }

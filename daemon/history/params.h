@@ -5,6 +5,7 @@
 #define DAEMON_HISTORY_PARAMS_H
 
 #include "config/access.h"
+#include "config/rules.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
 #include "proto/result.h"
@@ -63,7 +64,6 @@ enum statistic {
 extern const char *const statistic_name[STATISTIC_COUNT];
 
 #define METRIC_NAME_MAX 64
-#define RULE_NAME_MAX   64
 
 /* "100 steps every 10". */
 struct history_track {
@@ -79,7 +79,7 @@ struct history_params {
     char run_b[2 * RUN_BYTES + 1]; /* of compare */
     char stack[8], site[8];
     char metric[METRIC_NAME_MAX];
-    char rule[RULE_NAME_MAX];
+    char rule[RULE_NAME_MAX + 1];
     char severity[16], state[16], kind[8];
     char jobs[ACCESS_JOBS_MAX]; /* patterns, between blanks */
     uint64_t layer, head;

@@ -306,8 +306,9 @@ static int registry_add_run(struct registry *registry, struct job *job, const st
     char hex[2 * RUN_BYTES + 1];
     struct run *run = past_take(&registry->pasts, header);
     run = run ? run
-              : run_new(job->name, header->run, registry->config, registry->sink, &registry->budget,
-                        now_ns);
+              : run_new(job->name, header->run,
+                        config_capture_every(registry->config, job->name, header->own_every),
+                        registry->config, registry->sink, &registry->budget, now_ns);
     if (!run) {
         return ERR_MEMORY;
     }

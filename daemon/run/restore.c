@@ -237,6 +237,9 @@ static int read_about(struct restore *restore, const msgpack_object *root)
     uint32_t world;
     run->merged = mpk_find(root, "merged");
     int code = stored_u32(root, "world", UINT32_MAX, &world);
+    if (mpk_find(root, "capture_every")) {
+        run_cut(run, mpk_find_u64(root, "capture_every"));
+    }
     if (!code) {
         code = read_position(run, root);
     }
@@ -598,8 +601,8 @@ static void begin_run(struct restore *restore, const char *job, const uint8_t *i
         say_unreadable(restore, key, ERR_STORE_FORMAT);
         return;
     }
-    restore->run =
-        run_new(job, id, restore->config, restore->sink, restore->budget, restore->now_ns);
+    restore->run = run_new(job, id, config_capture_every(restore->config, job, 0), restore->config,
+                           restore->sink, restore->budget, restore->now_ns);
     int code = restore->run ? with_document(restore, NULL, value, size) : ERR_MEMORY;
     if (code) {
         say_unreadable(restore, key, code);

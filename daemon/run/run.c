@@ -7,8 +7,9 @@
 /* One run may use this part of limits.state_memory, so that it cannot take it all. */
 #define RUN_SHARE 4
 
-struct run *run_new(const char *job, const uint8_t *id, const struct config *config,
-                    const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns)
+struct run *run_new(const char *job, const uint8_t *id, uint64_t capture_every,
+                    const struct config *config, const struct result_sink *sink,
+                    struct state_budget *budget, uint64_t now_ns)
 {
     struct run *run = calloc(1, sizeof *run);
     if (!run) {
@@ -24,9 +25,10 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
         (struct state_budget){.limit = run->budget.limit / 2, .parent = &run->budget};
     run->last_ns = now_ns;
     run->queue_last = &run->queue;
-    run->track_count = track_count(config);
+    run->track_count = config_window_count(config);
+    run->capture_every = capture_every;
     for (uint32_t t = 0; t < run->track_count; t++) {
-        track_init(&run->tracks[t], config, t, &run->budget, now_ns);
+        track_init(&run->tracks[t], config, t, capture_every, &run->budget, now_ns);
     }
     if (config->alerts_enabled) {
         run->alerts = alerts_new(config, run->job);
@@ -35,6 +37,19 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config *con
         run_free(&run);
     }
     return run;
+}
+
+void run_cut(struct run *run, uint64_t capture_every)
+{
+    struct track *track = &run->tracks[0];
+    bool begun = track->window.open || track->window.next_index > 0;
+    if (run->config->window_unit == CONFIG_UNIT_AUTO && !begun) {
+        struct window before = track->window;
+        track_init(track, run->config, 0, capture_every, &run->budget, before.first_ns);
+        before.rule = track->window.rule;
+        track->window = before; /* with the ranks that are known */
+        run->capture_every = capture_every;
+    }
 }
 
 void run_free_drift(struct run *run, struct layer_track *layer)

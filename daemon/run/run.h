@@ -37,6 +37,7 @@ struct run {
     bool alerts_unsaved;
     struct track tracks[TRACKS_MAX];
     uint32_t track_count;
+    uint64_t capture_every; /* every n-th step, as far as is known when the run begins */
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
     struct sequences reliable_events; /* the same of the reliable lane */
@@ -86,8 +87,12 @@ struct run {
 };
 
 /* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */
-struct run *run_new(const char *job, const uint8_t *id, const struct config *config,
-                    const struct result_sink *sink, struct state_budget *budget, uint64_t now_ns);
+struct run *run_new(const char *job, const uint8_t *id, uint64_t capture_every,
+                    const struct config *config, const struct result_sink *sink,
+                    struct state_budget *budget, uint64_t now_ns);
+/* With window.unit `auto`, before its first window has begun: cuts the run into windows of so many
+ * steps. */
+void run_cut(struct run *run, uint64_t capture_every);
 /* Whether it waits for messages to be computed, or for its turn. */
 bool run_busy(const struct run *run);
 /* It may not be busy. */

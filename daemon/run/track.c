@@ -4,33 +4,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-uint32_t track_count(const struct config *config)
+void track_init(struct track *track, const struct config *config, uint32_t index,
+                uint64_t capture_every, struct state_budget *budget, uint64_t now_ns)
 {
-    return 1 + config->window_also.count;
-}
-
-static struct window_rule track_rule_of(const struct config *config, uint32_t index)
-{
+    struct config_window window = config_window(config, index, capture_every);
     struct window_rule rule = {
-        .unit = (enum window_unit)config->window_unit,
-        .length = config->window_length,
-        .every = config->window_every,
+        .unit = (enum window_unit)window.unit,
+        .length = window.length,
+        .every = window.every,
+        .part = config_window_part(window.length, window.every),
         .timeout_ns = config->window_timeout,
         .rank_grace_ns = config->window_rank_grace,
     };
-    if (index > 0) {
-        rule.unit = (enum window_unit)config->window_also.window[index - 1].unit;
-        rule.length = config->window_also.window[index - 1].length;
-        rule.every = config->window_also.window[index - 1].every;
-    }
-    rule.part = config_window_part(rule.length, rule.every);
-    return rule;
-}
-
-void track_init(struct track *track, const struct config *config, uint32_t index,
-                struct state_budget *budget, uint64_t now_ns)
-{
-    struct window_rule rule = track_rule_of(config, index);
     *track = (struct track){
         .index = index, .budget = budget, .buckets = (uint32_t)config->window_buckets};
     window_init(&track->window, &rule, now_ns);

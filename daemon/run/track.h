@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* track: one window rule of a run, and the states of its layers per part. A run has one for
- * window.unit, length and every, the primary, and one for each of window.also. Loop thread only. */
+/* track: one window rule of a run (config_window), and the states of its layers per part. Loop
+ * thread only. */
 #ifndef DAEMON_RUN_TRACK_H
 #define DAEMON_RUN_TRACK_H
 
@@ -10,7 +10,7 @@
 #include "daemon/run/stream.h"
 #include "daemon/run/window.h"
 
-#define TRACKS_MAX (1 + CONFIG_WINDOWS_MAX)
+#define TRACKS_MAX (2 + CONFIG_WINDOWS_MAX)
 /* "second-1000000-1000000" */
 #define TRACK_NAME_MAX 32
 
@@ -27,11 +27,9 @@ struct track {
     uint64_t unseen_before; /* rows of parts below may be among them */
 };
 
-/* How many the config asks for. */
-uint32_t track_count(const struct config *config);
-/* `budget` outlives the track. */
+/* The rule `index` of a run of which every n-th step is captured. `budget` outlives the track. */
 void track_init(struct track *track, const struct config *config, uint32_t index,
-                struct state_budget *budget, uint64_t now_ns);
+                uint64_t capture_every, struct state_budget *budget, uint64_t now_ns);
 /* Frees the states of all parts. */
 void track_free_parts(struct track *track);
 void track_fini(struct track *track);

@@ -34,8 +34,8 @@ def module_text(name):
 class Site:
     """attnd with its page on one port, also after it has been started again."""
 
-    def __init__(self, *settings):
-        self.daemon = Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", "maps.every=100ms", *settings)
+    def __init__(self, *settings, config=None):
+        self.daemon = Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", "maps.every=100ms", *settings, config=config)
         Attnd.all.remove(self.daemon)  # it outlives a test
         self.port = int(self.daemon.call("config")["http.endpoint"].rsplit(":", 1)[1])
         CLOSED.discard(self.port)

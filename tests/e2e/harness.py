@@ -119,6 +119,8 @@ class Attnd:
         arguments += ["--set", f"history.path={self.history_path}", "--set", "http.enabled=false"]
         if "cost_max" not in (self.config or ""):  # models of tests are small: each capture costs them much
             arguments += ["--set", "plan.cost_max=0"]
+        if "unit:" not in (self.config or ""):  # epochs end when a test says so
+            arguments += ["--set", "window.unit=epoch"]
         for setting in self.settings:
             arguments += ["--set", setting]
         if self.config is not None:

@@ -19,7 +19,6 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "clients/python/examples"
 sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES), str(pathlib.Path(__file__).parents[1] / "bench")]
 import attnd  # noqa: E402
 import collapse  # noqa: E402
-import ranking  # noqa: E402
 
 collapse.collapse_text.text = functools.lru_cache(collapse.collapse_text.text)  # takes long to make
 WINDOW, SEED = 5, 1
@@ -144,19 +143,6 @@ def test_weights_and_states_tell_it_as_queries_and_keys_do_at_the_same_windows(t
     by_qk, by_weights, by_state = (trained[3][job] for job in ("bad", "by-attention", "by-state"))
     assert first_firing(by_weights[0], "entropy_falls") < SMOOTHED_OVER - 1, "before there are losses enough to smooth"
     assert told(by_state[0]) == told(by_qk[0]) and heads_in_trouble(by_state[1]) == heads_in_trouble(by_qk[1]) != set()
-    rules = {alert["rule"] for alert in by_weights[0]}
-    assert rules == {"entropy_falls", "entropy_collapse"}, "weights tell nothing of logits"
-    assert told(by_weights[0]) == {one for one in told(by_state[0]) if one[0] in rules}
-    of_weights = {one for one in heads_in_trouble(by_state[1]) if one[3] in rules}  # most troubled otherwise: by logits
-    assert set() != of_weights <= heads_in_trouble(by_weights[1])
-
-
-def test_every_head_that_collapsed_ranks_above_every_head_of_the_healthy_run(capsys):
-    """One pair of tests/bench/ranking.py, where float64 decides which heads have collapsed."""
-    pair = ranking.pair(ATTND, "learning-rate", "pre-LN", "held-out", 1)
-    with capsys.disabled():
-        print(f"\n{pair['collapsed']} of {pair['heads']} heads have collapsed, the first in window {pair['onset']}; "
-              f"their least score is {pair['least_collapsed']}, the largest of the healthy run {pair['most_healthy']}")
-    assert (pair["verdict"], pair["rank"], pair["twin_collapsed"], pair["twin_alerts"]) == ("holds", 1, 0, [])
-    assert pair["collapsed"] > 0 and pair["lag"] <= 10 and pair["least_collapsed"] > pair["most_healthy"]
-    assert pair["reference"] <= 1e-9, "the daemon's scores are those of the definition"
+    assert "entropy_collapse" in {alert["rule"] for alert in by_weights[0]}, "without logits"
+    falls = [{one for one in told(alerts) if one[0] == "entropy_falls"} for alerts in (by_weights[0], by_state[0])]
+    assert falls[0] == falls[1] != set()

@@ -218,7 +218,7 @@ def test_layers_are_limited_and_the_page_says_so(rng):
 def test_alerts_that_fire_are_counted_by_rule(scraped):
     trainer = Trainer(scraped, "gpt")
     one_key = np.zeros((1, 2, 16, 16), np.float32)
-    one_key[..., 0] = 1
+    one_key[..., 3] = 1
     for step in range(5):
         trainer.attention(one_key, step=step)
     firing = dict(job="gpt", rule="entropy_collapse", severity="critical")

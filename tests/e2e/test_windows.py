@@ -52,6 +52,54 @@ def test_windows_of_steps_skip_unsampled_steps(rng):
     attnd.close()
 
 
+def captures(trainer, rng, count, every, first=0):
+    for step in range(first * every, (first + count) * every, every):
+        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step)
+
+
+def units(summaries):
+    return [(one["window"]["unit"], one["window"]["last"], one["messages"]) for one in summaries]
+
+
+def test_without_a_unit_windows_have_16_captures_and_epochs_stand_beside_them(rng):
+    attnd = Attnd("window.unit=auto", "window.rank_grace=0")
+    reader = Reader(attnd, "summary/")
+    trainer = Trainer(attnd, "job")
+    trainer.event("hello", own_every=3)
+    captures(trainer, rng, 20, 3)
+    trainer.event("epoch_end", epoch=0)
+    captures(trainer, rng, 20, 3, first=20)
+    (first, epoch, second) = windows(reader, 3)
+    assert units([first, epoch, second]) == [("step", 47, 16), ("epoch", 0, 20), ("step", 95, 16)]
+    assert "trouble" in first and "trouble" not in epoch, "rules judge one of them"
+    assert units(attnd.call("summary", job="job")) == [("step", 95, 16)]
+    assert units(attnd.call("summary", job="job", window=1)) == units(attnd.call("summary", job="job", window="1 epoch")) == [("epoch", 0, 20)]
+    attnd.close()
+
+
+def test_windows_stay_as_they_are_cut_when_the_plan_changes_and_over_a_restart(rng):
+    attnd = Attnd("window.unit=auto", "window.rank_grace=0", "plan.every=2", "history.checkpoint=100ms")
+    trainer = Trainer(attnd, "job")
+    captures(trainer, rng, 24, 2)  # which say nothing of how often they come
+    attnd.call("plan.set", job="job", every=5)
+    attnd.settled(24)
+    attnd.stop()
+    trainer.wait_forgotten()
+    attnd.settings = (*attnd.settings, "plan.every=7")
+    attnd.start()
+    trainer.wait_subscribed()
+    reader = Reader(attnd, "summary/")
+    captures(trainer, rng, 10, 5, first=10)
+    whole = (one for one in iter(lambda: reader.next()[1], None) if not one["window"]["partial"])
+    assert units([next(whole)]) == [("step", 63, 8 + 3)]
+    captures(Trainer(attnd, "next"), rng, 17, 7)
+    assert units([next(whole)]) == [("step", 111, 16)]
+    wait_until(lambda: attnd.call("windows", job="job")["layers"][0]["tracks"][0]["windows"] == 2, "both in the history")
+    history = attnd.call("history", job="job")
+    assert (history["unit"], history["length"], history["windows"]["last"]) == ("step", 32, [31, 63])
+    attnd.close()
+
+
 def test_windows_of_seconds_close_by_the_clock(rng):
     attnd = Attnd("window.unit=second", "window.length=1", "window.every=1")
     reader = Reader(attnd, "summary/")

@@ -3,7 +3,7 @@
 import subprocess
 
 import numpy as np
-from fleet import WINDOW, Hub, LayerState, Node, Training, publish
+from fleet import WINDOW, Hub, LayerState, Node, Training, publish, whole
 from harness import Attnd, wait_until
 from test_ranks_and_jobs import ATTNCTL
 
@@ -47,4 +47,22 @@ def test_a_hub_names_the_odd_rank_and_its_node(server):
     said = subprocess.run([ATTNCTL, "ranks", "job", "--address", hub.directory], capture_output=True, text=True, timeout=30)
     assert said.returncode == 1 and "! 4   gpu1" in said.stdout, said
     for one in (*nodes, hub, alone):
+        one.close()
+
+
+def test_nodes_and_hub_cut_a_run_alike_by_what_its_ranks_announce(server):
+    unit = ("window.unit=auto", "window.length=1", "window.every=1")
+    hub, nodes = Hub(server, "hub", *unit), [Node(server, f"gpu{index}", *unit) for index in range(2)]
+    training = Training(nodes)
+    for trainer in training.trainers:
+        trainer.event("hello", own_every=1)
+    training.steps(20)
+    wait_until(lambda: hub.call("summary", job="job"), "the first window at the hub")
+    training.steps(15)
+    training.finish(hub)
+    whole(hub, nodes)
+    tracks = hub.call("windows", job="job")["layers"][0]["tracks"]
+    assert sorted((one["unit"], one["length"], one["windows"]) for one in tracks) == [("epoch", 1, 1), ("step", 16, 3)]
+    assert [one["window"]["last"] for one in hub.call("summary", job="job")] == [47, 47]
+    for one in (*nodes, hub):
         one.close()

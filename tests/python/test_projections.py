@@ -294,17 +294,28 @@ def test_they_are_sent_at_the_end_of_every_so_manyth_epoch(watched, every, expec
     assert times(it) == expected
 
 
-def test_without_epochs_a_thousand_steps_are_one(watched):
+def test_without_epochs_they_are_sent_early_and_then_a_thousand_steps_are_one(watched):
     model = Model(simple)
     it = watched(model)
     train(it, model)
     for _ in range(2 * projections.STEPS_WITHOUT_EPOCH):
         it.step()
-    assert times(it) == [(0, 999), (0, 1999)]
+    assert times(it) == [(0, 99), (0, 999), (0, 1999)]
     it.epoch_end()
     for _ in range(projections.STEPS_WITHOUT_EPOCH):
         it.step()
-    assert times(it) == [(0, 999), (0, 1999), (0, 2000)]
+    assert times(it) == [(0, 99), (0, 999), (0, 1999), (0, 2000)]
+
+
+def test_they_are_sent_early_in_a_long_epoch_and_by_who_was_seen_late(watched):
+    model = Model(simple)
+    it = watched(model, weights_every=3)
+    for _ in range(150):
+        it.step()
+    train(it, model)
+    for _ in range(60):
+        it.step()
+    assert times(it) == [(0, 199)]
 
 
 def test_they_are_those_of_the_moment(watched):

@@ -23,7 +23,7 @@ T, HEADS, BYE = 16, 4, 9
 
 def one_key():
     weights = np.zeros((1, HEADS, T, T), np.float32)
-    weights[..., 0] = 1
+    weights[..., 1] = 1
     return weights
 
 
@@ -54,7 +54,7 @@ class Readers:
         terminal.run(self.command(self.attnd, "gpt"))
         state = terminal.wait_for(r"attnd top  gpt  run ([0-9a-f]{8})  (\w+) .*").groups()
         verdict = terminal.wait_for(r"Needs attention at step (\d+):  !! 4 critical  firing at end").group(1)
-        worst = terminal.wait_for(r"^ !! +(\S+) +(entropy\S+) +(\S+) +(\S+) +(\d+) .*(entropy_collapse)").groups()
+        worst = terminal.wait_for(r"^ !! +(\S+) +(\S+) +(\S+) +(\S+) +(\d+) .*(entropy_collapse)").groups()
         terminal.close()
         return state, verdict, worst
 
@@ -98,12 +98,12 @@ def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(o
     before = readers.all()
     (alert,) = before["page"]
     assert (alert["run"], alert["rule"], alert["state"]) == (run, "entropy_collapse", "firing_at_end")
-    assert (alert["since"], alert["value"], alert["bound"]) == ({"epoch": 0, "step": 0}, 0, 0.1)
+    assert (alert["since"], alert["value"], alert["bound"]) == ({"epoch": 0, "step": 0}, 0, 0.25)
     assert before["json"] == before["page"] and before["past"][0] == before["past"][1]
     assert before["states"] == (1, 1, [(run[:8], "entropy_collapse", "firing at end")])
     state, verdict, (place, metric, value, bound, since, rule) = before["top"]
     assert (state, verdict) == ((run[:8], "ended"), str(BYE))
-    assert (place, metric, float(value), bound) == ("decoder.0.self.h0", "entropy_normalized", 0, "0.1000")
+    assert (place, metric, float(value), bound) == ("decoder.0.self.h0", "saturated_entropy", 0, "0.2500")
     assert (since, rule) == ("0", "entropy_collapse")
     assert before["series"] == [(1, "firing"), (BYE, "firing_at_end")]
     assert [one["state"] for one in before["jobs"]] == [one["state"] for one in before["runs"]["runs"]] == ["ended"]

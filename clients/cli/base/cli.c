@@ -55,7 +55,7 @@ static const struct {
 } hints[] = {
     {"history_off", " (attnd's log says why; see history.enabled, history.path in attnctl config)"},
     {"query_time", ": ask for less with --from and --to, or raise it"},
-    {"no_summary", "; windows end with the job's epochs, or with its steps if window.unit says so. "
+    {"no_summary", "; windows end after 16 captures, or as window.unit says. "
                    "attnctl flush JOB shows what is open"},
     {"again", " (too many questions are waiting)"},
     {"method_unknown", ": this attnd is too old for what was asked, update attnd"},

@@ -289,6 +289,8 @@ struct model {
     uint32_t trouble_count;
     bool trouble_cut, judged; /* there is more; a window has been judged, the newest of this step */
     uint64_t judged_step, watched; /* heads that are only watched */
+    uint64_t checks;               /* rules that have judged the run; 0 = not known */
+    uint32_t unmeasured;           /* rules that have not */
 
     char metrics[MODEL_METRICS_MAX][FIELD_NAME_MAX];
     uint32_t metric_count;

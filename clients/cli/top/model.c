@@ -69,7 +69,7 @@ void model_forget(struct model *model)
     model->seen_step = 0;
     model->alert_count = model->firing_count = model->trouble_count = 0;
     model->judged = model->trouble_cut = false;
-    model->watched = 0;
+    model->watched = model->checks = 0;
     model->detail.count = 0;
     model->refusal[0] = '\0';
     bool config = model->needs.config;

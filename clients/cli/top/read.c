@@ -383,6 +383,8 @@ void read_trouble(struct model *model, const msgpack_object *result)
     model->trouble_cut = false;
     model->judged = step && mpk_get_u64(step, UINT64_MAX, &model->judged_step) == 0;
     model->watched = mpk_find_u64(result, "watched");
+    model->checks = mpk_find_u64(mpk_find(result, "checks"), "judged");
+    model->unmeasured = mpk_items(mpk_find(mpk_find(result, "checks"), "unjudged"));
     for (uint32_t i = 0; i < model->layer_count; i++) {
         struct layer *layer = &model->layers[i];
         layer->score = layer->firing = 0;

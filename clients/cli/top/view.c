@@ -112,9 +112,13 @@ static void draw_verdict(const struct view_frame *frame)
               : model->trouble_count                ? "Needs attention:"
               : model->judged && model->fleet[0] != '\0'
                   ? "Needs attention: not the heads. No alert fires at step %" PRIu64 "."
-              : model->judged ? "Needs attention: nothing. All is well at step %" PRIu64 "."
+              : model->judged ? "No alerts at step %" PRIu64 "."
                               : "Needs attention: not known, no window has been judged yet",
               model->judged_step);
+    if (model->judged && model->trouble_count == 0 && model->checks > 0) {
+        put_piece(&line, STYLE_PLAIN, "%" PRIu64 " checks passed, %" PRIu32 " not measured",
+                  model->checks, model->unmeasured);
+    }
     for (uint32_t i = 0; i < model->trouble_count; i++) {
         counts[model->trouble[i].severity]++;
     }

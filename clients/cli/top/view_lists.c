@@ -103,7 +103,8 @@ static void draw_trouble(struct view_frame *frame, int row, uint32_t at, uint32_
     const struct model *model = frame->model;
     bool wide = frame->screen->width >= 100;
     const int widths[] = {2, wide ? 22 : 19, wide ? 24 : 18, 8, 8, 8, wide ? 16 : 0};
-    static const char *const names[] = {"", "WHERE", "METRIC", "VALUE", "BOUND", "SINCE", "TREND"};
+    /* Trends are of the metric that is shown. */
+    const char *const names[] = {"", "WHERE", "METRIC", "VALUE", "BOUND", "SINCE", model->metric};
     struct columns columns = {.at = 1};
     for (int i = 0; i < (int)(sizeof widths / sizeof widths[0]); i++) {
         view_column(&columns, widths[i], i >= 3 && i <= 5, names[i]);
@@ -123,8 +124,7 @@ static void draw_trouble(struct view_frame *frame, int row, uint32_t at, uint32_
         view_cell_number(frame, row, column++, one->value);
         view_cell_number(frame, row, column++, one->bound);
         view_cell(frame, row, column++, STYLE_PLAIN, "%" PRIu64, one->since_step);
-        if (layer >= 0 && one->head >= 0 && one->head < (int64_t)model->layers[layer].head_count &&
-            strcmp(one->metric, model->metric) == 0) {
+        if (layer >= 0 && one->head >= 0 && one->head < (int64_t)model->layers[layer].head_count) {
             const double *trend;
             uint32_t count = model_trend(model, (uint32_t)layer, (uint32_t)one->head, &trend);
             view_cell_trend(frame, row, column, trend, count, range_of(trend, count));

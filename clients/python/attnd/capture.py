@@ -118,8 +118,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
     weights_every  publish W_q, W_k, W_v and W_o of each layer at the end of every so manyth epoch, 0 = never; default: of
                  every one, when their sides are at most attnd's metrics.weights_max_size (2048). Until epoch_end() is
-                 called for the first time, 1000 steps are an epoch. Rank 0 does, of what it holds, and each rank
-                 its rows of what FSDP2 shares out; projections.py has what is found
+                 called for the first time, 1000 steps are an epoch. The first time is after 100 steps at the latest.
+                 Rank 0 does, of what it holds, and each rank its rows of what FSDP2 shares out; projections.py has what
+                 is found
     projections  {"wq": name, "wk": name, "wv": name, "wo": name} of modules or parameters within each attention, as
                  "to_q" or "to_out.0", when their names do not tell; "wqkv" for one that has all queries, then keys, then
                  values, "wqkv_by_head" for one that has them head by head
@@ -206,6 +207,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                             "there", job, publisher.where)
         if settings is not None:
             publisher.describe(settings)
+        if every:
+            publisher.tell_every(every)
         made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
                      values or gradients or residual, gradients, texts, patterns, starter)
         if residual:
@@ -533,7 +536,7 @@ class Watch:
         news, every = self.cost.news(), self.plan.every
         if news is None:
             return
-        self.publisher.tell_cost(news.step_seconds, news.capture_seconds, self._own_plan.get("every"))
+        self.publisher.tell_cost(news.step_seconds, news.capture_seconds)
         self._say_hello()
         if every and not self._told_cost:
             self._told_cost = True

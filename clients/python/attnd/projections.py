@@ -46,6 +46,7 @@ log = logging.getLogger("attnd")
 
 SHARDS_PART = 4  # the part of the queue that shards fill at the end of a step
 STEPS_WITHOUT_EPOCH = 1000  # as long as no epoch has ended, so many steps are one
+FIRST_STEPS = 100  # the first time comes no later, so that a run is judged by its matrices early
 
 SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q", "k", "v"), ("to_q", "to_k", "to_v"),
             ("wq", "wk", "wv"), ("w_q", "w_k", "w_v"), ("W_q", "W_k", "W_v"), ("Wq", "Wk", "Wv"), ("q_lin", "k_lin", "v_lin"),
@@ -255,6 +256,7 @@ class Projections:
         self._spread = False  # one of them is shared out: its step is due
         self._sent: Dict[Any, str] = {}  # paths by where their matrices lie, of this time
         self._epochs = False  # one has ended
+        self._begun = False  # the first time has come
         self._refused: Dict[str, List[Tuple[str, str]]] = {}  # paths and reasons, by kind
         self._told: List[str] = []
 
@@ -272,7 +274,8 @@ class Projections:
 
     def step_ends(self, layers: Layers, epoch: int, step: int) -> None:
         """A step is over: layers that wait may have room, and a training without epochs goes by its steps."""
-        if not self._epochs and (step + 1) % (STEPS_WITHOUT_EPOCH * (self._every or 1)) == 0:
+        steps = STEPS_WITHOUT_EPOCH * (self._every or 1) if self._begun else FIRST_STEPS
+        if (not self._epochs or not self._begun) and (step + 1) % steps == 0:
             self._begin(layers(), epoch, step)
         elif self._waiting and (self._spread or self._publisher.has_room(self._needs)):
             self._send(epoch, step)
@@ -281,6 +284,7 @@ class Projections:
         first = [path for path in self._waiting if path in layers]
         self._waiting = {path: layers[path] for path in (*first, *layers) if path in self._attends and "#" not in path}
         self._sent = {}
+        self._begun = self._begun or bool(self._waiting)
         self._send(epoch, step)
 
     def _send(self, epoch: int, step: int) -> None:

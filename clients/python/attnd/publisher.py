@@ -582,13 +582,15 @@ class Publisher:
         that is told stays. For capture.py."""
         self._settings = scalars.settings({scalars.NOT_CAPTURED: what, **self._settings})
 
-    def tell_cost(self, step_seconds: float, capture_seconds: float, own_every: Optional[int] = None) -> None:
+    def tell_every(self, own_every: int) -> None:
+        """Says in every hello() that follows that the job's own code asks for every n-th step, which attnd then leaves as
+        it is. For capture.py; the argument is taken as checked."""
+        self._cost["own_every"] = own_every
+
+    def tell_cost(self, step_seconds: float, capture_seconds: float) -> None:
         """Says in every hello() that follows what capturing costs: a step in which nothing is captured takes
-        `step_seconds`, a captured one `capture_seconds` more. `own_every`: the job's own code asks for every n-th step,
-        which attnd then leaves as it is. For capture.py; the arguments are taken as checked."""
-        self._cost = {"step_seconds": step_seconds, "capture_seconds": capture_seconds}
-        if own_every:
-            self._cost["own_every"] = own_every
+        `step_seconds`, a captured one `capture_seconds` more. For capture.py; the arguments are taken as checked."""
+        self._cost.update(step_seconds=step_seconds, capture_seconds=capture_seconds)
 
     def bye(self) -> None:
         """Tells that this rank publishes nothing more. close() does it by itself."""

@@ -10,7 +10,6 @@
 struct metrics {
     const struct config *config;
     struct stats *stats;
-    struct layer_window window;   /* the primary one */
     struct metrics_layer *layers; /* hash by key, in the order of their first result */
 };
 

@@ -2,6 +2,7 @@
 #include "daemon/http/metrics/layer.h"
 
 #include "daemon/http/metrics/text.h"
+#include "proto/result.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -100,18 +101,24 @@ static uint32_t metrics_layer_read_heads(const msgpack_object *shape)
                : 0;
 }
 
-static bool is_window(const msgpack_object *map, const struct layer_window *window)
+/* Whether it is the one that alert rules judge. */
+static bool is_primary(const struct config *config, const msgpack_object *map)
 {
-    return mpk_is_str(mpk_find(map, "unit"), window->unit) &&
-           mpk_find_u64(map, "length") == window->length &&
-           mpk_find_u64(map, "every") == window->every;
+    struct config_window window = {.length = mpk_find_u64(map, "length"),
+                                   .every = mpk_find_u64(map, "every")};
+    const msgpack_object *unit = mpk_find(map, "unit");
+    while (window.unit < CONFIG_UNIT_AUTO &&
+           !(unit && mpk_is_str(unit, window_unit_name((enum window_unit)window.unit)))) {
+        window.unit++;
+    }
+    return window.unit < CONFIG_UNIT_AUTO && config_window_find(config, &window) == 0;
 }
 
-bool layer_read(const msgpack_object *map, const struct layer_window *window,
+bool layer_read(const msgpack_object *map, const struct config *config,
                 struct layer_result *ret_result)
 {
     *ret_result = (struct layer_result){
-        .primary = is_window(mpk_find(map, "window"), window),
+        .primary = is_primary(config, mpk_find(map, "window")),
         .batch_heads = metrics_layer_read_heads(mpk_find(map, "shape")),
         .time_s = (double)mpk_find_u64(map, "time_ns") / 1e9,
         .row_sum_error = mpk_number(mpk_find(map, "row_sum_error")),

@@ -8,6 +8,7 @@
 #ifndef DAEMON_HTTP_METRICS_LAYER_H
 #define DAEMON_HTTP_METRICS_LAYER_H
 
+#include "config/config.h"
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "proto/metric.h"
@@ -68,14 +69,8 @@ struct layer_result {
     const msgpack_object *heads, *spectrum, *drift; /* in the map; NULL = has none */
 };
 
-/* The window that counts. */
-struct layer_window {
-    const char *unit;
-    uint64_t length, every;
-};
-
 /* Returns false for what is no such map. */
-bool layer_read(const msgpack_object *map, const struct layer_window *window,
+bool layer_read(const msgpack_object *map, const struct config *config,
                 struct layer_result *ret_result);
 void layer_put_live(struct metrics_layer *layer, const struct layer_result *result);
 void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result);

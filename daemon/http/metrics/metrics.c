@@ -15,8 +15,6 @@ struct metrics *metrics_new(const struct config *config, struct stats *stats)
         *metrics = (struct metrics){
             .config = config,
             .stats = stats,
-            .window = {window_unit_name((enum window_unit)config->window_unit),
-                       config->window_length, config->window_every},
         };
     }
     return metrics;
@@ -77,7 +75,7 @@ static void metrics_put_map(struct metrics *metrics, const char *topic, const ms
 {
     struct layer_result result;
     bool live = strncmp(topic, "live/", 5) == 0;
-    if (!layer_read(map, &metrics->window, &result) || (!live && !result.primary)) {
+    if (!layer_read(map, metrics->config, &result) || (!live && !result.primary)) {
         return;
     }
     struct metrics_layer *layer = metrics_find(metrics, topic, result.run);

@@ -89,8 +89,7 @@ TEST(the_next_address_is_free)
 TEST(every_window_is_another)
 {
     const char *message = "window.also: a window of 10 every 5 is there already (valid: each "
-                          "window once, and not that of "
-                          "window.length)";
+                          "window once, and none of window.unit)";
     assert_fits(WITH("window.also=[10 steps every 5, 10 epochs every 5, 10 steps]"));
     assert_clashes(WITH("window.also=[10 steps every 5, 10 steps every 5]"), message);
     assert_clashes(WITH("window.also=[10 steps every 5]", "window.unit=step", "window.length=10",
@@ -98,16 +97,30 @@ TEST(every_window_is_another)
                    message);
 }
 
+TEST(windows_of_captures_have_no_length)
+{
+    assert_fits(WITH("window.also=[100 steps, 160 steps every 80, 60 seconds, 2 epochs]"));
+    assert_clashes(WITH("window.every=5"),
+                   "window.every: '5': with window.unit: auto windows have 16 captures (valid: 1, "
+                   "or with window.unit: epoch, step or second any number)");
+    assert_clashes(WITH("window.also=[1 epoch]"),
+                   "window.also: a window of 1 every 1 is there already (valid: each window once, "
+                   "and none of window.unit)");
+    assert_clashes(WITH("window.also=[160 steps]"),
+                   "window.also: a window of 160 every 160 is there already (valid: each window "
+                   "once, and none of window.unit)");
+}
+
 TEST(a_window_has_at_most_64_parts)
 {
-    assert_fits(WITH("window.length=64"));
-    assert_fits(WITH("window.length=1000000", "window.every=1000000"));
-    assert_fits(WITH("window.length=1000", "window.every=100"));
-    assert_fits(WITH("window.length=10", "window.every=1000"));
-    assert_clashes(WITH("window.length=65"),
+    assert_fits(WITH("window.unit=step", "window.length=64"));
+    assert_fits(WITH("window.unit=step", "window.length=1000000", "window.every=1000000"));
+    assert_fits(WITH("window.unit=step", "window.length=1000", "window.every=100"));
+    assert_fits(WITH("window.unit=step", "window.length=10", "window.every=1000"));
+    assert_clashes(WITH("window.unit=step", "window.length=65"),
                    "window.every: '1': a window of 65 would be kept in 65 parts of 1 (valid: "
                    "at most 64 parts; for instance every 65)");
-    assert_clashes(WITH("window.length=1000", "window.every=15"),
+    assert_clashes(WITH("window.unit=step", "window.length=1000", "window.every=15"),
                    "window.every: '15': a window of 1000 would be kept in 200 parts of 5 "
                    "(valid: at most 64 parts; for instance every 1000)");
 }

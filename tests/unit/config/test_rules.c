@@ -173,7 +173,7 @@ TEST(rules_are_printed_and_load_again)
     struct config config =
         rules_load("rules:\n"
                    "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
-                   "  head_uniform: {after_clear: false, each: layer, layer: 'd*'}\n");
+                   "  rank_collapse: {after_clear: false, each: layer, layer: 'd*'}\n");
     char *text = printed(&config);
     assert_non_null(strstr(text, "\n  mine:\n"
                                  "    metric: first_token\n"
@@ -294,7 +294,7 @@ TEST(clear_is_on_the_other_side)
     /* a default's, of which only clear is given */
     assert_refused("rules: {entropy_collapse: {clear: 0}}\n",
                    "attnd.yaml:1: rules.entropy_collapse.clear: '0': on the wrong side of `below`, "
-                   "or never reached (valid: at least 0.1, at most 1)");
+                   "or never reached (valid: at least 0.25, at most 1)");
 }
 
 TEST(windows_are_counted_from_one)

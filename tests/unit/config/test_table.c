@@ -294,7 +294,7 @@ TEST(fields_carry_the_types_units)
     assert_string_equal(config.http_endpoint.text, "tcp://127.0.0.1:5580");
     assert_int_equal(config.ingest_budget, UINT64_C(512) << 20);
     assert_int_equal(config.window_timeout, UINT64_C(60000000000));
-    assert_int_equal(config.window_unit, CONFIG_UNIT_EPOCH);
+    assert_int_equal(config.window_unit, CONFIG_UNIT_AUTO);
     assert_int_equal(config.log_level, CONFIG_LEVEL_INFO);
     assert_true(config.metrics_spectrum);
 }

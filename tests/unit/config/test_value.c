@@ -172,7 +172,8 @@ TEST(choices_are_the_enum_values)
     assert_word(&isa, "avx2", CONFIG_ISA_AVX2);
     assert_word(&isa, "avx512", CONFIG_ISA_AVX512);
     assert_string_equal(config_isa_name(CONFIG_ISA_AVX2), "avx2");
-    value_assert_reason(&unit, "epochs", "not one of the choices (valid: epoch, step, second)");
+    value_assert_reason(&unit, "epochs",
+                        "not one of the choices (valid: epoch, step, second, auto)");
     value_assert_reason(&level, "", "not one of the choices (valid: error, warning, info, debug)");
     value_assert_reason(&format, "JSON", "not one of the choices (valid: text, json)");
 }

@@ -108,10 +108,10 @@ TEST(bad_values_name_the_line_of_their_key)
 {
     assert_refused("window:\n  length: 2\n  unit: epochs\n  every: 1\n",
                    "attnd.yaml:3: window.unit: 'epochs': not one of the choices (valid: epoch, "
-                   "step, second)");
+                   "step, second, auto)");
     assert_refused("window:\n  unit:\n\n    epochs\n",
                    "attnd.yaml:2: window.unit: 'epochs': not one of the choices (valid: epoch, "
-                   "step, second)");
+                   "step, second, auto)");
     assert_refused("ingest:\n  budget:\n",
                    "attnd.yaml:2: ingest.budget: '': not a size such as 65536, 512MiB or 10MB "
                    "(valid: 1MiB to 1TiB)");

@@ -328,15 +328,20 @@ def _export(word: str, options: Dict[str, Any]) -> List[str]:
     return _ask_attnctl(["export", word, "--csv", *_line(options)], (0,)).splitlines()
 
 
+# Default rules make these of entropy_normalized and entropy_sans_first.
+_OF_ENTROPY = ("saturated_entropy", "saturated_alone", "lost_focus", "focus_share")
+
+
 def _alerts(word: str, metric: str, wants: Callable[[str, int], bool],
             options: Dict[str, Any]) -> List[Tuple[int, str]]:
     """(step, state) of those about the metric, and a layer that is drawn or the whole run."""
+    drawn = (metric, *_OF_ENTROPY) if metric in ("entropy_normalized", "entropy_sans_first") else (metric,)
     answer = _ask_attnctl(["alerts", word, "--json", f"--count={_ALERTS_MAX}", *_line(options)], (0, 1))
     found = []
     for alert in json.loads(answer).get("alerts") or ():
         name = f"{alert.get('stack')}.{alert.get('layer')}.{alert.get('site')}"
         head = -1 if alert.get("head") is None else int(alert["head"])
-        if alert.get("metric") == metric and (alert.get("stack") is None or wants(name, head)):
+        if alert.get("metric") in drawn and (alert.get("stack") is None or wants(name, head)):
             found.append((int(alert["step"]), str(alert.get("state"))))
     return found
 

@@ -243,13 +243,13 @@ VIEW_TEST(when_all_is_well_it_says_so_and_of_which_step)
 {
     give_trouble(model, &(struct trouble_given){1, 3, 0.8}, 1);
     draw(model, &screen, 80, 24);
-    assert_row(&screen, 2, " Needs attention: nothing. All is well at step 29.  1 watched");
+    assert_row(&screen, 2, " No alerts at step 29.  1 watched");
     assert_row(&screen, 3, " entropy_normalized, 8 heads, trouble first, then drift");
     assert_shows(&screen,
                  ">   decoder.1.self.h3   0.5300   *-12.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed      watched: entro");
     keys_press(model, 'a');
     draw(model, &screen, 80, 24);
-    assert_shows(&screen, "All is well at step 29.");
+    assert_shows(&screen, "No alerts at step 29.");
     model_forget(model);
     draw(model, &screen, 80, 24);
     assert_row(&screen, 2, " Needs attention: not known, no window has been judged yet");

@@ -228,9 +228,10 @@ static void trying_refer(struct trying *trying, double *ret_worst)
         for (uint32_t h = 0; h < TRIED_HEADS && trying->rules >> r & 1; h++) {
             double value = trying->value[r][h];
             past_add(&trying->heads[r][h], rule, rule->per_key ? value / 50 : value);
-            ret_worst[h] =
-                fmax(ret_worst[h], reference_score(&trying->heads[r][h], rule, trials[r].end,
-                                                   trials[r].resolution, fires));
+            double score = reference_score(&trying->heads[r][h], rule, trials[r].end,
+                                           trials[r].resolution, fires);
+            bool as_severe = score >= 1 && floor(score) == floor(ret_worst[h]);
+            ret_worst[h] = as_severe ? ret_worst[h] : fmax(ret_worst[h], score);
         }
     }
 }

@@ -18,6 +18,7 @@ static int metrics_setup(void **state)
 {
     (void)state;
     config_defaults(&config);
+    config.window_unit = CONFIG_UNIT_EPOCH;
     metrics = metrics_new(&config, &stats);
     return metrics ? 0 : -1;
 }

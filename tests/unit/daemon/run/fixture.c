@@ -36,7 +36,7 @@ void fixture_start(struct run_fixture *f, const char *also)
 void fixture_new_run(struct run_fixture *f)
 {
     static const uint8_t id[RUN_BYTES] = {1};
-    f->run = run_new("job", id, &f->config, &f->sink, &f->budget, f->now);
+    f->run = run_new("job", id, 1, &f->config, &f->sink, &f->budget, f->now);
     assert_non_null(f->run);
 }
 

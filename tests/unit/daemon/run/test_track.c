@@ -21,7 +21,7 @@ static void track_start(struct track_fixture *f, const char *also, uint32_t inde
     f->budget.limit = UINT64_C(1) << 30;
     f->stream = stream_add(&f->streams, (struct layer_id){STACK_DECODER, 3, SITE_CROSS}, 2, 1, 0);
     assert_non_null(f->stream);
-    track_init(&f->track, &f->config, index, &f->budget, 0);
+    track_init(&f->track, &f->config, index, 50, &f->budget, 0);
 }
 
 static void track_stop(struct track_fixture *f)
@@ -45,13 +45,16 @@ static struct layer_state *track_add(struct track_fixture *f, uint64_t index)
 TEST(a_track_is_named_after_its_rule)
 {
     struct track_fixture f;
-    track_start(&f, "[1000000 seconds every 500000]", 1);
-    assert_int_equal(track_count(&f.config), 2);
+    track_start(&f, "[1000000 seconds every 500000]", 2);
+    assert_int_equal(config_window_count(&f.config), 3);
     assert_string_equal(f.track.name, "second-1000000-500000");
     assert_int_equal(f.track.window.rule.part, 500000);
     track_stop(&f);
-    track_start(&f, "[]", 0);
+    track_start(&f, "[]", 1);
     assert_string_equal(f.track.name, "epoch-1-1");
+    track_stop(&f);
+    track_start(&f, "[]", 0);
+    assert_string_equal(f.track.name, "step-800-800");
     track_stop(&f);
 }
 
@@ -75,7 +78,7 @@ TEST(one_part_is_lent_and_several_are_merged)
     struct part_list list;
     const struct layer_state *found;
     struct layer_state *merged = NULL;
-    track_start(&f, "[4 epochs every 1]", 1);
+    track_start(&f, "[4 epochs every 1]", 2);
     struct layer_state *first = track_add(&f, 0);
     track_parts(&f.track, f.track.window.open, &list);
     assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/* windows: the rules by which runs are cut into windows. */
+#include "config/config.h"
+
+uint64_t config_window_part(uint64_t length, uint64_t every)
+{
+    uint64_t a = length, b = every;
+    while (b != 0) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static bool is_auto(const struct config *config)
+{
+    return config->window_unit == CONFIG_UNIT_AUTO;
+}
+
+static bool is_same(const struct config_window *a, const struct config_window *b)
+{
+    return a->unit == b->unit && a->length == b->length && a->every == b->every;
+}
+
+uint32_t config_window_count(const struct config *config)
+{
+    return 1 + config->window_also.count + is_auto(config);
+}
+
+struct config_window config_window(const struct config *config, uint32_t index,
+                                   uint64_t capture_every)
+{
+    if (index > 0 && is_auto(config)) {
+        index--;
+        return index > 0 ? config->window_also.window[index - 1]
+                         : (struct config_window){CONFIG_UNIT_EPOCH, 1, 1};
+    }
+    if (index > 0) {
+        return config->window_also.window[index - 1];
+    }
+    if (!is_auto(config)) {
+        return (struct config_window){config->window_unit, config->window_length,
+                                      config->window_every};
+    }
+    uint64_t most = CONFIG_WINDOW_UNITS_MAX / CONFIG_WINDOW_CAPTURES;
+    uint64_t every = capture_every > most ? most : capture_every;
+    uint64_t length = CONFIG_WINDOW_CAPTURES * (every > 0 ? every : 1);
+    return (struct config_window){CONFIG_UNIT_STEP, length, length};
+}
+
+int config_window_find(const struct config *config, const struct config_window *window)
+{
+    uint32_t count = config_window_count(config), index = 0;
+    struct config_window one = config_window(config, 0, window->length / CONFIG_WINDOW_CAPTURES);
+    while (index < count && !is_same(&one, window)) {
+        index++;
+        one = config_window(config, index < count ? index : 0, 0);
+    }
+    return index < count ? (int)index : -1;
+}
+
+uint64_t config_capture_every(const struct config *config, const char *job, uint64_t own_every)
+{
+    uint64_t of_all = config->plan_every, of_job = config_for_job(config, job)->plan_every;
+    return own_every > 0 && of_job == of_all ? own_every : of_job;
+}

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* Numbers that rules judge and no metric has: of a head among its layer mates, in its own past, or
+ * of a layer among the others. rules.def says in one line what each is. Bounds and what they were
+ * chosen on are there, too. */
+#include "daemon/alerts/internal.h"
+
+#include "proto/err.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Logits of healthy heads, sharp ones as well, spread by up to 10; of saturated ones by 20 to 1000.
+ */
+#define SPREAD_SATURATED 12.0
+/* Where logits are not known: below the entropy of healthy sharp heads but the sharpest. */
+#define ENTROPY_SATURATED 0.1
+/* Random matrices have half of it, and layers that a model does not need lose even that. */
+#define FOCUS_LEARNED 0.06
+/* A layer can have been left behind once another one has this. */
+#define FOCUS_OF_OTHERS 0.1
+
+static double mean_of(const struct summary_result *summary, enum metric metric, uint32_t head)
+{
+    const struct result_stat *stat = summary->stat[metric];
+    return stat && stat[head].count > 0 ? stat[head].mean : NAN;
+}
+
+static double saturated_entropy(const struct summary_result *summary, uint32_t head)
+{
+    double entropy = mean_of(summary, METRIC_ENTROPY_SANS_FIRST, head);
+    double spread = mean_of(summary, METRIC_STD_LOGIT, head);
+    bool sharp = isnan(spread) ? entropy < ENTROPY_SATURATED : spread >= SPREAD_SATURATED;
+    return isnan(entropy) || sharp ? entropy : 1;
+}
+
+/* Saturation of most heads is the trouble of the layer, which is told once. One head that is sharp
+ * among others may have learned to align: only its logits tell. */
+static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
+{
+    uint32_t saturated = 0;
+    for (uint32_t h = 0; h < numbers->heads; h++) {
+        numbers->head[h].saturated_entropy = saturated_entropy(summary, h);
+        saturated += numbers->head[h].saturated_entropy < 1;
+    }
+    for (uint32_t h = 0; h < numbers->heads; h++) {
+        bool known = !isnan(mean_of(summary, METRIC_STD_LOGIT, h));
+        double own = known ? numbers->head[h].saturated_entropy : NAN;
+        bool alone = isnan(own) || 2 * saturated <= numbers->heads;
+        numbers->head[h].saturated_alone = alone ? own : 1;
+    }
+}
+
+static double focus_of(const struct summary_result *summary, uint32_t head)
+{
+    return 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, head);
+}
+
+/* One window is noise: `kept` is the largest that two windows on end had. */
+static double lost_focus(struct alert_focus *past, double focus)
+{
+    if (isnan(focus)) {
+        return NAN;
+    }
+    past->kept = fmaxf(past->kept, fminf(past->before, (float)focus));
+    past->before = (float)focus;
+    return past->kept < FOCUS_LEARNED ? NAN : fmax(0, 1 - focus / (double)past->kept);
+}
+
+static double written_by(const struct summary_result *summary, uint32_t head)
+{
+    double written = mean_of(summary, METRIC_WRITE_NORM, head);
+    return isnan(written) ? mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, head) : written;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    double one = *(const double *)a, other = *(const double *)b;
+    return one < other ? -1 : one > other;
+}
+
+/* The median of those that are numbers, the lower one of two; NaN without any. Sorts them. */
+static double median_of(double *numbers, uint32_t count)
+{
+    uint32_t known = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!isnan(numbers[i])) {
+            numbers[known++] = numbers[i];
+        }
+    }
+    qsort(numbers, known, sizeof *numbers, compare_numbers);
+    return known ? numbers[(known - 1) / 2] : NAN;
+}
+
+/* `room` is for as many numbers as there are heads. */
+static void put_written_shares(struct alert_numbers *numbers, const struct summary_result *summary,
+                               double *room)
+{
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        room[h] = written_by(summary, h);
+    }
+    double median = median_of(room, summary->heads);
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        numbers->head[h].written_share = median > 0 ? written_by(summary, h) / median : NAN;
+    }
+}
+
+/* NaN unless both are known. */
+static double twin(const struct summary_result *summary, uint32_t head)
+{
+    double q = mean_of(summary, METRIC_WQ_CORRELATION_MAX, head);
+    double v = mean_of(summary, METRIC_WV_CORRELATION_MAX, head);
+    return isnan(q) || isnan(v) ? NAN : fmin(q, v);
+}
+
+static double later_keys(struct alerts *alerts, const struct summary_result *summary)
+{
+    double most = NAN;
+    if (summary->layer.id.stack != STACK_DECODER || summary->layer.id.site != SITE_SELF) {
+        return NAN;
+    }
+    alerts->causal = alerts->causal || summary->layer.causal;
+    for (uint32_t h = 0; h < summary->heads && alerts->causal; h++) {
+        most = fmax(most, mean_of(summary, METRIC_NEXT_TOKEN, h));
+    }
+    return most;
+}
+
+/* Where NaN began */
+
+/* The order in which a forward pass comes to them. */
+static bool is_earlier(struct layer_id one, struct layer_id other)
+{
+    if (one.stack != other.stack) {
+        return one.stack == STACK_ENCODER;
+    }
+    return one.layer != other.layer ? one.layer < other.layer : one.site < other.site;
+}
+
+/* Rows that are invalid in one head make all invalid in the layers behind it, and from the next
+ * step on everywhere. So the head with the largest share was first; of layers with as large a share
+ * the first one. Heads that share it cannot be told apart. */
+static void find_origin(struct alert_origin *origin, const struct summary_result *summary)
+{
+    double most = 0;
+    int32_t head = -1;
+    for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
+        double share = summary->invalid_share[h];
+        if (share >= most && share > 0) {
+            head = share > most ? (int32_t)h : -1;
+            most = share;
+        }
+    }
+    struct layer_id id = summary->layer.id;
+    if (most > origin->share ||
+        (most > 0 && most == origin->share && is_earlier(id, origin->layer))) {
+        *origin = (struct alert_origin){id, head, most};
+    }
+}
+
+/* Windows */
+
+int alert_numbers_reserve(struct alert_layer *layer, uint32_t heads)
+{
+    if (layer->numbers && layer->numbers->heads == heads) {
+        return 0;
+    }
+    free(layer->numbers);
+    layer->numbers = calloc(1, sizeof *layer->numbers + heads * sizeof layer->numbers->head[0]);
+    if (!layer->numbers) {
+        return ERR_MEMORY;
+    }
+    layer->numbers->heads = heads;
+    return 0;
+}
+
+int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
+                       const struct summary_result *summary)
+{
+    double *room = malloc((summary->heads + 1) * sizeof *room);
+    if (!room || alert_numbers_reserve(layer, summary->heads) != 0) {
+        free(room);
+        return ERR_MEMORY;
+    }
+    struct alert_numbers *numbers = layer->numbers;
+    double focus = NAN;
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        struct alert_head_numbers *head = &numbers->head[h];
+        double of_head = focus_of(summary, h);
+        head->lost_focus = lost_focus(&head->focus, of_head);
+        head->twin = twin(summary, h);
+        focus = fmax(focus, of_head);
+    }
+    put_saturated(numbers, summary);
+    put_written_shares(numbers, summary, room);
+    free(room);
+    alerts->focus_now = fmax(alerts->focus_now, focus);
+    numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
+    numbers->later_keys = later_keys(alerts, summary);
+    find_origin(&alerts->found, summary);
+    return 0;
+}
+
+double alert_origin_value(struct alerts *alerts)
+{
+    if (alerts->origin.share == 0) {
+        alerts->origin = alerts->found;
+    }
+    double now = alerts->found.share;
+    alerts->found = (struct alert_origin){.share = 0};
+    return now;
+}
+
+void alert_numbers_end(struct alerts *alerts)
+{
+    alerts->focus = alerts->focus_now;
+    alerts->focus_now = 0;
+}

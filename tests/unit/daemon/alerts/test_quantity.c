@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+/* Numbers of a head among its mates and in its own past, by hand, and what the default rules make
+ * of them. */
+#include "tests/unit/unit.h"
+
+#include "daemon/alerts/internal.h"
+
+#define NONE  ((double)NAN)
+#define HEADS 4
+
+static const uint8_t run_id[RUN_BYTES] = {1};
+static const struct layer_id decoder_0 = {STACK_DECODER, 0, SITE_SELF};
+static const struct layer_id decoder_1 = {STACK_DECODER, 1, SITE_SELF};
+
+struct told {
+    char rule[RULE_NAME_MAX + 1];
+    enum alert_state state;
+    bool has_layer;
+    struct layer_id layer;
+    int32_t head;
+};
+
+struct quantity_fixture {
+    struct config config;
+    struct alerts *alerts;
+    struct alert_sink sink;
+    struct told told; /* the newest */
+    uint32_t count;
+    uint64_t step;
+    struct result_stat stat[METRIC_COUNT][HEADS];
+    double invalid[HEADS];
+    struct summary_result summary;
+};
+
+static void quantity_on_event(void *data, const struct alert_result *event)
+{
+    struct quantity_fixture *f = data;
+    f->told = (struct told){.state = event->state,
+                            .has_layer = event->has_layer,
+                            .layer = event->layer,
+                            .head = event->head};
+    snprintf(f->told.rule, sizeof f->told.rule, "%s", event->rule);
+    f->count++;
+}
+
+static int quantity_start(void **state)
+{
+    struct quantity_fixture *f = calloc(1, sizeof *f);
+    config_defaults(&f->config);
+    f->alerts = alerts_new(&f->config, "gpt");
+    f->sink = (struct alert_sink){quantity_on_event, NULL, f};
+    *state = f;
+    return f->alerts ? 0 : -1;
+}
+
+static int quantity_stop(void **state)
+{
+    struct quantity_fixture *f = *state;
+    alerts_free(&f->alerts);
+    config_clear(&f->config);
+    free(f);
+    return 0;
+}
+
+#define QUANTITY_TEST(name) TEST_OF(name, struct quantity_fixture *f, quantity_start, quantity_stop)
+
+/* A window of the layer, of which nothing is known yet. */
+static void begin_window(struct quantity_fixture *f, struct layer_id id)
+{
+    f->summary = (struct summary_result){.common = {"gpt", run_id, 0, f->step, 0}, .heads = HEADS};
+    f->summary.layer.id = id;
+    f->summary.layer.rows = 100;
+    f->summary.layer.causal = true;
+    f->summary.invalid_share = f->invalid;
+    memset(f->invalid, 0, sizeof f->invalid);
+}
+
+/* The means of a metric; NaN: the head has none. */
+static void put_means(struct quantity_fixture *f, enum metric metric, const double *mean)
+{
+    for (int h = 0; h < HEADS; h++) {
+        double x = mean[h];
+        f->stat[metric][h] = (struct result_stat){.mean = x, .max = x, .count = isnan(x) ? 0U : 1U};
+    }
+    f->summary.stat[metric] = f->stat[metric];
+}
+
+static const struct alert_numbers *take_window(struct quantity_fixture *f)
+{
+    struct alert_layer *layer = alert_layer_get(f->alerts, f->summary.layer.id);
+    assert_int_equal(alert_numbers_take(f->alerts, layer, &f->summary), 0);
+    return layer->numbers;
+}
+
+static void judge_window(struct quantity_fixture *f)
+{
+    assert_int_equal(alerts_layer(f->alerts, &f->summary, &f->sink), 0);
+}
+
+static void end_window(struct quantity_fixture *f)
+{
+    struct alert_run run = {.common = {"gpt", run_id, 0, f->step, 0}, .processed = 1};
+    assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
+    f->step++;
+}
+
+static void expect_same(double found, double wanted)
+{
+    if (isnan(wanted)) {
+        assert_true(isnan(found));
+    } else {
+        assert_float_equal(found, wanted, 1e-6);
+    }
+}
+
+QUANTITY_TEST(a_head_is_saturated_when_it_is_sharp_and_its_logits_are_spread)
+{
+    static const struct {
+        double entropy, spread, wanted;
+    } cases[] = {
+        {0.02, 50, 0.02}, {0.02, 12, 0.02},   {0.02, 8, 1},   /* an aligned head */
+        {0.9, 50, 0.9},   {0.02, NONE, 0.02}, {0.1, NONE, 1}, /* logits are not known */
+        {NONE, 50, NONE}, {NONE, NONE, NONE},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){cases[i].entropy, 0.8, 0.8, 0.8});
+        put_means(f, METRIC_STD_LOGIT, (double[]){cases[i].spread, 1, 1, 1});
+        const struct alert_numbers *numbers = take_window(f);
+        expect_same(numbers->head[0].saturated_entropy, cases[i].wanted);
+        expect_same(numbers->head[0].saturated_alone,
+                    isnan(cases[i].spread) ? NAN : cases[i].wanted);
+        expect_same(numbers->head[1].saturated_entropy, 1);
+    }
+}
+
+QUANTITY_TEST(saturation_of_most_heads_is_the_layers_and_not_each_heads)
+{
+    begin_window(f, decoder_0);
+    put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.1, 0.1, 0.1, 0.9});
+    put_means(f, METRIC_STD_LOGIT, (double[]){20, 20, 20, 2});
+    const struct alert_numbers *numbers = take_window(f);
+    for (int h = 0; h < HEADS; h++) {
+        expect_same(numbers->head[h].saturated_entropy, h < 3 ? 0.1 : 1);
+        expect_same(numbers->head[h].saturated_alone, 1);
+    }
+}
+
+QUANTITY_TEST(focus_is_lost_of_what_two_windows_kept)
+{
+    static const double entropy[] = {0.99, 0.5, 0.95, 0.8, 0.7, NONE, 0.98, 0.6, 0.6, 0.96};
+    static const double wanted[] = {NONE, NONE, NONE, NONE, 0, NONE, 0.9, 0, 0, 0.9};
+    for (size_t i = 0; i < sizeof entropy / sizeof entropy[0]; i++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){entropy[i], 1, 1, 1});
+        expect_same(take_window(f)->head[0].lost_focus, wanted[i]);
+    }
+}
+
+QUANTITY_TEST(a_head_writes_a_share_of_the_median)
+{
+    begin_window(f, decoder_0);
+    put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){0.01, 0.5, 1, 2});
+    expect_same(take_window(f)->head[0].written_share, 0.02);
+    expect_same(take_window(f)->head[3].written_share, 4);
+    put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){NONE, 0.5, 1, 2});
+    expect_same(take_window(f)->head[0].written_share, NONE);
+    expect_same(take_window(f)->head[1].written_share, 0.5);
+    put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){0, 0, 0, 1}); /* how some begin */
+    expect_same(take_window(f)->head[0].written_share, NONE);
+    put_means(f, METRIC_WRITE_NORM, (double[]){3, 1, 1, 1}); /* which says more */
+    expect_same(take_window(f)->head[0].written_share, 3);
+}
+
+QUANTITY_TEST(twins_have_the_same_queries_and_values)
+{
+    begin_window(f, decoder_0);
+    put_means(f, METRIC_WQ_CORRELATION_MAX, (double[]){1, 1, 0.1, NONE});
+    put_means(f, METRIC_WV_CORRELATION_MAX, (double[]){0.99, 0.2, 1, 1});
+    const struct alert_numbers *numbers = take_window(f);
+    expect_same(numbers->head[0].twin, 0.99);
+    expect_same(numbers->head[1].twin, 0.2);
+    expect_same(numbers->head[2].twin, 0.1);
+    expect_same(numbers->head[3].twin, NONE);
+}
+
+QUANTITY_TEST(a_layer_is_compared_with_the_model_of_the_window_before)
+{
+    for (int window = 0; window < 2; window++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.99, 0.98, 1, 1});
+        expect_same(take_window(f)->focus_share, window ? 0.02 / 0.4 : NONE);
+        begin_window(f, decoder_1);
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.6, 0.9, 1, NONE});
+        expect_same(take_window(f)->focus_share, window ? 1 : NONE);
+        alert_numbers_end(f->alerts);
+    }
+}
+
+QUANTITY_TEST(later_keys_count_where_another_layer_is_causal)
+{
+    for (int window = 0; window < 2; window++) {
+        begin_window(f, decoder_0);
+        f->summary.layer.causal = false;
+        put_means(f, METRIC_NEXT_TOKEN, (double[]){0.1, 0.3, NONE, 0});
+        expect_same(take_window(f)->later_keys, window ? 0.3 : NONE);
+        begin_window(f, decoder_1);
+        put_means(f, METRIC_NEXT_TOKEN, (double[]){0, 0, 0, 0});
+        expect_same(take_window(f)->later_keys, 0);
+    }
+    begin_window(f, (struct layer_id){STACK_ENCODER, 0, SITE_SELF});
+    put_means(f, METRIC_NEXT_TOKEN, (double[]){0.1, 0.3, 0.2, 0.1});
+    expect_same(take_window(f)->later_keys, NONE);
+}
+
+/* Judges windows of decoder.1 and then decoder.0, with these shares of invalid rows. */
+static void judge_invalid(struct quantity_fixture *f, const double *later, const double *earlier)
+{
+    begin_window(f, decoder_1);
+    memcpy(f->invalid, later, sizeof f->invalid);
+    judge_window(f);
+    begin_window(f, decoder_0);
+    memcpy(f->invalid, earlier, sizeof f->invalid);
+    judge_window(f);
+    end_window(f);
+}
+
+static void expect_told(const struct quantity_fixture *f, enum alert_state state,
+                        struct layer_id layer, int32_t head)
+{
+    assert_string_equal(f->told.rule, "first_invalid");
+    assert_int_equal(f->told.state, state);
+    assert_true(f->told.has_layer);
+    assert_memory_equal(&f->told.layer, &layer, sizeof layer);
+    assert_int_equal(f->told.head, head);
+}
+
+static const double none_invalid[HEADS], all_invalid[HEADS] = {1, 1, 1, 1};
+
+QUANTITY_TEST(rows_became_invalid_first_where_most_are)
+{
+    judge_invalid(f, (double[]){0.5, 0.5, 0.6, 0.5}, (double[]){0.5, 0.5, 0.5, 0.5});
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+    judge_invalid(f, all_invalid, all_invalid);
+    judge_invalid(f, none_invalid, none_invalid);
+    expect_told(f, ALERT_RESOLVED, decoder_1, 2);
+    judge_invalid(f, (double[]){0.6, 0.6, 0.6, 0.6}, (double[]){0.5, 0.6, 0.5, 0.5});
+    expect_told(f, ALERT_FIRING, decoder_0, 1);
+    judge_invalid(f, none_invalid, none_invalid);
+    judge_invalid(f, (double[]){0.6, 0.6, 0.6, 0.6}, (double[]){0.5, 0.5, 0.5, 0.5});
+    expect_told(f, ALERT_FIRING, decoder_1, -1);
+}
+
+QUANTITY_TEST(a_restart_forgets_neither_focus_nor_origin)
+{
+    struct mpk_writer writer;
+    for (int window = 0; window < 2; window++) {
+        begin_window(f, decoder_1);
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.5, 0.5, 0.5, 0.5});
+        memcpy(f->invalid, (double[]){0, 0, 0.6, 0}, sizeof f->invalid);
+        judge_window(f);
+        end_window(f);
+    }
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+    mpk_writer_init(&writer);
+    assert_int_equal(alerts_pack(f->alerts, &writer), 0);
+    assert_int_equal(alerts_unpack(f->alerts, writer.buffer.data, writer.buffer.size), 0);
+    mpk_writer_clear(&writer);
+    begin_window(f, decoder_1);
+    put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.99, 0.5, 0.5, 0.5});
+    judge_window(f);
+    expect_same(alert_layer_get(f->alerts, decoder_1)->numbers->head[0].lost_focus, 0.98);
+    expect_same(alert_layer_get(f->alerts, decoder_1)->numbers->focus_share, 1);
+    end_window(f);
+    expect_told(f, ALERT_RESOLVED, decoder_1, 2);
+}
