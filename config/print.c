@@ -224,10 +224,11 @@ void config_print_default_rules(FILE *out)
 
 void config_print_rule_advice(FILE *out)
 {
-    fputs("| rule | why it matters | what people do about it |\n|---|---|---|\n", out);
+    fputs("| rule | why it matters | what people do about it | needs |\n|---|---|---|---|\n", out);
     for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
-        fprintf(out, "| `%s` | %s | %s |\n", rule_defaults[i].name, rule_default_why[i],
-                rule_default_advice[i]);
+        const char *needs = rule_default_needs[i];
+        fprintf(out, "| `%s` | %s | %s | %s |\n", rule_defaults[i].name, rule_default_why[i],
+                rule_default_advice[i], needs ? needs : "");
     }
 }
 

@@ -58,7 +58,7 @@ const char *const rule_default_advice[RULE_DEFAULT_COUNT] = {
 #undef RULE_ADVICE
 };
 
-static const char *const default_needs[RULE_DEFAULT_COUNT] = {
+const char *const rule_default_needs[RULE_DEFAULT_COUNT] = {
 #define RULE_NEEDS(name, needs) [RULE_DEFAULT_##name] = needs,
 #include "config/rules.def"
 #undef RULE_NEEDS
@@ -259,7 +259,7 @@ const char *rule_advice(const char *name, const char *metric)
 const char *rule_needs(const char *name, const char *metric)
 {
     int index = rules_find_text(name, metric);
-    return index >= 0 ? default_needs[index] : NULL;
+    return index >= 0 ? rule_default_needs[index] : NULL;
 }
 
 /* Whether a rule has a key only because nothing else was given, and would have it again. */

@@ -31,6 +31,7 @@ extern const struct rule rule_defaults[RULE_DEFAULT_COUNT];
 extern const char *const rule_default_help[RULE_DEFAULT_COUNT];
 extern const char *const rule_default_why[RULE_DEFAULT_COUNT];
 extern const char *const rule_default_advice[RULE_DEFAULT_COUNT];
+extern const char *const rule_default_needs[RULE_DEFAULT_COUNT]; /* NULL: all runs have it */
 /* A rule of which nothing is given but the name. */
 extern const struct rule rule_blank;
 

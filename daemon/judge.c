@@ -105,8 +105,8 @@ static void judge_put_result(void *data, const struct run *run, const char *topi
 {
     struct judge *judge = data;
     struct mpk_doc doc;
-    (void)run, (void)topic, (void)track;
-    stats_add(&judge->daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY);
+    (void)run, (void)topic;
+    stats_add(&judge->daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY && track == 0);
     if (kind != RESULT_ALERT) {
         return;
     }

@@ -4,9 +4,6 @@
 import { h, number } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
 
-/** A change is marked for so many windows. */
-export const RECENT = 10;
-
 const LONG = 230;
 
 const WORSE = { low: "◀ worse", high: "worse ▶", neither: "both ends can be healthy" };
@@ -52,7 +49,6 @@ export function drawLegend(box, limits, interpolate, metric, bounds) {
         part("firing", "alert fires"),
         part("near", "near or beyond the bound of a rule, of any metric"),
         h("span", {}, "● alert of the layer"),
-        h("span", {}, `▲ lasting change within the last ${RECENT} windows`),
         part("missing", "no number"),
     );
 }

@@ -255,24 +255,20 @@ export class HeatMap {
         );
     }
 
-    /** Alerts of a layer as a dot at its name, lasting changes as a triangle in the head's cell. */
+    /** Alerts of a layer as a dot at its name. */
     mark(layer, marks) {
         const row = this.cells.get(layerName(layer)),
-            { left, step, tall, lines, columns } = this.size;
+            { tall, lines } = this.size;
         if (!row) return;
-        const at = ({ head }) =>
-            head === null
-                ? `translate(6,${row.top + (tall * lines) / 2})`
-                : `translate(${left + ((head % columns) + 0.2) * step},${row.top + (Math.floor(head / columns) + 0.74) * tall}) scale(${Math.min(1, step / 16)})`;
-        const nodes = row.marks.selectAll("path").data(marks.filter((one) => one.head === null || one.kind === "drift"));
+        const nodes = row.marks.selectAll("path").data(marks.filter((one) => one.head === null));
         nodes.exit().remove();
         nodes
             .enter()
             .append("path")
             .merge(nodes)
             .attr("class", (d) => `mark ${d.kind}`)
-            .attr("d", (d) => (d.kind === "drift" ? "M-4,3.4L4,3.4L0,-3.8Z" : "M0,-4A4,4 0 1 1 0,4A4,4 0 1 1 0,-4"))
-            .attr("transform", at);
+            .attr("d", "M0,-4A4,4 0 1 1 0,4A4,4 0 1 1 0,-4")
+            .attr("transform", `translate(6,${row.top + (tall * lines) / 2})`);
     }
 
     rowAt(layer) {

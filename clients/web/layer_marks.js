@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Marks and outlines of the cells of a layer on the overview: its alerts, heads in trouble, lasting changes.
+// Marks and outlines of the cells of a layer on the overview: its alerts, heads in trouble.
 import { layerName, number } from "./dom.js";
-import { RECENT } from "./heat_legend.js";
 import { troubleText } from "./rules.js";
 import { outlineOf } from "./trouble.js";
 
@@ -20,24 +19,13 @@ const troubleMark = (head, rules) => ({
     text: `${head.score >= 1 ? "■" : "□"} ${head.value === undefined ? `trouble ${number(head.score)}` : troubleText(head, rules)}`,
 });
 
-/** Lasting changes of the last windows before `now`, a unit of the windows; undefined: the newest. */
-function changeMarks(summary, metric, now = summary?.window.last) {
-    const changes = summary?.drift?.[metric]?.change ?? [];
-    return changes.flatMap((unit, head) =>
-        unit !== null && unit <= now && unit > now - RECENT * summary.window.every
-            ? [{ head, kind: "drift", text: `▲ changed for good at ${summary.window.unit} ${unit}` }]
-            : [],
-    );
-}
-
 /**
  * [{head (null: the layer), kind, text}]. `held`: alerts that fire; `heads`: those of the layer in trouble; `rules` in
- * force; `summary` of the layer; `metric`: its name; `now`: see changeMarks().
+ * force.
  */
-export const marksOf = (layer, { held, heads, rules, summary, metric, now }) => [
+export const marksOf = (layer, { held, heads, rules }) => [
     ...held.filter(isOf(layer)).map(alertMark),
     ...heads.map((head) => troubleMark(head, rules)),
-    ...changeMarks(summary, metric, now),
 ];
 
 /** "firing", "beyond", "near" or null of a head, by its score or by an alert of its own. */

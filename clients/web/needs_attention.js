@@ -114,20 +114,21 @@ export class NeedsAttention {
     }
 
     wellText() {
-        if (Number.isFinite(this.found.step)) return `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}. ${this.checksText()}`;
+        if (Number.isFinite(this.found.step)) return this.checksText() ?? `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}.`;
         if (this.rules.length === 0) return "No rule is in force: alerts are switched off, or none is of this job.";
         return this.isEnded()
             ? "Rules judge windows, and the run ended without one."
             : "Rules judge windows, and the first one has not closed yet.";
     }
 
-    /** How many rules have had numbers to judge, and what the others need. */
+    /** How many rules have had numbers to judge, and what the others need; undefined where attnd does not say. */
     checksText() {
         const { judged, unjudged = [] } = this.found.checks ?? {};
-        if (!judged) return "";
+        if (!judged) return undefined;
         const needs = (name) => this.rules.find((rule) => rule.name === name)?.needs,
-            missing = unjudged.map((name) => (needs(name) ? `${name} (needs ${needs(name)})` : name));
-        return `${judged} checks passed${missing.length ? `; ${missing.length} not measured: ${missing.join(", ")}` : ""}.`;
+            missing = unjudged.map((name) => (needs(name) ? `${name} (needs ${needs(name)})` : name)),
+            also = missing.length ? `; ${missing.length} not measured: ${missing.join(", ")}` : "";
+        return `${judged} checks passed ${this.momentText()}${also}.`;
     }
 
     /** Where the past is shown: what there is at the newest step, or that the past is not known. */

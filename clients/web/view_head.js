@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One head: a metric over the run with bands, baseline, changes and alerts; its spectrum, its map, its newest numbers.
+// One head: a metric over the run with bands, baseline and alerts; its spectrum, its map, its newest numbers.
 /* global d3 */
 import { find, doubles, integers } from "./api.js";
 import { alertsList } from "./alerts_list.js";
@@ -64,11 +64,6 @@ function baselineOf(summary, metric, head) {
     return { name: "baseline, ± 1 of shift", mean: mean - delta, std: shift ? Math.abs(delta / shift) : 0 };
 }
 
-function changesOf(summary, metric, head) {
-    const change = summary?.drift?.[metric]?.change?.[head] ?? null;
-    return change === null ? [] : [{ x: change, name: "lasting change", class: "event change" }];
-}
-
 /** `marks` as chartMarks() gives them. */
 function drawSeries(chart, series, { metric, summary, head, marks, last }) {
     const v = series.values;
@@ -89,7 +84,7 @@ function drawSeries(chart, series, { metric, summary, head, marks, last }) {
         ],
         baseline: baselineOf(summary, metric.name, head),
         bounds: marks.bounds,
-        events: [...marks.events, ...changesOf(summary, metric.name, head)],
+        events: marks.events,
         ...contextOptions([{ log: series.log, steps: series.step, places: series.last }], series),
     });
 }
@@ -214,7 +209,6 @@ function byRank(found, head) {
 /** The facts beside the series of a head. */
 function factsOf(live, summary, { metric, head, roles }) {
     const drift = summary?.drift?.[metric.name],
-        change = drift?.change?.[head] ?? null,
         shift = drift?.shift?.[head];
     return facts([
         ...roleFacts(roles, live?.heads?.pattern?.[head]),
@@ -227,7 +221,6 @@ function factsOf(live, summary, { metric, head, roles }) {
             "from baseline",
             hasMoved(drift, head) ? `${number(drift.delta[head])}${shift ? `, shift ${number(shift)}` : ""}` : null,
         ],
-        ["lasting change", change === null ? null : `since ${summary.window.unit} ${change}`],
     ]);
 }
 

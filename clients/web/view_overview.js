@@ -165,15 +165,8 @@ class Overview {
     }
 
     marksOf(layer) {
-        const { at, grid, alerts, trouble, rules, store, metric } = this;
-        return marksOf(layer, {
-            held: alerts.held,
-            heads: trouble.headsOf(layer),
-            rules,
-            summary: store.summaries.get(layerName(layer)),
-            metric: metric.name,
-            now: at === null ? undefined : grid.windows.last[at],
-        });
+        const { alerts, trouble, rules } = this;
+        return marksOf(layer, { held: alerts.held, heads: trouble.headsOf(layer), rules });
     }
 
     describe(layer, head) {

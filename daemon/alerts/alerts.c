@@ -80,7 +80,11 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         .since_step = cell->since_step,
         .message = message,
     };
-    alert_message(rule, cell, place, value_now(rule, cells, index), state, message);
+    if (rule->metric == RULE_INVALID_ORIGIN) {
+        alert_message_origin(&alerts->origin, state, message);
+    } else {
+        alert_message(rule, cell, place, value_now(rule, cells, index), state, message);
+    }
     sink->event(sink->data, &event);
 }
 
@@ -211,7 +215,7 @@ static double run_value(struct alerts *alerts, uint32_t index, const struct aler
 static struct alert_place alerts_run_place(const struct alerts *alerts, const struct rule *rule)
 {
     const struct alert_origin *origin = &alerts->origin;
-    if (rule->metric != RULE_INVALID_ORIGIN || origin->share == 0) {
+    if (rule->metric != RULE_INVALID_ORIGIN || origin->share == 0 || origin->everywhere) {
         return (struct alert_place){.head = -1};
     }
     return (struct alert_place){true, origin->layer, origin->head};
@@ -229,7 +233,7 @@ static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
         judge_and_tell(alerts, rule, cells, 0, &place, value, sink);
     }
     if (rule->metric == RULE_INVALID_ORIGIN && value == 0) {
-        alerts->origin.share = 0;
+        alerts->origin = (struct alert_origin){.after = alerts->newest.step};
     }
     return code;
 }

@@ -67,7 +67,10 @@ struct alert_gathered {
 struct alert_origin {
     struct layer_id layer;
     int32_t head;
-    double share; /* of its rows; 0 = none are */
+    double share;           /* of its rows; 0 = none are */
+    uint32_t heads;         /* of the layers looked at */
+    bool everywhere;        /* in all of them alike: no capture saw where it began */
+    uint64_t after, before; /* newest steps of the last window without and of the first one with */
 };
 
 struct trouble_layer;
@@ -151,6 +154,8 @@ struct alert_place {
 
 #define ALERT_MESSAGE_MAX 512
 /* `now` is the value itself, cell->value what was compared. */
+void alert_message_origin(const struct alert_origin *origin, enum alert_state state,
+                          char ret_text[ALERT_MESSAGE_MAX]);
 void alert_message(const struct rule *rule, const struct alert_cell *cell,
                    const struct alert_place *place, double now, enum alert_state state,
                    char ret_text[ALERT_MESSAGE_MAX]);

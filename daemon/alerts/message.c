@@ -78,6 +78,29 @@ static void of_silence(const struct rule *rule, const struct alert_cell *cell,
     }
 }
 
+void alert_message_origin(const struct alert_origin *origin, enum alert_state state,
+                          char ret_text[ALERT_MESSAGE_MAX])
+{
+    char head[32] = "several heads";
+    if (origin->head >= 0) {
+        snprintf(head, sizeof head, "head %" PRId32, origin->head);
+    }
+    if (state == ALERT_RESOLVED) {
+        snprintf(ret_text, ALERT_MESSAGE_MAX, "no rows are invalid any more");
+    } else if (origin->everywhere) {
+        snprintf(ret_text, ALERT_MESSAGE_MAX,
+                 "rows of all heads are invalid alike: no capture saw where that began, between "
+                 "steps %" PRIu64 " and %" PRIu64,
+                 origin->after, origin->before);
+    } else {
+        snprintf(ret_text, ALERT_MESSAGE_MAX,
+                 "rows became invalid first in %s of %s.%" PRIu32 ".%s, between steps %" PRIu64
+                 " and %" PRIu64 ": %.4g of them",
+                 head, stack_name(origin->layer.stack), (uint32_t)origin->layer.layer,
+                 site_name(origin->layer.site), origin->after, origin->before, origin->share);
+    }
+}
+
 /* The bound that was crossed is always named; where it fires until it is clear, or is clear, that
  * number as well. */
 void alert_message(const struct rule *rule, const struct alert_cell *cell,

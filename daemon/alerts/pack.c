@@ -4,7 +4,7 @@
  *   {v: 1, run: bin16, epoch, step, time_ns,
  *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
  *    focus: [the model's, [[layer, bin: kept and before of each head, f32]...]], causal,
- *    origin: [layer, head + 1, share]}
+ *    origin: [layer, head + 1, share, everywhere, after, before]}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
  * that hold or fire or were told [index, held, flags, epoch, step, value]; `past` of rates, per
@@ -231,10 +231,13 @@ static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
     }
     mpk_pair_u64(writer, "causal", alerts->causal);
     mpk_put_str(writer, "origin");
-    mpk_put_array(writer, 3);
+    mpk_put_array(writer, 6);
     mpk_put_u64(writer, alert_layer_pack(origin->layer));
     mpk_put_u64(writer, (uint64_t)(origin->head + 1));
     mpk_put_f64(writer, origin->share);
+    mpk_put_u64(writer, origin->everywhere);
+    mpk_put_u64(writer, origin->after);
+    mpk_put_u64(writer, origin->before);
 }
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
@@ -455,21 +458,26 @@ static int get_numbers(struct alerts *alerts, const msgpack_object *map)
 {
     const msgpack_object_array *focus = alerts_pack_get_array(map, "focus");
     const msgpack_object_array *origin = alerts_pack_get_array(map, "origin");
-    uint64_t key, head, causal;
+    struct alert_origin *to = &alerts->origin;
+    uint64_t key, head, causal, everywhere;
     if (!focus || !origin) {
         return 0;
     }
-    if (focus->size != 2 || focus->ptr[1].type != MSGPACK_OBJECT_ARRAY || origin->size != 3 ||
+    if (focus->size != 2 || focus->ptr[1].type != MSGPACK_OBJECT_ARRAY || origin->size != 6 ||
         mpk_get_f64(&focus->ptr[0], &alerts->focus) != 0 ||
         get_number(map, "causal", 1, &causal) != 0 ||
         mpk_get_u64(&origin->ptr[0], UINT32_MAX, &key) != 0 ||
         mpk_get_u64(&origin->ptr[1], INT32_MAX, &head) != 0 ||
-        mpk_get_f64(&origin->ptr[2], &alerts->origin.share) != 0) {
+        mpk_get_f64(&origin->ptr[2], &to->share) != 0 ||
+        mpk_get_u64(&origin->ptr[3], 1, &everywhere) != 0 ||
+        mpk_get_u64(&origin->ptr[4], UINT64_MAX, &to->after) != 0 ||
+        mpk_get_u64(&origin->ptr[5], UINT64_MAX, &to->before) != 0) {
         return ERR_STORE_FORMAT;
     }
     alerts->causal = causal;
-    alerts->origin.layer = alert_layer_unpack((uint32_t)key);
-    alerts->origin.head = (int32_t)head - 1;
+    to->layer = alert_layer_unpack((uint32_t)key);
+    to->head = (int32_t)head - 1;
+    to->everywhere = everywhere;
     const msgpack_object_array *layers = &focus->ptr[1].via.array;
     int code = 0;
     for (uint32_t i = 0; i < layers->size && !code; i++) {

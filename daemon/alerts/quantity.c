@@ -144,18 +144,25 @@ static void find_origin(struct alert_origin *origin, const struct summary_result
 {
     double most = 0;
     int32_t head = -1;
+    bool alike = true;
     for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
         double share = summary->invalid_share[h];
+        alike = alike && share == summary->invalid_share[0];
         if (share >= most && share > 0) {
             head = share > most ? (int32_t)h : -1;
             most = share;
         }
     }
     struct layer_id id = summary->layer.id;
+    alike = alike && (origin->heads == 0 || (origin->everywhere && most == origin->share));
     if (most > origin->share ||
         (most > 0 && most == origin->share && is_earlier(id, origin->layer))) {
-        *origin = (struct alert_origin){id, head, most};
+        origin->layer = id;
+        origin->head = head;
+        origin->share = most;
     }
+    origin->heads += summary->heads;
+    origin->everywhere = alike && origin->heads > 1 && most > 0;
 }
 
 /* Windows */
@@ -203,12 +210,14 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
 
 double alert_origin_value(struct alerts *alerts)
 {
-    if (alerts->origin.share == 0) {
-        alerts->origin = alerts->found;
-    }
-    double now = alerts->found.share;
+    struct alert_origin found = alerts->found;
     alerts->found = (struct alert_origin){.share = 0};
-    return now;
+    if (alerts->origin.share == 0 && found.share > 0) {
+        found.after = alerts->origin.after;
+        found.before = alerts->newest.step;
+        alerts->origin = found;
+    }
+    return found.share;
 }
 
 void alert_numbers_end(struct alerts *alerts)

@@ -375,7 +375,8 @@ static void trouble_note_origin(const struct alerts *alerts, struct layer_id id,
                                 struct trouble_head *worst, uint32_t heads)
 {
     const struct alert_origin *origin = &alerts->origin;
-    bool here = origin->share > 0 && origin->head >= 0 && (uint32_t)origin->head < heads &&
+    bool here = origin->share > 0 && !origin->everywhere && origin->head >= 0 &&
+                (uint32_t)origin->head < heads &&
                 alert_layer_pack(origin->layer) == alert_layer_pack(id);
     for (uint32_t i = 0; i < alerts->rule_count && here; i++) {
         const struct rule *rule = alerts->rules[i];

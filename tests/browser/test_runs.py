@@ -256,7 +256,7 @@ def test_a_run_without_epochs_is_told_what_to_do(page):
         trainer = Trainer(site.daemon, "endless")
         publish(trainer, range(5))
         wait_until(lambda: cells(page) == HEADS, "the job")
-        assert "set window.unit=step" in page.text(".time-map")
+        assert "One closes with 16 captures by default" in page.text(".time-map")
         page.screenshot("no-epochs-1440-light")
         trainer.event("epoch_end", step=5)
         trainer.attention(maps(), epoch=1, step=6)

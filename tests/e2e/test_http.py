@@ -250,7 +250,7 @@ def test_the_rules_in_force_are_those_that_are_on_and_apply_to_the_job():
     assert "losses" not in rules and list(rules) == [rule["name"] for rule in web.call("rules")]
     assert rules["mine"] == dict(name="mine", metric="first_token", statistic="mean", per_key=False, each="layer", job="gpt-*", layer="*",
                                  condition="rises_by", bound=0.25, clear=rules["mine"]["clear"], within=3, after_clear=False,
-                                 severity="warning", why=None, advice=None, **{"for": 1})
+                                 severity="warning", why=None, advice=None, needs=None, **{"for": 1})
     collapse = rules["entropy_collapse"]
     assert (collapse["condition"], collapse["bound"], collapse["clear"], collapse["for"]) == ("below", 0.2, 0.3, 2)
     assert all(sentence.endswith(".") for sentence in (collapse["why"], collapse["advice"]))

@@ -519,13 +519,14 @@ def test_what_nobody_listens_to_is_not_tapped(attnd, rng):
 # check
 
 
-def check(tmp_path, messages, *options, rules=None):
+EPOCHS = "window: {unit: epoch}\n"  # of a few messages each
+
+
+def check(tmp_path, messages, *options, rules=EPOCHS):
     path = tmp_path / "run.rec"
     write_recording(path, messages)
-    if rules is not None:
-        (tmp_path / "rules.yaml").write_text(rules)
-        options += ("--rules", tmp_path / "rules.yaml")
-    return attnctl("check", path, *options)
+    (tmp_path / "rules.yaml").write_text(rules)
+    return attnctl("check", path, "--rules", tmp_path / "rules.yaml", *options)
 
 
 def test_a_healthy_recording_passes_the_check(tmp_path, rng):
@@ -541,20 +542,20 @@ def test_a_collapse_fails_the_check(tmp_path, rng, ends):
     assert (result.returncode, result.stderr) == (1, "")
     assert "critical entropy_collapse since epoch 4 step 4: " in result.stdout
     assert result.stdout.endswith(f" in 6 windows of {13 if ends else 11} messages\n")
-    alerts = json.loads(attnctl("check", tmp_path / "run.rec", "--json").stdout)
+    alerts = json.loads(attnctl("check", tmp_path / "run.rec", "--rules", tmp_path / "rules.yaml", "--json").stdout)
     assert "entropy_collapse" in [alert["rule"] for alert in alerts["alerts"]]
     assert all(alert["state"] == "firing" for alert in alerts["alerts"])
     assert (alerts["windows"], alerts["dropped"]) == (6, {})
 
 
 def test_the_rules_of_a_file_decide(tmp_path, rng):
-    rules = "rules:\n  %s: {metric: entropy_normalized, above: %s}\n"
+    rules = EPOCHS + "rules:\n  %s: {metric: entropy_normalized, above: %s}\n"
     collapsing = training(rng, collapses_at=3)
-    off = "rules:\n  entropy_collapse: {enabled: false}\n  entropy_falls: {enabled: false}\n"
+    off = EPOCHS + "rules:\n  entropy_collapse: {enabled: false}\n  entropy_falls: {enabled: false}\n"
     assert check(tmp_path, collapsing, rules=off).returncode == 0
     result = check(tmp_path, training(rng), rules=rules % ("mine", 0.5))
     assert result.returncode == 1 and result.stdout.startswith("warning  mine since epoch 0 step 0: ")
-    assert check(tmp_path, training(rng), rules="window: {length: 6, every: 6}\n").stdout.endswith(
+    assert check(tmp_path, training(rng), rules="window: {unit: epoch, length: 6, every: 6}\n").stdout.endswith(
         " in 1 window of 13 messages\n")
 
 
@@ -617,9 +618,9 @@ def test_a_check_leaves_nothing_behind(tmp_path, rng):
 
 
 def test_attnd_judges_what_attnctl_checks(tmp_path, rng):
-    checked = check(tmp_path, training(rng, collapses_at=4), "--json", rules="window: {length: 2, every: 2}\n")
-    judged = subprocess.run([ATTND, "--judge", tmp_path / "run.rec", "--json", "--set", "window.length=2", "--set",
-                             "window.every=2"], capture_output=True, text=True, timeout=PATIENCE_S)
+    checked = check(tmp_path, training(rng, collapses_at=4), "--json", rules="window: {unit: epoch, length: 2, every: 2}\n")
+    judged = subprocess.run([ATTND, "--judge", tmp_path / "run.rec", "--json", "--set", "window.unit=epoch", "--set",
+                             "window.length=2", "--set", "window.every=2"], capture_output=True, text=True, timeout=PATIENCE_S)
     said, expected = json.loads(judged.stdout), json.loads(checked.stdout)
     assert (judged.returncode, judged.stderr) == (1, "") and said["windows"] == 3
     for alert in said.pop("alerts"):

@@ -210,7 +210,7 @@ struct list_row {
 
 struct detail_metric {
     char name[FIELD_NAME_MAX];
-    double now, mean, shift, js, change;
+    double now, mean, shift, js;
     struct past windows;
     double past[MODEL_PAST_MAX];
 };

@@ -271,7 +271,7 @@ static struct detail_metric *add_detail(struct head_detail *detail, const char *
     struct detail_metric *metric = &detail->metrics[detail->count++];
     memset(metric, 0, sizeof *metric);
     snprintf(metric->name, sizeof metric->name, "%s", name);
-    metric->now = metric->mean = metric->shift = metric->js = metric->change = NAN;
+    metric->now = metric->mean = metric->shift = metric->js = NAN;
     return metric;
 }
 
@@ -301,7 +301,6 @@ static void read_detail_metric(void *data, const char *name)
     metric->mean = value;
     metric->shift = field_item(mpk_find(drift, "shift"), detail->head);
     metric->js = field_item(mpk_find(drift, "js"), detail->head);
-    metric->change = field_item(mpk_find(drift, "change"), detail->head);
 }
 
 static void read_detail(struct model *model, const msgpack_object *result, bool summary)

@@ -291,16 +291,9 @@ static int draw_chart(struct view_frame *frame, const struct detail_metric *metr
     screen_put_right(frame->screen, frame->top, 1, AXIS, STYLE_FAINT, text);
     view_number(range.least, text);
     screen_put_right(frame->screen, frame->top + height - 1, 1, AXIS, STYLE_FAINT, text);
-    /* Below the chart: where what it shows changed for good, and where alerts began. */
+    /* Below the chart: where alerts began. */
     int row = frame->top + height;
     const struct model *model = frame->model;
-    for (uint32_t i = 0; i < metric->windows.count && !isnan(metric->change); i++) {
-        if ((double)metric->windows.last[i] >= metric->change) {
-            mark_window(frame, &metric->windows, row, i, STYLE_INFO,
-                        frame->screen->unicode ? "▲" : "^");
-            break;
-        }
-    }
     for (uint32_t i = model->alert_count; i > 0; i--) {
         const struct alert *alert = &model->alerts[i - 1];
         if (is_here(&model->detail, alert)) {
@@ -352,7 +345,6 @@ static void draw_metrics(struct view_frame *frame, int row, int rows)
     view_column(&columns, 8, true, "WINDOW");
     view_column(&columns, 8, true, "SHIFT");
     view_column(&columns, width >= 90 ? 7 : 0, true, "JS");
-    view_column(&columns, 8, true, "CHANGED");
     int left = width - columns.at - 1;
     view_column(&columns, left < 80 ? left : 80, false, "TREND");
     view_settle(frame, list, model->detail.count, rows - 1);
@@ -366,8 +358,6 @@ static void draw_metrics(struct view_frame *frame, int row, int rows)
         view_cell_number(frame, line, column++, metric->mean);
         view_cell_shift(frame, line, column++, metric->shift);
         view_cell_number(frame, line, column++, metric->js);
-        view_cell(frame, line, column++, STYLE_PLAIN, isnan(metric->change) ? "-" : "%.0f",
-                  metric->change);
         view_cell_trend(frame, line, column++, metric->past, metric->windows.count,
                         range_of(metric->past, metric->windows.count));
     }

@@ -7,10 +7,11 @@
     python3 train_chars.py --model decoder-only   # continue text: causal self-attention
     python3 train_chars.py --verify               # and check every number that comes back
 
-After each epoch it prints the loss and the entropy of every head, as attnd computed them. With --verify it computes
-every published number itself, in float64, from the very tensors it published, and compares: attention weights with
-torch 1, and with torch 2, whose torch.nn.MultiheadAttention never has them, queries and keys. For that attnd needs
-`--set metrics.spectrum_budget=0`: under a time budget not every message has the spectra of all heads.
+After each epoch it prints the loss and the entropy of every head, as attnd computed them over it (window.unit=auto or
+epoch). With --verify it computes every published number itself, in float64, from the very tensors it published, and
+compares: attention weights with torch 1, and with torch 2, whose torch.nn.MultiheadAttention never has them, queries
+and keys. For that attnd needs `--set metrics.spectrum_budget=0`: under a time budget not every message has the spectra
+of all heads.
 
 Exit status: 0 when a summary of every layer came for each epoch (and with --verify all numbers are right), else 1.
 """
@@ -198,7 +199,7 @@ class Trainer:
         found: Dict[Layer, Dict[str, Any]] = {}
         for summary in self._incoming():
             window = summary["window"]
-            if window["unit"] != "epoch" or window["last"] == epoch:
+            if window["unit"] == "epoch" and window["last"] == epoch:
                 found[summary["stack"], summary["layer"], summary["site"]] = summary
             if len(found) == len(self.layers()):
                 break

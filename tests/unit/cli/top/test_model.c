@@ -423,7 +423,7 @@ MODEL_TEST(a_head_has_all_its_metrics)
     assert_string_equal(entropy->name, "entropy_normalized");
     assert_true(fabs(entropy->now - 0.53) < 1e-12);
     assert_true(fabs(entropy->mean - 0.58) < 1e-12);
-    assert_true(entropy->shift == -12 && entropy->change == 4);
+    assert_true(entropy->shift == -12);
     assert_string_equal(model->detail.metrics[1 - model->ui.metrics.at].name, "confidence");
     assert_int_equal(model->detail.metrics[1 - model->ui.metrics.at].windows.count, 0);
 }

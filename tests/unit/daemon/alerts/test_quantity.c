@@ -25,6 +25,7 @@ struct quantity_fixture {
     struct alerts *alerts;
     struct alert_sink sink;
     struct told told; /* the newest */
+    char message[300];
     uint32_t count;
     uint64_t step;
     struct result_stat stat[METRIC_COUNT][HEADS];
@@ -40,6 +41,7 @@ static void quantity_on_event(void *data, const struct alert_result *event)
                             .layer = event->layer,
                             .head = event->head};
     snprintf(f->told.rule, sizeof f->told.rule, "%s", event->rule);
+    snprintf(f->message, sizeof f->message, "%s", event->message);
     f->count++;
 }
 
@@ -241,6 +243,9 @@ QUANTITY_TEST(rows_became_invalid_first_where_most_are)
 {
     judge_invalid(f, (double[]){0.5, 0.5, 0.6, 0.5}, (double[]){0.5, 0.5, 0.5, 0.5});
     expect_told(f, ALERT_FIRING, decoder_1, 2);
+    assert_string_equal(f->message,
+                        "rows became invalid first in head 2 of decoder.1.self, between "
+                        "steps 0 and 0: 0.6 of them");
     judge_invalid(f, all_invalid, all_invalid);
     judge_invalid(f, none_invalid, none_invalid);
     expect_told(f, ALERT_RESOLVED, decoder_1, 2);
@@ -249,6 +254,19 @@ QUANTITY_TEST(rows_became_invalid_first_where_most_are)
     judge_invalid(f, none_invalid, none_invalid);
     judge_invalid(f, (double[]){0.6, 0.6, 0.6, 0.6}, (double[]){0.5, 0.5, 0.5, 0.5});
     expect_told(f, ALERT_FIRING, decoder_1, -1);
+}
+
+QUANTITY_TEST(where_all_heads_are_invalid_alike_nobody_saw_the_origin)
+{
+    judge_invalid(f, none_invalid, none_invalid);
+    judge_invalid(f, none_invalid, none_invalid);
+    judge_invalid(f, all_invalid, all_invalid);
+    assert_string_equal(f->told.rule, "first_invalid");
+    assert_false(f->told.has_layer);
+    assert_string_equal(f->message, "rows of all heads are invalid alike: no capture saw where "
+                                    "that began, between steps 1 and 2");
+    judge_invalid(f, none_invalid, none_invalid);
+    assert_string_equal(f->message, "no rows are invalid any more");
 }
 
 QUANTITY_TEST(a_restart_forgets_neither_focus_nor_origin)
