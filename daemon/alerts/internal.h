@@ -131,7 +131,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
                        const struct summary_result *summary);
 /* All layers of the window have been taken. */
 void alert_numbers_end(struct alerts *alerts);
-/* Of the layers that were taken. */
+/* The share of sinks among the heads of the layers that were taken; NaN without any. */
 double alert_sink_share(const struct alerts *alerts);
 /* The share of the origin in this window; remembers where it is until none is invalid. */
 double alert_origin_value(struct alerts *alerts);
