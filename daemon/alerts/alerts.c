@@ -204,6 +204,9 @@ static double run_value(struct alerts *alerts, uint32_t index, const struct aler
     if (alerts->rules[index]->metric == RULE_INVALID_ORIGIN) {
         return alert_origin_value(alerts);
     }
+    if (alerts->rules[index]->metric == RULE_SINK_SHARE) {
+        return alert_sink_share(alerts);
+    }
     double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
     if (alerts->rules[index]->metric == RULE_LOST_SHARE) {
         return all > 0 ? away / all : NAN;

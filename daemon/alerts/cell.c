@@ -121,6 +121,7 @@ void alerts_forget(struct alerts *alerts)
     memset(alerts->gathered, 0, sizeof alerts->gathered);
     alerts->origin = alerts->found = (struct alert_origin){.share = 0};
     alerts->focus = alerts->focus_now = 0;
+    alerts->sinks = alerts->sinkable = 0;
     alerts->causal = false;
     alerts->told = alerts->held_back = 0;
 }

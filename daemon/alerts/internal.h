@@ -85,7 +85,9 @@ struct alerts {
     struct alert_layer *whole; /* the cells of the run; its id means nothing */
     struct alert_gathered gathered[RULES_MAX];
     double focus, focus_now; /* the model's largest 1 - entropy_normalized: last window, this one */
-    bool causal;             /* a decoder's self-attention is */
+    uint32_t sinks,
+        sinkable; /* heads of this window with nearly all on the first token; with a number */
+    bool causal;  /* a decoder's self-attention is */
     struct alert_origin origin, found;    /* of what first_invalid told; of this window */
     struct trouble_layer *trouble;        /* by layer; trouble.c */
     uint32_t per_window, told, held_back; /* in this window */
@@ -129,6 +131,8 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
                        const struct summary_result *summary);
 /* All layers of the window have been taken. */
 void alert_numbers_end(struct alerts *alerts);
+/* The share of sinks among the heads of the layers that were taken; NaN without any. */
+double alert_sink_share(const struct alerts *alerts);
 /* The share of the origin in this window; remembers where it is until none is invalid. */
 double alert_origin_value(struct alerts *alerts);
 

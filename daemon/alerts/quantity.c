@@ -17,6 +17,8 @@
 #define ENTROPY_SATURATED 0.1
 /* Random matrices have half of it, and layers that a model does not need lose even that. */
 #define FOCUS_LEARNED 0.06
+/* Sinks of healthy heads leave more to the other keys, in most heads. */
+#define SINK_TAKEN 0.9
 /* A layer can have been left behind once another one has this. */
 #define FOCUS_OF_OTHERS 0.1
 
@@ -126,6 +128,22 @@ static double later_keys(struct alerts *alerts, const struct summary_result *sum
     return most;
 }
 
+/* The model's heads */
+
+static void count_sinks(struct alerts *alerts, const struct summary_result *summary)
+{
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        double first = mean_of(summary, METRIC_FIRST_TOKEN, h);
+        alerts->sinks += first > SINK_TAKEN ? 1 : 0;
+        alerts->sinkable += isnan(first) ? 0 : 1;
+    }
+}
+
+double alert_sink_share(const struct alerts *alerts)
+{
+    return alerts->sinkable > 0 ? (double)alerts->sinks / alerts->sinkable : NAN;
+}
+
 /* Where NaN began */
 
 /* The order in which a forward pass comes to them. */
@@ -204,6 +222,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     alerts->focus_now = fmax(alerts->focus_now, focus);
     numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
     numbers->later_keys = later_keys(alerts, summary);
+    count_sinks(alerts, summary);
     find_origin(&alerts->found, summary);
     return 0;
 }
@@ -224,4 +243,5 @@ void alert_numbers_end(struct alerts *alerts)
 {
     alerts->focus = alerts->focus_now;
     alerts->focus_now = 0;
+    alerts->sinks = alerts->sinkable = 0;
 }

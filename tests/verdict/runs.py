@@ -105,9 +105,16 @@ class Daemon:
             one for one in self._attnd.call("jobs") if one["job"] == job).items(), "the end")
 
     def alerts(self, job: str) -> List[Dict[str, Any]]:
-        """All that began to fire, in this order, each with its place among the rules."""
+        """All that began to fire, in this order, each with its place among the rules. The history has it a moment after the
+        run has ended: what fires then is known at once."""
         rules = [rule["name"] for rule in self._attnd.call("rules", job=job)]
-        told: List[Dict[str, Any]] = self._attnd.call("alerts", job=job, limit=1000)["alerts"]
+
+        def written() -> Any:
+            answer = self._attnd.call("alerts", job=job, limit=1000)
+            at_end = [one for one in answer["alerts"] if one["state"] == "firing_at_end"]
+            ended = self._attnd.call("runs", job=job)["runs"][0]["state"] == "ended"
+            return ended and len(at_end) == len(answer["firing"]) and answer
+        told: List[Dict[str, Any]] = self._wait_until(written, "the end in the history")["alerts"]
         return [dict(alert, order=(SEVERITIES.index(alert["severity"]), rules.index(alert["rule"]), alert["step"]))
                 for alert in reversed(told) if alert["state"] == "firing" and alert["severity"] != "info"]
 

@@ -269,6 +269,32 @@ QUANTITY_TEST(where_all_heads_are_invalid_alike_nobody_saw_the_origin)
     assert_string_equal(f->message, "no rows are invalid any more");
 }
 
+QUANTITY_TEST(sinks_take_over_when_half_of_the_heads_turn_to_the_first_token)
+{
+    static const double sinks[] = {0.95, 0.99, 0.92, NONE}, some[] = {0.2, 0.91, 0.3, 0.4};
+    const double *of[][2] = {{sinks, sinks}, {some, some}, {sinks, some}, {sinks, some}};
+    for (int window = 0; window < 4; window++) {
+        for (int layer = 0; layer < 2; layer++) {
+            begin_window(f, layer ? decoder_1 : decoder_0);
+            put_means(f, METRIC_FIRST_TOKEN, of[window][layer]);
+            judge_window(f);
+        }
+        expect_same(alert_sink_share(f->alerts), (double[]){1, 0.25, 4.0 / 7, 4.0 / 7}[window]);
+        end_window(f);
+        if (window == 1) { /* it began with its sinks, and would be clear below 0.2 */
+            assert_int_equal(f->count, 0);
+            for (int layer = 0; layer < 2; layer++) {
+                begin_window(f, layer ? decoder_1 : decoder_0);
+                put_means(f, METRIC_FIRST_TOKEN, (double[]){0.2, 0.3, 0.1, 0});
+                judge_window(f);
+            }
+            end_window(f);
+        }
+    }
+    assert_string_equal(f->told.rule, "sink_takeover");
+    assert_int_equal(f->told.state, ALERT_FIRING);
+}
+
 QUANTITY_TEST(a_restart_forgets_neither_focus_nor_origin)
 {
     struct mpk_writer writer;
