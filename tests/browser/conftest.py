@@ -62,7 +62,8 @@ class Site:
 @pytest.fixture(scope="session")
 def site():
     """A run of 2 + 2 layers with 4 heads over 60 steps in windows of 5, and a second run of the same job."""
-    one = Site("window.unit=step", "window.length=5", "window.every=5", "metrics.similarity=true")
+    one = Site("window.unit=step", "window.length=5", "window.every=5", "window.also=[1 epoch]",
+               "metrics.similarity=true")
     for seed in ("1", "2"):
         one.train("--epochs", "2", "--steps-per-epoch", "30", "--seed", seed)
     wait_until(lambda: [run["state"] for run in one.api("runs", job=JOB)["runs"]] == ["ended", "ended"], "both runs in the history")
