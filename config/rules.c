@@ -144,6 +144,11 @@ bool rule_is_of_heads(const struct rule *rule)
     return rule_metric_info(rule->metric).finest == RULE_EACH_HEAD;
 }
 
+bool rule_is_of_run(const struct rule *rule)
+{
+    return rule_metric_info(rule->metric).finest == RULE_EACH_RUN;
+}
+
 const char *rule_metric_name(uint32_t metric)
 {
     return rule_metric_info(metric).name;

@@ -96,6 +96,8 @@ const struct rule *config_rule(const struct config *config, uint32_t index);
 const char *rule_metric_name(uint32_t metric);
 /* Whether it judges what each head has a number of. */
 bool rule_is_of_heads(const struct rule *rule);
+/* Whether it judges what only the run has a number of. */
+bool rule_is_of_run(const struct rule *rule);
 /* "mean", "abs_shift", ... and "below", "falls_by", ... */
 const char *rule_statistic_name(enum rule_statistic statistic);
 const char *rule_condition_name(enum rule_condition condition);

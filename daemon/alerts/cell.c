@@ -42,8 +42,8 @@ static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
     snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
              site_name(layer->id.site));
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        layer->cells[i].applies = alerts->rules[i]->metric < RULE_INVALID_ORIGIN &&
-                                  fnmatch(alerts->rules[i]->layer, name, 0) == 0;
+        layer->cells[i].applies =
+            !rule_is_of_run(alerts->rules[i]) && fnmatch(alerts->rules[i]->layer, name, 0) == 0;
     }
 }
 

@@ -123,8 +123,8 @@ void trouble_free(struct alerts *alerts);
 
 /* Numbers: NaN when there is none */
 
-/* Makes the numbers of a layer of so many heads; those of another number are forgotten. Returns 0
- * or ERR_MEMORY. */
+/* Makes room for the numbers of a layer with `heads` heads, and forgets those of a layer with
+ * another count. Returns 0 or ERR_MEMORY. */
 int alert_numbers_reserve(struct alert_layer *layer, uint32_t heads);
 /* Takes a window in. Returns 0 or ERR_MEMORY. */
 int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
@@ -157,9 +157,10 @@ struct alert_place {
 };
 
 #define ALERT_MESSAGE_MAX 512
-/* `now` is the value itself, cell->value what was compared. */
+/* The sentence of first_invalid. */
 void alert_message_origin(const struct alert_origin *origin, enum alert_state state,
                           char ret_text[ALERT_MESSAGE_MAX]);
+/* The sentence of every other rule; `now` is the value itself, cell->value what was compared. */
 void alert_message(const struct rule *rule, const struct alert_cell *cell,
                    const struct alert_place *place, double now, enum alert_state state,
                    char ret_text[ALERT_MESSAGE_MAX]);

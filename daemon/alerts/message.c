@@ -21,8 +21,7 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
                                      char *text, size_t size)
 {
     bool of_heads = rule_is_of_heads(rule);
-    bool pooled =
-        of_heads ? place->head < 0 : !place->has_layer && rule->metric < RULE_INVALID_ORIGIN;
+    bool pooled = of_heads ? place->head < 0 : !place->has_layer && !rule_is_of_run(rule);
     const char *how = rule->statistic == RULE_MAX   ? "largest"
                       : rule->statistic == RULE_MIN ? "smallest"
                                                     : "mean";

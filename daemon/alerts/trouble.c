@@ -300,13 +300,11 @@ static void trouble_age(const struct alerts *alerts, struct trouble_cell *cell,
     cell->windows += cell->windows < UINT32_MAX;
 }
 
-static void trouble_describe(const struct rule *rule, const struct trouble_scale *scale,
-                             const struct trouble_cell *cell, const struct alert_cell *own,
-                             uint32_t head, const struct trouble_found *found,
-                             struct trouble_head *ret_head)
+/* A head for which a rule has a cell, since its condition holds. */
+static struct trouble_head trouble_head_of(const struct rule *rule, const struct alert_cell *own,
+                                           uint32_t head, const struct trouble_found *found)
 {
-    double slope = trouble_slope(cell);
-    *ret_head = (struct trouble_head){
+    return (struct trouble_head){
         .head = head,
         .score = found->score,
         .state = found->state,
@@ -317,12 +315,25 @@ static void trouble_describe(const struct rule *rule, const struct trouble_scale
         .condition = rule_condition_name(rule->condition),
         .value = own->value,
         .bound = rule->bound,
-        .slope = slope,
-        .eta = trouble_eta(scale, cell, slope),
-        .since_epoch = cell->since_epoch,
-        .since_step = cell->since_step,
-        .windows = cell->windows,
+        .slope = NAN,
+        .eta = NAN,
+        .since_epoch = own->since_epoch,
+        .since_step = own->since_step,
+        .windows = own->held,
     };
+}
+
+static void trouble_describe(const struct rule *rule, const struct trouble_scale *scale,
+                             const struct trouble_cell *cell, const struct alert_cell *own,
+                             uint32_t head, const struct trouble_found *found,
+                             struct trouble_head *ret_head)
+{
+    *ret_head = trouble_head_of(rule, own, head, found);
+    ret_head->slope = trouble_slope(cell);
+    ret_head->eta = trouble_eta(scale, cell, ret_head->slope);
+    ret_head->since_epoch = cell->since_epoch;
+    ret_head->since_step = cell->since_step;
+    ret_head->windows = cell->windows;
 }
 
 /* Rules come in their order, which says more of two that fire and are as severe. */
@@ -382,23 +393,9 @@ static void trouble_note_origin(const struct alerts *alerts, struct layer_id id,
         const struct rule *rule = alerts->rules[i];
         const struct alert_cells *cells = &alerts->whole->cells[i];
         if (rule->metric == RULE_INVALID_ORIGIN && cells->count > 0 && cells->cell[0].firing) {
-            const struct alert_cell *cell = &cells->cell[0];
+            const struct trouble_found found = {1 + rule->severity + ORIGIN, TROUBLE_FIRING};
             worst[origin->head] =
-                (struct trouble_head){.head = (uint32_t)origin->head,
-                                      .score = 1 + rule->severity + ORIGIN,
-                                      .state = TROUBLE_FIRING,
-                                      .severity = (enum alert_severity)rule->severity,
-                                      .rule = rule->name,
-                                      .metric = rule_metric_name(rule->metric),
-                                      .statistic = rule_statistic_name(rule->statistic),
-                                      .condition = rule_condition_name(rule->condition),
-                                      .value = cell->value,
-                                      .bound = rule->bound,
-                                      .slope = NAN,
-                                      .eta = NAN,
-                                      .since_epoch = cell->since_epoch,
-                                      .since_step = cell->since_step,
-                                      .windows = cell->held};
+                trouble_head_of(rule, cells->cell, (uint32_t)origin->head, &found);
         }
     }
 }

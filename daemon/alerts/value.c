@@ -19,7 +19,7 @@ bool alert_has(const struct summary_result *summary, const struct rule *rule)
     if (rule->metric == RULE_REDUNDANT_SHARE) {
         return summary->similarity.js != NULL;
     }
-    return rule->metric < RULE_INVALID_ORIGIN;
+    return !rule_is_of_run(rule);
 }
 
 static double of_stat(const struct result_stat *stat, enum rule_statistic statistic)
