@@ -26,7 +26,7 @@ static int check_distinct(const struct config *config, uint32_t i, char *reterr)
     const struct config_window *window = &config->window_also.window[i];
     uint64_t length = window->length, every = window->every;
     uint32_t own = config_window_count(config) - config->window_also.count + i;
-    if (config_window_find(config, window) == (int)own) {
+    if (config_window_find(config, (int)window->unit, length, every) == (int)own) {
         return 0;
     }
     snprintf(reterr, CONFIG_ERROR_MAX,

@@ -71,7 +71,9 @@ typedef struct {
 #define CONFIG_DOMAINS_MAX 64
 #define CONFIG_DOMAIN_MAX  64
 
-#define CONFIG_WINDOWS_MAX      7
+#define CONFIG_WINDOWS_MAX 7 /* of window.also */
+/* With those of window.unit. */
+#define CONFIG_WINDOW_RULES_MAX (2 + CONFIG_WINDOWS_MAX)
 #define CONFIG_WINDOW_UNITS_MAX 1000000
 /* Captures in a window of window.unit `auto`. */
 #define CONFIG_WINDOW_CAPTURES 16
@@ -153,9 +155,9 @@ uint64_t config_window_part(uint64_t length, uint64_t every);
 uint32_t config_window_count(const struct config *config);
 struct config_window config_window(const struct config *config, uint32_t index,
                                    uint64_t capture_every);
-/* The index of the first rule like this; -1: there is none. With `auto` any number of steps that 16
- * captures may take is 0. */
-int config_window_find(const struct config *config, const struct config_window *window);
+/* The index of the first rule with these numbers, `unit` a config_unit or a window_unit; -1: there
+ * is none. With `auto` any number of steps that 16 captures may take is 0. */
+int config_window_find(const struct config *config, int unit, uint64_t length, uint64_t every);
 /* Every n-th step of a job is captured, as far as the config knows; `own_every`: as the job's own
  * code asks for, 0 = it does not. */
 uint64_t config_capture_every(const struct config *config, const char *job, uint64_t own_every);

@@ -18,30 +18,24 @@ static bool is_auto(const struct config *config)
     return config->window_unit == CONFIG_UNIT_AUTO;
 }
 
-static bool is_same(const struct config_window *a, const struct config_window *b)
-{
-    return a->unit == b->unit && a->length == b->length && a->every == b->every;
-}
-
 uint32_t config_window_count(const struct config *config)
 {
-    return 1 + config->window_also.count + is_auto(config);
+    return 1 + is_auto(config) + config->window_also.count;
 }
 
 struct config_window config_window(const struct config *config, uint32_t index,
                                    uint64_t capture_every)
 {
-    if (index > 0 && is_auto(config)) {
-        index--;
-        return index > 0 ? config->window_also.window[index - 1]
-                         : (struct config_window){CONFIG_UNIT_EPOCH, 1, 1};
-    }
-    if (index > 0) {
-        return config->window_also.window[index - 1];
+    uint32_t of_unit = 1 + is_auto(config);
+    if (index >= of_unit) {
+        return config->window_also.window[index - of_unit];
     }
     if (!is_auto(config)) {
         return (struct config_window){config->window_unit, config->window_length,
                                       config->window_every};
+    }
+    if (index > 0) {
+        return (struct config_window){CONFIG_UNIT_EPOCH, 1, 1};
     }
     uint64_t most = CONFIG_WINDOW_UNITS_MAX / CONFIG_WINDOW_CAPTURES;
     uint64_t every = capture_every > most ? most : capture_every;
@@ -49,15 +43,15 @@ struct config_window config_window(const struct config *config, uint32_t index,
     return (struct config_window){CONFIG_UNIT_STEP, length, length};
 }
 
-int config_window_find(const struct config *config, const struct config_window *window)
+int config_window_find(const struct config *config, int unit, uint64_t length, uint64_t every)
 {
-    uint32_t count = config_window_count(config), index = 0;
-    struct config_window one = config_window(config, 0, window->length / CONFIG_WINDOW_CAPTURES);
-    while (index < count && !is_same(&one, window)) {
-        index++;
-        one = config_window(config, index < count ? index : 0, 0);
+    for (uint32_t i = 0; i < config_window_count(config); i++) {
+        struct config_window one = config_window(config, i, length / CONFIG_WINDOW_CAPTURES);
+        if ((int)one.unit == unit && one.length == length && one.every == every) {
+            return (int)i;
+        }
     }
-    return index < count ? (int)index : -1;
+    return -1;
 }
 
 uint64_t config_capture_every(const struct config *config, const char *job, uint64_t own_every)

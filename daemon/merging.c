@@ -12,22 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The track with this rule; NULL: the config has none. */
+/* The track with this rule; NULL: the config has none, or the run is cut in another way. */
 static struct track *merging_find_track(struct run *run, const struct merged *merged)
 {
-    const struct config_window window = {(enum config_unit)merged->unit, merged->length,
-                                         merged->every};
-    if (config_window_find(run->config, &window) == 0) {
+    int index = config_window_find(run->config, (int)merged->unit, merged->length, merged->every);
+    if (index == 0) {
         run_cut(run, merged->length / CONFIG_WINDOW_CAPTURES); /* as the nodes do */
     }
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        const struct window_rule *rule = &run->tracks[t].window.rule;
-        if (rule->unit == merged->unit && rule->length == merged->length &&
-            rule->every == merged->every) {
-            return &run->tracks[t];
-        }
-    }
-    return NULL;
+    struct track *track = index >= 0 ? &run->tracks[index] : NULL;
+    return track && track->window.rule.length == merged->length ? track : NULL;
 }
 
 /* Values that were logged together: one event. */

@@ -91,13 +91,10 @@ static bool control_summary_read_track(const struct control_request *request,
         filter->track = (uint32_t)number;
         return true;
     }
-    int found = -1;
-    if (string_param(request, "window", "", text, sizeof text) &&
-        history_track_parse(text, &track)) {
-        const struct config_window window = {(enum config_unit)track.unit, track.length,
-                                             track.every};
-        found = config_window_find(config, &window);
-    }
+    int found =
+        string_param(request, "window", "", text, sizeof text) && history_track_parse(text, &track)
+            ? config_window_find(config, (int)track.unit, track.length, track.every)
+            : -1;
     filter->track = (uint32_t)found;
     if (found < 0) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,

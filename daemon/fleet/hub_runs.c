@@ -177,8 +177,7 @@ uint64_t hub_track_parts(const struct hub_track *track)
 
 bool hub_knows_rule(const struct hub *hub, const struct fleet_rule *rule)
 {
-    const struct config_window window = {(enum config_unit)rule->unit, rule->length, rule->every};
-    return config_window_find(hub->config, &window) >= 0;
+    return config_window_find(hub->config, (int)rule->unit, rule->length, rule->every) >= 0;
 }
 
 /* In the memory of a run, with the same index in all its members. */

@@ -217,13 +217,11 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
 static bool is_wanted(const struct query *query, const struct history_track *track)
 {
     const struct history_track *asked = &query->params.track;
-    const struct config_window window = {(enum config_unit)track->unit, track->length,
-                                         track->every};
     if (query->params.given & PARAM_WINDOW) {
         return track->unit == asked->unit && track->length == asked->length &&
                track->every == asked->every;
     }
-    return config_window_find(query->config, &window) == 0;
+    return config_window_find(query->config, (int)track->unit, track->length, track->every) == 0;
 }
 
 /* Tracks in which the layer has windows, the one with the newest window first. */

@@ -75,10 +75,10 @@ struct message {
                               queued_next */
     char *joined;          /* the matrices that they make together; owned */
     enum dtype joined_dtype[PROJECTION_COUNT];
-    uint64_t held[2 + CONFIG_WINDOWS_MAX]; /* of it: by track, 1 + index of the part that waits for
+    uint64_t held[CONFIG_WINDOW_RULES_MAX]; /* of it: by track, 1 + index of the part that waits for
                                               the numbers; 0 = none */
-    struct message *next;                  /* of its job, waiting for room in the pool */
-    struct message *queued_next;           /* of its run, in the order of arrival */
+    struct message *next;                   /* of its job, waiting for room in the pool */
+    struct message *queued_next;            /* of its run, in the order of arrival */
 };
 
 /* A refused message, for the counters of its job. */

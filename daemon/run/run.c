@@ -44,10 +44,7 @@ void run_cut(struct run *run, uint64_t capture_every)
     struct track *track = &run->tracks[0];
     bool begun = track->window.open || track->window.next_index > 0;
     if (run->config->window_unit == CONFIG_UNIT_AUTO && !begun) {
-        struct window before = track->window;
-        track_init(track, run->config, 0, capture_every, &run->budget, before.first_ns);
-        before.rule = track->window.rule;
-        track->window = before; /* with the ranks that are known */
+        track_cut(track, run->config, capture_every);
         run->capture_every = capture_every;
     }
 }

@@ -90,8 +90,8 @@ struct run {
 struct run *run_new(const char *job, const uint8_t *id, uint64_t capture_every,
                     const struct config *config, const struct result_sink *sink,
                     struct state_budget *budget, uint64_t now_ns);
-/* With window.unit `auto`, before its first window has begun: cuts the run into windows of so many
- * steps. */
+/* With window.unit `auto`, before its first window has begun: cuts the run into windows of 16
+ * captures, one in each `capture_every` steps. */
 void run_cut(struct run *run, uint64_t capture_every);
 /* Whether it waits for messages to be computed, or for its turn. */
 bool run_busy(const struct run *run);

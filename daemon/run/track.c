@@ -4,11 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void track_init(struct track *track, const struct config *config, uint32_t index,
-                uint64_t capture_every, struct state_budget *budget, uint64_t now_ns)
+void track_cut(struct track *track, const struct config *config, uint64_t capture_every)
 {
-    struct config_window window = config_window(config, index, capture_every);
-    struct window_rule rule = {
+    struct config_window window = config_window(config, track->index, capture_every);
+    track->window.rule = (struct window_rule){
         .unit = (enum window_unit)window.unit,
         .length = window.length,
         .every = window.every,
@@ -16,11 +15,19 @@ void track_init(struct track *track, const struct config *config, uint32_t index
         .timeout_ns = config->window_timeout,
         .rank_grace_ns = config->window_rank_grace,
     };
+    snprintf(track->name, sizeof track->name, "%s-%llu-%llu",
+             window_unit_name(track->window.rule.unit), (unsigned long long)window.length,
+             (unsigned long long)window.every);
+}
+
+void track_init(struct track *track, const struct config *config, uint32_t index,
+                uint64_t capture_every, struct state_budget *budget, uint64_t now_ns)
+{
+    static const struct window_rule none;
     *track = (struct track){
         .index = index, .budget = budget, .buckets = (uint32_t)config->window_buckets};
-    window_init(&track->window, &rule, now_ns);
-    snprintf(track->name, sizeof track->name, "%s-%llu-%llu", window_unit_name(rule.unit),
-             (unsigned long long)rule.length, (unsigned long long)rule.every);
+    window_init(&track->window, &none, now_ns);
+    track_cut(track, config, capture_every);
 }
 
 void track_free_part(struct window_part *part)

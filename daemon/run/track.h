@@ -10,7 +10,7 @@
 #include "daemon/run/stream.h"
 #include "daemon/run/window.h"
 
-#define TRACKS_MAX (2 + CONFIG_WINDOWS_MAX)
+#define TRACKS_MAX CONFIG_WINDOW_RULES_MAX
 /* "second-1000000-1000000" */
 #define TRACK_NAME_MAX 32
 
@@ -30,6 +30,8 @@ struct track {
 /* The rule `index` of a run of which every n-th step is captured. `budget` outlives the track. */
 void track_init(struct track *track, const struct config *config, uint32_t index,
                 uint64_t capture_every, struct state_budget *budget, uint64_t now_ns);
+/* Another `capture_every`, before a part has been opened. */
+void track_cut(struct track *track, const struct config *config, uint64_t capture_every);
 /* Frees the states of all parts. */
 void track_free_parts(struct track *track);
 void track_fini(struct track *track);

@@ -104,14 +104,15 @@ static uint32_t metrics_layer_read_heads(const msgpack_object *shape)
 /* Whether it is the one that alert rules judge. */
 static bool is_primary(const struct config *config, const msgpack_object *map)
 {
-    struct config_window window = {.length = mpk_find_u64(map, "length"),
-                                   .every = mpk_find_u64(map, "every")};
-    const msgpack_object *unit = mpk_find(map, "unit");
-    while (window.unit < CONFIG_UNIT_AUTO &&
-           !(unit && mpk_is_str(unit, window_unit_name((enum window_unit)window.unit)))) {
-        window.unit++;
+    const msgpack_object *name = mpk_find(map, "unit");
+    int unit = WINDOW_EPOCH;
+    while (name && unit <= WINDOW_SECOND &&
+           !mpk_is_str(name, window_unit_name((enum window_unit)unit))) {
+        unit++;
     }
-    return window.unit < CONFIG_UNIT_AUTO && config_window_find(config, &window) == 0;
+    return name && unit <= WINDOW_SECOND &&
+           config_window_find(config, unit, mpk_find_u64(map, "length"),
+                              mpk_find_u64(map, "every")) == 0;
 }
 
 bool layer_read(const msgpack_object *map, const struct config *config,
