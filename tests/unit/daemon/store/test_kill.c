@@ -10,12 +10,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* The state of every window: one that cannot be read would be repaired. */
+static const msgpack_sbuffer *store_kill_state(void)
+{
+    static struct mpk_writer packed;
+    if (packed.buffer.size == 0) {
+        pack_state(1, &packed);
+    }
+    return &packed.buffer;
+}
+
 static void store_kill_store_some(struct store_fixture *fixture, uint64_t from, uint64_t to)
 {
-    static const char bytes[3000] = "x";
+    const msgpack_sbuffer *packed = store_kill_state();
     fixture_open(fixture);
     for (uint64_t last = from; last < to; last++) {
-        submit_window(fixture, last, bytes, sizeof bytes);
+        submit_window(fixture, last, packed->data, packed->size);
     }
     fixture_close(fixture);
 }
@@ -23,10 +33,10 @@ static void store_kill_store_some(struct store_fixture *fixture, uint64_t from, 
 /* Windows, each in one batch with the position that goes with it. */
 static void submit_position(struct store_fixture *fixture, uint64_t last)
 {
-    static const char bytes[40000] = "x";
+    const msgpack_sbuffer *packed = store_kill_state();
     char position[24];
     struct store_batch *batch = batch_of(7, last);
-    struct store_window window = window_of(last, bytes, sizeof bytes);
+    struct store_window window = window_of(last, packed->data, packed->size);
     snprintf(position, sizeof position, "%d", (int)last);
     if (!batch || batch_window(batch, &window) ||
         batch_keep(batch, "position", position, strlen(position)) ||
@@ -50,7 +60,6 @@ static pid_t start_child(struct store_fixture *fixture, const char *crash_at)
     if (store_new(&fixture->config, &fixture->stats, &fixture->store)) {
         _exit(97);
     }
-    fixture->store->repaired = true; /* its states are none */
     for (uint64_t last = 0; last < POSITIONS; last++) {
         submit_position(fixture, last);
         if (last % 50 == 49) { /* several commits */

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* verdict: what fires in a run, or did when it ended, and how many rules had something to judge. A
+ * run that is not in memory (any more) is answered by the history, which does not know the latter.
+ */
+#include "daemon/control/internal.h"
+
+#include "daemon/history/params.h"
+
+#include <string.h>
+
+/* An answer in the making. */
+struct verdict_answer {
+    const struct run *run;
+    uint64_t limit, count; /* of alerts: listed at most; that there are */
+    struct mpk_writer alerts, unjudged;
+    uint32_t unjudged_count;
+};
+
+static void verdict_on_alert(void *data, const struct alert_result *alert)
+{
+    struct verdict_answer *answer = data;
+    if (answer->count++ < answer->limit) {
+        const struct alert_result named = run_with_module(answer->run, alert);
+        alert_encode(&named, &answer->alerts);
+    }
+}
+
+static void verdict_on_unjudged(void *data, const struct rule *rule)
+{
+    struct verdict_answer *answer = data;
+    mpk_put_str(&answer->unjudged, rule->name);
+    answer->unjudged_count++;
+}
+
+static void verdict_put_list(struct mpk_writer *result, const char *key, uint64_t count,
+                             const struct mpk_writer *items)
+{
+    mpk_put_str(result, key);
+    mpk_put_array(result, (uint32_t)count);
+    mpk_put_raw(result, items->buffer.data, items->buffer.size);
+}
+
+static void verdict_put_number(struct mpk_writer *result, const char *key, bool known,
+                               uint64_t number)
+{
+    mpk_put_str(result, key);
+    if (known) {
+        mpk_put_u64(result, number);
+    } else {
+        mpk_put_nil(result);
+    }
+}
+
+static int verdict_put(struct verdict_answer *answer, struct mpk_writer *result)
+{
+    const struct run *run = answer->run;
+    struct alert_sink sink = {.event = verdict_on_alert, .data = answer};
+    uint64_t epoch = 0, step = 0;
+    char hex[2 * RUN_BYTES + 1];
+    uint32_t judged = 0;
+    bool any = false;
+    if (run->alerts) {
+        answer->alerts.failed = alerts_each(run->alerts, &sink) != 0;
+        judged = alerts_unjudged(run->alerts, verdict_on_unjudged, answer);
+        any = alerts_judged_to(run->alerts, &epoch, &step);
+    }
+    bool more = answer->count > answer->limit;
+    run_hex(run->id, hex);
+    mpk_put_map(result, 8);
+    put_string(result, "job", run->job);
+    put_string(result, "run", hex);
+    put_string(result, "state", job_state_name(run->state));
+    verdict_put_number(result, "epoch", any, epoch);
+    verdict_put_number(result, "step", any, step);
+    verdict_put_list(result, "alerts", more ? answer->limit : answer->count, &answer->alerts);
+    mpk_pair_bool(result, "more", more);
+    mpk_put_str(result, "checks");
+    mpk_put_map(result, 2);
+    put_number(result, "judged", judged);
+    verdict_put_list(result, "unjudged", answer->unjudged_count, &answer->unjudged);
+    return mpk_writer_ok(&answer->alerts) && mpk_writer_ok(&answer->unjudged) ? 0 : ERR_MEMORY;
+}
+
+static bool verdict_read_limit(struct control_request *request, uint64_t *ret_limit)
+{
+    const msgpack_object *value = mpk_find(request->params, "limit");
+    *ret_limit = HISTORY_LIMIT;
+    if (!value || value->type == MSGPACK_OBJECT_NIL) {
+        return true;
+    }
+    if (mpk_get_u64(value, HISTORY_LIMIT_MAX, ret_limit) == 0 && *ret_limit > 0) {
+        return true;
+    }
+    snprintf(request->detail, CONTROL_DETAIL_MAX, "limit is not accepted (valid: 1 to %d)",
+             HISTORY_LIMIT_MAX);
+    return false;
+}
+
+int method_verdict(struct control_request *request)
+{
+    static const char *const keys[] = {"job", "run", "limit"};
+    struct verdict_answer answer = {.count = 0};
+    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
+    if (!request_takes(request, keys, 3) || !string_param(request, "job", NULL, job, sizeof job) ||
+        !string_param(request, "run", "", run, sizeof run) ||
+        !verdict_read_limit(request, &answer.limit)) {
+        return ERR_ARGUMENT;
+    }
+    answer.run = registry_find(request->view->registry, job, run);
+    if (!answer.run) {
+        return method_history(request, "verdict");
+    }
+    mpk_writer_init(&answer.alerts);
+    mpk_writer_init(&answer.unjudged);
+    int code = verdict_put(&answer, request->result);
+    mpk_writer_clear(&answer.alerts);
+    mpk_writer_clear(&answer.unjudged);
+    return code;
+}
