@@ -77,38 +77,6 @@ struct result_drift {
 
 enum alert_severity { ALERT_INFO, ALERT_WARNING, ALERT_CRITICAL };
 
-/* From mild to bad. */
-enum trouble_state {
-    TROUBLE_APPROACHING,   /* on its way to the bound of a rule */
-    TROUBLE_BEYOND,        /* stays beyond the bound of a rule that does not fire */
-    TROUBLE_FIRING,        /* a rule fires here */
-    TROUBLE_FIRING_AT_END, /* and did when the run ended or went idle; in answers only */
-    TROUBLE_STATE_COUNT
-};
-
-/* One head that is in trouble, by the rule that says the worst of it. */
-struct trouble_head {
-    uint32_t head;
-    double score; /* see PROTOCOL.md, trouble */
-    enum trouble_state state;
-    enum alert_severity severity;
-    const char *rule, *metric, *statistic, *condition; /* as the config writes them */
-    double value, bound;              /* what was compared, of this head, and with what */
-    double slope;                     /* of the value per window; NaN = too few windows */
-    double eta;                       /* windows to the bound at that slope; NaN = not under way */
-    uint64_t since_epoch, since_step; /* where that began */
-    uint64_t windows;                 /* since then, this one included */
-};
-
-/* The heads of one layer in one window. */
-struct result_trouble {
-    uint64_t epoch, step; /* of the newest message of the window that was judged */
-    uint32_t heads;
-    const double *score;              /* [heads] */
-    const struct trouble_head *worst; /* [count], worst first; equal ones by head */
-    uint32_t count;
-};
-
 /* A node that a hub's window lacks. */
 struct result_missing {
     char name[65];
@@ -120,6 +88,7 @@ struct summary_result {
     struct result_common common; /* epoch and step of the newest message */
     struct result_layer layer;
     struct result_window window;
+    uint32_t track;    /* the window rule: 0 = the primary, whose windows are judged */
     uint32_t ranks;    /* ranks that contributed */
     uint64_t messages; /* messages in the window */
     uint64_t lost;     /* messages that never arrived: gaps in seq */
@@ -134,10 +103,9 @@ struct summary_result {
     const struct result_stat *sink_rate;
     const double *invalid_share; /* of each head's rows; NaN = it had none. Not encoded. */
     const struct result_drift
-        *drift[METRIC_COUNT];             /* [heads]; NULL = nothing to compare with yet */
-    const struct result_trouble *trouble; /* NULL = no rule has judged it */
-    double quantile_error; /* relative, of the coarsest histogram; NaN or 0 when there is none */
-    uint32_t local_window; /* of local_mass; written when that is */
+        *drift[METRIC_COUNT]; /* [heads]; NULL = nothing to compare with yet */
+    double quantile_error;    /* relative, of the coarsest histogram; NaN or 0 when there is none */
+    uint32_t local_window;    /* of local_mass; written when that is */
     uint32_t nodes;    /* that a hub has merged; 0 = no hub has, and the next three do not count */
     uint32_t revision; /* how often the window was published before, with other parts */
     const struct result_missing *missing;
@@ -189,6 +157,7 @@ struct alert_result {
     double value, bound;              /* what was compared, now; and the bound that was crossed */
     uint64_t since_epoch, since_step; /* where it began to hold */
     const char *message;              /* a sentence for people */
+    const char *why, *advice; /* why it matters, what people do about it; NULL = a rule of theirs */
 };
 
 /* Each appends one map to an empty writer; ask mpk_writer_ok afterwards. `snapshot` is false. */
@@ -197,14 +166,6 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
 void job_encode(const struct job_result *job, struct mpk_writer *writer);
 void log_encode(const struct log_result *log, struct mpk_writer *writer);
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer);
-/* The map under `trouble`. */
-void trouble_encode(const struct result_trouble *trouble, struct mpk_writer *writer);
-/* That map as one block, which free() frees, its texts included. Returns 0, ERR_MEMORY, or
- * ERR_STORE_FORMAT for what is no such map. */
-int trouble_decode(const msgpack_object *map, struct result_trouble **ret_trouble);
-/* TROUBLE_HEAD_PAIRS keys of one head and their values, without its number and score. */
-enum { TROUBLE_HEAD_PAIRS = 12 };
-void trouble_encode_head(const struct trouble_head *head, struct mpk_writer *writer);
 /* One layer's map in the schema attnd.analysis/1; it has no `snapshot`. */
 void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer);
 
@@ -215,7 +176,6 @@ const char *window_unit_name(enum window_unit unit);
 const char *job_state_name(enum job_state state);
 const char *alert_state_name(enum alert_state state);
 const char *alert_severity_name(enum alert_severity severity);
-const char *trouble_state_name(enum trouble_state state);
 /* 2 * RUN_BYTES lower-case hex digits and a NUL. */
 void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1]);
 

@@ -43,7 +43,8 @@ static void result_alert_put_place(struct mpk_writer *writer, const struct alert
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
 {
     /* besides: rule, severity, state, metric, head, value, bound, since, message, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_ID_PAIRS + 10 +
+    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_ID_PAIRS + 10u + (alert->why != NULL) +
+                            (alert->advice != NULL) +
                             (alert->has_layer ? part_module_count(alert->module) : 0));
     part_common(writer, "alert", &alert->common);
     part_text(writer, "rule", alert->rule);
@@ -58,5 +59,11 @@ void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
     part_number(writer, "epoch", alert->since_epoch);
     part_number(writer, "step", alert->since_step);
     part_text(writer, "message", alert->message);
+    if (alert->why) {
+        part_text(writer, "why", alert->why);
+    }
+    if (alert->advice) {
+        part_text(writer, "advice", alert->advice);
+    }
     part_flag(writer, "snapshot", false);
 }

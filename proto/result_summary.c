@@ -285,12 +285,12 @@ static uint32_t count_pairs(const struct summary_result *summary)
 {
     /* always: window, ranks, messages, lost, dropped, heads, snapshot */
     return PART_COMMON_PAIRS + PART_LAYER_PAIRS + part_module_count(summary->layer.module) + 7 +
-           (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
-           (uint32_t)has_quantile_error(summary) + (result_summary_count_aggregates(summary) > 0) +
+           (summary->track > 0) + (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) +
+           (summary->sink_rate != NULL) + (uint32_t)has_quantile_error(summary) +
+           (result_summary_count_aggregates(summary) > 0) +
            (result_summary_count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
-           (summary->trouble != NULL) + (summary->nodes ? 3 : 0) +
-           part_pairs_count(&summary->pairs) + (summary->similarity.cosine != NULL) +
-           (summary->weights != NULL);
+           (summary->nodes ? 3 : 0) + part_pairs_count(&summary->pairs) +
+           (summary->similarity.cosine != NULL) + (summary->weights != NULL);
 }
 
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
@@ -299,6 +299,9 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     part_common(writer, "summary", &summary->common);
     part_layer(writer, &summary->layer);
     result_summary_put_window(writer, &summary->window);
+    if (summary->track > 0) {
+        part_number(writer, "track", summary->track);
+    }
     part_number(writer, "ranks", summary->ranks);
     part_number(writer, "messages", summary->messages);
     part_number(writer, "lost", summary->lost);
@@ -317,10 +320,6 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     result_summary_put_aggregates(writer, summary);
     result_summary_put_spectrum(writer, summary);
     result_summary_put_drift(writer, summary);
-    if (summary->trouble) {
-        mpk_put_str(writer, "trouble");
-        trouble_encode(summary->trouble, writer);
-    }
     result_summary_put_newest(writer, summary);
     if (summary->nodes) {
         part_number(writer, "nodes", summary->nodes);

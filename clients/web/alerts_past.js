@@ -26,10 +26,10 @@ function intervalsOf(events) {
 }
 
 /** Alerts of a run as {…alert, from, to}: steps; `to`, at which it was over, is Infinity while one fires, and of one that
- * fired at the end of the run. Newest first; [] without a history. */
+ * fired at the end of the run. Newest first; without a history those that fire. */
 export async function loadIntervals(job, run) {
     const answer = await find("alerts", { job, run, limit: LIMIT });
-    return intervalsOf([...(answer?.alerts ?? [])].reverse()).reverse();
+    return intervalsOf([...(answer?.alerts ?? answer?.firing ?? [])].reverse()).reverse();
 }
 
 /**

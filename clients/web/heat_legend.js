@@ -46,8 +46,7 @@ export function drawLegend(box, limits, interpolate, metric, bounds) {
     box.replaceChildren(
         ...(metric.worse === "low" ? [side, scaleNode(limits, interpolate, metric, bounds)] : [scaleNode(limits, interpolate, metric, bounds), side]),
         ...bounds.map((bound) => h("span", { class: "bounds" }, bound.name)),
-        part("firing", "alert fires"),
-        part("near", "near or beyond the bound of a rule, of any metric"),
+        part("firing", "a warning or worse fires"),
         h("span", {}, "● alert of the layer"),
         part("missing", "no number"),
     );

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Layers by heads as coloured cells, with their numbers where there is room, outlines of heads in trouble, marks, a cursor
+// Layers by heads as coloured cells, with their numbers where there is room, outlines of heads with alerts, marks, a cursor
 // that keys move, and the means over the heads. A layer with more heads than fit has several lines of cells.
 /* global d3 */
 import { h, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
@@ -93,7 +93,7 @@ export class HeatMap {
             this.drawBlock(block, beside > 1 ? i * across : 0, y);
             y += beside > 1 ? 0 : heights[i];
         });
-        this.outlines = ["halo", "near", "beyond", "firing"].map((kind) =>
+        this.outlines = ["halo", "firing"].map((kind) =>
             this.root.append("path").attr("class", `outline ${kind}`).node(),
         );
         this.cursor = this.root
@@ -216,21 +216,18 @@ export class HeatMap {
         });
     }
 
-    /** Outlines heads: `kindOf(layer, head)` is "firing", "beyond", "near" or null. */
-    outline(kindOf) {
+    /** Outlines the heads, and with the head null the layers, of which `isFiring(layer, head)`. */
+    outline(isFiring) {
         const { step, tall } = this.size,
             inset = step > 24 ? 2.5 : 1.5,
-            parts = { halo: [], near: [], beyond: [], firing: [] };
-        for (const row of this.order)
-            for (let head = 0; head < row.layer.heads; head++) {
-                const kind = kindOf(row.layer, head);
-                if (!kind) continue;
-                const { x, y } = this.placeOf(row, head),
-                    d = `M${x + inset},${y + inset}h${step - 2 * inset}v${tall - 2 * inset}h${2 * inset - step}z`;
-                parts[kind].push(d);
-                parts.halo.push(d);
-            }
-        for (const node of this.outlines) node.setAttribute("d", parts[node.classList[1]].join(""));
+            parts = [],
+            add = ({ x, y }, width) => parts.push(`M${x + inset},${y + inset}h${width - 2 * inset}v${tall - 2 * inset}h${2 * inset - width}z`);
+        for (const row of this.order) {
+            const places = d3.range(row.layer.heads).map((head) => this.placeOf(row, head));
+            if (isFiring(row.layer, null)) for (const line of d3.group(places, ({ y }) => y).values()) add(line[0], line.length * step);
+            places.forEach((place, head) => isFiring(row.layer, head) && add(place, step));
+        }
+        for (const node of this.outlines) node.setAttribute("d", parts.join(""));
     }
 
     /** A row that has just changed is outlined for a moment. */

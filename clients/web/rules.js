@@ -45,23 +45,13 @@ export function conditionText({ condition, within }, bound) {
     return `more than ${number(bound)}${within > 1 ? ` within ${within} windows` : " from window to window"}`;
 }
 
-/** Some rules judge a head only after it was clear of their bound: heads that begin there are no trouble. */
+/** Some rules judge a head only after it was clear of their bound: heads that begin there are none. */
 const beforeText = ({ after_clear: isAfter, condition, clear }) =>
     isAfter ? ` after it was ${condition === "above" ? "below" : "above"} ${number(clear)}` : "";
 
 /** Why a rule matters and what people do about it; empty for rules that are not attnd's own. */
 export const whyNode = ({ why, advice }) =>
     h("p", { class: "why" }, why ?? "", advice ? h("span", {}, " ", h("b", {}, "Advice: "), advice) : "");
-
-/** A head of the answer of `trouble` in one line: "on its way to head_uniform: entropy_normalized 0.92, bound: above 0.97". */
-export function troubleText(head, rules) {
-    const rule = rules.find((one) => one.name === head.rule) ?? head,
-        states = { firing: `${head.rule} fires`, firing_at_end: `${head.rule} fired at the end` },
-        how = { ...states, beyond: `beyond the bound of ${head.rule}` }[head.state],
-        value = head.value === undefined ? "" : ` ${number(head.value)}`,
-        soon = head.eta > 0 ? `, in about ${Math.ceil(head.eta)} windows` : "";
-    return `${how ?? `on its way to ${head.rule}`}: ${comparedText(rule)}${value}, bound: ${conditionText(rule, head.bound)}${soon}`;
-}
 
 /** A pattern of the config, as fnmatch reads it. */
 function patternOf(text) {

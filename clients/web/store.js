@@ -122,10 +122,7 @@ export class Store {
     takeSummary(map) {
         if (this.jobs.some((run) => run.run === map.run && !run.first_ns)) this.loadStartsSoon();
         if (map.job !== this.job || map.run !== this.run) return;
-        const old = this.summaries.get(layerName(map)),
-            rule = (m) => `${m.window.unit} ${m.window.length} ${m.window.every}`,
-            isFirst = map.trouble && !old?.trouble; // only the windows that rules judge have it
-        if (old && rule(old) !== rule(map) && !isFirst) return;
+        if (map.track) return; // not the windows that rules judge
         this.summaries.set(layerName(map), map);
         this.tell("summary", map);
     }

@@ -18,7 +18,6 @@ const KEPT_BYTES = 48e6;
 const LEFT = 92,
     BAR = 20, // of scrolling
     SMALL = 46; // beside smaller ones a name has two lines
-const KINDS = { firing: "■ an alert fires", beyond: "□ beyond the bound of an alert", near: "□ near the bound of an alert" };
 /** Layers that are asked for at the same time. */
 const AT_ONCE = 2;
 
@@ -136,7 +135,7 @@ export class Thumbs {
         Object.assign(this, { load, hrefOf, onOpen, isCurrent, isWrapped });
         Object.assign(this, { rows: [], side: 64, asked: 0, turn: 0, at: null });
         this.onTake = () => {}; // a layer has come
-        this.kindOf = () => null; // see mark()
+        this.isFiring = () => false; // see mark()
         this.tasks = new Tasks();
         this.byPlace = new Map();
         this.cursor = h("div", { class: "thumb-cursor", hidden: true });
@@ -275,9 +274,9 @@ export class Thumbs {
         });
     }
 
-    /** Frames heads in trouble: `kindOf(layer, head)` is "firing", "beyond", "near" or null. */
-    mark(kindOf) {
-        this.kindOf = kindOf;
+    /** Frames the heads of which `isFiring(layer, head)`. */
+    mark(isFiring) {
+        this.isFiring = isFiring;
         for (const tile of this.byPlace.values())
             if (tile.canvas?.isConnected) tile.place.replaceChildren(tile.canvas, ...this.marksOf(tile));
     }
@@ -285,8 +284,7 @@ export class Thumbs {
     marksOf({ row, first, count }) {
         return Array.from({ length: count }, (_, i) => {
             const head = this.headOf({ row, index: first + i }),
-                kind = head === null ? null : this.kindOf(row.layer, head),
-                mark = kind && h("div", { class: `thumb-mark ${kind}` });
+                mark = head !== null && this.isFiring(row.layer, head) && h("div", { class: "thumb-mark" });
             if (mark) mark.style.left = `${i * (this.side + GAP)}px`;
             return mark;
         }).filter(Boolean);
@@ -312,9 +310,8 @@ export class Thumbs {
             head = this.headOf(place),
             name = head === null ? `${layerName(row.layer)}, mean over the heads` : headName(row.layer, head);
         if (!row.found) return name;
-        const kind = head === null ? null : this.kindOf(row.layer, head),
-            trouble = kind ? [KINDS[kind]] : [];
-        return [name, ...topPairs(row.found, place.index).map((pair) => pair.text), ...trouble].join("\n");
+        const alert = head !== null && this.isFiring(row.layer, head) ? ["■ a warning or worse fires"] : [];
+        return [name, ...topPairs(row.found, place.index).map((pair) => pair.text), ...alert].join("\n");
     }
 
     point(event) {

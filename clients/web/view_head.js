@@ -5,7 +5,7 @@ import { find, doubles, integers } from "./api.js";
 import { alertsList } from "./alerts_list.js";
 import { loadIntervals } from "./alerts_past.js";
 import { strongestPairs } from "./cells.js";
-import { alertsAbout, chartMarks } from "./chart_marks.js";
+import { alertsAbout, alertsAt, chartMarks } from "./chart_marks.js";
 import { ZoomChart } from "./chart_zoom.js";
 import { contextOptions, loadLog, LOG_MS } from "./context.js";
 import { h, headName, isolated, layerName, note, number, refill, visible, withModule } from "./dom.js";
@@ -26,12 +26,11 @@ import {
     unitOf,
 } from "./pickers.js";
 import { go, keep, link } from "./router.js";
-import { isOnAxis, loadRules, shownBy } from "./rules.js";
+import { loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT } from "./run.js";
 import { rolesBefore, roleText } from "./run_text.js";
-import { RunTrouble } from "./run_trouble.js";
 import { liveValues, summaryValues } from "./store.js";
-import { headTrouble } from "./trouble.js";
+import { headAlerts } from "./verdict.js";
 import { kept, paced } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 
@@ -281,7 +280,6 @@ class HeadView {
         this.name = headName(map, this.head);
         this.intervals = []; // of alerts
         this.rules = []; // in force
-        this.trouble = new RunTrouble({ store, job: params.job, run: run.run, where: this.where });
         this.chosen = chosenHeads(params.lines, this.head, this.heads);
         this.roles = null; // of this head
         this.ranks = null; // of its layer
@@ -343,7 +341,7 @@ class HeadView {
             nothing: () => this.drawNoMap(),
         });
         this.drawWindow = paced(() => {
-            this.loadTrouble();
+            this.loadRoles();
             this.history.now();
         });
         this.drawLogged = paced(() => this.history.now(), LOG_MS);
@@ -362,10 +360,10 @@ class HeadView {
         this.intervals = await loadIntervals(this.params.job, this.run.run).catch(() => this.intervals);
     }
 
-    /** Beside all else: what is in trouble, and what the head does, is said when it is known. */
-    async loadTrouble() {
+    /** Beside all else: what the head does, and how ranks differ, is said when it is known. */
+    async loadRoles() {
         const roles = this.run.roles({ ...this.where, head: this.head });
-        await Promise.all([this.trouble.load(), this.trouble.loadScores(), this.loadRanks()]);
+        await this.loadRanks();
         this.roles = await roles;
         if (this.isCurrent()) this.drawNumbers();
     }
@@ -374,11 +372,6 @@ class HeadView {
         const last = this.time.last,
             found = await this.run.ranks(this.where, last);
         if (last === this.time.last) this.ranks = found;
-    }
-
-    /** The value of a past window that a rule compares. */
-    valueOf(rule) {
-        return isOnAxis(rule) && rule.statistic === "mean" ? this.moment?.heads?.[shownBy(rule.metric)]?.[this.head] : undefined;
     }
 
     /** Asks for the maps of the head that is shown, and of the heads whose lines are drawn. */
@@ -437,14 +430,14 @@ class HeadView {
     }
 
     drawNumbers() {
-        const { run, map, metric, head, name, trouble, rules } = this,
+        const { run, map, metric, head, name, time } = this,
             live = this.moment ?? run.newest(map),
             summary = this.isLive() ? this.summary() : null;
-        trouble.goTo(this.isLive() ? undefined : this.time.moment, this.intervals);
+        const step = this.isLive() ? null : time.grid.windows.step[time.at];
         this.drawSpectrum(live, summary);
         this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));
         this.about.body.replaceChildren(
-            ...headTrouble(trouble, map, head, rules, (rule) => this.valueOf(rule)),
+            ...headAlerts(alertsAbout(alertsAt(this.intervals, step), map, head)),
             factsOf(live, summary, this),
             ...byRank(this.ranks, head),
             h("h3", {}, "Alerts of the run"),
@@ -522,7 +515,7 @@ class HeadView {
             this.drawLogged.stop,
             store.on("alerts", async () => {
                 await this.loadAlerts();
-                this.loadTrouble();
+                this.loadRoles();
             }),
             this.history.stop,
             this.pictures.stop,
@@ -547,6 +540,6 @@ export async function show(root, params, { store, isCurrent }) {
     const numbersOfPast = run.load(map.metrics ?? [], view.where).then(() => isCurrent() && view.drawMoment());
     await Promise.all([view.history.now(), view.isLive() && !run.past ? view.pictures.now() : numbersOfPast]);
     performance.mark("data");
-    view.loadTrouble();
+    view.loadRoles();
     return view.listen();
 }

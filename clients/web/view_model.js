@@ -17,7 +17,6 @@ import { headCount, metricPicker, paddingPicker, unitOf } from "./pickers.js";
 import { go, keep, link } from "./router.js";
 import { boundsOf, loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT, openRun } from "./run.js";
-import { RunTrouble } from "./run_trouble.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { Thumbs } from "./thumbs.js";
@@ -256,7 +255,6 @@ class ModelView {
     constructor(params, { run, metric, layers, store, isCurrent }) {
         Object.assign(this, { params, run, metric, layers, store, isCurrent, rules: [], alerts: [] });
         this.time = new ViewTime({ run, metric, where: {}, params, isCurrent, onTime: () => this.drawMoment() });
-        this.trouble = new RunTrouble({ store, job: params.job, run: run.run });
     }
 
     place(map) {
@@ -337,18 +335,16 @@ class ModelView {
         this.alerts = await loadIntervals(this.params.job, this.run.run).catch(() => this.alerts);
     }
 
-    /** Beside all else: heads in trouble are marked when they are known. */
-    async loadTrouble() {
-        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
-        if (this.isCurrent()) this.markThumbs();
+    /** Alerts that fire at the moment that is shown. */
+    held() {
+        const { time, alerts } = this;
+        return alertsAt(alerts, time.at === null ? null : time.grid.windows.step[time.at]);
     }
 
     markThumbs() {
-        const { time, trouble, alerts } = this;
-        trouble.goTo(time.last === null ? undefined : time.moment, alerts);
-        const held = alertsAt(alerts, time.at === null ? null : time.grid.windows.step[time.at]),
-            kinds = new Map(this.layers.map((map) => [layerName(map), outlinesOf(map, held, trouble.scoresOf(map))]));
-        this.thumbs.mark((layer, head) => kinds.get(layerName(layer))?.(head) ?? null);
+        const held = this.held(),
+            firing = new Map(this.layers.map((map) => [layerName(map), outlinesOf(map, held)]));
+        this.thumbs.mark((layer, head) => firing.get(layerName(layer))?.(head) ?? false);
     }
 
     async loadRollout(stack) {
@@ -386,7 +382,7 @@ class ModelView {
         drawStrips(this.strips, shown, metric, {
             toHead: (map, head) => go("head", { ...this.place(map), head }),
             rules: this.rules,
-            alerts: alertsAt(this.alerts, time.at === null ? null : time.grid.windows.step[time.at]),
+            alerts: this.held(),
         });
     }
 
@@ -436,19 +432,14 @@ class ModelView {
         }, REFRESH_MS);
         const alertsSoon = paced(async () => {
             await this.loadAlerts();
-            if (this.isCurrent()) this.drawStrips();
-            this.loadTrouble();
+            if (!this.isCurrent()) return;
+            this.drawStrips();
+            this.markThumbs();
         });
-        const troubleSoon = paced(() => this.loadTrouble(), REFRESH_MS);
         this.thumbs.onTake = () => this.drawHeading();
         const ends = [
             store.on("live", (live) => live.run === run.run && drawSoon()),
-            store.on("summary", (summary) => {
-                if (summary.run !== run.run) return;
-                time.reloadSoon();
-                troubleSoon();
-            }),
-            troubleSoon.stop,
+            store.on("summary", (summary) => summary.run === run.run && time.reloadSoon()),
             store.on("alerts", alertsSoon),
             drawSoon.stop,
             alertsSoon.stop,
@@ -474,6 +465,6 @@ export async function show(root, params, { store, isCurrent }) {
     const end = view.listen();
     await view.drawAll();
     performance.mark("data");
-    view.loadTrouble();
+    view.markThumbs();
     return end;
 }

@@ -17,7 +17,6 @@ import { headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
 import { go, here, keep, link } from "./router.js";
 import { boundsOf, loadRules } from "./rules.js";
 import { isOver } from "./run_text.js";
-import { RunTrouble } from "./run_trouble.js";
 import { droppedCount, OverviewRuns } from "./runs_table.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
@@ -26,10 +25,10 @@ import { paced } from "./view_state.js";
 import { whyNoWindow } from "./view_fleet.js";
 import { Playback, wrongMoment } from "./view_time.js";
 
-/** The grid is asked for again at most so often, and so are alerts, and heads in trouble. */
+/** The grid is asked for again at most so often, and so are alerts, and the verdict. */
 const GRID_MS = 2000,
     ALERTS_MS = 500,
-    TROUBLE_MS = 2000;
+    VERDICT_MS = 2000;
 /** Another width than this many px is drawn anew. */
 const RESIZED = 30;
 
@@ -74,14 +73,13 @@ class Overview {
         this.changed = new Set(); // names of layers since the last frame
         this.rules = []; // in force
         this.cost = ""; // as loadCost() has it
-        this.trouble = new RunTrouble({ store, job: params.job, run: store.run });
-        this.attention = new NeedsAttention({ store, params, trouble: this.trouble, isCurrent });
+        this.attention = new NeedsAttention({ store, params, run: store.run, isCurrent });
         this.alerts = new OverviewAlerts({ store, params, run: store.run });
         this.runs = new OverviewRuns({ store, params, isCurrent });
         this.playback = new Playback((at) => this.setTime(at));
         this.onSummary = paced(() => this.reloadGrid(), GRID_MS);
         this.onAlerts = paced(() => this.reloadAlerts(), ALERTS_MS);
-        this.onTrouble = paced(() => this.reloadTrouble(), TROUBLE_MS);
+        this.onVerdict = paced(() => this.reloadVerdict(), VERDICT_MS);
     }
 
     /* Questions to attnd */
@@ -99,24 +97,24 @@ class Overview {
     }
 
     async load() {
-        const { params, trouble, alerts, attention } = this;
+        const { params, alerts, attention } = this;
         [this.grid, this.rules] = await Promise.all([
             this.loadGrid(),
             loadRules(params.job),
             alerts.load(),
-            trouble.load(),
-            this.moment === undefined ? null : trouble.loadScores(),
+            attention.verdict.load(),
             this.arrival,
         ]);
         attention.rules = this.rules;
         this.at = windowAt(this.grid, this.moment);
     }
 
-    /** Alerts and trouble of the moment that is shown. */
+    /** The moment that is shown, for alerts and verdict. */
     takeMoment() {
-        const { grid, at, moment, alerts } = this;
-        alerts.goTo(at === null ? null : grid.windows.step[at]);
-        this.attention.goTo(at === null ? undefined : moment, at === null ? "" : momentText(grid, at), alerts.intervals);
+        const { grid, at, moment, alerts } = this,
+            window = at === null ? null : { step: grid.windows.step[at], epoch: grid.windows.epoch[at] };
+        alerts.goTo(window?.step ?? null);
+        this.attention.goTo(at === null ? undefined : moment, window, alerts.intervals);
     }
 
     /** New windows, the same moment. */
@@ -137,13 +135,13 @@ class Overview {
         this.drawAlerts();
         this.drawTime();
         this.runs.loadEndings();
-        this.onTrouble();
+        this.onVerdict();
     }
 
-    async reloadTrouble() {
+    async reloadVerdict() {
         this.loadCost();
-        await Promise.all([this.trouble.load(), this.trouble.loadScores()]);
-        if (this.isCurrent()) this.drawTrouble();
+        await this.attention.verdict.load();
+        if (this.isCurrent()) this.drawVerdict();
     }
 
     /* Numbers of a layer at the moment */
@@ -165,8 +163,7 @@ class Overview {
     }
 
     marksOf(layer) {
-        const { alerts, trouble, rules } = this;
-        return marksOf(layer, { held: alerts.held, heads: trouble.headsOf(layer), rules });
+        return marksOf(layer, this.alerts.held);
     }
 
     describe(layer, head) {
@@ -310,9 +307,8 @@ class Overview {
 
     drawOutlines() {
         if (this.layers.length === 0) return;
-        const { alerts, trouble } = this,
-            kinds = new Map(this.layers.map((one) => [layerName(one), outlinesOf(one, alerts.held, trouble.scoresOf(one))]));
-        this.map.outline((layer, head) => kinds.get(layerName(layer))(head));
+        const firing = new Map(this.layers.map((one) => [layerName(one), outlinesOf(one, this.alerts.held)]));
+        this.map.outline((layer, head) => firing.get(layerName(layer))(head));
     }
 
     whenText() {
@@ -367,7 +363,7 @@ class Overview {
         return this.grid && Number.isFinite(first) ? windowOfStep(this.grid.windows.step, first) : null;
     }
 
-    drawTrouble() {
+    drawVerdict() {
         this.takeMoment();
         this.attention.draw();
         this.drawOutlines();
@@ -448,7 +444,7 @@ class Overview {
         const ends = [
             store.on("live", (live) => this.onLive(live)),
             store.on("summary", this.onSummary),
-            store.on("summary", this.onTrouble),
+            store.on("summary", this.onVerdict),
             store.on("alerts", () => this.drawAlerts()),
             store.on("alerts", this.onAlerts),
             store.on("fleet", () => this.onFleet()),
@@ -461,7 +457,7 @@ class Overview {
             this.playback.stop();
             this.onSummary.stop();
             this.onAlerts.stop();
-            this.onTrouble.stop();
+            this.onVerdict.stop();
             ends.forEach((end) => end());
         };
     }
@@ -477,7 +473,6 @@ export async function show(root, params, context) {
     view.drawRuns();
     performance.mark("data");
     view.attention.draw();
-    if (!view.trouble.scores) view.trouble.loadScores().then(() => context.isCurrent() && view.drawTrouble());
     view.runs.loadEndings();
     view.loadCost();
     if (!view.grid && context.store.summaries.size) view.onSummary(); // windows that are about to be stored

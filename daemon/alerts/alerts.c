@@ -40,7 +40,6 @@ void alerts_free(struct alerts **alerts)
         return;
     }
     alerts_forget(*alerts);
-    trouble_free(*alerts);
     free((*alerts)->whole);
     free(*alerts);
     *alerts = NULL;
@@ -79,6 +78,8 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         .since_epoch = cell->since_epoch,
         .since_step = cell->since_step,
         .message = message,
+        .why = rule_why(rule->name, rule_metric_name(rule->metric)),
+        .advice = rule_advice(rule->name, rule_metric_name(rule->metric)),
     };
     if (rule->metric == RULE_INVALID_ORIGIN) {
         alert_message_origin(&alerts->origin, state, message);
@@ -135,10 +136,10 @@ static void alerts_gather(struct alert_gathered *gathered, const struct rule *ru
 {
     bool of_heads = rule_is_of_heads(rule);
     if (!of_heads) {
-        alert_gather(gathered, alert_layer_value(layer, summary, rule));
+        alert_gather(gathered, 0, alert_layer_value(layer, summary, rule));
     }
     for (uint32_t h = 0; h < summary->heads && of_heads; h++) {
-        alert_gather(gathered, alert_head_value(layer, summary, rule, h));
+        alert_gather(gathered, h, alert_head_value(layer, summary, rule, h));
     }
 }
 
@@ -168,6 +169,7 @@ static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct aler
         return code;
     }
     alerts_gather(&gathered, rule, layer, summary);
+    cells->cell[0].worst = alert_gathered_worst(&gathered, rule);
     judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule), sink);
     return 0;
 }
@@ -181,6 +183,7 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
     }
     struct alert_layer *layer = alert_layer_get(alerts, summary->layer.id);
     int result = layer ? alert_numbers_take(alerts, layer, summary) : ERR_MEMORY;
+    alerts->judged = (struct alert_judged){true, summary->common.epoch, summary->common.step};
     for (uint32_t i = 0; layer && layer->numbers && i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
         int code = 0;
@@ -281,11 +284,10 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
 
 /* Does something with a cell and its place. */
 typedef void alert_visit(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                         uint32_t index, const struct alert_place *place,
-                         const struct alert_sink *sink);
+                         uint32_t index, const struct alert_place *place, void *data);
 
 static void each_cell(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
-                      alert_visit *visit, const struct alert_sink *sink)
+                      alert_visit *visit, void *data)
 {
     const struct rule *rule = alerts->rules[index];
     struct alert_cells *cells = &layer->cells[index];
@@ -293,12 +295,12 @@ static void each_cell(struct alerts *alerts, uint32_t index, struct alert_layer 
         struct alert_place place = {true, layer->id,
                                     rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
         place = layer == alerts->whole ? alerts_run_place(alerts, rule) : place;
-        visit(alerts, rule, cells, c, &place, sink);
+        visit(alerts, rule, cells, c, &place, data);
     }
 }
 
 /* The worst first: by severity, then in the order of the rules. */
-static void each(struct alerts *alerts, alert_visit *visit, const struct alert_sink *sink)
+static void each(struct alerts *alerts, alert_visit *visit, void *data)
 {
     for (int severity = ALERT_CRITICAL; severity >= ALERT_INFO; severity--) {
         for (uint32_t i = 0; i < alerts->rule_count; i++) {
@@ -306,9 +308,9 @@ static void each(struct alerts *alerts, alert_visit *visit, const struct alert_s
                 continue;
             }
             for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-                each_cell(alerts, i, layer, visit, sink);
+                each_cell(alerts, i, layer, visit, data);
             }
-            each_cell(alerts, i, alerts->whole, visit, sink);
+            each_cell(alerts, i, alerts->whole, visit, data);
         }
     }
 }
@@ -316,8 +318,9 @@ static void each(struct alerts *alerts, alert_visit *visit, const struct alert_s
 /* A cell that was told and is clear is told so; one that fires and was never told counts as a
  * change of one more window. */
 static void end_cell(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                     uint32_t index, const struct alert_place *place, const struct alert_sink *sink)
+                     uint32_t index, const struct alert_place *place, void *data)
 {
+    const struct alert_sink *sink = data;
     struct alert_cell *cell = &cells->cell[index];
     if (!cell->firing && cell->told) {
         tell(alerts, rule, cells, index, place, ALERT_RESOLVED, sink);
@@ -342,28 +345,76 @@ void alerts_end(struct alerts *alerts, const struct result_common *common, bool 
     if (ended) {
         alerts_silence(alerts, common, 0, sink);
     }
+    struct alert_sink to = *sink;
     alerts_note(alerts, common);
-    each(alerts, end_cell, sink);
+    each(alerts, end_cell, &to);
     if (alerts->held_back) {
         sink->overflow(sink->data, alerts->held_back);
     }
     alerts->told = alerts->held_back = 0;
 }
 
-static void tell_firing(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                        uint32_t index, const struct alert_place *place,
-                        const struct alert_sink *sink)
+/* A cell that fires. */
+struct firing_cell {
+    const struct rule *rule;
+    const struct alert_cells *cells;
+    uint32_t index, found; /* in `cells`; in the order of each() */
+    struct alert_place place;
+};
+
+struct firing_list {
+    uint32_t count, room; /* found; that fit */
+    struct firing_cell *cell;
+};
+
+static void find_firing(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
+                        uint32_t index, const struct alert_place *place, void *data)
 {
-    const struct alert_cell *cell = &cells->cell[index];
-    if (cell->firing) {
-        tell(alerts, rule, cells, index, place, cell->at_end ? ALERT_FIRING_AT_END : ALERT_FIRING,
-             sink);
+    struct firing_list *list = data;
+    (void)alerts;
+    if (cells->cell[index].firing && list->count++ < list->room) {
+        list->cell[list->count - 1] = (struct firing_cell){rule, cells, index, list->count, *place};
     }
 }
 
-void alerts_each(struct alerts *alerts, const struct alert_sink *sink)
+/* each() finds the cells of a rule in a row: of them the one farther beyond the bound is worse. */
+static int compare_firing(const void *left, const void *right)
 {
-    each(alerts, tell_firing, sink);
+    const struct firing_cell *a = left, *b = right;
+    double beyond = a->cells->cell[a->index].value - b->cells->cell[b->index].value;
+    beyond = a->rule->condition == RULE_BELOW ? -beyond : beyond;
+    if (a->rule == b->rule && (beyond > 0 || beyond < 0)) {
+        return beyond > 0 ? -1 : 1;
+    }
+    return a->found < b->found ? -1 : 1;
+}
+
+int alerts_each(struct alerts *alerts, const struct alert_sink *sink)
+{
+    struct firing_list list = {.room = 0};
+    each(alerts, find_firing, &list);
+    list =
+        (struct firing_list){.room = list.count, .cell = calloc(list.count + 1, sizeof *list.cell)};
+    if (!list.cell) {
+        return ERR_MEMORY;
+    }
+    each(alerts, find_firing, &list);
+    qsort(list.cell, list.count, sizeof *list.cell, compare_firing);
+    for (uint32_t i = 0; i < list.count; i++) {
+        const struct firing_cell *one = &list.cell[i];
+        bool at_end = one->cells->cell[one->index].at_end;
+        tell(alerts, one->rule, one->cells, one->index, &one->place,
+             at_end ? ALERT_FIRING_AT_END : ALERT_FIRING, sink);
+    }
+    free(list.cell);
+    return 0;
+}
+
+bool alerts_judged_to(const struct alerts *alerts, uint64_t *ret_epoch, uint64_t *ret_step)
+{
+    *ret_epoch = alerts->judged.epoch;
+    *ret_step = alerts->judged.step;
+    return alerts->judged.any;
 }
 
 uint32_t alerts_unjudged(const struct alerts *alerts,

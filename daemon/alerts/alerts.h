@@ -57,8 +57,12 @@ void alerts_end(struct alerts *alerts, const struct result_common *common, bool 
                 const struct alert_sink *sink);
 
 /* Calls the sink's `event` for everything that fires, with state FIRING or FIRING_AT_END; the worst
- * first: by severity, then in the order of the rules, then of layers and heads. */
-void alerts_each(struct alerts *alerts, const struct alert_sink *sink);
+ * first: by severity, then in the order of the rules, then by how far it is beyond the bound, then
+ * in the order of layers and heads. Returns 0, or ERR_MEMORY without a call. */
+int alerts_each(struct alerts *alerts, const struct alert_sink *sink);
+
+/* Where the newest window ended that was judged; false: none has been. */
+bool alerts_judged_to(const struct alerts *alerts, uint64_t *ret_epoch, uint64_t *ret_step);
 
 /* Calls `visit` for each rule that has had no number to judge yet, of those that apply to the run.
  * Returns how many have. */

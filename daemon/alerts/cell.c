@@ -123,6 +123,7 @@ void alerts_forget(struct alerts *alerts)
     alerts->focus = alerts->focus_now = 0;
     alerts->sinks = alerts->sinkable = 0;
     alerts->causal = false;
+    alerts->judged.any = false;
     alerts->told = alerts->held_back = 0;
 }
 
@@ -168,9 +169,8 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     struct alert_cell *cell = &cells->cell[index];
     double x = isnan(value) ? value : compared(rule, cells, index, value);
     bool below = rule->condition == RULE_BELOW;
-    cell->fresh = !isnan(x);
     cells->judged = cells->judged || !isnan(value);
-    if (!cell->fresh) {
+    if (isnan(x)) {
         return;
     }
     cell->value = x;

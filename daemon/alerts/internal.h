@@ -17,8 +17,8 @@ struct alert_cell {
     bool at_end;                      /* was told so: the run ended while it fired */
     bool held_back;                   /* counted as beyond alerts.per_window */
     bool armed;                       /* has been clear */
-    bool fresh;                       /* the window judged last had a number */
     uint8_t past_count, past_next;    /* of its ring */
+    int32_t worst;                    /* of a layer's heads the one farthest out; -1 = not known */
 };
 
 /* The state of a rule for one layer (or for the run), head by head or as a whole. */
@@ -60,6 +60,7 @@ struct alert_layer {
 /* For a rule about the run: the values of the layers of this window. */
 struct alert_gathered {
     double sum, min, max;
+    uint32_t lowest, highest; /* heads */
     uint64_t count;
 };
 
@@ -73,7 +74,11 @@ struct alert_origin {
     uint64_t after, before; /* newest steps of the last window without and of the first one with */
 };
 
-struct trouble_layer;
+/* The newest window that was judged. */
+struct alert_judged {
+    bool any;
+    uint64_t epoch, step;
+};
 
 struct alerts {
     char job[JOB_NAME_MAX + 1];
@@ -88,8 +93,8 @@ struct alerts {
     uint32_t sinks,
         sinkable; /* heads of this window with nearly all on the first token; with a number */
     bool causal;  /* a decoder's self-attention is */
-    struct alert_origin origin, found;    /* of what first_invalid told; of this window */
-    struct trouble_layer *trouble;        /* by layer; trouble.c */
+    struct alert_origin origin, found; /* of what first_invalid told; of this window */
+    struct alert_judged judged;
     uint32_t per_window, told, held_back; /* in this window */
 };
 
@@ -103,23 +108,12 @@ struct layer_id alert_layer_unpack(uint32_t key);
 int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count);
 void alerts_forget(struct alerts *alerts);
 void alert_cells_free(struct alert_cells *cells);
-/* One more window of a cell, by the value of its metric; NaN changes nothing but `fresh`. */
+/* One more window of a cell, by the value of its metric; NaN changes nothing. */
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value);
 
 /* Whether a rule has had a number of this run to judge; kept in `whole` over restarts. */
 bool alerts_has_judged(const struct alerts *alerts, uint32_t index);
-
-/* The rule in force with this name and meaning; rule_count when there is none. */
-uint32_t alert_find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash);
-/* Numbers in the binaries of checkpoints: 8 bytes, little-endian. */
-void alert_put_u64(uint64_t number, uint8_t *bytes);
-uint64_t alert_get_u64(const uint8_t *bytes);
-void alert_put_f64(double number, uint8_t *bytes);
-double alert_get_f64(const uint8_t *bytes);
-
-/* Frees what trouble.c keeps. */
-void trouble_free(struct alerts *alerts);
 
 /* Numbers: NaN when there is none */
 
@@ -144,8 +138,11 @@ double alert_head_value(const struct alert_layer *layer, const struct summary_re
                         const struct rule *rule, uint32_t head);
 double alert_layer_value(const struct alert_layer *layer, const struct summary_result *summary,
                          const struct rule *rule);
-void alert_gather(struct alert_gathered *gathered, double value);
+/* `head` counts where the values are of the heads of one layer. */
+void alert_gather(struct alert_gathered *gathered, uint32_t head, double value);
 double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule);
+/* The head with the value farthest out on the side of the bound; -1: none differs. */
+int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct rule *rule);
 
 /* Sentences */
 

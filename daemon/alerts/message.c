@@ -16,16 +16,18 @@ static void name_value(const struct rule *rule, char *text, size_t size)
              rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
 }
 
-/* "decoder.3.self head 5", "decoder.3.self (mean of its heads)", "the run". */
-static void alert_message_name_place(const struct rule *rule, const struct alert_place *place,
-                                     char *text, size_t size)
+/* "decoder.3.self head 5", "decoder.3.self (mean of its heads, head 2 has the lowest)", "the run".
+ */
+static void alert_message_name_place(const struct rule *rule, const struct alert_cell *cell,
+                                     const struct alert_place *place, char *text, size_t size)
 {
     bool of_heads = rule_is_of_heads(rule);
+    bool low = rule->condition == RULE_BELOW || rule->condition == RULE_FALLS_BY;
     bool pooled = of_heads ? place->head < 0 : !place->has_layer && !rule_is_of_run(rule);
     const char *how = rule->statistic == RULE_MAX   ? "largest"
                       : rule->statistic == RULE_MIN ? "smallest"
                                                     : "mean";
-    char where[64] = "the run", head[32] = "", all[32] = "";
+    char where[64] = "the run", head[32] = "", all[32] = "", worst[48] = "";
     if (rule->metric == RULE_LOST_SHARE) {
         strcpy(where, "the messages since the run was last judged");
     }
@@ -37,9 +39,13 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
         snprintf(head, sizeof head, " head %" PRId32, place->head);
     }
     if (pooled) {
-        snprintf(all, sizeof all, " (%s of its %s)", how, of_heads ? "heads" : "layers");
+        snprintf(all, sizeof all, " (%s of its %s", how, of_heads ? "heads" : "layers");
     }
-    snprintf(text, size, "%s%s%s", where, head, all);
+    if (pooled && place->has_layer && cell->worst >= 0) {
+        snprintf(worst, sizeof worst, ", head %" PRId32 " has the %s", cell->worst,
+                 low ? "lowest" : "highest");
+    }
+    snprintf(text, size, "%s%s%s%s%s", where, head, all, worst, pooled ? ")" : "");
 }
 
 /* " for 3 windows", or nothing. */
@@ -115,7 +121,7 @@ void alert_message(const struct rule *rule, const struct alert_cell *cell,
         return;
     }
     name_value(rule, value, sizeof value);
-    alert_message_name_place(rule, place, where, sizeof where);
+    alert_message_name_place(rule, cell, place, where, sizeof where);
     if (rate) {
         strcpy(change, ", ");
         name_change(rule, cell->value, change + 2, sizeof change - 2);

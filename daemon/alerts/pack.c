@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts_pack: packs the state of alerts for checkpoints.
  *
- *   {v: 1, run: bin16, epoch, step, time_ns,
+ *   {v: 1, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
  *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
  *    focus: [the model's, [[layer, bin: kept and before of each head, f32]...]], causal,
  *    origin: [layer, head + 1, share, everywhere, after, before]}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
- * that hold or fire or were told [index, held, flags, epoch, step, value]; `past` of rates, per
- * cell, a byte with the number of values and room for `within` of them, oldest first,
+ * that hold or fire or were told [index, held, flags, epoch, step, value, worst + 1]; `past` of
+ * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
  * little-endian. So a run that is well costs a bit per head and rule that was clear, and the 8
  * bytes of its focus. */
 #include "daemon/alerts/internal.h"
@@ -79,7 +79,7 @@ static void put_armed(const struct alert_cells *cells, struct mpk_writer *writer
 static void alerts_pack_put_cell(const struct alert_cell *cell, uint32_t index,
                                  struct mpk_writer *writer)
 {
-    mpk_put_array(writer, 6);
+    mpk_put_array(writer, 7);
     mpk_put_u64(writer, index);
     mpk_put_u64(writer, cell->held);
     mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u) |
@@ -87,6 +87,7 @@ static void alerts_pack_put_cell(const struct alert_cell *cell, uint32_t index,
     mpk_put_u64(writer, cell->since_epoch);
     mpk_put_u64(writer, cell->since_step);
     mpk_put_f64(writer, cell->value);
+    mpk_put_u64(writer, (uint64_t)(cell->worst + 1));
 }
 
 static size_t past_bytes(const struct rule *rule)
@@ -94,18 +95,18 @@ static size_t past_bytes(const struct rule *rule)
     return 1 + rule->within * sizeof(uint64_t);
 }
 
-void alert_put_u64(uint64_t number, uint8_t *bytes)
+static void put_u64(uint64_t number, uint8_t *bytes)
 {
     for (unsigned i = 0; i < 8; i++) {
         bytes[i] = (uint8_t)(number >> 8 * i);
     }
 }
 
-void alert_put_f64(double number, uint8_t *bytes)
+static void put_f64(double number, uint8_t *bytes)
 {
     uint64_t bits;
     memcpy(&bits, &number, sizeof bits);
-    alert_put_u64(bits, bytes);
+    put_u64(bits, bytes);
 }
 
 static void fill_past(const struct rule *rule, const struct alert_cells *cells, uint32_t index,
@@ -116,7 +117,7 @@ static void fill_past(const struct rule *rule, const struct alert_cells *cells, 
     uint32_t oldest = (cell->past_next + rule->within - cell->past_count) % rule->within;
     bytes[0] = cell->past_count;
     for (uint32_t i = 0; i < cell->past_count; i++) {
-        alert_put_f64(past[(oldest + i) % rule->within], bytes + 1 + 8 * i);
+        put_f64(past[(oldest + i) % rule->within], bytes + 1 + 8 * i);
     }
 }
 
@@ -242,12 +243,20 @@ static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 9);
+    mpk_put_map(writer, 10);
     mpk_pair_u64(writer, "v", 1);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
     mpk_pair_u64(writer, "epoch", alerts->newest.epoch);
     mpk_pair_u64(writer, "step", alerts->newest.step);
     mpk_pair_u64(writer, "time_ns", alerts->newest.time_ns);
+    mpk_put_str(writer, "judged");
+    if (alerts->judged.any) {
+        mpk_put_array(writer, 2);
+        mpk_put_u64(writer, alerts->judged.epoch);
+        mpk_put_u64(writer, alerts->judged.step);
+    } else {
+        mpk_put_nil(writer);
+    }
     mpk_put_str(writer, "rules");
     mpk_put_array(writer, alerts->rule_count);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
@@ -284,9 +293,10 @@ static const msgpack_object_array *alerts_pack_get_array(const msgpack_object *m
 
 static int get_cell(struct alert_cells *cells, const msgpack_object *object)
 {
-    uint64_t index, held, flags, epoch, step;
+    uint64_t index, held, flags, epoch, step, worst = 0;
     double value;
-    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != 6) {
+    uint32_t size = mpk_items(object); /* 6 of an older attnd */
+    if (size != 6 && size != 7) {
         return ERR_STORE_FORMAT;
     }
     const msgpack_object *item = object->via.array.ptr;
@@ -294,7 +304,8 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object)
         mpk_get_u64(&item[1], UINT32_MAX, &held) != 0 ||
         mpk_get_u64(&item[2], FLAGS, &flags) != 0 ||
         mpk_get_u64(&item[3], UINT64_MAX, &epoch) != 0 ||
-        mpk_get_u64(&item[4], UINT64_MAX, &step) != 0 || mpk_get_f64(&item[5], &value) != 0) {
+        mpk_get_u64(&item[4], UINT64_MAX, &step) != 0 || mpk_get_f64(&item[5], &value) != 0 ||
+        isnan(value) || (size == 7 && mpk_get_u64(&item[6], HEADS_TOTAL_MAX, &worst) != 0)) {
         return ERR_STORE_FORMAT;
     }
     struct alert_cell *cell = &cells->cell[index];
@@ -305,10 +316,11 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object)
     cell->since_epoch = epoch;
     cell->since_step = step;
     cell->value = value;
+    cell->worst = (int32_t)worst - 1;
     return 0;
 }
 
-uint64_t alert_get_u64(const uint8_t *bytes)
+static uint64_t get_u64(const uint8_t *bytes)
 {
     uint64_t number = 0;
     for (unsigned i = 0; i < 8; i++) {
@@ -317,9 +329,9 @@ uint64_t alert_get_u64(const uint8_t *bytes)
     return number;
 }
 
-double alert_get_f64(const uint8_t *bytes)
+static double get_f64(const uint8_t *bytes)
 {
-    uint64_t bits = alert_get_u64(bytes);
+    uint64_t bits = get_u64(bytes);
     double number;
     memcpy(&number, &bits, sizeof number);
     return number;
@@ -336,7 +348,7 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
     cell->past_count = bytes[0];
     cell->past_next = (uint8_t)(bytes[0] % rule->within);
     for (uint32_t i = 0; i < bytes[0]; i++) {
-        past[i] = alert_get_f64(bytes + 1 + 8 * i);
+        past[i] = get_f64(bytes + 1 + 8 * i);
     }
     return 0;
 }
@@ -401,7 +413,8 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     return fill_cells(rule, &layer->cells[index], &packed);
 }
 
-uint32_t alert_find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash)
+/* The rule in force with this name and meaning; rule_count when there is none. */
+static uint32_t find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash)
 {
     uint32_t index = 0;
     while (index < alerts->rule_count && !(mpk_is_str(name, alerts->rules[index]->name) &&
@@ -420,7 +433,7 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     if (code || !name || !places) {
         return ERR_STORE_FORMAT;
     }
-    uint32_t index = alert_find_rule(alerts, name, hash);
+    uint32_t index = find_rule(alerts, name, hash);
     const msgpack_object *judged = mpk_find(map, "judged"); /* not in those of an older attnd */
     if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
         alerts->whole->cells[index].judged = judged->via.boolean;
@@ -486,6 +499,24 @@ static int get_numbers(struct alerts *alerts, const msgpack_object *map)
     return code;
 }
 
+/* An older attnd did not say: it is where the newest message was. */
+static int get_judged(struct alerts *alerts, const msgpack_object *map)
+{
+    const msgpack_object *judged = mpk_find(map, "judged");
+    struct alert_judged *to = &alerts->judged;
+    if (!judged) {
+        *to = (struct alert_judged){true, alerts->newest.epoch, alerts->newest.step};
+        return 0;
+    }
+    to->any = judged->type != MSGPACK_OBJECT_NIL;
+    if (to->any && (mpk_items(judged) != 2 ||
+                    mpk_get_u64(&judged->via.array.ptr[0], UINT64_MAX, &to->epoch) != 0 ||
+                    mpk_get_u64(&judged->via.array.ptr[1], UINT64_MAX, &to->step) != 0)) {
+        return ERR_STORE_FORMAT;
+    }
+    return 0;
+}
+
 static int get_all(struct alerts *alerts, const msgpack_object *map)
 {
     const msgpack_object_array *rules = alerts_pack_get_array(map, "rules");
@@ -499,7 +530,7 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
         return ERR_STORE_FORMAT;
     }
     memcpy(alerts->run, run, RUN_BYTES);
-    int code = 0;
+    int code = get_judged(alerts, map);
     for (uint32_t i = 0; i < rules->size && !code; i++) {
         code = get_rule(alerts, &rules->ptr[i]);
     }

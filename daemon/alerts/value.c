@@ -129,13 +129,19 @@ double alert_layer_value(const struct alert_layer *judged, const struct summary_
     }
 }
 
-void alert_gather(struct alert_gathered *gathered, double value)
+void alert_gather(struct alert_gathered *gathered, uint32_t head, double value)
 {
     if (isnan(value)) {
         return;
     }
-    gathered->min = gathered->count ? fmin(gathered->min, value) : value;
-    gathered->max = gathered->count ? fmax(gathered->max, value) : value;
+    if (gathered->count == 0 || value < gathered->min) {
+        gathered->min = value;
+        gathered->lowest = head;
+    }
+    if (gathered->count == 0 || value > gathered->max) {
+        gathered->max = value;
+        gathered->highest = head;
+    }
     gathered->sum += value;
     gathered->count++;
 }
@@ -152,4 +158,14 @@ double alert_gathered_value(const struct alert_gathered *gathered, const struct 
         return gathered->max;
     }
     return gathered->sum / (double)gathered->count;
+}
+
+int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct rule *rule)
+{
+    if (gathered->count == 0 || gathered->min == gathered->max || !rule_is_of_heads(rule)) {
+        return -1;
+    }
+    return (int32_t)(rule->condition == RULE_BELOW || rule->condition == RULE_FALLS_BY
+                         ? gathered->lowest
+                         : gathered->highest);
 }

@@ -127,7 +127,7 @@ static const struct control_method {
     {"plan.set", method_plan_set, ACCESS_PLAN, false},
     {"plan.reset", method_plan_reset, ACCESS_PLAN, false},
     {"rules", method_rules, ACCESS_READ, false},
-    {"trouble", method_trouble, ACCESS_READ, false},
+    {"verdict", method_verdict, ACCESS_READ, false},
     {"keys", method_keys, ACCESS_ADMIN, true},
 };
 

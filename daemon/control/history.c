@@ -121,7 +121,9 @@ static void control_history_visit_run(void *data, struct run *run)
         return;
     }
     firing->asked = run;
-    alerts_each(run->alerts, &sink);
+    if (alerts_each(run->alerts, &sink) != 0 && firing->list) {
+        firing->list->failed = true;
+    }
 }
 
 static bool read_firing(const struct control_request *request, struct firing *firing)

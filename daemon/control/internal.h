@@ -90,7 +90,7 @@ int method_rules(struct control_request *request);
 int method_flush(struct control_request *request);
 int method_alerts(struct control_request *request);
 int method_keys(struct control_request *request);
-int method_trouble(struct control_request *request);
+int method_verdict(struct control_request *request);
 int method_baseline(struct control_request *request);
 int method_plan_get(struct control_request *request);
 int method_plan_set(struct control_request *request);

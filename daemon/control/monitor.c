@@ -115,7 +115,9 @@ static void control_monitor_visit_run(void *data, struct run *run)
     }
     visit->runs++;
     if (run->alerts && (visit->newest != visit->wanted || run == visit->wanted)) {
-        alerts_each(run->alerts, &sink);
+        if (alerts_each(run->alerts, &sink) != 0) {
+            visit->result->failed = true;
+        }
     }
 }
 

@@ -3,6 +3,8 @@
  * were published. */
 #include "daemon/history/find.h"
 
+#include "config/rules.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -62,6 +64,8 @@ void history_put_alert(struct query *query, sqlite3_stmt *statement)
         .since_epoch = column_u64(statement, SINCE_EPOCH),
         .since_step = column_u64(statement, SINCE_STEP),
         .message = column_text(statement, MESSAGE),
+        .why = rule_why(column_text(statement, RULE), column_text(statement, METRIC)),
+        .advice = rule_advice(column_text(statement, RULE), column_text(statement, METRIC)),
     };
     alert_encode(&alert, query->result);
 }

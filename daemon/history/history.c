@@ -14,6 +14,7 @@
  * between rows; so a question ends soon after history.query_time, and soon after history_close. */
 #include "daemon/history/history.h"
 
+#include "config/rules.h"
 #include "daemon/base/clock.h"
 #include "daemon/history/internal.h"
 #include "daemon/store/db.h"
@@ -65,7 +66,7 @@ static const struct method methods[] = {
     {"log", history_log, PARAM_RUNS | PARAM_FROM, PARAM_JOB, false},
     {"states", history_states, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_COUNT, PARAM_JOB,
      true},
-    {"trouble", history_trouble, PARAM_RUNS, PARAM_JOB, true},
+    {"verdict", history_verdict, PARAM_RUNS | PARAM_LIMIT, PARAM_JOB, true},
 };
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 
@@ -199,6 +200,19 @@ static void on_jobs_match(sqlite3_context *context, int count, sqlite3_value **v
     sqlite3_result_int(context, jobs && (!*jobs || access_jobs_match(jobs, job)));
 }
 
+/* rule_place(RULE) in SQL: its place among the rules in force; behind them those that are not. */
+static void on_rule_place(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    const struct history *history = sqlite3_user_data(context);
+    const char *name = (const char *)sqlite3_value_text(values[0]);
+    uint32_t i = 0, rules = config_rule_count(history->config);
+    (void)count;
+    while (i < rules && !(name && strcmp(config_rule(history->config, i)->name, name) == 0)) {
+        i++;
+    }
+    sqlite3_result_int(context, (int)i);
+}
+
 /* Also when the file there is not the one that is open. */
 static int open_db(struct history *history, char *reterr_detail)
 {
@@ -215,6 +229,10 @@ static int open_db(struct history *history, char *reterr_detail)
         rc = sqlite3_create_function(history->db, "jobs_match", 2,
                                      SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL, on_jobs_match, NULL,
                                      NULL);
+    }
+    if (rc == SQLITE_OK) {
+        rc = sqlite3_create_function(history->db, "rule_place", 1, SQLITE_UTF8, history,
+                                     on_rule_place, NULL, NULL);
     }
     if (rc != SQLITE_OK) {
         snprintf(reterr_detail, HISTORY_DETAIL_MAX, "the history cannot be opened: %s",

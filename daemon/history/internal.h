@@ -30,7 +30,7 @@ struct query {
 typedef int history_method(struct query *query);
 
 history_method history_series, history_grid, history_runs, history_windows, history_map,
-    history_alerts, history_compare, history_states, history_trouble, history_log, history_roles,
+    history_alerts, history_compare, history_states, history_verdict, history_log, history_roles,
     history_ranks;
 
 /* Says more about an error; returns its code. */

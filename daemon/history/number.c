@@ -9,8 +9,6 @@ void number_name(int number, char ret_name[NUMBER_NAME_MAX])
     int aggregate = number - NUMBER_AGGREGATE;
     if (number < METRIC_COUNT) {
         snprintf(ret_name, NUMBER_NAME_MAX, "%s", metric_info[number].name);
-    } else if (number == NUMBER_TROUBLE) {
-        snprintf(ret_name, NUMBER_NAME_MAX, "trouble");
     } else if (number == NUMBER_SINK_RATE) {
         snprintf(ret_name, NUMBER_NAME_MAX, "sink_rate");
     } else {
@@ -34,16 +32,13 @@ int number_find(const char *name)
 
 bool number_is_of_layer(int number)
 {
-    return number > NUMBER_TROUBLE;
+    return number >= METRIC_COUNT;
 }
 
 bool number_in_state(const struct layer_state *state, int number)
 {
     if (number < METRIC_COUNT) {
         return state->on[number];
-    }
-    if (number == NUMBER_TROUBLE) {
-        return state->trouble != NULL;
     }
     if (number == NUMBER_SINK_RATE) {
         return state->on[METRIC_FIRST_TOKEN];
@@ -66,10 +61,6 @@ int number_stat(const struct layer_state *state, int number, uint32_t head,
     int map = number - NUMBER_AGGREGATE;
     if (number < METRIC_COUNT) {
         return layer_state_stat(state, number, head, ret_stat);
-    }
-    if (number == NUMBER_TROUBLE) {
-        *ret_stat = layer_state_trouble_stat(state->trouble[head]);
-        return 0;
     }
     if (number == NUMBER_SINK_RATE) {
         return layer_state_sink_rate(state, ret_stat);

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* number: the names of the numbers in the history, and their values in a window whose state
- * still exists: every metric and "trouble" per head, and per layer "sink_rate" and
+ * still exists: every metric per head, and per layer "sink_rate" and
  * "aggregate.<map>.<statistic>". Pure. */
 #ifndef DAEMON_HISTORY_NUMBER_H
 #define DAEMON_HISTORY_NUMBER_H
 
 #include "daemon/state/layer_state.h"
 
-#define NUMBER_TROUBLE   METRIC_COUNT
-#define NUMBER_SINK_RATE (METRIC_COUNT + 1)
-#define NUMBER_AGGREGATE (METRIC_COUNT + 2)
+#define NUMBER_SINK_RATE METRIC_COUNT
+#define NUMBER_AGGREGATE (METRIC_COUNT + 1)
 #define NUMBER_COUNT     (NUMBER_AGGREGATE + (int)AGGREGATE_COUNT * MAP_STAT_COUNT)
 
 #define NUMBER_NAME_MAX 64

@@ -27,23 +27,12 @@ static json_t *metric_list_describe(int i)
                      "description", info->description);
 }
 
-/* The scores of trouble (alerts/trouble.h): in the history like a metric, of no group of results.
- */
-static json_t *describe_trouble(void)
-{
-    return json_pack("{s:s, s:s, s:s, s:s, s:[f, f], s:s, s:f, s:s}", "name", "trouble", "unit",
-                     "1", "per", "window", "group", "trouble", "domain", 0.0, 4.0, "worse", "high",
-                     "resolution", 0.01, "description",
-                     "how far beyond the bound of an alert rule: from 1 on a rule fires");
-}
-
 void handle_metric_list(struct request *request)
 {
     json_t *list = json_array();
     for (int i = 0; i < METRIC_COUNT; i++) {
         json_array_append_new(list, metric_list_describe(i));
     }
-    json_array_append_new(list, describe_trouble());
     char *text = list ? json_dumps(list, JSON_COMPACT) : NULL;
     json_decref(list);
     if (text) {

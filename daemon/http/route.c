@@ -72,9 +72,9 @@ const struct route routes[] = {
      "[name metric statistic per_key each job layer condition bound clear within for after_clear "
      "severity why advice]",
      "the alert rules in force"},
-    {"/api/v1/trouble", JSON, handle_method, "trouble", RUNS | A(state) | A(limit) | A(or_null),
-     A(job), FOR_KNOWN, JOBS_NAMED, "{job run state epoch step heads more others watched}",
-     "the heads of a run that need attention, worst first, and why"},
+    {"/api/v1/verdict", JSON, handle_method, "verdict", RUNS | A(limit) | A(or_null), A(job),
+     FOR_KNOWN, JOBS_NAMED, "{job run state epoch step alerts more checks}",
+     "what fires in a run, or did at its end, worst first, and how many checks had numbers"},
     {"/api/v1/compare", JSON, handle_method, "compare",
      RUNS | A(job_b) | A(run_b) | A(metric) | WINDOWS | A(windows) | A(limit) | A(or_null), A(job),
      FOR_KNOWN, JOBS_NAMED, "{a b heads only_a only_b more}", "two runs, head by head"},

@@ -4,7 +4,6 @@
  * makes up for it. */
 #include "daemon/run/checkpoint.h"
 
-#include "daemon/alerts/trouble.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
@@ -98,7 +97,6 @@ static void mark_all_unsaved(struct run *run)
         mark_parts_unsaved(run->tracks[t].window.closed, HASH_COUNT(run->streams));
         for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
             stream->tracks[t].unsaved = stream->tracks[t].drift_unsaved = true;
-            stream->tracks[t].trouble_unsaved = t == 0;
         }
     }
 }
@@ -245,33 +243,11 @@ static int save_drift(struct saving *saving, const struct track *track, struct s
     return code;
 }
 
-static int save_trouble(struct saving *saving, const struct track *track, struct stream *stream)
-{
-    struct layer_track *layer = &stream->tracks[track->index];
-    char key[CHECKPOINT_KEY_MAX];
-    struct mpk_writer writer;
-    if (!layer->trouble_unsaved || !saving->run->alerts) {
-        return 0;
-    }
-    mpk_writer_init(&writer);
-    snprintf(key, sizeof key, "trouble/%s/%" PRIu32, track->name, stream->key);
-    int code = trouble_pack(saving->run->alerts, stream->id, &writer);
-    if (!code) {
-        code = checkpoint_keep(saving, key, &writer);
-    }
-    mpk_writer_clear(&writer);
-    layer->trouble_unsaved = false;
-    return code;
-}
-
 /* A layer in a track. */
 static int save_layer(struct saving *saving, const struct track *track, struct stream *stream)
 {
     struct layer_track *layer = &stream->tracks[track->index];
     int code = save_drift(saving, track, stream);
-    if (!code) {
-        code = save_trouble(saving, track, stream);
-    }
     if (!layer->unsaved || code) {
         return code;
     }
@@ -441,8 +417,7 @@ int checkpoint_track(struct run *run, struct track *track, struct store_batch **
 static bool has_changed(const struct run *run, const struct stream *stream)
 {
     for (uint32_t t = 0; t < run->track_count; t++) {
-        if (stream->tracks[t].unsaved || stream->tracks[t].drift_unsaved ||
-            stream->tracks[t].trouble_unsaved) {
+        if (stream->tracks[t].unsaved || stream->tracks[t].drift_unsaved) {
             return true;
         }
     }
@@ -547,7 +522,7 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
  * windows are in the history. */
 static int checkpoint_leave(struct run *run, struct store_batch *batch, uint64_t now_ns)
 {
-    static const char *const gone[] = {"alerts", "drift/", "part/", "trouble/"};
+    static const char *const gone[] = {"alerts", "drift/", "part/"};
     struct saving saving = {.run = run, .batch = batch};
     int code = 0;
     for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {

@@ -4,7 +4,6 @@
  * will come again. One that is closed again, as there was no memory, is not judged once more. */
 #include "daemon/run/closing.h"
 
-#include "daemon/alerts/trouble.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
@@ -146,12 +145,6 @@ static void closing_end_alerts(struct closing *closing)
     if (run->alerts) {
         alerts_end(run->alerts, &common, run->state == JOB_ENDED, &sink);
     }
-    if (run->alerts && run->state == JOB_ENDED) {
-        trouble_end(run->alerts);
-        for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-            stream->tracks[0].trouble_unsaved = true;
-        }
-    }
 }
 
 int closing_go_idle(struct run *run)
@@ -213,20 +206,15 @@ static void closing_compare(struct closing *closing, struct stream *stream,
 
 /* Layers */
 
-/* The record of a layer's window in the history: its state, its trouble when it was judged, and,
- * with closed windows of the primary track, the map of the newest message that gave one. */
+/* The record of a layer's window in the history: its state and, with closed windows of the primary
+ * track, the map of the newest message that gave one. */
 static int closing_keep(struct closing *closing, struct stream *stream,
-                        const struct layer_state *state, const struct result_trouble *trouble)
+                        const struct layer_state *state)
 {
     const struct detail *detail = state->map;
-    struct mpk_writer writer, details;
+    struct mpk_writer writer;
     mpk_writer_init(&writer);
-    mpk_writer_init(&details);
-    int code = layer_state_pack_judged(state, trouble ? trouble->score : NULL, &writer);
-    if (!code && trouble) {
-        trouble_encode(trouble, &details);
-        code = mpk_writer_ok(&details) ? 0 : ERR_MEMORY;
-    }
+    int code = layer_state_pack(state, &writer);
     struct store_window window = {
         .layer = stream->id,
         .module = stream->module,
@@ -241,8 +229,6 @@ static int closing_keep(struct closing *closing, struct stream *stream,
         .lost = state->tally.lost,
         .state = writer.buffer.data,
         .state_size = writer.buffer.size,
-        .trouble = trouble ? details.buffer.data : NULL,
-        .trouble_size = details.buffer.size,
     };
     if (!code) {
         code = batch_window(closing->batch, &window);
@@ -251,7 +237,6 @@ static int closing_keep(struct closing *closing, struct stream *stream,
         code = forward_packed(closing->run, closing->track, closing->part, stream,
                               writer.buffer.data, writer.buffer.size, closing->batch);
     }
-    mpk_writer_clear(&details);
     mpk_writer_clear(&writer);
     if (code || !detail || !closing->closed || closing->track->index > 0) {
         return code;
@@ -279,25 +264,17 @@ static int closing_keep(struct closing *closing, struct stream *stream,
     return batch_map(closing->batch, &map);
 }
 
-/* Lets the rules judge a closed window of the primary track; one that is shown before has the
- * trouble of the window that was judged last. A failure costs the judgement, not the summary. */
-static void closing_judge_layer(struct closing *closing, struct stream *stream,
-                                struct summary_result *summary)
+/* Lets the rules judge a closed window of the primary track. A failure costs the judgement, not the
+ * summary. */
+static void closing_judge_layer(struct closing *closing, const struct summary_result *summary)
 {
     struct run *run = closing->run;
     struct alert_sink sink = closing_alert_sink(closing);
-    if (!run->alerts || closing->track->index > 0) {
+    if (!run->alerts || closing->track->index > 0 || !closing->closed || closing->again) {
         return;
     }
-    if (!closing->closed || closing->again) {
-        summary->trouble = trouble_newest(run->alerts, summary->layer.id);
-        return;
-    }
-    run->alerts_unsaved = stream->tracks[0].trouble_unsaved = true;
+    run->alerts_unsaved = true;
     int code = alerts_layer(run->alerts, summary, &sink);
-    if (!code) {
-        code = trouble_layer(run->alerts, summary, &summary->trouble);
-    }
     if (code) {
         log_event(LOG_ERROR, "layer_not_judged", LOG_STR("job", run->job),
                   LOG_STR("reason", err_slug(code)));
@@ -323,8 +300,8 @@ static bool closing_is_passed(const struct closing *closing)
            closing->merged->part + rule->every / rule->part < closing->track->window.next_index;
 }
 
-/* A layer's summary goes out: to the rules, which say what is in trouble, then to subscribers, and
- * to the history. Returns whether the layer has something in this window. */
+/* A layer's summary goes out: to the rules, then to subscribers, and to the history. Returns
+ * whether the layer has something in this window. */
 static bool closing_put_layer(struct closing *closing, const struct part_list *list,
                               struct stream *stream)
 {
@@ -351,6 +328,7 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
     }
     if (!code) {
         view.result.layer.module = stream->module;
+        view.result.track = closing->track->index;
         if (closing->merged) {
             view.result.revision = closing->merged->revision;
             view.result.nodes = closing->merged->nodes;
@@ -358,7 +336,7 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
             view.result.missing_count = closing->merged->missing_count;
         }
         closing_compare(closing, stream, state, &view.result);
-        closing_judge_layer(closing, stream, &view.result);
+        closing_judge_layer(closing, &view.result);
         summary_encode(&view.result, &writer);
         code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
     }
@@ -367,7 +345,7 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
                        closing_is_passed(closing) ? RESULT_CORRECTION : RESULT_SUMMARY);
     }
     if (!code && closing->batch) {
-        code = closing_keep(closing, stream, state, closing->closed ? view.result.trouble : NULL);
+        code = closing_keep(closing, stream, state);
     }
     if (*drift) {
         drift_result_clear(*drift);

@@ -7,7 +7,6 @@
  * until the next one: nothing keeps them, and the history has the windows they went into. */
 #include "daemon/run/recall.h"
 
-#include "daemon/alerts/trouble.h"
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
 
@@ -48,14 +47,12 @@ static bool recall_put(struct run *run, const struct track *track, const struct 
     mpk_writer_init(&writer);
     if (summary_view_init(&view, state, stream->id, run->job, run->id, window) == 0) {
         view.result.layer.module = stream->module;
+        view.result.track = track->index;
         if (drift && drift_heads(drift) == state->heads &&
             drift_window_again(drift, state, window->last) == 0) {
             for (int m = 0; m < METRIC_COUNT; m++) {
                 view.result.drift[m] = drift_result(drift, m);
             }
-        }
-        if (run->alerts && track->index == 0) {
-            view.result.trouble = trouble_newest(run->alerts, stream->id);
         }
         summary_encode(&view.result, &writer);
         topic_layer("summary", run->job, stream->id, topic);

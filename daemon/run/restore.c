@@ -6,7 +6,6 @@
  * track lacks up to there was lost for it, and is counted in its next window. */
 #include "daemon/run/restore.h"
 
-#include "daemon/alerts/trouble.h"
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/restore_counts.h"
@@ -384,15 +383,6 @@ static int read_drift(struct restore *restore, const struct restore_place *place
     return code;
 }
 
-/* Rules judge the primary track: what was known of another one says nothing about it. */
-static int read_trouble(struct restore *restore, const struct restore_place *place,
-                        const void *value, size_t size)
-{
-    struct run *run = restore->run;
-    bool wanted = run->alerts && place->track->index == 0;
-    return wanted ? trouble_unpack(run->alerts, place->stream->id, value, size) : 0;
-}
-
 /* Keys */
 
 static void say_unknown(struct restore *restore, const char *name, size_t length)
@@ -468,8 +458,7 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
         return ERR_STORE_FORMAT;
     }
     /* A run that has ended has no parts and frees its baselines: recall.c reads them. */
-    if (restore->run->state == JOB_ENDED && strncmp(key, "layer/", 6) != 0 &&
-        strncmp(key, "trouble/", 8) != 0) {
+    if (restore->run->state == JOB_ENDED && strncmp(key, "layer/", 6) != 0) {
         return 0;
     }
     code = find_place(restore, rest + 1, strncmp(key, "part/", 5) == 0, &place);
@@ -485,10 +474,7 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     if (strncmp(key, "drift/", 6) == 0) {
         return read_drift(restore, &place, value, size);
     }
-    if (strncmp(key, "trouble/", 8) == 0) {
-        return read_trouble(restore, &place, value, size);
-    }
-    return ERR_STORE_FORMAT;
+    return strncmp(key, "trouble/", 8) == 0 ? 0 : ERR_STORE_FORMAT; /* an older attnd's scores */
 }
 
 /* Runs */

@@ -31,7 +31,6 @@ struct layer_track {
     uint64_t drift_bytes; /* charged to the run's budget */
     bool unsaved;         /* something came since the last checkpoint */
     bool drift_unsaved;
-    bool trouble_unsaved;      /* of the primary track */
     bool forwarded;            /* its state in the part that closes is in the batch (forward.h) */
     struct sequences restored; /* while checkpoints are read: what this track has */
 };

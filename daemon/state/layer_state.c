@@ -43,7 +43,6 @@ void layer_state_free(struct layer_state **state_p)
     detail_release(&state->detail);
     detail_release(&state->weights);
     detail_release(&state->map);
-    free(state->trouble);
     free(state->rank_bits);
     rank_entropy_clear(&state->rank_entropy);
     free(state);

@@ -66,8 +66,6 @@ struct layer_state {
                                 map->map; shared, NULL = none. Not packed. */
     struct detail *weights;  /* of the newest message of tier weights; shared, NULL = none yet */
     struct position weights_newest;
-    double *trouble; /* [heads] scores of the window; owned; only in states that come from the
-                        history, NULL = was not judged */
 };
 
 /* An empty state, whose histograms use at most so many buckets (dist_limit). Returns NULL when out
@@ -109,17 +107,12 @@ int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
 int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
                          struct result_stat *ret_stat);
 int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat);
-/* A score as the only value of its window. */
-struct result_stat layer_state_trouble_stat(double score);
 
 /* For history, checkpoints, baselines and `state` messages: one MessagePack map with everything
  * (proto/PROTOCOL.md, section 6); unpack of pack is the same state, bit for bit. Unpack believes
  * nothing. Return 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map, or one of a later
  * version. */
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer);
-/* With the scores of trouble, [heads]; NULL: none. */
-int layer_state_pack_judged(const struct layer_state *state, const double *trouble,
-                            struct mpk_writer *writer);
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state);
 /* From a sender, about so many heads: of the version that is written now, and with no more values
  * than such a state may have. */

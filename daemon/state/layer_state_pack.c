@@ -161,11 +161,10 @@ static void layer_state_pack_put_invalid(const struct layer_state *state, struct
     }
 }
 
-int layer_state_pack_judged(const struct layer_state *state, const double *trouble,
-                            struct mpk_writer *writer)
+int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
     bool invalid = state->invalid_rows > 0, by_rank = state->rank_entropy.count > 0;
-    mpk_put_map(writer, KEYS + (uint32_t)invalid + (uint32_t)by_rank + (trouble != NULL));
+    mpk_put_map(writer, KEYS + (uint32_t)invalid + (uint32_t)by_rank);
     mpk_pair_u64(writer, "v", LAYER_STATE_VERSION);
     mpk_pair_u64(writer, "buckets", state->buckets);
     layer_state_pack_put_newest(state, writer);
@@ -181,13 +180,5 @@ int layer_state_pack_judged(const struct layer_state *state, const double *troub
         mpk_put_str(writer, "rank_entropy");
         rank_entropy_pack(&state->rank_entropy, writer);
     }
-    if (trouble) {
-        stored_put(writer, "trouble", trouble, state->heads, sizeof *trouble);
-    }
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
-}
-
-int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
-{
-    return layer_state_pack_judged(state, NULL, writer);
 }

@@ -607,10 +607,6 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
     if (!code && !metric && !(counts_fit(state) && rank_counts_fit(state))) {
         code = ERR_STORE_FORMAT;
     }
-    if (!code && mpk_find(map, "trouble")) {
-        code = stored_copy(map, "trouble", state->heads, sizeof *state->trouble,
-                           (void **)&state->trouble);
-    }
     return code;
 }
 

@@ -26,7 +26,7 @@ static int state_message_check(const struct layer_state *state, const struct hea
 {
     const struct position *newest = &state->newest;
     if (!position_exists(newest) || position_exists(&state->weights_newest) ||
-        state->tier == MESSAGE_WEIGHTS || state->detail || state->weights || state->trouble ||
+        state->tier == MESSAGE_WEIGHTS || state->detail || state->weights ||
         has_losses(&state->tally) || state->messages == 0 || state->messages > SENT_MESSAGES_MOST ||
         state->rows > SENT_ROWS_MOST || state->invalid_rows > SENT_ROWS_MOST) {
         return ERR_STATE;

@@ -101,20 +101,6 @@ int layer_state_sink_rate(const struct layer_state *state, struct result_stat *r
     return stat_in(&state->across, LAYER_SLOT_SINK_RATE, ret_stat);
 }
 
-struct result_stat layer_state_trouble_stat(double score)
-{
-    return (struct result_stat){.mean = score,
-                                .std = 0,
-                                .min = score,
-                                .max = score,
-                                .p10 = score,
-                                .p50 = score,
-                                .p90 = score,
-                                .p99 = score,
-                                .last = score,
-                                .count = 1};
-}
-
 /* Where the statistics of a head's slot belong; NULL: nowhere. */
 static struct result_stat *summary_view_place(const struct summary_stats *stats, uint32_t slot,
                                               uint32_t h)

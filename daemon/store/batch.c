@@ -75,8 +75,7 @@ static const char *store_batch_put_text(uint8_t **at, const char *text)
 
 int batch_window(struct store_batch *batch, const struct store_window *window)
 {
-    size_t bytes = window->state_size + window->trouble_size +
-                   (window->module ? strlen(window->module) + 1 : 0);
+    size_t bytes = window->state_size + (window->module ? strlen(window->module) + 1 : 0);
     struct record *record = record_new(RECORD_WINDOW, bytes);
     if (!record) {
         return ERR_MEMORY;
@@ -84,9 +83,6 @@ int batch_window(struct store_batch *batch, const struct store_window *window)
     uint8_t *at = record->bytes;
     record->of.window = *window;
     record->of.window.state = store_batch_put(&at, window->state, window->state_size);
-    if (window->trouble) {
-        record->of.window.trouble = store_batch_put(&at, window->trouble, window->trouble_size);
-    }
     if (window->module) {
         record->of.window.module = store_batch_put_text(&at, window->module);
     }

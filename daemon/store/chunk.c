@@ -14,10 +14,6 @@
 /* For the numbers of one chunk. */
 #define CHUNK_BYTES_MAX ((size_t)64 << 20)
 
-/* The numbers of heads: metrics, and then the scores of trouble. */
-#define TROUBLE METRIC_COUNT
-#define NUMBERS (METRIC_COUNT + 1)
-
 /* The numbers of a layer as a whole: aggregates, and then the sink rate. */
 #define WHOLE_SINK_RATE ((int)AGGREGATE_COUNT * MAP_STAT_COUNT)
 #define WHOLE_COUNT     (WHOLE_SINK_RATE + 1)
@@ -28,13 +24,13 @@ struct chunk {
     int64_t stored;
     struct series_window window[SERIES_WINDOWS_MAX];
     int64_t window_id[SERIES_WINDOWS_MAX];
-    struct result_stat *number[NUMBERS];    /* [heads][wanted]; owned; NULL = none has it */
-    struct result_stat *whole[WHOLE_COUNT]; /* [wanted]; likewise */
+    struct result_stat *number[METRIC_COUNT]; /* [heads][wanted]; owned; NULL = none has it */
+    struct result_stat *whole[WHOLE_COUNT];   /* [wanted]; likewise */
 };
 
 uint32_t chunk_windows(uint32_t heads)
 {
-    size_t per_window = (size_t)NUMBERS * sizeof(struct result_stat) * (heads ? heads : 1);
+    size_t per_window = (size_t)METRIC_COUNT * sizeof(struct result_stat) * (heads ? heads : 1);
     size_t windows = CHUNK_BYTES_MAX / per_window;
     if (windows >= SERIES_WINDOWS_MAX) {
         return SERIES_WINDOWS_MAX;
@@ -44,7 +40,7 @@ uint32_t chunk_windows(uint32_t heads)
 
 static void clear_chunk(struct chunk *chunk)
 {
-    for (int m = 0; m < NUMBERS; m++) {
+    for (int m = 0; m < METRIC_COUNT; m++) {
         free(chunk->number[m]);
     }
     for (int w = 0; w < WHOLE_COUNT; w++) {
@@ -95,21 +91,6 @@ static int spread_whole(struct chunk *chunk, const struct summary_result *result
     return code;
 }
 
-static int spread_trouble(struct chunk *chunk, const struct layer_state *state)
-{
-    struct result_stat *stats = malloc(state->heads * sizeof *stats);
-    int code = stats ? 0 : ERR_MEMORY;
-    for (uint32_t h = 0; h < state->heads && !code; h++) {
-        stats[h] = layer_state_trouble_stat(state->trouble[h]);
-    }
-    if (!code) {
-        code =
-            store_chunk_spread(&chunk->number[TROUBLE], stats, state->heads, chunk, chunk->heads);
-    }
-    free(stats);
-    return code;
-}
-
 static int spread_state(struct chunk *chunk, const struct layer_state *state)
 {
     static const uint8_t no_run[RUN_BYTES];
@@ -127,9 +108,6 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
     }
     if (!code) {
         code = spread_whole(chunk, &view.result);
-    }
-    if (!code && state->trouble) {
-        code = spread_trouble(chunk, state);
     }
     summary_view_clear(&view);
     return code;
@@ -276,9 +254,9 @@ static int store_chunk_put_metrics(const struct sql *sql, int64_t chunk_id,
                                    const struct chunk *chunk)
 {
     int code = SQLITE_OK;
-    for (int m = 0; m < NUMBERS && code == SQLITE_OK; m++) {
+    for (int m = 0; m < METRIC_COUNT && code == SQLITE_OK; m++) {
         int64_t metric_id = 0;
-        const char *name = m == TROUBLE ? "trouble" : metric_info[m].name;
+        const char *name = metric_info[m].name;
         if (!chunk->number[m]) {
             continue;
         }

@@ -131,8 +131,8 @@ static const char version_5[] =
     "  AND began.site IS alerts.site AND began.head = alerts.head LIMIT 1)"
     " WHERE state = 1 AND message LIKE '%: the run has ended';";
 
-/* The trouble of the newest judged window: trouble_encode; NULL: none. Older ones have only their
- * scores, as a number of heads with the name "trouble". */
+/* Scores of heads, which attnd wrote up to version 9, here and as a number of heads, and does not
+ * read any more. */
 static const char version_6[] = "ALTER TABLE layers ADD COLUMN trouble BLOB;";
 
 /* The maps of a layer's heads in a window, beside its mean map: head_data is [heads][head_rows]

@@ -108,8 +108,6 @@ struct store_window {
     uint64_t epoch, step, time_ns, messages, lost;
     const void *state; /* layer_state_pack */
     size_t state_size;
-    const void *trouble; /* trouble_encode; NULL: keeps what is there of an earlier window */
-    size_t trouble_size;
 };
 
 /* The maps of its heads, in fewer cells; heads = 0: none. */

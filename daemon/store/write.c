@@ -115,15 +115,6 @@ static int put_module(const struct store_writer *writer, struct store_place whic
     return query_run(&query);
 }
 
-static int put_trouble(const struct store_writer *writer, struct store_place which,
-                       const struct store_window *window)
-{
-    struct sql_query query = query_begin(writer->sql, STATEMENT_SET_TROUBLE);
-    query_blob(&query, window->trouble, window->trouble_size);
-    query_i64(&query, which.layer_id);
-    return query_run(&query);
-}
-
 static int write_window(const struct store_writer *writer, int64_t run_id,
                         const struct store_window *window)
 {
@@ -132,9 +123,6 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
     int code = find_both(writer, run_id, window->layer, window->heads, &window->window, &which);
     if (code == SQLITE_OK && window->module) {
         code = put_module(writer, which, window->module);
-    }
-    if (code == SQLITE_OK && window->trouble) {
-        code = put_trouble(writer, which, window);
     }
     if (code == SQLITE_OK) {
         code = store_write_put_window(writer, which, window, &window_id);

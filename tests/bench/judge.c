@@ -3,10 +3,9 @@
  * of layers with 128.
  *
  * A JSON line per model: milliseconds of a window (median of processor time), the same per 128
- * heads, and the memory per head that rules and trouble keep. Numbers differ from head to head and
+ * heads, and the memory per head that rules keep. Numbers differ from head to head and
  * from window to window; in each window a head of the first layer saturates, or is as before. */
 #include "daemon/alerts/alerts.h"
-#include "daemon/alerts/trouble.h"
 
 #include <malloc.h>
 #include <stdio.h>
@@ -68,7 +67,6 @@ static double judge_window(struct alerts *alerts, unsigned window, unsigned laye
     double time = 0;
     for (unsigned layer = 0; layer < layers; layer++) {
         struct summary_result summary = {.common = end.common, .heads = heads};
-        const struct result_trouble *trouble;
         judge_fill(window, layer);
         summary.layer.id = (struct layer_id){STACK_DECODER, layer, SITE_SELF};
         summary.layer.rows = 100;
@@ -78,8 +76,7 @@ static double judge_window(struct alerts *alerts, unsigned window, unsigned laye
             summary.drift[m] = judged_drift[m];
         }
         double start = judge_now();
-        if (alerts_layer(alerts, &summary, &ignoring) != 0 ||
-            trouble_layer(alerts, &summary, &trouble) != 0) {
+        if (alerts_layer(alerts, &summary, &ignoring) != 0) {
             exit(1);
         }
         time += judge_now() - start;

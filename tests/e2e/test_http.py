@@ -233,7 +233,6 @@ def test_the_metrics_of_the_list_are_those_of_results(web, rng):
     train(web, rng, steps=1, layers=1, first=1)
     live = stream.until("live")[2]
     stream.close()
-    assert listed["trouble"]["group"] == "trouble" and listed["trouble"]["domain"] == [0, 4]
     for group in ("heads", "spectrum"):
         for name, values in live[group].items():
             if name == "pattern" or not all(isinstance(value, (int, float, type(None))) for value in values):

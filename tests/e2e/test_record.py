@@ -181,7 +181,7 @@ def test_token_numbers_are_in_recordings_and_in_nothing_that_attnd_says(tmp_path
     wait_until(lambda: attnd.stats()["history"]["waiting"] == 0, "the windows on the disk")
     asked = [attnd.call(method, **place) for method in ("summary", "live", "map", "maps", "windows")]
     asked += [attnd.call(method, **place, metric="induction") for method in ("history", "grid")]
-    asked += [attnd.call(method, job="gpt") for method in ("runs", "alerts", "trouble", "rollout")] + [attnd.call("jobs")]
+    asked += [attnd.call(method, job="gpt") for method in ("runs", "alerts", "verdict", "rollout")] + [attnd.call("jobs")]
     exports = [attnctl("export", "gpt", form, attnd=attnd) for form in ("--csv", "--json")]
     assert all(export.returncode == 0 and "induction" in export.stdout for export in exports)
     files = [path for path in Path(attnd.directory).rglob("*") if path.is_file()]

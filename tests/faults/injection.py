@@ -267,7 +267,7 @@ def browse(life):
 
 QUESTIONS = (("jobs", {}), ("stats", {}), ("summary", dict(job="injected")), ("maps", dict(job="injected")),
              ("windows", dict(job="injected")), ("history", dict(job="injected")), ("alerts", dict(job="injected")),
-             ("log", dict(job="injected")), ("rollout", dict(job="injected")), ("trouble", dict(job="injected")),
+             ("log", dict(job="injected")), ("rollout", dict(job="injected")), ("verdict", dict(job="injected")),
              ("compare", dict(job="injected")), ("roles", dict(job="injected")), ("plan.get", {}),
              ("plan.set", dict(job="injected", every=7)), ("plan.reset", dict(job="injected")), ("rules", {}),
              ("fleet", {}))

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes as packed alerts, and as packed trouble of a layer, of the rules that there are by
- * default: what is accepted is packed into what gives the same again, says what fires, judges a
- * window and resolves. */
+/* Any bytes as packed alerts, of the rules that there are by default: what is accepted is packed
+ * into what gives the same again, says what fires, judges a window and resolves. */
 #include "tests/fuzz/fuzz.h"
 
-#include "daemon/alerts/trouble.h"
+#include "daemon/alerts/alerts.h"
 #include "daemon/state/layer_state.h"
 #include "tests/unit/daemon/state/measured.h"
 
 #include <string.h>
 
-static const struct layer_id first_layer = {STACK_DECODER, 0, SITE_SELF};
 static struct config config;
 static struct layer_state *window;
 
@@ -55,38 +53,21 @@ static void fuzz_alerts_on_overflow(void *data, uint32_t events)
     *(uint32_t *)data += events;
 }
 
-/* One of the two things that a checkpoint has of alerts. */
-struct fuzz_alerts_kind {
-    int (*pack)(const struct alerts *alerts, struct mpk_writer *writer);
-    int (*unpack)(struct alerts *alerts, const void *data, size_t size);
-};
-
-static int fuzz_alerts_pack_trouble(const struct alerts *alerts, struct mpk_writer *writer)
-{
-    return trouble_pack(alerts, first_layer, writer);
-}
-
-static int fuzz_alerts_unpack_trouble(struct alerts *alerts, const void *data, size_t size)
-{
-    return trouble_unpack(alerts, first_layer, data, size);
-}
-
 /* An accepted state is packed into one that gives the same again: from the second time on to the
  * byte. The first time layers with nothing to say, which decide their order, are still among them.
  */
-static void fuzz_alerts_take(const struct fuzz_alerts_kind *kind, struct alerts *alerts,
-                             const uint8_t *data, size_t len)
+static void fuzz_alerts_take(struct alerts *alerts, const uint8_t *data, size_t len)
 {
     struct mpk_writer packed[3];
-    if (kind->unpack(alerts, data, len) != 0) {
+    if (alerts_unpack(alerts, data, len) != 0) {
         return;
     }
     for (int i = 0; i < 3; i++) {
         struct alerts *again = fuzz_alerts_begin();
         mpk_writer_init(&packed[i]);
         REQUIRE(i == 0 ||
-                kind->unpack(again, packed[i - 1].buffer.data, packed[i - 1].buffer.size) == 0);
-        REQUIRE(kind->pack(i == 0 ? alerts : again, &packed[i]) == 0);
+                alerts_unpack(again, packed[i - 1].buffer.data, packed[i - 1].buffer.size) == 0);
+        REQUIRE(alerts_pack(i == 0 ? alerts : again, &packed[i]) == 0);
         REQUIRE(packed[i].buffer.size == packed[0].buffer.size);
         alerts_free(&again);
     }
@@ -104,17 +85,12 @@ static void fuzz_alerts_use(struct alerts *alerts)
     struct alert_sink sink = {fuzz_alerts_on_event, fuzz_alerts_on_overflow, &events};
     struct result_common common = {.job = "job", .run = run, .epoch = 3, .step = 4, .time_ns = 5};
     struct alert_run facts = {.common = common, .processed = 5, .lost = 5};
-    const struct result_trouble *trouble;
     struct summary_view view;
     alerts_each(alerts, &sink);
     for (uint32_t layer = 0; layer < 2; layer++) {
         REQUIRE(summary_view_init(&view, window, (struct layer_id){STACK_DECODER, layer, SITE_SELF},
                                   "job", run, &about) == 0);
         REQUIRE(alerts_layer(alerts, &view.result, &sink) == 0);
-        REQUIRE(trouble_layer(alerts, &view.result, &trouble) == 0);
-        for (uint32_t h = 0; h < trouble->heads; h++) {
-            REQUIRE(trouble->score[h] >= 0 && trouble->score[h] < 4);
-        }
         summary_view_clear(&view);
     }
     REQUIRE(alerts_run(alerts, &facts, &sink) == 0);
@@ -127,14 +103,11 @@ static void fuzz_alerts_use(struct alerts *alerts)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    static const struct fuzz_alerts_kind kinds[] = {
-        {alerts_pack, alerts_unpack}, {fuzz_alerts_pack_trouble, fuzz_alerts_unpack_trouble}};
     if (!window) {
         fuzz_alerts_prepare();
     }
     struct alerts *alerts = fuzz_alerts_begin();
-    fuzz_alerts_take(&kinds[0], alerts, data, len);
-    fuzz_alerts_take(&kinds[1], alerts, data, len);
+    fuzz_alerts_take(alerts, data, len);
     fuzz_alerts_use(alerts);
     alerts_free(&alerts);
     return 0;

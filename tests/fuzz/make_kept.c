@@ -36,8 +36,7 @@ static void on_kept(void *data, const char *job, const uint8_t *run, const char 
 {
     static const struct {
         const char *prefix, *folder;
-    } kinds[] = {
-        {"alerts", "alerts"}, {"trouble/", "alerts"}, {"drift/", "drift"}, {"part/", "state"}};
+    } kinds[] = {{"alerts", "alerts"}, {"drift/", "drift"}, {"part/", "state"}};
     static char last[128];
     char name[128];
     (void)data, (void)job, (void)run;

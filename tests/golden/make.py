@@ -256,14 +256,6 @@ def drifts():
             {"change": [float(i), None]} for i, (name, kind, _) in enumerate(METRICS)}
 
 
-TROUBLE = {"epoch": 3, "step": 1200, "score": [0.25, 3.5], "heads": [
-    {"head": 1, "state": "firing", "rule": "entropy_collapse", "severity": "critical", "metric": "entropy_normalized",
-     "statistic": "mean", "condition": "below", "value": 0.0625, "bound": 0.125, "slope": -0.015625, "eta": None,
-     "since": {"epoch": 3, "step": 1100}, "windows": 3},
-    {"head": 0, "state": "approaching", "rule": "max_logit_growth", "severity": "warning", "metric": "max_logit",
-     "statistic": "max", "condition": "above", "value": 90.0, "bound": 100.0, "slope": 2.5, "eta": 4.0,
-     "since": {"epoch": 3, "step": 1150}, "windows": 2}]}
-
 summary_full = layer_result("summary") | {
     "window": {"unit": "step", "first": 0, "last": 0, "length": 1, "every": 1, "partial": True},
     "ranks": 0, "messages": 0, "lost": 0, "dropped": {},
@@ -274,7 +266,7 @@ summary_full = layer_result("summary") | {
         "low_rank_error": {key: [[without_percentiles(statistics(1.0, 3))[key]] + [NOTHING[key]] * 4, [NOTHING[key]] * 5]
                            for key in NOTHING},
         "qk_singular_values": {key: [[without_percentiles(statistics(2.0, 3))[key]], []] for key in NOTHING}},
-    "drift": drifts(), "trouble": TROUBLE,
+    "drift": drifts(),
     "top_pairs": PAIRS, "head_top_pairs": HEAD_PAIRS, "similarity": SIMILARITY, "weights": WEIGHTS,
     "snapshot": False}
 

@@ -53,7 +53,7 @@ class Readers:
         terminal = self.open_terminal(120, 24)
         terminal.run(self.command(self.attnd, "gpt"))
         state = terminal.wait_for(r"attnd top  gpt  run ([0-9a-f]{8})  (\w+) .*").groups()
-        verdict = terminal.wait_for(r"Needs attention at step (\d+):  !! 4 critical  firing at end").group(1)
+        verdict = terminal.wait_for(r"Needs attention at step (\d+):  !! 1 critical  firing at end").group(1)
         worst = terminal.wait_for(r"^ !! +(\S+) +(\S+) +(\S+) +(\S+) +(\d+) .*(entropy_collapse)").groups()
         terminal.close()
         return state, verdict, worst
@@ -77,7 +77,7 @@ class Readers:
             "runs": self.page("runs?job=gpt"),
             "jobs": self.page("jobs"),
             "summary": self.page("summary?job=gpt"),
-            "trouble": self.page("trouble?job=gpt"),
+            "verdict": self.page("verdict?job=gpt"),
             "top": self.top(),
             "series": self.series(),
         }
@@ -103,7 +103,7 @@ def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(o
     assert before["states"] == (1, 1, [(run[:8], "entropy_collapse", "firing at end")])
     state, verdict, (place, metric, value, bound, since, rule) = before["top"]
     assert (state, verdict) == ((run[:8], "ended"), str(BYE))
-    assert (place, metric, float(value), bound) == ("decoder.0.self.h0", "saturated_entropy", 0, "0.2500")
+    assert (place, metric, float(value), bound) == ("decoder.0.self", "saturated_entropy", 0, "0.2500")
     assert (since, rule) == ("0", "entropy_collapse")
     assert before["series"] == [(1, "firing"), (BYE, "firing_at_end")]
     assert [one["state"] for one in before["jobs"]] == [one["state"] for one in before["runs"]["runs"]] == ["ended"]

@@ -74,27 +74,21 @@ static uint32_t heads_max(const struct summary_row *rows, uint32_t count)
     return heads;
 }
 
-/* Drift: a line per head, those in trouble first. A mark says that a head is far from the baseline,
- * 30 % of the natural range or more; it is no alert by itself. */
+/* Drift: a line per head, the farthest from the baseline first. A mark says that a head is 30 % of
+ * the natural range or more away; it is no alert by itself. */
 
 #define SHIFT_MARKED 6
 
 struct drift_row {
     const struct summary_row *layer;
     uint32_t head, place;
-    double score, shift;
+    double shift; /* NaN = none */
 };
-
-static double drift_number(const struct drift_row *row, const char *group, const char *key)
-{
-    const msgpack_object *map = group ? mpk_find(row->layer->map, group) : row->layer->drift;
-    return mpk_number(field_column(mpk_find(map, key), row->head));
-}
 
 static int compare_drift(const void *left, const void *right)
 {
     const struct drift_row *a = left, *b = right;
-    double order = b->score != a->score ? b->score - a->score : b->shift - a->shift;
+    double order = fmax(-1, fabs(b->shift)) - fmax(-1, fabs(a->shift));
     return order < 0 ? -1 : order > 0 ? 1 : summary_compare_u64(a->place, b->place);
 }
 
@@ -108,60 +102,36 @@ static uint32_t summary_drift_heads(const struct summary_row *rows, uint32_t cou
     return heads;
 }
 
-/* Whether it is in trouble, and no rule fires for it. */
-static bool add_drift_row(struct out_table *table, const struct drift_row *row)
-{
-    static const char *const numbers[] = {"delta", "js", "change"};
-    const msgpack_object *heads = mpk_find(mpk_find(row->layer->map, "trouble"), "heads"),
-                         *reason = NULL;
-    char layer[LAYER_TEXT_MAX];
-    for (uint32_t i = 0; i < mpk_items(heads) && !reason; i++) {
-        bool mine = mpk_find_u64(&heads->via.array.ptr[i], "head") == row->head;
-        reason = mine ? &heads->via.array.ptr[i] : NULL;
-    }
-    field_layer(row->layer->map, layer);
-    out_cell(table, "%s h%" PRIu32, layer, row->head);
-    out_text(table, reason, "state", 0);
-    out_text(table, reason, "rule", 0);
-    out_number(table, mpk_find(reason, "value"));
-    out_number(table, mpk_find(reason, "bound"));
-    out_cell(table, reason ? "step %" PRIu64 : "-",
-             mpk_find_u64(mpk_find(reason, "since"), "step"));
-    double shift = drift_number(row, NULL, "shift");
-    out_cell(table, isnan(shift) ? "-" : "%s%.1f", fabs(shift) >= SHIFT_MARKED ? "*" : "", shift);
-    for (int i = 0; i < 3; i++) {
-        out_number(table, field_column(mpk_find(row->layer->drift, numbers[i]), row->head));
-    }
-    return reason && row->score < 1;
-}
-
 static void print_drift_table(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
+    static const char *const numbers[] = {"delta", "js", "change"};
     struct out_table table;
     uint32_t heads = summary_drift_heads(rows, count), used = 0;
-    bool unfired = false;
     struct drift_row *row = calloc((size_t)heads * count, sizeof *row);
-    out_begin(&table, "HEAD|TROUBLE|RULE|VALUE|BOUND|SINCE|SHIFT|DELTA|JS|CHANGE");
+    out_begin(&table, "HEAD|SHIFT|DELTA|JS|CHANGE");
     for (uint32_t i = 0; row && i < heads * count; i++) {
-        if (i % heads < mpk_items(mpk_find(rows[i / heads].drift, "delta"))) {
-            row[used] = (struct drift_row){&rows[i / heads], i % heads, i, 0, 0};
-            row[used].score = fmax(0, drift_number(&row[used], "trouble", "score"));
-            row[used].shift = fmax(-1, fabs(drift_number(&row[used], NULL, "shift")));
-            used++;
+        const struct summary_row *layer = &rows[i / heads];
+        if (i % heads < mpk_items(mpk_find(layer->drift, "delta"))) {
+            double shift = mpk_number(field_column(mpk_find(layer->drift, "shift"), i % heads));
+            row[used++] = (struct drift_row){layer, i % heads, i, shift};
         }
     }
     if (used > 0) {
         qsort(row, used, sizeof *row, compare_drift);
     }
     for (uint32_t i = 0; i < used; i++) {
-        unfired = add_drift_row(&table, &row[i]) || unfired;
+        char layer[LAYER_TEXT_MAX];
+        double shift = row[i].shift;
+        field_layer(row[i].layer->map, layer);
+        out_cell(&table, "%s h%" PRIu32, layer, row[i].head);
+        out_cell(&table, isnan(shift) ? "-" : "%s%.1f", fabs(shift) >= SHIFT_MARKED ? "*" : "",
+                 shift);
+        for (int n = 0; n < 3; n++) {
+            out_number(&table,
+                       field_column(mpk_find(row[i].layer->drift, numbers[n]), row[i].head));
+        }
     }
     out_print(&table, cli->width, false, cli->out);
-    if (unfired) {
-        fputs("\nbeyond: the rule judges the layer or the run as a whole, which is within the bound"
-              "\napproaching: within the bound, and near it or on its way there\n",
-              cli->out);
-    }
     free(row);
 }
 

@@ -11,7 +11,6 @@
 #define PAST_PATIENCE_MS 60000
 /* Summaries are large: as many as this are taken in one interval, the others in the next ones. */
 #define SUMMARY_BYTES (1u << 20)
-#define TROUBLE_ASKED 1024 /* heads */
 
 void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms)
 {
@@ -33,7 +32,7 @@ static const struct asker_question {
     [ASKER_SUMMARY] = {"summary", read_summary, false, 0, false},
     [ASKER_GRID] = {"grid", read_grid, true, offsetof(struct needs, grid), true},
     [ASKER_ALERTS] = {"alerts", read_alerts, true, offsetof(struct needs, alerts), true},
-    [ASKER_TROUBLE] = {"trouble", read_trouble, true, offsetof(struct needs, trouble), false},
+    [ASKER_VERDICT] = {"verdict", read_verdict, true, offsetof(struct needs, verdict), false},
     [ASKER_DETAIL_LIVE] = {"live", read_detail_live, true, offsetof(struct needs, detail), false},
     [ASKER_DETAIL_SUMMARY] = {"summary", read_detail_summary, true,
                               offsetof(struct needs, detail_window), false},
@@ -72,10 +71,6 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct a
     }
     if (kind == ASKER_ALERTS) {
         ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
-    }
-    if (kind == ASKER_TROUBLE) { /* heads that only approach a bound are sorted, too */
-        ask_text(&ask, "state", "approaching");
-        ask_number(&ask, "limit", TROUBLE_ASKED);
     }
     if (about->metric) { /* trends over the run, in as many points as are kept */
         ask_text(&ask, "run", !model->run && model->entry.run[0] ? model->entry.run : NULL);
@@ -136,7 +131,7 @@ static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
         return;
     }
     ask_need(asker, ASKER_ALERTS, &all, model, now_ms);
-    ask_need(asker, ASKER_TROUBLE, &all, model, now_ms);
+    ask_need(asker, ASKER_VERDICT, &all, model, now_ms);
     if (model->ui.page == PAGE_HEAD) {
         const struct about layer = {NULL, &detail->place};
         ask_need(asker, ASKER_DETAIL_LIVE, &layer, model, now_ms);

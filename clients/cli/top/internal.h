@@ -115,7 +115,7 @@ int bars_column(uint32_t count, int width, uint32_t index);
 #define MODEL_HEADS_MAX    65536 /* of the whole job */
 #define MODEL_ALERTS_MAX   400
 #define MODEL_ALERTS_ASKED 200 /* of those that are over */
-#define MODEL_TROUBLE_MAX  200
+#define MODEL_VERDICT_MAX  200
 #define MODEL_METRICS_MAX  96
 #define MODEL_PAST_MAX     120 /* windows of a trend: what a wide terminal has columns for */
 #define MODEL_SEEN_MAX     60  /* moments that top has seen itself */
@@ -152,7 +152,7 @@ struct health {
     uint64_t summaries, alerts;
 };
 
-/* Alerts, and heads in trouble: with `message` why it matters */
+/* Alerts */
 
 enum severity { SEVERITY_NONE, SEVERITY_INFO, SEVERITY_WARNING, SEVERITY_CRITICAL };
 
@@ -163,6 +163,7 @@ struct alert {
     struct layer_place place;
     int64_t head; /* -1: the layer as a whole */
     char rule[MODEL_RULE_MAX], metric[FIELD_NAME_MAX], message[MODEL_MESSAGE_MAX];
+    char why[MODEL_MESSAGE_MAX];    /* why that matters; "" = not known */
     char advice[MODEL_MESSAGE_MAX]; /* what people do about it; "" = not known */
     double value, bound;
     uint64_t since_epoch, since_step;
@@ -177,7 +178,7 @@ struct head {
     double shift;  /* against the baseline; NaN = none */
     uint64_t rank; /* whose message `value` is from */
     char pattern[MODEL_PATTERN_MAX];
-    double score;              /* of its trouble: 0 none, from 1 on the severity of what fires */
+    enum severity severity;    /* of the worst alert about it, or about its layer */
     char rule[MODEL_RULE_MAX]; /* the rule of that; "" = none */
     uint64_t since_step;
 };
@@ -187,11 +188,11 @@ struct layer {
     char module[MODULE_MAX + 1]; /* path of the module that attends; "" = not known */
     uint32_t head_count;
     uint64_t step;
-    struct head *heads; /* [head_count]; owned */
-    double *past;       /* [head_count][model.past.count]; owned; NULL = none */
-    double *seen;       /* [head_count][MODEL_SEEN_MAX]; owned */
-    double score;       /* the worst of its heads, or of an alert for which none stands */
-    uint32_t firing;    /* heads and alerts */
+    struct head *heads;     /* [head_count]; owned */
+    double *past;           /* [head_count][model.past.count]; owned; NULL = none */
+    double *seen;           /* [head_count][MODEL_SEEN_MAX]; owned */
+    enum severity severity; /* of the worst alert about it, or about one of its heads */
+    uint32_t firing;        /* such alerts */
     char rule[MODEL_RULE_MAX];
 };
 
@@ -226,7 +227,7 @@ struct head_detail {
 
 /* The choices of the user */
 
-enum page { PAGE_JOBS, PAGE_HEADS, PAGE_LAYERS, PAGE_HEAD, PAGE_TROUBLE };
+enum page { PAGE_JOBS, PAGE_HEADS, PAGE_LAYERS, PAGE_HEAD, PAGE_VERDICT };
 enum overlay { OVERLAY_NONE, OVERLAY_HELP, OVERLAY_METRIC, OVERLAY_SORT };
 enum sort { SORT_URGENCY, SORT_DRIFT, SORT_VALUE, SORT_PLACE, SORT_METRIC };
 
@@ -237,7 +238,7 @@ struct list {
 struct ui {
     enum page page, before; /* where Escape leads back to from a head */
     enum overlay overlay;
-    struct list jobs, heads, layers, metrics, trouble, picker;
+    struct list jobs, heads, layers, metrics, verdict, picker;
     uint32_t list_rows; /* rows that the list on the screen has room for */
     bool typing;        /* the filter */
     bool stays;         /* in the list of jobs, though there is only one */
@@ -248,11 +249,11 @@ struct ui {
 
 /* The questions to ask as soon as possible. */
 struct needs {
-    bool config, live, grid, alerts, trouble, detail, detail_window, series;
+    bool config, live, grid, alerts, verdict, detail, detail_window, series;
     uint32_t summary_next; /* layers before it have been asked; layer_count = all */
     uint32_t series_next;  /* of the series of a detail */
     bool windows;          /* there are new ones: grid, summaries and series, not all at once */
-    int64_t grid_ms, series_ms, trouble_ms; /* when they were last asked for */
+    int64_t grid_ms, series_ms, verdict_ms; /* when they were last asked for */
     int64_t
         again_ms; /* then once more: a window is in the history a little later; -1 = soon, 0 = no */
 };
@@ -285,12 +286,12 @@ struct model {
     struct alert alerts[MODEL_ALERTS_MAX]; /* those that fire first */
     uint32_t alert_count, firing_count;
 
-    struct alert trouble[MODEL_TROUBLE_MAX]; /* what needs attention, worst first */
-    uint32_t trouble_count;
-    bool trouble_cut, judged; /* there is more; a window has been judged, the newest of this step */
-    uint64_t judged_step, watched; /* heads that are only watched */
-    uint64_t checks;               /* rules that have judged the run; 0 = not known */
-    uint32_t unmeasured;           /* rules that have not */
+    struct alert verdict[MODEL_VERDICT_MAX]; /* what fires, worst first */
+    uint32_t verdict_count;
+    bool verdict_cut, judged; /* there is more; a window has been judged, the newest of this step */
+    uint64_t judged_step;
+    uint64_t checks;     /* rules that have judged the run; 0 = not known */
+    uint32_t unmeasured; /* rules that have not */
 
     char metrics[MODEL_METRICS_MAX][FIELD_NAME_MAX];
     uint32_t metric_count;
@@ -389,7 +390,7 @@ void read_summary(struct model *model, const msgpack_object *result);
 /* Packed, of all layers. */
 void read_grid(struct model *model, const msgpack_object *result);
 void read_alerts(struct model *model, const msgpack_object *result);
-void read_trouble(struct model *model, const msgpack_object *result);
+void read_verdict(struct model *model, const msgpack_object *result);
 
 /* `live` or `summary` of the layer of the head that is looked at. */
 void read_detail_live(struct model *model, const msgpack_object *result);
@@ -454,7 +455,7 @@ enum asker_kind {
     ASKER_SUMMARY,
     ASKER_GRID,
     ASKER_ALERTS,
-    ASKER_TROUBLE,
+    ASKER_VERDICT,
     ASKER_DETAIL_LIVE,
     ASKER_DETAIL_SUMMARY,
     ASKER_DETAIL_GRID,
@@ -508,7 +509,7 @@ void page_jobs(struct view_frame *frame);
 void page_heads(struct view_frame *frame);
 void page_layers(struct view_frame *frame);
 void page_head(struct view_frame *frame);
-void page_trouble(struct view_frame *frame);
+void page_verdict(struct view_frame *frame);
 
 /* The worst of what needs attention, on top of a page, which then has fewer rows. */
 void view_attention(struct view_frame *frame);

@@ -26,7 +26,7 @@ const struct key_help key_help[] = {
     {"", ""},
     {"SHIFT", "from baseline, 20 = whole range; * is 6 up"},
     {"PATTERN", "what the head does most"},
-    {"i, !, !!", "trouble that fires: info, warning, critical"},
+    {"i, !, !!", "an alert that fires: info, warning, critical"},
 };
 const int key_help_count = sizeof key_help / sizeof key_help[0];
 
@@ -45,7 +45,7 @@ struct list *keys_list(struct model *model, uint32_t *ret_count)
         [PAGE_HEADS] = {&ui->heads, model->row_count},
         [PAGE_LAYERS] = {&ui->layers, model->layer_row_count},
         [PAGE_HEAD] = {&ui->metrics, model->detail.count},
-        [PAGE_TROUBLE] = {&ui->trouble, model->trouble_count},
+        [PAGE_VERDICT] = {&ui->verdict, model->verdict_count},
     };
     *ret_count = lists[ui->page].count;
     return lists[ui->page].list;
@@ -127,8 +127,8 @@ static void open_chosen(struct model *model)
         snprintf(model->ui.filter, sizeof model->ui.filter, "%.*s", MODEL_FILTER_MAX - 1, place);
         model->ui.page = PAGE_HEADS;
         model->ui.heads = (struct list){0};
-    } else if (model->ui.page == PAGE_TROUBLE) {
-        open_alert(model, &model->trouble[at]);
+    } else if (model->ui.page == PAGE_VERDICT) {
+        open_alert(model, &model->verdict[at]);
     }
 }
 
@@ -141,7 +141,7 @@ static void back(struct model *model)
         ui->overlay = OVERLAY_NONE;
     } else if (ui->page == PAGE_HEAD) {
         ui->page = ui->before;
-    } else if (ui->page == PAGE_TROUBLE) {
+    } else if (ui->page == PAGE_VERDICT) {
         ui->page = PAGE_HEADS;
     } else if (ui->page == PAGE_JOBS && model->job[0] != '\0') {
         ui->page = PAGE_HEADS;
@@ -217,8 +217,8 @@ static void press_anywhere(struct model *model, int key)
                 ui->trend_seen = !ui->trend_seen;
                 break;
             case 'a':
-                ui->page = PAGE_TROUBLE;
-                model->needs.trouble = true;
+                ui->page = PAGE_VERDICT;
+                model->needs.verdict = true;
                 break;
             }
         }
@@ -257,7 +257,7 @@ void keys_press(struct model *model, int key)
 
 /* Rows */
 
-/* Filtering: every word of the filter is in the name, the pattern or the rule of its trouble. */
+/* Filtering: every word of the filter is in the name, the pattern or the rule of its alert. */
 
 static bool rows_contains(const char *text, const char *word, size_t length)
 {
@@ -324,11 +324,11 @@ static int compare_keys(const struct keys *a, const struct keys *b, bool reverse
     return order ? order : compare_reversible(a->second, b->second, reversed);
 }
 
-static struct keys keys_of(const struct model *model, double score, double shift, double value,
-                           double by)
+static struct keys keys_of(const struct model *model, enum severity severity, double shift,
+                           double value, double by)
 {
     const struct keys keys[] = {
-        [SORT_URGENCY] = {score, fabs(shift)},
+        [SORT_URGENCY] = {severity, fabs(shift)},
         [SORT_DRIFT] = {fabs(shift), 0},
         [SORT_VALUE] = {value, 0},
         [SORT_METRIC] = {by, 0},
@@ -340,14 +340,14 @@ static struct keys keys_of(const struct model *model, double score, double shift
 static struct keys head_keys(const struct model *model, const struct list_row *row)
 {
     const struct head *head = &model->layers[row->layer].heads[row->head];
-    return keys_of(model, head->score, head->shift, head->value, head->by);
+    return keys_of(model, head->severity, head->shift, head->value, head->by);
 }
 
 static struct keys layer_keys(const struct model *model, uint32_t index)
 {
     const struct layer *layer = &model->layers[index];
     struct layer_spread spread = model_spread(layer);
-    return keys_of(model, layer->score, model_layer_shift(layer), spread.mean, spread.by);
+    return keys_of(model, layer->severity, model_layer_shift(layer), spread.mean, spread.by);
 }
 
 static int compare_indices(uint32_t a, uint32_t b)

@@ -67,9 +67,9 @@ void model_forget(struct model *model)
     model->past = (struct past){0};
     model->seen_count = 0;
     model->seen_step = 0;
-    model->alert_count = model->firing_count = model->trouble_count = 0;
-    model->judged = model->trouble_cut = false;
-    model->watched = model->checks = 0;
+    model->alert_count = model->firing_count = model->verdict_count = 0;
+    model->judged = model->verdict_cut = false;
+    model->checks = 0;
     model->detail.count = 0;
     model->refusal[0] = '\0';
     bool config = model->needs.config;
@@ -96,7 +96,7 @@ void model_choose_job(struct model *model, const char *job)
     model->entry = entry ? *entry : (struct job_entry){.epoch = 0};
     model->generation++;
     model->metric_count = 0;
-    model->ui.heads = model->ui.layers = model->ui.trouble = (struct list){0};
+    model->ui.heads = model->ui.layers = model->ui.verdict = (struct list){0};
     model->ui.page = *job ? PAGE_HEADS : PAGE_JOBS;
     model_forget(model);
 }
@@ -156,7 +156,7 @@ void model_choose_sort(struct model *model, const char *name)
 void model_sort_text(const struct model *model, char ret_text[MODEL_SORT_TEXT_MAX])
 {
     static const char *const texts[][2] = {
-        [SORT_URGENCY] = {"trouble first, then drift", "trouble last"},
+        [SORT_URGENCY] = {"alerts first, then drift", "alerts last"},
         [SORT_PLACE] = {"in the model's order", "from the last layer up"},
         [SORT_DRIFT] = {"most drifted first", "least drifted first"},
     };
@@ -282,7 +282,7 @@ struct layer *model_layer(struct model *model, const struct layer_place *place, 
     }
     model->layer_count++;
     model->head_total += heads;
-    model->needs.grid = model->needs.trouble = true;
+    model->needs.grid = model->needs.verdict = true;
     model->needs.summary_next = 0;
     return &model->layers[layer_at];
 }

@@ -110,7 +110,7 @@ static void follow_job(struct model *model)
     model->needs.live = model->needs.live || moved;
     model->needs.detail = model->needs.detail || moved;
     if (entry->firing != model->entry.firing || strcmp(entry->state, model->entry.state) != 0) {
-        model->needs.alerts = model->needs.trouble = true;
+        model->needs.alerts = model->needs.verdict = true;
     }
     model->entry = *entry;
 }
@@ -131,9 +131,9 @@ static void follow_windows(struct model *model, int64_t now_ms)
         return;
     }
     needs->detail_window = true;
-    if (now_ms - needs->trouble_ms >= GRID_EVERY_MS) {
-        needs->trouble = true;
-        needs->trouble_ms = now_ms;
+    if (now_ms - needs->verdict_ms >= GRID_EVERY_MS) {
+        needs->verdict = true;
+        needs->verdict_ms = now_ms;
     }
     if (head && now_ms - needs->series_ms >= SERIES_EVERY_MS) {
         needs->series = true;
@@ -269,7 +269,8 @@ static struct alert alert_of(const msgpack_object *map)
     }
     field_text(map, "rule", alert.rule, sizeof alert.rule);
     field_text(map, "metric", alert.metric, sizeof alert.metric);
-    field_text(map, mpk_find(map, "why") ? "why" : "message", alert.message, sizeof alert.message);
+    field_text(map, "message", alert.message, sizeof alert.message);
+    field_text(map, "why", alert.why, sizeof alert.why);
     field_text(map, "advice", alert.advice, sizeof alert.advice);
     return alert;
 }
@@ -325,78 +326,67 @@ void read_alerts(struct model *model, const msgpack_object *result)
     add_alerts(model, mpk_find(result, "alerts"), false);
 }
 
-/* Trouble */
+/* The verdict */
 
-/* Behind those that are as grave: heads are given by their scores. */
-static void add_trouble(struct model *model, const struct alert *alert)
+static void mark_head(struct head *head, const struct alert *alert)
 {
-    uint32_t at = model->trouble_count;
-    if (at == MODEL_TROUBLE_MAX) {
-        model->trouble_cut = true;
-        return;
-    }
-    for (; at > 0 && model->trouble[at - 1].severity < alert->severity; at--) {
-        model->trouble[at] = model->trouble[at - 1];
-    }
-    model->trouble[at] = *alert;
-    model->trouble_count++;
-}
-
-static void mark_layer(struct layer *layer, double score, const char *rule)
-{
-    layer->firing += score >= 1;
-    if (score > layer->score) {
-        layer->score = score;
-        memcpy(layer->rule, rule, sizeof layer->rule);
+    if (alert->severity > head->severity) {
+        head->severity = alert->severity;
+        head->since_step = alert->since_step;
+        memcpy(head->rule, alert->rule, sizeof head->rule);
     }
 }
 
-/* The trouble of a head, or, when it has no score, an alert for which none stands. */
-static void read_one_trouble(struct model *model, const msgpack_object *map)
+/* One that is about a layer is about all its heads. */
+static void mark_layer(struct layer *layer, const struct alert *alert)
 {
-    struct alert alert = alert_of(map);
-    double score = mpk_number(mpk_find(map, "score"));
-    int64_t at = alert.has_layer ? model_find_layer(model, &alert.place) : -1;
-    struct layer *layer = at < 0 ? NULL : &model->layers[at];
-    score = isfinite(score) ? score : (double)alert.severity;
-    if (layer) {
-        mark_layer(layer, score, alert.rule);
+    layer->firing++;
+    if (alert->severity > layer->severity) {
+        layer->severity = alert->severity;
+        memcpy(layer->rule, alert->rule, sizeof layer->rule);
     }
-    if (layer && alert.head >= 0 && alert.head < (int64_t)layer->head_count) {
-        struct head *head = &layer->heads[alert.head];
-        head->score = score;
-        head->since_step = alert.since_step;
-        memcpy(head->rule, alert.rule, sizeof head->rule);
-    }
-    if (score >= 1) {
-        add_trouble(model, &alert);
+    for (uint32_t head = 0; head < layer->head_count; head++) {
+        if (alert->head < 0 || alert->head == head) {
+            mark_head(&layer->heads[head], alert);
+        }
     }
 }
 
-void read_trouble(struct model *model, const msgpack_object *result)
+static void forget_verdict(struct model *model)
 {
-    const msgpack_object *step = mpk_find(result, "step");
-    if (!read_is_run(model, result)) {
-        return;
-    }
-    model->trouble_count = 0;
-    model->trouble_cut = false;
-    model->judged = step && mpk_get_u64(step, UINT64_MAX, &model->judged_step) == 0;
-    model->watched = mpk_find_u64(result, "watched");
-    model->checks = mpk_find_u64(mpk_find(result, "checks"), "judged");
-    model->unmeasured = mpk_items(mpk_find(mpk_find(result, "checks"), "unjudged"));
+    model->verdict_count = 0;
     for (uint32_t i = 0; i < model->layer_count; i++) {
         struct layer *layer = &model->layers[i];
-        layer->score = layer->firing = 0;
+        layer->severity = SEVERITY_NONE;
+        layer->firing = 0;
         for (uint32_t head = 0; head < layer->head_count; head++) {
-            layer->heads[head].score = 0;
+            layer->heads[head].severity = SEVERITY_NONE;
             layer->heads[head].rule[0] = '\0';
         }
     }
-    for (int others = 0; others < 2; others++) {
-        const msgpack_object *list = mpk_find(result, others ? "others" : "heads");
-        for (uint32_t i = 0; i < mpk_items(list); i++) {
-            read_one_trouble(model, field_at(list, i));
+}
+
+/* The alerts come worst first. */
+void read_verdict(struct model *model, const msgpack_object *result)
+{
+    const msgpack_object *step = mpk_find(result, "step"), *alerts = mpk_find(result, "alerts"),
+                         *checks = mpk_find(result, "checks");
+    if (!read_is_run(model, result)) {
+        return;
+    }
+    forget_verdict(model);
+    model->judged = step && mpk_get_u64(step, UINT64_MAX, &model->judged_step) == 0;
+    model->checks = mpk_find_u64(checks, "judged");
+    model->unmeasured = mpk_items(mpk_find(checks, "unjudged"));
+    for (uint32_t i = 0; i < mpk_items(alerts); i++) {
+        struct alert alert = alert_of(field_at(alerts, i));
+        int64_t at = alert.has_layer ? model_find_layer(model, &alert.place) : -1;
+        if (at >= 0) {
+            mark_layer(&model->layers[at], &alert);
+        }
+        if (model->verdict_count < MODEL_VERDICT_MAX) {
+            model->verdict[model->verdict_count++] = alert;
         }
     }
+    model->verdict_cut = model->verdict_count < mpk_items(alerts) || field_bool(result, "more");
 }

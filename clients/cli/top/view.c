@@ -107,20 +107,20 @@ static void draw_verdict(const struct view_frame *frame)
                       : "");
         return;
     }
-    put_piece(&line, model->trouble_count || model->judged ? STYLE_STRONG : STYLE_FAINT,
-              model->trouble_count && model->judged ? "Needs attention at step %" PRIu64 ":"
-              : model->trouble_count                ? "Needs attention:"
+    put_piece(&line, model->verdict_count || model->judged ? STYLE_STRONG : STYLE_FAINT,
+              model->verdict_count && model->judged ? "Needs attention at step %" PRIu64 ":"
+              : model->verdict_count                ? "Needs attention:"
               : model->judged && model->fleet[0] != '\0'
                   ? "Needs attention: not the heads. No alert fires at step %" PRIu64 "."
               : model->judged ? "No alerts at step %" PRIu64 "."
                               : "Needs attention: not known, no window has been judged yet",
               model->judged_step);
-    if (model->judged && model->trouble_count == 0 && model->checks > 0) {
+    if (model->judged && model->verdict_count == 0 && model->checks > 0) {
         put_piece(&line, STYLE_PLAIN, "%" PRIu64 " checks passed, %" PRIu32 " not measured",
                   model->checks, model->unmeasured);
     }
-    for (uint32_t i = 0; i < model->trouble_count; i++) {
-        counts[model->trouble[i].severity]++;
+    for (uint32_t i = 0; i < model->verdict_count; i++) {
+        counts[model->verdict[i].severity]++;
     }
     for (enum severity severity = SEVERITY_CRITICAL; severity > SEVERITY_NONE; severity--) {
         if (counts[severity] > 0) {
@@ -129,14 +129,11 @@ static void draw_verdict(const struct view_frame *frame)
                       severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
         }
     }
-    if (model->trouble_cut) {
+    if (model->verdict_cut) {
         put_piece(&line, STYLE_PLAIN, "and more");
     }
-    if (model->trouble_count > 0 && model->trouble[0].at_end) {
+    if (model->verdict_count > 0 && model->verdict[0].at_end) {
         put_piece(&line, STYLE_PLAIN, "firing at end");
-    }
-    if (model->watched > 0) {
-        put_piece(&line, STYLE_FAINT, "%" PRIu64 " watched", model->watched);
     }
 }
 
@@ -155,7 +152,7 @@ static const char *view_hint_of(const struct model *model)
         return model->job_count > 0 ? "Enter look at the job   ? keys   q quit" : "? keys   q quit";
     case PAGE_HEAD:
         return "Up Down metric   Esc back   p pause   ? keys   q quit";
-    case PAGE_TROUBLE:
+    case PAGE_VERDICT:
         return "Enter its head   Esc back   ? keys   q quit";
     default:
         return model->ui.page == PAGE_HEADS
@@ -202,7 +199,7 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
 {
     static void (*const pages[])(struct view_frame * frame) = {
         [PAGE_JOBS] = page_jobs, [PAGE_HEADS] = page_heads,     [PAGE_LAYERS] = page_layers,
-        [PAGE_HEAD] = page_head, [PAGE_TROUBLE] = page_trouble,
+        [PAGE_HEAD] = page_head, [PAGE_VERDICT] = page_verdict,
     };
     struct view_frame frame = {model, screen, HEADER_ROWS, screen->height - HEADER_ROWS - 1};
     screen_clear(screen);

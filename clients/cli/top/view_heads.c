@@ -132,7 +132,7 @@ static void draw_head(struct view_frame *frame, int row, const struct column *co
     char place[MODEL_PLACE_MAX];
     const double *trend;
     model_place(&layer->place, which.head, place);
-    enum severity severity = (enum severity)head->score;
+    enum severity severity = head->severity;
     view_cell(frame, row, column++, view_severity_style(severity), "%s", view_mark(severity));
     view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
     view_cell_number(frame, row, column++, head->value);
@@ -146,12 +146,9 @@ static void draw_head(struct view_frame *frame, int row, const struct column *co
     bool cut = suffix && (int)strlen(head->pattern) > column->width;
     view_cell(frame, row, column++, STYLE_FAINT, "%.*s", cut ? (int)(suffix - head->pattern) : 64,
               head->pattern);
-    if (head->rule[0] != '\0' && severity) {
+    if (severity != SEVERITY_NONE) {
         view_cell(frame, row, column, view_severity_style(severity), "%s since step %" PRIu64,
                   head->rule, head->since_step);
-    } else if (head->rule[0] != '\0') {
-        view_cell(frame, row, column, STYLE_FAINT, "%s %s",
-                  head->score >= 0.5 ? "watched:" : "nearing", head->rule);
     }
 }
 
@@ -178,7 +175,7 @@ void page_heads(struct view_frame *frame)
     int left = width - columns.at, trend = wide ? left * 2 / 5 : left / 3;
     view_column(&columns, trend < 60 ? trend : 60, false, span);
     view_column(&columns, wide ? 15 : 10, false, "PATTERN");
-    view_column(&columns, width - columns.at, false, "TROUBLE");
+    view_column(&columns, width - columns.at, false, "ALERT");
     view_settle(frame, list, model->row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->row_count, model->head_total, "heads",
                             model->row_count ? &model->layers[model->rows[list->at].layer] : NULL);
@@ -206,7 +203,7 @@ static void draw_layer(struct view_frame *frame, int row, const struct column *c
     uint32_t count = layer->head_count, shown = count < 256 ? count : 256;
     char place[MODEL_PLACE_MAX];
     model_place(&layer->place, -1, place);
-    enum severity severity = (enum severity)layer->score;
+    enum severity severity = layer->severity;
     view_cell(frame, row, column++, view_severity_style(severity), "%s", view_mark(severity));
     view_cell(frame, row, column++, STYLE_PLAIN, "%s", place);
     view_cell_number(frame, row, column++, spread.mean);
@@ -255,7 +252,7 @@ void page_layers(struct view_frame *frame)
     view_column(&columns, 8, true, "SHIFT");
     int left = width - columns.at, trend = wide ? left / 2 : left * 2 / 5;
     view_column(&columns, trend < 60 ? trend : 60, false, span);
-    view_column(&columns, width - columns.at, false, "TROUBLE");
+    view_column(&columns, width - columns.at, false, "ALERT");
     view_settle(frame, list, model->layer_row_count, frame->rows - 1);
     view_heads_draw_caption(frame, model->layer_row_count, model->layer_count, "layers",
                             model->layer_row_count ? &model->layers[model->layer_rows[list->at]]

@@ -98,7 +98,7 @@ static int draw_sentence(struct view_frame *frame, int row, enum style style, co
 }
 
 /* Entries of what needs attention, from `at` up to `end`, below its headings in row `row`. */
-static void draw_trouble(struct view_frame *frame, int row, uint32_t at, uint32_t end)
+static void draw_verdict_rows(struct view_frame *frame, int row, uint32_t at, uint32_t end)
 {
     const struct model *model = frame->model;
     bool wide = frame->screen->width >= 100;
@@ -112,7 +112,7 @@ static void draw_trouble(struct view_frame *frame, int row, uint32_t at, uint32_
     view_column(&columns, frame->screen->width - columns.at, false, "RULE");
     view_headings(frame, row++, &columns);
     for (; at < end; at++, row++) {
-        const struct alert *one = &model->trouble[at];
+        const struct alert *one = &model->verdict[at];
         const struct column *column = columns.list;
         enum style style = view_severity_style(one->severity);
         char place[MODEL_PLACE_MAX];
@@ -124,9 +124,12 @@ static void draw_trouble(struct view_frame *frame, int row, uint32_t at, uint32_
         view_cell_number(frame, row, column++, one->value);
         view_cell_number(frame, row, column++, one->bound);
         view_cell(frame, row, column++, STYLE_PLAIN, "%" PRIu64, one->since_step);
-        if (layer >= 0 && one->head >= 0 && one->head < (int64_t)model->layers[layer].head_count) {
-            const double *trend;
-            uint32_t count = model_trend(model, (uint32_t)layer, (uint32_t)one->head, &trend);
+        if (layer >= 0 && one->head < (int64_t)model->layers[layer].head_count) {
+            double mean[MODEL_PAST_MAX];
+            const double *trend = mean;
+            uint32_t count = one->head < 0
+                                 ? model_layer_trend(model, (uint32_t)layer, mean)
+                                 : model_trend(model, (uint32_t)layer, (uint32_t)one->head, &trend);
             view_cell_trend(frame, row, column, trend, count, range_of(trend, count));
         }
         view_cell(frame, row, column + 1, style, "%s", one->rule);
@@ -136,31 +139,32 @@ static void draw_trouble(struct view_frame *frame, int row, uint32_t at, uint32_
 void view_attention(struct view_frame *frame)
 {
     const struct model *model = frame->model;
-    int room = frame->screen->height / 8, count = (int)model->trouble_count;
+    int room = frame->screen->height / 8, count = (int)model->verdict_count;
     int rows = room < count ? room : count;
     if ((model->ui.page != PAGE_HEADS && model->ui.page != PAGE_LAYERS) || count == 0) {
         return;
     }
-    draw_trouble(frame, frame->top - 1, 0, (uint32_t)rows);
+    draw_verdict_rows(frame, frame->top - 1, 0, (uint32_t)rows);
     if (room > 1) { /* otherwise there is none for it */
-        rows += draw_sentence(frame, frame->top + rows, STYLE_FAINT, model->trouble[0].advice);
+        rows += draw_sentence(frame, frame->top + rows, STYLE_FAINT, model->verdict[0].advice);
     }
     rows++; /* the headings */
     frame->top += rows;
     frame->rows -= rows;
 }
 
-void page_trouble(struct view_frame *frame)
+void page_verdict(struct view_frame *frame)
 {
-    struct list *list = &frame->model->ui.trouble;
-    uint32_t count = frame->model->trouble_count;
-    view_settle(frame, list, count, frame->rows - 5);
+    struct list *list = &frame->model->ui.verdict;
+    uint32_t count = frame->model->verdict_count;
+    view_settle(frame, list, count, frame->rows - 7);
     if (count > 0) {
-        const struct alert *one = &frame->model->trouble[list->at];
-        int row = frame->top + frame->rows - 4;
-        draw_trouble(frame, frame->top - 1, list->top, view_list_end(frame, list, count));
+        const struct alert *one = &frame->model->verdict[list->at];
+        int row = frame->top + frame->rows - 6;
+        draw_verdict_rows(frame, frame->top - 1, list->top, view_list_end(frame, list, count));
         view_choose(frame, list, count, frame->top);
         row += draw_sentence(frame, row, STYLE_PLAIN, one->message);
+        row += draw_sentence(frame, row, STYLE_FAINT, one->why);
         draw_sentence(frame, row, STYLE_STRONG, one->advice);
     }
 }
@@ -207,7 +211,7 @@ void view_help(struct view_frame *frame)
 
 static const char *picked_text(const struct model *model, uint32_t index)
 {
-    static const char *const texts[KEYS_SORTS] = {"trouble first, then drift",
+    static const char *const texts[KEYS_SORTS] = {"alerts first, then drift",
                                                   "drift from the baseline",
                                                   "the metric that is shown", "the model's order"};
     bool sort = model->ui.overlay == OVERLAY_SORT;

@@ -101,25 +101,10 @@ static uint32_t metrics_layer_read_heads(const msgpack_object *shape)
                : 0;
 }
 
-/* Whether it is the one that alert rules judge. */
-static bool is_primary(const struct config *config, const msgpack_object *map)
-{
-    const msgpack_object *name = mpk_find(map, "unit");
-    int unit = WINDOW_EPOCH;
-    while (name && unit <= WINDOW_SECOND &&
-           !mpk_is_str(name, window_unit_name((enum window_unit)unit))) {
-        unit++;
-    }
-    return name && unit <= WINDOW_SECOND &&
-           config_window_find(config, unit, mpk_find_u64(map, "length"),
-                              mpk_find_u64(map, "every")) == 0;
-}
-
-bool layer_read(const msgpack_object *map, const struct config *config,
-                struct layer_result *ret_result)
+bool layer_read(const msgpack_object *map, struct layer_result *ret_result)
 {
     *ret_result = (struct layer_result){
-        .primary = is_primary(config, mpk_find(map, "window")),
+        .primary = mpk_find_u64(map, "track") == 0,
         .batch_heads = metrics_layer_read_heads(mpk_find(map, "shape")),
         .time_s = (double)mpk_find_u64(map, "time_ns") / 1e9,
         .row_sum_error = mpk_number(mpk_find(map, "row_sum_error")),

@@ -8,7 +8,6 @@
 #ifndef DAEMON_HTTP_METRICS_LAYER_H
 #define DAEMON_HTTP_METRICS_LAYER_H
 
-#include "config/config.h"
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "proto/metric.h"
@@ -70,8 +69,7 @@ struct layer_result {
 };
 
 /* Returns false for what is no such map. */
-bool layer_read(const msgpack_object *map, const struct config *config,
-                struct layer_result *ret_result);
+bool layer_read(const msgpack_object *map, struct layer_result *ret_result);
 void layer_put_live(struct metrics_layer *layer, const struct layer_result *result);
 void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result);
 

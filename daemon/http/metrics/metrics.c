@@ -75,7 +75,7 @@ static void metrics_put_map(struct metrics *metrics, const char *topic, const ms
 {
     struct layer_result result;
     bool live = strncmp(topic, "live/", 5) == 0;
-    if (!layer_read(map, metrics->config, &result) || (!live && !result.primary)) {
+    if (!layer_read(map, &result) || (!live && !result.primary)) {
         return;
     }
     struct metrics_layer *layer = metrics_find(metrics, topic, result.run);

@@ -94,8 +94,8 @@ static void commands_put_mixed(struct mpk_writer *reply)
     commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
 }
 
-/* A layer that has a baseline: of a row metric, and of one per message; and a head in trouble. */
-static void commands_put_drift(struct mpk_writer *reply, enum trouble_state state)
+/* A layer that has a baseline: of a row metric, and of one per message. */
+static void commands_put_drift(struct mpk_writer *reply)
 {
     struct result_stat stat[3] = {{.mean = 0.5}, {.mean = 0.25}, {.mean = NAN}};
     struct result_drift rows[3] = {
@@ -115,26 +115,6 @@ static void commands_put_drift(struct mpk_writer *reply, enum trouble_state stat
     summary.stat[METRIC_MEAN] = stat;
     summary.drift[METRIC_ENTROPY_NORMALIZED] = rows;
     summary.drift[METRIC_MEAN] = message;
-    struct trouble_head head = {.head = 1,
-                                .state = state,
-                                .severity = ALERT_CRITICAL,
-                                .rule = "entropy_collapse",
-                                .metric = "entropy_normalized",
-                                .statistic = "mean",
-                                .condition = "below",
-                                .value = 0.0625,
-                                .bound = 0.1,
-                                .slope = NAN,
-                                .eta = NAN,
-                                .since_epoch = 3,
-                                .since_step = 1100,
-                                .windows = 3};
-    struct result_trouble trouble = {
-        .heads = 3,
-        .score = (const double[]){0, state == TROUBLE_FIRING ? 3.375 : 0.75, 0},
-        .worst = &head,
-        .count = 1};
-    summary.trouble = &trouble;
     mpk_put_array(reply, 1);
     summary_encode(&summary, reply);
 }
@@ -237,8 +217,8 @@ static void commands_answer(const struct fake *fake, const char *method, uint64_
         commands_put_weights(reply);
         return;
     }
-    if (strcmp(job, "drifting") == 0 || strcmp(job, "watched") == 0) {
-        commands_put_drift(reply, *job == 'd' ? TROUBLE_FIRING : TROUBLE_BEYOND);
+    if (strcmp(job, "drifting") == 0) {
+        commands_put_drift(reply);
         return;
     }
     if (strcmp(job, "mixed") == 0) {
@@ -494,40 +474,25 @@ FAKE_TEST(layers_without_the_metric_are_listed)
         "wq.spectral_norm, wq.stable_rank, entropy_normalized, pattern, sink_rate)\n");
 }
 
-FAKE_TEST(drift_is_a_line_per_head_those_in_trouble_first)
+FAKE_TEST(drift_is_a_line_per_head_the_farthest_first)
 {
-    commands_assert_says(
-        fake, "summary drifting --drift", 0,
-        "gpt-small, run abcdef01, epoch 3, step 1200\n"
-        "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
-        "entropy_normalized, compared with the baseline; *: |shift| of 6 or more\n"
-        "\n"
-        "HEAD               TROUBLE              RULE   VALUE  BOUND      SINCE  SHIFT\n"
-        "decoder.1.self h1   firing  entropy_collapse  0.0625    0.1  step 1100    5.9\n"
-        "decoder.1.self h0        -                 -       -      -          -  *-7.2\n"
-        "decoder.1.self h2        -                 -       -      -          -      -\n"
-        "\n"
-        "HEAD               DELTA      JS  CHANGE\n"
-        "decoder.1.self h1  0.125   1e-05    1200\n"
-        "decoder.1.self h0  -0.25  0.0625       -\n"
-        "decoder.1.self h2      -       -       -\n");
-}
-
-FAKE_TEST(drift_explains_trouble_for_which_no_rule_fires)
-{
-    commands_assert_says(
-        fake, "summary watched --drift | sed -n -e 6p -e '/^beyond/,$p'", 0,
-        "decoder.1.self h1   beyond  entropy_collapse  0.0625    0.1  step 1100    5.9\n"
-        "beyond: the rule judges the layer or the run as a whole, which is within the bound\n"
-        "approaching: within the bound, and near it or on its way there\n");
+    commands_assert_says(fake, "summary drifting --drift", 0,
+                         "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                         "window: epoch 3, 1 rank, 40 messages, 0 lost, 0 dropped\n"
+                         "entropy_normalized, compared with the baseline; *: |shift| of 6 or more\n"
+                         "\n"
+                         "HEAD               SHIFT  DELTA      JS  CHANGE\n"
+                         "decoder.1.self h0  *-7.2  -0.25  0.0625       -\n"
+                         "decoder.1.self h1    5.9  0.125   1e-05    1200\n"
+                         "decoder.1.self h2      -      -       -       -\n");
 }
 
 FAKE_TEST(drift_of_what_is_per_message_has_no_js)
 {
     commands_assert_says(fake, "summary drifting --drift --metric mean | tail -3", 0,
-                         "decoder.1.self h1  2e-05   -       3\n"
-                         "decoder.1.self h0      0   -       -\n"
-                         "decoder.1.self h2      -   -       -\n");
+                         "decoder.1.self h1   *6.0  2e-05   -       3\n"
+                         "decoder.1.self h0    0.0      0   -       -\n"
+                         "decoder.1.self h2      -      -   -       -\n");
 }
 
 FAKE_TEST(drift_names_what_has_a_baseline)

@@ -294,45 +294,6 @@ static void fill_drift(struct result_drift drift[METRIC_COUNT][2], struct summar
     }
 }
 
-static const struct trouble_head troubled[] = {
-    {.head = 1,
-     .score = 3.5,
-     .state = TROUBLE_FIRING,
-     .severity = ALERT_CRITICAL,
-     .rule = "entropy_collapse",
-     .metric = "entropy_normalized",
-     .statistic = "mean",
-     .condition = "below",
-     .value = 0.0625,
-     .bound = 0.125,
-     .slope = -0.015625,
-     .eta = NONE,
-     .since_epoch = 3,
-     .since_step = 1100,
-     .windows = 3},
-    {.head = 0,
-     .score = 0.25,
-     .state = TROUBLE_APPROACHING,
-     .severity = ALERT_WARNING,
-     .rule = "max_logit_growth",
-     .metric = "max_logit",
-     .statistic = "max",
-     .condition = "above",
-     .value = 90,
-     .bound = 100,
-     .slope = 2.5,
-     .eta = 4,
-     .since_epoch = 3,
-     .since_step = 1150,
-     .windows = 2},
-};
-static const struct result_trouble trouble = {.epoch = 3,
-                                              .step = 1200,
-                                              .heads = 2,
-                                              .score = (const double[]){0.25, 3.5},
-                                              .worst = troubled,
-                                              .count = 2};
-
 TEST(summary_with_every_number_has_the_golden_bytes)
 {
     struct everything all;
@@ -363,7 +324,6 @@ TEST(summary_with_every_number_has_the_golden_bytes)
         summary.stat[m] = stat[m];
     }
     fill_drift(drift, &summary);
-    summary.trouble = &trouble;
     for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
         aggregate[AGGREGATE_WEIGHTED][s] = result_stat_of(s, 300);
     }
@@ -377,81 +337,6 @@ TEST(summary_with_every_number_has_the_golden_bytes)
     expect_golden(&writer, "summary_full");
 }
 
-static void expect_trouble(const struct result_trouble *got)
-{
-    assert_int_equal(got->epoch, trouble.epoch);
-    assert_int_equal(got->step, trouble.step);
-    assert_int_equal(got->heads, trouble.heads);
-    assert_int_equal(got->count, trouble.count);
-    assert_memory_equal(got->score, trouble.score, 2 * sizeof *got->score);
-    for (uint32_t i = 0; i < got->count; i++) {
-        const struct trouble_head *head = &got->worst[i], *wanted = &troubled[i];
-        assert_int_equal(head->head, wanted->head);
-        assert_int_equal(head->state, wanted->state);
-        assert_int_equal(head->severity, wanted->severity);
-        assert_string_equal(head->rule, wanted->rule);
-        assert_string_equal(head->metric, wanted->metric);
-        assert_string_equal(head->statistic, wanted->statistic);
-        assert_string_equal(head->condition, wanted->condition);
-        assert_memory_equal(&head->score, &wanted->score, sizeof head->score);
-        assert_memory_equal(&head->value, &wanted->value, sizeof head->value);
-        assert_memory_equal(&head->bound, &wanted->bound, sizeof head->bound);
-        assert_memory_equal(&head->slope, &wanted->slope, sizeof head->slope);
-        assert_true(isnan(wanted->eta) ? isnan(head->eta) : head->eta == wanted->eta);
-        assert_int_equal(head->since_epoch, wanted->since_epoch);
-        assert_int_equal(head->since_step, wanted->since_step);
-        assert_int_equal(head->windows, wanted->windows);
-    }
-}
-
-TEST(trouble_comes_back_as_it_was)
-{
-    struct result_trouble *got = NULL;
-    struct mpk_writer writer;
-    struct mpk_doc doc;
-
-    mpk_writer_init(&writer);
-    trouble_encode(&trouble, &writer);
-    assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc),
-                     0);
-    assert_int_equal(trouble_decode(doc.root, &got), 0);
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer); /* the texts are its own */
-    expect_trouble(got);
-    free(got);
-}
-
-/* Every byte is replaced by others: it is refused, or is trouble of no more heads than it says. */
-TEST(damaged_trouble_is_refused_or_harmless)
-{
-    struct mpk_writer writer;
-    int refused = 0;
-
-    mpk_writer_init(&writer);
-    trouble_encode(&trouble, &writer);
-    for (size_t i = 0; i < writer.buffer.size; i++) {
-        char kept = writer.buffer.data[i];
-        for (unsigned bit = 0; bit < 8; bit++) {
-            struct result_trouble *got = NULL;
-            struct mpk_doc doc;
-            writer.buffer.data[i] = (char)(kept ^ 1 << bit);
-            if (mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) != 0) {
-                continue;
-            }
-            int code = trouble_decode(doc.root, &got);
-            assert_true(code == 0 || code == ERR_STORE_FORMAT);
-            refused += code != 0;
-            assert_true(code != 0 || got->count <= got->heads);
-            mpk_doc_clear(&doc);
-            free(got);
-        }
-        writer.buffer.data[i] = kept;
-    }
-    assert_true(refused > 100);
-    mpk_writer_clear(&writer);
-}
-
-/* Nothing nests deeper than weights in a summary in a control answer. */
 TEST(the_deepest_answer_is_within_the_limits)
 {
     struct bytes summary, answer;

@@ -218,13 +218,14 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
 }
 
 static void top_maps_put_alert(struct mpk_writer *writer, uint32_t layer, int32_t head,
-                               enum alert_severity severity, const char *message)
+                               enum alert_severity severity, enum alert_state state,
+                               const char *message)
 {
     struct alert_result alert = {
         .common = top_maps_common(30),
         .rule = "entropy_collapse",
         .severity = severity,
-        .state = ALERT_FIRING,
+        .state = state,
         .metric = "entropy_normalized",
         .has_layer = true,
         .layer = {STACK_DECODER, layer, SITE_SELF},
@@ -234,6 +235,8 @@ static void top_maps_put_alert(struct mpk_writer *writer, uint32_t layer, int32_
         .since_epoch = 2,
         .since_step = 20,
         .message = message,
+        .why = "Why it matters.",
+        .advice = "Lower the learning rate.",
     };
     alert_encode(&alert, writer);
 }
@@ -247,64 +250,31 @@ void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_se
     mpk_put_map(&answer.writer, 2);
     mpk_put_str(&answer.writer, "firing");
     mpk_put_array(&answer.writer, 1);
-    top_maps_put_alert(&answer.writer, layer, head, severity, message);
+    top_maps_put_alert(&answer.writer, layer, head, severity, ALERT_FIRING, message);
     mpk_put_str(&answer.writer, "alerts");
     mpk_put_array(&answer.writer, 1);
-    top_maps_put_alert(&answer.writer, layer, head, severity, message);
+    top_maps_put_alert(&answer.writer, layer, head, severity, ALERT_FIRING, message);
     read_alerts(model, answer_end(&answer));
     answer_free(&answer);
     model_arrange(model);
 }
 
-static void top_maps_put_trouble_head(struct mpk_writer *writer, uint32_t layer, uint32_t head,
-                                      double score)
-{
-    static const char *const severities[] = {"warning", "info", "warning", "critical"};
-    mpk_put_map(writer, 14);
-    mpk_pair_str(writer, "stack", "decoder");
-    mpk_pair_u64(writer, "layer", layer);
-    mpk_pair_str(writer, "site", "self");
-    mpk_pair_u64(writer, "head", head);
-    mpk_pair_f64(writer, "score", score);
-    mpk_pair_str(writer, "state", score < 1 ? "beyond" : "firing_at_end");
-    mpk_pair_str(writer, "rule", "entropy_collapse");
-    mpk_pair_str(writer, "severity", severities[(int)score]);
-    mpk_pair_str(writer, "metric", "entropy_normalized");
-    mpk_pair_f64(writer, "value", 0.05);
-    mpk_pair_f64(writer, "bound", 0.1);
-    mpk_put_str(writer, "since");
-    mpk_put_map(writer, 1);
-    mpk_pair_u64(writer, "step", 20);
-    mpk_pair_str(writer, "why", "Why it matters.");
-    mpk_pair_str(writer, "advice", "Lower the learning rate.");
-}
-
-void give_trouble(struct model *model, const struct trouble_given *given, uint32_t count)
+void give_verdict(struct model *model, const struct verdict_given *given, uint32_t count)
 {
     char run[2 * RUN_BYTES + 1];
     struct answer answer;
-    uint32_t heads = 0;
     run_hex(maps_run, run);
-    for (uint32_t i = 0; i < count; i++) {
-        heads += given[i].head >= 0;
-    }
     answer_begin(&answer);
-    mpk_put_map(&answer.writer, 5);
+    mpk_put_map(&answer.writer, 3);
     mpk_pair_str(&answer.writer, "run", run);
     mpk_pair_u64(&answer.writer, "step", 29);
-    mpk_pair_u64(&answer.writer, "watched", heads);
-    mpk_put_str(&answer.writer, "heads");
-    mpk_put_array(&answer.writer, heads);
-    for (uint32_t i = 0; i < heads; i++) {
-        top_maps_put_trouble_head(&answer.writer, given[i].layer, (uint32_t)given[i].head,
-                                  given[i].score);
+    mpk_put_str(&answer.writer, "alerts");
+    mpk_put_array(&answer.writer, count);
+    for (uint32_t i = 0; i < count; i++) {
+        top_maps_put_alert(&answer.writer, given[i].layer, given[i].head, given[i].severity,
+                           ALERT_FIRING_AT_END, given[i].head < 0 ? "of all heads" : "of one head");
     }
-    mpk_put_str(&answer.writer, "others");
-    mpk_put_array(&answer.writer, count - heads);
-    for (uint32_t i = heads; i < count; i++) {
-        top_maps_put_alert(&answer.writer, given[i].layer, -1, ALERT_CRITICAL, "of all heads");
-    }
-    read_trouble(model, answer_end(&answer));
+    read_verdict(model, answer_end(&answer));
     answer_free(&answer);
     model_arrange(model);
 }
@@ -321,7 +291,7 @@ struct model *model_of_two_layers(void)
     give_summary(model, 1, 4, 0.55, -3);
     give_grid(model, "entropy_normalized", 2, 4, 12);
     give_alert(model, 0, 2, ALERT_CRITICAL, "entropy of decoder.0.self head 2 is 0.05, below 0.1");
-    give_trouble(model, &(struct trouble_given){0, 2, 3.2}, 1);
+    give_verdict(model, &(struct verdict_given){0, 2, ALERT_CRITICAL}, 1);
     return model;
 }
 

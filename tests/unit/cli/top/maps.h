@@ -46,16 +46,16 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
 void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_severity severity,
                 const char *message);
 
-/* A model of job gpt-small, 2 decoder layers of 4 heads, after all of the above. */
-/* Heads in trouble, worst first, and then alerts of layers (head -1) for which none stands. All is
- * of step 29, since step 20; as many heads are watched. */
-struct trouble_given {
+/* `verdict` of a run that has ended, of the window to step 29, worst first; head -1: of the layer
+ * as a whole. */
+struct verdict_given {
     uint32_t layer;
     int32_t head;
-    double score;
+    enum alert_severity severity;
 };
-void give_trouble(struct model *model, const struct trouble_given *given, uint32_t count);
+void give_verdict(struct model *model, const struct verdict_given *given, uint32_t count);
 
+/* A model of job gpt-small, 2 decoder layers of 4 heads, after all of the above. */
 struct model *model_of_two_layers(void);
 
 /* A test with such a model, or with one that knows nothing. */

@@ -101,13 +101,13 @@ MODEL_TEST(an_order_is_picked_and_reversed)
     assert_false(model->ui.quit);
 }
 
-MODEL_TEST(trouble_leads_to_its_head)
+MODEL_TEST(an_alert_leads_to_its_head)
 {
     PRESS(model, 'a', KEY_OF_ENTER);
     assert_int_equal(model->ui.page, PAGE_HEAD);
     assert_int_equal(model->detail.head, 2);
     PRESS(model, KEY_OF_ESCAPE);
-    assert_int_equal(model->ui.page, PAGE_TROUBLE);
+    assert_int_equal(model->ui.page, PAGE_VERDICT);
     PRESS(model, KEY_OF_LEFT);
     assert_int_equal(model->ui.page, PAGE_HEADS);
 }

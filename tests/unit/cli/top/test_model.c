@@ -53,7 +53,7 @@ MODEL_TEST(an_attnd_that_was_started_again_is_asked_everything)
                  60000);
     assert_true(isnan(model->health.rate)); /* counters began anew */
     assert_true(model->needs.config && model->needs.live && model->needs.grid &&
-                model->needs.alerts && model->needs.trouble);
+                model->needs.alerts && model->needs.verdict);
     assert_int_equal(model->needs.summary_next, 0);
 }
 
@@ -223,60 +223,66 @@ MODEL_TEST(a_filter_wants_all_of_its_words)
     }
 }
 
-MODEL_TEST(trouble_is_sorted_by_severity_and_marks_its_heads)
+MODEL_TEST(alerts_mark_their_heads_and_layers)
 {
     assert_int_equal(model->alert_count, 1); /* what the past also has is the same one */
-    give_trouble(model,
-                 (const struct trouble_given[]){
-                     {1, 1, 3.5}, {0, 3, 2.9}, {0, 1, 0.7}, {1, 2, 0.2}, {1, -1, 0}},
-                 5);
-    assert_int_equal(model->trouble_count, 3); /* what does not fire is not among them */
-    assert_int_equal(model->trouble[0].head, 1);
-    assert_int_equal(model->trouble[1].head, -1); /* critical, too */
-    assert_string_equal(model->trouble[1].message, "of all heads");
-    assert_int_equal(model->trouble[2].severity, SEVERITY_WARNING);
-    assert_true(model->trouble[2].at_end && model->trouble[2].bound == 0.1);
-    assert_string_equal(model->trouble[2].advice, "Lower the learning rate.");
-    assert_true(model->judged && model->judged_step == 29 && model->watched == 4);
-    static const char *const places[] = {"decoder.1.self.h1", "decoder.0.self.h3",
-                                         "decoder.0.self.h1", "decoder.1.self.h2"};
-    for (uint32_t i = 0; i < 4; i++) {
+    give_verdict(model,
+                 (const struct verdict_given[]){{1, 1, ALERT_CRITICAL},
+                                                {0, 3, ALERT_WARNING},
+                                                {1, -1, ALERT_WARNING},
+                                                {1, 1, ALERT_INFO}},
+                 4);
+    assert_int_equal(model->verdict_count, 4);
+    assert_int_equal(model->verdict[0].head, 1);
+    assert_int_equal(model->verdict[2].head, -1);
+    assert_string_equal(model->verdict[2].message, "of all heads");
+    assert_string_equal(model->verdict[2].advice, "Lower the learning rate.");
+    assert_true(model->verdict[2].at_end && model->verdict[2].bound == 0.1);
+    assert_true(model->judged && model->judged_step == 29 && !model->verdict_cut);
+    static const char *const places[] = {"decoder.1.self.h1", "decoder.1.self.h3",
+                                         "decoder.1.self.h2", "decoder.0.self.h3",
+                                         "decoder.1.self.h0"};
+    static const enum severity severities[] = {
+        SEVERITY_CRITICAL, SEVERITY_WARNING, SEVERITY_WARNING, SEVERITY_WARNING, SEVERITY_WARNING};
+    for (uint32_t i = 0; i < 5; i++) { /* those as severe by their drift */
+        const struct list_row *row = &model->rows[i];
         assert_string_equal(place_of_row(model, i), places[i]);
+        assert_int_equal(model->layers[row->layer].heads[row->head].severity, severities[i]);
     }
     assert_int_equal(model->layers[model->layer_rows[0]].place.layer, 1);
-    assert_true(model->layers[1].firing == 2 && model->layers[1].score == 3.5);
-    assert_true(model->layers[0].firing == 1 && model->layers[0].score == 2.9);
+    assert_true(model->layers[1].firing == 3 && model->layers[1].severity == SEVERITY_CRITICAL);
+    assert_true(model->layers[0].firing == 1 && model->layers[0].severity == SEVERITY_WARNING);
     assert_string_equal(model->layers[0].rule, "entropy_collapse");
     assert_string_equal(model->layers[0].heads[3].rule, "entropy_collapse");
-    assert_string_equal(model->layers[0].heads[2].rule, ""); /* it was in trouble before */
-    give_trouble(model, NULL, 0);
-    assert_int_equal(model->trouble_count, 0);
-    assert_true(model->layers[1].heads[1].score == 0);
+    assert_string_equal(model->layers[0].heads[2].rule, ""); /* one fired for it before */
+    give_verdict(model, NULL, 0);
+    assert_int_equal(model->verdict_count, 0);
+    assert_true(model->layers[1].heads[1].severity == SEVERITY_NONE);
 }
 
-MODEL_TEST(more_trouble_than_there_is_room_for_is_cut)
+MODEL_TEST(more_alerts_than_there_is_room_for_are_cut)
 {
-    static struct trouble_given given[MODEL_TROUBLE_MAX + 1];
-    for (uint32_t i = 0; i <= MODEL_TROUBLE_MAX; i++) {
-        given[i] = (struct trouble_given){i, 0, 3};
+    static struct verdict_given given[MODEL_VERDICT_MAX + 1];
+    for (uint32_t i = 0; i <= MODEL_VERDICT_MAX; i++) {
+        given[i] = (struct verdict_given){i, 0, ALERT_CRITICAL};
     }
-    give_trouble(model, given, MODEL_TROUBLE_MAX);
-    assert_false(model->trouble_cut);
-    give_trouble(model, given, MODEL_TROUBLE_MAX + 1);
-    assert_true(model->trouble_cut);
-    assert_int_equal(model->trouble_count, MODEL_TROUBLE_MAX);
+    give_verdict(model, given, MODEL_VERDICT_MAX);
+    assert_false(model->verdict_cut);
+    give_verdict(model, given, MODEL_VERDICT_MAX + 1);
+    assert_true(model->verdict_cut);
+    assert_int_equal(model->verdict_count, MODEL_VERDICT_MAX);
 }
 
-EMPTY_TEST(trouble_of_a_layer_that_comes_later_is_asked_for_again)
+EMPTY_TEST(alerts_of_a_layer_that_comes_later_are_asked_for_again)
 {
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
-    give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
-    assert_int_equal(model->trouble_count, 1);
-    model->needs.trouble = false;
+    give_verdict(model, &(struct verdict_given){1, 2, ALERT_CRITICAL}, 1);
+    assert_int_equal(model->verdict_count, 1);
+    model->needs.verdict = false;
     give_summary(model, 0, 4, 0.25, 1);
     give_summary(model, 1, 4, 0.55, 1);
-    assert_true(model->needs.trouble);
-    give_trouble(model, &(struct trouble_given){1, 2, 3}, 1);
+    assert_true(model->needs.verdict);
+    give_verdict(model, &(struct verdict_given){1, 2, ALERT_CRITICAL}, 1);
     assert_string_equal(place_of_row(model, 0), "decoder.1.self.h2");
 }
 
@@ -465,11 +471,11 @@ MODEL_TEST(answers_of_another_shape_change_nothing)
     assert_int_equal(model->past.count, 12);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         read_alerts(model, shapes[i]);
-        read_trouble(model, shapes[i]);
+        read_verdict(model, shapes[i]);
         read_monitor(model, shapes[i], 5000);
     }
     assert_int_equal(model->alert_count, 0);
-    assert_int_equal(model->trouble_count, 1); /* they were of no run */
+    assert_int_equal(model->verdict_count, 1); /* they were of no run */
     assert_int_equal(model->job_count, 0);
     assert_false(model->job_known);
     answer_free(&answer);

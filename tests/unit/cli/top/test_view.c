@@ -150,15 +150,15 @@ VIEW_TEST(heads_at_80_columns)
     assert_row(&screen, 1,
                " 10.0 messages/s  2.0 KiB/s  lost 2  dropped 1 (late)  +3 NOW  queue 5"
                "  up 9.0 s");
-    assert_row(&screen, 2, " Needs attention at step 29:  !! 1 critical  firing at end  1 watched");
+    assert_row(&screen, 2, " Needs attention at step 29:  !! 1 critical  firing at end");
     assert_row(&screen, 3,
                "    WHERE               METRIC                VALUE    BOUND    SINCE RULE");
     assert_row(&screen, 4,
                " !! decoder.0.self.h2   entropy_normalized   0.0500   0.1000       20 entropy_c…");
     assert_row(&screen, 5, " Lower the learning rate.");
-    assert_row(&screen, 6, " entropy_normalized of step 30, 8 heads, trouble first, then drift");
+    assert_row(&screen, 6, " entropy_normalized of step 30, 8 heads, alerts first, then drift");
     assert_row(&screen, 7,
-               "    HEAD                   NOW    SHIFT EPOCHS 1-12   PATTERN    TROUBLE");
+               "    HEAD                   NOW    SHIFT EPOCHS 1-12   PATTERN    ALERT");
     assert_row(&screen, 8,
                ">!! decoder.0.self.h2   0.2200     +3.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed     "
                " entropy_collap…");
@@ -173,7 +173,7 @@ VIEW_TEST(layers_have_their_heads_side_by_side)
 {
     keys_press(model, KEY_OF_TAB);
     draw(model, &screen, 120, 20);
-    assert_row(&screen, 6, " entropy_normalized, 2 layers, trouble first, then drift");
+    assert_row(&screen, 6, " entropy_normalized, 2 layers, alerts first, then drift");
     assert_shows(&screen, ">!! decoder.0.self   0.2150   0.2000   0.2300 ▁▁▁▂      +4.0 ");
     assert_shows(&screen, "    decoder.1.self   0.5150   0.5000   0.5300 ▇███    *-12.0 ");
     assert_shows(&screen, "1: entropy_collapse");
@@ -189,11 +189,11 @@ VIEW_TEST(the_chosen_layer_says_its_module)
     maps_module = NULL;
     draw(model, &screen, 120, 24);
     assert_row(&screen, 6,
-               " entropy_normalized, 8 heads, trouble first, then drift"
-               "                         vision_model.encoder.layers.0.self_attn");
+               " entropy_normalized, 8 heads, alerts first, then drift"
+               "                          vision_model.encoder.layers.0.self_attn");
     draw(model, &screen, 80, 24);
     assert_row(&screen, 6,
-               " entropy_normalized, 8 heads, trouble first, then drift  vision_mod...self_attn");
+               " entropy_normalized, 8 heads, alerts first, then drift  vision_mod..0.self_attn");
     keys_press(model, KEY_OF_DOWN);
     draw(model, &screen, 120, 24);
     assert_shows(&screen, "bad?[2J.attn");
@@ -220,32 +220,34 @@ VIEW_TEST(a_head_has_a_chart_with_marks)
 
 VIEW_TEST(all_that_needs_attention_has_a_page)
 {
-    give_trouble(model, (const struct trouble_given[]){{1, 3, 2.5}, {0, -1, 0}}, 2);
-    strcpy(model->trouble[1].advice,
+    give_verdict(model,
+                 (const struct verdict_given[]){{0, -1, ALERT_CRITICAL}, {1, 3, ALERT_WARNING}}, 2);
+    strcpy(model->verdict[1].advice,
            "a sentence that is longer than a line of this terminal, so that it is broken "
            "between two \033[31mwords");
     keys_press(model, 'a');
     draw(model, &screen, 80, 14);
-    assert_row(&screen, 2, " Needs attention at step 29:  !! 1 critical  ! 1 warning  1 watched");
+    assert_row(&screen, 2,
+               " Needs attention at step 29:  !! 1 critical  ! 1 warning  firing at end");
     assert_shows(&screen, ">!! decoder.0.self      entropy_normalized   0.0500   0.1000       20");
     assert_shows(&screen, " !  decoder.1.self.h3   entropy_normalized   0.0500   0.1000       20");
-    assert_row(&screen, 9, " of all heads");
+    assert_row(&screen, 7, " of all heads");
     keys_press(model, KEY_OF_DOWN);
     draw(model, &screen, 80, 14);
-    assert_row(&screen, 9, " Why it matters.");
-    assert_row(&screen, 10,
+    assert_row(&screen, 7, " of one head");
+    assert_row(&screen, 8, " Why it matters.");
+    assert_row(&screen, 9,
                " a sentence that is longer than a line of this terminal, so that it is broken");
-    assert_row(&screen, 11, " between two ?[31mwords");
+    assert_row(&screen, 10, " between two ?[31mwords");
 }
 
 VIEW_TEST(when_all_is_well_it_says_so_and_of_which_step)
 {
-    give_trouble(model, &(struct trouble_given){1, 3, 0.8}, 1);
+    give_verdict(model, NULL, 0);
     draw(model, &screen, 80, 24);
-    assert_row(&screen, 2, " No alerts at step 29.  1 watched");
-    assert_row(&screen, 3, " entropy_normalized, 8 heads, trouble first, then drift");
-    assert_shows(&screen,
-                 ">   decoder.1.self.h3   0.5300   *-12.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed      watched: entro");
+    assert_row(&screen, 2, " No alerts at step 29.");
+    assert_row(&screen, 3, " entropy_normalized, 8 heads, alerts first, then drift");
+    assert_shows(&screen, ">   decoder.1.self.h3   0.5300   *-12.0 ▁▂▂▃▄▄▅▅▆▇▇█  mixed");
     keys_press(model, 'a');
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "No alerts at step 29.");
@@ -326,7 +328,7 @@ VIEW_TEST(every_page_at_every_size)
     give_grid(model, "entropy_normalized", 1, 4, 100);
     for (int width = 1; width < 220; width += 7) {
         for (int height = 1; height < 60; height += 3) {
-            for (enum page page = PAGE_JOBS; page <= PAGE_TROUBLE; page++) {
+            for (enum page page = PAGE_JOBS; page <= PAGE_VERDICT; page++) {
                 for (enum overlay overlay = OVERLAY_NONE; overlay <= OVERLAY_SORT; overlay++) {
                     model->ui.page = page;
                     model->ui.overlay = overlay;
@@ -364,14 +366,14 @@ VIEW_TEST(the_keys_are_whole_at_80_columns)
     assert_shows(&screen, "SHIFT");
 }
 
-/* The worst of much trouble is on top of the tables, as much as a tall terminal has room for. */
+/* The worst of many alerts is on top of the tables, as much as a tall terminal has room for. */
 VIEW_TEST(the_tables_keep_most_of_the_terminal)
 {
-    static struct trouble_given given[20];
+    static struct verdict_given given[20];
     for (uint32_t i = 0; i < 20; i++) {
-        given[i] = (struct trouble_given){i / 4, (int32_t)i % 4, 3};
+        given[i] = (struct verdict_given){i / 4, (int32_t)i % 4, ALERT_CRITICAL};
     }
-    give_trouble(model, given, 20);
+    give_verdict(model, given, 20);
     for (int tables = 0; tables < 2; tables++) {
         draw(model, &screen, 120, 40);
         assert_shows(&screen,
@@ -393,9 +395,9 @@ VIEW_TEST(what_was_cut_off_is_said)
     strcpy(model->ui.filter, "h3");
     model_arrange(model);
     draw(model, &screen, 120, 24);
-    assert_shows(&screen, "2 of 8 heads (there are more), trouble first, then drift  filter: h3");
+    assert_shows(&screen, "2 of 8 heads (there are more), alerts first, then drift  filter: h3");
     assert_shows(&screen, "PAUSED: p goes on");
-    model->trouble_cut = true;
+    model->verdict_cut = true;
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "!! 1 critical  and more");
     model->ui.page = PAGE_HEADS;

@@ -402,8 +402,8 @@ TEST(a_layer_is_the_mean_of_its_heads_that_have_a_number)
     give_entropies(f, 3, (double[]){0.4, NONE, 0.1});
     assert_int_equal(
         alerts_expect(f, ALERT_FIRING,
-                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.25, "
-                      "below 0.3")
+                      "entropy_normalized of decoder.3.self (mean of its heads, head 2 has the "
+                      "lowest) is 0.25, below 0.3")
             ->head,
         -1);
     alerts_stop(f);
@@ -419,10 +419,11 @@ TEST(of_a_layer_the_largest_max_and_the_smallest_min_count)
     w.stat[0].max = 12, w.stat[1].max = 3;
     w.stat[0].min = 3, w.stat[1].min = 1;
     alerts_give(f, &w.summary);
+    expect_firing(f, "max of max_abs_logit of decoder.3.self (largest of its heads, head 0 has the "
+                     "highest) is 12, above 10");
     expect_firing(f,
-                  "max of max_abs_logit of decoder.3.self (largest of its heads) is 12, above 10");
-    expect_firing(f,
-                  "min of max_abs_logit of decoder.3.self (smallest of its heads) is 1, below 2");
+                  "min of max_abs_logit of decoder.3.self (smallest of its heads, head 1 has the "
+                  "lowest) is 1, below 2");
     alerts_stop(f);
 }
 
@@ -747,6 +748,28 @@ TEST(the_end_tells_at_most_so_many_that_were_never_told)
     alerts_stop(f);
 }
 
+TEST(each_tells_the_worst_first)
+{
+    struct alerts_fixture *f =
+        alerts_start("  second: {" ENTROPY "below: 0.5, each: head}\n"
+                     "  first: {" ENTROPY "below: 0.3, each: layer, severity: critical}\n"
+                     "  third: {" ENTROPY "above: 0.05, each: head}\n");
+    static const struct {
+        const char *rule;
+        int32_t head;
+    } order[] = {{"first", -1}, {"second", 1}, {"second", 2},
+                 {"second", 0}, {"third", 0},  {"third", 2}};
+    give_entropies(f, 3, (double[]){0.4, 0.05, 0.1});
+    f->seen = f->count;
+    alerts_each(f->alerts, &f->sink);
+    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+        assert_string_equal(f->told[f->seen].rule, order[i].rule);
+        assert_int_equal(f->told[f->seen++].head, order[i].head);
+    }
+    expect_silence(f);
+    alerts_stop(f);
+}
+
 TEST(each_tells_what_fires_now)
 {
     struct alerts_fixture *f = start_mine(ENTROPY "falls_by: 0.25, each: head");
@@ -925,20 +948,24 @@ TEST(a_restart_tells_nothing_twice_and_resolves)
 {
     struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, for: 2}\n"
                                             "  all: {" ENTROPY "below: 0.5, each: run}\n");
-    give_entropy(f, 0.1);
+    uint64_t epoch, step;
     save_and_restore(f);
-    give_entropy(f, 0.1);
+    assert_false(alerts_judged_to(f->alerts, &epoch, &step));
+    give_entropies(f, 2, (double[]){0.1, 0.1});
+    save_and_restore(f);
+    give_entropies(f, 2, (double[]){0.15, 0.05});
     f->seen = f->count;
     assert_int_equal(f->count, 2);
     save_and_restore(f);
+    assert_true(alerts_judged_to(f->alerts, &epoch, &step) && epoch == 1);
     alerts_each(f->alerts, &f->sink);
-    expect_firing(f, "entropy_normalized of decoder.3.self (mean of its heads) is 0.1, below 0.5 "
-                     "for 2 windows");
+    expect_firing(f, "entropy_normalized of decoder.3.self (mean of its heads, head 1 has the "
+                     "lowest) is 0.1, below 0.5 for 2 windows");
     expect_firing(f, "entropy_normalized of the run (mean of its heads) is 0.1, below 0.5 for 2 "
                      "windows");
-    give_entropy(f, 0.1);
+    give_entropies(f, 2, (double[]){0.1, 0.1});
     expect_silence(f);
-    give_entropy(f, 0.9);
+    give_entropies(f, 2, (double[]){0.9, 0.9});
     assert_int_equal(
         alerts_expect(f, ALERT_RESOLVED,
                       "entropy_normalized of decoder.3.self (mean of its heads) is 0.9, "

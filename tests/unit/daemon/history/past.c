@@ -137,15 +137,9 @@ static int fill_window(struct store_batch *batch, const void *data)
 void past_put(struct past *past, const struct past_window *window)
 {
     struct layer_state *state = past_state(window);
-    const struct result_trouble *trouble = window->trouble;
-    struct mpk_writer packed, details;
+    struct mpk_writer packed;
     mpk_writer_init(&packed);
-    mpk_writer_init(&details);
-    assert_int_equal(layer_state_pack_judged(state, trouble ? trouble->score : NULL, &packed), 0);
-    if (trouble) {
-        trouble_encode(trouble, &details);
-        assert_true(mpk_writer_ok(&details));
-    }
+    assert_int_equal(layer_state_pack(state, &packed), 0);
     uint64_t back = window->last < window->length - 1 ? window->last : window->length - 1;
     const struct store_window record = {
         .layer = window->layer,
@@ -160,11 +154,8 @@ void past_put(struct past *past, const struct past_window *window)
         .messages = 1,
         .state = packed.buffer.data,
         .state_size = packed.buffer.size,
-        .trouble = trouble ? details.buffer.data : NULL,
-        .trouble_size = details.buffer.size,
     };
     past_put_batch(past, window, fill_window, &record);
-    mpk_writer_clear(&details);
     mpk_writer_clear(&packed);
     layer_state_free(&state);
 }

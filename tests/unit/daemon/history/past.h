@@ -36,7 +36,6 @@ struct past_window {
     bool partial;
     double shift;
     uint64_t seed;
-    const struct result_trouble *trouble; /* NULL: was not judged */
 };
 
 /* An empty history; `setting` changes the config before it is used, or is NULL. */

@@ -87,6 +87,7 @@ static void metrics_put_summary(const char *job, uint8_t run, uint64_t length,
     struct summary_result summary = {.common = metrics_common_of(job, run),
                                      .layer = {.id = {STACK_DECODER, 0, SITE_SELF}},
                                      .window = {.unit = WINDOW_EPOCH, .length = length, .every = 1},
+                                     .track = length > 1,
                                      .heads = HEADS};
     struct mpk_writer writer;
     for (int h = 0; h < HEADS; h++) {

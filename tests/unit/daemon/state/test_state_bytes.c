@@ -367,13 +367,6 @@ static const struct brought brought[] = {
     {"losses, which attnd counts", "lost", {LITERAL("\x01")}, HEADS, 3, 1200, ERR_STATE},
     {"reasons to drop", "dropped", {LITERAL("\x81\xa4late\x01")}, HEADS, 3, 1200, ERR_STATE},
     {"matrices' position", "weights_newest", {LITERAL("\x94\0\0\0\0")}, HEADS, 3, 1200, ERR_STATE},
-    {"a judgement",
-     "trouble",
-     {LITERAL("\xc4\x18\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0")},
-     HEADS,
-     3,
-     1200,
-     ERR_STATE},
     {"not all of it", "across", {NULL, 0}, HEADS, 3, 1200, ERR_STATE},
 };
 

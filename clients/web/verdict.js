@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+// The alerts that fire in a run, worst first: now, or at a moment that has passed; by rule, and about one head in words.
+import { firingAt } from "./alerts_past.js";
+import { find } from "./api.js";
+import { h, headName, layerName, withModule } from "./dom.js";
+import { whyNode } from "./rules.js";
+
+/** Alerts that are asked for, the worst of a run. */
+const ALERTS = 1000;
+
+const SEVERITIES = ["critical", "warning", "info"];
+
+/** More heads of one layer than this share a row. */
+const APART = 3;
+
+export class Verdict {
+    constructor({ job, run }) {
+        Object.assign(this, { job, run, newest: null, past: null });
+    }
+
+    /** At the moment: {alerts, more, step, epoch, checks, isPast}; null when attnd knows nothing of the run. */
+    get found() {
+        return this.past ?? this.newest;
+    }
+
+    /** Keeps the answer before when attnd does not answer. */
+    async load() {
+        const { job, run } = this;
+        this.newest = await find("verdict", { job, run, limit: ALERTS }).catch(() => this.newest);
+    }
+
+    /** Another moment: {step, epoch} of a window that has passed, and the intervals of alerts; null is the newest. */
+    goTo(window, intervals) {
+        const rank = ({ severity }) => SEVERITIES.indexOf(severity);
+        this.past = window && {
+            ...window,
+            isPast: true,
+            alerts: firingAt(intervals, window.step).sort((a, b) => rank(a) - rank(b) || a.since.step - b.since.step),
+        };
+    }
+}
+
+/** Since when an alert fires; "" where that is not known. */
+export const sinceText = ({ since }) => (since ? `since step ${since.step}${since.epoch ? `, epoch ${since.epoch}` : ""}` : "");
+
+const plural = (count, name) => (count ? `${count} ${name}${count === 1 ? "" : "s"}` : "");
+
+/** "3 heads, 1 layer": what alerts are about; "" when that is the run. */
+export function aboutText(alerts) {
+    const layers = alerts.filter(({ stack, head }) => stack !== null && head === null),
+        heads = alerts.filter(({ head }) => head !== null);
+    const names = new Set(heads.map((one) => headName(one, one.head)));
+    return [plural(names.size, "head"), plural(new Set(layers.map(layerName)).size, "layer")].filter(Boolean).join(", ");
+}
+
+/** A row stands for one alert, or for those of many heads of a layer, by the worst of them. */
+function rowsOf(alerts) {
+    const layers = new Map();
+    for (const alert of alerts) {
+        const name = alert.head === null ? alert : layerName(alert);
+        layers.set(name, [...(layers.get(name) ?? []), alert]);
+    }
+    return [...layers.values()].flatMap((list) => (list.length > APART ? [{ alert: list[0], all: list }] : list.map((alert) => ({ alert, all: [alert] }))));
+}
+
+/** Alerts by rule, in their order: [{rule, severity, why, advice, alerts, rows: [{alert, all}]}]. */
+export function groupsOf(alerts) {
+    const groups = new Map();
+    for (const alert of alerts) groups.set(alert.rule, [...(groups.get(alert.rule) ?? []), alert]);
+    return [...groups.values()].map((list) => ({ ...list[0], alerts: list, rows: rowsOf(list) }));
+}
+
+/** Nodes for the alerts that fire about a head. */
+export const headAlerts = (alerts) =>
+    alerts.map((alert) =>
+        h(
+            "section",
+            { class: `trouble ${alert.severity}`, "aria-label": "alert" },
+            h("header", {}, h("span", { class: `badge ${alert.severity}` }, alert.severity), " ", h("b", {}, alert.rule), ` ${withModule(alert, alert.message)}`),
+            h("p", { class: "soft" }, sinceText(alert)),
+            whyNode(alert),
+        ),
+    );

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""A collapse made of maps: control and HTTP say the same of it, worst first, before and after restarts, after kill -9, and
+from the history when the run is no longer in memory."""
+import http.client
+import json
+import signal
+
+import numpy as np
+import pytest
+from harness import PATIENCE_S, Attnd, Trainer, wait_until
+
+SETTINGS = ("window.unit=step", "window.rank_grace=0", "http.enabled=true", "http.endpoint=tcp://127.0.0.1:*",
+            "history.commit=50ms", "history.checkpoint=100ms")
+RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}}\n"
+HEADS, T = 4, 16
+FLAT = 1
+WELL, COLLAPSED = [FLAT] * HEADS, [1000, 50, 400, 150]
+FIRING = [("entropy_collapse", None), ("mine", 0), ("mine", 2), ("mine", 3), ("mine", 1)]  # rule and head, worst first
+
+
+def maps(sharpness):
+    """Causal attention [1, HEADS, T, T], of each head its own sharpness: 0 looks at everything alike, 1000 at one key."""
+    logits = np.random.default_rng(3).permuted(np.tile(np.arange(T, dtype=float), (1, HEADS, T, 1)), axis=-1)
+    logits = np.asarray(sharpness, float).reshape(1, HEADS, 1, 1) * logits / T
+    logits = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, logits)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def send(trainer, sharpness, steps):
+    """Layer 1 has these heads, layer 0 is well."""
+    for step in steps:
+        trainer.attention(maps(WELL), step=step, causal=True, layer=0)
+        trainer.attention(maps(sharpness), step=step, causal=True, layer=1)
+
+
+def collapse(attnd):
+    """All is well for 5 steps; then the heads of layer 1 look at one key each."""
+    trainer = Trainer(attnd, "gpt")
+    send(trainer, WELL, range(5))
+    send(trainer, COLLAPSED, range(5, 9))
+    return trainer
+
+
+def ended(attnd):
+    trainer = collapse(attnd)
+    trainer.event("bye", step=8)
+    wait_until(lambda: [job["state"] for job in attnd.call("jobs")] == ["ended"], "the run to end")
+    return trainer
+
+
+def by_control(attnd, **params):
+    return attnd.call("verdict", job="gpt", **params)
+
+
+def by_http(attnd, query=""):
+    port = int(attnd.call("config")["http.endpoint"].rsplit(":", 1)[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    connection.request("GET", "/api/v1/verdict?job=gpt" + query)
+    response = connection.getresponse()
+    body = json.loads(response.read())
+    connection.close()
+    assert response.status == 200, body
+    return body
+
+
+def judged(attnd, step):
+    """The answer once the window of this step has been judged, and is on the disk."""
+    def done():
+        known = any(job["job"] == "gpt" for job in attnd.call("jobs"))
+        return known and by_control(attnd)["step"] == step and attnd.stats()["history"]["waiting"] == 0
+    wait_until(done, f"step {step} to be judged")
+    return by_control(attnd)
+
+
+def firing(answer):
+    return [(alert["rule"], alert["head"]) for alert in answer["alerts"] if alert["severity"] != "info"]
+
+
+def restart(attnd, trainer, sig):
+    attnd.stop(sig)
+    trainer.wait_forgotten()
+    attnd.start()
+    trainer.wait_subscribed()
+
+
+def test_it_is_the_same_everywhere_and_the_worst_comes_first():
+    attnd = Attnd(*SETTINGS, config=RULES)
+    trainer = collapse(attnd)
+    answer = judged(attnd, 7)
+    assert (answer["state"], answer["epoch"], answer["step"], answer["more"]) == ("active", 0, 7, False)
+    assert firing(answer) == FIRING
+    for alert in answer["alerts"]:
+        assert (alert["stack"], alert["layer"], alert["site"], alert["state"]) == ("decoder", 1, "self", "firing")
+        assert alert["since"] == {"epoch": 0, "step": 5}
+    worst, mine = answer["alerts"][:2]
+    assert "head 0 has the lowest" in worst["message"] and worst["why"].endswith(".") and "learning rate" in worst["advice"]
+    assert "why" not in mine, "it is no rule of attnd's own"
+    assert answer["checks"]["judged"] > 5 and "head_silent" in answer["checks"]["unjudged"]
+    assert by_http(attnd) == answer and attnd.call("alerts", job="gpt")["firing"] == answer["alerts"]
+    few = by_control(attnd, limit=2)
+    assert (few["alerts"], few["more"]) == (answer["alerts"][:2], True) and by_http(attnd, "&limit=2") == few
+    del trainer
+    attnd.close()
+
+
+def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
+    attnd = Attnd(*SETTINGS)
+    trainer = Trainer(attnd, "gpt")
+    trainer.event("hello")
+    wait_until(lambda: attnd.call("jobs"), "the run")
+    assert (by_control(attnd)["step"], by_control(attnd)["checks"]["judged"]) == (None, 0)
+    send(trainer, WELL, range(4))
+    answer = judged(attnd, 2)
+    assert (answer["alerts"], answer["more"]) == ([], False) and answer["checks"]["judged"] > 5
+    attnd.close()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_answers_the_same(sig):
+    attnd = Attnd(*SETTINGS, config=RULES)
+    trainer = collapse(attnd)
+    before = judged(attnd, 7)
+    restart(attnd, trainer, sig)
+    assert by_control(attnd) == by_http(attnd) == before
+    send(trainer, COLLAPSED, range(9, 12))  # and goes on from there
+    after = judged(attnd, 10)
+    assert firing(after) == FIRING and {alert["since"]["step"] for alert in after["alerts"]} == {5}
+    attnd.close()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_has_ended_keeps_its_verdict(sig):
+    attnd = Attnd(*SETTINGS, config=RULES)
+    trainer = ended(attnd)
+    before = judged(attnd, 8)
+    assert firing(before) == FIRING and {alert["state"] for alert in before["alerts"]} == {"firing_at_end"}
+    restart(attnd, trainer, sig)
+    assert by_control(attnd) == by_http(attnd) == before and (before["state"], before["step"]) == ("ended", 8)
+    attnd.close()
+
+
+def test_the_history_says_the_same_of_a_run_that_is_no_longer_in_memory():
+    attnd = Attnd(*SETTINGS, "limits.runs=1", config=RULES)
+    trainer = ended(attnd)
+    before = judged(attnd, 8)
+    other = Trainer(attnd, "gpt")
+    send(other, WELL, range(3))
+    wait_until(lambda: [job["run"] for job in attnd.call("jobs")] == [other.run.hex()], "room for the other")
+    after = by_control(attnd, run=before["run"])
+    assert firing(after) == FIRING and after == dict(before, checks=None), "the history does not know those"
+    assert by_http(attnd, "&run=" + before["run"][:8]) == after
+    assert by_control(attnd, run=before["run"], limit=1)["more"]
+    assert by_control(attnd)["alerts"] == []
+    del trainer
+    attnd.close()
+
+
+def test_bad_questions_are_refused():
+    attnd = Attnd(*SETTINGS)
+    for params in ({"limit": 0}, {"limit": -1}, {"head": 1}):
+        with pytest.raises(RuntimeError, match="argument"):
+            by_control(attnd, **params)
+    with pytest.raises(RuntimeError, match="job_unknown"):
+        by_control(attnd)
+    attnd.close()
