@@ -31,6 +31,7 @@ struct control {
     struct answers answers;
     struct control_flush flushes[FLUSHES_MAX];
     int flush_count;
+    int open; /* zsock and answers not closed yet */
 };
 
 /* Flushes */
@@ -392,7 +393,16 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
         snprintf(reterr, CONFIG_ERROR_MAX, "control.endpoint: %s", uv_strerror(rc));
         goto fail_socket;
     }
-    control->answers = (struct answers){.socket = socket, .stats = view->stats};
+    control->answers.socket = socket;
+    control->answers.stats = view->stats;
+    control->answers.unread = (struct unread){.kind = UNREAD_ANSWERS,
+                                              .config = view->config,
+                                              .service = "control",
+                                              .endpoint = view->config->control_endpoint.text,
+                                              .keys = view->keys,
+                                              .stats = view->stats};
+    unread_start(&control->answers.unread, loop);
+    control->open = 2;
     *ret_control = control;
     return 0;
 
@@ -410,9 +420,17 @@ void control_keep(void *data)
                   &control->file);
 }
 
+static void control_on_part_closed(void *data)
+{
+    struct control *control = data;
+    if (--control->open == 0) {
+        free(control);
+    }
+}
+
 static void control_on_zsock_closed(struct zsock *zsock)
 {
-    free(zsock->data);
+    control_on_part_closed(zsock->data);
 }
 
 void control_close(struct control **control_p)
@@ -426,5 +444,6 @@ void control_close(struct control **control_p)
     }
     answers_close(&control->answers);
     zsock_close(&control->zsock, control_on_zsock_closed);
+    unread_close(&control->answers.unread, control_on_part_closed, control);
     *control_p = NULL;
 }

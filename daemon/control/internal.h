@@ -6,6 +6,8 @@
 
 #include "daemon/control/control.h"
 
+#include "daemon/base/unread.h"
+
 #include <stdbool.h>
 #include <zmq.h>
 
@@ -30,6 +32,7 @@ struct answers {
     void *socket;
     struct stats *stats;
     struct pending *waiting; /* all that are not answered */
+    struct unread unread;
 };
 
 struct control_request {

@@ -23,25 +23,19 @@ void envelope_clear(struct envelope *envelope)
     envelope->count = 0;
 }
 
-/* Sends envelope and body and empties the envelope. A peer that has gone or is full loses its
- * answer. The body is made first: once a frame has been sent the others must follow. */
-static void envelope_send(void *socket, struct envelope *envelope, const struct mpk_writer *writer)
+/* Sends envelope and body, the latter by moving it, and empties the envelope. A peer that has gone
+ * or is full loses its answer. The body is made first: once a frame has been sent the others must
+ * follow. */
+static void envelope_send(void *socket, struct envelope *envelope, zmq_msg_t *body)
 {
-    zmq_msg_t body;
-    bool sent = zmq_msg_init_size(&body, writer->buffer.size) == 0;
-    if (sent) {
-        memcpy(zmq_msg_data(&body), writer->buffer.data, writer->buffer.size);
-    } else {
-        zmq_msg_init(&body);
-    }
+    bool sent = true;
     for (int i = 0; i < envelope->count && sent; i++) {
         sent = zmq_msg_send(&envelope->frames[i], socket, ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0;
     }
     if (sent) {
-        zmq_msg_send(&body, socket, ZMQ_DONTWAIT);
+        zmq_msg_send(body, socket, ZMQ_DONTWAIT);
     }
-    zmq_msg_close(&body);
-    envelope_clear(envelope);
+    zmq_msg_close(body);
 }
 
 static void put_error(struct mpk_writer *reply, int code, const char *detail)
@@ -51,26 +45,47 @@ static void put_error(struct mpk_writer *reply, int code, const char *detail)
     mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
 }
 
-static void answer_socket(const struct answers *answers, struct envelope *envelope, int code,
+static void put_reply(struct mpk_writer *reply, uint64_t id, int code, const char *detail,
+                      const struct mpk_writer *result)
+{
+    mpk_put_array(reply, 4);
+    mpk_put_u64(reply, 1);
+    mpk_put_u64(reply, id);
+    if (code) {
+        put_error(reply, code, detail);
+        mpk_put_nil(reply);
+    } else {
+        mpk_put_nil(reply);
+        mpk_put_raw(reply, result->buffer.data, result->buffer.size);
+    }
+}
+
+/* Without room for it the answer is a short error. */
+static void answer_socket(struct answers *answers, struct envelope *envelope, int code,
                           const char *detail, const struct mpk_writer *result)
 {
     struct mpk_writer reply;
+    zmq_msg_t body;
     mpk_writer_init(&reply);
-    mpk_put_array(&reply, 4);
-    mpk_put_u64(&reply, 1);
-    mpk_put_u64(&reply, envelope->id);
-    if (code) {
-        put_error(&reply, code, detail);
-        mpk_put_nil(&reply);
-    } else {
-        mpk_put_nil(&reply);
-        mpk_put_raw(&reply, result->buffer.data, result->buffer.size);
+    put_reply(&reply, envelope->id, code, detail, result);
+    bool made = mpk_writer_ok(&reply) &&
+                unread_make(&answers->unread, reply.buffer.data, reply.buffer.size, &body) == 0;
+    if (!made) {
+        mpk_writer_clear(&reply);
+        mpk_writer_init(&reply);
+        put_reply(&reply, envelope->id, ERR_AGAIN,
+                  "there is no room for the answer, as clients do not read theirs: ask again later",
+                  NULL);
+        stats_add(answers->stats, COUNT_REQUEST_ERRORS, 1);
+        made = mpk_writer_ok(&reply) && zmq_msg_init_size(&body, reply.buffer.size) == 0;
+        if (made) {
+            memcpy(zmq_msg_data(&body), reply.buffer.data, reply.buffer.size);
+        }
     }
-    if (mpk_writer_ok(&reply)) {
-        envelope_send(answers->socket, envelope, &reply);
-    } else {
-        envelope_clear(envelope);
+    if (made) {
+        envelope_send(answers->socket, envelope, &body);
     }
+    envelope_clear(envelope);
     mpk_writer_clear(&reply);
 }
 

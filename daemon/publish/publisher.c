@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* A body is one block, whoever it is for, which ZeroMQ frees when the last subscriber has had it:
- * until then its bytes count. Above a part of publish.budget publisher_on_stalled_timer looks for
- * subscribers that do not read, and from half of it on cuts them off; in the meantime the other
- * half is for those that do. With nothing left a result is for nobody. */
 #include "daemon/publish/publisher.h"
 
-#include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "daemon/base/log.h"
 #include "proto/result.h"
-#include "daemon/base/stalled.h"
+#include "daemon/base/unread.h"
 #include "daemon/base/zsock.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
@@ -27,16 +21,6 @@
 #define SNAPSHOT_MS 200
 /* Prefixes waiting for their last values; with more, everything is sent. */
 #define PREFIXES_MAX 64
-/* How often one looks for subscribers that do not read, once this part of publish.budget waits, and
- * how long they may go on. */
-#define STALLED_LOOK_MS 100
-#define STALLED_SHARE   16
-#define STALLED_NS      UINT64_C(500000000)
-/* From one cut to the next: time to free what was for those that are gone. */
-#define CUT_NS UINT64_C(200000000)
-/* Besides its bytes a body takes a block, a topic, and places in queues. */
-#define BODY_OVERHEAD 512
-
 /* The key of a last value; padding included, so zero it first. */
 struct value_key {
     char topic[TOPIC_MAX];
@@ -58,10 +42,9 @@ enum worth { WORTH_OTHER_RUN, WORTH_LITTLE, WORTH_SUMMARY, WORTH_COUNT };
 struct publisher {
     struct zsock zsock;
     struct endpoint_file file;
-    uv_timer_t snapshot_timer, stalled_timer;
-    struct stalled *stalled;
-    uint64_t cut_ns;
-    int open; /* zsock and timers not closed yet */
+    struct unread unread;
+    uv_timer_t snapshot_timer;
+    int open; /* zsock, timer and unread not closed yet */
     void *zmq;
     struct keyring *keys;
     struct config *config;
@@ -72,79 +55,17 @@ struct publisher {
     int prefix_count;
 };
 
-/* Bodies that subscribers have not had, of all publishers of the process: they outlive these. */
-static _Atomic uint64_t body_bytes;
-
-/* Any thread. */
-static void publisher_on_body_gone(void *data, void *cost)
-{
-    free(data);
-    atomic_fetch_sub(&body_bytes, (uintptr_t)cost);
-}
-
-/* Returns 0, or -1: no memory, or nothing left of the budget. A body that is larger than it goes
- * when it is alone. */
-static int publisher_make_body(const struct publisher *publisher, const void *value, size_t size,
-                               zmq_msg_t *ret_body)
-{
-    uint64_t cost = size + BODY_OVERHEAD, waiting = atomic_load(&body_bytes);
-    bool fits = waiting == 0 || waiting + cost <= publisher->config->publish_budget;
-    void *data = fits ? malloc(size) : NULL;
-    if (!data) {
-        return -1;
-    }
-    memcpy(data, value, size);
-    if (zmq_msg_init_data(ret_body, data, size, publisher_on_body_gone, (void *)(uintptr_t)cost) !=
-        0) {
-        free(data);
-        return -1;
-    }
-    atomic_fetch_add(&body_bytes, cost);
-    return 0;
-}
-
-static void publisher_on_stalled_timer(uv_timer_t *timer)
-{
-    struct publisher *publisher = timer->data;
-    uint64_t waiting = atomic_load(&body_bytes), budget = publisher->config->publish_budget;
-    uint64_t now = clock_monotonic_ns();
-    char next[ENDPOINT_MAX] = "";
-    if (waiting <= budget / STALLED_SHARE) {
-        stalled_clear(&publisher->stalled);
-        uv_timer_stop(timer);
-        return;
-    }
-    if (publisher->keys) {
-        keys_next_endpoint(publisher->keys, "publish", next);
-    }
-    stalled_look(&publisher->stalled, publisher->config->publish_endpoint.text, next);
-    unsigned count = waiting > budget / 2 && now - publisher->cut_ns > CUT_NS
-                         ? stalled_cut(&publisher->stalled, STALLED_NS)
-                         : 0;
-    if (count > 0) {
-        publisher->cut_ns = now;
-        stats_add(publisher->stats, COUNT_SUBSCRIBERS_CUT, count);
-        log_event(LOG_WARNING, "subscribers_cut", LOG_NUM("count", count),
-                  LOG_NUM("unread_bytes", waiting));
-    }
-}
-
 /* The body is made before anything is sent: once the topic is out, the body must follow. */
 static int send_result(struct publisher *publisher, const char *topic, const void *value,
                        size_t size)
 {
     void *socket = publisher->zsock.socket;
     zmq_msg_t body;
-    bool sent = publisher_make_body(publisher, value, size, &body) == 0;
+    bool sent = unread_make(&publisher->unread, value, size, &body) == 0;
     if (sent) {
         sent = zmq_send(socket, topic, strlen(topic), ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0 &&
                zmq_msg_send(&body, socket, ZMQ_DONTWAIT) >= 0;
         zmq_msg_close(&body);
-    }
-    if (atomic_load(&body_bytes) > publisher->config->publish_budget / STALLED_SHARE &&
-        !uv_is_active((const uv_handle_t *)&publisher->stalled_timer)) {
-        uv_timer_start(&publisher->stalled_timer, publisher_on_stalled_timer, STALLED_LOOK_MS,
-                       STALLED_LOOK_MS);
     }
     if (!sent) {
         stats_add(publisher->stats, COUNT_PUBLISH_FAILED, 1);
@@ -458,8 +379,14 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct keyring *keys, stru
         goto fail_socket;
     }
     uv_timer_init(loop, &publisher->snapshot_timer);
-    uv_timer_init(loop, &publisher->stalled_timer);
-    publisher->snapshot_timer.data = publisher->stalled_timer.data = publisher;
+    publisher->snapshot_timer.data = publisher;
+    publisher->unread = (struct unread){.kind = UNREAD_RESULTS,
+                                        .config = config,
+                                        .service = "publish",
+                                        .endpoint = config->publish_endpoint.text,
+                                        .keys = keys,
+                                        .stats = stats};
+    unread_start(&publisher->unread, loop);
     publisher->open = 3;
     *ret_publisher = publisher;
     return 0;
@@ -534,10 +461,10 @@ bool publisher_has(const struct publisher *publisher, const uint8_t *run, const 
     return find_value(publisher, WORTH_OTHER_RUN, &key) != NULL;
 }
 
-static void on_part_closed(struct publisher *publisher)
+static void on_part_closed(void *data)
 {
+    struct publisher *publisher = data;
     if (--publisher->open == 0) {
-        stalled_clear(&publisher->stalled);
         free(publisher);
     }
 }
@@ -565,6 +492,6 @@ void publisher_close(struct publisher **publisher_p)
     }
     zsock_close(&publisher->zsock, publisher_on_zsock_closed);
     uv_close((uv_handle_t *)&publisher->snapshot_timer, on_timer_closed);
-    uv_close((uv_handle_t *)&publisher->stalled_timer, on_timer_closed);
+    unread_close(&publisher->unread, on_part_closed, publisher);
     *publisher_p = NULL;
 }

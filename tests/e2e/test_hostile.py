@@ -200,6 +200,32 @@ def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, r
     attnd.close()
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
+@pytest.mark.parametrize("kind", [Attnd, TcpAttnd])
+def test_clients_that_never_read_their_answers_are_cut_off_and_others_have_theirs(kind, rng):
+    """Maps of 128 heads, 8 MiB an answer: what they ask for are 800 MB."""
+    attnd = kind("publish.budget=64MiB", "metrics.spectrum=false", "history.enabled=false", "maps.size=128")
+    Trainer(attnd, "gpt").attention(softmax_maps(rng, 1, 128, 128, 128))
+    attnd.settled(1)
+    answer = attnd.call("maps", job="gpt", packed=True)
+    assert len(answer["values"]) >= 8 << 20
+    before, peak = attnd.rss_kb(), 0
+    ask = zmtp.frame(msgpack.packb([0, 1, "maps", {"job": "gpt", "packed": True}]))
+    silent = [zmtp.introduce(zmtp.connect(attnd.endpoint("control")), b"DEALER") for _ in range(10)]
+    try:
+        for peer in silent:
+            peer.sendall(10 * ask)
+            peak = max(peak, attnd.rss_kb())
+            assert attnd.stats()["jobs"] == 1
+        wait_until(lambda: attnd.stats()["subscribers_cut"] > 0, "them to be cut off")
+        wait_until(lambda: attnd.call("maps", job="gpt", packed=True) == answer, "room for the answer")
+        assert max(peak, attnd.rss_kb()) < before + 400 * 1024
+    finally:
+        for peer in silent:
+            peer.close()
+    attnd.close()
+
+
 def test_a_recorder_that_never_reads_is_cut_off_and_others_go_on(rng):
     attnd = Attnd("tap.budget=1MiB", "metrics.spectrum=false", "history.enabled=false")
     silent, recorder = zmtp.introduce(zmtp.connect(attnd.endpoint("tap")), b"SUB"), attnd.context.socket(zmq.SUB)
