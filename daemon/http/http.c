@@ -31,7 +31,7 @@
 static void http_give_back(struct http *http, struct question *question)
 {
     uv_mutex_lock(&http->lock);
-    DL_APPEND2(http->to_http, question, previous, next);
+    question_put(&http->to_http, question);
     uv_mutex_unlock(&http->lock);
     uv_async_send(&http->wake);
 }

@@ -93,7 +93,8 @@ void reply_finish(struct request *request);
  * params. Takes over the question; NULL = out of memory. */
 void request_wait(struct request *request, struct question *question,
                   void (*answered)(struct request *request, struct question *question));
-/* Asks without parameters. */
+/* Asks without parameters, before all questions that have some: a supervisor does not wait for what
+ * others want to know. */
 void request_ask(struct request *request, const char *method,
                  void (*answered)(struct request *request, struct question *question));
 

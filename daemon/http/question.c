@@ -28,6 +28,15 @@ void question_free(struct question **question_p)
     *question_p = NULL;
 }
 
+void question_put(struct question **list, struct question *question)
+{
+    if (question->urgent) {
+        DL_PREPEND2(*list, question, previous, next);
+    } else {
+        DL_APPEND2(*list, question, previous, next);
+    }
+}
+
 struct question *question_take(struct question **list)
 {
     struct question *first = *list;

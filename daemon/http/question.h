@@ -6,14 +6,17 @@
 
 #include "proto/mpk.h"
 
+#include <stdbool.h>
+
 #define QUESTION_DETAIL_MAX 512
 
 struct question {
-    struct question *next, *previous; /* of a list, oldest first */
+    struct question *next, *previous; /* of a list: the urgent ones, then the oldest */
     struct http *http;
     void (*answered)(struct question *question); /* HTTP thread; NULL: nobody waits any more */
     void *data;
     const char *method; /* static */
+    bool urgent;        /* goes before the others */
     struct mpk_writer params;
     int code; /* 0, or an error of err.h */
     char detail[QUESTION_DETAIL_MAX];
@@ -26,7 +29,8 @@ struct question *question_new(struct http *http, const char *method);
 /* Accepts NULL. */
 void question_free(struct question **question);
 
-/* The oldest; NULL when there is none. */
+void question_put(struct question **list, struct question *question);
+/* The first; NULL when there is none. */
 struct question *question_take(struct question **list);
 
 #endif

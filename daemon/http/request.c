@@ -26,7 +26,7 @@ static void send_question(struct http *http, struct question *question)
 {
     http->asked_count++;
     uv_mutex_lock(&http->lock);
-    DL_APPEND2(http->to_loop, question, previous, next);
+    question_put(&http->to_loop, question);
     uv_mutex_unlock(&http->lock);
     uv_async_send(&http->asked);
 }
@@ -35,7 +35,8 @@ static void send_question(struct http *http, struct question *question)
 void requests_send(struct http *http)
 {
     struct question *question;
-    while (http->asked_count < ASKED_MAX && (question = question_take(&http->to_ask))) {
+    while (http->to_ask && (http->to_ask->urgent || http->asked_count < ASKED_MAX)) {
+        question = question_take(&http->to_ask);
         if (question->data) {
             send_question(http, question);
         } else {
@@ -83,7 +84,7 @@ void request_wait(struct request *request, struct question *question,
     request->answered = answered;
     DL_PREPEND2(http->waiting, request, previous, next);
     MHD_suspend_connection(request->connection);
-    DL_APPEND2(http->to_ask, question, previous, next);
+    question_put(&http->to_ask, question);
     requests_send(http);
 }
 
@@ -92,6 +93,7 @@ void request_ask(struct request *request, const char *method,
 {
     struct question *question = question_new(request->http, method);
     if (question) {
+        question->urgent = true;
         mpk_put_map(&question->params, 0);
     }
     request_wait(request, question, answered);

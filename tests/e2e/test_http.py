@@ -686,6 +686,23 @@ def test_health_and_readiness(tmp_path):
     daemon.close()
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer makes one question as dear as all")
+def test_health_does_not_wait_behind_dear_questions(rng):
+    """Each answer has half a million numbers as text, and takes the HTTP thread some 0.1 s: 30 of them are more than health
+    waits for."""
+    daemon = Web("http.connections=64", "http.answers=1GiB", "metrics.spectrum=false", "history.enabled=false")
+    Trainer(daemon, "gpt").attention(softmax_maps(rng, 1, 32, 128, 128))
+    daemon.settled(1)
+    dear = [daemon.connect() for _ in range(30)]
+    for connection in dear:
+        connection.request("GET", "/api/v1/maps?job=gpt")
+    checked = [daemon.get(path)[0].status for path in ("/healthz", "/readyz", "/healthz")]
+    answers = [connection.getresponse() for connection in dear]
+    assert checked == [200] * 3 and {answer.status for answer in answers} == {200}
+    assert len({len(answer.read()) for answer in answers}) == 1
+    daemon.close()
+
+
 def readiness(daemon):
     response, body = daemon.get("/readyz")
     return (200, "") if response.status == 200 else (response.status, json.loads(body)["error"]["message"])
