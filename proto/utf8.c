@@ -51,20 +51,26 @@ size_t utf8_put(uint32_t code, char *ret_text)
 }
 
 /* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
-static bool utf8_is_plain_at(const char *text, size_t len, size_t *ret_taken)
+static bool utf8_is_plain_at(const char *text, size_t len, uint32_t *ret_code, size_t *ret_taken)
 {
-    uint32_t code;
+    *ret_taken = utf8_take(text, len, ret_code);
+    return *ret_code >= 0x20 && (*ret_code < 0x7f || *ret_code > 0x9f) &&
+           (*ret_code != UTF8_REPLACEMENT || *ret_taken > 1);
+}
 
-    *ret_taken = utf8_take(text, len, &code);
-    return code >= 0x20 && (code < 0x7f || code > 0x9f) &&
-           (code != UTF8_REPLACEMENT || *ret_taken > 1);
+/* Whether it turns the order in which what follows is shown (Unicode's Bidi_Control). */
+static bool utf8_turns(uint32_t code)
+{
+    return code == 0x61c || code == 0x200e || code == 0x200f ||
+           (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
 }
 
 bool utf8_is_plain(const char *text, size_t len)
 {
     size_t taken;
+    uint32_t code;
 
-    while (len > 0 && utf8_is_plain_at(text, len, &taken)) {
+    while (len > 0 && utf8_is_plain_at(text, len, &code, &taken)) {
         text += taken;
         len -= taken;
     }
@@ -75,9 +81,10 @@ void utf8_make_plain(char *text, size_t len)
 {
     char *put = text;
     size_t taken;
+    uint32_t code;
 
     for (; len > 0; len -= taken, text += taken) {
-        if (utf8_is_plain_at(text, len, &taken)) {
+        if (utf8_is_plain_at(text, len, &code, &taken) && !utf8_turns(code)) {
             memmove(put, text, taken);
             put += taken;
         } else {

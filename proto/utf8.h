@@ -18,8 +18,9 @@ size_t utf8_take(const char *text, size_t len, uint32_t *ret_code);
 /* Writes a character, ret_text[UTF8_MAX], no NUL. Returns its bytes. */
 size_t utf8_put(uint32_t code, char *ret_text);
 
-/* Puts '?' in the place of each control character, and of each byte that is not UTF-8: what comes
- * from others and goes to a terminal or a log. text[len] becomes a NUL, or one before it. */
+/* Puts '?' in the place of each control character, of those that turn the order in which text is
+ * shown, and of each byte that is not UTF-8: what comes from others and goes to a terminal or a
+ * log. text[len] becomes a NUL, or one before it. */
 void utf8_make_plain(char *text, size_t len);
 
 /* Whether all of it is UTF-8 without control characters (U+0000 to U+001F, U+007F to U+009F). */

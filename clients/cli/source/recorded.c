@@ -10,6 +10,7 @@
 #include "proto/err.h"
 #include "proto/playback.h"
 #include "proto/result.h"
+#include "proto/utf8.h"
 #include "workers/linear/spectrum.h"
 
 #include <inttypes.h>
@@ -376,6 +377,7 @@ static int take_map(struct recording *recording, const struct header *header, ui
                              : attention_tolerance(recorded_dtype_of(header, TENSOR_WEIGHTS)),
         };
         strcpy(layer->layer.module, header->module);
+        utf8_make_plain(layer->layer.module, strlen(layer->layer.module));
         layer->microbatch = header->microbatch;
         layer->piece_count = 0;
     }

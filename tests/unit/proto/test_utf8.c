@@ -42,8 +42,12 @@ TEST(every_character_comes_back)
 TEST(what_is_made_plain_is_plain)
 {
     char text[] = "a\x1b[2J\xc2\x9b\x7f\t\xc3\xa9\xff\xe6\x97";
+    char turned[] = "blocks.\xe2\x80\xae"
+                    "0.\xe2\x81\xa6x\xe2\x80\x8f"; /* U+202E, U+2066, U+200F */
 
     utf8_make_plain(text, strlen(text));
     assert_string_equal(text, "a?[2J???\xc3\xa9???");
     assert_true(utf8_is_plain(text, strlen(text)));
+    utf8_make_plain(turned, strlen(turned));
+    assert_string_equal(turned, "blocks.?0.?x?");
 }
