@@ -2,6 +2,7 @@
 // One layer: the maps of all heads, what they are together, how alike they are, how much each matters.
 /* global d3 */
 import { loadIntervals } from "./alerts_past.js";
+import { alertsAt } from "./chart_marks.js";
 import { h, layerName, note, number, percent } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { COLUMNS, HeadsTable } from "./heads_table.js";
@@ -32,7 +33,8 @@ const SCORES = [
 ];
 const scoreOf = (live) => SCORES.find(([name]) => live.heads?.[name]?.some(Number.isFinite));
 
-function drawImportance(frame, live, onPick) {
+/** `sick`: head to the rule of an alert that fires for it, which the score does not know. */
+function drawImportance(frame, live, sick, onPick) {
     const [name, what] = scoreOf(live),
         values = live.heads[name];
     frame.setTitle("Importance of the heads", name === "importance" ? "by their weights" : "by gradients");
@@ -44,8 +46,11 @@ function drawImportance(frame, live, onPick) {
         share = d3.sum(order, (head) => values[head]) / d3.sum(all, (head) => values[head]);
     const width = 420,
         step = Math.max(13, Math.min(24, 300 / order.length)),
-        height = order.length * step + (all.length > BARS ? 46 : 30),
-        left = 54;
+        below = [what],
+        left = 70;
+    if (all.length > BARS) below.push(`the first ${BARS} of ${all.length} heads, together ${percent(share)}`);
+    if (sick.size) below.push("■ an alert fires for this head, whatever its score");
+    const height = order.length * step + 14 + 16 * below.length;
     const root = newSvg(width, height, "importance of the heads"),
         x = d3.scaleLinear([0, d3.max(values) || 1], [left, width - 62]);
     order.forEach((head, i) => {
@@ -57,7 +62,10 @@ function drawImportance(frame, live, onPick) {
             .attr("x", left - 6)
             .attr("y", step / 2 + 4)
             .attr("text-anchor", "end")
-            .text(`head ${head}`);
+            .attr("class", sick.has(head) ? "sick" : null)
+            .text(`${sick.has(head) ? "■ " : ""}head ${head}`)
+            .append("title")
+            .text(sick.get(head) ?? "");
         row.append("rect")
             .attr("class", "bar")
             .attr("x", left)
@@ -70,8 +78,6 @@ function drawImportance(frame, live, onPick) {
             .attr("y", step / 2 + 4)
             .text(number(values[head]));
     });
-    const below = [what];
-    if (all.length > BARS) below.push(`the first ${BARS} of ${all.length} heads, together ${percent(share)}`);
     below.forEach((text, i) =>
         root
             .append("text")
@@ -227,11 +233,17 @@ export async function show(root, params, { store, isCurrent }) {
         const live = numbers;
         if (!live) return;
         importance.hidden = !scoreOf(live);
-        if (!importance.hidden) drawImportance(importance, live, openHead);
+        if (!importance.hidden) drawImportance(importance, live, sickHeads(), openHead);
         tableRows.draw(live);
         table.setTitle(tableTitle(live, time), live.past ? live.when : run.when(live));
         similarity.hidden = Boolean(live.past);
         if (!live.past) drawSimilarity(similarity, live);
+    }
+    /** Head to the rule of a warning or worse that fires for it at the moment. */
+    function sickHeads() {
+        const held = alertsAt(alerts, time.at === null ? null : time.grid.windows.step[time.at]),
+            own = held.filter((one) => layerName(one) === name && one.head !== null && one.severity !== "info");
+        return new Map(own.map(({ head, rule }) => [head, rule]));
     }
     async function loadRoles() {
         const found = await run.roles(where);
@@ -243,7 +255,9 @@ export async function show(root, params, { store, isCurrent }) {
     const rolesSoon = paced(loadRoles);
     const alertsSoon = paced(async () => {
         await loadAlerts();
-        if (isCurrent()) drawSeries();
+        if (!isCurrent()) return;
+        drawSeries();
+        drawNumbers();
     });
     /** Another moment, or more windows. */
     async function drawMoment() {

@@ -34,7 +34,8 @@ def publish(site, job, module=None):
 @pytest.fixture(scope="module")
 def looked():
     """A collapse that has ended, a healthy run, and one with a head of NaN."""
-    site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s")
+    site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s",
+                config="rules: {mine: {metric: confidence, each: head, above: 0.999, job: sharp}}\n")
     for job in RUNS:
         trainer = publish(site, job, module="<b>blocks.0</b>" if job == "well" else None)
         if job in ("well", "falls"):
@@ -218,6 +219,21 @@ def test_a_head_without_numbers_is_named_by_its_rule(looked, page):
     assert page.js("return document.querySelectorAll('.heat .cell.missing').length") == 1 and page.texts(".heat .value.none") == ["–"]
     assert not any(word in page.text("body") for word in ("undefined", "null", "[object"))
     page.screenshot("first-look-broken-1440-light")
+
+
+def test_the_importance_of_a_head_for_which_an_alert_fires_is_marked(looked, page):
+    trainer, rng = Trainer(looked.daemon, "sharp"), np.random.default_rng(4)
+    for step in range(6):
+        maps = softmax_maps(rng, 1, HEADS, T, T)
+        maps[0, 5] = np.eye(T, dtype=np.float32)
+        trainer.attention(maps, step=step)
+    wait_until(lambda: (looked.api("verdict", job="sharp", or_null=1) or {}).get("alerts"), "the alert")
+    page.open(looked, "#/layer?job=sharp").ready()
+    wait_until(lambda: "■ head 5mine" in page.texts(".grid svg text"), "its mark")
+    labels = [text for text in page.texts(".grid svg text") if "head" in text.split(" ")[:2]]
+    assert len(labels) == HEADS and sum(text.startswith("■") for text in labels) == 1
+    assert "■ an alert fires for this head, whatever its score" in page.texts(".grid svg text")
+    page.screenshot("importance-1440-light")
 
 
 def outlines(page):
