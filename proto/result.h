@@ -102,6 +102,9 @@ struct summary_result {
     const struct result_stat *vector[VECTOR_COUNT];
     const struct result_stat *sink_rate;
     const double *invalid_share; /* of each head's rows; NaN = it had none. Not encoded. */
+    double rank_distance;        /* of `odd_rank`, the farthest, from the others; NaN = too few. Not
+                                    encoded. */
+    uint32_t odd_rank;
     const struct result_drift
         *drift[METRIC_COUNT]; /* [heads]; NULL = nothing to compare with yet */
     double quantile_error;    /* relative, of the coarsest histogram; NaN or 0 when there is none */

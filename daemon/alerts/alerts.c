@@ -169,7 +169,9 @@ static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct aler
         return code;
     }
     alerts_gather(&gathered, rule, layer, summary);
-    cells->cell[0].worst = alert_gathered_worst(&gathered, rule);
+    cells->cell[0].worst = rule->metric == RULE_RANK_DISTANCE
+                               ? (int32_t)summary->odd_rank
+                               : alert_gathered_worst(&gathered, rule);
     judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule), sink);
     return 0;
 }

@@ -18,7 +18,8 @@ struct alert_cell {
     bool held_back;                   /* counted as beyond alerts.per_window */
     bool armed;                       /* has been clear */
     uint8_t past_count, past_next;    /* of its ring */
-    int32_t worst;                    /* of a layer's heads the one farthest out; -1 = not known */
+    int32_t worst;                    /* of a layer's heads, or ranks, the one farthest out; -1 =
+                                         not known */
 };
 
 /* The state of a rule for one layer (or for the run), head by head or as a whole. */

@@ -41,7 +41,10 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
     if (pooled) {
         snprintf(all, sizeof all, " (%s of its %s", how, of_heads ? "heads" : "layers");
     }
-    if (pooled && place->has_layer && cell->worst >= 0) {
+    if (rule->metric == RULE_RANK_DISTANCE) {
+        snprintf(all, sizeof all, " (rank %" PRId32, cell->worst);
+        pooled = true;
+    } else if (pooled && place->has_layer && cell->worst >= 0) {
         snprintf(worst, sizeof worst, ", head %" PRId32 " has the %s", cell->worst,
                  low ? "lowest" : "highest");
     }

@@ -305,7 +305,7 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object)
         mpk_get_u64(&item[2], FLAGS, &flags) != 0 ||
         mpk_get_u64(&item[3], UINT64_MAX, &epoch) != 0 ||
         mpk_get_u64(&item[4], UINT64_MAX, &step) != 0 || mpk_get_f64(&item[5], &value) != 0 ||
-        isnan(value) || (size == 7 && mpk_get_u64(&item[6], HEADS_TOTAL_MAX, &worst) != 0)) {
+        isnan(value) || (size == 7 && mpk_get_u64(&item[6], INT32_MAX, &worst) != 0)) {
         return ERR_STORE_FORMAT;
     }
     struct alert_cell *cell = &cells->cell[index];

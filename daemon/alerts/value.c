@@ -19,6 +19,9 @@ bool alert_has(const struct summary_result *summary, const struct rule *rule)
     if (rule->metric == RULE_REDUNDANT_SHARE) {
         return summary->similarity.js != NULL;
     }
+    if (rule->metric == RULE_RANK_DISTANCE) {
+        return !isnan(summary->rank_distance);
+    }
     return !rule_is_of_run(rule);
 }
 
@@ -124,6 +127,8 @@ double alert_layer_value(const struct alert_layer *judged, const struct summary_
         return judged->numbers->focus_share;
     case RULE_LATER_KEYS:
         return judged->numbers->later_keys;
+    case RULE_RANK_DISTANCE:
+        return summary->rank_distance;
     default:
         return row_sum_error(layer);
     }

@@ -10,6 +10,7 @@
 #include "daemon/run/assembly.h"
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/forward.h"
+#include "daemon/state/odd_ranks.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -264,9 +265,22 @@ static int closing_keep(struct closing *closing, struct stream *stream,
     return batch_map(closing->batch, &map);
 }
 
+static int closing_compare_ranks(const struct layer_state *state, struct summary_result *summary)
+{
+    struct rank_entropy entropy = {.count = 0};
+    int code = layer_state_ranks_entropy(state, state->heads, &entropy);
+    if (!code) {
+        code =
+            odd_ranks_farthest(&entropy, state->heads, &summary->rank_distance, &summary->odd_rank);
+    }
+    rank_entropy_clear(&entropy);
+    return code;
+}
+
 /* Lets the rules judge a closed window of the primary track. A failure costs the judgement, not the
  * summary. */
-static void closing_judge_layer(struct closing *closing, const struct summary_result *summary)
+static void closing_judge_layer(struct closing *closing, const struct layer_state *state,
+                                struct summary_result *summary)
 {
     struct run *run = closing->run;
     struct alert_sink sink = closing_alert_sink(closing);
@@ -274,7 +288,10 @@ static void closing_judge_layer(struct closing *closing, const struct summary_re
         return;
     }
     run->alerts_unsaved = true;
-    int code = alerts_layer(run->alerts, summary, &sink);
+    int code = closing_compare_ranks(state, summary);
+    if (!code) {
+        code = alerts_layer(run->alerts, summary, &sink);
+    }
     if (code) {
         log_event(LOG_ERROR, "layer_not_judged", LOG_STR("job", run->job),
                   LOG_STR("reason", err_slug(code)));
@@ -336,7 +353,7 @@ static bool closing_put_layer(struct closing *closing, const struct part_list *l
             view.result.missing_count = closing->merged->missing_count;
         }
         closing_compare(closing, stream, state, &view.result);
-        closing_judge_layer(closing, &view.result);
+        closing_judge_layer(closing, state, &view.result);
         summary_encode(&view.result, &writer);
         code = mpk_writer_ok(&writer) ? 0 : ERR_MEMORY;
     }

@@ -116,3 +116,27 @@ int odd_ranks_judge(struct odd_rank *ranks, uint32_t count, uint32_t heads)
     free(judged);
     return code;
 }
+
+int odd_ranks_farthest(const struct rank_entropy *entropy, uint32_t heads, double *ret_distance,
+                       uint32_t *ret_rank)
+{
+    struct odd_rank *ranks = calloc(entropy->count + 1, sizeof *ranks);
+    *ret_distance = NAN;
+    *ret_rank = 0;
+    if (!ranks) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t i = 0; i < entropy->count; i++) {
+        ranks[i].means = &entropy->means[i];
+    }
+    int code = odd_ranks_judge(ranks, entropy->count, heads);
+    for (uint32_t i = 0; i < entropy->count && !code; i++) {
+        if (ranks[i].distance > *ret_distance ||
+            (isnan(*ret_distance) && !isnan(ranks[i].distance))) {
+            *ret_distance = ranks[i].distance;
+            *ret_rank = entropy->means[i].rank;
+        }
+    }
+    free(ranks);
+    return code;
+}

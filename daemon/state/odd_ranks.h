@@ -17,6 +17,11 @@ struct odd_rank {
     bool odd;
 };
 
+/* The rank that is farthest from the others in a layer with so many heads; a distance of NaN: there
+ * are less than three. Returns 0 or ERR_MEMORY. */
+int odd_ranks_farthest(const struct rank_entropy *entropy, uint32_t heads, double *ret_distance,
+                       uint32_t *ret_rank);
+
 /* Fills in the rest of each, of a layer with so many heads. Returns 0 or ERR_MEMORY. */
 int odd_ranks_judge(struct odd_rank *ranks, uint32_t count, uint32_t heads);
 

@@ -126,6 +126,28 @@ def test_by_rank_each_head_has_its_mean_entropy_and_the_odd_one_shows(attnd, rng
     assert (answer["layer"], answer["heads"], answer["unit"], answer["last"]) == (0, 4, "epoch", 0)
 
 
+def test_a_rank_that_attends_otherwise_fires_and_equal_ones_do_not(rng):
+    """Four ranks of a job of its own data each; from step 12 on those of rank 2 are sharper in one of two jobs."""
+    attnd = Attnd("window.unit=step", "window.length=4", "window.every=4", "window.rank_grace=0", "metrics.spectrum=false")
+    for job, sick in (("well", 1), ("odd", 2)):
+        ranks = [Trainer(attnd, job, rank, world=4, run=job.encode().ljust(16)) for rank in range(4)]
+        for step in range(40):
+            for rank, trainer in enumerate(ranks):
+                maps = softmax_maps(rng, 2, 3, 12, 12)
+                if rank == 2 and step >= 12:
+                    maps = maps ** sick / (maps ** sick).sum(-1, keepdims=True)
+                trainer.attention(maps, step=step)
+        for rank in ranks:
+            rank.event("bye")
+    wait_until(lambda: all(one["state"] == "ended" for one in attnd.call("jobs")) and len(attnd.call("jobs")) == 2, "the ends")
+    well, odd = attnd.call("verdict", job="well"), attnd.call("verdict", job="odd")
+    assert well["alerts"] == [] and "rank_odd" not in well["checks"]["unjudged"]
+    alert, = odd["alerts"]
+    assert (alert["rule"], alert["layer"], alert["head"], alert["since"]["step"]) == ("rank_odd", 0, None, 15)
+    assert "(rank 2) is " in alert["message"] and alert["value"] > 5
+    attnd.close()
+
+
 def test_the_ranks_of_a_window_are_those_of_its_parts(rng):
     attnd = Attnd("window.unit=step", "window.length=4", "window.every=2")
     trainers = [Trainer(attnd, "job", rank, world=3, run=b"r" * 16) for rank in range(3)]

@@ -748,6 +748,23 @@ TEST(the_end_tells_at_most_so_many_that_were_never_told)
     alerts_stop(f);
 }
 
+TEST(the_rank_that_is_far_from_the_others_is_named)
+{
+    struct alerts_fixture *f = start_mine("metric: rank_distance, above: 5, for: 2");
+    for (int i = 0; i < 3; i++) {
+        struct alerts_window w;
+        alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.5, 0.5});
+        w.summary.rank_distance = i == 0 ? NONE : 7.5;
+        w.summary.odd_rank = 9;
+        alerts_give(f, &w.summary);
+        if (i < 2) {
+            expect_silence(f);
+        }
+    }
+    expect_firing(f, "rank_distance of decoder.3.self (rank 9) is 7.5, above 5 for 2 windows");
+    alerts_stop(f);
+}
+
 TEST(each_tells_the_worst_first)
 {
     struct alerts_fixture *f =
