@@ -41,7 +41,7 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
     if (pooled) {
         snprintf(all, sizeof all, " (%s of its %s", how, of_heads ? "heads" : "layers");
     }
-    if (rule->metric == RULE_RANK_DISTANCE) {
+    if (rule->metric == RULE_RANK_DISTANCE && place->has_layer) {
         snprintf(all, sizeof all, " (rank %" PRId32, cell->worst);
         pooled = true;
     } else if (pooled && place->has_layer && cell->worst >= 0) {

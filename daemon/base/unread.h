@@ -20,7 +20,7 @@
 /* Each has a budget of its own, counted in the process: bodies outlive whoever sent them. */
 enum unread_kind { UNREAD_RESULTS, UNREAD_ANSWERS, UNREAD_KINDS };
 
-/* Whoever has one fills in the first five, which are borrowed. */
+/* Whoever has one fills in the fields down to `stats`, whose targets it borrows. */
 struct unread {
     enum unread_kind kind;
     const struct config *config;

@@ -60,7 +60,9 @@ static int verdict_put(struct verdict_answer *answer, struct mpk_writer *result)
     uint32_t judged = 0;
     bool any = false;
     if (run->alerts) {
-        answer->alerts.failed = alerts_each(run->alerts, &sink) != 0;
+        if (alerts_each(run->alerts, &sink) != 0) {
+            answer->alerts.failed = true;
+        }
         judged = alerts_unjudged(run->alerts, verdict_on_unjudged, answer);
         any = alerts_judged_to(run->alerts, &epoch, &step);
     }

@@ -750,7 +750,9 @@ TEST(the_end_tells_at_most_so_many_that_were_never_told)
 
 TEST(the_rank_that_is_far_from_the_others_is_named)
 {
-    struct alerts_fixture *f = start_mine("metric: rank_distance, above: 5, for: 2");
+    struct alerts_fixture *f = alerts_start(
+        "  mine: {metric: rank_distance, above: 5, for: 2}\n"
+        "  all: {metric: rank_distance, each: run, above: 5, for: 2, severity: info}\n");
     for (int i = 0; i < 3; i++) {
         struct alerts_window w;
         alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.5, 0.5});
@@ -762,6 +764,9 @@ TEST(the_rank_that_is_far_from_the_others_is_named)
         }
     }
     expect_firing(f, "rank_distance of decoder.3.self (rank 9) is 7.5, above 5 for 2 windows");
+    assert_string_equal(
+        f->told[f->seen++].text,
+        "rank_distance of the run (mean of its layers) is 7.5, above 5 for 2 windows");
     alerts_stop(f);
 }
 
