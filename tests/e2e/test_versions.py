@@ -20,6 +20,7 @@ sys.path.insert(0, str(HISTORIES))
 import make_history  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+REMOVED = ("trouble",)  # metrics that are kept and no longer shown: PROTOCOL.md, Decoding
 BUILD = Path(ATTND).resolve().parents[1]
 VERSION = re.search(r"version: '([0-9.]+)'", (ROOT / "meson.build").read_text()).group(1)
 
@@ -67,7 +68,9 @@ def test_a_history_of_an_earlier_schema_says_what_it_always_said(path, tmp_path)
     database.write_bytes(gzip.decompress(path.read_bytes()))
     assert name == f"schema-{schema_of(database)}"
     attnd = Attnd(*make_history.SETTINGS, f"history.path={database}")
-    assert make_history.said(attnd) == json.loads((HISTORIES / f"{name}.json").read_text())
+    always = json.loads((HISTORIES / f"{name}.json").read_text())
+    always["metrics"] = [metric for metric in always["metrics"] if metric not in REMOVED]
+    assert make_history.said(attnd) == always
     assert attnd.call("alerts", job=make_history.JOB)["alerts"][0]["state"] == "firing_at_end", "it was a resolved one"
     attnd.close()
     schema = (ROOT / "daemon" / "store" / "schema.c").read_text()

@@ -67,7 +67,7 @@ for number in range(1, {count} + 1):
 print("written", flush=True)
 {then}
 """
-    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True,
+    return subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                             env={"PYTHONPATH": str(PACKAGE), "PATH": os.environ["PATH"]})
 
 

@@ -134,7 +134,7 @@ def test_what_may_not_be_seen_is_not_there(two):
         if SECRET.encode() in ask(two, ALL, f"{path}?job={SECRET}")[1]:
             shown.add(path.rsplit("/", 1)[1])
         assert ask(two, SOME, f"{path}?job=a-open") == ask(two, ALL, f"{path}?job=a-open"), path
-    assert shown >= {"runs", "layers", "summary", "live", "history", "grid", "maps", "alerts", "trouble"}, "the test can fail"
+    assert shown >= {"runs", "layers", "summary", "live", "history", "grid", "maps", "alerts", "verdict"}, "the test can fail"
     both = [ask(two, SOME, f"/api/v1/compare?job=a-open&job_b={job}") for job in (SECRET, "b-nowhere")]
     assert both[0] == both[1] and both[0][0] == 404 and ask(two, ALL, f"/api/v1/compare?job=a-open&job_b={SECRET}")[0] == 200
 
