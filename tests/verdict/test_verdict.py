@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One training of each fault and two healthy ones, judged as runs.py judges many; README.md has the table of those."""
+"""One training of each fault and a healthy one, judged as runs.py judges many; README.md has the table of those."""
 import pytest
 
 pytest.importorskip("torch")
