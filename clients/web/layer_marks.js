@@ -12,9 +12,6 @@ export const marksOf = (layer, held) =>
         text: `● ${alert.rule} since epoch ${alert.since.epoch}, step ${alert.since.step}`,
     }));
 
-/** Whether a warning or worse fires about a head; null: about the layer. */
-export function outlinesOf(layer, held) {
-    const own = held.filter(isOf(layer)).filter(({ severity }) => severity !== "info"),
-        firing = new Set(own.map(({ head }) => head));
-    return (head) => firing.has(head);
-}
+/** The rules of the warnings and worse that fire about a layer: by head, and about the layer itself by null. */
+export const firingOf = (layer, held) =>
+    new Map(held.filter((one) => isOf(layer)(one) && one.severity !== "info").map(({ head, rule }) => [head, rule]));

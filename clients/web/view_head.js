@@ -433,11 +433,10 @@ class HeadView {
         const { run, map, metric, head, name, time } = this,
             live = this.moment ?? run.newest(map),
             summary = this.isLive() ? this.summary() : null;
-        const step = this.isLive() ? null : time.grid.windows.step[time.at];
         this.drawSpectrum(live, summary);
         this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));
         this.about.body.replaceChildren(
-            ...headAlerts(alertsAbout(alertsAt(this.intervals, step), map, head)),
+            ...headAlerts(alertsAbout(alertsAt(this.intervals, time.step), map, head)),
             factsOf(live, summary, this),
             ...byRank(this.ranks, head),
             h("h3", {}, "Alerts of the run"),

@@ -7,6 +7,7 @@ import { h, layerName, note, number, percent } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { COLUMNS, HeadsTable } from "./heads_table.js";
 import { cellsShown, LayerHeads } from "./layer_heads.js";
+import { firingOf } from "./layer_marks.js";
 import { LayerProjections } from "./layer_projections.js";
 import { LayerSeries } from "./layer_series.js";
 import { allHeads, overHeads } from "./load_maps.js";
@@ -49,7 +50,7 @@ function drawImportance(frame, live, sick, onPick) {
         below = [what],
         left = 70;
     if (all.length > BARS) below.push(`the first ${BARS} of ${all.length} heads, together ${percent(share)}`);
-    if (sick.size) below.push("■ an alert fires for this head, whatever its score");
+    if (order.some((head) => sick.has(head))) below.push("■ an alert fires for this head, whatever its score");
     const height = order.length * step + 14 + 16 * below.length;
     const root = newSvg(width, height, "importance of the heads"),
         x = d3.scaleLinear([0, d3.max(values) || 1], [left, width - 62]);
@@ -233,17 +234,11 @@ export async function show(root, params, { store, isCurrent }) {
         const live = numbers;
         if (!live) return;
         importance.hidden = !scoreOf(live);
-        if (!importance.hidden) drawImportance(importance, live, sickHeads(), openHead);
+        if (!importance.hidden) drawImportance(importance, live, firingOf(map, alertsAt(alerts, time.step)), openHead);
         tableRows.draw(live);
         table.setTitle(tableTitle(live, time), live.past ? live.when : run.when(live));
         similarity.hidden = Boolean(live.past);
         if (!live.past) drawSimilarity(similarity, live);
-    }
-    /** Head to the rule of a warning or worse that fires for it at the moment. */
-    function sickHeads() {
-        const held = alertsAt(alerts, time.at === null ? null : time.grid.windows.step[time.at]),
-            own = held.filter((one) => layerName(one) === name && one.head !== null && one.severity !== "info");
-        return new Map(own.map(({ head, rule }) => [head, rule]));
     }
     async function loadRoles() {
         const found = await run.roles(where);

@@ -9,7 +9,7 @@ import { drawBound, leftRoom, legendOf, nameLeft, valueDomain } from "./chart.js
 import { alertsAbout, alertsAt } from "./chart_marks.js";
 import { byLayer, h, hideTooltip, layerName, note, number, refill, select, showTooltip } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
-import { outlinesOf } from "./layer_marks.js";
+import { firingOf } from "./layer_marks.js";
 import { allHeads, overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
@@ -337,14 +337,13 @@ class ModelView {
 
     /** Alerts that fire at the moment that is shown. */
     held() {
-        const { time, alerts } = this;
-        return alertsAt(alerts, time.at === null ? null : time.grid.windows.step[time.at]);
+        return alertsAt(this.alerts, this.time.step);
     }
 
     markThumbs() {
         const held = this.held(),
-            firing = new Map(this.layers.map((map) => [layerName(map), outlinesOf(map, held)]));
-        this.thumbs.mark((layer, head) => firing.get(layerName(layer))?.(head) ?? false);
+            firing = new Map(this.layers.map((map) => [layerName(map), firingOf(map, held)]));
+        this.thumbs.mark((layer, head) => firing.get(layerName(layer))?.has(head) ?? false);
     }
 
     async loadRollout(stack) {

@@ -10,7 +10,7 @@ import { figure } from "./figure.js";
 import { loadLoggedGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
 import { drawLegend } from "./heat_legend.js";
 import { HeatMap } from "./heat_map.js";
-import { marksOf, outlinesOf } from "./layer_marks.js";
+import { firingOf, marksOf } from "./layer_marks.js";
 import { NeedsAttention } from "./needs_attention.js";
 import { drawHead, drawNoHead } from "./overview_head.js";
 import { headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
@@ -307,8 +307,8 @@ class Overview {
 
     drawOutlines() {
         if (this.layers.length === 0) return;
-        const firing = new Map(this.layers.map((one) => [layerName(one), outlinesOf(one, this.alerts.held)]));
-        this.map.outline((layer, head) => firing.get(layerName(layer))(head));
+        const firing = new Map(this.layers.map((one) => [layerName(one), firingOf(one, this.alerts.held)]));
+        this.map.outline((layer, head) => firing.get(layerName(layer)).has(head));
     }
 
     whenText() {

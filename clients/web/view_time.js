@@ -123,6 +123,11 @@ export class ViewTime {
         return this.at === null ? null : this.grid.windows.last[this.at];
     }
 
+    /** The step with which it ends; null likewise. */
+    get step() {
+        return this.at === null ? null : this.grid.windows.step[this.at];
+    }
+
     /** "step 55", "epoch 3 · step 120", "live", "end of the run". */
     text() {
         if (this.at === null) return this.run.isOver() ? "end of the run" : "live";
