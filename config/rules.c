@@ -149,6 +149,11 @@ bool rule_is_of_run(const struct rule *rule)
     return rule_metric_info(rule->metric).finest == RULE_EACH_RUN;
 }
 
+bool rule_is_worse_low(const struct rule *rule)
+{
+    return rule->condition == RULE_BELOW || rule->condition == RULE_FALLS_BY;
+}
+
 const char *rule_metric_name(uint32_t metric)
 {
     return rule_metric_info(metric).name;

@@ -22,7 +22,6 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
                                      const struct alert_place *place, char *text, size_t size)
 {
     bool of_heads = rule_is_of_heads(rule);
-    bool low = rule->condition == RULE_BELOW || rule->condition == RULE_FALLS_BY;
     bool pooled = of_heads ? place->head < 0 : !place->has_layer && !rule_is_of_run(rule);
     const char *how = rule->statistic == RULE_MAX   ? "largest"
                       : rule->statistic == RULE_MIN ? "smallest"
@@ -46,7 +45,7 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
         pooled = true;
     } else if (pooled && place->has_layer && cell->worst >= 0) {
         snprintf(worst, sizeof worst, ", head %" PRId32 " has the %s", cell->worst,
-                 low ? "lowest" : "highest");
+                 rule_is_worse_low(rule) ? "lowest" : "highest");
     }
     snprintf(text, size, "%s%s%s%s%s", where, head, all, worst, pooled ? ")" : "");
 }

@@ -170,7 +170,5 @@ int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct
     if (gathered->count == 0 || gathered->min == gathered->max || !rule_is_of_heads(rule)) {
         return -1;
     }
-    return (int32_t)(rule->condition == RULE_BELOW || rule->condition == RULE_FALLS_BY
-                         ? gathered->lowest
-                         : gathered->highest);
+    return (int32_t)(rule_is_worse_low(rule) ? gathered->lowest : gathered->highest);
 }
