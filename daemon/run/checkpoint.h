@@ -12,7 +12,6 @@
  *                             goes on
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
  *   part/TRACK/INDEX/LAYER    layer_state_pack
- *   trouble/TRACK/LAYER       trouble_pack; of the primary track
  *
  * TRACK is the rule's name, so that rules may change places in the config; LAYER is stream_key.
  *

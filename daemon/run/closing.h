@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* closing: the work when a window of a run closes, or is shown before. Per layer: its summary with
- * the drift since the baseline is judged by the rules, gets the trouble of its heads from that, is
- * published, and goes to the history; so alerts are published before the summary that they are
- * about. Then the run is judged, and everything that has become known is submitted as one batch:
- * the windows, the alerts, the end of the checkpoints of what has closed, and the new position.
+ * the drift since the baseline is judged by the rules, is published, and goes to the history; so
+ * alerts are published before the summary that they are about. Then the run is judged, and
+ * everything that has become known is submitted as one batch: the windows, the alerts, the end of
+ * the checkpoints of what has closed, and the new position.
  *
  * Acknowledged messages may not be lost any more: a window that there is no memory to keep stays
  * open, in the checkpoints, and closes again a second later (window_reopen). Loop thread only. */

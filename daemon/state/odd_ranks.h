@@ -17,8 +17,8 @@ struct odd_rank {
     bool odd;
 };
 
-/* The rank that is farthest from the others in a layer with so many heads; a distance of NaN: there
- * are less than three. Returns 0 or ERR_MEMORY. */
+/* Finds the rank that is farthest from the others in a layer with `heads` heads. A distance of NaN
+ * says that there are less than three ranks. Returns 0 or ERR_MEMORY. */
 int odd_ranks_farthest(const struct rank_entropy *entropy, uint32_t heads, double *ret_distance,
                        uint32_t *ret_rank);
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A collapse made of maps: control and HTTP say the same of it, worst first, before and after restarts, after kill -9, and
-from the history when the run is no longer in memory."""
+"""A collapse made of maps: control and HTTP give the same verdict on it, worst first, before and after restarts, after
+kill -9, and from the history when the run is no longer in memory."""
 import http.client
 import json
 import signal
