@@ -63,7 +63,7 @@ static const struct method methods[] = {
      PARAM_RUNS | PARAM_JOB_B | PARAM_RUN_B | PARAM_METRIC | PARAM_WINDOWS | PARAM_COUNT |
          PARAM_LIMIT,
      PARAM_JOB, false},
-    {"log", history_log, PARAM_RUNS | PARAM_FROM, PARAM_JOB, false},
+    {"log", history_log, PARAM_RUNS | PARAM_FROM | PARAM_POINTS, PARAM_JOB, false},
     {"states", history_states, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_COUNT, PARAM_JOB,
      true},
     {"verdict", history_verdict, PARAM_RUNS | PARAM_LIMIT, PARAM_JOB, true},

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* log: the numbers that a training reported itself, such as its loss. The store keeps few enough of
- * them (STORE_POINTS_MAX) to give them all. */
+ * them (STORE_POINTS_MAX) to give them all, and `points` asks for fewer. */
 #include "daemon/history/find.h"
+#include "daemon/history/params.h"
 #include "daemon/store/store.h"
 
 #include <math.h>
@@ -56,6 +57,20 @@ static void log_put(struct query *query, const char *name, const struct log_poin
     }
 }
 
+/* Leaves evenly chosen ones, the first and the last included, where the question limits them.
+ * Returns how many. */
+static uint32_t choose_points(const struct query *query, struct log_point *points, uint32_t count)
+{
+    uint64_t most = query->params.points;
+    if (!(query->params.given & PARAM_POINTS) || count <= most) {
+        return count;
+    }
+    for (uint32_t i = 0; i < most; i++) {
+        points[i] = points[(uint64_t)i * (count - 1) / (most - 1)];
+    }
+    return (uint32_t)most;
+}
+
 /* The names in the order in which they were first reported. */
 static int log_put_all(struct query *query, const struct found_run *run, struct log_point *points)
 {
@@ -73,7 +88,8 @@ static int log_put_all(struct query *query, const struct found_run *run, struct 
         int found = log_read(query, column_u64(statement, 0), points);
         code = found < 0 ? found : 0;
         if (!code) {
-            log_put(query, column_text(statement, 1), points, (uint32_t)found);
+            log_put(query, column_text(statement, 1), points,
+                    choose_points(query, points, (uint32_t)found));
             count++;
         }
     }
