@@ -46,14 +46,20 @@ const char *const rule_default_help[RULE_DEFAULT_COUNT] = {
 #undef RULE
 };
 
+static const char *const rule_default_says[RULE_DEFAULT_COUNT] = {
+#define RULE_ADVICE(name, says, why, advice) [RULE_DEFAULT_##name] = says,
+#include "config/rules.def"
+#undef RULE_ADVICE
+};
+
 const char *const rule_default_why[RULE_DEFAULT_COUNT] = {
-#define RULE_ADVICE(name, why, advice) [RULE_DEFAULT_##name] = why,
+#define RULE_ADVICE(name, says, why, advice) [RULE_DEFAULT_##name] = why,
 #include "config/rules.def"
 #undef RULE_ADVICE
 };
 
 const char *const rule_default_advice[RULE_DEFAULT_COUNT] = {
-#define RULE_ADVICE(name, why, advice) [RULE_DEFAULT_##name] = advice,
+#define RULE_ADVICE(name, says, why, advice) [RULE_DEFAULT_##name] = advice,
 #include "config/rules.def"
 #undef RULE_ADVICE
 };
@@ -252,6 +258,12 @@ static int rules_find_text(const char *name, const char *metric)
     const struct rule *rule = find_default(name);
     bool same = rule && strcmp(rule_metric_name(rule->metric), metric) == 0;
     return same ? (int)(rule - rule_defaults) : -1;
+}
+
+const char *rule_says(const char *name, const char *metric)
+{
+    int index = rules_find_text(name, metric);
+    return index >= 0 ? rule_default_says[index] : NULL;
 }
 
 const char *rule_why(const char *name, const char *metric)

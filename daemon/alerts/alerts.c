@@ -249,12 +249,17 @@ static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink)
 {
     int result = 0;
-    alerts_note(alerts, &run->common);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
+        struct result_common at = run->common;
         if (rule->each != RULE_EACH_RUN || rule->metric == RULE_SILENCE) {
             continue;
         }
+        if (rule->metric != RULE_LOST_SHARE && alerts->judged.any) { /* the window ended before */
+            at.epoch = alerts->judged.epoch;
+            at.step = alerts->judged.step;
+        }
+        alerts_note(alerts, &at);
         int code = alerts_judge_run(alerts, i, run_value(alerts, i, run), sink);
         result = result ? result : code;
         alerts->gathered[i] = (struct alert_gathered){0};

@@ -129,8 +129,10 @@ void alert_message(const struct rule *rule, const struct alert_cell *cell,
         name_change(rule, cell->value, change + 2, sizeof change - 2);
     }
     windows_text(cell->held, windows);
-    int used =
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "%s of %s is %.4g%s, ", value, where, now, change);
+    const char *says =
+        state == ALERT_RESOLVED ? NULL : rule_says(rule->name, rule_metric_name(rule->metric));
+    int used = snprintf(ret_text, ALERT_MESSAGE_MAX, "%s%s%s of %s is %.4g%s, ", says ? says : "",
+                        says ? ": " : "", value, where, now, change);
     char *rest = ret_text + used; /* names have their bounds, and leave room */
     size_t room = ALERT_MESSAGE_MAX - (size_t)used;
     if (state == ALERT_RESOLVED) {
