@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The alerts that fire now or fired at the end of their run, and since when; and their place beside the overview.
+// A list of alerts, with how long they fired; and those that the verdict of a moment does not have.
 import { firingAt, firingAtEnd, loadIntervals } from "./alerts_past.js";
 import { h, headName, layerName, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
@@ -16,7 +16,7 @@ export function where(alert) {
 
 function untilOf(alert) {
     if (Number.isFinite(alert.to)) return ` until step ${alert.to}`;
-    return alert.state === "firing_at_end" ? ", firing at end" : "";
+    return alert.state === "firing_at_end" ? ", still firing when the run ended" : "";
 }
 
 function entry(alert, { job, run, at }) {
@@ -42,7 +42,7 @@ function entry(alert, { job, run, at }) {
 
 /** A list of alert maps of a run, the worst first; a sentence when there is none. `params`: of the view, for its links. */
 export function alertsList(alerts, params) {
-    if (alerts.length === 0) return h("p", {}, "Nothing.");
+    if (alerts.length === 0) return h("p", {}, "No alerts");
     const sorted = [...alerts].sort((a, b) => RANK[a.severity] - RANK[b.severity] || b.step - a.step);
     return h(
         "ul",
@@ -54,7 +54,7 @@ export function alertsList(alerts, params) {
 
 const samePlace = (a, b) => ["rule", "stack", "layer", "site", "head"].every((key) => a[key] === b[key]);
 
-/** The alerts of a run: those that fire at the moment that is shown, and below them all others. */
+/** The alerts of a run: `held` are those that fire at the moment that is shown; its frame has all others. */
 export class OverviewAlerts {
     /** `params`: of the view; links go to its run, and to its moment. */
     constructor({ store, params, run }) {
@@ -81,15 +81,10 @@ export class OverviewAlerts {
     }
 
     draw() {
-        const { frame, held, step, store, params } = this,
-            others = this.intervals.filter((one) => !held.some((alert) => samePlace(alert, one))),
-            now = isOver(store.shownRun()) ? "at the end of the run" : "firing now";
-        frame.setTitle("Alerts", step === null ? now : `at step ${step}`);
-        refill(
-            frame.body,
-            alertsList(held, params),
-            others.length ? h("h3", {}, step === null ? "Earlier" : "At other times") : "",
-            others.length ? alertsList(others, params) : "",
-        );
+        const { frame, held, step, params } = this,
+            others = this.intervals.filter((one) => !held.some((alert) => samePlace(alert, one)));
+        frame.hidden = others.length === 0;
+        frame.setTitle(step === null ? "Earlier alerts" : "Alerts at other times");
+        refill(frame.body, alertsList(others, params));
     }
 }

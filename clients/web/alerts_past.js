@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: MIT
 // When alerts fired: each as an interval of steps, from the history of what began to, what was resolved, and what fired
 // at the end.
+/* global d3 */
 import { find } from "./api.js";
+
 
 const LIMIT = 2000,
     ENDINGS_LIMIT = 1000;
+
+export const SEVERITIES = ["critical", "warning", "info"];
+
+/** Alerts by severity, and then by their onset. */
+export const worstFirst = (alerts) =>
+    [...alerts].sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) || a.since.step - b.since.step);
+
 const place = (alert) => [alert.rule, alert.stack, alert.layer, alert.site, alert.head].join(" ");
 
 /** Makes intervals of the events of one run, oldest first. An alert that fired at the end stays open: the run may go on. */
@@ -42,16 +51,9 @@ export const firingAt = (intervals, step) =>
 /** The alerts that fire, or did when the run ended. */
 export const firingAtEnd = (intervals) => intervals.filter((one) => one.to === Infinity);
 
-/** How many alerts fired at the end of runs that have ended: `.of(run)` is a number, "–" for none, and "" of a run that is
- * older than what was asked for. */
+/** The alerts that fired at the end of runs, worst first, by the run; of runs that told alerts lately. */
 export async function loadEndings() {
     const answer = await find("alerts", { limit: ENDINGS_LIMIT }),
-        events = [...(answer?.alerts ?? [])].reverse(),
-        runs = new Map();
-    for (const event of events) runs.set(event.run, [...(runs.get(event.run) ?? []), event]);
-    const since = answer?.more ? events[0].time_ns : 0;
-    const count = (list) => intervalsOf(list).filter((one) => one.to === Infinity).length;
-    return {
-        of: (run) => count(runs.get(run.run) ?? []) || ((run.first_ns ?? 0) >= since ? "–" : ""),
-    };
+        runs = d3.group([...(answer?.alerts ?? [])].reverse(), ({ run }) => run);
+    return new Map([...runs].map(([run, events]) => [run, worstFirst(firingAtEnd(intervalsOf(events)))]));
 }

@@ -293,17 +293,17 @@ export function drawChart(container, options) {
 
 /**
  * A small line of one head over the run: an <svg>, or null when there is nothing over time. `at`: the window that has a dot, or null; `bound`: a number on the
- * axis, or null; `onset`: the window from which the line is that of trouble, or null.
+ * axis, or null; `onset`: the window from which the line is that of trouble, or null; `domain` of the axis, or null: its own.
  */
-export function sparkline(values, { at = null, bound = null, onset = null, width = 300, height = 46 } = {}) {
+export function sparkline(values, { at = null, bound = null, onset = null, domain = null, width = 300, height = 46 } = {}) {
     const root = newSvg(width, height, "over the run"),
         ok = values.filter(Number.isFinite);
     if (ok.length < 2) return null;
     const x = d3.scaleLinear([0, values.length - 1], [2, width - 4]),
-        y = d3.scaleLinear(extent(bound === null ? ok : [...ok, bound]), [height - 4, 4]);
+        y = d3.scaleLinear(domain ?? extent(bound === null ? ok : [...ok, bound]), [height - 4, 4]).clamp(true);
     const line = d3
         .line()
-        .defined(Number.isFinite)
+        .defined(finite)
         .x((_, i) => x(i))
         .y((v) => y(v));
     if (bound !== null)

@@ -17,6 +17,16 @@ export const COLOR_MAPS = {
     hot,
     cool,
 };
+/** Colours of distances from what is healthy, a function of [-1, 1]: pale at 0, blue below, orange above. */
+export function distanceColors() {
+    const middle = getComputedStyle(document.documentElement).getPropertyValue("--pale").trim(),
+        [below, above] = ["#2b6cb0", "#c05a12"].map((end) => d3.interpolateLab(middle, end));
+    return (t) => (t < 0 ? below(-t) : above(t));
+}
+
+/** A colour map over a range. */
+export const scaled = (interpolate, [low, high]) => (x) => interpolate(Math.max(0, Math.min(1, (x - low) / (high - low))));
+
 /** Colours of differences: blue below, red above. */
 export const diverging = (t) => d3.interpolateRdBu(1 - t);
 

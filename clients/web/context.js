@@ -60,6 +60,9 @@ function chosenOf(log) {
     return { loss: (losses.length ? losses : others.slice(0, 1)).slice(0, LOSSES), rate };
 }
 
+/** The losses of a log, the first that was reported first; without one its first series. */
+export const lossOf = (log) => chosenOf(log).loss;
+
 /**
  * Where on an axis a step is: `steps` are the last steps of windows and `places` where these end, both ascending.
  * Before, between and after them steps are evenly spread; a single window is taken to begin `every` places before its
@@ -221,18 +224,6 @@ export function contextOptions(runs, { unit, every = 1 }) {
         over: ({ root, xs, left }) => drawOver(root, strips, { xs, left }),
         say: (x) => sayAt(strips, x),
     };
-}
-
-/** Over the map of layers x time in `container`: what the run of the grid has logged, at the columns of its windows. */
-export function contextOverTime(container, grid) {
-    const node = container.querySelector("svg"),
-        plot = node?.querySelector("rect.missing");
-    if (grid.log.length === 0 || !plot) return;
-    const ends = grid.windows.step.map((_, w) => w + 1),
-        place = placer(grid.windows.step, ends, 1, firstStep([grid])),
-        left = plot.parentNode.transform.baseVal.consolidate()?.matrix.e ?? 0,
-        xs = d3.scaleLinear([0, grid.count], [left, left + plot.width.baseVal.value]);
-    drawOver(d3.select(node), stripsOf([{ log: grid.log, place }]), { xs, left });
 }
 
 /** More options for the chart of a grid's windows. */

@@ -66,10 +66,12 @@ export async function loadLoggedGrid(what) {
     return grid && { ...grid, log };
 }
 
-/** The values of a head over the run; [] when the grid has not its layer. */
-export function seriesOf(grid, layer, head) {
+/** The values of a head over the run, or with the head null of all as one, `pooled`; [] when the grid has not the layer. */
+export function seriesOf(grid, layer, head, pooled = d3.mean) {
     const row = grid?.layers.get(layerName(layer));
-    return row ? Array.from(row.values.subarray(head * grid.count, (head + 1) * grid.count)) : [];
+    if (!row) return [];
+    if (head !== null) return Array.from(row.values.subarray(head * grid.count, (head + 1) * grid.count));
+    return d3.range(grid.count).map((window) => pooled(valuesAt(grid, layer, window).filter(Number.isFinite)) ?? NaN);
 }
 
 /** The values of a layer's heads in one window; null when the grid has not the layer. */

@@ -6,7 +6,7 @@ import { svg as newSvg } from "./figure.js";
 
 const LONG = 230;
 
-const WORSE = { low: "◀ worse", high: "worse ▶", neither: "both ends can be healthy" };
+const WORSE = { low: "low is bad", high: "high is bad", neither: "no good or bad end" };
 
 function scaleNode([low, high], interpolate, metric, bounds) {
     const root = newSvg(LONG + 22, 32, `colour scale of ${metric.name}`),
@@ -39,15 +39,22 @@ function swatch(name) {
     return root.node();
 }
 
-/** `bounds` as boundsOf() gives them. */
-export function drawLegend(box, limits, interpolate, metric, bounds) {
+/** Names colours that are distances from the range of each head itself. */
+function distanceNode(colors) {
+    const at = [-1, -0.5, 0, 0.5, 1],
+        root = newSvg(at.length * 26, 12, "colours by distance").attr("aria-hidden", "true");
+    at.forEach((t, i) => root.append("rect").attr("x", i * 26).attr("width", 26).attr("height", 12).attr("fill", colors(t)));
+    return h("span", {}, "below ", root.node(), "above each head's own range while it was healthy");
+}
+
+/** `bounds` as boundsOf() gives them; `ranges`: where colours are distances from those, else null. */
+export function drawLegend(box, { limits, interpolate, metric, bounds, ranges }) {
     const part = (name, text) => h("span", {}, swatch(name), text);
-    const side = h("span", { class: "worse" }, WORSE[metric.worse] ?? "");
     box.replaceChildren(
-        ...(metric.worse === "low" ? [side, scaleNode(limits, interpolate, metric, bounds)] : [scaleNode(limits, interpolate, metric, bounds), side]),
+        ranges ? distanceNode(ranges.colors) : scaleNode(limits, interpolate, metric, bounds),
+        h("span", { class: "worse" }, `${metric.name}: ${WORSE[metric.worse] ?? WORSE.neither}`),
         ...bounds.map((bound) => h("span", { class: "bounds" }, bound.name)),
-        part("firing", "a warning or worse fires"),
-        h("span", {}, "● alert of the layer"),
+        part("firing", "an alert fires"),
         part("missing", "no number"),
     );
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Layers by heads as coloured cells, with their numbers where there is room, outlines of heads with alerts, marks, a cursor
-// that keys move, and the means over the heads. A layer with more heads than fit has several lines of cells.
+// Layers by heads as coloured cells, with their numbers where there is room, outlines of heads with alerts, a cursor that
+// keys move, and the means over the heads. A layer with more heads than fit has several lines of cells.
 /* global d3 */
 import { h, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
 import { svg as newSvg } from "./figure.js";
@@ -160,7 +160,7 @@ export class HeatMap {
                 .attr("y", middle)
                 .attr("text-anchor", "end")
                 .text(`L${layer.layer}`);
-        const row = { layer, x: x + left, y: y + top, marks: group.append("g"), rects: [], texts: [] };
+        const row = { layer, x: x + left, y: y + top, rects: [], texts: [] };
         const blank = newRect("cell missing", step, tall); // copies of it are cheap: a large model has 12,800 heads
         for (let head = 0; head < layer.heads; head++) {
             const cell = { x: left + (head % columns) * step, y: top + Math.floor(head / columns) * tall };
@@ -180,8 +180,7 @@ export class HeatMap {
                         .node(),
                 );
         }
-        group.node().insertBefore(fragmentOf([...row.rects, ...row.texts]), row.marks.node());
-        row.top = top;
+        group.node().append(fragmentOf([...row.rects, ...row.texts]));
         row.mean = group
             .append("text")
             .attr("class", "average")
@@ -199,13 +198,14 @@ export class HeatMap {
         return { x: row.x + (head % columns) * step, y: row.y + Math.floor(head / columns) * tall };
     }
 
-    color(layer, values, interpolate, [low, high]) {
+    /** `colorOf(x, head)`: the colour of a number. */
+    color(layer, values, colorOf) {
         const row = this.cells.get(layerName(layer));
         if (row) row.mean.textContent = number(Number(meanOf(values).toPrecision(3)));
         row?.rects.forEach((rect, head) => {
             const x = values?.[head],
                 missing = x === null || x === undefined || !Number.isFinite(x),
-                fill = missing ? null : interpolate(Math.max(0, Math.min(1, (x - low) / (high - low))));
+                fill = missing ? null : colorOf(x, head);
             rect.setAttribute("class", missing ? "cell missing" : "cell");
             if (missing) rect.removeAttribute("fill");
             else rect.setAttribute("fill", fill);
@@ -250,22 +250,6 @@ export class HeatMap {
                 this.flashes.delete(row);
             }, 400),
         );
-    }
-
-    /** Alerts of a layer as a dot at its name. */
-    mark(layer, marks) {
-        const row = this.cells.get(layerName(layer)),
-            { tall, lines } = this.size;
-        if (!row) return;
-        const nodes = row.marks.selectAll("path").data(marks.filter((one) => one.head === null));
-        nodes.exit().remove();
-        nodes
-            .enter()
-            .append("path")
-            .merge(nodes)
-            .attr("class", (d) => `mark ${d.kind}`)
-            .attr("d", "M0,-4A4,4 0 1 1 0,4A4,4 0 1 1 0,-4")
-            .attr("transform", `translate(6,${row.top + (tall * lines) / 2})`);
     }
 
     rowAt(layer) {

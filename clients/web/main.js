@@ -12,6 +12,7 @@ import { applyTheme, onChange, set, settings } from "./settings.js";
 import { Store } from "./store.js";
 import { countTrouble, loadFleet, show as fleet } from "./view_fleet.js";
 import { show as head } from "./view_head.js";
+import { show as home } from "./view_home.js";
 import { show as layer } from "./view_layer.js";
 import { show as model } from "./view_model.js";
 import { show as overview } from "./view_overview.js";
@@ -20,13 +21,14 @@ import { paced } from "./view_state.js";
 import { show as tokens } from "./view_tokens.js";
 
 const VIEWS = {
+    home: { title: "Runs", show: home, isApart: true }, // of all jobs, and of none
     overview: { title: "Overview", show: overview, isEarly: true }, // asks while its layers are still to come
     layer: { title: "Layer", show: layer },
     head: { title: "Head", show: head },
     model: { title: "Model", show: model },
     tokens: { title: "Tokens", show: tokens },
-    runs: { title: "Runs", show: runs },
-    fleet: { title: "Fleet", show: fleet, isApart: true }, // of all jobs, and of none
+    runs: { title: "Compare", show: runs },
+    fleet: { title: "Fleet", show: fleet, isApart: true },
 };
 const METRIC = "entropy_normalized";
 /** How often the header looks whether a run has fallen silent, and a node, and how long layers that come together are waited for. */
@@ -162,7 +164,7 @@ function mendMetric(params) {
 /** A view that needs no job. */
 async function showApart(root, view, params, mine) {
     root.replaceChildren();
-    const stop = await VIEWS[view].show(root, params, { isCurrent: () => mine === turn });
+    const stop = await VIEWS[view].show(root, params, { store, isCurrent: () => mine === turn });
     if (mine === turn) shown = stop;
     else stop();
 }
@@ -198,7 +200,7 @@ async function update(again = false) {
     const place = placeNow(),
         mine = ++turn,
         root = byId("view");
-    if (!Object.hasOwn(VIEWS, place.view)) return go("overview", {});
+    if (!Object.hasOwn(VIEWS, place.view)) return go("home", {});
     shown?.();
     shown = null;
     hideTooltip();
@@ -207,6 +209,7 @@ async function update(again = false) {
     document.title = `${title} · attnd`;
     byId("title").textContent = title;
     showPadding(place.params.padding === "shown");
+    for (const id of ["job", "run"]) byId(id).parentNode.hidden = place.view === "home";
     drawPickers(place.params);
     drawTabs(place.view);
     const why = VIEWS[place.view].isApart ? null : whatLacks(place.params);

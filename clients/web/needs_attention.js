@@ -1,24 +1,17 @@
 // SPDX-License-Identifier: MIT
 // The first look: the alerts that fire at the moment that is shown, since when, why they matter and what helps; or how many
 // checks found nothing.
-/* global d3 */
 import { where } from "./alerts_list.js";
-import { sparkline } from "./chart.js";
-import { windowOfStep } from "./chart_marks.js";
-import { h, layerName, number, refill, withModule } from "./dom.js";
+import { h, layerName, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
-import { loadGrid, seriesOf, valuesAt, windowAt } from "./grid.js";
 import { link } from "./router.js";
-import { comparedText, conditionText, isOnAxis, shownBy, whyNode } from "./rules.js";
+import { shownBy, whyNode } from "./rules.js";
 import { isOver } from "./run_text.js";
 import { aboutText, groupsOf, sinceText, Verdict } from "./verdict.js";
 import { fleetTrouble } from "./view_fleet.js";
 
 /** Rows of a rule that are shown at first. */
 const ROWS = 3;
-/** Windows of a line, and its size in px. */
-const POINTS = 120,
-    LINE = { width: 190, height: 34 };
 /** Other jobs that are named. */
 const ELSEWHERE = 3;
 
@@ -26,7 +19,7 @@ export class NeedsAttention {
     /** `store` and `params` as the view has them. */
     constructor({ store, params, run, isCurrent }) {
         this.verdict = new Verdict({ job: params.job, run });
-        Object.assign(this, { store, params, isCurrent, moment: undefined, rules: [], series: new Map(), open: new Set() });
+        Object.assign(this, { store, params, isCurrent, moment: undefined, rules: [], open: new Set() });
         this.frame = figure("Needs attention", "", "attention").plain();
         this.frame.hidden = true;
     }
@@ -62,8 +55,7 @@ export class NeedsAttention {
         return this.isEnded() && !isPast ? `at the end of the run, ${at}` : `in the window to ${at}`;
     }
 
-    /** Done when the lines are there. */
-    async draw() {
+    draw() {
         const { frame } = this,
             found = (this.found = this.verdict.found),
             fleet = this.moment === undefined ? fleetTrouble(this.store.fleet, this.verdict.run) : [];
@@ -73,18 +65,16 @@ export class NeedsAttention {
         const groups = groupsOf(found?.alerts ?? []);
         frame.classList.toggle("well", groups.length + fleet.length === 0);
         frame.classList.remove("open");
-        if (groups.length + fleet.length === 0) return void this.drawWell();
+        if (groups.length + fleet.length === 0) return this.drawWell();
         const about = aboutText(found?.alerts ?? []),
             many = about && `${found.more ? "at least " : ""}${about}`;
         frame.setTitle(found?.isPast ? "Needed attention" : "Needs attention", [Number.isFinite(found?.step) && this.momentText(), many].filter(Boolean).join(" · "));
-        this.lines = [];
         refill(
             frame.body,
             ...fleet,
             ...groups.map((group, i) => this.groupNode(group, i === 0)),
             ...(found ? [groups.length ? "" : h("p", {}, this.wellText()), ...this.moreNodes()] : []),
         );
-        await this.drawLines();
     }
 
     /** Below all: the newest moment when another is shown, other jobs. */
@@ -96,7 +86,7 @@ export class NeedsAttention {
         const { found, frame } = this;
         const isJudged = Number.isFinite(found.step);
         frame.classList.toggle("open", !isJudged);
-        frame.setTitle(isJudged ? "No alerts" : "Nothing is judged", "");
+        frame.setTitle(isJudged ? "No alerts" : "Not monitoring yet", "");
         refill(
             frame.body,
             h("p", {}, this.wellText()),
@@ -108,8 +98,8 @@ export class NeedsAttention {
         if (Number.isFinite(this.found.step)) return this.checksText() ?? `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}.`;
         if (this.rules.length === 0) return "No rule is in force: alerts are switched off, or none is of this job.";
         return this.isEnded()
-            ? "Rules judge windows, and the run ended without one."
-            : "Rules judge windows, and the first one has not closed yet.";
+            ? "The run ended before the first check, which comes with the first window."
+            : "The first check comes with the first window: after 16 captures, unless window.unit says otherwise.";
     }
 
     /** How many rules have had numbers to judge, and what the others need; undefined where attnd does not say. */
@@ -174,7 +164,7 @@ export class NeedsAttention {
     moreNode(rule, rest) {
         const isOpen = this.open.has(rule),
             about = aboutText(rest.flatMap(({ all }) => all)),
-            text = isOpen ? "show the worst only" : `show ${rest.length} more${about && `: ${about}`}`;
+            text = isOpen ? "Show the worst only" : `Show ${about ? about.replace(/ /, " more ") : `${rest.length} more`}`;
         const toggle = () => {
             if (isOpen) this.open.delete(rule);
             else this.open.add(rule);
@@ -183,81 +173,30 @@ export class NeedsAttention {
         return h("button", { type: "button", "aria-expanded": String(isOpen), onclick: toggle }, text);
     }
 
-    /** A link to the head or the layer that an alert is about. */
-    whoNode(alert) {
-        const { stack, head, metric } = alert,
-            view = head === null ? "layer" : "head";
-        return stack === null
-            ? h("b", { class: "who" }, where(alert))
-            : h("a", { class: "who", href: this.to(view, { ...alert, head: head ?? undefined }, shownBy(metric)) }, where(alert));
+    /** The page of the head or the layer that an alert is about. */
+    hrefOf(alert) {
+        const { head, metric } = alert;
+        return this.to(head === null ? "layer" : "head", { ...alert, head: head ?? undefined }, shownBy(metric));
     }
 
-    /** The number with its bound and a line where a metric shows it, else the message. */
+    whoNode(alert) {
+        return alert.stack === null ? h("b", { class: "who" }, where(alert)) : h("a", { class: "who", href: this.hrefOf(alert) }, where(alert));
+    }
+
     rowNode({ alert, all }) {
-        const rule = this.rules.find((one) => one.name === alert.rule),
-            isLine = rule && alert.stack !== null && this.isMetric(shownBy(alert.metric)),
-            more = isLine && alert.head === null ? alert.message : "";
         return h(
             "li",
             {},
             this.whoNode(alert),
-            ...(isLine ? this.lineNodes(alert, rule) : [h("span", { class: "said" }, alert.message)]),
+            h("span", {}, alert.message),
             h("span", { class: "soft" }, sinceText(alert)),
-            h("span", { class: "soft" }, this.ofNodes(alert, all), " ", h("span", { class: "module" }, withModule(alert, more))),
+            h("span", { class: "soft" }, this.ofNodes(alert, all), " ", h("span", { class: "module" }, withModule(alert, ""))),
         );
     }
 
-    /** "entropy_normalized 0.02 · below 0.1", and the line; the value of a window that has passed comes with that. */
-    lineNodes(alert, rule) {
-        const isLater = this.found.isPast && isOnAxis(rule),
-            value = h("b", {}, isLater ? "" : number(alert.value)),
-            line = h("span", { class: "spark" });
-        this.lines.push({ line, alert, rule, value: isLater ? value : null });
-        return [h("span", { class: "what" }, `${comparedText(rule)} `, value, ` · ${conditionText(rule, alert.bound)}`), line];
-    }
-
-    /** "worst of 8 heads of decoder.0.self", where the row stands for all of them. */
+    /** "also 7 other heads in decoder.0.self", where the row stands for all of them. */
     ofNodes(alert, all) {
         if (all.length === 1) return "";
-        return ["worst of ", h("a", { href: this.to("layer", { ...alert, head: undefined }) }, `${all.length} heads of ${layerName(alert)}`)];
-    }
-
-    async drawLines() {
-        await Promise.all(this.lines.map((one) => this.drawLine(one)));
-    }
-
-    async drawLine({ line, alert, rule, value }) {
-        const { moment } = this,
-            grid = await this.gridOf(alert, rule),
-            values = this.valuesOf(grid, alert, rule),
-            at = windowAt(grid, moment),
-            bound = isOnAxis(rule) ? alert.bound : null; // only there it stands on the axis of the metric
-        if (values.length === 0 || !line.isConnected) return;
-        if (value && at !== null) value.textContent = number(values[at]);
-        const onset = alert.since ? windowOfStep(grid.windows.step, alert.since.step) : null,
-            node = sparkline(values, { ...LINE, at, bound, onset });
-        if (node) line.replaceChildren(node);
-    }
-
-    /** The values of a head; of a layer what a rule about it compares: those of its heads as one. */
-    valuesOf(grid, alert, rule) {
-        if (alert.head !== null || !grid) return seriesOf(grid, alert, alert.head);
-        const pooled = { max: d3.max, min: d3.min }[rule.statistic] ?? d3.mean;
-        return d3.range(grid.count).map((window) => pooled((valuesAt(grid, alert, window) ?? []).filter(Number.isFinite)) ?? NaN);
-    }
-
-    /** The windows of a layer, asked for once until there are newer ones. In the past they are those of the slider. */
-    gridOf({ stack, layer, site, metric: compared }, rule) {
-        const { step } = this.verdict.newest ?? {},
-            metric = shownBy(compared),
-            points = this.moment === undefined ? POINTS : undefined,
-            statistic = isOnAxis(rule) ? rule.statistic : "mean",
-            key = `${step} ${metric} ${statistic} ${layerName({ stack, layer, site })} ${points}`;
-        for (const old of this.series.keys()) if (!old.startsWith(`${step} `)) this.series.delete(old);
-        if (!this.series.has(key)) {
-            const { job, run } = this.verdict;
-            this.series.set(key, loadGrid({ job, run, stack, layer, site, metric, statistic, points }).catch(() => null));
-        }
-        return this.series.get(key);
+        return [`also ${all.length - 1} other heads in `, h("a", { href: this.to("layer", { ...alert, head: undefined }) }, layerName(alert))];
     }
 }

@@ -6,7 +6,7 @@
 // in #data what is described at `start`.
 /* global d3 */
 import { asShown, looksCausal, showPadding, showsPadding, strongestPairs, withPadded } from "./cells.js";
-import { COLOR_MAPS } from "./colors.js";
+import { COLOR_MAPS, scaled } from "./colors.js";
 import { h, headName, layerName, note, number, select, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { headChooser, headColor, HeadLines } from "./head_lines.js";
@@ -167,7 +167,7 @@ class NotebookView {
             range = [Math.min(0, ...all), metric.most ?? d3.max(all) ?? 1];
         this.overview.setTitle(metric.name, metric.description);
         heat.draw(layers, this.overview.body.clientWidth || 900);
-        layers.forEach((layer, i) => heat.color(layer, metric.values[i], COLOR_MAPS[settings.colorMap], range));
+        layers.forEach((layer, i) => heat.color(layer, metric.values[i], scaled(COLOR_MAPS[settings.colorMap], range)));
         this.legend.replaceChildren(lyingBar(range, metric.unit));
     }
 

@@ -8,7 +8,7 @@ import { isOfMatrices } from "./store.js";
 
 export const STATISTICS = ["mean", "std", "min", "max", "p10", "p50", "p90", "p99", "last"];
 
-/** Metrics that the layers have, in groups. */
+/** Metrics that the layers have, and the one that is shown, in groups. */
 export function metricPicker(store, value, onchange) {
     const has = new Set(
         store.layers().flatMap((map) => [...Object.keys(map.heads ?? {}), ...Object.keys(map.spectrum ?? {})]),
@@ -16,7 +16,7 @@ export function metricPicker(store, value, onchange) {
     const group = (label, isIn) => ({
         label,
         options: store.metrics
-            .filter((metric) => isIn(metric) && (has.size === 0 || has.has(metric.name)))
+            .filter((metric) => isIn(metric) && (has.size === 0 || has.has(metric.name) || metric.name === value))
             .map((metric) => [metric.name, metric.name]),
     });
     const groups = [

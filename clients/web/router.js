@@ -3,7 +3,7 @@
 
 export function here() {
     const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-    return { view: path || "overview", params: Object.fromEntries(new URLSearchParams(query)) };
+    return { view: path || "home", params: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 /** The address of a view; parameters without a value are left out. */

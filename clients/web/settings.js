@@ -2,7 +2,7 @@
 // The user's preferences, kept in this browser.
 
 const KEY = "attnd-settings";
-const DEFAULTS = { colorMap: "viridis", theme: "auto", range: "auto", scale: "natural" };
+const DEFAULTS = { colorMap: "viridis", theme: "auto", range: "auto", scale: "own" };
 const listeners = new Set();
 let kept = {};
 try {

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT
 // The alerts that fire in a run, worst first: now, or at a moment that has passed; by rule, and about one head in words.
-import { firingAt } from "./alerts_past.js";
+import { firingAt, worstFirst } from "./alerts_past.js";
 import { find } from "./api.js";
 import { h, headName, layerName, withModule } from "./dom.js";
 import { whyNode } from "./rules.js";
 
 /** Alerts that are asked for, the worst of a run. */
 const ALERTS = 1000;
-
-const SEVERITIES = ["critical", "warning", "info"];
 
 /** More heads of one layer than this share a row. */
 const APART = 3;
@@ -31,14 +29,27 @@ export class Verdict {
 
     /** Another moment: {step, epoch} of a window that has passed, and the intervals of alerts; null is the newest. */
     goTo(window, intervals) {
-        const rank = ({ severity }) => SEVERITIES.indexOf(severity);
         this.past = window && {
             ...window,
             isPast: true,
-            alerts: firingAt(intervals, window.step).sort((a, b) => rank(a) - rank(b) || a.since.step - b.since.step),
+            alerts: worstFirst(firingAt(intervals, window.step)),
         };
     }
 }
+
+const isAbout = (layer) => (alert) => layerName(alert) === layerName(layer);
+
+/** The alerts about a layer and its heads in words: [{head (null: the layer), kind, text}]. `held`: alerts that fire. */
+export const marksOf = (layer, held) =>
+    held.filter(isAbout(layer)).map((alert) => ({
+        head: alert.head,
+        kind: alert.severity === "info" ? "info" : "alert",
+        text: `● ${alert.rule} ${sinceText(alert)}`,
+    }));
+
+/** The rules of the warnings and worse that fire about a layer: by head, and about the layer itself by null. */
+export const firingOf = (layer, held) =>
+    new Map(held.filter((one) => isAbout(layer)(one) && one.severity !== "info").map(({ head, rule }) => [head, rule]));
 
 /** Since when an alert fires; "" where that is not known. */
 export const sinceText = ({ since }) => (since ? `since step ${since.step}${since.epoch ? `, epoch ${since.epoch}` : ""}` : "");

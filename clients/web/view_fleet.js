@@ -98,7 +98,7 @@ function nodeFacts(fleet) {
         ...who(fleet),
         ["outbox", `${count(rows, "row")}, ${size(bytes)}`],
         ["not sent yet", wait],
-        ["sent", `${count(sent, "row")}${isNonzero(resent, `, ${resent.toLocaleString("en")} of them again`) ?? ""}`],
+        ["sent", `${count(sent, "row")}${isNonzero(resent, `, ${resent.toLocaleString("en")} re-sent`) ?? ""}`],
         ["lost before that", count(outbox_lost, "row")],
     ]);
 }
@@ -108,7 +108,7 @@ function hubFacts(fleet) {
         ...who(fleet),
         ["parts", `${fleet.rows.toLocaleString("en")}, ${size(fleet.bytes)}`],
         ["in the stream", `${count(fleet.waiting, "message")} waiting`],
-        ["windows", `${fleet.merged.toLocaleString("en")} merged, ${fleet.corrected.toLocaleString("en")} of them again`],
+        ["windows", `${fleet.merged.toLocaleString("en")} merged, ${fleet.corrected.toLocaleString("en")} re-merged`],
         ["set aside", isNonzero(fleet.poisoned, `${count(fleet.poisoned, "message")}: unreadable, or of runs that there is no room for`)],
         ["other window rules", isNonzero(fleet.windows_unknown, `${count(fleet.windows_unknown, "message")} left out`)],
         ["epochs differ", isNonzero(fleet.steps_disagree, `in ${count(fleet.steps_disagree, "window")}`)],

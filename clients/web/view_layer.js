@@ -7,7 +7,6 @@ import { h, layerName, note, number, percent } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { COLUMNS, HeadsTable } from "./heads_table.js";
 import { cellsShown, LayerHeads } from "./layer_heads.js";
-import { firingOf } from "./layer_marks.js";
 import { LayerProjections } from "./layer_projections.js";
 import { LayerSeries } from "./layer_series.js";
 import { allHeads, overHeads } from "./load_maps.js";
@@ -17,6 +16,7 @@ import { headCount, layerPicker, metricPicker, openLayer, paddingPicker } from "
 import { go, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { mapStep } from "./run.js";
+import { firingOf } from "./verdict.js";
 import { kept, paced } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 

@@ -9,7 +9,6 @@ import { drawBound, leftRoom, legendOf, nameLeft, valueDomain } from "./chart.js
 import { alertsAbout, alertsAt } from "./chart_marks.js";
 import { byLayer, h, hideTooltip, layerName, note, number, refill, select, showTooltip } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
-import { firingOf } from "./layer_marks.js";
 import { allHeads, overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
@@ -20,6 +19,7 @@ import { mapStep, NOT_KEPT, openRun } from "./run.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { Thumbs } from "./thumbs.js";
+import { firingOf } from "./verdict.js";
 import { kept, paced } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 

@@ -1,28 +1,29 @@
 // SPDX-License-Identifier: MIT
-// The heat map of layers by heads and the layers over time: live, or at any window of the run.
+// A run: its verdict, its time line, the maps of the head that broke first, and layers by heads: live, or at any window.
 import { OverviewAlerts } from "./alerts_list.js";
 import { find } from "./api.js";
 import { alertsAbout, windowOfStep } from "./chart_marks.js";
-import { COLOR_MAPS, extent } from "./colors.js";
-import { contextOverTime } from "./context.js";
+import { BeforeAfter } from "./before_after.js";
+import { COLOR_MAPS, extent, scaled } from "./colors.js";
 import { byLayer, h, headName, layerName, note, number, select, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { loadLoggedGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
 import { drawLegend } from "./heat_legend.js";
 import { HeatMap } from "./heat_map.js";
-import { firingOf, marksOf } from "./layer_marks.js";
 import { NeedsAttention } from "./needs_attention.js";
 import { drawHead, drawNoHead } from "./overview_head.js";
 import { headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
 import { go, here, keep, link } from "./router.js";
 import { boundsOf, loadRules } from "./rules.js";
 import { isOver } from "./run_text.js";
-import { droppedCount, OverviewRuns } from "./runs_table.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
-import { drawTimeMap, whyNoTime } from "./time_map.js";
+import { HealthyRanges } from "./own_range.js";
+import { Timeline } from "./timeline.js";
+import { firingOf, marksOf } from "./verdict.js";
 import { paced } from "./view_state.js";
 import { whyNoWindow } from "./view_fleet.js";
+import { droppedCount } from "./view_home.js";
 import { Playback, wrongMoment } from "./view_time.js";
 
 /** The grid is asked for again at most so often, and so are alerts, and the verdict. */
@@ -75,7 +76,14 @@ class Overview {
         this.cost = ""; // as loadCost() has it
         this.attention = new NeedsAttention({ store, params, run: store.run, isCurrent });
         this.alerts = new OverviewAlerts({ store, params, run: store.run });
-        this.runs = new OverviewRuns({ store, params, isCurrent });
+        this.timeline = new Timeline({
+            run: { job: params.job, run: store.run },
+            metricOf: (name) => store.metrics.find((metric) => metric.name === name),
+            hrefOf: (alert) => this.attention.hrefOf(alert),
+            onPick: (window) => this.playback.goTo(window),
+            isCurrent,
+        });
+        this.maps = new BeforeAfter({ store, params, isCurrent });
         this.playback = new Playback((at) => this.setTime(at));
         this.onSummary = paced(() => this.reloadGrid(), GRID_MS);
         this.onAlerts = paced(() => this.reloadAlerts(), ALERTS_MS);
@@ -133,8 +141,6 @@ class Overview {
         await this.alerts.load().catch(() => {});
         if (!this.isCurrent()) return;
         this.drawAlerts();
-        this.drawTime();
-        this.runs.loadEndings();
         this.onVerdict();
     }
 
@@ -185,7 +191,6 @@ class Overview {
         this.heat = figure("Layers × heads", "", "heat");
         this.legend = h("div", { class: "legend" });
         this.cellBox = figure("Head", "", "one-head").plain();
-        this.timeBox = figure("Layers × time", "", "time-map");
         this.map = this.makeMap();
         this.costLine = h("p", { class: "soft cost" });
         this.heat.append(this.legend, this.costLine);
@@ -193,13 +198,9 @@ class Overview {
         root.append(
             ...[wrongMoment(this)].filter(Boolean),
             this.attention.frame,
+            h("div", { class: "story" }, this.timeline.frame, this.maps.frame),
             this.makeControls(),
-            h(
-                "div",
-                { class: "columns" },
-                h("div", { class: "stack" }, this.heat, this.timeBox, this.runs.frame),
-                h("div", { class: "stack" }, this.cellBox, this.alerts.frame),
-            ),
+            h("div", { class: "columns" }, this.heat, h("div", { class: "stack" }, this.cellBox, this.alerts.frame)),
         );
     }
 
@@ -207,6 +208,7 @@ class Overview {
         const change = (more) => go("overview", { ...here().params, ...more }),
             { domain } = this.metric;
         const ranges = [
+            ["own", "distance from its own range"],
             ...(domain ? [["natural", `natural: ${number(domain[0])} to ${number(domain[1])}`]] : []),
             ["auto", "of this run"],
         ];
@@ -215,7 +217,7 @@ class Overview {
             { class: "controls" },
             metricPicker(this.store, this.metric.name, (metric) => change({ metric })),
             statisticPicker(this.statistic, (statistic) => change({ statistic })),
-            select("range", ranges, settings.scale, (value) => {
+            select("colour", ranges, settings.scale, (value) => {
                 set("scale", value);
                 this.drawAll();
             }),
@@ -249,7 +251,6 @@ class Overview {
 
     drawAll() {
         this.layers = layersOf(this.store, this.grid);
-        this.timeBox.hidden = this.layers.length === 0;
         if (this.layers.length === 0) return this.drawNothing();
         this.map.cells.clear();
         this.map.draw(this.layers, this.heat.body.clientWidth || 900);
@@ -274,8 +275,7 @@ class Overview {
     }
 
     colorRow(layer) {
-        this.map.color(layer, this.valuesOf(layer), COLOR_MAPS[settings.colorMap], this.limits);
-        this.map.mark(layer, this.marksOf(layer));
+        this.map.color(layer, this.valuesOf(layer), this.ranges?.colorsOf(layer) ?? scaled(COLOR_MAPS[settings.colorMap], this.limits));
     }
 
     /** `isNew`: there are other numbers than before, not only another moment of them. */
@@ -283,13 +283,13 @@ class Overview {
         this.isOver = this.hasEnded();
         this.limits = this.range();
         this.takeMoment();
+        if (isNew) this.takeRanges();
         this.layers.forEach((layer) => this.colorRow(layer));
         this.drawOutlines();
         const bounds = boundsOf(this.rules, this.metric);
-        drawLegend(this.legend, this.limits, COLOR_MAPS[settings.colorMap], this.metric, bounds);
+        drawLegend(this.legend, { limits: this.limits, interpolate: COLOR_MAPS[settings.colorMap], metric: this.metric, bounds, ranges: this.ranges });
         this.playback.name(this.whenText());
-        if (isNew || !this.markTime) this.drawTime();
-        else this.markTime(this.at);
+        this.drawStory();
         const isLive = this.layers.some((layer) => this.newestOf(layer));
         const of = isLive ? `of step ${this.stepOfLive()}` : `${this.statistic} of the window${this.windowStep()}`;
         this.heat.setTitle("Layers × heads", `${unitOf(this.metric)} · ${of}`);
@@ -317,19 +317,19 @@ class Overview {
         return this.hasEnded() ? "end of the run" : this.events.state === "live" ? "live" : "newest received";
     }
 
-    drawTime() {
-        const { grid, timeBox, metric, limits } = this;
-        if (!grid || grid.count < 2) {
-            timeBox.setTitle("Layers × time");
-            timeBox.body.replaceChildren(whyNoTime(grid));
-            this.markTime = () => {};
-            return;
-        }
-        timeBox.setTitle("Layers × time", `${unitOf(metric)} · ${this.statistic} of the window, mean over heads`);
-        const onPick = (window) => this.playback.goTo(window);
-        this.markTime = drawTimeMap(timeBox.body, grid, { limits, metric, onPick, alerts: this.alerts.intervals });
-        this.markTime(this.at);
-        contextOverTime(timeBox.body, grid);
+    /** The ranges of the heads, where colours are the distance from them. */
+    takeRanges() {
+        const { grid, metric, limits, alerts } = this,
+            found = settings.scale === "own" ? new HealthyRanges({ grid, span: metric.domain ?? limits, alerts: alerts.intervals }) : null;
+        this.ranges = found?.isKnown ? found : null; // until then a colour is a number
+    }
+
+    /** The time line and the maps of what the verdict names, now or at the moment that is shown. */
+    drawStory() {
+        const { verdict } = this.attention,
+            alerts = [...(verdict.found?.alerts ?? []), ...(verdict.newest?.alerts ?? [])].filter(({ severity }) => severity !== "info");
+        this.timeline.draw({ grid: this.grid, metric: this.metric, alerts, rules: this.rules, step: this.at === null ? null : this.grid.windows.step[this.at] });
+        this.maps.draw(alerts, this.grid?.windows);
     }
 
     drawCell() {
@@ -366,6 +366,7 @@ class Overview {
     drawVerdict() {
         this.takeMoment();
         this.attention.draw();
+        this.drawStory();
         this.drawOutlines();
     }
 
@@ -376,12 +377,10 @@ class Overview {
     drawAlerts() {
         this.takeMoment();
         this.alerts.draw();
-        this.layers.forEach((layer) => this.map.mark(layer, this.marksOf(layer)));
         this.drawOutlines();
     }
 
     drawRuns() {
-        this.runs.draw();
         this.drawCost();
         if (this.layers.length === 0) return this.drawNothing();
         if (this.isOver === this.hasEnded()) return;
@@ -449,7 +448,6 @@ class Overview {
             store.on("alerts", this.onAlerts),
             store.on("fleet", () => this.onFleet()),
             store.on("jobs", () => this.drawRuns()),
-            store.on("clock", () => this.runs.onClock()),
             events.on("state", () => this.recolor(false)),
             () => resize.disconnect(),
         ];
@@ -473,7 +471,6 @@ export async function show(root, params, context) {
     view.drawRuns();
     performance.mark("data");
     view.attention.draw();
-    view.runs.loadEndings();
     view.loadCost();
     if (!view.grid && context.store.summaries.size) view.onSummary(); // windows that are about to be stored
     return view.listen();

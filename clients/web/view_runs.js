@@ -227,7 +227,7 @@ export async function show(root, params, { store, isCurrent }) {
         return null;
     }
     const list = figure("Heads, most different first", `${found.heads.length} in both`).plain(),
-        picture = figure("Where they are", "distance: mean Jensen-Shannon divergence of the metrics"),
+        picture = figure("Distance by head", "distance: mean Jensen-Shannon divergence of the metrics"),
         chart = new ZoomChart(series.body);
     series.querySelector(".tools").before(chart.tools);
     root.append(h("div", { class: "stack" }, series, h("div", { class: "grid" }, list, picture, differences)));

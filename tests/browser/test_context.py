@@ -75,16 +75,17 @@ def test_loss_and_learning_rate_stand_over_a_head_at_its_steps(place, page):
     page.screenshot("context-layer")
 
 
-def test_loss_stands_over_layers_and_time_and_cells_are_where_they_look(place, page):
+def test_the_time_line_has_the_loss_and_the_spread_of_the_heads_at_each_window(place, page):
     publish(place, "timed", falling)
     page.open(place, "#/overview?job=timed").ready()
-    svg = "svg[aria-label^='layers over time']"
-    wait_until(lambda: strips(page, svg) == ["loss", "lr"], "the strips over the map")
-    box = page.js(f"const b = document.querySelector(`{svg} rect.missing`).getBoundingClientRect(); return [b.left, b.top, b.width, b.height]")
-    drawn = points(page, f"{svg} .context path.line")
-    assert len(drawn) == STEPS and drawn[-1][0] == max(x for x, _ in drawn)
+    wait_until(lambda: page.texts(".timeline svg text.name tspan"), "the time line")
+    assert {"loss", "median, and 80 of 100median, and 80 of 100"} <= set(page.texts(".timeline svg text"))
+    box = page.js("const b = document.querySelector('.timeline svg .lane').getBoundingClientRect(); return [b.left, b.top, b.width, b.height]")
     page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", dict(type="mouseMoved", x=box[0] + box[2] - 3, y=box[1] + box[3] / 2))
-    wait_until(lambda: "decoder.0.self, step 11" in page.text("#tooltip"), "the last window under the pointer")
+    wait_until(lambda: page.text("#tooltip").startswith("step 11\nloss 1.9"), "the last window under the pointer")
+    (grid,) = place.api("grid", job="timed")["layers"]
+    middle = np.median([np.float32(head[-1]) for head in grid["values"]])
+    assert abs(float(page.text("#tooltip").split()[-1]) - middle) < 1e-3
     page.screenshot("context-overview")
 
 

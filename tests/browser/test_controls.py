@@ -38,19 +38,17 @@ def test_the_means_of_layers_stand_beside_them(site, page):
     np.testing.assert_allclose([float(text) for text in page.texts(".heat .average")], [means[name] for name in order], rtol=6e-3)
 
 
-def test_layers_over_time_lead_to_a_window(site, page):
+def test_the_time_line_leads_to_a_window(site, page):
     page.open(site, f"#/overview?job={JOB}").ready()
-    grid = site.api("grid", job=JOB)
-    page.keys(".time-map svg", "ArrowDown", "ArrowRight", "ArrowRight")
-    at = [layer for layer in grid["layers"] if where(layer) == "encoder.1.self"][0]
-    mean = np.mean([np.float32(head[2]) for head in at["values"]])
-    text = page.text("#tooltip")
-    assert text.startswith(f"encoder.1.self, step {grid['windows']['last'][2]}: entropy_normalized ")
-    assert abs(float(text.split()[4].strip(",")) - mean) < 1e-3
-    page.keys(".time-map svg", "Enter")
-    wait_until(lambda: f"at=step{grid['windows']['last'][2]}" in page.js("return location.hash"), "the window")
-    assert f"step {grid['windows']['last'][2]}" in page.text(".controls .time")
-    assert page.js("return document.activeElement.closest('.time-map') !== null"), "the focus stays where it was"
+    steps = site.api("grid", job=JOB)["windows"]["step"]
+    wait_until(lambda: page.js("return document.querySelector('.timeline svg') !== null"), "the time line")
+    page.keys(".timeline svg", "ArrowLeft", "ArrowLeft")
+    wait_until(lambda: f"at=step{steps[-2]}" in page.js("return location.hash"), "the window")
+    assert f"step {steps[-2]}" in page.text(".controls .time")
+    assert page.js("return document.getElementById('readout').textContent").startswith(f"step {steps[-2]}\nloss ")
+    assert page.js("return document.activeElement.closest('.timeline') !== null"), "the focus stays where it was"
+    page.keys(".timeline svg", "Home")
+    wait_until(lambda: f"at=step{steps[0]}" in page.js("return location.hash"), "the first window")
 
 
 def test_the_run_is_played_to_its_end(site, page):

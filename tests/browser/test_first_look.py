@@ -62,19 +62,19 @@ def test_what_captures_cost_is_said_while_the_run_goes_on(looked, page):
 
 def test_the_worst_alert_stands_first(looked, page):
     page.open(looked, "#/overview?job=falls").ready()
-    wait_until(lambda: page.js("return document.querySelectorAll('.attention .spark svg').length"), "its line")
+    wait_until(lambda: page.js("return document.querySelectorAll('.timeline .line.bad').length"), "its line")
     verdict = looked.api("verdict", job="falls")
     worst = verdict["alerts"][0]
     assert (worst["layer"], worst["head"], worst["rule"]) == (1, None, "entropy_collapse")
     assert "head 5 has the lowest" in worst["message"]
     text = attention(page)
     assert text.startswith(f"Needs attention at the end of the run, step {verdict['step']} · 1 layer critical entropy_collapse 1 layer")
-    assert f"{where(worst)} saturated_entropy {shown(worst['value'])} · below 0.25 since step {worst['since']['step']}" in text
-    assert worst["message"] in text and worst["why"] in text and worst["advice"] in text
+    assert f"{where(worst)} {worst['message']} since step {worst['since']['step']}" in text and worst["why"] in text and worst["advice"] in text
     size = page.js("const s = (q) => parseFloat(getComputedStyle(document.querySelector(q)).fontSize);"
-                   "return s('.trouble .who') / s('.trouble .what')")
+                   "return s('.trouble .who') / s('.trouble .soft')")
     assert size > 1.3 and page.js("return document.querySelector('.trouble .who').getBoundingClientRect().bottom") < 300
-    assert page.js("return document.querySelector('.trouble .spark .threshold') !== null"), "the bound is on its line"
+    assert {"decoder.1.self", "below 0.25", f"all other heads: {(LAYERS - 1) * HEADS}"} <= set(page.texts(".timeline svg text"))
+    assert page.js("return document.querySelectorAll('.timeline .threshold').length") == 1, "the bound is on its line"
     page.screenshot("first-look-falls-1440-light")
     page.js("document.querySelector('.trouble .who').click()")
     wait_until(lambda: "#/layer" in page.js("return location.hash"), "the layer")
@@ -105,15 +105,14 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     at = looked.api("grid", job="falls", metric="entropy_sans_first")["windows"]["last"].index(last)
     assert looked.api("verdict", job="falls")["step"] > last
     page.open(looked, f"#/overview?job=falls&at=step{last}").ready()
-    wait_until(lambda: page.js("return document.querySelectorAll('.attention .spark circle').length"), "the line with its window")
+    wait_until(lambda: page.js("return document.querySelector('.timeline .rule')?.getAttribute('visibility')") == "visible", "the window")
     text = attention(page)
-    then = page.text(".alerts ul.list")
-    assert "since epoch 0, step" in then and "firing at end" not in then and "when the run ended" not in then
+    assert "when the run ended" not in text
     assert text.startswith(f"Needed attention in the window to step {last} · 1 layer critical entropy_collapse 1 layer")
     value = float(np.mean([np.float32(values[at]) for values in grid["values"]]))
-    assert f"decoder.1.self saturated_entropy {shown(value)} · below 0.25 since step" in text
+    assert shown(value) in page.texts(".timeline .sick tspan"), "the number of that window"
     assert f"At the newest step, {STEPS - 1}: alerts about 1 layer." in text and "Advice:" in text
-    links = page.js("return [...document.querySelectorAll('.trouble a, .one-head a, .alerts .body a')].map((a) => a.hash)")
+    links = page.js("return [...document.querySelectorAll('.trouble a, .one-head a')].map((a) => a.hash)")
     assert links and all(f"at=step{last}" in link for link in links)
     page.screenshot("first-look-past-1440-light")
     slide(page, 0)
@@ -244,15 +243,20 @@ def outlines(page):
 def test_cells_are_outlined_by_alerts_and_say_their_number(looked, page, width, dark):
     page.open(looked, "#/overview?job=falls&metric=entropy_sans_first", width=width, dark=dark).ready()
     wait_until(lambda: outlines(page) == 1, "the outline of the layer")
-    assert page.texts(".legend .worse") == ["◀ worse"] and page.texts(".legend .tick text")[-1] == "1"
-    assert page.js("return document.querySelectorAll('.legend .bound').length") == 2, "of the rules about this metric"
+    assert page.texts(".legend .worse") == ["entropy_sans_first: low is bad"] and len(page.texts(".legend .bounds")) == 2
+    page.choose("colour", "natural")
+    wait_until(lambda: page.js("return document.querySelectorAll('.legend .bound').length") == 2, "the bounds of rules on the scale")
+    assert page.texts(".legend .tick text")[-1] == "1"
+    page.choose("colour", "own")
+    wait_until(lambda: page.texts(".legend .tick text") == [], "distances again")
+    fills = [page.js("const {h, c} = d3.hcl(arguments[0]); return [h, c]", fill) for fill in
+             page.js("return [...document.querySelectorAll('.heat .cell')].map((c) => c.getAttribute('fill'))")]
+    blue = [chroma > 20 and 200 < hue < 320 for hue, chroma in fills]
+    assert blue == [HEADS <= cell < 2 * HEADS for cell in range(LAYERS * HEADS)], "pale but for the layer that fell"
     if width == 1440:
         (live,) = looked.api("live", job="falls", layer=1)
         drawn = [float(text) for text in page.texts(".heat .value")][HEADS:2 * HEADS]
         np.testing.assert_allclose(drawn, live["heads"]["entropy_sans_first"], rtol=0.06, atol=1e-6)
-    onsets = page.js("return document.querySelectorAll('.time-map .onset').length")
-    began = {(alert["layer"], alert["since"]["step"]) for alert in looked.api("alerts", job="falls")["alerts"] if alert["layer"] is not None}
-    assert onsets == len(began) > 0
     page.screenshot(f"first-look-cells-{width}-{'dark' if dark else 'light'}")
     slide(page, 0)
     assert outlines(page) == 0, "at the first window nothing fired"

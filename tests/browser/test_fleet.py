@@ -164,7 +164,7 @@ def test_a_hub_that_is_cut_off_says_so_and_heals(page, fleet):
 
 def test_a_node_shows_its_outbox(page, fleet):
     fleet(NODE)
-    assert page.texts(".facts dd")[3:] == ["120 rows, 24 MiB", "3 rows, 600 KiB; the oldest for 13 s", "4,711 rows, 5 of them again", "2 rows"]
+    assert page.texts(".facts dd")[3:] == ["120 rows, 24 MiB", "3 rows, 600 KiB; the oldest for 13 s", "4,711 rows, 5 re-sent", "2 rows"]
     page.screenshot("fleet-node")
     page.js("window.fleet = arguments[0]", dict(NODE, refused="window.buckets is 8", connected=False, error=None))
     wait_until(lambda: len(page.texts("main .note.error")) == 2, "what is wrong")

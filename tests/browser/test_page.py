@@ -106,11 +106,13 @@ def test_the_overview_colours_each_head_by_its_number(site, page):
     cells = page.js("return document.querySelectorAll('.heat .cell').length")
     assert cells == len(values) == 24
     order = sorted(lives, key=lambda live: (["encoder self", "decoder self", "decoder cross"].index(f"{live['stack']} {live['site']}"), live["layer"]))
+    page.choose("colour", "natural")
     bright = page.js("return [...document.querySelectorAll('.heat .cell')].map((c) => d3.lab(c.getAttribute('fill')).l)")
     drawn = [values[f"{where(live)}.h{head}"] for live in order for head in range(4)]
     by_value = np.array(bright)[np.argsort(drawn)]
     span = max(drawn) - min(drawn)  # how far apart the heads are is the training's affair
     assert np.diff(by_value).min() > -0.5 and by_value[-1] > by_value[0] + 60 * span, "viridis is the brighter the more"
+    page.choose("colour", "own")
     page.keys(".heat svg", "ArrowRight", "ArrowDown", "ArrowRight")
     name = page.text(".columns > .stack:last-child h2")
     assert name == "encoder.1.self.h1" and page.text(".big") == shown(values[name])
@@ -138,10 +140,12 @@ def test_metric_and_statistic_can_be_chosen(site, page):
     wait_until(lambda: "first_token" in page.text(".heat header"), "the other metric")
     page.choose("statistic", "p90")
     wait_until(lambda: "statistic=p90" in page.js("return location.hash"), "the statistic")
-    wait_until(lambda: page.texts(".legend .tick text")[-1:] == ["1"], "the natural range, unless another is chosen")
-    page.choose("range", "auto")
+    wait_until(lambda: "each head's own range" in page.text(".legend"), "distances, unless another colour is chosen")
+    page.choose("colour", "natural")
+    wait_until(lambda: page.texts(".legend .tick text")[-1:] == ["1"], "the natural range")
+    page.choose("colour", "auto")
     wait_until(lambda: page.texts(".legend .tick text")[-1:] not in ([], ["1"]), "the range of the run")
-    page.choose("range", "natural")
+    page.choose("colour", "own")
 
 
 def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
@@ -236,7 +240,9 @@ def test_what_comes_shows_at_once_and_a_lost_connection_heals(page):
         page.screenshot("empty-1440-light")
         trainer, rng = Trainer(site.daemon, "fresh"), np.random.default_rng(1)
         trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
-        wait_until(lambda: page.js("return document.querySelectorAll('.heat .cell').length") == 3, "the new job")
+        wait_until(lambda: page.texts(".home .run a") == ["fresh"], "the new job")
+        page.js("document.querySelector('.home .run a').click()")
+        wait_until(lambda: page.js("return document.querySelectorAll('.heat .cell').length") == 3, "its heads")
         page.keys(".heat svg", "ArrowRight")
         trainer.attention(np.full((1, 3, 8, 8), 1 / 8, np.float32), step=2)
         wait_until(lambda: page.text(".big") == "1", "the newest number")

@@ -47,11 +47,14 @@ def address(page):
     return page.js("return location.hash")
 
 
-def row_of(page, run):
-    """The row of a run in the overview's table: texts by the names of columns."""
-    heads = page.texts(".all-runs th")
-    rows = page.js("return [...document.querySelectorAll('.all-runs tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))")
-    (row,) = [row for row in rows if row[1] == run[:8]]
+def row_of(place, page, job, run=""):
+    """The row of a run in the list of all: texts by the names of columns. The list is shown then."""
+    if address(page) != "#/":
+        page.open(place, "#/").ready()
+    wait_until(lambda: page.texts(".home tbody tr"), "the list of runs")
+    heads = page.texts(".home th")
+    rows = page.js("return [...document.querySelectorAll('.home tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))")
+    (row,) = [row for row in rows if row[1] in (job, f"{job} {run[:8]}")]
     return dict(zip(heads, row))
 
 
@@ -82,8 +85,9 @@ def test_each_run_shows_its_own_layers_alone(place, twice, page):
         assert cells(page) == layers * HEADS, run
     page.open(place, f"#/overview?job=twice&run={first}").ready()
     publish(trainer, [4], layers=2)
-    wait_until(lambda: row_of(page, second)["step"] == "4", "the other run's step in the table")
+    wait_until(lambda: place.api("live", job="twice", run=second)[0]["step"] == 4, "the other run's step")
     assert cells(page) == 4 * HEADS and "step 2" in page.text("#where")
+    wait_until(lambda: row_of(place, page, "twice", second)["step"] == "4", "its step in the list")
 
 
 def test_an_unknown_run_is_said_to_be_unknown(place, twice, page):
@@ -98,7 +102,7 @@ def test_lists_say_when_runs_began(place, twice, page):
     runs = wait_until(lambda: (lambda runs: len(runs) == 2 and runs)(runs_of(place, "twice")), "both runs in the history")
     for run in runs:
         began = page.js("return new Date(arguments[0] / 1e6).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'})", run["first_ns"])
-        wait_until(lambda: row_of(page, run["run"])["began"] == began, "when it began")
+        wait_until(lambda: row_of(place, page, "twice", run["run"])["began"] == began, "when it began")
         assert any(text.startswith(f"{run['run'][:8]}, {began} ") for text in page.texts("#run option"))
 
 
@@ -106,10 +110,9 @@ def test_a_run_that_is_not_in_the_history_yet_says_when_it_began_once_it_is(plac
     trainer = Trainer(place.daemon, "young")
     publish(trainer, [0])
     wait_until(lambda: place.api("live", job="young", or_null=1), "its numbers")
-    page.open(place, "#/overview?job=young").ready()
-    assert row_of(page, trainer.run.hex())["began"] == "" or runs_of(place, "young")  # a checkpoint may have come
+    assert row_of(place, page, "young")["began"] == "" or runs_of(place, "young")  # a checkpoint may have come
     publish(trainer, [1, 2])
-    wait_until(lambda: row_of(page, trainer.run.hex())["began"] != "", "when it began")
+    wait_until(lambda: row_of(place, page, "young")["began"] != "", "when it began")
 
 
 def test_a_job_that_comes_later_is_shown_when_it_comes(place, page):
@@ -159,11 +162,12 @@ def test_what_fires_at_the_end_is_what_had_not_been_resolved(place, page, job, l
     publish(trainer, [7], weights=last())
     end(place, trainer, 7)
     page.open(place, f"#/overview?job={job}").ready()
-    assert "at the end of the run" in page.text(".alerts header")
-    rules = page.texts(".alerts .body > .list:first-child li b")
+    wait_until(lambda: "at the end of the run" in page.text(".attention"), "the verdict")
+    rules = page.texts(".attention .trouble header b")
     assert ("entropy_collapse" in rules) == firing
-    wait_until(lambda: row_of(page, trainer.run.hex())["alerts"] != "", "the count")
-    assert row_of(page, trainer.run.hex())["alerts"] == (str(len(rules)) if rules else "–")
+    assert any("entropy_collapse" in text for text in page.texts(".alerts li.resolved")) == (not firing)
+    said = "criticaldecoder.0.self since step 2" if firing else "No alerts"
+    wait_until(lambda: row_of(place, page, job)["verdict"].replace(" decoder", "decoder").startswith(said), "its sentence in the list")
 
 
 def test_what_a_job_dropped_itself_is_in_the_table(place, page):
@@ -174,12 +178,11 @@ def test_what_a_job_dropped_itself_is_in_the_table(place, page):
     for _ in range(2):
         trainer.event("log", values={"loss": 2.5}, reliable=True, seq=0)  # sent again on the reliable lane, which is no loss
     wait_until(lambda: any(job["dropped"] == {"seq_duplicate": 1, "repeated": 1, "source": 7} for job in place.daemon.call("jobs")), "the total")
-    page.open(place, "#/overview?job=dropping").ready()
-    wait_until(lambda: row_of(page, trainer.run.hex())["dropped"] == "8", "the drops in the table")
+    wait_until(lambda: row_of(place, page, "dropping")["lost"] == "8", "the drops in the list")
     (received,) = (job["received"] for job in place.daemon.call("jobs") if job["job"] == "dropping")
-    assert row_of(page, trainer.run.hex())["messages"] == str(received - 1), "without what was sent again"
-    titles = page.js("return [...document.querySelectorAll('.all-runs td')].map((cell) => cell.title)")
-    assert any(all(part in title for part in ("7 source", "1 seq_duplicate", "1 sent again, which is no loss")) for title in titles)
+    titles, messages = page.js("return [...document.querySelectorAll('.home .lost span')].map((cell) => cell.title)"), f"{received - 1} messages"
+    parts = (messages, "7 source", "1 seq_duplicate", "1 sent again, which is no loss")
+    assert any(all(part in title for part in parts) for title in titles), "without what was sent again"
 
 
 def test_a_silent_run_says_since_when(place, twice, page):
@@ -187,12 +190,14 @@ def test_a_silent_run_says_since_when(place, twice, page):
     wait_until(lambda: place.api("live", job="silent", or_null=1), "its numbers")
     page.open(place, "#/overview?job=silent").ready()
     assert "last heard" not in page.text("#where"), "the trainer's clock is not attnd's"
-    page.js("const real = Date.now; Date.now = () => real() + 595e3")  # the clock goes on
+    page.js("const {now, parse} = Date; Date.now = () => now() + 595e3; Date.parse = (text) => parse(text) + 595e3")  # both clocks go on
     publish(twice[2], [9], layers=2)
     wait_until(lambda: "last heard 10 min ago" in page.text("#where"), "since when")
-    assert "last heard 10 min ago" in row_of(page, page.js("return document.getElementById('run').value"))["state"]
-    assert row_of(page, twice[1])["state"] == "active", "of one that goes on it is not said"
     page.screenshot("silent-1440-light")
+    page.js("location.hash = '#/'")
+    wait_until(lambda: page.texts(".home tbody tr"), "the list")
+    assert row_of(place, page, "silent")["state"] == "silent last heard 10 min ago"
+    assert row_of(place, page, "twice", twice[1])["state"] == "active", "of one that goes on it is not said"
 
 
 @pytest.mark.parametrize("silent_s, interval_s, said", [
@@ -213,7 +218,7 @@ def test_a_moment_stays_when_the_run_grows(place, page):
     publish(trainer, range(121, 620))
     wait_until(lambda: page.js("return document.querySelector('.time input').max") == "400", "more windows than the picture has")
     assert page.text(".time").split()[-1] in ("100", "101") and "at=step100" in address(page)
-    assert "visible" in page.js("return [...document.querySelectorAll('.time-map .cursor')].map((c) => c.getAttribute('visibility'))")
+    assert "visible" in page.js("return [...document.querySelectorAll('.timeline .rule')].map((c) => c.getAttribute('visibility'))")
 
 
 @pytest.mark.parametrize("wrong", ["foo", "3", "step99999", "constructor"])
@@ -226,7 +231,7 @@ def test_a_moment_that_is_none_is_said_to_be_none(place, twice, page, wrong):
 
 def test_what_the_address_has_wrong_is_mended_and_said(place, twice, page):
     page.open(place, "#/constructor")
-    wait_until(lambda: address(page).startswith("#/overview"), "the overview")
+    wait_until(lambda: address(page) == "#/home", "the list of runs")
     for view in ("overview", "head", "layer"):
         page.open(place, f"#/{view}?job=twice&metric=none").ready()
         assert "There is no metric named none. This is entropy_normalized." in page.text("main")
@@ -255,13 +260,14 @@ def test_a_run_without_epochs_is_told_what_to_do(page):
         wait_until(lambda: "w.epoch_end()" in page.text("main pre"), "how a job is attached")
         trainer = Trainer(site.daemon, "endless")
         publish(trainer, range(5))
-        wait_until(lambda: cells(page) == HEADS, "the job")
-        assert "One closes with 16 captures by default" in page.text(".time-map")
+        wait_until(lambda: page.texts(".home .run a") == ["endless"], "the job")
+        page.open(site, "#/overview?job=endless").ready()
+        wait_until(lambda: "The first check comes with the first window: after 16 captures" in page.text(".attention"), "when it is judged")
         page.screenshot("no-epochs-1440-light")
         trainer.event("epoch_end", step=5)
         trainer.attention(maps(), epoch=1, step=6)
         trainer.event("epoch_end", epoch=1, step=6)
-        wait_until(lambda: page.js("return document.querySelector('.time-map svg') !== null"), "the picture when there are epochs")
+        wait_until(lambda: page.js("return document.querySelector('.timeline svg') !== null"), "the picture when there are epochs")
     finally:
         page.driver.get("about:blank")
         site.close()
@@ -281,7 +287,7 @@ def test_a_token_is_asked_for_on_the_page(page, tmp_path):
     try:
         publish(Trainer(site.daemon, "guarded"), [0])
         page.open(site)
-        wait_until(lambda: cells(page) == HEADS and page.text("#connection") == "connected", "the job, without a token")
+        wait_until(lambda: page.texts(".home .run a") == ["guarded"] and page.text("#connection") == "connected", "the job, without a token")
         through_a_proxy(page, True)
         page.open(site)
         wait_until(lambda: page.text("#connection") == "token needed", "that a token is needed")
@@ -290,12 +296,12 @@ def test_a_token_is_asked_for_on_the_page(page, tmp_path):
         page.js(f"document.querySelector('{field}').value = 'wrong'; {use}")
         wait_until(lambda: "does not take this token" in page.text("#token"), "that it is the wrong one")
         page.js(f"document.querySelector('{field}').value = '0123456789abcdefXYZ'; {use}")
-        wait_until(lambda: cells(page) == HEADS and page.text("#connection") == "connected", "the job")
+        wait_until(lambda: page.texts(".home .run a") == ["guarded"] and page.text("#connection") == "connected", "the job")
         assert page.js("return document.getElementById('token').hidden")
         page.js("sessionStorage.clear()")
         page.driver.get("about:blank")
         page.open(site, "#token=0123456789abcdefXYZ")
-        wait_until(lambda: cells(page) == HEADS and page.text("#connection") == "connected", "the job, by a link with the token")
+        wait_until(lambda: page.texts(".home .run a") == ["guarded"] and page.text("#connection") == "connected", "the job, by a link with the token")
         assert "0123456789abcdefXYZ" not in page.js("return location.href + JSON.stringify(history.state) + document.cookie")
         page.complaints()  # of what was refused
     finally:
@@ -309,10 +315,9 @@ def test_on_a_phone_the_chosen_head_is_below_its_cell(place, twice, page):
     page.open(place, "#/overview?job=twice", width=390, height=844).ready()
     page.keys(".heat svg", "ArrowRight")
     box = page.js("const b = (s) => document.querySelector(s).getBoundingClientRect();"
-                  "return [b('.heat').bottom, b('.one-head').top, b('.alerts').top, b('.time-map').top, b('.all-runs').top, b('#where').height]")
-    assert box[0] <= box[1] < box[0] + 30 and box[1] < box[2] < box[3] < box[4]
-    assert box[5] > 10 and "epoch 0 · step" in page.text("#where")
-    assert "local" in page.js("return getComputedStyle(document.querySelector('.all-runs .scroll')).backgroundAttachment"), "a shadow where the table goes on"
+                  "return [b('.heat').bottom, b('.one-head').top, b('.timeline').bottom, b('.heat').top, b('#where').height]")
+    assert box[0] <= box[1] < box[0] + 30 and box[2] < box[3]
+    assert box[4] > 10 and "epoch 0 · step" in page.text("#where")
     page.screenshot("phone-overview-390-light")
 
 
@@ -322,21 +327,22 @@ def test_a_run_that_has_ended_is_known_after_a_restart(place, twice, page):
     place.daemon.stop()
     place.daemon.start()
     page.open(place, f"#/overview?job=twice&run={first}").ready()
-    row = row_of(page, first)
-    (known,) = [job for job in place.api("jobs") if job["run"] == first]
-    assert (known["state"], row["layers"], row["messages"]) == ("ended", "4", str(known["received"]))
     assert cells(page) == 4 * HEADS
     page.screenshot("restarted-1440-light")
+    (known,) = [job for job in place.api("jobs") if job["run"] == first]
+    row = row_of(place, page, "twice", first)
+    assert (known["state"], row["state"], row["step"], row["lost"]) == ("ended", "ended", "2", "0")
 
 
-def test_no_column_of_the_runs_is_cut(place, twice, page):
-    name = "gpt-small-with-a-name-as-long-as-people-give-them-learning-rate-0.0003-seed-0017"
-    long = Trainer(place.daemon, name)
-    publish(long, [123456], layers=2)
-    end(place, long, 1234567)
-    for width in (1440, 1280):
-        page.open(place, "#/overview?job=twice", width=width).ready()
-        wait_until(lambda: name in page.text(".all-runs"), "the run")
+def test_no_column_of_the_list_is_cut_and_names_can_be_told_apart(place, twice, page):
+    names = [f"gpt-small-with-a-name-as-long-as-people-give-them-learning-rate-0.0003-seed-{seed:04}" for seed in (17, 18)]
+    for name in names:
+        long = Trainer(place.daemon, name)
+        publish(long, [123456], layers=2)
+        end(place, long, 1234567)
+    for width in (1440, 1280, 390):
+        page.open(place, "#/?search=gpt-small", width=width).ready()
+        wait_until(lambda: len(page.texts(".home .run a")) == 2, "the runs")
         page.screenshot(f"runs-{width}-light")
-        whole, seen = page.js("const s = document.querySelector('.all-runs .scroll'); return [s.scrollWidth, s.clientWidth]")
-        assert whole <= seen, width
+        assert sorted(page.texts(".home .run a")) == ["…-0017", "…-0018"] and page.js("return document.documentElement.scrollWidth <= innerWidth")
+        assert page.js("return [...document.querySelectorAll('.home .run a')].every((a) => a.scrollWidth <= a.clientWidth)"), width

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+// The maps of the head that broke first: of the last window before, and of the one after.
+import { where } from "./alerts_list.js";
+import { windowOfStep } from "./chart_marks.js";
+import { h } from "./dom.js";
+import { figure } from "./figure.js";
+import { drawMap } from "./map_view.js";
+import { openRun } from "./run.js";
+
+const SIDE = 160;
+
+export class BeforeAfter {
+    /** `store`, `params` and `isCurrent` as the view has them. */
+    constructor({ store, params, isCurrent }) {
+        Object.assign(this, { store, params, isCurrent, key: "" });
+        this.frame = figure("", "", "before-after").plain();
+        this.frame.hidden = true;
+    }
+
+    /** The first of these alerts to begin that is about a head decides; `windows` of a grid. */
+    async draw(alerts, windows) {
+        const [first] = alerts.filter(({ head }) => head !== null).sort((a, b) => a.since.step - b.since.step),
+            at = first && windows ? windowOfStep(windows.step, first.since.step) : 0,
+            key = first ? `${where(first)} ${first.since.step} ${Math.min(windows?.step.length ?? 0, at + 2)}` : "";
+        if (key === this.key) return;
+        this.key = key;
+        const places = at > 0 ? [at - 1, Math.min(at + 1, windows.step.length - 1)] : [],
+            maps = await this.load(first, places.map((window) => windows.last[window]));
+        if (key !== this.key || !this.isCurrent()) return;
+        this.frame.hidden = maps.length < 2 || maps.some((map) => !map);
+        if (this.frame.hidden) return;
+        this.frame.setTitle(`${where(first)} before and after`, `it broke about step ${first.since.step}`);
+        this.frame.body.replaceChildren(...maps.map((map, i) => this.pictureOf(map, `${i ? "after" : "before"}: step ${map.step}`)));
+    }
+
+    async load(alert, lasts) {
+        if (lasts.length === 0) return [];
+        const run = await openRun(this.store, this.params),
+            ask = (last) => run.map(alert, { kind: "heads", head: alert.head, last }).catch(() => null),
+            maps = await Promise.all(lasts.map(ask));
+        return maps.map((map) => (map?.heads ? map : null));
+    }
+
+    pictureOf(map, text) {
+        const box = h("div", {});
+        drawMap(box, map, { size: SIDE, axes: false, bar: false, name: text });
+        return h("figure", {}, box, h("figcaption", { class: "soft" }, text));
+    }
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MIT
+// All runs, those in trouble first: the verdict of each in a sentence, its loss and its worst head in lines that share a
+// scale, and the settings that differ.
+/* global d3 */
+import { where } from "./alerts_list.js";
+import { loadEndings, SEVERITIES } from "./alerts_past.js";
+import { find } from "./api.js";
+import { noJobYet } from "./attach.js";
+import { sparkline } from "./chart.js";
+import { windowOfStep } from "./chart_marks.js";
+import { LOG_MS, lossOf } from "./context.js";
+import { h, number, refill, select, visible } from "./dom.js";
+import { loadGrid, seriesOf } from "./grid.js";
+import { runKey } from "./overlay.js";
+import { here, keep, link } from "./router.js";
+import { isOver, startOf } from "./run_text.js";
+import { aboutText } from "./verdict.js";
+import { paced } from "./view_state.js";
+
+/** Points of a line, and its size in px. */
+const POINTS = 60,
+    LINE = { width: 104, height: 26 };
+/** Alerts of a run that are counted. */
+const ALERTS = 200;
+/** Questions that are open at once. */
+const AT_ONCE = 3;
+/** A common beginning of names that is longer than this is left out. */
+const SAME = 16;
+/** Settings of a run that its row shows, of those that differ. */
+const SETTINGS = 3;
+/** The metric of the worst head's line, and its range. */
+const METRIC = "entropy_normalized",
+    RANGE = [0, 1];
+
+const COLUMNS = ["", "run", "state", "verdict", "loss", "worst head", "step", "lost", "began", "differs by"];
+
+/** All that was dropped, by attnd and by the job itself ("source"); not what came again on the reliable lane. */
+export const droppedCount = ({ dropped }) =>
+    Object.values(dropped ?? {}).reduce((sum, count) => sum + count, 0) - (dropped?.repeated ?? 0);
+
+/** Messages that were lost on the way or dropped, with the reasons in its title; of a run in memory alone. */
+function lostNode(run) {
+    if (run.received === undefined) return "";
+    const named = (reason) => (reason === "repeated" ? "sent again, which is no loss" : reason),
+        reasons = Object.entries(run.dropped ?? {}).map(([reason, count]) => `${count} ${named(reason)}`),
+        title = [`${run.received - (run.dropped?.repeated ?? 0)} messages`, `${run.lost ?? 0} lost on the way`, ...reasons].join(", ");
+    return h("span", { title }, (run.lost ?? 0) + droppedCount(run));
+}
+
+/** How many characters at the beginning of all names are the same, up to a mark between words; 0 when they are few. */
+function sameBeginning(names) {
+    const [first = "", ...others] = [...new Set(names)];
+    if (others.length === 0) return 0;
+    let count = 0;
+    while (count < first.length && others.every((name) => name[count] === first[count])) count++;
+    const end = first.slice(0, count).search(/[^\p{L}\p{N}]*[\p{L}\p{N}]*$/u);
+    return end > SAME ? end : 0;
+}
+
+/** A row: a run, what is known of it, and the cells that show it. */
+class Row {
+    constructor(home, run) {
+        Object.assign(this, { home, run, alerts: [], checks: null, loss: null, head: null, isInView: false, isAsked: false });
+        this.cells = COLUMNS.map((name) => h("td", { class: name.replace(" ", "-") || null }));
+        this.element = h("tr", {}, this.cells);
+        this.element.row = this;
+        const box = h("input", { type: "checkbox", "aria-label": `overlay ${runKey(run)}`, onchange: () => home.tick(this, box.checked) });
+        box.checked = home.ticked.has(runKey(run));
+        this.cells[0].append(box);
+    }
+
+    get rank() {
+        const rank = this.alerts.length ? SEVERITIES.indexOf(this.alerts[0].severity) : SEVERITIES.length;
+        return rank * 2 + (isOver(this.run) ? 1 : 0);
+    }
+
+    /** A search looks here. */
+    get text() {
+        const of = Object.entries(this.settings).map(([name, value]) => `${name}=${value}`);
+        return [runKey(this.run), this.run.state, ...this.alerts.map(({ rule }) => rule), ...of].join(" ").toLowerCase();
+    }
+
+    get settings() {
+        return this.home.settingsOf(this.run);
+    }
+
+    put(name, ...nodes) {
+        refill(this.cells[COLUMNS.indexOf(name)], ...nodes);
+    }
+
+    draw() {
+        const { run, home } = this,
+            silence = home.store.silence(run),
+            heard = home.store.heard.get(run.run);
+        this.element.className = this.alerts[0]?.severity ?? "";
+        this.put("run", ...this.nameNodes());
+        this.put("state", h("span", { class: `badge ${silence ? "silent" : run.state}` }, silence ? "silent" : run.state), silence ? ` ${silence}` : "");
+        this.put("verdict", ...this.verdictNodes());
+        this.put("step", String(heard?.step ?? run.step ?? ""));
+        this.put("lost", lostNode(run));
+        this.put("began", startOf(run));
+        this.put("differs by", this.settingsNode());
+        this.drawLines();
+    }
+
+    nameNodes() {
+        const { run, home } = this,
+            runs = home.store.runsOf(run.job),
+            target = { job: run.job, run: run.run === runs[0].run ? "" : run.run },
+            name = home.same ? `…${run.job.slice(home.same)}` : run.job;
+        return [
+            h("a", { href: link("overview", target), title: run.job }, visible(name)),
+            runs.length > 1 ? h("span", { class: "soft" }, ` ${run.run.slice(0, 8)}`) : "",
+        ];
+    }
+
+    verdictNodes() {
+        const [worst] = this.alerts;
+        if (!worst) return [h("span", { class: "soft" }, this.wellText())];
+        const others = this.alerts.slice(1).filter((alert) => where(alert) !== where(worst)),
+            about = aboutText(others);
+        return [
+            h("span", { class: `badge ${worst.severity}` }, worst.severity),
+            h("b", {}, ` ${where(worst)} `),
+            h("span", { class: "soft" }, `since step ${worst.since.step}${about && `, also ${about}`} `),
+            h("span", { title: `${worst.rule}: ${worst.message}` }, worst.message),
+        ];
+    }
+
+    wellText() {
+        const { checks } = this;
+        if (checks?.judged) return `No alerts, ${checks.judged} checks passed`;
+        return isOver(this.run) || checks ? "No alerts" : "";
+    }
+
+    settingsNode() {
+        const { settings } = this,
+            said = this.home.differing.filter((name) => settings[name] !== undefined).map((name) => `${visible(name)} ${visible(String(settings[name]))}`);
+        return h("span", { title: said.join("\n") }, said.slice(0, SETTINGS).join(", "));
+    }
+
+    drawLines() {
+        const { loss, head, home } = this;
+        const line = loss && sparkline(loss.value, { ...LINE, domain: home.lossRange }),
+            last = loss?.value.at(-1);
+        this.put("loss", line ?? "", loss ? h("span", { class: last === null ? "bad" : null }, last === null ? "not finite" : number(last)) : "");
+        this.put("worst head", (head && sparkline(head.values, { ...LINE, domain: RANGE, onset: head.onset })) ?? "");
+    }
+
+    /** Done when what there is has been drawn. */
+    async load() {
+        const { job, run } = this.run;
+        this.isAsked = true;
+        const [log, verdict, head] = await Promise.all([
+            find("log", { job, run, points: POINTS }).catch(() => null),
+            this.alerts.length ? null : find("verdict", { job, run, limit: ALERTS }).catch(() => null),
+            this.loadHead(),
+        ]);
+        const [loss] = lossOf(log?.series ?? []);
+        Object.assign(this, { loss: loss ?? this.loss, checks: verdict?.checks ?? this.checks, head });
+        if (verdict?.alerts.length) this.alerts = verdict.alerts;
+        if (this.home.isCurrent()) this.home.drawLoaded(this);
+    }
+
+    /** The line of the head that the worst alert names, or of the layer, the mean over its heads. */
+    async loadHead() {
+        const alert = this.alerts.find(({ stack }) => stack !== null);
+        if (!alert) return null;
+        const { job, run } = this.run,
+            { stack, layer, site } = alert,
+            grid = await loadGrid({ job, run, stack, layer, site, metric: METRIC, statistic: "mean", points: POINTS }).catch(() => null);
+        return grid && { values: seriesOf(grid, alert, alert.head), onset: windowOfStep(grid.windows.step, alert.since.step) };
+    }
+}
+
+class Home {
+    constructor({ store, isCurrent, params }) {
+        Object.assign(this, { store, isCurrent, params, rows: new Map(), endings: new Map(), open: 0, lossRange: [0, 1], differing: [], same: 0 });
+        this.ticked = new Set((params.ticked ?? "").split(" ").filter(Boolean));
+        this.body = h("tbody");
+        this.drawSoon = paced(() => this.draw());
+        this.askEndings = paced(() => this.loadEndings());
+        this.watcher = new IntersectionObserver((entries) => this.see(entries), { rootMargin: "200px" });
+    }
+
+    settingsOf(run) {
+        return this.store.past.find((one) => one.run === run.run)?.settings ?? {};
+    }
+
+    build(root) {
+        const search = h("input", {
+            type: "search",
+            value: this.params.search ?? "",
+            placeholder: "search",
+            "aria-label": "search runs by name, state, alert or setting",
+            oninput: () => this.change({ search: search.value }),
+        });
+        this.groups = h("span");
+        this.overlay = h("span", { class: "links" });
+        this.count = h("span", { class: "soft" });
+        this.empty = h("div", {}, noJobYet());
+        const head = COLUMNS.map((name) => h("th", { class: name.replace(" ", "-") || null, title: name === "worst head" ? `${METRIC} from 0 to 1` : null }, name));
+        this.table = h("table", { class: "home" }, h("thead", {}, h("tr", {}, head)), this.body);
+        this.controls = h("div", { class: "controls" }, search, this.groups, this.overlay, this.count);
+        root.append(this.controls, this.table, this.empty);
+    }
+
+    /** Another search or group, which the address keeps. */
+    change(what) {
+        Object.assign(this.params, what);
+        keep(what);
+        this.draw();
+    }
+
+    tick(row, isTicked) {
+        if (isTicked) this.ticked.add(runKey(row.run));
+        else this.ticked.delete(runKey(row.run));
+        keep({ ticked: [...this.ticked].join(" ") });
+        this.drawOverlay();
+    }
+
+    drawOverlay() {
+        const [a, b, ...more] = this.ticked;
+        this.overlay.replaceChildren(b ? h("a", { href: link("runs", { a, b, with: more.join(",") }) }, `overlay ${this.ticked.size} runs`) : "");
+    }
+
+    /** The alerts of each run: that fire, or did when it ended. */
+    takeAlerts() {
+        const firing = d3.group(this.store.firing, ({ run }) => run);
+        for (const row of this.rows.values()) {
+            const known = firing.get(row.run.run) ?? this.endings.get(row.run.run);
+            const isOther = JSON.stringify(known) !== JSON.stringify(row.known);
+            row.known = known;
+            if (!isOther) continue;
+            row.alerts = known ?? [];
+            row.isAsked = false; // its worst head may be another
+        }
+    }
+
+    draw() {
+        if (!this.isCurrent()) return;
+        const { store, params } = this,
+            runs = store.jobNames().flatMap((job) => store.runsOf(job));
+        this.empty.hidden = runs.length > 0;
+        this.table.hidden = this.controls.hidden = runs.length === 0;
+        for (const run of runs) {
+            const key = runKey(run);
+            if (!this.rows.has(key)) this.rows.set(key, new Row(this, run));
+            this.rows.get(key).run = run;
+        }
+        this.takeAlerts();
+        const words = (params.search ?? "").toLowerCase().split(/\s+/),
+            found = runs.map((run) => this.rows.get(runKey(run))).filter((row) => words.every((word) => row.text.includes(word)));
+        const shown = found.sort((a, b) => a.rank - b.rank);
+        this.takeSettings(shown);
+        this.same = sameBeginning(shown.map((row) => row.run.job));
+        shown.forEach((row) => row.draw());
+        this.place(shown);
+        this.count.textContent = shown.length === runs.length ? `${runs.length} runs` : `${shown.length} of ${runs.length} runs`;
+        this.drawOverlay();
+        this.askNext();
+    }
+
+    /** The settings in which these runs differ; to group by one. */
+    takeSettings(rows) {
+        const all = rows.map((row) => row.settings),
+            names = [...new Set(all.flatMap(Object.keys))].filter((name) => !name.startsWith("attnd.")).sort();
+        this.differing = names.filter((name) => new Set(all.map((one) => JSON.stringify(one[name]))).size > 1);
+        const options = [["", "nothing"], ["job", "job"], ...this.differing.map((name) => [name, visible(name)])];
+        if (JSON.stringify(options) === this.offered) return;
+        this.offered = JSON.stringify(options);
+        this.groups.replaceChildren(select("group by", options, this.params.group ?? "", (group) => this.change({ group })));
+    }
+
+    /** Rows in their order, under the names of their groups. */
+    place(rows) {
+        const { group } = this.params,
+            nameOf = (row) => (group === "job" ? row.run.job : `${visible(group)} ${visible(String(row.settings[group] ?? "–"))}`),
+            groups = group ? [...d3.group(rows, nameOf)] : [["", rows]];
+        const nodes = groups.flatMap(([name, list]) => [
+            ...(group ? [h("tr", { class: "group" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" }, `${name} · ${list.length}`))] : []),
+            ...list.map((row) => row.element),
+        ]);
+        const isSame = !group && nodes.length === this.body.children.length && nodes.every((node, i) => node === this.body.children[i]);
+        if (isSame) return;
+        refill(this.body, ...nodes);
+        this.watcher.disconnect();
+        rows.forEach((row) => this.watcher.observe(row.element));
+    }
+
+    see(entries) {
+        for (const { target, isIntersecting } of entries) target.row.isInView = isIntersecting;
+        this.askNext();
+    }
+
+    /** Loads the rows in view, a few at a time. */
+    async askNext() {
+        for (const row of this.rows.values()) {
+            if (this.open >= AT_ONCE || !this.isCurrent()) return;
+            if (row.isAsked || !row.isInView) continue;
+            this.open++;
+            row.load().finally(() => {
+                this.open--;
+                this.askNext();
+            });
+        }
+    }
+
+    /** A row whose numbers have come; the others only when the scale of all losses is another now. */
+    drawLoaded(row) {
+        const all = [...this.rows.values()].flatMap(({ loss }) => loss?.value ?? []).filter(Number.isFinite),
+            range = all.length ? [d3.min(all), d3.quantile(all, 0.98)] : [0, 1],
+            isOther = range.some((end, i) => end !== this.lossRange[i]);
+        this.lossRange = range;
+        row.draw();
+        if (isOther) for (const other of this.rows.values()) if (other !== row && other.isInView) other.drawLines();
+    }
+
+    /** Asks again about runs in view that go on. */
+    refresh() {
+        for (const row of this.rows.values()) if (row.isInView && !isOver(row.run)) row.isAsked = false;
+        this.askNext();
+    }
+
+    async loadEndings() {
+        this.endings = await loadEndings().catch(() => this.endings);
+        this.draw();
+    }
+
+    /** Returns how to stop. */
+    listen() {
+        const timer = setInterval(() => this.refresh(), LOG_MS),
+            ends = [
+                this.store.on("jobs", this.drawSoon),
+                this.store.on("clock", this.drawSoon),
+                this.store.on("alerts", this.drawSoon),
+                this.store.on("alerts", this.askEndings),
+            ];
+        return () => {
+            clearInterval(timer);
+            this.drawSoon.stop();
+            this.askEndings.stop();
+            this.watcher.disconnect();
+            ends.forEach((end) => end());
+        };
+    }
+}
+
+export async function show(root, params, { store, isCurrent }) {
+    const home = new Home({ store, isCurrent, params: here().params });
+    home.build(root);
+    home.draw();
+    home.loadEndings();
+    performance.mark("data");
+    return home.listen();
+}
