@@ -192,7 +192,7 @@ def pipeline() -> Dict[str, Any]:
                     (f"attnd_fleet_node_behind_windows{HERE_ONLY} > 0", "{{name}}"), min=0),
              series("Fleet: odd ranks", "Ranks that differ from the others of their run: attnctl ranks says how.", "short",
                     (f"attnd_fleet_odd_ranks{HERE_ONLY}", "{{job}} {{run}}"), min=0),
-             series("Fleet: windows", "That a hub merged, per second; of them again, as parts came late.", "short",
+             series("Fleet: windows", "That a hub merged, per second; re-merged, as parts came late.", "short",
                     (rate("attnd_fleet_merged_windows_total"), "merged"),
                     (rate("attnd_fleet_corrected_windows_total"), "corrected"), min=0),
              series("Fleet: waiting", "Rows that no server has taken, of a node and of each node of a hub; messages that the hub"

@@ -109,7 +109,7 @@ int help_refuse_words(struct cli *cli, const struct command *command)
     int words = cli->args->word_count - 1;
     const char *blank, *usage = *command->arguments ? " " : "";
     if (words > command->words_max) {
-        return cli_usage(cli, "'%.80s' is too much; usage: attnctl %s%s%s [OPTIONS]",
+        return cli_usage(cli, "unexpected argument '%.80s'; usage: attnctl %s%s%s [OPTIONS]",
                          cli->args->words[command->words_max + 1], command->name, usage,
                          command->arguments);
     }

@@ -67,7 +67,7 @@ static void fleet_show_node(struct cli *cli, const msgpack_object *fleet)
                 age);
     }
     fprintf(cli->out,
-            "\nsent: %" PRIu64 " row%s, %" PRIu64 " of them again; lost before that: %" PRIu64 "\n",
+            "\nsent: %" PRIu64 " row%s, %" PRIu64 " re-sent; lost before that: %" PRIu64 "\n",
             mpk_find_u64(fleet, "sent"), out_plural(mpk_find_u64(fleet, "sent")),
             mpk_find_u64(fleet, "resent"), mpk_find_u64(fleet, "outbox_lost"));
     field_text(fleet, "refused", refused, sizeof refused);

@@ -102,7 +102,7 @@ int cmd_plan(struct cli *cli)
         if (args->word_count < verbs[i].words_min || args->word_count > verbs[i].words_max) {
             return cli_usage(cli, "plan %s: %s; usage: attnctl plan %s [OPTIONS]", verbs[i].word,
                              args->word_count < verbs[i].words_min ? "something is missing"
-                                                                   : "that is too much",
+                                                                   : "unexpected argument",
                              verbs[i].usage);
         }
         struct ask ask;

@@ -382,7 +382,7 @@ FAKE_TEST(top_needs_a_terminal)
     commands_assert_says(fake, "tail --metric sinkrate", 2,
                          "attnctl: --metric: 'sinkrate': unknown: did you mean 'sink_rate'?\n");
     commands_assert_says(fake, "top one two", 2,
-                         "attnctl: 'two' is too much; usage: attnctl top [JOB] [OPTIONS]\n");
+                         "attnctl: unexpected argument 'two'; usage: attnctl top [JOB] [OPTIONS]\n");
 }
 
 FAKE_TEST(small_values_keep_their_digits)
@@ -862,7 +862,7 @@ FAKE_TEST(wrong_usage_is_explained)
     commands_assert_says(fake, "summary", 2,
                          "attnctl: JOB is missing; usage: attnctl summary JOB [OPTIONS]\n");
     commands_assert_says(fake, "jobs extra", 2,
-                         "attnctl: 'extra' is too much; usage: attnctl jobs [OPTIONS]\n");
+                         "attnctl: unexpected argument 'extra'; usage: attnctl jobs [OPTIONS]\n");
     commands_assert_says(fake, "jobs --count 3", 2,
                          "attnctl: --count is not an option of jobs (see attnctl jobs --help)\n");
     commands_assert_says(fake, "jobs --endpoint nowhere", 2,
@@ -911,7 +911,7 @@ FAKE_TEST(a_plan_is_not_set_by_halves)
         "attnctl: plan reset: something is missing; usage: attnctl plan reset JOB [OPTIONS]\n");
     commands_assert_says(
         fake, "plan get a b", 2,
-        "attnctl: plan get: that is too much; usage: attnctl plan get [JOB] [OPTIONS]\n");
+        "attnctl: plan get: unexpected argument; usage: attnctl plan get [JOB] [OPTIONS]\n");
     commands_assert_says(fake, "plan show", 2,
                          "attnctl: plan 'show': no such thing to do (valid: get, set, reset)\n");
     commands_assert_says(

@@ -39,7 +39,7 @@ TEST(a_node_that_is_cut_off_is_a_finding)
         "node rank-a, id 00112233aabbccdd\n"
         "nats://rack:4222 cannot be reached (no server answers); attnd tries again\n"
         "outbox: 120 rows (24.0 MiB), 3 not sent yet (600.0 KiB), the oldest for 12.5 s\n"
-        "sent: 4711 rows, 5 of them again; lost before that: 2\n"
+        "sent: 4711 rows, 5 re-sent; lost before that: 2\n"
         "refused by the hub: window.buckets is 8, the hub's first node has 32\n");
 }
 
