@@ -56,7 +56,7 @@ def test_a_collapse_fires_and_is_resolved():
     assert (collapse["state"], collapse["severity"], collapse["step"]) == ("firing", "critical", 6)
     assert (collapse["stack"], collapse["layer"], collapse["site"], collapse["head"]) == ("decoder", 0, "self", None)
     assert collapse["value"] < 0.25 and collapse["since"] == {"epoch": 0, "step": 5}
-    assert collapse["message"].startswith("saturated_entropy of decoder.0.self (mean of its heads, head ")
+    assert collapse["message"].startswith("each query looks at one key: saturated_entropy of decoder.0.self (mean of its heads, head ")
     assert collapse["message"].endswith(", below 0.25 for 2 windows")
     send_steps(trainer, 1, range(10, 13))
     resolved = next_alert(reader, "entropy_collapse")

@@ -30,13 +30,6 @@ static const char *args_set_timeout(void *to, const char *text)
     return NULL;
 }
 
-static const char *set_sort(void *to, const char *text)
-{
-    *(const char **)to = text;
-    return *text && strcmp(text, "-") != 0 ? NULL
-                                           : "valid: urgency, drift, value, head or a metric";
-}
-
 static const char *set_metric(void *to, const char *text)
 {
     struct args *args = to;
@@ -111,8 +104,6 @@ static const struct args_row {
     VALUE("rhythm", "FACTOR", NULL, ARGS_RHYTHM, OPTION_REAL, rhythm, 1e-6, 1e6,
           "valid: a number above 0; 1 = as recorded, 10 = ten times as fast",
           "replay FACTOR times as fast as recorded (default: at once)"),
-    SET("sort", "ORDER", "urgency|drift|value|head|METRIC", ARGS_SORT, offsetof(struct args, sort), set_sort,
-        "urgency, drift, value, head or a metric; -ORDER: the other way round"),
     VALUE("interval", "SECONDS", NULL, ARGS_INTERVAL, OPTION_REAL, interval, 0.1, 3600, "valid: 0.1 to 3600 seconds",
           "refresh interval (default 1)"),
     TEXT("ingest", "ENDPOINT", NULL, ARGS_INGEST, ingest, SOCKET, "exactly the socket where attnd takes messages"),

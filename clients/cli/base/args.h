@@ -35,7 +35,6 @@ enum args_option {
     ARGS_UNTIL_END = 1 << 23,
     ARGS_INGEST = 1 << 24,
     ARGS_RHYTHM = 1 << 25,
-    ARGS_SORT = 1 << 26,
     ARGS_INTERVAL = 1 << 27,
     ARGS_ADDRESS = 1 << 28,
     ARGS_EVERY_COMMAND = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT | ARGS_JSON | ARGS_HELP,
@@ -66,7 +65,6 @@ struct args {
     const char *ingest;                /* NULL = ask the daemon */
     const char *rules;                 /* NULL = attnd's defaults */
     double rhythm;                     /* times as fast as recorded; 0 = at once */
-    const char *sort;                  /* NULL = the default */
     double interval;                   /* s; counts when ARGS_INTERVAL is given */
     const char *words[ARGS_WORDS_MAX]; /* what is no option: the command, then its arguments */
     int word_count;

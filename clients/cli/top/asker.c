@@ -9,39 +9,14 @@
 
 /* Answers about the past may take their time (history.query_time). */
 #define PAST_PATIENCE_MS 60000
-/* Summaries are large: as many as this are taken in one interval, the others in the next ones. */
-#define SUMMARY_BYTES (1u << 20)
+/* The past of the opened run is asked for this far apart at least, and that of a row. */
+#define PAST_EVERY_MS 2000
+#define ROW_EVERY_MS  5000
+#define LOSS_POINTS   40 /* of a row */
 
 void asker_init(struct asker *asker, struct rpc *rpc, int64_t now_ms)
 {
-    *asker = (struct asker){.rpc = rpc, .heard_ms = now_ms};
-}
-
-/* The questions: their methods, what reads the answers, and what of the model's needs they fill. */
-static const struct asker_question {
-    const char *method;
-    void (*read)(struct model *model, const msgpack_object *result);
-    bool has_need;
-    size_t need; /* of struct needs: a bool */
-    bool past;
-} questions[ASKER_KINDS] = {
-    /* read_monitor wants the time, too */
-    [ASKER_MONITOR] = {"monitor", NULL, false, 0, false},
-    [ASKER_CONFIG] = {"config", read_config, true, offsetof(struct needs, config), false},
-    [ASKER_LIVE] = {"live", read_live, true, offsetof(struct needs, live), false},
-    [ASKER_SUMMARY] = {"summary", read_summary, false, 0, false},
-    [ASKER_GRID] = {"grid", read_grid, true, offsetof(struct needs, grid), true},
-    [ASKER_ALERTS] = {"alerts", read_alerts, true, offsetof(struct needs, alerts), true},
-    [ASKER_VERDICT] = {"verdict", read_verdict, true, offsetof(struct needs, verdict), false},
-    [ASKER_DETAIL_LIVE] = {"live", read_detail_live, true, offsetof(struct needs, detail), false},
-    [ASKER_DETAIL_SUMMARY] = {"summary", read_detail_summary, true,
-                              offsetof(struct needs, detail_window), false},
-    [ASKER_DETAIL_GRID] = {"grid", read_detail_grid, true, offsetof(struct needs, series), true},
-};
-
-static bool *need_of(struct model *model, enum asker_kind kind)
-{
-    return (bool *)((char *)&model->needs + questions[kind].need);
+    *asker = (struct asker){.rpc = rpc, .heard_ms = now_ms, .past_ms = INT64_MIN / 2};
 }
 
 static bool is_free(const struct asker *asker, enum asker_kind kind)
@@ -51,41 +26,43 @@ static bool is_free(const struct asker *asker, enum asker_kind kind)
 
 /* Asking */
 
-/* The subject of a question; NULL = not about that. */
-struct about {
-    const char *metric;
-    const struct layer_place *place;
+static const char *const methods[ASKER_KINDS] = {
+    [ASKER_MONITOR] = "monitor", [ASKER_ROW_VERDICT] = "verdict",
+    [ASKER_ROW_LOG] = "log",     [ASKER_VERDICT] = "verdict",
+    [ASKER_LOG] = "log",         [ASKER_LIVE] = "live",
+    [ASKER_GRID] = "grid",
 };
 
-/* Whether it is on its way: what could not be sent is still needed. */
-static bool asker_send(struct asker *asker, enum asker_kind kind, const struct about *about,
+/* `row`: the run that a question about a row is about. Whether it is on its way. */
+static bool asker_send(struct asker *asker, enum asker_kind kind, const struct run_row *row,
                        const struct model *model, int64_t now_ms)
 {
+    const struct opened *opened = &model->opened;
     struct mpk_writer params;
     struct ask ask;
     uint64_t id;
     ask_init(&ask);
-    if (kind > ASKER_CONFIG || (kind == ASKER_MONITOR && model->run)) {
-        ask_text(&ask, "job", model->job);
-        ask_text(&ask, "run", model->run);
+    if (row) {
+        ask_text(&ask, "job", row->job);
+        ask_text(&ask, "run", row->run);
+    } else if (kind != ASKER_MONITOR || opened->run) {
+        ask_text(&ask, "job", opened->job);
+        ask_text(&ask, "run",
+                 kind != ASKER_MONITOR && opened->row.run[0] ? opened->row.run : opened->run);
     }
-    if (kind == ASKER_ALERTS) {
-        ask_number(&ask, "limit", MODEL_ALERTS_ASKED);
-    }
-    if (about->metric) { /* trends over the run, in as many points as are kept */
-        ask_text(&ask, "run", !model->run && model->entry.run[0] ? model->entry.run : NULL);
-        ask_text(&ask, "metric", about->metric);
-        ask_number(&ask, "points", MODEL_PAST_MAX);
+    if (kind == ASKER_VERDICT || kind == ASKER_ROW_VERDICT) {
+        ask_number(&ask, "limit", row ? TOP_ROW_ALERTS : TOP_ALERTS_MAX);
+    } else if (kind == ASKER_LOG || kind == ASKER_ROW_LOG) {
+        ask_number(&ask, "points", row ? LOSS_POINTS : LINE_MAX_POINTS);
+    } else if (kind == ASKER_GRID) {
+        ask_text(&ask, "metric", model->metric);
+        ask_number(&ask, "points", LINE_MAX_POINTS);
         ask_flag(&ask, "packed", true);
-    }
-    if (about->place) {
-        ask_text(&ask, "stack", about->place->stack);
-        ask_number(&ask, "layer", about->place->layer);
-        ask_text(&ask, "site", about->place->site);
+    } else if (kind == ASKER_LIVE) {
+        ask_text(&ask, "metrics", model->metric);
     }
     ask_write(&ask, &params);
-    bool sent =
-        asker->rpc->socket && rpc_send(asker->rpc, questions[kind].method, &params, &id) == RPC_OK;
+    bool sent = asker->rpc->socket && rpc_send(asker->rpc, methods[kind], &params, &id) == RPC_OK;
     if (sent) {
         asker->asked[kind].id = id;
         asker->asked[kind].generation = model->generation;
@@ -95,84 +72,54 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct a
     return sent;
 }
 
-/* Whether a need was there and is on its way now. */
-static bool ask_need(struct asker *asker, enum asker_kind kind, const struct about *about,
-                     struct model *model, int64_t now_ms)
+/* A row in view of which little is known, or that has changed since it was asked about. */
+static struct run_row *stale_row(struct model *model, int64_t now_ms)
 {
-    bool *need = need_of(model, kind);
-    bool asked = *need && is_free(asker, kind) && asker_send(asker, kind, about, model, now_ms);
-    *need = *need && !asked;
-    return asked;
-}
-
-/* The trend of one metric after the other, beginning with the chosen one. */
-static void ask_series(struct asker *asker, struct about about, struct model *model, int64_t now_ms)
-{
-    const struct head_detail *detail = &model->detail;
-    struct needs *needs = &model->needs;
-    if (needs->series_next >= detail->count) {
-        needs->series = false;
-        needs->series_next = 0;
-        needs->series_ms = now_ms;
-        return;
-    }
-    about.metric =
-        detail->metrics[(model->ui.metrics.at + needs->series_next) % detail->count].name;
-    needs->series_next += asker_send(asker, ASKER_DETAIL_GRID, &about, model, now_ms);
-}
-
-static void ask_needs(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    struct needs *needs = &model->needs;
-    const struct head_detail *detail = &model->detail;
-    const struct about all = {.metric = NULL}, trend = {.metric = model->metric};
-    ask_need(asker, ASKER_CONFIG, &all, model, now_ms);
-    if (!model->job_known || model->ui.page == PAGE_JOBS) {
-        return;
-    }
-    ask_need(asker, ASKER_ALERTS, &all, model, now_ms);
-    ask_need(asker, ASKER_VERDICT, &all, model, now_ms);
-    if (model->ui.page == PAGE_HEAD) {
-        const struct about layer = {NULL, &detail->place};
-        ask_need(asker, ASKER_DETAIL_LIVE, &layer, model, now_ms);
-        ask_need(asker, ASKER_DETAIL_SUMMARY, &layer, model, now_ms);
-        if (needs->series && detail->count > 0 && is_free(asker, ASKER_DETAIL_GRID)) {
-            ask_series(asker, layer, model, now_ms);
+    const struct list *list = &model->lists[PAGE_RUNS];
+    for (uint32_t i = list->top; i < model->shown_count && i < list->top + model->list_rows; i++) {
+        struct run_row *row = &model->rows[model->shown[i]];
+        bool other = row->firing != row->asked_firing;
+        bool moved = row->step != row->asked_step || row->loss.count == 0;
+        if (row->asked_ms == 0 || other || (moved && now_ms - row->asked_ms >= ROW_EVERY_MS)) {
+            return row;
         }
-        return;
     }
-    ask_need(asker, ASKER_LIVE, &all, model, now_ms);
-    /* A job that has sent nothing since attnd was started has only windows. */
-    if (model->layer_count == 0 && needs->summary_next == 0 && is_free(asker, ASKER_SUMMARY) &&
-        asker_send(asker, ASKER_SUMMARY, &all, model, now_ms)) {
-        needs->summary_next = UINT32_MAX;
+    return NULL;
+}
+
+static void ask_about_rows(struct asker *asker, struct model *model, int64_t now_ms)
+{
+    struct run_row *row = is_free(asker, ASKER_ROW_VERDICT) && is_free(asker, ASKER_ROW_LOG)
+                              ? stale_row(model, now_ms)
+                              : NULL;
+    if (row && asker_send(asker, ASKER_ROW_VERDICT, row, model, now_ms)) {
+        asker_send(asker, ASKER_ROW_LOG, row, model, now_ms);
+        strcpy(asker->row_job, row->job);
+        row->asked_ms = now_ms > 0 ? now_ms : 1;
+        row->asked_step = row->step;
+        row->asked_firing = row->firing;
     }
-    if (model->metric[0] != '\0' && ask_need(asker, ASKER_GRID, &trend, model, now_ms)) {
-        needs->grid_ms = now_ms;
+}
+
+static void ask_about_opened(struct asker *asker, struct model *model, int64_t now_ms)
+{
+    bool other = model->generation != asker->generation;
+    if (other || (now_ms < model->fresh_until_ms && now_ms - asker->past_ms >= PAST_EVERY_MS)) {
+        asker->past_ms = now_ms;
+        asker->generation = model->generation;
+        model->moved = model->moved || other;
+        asker->owes_past[ASKER_VERDICT] = asker->owes_past[ASKER_LOG] =
+            asker->owes_past[ASKER_GRID] = true;
     }
-    if (needs->summary_next < model->layer_count && is_free(asker, ASKER_SUMMARY) &&
-        asker->taken < SUMMARY_BYTES) { /* one layer after the other */
-        const struct about layer = {NULL, &model->layers[needs->summary_next].place};
-        needs->summary_next += asker_send(asker, ASKER_SUMMARY, &layer, model, now_ms);
+    for (enum asker_kind kind = ASKER_VERDICT; kind < ASKER_KINDS; kind++) {
+        bool *owes = kind == ASKER_LIVE ? &model->moved : &asker->owes_past[kind];
+        if (*owes && is_free(asker, kind)) {
+            *owes = !asker_send(asker, kind, NULL, model, now_ms);
+        }
     }
 }
 
 /* Silence */
-
-/* Questions that will not be answered must be asked again. */
-static void asker_give_up(struct asker *asker, struct model *model, enum asker_kind kind)
-{
-    asker->asked[kind].id = 0;
-    if (questions[kind].has_need) {
-        *need_of(model, kind) = true;
-    }
-    if (kind == ASKER_SUMMARY) {
-        model->needs.summary_next = 0;
-    }
-    if (kind == ASKER_DETAIL_GRID) {
-        model->needs.series_next = 0;
-    }
-}
 
 int64_t asker_late_ms(const struct asker *asker)
 {
@@ -185,7 +132,6 @@ int64_t asker_late_ms(const struct asker *asker)
 void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
 {
     bool late = now_ms >= asker_late_ms(asker);
-    asker->taken = 0;
     if (late && model->silent_since_ms < 0) {
         model->silent_since_ms = asker->heard_ms;
     }
@@ -196,24 +142,52 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
             fresh.last_id = rpc->last_id;
             *rpc = fresh;
         }
-        for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++) {
-            if (!is_free(asker, kind)) {
-                asker_give_up(asker, model, kind);
-            }
-        }
     }
-    for (enum asker_kind kind = ASKER_CONFIG; kind < ASKER_KINDS; kind++) {
-        int64_t patience = questions[kind].past ? PAST_PATIENCE_MS : asker->rpc->timeout_ms;
-        if (!is_free(asker, kind) && now_ms - asker->asked[kind].sent_ms >= patience) {
-            asker_give_up(asker, model, kind);
+    for (enum asker_kind kind = ASKER_MONITOR; kind < ASKER_KINDS; kind++) {
+        int64_t waited = now_ms - asker->asked[kind].sent_ms;
+        if (!is_free(asker, kind) && (late || waited >= PAST_PATIENCE_MS)) {
+            asker->asked[kind].id = 0;
+            asker->owes_past[kind] = kind >= ASKER_VERDICT;
+            model->moved = model->moved || kind == ASKER_LIVE;
         }
     }
     if (is_free(asker, ASKER_MONITOR)) {
-        asker_send(asker, ASKER_MONITOR, &(struct about){.metric = NULL}, model, now_ms);
+        asker_send(asker, ASKER_MONITOR, NULL, model, now_ms);
     }
 }
 
 /* Answers */
+
+static void read_answer(struct asker *asker, struct model *model, enum asker_kind kind,
+                        const msgpack_object *result, int64_t now_ms)
+{
+    struct run_row *row = model_row(model, asker->row_job);
+    if (kind == ASKER_MONITOR) {
+        read_monitor(model, result, now_ms);
+    } else if (kind == ASKER_ROW_VERDICT && row) {
+        read_row_verdict(row, result);
+    } else if (kind == ASKER_ROW_LOG && row) {
+        read_log(&row->loss, result);
+    } else if (kind == ASKER_VERDICT) {
+        read_verdict(&model->opened, result);
+    } else if (kind == ASKER_LOG) {
+        read_log(&model->opened.loss, result);
+    } else if (kind == ASKER_LIVE) {
+        read_live(model, result);
+    } else if (kind == ASKER_GRID) {
+        read_grid(model, result);
+    }
+}
+
+static void take_refusal(struct model *model, enum asker_kind kind, const struct rpc_reply *reply)
+{
+    if (kind == ASKER_MONITOR && strcmp(reply->code, err_slug(ERR_RUN_UNKNOWN)) == 0) {
+        model->opened.gone = true;
+        model->opened.run = NULL;
+    } else if (kind == ASKER_MONITOR) {
+        snprintf(model->refused, sizeof model->refused, "%s", reply->message);
+    }
+}
 
 /* Takes one answer; false = none has come. */
 static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
@@ -224,40 +198,24 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
     if (status != RPC_OK && status != RPC_REFUSED) {
         return status == RPC_BROKEN;
     }
-    /* The question that an answer is to; ASKER_KINDS: one that was given up. */
-    enum asker_kind kind = ASKER_MONITOR;
+    enum asker_kind kind = ASKER_MONITOR; /* ASKER_KINDS: a question that was given up */
     while (kind < ASKER_KINDS && asker->asked[kind].id != id) {
         kind++;
     }
-    bool current = kind < ASKER_KINDS &&
-                   (kind <= ASKER_CONFIG || asker->asked[kind].generation == model->generation);
     asker->heard_ms = now_ms;
     model->silent_since_ms = -1;
-    if (kind == ASKER_GRID) {
-        model->grid_took_ms = now_ms - asker->asked[kind].sent_ms;
-    }
+    bool current = kind < ASKER_VERDICT ||
+                   (kind < ASKER_KINDS && asker->asked[kind].generation == model->generation);
     if (kind < ASKER_KINDS) {
         asker->asked[kind].id = 0;
     }
     if (current && status == RPC_REFUSED) {
-        bool gone = strcmp(reply.code, err_slug(ERR_RUN_UNKNOWN)) == 0;
-        bool nothing = gone || strcmp(reply.code, err_slug(ERR_NO_HISTORY)) == 0;
-        if (kind == ASKER_GRID || kind == ASKER_DETAIL_GRID) {
-            snprintf(model->refusal, sizeof model->refusal, "%s", nothing ? "" : reply.message);
-        } else if (kind == ASKER_MONITOR && gone) {
-            model->gone = model->run;
-            model->run = NULL;
-        } else if (kind == ASKER_MONITOR) {
-            snprintf(model->refused, sizeof model->refused, "%s", reply.message);
-        }
+        take_refusal(model, kind, &reply);
     }
     if (status == RPC_OK) {
-        if (current && kind == ASKER_MONITOR) {
-            read_monitor(model, reply.result, now_ms);
-        } else if (current) {
-            questions[kind].read(model, reply.result);
+        if (current) {
+            read_answer(asker, model, kind, reply.result, now_ms);
         }
-        asker->taken += kind == ASKER_SUMMARY ? zmq_msg_size(&reply.frame) : 0;
         rpc_reply_clear(&reply);
     }
     return true;
@@ -270,11 +228,10 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms)
     for (int i = 0; i < 8 && asker->rpc->socket && asker_take(asker, model, now_ms); i++) {
         came = true;
     }
-    if (!model->ui.paused) {
-        ask_needs(asker, model, now_ms);
-    }
-    if (came) {
-        model_arrange(model);
+    if (!model->paused && model->page == PAGE_RUNS) {
+        ask_about_rows(asker, model, now_ms);
+    } else if (!model->paused && model->opened.known) {
+        ask_about_opened(asker, model, now_ms);
     }
     return came;
 }

@@ -141,17 +141,6 @@ void screen_choose_row(struct screen *screen, int row)
     }
 }
 
-void screen_blank(struct screen *screen, int row, int column, int width, int height)
-{
-    for (int y = row; y < row + height; y++) {
-        for (int x = column; x < column + width; x++) {
-            if (is_inside(screen, y, x)) {
-                screen->cells[y * screen->width + x] = blank;
-            }
-        }
-    }
-}
-
 /* Bars */
 
 static const char *const blocks[BARS_LEVELS] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
@@ -168,15 +157,6 @@ void range_add(struct range *range, double value)
     range->greatest = fmax(range->greatest, value);
 }
 
-struct range range_of(const double *values, uint32_t count)
-{
-    struct range range = range_none;
-    for (uint32_t i = 0; i < count; i++) {
-        range_add(&range, values[i]);
-    }
-    return range;
-}
-
 /* 0 to 1 within the range; NaN for what is no number. */
 static double place_in(double value, struct range range)
 {
@@ -188,74 +168,40 @@ static double place_in(double value, struct range range)
     return fmin(fmax(place, 0), 1);
 }
 
-int bars_level(double value, struct range range)
+/* A number as a character. */
+static const char *bars_glyph(double value, struct range range, bool unicode)
 {
     double place = place_in(value, range);
-    return isnan(place) ? -1 : (int)(place * (BARS_LEVELS - 1) + 0.5);
-}
-
-/* A level as a character. */
-static const char *bars_glyph(int level, bool unicode)
-{
-    if (level < 0) {
+    if (isnan(place)) {
         return " ";
     }
-    return unicode ? blocks[level] : letters[level];
+    return (unicode ? blocks : letters)[(int)(place * (BARS_LEVELS - 1) + 0.5)];
 }
 
-int bars_line(struct screen *screen, int row, int column, int width, const double *values,
-              uint32_t count, struct range range, struct bars_color color)
+/* The mean of the numbers of the steps in (from, to], or the one that holds there. */
+static double bars_mean(const struct line *line, double from, double to)
 {
-    uint32_t bars = width <= 0 ? 0 : count < (uint32_t)width ? count : (uint32_t)width;
-    for (uint32_t i = 0; i < bars; i++) {
-        double value = spark_bar(values, count, bars, i);
-        int level = color.any ? bars_level(value, color.range) : -1;
-        enum style style = level < 0 ? STYLE_PLAIN : (enum style)(STYLE_LEVEL_0 + level);
-        screen_put(screen, row, column + (int)i, 1, style,
-                   bars_glyph(bars_level(value, range), screen->unicode));
+    double sum = 0;
+    uint32_t count = 0, any = 0, at = 0;
+    for (; at < line->count && (double)line->step[at] <= to; at++) {
+        bool counts = (double)line->step[at] > from, finite = isfinite(line->value[at]);
+        any += counts;
+        sum += counts && finite ? line->value[at] : 0;
+        count += counts && finite;
     }
-    return (int)bars;
-}
-
-/* Bars of a chart and columns of each. */
-static void chart_shape(uint32_t count, int width, uint32_t *ret_bars, int *ret_thick)
-{
-    uint32_t room = width > 0 ? (uint32_t)width : 0;
-    *ret_bars = count < room ? count : room;
-    *ret_thick = *ret_bars > 0 ? (int)(room / *ret_bars) : 0;
-    if (*ret_thick > 4) { /* a few windows are no skyline */
-        *ret_thick = 4;
+    if (any == 0) {
+        return at < line->count && at > 0 ? line->value[at] : NAN;
     }
+    return count > 0 ? sum / count : NAN;
 }
 
-int bars_column(uint32_t count, int width, uint32_t index)
+void bars_line(struct screen *screen, int row, int column, int width, const struct line *line,
+               uint64_t from, uint64_t to, struct range range, uint64_t sick)
 {
-    uint32_t bars;
-    int thick;
-    chart_shape(count, width, &bars, &thick);
-    return count > 0 ? (int)((uint64_t)index * bars / count) * thick : 0;
-}
-
-int bars_chart(struct screen *screen, int row, int column, int width, int height,
-               const double *values, uint32_t count, struct range range)
-{
-    uint32_t bars;
-    int thick;
-    chart_shape(count, width, &bars, &thick);
-    for (uint32_t i = 0; i < bars; i++) {
-        double place = place_in(spark_bar(values, count, bars, i), range);
-        for (int x = 0; x < thick && !isnan(place); x++) {
-            /* One column: whole blocks up to the value, and the part of one on top; coloured by
-             * height. */
-            int bar_column = column + (int)i * thick + x;
-            int eighths = 1 + (int)(place * (height * BARS_LEVELS - 1) + 0.5);
-            for (int up = 0; up < height && eighths > 0; up++, eighths -= BARS_LEVELS) {
-                int level = eighths >= BARS_LEVELS ? BARS_LEVELS - 1 : eighths - 1;
-                int high = height > 1 ? up * (BARS_LEVELS - 1) / (height - 1) : 0;
-                screen_put(screen, row + height - 1 - up, bar_column, 1,
-                           (enum style)(STYLE_LEVEL_0 + high), bars_glyph(level, screen->unicode));
-            }
-        }
+    double step = width > 0 ? (double)(to - from) / width : 0;
+    for (int i = 0; i < width && to >= from; i++) {
+        double begin = (double)from + i * step - (i == 0), end = (double)from + (i + 1) * step;
+        screen_put(screen, row, column + i, 1, end > (double)sick ? STYLE_CRITICAL : STYLE_PLAIN,
+                   bars_glyph(bars_mean(line, begin, end), range, screen->unicode));
     }
-    return (int)bars * thick;
 }

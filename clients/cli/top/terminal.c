@@ -158,9 +158,6 @@ int terminal_open(char *reterr)
         !(refused && *refused) && has_colors() && start_color() == OK && use_default_colors() == OK;
     if (has_pairs) {
         /* Each style has a pair, and one more for the chosen row where there are colours enough. */
-        /* From blue over green to yellow: legible on dark and on light, and by those who see no
-         * red. */
-        static const short levels[BARS_LEVELS] = {61, 67, 73, 72, 71, 107, 143, 178};
         static const short chosen_background = 237, chosen_text = 255;
         bool many = COLORS >= 256 && COLOR_PAIRS > 2 * STYLE_COUNT;
         has_chosen_pairs = many;
@@ -178,8 +175,6 @@ int terminal_open(char *reterr)
                 text = many ? 74 : COLOR_CYAN;
             } else if (style == STYLE_FAINT && many) {
                 text = 245;
-            } else if (style >= STYLE_LEVEL_0 && many) {
-                text = levels[style - STYLE_LEVEL_0];
             }
             init_pair((short)(style + 1), text, background);
             if (many) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* top: a job on the whole terminal. The loop waits for keys, signals, answers and the next moment
+/* top: runs on the whole terminal. The loop waits for keys, signals, answers and the next moment
  * to look, whichever comes first, and for nothing else; what is known is in the model, what is
  * asked in the asker. */
 #include "clients/cli/base/cli.h"
@@ -73,7 +73,7 @@ static void resize(struct top *top)
 static int64_t due_ms(const struct top *top)
 {
     int64_t late_ms = asker_late_ms(&top->asker);
-    if (top->model->ui.paused || late_ms > top->next_tick_ms) {
+    if (top->model->paused || late_ms > top->next_tick_ms) {
         return top->next_tick_ms;
     }
     return late_ms;
@@ -142,11 +142,11 @@ static int top_show(struct top *top)
         code = cli_usage(top->cli, "%s", error);
     } else {
         resize(top);
-        while (!top->end && !top->model->ui.quit && !top->model->out_of_memory) {
+        while (!top->end && !top->model->quit && !top->model->out_of_memory) {
             int64_t now = now_ms();
             if (now >= due_ms(top)) {
                 top->next_tick_ms = now + top->interval_ms;
-                if (!top->model->ui.paused) {
+                if (!top->model->paused) {
                     asker_tick(&top->asker, top->model, now);
                 }
                 top->changed = true;
@@ -234,12 +234,8 @@ int cmd_top(struct cli *cli)
     if (cli->args->metric) {
         model_choose_metric(top.model, cli->args->metric);
     }
-    if (cli->args->sort) {
-        model_choose_sort(top.model, cli->args->sort);
-    }
     if (cli->args->word_count > 1) {
-        model_choose_job(top.model, cli->args->words[1]);
-        top.model->run = cli->args->run;
+        model_open(top.model, cli->args->words[1], cli->args->run);
     }
     code = show_with_signals(&top);
     bool starved = top.model->out_of_memory;

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The frame around a page:
- *
- *   0  what is looked at, and the time        3  which numbers, in which order
- *   1  how attnd is                           4  the page: headings, then rows
- *   2  what needs attention, and on a job's tables the worst of it below, which moves them down
- *                                             last: keys */
+/* Rows of the screen: what is looked at, and the time; how attnd is; the page; keys. The page of a
+ * run has its verdict, its time line, and a table of layers, of heads, or of alerts. */
 #include "clients/cli/top/internal.h"
 
 #include "clients/cli/base/out.h"
@@ -16,246 +12,543 @@
 #include <stdio.h>
 #include <string.h>
 
-#define HEADER_ROWS 4
+#define HEADER_ROWS 2
+#define NAME        22 /* columns of a name in the time line and in tables */
+#define NUMBER      9
+#define BROKEN_MAX  5 /* rows of the time line */
+
+struct top_view {
+    struct model *model;
+    struct screen *screen;
+    int row, end; /* the next row, and the one after the last of the page */
+};
+
+static const char *const marks[] = {"", "i", "!", "!!"};
+static const enum style mark_styles[] = {STYLE_PLAIN, STYLE_INFO, STYLE_WARNING, STYLE_CRITICAL};
+
+/* "0.01157"; "-" for none. */
+static void number_text(double number, char ret_text[16])
+{
+    snprintf(ret_text, 16, isfinite(number) ? "%.3g" : "-", number);
+}
+
+/* The end of a name says more than its beginning. */
+static void put_name(struct top_view *view, int column, int width, enum style style,
+                     const char *name)
+{
+    int columns = screen_columns(view->screen, name);
+    char text[JOB_NAME_MAX + 8];
+    if (columns <= width || strlen(name) != (size_t)columns) {
+        screen_put(view->screen, view->row, column, width, style, name);
+        return;
+    }
+    const char *before = view->screen->unicode ? "…" : "..";
+    int kept = width - screen_columns(view->screen, before);
+    snprintf(text, sizeof text, "%s%s", before, name + (columns - kept));
+    screen_put(view->screen, view->row, column, width, style, text);
+}
+
+/* A text in as many rows as it takes, cut between words. */
+static void put_words(struct top_view *view, int column, enum style style, const char *text)
+{
+    size_t room = (size_t)(view->screen->width - column - 1);
+    while (*text && view->row < view->end) {
+        size_t take = strlen(text);
+        if (take > room) {
+            for (take = room; take > 0 && text[take] != ' '; take--) {
+            }
+            take = take > 0 ? take : room;
+        }
+        screen_print(view->screen, view->row++, column, (int)room, style, "%.*s", (int)take, text);
+        text += take + (text[take] == ' ');
+    }
+}
 
 /* The header */
 
-/* Puts one piece after another into a row, and leaves out what does not fit as a whole. */
-struct line {
-    struct screen *screen;
-    int row, at, end;
-};
-
-__attribute__((format(printf, 3, 4))) static void put_piece(struct line *line, enum style style,
-                                                            const char *format, ...)
+static void draw_title(struct top_view *view, const char *clock)
 {
-    char text[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    int columns = screen_columns(line->screen, text);
-    if (line->at + columns > line->end) {
-        return;
+    const struct model *model = view->model;
+    const struct opened *opened = &model->opened;
+    const struct run_row *row = &opened->row;
+    struct screen *screen = view->screen;
+    uint32_t grave = 0;
+    for (uint32_t i = 0; i < model->row_count; i++) {
+        grave += model->rows[i].severity > SEVERITY_INFO;
     }
-    screen_put(line->screen, line->row, line->at, columns, style, text);
-    line->at += columns + 2;
+    screen_print(screen, 0, 0, screen->width, STYLE_TITLE, "%*s", screen->width, "");
+    if (model->page == PAGE_RUNS) {
+        screen_print(screen, 0, 1, screen->width - 12, STYLE_TITLE,
+                     "attnd top  %" PRIu32 " run%s, %" PRIu32 " in trouble%s%s",
+                     model->row_count + model->left_out,
+                     out_plural(model->row_count + model->left_out), grave,
+                     model->filter[0] ? "  filter: " : "", model->filter);
+    } else {
+        screen_print(screen, 0, 1, screen->width - 12, STYLE_TITLE,
+                     "attnd top  %s  run %.8s  %s  epoch %" PRIu64 " step %" PRIu64 "  %" PRIu64
+                     " rank%s%s",
+                     opened->job, row->run, row->state, row->epoch, row->step, row->world,
+                     out_plural(row->world), opened->gone ? "  (the run asked for is gone)" : "");
+    }
+    screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE,
+                     model->paused ? "PAUSED: p goes on" : clock);
 }
 
-static void put_rates(struct line *line, const struct health *health)
+static void draw_health(struct top_view *view, int64_t now_ms)
 {
-    char size[OUT_SIZE_MAX];
-    if (isnan(health->rate)) {
-        return;
-    }
-    put_piece(line, STYLE_PLAIN, health->rate < 99.95 ? "%.1f messages/s" : "%.0f messages/s",
-              health->rate);
-    out_size((uint64_t)health->bytes_rate, size);
-    put_piece(line, STYLE_PLAIN, "%s/s", size);
-}
-
-static void put_losses(struct line *line, const struct health *health)
-{
-    uint64_t all = health->dropped + health->source_dropped;
-    put_piece(line, health->lost > 0 ? STYLE_WARNING : STYLE_PLAIN, "lost %" PRIu64, health->lost);
-    put_piece(line, all > 0 ? STYLE_WARNING : STYLE_PLAIN, "dropped %" PRIu64 "%s%s%s", all,
-              all > 0 ? " (" : "",
-              all == 0                                    ? ""
-              : health->source_dropped >= health->dropped ? "by the job"
-                                                          : health->reason,
-              all > 0 ? ")" : "");
-    if (health->new_losses > 0) {
-        put_piece(line, STYLE_CRITICAL, "+%" PRIu64 " NOW", health->new_losses);
-    }
-}
-
-static void draw_health(const struct model *model, struct screen *screen)
-{
-    struct line line = {screen, 1, 1, screen->width};
-    if (!model->health.known) {
-        put_piece(&line, STYLE_FAINT, "asking attnd");
-        return;
-    }
-    put_rates(&line, &model->health);
-    put_losses(&line, &model->health);
+    const struct model *model = view->model;
     const struct health *health = &model->health;
-    char size[OUT_SIZE_MAX];
-    if (health->budget_bytes > 0) {
-        double share = (double)health->in_flight_bytes / (double)health->budget_bytes;
-        out_size(health->budget_bytes, size);
-        put_piece(&line, share >= 0.8 ? STYLE_WARNING : STYLE_PLAIN, "budget %.0f%% of %s",
-                  100 * share, size);
-    }
-    put_piece(&line, STYLE_PLAIN, "queue %" PRIu64, health->queued);
-    put_piece(&line, STYLE_PLAIN, "%" PRIu64 " worker%s", health->threads,
-              out_plural(health->threads));
-    out_duration(health->uptime_s, size);
-    put_piece(&line, STYLE_PLAIN, "up %s", size);
-}
-
-/* How much needs attention, and of which step that is said. */
-static void draw_verdict(const struct view_frame *frame)
-{
-    static const char *const names[] = {"", "info", "warning", "critical"};
-    const struct model *model = frame->model;
-    struct line line = {frame->screen, 2, 1, frame->screen->width};
-    uint32_t counts[4] = {0};
-    if (!model->job_known) {
-        put_piece(&line, STYLE_WARNING, "%s",
-                  strstr(model->refused, err_text(ERR_ACCESS))
-                      ? "With a key, this screen needs the role read with the pattern *."
-                      : "");
+    struct screen *screen = view->screen;
+    int column = 1, width = screen->width - 1;
+    if (model->silent_since_ms >= 0) {
+        screen_print(screen, 1, 0, screen->width, STYLE_BANNER, "%*s", screen->width, "");
+        screen_print(screen, 1, 1, width, STYLE_BANNER,
+                     "attnd does not answer since %" PRId64 " s; trying again",
+                     (now_ms - model->silent_since_ms) / 1000);
         return;
     }
-    put_piece(&line, model->verdict_count || model->judged ? STYLE_STRONG : STYLE_FAINT,
-              model->verdict_count && model->judged ? "Needs attention at step %" PRIu64 ":"
-              : model->verdict_count                ? "Needs attention:"
-              : model->judged && model->fleet[0] != '\0'
-                  ? "Needs attention: not the heads. No alert fires at step %" PRIu64 "."
-              : model->judged ? "No alerts at step %" PRIu64 "."
-                              : "Needs attention: not known, no window has been judged yet",
-              model->judged_step);
-    if (model->judged && model->verdict_count == 0 && model->checks > 0) {
-        put_piece(&line, STYLE_PLAIN, "%" PRIu64 " checks passed, %" PRIu32 " not measured",
-                  model->checks, model->unmeasured);
+    if (model->refused[0] || !health->known) {
+        bool role = strstr(model->refused, err_text(ERR_ACCESS)) != NULL;
+        screen_put(screen, 1, column, width, model->refused[0] ? STYLE_WARNING : STYLE_FAINT,
+                   role ? "With a key, this screen needs the role read with the pattern *."
+                   : model->refused[0] ? model->refused
+                                       : "asking attnd");
+        return;
     }
-    for (uint32_t i = 0; i < model->verdict_count; i++) {
-        counts[model->verdict[i].severity]++;
+    if (isfinite(health->rate)) {
+        column += 2 + screen_print(screen, 1, column, width, STYLE_FAINT, "%.1f messages/s",
+                                   health->rate);
     }
-    for (enum severity severity = SEVERITY_CRITICAL; severity > SEVERITY_NONE; severity--) {
-        if (counts[severity] > 0) {
-            put_piece(&line, view_severity_style(severity), "%s %" PRIu32 " %s%s",
-                      view_mark(severity), counts[severity], names[severity],
-                      severity == SEVERITY_WARNING ? out_plural(counts[severity]) : "");
+    bool losses = health->lost + health->dropped > 0;
+    column += 2 + screen_print(screen, 1, column, width, losses ? STYLE_WARNING : STYLE_FAINT,
+                               "lost %" PRIu64 "  dropped %" PRIu64 "%s%s%s", health->lost,
+                               health->dropped, health->reason[0] ? " (" : "", health->reason,
+                               health->reason[0] ? ")" : "");
+    screen_put(screen, 1, column, width - column, STYLE_WARNING, model->fleet);
+}
+
+/* Lists */
+
+/* Settles the list of the page in the rows that are left; *ret_end is behind the last one shown. */
+static struct list *list_begin(struct top_view *view, uint32_t *ret_end)
+{
+    struct model *model = view->model;
+    struct list *list = &model->lists[model->page];
+    uint32_t count = model_list_count(model);
+    model->list_rows = view->end > view->row ? (uint32_t)(view->end - view->row) : 0;
+    list_settle(list, count, model->list_rows);
+    *ret_end = count < list->top + model->list_rows ? count : list->top + model->list_rows;
+    return list;
+}
+
+/* The runs */
+
+static void draw_no_run(struct top_view *view)
+{
+    static const char *const lines[] = {
+        "No job yet. Attach one to a training loop:",
+        "",
+        "    import attnd",
+        "    with attnd.watch(model, job=\"gpt-small\"):",
+        "        train(model)",
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        screen_put(view->screen, ++view->row, 1, view->screen->width - 1, STYLE_PLAIN, lines[i]);
+    }
+}
+
+/* "decoder.1.self.h1 since step 271: each query looks at one key: ..."  */
+static void put_row_verdict(struct top_view *view, const struct run_row *row, int column)
+{
+    char where[PLACE_TEXT_MAX], others[32] = "";
+    int width = view->screen->width - column;
+    if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
+        screen_print(view->screen, view->row, column, width, STYLE_FAINT,
+                     row->known && row->checks ? "no alerts, %" PRIu64 " checks passed"
+                     : row->known              ? "no alerts"
+                                               : "",
+                     row->checks);
+        return;
+    }
+    top_place_text(&row->worst.place, where);
+    if (row->alert_count > 1) {
+        snprintf(others, sizeof others, " +%" PRIu32, row->alert_count - 1);
+    }
+    screen_print(view->screen, view->row, column, width, mark_styles[row->worst.severity],
+                 "%s %s%s since %" PRIu64 ": %s", where, row->worst.rule, others,
+                 row->worst.since_step, row->worst.message);
+}
+
+static void draw_runs(struct top_view *view)
+{
+    struct model *model = view->model;
+    struct screen *screen = view->screen;
+    int wide = screen->width >= 120, name = wide ? 40 : 22, loss = wide ? 30 : 6;
+    int step = 3 + name + 1, bars = step + (wide ? 18 : 7), verdict = bars + loss + NUMBER;
+    struct range range = range_none;
+    uint32_t end;
+    screen_put(screen, view->row, 3, name, STYLE_FAINT, "RUN");
+    screen_put(screen, view->row, step, bars - step, STYLE_FAINT, wide ? "STATE   STEP" : "STEP");
+    screen_put(screen, view->row, bars, loss + NUMBER, STYLE_FAINT, "LOSS");
+    screen_put(screen, view->row++, verdict, screen->width - verdict, STYLE_FAINT, "VERDICT");
+    struct list *list = list_begin(view, &end);
+    for (uint32_t i = list->top; i < end; i++) { /* one scale for all */
+        const struct line *line = &model->rows[model->shown[i]].loss;
+        for (uint32_t p = 0; p < line->count; p++) {
+            range_add(&range, line->value[p]);
         }
     }
-    if (model->verdict_cut) {
-        put_piece(&line, STYLE_PLAIN, "and more");
+    for (uint32_t i = list->top; i < end; i++, view->row++) {
+        const struct run_row *row = &model->rows[model->shown[i]];
+        const struct line *line = &row->loss;
+        char number[16];
+        bool over = strcmp(row->state, "ended") == 0;
+        screen_put(screen, view->row, 0, 2, mark_styles[row->severity], marks[row->severity]);
+        put_name(view, 3, name, over ? STYLE_FAINT : STYLE_PLAIN, row->job);
+        screen_print(screen, view->row, step, bars - step - 1, STYLE_PLAIN,
+                     wide ? "%-7s %" PRIu64 : "%.0s%" PRIu64, row->state, row->step);
+        if (line->count > 0) {
+            bars_line(screen, view->row, bars, loss, line, line->step[0],
+                      line->step[line->count - 1], range, UINT64_MAX);
+            number_text(line->value[line->count - 1], number);
+            screen_put(screen, view->row, bars + loss + 1, NUMBER - 2, STYLE_PLAIN, number);
+        }
+        put_row_verdict(view, row, verdict);
+        if (i == list->at) {
+            screen_choose_row(screen, view->row);
+        }
     }
-    if (model->verdict_count > 0 && model->verdict[0].at_end) {
-        put_piece(&line, STYLE_PLAIN, "firing at end");
-    }
-}
-
-/* The last row */
-
-static const char *view_hint_of(const struct model *model)
-{
-    if (model->ui.overlay == OVERLAY_HELP) {
-        return "any key goes back";
-    }
-    if (model->ui.overlay != OVERLAY_NONE) {
-        return "Enter choose   Esc back";
-    }
-    switch (model->ui.page) {
-    case PAGE_JOBS:
-        return model->job_count > 0 ? "Enter look at the job   ? keys   q quit" : "? keys   q quit";
-    case PAGE_HEAD:
-        return "Up Down metric   Esc back   p pause   ? keys   q quit";
-    case PAGE_VERDICT:
-        return "Enter its head   Esc back   ? keys   q quit";
-    default:
-        return model->ui.page == PAGE_HEADS
-                   ? "Enter open  a attention  Tab layers  m metric  ? keys  q quit"
-                   : "Enter heads  a attention  Tab heads  m metric  ? keys  q quit";
+    if (model->row_count == 0 && model->health.known) {
+        draw_no_run(view);
     }
 }
 
-static void draw_footer(struct model *model, struct screen *screen)
+/* A run */
+
+static void draw_verdict(struct top_view *view)
 {
-    int row = screen->height - 1, taken = 0;
-    char text[96];
-    uint32_t count, shown;
-    const struct list *list = keys_list(model, &count);
-    if (model->ui.typing) {
-        screen_print(screen, row, 1, screen->width - 1, STYLE_STRONG,
-                     "/%s_   Enter keep   Esc clear", model->ui.filter);
+    const struct opened *opened = &view->model->opened;
+    struct screen *screen = view->screen;
+    char where[PLACE_TEXT_MAX];
+    if (opened->alert_count == 0) {
+        screen_print(
+            screen, view->row++, 1, screen->width - 1, opened->judged ? STYLE_STRONG : STYLE_FAINT,
+            !opened->judged  ? "Not monitoring yet: the first check comes with the first window"
+            : opened->checks ? "No alerts at step %" PRIu64 ": %" PRIu64 " checks passed, %" PRIu32
+                               " not measured"
+                             : "No alerts at step %" PRIu64,
+            opened->judged_step, opened->checks, opened->unmeasured);
         return;
     }
-    shown = count - list->top < model->ui.list_rows ? count - list->top : model->ui.list_rows;
-    if (count > 0 && model->ui.overlay == OVERLAY_NONE) {
-        snprintf(text, sizeof text, "%" PRIu32 "-%" PRIu32 " of %" PRIu32, list->top + 1,
-                 list->top + shown, count);
-        taken = (int)strlen(text) + 1;
-        screen_put_right(screen, row, 0, screen->width - 1, STYLE_FAINT, text);
+    const struct alert *worst = &opened->alerts[0];
+    top_place_text(&worst->place, where);
+    int used = screen_print(screen, view->row, 1, screen->width - 1, mark_styles[worst->severity],
+                            "%s %s  %s since step %" PRIu64, marks[worst->severity], where,
+                            worst->rule, worst->since_step);
+    if (opened->alert_count > 1) {
+        screen_print(screen, view->row, used + 3, screen->width - used - 3, STYLE_FAINT,
+                     "%s%" PRIu32 " more (Tab)", opened->more ? "at least " : "",
+                     opened->alert_count - 1);
     }
-    screen_put(screen, row, 1, screen->width - 2 - taken, STYLE_FAINT, view_hint_of(model));
+    view->row++;
+    put_words(view, 1, STYLE_PLAIN, worst->message);
+    put_words(view, 1, STYLE_FAINT, worst->advice);
 }
 
-/* Pages */
-
-static void draw_small(struct screen *screen)
+/* The steps that all lines are drawn over. */
+static void steps_of(const struct opened *opened, uint64_t *ret_from, uint64_t *ret_to)
 {
-    int row = screen->height / 2;
-    bool narrow = screen->width < 26;
-    screen_print(screen, row > 0 ? row - 1 : 0, 0, screen->width, STYLE_STRONG,
-                 narrow ? "needs %dx%d" : "attnctl top needs %d x %d", VIEW_WIDTH_MIN,
-                 VIEW_HEIGHT_MIN);
-    screen_print(screen, row, 0, screen->width, STYLE_PLAIN,
-                 narrow ? "is %dx%d" : "this is %d x %d", screen->width, screen->height);
+    const struct line *loss = &opened->loss;
+    *ret_from = UINT64_MAX, *ret_to = 0;
+    if (loss->count > 0) {
+        *ret_from = loss->step[0], *ret_to = loss->step[loss->count - 1];
+    }
+    if (opened->windows > 0) {
+        uint64_t last = opened->window_step[opened->windows - 1];
+        *ret_from = *ret_from < opened->window_step[0] ? *ret_from : opened->window_step[0];
+        *ret_to = *ret_to > last ? *ret_to : last;
+    }
+}
+
+/* The past of a head, or with a head that is negative the mean over all. */
+static struct line past_of(const struct opened *opened, const struct layer *layer, int64_t head)
+{
+    struct line line = {.count = layer->past ? opened->windows : 0};
+    for (uint32_t window = 0; window < line.count; window++) {
+        double sum = 0;
+        uint32_t count = 0;
+        for (uint32_t i = 0; i < layer->heads; i++) {
+            double value = layer->past[(size_t)i * opened->windows + window];
+            bool counts = (head < 0 || head == i) && isfinite(value);
+            sum += counts ? value : 0;
+            count += counts;
+        }
+        line.step[window] = opened->window_step[window];
+        line.value[window] = count > 0 ? sum / count : NAN;
+    }
+    return line;
+}
+
+/* The newest number of a head, or the mean of all: of the newest message, else of its last window.
+ */
+static double newest_of(const struct opened *opened, const struct layer *layer, int64_t head)
+{
+    double sum = 0;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < layer->heads; i++) {
+        bool counts = (head < 0 || head == i) && isfinite(layer->now[i]);
+        sum += counts ? layer->now[i] : 0;
+        count += counts;
+    }
+    if (count > 0 || !layer->past || opened->windows == 0) {
+        return count > 0 ? sum / count : NAN;
+    }
+    struct line line = past_of(opened, layer, head);
+    return line.value[line.count - 1];
+}
+
+/* One scale for all heads. */
+static struct range range_of_all(const struct opened *opened)
+{
+    struct range range = range_none;
+    for (uint32_t i = 0; i < opened->layer_count; i++) {
+        const struct layer *layer = &opened->layers[i];
+        for (size_t p = 0; layer->past && p < (size_t)layer->heads * opened->windows; p++) {
+            range_add(&range, layer->past[p]);
+        }
+    }
+    return range;
+}
+
+static void put_line(struct top_view *view, const struct line *line, struct range range,
+                     uint64_t sick)
+{
+    uint64_t from, to;
+    steps_of(&view->model->opened, &from, &to);
+    if (line->count > 0) {
+        bars_line(view->screen, view->row, 3 + NAME + NUMBER,
+                  view->screen->width - NAME - NUMBER - 4, line, from, to, range, sick);
+    }
+}
+
+static void put_named_line(struct top_view *view, const char *name, enum style style, double number,
+                           const struct line *line, struct range range, uint64_t sick)
+{
+    char text[16];
+    number_text(number, text);
+    screen_put(view->screen, view->row, 3, NAME, style, name);
+    screen_put(view->screen, view->row, 3 + NAME, NUMBER - 1, STYLE_PLAIN, text);
+    put_line(view, line, range, sick);
+    view->row++;
+}
+
+/* Alerts about layers and heads by onset, each place once. Returns how many, at most BROKEN_MAX. */
+static uint32_t broken_of(const struct opened *opened, const struct alert *ret_broken[BROKEN_MAX])
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < opened->alert_count; i++) {
+        const struct alert *alert = &opened->alerts[i];
+        bool known = !alert->place.stack[0] || alert->severity < SEVERITY_WARNING;
+        for (uint32_t j = 0; j < count; j++) {
+            known = known || top_place_is_same(&ret_broken[j]->place, &alert->place);
+        }
+        uint32_t at = count;
+        while (at > 0 && ret_broken[at - 1]->since_step > alert->since_step) {
+            at--;
+        }
+        if (known || at == BROKEN_MAX) {
+            continue;
+        }
+        count += count < BROKEN_MAX;
+        memmove(&ret_broken[at + 1], &ret_broken[at], (count - at - 1) * sizeof *ret_broken);
+        ret_broken[at] = alert;
+    }
+    return count;
+}
+
+static void draw_time_line(struct top_view *view)
+{
+    struct model *model = view->model;
+    const struct opened *opened = &model->opened;
+    const struct alert *broken[BROKEN_MAX];
+    const struct line *loss = &opened->loss;
+    uint32_t count = broken_of(opened, broken);
+    struct range all = range_of_all(opened), of_loss = range_none;
+    uint64_t from, to;
+    steps_of(opened, &from, &to);
+    view->row++;
+    for (uint32_t p = 0; p < loss->count; p++) {
+        range_add(&of_loss, loss->value[p]);
+    }
+    if (loss->count > 0) {
+        put_named_line(view, "loss", STYLE_STRONG, loss->value[loss->count - 1], loss, of_loss,
+                       UINT64_MAX);
+    }
+    for (uint32_t i = 0; i < count && view->row + 6 < view->end; i++) {
+        char where[PLACE_TEXT_MAX];
+        struct layer *layer = model_layer(model, &broken[i]->place, 0);
+        top_place_text(&broken[i]->place, where);
+        if (layer) {
+            struct line line = past_of(opened, layer, broken[i]->place.head);
+            put_named_line(view, where, mark_styles[broken[i]->severity],
+                           newest_of(opened, layer, broken[i]->place.head), &line, all,
+                           broken[i]->since_step);
+        }
+    }
+    if (to >= from && all.least <= all.greatest) {
+        screen_print(view->screen, view->row++, 3, view->screen->width - 3, STYLE_FAINT,
+                     "steps %" PRIu64 " to %" PRIu64 "; %s from %.4g to %.4g", from, to,
+                     model->metric, all.least, all.greatest);
+    }
+}
+
+static void draw_alerts(struct top_view *view)
+{
+    const struct opened *opened = &view->model->opened;
+    uint32_t end;
+    struct list *list = list_begin(view, &end);
+    for (uint32_t i = list->top; i < end; i++, view->row++) {
+        const struct alert *alert = &opened->alerts[i];
+        char where[PLACE_TEXT_MAX];
+        top_place_text(&alert->place, where);
+        screen_put(view->screen, view->row, 0, 2, mark_styles[alert->severity],
+                   marks[alert->severity]);
+        screen_print(view->screen, view->row, 3, view->screen->width - 3, STYLE_PLAIN,
+                     "%-*s  step %-7" PRIu64 " %s: %s", NAME, where, alert->since_step, alert->rule,
+                     alert->message);
+        if (i == list->at) {
+            screen_choose_row(view->screen, view->row);
+        }
+    }
+}
+
+/* Layers, or the heads of one. */
+static void draw_table(struct top_view *view)
+{
+    struct model *model = view->model;
+    const struct opened *opened = &model->opened;
+    bool of_heads = model->page == PAGE_HEADS;
+    struct range range = range_of_all(opened);
+    uint32_t end;
+    struct list *list = list_begin(view, &end);
+    for (uint32_t i = list->top; i < end; i++) {
+        const struct layer *layer = &opened->layers[of_heads ? model->layer_at : i];
+        int64_t head = of_heads ? (int64_t)i : -1;
+        const struct alert *alert = model_alert_about(model, layer, head);
+        enum severity severity = alert ? alert->severity : SEVERITY_NONE;
+        struct top_place place = layer->place;
+        struct line line = past_of(opened, layer, head);
+        char where[PLACE_TEXT_MAX];
+        place.head = head;
+        top_place_text(&place, where);
+        screen_put(view->screen, view->row, 0, 2, mark_styles[severity], marks[severity]);
+        int row = view->row;
+        put_named_line(view, where, mark_styles[severity], newest_of(opened, layer, head), &line,
+                       range, UINT64_MAX);
+        if (i == list->at) {
+            screen_choose_row(view->screen, row);
+        }
+    }
+}
+
+static void draw_run(struct top_view *view)
+{
+    struct model *model = view->model;
+    const struct opened *opened = &model->opened;
+    struct screen *screen = view->screen;
+    static const char *const titles[] = {
+        [PAGE_LAYERS] = "LAYERS, mean of the heads",
+        [PAGE_HEADS] = "HEADS",
+        [PAGE_ALERTS] = "ALERTS",
+    };
+    if (!opened->known) {
+        screen_print(screen, view->row, 1, screen->width - 1, STYLE_WARNING,
+                     opened->gone ? "attnd has forgotten that run of '%s'"
+                                  : "attnd knows no job '%s' yet",
+                     opened->job);
+        return;
+    }
+    draw_verdict(view);
+    draw_time_line(view);
+    view->row++;
+    screen_print(screen, view->row++, 3, screen->width - 3, STYLE_FAINT, "%s: %" PRIu32,
+                 titles[model->page], model_list_count(model));
+    if (opened->layer_count == 0 && model->page == PAGE_LAYERS) {
+        screen_print(screen, view->row, 3, screen->width - 3, STYLE_FAINT,
+                     "%s has sent nothing that was measured yet, or nothing of %s", opened->job,
+                     model->metric);
+    } else if (model->page == PAGE_ALERTS) {
+        draw_alerts(view);
+    } else {
+        draw_table(view);
+    }
+}
+
+static void draw_help(struct top_view *view)
+{
+    static const char *const lines[] = {
+        "Up Down PgUp PgDn Home End   move (also j k g G)",
+        "Enter, Right                 open a run, or the heads of a layer",
+        "Esc, Left                    back; also ends a filter",
+        "Tab                          layers or alerts of a run",
+        "m                            type the beginning of a metric",
+        "/                            only runs with this in their name",
+        "p                            pause",
+        "q, Ctrl-C                    quit",
+        "i ! !!                       an alert fires: info, warning, critical",
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0] && view->row < view->end; i++) {
+        screen_put(view->screen, view->row++, 1, view->screen->width - 1, STYLE_PLAIN, lines[i]);
+    }
+}
+
+static void draw_footer(struct top_view *view)
+{
+    static const char *const keys[] = {
+        [PAGE_RUNS] = "Enter open   / filter   ? keys   q quit",
+        [PAGE_LAYERS] = "Enter heads   Tab alerts   m metric   Esc runs   ? keys   q quit",
+        [PAGE_HEADS] = "Esc layers   m metric   ? keys   q quit",
+        [PAGE_ALERTS] = "Tab layers   Esc layers   ? keys   q quit",
+    };
+    const struct model *model = view->model;
+    struct screen *screen = view->screen;
+    uint32_t count = model_list_count(model), top = model->lists[model->page].top;
+    int row = screen->height - 1;
+    if (model->typing != TYPING_NOTHING) {
+        screen_print(screen, row, 1, screen->width - 1, STYLE_STRONG,
+                     model->typing == TYPING_FILTER ? "/%s_   Enter keep   Esc clear"
+                                                    : "metric: %s_   Enter show   Esc leave",
+                     model->typed);
+        return;
+    }
+    screen_put(screen, row, 1, screen->width - 1, STYLE_FAINT, keys[model->page]);
+    if (count > model->list_rows && model->list_rows > 0) {
+        char text[48];
+        snprintf(text, sizeof text, "%" PRIu32 "-%" PRIu32 " of %" PRIu32, top + 1,
+                 top + model->list_rows, count);
+        screen_put_right(screen, row, 0, screen->width, STYLE_FAINT, text);
+    }
 }
 
 void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const char *clock)
 {
-    static void (*const pages[])(struct view_frame * frame) = {
-        [PAGE_JOBS] = page_jobs, [PAGE_HEADS] = page_heads,     [PAGE_LAYERS] = page_layers,
-        [PAGE_HEAD] = page_head, [PAGE_VERDICT] = page_verdict,
-    };
-    struct view_frame frame = {model, screen, HEADER_ROWS, screen->height - HEADER_ROWS - 1};
+    struct top_view view = {model, screen, HEADER_ROWS, screen->height - 1};
     screen_clear(screen);
     if (screen->width < VIEW_WIDTH_MIN || screen->height < VIEW_HEIGHT_MIN) {
-        draw_small(screen);
+        screen_print(screen, 0, 0, screen->width, STYLE_PLAIN, "attnctl top needs %d x %d",
+                     VIEW_WIDTH_MIN, VIEW_HEIGHT_MIN);
+        screen_print(screen, 1, 0, screen->width, STYLE_PLAIN, "this is %d x %d", screen->width,
+                     screen->height);
         return;
     }
-    const struct job_entry *entry = &model->entry;
-    char text[300] = "";
-    struct line line = {screen, 0, 1, screen->width - (int)strlen(clock) - 2};
-    screen_print(screen, 0, 0, screen->width, STYLE_TITLE, "%*s", screen->width, "");
-    put_piece(&line, STYLE_TITLE, "attnd top");
-    if (model->job[0] != '\0') {
-        snprintf(text, sizeof text, "%s", model->job);
-        out_shorten(text, screen->width >= 120 ? 60 : 24);
-        put_piece(&line, STYLE_TITLE, "%s", text);
-    }
-    if (model->job_known) {
-        put_piece(&line, STYLE_TITLE, model->gone ? "run %.8s (%.8s is gone)" : "run %.8s",
-                  entry->run, model->gone);
-        put_piece(&line, STYLE_TITLE, "%s", entry->state);
-        put_piece(&line, STYLE_TITLE, "epoch %" PRIu64 " step %" PRIu64, entry->epoch, entry->step);
-        put_piece(&line, STYLE_TITLE, "ranks %" PRIu64 "/%" PRIu64, entry->ranks, entry->world);
-    }
-    screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE, clock);
-    snprintf(text, sizeof text, "%s", model->refused);
-    if (model->silent_since_ms >= 0) {
-        int64_t seconds = (now_ms - model->silent_since_ms) / 1000;
-        char time[OUT_TIME_MAX];
-        out_duration((double)seconds, time);
-        if (seconds < 60) {
-            snprintf(time, sizeof time, "%" PRId64 " s", seconds);
-        }
-        snprintf(text, sizeof text, "attnd does not answer since %s; trying again", time);
-    }
-    if (text[0] != '\0') {
-        screen_print(screen, 1, 0, screen->width, STYLE_BANNER, " %-*s", screen->width - 1, text);
+    draw_title(&view, clock);
+    draw_health(&view, now_ms);
+    if (model->help) {
+        draw_help(&view);
+    } else if (model->page == PAGE_RUNS) {
+        draw_runs(&view);
     } else {
-        draw_health(model, screen);
+        draw_run(&view);
     }
-    if (model->fleet[0] != '\0' && model->ui.page != PAGE_JOBS) {
-        screen_put(screen, frame.top - 1, 1, screen->width - 1, STYLE_WARNING, model->fleet);
-        frame.top++;
-        frame.rows--;
-    }
-    view_attention(&frame);
-    draw_verdict(&frame);
-    pages[model->ui.page](&frame);
-    if (model->ui.paused) {
-        screen_put_right(screen, frame.top - 1, 0, screen->width - 1, STYLE_WARNING,
-                         " PAUSED: p goes on");
-    }
-    if (model->ui.overlay == OVERLAY_HELP) {
-        view_help(&frame);
-    } else if (model->ui.overlay != OVERLAY_NONE) {
-        view_picker(&frame);
-    }
-    draw_footer(model, screen);
+    draw_footer(&view);
 }

@@ -130,21 +130,18 @@ TEST(times_and_factors_are_above_0)
                    "");
 }
 
-TEST(top_has_an_order_and_an_interval)
+TEST(top_has_an_interval)
 {
     struct args args;
     char error[ARGS_ERROR_MAX];
-    assert_int_equal(PARSE(&args, error, "top", "--sort", "-max_logit", "--interval", "0.5"), 0);
-    assert_string_equal(args.sort, "-max_logit");
+    assert_int_equal(PARSE(&args, error, "top", "--interval", "0.5"), 0);
     assert_true(args.interval == 0.5);
-    assert_int_equal(args.given, ARGS_SORT | ARGS_INTERVAL);
+    assert_int_equal(args.given, ARGS_INTERVAL);
     ASSERT_REFUSED("--interval: '0': not accepted (valid: 0.1 to 3600 seconds)", "--interval", "0");
     ASSERT_REFUSED("--interval: 'nan': not accepted (valid: 0.1 to 3600 seconds)", "--interval",
                    "nan");
     ASSERT_REFUSED("--interval: '1s': not accepted (valid: 0.1 to 3600 seconds)", "--interval",
                    "1s");
-    ASSERT_REFUSED("--sort: '-': not accepted (valid: urgency, drift, value, head or a metric)",
-                   "--sort", "-");
 }
 
 TEST(a_layer_may_be_named_as_tables_name_it)

@@ -29,11 +29,9 @@ void answer_free(struct answer *answer)
 static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *monitor)
 {
     uint64_t repeated = 10 + monitor->dropped; /* no loss, but sent again */
-    mpk_put_map(writer, 9);
+    mpk_put_map(writer, 6);
     mpk_pair_u64(writer, "received", monitor->received + repeated);
-    mpk_pair_u64(writer, "bytes", monitor->bytes);
     mpk_pair_u64(writer, "lost", monitor->lost);
-    mpk_pair_u64(writer, "in_flight_bytes", monitor->in_flight_bytes);
     mpk_pair_u64(writer, "summaries", monitor->summaries);
     mpk_pair_u64(writer, "alerts", monitor->alerts);
     mpk_put_str(writer, "dropped");
@@ -41,20 +39,16 @@ static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *
     mpk_pair_u64(writer, "repeated", repeated);
     mpk_pair_u64(writer, "late", monitor->dropped);
     mpk_pair_u64(writer, "shape", 0);
-    mpk_put_str(writer, "pool");
-    mpk_put_map(writer, 2);
-    mpk_pair_u64(writer, "threads", 2);
-    mpk_pair_u64(writer, "queued", 5);
     mpk_put_str(writer, "uptime_s");
     mpk_put_f64(writer, monitor->uptime_s);
 }
 
 static void top_maps_put_job(struct mpk_writer *writer, const char *job, uint64_t step,
-                             uint64_t received)
+                             uint64_t received, const char *severity)
 {
     char run[2 * RUN_BYTES + 1];
     run_hex(maps_run, run);
-    mpk_put_map(writer, 9);
+    mpk_put_map(writer, severity ? 10 : 9);
     mpk_pair_str(writer, "job", job);
     mpk_pair_str(writer, "run", run);
     mpk_pair_str(writer, "state", "active");
@@ -64,6 +58,13 @@ static void top_maps_put_job(struct mpk_writer *writer, const char *job, uint64_
     mpk_pair_u64(writer, "ranks", 2);
     mpk_pair_u64(writer, "received", received);
     mpk_pair_u64(writer, "lost", 7);
+    if (severity) {
+        mpk_put_str(writer, "firing");
+        mpk_put_array(writer, 1);
+        mpk_put_map(writer, 2);
+        mpk_pair_str(writer, "severity", severity);
+        mpk_pair_u64(writer, "count", 3);
+    }
 }
 
 void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
@@ -74,10 +75,11 @@ void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
     mpk_put_str(writer, "jobs");
     mpk_put_array(writer, (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
     if (monitor->job) {
-        top_maps_put_job(writer, monitor->job, monitor->step, monitor->received);
+        top_maps_put_job(writer, monitor->job, monitor->step, monitor->received, NULL);
     }
     if (monitor->second) {
-        top_maps_put_job(writer, monitor->second, monitor->step, monitor->received);
+        top_maps_put_job(writer, monitor->second, monitor->step, monitor->received,
+                         monitor->severity);
     }
 }
 
@@ -88,7 +90,6 @@ void give_monitor(struct model *model, const struct monitor *monitor, int64_t no
     put_monitor(&answer.writer, monitor);
     read_monitor(model, answer_end(&answer), now_ms);
     answer_free(&answer);
-    model_arrange(model);
 }
 
 static struct result_common top_maps_common(uint64_t step)
@@ -125,39 +126,8 @@ void give_live(struct model *model, uint32_t layer, uint32_t heads, double base,
     struct answer answer;
     answer_begin(&answer);
     put_live(&answer.writer, layer, heads, base, step);
-    const msgpack_object *result = answer_end(&answer);
-    read_live(model, result);
-    read_detail_live(model, result);
+    read_live(model, answer_end(&answer));
     answer_free(&answer);
-    model_arrange(model);
-}
-
-void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double shift0)
-{
-    struct result_stat stat[64];
-    struct result_drift drift[64];
-    for (uint32_t i = 0; i < heads; i++) {
-        stat[i] = (struct result_stat){.mean = base + i / 100.0, .last = base};
-        drift[i] =
-            (struct result_drift){.delta = 0.1, .shift = shift0 * (1 + i), .js = 0.2, .change = 4};
-    }
-    struct summary_result summary = {
-        .common = top_maps_common(10),
-        .layer = {.id = {STACK_DECODER, layer, SITE_SELF}, .shape = {1, heads, 8, 8}},
-        .window = {.unit = WINDOW_EPOCH, .first = 3, .last = 3, .length = 1, .every = 1},
-        .heads = heads,
-    };
-    summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
-    summary.drift[METRIC_ENTROPY_NORMALIZED] = drift;
-    struct answer answer;
-    answer_begin(&answer);
-    mpk_put_array(&answer.writer, 1);
-    summary_encode(&summary, &answer.writer);
-    const msgpack_object *result = answer_end(&answer);
-    read_summary(model, result);
-    read_detail_summary(model, result);
-    answer_free(&answer);
-    model_arrange(model);
 }
 
 static void top_maps_put_windows(struct mpk_writer *writer, uint32_t windows)
@@ -211,9 +181,7 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
     for (uint32_t i = 0; i < layers; i++) {
         top_maps_put_grid_layer(&answer.writer, i, heads, windows);
     }
-    const msgpack_object *result = answer_end(&answer);
-    read_grid(model, result);
-    read_detail_grid(model, result);
+    read_grid(model, answer_end(&answer));
     answer_free(&answer);
 }
 
@@ -241,24 +209,6 @@ static void top_maps_put_alert(struct mpk_writer *writer, uint32_t layer, int32_
     alert_encode(&alert, writer);
 }
 
-/* It fires now, and the past knows how it began. */
-void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_severity severity,
-                const char *message)
-{
-    struct answer answer;
-    answer_begin(&answer);
-    mpk_put_map(&answer.writer, 2);
-    mpk_put_str(&answer.writer, "firing");
-    mpk_put_array(&answer.writer, 1);
-    top_maps_put_alert(&answer.writer, layer, head, severity, ALERT_FIRING, message);
-    mpk_put_str(&answer.writer, "alerts");
-    mpk_put_array(&answer.writer, 1);
-    top_maps_put_alert(&answer.writer, layer, head, severity, ALERT_FIRING, message);
-    read_alerts(model, answer_end(&answer));
-    answer_free(&answer);
-    model_arrange(model);
-}
-
 void give_verdict(struct model *model, const struct verdict_given *given, uint32_t count)
 {
     char run[2 * RUN_BYTES + 1];
@@ -274,9 +224,8 @@ void give_verdict(struct model *model, const struct verdict_given *given, uint32
         top_maps_put_alert(&answer.writer, given[i].layer, given[i].head, given[i].severity,
                            ALERT_FIRING_AT_END, given[i].head < 0 ? "of all heads" : "of one head");
     }
-    read_verdict(model, answer_end(&answer));
+    read_verdict(&model->opened, answer_end(&answer));
     answer_free(&answer);
-    model_arrange(model);
 }
 
 struct model *model_of_two_layers(void)
@@ -284,13 +233,11 @@ struct model *model_of_two_layers(void)
     struct model *model = model_new();
     assert_non_null(model);
     give_monitor(model, &(struct monitor){.job = "gpt-small", .step = 30, .uptime_s = 5}, 1000);
+    model_open(model, "gpt-small", NULL);
     for (uint32_t layer = 0; layer < 2; layer++) {
         give_live(model, layer, 4, 0.2 + 0.3 * layer, 30);
     }
-    give_summary(model, 0, 4, 0.25, 1);
-    give_summary(model, 1, 4, 0.55, -3);
     give_grid(model, "entropy_normalized", 2, 4, 12);
-    give_alert(model, 0, 2, ALERT_CRITICAL, "entropy of decoder.0.self head 2 is 0.05, below 0.1");
     give_verdict(model, &(struct verdict_given){0, 2, ALERT_CRITICAL}, 1);
     return model;
 }

@@ -26,8 +26,9 @@ extern const char *maps_module;
 /* `monitor` of one job, or of none when `job` is NULL. */
 struct monitor {
     const char *job;
-    const char *second; /* another job; NULL = none */
-    uint64_t received, bytes, lost, dropped, summaries, alerts, step, in_flight_bytes;
+    const char *second;   /* another job; NULL = none */
+    const char *severity; /* of an alert that fires in that one; NULL = none */
+    uint64_t received, lost, dropped, summaries, alerts, step;
     double uptime_s;
 };
 void put_monitor(struct mpk_writer *writer, const struct monitor *monitor);
@@ -37,15 +38,9 @@ void give_monitor(struct model *model, const struct monitor *monitor, int64_t no
 void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double base,
               uint64_t step);
 void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step);
-/* `summary` of one layer, whose drift has shift = shift0 * (1 + head). */
-void give_summary(struct model *model, uint32_t layer, uint32_t heads, double base, double shift0);
 /* `grid` of `windows` windows: value = base + layer + head / 10 + window / 100. */
 void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_t heads,
                uint32_t windows);
-/* `alerts` with one that fires; head -1: of the layer as a whole. */
-void give_alert(struct model *model, uint32_t layer, int32_t head, enum alert_severity severity,
-                const char *message);
-
 /* `verdict` of a run that has ended, of the window to step 29, worst first; head -1: of the layer
  * as a whole. */
 struct verdict_given {

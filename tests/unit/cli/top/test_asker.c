@@ -102,18 +102,15 @@ static void turn_until(struct world *world, int64_t now_ms, const atomic_int *co
 TEST(answers_fill_the_model)
 {
     struct world *world = top_asker_start(5000);
-    model_choose_job(world->model, "gpt-small");
+    const struct opened *opened = &world->model->opened;
+    model_open(world->model, "gpt-small", NULL);
     asker_tick(&world->asker, world->model, 1000);
-    for (int i = 0; i < 50 && world->model->layer_count == 0; i++) {
+    for (int i = 0; i < 50 && opened->layer_count == 0; i++) {
         top_asker_turn(world, 1000);
     }
-    assert_true(world->model->job_known);
-    assert_int_equal(world->model->layer_count, 1);
-    assert_true(world->model->layers[0].heads[0].value == 0.2);
-    for (int i = 0; i < 50 && world->model->refusal[0] == '\0'; i++) {
-        top_asker_turn(world, 1000);
-    }
-    assert_string_equal(world->model->refusal, "there is no history");
+    assert_true(opened->known);
+    assert_int_equal(opened->layer_count, 1);
+    assert_true(opened->layers[0].now[0] == 0.2);
     top_asker_stop(world);
 }
 
@@ -163,59 +160,31 @@ TEST(a_kind_is_asked_again_only_when_it_is_late)
 {
     struct world *world = top_asker_start(2000);
     atomic_store(&holds_live, 2);
-    model_choose_job(world->model, "gpt-small");
+    model_open(world->model, "gpt-small", NULL);
     for (int64_t now = 1000; now <= 2400; now += 200) {
         asker_tick(&world->asker, world->model, now); /* each monitor says that the job moved on */
         top_asker_turn(world, now);
     }
     turn_until(world, 2400, &lives, 1);
-    assert_true(world->model->needs.live);
-    asker_tick(&world->asker, world->model, 5000);
-    turn_until(world, 5000, &lives, 2);
+    assert_true(world->model->moved);
+    asker_tick(&world->asker, world->model, 100000);
+    turn_until(world, 100000, &lives, 2);
     top_asker_stop(world);
 }
 
-/* Asks what such a page needs of an attnd that is silent. */
-static struct world *ask_in_silence(struct needs needs)
+TEST(what_a_stall_left_unanswered_is_asked_again)
 {
     struct world *world = top_asker_start(2000);
-    atomic_store(&silent, 1);
     model_free(&world->model);
     world->model = model_of_two_layers();
-    if (needs.detail) {
-        model_open_head(world->model, 0, 0);
-        give_live(world->model, 0, 4, 0.2, 30); /* its metrics */
-    }
-    world->model->needs = needs;
+    atomic_store(&silent, 1);
     asker_tick(&world->asker, world->model, 1000);
     asker_turn(&world->asker, world->model, 1000);
-    return world;
-}
-
-TEST(what_a_stall_left_unanswered_is_needed_again)
-{
-    struct world *world =
-        ask_in_silence((struct needs){.config = true, .live = true, .grid = true, .alerts = true});
-    struct needs *needs = &world->model->needs;
-    assert_false(needs->config || needs->live || needs->grid || needs->alerts);
-    assert_int_equal(needs->summary_next, 1);
+    assert_false(world->model->moved || world->asker.owes_past[ASKER_GRID]);
+    assert_true(world->asker.asked[ASKER_VERDICT].id && world->asker.asked[ASKER_LIVE].id);
     asker_tick(&world->asker, world->model, 3000);
-    assert_true(needs->config && needs->live && needs->grid && needs->alerts);
-    assert_int_equal(needs->summary_next, 0);
-    top_asker_stop(world);
-}
-
-TEST(what_a_stall_left_unanswered_of_a_head_is_needed_again)
-{
-    struct world *world =
-        ask_in_silence((struct needs){.detail = true, .detail_window = true, .series = true});
-    struct needs *needs = &world->model->needs;
-    assert_false(needs->detail || needs->detail_window);
-    assert_int_equal(needs->series_next, 1);
-    needs->series = false; /* it was the last one */
-    asker_tick(&world->asker, world->model, 3000);
-    assert_true(needs->detail && needs->detail_window && needs->series);
-    assert_int_equal(needs->series_next, 0);
+    assert_true(world->model->moved && world->asker.owes_past[ASKER_GRID] &&
+                world->asker.owes_past[ASKER_VERDICT] && world->asker.owes_past[ASKER_LOG]);
     top_asker_stop(world);
 }
 
@@ -223,14 +192,29 @@ TEST(what_cannot_be_sent_is_still_needed)
 {
     struct world *world = top_asker_start(2000);
     void *socket = world->rpc.socket;
-    model_choose_job(world->model, "gpt-small");
-    world->model->job_known = true;
+    model_free(&world->model);
+    world->model = model_of_two_layers();
     world->rpc.socket = NULL; /* the connection could not be made anew */
     asker_turn(&world->asker, world->model, 1000);
     world->rpc.socket = socket;
-    assert_true(world->model->needs.config && world->model->needs.live);
-    assert_true(world->model->needs.alerts);
-    assert_int_equal(world->model->needs.summary_next, 0);
+    assert_true(world->model->moved && world->asker.owes_past[ASKER_VERDICT]);
+    top_asker_stop(world);
+}
+
+TEST(rows_in_view_are_asked_about_once)
+{
+    struct world *world = top_asker_start(60000);
+    world->model->list_rows = 20;
+    asker_tick(&world->asker, world->model, 1000);
+    while (world->model->row_count == 0 || world->model->rows[1].asked_ms == 0 ||
+           world->asker.asked[ASKER_ROW_VERDICT].id || world->asker.asked[ASKER_ROW_LOG].id) {
+        asker_turn(&world->asker, world->model, 1000);
+        usleep(1000);
+    }
+    assert_int_equal(world->model->rows[0].asked_ms, 1000);
+    assert_int_equal(world->model->rows[1].asked_ms, 1000);
+    asker_turn(&world->asker, world->model, 1000);
+    assert_int_equal(world->asker.asked[ASKER_ROW_VERDICT].id, 0);
     top_asker_stop(world);
 }
 
@@ -238,17 +222,16 @@ TEST(an_answer_about_the_job_before_is_dropped)
 {
     struct world *world = top_asker_start(60000);
     atomic_store(&holds_live, 1);
-    model_choose_job(world->model, "gpt-small");
+    model_open(world->model, "gpt-small", NULL);
     asker_tick(&world->asker, world->model, 1000);
     turn_until(world, 1000, &lives, 1);
-    model_choose_job(world->model, "other");
-    world->model->needs.live = false;
-    world->model->ui.paused = true; /* nothing else is asked */
+    model_open(world->model, "other", NULL);
+    world->model->paused = true; /* nothing else is asked */
     atomic_store(&holds_live, 0);
     while (world->asker.asked[ASKER_LIVE].id != 0) {
         top_asker_turn(world, 1000);
     }
-    assert_int_equal(world->model->layer_count, 0);
+    assert_int_equal(world->model->opened.layer_count, 0);
     top_asker_stop(world);
 }
 
@@ -259,18 +242,17 @@ static void top_asker_look(struct world *world, struct screen *screen, int64_t n
     while (world->asker.asked[ASKER_MONITOR].id != 0) {
         top_asker_turn(world, now_ms);
     }
-    draw(world->model, screen, 80, 24);
+    draw(world->model, screen, 120, 24);
 }
 
 TEST(only_a_run_that_is_gone_gives_way_to_the_newest)
 {
     struct world *world = top_asker_start(60000);
     struct screen screen = {.unicode = true};
-    model_choose_job(world->model, "gpt-small");
-    world->model->run = "1234567890ab";
+    model_open(world->model, "gpt-small", "1234567890ab");
     atomic_store(&refused_as, "busy");
     top_asker_look(world, &screen, 1000);
-    assert_string_equal(world->model->run, "1234567890ab");
+    assert_string_equal(world->model->opened.run, "1234567890ab");
     assert_row(&screen, 1, " not now");
     atomic_store(&refused_as, NULL);
     top_asker_look(world, &screen, 1200);
@@ -278,11 +260,11 @@ TEST(only_a_run_that_is_gone_gives_way_to_the_newest)
     assert_shows_not(&screen, "gone");
     atomic_store(&refused_as, "run_unknown");
     top_asker_look(world, &screen, 1400);
-    assert_null(world->model->run);
+    assert_null(world->model->opened.run);
     top_asker_look(world, &screen, 1600);
-    assert_row(&screen, 0,
-               " attnd top  gpt-small  run abcdef01 (12345678 is gone)  active"
-               "         14:02:31");
+    assert_shows(
+        &screen,
+        "gpt-small  run abcdef01  active  epoch 3 step 0  4 ranks  (the run asked for is gone)");
     screen_free(&screen);
     top_asker_stop(world);
 }
