@@ -32,7 +32,7 @@ enum metric_group {
     METRIC_GROUP_COUNT
 };
 
-enum metric_worse { METRIC_WORSE_LOW, METRIC_WORSE_HIGH, METRIC_WORSE_NEITHER };
+enum metric_worse { METRIC_WORSE_LOW, METRIC_WORSE_HIGH, METRIC_WORSE_BOTH, METRIC_WORSE_NEITHER };
 
 struct metric_info {
     const char *name;

@@ -3,7 +3,6 @@
 // thousands, laying them all out takes seconds.
 import { h, number } from "./dom.js";
 import { headCount } from "./pickers.js";
-import { roleSince } from "./run_text.js";
 
 /** The metrics that have a column, in layers that have their numbers. */
 export const COLUMNS = [
@@ -30,7 +29,7 @@ export class HeadsTable {
     /** Draws into the body of `frame`; `toHead(head)`: the address of a head. */
     constructor(frame, toHead) {
         Object.assign(this, { frame, toHead, live: null, columns: null, by: null, down: -1, order: [], rows: [] });
-        this.roles = new Map(); // of heads that were seen to take their role: [role, since when]
+        this.roles = new Map(); // as rolesAt() gives them
         this.head = h("tr", {});
         this.body = h("tbody", {});
         this.table = h("table", {}, h("thead", {}, this.head), this.body);
@@ -50,18 +49,16 @@ export class HeadsTable {
         this.add(Math.min(ROWS, count) - this.rows.length);
     }
 
-    /** The answer of roles, or null. */
-    drawRoles(answer) {
-        const emerged = answer?.heads.filter((found) => found.emerged) ?? [];
-        this.roles = new Map(emerged.map((found) => [found.head, [found.role, roleSince(found, answer.unit)]]));
+    /** As rolesAt() gives them. */
+    drawRoles(roles) {
+        this.roles = roles;
         if (this.live) this.draw(this.live);
     }
 
-    /** The pattern of the newest message, and since when the head does that. */
-    patternText(head) {
-        const pattern = this.live.heads?.pattern?.[head] ?? "–",
-            [role, since] = this.roles.get(head) ?? [];
-        return role === pattern ? `${pattern} ${since}` : pattern;
+    /** The role of a head, and since when. */
+    roleText(head) {
+        const { role, since } = this.roles.get(head) ?? { role: "–", since: "" };
+        return `${role} ${since}`.trim();
     }
 
     /** A metric whose numbers come now and then, as those of probes, keeps its column. */
@@ -85,7 +82,7 @@ export class HeadsTable {
         this.buttons = columns.map((name) => h("button", { type: "button", onclick: () => this.sortBy(name) }, name));
         this.head.replaceChildren(
             h("th", { class: "text" }, "head"),
-            h("th", { class: "text" }, "pattern"),
+            h("th", { class: "text" }, "role"),
             ...this.buttons.map((button) => h("th", {}, button)),
         );
         this.frame.body.replaceChildren(this.box);
@@ -106,7 +103,7 @@ export class HeadsTable {
 
     fill({ link, texts }, head) {
         const { live, columns } = this,
-            shown = [this.patternText(head), ...columns.map((name) => number(valuesOf(live, name)[head]))];
+            shown = [this.roleText(head), ...columns.map((name) => number(valuesOf(live, name)[head]))];
         link.textContent = head;
         link.href = this.toHead(head);
         shown.forEach((text, i) => (texts[i].textContent = text));

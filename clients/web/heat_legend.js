@@ -6,7 +6,7 @@ import { svg as newSvg } from "./figure.js";
 
 const LONG = 230;
 
-const WORSE = { low: "low is bad", high: "high is bad", neither: "no good or bad end" };
+const WORSE = { low: "low is bad", high: "high is bad", both: "low and high are bad", neither: "no good or bad end" };
 
 function scaleNode([low, high], interpolate, metric, bounds) {
     const root = newSvg(LONG + 22, 32, `colour scale of ${metric.name}`),

@@ -32,7 +32,7 @@ function scaleText(isOfThumbs) {
 export class LayerHeads {
     /** `toHead(head)`: the address of a head; `openHead(head)` goes there; `isCurrent()`. */
     constructor(map, { toHead, openHead, isCurrent }) {
-        Object.assign(this, { map, toHead, openHead, isCurrent, frames: new Map(), shown: null, thumbs: null });
+        Object.assign(this, { roles: new Map(), map, toHead, openHead, isCurrent, frames: new Map(), shown: null, thumbs: null });
         this.frame = figure(layerName(map), withModule(map, ""), "wide").plain();
         this.box = h("div", { class: "grid small" });
         this.legend = h("div", {});
@@ -60,7 +60,7 @@ export class LayerHeads {
             withModule(map, mapsText(shown, live)),
         );
         for (const [head, frame] of this.frames)
-            frame.querySelector(".sub").textContent = live?.heads?.pattern?.[head] ?? "";
+            frame.querySelector(".sub").textContent = this.roles.get(head)?.role ?? "";
     }
 
     draw(found, live) {

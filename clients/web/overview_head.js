@@ -8,7 +8,6 @@ import { link } from "./router.js";
 /** Numbers of the newest message. */
 const factsOf = (live, head) =>
     facts([
-        ["pattern", live?.heads?.pattern?.[head]],
         ["step", live?.step],
         ["entropy_normalized", live?.heads?.entropy_normalized?.[head]],
         ["first_token", live?.heads?.first_token?.[head]],

@@ -3,16 +3,16 @@
 import { distanceColors } from "./colors.js";
 import { layerName } from "./dom.js";
 
-/** Half of a range is at least this part of what the metric can be, and so many standard deviations. */
-const LEAST = 0.05,
-    DEVIATIONS = 3;
+/** A range goes so far beyond the numbers of its windows, as a part of what the metric can be. */
+const MARGIN = 0.05;
 /** A distance of this part of what the metric can be has the full colour. */
 const FAR = 0.4;
-/** Windows that make a range. */
-const WINDOWS = 2;
+/** Windows that make a range: at least, and at most. */
+const FEWEST = 2,
+    WINDOWS = 8;
 
 export class HealthyRanges {
-    /** `grid` of a metric, whose numbers span `span`; `alerts`: all of the run. A head's range is that of the windows before the first of its own. */
+    /** `grid` of a metric, whose numbers span `span`; `alerts`: all of the run. A head's range is that of the last windows before the first of its own. */
     constructor({ grid, span: [low, high], alerts }) {
         this.span = high - low || 1;
         this.colors = distanceColors();
@@ -33,22 +33,11 @@ export class HealthyRanges {
         return [...this.layers.values()].some((heads) => heads.some(Boolean));
     }
 
-    /** [low, high] of the later half of the windows, as heads find their place first; null when they are too few. */
+    /** [low, high] of the last of these windows; null when they are too few. */
     rangeOf(values) {
-        let sum = 0,
-            squares = 0,
-            count = 0;
-        for (let i = values.length >> 1; i < values.length; i++) {
-            if (!Number.isFinite(values[i])) continue;
-            sum += values[i];
-            squares += values[i] * values[i];
-            count++;
-        }
-        if (count < WINDOWS) return null;
-        const mean = sum / count,
-            deviation = Math.sqrt(Math.max(0, squares / count - mean * mean)),
-            half = Math.max(LEAST * this.span, DEVIATIONS * deviation);
-        return [mean - half, mean + half];
+        const last = values.subarray(Math.max(0, values.length - WINDOWS)).filter(Number.isFinite),
+            margin = MARGIN * this.span;
+        return last.length < FEWEST ? null : [Math.min(...last) - margin, Math.max(...last) + margin];
     }
 
     /** A function of a number and a head of a layer: its colour. */

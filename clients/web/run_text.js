@@ -52,6 +52,17 @@ const windowText = (unit, { epoch, step }) => (unit === "epoch" ? `epoch ${epoch
 export const roleSince = ({ emerged, spans }, unit) =>
     `since ${windowText(unit, spans.at(-1).since)}${emerged ? "" : " or before"}`;
 
+/**
+ * The roles of a layer's heads at a step, null: the newest: head -> {role, since}; `since` is "" where nobody saw it
+ * begin. `answer` of roles, or null.
+ */
+export function rolesAt(answer, step) {
+    const spanOf = ({ spans }) => (step === null ? spans.at(-1) : spans.find((one) => one.since.step <= step && step <= one.until.step)),
+        heads = (answer?.heads ?? []).map((found) => [found, spanOf(found)]).filter(([, one]) => one);
+    const since = (found, one) => (found.emerged && one === found.spans.at(-1) ? roleSince(found, answer.unit) : "");
+    return new Map(heads.map(([found, one]) => [found.head, { role: one.role, since: since(found, one) }]));
+}
+
 /** "induction since step 290 (0.83 of its weight)" */
 export function roleText(found, unit) {
     const { role, evidence, spans } = found,

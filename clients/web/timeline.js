@@ -69,12 +69,14 @@ export class Timeline {
         Object.assign(this, { run, metricOf, hrefOf, onPick, isCurrent, grids: new Map(), step: null, turn: 0 });
         this.frame = figure("Timeline", "", "timeline");
         this.frame.hidden = true;
+        this.resize = new ResizeObserver(() => this.root && this.frame.body.clientWidth !== this.width && this.paint());
+        this.resize.observe(this.frame.body);
     }
 
     /** Done when it is drawn. `grid` of `metric` with the log; `alerts` of the verdict, `rules`; `step` of the moment or null. */
     async draw({ grid, metric, alerts, rules, step }) {
         const broken = brokenOf(alerts),
-            key = JSON.stringify([metric.name, rules.length, this.frame.body.clientWidth, broken.map((one) => [where(one.alerts[0]), one.since])]);
+            key = JSON.stringify([metric.name, rules.length, broken.map((one) => [where(one.alerts[0]), one.since])]);
         if (grid === this.grid && key === this.key) return void this.mark(step);
         const mine = ++this.turn,
             shown = await Promise.all(broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, grid?.windows.step.at(-1))));
@@ -170,8 +172,9 @@ export class Timeline {
     /* Drawing */
 
     paint() {
+        this.width = this.frame.body.clientWidth;
         const { rows } = this,
-            width = Math.max(320, this.frame.body.clientWidth || 900),
+            width = Math.max(320, this.width || 900),
             isWide = width >= WIDE,
             title = isWide ? 0 : TITLE,
             height = d3.sum(rows, ({ tall }) => tall + title + GAP) + AXIS;

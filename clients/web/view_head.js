@@ -161,13 +161,12 @@ const pairsList = (found) => [
 
 const hasMoved = (drift, head) => drift?.delta?.[head] !== undefined && drift.delta[head] !== null;
 
-/** Names the role of the head and its earlier ones; and the pattern of the newest message, where that is another. */
-function roleFacts(roles, pattern) {
+/** Names the role of the head and its earlier ones. */
+function roleFacts(roles) {
     const found = roles?.heads[0];
     return [
         ["role", found && roleText(found, roles.unit)],
         ["before", found && rolesBefore(found, roles.unit)],
-        ["pattern", pattern === found?.role ? null : pattern],
     ];
 }
 
@@ -210,7 +209,7 @@ function factsOf(live, summary, { metric, head, roles }) {
     const drift = summary?.drift?.[metric.name],
         shift = drift?.shift?.[head];
     return facts([
-        ...roleFacts(roles, live?.heads?.pattern?.[head]),
+        ...roleFacts(roles),
         ["tier", live?.tier],
         ["shape", live?.shape?.join(" × ")],
         [metric.name, liveValues(live, metric.name)?.[head]],

@@ -16,6 +16,7 @@ import { headCount, layerPicker, metricPicker, openLayer, paddingPicker } from "
 import { go, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { mapStep } from "./run.js";
+import { rolesAt } from "./run_text.js";
 import { firingOf } from "./verdict.js";
 import { kept, paced } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
@@ -217,6 +218,7 @@ export async function show(root, params, { store, isCurrent }) {
         everyMap = (what) => Promise.all(all.map((one) => one[what]()));
 
     let numbers = run.newest(map),
+        roles = null, // the answer
         turn = 0;
     /** The numbers of the moment: of the newest message, or of the window. */
     async function loadNumbers() {
@@ -241,8 +243,13 @@ export async function show(root, params, { store, isCurrent }) {
         if (!live.past) drawSimilarity(similarity, live);
     }
     async function loadRoles() {
-        const found = await run.roles(where);
-        if (isCurrent()) tableRows.drawRoles(found);
+        roles = await run.roles(where);
+        if (isCurrent()) drawRoles();
+    }
+    function drawRoles() {
+        heads.roles = rolesAt(roles, time.step);
+        heads.tell(numbers);
+        tableRows.drawRoles(heads.roles);
     }
     function drawSeries() {
         series.draw(time.grid, time.last, { rules, alerts });
@@ -257,6 +264,7 @@ export async function show(root, params, { store, isCurrent }) {
     /** Another moment, or more windows. */
     async function drawMoment() {
         drawSeries();
+        drawRoles();
         await Promise.all([loadNumbers(), everyMap("now"), showMatrices()]);
     }
     const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), loadRoles(), showMatrices()];

@@ -453,6 +453,7 @@ class Overview {
         ];
         return () => {
             this.playback.stop();
+            this.timeline.resize.disconnect();
             this.onSummary.stop();
             this.onAlerts.stop();
             this.onVerdict.stop();

@@ -19,7 +19,7 @@ static json_t *domain_of(const struct metric_info *info)
 static json_t *metric_list_describe(int i)
 {
     const struct metric_info *info = &metric_info[i];
-    static const char *const worse[] = {"low", "high", "neither"};
+    static const char *const worse[] = {"low", "high", "both", "neither"};
     return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:f, s:s}", "name", info->name, "unit",
                      info->unit, "per", info->kind == METRIC_KIND_ROW ? "row" : "message", "group",
                      metric_in_spectrum((unsigned)i) ? "spectrum" : "heads", "domain",

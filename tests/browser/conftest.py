@@ -157,8 +157,8 @@ def start_chromium(options):
     return webdriver.Chrome(options=options, service=service)
 
 
-@pytest.fixture(scope="session")
-def browser():
+def open_browser():
+    """A headless one, whose pages count their open questions."""
     options = webdriver.ChromeOptions()
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb",
                  "--disable-site-isolation-trials", "--renderer-process-limit=1",  # each page would start processes of its own
@@ -167,6 +167,12 @@ def browser():
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = start_chromium(options)
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": COUNTS_QUESTIONS})
+    return driver
+
+
+@pytest.fixture(scope="session")
+def browser():
+    driver = open_browser()
     yield driver
     driver.quit()
 

@@ -243,7 +243,7 @@ def outlines(page):
 def test_cells_are_outlined_by_alerts_and_say_their_number(looked, page, width, dark):
     page.open(looked, "#/overview?job=falls&metric=entropy_sans_first", width=width, dark=dark).ready()
     wait_until(lambda: outlines(page) == 1, "the outline of the layer")
-    assert page.texts(".legend .worse") == ["entropy_sans_first: low is bad"] and len(page.texts(".legend .bounds")) == 2
+    assert page.texts(".legend .worse") == ["entropy_sans_first: low and high are bad"] and len(page.texts(".legend .bounds")) == 2
     page.choose("colour", "natural")
     wait_until(lambda: page.js("return document.querySelectorAll('.legend .bound').length") == 2, "the bounds of rules on the scale")
     assert page.texts(".legend .tick text")[-1] == "1"

@@ -57,7 +57,6 @@ def test_the_page_of_a_head_says_since_when(course, page):
         wait_until(lambda: "role" in facts(page), "the role")
         said = facts(page)
         assert {name: said.get(name) for name in want} == want
-        assert "pattern" not in said, "the newest message says the same"
     page.open(site, "#/head?job=gpt&layer=0&head=0").ready()
     wait_until(lambda: "role" in facts(page), "the role")
     page.screenshot("role-of-a-head-1440-light")
@@ -68,8 +67,10 @@ def test_the_page_of_a_layer_says_what_emerged(course, page):
     go_on(0, 15)
     wait_for(14)
     page.open(site, "#/layer?job=gpt&layer=0").ready()
-    wait_until(lambda: page.texts("td.text")[:3] == ["induction", "first_token", "uniform"],
-               "the newest patterns: of the first window of a role nobody knows yet whether it stays")
+    wait_until(lambda: page.texts("td.text")[:3] == ["previous_token since step 4", "first_token", "uniform"],
+               "the roles: of the first window of another one nobody knows yet whether it stays")
+    assert [text.split(" ")[0] for text in page.texts(".figure header .sub") if text in ("previous_token", "first_token", "uniform")] \
+        [:3] == ["previous_token", "first_token", "uniform"], "the maps say the same"
     go_on(15, STEPS - 15)
     wait_for(STEPS - 1)
     wait_until(lambda: page.texts("td.text")[:3] == ["induction since step 14", "first_token", "uniform"],

@@ -224,9 +224,9 @@ def test_numbers_that_only_some_layers_have_get_columns_there(page):
         trainer.qk(q, q, v=q, scale=0.5, causal=True, tokens=tokens, layer=1, **output)
         wait_until(lambda: len(one.api("live", job=JOB, or_null=1) or []) == 2, "both layers")
         page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=0&site=self").ready()
-        assert headers() == ["head", "pattern", *always, "importance"]
+        assert headers() == ["head", "role", *always, "importance"]
         page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=1&site=self").ready()
-        assert headers() == ["head", "pattern", *always, "max_logit", "importance", *of_output, "induction"]
+        assert headers() == ["head", "role", *always, "max_logit", "importance", *of_output, "induction"]
         heads = one.api("live", job=JOB, layer=1)[0]["heads"]
         title = page.js("return [...document.querySelectorAll('.figure')].find((one) => one.textContent.includes('Importance of')).innerText")
         assert "by gradients" in title and "importance_gradient: what the loss makes of it" in title

@@ -161,7 +161,8 @@ def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
     rows = dict(row.split("\t")[:2] for row in page.text("table tbody").splitlines())
     for metric in ("entropy", "first_token", "importance", "variance"):
         assert rows[metric] == (shown(live["heads"][metric][3]) or rows[metric])
-    assert live["heads"]["pattern"][3] in page.text(".facts")
+    (role,) = site.api("roles", job=JOB, stack="decoder", layer=1, site="self", head=3)["heads"]
+    assert f"role {role['role']}" in " ".join(page.text(".facts").split())
     (summary,) = site.api("summary", job=JOB, stack="decoder", layer=1, site="self")
     drift = summary["drift"]["entropy_normalized"]
     moved = f"{shown(drift['delta'][3])}, shift {shown(drift['shift'][3])}"

@@ -50,6 +50,17 @@ def test_only_what_is_new_may_be_asked_for(attnd):
     assert series_of(attnd, job="gpt", **{"from": 2**64 - 1}) == {"loss": {}, "lr": {}}
 
 
+def test_few_points_may_be_asked_for(attnd):
+    trainer = Trainer(attnd, "gpt")
+    for step in range(21):
+        trainer.event("log", step=step, values={"loss": float(step)})
+    await_steps(attnd, list(range(21)))
+    assert list(series_of(attnd, job="gpt", points=5)["loss"]) == [0, 5, 10, 15, 20], "the first and the last among them"
+    assert len(series_of(attnd, job="gpt", points=100)["loss"]) == 21
+    with pytest.raises(RuntimeError, match="argument"):
+        attnd.call("log", job="gpt", points=1)
+
+
 def test_a_log_moves_neither_windows_nor_the_position_of_the_run(attnd, rng):
     reader, trainer = Reader(attnd, "summary/", "job/"), Trainer(attnd, "gpt")
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4), epoch=0, step=7)

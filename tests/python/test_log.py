@@ -35,6 +35,11 @@ def logged(publisher):
     return header
 
 
+def test_names_may_be_keywords(publisher):
+    assert publisher.log(loss=2.5, step=41) and publisher.log({"a/b": 1}, lr=0.5, step=42)
+    assert [logged(publisher)["values"] for _ in range(2)] == [{"loss": 2.5}, {"a/b": 1.0, "lr": 0.5}]
+
+
 @pytest.mark.filterwarnings("error")
 def test_numbers_of_every_kind_arrive(publisher):
     assert publisher.log({"loss": 2.5, "lr": np.float32(0.5), "n": 7, "on": torch.tensor(True), "array": np.array([3.0]),

@@ -102,7 +102,7 @@ def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(o
     assert before["json"] == before["page"] and before["past"][0] == before["past"][1]
     assert before["states"] == (1, 1, [(run[:8], "entropy_collapse", "firing at end")])
     assert before["top"] == ((run[:8], "ended"), ("decoder.0.self", "entropy_collapse", "0"))
-    assert before["series"] == [(1, "firing"), (BYE, "firing_at_end")]
+    assert before["series"] == [(0, "firing"), (BYE, "firing_at_end")]
     assert [one["state"] for one in before["jobs"]] == [one["state"] for one in before["runs"]["runs"]] == ["ended"]
     assert before["summary"][0]["step"] == before["jobs"][0]["step"] == BYE
     for sig in (signal.SIGTERM, signal.SIGKILL):

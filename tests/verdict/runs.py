@@ -45,9 +45,10 @@ class Missed(Exception):
     """A run of which attnd has not got everything says nothing of its verdicts."""
 
 
-def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed: int) -> Optional[Dict[str, Any]]:
-    """One run: its fault, its last loss, and the alerts in their order. None: the model has no place for this fault. Raises
-    Missed when a step was not captured, as happens to an attnd that gets no processor."""
+def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed: int,
+          logs: bool = False) -> Optional[Dict[str, Any]]:
+    """One run, which `logs` its loss: its fault, its last loss, and the alerts in their order. None: the model has no place
+    for this fault. Raises Missed when a step was not captured, as happens to an attnd that gets no processor."""
     torch.manual_seed(seed)
     shape, task = ARCHITECTURES[architecture]
     model = Model(shape, task, seed)
@@ -72,6 +73,8 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            if logs:
+                watch.log(loss=loss.item())
             if step < WARMUP:
                 schedule.step()
             taken = watch.stats()["published"]
@@ -91,9 +94,9 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
 class Daemon:
     """attnd with its default windows, here of WINDOW steps, and what it says of a job."""
 
-    def __init__(self) -> None:
+    def __init__(self, attnd: Any = None) -> None:
         from harness import Attnd, wait_until
-        self._attnd, self._wait_until = Attnd(*SETTINGS), wait_until
+        self._attnd, self._wait_until = attnd or Attnd(*SETTINGS), wait_until
         self.directory = self._attnd.directory
 
     def alerts(self, job: str) -> List[Dict[str, Any]]:

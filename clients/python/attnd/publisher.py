@@ -524,9 +524,9 @@ class Publisher:
         step = self._step if step is None else wire.check_int("step", step)
         self._event({"event": "epoch_end"}, epoch, step)
 
-    def log(self, values: Mapping[str, Any], epoch: int = 0, step: Optional[int] = None) -> bool:
-        """Reports numbers of the training, such as its loss; True when they were queued. `step` defaults to the last
-        one.
+    def log(self, values: Optional[Mapping[str, Any]] = None, epoch: int = 0, step: Optional[int] = None, **more: Any) -> bool:
+        """Reports numbers of the training, such as its loss: log(loss=loss) or log({"loss": loss}); True when they were
+        queued. `step` defaults to the last one.
 
         values   names of 1 to 64 bytes to numbers, or tensors of one number: one on a device is read later, by the
                  publishing thread. The first that is neither is told in a warning; NaN and infinities are kept as such
@@ -546,7 +546,8 @@ class Publisher:
             self._sender.skip()
             return False
         queued = True
-        for part in scalars.messages(scalars.taken(values, self._refuse_value)):
+        taken = scalars.taken({} if values is None else values, self._refuse_value)
+        for part in scalars.messages({**taken, **scalars.taken(more, self._refuse_value)}):
             if not self._sender.reserve(self._event_topic, scalars.LOG_BYTES, "event"):
                 queued = False
             else:

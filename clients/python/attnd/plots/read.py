@@ -334,7 +334,7 @@ _OF_ENTROPY = ("saturated_entropy", "saturated_alone", "lost_focus", "focus_shar
 
 def _alerts(word: str, metric: str, wants: Callable[[str, int], bool],
             options: Dict[str, Any]) -> List[Tuple[int, str]]:
-    """(step, state) of those about the metric, and a layer that is drawn or the whole run."""
+    """(step, state) of those about the metric, and a layer that is drawn or the whole run: one that fires at its onset."""
     drawn = (metric, *_OF_ENTROPY) if metric in ("entropy_normalized", "entropy_sans_first") else (metric,)
     answer = _ask_attnctl(["alerts", word, "--json", f"--count={_ALERTS_MAX}", *_line(options)], (0, 1))
     found = []
@@ -342,7 +342,8 @@ def _alerts(word: str, metric: str, wants: Callable[[str, int], bool],
         name = f"{alert.get('stack')}.{alert.get('layer')}.{alert.get('site')}"
         head = -1 if alert.get("head") is None else int(alert["head"])
         if alert.get("metric") in drawn and (alert.get("stack") is None or wants(name, head)):
-            found.append((int(alert["step"]), str(alert.get("state"))))
+            at = alert["since"] if alert.get("state") == "firing" else alert
+            found.append((int(at["step"]), str(alert.get("state"))))
     return found
 
 
