@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: MIT
 """What readers cost attnd, and how soon they see something. Prints JSON lines.
 
-    python3 tests/bench/http_readers.py --build build [throughput] [latency] [paint] [smooth]
+    python3 tests/bench/http_readers.py --build build [throughput] [latency] [paint] [smooth] [jobs]
 
 throughput  ingest at full rate, in pairs: nobody reads; then 200 clients of the event stream and 1000 ZeroMQ subscribers
             read everything. Readers share the machine with attnd, so their own processor time is taken off:
             `loss_beyond_readers` = 1 - rate / (rate alone * (1 - readers' share of the processors)). `loss_beyond_delivery`
             also takes off what attnd's threads for sending used: the kernel's part of a message that 1200 readers get.
 latency     from handing a message to ZeroMQ to its `live` event in a client, with 200 clients listening.
-paint       headless Chromium opens the page over the history of a run of 32 layers x 32 heads: first contentful paint, and
-            when the first numbers stand in it (the mark `data` of the page).
-smooth      the same page while every layer publishes as fast as attnd takes it: the time between frames.
+paint       headless Chromium opens the list of runs, and a run of 32 layers x 32 heads from the history: first contentful
+            paint, and when the first numbers stand there (the mark `data` of the page).
+smooth      that run while every layer publishes as fast as attnd takes it: the time between frames.
+jobs        both pages while 20 jobs of one layer send ten steps a second and log a loss, and one of 24 x 16 heads sends two:
+            tasks of the main thread over 50 ms, of 20 s.
 """
 import argparse
 import http.client
@@ -184,10 +186,13 @@ def browser():
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or "chromedriver"))
 
 
-def open_page(driver, daemon):
+PAGES = {"runs": "", "run": "#/overview?job=bench"}
+
+
+def open_page(driver, daemon, address=PAGES["run"]):
     """The page's first contentful paint and first data, in ms."""
     driver.get("about:blank")
-    driver.get(f"http://127.0.0.1:{daemon.port}/")
+    driver.get(f"http://127.0.0.1:{daemon.port}/{address}")
     return harness.wait_until(lambda: driver.execute_script(
         "const paint = performance.getEntriesByName('first-contentful-paint')[0], data = "
         "performance.getEntriesByName('data')[0]; return paint && data ? [paint.startTime, data.startTime] : null"),
@@ -197,15 +202,16 @@ def open_page(driver, daemon):
 def paint(arguments):
     daemon = Daemon("metrics.spectrum=false")
     fill(daemon)
-    marks = []
-    for _ in range(arguments.pairs):  # a browser each: nothing is in its cache
-        driver = browser()
-        marks.append(open_page(driver, daemon))
-        driver.quit()
-    print(json.dumps(dict(bench="http", part="paint", layers=32, heads=32, opened=len(marks),
-                          first_contentful_paint_ms=round(statistics.median(mark[0] for mark in marks)),
-                          data_ms=round(statistics.median(mark[1] for mark in marks)),
-                          data_max_ms=round(max(mark[1] for mark in marks)))), flush=True)
+    for page, address in PAGES.items():
+        marks = []
+        for _ in range(arguments.pairs):  # a browser each: nothing is in its cache
+            driver = browser()
+            marks.append(open_page(driver, daemon, address))
+            driver.quit()
+        print(json.dumps(dict(bench="http", part="paint", page=page, layers=32, heads=32, opened=len(marks),
+                              first_contentful_paint_ms=round(statistics.median(mark[0] for mark in marks)),
+                              data_ms=round(statistics.median(mark[1] for mark in marks)),
+                              data_max_ms=round(max(mark[1] for mark in marks)))), flush=True)
     daemon.close()
 
 
@@ -250,7 +256,48 @@ def smooth(arguments):
     daemon.close()
 
 
-PARTS = {"throughput": throughput, "latency": latency, "paint": paint, "smooth": smooth}
+TASKS = """
+const done = arguments[0], tasks = [];
+new PerformanceObserver((list) => tasks.push(...list.getEntries().map((one) => one.duration))).observe({type: "longtask"});
+setTimeout(() => done(tasks), 20000);
+"""
+
+
+def train_jobs(daemon, stop):
+    rng = np.random.default_rng(4)
+    small, wide = harness.softmax_maps(rng, 1, 8, 16, 16), harness.softmax_maps(rng, 1, 16, 16, 16)
+    trainers, bench, step = [harness.Trainer(daemon, f"job-{i}") for i in range(20)], harness.Trainer(daemon, "bench"), 0
+    while not stop.wait(0.1):
+        for trainer in trainers:
+            trainer.attention(small, step=step)
+            trainer.event("log", step=step, values={"loss": 4 / (step + 1)})
+        for layer in range(24 if step % 5 == 0 else 0):
+            bench.attention(wide, layer=layer, step=step)
+        step += 1
+    for trainer in [bench, *trainers]:
+        trainer.close()
+
+
+def jobs(arguments):
+    daemon, stop = Daemon("metrics.spectrum=false", "window.unit=step", "window.length=16", "window.every=16"), threading.Event()
+    trainer = threading.Thread(target=train_jobs, args=(daemon, stop))
+    trainer.start()
+    harness.wait_until(lambda: len(daemon.call("jobs")) == 21, "the jobs")
+    driver = browser()
+    driver.set_script_timeout(60)
+    for page, address in PAGES.items():
+        open_page(driver, daemon, address)
+        time.sleep(2)
+        tasks = sorted(driver.execute_async_script(TASKS))
+        print(json.dumps(dict(bench="http", part="jobs", page=page, jobs=21, seconds=20, tasks_over_50_ms=len(tasks),
+                              longest_ms=round(tasks[-1]) if tasks else 0)), flush=True)
+    stop.set()
+    trainer.join()
+    driver.quit()
+    daemon.close()
+
+
+PARTS = {"throughput": throughput, "latency": latency, "paint": paint, "smooth": smooth, "jobs": jobs}
 
 
 def main():
