@@ -106,9 +106,9 @@ class Daemon:
 
         def written() -> Any:
             answer = self._attnd.call("alerts", job=job, limit=1000)
-            at_end = [one for one in answer["alerts"] if one["state"] == "firing_at_end"]
+            at_end = [one for one in answer["alerts"] or () if one["state"] == "firing_at_end"]
             ended = self._attnd.call("runs", job=job)["runs"][0]["state"] == "ended"
-            return ended and len(at_end) == len(answer["firing"]) and answer
+            return ended and answer["alerts"] is not None and len(at_end) == len(answer["firing"]) and answer
         told: List[Dict[str, Any]] = self._wait_until(written, "the end in the history")["alerts"]
         return [dict(alert, order=(SEVERITIES.index(alert["severity"]), rules.index(alert["rule"]), alert["step"]))
                 for alert in reversed(told) if alert["state"] == "firing" and alert["severity"] != "info"]
