@@ -307,7 +307,7 @@ static int check_fleet(const struct config *config, char *reterr)
     if (config->window_unit == CONFIG_UNIT_SECOND) {
         snprintf(reterr, CONFIG_ERROR_MAX,
                  "window.unit: 'second': clocks of nodes differ, so such windows cannot be merged "
-                 "with fleet.role: %s (valid: epoch, step)",
+                 "with fleet.role: %s (valid: auto, epoch, step)",
                  role);
         return -1;
     }

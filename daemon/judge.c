@@ -64,7 +64,7 @@ int judge_settle(struct config *config, const char *path, char *reterr)
     if (rc == 0 && config->window_unit == CONFIG_UNIT_SECOND) {
         snprintf(error, sizeof error,
                  "window.unit: 'second': a recording is judged faster than it was recorded "
-                 "(valid: epoch, step)");
+                 "(valid: auto, epoch, step)");
         rc = -1;
     }
     if (rc != 0) {

@@ -595,7 +595,7 @@ def test_a_check_that_cannot_judge_says_so(tmp_path, rng):
     result = check(tmp_path, training(rng), rules="window: {unit: second}\n")
     assert result.returncode == 2
     assert result.stderr == (f"attnctl: {tmp_path}/rules.yaml: window.unit: 'second': a recording is judged "
-                             "faster than it was recorded (valid: epoch, step)\n")
+                             "faster than it was recorded (valid: auto, epoch, step)\n")
     result = check(tmp_path, training(rng), rules="rules:\n  mine: {metric: entropie, above: 1}\n")
     assert result.returncode == 2 and result.stderr.startswith(f"attnctl: {tmp_path}/rules.yaml:2: ")
     assert "entropie" in result.stderr
