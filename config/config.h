@@ -83,6 +83,11 @@ struct config_window {
     enum config_unit unit;
     uint64_t length, every;
 };
+/* By this a run is cut, beside the config. */
+struct config_cut {
+    uint64_t capture_every;   /* every n-th step is captured */
+    struct config_window own; /* takes the place of window.unit; length 0 = it asks for none */
+};
 typedef struct {
     struct config_window window[CONFIG_WINDOWS_MAX];
     uint32_t count;
@@ -155,6 +160,10 @@ uint64_t config_window_part(uint64_t length, uint64_t every);
 uint32_t config_window_count(const struct config *config);
 struct config_window config_window(const struct config *config, uint32_t index,
                                    uint64_t capture_every);
+/* The rules of one run, its own first, each once. Returns how many there are. */
+uint32_t config_windows_of(const struct config *config, const struct config_cut *cut,
+                           struct config_window ret_windows[CONFIG_WINDOW_RULES_MAX]);
+bool config_window_same(const struct config_window *a, const struct config_window *b);
 /* The index of the first rule with these numbers, `unit` a config_unit or a window_unit; -1: there
  * is none. With `auto` any number of steps that 16 captures may take is 0. */
 int config_window_find(const struct config *config, int unit, uint64_t length, uint64_t every);

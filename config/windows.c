@@ -43,6 +43,27 @@ struct config_window config_window(const struct config *config, uint32_t index,
     return (struct config_window){CONFIG_UNIT_STEP, length, length};
 }
 
+bool config_window_same(const struct config_window *a, const struct config_window *b)
+{
+    return a->unit == b->unit && a->length == b->length && a->every == b->every;
+}
+
+uint32_t config_windows_of(const struct config *config, const struct config_cut *cut,
+                           struct config_window ret_windows[CONFIG_WINDOW_RULES_MAX])
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < config_window_count(config); i++) {
+        struct config_window window = config_window(config, i, cut->capture_every);
+        if (i == 0 && cut->own.length > 0) {
+            window = cut->own;
+        }
+        if (i == 0 || !config_window_same(&window, &ret_windows[0])) {
+            ret_windows[count++] = window;
+        }
+    }
+    return count;
+}
+
 int config_window_find(const struct config *config, int unit, uint64_t length, uint64_t every)
 {
     for (uint32_t i = 0; i < config_window_count(config); i++) {

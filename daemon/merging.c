@@ -15,12 +15,11 @@
 /* The track with this rule; NULL: the config has none, or the run is cut in another way. */
 static struct track *merging_find_track(struct run *run, const struct merged *merged)
 {
-    int index = config_window_find(run->config, (int)merged->unit, merged->length, merged->every);
-    if (index == 0) {
+    struct config_window window = {(enum config_unit)merged->unit, merged->length, merged->every};
+    if (config_window_find(run->config, (int)window.unit, window.length, window.every) == 0) {
         run_cut(run, merged->length / CONFIG_WINDOW_CAPTURES); /* as the nodes do */
     }
-    struct track *track = index >= 0 ? &run->tracks[index] : NULL;
-    return track && track->window.rule.length == merged->length ? track : NULL;
+    return run_find_track(run, &window);
 }
 
 /* Values that were logged together: one event. */

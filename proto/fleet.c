@@ -78,11 +78,15 @@ void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
     static const uint32_t pairs[] = {[FLEET_PART] = 12, [FLEET_CLOSED] = 21, [FLEET_RUN] = 15};
     uint32_t more =
         (body->kind == FLEET_PART && body->module) || (body->kind == FLEET_RUN && body->settings);
-    mpk_put_map(writer, pairs[body->kind] + more);
+    mpk_put_map(writer, pairs[body->kind] + more + (body->own_window.length > 0));
     mpk_pair_u64(writer, "v", FLEET_VERSION);
     mpk_pair_str(writer, "kind", kinds[body->kind]);
     fleet_put_text(writer, "job", body->job, body->job_size);
     fleet_put_bin(writer, "run", body->run, RUN_BYTES);
+    if (body->own_window.length > 0) {
+        mpk_put_str(writer, "own_window");
+        own_window_put(&body->own_window, writer);
+    }
     switch (body->kind) {
     case FLEET_PART:
         fleet_put_rule(writer, body);
@@ -317,6 +321,11 @@ int fleet_body_decode(const msgpack_object *map, struct fleet_body *ret_body)
     body.job = fleet_text(&reader, "job", 1, JOB_NAME_MAX, &body.job_size);
     body.run = fleet_bin(&reader, "run", RUN_BYTES, NULL);
     if (!reader.code && !job_name_valid(body.job, body.job_size)) {
+        return ERR_FLEET;
+    }
+    const msgpack_object *own = mpk_find(map, "own_window");
+    if (own &&
+        (own_window_read(own, &body.own_window) != 0 || body.own_window.unit == WINDOW_SECOND)) {
         return ERR_FLEET;
     }
     if (body.kind != FLEET_RUN) {

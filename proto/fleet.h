@@ -40,9 +40,10 @@ struct fleet_body {
     enum fleet_kind kind;
     const char *job; /* not terminated in a decoded one: job_size */
     size_t job_size;
-    const uint8_t *run;     /* RUN_BYTES */
-    struct fleet_rule rule; /* part, closed */
-    uint64_t part;          /* its index: it covers units [part * p, (part + 1) * p - 1] */
+    const uint8_t *run;           /* RUN_BYTES */
+    struct own_window own_window; /* that the run asks for */
+    struct fleet_rule rule;       /* part, closed */
+    uint64_t part;                /* its index: it covers units [part * p, (part + 1) * p - 1] */
     /* part */
     struct layer_id layer;
     const char *module; /* NULL: not known; module_size */

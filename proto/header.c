@@ -451,6 +451,13 @@ static int read_client(const struct header_rule *rule, const msgpack_object *val
     return 0;
 }
 
+static int header_read_own_window(const struct header_rule *rule, const msgpack_object *value,
+                                  struct header *header)
+{
+    (void)rule;
+    return own_window_read(value, &header->own_window);
+}
+
 static int header_read_settings(const struct header_rule *rule, const msgpack_object *value,
                                 struct header *header)
 {
@@ -529,6 +536,7 @@ static int proto_header_read_after(const struct header_rule *rule, const msgpack
     KEY(step_seconds, OPTIONAL, IN_HELLO, read_positive_real, FIELD(step_seconds, 0))              \
     KEY(capture_seconds, OPTIONAL, IN_HELLO, read_not_negative, FIELD(capture_seconds, 0))         \
     KEY(own_every, OPTIONAL, IN_HELLO, read_positive, FIELD(own_every, EVERY_MAX))                 \
+    KEY(own_window, OPTIONAL, IN_HELLO, header_read_own_window, NO_FIELD)                          \
     KEY(values, IN_LOG, IN_LOG, header_read_values, NO_FIELD)                                      \
     KEY(after, OPTIONAL, IN_TENSORS | IN_EVENTS, proto_header_read_after, NO_FIELD)
 

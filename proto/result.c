@@ -2,14 +2,6 @@
 /* Keys are written in PROTOCOL.md's order; `snapshot` is last (see result.h). */
 #include "proto/result_internal.h"
 
-const char *window_unit_name(enum window_unit unit)
-{
-    static const char *const names[] = {
-        [WINDOW_EPOCH] = "epoch", [WINDOW_STEP] = "step", [WINDOW_SECOND] = "second"};
-
-    return names[unit];
-}
-
 const char *job_state_name(enum job_state state)
 {
     static const char *const names[] = {

@@ -58,8 +58,6 @@ struct reason_count {
     uint64_t count;
 };
 
-enum window_unit { WINDOW_EPOCH, WINDOW_STEP, WINDOW_SECOND };
-
 struct result_window {
     enum window_unit unit;
     uint64_t first, last;   /* first and last unit covered, inclusive */
@@ -175,7 +173,6 @@ void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer
 /* Sets the `snapshot` value of an encoded result in place. */
 void result_set_snapshot(void *buf, size_t len, bool snapshot);
 
-const char *window_unit_name(enum window_unit unit);
 const char *job_state_name(enum job_state state);
 const char *alert_state_name(enum alert_state state);
 const char *alert_severity_name(enum alert_severity severity);

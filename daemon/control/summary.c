@@ -75,34 +75,36 @@ static bool read_layer_number(const struct control_request *request, struct valu
     return true;
 }
 
-static bool control_summary_read_track(const struct control_request *request,
+static bool control_summary_read_track(const struct control_request *request, struct run *run,
                                        struct value_filter *filter)
 {
-    const struct config *config = request->view->config;
     const msgpack_object *value = mpk_find(request->params, "window");
-    struct history_track track;
+    struct history_track asked;
     uint64_t number;
     char text[80];
     if (!value || value->type == MSGPACK_OBJECT_NIL) {
         return true;
     }
-    uint32_t last = config_window_count(config) - 1;
+    uint32_t last = run->track_count - 1;
     if (mpk_get_u64(value, last, &number) == 0) {
         filter->track = (uint32_t)number;
         return true;
     }
-    int found =
-        string_param(request, "window", "", text, sizeof text) && history_track_parse(text, &track)
-            ? config_window_find(config, (int)track.unit, track.length, track.every)
-            : -1;
-    filter->track = (uint32_t)found;
-    if (found < 0) {
+    const struct track *found = NULL;
+    if (string_param(request, "window", "", text, sizeof text) &&
+        history_track_parse(text, &asked)) {
+        struct config_window window = {(enum config_unit)asked.unit, asked.length, asked.every};
+        found = run_find_track(run, &window);
+    }
+    if (!found) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,
                  "window is not accepted (valid: those of window.unit and window.also, or their "
                  "number, 0 to %u)",
                  (unsigned)last);
+        return false;
     }
-    return found >= 0;
+    filter->track = found->index;
+    return true;
 }
 
 /* Results about projection matrices are apart from the newest of attention (live.h), and stand in
@@ -130,8 +132,7 @@ static bool control_summary_read_filter(const struct control_request *request,
            string_param(request, "run", "", filter->run, sizeof filter->run) &&
            string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
            string_param(request, "site", "", filter->site, sizeof filter->site) &&
-           read_layer_number(request, filter) && control_summary_read_track(request, filter) &&
-           control_summary_read_tier(request, filter);
+           read_layer_number(request, filter) && control_summary_read_tier(request, filter);
 }
 
 /* Nothing captured */
@@ -266,6 +267,9 @@ static int control_summary_answer(struct control_request *request, struct value_
     }
     struct run *run = NULL;
     int code = find_run_id(request, &filter, &run);
+    if (!code && !control_summary_read_track(request, run, &filter)) {
+        code = ERR_ARGUMENT;
+    }
     return code ? code : control_summary_put_values(request, &filter, run);
 }
 

@@ -180,6 +180,7 @@ struct hub_run {
     int64_t row;
     char job[JOB_NAME_MAX + 1];
     uint8_t run[RUN_BYTES];
+    struct own_window own_window; /* as the first node says that asks for some */
     int64_t buckets;
     uint64_t begun_ns;        /* when the hub first heard of it, or started */
     bool ended;               /* the loop knows */
@@ -356,8 +357,11 @@ void hub_free_node(struct hub_node *node);
 /* A run of which nothing was heard for limits.idle is idle, as with trainers. */
 enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run);
 struct hub_member *hub_find_member(struct hub *hub, struct hub_run *run, struct hub_node *node);
-/* Whether the config has it. */
-bool hub_knows_rule(const struct hub *hub, const struct fleet_rule *rule);
+/* Whether the run asks for it, or the config has it. */
+bool hub_knows_rule(const struct hub *hub, const struct hub_run *run,
+                    const struct fleet_rule *rule);
+/* Takes what a row of a node says of the windows that its run asks for. */
+void hub_note_own_window(struct hub_run *run, const struct fleet_body *body);
 /* Its index; -1 when out of memory. */
 int hub_find_track(struct hub *hub, struct hub_run *run, const struct fleet_rule *rule);
 /* A node's row `closed` or `run` is in the file. Returns 0 or ERR_MEMORY. */

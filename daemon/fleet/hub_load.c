@@ -69,16 +69,22 @@ struct hub_rule_row {
     struct fleet_rule rule;
 };
 
+static int hub_load_by_row(const void *a, const void *b)
+{
+    int64_t left = ((const struct hub_rule_row *)a)->row;
+    int64_t right = ((const struct hub_rule_row *)b)->row;
+    return (left > right) - (left < right);
+}
+
 /* The track of a run that a row of the file names; -1 when it names none. */
 static int hub_load_track(struct hub *hub, struct hub_run *run, int64_t row,
                           const struct hub_rule_row *rules, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        if (rules[i].row == row) {
-            return hub_find_track(hub, run, &rules[i].rule);
-        }
-    }
-    return -1;
+    const struct hub_rule_row wanted = {.row = row};
+    const struct hub_rule_row *found =
+        count > 0 ? bsearch(&wanted, rules, count, sizeof *rules, hub_load_by_row) : NULL;
+    return found && hub_knows_rule(hub, run, &found->rule) ? hub_find_track(hub, run, &found->rule)
+                                                           : -1;
 }
 
 static int hub_load_progress(struct hub *hub)
@@ -96,6 +102,7 @@ static int hub_load_progress(struct hub *hub)
             continue;
         }
         if (fleet_body_decode(doc.root, &body) == 0 && body.kind != FLEET_PART) {
+            hub_note_own_window(run, &body);
             int noted =
                 hub_note_progress(hub, member, &body, (uint64_t)sqlite3_column_int64(row, 2));
             code = code ? code : noted;
@@ -104,9 +111,6 @@ static int hub_load_progress(struct hub *hub)
     }
     return code;
 }
-
-/* Rules are few: those of the config. */
-#define RULES_MAX 64
 
 /* Rows that were closed, what was merged, and below which parts nothing is. */
 static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, uint32_t count)
@@ -152,7 +156,7 @@ static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, u
 
 static int hub_load_all(struct hub *hub)
 {
-    struct hub_rule_row rules[RULES_MAX];
+    struct hub_rule_row *rules = NULL;
     uint32_t count = 0;
     hub_merge_stop(hub); /* its run goes */
     hub_runs_free(hub);
@@ -179,12 +183,18 @@ static int hub_load_all(struct hub *hub)
                                     .rule = {(enum window_unit)sqlite3_column_int(row, 1),
                                              (uint64_t)sqlite3_column_int64(row, 2),
                                              (uint64_t)sqlite3_column_int64(row, 3)}};
-        if (count < RULES_MAX && hub_knows_rule(hub, &rule.rule)) {
+        struct hub_rule_row *grown = realloc(rules, (count + 1) * sizeof *rules);
+        rules = grown ? grown : rules;
+        code = grown ? code : ERR_MEMORY;
+        if (grown) {
             rules[count++] = rule;
         }
     }
+    int loaded = hub_load_progress(hub); /* it tells what windows a run asks for */
+    code = code ? code : loaded;
     int windows = hub_load_windows(hub, rules, count);
     code = code ? code : windows;
+    free(rules);
     row = parts_bind(&hub->parts, PARTS_EACH_HEADS, "");
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
@@ -202,8 +212,6 @@ static int hub_load_all(struct hub *hub)
     }
     hub->piece_bytes = hub->said_bytes = UINT64_MAX / 2; /* they are counted at once */
     hub->forget_ns = 0;
-    int loaded = hub_load_progress(hub);
-    code = code ? code : loaded;
     return hub->parts.code && !code ? ERR_AGAIN : code;
 }
 

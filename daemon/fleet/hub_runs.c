@@ -83,7 +83,7 @@ static void hub_recall_run(struct hub *hub, struct hub_run *run, int64_t buckets
         struct fleet_rule rule = {(enum window_unit)sqlite3_column_int(floor, 0),
                                   (uint64_t)sqlite3_column_int64(floor, 1),
                                   (uint64_t)sqlite3_column_int64(floor, 2)};
-        int at = hub_knows_rule(hub, &rule) ? hub_find_track(hub, run, &rule) : -1;
+        int at = hub_find_track(hub, run, &rule); /* not known: what windows it asks for */
         if (at >= 0) {
             hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(floor, 3));
         }
@@ -175,9 +175,18 @@ uint64_t hub_track_parts(const struct hub_track *track)
     return track->rule.length / track->size;
 }
 
-bool hub_knows_rule(const struct hub *hub, const struct fleet_rule *rule)
+bool hub_knows_rule(const struct hub *hub, const struct hub_run *run, const struct fleet_rule *rule)
 {
-    return config_window_find(hub->config, (int)rule->unit, rule->length, rule->every) >= 0;
+    const struct own_window *own = &run->own_window;
+    int index = config_window_find(hub->config, (int)rule->unit, rule->length, rule->every);
+    bool is_own =
+        own->unit == rule->unit && own->length == rule->length && own->length == rule->every;
+    return own->length == 0 ? index >= 0 : is_own || index > 0;
+}
+
+void hub_note_own_window(struct hub_run *run, const struct fleet_body *body)
+{
+    run->own_window = run->own_window.length > 0 ? run->own_window : body->own_window;
 }
 
 /* In the memory of a run, with the same index in all its members. */
@@ -544,6 +553,7 @@ int hub_sum_up(const struct hub_run *run, struct merged *merged)
     uint32_t count = 0, ended = 0;
     strcpy(merged->job, run->job);
     memcpy(merged->run, run->run, RUN_BYTES);
+    merged->own_window = run->own_window;
     for (uint32_t i = 0; i < run->member_count; i++) {
         count += run->members[i]->rank_count;
     }

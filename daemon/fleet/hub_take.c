@@ -347,8 +347,11 @@ static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fl
     if (run && !member && hub->members >= HUB_MEMBERS_MAX) {
         return ERR_RUN_LIMIT;
     }
-    bool known = body->kind != FLEET_RUN && hub_knows_rule(hub, &body->rule);
-    if (member && known) {
+    if (run) {
+        hub_note_own_window(run, body);
+    }
+    bool known = member && body->kind != FLEET_RUN && hub_knows_rule(hub, run, &body->rule);
+    if (known) {
         track = hub_find_track(hub, run, &body->rule);
     }
     if (!member || track < 0) {

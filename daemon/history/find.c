@@ -213,15 +213,19 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
 
 /* Tracks */
 
-/* Whether it is the one that was asked for, or else the one that rules judge. */
-static bool is_wanted(const struct query *query, const struct history_track *track)
+/* How well it is the one that was asked for, or else the one that rules judge: 2 surely, 1 if there
+ * is none such: one that the config does not have is what its run has asked for. */
+static int history_find_rate(const struct query *query, const struct history_track *track)
 {
     const struct history_track *asked = &query->params.track;
     if (query->params.given & PARAM_WINDOW) {
         return track->unit == asked->unit && track->length == asked->length &&
-               track->every == asked->every;
+                       track->every == asked->every
+                   ? 2
+                   : 0;
     }
-    return config_window_find(query->config, (int)track->unit, track->length, track->every) == 0;
+    int index = config_window_find(query->config, (int)track->unit, track->length, track->every);
+    return index == 0 ? 2 : index < 0;
 }
 
 /* Tracks in which the layer has windows, the one with the newest window first. */
@@ -268,20 +272,21 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
     bool asked = query->params.given & PARAM_WINDOW;
     struct found_track first = {.id = 0};
     sqlite3_stmt *statement;
-    bool found = false;
-    int tracks = 0, code = open_tracks(query, layer, &statement);
+    int best = -1, tracks = 0, code = open_tracks(query, layer, &statement);
     if (code) {
         return code;
     }
-    while (!found && (code = query_next(query, statement)) == 1) {
+    while (best < 2 && (code = query_next(query, statement)) == 1) {
         struct found_track track = history_find_read_track(statement);
-        found = is_wanted(query, &track.track);
-        if (found || tracks++ == 0) {
+        int rate = history_find_rate(query, &track.track);
+        tracks++;
+        if (rate > best) {
             first = track;
+            best = rate;
         }
     }
     if (code >= 0) {
-        bool usable = found || (tracks > 0 && !asked);
+        bool usable = best == 2 || (tracks > 0 && !asked);
         code = usable ? 0 : refuse_track(query, layer, statement, tracks);
         *ret_track = first;
     }

@@ -320,7 +320,8 @@ static void checkpoint_put_track(struct mpk_writer *writer, const struct track *
 static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t now_ns)
 {
     const struct window *window = &run->tracks[0].window;
-    mpk_put_map(writer, 17U + (run->reliable_events.count > 0) + run->merged);
+    mpk_put_map(writer,
+                17U + (run->reliable_events.count > 0) + run->merged + (run->cut.own.length > 0));
     if (run->merged) {
         mpk_pair_bool(writer, "merged", true);
     }
@@ -333,7 +334,12 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
     mpk_pair_u64(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
     mpk_pair_u64(writer, "silent_ns", clock_since_ns(run->last_ns, now_ns));
     mpk_pair_u64(writer, "world", window->world);
-    mpk_pair_u64(writer, "capture_every", run->capture_every);
+    mpk_pair_u64(writer, "capture_every", run->cut.capture_every);
+    if (run->cut.own.length > 0) {
+        struct own_window own = run_own_window(run);
+        mpk_put_str(writer, "own_window");
+        own_window_put(&own, writer);
+    }
     checkpoint_put_counts(writer, &run->counts);
     put_sequences(writer, &run->events, &run->reliable_events);
     mpk_pair_u64(writer, "found", run->found);

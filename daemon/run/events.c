@@ -80,6 +80,15 @@ static int events_log(struct run *run, const struct header *header)
     return code;
 }
 
+/* Whether it comes too late for that: the run's first message has decided. */
+static bool events_asks_other_windows(const struct run *run, const struct header *header)
+{
+    const struct own_window *own = &header->own_window;
+    const struct window_rule *rule = &run->tracks[0].window.rule;
+    return own->length > 0 &&
+           (own->unit != rule->unit || own->length != rule->length || own->length != rule->every);
+}
+
 int events_take(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
@@ -116,6 +125,9 @@ int events_take(struct run *run, struct message *message)
     }
     if (header->event == EVENT_HELLO && !code) {
         code = costs_take(&run->costs, message->rank_index, header);
+    }
+    if (header->event == EVENT_HELLO && !code && events_asks_other_windows(run, header)) {
+        code = ERR_OWN_WINDOW;
     }
     if (header->event == EVENT_HELLO && header->settings.count > 0) {
         int kept = events_keep_settings(run, &header->settings);

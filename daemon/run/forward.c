@@ -28,8 +28,11 @@ static bool forward_has(const struct run *run, const struct track *track)
 
 static struct fleet_body forward_body(const struct run *run, enum fleet_kind kind)
 {
-    return (struct fleet_body){
-        .kind = kind, .job = run->job, .job_size = strlen(run->job), .run = run->id};
+    return (struct fleet_body){.kind = kind,
+                               .job = run->job,
+                               .job_size = strlen(run->job),
+                               .run = run->id,
+                               .own_window = run_own_window(run)};
 }
 
 static void forward_set_part(struct fleet_body *body, const struct track *track,

@@ -300,15 +300,29 @@ static struct run *registry_find_run(const struct job *job, const uint8_t *id)
     return run;
 }
 
+/* Windows of seconds cannot be had where the clock does not tell when a message was sent, nor where
+ * clocks of nodes differ: the run is cut as the config says, and its hellos are refused. */
+static struct config_cut registry_cut_of(const struct registry *registry,
+                                         const struct header *header)
+{
+    const struct own_window *own = &header->own_window;
+    bool can = own->unit != WINDOW_SECOND ||
+               (registry->config->fleet_role == CONFIG_ROLE_OFF && !registry->sink->is_replay);
+    uint64_t length = can ? own->length : 0;
+    return (struct config_cut){
+        .capture_every = config_capture_every(registry->config, header->job, header->own_every),
+        .own = {.unit = (enum config_unit)own->unit, .length = length, .every = length}};
+}
+
 static int registry_add_run(struct registry *registry, struct job *job, const struct header *header,
                             uint64_t now_ns, struct run **ret_run)
 {
     char hex[2 * RUN_BYTES + 1];
+    struct config_cut cut = registry_cut_of(registry, header);
     struct run *run = past_take(&registry->pasts, header);
     run = run ? run
-              : run_new(job->name, header->run,
-                        config_capture_every(registry->config, job->name, header->own_every),
-                        registry->config, registry->sink, &registry->budget, now_ns);
+              : run_new(job->name, header->run, &cut, registry->config, registry->sink,
+                        &registry->budget, now_ns);
     if (!run) {
         return ERR_MEMORY;
     }
@@ -429,6 +443,7 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
     struct run *run;
     strcpy(message.header.job, merged->job);
     memcpy(message.header.run, merged->run, RUN_BYTES);
+    message.header.own_window = merged->own_window;
     int code = find_or_add(registry, &message, now_ns, &run);
     if (!code && !run->merged && run_busy(run)) {
         code = ERR_AGAIN;

@@ -105,7 +105,7 @@ static int read_rank(struct restore *restore, struct window *window, uint32_t wo
 static int read_ranks(struct restore *restore, struct window *window, uint32_t world,
                       const msgpack_object *map)
 {
-    uint32_t count;
+    uint32_t count = 0;
     const msgpack_object *row = numbers(map, "ranks", &count);
     int code = row && count % 5 == 0 ? 0 : ERR_STORE_FORMAT;
     for (uint32_t i = 0; i < count && !code; i += 5) {
@@ -230,15 +230,35 @@ static int read_position(struct run *run, const msgpack_object *root)
     return code;
 }
 
+/* How it was cut stays. Earlier versions did not save it. */
+static int read_cut(const struct restore *restore, const msgpack_object *root,
+                    struct config_cut *ret_cut)
+{
+    const msgpack_object *value = mpk_find(root, "own_window");
+    struct own_window own = {.length = 0};
+    int code = value ? own_window_read(value, &own) : 0;
+    *ret_cut = (struct config_cut){
+        .capture_every = mpk_find(root, "capture_every")
+                             ? mpk_find_u64(root, "capture_every")
+                             : config_capture_every(restore->config, restore->job, 0),
+        .own = {.unit = (enum config_unit)own.unit, .length = own.length, .every = own.length}};
+    return code ? ERR_STORE_FORMAT : 0;
+}
+
 static int read_about(struct restore *restore, const msgpack_object *root)
 {
-    struct run *run = restore->run;
+    struct config_cut cut;
     uint32_t world;
-    run->merged = mpk_find(root, "merged");
-    int code = stored_u32(root, "world", UINT32_MAX, &world);
-    if (mpk_find(root, "capture_every")) {
-        run_cut(run, mpk_find_u64(root, "capture_every"));
+    int code = read_cut(restore, root, &cut);
+    struct run *run = code ? NULL
+                           : run_new(restore->job, restore->id, &cut, restore->config,
+                                     restore->sink, restore->budget, restore->now_ns);
+    if (!run) {
+        return code ? code : ERR_MEMORY;
     }
+    restore->run = run;
+    run->merged = mpk_find(root, "merged");
+    code = stored_u32(root, "world", UINT32_MAX, &world);
     if (!code) {
         code = read_position(run, root);
     }
@@ -587,9 +607,7 @@ static void begin_run(struct restore *restore, const char *job, const uint8_t *i
         say_unreadable(restore, key, ERR_STORE_FORMAT);
         return;
     }
-    restore->run = run_new(job, id, config_capture_every(restore->config, job, 0), restore->config,
-                           restore->sink, restore->budget, restore->now_ns);
-    int code = restore->run ? with_document(restore, NULL, value, size) : ERR_MEMORY;
+    int code = with_document(restore, NULL, value, size);
     if (code) {
         say_unreadable(restore, key, code);
         run_free(&restore->run);

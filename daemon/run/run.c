@@ -7,10 +7,11 @@
 /* One run may use this part of limits.state_memory, so that it cannot take it all. */
 #define RUN_SHARE 4
 
-struct run *run_new(const char *job, const uint8_t *id, uint64_t capture_every,
+struct run *run_new(const char *job, const uint8_t *id, const struct config_cut *cut,
                     const struct config *config, const struct result_sink *sink,
                     struct state_budget *budget, uint64_t now_ns)
 {
+    struct config_window windows[CONFIG_WINDOW_RULES_MAX];
     struct run *run = calloc(1, sizeof *run);
     if (!run) {
         return NULL;
@@ -25,10 +26,10 @@ struct run *run_new(const char *job, const uint8_t *id, uint64_t capture_every,
         (struct state_budget){.limit = run->budget.limit / 2, .parent = &run->budget};
     run->last_ns = now_ns;
     run->queue_last = &run->queue;
-    run->track_count = config_window_count(config);
-    run->capture_every = capture_every;
+    run->track_count = config_windows_of(config, cut, windows);
+    run->cut = *cut;
     for (uint32_t t = 0; t < run->track_count; t++) {
-        track_init(&run->tracks[t], config, t, capture_every, &run->budget, now_ns);
+        track_init(&run->tracks[t], config, t, windows[t], &run->budget, now_ns);
     }
     if (config->alerts_enabled) {
         run->alerts = alerts_new(config, run->job);
@@ -43,10 +44,27 @@ void run_cut(struct run *run, uint64_t capture_every)
 {
     struct track *track = &run->tracks[0];
     bool begun = track->window.open || track->window.next_index > 0;
-    if (run->config->window_unit == CONFIG_UNIT_AUTO && !begun) {
-        track_cut(track, run->config, capture_every);
-        run->capture_every = capture_every;
+    if (run->config->window_unit == CONFIG_UNIT_AUTO && run->cut.own.length == 0 && !begun) {
+        track_cut(track, run->config, config_window(run->config, 0, capture_every));
+        run->cut.capture_every = capture_every;
     }
+}
+
+struct own_window run_own_window(const struct run *run)
+{
+    return (struct own_window){(enum window_unit)run->cut.own.unit, run->cut.own.length};
+}
+
+struct track *run_find_track(struct run *run, const struct config_window *window)
+{
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        const struct window_rule *rule = &run->tracks[t].window.rule;
+        if ((int)rule->unit == (int)window->unit && rule->length == window->length &&
+            rule->every == window->every) {
+            return &run->tracks[t];
+        }
+    }
+    return NULL;
 }
 
 void run_free_drift(struct run *run, struct layer_track *layer)

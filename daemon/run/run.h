@@ -37,7 +37,7 @@ struct run {
     bool alerts_unsaved;
     struct track tracks[TRACKS_MAX];
     uint32_t track_count;
-    uint64_t capture_every; /* every n-th step, as far as is known when the run begins */
+    struct config_cut cut;  /* as far as is known when the run begins */
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
     struct sequences reliable_events; /* the same of the reliable lane */
@@ -87,12 +87,16 @@ struct run {
 };
 
 /* `config`, `sink` and `budget` (of all runs) outlive the run. Returns NULL when out of memory. */
-struct run *run_new(const char *job, const uint8_t *id, uint64_t capture_every,
+struct run *run_new(const char *job, const uint8_t *id, const struct config_cut *cut,
                     const struct config *config, const struct result_sink *sink,
                     struct state_budget *budget, uint64_t now_ns);
-/* With window.unit `auto`, before its first window has begun: cuts the run into windows of 16
- * captures, one in each `capture_every` steps. */
+/* With window.unit `auto`, where the run asks for no windows of its own, before the first one has
+ * begun: cuts it into windows of 16 captures, one in each `capture_every` steps. */
 void run_cut(struct run *run, uint64_t capture_every);
+/* The windows that it asks for itself, if any. */
+struct own_window run_own_window(const struct run *run);
+/* The track with this rule; NULL: there is none. */
+struct track *run_find_track(struct run *run, const struct config_window *window);
 /* Whether it waits for messages to be computed, or for its turn. */
 bool run_busy(const struct run *run);
 /* It may not be busy. */

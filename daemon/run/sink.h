@@ -37,6 +37,7 @@ struct result_sink {
     struct stats *stats;
     struct map_shelf *maps;  /* NULL: none are kept */
     uint64_t wall_offset_ns; /* the wall clock less the monotonic one */
+    bool is_replay; /* messages come as fast as they are read: the clock says nothing of them */
     void *data;
 };
 

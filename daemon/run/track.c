@@ -4,9 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void track_cut(struct track *track, const struct config *config, uint64_t capture_every)
+void track_cut(struct track *track, const struct config *config, struct config_window window)
 {
-    struct config_window window = config_window(config, track->index, capture_every);
     track->window.rule = (struct window_rule){
         .unit = (enum window_unit)window.unit,
         .length = window.length,
@@ -21,13 +20,13 @@ void track_cut(struct track *track, const struct config *config, uint64_t captur
 }
 
 void track_init(struct track *track, const struct config *config, uint32_t index,
-                uint64_t capture_every, struct state_budget *budget, uint64_t now_ns)
+                struct config_window window, struct state_budget *budget, uint64_t now_ns)
 {
     static const struct window_rule none;
     *track = (struct track){
         .index = index, .budget = budget, .buckets = (uint32_t)config->window_buckets};
     window_init(&track->window, &none, now_ns);
-    track_cut(track, config, capture_every);
+    track_cut(track, config, window);
 }
 
 void track_free_part(struct window_part *part)

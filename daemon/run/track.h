@@ -27,11 +27,11 @@ struct track {
     uint64_t unseen_before; /* rows of parts below may be among them */
 };
 
-/* The rule `index` of a run of which every n-th step is captured. `budget` outlives the track. */
+/* The rule `index` of a run. `budget` outlives the track. */
 void track_init(struct track *track, const struct config *config, uint32_t index,
-                uint64_t capture_every, struct state_budget *budget, uint64_t now_ns);
-/* Another `capture_every`, before a part has been opened. */
-void track_cut(struct track *track, const struct config *config, uint64_t capture_every);
+                struct config_window window, struct state_budget *budget, uint64_t now_ns);
+/* Another rule, before a part has been opened. */
+void track_cut(struct track *track, const struct config *config, struct config_window window);
 /* Frees the states of all parts. */
 void track_free_parts(struct track *track);
 void track_fini(struct track *track);

@@ -21,6 +21,7 @@ struct merged {
     uint8_t run[RUN_BYTES];
     /* the run so far, over all its nodes */
     enum job_state state;
+    struct own_window own_window; /* that it asks for */
     uint32_t world;
     uint32_t *ranks; /* owned; [rank_count], ascending */
     uint32_t rank_count;

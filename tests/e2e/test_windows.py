@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Windows of epochs, steps and seconds; closing, rolling, flushing."""
+import signal
+
 import numpy as np
 from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+from test_record import Recorder, attnctl
 
 
 def epochs(trainer, rng, count, first=0):
@@ -314,3 +317,89 @@ def test_the_same_messages_give_the_same_summaries_with_any_number_of_workers(rn
 
     one, many = summaries(1), summaries(8)
     assert len(one) > 20 and one == many
+
+
+def test_a_job_may_say_its_windows_for_its_own_run_alone(rng):
+    attnd = Attnd("window.unit=auto", "window.rank_grace=0", "plan.every=1")
+    reader = Reader(attnd, "summary/")
+    for job, own in (("steps", {"unit": "step", "length": 20}), ("epochs", {"unit": "epoch", "length": 1}), ("silent", None)):
+        trainer = Trainer(attnd, job)
+        trainer.event("hello", **({"own_window": own} if own else {}))
+        captures(trainer, rng, 41, 1)
+        trainer.event("epoch_end", epoch=0)
+        trainer.event("bye")
+    wait_until(lambda: all(job["state"] == "ended" for job in attnd.call("jobs")), "the ends")
+    got = reader.everything()
+    whole = [one for _, one in got if not one["window"]["partial"] and "track" not in one]
+    assert units(one for one in whole if one["job"] == "steps") == [("step", 19, 20), ("step", 39, 20)]
+    assert units(one for one in whole if one["job"] == "epochs") == [("epoch", 0, 41)]
+    assert units(one for one in whole if one["job"] == "silent") == [("step", 15, 16), ("step", 31, 16)]
+    tracks = {(one["job"], one.get("track", 0), one["window"]["unit"]) for _, one in got}
+    assert tracks == {("steps", 0, "step"), ("steps", 1, "epoch"), ("epochs", 0, "epoch"), ("silent", 0, "step"),
+                      ("silent", 1, "epoch")}
+    assert units(attnd.call("summary", job="steps", window="20 steps")) == units(attnd.call("summary", job="steps"))
+    for job, unit, length in (("steps", "step", 20), ("epochs", "epoch", 1), ("silent", "step", 16)):
+        wait_until(lambda: attnd.call("windows", job=job)["layers"], "the history")
+        history = attnd.call("history", job=job)
+        assert (history["unit"], history["length"]) == (unit, length)
+    attnd.close()
+
+
+def test_the_first_hello_of_a_run_decides_and_one_that_differs_is_refused(rng):
+    attnd = Attnd("window.rank_grace=0")
+    reader = Reader(attnd, "summary/")
+    ranks = [Trainer(attnd, "job", rank, world=3, run=b"r" * 16) for rank in range(3)]
+    for trainer, own in zip(ranks, (dict(unit="step", length=8), dict(unit="step", length=4), None)):
+        trainer.event("hello", **({"own_window": own} if own else {}))
+        wait_until(lambda: attnd.stats()["received"] == trainer.rank + 1, "the hello")
+    assert attnd.stats()["dropped"] == {"own_window": 1}
+    assert "its run has other windows than this hello asks for" in attnd.log_text()
+    for step in range(9):
+        for trainer in ranks:
+            trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step)
+    summary = windows(reader, 1)[0]
+    assert units([summary]) == [("step", 7, 24)] and summary["ranks"] == 3
+    attnd.close()
+
+
+def test_windows_that_a_job_says_stay_over_a_restart(rng):
+    attnd = Attnd("window.unit=auto", "window.rank_grace=0", "history.checkpoint=100ms")
+    hello = {"own_window": {"unit": "step", "length": 20}}
+    trainer = Trainer(attnd, "job")
+    trainer.event("hello", **hello)
+    captures(trainer, rng, 30, 1)
+    attnd.settled(31)
+    attnd.stop()
+    trainer.wait_forgotten()
+    attnd.start()
+    trainer.wait_subscribed()
+    reader = Reader(attnd, "summary/")
+    trainer.event("hello", **hello)
+    captures(trainer, rng, 11, 1, first=30)
+    whole = (one for one in iter(lambda: reader.next()[1], None) if not one["window"]["partial"])
+    assert units([next(whole)]) == [("step", 39, 20)]
+    trainer.event("hello", own_window={"unit": "step", "length": 40})
+    wait_until(lambda: attnd.stats()["dropped"] == {"own_window": 1}, "the refusal")
+    wait_until(lambda: attnd.call("history", job="job")["windows"]["last"] == [19, 39], "both in the history")
+    attnd.close()
+
+
+def test_windows_that_a_job_says_are_those_of_its_recording(rng, tmp_path):
+    attnd = Attnd("window.unit=auto", "window.rank_grace=0")
+    for name, own in (("steps", {"unit": "step", "length": 20}), ("seconds", {"unit": "second", "length": 1})):
+        recorder = Recorder(attnd, name, tmp_path / name)
+        trainer = Trainer(attnd, name)
+        trainer.event("hello", own_window=own)
+        captures(trainer, rng, 40, 1)
+        trainer.event("bye")
+        wait_until(lambda: [job["state"] for job in attnd.call("jobs") if job["job"] == name] == ["ended"], "the end")
+        assert recorder.end(signal.SIGINT)[0] == 0
+    fresh = Attnd("window.unit=auto", "window.rank_grace=0")
+    assert attnctl("replay", tmp_path / "steps", attnd=fresh).returncode == 0
+    assert units(fresh.call("summary", job="steps")) == [("step", 39, 20)]
+    judged = attnctl("check", tmp_path / "steps")
+    assert (judged.returncode, "0 alerts in 2 windows of 42 messages" in judged.stdout) == (0, True), judged.stdout
+    judged = attnctl("check", tmp_path / "seconds")
+    assert "not used: own_window 1" in judged.stdout
+    attnd.close()
+    fresh.close()

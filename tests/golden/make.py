@@ -115,6 +115,9 @@ hello_settings = hello | {"settings": {"learning_rate": 0.0003, "warmup_steps": 
 # As told after the first captured steps, by a job that asks for a capture every 20 steps.
 hello_cost = hello | {"step_seconds": 0.25, "capture_seconds": 0.0625, "own_every": 20}
 
+# Windows of 200 steps, as the job's own code asks for.
+hello_window = hello | {"own_window": {"unit": "step", "length": 200}}
+
 # The gradient's norm was not finite.
 log = common("event", seq=5, epoch=3, step=1250) | {
     "event": "log", "values": {"loss": 2.5, "learning_rate": 0.0003, "tokens": 4096, "grad_norm": None}}
@@ -336,7 +339,7 @@ def readable(value):
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
          "attention_module", "attention_sample", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
-         "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "log", "epoch_end_reliable", "lane_answer", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
+         "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "hello_window", "log", "epoch_end_reliable", "lane_answer", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
          "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state", "state_maps"]
 
 if __name__ == "__main__":

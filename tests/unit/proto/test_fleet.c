@@ -112,6 +112,22 @@ TEST(an_end_and_a_run_are_read_as_they_were_written)
     mpk_writer_clear(&writer);
 }
 
+TEST(every_row_tells_the_windows_that_its_run_asks_for)
+{
+    for (int kind = FLEET_PART; kind <= FLEET_RUN; kind++) {
+        struct fleet_body body = body_of((enum fleet_kind)kind), read;
+        struct mpk_writer writer;
+        struct mpk_doc doc;
+        body.own_window = (struct own_window){WINDOW_STEP, 200};
+        body_parse(&body, &writer, &doc);
+        assert_int_equal(fleet_body_decode(doc.root, &read), 0);
+        assert_int_equal(read.own_window.unit, WINDOW_STEP);
+        assert_int_equal(read.own_window.length, 200);
+        mpk_doc_clear(&doc);
+        mpk_writer_clear(&writer);
+    }
+}
+
 TEST(a_sign_of_life_is_read_as_it_was_written)
 {
     const struct fleet_beat_run runs[] = {{{1, 2, 3}, 77, 8, 4}};
@@ -223,6 +239,9 @@ TEST(values_out_of_range_are_refused)
     assert_refused(body);
     body = body_of(FLEET_PART);
     body.rule.unit = WINDOW_SECOND;
+    assert_refused(body);
+    body = body_of(FLEET_PART);
+    body.own_window = (struct own_window){WINDOW_SECOND, 1};
     assert_refused(body);
     body = body_of(FLEET_PART);
     body.job = "a/b";

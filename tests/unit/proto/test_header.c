@@ -314,6 +314,49 @@ TEST(the_cost_of_a_step_is_read)
     bytes_free(&bytes);
 }
 
+TEST(the_windows_that_a_job_asks_for_are_read)
+{
+    struct bytes bytes = headers_golden("hello_window");
+    struct header header;
+    const char *key;
+
+    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
+    assert_int_equal(header.own_window.unit, WINDOW_STEP);
+    assert_int_equal(header.own_window.length, 200);
+    header_clear(&header);
+    bytes_free(&bytes);
+}
+
+TEST(windows_that_are_none_are_refused)
+{
+    static const struct {
+        const char *value;
+        size_t len;
+        int code;
+    } cases[] = {
+        {LITERAL("\xa9"
+                 "200 steps"),
+         ERR_KEY_TYPE},
+        {LITERAL("\x82\xa4unit\x01\xa6length\x01"), ERR_KEY_TYPE},
+        {LITERAL("\x82\xa4unit\xa4step\xa6length\xa1z"), ERR_KEY_TYPE},
+        {LITERAL("\x81\xa4unit\xa4step"), ERR_KEY_MISSING},
+        {LITERAL("\x82\xa4unit\xa4step\xa6length\x00"), ERR_KEY_RANGE},
+        {LITERAL("\x82\xa4unit\xa4step\xa6length\xce\x00\x0f\x42\x41"), ERR_KEY_RANGE},
+        {LITERAL("\x82\xa4unit\xa4"
+                 "auto\xa6length\x01"),
+         ERR_KEY_RANGE},
+        {LITERAL("\x83\xa4unit\xa4step\xa6length\x01\xa6length\x02"), ERR_KEY_DUPLICATE},
+    };
+    const char *key;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(
+            headers_change("hello_window", "own_window", cases[i].value, cases[i].len, &key),
+            cases[i].code);
+        assert_string_equal(key, "own_window");
+    }
+}
+
 TEST(encoding_gives_the_golden_bytes)
 {
     static const char *const names[] = {"attention",

@@ -19,6 +19,7 @@
 #define NOW_S   INT64_C(1000000000)
 
 static const uint8_t run_id[RUN_BYTES] = {7};
+static struct own_window asked; /* windows, by the run */
 
 struct place {
     char directory[64], history[96], parts[112];
@@ -66,6 +67,7 @@ static void close_hub(struct place *place)
 
 static int begin(void **state)
 {
+    asked = (struct own_window){.length = 0};
     struct place *place = calloc(1, sizeof *place);
     strcpy(place->directory, "/tmp/attnd-hub-XXXXXX");
     if (!mkdtemp(place->directory)) {
@@ -175,6 +177,7 @@ static struct fleet_body new_body(enum fleet_kind kind, uint64_t part)
                                .job = "job",
                                .job_size = 3,
                                .run = run_id,
+                               .own_window = asked,
                                .rule = {WINDOW_STEP, 2, 2},
                                .part = part};
 }
@@ -244,6 +247,24 @@ static void pass_time(struct place *place, uint64_t ns)
 }
 
 /* Tests */
+
+HUB_TEST(a_hub_has_the_windows_that_a_run_asks_for)
+{
+    place->config.window_length = place->config.window_every = 5;
+    asked = (struct own_window){WINDOW_STEP, 2};
+    for (uint64_t part = 0; part < 2; part++) {
+        for (uint32_t node = 0; node < NODES; node++) {
+            send_window(place, node, part);
+        }
+        assert_int_equal(merge_all(place), part + 1); /* again, what the loop may not have kept */
+        const struct merged *merged = place->merged[place->merged_count - 1];
+        assert_int_equal(merged->own_window.length, 2);
+        assert_int_equal(merged->part, part);
+        close_hub(place); /* what it knows of the run is in its file */
+        open_hub(place);
+    }
+    assert_int_equal(place->hub.counts[HUB_WINDOWS_UNKNOWN], 0);
+}
 
 HUB_TEST(windows_are_the_merge_of_their_parts)
 {

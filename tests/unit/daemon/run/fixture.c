@@ -25,6 +25,7 @@ void fixture_start(struct run_fixture *f, const char *also)
     config_defaults(&f->config);
     f->config.window_unit = CONFIG_UNIT_STEP;
     f->config.window_length = f->config.window_every = 4;
+    f->cut.capture_every = 1;
     snprintf(setting, sizeof setting, "window.also=%s", also);
     assert_int_equal(config_set(&f->config, setting, error), 0);
     f->sink = (struct result_sink){.put = run_fixture_put, .stats = &f->stats, .data = f};
@@ -36,7 +37,7 @@ void fixture_start(struct run_fixture *f, const char *also)
 void fixture_new_run(struct run_fixture *f)
 {
     static const uint8_t id[RUN_BYTES] = {1};
-    f->run = run_new("job", id, 1, &f->config, &f->sink, &f->budget, f->now);
+    f->run = run_new("job", id, &f->cut, &f->config, &f->sink, &f->budget, f->now);
     assert_non_null(f->run);
 }
 

@@ -14,6 +14,7 @@
 
 struct run_fixture {
     struct config config;
+    struct config_cut cut; /* that a new run gets */
     struct result_sink sink;
     struct stats stats;
     struct state_budget budget;

@@ -209,6 +209,22 @@ STORED_TEST(a_closed_window_leaves_no_part_behind)
     assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/1/"), 1);
 }
 
+STORED_TEST(a_run_keeps_the_windows_that_it_asked_for_over_a_restart)
+{
+    run_free(&f->run);
+    f->cut.own = (struct config_window){CONFIG_UNIT_STEP, 6, 6};
+    fixture_new_run(f);
+    fixture_send(f, 0, 0, 0);
+    save(f);
+    f->config.window_unit = CONFIG_UNIT_EPOCH;
+    f->config.window_length = f->config.window_every = 1;
+    die_and_come_back(f);
+    assert_string_equal(f->run->tracks[0].name, "step-6-6");
+    fixture_send(f, 0, 0, 5);
+    fixture_send(f, 0, 0, 6);
+    assert_int_equal(f->sink.store->windows[0].messages, 2);
+}
+
 STORED_TEST(a_run_that_has_ended_comes_back_ended)
 {
     fixture_send(f, 0, 0, 0);

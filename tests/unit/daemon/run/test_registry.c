@@ -142,6 +142,60 @@ REGISTRY_TEST(jobs_and_runs_appear_with_their_first_message)
     assert_int_equal(runs(f), 3);
 }
 
+/* A hello of a rank of run 1, which asks for windows; returns its code, and how the run is cut. */
+static int hello_of_windows(struct registry_fixture *f, uint32_t rank, struct own_window own,
+                            char *ret_names)
+{
+    struct message message = {.code = 0};
+    message.header = (struct header){.type = MESSAGE_EVENT,
+                                     .event = EVENT_HELLO,
+                                     .rank = rank,
+                                     .world = 4,
+                                     .run = {1},
+                                     .own_window = own};
+    strcpy(message.header.job, "a");
+    int code = test_registry_arrive(f, &message);
+    *ret_names = '\0';
+    for (uint32_t t = 0; t < message.run->track_count; t++) {
+        sprintf(ret_names + strlen(ret_names), "%s ", message.run->tracks[t].name);
+    }
+    return code;
+}
+
+REGISTRY_TEST(the_first_hello_of_a_run_says_its_windows_for_all_ranks)
+{
+    char names[4 * TRACK_NAME_MAX];
+    struct own_window steps = {WINDOW_STEP, 200}, others = {WINDOW_STEP, 100}, none = {.length = 0};
+    assert_int_equal(hello_of_windows(f, 0, steps, names), 0);
+    assert_string_equal(names, "step-200-200 epoch-1-1 ");
+    assert_int_equal(hello_of_windows(f, 1, others, names), ERR_OWN_WINDOW);
+    assert_string_equal(names, "step-200-200 epoch-1-1 ");
+    assert_int_equal(hello_of_windows(f, 2, none, names), 0);
+    assert_int_equal(hello_of_windows(f, 3, steps, names), 0);
+}
+
+REGISTRY_TEST(a_run_has_a_window_that_the_config_has_as_well_once)
+{
+    char names[4 * TRACK_NAME_MAX], error[CONFIG_ERROR_MAX];
+    assert_int_equal(config_set(&f->config, "window.also=[100 steps]", error), 0);
+    assert_int_equal(hello_of_windows(f, 0, (struct own_window){WINDOW_EPOCH, 1}, names), 0);
+    assert_string_equal(names, "epoch-1-1 step-100-100 ");
+}
+
+REGISTRY_TEST(no_node_and_no_replay_has_windows_of_seconds)
+{
+    char names[4 * TRACK_NAME_MAX];
+    struct own_window seconds = {WINDOW_SECOND, 30};
+    f->sink.is_replay = true;
+    assert_int_equal(hello_of_windows(f, 0, seconds, names), ERR_OWN_WINDOW);
+    assert_string_equal(names, "step-800-800 epoch-1-1 ");
+    registry_free(&f->registry);
+    f->sink.is_replay = false;
+    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
+    assert_int_equal(hello_of_windows(f, 0, seconds, names), 0);
+    assert_string_equal(names, "second-30-30 epoch-1-1 ");
+}
+
 REGISTRY_TEST(an_active_job_is_not_pushed_out)
 {
     tensors(f, "a", 1, 0);

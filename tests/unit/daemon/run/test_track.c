@@ -21,7 +21,7 @@ static void track_start(struct track_fixture *f, const char *also, uint32_t inde
     f->budget.limit = UINT64_C(1) << 30;
     f->stream = stream_add(&f->streams, (struct layer_id){STACK_DECODER, 3, SITE_CROSS}, 2, 1, 0);
     assert_non_null(f->stream);
-    track_init(&f->track, &f->config, index, 50, &f->budget, 0);
+    track_init(&f->track, &f->config, index, config_window(&f->config, index, 50), &f->budget, 0);
 }
 
 static void track_stop(struct track_fixture *f)
