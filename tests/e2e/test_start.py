@@ -39,6 +39,24 @@ print("trained")
 input()
 """
 
+# Nine steps in windows of three.
+WINDOWS = """
+import time, torch, attnd, attnd.start
+attnd.start.IDLE = "5s"
+model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+with attnd.watch(model, "auto", start="auto", every=1, window="3 steps", steps="manual", wait=60) as w:
+    for _ in range(9):
+        model(*[torch.randn(2, 4, 8)] * 3)
+        w.step()
+    w.publisher.drain(60)
+with attnd.Control() as control:
+    until = time.monotonic() + 60
+    while control.jobs()[0]["state"] != "ended" and time.monotonic() < until:
+        time.sleep(0.01)
+    print({key: control.summary("auto")[0]["window"][key] for key in ("unit", "first", "last", "length", "every")})
+    print(control.stats()["dropped"])
+"""
+
 # A training without a program, one that starts its attnd, and one that finds one.
 LEFT = """
 import logging, os, time, torch, attnd, attnd.sender, attnd.start
@@ -228,6 +246,11 @@ def test_the_daemon_belongs_to_nobody_and_ends_when_nobody_uses_it(host):
                                      re.findall(r"http=tcp(://\S+)", host.logged()) for page in [f"http{page}/"]]
     assert re.fullmatch(rf"attnd: version \S+ was started \(process {pid}, log {host.state}/\S+\.log\); "
                         r"it ends when nobody has used it for 5s", said.splitlines()[0])
+
+
+def test_the_one_that_is_started_has_the_windows_that_the_job_asks_for(host):
+    window = {"unit": "step", "first": 6, "last": 8, "length": 3, "every": 3}
+    assert finish(host.python(WINDOWS))[0].splitlines() == [str(window), "{}"]
 
 
 @pytest.mark.parametrize("count, named", [(8, False), (2, True)])

@@ -1061,10 +1061,18 @@ def test_a_state_needs_no_room_in_a_message_for_what_it_is_made_of():
         assert next_tensors(fake)[1]["type"] == "state" and publisher.stats()["too_large"] == 0
 
 
+@pytest.mark.parametrize("window, own", [(None, None), (200, {"unit": "step", "length": 200}), ("epoch", {"unit": "epoch", "length": 1})])
+def test_the_windows_that_a_job_asks_for_are_in_its_hello(daemon, window, own):
+    with attnd.Publisher("job", daemon.endpoint) as publisher:
+        daemon.attach(publisher)
+        with attnd.watch(Model(), job="job", publisher=publisher, window=window):
+            assert daemon.next()[1].get("own_window") == own
+
+
 def test_bad_arguments_are_value_errors():
     model, threads = Model(), threading.active_count()
     for arguments in ({"every": -1}, {"exclude": 3}, {"include": ["a", None]}, {"job": "a/b"}, {"layers": {"nowhere": ("decoder", 0, "self")}},
-                      {"stack": "middle"}, {"rank": -1}, {"world": 0}, {"probe": torch.rand(1), "probe_every": 0}):
+                      {"stack": "middle"}, {"rank": -1}, {"world": 0}, {"probe": torch.rand(1), "probe_every": 0}, {"window": "auto"}, {"window": 0}):
         with pytest.raises(ValueError):
             attnd.watch(model, **{"job": "job", "endpoint": free_endpoint(), "wait": 0, **arguments})
     for flag in ("evaluation", "values", "gradients", "residual", "tokens", "passive"):

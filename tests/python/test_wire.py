@@ -83,12 +83,27 @@ def test_event_header_encodes_to_the_golden_bytes(name):
                                                                   twin.get("dropped_total", 0))}) == payload
 
 
-@pytest.mark.parametrize("name", ["hello", "hello_modules", "hello_cost"])
+@pytest.mark.parametrize("name", ["hello", "hello_modules", "hello_cost", "hello_window"])
 def test_hello_encodes_to_the_golden_bytes(name):
     payload, twin = golden(name)
-    cost = {key: twin[key] for key in ("step_seconds", "capture_seconds", "own_every") if key in twin}
+    cost = {key: twin[key] for key in ("step_seconds", "capture_seconds", "own_every", "own_window") if key in twin}
     keys = wire.hello_keys([(named(x), x["heads"]) for x in twin["layers"]], twin["client"], cost=cost)
     assert wire.pack_header({**common_of(twin), **keys}) == payload
+
+
+@pytest.mark.parametrize("window, unit, length", [
+    ("epoch", "epoch", 1), ("2 epochs", "epoch", 2), ("200 steps", "step", 200), (200, "step", 200), ("30 seconds", "second", 30),
+    ("1000000 steps", "step", 10**6)])
+def test_a_window_is_said_in_words_or_as_steps(window, unit, length):
+    assert wire.check_window(window) == {"unit": unit, "length": length}
+
+
+@pytest.mark.parametrize("window", ["", "auto", "200", "0 steps", "200  steps", "epoch\n", "1000001 steps", "100 steps every 10", 0, -1,
+                                    True, 1.5, 10**6 + 1, ["epoch"]])
+def test_what_is_no_window_is_refused(window):
+    with pytest.raises(ValueError, match="^window = .*: must be 'epoch', '200 steps', '30 seconds' or the like, or a number of steps, "
+                                         "1 to 1000000$"):
+        wire.check_window(window)
 
 
 def test_a_named_layer_is_the_plain_tuple_to_those_who_know_no_modules():

@@ -30,7 +30,7 @@ import re
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -73,8 +73,8 @@ ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has no
 
 
 def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, address: Any = None, every: Optional[int] = None,
-          samples: Optional[int] = None, rows: Optional[int] = None, tier: Optional[str] = None, optimizer: Any = None,
-          steps: str = "auto",
+          window: Union[None, int, str] = None, samples: Optional[int] = None, rows: Optional[int] = None, tier: Optional[str] = None,
+          optimizer: Any = None, steps: str = "auto",
           stack: Optional[str] = None, layers: Optional[Mapping[str, Sequence[Any]]] = None,
           rank: Optional[int] = None, world: Optional[int] = None,
           tensor_parallel: Optional[Tuple[int, int]] = None, evaluation: bool = False, tokens: Optional[bool] = None,
@@ -94,6 +94,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     every        capture every n-th step, 0 = none; samples: of each batch, 0 = all; rows: query rows per call, 0 = all.
                  They go before the daemon's default plan (every 50th step, 1 sample, all rows), and a plan that is made
                  for the job (attnctl plan set, or the daemon's config) before them
+    window       the windows that are summed up and judged, of this run alone: "epoch", "200 steps", "30 seconds", or a
+                 number of steps; default: as attnd's config says (window.unit). All ranks say the same
     tier         'state': the numbers of each attention are computed in this process, and they alone are sent; 'raw': its
                  queries and keys are sent, or its weights, of which attnd has more numbers and maps; default 'auto':
                  'state' on an accelerator, 'raw' on the CPU. A plan that was made for the job goes before it, if it says
@@ -151,6 +153,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     check_flags((True, False, None), tokens=tokens)
     own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=rows)
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
+    own_window = wire.check_window(window)
     share = _share(tensor_parallel)
     patterns = {name: check_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
     if steps not in ("auto", "manual"):
@@ -209,6 +212,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             publisher.describe(settings)
         if every:
             publisher.tell_every(every)
+        if own_window is not None:
+            publisher.tell_window(own_window)
         made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
                      values or gradients or residual, gradients, texts, patterns, starter)
         if residual:

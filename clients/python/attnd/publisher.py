@@ -96,7 +96,7 @@ class Publisher:
         self._event_topic = wire.event_topic(job)
         self._step = 0
         self._settings: Dict[str, Any] = {}
-        self._cost: Dict[str, float] = {}
+        self._cost: Dict[str, Any] = {}
         self._warned = self._warned_log = self._warned_old = False
         self._lengthened: Optional[Tuple[int, int]] = None  # what was told of the plan last
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
@@ -587,6 +587,11 @@ class Publisher:
         """Says in every hello() that follows that the job's own code asks for every n-th step, which attnd then leaves as
         it is. For capture.py; the argument is taken as checked."""
         self._cost["own_every"] = own_every
+
+    def tell_window(self, own_window: Dict[str, Any]) -> None:
+        """Says in every hello() that follows which windows the job's own code asks for; the first of a run decides. For
+        capture.py; the argument is of wire.check_window."""
+        self._cost["own_window"] = own_window
 
     def tell_cost(self, step_seconds: float, capture_seconds: float) -> None:
         """Says in every hello() that follows what capturing costs: a step in which nothing is captured takes

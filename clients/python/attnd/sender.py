@@ -645,10 +645,11 @@ class Sender:
             self._warn_large(refusal)
         return None
 
-    def _send(self, message: Message, queued: bool) -> bool:
+    def _send(self, message: Message, queued: bool, may_keep: bool = True) -> bool:
         """Sends, or drops for lack of a subscriber. False: the pipe is full, try again later.
 
-        `queued` is false for a repeated hello, which is not part of the counts.
+        `queued` is false for a repeated hello, which is not part of the counts. With `may_keep` false it does not go by the
+        reliable lane.
         """
         if queued and message.keys.get("event") == "hello":
             self._hello = message
@@ -659,8 +660,11 @@ class Sender:
             return True
         if self._lane.is_joining and self._reliable.takes(message.kind):
             return False
-        by_lane = self._uses_lane(message.topic, message.kind) and not (
+        by_lane = may_keep and self._uses_lane(message.topic, message.kind) and not (
             self._reliable.is_probe and message.kind not in ("state", "event") and not self._lane.has_room(message.nbytes))
+        # The first message of a run says its windows, whichever lane it is on: a hello that has them goes by both.
+        if by_lane and "own_window" in message.keys and not self._send(message, False, may_keep=False):
+            return False
         seqs, drops = (self._lane_seq, self._lane_dropped) if by_lane else (self._seq, self._dropped)
         with self._changed:
             seq, dropped = seqs.get(message.topic, 0), drops.get(message.topic, 0)

@@ -26,6 +26,7 @@ LAYER_MAX = 65535
 WORLD_MAX = 1048576
 HEADS_MAX = 1048576
 HELLO_LAYERS_MAX = 4096
+WINDOW_UNITS_MAX = 1000000
 MODULE_MAX = 256
 
 STACKS = ("encoder", "decoder")
@@ -60,6 +61,7 @@ class NamedLayer(_Place):
         return f"{tuple(self)!r}" if self.module is None else f"<{'.'.join(map(str, self))}: {self.module}>"
 
 
+_WINDOW = re.compile(r"(?:([1-9][0-9]{0,6}) )?(epoch|step|second)s?")
 _JOB = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
 
@@ -250,10 +252,22 @@ def log_keys(values: Dict[str, Optional[float]]) -> Dict[str, Any]:
     return {"event": "log", "values": values}
 
 
+def check_window(window: Any) -> Optional[Dict[str, Any]]:
+    """The `own_window` of a hello, from "epoch", "200 steps" or a number of steps; None: none. ValueError for all else."""
+    if window is None:
+        return None
+    said = _WINDOW.fullmatch(window) if isinstance(window, str) else None
+    unit, length = (said[2], int(said[1] or 1)) if said else ("step", window)
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= WINDOW_UNITS_MAX:
+        raise ValueError(f"window = {window!r:.80}: must be 'epoch', '200 steps', '30 seconds' or the like, or a number of "
+                         f"steps, 1 to {WINDOW_UNITS_MAX}")
+    return {"unit": unit, "length": length}
+
+
 def hello_keys(layers: Sequence[Tuple[Layer, int]], client: str, settings: Optional[Dict[str, Any]] = None,
-               cost: Optional[Mapping[str, float]] = None) -> Dict[str, Any]:
+               cost: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
     """The keys of a `hello`: `layers` with their heads, `client` names the library, `settings` of the training. `cost` of
-    capturing: step_seconds, capture_seconds and, as far as the job's own code asks for it, own_every."""
+    capturing: step_seconds, capture_seconds and, as far as the job's own code asks for them, own_every and own_window."""
     return {"event": "hello",
             "layers": [{"stack": layer[0], "layer": layer[1], "site": layer[2], "heads": heads, **_module_keys(layer)}
                        for layer, heads in layers],
