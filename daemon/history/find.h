@@ -42,8 +42,8 @@ struct found_layer found_layer(sqlite3_stmt *statement);
 /* The first of them. Returns 0, ERR_NO_HISTORY with a sentence, or another error. */
 int find_layer(struct query *query, const struct found_run *run, struct found_layer *ret_layer);
 
-/* The track that the parameters name; else attnd's primary one; else the one with the newest
- * window. The same errors. */
+/* The track that the parameters name; else attnd's primary one; else one that the config does not
+ * have, which the run asked for; else the one with the newest window. The same errors. */
 int find_track(struct query *query, const struct found_layer *layer, struct found_track *ret_track);
 
 /* All three, as the parameters name them. The same errors. */

@@ -339,7 +339,7 @@ def test_a_job_may_say_its_windows_for_its_own_run_alone(rng):
                       ("silent", 1, "epoch")}
     assert units(attnd.call("summary", job="steps", window="20 steps")) == units(attnd.call("summary", job="steps"))
     for job, unit, length in (("steps", "step", 20), ("epochs", "epoch", 1), ("silent", "step", 16)):
-        wait_until(lambda: attnd.call("windows", job=job)["layers"], "the history")
+        wait_until(lambda: attnd.stats()["history"]["waiting"] == 0, "the history")
         history = attnd.call("history", job=job)
         assert (history["unit"], history["length"]) == (unit, length)
     attnd.close()

@@ -66,3 +66,24 @@ def test_nodes_and_hub_cut_a_run_alike_by_what_its_ranks_announce(server):
     assert [one["window"]["last"] for one in hub.call("summary", job="job")] == [47, 47]
     for one in (*nodes, hub):
         one.close()
+
+
+def test_a_hub_has_the_windows_that_a_job_asks_for_and_after_a_restart(server):
+    unit = ("window.unit=auto", "window.length=1", "window.every=1")
+    hub, nodes = Hub(server, "hub", *unit), [Node(server, f"gpu{index}", *unit) for index in range(2)]
+    training = Training(nodes)
+    for trainer in training.trainers:
+        trainer.event("hello", own_window={"unit": "step", "length": 10})
+    training.steps(12)
+    wait_until(lambda: hub.call("summary", job="job"), "the first window at the hub")
+    hub.stop()
+    hub.start()
+    training.steps(13)
+    training.finish(hub)
+    whole(hub, nodes)
+    tracks = hub.call("windows", job="job")["layers"][0]["tracks"]
+    assert sorted((one["unit"], one["length"], one["windows"]) for one in tracks) == [("epoch", 1, 1), ("step", 10, 3)]
+    assert [one["window"]["last"] for one in hub.call("summary", job="job")] == [29, 29]
+    assert hub.fleet()["windows_unknown"] == 0
+    for one in (*nodes, hub):
+        one.close()
