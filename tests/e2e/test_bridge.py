@@ -225,6 +225,23 @@ def test_windows_of_one_kind_make_a_series(rng, window, expected):
     attnd.close()
 
 
+def test_each_run_is_forwarded_in_the_windows_that_it_is_judged_by(rng):
+    attnd, kept = Attnd("window.unit=auto", "window.rank_grace=0", "plan.every=1"), Kept()
+    trainers = {"own": Trainer(attnd, "own"), "silent": Trainer(attnd, "silent")}
+    with bridge(attnd, kept) as running:
+        wait_until(lambda: attnd.stats()["subscriptions"] >= 3, "the bridge")
+        trainers["own"].event("hello", own_window={"unit": "step", "length": 5})
+        for step in range(32):
+            for trainer in trainers.values():
+                trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step)
+        for trainer in trainers.values():
+            trainer.event("bye", step=31)
+        assert running.wait(60)
+    got = {(item.run.job, item.where) for item in kept.of(Scalars)}
+    assert got == {("own", "decoder.0.self 5 steps"), ("silent", "decoder.0.self 16 steps")}
+    attnd.close()
+
+
 def test_a_sink_that_fails_stops_no_other(rng):
     class Failing(Kept):
         kind = "failing"

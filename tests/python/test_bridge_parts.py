@@ -540,7 +540,7 @@ def test_runs_that_are_forgotten_keep_nobody_waiting(bridge, monkeypatch):
 def test_a_past_that_is_none_costs_neither_the_bridge_nor_the_result(bridge, answer, caplog):
     where = {"stack": "decoder", "layer": 0, "site": "self"}
     track = {"unit": "epoch", "length": 1, "every": 1, "first": 0, "last": 5}
-    bridge._primary = bridge._window = "1 epoch"
+    bridge._window = "1 epoch"
     bridge._control.close()
 
     class Answering:

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import OrderedDict, deque
-from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 from .. import flat, wire
 from ..control import Control, ControlError
@@ -74,8 +74,8 @@ class Bridge:
         self._control = None if control is None else Control(control or None, ANSWER_S,
                                                              address=None if control else address)
         self._window = checked_window(window)
-        self._primary: Optional[str] = self._window
-        self._others: Set[str] = set()  # kinds of windows that were asked about
+        self._primary: Dict[Run, str] = {}
+        self._others: Set[Tuple[Run, str]] = set()  # kinds of windows that were asked about
         self._past = past
         self._pictures = Pictures(self._selection)
         self._known: "OrderedDict[Run, None]" = OrderedDict()
@@ -214,7 +214,7 @@ class Bridge:
     def _summary(self, run: Run, summary: Dict[str, Any], patience: float = 0.0) -> None:
         layer, window = flat.layer_name(summary), summary["window"]
         text = past.window_text(window)
-        if not self._is_primary(text) or not self._selection.wants_layer(layer):
+        if not self._is_primary(run, text) or not self._selection.wants_layer(layer):
             return
         if not self._selection.wants_window(window):
             return
@@ -257,23 +257,26 @@ class Bridge:
 
     # ------------------------------------------------------------------------ what the daemon answers
 
-    def _is_primary(self, text: str) -> bool:
-        """Whether windows of this kind are forwarded. Asked anew for a kind not met since the newest run began: a
-        daemon may have been started again with another. Without an answer the first kind that came is it."""
-        if self._window is None and text != self._primary and text not in self._others:
-            self._primary = self._ask_primary() or self._primary or text
-            self._others.add(text)
-        return text == self._primary
+    def _is_primary(self, run: Run, text: str) -> bool:
+        """Whether windows of this kind are forwarded. Asked anew for a kind of the run not met since the newest run began:
+        a daemon may have been started again with another. Without an answer the first kind that came is it."""
+        if self._window is not None:
+            return text == self._window
+        if text != self._primary.get(run) and (run, text) not in self._others:
+            self._primary[run] = self._ask_primary(run) or self._primary.get(run) or text
+            self._others.add((run, text))
+        return text == self._primary[run]
 
-    def _ask_primary(self) -> Optional[str]:
+    def _ask_primary(self, run: Run) -> Optional[str]:
+        """The windows of a run that rules judge; None: it has none yet, or nobody says so."""
         if self._control is None:
             return None
         try:
-            config = self._control.config()
-            return past.window_text({key: config[f"window.{key}"] for key in ("unit", "length", "every")})
-        except (ControlError, TimeoutError, ConnectionError, KeyError, TypeError, ValueError) as error:
-            log.warning("the daemon does not say which windows are its primary ones (%s): %s are forwarded", error,
-                        self._primary or "those that come first")
+            return past.window_text(self._control.summary(run.job, run=run.run)[0]["window"])
+        except (ControlError, TimeoutError, ConnectionError, LookupError, TypeError, ValueError) as error:
+            if not isinstance(error, ControlError) or error.code != "no_summary":
+                log.warning("the daemon does not say which windows are the primary ones of run %s of %s (%s): %s are forwarded",
+                            run.short, run.job, error, self._primary.get(run) or "those that come first")
             return None
 
     def _meet(self, run: Run, result: Dict[str, Any]) -> None:
@@ -299,12 +302,13 @@ class Bridge:
         """The run met first of those that have ended; when none has, the first of all, which counts as ended."""
         run = next((known for known in self._known if known not in self._alive), next(iter(self._known)))
         del self._known[run]
+        self._primary.pop(run, None)
         self._over(run)
 
     def _tell_past(self, run: Run, control: Control) -> None:
-        window = self._window or self._ask_primary()
+        window = self._window or self._ask_primary(run)
         if window is not None:
-            self._primary = window
+            self._primary[run] = window
             coming = self._coming(run, window)
             past.await_written(control, run, window, coming, ANSWER_S)
             for summary in past.summaries(control, run, window, self._selection, self._seen(run, window), coming):
