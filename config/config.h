@@ -163,7 +163,6 @@ struct config_window config_window(const struct config *config, uint32_t index,
 /* The rules of one run, its own first, each once. Returns how many there are. */
 uint32_t config_windows_of(const struct config *config, const struct config_cut *cut,
                            struct config_window ret_windows[CONFIG_WINDOW_RULES_MAX]);
-bool config_window_same(const struct config_window *a, const struct config_window *b);
 /* The index of the first rule with these numbers, `unit` a config_unit or a window_unit; -1: there
  * is none. With `auto` any number of steps that 16 captures may take is 0. */
 int config_window_find(const struct config *config, int unit, uint64_t length, uint64_t every);

@@ -43,7 +43,7 @@ struct config_window config_window(const struct config *config, uint32_t index,
     return (struct config_window){CONFIG_UNIT_STEP, length, length};
 }
 
-bool config_window_same(const struct config_window *a, const struct config_window *b)
+static bool is_same_window(const struct config_window *a, const struct config_window *b)
 {
     return a->unit == b->unit && a->length == b->length && a->every == b->every;
 }
@@ -57,7 +57,7 @@ uint32_t config_windows_of(const struct config *config, const struct config_cut 
         if (i == 0 && cut->own.length > 0) {
             window = cut->own;
         }
-        if (i == 0 || !config_window_same(&window, &ret_windows[0])) {
+        if (i == 0 || !is_same_window(&window, &ret_windows[0])) {
             ret_windows[count++] = window;
         }
     }
