@@ -14,6 +14,10 @@ export const SEVERITIES = ["critical", "warning", "info"];
 export const worstFirst = (alerts) =>
     [...alerts].sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) || a.since.step - b.since.step);
 
+/** Alerts that say something of all heads of a run; not that it is silent, or loses messages. */
+export const ofAllHeads = (alerts) =>
+    alerts.filter(({ stack, severity, metric }) => stack === null && severity !== "info" && !["silence", "lost_share"].includes(metric));
+
 const place = (alert) => [alert.rule, alert.stack, alert.layer, alert.site, alert.head].join(" ");
 
 /** Makes intervals of the events of one run, oldest first. An alert that fired at the end stays open: the run may go on. */

@@ -19,7 +19,7 @@ export class NeedsAttention {
     /** `store` and `params` as the view has them. */
     constructor({ store, params, run, isCurrent }) {
         this.verdict = new Verdict({ job: params.job, run });
-        Object.assign(this, { store, params, isCurrent, moment: undefined, rules: [], open: new Set() });
+        Object.assign(this, { store, params, isCurrent, moment: undefined, rules: [], open: new Set(), opened: new Set() });
         this.frame = figure("Needs attention", "", "attention").plain();
         this.frame.hidden = true;
     }
@@ -138,27 +138,23 @@ export class NeedsAttention {
         return h("p", { class: "soft" }, "Alerts of other jobs: ", ...names, counts.size > ELSEWHERE ? ", …" : "");
     }
 
-    groupNode({ rule, severity, why, advice, alerts, rows }, isFirst) {
+    /** The worst rule with all that there is to say; others in a line that opens. */
+    groupNode(group, isFirst) {
+        const { rule, severity, alerts } = group,
+            name = [h("span", { class: `badge ${severity}` }, severity), " ", h("b", {}, rule), h("span", { class: "soft" }, ` ${aboutText(alerts)}`)];
+        if (isFirst) return h("section", { class: `trouble ${severity}`, "aria-label": rule }, h("header", {}, name), this.partsOf(group, true));
+        const node = h("details", { class: `trouble ${severity}`, open: this.opened.has(rule) }, h("summary", {}, name), this.partsOf(group, false));
+        node.addEventListener("toggle", () => (node.open ? this.opened.add(rule) : this.opened.delete(rule)));
+        return node;
+    }
+
+    partsOf({ rule, why, advice, rows }, isFirst) {
         const shown = this.open.has(rule) ? rows : rows.slice(0, ROWS);
-        return h(
-            "section",
-            { class: `trouble ${severity}`, "aria-label": rule },
-            h(
-                "header",
-                {},
-                h("span", { class: `badge ${severity}` }, severity),
-                " ",
-                h("b", {}, rule),
-                h("span", { class: "soft" }, ` ${aboutText(alerts)}`),
-            ),
-            h(
-                "ul",
-                { class: isFirst ? "rows first" : "rows" },
-                shown.map((row) => this.rowNode(row)),
-            ),
+        return [
+            h("ul", { class: isFirst ? "rows first" : "rows" }, shown.map((row) => this.rowNode(row))),
             rows.length > ROWS ? this.moreNode(rule, rows.slice(ROWS)) : "",
             whyNode({ why, advice }),
-        );
+        ];
     }
 
     moreNode(rule, rest) {

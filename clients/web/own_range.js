@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The range in which each head was while it was healthy, and the colour of a number by its distance from there.
+import { ofAllHeads } from "./alerts_past.js";
 import { distanceColors } from "./colors.js";
 import { layerName } from "./dom.js";
 
@@ -17,8 +18,9 @@ export class HealthyRanges {
         this.span = high - low || 1;
         this.colors = distanceColors();
         this.layers = new Map();
+        const ofAll = ofAllHeads(alerts).map((one) => ({ ...one, head: null }));
         for (const [name, row] of grid?.layers ?? []) {
-            const about = alerts.filter((one) => one.stack !== null && one.severity !== "info" && layerName(one) === name),
+            const about = alerts.filter((one) => one.stack !== null && one.severity !== "info" && layerName(one) === name).concat(ofAll),
                 ends = Array(row.heads).fill(grid.count);
             for (const { head, since } of about) {
                 const first = grid.windows.step.findIndex((step) => step >= since.step);

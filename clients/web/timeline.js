@@ -3,6 +3,7 @@
 // a band of all other heads.
 /* global d3 */
 import { where } from "./alerts_list.js";
+import { ofAllHeads } from "./alerts_past.js";
 import { piecesOf } from "./chart.js";
 import { lossOf } from "./context.js";
 import { byLayer, h, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
@@ -76,13 +77,14 @@ export class Timeline {
     /** Done when it is drawn. `grid` of `metric` with the log; `alerts` of the verdict, `rules`; `step` of the moment or null. */
     async draw({ grid, metric, alerts, rules, step }) {
         const broken = brokenOf(alerts),
-            key = JSON.stringify([metric.name, rules.length, broken.map((one) => [where(one.alerts[0]), one.since])]);
+            key = JSON.stringify([metric.name, rules.length, ofAllHeads(alerts).length, broken.map((one) => [where(one.alerts[0]), one.since])]);
         if (grid === this.grid && key === this.key) return void this.mark(step);
         const mine = ++this.turn,
             shown = await Promise.all(broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, grid?.windows.step.at(-1))));
         if (mine !== this.turn || !this.isCurrent()) return;
         const names = new Set(broken.map((one) => where(one.alerts[0]))),
-            rows = grid ? [this.lossRow(grid), ...shown, this.bandRow(grid, metric, names)].filter(Boolean) : [];
+            since = d3.min(ofAllHeads(alerts), (one) => one.since.step),
+            rows = grid ? [this.lossRow(grid), ...shown, this.bandRow(grid, metric, names, since)].filter(Boolean) : [];
         this.frame.hidden = rows.length === 0;
         if (this.frame.hidden) return;
         const rest = broken.length - ROWS;
@@ -142,8 +144,8 @@ export class Timeline {
         return this.grids.get(key);
     }
 
-    /** All heads that no alert is about: half of them, and 80 of 100. Many are sampled evenly. */
-    bandRow(grid, metric, broken) {
+    /** All heads that no alert is about: half of them, and 80 of 100. Many are sampled evenly. `since`: of an alert about all. */
+    bandRow(grid, metric, broken, since) {
         if (grid.count < 2) return null;
         const heads = [...grid.layers.values()]
             .sort(byLayer)
@@ -164,6 +166,7 @@ export class Timeline {
             steps,
             values: spread.middle,
             spread: { ...spread, steps },
+            since,
             tall: TALL.band,
             range: metric.domain ?? d3.extent([...spread.low, ...spread.high].filter(Number.isFinite)),
         };

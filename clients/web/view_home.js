@@ -122,8 +122,8 @@ class Row {
         return [
             h("span", { class: `badge ${worst.severity}` }, worst.severity),
             h("b", {}, ` ${where(worst)} `),
-            h("span", { class: "soft" }, `since step ${worst.since.step}${about && `, also ${about}`} `),
-            h("span", { title: `${worst.rule}: ${worst.message}` }, worst.message),
+            h("span", { title: `${worst.rule}: ${worst.message}` }, worst.message.split(": ")[0]),
+            h("span", { class: "soft" }, ` since step ${worst.since.step}${about && `, also ${about}`}`),
         ];
     }
 
@@ -143,7 +143,7 @@ class Row {
         const { loss, head, home } = this;
         const line = loss && sparkline(loss.value, { ...LINE, domain: home.lossRange }),
             last = loss?.value.at(-1);
-        this.put("loss", line ?? "", loss ? h("span", { class: last === null ? "bad" : null }, last === null ? "not finite" : number(last)) : "");
+        this.put("loss", line ?? "", loss ? h("span", { class: last === null ? "bad" : null }, last === null ? "NaN" : number(last)) : "");
         this.put("worst head", (head && sparkline(head.values, { ...LINE, domain: RANGE, onset: head.onset })) ?? "");
     }
 
