@@ -122,8 +122,9 @@ class Row {
         return [
             h("span", { class: `badge ${worst.severity}` }, worst.severity),
             h("b", {}, ` ${where(worst)} `),
-            h("span", { title: `${worst.rule}: ${worst.message}` }, worst.message.split(": ")[0]),
-            h("span", { class: "soft" }, ` since step ${worst.since.step}${about && `, also ${about}`}`),
+            h("span", { class: "soft" }, `since ${worst.since.step}: `),
+            h("span", { title: `${worst.rule} since step ${worst.since.step}: ${worst.message}` }, worst.message.split(": ")[0]),
+            h("span", { class: "soft" }, about && `, also ${about}`),
         ];
     }
 

@@ -166,7 +166,7 @@ def test_what_fires_at_the_end_is_what_had_not_been_resolved(place, page, job, l
     rules = page.texts(".attention .trouble header b")
     assert ("entropy_collapse" in rules) == firing
     assert any("entropy_collapse" in text for text in page.texts(".alerts li.resolved")) == (not firing)
-    said = "critical decoder.0.self each query looks at one key since step 2" if firing else "No alerts"
+    said = "critical decoder.0.self since 2: each query looks at one key" if firing else "No alerts"
     wait_until(lambda: row_of(place, page, job)["verdict"].startswith(said), "its sentence in the list")
 
 
