@@ -109,8 +109,8 @@ bool rule_is_rate(enum rule_condition condition);
 /* The range of the value of a rule: of the metric, the statistic, per key. */
 void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum);
 
-/* Where a default rule of this name fires about this metric: a few words that say what is wrong; why
- * that matters, and what people do about it: a sentence each. NULL for other rules. */
+/* Where a default rule of this name fires about this metric: a few words that say what is wrong;
+ * why that matters, and what people do about it: a sentence each. NULL for other rules. */
 const char *rule_says(const char *name, const char *metric);
 const char *rule_why(const char *name, const char *metric);
 const char *rule_advice(const char *name, const char *metric);

@@ -58,7 +58,8 @@ class Wide:
             elif self.kind == "not_a_number":
                 logits[some] = np.nan
             elif self.kind == "collapse":
-                logits[:, np.arange(T), self.rng.integers(1, T, T) % (np.arange(T) + 1)] += 40
+                key = np.minimum(1 + self.rng.integers(0, T, T) % np.maximum(np.arange(T), 1), np.arange(T))
+                logits[:, np.arange(T), key] += 40  # any but the first, which would be a sink
             elif self.kind == "sink_takeover":
                 logits[..., 0] += 4.0 * (step - self.fault.begin + 1)
             ahead = ahead & (self.kind != "future")

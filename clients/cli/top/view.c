@@ -163,11 +163,11 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
     char where[PLACE_TEXT_MAX], others[32] = "";
     int width = view->screen->width - column;
     if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
-        screen_print(view->screen, view->row, column, width, STYLE_FAINT,
-                     row->known && row->checks ? "no alerts, %" PRIu64 " checks passed"
-                     : row->known              ? "no alerts"
-                                               : "",
-                     row->checks);
+        if (row->known) {
+            screen_print(view->screen, view->row, column, width, STYLE_FAINT,
+                         row->checks ? "no alerts, %" PRIu64 " checks passed" : "no alerts",
+                         row->checks);
+        }
         return;
     }
     top_place_text(&row->worst.place, where);

@@ -546,8 +546,9 @@ class Publisher:
             self._sender.skip()
             return False
         queued = True
-        taken = scalars.taken({} if values is None else values, self._refuse_value)
-        for part in scalars.messages({**taken, **scalars.taken(more, self._refuse_value)}):
+        named: Any = {} if values is None and more else values  # None alone is refused as what is no mapping
+        taken = {**scalars.taken(named, self._refuse_value), **scalars.taken(more, self._refuse_value)}
+        for part in scalars.messages(taken):
             if not self._sender.reserve(self._event_topic, scalars.LOG_BYTES, "event"):
                 queued = False
             else:

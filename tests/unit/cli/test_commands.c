@@ -381,8 +381,9 @@ FAKE_TEST(top_needs_a_terminal)
                          "attnctl: --metric: 'entrpy': unknown: did you mean 'entropy'?\n");
     commands_assert_says(fake, "tail --metric sinkrate", 2,
                          "attnctl: --metric: 'sinkrate': unknown: did you mean 'sink_rate'?\n");
-    commands_assert_says(fake, "top one two", 2,
-                         "attnctl: unexpected argument 'two'; usage: attnctl top [JOB] [OPTIONS]\n");
+    commands_assert_says(
+        fake, "top one two", 2,
+        "attnctl: unexpected argument 'two'; usage: attnctl top [JOB] [OPTIONS]\n");
 }
 
 FAKE_TEST(small_values_keep_their_digits)
