@@ -65,8 +65,9 @@ const nameOf = (element) => element.getAttribute("href") ?? element.getAttribute
 export function refill(container, ...nodes) {
     const had = container.contains(document.activeElement) ? document.activeElement : null;
     container.replaceChildren(...nodes);
-    if (!had || container.contains(had)) return;
-    const like = [...container.querySelectorAll("a, button, [tabindex]")].find(
+    if (!had) return;
+    if (container.contains(had)) return had.focus({ preventScroll: true });
+    const like = [...container.querySelectorAll("a, button, summary, [tabindex]")].find(
         (one) => one.tagName === had.tagName && nameOf(one) === nameOf(had),
     );
     like?.focus({ preventScroll: true });

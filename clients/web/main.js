@@ -209,7 +209,7 @@ async function update(again = false) {
     document.title = `${title} · attnd`;
     byId("title").textContent = title;
     showPadding(place.params.padding === "shown");
-    for (const id of ["job", "run"]) byId(id).parentNode.hidden = place.view === "home";
+    for (const one of [byId("job").parentNode, byId("run").parentNode, byId("where")]) one.hidden = place.view === "home";
     drawPickers(place.params);
     drawTabs(place.view);
     const why = VIEWS[place.view].isApart ? null : whatLacks(place.params);

@@ -6,7 +6,7 @@ import { where } from "./alerts_list.js";
 import { ofAllHeads } from "./alerts_past.js";
 import { piecesOf } from "./chart.js";
 import { lossOf } from "./context.js";
-import { byLayer, h, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
+import { byLayer, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { loadGrid, seriesOf } from "./grid.js";
 import { comparedText, conditionText, isOnAxis, shownBy } from "./rules.js";
@@ -78,8 +78,9 @@ export class Timeline {
     async draw({ grid, metric, alerts, rules, step }) {
         const broken = brokenOf(alerts),
             key = JSON.stringify([metric.name, rules.length, ofAllHeads(alerts).length, broken.map((one) => [where(one.alerts[0]), one.since])]);
+        const mine = ++this.turn; // no drawing that waits is wanted any more
         if (grid === this.grid && key === this.key) return void this.mark(step);
-        const mine = ++this.turn,
+        const
             shown = await Promise.all(broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, grid?.windows.step.at(-1))));
         if (mine !== this.turn || !this.isCurrent()) return;
         const names = new Set(broken.map((one) => where(one.alerts[0]))),

@@ -3,7 +3,7 @@
 // scale, and the settings that differ.
 /* global d3 */
 import { where } from "./alerts_list.js";
-import { loadEndings, SEVERITIES } from "./alerts_past.js";
+import { loadEndings, SEVERITIES, worstFirst } from "./alerts_past.js";
 import { find } from "./api.js";
 import { noJobYet } from "./attach.js";
 import { sparkline } from "./chart.js";
@@ -229,11 +229,11 @@ class Home {
     takeAlerts() {
         const firing = d3.group(this.store.firing, ({ run }) => run);
         for (const row of this.rows.values()) {
-            const known = firing.get(row.run.run) ?? this.endings.get(row.run.run);
+            const known = firing.get(row.run.run) ?? (isOver(row.run) ? this.endings.get(row.run.run) : undefined);
             const isOther = JSON.stringify(known) !== JSON.stringify(row.known);
             row.known = known;
             if (!isOther) continue;
-            row.alerts = known ?? [];
+            row.alerts = worstFirst(known ?? []);
             row.isAsked = false; // its worst head may be another
         }
     }
@@ -286,6 +286,7 @@ class Home {
         if (isSame) return;
         refill(this.body, ...nodes);
         this.watcher.disconnect();
+        for (const row of this.rows.values()) row.isInView = false; // until it is seen again
         rows.forEach((row) => this.watcher.observe(row.element));
     }
 

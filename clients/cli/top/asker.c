@@ -76,15 +76,18 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct r
 static struct run_row *stale_row(struct model *model, int64_t now_ms)
 {
     const struct list *list = &model->lists[PAGE_RUNS];
+    struct run_row *found = NULL; /* the one that waits for longest */
     for (uint32_t i = list->top; i < model->shown_count && i < list->top + model->list_rows; i++) {
         struct run_row *row = &model->rows[model->shown[i]];
         bool other = row->firing != row->asked_firing;
-        bool moved = row->step != row->asked_step || row->loss.count == 0;
-        if (row->asked_ms == 0 || other || (moved && now_ms - row->asked_ms >= ROW_EVERY_MS)) {
-            return row;
+        bool moved = row->step != row->asked_step || row->loss.count == 0 || !row->known;
+        bool stale =
+            row->asked_ms == 0 || other || (moved && now_ms - row->asked_ms >= ROW_EVERY_MS);
+        if (stale && (!found || row->asked_ms < found->asked_ms)) {
+            found = row;
         }
     }
-    return NULL;
+    return found;
 }
 
 static void ask_about_rows(struct asker *asker, struct model *model, int64_t now_ms)

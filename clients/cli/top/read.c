@@ -120,7 +120,9 @@ static void read_runs(struct model *model, const msgpack_object *jobs)
             continue;
         }
         if (opened->known && strcmp(opened->row.run, rows[i].run) != 0) {
+            bool gone = opened->gone;
             model_open(model, rows[i].job, opened->run); /* the job was started again */
+            opened->gone = gone;
         }
         model->moved = model->moved || !opened->known || rows[i].step != opened->row.step ||
                        rows[i].received != opened->row.received;
@@ -248,8 +250,10 @@ void read_live(struct model *model, const msgpack_object *result)
                                   : NULL;
         for (uint32_t head = 0; layer && head < layer->heads; head++) {
             double value = field_item(values, head);
-            /* With heads spread over ranks a message has only some. */
-            layer->now[head] = isnan(value) ? layer->now[head] : value;
+            /* With heads spread over ranks a message has only some, and spectra take turns. */
+            bool kept = isnan(value) && (model->opened.row.world > 1 ||
+                                         mpk_find(mpk_find(map, "spectrum"), model->metric));
+            layer->now[head] = kept ? layer->now[head] : value;
         }
         if (layer) {
             field_text(map, "module", layer->module, sizeof layer->module);

@@ -163,7 +163,8 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
     char where[PLACE_TEXT_MAX], others[32] = "";
     int width = view->screen->width - column;
     if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
-        if (row->known) {
+        if (row->known &&
+            row->severity == SEVERITY_NONE) { /* else of an earlier run, or about to come */
             screen_print(view->screen, view->row, column, width, STYLE_FAINT,
                          row->checks ? "no alerts, %" PRIu64 " checks passed" : "no alerts",
                          row->checks);
