@@ -276,6 +276,7 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
                    const struct alert_sink *sink)
 {
     int result = 0;
+    const struct result_common window = alerts->newest; /* of what the others say */
     alerts_note(alerts, common);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         if (alerts->rules[i]->metric != RULE_SILENCE) {
@@ -284,6 +285,7 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
         int code = alerts_judge_run(alerts, i, silent_s, sink);
         result = result ? result : code;
     }
+    alerts->newest = window;
     return result;
 }
 

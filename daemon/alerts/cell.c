@@ -189,7 +189,9 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
 
 bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
 {
-    bool judged = alerts->whole->cells[index].judged;
+    /* Silence is judged by the clock: it counts with the first window, whenever the clock ticks. */
+    bool judged = alerts->rules[index]->metric == RULE_SILENCE ? alerts->judged.any
+                                                               : alerts->whole->cells[index].judged;
     for (struct alert_layer *layer = alerts->layers; layer && !judged; layer = layer->hh.next) {
         judged = layer->cells[index].judged;
     }
