@@ -25,8 +25,9 @@ export class BeforeAfter {
         if (key === this.key) return;
         this.key = key;
         const places = at > 0 ? [at - 1, Math.min(at + 1, windows.step.length - 1)] : [],
-            maps = await this.load(first, places.map((window) => windows.last[window]));
+            maps = await this.load(first, places.map((window) => windows.last[window])).catch(() => null);
         if (key !== this.key || !this.isCurrent()) return;
+        if (!maps) return void (this.key = ""); // attnd did not answer: to be asked again
         this.frame.hidden = maps.length < 2 || maps.some((map) => !map);
         if (this.frame.hidden) return;
         this.frame.setTitle(`${where(first)} before and after`, `it broke about step ${first.since.step}`);
@@ -36,8 +37,7 @@ export class BeforeAfter {
     async load(alert, lasts) {
         if (lasts.length === 0) return [];
         const run = await openRun(this.store, this.params),
-            ask = (last) => run.map(alert, { kind: "heads", head: alert.head, last }).catch(() => null),
-            maps = await Promise.all(lasts.map(ask));
+            maps = await Promise.all(lasts.map((last) => run.map(alert, { kind: "heads", head: alert.head, last })));
         return maps.map((map) => (map?.heads ? map : null));
     }
 

@@ -68,7 +68,7 @@ export const lossOf = (log) => chosenOf(log).loss;
  * Before, between and after them steps are evenly spread; a single window is taken to begin `every` places before its
  * end, with the step `first`.
  */
-export function placer(steps, places, every, first) {
+function placer(steps, places, every, first) {
     const known = steps.map((step, i) => [step, places[i]]).filter(([step], i) => i === 0 || step > steps[i - 1]);
     if (known.length === 0) return () => null;
     if (known.length === 1) known.unshift([Math.min(first ?? 0, known[0][0] - 1), known[0][1] - every]);

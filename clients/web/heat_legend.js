@@ -55,6 +55,6 @@ export function drawLegend(box, { limits, interpolate, metric, bounds, ranges })
         h("span", { class: "worse" }, `${metric.name}: ${WORSE[metric.worse] ?? WORSE.neither}`),
         ...bounds.map((bound) => h("span", { class: "bounds" }, bound.name)),
         part("firing", "an alert fires"),
-        part("missing", "no number"),
+        part("missing", ranges ? "no number, or no healthy windows" : "no number"),
     );
 }

@@ -204,15 +204,15 @@ export class HeatMap {
         if (row) row.mean.textContent = number(Number(meanOf(values).toPrecision(3)));
         row?.rects.forEach((rect, head) => {
             const x = values?.[head],
-                missing = x === null || x === undefined || !Number.isFinite(x),
-                fill = missing ? null : colorOf(x, head);
-            rect.setAttribute("class", missing ? "cell missing" : "cell");
-            if (missing) rect.removeAttribute("fill");
-            else rect.setAttribute("fill", fill);
+                isMissing = !Number.isFinite(x ?? NaN),
+                fill = isMissing ? null : colorOf(x, head); // null also while nothing is known to compare with
+            rect.setAttribute("class", fill ? "cell" : "cell missing");
+            if (fill) rect.setAttribute("fill", fill);
+            else rect.removeAttribute("fill");
             const text = row.texts[head];
             if (!text) return;
-            text.textContent = missing ? "–" : number(Number(x.toPrecision(2)));
-            text.setAttribute("class", `value ${missing ? "none" : d3.lab(fill).l > LIGHT ? "dark" : "light"}`);
+            text.textContent = isMissing ? "–" : number(Number(x.toPrecision(2)));
+            text.setAttribute("class", `value ${!fill ? "none" : d3.lab(fill).l > LIGHT ? "dark" : "light"}`);
         });
     }
 

@@ -308,7 +308,7 @@ function start() {
     );
     onChange((name) => {
         applyTheme();
-        if (name === "colorMap") update();
+        if (name === "colorMap" || name === "theme") update();
     });
     addEventListener("hashchange", () => update());
     addEventListener("address", linkTabs);

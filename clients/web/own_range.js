@@ -42,11 +42,12 @@ export class HealthyRanges {
         return last.length < FEWEST ? null : [Math.min(...last) - margin, Math.max(...last) + margin];
     }
 
-    /** A function of a number and a head of a layer: its colour. */
+    /** A function of a number and a head of a layer: its colour, null while the head has no range. */
     colorsOf(layer) {
         const ranges = this.layers.get(layerName(layer));
         return (x, head) => {
-            const [low, high] = ranges?.[head] ?? [x, x],
+            if (!ranges?.[head]) return null;
+            const [low, high] = ranges[head],
                 beyond = x < low ? x - low : x > high ? x - high : 0;
             return this.colors(Math.max(-1, Math.min(1, beyond / (FAR * this.span))));
         };

@@ -49,7 +49,7 @@ export function silenceOf(run, heard) {
 const windowText = (unit, { epoch, step }) => (unit === "epoch" ? `epoch ${epoch}` : `step ${step}`);
 
 /** "since step 290" of a head of the answer of roles; one that nobody saw emerge may have had its role earlier. */
-export const roleSince = ({ emerged, spans }, unit) =>
+const roleSince = ({ emerged, spans }, unit) =>
     `since ${windowText(unit, spans.at(-1).since)}${emerged ? "" : " or before"}`;
 
 /**

@@ -80,8 +80,7 @@ export class Timeline {
             key = JSON.stringify([metric.name, rules.length, ofAllHeads(alerts).length, broken.map((one) => [where(one.alerts[0]), one.since])]);
         const mine = ++this.turn; // no drawing that waits is wanted any more
         if (grid === this.grid && key === this.key) return void this.mark(step);
-        const
-            shown = await Promise.all(broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, grid?.windows.step.at(-1))));
+        const shown = await Promise.all(broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, grid?.windows.step.at(-1))));
         if (mine !== this.turn || !this.isCurrent()) return;
         const names = new Set(broken.map((one) => where(one.alerts[0]))),
             since = d3.min(ofAllHeads(alerts), (one) => one.since.step),
@@ -141,7 +140,13 @@ export class Timeline {
         const key = `${newest} ${metric} ${statistic} ${layerName({ stack, layer, site })}`;
         for (const old of this.grids.keys()) if (!old.startsWith(`${newest} `)) this.grids.delete(old);
         if (!this.grids.has(key))
-            this.grids.set(key, loadGrid({ ...this.run, stack, layer, site, metric, statistic, points: POINTS }).catch(() => null));
+            this.grids.set(
+                key,
+                loadGrid({ ...this.run, stack, layer, site, metric, statistic, points: POINTS }).catch(() => {
+                    this.grids.delete(key); // to be asked again
+                    return null;
+                }),
+            );
         return this.grids.get(key);
     }
 
@@ -256,14 +261,14 @@ export class Timeline {
             .attr("tabindex", 0)
             .on("pointermove", () => showTooltip(this.describe(steps[windowAt(d3.event)]), d3.event.clientX, d3.event.clientY))
             .on("pointerleave", hideTooltip)
-            .on("click", () => d3.event.target.closest("a") || this.onPick(windowAt(d3.event)))
+            .on("click", () => d3.event.target.closest("a") || this.onPick(steps[windowAt(d3.event)]))
             .on("keydown", () => {
                 const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[d3.event.key];
                 if (!by) return;
                 d3.event.preventDefault();
-                const now = this.step === null ? steps.length : steps.indexOf(this.step),
+                const now = this.step === null ? steps.length : d3.bisectLeft(steps, this.step),
                     at = Math.max(0, Math.min(steps.length - 1, now + by));
-                this.onPick(at);
+                this.onPick(steps[at]);
                 say(this.describe(steps[at]));
             });
     }

@@ -60,7 +60,7 @@ function sameBeginning(names) {
 /** A row: a run, what is known of it, and the cells that show it. */
 class Row {
     constructor(home, run) {
-        Object.assign(this, { home, run, alerts: [], checks: null, loss: null, head: null, isInView: false, isAsked: false });
+        Object.assign(this, { home, run, alerts: [], checks: null, loss: null, head: null, isInView: false, isAsked: false, turn: 0 });
         this.cells = COLUMNS.map((name) => h("td", { class: name.replace(" ", "-") || null }));
         this.element = h("tr", {}, this.cells);
         this.element.row = this;
@@ -148,19 +148,24 @@ class Row {
         this.put("worst head", (head && sparkline(head.values, { ...LINE, domain: RANGE, onset: head.onset })) ?? "");
     }
 
-    /** Done when what there is has been drawn. */
+    /** Done when what there is has been drawn; what does not come leaves what is there. */
     async load() {
-        const { job, run } = this.run;
+        const { job, run } = this.run,
+            mine = ++this.turn;
         this.isAsked = true;
-        const [log, verdict, head] = await Promise.all([
-            find("log", { job, run, points: POINTS }).catch(() => null),
-            this.alerts.length ? null : find("verdict", { job, run, limit: ALERTS }).catch(() => null),
-            this.loadHead(),
-        ]);
-        const [loss] = lossOf(log?.series ?? []);
-        Object.assign(this, { loss: loss ?? this.loss, checks: verdict?.checks ?? this.checks, head });
-        if (verdict?.alerts.length) this.alerts = verdict.alerts;
-        if (this.home.isCurrent()) this.home.drawLoaded(this);
+        const [log] = await Promise.all([find("log", { job, run, points: POINTS }).catch(() => null), this.loadVerdict(mine)]);
+        this.loss = lossOf(log?.series ?? [])[0] ?? this.loss;
+        if (mine === this.turn && this.home.isCurrent()) this.home.drawLoaded(this);
+    }
+
+    async loadVerdict(mine) {
+        const { job, run } = this.run,
+            verdict = this.alerts.length ? null : await find("verdict", { job, run, limit: ALERTS }).catch(() => null);
+        if (mine !== this.turn) return; // alerts came meanwhile
+        this.checks = verdict?.checks ?? this.checks;
+        if (verdict) this.alerts = verdict.alerts;
+        const head = await this.loadHead().catch(() => this.head);
+        if (mine === this.turn) this.head = head;
     }
 
     /** The line of the head that the worst alert names, or of the layer, the mean over its heads. */
@@ -169,7 +174,7 @@ class Row {
         if (!alert) return null;
         const { job, run } = this.run,
             { stack, layer, site } = alert,
-            grid = await loadGrid({ job, run, stack, layer, site, metric: METRIC, statistic: "mean", points: POINTS }).catch(() => null);
+            grid = await loadGrid({ job, run, stack, layer, site, metric: METRIC, statistic: "mean", points: POINTS });
         return grid && { values: seriesOf(grid, alert, alert.head), onset: windowOfStep(grid.windows.step, alert.since.step) };
     }
 }
@@ -249,6 +254,8 @@ class Home {
             if (!this.rows.has(key)) this.rows.set(key, new Row(this, run));
             this.rows.get(key).run = run;
         }
+        const known = new Set(runs.map(runKey));
+        for (const key of this.rows.keys()) if (!known.has(key)) this.rows.delete(key); // forgotten
         this.takeAlerts();
         const words = (params.search ?? "").toLowerCase().split(/\s+/),
             found = runs.map((run) => this.rows.get(runKey(run))).filter((row) => words.every((word) => row.text.includes(word)));
@@ -278,12 +285,13 @@ class Home {
         const { group } = this.params,
             nameOf = (row) => (group === "job" ? row.run.job : `${visible(group)} ${visible(String(row.settings[group] ?? "–"))}`),
             groups = group ? [...d3.group(rows, nameOf)] : [["", rows]];
+        const order = JSON.stringify(groups.map(([name, list]) => [name, list.map((row) => runKey(row.run))]));
+        if (order === this.order) return;
+        this.order = order;
         const nodes = groups.flatMap(([name, list]) => [
             ...(group ? [h("tr", { class: "group" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" }, `${name} · ${list.length}`))] : []),
             ...list.map((row) => row.element),
         ]);
-        const isSame = !group && nodes.length === this.body.children.length && nodes.every((node, i) => node === this.body.children[i]);
-        if (isSame) return;
         refill(this.body, ...nodes);
         this.watcher.disconnect();
         for (const row of this.rows.values()) row.isInView = false; // until it is seen again

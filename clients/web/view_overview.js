@@ -80,7 +80,7 @@ class Overview {
             run: { job: params.job, run: store.run },
             metricOf: (name) => store.metrics.find((metric) => metric.name === name),
             hrefOf: (alert) => this.attention.hrefOf(alert),
-            onPick: (window) => this.playback.goTo(window),
+            onPick: (step) => this.playback.goTo(windowOfStep(this.grid.windows.step, step)),
             isCurrent,
         });
         this.maps = new BeforeAfter({ store, params, isCurrent });
