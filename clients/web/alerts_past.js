@@ -4,15 +4,21 @@
 /* global d3 */
 import { find } from "./api.js";
 
-
 const LIMIT = 2000,
     ENDINGS_LIMIT = 1000;
 
 export const SEVERITIES = ["critical", "warning", "info"];
 
-/** Alerts by severity, and then by their onset. */
-export const worstFirst = (alerts) =>
-    [...alerts].sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) || a.since.step - b.since.step);
+/** Alerts in the order in which attnd names them: by severity, by their place among the rules, and by how far beyond the bound. */
+export function worstFirst(alerts, rules) {
+    const placeOf = new Map(rules.map(({ name }, i) => [name, i])),
+        below = new Set(rules.filter(({ condition }) => condition === "below").map(({ name }) => name));
+    const orderOf = ({ severity, rule, value }) => [SEVERITIES.indexOf(severity), placeOf.get(rule) ?? rules.length, below.has(rule) ? value : -value];
+    return [...alerts].sort((a, b) => {
+        const [p, q] = [orderOf(a), orderOf(b)];
+        return p[0] - q[0] || p[1] - q[1] || p[2] - q[2] || a.since.step - b.since.step;
+    });
+}
 
 /** Alerts that say something of all heads of a run; not that it is silent, or loses messages. */
 export const ofAllHeads = (alerts) =>
@@ -55,9 +61,9 @@ export const firingAt = (intervals, step) =>
 /** The alerts that fire, or did when the run ended. */
 export const firingAtEnd = (intervals) => intervals.filter((one) => one.to === Infinity);
 
-/** The alerts that fired at the end of runs, worst first, by the run; of runs that told alerts lately. */
+/** The alerts that fired at the end of runs, by the run; of runs that told alerts lately. */
 export async function loadEndings() {
     const answer = await find("alerts", { limit: ENDINGS_LIMIT }),
         runs = d3.group([...(answer?.alerts ?? [])].reverse(), ({ run }) => run);
-    return new Map([...runs].map(([run, events]) => [run, worstFirst(firingAtEnd(intervalsOf(events)))]));
+    return new Map([...runs].map(([run, events]) => [run, firingAtEnd(intervalsOf(events))]));
 }

@@ -27,7 +27,7 @@ export class NeedsAttention {
     /** Another moment, as it stands in the address, and as {step, epoch}; undefined and null: the newest. */
     goTo(moment, window, intervals) {
         this.moment = moment;
-        this.verdict.goTo(window, intervals);
+        this.verdict.goTo(window, intervals, this.rules);
     }
 
     /** Parameters of a view of this run, at the moment that is shown. A rule's own numbers are no metric to choose. */

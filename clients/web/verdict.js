@@ -27,12 +27,12 @@ export class Verdict {
         this.newest = await find("verdict", { job, run, limit: ALERTS }).catch(() => this.newest);
     }
 
-    /** Another moment: {step, epoch} of a window that has passed, and the intervals of alerts; null is the newest. */
-    goTo(window, intervals) {
+    /** Another moment: {step, epoch} of a window that has passed, the intervals of alerts, and the rules; null is the newest. */
+    goTo(window, intervals, rules) {
         this.past = window && {
             ...window,
             isPast: true,
-            alerts: worstFirst(firingAt(intervals, window.step)),
+            alerts: worstFirst(firingAt(intervals, window.step), rules),
         };
     }
 }

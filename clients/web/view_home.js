@@ -13,6 +13,7 @@ import { h, number, refill, select, visible } from "./dom.js";
 import { loadGrid, seriesOf } from "./grid.js";
 import { runKey } from "./overlay.js";
 import { here, keep, link } from "./router.js";
+import { loadRules } from "./rules.js";
 import { isOver, startOf } from "./run_text.js";
 import { aboutText } from "./verdict.js";
 import { paced } from "./view_state.js";
@@ -60,7 +61,7 @@ function sameBeginning(names) {
 /** A row: a run, what is known of it, and the cells that show it. */
 class Row {
     constructor(home, run) {
-        Object.assign(this, { home, run, alerts: [], checks: null, loss: null, head: null, isInView: false, isAsked: false, turn: 0 });
+        Object.assign(this, { home, run, alerts: [], told: "[]", checks: null, loss: null, head: null, isInView: false, isAsked: false, turn: 0 });
         this.cells = COLUMNS.map((name) => h("td", { class: name.replace(" ", "-") || null }));
         this.element = h("tr", {}, this.cells);
         this.element.row = this;
@@ -181,7 +182,7 @@ class Row {
 
 class Home {
     constructor({ store, isCurrent, params }) {
-        Object.assign(this, { store, isCurrent, params, rows: new Map(), endings: new Map(), open: 0, lossRange: [0, 1], differing: [], same: 0 });
+        Object.assign(this, { store, isCurrent, params, rows: new Map(), endings: new Map(), rules: [], open: 0, lossRange: [0, 1], differing: [], same: 0 });
         this.ticked = new Set((params.ticked ?? "").split(" ").filter(Boolean));
         this.body = h("tbody");
         this.drawSoon = paced(() => this.draw());
@@ -235,10 +236,10 @@ class Home {
         const firing = d3.group(this.store.firing, ({ run }) => run);
         for (const row of this.rows.values()) {
             const known = firing.get(row.run.run) ?? (isOver(row.run) ? this.endings.get(row.run.run) : undefined);
-            const isOther = JSON.stringify(known) !== JSON.stringify(row.known);
-            row.known = known;
-            if (!isOther) continue;
-            row.alerts = worstFirst(known ?? []);
+            const alerts = worstFirst(known ?? [], this.rules),
+                told = JSON.stringify(alerts);
+            if (told === row.told) continue;
+            Object.assign(row, { told, alerts });
             row.isAsked = false; // its worst head may be another
         }
     }
@@ -274,6 +275,7 @@ class Home {
         const all = rows.map((row) => row.settings),
             names = [...new Set(all.flatMap(Object.keys))].filter((name) => !name.startsWith("attnd.")).sort();
         this.differing = names.filter((name) => new Set(all.map((one) => JSON.stringify(one[name]))).size > 1);
+        this.table.classList.toggle("alike", this.differing.length === 0); // the verdict has their room
         const options = [["", "nothing"], ["job", "job"], ...this.differing.map((name) => [name, visible(name)])];
         if (JSON.stringify(options) === this.offered) return;
         this.offered = JSON.stringify(options);
@@ -361,6 +363,10 @@ export async function show(root, params, { store, isCurrent }) {
     home.build(root);
     home.draw();
     home.loadEndings();
+    loadRules().then((rules) => {
+        home.rules = rules;
+        home.drawSoon();
+    });
     performance.mark("data");
     return home.listen();
 }

@@ -170,7 +170,7 @@ def test_several_devices_in_one_process_are_not_watched(daemon, tmp_path, caplog
 
 def test_mistakes_of_the_callback_are_told_before_the_training():
     with pytest.raises(ValueError, match="job name"):
-        AttndCallback("not a name")
+        AttndCallback("")
     with pytest.raises(TypeError, match="first_step: the callback takes it from the trainer"):
         AttndCallback("gpt-tiny", first_step=3)
 

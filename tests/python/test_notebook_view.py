@@ -100,7 +100,7 @@ def test_many_heads_are_shown_in_larger_cells():
     (np.zeros((1, 1, 2, 2)), {"tokens": "ab"}, "list of texts"),
     (np.zeros((1, 1, 2, 2)), {"tokens": {"source": ["a", "b"]}}, "'source' is no stack"),
     ([np.zeros((1, 1, 2, 2))], {"sample": 1}, "has 1 samples"), (np.zeros((1, 1, 2, 2)), {"height": 5}, "height"),
-    ("job", {"tokens": ["a"]}, "attnd.watch"), ("no/job", {}, "job")])
+    ("job", {"tokens": ["a"]}, "attnd.watch"), ("", {}, "job")])
 def test_what_is_wrong_is_said_with_what_to_pass(what, more, says):
     with pytest.raises(ValueError, match=says):
         view(what, **more)

@@ -691,7 +691,7 @@ def test_an_idle_publisher_does_not_wake_up(daemon, publisher):
 # ----------------------------------------------------------------------------------------- arguments
 
 @pytest.mark.parametrize("arguments", [
-    {"job": "a/b"}, {"endpoint": "nonsense"}, {"endpoint": "tcp://"}, {"endpoint": 5}, {"rank": 1},
+    {"job": ""}, {"endpoint": "nonsense"}, {"endpoint": "tcp://"}, {"endpoint": 5}, {"rank": 1},
     {"world": 0}, {"rank": -1}, {"queue_bytes": 0}, {"linger": -1}, {"run": b"short"}, {"run": "xy"},
     {"high_water": 0}])
 def test_bad_constructor_arguments_are_value_errors(arguments):
@@ -781,3 +781,9 @@ def test_headers_are_what_a_strict_reader_takes(daemon, publisher):
     _, raw, _ = daemon.socket.recv_multipart()
     header = msgpack.unpackb(raw, raw=False, strict_map_key=True)
     assert isinstance(header["run"], bytes) and len(header["run"]) == 16
+
+
+def test_a_job_with_a_name_that_is_none_gets_one_and_is_told(daemon, caplog):
+    with caplog.at_level(logging.WARNING, "attnd"), attnd.Publisher("org/model lr=3e-4", daemon.endpoint) as publisher:
+        assert publisher.job == "org-model-lr-3e-4"
+    assert "'org/model lr=3e-4' is named org-model-lr-3e-4" in caplog.text

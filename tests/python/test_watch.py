@@ -1071,7 +1071,7 @@ def test_the_windows_that_a_job_asks_for_are_in_its_hello(daemon, window, own):
 
 def test_bad_arguments_are_value_errors():
     model, threads = Model(), threading.active_count()
-    for arguments in ({"every": -1}, {"exclude": 3}, {"include": ["a", None]}, {"job": "a/b"}, {"layers": {"nowhere": ("decoder", 0, "self")}},
+    for arguments in ({"every": -1}, {"exclude": 3}, {"include": ["a", None]}, {"job": ""}, {"layers": {"nowhere": ("decoder", 0, "self")}},
                       {"stack": "middle"}, {"rank": -1}, {"world": 0}, {"probe": torch.rand(1), "probe_every": 0}, {"window": "auto"}, {"window": 0}):
         with pytest.raises(ValueError):
             attnd.watch(model, **{"job": "job", "endpoint": free_endpoint(), "wait": 0, **arguments})

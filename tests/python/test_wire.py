@@ -204,6 +204,17 @@ def test_bad_job_names_are_refused(job):
         wire.check_job(job)
 
 
+@pytest.mark.parametrize("name, job", [("org/model lr=3e-4", "org-model-lr-3e-4"), ("a//=b", "a-b"), ("ä", "-"), ("gpt_2.x-y", "gpt_2.x-y")])
+def test_a_name_that_a_person_gives_becomes_that_of_a_job(name, job):
+    assert wire.job_name(name) == job
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, None, 3])
+def test_a_name_that_cannot_become_one_is_refused(name):
+    with pytest.raises(ValueError, match="job name"):
+        wire.job_name(name)
+
+
 @pytest.mark.parametrize("layer", [("middle", 0, "self"), ("decoder", -1, "self"), ("decoder", 65536, "self"),
                                    ("decoder", 0.5, "self"), ("decoder", 0, "both")])
 def test_bad_layers_are_refused(layer):

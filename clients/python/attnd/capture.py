@@ -53,7 +53,7 @@ from .paths import call_name, clean_path
 from .plan import TIERS, Plan
 from .probe import Probe, run_quietly
 from .projections import Projections, check_projections
-from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher
+from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher, named_job
 from .ranks import rank_and_world, share_of_weights, shared_run, why_unknown
 from .residual import Residual
 from .spy import Spy
@@ -87,7 +87,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     """Captures and publishes the attention of `model` while it trains, until the result is closed.
 
     model        any torch.nn.Module, compiled, wrapped (DDP, FSDP) or neither
-    job          the job's name: 1 to 128 of A-Z a-z 0-9 . _ -
+    job          the job's name: 1 to 128 of A-Z a-z 0-9 . _ -; other characters become "-"
     address      the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
                  answers on this machine, now or later. A bad one is told in a warning, and nothing is captured
     endpoint     exactly its socket for tensors, instead of an address
@@ -154,6 +154,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=rows)
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     own_window = wire.check_window(window)
+    job = named_job(job)
     share = _share(tensor_parallel)
     patterns = {name: check_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
     if steps not in ("auto", "manual"):

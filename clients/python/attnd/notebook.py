@@ -235,7 +235,7 @@ def live_plot(job: str, metric: str = "entropy_normalized", *, stack: Optional[s
     one waited for. ImportError when matplotlib is missing, ValueError for a bad job or address.
     """
     _need_matplotlib()
-    wire.check_job(job)
+    job = wire.job_name(job)
     deadline = None if seconds is None else time.monotonic() + seconds
     with Subscriber(endpoint, (f"{'live' if live else 'summary'}/{job}/", f"job/{job}/"), address=address) as subscriber:
         cell = _Cell(size)

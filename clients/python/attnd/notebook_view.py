@@ -314,9 +314,9 @@ _Found = Tuple[List[Layer], List[Dict[str, Any]], str, bool]
 def _of_job(job: str, run: Optional[str], address: Any, control: Any) -> _Found:
     """The newest maps of a job and the newest numbers of its heads; whether the run has ended."""
     from .control import Control, ControlError
-    from .wire import check_job
+    from .wire import job_name
 
-    check_job(job)
+    job = job_name(job)
     asked = control if control is not None else Control(address=address)
     try:
         live = asked.live(job, **({} if run is None else {"run": run}))

@@ -54,7 +54,7 @@ Maker = Callable[[], Optional[Captured]]
 class Publisher:
     """Publishes the attention of one rank of one training job.
 
-    job          1 to 128 of A-Z a-z 0-9 . _ -
+    job          1 to 128 of A-Z a-z 0-9 . _ -; other characters become "-", which is logged
     address      the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
                  answers on this machine, now or later
     endpoint     exactly this socket of it, instead of an address
@@ -82,7 +82,7 @@ class Publisher:
                  linger: float = DEFAULT_LINGER_S, high_water: int = DEFAULT_HIGH_WATER, address: Any = None,
                  on_publish: Optional[Callable[[Message], None]] = None, reliable: Union[None, bool, Wish] = None,
                  reliable_bytes: int = DEFAULT_BYTES, spool: Any = None):
-        wire.check_job(job)
+        job = named_job(job)
         world = wire.check_int("world", world, wire.WORLD_MAX, 1)
         rank = wire.check_int("rank", rank, world - 1)
         queue_bytes = wire.check_int("queue_bytes", queue_bytes, minimum=1)
@@ -680,6 +680,14 @@ def _wish(asked: Union[None, bool, Wish], bound: Any, spool: Any) -> Wish:
 
 def _fits_header(keys: Dict[str, Any]) -> bool:
     return len(wire.pack_header(keys)) <= wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES
+
+
+def named_job(name: str) -> str:
+    """wire.job_name, which tells when the job is named otherwise than asked."""
+    job = wire.job_name(name)
+    if job != name:
+        log.warning("job %r is named %s: names have A-Z a-z 0-9 . _ -", name, job)
+    return job
 
 
 def _check_run(run: Optional[Union[bytes, str]]) -> bytes:

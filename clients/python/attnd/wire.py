@@ -62,7 +62,7 @@ class NamedLayer(_Place):
 
 
 _WINDOW = re.compile(r"(?:([1-9][0-9]{0,6}) )?(epoch|step|second)s?")
-_JOB = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+_JOB, _NOT_OF_JOB = re.compile(r"[A-Za-z0-9._-]{1,128}\Z"), re.compile(r"[^A-Za-z0-9._-]+")
 
 
 # -------------------------------------------------------------------------------- names and topics
@@ -72,6 +72,12 @@ def check_job(job: str) -> str:
     if not isinstance(job, str) or not _JOB.match(job):
         raise ValueError(f"job name {job!r}: must be 1 to 128 of A-Z a-z 0-9 . _ -")
     return job
+
+
+def job_name(name: str) -> str:
+    """The name of a job for a name that a person gave it, such as "org/model lr=3e-4": whatever is not of
+    [A-Za-z0-9._-] becomes "-", a row of it one. ValueError when nothing is left, or too much."""
+    return check_job(_NOT_OF_JOB.sub("-", name) if isinstance(name, str) else name)
 
 
 def check_layer(stack: str, layer: int, site: str) -> Layer:

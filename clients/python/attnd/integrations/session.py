@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional
 
 import attnd
 
-from .. import wire
+from ..publisher import named_job
 from ..induction import NoInduction
 
 log = logging.getLogger("attnd")
@@ -29,7 +29,7 @@ class Session:
 
     def __init__(self, job: str, options: Dict[str, Any]):
         self.watch: Optional[attnd.Watch] = None
-        self._job = wire.check_job(job)
+        self._job = named_job(job)
         self._options = options
         self._warned = False
         for name in _OURS:
