@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The maps of the head that broke first: of the last window before, and of the one after.
+// The maps of what broke first, a head or a layer: of the last window before, and of the one after.
 import { where } from "./alerts_list.js";
 import { windowOfStep } from "./chart_marks.js";
 import { h } from "./dom.js";
@@ -17,9 +17,9 @@ export class BeforeAfter {
         this.frame.hidden = true;
     }
 
-    /** The first of these alerts to begin that is about a head decides; `windows` of a grid. */
+    /** The first of these alerts to begin decides, those about heads before those about layers; `windows` of a grid. */
     async draw(alerts, windows) {
-        const [first] = alerts.filter(({ head }) => head !== null).sort((a, b) => a.since.step - b.since.step),
+        const [first] = alerts.filter(({ stack }) => stack !== null).sort((a, b) => (a.head === null) - (b.head === null) || a.since.step - b.since.step),
             at = first && windows ? windowOfStep(windows.step, first.since.step) : 0,
             key = first ? `${where(first)} ${first.since.step} ${Math.min(windows?.step.length ?? 0, at + 2)}` : "";
         if (key === this.key) return;
@@ -30,15 +30,16 @@ export class BeforeAfter {
         if (!maps) return void (this.key = ""); // attnd did not answer: to be asked again
         this.frame.hidden = maps.length < 2 || maps.some((map) => !map);
         if (this.frame.hidden) return;
-        this.frame.setTitle(`${where(first)} before and after`, `it broke about step ${first.since.step}`);
+        this.frame.setTitle(`${where(first)}${first.head === null ? ", mean of its heads," : ""} before and after`, `it broke about step ${first.since.step}`);
         this.frame.body.replaceChildren(...maps.map((map, i) => this.pictureOf(map, `${i ? "after" : "before"}: step ${map.step}`)));
     }
 
     async load(alert, lasts) {
         if (lasts.length === 0) return [];
         const run = await openRun(this.store, this.params),
-            maps = await Promise.all(lasts.map((last) => run.map(alert, { kind: "heads", head: alert.head, last })));
-        return maps.map((map) => (map?.heads ? map : null));
+            what = alert.head === null ? { kind: "mean" } : { kind: "heads", head: alert.head },
+            maps = await Promise.all(lasts.map((last) => run.map(alert, { ...what, last })));
+        return maps.map((map) => (map?.heads || alert.head === null ? map : null));
     }
 
     pictureOf(map, text) {

@@ -2,6 +2,7 @@
 // The first look: the alerts that fire at the moment that is shown, since when, why they matter and what helps; or how many
 // checks found nothing.
 import { where } from "./alerts_list.js";
+import { worstFirst } from "./alerts_past.js";
 import { h, layerName, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { link } from "./router.js";
@@ -64,6 +65,7 @@ export class NeedsAttention {
         if (frame.hidden) return;
         const groups = groupsOf(found?.alerts ?? []);
         frame.classList.toggle("well", groups.length + fleet.length === 0);
+        frame.classList.toggle("warning", groups.length > 0 && groups[0].severity !== "critical" && fleet.length === 0);
         frame.classList.remove("open");
         if (groups.length + fleet.length === 0) return this.drawWell();
         const about = aboutText(found?.alerts ?? []),
@@ -126,7 +128,7 @@ export class NeedsAttention {
     /** Jobs beside this one that have firing alerts, of their newest run. */
     elsewhereNode() {
         const counts = new Map();
-        for (const alert of this.store.firing)
+        for (const alert of worstFirst(this.store.firing, this.rules))
             if (alert.job !== this.params.job && alert.run === this.store.runsOf(alert.job)[0]?.run)
                 counts.set(alert.job, (counts.get(alert.job) ?? 0) + 1);
         if (counts.size === 0) return null;

@@ -11,6 +11,8 @@ const FAR = 0.4;
 /** Windows that make a range: at least, and at most. */
 const FEWEST = 2,
     WINDOWS = 8;
+/** Windows before an onset that are left out, as a head falls for a while before an alert says so. */
+const LEAD = 2;
 
 export class HealthyRanges {
     /** `grid` of a metric, whose numbers span `span`; `alerts`: all of the run. A head's range is that of the last windows before the first of its own. */
@@ -24,7 +26,8 @@ export class HealthyRanges {
                 ends = Array(row.heads).fill(grid.count);
             for (const { head, since } of about) {
                 const first = grid.windows.step.findIndex((step) => step >= since.step);
-                for (let i = 0; i < row.heads; i++) if (first >= 0 && (head === null || head === i)) ends[i] = Math.min(ends[i], first);
+                const end = Math.max(first - LEAD, Math.min(first, FEWEST));
+                for (let i = 0; i < row.heads; i++) if (first >= 0 && (head === null || head === i)) ends[i] = Math.min(ends[i], end);
             }
             this.layers.set(name, ends.map((end, head) => this.rangeOf(row.values.subarray(head * grid.count, head * grid.count + end))));
         }

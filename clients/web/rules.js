@@ -13,6 +13,7 @@ const SHOWN_BY = {
     lost_focus: "entropy_normalized",
     written_share: "wv_wo.spectral_norm",
     twin_correlation: "wq.correlation_max",
+    sink_share: "first_token",
 };
 
 /** The metric that shows what a rule judges. */
@@ -22,7 +23,7 @@ export const shownBy = (metric) => SHOWN_BY[metric] ?? metric;
 const OF_VALUES = new Set(["mean", "min", "max", "p10", "p50", "p90", "p99", "last"]);
 
 /** Numbers that no metric has, and that have another unit than the metric that shows them. */
-const OF_THEIR_OWN = new Set(["lost_focus", "written_share", "twin_correlation"]);
+const OF_THEIR_OWN = new Set(["lost_focus", "written_share", "twin_correlation", "sink_share"]);
 
 /**
  * Whether the bound of a rule is a place on the axis of the metric that shows it: those of rates, shares of the keys and

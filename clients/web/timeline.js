@@ -25,10 +25,10 @@ const TALL = { loss: 56, row: 40, band: 48 },
     RIGHT = 120,
     WIDE = 640;
 
-/** Alerts by what they are about, the first to begin first, and of those that began at once the worst: [{alerts (worst first), since}]. */
+/** Alerts by what they are about, [{alerts, since}]: worst first, whose onset counts; the first to break first. */
 const brokenOf = (alerts) =>
     [...d3.group(alerts.filter(({ stack }) => stack !== null), where).values()]
-        .map((list) => ({ alerts: list, since: d3.min(list, ({ since }) => since.step) }))
+        .map((list) => ({ alerts: list, since: list[0].since.step }))
         .sort((a, b) => a.since - b.since);
 
 const lineOf = (xs, ys, row, isDrawn = () => true) => {
@@ -61,6 +61,9 @@ function valueAt({ steps, values, isLogged }, step) {
     return values[at];
 }
 
+/** What is logged may be no number; a head without one was not measured. */
+const textOf = ({ isLogged }, value) => (isLogged && Number.isNaN(value) ? "NaN" : number(value));
+
 export class Timeline {
     /**
      * `run`: {job, run}; `metricOf(name)`: a metric, undefined where there is none; `hrefOf(alert)`: the page of what it is
@@ -77,14 +80,16 @@ export class Timeline {
     /** Done when it is drawn. `grid` of `metric` with the log; `alerts` of the verdict, `rules`; `step` of the moment or null. */
     async draw({ grid, metric, alerts, rules, step }) {
         const broken = brokenOf(alerts),
-            key = JSON.stringify([metric.name, rules.length, ofAllHeads(alerts).length, broken.map((one) => [where(one.alerts[0]), one.since])]);
+            ofAll = ofAllHeads(alerts),
+            key = JSON.stringify([metric.name, rules.length, ofAll.length, broken.map((one) => [where(one.alerts[0]), one.since])]);
         const mine = ++this.turn; // no drawing that waits is wanted any more
         if (grid === this.grid && key === this.key) return void this.mark(step);
-        const shown = await Promise.all(broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, grid?.windows.step.at(-1))));
+        const newest = grid?.windows.step.at(-1),
+            [ofRun, ...shown] = await Promise.all([this.rowOfAll(ofAll[0], newest), ...broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, newest))]);
         if (mine !== this.turn || !this.isCurrent()) return;
         const names = new Set(broken.map((one) => where(one.alerts[0]))),
-            since = d3.min(ofAllHeads(alerts), (one) => one.since.step),
-            rows = grid ? [this.lossRow(grid), ...shown, this.bandRow(grid, metric, names, since)].filter(Boolean) : [];
+            first = d3.min([...broken, ...ofAll.map((one) => ({ since: one.since.step }))], (one) => one.since),
+            rows = grid ? [this.lossRow(grid, first), ofRun, ...shown, this.bandRow(grid, metric, names)].filter(Boolean) : [];
         this.frame.hidden = rows.length === 0;
         if (this.frame.hidden) return;
         const rest = broken.length - ROWS;
@@ -93,12 +98,21 @@ export class Timeline {
         this.paint();
     }
 
-    lossRow(grid) {
+    /** `onset`: of what broke first, where the loss is told too. */
+    lossRow(grid, onset) {
         const [loss] = lossOf(grid.log);
         if (!loss || loss.step.length < 2) return null;
         const values = loss.value.map((x) => x ?? NaN),
-            finite = values.filter(Number.isFinite);
-        return { name: visible(loss.name), steps: loss.step, values, tall: TALL.loss, range: d3.extent(finite), isLogged: true, says: "" };
+            row = { name: visible(loss.name), steps: loss.step, values, tall: TALL.loss, range: d3.extent(values.filter(Number.isFinite)), isLogged: true },
+            then = onset === undefined ? NaN : valueAt(row, onset);
+        return { ...row, says: Number.isFinite(then) ? `${number(then)} at step ${onset}` : "" };
+    }
+
+    /** All heads by the metric that shows an alert about all of them. */
+    async rowOfAll(alert, newest) {
+        const metric = alert && this.metricOf(shownBy(alert.metric)),
+            grid = metric && (await this.gridOf({}, metric.name, "mean", newest));
+        return grid ? { ...this.bandRow(grid, metric, new Set(), alert.since.step), about: alert.rule } : null;
     }
 
     /** A head or a layer by the metric that shows its worst alert, among the other heads of its layer. */
@@ -123,7 +137,7 @@ export class Timeline {
             name: where(alert),
             href: this.hrefOf(alert),
             about: `${[...new Set(alerts.map((one) => one.rule))].join(", ")}`,
-            says: isOn ? conditionText(rule, bound) : "",
+            says: isOn ? conditionText(rule, bound) : metric.name,
             metric: isOn ? comparedText(rule) : metric.name,
             steps: grid.windows.step,
             values,
@@ -135,9 +149,9 @@ export class Timeline {
         };
     }
 
-    /** The windows of a layer, asked for once until there are newer ones. */
+    /** The windows of a layer, or of all, asked for once until there are newer ones. */
     gridOf({ stack, layer, site }, metric, statistic, newest) {
-        const key = `${newest} ${metric} ${statistic} ${layerName({ stack, layer, site })}`;
+        const key = `${newest} ${metric} ${statistic} ${stack ? layerName({ stack, layer, site }) : "all"}`;
         for (const old of this.grids.keys()) if (!old.startsWith(`${newest} `)) this.grids.delete(old);
         if (!this.grids.has(key))
             this.grids.set(
@@ -167,7 +181,7 @@ export class Timeline {
         return {
             name: `${broken.size ? "all other" : "all"} heads: ${heads.length}`,
             about: "median, and 80 of 100",
-            says: "median",
+            says: metric.name,
             metric: metric.name,
             steps,
             values: spread.middle,
@@ -234,6 +248,7 @@ export class Timeline {
             .attr("text-anchor", isWide ? "start" : "end");
         row.label.append("title").text(row.metric ?? row.name);
         row.number = row.label.append("tspan");
+        if (!isWide && row.says) row.label.append("tspan").attr("class", "soft").text(` ${row.says}`);
     }
 
     /** From the loss down to what broke. */
@@ -247,7 +262,7 @@ export class Timeline {
         this.step = step;
         if (!this.root) return;
         this.cursor.attr("visibility", step === null ? "hidden" : "visible").attr("x1", this.xs(step ?? 0)).attr("x2", this.xs(step ?? 0));
-        for (const row of this.rows) row.number.text(number(step === null ? row.values.at(-1) : valueAt(row, step)));
+        for (const row of this.rows) row.number.text(textOf(row, step === null ? row.values.at(-1) : valueAt(row, step)));
     }
 
     listen() {
@@ -274,7 +289,7 @@ export class Timeline {
     }
 
     describe(step) {
-        const said = this.rows.map((row) => `${row.name}${row.metric ? ` ${row.metric}` : ""} ${number(valueAt(row, step))}`);
+        const said = this.rows.map((row) => `${row.name}${row.metric ? ` ${row.metric}` : ""} ${textOf(row, valueAt(row, step))}`);
         return [`step ${step}`, ...said].join("\n");
     }
 }

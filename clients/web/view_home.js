@@ -123,7 +123,7 @@ class Row {
         return [
             h("span", { class: `badge ${worst.severity}` }, worst.severity),
             h("b", {}, ` ${where(worst)} `),
-            h("span", { class: "soft" }, `since ${worst.since.step}: `),
+            h("span", { class: "soft" }, `since step ${worst.since.step}: `),
             h("span", { title: `${worst.rule} since step ${worst.since.step}: ${worst.message}` }, worst.message.split(": ")[0]),
             h("span", { class: "soft" }, about && `, also ${about}`),
         ];
@@ -145,7 +145,7 @@ class Row {
         const { loss, head, home } = this;
         const line = loss && sparkline(loss.value, { ...LINE, domain: home.lossRange }),
             last = loss?.value.at(-1);
-        this.put("loss", line ?? "", loss ? h("span", { class: last === null ? "bad" : null }, last === null ? "NaN" : number(last)) : "");
+        this.put("loss", line ?? "", loss ? h("span", { class: last === null ? "bad" : null }, last === null ? "NaN" : number(Number(last?.toPrecision(3)))) : "");
         this.put("worst head", (head && sparkline(head.values, { ...LINE, domain: RANGE, onset: head.onset })) ?? "");
     }
 
@@ -206,7 +206,7 @@ class Home {
         this.overlay = h("span", { class: "links" });
         this.count = h("span", { class: "soft" });
         this.empty = h("div", {}, noJobYet());
-        const head = COLUMNS.map((name) => h("th", { class: name.replace(" ", "-") || null, title: name === "worst head" ? `${METRIC} from 0 to 1` : null }, name));
+        const head = COLUMNS.map((name) => h("th", { class: name.replace(" ", "-") || null, title: name === "worst head" ? `${METRIC} from 0 to 1` : null }, name === "worst head" ? "worst head's entropy" : name));
         this.table = h("table", { class: "home" }, h("thead", {}, h("tr", {}, head)), this.body);
         this.controls = h("div", { class: "controls" }, search, this.groups, this.overlay, this.count);
         root.append(this.controls, this.table, this.empty);

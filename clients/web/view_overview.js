@@ -208,7 +208,7 @@ class Overview {
         const change = (more) => go("overview", { ...here().params, ...more }),
             { domain } = this.metric;
         const ranges = [
-            ["own", "distance from its own range"],
+            ["own", "by own range"],
             ...(domain ? [["natural", `natural: ${number(domain[0])} to ${number(domain[1])}`]] : []),
             ["auto", "of this run"],
         ];
@@ -261,11 +261,17 @@ class Overview {
 
     /** At the head that was chosen, or that the address names. */
     placeCursor() {
-        const wanted = this.chosen ?? this.headOf(this.params.cell),
+        const wanted = this.chosen ?? this.headOf(this.params.cell) ?? this.worstHead(),
             row = wanted && this.map.rowAt(wanted.layer);
         if (!row || !(wanted.head < wanted.layer.heads)) return;
         this.chosen = wanted;
         this.map.moveTo(row, wanted.head, false);
+    }
+
+    /** The head that the verdict names first; null where it names none. */
+    worstHead() {
+        const [alert] = this.attention.verdict.found?.alerts.filter(({ head }) => head !== null) ?? [];
+        return alert ? this.headOf(headName(alert, alert.head)) : null;
     }
 
     /** The layer and the head that "decoder.3.self.h1" names; null when there is no such layer. */

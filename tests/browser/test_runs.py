@@ -166,8 +166,30 @@ def test_what_fires_at_the_end_is_what_had_not_been_resolved(place, page, job, l
     rules = page.texts(".attention .trouble header b")
     assert ("entropy_collapse" in rules) == firing
     assert any("entropy_collapse" in text for text in page.texts(".alerts li.resolved")) == (not firing)
-    said = "critical decoder.0.self since 2: each query looks at one key" if firing else "No alerts"
+    said = "critical decoder.0.self since step 2: each query looks at one key" if firing else "No alerts"
     wait_until(lambda: row_of(place, page, job)["verdict"].startswith(said), "its sentence in the list")
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_of_two_alerts_list_and_page_name_the_one_that_attnd_names_first(place, page, is_over):
+    """Not the one that began first: a NaN from step 6 on comes before heads that look at one key since step 2."""
+    trainer, broken = Trainer(place.daemon, f"two.{is_over}"), maps()
+    broken[:, 1, 3] = np.nan
+    publish(trainer, range(2), layers=2)
+    for step in range(2, 9):
+        trainer.attention(one_key(), layer=0, step=step)
+        trainer.attention(maps(step) if step < 6 else broken, layer=1, step=step)
+    if is_over:
+        end(place, trainer, 8)
+
+    def names(answer):
+        return [alert["rule"] for alert in answer["alerts"]]
+    wait_until(lambda: {"first_invalid", "entropy_collapse"} <= set(names(place.api("verdict", job=trainer.job))), "both alerts")
+    first = place.api("verdict", job=trainer.job)["alerts"][0]
+    assert (first["rule"], first["since"]["step"]) == ("first_invalid", 6)
+    wait_until(lambda: row_of(place, page, trainer.job)["verdict"].startswith("critical decoder.1.self.h1 since step 6: "), "its sentence in the list")
+    page.open(place, f"#/overview?job={trainer.job}").ready()
+    wait_until(lambda: page.texts(".attention .trouble b")[:1] == ["first_invalid"], "the verdict")
 
 
 def test_what_a_job_dropped_itself_is_in_the_table(place, page):
