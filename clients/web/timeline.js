@@ -61,7 +61,7 @@ function valueAt({ steps, values, isLogged }, step) {
     return values[at];
 }
 
-/** What is logged may be no number; a head without one was not measured. */
+/** A number that was logged may be none; a head without one was not measured. */
 const textOf = ({ isLogged }, value) => (isLogged && Number.isNaN(value) ? "NaN" : number(value));
 
 export class Timeline {

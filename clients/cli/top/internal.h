@@ -124,7 +124,7 @@ struct alert {
 /* A run in the list: the newest one of its job. */
 struct run_row {
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], state[16];
-    uint64_t epoch, step, world, received, lost, dropped, firing;
+    uint64_t epoch, step, world, received, firing;
     enum severity severity; /* of the worst alert that fires */
     bool known;             /* the answer of `verdict` has come: */
     struct alert worst;     /* severity NONE: no alert */

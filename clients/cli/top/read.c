@@ -56,8 +56,6 @@ static struct run_row row_of(const msgpack_object *map)
         .step = mpk_find_u64(map, "step"),
         .world = mpk_find_u64(map, "world"),
         .received = field_received(map),
-        .lost = mpk_find_u64(map, "lost"),
-        .dropped = field_dropped(map),
     };
     for (uint32_t i = 0; i < mpk_items(firing); i++) {
         enum severity severity = severity_of(field_at(firing, i));

@@ -275,14 +275,15 @@ static void steps_of(const struct opened *opened, uint64_t *ret_from, uint64_t *
 static struct line past_of(const struct opened *opened, const struct layer *layer, int64_t head)
 {
     struct line line = {.count = layer->past ? opened->windows : 0};
+    uint32_t first = head < 0 ? 0 : (uint32_t)head;
+    uint32_t end = head < 0 || first >= layer->heads ? layer->heads : first + 1;
     for (uint32_t window = 0; window < line.count; window++) {
         double sum = 0;
         uint32_t count = 0;
-        for (uint32_t i = 0; i < layer->heads; i++) {
+        for (uint32_t i = first; i < end; i++) {
             double value = layer->past[(size_t)i * opened->windows + window];
-            bool counts = (head < 0 || head == i) && isfinite(value);
-            sum += counts ? value : 0;
-            count += counts;
+            sum += isfinite(value) ? value : 0;
+            count += isfinite(value);
         }
         line.step[window] = opened->window_step[window];
         line.value[window] = count > 0 ? sum / count : NAN;
@@ -515,6 +516,7 @@ static void draw_footer(struct top_view *view)
     struct screen *screen = view->screen;
     uint32_t count = model_list_count(model), top = model->lists[model->page].top;
     int row = screen->height - 1;
+    screen_print(screen, row, 0, screen->width, STYLE_PLAIN, "%*s", screen->width, "");
     if (model->typing != TYPING_NOTHING) {
         screen_print(screen, row, 1, screen->width - 1, STYLE_STRONG,
                      model->typing == TYPING_FILTER ? "/%s_   Enter keep   Esc clear"

@@ -248,12 +248,6 @@ int model_set_up(void **state)
     return 0;
 }
 
-int model_set_up_empty(void **state)
-{
-    *state = model_new();
-    return 0;
-}
-
 int model_tear_down(void **state)
 {
     struct model *model = *state;

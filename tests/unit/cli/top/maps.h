@@ -53,12 +53,10 @@ void give_verdict(struct model *model, const struct verdict_given *given, uint32
 /* A model of job gpt-small, 2 decoder layers of 4 heads, after all of the above. */
 struct model *model_of_two_layers(void);
 
-/* A test with such a model, or with one that knows nothing. */
+/* A test with such a model. */
 int model_set_up(void **state);
-int model_set_up_empty(void **state);
 int model_tear_down(void **state);
 #define MODEL_TEST(name) TEST_OF(name, struct model *model, model_set_up, model_tear_down)
-#define EMPTY_TEST(name) TEST_OF(name, struct model *model, model_set_up_empty, model_tear_down)
 
 /* Draws 'model' at this size. */
 void draw(struct model *model, struct screen *screen, int width, int height);
