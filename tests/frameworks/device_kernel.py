@@ -54,6 +54,22 @@ def test_the_8_largest_are_found_wherever_they_are(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bias_in_the_dtype_of_the_model_hides_and_adds_what_it_says(dtype):
+    q, k, _ = make("full", "plain", (1, 2, 2, 40, 40, 16), dtype)
+    bias = torch.linspace(-2, 2, 1600).view(1, 1, 40, 40).to(q.dtype)
+    bias[..., ::3] = torch.finfo(q.dtype).min
+    found, expected = (attnd.device.row_statistics(q, k, bias=bias, backend=one) for one in ("triton", "reference"))
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, atol=2e-5, rtol=2e-5, equal_nan=True, msg=name)
+
+
+def test_a_local_window_may_be_wider_than_anything():
+    q, k, _ = make("causal", "plain", (1, 2, 2, 40, 40, 16), "f32")
+    found = triton(q, k, {"causal": True, "local_window": 2**31 - 1})
+    torch.testing.assert_close(found["local_mass"], torch.ones(1, 2, 40))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_kernel_agrees_with_the_reference(dtype):
     for mask, shape in itertools.product(("full", "causal window offset"), ((2, 4, 2, 33, 33, 32), (1, 1, 1, 3, 200, 64))):
         q, k, words = make(mask, "plain", shape, dtype)

@@ -148,14 +148,14 @@ class Held(TorchDispatchMode):
 
 @pytest.mark.parametrize("batch, heads, length, form", [(1, 4, 8192, "causal"), (1, 4, 8192, "bias"),
                                                         (8, 12, 1024, "causal"), (64, 16, 64, "mask")])
-def test_what_is_held_fits_into_the_reserve(batch, heads, length, form, on_nowhere):
-    assert held_at_most(batch, heads, length, form) <= accelerator.RESERVE
+def test_what_is_held_is_little(batch, heads, length, form, on_nowhere):
+    assert held_at_most(batch, heads, length, form) <= accelerator.HELD_MAX
 
 
 @pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
 @pytest.mark.parametrize("form", ["lowered", "raised"])
-def test_copies_in_the_precision_of_the_kernel_fit_into_the_reserve(form, on_nowhere):
-    assert held_at_most(1, 32, 8192, form) <= accelerator.RESERVE
+def test_copies_in_the_precision_of_the_kernel_are_little(form, on_nowhere):
+    assert held_at_most(1, 32, 8192, form) <= accelerator.HELD_MAX
 
 
 def held_at_most(batch, heads, length, form):
@@ -172,14 +172,14 @@ def held_at_most(batch, heads, length, form):
     return held.most
 
 
-def test_what_is_held_for_weights_fits_into_the_reserve(monkeypatch):
+def test_what_is_held_for_weights_is_little(monkeypatch):
     monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
     logits, map_of_all = torch.empty(1, 12, 2048, 2048, device=NOWHERE), torch.empty(1, 12, 2048, 2048, device=NOWHERE)
     held = Held()
     held.keep_out(logits, map_of_all)
     with held, torch.no_grad():
         accelerator._weights(OfWeights(map_of_all, logits, False, 0, 1, False), 48, 64)
-    assert held.most <= accelerator.RESERVE, held.most
+    assert held.most <= accelerator.HELD_MAX, held.most
 
 
 def reduced(numbers):
@@ -202,7 +202,7 @@ def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over
             one.launch(given, 48, 0)()
     assert not one.is_trusted
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2 and "'triton' computes on cpu is wrong: " in said[0] and "'reference' takes over" in said[0]
+    assert len(said) == 2 and "'triton' is not used again: what it computes on cpu is wrong: " in said[0] and "'reference' takes over" in said[0]
     assert "From now on tier raw travels" in said[1]
 
 
@@ -230,6 +230,34 @@ def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypa
         assert any(one.launch(asked(), 48, 0)() is None for _ in range(500))  # of 500 checks 7 in 60 find it
 
 
+def test_a_kernel_that_does_not_run_is_left_for_good_and_said_once(monkeypatch, caplog):
+    def fails(problem, entries):
+        tried.append(1)
+        raise RuntimeError("PassManager::run failed")
+
+    tried = []
+    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    monkeypatch.setattr(launch, "rows", fails)
+    one = computer()
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(RuntimeError, match="PassManager"):
+            one.launch(asked(), 48, 0)
+        assert [one.launch(asked(), 48, step)().sound.tolist() for step in (1, 2)] == [[B * T] * H] * 2
+    said = [record.getMessage() for record in caplog.records]
+    assert len(tried) == len(said) == 1 and "does not run on cpu: PassManager" in said[0] and "'reference' takes over" in said[0]
+
+
+def test_large_logits_are_not_taken_for_wrong_numbers():
+    """In f32 a logit of 5e4 is off by some thousandths, and so is what is made of it."""
+    given = asked()
+    given.q[..., 0], given.k[..., 0] = 5e4 / D**-0.5 / 100, 100
+    one = computer()
+    assert all(one.launch(given, 48, step)() is not None for step in range(3)) and one.is_trusted
+    wrong = one._queries(given, 48, True).tensors["check"].clone()
+    wrong[0, 0] += 1
+    assert not one._agrees("reference", wrong.numpy(), given.q.device)
+
+
 @pytest.mark.parametrize("layers", [3, 16, 32])
 def test_each_layer_is_checked_in_its_turn(layers, monkeypatch):
     monkeypatch.setattr(accelerator, "CHECKED_FIRST", 0)
@@ -251,17 +279,15 @@ def test_more_logits_are_fast_only_where_the_kernel_runs(monkeypatch):
     assert not computer().is_fast_for(many, torch.empty(1, 1, 1, launch.WIDTH_MAX + 1), torch.float32, None)
 
 
-def test_what_was_written_to_before_it_was_read_is_dropped_and_copied_from_then_on():
+def test_what_the_model_does_next_changes_nothing_and_nothing_of_it_is_held():
     one, given = computer(), asked()
     expected = reduced(one.launch(given, 48, 0)())
     wait = one.launch(given, 48, 0)
     given.q.add_(1)
-    with pytest.raises(RuntimeError, match="the model wrote to what it attends with"):
-        wait()
-    given.q.sub_(1)
-    wait = one.launch(given, 48, 0)
-    given.q.add_(1)
     assert reduced(wait())["confidence"][:2] == expected["confidence"][:2]
+    wait, q = one.launch(given, 48, 0), weakref.ref(given.q)
+    del given
+    assert q() is None and wait() is not None
 
 
 def test_maps_go_along_when_they_are_asked_for():
@@ -319,7 +345,7 @@ def test_the_default_device_changes_nothing():
     assert problem.k_len.tolist() == [T, 3] and problem.q_len.tolist() == [3, T]
 
 
-def test_a_model_without_gradients_in_inference_mode_is_copied():
+def test_a_model_without_gradients_in_inference_mode_is_read():
     with torch.inference_mode():
         assert computer().launch(asked(), 48, 0)().sound.tolist() == [B * T] * H
 
@@ -354,7 +380,7 @@ def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise
 
 def test_the_device_time_of_a_capture_is_counted(monkeypatch):
     one = computer()
-    monkeypatch.setattr(accelerator._Lane, "seconds", lambda lane, began, ended: 0.25)
+    monkeypatch.setattr(accelerator._Clock, "seconds", lambda clock, began, ended: 0.25)
     for step in (3, 4, 5):
         one.launch(asked(), 48, step)()
     assert one._cost._captures == {3: [0.0, 0.25], 4: [0.0, 0.25], 5: [0.0, 0.25]}

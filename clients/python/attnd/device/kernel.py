@@ -47,8 +47,9 @@ def block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, key
         at = bias + i.to(tl.int64)[:, None] * bias_q + j.to(tl.int64)[None, :] * bias_k
         added = tl.load(at, mask=(i[:, None] < queries) & (j[None, :] < keys), other=0)
         if BIAS == 1:
+            added = added.to(tl.float32)
             seen &= (added <= -9000.0) == 0
-            s += added.to(tl.float32)
+            s += added
         else:
             seen &= added != 0
     wrong = (s != s) | (s == float("inf"))

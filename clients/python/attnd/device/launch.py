@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Dict, Optional, Tuple
 
 import torch
@@ -26,20 +27,32 @@ def unable(problem: Problem) -> Optional[str]:
         return f"a head dimension of {problem.width} is above {WIDTH_MAX}"
     if problem.documents is not None and problem.documents.dtype not in _INTEGERS:
         return f"documents of {problem.documents.dtype} are not read"
-    try:
-        from triton import knobs
-        from triton.runtime import driver
-    except ImportError:
-        return "the package triton 3.4 or later is not installed"
-    if knobs.runtime.interpret:
+    interpreted = _interpreted()
+    if interpreted is None:
+        return "the package triton 3.3 or later is not installed"
+    if interpreted:
         return None
     if problem.q.device.type == "cpu":
         return "tensors on the CPU need TRITON_INTERPRET=1"
     try:
+        from triton.runtime import driver
         driver.active.get_current_device()
     except Exception as error:  # each backend of triton raises its own
         return f"triton has no driver: {error}"
     return None
+
+
+def _interpreted() -> Optional[bool]:
+    """Whether Triton's interpreter runs its kernels, on any device; None: there is no Triton, or one that is too old."""
+    try:
+        import triton
+    except ImportError:
+        return None
+    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+    if (major, minor) < (3, 4):  # its settings are in the environment
+        return os.environ.get("TRITON_INTERPRET") == "1" if (major, minor) == (3, 3) else None
+    from triton import knobs
+    return bool(knobs.runtime.interpret)
 
 
 @torch.no_grad()
@@ -72,8 +85,6 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
 
 def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[Place, Sums, torch.Tensor]:
     """The sums of so many heads, counted over all samples: [heads, Tq] each. With `inverse_k` those for entries, too."""
-    from triton import knobs
-
     from . import kernel
 
     device = p.q.device
@@ -94,12 +105,12 @@ def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[P
     strides = (*p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1))
     how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
            "DOCUMENTS": p.documents is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
-           "WIDEN": bool(knobs.runtime.interpret), "ROWS": block, "KEYS": block,
+           "WIDEN": bool(_interpreted()), "ROWS": block, "KEYS": block,
            "WIDTH": max(16, 1 << (p.width - 1).bit_length()), "num_warps": warps}
     # Triton launches on the current device; elsewhere than on CUDA this does nothing.
     with torch.cuda.device_of(p.q):  # type: ignore[no-untyped-call]
-        kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers, p.local_window,
-                              *strides, ENTRIES=inverse_k is not None, **how)
+        kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers,
+                              min(p.local_window, p.position(p.queries) + p.keys), *strides, ENTRIES=inverse_k is not None, **how)
         kernel.top_sums[grid](*tensors, largest_8, largest_8.stride(0), *numbers, *strides, **how)
 
     place = p.position(torch.arange(p.queries, device=device))[None]

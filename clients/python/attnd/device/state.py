@@ -33,9 +33,10 @@ _bounds: Dict[torch.device, torch.Tensor] = {}
 
 
 def prepared_bounds(device: torch.device) -> torch.Tensor:
-    """The bounds on a device; the first time they are brought there, which is waited for."""
+    """The bounds on a device; nobody waits for them to get there."""
     if device not in _bounds:
-        _bounds[device] = torch.as_tensor(_rounded_down(STEP), device=device)
+        here = torch.from_numpy(_rounded_down(STEP))
+        _bounds[device] = here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)
     return _bounds[device]
 
 
