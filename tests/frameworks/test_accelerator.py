@@ -378,6 +378,25 @@ def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("rows, expected", [
+    (None, [(1, 24, 1), (3, 4, 6), (3, 4, 6), (1, 24, 1), (3, 4, 6)]), (0, [(3, 24, 1)] * 5), (2, [(3, 2, 12)] * 5)])
+def test_a_capture_takes_some_rows_and_each_so_manyth_all_of_one_sample(rows, expected, stepwise, on_accelerator, monkeypatch):
+    """(samples, queries, one of how many) of each capture, where the plan says nothing, all or two."""
+    taken, launched = [], Accelerator.launch
+    monkeypatch.setattr(capture, "ROWS_ON_DEVICE", 4)
+    monkeypatch.setattr(capture, "WHOLE_EVERY", 3)
+    monkeypatch.setattr(Accelerator, "launch", lambda one, given, *others: taken.append(
+        (given.q.shape[0], given.q.shape[2], given.stride)) or launched(one, given, *others))
+    kind = decoder_kind("sdpa", fused, layers=1)
+    with Session(stepwise) as session:
+        model = kind.build()
+        watch = session.watch(model, rows=rows, samples=0)
+        for step in range(5):
+            kind.loss(model, kind.batch(step)).backward()
+            watch.step()
+    assert taken == expected
+
+
 def test_the_device_time_of_a_capture_is_counted(monkeypatch):
     one = computer()
     monkeypatch.setattr(accelerator._Clock, "seconds", lambda clock, began, ended: 0.25)

@@ -30,6 +30,7 @@ import re
 import threading
 import time
 import weakref
+from dataclasses import replace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -50,6 +51,7 @@ from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
 from .padding import DecoderPadding
 from .paths import call_name, clean_path
+from .plan import NUMBER_MAX as ALL_ROWS
 from .plan import TIERS, Plan
 from .probe import Probe, run_quietly
 from .projections import Projections, check_projections
@@ -69,6 +71,8 @@ FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step 
 STEPS_UNCALLED = 3  # captured ones without a forward of the model, until that is told
 PARTS_UNCALLED = 64  # forwards of parts of it alone that cannot be followed, until that is told
 CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
+ROWS_ON_DEVICE = 256  # query rows that an accelerator takes of a call whose plan says nothing of rows
+WHOLE_EVERY = 16  # captures of an attention there, of which one takes all rows of a sample
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
 
@@ -91,7 +95,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     address      the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
                  answers on this machine, now or later. A bad one is told in a warning, and nothing is captured
     endpoint     exactly its socket for tensors, instead of an address
-    every        capture every n-th step, 0 = none; samples: of each batch, 0 = all; rows: query rows per call, 0 = all.
+    every        capture every n-th step, 0 = none; samples: of each batch, 0 = all; rows: query rows per call, 0 = all,
+                 by default 256 on an accelerator, with all of one sample at each 16th capture, and all elsewhere.
                  They go before the daemon's default plan (every 50th step, 1 sample, all rows), and a plan that is made
                  for the job (attnctl plan set, or the daemon's config) before them
     window       the windows that are summed up and judged, of this run alone: "epoch", "200 steps", "30 seconds", or a
@@ -151,7 +156,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     check_options(watch, options)
     check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
     check_flags((True, False, None), tokens=tokens)
-    own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=rows)
+    own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=ALL_ROWS if rows == 0 else rows)
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     own_window = wire.check_window(window)
     job = named_job(job)
@@ -263,6 +268,7 @@ class Watch:
         self._explicit = False  # that is step()
         self._forwards = 0
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
+        self._on_device: Dict[str, int] = {}  # of each attention: captures that an accelerator took as it liked
         self._maps = Turns()
         self._pending: List[_Kept] = []
         self._pending_bytes = 0
@@ -635,6 +641,8 @@ class Watch:
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             context = context._replace(state=self._origin(plan, path, seen, place[2] == "cross", context))
+            if context.state is not None and context.state.computer is not None:
+                plan = self._plan_on_device(plan, path, seen, context)
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * share.of
                 if self._projections is not None:
@@ -664,9 +672,7 @@ class Watch:
         if not computes(device_of(seen)):
             if plan.tier != "state":
                 return None
-        elif not self._accelerator.is_trusted or beyond_device(seen, plan, cross, context) or not (
-                isinstance(seen, Weights) or self._accelerator.is_fast_for(
-                    logits_of(seen, plan), seen.q, precision_of(seen), seen.documents and seen.documents[0])):
+        elif not self._accelerator.is_trusted or not self._fits_device(seen, _of_rows(plan), cross, context):
             return None
         else:
             computer = self._accelerator
@@ -674,6 +680,23 @@ class Watch:
         if side and not self._maps.take(path, self._epoch, self._step, plan.every, self.publisher.maps_every, map_weights(seen)):
             side = 0
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
+
+    def _plan_on_device(self, plan: Plan, path: str, seen: Seen, context: Context) -> Plan:
+        """What an accelerator computes of a call where the plan says nothing of rows: some of each sample, and now and then,
+        as with maps, all of one sample: numbers of the map as a whole need those."""
+        sampled, whole = _of_rows(plan), replace(plan, samples=1)
+        origin = context.state
+        assert origin is not None
+        if plan.rows or queries_of(seen)[1] <= sampled.rows:
+            return plan
+        captures = self._on_device[path] = self._on_device.get(path, -1) + 1
+        is_due = origin.maps or captures % WHOLE_EVERY == 0
+        return whole if is_due and self._fits_device(seen, whole, origin.cross, context) else sampled
+
+    def _fits_device(self, seen: Seen, plan: Plan, cross: bool, context: Context) -> bool:
+        return beyond_device(seen, plan, cross, context) is None and (
+            isinstance(seen, Weights) or self._accelerator.is_fast_for(
+                logits_of(seen, plan), seen.q, precision_of(seen), seen.documents and seen.documents[0]))
 
     def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
         """A self-attention of the decoder may tell which queries of a cross-attention are padding."""
@@ -995,6 +1018,11 @@ def _kept_by(root: torch.nn.Module, also: Optional[Watch] = None, without: Optio
 def _own_plan(**given: Optional[int]) -> Dict[str, int]:
     return {name: wire.check_int(name, value, 10**9)
             for name, value in given.items() if value is not None}
+
+
+def _of_rows(plan: Plan) -> Plan:
+    """The plan of most captures on an accelerator."""
+    return plan if plan.rows else replace(plan, rows=ROWS_ON_DEVICE)
 
 
 def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:
