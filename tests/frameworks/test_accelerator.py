@@ -86,13 +86,33 @@ def on_nowhere(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.parametrize("few", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_that_is_launched_waits_for_the_device(form, on_nowhere):
+def test_nothing_that_is_launched_waits_for_the_device(form, few, on_nowhere, monkeypatch):
     given = asked(NOWHERE, **FORMS[form](NOWHERE))
+    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", B * H * T if few else 0)
     with NoAnswers(), torch.no_grad():
         computed = computer()._queries(given, 48, True)
-    assert computed.tensors["moments"].device == NOWHERE and computed.tensors["moments"].shape[1:] == (H, 5)
-    assert computed.backend == on_nowhere and computed.tensors["totals"].shape[1:] == (H, B)
+    assert all(one.device == NOWHERE for one in computed.tensors.values())
+    assert computed.backend == on_nowhere and (computed.finish is not None) == (few and on_nowhere == "triton")
+    if computed.finish is None:
+        assert computed.tensors["moments"].shape[1:] == (H, 5) and computed.tensors["totals"].shape[1:] == (H, B)
+
+
+@pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
+@pytest.mark.parametrize("heads, key_heads, tokens, width", [
+    (32, 8, 2048, 128), (32, 8, 8192, 128), (32, 32, 4096, 128), (16, 16, 8192, 64), (32, 8, 32768, 128), (64, 8, 8192, 128), (8, 1, 8192, 256),
+    (12, 12, 1024, 64)])
+def test_some_rows_of_a_layer_are_few_launches_and_little_memory(heads, key_heads, tokens, width, on_nowhere):
+    """With the two kernels, which nothing can run here, and the copy to the host: eight."""
+    rows = capture.ROWS_ON_DEVICE
+    q, k = (torch.empty(1, n, length, width, device=NOWHERE, dtype=torch.bfloat16) for n, length in ((heads, rows), (key_heads, tokens)))
+    given = asked(NOWHERE, q=q, k=k, group=heads // key_heads, precision=torch.bfloat16, stride=tokens // rows)
+    with Launches() as launches, Held() as held, torch.no_grad():
+        held.keep_out(q, k)
+        accelerator._packed(computer()._queries(given, 48, False).tensors)
+    assert len(launches.names) + 3 <= 8, launches.names
+    assert held.most <= 8 << 20, held.most
 
 
 def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
@@ -110,6 +130,22 @@ def test_reading_a_number_is_refused_by_that_test():
                       lambda: bool(numbers[0] > 0), lambda: torch.as_tensor(np.ones(3), device=NOWHERE)):
             with pytest.raises((AssertionError, RuntimeError)):
                 wrong()
+
+
+class Launches(TorchDispatchMode):
+    """The names of what a device is given to do: no views, no memory."""
+
+    VIEWS = ("view", "expand", "slice", "select", "unsqueeze", "transpose", "t", "detach", "alias", "unbind", "empty", "empty_strided")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().removeprefix("aten::")
+        if name.split(".")[0] not in self.VIEWS:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 class Held(TorchDispatchMode):
@@ -187,6 +223,7 @@ def reduced(numbers):
 
 
 def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over(monkeypatch, caplog):
+    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)  # to where launch.rows is called
     monkeypatch.setattr(launch, "unable", lambda problem: None)
     monkeypatch.setattr(launch, "rows", lambda problem, entries: {
         name: values + 0.01 for name, values in reference.rows(problem).items()})
@@ -216,6 +253,7 @@ def test_the_check_agrees_with_every_form(monkeypatch):
 
 
 def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypatch):
+    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)  # to where launch.rows is called
     def wrong(problem, entries):
         rows = reference.rows(problem)
         rows["entropy"][B - 1, -1, T // 2:] += 0.1  # of the last head that is computed at once
@@ -231,6 +269,7 @@ def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypa
 
 
 def test_a_kernel_that_does_not_run_is_left_for_good_and_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)  # to where launch.rows is called
     def fails(problem, entries):
         tried.append(1)
         raise RuntimeError("PassManager::run failed")
@@ -312,6 +351,7 @@ NUMBERS = {"mean", "min", "max", "std", "variance", "locality", "max_abs_logit",
 @pytest.mark.parametrize("at_once", [1 << 17, 1])  # rows: all heads, or one
 def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once, monkeypatch):
     monkeypatch.setattr(accelerator, "_ROWS", at_once)
+    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)
     given = asked(**FORMS[form](torch.device("cpu")))
     problem = accelerator._problem(given, slice(0, H))
     entries = Entries(problem, True, torch.ones(1, 1, 1, dtype=torch.bool))

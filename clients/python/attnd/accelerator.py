@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
 
-    training's thread   launches everything on the training's own stream, right behind the attention: row metrics (device/),
-                        their moments and histograms in a fixed size (device/compact.py), which travel into pinned memory:
-                        some 20 KiB a head
-    sender thread       waits for them, and packs the state
+    training's thread   launches everything on the training's own stream, right behind the attention, and a copy into pinned
+                        memory. Of few rows, as of a sample, that is what the kernels leave of each, 116 bytes, in eight
+                        launches; of many their metrics are finished there (device/), and reduced to moments and histograms
+                        of a fixed size (device/compact.py), some 20 KiB a head, in some thousand
+    sender thread       waits for them, finishes what is not, and packs the state
 
 What the model does next to its queries, keys and weights comes after they were read, so nothing of the model is held or
 copied. Nothing that is launched asks a device for an answer, so nobody waits. At most `HELD_MAX` bytes are held meanwhile,
@@ -28,11 +29,10 @@ import numpy as np
 import torch
 
 from .cost import Cost
-from .device import launch, pooled, reference, weights
+from .device import launch, pooled, reference, state, weights
 from .device.compact import compact, unpacked
-from .device.entries import Entries, values_of
+from .device.entries import Entries, inverse, norms, values_of
 from .device.problem import Problem
-from .device.state import prepared_bounds
 from .device.sums import wide
 from .device.visible import Allowed, Known, known
 from .head_maps import HeadMaps
@@ -46,6 +46,7 @@ MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
 REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
 _ENTRIES = 1 << 20  # logits that are looked at, at once
 _ROWS = 1 << 17  # whose numbers are held at once, but for those of one head
+_ROWS_TO_HOST = 1 << 15  # that are finished there: 4 MiB
 _COPIED = 16 << 20  # bytes of queries and keys, in the same way
 REST_AFTER_OUT_OF_MEMORY = 256  # captures
 CHECKED_FIRST = 3  # captures
@@ -170,9 +171,14 @@ class Accelerator:
         def arrived() -> Optional[Arrived]:
             arrays = parcel.arrays()
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
+            if computed.finish is None:
+                rows = _rows_of(arrays, computed.names)
+            else:
+                rows, part = computed.finish({name: _here(one) for name, one in arrays.items()})
+                arrays.update({name: one.numpy() for name, one in part.items()})
             if computed.backend is not None and "check" in arrays and not self._agrees(computed.backend, arrays["check"], device):
                 return None
-            return _arrived(arrays, computed)
+            return _arrived(rows, arrays, computed)
 
         return arrived
 
@@ -189,46 +195,48 @@ class Accelerator:
         batch, heads, queries, _ = asked.q.shape
         keys = asked.k.shape[2]
         meaning = _meaning(asked)
-        valid, there = torch.ones(1, 1, dtype=torch.bool, device=asked.q.device), None
-        if meaning is not None:
-            valid, there = meaning.valid, torch.arange(keys, device=asked.q.device) < meaning.keys[:, None, None]
 
-        def block(some: slice, head: Optional[int]) -> Tuple[str, Tuple[str, ...], Dict[str, torch.Tensor]]:
-            """Backend, metrics and what is left of them; nothing else of a block is held when the next one is computed. `head`:
-            which of them is checked."""
+        def drawn(problem: Problem) -> Dict[str, torch.Tensor]:
+            """The maps, if they are asked for."""
+            if not side or asked.stride > 1:
+                return {}
+            return _maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid))
+
+        def block(some: slice, head: Optional[int]) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
+            """Metrics and what is left of them; nothing else of a block is held when the next one is computed. `head`: which of
+            them is checked."""
             problem = _problem(asked, some)
-            entries = Entries(problem, asked.whole, valid[:, None])
-            backend, rows = self._rows(problem, entries)
-            check = None if head is None else _check(problem, rows, head)
-            rows, counts = _left(rows, problem, meaning)
-            names, part = _reduced(rows, counts, buckets)
-            for name, one in zip(("totals", "extremes"), entries.left(problem, rows, there)):
-                part[name] = one.transpose(1, 2)
-            if side and asked.stride == 1:
-                part.update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
-            if check is not None:
-                part["check"] = check
-            return backend, names, part
+            entries, there = _entries(problem, asked.whole, meaning)
+            # Without the kernel, entries would cost half as many launches again: they are left empty, and then only the
+            # numbers of a message that need no logits exist.
+            rows = self._tried(problem, lambda: launch.rows(problem, entries)) if backend == "triton" else reference.rows(problem)
+            check = None if head is None else _again(problem, head)
+            rows, part = _finished(problem, rows, entries, meaning, there, check)
+            part.update(_reduced(rows, buckets), **drawn(problem))
+            return tuple(rows), part
 
         head = _chosen.randrange(heads) if checked else -1
-        found = [block(some, head - some.start if some.start <= head < some.stop else None)
-                 for some in _blocks(asked, _heads_at_once(asked))]
-        backend, names, _ = found[0]
-        joined = _joined([part for _, _, part in found])
+        blocks = _blocks(asked, _heads_at_once(asked))
+        first = _problem(asked, blocks[0])
+        backend = "triton" if "triton" in self._trusted and launch.unable(first) is None else "reference"
+        shape, whole = (batch, heads, queries, keys), asked.whole and backend == "triton"
+        if backend == "triton" and len(blocks) == 1 and batch * heads * queries <= _ROWS_TO_HOST:
+            tensors, finish = self._tried(first, lambda: _to_finish(
+                first, asked.whole, meaning, None if head < 0 else _again(first, head)))
+            tensors.update(drawn(first))
+            return _Computed((), tensors, shape, backend, asked.first, whole, finish)
+        found = [block(some, head - some.start if some.start <= head < some.stop else None) for some in blocks]
+        joined = _joined([part for _, part in found])
         if meaning is not None:
             joined["causal"] = meaning.causal[None]
-        whole = asked.whole and backend == "triton"
-        return _Computed(names, joined, (batch, heads, queries, keys), backend, asked.first, whole)
+        return _Computed(found[0][0], joined, shape, backend, asked.first, whole)
 
-    def _rows(self, problem: Problem, entries: Entries) -> Tuple[str, Dict[str, torch.Tensor]]:
-        """The backend and what it makes of the rows. Without the kernel, `entries` would cost half as many launches again:
-        they are left empty, and then only the numbers of a message that need no logits exist."""
-        if "triton" not in self._trusted or launch.unable(problem) is not None:
-            return "reference", reference.rows(problem)
+    def _tried(self, problem: Problem, launches: Callable[[], Any]) -> Any:
+        """What the kernels leave. One that fails would fail again, after as many seconds of compiling: it is left for good."""
         try:
-            return "triton", launch.rows(problem, entries)
+            return launches()
         except Exception as error:
-            if not _is_lack_of_memory(error):  # it would fail again, after as many seconds of compiling
+            if not _is_lack_of_memory(error):
                 self._distrust("triton", f"the kernel does not run on {problem.q.device}: {error}")
             raise
 
@@ -252,14 +260,19 @@ class Accelerator:
             log.warning("job %s: the backend %r is not used again: %s. %s", self._job, backend, why, following)
 
 
+_Finish = Callable[[Dict[str, torch.Tensor]], Tuple[Dict[str, Reduced], Dict[str, torch.Tensor]]]
+
+
 class _Computed(NamedTuple):
-    """Tensors on the device; `names` of the metrics in them, and what computed them."""
+    """Tensors on the device; `names` of the metrics in them, and what computed them. `finish`: what makes rows and the
+    other tensors of those, once they have arrived on the host."""
     names: Tuple[str, ...]
     tensors: Dict[str, torch.Tensor]
     shape: Tuple[int, int, int, int]
     backend: Optional[str] = None
     q_offset: int = 0
     whole: bool = False
+    finish: Optional[_Finish] = None
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
@@ -372,9 +385,22 @@ def _only(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     return torch.where(there, values, torch.full_like(values, math.nan))
 
 
-def _check(p: Problem, rows: Dict[str, torch.Tensor], head: int) -> torch.Tensor:
-    """Some rows of the head, of some sample, others each time: f64 [3, metrics, rows], as found, as computed again, and how
-    far products in f32 may put a logit of the row off: 2^-21 of the lengths of its vectors."""
+class _Again(NamedTuple):
+    """Rows of a head of a sample that were computed again: f64 [2, metrics, rows], their numbers, and how far products in f32
+    may put a logit of the row off: 2^-21 of the lengths of its vectors."""
+    sample: int
+    head: int
+    rows: Sequence[int]
+    numbers: torch.Tensor
+
+    def beside(self, rows: Dict[str, torch.Tensor]) -> torch.Tensor:
+        """The same after what was found: f64 [3, metrics, rows]."""
+        found = torch.stack([torch.stack([rows[name][self.sample, self.head, i] for i in self.rows]) for name in _CHECKED])
+        return torch.cat([found[None].to(self.numbers.dtype), self.numbers])
+
+
+def _again(p: Problem, head: int) -> _Again:
+    """Some rows of the head, of some sample, others each time."""
     f64 = wide(p.q.device)
     sample = _chosen.randrange(p.batch)
     at = _chosen.sample(range(p.queries), min(_CHECKED_ROWS, p.queries))
@@ -403,8 +429,56 @@ def _check(p: Problem, rows: Dict[str, torch.Tensor], head: int) -> torch.Tensor
     numbers = (-torch.xlogy(a, a).sum(1), a.amax(1), (a * (distance <= p.local_window)).sum(1), (a * distance).sum(1),
                _only(a[:, 0], position[:, 0] >= 1), top)
     expected = torch.stack([_only(one, torch.isfinite(top)) for one in numbers])
-    found = torch.stack([torch.stack([rows[name][sample, head, i] for i in at]) for name in _CHECKED]).to(f64)
-    return torch.stack([found, expected, rounding.expand_as(expected)])
+    return _Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
+
+
+def _entries(problem: Problem, whole: bool, meaning: Optional[Known],
+             lengths: Optional[Tuple[torch.Tensor, torch.Tensor]] = None) -> Tuple[Entries, Optional[torch.Tensor]]:
+    """Entries of the valid queries, and which keys are no padding; None: all."""
+    device = problem.q.device
+    if meaning is None:
+        return Entries(problem, whole, torch.ones(1, 1, 1, dtype=torch.bool, device=device), lengths), None
+    there = torch.arange(problem.keys, device=device) < meaning.keys[:, None, None]
+    return Entries(problem, whole, meaning.valid[:, None], lengths), there
+
+
+def _finished(problem: Problem, rows: Dict[str, torch.Tensor], entries: Entries, meaning: Optional[Known],
+              there: Optional[torch.Tensor],
+              check: Optional[_Again]) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
+    """Metrics of rows, and what else there is: dimensions of heads come second."""
+    beside = None if check is None else check.beside(rows)
+    rows, counts = _left(rows, problem, meaning)
+    part = {name: one[None] for name, one in counts.items()}
+    for name, one in zip(("totals", "extremes"), entries.left(problem, rows, there)):
+        part[name] = one.transpose(1, 2)
+    if beside is not None:
+        part["check"] = beside
+    return rows, part
+
+
+def _to_finish(problem: Problem, whole: bool, meaning: Optional[Known],
+               check: Optional[_Again]) -> Tuple[Dict[str, torch.Tensor], "_Finish"]:
+    """Launches the kernels: what they leave, and what finishes it on the host, in the sender thread."""
+    lengths = norms(problem.q), norms(problem.k)
+    heads = slice(0, problem.batch * problem.heads)
+    tensors = {**launch.swept(problem, heads, inverse(lengths[1]))._asdict(), "q": lengths[0], "k": lengths[1]}
+    if meaning is not None:
+        tensors.update({name: one.expand(max(1, one.numel())) if one.dim() == 0 else one for name, one in meaning._asdict().items()})
+    if check is not None:
+        tensors["again"] = check.numbers
+    problem = problem.on_host()
+
+    def finish(here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, torch.Tensor]]:
+        known_here = None if meaning is None else Known(here["valid"], here["end"], here["causal"][0], here["keys"])
+        entries, there = _entries(problem, whole, known_here, (here["q"], here["k"]))
+        rows = launch.whole(problem, launch.finished(problem, heads, launch.Swept(here["sums"], here["top"]), entries))
+        rows, part = _finished(problem, rows, entries, known_here, there,
+                               None if check is None else check._replace(numbers=here["again"]))
+        if known_here is not None:
+            part["causal"] = known_here.causal[None]
+        return state.reduce_rows(rows), part
+
+    return tensors, finish
 
 
 # --------------------------------------------------------------------------------------------------- from weights
@@ -427,8 +501,9 @@ def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
         judged = weights.rows(weights_of[:, some], words, asked.sink)
         sound = torch.isfinite(judged.rows["entropy"])
         counts = {"sound": sound.sum((0, 2)), "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))}
-        found, part = _reduced({name: values.float() for name, values in judged.rows.items()}, counts, buckets)
-        names = found
+        part = {**_reduced({name: values.float() for name, values in judged.rows.items()}, buckets),
+                **{name: one[None] for name, one in counts.items()}}
+        names = tuple(judged.rows)
         parts.append(part)
         if side and asked.stride == 1:
             part.update(_maps(pooled.of_weights(weights_of[:, some], words, 0, side)))
@@ -440,11 +515,9 @@ def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
 
 # ------------------------------------------------------------------------------------------ their way to the host
 
-def _reduced(rows: Dict[str, torch.Tensor], counts: Dict[str, torch.Tensor],
-             buckets: int) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
-    """The metrics, and what is left of them: dimensions of metrics and heads come first."""
-    values = torch.stack([one.transpose(0, 1).flatten(1) for one in rows.values()])
-    return tuple(rows), {**compact(values, buckets)._asdict(), **{name: one[None] for name, one in counts.items()}}
+def _reduced(rows: Dict[str, torch.Tensor], buckets: int) -> Dict[str, torch.Tensor]:
+    """Moments and histograms of the metrics of rows: dimensions of metrics and heads come first."""
+    return compact(torch.stack([one.transpose(0, 1).flatten(1) for one in rows.values()]), buckets)._asdict()
 
 
 def _joined(parts: Sequence[Dict[str, torch.Tensor]]) -> Dict[str, torch.Tensor]:
@@ -463,9 +536,11 @@ def _here(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(array, device="cpu")
 
 
-def _arrived(arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
-    rows = {name: unpacked(*(arrays[of][at] for of in ("moments", "halvings", "keys", "counts")))
-            for at, name in enumerate(computed.names)}
+def _rows_of(arrays: Dict[str, np.ndarray], names: Sequence[str]) -> Dict[str, Reduced]:
+    return {name: unpacked(*(arrays[of][at] for of in ("moments", "halvings", "keys", "counts"))) for at, name in enumerate(names)}
+
+
+def _arrived(rows: Dict[str, Reduced], arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
     maps = None
     if "maps" in arrays:
         maps = pooled.Pooled(_here(arrays["maps"][0]), _here(arrays["extent"][0, :4, 0]), *computed.shape[2:], computed.q_offset,
@@ -480,13 +555,18 @@ def _arrived(arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
     return Arrived(rows, computed.shape, sound, arrays["invalid"][0], error, maps, causal, values)
 
 
+def _packed(tensors: Dict[str, torch.Tensor]) -> torch.Tensor:
+    """The bytes of all, one after another."""
+    return torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors.values()])
+
+
 class _Parcel:
     """Tensors on their way to the host, in one piece of pinned memory."""
 
     def __init__(self, clock: "_Clock", tensors: Dict[str, torch.Tensor]):
         self._about = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
                        for name, one in tensors.items()]
-        packed = torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors.values()])
+        packed = _packed(tensors)
         self._host = torch.empty(packed.shape, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
         self._host.copy_(packed, non_blocking=True)
         self.ended = clock.event()
@@ -509,7 +589,7 @@ class _Clock:
         self.module = _module(device)
         self.pins = device.type != "cpu"
         self._index = (device,) if self.pins else ()
-        prepared_bounds(device)
+        state.prepared_bounds(device)
 
     def event(self) -> Any:
         """This moment; who waits for it sleeps."""

@@ -17,8 +17,7 @@ from .problem import Problem
 from .sums import Sums, wide
 
 POWERS = 7
-_VECTORS = 1 << 20  # numbers of queries or keys that are looked at, at once, on the CPU
-_VECTORS_DEVICE = 1 << 22  # elsewhere, where each call costs more
+_VECTORS = 1 << 20  # numbers of queries or keys that are looked at, at once, on the CPU, where they are converted before
 
 
 class Logits(NamedTuple):
@@ -91,9 +90,9 @@ _OTHERS = ("broken", "beside", "beside_count", "q", "q_count", "k", "k_count")
 class Entries:
     """Sums and extremes over the sound rows of each sample and head. `whole`: the rows are all of a layer's, and so are
     the heads; without that there is no `importance`. `valid`: bool, broadcastable to [B, H, Tq]: no other rows count.
-    `norms`: of the queries and the keys."""
+    `lengths`: of the queries and the keys, where they are known."""
 
-    def __init__(self, p: Problem, whole: bool, valid: torch.Tensor):
+    def __init__(self, p: Problem, whole: bool, valid: torch.Tensor, lengths: Optional[Tuple[torch.Tensor, torch.Tensor]] = None):
         f64 = wide(p.q.device)
         self._whole = whole
         self._valid = valid.expand(p.batch, p.heads, p.queries)
@@ -102,7 +101,7 @@ class Entries:
         self._broken = torch.zeros(p.batch * p.heads, dtype=torch.int64, device=p.q.device)
         self._extremes = torch.full((len(_EXTREMES), p.batch * p.heads), -math.inf, dtype=f64, device=p.q.device)
         self._extremes[:2] = math.inf
-        self.norms = norms(p.q), norms(p.k)
+        self.norms = (norms(p.q), norms(p.k)) if lengths is None else lengths
 
     def add(self, p: Problem, shape: Tuple[int, ...], place: Any, queries: slice, sums: Sums, row: Scaled,
             weights: Tuple[torch.Tensor, torch.Tensor, torch.Tensor], logits: Logits) -> None:
@@ -205,11 +204,12 @@ def _keys_there(p: Problem) -> Optional[torch.Tensor]:
 
 
 def norms(vectors: torch.Tensor) -> torch.Tensor:
-    """[B, H, T], f64 of f64, else f32; a few vectors are converted at a time."""
+    """[B, H, T], f64 of f64, else f32."""
     working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
+    if vectors.device.type != "cpu":
+        return torch.linalg.vector_norm(vectors, dim=-1, dtype=working)
     found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
-    numbers = _VECTORS if vectors.device.type == "cpu" else _VECTORS_DEVICE
-    step = max(1, numbers // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
+    step = max(1, _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
     for begin in range(0, vectors.shape[2], step):
         some = (slice(None), slice(None), slice(begin, begin + step))
         torch.linalg.vector_norm(vectors[some], dim=-1, dtype=working, out=found[some])
@@ -218,7 +218,7 @@ def norms(vectors: torch.Tensor) -> torch.Tensor:
 
 def inverse(lengths: torch.Tensor) -> torch.Tensor:
     """1 / x, and 0 of zero and of what is not finite."""
-    return torch.where(torch.isfinite(lengths) & (lengths > 0), 1 / lengths, torch.zeros_like(lengths))
+    return lengths.reciprocal().nan_to_num_(0.0, 0.0, 0.0)
 
 
 def _where(condition: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Dict, Optional, Tuple
+from typing import Dict, NamedTuple, Optional
 
 import torch
 
@@ -55,6 +55,12 @@ def _interpreted() -> Optional[bool]:
     return bool(knobs.runtime.interpret)
 
 
+class Swept(NamedTuple):
+    """What the kernels leave of some heads, counted over all samples: f32 [numbers, heads, Tq]."""
+    sums: torch.Tensor  # those of Sums but for the last two, and where there are entries what these are made of
+    top: torch.Tensor  # the sum of the 8 largest e, and the smallest of these
+
+
 @torch.no_grad()
 def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch.Tensor]:
     """The row metrics, name to f32 [B, H, Tq]; adds to `entries`."""
@@ -62,29 +68,56 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     heads = min(_SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
-    lengths_of = None if entries is None else (inverse(entries.norms[0]).flatten(0, 1), inverse(entries.norms[1]))
+    inverse_k = None if entries is None else inverse(entries.norms[1])
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
-        place, sums, left = _sums(p, some, None if lengths_of is None else lengths_of[1])
-        sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
-        if entries is not None and lengths_of is not None:
-            row = scaled(sums, sinks)
-            finite, shift, total, squares, lowest, cosines, cosine_count, cosine_max = left[:8]
-            of_q = lengths_of[0][some]
-            logits = Logits(finite, shift, total, squares, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
-                            torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
-            powers = torch.cat([sums.total[None], left[8:]])
-            entries.add(p, flat[:1], (some,), slice(None), sums, row, from_powers(powers, row.unit), logits)
-        for name, value in finish(sums, place, sinks, p.cross, p.local_window).items():
+        for name, value in finished(p, some, swept(p, some, inverse_k), entries).items():
             if name not in found:
                 found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
-    whole = (p.batch, p.heads, p.queries)
-    return {name: found[name].view(whole) if name in found else p.nothing() for name in ROW_METRICS}
+    return whole(p, found)
 
 
-def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[Place, Sums, torch.Tensor]:
-    """The sums of so many heads, counted over all samples: [heads, Tq] each. With `inverse_k` those for entries, too."""
+def whole(p: Problem, found: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """All row metrics [B, H, Tq], of what finished() has found of all heads."""
+    shape = (p.batch, p.heads, p.queries)
+    return {name: found[name].view(shape) if name in found else p.nothing() for name in ROW_METRICS}
+
+
+def finished(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -> Dict[str, torch.Tensor]:
+    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`. It reads no query and no key: `p` may be
+    one of Problem.on_host(), and `left` be there, too."""
+    device = left.sums.device
+    shape = left.sums.shape[1:]
+    place = p.position(torch.arange(p.queries, device=device))[None]
+    q_len, k_len = (None if n is None else n.to(device) for n in (p.q_len, p.k_len))
+    ends = torch.full((p.batch,), p.keys, device=device) if k_len is None else k_len.long()
+    known = torch.full((p.batch,), p.position(p.queries), device=device) if q_len is None else p.position(q_len)
+    ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
+    (largest, total, weighted, distance, local, previous, own, following, first, with_first, broken, count,
+     farthest) = left.sums[:_SUMS].unbind()
+    if p.bias is None and p.documents is None:
+        with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
+    previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
+                                for s in (previous, own, following))
+    largest = torch.where(broken > 0, torch.full_like(largest, math.nan), largest)
+    sums = Sums(largest, total, weighted, distance, local, previous, own, following, first, with_first > 0, count, farthest,
+                *left.top.unbind())
+    sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
+    if entries is not None:
+        row = scaled(sums, sinks)
+        finite, shift, logits, squares, lowest, cosines, cosine_count, cosine_max = left.sums[_SUMS:_SUMS + 8]
+        of_q = inverse(entries.norms[0]).flatten(0, 1)[some]
+        seen = Logits(finite, shift, logits, squares, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
+                      torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
+        powers = torch.cat([total[None], left.sums[_SUMS + 8:]])
+        entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row, from_powers(powers, row.unit), seen)
+    return finish(sums, Place(place, positions), sinks, p.cross, p.local_window)
+
+
+def swept(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Swept:
+    """Launches both kernels for some heads, counted over all samples. With `inverse_k`, 1 / the lengths of the keys, there
+    is what entries need, too."""
     from . import kernel
 
     device = p.q.device
@@ -112,17 +145,4 @@ def _sums(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Tuple[P
         kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers,
                               min(p.local_window, p.position(p.queries) + p.keys), *strides, ENTRIES=inverse_k is not None, **how)
         kernel.top_sums[grid](*tensors, largest_8, largest_8.stride(0), *numbers, *strides, **how)
-
-    place = p.position(torch.arange(p.queries, device=device))[None]
-    ends = torch.full((p.batch,), p.keys, device=device) if k_len is None else k_len.long()
-    known = torch.full((p.batch,), p.position(p.queries), device=device) if q_len is None else p.position(q_len)
-    ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
-    (largest, total, weighted, distance, local, previous, own, following, first, with_first, broken, count,
-     farthest) = out[:_SUMS].unbind()
-    if kind == 0 and p.documents is None:
-        with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
-    previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
-                                for s in (previous, own, following))
-    largest = torch.where(broken > 0, torch.full_like(largest, math.nan), largest)
-    return Place(place, positions), Sums(largest, total, weighted, distance, local, previous, own, following, first,
-                                         with_first > 0, count, farthest, *largest_8.unbind()), out[_SUMS:]
+    return Swept(out, largest_8)

@@ -2,6 +2,7 @@
 """problem: what is asked for, checked once, in the form that both backends read."""
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Iterable, Optional
 
@@ -62,6 +63,15 @@ class Problem:
         if any(one not in (1, all_of_it) for one, all_of_it in zip(bias.shape, full)):
             raise ValueError(f"bias {tuple(bias.shape)}: must be broadcastable to {full}")
         return bias
+
+    def on_host(self) -> "Problem":
+        """The same without its numbers: shapes, and that there is a bias or are documents, for what needs no more."""
+        found = copy.copy(self)
+        for name in ("q", "k", "bias", "documents"):
+            given = getattr(self, name)
+            if given is not None:
+                setattr(found, name, torch.empty((), dtype=given.dtype, device="cpu").expand(given.shape))
+        return found
 
     def position(self, query: Any) -> Any:
         """Where a query, or each of some, stands among the keys."""
