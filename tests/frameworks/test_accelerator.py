@@ -24,6 +24,7 @@ from attnd.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
+from device_grid import kernel_of  # noqa: E402
 from session import Session  # noqa: E402
 from zoo import decoder_kind, fused  # noqa: E402
 
@@ -86,17 +87,13 @@ def on_nowhere(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("few", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_that_is_launched_waits_for_the_device(form, few, on_nowhere, monkeypatch):
+def test_nothing_that_is_launched_waits_for_the_device(form, on_nowhere):
     given = asked(NOWHERE, **FORMS[form](NOWHERE))
-    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", B * H * T if few else 0)
     with NoAnswers(), torch.no_grad():
-        computed = computer()._queries(given, 48, True)
+        computed = computer()._queries(given, True)
     assert all(one.device == NOWHERE for one in computed.tensors.values())
-    assert computed.backend == on_nowhere and (computed.finish is not None) == (few and on_nowhere == "triton")
-    if computed.finish is None:
-        assert computed.tensors["moments"].shape[1:] == (H, 5) and computed.tensors["totals"].shape[1:] == (H, B)
+    assert computed.backend == on_nowhere and computed.tensors["0.q"].shape == (B, H, T)
 
 
 @pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
@@ -110,7 +107,7 @@ def test_some_rows_of_a_layer_are_few_launches_and_little_memory(heads, key_head
     given = asked(NOWHERE, q=q, k=k, group=heads // key_heads, precision=torch.bfloat16, stride=tokens // rows)
     with Launches() as launches, Held() as held, torch.no_grad():
         held.keep_out(q, k)
-        accelerator._packed(computer()._queries(given, 48, False).tensors)
+        accelerator._packed(computer()._queries(given, False).tensors)
     assert len(launches.names) + 3 <= 8, launches.names
     assert held.most <= 8 << 20, held.most
 
@@ -120,7 +117,7 @@ def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
     logits = torch.randn(B, H, T, T + 1, device=NOWHERE)
     given = OfWeights(logits.softmax(-1), logits, True, 0, 1, False)
     with NoAnswers(), torch.no_grad():
-        assert accelerator._weights(given, 48).tensors["sound"].shape == (1, H)
+        assert accelerator._weights(given).tensors["0.rows"].shape[1:] == (B, H, T)
 
 
 def test_reading_a_number_is_refused_by_that_test():
@@ -204,7 +201,7 @@ def held_at_most(batch, heads, length, form):
     held = Held()
     held.keep_out(*(one for one in (q, k, mask) if one is not None))
     with held, torch.no_grad():
-        computer()._queries(given, 48, True, 64)
+        computer()._queries(given, True, 64)
     return held.most
 
 
@@ -214,7 +211,7 @@ def test_what_is_held_for_weights_is_little(monkeypatch):
     held = Held()
     held.keep_out(logits, map_of_all)
     with held, torch.no_grad():
-        accelerator._weights(OfWeights(map_of_all, logits, False, 0, 1, False), 48, 64)
+        accelerator._weights(OfWeights(map_of_all, logits, False, 0, 1, False), 64)
     assert held.most <= accelerator.HELD_MAX, held.most
 
 
@@ -223,20 +220,19 @@ def reduced(numbers):
 
 
 def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over(monkeypatch, caplog):
-    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)  # to where launch.rows is called
     monkeypatch.setattr(launch, "unable", lambda problem: None)
-    monkeypatch.setattr(launch, "rows", lambda problem, entries: {
-        name: values + 0.01 for name, values in reference.rows(problem).items()})
+    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(lambda problem, entries: {
+        name: values + 0.01 for name, values in reference.rows(problem, entries).items()}))
     one, given = computer(), asked()
     with caplog.at_level(logging.WARNING):
-        waiting = [one.launch(given, 48, 0), one.launch(given, 48, 0)]
+        waiting = [one.launch(given, 0), one.launch(given, 0)]
         assert [wait() for wait in waiting] == [None, None] and one.is_trusted
-        right = one.launch(given, 48, 0)()
+        right = one.launch(given, 0)()
         expected = reference.rows(accelerator._problem(given, slice(0, H)))
         assert right.rows["entropy"].mean == pytest.approx(expected["entropy"].double().mean((0, 2)).numpy())
         monkeypatch.setattr(reference, "rows", lambda problem: {name: values * 2 for name, values in expected.items()})
         for _ in range(accelerator.CHECKED_EVERY):
-            one.launch(given, 48, 0)()
+            one.launch(given, 0)()
     assert not one.is_trusted
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2 and "'triton' is not used again: what it computes on cpu is wrong: " in said[0] and "'reference' takes over" in said[0]
@@ -249,39 +245,37 @@ def test_the_check_agrees_with_every_form(monkeypatch):
         if name != "bf16":
             one = computer()
             for _ in range(10):
-                assert one.launch(asked(**changes(torch.device("cpu"))), 48, 0)() is not None, name
+                assert one.launch(asked(**changes(torch.device("cpu"))), 0)() is not None, name
 
 
 def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypatch):
-    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)  # to where launch.rows is called
     def wrong(problem, entries):
         rows = reference.rows(problem)
         rows["entropy"][B - 1, -1, T // 2:] += 0.1  # of the last head that is computed at once
         return rows
 
     monkeypatch.setattr(launch, "unable", lambda problem: None)
-    monkeypatch.setattr(launch, "rows", wrong)
+    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(wrong))
     monkeypatch.setattr(accelerator, "CHECKED_EVERY", 1)
-    for most in (1 << 17, 1):  # rows at once: all heads, or one
-        monkeypatch.setattr(accelerator, "_ROWS", most)
+    for most in (H, 1):  # heads at once
+        monkeypatch.setattr(accelerator, "_heads_at_once", lambda given: most)
         one = computer()
-        assert any(one.launch(asked(), 48, 0)() is None for _ in range(500))  # of 500 checks 7 in 60 find it
+        assert any(one.launch(asked(), 0)() is None for _ in range(500))  # of 500 checks 7 in 60 find it
 
 
 def test_a_kernel_that_does_not_run_is_left_for_good_and_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)  # to where launch.rows is called
-    def fails(problem, entries):
+    def fails(problem, whole, again):
         tried.append(1)
         raise RuntimeError("PassManager::run failed")
 
     tried = []
     monkeypatch.setattr(launch, "unable", lambda problem: None)
-    monkeypatch.setattr(launch, "rows", fails)
+    monkeypatch.setattr(accelerator, "_by_kernel", fails)
     one = computer()
     with caplog.at_level(logging.WARNING):
         with pytest.raises(RuntimeError, match="PassManager"):
-            one.launch(asked(), 48, 0)
-        assert [one.launch(asked(), 48, step)().sound.tolist() for step in (1, 2)] == [[B * T] * H] * 2
+            one.launch(asked(), 0)
+        assert [one.launch(asked(), step)().sound.tolist() for step in (1, 2)] == [[B * T] * H] * 2
     said = [record.getMessage() for record in caplog.records]
     assert len(tried) == len(said) == 1 and "does not run on cpu: PassManager" in said[0] and "'reference' takes over" in said[0]
 
@@ -291,10 +285,12 @@ def test_large_logits_are_not_taken_for_wrong_numbers():
     given = asked()
     given.q[..., 0], given.k[..., 0] = 5e4 / D**-0.5 / 100, 100
     one = computer()
-    assert all(one.launch(given, 48, step)() is not None for step in range(3)) and one.is_trusted
-    wrong = one._queries(given, 48, True).tensors["check"].clone()
-    wrong[0, 0] += 1
-    assert not one._agrees("reference", wrong.numpy(), given.q.device)
+    assert all(one.launch(given, step)() is not None for step in range(3)) and one.is_trusted
+    computed = one._queries(given, True)
+    check = accelerator._finish(computed, computed.tensors)[1]["check"]
+    assert one._agrees("reference", check, given.q.device)
+    check[0, 0] += 1
+    assert not one._agrees("reference", check, given.q.device)
 
 
 @pytest.mark.parametrize("layers", [3, 16, 32])
@@ -320,11 +316,11 @@ def test_more_logits_are_fast_only_where_the_kernel_runs(monkeypatch):
 
 def test_what_the_model_does_next_changes_nothing_and_nothing_of_it_is_held():
     one, given = computer(), asked()
-    expected = reduced(one.launch(given, 48, 0)())
-    wait = one.launch(given, 48, 0)
+    expected = reduced(one.launch(given, 0)())
+    wait = one.launch(given, 0)
     given.q.add_(1)
     assert reduced(wait())["confidence"][:2] == expected["confidence"][:2]
-    wait, q = one.launch(given, 48, 0), weakref.ref(given.q)
+    wait, q = one.launch(given, 0), weakref.ref(given.q)
     del given
     assert q() is None and wait() is not None
 
@@ -334,13 +330,13 @@ def test_maps_go_along_when_they_are_asked_for():
     valid = torch.arange(T) < torch.tensor([[50], [T]])
     given = asked(mask=valid[:, None, None])
     expected = pooled.of_queries(accelerator._problem(given, slice(0, H)), 0, 64, None, valid).read()
-    for most in (1 << 17, 1):  # rows at once: all heads, or one
+    for most in (H, 1):  # heads at once
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(accelerator, "_ROWS", most)
-            maps = computer().launch(given, 48, 0, 64)().maps
+            patched.setattr(accelerator, "_heads_at_once", lambda given: most)
+            maps = computer().launch(given, 0, 64)().maps
         assert maps.keys == maps.queries == 50 and maps._replace(values=None) == expected._replace(values=None)
         np.testing.assert_array_equal(maps.values, expected.values)
-    assert computer().launch(given, 48, 0)().maps is None
+    assert computer().launch(given, 0)().maps is None
 
 
 NUMBERS = {"mean", "min", "max", "std", "variance", "locality", "max_abs_logit", "mean_logit", "std_logit", "qk_cosine",
@@ -348,19 +344,18 @@ NUMBERS = {"mean", "min", "max", "std", "variance", "locality", "max_abs_logit",
 
 
 @pytest.mark.parametrize("form", sorted(FORMS.keys() - {"bf16"}))
-@pytest.mark.parametrize("at_once", [1 << 17, 1])  # rows: all heads, or one
+@pytest.mark.parametrize("at_once", [H, 1])  # heads
 def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once, monkeypatch):
-    monkeypatch.setattr(accelerator, "_ROWS", at_once)
-    monkeypatch.setattr(accelerator, "_ROWS_TO_HOST", 0)
+    monkeypatch.setattr(accelerator, "_heads_at_once", lambda given: at_once)
     given = asked(**FORMS[form](torch.device("cpu")))
     problem = accelerator._problem(given, slice(0, H))
     entries = Entries(problem, True, torch.ones(1, 1, 1, dtype=torch.bool))
     rows = reference.rows(problem, entries)
     expected = entries.values(problem, rows)
     monkeypatch.setattr(launch, "unable", lambda problem: None)  # the reference stands in for the kernel
-    monkeypatch.setattr(launch, "rows", reference.rows)
+    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
     for whole in (True, False):
-        values = known(computer().launch(given._replace(whole=whole), 48, 0)().values)
+        values = known(computer().launch(given._replace(whole=whole), 0)().values)
         assert values.keys() == NUMBERS - ({"locality"} if given.cross else set()) | ({"importance"} if whole else set())
         for name, one in values.items():
             np.testing.assert_allclose(one, expected[name].numpy(), rtol=1e-5, err_msg=name)
@@ -371,14 +366,14 @@ def known(values):
 
 
 def test_without_the_kernel_numbers_that_need_sums_over_weights_or_logits_are_absent():
-    assert known(computer().launch(asked(whole=True), 48, 0)().values).keys() == {"locality", "q_norm", "k_norm"}
+    assert known(computer().launch(asked(whole=True), 0)().values).keys() == {"locality", "q_norm", "k_norm"}
 
 
 def test_the_default_device_changes_nothing():
     given = asked()
-    expected = computer().launch(given, 48, 0, 64)()
+    expected = computer().launch(given, 0, 64)()
     with torch.device("meta"):
-        found = computer().launch(given, 48, 0, 64)()
+        found = computer().launch(given, 0, 64)()
         problem = Problem(given.q, given.k, k_len=[T, 3], q_len=[3, T])
     assert reduced(found) == reduced(expected) and found.values.keys() == expected.values.keys()
     np.testing.assert_array_equal(found.maps.values, expected.maps.values)
@@ -387,7 +382,7 @@ def test_the_default_device_changes_nothing():
 
 def test_a_model_without_gradients_in_inference_mode_is_read():
     with torch.inference_mode():
-        assert computer().launch(asked(), 48, 0)().sound.tolist() == [B * T] * H
+        assert computer().launch(asked(), 0)().sound.tolist() == [B * T] * H
 
 
 @pytest.fixture
@@ -397,7 +392,8 @@ def on_accelerator(monkeypatch):
 
 
 def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise, on_accelerator, monkeypatch, caplog):
-    def fail(values, buckets):
+    def fail(*given):
+        tried.append(1)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     kind = decoder_kind("sdpa", fused, layers=2)
@@ -407,7 +403,7 @@ def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise
         kind.loss(model, kind.batch(0)).backward()
         watch.step()
         tried = []
-        monkeypatch.setattr(accelerator, "compact", lambda *given: tried.append(1) or fail(*given))
+        monkeypatch.setattr(accelerator, "_by_reference", fail)
         monkeypatch.setattr(accelerator, "REST_AFTER_OUT_OF_MEMORY", 2)
         for step in (1, 2):
             kind.loss(model, kind.batch(step)).backward()
@@ -441,5 +437,5 @@ def test_the_device_time_of_a_capture_is_counted(monkeypatch):
     one = computer()
     monkeypatch.setattr(accelerator._Clock, "seconds", lambda clock, began, ended: 0.25)
     for step in (3, 4, 5):
-        one.launch(asked(), 48, step)()
+        one.launch(asked(), step)()
     assert one._cost._captures == {3: [0.0, 0.25], 4: [0.0, 0.25], 5: [0.0, 0.25]}

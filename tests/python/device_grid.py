@@ -14,8 +14,9 @@ import torch
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 import formulas  # noqa: E402
+from attnd import accelerator  # noqa: E402
 from attnd.device import state  # noqa: E402
-from attnd.device.entries import Entries  # noqa: E402
+from attnd.device.entries import Entries, norms  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 
 NATS = ("entropy", "entropy_normalized", "entropy_sans_first", "effective_keys")
@@ -215,3 +216,15 @@ def agree_of_message(found, q, k, words):
         got = got.double().cpu().numpy()
         assert (np.isnan(got) == np.isnan(want)).all(), f"{name}: {got} instead of {want}"
         assert (np.nan_to_num(np.abs(got - want)) <= bound).all(), f"{name}: {got} instead of {want}, {bound}"
+
+
+def kernel_of(rows):
+    """Stands in for the kernels: rows(problem, entries), on the CPU."""
+    def by_kernel(problem, whole, again):
+        tensors = {"q": norms(problem.q), "k": norms(problem.k), **({} if again is None else {"again": again.numbers})}
+
+        def finish(here, meaning):
+            entries, there = accelerator._entries(problem, whole, meaning, here)
+            return accelerator._finished(problem, rows(problem, entries), entries, meaning, there, again, here)
+        return accelerator._Block(tensors, finish)
+    return by_kernel

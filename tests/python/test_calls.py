@@ -17,6 +17,7 @@ from attnd.devices import HeldCopy, HostCopy
 from attnd.layer_state import reduce_rows
 from attnd.plan import EVERYTHING, Plan
 from conftest import ROOT
+from device_grid import kernel_of
 
 sys.path.append(str(ROOT / "tests" / "kernels"))
 import formulas  # noqa: E402
@@ -65,7 +66,7 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
                 patched.setattr(launch, "unable", lambda problem: None)  # the reference stands in for the kernel
-                patched.setattr(launch, "rows", reference.rows)
+                patched.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
                 for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context, apart), values):
                     made = part.make(layer)
                     adds_up_to_the_same(made, message, layer)

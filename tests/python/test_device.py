@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
 from attnd import layer_state  # noqa: E402
-from attnd.device import compact, reference, state, visible, weights  # noqa: E402
+from attnd.device import reference, state, visible, weights  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 from attnd.masks import describe  # noqa: E402
@@ -432,28 +432,3 @@ def test_a_mask_means_on_its_device_what_it_means_on_the_host(monkeypatch):
             assert cross or (found.end.numpy() == end).all()
             compared += 1
     assert compared > 375
-
-
-def test_rows_of_a_fixed_size_are_those_that_are_reduced_on_the_host():
-    rng = np.random.default_rng(5)
-    values = np.concatenate([rng.normal(size=(4, 6, 300)) * 10.0**rng.integers(-20, 20, (4, 6, 300)), rng.uniform(size=(4, 6, 300)),
-                             1 + rng.uniform(size=(4, 6, 300)) / 50, np.full((4, 1, 300), 3.0).repeat(6, 1)]).astype(np.float32)
-    values[0, 2] = np.nan
-    values[1, :, ::7] = np.inf
-    for buckets in (1, 48, 200, 5123):
-        found = compact.compact(torch.as_tensor(values), buckets)
-        for metric, rows in enumerate(values.astype(np.float64)):
-            one = compact.unpacked(*(column[metric].numpy() for column in found))
-            expected = layer_state.reduce_rows(rows)
-            for name in ("n", "low", "high"):
-                assert np.array_equal(getattr(one, name), getattr(expected, name)), name
-            assert one.mean == pytest.approx(expected.mean, rel=1e-12) and one.m2 == pytest.approx(expected.m2, rel=1e-9)
-            for head in range(6):
-                histograms = [layer_state._histogram(*used(reduced, head), buckets, halved)
-                              for reduced, halved in ((one, int(one.halvings[head])), (expected, 0))]
-                assert histograms[0] == histograms[1], (buckets, metric, head)
-
-
-def used(reduced, head):
-    at = np.flatnonzero(reduced.counts[head])
-    return at + reduced.first, reduced.counts[head][at]

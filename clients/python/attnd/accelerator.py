@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
 """accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
 
-    training's thread   launches everything on the training's own stream, right behind the attention, and a copy into pinned
-                        memory. Of few rows, as of a sample, that is what the kernels leave of each, 116 bytes, in eight
-                        launches; of many their metrics are finished there (device/), and reduced to moments and histograms
-                        of a fixed size (device/compact.py), some 20 KiB a head, in some thousand
-    sender thread       waits for them, finishes what is not, and packs the state
+    training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
+                        a copy of what they leave into pinned memory: 116 bytes a row. Without Triton, and of weights, it
+                        launches all of it in PyTorch, and the metrics travel
+    sender thread       waits for them, finishes the metrics, reduces them and packs the state
 
 What the model does next to its queries, keys and weights comes after they were read, so nothing of the model is held or
 copied. Nothing that is launched asks a device for an answer, so nobody waits. At most `HELD_MAX` bytes are held meanwhile,
-some 8 MiB for a sample of the rows. Without memory the capture is dropped, and so are the next ones.
+8 MiB for a sample of the rows. Without memory the capture is dropped, and so are the next ones.
 
 Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
@@ -30,7 +29,6 @@ import torch
 
 from .cost import Cost
 from .device import launch, pooled, reference, state, weights
-from .device.compact import compact, unpacked
 from .device.entries import Entries, inverse, norms, values_of
 from .device.problem import Problem
 from .device.sums import wide
@@ -42,12 +40,12 @@ from .masks import IGNORED_AT
 log = logging.getLogger("attnd")
 
 HELD_MAX = 64 << 20
+ROWS_MAX = 1 << 18  # of a capture, over samples and heads
 MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
 REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
 _ENTRIES = 1 << 20  # logits that are looked at, at once
-_ROWS = 1 << 17  # whose numbers are held at once, but for those of one head
-_ROWS_TO_HOST = 1 << 15  # that are finished there: 4 MiB
-_COPIED = 16 << 20  # bytes of queries and keys, in the same way
+_COPIED = 16 << 20  # bytes of queries and keys in another precision, at once, but for those of one head
+_WEIGHTS_ROWS = 1 << 17  # in the same way
 REST_AFTER_OUT_OF_MEMORY = 256  # captures
 CHECKED_FIRST = 3  # captures
 CHECKED_EVERY = 16  # steps, each layer
@@ -143,7 +141,7 @@ class Accelerator:
         return "triton" in self._trusted and launch.unable(alike) is None
 
     @torch.no_grad()
-    def launch(self, asked: Asked, buckets: int, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
+    def launch(self, asked: Asked, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
         """Launches the computation; what is returned waits for the numbers, None when they are not to be used. `side`: cells
         of the maps of the first sample, 0 for none. Raises without memory, and for a while after that: asking for some that is
         not there makes torch give back what it keeps for the training, which takes its time."""
@@ -151,34 +149,29 @@ class Accelerator:
             self._resting -= 1
             raise MemoryError("the device was out of memory not long ago")
         try:
-            return self._launched(asked, buckets, step, side)
+            return self._launched(asked, step, side)
         except Exception as error:
             if _is_lack_of_memory(error):
                 self._resting = REST_AFTER_OUT_OF_MEMORY
             raise
 
-    def _launched(self, asked: Asked, buckets: int, step: int, side: int) -> Callable[[], Optional[Arrived]]:
+    def _launched(self, asked: Asked, step: int, side: int) -> Callable[[], Optional[Arrived]]:
         checked = self._takes_check(step)
         device = asked[0].device
         clock = _clock(device)
         with reference.exact(device):
             began = clock.event()
-            computed = self._queries(asked, buckets, checked, side) if isinstance(asked, OfQueries) else \
-                _weights(asked, buckets, side)
+            computed = self._queries(asked, checked, side) if isinstance(asked, OfQueries) else _weights(asked, side)
             parcel = _Parcel(clock, computed.tensors)
         computed = computed._replace(tensors={})
 
         def arrived() -> Optional[Arrived]:
             arrays = parcel.arrays()
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
-            if computed.finish is None:
-                rows = _rows_of(arrays, computed.names)
-            else:
-                rows, part = computed.finish({name: _here(one) for name, one in arrays.items()})
-                arrays.update({name: one.numpy() for name, one in part.items()})
-            if computed.backend is not None and "check" in arrays and not self._agrees(computed.backend, arrays["check"], device):
+            rows, part = _finish(computed, {name: _here(one) for name, one in arrays.items()})
+            if computed.backend is not None and "check" in part and not self._agrees(computed.backend, part["check"], device):
                 return None
-            return _arrived(rows, arrays, computed)
+            return _arrived(rows, part, computed)
 
         return arrived
 
@@ -191,45 +184,23 @@ class Accelerator:
         self._of_step += 1
         return checked
 
-    def _queries(self, asked: OfQueries, buckets: int, checked: bool, side: int = 0) -> "_Computed":
+    def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> "_Computed":
         batch, heads, queries, _ = asked.q.shape
-        keys = asked.k.shape[2]
-        meaning = _meaning(asked)
-
-        def drawn(problem: Problem) -> Dict[str, torch.Tensor]:
-            """The maps, if they are asked for."""
-            if not side or asked.stride > 1:
-                return {}
-            return _maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid))
-
-        def block(some: slice, head: Optional[int]) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
-            """Metrics and what is left of them; nothing else of a block is held when the next one is computed. `head`: which of
-            them is checked."""
-            problem = _problem(asked, some)
-            entries, there = _entries(problem, asked.whole, meaning)
-            # Without the kernel, entries would cost half as many launches again: they are left empty, and then only the
-            # numbers of a message that need no logits exist.
-            rows = self._tried(problem, lambda: launch.rows(problem, entries)) if backend == "triton" else reference.rows(problem)
-            check = None if head is None else _again(problem, head)
-            rows, part = _finished(problem, rows, entries, meaning, there, check)
-            part.update(_reduced(rows, buckets), **drawn(problem))
-            return tuple(rows), part
-
+        meaning, blocks, backend = _meaning(asked), [], "reference"
         head = _chosen.randrange(heads) if checked else -1
-        blocks = _blocks(asked, _heads_at_once(asked))
-        first = _problem(asked, blocks[0])
-        backend = "triton" if "triton" in self._trusted and launch.unable(first) is None else "reference"
-        shape, whole = (batch, heads, queries, keys), asked.whole and backend == "triton"
-        if backend == "triton" and len(blocks) == 1 and batch * heads * queries <= _ROWS_TO_HOST:
-            tensors, finish = self._tried(first, lambda: _to_finish(
-                first, asked.whole, meaning, None if head < 0 else _again(first, head)))
-            tensors.update(drawn(first))
-            return _Computed((), tensors, shape, backend, asked.first, whole, finish)
-        found = [block(some, head - some.start if some.start <= head < some.stop else None) for some in blocks]
-        joined = _joined([part for _, part in found])
-        if meaning is not None:
-            joined["causal"] = meaning.causal[None]
-        return _Computed(found[0][0], joined, shape, backend, asked.first, whole)
+        for some in _slices(asked, _heads_at_once(asked)):
+            problem = _problem(asked, some)
+            again = _again(problem, head - some.start) if some.start <= head < some.stop else None
+            if "triton" in self._trusted and launch.unable(problem) is None:
+                backend = "triton"
+                block = self._tried(problem, lambda: _by_kernel(problem, asked.whole, again))
+            else:
+                block = _by_reference(problem, again)
+            if side and asked.stride == 1:
+                block.tensors.update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
+            blocks.append(block)
+        shape = batch, heads, queries, asked.k.shape[2]
+        return _computed(blocks, meaning, shape, backend, asked.first, asked.whole and backend == "triton")
 
     def _tried(self, problem: Problem, launches: Callable[[], Any]) -> Any:
         """What the kernels leave. One that fails would fail again, after as many seconds of compiling: it is left for good."""
@@ -260,19 +231,51 @@ class Accelerator:
             log.warning("job %s: the backend %r is not used again: %s. %s", self._job, backend, why, following)
 
 
-_Finish = Callable[[Dict[str, torch.Tensor]], Tuple[Dict[str, Reduced], Dict[str, torch.Tensor]]]
+_Finish = Callable[[Dict[str, torch.Tensor], Optional[Known]], Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]]
+
+
+class _Block(NamedTuple):
+    """Some heads: what travels, and what makes of it, on the host, the metrics of rows, [B, H, Tq] each, and what else there
+    is, whose second dimension is heads."""
+    tensors: Dict[str, torch.Tensor]
+    finish: _Finish
 
 
 class _Computed(NamedTuple):
-    """Tensors on the device; `names` of the metrics in them, and what computed them. `finish`: what makes rows and the
-    other tensors of those, once they have arrived on the host."""
-    names: Tuple[str, ...]
+    """Tensors on the device, those of each block by its number, and what computed them. `is_masked`: a Known is there, too."""
     tensors: Dict[str, torch.Tensor]
+    finish: Sequence[_Finish]
+    is_masked: bool
     shape: Tuple[int, int, int, int]
-    backend: Optional[str] = None
-    q_offset: int = 0
-    whole: bool = False
-    finish: Optional[_Finish] = None
+    backend: Optional[str]
+    q_offset: int
+    whole: bool
+
+
+def _computed(blocks: Sequence[_Block], meaning: Optional[Known], shape: Tuple[int, int, int, int], backend: Optional[str],
+              q_offset: int, whole: bool) -> _Computed:
+    tensors = {} if meaning is None else dict(meaning._asdict())
+    for number, block in enumerate(blocks):
+        tensors.update({f"{number}.{name}": one for name, one in block.tensors.items()})
+    return _Computed(tensors, [block.finish for block in blocks], meaning is not None, shape, backend, q_offset, whole)
+
+
+def _finish(computed: _Computed, here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, np.ndarray]]:
+    """Rows and what else there is, of what has arrived on the host."""
+    meaning = Known(*(here[name] for name in Known._fields)) if computed.is_masked else None
+    found = []
+    for number, finish in enumerate(computed.finish):
+        mine = {name.partition(".")[2]: one for name, one in here.items() if name.startswith(f"{number}.")}
+        rows, part = finish(mine, meaning)
+        part.update({name: mine[name] for name in ("maps", "extent") if name in mine})
+        found.append((rows, part))
+    rows = {name: torch.cat([some[name] for some, _ in found], 1) for name in found[0][0]}
+    parts = [part for _, part in found]
+    names = dict.fromkeys(name for part in parts for name in part)
+    joined = {name: torch.cat([part[name] for part in parts if name in part], 1).numpy() for name in names}
+    if meaning is not None:
+        joined["causal"] = meaning.causal.numpy()
+    return state.reduce_rows(rows), joined
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
@@ -293,14 +296,14 @@ def _module(device: torch.device) -> Any:
 # ------------------------------------------------------------------------------------------ from queries and keys
 
 def _heads_at_once(asked: OfQueries) -> int:
-    """How many heads make a block, by their rows and by what is copied to the precision of the kernel; at least one."""
-    batch, _, queries, width = asked.q.shape
+    """How many heads make a block, by what is copied to the precision of the kernel; at least one."""
+    batch, _, _, width = asked.q.shape
     tokens = sum(one.shape[2] for one in (asked.q, asked.k) if one.dtype != asked.precision)
     copied = batch * tokens * width * torch.finfo(asked.precision).bits // 8
-    return max(1, min(_ROWS // (batch * queries), _COPIED // max(1, copied)))
+    return max(1, _COPIED // max(1, copied))
 
 
-def _blocks(asked: OfQueries, most: int) -> Sequence[slice]:
+def _slices(asked: OfQueries, most: int) -> Sequence[slice]:
     """Cuts the heads into blocks of at most so many that read all of some key heads, or one of them."""
     heads, group, found, begin = asked.q.shape[1], asked.group, [], 0
     while begin < heads:
@@ -442,48 +445,58 @@ def _entries(problem: Problem, whole: bool, meaning: Optional[Known],
     return Entries(problem, whole, meaning.valid[:, None], lengths), there
 
 
+def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block:
+    """Launches the kernels."""
+    lengths = norms(problem.q), norms(problem.k)
+    heads = slice(0, problem.batch * problem.heads)
+    tensors = {**launch.swept(problem, heads, inverse(lengths[1]))._asdict(), "q": lengths[0], "k": lengths[1]}
+    problem = problem.on_host()
+
+    def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
+        entries, there = _entries(problem, whole, meaning, here)
+        rows = launch.whole(problem, launch.finished(problem, heads, launch.Swept(here["sums"], here["top"]), entries))
+        return _finished(problem, rows, entries, meaning, there, again, here)
+
+    return _Block(tensors if again is None else {**tensors, "again": again.numbers}, finish)
+
+
+def _by_reference(problem: Problem, again: Optional[_Again]) -> _Block:
+    """Launches the reference. Sums over weights and logits would cost half as many launches again: only the numbers of a
+    message that need none exist."""
+    found = {name: values for name, values in reference.rows(problem).items() if any(values.stride())}  # the others: no row has one
+    tensors = {"rows": torch.stack(list(found.values())), "q": norms(problem.q), "k": norms(problem.k)}
+    names, problem = tuple(found), problem.on_host()
+
+    def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
+        entries, there = _entries(problem, False, meaning, here)
+        return _finished(problem, launch.whole(problem, dict(zip(names, here["rows"]))), entries, meaning, there, again, here)
+
+    return _Block(tensors if again is None else {**tensors, "again": again.numbers}, finish)
+
+
+def _entries(problem: Problem, whole: bool, meaning: Optional[Known],
+             here: Dict[str, torch.Tensor]) -> Tuple[Entries, Optional[torch.Tensor]]:
+    """Entries of the valid queries, and which keys are no padding; None: all."""
+    if meaning is None:
+        return Entries(problem, whole, torch.ones(1, 1, 1, dtype=torch.bool, device="cpu"), (here["q"], here["k"])), None
+    there = torch.arange(problem.keys, device="cpu") < meaning.keys[:, None, None]
+    return Entries(problem, whole, meaning.valid[:, None], (here["q"], here["k"])), there
+
+
 def _finished(problem: Problem, rows: Dict[str, torch.Tensor], entries: Entries, meaning: Optional[Known],
-              there: Optional[torch.Tensor],
-              check: Optional[_Again]) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
-    """Metrics of rows, and what else there is: dimensions of heads come second."""
-    beside = None if check is None else check.beside(rows)
+              there: Optional[torch.Tensor], again: Optional[_Again],
+              here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
+    beside = None if again is None else again._replace(numbers=here["again"]).beside(rows)
     rows, counts = _left(rows, problem, meaning)
     part = {name: one[None] for name, one in counts.items()}
     for name, one in zip(("totals", "extremes"), entries.left(problem, rows, there)):
         part[name] = one.transpose(1, 2)
-    if beside is not None:
-        part["check"] = beside
-    return rows, part
-
-
-def _to_finish(problem: Problem, whole: bool, meaning: Optional[Known],
-               check: Optional[_Again]) -> Tuple[Dict[str, torch.Tensor], "_Finish"]:
-    """Launches the kernels: what they leave, and what finishes it on the host, in the sender thread."""
-    lengths = norms(problem.q), norms(problem.k)
-    heads = slice(0, problem.batch * problem.heads)
-    tensors = {**launch.swept(problem, heads, inverse(lengths[1]))._asdict(), "q": lengths[0], "k": lengths[1]}
-    if meaning is not None:
-        tensors.update({name: one.expand(max(1, one.numel())) if one.dim() == 0 else one for name, one in meaning._asdict().items()})
-    if check is not None:
-        tensors["again"] = check.numbers
-    problem = problem.on_host()
-
-    def finish(here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, torch.Tensor]]:
-        known_here = None if meaning is None else Known(here["valid"], here["end"], here["causal"][0], here["keys"])
-        entries, there = _entries(problem, whole, known_here, (here["q"], here["k"]))
-        rows = launch.whole(problem, launch.finished(problem, heads, launch.Swept(here["sums"], here["top"]), entries))
-        rows, part = _finished(problem, rows, entries, known_here, there,
-                               None if check is None else check._replace(numbers=here["again"]))
-        if known_here is not None:
-            part["causal"] = known_here.causal[None]
-        return state.reduce_rows(rows), part
-
-    return tensors, finish
+    return rows, part if beside is None else {**part, "check": beside}
 
 
 # --------------------------------------------------------------------------------------------------- from weights
 
-def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
+def _weights(asked: OfWeights, side: int = 0) -> _Computed:
     weights_of, logits = (one[..., :-1] if asked.sink else one for one in (asked.weights, asked.logits))
     batch, heads, queries, keys = weights_of.shape
     device = logits.device
@@ -494,37 +507,30 @@ def _weights(asked: OfWeights, buckets: int, side: int = 0) -> _Computed:
         meaning = meaning._replace(valid=meaning.valid & asked.present)
     words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,
                           end=meaning.end)
-    names: Tuple[str, ...] = ()
-    parts, errors = [], []
-    for begin in range(0, heads, max(1, _ROWS // (batch * queries))):
-        some = slice(begin, begin + max(1, _ROWS // (batch * queries)))
-        judged = weights.rows(weights_of[:, some], words, asked.sink)
-        sound = torch.isfinite(judged.rows["entropy"])
-        counts = {"sound": sound.sum((0, 2)), "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))}
-        part = {**_reduced({name: values.float() for name, values in judged.rows.items()}, buckets),
-                **{name: one[None] for name, one in counts.items()}}
-        names = tuple(judged.rows)
-        parts.append(part)
+    step, blocks = max(1, _WEIGHTS_ROWS // (batch * queries)), []
+    for begin in range(0, heads, step):
+        judged = weights.rows(weights_of[:, begin:begin + step], words, asked.sink)
+        block = _by_weights({name: values.float() for name, values in judged.rows.items()}, judged.row_sum_error)
         if side and asked.stride == 1:
-            part.update(_maps(pooled.of_weights(weights_of[:, some], words, 0, side)))
-        errors.append(judged.row_sum_error)
-    joined = _joined(parts)
-    joined.update(row_sum_error=torch.stack(errors), causal=meaning.causal[None])
-    return _Computed(names, joined, (batch, heads, queries, keys), None, asked.first)
+            block.tensors.update(_maps(pooled.of_weights(weights_of[:, begin:begin + step], words, 0, side)))
+        blocks.append(block)
+    return _computed(blocks, meaning, (batch, heads, queries, keys), None, asked.first, False)
+
+
+def _by_weights(rows: Dict[str, torch.Tensor], row_sum_error: torch.Tensor) -> _Block:
+    names = tuple(rows)
+
+    def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
+        assert meaning is not None
+        found = dict(zip(names, here["rows"]))
+        sound = torch.isfinite(found["entropy"])
+        return found, {"sound": sound.sum((0, 2))[None], "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))[None],
+                       "row_sum_error": here["error"].view(1, 1)}
+
+    return _Block({"rows": torch.stack(list(rows.values())), "error": row_sum_error}, finish)
 
 
 # ------------------------------------------------------------------------------------------ their way to the host
-
-def _reduced(rows: Dict[str, torch.Tensor], buckets: int) -> Dict[str, torch.Tensor]:
-    """Moments and histograms of the metrics of rows: dimensions of metrics and heads come first."""
-    return compact(torch.stack([one.transpose(0, 1).flatten(1) for one in rows.values()]), buckets)._asdict()
-
-
-def _joined(parts: Sequence[Dict[str, torch.Tensor]]) -> Dict[str, torch.Tensor]:
-    """Blocks of heads as one."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: torch.cat([part[name] for part in parts if name in part], 1) for name in names}
-
 
 def _maps(found: pooled.Pooled) -> Dict[str, torch.Tensor]:
     """Maps of a block of heads, and where the padding of their sample ends."""
@@ -536,10 +542,6 @@ def _here(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(array, device="cpu")
 
 
-def _rows_of(arrays: Dict[str, np.ndarray], names: Sequence[str]) -> Dict[str, Reduced]:
-    return {name: unpacked(*(arrays[of][at] for of in ("moments", "halvings", "keys", "counts"))) for at, name in enumerate(names)}
-
-
 def _arrived(rows: Dict[str, Reduced], arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
     maps = None
     if "maps" in arrays:
@@ -547,7 +549,7 @@ def _arrived(rows: Dict[str, Reduced], arrays: Dict[str, np.ndarray], computed: 
                              0).read()
     sound = arrays["sound"][0]
     error = float(np.fmax.reduce(arrays["row_sum_error"])) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan
-    causal = bool(arrays["causal"][0]) if "causal" in arrays else None
+    causal = bool(arrays["causal"]) if "causal" in arrays else None
     values = {}
     if "totals" in arrays:
         totals, extremes = (_here(arrays[name]).transpose(1, 2) for name in ("totals", "extremes"))

@@ -230,7 +230,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
         if low < high:
             rows = _Rows(offset + low, total, wanted.start, wanted.step, queries)
             part = (slice(0, samples), slice(low, high), wanted)
-            nbytes = NUMBERS_BYTES * (high - low) if _computer(context) is not None else \
+            nbytes = ROW_BYTES * samples * (high - low) * len(range(*wanted.indices(queries))) if _computer(context) is not None else \
                 _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
             found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
                               isinstance(seen, Weights) or seen.score_mod is None,
@@ -383,7 +383,7 @@ def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tenso
 
 # ----------------------------------------------------------------------------------- on an accelerator
 
-NUMBERS_BYTES = 20 << 10  # of a head, about
+ROW_BYTES = 116  # that travel to the host
 
 
 def _computer(context: Context) -> Any:
@@ -434,7 +434,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
             precision_of(seen), _scale(seen), seen.softcap, seen.causal, seen.window, mask, documents, rows.first + before,
             rows.stride, origin.cross, present, heads.stop - heads.start == rows.heads_total and rows.stride == 1,
             seen.shared)
-    wait = origin.computer.launch(asked, origin.buckets, origin.step, origin.maps)
+    wait = origin.computer.launch(asked, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:
         numbers = wait()
@@ -444,7 +444,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
             numbers = numbers._replace(maps=_labelled(numbers.maps, context, layer, rows, *numbers.shape[2:]))
         return states.arrived(numbers, origin, context.microbatch, states.Heads(rows.head_offset, rows.heads_total), causal)
 
-    return Cut(NUMBERS_BYTES * (heads.stop - heads.start), make, part)
+    return Cut(ROW_BYTES * math.prod(len(range(cut.start, cut.stop, cut.step or 1)) for cut in part), make, part)
 
 
 # ------------------------------------------------------------------------------------------- tier qk

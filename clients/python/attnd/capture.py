@@ -36,7 +36,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 import torch
 
 from . import torch_state, wire
-from .accelerator import Accelerator, computes
+from .accelerator import ROWS_MAX, Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
@@ -682,16 +682,17 @@ class Watch:
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
 
     def _plan_on_device(self, plan: Plan, path: str, seen: Seen, context: Context) -> Plan:
-        """What an accelerator computes of a call where the plan says nothing of rows: some of each sample, and now and then,
-        as with maps, all of one sample: numbers of the map as a whole need those."""
-        sampled, whole = _of_rows(plan), replace(plan, samples=1)
-        origin = context.state
+        """What an accelerator computes of a call: at most ROWS_MAX rows; and where the plan says nothing of them, some of each
+        sample, and now and then, as with maps, all of one sample: numbers of the map as a whole need those."""
+        origin, (batch, queries), heads = context.state, queries_of(seen), heads_of(seen)
         assert origin is not None
-        if plan.rows or queries_of(seen)[1] <= sampled.rows:
-            return plan
-        captures = self._on_device[path] = self._on_device.get(path, -1) + 1
+        sampled, whole = _of_rows(plan), replace(plan, samples=1)
+        if plan.rows or queries <= sampled.rows:
+            most = max(1, ROWS_MAX // (heads * min(batch, plan.samples or batch)))
+            return plan if min(queries, plan.rows or queries) <= most else replace(plan, rows=most)
+        captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
         is_due = origin.maps or captures % WHOLE_EVERY == 0
-        return whole if is_due and self._fits_device(seen, whole, origin.cross, context) else sampled
+        return whole if is_due and heads * queries <= ROWS_MAX and self._fits_device(seen, whole, origin.cross, context) else sampled
 
     def _fits_device(self, seen: Seen, plan: Plan, cross: bool, context: Context) -> bool:
         return beyond_device(seen, plan, cross, context) is None and (
