@@ -4,6 +4,7 @@ and on tensors that hold nothing."""
 import logging
 import pathlib
 import sys
+import threading
 import weakref
 from collections import defaultdict
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from attnd.device import launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 from device_grid import kernel_of  # noqa: E402
+from harness import wait_until  # noqa: E402
 from session import Session  # noqa: E402
 from zoo import decoder_kind, fused  # noqa: E402
 
@@ -37,6 +39,12 @@ def asked(device=torch.device("cpu"), mask=None, documents=None, **changes):
     generator = None if device.type != "cpu" else torch.Generator().manual_seed(1)
     q, k = (torch.randn(B, heads, T, D, device=device, generator=generator) for heads in (H, HK))
     return OfQueries(q, k, 0, H // HK, torch.float32, D**-0.5, 0.0, True, 0, mask, documents, 0, 1, False)._replace(**changes)
+
+
+def can_run(monkeypatch):
+    """The kernels, or what stands in for them."""
+    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    monkeypatch.setattr(launch, "is_ready", lambda problem: True)
 
 
 def computer():
@@ -83,7 +91,7 @@ def on_nowhere(request, monkeypatch):
         pytest.importorskip("triton")
         grid = defaultdict(lambda: lambda *given, **how: None)
         monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=grid, top_sums=grid), raising=False)
-        monkeypatch.setattr(launch, "unable", lambda problem: None)
+        can_run(monkeypatch)
     return request.param
 
 
@@ -220,7 +228,7 @@ def reduced(numbers):
 
 
 def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over(monkeypatch, caplog):
-    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    can_run(monkeypatch)
     monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(lambda problem, entries: {
         name: values + 0.01 for name, values in reference.rows(problem, entries).items()}))
     one, given = computer(), asked()
@@ -254,7 +262,7 @@ def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypa
         rows["entropy"][B - 1, -1, T // 2:] += 0.1  # of the last head that is computed at once
         return rows
 
-    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    can_run(monkeypatch)
     monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(wrong))
     monkeypatch.setattr(accelerator, "CHECKED_EVERY", 1)
     for most in (H, 1):  # heads at once
@@ -269,7 +277,7 @@ def test_a_kernel_that_does_not_run_is_left_for_good_and_said_once(monkeypatch, 
         raise RuntimeError("PassManager::run failed")
 
     tried = []
-    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    can_run(monkeypatch)
     monkeypatch.setattr(accelerator, "_by_kernel", fails)
     one = computer()
     with caplog.at_level(logging.WARNING):
@@ -291,6 +299,33 @@ def test_large_logits_are_not_taken_for_wrong_numbers():
     assert one._agrees("reference", check, given.q.device)
     check[0, 0] += 1
     assert not one._agrees("reference", check, given.q.device)
+
+
+def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(monkeypatch, caplog):
+    class Kernel:
+        def warmup(self, *arguments, grid, **how):
+            assert not any(isinstance(one, torch.Tensor) for one in arguments) and threading.current_thread() is not here
+            compiled.append((self, may_end.wait(60)))
+            if fails:
+                raise RuntimeError("PassManager::run failed")
+
+    here, may_end, compiled, fails = threading.current_thread(), threading.Event(), [], []
+    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    monkeypatch.setattr(launch, "_interpreted", lambda: False)
+    monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=Kernel(), top_sums=Kernel()), raising=False)
+    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+    one = computer()
+    assert one.launch(asked(), 0)() is None and one.launch(asked(), 1)() is None
+    may_end.set()
+    wait_until(lambda: one.launch(asked(first=1), 2)() is not None, "the kernels")  # another row first is no other kernel
+    assert len(compiled) == 2 and one.launch(asked(), 3)() is not None
+    fails.append(1)
+    assert one.launch(asked(causal=False), 4)() is None  # another kernel, which fails
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="PassManager"):
+        wait_until(lambda: one.launch(asked(causal=False), 5)() is not None, "the failure")
+    assert "'triton' is not used again: the kernel does not run on cpu: PassManager" in caplog.text
+    assert one.launch(asked(causal=False), 6)().sound.tolist() == [B * T] * H
 
 
 @pytest.mark.parametrize("layers", [3, 16, 32])
@@ -352,7 +387,7 @@ def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once,
     entries = Entries(problem, True, torch.ones(1, 1, 1, dtype=torch.bool))
     rows = reference.rows(problem, entries)
     expected = entries.values(problem, rows)
-    monkeypatch.setattr(launch, "unable", lambda problem: None)  # the reference stands in for the kernel
+    can_run(monkeypatch)  # the reference stands in for the kernel
     monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
     for whole in (True, False):
         values = known(computer().launch(given._replace(whole=whole), 0)().values)

@@ -66,6 +66,7 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
                 patched.setattr(launch, "unable", lambda problem: None)  # the reference stands in for the kernel
+                patched.setattr(launch, "is_ready", lambda problem: True)
                 patched.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
                 for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context, apart), values):
                     made = part.make(layer)

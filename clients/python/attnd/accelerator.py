@@ -2,8 +2,9 @@
 """accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
-                        a copy of what they leave into pinned memory: 116 bytes a row. Without Triton, and of weights, it
-                        launches all of it in PyTorch, and the metrics travel
+                        a copy of what they leave into pinned memory: 116 bytes a row. Nothing is captured until a thread of
+                        its own has compiled them. Without Triton, and of weights, all of it is launched in PyTorch, and the
+                        metrics travel
     sender thread       waits for them, finishes the metrics, reduces them and packs the state
 
 What the model does next to its queries, keys and weights comes after they were read, so nothing of the model is held or
@@ -162,16 +163,18 @@ class Accelerator:
         with reference.exact(device):
             began = clock.event()
             computed = self._queries(asked, checked, side) if isinstance(asked, OfQueries) else _weights(asked, side)
+            if computed is None:
+                return lambda: None
             parcel = _Parcel(clock, computed.tensors)
-        computed = computed._replace(tensors={})
+        finish = computed._replace(tensors={})
 
         def arrived() -> Optional[Arrived]:
             arrays = parcel.arrays()
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
-            rows, part = _finish(computed, {name: _here(one) for name, one in arrays.items()})
-            if computed.backend is not None and "check" in part and not self._agrees(computed.backend, part["check"], device):
+            rows, part = _finish(finish, {name: _here(one) for name, one in arrays.items()})
+            if finish.backend is not None and "check" in part and not self._agrees(finish.backend, part["check"], device):
                 return None
-            return _arrived(rows, part, computed)
+            return _arrived(rows, part, finish)
 
         return arrived
 
@@ -184,7 +187,8 @@ class Accelerator:
         self._of_step += 1
         return checked
 
-    def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> "_Computed":
+    def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> Optional["_Computed"]:
+        """None: the kernels for it are being compiled."""
         batch, heads, queries, _ = asked.q.shape
         meaning, blocks, backend = _meaning(asked), [], "reference"
         head = _chosen.randrange(heads) if checked else -1
@@ -193,6 +197,8 @@ class Accelerator:
             again = _again(problem, head - some.start) if some.start <= head < some.stop else None
             if "triton" in self._trusted and launch.unable(problem) is None:
                 backend = "triton"
+                if not self._tried(problem, lambda: launch.is_ready(problem)):
+                    return None
                 block = self._tried(problem, lambda: _by_kernel(problem, asked.whole, again))
             else:
                 block = _by_reference(problem, again)
@@ -435,16 +441,6 @@ def _again(p: Problem, head: int) -> _Again:
     return _Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
 
 
-def _entries(problem: Problem, whole: bool, meaning: Optional[Known],
-             lengths: Optional[Tuple[torch.Tensor, torch.Tensor]] = None) -> Tuple[Entries, Optional[torch.Tensor]]:
-    """Entries of the valid queries, and which keys are no padding; None: all."""
-    device = problem.q.device
-    if meaning is None:
-        return Entries(problem, whole, torch.ones(1, 1, 1, dtype=torch.bool, device=device), lengths), None
-    there = torch.arange(problem.keys, device=device) < meaning.keys[:, None, None]
-    return Entries(problem, whole, meaning.valid[:, None], lengths), there
-
-
 def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block:
     """Launches the kernels."""
     lengths = norms(problem.q), norms(problem.k)
@@ -591,7 +587,6 @@ class _Clock:
         self.module = _module(device)
         self.pins = device.type != "cpu"
         self._index = (device,) if self.pins else ()
-        state.prepared_bounds(device)
 
     def event(self) -> Any:
         """This moment; who waits for it sleeps."""

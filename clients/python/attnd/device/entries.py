@@ -207,7 +207,8 @@ def norms(vectors: torch.Tensor) -> torch.Tensor:
     """[B, H, T], f64 of f64, else f32."""
     working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
     if vectors.device.type != "cpu":
-        return torch.linalg.vector_norm(vectors, dim=-1, dtype=working)
+        found: torch.Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=working)
+        return found
     found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
     step = max(1, _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
     for begin in range(0, vectors.shape[2], step):

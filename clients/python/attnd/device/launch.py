@@ -2,9 +2,11 @@
 """launch: row metrics by the Triton kernel, in slices of heads so that its sums stay small."""
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from typing import Dict, NamedTuple, Optional
+import threading
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -118,18 +120,32 @@ def finished(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
 def swept(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Swept:
     """Launches both kernels for some heads, counted over all samples. With `inverse_k`, 1 / the lengths of the keys, there
     is what entries need, too."""
+    shape = (some.stop - some.start, p.queries)
+    left = Swept(*(torch.empty((numbers, *shape), dtype=torch.float32, device=p.q.device)
+                   for numbers in (_SUMS if inverse_k is None else _SUMS_WITH_ENTRIES, 2)))
+    with _current(p.q.device):
+        for call in _calls(p, some, inverse_k, left):
+            call.kernel[call.grid](*call.arguments, **call.how)
+    return left
+
+
+class _Call(NamedTuple):
+    """How a kernel is launched."""
+    kernel: Any
+    grid: Tuple[int, int]
+    arguments: Tuple[Any, ...]
+    how: Dict[str, Any]
+
+
+def _calls(p: Problem, some: slice, inverse_k: Optional[torch.Tensor], left: Swept) -> Tuple[_Call, _Call]:
     from . import kernel
 
-    device = p.q.device
-    q_len, k_len = (None if n is None else n.to(device) for n in (p.q_len, p.k_len))
+    q_len, k_len = (None if n is None else n.to(p.q.device) for n in (p.q_len, p.k_len))
     bias, kind = (p.q, 0) if p.bias is None else (p.bias, 1)
     if bias.dtype == torch.bool:
         bias, kind = bias.view(torch.uint8), 2
     documents = p.q if p.documents is None else p.documents
     bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
-    shape = (some.stop - some.start, p.queries)
-    out = torch.empty((_SUMS if inverse_k is None else _SUMS_WITH_ENTRIES, *shape), dtype=torch.float32, device=device)
-    largest_8 = torch.empty((2, *shape), dtype=torch.float32, device=device)
     wide = p.q.dtype == torch.float32 or p.width > 128 or p.bias is not None
     block, warps = (32, 4) if wide else (64, 8)  # whose registers suffice on sm_90 (ptxas; not run yet)
     grid = (-(-p.queries // block), some.stop - some.start)
@@ -140,9 +156,46 @@ def swept(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Swept:
            "DOCUMENTS": p.documents is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
            "WIDEN": bool(_interpreted()), "ROWS": block, "KEYS": block,
            "WIDTH": max(16, 1 << (p.width - 1).bit_length()), "num_warps": warps}
-    # Triton launches on the current device; elsewhere than on CUDA this does nothing.
-    with torch.cuda.device_of(p.q):  # type: ignore[no-untyped-call]
-        kernel.row_sums[grid](*tensors, p.q if inverse_k is None else inverse_k, out, out.stride(0), *numbers,
-                              min(p.local_window, p.position(p.queries) + p.keys), *strides, ENTRIES=inverse_k is not None, **how)
-        kernel.top_sums[grid](*tensors, largest_8, largest_8.stride(0), *numbers, *strides, **how)
-    return Swept(out, largest_8)
+    local_window = min(p.local_window, p.position(p.queries) + p.keys)
+    return (_Call(kernel.row_sums, grid, (*tensors, p.q if inverse_k is None else inverse_k, left.sums, left.sums.stride(0), *numbers,
+                                          local_window, *strides), {"ENTRIES": inverse_k is not None, **how}),
+            _Call(kernel.top_sums, grid, (*tensors, left.top, left.top.stride(0), *numbers, *strides), how))
+
+
+def _current(device: torch.device) -> Any:
+    """Makes the device the current one, on which Triton launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+_compiled: Dict[Any, Union[bool, Exception]] = {}  # False: about to be
+
+
+def is_ready(p: Problem) -> bool:
+    """Whether the kernels for such a problem are compiled, those with entries. The first time a thread begins to, which takes
+    it some seconds; what it fails with is raised."""
+    if _interpreted():
+        return True
+    nowhere = torch.empty(1, 1, 1, device="meta")
+    calls = _calls(p, slice(0, p.batch * p.heads), nowhere, Swept(nowhere, nowhere))
+    key = (p.q.device, p.heads, p.group, p.width, p.q_stride, p.q.stride(), p.k.stride(), p.q.dtype,
+           None if p.bias is None else (p.bias.dtype, p.bias.stride(), p.bias.shape),
+           None if p.documents is None else (p.documents.dtype, p.documents.stride()), *calls[0].how.items())
+    state = _compiled.setdefault(key, None)  # type: ignore[arg-type]
+    if state is None:
+        _compiled[key] = False
+        without = [call._replace(arguments=tuple(one.dtype if isinstance(one, torch.Tensor) else one for one in call.arguments))
+                   for call in calls]  # no tensor is held meanwhile
+        threading.Thread(target=_compile, args=(key, p.q.device, without), daemon=True, name="attnd compiles").start()
+    if isinstance(state, Exception):
+        raise state
+    return bool(state)
+
+
+def _compile(key: Any, device: torch.device, calls: Sequence[_Call]) -> None:
+    try:
+        with _current(device):
+            for call in calls:
+                call.kernel.warmup(*call.arguments, grid=call.grid, **call.how)
+        _compiled[key] = True
+    except Exception as error:
+        _compiled[key] = error

@@ -33,10 +33,9 @@ _bounds: Dict[torch.device, torch.Tensor] = {}
 
 
 def prepared_bounds(device: torch.device) -> torch.Tensor:
-    """The bounds on a device; nobody waits for them to get there."""
+    """The bounds on a device; the first time they are brought there, which is waited for."""
     if device not in _bounds:
-        here = torch.from_numpy(_rounded_down(STEP))
-        _bounds[device] = here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)
+        _bounds[device] = torch.as_tensor(_rounded_down(STEP), device=device)
     return _bounds[device]
 
 
