@@ -3,11 +3,11 @@
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
                         a copy of what they leave into pinned memory: 116 bytes a row. Nothing is captured until a thread of
-                        its own has compiled them. Without Triton, and of weights, all of it is launched in PyTorch, and the
-                        metrics travel
+                        its own has compiled them. Without Triton, and of weights, PyTorch is given all of it, and the metrics
+                        travel
     sender thread       waits for them, finishes the metrics, reduces them and packs the state
 
-What the model does next to its queries, keys and weights comes after they were read, so nothing of the model is held or
+They are read before the model does anything else with its queries, keys and weights, so nothing of the model is held or
 copied. Nothing that is launched asks a device for an answer, so nobody waits. At most `HELD_MAX` bytes are held meanwhile,
 8 MiB for a sample of the rows. Without memory the capture is dropped, and so are the next ones.
 
@@ -209,7 +209,7 @@ class Accelerator:
         return _computed(blocks, meaning, shape, backend, asked.first, asked.whole and backend == "triton")
 
     def _tried(self, problem: Problem, launches: Callable[[], Any]) -> Any:
-        """What the kernels leave. One that fails would fail again, after as many seconds of compiling: it is left for good."""
+        """Tries kernels. One that fails would fail again, after as many seconds of compiling: it is left for good."""
         try:
             return launches()
         except Exception as error:

@@ -682,8 +682,8 @@ class Watch:
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
 
     def _plan_on_device(self, plan: Plan, path: str, seen: Seen, context: Context) -> Plan:
-        """What an accelerator computes of a call: at most ROWS_MAX rows; and where the plan says nothing of them, some of each
-        sample, and now and then, as with maps, all of one sample: numbers of the map as a whole need those."""
+        """The part of a call that an accelerator computes: at most ROWS_MAX rows; and where the plan says nothing of them, some
+        of each sample, and now and then, as with maps, all of one sample: numbers of the map as a whole need those."""
         origin, (batch, queries), heads = context.state, queries_of(seen), heads_of(seen)
         assert origin is not None
         sampled, whole = _of_rows(plan), replace(plan, samples=1)

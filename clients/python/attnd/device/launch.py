@@ -58,7 +58,7 @@ def _interpreted() -> Optional[bool]:
 
 
 class Swept(NamedTuple):
-    """What the kernels leave of some heads, counted over all samples: f32 [numbers, heads, Tq]."""
+    """Numbers that the kernels leave of some heads, counted over all samples: f32 [numbers, heads, Tq]."""
     sums: torch.Tensor  # those of Sums but for the last two, and where there are entries what these are made of
     top: torch.Tensor  # the sum of the 8 largest e, and the smallest of these
 
