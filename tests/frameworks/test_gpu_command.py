@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""`python -m attnd gpu` without one: the kernels in Triton's interpreter, and whether it tells what is wrong."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not hasattr(torch.cpu, "Stream") or not hasattr(torch, "get_device_module"):
+    pytest.skip("this torch has no streams of the CPU", allow_module_level=True)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "clients" / "python")]
+from attnd import gpu  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def run(*arguments, **environment):
+    return subprocess.run([sys.executable, "-m", "attnd", "gpu", *arguments], capture_output=True, text=True, timeout=600,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python"), **environment})
+
+
+def test_all_is_well_in_the_interpreter():
+    pytest.importorskip("triton")
+    found = run("--device", "cpu", TRITON_INTERPRET="1")
+    assert found.returncode == 0, found.stdout + found.stderr
+    states = [line.split("  ")[0].strip() for line in found.stdout.splitlines() if " ok " in line]
+    assert states == ["device", "kernels", "exact float32", "exact float16", "exact bfloat16", *gpu.MODES]
+    assert found.stdout.count(" by triton") == 3 and found.stdout.count("the same bits") == 4
+
+
+def test_a_device_that_is_not_there_is_said():
+    found = run("--device", "cuda:99")
+    assert found.returncode == 2 and "--device cuda:99: " in found.stderr
+
+
+def test_wrong_numbers_are_found(monkeypatch):
+    rows = gpu.on_device.row_statistics
+    assert gpu._exact(CPU, "reference", torch.float32).state == gpu.OK
+    for name in ("entropy", "max_logit", "previous_token"):
+        monkeypatch.setattr(gpu.on_device, "row_statistics", lambda *given, **words: {
+            **rows(*given, **words), name: rows(*given, **words)[name] + 1e-3})
+        found = gpu._exact(CPU, "reference", torch.float32)
+        assert found.state == gpu.WRONG and name in found.text
+    monkeypatch.setattr(gpu.on_device, "row_statistics", lambda *given, **words: {
+        name: values.nan_to_num() for name, values in rows(*given, **words).items()})
+    assert "in other rows" in gpu._exact(CPU, "reference", torch.float32).text
+
+
+def test_a_training_that_differs_or_of_which_nothing_comes_is_found(monkeypatch):
+    watch = gpu.watch
+
+    def disturbs(model, *given, **options):
+        with torch.no_grad():
+            next(model.parameters()).view(-1)[0] += 1e-6
+        return watch(model, *given, **options)
+
+    with gpu._as_accelerator(CPU):
+        assert gpu._training(CPU, "eager").state == gpu.OK
+        monkeypatch.setattr(gpu, "watch", disturbs)
+        assert "differ with attnd" in gpu._training(CPU, "eager").text
+        monkeypatch.setattr(gpu, "watch", lambda model, *given, **options: watch(model, *given, **{**options, "every": 0}))
+        assert "nothing was captured" in gpu._training(CPU, "eager").text
