@@ -81,9 +81,10 @@ export class Timeline {
     async draw({ grid, metric, alerts, rules, step }) {
         const broken = brokenOf(alerts),
             ofAll = ofAllHeads(alerts),
-            key = JSON.stringify([metric.name, rules.length, ofAll.length, broken.map((one) => [where(one.alerts[0]), one.since])]);
+            key = JSON.stringify([metric.name, rules.length, ...[...broken, ...ofAll].map((one) => [where(one.alerts?.[0] ?? one), one.since])]);
         const mine = ++this.turn; // no drawing that waits is wanted any more
         if (grid === this.grid && key === this.key) return void this.mark(step);
+        this.isWhole = true; // unless something does not come
         const newest = grid?.windows.step.at(-1),
             [ofRun, ...shown] = await Promise.all([this.rowOfAll(ofAll[0], newest), ...broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, newest))]);
         if (mine !== this.turn || !this.isCurrent()) return;
@@ -94,7 +95,7 @@ export class Timeline {
         if (this.frame.hidden) return;
         const rest = broken.length - ROWS;
         this.frame.setTitle("Timeline", rest > 0 ? `the ${ROWS} that broke first; ${rest} more stand above` : "");
-        Object.assign(this, { rows, grid, step, key });
+        Object.assign(this, { rows, grid, step, key: this.isWhole ? key : "" });
         this.paint();
     }
 
@@ -111,8 +112,9 @@ export class Timeline {
     /** All heads by the metric that shows an alert about all of them. */
     async rowOfAll(alert, newest) {
         const metric = alert && this.metricOf(shownBy(alert.metric)),
-            grid = metric && (await this.gridOf({}, metric.name, "mean", newest));
-        return grid ? { ...this.bandRow(grid, metric, new Set(), alert.since.step), about: alert.rule } : null;
+            grid = metric && (await this.gridOf({}, metric.name, "mean", newest)),
+            row = grid && this.bandRow(grid, metric, new Set(), alert.since.step);
+        return row ? { ...row, about: alert.rule } : null;
     }
 
     /** A head or a layer by the metric that shows its worst alert, among the other heads of its layer. */
@@ -157,7 +159,8 @@ export class Timeline {
             this.grids.set(
                 key,
                 loadGrid({ ...this.run, stack, layer, site, metric, statistic, points: POINTS }).catch(() => {
-                    this.grids.delete(key); // to be asked again
+                    this.grids.delete(key);
+                    this.isWhole = false;
                     return null;
                 }),
             );

@@ -239,7 +239,7 @@ class Home {
             const alerts = worstFirst(known ?? [], this.rules),
                 told = JSON.stringify(alerts);
             if (told === row.told) continue;
-            Object.assign(row, { told, alerts });
+            Object.assign(row, { told, alerts, turn: row.turn + 1 });
             row.isAsked = false; // its worst head may be another
         }
     }

@@ -25,6 +25,7 @@ from attnd.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
+from attnd.sender import NotYet  # noqa: E402
 from device_grid import kernel_of  # noqa: E402
 from harness import wait_until  # noqa: E402
 from session import Session  # noqa: E402
@@ -32,6 +33,7 @@ from zoo import decoder_kind, fused  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
 B, H, HK, T, D = 2, 4, 2, 70, 16
+HELD_MAX = 64 << 20
 NOWHERE = torch.device("meta")  # tensors without numbers: nobody can be told any
 
 
@@ -190,13 +192,13 @@ class Held(TorchDispatchMode):
 @pytest.mark.parametrize("batch, heads, length, form", [(1, 4, 8192, "causal"), (1, 4, 8192, "bias"),
                                                         (8, 12, 1024, "causal"), (64, 16, 64, "mask")])
 def test_what_is_held_is_little(batch, heads, length, form, on_nowhere):
-    assert held_at_most(batch, heads, length, form) <= accelerator.HELD_MAX
+    assert held_at_most(batch, heads, length, form) <= HELD_MAX
 
 
 @pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
 @pytest.mark.parametrize("form", ["lowered", "raised"])
 def test_copies_in_the_precision_of_the_kernel_are_little(form, on_nowhere):
-    assert held_at_most(1, 32, 8192, form) <= accelerator.HELD_MAX
+    assert held_at_most(1, 32, 8192, form) <= HELD_MAX
 
 
 def held_at_most(batch, heads, length, form):
@@ -220,7 +222,7 @@ def test_what_is_held_for_weights_is_little(monkeypatch):
     held.keep_out(logits, map_of_all)
     with held, torch.no_grad():
         accelerator._weights(OfWeights(map_of_all, logits, False, 0, 1, False), 64)
-    assert held.most <= accelerator.HELD_MAX, held.most
+    assert held.most <= HELD_MAX, held.most
 
 
 def reduced(numbers):
@@ -316,14 +318,21 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
     monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=Kernel(), top_sums=Kernel()), raising=False)
     monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
     one = computer()
-    assert one.launch(asked(), 0)() is None and one.launch(asked(), 1)() is None
+
+    def is_ready(**changes):
+        try:
+            return one.launch(asked(**changes), 0)() is not None
+        except NotYet:
+            return False
+    assert not is_ready() and not is_ready() and one._captures == 0
     may_end.set()
-    wait_until(lambda: one.launch(asked(first=1), 2)() is not None, "the kernels")  # another row first is no other kernel
-    assert len(compiled) == 2 and one.launch(asked(), 3)() is not None
+    wait_until(is_ready, "the kernels")
+    longer = torch.randn(B, HK, 2 * T, D)
+    assert is_ready(first=1) and is_ready(k=longer) and len(compiled) == 2  # no other kernels
     fails.append(1)
-    assert one.launch(asked(causal=False), 4)() is None  # another kernel, which fails
+    assert not is_ready(causal=False)  # another kernel, which fails
     with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="PassManager"):
-        wait_until(lambda: one.launch(asked(causal=False), 5)() is not None, "the failure")
+        wait_until(lambda: is_ready(causal=False), "the failure")
     assert "'triton' is not used again: the kernel does not run on cpu: PassManager" in caplog.text
     assert one.launch(asked(causal=False), 6)().sound.tolist() == [B * T] * H
 

@@ -2,14 +2,14 @@
 """accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
-                        a copy of what they leave into pinned memory: 116 bytes a row. Nothing is captured until a thread of
+                        a copy of what they leave into pinned memory: 120 bytes a row, 4 a key. Nothing is captured until a thread of
                         its own has compiled them. Without Triton, and of weights, PyTorch is given all of it, and the metrics
                         travel
     sender thread       waits for them, finishes the metrics, reduces them and packs the state
 
 They are read before the model does anything else with its queries, keys and weights, so nothing of the model is held or
-copied. Nothing that is launched asks a device for an answer, so nobody waits. At most `HELD_MAX` bytes are held meanwhile,
-8 MiB for a sample of the rows. Without memory the capture is dropped, and so are the next ones.
+copied. Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 64 MiB
+meanwhile, a sample of them some. Without memory it is dropped, and so are the next ones.
 
 Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
@@ -36,11 +36,11 @@ from .device.sums import wide
 from .device.visible import Allowed, Known, known
 from .head_maps import HeadMaps
 from .layer_state import Reduced
+from .sender import NotYet
 from .masks import IGNORED_AT
 
 log = logging.getLogger("attnd")
 
-HELD_MAX = 64 << 20
 ROWS_MAX = 1 << 18  # of a capture, over samples and heads
 MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
 REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
@@ -135,16 +135,15 @@ class Accelerator:
     def is_fast_for(self, logits: int, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
         """Whether so many logits of a call take the training's thread no more than some milliseconds to launch: without the
         kernel each chunk of them is launched by itself. The rest as of OfQueries."""
-        if logits <= REFERENCE_LOGITS_MAX:
-            return True
         row = torch.empty(1, 1, 1, q.shape[3], dtype=precision, device=q.device)
         alike = Problem(row, row, documents=None if documents is None else documents.new_empty(1, 1))
-        return "triton" in self._trusted and launch.unable(alike) is None
+        by_kernel = "triton" in self._trusted and launch.unable(alike) is None
+        return by_kernel or ("reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX)
 
     @torch.no_grad()
     def launch(self, asked: Asked, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
         """Launches the computation; what is returned waits for the numbers, None when they are not to be used. `side`: cells
-        of the maps of the first sample, 0 for none. Raises without memory, and for a while after that: asking for some that is
+        of the maps of the first sample, 0 for none. Raises NotYet while a kernel is compiled; and without memory, and for a while after that: asking for some that is
         not there makes torch give back what it keeps for the training, which takes its time."""
         if self._resting > 0:
             self._resting -= 1
@@ -163,9 +162,8 @@ class Accelerator:
         with reference.exact(device):
             began = clock.event()
             computed = self._queries(asked, checked, side) if isinstance(asked, OfQueries) else _weights(asked, side)
-            if computed is None:
-                return lambda: None
             parcel = _Parcel(clock, computed.tensors)
+        self._count()
         finish = computed._replace(tensors={})
 
         def arrived() -> Optional[Arrived]:
@@ -182,23 +180,24 @@ class Accelerator:
         """Whether this capture is checked: the first ones, and then each of a step once in so many captured steps."""
         if step != self._step:
             self._step, self._steps, self._of_step = step, self._steps + 1, 0
-        checked = self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
+        return self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
+
+    def _count(self) -> None:
         self._captures += 1
         self._of_step += 1
-        return checked
 
-    def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> Optional["_Computed"]:
-        """None: the kernels for it are being compiled."""
+    def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> "_Computed":
         batch, heads, queries, _ = asked.q.shape
         meaning, blocks, backend = _meaning(asked), [], "reference"
         head = _chosen.randrange(heads) if checked else -1
         for some in _slices(asked, _heads_at_once(asked)):
             problem = _problem(asked, some)
-            again = _again(problem, head - some.start) if some.start <= head < some.stop else None
             if "triton" in self._trusted and launch.unable(problem) is None:
                 backend = "triton"
                 if not self._tried(problem, lambda: launch.is_ready(problem)):
-                    return None
+                    raise NotYet("the kernels are being compiled")
+            again = _again(problem, head - some.start) if some.start <= head < some.stop else None
+            if backend == "triton":
                 block = self._tried(problem, lambda: _by_kernel(problem, asked.whole, again))
             else:
                 block = _by_reference(problem, again)
@@ -302,11 +301,11 @@ def _module(device: torch.device) -> Any:
 # ------------------------------------------------------------------------------------------ from queries and keys
 
 def _heads_at_once(asked: OfQueries) -> int:
-    """How many heads make a block, by what is copied to the precision of the kernel; at least one."""
+    """How many heads make a block, by what is copied to the precision of the kernel and by what is launched at once."""
     batch, _, _, width = asked.q.shape
     tokens = sum(one.shape[2] for one in (asked.q, asked.k) if one.dtype != asked.precision)
     copied = batch * tokens * width * torch.finfo(asked.precision).bits // 8
-    return max(1, _COPIED // max(1, copied))
+    return max(1, min(_COPIED // max(1, copied), launch.SLICE_HEADS // batch))
 
 
 def _slices(asked: OfQueries, most: int) -> Sequence[slice]:
@@ -450,7 +449,7 @@ def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block
 
     def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
         entries, there = _entries(problem, whole, meaning, here)
-        rows = launch.whole(problem, launch.finished(problem, heads, launch.Swept(here["sums"], here["top"]), entries))
+        rows = launch.rows(problem, entries, launch.Swept(here["sums"], here["top"]))
         return _finished(problem, rows, entries, meaning, there, again, here)
 
     return _Block(tensors if again is None else {**tensors, "again": again.numbers}, finish)

@@ -230,7 +230,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
         if low < high:
             rows = _Rows(offset + low, total, wanted.start, wanted.step, queries)
             part = (slice(0, samples), slice(low, high), wanted)
-            nbytes = ROW_BYTES * samples * (high - low) * len(range(*wanted.indices(queries))) if _computer(context) is not None else \
+            nbytes = _device_nbytes(seen, part) if _computer(context) is not None else \
                 _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
             found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
                               isinstance(seen, Weights) or seen.score_mod is None,
@@ -383,7 +383,14 @@ def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tenso
 
 # ----------------------------------------------------------------------------------- on an accelerator
 
-ROW_BYTES = 116  # that travel to the host
+ROW_BYTES = 120  # that travel to the host
+
+
+def _device_nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
+    """What travels of a part, about: of its rows, and of all keys."""
+    samples, heads, rows = (len(range(cut.start, cut.stop, cut.step or 1)) for cut in part)
+    keys = int(seen.k.shape[1] * seen.k.shape[2]) if isinstance(seen, Queries) else 0
+    return samples * (ROW_BYTES * heads * rows + 4 * keys)
 
 
 def _computer(context: Context) -> Any:
@@ -444,7 +451,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
             numbers = numbers._replace(maps=_labelled(numbers.maps, context, layer, rows, *numbers.shape[2:]))
         return states.arrived(numbers, origin, context.microbatch, states.Heads(rows.head_offset, rows.heads_total), causal)
 
-    return Cut(ROW_BYTES * math.prod(len(range(cut.start, cut.stop, cut.step or 1)) for cut in part), make, part)
+    return Cut(_device_nbytes(seen, part), make, part)
 
 
 # ------------------------------------------------------------------------------------------- tier qk

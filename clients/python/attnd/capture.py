@@ -58,6 +58,7 @@ from .projections import Projections, check_projections
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher, named_job
 from .ranks import rank_and_world, share_of_weights, shared_run, why_unknown
 from .residual import Residual
+from .sender import NotYet
 from .spy import Spy
 from .start import START_IT, Starter, local_rank, starter_for
 from .states import Origin
@@ -677,6 +678,8 @@ class Watch:
         else:
             computer = self._accelerator
         side = self.publisher.maps_side
+        if computer is not None and heads_of(seen) * queries_of(seen)[1] > ROWS_MAX:
+            side = 0  # they need all rows
         if side and not self._maps.take(path, self._epoch, self._step, plan.every, self.publisher.maps_every, map_weights(seen)):
             side = 0
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
@@ -686,10 +689,10 @@ class Watch:
         of each sample, and now and then, as with maps, all of one sample: numbers of the map as a whole need those."""
         origin, (batch, queries), heads = context.state, queries_of(seen), heads_of(seen)
         assert origin is not None
-        sampled, whole = _of_rows(plan), replace(plan, samples=1)
+        most = max(1, ROWS_MAX // (heads * min(batch, plan.samples or batch)))
+        sampled, whole = replace(plan, rows=min(most, _of_rows(plan).rows)), replace(plan, samples=1)
         if plan.rows or queries <= sampled.rows:
-            most = max(1, ROWS_MAX // (heads * min(batch, plan.samples or batch)))
-            return plan if min(queries, plan.rows or queries) <= most else replace(plan, rows=most)
+            return sampled if plan.rows else plan
         captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
         is_due = origin.maps or captures % WHOLE_EVERY == 0
         return whole if is_due and heads * queries <= ROWS_MAX and self._fits_device(seen, whole, origin.cross, context) else sampled
@@ -800,6 +803,8 @@ class Watch:
             self._pending_bytes += part.nbytes
             try:
                 copied = part.copy()
+            except NotYet:
+                return
             except Exception:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
         self._pending.append(_Kept(path, part.nbytes, lambda: copied, part.kind))

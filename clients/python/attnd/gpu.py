@@ -29,6 +29,7 @@ from .device import launch
 from .device.problem import Problem
 from .doctor import NOTE, OK, WRONG, Finding, Findings, report
 from .publisher import Publisher
+from .sender import NotYet
 
 COMPILES_S = 180.0
 TOKENS, STEPS = 150, 10
@@ -83,14 +84,25 @@ def _compiled(device: torch.device) -> Tuple[str, Finding]:
         return "reference", Finding("kernels", NOTE if device.type == "cpu" else WRONG, f"PyTorch takes their place: {why}",
                                     "install triton 3.3 or later" if device.type != "cpu" else "")
     begin = time.monotonic()
-    one = Accelerator("gpu", Cost())
     try:
-        while one.launch(given, 0)() is None and time.monotonic() - begin < COMPILES_S:
-            time.sleep(0.05)
+        _wait(Accelerator("gpu", Cost()), given)
     except Exception as error:
         return "reference", Finding("kernels", WRONG, f"they do not run: {error}")
-    state = OK if one.launch(given, 1)() is not None else WRONG
-    return "triton", Finding("kernels", state, f"there after {time.monotonic() - begin:.1f} s")
+    return "triton", Finding("kernels", OK, f"there after {time.monotonic() - begin:.1f} s")
+
+
+def _wait(one: Accelerator, given: OfQueries) -> None:
+    """Until what this needs is compiled, and has agreed with the plain way."""
+    until = time.monotonic() + COMPILES_S
+    while True:
+        try:
+            if one.launch(given, 0)() is None:
+                raise RuntimeError("wrong numbers: see the log above")
+            return
+        except NotYet:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 # ------------------------------------------------------------------------------------------------------ exactness
@@ -182,7 +194,7 @@ class _Launches(TorchDispatchMode):
 
 
 def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
-    """Of a layer in bf16, beside the forward of the model's own attention: device and thread time, launches, memory."""
+    """A layer in bf16, beside the forward of the model's own attention: device and thread time, launches, memory."""
     t, heads, key_heads, width = options.tokens, options.heads, options.key_heads, options.width
     q, k = (torch.randn(1, n, t, width, device=device, dtype=torch.bfloat16) for n in (heads, key_heads))
     own = _clocked(lambda: F.scaled_dot_product_attention(q, k.repeat_interleave(heads // key_heads, 1), q, is_causal=True))
@@ -192,10 +204,8 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
         some = OfQueries(q[:, :, ::stride], k, 0, heads // key_heads, q.dtype, width**-0.5, 0.0, True, 0, None, None, 0, stride,
                          False, whole=stride == 1)
         one = Accelerator("gpu", Cost())
+        _wait(one, some)
         one._captures = 1 << 20  # the check of the first ones apart
-        begin = time.monotonic()
-        while one.launch(some, 0)() is None and time.monotonic() - begin < COMPILES_S:
-            time.sleep(0.05)
         took = _clocked(functools.partial(one.launch, some, 0))
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

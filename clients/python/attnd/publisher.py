@@ -20,7 +20,7 @@ from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose, lengthened
 from .lane.reliable import DEFAULT_BYTES, Wish
-from .sender import Identity, Later, Message, Sender
+from .sender import Identity, Later, Message, NotYet, Sender
 
 log = logging.getLogger("attnd")
 
@@ -433,7 +433,7 @@ class Publisher:
         copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
                  as dropped, like one that raises)
 
-        An exception of `copy` is counted as dropped, and raised. For capture.py, which calls hurry() after the last of a
+        NotYet of `copy` is counted as skipped; another exception is counted as dropped, and raised. For capture.py, which calls hurry() after the last of a
         forward. The arguments are taken as checked.
         """
         topic = self._topic(*layer)
@@ -446,6 +446,9 @@ class Publisher:
         try:
             with memory.lending(self._sender.memory) if kind != "state" else contextlib.nullcontext():
                 make = copy()
+        except NotYet:
+            self._sender.forgo(nbytes)
+            return False
         except BaseException:
             self._sender.cancel(topic, nbytes)
             raise

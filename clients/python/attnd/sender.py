@@ -76,6 +76,10 @@ PATIENT_PART = 4  # messages wait for the last of their forward while they fill 
 NO_KEYS: Mapping[str, Any] = {}
 
 
+class NotYet(Exception):
+    """There is nothing to send of this yet, which is no loss."""
+
+
 class Message(NamedTuple):
     """A queued message: the header without seq, dropped and time, and the payload.
 
@@ -256,6 +260,14 @@ class Sender:
             self._queued_bytes -= nbytes
             self._pending -= 1
             self._count_drop(topic)
+            self._changed.notify_all()
+
+    def forgo(self, nbytes: int) -> None:
+        """Gives a reservation back and counts the message as skipped."""
+        with self._changed:
+            self._queued_bytes -= nbytes
+            self._pending -= 1
+            self._count["skipped"] += 1
             self._changed.notify_all()
 
     def put(self, message: Union[Message, Later], more: bool = False) -> None:

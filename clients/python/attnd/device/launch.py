@@ -17,7 +17,7 @@ from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 WIDTH_MAX = 256
 _SUMS, _SUMS_WITH_ENTRIES = 13, 27  # numbers that the kernel leaves of a row
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
-_SLICE_HEADS = 65535  # of a slice: the most blocks that CUDA has along the second axis of a grid
+SLICE_HEADS = 65535  # over samples, of a launch: the most blocks that CUDA has along the second axis of a grid
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -64,16 +64,18 @@ class Swept(NamedTuple):
 
 
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`."""
+def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swept] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `left`: of all heads, where that is known. Then nothing is
+    launched, no query and no key is read, and the problem may be one of Problem.on_host()."""
     p = problem
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
-    heads = min(_SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
-    inverse_k = None if entries is None else inverse(entries.norms[1])
+    heads = min(SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
+    inverse_k = None if entries is None or left is not None else inverse(entries.norms[1])
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
-        for name, value in finished(p, some, swept(p, some, inverse_k), entries).items():
+        mine = swept(p, some, inverse_k) if left is None else Swept(*(one[:, some] for one in left))
+        for name, value in _finished(p, some, mine, entries).items():
             if name not in found:
                 found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
@@ -81,14 +83,13 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
 
 
 def whole(p: Problem, found: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """All row metrics [B, H, Tq], of what finished() has found of all heads."""
+    """All row metrics [B, H, Tq], of those that there are."""
     shape = (p.batch, p.heads, p.queries)
     return {name: found[name].view(shape) if name in found else p.nothing() for name in ROW_METRICS}
 
 
-def finished(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -> Dict[str, torch.Tensor]:
-    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`. It reads no query and no key: `p` may be
-    one of Problem.on_host(), and `left` be there, too."""
+def _finished(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -> Dict[str, torch.Tensor]:
+    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`."""
     device = left.sums.device
     shape = left.sums.shape[1:]
     place = p.position(torch.arange(p.queries, device=device))[None]
@@ -135,6 +136,7 @@ class _Call(NamedTuple):
     grid: Tuple[int, int]
     arguments: Tuple[Any, ...]
     how: Dict[str, Any]
+    fixed: Tuple[int, ...]  # those of the numbers that do not vary
 
 
 def _calls(p: Problem, some: slice, inverse_k: Optional[torch.Tensor], left: Swept) -> Tuple[_Call, _Call]:
@@ -157,9 +159,10 @@ def _calls(p: Problem, some: slice, inverse_k: Optional[torch.Tensor], left: Swe
            "WIDEN": bool(_interpreted()), "ROWS": block, "KEYS": block,
            "WIDTH": max(16, 1 << (p.width - 1).bit_length()), "num_warps": warps}
     local_window = min(p.local_window, p.position(p.queries) + p.keys)
+    fixed = (p.heads, p.group, p.width, p.q_stride, local_window, *strides)
     return (_Call(kernel.row_sums, grid, (*tensors, p.q if inverse_k is None else inverse_k, left.sums, left.sums.stride(0), *numbers,
-                                          local_window, *strides), {"ENTRIES": inverse_k is not None, **how}),
-            _Call(kernel.top_sums, grid, (*tensors, left.top, left.top.stride(0), *numbers, *strides), how))
+                                          local_window, *strides), {"ENTRIES": inverse_k is not None, **how}, fixed),
+            _Call(kernel.top_sums, grid, (*tensors, left.top, left.top.stride(0), *numbers, *strides), how, fixed))
 
 
 def _current(device: torch.device) -> Any:
@@ -167,35 +170,65 @@ def _current(device: torch.device) -> Any:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-_compiled: Dict[Any, Union[bool, Exception]] = {}  # False: about to be
+_compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why not
 
 
 def is_ready(p: Problem) -> bool:
     """Whether the kernels for such a problem are compiled, those with entries. The first time a thread begins to, which takes
-    it some seconds; what it fails with is raised."""
+    it some seconds; RuntimeError says what it failed with."""
     if _interpreted():
         return True
     nowhere = torch.empty(1, 1, 1, device="meta")
     calls = _calls(p, slice(0, p.batch * p.heads), nowhere, Swept(nowhere, nowhere))
-    key = (p.q.device, p.heads, p.group, p.width, p.q_stride, p.q.stride(), p.k.stride(), p.q.dtype,
-           None if p.bias is None else (p.bias.dtype, p.bias.stride(), p.bias.shape),
-           None if p.documents is None else (p.documents.dtype, p.documents.stride()), *calls[0].how.items())
-    state = _compiled.setdefault(key, None)  # type: ignore[arg-type]
-    if state is None:
+    key = (p.q.device, _as_triton_sees(calls[0]), *calls[0].how.items())
+    found = _compiled.get(key)
+    if found is None:
         _compiled[key] = False
-        without = [call._replace(arguments=tuple(one.dtype if isinstance(one, torch.Tensor) else one for one in call.arguments))
-                   for call in calls]  # no tensor is held meanwhile
-        threading.Thread(target=_compile, args=(key, p.q.device, without), daemon=True, name="attnd compiles").start()
-    if isinstance(state, Exception):
-        raise state
-    return bool(state)
+        without = [call._replace(arguments=tuple(map(_without_memory, call.arguments))) for call in calls]
+        # The end of the process waits for it: it would be torn out of the compiler, which aborts then.
+        threading.Thread(target=_compile, args=(key, p.q.device, without), name="attnd compiles").start()
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return bool(found)
+
+
+def _as_triton_sees(call: _Call) -> Tuple[Any, ...]:
+    """The properties of arguments for each of which a kernel is compiled; kernel.py has the numbers for which none is."""
+    tensors = [(one.dtype, _is_aligned(one)) for one in call.arguments if isinstance(one, torch.Tensor)]
+    numbers = [(n == 1, n % 16 == 0, n >= 2**31) for n in call.fixed]
+    return (*tensors, *numbers)
+
+
+def _is_aligned(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "meta" or tensor.data_ptr() % 16 == 0
+
+
+class _Misaligned:
+    """Stands in for a tensor that does not begin at a multiple of 16 bytes."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        return 8
+
+    def ptr_range(self) -> int:
+        return 0
+
+
+def _without_memory(argument: Any) -> Any:
+    """For a tensor what Triton takes for an aligned one, its dtype, or stands in for another."""
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    return argument.dtype if _is_aligned(argument) else _Misaligned(argument.dtype)
 
 
 def _compile(key: Any, device: torch.device, calls: Sequence[_Call]) -> None:
     try:
         with _current(device):
             for call in calls:
-                call.kernel.warmup(*call.arguments, grid=call.grid, **call.how)
+                made = call.kernel.warmup(*call.arguments, grid=call.grid, **call.how)
+                getattr(made, "run", None)  # brings it to the device, and makes what launches it
         _compiled[key] = True
     except Exception as error:
-        _compiled[key] = error
+        _compiled[key] = str(error)
