@@ -387,7 +387,7 @@ ROW_BYTES = 120  # that travel to the host
 
 
 def _device_nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
-    """What travels of a part, about: of its rows, and of all keys."""
+    """About how many bytes travel of a part: of its rows, and of all keys."""
     samples, heads, rows = (len(range(cut.start, cut.stop, cut.step or 1)) for cut in part)
     keys = int(seen.k.shape[1] * seen.k.shape[2]) if isinstance(seen, Queries) else 0
     return samples * (ROW_BYTES * heads * rows + 4 * keys)

@@ -83,7 +83,6 @@ class Reduced(NamedTuple):
     high: np.ndarray  # -inf without rows
     first: int  # the key of the first column of
     counts: np.ndarray  # [heads, keys]: rows by bucket_keys()
-    halvings: Optional[np.ndarray] = None  # how often each was halved already; None: never. A key is one of its bucket's
 
 
 def reduce_rows(values: np.ndarray) -> Reduced:
@@ -112,7 +111,6 @@ class _Numbers:
         self.min, self.max = np.full(heads, np.inf), np.full(heads, -np.inf)
         self.last = np.full(heads, np.nan)
         self.counts: Optional[_Counts] = None
-        self.halvings = np.zeros(heads, dtype=np.int64)
 
     def add(self, rows: Reduced, mine: slice) -> np.ndarray:
         """Adds rows of some heads; returns their means, NaN without rows."""
@@ -124,8 +122,6 @@ class _Numbers:
         self.mean[mine] = np.where(first, rows.mean, mean + np.where(some, delta * share, 0.0))
         self.n[mine] = n + rows.n
         self.min[mine], self.max[mine] = np.minimum(self.min[mine], rows.low), np.maximum(self.max[mine], rows.high)
-        if rows.halvings is not None:
-            self.halvings[mine] = np.maximum(self.halvings[mine], rows.halvings)
         if rows.counts.shape[1]:
             counts = np.zeros((len(self.n), rows.counts.shape[1]), dtype=np.int64)
             counts[mine] = rows.counts
@@ -143,7 +139,7 @@ class _Numbers:
         assert self.counts is not None
         counts = self.counts.counts[head]
         used = np.nonzero(counts)[0]
-        return _histogram(used + self.counts.first, counts[used], buckets, int(self.halvings[head]))
+        return _histogram(used + self.counts.first, counts[used], buckets)
 
 
 class LayerState:
@@ -419,10 +415,9 @@ def key_max(halvings: int) -> int:
     return -(-_BOUNDS >> halvings) + (_BOUNDS >> halvings) + 1
 
 
-def _histogram(keys: np.ndarray, counts: np.ndarray, buckets: int, halvings: int = 0) -> bytes:
-    """Bytes of a histogram from sorted keys at full resolution, halved as often as is said, and until at most `buckets`
-    are used."""
-    coarse = _halve(keys, halvings) if halvings else keys
+def _histogram(keys: np.ndarray, counts: np.ndarray, buckets: int) -> bytes:
+    """Bytes of a histogram from sorted keys at full resolution, halved until at most `buckets` are used."""
+    coarse, halvings = keys, 0
     while np.count_nonzero(coarse[1:] != coarse[:-1]) >= buckets and halvings < HALVINGS_MAX:
         halvings += 1
         coarse = _halve(keys, halvings)

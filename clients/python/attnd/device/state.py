@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""state: row metrics reduced to moments and histograms on the device that made them.
+"""state: row metrics reduced to moments and histograms where they are.
 
 A record per metric and head travels, and the buckets in use; the rows do not. The table of bounds is that of
 layer_state, rounded down to f32: a value in f32 is at most a bound exactly when it is at most that.
 """
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .sums import wide
 _LOWEST, _HIGHEST = 2.0**-40, 2.0**40
 _ENTRIES = 1 << 21  # of a bias that are looked at, at once
 _VALUES = 1 << 18  # that are reduced at once, but for those of one metric of one head
-HISTOGRAMS = 192  # that are made at once
+_HISTOGRAMS = 192  # that are made at once
 
 
 def bucket_keys(values: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,7 @@ def reduce_rows(rows: Mapping[str, torch.Tensor]) -> Dict[str, Reduced]:
     if not rows:
         return {}
     batch, heads, queries = next(iter(rows.values())).shape
-    names, step = list(rows), min(_VALUES // (batch * queries), HISTOGRAMS)
+    names, step = list(rows), min(_VALUES // (batch * queries), _HISTOGRAMS)
     several = max(1, step // heads)
     found: Dict[str, Reduced] = {}
     for begin in range(0, len(names), several):
@@ -61,12 +61,12 @@ def reduce_rows(rows: Mapping[str, torch.Tensor]) -> Dict[str, Reduced]:
     return found
 
 
-def trimmed(moments: np.ndarray, counts: np.ndarray, halvings: Optional[np.ndarray] = None) -> Reduced:
+def trimmed(moments: np.ndarray, counts: np.ndarray) -> Reduced:
     """Moments [H, 5] and the counts of all keys [H, 2 KEY_MAX + 1] without the keys at either end that no head has."""
     n, mean, m2, low, high = moments.T
     used = np.flatnonzero(counts.any(0))
     begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, counts[:, begin:end], halvings)
+    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, counts[:, begin:end])
 
 
 def _reduce_heads(several: List[torch.Tensor]) -> Tuple[np.ndarray, np.ndarray]:
