@@ -22,14 +22,14 @@ import torch.utils.checkpoint as checkpoints
 import zmq
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import capture, device as on_device, watch
-from .accelerator import Accelerator, OfQueries
-from .cost import Cost
-from .device import launch
-from .device.problem import Problem
-from .doctor import NOTE, OK, WRONG, Finding, Findings, report
-from .publisher import Publisher
-from .sender import NotYet
+from .. import capture, device as on_device, watch
+from ..accelerator import Accelerator, OfQueries
+from ..cost import Cost
+from ..doctor import NOTE, OK, WRONG, Finding, Findings, report
+from ..publisher import Publisher
+from ..sender import NotYet
+from . import launch
+from .problem import Problem
 
 COMPILES_S = 180.0
 TOKENS, STEPS = 150, 10
