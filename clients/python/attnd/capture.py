@@ -641,9 +641,8 @@ class Watch:
                               beside=self.wants_values)
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
-            context = context._replace(state=self._origin(plan, path, seen, place[2] == "cross", context))
-            if context.state is not None and context.state.computer is not None:
-                plan = self._plan_on_device(plan, path, seen, context)
+            origin, plan = self._origin(plan, path, seen, place[2] == "cross", context)
+            context = context._replace(state=origin)
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * share.of
                 if self._projections is not None:
@@ -665,37 +664,37 @@ class Watch:
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
-    def _origin(self, plan: Plan, path: str, seen: Seen, cross: bool, context: Context) -> Optional[Origin]:
-        """The origin of the state that travels instead of tensors; None: they do. At most now and then maps go along."""
+    def _origin(self, plan: Plan, path: str, seen: Seen, cross: bool, context: Context) -> Tuple[Optional[Origin], Plan]:
+        """The origin of the state that travels instead of tensors, None: they do; and the part of the call that is taken. At
+        most now and then maps go along."""
         if plan.tier == "raw" or self.sends_values or not self.publisher.takes_states:
-            return None
+            return None, plan
         computer = None
         if not computes(device_of(seen)):
             if plan.tier != "state":
-                return None
+                return None, plan
         elif not self._accelerator.is_trusted or not self._fits_device(seen, _of_rows(plan), cross, context):
-            return None
+            return None, plan
         else:
-            computer = self._accelerator
+            computer, plan = self._accelerator, self._plan_on_device(plan, path, seen, cross, context)
         side = self.publisher.maps_side
-        if computer is not None and heads_of(seen) * queries_of(seen)[1] > ROWS_MAX:
+        if computer is not None and 0 < plan.rows < queries_of(seen)[1]:
             side = 0  # they need all rows
         if side and not self._maps.take(path, self._epoch, self._step, plan.every, self.publisher.maps_every, map_weights(seen)):
             side = 0
-        return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross)
+        return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross), plan
 
-    def _plan_on_device(self, plan: Plan, path: str, seen: Seen, context: Context) -> Plan:
+    def _plan_on_device(self, plan: Plan, path: str, seen: Seen, cross: bool, context: Context) -> Plan:
         """The part of a call that an accelerator computes: at most ROWS_MAX rows; and where the plan says nothing of them, some
-        of each sample, and now and then, as with maps, all of one sample: numbers of the map as a whole need those."""
-        origin, (batch, queries), heads = context.state, queries_of(seen), heads_of(seen)
-        assert origin is not None
+        of each sample, and now and then all of one sample: maps, and numbers of the map as a whole, need those."""
+        (batch, queries), heads = queries_of(seen), heads_of(seen)
         most = max(1, ROWS_MAX // (heads * min(batch, plan.samples or batch)))
         sampled, whole = replace(plan, rows=min(most, _of_rows(plan).rows)), replace(plan, samples=1)
         if plan.rows or queries <= sampled.rows:
             return sampled if plan.rows else plan
         captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
-        is_due = origin.maps or captures % WHOLE_EVERY == 0
-        return whole if is_due and heads * queries <= ROWS_MAX and self._fits_device(seen, whole, origin.cross, context) else sampled
+        is_due = captures % WHOLE_EVERY == 0 and heads * queries <= ROWS_MAX
+        return whole if is_due and self._fits_device(seen, whole, cross, context) else sampled
 
     def _fits_device(self, seen: Seen, plan: Plan, cross: bool, context: Context) -> bool:
         return beyond_device(seen, plan, cross, context) is None and (
