@@ -283,7 +283,7 @@ static struct line past_of(const struct opened *opened, const struct layer *laye
         for (uint32_t i = first; i < end; i++) {
             double value = layer->past[(size_t)i * opened->windows + window];
             sum += isfinite(value) ? value : 0;
-            count += isfinite(value);
+            count += isfinite(value) ? 1 : 0;
         }
         line.step[window] = opened->window_step[window];
         line.value[window] = count > 0 ? sum / count : NAN;
