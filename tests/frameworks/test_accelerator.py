@@ -26,7 +26,7 @@ from attnd.device import launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 from attnd.sender import NotYet  # noqa: E402
-from device_grid import kernel_of  # noqa: E402
+from device_grid import can_run, kernel_of  # noqa: E402
 from harness import wait_until  # noqa: E402
 from session import Session  # noqa: E402
 from zoo import decoder_kind, fused  # noqa: E402
@@ -41,12 +41,6 @@ def asked(device=torch.device("cpu"), mask=None, documents=None, **changes):
     generator = None if device.type != "cpu" else torch.Generator().manual_seed(1)
     q, k = (torch.randn(B, heads, T, D, device=device, generator=generator) for heads in (H, HK))
     return OfQueries(q, k, 0, H // HK, torch.float32, D**-0.5, 0.0, True, 0, mask, documents, 0, 1, False)._replace(**changes)
-
-
-def can_run(monkeypatch):
-    """The kernels, or what stands in for them."""
-    monkeypatch.setattr(launch, "unable", lambda problem: None)
-    monkeypatch.setattr(launch, "is_ready", lambda problem: True)
 
 
 def computer():

@@ -12,12 +12,12 @@ torch = pytest.importorskip("torch")
 from attnd import accelerator, interface, mods, states
 from attnd.calls import Context, Queries, Share, Weights, beyond_device, heads_of, parts
 from attnd.cost import Cost
-from attnd.device import launch, reference
+from attnd.device import reference
 from attnd.devices import HeldCopy, HostCopy
 from attnd.layer_state import reduce_rows
 from attnd.plan import EVERYTHING, Plan
 from conftest import ROOT
-from device_grid import kernel_of
+from device_grid import can_run, kernel_of
 
 sys.path.append(str(ROOT / "tests" / "kernels"))
 import formulas  # noqa: E402
@@ -65,8 +65,7 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
         if beyond_device(seen, plan, layer[2] == "cross", context) is None:
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
-                patched.setattr(launch, "unable", lambda problem: None)  # the reference stands in for the kernel
-                patched.setattr(launch, "is_ready", lambda problem: True)
+                can_run(patched)
                 patched.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
                 for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context, apart), values):
                     made = part.make(layer)

@@ -543,7 +543,7 @@ def _arrived(rows: Dict[str, Reduced], arrays: Dict[str, np.ndarray], computed: 
         maps = pooled.Pooled(_here(arrays["maps"][0]), _here(arrays["extent"][0, :4, 0]), *computed.shape[2:], computed.q_offset,
                              0).read()
     sound = arrays["sound"][0]
-    error = float(np.fmax.reduce(arrays["row_sum_error"])) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan
+    error = float(np.fmax.reduce(arrays["row_sum_error"], None)) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan
     causal = bool(arrays["causal"]) if "causal" in arrays else None
     values = {}
     if "totals" in arrays:
