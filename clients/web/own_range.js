@@ -10,7 +10,7 @@ const MARGIN = 0.05;
 const FAR = 0.4;
 /** Windows that make a range: at least, and at most. */
 const FEWEST = 2,
-    WINDOWS = 8;
+    WINDOWS = 4;
 /** Windows before an onset that are left out, as a head falls for a while before an alert says so. */
 const LEAD = 2;
 
