@@ -271,22 +271,29 @@ static void steps_of(const struct opened *opened, uint64_t *ret_from, uint64_t *
     }
 }
 
+/* The number of a head, or with a head that is negative the mean over all that are finite, NaN
+ * without any; numbers of heads that follow each other are 'apart'. */
+static double value_of(const double *values, size_t apart, const struct layer *layer, int64_t head)
+{
+    uint32_t first = head < 0 ? 0 : (uint32_t)head;
+    uint32_t end = head < 0 || first >= layer->heads ? layer->heads : first + 1;
+    double sum = 0;
+    uint32_t count = 0;
+    for (uint32_t i = first; i < end; i++) {
+        double value = values[i * apart];
+        sum += isfinite(value) ? value : 0;
+        count += isfinite(value) ? 1 : 0;
+    }
+    return count > 0 ? sum / count : NAN;
+}
+
 /* The past of a head, or with a head that is negative the mean over all. */
 static struct line past_of(const struct opened *opened, const struct layer *layer, int64_t head)
 {
     struct line line = {.count = layer->past ? opened->windows : 0};
-    uint32_t first = head < 0 ? 0 : (uint32_t)head;
-    uint32_t end = head < 0 || first >= layer->heads ? layer->heads : first + 1;
     for (uint32_t window = 0; window < line.count; window++) {
-        double sum = 0;
-        uint32_t count = 0;
-        for (uint32_t i = first; i < end; i++) {
-            double value = layer->past[(size_t)i * opened->windows + window];
-            sum += isfinite(value) ? value : 0;
-            count += isfinite(value) ? 1 : 0;
-        }
         line.step[window] = opened->window_step[window];
-        line.value[window] = count > 0 ? sum / count : NAN;
+        line.value[window] = value_of(layer->past + window, opened->windows, layer, head);
     }
     return line;
 }
@@ -295,15 +302,9 @@ static struct line past_of(const struct opened *opened, const struct layer *laye
  */
 static double newest_of(const struct opened *opened, const struct layer *layer, int64_t head)
 {
-    double sum = 0;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < layer->heads; i++) {
-        bool counts = (head < 0 || head == i) && isfinite(layer->now[i]);
-        sum += counts ? layer->now[i] : 0;
-        count += counts;
-    }
-    if (count > 0 || !layer->past || opened->windows == 0) {
-        return count > 0 ? sum / count : NAN;
+    double now = value_of(layer->now, 1, layer, head);
+    if (!isnan(now) || !layer->past || opened->windows == 0) {
+        return now;
     }
     struct line line = past_of(opened, layer, head);
     return line.value[line.count - 1];

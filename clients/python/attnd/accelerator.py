@@ -2,14 +2,14 @@
 """accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
-                        a copy of what they leave into pinned memory: 120 bytes a row, 4 a key. Nothing is captured until a thread of
-                        its own has compiled them. Without Triton, and of weights, PyTorch is given all of it, and the metrics
-                        travel
-    sender thread       waits for them, finishes the metrics, reduces them and packs the state
+                        a copy of what they leave into pinned memory: 120 bytes a row, 4 a key. Nothing is captured until a
+                        thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the metrics, which
+                        are copied
+    sender thread       waits for the copy, finishes the metrics, reduces them and packs the state
 
-They are read before the model does anything else with its queries, keys and weights, so nothing of the model is held or
-copied. Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 64 MiB
-meanwhile, a sample of them some. Without memory it is dropped, and so are the next ones.
+Queries, keys and weights are read before the model does anything else with them, so nothing of the model is held or copied.
+Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 61 MiB meanwhile.
+Without memory a capture is dropped, and so are the next ones.
 
 Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
@@ -36,8 +36,8 @@ from .device.sums import wide
 from .device.visible import Allowed, Known, known
 from .head_maps import HeadMaps
 from .layer_state import Reduced
-from .sender import NotYet
 from .masks import IGNORED_AT
+from .sender import NotYet
 
 log = logging.getLogger("attnd")
 
@@ -53,7 +53,7 @@ CHECKED_EVERY = 16  # steps, each layer
 _CHECKED_ROWS = 4
 _CHECKED = ("entropy", "confidence", "local_mass", "mean_distance", "first_token", "max_logit")
 _CHECKED_TO = 5e-3  # relative to what is above 1
-_ROUNDINGS = 4  # so many times the rounding of a logit beside that: weights are off by as much, and what is made of them
+_ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a row are off by about as much
 _BACKENDS = ("triton", "reference")
 _KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose states the sender thread computes
 _chosen = random.Random()  # not the training's
@@ -135,16 +135,18 @@ class Accelerator:
     def is_fast_for(self, logits: int, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
         """Whether so many logits of a call take the training's thread no more than some milliseconds to launch: without the
         kernel each chunk of them is launched by itself. The rest as of OfQueries."""
+        if "reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX:
+            return True
         row = torch.empty(1, 1, 1, q.shape[3], dtype=precision, device=q.device)
         alike = Problem(row, row, documents=None if documents is None else documents.new_empty(1, 1))
-        by_kernel = "triton" in self._trusted and launch.unable(alike) is None
-        return by_kernel or ("reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX)
+        return "triton" in self._trusted and launch.unable(alike) is None
 
     @torch.no_grad()
     def launch(self, asked: Asked, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
         """Launches the computation; what is returned waits for the numbers, None when they are not to be used. `side`: cells
-        of the maps of the first sample, 0 for none. Raises NotYet while a kernel is compiled; and without memory, and for a while after that: asking for some that is
-        not there makes torch give back what it keeps for the training, which takes its time."""
+        of the maps of the first sample, 0 for none. Raises NotYet while a kernel is compiled; and without memory, and for a
+        while after that: asking for some that is not there makes torch give back what it keeps for the training, which takes
+        its time."""
         if self._resting > 0:
             self._resting -= 1
             raise MemoryError("the device was out of memory not long ago")
@@ -163,16 +165,17 @@ class Accelerator:
             began = clock.event()
             computed = self._queries(asked, checked, side) if isinstance(asked, OfQueries) else _weights(asked, side)
             parcel = _Parcel(clock, computed.tensors)
-        self._count()
-        finish = computed._replace(tensors={})
+        self._captures += 1
+        self._of_step += 1
+        computed = computed._replace(tensors={})
 
         def arrived() -> Optional[Arrived]:
             arrays = parcel.arrays()
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
-            rows, part = _finish(finish, {name: _here(one) for name, one in arrays.items()})
-            if finish.backend is not None and "check" in part and not self._agrees(finish.backend, part["check"], device):
+            rows, part = _on_host(computed, {name: _here(one) for name, one in arrays.items()})
+            if computed.backend is not None and "check" in part and not self._agrees(computed.backend, part["check"], device):
                 return None
-            return _arrived(rows, part, finish)
+            return _arrived(rows, part, computed)
 
         return arrived
 
@@ -181,10 +184,6 @@ class Accelerator:
         if step != self._step:
             self._step, self._steps, self._of_step = step, self._steps + 1, 0
         return self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
-
-    def _count(self) -> None:
-        self._captures += 1
-        self._of_step += 1
 
     def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> "_Computed":
         batch, heads, queries, _ = asked.q.shape
@@ -265,7 +264,7 @@ def _computed(blocks: Sequence[_Block], meaning: Optional[Known], shape: Tuple[i
     return _Computed(tensors, [block.finish for block in blocks], meaning is not None, shape, backend, q_offset, whole)
 
 
-def _finish(computed: _Computed, here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, np.ndarray]]:
+def _on_host(computed: _Computed, here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, np.ndarray]]:
     """Rows and what else there is, of what has arrived on the host."""
     meaning = Known(*(here[name] for name in Known._fields)) if computed.is_masked else None
     found = []

@@ -317,9 +317,15 @@ def present_of(seen: Seen, samples: int, on_device: bool = False) -> Optional[Pr
     return Present(copy.nbytes, find, valid_of(own.expand(-1, -1, queries, queries), seen.causal, seen.window))
 
 
+def _sizes(part: Tuple[slice, slice, slice]) -> Tuple[int, int, int]:
+    """How many samples, heads and rows a part has."""
+    samples, heads, rows = (len(range(cut.start, cut.stop, cut.step or 1)) for cut in part)
+    return samples, heads, rows
+
+
 def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
     """The bytes of the copy of a part; less when autocast lowers it."""
-    samples, count, rows = (len(range(cut.start, cut.stop, cut.step or 1)) for cut in part)
+    samples, count, rows = _sizes(part)
     heads = part[1]
     if isinstance(seen, Weights):
         keys = int(seen.weights.shape[3]) - seen.sink
@@ -388,7 +394,7 @@ ROW_BYTES = 120  # that travel to the host
 
 def _device_nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
     """About how many bytes travel of a part: of its rows, and of all keys."""
-    samples, heads, rows = (len(range(cut.start, cut.stop, cut.step or 1)) for cut in part)
+    samples, heads, rows = _sizes(part)
     keys = int(seen.k.shape[1] * seen.k.shape[2]) if isinstance(seen, Queries) else 0
     return samples * (ROW_BYTES * heads * rows + 4 * keys)
 

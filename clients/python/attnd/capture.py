@@ -51,8 +51,7 @@ from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
 from .padding import DecoderPadding
 from .paths import call_name, clean_path
-from .plan import NUMBER_MAX as ALL_ROWS
-from .plan import TIERS, Plan
+from .plan import NUMBER_MAX, TIERS, Plan
 from .probe import Probe, run_quietly
 from .projections import Projections, check_projections
 from .publisher import DEFAULT_QUEUE_BYTES, Maker, Publisher, named_job
@@ -157,7 +156,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     check_options(watch, options)
     check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
     check_flags((True, False, None), tokens=tokens)
-    own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=ALL_ROWS if rows == 0 else rows)
+    own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=NUMBER_MAX if rows == 0 else rows)
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     own_window = wire.check_window(window)
     job = named_job(job)
@@ -690,8 +689,10 @@ class Watch:
         (batch, queries), heads = queries_of(seen), heads_of(seen)
         most = max(1, ROWS_MAX // (heads * min(batch, plan.samples or batch)))
         sampled, whole = replace(plan, rows=min(most, _of_rows(plan).rows)), replace(plan, samples=1)
-        if plan.rows or queries <= sampled.rows:
-            return sampled if plan.rows else plan
+        if plan.rows:
+            return sampled
+        if queries <= sampled.rows:
+            return plan
         captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
         is_due = captures % WHOLE_EVERY == 0 and heads * queries <= ROWS_MAX
         return whole if is_due and self._fits_device(seen, whole, cross, context) else sampled

@@ -447,7 +447,7 @@ class Publisher:
             with memory.lending(self._sender.memory) if kind != "state" else contextlib.nullcontext():
                 make = copy()
         except NotYet:
-            self._sender.forgo(nbytes)
+            self._sender.cancel(topic, nbytes, is_lost=False)
             return False
         except BaseException:
             self._sender.cancel(topic, nbytes)

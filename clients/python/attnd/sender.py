@@ -254,20 +254,15 @@ class Sender:
             log.warning(f"job %s: %s: dropped, and so is all that follows like it. {REMEDIES}; or larger limits in "
                         "attnd's config", self.identity.job, refusal, self.identity.job)
 
-    def cancel(self, topic: bytes, nbytes: int) -> None:
-        """Gives a reservation back and counts the message as dropped."""
+    def cancel(self, topic: bytes, nbytes: int, is_lost: bool = True) -> None:
+        """Gives a reservation back and counts the message as dropped, or as skipped."""
         with self._changed:
             self._queued_bytes -= nbytes
             self._pending -= 1
-            self._count_drop(topic)
-            self._changed.notify_all()
-
-    def forgo(self, nbytes: int) -> None:
-        """Gives a reservation back and counts the message as skipped."""
-        with self._changed:
-            self._queued_bytes -= nbytes
-            self._pending -= 1
-            self._count["skipped"] += 1
+            if is_lost:
+                self._count_drop(topic)
+            else:
+                self._count["skipped"] += 1
             self._changed.notify_all()
 
     def put(self, message: Union[Message, Later], more: bool = False) -> None:

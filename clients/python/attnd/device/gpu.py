@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""gpu: `python -m attnd gpu` tries on the accelerator of this machine what attnd does there, in about a minute: whether the
-kernels compile and are exact, what a captured layer costs beside the model's own attention, and whether a training is the
-same to the last bit with attnd. No attnd needs to run. With TRITON_INTERPRET=1 and `--device cpu` it tries the kernels
-without an accelerator, in Triton's interpreter; without that PyTorch's lines.
+"""gpu: `python -m attnd gpu` tries on the accelerator of this machine what attnd does there: whether the kernels compile
+and are exact, what a captured layer costs beside the model's own attention, and whether a training is the same to the last
+bit with attnd. No attnd needs to run. With TRITON_INTERPRET=1 and `--device cpu` it tries the kernels without an
+accelerator, in Triton's interpreter; without that PyTorch's lines.
 """
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def _clocked(call: Callable[[], Any]) -> float:
 
 # ------------------------------------------------------------------------------------------------------- training
 
-class _Block(torch.nn.Module):
+class _Layer(torch.nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads, self.qkv, self.out = heads, torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
@@ -264,7 +264,7 @@ class _Model(torch.nn.Module):
 
     def __init__(self, mode: str, width: int = 64, heads: int = 4):
         super().__init__()
-        self.mode, self.blocks = mode, torch.nn.ModuleList([_Block(width, heads) for _ in range(2)])
+        self.mode, self.blocks = mode, torch.nn.ModuleList([_Layer(width, heads) for _ in range(2)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:

@@ -75,7 +75,7 @@ def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swe
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
         mine = swept(p, some, inverse_k) if left is None else Swept(*(one[:, some] for one in left))
-        for name, value in _finished(p, some, mine, entries).items():
+        for name, value in _metrics(p, some, mine, entries).items():
             if name not in found:
                 found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
@@ -88,7 +88,7 @@ def whole(p: Problem, found: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]
     return {name: found[name].view(shape) if name in found else p.nothing() for name in ROW_METRICS}
 
 
-def _finished(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -> Dict[str, torch.Tensor]:
+def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -> Dict[str, torch.Tensor]:
     """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`."""
     device = left.sums.device
     shape = left.sums.shape[1:]
