@@ -23,7 +23,7 @@ import collapse  # noqa: E402
 collapse.collapse_text.text = functools.lru_cache(collapse.collapse_text.text)  # takes long to make
 WINDOW, SEED = 5, 1
 BAD_LR, GOOD_LR = "3e-2", "1e-3"
-STEPS, TIERS_STEPS = 80, 40
+STEPS, TIERS_STEPS = 80, 50
 SMOOTHED_OVER, DEPARTED_BY = 20, 0.2  # steps; nats per character
 TRAINING_S = 500
 

@@ -13,9 +13,10 @@ import torch
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import attnd  # noqa: E402
-from attnd import accelerator  # noqa: E402
+from attnd import accelerator, plan  # noqa: E402
 from attnd.cost import Cost  # noqa: E402
 from attnd.device import launch, reference  # noqa: E402
+from attnd.device.problem import Rows  # noqa: E402
 from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, kernel_of, make, message  # noqa: E402
 from harness import Attnd  # noqa: E402
 from test_device_states import SETTINGS, measured_twice, same_layer, same_numbers  # noqa: E402
@@ -100,7 +101,8 @@ def test_a_sample_of_rows_has_the_numbers_of_these_rows():
         torch.testing.assert_close(value, expected[name][:, :, 1::3], rtol=2e-5, atol=2e-5, equal_nan=True)
 
 
-FORMS = {"causal": {}, "cross": {"causal": False, "cross": True}, "window": {"window": 9, "softcap": 3.0, "first": 2, "stride": 3, "keys": 130},
+FORMS = {"causal": {}, "cross": {"causal": False, "cross": True}, "window": {"window": 9, "softcap": 3.0, "first": 2, "keys": 130}, "long": {"first": 400, "keys": 450}, "long full": {"causal": False, "keys": 300},
+         "rows": {"rows": 9}, "long rows": {"rows": 33, "first": 200, "keys": 250}, "bias of rows": {"rows": 9, "mask": torch.linspace(-2, 2, 9 * 40).view(1, 1, 9, 40)},
          "mask": {"mask": torch.arange(40) < 33}, "bias": {"mask": torch.linspace(-2, 2, 1600).view(1, 1, 40, 40)},
          "documents": {"documents": torch.arange(40).expand(2, -1) // 7}, "half": {"precision": torch.bfloat16}}
 
@@ -112,7 +114,10 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
     q, k = (torch.randn(2, heads, length, 16, generator=generator) for heads, length in ((4, 40), (2, said.pop("keys", 40))))
     if said.get("mask") is not None and said["mask"].dim() == 1:
         said["mask"] = said["mask"].view(1, 1, 1, 40)
-    given = accelerator.OfQueries(q, k, 0, 2, torch.float32, 0.25, 0.0, True, 0, None, None, 0, 1, False, whole=True)._replace(**said)
+    if "rows" in said:
+        here = plan.strata(40, said["rows"])
+        said.update(rows=Rows(torch.from_numpy(here), here), whole=False)
+    given = accelerator.OfQueries(q, k, 0, 2, torch.float32, 0.25, 0.0, True, 0, None, None, 0, False, whole=True)._replace(**said)
     found = accelerator.Accelerator("job", Cost()).launch(given, 0)()
     monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
     expected = accelerator.Accelerator("job", Cost()).launch(given, 0)()
@@ -120,7 +125,7 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
     for name, one in found.rows.items():
         np.testing.assert_array_equal(one.n, expected.rows[name].n, err_msg=name)
         np.testing.assert_allclose(one.mean, expected.rows[name].mean, rtol=2e-5, atol=2e-5, err_msg=name)
-    assert found.values.keys() == expected.values.keys() and "importance" in found.values
+    assert found.values.keys() == expected.values.keys() and ("importance" in found.values) == given.whole
     for name, value in found.values.items():
         np.testing.assert_allclose(value, expected.values[name], rtol=2e-4, atol=2e-5, err_msg=name)
     np.testing.assert_array_equal((found.sound, found.invalid), (expected.sound, expected.invalid))

@@ -24,7 +24,7 @@ NO_TOKENS = [name for name in formulas.ROW_METRICS if name not in ("induction", 
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 # B, H, Hk, Tq, Tk, d
 SHAPES = [(1, 1, 1, 1, 1, 16), (2, 4, 2, 33, 33, 32), (1, 2, 1, 5, 70, 64), (1, 2, 2, 67, 67, 128), (1, 1, 1, 40, 40, 256),
-          (2, 3, 3, 17, 17, 80), (1, 4, 1, 9, 9, 24)]
+          (2, 3, 3, 17, 17, 80), (1, 4, 1, 9, 9, 24), (1, 2, 1, 150, 700, 16)]
 MASKS = ["full", "causal", "causal offset", "window", "causal window offset", "lengths", "causal lengths", "documents",
          "causal documents lengths", "documents offset", "bias", "causal hidden", "hidden bool lengths", "softcap",
          "sinks causal", "cross lengths",
@@ -221,16 +221,16 @@ def agree_of_message(found, q, k, words):
 def can_run(patch):
     """The kernels can run here, or what stands in for them."""
     patch.setattr(launch, "unable", lambda problem: None)
-    patch.setattr(launch, "is_ready", lambda problem: True)
+    patch.setattr(launch, "is_ready", lambda problem, powers: True)
 
 
 def kernel_of(rows):
     """Stands in for the kernels: rows(problem, entries), on the CPU."""
     def by_kernel(problem, whole, again):
-        tensors = {"q": norms(problem.q), "k": norms(problem.k), **({} if again is None else {"again": again.numbers})}
+        tensors = {"q": norms(problem.taken().q), "k": norms(problem.k), **({} if again is None else {"again": again.numbers})}
 
         def finish(here, meaning):
-            entries, there = accelerator._entries(problem, whole, meaning, here)
+            entries, there = accelerator._entries(problem, whole, meaning, (here["q"], here["k"]))
             return accelerator._finished(problem, rows(problem, entries), entries, meaning, there, again, here)
         return accelerator._Block(tensors, finish)
     return by_kernel

@@ -31,12 +31,13 @@ import torch
 from .cost import Cost
 from .device import launch, pooled, reference, state, weights
 from .device.entries import Entries, inverse, norms, values_of
-from .device.problem import Problem
+from .device.problem import Problem, Rows
 from .device.sums import wide
 from .device.visible import Allowed, Known, known
 from .head_maps import HeadMaps
 from .layer_state import Reduced
 from .masks import IGNORED_AT
+from .plan import strata
 from .sender import NotYet
 
 log = logging.getLogger("attnd")
@@ -59,14 +60,23 @@ _KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose states the sender threa
 _chosen = random.Random()  # not the training's
 
 
+def random_rows(queries: int, rows: int, device: torch.device) -> Rows:
+    """The numbers of some queries, one of each stratum, on their way to the device."""
+    here = strata(queries, rows)
+    there = torch.from_numpy(here)
+    return Rows(there.pin_memory().to(device, non_blocking=True) if computes(device) else there.to(device), here)
+
+
 class OfQueries(NamedTuple):
     """Queries [B, H, Tq, d] and keys [B, Hk, Tk, d]; head h reads key head (first_head + h) // group.
 
     precision   what the kernel of the model gets
-    mask        bool or added, four dimensions, each full or 1; None: `causal`, `window` and `documents` say all
-    first, stride   of the queries: they are every so manyth, from this position on
-    present     bool [B, Tq]: which of them are no padding, beside what the mask says
-    whole       they are all rows of all heads of the layer
+    mask        bool or added, four dimensions, each 1 or full, the third of the rows that are taken; None: `causal`, `window`
+                and `documents` say all
+    first       position of query 0
+    rows        those that are taken; None: all
+    present     bool [B, Tq]: which queries are no padding, beside what the mask says
+    whole       all rows of all heads of the layer are taken
     shared      the mask is one for all samples: it tells of no padding
     """
     q: torch.Tensor
@@ -81,15 +91,16 @@ class OfQueries(NamedTuple):
     mask: Optional[torch.Tensor]
     documents: Optional[torch.Tensor]
     first: int
-    stride: int
     cross: bool
+    rows: Optional[Rows] = None
     present: Optional[torch.Tensor] = None
     whole: bool = False
     shared: bool = False
 
 
 class OfWeights(NamedTuple):
-    """Weights and logits [B, H, Tq, Tk]. `sink`: there is one more key, which is a learned sink; the rest as above."""
+    """Weights and logits [B, H, Tq, Tk]. `sink`: there is one more key, which is a learned sink; the queries are every
+    `stride`th, from position `first` on; the rest as above."""
     weights: torch.Tensor
     logits: torch.Tensor
     sink: bool
@@ -187,20 +198,21 @@ class Accelerator:
 
     def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> "_Computed":
         batch, heads, queries, _ = asked.q.shape
+        queries = queries if asked.rows is None else len(asked.rows.here)
         meaning, blocks, backend = _meaning(asked), [], "reference"
         head = _chosen.randrange(heads) if checked else -1
         for some in _slices(asked, _heads_at_once(asked)):
             problem = _problem(asked, some)
             if "triton" in self._trusted and launch.unable(problem) is None:
                 backend = "triton"
-                if not self._tried(problem, lambda: launch.is_ready(problem)):
+                if not self._tried(problem, lambda: launch.is_ready(problem, asked.whole)):
                     raise NotYet("the kernels are being compiled")
             again = _again(problem, head - some.start) if some.start <= head < some.stop else None
             if backend == "triton":
                 block = self._tried(problem, lambda: _by_kernel(problem, asked.whole, again))
             else:
                 block = _by_reference(problem, again)
-            if side and asked.stride == 1:
+            if side and asked.rows is None:
                 block.tensors.update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
             blocks.append(block)
         shape = batch, heads, queries, asked.k.shape[2]
@@ -327,9 +339,11 @@ def _problem(asked: OfQueries, some: slice) -> Problem:
     mask = asked.mask
     if mask is not None and mask.shape[1] > 1:
         mask = mask[:, some]
-    return Problem(asked.q[:, some].to(asked.precision), asked.k[:, first // asked.group:last // asked.group + 1].to(asked.precision),
-                   asked.scale, asked.causal, asked.first, asked.window, None, None, mask, asked.softcap, None, asked.documents,
-                   asked.cross, q_stride=asked.stride)
+    rows = asked.rows
+    found = Problem(asked.q[:, some].to(asked.precision), asked.k[:, first // asked.group:last // asked.group + 1].to(asked.precision),
+                    asked.scale, asked.causal, asked.first, asked.window, None, None, mask if rows is None else None, asked.softcap, None,
+                    asked.documents, asked.cross)
+    return found if rows is None else found.sampled(rows, mask)
 
 
 def _meaning(asked: OfQueries) -> Optional[Known]:
@@ -337,25 +351,28 @@ def _meaning(asked: OfQueries) -> Optional[Known]:
     queries, keys, device = asked.q.shape[2], asked.k.shape[2], asked.q.device
     if asked.mask is None and asked.present is None:
         return None
+    rows = torch.arange(queries, device=device) if asked.rows is None else asked.rows.there
     if asked.mask is None:
-        found = Known(torch.ones(1, queries, dtype=torch.bool, device=device),
-                      torch.full((1,), min(keys, asked.first + queries * asked.stride), device=device),
+        found = Known(torch.ones(1, len(rows), dtype=torch.bool, device=device),
+                      torch.full((1,), min(keys, asked.first + queries), device=device),
                       torch.full((), asked.causal, device=device), torch.full((1,), keys, device=device))
     else:
-        found = known(_allowed(asked.mask, keys, asked.causal, asked.window, asked.first, asked.stride), queries, keys,
-                      asked.first, asked.stride, asked.cross, device, asked.shared)
-    return found if asked.present is None else found._replace(valid=found.valid & asked.present)
+        found = known(_allowed(asked.mask, keys, asked.causal, asked.window, rows, asked.first), asked.first + rows,
+                      asked.first + queries, keys, asked.cross, asked.shared)
+    return found if asked.present is None else found._replace(valid=found.valid & asked.present[:, rows])
 
 
-def _allowed(mask: torch.Tensor, keys: int, causal: bool, window: int, first: int = 0, stride: int = 1) -> Allowed:
-    """The keys that a mask and the words beside it leave to some queries; to some head, where heads differ."""
+def _allowed(mask: torch.Tensor, keys: int, causal: bool, window: int, rows: torch.Tensor, first: int = 0) -> Allowed:
+    """The keys that a mask of the queries `rows` and the words beside it leave to some of these; to some head, where heads
+    differ."""
     j = torch.arange(keys, device=mask.device)
 
     def allowed(some: slice) -> torch.Tensor:
+        mine = rows[some]
         part = mask[:, :, some] if mask.shape[2] > 1 else mask
         seen = part if part.dtype == torch.bool else ~(part <= IGNORED_AT)
-        p = first + torch.arange(some.start, some.stop, device=mask.device)[:, None] * stride
-        seen = seen.any(1).expand(-1, some.stop - some.start, keys)
+        p = first + mine[:, None]
+        seen = seen.any(1).expand(-1, len(mine), keys)
         if causal:
             seen = seen & (j <= p)
         return seen & (j > p - window) if window else seen
@@ -367,8 +384,8 @@ def _allowed(mask: torch.Tensor, keys: int, causal: bool, window: int, first: in
 def valid_of(mask: torch.Tensor, causal: bool, window: int) -> torch.Tensor:
     """Which queries of self-attention are no padding, bool [B or 1, T], by a mask [B or 1, H or 1, T, T]: on its device and
     in the training's stream, which waits for nothing."""
-    queries = mask.shape[2]
-    return known(_allowed(mask, queries, causal, window), queries, queries, 0, 1, False, mask.device).valid
+    rows = torch.arange(mask.shape[2], device=mask.device)
+    return known(_allowed(mask, len(rows), causal, window, rows), rows, len(rows), len(rows), False).valid
 
 
 def _left(rows: Dict[str, torch.Tensor], problem: Problem,
@@ -413,14 +430,14 @@ def _again(p: Problem, head: int) -> _Again:
     at = _chosen.sample(range(p.queries), min(_CHECKED_ROWS, p.queries))
     j = torch.arange(p.keys, device=p.q.device)
     position = torch.stack([torch.full_like(j[0], p.position(i)) for i in at])[:, None]
-    q, k = torch.stack([p.q[sample, head, i] for i in at]).to(f64), p.k[sample, head // p.group].to(f64)
+    q, k = torch.stack([p.q[sample, head, p.number(i)] for i in at]).to(f64), p.k[sample, head // p.group].to(f64)
     s = q @ k.t() * p.scale
     rounding = q.norm(dim=1) * k.norm(dim=1).amax() * (abs(p.scale) * 2.0**-21)
     s = torch.tanh(s / p.softcap) * p.softcap if p.softcap else s
     seen = torch.ones_like(s, dtype=torch.bool)
     if p.bias is not None:
-        bias = p.bias.expand(p.batch, p.heads, p.queries, -1)[sample, head]
-        bias = torch.stack([bias[i] for i in at])
+        bias = p.bias.expand(p.batch, p.heads, -1, -1)[sample, head]
+        bias = torch.stack([bias[i % len(bias)] for i in at])
         seen = ~p.hidden(bias).expand(seen.shape)
         s = s if bias.dtype == torch.bool else s + bias
     if p.causal:
@@ -441,14 +458,15 @@ def _again(p: Problem, head: int) -> _Again:
 
 def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block:
     """Launches the kernels."""
-    lengths = norms(problem.q), norms(problem.k)
-    heads = slice(0, problem.batch * problem.heads)
-    tensors = {**launch.swept(problem, heads, inverse(lengths[1]))._asdict(), "q": lengths[0], "k": lengths[1]}
+    of_keys = norms(problem.k)
+    swept = launch.swept(problem, slice(0, problem.batch * problem.heads), inverse(of_keys), whole)
+    tensors = {**swept._asdict(), "k": of_keys}
     problem = problem.on_host()
 
     def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
-        entries, there = _entries(problem, whole, meaning, here)
-        rows = launch.rows(problem, entries, launch.Swept(here["sums"], here["top"]))
+        left = launch.Swept(here["sums"], here["few"])
+        entries, there = _entries(problem, whole, meaning, (launch.lengths_of_queries(problem, left), here["k"]))
+        rows = launch.rows(problem, entries, left)
         return _finished(problem, rows, entries, meaning, there, again, here)
 
     return _Block(tensors if again is None else {**tensors, "again": again.numbers}, finish)
@@ -458,23 +476,23 @@ def _by_reference(problem: Problem, again: Optional[_Again]) -> _Block:
     """Launches the reference. Sums over weights and logits would cost half as many launches again: only the numbers of a
     message that need none exist."""
     found = {name: values for name, values in reference.rows(problem).items() if any(values.stride())}  # the others: no row has one
-    tensors = {"rows": torch.stack(list(found.values())), "q": norms(problem.q), "k": norms(problem.k)}
+    tensors = {"rows": torch.stack(list(found.values())), "q": norms(problem.taken().q), "k": norms(problem.k)}
     names, problem = tuple(found), problem.on_host()
 
     def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
-        entries, there = _entries(problem, False, meaning, here)
+        entries, there = _entries(problem, False, meaning, (here["q"], here["k"]))
         return _finished(problem, launch.whole(problem, dict(zip(names, here["rows"]))), entries, meaning, there, again, here)
 
     return _Block(tensors if again is None else {**tensors, "again": again.numbers}, finish)
 
 
 def _entries(problem: Problem, whole: bool, meaning: Optional[Known],
-             here: Dict[str, torch.Tensor]) -> Tuple[Entries, Optional[torch.Tensor]]:
-    """Entries of the valid queries, and which keys are no padding; None: all."""
+             lengths: Tuple[torch.Tensor, torch.Tensor]) -> Tuple[Entries, Optional[torch.Tensor]]:
+    """Entries of the valid queries, and which keys are no padding; None: all. `lengths` of queries and keys."""
     if meaning is None:
-        return Entries(problem, whole, torch.ones(1, 1, 1, dtype=torch.bool, device="cpu"), (here["q"], here["k"])), None
+        return Entries(problem, whole, torch.ones(1, 1, 1, dtype=torch.bool, device="cpu"), lengths), None
     there = torch.arange(problem.keys, device="cpu") < meaning.keys[:, None, None]
-    return Entries(problem, whole, meaning.valid[:, None], (here["q"], here["k"])), there
+    return Entries(problem, whole, meaning.valid[:, None], lengths), there
 
 
 def _finished(problem: Problem, rows: Dict[str, torch.Tensor], entries: Entries, meaning: Optional[Known],
@@ -496,7 +514,8 @@ def _weights(asked: OfWeights, side: int = 0) -> _Computed:
     device = logits.device
     step = max(1, _ENTRIES // (batch * heads * keys))
     mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
-    meaning = known(lambda some: mask[:, some], queries, keys, asked.first, asked.stride, asked.cross, device, asked.shared)
+    meaning = known(lambda some: mask[:, some], asked.first + torch.arange(queries, device=device) * asked.stride,
+                    asked.first + queries * asked.stride, keys, asked.cross, asked.shared)
     if asked.present is not None:
         meaning = meaning._replace(valid=meaning.valid & asked.present)
     words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,

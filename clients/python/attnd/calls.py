@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from . import mods, states, tensors, wire
-from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights, valid_of
+from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights, random_rows, valid_of
 from .devices import DTYPE_NAMES, HeldCopy, HostCopy
 from .head_maps import HeadMaps
 from .labels import ForwardLabels
@@ -72,7 +72,7 @@ class Queries(NamedTuple):
     softcap: float = 0.0
     offset: int = 0
     documents: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
-    late_mask: Optional[Callable[[Sequence[slice]], torch.Tensor]] = None
+    late_mask: Optional[Callable[[Sequence[mods.Cut]], torch.Tensor]] = None
     late_nbytes: int = 1
     score_mod: Optional[mods.ScoreMod] = None
     lowered: bool = True
@@ -432,20 +432,22 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     origin, (samples, heads, queries) = context.state, part
     assert origin is not None and origin.computer is not None
     causal = False
-    present = context.present.valid.expand(samples.stop, -1)[:, queries] if origin.cross and context.present is not None else None
+    present = context.present.valid.expand(samples.stop, -1) if origin.cross and context.present is not None else None
     if isinstance(seen, Weights):
         asked: Asked = OfWeights(seen.weights.detach()[part], seen.logits.detach()[part], seen.sink, rows.first, rows.stride,
-                                 origin.cross, present, seen.shared)
+                                 origin.cross, None if present is None else present[:, queries], seen.shared)
     else:
         q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
-        mask = seen.late_mask(part) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, part)
+        some = None if rows.stride == 1 else random_rows(rows.total, len(range(*queries.indices(rows.total))), q.device)
+        taken = (samples, heads, queries if some is None else some.there)
+        mask = seen.late_mask(taken) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, taken)
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
         before = before if banded else 0
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
+        whole = rows.stride == 1 and heads.stop - heads.start == rows.heads_total
         asked = OfQueries(
-            q[part], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]),
-            precision_of(seen), _scale(seen), seen.softcap, seen.causal, seen.window, mask, documents, rows.first + before,
-            rows.stride, origin.cross, present, heads.stop - heads.start == rows.heads_total and rows.stride == 1,
+            q[samples, heads], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]), precision_of(seen), _scale(seen),
+            seen.softcap, seen.causal, seen.window, mask, documents, before, origin.cross, some, present, whole,
             seen.shared)
     wait = origin.computer.launch(asked, origin.step, origin.maps)
 
@@ -555,7 +557,7 @@ def _autocast_dtype(kind: str) -> Optional[torch.dtype]:
     return torch.get_autocast_cpu_dtype() if kind == "cpu" and torch.is_autocast_cpu_enabled() else None
 
 
-def _part_of_mask(mask: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
+def _part_of_mask(mask: torch.Tensor, part: Sequence[mods.Cut]) -> torch.Tensor:
     """The part of a mask [b, h, q, Tk] whose first three axes may be 1, or missing."""
     mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
     return mask[tuple(cut if size > 1 else slice(None) for cut, size in zip(part, mask.shape))]

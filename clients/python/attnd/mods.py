@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -27,6 +27,7 @@ from .masks import IGNORED_AT
 ELEMENTS = 1 << 22
 
 MaskMod = Callable[..., torch.Tensor]
+Cut = Union[slice, torch.Tensor]  # some of an axis
 
 
 class Where(NamedTuple):
@@ -37,9 +38,10 @@ class Where(NamedTuple):
     keys: torch.Tensor
 
 
-def where(part: Sequence[slice], keys: int, device: torch.device) -> Where:
+def where(part: Sequence[Cut], keys: int, device: torch.device) -> Where:
     """The positions of a part of a call."""
-    samples, heads, queries = (torch.arange(cut.start, cut.stop, cut.step or 1, device=device) for cut in part)
+    samples, heads, queries = (cut if isinstance(cut, torch.Tensor) else
+                               torch.arange(cut.start, cut.stop, cut.step or 1, device=device) for cut in part)
     return Where(samples, heads, queries, torch.arange(keys, device=device))
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
+
 from .wire import Layer
 
 log = logging.getLogger("attnd")
@@ -30,6 +32,8 @@ DEFAULT_ORDER = 999999
 LENGTHENED_ORDER = DEFAULT_ORDER - 1  # the default, less often, as it would cost this job too much
 NUMBER_MAX = 10**9
 TIERS = ("auto", "raw", "state")
+
+_random = np.random.default_rng()  # not the training's
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,14 @@ class Plan:
         if apart:
             return slice(turn, queries, turns)
         return slice(turn * self.rows, min((turn + 1) * self.rows, queries), 1)
+
+
+def strata(queries: int, rows: int) -> np.ndarray:
+    """Numbers of queries in rising order, i64: a random one of each of so many strata of equal length, which begin at a random
+    query and go round. So each query has the same chance, whatever repeats along the sequence."""
+    edges = np.arange(rows + 1) * queries // rows
+    found: np.ndarray = np.sort((_random.integers(edges[:-1], edges[1:]) + _random.integers(queries)) % queries)
+    return found
 
 
 def _turn(n: int) -> int:

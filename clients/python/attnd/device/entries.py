@@ -8,7 +8,7 @@ both functions are within 3e-8 A of polynomials of degree 7 between 0 and 1.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -67,13 +67,13 @@ def _fitted() -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
 _GROWN, _TILTED = _fitted()
 
 
-def from_powers(powers: torch.Tensor, unit: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sums of A^2, e^A - 1 and A e^A from those of e, e^2, ... e^7, [POWERS, ...]."""
-    power, by_power = unit, powers.to(unit.dtype)
+def from_powers(powers: Sequence[torch.Tensor], unit: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums of A^2, e^A - 1 and A e^A from those of e, e^2, ... e^7; of e and e^2 alone the first is right."""
+    power = unit
     grown, tilted = torch.zeros_like(unit), torch.zeros_like(unit)
     squares = grown
-    for n in range(POWERS):
-        part = by_power[n] * power
+    for n, of_e in enumerate(powers):
+        part = of_e.to(unit.dtype) * power
         grown.add_(part, alpha=_GROWN[n])
         tilted.add_(part, alpha=_TILTED[n])
         power = power * unit
@@ -101,7 +101,7 @@ class Entries:
         self._broken = torch.zeros(p.batch * p.heads, dtype=torch.int64, device=p.q.device)
         self._extremes = torch.full((len(_EXTREMES), p.batch * p.heads), -math.inf, dtype=f64, device=p.q.device)
         self._extremes[:2] = math.inf
-        self.norms = (norms(p.q), norms(p.k)) if lengths is None else lengths
+        self.norms = (norms(p.taken().q), norms(p.k)) if lengths is None else lengths
 
     def add(self, p: Problem, shape: Tuple[int, ...], place: Any, queries: slice, sums: Sums, row: Scaled,
             weights: Tuple[torch.Tensor, torch.Tensor, torch.Tensor], logits: Logits) -> None:

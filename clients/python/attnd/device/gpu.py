@@ -23,7 +23,7 @@ import zmq
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import capture, device as on_device, watch
-from ..accelerator import Accelerator, OfQueries
+from ..accelerator import Accelerator, OfQueries, random_rows
 from ..cost import Cost
 from ..doctor import NOTE, OK, WRONG, Finding, Findings, report
 from ..publisher import Publisher
@@ -78,7 +78,7 @@ def _findings(device: torch.device, options: argparse.Namespace) -> Findings:
 def _compiled(device: torch.device) -> Tuple[str, Finding]:
     """The backend of this device, and how long its kernels took to compile."""
     q = torch.randn(1, 2, 64, 64, device=device)
-    given = OfQueries(q, q, 0, 1, q.dtype, 0.125, 0.0, True, 0, None, None, 0, 1, False)
+    given = OfQueries(q, q, 0, 1, q.dtype, 0.125, 0.0, True, 0, None, None, 0, False, whole=True)
     why = launch.unable(Problem(q, q, causal=True))
     if why is not None:
         return "reference", Finding("kernels", NOTE if device.type == "cpu" else WRONG, f"PyTorch takes their place: {why}",
@@ -86,6 +86,7 @@ def _compiled(device: torch.device) -> Tuple[str, Finding]:
     begin = time.monotonic()
     try:
         _wait(Accelerator("gpu", Cost()), given)
+        _wait(Accelerator("gpu", Cost()), given._replace(rows=random_rows(64, 16, device), whole=False))
     except Exception as error:
         return "reference", Finding("kernels", WRONG, f"they do not run: {error}")
     return "triton", Finding("kernels", OK, f"there after {time.monotonic() - begin:.1f} s")
@@ -200,9 +201,10 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
     own = _clocked(lambda: F.scaled_dot_product_attention(q, k.repeat_interleave(heads // key_heads, 1), q, is_causal=True))
     shape = f"1 x {heads} on {key_heads} x {t} x {width}"
     yield Finding("cost", OK, f"causal, bf16, {shape}: the attention itself takes {1e3 * own:.2f} ms")
-    for name, stride in ((f"{capture.ROWS_ON_DEVICE} rows", max(1, t // capture.ROWS_ON_DEVICE)), ("all rows", 1)):
-        some = OfQueries(q[:, :, ::stride], k, 0, heads // key_heads, q.dtype, width**-0.5, 0.0, True, 0, None, None, 0, stride,
-                         False, whole=stride == 1)
+    few = min(t, capture.ROWS_ON_DEVICE)
+    for name, rows in ((f"{few} rows", random_rows(t, few, device)), ("all rows", None)):
+        some = OfQueries(q, k, 0, heads // key_heads, q.dtype, width**-0.5, 0.0, True, 0, None, None, 0, False, rows,
+                         whole=rows is None)
         one = Accelerator("gpu", Cost())
         _wait(one, some)
         one._captures = 1 << 20  # the check of the first ones apart
@@ -226,7 +228,7 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         yield Finding(name, WRONG if held or waits else OK,
-                      f"{1e3 * took:.2f} ms ({took / own:.2f} of that), {launches.count + 2} launches in {1e3 * thread:.2f} ms of the "
+                      f"{1e3 * took:.2f} ms ({took / own:.2f} of that), {launches.count + 3} launches in {1e3 * thread:.2f} ms of the "
                       f"thread, {peak / 2**20:.1f} MiB at most, {held} bytes after it{waits}")
 
 

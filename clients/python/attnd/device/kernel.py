@@ -5,11 +5,15 @@ As in flash attention a program has a block of queries and takes the keys block 
 far, and shrinks its sums when a block has a larger one; no product with the values follows. Numbers of single keys
 travel as logits, which need no shrinking. All elementwise arithmetic is in f32; f16 and bf16 enter the product as they
 are, f32 with "ieee", since TF32 has 10 bits. WIDEN makes them f32 before: the interpreter of triton 3.9 multiplies the
-bits of bf16 as integers.
+bits of bf16 as integers. Logits are in units of ln 2 until they are stored, as 2^x is what the hardware has.
 
-The 8 largest of a row take a pass of their own: with the sums of the other one their registers would not do. Each of
-the KEYS lanes keeps its 3 largest. Where a lane's third is above the eighth that comes of these, the lane may have had
-more; the rows of such a program are gone through again, largest value by largest value.
+Blocks whose keys all rows see, far from the diagonal, are taken first and without a look at what hides keys: these are
+nearly all of a long row, and cost a third of the others. Where -inf turns up there, the program begins anew and takes
+every block with care. A NaN or +inf makes the sum of e NaN, which says that the row has no numbers.
+
+The 8 largest of a row, and the keys near it, take a pass of their own: with the sums of the other one their registers
+would not do. Each of the KEYS lanes keeps its 3 largest. Where a lane's third is above the eighth that comes of these,
+the lane may have had more; the rows of such a program are gone through again, largest value by largest value.
 
 Nothing is autotuned: triton.autotune asks for a driver even under TRITON_INTERPRET=1.
 """
@@ -20,22 +24,47 @@ import triton.language as tl
 _VARYING = ["first_head", "queries", "keys", "q_offset", "window", "out_stride"]
 
 
+_LN_2 = tl.constexpr(0.6931471805599453)
+_PER_LN_2 = tl.constexpr(1.4426950408889634)
+
+
 @triton.jit
-def block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width, rows_end, keys_end, scale, softcap,
-                 window, k_t, k_d, bias_q, bias_k, doc_k,
-                 CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-                 DOCUMENTS: tl.constexpr, WIDEN: tl.constexpr):
-    """Logits of queries i at keys j, -inf where a query does not see the key or the logit is NaN or +inf; q K^T; which
-    keys are seen; 1 for rows with such a logit. The pointers are those of the sample and the head."""
-    k_tile = tl.load(k + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d,
-                     mask=(j[:, None] < keys) & (channel[None, :] < width), other=0.0)
+def block_product(q_tile, k, j, channel, keys, width, k_t, k_d,
+                  INSIDE: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
+    """q K^T of a block of keys. INSIDE: none is beyond the last."""
+    at = k + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d
+    if INSIDE and not NARROW:
+        k_tile = tl.load(at)
+    elif INSIDE:
+        k_tile = tl.load(at, mask=channel[None, :] < width, other=0.0)
+    else:
+        k_tile = tl.load(at, mask=(j[:, None] < keys) & (channel[None, :] < width), other=0.0)
     if WIDEN:
         k_tile = k_tile.to(tl.float32)
-    product = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-    s = product * scale
+    return tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+
+
+@triton.jit
+def logits_of(product, scale, softcap, SOFTCAP: tl.constexpr):
+    """The logits without bias, in units of ln 2."""
     if SOFTCAP:
-        s = softcap * (2.0 * tl.sigmoid(2.0 * s / softcap) - 1.0)
-    seen = (j[None, :] < keys_end) & (i[:, None] < rows_end)
+        s = product * scale
+        s = (softcap * _PER_LN_2) * (2.0 * tl.sigmoid(2.0 * s / softcap) - 1.0)
+    else:
+        s = product * (scale * _PER_LN_2)
+    return s
+
+
+@triton.jit
+def block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys, width, rows_end, keys_end, scale,
+                 softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
+                 CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+                 DOCUMENTS: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
+    """Logits of the queries `at`, which stand at p, with their bias, the i-th rows, at keys j, -inf where a query does not see
+    the key; q K^T; and which keys are seen. The pointers are those of the sample and the head."""
+    product = block_product(q_tile, k, j, channel, keys, width, k_t, k_d, False, NARROW, WIDEN)
+    s = logits_of(product, scale, softcap, SOFTCAP)
+    seen = (j[None, :] < keys_end) & (at[:, None] < rows_end)
     if CAUSAL:
         seen &= j[None, :] <= p[:, None]
     if WINDOW:
@@ -44,43 +73,48 @@ def block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, key
         theirs = tl.load(documents + j.to(tl.int64) * doc_k, mask=j < keys, other=0)
         seen &= (own[:, None] == theirs[None, :]) & (p[:, None] < keys)
     if BIAS != 0:
-        at = bias + i.to(tl.int64)[:, None] * bias_q + j.to(tl.int64)[None, :] * bias_k
-        added = tl.load(at, mask=(i[:, None] < queries) & (j[None, :] < keys), other=0)
+        added = tl.load(bias + i.to(tl.int64)[:, None] * bias_q + j.to(tl.int64)[None, :] * bias_k,
+                        mask=(i[:, None] < queries) & (j[None, :] < keys), other=0)
         if BIAS == 1:
             added = added.to(tl.float32)
             seen &= (added <= -9000.0) == 0
-            s += added
+            s += added * _PER_LN_2
         else:
             seen &= added != 0
-    wrong = (s != s) | (s == float("inf"))
-    broken = tl.max((seen & wrong).to(tl.float32), 1)
-    return tl.where(seen & (wrong == 0), s, float("-inf")), product, seen, broken
+    return tl.where(seen, s, float("-inf")), product, seen
 
 
 @triton.jit
-def block_of_rows(q, k, bias, documents, q_len, k_len, first_head, heads, group, queries, keys, width, q_offset, q_stride,
+def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width, q_offset, q_stride,
                   window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                  CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr,
-                  K_LEN: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
-    """The rows of this program: queries i, which stand at p, and their vectors; the pointers of their sample and head; the
-    documents that they are of; which key head they read, counted over all samples; where queries and keys of the sample end;
-    the lowest and highest p; and the keys that some of them may see by causal bound, window and length."""
+                  CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr,
+                  Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+                  WIDTH: tl.constexpr):
+    """The rows of this program: their numbers i among the results and `at` among the queries, their places p among the keys,
+    and their vectors; the pointers of their sample and head; the documents that they are of; which key head they read,
+    counted over all samples; where queries and keys of the sample end; the lowest and highest p; and the keys that some of
+    them may see by causal bound, window and length."""
     block = tl.program_id(0)
     sample, head = (first_head + tl.program_id(1)) // heads, (first_head + tl.program_id(1)) % heads
     sample_64, head_64 = sample.to(tl.int64), head.to(tl.int64)
     i = block * ROWS + tl.arange(0, ROWS)
-    p = q_offset + i * q_stride
+    at, first, last = i, block * ROWS, tl.minimum(block * ROWS + ROWS, queries) - 1
+    rows_end = queries
+    if SAMPLED:
+        at = tl.load(rows + tl.minimum(i, queries - 1)).to(tl.int32)
+        first, last = tl.load(rows + first).to(tl.int32), tl.load(rows + last).to(tl.int32)
+        rows_end = last + 1
+    if Q_LEN:
+        rows_end = tl.minimum(rows_end, tl.load(q_len + sample).to(tl.int32))
+    p = q_offset + at * q_stride
     channel = tl.arange(0, WIDTH)
-    q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + i.to(tl.int64)[:, None] * q_t + channel[None, :] * q_d,
+    q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + at.to(tl.int64)[:, None] * q_t + channel[None, :] * q_d,
                      mask=(i[:, None] < queries) & (channel[None, :] < width), other=0.0)
     if WIDEN:
         q_tile = q_tile.to(tl.float32)
     k += sample_64 * k_b + (head // group).to(tl.int64) * k_h
     bias += sample_64 * bias_b + head_64 * bias_h
     key_head = sample_64 * (heads // group) + head // group
-    rows_end = queries
-    if Q_LEN:
-        rows_end = tl.load(q_len + sample).to(tl.int32)
     keys_end = keys
     if K_LEN:
         keys_end = tl.load(k_len + sample).to(tl.int32)
@@ -88,158 +122,211 @@ def block_of_rows(q, k, bias, documents, q_len, k_len, first_head, heads, group,
     if DOCUMENTS:
         documents += sample_64 * doc_b
         own = tl.load(documents + tl.minimum(p, keys - 1).to(tl.int64) * doc_k)
-    lowest = q_offset + block * ROWS * q_stride
-    highest = lowest + (ROWS - 1) * q_stride
+    lowest, highest = q_offset + first * q_stride, q_offset + last * q_stride
     begin, end = 0, keys_end
     if CAUSAL:
         end = tl.minimum(end, highest + 1)
     if WINDOW:
         begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
-    return i, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest, begin, end
+    return i, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest, begin, end
+
+
+@triton.jit
+def fold(s, others, product, inverse, distance, largest, total, weighted, distances, finite, shift, logits, squares, smallest,
+         cosines, cosine_count, cosine_max, power_2, power_3, power_4, power_5, power_6, power_7,
+         INSIDE: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
+    """The sums with those of a block of logits s, of which `others` are those of all keys but key 0. INSIDE: none is -inf."""
+    grown = tl.maximum(largest, tl.max(others, 1))
+    center = tl.max(s, 1)
+    shift = tl.where((finite == 0.0) & (center > float("-inf")), center, shift)
+    smallest = tl.minimum(smallest, tl.min(s if INSIDE else tl.where(s > float("-inf"), s, float("inf")), 1))
+    known = s - shift[:, None]
+    cosine = product * inverse[None, :]
+    has_length = inverse[None, :] > 0.0
+    if INSIDE:
+        base = grown
+        x = others - base[:, None]
+        finite += KEYS
+        cosine_count += tl.sum((inverse > 0.0).to(tl.float32), 0)
+    else:
+        base = tl.where(grown == float("-inf"), 0.0, grown)
+        x = tl.where(others > float("-inf"), others - base[:, None], -1e30)
+        here = s > float("-inf")
+        finite += tl.sum(here.to(tl.float32), 1)
+        known = tl.where(here, known, 0.0)
+        has_length &= here
+        cosine_count += tl.sum(has_length.to(tl.float32), 1)
+        cosine = tl.where(has_length, cosine, 0.0)
+    logits += tl.sum(known, 1)
+    squares += tl.sum(known * known, 1)
+    cosines += tl.sum(cosine, 1)
+    cosine_max = tl.maximum(cosine_max, tl.max(tl.where(has_length, cosine, float("-inf")), 1))
+
+    some = largest > float("-inf")
+    fall = tl.where(some, largest - base, 0.0)
+    shrink = tl.where(some, tl.exp2(fall), 0.0)
+    e = tl.exp2(x)
+    weighted = shrink * (weighted + total * fall) + tl.sum(e * x, 1)
+    total = shrink * total + tl.sum(e, 1)
+    distances = shrink * distances + tl.sum(e * distance, 1)
+    e_2, shrink_2 = e * e, shrink * shrink
+    power_2 = shrink_2 * power_2 + tl.sum(e_2, 1)
+    if POWERS:
+        power_3 = shrink_2 * shrink * power_3 + tl.sum(e_2 * e, 1)
+        e_4, shrink_4 = e_2 * e_2, shrink_2 * shrink_2
+        power_4 = shrink_4 * power_4 + tl.sum(e_4, 1)
+        power_5 = shrink_4 * shrink * power_5 + tl.sum(e_4 * e, 1)
+        power_6 = shrink_4 * shrink_2 * power_6 + tl.sum(e_4 * e_2, 1)
+        power_7 = shrink_4 * shrink_2 * shrink * power_7 + tl.sum(e_4 * e_2 * e, 1)
+    return (grown, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
+            power_2, power_3, power_4, power_5, power_6, power_7)
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def row_sums(q, k, bias, documents, q_len, k_len, inverse_k, out, out_stride, first_head,
-             heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
+def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stride, first_head,
+             heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-             DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
-             ENTRIES: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+             DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
+             NARROW: tl.constexpr, POWERS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
     """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
 
     Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
-    are of elements. A query beyond q_len has no visible key. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where
-    there is none; with ENTRIES only, which asks for the sums from field 13 on.
+    are of elements. A query beyond q_len has no visible key. SAMPLED: the queries are those with the numbers `rows`, i64 in
+    rising order, to which `bias` has its rows. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where there is none.
+    With POWERS there are the last fields.
     """
-    (i, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
-     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, first_head, heads, group, queries, keys, width, q_offset,
-                                 q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                                 CAUSAL, WINDOW, DOCUMENTS, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
-    if ENTRIES:
-        inverse_k += key_head * keys
-    reach = tl.maximum(local_window, 1)
+    (i, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
+     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width,
+                                 q_offset, q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
+                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+    inverse_k += key_head * keys
+    out += tl.program_id(1).to(tl.int64) * queries
+    wide = q_tile.to(tl.float32)
+    tl.store(out + 16 * out_stride + i, tl.sqrt(tl.sum(wide * wide, 1)), mask=i < queries)
 
     none = tl.full((ROWS,), float("-inf"), tl.float32)
     zero = tl.zeros((ROWS,), tl.float32)
-    largest, first, previous, same, following = none, none, none, none, none
-    total, weighted, distances, local = zero, zero, zero, zero
-    with_first, count, farthest, broken = zero, zero, zero, zero
-    finite, shift, logits, squares, cosines, cosine_count = zero, zero, zero, zero, zero, zero
-    smallest, cosine_max = -none, none
+    largest, total, weighted, distances = none, zero, zero, zero
+    finite, shift, logits, squares, smallest = zero, zero, zero, zero, -none
+    cosines, cosine_count, cosine_max = zero, zero, none
     power_2, power_3, power_4, power_5, power_6, power_7 = zero, zero, zero, zero, zero, zero
-    for start in range(begin, end, KEYS):
+
+    # Blocks from `inner` to `near`, before the diagonal, and from `far` to `outer`, behind it, are inside.
+    inner, near, far, outer = begin, begin, end, end
+    if BIAS == 0 and not DOCUMENTS:
+        if (tl.program_id(0) + 1) * ROWS <= queries and tl.max(at, 0) < rows_end:
+            from_key = KEYS
+            if WINDOW:
+                from_key = tl.maximum(KEYS, highest - window + 1)
+            from_key = (from_key + KEYS - 1) // KEYS * KEYS
+            to_key = tl.minimum(lowest + 1, end) // KEYS * KEYS
+            if to_key > from_key:
+                inner, near = from_key, to_key
+            if not CAUSAL:
+                from_key = tl.maximum(from_key, (highest + KEYS) // KEYS * KEYS)
+                to_key = end // KEYS * KEYS
+                if to_key > from_key:
+                    far, outer = from_key, to_key
+    before = (near - inner) // KEYS
+    for n in range(0, before + (outer - far) // KEYS):
+        start = tl.where(n < before, inner + n * KEYS, far + (n - before) * KEYS)
         j = start + tl.arange(0, KEYS)
-        s, product, seen, wrong = block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width,
-                                               rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
-                                               CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
-        broken = tl.maximum(broken, wrong)
-        if ENTRIES:
-            here = s > float("-inf")
-            some_here = tl.sum(here.to(tl.float32), 1)
-            center = tl.sum(tl.where(here, s, 0.0), 1) / tl.maximum(some_here, 1.0)
-            shift = tl.where(finite == 0.0, center, shift)  # the mean of the first block that has any
-            finite += some_here
-            known = tl.where(here, s - shift[:, None], 0.0)
-            logits += tl.sum(known, 1)
-            squares += tl.sum(known * known, 1)
-            smallest = tl.minimum(smallest, tl.min(tl.where(here, s, float("inf")), 1))
-            inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
-            cosine = product * inverse[None, :]
-            here &= inverse[None, :] > 0.0
-            cosines += tl.sum(tl.where(here, cosine, 0.0), 1)
-            cosine_count += tl.sum(here.to(tl.float32), 1)
-            cosine_max = tl.maximum(cosine_max, tl.max(tl.where(here, cosine, float("-inf")), 1))
-        gap = (p[:, None] - j[None, :]).to(tl.float32)
-        distance = tl.abs(gap)
+        product = block_product(q_tile, k, j, channel, keys, width, k_t, k_d, True, NARROW, WIDEN)
+        s = logits_of(product, scale, softcap, SOFTCAP)
+        distance = (p - start).to(tl.float32)[:, None] - tl.arange(0, KEYS).to(tl.float32)[None, :]
+        if not CAUSAL:
+            distance = tl.abs(distance)
+        (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
+         power_2, power_3, power_4, power_5, power_6, power_7) = fold(
+             s, s, product, tl.load(inverse_k + j), distance, largest, total, weighted, distances, finite, shift, logits,
+             squares, smallest, cosines, cosine_count, cosine_max, power_2, power_3, power_4, power_5, power_6, power_7,
+             True, POWERS, KEYS)
+
+    if tl.min(smallest, 0) == float("-inf"):
+        inner, near, far, outer = begin, begin, end, end
+        largest, total, weighted, distances = none, zero, zero, zero
+        finite, shift, logits, squares, smallest = zero, zero, zero, zero, -none
+        cosines, cosine_count, cosine_max = zero, zero, none
+        power_2, power_3, power_4, power_5, power_6, power_7 = zero, zero, zero, zero, zero, zero
+    first, with_first, count, farthest = none, zero, zero, zero
+    EDGE: tl.constexpr = KEYS // 2
+    before = (inner - begin + EDGE - 1) // EDGE
+    between = before + (far - near + EDGE - 1) // EDGE
+    for n in range(0, between + (end - outer + EDGE - 1) // EDGE):
+        start = tl.where(n < before, begin + n * EDGE,
+                         tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
+        j = start + tl.arange(0, EDGE)
+        s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+                                        width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                        doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        distance = tl.abs((p - start).to(tl.float32)[:, None] - tl.arange(0, EDGE).to(tl.float32)[None, :])
+        others = tl.where(j[None, :] == 0, float("-inf"), s)
+        (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
+         power_2, power_3, power_4, power_5, power_6, power_7) = fold(
+             s, others, product, tl.load(inverse_k + j, mask=j < keys, other=0.0), distance, largest, total, weighted,
+             distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max, power_2, power_3, power_4,
+             power_5, power_6, power_7, False, POWERS, EDGE)
         if BIAS != 0 or DOCUMENTS:
             count += tl.sum(seen.to(tl.float32), 1)
             farthest = tl.maximum(farthest, tl.max(tl.where(seen, distance, 0.0), 1))
         if start == 0:
             first = tl.max(tl.where(j[None, :] == 0, s, float("-inf")), 1)
             with_first = tl.max((seen & (j[None, :] == 0)).to(tl.float32), 1)
-            s = tl.where(j[None, :] == 0, float("-inf"), s)
+            lost = tl.max(((j[None, :] == 0) & ((s < float("inf")) == 0)).to(tl.float32), 1)
+            first = tl.where(lost > 0.0, float("nan"), first)
 
-        grown = tl.maximum(largest, tl.max(s, 1))
-        base = tl.where(grown == float("-inf"), 0.0, grown)
-        some = largest > float("-inf")
-        fall = tl.where(some, largest - base, 0.0)
-        shrink = tl.where(some, tl.exp(fall), 0.0)
-        x = tl.where(s > float("-inf"), s - base[:, None], 0.0)
-        e = tl.where(s > float("-inf"), tl.exp(x), 0.0)
-        weighted = shrink * (weighted + tl.where(some, total * fall, 0.0)) + tl.sum(e * x, 1)
-        total = shrink * total + tl.sum(e, 1)
-        if ENTRIES:
-            e_2, shrink_2 = e * e, shrink * shrink
-            power_2 = shrink_2 * power_2 + tl.sum(e_2, 1)
-            power_3 = shrink_2 * shrink * power_3 + tl.sum(e_2 * e, 1)
-            e_4, shrink_4 = e_2 * e_2, shrink_2 * shrink_2
-            power_4 = shrink_4 * power_4 + tl.sum(e_4, 1)
-            power_5 = shrink_4 * shrink * power_5 + tl.sum(e_4 * e, 1)
-            power_6 = shrink_4 * shrink_2 * power_6 + tl.sum(e_4 * e_2, 1)
-            power_7 = shrink_4 * shrink_2 * shrink * power_7 + tl.sum(e_4 * e_2 * e, 1)
-        distances = shrink * distances + tl.sum(e * distance, 1)
-        local = shrink * local
-        if (start <= highest + reach) & (start + KEYS > lowest - reach):
-            local += tl.sum(tl.where(distance <= local_window, e, 0.0), 1)
-            previous = tl.maximum(previous, tl.max(tl.where(gap == 1.0, s, float("-inf")), 1))
-            same = tl.maximum(same, tl.max(tl.where(gap == 0.0, s, float("-inf")), 1))
-            following = tl.maximum(following, tl.max(tl.where(gap == -1.0, s, float("-inf")), 1))
-        largest = grown
-
-    out += tl.program_id(1).to(tl.int64) * queries + i.to(tl.int64)
-    there = i < queries
-    tl.store(out, largest, mask=there)
+    largest = tl.where((total != total) | (first != first), float("nan"), largest)
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    out, there = out + i, i < queries
+    tl.store(out, largest * _LN_2, mask=there)
     tl.store(out + out_stride, total, mask=there)
-    tl.store(out + 2 * out_stride, weighted, mask=there)
+    tl.store(out + 2 * out_stride, weighted * _LN_2, mask=there)
     tl.store(out + 3 * out_stride, distances, mask=there)
-    tl.store(out + 4 * out_stride, local, mask=there)
-    tl.store(out + 5 * out_stride, previous, mask=there)
-    tl.store(out + 6 * out_stride, same, mask=there)
-    tl.store(out + 7 * out_stride, following, mask=there)
-    tl.store(out + 8 * out_stride, first, mask=there)
-    tl.store(out + 9 * out_stride, with_first, mask=there)
-    tl.store(out + 10 * out_stride, broken, mask=there)
+    tl.store(out + 4 * out_stride, first * _LN_2, mask=there)
     if BIAS != 0 or DOCUMENTS:
-        tl.store(out + 11 * out_stride, count, mask=there)
-        tl.store(out + 12 * out_stride, farthest, mask=there)
-    if ENTRIES:
-        tl.store(out + 13 * out_stride, finite, mask=there)
-        tl.store(out + 14 * out_stride, shift, mask=there)
-        tl.store(out + 15 * out_stride, logits, mask=there)
-        tl.store(out + 16 * out_stride, squares, mask=there)
-        tl.store(out + 17 * out_stride, smallest, mask=there)
-        tl.store(out + 18 * out_stride, cosines, mask=there)
-        tl.store(out + 19 * out_stride, cosine_count, mask=there)
-        tl.store(out + 20 * out_stride, cosine_max, mask=there)
-        tl.store(out + 21 * out_stride, power_2, mask=there)
-        tl.store(out + 22 * out_stride, power_3, mask=there)
-        tl.store(out + 23 * out_stride, power_4, mask=there)
-        tl.store(out + 24 * out_stride, power_5, mask=there)
-        tl.store(out + 25 * out_stride, power_6, mask=there)
-        tl.store(out + 26 * out_stride, power_7, mask=there)
+        tl.store(out + 5 * out_stride, with_first, mask=there)
+        tl.store(out + 6 * out_stride, count, mask=there)
+        tl.store(out + 7 * out_stride, farthest, mask=there)
+    tl.store(out + 8 * out_stride, finite, mask=there)
+    tl.store(out + 9 * out_stride, shift * _LN_2, mask=there)
+    tl.store(out + 10 * out_stride, logits * _LN_2, mask=there)
+    tl.store(out + 11 * out_stride, squares * (_LN_2 * _LN_2), mask=there)
+    tl.store(out + 12 * out_stride, smallest * _LN_2, mask=there)
+    tl.store(out + 13 * out_stride, cosines, mask=there)
+    tl.store(out + 14 * out_stride, cosine_count, mask=there)
+    tl.store(out + 15 * out_stride, cosine_max, mask=there)
+    tl.store(out + 17 * out_stride, power_2, mask=there)
+    if POWERS:
+        tl.store(out + 18 * out_stride, power_3, mask=there)
+        tl.store(out + 19 * out_stride, power_4, mask=there)
+        tl.store(out + 20 * out_stride, power_5, mask=there)
+        tl.store(out + 21 * out_stride, power_6, mask=there)
+        tl.store(out + 22 * out_stride, power_7, mask=there)
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def top_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
-             heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
+def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_head,
+             heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-             DOCUMENTS: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
-             ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
-    """Writes the sum of the 8 largest e of a row, key 0 apart, to out[0, n, query], and the eighth, 0 when there are
-    fewer, to out[1, n, query]. Arguments as for row_sums."""
-    (i, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
-     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, first_head, heads, group, queries, keys, width, q_offset,
-                                 q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                                 CAUSAL, WINDOW, DOCUMENTS, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+             DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
+             NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """Writes to out[field, n, query] the sum of the 8 largest e of a row, key 0 apart, and the eighth, 0 when there are
+    fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
+    Arguments as for row_sums."""
+    (i, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
+     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width,
+                                 q_offset, q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
+                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
 
     one = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
     two, three = one, one
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen, wrong = block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width,
-                                               rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
-                                               CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
+        s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+                                        width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                        doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
         s = tl.where(j[None, :] == 0, float("-inf"), s)
         rest = tl.minimum(one, s)
         one = tl.maximum(one, s)
@@ -257,7 +344,7 @@ def top_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
         equal_1, equal_2, equal_3 = one == value[:, None], two == value[:, None], three == value[:, None]
         count = tl.sum(equal_1.to(tl.float32) + equal_2.to(tl.float32) + equal_3.to(tl.float32), 1)
         take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - taken))
-        total += take * tl.exp(value - base)
+        total += take * tl.exp2(value - base)
         taken += take
         eighth = tl.where(take > 0.0, value, eighth)
         one = tl.where(equal_1, float("-inf"), one)
@@ -272,21 +359,41 @@ def top_sums(q, k, bias, documents, q_len, k_len, out, out_stride, first_head,
             value, count = none, zero
             for start in range(begin, end, KEYS):
                 j = start + tl.arange(0, KEYS)
-                s, product, seen, wrong = block_logits(q_tile, k, bias, documents, own, i, p, j, channel, queries, keys, width,
-                                                       rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                                       doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, WIDEN)
+                s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+                                                width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                                doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
                 s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
                 here = tl.max(s, 1)
                 found = tl.sum((s == here[:, None]).to(tl.float32), 1)
                 count = tl.where(here > value, found, tl.where(here == value, count + found, count))
                 value = tl.maximum(value, here)
             take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - taken))
-            total += take * tl.exp(value - base)
+            total += take * tl.exp2(value - base)
             taken += take
             eighth = tl.where(take > 0.0, value, eighth)
             bound = value
         eighth = tl.where(taken < 8.0, float("-inf"), eighth)
 
+    local, previous, same, following = zero, none, none, none
+    reach = tl.maximum(local_window, 1)
+    from_key = tl.maximum(begin, tl.maximum(lowest - reach, 0) // KEYS * KEYS)
+    for start in range(from_key, tl.minimum(end, highest + reach + 1), KEYS):
+        j = start + tl.arange(0, KEYS)
+        s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+                                        width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                        doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        s = tl.where(j[None, :] == 0, float("-inf"), s)
+        gap = p[:, None] - j[None, :]
+        local += tl.sum(tl.where((tl.abs(gap) <= local_window) & (s > float("-inf")), tl.exp2(s - base[:, None]), 0.0), 1)
+        previous = tl.maximum(previous, tl.max(tl.where(gap == 1, s, float("-inf")), 1))
+        same = tl.maximum(same, tl.max(tl.where(gap == 0, s, float("-inf")), 1))
+        following = tl.maximum(following, tl.max(tl.where(gap == -1, s, float("-inf")), 1))
+
     out += tl.program_id(1).to(tl.int64) * queries + i.to(tl.int64)
-    tl.store(out, total, mask=i < queries)
-    tl.store(out + out_stride, tl.exp(eighth - base), mask=i < queries)
+    there = i < queries
+    tl.store(out, total, mask=there)
+    tl.store(out + out_stride, tl.exp2(eighth - base), mask=there)
+    tl.store(out + 2 * out_stride, local, mask=there)
+    tl.store(out + 3 * out_stride, previous * _LN_2, mask=there)
+    tl.store(out + 4 * out_stride, same * _LN_2, mask=there)
+    tl.store(out + 5 * out_stride, following * _LN_2, mask=there)

@@ -10,12 +10,13 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
-from .entries import Entries, Logits, from_powers, inverse, scaled
+from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .problem import Problem
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
 WIDTH_MAX = 256
-_SUMS, _SUMS_WITH_ENTRIES = 13, 27  # numbers that the kernel leaves of a row
+_SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of a row
+_OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
 SLICE_HEADS = 65535  # over samples, of a launch: the most blocks that CUDA has along the second axis of a grid
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -59,8 +60,8 @@ def _interpreted() -> Optional[bool]:
 
 class Swept(NamedTuple):
     """Numbers that the kernels leave of some heads, counted over all samples: f32 [numbers, heads, Tq]."""
-    sums: torch.Tensor  # those of Sums but for the last two, and where there are entries what these are made of
-    top: torch.Tensor  # the sum of the 8 largest e, and the smallest of these
+    sums: torch.Tensor  # those of kernel.row_sums
+    few: torch.Tensor  # those of kernel.few_keys
 
 
 @torch.no_grad()
@@ -71,15 +72,24 @@ def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swe
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     heads = min(SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
-    inverse_k = None if entries is None or left is not None else inverse(entries.norms[1])
+    inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1])
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
-        mine = swept(p, some, inverse_k) if left is None else Swept(*(one[:, some] for one in left))
+        if left is not None:
+            mine = Swept(*(one[:, some] for one in left))
+        else:
+            assert inverse_k is not None
+            mine = swept(p, some, inverse_k, entries is not None)
         for name, value in _metrics(p, some, mine, entries).items():
             if name not in found:
                 found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
     return whole(p, found)
+
+
+def lengths_of_queries(p: Problem, left: Swept) -> torch.Tensor:
+    """|q|, f32 [B, H, Tq]."""
+    return left.sums[_LENGTH].view(p.batch, p.heads, p.queries)
 
 
 def whole(p: Problem, found: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
@@ -95,37 +105,36 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
     place = p.position(torch.arange(p.queries, device=device))[None]
     q_len, k_len = (None if n is None else n.to(device) for n in (p.q_len, p.k_len))
     ends = torch.full((p.batch,), p.keys, device=device) if k_len is None else k_len.long()
-    known = torch.full((p.batch,), p.position(p.queries), device=device) if q_len is None else p.position(q_len)
+    known = torch.full((p.batch,), p.end(p.queries), device=device) if q_len is None else p.end(q_len)
     ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
-    (largest, total, weighted, distance, local, previous, own, following, first, with_first, broken, count,
-     farthest) = left.sums[:_SUMS].unbind()
+    largest, total, weighted, distance, first, with_first, count, farthest = left.sums[:_OF_WEIGHTS].unbind()
+    top, eighth, local, *near = left.few.unbind()
     if p.bias is None and p.documents is None:
         with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
-                                for s in (previous, own, following))
-    largest = torch.where(broken > 0, torch.full_like(largest, math.nan), largest)
+                                for s in near)
     sums = Sums(largest, total, weighted, distance, local, previous, own, following, first, with_first > 0, count, farthest,
-                *left.top.unbind())
+                top, eighth)
     sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
     if entries is not None:
         row = scaled(sums, sinks)
-        finite, shift, logits, squares, lowest, cosines, cosine_count, cosine_max = left.sums[_SUMS:_SUMS + 8]
+        finite, shift, logits, squares, lowest, cosines, cosine_count, cosine_max = left.sums[_OF_WEIGHTS:_LENGTH]
         of_q = inverse(entries.norms[0]).flatten(0, 1)[some]
         seen = Logits(finite, shift, logits, squares, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
                       torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
-        powers = torch.cat([total[None], left.sums[_SUMS + 8:]])
-        entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row, from_powers(powers, row.unit), seen)
+        entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row,
+                    from_powers([total, *left.sums[_LENGTH + 1:]], row.unit), seen)
     return finish(sums, Place(place, positions), sinks, p.cross, p.local_window)
 
 
-def swept(p: Problem, some: slice, inverse_k: Optional[torch.Tensor]) -> Swept:
-    """Launches both kernels for some heads, counted over all samples. With `inverse_k`, 1 / the lengths of the keys, there
-    is what entries need, too."""
+def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
+    """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys. With
+    `powers` there is what `importance` needs, too."""
     shape = (some.stop - some.start, p.queries)
     left = Swept(*(torch.empty((numbers, *shape), dtype=torch.float32, device=p.q.device)
-                   for numbers in (_SUMS if inverse_k is None else _SUMS_WITH_ENTRIES, 2)))
+                   for numbers in (_SUMS_WITH_POWERS if powers else _SUMS, _FEW)))
     with _current(p.q.device):
-        for call in _calls(p, some, inverse_k, left):
+        for call in _calls(p, some, inverse_k, left, powers):
             call.kernel[call.grid](*call.arguments, **call.how)
     return left
 
@@ -139,7 +148,7 @@ class _Call(NamedTuple):
     fixed: Tuple[int, ...]  # those of the numbers that do not vary
 
 
-def _calls(p: Problem, some: slice, inverse_k: Optional[torch.Tensor], left: Swept) -> Tuple[_Call, _Call]:
+def _calls(p: Problem, some: slice, inverse_k: torch.Tensor, left: Swept, powers: bool) -> Tuple[_Call, _Call]:
     from . import kernel
 
     q_len, k_len = (None if n is None else n.to(p.q.device) for n in (p.q_len, p.k_len))
@@ -148,21 +157,27 @@ def _calls(p: Problem, some: slice, inverse_k: Optional[torch.Tensor], left: Swe
         bias, kind = bias.view(torch.uint8), 2
     documents = p.q if p.documents is None else p.documents
     bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
-    wide = p.q.dtype == torch.float32 or p.width > 128 or p.bias is not None
-    block, warps = (32, 4) if wide else (64, 8)  # whose registers suffice on sm_90 (ptxas; not run yet)
-    grid = (-(-p.queries // block), some.stop - some.start)
-    tensors = (p.q, p.k, bias, documents, p.q if q_len is None else q_len, p.q if k_len is None else k_len)
+    # Whose registers and shared memory suffice, from sm_80 to sm_120 (tests/frameworks/test_device_code.py).
+    if p.q.dtype == torch.float32:
+        rows, keys, warps = 32, 32, 8
+    elif p.width > 128 or p.bias is not None or p.documents is not None:
+        rows, keys, warps = 32, 32, 4
+    else:
+        rows, keys, warps = (64, 64, 4) if p.rows is not None else (128, 64, 8)
+    whole_width = max(16, 1 << (p.width - 1).bit_length())
+    grid = (-(-p.queries // rows), some.stop - some.start)
+    tensors = (p.q, p.k, bias, documents, *(p.q if one is None else one for one in (q_len, k_len, None if p.rows is None else p.rows.there)))
     numbers = (some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window)
     strides = (*p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1))
     how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
-           "DOCUMENTS": p.documents is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
-           "WIDEN": bool(_interpreted()), "ROWS": block, "KEYS": block,
-           "WIDTH": max(16, 1 << (p.width - 1).bit_length()), "num_warps": warps}
-    local_window = min(p.local_window, p.position(p.queries) + p.keys)
+           "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
+           "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "ROWS": rows, "KEYS": keys, "WIDTH": whole_width,
+           "num_warps": warps}
+    local_window = min(p.local_window, p.end(p.queries) + p.keys)
     fixed = (p.heads, p.group, p.width, p.q_stride, local_window, *strides)
-    return (_Call(kernel.row_sums, grid, (*tensors, p.q if inverse_k is None else inverse_k, left.sums, left.sums.stride(0), *numbers,
-                                          local_window, *strides), {"ENTRIES": inverse_k is not None, **how}, fixed),
-            _Call(kernel.top_sums, grid, (*tensors, left.top, left.top.stride(0), *numbers, *strides), how, fixed))
+    return (_Call(kernel.row_sums, grid, (*tensors, inverse_k, left.sums, left.sums.stride(0), *numbers, *strides),
+                  {"POWERS": powers, **how}, fixed),
+            _Call(kernel.few_keys, grid, (*tensors, left.few, left.few.stride(0), *numbers, local_window, *strides), how, fixed))
 
 
 def _current(device: torch.device) -> Any:
@@ -173,13 +188,13 @@ def _current(device: torch.device) -> Any:
 _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why not
 
 
-def is_ready(p: Problem) -> bool:
-    """Whether the kernels for such a problem are compiled, those with entries. The first time a thread begins to, which takes
+def is_ready(p: Problem, powers: bool) -> bool:
+    """Whether the kernels for such a problem are compiled. The first time a thread begins to, which takes
     it some seconds; RuntimeError says what it failed with."""
     if _interpreted():
         return True
     nowhere = torch.empty(1, 1, 1, device="meta")
-    calls = _calls(p, slice(0, p.batch * p.heads), nowhere, Swept(nowhere, nowhere))
+    calls = _calls(p, slice(0, p.batch * p.heads), nowhere, Swept(nowhere, nowhere), powers)
     key = (p.q.device, _as_triton_sees(calls[0]), *calls[0].how.items())
     found = _compiled.get(key)
     if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -13,6 +13,12 @@ from ..masks import IGNORED_AT
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 POSITION_MAX = 2**31 - 1
+
+
+class Rows(NamedTuple):
+    """Numbers of some queries in rising order, i64, the same on the device and on the host."""
+    there: torch.Tensor
+    here: np.ndarray
 
 
 class Problem:
@@ -50,6 +56,8 @@ class Problem:
         documents = _tensor("documents", documents, (self.batch, self.keys), q.device)
         self.documents = None if cross else documents
         self.cross = _flag("cross", cross)
+        self.rows: Optional[Rows] = None
+        self._end = self.position(self.queries)
 
     def _fitted(self, bias: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         full = (self.batch, self.heads, self.queries, self.keys)
@@ -64,6 +72,21 @@ class Problem:
             raise ValueError(f"bias {tuple(bias.shape)}: must be broadcastable to {full}")
         return bias
 
+    def sampled(self, rows: Rows, bias: Optional[torch.Tensor]) -> "Problem":
+        """Of these queries alone, of which there is a bias. `q` still has all; `q_len` has to be unknown."""
+        found = copy.copy(self)
+        found.rows, found.queries = rows, len(rows.here)
+        found.bias = found._fitted(bias)
+        return found
+
+    def taken(self) -> "Problem":
+        """The same with a `q` that has no other queries, for what does not look at `rows`."""
+        if self.rows is None:
+            return self
+        found = copy.copy(self)
+        found.q = self.q.index_select(2, self.rows.there)
+        return found
+
     def on_host(self) -> "Problem":
         """The same without its numbers: shapes, and that there is a bias or are documents, for what needs no more."""
         found = copy.copy(self)
@@ -73,9 +96,21 @@ class Problem:
                 setattr(found, name, torch.empty((), dtype=given.dtype, device="cpu").expand(given.shape))
         return found
 
+    def number(self, query: Any) -> Any:
+        """The number among all queries of a query, or of each of some."""
+        if self.rows is None:
+            return query
+        if not isinstance(query, torch.Tensor):
+            return int(self.rows.here[query])
+        return (torch.from_numpy(self.rows.here) if query.device.type == "cpu" else self.rows.there)[query]
+
     def position(self, query: Any) -> Any:
         """Where a query, or each of some, stands among the keys."""
-        return self.q_offset + query * self.q_stride
+        return self.q_offset + self.number(query) * self.q_stride
+
+    def end(self, queries: Any) -> Any:
+        """The position after so many queries, or after each of some numbers of them; of a sample after all queries."""
+        return self.q_offset + queries * self.q_stride if self.rows is None else self._end
 
     def hidden(self, bias: torch.Tensor) -> torch.Tensor:
         """Which entries of a part of the bias hide their key."""

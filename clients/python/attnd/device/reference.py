@@ -49,6 +49,7 @@ class Chunk(NamedTuple):
 @torch.no_grad()
 def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch.Tensor]:
     """The row metrics, name to f32 [B, H, Tq]; adds to `entries`."""
+    problem = problem.taken()
     q = problem.q
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
     sinks = None if problem.sinks is None else problem.sinks.view(shape[1:3])
@@ -208,7 +209,7 @@ def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums,
     for samples, ends in _samples(p, entries, min(several, p.queries)):
         q_len, k_len = (max(some) for some in zip(*ends))
         uneven = torch.tensor(list(zip(*ends)), device=p.q.device) if len(set(ends)) > 1 else None
-        positions = torch.tensor([min(k, p.position(q)) for q, k in ends], device=p.q.device)[:, None, None, None]
+        positions = torch.tensor([min(k, p.end(q)) for q, k in ends], device=p.q.device)[:, None, None, None]
         for begin in range(0, q_len, several):
             queries = slice(begin, min(begin + several, q_len))
             keys = seen_keys(p, queries, k_len)
@@ -348,7 +349,7 @@ def hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: torc
         unseen = other if unseen is None else unseen | other
     if chunk.lengths is not None:
         q_len, k_len = chunk.lengths[..., None, None, None, None]
-        padding = (place[:, None] >= p.position(q_len)) | (j >= k_len)
+        padding = (place[:, None] >= p.end(q_len)) | (j >= k_len)
         unseen = padding if unseen is None else unseen | padding
     base, begin, last = chunk.keys.start, p.position(chunk.queries.start), p.position(chunk.queries.stop - 1)
     if unseen is not None:

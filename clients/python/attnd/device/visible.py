@@ -31,11 +31,10 @@ class _Extent(NamedTuple):
 
 
 @torch.no_grad()
-def known(allowed: Allowed, queries: int, keys: int, first: int, stride: int, cross: bool, device: torch.device,
-          shared: bool = False) -> Known:
-    """The meaning of `allowed`. The rows are every so manyth query from the first on; unless `cross`, there is a key for
-    each query. `shared`: by one mask for all samples."""
-    position = first + torch.arange(queries, device=device) * stride
+def known(allowed: Allowed, position: torch.Tensor, after: int, keys: int, cross: bool, shared: bool = False) -> Known:
+    """The meaning of `allowed` for queries at these positions, [Tq], of a layer whose queries end before `after`; unless
+    `cross`, there is a key for each query. `shared`: by one mask for all samples."""
+    queries, device = len(position), position.device
     parts = [_extent(allowed(some)) for some in _chunks(queries, keys)]
     extent = _Extent(*(torch.cat(column, 1) for column in zip(*parts)))
     opened = torch.zeros_like(extent.seen, dtype=torch.bool)
@@ -50,11 +49,11 @@ def known(allowed: Allowed, queries: int, keys: int, first: int, stride: int, cr
             present = present | (allowed(some) & ~opened[:, some, None]).any(1)
         of_keys = (~valid | (extent.seen == present.sum(1, keepdim=True))).all(1, keepdim=True)
         valid = valid & (present[:, position.clamp(max=keys - 1)] | ~of_keys)
-    end = torch.full((len(valid),), min(keys, first + queries * stride), device=device)
+    end = torch.full((len(valid),), min(keys, after), device=device)
     is_simple = torch.zeros((), dtype=torch.bool, device=device)
     found = Known(valid, end, is_simple, torch.full_like(end, keys))
     for number, (low, high, exists) in enumerate(_bases(extent, position, keys)):
-        fits, inside, ends, length = _simple(extent, low, high, first, stride, keys, cross or shared)
+        fits, inside, ends, length = _simple(extent, low, high, position, after, keys, cross or shared)
         simple = Known(inside, ends, torch.full_like(is_simple, number > 0), length)
         found = Known(*(torch.where(fits & exists & ~is_simple, new, old) for new, old in zip(simple, found)))
         is_simple = is_simple | (fits & exists)
@@ -91,7 +90,7 @@ def _bases(extent: _Extent, position: torch.Tensor, keys: int) -> Tuple[Tuple[to
             ((position - window + 1).clamp(min=0), last, (window > 0) & (window < keys)))
 
 
-def _simple(extent: _Extent, low: torch.Tensor, high: torch.Tensor, first: int, stride: int, keys: int,
+def _simple(extent: _Extent, low: torch.Tensor, high: torch.Tensor, position: torch.Tensor, after: int, keys: int,
             cross: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Whether the map is that of a base and lengths alone, and Known.valid, end and keys by these."""
     queries = len(low)
@@ -99,11 +98,11 @@ def _simple(extent: _Extent, low: torch.Tensor, high: torch.Tensor, first: int, 
     length = torch.where(exact, torch.full_like(exact, keys, dtype=torch.int64), extent.highest.amax(1) + 1)
     rows = torch.full_like(length, queries)
     if not cross:
-        rows = (-torch.div(first - length, stride, rounding_mode="floor")).clamp(0, queries)
+        rows = (position < length[:, None]).sum(1)
     rows = torch.where(exact.all(), torch.full_like(rows, queries), rows)
     inside = torch.arange(queries, device=low.device) < rows[:, None]
     fits = (_is(extent, low, torch.minimum(high, length[:, None] - 1)) | ~inside).all()
-    return fits, inside, torch.minimum(length, first + rows * stride), length
+    return fits, inside, length.clamp(max=after), length
 
 
 def _is(extent: _Extent, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:

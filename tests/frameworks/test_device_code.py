@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""What Triton makes of the kernels for cards that are not here: registers, shared memory and instructions. Compiling needs no
+card, and running is not tried."""
+import pathlib
+import re
+import subprocess
+import tempfile
+from typing import NamedTuple
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+from attnd import plan  # noqa: E402
+from attnd.device import kernel, launch  # noqa: E402
+from attnd.device.problem import Problem, Rows  # noqa: E402
+
+compiler = pytest.importorskip("triton.backends.compiler")
+DUMP = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+NOWHERE = torch.empty(1, 1, 1, device="meta")
+HEADS, KEY_HEADS, TOKENS, ROWS = 32, 8, 8192, 256
+KIB = 1024
+SHARED_MAX = {80: 163 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 99 * KIB}  # of a block of threads
+# Instructions a logit where no key is hidden, of some rows of bf16, 128 wide. Products of a matrix take more of them on
+# cards without asynchronous ones.
+PER_LOGIT_MAX = {80: 39, 89: 39, 90: 31, 100: 31, 120: 39}
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int64: "i64"}
+
+pytestmark = pytest.mark.skipif(not DUMP.exists(), reason="this triton has no cuobjdump")
+
+
+class Loop(NamedTuple):
+    per_logit: float
+    spilled: int  # loads and stores of spilled registers
+
+
+class Code(NamedTuple):
+    spilled_bytes: int
+    shared: int
+    loops: list  # that have a product of matrices, in the order of the program
+
+
+def problem(dtype=torch.bfloat16, width=128, sampled=True, bias=None, **words):
+    q, k = (torch.empty(1, heads, TOKENS, width, dtype=dtype, device="meta") for heads in (HEADS, KEY_HEADS))
+    if not sampled:
+        return Problem(q, k, causal=True, bias=bias, **words)
+    rows = Rows(torch.empty(ROWS, dtype=torch.int64, device="meta"), plan.strata(TOKENS, ROWS))
+    return Problem(q, k, causal=True, **words).sampled(rows, bias)
+
+
+def compiled(call, capability):
+    """The code of a launch, as that of launch.py would compile it."""
+    given = {**dict(zip(call.kernel.arg_names, call.arguments)), **call.how}
+    types, constants, attributes = {}, {}, {}
+    for number, name in enumerate(call.kernel.arg_names):
+        value = given[name]
+        if name.isupper() or (value == 1 if isinstance(value, int) and name not in kernel._VARYING else False):
+            types[name], constants[(number,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            types[name], attributes[(number,)] = "*" + TYPES[value.dtype], [["tt.divisibility", 16]]
+        else:
+            types[name] = "fp32" if isinstance(value, float) else "i32" if value < 2**31 else "i64"
+            if isinstance(value, int) and value % 16 == 0 and name not in kernel._VARYING:
+                attributes[(number,)] = [["tt.divisibility", 16]]
+    source = triton.compiler.ASTSource(call.kernel, types, constants, attributes)
+    made = triton.compile(source, target=compiler.GPUTarget("cuda", capability, 32), options={"num_warps": call.how["num_warps"]})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        used, code = (subprocess.run([DUMP, option, file.name], capture_output=True, text=True, check=True).stdout
+                      for option in ("-res-usage", "-sass"))
+    return Code(int(re.search(r"STACK:(\d+)", used)[1]), made.metadata.shared,
+                loops_of(code, call.how["ROWS"] * call.how["KEYS"] / (32 * call.how["num_warps"])))
+
+
+def loops_of(code, logits):
+    """`logits`: of a thread in one round of the first loop."""
+    lines = [(int(found[1], 16), found[2]) for found in re.finditer(r"/\*([0-9a-f]{4,5})\*/\s+([^;]+);", code)]
+    at, loops = {address: number for number, (address, _) in enumerate(lines)}, []
+    for number, (address, text) in enumerate(lines):
+        back = re.search(r"BRA.*\s0x([0-9a-f]+)", text)
+        if back and int(back[1], 16) < address:
+            body = [text for _, text in lines[at[int(back[1], 16)]:number + 1]]
+            if any("MMA" in text for text in body):
+                loops.append(Loop(len(body) / logits, sum("STL" in text or "LDL" in text for text in body)))
+    return loops
+
+
+@pytest.fixture(autouse=True)
+def not_interpreted(monkeypatch):
+    monkeypatch.setattr(launch, "_interpreted", lambda: False)
+
+
+def calls(given, whole=False):
+    return launch._calls(given, slice(0, HEADS), NOWHERE, launch.Swept(NOWHERE, NOWHERE), whole)
+
+
+@pytest.mark.parametrize("capability", SHARED_MAX)
+def test_the_kernels_of_some_rows_are_short_and_fit_the_card(capability):
+    sums, few = (compiled(call, capability) for call in calls(problem()))
+    assert max(sums.shared, few.shared) <= SHARED_MAX[capability]
+    assert sums.spilled_bytes <= 16 and few.spilled_bytes == 0  # four registers, outside of the loops
+    assert sums.loops[0].spilled == 0 and sums.loops[0].per_logit <= PER_LOGIT_MAX[capability], sums.loops
+    assert few.loops[0].per_logit <= 24, few.loops
+
+
+def forms():
+    mask = torch.empty(1, 1, ROWS, TOKENS, device="meta")
+    yield "all rows", problem(sampled=False)
+    yield "width 64", problem(width=64)
+    yield "width 192", problem(width=192)
+    yield "f32", problem(torch.float32)
+    yield "bias", problem(bias=mask.bfloat16())
+    yield "mask", problem(bias=mask.bool())
+    yield "documents", problem(documents=torch.empty(1, TOKENS, dtype=torch.int64, device="meta"))
+    yield "softcap and window", problem(softcap=30.0, window=1024)
+
+
+@pytest.mark.parametrize("form, given", list(forms()), ids=[name for name, _ in forms()])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_no_form_spills_registers_or_needs_much_shared_memory(form, given, capability):
+    for call in calls(given, form == "all rows"):
+        code = compiled(call, capability)
+        assert code.spilled_bytes <= 16 and code.shared <= SHARED_MAX[89], code
