@@ -6,8 +6,9 @@ import contextlib
 import functools
 import sys
 
+import pytest
 import torch
-from session import attnd
+from session import attnd, tier_options
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +17,16 @@ if hasattr(torch, "func"):
 
 WIDTH, HEADS, WORDS, LENGTH, LAYERS, STEPS = 48, 4, 19, 12, 2, 20
 CAPTURES = {"raw": {"tier": "raw"}, "state": {"tier": "state"}, "values": {"values": True}, "gradients": {"gradients": True},
-            "residual": {"residual": True}}
+            "residual": {"residual": True}, **({"accelerator": {"rows": 5}} if hasattr(torch.cpu, "Stream") else {})}
+
+
+def steps_of(capture):
+    return 50 if capture == "accelerator" else STEPS
+
+
+def options_of(capture, patch):
+    """Of attnd.watch; `accelerator`: as there, on the CPU."""
+    return {**CAPTURES[capture], **(tier_options(capture, patch) if capture == "accelerator" else {})}
 
 
 class Block(nn.Module):
@@ -128,11 +138,11 @@ def build(mode, distribute=lambda model: model):
     return distribute(model)
 
 
-def train(model, mode, rank=0):
+def train(model, mode, steps=STEPS, rank=0):
     """Losses, gradients of all steps and weights of a training."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=False)
     met = []
-    for step in range(STEPS):
+    for step in range(steps):
         for part in range(2 if mode == "accumulation" else 1):
             generator = torch.Generator().manual_seed(1000 * rank + 10 * step + part)
             met.append(backward(model, mode, torch.randint(WORDS, (3, LENGTH), generator=generator)))
@@ -179,18 +189,19 @@ def distributed(mode, model):
 def main(rank, world, store, endpoint, results):
     import torch.distributed as dist
     torch.set_num_threads(1)
-    rank, found = int(rank), {}
+    rank, found, patch = int(rank), {}, pytest.MonkeyPatch()
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=int(world))
     for mode in RANKED:
         make = functools.partial(build, mode, functools.partial(distributed, mode))
-        alone = train(make(), mode, rank)
-        for capture, options in CAPTURES.items():
-            model, kinds = make(), []
+        alone = {steps: train(make(), mode, steps, rank) for steps in {steps_of(capture) for capture in CAPTURES}}
+        for capture in CAPTURES:
+            model, kinds, options = make(), [], options_of(capture, patch)
             with attnd.watch(model, job=f"{mode}-{capture}".replace(" ", "-"), endpoint=endpoint, every=1, wait=20.0,
                              weights_every=0, on_publish=lambda message: kinds.append(message.kind), **options):
-                met = train(model, mode, rank)
+                met = train(model, mode, steps_of(capture), rank)
                 dist.barrier()
-            found[mode, capture] = same_bits(met, alone), kinds
+            patch.undo()
+            found[mode, capture] = same_bits(met, alone[steps_of(capture)]), kinds
     torch.save(found, results)
     dist.destroy_process_group()
 

@@ -63,7 +63,8 @@ def compiled(call, capability):
             if isinstance(value, int) and value % 16 == 0 and name not in kernel._VARYING:
                 attributes[(number,)] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(call.kernel, types, constants, attributes)
-    made = triton.compile(source, target=compiler.GPUTarget("cuda", capability, 32), options={"num_warps": call.how["num_warps"]})
+    made = triton.compile(source, target=compiler.GPUTarget("cuda", capability, 32),
+                          options={name: call.how[name] for name in ("num_warps", "enable_fp_fusion")})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -101,7 +102,7 @@ def test_the_kernels_of_some_rows_are_short_and_fit_the_card(capability):
     assert max(sums.shared, few.shared) <= SHARED_MAX[capability]
     assert sums.spilled_bytes <= 16 and few.spilled_bytes == 0  # four registers, outside of the loops
     assert sums.loops[0].spilled == 0 and sums.loops[0].per_logit <= PER_LOGIT_MAX[capability], sums.loops
-    assert few.loops[0].per_logit <= 24, few.loops
+    assert few.loops[0].per_logit <= 20, few.loops
 
 
 def forms():

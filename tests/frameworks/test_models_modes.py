@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """In whatever way a model trains, a watched training is the same training: 20 steps, each captured, have the same bits of
-losses, gradients and weights, and a mode of the user sees the same operations."""
+losses, gradients and weights, 50 as on an accelerator, and a mode of the user sees the same operations."""
+import functools
 import subprocess
 import sys
 
@@ -8,41 +9,34 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import modes  # noqa: E402
-from session import Session, attnd, tier_options  # noqa: E402
+from session import Session, attnd  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
-CAPTURES = {**modes.CAPTURES, **({"accelerator": {}} if hasattr(torch.cpu, "Stream") else {})}
-
-
-def options_of(capture, patch):
-    """Of attnd.watch; `accelerator`: as there, on the CPU."""
-    return tier_options(capture, patch) if capture == "accelerator" else CAPTURES[capture]
 
 
 @pytest.fixture(scope="module")
 def alone():
-    """{mode: what a training met that nobody watches}, made when first asked for."""
-    met = {}
-    return lambda mode: met[mode] if mode in met else met.setdefault(mode, modes.train(modes.build(mode), mode))
+    """What a training of a mode met that nobody watches, by its steps; made when first asked for."""
+    return functools.lru_cache(None)(lambda mode, steps: modes.train(modes.build(mode), mode, steps))
 
 
-@pytest.mark.parametrize("capture", CAPTURES)
+@pytest.mark.parametrize("capture", modes.CAPTURES)
 @pytest.mark.parametrize("mode", modes.ALONE)
 def test_a_watched_training_has_the_same_bits(stepwise, alone, caplog, monkeypatch, mode, capture):
-    model, kinds = modes.build(mode), []
+    model, kinds, steps = modes.build(mode), [], modes.steps_of(capture)
     with Session(stepwise) as session:
         watch = session.watch(model, weights_every=0, on_publish=lambda message: kinds.append(message.kind),
-                              **options_of(capture, monkeypatch))
-        met = modes.train(model, mode)
-    assert modes.same_bits(met, alone(mode))
-    forwards = modes.STEPS * (2 if mode == "accumulation" else 1)
+                              **modes.options_of(capture, monkeypatch))
+        met = modes.train(model, mode, steps)
+    assert modes.same_bits(met, alone(mode, steps))
+    forwards = steps * (2 if mode == "accumulation" else 1)
     expected = 0 if mode in modes.UNSEEN else modes.LAYERS * forwards
     assert len(kinds) == expected and ("state" in kinds) == (capture in ("state", "accelerator") and expected > 0), set(kinds)
     assert watch.stats()["dropped"] == 0
     assert len(caplog.records) == (mode in modes.UNSEEN), caplog.text
 
 
-@pytest.mark.parametrize("capture", CAPTURES)
+@pytest.mark.parametrize("capture", modes.CAPTURES)
 @pytest.mark.parametrize("mode", [mode for mode in ("eager", "selective checkpointing") if mode in modes.ALONE])
 def test_a_mode_of_the_user_sees_the_operations_of_the_model_alone(stepwise, monkeypatch, mode, capture):
     def operations(model):
@@ -52,7 +46,7 @@ def test_a_mode_of_the_user_sees_the_operations_of_the_model_alone(stepwise, mon
 
     expected, model = operations(modes.build(mode)), modes.build(mode)
     with Session(stepwise) as session:
-        session.watch(model, **options_of(capture, monkeypatch))
+        session.watch(model, **modes.options_of(capture, monkeypatch))
         assert operations(model) == expected
 
 
@@ -75,4 +69,4 @@ def test_ranks_have_the_same_bits(stepwise, tmp_path):
         found = torch.load(tmp_path / str(rank))
         assert sorted(found) == sorted((mode, capture) for mode in modes.RANKED for capture in modes.CAPTURES)
         for (mode, capture), (same, kinds) in found.items():
-            assert same and len(kinds) == modes.LAYERS * modes.STEPS, (mode, capture, same, len(kinds))
+            assert same and len(kinds) == modes.LAYERS * modes.steps_of(capture), (mode, capture, same, len(kinds))

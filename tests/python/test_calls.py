@@ -59,7 +59,7 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
             made = part.make(layer)
             says_the_same(made, message, layer)
             values.append(made[0].values)
-    if hasattr(torch.cpu, "Stream"):  # as on an accelerator
+    if hasattr(torch.cpu, "Stream") and apart:  # as on an accelerator; states are for an attnd that knows rows apart
         computer = accelerator.Accelerator("job", Cost())
         context = context._replace(state=states.Origin(0, step, 0, 48, 0, computer, layer[2] == "cross"))
         if beyond_device(seen, plan, layer[2] == "cross", context) is None:
@@ -67,6 +67,8 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
                 patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
                 can_run(patched)
                 patched.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+                patched.setattr(accelerator, "strata",  # the rows that the message has
+                                lambda queries, rows: np.arange(queries)[plan.row_slice(step, queries, True)])
                 for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context, apart), values):
                     made = part.make(layer)
                     adds_up_to_the_same(made, message, layer)

@@ -3,9 +3,11 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import attnd
+from attnd import plan as plan_module
 from attnd.plan import EVERYTHING, Plan, choose
 from conftest import FakeDaemon
 
@@ -146,3 +148,32 @@ def test_a_publisher_follows_what_is_subscribed():
         assert publisher.plan == Plan(every=50, samples=1)
         assert publisher.wanted("decoder", 0, "self") and publisher.wanted("decoder", 0, "self", step=50)
         assert not publisher.wanted("decoder", 0, "self", step=49)
+
+
+def test_each_query_has_the_same_chance_and_each_stratum_one_row(monkeypatch):
+    monkeypatch.setattr(plan_module, "_random", np.random.default_rng(7))
+    queries, rows, draws = 101, 16, 20000
+    counts, widest = np.zeros(queries), 0
+    for _ in range(draws):
+        found = plan_module.strata(queries, rows)
+        assert len(set(found.tolist())) == rows and (np.diff(found) > 0).all() and 0 <= found[0] and found[-1] < queries
+        counts[found] += 1
+        widest = max(widest, np.diff(found, append=found[0] + queries).max())
+    expected = draws * rows / queries
+    assert np.abs(counts - expected).max() < 5 * expected**0.5
+    assert widest <= 2 * -(-queries // rows) - 1
+
+
+@pytest.mark.parametrize("period", [1, 7, 32, 64, 333])
+def test_the_mean_of_some_rows_is_near_that_of_all_whatever_repeats(period, monkeypatch):
+    """32 queries to a stratum: a stride of 32 would always meet the same place of a document of 32 or 64 tokens."""
+    monkeypatch.setattr(plan_module, "_random", np.random.default_rng(period))
+    queries, rows, draws, outside = 8192, 256, 2000, 0
+    entropy = np.log1p(np.arange(queries) % period) + 0.1 * np.random.default_rng(1).normal(size=queries)
+    means = np.empty(draws)
+    for draw in range(draws):
+        taken = entropy[plan_module.strata(queries, rows)]
+        means[draw] = taken.mean()
+        outside += abs(means[draw] - entropy.mean()) > 3 * taken.std(ddof=1) / rows**0.5
+    assert outside <= draws // 100
+    assert abs(means.mean() - entropy.mean()) < 4 * means.std() / draws**0.5

@@ -2,13 +2,13 @@
 """accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
-                        a copy of what they leave into pinned memory: 120 bytes a row, 4 a key. Nothing is captured until a
-                        thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the metrics, which
+                        a copy of what they leave into pinned memory: 96 bytes a row (116 of all rows), 4 a key. Nothing is
+                        captured until a thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the metrics, which
                         are copied
     sender thread       waits for the copy, finishes the metrics, reduces them and packs the state
 
 Queries, keys and weights are read before the model does anything else with them, so nothing of the model is held or copied.
-Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 61 MiB meanwhile.
+Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 59 MiB meanwhile.
 Without memory a capture is dropped, and so are the next ones.
 
 Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they

@@ -389,7 +389,7 @@ def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tenso
 
 # ----------------------------------------------------------------------------------- on an accelerator
 
-ROW_BYTES = 120  # that travel to the host
+ROW_BYTES = 116  # that travel to the host, at most
 
 
 def _device_nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
@@ -438,13 +438,14 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
                                  origin.cross, None if present is None else present[:, queries], seen.shared)
     else:
         q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
-        some = None if rows.stride == 1 else random_rows(rows.total, len(range(*queries.indices(rows.total))), q.device)
+        count = len(range(*queries.indices(rows.total)))
+        some = None if count == rows.total else random_rows(rows.total, count, q.device)
         taken = (samples, heads, queries if some is None else some.there)
         mask = seen.late_mask(taken) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, taken)
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
         before = before if banded else 0
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
-        whole = rows.stride == 1 and heads.stop - heads.start == rows.heads_total
+        whole = some is None and heads.stop - heads.start == rows.heads_total
         asked = OfQueries(
             q[samples, heads], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]), precision_of(seen), _scale(seen),
             seen.softcap, seen.causal, seen.window, mask, documents, before, origin.cross, some, present, whole,

@@ -172,7 +172,7 @@ def _calls(p: Problem, some: slice, inverse_k: torch.Tensor, left: Swept, powers
     how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
            "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
            "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "ROWS": rows, "KEYS": keys, "WIDTH": whole_width,
-           "num_warps": warps}
+           "num_warps": warps, "enable_fp_fusion": True}
     local_window = min(p.local_window, p.end(p.queries) + p.keys)
     fixed = (p.heads, p.group, p.width, p.q_stride, local_window, *strides)
     return (_Call(kernel.row_sums, grid, (*tensors, inverse_k, left.sums, left.sums.stride(0), *numbers, *strides),

@@ -73,7 +73,7 @@ class Problem:
         return bias
 
     def sampled(self, rows: Rows, bias: Optional[torch.Tensor]) -> "Problem":
-        """Of these queries alone, of which there is a bias. `q` still has all; `q_len` has to be unknown."""
+        """The same with these queries alone, for which the bias is. `q` still has all; `q_len` has to be unknown."""
         found = copy.copy(self)
         found.rows, found.queries = rows, len(rows.here)
         found.bias = found._fitted(bias)
