@@ -35,7 +35,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 
 import torch
 
-from . import torch_state, wire
+from . import look, torch_state, wire
 from .accelerator import ROWS_MAX, Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
@@ -87,7 +87,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           probe_every: int = 100, first_step: int = 0, first_epoch: int = 0, wait: Optional[float] = None,
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
-          settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, **options: Any) -> "Watch":
+          settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, compiled: Optional[str] = None,
+          **options: Any) -> "Watch":
     """Captures and publishes the attention of `model` while it trains, until the result is closed.
 
     model        any torch.nn.Module, compiled, wrapped (DDP, FSDP) or neither
@@ -147,6 +148,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  judge.py has what is judged without
     settings     what the training was started with, {"learning_rate": 3e-4, "warmup_steps": 100}: kept with the run,
                  and compared with those of others
+    compiled     'eager': what torch.compile made runs eagerly in captured steps, and everything is seen of it. By default it
+                 stays compiled where watch() came before its first forward, by Inductor of torch 2.13 or later; see look.py
     start        'auto': starts an attnd on this machine, for this user, where none answers (start.py). A failure is
                  told in a warning, and the training goes on without
 
@@ -184,6 +187,11 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         raise ValueError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
     if start not in (None, "auto") or (start is not None and publisher is not None):
         raise ValueError(f"start = {start!r}: must be 'auto' or left out, and left out when a publisher is given")
+    if compiled not in (None, "eager"):
+        raise ValueError(f"compiled = {compiled!r}: must be 'eager' or left out")
+    looks = compiled is None and not (gradients or residual)
+    if looks:
+        look.prepare()
     if wait is None:
         wait = 2.0 if start is None else 10.0
     own = publisher is None
@@ -221,7 +229,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         if own_window is not None:
             publisher.tell_window(own_window)
         made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
-                     values or gradients or residual, gradients, texts, patterns, starter)
+                     values or gradients or residual, gradients, texts, patterns, starter, looks)
         if residual:
             made.follow_residual(Residual(root, publisher, names), names)
         if not passive:
@@ -251,7 +259,7 @@ class Watch:
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, Any],
                  share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: Optional[bool],
                  values: bool, gradients: bool, texts: Optional[Texts], patterns: Mapping[str, Sequence[str]],
-                 starter: Optional[Starter] = None):
+                 starter: Optional[Starter] = None, looks: bool = False):
         self.publisher = publisher
         self._starter = starter
         if starter is not None:
@@ -293,7 +301,7 @@ class Watch:
         self._residual: Optional[Residual] = None
         self.sends_residual: Optional[Mapping[str, str]] = None  # and how projections are called
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
-        self._spy = Spy(root, self, self.judge)
+        self._spy = Spy(root, self, self.judge, looks)
         self.cost = Cost()
         self._accelerator = Accelerator(publisher.job, self.cost)
         self._told_cost = False
@@ -491,6 +499,7 @@ class Watch:
             self._gradients.settle(self._step if before_backward else None)
         if self._residual is not None:
             self._residual.step_ends()
+        self._spy.step_ends()
         self._step += 1
         self._begun = True
         self._passes = {}
@@ -528,7 +537,8 @@ class Watch:
     def _arm(self) -> None:
         began = time.perf_counter()
         self._spy.install()
-        self._tokens.install()
+        if not self._spy.is_looking:
+            self._tokens.install()
         self._spy.seconds += time.perf_counter() - began
 
     def _disarm(self) -> None:
@@ -603,6 +613,10 @@ class Watch:
     def _is_training(self) -> bool:
         """Whether the forward that runs counts."""
         return self._evaluation or torch.is_grad_enabled() or torch_state.is_checkpointed()
+
+    def only_looks(self) -> None:
+        """See spy.Watcher. Nobody tells the tokens then."""
+        self._tokens.remove()
 
     def passes_over(self) -> None:
         """See spy.Watcher. With steps="manual" nobody says whether the model itself was called before."""
@@ -883,10 +897,15 @@ class Watch:
                         "attnd.publish_attention publish what is computed by other means", self.publisher.job)
 
     def _tell_uncalled(self) -> None:
-        """Says once that nothing is captured because the model itself is never called."""
-        if self._called or self._told_unseen or self._warned:
+        """Says once that nothing is captured because the model itself is never called, or compiled code shows nothing."""
+        if self._told_unseen or self._warned or (bool(self._names.layers) if self._spy.is_looking else self._called):
             return
         self._told_unseen = True
+        if self._spy.is_looking:
+            log.warning("job %s: nothing is captured: the compiled code of %s shows no attention. It is seen where attnd.watch came "
+                        "before the first forward and inductor compiled it; attnd.watch(..., compiled=\"eager\") runs captured "
+                        "steps eagerly instead", self.publisher.job, type(self._root).__name__)
+            return
         log.warning("job %s: nothing is captured: the watched %s is not called itself, model(...), in steps that are to be "
                     "captured, or only without gradients (evaluation=True)%s. Watch the module that is called%s",
                     self.publisher.job, type(self._root).__name__,

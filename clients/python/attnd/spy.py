@@ -7,7 +7,9 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
     a TorchFunctionMode     while a module of the watched model runs: sees torch functions wherever they are called
                             from. These are attention: F.scaled_dot_product_attention,
                             F.multi_head_attention_forward, a softmax over the last axis of [B, H, Tq, Tk]
-    a stance                torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
+    look.py                 operators in code that is compiled after watch(). Where a model has any, or is about to, these
+                            are all that sees it: hooks and modes would have it compiled again
+    a stance                else torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
     interface.py            attention functions of Hugging Face transformers that are none of the above
     flex.py, kernels_of_others.py   detours of flex attention, flash_attn and xFormers
 
@@ -32,19 +34,19 @@ import logging
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Set
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
 
 import torch
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from . import flex, interface, kernels_of_others
+from . import flex, interface, kernels_of_others, look
 from .calls import Output, Queries, Seen, Weights, unreadable
 from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, Judge, head_count
-from .paths import call_name, module_paths
+from .paths import call_name, clean_path, module_paths
 from .ranks import share_of_heads
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes
 
@@ -58,6 +60,9 @@ class Watcher(Protocol):
 
     def begins(self, module: torch.nn.Module) -> bool:
         """A forward begins, of the model or of a part of it; whether it is to be followed."""
+
+    def only_looks(self) -> None:
+        """What runs is compiled, and no hook may be in it."""
 
     def passes_over(self) -> None:
         """A part of the model runs by itself, which this torch cannot tell from a repeated forward."""
@@ -113,10 +118,13 @@ class Spy:
     """Follows the forwards of one model. Every method is called from the training. `judge`: of its softmaxes; without
     one all are taken for attention."""
 
-    def __init__(self, root: torch.nn.Module, watcher: Watcher, judge: Optional[Judge] = None):
+    def __init__(self, root: torch.nn.Module, watcher: Watcher, judge: Optional[Judge] = None, looks: bool = False):
         self.root = root
         self.watcher = watcher
         self.judge = judge
+        self._may_look = looks  # into compiled code
+        self._looking = False
+        self._shown: Optional[Set[Tuple[int, str]]] = None  # sites and paths in the compiled forward that runs
         self._paths: Dict[int, str] = {}
         self._handles: List[Any] = []
         self._eager = False  # compiled code runs eagerly because of this one, too
@@ -135,17 +143,78 @@ class Spy:
         self.seconds = 0.0  # that the hooks took, and what is told from within the mode
 
     @property
+    def is_looking(self) -> bool:
+        """Whether only what is compiled is followed now."""
+        return self._looking
+
+    @property
     def installed(self) -> bool:
         """Whether forwards are followed now."""
-        return bool(self._handles)
+        return bool(self._handles) or self._looking
 
     def install(self) -> None:
         """Begins to follow forwards."""
         self._leaving = False
         self._paths = module_paths(self.root)
+        if self._is_compiled(self.root):
+            self._begin_looking()
+            return
         self._handles = [register_module_forward_pre_hook(self._enter),
                          register_module_forward_hook(self._leave, **_ALWAYS)]
         self._force_eager()
+
+    def _is_compiled(self, module: torch.nn.Module) -> bool:
+        """Whether a module that runs is compiled, or a part of this model is, so that it is to be left so."""
+        return self._may_look and look.is_prepared() and id(getattr(module, "_orig_mod", module)) in self._paths \
+            and look.sees(module)
+
+    def _begin_looking(self) -> None:
+        """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
+        self._take_away()
+        self._looking = True
+        self.watcher.only_looks()
+        look.listen(self)
+
+    def looks(self, site: look.Site, arguments: Dict[str, Any]) -> None:
+        """See look.Onlooker. The second time that an attention is shown another forward has begun."""
+        began = time.perf_counter()
+        try:
+            with torch.no_grad(), outside_modes():
+                path = self._path_of(site)
+                if path is None:
+                    return
+                if self._shown is None or (site.number, path) in self._shown:
+                    self._forward_shown()
+                    with torch.set_grad_enabled(site.trains):
+                        if not self.watcher.begins(self.root):
+                            return
+                    self._shown, self._calls = set(), {}
+                self._shown.add((site.number, path))
+                seen = _queries((), arguments, None)
+                if seen is not None:
+                    self._saw(path, seen)
+        except Exception:
+            self.watcher.failed("an attention in compiled code could not be captured")
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _path_of(self, site: look.Site) -> Optional[str]:
+        """The path of its module; None: it is not of this model, or of a forward that runs in another one's turn."""
+        above = next((self._paths[id(module)] for module in look.running_modules() if id(module) in self._paths), None)
+        if above is None or site.path is None:
+            return self._paths.get(site.module)
+        path = f"{above}.{clean_path(site.path)}".strip(".")
+        return path if path in self._paths.values() else None
+
+    def step_ends(self) -> None:
+        """What a compiled forward has shown is complete."""
+        if self._looking:
+            self._forward_shown()
+
+    def _forward_shown(self) -> None:
+        if self._shown is not None:
+            self._shown, self._entered = None, {path: module for path, module in self.root.named_modules()}
+            self.watcher.ends(self._unseen())
 
     def _force_eager(self) -> None:
         """Once something may have been compiled."""
@@ -160,14 +229,21 @@ class Spy:
         if self._elsewhere():
             self._leaving = True
             return
+        if self._looking:
+            look.forget(self)
+            self._looking = False
+            self._forward_shown()
+        self._take_away()
+        if self._stack:
+            self._finish()
+
+    def _take_away(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
         if self._eager:
             self._eager = False
             _stance.leave()
-        if self._stack:
-            self._finish()
 
     def sees(self, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
         """An attention was computed by the module that runs now; with `result`: a softmax, which may be something
@@ -180,6 +256,9 @@ class Spy:
             self._told.add(path)
             self.watcher.cannot_read(path, why)
             return
+        self._saw(path, seen, result)
+
+    def _saw(self, path: str, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         if self._again:
@@ -249,6 +328,9 @@ class Spy:
             return
         began = time.perf_counter()
         try:
+            if not self._stack and self._is_compiled(module):
+                self._begin_looking()
+                return
             self._force_eager()
             self.settle()
             path = self._paths.get(id(module))
@@ -710,8 +792,8 @@ class _Mode(TorchFunctionMode):
             self.__exit__(None, None, None)
 
 
-def _queries(args: Any, kwargs: Any, result: torch.Tensor) -> Optional[Queries]:
-    """The arguments of F.scaled_dot_product_attention and its result, as [B, H, T, d]."""
+def _queries(args: Any, kwargs: Any, result: Optional[torch.Tensor]) -> Optional[Queries]:
+    """The arguments of F.scaled_dot_product_attention and its result, where that is known, as [B, H, T, d]."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, args)), **kwargs}
     q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
@@ -723,7 +805,7 @@ def _queries(args: Any, kwargs: Any, result: torch.Tensor) -> Optional[Queries]:
         return Queries(q, k)  # whose placements say why it is not captured
     q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
     assert q is not None and k is not None
-    output = Output(result, _in_four_axes, bool(given.get("dropout_p")))
+    output = None if result is None else Output(result, _in_four_axes, bool(given.get("dropout_p")))
     return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share,
                    shared=shared)
 

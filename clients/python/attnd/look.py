@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""look: the attentions of compiled code, seen while it stays compiled.
+
+A pass of Inductor puts the operator `attnd::look` before each F.scaled_dot_product_attention of a graph that is compiled
+after attnd.watch(). It returns at once unless a step is captured. Torch is told that it has an effect, so that nothing drops
+it though it returns nothing, and recomputation for backward leaves it out.
+
+Layers may share compiled code, so the layer is found when it runs: the path of the module within what is compiled is in the
+graph, and the module that is compiled is in a Python frame below.
+
+A graph that is to be replayed as a CUDA graph gets none: Python would not run then.
+"""
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+import sys
+import weakref
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Protocol
+
+import torch
+from torch.nn import functional
+
+from .torch_state import is_no_repetition
+
+log = logging.getLogger("attnd")
+
+CONFIG = "torch._inductor.config"
+_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+_sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
+
+
+class Site(NamedTuple):
+    """An attention in a graph: its number, no two have the same; the path of its module from the one that is compiled; the id of
+    the module where it was first; and whether autograd records there."""
+    number: int
+    path: Optional[str]  # None: what is compiled is no module
+    module: int
+    trains: bool
+
+
+class Onlooker(Protocol):
+    def looks(self, site: Site, arguments: Dict[str, Any]) -> None:
+        """An attention is about to be computed with these arguments of F.scaled_dot_product_attention. Never raises."""
+
+
+_onlookers: List[Onlooker] = []
+_sites: List[Site] = []
+_modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within
+_state: Dict[str, Any] = {"library": None}
+
+
+def prepare() -> None:
+    """From now on what Inductor compiles has these operators, if this torch can have them. It is not imported for that."""
+    if _state["library"] is not None or not _is_supported():
+        return
+    _state["library"] = _library()
+    if CONFIG in sys.modules:
+        _place_pass()
+    else:
+        sys.meta_path.insert(0, _AfterImport())
+
+
+def is_prepared() -> bool:
+    """Whether what is compiled now has such operators."""
+    return _state["library"] is not None
+
+
+def sees(module: torch.nn.Module) -> bool:
+    """Whether Inductor compiles it, or a part of it."""
+    return _is_by_inductor(getattr(module, "dynamo_ctx", None)) or any(
+        one in _modules or _is_by_inductor(getattr(one, "_compiled_call_impl", None)) for one in module.modules())
+
+
+def _is_by_inductor(compiled: Any) -> bool:
+    """Whether this, an OptimizedModule's context or what Module.compile() made, has Inductor as its backend. No public name of
+    torch tells; where the private ones change it is False, and captured steps run eagerly."""
+    cells = dict(zip(getattr(getattr(compiled, "__code__", None), "co_freevars", ()), getattr(compiled, "__closure__", None) or ()))
+    backend = cells["callback"].cell_contents if "callback" in cells else getattr(compiled, "callback", None)
+    while hasattr(backend, "_torchdynamo_orig_backend"):
+        backend = backend._torchdynamo_orig_backend
+    return bool(getattr(backend, "compiler_name", "") == "inductor")
+
+
+def listen(onlooker: Onlooker) -> None:
+    _onlookers.append(onlooker)
+
+
+def forget(onlooker: Onlooker) -> None:
+    if onlooker in _onlookers:
+        _onlookers.remove(onlooker)
+
+
+def running_modules() -> Iterator[torch.nn.Module]:
+    """The modules whose methods run in this thread, by their Python frames, the innermost first."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if "self" in frame.f_code.co_varnames:
+            found = frame.f_locals.get("self")
+            if isinstance(found, torch.nn.Module) and not isinstance(found, torch.fx.GraphModule):
+                yield getattr(found, "_orig_mod", found)
+        frame = frame.f_back
+
+
+def _is_supported() -> bool:
+    """Torch 2.13 and later; older ones have not been tried."""
+    numbers = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (2, 13)
+
+
+def _library() -> Any:
+    library = torch.library.Library("attnd", "FRAGMENT")
+    library.define("look(int site, Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, "
+                   "ScalarType? lowered) -> ()", tags=(torch.Tag.flexible_layout,))
+    library.impl("look", _look, "CompositeExplicitAutograd")
+    library.impl("look", lambda *arguments: None, "Meta")
+    return library
+
+
+def _look(site: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Optional[torch.Tensor], is_causal: bool,
+          scale: Optional[float], lowered: Optional[torch.dtype]) -> None:
+    if not _onlookers or not is_no_repetition():
+        return
+    given = [one if lowered is None or one.dtype != torch.float32 else one.to(lowered) for one in (query, key, value)]
+    arguments = dict(zip(_ARGUMENTS, (*given, mask, 0.0, is_causal, scale)))
+    for onlooker in list(_onlookers):
+        onlooker.looks(_sites[site], arguments)
+
+
+class _AfterImport:
+    """Places the pass when the settings of Inductor are imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != CONFIG:
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def executed(module: Any) -> None:
+            execute(module)
+            _place_pass()
+
+        spec.loader.exec_module = executed  # type: ignore[method-assign]
+        return spec
+
+
+def _place_pass() -> None:
+    """Beside the pass that is there."""
+    try:
+        from torch._inductor import config, custom_graph_pass
+
+        class Pass(custom_graph_pass.CustomGraphPass):  # type: ignore[misc]
+            def __init__(self, before: Any):
+                self.before = before
+
+            def __call__(self, graph: Any) -> None:
+                if self.before is not None:
+                    self.before(graph)
+                try:
+                    _put(graph, bool(config.triton.cudagraphs))
+                except Exception:
+                    log.warning("an attention in compiled code cannot be seen", exc_info=True)
+
+            def uuid(self) -> Any:
+                before = getattr(self.before, "uuid", None)
+                return "attnd", before() if before is not None else id(self.before)
+
+        _register_effect()
+        config.pre_grad_custom_pass = Pass(config.pre_grad_custom_pass)
+    except Exception:
+        log.warning("attentions in compiled code cannot be seen there; it runs eagerly in captured steps", exc_info=True)
+
+
+def _register_effect() -> None:
+    from torch._higher_order_ops import effects
+    effects._register_effectful_op(torch.ops.attnd.look.default, effects._EffectType.ORDERED)
+
+
+def _put(graph: Any, is_replayed: bool) -> None:
+    """Puts an operator before each attention of a graph."""
+    from torch._subclasses.fake_tensor import FakeTensor
+    lowered: List[Any] = []
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        name = getattr(node.target, "__name__", "")
+        if name == "_enter_autocast":
+            lowered.append(node.args)
+        elif name == "_exit_autocast" and lowered:
+            lowered.pop()
+        elif node.target is _sdpa and not is_replayed:
+            _put_before(graph, node, lowered, FakeTensor)
+        elif node.target is _sdpa and not _state.get("told"):
+            _state["told"] = True
+            log.warning("compiled code that is replayed as a CUDA graph (mode=\"reduce-overhead\") shows none of its attentions")
+
+
+def _put_before(graph: Any, node: Any, autocasts: List[Any], plain: Any) -> None:
+    given = {**dict(zip(_ARGUMENTS, node.args)), **node.kwargs}
+    tensors = [given[name].meta.get("example_value") for name in _ARGUMENTS[:4] if isinstance(given.get(name), torch.fx.Node)]
+    if not all(type(one) is plain for one in tensors):
+        return  # a DTensor has no rule for the operator, nor has a nested tensor
+    query, device = given["query"], tensors[0].device.type
+    stack = list(node.meta.get("nn_module_stack") or {})
+    module = int(stack[-1].partition("@")[0]) if stack else 0
+    compiled, path = next(((above, path) for above in running_modules() for path, one in above.named_modules()
+                           if id(one) == (module or id(above))), (None, None))
+    site = Site(len(_sites), path, module, torch.is_grad_enabled())
+    _sites.append(site)
+    if compiled is not None:
+        _modules.add(compiled)
+    with graph.inserting_before(node):
+        graph.call_function(torch.ops.attnd.look.default, (
+            site.number, query, given["key"], given["value"], given.get("attn_mask"), bool(given.get("is_causal")),
+            given.get("scale"), _lowered(device, autocasts)))
+
+
+def _lowered(device: str, autocasts: List[Any]) -> Optional[torch.dtype]:
+    """What autocast makes of f32 there: the innermost one of the graph, or the one around it."""
+    for kind, dtype, enabled, _ in reversed(autocasts):
+        if kind == device:
+            return (dtype or torch.get_autocast_dtype(device)) if enabled else None
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

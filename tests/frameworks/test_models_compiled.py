@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""Models that are compiled after watch() stay compiled: captured steps and others run the same code, which is compiled once,
+without a graph break, and shows numbers that agree with float64."""
+import contextlib
+
+import pytest
+
+torch = pytest.importorskip("torch")
+look = pytest.importorskip("attnd.look")
+if not look._is_supported():
+    pytest.skip("torch 2.13 or later", allow_module_level=True)
+import modes  # noqa: E402
+from session import Session, assert_right, expected_of, train  # noqa: E402
+from test_models_untouched import HAS_HEADERS  # noqa: E402
+from torch._dynamo.utils import counters  # noqa: E402
+from torch._inductor import config as inductor_config  # noqa: E402
+from zoo import decoder_kind, fused, fused_imported  # noqa: E402
+
+pytest_plugins = ("one_daemon",)
+pytestmark = pytest.mark.skipif(not HAS_HEADERS, reason="inductor needs the headers of PyTorch")
+KINDS = [decoder_kind("sdpa", fused), decoder_kind("sdpa, imported by name", fused_imported)]
+
+
+def whole(model, **options):
+    return torch.compile(model, fullgraph=True, **options)
+
+
+def regional(model, **options):
+    """Each block, as torchtitan does: they share code."""
+    for block in model.blocks:
+        block.compile(fullgraph=True, **options)
+    return model
+
+
+WAYS = {"whole": whole, "regional": regional}
+
+
+def checkpointed(model, way, **options):
+    around = modes.checkpointed(use_reentrant=False, **options)
+    for block in model.blocks:
+        own = block.forward
+        block.forward = lambda x, own=own: around(own, x)
+    return way(model)
+
+
+@pytest.fixture(autouse=True)
+def from_anew():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def compilations():
+    """How many graphs there are, and breaks in them."""
+    return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+
+
+def without_tokens(expected):
+    for messages in expected.values():
+        for attended in messages:
+            attended.tokens = None
+    return expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_layer_of_a_compiled_model_is_right(stepwise, kind, way):
+    with Session(stepwise) as session:
+        model = kind.build()
+        watch = session.watch(model, every=2)
+        trained = list(train(WAYS[way](model), kind, 5))
+        assert [layer.module for layer in watch.layers] == [f"blocks.{n}.attn" for n in range(3)]
+    assert compilations() == (1, 0)
+    assert_right(f"{kind.name}, {way}", session.summaries(), without_tokens(expected_of(kind, trained[::2])), kind.tiers)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("saves", ["full", "selective"])
+def test_recomputation_shows_an_attention_once(stepwise, way, saves):
+    kind = KINDS[0]
+    options = {"context_fn": modes.every_second_product} if saves == "selective" else {}
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(checkpointed(model, WAYS[way], **options), kind, 3))
+    assert_right(f"{saves}, {way}", session.summaries(), without_tokens(expected_of(kind, trained)), kind.tiers)
+
+
+def test_two_microbatches_of_a_step_are_two(stepwise):
+    kind = KINDS[0]
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(whole(model), kind, 2, microbatches=2))
+    assert_right("microbatches", session.summaries(), without_tokens(expected_of(kind, trained)), kind.tiers)
+
+
+def losses(model, kind, lengths=(), steps=6):
+    optimizer, found = torch.optim.Adam(model.parameters(), lr=0.02), []
+    for step in range(steps):
+        batch = kind.batch(step)
+        if lengths:
+            batch = {"tokens": batch["tokens"][:, :lengths[step % len(lengths)]]}
+        loss = kind.loss(model, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.detach())
+    return torch.stack(found), [one.detach().clone() for one in model.parameters()]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("lengths", [(), (10, 12, 7)], ids=["one shape", "dynamic shapes"])
+def test_nothing_is_compiled_more_often_and_steps_have_the_bits_of_an_empty_operator(stepwise, way, lengths, monkeypatch):
+    kind = KINDS[0]
+    alone = losses(WAYS[way](kind.build()), kind, lengths)
+    expected = compilations()
+    results = []
+    for every in (1, 3, 0):  # 0: the operators do nothing
+        torch._dynamo.reset()
+        counters.clear()
+        with Session(stepwise) as session:
+            model = kind.build()
+            session.watch(model, every=every)
+            results.append(losses(WAYS[way](model), kind, lengths))
+        assert compilations() == expected
+    for found in results:
+        assert torch.equal(found[0], results[-1][0]) and all(map(torch.equal, found[1], results[-1][1]))
+        torch.testing.assert_close(found[0], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_lowers_what_is_shown(stepwise, monkeypatch):
+    """What travels has the numbers that the kernel of the model gets, which are rounded to bf16."""
+    kind, shown = KINDS[0], []
+    with Session(stepwise) as session:
+        model = kind.build()
+        watch = session.watch(model)
+        saw = watch.saw
+        monkeypatch.setattr(watch, "saw", lambda path, call, seen: (shown.append(seen), saw(path, call, seen)))
+        with torch.autocast("cpu", torch.bfloat16):
+            kind.loss(whole(model), kind.batch(0)).backward()
+        watch.step()
+        eager = kind.build()
+        session.watch(eager)
+        monkeypatch.setattr(session.watches[1], "saw", lambda path, call, seen: shown.append(seen))
+        with torch.autocast("cpu", torch.bfloat16):
+            kind.loss(eager, kind.batch(0)).backward()
+    assert len(shown) == 6
+    for compiled, plain in zip(shown[:3], shown[3:]):
+        assert compiled.q.dtype == compiled.k.dtype == torch.bfloat16
+        torch.testing.assert_close(compiled.q, plain.q.bfloat16(), rtol=0.05, atol=0.05)
+
+
+def test_a_validation_is_not_captured(stepwise):
+    kind = KINDS[0]
+    with Session(stepwise) as session:
+        model = kind.build()
+        watch = session.watch(model)
+        compiled = whole(model)
+        trained = list(train(compiled, kind, 1))
+        with torch.no_grad():
+            kind.loss(compiled, kind.batch(7))
+        trained += [(1, *rest) for _, *rest in train(compiled, kind, 1)]
+        assert len(watch.layers) == 3
+    assert_right("validated", session.summaries(), without_tokens(expected_of(kind, trained)), kind.tiers)
+
+
+@contextlib.contextmanager
+def said_once(caplog, text):
+    caplog.clear()
+    yield
+    assert sum(text in record.getMessage() for record in caplog.records) == 1, caplog.text
+
+
+def test_a_model_that_was_compiled_before_is_told_how_and_is_left_alone(stepwise, caplog, monkeypatch):
+    monkeypatch.setattr(inductor_config, "pre_grad_custom_pass", None)  # as before the first watch of a process
+    kind = KINDS[0]
+    compiled = whole(kind.build())
+    losses(compiled, kind, steps=2)
+    before = compilations()
+    with said_once(caplog, "It is seen where attnd.watch came before the first forward"), Session(stepwise) as session:
+        watch = session.watch(compiled, steps="manual")
+        for _ in range(5):
+            losses(compiled, kind, steps=1)
+            watch.step()
+        assert watch.layers == [] and compilations() == before
+
+
+def test_it_runs_eagerly_where_that_is_wanted(stepwise):
+    kind = KINDS[0]
+    compiled = whole(kind.build())
+    losses(compiled, kind, steps=2)
+    with Session(stepwise) as session:
+        session.watch(compiled, compiled="eager")
+        trained = list(train(compiled, kind, 2))
+    assert_right("eager", session.summaries(), expected_of(kind, trained), kind.tiers)
+
+
+def test_graphs_that_are_replayed_get_no_operator(stepwise, caplog):
+    kind, count = KINDS[0], len(look._sites)
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        losses(torch.compile(model, mode="reduce-overhead"), kind, steps=2)
+    assert len(look._sites) == count
+
+
+def test_other_words_are_refused():
+    import attnd
+    with pytest.raises(ValueError, match="compiled = 'no': must be 'eager' or left out"):
+        attnd.watch(torch.nn.Linear(2, 2), "job", compiled="no")
