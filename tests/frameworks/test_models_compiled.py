@@ -2,20 +2,22 @@
 """Models that are compiled after watch() stay compiled: captured steps and others run the same code, which is compiled once,
 without a graph break, and shows numbers that agree with float64."""
 import contextlib
+import subprocess
+import sys
 
 import pytest
 
 torch = pytest.importorskip("torch")
-look = pytest.importorskip("attnd.look")
-if not look._is_supported():
-    pytest.skip("torch 2.13 or later", allow_module_level=True)
 import modes  # noqa: E402
-from session import Session, assert_right, expected_of, train  # noqa: E402
+from session import Session, assert_right, attnd, expected_of, train  # noqa: E402
+from attnd import look  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 from torch._inductor import config as inductor_config  # noqa: E402
 from zoo import decoder_kind, fused, fused_imported  # noqa: E402
 
+if not look._is_supported():
+    pytest.skip("torch 2.13 or later", allow_module_level=True)
 pytest_plugins = ("one_daemon",)
 pytestmark = pytest.mark.skipif(not HAS_HEADERS, reason="inductor needs the headers of PyTorch")
 KINDS = [decoder_kind("sdpa", fused), decoder_kind("sdpa, imported by name", fused_imported)]
@@ -56,13 +58,6 @@ def compilations():
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
-def without_tokens(expected):
-    for messages in expected.values():
-        for attended in messages:
-            attended.tokens = None
-    return expected
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_layer_of_a_compiled_model_is_right(stepwise, kind, way):
@@ -72,7 +67,7 @@ def test_every_layer_of_a_compiled_model_is_right(stepwise, kind, way):
         trained = list(train(WAYS[way](model), kind, 5))
         assert [layer.module for layer in watch.layers] == [f"blocks.{n}.attn" for n in range(3)]
     assert compilations() == (1, 0)
-    assert_right(f"{kind.name}, {way}", session.summaries(), without_tokens(expected_of(kind, trained[::2])), kind.tiers)
+    assert_right(f"{kind.name}, {way}", session.summaries(), expected_of(kind, trained[::2]), kind.tiers)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -84,7 +79,7 @@ def test_recomputation_shows_an_attention_once(stepwise, way, saves):
         model = kind.build()
         session.watch(model)
         trained = list(train(checkpointed(model, WAYS[way], **options), kind, 3))
-    assert_right(f"{saves}, {way}", session.summaries(), without_tokens(expected_of(kind, trained)), kind.tiers)
+    assert_right(f"{saves}, {way}", session.summaries(), expected_of(kind, trained), kind.tiers)
 
 
 def test_two_microbatches_of_a_step_are_two(stepwise):
@@ -93,7 +88,7 @@ def test_two_microbatches_of_a_step_are_two(stepwise):
         model = kind.build()
         session.watch(model)
         trained = list(train(whole(model), kind, 2, microbatches=2))
-    assert_right("microbatches", session.summaries(), without_tokens(expected_of(kind, trained)), kind.tiers)
+    assert_right("microbatches", session.summaries(), expected_of(kind, trained), kind.tiers)
 
 
 def losses(model, kind, lengths=(), steps=6):
@@ -163,7 +158,7 @@ def test_a_validation_is_not_captured(stepwise):
             kind.loss(compiled, kind.batch(7))
         trained += [(1, *rest) for _, *rest in train(compiled, kind, 1)]
         assert len(watch.layers) == 3
-    assert_right("validated", session.summaries(), without_tokens(expected_of(kind, trained)), kind.tiers)
+    assert_right("validated", session.summaries(), expected_of(kind, trained), kind.tiers)
 
 
 @contextlib.contextmanager
@@ -206,7 +201,55 @@ def test_graphs_that_are_replayed_get_no_operator(stepwise, caplog):
     assert len(look._sites) == count
 
 
+RANKED = ("DDP", "FSDP2")
+
+
+def ranked(mode, model):
+    """Compiled as torchtitan does it: each block, before it is shared out."""
+    model = regional(model)
+    return modes.distributed(mode, model)
+
+
+@pytest.mark.parametrize("mode", RANKED)
+def test_ranks_compile_once_and_show_every_layer(stepwise, tmp_path, mode):
+    run = [subprocess.Popen([sys.executable, __file__, mode, str(rank), str(tmp_path / "store"), stepwise.endpoint("ingest"),
+                             str(tmp_path / str(rank))], stderr=subprocess.PIPE) for rank in range(2)]
+    said = [one.communicate(timeout=280)[1].decode() for one in run]
+    assert [one.returncode for one in run] == [0, 0], "\n".join(said)
+    for rank in range(2):
+        found = torch.load(tmp_path / str(rank))
+        assert found["kinds"] == modes.LAYERS * modes.STEPS and found["layers"] == [f"blocks.{n}.attn" for n in range(modes.LAYERS)]
+        assert found["watched"] == found["alone"] and found["alone"][1] == 0
+        for one, other in zip(*found["met"]):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def as_rank(mode, rank, store, endpoint, results):
+    dist = torch.distributed
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
+    found, kinds = {"met": []}, []
+    for name in ("alone", "watched"):
+        torch._dynamo.reset()
+        counters.clear()
+        model = modes.build(mode)
+        with contextlib.ExitStack() as stack:
+            if name == "watched":
+                watch = stack.enter_context(attnd.watch(model, job=f"compiled-{mode}", endpoint=endpoint, every=1, wait=20.0, weights_every=0,
+                                                        on_publish=lambda message: kinds.append(message.kind)))
+            found["met"].append(modes.train(ranked(mode, model), mode, rank=int(rank)))
+            dist.barrier()
+            found[name] = compilations()
+            if name == "watched":
+                found["layers"] = [layer.module for layer in watch.layers]
+    torch.save({**found, "kinds": len(kinds)}, results)
+    dist.destroy_process_group()
+
+
 def test_other_words_are_refused():
-    import attnd
     with pytest.raises(ValueError, match="compiled = 'no': must be 'eager' or left out"):
         attnd.watch(torch.nn.Linear(2, 2), "job", compiled="no")
+
+
+if __name__ == "__main__":
+    as_rank(*sys.argv[1:])

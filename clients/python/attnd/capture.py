@@ -499,7 +499,7 @@ class Watch:
             self._gradients.settle(self._step if before_backward else None)
         if self._residual is not None:
             self._residual.step_ends()
-        self._spy.step_ends()
+        self._spy.settle_shown()
         self._step += 1
         self._begun = True
         self._passes = {}
@@ -536,9 +536,8 @@ class Watch:
 
     def _arm(self) -> None:
         began = time.perf_counter()
+        self._tokens.install(self._root)
         self._spy.install()
-        if not self._spy.is_looking:
-            self._tokens.install()
         self._spy.seconds += time.perf_counter() - began
 
     def _disarm(self) -> None:
@@ -615,8 +614,16 @@ class Watch:
         return self._evaluation or torch.is_grad_enabled() or torch_state.is_checkpointed()
 
     def only_looks(self) -> None:
-        """See spy.Watcher. Nobody tells the tokens then."""
+        """See spy.Watcher."""
         self._tokens.remove()
+        outside = look.outside(self._root)
+        if outside is not None:
+            self._tokens.install(outside)
+
+    def calls_compiled(self, args: Any, kwargs: Any) -> None:
+        """See spy.Watcher."""
+        with torch_state.outside_modes():
+            self._tokens.take(args, kwargs)
 
     def passes_over(self) -> None:
         """See spy.Watcher. With steps="manual" nobody says whether the model itself was called before."""
@@ -850,9 +857,9 @@ class Watch:
             return own or self._share
         if path not in self._shares:
             entered = self._spy.entered
-            modules = [one.module for one in entered]
+            modules = [one.module for one in entered] or self._modules_to(path.partition("#")[0])
             share: Optional[Share] = share_of_weights(modules)
-            why = why_unknown(seen, modules, entered[-1].first) if share == Share() else None
+            why = why_unknown(seen, modules, entered[-1].first if entered else None) if share == Share() else None
             if why is not None:
                 share = None
                 self._tell_uncaptured(path, why, "Say which: tensor_parallel=(index, size)")
@@ -918,6 +925,10 @@ class Watch:
             log.warning("job %s: nothing was captured: the model ran only without gradients, which is taken for validation or "
                         "generation. watch(..., evaluation=True) captures that as well",
                         self.publisher.job)
+
+    def _modules_to(self, path: str) -> List[torch.nn.Module]:
+        """The module at `path`, after those that it is in."""
+        return [module for name, module in self._root.named_modules() if f"{path}.".startswith(f"{clean_path(name)}." if name else "")]
 
     def _module_at(self, path: str) -> Any:
         return next((module for name, module in self._root.named_modules() if clean_path(name) == path), None)

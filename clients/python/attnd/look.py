@@ -48,6 +48,7 @@ class Onlooker(Protocol):
 _onlookers: List[Onlooker] = []
 _sites: List[Site] = []
 _modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within
+_outer: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()  # what torch.compile made of a module
 _state: Dict[str, Any] = {"library": None}
 
 
@@ -69,18 +70,38 @@ def is_prepared() -> bool:
 
 def sees(module: torch.nn.Module) -> bool:
     """Whether Inductor compiles it, or a part of it."""
-    return _is_by_inductor(getattr(module, "dynamo_ctx", None)) or any(
-        one in _modules or _is_by_inductor(getattr(one, "_compiled_call_impl", None)) for one in module.modules())
+    if "torch._dynamo" not in sys.modules:
+        return False
+    return any(one in _modules or any(_is_by_inductor(vars(one).get(name)) for name in ("dynamo_ctx", "_compiled_call_impl"))
+               for one in module.modules())
 
 
 def _is_by_inductor(compiled: Any) -> bool:
     """Whether this, an OptimizedModule's context or what Module.compile() made, has Inductor as its backend. No public name of
     torch tells; where the private ones change it is False, and captured steps run eagerly."""
+    if compiled is None:
+        return False
     cells = dict(zip(getattr(getattr(compiled, "__code__", None), "co_freevars", ()), getattr(compiled, "__closure__", None) or ()))
     backend = cells["callback"].cell_contents if "callback" in cells else getattr(compiled, "callback", None)
     while hasattr(backend, "_torchdynamo_orig_backend"):
         backend = backend._torchdynamo_orig_backend
     return bool(getattr(backend, "compiler_name", "") == "inductor")
+
+
+def note(module: torch.nn.Module) -> torch.nn.Module:
+    """What is compiled by this, if torch.compile made it; else the module itself."""
+    inner: Any = getattr(module, "_orig_mod", module)
+    if inner is not module:
+        _outer[inner] = weakref.ref(module)
+    return inner
+
+
+def outside(root: torch.nn.Module) -> Optional[torch.nn.Module]:
+    """The module whose hooks run when the model is called, and are no part of compiled code; None: there is none."""
+    if root in _outer:
+        found: Optional[torch.nn.Module] = _outer[root]()
+        return found
+    return None if root in _modules or getattr(root, "_compiled_call_impl", None) is not None else root
 
 
 def listen(onlooker: Onlooker) -> None:
@@ -99,7 +120,7 @@ def running_modules() -> Iterator[torch.nn.Module]:
         if "self" in frame.f_code.co_varnames:
             found = frame.f_locals.get("self")
             if isinstance(found, torch.nn.Module) and not isinstance(found, torch.fx.GraphModule):
-                yield getattr(found, "_orig_mod", found)
+                yield note(found)
         frame = frame.f_back
 
 

@@ -25,4 +25,4 @@ def clean_path(path: str) -> str:
     """A module's path as it is without wrappers."""
     if "_orig_mod" not in path and "_wrapped_module" not in path:
         return path  # nearly all are, and each is asked for at every captured step
-    return _WRAPPERS.sub(lambda match: match[1] if match.end() < len(path) else "", path).lstrip(".")
+    return _WRAPPERS.sub("", path).lstrip(".")

@@ -64,6 +64,9 @@ class Watcher(Protocol):
     def only_looks(self) -> None:
         """What runs is compiled, and no hook may be in it."""
 
+    def calls_compiled(self, args: Any, kwargs: Any) -> None:
+        """A forward of what is compiled begins with these arguments, for which it is too late to have a hook."""
+
     def passes_over(self) -> None:
         """A part of the model runs by itself, which this torch cannot tell from a repeated forward."""
 
@@ -165,7 +168,7 @@ class Spy:
 
     def _is_compiled(self, module: torch.nn.Module) -> bool:
         """Whether a module that runs is compiled, or a part of this model is, so that it is to be left so."""
-        return self._may_look and look.is_prepared() and id(getattr(module, "_orig_mod", module)) in self._paths \
+        return self._may_look and look.is_prepared() and id(look.note(module)) in self._paths \
             and look.sees(module)
 
     def _begin_looking(self) -> None:
@@ -206,8 +209,8 @@ class Spy:
         path = f"{above}.{clean_path(site.path)}".strip(".")
         return path if path in self._paths.values() else None
 
-    def step_ends(self) -> None:
-        """What a compiled forward has shown is complete."""
+    def settle_shown(self) -> None:
+        """What a compiled forward has shown is complete: another one begins, or the step ends."""
         if self._looking:
             self._forward_shown()
 
@@ -330,6 +333,7 @@ class Spy:
         try:
             if not self._stack and self._is_compiled(module):
                 self._begin_looking()
+                self.watcher.calls_compiled(args, sys._getframe(1).f_locals.get("kwargs") or {})
                 return
             self._force_eager()
             self.settle()

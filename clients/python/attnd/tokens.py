@@ -42,14 +42,15 @@ class Tokens:
         self._two_stacks = bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
         self.inputs: Optional[InductionInputs] = None  # made of them
 
-    def install(self) -> None:
-        """Begins to look at what forwards are given."""
+    def install(self, module: torch.nn.Module) -> None:
+        """Begins to look at what forwards are given, of the model or of what torch.compile made of it."""
         options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
-        self._handle = self._root.register_forward_pre_hook(TokensHook(self), **options)
+        self._handle = module.register_forward_pre_hook(TokensHook(self), **options)
 
     def take(self, args: Sequence[Any], kwargs: "Mapping[str, Any]") -> None:
         """A forward begins with these arguments."""
-        if self._spy.current_path is None:  # it is not followed, and another one may be, in another thread
+        self._spy.settle_shown()
+        if self._spy.current_path is None and not self._spy.is_looking:  # it is not followed, and another one may be, in another thread
             return
         self.forget()
         travel = self._travel()
