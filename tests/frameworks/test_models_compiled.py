@@ -10,11 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 import modes  # noqa: E402
 from session import Session, assert_right, attnd, expected_of, train  # noqa: E402
-from attnd import look  # noqa: E402
+from attnd.forms import look  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 from torch._inductor import config as inductor_config  # noqa: E402
-from zoo import decoder_kind, fused, fused_imported  # noqa: E402
+from zoo import decoder_kind, eager, fused, fused_imported  # noqa: E402
 
 if not look._is_supported():
     pytest.skip("torch 2.13 or later", allow_module_level=True)
@@ -190,6 +190,15 @@ def test_it_runs_eagerly_where_that_is_wanted(stepwise):
         session.watch(compiled, compiled="eager")
         trained = list(train(compiled, kind, 2))
     assert_right("eager", session.summaries(), expected_of(kind, trained), kind.tiers)
+
+
+def test_attention_by_other_means_runs_eagerly_from_the_second_captured_step_on(stepwise):
+    kind = decoder_kind("eager", eager, tiers=("attention",))
+    with Session(stepwise) as session:
+        model = kind.build()
+        session.watch(model)
+        trained = list(train(torch.compile(model), kind, 4))
+    assert_right("softmax", session.summaries(), expected_of(kind, trained[1:]), kind.tiers)
 
 
 def test_graphs_that_are_replayed_get_no_operator(stepwise, caplog):

@@ -14,8 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch", minversion="2.6")
 flex = pytest.importorskip("torch.nn.attention.flex_attention")
-from attnd import flex as of_attnd  # noqa: E402
-from attnd import mods  # noqa: E402
+from attnd.forms import flex as of_attnd  # noqa: E402
+from attnd.forms import mods  # noqa: E402
 from attnd.spy import Spy  # noqa: E402
 from expected import Attended  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402

@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd import accelerator, interface, mods, states
+from attnd import accelerator, states
+from attnd.forms import interface, mods
 from attnd.calls import Context, Queries, Share, Weights, beyond_device, heads_of, parts
 from attnd.cost import Cost
 from attnd.device import reference

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd.calls import Queries
-from attnd.detours import Detour
+from attnd.forms.detours import Detour
 from attnd.plan import EVERYTHING, Plan
 from attnd.spy import Spy, lookout_here
 from test_calls import messages, random, truth, visible, weights_of

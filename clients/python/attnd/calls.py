@@ -17,9 +17,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import torch
 
-from . import mods, states, tensors, wire
+from . import states, tensors, wire
 from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights, random_rows, valid_of
 from .devices import DTYPE_NAMES, HeldCopy, HostCopy
+from .forms import mods
 from .head_maps import HeadMaps
 from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe

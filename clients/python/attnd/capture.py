@@ -35,13 +35,14 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 
 import torch
 
-from . import look, torch_state, wire
+from . import torch_state, wire
 from .accelerator import ROWS_MAX, Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
                     map_weights, parts, placements_of, precision_of, present_of, queries_of, tells_padding)
 from .cost import Cost, milliseconds, percent
+from .forms import look
 from .gradients import Gradients
 from .head_maps import Turns
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
@@ -149,7 +150,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     settings     what the training was started with, {"learning_rate": 3e-4, "warmup_steps": 100}: kept with the run,
                  and compared with those of others
     compiled     'eager': what torch.compile made runs eagerly in captured steps, and everything is seen of it. By default it
-                 stays compiled where watch() came before its first forward, by Inductor of torch 2.13 or later; see look.py
+                 stays compiled where watch() came before its first forward, by Inductor of torch 2.13 or later; see forms/look.py
     start        'auto': starts an attnd on this machine, for this user, where none answers (start.py). A failure is
                  told in a warning, and the training goes on without
 
@@ -500,6 +501,8 @@ class Watch:
         if self._residual is not None:
             self._residual.step_ends()
         self._spy.settle_shown()
+        if self._spy.is_looking and look.shows_nothing(self._root):
+            self._disarm()  # from now on captured steps run eagerly
         self._step += 1
         self._begun = True
         self._passes = {}

@@ -7,11 +7,11 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
     a TorchFunctionMode     while a module of the watched model runs: sees torch functions wherever they are called
                             from. These are attention: F.scaled_dot_product_attention,
                             F.multi_head_attention_forward, a softmax over the last axis of [B, H, Tq, Tk]
-    look.py                 operators in code that is compiled after watch(). Where a model has any, or is about to, these
+    forms/look.py           operators in code that is compiled after watch(). Where a model has any, or is about to, these
                             are all that sees it: hooks and modes would have it compiled again
     a stance                else torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
-    interface.py            attention functions of Hugging Face transformers that are none of the above
-    flex.py, kernels_of_others.py   detours of flex attention, flash_attn and xFormers
+    forms/interface.py      attention functions of Hugging Face transformers that are none of the above
+    forms/flex.py, forms/kernels_of_others.py   detours of flex attention, flash_attn and xFormers
 
 Whether a softmax is one of attention is judged once (judge.py). In the first forward that shows it, its result is
 followed until that is certain (evidence.py), at most until the forward ends.
@@ -41,10 +41,10 @@ from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from . import flex, interface, kernels_of_others, look
 from .calls import Output, Queries, Seen, Weights, unreadable
-from .detours import Detour
 from .evidence import Trail, tensors_in
+from .forms import flex, interface, kernels_of_others, look
+from .forms.detours import Detour
 from .judge import SAYS_ATTENTION, Judge, head_count
 from .paths import call_name, clean_path, module_paths
 from .ranks import share_of_heads
@@ -62,7 +62,7 @@ class Watcher(Protocol):
         """A forward begins, of the model or of a part of it; whether it is to be followed."""
 
     def only_looks(self) -> None:
-        """What runs is compiled, and no hook may be in it."""
+        """The code that runs is compiled, and no hook may be in it."""
 
     def calls_compiled(self, args: Any, kwargs: Any) -> None:
         """A forward of what is compiled begins with these arguments, for which it is too late to have a hook."""
@@ -169,7 +169,7 @@ class Spy:
     def _is_compiled(self, module: torch.nn.Module) -> bool:
         """Whether a module that runs is compiled, or a part of this model is, so that it is to be left so."""
         return self._may_look and look.is_prepared() and id(look.note(module)) in self._paths \
-            and look.sees(module)
+            and look.sees(module) and not look.shows_nothing(self.root)
 
     def _begin_looking(self) -> None:
         """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
@@ -210,7 +210,7 @@ class Spy:
         return path if path in self._paths.values() else None
 
     def settle_shown(self) -> None:
-        """What a compiled forward has shown is complete: another one begins, or the step ends."""
+        """All that a compiled forward shows has been shown: another one begins, or the step ends."""
         if self._looking:
             self._forward_shown()
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Mapping, 
 
 import torch
 
+from ..calls import Output, Queries
 from . import mods
-from .calls import Output, Queries
 from .detours import Detour, Original
 
 if TYPE_CHECKING:
-    from .spy import Lookout
+    from ..spy import Lookout
 
 log = logging.getLogger("attnd")
 

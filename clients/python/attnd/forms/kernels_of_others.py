@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple
 
 import torch
 
+from ..calls import Output, Queries
 from . import mods
-from .calls import Output, Queries
 from .detours import Detour, Original
 
 if TYPE_CHECKING:
-    from .spy import Lookout
+    from ..spy import Lookout
 
 Given = Mapping[str, Any]
 Reader = Callable[[Given], Queries]

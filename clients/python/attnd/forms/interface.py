@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 
 import torch
 
+from ..calls import Output, Queries
 from . import mods
-from .calls import Output, Queries
 
 if TYPE_CHECKING:
-    from .spy import Lookout
+    from ..spy import Lookout
 
 
 def observe(lookout: Callable[[], "Lookout"]) -> Any:

@@ -8,7 +8,7 @@ it though it returns nothing, and recomputation for backward leaves it out.
 Layers may share compiled code, so the layer is found when it runs: the path of the module within what is compiled is in the
 graph, and the module that is compiled is in a Python frame below.
 
-A graph that is to be replayed as a CUDA graph gets none: Python would not run then.
+A graph that is to be replayed as a CUDA graph, or run by C++, gets none: Python would not run then.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Protocol
 import torch
 from torch.nn import functional
 
-from .torch_state import is_no_repetition
+from ..torch_state import is_no_repetition
 
 log = logging.getLogger("attnd")
 
@@ -48,6 +48,7 @@ class Onlooker(Protocol):
 _onlookers: List[Onlooker] = []
 _sites: List[Site] = []
 _modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within
+_without: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled, and nothing in it has one
 _outer: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()  # what torch.compile made of a module
 _state: Dict[str, Any] = {"library": None}
 
@@ -76,21 +77,28 @@ def sees(module: torch.nn.Module) -> bool:
                for one in module.modules())
 
 
+def shows_nothing(root: torch.nn.Module) -> bool:
+    """Whether parts of the model are compiled in whose code nothing is that could have an operator: its attention is computed by
+    other means, or elsewhere."""
+    modules = set(root.modules())
+    return not modules.isdisjoint(_without) and modules.isdisjoint(_modules)
+
+
 def _is_by_inductor(compiled: Any) -> bool:
     """Whether this, an OptimizedModule's context or what Module.compile() made, has Inductor as its backend. No public name of
     torch tells; where the private ones change it is False, and captured steps run eagerly."""
     if compiled is None:
         return False
     cells = dict(zip(getattr(getattr(compiled, "__code__", None), "co_freevars", ()), getattr(compiled, "__closure__", None) or ()))
-    backend = cells["callback"].cell_contents if "callback" in cells else getattr(compiled, "callback", None)
+    backend: Any = cells["callback"].cell_contents if "callback" in cells else getattr(compiled, "callback", None)
     while hasattr(backend, "_torchdynamo_orig_backend"):
         backend = backend._torchdynamo_orig_backend
     return bool(getattr(backend, "compiler_name", "") == "inductor")
 
 
 def note(module: torch.nn.Module) -> torch.nn.Module:
-    """What is compiled by this, if torch.compile made it; else the module itself."""
-    inner: Any = getattr(module, "_orig_mod", module)
+    """The module that this compiles, if torch.compile made it; else itself."""
+    inner: torch.nn.Module = getattr(module, "_orig_mod", module)
     if inner is not module:
         _outer[inner] = weakref.ref(module)
     return inner
@@ -131,7 +139,8 @@ def _is_supported() -> bool:
 
 
 def _library() -> Any:
-    library = torch.library.Library("attnd", "FRAGMENT")
+    make: Any = torch.library.Library
+    library = make("attnd", "FRAGMENT")
     library.define("look(int site, Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, "
                    "ScalarType? lowered) -> ()", tags=(torch.Tag.flexible_layout,))
     library.impl("look", _look, "CompositeExplicitAutograd")
@@ -155,7 +164,7 @@ class _AfterImport:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != CONFIG:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return spec
@@ -170,28 +179,28 @@ class _AfterImport:
 
 
 def _place_pass() -> None:
-    """Beside the pass that is there."""
+    """After the pass that is there. It runs before Inductor looks for the graph in its caches, as it numbers the operators of
+    this process."""
     try:
         from torch._inductor import config, custom_graph_pass
+        given: Any = config.pre_grad_custom_pass
+        before = list(given) if isinstance(given, (list, tuple)) else [] if given is None else [given]
 
-        class Pass(custom_graph_pass.CustomGraphPass):  # type: ignore[misc]
-            def __init__(self, before: Any):
-                self.before = before
-
+        class LookPass(custom_graph_pass.CustomGraphPass):
             def __call__(self, graph: Any) -> None:
-                if self.before is not None:
-                    self.before(graph)
+                for one in before:
+                    one(graph)
                 try:
-                    _put(graph, bool(config.triton.cudagraphs))
+                    _put(graph, not (config.triton.cudagraphs or config.cpp_wrapper))
                 except Exception:
                     log.warning("an attention in compiled code cannot be seen", exc_info=True)
 
             def uuid(self) -> Any:
-                before = getattr(self.before, "uuid", None)
-                return "attnd", before() if before is not None else id(self.before)
+                return ("attnd", *(one.uuid() if hasattr(one, "uuid") else id(one) for one in before))
 
         _register_effect()
-        config.pre_grad_custom_pass = Pass(config.pre_grad_custom_pass)
+        config.pre_grad_pass_timing = "early"
+        config.pre_grad_custom_pass = LookPass()
     except Exception:
         log.warning("attentions in compiled code cannot be seen there; it runs eagerly in captured steps", exc_info=True)
 
@@ -201,10 +210,11 @@ def _register_effect() -> None:
     effects._register_effectful_op(torch.ops.attnd.look.default, effects._EffectType.ORDERED)
 
 
-def _put(graph: Any, is_replayed: bool) -> None:
+def _put(graph: Any, is_run_by_python: bool) -> None:
     """Puts an operator before each attention of a graph."""
     from torch._subclasses.fake_tensor import FakeTensor
     lowered: List[Any] = []
+    _without.update([module for module in running_modules()][:1])
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -213,11 +223,12 @@ def _put(graph: Any, is_replayed: bool) -> None:
             lowered.append(node.args)
         elif name == "_exit_autocast" and lowered:
             lowered.pop()
-        elif node.target is _sdpa and not is_replayed:
+        elif node.target is _sdpa and is_run_by_python:
             _put_before(graph, node, lowered, FakeTensor)
         elif node.target is _sdpa and not _state.get("told"):
             _state["told"] = True
-            log.warning("compiled code that is replayed as a CUDA graph (mode=\"reduce-overhead\") shows none of its attentions")
+            log.warning("compiled code that is replayed as a CUDA graph (mode=\"reduce-overhead\"), or that C++ runs, shows none of its "
+                        "attentions: captured steps run it eagerly")
 
 
 def _put_before(graph: Any, node: Any, autocasts: List[Any], plain: Any) -> None:
@@ -234,6 +245,7 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any], plain: Any) -> None
     _sites.append(site)
     if compiled is not None:
         _modules.add(compiled)
+        _without.discard(compiled)
     with graph.inserting_before(node):
         graph.call_function(torch.ops.attnd.look.default, (
             site.number, query, given["key"], given["value"], given.get("attn_mask"), bool(given.get("is_causal")),
@@ -241,7 +253,7 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any], plain: Any) -> None
 
 
 def _lowered(device: str, autocasts: List[Any]) -> Optional[torch.dtype]:
-    """What autocast makes of f32 there: the innermost one of the graph, or the one around it."""
+    """The type that autocast gives f32 there: the innermost one of the graph, or the one around it."""
     for kind, dtype, enabled, _ in reversed(autocasts):
         if kind == device:
             return (dtype or torch.get_autocast_dtype(device)) if enabled else None
