@@ -123,3 +123,9 @@ def test_no_form_spills_registers_or_needs_much_shared_memory(form, given, capab
     for call in calls(given, form == "all rows"):
         code = compiled(call, capability)
         assert code.spilled_bytes <= 16 and code.shared <= SHARED_MAX[89], code
+
+
+@pytest.mark.parametrize("function", [kernel.row_sums, kernel.few_keys], ids=["row_sums", "few_keys"])
+def test_lengths_and_offsets_need_no_code_of_their_own(function):
+    assert {one.name for one in function.params if one.do_not_specialize} == {
+        "first_head", "queries", "keys", "q_offset", "window", "out_stride"}

@@ -67,3 +67,12 @@ def test_one_stack_for_all():
 def test_bad_names_are_value_errors(named):
     with pytest.raises(ValueError):
         name_layers(["a.0", "a.1"], named)
+
+
+@pytest.mark.parametrize("path, plain", [
+    ("_orig_mod.blocks.0._checkpoint_wrapped_module.attn", "blocks.0.attn"), ("blocks.0._fsdp_wrapped_module", "blocks.0"),
+    ("_fsdp_wrapped_module._checkpoint_wrapped_module.attn", "attn"), ("_orig_mod", ""), ("blocks.0.attn", "blocks.0.attn")])
+def test_wrappers_are_no_part_of_a_path(path, plain):
+    pytest.importorskip("torch")
+    from attnd.paths import clean_path
+    assert clean_path(path) == plain
