@@ -67,6 +67,23 @@ def test_a_bias_in_the_dtype_of_the_model_hides_and_adds_what_it_says(dtype):
         torch.testing.assert_close(found[name], values, atol=2e-5, rtol=2e-5, equal_nan=True, msg=name)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["key", "bias"])
+def test_a_logit_that_is_no_number_is_found_wherever_it_is(wrong, where):
+    """At key 0, in the first block, in one where no key is hidden, and near the diagonal."""
+    q, k, _ = make("full", "plain", (1, 2, 2, 200, 200, 16), "f32")
+    for at in (0, 5, 70, 150, 199):
+        given, bias = k.clone(), None
+        if where == "key":
+            given[:, :, at] = wrong
+        else:
+            bias = torch.zeros(1, 1, 200, 200)
+            bias[..., at] = wrong
+        found, expected = (attnd.device.row_statistics(q, given, causal=True, bias=bias, backend=one) for one in ("triton", "reference"))
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, atol=2e-5, rtol=2e-5, equal_nan=True, msg=f"{name}, {at}")
+
+
 def test_a_local_window_may_be_wider_than_anything():
     q, k, _ = make("causal", "plain", (1, 2, 2, 40, 40, 16), "f32")
     found = triton(q, k, {"causal": True, "local_window": 2**31 - 1})

@@ -13,6 +13,7 @@ from session import Session, assert_right, attnd, expected_of, train  # noqa: E4
 from attnd.forms import look  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper  # noqa: E402
 from torch._inductor import config as inductor_config  # noqa: E402
 from zoo import decoder_kind, eager, fused, fused_imported  # noqa: E402
 
@@ -38,10 +39,9 @@ WAYS = {"whole": whole, "regional": regional}
 
 
 def checkpointed(model, way, **options):
-    around = modes.checkpointed(use_reentrant=False, **options)
-    for block in model.blocks:
-        own = block.forward
-        block.forward = lambda x, own=own: around(own, x)
+    """As torchtitan does it."""
+    for name, block in list(model.blocks.named_children()):
+        model.blocks.register_module(name, checkpoint_wrapper(block, preserve_rng_state=False, **options))
     return way(model)
 
 
@@ -190,6 +190,80 @@ def test_it_runs_eagerly_where_that_is_wanted(stepwise):
         session.watch(compiled, compiled="eager")
         trained = list(train(compiled, kind, 2))
     assert_right("eager", session.summaries(), expected_of(kind, trained), kind.tiers)
+
+
+def test_two_models_that_share_code_are_two(stepwise):
+    kind, shown = KINDS[0], []
+    with Session(stepwise) as session:
+        one, other = kind.build(), kind.build()
+        watch = session.watch(one)
+        saw = watch.saw
+        watch.saw = lambda path, call, seen: (shown.append(path), saw(path, call, seen))
+        compiled = [torch.compile(model) for model in (one, other)]
+        for model in compiled:
+            kind.loss(model, kind.batch(0)).backward()
+        watch.step()
+    assert shown == [f"blocks.{n}.attn" for n in range(3)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_blocks_that_share_an_attention_show_it_twice(stepwise, way):
+    kind, shown = KINDS[0], []
+    with Session(stepwise) as session:
+        model = kind.build()
+        model.blocks[1].attn = model.blocks[0].attn
+        watch = session.watch(model)
+        saw = watch.saw
+        watch.saw = lambda path, call, seen: (shown.append((path, call)), saw(path, call, seen))
+        kind.loss(WAYS[way](model), kind.batch(0)).backward()
+        watch.step()
+    assert shown == [("blocks.0.attn", 0), ("blocks.0.attn", 1), ("blocks.2.attn", 0)]
+
+
+def test_a_model_of_which_only_a_part_is_compiled_loses_no_layer_but_in_the_first_capture(stepwise):
+    kind = KINDS[0]
+    with Session(stepwise) as session:
+        model = kind.build()
+        watch = session.watch(model)
+        model.blocks[1].compile()
+        trained = list(train(model, kind, 3))
+        assert len(watch.layers) == 3
+    summaries = session.summaries()
+    assert {step for step, _ in summaries} == {0, 1, 2}
+    later = {key: one for key, one in summaries.items() if key[0] > 0}
+    assert len(later) == 6 and len(summaries) == 7
+
+
+def test_functions_that_take_graphs_compile_as_ever(stepwise):
+    attend = lambda x: fused(x, x, x)  # noqa: E731
+    either = torch.compile(lambda x: torch.cond(x.sum() > 0, attend, lambda x: -attend(x), (x,)))
+    x = torch.randn(1, 2, 5, 4)
+    with Session(stepwise) as session:
+        session.watch(KINDS[0].build())
+        with torch.no_grad():
+            torch.testing.assert_close(either(x), attend(x) if x.sum() > 0 else -attend(x))
+
+
+def test_a_model_that_compiles_itself_without_a_word_before_is_captured(stepwise):
+    """In a process that has not imported torch's compiler yet."""
+    program = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+import torch, attnd
+from zoo import decoder_kind, fused
+kind = decoder_kind("sdpa", fused)
+model = kind.build()
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+with attnd.watch(model, job="itself", endpoint={stepwise.endpoint("ingest")!r}, every=1, wait=20.0) as watch:
+    model.compile()
+    for step in range(4):
+        kind.loss(model, kind.batch(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print([layer.module for layer in watch.layers])
+"""
+    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=250)
+    assert made.stdout.strip() == str([f"blocks.{n}.attn" for n in range(3)]), made.stdout + made.stderr
 
 
 def test_attention_by_other_means_runs_eagerly_from_the_second_captured_step_on(stepwise):

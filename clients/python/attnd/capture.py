@@ -501,8 +501,8 @@ class Watch:
         if self._residual is not None:
             self._residual.step_ends()
         self._spy.settle_shown()
-        if self._spy.is_looking and look.shows_nothing(self._root):
-            self._disarm()  # from now on captured steps run eagerly
+        if self._spy.is_in_doubt:
+            self._disarm()
         self._step += 1
         self._begun = True
         self._passes = {}

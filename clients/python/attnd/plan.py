@@ -44,8 +44,8 @@ class Plan:
     layers   patterns of stack.layer.site ("decoder.*.self"), of which one has to match
     heads    (first, last) of each range of heads, both included; None: all
     samples  the first n of a batch; 0: all
-    rows     at most n query rows of a call, evenly spaced, others at each captured step; 0: all, or what the client likes on
-             an accelerator
+    rows     at most n query rows of a call, others at each captured step, evenly spaced, or on an accelerator one of each
+             stratum; 0: all, or what the client likes on an accelerator
     tier     what travels: 'state', the numbers of an attention; 'raw', its queries and keys, or weights; 'auto': the
              client decides
     """

@@ -46,7 +46,7 @@ from .evidence import Trail, tensors_in
 from .forms import flex, interface, kernels_of_others, look
 from .forms.detours import Detour
 from .judge import SAYS_ATTENTION, Judge, head_count
-from .paths import call_name, clean_path, module_paths
+from .paths import call_name, module_paths
 from .ranks import share_of_heads
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes
 
@@ -127,6 +127,7 @@ class Spy:
         self.judge = judge
         self._may_look = looks  # into compiled code
         self._looking = False
+        self._is_bounded = False  # settle_shown() is called before each compiled forward
         self._shown: Optional[Set[Tuple[int, str]]] = None  # sites and paths in the compiled forward that runs
         self._paths: Dict[int, str] = {}
         self._handles: List[Any] = []
@@ -146,6 +147,13 @@ class Spy:
         self.seconds = 0.0  # that the hooks took, and what is told from within the mode
 
     @property
+    def is_in_doubt(self) -> bool:
+        """Whether the next capture is to be made in the other way: in compiled code, or in what runs eagerly."""
+        if self._looking:
+            return not self._may_look or look.shows_nothing(self.root)
+        return self.installed and self._is_compiled(self.root)
+
+    @property
     def is_looking(self) -> bool:
         """Whether only what is compiled is followed now."""
         return self._looking
@@ -159,6 +167,8 @@ class Spy:
         """Begins to follow forwards."""
         self._leaving = False
         self._paths = module_paths(self.root)
+        if self._may_look:
+            allow_global_hooks()  # torch.compile may be called after this
         if self._is_compiled(self.root):
             self._begin_looking()
             return
@@ -174,7 +184,9 @@ class Spy:
     def _begin_looking(self) -> None:
         """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
         self._take_away()
-        self._looking = True
+        self._paths = module_paths(self.root)  # it may have been wrapped since
+        look.place_pass()
+        self._looking, self._is_bounded = True, look.outside(self.root) is not None
         self.watcher.only_looks()
         look.listen(self)
 
@@ -182,19 +194,22 @@ class Spy:
         """See look.Onlooker. The second time that an attention is shown another forward has begun."""
         began = time.perf_counter()
         try:
+            path = self._path_of(site)
+            if path is None or _recorded() or (self._shown is not None and self._elsewhere()):
+                return
             with torch.no_grad(), outside_modes():
-                path = self._path_of(site)
-                if path is None:
-                    return
-                if self._shown is None or (site.number, path) in self._shown:
+                again = not self._is_bounded and (site.number, path) in (self._shown or ())
+                if self._shown is None or again or site.trains != self._trains:
                     self._forward_shown()
                     with torch.set_grad_enabled(site.trains):
                         if not self.watcher.begins(self.root):
                             return
-                    self._shown, self._calls = set(), {}
+                    self._shown, self._calls, self._trains, self._thread = set(), {}, site.trains, threading.get_ident()
                 self._shown.add((site.number, path))
                 seen = _queries((), arguments, None)
                 if seen is not None:
+                    if site.lowered is not None:
+                        seen = seen._replace(q=_lowered(seen.q, site.lowered), k=_lowered(seen.k, site.lowered), lowered=False)
                     self._saw(path, seen)
         except Exception:
             self.watcher.failed("an attention in compiled code could not be captured")
@@ -203,11 +218,11 @@ class Spy:
 
     def _path_of(self, site: look.Site) -> Optional[str]:
         """The path of its module; None: it is not of this model, or of a forward that runs in another one's turn."""
-        above = next((self._paths[id(module)] for module in look.running_modules() if id(module) in self._paths), None)
-        if above is None or site.path is None:
-            return self._paths.get(site.module)
-        path = f"{above}.{clean_path(site.path)}".strip(".")
-        return path if path in self._paths.values() else None
+        above = next((module for module in look.running_modules() if id(module) in self._paths), None)
+        try:
+            return None if above is None else self._paths.get(id(above.get_submodule(site.path)))
+        except AttributeError:
+            return None
 
     def settle_shown(self) -> None:
         """All that a compiled forward shows has been shown: another one begins, or the step ends."""
@@ -216,8 +231,14 @@ class Spy:
 
     def _forward_shown(self) -> None:
         if self._shown is not None:
-            self._shown, self._entered = None, {path: module for path, module in self.root.named_modules()}
-            self.watcher.ends(self._unseen())
+            self._shown = None
+            self._entered = {self._paths[id(module)]: module for module in self.root.modules() if id(module) in self._paths}
+            unseen = self._unseen()
+            if unseen:
+                self._may_look = False
+                log.info("%s (%s) shows nothing in compiled code: captured steps run eagerly from now on", unseen[0],
+                         type(self._entered[unseen[0]]).__name__)
+            self.watcher.ends(None)
 
     def _force_eager(self) -> None:
         """Once something may have been compiled."""
@@ -331,7 +352,7 @@ class Spy:
             return
         began = time.perf_counter()
         try:
-            if not self._stack and self._is_compiled(module):
+            if not self._stack and (module is self.root or "_orig_mod" in module._modules) and self._is_compiled(module):
                 self._begin_looking()
                 self.watcher.calls_compiled(args, sys._getframe(1).f_locals.get("kwargs") or {})
                 return
@@ -380,7 +401,7 @@ class Spy:
 
     def _elsewhere(self) -> bool:
         """Whether a forward is followed in another thread, which is alive."""
-        return bool(self._stack) and threading.get_ident() != self._thread \
+        return (bool(self._stack) or self._shown is not None) and threading.get_ident() != self._thread \
             and any(thread.ident == self._thread for thread in threading.enumerate())
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -812,6 +833,11 @@ def _queries(args: Any, kwargs: Any, result: Optional[torch.Tensor]) -> Optional
     output = None if result is None else Output(result, _in_four_axes, bool(given.get("dropout_p")))
     return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share,
                    shared=shared)
+
+
+def _lowered(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As autocast makes it."""
+    return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
 
 
 def _logits(args: Any, kwargs: Any) -> Any:

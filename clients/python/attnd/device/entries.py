@@ -24,7 +24,7 @@ class Logits(NamedTuple):
     """Sums over the finite logits at a row's visible keys, key 0 as well, and over cosines where no vector is zero. Those
     of a row may all be far from 0 and near each other: f32 has their sums, and of squares, about a shift."""
     finite: torch.Tensor
-    shift: torch.Tensor  # about their mean
+    shift: torch.Tensor  # one of them
     total: torch.Tensor  # of logit - shift
     squares: torch.Tensor  # of the same
     lowest: torch.Tensor  # inf without any

@@ -7,8 +7,8 @@ travel as logits, which need no shrinking. All elementwise arithmetic is in f32;
 are, f32 with "ieee", since TF32 has 10 bits. WIDEN makes them f32 before: the interpreter of triton 3.9 multiplies the
 bits of bf16 as integers. Logits are in units of ln 2 until they are stored, as 2^x is what the hardware has.
 
-Blocks whose keys all rows see, far from the diagonal, are taken first and without a look at what hides keys: these are
-nearly all of a long row, and cost a third of the others. Where -inf turns up there, the program begins anew and takes
+Blocks whose keys all rows see, before the diagonal, are taken first and without a look at what hides keys: these cost half
+of the others. Where -inf turns up there, the program begins anew and takes
 every block with care. A NaN or +inf makes the sum of e NaN, which says that the row has no numbers.
 
 The 8 largest of a row, and the keys near it, take a pass of their own: with the sums of the other one their registers
@@ -134,7 +134,7 @@ def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, 
 @triton.jit
 def fold(s, others, product, inverse, distance, largest, total, weighted, distances, finite, shift, logits, squares, smallest,
          cosines, cosine_count, cosine_max, power_2, power_3, power_4, power_5, power_6, power_7,
-         INSIDE: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
+         INSIDE: tl.constexpr, SOFTCAP: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
     """The sums with those of a block of logits s, of which `others` are those of all keys but key 0. INSIDE: none is -inf."""
     grown = tl.maximum(largest, tl.max(others, 1))
     center = tl.max(s, 1)
@@ -150,12 +150,13 @@ def fold(s, others, product, inverse, distance, largest, total, weighted, distan
         cosine_count += tl.sum((inverse > 0.0).to(tl.float32), 0)
     else:
         base = tl.where(grown == float("-inf"), 0.0, grown)
-        x = tl.where(others > float("-inf"), others - base[:, None], -1e30)
+        x = tl.where(others == float("-inf"), -1e30, others - base[:, None])
         here = s > float("-inf")
         finite += tl.sum(here.to(tl.float32), 1)
         known = tl.where(here, known, 0.0)
         has_length &= here
         cosine_count += tl.sum(has_length.to(tl.float32), 1)
+    if SOFTCAP or not INSIDE:  # an infinite product has a logit, and a key of infinite length no cosine
         cosine = tl.where(has_length, cosine, 0.0)
     logits += tl.sum(known, 1)
     squares += tl.sum(known * known, 1)
@@ -241,7 +242,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
          power_2, power_3, power_4, power_5, power_6, power_7) = fold(
              s, s, product, tl.load(inverse_k + j), distance, largest, total, weighted, distances, finite, shift, logits,
              squares, smallest, cosines, cosine_count, cosine_max, power_2, power_3, power_4, power_5, power_6, power_7,
-             True, POWERS, KEYS)
+             True, SOFTCAP, POWERS, KEYS)
 
     if tl.min(smallest, 0) == float("-inf"):
         inner, near, far, outer = begin, begin, end, end
@@ -266,7 +267,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
          power_2, power_3, power_4, power_5, power_6, power_7) = fold(
              s, others, product, tl.load(inverse_k + j, mask=j < keys, other=0.0), distance, largest, total, weighted,
              distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max, power_2, power_3, power_4,
-             power_5, power_6, power_7, False, POWERS, EDGE)
+             power_5, power_6, power_7, False, SOFTCAP, POWERS, EDGE)
         if BIAS != 0 or DOCUMENTS:
             count += tl.sum(seen.to(tl.float32), 1)
             farthest = tl.maximum(farthest, tl.max(tl.where(seen, distance, 0.0), 1))

@@ -163,7 +163,7 @@ def _calls(p: Problem, some: slice, inverse_k: torch.Tensor, left: Swept, powers
     elif p.width > 128 or p.bias is not None or p.documents is not None:
         rows, keys, warps = 32, 32, 4
     else:
-        rows, keys, warps = (64, 64, 4) if p.rows is not None else (128, 64, 8)
+        rows, keys, warps = (64, 64, 4) if p.rows is not None and not p.softcap else (128, 64, 8)
     whole_width = max(16, 1 << (p.width - 1).bit_length())
     grid = (-(-p.queries // rows), some.stop - some.start)
     tensors = (p.q, p.k, bias, documents, *(p.q if one is None else one for one in (q_len, k_len, None if p.rows is None else p.rows.there)))

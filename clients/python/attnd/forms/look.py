@@ -32,12 +32,12 @@ _sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
 
 
 class Site(NamedTuple):
-    """An attention in a graph: its number, no two have the same; the path of its module from the one that is compiled; the id of
-    the module where it was first; and whether autograd records there."""
+    """An attention in a graph: its number, no two of a process have the same; the path of its module from the one that is
+    compiled; whether autograd records there; and what autocast makes of f32."""
     number: int
-    path: Optional[str]  # None: what is compiled is no module
-    module: int
+    path: str
     trains: bool
+    lowered: Optional[torch.dtype]
 
 
 class Onlooker(Protocol):
@@ -50,7 +50,8 @@ _sites: List[Site] = []
 _modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within
 _without: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled, and nothing in it has one
 _outer: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()  # what torch.compile made of a module
-_state: Dict[str, Any] = {"library": None}
+_state: Dict[str, Any] = {"library": None, "has_effect": False, "failed": False, "told": False}
+_CALLS = ("_call_impl", "_wrapped_call_impl")  # of Module
 
 
 def prepare() -> None:
@@ -59,14 +60,14 @@ def prepare() -> None:
         return
     _state["library"] = _library()
     if CONFIG in sys.modules:
-        _place_pass()
+        place_pass()
     else:
         sys.meta_path.insert(0, _AfterImport())
 
 
 def is_prepared() -> bool:
     """Whether what is compiled now has such operators."""
-    return _state["library"] is not None
+    return _state["library"] is not None and not _state["failed"]
 
 
 def sees(module: torch.nn.Module) -> bool:
@@ -125,7 +126,7 @@ def running_modules() -> Iterator[torch.nn.Module]:
     """The modules whose methods run in this thread, by their Python frames, the innermost first."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if "self" in frame.f_code.co_varnames:
+        if frame.f_code.co_name in _CALLS:  # of other frames f_locals would keep the user's tensors alive
             found = frame.f_locals.get("self")
             if isinstance(found, torch.nn.Module) and not isinstance(found, torch.fx.GraphModule):
                 yield note(found)
@@ -141,57 +142,64 @@ def _is_supported() -> bool:
 def _library() -> Any:
     make: Any = torch.library.Library
     library = make("attnd", "FRAGMENT")
-    library.define("look(int site, Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, "
-                   "ScalarType? lowered) -> ()", tags=(torch.Tag.flexible_layout,))
+    library.define("look(int site, Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, "
+                   "float? scale) -> ()", tags=(torch.Tag.flexible_layout,))
     library.impl("look", _look, "CompositeExplicitAutograd")
     library.impl("look", lambda *arguments: None, "Meta")
     return library
 
 
 def _look(site: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Optional[torch.Tensor], is_causal: bool,
-          scale: Optional[float], lowered: Optional[torch.dtype]) -> None:
-    if not _onlookers or not is_no_repetition():
-        return
-    given = [one if lowered is None or one.dtype != torch.float32 else one.to(lowered) for one in (query, key, value)]
-    arguments = dict(zip(_ARGUMENTS, (*given, mask, 0.0, is_causal, scale)))
-    for onlooker in list(_onlookers):
-        onlooker.looks(_sites[site], arguments)
+          scale: Optional[float]) -> None:
+    if _onlookers and site < len(_sites) and is_no_repetition():
+        arguments = dict(zip(_ARGUMENTS, (query, key, value, mask, 0.0, is_causal, scale)))
+        for onlooker in list(_onlookers):
+            onlooker.looks(_sites[site], arguments)
 
 
 class _AfterImport:
     """Places the pass when the settings of Inductor are imported."""
+    is_asking = False
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != CONFIG:
+        if name != CONFIG or self.is_asking:
             return None
-        sys.meta_path.remove(self)
+        self.is_asking = True
         spec = importlib.util.find_spec(name)
+        self.is_asking = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def executed(module: Any) -> None:
             execute(module)
-            _place_pass()
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                place_pass()
 
         spec.loader.exec_module = executed  # type: ignore[method-assign]
         return spec
 
 
-def _place_pass() -> None:
-    """After the pass that is there. It runs before Inductor looks for the graph in its caches, as it numbers the operators of
-    this process."""
+def place_pass() -> None:
+    """Puts the pass after the one that is there, unless that is it: settings of Inductor are a thread's own, and the user's to
+    change. It runs before Inductor looks for the graph in its caches, as it numbers the operators of this process."""
     try:
         from torch._inductor import config, custom_graph_pass
         given: Any = config.pre_grad_custom_pass
+        if getattr(given, "is_look_pass", False):
+            return
         before = list(given) if isinstance(given, (list, tuple)) else [] if given is None else [given]
 
         class LookPass(custom_graph_pass.CustomGraphPass):
+            is_look_pass = True
+
             def __call__(self, graph: Any) -> None:
                 for one in before:
                     one(graph)
                 try:
-                    _put(graph, not (config.triton.cudagraphs or config.cpp_wrapper))
+                    if _is_whole():
+                        _put(graph, not (config.triton.cudagraphs or config.cpp_wrapper), [])
                 except Exception:
                     log.warning("an attention in compiled code cannot be seen", exc_info=True)
 
@@ -202,54 +210,77 @@ def _place_pass() -> None:
         config.pre_grad_pass_timing = "early"
         config.pre_grad_custom_pass = LookPass()
     except Exception:
+        _state["failed"] = True
         log.warning("attentions in compiled code cannot be seen there; it runs eagerly in captured steps", exc_info=True)
 
 
 def _register_effect() -> None:
+    if _state["has_effect"]:
+        return
+    _state["has_effect"] = True
     from torch._higher_order_ops import effects
     effects._register_effectful_op(torch.ops.attnd.look.default, effects._EffectType.ORDERED)
 
 
-def _put(graph: Any, is_run_by_python: bool) -> None:
-    """Puts an operator before each attention of a graph."""
-    from torch._subclasses.fake_tensor import FakeTensor
-    lowered: List[Any] = []
-    _without.update([module for module in running_modules()][:1])
+def _is_whole() -> bool:
+    """Whether this is no part of another graph: Inductor runs its passes over those first."""
+    frame: Any = sys._getframe(1)
+    count = 0
+    while frame is not None:
+        count += frame.f_code.co_name == "_recursive_pre_grad_passes"
+        frame = frame.f_back
+    return count <= 1
+
+
+def _put(graph: Any, is_run_by_python: bool, autocasts: List[Any]) -> None:
+    """Puts an operator before each attention of a graph, and of what it checkpoints. Other functions that take graphs, such as
+    torch.cond, have no place for an effect in them. `autocasts`: of the graph around this one."""
+    module = next(running_modules(), None)
+    if module is not None and module not in _modules:
+        _without.add(module)
+    autocasts = list(autocasts)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         name = getattr(node.target, "__name__", "")
         if name == "_enter_autocast":
-            lowered.append(node.args)
-        elif name == "_exit_autocast" and lowered:
-            lowered.pop()
+            autocasts.append(node.args)
+        elif name == "_exit_autocast" and autocasts:
+            autocasts.pop()
+        elif name == "tag_activation_checkpoint":
+            body = getattr(graph.owning_module, str(node.args[0].target))
+            _put(body.graph, is_run_by_python, autocasts)
+            body.recompile()
         elif node.target is _sdpa and is_run_by_python:
-            _put_before(graph, node, lowered, FakeTensor)
-        elif node.target is _sdpa and not _state.get("told"):
+            _put_before(graph, node, autocasts)
+        elif node.target is _sdpa and not _state["told"]:
             _state["told"] = True
             log.warning("compiled code that is replayed as a CUDA graph (mode=\"reduce-overhead\"), or that C++ runs, shows none of its "
                         "attentions: captured steps run it eagerly")
 
 
-def _put_before(graph: Any, node: Any, autocasts: List[Any], plain: Any) -> None:
+def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
+    from torch._subclasses.fake_tensor import FakeTensor
     given = {**dict(zip(_ARGUMENTS, node.args)), **node.kwargs}
     tensors = [given[name].meta.get("example_value") for name in _ARGUMENTS[:4] if isinstance(given.get(name), torch.fx.Node)]
-    if not all(type(one) is plain for one in tensors):
+    if not all(type(one) is FakeTensor for one in tensors) or isinstance(given.get("is_causal"), torch.fx.Node):
         return  # a DTensor has no rule for the operator, nor has a nested tensor
-    query, device = given["query"], tensors[0].device.type
-    stack = list(node.meta.get("nn_module_stack") or {})
-    module = int(stack[-1].partition("@")[0]) if stack else 0
+    stack = list((node.meta.get("nn_module_stack") or {}).items())
+    if stack and not stack[0][1][0].startswith("L['self']"):
+        return  # a function is compiled that is given modules, others each time
+    module = int(stack[-1][0].partition("@")[0]) if stack else 0
     compiled, path = next(((above, path) for above in running_modules() for path, one in above.named_modules()
-                           if id(one) == (module or id(above))), (None, None))
-    site = Site(len(_sites), path, module, torch.is_grad_enabled())
+                           if id(one) == (module or id(above))), (None, ""))
+    if compiled is None:
+        return
+    site = Site(len(_sites), path, torch.is_grad_enabled(), _lowered(tensors[0].device.type, autocasts))
     _sites.append(site)
-    if compiled is not None:
-        _modules.add(compiled)
-        _without.discard(compiled)
+    _modules.add(compiled)
+    _without.discard(compiled)
     with graph.inserting_before(node):
         graph.call_function(torch.ops.attnd.look.default, (
-            site.number, query, given["key"], given["value"], given.get("attn_mask"), bool(given.get("is_causal")),
-            given.get("scale"), _lowered(device, autocasts)))
+            site.number, given["query"], given["key"], given["value"], given.get("attn_mask"), bool(given.get("is_causal")),
+            given.get("scale")))
 
 
 def _lowered(device: str, autocasts: List[Any]) -> Optional[torch.dtype]:
