@@ -3,8 +3,8 @@
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
                         a copy of what they leave into pinned memory: 96 bytes a row (116 of all rows), 4 a key. Nothing is
-                        captured until a thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the metrics, which
-                        are copied
+                        captured until a thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the
+                        metrics, which are copied
     sender thread       waits for the copy, finishes the metrics, reduces them and packs the state
 
 Queries, keys and weights are read before the model does anything else with them, so nothing of the model is held or copied.

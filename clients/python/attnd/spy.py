@@ -18,8 +18,8 @@ followed until that is certain (evidence.py), at most until the forward ends.
 
 The model computes by the very calls that it makes, with its own arguments; they are looked at afterwards.
 Two things in torch look at what is installed, and would compute something else. Modules of torch that would take their
-fast path, in a forward that is trained with, run without the mode and are not seen. Compiled code runs eagerly, which
-agrees with it to rounding. While a CUDA graph is captured nothing is seen.
+fast path, in a forward that is trained with, run without the mode and are not seen. Compiled code that does not tell what it
+does runs eagerly, which agrees with it to rounding. While a CUDA graph is captured nothing is seen.
 A forward that activation checkpointing repeats runs within backward, where nothing is seen but the attentions whose
 gradients are awaited.
 
@@ -177,9 +177,12 @@ class Spy:
         self._force_eager()
 
     def _is_compiled(self, module: torch.nn.Module) -> bool:
-        """Whether a module that runs is compiled, or a part of this model is, so that it is to be left so."""
-        return self._may_look and look.is_prepared() and id(look.note(module)) in self._paths \
-            and look.sees(module) and not look.shows_nothing(self.root)
+        """Whether a module that runs is compiled, or a part of it is, so that this model is to be left so."""
+        look.note(module)
+        return self._may_look and look.is_prepared() and look.sees(module) and not look.shows_nothing(self.root)
+
+    def _is_in(self, module: torch.nn.Module) -> bool:
+        return any(one is self.root for one in module.modules())
 
     def _begin_looking(self) -> None:
         """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
@@ -218,11 +221,12 @@ class Spy:
 
     def _path_of(self, site: look.Site) -> Optional[str]:
         """The path of its module; None: it is not of this model, or of a forward that runs in another one's turn."""
-        above = next((module for module in look.running_modules() if id(module) in self._paths), None)
-        try:
-            return None if above is None else self._paths.get(id(above.get_submodule(site.path)))
-        except AttributeError:
-            return None
+        for module in look.running_modules():
+            with contextlib.suppress(AttributeError):
+                path = self._paths.get(id(module.get_submodule(site.path)))
+                if path is not None:
+                    return path
+        return None
 
     def settle_shown(self) -> None:
         """All that a compiled forward shows has been shown: another one begins, or the step ends."""
@@ -352,7 +356,8 @@ class Spy:
             return
         began = time.perf_counter()
         try:
-            if not self._stack and (module is self.root or "_orig_mod" in module._modules) and self._is_compiled(module):
+            if not self._stack and (module is self.root or "_orig_mod" in module._modules and self._is_in(module)) \
+                    and self._is_compiled(module):
                 self._begin_looking()
                 self.watcher.calls_compiled(args, sys._getframe(1).f_locals.get("kwargs") or {})
                 return

@@ -8,7 +8,8 @@ it though it returns nothing, and recomputation for backward leaves it out.
 Layers may share compiled code, so the layer is found when it runs: the path of the module within what is compiled is in the
 graph, and the module that is compiled is in a Python frame below.
 
-A graph that is to be replayed as a CUDA graph, or run by C++, gets none: Python would not run then.
+A graph that is to be replayed as a CUDA graph, or run by C++, gets none: Python would not run then. Nor does what torch.cond
+and the like take, nor a compiled function that is given modules.
 """
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class Onlooker(Protocol):
 
 _onlookers: List[Onlooker] = []
 _sites: List[Site] = []
-_modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within
+_modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within, and those that attend there
 _without: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled, and nothing in it has one
 _outer: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()  # what torch.compile made of a module
 _state: Dict[str, Any] = {"library": None, "has_effect": False, "failed": False, "told": False}
@@ -107,9 +108,10 @@ def note(module: torch.nn.Module) -> torch.nn.Module:
 
 def outside(root: torch.nn.Module) -> Optional[torch.nn.Module]:
     """The module whose hooks run when the model is called, and are no part of compiled code; None: there is none."""
-    if root in _outer:
-        found: Optional[torch.nn.Module] = _outer[root]()
-        return found
+    for inner, outer in list(_outer.items()):
+        if any(module is root for module in inner.modules()):
+            found: Optional[torch.nn.Module] = outer()
+            return found
     return None if root in _modules or getattr(root, "_compiled_call_impl", None) is not None else root
 
 
@@ -269,13 +271,13 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
     if stack and not stack[0][1][0].startswith("L['self']"):
         return  # a function is compiled that is given modules, others each time
     module = int(stack[-1][0].partition("@")[0]) if stack else 0
-    compiled, path = next(((above, path) for above in running_modules() for path, one in above.named_modules()
-                           if id(one) == (module or id(above))), (None, ""))
-    if compiled is None:
+    compiled, owner, path = next(((above, one, path) for above in running_modules() for path, one in above.named_modules()
+                                  if id(one) == (module or id(above))), (None, None, ""))
+    if compiled is None or owner is None:
         return
     site = Site(len(_sites), path, torch.is_grad_enabled(), _lowered(tensors[0].device.type, autocasts))
     _sites.append(site)
-    _modules.add(compiled)
+    _modules.update((compiled, owner))
     _without.discard(compiled)
     with graph.inserting_before(node):
         graph.call_function(torch.ops.attnd.look.default, (
