@@ -500,13 +500,15 @@ class Watch:
             self._gradients.settle(self._step if before_backward else None)
         if self._residual is not None:
             self._residual.step_ends()
-        self._spy.settle_shown()
-        if self._spy.is_in_doubt:
-            self._disarm()
+        installed = self._spy.installed
+        if installed:
+            self._spy.settle_shown()
+            if self._spy.is_in_doubt:
+                self._disarm()
         self._step += 1
         self._begun = True
         self._passes = {}
-        self._steps_uncalled += self._spy.installed
+        self._steps_uncalled += installed
         if self._steps_uncalled >= STEPS_UNCALLED:
             self._tell_uncalled()
         if self._followed:
