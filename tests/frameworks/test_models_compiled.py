@@ -2,6 +2,7 @@
 """Models that are compiled after watch() stay compiled: captured steps and others run the same code, which is compiled once,
 without a graph break, and shows numbers that agree with float64."""
 import contextlib
+import os
 import subprocess
 import sys
 
@@ -168,11 +169,11 @@ def said_once(caplog, text):
     assert sum(text in record.getMessage() for record in caplog.records) == 1, caplog.text
 
 
-def test_a_model_that_was_compiled_before_is_told_how_and_is_left_alone(stepwise, caplog, monkeypatch):
-    monkeypatch.setattr(inductor_config, "pre_grad_custom_pass", None)  # as before the first watch of a process
+def test_a_model_that_was_compiled_before_is_told_how_and_is_left_alone(stepwise, caplog):
     kind = KINDS[0]
     compiled = whole(kind.build())
-    losses(compiled, kind, steps=2)
+    with inductor_config.patch(pre_grad_custom_pass=None):  # as before the first watch of a process
+        losses(compiled, kind, steps=2)
     before = compilations()
     with said_once(caplog, "It is seen where attnd.watch came before the first forward"), Session(stepwise) as session:
         watch = session.watch(compiled, steps="manual")
@@ -295,7 +296,8 @@ def ranked(mode, model):
 @pytest.mark.parametrize("mode", RANKED)
 def test_ranks_compile_once_and_show_every_layer(stepwise, tmp_path, mode):
     run = [subprocess.Popen([sys.executable, __file__, mode, str(rank), str(tmp_path / "store"), stepwise.endpoint("ingest"),
-                             str(tmp_path / str(rank))], stderr=subprocess.PIPE) for rank in range(2)]
+                             str(tmp_path / str(rank))], stderr=subprocess.PIPE,
+                            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache-{rank}")}) for rank in range(2)]
     said = [one.communicate(timeout=280)[1].decode() for one in run]
     assert [one.returncode for one in run] == [0, 0], "\n".join(said)
     for rank in range(2):
