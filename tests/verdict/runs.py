@@ -105,9 +105,9 @@ class Daemon:
         rules = [rule["name"] for rule in self._attnd.call("rules", job=job)]
 
         def written() -> Any:
+            ended = self._attnd.call("runs", job=job)["runs"][0]["state"] == "ended"  # first: until then more may fire
             answer = self._attnd.call("alerts", job=job, limit=1000)
             at_end = [one for one in answer["alerts"] or () if one["state"] == "firing_at_end"]
-            ended = self._attnd.call("runs", job=job)["runs"][0]["state"] == "ended"
             return ended and answer["alerts"] is not None and len(at_end) == len(answer["firing"]) and answer
         told: List[Dict[str, Any]] = self._wait_until(written, "the end in the history")["alerts"]
         return [dict(alert, order=(SEVERITIES.index(alert["severity"]), rules.index(alert["rule"]), alert["step"]))
