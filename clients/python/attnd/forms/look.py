@@ -57,9 +57,13 @@ _CALLS = ("_call_impl", "_wrapped_call_impl")  # of Module
 
 def prepare() -> None:
     """From now on what Inductor compiles has these operators, if this torch can have them. It is not imported for that."""
-    if _state["library"] is not None or not _is_supported():
+    if _state["library"] is not None or _state["failed"] or not _is_supported():
         return
-    _state["library"] = _library()
+    try:
+        _state["library"] = _library()
+    except Exception:
+        _fail()
+        return
     if CONFIG in sys.modules:
         place_pass()
     else:
@@ -212,8 +216,12 @@ def place_pass() -> None:
         config.pre_grad_pass_timing = "early"
         config.pre_grad_custom_pass = LookPass()
     except Exception:
-        _state["failed"] = True
-        log.warning("attentions in compiled code cannot be seen there; it runs eagerly in captured steps", exc_info=True)
+        _fail()
+
+
+def _fail() -> None:
+    _state["failed"] = True
+    log.warning("attentions in compiled code cannot be seen there; it runs eagerly in captured steps", exc_info=True)
 
 
 def _register_effect() -> None:
