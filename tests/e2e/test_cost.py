@@ -98,7 +98,7 @@ def test_a_new_config_counts():
     daemon.close()
 
 
-SLOW = 8  # steps of both ranks, of this machine now: so long a capture of the slow one takes
+SLOW = 40  # steps of both ranks, of this machine now: so long a capture of the slow one takes, pauses of the test apart
 
 
 class Rank:
