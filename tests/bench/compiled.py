@@ -8,7 +8,7 @@
     look        each step is captured, by attnd::look
     eager       each step is captured, and runs eagerly for that: compiled="eager"
 
-Each is a process of its own, in turns, so many rounds; 12 layers of width 256, 4 heads, T = 256, 2 samples, one thread.
+Each way runs in a process of its own, the four in turns, `--rounds` times; 12 layers of width 256, 4 heads, T = 256, 2 samples, one thread.
 `step_ms`: the median of its steps by the clock of the training's thread; `ratio`: to the unwatched process of the same round, the
 median of rounds, the lowest and the highest. `peak_mb`: what the process has at most in a step, above what it has
 between steps. `compiled`: graphs, and graph breaks. One JSON line each. Needs torch 2.13 or later.
@@ -26,12 +26,6 @@ WAYS = {"unwatched": None, "empty": {"every": 10**6, "first_step": 1}, "look": {
 WARM = 5  # steps that are not counted: the first ones compile
 
 
-def resident(name: str) -> int:
-    """Bytes that the kernel says of this process: VmRSS, or VmHWM since the last reset."""
-    line = next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) << 10
-
-
 def run(way: str, attnd_program: str, steps: int) -> Dict[str, Any]:
     """One process."""
     import contextlib
@@ -40,8 +34,9 @@ def run(way: str, attnd_program: str, steps: int) -> Dict[str, Any]:
     import torch
     sys.path[:0] = [str(HERE), str(HERE.parents[1] / "clients" / "python")]
     import attnd
-    from capture import Daemon
+    from capture import Daemon, resident
     from capture_model import Shape, Training
+    from reliable import resident as most_mib
     from torch._dynamo.utils import counters
     torch.set_num_threads(1)
     training = Training(Shape(12, 4, 256, 1024, 256, 2), "cpu", True)
@@ -51,12 +46,12 @@ def run(way: str, attnd_program: str, steps: int) -> Dict[str, Any]:
             daemon = stack.enter_context(contextlib.closing(Daemon(attnd_program)))
             watch = stack.enter_context(attnd.watch(training.model, "bench", daemon.endpoint, wait=10.0, linger=0.1, **options))
         for step in range(WARM + steps):
-            before = resident("VmRSS")
-            pathlib.Path("/proc/self/clear_refs").write_text("5")
+            before = resident()
+            most_mib()  # forgets what was before
             began = time.thread_time()
             training.step()
             times.append(time.thread_time() - began)
-            peaks.append(resident("VmHWM") - before)
+            peaks.append(most_mib() * 2**20 - before)
         messages = watch.stats()["published"] if options is not None else 0
     return {"step_ms": 1e3 * statistics.median(times[WARM:]), "peak_mb": statistics.median(peaks[WARM:]) / 1e6,
             "messages": messages, "compiled": [counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())]}

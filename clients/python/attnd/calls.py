@@ -439,7 +439,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
                                  origin.cross, None if present is None else present[:, queries], seen.shared)
     else:
         q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
-        count = len(range(*queries.indices(rows.total)))
+        count = _sizes(part)[2]
         some = None if count == rows.total else random_rows(rows.total, count, q.device)
         taken = (samples, heads, queries if some is None else some.there)
         mask = seen.late_mask(taken) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, taken)
@@ -547,10 +547,10 @@ def _of_heads(seen: Seen, shared: torch.Tensor, samples: slice, heads: slice) ->
 
 def _lowered(tensor: torch.Tensor, lowered: bool) -> Optional[torch.dtype]:
     """As what the fused kernel gets it, when that is something else: under autocast f32 is lowered first."""
-    return _autocast_dtype(tensor.device.type) if lowered and tensor.dtype == torch.float32 else None
+    return autocast_dtype(tensor.device.type) if lowered and tensor.dtype == torch.float32 else None
 
 
-def _autocast_dtype(kind: str) -> Optional[torch.dtype]:
+def autocast_dtype(kind: str) -> Optional[torch.dtype]:
     """The dtype that autocast lowers to on this kind of device; None when it is off."""
     if hasattr(torch, "get_autocast_dtype"):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

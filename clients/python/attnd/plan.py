@@ -95,8 +95,8 @@ class Plan:
 
 
 def strata(queries: int, rows: int) -> np.ndarray:
-    """Numbers of queries in rising order, i64: a random one of each of so many strata of equal length, which begin at a random
-    query and go round. So each query has the same chance, whatever repeats along the sequence."""
+    """Numbers of queries in rising order, i64: `rows` strata of equal length begin at a random query and go round, and one
+    random query is taken of each. So each query has the same chance, whatever repeats along the sequence."""
     edges = np.arange(rows + 1) * queries // rows
     found: np.ndarray = np.sort((_random.integers(edges[:-1], edges[1:]) + _random.integers(queries)) % queries)
     return found

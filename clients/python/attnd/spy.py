@@ -211,9 +211,8 @@ class Spy:
                 self._shown.add((site.number, path))
                 seen = _queries((), arguments, None)
                 if seen is not None:
-                    if site.lowered is not None:
-                        seen = seen._replace(q=_lowered(seen.q, site.lowered), k=_lowered(seen.k, site.lowered), lowered=False)
-                    self._saw(path, seen)
+                    v = site.cast(seen.v) if seen.v is not None and self.watcher.wants_values else None
+                    self._saw(path, seen._replace(q=site.cast(seen.q), k=site.cast(seen.k), v=v, lowered=False))
         except Exception:
             self.watcher.failed("an attention in compiled code could not be captured")
         finally:
@@ -838,11 +837,6 @@ def _queries(args: Any, kwargs: Any, result: Optional[torch.Tensor]) -> Optional
     output = None if result is None else Output(result, _in_four_axes, bool(given.get("dropout_p")))
     return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share,
                    shared=shared)
-
-
-def _lowered(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """As autocast makes it."""
-    return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
 
 
 def _logits(args: Any, kwargs: Any) -> Any:

@@ -132,6 +132,12 @@ def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, 
 
 
 @triton.jit
+def of_nothing(none, zero):
+    """The sums of no logits, in the order of fold()."""
+    return none, zero, zero, zero, zero, zero, zero, zero, -none, zero, zero, none, zero, zero, zero, zero, zero, zero
+
+
+@triton.jit
 def fold(s, others, product, inverse, distance, largest, total, weighted, distances, finite, shift, logits, squares, smallest,
          cosines, cosine_count, cosine_max, power_2, power_3, power_4, power_5, power_6, power_7,
          INSIDE: tl.constexpr, SOFTCAP: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
@@ -208,10 +214,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
 
     none = tl.full((ROWS,), float("-inf"), tl.float32)
     zero = tl.zeros((ROWS,), tl.float32)
-    largest, total, weighted, distances = none, zero, zero, zero
-    finite, shift, logits, squares, smallest = zero, zero, zero, zero, -none
-    cosines, cosine_count, cosine_max = zero, zero, none
-    power_2, power_3, power_4, power_5, power_6, power_7 = zero, zero, zero, zero, zero, zero
+    (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
+     power_2, power_3, power_4, power_5, power_6, power_7) = of_nothing(none, zero)
 
     # Blocks from `inner` to `near`, before the diagonal, and from `far` to `outer`, behind it, are inside.
     inner, near, far, outer = begin, begin, end, end
@@ -246,10 +250,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
 
     if tl.min(smallest, 0) == float("-inf"):
         inner, near, far, outer = begin, begin, end, end
-        largest, total, weighted, distances = none, zero, zero, zero
-        finite, shift, logits, squares, smallest = zero, zero, zero, zero, -none
-        cosines, cosine_count, cosine_max = zero, zero, none
-        power_2, power_3, power_4, power_5, power_6, power_7 = zero, zero, zero, zero, zero, zero
+        (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
+         power_2, power_3, power_4, power_5, power_6, power_7) = of_nothing(none, zero)
     first, with_first, count, farthest = none, zero, zero, zero
     EDGE: tl.constexpr = KEYS // 2
     before = (inner - begin + EDGE - 1) // EDGE

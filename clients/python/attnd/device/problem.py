@@ -109,7 +109,7 @@ class Problem:
         return self.q_offset + self.number(query) * self.q_stride
 
     def end(self, queries: Any) -> Any:
-        """The position after so many queries, or after each of some numbers of them; of a sample after all queries."""
+        """The position after the first `queries` queries, a number or several; of a sample the position after all queries."""
         return self.q_offset + queries * self.q_stride if self.rows is None else self._end
 
     def hidden(self, bias: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Protocol
 import torch
 from torch.nn import functional
 
+from ..calls import autocast_dtype
 from ..torch_state import is_no_repetition
 
 log = logging.getLogger("attnd")
@@ -39,6 +40,10 @@ class Site(NamedTuple):
     path: str
     trains: bool
     lowered: Optional[torch.dtype]
+
+    def cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """As autocast makes it there."""
+        return tensor if self.lowered is None or tensor.dtype != torch.float32 else tensor.to(self.lowered)
 
 
 class Onlooker(Protocol):
@@ -283,7 +288,7 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
                                   if id(one) == (module or id(above))), (None, None, ""))
     if compiled is None or owner is None:
         return
-    site = Site(len(_sites), path, torch.is_grad_enabled(), _lowered(tensors[0].device.type, autocasts))
+    site = Site(len(_sites), path, torch.is_grad_enabled(), _lowered_by(autocasts, tensors[0].device.type))
     _sites.append(site)
     _modules.update((compiled, owner))
     _without.discard(compiled)
@@ -293,9 +298,9 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
             given.get("scale")))
 
 
-def _lowered(device: str, autocasts: List[Any]) -> Optional[torch.dtype]:
+def _lowered_by(autocasts: List[Any], device: str) -> Optional[torch.dtype]:
     """The type that autocast gives f32 there: the innermost one of the graph, or the one around it."""
     for kind, dtype, enabled, _ in reversed(autocasts):
         if kind == device:
             return (dtype or torch.get_autocast_dtype(device)) if enabled else None
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return autocast_dtype(device)
