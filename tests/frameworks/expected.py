@@ -63,6 +63,7 @@ class Attended:
     mask: Optional[np.ndarray] = None
     learned_sink: bool = False
     tokens: Optional[np.ndarray] = None
+    documents: Optional[np.ndarray] = None
 
     def first(self, samples: int) -> "Attended":
         """The same of the first samples of the batch; 0: all."""
@@ -73,20 +74,20 @@ class Attended:
             return None if x is None else x[:samples]
 
         return Attended(self.weights[:samples], cut(self.logits), self.site, self.causal, cut(self.q_len),
-                        cut(self.k_len), cut(self.mask), self.learned_sink, cut(self.tokens))
+                        cut(self.k_len), cut(self.mask), self.learned_sink, cut(self.tokens), cut(self.documents))
 
     def heads(self, chosen: Sequence[int]) -> "Attended":
         """The same of some heads."""
         logits = None if self.logits is None else self.logits[:, chosen]
         return Attended(self.weights[:, chosen], logits, self.site, self.causal, self.q_len, self.k_len, self.mask,
-                        self.learned_sink, self.tokens)
+                        self.learned_sink, self.tokens, self.documents)
 
 
 def case_of(attended: Attended) -> SimpleNamespace:
     """As formulas wants it."""
     return SimpleNamespace(weights=attended.weights, dtype="f64", is_self=attended.site == "self", q_offset=0,
                            q_stride=1, window=0, causal=attended.causal, q_len=attended.q_len, k_len=attended.k_len,
-                           mask=attended.mask, documents=None, tokens=attended.tokens, dropout=False,
+                           mask=attended.mask, documents=attended.documents, tokens=attended.tokens, dropout=False,
                            learned_sink=attended.learned_sink)
 
 

@@ -4,6 +4,7 @@
 The stand-ins have the signatures of the real functions (flash_attn 2.8, its version 3, xFormers 0.0.30, by their
 documentation) and compute in plain torch. What a call means is written here a second time, query by query, from that
 documentation, and the weights of every message are compared with float64."""
+import inspect
 import sys
 import types
 
@@ -13,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd.calls import Queries
+from attnd.forms import kernels_of_others
 from attnd.forms.detours import Detour
 from attnd.plan import EVERYTHING, Plan
 from attnd.spy import Spy, lookout_here
@@ -145,6 +147,25 @@ def packages(monkeypatch):
     names = set(globals())
     yield
     assert all(function.__code__ is code for function, code in codes.items()) and set(globals()) == names
+
+
+def test_a_detour_has_the_parameters_of_the_function():
+    def kernel(a, b, /, c, d=4, *e, f, g=8, **h):
+        return a, b, c, d, e, f, g, h
+
+    def enclosing(x=1, *, y):
+        return kernel, x, y
+
+    def plain():
+        return 5
+
+    calls = [(kernel, (1, 2, 3, 5, 6, 7), {"f": 1, "j": 2}), (enclosing, (), {"y": 2}), (plain, (), {})]
+    for function, args, kwargs in calls:
+        signature, expected = inspect.signature(function), function(*args, **kwargs)
+        detour = Detour(function, lambda original, args, kwargs: ("seen", original(*args, **kwargs)))
+        assert inspect.signature(function) == signature
+        assert function(*args, **kwargs) == ("seen", expected)
+        detour.end()
 
 
 def test_who_has_begun_a_call_arrives_although_the_detour_ends():
@@ -358,17 +379,111 @@ def test_groups_of_heads_share_keys_and_three_axes_are_one_head():
 
 # ------------------------------------------------------------------------------------------- around a call
 
-def test_what_is_not_understood_is_said_with_the_path_and_runs():
-    q, watcher = random(5, H, D), Watcher()
-    begin = torch.tensor([0, 5], dtype=torch.int32)
-    model = Calls(flash_attn_varlen_func)
+def said_of(kernel, *args, **kwargs):
+    """Why nothing is captured of one call, which runs."""
+    model, watcher = Calls(kernel), Watcher()
     spy = Spy(model, watcher)
     spy.install()
-    result = model(q, q, q, begin, begin, 5, 5, block_table=torch.zeros(1, 1, dtype=torch.int32))
+    try:
+        result = model(*args, **kwargs)
+    finally:
+        spy.remove()
+    assert torch.equal(result, kernel(*args, **kwargs)) and watcher.seen == watcher.failures == []
+    (path, why), = watcher.unread
+    assert path == "attn"
+    return why
+
+
+def test_what_is_not_understood_is_said_with_the_path_and_runs():
+    q = random(5, H, D)
+    begin = torch.tensor([0, 5], dtype=torch.int32)
+    assert said_of(flash_attn_varlen_func, q, q, q, begin, begin, 5, 5,
+                   block_table=torch.zeros(1, 1, dtype=torch.int32)) == "calls flash_attn with block_table"
+    q = random(B, 5, H, D)
+    assert said_of(flash_attn_3_func, q, q, q, qv=q) == "calls flash_attn with qv"
+
+
+@pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="this torch has no fp8")
+def test_fp8_is_said_by_name():
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False, q_descale=None, k_descale=None):
+        return attention(*(x.float() for x in (q, k, v)))
+
+    sys.modules["flash_attn_interface"].flash_attn_func = flash_attn_func
+    q, scales = random(B, 5, H, D).to(torch.float8_e4m3fn), torch.ones(B, H)
+    assert said_of(flash_attn_func, q, q, q, q_descale=scales, k_descale=scales) == \
+        "computes with float8_e4m3fn, whose scales are elsewhere"
+
+
+@pytest.mark.parametrize("name", ["flash_attn_3.flash_attn_interface", "flashattn_hopper.flash_attn_interface",
+                                  "flash_attn3_a1b2c3.flash_attn_interface"])
+def test_version_3_is_seen_by_whatever_name_it_is_installed(name, monkeypatch):
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False, window_size=(-1, -1)):
+        return attention(q, k, v)
+
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[name].flash_attn_func = flash_attn_func
+    q = random(B, 5, H, D)
+    check(seen_of(flash_attn_func, q, q, q, causal=True), q.transpose(1, 2), q.transpose(1, 2), band(5, 5, -1, 0))
+
+
+def _flash_attn_forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: float, softmax_scale: float, causal: bool,
+                        window_size_left: int = -1, window_size_right: int = -1) -> torch.Tensor:
+    return attention(q * softmax_scale, k, v)
+
+
+@pytest.mark.parametrize("is_operator", [False, True])
+def test_ring_attention_is_said_by_name_and_finds_the_parameters_that_it_looks_for(is_operator):
+    """Its package asks for the parameters of flash_attn's own function each time, and passes them all. That is an operator
+    since torch 2.4."""
+    kernel = _flash_attn_forward
+    if is_operator and not hasattr(torch.library, "custom_op"):
+        pytest.skip("this torch has no custom_op")
+    if is_operator:
+        kernel = torch.library.custom_op("attnd_test::flash_attn_forward", _flash_attn_forward, mutates_args=())
+    sys.modules["flash_attn.flash_attn_interface"]._flash_attn_forward = kernel
+
+    def ring(q, k, v):
+        parts = []
+        for part in k.chunk(2, 1):
+            spec = inspect.getfullargspec(getattr(kernel, "_init_fn", kernel))
+            given = dict(zip(spec.args, (None,) * (len(spec.args) - len(spec.defaults)) + spec.defaults))
+            given.update(q=q, k=part, v=part, dropout_p=0.0, softmax_scale=0.5, causal=False)
+            parts.append(kernel(**given))
+        return sum(parts)
+
+    q, watcher = random(B, 4, H, D), Watcher()
+    spy = Spy(Calls(ring), watcher)
+    spy.install()
+    result = spy.root(q, q, q)
     spy.remove()
-    assert result.shape == q.shape and watcher.seen == []
-    (said, error), = watcher.failures
-    assert "attention of attn" in said and "block_table is not captured" in str(error)
+    assert torch.equal(result, ring(q, q, q)) and watcher.seen == watcher.failures == []
+    assert {path for path, _ in watcher.unread} == {"attn"}
+    assert all("_flash_attn_forward of flash_attn by itself, as ring attention does" in why for _, why in watcher.unread)
+
+
+def test_a_kernel_within_a_kernel_is_one():
+    """What the functions of flash_attn call themselves is no ring."""
+    def _flash_attn_forward(q, k, v):
+        return attention(q, k, v)
+
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False):
+        return _flash_attn_forward(q, k, v)
+
+    module = sys.modules["flash_attn.flash_attn_interface"]
+    module._flash_attn_forward, module.flash_attn_func = _flash_attn_forward, flash_attn_func
+    q = random(B, 5, H, D)
+    check(seen_of(flash_attn_func, q, q, q), q.transpose(1, 2), q.transpose(1, 2), True)
+
+
+@pytest.mark.parametrize("window, more", [((-1, -1), {}), ((-1, 0), {}), ((3, 0), {"scale": 0.3}), ((2, 2), {}), ((3, 1), {})])
+@pytest.mark.parametrize("begin, keys_begin", [(BEGIN, BEGIN), (BEGIN, KEYS_BEGIN)], ids=["self", "cross"])
+def test_varlen_attn_of_torch_is_read_by_its_window(window, more, begin, keys_begin):
+    q, k = random(begin[-1], H, D), random(keys_begin[-1], 2, D, seed=1)
+    starts = [torch.tensor(x, dtype=torch.int32) for x in (begin, keys_begin)]
+    seen = kernels_of_others.varlen({"query": q, "key": k, "value": k, "cu_seq_q": starts[0], "cu_seq_k": starts[1],
+                                     "window_size": window, **more})
+    layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
+    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(begin, keys_begin, *window), layer=layer, **more)
 
 
 def test_an_exception_of_a_kernel_is_that_of_the_model():

@@ -18,7 +18,7 @@ class Watcher:
     """Keeps what it is told."""
 
     def __init__(self):
-        self.seen, self.failures, self.forwards, self.grad = [], [], 0, []
+        self.seen, self.failures, self.forwards, self.grad, self.unread = [], [], 0, [], []
 
     def passes_over(self):
         pass
@@ -32,6 +32,9 @@ class Watcher:
     def saw(self, path, call, seen):
         self.seen.append((path, seen))
         self.grad.append(torch.is_grad_enabled())
+
+    def cannot_read(self, path, why):
+        self.unread.append((path, why))
 
     def ends(self, unseen):
         self.forwards += 1

@@ -30,6 +30,10 @@ from .publisher import Captured, fitting_labels
 from .torch_state import why_unreadable
 
 
+class NotCaptured(Exception):
+    """Nothing of a call is captured. The text is a predicate, for people: what the attention does."""
+
+
 class Output(NamedTuple):
     """The output that the model got of an attention, for who waits for its gradient.
 
@@ -247,7 +251,9 @@ def device_of(seen: Seen) -> torch.device:
 def unreadable(seen: Seen) -> Optional[str]:
     """Why nothing of the call can be copied, for people; None: it can."""
     tensors_of = (seen.q, seen.k) if isinstance(seen, Queries) else (seen.weights, seen.logits)
-    return next(filter(None, map(why_unreadable, tensors_of)), None)
+    strange = next((one.dtype for one in tensors_of if one.dtype not in DTYPE_NAMES), None)
+    return next(filter(None, map(why_unreadable, tensors_of)),
+                None if strange is None else f"computes with {str(strange).partition('.')[2]}, whose scales are elsewhere")
 
 
 def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
@@ -287,9 +293,10 @@ def tells_padding(seen: Seen) -> bool:
     return int(tensor.shape[2]) == keys > 0
 
 
-def present_of(seen: Seen, samples: int, on_device: bool = False) -> Optional[Present]:
-    """Which positions of a self-attention are no padding, of the first so many samples (0: of all), by its mask; None
-    when it has none. `on_device`: as a tensor there, too."""
+def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Callable[[], Optional[Present]]:
+    """Finds which positions of a self-attention are no padding, of the first so many samples (0: of all), by its mask; None
+    when it has none, or a function of more than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too. It holds the mask
+    until then, and neither queries nor keys."""
     batch, queries = queries_of(seen)
     batch = min(batch, samples) if samples else batch
     part = (slice(0, batch), slice(None), slice(None))
@@ -298,24 +305,32 @@ def present_of(seen: Seen, samples: int, on_device: bool = False) -> Optional[Pr
     if isinstance(seen, Weights):
         visible = _visible_of(seen, part)
         copy = HostCopy(visible)
-        return Present(copy.nbytes, lambda: valid_queries(describe(copy.numpy()), (batch, queries)),
-                       valid_of(visible[:, None], False, 0) if on_device else None)
-    mask = seen.late_mask((*part[:1], slice(0, 1), slice(0, queries))) if seen.late_mask is not None else seen.mask
-    if mask is None:
-        return None
-    own = _part_of_mask(mask, part)
-    copy = HostCopy(own)
+        found = Present(copy.nbytes, lambda: valid_queries(describe(copy.numpy()), (batch, queries)),
+                        valid_of(visible[:, None], False, 0) if on_device else None)
+        return lambda: found
+    given, late = seen.mask, seen.late_mask
     form = _Form(1.0, seen.causal, seen.window, seen.softcap, seen.offset)
 
-    def find() -> np.ndarray:
-        allowed, _ = _read_mask(copy, (batch, 1, queries, queries))
-        some = np.asarray(allowed.any(axis=1, keepdims=True))
-        whole = _visible(some, form, rows, None, (batch, 1, queries, queries))[:, 0]
-        return valid_queries(_described(whole, form, rows, layer), (batch, queries))
+    def look() -> Optional[Present]:
+        mask = given
+        if late is not None:
+            mask = late((*part[:1], slice(0, 1), slice(0, queries))) if batch * queries**2 <= MASK_BYTES_MAX else None
+        if mask is None:
+            return None
+        own = _part_of_mask(mask, part)
+        copy = HostCopy(own)
 
-    if not on_device or seen.offset or (seen.window and not seen.causal):
-        return Present(copy.nbytes, find)
-    return Present(copy.nbytes, find, valid_of(own.expand(-1, -1, queries, queries), seen.causal, seen.window))
+        def find() -> np.ndarray:
+            allowed, _ = _read_mask(copy, (batch, 1, queries, queries))
+            some = np.asarray(allowed.any(axis=1, keepdims=True))
+            whole = _visible(some, form, rows, None, (batch, 1, queries, queries))[:, 0]
+            return valid_queries(_described(whole, form, rows, layer), (batch, queries))
+
+        if not on_device or form.offset or (form.window and not form.causal):
+            return Present(copy.nbytes, find)
+        return Present(copy.nbytes, find, valid_of(own.expand(-1, -1, queries, queries), form.causal, form.window))
+
+    return look
 
 
 def _sizes(part: Tuple[slice, slice, slice]) -> Tuple[int, int, int]:
@@ -417,7 +432,7 @@ def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Opti
             return "a score_mod"
         if offset < 0 or (seen.window and not seen.causal):
             return "a window to both sides, or fewer keys than queries"
-        if seen.documents is not None and (masked or cross or offset or seen.documents[0] is not seen.documents[1]):
+        if seen.documents is not None and (masked or cross or offset or seen.documents[0].shape != seen.documents[1].shape):
             return "documents of another kind"
         if seen.mask is not None and seen.mask.dim() > 2 and seen.mask.shape[-3] > 1 and seen.mask.dtype == torch.bool:
             return "a mask for each head"
@@ -432,7 +447,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     """Launches the computation of a state."""
     origin, (samples, heads, queries) = context.state, part
     assert origin is not None and origin.computer is not None
-    causal = False
+    causal, differ = False, None
     present = context.present.valid.expand(samples.stop, -1) if origin.cross and context.present is not None else None
     if isinstance(seen, Weights):
         asked: Asked = OfWeights(seen.weights.detach()[part], seen.logits.detach()[part], seen.sink, rows.first, rows.stride,
@@ -446,6 +461,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
         before = before if banded else 0
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
+        if seen.documents is not None and seen.documents[0] is not seen.documents[1]:
+            differ = HostCopy((seen.documents[0] != seen.documents[1]).any())
         whole = some is None and heads.stop - heads.start == rows.heads_total
         asked = OfQueries(
             q[samples, heads], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]), precision_of(seen), _scale(seen),
@@ -455,6 +472,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:
         numbers = wait()
+        if differ is not None and differ.numpy():
+            raise ValueError("packed queries of keys that are packed in another way are not captured on an accelerator")
         if numbers is None or (layer[2] == "cross") != origin.cross:
             return None
         if numbers.maps is not None:

@@ -40,7 +40,7 @@ from .accelerator import ROWS_MAX, Accelerator, computes
 from .address import NOBODY, AddressError
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
-                    map_weights, parts, placements_of, precision_of, present_of, queries_of, tells_padding)
+                    looker_for_padding, map_weights, parts, placements_of, precision_of, queries_of, tells_padding)
 from .cost import Cost, milliseconds, percent
 from .forms import look
 from .gradients import Gradients
@@ -50,7 +50,7 @@ from .induction import InductionInputs
 from .judge import Judge
 from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
-from .padding import DecoderPadding
+from .padding import DecoderPadding, Present
 from .paths import call_name, clean_path
 from .plan import NUMBER_MAX, TIERS, Plan
 from .probe import Probe, run_quietly
@@ -734,11 +734,16 @@ class Watch:
             return
         if self._names.layers and not any(plan.takes_layer(cross) for cross in self._names.crosses):
             return
-        try:
-            self._padding.tell(queries_of(seen), lambda: present_of(
-                seen, plan.samples, plan.tier != "raw" and self.publisher.takes_states and computes(device_of(seen))))
-        except Exception:
-            self.failed("which queries of cross-attention are padding could not be read")
+        finds = looker_for_padding(seen, plan.samples, plan.tier != "raw" and self.publisher.takes_states and computes(device_of(seen)))
+
+        def look() -> Optional[Present]:
+            try:
+                return finds()
+            except Exception:
+                self.failed("which queries of cross-attention are padding could not be read")
+                return None
+
+        self._padding.tell(queries_of(seen), look)
 
     @property
     def wants_values(self) -> bool:

@@ -10,12 +10,12 @@ these is what the decoder's own self-attention was given, earlier in the same fo
                are called without a mask of the decoder's padding. Then nothing is sent: that a token number stands for
                padding is a guess
 
-The first such self-attention of a forward counts. On the training thread its mask is copied, once for all
-cross-attentions that follow; the sender thread works out what it says.
+The first such self-attention of a forward counts. On the training thread its mask is copied when the first
+cross-attention follows, once for all of them; the sender thread works out what it says.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -44,17 +44,21 @@ class DecoderPadding:
     """The padding that the forward that runs has told so far."""
 
     def __init__(self) -> None:
-        self._told: Dict[Tuple[int, int], Present] = {}  # by samples and positions
+        self._told: Dict[Tuple[int, int], List[Callable[[], Optional[Present]]]] = {}  # by samples and positions
 
     def tell(self, size: Tuple[int, int], look: Callable[[], Optional[Present]]) -> None:
-        """A self-attention of the decoder was computed over so many samples and positions."""
-        told = None if size in self._told else look()
-        if told is not None:
-            self._told[size] = told
+        """A self-attention of the decoder was computed over so many samples and positions. `look` is called when a
+        cross-attention of this forward asks."""
+        self._told.setdefault(size, []).append(look)
 
     def of(self, size: Tuple[int, int]) -> Optional[Present]:
         """That of a cross-attention with so many samples and queries; None: it is not known."""
-        return self._told.get(size)
+        for look in self._told.pop(size, ()):
+            found = look()
+            if found is not None:
+                self._told[size] = [lambda: found]
+                return found
+        return None
 
     def forget(self) -> None:
         """The forward is done."""

@@ -34,20 +34,19 @@ import logging
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
 
 import torch
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from .calls import Output, Queries, Seen, Weights, unreadable
+from .calls import NotCaptured, Output, Queries, Seen, Weights, unreadable
 from .evidence import Trail, tensors_in
-from .forms import flex, interface, kernels_of_others, look
+from .forms import flex, interface, kernels_of_others, look, sdpa
 from .forms.detours import Detour
 from .judge import SAYS_ATTENTION, Judge, head_count
 from .paths import call_name, module_paths
-from .ranks import share_of_heads
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes
 
 log = logging.getLogger("attnd")
@@ -193,7 +192,7 @@ class Spy:
         self.watcher.only_looks()
         look.listen(self)
 
-    def looks(self, site: look.Site, arguments: Dict[str, Any]) -> None:
+    def looks(self, site: look.Site, given: Mapping[str, Any]) -> None:
         """See look.Onlooker. The second time that an attention is shown another forward has begun."""
         began = time.perf_counter()
         try:
@@ -209,10 +208,13 @@ class Spy:
                             return
                     self._shown, self._calls, self._trains, self._thread = set(), {}, site.trains, threading.get_ident()
                 self._shown.add((site.number, path))
-                seen = _queries((), arguments, None)
-                if seen is not None:
+                seen = site.read(given)
+                if seen.lowered:
                     v = site.cast(seen.v) if seen.v is not None and self.watcher.wants_values else None
-                    self._saw(path, seen._replace(q=site.cast(seen.q), k=site.cast(seen.k), v=v, lowered=False))
+                    seen = seen._replace(q=site.cast(seen.q), k=site.cast(seen.k), v=v, lowered=False)
+                self._saw(path, seen)
+        except NotCaptured as why:
+            self._cannot_read(path or "", str(why))
         except Exception:
             self.watcher.failed("an attention in compiled code could not be captured")
         finally:
@@ -277,15 +279,13 @@ class Spy:
         else."""
         if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1].frame):
             return
-        path = self._stack[-1].path
-        why = unreadable(seen)
-        if why is not None:
-            self._told.add(path)
-            self.watcher.cannot_read(path, why)
-            return
-        self._saw(path, seen, result)
+        self._saw(self._stack[-1].path, seen, result)
 
     def _saw(self, path: str, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
+        why = unreadable(seen)
+        if why is not None:
+            self._cannot_read(path, why)
+            return
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         if self._again:
@@ -326,12 +326,14 @@ class Spy:
         if self.judge is not None and self.current_module is not None and not self._again:
             self.judge.shows_more(self._stack[-1].path, self._stack[-1].module, axes)
 
-    def is_blind(self) -> None:
-        """An attention was computed under a mode that would see what looking at it computes."""
-        path = self.current_path
-        if path is not None:
-            self._told.add(path)
-            self.watcher.cannot_read(path, "runs under a TorchDispatchMode, which this version of torch cannot leave out")
+    def cannot_see(self, why: str) -> None:
+        """The module that runs now computed an attention of which nothing is captured."""
+        if self.current_path is not None:
+            self._cannot_read(self.current_path, why)
+
+    def _cannot_read(self, path: str, why: str) -> None:
+        self._told.add(path)
+        self.watcher.cannot_read(path, why)
 
     @property
     def current_path(self) -> Optional[str]:
@@ -540,7 +542,7 @@ class Lookout:
                 return function(*args, **kwargs)
         result = function(*args, **kwargs)
         if function is _sdpa:
-            self.tell(lambda: _queries(args, kwargs, result))
+            self.tell(lambda: sdpa.queries_of({**dict(zip(sdpa.ARGUMENTS, args)), **kwargs}, result))
         elif isinstance(result, torch.Tensor) and result.dim() > 4:
             for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
                 spy.sees_more(result.dim())
@@ -550,7 +552,7 @@ class Lookout:
 
     def instead(self, run: Callable[[], Any], look: Callable[[Any], Optional[Seen]]) -> Any:
         """Runs a kernel, of which nothing inside is to be seen, and tells what it did, by its result."""
-        if not self.spies:
+        if not self.spies or self._paused:
             return run()
         self.pause(run)
         try:
@@ -567,9 +569,7 @@ class Lookout:
         self.records = torch.is_grad_enabled()
         with self._timed():
             if not unseen_by_modes():
-                for spy in list(self.spies):
-                    spy.is_blind()
-                return
+                raise NotCaptured("runs under a TorchDispatchMode, which this version of torch cannot leave out")
             seen = look()
             if seen is not None:
                 self.count += 1
@@ -583,6 +583,9 @@ class Lookout:
         try:
             with torch.no_grad(), outside_modes():
                 yield
+        except NotCaptured as why:
+            for spy in spies:
+                spy.cannot_see(str(why))
         except Exception:
             self._failed()
         finally:
@@ -787,7 +790,7 @@ class _StandIns(_Shared):
         here = lookout_here()
         if here.heads is not None:
             inside = sys._getframe(1)
-            here.tell(lambda: _marked(_queries(args, kwargs, output), inside))
+            here.tell(lambda: _marked(sdpa.queries_of({**dict(zip(sdpa.ARGUMENTS, args)), **kwargs}, output), inside))
         return output
 
 
@@ -819,24 +822,6 @@ class _Mode(TorchFunctionMode):
         self._open = False
         if _top_mode() is self:
             self.__exit__(None, None, None)
-
-
-def _queries(args: Any, kwargs: Any, result: Optional[torch.Tensor]) -> Optional[Queries]:
-    """The arguments of F.scaled_dot_product_attention and its result, where that is known, as [B, H, T, d]."""
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = {**dict(zip(names, args)), **kwargs}
-    q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
-    if getattr(q, "is_nested", False):
-        raise TypeError("nested tensors are not captured")
-    shared = mask is not None and mask.dim() > 1 and mask.shape[-2] > 1 and (mask.dim() < 4 or mask.shape[0] < q.shape[0])
-    share = share_of_heads(q, k, v)
-    if share is None and hasattr(q, "placements"):
-        return Queries(q, k)  # whose placements say why it is not captured
-    q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
-    assert q is not None and k is not None
-    output = None if result is None else Output(result, _in_four_axes, bool(given.get("dropout_p")))
-    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share,
-                   shared=shared)
 
 
 def _logits(args: Any, kwargs: Any) -> Any:
@@ -895,38 +880,6 @@ def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
     needed = torch.is_grad_enabled() and (any(parameter.requires_grad for parameter in attention.parameters())
                                           or any(getattr(given, "requires_grad", False) for given in args[:1]))
     return not needed
-
-
-def _local(tensor: Any) -> torch.Tensor:
-    """This process's part of a distributed tensor."""
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    assert isinstance(local, torch.Tensor)
-    return local
-
-
-def _four_axes(given: Sequence[Optional[torch.Tensor]]) -> List[Optional[torch.Tensor]]:
-    """Queries [..., H, T, d], keys, values and mask as torch broadcasts them, as [B, H, T, d]: axes that are missing are the
-    leading ones, and all before the heads are samples. [B, T, d] are samples of one head."""
-    axes = max(tensor.dim() for tensor in given if tensor is not None)
-    if axes == 3:
-        return [None if tensor is None else _padded(tensor, 3).unsqueeze(1) for tensor in given]
-    padded = [None if tensor is None else _padded(tensor, max(axes, 4)) for tensor in given]
-    if axes <= 4:
-        return padded
-    leading = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
-        *(tensor.shape[:-3] for tensor in padded if tensor is not None))
-    return [None if tensor is None else tensor.expand(*leading, *tensor.shape[-3:]).flatten(0, -4) for tensor in padded]
-
-
-def _in_four_axes(tensor: torch.Tensor) -> torch.Tensor:
-    """One that nothing is to be broadcast with."""
-    made = _four_axes([tensor])[0]
-    assert made is not None
-    return made
-
-
-def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:
-    return tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape))
 
 
 def _traced() -> bool:

@@ -30,6 +30,9 @@ log = logging.getLogger("attnd")
 MODULE = "torch.nn.attention.flex_attention"
 LOGITS_BYTES = 16 << 20  # of one call: what may run eagerly although the model is compiled
 _NAMES = ("query", "key", "value", "score_mod", "block_mask", "scale")
+# Arguments of the operator in graphs that torch compiles. Its block_mask is a tuple: two lengths, the blocks of keys by query
+# block and their inverse, the two sizes of a block, mask_mod.
+OPERATOR_ARGUMENTS = ("query", "key", "value", "score_mod", "block_mask", "scale", "kernel_options", "of_score_mod", "of_mask_mod")
 
 
 def observe(lookout: Callable[[], "Lookout"], as_ever: Callable[[], ContextManager[Any]]) -> Optional[Detour]:
@@ -110,6 +113,19 @@ def _has_own_blocks(block_mask: Any) -> bool:
     return block_mask is not None and block_mask.mask_mod is noop
 
 
+def of_operator(given: Mapping[str, Any]) -> Queries:
+    """The meaning of the operator. Its functions take the tensors that they enclose as arguments."""
+    module, blocks = sys.modules[MODULE], given["block_mask"]
+    score_mod, mask_mod = _closed(given["score_mod"], given["of_score_mod"]), _closed(blocks[-1], given["of_mask_mod"])
+    block_mask = module.BlockMask.from_kv_blocks(*blocks[2:6], BLOCK_SIZE=blocks[-3:-1], mask_mod=mask_mod,
+                                                 seq_lengths=(given["query"].shape[2], given["key"].shape[2]))
+    return _queries({**given, "score_mod": score_mod, "block_mask": block_mask}, True, None)
+
+
+def _closed(function: Callable[..., torch.Tensor], enclosed: Tuple[Any, ...]) -> Callable[..., torch.Tensor]:
+    return lambda *numbers: function(*numbers, *enclosed)
+
+
 def _queries(given: Mapping[str, Any], compiled: bool, sinks: Optional[torch.Tensor]) -> Queries:
     q, k, score_mod = given["query"], given["key"], given.get("score_mod")
     mask_mod = _mask_mod(given.get("block_mask"), compiled)
@@ -120,8 +136,8 @@ def _queries(given: Mapping[str, Any], compiled: bool, sinks: Optional[torch.Ten
         return seen._replace(score_mod=mods.ScoreMod(score_mod or _identity, mask_mod, sinks))
     if mask_mod is None:
         return seen
-    chosen = mask_mod
-    return seen._replace(late_mask=lambda part: mods.visible(chosen, mods.where(part, k.shape[2], q.device)))
+    chosen, keys, device = mask_mod, int(k.shape[2]), q.device
+    return seen._replace(late_mask=lambda part: mods.visible(chosen, mods.where(part, keys, device)))
 
 
 def _identity(score: torch.Tensor, *numbers: torch.Tensor) -> torch.Tensor:

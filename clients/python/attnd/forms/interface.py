@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 
 import torch
 
-from ..calls import Output, Queries
-from . import mods
+from ..calls import NotCaptured, Output, Queries
+from . import bands, mods
 
 if TYPE_CHECKING:
     from ..spy import Lookout
@@ -71,12 +71,12 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.T
     """The meaning of the call. A mask of all queries says everything; else the last query stands at the last key, as
     flash attention has it."""
     if options.get("s_aux") is not None:
-        raise TypeError("learned sinks are not captured")
-    queries, keys = query.shape[2], key.shape[2]
+        raise NotCaptured("has learned sinks")
+    queries, keys, device = query.shape[2], key.shape[2], query.device
     seen = Queries(query, key, scale=options.get("scaling"), softcap=float(options.get("softcap") or 0.0),
                    v=value)
     if mask is not None and not isinstance(mask, torch.Tensor):
-        seen = seen._replace(late_mask=lambda part: mods.visible(mask.mask_mod, mods.where(part, keys, query.device)))
+        seen = seen._replace(late_mask=lambda part: mods.visible(mask.mask_mod, mods.where(part, keys, device)))
     elif mask is not None and mask.dim() != 2:
         seen = seen._replace(mask=mask)
     else:
@@ -98,23 +98,17 @@ def _is_causal(module: Any, options: Any) -> bool:
 
 def _documents(query: torch.Tensor, key: torch.Tensor, options: Any) -> Optional[Tuple[torch.Tensor, torch.Tensor]]:
     """Which document of a packed sequence queries [1, Tq] and keys [1, Tk] belong to: flash attention is told where
-    each begins, or finds position 0 there. None when nothing is packed. TypeError for what is not understood."""
+    each begins, or finds position 0 there. None when nothing is packed."""
     begin, keys_begin, positions = (options.get(name) for name in ("cu_seq_lens_q", "cu_seq_lens_k", "position_ids"))
     if begin is not None or keys_begin is not None:
         if begin is None or keys_begin is None or query.shape[0] != 1 or key.shape[0] != 1:
-            raise TypeError("packed sequences are captured as one sample, with the lengths of queries and of keys")
-        return _numbers(begin, query.shape[2]), _numbers(keys_begin, key.shape[2])
+            raise NotCaptured("is told where packed sequences begin, but not of queries and keys, or of more than one sample")
+        return bands.numbers_of((begin, keys_begin), query.shape[2], key.shape[2])
     if positions is None or tuple(positions.shape) != (1, query.shape[2]) or query.shape[0] != 1 \
             or query.shape[2] != key.shape[2]:
         return None
     numbers = (positions == 0).cumsum(-1)
     return numbers, numbers
-
-
-def _numbers(begin: torch.Tensor, length: int) -> torch.Tensor:
-    """[1, T] of where documents begin, and the last one ends: [documents + 1]."""
-    positions = torch.arange(length, device=begin.device, dtype=begin.dtype)
-    return torch.searchsorted(begin[1:].contiguous(), positions, right=True)[None]
 
 
 def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:

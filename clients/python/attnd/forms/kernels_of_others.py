@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""kernels_of_others: direct calls of flash_attn and xFormers, recognised by the function and read by its signature.
+"""kernels_of_others: direct calls of flash_attn, xFormers, TransformerEngine and torch's varlen_attn, recognised by the
+function and read by its signature.
 
-Their tensors are laid out [B, T, H, d], and packed sequences [T, H, d] begin where `cu_seqlens` says; these travel as
-documents. A causal call of flash_attn aligns the last query with the last key, one of xFormers the first ones unless
-its mask says otherwise. Functions of transformers that call them are read by interface.py, which knows more.
+The tensors of the first two are laid out [B, T, H, d], and packed sequences [T, H, d] begin where `cu_seqlens` says; these
+travel as documents. A causal call of flash_attn aligns the last query with the last key, one of xFormers the first ones
+unless its mask says otherwise. Functions of transformers that call them are read by interface.py, which knows more.
 """
 from __future__ import annotations
 
+import inspect
 import sys
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
-from ..calls import Output, Queries
-from . import mods
+from ..calls import NotCaptured, Output, Queries
+from . import transformer_engine
+from .bands import Band, Pair, queries_of
 from .detours import Detour, Original
 
 if TYPE_CHECKING:
@@ -31,16 +34,21 @@ _UNKNOWN = ("qv", "attention_chunk", "block_table", "page_table", "seqused_q", "
 def observe(lookout: Callable[[], "Lookout"]) -> List[Detour]:
     """Makes calls of what is imported of them take detours."""
     found: Dict[FunctionType, Reader] = {}
-    for name in _READERS.keys() & sys.modules.keys():
-        for function_name, read in _READERS[name].items():
-            function = getattr(sys.modules[name], function_name, None)
+    for name in [name for name in list(sys.modules) if name in _READERS or name.endswith(_FLASH_NAME)]:
+        for path, read in _READERS.get(name, _FLASH).items():
+            function: Any = sys.modules[name]
+            for part in path.split("."):
+                function = getattr(function, part, None)
+            function = getattr(function, "_init_fn", function)  # of an operator of torch.library.custom_op
             if isinstance(function, FunctionType):
                 found[function] = read
     return [_observed(lookout, function, read) for function, read in found.items()]
 
 
 def _observed(lookout: Callable[[], "Lookout"], function: FunctionType, read: Reader) -> Detour:
-    names = function.__code__.co_varnames[:function.__code__.co_argcount]
+    code = inspect.unwrap(function).__code__
+    names = code.co_varnames[:code.co_argcount]
+    output = transformer_engine.output if read is transformer_engine.read else _output
 
     def call(original: Original, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         here = lookout()
@@ -48,14 +56,15 @@ def _observed(lookout: Callable[[], "Lookout"], function: FunctionType, read: Re
             return original(*args, **kwargs)
         given = {**dict(zip(names, args)), **kwargs}
         return here.instead(lambda: original(*args, **kwargs),
-                            lambda result: read(given)._replace(output=_output(result, given)))
+                            lambda result: read(given)._replace(output=output(result, given)))
 
     return Detour(function, call)
 
 
 def _output(result: Any, given: Given) -> Output:
-    """[B, T, H, d], packed [T, H, d] of flash_attn; of xFormers also [B, T, d] and [B, T, G, H, d]."""
-    made, packed = result[0] if isinstance(result, tuple) else result, "cu_seqlens_q" in given or "cu_seqlens" in given
+    """[B, T, H, d], packed [T, H, d] of flash_attn and varlen_attn; of xFormers also [B, T, d] and [B, T, G, H, d]."""
+    made = result[0] if isinstance(result, tuple) else result
+    packed = not given.keys().isdisjoint(("cu_seqlens_q", "cu_seqlens", "cu_seq_q"))
 
     def arrange(gradient: torch.Tensor) -> torch.Tensor:
         if gradient.dim() == 3:
@@ -65,96 +74,24 @@ def _output(result: Any, given: Given) -> Output:
     return Output(made, arrange, bool(given.get("dropout_p") or given.get("p")))
 
 
-# ------------------------------------------------------------------------------------------ visibility
-
-class _Band(NamedTuple):
-    """Where queries stand and what they see: keys from `left` before to `right` after, None: all.
-
-    starts   where the sequences of queries and of keys begin, and the last one ends: [n + 1] each; None: one sequence
-    aligned  'first' or 'last': which query of a sequence stands at that key of it
-    slopes   [H] or [sequences, H]: a bias falls by that much per key of distance
-    """
-    left: Optional[int]
-    right: Optional[int]
-    starts: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
-    aligned: str = "last"
-    slopes: Optional[torch.Tensor] = None
-
-
-def _seen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: Optional[float], band: _Band,
-          softcap: float = 0.0) -> Queries:
-    """q [B, H, Tq, d], k and v [B, Hkv, Tk, d] of a call. The common bands have words, others are a mask."""
-    queries, keys = int(q.shape[2]), int(k.shape[2])
-    offset = 0 if band.aligned == "first" else keys - queries
-    causal, window = band.right == 0, 0 if band.left is None else band.left + 1
-    seen = Queries(q, k, None, causal, scale, window, softcap, offset, v=v)
-    plain = causal or band.left == band.right
-    if band.starts is not None:
-        numbers = _numbers(band.starts[0], queries), _numbers(band.starts[1], keys)
-        same = queries == keys  # the sender thread checks it, which nobody waits for
-        plain = plain and (same or band.left is band.right is None)
-        seen = seen._replace(documents=(numbers[0][None], numbers[1][None]), offset=offset if same else 0)
-    if band.slopes is None and plain:
-        return seen
-    heads = 1 if band.slopes is None else 4 * int(q.shape[1])
-    return Queries(q, k, None, False, scale, 0, softcap, max(0, offset), late_nbytes=heads, v=v,
-                   late_mask=lambda part: _mask(band, mods.where(part, keys, q.device), queries))
-
-
-def _mask(band: _Band, at: mods.Where, queries: int) -> torch.Tensor:
-    """The mask of what is allowed, bool [1, 1, rows, Tk]; with slopes the bias, [B or 1, H, rows, Tk]."""
-    keys = len(at.keys)
-    allowed = torch.ones(len(at.queries), keys, dtype=torch.bool, device=at.keys.device)
-    if band.starts is None:
-        own = None
-        position = at.queries + (0 if band.aligned == "first" else keys - queries)
-    else:
-        begin, keys_begin = (start.long() for start in band.starts)
-        own = _numbers(begin, queries)[at.queries].clamp(max=len(begin) - 2)
-        allowed &= own[:, None] == _numbers(keys_begin, keys)[None]
-        edge = 0 if band.aligned == "first" else 1
-        position = at.queries - begin[own + edge] + keys_begin[own + edge]
-    ahead = at.keys[None] - position[:, None]
-    if band.right is not None:
-        allowed &= ahead <= band.right
-    if band.left is not None:
-        allowed &= ahead >= -band.left
-    if band.slopes is None:
-        return allowed[None, None]
-    slopes = band.slopes.detach().float()
-    if slopes.dim() == 1:
-        slopes = slopes[at.heads][None, :, None, None]
-    elif own is None:
-        slopes = slopes[at.samples][:, at.heads, None, None]
-    else:  # of the sequence that each query is of
-        slopes = slopes[own][:, at.heads].transpose(0, 1)[None, :, :, None]
-    return (-slopes * ahead.abs()).masked_fill(~allowed, -torch.inf)
-
-
-def _numbers(begin: torch.Tensor, length: int) -> torch.Tensor:
-    """[T]: the number of the sequence that each position is of."""
-    positions = torch.arange(length, device=begin.device, dtype=begin.dtype)
-    return torch.searchsorted(begin[1:].contiguous(), positions, right=True)
-
-
 # ------------------------------------------------------------------------------------------ flash_attn
 
 def _flash(given: Given, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
-           starts: Optional[Tuple[torch.Tensor, torch.Tensor]] = None) -> Queries:
+           starts: Optional[Pair] = None) -> Queries:
     """[B, T, H, d] each; packed [T, H, d]."""
     for name in _UNKNOWN:
         value = given.get(name)
         if isinstance(value, torch.Tensor) or value:
-            raise TypeError(f"a call of flash_attn with {name} is not captured")
+            raise NotCaptured(f"calls flash_attn with {name}")
     if starts is not None:
         q, k, v = q[None], k[None], v[None]
     left, right = (None if size is None or size < 0 else int(size) for size in given.get("window_size") or (-1, -1))
-    band = _Band(left, 0 if given.get("causal") else right, starts, slopes=given.get("alibi_slopes"))
-    return _seen(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), given.get("softmax_scale"), band,
+    band = Band(left, 0 if given.get("causal") else right, starts, slopes=given.get("alibi_slopes"))
+    return queries_of(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), given.get("softmax_scale"), band,
                  float(given.get("softcap") or 0.0))
 
 
-def _starts(given: Given) -> Tuple[torch.Tensor, torch.Tensor]:
+def _starts(given: Given) -> Pair:
     return given["cu_seqlens_q"], given["cu_seqlens_k"]
 
 
@@ -165,7 +102,7 @@ def _flash_func(given: Given) -> Queries:
 def _flash_qkvpacked(given: Given) -> Queries:
     qkv = given["qkv"]
     if qkv.dim() != 5:
-        raise TypeError("packed queries, keys and values of this shape are not captured")
+        raise NotCaptured(f"calls flash_attn with queries, keys and values in one tensor of {qkv.dim()} axes")
     return _flash(given, *qkv.unbind(2))
 
 
@@ -183,6 +120,30 @@ def _flash_varlen_qkvpacked(given: Given) -> Queries:
 
 def _flash_varlen_kvpacked(given: Given) -> Queries:
     return _flash(given, given["q"], *given["kv"].unbind(1), starts=_starts(given))
+
+
+def _flash_part(given: Given) -> Queries:
+    """A function that flash_attn's public ones call. Packages that gather a softmax from several calls use it directly."""
+    raise NotCaptured("calls _flash_attn_forward of flash_attn by itself, as ring attention does: a call has some of the keys "
+                      "only, others are on other ranks")
+
+
+# ----------------------------------------------------------------------------------- torch's varlen_attn
+
+# Arguments of the operator that it calls, by the names of the function's own where it has them.
+VARLEN_ARGUMENTS = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "is_causal", "scale", "window_size",
+                    "enable_gqa", "seqused_k", "block_table", "num_splits")
+
+
+def varlen(given: Given) -> Queries:
+    """[T, H, d] each, packed. The window says what is causal; an argument did in torch 2.10."""
+    for name in ("block_table", "seqused_k"):
+        if given.get(name) is not None:
+            raise NotCaptured(f"calls varlen_attn with {name}")
+    left, right = (None if size < 0 else int(size) for size in given.get("window_size") or (-1, -1))
+    q, k, v = (given[name][None].transpose(1, 2) for name in ("query", "key", "value"))
+    band = Band(left, 0 if given.get("is_causal") else right, (given["cu_seq_q"], given["cu_seq_k"]))
+    return queries_of(q, k, v, given.get("scale"), band)
 
 
 # -------------------------------------------------------------------------------------------- xFormers
@@ -204,26 +165,26 @@ def _xformers(given: Given) -> Queries:
         return Queries(q, k, bias, scale=scale, v=v)
     band = _band_of(bias, q.device)
     if band is not None:
-        return _seen(q, k, v, scale, band)
+        return queries_of(q, k, v, scale, band)
     if q.shape[2] * k.shape[2] > MATERIALIZED:
-        raise TypeError(f"a mask of xFormers ({type(bias).__name__}) for {q.shape[2]} queries is not captured")
+        raise NotCaptured(f"has a mask of xFormers ({type(bias).__name__}) for {q.shape[2]} queries")
     shape = (1, q.shape[1] if "Bias" in type(bias).__name__ else 1, q.shape[2], k.shape[2])
     return Queries(q, k, bias.materialize(shape, torch.float32, q.device), scale=scale, v=v)
 
 
-def _band_of(bias: Any, device: torch.device) -> Optional[_Band]:
+def _band_of(bias: Any, device: torch.device) -> Optional[Band]:
     """The band that a mask of xFormers means; None when it has no words here."""
     name = type(bias).__name__
     if name == "LocalAttentionFromBottomRightMask":
-        return _Band(bias.window_left, bias.window_right)
+        return Band(bias.window_left, bias.window_right)
     if name not in _BANDS:
         return None
     right, aligned = _BANDS[name]
     if not name.startswith("BlockDiagonal"):
-        return _Band(None, right, None, aligned)
+        return Band(None, right, None, aligned)
     begin = _start_of(bias.q_seqinfo).to(device)
     keys_begin = begin if bias.k_seqinfo is bias.q_seqinfo else _start_of(bias.k_seqinfo).to(device)
-    return _Band(None, right, (begin, keys_begin), aligned)
+    return Band(None, right, (begin, keys_begin), aligned)
 
 
 def _start_of(info: Any) -> torch.Tensor:
@@ -240,11 +201,15 @@ _FLASH: Dict[str, Reader] = {
     "flash_attn_func": _flash_func, "flash_attn_qkvpacked_func": _flash_qkvpacked,
     "flash_attn_kvpacked_func": _flash_kvpacked, "flash_attn_varlen_func": _flash_varlen,
     "flash_attn_varlen_qkvpacked_func": _flash_varlen_qkvpacked,
-    "flash_attn_varlen_kvpacked_func": _flash_varlen_kvpacked}
+    "flash_attn_varlen_kvpacked_func": _flash_varlen_kvpacked,
+    "_flash_attn_forward": _flash_part, "_flash_attn_varlen_forward": _flash_part}
 _XFORMERS: Dict[str, Reader] = dict.fromkeys(
     ("memory_efficient_attention", "memory_efficient_attention_forward",
      "memory_efficient_attention_forward_requires_grad"), _xformers)
-# flash_attn 2, its versions 3 and 4, xFormers: the modules that define the functions.
+# The module of flash_attn 2 and 3 that defines the functions, in whatever package: flash_attn, flash_attn_3,
+# flashattn_hopper, one of the hub of Hugging Face, or none.
+_FLASH_NAME = "flash_attn_interface"
+# Version 4 of flash_attn, xFormers, torch's own, TransformerEngine: the modules, and where the functions are in them.
 _READERS: Dict[str, Dict[str, Reader]] = {
-    "flash_attn.flash_attn_interface": _FLASH, "flash_attn_interface": _FLASH, "flash_attn.cute.interface": _FLASH,
-    "xformers.ops.fmha": _XFORMERS}
+    "flash_attn.cute.interface": _FLASH, "xformers.ops.fmha": _XFORMERS, "torch.nn.attention.varlen": {"varlen_attn": varlen},
+    "transformer_engine.pytorch": {"DotProductAttention.forward": transformer_engine.read}}

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """look: the attentions of compiled code, seen while it stays compiled.
 
-A pass of Inductor puts the operator `attnd::look` before each F.scaled_dot_product_attention of a graph that is compiled
-after attnd.watch(). It returns at once unless a step is captured. Torch is told that it has an effect, so that nothing drops
-it though it returns nothing, and recomputation for backward leaves it out.
+A pass of Inductor puts the operator `attnd::look` before each F.scaled_dot_product_attention, flex_attention and varlen_attn
+of a graph that is compiled after attnd.watch(). It returns at once unless a step is captured. Torch is told that it has an
+effect, so that nothing drops it though it returns nothing, and recomputation for backward leaves it out. It is given the
+tensors of the call; the rest of the call, and the functions of flex attention as torch traced them, are kept with its site.
 
 Layers may share compiled code, so the layer is found when it runs: the path of the module within what is compiled is in the
 graph, and the module that is compiled is in a Python frame below.
 
 A graph that is to be replayed as a CUDA graph, or run by C++, gets none: Python would not run then. Nor does what torch.cond
-and the like take, nor a compiled function that is given modules.
+and the like take, nor a compiled function that is given modules, nor flex attention that is compiled by itself: its detour
+(flex.py) sees that.
 """
 from __future__ import annotations
 
@@ -18,28 +20,64 @@ import logging
 import re
 import sys
 import weakref
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Protocol
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 import torch
 from torch.nn import functional
 
-from ..calls import autocast_dtype
+from ..calls import Queries, autocast_dtype
 from ..torch_state import is_no_repetition
+from . import flex, kernels_of_others, sdpa
 
 log = logging.getLogger("attnd")
 
 CONFIG = "torch._inductor.config"
-_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
 
 
+class _Form(NamedTuple):
+    """An attention in graphs: the names of its arguments, and its meaning by those. `own_file`: of the Python function whose
+    calls take a detour where it is compiled by itself."""
+    arguments: Sequence[str]
+    read: Callable[[Mapping[str, Any]], Queries]
+    own_file: str = ""
+
+    def is_alone(self, node: Any) -> bool:
+        """Whether the graph is of that function: the first line of the stack is in there."""
+        lines = [line for line in (node.meta.get("stack_trace") or "").splitlines() if line.lstrip().startswith("File ")]
+        return bool(self.own_file) and bool(lines) and self.own_file in lines[0]
+
+
+# By what a node of a graph calls; torch's own function has no name that is as plain.
+_FORMS: Dict[str, _Form] = {
+    str(_sdpa): _Form(sdpa.ARGUMENTS, sdpa.queries_of),
+    "flex_attention": _Form(flex.OPERATOR_ARGUMENTS, flex.of_operator, "/nn/attention/flex_attention.py"),
+    "torch_attn._varlen_attn": _Form(kernels_of_others.VARLEN_ARGUMENTS, kernels_of_others.varlen, "/nn/attention/varlen.py")}
+
+
+class _Tensor:
+    """Stands for one of the tensors that the operator is given. No tuple, which is searched for more of them."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class Site(NamedTuple):
-    """An attention in a graph: its number, no two of a process have the same; the path of its module from the one that is
-    compiled; whether autograd records there; and what autocast makes of f32."""
+    """An attention in a graph.
+
+    number   no two of a process have the same
+    path     of its module from the one that is compiled
+    trains   autograd records there
+    lowered  what autocast makes of f32 there
+    given    the arguments by name, with a _Tensor for each tensor
+    read     what they mean
+    """
     number: int
     path: str
     trains: bool
     lowered: Optional[torch.dtype]
+    given: Mapping[str, Any]
+    read: Callable[[Mapping[str, Any]], Queries]
 
     def cast(self, tensor: torch.Tensor) -> torch.Tensor:
         """As autocast makes it there."""
@@ -47,8 +85,8 @@ class Site(NamedTuple):
 
 
 class Onlooker(Protocol):
-    def looks(self, site: Site, arguments: Dict[str, Any]) -> None:
-        """An attention is about to be computed with these arguments of F.scaled_dot_product_attention. Never raises."""
+    def looks(self, site: Site, given: Mapping[str, Any]) -> None:
+        """An attention is about to be computed with these arguments. Never raises."""
 
 
 _onlookers: List[Onlooker] = []
@@ -56,8 +94,9 @@ _sites: List[Site] = []
 _modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within, and those that attend there
 _without: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled, and nothing in it has one
 _outer: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()  # what torch.compile made of a module
-_state: Dict[str, Any] = {"library": None, "has_effect": False, "failed": False, "told": False}
+_state: Dict[str, Any] = {"library": None, "keys": None, "has_effect": False, "failed": False, "told": False}
 _CALLS = ("_call_impl", "_wrapped_call_impl")  # of Module
+_UNREAD = ("dropout_p", "enable_gqa", "max_q", "max_k", "num_splits", "kernel_options")
 
 
 def prepare() -> None:
@@ -65,6 +104,8 @@ def prepare() -> None:
     if _state["library"] is not None or _state["failed"] or not _is_supported():
         return
     try:
+        # Compiled code calls operators with nearly all keys of the dispatcher excluded; vmap, which mods.py needs, has one.
+        _state["keys"] = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
         _state["library"] = _library()
     except Exception:
         _fail()
@@ -153,19 +194,20 @@ def _is_supported() -> bool:
 def _library() -> Any:
     make: Any = torch.library.Library
     library = make("attnd", "FRAGMENT")
-    library.define("look(int site, Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, "
-                   "float? scale) -> ()", tags=(torch.Tag.flexible_layout,))
+    library.define("look(int site, Tensor[] tensors, float? scale) -> ()", tags=(torch.Tag.flexible_layout,))
     library.impl("look", _look, "CompositeExplicitAutograd")
     library.impl("look", lambda *arguments: None, "Meta")
     return library
 
 
-def _look(site: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Optional[torch.Tensor], is_causal: bool,
-          scale: Optional[float]) -> None:
-    if _onlookers and site < len(_sites) and is_no_repetition():
-        arguments = dict(zip(_ARGUMENTS, (query, key, value, mask, 0.0, is_causal, scale)))
-        for onlooker in list(_onlookers):
-            onlooker.looks(_sites[site], arguments)
+def _look(number: int, tensors: Sequence[torch.Tensor], scale: Optional[float]) -> None:
+    if _onlookers and number < len(_sites) and is_no_repetition():
+        site = _sites[number]
+        given = torch.fx.node.map_aggregate({**site.given, "scale": scale}, lambda one: tensors[one.number]
+                                            if isinstance(one, _Tensor) else one)
+        with torch._C._ForceDispatchKeyGuard(*_state["keys"]):
+            for onlooker in list(_onlookers):
+                onlooker.looks(site, given)
 
 
 class _AfterImport:
@@ -266,9 +308,11 @@ def _put(graph: Any, is_run_by_python: bool, autocasts: List[Any]) -> None:
             body = getattr(graph.owning_module, str(node.args[0].target))
             _put(body.graph, is_run_by_python, autocasts)
             body.recompile()
-        elif node.target is _sdpa and is_run_by_python:
+        elif str(node.target).replace(".default", "") not in _FORMS:
+            continue
+        elif is_run_by_python:
             _put_before(graph, node, autocasts)
-        elif node.target is _sdpa and not _state["told"]:
+        elif not _state["told"]:
             _state["told"] = True
             log.warning("compiled code that is replayed as a CUDA graph (mode=\"reduce-overhead\"), or that C++ runs, shows none of its "
                         "attentions: captured steps run it eagerly")
@@ -276,26 +320,43 @@ def _put(graph: Any, is_run_by_python: bool, autocasts: List[Any]) -> None:
 
 def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
     from torch._subclasses.fake_tensor import FakeTensor
-    given = {**dict(zip(_ARGUMENTS, node.args)), **node.kwargs}
-    tensors = [given[name].meta.get("example_value") for name in _ARGUMENTS[:4] if isinstance(given.get(name), torch.fx.Node)]
-    if not all(type(one) is FakeTensor for one in tensors) or isinstance(given.get("is_causal"), torch.fx.Node):
+    form = _FORMS[str(node.target).replace(".default", "")]
+    given = {**dict(zip(form.arguments, node.args)), **node.kwargs}
+    scale = given.pop("scale", None)
+    tensors: List[Any] = []
+    strange: List[Any] = []
+
+    def stands_for(one: Any) -> Any:
+        """A function that was traced is kept, and the place of a tensor; a number that changes from call to call is not."""
+        function = getattr(graph.owning_module, str(one.target), None) if one.op == "get_attr" else None
+        if isinstance(function, torch.nn.Module):
+            return function
+        value = one.meta.get("example_value")
+        if type(value) is not FakeTensor:
+            strange.append(value)
+            return None
+        if one not in tensors:
+            tensors.append(one)
+        return _Tensor(tensors.index(one))
+
+    kept = {name: torch.fx.map_arg(value, stands_for) for name, value in given.items() if name not in _UNREAD}
+    if strange or form.is_alone(node):
         return  # a DTensor has no rule for the operator, nor has a nested tensor
     stack = list((node.meta.get("nn_module_stack") or {}).items())
-    if stack and not stack[0][1][0].startswith("L['self']"):
+    outer, module = (int(entry[0].partition("@")[0]) for entry in (stack[0], stack[-1])) if stack else (0, 0)
+    if outer and all(id(one) != outer for one in running_modules()):
         return  # a function is compiled that is given modules, others each time
-    module = int(stack[-1][0].partition("@")[0]) if stack else 0
     compiled, owner, path = next(((above, one, path) for above in running_modules() for path, one in above.named_modules()
                                   if id(one) == (module or id(above))), (None, None, ""))
     if compiled is None or owner is None:
         return
-    site = Site(len(_sites), path, torch.is_grad_enabled(), _lowered_by(autocasts, tensors[0].device.type))
+    lowered = _lowered_by(autocasts, tensors[0].meta["example_value"].device.type)
+    site = Site(len(_sites), path, torch.is_grad_enabled(), lowered, kept, form.read)
     _sites.append(site)
     _modules.update((compiled, owner))
     _without.discard(compiled)
     with graph.inserting_before(node):
-        graph.call_function(torch.ops.attnd.look.default, (
-            site.number, given["query"], given["key"], given["value"], given.get("attn_mask"), bool(given.get("is_causal")),
-            given.get("scale")))
+        graph.call_function(torch.ops.attnd.look.default, (site.number, tensors, scale))
 
 
 def _lowered_by(autocasts: List[Any], device: str) -> Optional[torch.dtype]:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""sdpa: what a call of F.scaled_dot_product_attention means."""
+from __future__ import annotations
+
+from typing import Any, List, Mapping, Optional, Sequence
+
+import torch
+
+from ..calls import NotCaptured, Output, Queries
+from ..ranks import share_of_heads
+
+ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+def queries_of(given: Mapping[str, Any], result: Optional[torch.Tensor] = None) -> Queries:
+    """By its arguments, and its result where that is known, as [B, H, T, d]."""
+    q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
+    if getattr(q, "is_nested", False):
+        raise NotCaptured("computes with nested tensors")
+    shared = mask is not None and mask.dim() > 1 and mask.shape[-2] > 1 and (mask.dim() < 4 or mask.shape[0] < q.shape[0])
+    share = share_of_heads(q, k, v)
+    if share is None and hasattr(q, "placements"):
+        return Queries(q, k)  # whose placements say why it is not captured
+    q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
+    assert q is not None and k is not None
+    output = None if result is None else Output(result, _in_four_axes, bool(given.get("dropout_p")))
+    return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share,
+                   shared=shared)
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    """This process's part of a distributed tensor."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    assert isinstance(local, torch.Tensor)
+    return local
+
+
+def _four_axes(given: Sequence[Optional[torch.Tensor]]) -> List[Optional[torch.Tensor]]:
+    """Queries [..., H, T, d], keys, values and mask as torch broadcasts them, as [B, H, T, d]: axes that are missing are the
+    leading ones, and all before the heads are samples. [B, T, d] are samples of one head."""
+    axes = max(tensor.dim() for tensor in given if tensor is not None)
+    if axes == 3:
+        return [None if tensor is None else _padded(tensor, 3).unsqueeze(1) for tensor in given]
+    padded = [None if tensor is None else _padded(tensor, max(axes, 4)) for tensor in given]
+    if axes <= 4:
+        return padded
+    leading = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        *(tensor.shape[:-3] for tensor in padded if tensor is not None))
+    return [None if tensor is None else tensor.expand(*leading, *tensor.shape[-3:]).flatten(0, -4) for tensor in padded]
+
+
+def _in_four_axes(tensor: torch.Tensor) -> torch.Tensor:
+    """One that nothing is to be broadcast with."""
+    made = _four_axes([tensor])[0]
+    assert made is not None
+    return made
+
+
+def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:
+    return tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape))
