@@ -19,7 +19,7 @@ from attnd.forms.detours import Detour
 from attnd.plan import EVERYTHING, Plan
 from attnd.spy import Spy, lookout_here
 from test_calls import messages, random, truth, visible, weights_of
-from test_spy import Watcher
+from test_spy import Watcher, modes
 
 B, H, D = 2, 4, 8
 BEGIN, KEYS_BEGIN = [0, 3, 4, 9], [0, 5, 7, 13]  # three packed sequences of queries, and of keys
@@ -456,7 +456,7 @@ def test_ring_attention_is_said_by_name_and_finds_the_parameters_that_it_looks_f
     spy.install()
     result = spy.root(q, q, q)
     spy.remove()
-    assert torch.equal(result, ring(q, q, q)) and watcher.seen == watcher.failures == []
+    assert torch.equal(result, ring(q, q, q)) and watcher.seen == watcher.failures == [] and modes() == 0
     assert {path for path, _ in watcher.unread} == {"attn"}
     assert all("_flash_attn_forward of flash_attn by itself, as ring attention does" in why for _, why in watcher.unread)
 
@@ -484,6 +484,33 @@ def test_varlen_attn_of_torch_is_read_by_its_window(window, more, begin, keys_be
                                      "window_size": window, **more})
     layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
     check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(begin, keys_begin, *window), layer=layer, **more)
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_len_torch_function_stack"), reason="modes of torch 1.13 are no stack")
+def test_a_mode_of_the_model_around_a_kernel_is_its_own():
+    class Counting(torch.overrides.TorchFunctionMode):
+        count = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            Counting.count += 1
+            return func(*args, **(kwargs or {}))
+
+    def within(q):
+        with Counting():
+            made = flash_attn_func(q, q, q)
+            count = Counting.count
+            made = flash_attn_func(made, q, q)
+        assert Counting.count > count and modes() == before
+        return made
+
+    q, before, watcher = random(B, 5, H, D), 1, Watcher()
+    spy = Spy(Calls(within), watcher)
+    spy.install()
+    result = spy.root(q)
+    spy.remove()
+    before = 0
+    assert torch.equal(result, within(q)) and modes() == 0
+    assert [path for path, _ in watcher.seen] == ["attn"] * 2 and not watcher.failures
 
 
 def test_an_exception_of_a_kernel_is_that_of_the_model():

@@ -526,14 +526,16 @@ class Lookout:
         self._see()
 
     def _see(self) -> None:
-        """Puts the mode there, or takes it away."""
+        """Puts the mode there, or takes it away. One that is not on top, as while it handles a call, is shut meanwhile: what is
+        put on top of modes of the model would be taken for these when they end."""
         wanted = bool(self.spies) and not self._paused
-        if wanted and self._mode is None:
+        if self._mode is not None:
+            self._mode.is_open = wanted
+            if not wanted and (self._mode.leave() or not self.spies):
+                self._mode = None
+        elif wanted:
             self._mode = _Mode(self)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
-        elif not wanted and self._mode is not None:
-            mode, self._mode = self._mode, None
-            mode.close()
 
     def look(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Calls a torch function as the model did, and tells what it did."""
@@ -806,22 +808,23 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self._lookout = lookout
         self._trails = lookout.trails  # asked for at every function
-        self._open = True
+        self.is_open = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _LOOKED_AT and self._open:
+        if func in _LOOKED_AT and self.is_open:
             return self._lookout.look(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
-        if self._trails and self._open:
+        if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)
         return made
 
-    def close(self) -> None:
-        """Leaves the stack of modes. If the model left another one on top, ours stays below it, and sees nothing."""
-        self._open = False
-        if _top_mode() is self:
+    def leave(self) -> bool:
+        """Leaves the stack of modes; False: another one is on top, or it handles a call, and it stays."""
+        is_on_top = _top_mode() is self
+        if is_on_top:
             self.__exit__(None, None, None)
+        return is_on_top
 
 
 def _logits(args: Any, kwargs: Any) -> Any:

@@ -344,7 +344,7 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
         return  # a DTensor has no rule for the operator, nor has a nested tensor
     stack = list((node.meta.get("nn_module_stack") or {}).items())
     outer, module = (int(entry[0].partition("@")[0]) for entry in (stack[0], stack[-1])) if stack else (0, 0)
-    if outer and all(id(one) != outer for one in running_modules()):
+    if stack and not stack[0][1][0].startswith("L['self']") and all(id(one) != outer for one in running_modules()):
         return  # a function is compiled that is given modules, others each time
     compiled, owner, path = next(((above, one, path) for above in running_modules() for path, one in above.named_modules()
                                   if id(one) == (module or id(above))), (None, None, ""))
