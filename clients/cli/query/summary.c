@@ -203,8 +203,9 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
                     : "mean over the window");
     if (of > taken && summary_is_of_rows_taken(cli->args->metric)) {
         bool has_errors = isfinite(field_standard_error(sampled, cli->args->metric, 1, 1));
-        fprintf(cli->out, "of the rows taken: %" PRIu64 " of about %" PRIu64 "%s%s%s\n", taken, of,
-                has_errors ? "; " : "", has_errors ? out_plus_minus() : "",
+        fprintf(cli->out,
+                "of the rows taken: %" PRIu64 " of about %" PRIu64 ", over all heads%s%s%s\n",
+                taken, of, has_errors ? "; " : "", has_errors ? out_plus_minus() : "",
                 has_errors ? ": standard error, at most" : "");
     }
     putc('\n', cli->out);
