@@ -3,7 +3,7 @@
 // thousands, laying them all out takes seconds.
 import { h } from "./dom.js";
 import { headCount } from "./pickers.js";
-import { newestText, withWindow } from "./run_text.js";
+import { newestText } from "./run_text.js";
 
 /** The metrics that have a column, in layers that have their numbers. */
 export const COLUMNS = [
@@ -37,13 +37,13 @@ export class HeadsTable {
         this.box = h("div", { class: "scroll", onscroll: () => this.addNear() }, this.table);
     }
 
-    /** The numbers of a live map, and of the last window, if that is known; rows, their place and the focus stay. */
+    /** The numbers as withWindow() gives them, and the last window, if it is known; rows, their place and the focus stay. */
     draw(live, summary) {
-        this.live = withWindow(live, summary);
+        this.live = live;
         this.summary = summary;
         const columns = COLUMNS.filter((name) => this.hasColumn(name));
         if (String(columns) !== String(this.columns)) this.begin(columns);
-        const count = headCount(this.live);
+        const count = headCount(live);
         this.table.setAttribute("aria-rowcount", count + 1);
         this.order = this.sorted(count);
         for (const row of this.rows.splice(count)) row.element.remove();

@@ -20,7 +20,7 @@ export const isSampled = (map) => (map?.rows_of ?? 0) > map?.rows;
  * The standard error of a mean over so many rows with this standard deviation, at most, as their strata make it smaller
  * (KERNELS.md); null where all rows were taken.
  */
-export const standardError = (map, std, rows) =>
+const standardError = (map, std, rows) =>
     isSampled(map) && Number.isFinite(std) && rows > 0 ? std / Math.sqrt(rows) : null;
 
 /** The rows of each head in a live map. */
