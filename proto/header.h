@@ -166,6 +166,15 @@ static inline uint64_t header_last_position(const struct header *header)
     return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
 }
 
+/* About how many rows the `rows` of a message of type attention or qk are of: with a stride each
+ * stands for so many. At most 2^40, so that no number of messages makes a sum wrap. */
+static inline uint64_t header_rows_of(const struct header *header, uint64_t rows)
+{
+    const uint64_t most = UINT64_C(1) << 40;
+    uint64_t each = header->q_stride > 1 ? header->q_stride : 1;
+    return rows > most / each ? most : rows * each;
+}
+
 /* Checks the `frames` sizes of the frames after the header, frame_bytes[0] being frame 2's. Returns
  * 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or ERR_SIZE_MISMATCH. */
 int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames);

@@ -25,8 +25,10 @@ void part_layer_id(struct mpk_writer *writer, struct layer_id id);
 /* One key, when the module is known. */
 uint32_t part_module_count(const char *module);
 void part_module(struct mpk_writer *writer, const char *module);
-/* PART_LAYER_PAIRS keys, and the module's; part_layer_state, without the identity and the module,
- * PART_LAYER_PAIRS - PART_LAYER_ID_PAIRS. */
+/* One key, when the rows are a sample. */
+uint32_t part_rows_of_count(const struct result_layer *layer);
+/* PART_LAYER_PAIRS keys, the module's and that of rows_of; part_layer_state, without the identity
+ * and the module, PART_LAYER_ID_PAIRS fewer. */
 void part_layer(struct mpk_writer *writer, const struct result_layer *layer);
 void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer);
 void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped, uint32_t count);

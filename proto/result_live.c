@@ -142,7 +142,8 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
 
     /* besides: rank, snapshot */
     mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_PAIRS +
-                            part_module_count(live->layer.module) + 2 + count_numbers(numbers) +
+                            part_module_count(live->layer.module) +
+                            part_rows_of_count(&live->layer) + 2 + count_numbers(numbers) +
                             (uint32_t)similarity + (numbers->weights != NULL));
     part_common(writer, "live", &live->common);
     part_layer(writer, &live->layer);
@@ -186,8 +187,9 @@ void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer
     const struct layer_numbers *numbers = &layer->numbers;
     bool similarity = numbers->similarity.cosine != NULL;
 
-    mpk_put_map(writer, PART_LAYER_PAIRS + count_numbers(numbers) +
-                            (similarity ? PART_SIMILARITY_PAIRS : 0u) + (numbers->weights != NULL));
+    mpk_put_map(writer, PART_LAYER_PAIRS + part_rows_of_count(&layer->layer) +
+                            count_numbers(numbers) + (similarity ? PART_SIMILARITY_PAIRS : 0u) +
+                            (numbers->weights != NULL));
     put_known_id(writer, layer);
     part_layer_state(writer, &layer->layer);
     result_live_put_numbers(writer, numbers);

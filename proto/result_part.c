@@ -117,12 +117,20 @@ static void result_part_put_shape(struct mpk_writer *writer, const struct result
     }
 }
 
+uint32_t part_rows_of_count(const struct result_layer *layer)
+{
+    return layer->rows_of > layer->rows ? 1 : 0;
+}
+
 void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer)
 {
     part_text(writer, "tier", message_type_name(layer->tier));
     result_part_put_shape(writer, layer);
     part_flag(writer, "causal", layer->causal);
     part_number(writer, "rows", layer->rows);
+    if (part_rows_of_count(layer) > 0) {
+        part_number(writer, "rows_of", layer->rows_of);
+    }
     part_number(writer, "invalid_rows", layer->invalid_rows);
     part_real(writer, "row_sum_error", layer->row_sum_error);
 }

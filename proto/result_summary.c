@@ -284,10 +284,10 @@ static void result_summary_put_newest(struct mpk_writer *writer,
 static uint32_t count_pairs(const struct summary_result *summary)
 {
     /* always: window, ranks, messages, lost, dropped, heads, snapshot */
-    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + part_module_count(summary->layer.module) + 7 +
-           (summary->track > 0) + (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) +
-           (summary->sink_rate != NULL) + (uint32_t)has_quantile_error(summary) +
-           (result_summary_count_aggregates(summary) > 0) +
+    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + part_module_count(summary->layer.module) +
+           part_rows_of_count(&summary->layer) + 7 + (summary->track > 0) +
+           (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
+           (uint32_t)has_quantile_error(summary) + (result_summary_count_aggregates(summary) > 0) +
            (result_summary_count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
            (summary->nodes ? 3 : 0) + part_pairs_count(&summary->pairs) +
            (summary->similarity.cosine != NULL) + (summary->weights != NULL);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The numbers of the heads of a layer as a table that any of them sorts. Rows are made as one scrolls to them: with
 // thousands, laying them all out takes seconds.
-import { h, number } from "./dom.js";
+import { h } from "./dom.js";
 import { headCount } from "./pickers.js";
+import { newestText } from "./run_text.js";
 
 /** The metrics that have a column, in layers that have their numbers. */
 export const COLUMNS = [
@@ -26,9 +27,9 @@ const ROWS = 64,
 const valuesOf = (live, name) => live.heads?.[name] ?? live.spectrum?.[name];
 
 export class HeadsTable {
-    /** Draws into the body of `frame`; `toHead(head)`: the address of a head. */
-    constructor(frame, toHead) {
-        Object.assign(this, { frame, toHead, live: null, columns: null, by: null, down: -1, order: [], rows: [] });
+    /** Draws into the body of `frame`; `toHead(head)`: the address of a head; `metricOf(name)`. */
+    constructor(frame, toHead, metricOf) {
+        Object.assign(this, { frame, toHead, metricOf, live: null, summary: null, columns: null, by: null, down: -1, order: [], rows: [] });
         this.roles = new Map(); // as rolesAt() gives them
         this.head = h("tr", {});
         this.body = h("tbody", {});
@@ -36,9 +37,10 @@ export class HeadsTable {
         this.box = h("div", { class: "scroll", onscroll: () => this.addNear() }, this.table);
     }
 
-    /** The numbers of a live map; rows, their place and the focus stay. */
-    draw(live) {
+    /** The numbers as withWindow() gives them, and the last window, if it is known; rows, their place and the focus stay. */
+    draw(live, summary) {
         this.live = live;
+        this.summary = summary;
         const columns = COLUMNS.filter((name) => this.hasColumn(name));
         if (String(columns) !== String(this.columns)) this.begin(columns);
         const count = headCount(live);
@@ -52,7 +54,7 @@ export class HeadsTable {
     /** As rolesAt() gives them. */
     drawRoles(roles) {
         this.roles = roles;
-        if (this.live) this.draw(this.live);
+        if (this.live) this.draw(this.live, this.summary);
     }
 
     /** The role of a head, and since when. */
@@ -102,11 +104,14 @@ export class HeadsTable {
     }
 
     fill({ link, texts }, head) {
-        const { live, columns } = this,
-            shown = [this.roleText(head), ...columns.map((name) => number(valuesOf(live, name)[head]))];
+        const { live, summary, columns } = this,
+            shown = columns.map((name) => newestText(live, summary, this.metricOf(name), head));
         link.textContent = head;
         link.href = this.toHead(head);
-        shown.forEach((text, i) => (texts[i].textContent = text));
+        [{ text: this.roleText(head), title: "" }, ...shown].forEach(({ text, title }, i) => {
+            texts[i].textContent = text;
+            texts[i].title = title;
+        });
     }
 
     add(count) {

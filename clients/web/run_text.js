@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A run in words: its name, its start, the time since its last message, and what its heads do since when.
+// A run in words: its name, its start, the time since its last message, what its heads do since when, and how exact the
+// means are.
 import { now } from "./api.js";
 import { number } from "./dom.js";
 
@@ -8,6 +9,62 @@ const INTERVALS = 3,
     SILENT_MS = 30000;
 
 const DAY_MS = 86400000;
+
+/** Metrics that are an extreme of the rows that a message has. */
+const EXTREMES = ["min", "max", "max_abs_logit", "qk_cosine_max"];
+
+/** Whether the rows of a live or a summary map are a sample. */
+export const isSampled = (map) => (map?.rows_of ?? 0) > map?.rows;
+
+/**
+ * The standard error of a mean over so many rows with this standard deviation, at most, as their strata make it smaller
+ * (KERNELS.md); null where all rows were taken.
+ */
+const standardError = (map, std, rows) =>
+    isSampled(map) && Number.isFinite(std) && rows > 0 ? std / Math.sqrt(rows) : null;
+
+/** The rows of each head in a live map. */
+const headRows = (live) => live.rows / live.shape[1];
+
+/** "256 of about 8,192 query rows" of a head, where the newest message has a sample of them; else "". */
+export function sampleText(live) {
+    if (!isSampled(live) || live.past) return "";
+    const count = (rows) => Math.round(rows).toLocaleString("en"),
+        rows = headRows(live);
+    return `${count(rows)} of about ${count((rows * live.rows_of) / live.rows)} query rows`;
+}
+
+/**
+ * The newest numbers of a layer. Where the rows are a sample, what needs all rows is the mean over the last window, and
+ * `ofWindow` names it. `summary`: of that window, if it is known.
+ */
+export function withWindow(live, summary) {
+    if (!isSampled(live) || live.past || !summary) return live;
+    const has = (values) => values?.some(Number.isFinite),
+        means = Object.entries(summary.heads).map(([name, found]) => [name, found?.mean]),
+        more = means.filter(([name, mean]) => has(mean) && !has(live.heads[name]));
+    return { ...live, heads: { ...live.heads, ...Object.fromEntries(more) }, ofWindow: more.map(([name]) => name) };
+}
+
+/**
+ * A number of a head as withWindow() gives it, { text, about, title }: with its standard error, by the deviation of the
+ * rows in the last window, or `about` says what else it is, where the rows are a sample.
+ */
+export function newestText(live, summary, { name, per }, head) {
+    const value = (live.heads?.[name] ?? live.spectrum?.[name])?.[head],
+        text = number(value);
+    if (!isSampled(live) || live.past || !Number.isFinite(value)) return { text, about: "", title: "" };
+    if (live.ofWindow?.includes(name))
+        return { text, about: "last window", title: "mean of the last window: the newest message, of sampled rows, has none" };
+    const error = per === "row" ? standardError(live, summary?.heads?.[name]?.std?.[head], headRows(live)) : null,
+        about = EXTREMES.includes(name) ? "of the rows taken" : "",
+        what = error === null ? about || "estimated" : "±: standard error, at most, by the deviation in the last window";
+    return {
+        text: error === null ? text : `${text} ± ${number(Number(error.toPrecision(2)))}`,
+        about,
+        title: `${what}: ${sampleText(live)}`,
+    };
+}
 
 /** A moment in the clock and the calendar of who looks: the time alone of the last day, and the date before it. */
 export function when(ms) {

@@ -308,6 +308,20 @@ export class Store {
         }, SUMMARIES_MS);
     }
 
+    /** All numbers of the last window of a layer. */
+    async loadWindow({ stack, layer, site }) {
+        const mine = this.turn,
+            found = await this.inMemory("summary", { stack, layer, site }).catch(() => null);
+        if (mine !== this.turn) return;
+        for (const map of found ?? []) this.takeSummary(withKnown(map, this.summaries.get(layerName(map))));
+    }
+
+    /** The last window of a layer of a run, as far as it is known; undefined when it is not. */
+    window(where, run) {
+        const found = this.summaries.get(layerName(where));
+        return found?.run === run ? found : undefined;
+    }
+
     /** Names of jobs, those that go on first. */
     jobNames() {
         const order = { active: 0, idle: 1, ended: 2 };

@@ -28,7 +28,7 @@ import {
 import { go, keep, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT } from "./run.js";
-import { rolesBefore, roleText } from "./run_text.js";
+import { isSampled, newestText, rolesBefore, roleText, sampleText, withWindow } from "./run_text.js";
 import { liveValues, summaryValues } from "./store.js";
 import { headAlerts } from "./verdict.js";
 import { kept, paced } from "./view_state.js";
@@ -78,7 +78,7 @@ function drawSeries(chart, series, { metric, summary, head, marks, last }) {
             { name: "median", values: v.p50, class: "line second" },
         ],
         bands: [
-            { name: "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
+            { name: isSampled(summary) ? "min to max of the rows taken" : "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
             { name: "p10 to p90", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" },
         ],
         baseline: baselineOf(summary, metric.name, head),
@@ -123,19 +123,21 @@ function drawBars(container, values, yName) {
     container.replaceChildren(root.node());
 }
 
-function numbersTable(run, map, head) {
+function numbersTable(run, map, summary, head) {
     const rows = run.metrics
         .map((metric) => [metric, liveValues(map, metric.name)?.[head]])
         .filter(([, value]) => value !== undefined && (!map.past || Number.isFinite(value)));
-    const row = ([metric, value]) =>
-        h(
+    const row = ([metric]) => {
+        const { text, about, title } = newestText(map, summary, metric, head);
+        return h(
             "tr",
             {},
             h("td", { title: metric.description }, metric.name),
-            h("td", {}, number(value)),
+            h("td", { title }, text),
             h("td", { class: "text" }, metric.unit),
-            h("td", { class: "text wrap about" }, metric.description),
+            h("td", { class: "text wrap about" }, [metric.description, about].filter(Boolean).join(", ")),
         );
+    };
     const names = [
         h("th", { class: "text" }, "metric"),
         h("th", {}, map.ofMoment ? "window" : map.past ? "last window" : "newest step"),
@@ -205,16 +207,20 @@ function byRank(found, head) {
 }
 
 /** The facts beside the series of a head. */
-function factsOf(live, summary, { metric, head, roles }) {
+function factsOf(live, summary, { run, metric, head, roles }) {
+    const fact = (name) => {
+        if (!Number.isFinite(liveValues(live, name)?.[head])) return [name, null];
+        const { text, about, title } = newestText(live, summary, run.metric(name), head);
+        return [name, h("span", { title }, about ? `${text} (${about})` : text)];
+    };
     const drift = summary?.drift?.[metric.name],
         shift = drift?.shift?.[head];
     return facts([
         ...roleFacts(roles),
         ["tier", live?.tier],
         ["shape", live?.shape?.join(" × ")],
-        [metric.name, liveValues(live, metric.name)?.[head]],
-        ["importance", live?.heads?.importance?.[head]],
-        ["importance_gradient", live?.heads?.importance_gradient?.[head]],
+        ["rows", sampleText(live) || null],
+        ...[metric.name, "importance", "importance_gradient"].map(fact),
         [
             "from baseline",
             hasMoved(drift, head) ? `${number(drift.delta[head])}${shift ? `, shift ${number(shift)}` : ""}` : null,
@@ -347,8 +353,7 @@ class HeadView {
     }
 
     summary() {
-        const found = this.store.summaries.get(layerName(this.map));
-        return found?.run === this.run.run ? found : null;
+        return this.store.window(this.map, this.run.run);
     }
 
     alerts() {
@@ -430,8 +435,8 @@ class HeadView {
 
     drawNumbers() {
         const { run, map, metric, head, name, time } = this,
-            live = this.moment ?? run.newest(map),
-            summary = this.isLive() ? this.summary() : null;
+            summary = this.isLive() ? this.summary() : null,
+            live = withWindow(this.moment ?? run.newest(map), summary);
         this.drawSpectrum(live, summary);
         this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));
         this.about.body.replaceChildren(
@@ -441,7 +446,7 @@ class HeadView {
             h("h3", {}, "Alerts of the run"),
             alertsList(this.alerts(), this.params),
         );
-        if (live) this.numbers.body.replaceChildren(numbersTable(run, live, head));
+        if (live) this.numbers.body.replaceChildren(numbersTable(run, live, summary, head));
         const title = live?.ofMoment ? "Numbers of the window" : "Numbers of the last window";
         this.numbers.setTitle(live?.past ? title : "Newest numbers", live?.past ? live.when : "");
     }
@@ -535,6 +540,7 @@ export async function show(root, params, { store, isCurrent }) {
     if (!isCurrent()) return null;
     view.build(root);
     view.drawNumbers();
+    if (isSampled(map)) store.loadWindow(view.where);
     const numbersOfPast = run.load(map.metrics ?? [], view.where).then(() => isCurrent() && view.drawMoment());
     await Promise.all([view.history.now(), view.isLive() && !run.past ? view.pictures.now() : numbersOfPast]);
     performance.mark("data");

@@ -16,7 +16,7 @@ import { headCount, layerPicker, metricPicker, openLayer, paddingPicker } from "
 import { go, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { mapStep } from "./run.js";
-import { rolesAt } from "./run_text.js";
+import { isSampled, rolesAt, sampleText, withWindow } from "./run_text.js";
 import { firingOf } from "./verdict.js";
 import { kept, paced } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
@@ -39,7 +39,9 @@ const scoreOf = (live) => SCORES.find(([name]) => live.heads?.[name]?.some(Numbe
 function drawImportance(frame, live, sick, onPick) {
     const [name, what] = scoreOf(live),
         values = live.heads[name];
-    frame.setTitle("Importance of the heads", name === "importance" ? "by their weights" : "by gradients");
+    const how = name === "importance" ? "by their weights" : "by gradients",
+        when = live.ofWindow?.includes(name) ? ", mean of the last window" : "";
+    frame.setTitle("Importance of the heads", how + when);
     const all = d3
         .range(values.length)
         .filter((i) => Number.isFinite(values[i]))
@@ -171,7 +173,7 @@ export async function show(root, params, { store, isCurrent }) {
         );
     const importance = figure("Importance of the heads").about(name, "importance"),
         table = figure("", "", "wide").plain(),
-        tableRows = new HeadsTable(table, toHead);
+        tableRows = new HeadsTable(table, toHead, (one) => store.metric(one));
     const newestMatrices = () => store.inMemory("live", { ...where, tier: "weights" }).catch(() => null),
         matrices = new LayerProjections(map, {
             run,
@@ -233,12 +235,13 @@ export async function show(root, params, { store, isCurrent }) {
         drawNumbers();
     }
     function drawNumbers() {
-        const live = numbers;
-        if (!live) return;
+        if (!numbers) return;
+        const summary = store.window(where, run.run),
+            live = withWindow(numbers, summary);
         importance.hidden = !scoreOf(live);
         if (!importance.hidden) drawImportance(importance, live, firingOf(map, alertsAt(alerts, time.step)), openHead);
-        tableRows.draw(live);
-        table.setTitle(tableTitle(live, time), live.past ? live.when : run.when(live));
+        tableRows.draw(live, summary);
+        table.setTitle(tableTitle(live, time), live.past ? live.when : [run.when(live), sampleText(live)].filter(Boolean).join(", "));
         similarity.hidden = Boolean(live.past);
         if (!live.past) drawSimilarity(similarity, live);
     }
@@ -270,6 +273,7 @@ export async function show(root, params, { store, isCurrent }) {
     const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), loadRoles(), showMatrices()];
     drawNumbers();
     drawSeries();
+    if (isSampled(map)) store.loadWindow(where);
     await Promise.all(coming);
     performance.mark("data");
     const numbersSoon = paced(loadNumbers),
@@ -285,6 +289,7 @@ export async function show(root, params, { store, isCurrent }) {
             if (!isOurs(summary)) return;
             time.reloadSoon();
             rolesSoon();
+            numbersSoon();
         }),
         store.on("alerts", alertsSoon),
         () => numbersSoon.stop(),

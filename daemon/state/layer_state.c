@@ -310,6 +310,7 @@ int layer_state_add(struct layer_state *state, const struct message *message,
     if (!code) {
         state->messages++;
         state->rows += measured->rows;
+        state->rows_of += header_rows_of(&message->header, measured->rows);
         state->invalid_rows += measured->invalid_rows;
         if (measured->row_sum_error <= STAT_VALUE_MOST) {
             state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
@@ -357,6 +358,7 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
 static void merge_counts(struct layer_state *into, const struct layer_state *from)
 {
     into->rows += from->rows;
+    into->rows_of += from->rows_of;
     into->invalid_rows += from->invalid_rows;
     into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error);
     into->messages += from->messages;

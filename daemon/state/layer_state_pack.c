@@ -164,7 +164,8 @@ static void layer_state_pack_put_invalid(const struct layer_state *state, struct
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
     bool invalid = state->invalid_rows > 0, by_rank = state->rank_entropy.count > 0;
-    mpk_put_map(writer, KEYS + (uint32_t)invalid + (uint32_t)by_rank);
+    bool sampled = state->rows_of > state->rows;
+    mpk_put_map(writer, KEYS + (uint32_t)invalid + (uint32_t)by_rank + (uint32_t)sampled);
     mpk_pair_u64(writer, "v", LAYER_STATE_VERSION);
     mpk_pair_u64(writer, "buckets", state->buckets);
     layer_state_pack_put_newest(state, writer);
@@ -175,6 +176,9 @@ int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
     layer_state_pack_put_heads(state, writer);
     if (invalid) {
         layer_state_pack_put_invalid(state, writer);
+    }
+    if (sampled) {
+        mpk_pair_u64(writer, "rows_of", state->rows_of);
     }
     if (by_rank) {
         mpk_put_str(writer, "rank_entropy");

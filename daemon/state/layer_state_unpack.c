@@ -187,6 +187,11 @@ static int get_row_sum_error(struct layer_state *state, const msgpack_object *ma
 static int get_counts(struct layer_state *state, const msgpack_object *map, uint32_t version)
 {
     int code = stored_u64(map, "rows", ROWS_MOST, &state->rows);
+    state->rows_of = state->rows;
+    if (!code && mpk_find(map, "rows_of")) { /* a sample, from a client that says so */
+        code = stored_u64(map, "rows_of", ROWS_MOST, &state->rows_of);
+        code = code || state->rows_of >= state->rows ? code : ERR_STORE_FORMAT;
+    }
     if (!code) {
         code = stored_u64(map, "invalid_rows", ROWS_MOST, &state->invalid_rows);
     }

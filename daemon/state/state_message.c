@@ -28,7 +28,7 @@ static int state_message_check(const struct layer_state *state, const struct hea
     if (!position_exists(newest) || position_exists(&state->weights_newest) ||
         state->tier == MESSAGE_WEIGHTS || state->detail || state->weights ||
         has_losses(&state->tally) || state->messages == 0 || state->messages > SENT_MESSAGES_MOST ||
-        state->rows > SENT_ROWS_MOST || state->invalid_rows > SENT_ROWS_MOST) {
+        state->rows_of > SENT_ROWS_MOST || state->invalid_rows > SENT_ROWS_MOST) {
         return ERR_STATE;
     }
     bool same = state->heads == header->heads && newest->epoch == header->epoch &&

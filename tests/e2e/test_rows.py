@@ -130,7 +130,8 @@ def test_a_constant_model_stays_where_it_is(make, rotation):
     rows = truth(model.weights)
     windows, rotations = sampled[WINDOW], sampled[TURNS]
     assert len(windows) == 2 * TURNS // WINDOW and len(rotations) == 2
-    assert all(window["rows"] == WINDOW * ROWS * B * H for window in windows)
+    assert all((window["rows"], window["rows_of"]) == (WINDOW * ROWS * B * H, WINDOW * T * B * H) for window in windows)
+    assert "rows_of" not in whole
     assert ROW_ONLY <= set(windows[0]["heads"])
     largest = {}
     for metric in ROW_ONLY:

@@ -249,7 +249,7 @@ def state_of(heads, rank, step, layer, seed=0, rows=4, epoch=0, buckets=48, into
               for name, scale in (("entropy", 2.0), ("confidence", 0.2), ("first_token", 0.3), ("mean_distance", 5.0))}
     state = into or LayerState(heads, buckets)
     state.add(values, keys=8, epoch=epoch, step=step, rank=rank, time_ns=1700000000_000000000 + step * 10**9 + rank,
-              valid=np.ones((1, rows), bool), row_sum_error=2.0**-30 * (1 + rank))
+              valid=np.ones((1, rows), bool), row_sum_error=2.0**-30 * (1 + rank), sampled_of=rows * (1 + step % 3))
     return state
 
 

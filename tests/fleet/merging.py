@@ -178,6 +178,7 @@ class State:
     newest: tuple
     about: dict
     rows: int
+    rows_of: int
     invalid_rows: int
     row_sum_error: float
     messages: int
@@ -211,7 +212,7 @@ def read_state(data):
     return State(
         buckets=found["buckets"], newest=newest,
         about={key: found[key] for key in ("time_ns", "shape", "causal", "tier", "local_window")},
-        rows=found["rows"], invalid_rows=found["invalid_rows"],
+        rows=found["rows"], rows_of=found.get("rows_of", found["rows"]), invalid_rows=found["invalid_rows"],
         row_sum_error=NOTHING if found["row_sum_error"] is None else found["row_sum_error"], messages=found["messages"],
         ranks=ranks, lost=found["lost"], source=found["source"], dropped=found["dropped"], heads=heads,
         heads_newest=[tuple(one or ()) for one in found["heads_newest"]] if found["heads_newest"] else [newest] * count,
@@ -250,7 +251,7 @@ def merged(one, two):
              for a, b, a_newest, b_newest in zip(one.heads, two.heads, one.heads_newest, two.heads_newest)]
     return State(
         buckets=buckets, newest=max(one.newest, two.newest), about=(two if newer else one).about, rows=one.rows + two.rows,
-        invalid_rows=one.invalid_rows + two.invalid_rows, row_sum_error=max(errors, default=NOTHING),
+        rows_of=one.rows_of + two.rows_of, invalid_rows=one.invalid_rows + two.invalid_rows, row_sum_error=max(errors, default=NOTHING),
         messages=one.messages + two.messages, ranks=one.ranks | two.ranks, lost=one.lost + two.lost,
         source=one.source + two.source, dropped=dropped, heads=heads,
         heads_newest=[max(a, b) for a, b in zip(one.heads_newest, two.heads_newest)],
@@ -304,7 +305,7 @@ def near(got, want, scale):
 def differences(got, want):
     """Sentences: where a state is not what it must be."""
     found = []
-    for key in ("buckets", "newest", "rows", "invalid_rows", "messages", "ranks", "lost", "source", "dropped", "heads_newest",
+    for key in ("buckets", "newest", "rows", "rows_of", "invalid_rows", "messages", "ranks", "lost", "source", "dropped", "heads_newest",
                 "heads_invalid", "about"):
         if getattr(got, key) != getattr(want, key):
             found.append(f"{key}: {getattr(got, key)} instead of {getattr(want, key)}")

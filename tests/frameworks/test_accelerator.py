@@ -460,7 +460,10 @@ def test_a_capture_takes_some_rows_and_each_so_manyth_all_of_one_sample(rows, ex
         for step in range(5):
             kind.loss(model, kind.batch(step)).backward()
             watch.step()
+        summaries = session.summaries()
     assert taken == expected
+    of = [found.get("rows_of", found["rows"]) // found["rows"] for _, found in sorted(summaries.items())]
+    assert of == [24 // queries for _, queries in expected]
 
 
 def test_the_device_time_of_a_capture_is_counted(monkeypatch):

@@ -51,6 +51,20 @@ def test_rows_without_numbers_are_padding_unless_they_are_valid():
     assert (packed["rows"], packed["invalid_rows"], packed["heads_invalid_rows"]) == (1, 1, [1])
 
 
+def test_a_sample_says_of_how_many_rows_it_is():
+    state = LayerState(2)
+    state.add({"entropy": np.ones((3, 2, 4))}, keys=64, sampled_of=64)
+    assert msgpack.unpackb(state.pack())["rows_of"] == 3 * 2 * 64
+    state.add({"entropy": np.ones((1, 2, 64))}, keys=64, step=1)  # all of one sample
+    packed = msgpack.unpackb(state.pack())
+    assert (packed["rows"], packed["rows_of"]) == (2 * (3 * 4 + 64), 2 * (3 * 64 + 64))
+
+
+def test_all_rows_are_no_sample():
+    for of in (None, 4):
+        assert "rows_of" not in msgpack.unpackb(pack_state({"entropy": np.ones((1, 2, 4))}, keys=4, sampled_of=of))
+
+
 def test_values_beyond_1e300_do_not_exist():
     def packed(beyond):
         return pack_state({"max_logit": np.array([[[1.0, beyond, 3.0, beyond]]])}, keys=4, time_ns=1, row_sum_error=beyond,

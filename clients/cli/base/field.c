@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/base/field.h"
 
+#include "proto/metric.h"
 #include "proto/utf8.h"
 
 #include <inttypes.h>
@@ -131,6 +132,16 @@ const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
         return NULL;
     }
     return value->type == MSGPACK_OBJECT_ARRAY ? &value->via.array.ptr[index] : value;
+}
+
+double field_standard_error(const msgpack_object *map, const char *metric, double std, double rows)
+{
+    bool is_of_rows = false;
+    for (int m = 0; m < METRIC_ROW_COUNT && !is_of_rows; m++) {
+        is_of_rows = strcmp(metric, metric_info[m].name) == 0;
+    }
+    bool sampled = mpk_find_u64(map, "rows_of") > mpk_find_u64(map, "rows");
+    return is_of_rows && sampled && rows > 0 ? std / sqrt(rows) : NAN;
 }
 
 uint64_t field_sum(const msgpack_object *map)

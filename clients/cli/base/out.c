@@ -287,6 +287,11 @@ bool spark_charset_is_utf8(void)
     return text && (strcasestr(text, "utf-8") || strcasestr(text, "utf8"));
 }
 
+const char *out_plus_minus(void)
+{
+    return spark_charset_is_utf8() ? "±" : "+-";
+}
+
 bool spark_fits(FILE *out)
 {
     return isatty(fileno(out)) && spark_charset_is_utf8();

@@ -45,6 +45,9 @@ void out_value(struct out_table *table, double value, bool plain);
 /* The cells that the row of a run begins with: job, first digits, state. */
 void out_run(struct out_table *table, const msgpack_object *run);
 
+/* "±", or "+-" where the environment does not say UTF-8. */
+const char *out_plus_minus(void);
+
 /* Prints and frees. The first column is left-aligned, the others are right-aligned, or all are
  * left-aligned with `text` set. */
 void out_print(struct out_table *table, int width, bool text, FILE *out);

@@ -7,6 +7,7 @@
 #include "clients/cli/base/unknown.h"
 
 #include "proto/header.h"
+#include "proto/metric.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -54,12 +55,23 @@ static bool summary_is_plain(const struct summary_row *rows, uint32_t count)
     return plain;
 }
 
-static void summary_add_value(struct out_table *table, const msgpack_object *value, bool plain)
+static double summary_error(const struct summary_row *row, const char *metric, uint32_t head)
+{
+    const msgpack_object *stat = mpk_find(mpk_find(row->map, "heads"), metric);
+    return field_standard_error(row->map, metric, field_item(mpk_find(stat, "std"), head),
+                                field_item(mpk_find(stat, "count"), head));
+}
+
+static void summary_add_value(struct out_table *table, const msgpack_object *value, double error,
+                              bool plain)
 {
     char name[32];
     if (value && value->type == MSGPACK_OBJECT_STR) {
         field_show(value, name, sizeof name);
         out_cell(table, "%s", name);
+    } else if (isfinite(error) && isfinite(mpk_number(value))) {
+        out_cell(table, plain ? "%.4f %s %.2g" : "%.2e %s %.2g", mpk_number(value),
+                 out_plus_minus(), error);
     } else {
         out_value(table, mpk_number(value), plain);
     }
@@ -135,11 +147,23 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
     free(row);
 }
 
+/* Whether a sample of the rows has this metric: others are of messages with all rows. */
+static bool summary_is_of_rows_taken(const char *metric)
+{
+    int m = 0;
+    while (m < METRIC_COUNT && strcmp(metric, metric_info[m].name) != 0) {
+        m++;
+    }
+    return m < METRIC_COUNT && metric_info[m].group == METRIC_GROUP_CORE;
+}
+
 /* With totals over the layers of one window. */
 static void summary_print_heading(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
     const struct summary_row *row = &rows[0];
     uint64_t epoch = 0, step = 0, ranks = 0, messages = 0, lost = 0, dropped = 0;
+    const msgpack_object *sampled = NULL; /* a layer whose rows are a sample */
+    uint64_t taken = 0, of = 0;           /* the rows of these layers */
     bool partial = false;
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *map = rows[i].map;
@@ -150,6 +174,9 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
         lost += mpk_find_u64(map, "lost");
         dropped += field_dropped(map);
         partial = partial || field_bool(mpk_find(map, "window"), "partial");
+        sampled = mpk_find(map, "rows_of") ? map : sampled;
+        taken += mpk_find(map, "rows_of") ? mpk_find_u64(map, "rows") : 0;
+        of += mpk_find_u64(map, "rows_of");
     }
     char job[JOB_NAME_MAX + 1], unit[16];
     field_text(row->map, "job", job, sizeof job);
@@ -171,9 +198,17 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
         return;
     }
     bool pattern = strcmp(cli->args->metric, "pattern") == 0; /* it has no mean */
-    fprintf(cli->out, "%s, %s\n\n", cli->args->metric,
+    fprintf(cli->out, "%s, %s\n", cli->args->metric,
             pattern ? "of the newest message (attnctl roles: why, and since when)"
                     : "mean over the window");
+    if (of > taken && summary_is_of_rows_taken(cli->args->metric)) {
+        bool has_errors = isfinite(field_standard_error(sampled, cli->args->metric, 1, 1));
+        fprintf(cli->out,
+                "of the rows taken: %" PRIu64 " of about %" PRIu64 ", over all heads%s%s%s\n",
+                taken, of, has_errors ? "; " : "", has_errors ? out_plus_minus() : "",
+                has_errors ? ": standard error, at most" : "");
+    }
+    putc('\n', cli->out);
 }
 
 static void print_groups(struct cli *cli, const struct summary_row *rows, uint32_t count)
@@ -219,7 +254,9 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
                 field_layer(table_rows[i].map, layer);
                 out_cell(&table, "%s", layer);
                 for (uint32_t head = 0; head < heads; head++) {
-                    summary_add_value(&table, field_column(table_rows[i].values, head), plain);
+                    summary_add_value(&table, field_column(table_rows[i].values, head),
+                                      summary_error(&table_rows[i], cli->args->metric, head),
+                                      plain);
                 }
                 if (modules) {
                     out_text(&table, table_rows[i].map, "module", 0);

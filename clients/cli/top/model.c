@@ -149,18 +149,19 @@ struct layer *model_layer(struct model *model, const struct top_place *place, ui
     }
     struct layer *layers =
         realloc(opened->layers, (opened->layer_count + 1) * sizeof *opened->layers);
-    double *now = malloc(heads * sizeof *now);
+    double *now = malloc(3 * (size_t)heads * sizeof *now);
     opened->layers = layers ? layers : opened->layers;
     if (!layers || !now) {
         free(now);
         model->out_of_memory = true;
         return NULL;
     }
-    for (uint32_t head = 0; head < heads; head++) {
-        now[head] = NAN;
+    for (size_t i = 0; i < 3 * (size_t)heads; i++) {
+        now[i] = NAN;
     }
     memmove(&layers[at + 1], &layers[at], (opened->layer_count - at) * sizeof *layers);
-    layers[at] = (struct layer){.place = *place, .heads = heads, .now = now};
+    layers[at] = (struct layer){
+        .place = *place, .heads = heads, .now = now, .std = now + heads, .error = now + 2 * heads};
     layers[at].place.head = -1;
     opened->layer_count++;
     return &layers[at];

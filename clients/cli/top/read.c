@@ -237,6 +237,22 @@ static bool is_opened_run(const struct opened *opened, const msgpack_object *map
     return opened->row.run[0] == '\0' || strcmp(run, opened->row.run) == 0;
 }
 
+void read_summary(struct model *model, const msgpack_object *result)
+{
+    for (uint32_t i = 0; i < mpk_items(result); i++) {
+        const msgpack_object *map = field_at(result, i);
+        const msgpack_object *stat = mpk_find(mpk_find(map, "heads"), model->metric);
+        const struct top_place place = read_place(map);
+        struct layer *layer = is_opened_run(&model->opened, map) && place.stack[0]
+                                  ? model_layer(model, &place, mpk_items(mpk_find(stat, "std")))
+                                  : NULL;
+        for (uint32_t head = 0; layer && head < layer->heads; head++) {
+            layer->std[head] = field_item(mpk_find(stat, "std"), head);
+        }
+    }
+    model->moved = true;
+}
+
 void read_live(struct model *model, const msgpack_object *result)
 {
     for (uint32_t i = 0; i < mpk_items(result); i++) {
@@ -246,12 +262,15 @@ void read_live(struct model *model, const msgpack_object *result)
         struct layer *layer = is_opened_run(&model->opened, map) && place.stack[0]
                                   ? model_layer(model, &place, heads)
                                   : NULL;
+        double of_message = field_item(mpk_find(map, "shape"), 1); /* heads */
+        double rows = (double)mpk_find_u64(map, "rows") / of_message;
         for (uint32_t head = 0; layer && head < layer->heads; head++) {
             double value = field_item(values, head);
             /* With heads spread over ranks a message has only some, and spectra take turns. */
             bool kept = isnan(value) && (model->opened.row.world > 1 ||
                                          mpk_find(mpk_find(map, "spectrum"), model->metric));
             layer->now[head] = kept ? layer->now[head] : value;
+            layer->error[head] = field_standard_error(map, model->metric, layer->std[head], rows);
         }
         if (layer) {
             field_text(map, "module", layer->module, sizeof layer->module);

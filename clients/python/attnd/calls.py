@@ -478,7 +478,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
             return None
         if numbers.maps is not None:
             numbers = numbers._replace(maps=_labelled(numbers.maps, context, layer, rows, *numbers.shape[2:]))
-        return states.arrived(numbers, origin, context.microbatch, states.Heads(rows.head_offset, rows.heads_total), causal)
+        return states.arrived(numbers, origin, context.microbatch, states.Heads(rows.head_offset, rows.heads_total), causal,
+                              rows.total)
 
     return Cut(_device_nbytes(seen, part), make, part)
 
@@ -640,7 +641,7 @@ def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
     if found.maps is not None:
         found = found._replace(maps=_labelled(found.maps, context, layer, rows, queries, parts.k.shape[2]))
     return states.captured(found, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
-                           visibility.causal)
+                           visibility.causal, rows.total)
 
 
 _Documents = Optional[Tuple[np.ndarray, np.ndarray]]  # of queries [1, Tq] and of keys [1, Tk]
@@ -799,7 +800,7 @@ def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool,
     if found.maps is not None:
         found = found._replace(maps=_labelled(found.maps, context, layer, rows, queries, keys))
     return states.captured(found, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
-                           visibility.causal)
+                           visibility.causal, rows.total)
 
 
 # ----------------------------------------------------------------------------------------- the header

@@ -158,7 +158,7 @@ class LayerState:
         self._first: Optional[Tuple[int, int]] = None
         self._about: Dict[str, Any] = {}
         self._ranks: Set[int] = set()
-        self._rows = self._messages = 0
+        self._rows = self._rows_of = self._messages = 0
         self._invalid = np.zeros(heads, dtype=np.int64)
         self._row_sum_error = math.nan
 
@@ -184,7 +184,8 @@ class LayerState:
 
     def add(self, rows: Mapping[str, Any], *, keys: int, epoch: int = 0, step: int = 0, microbatch: int = 0,
             rank: int = 0, time_ns: Optional[int] = None, causal: bool = False, local_window: int = 8, valid: Any = None,
-            values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan, head_offset: int = 0) -> None:
+            values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan, head_offset: int = 0,
+            sampled_of: Optional[int] = None) -> None:
         """Adds one capture: `rows` maps the names of row metrics to arrays [B, H, Tq], NaN where a row has no such
         number; a metric that is not in it is absent.
 
@@ -195,6 +196,7 @@ class LayerState:
         values        names of metrics of a message to arrays [H], such as `mean` and `importance`
         local_window  of `local_mass`
         head_offset   the first of the layer's heads that the arrays are of
+        sampled_of    how many queries there were, when the arrays have a sample of them; left out: they have all
 
         Arrays may be numpy's or torch's, of any floating type. ValueError for names and shapes that do not fit.
         """
@@ -214,13 +216,13 @@ class LayerState:
             {name: reduce_rows(array.transpose(1, 0, 2).reshape(shape[1], -1)) for name, array in arrays.items()},
             shape=(*shape, keys), sound=sound.sum(axis=(0, 2)), invalid=invalid.sum(axis=(0, 2)), epoch=epoch,
             step=step, microbatch=microbatch, rank=rank, time_ns=time_ns, causal=causal, local_window=local_window,
-            values=values, row_sum_error=row_sum_error, head_offset=head_offset)
+            values=values, row_sum_error=row_sum_error, head_offset=head_offset, sampled_of=sampled_of)
 
     def add_reduced(self, rows: Mapping[str, Reduced], *, shape: Tuple[int, int, int, int], sound: np.ndarray,
                     invalid: np.ndarray, epoch: int = 0, step: int = 0, microbatch: int = 0, rank: int = 0,
                     time_ns: Optional[int] = None, causal: bool = False, local_window: int = 8,
                     values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan,
-                    head_offset: int = 0) -> None:
+                    head_offset: int = 0, sampled_of: Optional[int] = None) -> None:
         """The same of rows that were reduced elsewhere, such as on the device that made them.
 
         shape           [B, H, Tq, Tk] of the capture
@@ -246,6 +248,7 @@ class LayerState:
             self._add(name, reduce_rows(array[:, None]), mine, newest)
         self._add_sink_rate(means.get("first_token") if heads == self._heads else None, is_newest)
         self._rows += int(sound.sum())
+        self._rows_of += round(int(sound.sum()) * max(queries, sampled_of or 0) / queries)
         self._invalid[mine] += invalid
         self._row_sum_error = float(np.fmax(self._row_sum_error, row_sum_error))
         self._messages += 1
@@ -294,6 +297,8 @@ class LayerState:
             "across": _pack_set({4 * _AGGREGATES: self._sink.pack(0, self._buckets)})}
         if invalid:
             state["heads_invalid_rows"] = self._invalid.tolist()
+        if self._rows_of > self._rows:
+            state["rows_of"] = self._rows_of
         return msgpack.packb(state, use_bin_type=True)  # type: ignore[no-any-return]
 
     def _pack_head(self, head: int) -> bytes:

@@ -88,26 +88,26 @@ def of_weights(given: torch.Tensor, visibility: Visibility, stride: int, *, cros
     return Measured(judged.rows, judged.valid.numpy(), int(given.shape[3]), {}, float(judged.row_sum_error), maps)
 
 
-def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, causal: bool) -> Captured:
-    """The message."""
+def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, causal: bool, queries: int) -> Captured:
+    """The message; `queries` of the call, of which some may be measured."""
     state = LayerState(heads.total, origin.buckets)
     kept = {name: values for name, values in measured.rows.items() if name == "entropy" or torch.isfinite(values).any()}
     values = {name: one for name, one in measured.values.items() if torch.isfinite(one).any()}
     state.add(kept, keys=measured.keys, valid=measured.valid, values=values, row_sum_error=measured.row_sum_error,
               epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank, causal=causal,
-              head_offset=heads.first)
+              head_offset=heads.first, sampled_of=queries)
     return _message(state, origin, heads, measured.maps)
 
 
-def arrived(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, causal: bool) -> Captured:
-    """The message of numbers that an accelerator computed; `causal` as the call said, if no mask does."""
+def arrived(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, causal: bool, queries: int) -> Captured:
+    """The message of numbers that an accelerator computed; `causal` as the call said, if no mask does; `queries` as above."""
     state = LayerState(heads.total, origin.buckets)
     kept = {name: one for name, one in numbers.rows.items() if name == "entropy" or one.n.any()}
     values = {name: one for name, one in numbers.values.items() if np.isfinite(one).any()}
     state.add_reduced(kept, shape=numbers.shape, sound=numbers.sound, invalid=numbers.invalid, values=values,
                       epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank,
                       causal=causal if numbers.causal is None else numbers.causal,
-                      row_sum_error=numbers.row_sum_error, head_offset=heads.first)
+                      row_sum_error=numbers.row_sum_error, head_offset=heads.first, sampled_of=queries)
     return _message(state, origin, heads, numbers.maps)
 
 

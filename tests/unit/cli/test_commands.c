@@ -4,6 +4,7 @@
 #include "tests/unit/cli/fake.h"
 
 #include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
 #include "proto/result.h"
 
 #include <signal.h>
@@ -79,6 +80,26 @@ static void commands_put_weights(struct mpk_writer *reply)
         .stat = {[METRIC_WQ_SPECTRAL_NORM] = stat, [METRIC_WQ_STABLE_RANK] = stat},
     };
     mpk_put_array(reply, 1);
+    summary_encode(&summary, reply);
+}
+
+/* A job with a layer whose rows are a sample, and one whose rows are all there are. */
+static void commands_put_sampled(struct mpk_writer *reply)
+{
+    struct result_stat entropy[2] = {{.mean = 2.314, .std = 0.48, .count = 1600},
+                                     {.mean = NAN, .std = NAN}};
+    struct result_stat largest[2] = {{.mean = 9.5, .std = 0.5, .count = 16}, {.mean = 8}};
+    struct summary_result summary = {
+        .common = commands_common(3, 1200),
+        .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .rows = 3200, .rows_of = 102400},
+        .window = {.unit = WINDOW_EPOCH, .first = 2, .last = 2, .length = 1, .every = 1},
+        .heads = 2,
+        .stat = {[METRIC_ENTROPY] = entropy, [METRIC_MAX_ABS_LOGIT] = largest},
+    };
+    mpk_put_array(reply, 2);
+    summary_encode(&summary, reply);
+    summary.layer.id.layer = 2;
+    summary.layer.rows_of = summary.layer.rows;
     summary_encode(&summary, reply);
 }
 
@@ -219,6 +240,10 @@ static void commands_answer(const struct fake *fake, const char *method, uint64_
     }
     if (strcmp(job, "drifting") == 0) {
         commands_put_drift(reply);
+        return;
+    }
+    if (strcmp(job, "sampled") == 0) {
+        commands_put_sampled(reply);
         return;
     }
     if (strcmp(job, "mixed") == 0) {
@@ -399,6 +424,38 @@ FAKE_TEST(small_values_keep_their_digits)
         "\n"
         "LAYER                 h7        h8        h9       h10       h11\n"
         "decoder.1.self  7.00e-02  8.00e-02  9.00e-02  1.00e-01  1.10e-01\n");
+}
+
+/* 0.48 / sqrt(1600) */
+FAKE_TEST(means_of_sampled_rows_have_a_standard_error)
+{
+    setenv("LC_ALL", "C", 1);
+    commands_assert_says(
+        fake, "summary sampled --metric entropy", 0,
+        "gpt-small, run abcdef01, epoch 3, step 1200\n"
+        "window: epoch 2, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
+        "entropy, mean over the window\n"
+        "of the rows taken: 3200 of about 102400, over all heads; +-: standard error, at most\n"
+        "\n"
+        "LAYER                        h0  h1\n"
+        "decoder.1.self  2.3140 +- 0.012   -\n"
+        "decoder.2.self           2.3140   -\n");
+    setenv("LC_ALL", "C.UTF-8", 1);
+    assert_string_equal(out_plus_minus(), "±");
+    unsetenv("LC_ALL");
+}
+
+FAKE_TEST(an_extreme_is_said_to_be_that_of_the_rows_taken)
+{
+    commands_assert_says(fake, "summary sampled --metric max_abs_logit", 0,
+                         "gpt-small, run abcdef01, epoch 3, step 1200\n"
+                         "window: epoch 2, 0 ranks, 0 messages, 0 lost, 0 dropped\n"
+                         "max_abs_logit, mean over the window\n"
+                         "of the rows taken: 3200 of about 102400, over all heads\n"
+                         "\n"
+                         "LAYER               h0      h1\n"
+                         "decoder.1.self  9.5000  8.0000\n"
+                         "decoder.2.self  9.5000  8.0000\n");
 }
 
 FAKE_TEST(patterns_are_a_table_of_names)

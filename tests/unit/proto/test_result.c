@@ -11,7 +11,7 @@ static const uint8_t run[RUN_BYTES] = {0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6,
                                        0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf};
 static const struct result_common common = {"gpt-small", run, 3, 1200, 1700000000000000000};
 static const struct result_layer layer = {
-    {STACK_DECODER, 5, SITE_SELF}, {2, 2, 8, 8}, true, 30, 2, 0.125, MESSAGE_ATTENTION, NULL};
+    {STACK_DECODER, 5, SITE_SELF}, {2, 2, 8, 8}, true, 30, 0, 2, 0.125, MESSAGE_ATTENTION, NULL};
 static const struct pair pairs[] = {{7, 0, 0.5}, {3, 2, 0.25}};
 
 static struct result_stat result_stat_of(double base, uint64_t count)
@@ -523,6 +523,26 @@ TEST(whatever_names_a_layer_names_its_module)
     mpk_writer_init(&writer);
     alert_encode(&alert, &writer);
     expect_module_after_site(&writer, NULL);
+}
+
+TEST(only_a_sample_of_rows_says_of_how_many)
+{
+    for (uint64_t of = 29; of <= 31; of++) {
+        struct live_result live = live_bare();
+        struct mpk_doc doc;
+        struct mpk_writer writer;
+
+        live.layer.rows = 30;
+        live.layer.rows_of = of;
+        mpk_writer_init(&writer);
+        live_encode(&live, &writer);
+        struct bytes bytes = bytes_written(&writer);
+        assert_int_equal(mpk_parse(bytes.data, bytes.len, &mpk_result_limits, &doc), 0);
+        assert_int_equal(mpk_find_u64(doc.root, "rows_of"), of > 30 ? of : 0);
+        assert_true((mpk_find(doc.root, "rows_of") != NULL) == (of > 30));
+        mpk_doc_clear(&doc);
+        bytes_free(&bytes);
+    }
 }
 
 TEST(alerts_name_their_states_and_severities)

@@ -14,7 +14,7 @@
 
 /* One forward: two rows per head. */
 struct forward {
-    uint32_t heads, microbatch;
+    uint32_t heads, microbatch, stride;
     uint64_t time_ns, rows, invalid_rows;
     double row_sum_error, sink_rate;
     double row[METRIC_ROW_COUNT][HEADS][2];
@@ -67,6 +67,7 @@ static void add_forward(struct layer_state *state, const struct forward *forward
                                          .heads_total = HEADS,
                                          .queries = 2,
                                          .keys = 2,
+                                         .q_stride = forward->stride,
                                          .causal = true}};
     struct measured measured = {.heads = forward->heads,
                                 .rows = forward->rows,
@@ -291,6 +292,35 @@ static bool spoil(struct bytes *bytes, const struct spoiled *how)
     }
     memcpy(at + how->before.len, how->to.text, how->to.len);
     return true;
+}
+
+/* A message of queries that are every 4th; merged with one of all its queries. */
+TEST(rows_of_a_sample_say_of_how_many)
+{
+    struct forward sample = forwards[1];
+    struct layer_state *state = layer_state_new(HEADS, BUCKETS), *read = NULL;
+    struct mpk_writer packed;
+    assert_non_null(state);
+    sample.stride = 4;
+    add_forward(state, &sample);
+    assert_int_equal(state->rows, 4);
+    assert_int_equal(state->rows_of, 16);
+    mpk_writer_init(&packed);
+    assert_int_equal(layer_state_pack(state, &packed), 0);
+    assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &read), 0);
+    assert_int_equal(read->rows_of, 16);
+    add_forward(state, &forwards[0]);
+    assert_int_equal(layer_state_merge(read, state), 0);
+    assert_int_equal(read->rows, 4 + 4 + forwards[0].rows);
+    assert_int_equal(read->rows_of, 16 + 16 + forwards[0].rows);
+    unsigned char *at = memmem(packed.buffer.data, packed.buffer.size, "rows_of\x10", 8);
+    assert_non_null(at);
+    at[7] = 3; /* of fewer than there are */
+    layer_state_free(&read);
+    assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &read),
+                     ERR_STORE_FORMAT);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
 }
 
 TEST(hostile_states_are_refused)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""Numbers of sampled rows, as an accelerator's states bring them: 256 rows of 8,192 in each capture, all in every 16th.
+The page shows how exact they are, and what is of the rows taken; the other layer has all its rows."""
+import numpy as np
+import pytest
+
+from conftest import Site
+from harness import Trainer, wait_until
+
+from attnd.layer_state import LayerState
+
+HEADS, T, ROWS, STEPS, WINDOW, WHOLE = 4, 8192, 256, 37, 16, 16
+SAMPLED, EXACT = 0, 1
+
+
+class Course:
+    """What was sent: entropies of head 1 by step."""
+
+    def __init__(self):
+        self.site = Site("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h")
+        self.rng = np.random.default_rng(5)
+        self.trainer = Trainer(self.site.daemon, "gpt")
+        self.entropy = []
+        for step in range(STEPS):
+            self.send(EXACT, step)
+            self.entropy.append(self.send(SAMPLED, step))
+        windows = lambda: [one["window"]["last"] for one in self.site.api("summary", job="gpt", or_null=1) or []]
+        wait_until(lambda: windows() == [31, 31], "the windows")
+
+    def send(self, layer, step):
+        whole = layer == EXACT or step % WHOLE == 0
+        queries = T if whole and layer == SAMPLED else ROWS
+        entropy = self.rng.normal(2.3, 0.4, (1, HEADS, queries))
+        values = {"max_abs_logit": np.full(HEADS, 12.5), "mean_logit": np.full(HEADS, 0.75)}
+        if whole:
+            values["importance"] = np.array([0.4, 0.3, 0.2, 0.1])
+        state = LayerState(HEADS)
+        state.add({"entropy": entropy, "entropy_normalized": entropy / 9, "max_logit": entropy + 8}, keys=T if layer == SAMPLED else ROWS,
+                  step=step, causal=True, values=values, sampled_of=None if layer == EXACT else T)
+        self.trainer.send(*self.trainer.tensor_frames("state", {"state": np.frombuffer(state.pack(), dtype=np.uint8)}, step=step, layer=layer,
+                                                      heads=HEADS, first_epoch=0, first_step=step))
+        return entropy[0, 1]
+
+
+@pytest.fixture(scope="module")
+def course():
+    one = Course()
+    yield one
+    one.site.close()
+
+
+def facts(page):
+    return dict(zip(page.texts(".facts dt"), page.texts(".facts dd")))
+
+
+def cells(page, row):
+    """The number of a metric in the table of numbers, what it is, and the title of the number."""
+    return page.js("""const row = [...document.querySelectorAll('.numbers tbody tr')].find((e) => e.cells[0].textContent === arguments[0]);
+                      return row && [row.cells[1].textContent, row.cells[3].textContent, row.cells[1].title]""", row)
+
+
+def shown(number):
+    return float(f"{number:.4g}")
+
+
+def test_a_head_of_sampled_rows_has_standard_errors(course, page):
+    page.open(course.site, f"#/head?job=gpt&layer={SAMPLED}&head=1&metric=entropy").ready()
+    wait_until(lambda: "±" in facts(page).get("entropy", ""), "the last window's deviation")
+    mean, error = map(float, facts(page)["entropy"].split(" ± "))
+    window = np.concatenate(course.entropy[16:32])
+    assert mean == shown(course.entropy[-1].mean()) and error == float(f"{window.std(ddof=1) / np.sqrt(ROWS):.2g}")
+    assert 0.02 < error < 0.03 and abs(mean - 2.3) < 4 * error
+    assert facts(page)["rows"] == "256 of about 8,192 query rows"
+    assert facts(page)["importance"] == "0.3 (last window)"
+    taken = "256 of about 8,192 query rows"
+    assert cells(page, "entropy") == [facts(page)["entropy"], "entropy of a query's weights",
+                                      f"±: standard error, at most, by the deviation in the last window: {taken}"]
+    assert cells(page, "max_abs_logit") == ["12.5", "largest logit by magnitude, of the rows taken", f"of the rows taken: {taken}"]
+    assert cells(page, "mean_logit") == ["0.75", "mean logit", f"estimated: {taken}"]
+    assert cells(page, "importance") == ["0.3", "variance and entropy score, over the heads of a layer, last window",
+                                         "mean of the last window: the newest message, of sampled rows, has none"]
+    assert "min to max of the rows taken" in page.text(".figure.wide")
+    assert page.complaints() == []
+    page.screenshot("sampled-rows-head-1440-light")
+
+
+def test_a_layer_of_sampled_rows_has_standard_errors_in_its_table(course, page):
+    page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}").ready()
+    wait_until(lambda: "±" in page.text("table"), "the last window's deviation")
+    head = page.texts("thead th")
+    row = dict(zip(head, page.texts("tbody tr:nth-child(2) td")))
+    assert row["max_logit"].split(" ± ")[0] == str(shown(course.entropy[-1].mean() + 8)) and "±" in row["entropy_normalized"]
+    assert row["importance"] == "0.3"
+    assert page.js("return document.querySelector('tbody tr td:last-child').title").startswith("mean of the last window")
+    assert any(text.endswith("step 36, 256 of about 8,192 query rows") for text in page.texts(".figure > header .sub"))
+    assert "by their weights, mean of the last window" in page.texts(".figure > header .sub")
+    for width, dark in ((1440, False), (390, True)):
+        page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}", width=width, dark=dark).ready()
+        wait_until(lambda: "±" in page.text("table"), "the table")
+        assert page.js("return document.documentElement.scrollWidth") <= width
+        page.js("document.querySelector('table').scrollIntoView()")
+        page.screenshot(f"sampled-rows-layer-{width}-{'dark' if dark else 'light'}")
+
+
+@pytest.mark.parametrize("view", ["head", "layer"])
+def test_a_layer_of_all_rows_looks_as_before(course, page, view):
+    page.open(course.site, f"#/{view}?job=gpt&layer={EXACT}&head=1&metric=entropy").ready()
+    wait_until(lambda: "12.5" in page.text("main") if view == "head" else page.texts("tbody td"), "the numbers")
+    assert not any(word in page.text("main") for word in ("±", "rows taken", "query rows", "last window"))
