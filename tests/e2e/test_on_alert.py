@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""attnd.watch(..., on_alert=f): a training that acts on what attnd finds, alone and in several ranks."""
+import json
+import logging
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+
+import pytest
+from harness import PATIENCE_S, Attnd, free_ports, wait_until
+
+torch = pytest.importorskip("torch")
+
+import attnd as client  # noqa: E402
+from on_alert_rank import Model  # noqa: E402
+
+WORKER = os.path.join(os.path.dirname(__file__), "on_alert_rank.py")
+OTHERS = re.findall(r"^RULE\((\w+)", (pathlib.Path(__file__).parents[2] / "config" / "rules.def").read_text(), re.M)
+RULES = "".join(["rules:\n", *(f"  {name}: {{enabled: false}}\n" for name in OTHERS),
+                 "  sharp: {metric: confidence, each: layer, above: 0.9, severity: critical}\n"])
+
+
+@pytest.fixture
+def judging():
+    """An attnd whose windows are steps, and which finds sharp attention critical."""
+    daemon = Attnd("window.unit=step", "window.rank_grace=0", config=RULES)
+    yield daemon
+    daemon.close()
+
+
+class Training:
+    """A training in this process; `watch` has all that watch() returns."""
+
+    def __init__(self, daemon, **options):
+        self.model = Model()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)
+        self.watch = client.watch(self.model, "alone", address=daemon.directory, every=1, samples=0, tier="raw", steps="manual",
+                                  wait=PATIENCE_S, **options)
+        self.within = False  # a step is under way
+        if options.get("on_alert"):
+            wait_until(lambda: daemon.stats()["subscriptions"], "somebody who hears alerts")
+
+    def step(self):
+        self.within = True
+        self.model(torch.randn(2, 8, 8)).sum().backward()
+        self.optimizer.step()
+        self.within = False
+        self.watch.step()
+
+    def until(self, done, what):
+        def one_more():
+            self.step()
+            return done()
+        wait_until(one_more, what)
+
+
+def threads():
+    return [thread.name for thread in threading.enumerate() if thread.name in ("attnd-alerts", "attnd-drain")]
+
+
+def test_it_is_called_with_alerts_on_the_trainings_thread_between_steps(judging):
+    told = []
+    training = Training(judging, on_alert=lambda alert: told.append((alert, threading.current_thread(), training.within)))
+    with training.watch:
+        for _ in range(10):
+            training.step()
+        training.model.sharpness = 100.0
+        training.until(lambda: told, "the alert")
+        training.model.sharpness = 0.0
+        training.until(lambda: told[-1][0]["state"] == "resolved", "its end")
+    assert all(thread is threading.main_thread() and not within for _, thread, within in told)
+    fired = told[0][0]
+    assert (fired["job"], fired["run"], fired["state"], fired["severity"]) == ("alone", training.watch.publisher.run, "firing",
+                                                                             "critical")
+    assert fired["since"]["step"] >= 10 and "confidence of decoder.0.self" in fired["message"]
+    assert not threads()
+
+
+def test_nothing_of_it_is_there_when_it_is_not_used(judging):
+    with Training(judging).watch as watch:
+        assert not threads() and watch._alerts is None
+    assert judging.stats()["subscriptions"] == 0
+
+
+def test_stop_training_reaches_the_loop_after_all_functions_were_called(judging):
+    saved = []
+    training = Training(judging, on_alert=[client.stop_on("critical"), client.checkpoint_on("critical", saved.append)])
+    with pytest.raises(client.StopTraining, match="^sharp: .*confidence of decoder.0.self"), training.watch:
+        training.model.sharpness = 100.0
+        training.until(lambda: False, "the end")
+    assert [alert["rule"] for alert in saved] == ["sharp"]
+
+
+def test_any_other_exception_is_logged_once_and_training_goes_on(judging, caplog):
+    called = []
+
+    def fails(alert):
+        called.append(alert)
+        raise RuntimeError("the user's own mistake")
+
+    training = Training(judging, on_alert=fails)
+    with training.watch, caplog.at_level(logging.WARNING, "attnd"):
+        for sharpness in (100.0, 0.0, 100.0):
+            training.model.sharpness, before = sharpness, len(called)
+            training.until(lambda: len(called) > before, "a call")
+    said = [record for record in caplog.records if "on_alert failed" in record.getMessage()]
+    assert len(said) == 1 and "the user's own mistake" in str(said[0].exc_info[1])
+
+
+def test_training_goes_on_when_attnd_has_gone(judging):
+    training = Training(judging, on_alert=client.stop_on("info"))
+    with training.watch:
+        judging.stop()
+        training.model.sharpness = 100.0
+        for _ in range(100):
+            training.step()
+        judging.start()  # to be stopped cleanly
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"on_alert": 3}, "on_alert = 3: must be a function of an alert"),
+    ({"on_alert": [print, "stop"]}, "on_alert = 'stop': must be a function"),
+    ({"on_alert": print, "endpoint": "ipc:///nowhere/ingest"}, "on_alert: needs address="),
+    ({"on_alert": client.checkpoint_on("critical")}, r"checkpoint_on\('critical'\) needs a function that saves"),
+])
+def test_mistakes_are_told_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        client.watch(Model(), "alone", wait=0, **options)
+
+
+@pytest.mark.parametrize("make", [client.stop_on, client.checkpoint_on])
+def test_a_severity_is_one_of_three(make):
+    with pytest.raises(ValueError, match="severity = 'bad': must be info, warning or critical"):
+        make("bad")
+
+
+@pytest.mark.parametrize("severity, states, acts", [("warning", "firing", True), ("critical", "firing", True), ("info", "firing", False),
+                                                    ("critical", "resolved", False), ("critical", "firing_at_end", False)])
+def test_what_is_severe_enough_and_begins_counts(severity, states, acts):
+    alert, saved = {"rule": "r", "message": "m", "severity": severity, "state": states}, []
+    client.checkpoint_on("warning", saved.append)(alert)
+    assert saved == ([alert] if acts else [])
+
+
+class Ranks:
+    """Two ranks in processes of their own."""
+
+    def __init__(self, tmp_path, how, *addresses):
+        self.sharpen = tmp_path / "sharpen"
+        self.results = [tmp_path / f"{rank}.json" for rank in range(2)]
+        self.said = [tmp_path / f"{rank}.stderr" for rank in range(2)]
+        store = free_ports(1)
+        self.processes = [subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", WORKER, f"rank={rank}", "world=2", f"store={store}", f"how={how}",
+             f"sharpen={self.sharpen}", f"results={self.results[rank]}", f"address={addresses[rank]}"],
+            stderr=self.said[rank].open("wb"), env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
+
+    def text(self):
+        return "\n".join(each.read_text(errors="replace") for each in self.said)
+
+    def ended(self):
+        """What each rank has left."""
+        try:
+            assert [rank.wait(4 * PATIENCE_S) for rank in self.processes] == [0, 0], self.text()
+        finally:
+            self.kill()
+        return [json.loads(each.read_text()) for each in self.results]
+
+    def kill(self):
+        for rank in self.processes:
+            rank.kill()
+            rank.wait()
+
+
+@pytest.mark.parametrize("how", ["all hear", "one hears nothing", "one asks"])
+def test_ranks_stop_at_the_end_of_one_step(judging, tmp_path, how):
+    with tempfile.TemporaryDirectory() as nobody:
+        ranks = Ranks(tmp_path, how, judging.directory, nobody if how == "one hears nothing" else judging.directory)
+        try:
+            hearing = 1 if how == "one hears nothing" else 2
+            wait_until(lambda: judging.stats()["subscriptions"] >= hearing, "ranks that hear alerts")
+            ranks.sharpen.touch()
+        except BaseException:
+            ranks.kill()
+            raise
+        first, second = ranks.ended()
+    assert first["step"] == second["step"] and first["left"], (first, second, ranks.text())
+    assert first["stopped"] == second["stopped"] and first["stopped"].startswith("sharp: ")
+    assert first["told"] == second["told"] and [rule for _, rule, _ in first["told"]] == ["sharp"]
+    assert all(is_main for *_, is_main in first["told"])
+    assert "attnd-alerts" not in first["threads"] + second["threads"]
+
+
+@pytest.mark.parametrize("how, sentence", [
+    ("one watches", "not all of 2 ranks watch with it, and one must not act alone"),
+    ("one is silent", "on_alert is not called any more, since a rank has not been heard of; training goes on")])
+def test_ranks_that_cannot_agree_go_on_and_say_so(judging, tmp_path, how, sentence):
+    ranks = Ranks(tmp_path, how, judging.directory, judging.directory)
+    try:
+        wait_until(lambda: judging.stats()["subscriptions"] >= (1 if how == "one watches" else 2), "a rank that hears alerts")
+        ranks.sharpen.touch()
+    except BaseException:
+        ranks.kill()
+        raise
+    for each in ranks.ended():
+        assert (each["stopped"], each["told"], each["left"]) == (None, [], 0)
+    assert ranks.text().count(sentence) == 1
+
+
+def test_ranks_go_on_when_attnd_has_gone(judging, tmp_path):
+    ranks = Ranks(tmp_path, "all hear", judging.directory, judging.directory)
+    try:
+        wait_until(lambda: judging.stats()["subscriptions"] >= 2, "ranks that hear alerts")
+        judging.stop()
+        ranks.sharpen.touch()
+    except BaseException:
+        ranks.kill()
+        raise
+    for each in ranks.ended():
+        assert (each["stopped"], each["left"]) == (None, 0)
+    judging.start()  # to be stopped cleanly
