@@ -387,7 +387,9 @@ def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any) -> Optio
         return Alerts(acts, publisher, address)
     _agreements += 1
     try:
-        ranks = _Ranks(publisher.job, default_store(), f"attnd/{publisher.run}/{_agreements}", rank, world)
+        store = default_store()
+        store = store.clone() if hasattr(store, "clone") else store  # else who waits at it, in a barrier, holds it
+        ranks = _Ranks(publisher.job, store, f"attnd/{publisher.run}/{_agreements}", rank, world)
     except Exception as error:
         log.warning("job %s: on_alert is not called: %d ranks cannot agree on a step (%s). Initialise torch.distributed "
                     "before attnd.watch", publisher.job, world, error)
