@@ -2,8 +2,9 @@
 """on_alert_rank: one rank of a training by DDP over gloo, as `python on_alert_rank.py KEY=VALUE...`, which attnd.watch has
 call a function with alerts. It is started by test_on_alert.py, and leaves what happened in a file of JSON.
 
-Its attention is even until the file `sharpen` is there, and looks at single keys from then on. A training whose rank
-has stopped alone does not end: the other one waits for it in backward.
+In `folder` the file `sharpen` makes its attention look at single keys, which is even before, and `end` ends it. After
+MORE_STEPS sharp steps it leaves `went-on` there. A training whose rank has stopped alone does not end: the other one
+waits for it in backward.
 """
 import json
 import os
@@ -16,7 +17,7 @@ import torch.distributed as dist
 import attnd
 import attnd.alerts
 
-MORE_STEPS = 400  # once attention is sharp; a few seconds
+MORE_STEPS = 100
 
 
 class Model(torch.nn.Module):
@@ -32,12 +33,14 @@ class Model(torch.nn.Module):
         return (torch.softmax(self.sharpness * q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).reshape(2, 8, 8)
 
 
-def pauses(seconds):
-    """As long as a larger model would take for a step."""
-    threading.Event().wait(seconds)
+def told_all(*paths):
+    """Which of these files rank 0 sees, on all ranks alike."""
+    there = torch.tensor([float(os.path.exists(path)) for path in paths])
+    dist.broadcast(there, 0)
+    return [bool(one) for one in there]
 
 
-def train(rank, world, sharpen, results, how, **options):
+def train(rank, folder, how, **options):
     model = Model()
     distributed = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -54,24 +57,26 @@ def train(rank, world, sharpen, results, how, **options):
     if how == "one is silent" and rank == 1:
         attnd.alerts._Ranks.look = lambda self, waiting: []
     attnd.alerts.GIVE_UP_S = 2.0 if how == "one is silent" else 60.0
-    stopped, left = None, MORE_STEPS
+    stopped, sharp_steps = None, 0
     try:
         with attnd.watch(model, "stops", every=1, samples=0, tier="raw", steps="manual", wait=20 if rank == 0 else 0, **options) as w:
-            while left:
-                sharp = torch.tensor(float(os.path.exists(sharpen)))
-                dist.all_reduce(sharp)
-                left -= bool(sharp)
+            while True:
+                sharp, ended = told_all(f"{folder}/sharpen", f"{folder}/end")
+                if ended:
+                    break
                 model.sharpness = 100.0 if sharp else 0.0
                 distributed(torch.randn(2, 8, 8)).sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 step += 1
-                pauses(0.005)
                 w.step()
+                sharp_steps += sharp
+                if sharp_steps == MORE_STEPS:
+                    open(f"{folder}/went-on", "w").close()
     except attnd.StopTraining as why:
         stopped = str(why)
-    with open(results, "w") as file:
-        json.dump({"stopped": stopped, "step": step, "told": told, "left": left,
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump({"stopped": stopped, "step": step, "told": told,
                    "threads": [thread.name for thread in threading.enumerate()]}, file)
 
 
@@ -79,7 +84,7 @@ def main(rank, world, store, **options):
     """Joins the others at a store over TCP."""
     rank, world = int(rank), int(world)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{store}", rank=rank, world_size=world)
-    train(rank, world, **options)
+    train(rank, **options)
     dist.destroy_process_group()
 
 

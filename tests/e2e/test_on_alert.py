@@ -16,6 +16,8 @@ from harness import PATIENCE_S, Attnd, free_ports, wait_until
 torch = pytest.importorskip("torch")
 
 import attnd as client  # noqa: E402
+import attnd.alerts  # noqa: E402
+import attnd.capture  # noqa: E402
 from on_alert_rank import Model  # noqa: E402
 
 WORKER = os.path.join(os.path.dirname(__file__), "on_alert_rank.py")
@@ -38,8 +40,8 @@ class Training:
     def __init__(self, daemon, **options):
         self.model = Model()
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1)
-        self.watch = client.watch(self.model, "alone", address=daemon.directory, every=1, samples=0, tier="raw", steps="manual",
-                                  wait=PATIENCE_S, **options)
+        self.watch = client.watch(self.model, "alone", address=daemon.directory, every=1, samples=0, tier="raw",
+                                  wait=PATIENCE_S, **{"steps": "manual", **options})
         self.within = False  # a step is under way
         if options.get("on_alert"):
             wait_until(lambda: daemon.stats()["subscriptions"], "somebody who hears alerts")
@@ -121,6 +123,56 @@ def test_training_goes_on_when_attnd_has_gone(judging):
         judging.start()  # to be stopped cleanly
 
 
+def test_an_alert_that_was_told_while_attnd_was_not_connected_to_is_heard(judging, monkeypatch):
+    monkeypatch.setattr(client.alerts, "ASK_EVERY_S", 1.0)
+    monkeypatch.setattr(client.alerts.Alerts, "_listen", lambda self, subscriber: None)
+    told, asked, ask = [], [], client.alerts.Alerts._ask
+    monkeypatch.setattr(client.alerts.Alerts, "_ask", lambda self: (ask(self), asked.append(self)))
+    training = Training(judging, on_alert=told.append)
+    with training.watch:
+        training.model.sharpness = 100.0
+        training.until(lambda: told, "the answer")
+        before = len(asked)
+        training.until(lambda: len(asked) > before + 1, "more questions")
+    assert [(alert["rule"], alert["state"]) for alert in told] == [("sharp", "firing")]
+
+
+def test_training_hears_alerts_of_an_attnd_that_came_back(judging):
+    training = Training(judging, on_alert=client.stop_on("critical"))
+    with training.watch, pytest.raises(client.StopTraining, match="^sharp: "):
+        judging.stop()
+        training.step()
+        judging.start()
+        wait_until(lambda: judging.stats()["subscriptions"], "somebody who hears alerts")
+        training.model.sharpness = 100.0
+        training.until(lambda: False, "the end")
+
+
+@pytest.mark.skipif(client.capture.register_optimizer_hook is None, reason="this torch says nothing of an optimizer's steps")
+def test_stop_training_comes_out_of_the_optimizers_step(judging):
+    training = Training(judging, on_alert=client.stop_on("critical"), steps="auto")
+    training.watch.step = lambda: None
+    with training.watch, pytest.raises(client.StopTraining):
+        training.model.sharpness = 100.0
+        training.until(lambda: False, "the end")
+    assert training.within
+
+
+def test_it_is_not_called_in_the_middle_of_a_step_and_says_so(judging, caplog):
+    told = []
+    training = Training(judging, on_alert=told.append, steps="auto")
+
+    def said():
+        training.model(torch.randn(2, 8, 8)).sum().backward()
+        return [record for record in caplog.records if "nobody says where a step ends" in record.getMessage()]
+
+    with training.watch, caplog.at_level(logging.WARNING, "attnd"):
+        training.model.sharpness = 100.0
+        assert len(wait_until(said, "a warning")) == 1 and not told
+        training.watch.step()
+    assert told
+
+
 @pytest.mark.parametrize("options, message", [
     ({"on_alert": 3}, "on_alert = 3: must be a function of an alert"),
     ({"on_alert": [print, "stop"]}, "on_alert = 'stop': must be a function"),
@@ -147,79 +199,71 @@ def test_what_is_severe_enough_and_begins_counts(severity, states, acts):
 
 
 class Ranks:
-    """Two ranks in processes of their own."""
+    """Two ranks in processes of their own, which train until `end`, or until they stop. A context manager."""
 
-    def __init__(self, tmp_path, how, *addresses):
-        self.sharpen = tmp_path / "sharpen"
-        self.results = [tmp_path / f"{rank}.json" for rank in range(2)]
-        self.said = [tmp_path / f"{rank}.stderr" for rank in range(2)]
+    def __init__(self, daemon, folder, how, *addresses):
+        self.daemon, self.folder = daemon, folder
+        self.said = [folder / f"{rank}.stderr" for rank in range(2)]
         store = free_ports(1)
         self.processes = [subprocess.Popen(
             [sys.executable, "-X", "faulthandler", WORKER, f"rank={rank}", "world=2", f"store={store}", f"how={how}",
-             f"sharpen={self.sharpen}", f"results={self.results[rank]}", f"address={addresses[rank]}"],
+             f"folder={folder}", f"address={(addresses or [daemon.directory] * 2)[rank]}"],
             stderr=self.said[rank].open("wb"), env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for rank in self.processes:
+            rank.kill()
+            rank.wait()
 
     def text(self):
         return "\n".join(each.read_text(errors="replace") for each in self.said)
 
+    def sharpen(self, hearing=2):
+        """Once so many ranks hear alerts."""
+        wait_until(lambda: self.daemon.stats()["subscriptions"] >= hearing, "ranks that hear alerts")
+        (self.folder / "sharpen").touch()
+
     def ended(self):
         """What each rank has left."""
-        try:
-            assert [rank.wait(4 * PATIENCE_S) for rank in self.processes] == [0, 0], self.text()
-        finally:
-            self.kill()
-        return [json.loads(each.read_text()) for each in self.results]
-
-    def kill(self):
-        for rank in self.processes:
-            rank.kill()
-            rank.wait()
+        assert [rank.wait(2 * PATIENCE_S) for rank in self.processes] == [0, 0], self.text()
+        return [json.loads((self.folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize("how", ["all hear", "one hears nothing", "one asks"])
 def test_ranks_stop_at_the_end_of_one_step(judging, tmp_path, how):
     with tempfile.TemporaryDirectory() as nobody:
-        ranks = Ranks(tmp_path, how, judging.directory, nobody if how == "one hears nothing" else judging.directory)
-        try:
-            hearing = 1 if how == "one hears nothing" else 2
-            wait_until(lambda: judging.stats()["subscriptions"] >= hearing, "ranks that hear alerts")
-            ranks.sharpen.touch()
-        except BaseException:
-            ranks.kill()
-            raise
-        first, second = ranks.ended()
-    assert first["step"] == second["step"] and first["left"], (first, second, ranks.text())
-    assert first["stopped"] == second["stopped"] and first["stopped"].startswith("sharp: ")
-    assert first["told"] == second["told"] and [rule for _, rule, _ in first["told"]] == ["sharp"]
-    assert all(is_main for *_, is_main in first["told"])
+        addresses = [judging.directory, nobody] if how == "one hears nothing" else []
+        with Ranks(judging, tmp_path, how, *addresses) as ranks:
+            ranks.sharpen(1 if addresses else 2)
+            first, second = ranks.ended()
+    assert (first["step"], first["stopped"], first["told"]) == (second["step"], second["stopped"], second["told"])
+    assert first["stopped"].startswith("sharp: ")
+    assert [(rule, is_main) for _, rule, is_main in first["told"]] == [("sharp", True)]
     assert "attnd-alerts" not in first["threads"] + second["threads"]
 
 
-@pytest.mark.parametrize("how, sentence", [
-    ("one watches", "not all of 2 ranks watch with it, and one must not act alone"),
-    ("one is silent", "on_alert is not called any more, since a rank has not been heard of; training goes on")])
-def test_ranks_that_cannot_agree_go_on_and_say_so(judging, tmp_path, how, sentence):
-    ranks = Ranks(tmp_path, how, judging.directory, judging.directory)
-    try:
-        wait_until(lambda: judging.stats()["subscriptions"] >= (1 if how == "one watches" else 2), "a rank that hears alerts")
-        ranks.sharpen.touch()
-    except BaseException:
-        ranks.kill()
-        raise
-    for each in ranks.ended():
-        assert (each["stopped"], each["told"], each["left"]) == (None, [], 0)
+@pytest.mark.parametrize("how, hearing, sentence", [
+    ("one watches", 1, "not all of 2 ranks watch with it, and one must not act alone"),
+    ("one is silent", 2, "on_alert is not called any more, since a rank has not been heard of; training goes on")])
+def test_ranks_that_cannot_agree_go_on_and_say_so(judging, tmp_path, how, hearing, sentence):
+    with Ranks(judging, tmp_path, how) as ranks:
+        ranks.sharpen(hearing)
+        wait_until(lambda: sentence in ranks.text() and (tmp_path / "went-on").exists(), "a warning, and more steps")
+        (tmp_path / "end").touch()
+        both = ranks.ended()
+    assert [(each["stopped"], each["told"]) for each in both] == [(None, [])] * 2
     assert ranks.text().count(sentence) == 1
 
 
 def test_ranks_go_on_when_attnd_has_gone(judging, tmp_path):
-    ranks = Ranks(tmp_path, "all hear", judging.directory, judging.directory)
-    try:
+    with Ranks(judging, tmp_path, "all hear") as ranks:
         wait_until(lambda: judging.stats()["subscriptions"] >= 2, "ranks that hear alerts")
         judging.stop()
-        ranks.sharpen.touch()
-    except BaseException:
-        ranks.kill()
-        raise
-    for each in ranks.ended():
-        assert (each["stopped"], each["left"]) == (None, 0)
+        (tmp_path / "sharpen").touch()
+        wait_until((tmp_path / "went-on").exists, "more steps")
+        (tmp_path / "end").touch()
+        assert [(each["stopped"], each["told"]) for each in ranks.ended()] == [(None, [])] * 2
     judging.start()  # to be stopped cleanly

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """alerts: functions of the training that are called with the alerts of its run, `attnd.watch(..., on_alert=f)`.
 
-A thread looks for alerts every LOOK_EVERY_S. The training's thread calls f between steps, with what has been heard by
-then, and never waits for attnd.
+A thread looks for alerts every LOOK_EVERY_S. Now and then it asks which ones fire, as one may have been told while attnd
+was not connected to. The training's thread calls f between steps, with what has been heard by then, and never waits for
+attnd.
 
 Several ranks act at the end of one step, or none of them does: a rank that stops alone leaves the others in a collective
 call. They agree through the store of torch.distributed, which has nothing to do with attnd: a rank that hears nothing
@@ -35,6 +36,9 @@ import weakref
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
+import zmq
+
+from .control import Control, ControlError
 from .publisher import Publisher
 from .subscriber import Subscriber
 
@@ -43,6 +47,8 @@ log = logging.getLogger("attnd")
 SEVERITIES = ("info", "warning", "critical")
 LOOK_EVERY_S = 0.5
 LOOK_AGAIN_S = 0.05  # while ranks agree
+ASK_EVERY_S = 20.0
+ANSWER_S = 0.5
 GIVE_UP_S = 30.0
 CLOSE_S = 2.0
 WAITING_MAX = 100  # alerts; further ones are not heard
@@ -119,8 +125,7 @@ def check_acts(given: Any, endpoint: Optional[str]) -> Tuple[Act, ...]:
 class Alerts:
     """Calls the functions with each alert of a run, an `alert` of PROTOCOL.md as a dict.
 
-    step_ends() and close() are the training thread's; nothing here raises but StopTraining. An alert that attnd tells
-    while it is not connected to is not heard.
+    step_ends() and close() are the training thread's; nothing here raises but StopTraining.
     """
 
     def __init__(self, acts: Sequence[Act], publisher: Publisher, address: Any, ranks: Optional[_Ranks] = None):
@@ -188,11 +193,14 @@ class Alerts:
             subscriber = Subscriber(topics=f"alert/{self._job}/", address=self._address)
         except ValueError:  # a bad address, which watch() has told; other ranks may have a better one
             pass
-        pause_s = 0.0
+        pause_s, ask_at = 0.0, time.monotonic() + ASK_EVERY_S
         while not self._closed.wait(pause_s):
             if subscriber is not None:
                 try:
                     self._listen(subscriber)
+                    if time.monotonic() >= ask_at:
+                        self._ask()
+                        ask_at = time.monotonic() + ASK_EVERY_S
                 except Exception:
                     log.warning("job %s: alerts are not heard any more; training goes on", self._job, exc_info=True)
                     subscriber.close()
@@ -208,24 +216,41 @@ class Alerts:
             alert = subscriber.next(0.0)
             if alert is None:
                 return
-            text = json.dumps({name: value for name, value in alert.items() if name not in ("snapshot", "topic")},
-                              sort_keys=True)
-            if alert.get("run") == self._run_id and text not in self._known:
-                self._learn(text)
-                self._waiting.append(json.loads(text))
+            self._hear({name: value for name, value in alert.items() if name not in ("snapshot", "topic")})
 
-    def _learn(self, text: str) -> None:
-        self._known[text] = None
+    def _ask(self) -> None:
+        try:
+            with Control(timeout=ANSWER_S, address=self._address) as control:
+                firing = control.alerts(self._job, self._run_id)["firing"]
+        except (OSError, ControlError, zmq.ZMQError):
+            return
+        for alert in firing[:WAITING_MAX - len(self._waiting)]:
+            self._hear(alert)
+
+    def _hear(self, alert: Alert) -> None:
+        if alert["run"] == self._run_id and _which(alert) not in self._known:
+            self._learn(alert)
+            self._waiting.append(json.loads(json.dumps(alert)))
+
+    def _learn(self, alert: Alert) -> None:
+        self._known[_which(alert)] = None
         if len(self._known) > KNOWN_MAX:
             del self._known[next(iter(self._known))]
 
     def _agree(self, ranks: _Ranks) -> bool:
         """One look at what other ranks say; whether an agreement is under way."""
-        for alert in ranks.look(list(self._waiting)):
-            self._learn(json.dumps(alert, sort_keys=True))
-            if alert in self._waiting:
-                self._waiting.remove(alert)
+        taken = ranks.look(list(self._waiting))
+        if taken:
+            for alert in taken:
+                self._learn(alert)
+            told = {_which(alert) for alert in taken}
+            self._waiting = deque(alert for alert in self._waiting if _which(alert) not in told)
         return ranks.is_agreeing
+
+
+def _which(alert: Alert) -> str:
+    """Tells it from other alerts of a run, whoever says it and however often."""
+    return json.dumps([alert.get(key) for key in ("rule", "state", "stack", "layer", "site", "head", "since")])
 
 
 class _Ranks:
