@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""attnd.watch(..., on_alert=f): a training that acts on what attnd finds, alone and in several ranks."""
+"""attnd.watch(..., on_alert=f): a training that acts on what attnd finds, alone and in several ranks.
+
+As `python test_on_alert.py KEY=VALUE...` it is one rank of a training by DDP over gloo. Its attention is even until in
+`folder` the file `sharpen` makes it look at single keys, and `end` ends it. After MORE_STEPS sharp steps it leaves
+`went-on` there. A training whose rank has stopped alone does not end: the other one waits for it in backward.
+"""
 import json
 import logging
 import os
@@ -15,15 +20,28 @@ from harness import PATIENCE_S, Attnd, free_ports, wait_until
 
 torch = pytest.importorskip("torch")
 
-import attnd as client  # noqa: E402
-import attnd.alerts  # noqa: E402
-import attnd.capture  # noqa: E402
-from on_alert_rank import Model  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 
-WORKER = os.path.join(os.path.dirname(__file__), "on_alert_rank.py")
+import attnd as client  # noqa: E402
+from attnd import alerts, capture  # noqa: E402
+
+MORE_STEPS = 100
 OTHERS = re.findall(r"^RULE\((\w+)", (pathlib.Path(__file__).parents[2] / "config" / "rules.def").read_text(), re.M)
 RULES = "".join(["rules:\n", *(f"  {name}: {{enabled: false}}\n" for name in OTHERS),
                  "  sharp: {metric: confidence, each: layer, above: 0.9, severity: critical}\n"])
+
+
+class Model(torch.nn.Module):
+    """Explicit attention over 8 positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharpness = 0.0
+        self.values = torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = (part.view(2, 8, 2, 4).transpose(1, 2) for part in (x, x, self.values(x)))
+        return (torch.softmax(self.sharpness * q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).reshape(2, 8, 8)
 
 
 @pytest.fixture
@@ -125,9 +143,9 @@ def test_training_goes_on_when_attnd_has_gone(judging):
 
 def test_an_alert_that_was_told_while_attnd_was_not_connected_to_is_heard(judging, monkeypatch):
     monkeypatch.setattr(client.alerts, "ASK_EVERY_S", 1.0)
-    monkeypatch.setattr(client.alerts.Alerts, "_listen", lambda self, subscriber: None)
-    told, asked, ask = [], [], client.alerts.Alerts._ask
-    monkeypatch.setattr(client.alerts.Alerts, "_ask", lambda self: (ask(self), asked.append(self)))
+    monkeypatch.setattr(alerts.Alerts, "_listen", lambda self, subscriber: None)
+    told, asked, ask = [], [], alerts.Alerts._ask
+    monkeypatch.setattr(alerts.Alerts, "_ask", lambda self: (ask(self), asked.append(self)))
     training = Training(judging, on_alert=told.append)
     with training.watch:
         training.model.sharpness = 100.0
@@ -148,7 +166,7 @@ def test_training_hears_alerts_of_an_attnd_that_came_back(judging):
         training.until(lambda: False, "the end")
 
 
-@pytest.mark.skipif(client.capture.register_optimizer_hook is None, reason="this torch says nothing of an optimizer's steps")
+@pytest.mark.skipif(capture.register_optimizer_hook is None, reason="this torch says nothing of an optimizer's steps")
 def test_stop_training_comes_out_of_the_optimizers_step(judging):
     training = Training(judging, on_alert=client.stop_on("critical"), steps="auto")
     training.watch.step = lambda: None
@@ -206,7 +224,7 @@ class Ranks:
         self.said = [folder / f"{rank}.stderr" for rank in range(2)]
         store = free_ports(1)
         self.processes = [subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", WORKER, f"rank={rank}", "world=2", f"store={store}", f"how={how}",
+            [sys.executable, "-X", "faulthandler", __file__, f"rank={rank}", "world=2", f"store={store}", f"how={how}",
              f"folder={folder}", f"address={(addresses or [daemon.directory] * 2)[rank]}"],
             stderr=self.said[rank].open("wb"), env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
 
@@ -267,3 +285,65 @@ def test_ranks_go_on_when_attnd_has_gone(judging, tmp_path):
         (tmp_path / "end").touch()
         assert [(each["stopped"], each["told"]) for each in ranks.ended()] == [(None, [])] * 2
     judging.start()  # to be stopped cleanly
+
+
+# ------------------------------------------------------------------------------------------- one rank
+
+def told_all(*paths):
+    """Which of these files rank 0 sees, on all ranks alike."""
+    there = torch.tensor([float(os.path.exists(path)) for path in paths])
+    dist.broadcast(there, 0)
+    return [bool(one) for one in there]
+
+
+def train(rank, folder, how, **options):
+    model = Model()
+    distributed = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    told, step = [], 0
+    stop = client.stop_on("critical")
+
+    def f(alert):
+        told.append([step, alert["rule"], threading.current_thread() is threading.main_thread()])
+        if how != "one asks" or rank == 1:
+            stop(alert)
+
+    if how != "one watches" or rank == 0:
+        options["on_alert"] = f
+    if how == "one is silent" and rank == 1:
+        alerts._Ranks.look = lambda self, waiting: []
+    alerts.GIVE_UP_S = 2.0 if how == "one is silent" else 60.0
+    stopped, sharp_steps = None, 0
+    try:
+        with client.watch(model, "stops", every=1, samples=0, tier="raw", steps="manual", wait=20 if rank == 0 else 0, **options) as w:
+            while True:
+                sharp, ended = told_all(f"{folder}/sharpen", f"{folder}/end")
+                if ended:
+                    break
+                model.sharpness = 100.0 if sharp else 0.0
+                distributed(torch.randn(2, 8, 8)).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                w.step()
+                sharp_steps += sharp
+                if sharp_steps == MORE_STEPS:
+                    open(f"{folder}/went-on", "w").close()
+    except client.StopTraining as why:
+        stopped = str(why)
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump({"stopped": stopped, "step": step, "told": told,
+                   "threads": [thread.name for thread in threading.enumerate()]}, file)
+
+
+def main(rank, world, store, **options):
+    """Joins the others at a store over TCP."""
+    rank, world = int(rank), int(world)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{store}", rank=rank, world_size=world)
+    train(rank, **options)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(**dict(argument.split("=", 1) for argument in sys.argv[1:]))

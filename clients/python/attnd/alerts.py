@@ -17,8 +17,10 @@ No rank passes its fence before it knows the step, so none is beyond it. Fences 
 so that nobody arrives at one early but where the thread of another rank does not get on. A rank of which nothing is
 heard for GIVE_UP_S has the round called off: whoever calls it off makes the count one that nobody can complete, so
 either all ranks learn of a step, or none. Then all of them go on, and no further round begins. A rank that is held at
-its fence waits for threads of others alone, never for their steps. One case is left: a rank has set its fence, and then
-the store answers the others but not that rank, for longer than it waits; it goes on when they act.
+its fence waits for threads of others alone, never for their steps.
+
+Two cases are left. A rank has set its fence, and then the store answers the others but not that rank, for longer than
+it waits: it goes on when they act. Ranks that do not take the same steps act at the same number of them.
 
 Decided against: an all_reduce at each step. It costs every step, on a GPU it waits for the device, and where ranks take
 unequal numbers of steps it meets another collective call and hangs, whether or not there is ever an alert. A step that
@@ -27,6 +29,7 @@ attnd names is unknown to a rank that attnd does not reach.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -38,6 +41,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 import zmq
 
+from .address import AddressError
 from .control import Control, ControlError
 from .publisher import Publisher
 from .subscriber import Subscriber
@@ -47,6 +51,7 @@ log = logging.getLogger("attnd")
 SEVERITIES = ("info", "warning", "critical")
 LOOK_EVERY_S = 0.5
 LOOK_AGAIN_S = 0.05  # while ranks agree
+MANY_RANKS = 256  # with more of them each looks more rarely, as all ask one store
 ASK_EVERY_S = 20.0
 ANSWER_S = 0.5
 GIVE_UP_S = 30.0
@@ -181,30 +186,32 @@ class Alerts:
 
     def close(self) -> None:
         """Calls nothing from now on. Waits 2 s at most; idempotent."""
+        if os.getpid() != self._pid:  # forked: there is no such thread, and its locks may be taken
+            return
         self._closed.set()
-        if os.getpid() == self._pid and threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S)
 
     # ------------------------------------------------------------------------------------ on its thread
 
     def _run(self) -> None:
-        subscriber = None
-        try:
-            subscriber = Subscriber(topics=f"alert/{self._job}/", address=self._address)
-        except ValueError:  # a bad address, which watch() has told; other ranks may have a better one
-            pass
-        pause_s, ask_at = 0.0, time.monotonic() + ASK_EVERY_S
-        while not self._closed.wait(pause_s):
-            if subscriber is not None:
-                try:
+        subscriber: Optional[Subscriber] = None
+        hears, pause_s, ask_at = True, 0.0, time.monotonic() + ASK_EVERY_S
+        many = 1.0 if self._ranks is None else max(1.0, self._ranks.world / MANY_RANKS)
+        while not self._closed.wait(pause_s * many):
+            try:
+                if hears and subscriber is None:
+                    subscriber = Subscriber(topics=f"alert/{self._job}/", address=self._address)
+                if hears and subscriber is not None:
                     self._listen(subscriber)
                     if time.monotonic() >= ask_at:
                         self._ask()
                         ask_at = time.monotonic() + ASK_EVERY_S
-                except Exception:
-                    log.warning("job %s: alerts are not heard any more; training goes on", self._job, exc_info=True)
-                    subscriber.close()
-                    subscriber = None
+            except AddressError:  # watch() has told that; other ranks may have a better one
+                hears = False
+            except Exception:
+                hears = False
+                log.warning("job %s: alerts are not heard any more; training goes on", self._job, exc_info=True)
             pause_s = LOOK_AGAIN_S if self._ranks is not None and self._agree(self._ranks) else LOOK_EVERY_S
         if self._ranks is not None:
             self._ranks.leave()
@@ -264,7 +271,7 @@ class _Ranks:
         self._job = job
         self._store = store
         self._key = key
-        self._rank, self._world = rank, world
+        self._rank, self.world = rank, world
         self._changed = threading.Condition()  # guards what is below
         self._ended = 0  # steps
         self._fence: Optional[int] = None  # while ranks agree, and until they act
@@ -279,7 +286,7 @@ class _Ranks:
         store.add(f"{key}/here", 1)
 
     def step_ends(self) -> Optional[Dict[str, Any]]:
-        """What all ranks do now: `alerts`, to be told, or `stop`, why; None: nothing."""
+        """Counts the step, and returns what all ranks do now: `alerts`, to be told, or `stop`, why; None: nothing."""
         with self._changed:
             self._ended += 1
             if self._fence is None:
@@ -327,13 +334,13 @@ class _Ranks:
                 self._agreed, self._fence = agreed, self._ended + 2 + 3 * (ended - before)
                 fence = self._fence
             self._put(f"{name}/fence/{self._rank}", fence)
-            if self._store.add(f"{name}/count", 1) == self._world:
-                self._put(f"{name}/step", max(int(self._get(f"{name}/fence/{rank}")) for rank in range(self._world)))
+            if self._store.add(f"{name}/count", 1) == self.world:
+                self._put(f"{name}/step", max(int(self._get(f"{name}/fence/{rank}")) for rank in range(self.world)))
         if self._has(f"{name}/step"):
             self._settle(self._get(f"{name}/step"))
         elif not self._are_here() or time.monotonic() > self._since + GIVE_UP_S:
             count = self._store.add(f"{name}/count", _CALLED_OFF)
-            if count % _CALLED_OFF < self._world:  # else the step is about to be there
+            if count % _CALLED_OFF < self.world:  # else the step is about to be there
                 self._put(f"{name}/step", _NEVER)
         return taken
 
@@ -346,7 +353,7 @@ class _Ranks:
             if not self._told:
                 self._told = True
                 log.warning("job %s: on_alert is not called: not all of %d ranks watch with it, and one must not act alone",
-                            self._job, self._world)
+                            self._job, self.world)
             return False
         if self._store.add(f"{name}/first", 1) != 1:
             return False
@@ -382,7 +389,7 @@ class _Ranks:
             self._changed.notify_all()
 
     def _are_here(self) -> bool:
-        return bool(self._store.add(f"{self._key}/here", 0) == self._world)
+        return bool(self._store.add(f"{self._key}/here", 0) == self.world)
 
     def _put(self, name: str, value: Any) -> None:
         self._store.set(name, str(value))
@@ -394,7 +401,7 @@ class _Ranks:
         return bool(check([f"{name}/there"]) if check is not None else self._store.add(f"{name}/there", 0) > 0)
 
     def _get(self, name: str) -> str:
-        """What was put there."""
+        """Reads it, which was put there."""
         return str(self._store.get(name).decode())
 
 
@@ -402,7 +409,7 @@ _agreements = 0  # by this process; every rank counts the same
 
 
 def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any) -> Optional[Alerts]:
-    """What calls these functions; None: there are none, or several ranks that cannot agree, which is told."""
+    """Makes what calls these functions; None: there are none, or several ranks that cannot agree, which is told."""
     global _agreements
     if not acts:
         return None
@@ -413,7 +420,8 @@ def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any) -> Optio
     _agreements += 1
     try:
         store = default_store()
-        store = store.clone() if hasattr(store, "clone") else store  # else who waits at it, in a barrier, holds it
+        with contextlib.suppress(Exception):  # torch before 2.8 has none: then a training that waits at the store holds it
+            store = store.clone()
         ranks = _Ranks(publisher.job, store, f"attnd/{publisher.run}/{_agreements}", rank, world)
     except Exception as error:
         log.warning("job %s: on_alert is not called: %d ranks cannot agree on a step (%s). Initialise torch.distributed "

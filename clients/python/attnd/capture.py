@@ -38,7 +38,7 @@ import torch
 from . import torch_state, wire
 from .accelerator import ROWS_MAX, Accelerator, computes
 from .address import NOBODY, AddressError
-from .alerts import Act, Alerts, alerts_for, check_acts
+from .alerts import Act, Alerts, StopTraining, alerts_for, check_acts
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
                     map_weights, parts, placements_of, precision_of, present_of, queries_of, tells_padding)
@@ -510,7 +510,15 @@ class Watch:
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
         if self._alerts is not None:
-            self._alerts.step_ends()
+            self._tell_alerts(self._alerts)
+
+    def _tell_alerts(self, alerts: Alerts) -> None:
+        try:
+            alerts.step_ends()
+        except StopTraining:
+            raise
+        except Exception:
+            self.failed("the training could not be told of alerts")
 
     def _advance(self, before_backward: bool = False) -> None:
         self._note_spent(self._step)
