@@ -19,14 +19,15 @@ import pytest
 from harness import PATIENCE_S, Attnd, free_ports, wait_until
 
 torch = pytest.importorskip("torch")
-
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "clients" / "python"))
 import torch.distributed as dist  # noqa: E402
 
 import attnd as client  # noqa: E402
 from attnd import alerts, capture  # noqa: E402
 
 MORE_STEPS = 100
-OTHERS = re.findall(r"^RULE\((\w+)", (pathlib.Path(__file__).parents[2] / "config" / "rules.def").read_text(), re.M)
+OTHERS = re.findall(r"^RULE\((\w+)", (ROOT / "config" / "rules.def").read_text(), re.M)
 RULES = "".join(["rules:\n", *(f"  {name}: {{enabled: false}}\n" for name in OTHERS),
                  "  sharp: {metric: confidence, each: layer, above: 0.9, severity: critical}\n"])
 
