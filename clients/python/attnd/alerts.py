@@ -380,10 +380,9 @@ class _Ranks:
 
     def leave(self) -> None:
         """This rank takes part no more: nobody begins a round, or waits for it in one."""
-        try:
-            self._store.add(f"{self._key}/here", -1)
-        except Exception:  # whoever has the store has ended
-            pass
+        if not self._over:  # else it is over for all, or the store has ended
+            with contextlib.suppress(Exception):
+                self._store.add(f"{self._key}/here", -1)
         with self._changed:
             self._over = self._over or self._step is None
             self._changed.notify_all()
