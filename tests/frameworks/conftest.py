@@ -34,6 +34,15 @@ def daemon(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def critical():
+    """A daemon that finds every attention critical, from the first step on; it must stop cleanly."""
+    rules = "rules: {seen: {metric: confidence, each: layer, above: 0, severity: critical}}\n"
+    started = Attnd("window.unit=step", "window.rank_grace=1s", config=rules)
+    yield started
+    started.close()
+
+
+@pytest.fixture
 def results(daemon):
     """What the daemon publishes from now on."""
     with Results(daemon) as opened:

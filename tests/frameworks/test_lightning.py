@@ -15,6 +15,7 @@ pytest.importorskip("lightning")
 import lightning.pytorch  # noqa: E402
 import pytorch_lightning  # noqa: E402
 
+import attnd  # noqa: E402
 from attnd.integrations.lightning import AttndCallback  # noqa: E402
 from conftest import logged  # noqa: E402
 
@@ -22,6 +23,7 @@ LAYERS, HEADS, WIDTH, TOKENS, VOCABULARY = 2, 4, 32, 16, 40
 SAMPLES, BATCH, ACCUMULATED = 16, 2, 2
 STEPS = SAMPLES // BATCH // ACCUMULATED  # of an epoch
 ALL_LAYERS = {("decoder", layer, "self") for layer in range(LAYERS)}
+MANY = 1000  # epochs, which nobody waits for
 BOTH = pytest.mark.parametrize("framework", [lightning.pytorch, pytorch_lightning], ids=lambda module: module.__name__)
 
 
@@ -242,3 +244,13 @@ def test_two_optimizers_stepped_by_hand_log_the_loss_as_it_is(framework, daemon,
     results.wait_ended()
     series, _ = logged(daemon, "tiny")
     assert list(series["loss"].values()) == pytest.approx(losses, rel=1e-6)
+
+
+@BOTH
+def test_an_alert_saves_a_checkpoint_and_stops_the_trainer(framework, critical, tmp_path):
+    acts = [attnd.checkpoint_on("critical"), attnd.stop_on("critical")]
+    fitted = trainer(framework, [attached(critical, endpoint=None, address=critical.directory, on_alert=acts)], tmp_path, epochs=MANY)
+    fitted.fit(module(framework), loader())
+    assert 0 < fitted.global_step < MANY * STEPS and fitted.should_stop
+    saved = torch.load(tmp_path / f"attnd-step-{fitted.global_step}.ckpt", weights_only=False)
+    assert saved["global_step"] == fitted.global_step

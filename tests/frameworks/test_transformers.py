@@ -12,6 +12,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # Trainer does not do without
 
+import attnd  # noqa: E402
 from attnd.integrations.transformers import AttndCallback  # noqa: E402
 from conftest import logged, wait_until  # noqa: E402
 
@@ -121,12 +122,61 @@ def test_what_the_trainer_logs_arrives_at_its_steps_with_its_settings(daemon, re
     run.train()
     results.wait_ended()
     series, settings = logged(daemon, "gpt-tiny")
-    for name in ("loss", "learning_rate", "grad_norm", "eval_loss"):
+    for name in ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_runtime", "train_loss"):
         assert series[name] == {log["step"]: log[name] for log in run.state.log_history if name in log}, name
     assert list(series["loss"]) == list(range(1, STEPS + 1)) and list(series["eval_loss"]) == [STEPS]
     assert settings.items() >= {"learning_rate": 1e-3, "warmup_steps": 2, "per_device_train_batch_size": BATCH,
                                 "gradient_accumulation_steps": ACCUMULATED, "precision": "fp32", "model_type": "gpt2",
                                 "lr_scheduler_type": "linear", "seed": 7, "note": "mine"}.items()
+
+
+def test_all_numbers_that_a_trainer_logs_arrive_under_their_names(daemon, results, tmp_path):
+    class Rewarded(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **more):
+            trained.log({"reward": 0.5 * state.global_step, "objective/kl": torch.tensor(2.0), "note": "mine", "done": True})
+
+    trained = trainer(tmp_path, attached(daemon), epochs=1, logging_steps=1)
+    trained.add_callback(Rewarded())
+    trained.train()
+    results.wait_ended()
+    series, _ = logged(daemon, "gpt-tiny")
+    steps = range(1, STEPS + 1)
+    assert series["reward"] == {step: 0.5 * step for step in steps}
+    assert series["objective/kl"] == {step: 2.0 for step in steps}
+    assert not {"note", "done", "epoch"} & set(series)
+
+
+MANY = 4000  # steps, which nobody waits for
+
+
+def watched(daemon, *acts):
+    return attached(daemon, endpoint=None, address=daemon.directory, on_alert=list(acts))
+
+
+def test_an_alert_saves_a_checkpoint_and_stops_the_trainer(critical, tmp_path):
+    trained = trainer(tmp_path, watched(critical, attnd.checkpoint_on("critical"), attnd.stop_on("critical")), max_steps=MANY)
+    trained.train()
+    step = trained.state.global_step
+    assert 0 < step < MANY
+    assert [each.name for each in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{step}"]
+
+
+def test_a_function_that_fails_stops_no_trainer_and_is_told_once(critical, tmp_path, caplog):
+    called = []
+
+    def fails(alert):
+        called.append(alert["rule"])
+        if len(called) > 1:
+            raise attnd.StopTraining("enough")
+        raise RuntimeError("the user's own mistake")
+
+    with caplog.at_level(logging.WARNING, "attnd"):
+        trained = trainer(tmp_path, watched(critical, fails), max_steps=MANY)
+        trained.train()
+    assert len(called) >= 2 and trained.state.global_step < MANY
+    said = [record.getMessage() for record in caplog.records if record.name == "attnd"]
+    assert [text.partition(": ")[2].partition(";")[0] for text in said] == [
+        "a function of on_alert failed", f"training stops after step {trained.state.global_step}: enough"]
 
 
 def test_a_failed_training_raises_the_users_own_error_and_the_context_ends_the_watch(daemon, results, tmp_path):
@@ -176,4 +226,5 @@ def test_mistakes_of_the_callback_are_told_before_the_training():
 
 
 def test_a_callback_can_be_sent_to_another_process():
-    assert pickle.loads(pickle.dumps(AttndCallback("gpt-tiny", every=5))).watch is None
+    acts = [attnd.checkpoint_on("critical"), attnd.stop_on("warning")]
+    assert pickle.loads(pickle.dumps(AttndCallback("gpt-tiny", every=5, on_alert=acts))).watch is None

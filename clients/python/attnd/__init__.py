@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:  # what type checkers see of the names below
     from . import bridge as bridge, device as device
+    from .alerts import StopTraining as StopTraining, checkpoint_on as checkpoint_on, stop_on as stop_on
     from .capture import Watch as Watch, watch as watch
     from .control import Control as Control, ControlError as ControlError
     from .frames import frame as frame
@@ -37,6 +38,9 @@ _HOME = {
     "ControlError": "control",
     "watch": "capture",
     "Watch": "capture",
+    "StopTraining": "alerts",
+    "stop_on": "alerts",
+    "checkpoint_on": "alerts",
     "publish_attention": "manual",
     "publish_qk": "manual",
     "publish_weights": "manual",

@@ -38,6 +38,7 @@ import torch
 from . import torch_state, wire
 from .accelerator import ROWS_MAX, Accelerator, computes
 from .address import NOBODY, AddressError
+from .alerts import Act, Alerts, StopTraining, alerts_for, check_acts
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
                     looker_for_padding, map_weights, parts, placements_of, precision_of, queries_of, tells_padding)
@@ -89,7 +90,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
           settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, compiled: Optional[str] = None,
-          **options: Any) -> "Watch":
+          on_alert: Union[None, Act, Sequence[Act]] = None, **options: Any) -> "Watch":
     """Captures and publishes the attention of `model` while it trains, until the result is closed.
 
     model        any torch.nn.Module, compiled, wrapped (DDP, FSDP) or neither
@@ -153,9 +154,13 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  stays compiled where watch() came before its first forward, by Inductor of torch 2.13 or later; see forms/look.py
     start        'auto': starts an attnd on this machine, for this user, where none answers (start.py). A failure is
                  told in a warning, and the training goes on without
+    on_alert     a function, or several, called with each alert of this run, as a dict like those of Subscriber: between
+                 steps, on the thread that ends them. StopTraining, which it may raise, reaches the training; any other
+                 exception is logged, once. With several ranks all of them call it at the end of one step, and all stop
+                 at one: all have to watch with it. See alerts.py, stop_on() and checkpoint_on()
 
     Returns a context manager with step(), log(), epoch_end(), probe(), stats() and close(). ValueError for bad arguments,
-    now; nothing is raised later.
+    now; nothing is raised later, but StopTraining by on_alert.
     """
     check_options(watch, options)
     check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
@@ -163,6 +168,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=NUMBER_MAX if rows == 0 else rows)
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     own_window = wire.check_window(window)
+    acts = check_acts(on_alert, endpoint)
     job = named_job(job)
     share = _share(tensor_parallel)
     patterns = {name: check_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
@@ -241,6 +247,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             if probe is not None:
                 made.follow_probe(probe, probe_every, endpoint, address)
             made.open()
+        made.follow_alerts(alerts_for(acts, publisher, address))
         opened.pop_all()
     return made
 
@@ -299,6 +306,7 @@ class Watch:
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
         self._projections: Optional[Projections] = None
+        self._alerts: Optional[Alerts] = None
         self._residual: Optional[Residual] = None
         self.sends_residual: Optional[Mapping[str, str]] = None  # and how projections are called
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
@@ -413,6 +421,8 @@ class Watch:
         remove_all(self._handles)
         if self._probe is not None:
             self._probe.close()
+        if self._alerts is not None:
+            self._alerts.close()
         _open[:] = [reference for reference in _open if reference() not in (self, None)]
         _kept_by(self._root, without=self)
         if self._starter is not None:
@@ -459,6 +469,12 @@ class Watch:
         """Adds the residual stream to what is captured; called once, by watch(). `names`: of projections."""
         self._residual, self.sends_residual = residual, names
 
+    def follow_alerts(self, alerts: Optional[Alerts]) -> None:
+        """Tells the training of alerts; called once, by watch()."""
+        self._alerts = alerts
+        if alerts is not None:
+            weakref.finalize(self, alerts.close).atexit = False
+
     def follow_projections(self, projections: Projections) -> None:
         """Publishes projection matrices; called once, by watch()."""
         self._projections = projections
@@ -480,6 +496,8 @@ class Watch:
                         "step() of what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance(before_backward=True)
+            if self._alerts is not None:
+                self._alerts.step_is_unknown()
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
 
@@ -491,6 +509,16 @@ class Watch:
             self._forwards = 0
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
+        if self._alerts is not None:
+            self._tell_alerts(self._alerts)
+
+    def _tell_alerts(self, alerts: Alerts) -> None:
+        try:
+            alerts.step_ends()
+        except StopTraining:
+            raise
+        except Exception:
+            self.failed("the training could not be told of alerts")
 
     def _advance(self, before_backward: bool = False) -> None:
         self._note_spent(self._step)

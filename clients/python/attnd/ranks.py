@@ -52,6 +52,14 @@ def _env_int(name: str, default: int) -> int:
         return default
 
 
+def default_store() -> Any:
+    """The store of torch.distributed, which all its ranks reach. LookupError when that is not initialised."""
+    distributed = _distributed()
+    if distributed is None:
+        raise LookupError("torch.distributed is not initialised")
+    return distributed.distributed_c10d._get_default_store()
+
+
 _RUN_KEY = "attnd/run"
 _runs_shared = 0  # by this process; every rank counts the same
 
@@ -78,10 +86,7 @@ def shared_run(rank: int, world: int) -> Optional[bytes]:
 
 def _run_from_store(rank: int) -> bytes:
     from datetime import timedelta
-    distributed = _distributed()
-    if distributed is None:
-        raise LookupError("torch.distributed is not initialised")
-    store, key = distributed.distributed_c10d._get_default_store(), f"{_RUN_KEY}/{_runs_shared}"
+    store, key = default_store(), f"{_RUN_KEY}/{_runs_shared}"
     if rank == 0:
         store.set(key, os.urandom(wire.RUN_BYTES).hex())
     store.wait([key], timedelta(seconds=RUN_WAIT_S))

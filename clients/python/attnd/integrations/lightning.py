@@ -7,10 +7,14 @@ The LightningModule is watched. Steps are `trainer.global_step` (optimizer steps
 gradients), epochs `trainer.current_epoch`; both go on where a checkpoint left off. Validation is not captured:
 Lightning runs it in eval mode. Every `log_every_n_steps` the metrics that are losses by their name, else what
 training_step returned, and the learning rate are reported.
+
+`on_alert=attnd.stop_on("critical")` has the trainer stop after the batch, `attnd.checkpoint_on("critical")` has it save
+`attnd-step-N.ckpt` in its `default_root_dir`.
 """
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 import attnd
@@ -92,7 +96,9 @@ class AttndCallback(Callback):
         self._logged = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._session.reached(trainer.global_step)
+        self._session.reached(
+            trainer.global_step, stop=lambda: setattr(trainer, "should_stop", True),
+            save=lambda: trainer.save_checkpoint(os.path.join(trainer.default_root_dir, f"attnd-step-{trainer.global_step}.ckpt")))
         every = trainer.log_every_n_steps
         if trainer.is_global_zero and every and trainer.global_step // every > self._logged // every:
             self._session.log(lambda: _training(trainer, pl_module, outputs), trainer.global_step)

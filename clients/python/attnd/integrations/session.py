@@ -11,8 +11,9 @@ from typing import Any, Callable, Dict, Mapping, Optional
 
 import attnd
 
-from ..publisher import named_job
+from ..alerts import Alert, CheckpointOn, StopTraining
 from ..induction import NoInduction
+from ..publisher import named_job
 
 log = logging.getLogger("attnd")
 
@@ -32,6 +33,8 @@ class Session:
         self._job = named_job(job)
         self._options = options
         self._warned = False
+        self._save: Optional[Callable[[], object]] = None  # has the trainer save a checkpoint, now
+        self._stop: Optional[Callable[[], object]] = None  # has it stop
         for name in _OURS:
             if name in options:
                 raise TypeError(f"{name}: the callback takes it from the trainer")
@@ -49,21 +52,42 @@ class Session:
 
     def _open(self, model: Any, step: int, epoch: int, known: Dict[str, Any], found: Dict[str, Any]) -> None:
         settings = {**known, **(self._options.get("settings") or {})}
-        options = {**found, **self._options, "settings": settings, "steps": "manual", "first_step": step, "first_epoch": epoch}
+        options = {**found, **self._options, "settings": settings, "steps": "manual", "first_step": step, "first_epoch": epoch,
+                   "on_alert": self._acts()}
         try:
             self.watch = attnd.watch(model, self._job, **options)
         except NoInduction as refused:
             log.warning("job %s: %s; everything else is watched", self._job, refused)
             self.watch = attnd.watch(model, self._job, **{**options, "probe": None})
 
-    def reached(self, step: int) -> None:
-        """So many optimizer steps are done, those before a checkpoint included."""
+    def reached(self, step: int, save: Optional[Callable[[], object]] = None,
+                stop: Optional[Callable[[], object]] = None) -> None:
+        """So many optimizer steps are done, those before a checkpoint included. `save` has the trainer save a checkpoint,
+        and `stop` has it end the training: functions of on_alert may ask for that."""
+        self._save, self._stop = save, stop
         self._try("a step could not be counted", lambda: self._count(step))
 
     def _count(self, step: int) -> None:
         if self.watch is not None:
             for _ in range(step - self.watch.current_step):
-                self.watch.step()
+                try:
+                    self.watch.step()
+                except StopTraining as why:
+                    log.warning("job %s: training stops after step %d: %s", self._job, step, why)
+                    if self._stop is not None:
+                        self._stop()
+
+    def _acts(self) -> Any:
+        """on_alert as it was given; checkpoints that nobody else saves are the trainer's."""
+        given = self._options.get("on_alert")
+        acts = list(given) if isinstance(given, (tuple, list)) else [given]
+        return given if given is None else [
+            CheckpointOn(act.severity, self._checkpoint) if isinstance(act, CheckpointOn) and act.save is None else act for act in acts]
+
+    def _checkpoint(self, alert: Alert) -> None:
+        log.warning("job %s: a checkpoint is saved: %s: %s", self._job, alert["rule"], alert["message"])
+        if self._save is not None:
+            self._save()
 
     def log(self, values: Callable[[], Mapping[str, Any]], step: int) -> None:
         """Reports what `values` gives, at so many optimizer steps."""
@@ -96,4 +120,4 @@ class Session:
 
     def __getstate__(self) -> Dict[str, Any]:
         """Copied or sent to another process a session is one that has not begun: sockets cannot go along."""
-        return {**self.__dict__, "watch": None}
+        return {**self.__dict__, "watch": None, "_save": None, "_stop": None}

@@ -4,8 +4,11 @@
     trainer = transformers.Trainer(model, arguments, callbacks=[AttndCallback(job="gpt-small")], ...)
 
 Steps are `state.global_step` (optimizer steps, whatever the accumulation of gradients); both steps and epochs go on
-where a checkpoint left off. Evaluation is not captured: Trainer runs it in eval mode. The loss, the learning rate, the
-norm of the gradient and the loss of evaluations are reported when Trainer logs them (`logging_steps`).
+where a checkpoint left off. Evaluation is not captured: Trainer runs it in eval mode. All numbers that Trainer logs are
+reported (`logging_steps`): the loss, the learning rate, those of evaluations, rewards, your own.
+
+`on_alert=attnd.stop_on("critical")` has Trainer stop after the step, `attnd.checkpoint_on("critical")` has it save a
+checkpoint.
 
 Trainer tells nobody when a training fails. The watch then ends with the process, with the next training, or here:
 
@@ -14,7 +17,7 @@ Trainer tells nobody when a training fails. The watch then ends with the process
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from transformers import TrainerCallback
 
@@ -26,9 +29,14 @@ from .session import Session
 _ROUNDING = 1e-6
 
 
-_LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss")
 _SETTINGS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
              "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
+
+
+def _numbers(logs: Mapping[str, Any]) -> Dict[str, Any]:
+    """The numbers among what Trainer logs, without the epoch, which is a position."""
+    return {name: value for name, value in logs.items() if name != "epoch" and not isinstance(value, (bool, str))
+            and (isinstance(value, (int, float)) or getattr(value, "shape", None) == ())}
 
 
 def _settings(args: Any, model: Any) -> Dict[str, Any]:
@@ -70,12 +78,12 @@ class AttndCallback(TrainerCallback):
                             rank=args.process_index, world=args.world_size, settings=lambda: _settings(args, model))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._session.reached(state.global_step)
+        self._session.reached(state.global_step, save=lambda: setattr(control, "should_save", True),
+                              stop=lambda: setattr(control, "should_training_stop", True))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
-            self._session.log(lambda: {name: logs[name] for name in _LOGGED if name in (logs or {})},
-                              state.global_step)
+            self._session.log(lambda: _numbers(logs or {}), state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.epoch_end()
