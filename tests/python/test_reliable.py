@@ -160,17 +160,18 @@ def test_states_and_events_go_by_the_lane_and_tensors_do_not(daemons, publishers
     assert stats["sent"] == 5 and stats["unacknowledged"] == 0 and identity_holds(stats)
 
 
-def test_a_hello_with_windows_is_before_everything_on_both_lanes(daemons, publishers):
+@pytest.mark.parametrize("key, tell, value", [
+    ("own_window", "tell_window", {"unit": "step", "length": 200}), ("own_every", "tell_every", 3)])
+def test_a_hello_by_which_a_run_is_cut_is_before_everything_on_both_lanes(daemons, publishers, key, tell, value):
     daemon, publisher = daemons(), publishers()
     daemon.attach(publisher)
-    publisher.tell_window({"unit": "step", "length": 200})
+    getattr(publisher, tell)(value)
     publisher.hello([])
     publisher.publish_attention(uniform(), **AT)
     publish_states(publisher, 1)
-    assert [(header["type"], header.get("own_window")) for _, header, _ in daemon.wait_taken(2)] == [
-        ("event", {"unit": "step", "length": 200}), ("state", None)]
+    assert [(header["type"], header.get(key)) for _, header, _ in daemon.wait_taken(2)] == [("event", value), ("state", None)]
     first, second = daemon.ingested(), daemon.ingested()
-    assert (first["event"], first["own_window"], second["type"]) == ("hello", {"unit": "step", "length": 200}, "attention")
+    assert (first["event"], first[key], second["type"]) == ("hello", value, "attention")
     daemon.wait(lambda: publisher.stats()["queued"] == 0, "all are acknowledged")
     stats = publisher.stats()
     assert stats["sent"] == 3 and identity_holds(stats)

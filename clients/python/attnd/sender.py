@@ -669,8 +669,9 @@ class Sender:
             return False
         by_lane = may_keep and self._uses_lane(message.topic, message.kind) and not (
             self._reliable.is_probe and message.kind not in ("state", "event") and not self._lane.has_room(message.nbytes))
-        # The first message of a run says its windows, whichever lane it is on: a hello that has them goes by both.
-        if by_lane and "own_window" in message.keys and not self._send(message, False, may_keep=False):
+        # The first message of a run says by what it is cut into windows, whichever lane it is on: that hello goes by both.
+        if by_lane and not message.keys.keys().isdisjoint(("own_window", "own_every")) \
+                and not self._send(message, False, may_keep=False):
             return False
         seqs, drops = (self._lane_seq, self._lane_dropped) if by_lane else (self._seq, self._dropped)
         with self._changed:

@@ -821,10 +821,10 @@ class _Mode(TorchFunctionMode):
 
     def leave(self) -> bool:
         """Leaves the stack of modes; False: another one is on top, or it handles a call, and it stays."""
-        is_on_top = _top_mode() is self
-        if is_on_top:
-            self.__exit__(None, None, None)
-        return is_on_top
+        if _top_mode() is not self:
+            return False
+        self.__exit__(None, None, None)
+        return True
 
 
 def _logits(args: Any, kwargs: Any) -> Any:
