@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", minversion="2.10")
 varlen = pytest.importorskip("torch.nn.attention.varlen")
 F = torch.nn.functional
 from session import Session, assert_right, expected_of, tier_options, tiers_of, train  # noqa: E402
-from attnd.forms import mods  # noqa: E402
+from attnd.forms import look, mods  # noqa: E402
 from expected import Attended  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
@@ -165,6 +165,88 @@ def test_flex_attention_in_compiled_layers_is_captured_and_nothing_is_compiled_a
     expected = {(step, layer): attended for step in range(2)
                 for layer, attended in flexible.reference(case, flexible.inputs(step)).items()}
     assert_right(f"flex-{name}, compiled", session.summaries(), expected, (case.tier,))
+
+
+@torch.no_grad()
+def test_flex_attention_of_other_lengths_is_captured_by_the_code_that_torch_compiles_for_all(stepwise):
+    lengths = (64, 96, 128, 64)
+    inputs = [torch.randn(2, length, flexible.WIDTH, generator=flexible.generator(step)) for step, length in enumerate(lengths)]
+    masks = [{"block_mask": flexible.flex.create_block_mask(flexible.causal, None, None, n, n, device="cpu", BLOCK_SIZE=32)}
+             for n in lengths]
+    with Session(stepwise) as session:
+        model = flexible.made(flex_attention)
+        watch = session.watch(model, steps="manual", evaluation=True)
+        compiled = torch.compile(model)
+        for x, options in zip(inputs, masks):
+            compiled(x, options)
+            watch.step()
+        assert watch._spy.is_looking
+    expected = {}
+    for step, (x, length) in enumerate(zip(inputs, lengths)):
+        case = flexible.Case(dict, triangle(length), causal=True)
+        expected.update({(step, layer): attended for layer, attended in flexible.reference(case, x).items()})
+    assert_right("flex, other lengths", session.summaries(), expected)
+
+
+class Mixer(torch.nn.Module):
+    """Says nothing of attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = torch.nn.Linear(flexible.WIDTH, 3 * flexible.WIDTH)
+
+    def forward(self, x):
+        q, k, v = (one.unflatten(-1, (4, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+        return x + F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+
+class Windowed(Mixer):
+    """Is given how far it looks back, which torch takes for a number that changes from the second value on."""
+
+    def forward(self, x, left):
+        starts = torch.arange(0, (len(x) + 1) * x.shape[1], x.shape[1], dtype=torch.int32)
+        q, k, v = (one.flatten(0, 1).unflatten(-1, (4, -1)) for one in self.qkv(x).chunk(3, -1))
+        out = varlen.varlen_attn(q, k, v, starts, starts, x.shape[1], x.shape[1], window_size=(left, 0))
+        return x + out.flatten(1).unflatten(0, x.shape[:2])
+
+
+def test_a_number_that_torch_does_not_fix_makes_captured_steps_run_eagerly(stepwise, caplog):
+    with Session(stepwise) as session, caplog.at_level("INFO", "attnd"):
+        model = Windowed()
+        session.watch(model)
+        compiled, optimizer = torch.compile(model), torch.optim.SGD(model.parameters(), lr=0.01)
+        for step in range(4):
+            compiled(flexible.inputs(step), 4 + step).square().mean().backward()
+            optimizer.step()
+    assert "captured steps run eagerly" in caplog.text
+    assert {step for step, _ in session.summaries()} >= {0, 2, 3}
+
+
+def test_layers_like_one_that_shows_itself_in_compiled_code_are_not_lost(stepwise):
+    """One of three is compiled; the other two are seen from the next capture on, when all run eagerly."""
+    with Session(stepwise) as session:
+        model = torch.nn.Sequential(*(Mixer() for _ in range(3)))
+        session.watch(model)
+        model[1].compile()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for step in range(3):
+            model(flexible.inputs(step)).square().mean().backward()
+            optimizer.step()
+    assert {(step, layer[1]) for step, layer in session.summaries()} >= {(2, n) for n in range(3)}
+
+
+def test_what_is_compiled_of_a_model_that_nobody_watches_has_no_operator(stepwise):
+    with Session(stepwise) as session:
+        watched, alone = torch.nn.Sequential(Mixer()), torch.nn.Sequential(Mixer())
+        session.watch(watched)
+        count = len(look._sites)
+        torch.compile(alone)(flexible.inputs())
+        assert len(look._sites) == count
+        torch.compile(watched)(flexible.inputs()).sum().backward()
+        assert len(look._sites) == count + 1
+    torch._dynamo.reset()
+    torch.compile(watched)(flexible.inputs())
+    assert len(look._sites) == count + 1
 
 
 LONG, DOCUMENT, BLOCK = 65_536, 512, 128

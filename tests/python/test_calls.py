@@ -80,7 +80,7 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
 
 def adds_up_to_the_same(state, message, layer):
     """The moments and counts of a state are those of the rows that a message tells."""
-    numbers, _, microbatch, heads, _ = state
+    numbers, _, microbatch, heads, _, _ = state
     rows, sound, query = rows_of(message, layer)
     valid = np.broadcast_to(query[:, None], sound.shape)
     assert (numbers.sound == sound.sum((0, 2))).all() and (numbers.invalid == (valid & ~sound).sum((0, 2))).all()
@@ -112,10 +112,11 @@ def about(message):
 
 def says_the_same(state, message, layer):
     """The rows of a state are those that a message tells."""
-    measured, _, microbatch, heads, causal = state
+    measured, _, microbatch, heads, causal, queries = state
     expected, _, query = rows_of(message, layer)
     assert (measured.valid == query).all() and measured.keys == weights_of(message).shape[3]
     assert causal == message[0].get("causal", False) and (microbatch, heads) == about(message)
+    assert queries >= measured.valid.shape[-1]
     assert ("importance" in measured.values) <= (heads.total == weights_of(message).shape[1])
     needed = {name for name, values in expected.items() if np.isfinite(values).any()}
     assert needed - set(measured.rows) <= {"induction", "duplicate_token"}

@@ -228,7 +228,10 @@ def check(seen, q, k, allowed, plan=EVERYTHING, layer=("decoder", 0, "self"), **
     part = slice(0, plan.samples or len(q)), slice(None), plan.row_slice(0, q.shape[2], True)
     allowed = np.broadcast_to(allowed, (len(q), 1, q.shape[2], k.shape[2]))
     expected = truth(q, k, allowed, **more)[part]
-    assert (visible(message).any(-1) == allowed[part][:, 0].any(-1)).all()
+    counted = visible(message).any(-1)
+    if "q_len" in message[0]:
+        counted &= np.arange(counted.shape[1]) < np.array(message[0]["q_len"])[:, None]
+    assert (counted == allowed[part][:, 0].any(-1)).all()
     sees = allowed[part].any(-1)[..., None]
     np.testing.assert_allclose(weights_of(message) * sees, expected, atol=3e-6)
 
@@ -301,6 +304,32 @@ def test_packed_sequences_are_documents(form, begin, keys_begin):
     layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
     check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(begin, keys_begin, *band_of(FORMS[form])),
           layer=layer)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_queries_and_keys_may_be_packed_in_other_ways_of_one_length(form):
+    if FORMS[form].get("causal"):
+        pytest.skip("such causal calls are refused on the sender thread")
+    keys_begin = [0, 4, 6, 9]
+    q, k = random(9, H, D), random(9, H, D, seed=1)
+    starts = [torch.tensor(x, dtype=torch.int32) for x in (BEGIN, keys_begin)]
+    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts, 5, 6, **FORMS[form])
+    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(BEGIN, keys_begin, *band_of(FORMS[form])),
+          layer=("decoder", 0, "cross"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("slopes", [None, random(H).abs()], ids=["plain", "slopes"])
+@pytest.mark.parametrize("plan", [EVERYTHING, Plan(rows=4)], ids=["all", "part"])
+def test_what_stands_behind_the_last_sequence_is_padding(form, slopes, plan):
+    q, begin = random(12, H, D), torch.tensor([*BEGIN, BEGIN[-1]], dtype=torch.int32)
+    seen = seen_of(flash_attn_varlen_func, q, q, q, begin, begin, 5, 6, alibi_slopes=slopes, **FORMS[form])
+    allowed = np.zeros((12, 12), bool)
+    allowed[:9, :9] = packed(BEGIN, BEGIN, *band_of(FORMS[form]))
+    bias = np.zeros((1, H, 12, 12))
+    for a, b in zip(BEGIN, BEGIN[1:]):
+        bias[0, :, a:b, a:b] = 0 if slopes is None else alibi(slopes, b - a, b - a)[0]
+    check(seen, q.transpose(0, 1)[None], q.transpose(0, 1)[None], allowed, plan, bias=bias)
 
 
 def test_packed_sequences_in_one_tensor():
@@ -401,6 +430,21 @@ def test_what_is_not_understood_is_said_with_the_path_and_runs():
                    block_table=torch.zeros(1, 1, dtype=torch.int32)) == "calls flash_attn with block_table"
     q = random(B, 5, H, D)
     assert said_of(flash_attn_3_func, q, q, q, qv=q) == "calls flash_attn with qv"
+
+
+def test_a_module_is_looked_at_again_after_a_call_that_was_not_understood():
+    def kernel(attention_chunk):
+        def call(q):
+            return flash_attn_3_func(q, q, q, attention_chunk=attention_chunk())
+        return call
+
+    chunks, q, watcher = iter((0, 2, 0)), random(B, 5, H, D), Watcher()
+    spy = Spy(Calls(kernel(lambda: next(chunks))), watcher)
+    spy.install()
+    for _ in range(3):
+        spy.root(q)
+    spy.remove()
+    assert len(watcher.seen) == 2 and watcher.unread == [("attn", "calls flash_attn with attention_chunk")]
 
 
 @pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="this torch has no fp8")
@@ -511,6 +555,21 @@ def test_a_mode_of_the_model_around_a_kernel_is_its_own():
     before = 0
     assert torch.equal(result, within(q)) and modes() == 0
     assert [path for path, _ in watcher.seen] == ["attn"] * 2 and not watcher.failures
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_len_torch_function_stack"), reason="modes of torch 1.13 are no stack")
+def test_a_mode_that_hooks_of_the_model_put_around_its_forward_leaves_none_of_ours():
+    device, q, watcher = torch.device("cpu"), random(B, 5, H, D), Watcher()
+    model = Calls(flash_attn_func)
+    model.register_forward_pre_hook(lambda module, args: device.__enter__() and None)
+    model.register_forward_hook(lambda module, args, output: device.__exit__(None, None, None))
+    for _ in range(3):
+        spy = Spy(model, watcher)
+        spy.install()
+        model(q, q, q)
+        spy.remove()
+        assert modes() == 0
+    assert len(watcher.seen) == 3
 
 
 def test_an_exception_of_a_kernel_is_that_of_the_model():

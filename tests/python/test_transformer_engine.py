@@ -157,6 +157,14 @@ def test_a_causal_mask_begins_at_the_first_or_ends_at_the_last_key(kind, aligned
     check(seen_of(attn, *args), q, k, band(4, T, -1, 0, aligned), CROSS)
 
 
+@pytest.mark.parametrize("kind, window", [("no_mask", None), ("padding", (-1, 0)), ("arbitrary", None)])
+def test_a_module_that_was_made_causal_may_be_called_as_one_that_is_not(kind, window):
+    """It was made with the window (-1, 0), as the package sets it then."""
+    args, q, k = given("bshd")
+    seen = seen_of(DotProductAttention("bshd", "causal", (-1, 0)), *args, attn_mask_type=kind, window_size=window)
+    check(seen, q, k, band(T, T))
+
+
 def test_what_the_call_says_is_meant_and_megatron_says_it():
     args, q, k = given("sbhd")
     check(seen_of(DotProductAttention("bshd", "no_mask"), *args, qkv_format="sbhd", attn_mask_type="causal", window_size=(2, 0)),
@@ -227,6 +235,16 @@ def test_packed_sequences_are_documents(kind, window, is_cross, behind):
           packed(LENGTHS, key_lengths, starts, key_starts, *window, aligned), CROSS if is_cross else SELF)
 
 
+def test_only_the_queries_may_say_where_they_are_apart():
+    starts, told = np.cumsum([0, *(n + 2 for n in LENGTHS)]), cumulated(LENGTHS)
+    q, k = random(int(starts[-1]), H, D), random(int(told[-1]), HKV, D, seed=1)
+    attn = DotProductAttention("thd", "padding", attention_type="cross")
+    seen = seen_of(attn, q, k, k, cu_seqlens_q=told, cu_seqlens_kv=told, cu_seqlens_q_padded=torch.from_numpy(starts).int(),
+                   cu_seqlens_kv_padded=None)
+    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None],
+          packed(LENGTHS, LENGTHS, starts, told.tolist(), -1, -1, "last"), CROSS)
+
+
 def test_queries_keys_and_values_may_come_in_one_tensor_or_two():
     q = random(B, T, H, D)
     attn = DotProductAttention("bshd", "causal")
@@ -257,10 +275,11 @@ class Group:
     ({}, {"core_attention_bias_type": "pre_scale_bias", "core_attention_bias": torch.ones(1)}, "with a bias (pre_scale_bias)"),
     ({}, {"core_attention_bias_type": "alibi"}, "with a bias (alibi)"),
     ({"attention_type": "cross"}, {"attn_mask_type": "padding_causal_bottom_right"}, "with the mask padding_causal_bottom_right"),
+    ({}, {"qkv_format": "thd"}, "and not where they begin"),
     ({}, {"attn_mask_type": "arbitrary", "attention_mask": torch.zeros(1, 1, T, T, dtype=torch.bool), "window_size": (3, 1)},
      "with a mask (arbitrary) and a window")])
 def test_what_is_not_understood_is_said_by_name(made, told, why):
-    args, _, _ = given("bshd")
+    args = [one[0] if "qkv_format" in told else one for one in given("bshd")[0]]
     watcher = watched(DotProductAttention("bshd", "causal", **made), *args, **told)
     (path, said), = watcher.unread
     assert path == "attn" and why in said and watcher.seen == []

@@ -353,9 +353,11 @@ def _meaning(asked: OfQueries) -> Optional[Known]:
         return None
     rows = torch.arange(queries, device=device) if asked.rows is None else asked.rows.there
     if asked.mask is None:
-        found = Known(torch.ones(1, len(rows), dtype=torch.bool, device=device),
-                      torch.full((1,), min(keys, asked.first + queries), device=device),
-                      torch.full((), asked.causal, device=device), torch.full((1,), keys, device=device))
+        count = torch.full((1,), keys, device=device)
+        if asked.present is not None and not asked.cross:  # what stands behind the last sequence is no key, either
+            count = asked.present.sum(1)
+        found = Known(torch.ones(1, len(rows), dtype=torch.bool, device=device), count.clamp(max=asked.first + queries),
+                      torch.full((), asked.causal, device=device), count)
     else:
         found = known(_allowed(asked.mask, keys, asked.causal, asked.window, rows, asked.first), asked.first + rows,
                       asked.first + queries, keys, asked.cross, asked.shared)

@@ -252,8 +252,9 @@ def unreadable(seen: Seen) -> Optional[str]:
     """Why nothing of the call can be copied, for people; None: it can."""
     tensors_of = (seen.q, seen.k) if isinstance(seen, Queries) else (seen.weights, seen.logits)
     strange = next((one.dtype for one in tensors_of if one.dtype not in DTYPE_NAMES), None)
+    scales = ", whose scales are elsewhere" if "float8" in str(strange) else ""
     return next(filter(None, map(why_unreadable, tensors_of)),
-                None if strange is None else f"computes with {str(strange).partition('.')[2]}, whose scales are elsewhere")
+                None if strange is None else f"computes with {str(strange).partition('.')[2]}{scales}")
 
 
 def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
@@ -293,10 +294,10 @@ def tells_padding(seen: Seen) -> bool:
     return int(tensor.shape[2]) == keys > 0
 
 
-def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Callable[[], Optional[Present]]:
+def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Optional[Callable[[], Optional[Present]]]:
     """Finds which positions of a self-attention are no padding, of the first so many samples (0: of all), by its mask; None
-    when it has none, or a function of more than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too. It holds the mask
-    until then, and neither queries nor keys."""
+    when it has none. What finds them holds the mask until then, and neither queries nor keys; it finds none by a function of
+    more than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
     batch, queries = queries_of(seen)
     batch = min(batch, samples) if samples else batch
     part = (slice(0, batch), slice(None), slice(None))
@@ -309,6 +310,8 @@ def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Cal
                         valid_of(visible[:, None], False, 0) if on_device else None)
         return lambda: found
     given, late = seen.mask, seen.late_mask
+    if given is None and late is None:
+        return None
     form = _Form(1.0, seen.causal, seen.window, seen.softcap, seen.offset)
 
     def look() -> Optional[Present]:
@@ -461,6 +464,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
         before = before if banded else 0
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
+        if documents is not None:
+            present = documents >= 0
         if seen.documents is not None and seen.documents[0] is not seen.documents[1]:
             differ = HostCopy((seen.documents[0] != seen.documents[1]).any())
         whole = some is None and heads.stop - heads.start == rows.heads_total
@@ -595,7 +600,7 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
         plain = _said_plainly(parts, form, rows, documents, layer)
         visibility = plain or _described(_visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0],
                                          form, rows, layer)
-        ids = None if plain is None or documents is None else np.broadcast_to(documents[1], (batch, keys))
+        ids = None if plain is None or documents is None else np.broadcast_to(np.maximum(documents[1], 0), (batch, keys))
         if context.state is not None:
             return _state_of_queries(parts, form, rows, context, layer, visibility, documents=ids)
         frames = tensors.Frames()
@@ -648,7 +653,7 @@ _Documents = Optional[Tuple[np.ndarray, np.ndarray]]  # of queries [1, Tq] and o
 
 
 def _read_documents(documents: Optional[Tuple[HostCopy, HostCopy]], causal: bool) -> _Documents:
-    """The numbers, None when all are one document. ValueError when queries and keys are of other lengths, and
+    """The numbers, -1 for what is of none; None when all are one document. ValueError when queries and keys are of other lengths, and
     causal: then each document would have an offset of its own."""
     if documents is None:
         return None
@@ -665,7 +670,7 @@ def _same(documents: _Documents, query: np.ndarray) -> np.ndarray:
     if documents is None:
         return np.ones((1, 1, 1, 1), dtype=bool)
     own = documents[0][:, query]
-    return np.asarray(own[:, None, :, None] == documents[1][:, None, None, :])
+    return np.asarray((own[:, None, :, None] == documents[1][:, None, None, :]) & (own >= 0)[:, None, :, None])
 
 
 def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Documents,
@@ -685,6 +690,10 @@ def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents
     if documents is not None and not (layer[2] == "self" and offset == rows.first
                                          and np.array_equal(documents[0], documents[1])):
         return None
+    if documents is not None and (documents[1] < 0).any():  # behind the last one is padding
+        length = (documents[1] >= 0).sum(axis=1).astype(np.int32)
+        rows_in = np.clip(-((rows.first - length) // rows.stride), 0, parts.q.shape[2]).astype(np.int32)
+        return Visibility(form.causal, form.window, offset, rows_in, length)
     return Visibility(form.causal, form.window, offset)
 
 

@@ -51,7 +51,7 @@ from .induction import InductionInputs
 from .judge import Judge
 from .labels import Labels, Texts, check_labels
 from .layers import guess_layer, name_layers
-from .padding import DecoderPadding, Present
+from .padding import DecoderPadding
 from .paths import call_name, clean_path
 from .plan import NUMBER_MAX, TIERS, Plan
 from .probe import Probe, run_quietly
@@ -197,8 +197,6 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     if compiled not in (None, "eager"):
         raise ValueError(f"compiled = {compiled!r}: must be 'eager' or left out")
     looks = compiled is None and not (gradients or residual)
-    if looks:
-        look.prepare()
     if wait is None:
         wait = 2.0 if start is None else 10.0
     own = publisher is None
@@ -311,6 +309,9 @@ class Watch:
         self.sends_residual: Optional[Mapping[str, str]] = None  # and how projections are called
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge, looks)
+        self._looks = looks
+        if looks:
+            look.prepare(root)
         self.cost = Cost()
         self._accelerator = Accelerator(publisher.job, self.cost)
         self._told_cost = False
@@ -416,6 +417,8 @@ class Watch:
         self._guarded(self._tell_evaluated)
         self._closed = True
         self._disarm()
+        if self._looks:
+            look.retire(self._root)
         if self._gradients is not None:
             self._gradients.settle(None)
         remove_all(self._handles)
@@ -762,16 +765,11 @@ class Watch:
             return
         if self._names.layers and not any(plan.takes_layer(cross) for cross in self._names.crosses):
             return
-        finds = looker_for_padding(seen, plan.samples, plan.tier != "raw" and self.publisher.takes_states and computes(device_of(seen)))
-
-        def look() -> Optional[Present]:
-            try:
-                return finds()
-            except Exception:
-                self.failed("which queries of cross-attention are padding could not be read")
-                return None
-
-        self._padding.tell(queries_of(seen), look)
+        try:
+            self._padding.tell(queries_of(seen), lambda: looker_for_padding(
+                seen, plan.samples, plan.tier != "raw" and self.publisher.takes_states and computes(device_of(seen))))
+        except Exception:
+            self.failed("which queries of cross-attention are padding could not be read")
 
     @property
     def wants_values(self) -> bool:

@@ -10,12 +10,12 @@ these is what the decoder's own self-attention was given, earlier in the same fo
                are called without a mask of the decoder's padding. Then nothing is sent: that a token number stands for
                padding is a guess
 
-The first such self-attention of a forward counts. On the training thread its mask is copied when the first
-cross-attention follows, once for all of them; the sender thread works out what it says.
+The first such self-attention of a forward counts, and its mask alone is kept. The training thread copies it when the
+first cross-attention follows, once for all of them; the sender thread works out what it says.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import numpy as np
 
@@ -40,25 +40,29 @@ class Present:
         return np.asarray(self._found[:, positions])
 
 
+Look = Callable[[], Optional[Present]]
+
+
 class DecoderPadding:
     """The padding that the forward that runs has told so far."""
 
     def __init__(self) -> None:
-        self._told: Dict[Tuple[int, int], List[Callable[[], Optional[Present]]]] = {}  # by samples and positions
+        self._told: Dict[Tuple[int, int], Union[Look, Optional[Present]]] = {}  # by samples and positions
 
-    def tell(self, size: Tuple[int, int], look: Callable[[], Optional[Present]]) -> None:
-        """A self-attention of the decoder was computed over so many samples and positions. `look` is called when a
-        cross-attention of this forward asks."""
-        self._told.setdefault(size, []).append(look)
+    def tell(self, size: Tuple[int, int], prepare: Callable[[], Optional[Look]]) -> None:
+        """A self-attention of the decoder was computed over so many samples and positions. `prepare` gives what finds its
+        padding when a cross-attention of this forward asks; None: it has no mask."""
+        if size not in self._told:
+            look = prepare()
+            if look is not None:
+                self._told[size] = look
 
     def of(self, size: Tuple[int, int]) -> Optional[Present]:
         """That of a cross-attention with so many samples and queries; None: it is not known."""
-        for look in self._told.pop(size, ()):
-            found = look()
-            if found is not None:
-                self._told[size] = [lambda: found]
-                return found
-        return None
+        told = self._told.get(size)
+        if callable(told):
+            told = self._told[size] = told()
+        return told
 
     def forget(self) -> None:
         """The forward is done."""

@@ -138,6 +138,7 @@ class Spy:
         self._calls: Dict[str, int] = {}
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
+        self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
         self._written: Set[str] = set()  # calls whose weights the model writes to before they meet the values
         self._altered = False  # the model wrote to weights before they were known to be such
         self._trains = True  # what this forward computes is trained with
@@ -238,7 +239,9 @@ class Spy:
         if self._shown is not None:
             self._shown = None
             self._entered = {self._paths[id(module)]: module for module in self.root.modules() if id(module) in self._paths}
-            unseen = self._unseen()
+            attending = {type(self._entered[path]) for path in self._calls if path in self._entered}
+            unseen = self._unseen() or [path for path, module in self._entered.items()
+                                        if type(module) in attending and path not in self._unread.union(self._calls)]
             if unseen:
                 self._may_look = False
                 log.info("%s (%s) shows nothing in compiled code: captured steps run eagerly from now on", unseen[0],
@@ -265,6 +268,7 @@ class Spy:
         self._take_away()
         if self._stack:
             self._finish()
+        lookout_here().sweep()
 
     def _take_away(self) -> None:
         for handle in self._handles:
@@ -332,7 +336,7 @@ class Spy:
             self._cannot_read(self.current_path, why)
 
     def _cannot_read(self, path: str, why: str) -> None:
-        self._told.add(path)
+        self._unread.add(path)
         self.watcher.cannot_read(path, why)
 
     @property
@@ -459,7 +463,7 @@ class Spy:
     @property
     def was_told(self) -> bool:
         """Whether any module publishes by hand, was said to be passed over, or is captured from the next forward on."""
-        return bool(self._told) or self._altered
+        return bool(self._told or self._unread) or self._altered
 
     @property
     def records(self) -> bool:
@@ -478,7 +482,7 @@ class Spy:
 
     def _unseen(self) -> List[str]:
         """Modules that were run and look like attention, with none seen or told in or below them."""
-        known = self._told.union(self._calls)
+        known = self._told.union(self._unread, self._calls)
         return [path for path, module in sorted(self._entered.items(), key=lambda entry: entry[0])
                 if path not in known and SAYS_ATTENTION.search(type(module).__name__)
                 and any(True for _ in module.parameters())
@@ -497,6 +501,7 @@ class Lookout:
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
         self._mode: Optional[_Mode] = None
+        self._stuck: List[_Mode] = []  # shut ones that were not on top when they were to leave
         self._paused: List[Any] = []
 
     def add(self, spy: Spy) -> None:
@@ -529,13 +534,22 @@ class Lookout:
         """Puts the mode there, or takes it away. One that is not on top, as while it handles a call, is shut meanwhile: what is
         put on top of modes of the model would be taken for these when they end."""
         wanted = bool(self.spies) and not self._paused
+        self.sweep()
         if self._mode is not None:
             self._mode.is_open = wanted
-            if not wanted and (self._mode.leave() or not self.spies):
+            if not wanted and self._mode.leave():
+                self._mode = None
+            elif not self.spies:
+                self._stuck.append(self._mode)
                 self._mode = None
         elif wanted:
             self._mode = _Mode(self)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def sweep(self) -> None:
+        """Takes away modes that could not leave, if they can now."""
+        while self._stuck and self._stuck[-1].leave():
+            self._stuck.pop()
 
     def look(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Calls a torch function as the model did, and tells what it did."""

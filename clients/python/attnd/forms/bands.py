@@ -37,8 +37,9 @@ def queries_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: Optiona
     seen = Queries(q, k, None, causal, scale, window, softcap, offset, v=v)
     plain = (causal or band.left == band.right) and band.slopes is None and band.lengths is None
     if band.starts is not None:
-        same = queries == keys  # the sender thread checks it, which nobody waits for
-        plain = plain and (same or band.left is band.right is None)
+        same = queries == keys  # the sender thread checks a causal call, which nobody waits for
+        alike = same and (causal or band.starts[0] is band.starts[1])
+        plain = plain and (alike or band.left is band.right is None)
         seen = seen._replace(documents=numbers_of(band.starts, queries, keys), offset=offset if same else 0)
     if plain:
         return seen
@@ -48,15 +49,17 @@ def queries_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: Optiona
 
 
 def numbers_of(starts: Pair, queries: int, keys: int) -> Pair:
-    """([1, Tq], [1, Tk]): the numbers of the sequences that queries and keys are of; one tensor where they begin alike."""
+    """([1, Tq], [1, Tk]): the numbers of the sequences that queries and keys are of, -1 behind the last one; one tensor where
+    they begin alike."""
     of_queries = _numbers(starts[0], queries)[None]
     return of_queries, of_queries if starts[0] is starts[1] and queries == keys else _numbers(starts[1], keys)[None]
 
 
 def _numbers(begin: torch.Tensor, length: int) -> torch.Tensor:
-    """[T]: the number of the sequence that each position is of."""
+    """[T]: the number of the sequence that each position is of; -1: of none."""
     positions = torch.arange(length, device=begin.device, dtype=begin.dtype)
-    return torch.searchsorted(begin[1:].contiguous(), positions, right=True)
+    numbers = torch.searchsorted(begin[1:].contiguous(), positions, right=True)
+    return numbers.masked_fill(numbers == len(begin) - 1, -1)
 
 
 def _mask(band: Band, at: mods.Where, queries: int) -> torch.Tensor:
@@ -68,14 +71,13 @@ def _mask(band: Band, at: mods.Where, queries: int) -> torch.Tensor:
         position = at.queries + (0 if band.aligned == "first" else keys - queries)
     else:
         begin, keys_begin = (start.long() for start in band.starts)
-        own = _numbers(begin, queries)[at.queries].clamp(max=len(begin) - 2)
-        of_keys = _numbers(keys_begin, keys)
-        allowed &= own[:, None] == of_keys[None]
+        own, of_keys = _numbers(begin, queries)[at.queries], _numbers(keys_begin, keys)
+        allowed &= (own[:, None] == of_keys[None]) & (of_keys >= 0)[None]  # -1 is the last one as an index, and sees nothing
         edges = (begin[:-1], keys_begin[:-1]) if band.aligned == "first" else (begin[1:], keys_begin[1:])
         if band.lengths is not None:
             ends = begin[:-1] + band.lengths[0], keys_begin[:-1] + band.lengths[1]
             edges = edges if band.aligned == "first" else ends
-            allowed &= (at.queries < ends[0][own])[:, None] & (at.keys < ends[1][of_keys.clamp(max=len(begin) - 2)])[None]
+            allowed &= (at.queries < ends[0][own])[:, None] & (at.keys < ends[1][of_keys])[None]
         position = at.queries - edges[0][own] + edges[1][own]
     ahead = at.keys[None] - position[:, None]
     if band.right is not None:

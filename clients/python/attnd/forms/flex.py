@@ -30,8 +30,8 @@ log = logging.getLogger("attnd")
 MODULE = "torch.nn.attention.flex_attention"
 LOGITS_BYTES = 16 << 20  # of one call: what may run eagerly although the model is compiled
 _NAMES = ("query", "key", "value", "score_mod", "block_mask", "scale")
-# Arguments of the operator in graphs that torch compiles. Its block_mask is a tuple: two lengths, the blocks of keys by query
-# block and their inverse, the two sizes of a block, mask_mod.
+# Arguments of the operator in graphs that torch compiles. Its block_mask is a tuple: two lengths (left out here), the blocks of
+# keys by query block and their inverse, the two sizes of a block, mask_mod.
 OPERATOR_ARGUMENTS = ("query", "key", "value", "score_mod", "block_mask", "scale", "kernel_options", "of_score_mod", "of_mask_mod")
 
 
@@ -117,7 +117,7 @@ def of_operator(given: Mapping[str, Any]) -> Queries:
     """The meaning of the operator. Its functions take the tensors that they enclose as arguments."""
     module, blocks = sys.modules[MODULE], given["block_mask"]
     score_mod, mask_mod = _closed(given["score_mod"], given["of_score_mod"]), _closed(blocks[-1], given["of_mask_mod"])
-    block_mask = module.BlockMask.from_kv_blocks(*blocks[2:6], BLOCK_SIZE=blocks[-3:-1], mask_mod=mask_mod,
+    block_mask = module.BlockMask.from_kv_blocks(*blocks[:4], BLOCK_SIZE=blocks[-3:-1], mask_mod=mask_mod, compute_q_blocks=False,
                                                  seq_lengths=(given["query"].shape[2], given["key"].shape[2]))
     return _queries({**given, "score_mod": score_mod, "block_mask": block_mask}, True, None)
 

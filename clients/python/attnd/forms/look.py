@@ -93,19 +93,24 @@ _onlookers: List[Onlooker] = []
 _sites: List[Site] = []
 _modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within, and those that attend there
 _without: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled, and nothing in it has one
+_blind: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled, and an attention in it could have none
+_watched: "weakref.WeakKeyDictionary[torch.nn.Module, int]" = weakref.WeakKeyDictionary()  # models, and by how many watches
 _outer: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()  # what torch.compile made of a module
 _state: Dict[str, Any] = {"library": None, "keys": None, "has_effect": False, "failed": False, "told": False}
 _CALLS = ("_call_impl", "_wrapped_call_impl")  # of Module
 _UNREAD = ("dropout_p", "enable_gqa", "max_q", "max_k", "num_splits", "kernel_options")
 
 
-def prepare() -> None:
-    """From now on what Inductor compiles has these operators, if this torch can have them. It is not imported for that."""
+def prepare(root: torch.nn.Module) -> None:
+    """From now on what Inductor compiles of this model has these operators, if this torch can have them. It is not imported for
+    that."""
+    _watched[root] = _watched.get(root, 0) + 1
     if _state["library"] is not None or _state["failed"] or not _is_supported():
         return
     try:
         # Compiled code calls operators with nearly all keys of the dispatcher excluded; vmap, which mods.py needs, has one.
-        _state["keys"] = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            _state["keys"] = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
         _state["library"] = _library()
     except Exception:
         _fail()
@@ -114,6 +119,13 @@ def prepare() -> None:
         place_pass()
     else:
         sys.meta_path.insert(0, _AfterImport())
+
+
+def retire(root: torch.nn.Module) -> None:
+    """Undoes prepare() for what is compiled from now on."""
+    _watched[root] = _watched.get(root, 0) - 1
+    if _watched[root] <= 0:
+        del _watched[root]
 
 
 def is_prepared() -> bool:
@@ -130,10 +142,10 @@ def sees(module: torch.nn.Module) -> bool:
 
 
 def shows_nothing(root: torch.nn.Module) -> bool:
-    """Whether parts of the model are compiled in whose code nothing is that could have an operator: its attention is computed by
-    other means, or elsewhere."""
+    """Whether parts of the model are compiled in whose code an attention has no operator, or nothing is that could have one: its
+    attention is computed by other means, or elsewhere."""
     modules = set(root.modules())
-    return not modules.isdisjoint(_without) and modules.isdisjoint(_modules)
+    return not modules.isdisjoint(_blind) or (not modules.isdisjoint(_without) and modules.isdisjoint(_modules))
 
 
 def _is_by_inductor(compiled: Any) -> bool:
@@ -292,9 +304,11 @@ def _is_whole() -> bool:
 def _put(graph: Any, is_run_by_python: bool, autocasts: List[Any]) -> None:
     """Puts an operator before each attention of a graph, and of what it checkpoints. Other functions that take graphs, such as
     torch.cond, have no place for an effect in them. `autocasts`: of the graph around this one."""
-    module = next(running_modules(), None)
-    if module is not None and module not in _modules:
-        _without.add(module)
+    running = list(running_modules())
+    if not _is_watched(running):
+        return
+    if running and running[0] not in _modules:
+        _without.add(running[0])
     autocasts = list(autocasts)
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -308,20 +322,30 @@ def _put(graph: Any, is_run_by_python: bool, autocasts: List[Any]) -> None:
             body = getattr(graph.owning_module, str(node.args[0].target))
             _put(body.graph, is_run_by_python, autocasts)
             body.recompile()
-        elif str(node.target).replace(".default", "") not in _FORMS:
+        form = _FORMS.get(str(node.target).replace(".default", ""))
+        if form is None or form.is_alone(node):
             continue
-        elif is_run_by_python:
-            _put_before(graph, node, autocasts)
+        if is_run_by_python:
+            if not _put_before(graph, node, form, autocasts) and running:
+                _blind.add(running[0])
+                log.info("an attention in the compiled code of %s cannot be shown: captured steps run eagerly", type(running[0]).__name__)
         elif not _state["told"]:
             _state["told"] = True
             log.warning("compiled code that is replayed as a CUDA graph (mode=\"reduce-overhead\"), or that C++ runs, shows none of its "
                         "attentions: captured steps run it eagerly")
 
 
-def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
+def _is_watched(running: Sequence[torch.nn.Module]) -> bool:
+    """Whether one of these is a part of a model that is watched, or has it as a part."""
+    return any(one in set(root.modules()) or root in set(one.modules()) for root in list(_watched) for one in running)
+
+
+def _put_before(graph: Any, node: Any, form: _Form, autocasts: List[Any]) -> bool:
+    """False: it could not be."""
     from torch._subclasses.fake_tensor import FakeTensor
-    form = _FORMS[str(node.target).replace(".default", "")]
     given = {**dict(zip(form.arguments, node.args)), **node.kwargs}
+    if "block_mask" in given:
+        given["block_mask"] = given["block_mask"][2:]  # without the lengths, which may change
     scale = given.pop("scale", None)
     tensors: List[Any] = []
     strange: List[Any] = []
@@ -340,16 +364,16 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
         return _Tensor(tensors.index(one))
 
     kept = {name: torch.fx.map_arg(value, stands_for) for name, value in given.items() if name not in _UNREAD}
-    if strange or form.is_alone(node):
-        return  # a DTensor has no rule for the operator, nor has a nested tensor
+    if strange:
+        return False  # a number that changes; a DTensor has no rule for the operator, nor has a nested tensor
     stack = list((node.meta.get("nn_module_stack") or {}).items())
-    outer, module = (int(entry[0].partition("@")[0]) for entry in (stack[0], stack[-1])) if stack else (0, 0)
-    if stack and not stack[0][1][0].startswith("L['self']") and all(id(one) != outer for one in running_modules()):
-        return  # a function is compiled that is given modules, others each time
+    if stack and not _is_of_running(stack[0]):
+        return False  # a function is compiled that is given modules, others each time
+    module = int(stack[-1][0].partition("@")[0]) if stack else 0
     compiled, owner, path = next(((above, one, path) for above in running_modules() for path, one in above.named_modules()
                                   if id(one) == (module or id(above))), (None, None, ""))
     if compiled is None or owner is None:
-        return
+        return False
     lowered = _lowered_by(autocasts, tensors[0].meta["example_value"].device.type)
     site = Site(len(_sites), path, torch.is_grad_enabled(), lowered, kept, form.read)
     _sites.append(site)
@@ -357,6 +381,19 @@ def _put_before(graph: Any, node: Any, autocasts: List[Any]) -> None:
     _without.discard(compiled)
     with graph.inserting_before(node):
         graph.call_function(torch.ops.attnd.look.default, (site.number, tensors, scale))
+    return True
+
+
+def _is_of_running(entry: Any) -> bool:
+    """Whether the outermost module of a node's stack is one that runs, or is found in one by the first parameter of its forward."""
+    number, (source, _) = entry
+    root = re.match(r"L\['(\w+)'\]", source)
+    for one in running_modules():
+        code = getattr(getattr(one.forward, "__func__", one.forward), "__code__", None)
+        first = code.co_varnames[0] if code is not None and code.co_argcount else "self"
+        if id(one) == int(number.partition("@")[0]) or (root is not None and root[1] in ("self", first)):
+            return True
+    return False
 
 
 def _lowered_by(autocasts: List[Any], device: str) -> Optional[torch.dtype]:

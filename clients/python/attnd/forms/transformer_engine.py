@@ -78,16 +78,22 @@ def _scale(module: Any) -> Optional[float]:
 
 def _band(given: Mapping[str, Any], module: Any, kind: str, layout: str) -> Band:
     left, right = given.get("window_size") or getattr(module, "window_size", None) or (-1, -1)
-    right = 0 if "causal" in kind else right
+    if "causal" in kind:
+        right = 0
+    elif (left, right) == (-1, 0):  # of a module that was made causal, and is called as one that is not
+        right = -1
     own = given.get("bottom_right_diagonal")
     own = getattr(module, "bottom_right_diagonal", None) if own is None else own
     at_last = "bottom_right" in kind or ("causal" not in kind and own is not False)
     starts, lengths = None, None
     if layout == "thd":
-        starts = given["cu_seqlens_q"], given["cu_seqlens_kv"]
-        if given.get("cu_seqlens_q_padded") is not None:
-            lengths = starts[0].diff(), starts[1].diff()
-            starts = given["cu_seqlens_q_padded"], given.get("cu_seqlens_kv_padded", given["cu_seqlens_q_padded"])
+        starts = given.get("cu_seqlens_q"), given.get("cu_seqlens_kv")
+        if starts[0] is None or starts[1] is None:
+            raise NotCaptured("calls TransformerEngine with packed sequences, and not where they begin")
+        padded = given.get("cu_seqlens_q_padded"), given.get("cu_seqlens_kv_padded")
+        apart = [begin if one is None else one for one, begin in zip(padded, starts)]
+        if any(one is not begin for one, begin in zip(apart, starts)):
+            starts, lengths = (apart[0], apart[1]), (starts[0].diff(), starts[1].diff())
     elif "padding" in kind and at_last and module.attention_type == "cross" and (left, right) != (-1, -1):
         raise NotCaptured(f"calls TransformerEngine with the mask {kind} between sequences of other lengths")
     return Band(None if left < 0 else int(left), None if right < 0 else int(right), starts, "last" if at_last else "first",
