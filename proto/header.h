@@ -167,7 +167,7 @@ static inline uint64_t header_last_position(const struct header *header)
 }
 
 /* About how many rows the `rows` of a message of type attention or qk are of: with a stride each
- * stands for so many. At most 2^40, so that no number of messages makes a sum wrap. */
+ * stands for so many. At most 2^40. */
 static inline uint64_t header_rows_of(const struct header *header, uint64_t rows)
 {
     const uint64_t most = UINT64_C(1) << 40;

@@ -297,6 +297,13 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
     return code || !newest ? code : add_newest(state, message, measured);
 }
 
+/* Any message may claim to have come from very many rows: the sum stays readable. */
+static void add_rows_of(struct layer_state *state, uint64_t rows)
+{
+    uint64_t room = LAYER_STATE_ROWS_MOST - state->rows_of;
+    state->rows_of += rows < room ? rows : room;
+}
+
 int layer_state_add(struct layer_state *state, const struct message *message,
                     const struct measured *measured)
 {
@@ -310,7 +317,7 @@ int layer_state_add(struct layer_state *state, const struct message *message,
     if (!code) {
         state->messages++;
         state->rows += measured->rows;
-        state->rows_of += header_rows_of(&message->header, measured->rows);
+        add_rows_of(state, header_rows_of(&message->header, measured->rows));
         state->invalid_rows += measured->invalid_rows;
         if (measured->row_sum_error <= STAT_VALUE_MOST) {
             state->row_sum_error = fmax(state->row_sum_error, measured->row_sum_error);
@@ -358,7 +365,7 @@ static void merge_newest(struct layer_state *into, const struct layer_state *fro
 static void merge_counts(struct layer_state *into, const struct layer_state *from)
 {
     into->rows += from->rows;
-    into->rows_of += from->rows_of;
+    add_rows_of(into, from->rows_of);
     into->invalid_rows += from->invalid_rows;
     into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error);
     into->messages += from->messages;

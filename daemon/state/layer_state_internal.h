@@ -8,6 +8,8 @@
 /* The packed state: its version, and how many numbers its lists have. */
 #define LAYER_STATE_VERSION 2
 enum { LAYER_POSITION_NUMBERS = 4, LAYER_SHAPE_NUMBERS = 4 };
+/* No count in it is larger: a double has them all. */
+#define LAYER_STATE_ROWS_MOST (UINT64_C(1) << 53)
 
 /* Slots of a head: a metric's is its number. Metrics of matrices have none: they are of the newest
  * message alone, whose spectra are in state->weights, be they new or from the history. */

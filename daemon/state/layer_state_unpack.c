@@ -14,7 +14,6 @@
 #include <string.h>
 
 #define HEADS_MAX 65536 /* as limits.heads */
-#define ROWS_MOST (UINT64_C(1) << 53)
 
 /* The values of a state without details: a head has at most its numbers, a pattern, invalid rows
  * and a position of five; there are less than 400 besides. The rest is for names of other versions.
@@ -186,20 +185,20 @@ static int get_row_sum_error(struct layer_state *state, const msgpack_object *ma
 
 static int get_counts(struct layer_state *state, const msgpack_object *map, uint32_t version)
 {
-    int code = stored_u64(map, "rows", ROWS_MOST, &state->rows);
+    int code = stored_u64(map, "rows", LAYER_STATE_ROWS_MOST, &state->rows);
     state->rows_of = state->rows;
     if (!code && mpk_find(map, "rows_of")) { /* a sample, from a client that says so */
-        code = stored_u64(map, "rows_of", ROWS_MOST, &state->rows_of);
+        code = stored_u64(map, "rows_of", LAYER_STATE_ROWS_MOST, &state->rows_of);
         code = code || state->rows_of >= state->rows ? code : ERR_STORE_FORMAT;
     }
     if (!code) {
-        code = stored_u64(map, "invalid_rows", ROWS_MOST, &state->invalid_rows);
+        code = stored_u64(map, "invalid_rows", LAYER_STATE_ROWS_MOST, &state->invalid_rows);
     }
     if (!code) {
         code = get_row_sum_error(state, map, version);
     }
     if (!code) {
-        code = stored_u64(map, "messages", ROWS_MOST, &state->messages);
+        code = stored_u64(map, "messages", LAYER_STATE_ROWS_MOST, &state->messages);
     }
     return code ? code : get_ranks(state, map, version);
 }

@@ -70,17 +70,6 @@ class StopTraining(Exception):
     reaches the training. The text says why."""
 
 
-class StopOn:
-    """See stop_on()."""
-
-    def __init__(self, severity: str):
-        self._severities = _from(severity)
-
-    def __call__(self, alert: Alert) -> None:
-        if alert["state"] == "firing" and alert["severity"] in self._severities:
-            raise StopTraining(f"{alert['rule']}: {alert['message']}")
-
-
 class CheckpointOn:
     """See checkpoint_on()."""
 
@@ -98,7 +87,13 @@ class CheckpointOn:
 def stop_on(severity: str) -> Act:
     """A function for `on_alert` that raises StopTraining when an alert begins to fire that is at least so severe: "info",
     "warning" or "critical", else ValueError. The callbacks for trainers have their trainer stop."""
-    return StopOn(severity)
+    severities = _from(severity)
+
+    def stop(alert: Alert) -> None:
+        if alert["state"] == "firing" and alert["severity"] in severities:
+            raise StopTraining(f"{alert['rule']}: {alert['message']}")
+
+    return stop
 
 
 def checkpoint_on(severity: str, save: Optional[Act] = None) -> Act:
@@ -206,7 +201,7 @@ class Alerts:
                     self._listen(subscriber)
                     if time.monotonic() >= ask_at:
                         self._ask()
-                        ask_at = time.monotonic() + ASK_EVERY_S
+                        ask_at = time.monotonic() + ASK_EVERY_S * many
             except AddressError:  # watch() has told that; other ranks may have a better one
                 hears = False
             except Exception:
@@ -228,7 +223,7 @@ class Alerts:
     def _ask(self) -> None:
         try:
             with Control(timeout=ANSWER_S, address=self._address) as control:
-                firing = control.alerts(self._job, self._run_id)["firing"]
+                firing = control.alerts(self._job, self._run_id, limit=1)["firing"]  # one of those that the history has
         except (OSError, ControlError, zmq.ZMQError):
             return
         for alert in firing[:WAITING_MAX - len(self._waiting)]:
@@ -262,7 +257,7 @@ def _which(alert: Alert) -> str:
 
 class _Ranks:
     """Has all ranks act at the end of one step; see the top. step_ends() is the training thread's, and may wait up to
-    GIVE_UP_S while ranks agree; everything else is the other thread's, and may take as long as the store does.
+    GIVE_UP_S + CLOSE_S while ranks agree; everything else is the other thread's, and may take as long as the store does.
 
     Steps are counted here: from the watch on, and so alike on all ranks, whatever they call their steps.
     """

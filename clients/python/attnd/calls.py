@@ -296,8 +296,8 @@ def tells_padding(seen: Seen) -> bool:
 
 def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Optional[Callable[[], Optional[Present]]]:
     """Finds which positions of a self-attention are no padding, of the first so many samples (0: of all), by its mask; None
-    when it has none. What finds them holds the mask until then, and neither queries nor keys; it finds none by a function of
-    more than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
+    when it has none. That holds the mask until it is called, and neither queries nor keys, and evaluates no function of more
+    than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
     batch, queries = queries_of(seen)
     batch = min(batch, samples) if samples else batch
     part = (slice(0, batch), slice(None), slice(None))

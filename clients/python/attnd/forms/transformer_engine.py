@@ -85,7 +85,8 @@ def _band(given: Mapping[str, Any], module: Any, kind: str, layout: str) -> Band
     own = given.get("bottom_right_diagonal")
     own = getattr(module, "bottom_right_diagonal", None) if own is None else own
     at_last = "bottom_right" in kind or ("causal" not in kind and own is not False)
-    starts, lengths = None, None
+    starts: Any = None
+    lengths: Any = None
     if layout == "thd":
         starts = given.get("cu_seqlens_q"), given.get("cu_seqlens_kv")
         if starts[0] is None or starts[1] is None:

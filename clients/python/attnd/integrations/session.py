@@ -7,6 +7,7 @@ So a training that goes on from a checkpoint goes on counting, and messages carr
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any, Callable, Dict, Mapping, Optional
 
 import attnd
@@ -66,6 +67,7 @@ class Session:
         and `stop` has it end the training: functions of on_alert may ask for that."""
         self._save, self._stop = save, stop
         self._try("a step could not be counted", lambda: self._count(step))
+        self._save = self._stop = None
 
     def _count(self, step: int) -> None:
         if self.watch is not None:
@@ -80,9 +82,17 @@ class Session:
     def _acts(self) -> Any:
         """on_alert as it was given; checkpoints that nobody else saves are the trainer's."""
         given = self._options.get("on_alert")
-        acts = list(given) if isinstance(given, (tuple, list)) else [given]
-        return given if given is None else [
-            CheckpointOn(act.severity, self._checkpoint) if isinstance(act, CheckpointOn) and act.save is None else act for act in acts]
+        if given is None:
+            return None
+        method = weakref.WeakMethod(self._checkpoint)  # a training that failed is not kept by the thread that hears alerts
+
+        def save(alert: Alert) -> None:
+            checkpoint = method()
+            if checkpoint is not None:
+                checkpoint(alert)
+
+        return [CheckpointOn(act.severity, save) if isinstance(act, CheckpointOn) and act.save is None else act
+                for act in (given if isinstance(given, (tuple, list)) else [given])]
 
     def _checkpoint(self, alert: Alert) -> None:
         log.warning("job %s: a checkpoint is saved: %s: %s", self._job, alert["rule"], alert["message"])
