@@ -217,7 +217,7 @@ export class Timeline {
         const ticks = xs.ticks(Math.floor(width / 90)).filter(Number.isInteger);
         root.append("g").attr("transform", `translate(0,${y})`).call(d3.axisBottom(xs).tickValues(ticks).tickFormat(String));
         root.append("text").attr("class", "soft").attr("x", d3.mean(xs.range())).attr("y", height - 2).attr("text-anchor", "middle").text("step");
-        this.paintOnsets(root, xs, y);
+        this.paintOnsets(root, xs);
         this.cursor = root.append("line").attr("class", "rule").attr("data-transient", "").attr("y2", y);
         Object.assign(this, { xs, root });
         this.listen();
@@ -254,10 +254,12 @@ export class Timeline {
         if (!isWide && row.says) row.label.append("tspan").attr("class", "soft").text(` ${row.says}`);
     }
 
-    /** From the loss down to what broke. */
+    /** From the loss down to what broke, not through the titles that stand above rows where there is no room beside them. */
     paintOnsets(root, xs) {
-        for (const row of this.rows.filter(({ since }) => since !== undefined))
-            root.append("line").attr("class", "began").attr("x1", xs(row.since)).attr("x2", xs(row.since)).attr("y1", 0).attr("y2", row.top + row.tall);
+        this.rows.forEach(({ since }, last) => {
+            const through = this.rows.slice(0, last + 1).map(({ top, tall }) => `M${xs(since)},${top}v${tall}`);
+            if (since !== undefined) root.append("path").attr("class", "began").attr("d", through.join(""));
+        });
     }
 
     /** Shows a moment, null for the newest: a line through all rows, and the numbers there. */
