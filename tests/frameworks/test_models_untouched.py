@@ -99,7 +99,7 @@ def test_compiled_steps_that_are_not_captured_have_the_same_bits(stepwise, backe
               for step in range(steps)]
     unwatched = [gradients(kind, compiled, state, step) for step, state in enumerate(states)]
     with Session(stepwise) as session:
-        watch = session.watch(compiled, every=every, steps="manual")
+        watch = session.watch(compiled, every=every, steps="manual", compiled="eager")
         watched = []
         for step, state in enumerate(states):
             watched.append(gradients(kind, compiled, state, step))
