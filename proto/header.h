@@ -166,8 +166,8 @@ static inline uint64_t header_last_position(const struct header *header)
     return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
 }
 
-/* About how many rows the `rows` of a message of type attention or qk are of: with a stride each
- * stands for so many. At most 2^40. */
+/* About how many rows the `rows` of a message of type attention or qk were sampled from: each row
+ * stands for `q_stride` rows. At most 2^40. */
 static inline uint64_t header_rows_of(const struct header *header, uint64_t rows)
 {
     const uint64_t most = UINT64_C(1) << 40;

@@ -2,6 +2,7 @@
 #include "proto/metric.h"
 
 #include <math.h>
+#include <string.h>
 
 #define GRAIN_SHARE 0.05
 
@@ -12,6 +13,15 @@ const struct metric_info metric_info[METRIC_COUNT] = {
 #include "proto/metric.def"
 #undef METRIC
 };
+
+unsigned metric_find(const char *name)
+{
+    unsigned metric = 0;
+    while (metric < METRIC_COUNT && strcmp(name, metric_info[metric].name) != 0) {
+        metric++;
+    }
+    return metric;
+}
 
 double metric_grain(enum metric metric, double around)
 {

@@ -47,6 +47,9 @@ struct metric_info {
 
 extern const struct metric_info metric_info[METRIC_COUNT];
 
+/* The metric of this name; METRIC_COUNT: there is none. */
+unsigned metric_find(const char *name);
+
 /* The least difference from a value `around` that counts: the resolution or, when it is more, 5 %
  * of the natural range, or of `around` where the range has no end. */
 double metric_grain(enum metric metric, double around);

@@ -32,7 +32,7 @@ struct result_layer {
     uint32_t shape[4]; /* B, H, Tq, Tk of the newest message; nil in the map for MESSAGE_WEIGHTS */
     bool causal;
     uint64_t rows;         /* (sample, head, query) rows that counted */
-    uint64_t rows_of;      /* of so many these are a sample; at most `rows`: they are all */
+    uint64_t rows_of;      /* the rows that `rows` were sampled from; at most `rows`: all taken */
     uint64_t invalid_rows; /* rows that were left out as unsound */
     double row_sum_error;  /* largest |sum - 1| seen; NaN when no row was seen */
     enum message_type tier;

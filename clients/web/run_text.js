@@ -17,7 +17,7 @@ const EXTREMES = ["min", "max", "max_abs_logit", "qk_cosine_max"];
 export const isSampled = (map) => (map?.rows_of ?? 0) > map?.rows;
 
 /**
- * The standard error of a mean over so many rows with this standard deviation, at most, as their strata make it smaller
+ * An upper bound of the standard error of a mean over `rows` rows whose standard deviation is `std`: strata make it smaller
  * (KERNELS.md); null where all rows were taken.
  */
 const standardError = (map, std, rows) =>

@@ -427,12 +427,8 @@ static void history_compare_put_comparison(struct query *query, struct compariso
 static int history_compare_choose_metric(struct query *query, int *ret_only)
 {
     const char *name = query->params.metric;
-    *ret_only = -1;
-    for (int m = 0; *name && m < METRIC_ROW_COUNT; m++) {
-        if (strcmp(name, metric_info[m].name) == 0) {
-            *ret_only = m;
-        }
-    }
+    unsigned metric = metric_find(name);
+    *ret_only = metric < METRIC_ROW_COUNT ? (int)metric : -1;
     if (*name && *ret_only < 0) {
         return query_fail(query, ERR_ARGUMENT,
                           "metric is not accepted (valid: those with one value per attention row, "

@@ -50,7 +50,7 @@ struct layer_state {
     enum message_type tier;
     uint32_t local_window; /* of local_mass */
     uint64_t rows, invalid_rows;
-    uint64_t rows_of; /* of so many `rows` are a sample; as many when they are all */
+    uint64_t rows_of; /* the rows that `rows` were sampled from; equal to it when all were taken */
     double row_sum_error;
     uint64_t messages;
     struct tally tally;

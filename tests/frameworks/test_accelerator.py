@@ -111,12 +111,16 @@ def test_nothing_that_is_launched_waits_for_the_device(form, on_nowhere):
 @pytest.mark.parametrize("heads, key_heads, tokens, width", [
     (32, 8, 2048, 128), (32, 8, 8192, 128), (32, 32, 4096, 128), (16, 16, 8192, 64), (32, 8, 32768, 128), (64, 8, 8192, 128), (8, 1, 8192, 256),
     (12, 12, 1024, 64)])
-def test_some_rows_of_a_layer_are_few_launches_and_little_memory(heads, key_heads, tokens, width, on_nowhere):
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_some_rows_of_a_layer_are_few_launches_and_little_memory(heads, key_heads, tokens, width, is_packed, on_nowhere):
     """With the two kernels, which nothing can run here, and the copies of the rows' numbers and of what is found: at most
     eight."""
     q, k = (torch.empty(1, n, tokens, width, device=NOWHERE, dtype=torch.bfloat16) for n in (heads, key_heads))
     given = asked(NOWHERE, q=q, k=k, group=heads // key_heads, precision=torch.bfloat16,
                   rows=some_rows(tokens, capture.ROWS_ON_DEVICE, NOWHERE))
+    if is_packed:
+        given = given._replace(documents=torch.empty(1, tokens, device=NOWHERE, dtype=torch.int64),
+                               tokens=torch.empty(1, device=NOWHERE, dtype=torch.int32))
     with gpu._Launches() as launches, Held() as held, torch.no_grad():
         held.keep_out(q, k)
         accelerator._packed(computer()._queries(given, False).tensors)

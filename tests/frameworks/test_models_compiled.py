@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import modes  # noqa: E402
+from compiling import compilations, from_anew, regional, whole  # noqa: E402, F401
 from session import Session, assert_right, attnd, expected_of, train  # noqa: E402
 from attnd.forms import look  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
@@ -25,17 +26,6 @@ pytestmark = pytest.mark.skipif(not HAS_HEADERS, reason="inductor needs the head
 KINDS = [decoder_kind("sdpa", fused), decoder_kind("sdpa, imported by name", fused_imported)]
 
 
-def whole(model, **options):
-    return torch.compile(model, fullgraph=True, **options)
-
-
-def regional(model, **options):
-    """Each block, as torchtitan does: they share code."""
-    for block in model.blocks:
-        block.compile(fullgraph=True, **options)
-    return model
-
-
 WAYS = {"whole": whole, "regional": regional}
 
 
@@ -44,19 +34,6 @@ def checkpointed(model, way, **options):
     for name, block in list(model.blocks.named_children()):
         model.blocks.register_module(name, checkpoint_wrapper(block, preserve_rng_state=False, **options))
     return way(model)
-
-
-@pytest.fixture(autouse=True)
-def from_anew():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-
-
-def compilations():
-    """How many graphs there are, and breaks in them."""
-    return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -207,17 +207,22 @@ class Calls(torch.nn.Module):
         return self.attn(*args, **kwargs)
 
 
-def seen_of(kernel, *args, **kwargs):
-    """What is seen of one call; its result is that of a call without attnd."""
-    model, watcher = Calls(kernel), Watcher()
+def watched(model, *args, **kwargs):
+    """The watcher of one call of a model's `attn`, whose result is that of a call without attnd."""
+    watcher = Watcher()
     spy = Spy(model, watcher)
     spy.install()
     try:
         result = model(*args, **kwargs)
     finally:
         spy.remove()
-    assert torch.equal(result, kernel(*args, **kwargs)) and not watcher.failures, watcher.failures
-    (path, seen), = watcher.seen
+    assert torch.equal(result, model(*args, **kwargs)) and not watcher.failures, watcher.failures
+    return watcher
+
+
+def seen_of(kernel, *args, **kwargs):
+    """What is seen of one call."""
+    (path, seen), = watched(Calls(kernel), *args, **kwargs).seen
     assert path == "attn" and isinstance(seen, Queries)
     return seen
 
@@ -410,16 +415,9 @@ def test_groups_of_heads_share_keys_and_three_axes_are_one_head():
 
 def said_of(kernel, *args, **kwargs):
     """Why nothing is captured of one call, which runs."""
-    model, watcher = Calls(kernel), Watcher()
-    spy = Spy(model, watcher)
-    spy.install()
-    try:
-        result = model(*args, **kwargs)
-    finally:
-        spy.remove()
-    assert torch.equal(result, kernel(*args, **kwargs)) and watcher.seen == watcher.failures == []
+    watcher = watched(Calls(kernel), *args, **kwargs)
     (path, why), = watcher.unread
-    assert path == "attn"
+    assert path == "attn" and watcher.seen == []
     return why
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Calls of TransformerEngine's DotProductAttention, through a stand-in: the package needs a GPU. The stand-in has the
-parameters of the real one (versions 1.8 to 2.12, by their documentation) and computes something else. What a call means is
-written here a second time, sample by sample and query by query, from that documentation."""
+parameters of the real one (versions 1.8 to 2.12, by their documentation) and computes something else. The meaning of a
+call is written here a second time, sample by sample and query by query, from that documentation."""
 import functools
 import sys
 import types
@@ -12,10 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd.plan import EVERYTHING, Plan
-from attnd.spy import Spy
 from test_calls import messages, random, truth, visible, weights_of
-from test_kernels_of_others import alibi, attention, band
-from test_spy import Watcher
+from test_kernels_of_others import alibi, attention, band, watched
 
 B, T, H, HKV, D = 3, 9, 4, 2, 8
 LENGTHS, KEY_LENGTHS = [9, 5, 2], [7, 9, 4]
@@ -86,21 +84,8 @@ class Model(torch.nn.Module):
         return self.attn(*args, **kwargs)
 
 
-def watched(attn, *args, **kwargs):
-    """The watcher of one call, whose result is that of a call without attnd."""
-    watcher = Watcher()
-    spy = Spy(Model(attn), watcher)
-    spy.install()
-    try:
-        result = spy.root(*args, **kwargs)
-    finally:
-        spy.remove()
-    assert torch.equal(result, attn(*args, **kwargs)) and not watcher.failures, watcher.failures
-    return watcher
-
-
 def seen_of(attn, *args, **kwargs):
-    watcher = watched(attn, *args, **kwargs)
+    watcher = watched(Model(attn), *args, **kwargs)
     (path, seen), = watcher.seen
     assert path == "attn" and not watcher.unread
     return seen
@@ -280,7 +265,7 @@ class Group:
      "with a mask (arbitrary) and a window")])
 def test_what_is_not_understood_is_said_by_name(made, told, why):
     args = [one[0] if "qkv_format" in told else one for one in given("bshd")[0]]
-    watcher = watched(DotProductAttention("bshd", "causal", **made), *args, **told)
+    watcher = watched(Model(DotProductAttention("bshd", "causal", **made)), *args, **told)
     (path, said), = watcher.unread
     assert path == "attn" and why in said and watcher.seen == []
 

@@ -136,12 +136,8 @@ const msgpack_object *field_column(const msgpack_object *value, uint32_t index)
 
 double field_standard_error(const msgpack_object *map, const char *metric, double std, double rows)
 {
-    bool is_of_rows = false;
-    for (int m = 0; m < METRIC_ROW_COUNT && !is_of_rows; m++) {
-        is_of_rows = strcmp(metric, metric_info[m].name) == 0;
-    }
     bool sampled = mpk_find_u64(map, "rows_of") > mpk_find_u64(map, "rows");
-    return is_of_rows && sampled && rows > 0 ? std / sqrt(rows) : NAN;
+    return metric_find(metric) < METRIC_ROW_COUNT && sampled && rows > 0 ? std / sqrt(rows) : NAN;
 }
 
 uint64_t field_sum(const msgpack_object *map)

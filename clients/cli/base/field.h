@@ -38,9 +38,9 @@ bool field_choose_metric(const msgpack_object *maps, uint32_t count, char ret_na
 uint32_t field_columns(const msgpack_object *value);
 const msgpack_object *field_column(const msgpack_object *value, uint32_t index);
 
-/* The standard error of a mean over so many rows of one head with this deviation, at most, where
- * the rows of the result are a sample (KERNELS.md): std / sqrt(rows). NaN where all rows were
- * taken, and for what is not the mean of rows. */
+/* An upper bound of the standard error of a head's mean over `rows` rows, whose standard deviation
+ * is `std`, where the rows of the result are a sample (KERNELS.md): std / sqrt(rows). NaN where all
+ * rows were taken, and for a metric that has no mean of rows. */
 double field_standard_error(const msgpack_object *map, const char *metric, double std, double rows);
 
 /* The sum of a map's whole numbers: {"late": 3, "shape": 1} is 4. */

@@ -150,10 +150,7 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
 /* Whether a sample of the rows has this metric: others are of messages with all rows. */
 static bool summary_is_of_rows_taken(const char *metric)
 {
-    int m = 0;
-    while (m < METRIC_COUNT && strcmp(metric, metric_info[m].name) != 0) {
-        m++;
-    }
+    unsigned m = metric_find(metric);
     return m < METRIC_COUNT && metric_info[m].group == METRIC_GROUP_CORE;
 }
 

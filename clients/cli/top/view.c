@@ -312,6 +312,11 @@ static double newest_of(const struct opened *opened, const struct layer *layer, 
     return line.value[line.count - 1];
 }
 
+static const char *plus_minus(const struct screen *screen)
+{
+    return screen->unicode ? "±" : "+-";
+}
+
 /* The standard error of that number, where it is of a sample of the rows of a head. */
 static double error_of(const struct layer *layer, int64_t head)
 {
@@ -363,7 +368,7 @@ static void put_named_line(struct top_view *view, const char *name, enum style s
     char text[16], about[32] = "";
     number_text(number, text);
     if (view->number > NUMBER && isfinite(number) && isfinite(error)) {
-        snprintf(about, sizeof about, " %s %.2g", view->screen->unicode ? "±" : "+-", error);
+        snprintf(about, sizeof about, " %s %.2g", plus_minus(view->screen), error);
     }
     screen_put(view->screen, view->row, 3, NAME, style, name);
     screen_print(view->screen, view->row, 3 + NAME, view->number - 1, STYLE_PLAIN, "%s%s", text,
@@ -504,11 +509,9 @@ static void draw_run(struct top_view *view)
     draw_verdict(view);
     draw_time_line(view);
     view->row++;
-    screen_print(screen, view->row++, 3, screen->width - 3, STYLE_FAINT, "%s: %" PRIu32 "%s",
-                 titles[model->page], model_list_count(model),
-                 !sampled          ? ""
-                 : screen->unicode ? ", of sampled rows; ±: standard error, at most"
-                                   : ", of sampled rows; +-: standard error, at most");
+    screen_print(screen, view->row++, 3, screen->width - 3, STYLE_FAINT, "%s: %" PRIu32 "%s%s%s",
+                 titles[model->page], model_list_count(model), sampled ? ", of sampled rows; " : "",
+                 sampled ? plus_minus(screen) : "", sampled ? ": standard error, at most" : "");
     if (opened->layer_count == 0 && model->page == PAGE_LAYERS) {
         screen_print(screen, view->row, 3, screen->width - 3, STYLE_FAINT,
                      "%s has sent nothing that was measured yet, or nothing of %s", opened->job,

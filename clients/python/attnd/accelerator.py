@@ -78,6 +78,7 @@ class OfQueries(NamedTuple):
     present     bool [B, Tq]: which queries are no padding, beside what the mask says
     whole       all rows of all heads of the layer are taken
     shared      the mask is one for all samples: it tells of no padding
+    tokens      [1]: how many positions the documents have; behind them is padding. None: all
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -96,6 +97,7 @@ class OfQueries(NamedTuple):
     present: Optional[torch.Tensor] = None
     whole: bool = False
     shared: bool = False
+    tokens: Optional[torch.Tensor] = None
 
 
 class OfWeights(NamedTuple):
@@ -213,10 +215,18 @@ class Accelerator:
             else:
                 block = _by_reference(problem, again)
             if side and asked.rows is None:
-                block.tensors.update(_maps(pooled.of_queries(problem, 0, side, None, None if meaning is None else meaning.valid)))
+                valid = None if meaning is None else meaning.valid
+                if asked.tokens is not None:
+                    valid = (torch.arange(queries, device=asked.q.device) < asked.tokens)[None]
+                block.tensors.update(_maps(pooled.of_queries(problem, 0, side, None, valid)))
             blocks.append(block)
         shape = batch, heads, queries, asked.k.shape[2]
-        return _computed(blocks, meaning, shape, backend, asked.first, asked.whole and backend == "triton")
+        computed = _computed(blocks, meaning, shape, backend, asked.first, asked.whole and backend == "triton")
+        if asked.tokens is None:
+            return computed
+        here = None if asked.rows is None else asked.rows.here
+        return computed._replace(tensors={"tokens": asked.tokens, **computed.tensors},
+                                 known=lambda tokens: _known_by_tokens(tokens, here, queries, asked.causal))
 
     def _tried(self, problem: Problem, launches: Callable[[], Any]) -> Any:
         """Tries kernels. One that fails would fail again, after as many seconds of compiling: it is left for good."""
@@ -258,7 +268,8 @@ class _Block(NamedTuple):
 
 
 class _Computed(NamedTuple):
-    """Tensors on the device, those of each block by its number, and what computed them. `is_masked`: a Known is there, too."""
+    """Tensors on the device, those of each block by its number, and what computed them. `is_masked`: a Known is there, too;
+    `known`: makes one on the host of how many tokens there are."""
     tensors: Dict[str, torch.Tensor]
     finish: Sequence[_Finish]
     is_masked: bool
@@ -266,6 +277,14 @@ class _Computed(NamedTuple):
     backend: Optional[str]
     q_offset: int
     whole: bool
+    known: Optional[Callable[[torch.Tensor], Known]] = None
+
+
+def _known_by_tokens(tokens: torch.Tensor, rows: Optional[np.ndarray], queries: int, causal: bool) -> Known:
+    """The meaning of self-attention whose queries and keys are padding behind the first `tokens` [1], for these rows; None: for
+    all."""
+    tokens, at = tokens.long(), torch.from_numpy(np.arange(queries) if rows is None else rows)
+    return Known(at[None] < tokens[:, None], tokens, torch.tensor(causal), tokens)
 
 
 def _computed(blocks: Sequence[_Block], meaning: Optional[Known], shape: Tuple[int, int, int, int], backend: Optional[str],
@@ -279,6 +298,8 @@ def _computed(blocks: Sequence[_Block], meaning: Optional[Known], shape: Tuple[i
 def _on_host(computed: _Computed, here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, np.ndarray]]:
     """Rows and what else there is, of what has arrived on the host."""
     meaning = Known(*(here[name] for name in Known._fields)) if computed.is_masked else None
+    if computed.known is not None:
+        meaning = computed.known(here["tokens"])
     found = []
     for number, finish in enumerate(computed.finish):
         mine = {name.partition(".")[2]: one for name, one in here.items() if name.startswith(f"{number}.")}
@@ -353,11 +374,9 @@ def _meaning(asked: OfQueries) -> Optional[Known]:
         return None
     rows = torch.arange(queries, device=device) if asked.rows is None else asked.rows.there
     if asked.mask is None:
-        count = torch.full((1,), keys, device=device)
-        if asked.present is not None and not asked.cross:  # what stands behind the last sequence is no key, either
-            count = asked.present.sum(1)
-        found = Known(torch.ones(1, len(rows), dtype=torch.bool, device=device), count.clamp(max=asked.first + queries),
-                      torch.full((), asked.causal, device=device), count)
+        found = Known(torch.ones(1, len(rows), dtype=torch.bool, device=device),
+                      torch.full((1,), min(keys, asked.first + queries), device=device),
+                      torch.full((), asked.causal, device=device), torch.full((1,), keys, device=device))
     else:
         found = known(_allowed(asked.mask, keys, asked.causal, asked.window, rows, asked.first), asked.first + rows,
                       asked.first + queries, keys, asked.cross, asked.shared)

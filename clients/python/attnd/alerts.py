@@ -237,7 +237,7 @@ class Alerts:
     def _hear(self, alert: Alert) -> None:
         if alert["run"] == self._run_id and _which(alert) not in self._known:
             self._learn(alert)
-            self._waiting.append(json.loads(json.dumps(alert)))
+            self._waiting.append(json.loads(json.dumps(alert)))  # as other ranks get it, by the store
 
     def _learn(self, alert: Alert) -> None:
         self._known[_which(alert)] = None

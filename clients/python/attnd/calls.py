@@ -58,6 +58,7 @@ class Queries(NamedTuple):
     softcap as on the wire
     offset  where query 0 stands among the keys; negative when there are more queries
     documents  numbers of queries [1, Tq] and of keys [1, Tk] of a packed sequence: a query sees those of its own number
+    ends    of documents: how many queries and how many keys they have, [1] each; behind them is padding
     late_mask  instead of a mask: gives that of a part (samples, heads, rows), once it is known which one is wanted
     late_nbytes  the bytes of such a mask per sample, query and key
     score_mod  of flex attention: gives what takes the place of the logits
@@ -77,6 +78,7 @@ class Queries(NamedTuple):
     softcap: float = 0.0
     offset: int = 0
     documents: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
+    ends: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
     late_mask: Optional[Callable[[Sequence[mods.Cut]], torch.Tensor]] = None
     late_nbytes: int = 1
     score_mod: Optional[mods.ScoreMod] = None
@@ -191,12 +193,12 @@ class _Values(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """The tensors of Queries, copied; documents of all queries and keys."""
+    """The tensors of Queries, copied; documents of all queries and keys, and their ends, where these are known."""
     q: HostCopy
     k: HostCopy
     values: Optional[_Values]
     mask: Optional[HostCopy]
-    documents: Optional[Tuple[HostCopy, HostCopy]]
+    documents: Sequence[HostCopy]
 
 
 class _Rows(NamedTuple):
@@ -295,9 +297,9 @@ def tells_padding(seen: Seen) -> bool:
 
 
 def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Optional[Callable[[], Optional[Present]]]:
-    """Finds which positions of a self-attention are no padding, of the first so many samples (0: of all), by its mask; None
-    when it has none. That holds the mask until it is called, and neither queries nor keys, and evaluates no function of more
-    than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
+    """The function that finds which positions of a self-attention are no padding, of its first `samples` samples (0: of all),
+    by the mask; None: there is no mask. The function holds the mask until it is called, and neither queries nor keys, and
+    evaluates no late mask of more than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
     batch, queries = queries_of(seen)
     batch = min(batch, samples) if samples else batch
     part = (slice(0, batch), slice(None), slice(None))
@@ -361,7 +363,7 @@ def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
         nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
     elif seen.late_mask is not None or seen.score_mod is not None:
         nbytes += samples * rows * int(k.shape[2]) * seen.late_nbytes
-    return nbytes + sum(_size(numbers) for numbers in seen.documents or ())
+    return nbytes + sum(_size(numbers) for numbers in (*(seen.documents or ()), *(seen.ends or ())))
 
 
 def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
@@ -464,15 +466,13 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
         before = before if banded else 0
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
-        if documents is not None:
-            present = documents >= 0
         if seen.documents is not None and seen.documents[0] is not seen.documents[1]:
             differ = HostCopy((seen.documents[0] != seen.documents[1]).any())
         whole = some is None and heads.stop - heads.start == rows.heads_total
         asked = OfQueries(
             q[samples, heads], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]), precision_of(seen), _scale(seen),
             seen.softcap, seen.causal, seen.window, mask, documents, before, origin.cross, some, present, whole,
-            seen.shared)
+            seen.shared, None if seen.ends is None else seen.ends[0])
     wait = origin.computer.launch(asked, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:
@@ -499,8 +499,8 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     k = copy(_of_heads(seen, seen.k.detach(), samples, heads), _lowered(seen.k, seen.lowered))
     values = _copied_values(seen, part, copy, None if seen.v is None else _lowered(seen.v, seen.lowered))
     mask = None if given_mask is None else HostCopy(given_mask)
-    documents = None if seen.documents is None else (HostCopy(seen.documents[0]), HostCopy(seen.documents[1]))
-    copies = [one for one in (q, k, *(values.copies() if values else ()), mask, *(documents or ())) if one is not None]
+    documents = [HostCopy(one) for one in (*(seen.documents or ()), *(seen.ends or ()))]
+    copies = [one for one in (q, k, *(values.copies() if values else ()), mask, *documents) if one is not None]
     form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared)
     parts = _Parts(q, k, values, mask, documents)
     return Cut(sum(one.nbytes for one in copies),
@@ -652,12 +652,14 @@ def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
 _Documents = Optional[Tuple[np.ndarray, np.ndarray]]  # of queries [1, Tq] and of keys [1, Tk]
 
 
-def _read_documents(documents: Optional[Tuple[HostCopy, HostCopy]], causal: bool) -> _Documents:
-    """The numbers, -1 for what is of none; None when all are one document. ValueError when queries and keys are of other lengths, and
-    causal: then each document would have an offset of its own."""
-    if documents is None:
+def _read_documents(documents: Sequence[HostCopy], causal: bool) -> _Documents:
+    """The numbers, -1 behind the last document; None when all are one. ValueError when queries and keys are of other
+    lengths, and causal: then each document would have an offset of its own."""
+    if not documents:
         return None
-    of_queries, of_keys = (copy.numpy() for copy in documents)
+    of_queries, of_keys, *ends = (copy.numpy() for copy in documents)
+    if ends:
+        of_queries, of_keys = (np.where(np.arange(one.shape[1]) < end, one, -1) for one, end in zip((of_queries, of_keys), ends))
     if (of_queries == of_queries[:, :1]).all() and (of_keys == of_queries[:, :1]).all():
         return None
     if causal and not np.array_equal(of_queries, of_keys):

@@ -50,8 +50,8 @@ class DecoderPadding:
         self._told: Dict[Tuple[int, int], Union[Look, Optional[Present]]] = {}  # by samples and positions
 
     def tell(self, size: Tuple[int, int], prepare: Callable[[], Optional[Look]]) -> None:
-        """A self-attention of the decoder was computed over so many samples and positions. `prepare` gives what finds its
-        padding when a cross-attention of this forward asks; None: it has no mask."""
+        """A self-attention of the decoder was computed over so many samples and positions. `prepare` returns
+        the function that finds the padding when a cross-attention of this forward asks; None: there is no mask."""
         if size not in self._told:
             look = prepare()
             if look is not None:

@@ -239,9 +239,10 @@ class Spy:
         if self._shown is not None:
             self._shown = None
             self._entered = {self._paths[id(module)]: module for module in self.root.modules() if id(module) in self._paths}
+            shown = self._unread.union(self._calls)
             attending = {type(self._entered[path]) for path in self._calls if path in self._entered}
             unseen = self._unseen() or [path for path, module in self._entered.items()
-                                        if type(module) in attending and path not in self._unread.union(self._calls)]
+                                        if type(module) in attending and path not in shown]
             if unseen:
                 self._may_look = False
                 log.info("%s (%s) shows nothing in compiled code: captured steps run eagerly from now on", unseen[0],
@@ -558,7 +559,7 @@ class Lookout:
                 return function(*args, **kwargs)
         result = function(*args, **kwargs)
         if function is _sdpa:
-            self.tell(lambda: sdpa.queries_of({**dict(zip(sdpa.ARGUMENTS, args)), **kwargs}, result))
+            self.tell(lambda: sdpa.of_call(args, kwargs, result))
         elif isinstance(result, torch.Tensor) and result.dim() > 4:
             for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
                 spy.sees_more(result.dim())
@@ -806,7 +807,7 @@ class _StandIns(_Shared):
         here = lookout_here()
         if here.heads is not None:
             inside = sys._getframe(1)
-            here.tell(lambda: _marked(sdpa.queries_of({**dict(zip(sdpa.ARGUMENTS, args)), **kwargs}, output), inside))
+            here.tell(lambda: _marked(sdpa.of_call(args, kwargs, output), inside))
         return output
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""bands: which keys a query sees, in the words of fused kernels: so many before it and after it, in its own sequence."""
+"""bands: the keys that a query sees, in the words of fused kernels: a number of them before it and after it, in its own sequence."""
 from __future__ import annotations
 
 from typing import NamedTuple, Optional, Tuple
@@ -40,7 +40,8 @@ def queries_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: Optiona
         same = queries == keys  # the sender thread checks a causal call, which nobody waits for
         alike = same and (causal or band.starts[0] is band.starts[1])
         plain = plain and (alike or band.left is band.right is None)
-        seen = seen._replace(documents=numbers_of(band.starts, queries, keys), offset=offset if same else 0)
+        seen = seen._replace(documents=numbers_of(band.starts, queries, keys), ends=ends_of(band.starts),
+                             offset=offset if same else 0)
     if plain:
         return seen
     heads, device = 1 if band.slopes is None else 4 * int(q.shape[1]), q.device
@@ -49,17 +50,20 @@ def queries_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: Optiona
 
 
 def numbers_of(starts: Pair, queries: int, keys: int) -> Pair:
-    """([1, Tq], [1, Tk]): the numbers of the sequences that queries and keys are of, -1 behind the last one; one tensor where
-    they begin alike."""
+    """([1, Tq], [1, Tk]): the numbers of the sequences that queries and keys are of; one tensor where they begin alike."""
     of_queries = _numbers(starts[0], queries)[None]
     return of_queries, of_queries if starts[0] is starts[1] and queries == keys else _numbers(starts[1], keys)[None]
 
 
+def ends_of(starts: Pair) -> Pair:
+    """Where the last sequences end: [1] each."""
+    return starts[0][-1:], starts[1][-1:]
+
+
 def _numbers(begin: torch.Tensor, length: int) -> torch.Tensor:
-    """[T]: the number of the sequence that each position is of; -1: of none."""
+    """[T]: the number of the sequence that each position is of; behind the last one it is their count."""
     positions = torch.arange(length, device=begin.device, dtype=begin.dtype)
-    numbers = torch.searchsorted(begin[1:].contiguous(), positions, right=True)
-    return numbers.masked_fill(numbers == len(begin) - 1, -1)
+    return torch.searchsorted(begin[1:].contiguous(), positions, right=True)
 
 
 def _mask(band: Band, at: mods.Where, queries: int) -> torch.Tensor:
@@ -71,8 +75,10 @@ def _mask(band: Band, at: mods.Where, queries: int) -> torch.Tensor:
         position = at.queries + (0 if band.aligned == "first" else keys - queries)
     else:
         begin, keys_begin = (start.long() for start in band.starts)
+        last = len(begin) - 2
         own, of_keys = _numbers(begin, queries)[at.queries], _numbers(keys_begin, keys)
-        allowed &= (own[:, None] == of_keys[None]) & (of_keys >= 0)[None]  # -1 is the last one as an index, and sees nothing
+        allowed &= (own[:, None] == of_keys[None]) & (of_keys <= last)[None]
+        own, of_keys = own.clamp(max=last), of_keys.clamp(max=last)
         edges = (begin[:-1], keys_begin[:-1]) if band.aligned == "first" else (begin[1:], keys_begin[1:])
         if band.lengths is not None:
             ends = begin[:-1] + band.lengths[0], keys_begin[:-1] + band.lengths[1]

@@ -8,7 +8,7 @@ what users register) the call itself is looked at.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 import torch
 
@@ -83,7 +83,7 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.T
         seen = seen._replace(
             mask=None if mask is None else mask.bool()[:, None, None, :],  # [B, Tk]: padding
             causal=_is_causal(module, options) and queries > 1, window=int(options.get("sliding_window") or 0),
-            offset=keys - queries, documents=_documents(query, key, options) if mask is None else None)
+            offset=keys - queries, **(_packed(query, key, options) if mask is None else {}))
     if options.get("position_bias") is not None:
         everything = [slice(0, int(count)) for count in query.shape[:3]]
         own = seen.mask if seen.late_mask is None else seen.late_mask(everything)
@@ -96,19 +96,20 @@ def _is_causal(module: Any, options: Any) -> bool:
     return bool(getattr(module, "is_causal", True) if causal is None else causal)
 
 
-def _documents(query: torch.Tensor, key: torch.Tensor, options: Any) -> Optional[Tuple[torch.Tensor, torch.Tensor]]:
-    """Which document of a packed sequence queries [1, Tq] and keys [1, Tk] belong to: flash attention is told where
-    each begins, or finds position 0 there. None when nothing is packed."""
+def _packed(query: torch.Tensor, key: torch.Tensor, options: Any) -> Dict[str, Any]:
+    """`documents` and `ends` of Queries: flash attention is told where each document of a packed sequence begins, or finds
+    position 0 there. Empty when nothing is packed."""
     begin, keys_begin, positions = (options.get(name) for name in ("cu_seq_lens_q", "cu_seq_lens_k", "position_ids"))
     if begin is not None or keys_begin is not None:
         if begin is None or keys_begin is None or query.shape[0] != 1 or key.shape[0] != 1:
             raise NotCaptured("is told where packed sequences begin, but not of queries and keys, or of more than one sample")
-        return bands.numbers_of((begin, keys_begin), query.shape[2], key.shape[2])
+        starts = begin, keys_begin
+        return {"documents": bands.numbers_of(starts, query.shape[2], key.shape[2]), "ends": bands.ends_of(starts)}
     if positions is None or tuple(positions.shape) != (1, query.shape[2]) or query.shape[0] != 1 \
             or query.shape[2] != key.shape[2]:
-        return None
+        return {}
     numbers = (positions == 0).cumsum(-1)
-    return numbers, numbers
+    return {"documents": (numbers, numbers)}
 
 
 def _with_bias(bias: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:

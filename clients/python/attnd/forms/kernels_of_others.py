@@ -88,7 +88,7 @@ def _flash(given: Given, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
     left, right = (None if size is None or size < 0 else int(size) for size in given.get("window_size") or (-1, -1))
     band = Band(left, 0 if given.get("causal") else right, starts, slopes=given.get("alibi_slopes"))
     return queries_of(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), given.get("softmax_scale"), band,
-                 float(given.get("softcap") or 0.0))
+                      float(given.get("softcap") or 0.0))
 
 
 def _starts(given: Given) -> Pair:

@@ -337,7 +337,9 @@ def _put(graph: Any, is_run_by_python: bool, autocasts: List[Any]) -> None:
 
 def _is_watched(running: Sequence[torch.nn.Module]) -> bool:
     """Whether one of these is a part of a model that is watched, or has it as a part."""
-    return any(one in set(root.modules()) or root in set(one.modules()) for root in list(_watched) for one in running)
+    roots = set(_watched)
+    return not {one for root in roots for one in root.modules()}.isdisjoint(running) or any(
+        not roots.isdisjoint(one.modules()) for one in running)
 
 
 def _put_before(graph: Any, node: Any, form: _Form, autocasts: List[Any]) -> bool:

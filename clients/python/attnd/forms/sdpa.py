@@ -12,6 +12,11 @@ from ..ranks import share_of_heads
 ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
+def of_call(args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor) -> Queries:
+    """By what the function was called with, and returned."""
+    return queries_of({**dict(zip(ARGUMENTS, args)), **kwargs}, result)
+
+
 def queries_of(given: Mapping[str, Any], result: Optional[torch.Tensor] = None) -> Queries:
     """By its arguments, and its result where that is known, as [B, H, T, d]."""
     q, k, v, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
