@@ -497,7 +497,11 @@ def wakeups_per_second(hub):
 
 
 def test_a_hub_without_nodes_sleeps(server):
-    """In one of eight spans: where others load the machine, its connection is made again now and then."""
+    """Once a second, which is five waits; a loop that does not wait has hundreds. A disk and servers that others load add
+    some, so the quietest of eight spans counts."""
     hub = Hub(server, "hub")
     hub.says(lambda answer: answer["connected"], "a connection")
-    assert any(wakeups_per_second(hub) < 8 for _ in range(8))
+    spans = []
+    while len(spans) < 8 and min(spans, default=20) >= 20:
+        spans.append(wakeups_per_second(hub))
+    assert min(spans) < 20, spans
