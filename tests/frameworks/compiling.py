@@ -21,13 +21,18 @@ def regional(model: Any, **options: Any) -> Any:
     return model
 
 
+def forget() -> None:
+    """What is compiled."""
+    torch._dynamo.reset()
+    counters.clear()
+
+
 @pytest.fixture(autouse=True)
 def from_anew() -> Iterator[None]:
     """For modules that import it: nothing is compiled yet."""
-    torch._dynamo.reset()
-    counters.clear()
+    forget()
     yield
-    torch._dynamo.reset()
+    forget()
 
 
 def compilations() -> Tuple[int, int]:
