@@ -27,7 +27,7 @@
 /* A stopping ingest has read everything when nothing has come for this long. */
 #define QUIET_MS 50
 /* Changes of subscriptions that wait per connection: a trainer that reads none of them for as long
- * as it takes to make so many misses the rest. */
+ * as it takes to make that number misses the rest. */
 #define SUBSCRIPTIONS_MAX 10000
 /* How soon messages of the reliable lane that wait for room are tried again. */
 #define LANE_RETRY_MS 10

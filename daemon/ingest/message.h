@@ -56,7 +56,7 @@ struct message {
     /* Set before work_new: the maps of its heads are made (maps.h), and its labels copied. */
     bool wants_head_maps;
     struct head_maps *head_maps;   /* made by the work, or brought; owned until maps_put */
-    uint32_t small_maps_size;      /* set before work_new: maps of its heads in so many cells a side
+    uint32_t small_maps_size;      /* set before work_new: cells a side of the maps of heads that
                                       are made for its window; 0 = none */
     struct small_maps *small_maps; /* made by the work, or of those brought; owned, NULL = none */
     char *labels, *q_labels;       /* of its keys, of its queries; owned; NULL = none */
