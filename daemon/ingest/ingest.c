@@ -56,7 +56,7 @@ struct ingest {
     struct keyring *keys;          /* that this socket asks for; NULL: none */
     struct lane *lane;             /* the thread's, once it runs; owned, NULL = none */
     _Atomic(char *) next_endpoint; /* for the thread to bind again; NULL = nothing to do */
-    _Atomic(char *) next_lane;     /* the same of the lane */
+    _Atomic(char *) next_lane;     /* for the lane to bind again */
     struct config own;             /* as it was at the start: the loop moves endpoints of its own */
     const struct config *config;
     const struct machine *machine;

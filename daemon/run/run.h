@@ -40,7 +40,7 @@ struct run {
     struct config_cut cut;  /* as far as is known when the run begins */
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
-    struct sequences reliable_events; /* the same of the reliable lane */
+    struct sequences reliable_events; /* of the reliable lane */
     struct promises promises;         /* of messages of no layer, for the batch with `about` */
     bool reliable; /* a message of the reliable lane has come: what it keeps must not be lost */
     bool keeps_tensors; /* so have tensors */
