@@ -251,8 +251,8 @@ uint64_t config_fit_memory(struct config *config, uint64_t most);
  * defaults it is config/attnd.yaml, byte for byte. */
 void config_print(const struct config *config, FILE *out);
 
-/* Writes every key as a Markdown table: the one in config/README.md. The same of the keys of a
- * rule, of what rules can judge besides metrics, of the default rules, and of why they matter. */
+/* Write Markdown tables of config/README.md: of every key, of the keys of a rule, of what rules can
+ * judge besides metrics, of the default rules, and of why they matter. */
 void config_print_table(FILE *out);
 void config_print_rule_keys(FILE *out);
 void config_print_rule_metrics(FILE *out);

@@ -10,7 +10,7 @@
 #define DIGITS  "0123456789"
 #define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-/* `host`, `host:port` or `[address]:port` of so many bytes. */
+/* `host`, `host:port` or `[address]:port` of `size` bytes. */
 static const char *servers_place_reason(const char *place, size_t size)
 {
     bool is_address = size > 0 && *place == '[';

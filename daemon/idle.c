@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-/* Looks so many times per limit, at least every so often. */
+/* Looks IDLE_LOOKS times per limit, at least every IDLE_LOOK_MS. */
 #define IDLE_LOOKS     8
 #define IDLE_LOOK_MS   10000
 #define IDLE_PORTS_MAX 16

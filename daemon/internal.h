@@ -108,7 +108,7 @@ int ticks_announce_plans(void *data);
 
 /* Checkpoints begin, if they do not go on already. */
 void rounds_start(struct daemon *daemon);
-/* So many bytes wait to be acknowledged, when what they changed is saved. */
+/* These bytes wait to be acknowledged, when what they changed is saved. */
 void rounds_promise(struct daemon *daemon, uint64_t bytes);
 /* Whether the next round is due: `since_ns` after the one before, which took `cost_ns` of processor
  * time; rounds have this period when nothing is promised. */

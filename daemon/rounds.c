@@ -8,7 +8,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/internal.h"
 
-/* Checkpoints are packed in so many slices per history.checkpoint, and take this share of the
+/* Checkpoints are packed in SAVER_SLICES per history.checkpoint, and take this share of the
  * loop's time at most: 20 ms every 200 ms by default. */
 #define SAVER_SLICES 10
 #define SAVER_SHARE  10

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define TICK_MS 1000
-/* Memory goes back once in so many ticks, and when they end. */
+/* Memory goes back once in TICKS_PER_TRIM ticks, and when they end. */
 #define TICKS_PER_TRIM 60
 
 /* The trainers hear of it from the ingest thread. */

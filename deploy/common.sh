@@ -21,7 +21,7 @@ interpreters() {
         "${HOME:-/nonexistent}"/.pyenv/versions/*/bin/python3
 }
 
-# Interrupts a command after so many seconds, as Ctrl-C would, and kills it if it does not heed that; the status is
+# Interrupts a command after SECONDS, as Ctrl-C would, and kills it if it does not heed that; the status is
 # 124 or 137 then.
 # bounded SECONDS PROGRAM ARGUMENT...
 bounded() {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Judges what pip would install: pip_plan.py REPORT MEGABYTES, a report of `pip install --dry-run --report`.
 
-Exit status 0 when there is nothing made for CUDA in it and at most so many million bytes are to be downloaded (files
+Exit status 0 when there is nothing made for CUDA in it and at most the given number of million bytes is to be downloaded (files
 of this machine are not); else 1, and why is said in one line.
 """
 import json

@@ -14,7 +14,7 @@
 /* Bytes of the random numbers that name a node, a hub, and a start of either. */
 #define FLEET_ID_BYTES 8
 #define FLEET_NAME_MAX 64
-/* A node leaves out multiples of so many numbers of rows. */
+/* A node leaves out numbers of rows by multiples of this. */
 #define FLEET_JUMP (UINT64_C(1) << 20)
 /* Units per part, and parts per window: numbers of a window rule. */
 #define FLEET_RULE_MAX 1000000u
@@ -54,7 +54,7 @@ struct fleet_body {
     uint64_t next_before;   /* parts below were closed before; those between have no messages */
     uint64_t complete_from; /* what came for parts below was not seen */
     bool cut;               /* closed before all its ranks had completed it */
-    uint32_t layers;        /* so many parts came before, of this index */
+    uint32_t layers;        /* how many parts came before, of this index */
     /* closed, run: of the run, at this moment */
     uint32_t world;
     uint64_t epoch, step, time_ns; /* of its newest message */

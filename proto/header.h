@@ -112,7 +112,7 @@ struct header {
     double step_seconds;          /* hello; of a step in which nothing is captured; 0 = not said */
     double capture_seconds;       /* hello; that a captured step takes in addition */
     uint32_t own_every;           /* hello; as the job's own code asks for; 0 = it does not */
-    struct own_window own_window; /* hello; the same of its windows */
+    struct own_window own_window; /* hello; windows that the job asks for */
     struct named_values values;   /* log; owned; numbers */
     struct topic_position *after; /* what its rank sent before by the other lane; owned, or NULL */
     uint32_t after_count;

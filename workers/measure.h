@@ -38,8 +38,8 @@ struct measure_plan {
     bool head_pairs;      /* top pairs of each head as well */
     bool pooled_map;      /* the map for people to look at (map_pool.h): of tier attention, and of
                              qk where its maps are made */
-    uint32_t head_maps_size; /* the maps of each head of one sample (head_maps.h), in so many cells
-                                a side; of the same tiers; 0 = none */
+    uint32_t head_maps_size; /* cells a side of the maps of each head of one sample (head_maps.h);
+                                of the same tiers; 0 = none */
     uint32_t head_maps_sample;
     uint32_t top_pairs;         /* 1..TOP_PAIRS_MAX */
     uint32_t local_window;      /* of local_mass, in positions */

@@ -6,7 +6,7 @@
 #include "workers/rows/row_batch.h"
 #include <math.h>
 
-/* A part keeps a few KiB per head: it should have at least so many entries for them. */
+/* A part keeps a few KiB per head: it should have at least this number of entries a head. */
 #define ENTRIES_PER_HEAD_MIN 256
 
 uint32_t measure_parts(const struct attention *a, const struct measure_plan *plan)

@@ -90,7 +90,7 @@ struct measure_state {
     const uint32_t *head_pair_count;
 };
 
-/* Bytes of the numbers of a message with so many heads. */
+/* Bytes of the numbers of a message with `heads` heads. */
 size_t measure_numbers_bytes(uint32_t heads, bool similarity);
 /* Fills *ret_measured with pointers into *ret_storage (free) and into the state. One more pass over
  * the weights for the map weighted by importance. Returns 0 or ERR_MEMORY. */
@@ -100,7 +100,7 @@ int measure_numbers(struct measure_state *state, struct scratch *scratch,
  * that came from queries and keys; both must outlive *into. */
 void measure_numbers_add_maps(struct measured *into, const struct measured *maps);
 
-/* Bytes of the numbers of a message of tier weights with so many heads. */
+/* Bytes of the numbers of a message of tier weights with `heads` heads. */
 size_t measure_numbers_matrix_bytes(uint32_t heads);
 /* The numbers of each head's matrices as values of *measured, which points into *ret_storage
  * (free). One that no head has is left out. Returns 0 or ERR_MEMORY. */

@@ -22,7 +22,7 @@ struct alerts;
 /* Called for each event, from inside the calls below; `event` is borrowed. */
 struct alert_sink {
     void (*event)(void *data, const struct alert_result *event);
-    /* Beyond alerts.per_window: so many changes of this window are held back. They are reported
+    /* The changes of this window beyond alerts.per_window are held back. They are reported
      * with a later window if they still hold then. */
     void (*overflow)(void *data, uint32_t events);
     void *data;

@@ -105,7 +105,7 @@ size_t alert_layer_size(const struct alerts *alerts);
 struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id);
 uint32_t alert_layer_pack(struct layer_id id);
 struct layer_id alert_layer_unpack(uint32_t key);
-/* Makes cells for so many heads; cells of another number are forgotten. Returns 0 or ERR_MEMORY. */
+/* Makes cells for `count` heads; cells of another number are forgotten. Returns 0 or ERR_MEMORY. */
 int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count);
 void alerts_forget(struct alerts *alerts);
 void alert_cells_free(struct alert_cells *cells);

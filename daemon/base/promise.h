@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Promises of messages of so many bytes are not kept waiting for more to save at once: a client
+/* Promises of messages of this many bytes are not kept waiting for more to save at once: a client
  * keeps 16 times as much by default. */
 #define PROMISES_WORTH (UINT64_C(4) << 20)
 

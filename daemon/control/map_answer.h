@@ -21,8 +21,8 @@ extern const char *const maps_kind_name[MAPS_KIND_COUNT];
 struct maps_asked {
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], stack[16], site[16];
     uint64_t layer, head; /* UINT64_MAX: not said */
-    uint64_t heads;       /* so many from `head` on; UINT64_MAX: one, or all without `head` */
-    uint64_t size;        /* at most so many rows and columns; UINT64_MAX: as they are kept */
+    uint64_t heads;       /* how many, from `head` on; UINT64_MAX: one, or all without `head` */
+    uint64_t size;        /* most rows and columns; UINT64_MAX: as they are kept */
     enum maps_kind kind;
     bool packed;
 };
@@ -50,7 +50,7 @@ struct picture {
     float *cells; /* [count][rows][columns] */
     uint32_t count, rows, columns;
     uint32_t keys; /* that are shown */
-    uint32_t size; /* the answer has at most so many rows and columns */
+    uint32_t size; /* most rows and columns of the answer */
     bool single;   /* one map, and no list of maps */
     bool packed;
     bool *here; /* [count]: the others are nil; in the same memory as `cells` */

@@ -31,7 +31,7 @@ static void copy_head(struct picture *picture, uint32_t at, const struct layer_m
     }
 }
 
-/* The heads that are asked for: from the first, so many. */
+/* The heads that are asked for: the first, and their number. */
 static uint32_t control_maps_first(const struct maps_asked *asked)
 {
     return asked->head == UINT64_MAX ? 0 : (uint32_t)asked->head;

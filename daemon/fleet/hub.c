@@ -26,7 +26,7 @@
 #define ROWS_MAX  64
 #define COMMIT_NS UINT64_C(50000000)
 /* The answer of `fleet` is made up so often, sooner after a change, and takes at most one part in
- * so many of the thread's time. */
+ * STATUS_PART of the thread's time. */
 #define STATUS_NS   UINT64_C(500000000)
 #define CHANGED_NS  UINT64_C(100000000)
 #define STATUS_PART 20

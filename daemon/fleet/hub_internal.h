@@ -47,8 +47,8 @@
 #define HUB_WAITING_MAX 1024         /* rows `closed` of a member that are above a hole */
 #define HUB_PIECES_MAX  8192         /* of a row */
 #define HUB_SAID_MAX    (512u << 10) /* bytes of a row that is no part */
-/* Bytes in the file of rows of which pieces are missing, and of settings and logged values: so many
- * parts of fleet.outbox. Each row counts for so many more than it has. */
+/* Bytes in the file of rows of which pieces are missing, and of settings and logged values, as
+ * divisors of fleet.outbox. Each row counts for HUB_ROW_BYTES more than it has. */
 #define HUB_PIECES_PART 8
 #define HUB_SAID_PART   64
 #define HUB_ROW_BYTES   100
@@ -106,7 +106,7 @@ struct hub_closed {
 struct hub_odd {
     uint32_t rank;
     const struct hub_node *node;
-    uint32_t layers, windows; /* in so many layers; in so many windows in a row */
+    uint32_t layers, windows; /* in how many layers; in how many windows in a row */
     uint32_t key, head;       /* where it is furthest from the others */
     double distance;
 };
@@ -307,8 +307,8 @@ enum hub_verdict {
     HUB_AGAIN, /* offer it again later: memory or the file failed */
 };
 
-/* A layer of a run has so many heads. Returns 0, ERR_HEADS_CHANGED, ERR_STREAM_LIMIT or ERR_MEMORY.
- */
+/* Notes the heads of a layer of a run. Returns 0, ERR_HEADS_CHANGED, ERR_STREAM_LIMIT or
+ * ERR_MEMORY. */
 int hub_note_heads(struct hub_run *run, uint32_t layer, uint32_t heads);
 enum hub_verdict hub_take(struct hub *hub, const struct hub_message *message);
 /* The numbers of rows that came since the last call, into the transaction. */

@@ -13,7 +13,7 @@
 /* Signs of life: of one, and how many are taken before rows have their turn. */
 #define BEAT_BYTES_MAX 65536
 #define BEATS_PER_TURN HUB_NODES_MAX
-/* A node is asked again after this, for the rows of so many holes. */
+/* A node is asked again after ASK_NS, for the rows of HOLES_MAX holes at most. */
 #define ASK_NS    UINT64_C(4000000000)
 #define HOLES_MAX 16
 

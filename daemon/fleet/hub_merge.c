@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A window is merged a layer at a time, between which the hub fetches. States of a layer are added
- * in the order of node ids, then of parts, so many at a time that memory is bounded: two hubs with
+ * in the order of node ids, then of parts, few enough at a time to bound memory: two hubs with
  * the same parts add the same numbers in the same order. */
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"

@@ -412,8 +412,8 @@ int link_say(struct fleet_link *link, const char *what, natsStatus status, jsErr
                  "the servers have no room for the stream " LINK_STREAM
                  ": give JetStream more, or lower fleet.stream");
     } else if (code == JSStreamReplicasNotSupportedErr) {
-        snprintf(trouble, sizeof trouble,
-                 "fleet.replicas: %d: the servers are no cluster of so many", (int)link->replicas);
+        snprintf(trouble, sizeof trouble, "fleet.replicas: %d: the cluster has fewer servers",
+                 (int)link->replicas);
     } else if (code == JSNotEnabledErr || code == JSNotEnabledForAccountErr ||
                status == NATS_NO_RESPONDERS) {
         snprintf(trouble, sizeof trouble, "the servers have no JetStream: start them with -js");

@@ -35,7 +35,7 @@ struct uplink {
     struct store *store;
     struct fleet_link *link;
     uint64_t keep_s, outbox_bytes;
-    struct fleet_beat beat; /* with what stays the same of all */
+    struct fleet_beat beat; /* with all that never changes */
     pthread_t thread;
     bool thread_runs;
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Pooled maps have at most so many rows and columns, and those of heads so many cells in all. */
+/* The most rows, and columns, of a pooled map; the most cells of those of heads together. */
 #define MAP_SIDE_MAX  128
 #define MAP_CELLS_MAX (1u << 20)
 

@@ -14,7 +14,7 @@ struct drop_total {
     uint64_t heard;    /* 0 or 1: an event has told */
     uint64_t told;     /* by the last event */
     uint64_t unplaced; /* of these: no topic has told of them yet */
-    uint64_t ahead;    /* topics have told of so many more */
+    uint64_t ahead;    /* how many more topics have told of */
 };
 
 /* One per rank index, grown on demand. A zeroed struct is empty. */

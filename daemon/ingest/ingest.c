@@ -27,7 +27,7 @@
 /* A stopping ingest has read everything when nothing has come for this long. */
 #define QUIET_MS 50
 /* Changes of subscriptions that wait per connection: a trainer that reads none of them for as long
- * as it takes to make so many misses the rest. */
+ * as it takes to make that number misses the rest. */
 #define SUBSCRIPTIONS_MAX 10000
 /* How soon messages of the reliable lane that wait for room are tried again. */
 #define LANE_RETRY_MS 10
@@ -56,7 +56,7 @@ struct ingest {
     struct keyring *keys;          /* that this socket asks for; NULL: none */
     struct lane *lane;             /* the thread's, once it runs; owned, NULL = none */
     _Atomic(char *) next_endpoint; /* for the thread to bind again; NULL = nothing to do */
-    _Atomic(char *) next_lane;     /* the same of the lane */
+    _Atomic(char *) next_lane;     /* for the lane to bind again */
     struct config own;             /* as it was at the start: the loop moves endpoints of its own */
     const struct config *config;
     const struct machine *machine;

@@ -32,7 +32,7 @@ void lane_free(struct lane **lane);
 
 /* Any thread. Each returns whether the ingest thread must be woken. */
 
-/* A message of this peer is freed: so many bytes may be sent again. */
+/* A message of this peer is freed: its `bytes` may be sent again. */
 bool lane_return(struct lane *lane, struct lane_peer *peer, uint64_t bytes);
 /* These are to be answered. Takes them over. */
 bool lane_settle(struct lane *lane, struct promises *promises);

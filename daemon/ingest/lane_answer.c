@@ -94,7 +94,7 @@ int lane_send(struct lane *lane, const struct lane_peer *peer, const struct mpk_
     return code;
 }
 
-/* After so many promises were told. */
+/* After `count` promises were told. */
 static void lane_strike(struct lane_peer *peer, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {

@@ -36,7 +36,7 @@ struct message {
     uint32_t borrowed;    /* by frame: it is in memory that the sender lent (memory.h) */
     uint64_t bytes;       /* of all frames that came */
     uint64_t cost;        /* what it counts against the budget: bytes, bookkeeping, computation */
-    uint64_t scratch;     /* the same of what the largest of all messages counts for */
+    uint64_t scratch;     /* scratch memory of the largest message, in the same units */
     bool reserved;        /* its cost counts against the reserve instead (ingest.h) */
     struct ingest_share *share; /* its payer's, as long as it costs something */
     uint64_t received_ns;       /* monotonic clock */
@@ -56,7 +56,7 @@ struct message {
     /* Set before work_new: the maps of its heads are made (maps.h), and its labels copied. */
     bool wants_head_maps;
     struct head_maps *head_maps;   /* made by the work, or brought; owned until maps_put */
-    uint32_t small_maps_size;      /* set before work_new: maps of its heads in so many cells a side
+    uint32_t small_maps_size;      /* set before work_new: cells a side of the maps of heads that
                                       are made for its window; 0 = none */
     struct small_maps *small_maps; /* made by the work, or of those brought; owned, NULL = none */
     char *labels, *q_labels;       /* of its keys, of its queries; owned; NULL = none */
@@ -93,7 +93,7 @@ struct refusal {
  * none, ERR_MEMORY when a message was there but had to be thrown away, ERR_CLOSED when the context
  * ended. */
 int message_receive(void *socket, struct message **ret_message);
-/* The same of a message of which the first frames were read: what follows them, which is here. */
+/* Receives the rest of a message whose first frames were read: it is here already. */
 int message_receive_rest(void *socket, struct message **ret_message);
 /* One frame of a message whose first frame was read. Returns as zmq_msg_recv. */
 int message_receive_frame(zmq_msg_t *frame, void *socket);

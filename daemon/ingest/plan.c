@@ -236,7 +236,7 @@ const struct plan *plans_before(const struct plans *plans, const char *pattern)
 
 /* Costs */
 
-/* The least of `every` times 1, 2, 4, ... at which so many captures cost at most `max`; the largest
+/* The least of `every` times 1, 2, 4, ... at which the captures cost at most `max`; the largest
  * that there is when none does. */
 static uint64_t plan_bounded(uint64_t every, double ratio, double max)
 {

@@ -23,8 +23,8 @@ struct refused {
  * none. The message may be NULL: its frames are gone. */
 void refused_log(const struct message *message, int code, const char *key, uint64_t before);
 
-/* The same of any message; when it was for the key that it came with, `socket` tells its trainer.
- * Each key has counts of its own then. */
+/* Logs the refusal of any message; `socket` tells its trainer when its key was the reason. Each
+ * key has counts of its own then. */
 void refused_tell(struct refused *refused, void *socket, struct keyring *keys,
                   struct message *message, int code, const char *key, uint64_t before);
 

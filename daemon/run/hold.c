@@ -12,7 +12,7 @@
 struct hold {
     struct hold *next;
     uint32_t rank;
-    uint32_t reached; /* so many topics that the first one waits for are there */
+    uint32_t reached; /* how many topics that the first one waits for are there */
     struct message *first, **last;
 };
 

@@ -22,7 +22,8 @@
 
 #include <stdlib.h>
 
-/* A layer whose steps are never those that maps are made of gets them after so many maps.every. */
+/* A layer whose steps are never those that maps are made of gets them after this number of times
+ * maps.every. */
 #define MAPS_PATIENCE 4
 
 /* Windows of seconds go by when a message was received. */
@@ -82,7 +83,7 @@ static bool queue_wants_map(const struct run *run, const struct message *message
     return first;
 }
 
-/* The message that gives a window its map also gives it maps of its heads, in so many cells a side;
+/* The cells a side of the maps of heads that the message that gives a window its map also brings;
  * 0 where it has not all heads of its layer, or none are kept. */
 static uint32_t queue_small_maps_size(const struct run *run, const struct message *message)
 {

@@ -40,7 +40,7 @@ struct run {
     struct config_cut cut;  /* as far as is known when the run begins */
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
-    struct sequences reliable_events; /* the same of the reliable lane */
+    struct sequences reliable_events; /* of the reliable lane */
     struct promises promises;         /* of messages of no layer, for the batch with `about` */
     bool reliable; /* a message of the reliable lane has come: what it keeps must not be lost */
     bool keeps_tensors; /* so have tensors */
@@ -73,7 +73,7 @@ struct run {
     struct message *lost;      /* of those, given up; by queued_next */
     bool flushing;             /* show the windows once all up to flush_arrival are taken, */
     uint64_t flush_arrival;    /* and joined if they were taken unfinished */
-    uint32_t flush_detached;   /* so many of those are still computed */
+    uint32_t flush_detached;   /* how many of those are still computed */
     /* the round of checkpoints that is going on, see checkpoint.h */
     struct store_batch *saving; /* what the steps have collected */
     uint64_t store_losses;      /* of the store, when a round last began */

@@ -55,7 +55,7 @@ struct stream {
     uint64_t mapped_part;    /* 1 + the last part that a map was asked for in; 0 = none */
     struct map_place maps;   /* the newest of its heads */
     struct sequences sequences;
-    struct sequences reliable; /* the same of the reliable lane */
+    struct sequences reliable; /* of the reliable lane */
     struct promises promises;  /* of its messages, for the batch that saves it in all tracks */
     struct assembly assembly;
     struct position projections; /* of the newest matrices that were published */

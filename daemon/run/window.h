@@ -97,7 +97,7 @@ int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t l
 
 /* The index of a rank heard of before; UINT32_MAX for another one. */
 uint32_t window_find_rank(const struct window *window, uint32_t rank);
-/* Takes back the newest ranks, so that so many are left. */
+/* Takes back the newest ranks, so that `count` are left. */
 void window_forget_ranks(struct window *window, uint32_t count);
 
 /* How long ago the run was first heard of, over starts of attnd. */

@@ -37,7 +37,7 @@ void detail_release(struct detail **detail);
 /* One map, or nil for NULL; `heads` are the layer's. */
 void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer *writer);
 /* Returns 0 (with NULL for nil), ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map of a layer
- * with so many heads. */
+ * with `heads` heads. */
 int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret_detail);
 
 #endif

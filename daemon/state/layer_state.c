@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define CACHE_LINE 64
-#define AHEAD      3 /* parts: their bytes are asked for so many merges before they are needed */
+#define AHEAD      3 /* merges by which the bytes of a part are asked for ahead */
 
 struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets)
 {

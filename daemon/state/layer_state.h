@@ -69,7 +69,7 @@ struct layer_state {
     struct position weights_newest;
 };
 
-/* An empty state, whose histograms use at most so many buckets (dist_limit). Returns NULL when out
+/* An empty state, whose histograms use at most `buckets` (dist_limit). Returns NULL when out
  * of memory. */
 struct layer_state *layer_state_new(uint32_t heads, uint32_t buckets);
 void layer_state_free(struct layer_state **state);
@@ -84,14 +84,14 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
                           uint32_t count);
 
 uint32_t layer_state_ranks(const struct layer_state *state);
-/* Adds the entropies of its ranks, of one alone too, to those that are there, of at most so many
+/* Adds the entropies of its ranks, of one alone too, to those that are there, of at most `heads`
  * heads; nothing where they are not known. Returns 0 or ERR_MEMORY (then they may be in partly). */
 int layer_state_ranks_entropy(const struct layer_state *state, uint32_t heads,
                               struct rank_entropy *into);
 
 /* Memory in use, the allocator's own included. */
 uint64_t layer_state_bytes(const struct layer_state *state);
-/* The approximate size of a state of so many heads: to be reserved with it. */
+/* The approximate size of a state of `heads` heads: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
 
 /* The distribution of one head's metric, copied; empty when there is none. Returns 0 or ERR_MEMORY.
@@ -115,7 +115,7 @@ int layer_state_sink_rate(const struct layer_state *state, struct result_stat *r
  * version. */
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer);
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state);
-/* From a sender, about so many heads: of the version that is written now, and with no more values
+/* From a sender, about `heads` heads: of the version that is written now, and with no more values
  * than such a state may have. */
 int layer_state_unpack_sent(const void *data, size_t size, uint32_t heads,
                             struct layer_state **ret_state);

@@ -22,7 +22,7 @@ struct odd_rank {
 int odd_ranks_farthest(const struct rank_entropy *entropy, uint32_t heads, double *ret_distance,
                        uint32_t *ret_rank);
 
-/* Fills in the rest of each, of a layer with so many heads. Returns 0 or ERR_MEMORY. */
+/* Fills in the rest of each, of a layer with `heads` heads. Returns 0 or ERR_MEMORY. */
 int odd_ranks_judge(struct odd_rank *ranks, uint32_t count, uint32_t heads);
 
 #endif

@@ -37,7 +37,7 @@ int rank_entropy_merge(struct rank_entropy *into, const struct rank_entropy *fro
 
 /* Writes a list, which is not empty. */
 void rank_entropy_pack(const struct rank_entropy *entropy, struct mpk_writer *writer);
-/* For a layer with so many heads, into an empty one, which is to be cleared in any case. Believes
+/* For a layer with `heads` heads, into an empty one, which is to be cleared in any case. Believes
  * nothing, and takes memory in proportion to the list. Returns 0, ERR_STORE_FORMAT or ERR_MEMORY.
  */
 int rank_entropy_unpack(const msgpack_object *list, uint32_t heads, struct rank_entropy *entropy);

@@ -48,7 +48,7 @@ void stat_set_clear(struct stat_set *set);
 uint64_t stat_set_bytes(const struct stat_set *set);
 /* Takes a copy of bytes that are already a set. Returns 0 or ERR_MEMORY, then without effect. */
 int stat_set_assign(struct stat_set *set, const uint8_t *bytes, uint32_t size);
-/* Whether bytes[size] are a set whose histograms have at most so many buckets. Only the histograms
+/* Whether bytes[size] are a set whose histograms have at most `buckets`. Only the histograms
  * of `slots` are looked into, and only they may be read then; NULL: all. The others are no larger,
  * either. */
 bool stat_set_check(const uint8_t *bytes, size_t size, uint32_t buckets,
@@ -89,7 +89,7 @@ struct stat_input {
 
 struct stat_writer;
 
-/* For histograms of at most so many buckets. NULL when out of memory. */
+/* For histograms of at most `buckets`. NULL when out of memory. */
 struct stat_writer *stat_writer_new(uint32_t buckets);
 void stat_writer_free(struct stat_writer **writer);
 /* Adds inputs[slot] of the slots in the mask. Returns 0 or ERR_MEMORY, then without effect. */
@@ -109,7 +109,7 @@ int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS],
 
 struct stat_merger;
 
-/* For histograms of at most so many buckets. NULL when out of memory. */
+/* For histograms of at most `buckets`. NULL when out of memory. */
 struct stat_merger *stat_merger_new(uint32_t buckets);
 void stat_merger_free(struct stat_merger **merger);
 /* Adds one set to another: several are faster by sums. Returns 0 or ERR_MEMORY, then without

@@ -281,7 +281,7 @@ static inline void stat_add_hist(struct hist_sum *sum, const struct stat_record 
     }
 }
 
-/* Most bytes of a set whose histograms have at most so many buckets. */
+/* Most bytes of a set whose histograms have at most `buckets`. */
 static inline size_t stat_set_size_max(uint32_t buckets)
 {
     return sizeof(struct stat_mask) + STAT_SLOTS * STAT_NUMBERS_MAX +

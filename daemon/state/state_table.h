@@ -17,7 +17,7 @@ struct state_budget {
 
 struct state_table;
 
-/* Counts states whose histograms use at most so many buckets. The budget outlives the table. NULL
+/* Counts states whose histograms use at most `buckets`. The budget outlives the table. NULL
  * when out of memory. */
 struct state_table *state_table_new(struct state_budget *budget, uint32_t buckets);
 /* The state at this index, made with this many heads when there is none. Returns 0, ERR_STATE_LIMIT

@@ -17,7 +17,7 @@ int stored_bool(const msgpack_object *map, const char *key, bool *ret_bool);
 /* A binary; nil has no bytes. Borrowed from the document. */
 int stored_bytes(const msgpack_object *map, const char *key, const uint8_t **ret_bytes,
                  size_t *ret_size);
-/* A binary of exactly so many bytes. */
+/* A binary of exactly `size` bytes. */
 int stored_fill(const msgpack_object *map, const char *key, void *to, size_t size);
 /* The same, allocated; nil gives NULL, whatever `count`. Also returns ERR_MEMORY. */
 int stored_copy(const msgpack_object *map, const char *key, uint64_t count, size_t size,

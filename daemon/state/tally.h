@@ -17,7 +17,7 @@ struct tally {
 };
 
 void tally_losses(struct tally *tally, const struct losses *losses);
-/* So many that the publishers have dropped count elsewhere now. */
+/* `count` messages that the publishers have dropped count elsewhere now. */
 void tally_take_source(struct tally *tally, uint64_t count);
 /* `code` is an error of err.def. */
 void tally_drop(struct tally *tally, int code);

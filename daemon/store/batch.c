@@ -37,7 +37,7 @@ void batch_free(struct store_batch **batch_p)
     *batch_p = NULL;
 }
 
-/* A record with room for so many bytes, not in the batch yet; NULL when out of memory. */
+/* A record with room for `bytes`, not in the batch yet; NULL when out of memory. */
 static struct record *record_new(enum record_kind kind, size_t bytes)
 {
     struct record *record = malloc(sizeof *record + bytes);

@@ -14,8 +14,8 @@ struct store_place {
     int64_t layer_id, track_id;
 };
 
-/* Windows per chunk of a layer with so many heads: SERIES_WINDOWS_MAX, fewer for a wide layer,
- * whose numbers of so many windows would take too much memory. */
+/* Windows per chunk of a layer with `heads` heads: SERIES_WINDOWS_MAX, fewer for a wide layer,
+ * whose numbers of all these windows would take too much memory. */
 uint32_t chunk_windows(uint32_t heads);
 
 struct chunk_made {

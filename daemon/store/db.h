@@ -51,7 +51,7 @@ void db_close_reader(struct sql *sql);
 
 /* Marks as not clean: before the first change. Returns an SQLite code. */
 int db_mark(struct store_db *db);
-/* Whether so many bytes can be written: writes and forgets them. Returns an SQLite code. */
+/* Whether this number of bytes can be written: writes and forgets them. Returns an SQLite code. */
 int db_try_room(struct store_db *db, int64_t bytes);
 /* Writes the log's pages to the database. Returns an SQLite code. */
 int db_checkpoint(struct store_db *db);

@@ -179,7 +179,7 @@ int store_each_kept_of(struct store *store, const struct store_run *run,
     return read_judge(store, code);
 }
 
-/* A blob that is `bytes` bytes, or unpacks to so many. */
+/* A blob that is `bytes` bytes, or unpacks to that size. */
 static int read_blob(sqlite3_stmt *row, int column, uint64_t bytes, struct store_bytes *ret)
 {
     const void *blob = sqlite3_column_blob(row, column);

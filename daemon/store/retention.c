@@ -10,7 +10,7 @@
 
 /* A run whose last layer has gone stays this long, as it may be running. */
 #define EMPTY_RUN_S 3600
-/* Runs without layers, which have only logged: so many count as much as windows. Others make room
+/* Runs without layers, which have only logged, that count as much as windows. Others make room
  * first, so that whoever begins many runs does not drive the windows out. */
 #define SPARE_RUNS 256
 /* Pages given back to the file system in one step. */

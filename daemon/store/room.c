@@ -7,7 +7,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 
-/* How often a disk that was full is tried, with so many bytes at most. */
+/* How often a disk that was full is tried, and with how many bytes at most. */
 #define ROOM_EVERY_NS  UINT64_C(1000000000)
 #define ROOM_BYTES_MAX (UINT64_C(1) << 20)
 /* How long there is no trouble before it is over. */

@@ -126,7 +126,7 @@ static size_t put_columns(const uint64_t *columns, uint32_t how_many, uint32_t c
     return (size_t)(end - out);
 }
 
-/* There are at least so many of how_many; the others stay as they are. */
+/* There are `least` or more of how_many; the others stay as they are. */
 static int take_columns(const void *data, size_t size, uint32_t least, uint32_t how_many,
                         uint32_t count, uint64_t *ret_columns)
 {

@@ -48,7 +48,7 @@ int series_decode(const void *data, size_t size, uint32_t count, struct result_s
  * written, or 0 when the result is not shorter: then the data is kept as it is. */
 size_t blob_deflate(const void *data, size_t size, void *ret_data);
 /* The other way: data of `size` bytes is what it was when size == bytes, else deflated. Writes
- * `bytes` bytes. Returns 0, or ERR_STORE_FORMAT when it is not exactly so many, or ERR_MEMORY. */
+ * `bytes` bytes. Returns 0, or ERR_STORE_FORMAT when its size is another, or ERR_MEMORY. */
 int blob_inflate(const void *data, size_t size, void *ret_data, size_t bytes);
 
 #endif

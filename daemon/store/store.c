@@ -33,8 +33,8 @@
 
 #define TURN_NS      UINT64_C(250000000)
 #define AGE_EVERY_NS UINT64_C(60000000000)
-/* The log is moved into the database, which is when the disk is waited for, when it has so many
- * pages, or after this time: a power failure costs no more. */
+/* The log is moved into the database, which is when the disk is waited for, when it has LOG_PAGES
+ * or after LOG_EVERY_NS: a power failure costs no more. */
 #define LOG_PAGES    4096
 #define LOG_EVERY_NS UINT64_C(10000000000)
 

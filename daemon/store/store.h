@@ -3,7 +3,7 @@
  *
  * Records that belong together travel as one batch: it is committed whole or not at all, and
  * batches are committed in the order in which they were submitted, so after a kill the database
- * holds the first so many batches. Several batches share a transaction (history.commit). Loop
+ * holds the first batches, without a gap. Several share a transaction (history.commit). Loop
  * thread, except the thread itself; nothing here waits for the disk except store_new and
  * store_free.
  *
@@ -136,7 +136,7 @@ struct store_point {
     double value; /* NaN: it was not finite */
 };
 
-/* A run has at most so many names; values of others are counted (COUNT_LOG_REFUSED). */
+/* The most names of a run; values of others are counted (COUNT_LOG_REFUSED). */
 #define STORE_NAMES_MAX 64
 /* Points of one name. When there are more, those of neighbouring steps are joined: the newest of
  * them stays. */
@@ -184,14 +184,14 @@ void store_set_settle(struct store *store, void (*settle)(void *data, struct pro
 void store_set_wait(struct store *store, void (*wait)(void *data, const char *why), void *data);
 /* Any thread: whether history.queue is used up, so that nothing should be promised. */
 bool store_is_full(struct store *store);
-/* Any thread: whether batches are being written, or are to be at once: with promises of so many
- * bytes they wait for no others. */
+/* Any thread: whether batches are being written, or are to be at once: with promises worth
+ * PROMISES_WORTH bytes they wait for no others. */
 bool store_is_busy(struct store *store);
 /* Any thread: processor time of the thread for transactions of checkpoints alone, so far. */
 uint64_t store_saving_ns(const struct store *store);
 /* Bytes that are not on the disk yet. */
 uint64_t store_waiting(struct store *store);
-/* Whether a checkpoint of so many bytes would be taken now. */
+/* Whether a checkpoint of `bytes` would be taken now. */
 bool store_has_room(struct store *store, size_t bytes);
 
 #endif

@@ -79,7 +79,7 @@ static inline bool store_is_off(const struct store *store)
 /* room.c: the disk is full, or fails: from when to when, what waits for it, and what the log says.
  * The store's thread, the database locked. */
 
-/* A commit failed with this code, and so many records of so many bytes were dropped. */
+/* A commit failed with this code, and `records` of `bytes` in all were dropped. */
 void room_lost(struct store *store, uint64_t records, uint64_t bytes, int code);
 /* There is none yet: those who wait are told. */
 void room_tell_wait(struct store *store);

@@ -63,7 +63,7 @@ class Times(NamedTuple):
 # ---------------------------------------------------------------------------------------- measuring
 
 def timed(training: Training, steps: int) -> Times:
-    """Trains so many steps; seconds per step."""
+    """Trains `steps` steps; seconds per step."""
     training.finish()
     begin = [clock() for clock in CLOCKS.values()]
     for _ in range(steps):

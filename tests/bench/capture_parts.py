@@ -43,7 +43,7 @@ from capture_model import SHAPES, Attention, Decoder, Training, explicit  # noqa
 
 
 def microseconds(what: Callable[[], Any], times: int, rounds: int = 9) -> float:
-    """Of one call, processor time of this thread: the median of some rounds of so many calls."""
+    """Of one call, processor time of this thread: the median of `rounds` rounds of `times` calls."""
     found = []
     for _ in range(rounds):
         begin = time.thread_time()
@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--added", type=int, metavar="PAIRS", default=0, help="so many pairs of steps")
+    parser.add_argument("--added", type=int, metavar="PAIRS", default=0, help="number of pairs of steps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ uplink   a node's outbox to a local nats-server: MB/s, processor time of attnd, 
 hub      parts of 64 heads that wait in the stream: how many a second the hub validates, keeps and commits, processor time
 merge    one layer of 512 nodes: from the last message to the summary, MiB more than before
 latency  from the last node's last row to the summary, 16 simulated nodes of 4 layers, a window a second
-play     512 nodes' parts at the rate of a training: one window of 80 layers each 500 s, for so many seconds; with seconds=500 a
+play     512 nodes' parts at the rate of a training: one window of 80 layers each 500 s, for `seconds`; with seconds=500 a
          whole one, until it is shown
 
 Processor times are of all threads of the process. Parts are recorded ones: states of random softmax rows with every metric
@@ -218,7 +218,7 @@ def publish_bytes(trainer, data, heads, step, layer):
 
 
 def in_stream(hub_settings, options, layers, parts, closed=True, server=None):
-    """A hub that has stopped, and a stream with so many parts of each of so many nodes."""
+    """A hub that has stopped, and a stream with the parts of each of its nodes."""
     server = server or Server()
     hub = Hub(server, "hub", *ONE_STEP, *LONG, *hub_settings)
     nats = when_stream_is_there(server)

@@ -8,9 +8,8 @@
  * One thread, causal, [1, heads, keys, dim]; tokens: how many different ones. The first form
  * alternates between qk_compute and the same sequence of sgemm calls alone, and prints a JSON line
  * with the medians of both and of their ratio, pair by pair; with dout=1 (dO is there) or written=R
- * (R_h of so many rows), which need values=1, also of the ratio to the message without these, in
- * the same runs. The second prints how much the process
- * grew at most while one head of so many keys was computed. */
+ * (R_h of R rows), which need values=1, also of the ratio to the message without these, in the same
+ * runs. The second prints how much the process grew at most while one head was computed. */
 #include "proto/err.h"
 #include "workers/base/isa.h"
 #include "workers/qk/internal.h"

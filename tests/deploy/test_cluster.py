@@ -235,7 +235,7 @@ def test_systemd_understands_the_drop_in(role, tmp_path):
 
 @pytest.mark.parametrize("role", ("node", "hub"))
 def test_every_way_to_start_it_has_the_same_settings(role):
-    """systemd, compose and Kubernetes say the same of the role, the certificates and the server."""
+    """systemd, compose and Kubernetes agree about the role, the certificates and the server."""
     yaml = pytest.importorskip("yaml")
     drop_in = (CLUSTER / f"systemd/{role}.conf").read_text()
     wanted = settings(drop_in.replace("${FLEET}", re.search(r"FLEET=(\S+)", drop_in).group(1)).replace("%d/", "/etc/attnd/fleet/"))

@@ -353,7 +353,7 @@ def numbers_unseeded(routers=8):
 
 
 def claim(count, progress=lambda **_: None):
-    """So many peers of ROUTERs name themselves by such numbers, and by some before and after; strangers come between them."""
+    """`count` peers of ROUTERs name themselves by such numbers, and by some before and after; strangers come between them."""
     attnd = Attnd("log.level=error")
     witness, started, firsts = Witness(attnd), time.monotonic(), numbers_unseeded()
     for number in range(0, count, CLAIMS_HELD):

@@ -23,7 +23,7 @@ NOT_YET = ("job_unknown", "run_unknown", "no_summary")  # from control, by which
 
 
 def free_ports(count):
-    """The first of so many ports in a row that were free a moment ago; below those the kernel gives to connections."""
+    """The first of `count` ports in a row that were free a moment ago; below those the kernel gives to connections."""
     start = 10000 + os.getpid() * 16 % 20000
     for first in (*range(start, 32000, count + 1), *range(10000, start, count + 1)):
         taken = [socket.socket() for _ in range(count)]

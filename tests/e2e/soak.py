@@ -73,7 +73,7 @@ class Job:
 
 
 def crowd_main(rate):
-    """Jobs until the soak has ended, at so many messages a second; where attnd is, and with which key, comes from standard input."""
+    """Jobs until the soak has ended, at a rate of messages; where attnd is, and with which key, comes from standard input."""
     about = json.loads(sys.stdin.readline())
     attnd = SimpleNamespace(context=give_key(zmq.Context(), SimpleNamespace(public=about["server"]),
                                              SimpleNamespace(**about["pair"])), endpoint=about["endpoints"].get)

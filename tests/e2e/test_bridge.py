@@ -200,7 +200,7 @@ def test_the_past_is_told_to_a_bridge_that_comes_late(rng):
 
 
 def whole_history(attnd, count):
-    """The alerts, once the history has so many windows of both layers."""
+    """The alerts, once the history has that number of windows of both layers."""
     try:
         layers = attnd.call("windows", job="gpt")["layers"]
     except RuntimeError:

@@ -94,7 +94,7 @@ def summaries_of(daemon, job):
 
 
 def measured_twice(daemon, values, dtype, world=1, **how):
-    """{mask: (summary of the raw tier, of tier state)}; each of so many ranks has its share of the heads."""
+    """{mask: (summary of the raw tier, of tier state)}; each of `world` ranks has its share of the heads."""
     raw, states = ranks_of(daemon, "raw", world), ranks_of(daemon, "states", world)
     for layer, mask in enumerate(MASKS):
         for step, microbatch, *whole in captures(mask, values, dtype):

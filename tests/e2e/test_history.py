@@ -43,7 +43,7 @@ def train(attnd, job="gpt", sharp=1.0, run=None, epochs=EPOCHS, heads=4):
 
 
 def kept(attnd, job, windows, **where):
-    """Waits until the history has so many windows of the layer, and returns its answer."""
+    """Waits until the history has that number of windows of the layer, and returns its answer."""
     def ask():
         try:
             answer = attnd.call("history", job=job, **where)
@@ -194,7 +194,7 @@ def test_maps_are_distributions_over_keys(attnd, summaries):
 
 
 def cells(map_, side):
-    """Means over the cells that a side of at most so many has."""
+    """Means over the cells of a map of at most `side` a side."""
     def bounds(length):
         n = min(length, side)
         return [slice(r * length // n, (r + 1) * length // n) for r in range(n)]

@@ -68,7 +68,7 @@ def send_epoch(trainer, epoch, **given):
 
 
 def kept(attnd, metric, epochs, **where):
-    """The mean of a metric, [HEADS][epochs], nil where there is none, when the history has so many."""
+    """The mean of a metric, [HEADS][epochs], nil where there is none, when the history has that number."""
     def ask():
         try:
             answer = attnd.call("history", job="job", metric=metric, **where)

@@ -241,7 +241,7 @@ class Ranks:
         return "\n".join(each.read_text(errors="replace") for each in self.said)
 
     def sharpen(self, hearing=2):
-        """Once so many ranks hear alerts."""
+        """Sharpens once `hearing` ranks hear alerts."""
         wait_until(lambda: self.daemon.stats()["subscriptions"] >= hearing, "ranks that hear alerts")
         (self.folder / "sharpen").touch()
 

@@ -82,7 +82,7 @@ def distances(means):
 
 
 def by_rank(attnd, trainers, windows=1, **where):
-    """The answer of `ranks` when all have ended, and the history has so many windows of the layer."""
+    """The answer of `ranks` when all have ended, and the history has that number of windows of the layer."""
     for trainer in trainers:
         trainer.event("bye")
     def written():
@@ -453,7 +453,7 @@ def test_a_window_that_attnd_joined_late_is_partial(attnd, rng):
 
 
 def large_qk(rng, sanitized=1024):
-    """Queries and keys with seconds of work in a few MiB; so many of them for an attnd that is slow."""
+    """Queries and keys with seconds of work in a few MiB; fewer of them for an attnd that is slow."""
     length = sanitized if SANITIZED else 6144
     return (rng.normal(size=(1, 16, length, 16)).astype(np.float16),
             rng.normal(size=(1, 1, length, 16)).astype(np.float16))

@@ -459,7 +459,7 @@ def said_of_steps(program):
 
 
 def check_steps(life, job, program, lost=0):
-    """What it said to be kept is there, once; but for so many that attnd has counted as dropped."""
+    """What it said to be kept is there, once; but for those that attnd has counted as dropped."""
     there, (kept, dropped, refused) = steps_of(life, job), said_of_steps(program)
     missing = set(range(STEPS)) - set(there) - refused
     if program.process.returncode == 0 and kept + dropped + len(refused) < STEPS:

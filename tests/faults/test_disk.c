@@ -126,7 +126,7 @@ static void start_anew(struct store_fixture *fixture)
     disk_begin();
 }
 
-/* The nth operation of this kind fails. Returns whether there are so many. */
+/* The nth operation of this kind fails. Returns whether there are `nth`. */
 static bool fail_at(struct store_fixture *fixture, enum disk_fault fault, uint64_t nth)
 {
     start_anew(fixture);
@@ -267,7 +267,7 @@ static int64_t stored_batches(void *data)
     return (int64_t)(stats_get(&fixture->stats, COUNT_STORED) / RECORDS);
 }
 
-/* The first so many batches, and no less than was moved into the database. */
+/* The first batches without a gap, and no less than was moved into the database. */
 static void assert_what_is_left(const struct disk_loss *loss, uint32_t copy,
                                 struct store_fixture *fixture)
 {

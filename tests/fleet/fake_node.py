@@ -168,7 +168,7 @@ class FakeNode:
         self.ended = True
 
     def play(self, parts, **keys):
-        """Closes and sends so many parts."""
+        """Closes and sends the next `parts`."""
         for part in range(self.next_part, self.next_part + parts):
             self.send(*self.close_part(part, **keys))
 

@@ -51,7 +51,7 @@ def key_max(halvings):
 
 
 def coarser(key, times):
-    """A key at full resolution, after so many halvings."""
+    """A key at full resolution, after `times` halvings."""
     if key == 0 or times == 0:
         return key
     u = abs(key) - BOUNDS - 1

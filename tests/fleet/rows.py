@@ -43,7 +43,7 @@ def stream(server, id=None):
 
 
 def all_sent(server, node, count=1):
-    """Each row of the outbox, at least so many, is in the stream, and no number was given to two."""
+    """Each row of the outbox, at least `count`, is in the stream, and no number was given to two."""
     wait_until(lambda: node.sent() and node.fleet()["rows"] >= count, f"all is sent ({node.fleet()})")
     rows, (bodies, _) = outbox(node), stream(server, node.fleet()["id"])
     for (seq, _), body in bodies.items():

@@ -274,7 +274,7 @@ def test_a_run_whose_nodes_died_is_idle(server):
     assert run_of(hub, RUN)["state"] == "active"
     node.alive = False
     wait_until(lambda: run_of(hub, RUN)["state"] == "idle", "that nothing is heard of the run")
-    wait_until(lambda: hub.call("runs", job="job")["runs"][0]["state"] == "idle", "the same of its history")
+    wait_until(lambda: hub.call("runs", job="job")["runs"][0]["state"] == "idle", "the idle run in its history")
     node.alive = True
     node.play(1)
     wait_merged(hub, [node])

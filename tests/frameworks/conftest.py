@@ -76,7 +76,7 @@ class Results:
         self.subscriber.close()
 
     def wait_ended(self, runs=1):
-        """Until so many runs have said that they ended, which is the last that is published of each. Nothing may
+        """Until `runs` runs have said that they ended, which is the last that is published of each. Nothing may
         have been lost or refused on the way."""
         wait_until(lambda: self._read() or len(self.ended()) >= runs, f"the end of a run; {self.daemon.describe()}")
         stats = self.daemon.settled(0)

@@ -66,7 +66,7 @@ class Attended:
     documents: Optional[np.ndarray] = None
 
     def first(self, samples: int) -> "Attended":
-        """The same of the first samples of the batch; 0: all."""
+        """The attention of the first samples of the batch; 0: all."""
         if samples == 0:
             return self
 
@@ -77,7 +77,7 @@ class Attended:
                         cut(self.k_len), cut(self.mask), self.learned_sink, cut(self.tokens), cut(self.documents))
 
     def heads(self, chosen: Sequence[int]) -> "Attended":
-        """The same of some heads."""
+        """The attention of some heads."""
         logits = None if self.logits is None else self.logits[:, chosen]
         return Attended(self.weights[:, chosen], logits, self.site, self.causal, self.q_len, self.k_len, self.mask,
                         self.learned_sink, self.tokens, self.documents)

@@ -28,7 +28,7 @@ def in_torch():
 
 
 def in_transformers():
-    """The same of transformers."""
+    """Names what is left in transformers."""
     modeling = sys.modules.get("transformers.modeling_utils")
     if modeling is None:
         return []

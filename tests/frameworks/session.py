@@ -74,7 +74,7 @@ class Session:
         return self.finished() if any(watch.stats()["sent"] for watch in self.watches) else {}
 
     def finished(self) -> Summaries:
-        """The same of a job that other processes publish."""
+        """The summaries of a job that other processes publish, when it has ended."""
         try:
             wait_until(self._ended, f"the end of {self.job}")
         except AssertionError as error:

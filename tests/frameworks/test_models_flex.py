@@ -181,7 +181,7 @@ WAYS = ["eager", "compiled", "within a compiled model"]
 
 @torch.no_grad()
 def captured(stepwise, way, options, steps=1, **watched):
-    """The summaries of so many steps of a model that has run before. It computes what it computes without attnd, and
+    """The summaries of some steps of a model that has run before. It computes what it computes without attnd, and
     what was compiled for that is all."""
     kernel, wrapped = kernels()[way]
     model = made(kernel)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""zoo_projections_transformers: the same of models of Hugging Face transformers, among them those whose matrices are
+"""zoo_projections_transformers: projections of models of Hugging Face transformers, among them those whose matrices are
 fused: GPT-2 (transposed), GPT-NeoX and BLOOM (head by head), Phi-3 (with fewer heads of keys), ModernBERT."""
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ struct setting {
 bool parse_setting(const struct setting *settings, size_t count, const char *key,
                    const char *value);
 
-/* The file at `offset` of a new buffer; it must have so many bytes. */
+/* The file at `offset` of a new buffer; it must have `bytes` bytes. */
 unsigned char *read_file(const char *path, size_t bytes, size_t offset);
 
 /* JSON with 17 digits, NaN and Infinity in Python's spelling, and -0.0 with its sign. */

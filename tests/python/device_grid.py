@@ -196,7 +196,7 @@ def message(q, k, words, rows):
 
 
 def agree_of_message(found, q, k, words):
-    """The same of numbers of a message, name -> [H]: all that need no map."""
+    """Compares numbers of a message, name -> [H]: all that need no map."""
     expected, twice_delta = truth(q, k, words)
     message = expected["message"]
     assert set(found) == {*message, "importance"} - ({"locality"} if words["cross"] else set())

@@ -12,7 +12,7 @@ from attnd.cost import BLOCK_STEPS, CAPTURES_MIN, STEPS_UNSETTLED, Cost, millise
 
 
 class Training:
-    """Steps of so many seconds, of which every so manyth is captured, at some seconds more."""
+    """Steps of some seconds, of which each `every`-th is captured, at some seconds more."""
 
     def __init__(self, monkeypatch, every, device=False):
         self.now, self.step, self.every, self.device = 100.0, 0, every, device

@@ -252,7 +252,7 @@ def band(queries, keys, left=-1, right=-1, aligned="last"):
 
 
 def packed(begin, keys_begin, left=-1, right=-1, aligned="last"):
-    """The same of packed sequences."""
+    """bool [queries, keys] of packed sequences."""
     allowed = np.zeros((begin[-1], keys_begin[-1]), bool)
     for a, b, c, d in zip(begin, begin[1:], keys_begin, keys_begin[1:]):
         allowed[a:b, c:d] = band(b - a, d - c, left, right, aligned)

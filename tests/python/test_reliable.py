@@ -134,7 +134,7 @@ def publish_states(publisher, count, first=0):
 
 
 def unanswered(daemon, publisher, count):
-    """The numbers of so many messages that the daemon has taken, and has not acknowledged."""
+    """The numbers of `count` messages that the daemon has taken, and has not acknowledged."""
     daemon.attach(publisher)
     daemon.acknowledges = False
     publish_states(publisher, count)

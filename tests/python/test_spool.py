@@ -56,7 +56,7 @@ def taken(store):
 
 
 def writer(directory, count, then="os.kill(os.getpid(), signal.SIGKILL)"):
-    """A process that keeps so many messages, and is killed."""
+    """A process that keeps a number of messages, and is killed."""
     source = f"""
 import os, signal, sys
 import numpy as np
@@ -341,7 +341,7 @@ def descriptors():
 
 
 def orphans(directory, count):
-    """So many processes that were killed, each with a message."""
+    """`count` processes that were killed, each with a message."""
     for number in range(count):
         frames = frames_of(1)
         data = spool.file_header(1) + spool.record_head(frames, 1) + b"".join(bytes(memoryview(frame).cast("B")) for frame in frames)

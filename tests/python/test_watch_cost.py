@@ -22,7 +22,7 @@ CALLS_PER_STEP = 25  # of our Python functions when nothing is captured: an opti
 
 
 class Decoder(torch.nn.Module):
-    """So many attentions in a row."""
+    """`layers` attentions in a row."""
 
     def __init__(self, layers):
         super().__init__()

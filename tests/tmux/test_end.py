@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A run ends in collapse: every reader says the same of it, also after a restart of attnd and after kill -9."""
+"""A run ends in collapse: every reader agrees about it, also after a restart of attnd and after kill -9."""
 import json
 import os
 import re

@@ -21,7 +21,7 @@
 #include <string.h>
 
 #define PRODUCT_ROWS    128       /* of one sgemm, at most */
-#define PRODUCT_WEIGHTS (1 << 18) /* so many of them, unless that is less than 8 rows */
+#define PRODUCT_WEIGHTS (1 << 18) /* at once, unless that is less than 8 rows */
 #define PRODUCT_KEYS    512
 
 /* A sum of weights above this leaves what f32 is right for. */

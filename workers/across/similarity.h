@@ -30,7 +30,7 @@ int similarity_compute(struct similarity *s, const struct attention *a, uint32_t
                        uint32_t row_end, enum isa isa, struct scratch *scratch);
 void similarity_merge(struct similarity *into, const struct similarity *from);
 void similarity_clear(struct similarity *s);
-/* Bytes that a similarity of so many heads takes. */
+/* Bytes that a similarity of `heads` heads takes. */
 uint64_t similarity_bytes(uint32_t heads);
 
 /* ret[heads][heads], symmetric; NaN where no row is sound in both, or a head is all zero there

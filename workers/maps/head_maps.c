@@ -136,7 +136,7 @@ static void add_keys(const struct making *m, double *sum)
     }
 }
 
-/* The kernel takes so many entries at once. `i` is a query of the message. */
+/* Adds one row of a head to its map. `i` is a query of the message. */
 static void head_maps_accumulate(const struct making *m, uint32_t h, uint32_t i, float *largest)
 {
     const struct attention *a = m->a;

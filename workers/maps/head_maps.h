@@ -46,7 +46,7 @@ static inline bool head_maps_pooled(const struct head_maps *maps)
 }
 /* Accepts NULL. */
 void head_maps_free(struct head_maps **maps);
-/* Bytes that they take at most, of so many queries and keys, and those that making them takes; both
+/* Bytes that they take at most, of these queries and keys, and those that making them takes; both
  * saturate. */
 uint64_t head_maps_bytes(uint32_t heads, uint32_t queries, uint32_t keys, uint32_t size);
 uint64_t head_maps_scratch(uint32_t heads, uint32_t keys, uint32_t size);

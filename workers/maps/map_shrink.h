@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-/* Rows, or columns, that a map of so many has then. */
+/* Rows, or columns, that a map of `cells` has then. */
 static inline uint32_t map_shrink_side(uint32_t cells, uint32_t size)
 {
     return cells < size ? cells : size;

@@ -41,7 +41,7 @@ SIMD_INLINE vf exp2_of(vf x)
     return scale_by_bits(exp2_fraction(f), n);
 }
 
-/* The same of numbers that are finite, for the inner loop. */
+/* 2^x of finite numbers, for the inner loop. */
 SIMD_INLINE vf exp2_finite(vf x)
 {
 #ifdef SIMD_SCALE

@@ -16,7 +16,7 @@
 /* The scalar reference, f64, row by row with the whole row in memory. Returns 0 or ERR_MEMORY. */
 int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_begin,
                    uint32_t row_end, struct scratch *scratch);
-/* Bytes of scratch that the other takes for so many rows. */
+/* Bytes of scratch that the other takes for `rows` rows. */
 uint64_t qk_scratch(const struct attention *a, uint32_t rows, bool gradient);
 int qk_compute(struct block *block, const struct attention *a, uint32_t row_begin, uint32_t row_end,
                enum isa isa, struct scratch *scratch);

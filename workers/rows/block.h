@@ -22,7 +22,7 @@ struct block_plan {
     bool maps;                      /* sum, mean and max over the heads */
     bool gradient;         /* tier qk: the sums of importance_gradient, from dout, which was sent */
     uint32_t top_pairs;    /* 1..TOP_PAIRS_MAX */
-    uint32_t local_window; /* local_mass: keys at most so many positions away */
+    uint32_t local_window; /* local_mass: how far keys are away at most, in positions */
 };
 
 /* One head's share. */

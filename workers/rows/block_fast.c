@@ -216,7 +216,7 @@ static const unsigned char *block_fast_row_at(const struct fast *f, uint32_t b, 
     return (const unsigned char *)a->weights + row * a->keys * f->element;
 }
 
-/* The row to be fetched while (b, h, i) is at work: so many rows later, or the last one. */
+/* The row to be fetched while (b, h, i) is at work: rows_ahead later, or the last one. */
 static const unsigned char *row_ahead(const struct fast *f, uint32_t b, uint32_t h, uint32_t i)
 {
     const struct attention *a = f->a;

@@ -8,7 +8,7 @@
 
 /* Whether n elements, at any address, are all finite. */
 bool finite_entries(const unsigned char *row, enum dtype dtype, uint32_t n);
-/* The same of the row's valid keys. */
+/* Whether the row's valid keys are all finite. */
 bool finite_row(const struct row_job *job, const unsigned char *row, enum dtype dtype);
 
 #endif

@@ -36,7 +36,7 @@ struct map_pool {
 /* For queries [begin, end) of the message. Returns 0 or ERR_MEMORY. */
 int map_pool_init(struct map_pool *pool, const struct attention *a, uint32_t begin, uint32_t end);
 void map_pool_clear(struct map_pool *pool);
-/* Bytes of one for so many queries of the message. */
+/* Bytes of one for `queries` of the message. */
 size_t map_pool_bytes(uint32_t queries, uint32_t keys, uint32_t part);
 
 /* The cell, of n, that holds entry i of T. */
@@ -46,7 +46,7 @@ uint32_t map_pool_cell(uint32_t i, uint32_t T, uint32_t n);
  */
 void map_pool_add_row(struct map_pool *pool, uint32_t i, const double *row, uint32_t key,
                       uint32_t key_end);
-/* Adds the sum of so many such rows that are in one row of cells (map_pool_cell) and finite. */
+/* Adds the sum of `rows` such rows that are in one row of cells (map_pool_cell) and finite. */
 void map_pool_add_sums(struct map_pool *pool, uint32_t cell, const double *sum, uint32_t rows);
 /* Says of such a row in this row of cells that its keys outside of [key, key_end) are padding; they
  * count as 0 in the sum. */

@@ -62,7 +62,7 @@ struct row_values {
     struct dist_counts *counts;
 };
 
-/* Bytes of memory, 64-byte aligned, that row_values_begin needs for so many heads. */
+/* Bytes of memory, 64-byte aligned, that row_values_begin needs for `heads` heads. */
 size_t row_values_bytes(uint32_t heads);
 /* Empty values in that memory. A front end that has all rows of one head in turn passes heads = 1,
  * and flushes before the next head. `exists` is all true. */

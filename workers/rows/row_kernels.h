@@ -111,7 +111,7 @@ struct row_kernels {
                                       struct importance_sums *ret_sums);
     /* Moments of n entries of the sum map, of the max map; not finite when an entry is not. */
     void (*moments)(const float *maps, uint32_t n, struct moments ret_map[2]);
-    /* The same of the finite entries alone, those of the max map where the sum is no NaN; n = 0
+    /* Moments of the finite entries alone, those of the max map where the sum is no NaN; n = 0
      * without any. */
     void (*moments_finite)(const float *maps, uint32_t n, struct moments ret_map[2]);
     /* A magnitude that none of a row's finite weights exceeds; infinity for f64. */

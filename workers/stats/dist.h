@@ -37,9 +37,9 @@ int dist_merge(struct dist *into, const struct dist *from);
 double dist_quantile(const struct dist *d, double q);
 void dist_clear(struct dist *d);
 
-/* Doubles the width of the buckets while more than so many are used, down to what hist.h has as the
- * lowest resolution. The result depends on the values only, not on how they came together or when
- * this was called: merging limited histograms and limiting again gives what one pass over
+/* Doubles the width of the buckets while more than `buckets` are used, down to the lowest
+ * resolution of hist.h. The result depends on the values only, not on how they came together or
+ * when this was called: merging limited histograms and limiting again gives what one pass over
  * everything would have given. */
 void dist_limit(struct dist *d, uint32_t buckets);
 /* Half the relative width of a bucket: 1.1 % at full resolution, and then 2.2, 4.4 and 9.1 %. No

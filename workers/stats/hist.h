@@ -22,7 +22,7 @@
 #define HIST_KEYS      (2 * HIST_KEY_MAX + 1)
 #define HIST_KEYS_PAD  16 /* places past the last that may be touched */
 
-/* At the lowest resolution the buckets of so many magnitudes below and with the largest one are
+/* At the lowest resolution the buckets of HIST_SPAN magnitudes up to the largest one are
  * told from zero, so that at most HIST_LIMIT_MIN are used whatever the values are; without negative
  * ones 48. */
 #define HIST_HALVINGS_MAX 3
@@ -41,7 +41,7 @@ struct hist {
     uint32_t halvings; /* of the resolution */
 };
 
-/* Room for so many buckets. Returns 0 or ERR_MEMORY, then without effect. */
+/* Room for `buckets` buckets. Returns 0 or ERR_MEMORY, then without effect. */
 int hist_reserve(struct hist *h, uint32_t buckets);
 /* x must be finite. Return 0 or ERR_MEMORY, then without effect. */
 int hist_add(struct hist *h, double x);
@@ -51,7 +51,7 @@ int hist_merge_list(struct hist *into, const struct bucket *list, uint32_t n);
 /* Halves the resolution so often, in all (at most HIST_HALVINGS_MAX); without effect when that is
  * done already. */
 void hist_halve(struct hist *h, uint32_t halvings);
-/* Halves the resolution until at most so many buckets are used. */
+/* Halves the resolution until at most `buckets` are used. */
 void hist_limit(struct hist *h, uint32_t buckets);
 void hist_clear(struct hist *h);
 
@@ -70,13 +70,13 @@ double hist_key_middle(int32_t key);
 /* The largest x with this key (of the last bucket, and of those past it: 2^40); monotone in the
  * key. */
 double hist_key_bound(int32_t key);
-/* The offset of the keys of positive values after so many halvings: key = u + offset + 1. */
+/* The offset of the keys of positive values after this number of halvings: key = u + offset + 1. */
 static inline int32_t hist_key_offset(uint32_t halvings)
 {
     return HIST_BOUND_MAX >> halvings;
 }
 
-/* The largest key after so many halvings. */
+/* The largest key after this number of halvings. */
 static inline int32_t hist_key_max(uint32_t halvings)
 {
     return -(-HIST_BOUND_MAX >> halvings) + hist_key_offset(halvings) + 1;
@@ -84,7 +84,7 @@ static inline int32_t hist_key_max(uint32_t halvings)
 
 /* The key at a lower resolution, from <= to. */
 int32_t hist_key_halve(int32_t key, uint32_t from, uint32_t to);
-/* The middle of a bucket of a histogram with so many halvings. */
+/* The middle of a bucket of a histogram after this number of halvings. */
 double hist_middle(int32_t key, uint32_t halvings);
 
 #endif

@@ -21,7 +21,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* Most bytes of a histogram of so many buckets. */
+/* Most bytes of a histogram of `buckets` buckets. */
 size_t hist_bytes_max(uint32_t buckets);
 /* How many buckets they use. */
 uint32_t hist_bytes_used(const uint8_t *bytes, size_t size);

@@ -90,7 +90,7 @@ struct hist_span hist_pair_single(struct hist_pair *pair, int side, double x, ui
 
 /* Lower resolutions */
 
-/* The histogram after so many halvings in all, at to[]. Keys keep their order. */
+/* The histogram after `halvings` halvings in all, at to[]. Keys keep their order. */
 static struct hist_span pair_halve(struct hist_span span, uint32_t halvings, uint8_t *to)
 {
     struct hist_halving halving = hist_halving_between(span.bytes[0], halvings);

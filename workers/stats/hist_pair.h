@@ -21,8 +21,8 @@ struct hist_pair {
     uint8_t room[3][HIST_PAIR_ROOM]; /* of hist_pair_sum */
 };
 
-/* The histogram of one value that occurs so often, after so many halvings, as side 0 or 1; valid
- * until the next of that side. */
+/* The histogram of one value that occurs `count` times, after `halvings` halvings, as side 0 or 1;
+ * valid until the next of that side. */
 struct hist_span hist_pair_single(struct hist_pair *pair, int side, double x, uint32_t count,
                                   uint32_t halvings);
 /* At the lower of their resolutions, halved until at most `limit` buckets are used; valid until the

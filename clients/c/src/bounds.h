@@ -26,7 +26,7 @@ struct bounds {
  * *ret_malformed to how many prefixes were ignored. */
 struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed);
 
-/* Whether they take a message with so many bytes, its topic and header included as far as they are
+/* Whether they take a message of `bytes` bytes, its topic and header included as far as they are
  * known. */
 bool bounds_take(const struct bounds *bounds, const struct header *header, uint64_t bytes);
 

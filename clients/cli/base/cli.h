@@ -67,7 +67,7 @@ struct ask {
 void ask_init(struct ask *ask);
 /* Begins with the job and the run of the command line, as far as it has them. */
 void ask_job(struct ask *ask, const struct args *args);
-/* The same of the past. Looking something up takes longer than other answers, so it and those after
+/* A question about the past. Looking up takes longer than other answers, so it and those after
  * it are waited for as attnd allows itself, unless --timeout says how long; whether attnd is there
  * at all shows at once. */
 void ask_past(struct ask *ask, const struct args *args);

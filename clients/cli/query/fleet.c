@@ -13,7 +13,7 @@
 
 #define FLEET_TEXT_MAX 512
 #define NAME_WIDTH     16
-/* So many windows of a run are in the answer. */
+/* The most windows of a run that are in the answer. */
 #define WAITING_MOST 8
 #define PARTIAL_MOST 16
 

@@ -51,7 +51,7 @@ static void set_label(const struct show_screen *screen, int label, struct layout
     layout->room = screen->width - layout->digits - (label ? label + 1 : 0) - 3;
 }
 
-/* Whether every entry has a cell of its own, two columns wide, in so many lines. */
+/* Whether every entry has a cell of its own, two columns wide, within `lines`. */
 static bool heat_fits(const struct source_layer *layer, const struct layout *layout, int lines)
 {
     return (int64_t)layer->columns * 2 <= layout->room && (int64_t)layer->rows <= lines;

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-/* So many keys are all shown; of more, the first of them. */
+/* Up to BARS_MOST keys are all shown; of more, the first BARS_OF_MANY. */
 #define BARS_MOST       20
 #define BARS_OF_MANY    12
 #define LABEL_WIDTH_MAX 20
@@ -16,7 +16,7 @@
 
 /* Bars ---------------------------------------------------------------------------------------- */
 
-/* A blank and a bar of so many columns, to an eighth of one; nothing when that is none. */
+/* A blank and a bar of this width in columns, to an eighth of one; nothing when that is none. */
 static void put_bar(const struct show_screen *screen, double columns)
 {
     int eighths = (int)(columns * 8 + 0.5), rest = eighths % 8, whole = (int)(columns + 0.5);

@@ -57,7 +57,7 @@ struct source_request {
     double scale, softcap; /* of logits: scale 0 = 1 / sqrt(d), softcap 0 = none */
     const char *labels;    /* of keys: a file of one token per line, or NULL */
     const char *tokens;    /* ... or tokens with blanks between them, or NULL */
-    const char *query_labels, *query_tokens; /* the same of the queries of cross-attention */
+    const char *query_labels, *query_tokens; /* of the queries of cross-attention */
     /* Layers of several sites are looked at together: the queries of cross-attention are the keys
      * of its stack's self-attention. */
     bool together;

@@ -124,8 +124,8 @@ static void put_modules(struct metrics_text *text, const struct metrics *metrics
 
 /* Heads */
 
-/* The heads of a layer that drift most, by rank: whether `head` is one of so many. The first of
- * equal ones counts. */
+/* Whether `head` is one of the `count` heads of the layer that drift most. The first of equal ones
+ * counts. */
 static bool drifts_most(const struct metrics_layer *layer, uint32_t head, uint64_t count)
 {
     uint64_t before = 0;

@@ -94,12 +94,12 @@ static bool history_is_up(const msgpack_object *stats)
 static void put_limits(struct metrics_text *text, const struct config *config)
 {
     metrics_one_count(text, "attnd_in_flight_limit_bytes", FAMILY_GAUGE,
-                      "Beyond so many bytes in flight messages are dropped: ingest.budget.",
+                      "Bytes in flight beyond which messages are dropped: ingest.budget.",
                       config->ingest_budget);
     metrics_one_count(text, "attnd_worker_queue_limit", FAMILY_GAUGE,
                       "Room of a job in the workers' queue: workers.queue.", config->workers_queue);
     metrics_one_count(text, "attnd_history_waiting_limit_bytes", FAMILY_GAUGE,
-                      "Beyond so many waiting bytes records are dropped: history.queue.",
+                      "Waiting bytes beyond which records are dropped: history.queue.",
                       config->history_queue);
 }
 

@@ -18,7 +18,7 @@ void metrics_text_begin(struct metrics_text *text, bool openmetrics)
     *text = (struct metrics_text){.openmetrics = openmetrics};
 }
 
-/* Room for so many bytes more, and a NUL; NULL when there is none. */
+/* Room for `bytes` more, and a NUL; NULL when there is none. */
 static char *metrics_text_reserve(struct metrics_text *text, size_t bytes)
 {
     size_t room = text->room ? text->room : ROOM_FIRST;

@@ -31,7 +31,7 @@ def publish(trainer):
 
 
 def said(attnd):
-    """Later versions have to say the same of the file."""
+    """Later versions have to read the file alike."""
     run, = attnd.call("runs", job=JOB)["runs"]
     history = attnd.call("history", job=JOB, metric="entropy_normalized", limit=STEPS)
     return {"run": {key: run[key] for key in ("run", "state", "world", "first_ns", "last_ns", "epoch", "step")},

@@ -66,7 +66,7 @@ def publish(trainer, rng):
 
 
 def said(attnd, messages):
-    """Later versions have to say the same of the recording."""
+    """Later versions have to read the recording alike."""
     attnd.settled(messages)
     wait_until(lambda: attnd.call("jobs") and attnd.call("jobs")[0]["state"] == "ended", "the end of the run")
     job, = attnd.call("jobs")

@@ -88,7 +88,7 @@ static void service_expect(struct service_fixture *f, const char *begin)
     }
 }
 
-/* How often this was heard in so many milliseconds. */
+/* How often this was heard in a number of milliseconds. */
 static int service_count(struct service_fixture *f, const char *begin, uint64_t ms)
 {
     uint64_t deadline = clock_monotonic_ns() + ms * 1000000;

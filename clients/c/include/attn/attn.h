@@ -95,8 +95,8 @@ typedef struct attn_range {
  * attn_publisher_plan returns the current one. */
 typedef struct attn_plan {
     uint32_t every;       /* steps that it divides are captured; 0 = none */
-    uint32_t samples;     /* the first so many of a batch; 0 = all */
-    uint32_t rows;        /* at most so many queries at a time: attn_plan_rows; 0 = all */
+    uint32_t samples;     /* of a batch, its first ones; 0 = all */
+    uint32_t rows;        /* at most this number of queries at a time: attn_plan_rows; 0 = all */
     uint32_t range_count; /* 0 = all heads */
     attn_range ranges[ATTN_PLAN_RANGES_MAX]; /* of the layer's heads; ascending, apart */
     char layers[ATTN_PLAN_LAYERS_MAX]; /* patterns of "decoder.3.self" with * ? [a-z] [!a-z], of

@@ -74,7 +74,7 @@ TEST(an_empty_one_has_one_hole)
     assert_int_equal(seen_lacking(&seen, 7), 7);
 }
 
-/* With every other row of so many lost, some that are here are asked for again; none is lost. */
+/* With every other row lost, some that are here are asked for again; none is lost. */
 TEST(ranges_are_bounded_and_no_hole_is_forgotten)
 {
     const uint64_t top = 2 * (SEEN_RANGES_MAX + 100);

@@ -49,7 +49,7 @@ void past_put(struct past *past, const struct past_window *window);
 void past_put_all(struct past *past, struct past_window window);
 void past_put_batch(struct past *past, const struct past_window *window,
                     int (*fill)(struct store_batch *batch, const void *data), const void *data);
-/* Waits until everything is committed, and so many windows are in chunks. */
+/* Waits until everything is committed, and this number of windows is in chunks. */
 void past_settle(struct past *past, uint64_t in_chunks);
 
 /* Statements on a connection of its own. */

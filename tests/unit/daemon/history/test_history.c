@@ -288,13 +288,12 @@ static void test_a_window_that_came_again_is_the_newer_one(void **state)
     history_assert_range(past, "stack:s job:s from:u to:u limit:u", 10, 10, 20, 10, 10, false);
 }
 
-/* So many that they make a chunk of their own, which reaches over all others: in pages, too, from
+/* Enough of them for a chunk of their own, which reaches over all others: in pages, too, from
  * either end. */
 static void test_windows_that_came_again_are_the_newer_ones_in_all_pages(void **state)
 {
     struct past *past = *state;
-    /* As many as a chunk has, of those that are in one: so many are then, however they are taken.
-     */
+    /* As many as a chunk has, of those that are in one: that number stays, whichever are taken. */
     for (uint32_t i = 0; i < 128; i += 2) {
         struct past_window again = history_window_of("gpt", 0xa1, i);
         again.shift = 5;

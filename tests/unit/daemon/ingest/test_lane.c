@@ -85,7 +85,7 @@ static int lane_teardown(void **state)
 
 #define LANE_TEST(name) TEST_OF(name, struct lane_fixture *f, lane_setup, lane_teardown)
 
-/* A message of one frame of so many bytes; 0: only the id. */
+/* A message of one frame of `bytes` bytes; 0: only the id. */
 static void lane_put(struct lane_fixture *f, uint64_t id, size_t bytes)
 {
     static char payload[2 * CREDIT];

@@ -62,7 +62,7 @@ int fixture_send(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t 
 int fixture_event(struct run_fixture *f, uint32_t rank, enum event_type event, uint64_t epoch);
 /* "I am alive, and so far." */
 int fixture_hello(struct run_fixture *f, uint32_t rank, uint64_t step);
-/* "I am alive, and have dropped so many so far." */
+/* "I am alive, and have dropped this number so far." */
 int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped);
 
 /* A number of a summary's map, or of the map `map` in it; UINT64_MAX when there is none. */

@@ -62,7 +62,7 @@ static void send_some(struct run_fixture *f, uint32_t *seed, uint64_t step)
 #define ALSO  "[8 steps every 2, 10 steps, 3 epochs, 7 steps every 14]"
 #define STEPS 60
 
-/* `kill` in so many steps of a hundred, right after a checkpoint. */
+/* `kill` in this number of steps of a hundred, right after a checkpoint. */
 static void train(struct run_fixture *f, uint32_t seed, uint32_t kill)
 {
     uint32_t chance = seed + 99;

@@ -23,7 +23,7 @@ struct measured_message {
 /* NULL when out of memory. Its step is `step`, its rank 0. */
 struct measured_message *measured_message_new(const struct measured_options *options,
                                               uint64_t step);
-/* Processor time of one measurement, the fastest of so many; 0 when out of memory. */
+/* Processor time of one measurement, the fastest of some; 0 when out of memory. */
 double measured_seconds(const struct measured_options *options, int times);
 /* One of tier weights, with this many heads. */
 struct measured_message *measured_weights_new(uint32_t heads, uint64_t step);

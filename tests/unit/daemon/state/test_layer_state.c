@@ -845,7 +845,7 @@ static void put_junk(const struct layer_state *state, uint32_t junk, struct mpk_
     struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     const uint8_t *bytes = (const uint8_t *)packed.buffer.data;
-    assert_int_equal(bytes[0], 0xde); /* a map of so many pairs, in two bytes */
+    assert_int_equal(bytes[0], 0xde); /* a map, whose number of pairs is in two bytes */
     mpk_writer_init(writer);
     mpk_put_map(writer, (uint32_t)(bytes[1] << 8 | bytes[2]) + junk);
     mpk_put_raw(writer, bytes + 3, packed.buffer.size - 3);

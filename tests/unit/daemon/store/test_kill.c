@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Being killed: what is there is what the first so many batches said. */
+/* Being killed: what is there is what the first batches said, without a gap. */
 #include "tests/unit/daemon/store/fixture.h"
 
 #include "daemon/store/store_internal.h"
@@ -70,7 +70,7 @@ static pid_t start_child(struct store_fixture *fixture, const char *crash_at)
     _exit(0);
 }
 
-/* The database holds the first so many batches. Returns how many. */
+/* The database holds the first batches, without a gap. Returns how many. */
 static int64_t assert_prefix(struct store_fixture *fixture)
 {
     assert_sound(fixture);

@@ -111,7 +111,7 @@ STORE_TEST(an_old_run_goes_as_a_whole)
 
 #define YEAR "31536000"
 
-/* Everything is so many seconds older: as if this machine's clock were ahead. */
+/* Everything is `seconds` older: as if this machine's clock were ahead. */
 static void make_older(struct store_fixture *fixture, const char *seconds)
 {
     static const char *const tables[] = {"runs", "windows", "chunks", "maps", "alerts"};

@@ -105,7 +105,7 @@ static void map_pool_add_block(struct map_pool *pool, const struct attention *a,
     scratch_clear(&scratch);
 }
 
-/* In pieces of so many rows. */
+/* In pieces of `piece` rows. */
 static uint16_t *map_pool_map_of(const struct attention *a, uint32_t piece, enum isa isa)
 {
     struct map_pool pool;
