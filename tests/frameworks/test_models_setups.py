@@ -308,10 +308,10 @@ def test_context_parallelism_is_absent_and_said_once(stepwise, tmp_path, tier, m
 
 # ----------------------------------------------------------------------------------------- probe="induction"
 
-def assert_probed(stepwise, kind, model):
+def assert_probed(stepwise, kind, model, **options):
     """Trains with the probe, which then has the score of each head of each layer."""
     with Session(stepwise) as session:
-        watch = session.watch(model, probe="induction", probe_every=1)
+        watch = session.watch(model, probe="induction", probe_every=1, **options)
         assert watch._probe.publisher.wait_for_subscriber(60.0)
         layers = {layer for _, layer in expected_of(kind, list(train(model, kind, 2)))}
     probed = f"{session.job}.probe"
@@ -329,6 +329,12 @@ def assert_probed(stepwise, kind, model):
 def test_the_induction_probe_runs_in_a_decoder_that_is_compiled(stepwise, compiler, attend):
     kind = decoder_kind(attend.__name__, attend)
     assert_probed(stepwise, kind, compiler(kind.build()))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_induction_probe_has_its_number_whatever_the_training_sends(stepwise, tier, monkeypatch):
+    kind, options = decoder_kind("fused", fused), tier_options(tier, monkeypatch)
+    assert_probed(stepwise, kind, kind.build(), **options)
 
 
 @needs_transformers

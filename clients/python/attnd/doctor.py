@@ -348,7 +348,7 @@ def _about_runs(daemon: Daemon) -> Findings:
     for job, what in sorted(told.items()):
         text, _, remedy = what.partition(". ")
         yield Finding("job", NOTE, f"attention of {job} is not captured: {text}",
-                      remedy or "clients/python/README.md says what is captured of which models, and what helps")
+                      remedy or 'the page "Forms of attention" of the documentation says what is captured, and what helps')
     for job in sorted({str(run["job"]) for run in runs if not run["layers"]} - set(told)):
         yield Finding("job", NOTE, f"attnd hears of {job}, and has no attention of it yet",
                       "if that stays so, the training's log has a warning of attnd that says why: the model is not called "

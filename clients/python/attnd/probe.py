@@ -67,7 +67,7 @@ class Probe:
         self._training = training
         if self._inputs is not None and training.publisher.world > 1:
             self._inputs.make_on_all_ranks()
-        self._watch = _watch_probe(model, training, endpoint, address, self._inputs is not None or training.sends_tokens)
+        self._watch = _watch_probe(model, training, endpoint, address, self._inputs is not None)
 
     def after_step(self, step: int) -> None:
         """A step of the training is done, and the next one is `step`."""
@@ -94,11 +94,12 @@ class Probe:
 
 
 def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[str], address: Any,
-                 tokens: Optional[bool]) -> "Watch":
+                 is_induction: bool) -> "Watch":
+    """For `induction` attnd needs all rows and their tokens, which tier state has not."""
     from .capture import watch
     publisher = training.publisher
-    it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0, tokens=tokens,
-               rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True,
+    it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0,
+               tokens=is_induction or training.sends_tokens, tier="raw" if is_induction else "auto", rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True,
                values=training.sends_values, residual=training.sends_residual is not None, projections=training.sends_residual,
                reliable=publisher.reliable._replace(is_probe=True))
     it.judge_as(training)
