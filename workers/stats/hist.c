@@ -192,11 +192,6 @@ int hist_reserve(struct hist *h, uint32_t buckets)
     return 0;
 }
 
-static uint32_t hist_saturating_sum(uint32_t a, uint32_t b)
-{
-    return a > UINT32_MAX - b ? UINT32_MAX : a + b;
-}
-
 int32_t hist_cut(uint32_t halvings, int32_t largest)
 {
     return halvings == HIST_HALVINGS_MAX && largest > HIST_SPAN ? largest - HIST_SPAN : 0;

@@ -59,6 +59,13 @@ void hist_clear(struct hist *h);
  * magnitudes up to the key that is returned. */
 int32_t hist_cut(uint32_t halvings, int32_t largest);
 
+/* min(a + b, UINT32_MAX) of two counts; without a branch, so that loops over it become vectors. */
+static inline uint32_t hist_saturating_sum(uint32_t a, uint32_t b)
+{
+    uint32_t sum = a + b;
+    return sum | (0u - (sum < a));
+}
+
 /* Sum of all counts. */
 uint64_t hist_total(const struct hist *h);
 /* The key at a rank counted from 1; there must be a bucket. */

@@ -133,12 +133,6 @@ static inline uint32_t hist_halve_key(const struct hist_halving *h, int32_t key)
     return (uint32_t)(h->zero_to + (key > 0 ? halved : key < 0 ? -halved : 0));
 }
 
-static inline uint32_t hist_saturating_sum(uint32_t a, uint32_t b)
-{
-    uint32_t sum = a + b;
-    return sum | (0u - (sum < a));
-}
-
 /* Writes the block of these counts, of which those not in `used` are 0; returns its end, and writes
  * up to 4 bytes past it. */
 static inline uint8_t *hist_block_put(uint8_t *to, uint32_t skipped, uint32_t used,
