@@ -146,7 +146,7 @@ class Accelerator:
         return bool(self._trusted)
 
     def is_fast_for(self, logits: int, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
-        """Whether so many logits of a call take the training's thread no more than some milliseconds to launch: without the
+        """Whether this number of logits takes the training's thread no more than some milliseconds to launch: without the
         kernel each chunk of them is launched by itself. The rest as of OfQueries."""
         if "reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX:
             return True
@@ -193,7 +193,7 @@ class Accelerator:
         return arrived
 
     def _takes_check(self, step: int) -> bool:
-        """Whether this capture is checked: the first ones, and then each of a step once in so many captured steps."""
+        """Whether this capture is checked: the first ones, then one in CHECKED_EVERY, another one of its step each time."""
         if step != self._step:
             self._step, self._steps, self._of_step = step, self._steps + 1, 0
         return self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
@@ -341,7 +341,7 @@ def _heads_at_once(asked: OfQueries) -> int:
 
 
 def _slices(asked: OfQueries, most: int) -> Sequence[slice]:
-    """Cuts the heads into blocks of at most so many that read all of some key heads, or one of them."""
+    """Cuts the heads into blocks of at most `most` that read all of some key heads, or one of them."""
     heads, group, found, begin = asked.q.shape[1], asked.group, [], 0
     while begin < heads:
         to_edge = group - (asked.first_head + begin) % group

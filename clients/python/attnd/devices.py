@@ -83,7 +83,7 @@ class HostCopy:
 
 
 class HeldCopy(HostCopy):
-    """The same of a tensor that is kept by reference until take()."""
+    """A copy of a tensor that is kept by reference until take()."""
 
     def __init__(self, tensor: torch.Tensor, dtype: Optional[torch.dtype] = None):
         self.dtype = tensor.dtype if dtype is None else dtype

@@ -19,7 +19,7 @@ COLUMNS = ("kind", "job", "run", "epoch", "step", "time", "stack", "layer", "sit
 _CATEGORIES = ("kind", "job", "run", "stack", "site", "metric", "statistic", "unit")
 
 Result = Dict[str, Any]
-_Block = Tuple[int, Dict[str, Any]]  # rows, and for each column an array of so many or one value for all
+_Block = Tuple[int, Dict[str, Any]]  # rows, and for each column an array of that length or one value for all
 
 
 def frame(results: Union[Result, Iterable[Result]]) -> Any:

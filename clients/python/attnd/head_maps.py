@@ -46,7 +46,7 @@ class HeadMaps(NamedTuple):
                 self.first_key + self.keys if self.keys_sent is None else self.keys_sent)
 
     def check(self, heads: int) -> None:
-        """ValueError unless they fit a layer of so many heads."""
+        """ValueError unless they fit a layer of `heads` heads."""
         if not isinstance(self.values, np.ndarray):
             raise ValueError(f"maps: values of type {type(self.values).__name__}: must be a numpy array")
         shape = self.values.shape
@@ -106,7 +106,7 @@ class Turns:
         self._taken: Optional[int] = None  # the group whose turn this step is
 
     def take(self, layer: Any, epoch: int, step: int, interval: int, every: float, weights: int) -> bool:
-        """Whether it is the turn of this capture, of maps that have so many weights before they are pooled. A step of
+        """Whether it is the turn of this capture, of maps that have `weights` weights before they are pooled. A step of
         `interval` is captured; the maps of a layer shall be at least `every` seconds apart."""
         if (epoch, step) != self._step:
             self._begin((epoch, step), max(1, interval), every)

@@ -223,7 +223,7 @@ class LayerState:
                     time_ns: Optional[int] = None, causal: bool = False, local_window: int = 8,
                     values: Optional[Mapping[str, Any]] = None, row_sum_error: float = math.nan,
                     head_offset: int = 0, sampled_of: Optional[int] = None) -> None:
-        """The same of rows that were reduced elsewhere, such as on the device that made them.
+        """Adds rows that were reduced elsewhere, such as on the device that made them.
 
         shape           [B, H, Tq, Tk] of the capture
         sound, invalid  [H]: how many rows of each head have a number, and how many valid queries have none
@@ -409,14 +409,14 @@ def _real(x: float, f32: bool) -> bytes:
 
 
 def _halve(keys: np.ndarray, halvings: int) -> np.ndarray:
-    """Keys at full resolution as those after so many halvings."""
+    """Keys at full resolution as those after `halvings` halvings."""
     size = np.abs(keys)
     coarse = -(-(size - 1 - _BOUNDS) >> halvings) + (_BOUNDS >> halvings) + 1
     return np.where(keys == 0, 0, np.sign(keys) * coarse)
 
 
 def key_max(halvings: int) -> int:
-    """The largest key after so many halvings."""
+    """The largest key after `halvings` halvings."""
     return -(-_BOUNDS >> halvings) + (_BOUNDS >> halvings) + 1
 
 

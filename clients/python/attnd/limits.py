@@ -67,7 +67,7 @@ class Limits(NamedTuple):
         return None
 
     def too_large(self, nbytes: int) -> str:
-        """The clause for a message of so many bytes."""
+        """The clause for a message of `nbytes` bytes."""
         return f"a message of {nbytes} bytes is larger than the {self.max_message} that attnd takes (ingest.max_message)"
 
 

@@ -91,7 +91,7 @@ PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents", "v", "dou
 
 def _first_samples(count: int, tensors: Tuple[Any, ...], options: Dict[str, Any]
                    ) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
-    """The same of the first `count` samples; 0: all."""
+    """Tensors and options cut to the first `count` samples; 0: all."""
     if count == 0:
         return tensors, options
     cut = {name: value[:count] if name in PER_SAMPLE and value is not None else value

@@ -39,8 +39,8 @@ def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Option
              self_attention: bool = True, shared: bool = False) -> Visibility:
     """The meaning of `allowed`, bool [B, Tq, Tk]. `shared`: by one mask for all samples.
 
-    first, stride  the rows are every so manyth query from this one on
-    total          of so many; None: these are all
+    first, stride  the rows are every `stride`-th query from `first` on
+    total          how many queries there are; None: these are all
     """
     queries, keys = allowed.shape[1:]
     total = queries if total is None else total

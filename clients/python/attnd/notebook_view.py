@@ -117,7 +117,7 @@ def view(what: Any, *, tokens: Any = None, query_tokens: Any = None, sample: int
 
 def follow(job: str, *, every: float = 10.0, title: Optional[str] = None, height: int = 900, run: Optional[str] = None,
            address: Any = None, control: Any = None) -> None:
-    """The live view of a job in a notebook's cell: drawn anew every so many seconds, until its run has ended or the
+    """The live view of a job in a notebook's cell: drawn anew `every` seconds, until its run has ended or the
     cell is interrupted. The rest as for view(). RuntimeError where there is no notebook."""
     from .notebook import notebook_display
 
@@ -290,7 +290,7 @@ def _pooled(layers: Sequence[Layer]) -> List[Layer]:
 
 
 def pool(maps: Array, side: int) -> Array:
-    """Maps [heads, T, S] in at most so many cells a side, cut as attnd cuts them: means of finite entries, NaN without
+    """Maps [heads, T, S] in at most `side` cells a side, cut as attnd cuts them: means of finite entries, NaN without
     any."""
     _, queries, keys = maps.shape
     rows, columns = min(queries, side), min(keys, side)

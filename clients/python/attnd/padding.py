@@ -50,7 +50,7 @@ class DecoderPadding:
         self._told: Dict[Tuple[int, int], Union[Look, Optional[Present]]] = {}  # by samples and positions
 
     def tell(self, size: Tuple[int, int], prepare: Callable[[], Optional[Look]]) -> None:
-        """A self-attention of the decoder was computed over so many samples and positions. `prepare` returns
+        """A self-attention of the decoder was computed over `size`: samples, positions. `prepare` returns
         the function that finds the padding when a cross-attention of this forward asks; None: there is no mask."""
         if size not in self._told:
             look = prepare()
@@ -58,7 +58,7 @@ class DecoderPadding:
                 self._told[size] = look
 
     def of(self, size: Tuple[int, int]) -> Optional[Present]:
-        """That of a cross-attention with so many samples and queries; None: it is not known."""
+        """The padding of a cross-attention of this size, samples and queries; None: it is not known."""
         told = self._told.get(size)
         if callable(told):
             told = self._told[size] = told()
@@ -80,7 +80,7 @@ def valid_queries(visibility: Visibility, shape: Tuple[int, int]) -> np.ndarray:
 
 
 def with_queries(visibility: Visibility, valid: np.ndarray, keys: int) -> Visibility:
-    """The same of these queries, bool [B, rows], alone: by a length, else by the mask, which leaves the others none."""
+    """The visibility of these queries, bool [B, rows], alone: by a length, else by the mask, which leaves the others none."""
     if valid.all():
         return visibility
     lengths = valid.sum(axis=1).astype(np.int32)

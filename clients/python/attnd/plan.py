@@ -83,7 +83,7 @@ class Plan:
         return ranges
 
     def row_slice(self, step: int, queries: int, apart: bool) -> slice:
-        """The query rows to take at this step: every so manyth, from another one on each time, until each row has had
+        """The query rows to take at this step: every n-th, from another one on each time, until each row has had
         its turn. Not `apart`, because the daemon's header keys have no q_stride: as many blocks take turns."""
         if self.rows == 0 or queries <= self.rows:
             return slice(0, queries, 1)

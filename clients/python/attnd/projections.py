@@ -45,7 +45,7 @@ from .shards import Shard, blocks, is_sharded, shard_of
 log = logging.getLogger("attnd")
 
 SHARDS_PART = 4  # the part of the queue that shards fill at the end of a step
-STEPS_WITHOUT_EPOCH = 1000  # as long as no epoch has ended, so many steps are one
+STEPS_WITHOUT_EPOCH = 1000  # an epoch of a run that has ended none
 FIRST_STEPS = 100  # the first time comes no later, so that a run is judged by its matrices early
 
 SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q", "k", "v"), ("to_q", "to_k", "to_v"),
@@ -185,7 +185,7 @@ class _Layer(NamedTuple):
         return make
 
     def copy_parts(self, ranks: int, by_first: bool) -> Maker:
-        """The same of what this rank has of a layer that is spread."""
+        """Copies what this rank has of a layer that is spread."""
         places = {part: [*shape, 0, 0] for part, shape in self._parts()}
         copies = [(name, matrix.at, matrix.copy()) for name, matrix in self.sent(by_first).matrices.items()]
 
@@ -368,7 +368,7 @@ def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
 # ------------------------------------------------------------------------------------------- finding them
 
 def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapping[str, str]) -> _Matrix:
-    """W_o of the attention at `path`, which has so many heads whose outputs are so wide. It is looked for alone, so W_q,
+    """W_o of the attention at `path`, whose heads have outputs of `width` numbers. It is looked for alone, so W_q,
     W_k and W_v may be what cannot be published, or have other names. Refused."""
     for holder in _around(path):
         if "wo" in given:

@@ -108,5 +108,5 @@ def _finite(number: float) -> Optional[float]:
 
 
 def _text(text: str, bytes_max: int) -> str:
-    """'?' for what is no printable character, and no more than so many bytes."""
+    """'?' for what is no printable character, and no more than `bytes_max` bytes."""
     return printable(text).encode(errors="replace")[:bytes_max].decode(errors="ignore")

@@ -39,7 +39,7 @@ class Origin(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Which of the layer's heads it is about: so many from the first on."""
+    """Which of the layer's heads it is about: `count` of them, from `first` on."""
     first: int
     total: int
 

@@ -68,7 +68,7 @@ class Tokens:
                 self._copies[stack] = HostCopy(value if travel else value[:1])
 
     def sent(self, stack: str, samples: int, queries: int) -> Optional[HostCopy]:
-        """The tokens that travel with an attention of so many samples and queries in the forward that runs; None: none."""
+        """The tokens that travel with an attention of this size in the forward that runs; None: none."""
         tokens = self.of(stack)
         if tokens is None or tokens.shape[1] != queries:
             return None
@@ -77,7 +77,7 @@ class Tokens:
         return tokens if self._travel() and tokens.shape[0] == samples else None
 
     def encoder_attends(self, queries: Optional[int] = None) -> None:
-        """An encoder attends in the forward that runs, captured or not, with so many queries; None: it is not known."""
+        """An encoder attends in the forward that runs, captured or not; `queries` None: how many is not known."""
         read = self._copies.get("")
         if read is not None and queries in (None, read.shape[1]):
             self._encoded = True

@@ -56,7 +56,7 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
     documents     [B, Tk] integers; a query sees keys of its own document. Self-attention only
     cross         keys belong to another sequence: there is no diagonal, previous_token or next_token
     local_window  of local_mass; the daemon's metrics.local_window
-    q_stride      above 1: the queries are a sample, every so manyth of them
+    q_stride      above 1: the queries are a sample, every n-th of them
 
     A number that does not exist is NaN: of padding, of a row with a NaN or +infinity among its logits or without a
     finite one, and where KERNELS.md says so (sink_deficit without sinks). max_logit is of the logits with their bias.

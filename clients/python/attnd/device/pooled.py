@@ -27,7 +27,7 @@ _KEYS = 1 << 15  # that are added up at once
 
 class Pooled(NamedTuple):
     """Maps on the device that made them: values f16 [H, rows, columns], and extent [4]: the first query that is no padding,
-    how many follow up to the last, and the same of the keys."""
+    how many follow up to the last, then both numbers of the keys."""
     values: torch.Tensor
     extent: torch.Tensor
     queries: int  # with padding
@@ -166,7 +166,7 @@ class _Cut:
 
 
 def _cell_of(first: torch.Tensor, length: torch.Tensor, total: int, side: int) -> torch.Tensor:
-    """[total]: the cell of each of so many of which `length` are shown in at most `side`; -1 for the others."""
+    """[total]: the cell of each position, where `length` of them are shown in at most `side` cells; -1 elsewhere."""
     i = torch.arange(total, device=first.device) - first
     n = length.clamp(max=side)
     cell = torch.div((i + 1) * n - 1, length, rounding_mode="floor")

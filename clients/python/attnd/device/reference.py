@@ -24,7 +24,7 @@ _CHUNK_ROWS = 1 << 15
 _ROWS = 128  # of a head in a chunk: what causal bound, windows and local mass leave out goes by these
 _FLOOR = -1e4  # exp of it is 0 in f32 and f64
 _TOP = 8
-_SORTED = 256  # at most so many keys: more are cut down first
+_SORTED = 256  # keys at most: more are cut down first
 _MERGE = ((0, 4), (1, 5), (2, 6), (3, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 1), (2, 3), (4, 5), (6, 7))
 _SORT = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6), *_MERGE[:4], (2, 4), (3, 5),
          (1, 2), (3, 4), (5, 6))  # Batcher 1968
@@ -224,7 +224,7 @@ def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums,
 
 
 def _samples(p: Problem, entries: int, rows: int) -> Iterator[Tuple[slice, List[Tuple[int, int]]]]:
-    """As many samples at a time as fit a chunk with so many rows of all heads, and how many queries and keys each has."""
+    """As many samples at a time as fit a chunk with `rows` rows of all heads, and how many queries and keys each has."""
     ends = list(lengths(p))
     most = max(1, min(entries // (p.heads * rows * p.keys), _NUMBERS // (p.heads * max(rows, p.keys) * p.width),
                       _CHUNK_ROWS // (p.heads * rows)))
@@ -246,7 +246,7 @@ def seen_keys(p: Problem, queries: slice, k_len: int) -> slice:
 
 
 def head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, slice]]:
-    """Cuts [key heads, heads of each] into blocks of at most so many heads."""
+    """Cuts [key heads, heads of each] into blocks of at most `most` heads."""
     if most >= group:
         for begin in range(0, key_heads, most // group):
             yield slice(begin, min(begin + most // group, key_heads)), slice(0, group)
@@ -393,7 +393,7 @@ def at(e: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
 
 def _largest(e: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     """The sum of the 8 largest of each row, and the eighth. Every one of them is in one of the 8 lanes with the largest
-    maxima, a lane being every so manyth key."""
+    maxima, a lane being every n-th key."""
     found = e.flatten(0, -2)
     keys = found.shape[1]
     if keys > _SORTED:

@@ -63,7 +63,7 @@ def rows(weights: torch.Tensor, words: Words, learned_sink: bool = False, tokens
 
 def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, tokens: Optional[torch.Tensor],
           local_window: int, queries: int) -> Judged:
-    """The same of some rows [H, rows, Tk] of a sample."""
+    """The numbers of some rows [H, rows, Tk] of a sample."""
     count, keys, device = weights.shape[1], weights.shape[2], weights.device
     query, j = torch.arange(begin, begin + count, device=device), torch.arange(keys, device=device)
     p = words.q_offset + query * words.q_stride

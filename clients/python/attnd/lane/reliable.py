@@ -392,11 +392,11 @@ class Lane:
     # ---------------------------------------------------------------------------------------- keeping
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether so many bytes more may be kept."""
+        """Whether `nbytes` more bytes may be kept."""
         return self._bytes + nbytes <= self.wish.bound
 
     def must_wait(self, nbytes: int) -> bool:
-        """Whether a message of so many bytes has no room, but will soon: attnd is there and answers."""
+        """Whether a message of `nbytes` bytes has no room, but will soon: attnd is there and answers."""
         self.is_awaited = (self._endpoint is not None and not self.has_room(nbytes) and nbytes <= self.wish.bound and
                            time.monotonic() < self._answered_at + WAIT_S)
         return self.is_awaited

@@ -34,7 +34,7 @@ def _edges(size: int, most: int) -> Array:
 
 
 def pool(values: Array, classes: Array, rows: int, columns: int) -> Tuple[Array, Array]:
-    """Pools a map to at most so many rows and columns, cut as the engine cuts maps. A cell becomes the mean of its
+    """Pools a map to at most `rows` x `columns` cells, cut as the engine cuts maps. A cell becomes the mean of its
     shown finite cells, NaN without any; it is masked or padding when all of its cells are."""
     down, across = _edges(values.shape[0], rows), _edges(values.shape[1], columns)
 
@@ -62,7 +62,7 @@ class CellImage(AxesImage):
         self.set_data(np.ma.masked_where((classes != SHOWN) | ~np.isfinite(values), values))
 
     def colours(self, rows: int = CELLS_MOST, columns: int = CELLS_MOST) -> Array:
-        """u8 [rows, columns, 4], pooled to at most so many; transparent where there is no number."""
+        """u8 [rows, columns, 4], pooled to at most this size; transparent where there is no number."""
         values: Array = np.ma.filled(np.ma.asarray(self.get_array()), np.nan)
         classes = self.classes
         if values.shape[0] > rows or values.shape[1] > columns:
@@ -130,7 +130,7 @@ _EVERY, _EVERY_LEAST, _HIGH_MOST = 22.0, 9.0, 260.0  # points from number to num
 
 
 def bar_ticks(low: float, high: float, height: float) -> "list[float]":
-    """The numbers at a bar of so many points."""
+    """The numbers at a bar `height` points high."""
     most = min(8, int(min(height, _HIGH_MOST) / _EVERY))
     numbers = scale.ticks(low, high, most)
     for more in range(3, 8):
@@ -141,7 +141,7 @@ def bar_ticks(low: float, high: float, height: float) -> "list[float]":
 
 
 def bar_room(range_: scale.Range, title: str, height: float) -> float:
-    """The room that a bar of so many points needs beside its map."""
+    """The room that a bar `height` points high needs beside its map."""
     numbers = max((width(text, TICK) for text in scale.texts(bar_ticks(range_.low, range_.high, height))), default=0.0)
     return BAR_GAP + BAR_WIDE + TICK_LONG + TICK_GAP + numbers + (NAME + 4 if title else 0)
 
