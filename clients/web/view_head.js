@@ -436,15 +436,17 @@ class HeadView {
     drawNumbers() {
         const { run, map, metric, head, name, time } = this,
             summary = this.isLive() ? this.summary() : null,
-            live = withWindow(this.moment ?? run.newest(map), summary);
+            live = withWindow(this.moment ?? run.newest(map), summary),
+            held = alertsAbout(alertsAt(this.intervals, time.step), map, head),
+            isHeld = ({ rule, from }) => held.some((one) => one.rule === rule && one.from === from);
         this.drawSpectrum(live, summary);
         this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));
         this.about.body.replaceChildren(
-            ...headAlerts(alertsAbout(alertsAt(this.intervals, time.step), map, head)),
+            ...headAlerts(held),
             factsOf(live, summary, this),
             ...byRank(this.ranks, head),
-            h("h3", {}, "Alerts of the run"),
-            alertsList(this.alerts(), this.params),
+            h("h3", {}, held.length ? "Other alerts" : "Alerts"),
+            alertsList(this.alerts().filter((one) => !isHeld(one)), this.params),
         );
         if (live) this.numbers.body.replaceChildren(numbersTable(run, live, summary, head));
         const title = live?.ofMoment ? "Numbers of the window" : "Numbers of the last window";

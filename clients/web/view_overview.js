@@ -19,7 +19,7 @@ import { isOver } from "./run_text.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { HealthyRanges } from "./own_range.js";
-import { Timeline } from "./timeline.js";
+import { lossText, Timeline } from "./timeline.js";
 import { firingOf, marksOf } from "./verdict.js";
 import { paced } from "./view_state.js";
 import { whyNoWindow } from "./view_fleet.js";
@@ -74,7 +74,8 @@ class Overview {
         this.changed = new Set(); // names of layers since the last frame
         this.rules = []; // in force
         this.cost = ""; // as loadCost() has it
-        this.attention = new NeedsAttention({ store, params, run: store.run, isCurrent });
+        const lossOf = (since) => lossText(this.grid?.log, since, this.at === null ? null : this.grid.windows.step[this.at]);
+        this.attention = new NeedsAttention({ store, params, run: store.run, isCurrent, lossOf });
         this.alerts = new OverviewAlerts({ store, params, run: store.run });
         this.timeline = new Timeline({
             run: { job: params.job, run: store.run },

@@ -95,9 +95,8 @@ function drawStrip(frame, map, weights, query, onPick) {
             text,
         );
         if (Number.isFinite(weight)) {
-            const color = d3.rgb(colors(weight / most));
-            item.style.backgroundColor = color;
-            item.style.color = 0.299 * color.r + 0.587 * color.g + 0.114 * color.b > 140 ? "#111" : "#fff";
+            item.style.backgroundColor = colors(weight / most);
+            item.style.color = d3.lab(item.style.backgroundColor).l > 49.5 ? "#000" : "#fff"; // of the two the one that stands out more
         }
         return item;
     });

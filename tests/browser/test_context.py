@@ -79,7 +79,7 @@ def test_the_time_line_has_the_loss_and_the_spread_of_the_heads_at_each_window(p
     publish(place, "timed", falling)
     page.open(place, "#/overview?job=timed").ready()
     wait_until(lambda: page.texts(".timeline svg text.name tspan"), "the time line")
-    assert {"loss", "median, and 80 of 100median, and 80 of 100"} <= set(page.texts(".timeline svg text"))
+    assert {"loss", "median, p10 to p90median, p10 to p90"} <= set(page.texts(".timeline svg text"))
     box = page.js("const b = document.querySelector('.timeline svg .lane').getBoundingClientRect(); return [b.left, b.top, b.width, b.height]")
     page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", dict(type="mouseMoved", x=box[0] + box[2] - 3, y=box[1] + box[3] / 2))
     wait_until(lambda: page.text("#tooltip").startswith("step 11\nloss 1.9"), "the last window under the pointer")
