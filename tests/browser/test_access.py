@@ -33,7 +33,7 @@ one.dataset.reached = "";
 return [one.outerHTML.slice(0, 80), style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2, box.bottom > 0 && box.top < innerHeight];
 """
 
-# What takes the focus, and what can be pointed at, of what is shown.
+# All that takes the focus, of what is shown, and has not had it.
 UNREACHED = """
 return [...document.querySelectorAll("a[href], button, select, input, summary, [tabindex='0']")].filter((one) =>
     one.getClientRects().length && !one.disabled && one.dataset.reached === undefined).map((one) => one.outerHTML.slice(0, 80));

@@ -145,7 +145,7 @@ def test_all_alerts_of_a_run_are_a_tab_away_also_when_it_has_ended(open_terminal
     terminal.wait_for(r"^!!>decoder\.0\.self +step 6 +entropy_collapse: each query looks at one key")
     terminal.wait_for(r"^!  decoder\.1\.self\.h3 +step 6 +head_uniform: all keys get the same weight again")
     trainer.event("bye", step=15)
-    terminal.wait_for(r"run [0-9a-f]{8}  ended ")
+    terminal.wait_for(r"^ gpt-small  ended .* run [0-9a-f]{8}")
     terminal.wait_for(r"below 0\.25 for \d+ windows, when the run ended")
 
 
