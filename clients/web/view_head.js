@@ -9,7 +9,7 @@ import { alertsAbout, alertsAt, chartMarks } from "./chart_marks.js";
 import { ZoomChart } from "./chart_zoom.js";
 import { contextOptions, loadLog, LOG_MS } from "./context.js";
 import { h, headName, isolated, layerName, note, number, refill, visible, withModule } from "./dom.js";
-import { figure, svg as newSvg } from "./figure.js";
+import { figure, put, svg as newSvg } from "./figure.js";
 import { headChooser, headColor, HeadLines } from "./head_lines.js";
 import { someHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
@@ -98,28 +98,13 @@ function drawBars(container, values, yName) {
         y = d3.scaleLinear([0, d3.max(values) || 1], [foot, 8]).nice(4);
     root.append("g").attr("transform", `translate(${left},0)`).call(d3.axisLeft(y).ticks(4).tickFormat(number));
     values.forEach((value, i) => {
-        root.append("rect")
-            .attr("class", "bar")
-            .attr("x", x(i))
-            .attr("width", x.bandwidth())
-            .attr("y", y(value))
-            .attr("height", foot - y(value))
+        put(root, "rect", { class: "bar", x: x(i), width: x.bandwidth(), y: y(value), height: foot - y(value) })
             .append("title")
             .text(`${i + 1}: ${number(value)}`);
         if (i % Math.ceil(values.length / 16) === 0)
-            root.append("text")
-                .attr("class", "soft")
-                .attr("x", x(i) + x.bandwidth() / 2)
-                .attr("y", foot + 13)
-                .attr("text-anchor", "middle")
-                .text(i + 1);
+            put(root, "text", { class: "soft", x: x(i) + x.bandwidth() / 2, y: foot + 13, "text-anchor": "middle" }, i + 1);
     });
-    root.append("text")
-        .attr("class", "soft")
-        .attr("x", (left + width) / 2)
-        .attr("y", height - 3)
-        .attr("text-anchor", "middle")
-        .text(yName);
+    put(root, "text", { class: "soft", x: (left + width) / 2, y: height - 3, "text-anchor": "middle" }, yName);
     container.replaceChildren(root.node());
 }
 
