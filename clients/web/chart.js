@@ -3,7 +3,7 @@
 /* global d3 */
 import { extent } from "./colors.js";
 import { h, hideTooltip, number, refill, say, showTooltip } from "./dom.js";
-import { svg as newSvg } from "./figure.js";
+import { put, svg as newSvg } from "./figure.js";
 
 const finite = (x) => x !== null && x !== undefined && Number.isFinite(x);
 const RIGHT = 14,
@@ -72,11 +72,7 @@ function scalesOf({ x, span, room = 0, lines, bands, baseline, bounds, domain, w
 
 /** The name of an axis on the left, beside its ticks. */
 export function nameLeft(root, middle, text) {
-    root.append("text")
-        .attr("class", "soft")
-        .attr("transform", `translate(11,${middle}) rotate(-90)`)
-        .attr("text-anchor", "middle")
-        .text(text);
+    put(root, "text", { class: "soft", transform: `translate(11,${middle}) rotate(-90)`, "text-anchor": "middle" }, text);
 }
 
 function drawAxes(root, { xs, ys, left }, { width, height, unit, yName }) {
@@ -85,41 +81,21 @@ function drawAxes(root, { xs, ys, left }, { width, height, unit, yName }) {
         .attr("transform", `translate(0,${height - BOTTOM})`)
         .call(d3.axisBottom(xs).tickValues(ticks).tickFormat(String));
     root.append("g").attr("transform", `translate(${left},0)`).call(d3.axisLeft(ys).ticks(5).tickFormat(number));
-    root.append("text")
-        .attr("class", "soft")
-        .attr("x", (left + width - RIGHT) / 2)
-        .attr("y", height - 3)
-        .attr("text-anchor", "middle")
-        .text(unit);
+    put(root, "text", { class: "soft", x: (left + width - RIGHT) / 2, y: height - 3, "text-anchor": "middle" }, unit);
     nameLeft(root, (TOP + height - BOTTOM) / 2, yName);
 }
 
 function drawBaseline(root, { ys, left }, { mean, std }, width) {
     if (finite(std) && std > 0)
-        root.append("rect")
-            .attr("class", "baseline-band")
-            .attr("x", left)
-            .attr("width", width - RIGHT - left)
-            .attr("y", ys(mean + std))
-            .attr("height", Math.max(1, ys(mean - std) - ys(mean + std)));
-    root.append("line")
-        .attr("class", "baseline")
-        .attr("x1", left)
-        .attr("x2", width - RIGHT)
-        .attr("y1", ys(mean))
-        .attr("y2", ys(mean));
+        put(root, "rect", { class: "baseline-band", x: left, width: width - RIGHT - left, y: ys(mean + std), height: Math.max(1, ys(mean - std) - ys(mean + std)) });
+    put(root, "line", { class: "baseline", x1: left, x2: width - RIGHT, y1: ys(mean), y2: ys(mean) });
 }
 
 /** A line at the bound of a rule, where it is on the axis. */
 export function drawBound(root, { ys, left }, { value, name }, width) {
     const [low, high] = ys.domain();
     if (value < low || value > high) return;
-    root.append("line")
-        .attr("class", "threshold")
-        .attr("x1", left)
-        .attr("x2", width - RIGHT)
-        .attr("y1", ys(value))
-        .attr("y2", ys(value))
+    put(root, "line", { class: "threshold", x1: left, x2: width - RIGHT, y1: ys(value), y2: ys(value) })
         .append("title")
         .text(name);
 }
@@ -164,18 +140,10 @@ function drawLine(root, { xs, ys }, { values, x, class: name }) {
 }
 
 function drawEvent(root, at, event, bottom) {
-    root.append("line")
-        .attr("class", event.class)
-        .attr("x1", at)
-        .attr("x2", at)
-        .attr("y1", TOP)
-        .attr("y2", bottom)
+    put(root, "line", { class: event.class, x1: at, x2: at, y1: TOP, y2: bottom })
         .append("title")
         .text(event.name);
-    root.append("text")
-        .attr("class", "over")
-        .attr("transform", `translate(${at + 4},${TOP + 4}) rotate(90)`)
-        .text(event.label ?? event.name);
+    put(root, "text", { class: "over", transform: `translate(${at + 4},${TOP + 4}) rotate(90)` }, event.label ?? event.name);
 }
 
 /** Puts the series at a place of the axis into words; one that has no window there is left out. */
@@ -307,12 +275,7 @@ export function sparkline(values, { at = null, bound = null, onset = null, domai
         .x((_, i) => x(i))
         .y((v) => y(v));
     if (bound !== null)
-        root.append("line")
-            .attr("class", "threshold")
-            .attr("x1", 2)
-            .attr("x2", width - 4)
-            .attr("y1", y(bound))
-            .attr("y2", y(bound));
+        put(root, "line", { class: "threshold", x1: 2, x2: width - 4, y1: y(bound), y2: y(bound) });
     root.append("path").attr("class", "line").attr("d", line(values));
     const since = (v, i) => (i >= onset ? v : NaN);
     if (onset !== null) root.append("path").attr("class", "line bad").attr("d", line(values.map(since)));

@@ -5,7 +5,7 @@
 /* global d3 */
 import { find } from "./api.js";
 import { number, visible } from "./dom.js";
-import { svg as newSvg } from "./figure.js";
+import { put, svg as newSvg } from "./figure.js";
 import { leftRoom, nameLeft } from "./chart.js";
 
 const isFinite = (x) => x !== null && Number.isFinite(x);
@@ -124,12 +124,7 @@ function drawLine(group, line, xs, ys) {
     group.append("path").attr("class", line.class).attr("d", path(line.x));
     line.x.forEach((x, i) => {
         if (!isDrawn(i) || isDrawn(i - 1) || isDrawn(i + 1)) return;
-        group
-            .append("circle")
-            .attr("class", `${line.class} alone`)
-            .attr("r", 3)
-            .attr("cx", xs(x))
-            .attr("cy", ys(line.value[i]));
+        put(group, "circle", { class: `${line.class} alone`, r: 3, cx: xs(x), cy: ys(line.value[i]) });
     });
 }
 
@@ -147,21 +142,9 @@ function drawStrip(root, lines, { xs, left, top, bottom, title }) {
         for (const line of shown) drawLine(group, line, xs, ys);
     }
     nameLeft(group, (top + bottom) / 2, title);
-    group
-        .append("line")
-        .attr("class", "context-end")
-        .attr("x1", left)
-        .attr("x2", xs.range()[1])
-        .attr("y1", bottom + GAP / 2)
-        .attr("y2", bottom + GAP / 2);
+    put(group, "line", { class: "context-end", x1: left, x2: xs.range()[1], y1: bottom + GAP / 2, y2: bottom + GAP / 2 });
     if (broken.length)
-        group
-            .append("text")
-            .attr("class", "over broken")
-            .attr("x", xs.range()[1] - 4)
-            .attr("y", top + 11)
-            .attr("text-anchor", "end")
-            .text(`not finite since step ${d3.min(broken)}`);
+        put(group, "text", { class: "over broken", x: xs.range()[1] - 4, y: top + 11, "text-anchor": "end" }, `not finite since step ${d3.min(broken)}`);
 }
 
 /** Px that the strips of these runs take over a picture. */

@@ -219,6 +219,13 @@ export function figure(title, sub = "", className = "") {
     return frame;
 }
 
+/** A part of a picture, with its text if it has one: appended to a selection of D3, and the selection of it. */
+export function put(parent, tag, attributes, text) {
+    const node = parent.append(tag);
+    for (const [name, value] of Object.entries(attributes)) node.attr(name, value);
+    return text === undefined ? node : node.text(text);
+}
+
 /** An <svg> of this size in its own units, which shrinks with the page. */
 export function svg(width, height, label) {
     return d3

@@ -4,7 +4,7 @@
 /* global d3 */
 import { hiddenCells } from "./cells.js";
 import { h, hideTooltip, number, percent, say, select, showTooltip } from "./dom.js";
-import { svg as newSvg } from "./figure.js";
+import { put, svg as newSvg } from "./figure.js";
 import { keyName, queryName } from "./pairs.js";
 
 /** At most so many lines are drawn at once, those with the most weight. */
@@ -97,12 +97,7 @@ export class HeadLines {
         this.layer = root.append("g");
         const column = (names, x, anchor, side, most) =>
             names.map((name, i) =>
-                root
-                    .append("text")
-                    .attr("x", x)
-                    .attr("y", this.y(i) + size / 3)
-                    .attr("text-anchor", anchor)
-                    .attr("data-side", side)
+                put(root, "text", { x, y: this.y(i) + size / 3, "text-anchor": anchor, "data-side": side })
                     .style("font-size", `${size}px`)
                     .text(short(name, most)),
             );
@@ -170,13 +165,8 @@ export class HeadLines {
                 .attr("height", this.step)
                 .attr("opacity", Math.min(1, value));
             if (value >= 0.01)
-                this.root
-                    .append("text")
-                    .attr("class", "weight over")
-                    .attr("x", isQuery ? this.width - 2 : this.left + 4)
-                    .attr("y", y + 4)
-                    .attr("text-anchor", isQuery ? "end" : "start")
-                    .text(percent(value));
+                put(this.root, "text", { class: "weight over", x: isQuery ? this.width - 2 : this.left + 4, y: y + 4, "text-anchor": isQuery ? "end" : "start" },
+                    percent(value));
         }
     }
 

@@ -2,7 +2,7 @@
 // The scale of layers by heads: which end is worse, where rules have their bounds, and what outlines and marks mean.
 /* global d3 */
 import { h, number } from "./dom.js";
-import { svg as newSvg } from "./figure.js";
+import { put, svg as newSvg } from "./figure.js";
 
 const LONG = 230;
 
@@ -13,10 +13,7 @@ function scaleNode([low, high], interpolate, metric, bounds) {
         gradient = root.append("defs").append("linearGradient").attr("id", "overview-scale"),
         x = d3.scaleLinear([low, high], [0, LONG]);
     for (let i = 0; i <= 16; i++)
-        gradient
-            .append("stop")
-            .attr("offset", i / 16)
-            .attr("stop-color", interpolate(i / 16));
+        put(gradient, "stop", { offset: i / 16, "stop-color": interpolate(i / 16) });
     const plot = root.append("g").attr("transform", "translate(8,2)");
     plot.append("rect").attr("width", LONG).attr("height", 10).attr("fill", "url(#overview-scale)");
     plot.append("g")
@@ -24,9 +21,7 @@ function scaleNode([low, high], interpolate, metric, bounds) {
         .call(d3.axisBottom(x).ticks(4).tickSize(3).tickFormat(number))
         .call((g) => g.select(".domain").remove());
     for (const { value, name } of bounds.filter((bound) => bound.value >= low && bound.value <= high))
-        plot.append("path")
-            .attr("class", "bound")
-            .attr("d", `M${x(value)},-2v14`)
+        put(plot, "path", { class: "bound", d: `M${x(value)},-2v14` })
             .append("title")
             .text(name);
     return root.node();

@@ -3,7 +3,7 @@
 // keys move, and the means over the heads. A layer with more heads than fit has several lines of cells.
 /* global d3 */
 import { h, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
-import { svg as newSvg } from "./figure.js";
+import { put, svg as newSvg } from "./figure.js";
 
 /** Px beside a block: the numbers of its layers, the means over their heads. */
 const LEFT = 42,
@@ -96,13 +96,7 @@ export class HeatMap {
         this.outlines = ["halo", "firing"].map((kind) =>
             this.root.append("path").attr("class", `outline ${kind}`).node(),
         );
-        this.cursor = this.root
-            .append("rect")
-            .attr("class", "cursor")
-            .attr("data-transient", "")
-            .attr("width", step)
-            .attr("height", tall)
-            .attr("visibility", "hidden");
+        this.cursor = put(this.root, "rect", { class: "cursor", "data-transient": "", width: step, height: tall, visibility: "hidden" });
         this.listen();
         refill(this.frame.body, this.root.node());
     }
@@ -112,38 +106,17 @@ export class HeatMap {
             heads = Math.min(columns, Math.max(...layers.map((layer) => layer.heads))),
             y = top + room;
         const group = this.root.append("g").attr("transform", `translate(${x},${y})`);
-        group
-            .append("text")
-            .attr("x", left)
-            .attr("y", 11 - room)
-            .attr("font-weight", 600)
-            .text(title);
+        put(group, "text", { x: left, y: 11 - room, "font-weight": 600 }, title);
         // The end of a path says more than its beginning.
         const fits = Math.floor((across - left) / LETTER);
         if (kind)
-            group
-                .append("text")
-                .attr("class", "soft modules")
-                .attr("x", left)
-                .attr("y", 11)
-                .text(kind.length > fits ? `…${kind.slice(1 - fits)}` : kind)
+            put(group, "text", { class: "soft modules", x: left, y: 11 }, kind.length > fits ? `…${kind.slice(1 - fits)}` : kind)
                 .append("title")
                 .text(kind);
         const every = Math.max(1, Math.ceil(22 / step));
         for (let head = 0; head < heads; head += every)
-            group
-                .append("text")
-                .attr("class", "soft")
-                .attr("x", left + (head + 0.5) * step)
-                .attr("y", 26)
-                .attr("text-anchor", "middle")
-                .text(head);
-        group
-            .append("text")
-            .attr("class", "soft")
-            .attr("x", left + heads * step + 6)
-            .attr("y", 26)
-            .text("mean");
+            put(group, "text", { class: "soft", x: left + (head + 0.5) * step, y: 26, "text-anchor": "middle" }, head);
+        put(group, "text", { class: "soft", x: left + heads * step + 6, y: 26 }, "mean");
         layers.forEach((layer, i) => this.drawRow(group, layer, i, x, y, heads));
     }
 
@@ -153,13 +126,7 @@ export class HeatMap {
             middle = top + (tall * lines) / 2 + 4;
         // Where rows are lower than a line of text, not each has its number.
         if (i % Math.ceil(11 / (tall * lines)) === 0)
-            group
-                .append("text")
-                .attr("class", "soft")
-                .attr("x", left - 6)
-                .attr("y", middle)
-                .attr("text-anchor", "end")
-                .text(`L${layer.layer}`);
+            put(group, "text", { class: "soft", x: left - 6, y: middle, "text-anchor": "end" }, `L${layer.layer}`);
         const row = { layer, x: x + left, y: y + top, rects: [], texts: [] };
         const blank = newRect("cell missing", step, tall); // copies of it are cheap: a large model has 12,800 heads
         for (let head = 0; head < layer.heads; head++) {
@@ -181,11 +148,7 @@ export class HeatMap {
                 );
         }
         group.node().append(fragmentOf([...row.rects, ...row.texts]));
-        row.mean = group
-            .append("text")
-            .attr("class", "average")
-            .attr("x", left + heads * step + 6)
-            .attr("y", middle)
+        row.mean = put(group, "text", { class: "average", x: left + heads * step + 6, y: middle })
             .style("font-size", `${Math.min(11, tall * lines)}px`)
             .node();
         this.cells.set(layerName(layer), row);
@@ -235,14 +198,7 @@ export class HeatMap {
         const row = this.cells.get(layerName(layer)),
             { tall, lines } = this.size;
         if (!row || this.flashes.has(row)) return;
-        const mark = this.root
-            .append("rect")
-            .attr("class", "flash")
-            .attr("data-transient", "")
-            .attr("x", row.x - 3)
-            .attr("y", row.y)
-            .attr("width", 2)
-            .attr("height", tall * lines);
+        const mark = put(this.root, "rect", { class: "flash", "data-transient": "", x: row.x - 3, y: row.y, width: 2, height: tall * lines });
         this.flashes.set(
             row,
             setTimeout(() => {

@@ -4,7 +4,7 @@
 import { hiddenCells, rowRanges } from "./cells.js";
 import { COLOR_MAPS, diverging, table } from "./colors.js";
 import { hideTooltip, number, refill, say, showTooltip, visible } from "./dom.js";
-import { svg as newSvg } from "./figure.js";
+import { put, svg as newSvg } from "./figure.js";
 import { rangeOfMap } from "./map_scale.js";
 import { keyName, queryLabels, queryName } from "./pairs.js";
 import { settings } from "./settings.js";
@@ -37,10 +37,7 @@ function gradient(root, interpolate) {
     const stops = root.append("defs").append("linearGradient").attr("id", id);
     stops.attr("x1", 0).attr("x2", 0).attr("y1", 1).attr("y2", 0);
     for (let i = 0; i <= 16; i++)
-        stops
-            .append("stop")
-            .attr("offset", i / 16)
-            .attr("stop-color", interpolate(i / 16));
+        put(stops, "stop", { offset: i / 16, "stop-color": interpolate(i / 16) });
     return `url(#${id})`;
 }
 
@@ -48,12 +45,7 @@ function gradient(root, interpolate) {
 function colorBar(root, { x, y, height, scale, interpolate, isHiding }) {
     const bar = isHiding ? Math.max(24, height - 22) : height,
         beside = (text, at) =>
-            root
-                .append("text")
-                .attr("class", "soft")
-                .attr("x", x + 14)
-                .attr("y", at)
-                .text(text);
+            put(root, "text", { class: "soft", x: x + 14, y: at }, text);
     const filled = root.append("rect").attr("x", x).attr("y", y).attr("width", 10).attr("height", bar);
     filled.attr("fill", gradient(root, interpolate));
     if (isHiding) {
@@ -72,10 +64,7 @@ function colorBar(root, { x, y, height, scale, interpolate, isHiding }) {
         return void beside("least", y + bar);
     }
     if (scale.most > scale.high) {
-        root.append("path")
-            .attr("d", `M${x},${y - 3}h10l-5,-7z`)
-            .attr("fill", interpolate(1))
-            .attr("stroke", "currentColor");
+        put(root, "path", { d: `M${x},${y - 3}h10l-5,-7z`, fill: interpolate(1), stroke: "currentColor" });
         beside(`to ${number(Number(scale.most.toPrecision(2)))}`, y - 4).attr("data-clipped", "");
     }
     const ticks = d3
@@ -171,23 +160,12 @@ function coloursOf(map, hidden, given) {
 
 function drawCells(plot, map, { w, tall }, hidden, { rangeOfRow }, interpolate) {
     plot.append("rect").attr("class", "missing").attr("width", w).attr("height", tall);
-    plot.append("image")
-        .attr("width", w)
-        .attr("height", tall)
-        .attr("preserveAspectRatio", "none")
-        .attr("image-rendering", "pixelated")
-        .attr("href", paint(map, hidden, rangeOfRow, table(interpolate)));
+    put(plot, "image", { width: w, height: tall, preserveAspectRatio: "none", "image-rendering": "pixelated", href: paint(map, hidden, rangeOfRow, table(interpolate)) });
 }
 
 function drawRowNames(plot, names, step) {
     names.forEach((text, r) =>
-        plot
-            .append("text")
-            .attr("class", "soft")
-            .attr("x", -4)
-            .attr("y", (r + 0.5) * step + 4)
-            .attr("text-anchor", "end")
-            .text(text),
+        put(plot, "text", { class: "soft", x: -4, y: (r + 0.5) * step + 4, "text-anchor": "end" }, text),
     );
 }
 
@@ -195,17 +173,8 @@ function drawAxes(root, plot, { w, tall, left, top, across, down }, { xText, yNa
     axis(plot, { ...across, across: true, textOf: xText });
     if (yNames) drawRowNames(plot, yNames, tall / down.count);
     else axis(plot, { ...down, across: false });
-    root.append("text")
-        .attr("class", "soft")
-        .attr("x", left + w / 2)
-        .attr("y", 11)
-        .attr("text-anchor", "middle")
-        .text(xName);
-    root.append("text")
-        .attr("class", "soft")
-        .attr("transform", `translate(11,${top + tall / 2}) rotate(-90)`)
-        .attr("text-anchor", "middle")
-        .text(yName);
+    put(root, "text", { class: "soft", x: left + w / 2, y: 11, "text-anchor": "middle" }, xName);
+    put(root, "text", { class: "soft", transform: `translate(11,${top + tall / 2}) rotate(-90)`, "text-anchor": "middle" }, yName);
 }
 
 /** Puts a cell into words. */
@@ -223,13 +192,7 @@ const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
 class Cursor {
     constructor(root, plot, { rows, columns }, layout, describe) {
         Object.assign(this, { root, rows, columns, layout, describe, at: null });
-        this.rect = plot
-            .append("rect")
-            .attr("class", "cursor")
-            .attr("data-transient", "")
-            .attr("width", layout.w / columns)
-            .attr("height", layout.tall / rows)
-            .attr("visibility", "hidden");
+        this.rect = put(plot, "rect", { class: "cursor", "data-transient": "", width: layout.w / columns, height: layout.tall / rows, visibility: "hidden" });
     }
 
     cellAt(event) {

@@ -2,7 +2,7 @@
 // The first look: the alerts that fire at the moment that is shown, since when, why they matter and what helps; or how many
 // checks found nothing.
 import { where } from "./alerts_list.js";
-import { worstFirst } from "./alerts_past.js";
+import { SEVERITIES } from "./alerts_past.js";
 import { h, layerName, refill, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { link } from "./router.js";
@@ -17,10 +17,10 @@ const ROWS = 3;
 const ELSEWHERE = 3;
 
 export class NeedsAttention {
-    /** `store` and `params` as the view has them. */
-    constructor({ store, params, run, isCurrent }) {
+    /** `store` and `params` as the view has them; `lossOf(since)`: what the loss did, in words, at the moment that is shown. */
+    constructor({ store, params, run, isCurrent, lossOf }) {
         this.verdict = new Verdict({ job: params.job, run });
-        Object.assign(this, { store, params, isCurrent, moment: undefined, rules: [], open: new Set(), opened: new Set() });
+        Object.assign(this, { store, params, isCurrent, lossOf, moment: undefined, rules: [], open: new Set(), opened: new Set() });
         this.frame = figure("Needs attention", "", "attention").plain();
         this.frame.hidden = true;
     }
@@ -74,9 +74,15 @@ export class NeedsAttention {
         refill(
             frame.body,
             ...fleet,
-            ...groups.map((group, i) => this.groupNode(group, i === 0)),
+            ...groups.flatMap((group, i) => (i ? [this.groupNode(group)] : [this.groupNode(group, true), this.lossNode()])),
             ...(found ? [groups.length ? "" : h("p", {}, this.wellText()), ...this.moreNodes()] : []),
         );
+    }
+
+    /** Since the first alert of this moment began. */
+    lossNode() {
+        const text = this.lossOf(Math.min(...this.found.alerts.map(({ since }) => since.step)));
+        return text ? h("p", { class: "loss" }, text) : "";
     }
 
     /** Below all: the newest moment when another is shown, other jobs. */
@@ -125,10 +131,11 @@ export class NeedsAttention {
         return h("p", { class: "soft" }, "At ", live, `: ${what}.`);
     }
 
-    /** Jobs beside this one that have firing alerts, of their newest run. */
+    /** Jobs beside this one that have firing alerts, of their newest run: the most severe and the oldest first. */
     elsewhereNode() {
-        const counts = new Map();
-        for (const alert of worstFirst(this.store.firing, this.rules))
+        const counts = new Map(),
+            order = ({ severity, since }) => SEVERITIES.indexOf(severity) * 1e15 + since.step;
+        for (const alert of [...this.store.firing].sort((a, b) => order(a) - order(b)))
             if (alert.job !== this.params.job && alert.run === this.store.runsOf(alert.job)[0]?.run)
                 counts.set(alert.job, (counts.get(alert.job) ?? 0) + 1);
         if (counts.size === 0) return null;

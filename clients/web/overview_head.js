@@ -45,7 +45,7 @@ export function drawHead(frame, { layer, head, metric, value, series, at, bound,
             "p",
             { class: "links" },
             h("a", { href: link("head", place) }, "open this head"),
-            " ",
+            " · ",
             h("a", { href: link("layer", { ...place, head: undefined }) }, "its layer"),
         ),
     );

@@ -46,6 +46,13 @@ export function conditionText({ condition, within }, bound) {
     return `more than ${number(bound)}${within > 1 ? ` within ${within} windows` : " from window to window"}`;
 }
 
+/** The condition of a rule beside a number: "below 0.1", or that this one is not beyond the bound, any more or yet. */
+export function boundText(rule, bound, value, isBefore) {
+    const isWithin = rule.condition === "below" ? value >= bound : value <= bound,
+        within = `${rule.condition === "below" ? "above" : "below"} ${number(bound)}`;
+    return isWithin ? (isBefore ? within : `back ${within}`) : conditionText(rule, bound);
+}
+
 /** Some rules judge a head only after it was clear of their bound: heads that begin there are none. */
 const beforeText = ({ after_clear: isAfter, condition, clear }) =>
     isAfter ? ` after it was ${condition === "above" ? "below" : "above"} ${number(clear)}` : "";

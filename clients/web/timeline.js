@@ -9,7 +9,7 @@ import { lossOf } from "./context.js";
 import { byLayer, hideTooltip, layerName, number, refill, say, showTooltip, visible } from "./dom.js";
 import { figure, svg as newSvg } from "./figure.js";
 import { loadGrid, seriesOf } from "./grid.js";
-import { comparedText, conditionText, isOnAxis, shownBy } from "./rules.js";
+import { boundText, comparedText, isOnAxis, shownBy } from "./rules.js";
 
 /** Heads and layers that have a row. */
 const ROWS = 8;
@@ -61,6 +61,20 @@ function valueAt({ steps, values, isLogged }, step) {
     return values[at];
 }
 
+/** "Loss 3.35; best before step 143: 2.31": `log` at a step, null: the newest; `since`: what it is about began. "" without one. */
+export function lossText(log, since, step) {
+    const [loss] = lossOf(log ?? []),
+        end = loss ? (step === null ? loss.step.length : d3.bisectRight(loss.step, step)) - 1 : -1;
+    if (end < 0) return "";
+    const best = bestBefore(loss.step, loss.value, since),
+        first = loss.value.indexOf(null);
+    if (loss.value[end] === null) return `Loss NaN, first at step ${loss.step[first]}.`;
+    return `Loss ${number(loss.value[end])}${best === undefined ? "" : `; best before step ${since}: ${number(best)}`}.`;
+}
+
+/** The lowest value that was logged before a step; undefined without any. */
+const bestBefore = (steps, values, step) => d3.min(values.slice(0, d3.bisectLeft(steps, step)).filter(Number.isFinite));
+
 /** A number that was logged may be none; a head without one was not measured. */
 const textOf = ({ isLogged }, value) => (isLogged && Number.isNaN(value) ? "NaN" : number(value));
 
@@ -99,14 +113,14 @@ export class Timeline {
         this.paint();
     }
 
-    /** `onset`: of what broke first, where the loss is told too. */
+    /** `onset`: of what broke first. */
     lossRow(grid, onset) {
         const [loss] = lossOf(grid.log);
         if (!loss || loss.step.length < 2) return null;
         const values = loss.value.map((x) => x ?? NaN),
             row = { name: visible(loss.name), steps: loss.step, values, tall: TALL.loss, range: d3.extent(values.filter(Number.isFinite)), isLogged: true },
-            then = onset === undefined ? NaN : valueAt(row, onset);
-        return { ...row, says: Number.isFinite(then) ? `${number(then)} at step ${onset}` : "" };
+            best = onset === undefined ? undefined : bestBefore(loss.step, values, onset);
+        return { ...row, says: best === undefined ? "" : `best before: ${number(Number(best.toPrecision(3)))}` };
     }
 
     /** All heads by the metric that shows an alert about all of them. */
@@ -139,7 +153,7 @@ export class Timeline {
             name: where(alert),
             href: this.hrefOf(alert),
             about: `${[...new Set(alerts.map((one) => one.rule))].join(", ")}`,
-            says: isOn ? conditionText(rule, bound) : metric.name,
+            says: isOn ? (value, step) => boundText(rule, bound, value, step < since) : metric.name,
             metric: isOn ? comparedText(rule) : metric.name,
             steps: grid.windows.step,
             values,
@@ -167,7 +181,7 @@ export class Timeline {
         return this.grids.get(key);
     }
 
-    /** All heads that no alert is about: half of them, and 80 of 100. Many are sampled evenly. `since`: of an alert about all. */
+    /** All heads that no alert is about: their median, and p10 to p90. Many are sampled evenly. `since`: of an alert about all. */
     bandRow(grid, metric, broken, since) {
         if (grid.count < 2) return null;
         const heads = [...grid.layers.values()]
@@ -183,7 +197,7 @@ export class Timeline {
             spread = spreadOf(series, windows.length, [0.1, 0.9]);
         return {
             name: `${broken.size ? "all other" : "all"} heads: ${heads.length}`,
-            about: "median, and 80 of 100",
+            about: "median, p10 to p90",
             says: metric.name,
             metric: metric.name,
             steps,
@@ -207,7 +221,7 @@ export class Timeline {
         const steps = d3.extent(rows.flatMap((row) => [row.steps[0], row.steps.at(-1)])),
             ends = steps[0] < steps[1] ? steps : [steps[0] - 1, steps[1] + 1],
             xs = d3.scaleLinear(ends, isWide ? [LEFT, width - RIGHT] : [10, width - 10]),
-            root = newSvg(width, height, "timeline of the run: arrow keys go from window to window");
+            root = newSvg(width, height, "timeline of the run: arrow keys go from window to window").attr("role", "group"); // it has links
         let y = 0;
         for (const row of rows) {
             this.paintRow(root.append("g").attr("transform", `translate(0,${y})`), row, xs, { title, width, isWide });
@@ -241,7 +255,6 @@ export class Timeline {
         if (isWide) {
             const about = row.about ?? "";
             group.append("text").attr("class", "soft").attr("x", anchor.x).attr("y", row.tall / 2 + 12).attr("text-anchor", "end").text(about.length > 32 ? `${about.slice(0, 31)}…` : about).append("title").text(about);
-            group.append("text").attr("class", "soft").attr("x", to + 10).attr("y", row.tall / 2 + 12).text(row.says);
         }
         row.label = group
             .append("text")
@@ -251,7 +264,7 @@ export class Timeline {
             .attr("text-anchor", isWide ? "start" : "end");
         row.label.append("title").text(row.metric ?? row.name);
         row.number = row.label.append("tspan");
-        if (!isWide && row.says) row.label.append("tspan").attr("class", "soft").text(` ${row.says}`);
+        row.said = (isWide ? group.append("text").attr("x", to + 10).attr("y", row.tall / 2 + 12) : row.label.append("tspan").attr("dx", 4)).attr("class", "soft");
     }
 
     /** From the loss down to what broke, not through the titles that stand above rows where there is no room beside them. */
@@ -267,7 +280,12 @@ export class Timeline {
         this.step = step;
         if (!this.root) return;
         this.cursor.attr("visibility", step === null ? "hidden" : "visible").attr("x1", this.xs(step ?? 0)).attr("x2", this.xs(step ?? 0));
-        for (const row of this.rows) row.number.text(textOf(row, step === null ? row.values.at(-1) : valueAt(row, step)));
+        for (const row of this.rows) {
+            const value = step === null ? row.values.at(-1) : valueAt(row, step),
+                says = typeof row.says === "function" ? row.says(value, step ?? Infinity) : row.says;
+            row.number.text(textOf(row, value));
+            row.said.text(says);
+        }
     }
 
     listen() {

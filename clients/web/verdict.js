@@ -86,7 +86,7 @@ export const headAlerts = (alerts) =>
     alerts.map((alert) =>
         h(
             "section",
-            { class: `trouble ${alert.severity}`, "aria-label": "alert" },
+            { class: `trouble ${alert.severity}`, "aria-label": alert.rule },
             h("header", {}, h("span", { class: `badge ${alert.severity}` }, alert.severity), " ", h("b", {}, alert.rule), ` ${withModule(alert, alert.message)}`),
             h("p", { class: "soft" }, sinceText(alert)),
             whyNode(alert),

@@ -9,7 +9,7 @@ import { alertsAbout, alertsAt, chartMarks } from "./chart_marks.js";
 import { ZoomChart } from "./chart_zoom.js";
 import { contextOptions, loadLog, LOG_MS } from "./context.js";
 import { h, headName, isolated, layerName, note, number, refill, visible, withModule } from "./dom.js";
-import { figure, svg as newSvg } from "./figure.js";
+import { figure, put, svg as newSvg } from "./figure.js";
 import { headChooser, headColor, HeadLines } from "./head_lines.js";
 import { someHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
@@ -98,28 +98,13 @@ function drawBars(container, values, yName) {
         y = d3.scaleLinear([0, d3.max(values) || 1], [foot, 8]).nice(4);
     root.append("g").attr("transform", `translate(${left},0)`).call(d3.axisLeft(y).ticks(4).tickFormat(number));
     values.forEach((value, i) => {
-        root.append("rect")
-            .attr("class", "bar")
-            .attr("x", x(i))
-            .attr("width", x.bandwidth())
-            .attr("y", y(value))
-            .attr("height", foot - y(value))
+        put(root, "rect", { class: "bar", x: x(i), width: x.bandwidth(), y: y(value), height: foot - y(value) })
             .append("title")
             .text(`${i + 1}: ${number(value)}`);
         if (i % Math.ceil(values.length / 16) === 0)
-            root.append("text")
-                .attr("class", "soft")
-                .attr("x", x(i) + x.bandwidth() / 2)
-                .attr("y", foot + 13)
-                .attr("text-anchor", "middle")
-                .text(i + 1);
+            put(root, "text", { class: "soft", x: x(i) + x.bandwidth() / 2, y: foot + 13, "text-anchor": "middle" }, i + 1);
     });
-    root.append("text")
-        .attr("class", "soft")
-        .attr("x", (left + width) / 2)
-        .attr("y", height - 3)
-        .attr("text-anchor", "middle")
-        .text(yName);
+    put(root, "text", { class: "soft", x: (left + width) / 2, y: height - 3, "text-anchor": "middle" }, yName);
     container.replaceChildren(root.node());
 }
 
@@ -436,15 +421,17 @@ class HeadView {
     drawNumbers() {
         const { run, map, metric, head, name, time } = this,
             summary = this.isLive() ? this.summary() : null,
-            live = withWindow(this.moment ?? run.newest(map), summary);
+            live = withWindow(this.moment ?? run.newest(map), summary),
+            held = alertsAbout(alertsAt(this.intervals, time.step), map, head),
+            isHeld = ({ rule, from }) => held.some((one) => one.rule === rule && one.from === from);
         this.drawSpectrum(live, summary);
         this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));
         this.about.body.replaceChildren(
-            ...headAlerts(alertsAbout(alertsAt(this.intervals, time.step), map, head)),
+            ...headAlerts(held),
             factsOf(live, summary, this),
             ...byRank(this.ranks, head),
-            h("h3", {}, "Alerts of the run"),
-            alertsList(this.alerts(), this.params),
+            h("h3", {}, held.length ? "Other alerts" : "Alerts"),
+            alertsList(this.alerts().filter((one) => !isHeld(one)), this.params),
         );
         if (live) this.numbers.body.replaceChildren(numbersTable(run, live, summary, head));
         const title = live?.ofMoment ? "Numbers of the window" : "Numbers of the last window";

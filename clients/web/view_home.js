@@ -26,7 +26,7 @@ const ALERTS = 200;
 /** Questions that are open at once. */
 const AT_ONCE = 3;
 /** A common beginning of names that is longer than this is left out. */
-const SAME = 16;
+const SAME = 8;
 /** Settings of a run that its row shows, of those that differ. */
 const SETTINGS = 3;
 /** The metric of the worst head's line, and its range. */
@@ -206,7 +206,8 @@ class Home {
         this.overlay = h("span", { class: "links" });
         this.count = h("span", { class: "soft" });
         this.empty = h("div", {}, noJobYet());
-        const head = COLUMNS.map((name) => h("th", { class: name.replace(" ", "-") || null, title: name === "worst head" ? `${METRIC} from 0 to 1` : null }, name === "worst head" ? "worst head's entropy" : name));
+        const titles = { "": h("span", { class: "hidden-text" }, "overlay"), "worst head": h("span", { title: `${METRIC} from 0 to 1` }, "worst head's entropy") },
+            head = COLUMNS.map((name) => h("th", { class: name.replace(" ", "-") || null }, titles[name] ?? name));
         this.table = h("table", { class: "home" }, h("thead", {}, h("tr", {}, head)), this.body);
         this.controls = h("div", { class: "controls" }, search, this.groups, this.overlay, this.count);
         root.append(this.controls, this.table, this.empty);
@@ -263,6 +264,7 @@ class Home {
         const shown = found.sort((a, b) => a.rank - b.rank);
         this.takeSettings(shown);
         this.same = sameBeginning(shown.map((row) => row.run.job));
+        this.table.style.setProperty("--name", (d3.max(shown, ({ run }) => run.job.length + (store.runsOf(run.job).length > 1 ? 9 : 0)) ?? 0) - this.same);
         shown.forEach((row) => row.draw());
         this.place(shown);
         this.count.textContent = shown.length === runs.length ? `${runs.length} runs` : `${shown.length} of ${runs.length} runs`;

@@ -4,7 +4,7 @@
 import { loadIntervals } from "./alerts_past.js";
 import { alertsAt } from "./chart_marks.js";
 import { h, layerName, note, number, percent } from "./dom.js";
-import { figure, svg as newSvg } from "./figure.js";
+import { figure, put, svg as newSvg } from "./figure.js";
 import { COLUMNS, HeadsTable } from "./heads_table.js";
 import { cellsShown, LayerHeads } from "./layer_heads.js";
 import { LayerProjections } from "./layer_projections.js";
@@ -62,33 +62,14 @@ function drawImportance(frame, live, sick, onPick) {
             .append("g")
             .attr("transform", `translate(0,${i * step})`)
             .on("click", () => onPick(head));
-        row.append("text")
-            .attr("x", left - 6)
-            .attr("y", step / 2 + 4)
-            .attr("text-anchor", "end")
-            .attr("class", sick.has(head) ? "sick" : null)
-            .text(`${sick.has(head) ? "■ " : ""}head ${head}`)
+        put(row, "text", { x: left - 6, y: step / 2 + 4, "text-anchor": "end", class: sick.has(head) ? "sick" : null }, `${sick.has(head) ? "■ " : ""}head ${head}`)
             .append("title")
             .text(sick.get(head) ?? "");
-        row.append("rect")
-            .attr("class", "bar")
-            .attr("x", left)
-            .attr("y", 2)
-            .attr("height", step - 4)
-            .attr("width", Math.max(1, x(values[head]) - left));
-        row.append("text")
-            .attr("class", "soft")
-            .attr("x", x(values[head]) + 5)
-            .attr("y", step / 2 + 4)
-            .text(number(values[head]));
+        put(row, "rect", { class: "bar", x: left, y: 2, height: step - 4, width: Math.max(1, x(values[head]) - left) });
+        put(row, "text", { class: "soft", x: x(values[head]) + 5, y: step / 2 + 4 }, number(values[head]));
     });
     below.forEach((text, i) =>
-        root
-            .append("text")
-            .attr("class", "soft")
-            .attr("x", left)
-            .attr("y", order.length * step + 24 + 16 * i)
-            .text(text),
+        put(root, "text", { class: "soft", x: left, y: order.length * step + 24 + 16 * i }, text),
     );
     frame.body.replaceChildren(root.node());
 }

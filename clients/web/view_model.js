@@ -8,7 +8,7 @@ import { asShown, looksCausal, paddingText } from "./cells.js";
 import { drawBound, leftRoom, legendOf, nameLeft, valueDomain } from "./chart.js";
 import { alertsAbout, alertsAt } from "./chart_marks.js";
 import { byLayer, h, hideTooltip, layerName, note, number, refill, select, showTooltip } from "./dom.js";
-import { figure, svg as newSvg } from "./figure.js";
+import { figure, put, svg as newSvg } from "./figure.js";
 import { allHeads, overHeads } from "./load_maps.js";
 import { scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
@@ -41,11 +41,7 @@ const meanOf = (map, metric) => d3.mean(liveValues(map, metric.name).filter(Numb
 function drawDots(root, map, { x, y, metric, color, toHead }) {
     liveValues(map, metric.name).forEach((value, head) => {
         if (!Number.isFinite(value)) return;
-        root.append("circle")
-            .attr("class", `dot ${color}`)
-            .attr("r", 3.2)
-            .attr("cx", x(layerName(map)))
-            .attr("cy", y(value))
+        put(root, "circle", { class: `dot ${color}`, r: 3.2, cx: x(layerName(map)), cy: y(value) })
             .on("pointermove", () =>
                 showTooltip(`${layerName(map)}.h${head}: ${number(value)}`, d3.event.clientX, d3.event.clientY),
             )
@@ -59,14 +55,7 @@ function drawSpread(root, map, { x, y, metric, color }) {
     const values = liveValues(map, metric.name).filter(Number.isFinite).sort(d3.ascending),
         at = x(layerName(map));
     const bar = (low, high, width) =>
-        root
-            .append("line")
-            .attr("class", `spread ${color}`)
-            .attr("x1", at)
-            .attr("x2", at)
-            .attr("y1", y(low))
-            .attr("y2", y(high))
-            .attr("stroke-width", width);
+        put(root, "line", { class: `spread ${color}`, x1: at, x2: at, y1: y(low), y2: y(high), "stroke-width": width });
     bar(values[0], values[values.length - 1], 1);
     bar(d3.quantile(values, 0.1), d3.quantile(values, 0.9), 4)
         .append("title")
@@ -82,12 +71,7 @@ function drawKind(root, layers, { x, y, metric, color, toHead, isMany }) {
             .line()
             .x(at)
             .y((map) => y(meanOf(map, metric)));
-    root.append("text")
-        .attr("class", `kind ${color}`)
-        .attr("x", (at(layers[0]) + at(layers[layers.length - 1])) / 2)
-        .attr("y", TOP - 9)
-        .attr("text-anchor", "middle")
-        .text(siteOf(layers[0]));
+    put(root, "text", { class: `kind ${color}`, x: (at(layers[0]) + at(layers[layers.length - 1])) / 2, y: TOP - 9, "text-anchor": "middle" }, siteOf(layers[0]));
     root.append("path").attr("class", `line ${color}`).attr("d", line(layers));
     layers.forEach((map) => (isMany ? drawSpread : drawDots)(root, map, { x, y, metric, color, toHead }));
 }
@@ -111,9 +95,7 @@ function drawFiring(root, layers, x, alerts) {
             names = [...new Set(own.map(({ rule, since }) => `${rule} since step ${since.step}`))],
             kind = own.some(({ severity }) => severity !== "info") ? "" : " info";
         if (own.length === 0) continue;
-        root.append("path")
-            .attr("class", `onset told${kind}`)
-            .attr("d", `M${x(layerName(map)) - 5},${TOP - 4}h10l-5,9z`)
+        put(root, "path", { class: `onset told${kind}`, d: `M${x(layerName(map)) - 5},${TOP - 4}h10l-5,9z` })
             .append("title")
             .text(`${layerName(map)}: ${names.join(", ")}`);
     }
@@ -140,12 +122,8 @@ function drawStrips(frame, shown, metric, { toHead, rules, alerts }) {
     drawFiring(root, layers, x, alerts);
     const isMany = values.length > DOTS;
     kinds.forEach((own, i) => drawKind(root, own, { x, y, metric, color: COLORS[i % COLORS.length], toHead, isMany }));
-    root.append("text")
-        .attr("class", "soft")
-        .attr("x", width - 4)
-        .attr("y", 10)
-        .attr("text-anchor", "end")
-        .text(isMany ? "| least to largest head, ▮ p10 to p90, — mean of the layer" : "● a head, — mean of the layer");
+    put(root, "text", { class: "soft", x: width - 4, y: 10, "text-anchor": "end" },
+        isMany ? "| least to largest head, ▮ p10 to p90, — mean of the layer" : "● a head, — mean of the layer");
     refill(frame.body, root.node(), legendOf({ bounds }, { ys: y }));
 }
 

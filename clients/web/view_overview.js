@@ -5,9 +5,10 @@ import { find } from "./api.js";
 import { alertsAbout, windowOfStep } from "./chart_marks.js";
 import { BeforeAfter } from "./before_after.js";
 import { COLOR_MAPS, extent, scaled } from "./colors.js";
+import { loadLog } from "./context.js";
 import { byLayer, h, headName, layerName, note, number, select, withModule } from "./dom.js";
 import { figure } from "./figure.js";
-import { loadLoggedGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
+import { loadGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
 import { drawLegend } from "./heat_legend.js";
 import { HeatMap } from "./heat_map.js";
 import { NeedsAttention } from "./needs_attention.js";
@@ -19,7 +20,7 @@ import { isOver } from "./run_text.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { HealthyRanges } from "./own_range.js";
-import { Timeline } from "./timeline.js";
+import { lossText, Timeline } from "./timeline.js";
 import { firingOf, marksOf } from "./verdict.js";
 import { paced } from "./view_state.js";
 import { whyNoWindow } from "./view_fleet.js";
@@ -74,7 +75,8 @@ class Overview {
         this.changed = new Set(); // names of layers since the last frame
         this.rules = []; // in force
         this.cost = ""; // as loadCost() has it
-        this.attention = new NeedsAttention({ store, params, run: store.run, isCurrent });
+        const lossOf = (since) => lossText(this.log, since, this.at === null ? null : this.grid.windows.step[this.at]);
+        this.attention = new NeedsAttention({ store, params, run: store.run, isCurrent, lossOf });
         this.alerts = new OverviewAlerts({ store, params, run: store.run });
         this.timeline = new Timeline({
             run: { job: params.job, run: store.run },
@@ -92,9 +94,13 @@ class Overview {
 
     /* Questions to attnd */
 
-    loadGrid() {
-        const { params, run, metric, statistic } = this;
-        return loadLoggedGrid({ job: params.job, run, metric: metric.name, statistic });
+    /** With what the run has logged, which there may be without any window. */
+    async loadGrid() {
+        const { metric, statistic } = this,
+            what = { job: this.params.job, run: this.run },
+            [grid, log] = await Promise.all([loadGrid({ ...what, metric: metric.name, statistic }), loadLog(what.job, what.run)]);
+        this.log = log;
+        return grid && { ...grid, log };
     }
 
     /** A sentence about what capturing costs the job's runs that go on; "" when none has told. */

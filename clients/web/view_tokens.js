@@ -4,7 +4,7 @@
 import { hiddenCells, lastQuery, strongestPairs } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
 import { h, headName, isolated, layerName, note, number, percent, say, visible } from "./dom.js";
-import { figure, svg as newSvg } from "./figure.js";
+import { figure, put, svg as newSvg } from "./figure.js";
 import { overHeads, someHeads } from "./load_maps.js";
 import { headPicker, layerPicker, openLayer, paddingPicker } from "./pickers.js";
 import { keep } from "./router.js";
@@ -45,35 +45,14 @@ function drawBars(frame, weights, keyNames) {
     const fit = Math.floor(left / 6.5);
     shown.forEach((i, row) => {
         const y = row * step;
-        root.append("text")
-            .attr("x", left - 6)
-            .attr("y", y + 13)
-            .attr("text-anchor", "end")
-            .text([...keyNames[i]].length > fit ? [...keyNames[i]].slice(0, fit - 1).join("") + "…" : keyNames[i]);
-        root.append("rect")
-            .attr("class", "bar")
-            .attr("data-key", i)
-            .attr("x", left)
-            .attr("y", y + 3)
-            .attr("height", step - 5)
-            .attr("width", Math.max(0.5, x(weights[i]) - left));
-        root.append("text")
-            .attr("class", "soft")
-            .attr("x", x(weights[i]) + 5)
-            .attr("y", y + 13)
-            .text(percent(weights[i]));
+        put(root, "text", { x: left - 6, y: y + 13, "text-anchor": "end" },
+            [...keyNames[i]].length > fit ? [...keyNames[i]].slice(0, fit - 1).join("") + "…" : keyNames[i]);
+        put(root, "rect", { class: "bar", "data-key": i, x: left, y: y + 3, height: step - 5, width: Math.max(0.5, x(weights[i]) - left) });
+        put(root, "text", { class: "soft", x: x(weights[i]) + 5, y: y + 13 }, percent(weights[i]));
     });
     if (shown.length < order.length)
-        root.append("text")
-            .attr("class", "soft")
-            .attr("x", left)
-            .attr("y", height - 20)
-            .text(`${order.length - shown.length} other keys: ${percent(rest)}`);
-    root.append("text")
-        .attr("class", "soft")
-        .attr("x", left)
-        .attr("y", height - 4)
-        .text("weight of the key");
+        put(root, "text", { class: "soft", x: left, y: height - 20 }, `${order.length - shown.length} other keys: ${percent(rest)}`);
+    put(root, "text", { class: "soft", x: left, y: height - 4 }, "weight of the key");
     frame.body.replaceChildren(root.node());
 }
 
@@ -95,9 +74,8 @@ function drawStrip(frame, map, weights, query, onPick) {
             text,
         );
         if (Number.isFinite(weight)) {
-            const color = d3.rgb(colors(weight / most));
-            item.style.backgroundColor = color;
-            item.style.color = 0.299 * color.r + 0.587 * color.g + 0.114 * color.b > 140 ? "#111" : "#fff";
+            item.style.backgroundColor = colors(weight / most);
+            item.style.color = d3.lab(item.style.backgroundColor).l > 49.5 ? "#000" : "#fff"; // of the two the one that stands out more
         }
         return item;
     });

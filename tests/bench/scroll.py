@@ -13,7 +13,7 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "browser"), os.path.join(HERE, "..", "e2e")]
 
-from conftest import Page, Site, start_chromium, webdriver  # noqa: E402
+from conftest import COUNTS_QUESTIONS, Page, Site, start_chromium, webdriver  # noqa: E402
 from harness import Trainer, softmax_maps, wait_until  # noqa: E402
 
 T, TURNS, BOUND_MS = 64, 60, 16
@@ -26,7 +26,9 @@ def driver():
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     options.add_experimental_option("perfLoggingPrefs", {"traceCategories": "toplevel,devtools.timeline"})
-    return start_chromium(options)
+    browser = start_chromium(options)
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": COUNTS_QUESTIONS})
+    return browser
 
 
 def events(browser):

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The page for everyone: what axe-core finds (where it is installed), and targets that can be hit."""
+"""The page for everyone: what axe-core finds (where it is installed), targets that can be hit, and keys that reach them."""
 import glob
 import importlib.util
 import os
 
 import pytest
 from conftest import JOB, ROOT
+from selenium.webdriver import ActionChains, Keys
 
-VIEWS = {"home": "Runs", "overview": "Overview", "layer": "Layer", "head": "Head", "model": "Model", "tokens": "Tokens", "runs": "Compare"}
+VIEWS = {"home": "Runs", "overview": "Overview", "overview?at=step29": "Overview", "layer": "Layer", "head": "Head",
+         "head?at=step29": "Head", "model": "Model", "tokens": "Tokens", "runs": "Compare"}
 SMALLEST_PX = 24
 
 # Controls that are shown, but for links within a sentence, as [what it is, width, height].
@@ -23,6 +25,21 @@ return found;
 """
 
 
+# The element that has the focus: a name, whether that can be seen, whether it is in the window; null for none.
+FOCUS = """
+const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);
+if (one === document.body) return null;
+one.dataset.reached = "";
+return [one.outerHTML.slice(0, 80), style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2, box.bottom > 0 && box.top < innerHeight];
+"""
+
+# All that takes the focus, of what is shown, and has not had it.
+UNREACHED = """
+return [...document.querySelectorAll("a[href], button, select, input, summary, [tabindex='0']")].filter((one) =>
+    one.getClientRects().length && !one.disabled && one.dataset.reached === undefined).map((one) => one.outerHTML.slice(0, 80));
+"""
+
+
 def axe_script():
     """Of the package in this Python, or in the environment that deploy/frameworks has made."""
     spec = importlib.util.find_spec("axe_core_python")
@@ -35,12 +52,11 @@ def axe_script():
 
 
 def serious(page):
-    """Findings about what the page shows, as [impact, rule, elements]."""
+    """Findings about what the page shows, of any impact, as [impact, rule, elements]."""
     page.js(axe_script())
-    found = page.driver.execute_async_script(
+    return page.driver.execute_async_script(
         "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(({violations}) =>"
         "done(violations.map(({id, impact, nodes}) => [impact, id, nodes.map((node) => node.html.slice(0, 120)).slice(0, 3)])))")
-    return [one for one in found if one[0] in ("serious", "critical", "moderate")]
 
 
 def small_targets(page):
@@ -49,16 +65,32 @@ def small_targets(page):
     return [one for one in targets if min(one[1], one[2]) < SMALLEST_PX - 0.5]
 
 
+def address(view):
+    return f"#/{view}{'&' if '?' in view else '?'}job={JOB}"
+
+
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("width, dark", [(1440, False), (390, True)])
-def test_every_view_is_for_everyone(site, page, view, width, dark):
-    """It draws without complaint, axe finds nothing serious, and targets can be hit."""
-    page.open(site, f"#/{view}?job={JOB}", width=width, dark=dark).ready()
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
-    assert page.js("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
-    assert page.text("#connection") == "connected" and (view == "home" or JOB in page.js("return document.title"))
-    assert page.js("return document.querySelector('.tabs [aria-current]').textContent") == VIEWS[view]
-    assert page.js("return document.querySelectorAll('main svg').length") > 0
-    page.screenshot(f"{view}-{width}-{'dark' if dark else 'light'}")
-    assert small_targets(page) == []
-    assert serious(page) == []
+@pytest.mark.parametrize("width, height", [(1440, 900), (390, 844)])
+def test_every_view_is_for_everyone(site, page, view, width, height):
+    """It draws without complaint, axe finds nothing, and targets can be hit, in light and dark."""
+    for dark in (False, True):
+        page.open(site, address(view), width=width, height=height, dark=dark).ready()
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+        assert page.js("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
+        assert page.text("#connection") == "connected" and (view == "home" or JOB in page.js("return document.title"))
+        assert page.js("return document.querySelector('.tabs [aria-current]').textContent") == VIEWS[view]
+        assert page.js("return document.querySelectorAll('main svg').length") > 0
+        page.screenshot(f"{view.replace('?', '-')}-{width}-{'dark' if dark else 'light'}")
+        assert small_targets(page) == []
+        assert serious(page) == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_keys_reach_everything_and_the_focus_is_seen(site, page, view):
+    page.open(site, address(view)).ready()
+    reached = []
+    while not reached or reached[-1]:
+        ActionChains(page.driver).send_keys(Keys.TAB).perform()
+        reached.append(page.js(FOCUS))
+        assert len(reached) < 300, "it goes round"
+    assert len(reached) > 10 and [one for one in reached if one and not all(one)] == [] == page.js(UNREACHED)

@@ -2,7 +2,7 @@
 """What a training reports itself stands over the metrics: loss and learning rate, of one run or of several."""
 import numpy as np
 import pytest
-from conftest import Site
+from conftest import Site, module_text
 from harness import Trainer, softmax_maps, wait_until
 
 HEADS, T, STEPS = 2, 8, 12
@@ -79,7 +79,7 @@ def test_the_time_line_has_the_loss_and_the_spread_of_the_heads_at_each_window(p
     publish(place, "timed", falling)
     page.open(place, "#/overview?job=timed").ready()
     wait_until(lambda: page.texts(".timeline svg text.name tspan"), "the time line")
-    assert {"loss", "median, and 80 of 100median, and 80 of 100"} <= set(page.texts(".timeline svg text"))
+    assert {"loss", "median, p10 to p90median, p10 to p90"} <= set(page.texts(".timeline svg text"))
     box = page.js("const b = document.querySelector('.timeline svg .lane').getBoundingClientRect(); return [b.left, b.top, b.width, b.height]")
     page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", dict(type="mouseMoved", x=box[0] + box[2] - 3, y=box[1] + box[3] / 2))
     wait_until(lambda: page.text("#tooltip").startswith("step 11\nloss 1.9"), "the last window under the pointer")
@@ -87,6 +87,23 @@ def test_the_time_line_has_the_loss_and_the_spread_of_the_heads_at_each_window(p
     middle = np.median([np.float32(head[-1]) for head in grid["values"]])
     assert abs(float(page.text("#tooltip").split()[-1]) - middle) < 1e-3
     page.screenshot("context-overview")
+
+
+@pytest.mark.parametrize("values, since, step, said", [
+    ([4, 3, 2, 5, 6], 3, None, "Loss 6; best before step 3: 2."), ([4, 3, 2, 5, 6], 3, 3, "Loss 5; best before step 3: 2."),
+    ([4, 3, None, None], 1, None, "Loss NaN, first at step 2."), ([4, 3], 0, None, "Loss 3."), ([], 0, None, "")])
+def test_what_the_loss_did_is_said_by_its_numbers(place, page, values, since, step, said):
+    page.open(place).ready()
+    log = [dict(name="loss", step=list(range(len(values))), value=values)] if values else []
+    assert page.js(f"const {{lossText}} = {module_text('timeline.js')}; return lossText(...arguments)", log, since, step) == said
+
+
+@pytest.mark.parametrize("condition, value, is_before, said", [
+    ("below", 0.2, False, "below 0.25"), ("below", 0.2707, False, "back above 0.25"), ("below", 0.9, True, "above 0.25"),
+    ("above", 0.3, False, "above 0.25"), ("above", 0.2, False, "back below 0.25"), ("above", None, False, "above 0.25")])
+def test_a_number_that_is_back_within_its_bound_is_said_to_be(page, condition, value, is_before, said):
+    ask = f"const {{boundText}} = {module_text('rules.js')}, [condition, value, isBefore] = arguments; return boundText({{condition}}, 0.25, value ?? NaN, isBefore)"
+    assert page.js(ask, condition, value, is_before) == said
 
 
 def test_epochs_are_placed_by_their_steps_whatever_the_clock_says(place, page):

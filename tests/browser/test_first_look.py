@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
+from test_access import serious
 from test_page import shown, where
 
 LAYERS, HEADS, T, STEPS, ONSET = 3, 8, 8, 14, 6
@@ -76,6 +77,7 @@ def test_the_worst_alert_stands_first(looked, page):
     assert {"decoder.1.self", "below 0.25", f"all other heads: {(LAYERS - 1) * HEADS}"} <= set(page.texts(".timeline svg text"))
     assert page.js("return document.querySelectorAll('.timeline .threshold').length") == 1, "the bound is on its line"
     page.screenshot("first-look-falls-1440-light")
+    assert serious(page) == []
     page.js("document.querySelector('.trouble .who').click()")
     wait_until(lambda: "#/layer" in page.js("return location.hash"), "the layer")
     assert "layer=1" in page.js("return location.hash")
@@ -115,6 +117,7 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     links = page.js("return [...document.querySelectorAll('.trouble a, .one-head a')].map((a) => a.hash)")
     assert links and all(f"at=step{last}" in link for link in links)
     page.screenshot("first-look-past-1440-light")
+    assert serious(page) == []
     slide(page, 0)
     wait_until(lambda: "No alerts" in page.text(".attention"), "that all was well")
     assert f"No alert fired in the window to step 1. At the newest step, {STEPS - 1}: alerts about 1 layer." in attention(page)
@@ -172,11 +175,12 @@ def test_the_page_of_a_head_says_what_fires_and_what_helps(looked, page):
     worst, last = looked.api("verdict", job="falls")["alerts"][0], ONSET + 3
     place = "#/head?job=falls&stack=decoder&layer=1&site=self&head=5"
     page.open(looked, place).ready()
-    said = ".trouble[aria-label='alert']"
+    said = ".trouble[aria-label]"
     wait_until(lambda: worst["advice"] in page.text(said), "what helps")
     assert worst["rule"] in page.text(said) and "(mean of its heads, head 5 has the lowest)" in page.text(said)
     assert worst["why"] in page.text(said) and f"since step {worst['since']['step']}" in page.text(said)
     page.screenshot("head-alert-1440-light")
+    assert serious(page) == []
     page.open(looked, f"{place}&at=step{last}", width=390, dark=True).ready()
     wait_until(lambda: worst["advice"] in page.text(said), "what fired then")
     assert page.js("return document.documentElement.scrollWidth <= innerWidth")

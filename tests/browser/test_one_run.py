@@ -28,12 +28,13 @@ def padded():
 def twice():
     """The older run has two layers and six windows, the newer one a layer and a window. A layer's first map is its newest."""
     site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "maps.every=1h")
-    rng = np.random.default_rng(7)
+    rng, site.sent = np.random.default_rng(7), {}
     for run, layers, steps in ((OLD, (0, 1), 13), (NEW, (0,), 3)):
         trainer = Trainer(site.daemon, JOB, run=bytes.fromhex(run))
         for step in range(steps):
             for layer in layers:
-                trainer.attention(softmax_maps(rng, 1, HEADS, T, T, causal=True), layer=layer, step=step, causal=True)
+                site.sent[run, layer, step] = softmax_maps(rng, 1, HEADS, T, T, causal=True)
+                trainer.attention(site.sent[run, layer, step], layer=layer, step=step, causal=True)
             # Each message of a layer that is not known yet has a map, and the first one afterwards.
             wait_until(lambda: site.api("maps", job=JOB, run=run, layer=layers[-1], or_null=1), "the first map")  # noqa: B023
         wait_until(lambda: windows(site, run) == list(range(1, steps - 1, 2)), "the windows")  # noqa: B023
@@ -47,9 +48,19 @@ def layers_to_choose(page):
     return page.js("return [...document.querySelector(\"select[aria-label='layer']\").options].map((o) => o.value)")
 
 
-def last_window(site, layer):
-    grid = site.api("grid", job=JOB, run=OLD, layer=layer, metric="entropy_normalized")
-    return [shown(float(np.float32(head[-1]))) for head in grid["layers"][0]["values"]]
+def last_window(site, layer, metric="entropy_normalized"):
+    grid = site.api("grid", job=JOB, run=OLD, layer=layer, metric=metric)
+    return [float(np.float32(head[-1])) for head in grid["layers"][0]["values"]]
+
+
+def by_numpy(site, layer):
+    """Means over the rows of the last window, by metric: of each head."""
+    last = windows(site, OLD)[-1]
+    maps = [site.sent[OLD, layer, step][0] for step in (last - 1, last) if (OLD, layer, step) in site.sent]
+    rows, keys = np.concatenate(maps, axis=1).astype(float), np.tile(np.arange(T) + 1, len(maps))  # [HEADS, T or 2 T, T]
+    entropy = -np.sum(rows * np.log(np.where(rows > 0, rows, 1)), axis=-1)
+    return {"entropy_normalized": (entropy / np.log(np.maximum(keys, 2)))[:, keys > 1].mean(1), "confidence": rows.max(-1).mean(1),
+            "first_token": rows[:, keys > 1, 0].mean(1)}
 
 
 def column(page, name):
@@ -62,7 +73,10 @@ def column(page, name):
 def check_the_older_run(site, page):
     page.open(site, f"#/layer?job={JOB}&run={OLD}&stack=decoder&layer=0&site=self").ready()
     assert layers_to_choose(page) == ["decoder.0.self", "decoder.1.self"]
-    assert column(page, "entropy_normalized") == last_window(site, 0)
+    for metric, truth in by_numpy(site, 0).items():
+        told = last_window(site, 0, metric)
+        assert column(page, metric) == [shown(value) for value in told], "the page has the numbers of the API"
+        np.testing.assert_allclose(told, truth, atol=1e-5)  # as numpy has them
     assert f"Numbers of the last window last window, step {windows(site, OLD)[-1]}" in " ".join(page.text("main").split())
     assert all(f"run={OLD}" in href for href in page.js("return [...document.querySelectorAll('tbody a')].map((a) => a.href)"))
     page.open(site, f"#/model?job={JOB}&run={OLD}").ready()
@@ -206,7 +220,7 @@ def test_what_is_left_of_both_runs_after_a_restart(twice, page):
     page.keys(".picture svg", "ArrowDown", "ArrowDown", "ArrowRight")
     assert page.text("#tooltip") == f"query 2 → key 1: {shown(twice.api('map', kind='heads', **where)['values'][2][2][1])}"
     assert page.texts(".picture image") == [""]
-    assert last_window(twice, 1)[2] in page.text("main table") and "heads take turns" not in page.text("main")
+    assert shown(last_window(twice, 1)[2]) in page.text("main table") and "heads take turns" not in page.text("main")
     page.screenshot("head-restarted-1440-light")
     page.open(twice, f"#/model?job={JOB}&run={OLD}").ready()
     assert "No layer has" not in page.text("main") and "not kept over a restart" in page.text(".stack > .grid:last-child")

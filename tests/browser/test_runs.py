@@ -369,3 +369,32 @@ def test_no_column_of_the_list_is_cut_and_names_can_be_told_apart(place, twice, 
         page.screenshot(f"runs-{width}-light")
         assert sorted(page.texts(".home .run a")) == ["…-0017", "…-0018"] and page.js("return document.documentElement.scrollWidth <= innerWidth")
         assert page.js("return [...document.querySelectorAll('.home .run a')].every((a) => a.scrollWidth <= a.clientWidth)"), width
+
+
+@pytest.fixture(scope="module")
+def odd(place):
+    """Runs that have nothing to show, or what no training should send."""
+    named = {"name": "n" * 128, "nothing": "nan", "once": "once", "clock": "clock"}
+    for what, job in named.items():
+        trainer = Trainer(place.daemon, job)
+        steps, more = range(1 if what == "once" else 4), {"time_ns": 4 * 10**18} if what == "clock" else {}  # of the year 2096
+        publish(trainer, steps, layers=2, weights=np.full((1, HEADS, T, T), np.nan, np.float32) if what == "nothing" else None, **more)
+        if what == "nothing":
+            for step in steps:
+                trainer.event("log", values={"loss": None}, step=step)
+        trainer.event("epoch_end", step=len(steps))
+        end(place, trainer, len(steps) - 1)
+    return named
+
+
+@pytest.mark.parametrize("what", ["name", "nothing", "once", "clock"])
+@pytest.mark.parametrize("width, dark", [(1440, False), (390, True)])
+def test_a_run_with_nothing_sound_in_it_is_drawn_in_all_views(place, odd, page, what, width, dark):
+    for view in ("", "overview", "layer", "head", "model", "tokens", "runs"):
+        page.open(place, f"#/{view}?job={odd[what]}", width=width, dark=dark).ready()
+        page.screenshot(f"odd-{what}-{view}-{width}")
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), view
+        assert not any(word in page.text("body") for word in ("undefined", "[object", "null", "Infinity")), view
+    if what == "nothing":
+        page.open(place, f"#/overview?job={odd[what]}", width=width, dark=dark).ready()
+        wait_until(lambda: "Loss NaN, first at step 0." in page.text(".attention"), "the loss")

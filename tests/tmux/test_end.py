@@ -52,7 +52,7 @@ class Readers:
         """The header and what needs attention."""
         terminal = self.open_terminal(120, 24)
         terminal.run(self.command(self.attnd, "gpt"))
-        state = terminal.wait_for(r"attnd top  gpt  run ([0-9a-f]{8})  (\w+) .*").groups()
+        state = terminal.wait_for(r"^ gpt  (\w+)  .*  run ([0-9a-f]{8}) ").groups()[::-1]
         worst = terminal.wait_for(r"^ !! (\S+)  (entropy_collapse) since step (\d+)").groups()
         terminal.wait_for(r"saturated_entropy of decoder\.0\.self .* is 0, below 0\.25[^\0]*when the run\s+ended")
         terminal.close()

@@ -64,20 +64,20 @@ def test_runs_in_trouble_come_first_and_one_is_opened(open_terminal, command):
     terminal.run(command(attnd))
     terminal.wait_for(r"^ attnd top  2 runs, 1 in trouble")
     terminal.wait_for(r"lost 0  dropped 0")
-    terminal.wait_for(r"^>! gpt-small +15 .* decoder\.0\.self entropy_co")
+    terminal.wait_for(r"^!!>gpt-small +15 .* decoder\.0\.self entropy_co")
     terminal.wait_for(r"^   a-healthy-one +7 +[▁▂▃▄▅▆▇█]{6} 2\.25 +no alerts, \d+ checks passed")
     assert max(map(len, terminal.lines())) <= 80
     terminal.type("Enter")
-    terminal.wait_for(r"attnd top  gpt-small  run [0-9a-f]{8}  active  epoch 0 step 15")
+    terminal.wait_for(r"^ gpt-small  active  epoch 0 step 15  run [0-9a-f]{8}")
     terminal.wait_for(r"^ !! decoder\.0\.self  entropy_collapse since step 6  \d more \(Tab\)")
     terminal.wait_for(r"^ each query looks at one key: saturated_entropy of decoder\.0\.self")
     terminal.wait_for(r"^ Lower the learning rate or warm up for longer; if it comes back, bound")
     line = terminal.wait_for(r"^   decoder\.0\.self +0\.\d+ +([▁▂▃▄▅▆▇█]{30,})$").group(1)
     assert line[0] > line[-1], "its entropy fell"
     terminal.wait_for(r"^   steps [01] to 1[45]; entropy_normalized from 0\.\d+ to ")
-    terminal.wait_for(r"^>! decoder\.0\.self +0\.\d+ ")
+    terminal.wait_for(r"^!!>decoder\.0\.self +0\.\d+ ")
     terminal.type("Escape")
-    terminal.wait_for(r"^>! gpt-small +15 ")
+    terminal.wait_for(r"^!!>gpt-small +15 ")
 
 
 def test_the_heads_of_a_layer_are_opened_and_left(open_terminal, command):
@@ -99,7 +99,7 @@ def test_the_run_of_the_command_line_is_shown(open_terminal, command):
     send_steps(trainer, ([3, 4, 5, 6], [3, 4, 5, 6]), range(4))
     attnd.settled(40)
     terminal.run(command(attnd, "gpt-small", "--run", first[:12]))
-    terminal.wait_for(rf"attnd top  gpt-small  run {first[:8]}  active  epoch 0 step 15")
+    terminal.wait_for(rf"^ gpt-small  active  epoch 0 step 15  run {first[:8]}")
     terminal.wait_for(r"^ !! decoder\.0\.self  entropy_collapse since step 6 ")
     terminal.type("q")
     terminal.wait_for(r"^[#$] ?$")
@@ -142,10 +142,10 @@ def test_all_alerts_of_a_run_are_a_tab_away_also_when_it_has_ended(open_terminal
     terminal.run(command(attnd, "gpt-small"))
     terminal.wait_for(r"more \(Tab\)")
     terminal.type("Tab")
-    terminal.wait_for(r"^>! decoder\.0\.self +step 6 +entropy_collapse: each query looks at one key")
+    terminal.wait_for(r"^!!>decoder\.0\.self +step 6 +entropy_collapse: each query looks at one key")
     terminal.wait_for(r"^!  decoder\.1\.self\.h3 +step 6 +head_uniform: all keys get the same weight again")
     trainer.event("bye", step=15)
-    terminal.wait_for(r"run [0-9a-f]{8}  ended ")
+    terminal.wait_for(r"^ gpt-small  ended .* run [0-9a-f]{8}")
     terminal.wait_for(r"below 0\.25 for \d+ windows, when the run ended")
 
 
@@ -165,7 +165,7 @@ def test_it_says_how_to_attach_and_goes_on_when_a_job_comes(open_terminal, comma
     terminal.wait_for("No job yet. Attach one to a training loop:")
     terminal.wait_for(r'with attnd\.watch\(model, job="gpt-small"\):')
     send_steps(Trainer(attnd, "gpt-small"), ([3, 4, 5, 6],), range(3), layers=1)
-    terminal.wait_for(r"^>  gpt-small +2 ")
+    terminal.wait_for(r"^  >gpt-small +2 ")
 
 
 def test_a_job_that_is_asked_for_is_waited_for(open_terminal, command):
@@ -249,7 +249,7 @@ def test_the_terminal_is_as_before_however_top_ends(open_terminal, command, end)
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
     terminal.run(f"ulimit -c 0; cd {attnd.directory}; stty -a > before; {command(attnd)}; echo \"ended with $?\"; stty -a > after")
-    terminal.wait_for(r"^>! gpt-small")
+    terminal.wait_for(r"^!!>gpt-small")
     assert terminal.is_alternate() and not terminal.shows_cursor()
     if isinstance(end, str):
         terminal.type(end)
@@ -271,12 +271,12 @@ def test_it_can_be_stopped_and_continued(open_terminal, command):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
     terminal.run(command(attnd))
-    terminal.wait_for(r"^>! gpt-small")
+    terminal.wait_for(r"^!!>gpt-small")
     terminal.type("C-z")
     terminal.wait_for(r"Stopped")
     assert not terminal.is_alternate()
     terminal.run("fg")
-    terminal.wait_for(r"^>! gpt-small")
+    terminal.wait_for(r"^!!>gpt-small")
     assert terminal.is_alternate()
     terminal.type("q")
     terminal.wait_for(r"^[#$] ?$")
@@ -306,7 +306,7 @@ def test_no_color_is_respected(open_terminal, command):
     shown = {}
     for name, terminal in (("plain", plain), ("colored", colored)):
         terminal.run(command(attnd))
-        terminal.wait_for(r"^>! gpt-small")
+        terminal.wait_for(r"^!!>gpt-small")
         shown[name] = terminal.text("-e")
     color = r"\x1b\[[0-9;]*\b(3[0-7]|4[0-7]|38|48)[;m]"
     assert re.search(color, shown["colored"])
@@ -334,7 +334,7 @@ def test_it_waits_and_does_not_spin(open_terminal, command):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
     terminal.run(command(attnd, "--timeout", "5"))
-    terminal.wait_for(r"^>! gpt-small")
+    terminal.wait_for(r"^!!>gpt-small")
     pid = top_pid(terminal)
     before, began, looks = cpu_seconds(pid), time.monotonic(), asked_by_top(attnd)
     wait_until(lambda: asked_by_top(attnd) >= looks + 10, "ten looks")
@@ -347,7 +347,7 @@ def test_it_ends_with_its_terminal(open_terminal, command):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
     terminal.run(command(attnd))
-    terminal.wait_for(r"^>! gpt-small")
+    terminal.wait_for(r"^!!>gpt-small")
     pid = top_pid(terminal)
     terminal.close()
     wait_until(lambda: not os.path.exists(f"/proc/{pid}") or "zombie" in open(f"/proc/{pid}/status").read(), "its end")
@@ -357,7 +357,7 @@ def test_a_rare_look_still_notices_that_attnd_is_gone(open_terminal, command):
     attnd, terminal = Attnd(*STEPS), open_terminal()
     collapsed(attnd)
     terminal.run(command(attnd, "--timeout", "5").replace(f"--interval {INTERVAL_S}", "--interval 6"))
-    terminal.wait_for(r"^>! gpt-small")
+    terminal.wait_for(r"^!!>gpt-small")
     attnd.process.kill()
     terminal.wait_for("attnd does not answer since")
     attnd.process.wait()

@@ -135,7 +135,7 @@ int screen_put_right(struct screen *screen, int row, int column, int width, enum
 
 void screen_choose_row(struct screen *screen, int row)
 {
-    screen_put(screen, row, 0, 1, STYLE_STRONG, ">");
+    screen_put(screen, row, 2, 1, STYLE_STRONG, ">");
     for (int column = 0; is_inside(screen, row, column); column++) {
         screen->cells[row * screen->width + column].chosen = true;
     }

@@ -6,6 +6,7 @@
 #include "clients/cli/base/out.h"
 #include "proto/err.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -34,19 +35,52 @@ static void number_text(double number, char ret_text[16])
     snprintf(ret_text, 16, isfinite(number) ? "%.3g" : "-", number);
 }
 
-/* The end of a name says more than its beginning. */
-static void put_name(struct top_view *view, int column, int width, enum style style,
-                     const char *name)
+/* A loss was logged: NaN is one. */
+static void put_loss(struct top_view *view, int row, int column, double loss)
 {
-    int columns = screen_columns(view->screen, name);
-    char text[JOB_NAME_MAX + 8];
-    if (columns <= width || strlen(name) != (size_t)columns) {
-        screen_put(view->screen, view->row, column, width, style, name);
-        return;
+    char number[16];
+    number_text(loss, number);
+    screen_put(view->screen, row, column, NUMBER - 2, isnan(loss) ? STYLE_CRITICAL : STYLE_PLAIN,
+               isnan(loss) ? "NaN" : number);
+}
+
+/* How many bytes, up to a word, all names begin with; 0 where each name fits in its columns. */
+static size_t same_beginning(const struct model *model, int width)
+{
+    const char *first = model->shown_count > 0 ? model->rows[model->shown[0]].job : "";
+    size_t same = strlen(first);
+    bool fit = true;
+    for (uint32_t i = 0; i < model->shown_count; i++) {
+        const char *name = model->rows[model->shown[i]].job;
+        size_t at = 0;
+        while (at < same && name[at] == first[at]) {
+            at++;
+        }
+        same = at;
+        fit = fit && strlen(name) <= (size_t)width;
     }
-    const char *before = view->screen->unicode ? "…" : "..";
-    int kept = width - screen_columns(view->screen, before);
-    snprintf(text, sizeof text, "%s%s", before, name + (columns - kept));
+    while (same > 0 && (isalnum((unsigned char)first[same - 1]) || first[same - 1] & 0x80)) {
+        same--;
+    }
+    return fit ? 0 : same;
+}
+
+/* Without the `same` bytes that all names begin with; of what is too long yet, the middle goes. */
+static void put_name(struct top_view *view, int column, int width, enum style style,
+                     const char *name, size_t same)
+{
+    const char *cut = view->screen->unicode ? "…" : "..", *before = same > 0 ? cut : "";
+    char text[JOB_NAME_MAX + 8];
+    name += same;
+    int columns = screen_columns(view->screen, name);
+    int room = width - screen_columns(view->screen, before);
+    if (columns > room && strlen(name) == (size_t)columns) {
+        int kept = room - screen_columns(view->screen, cut), end = kept * 2 / 3;
+        snprintf(text, sizeof text, "%s%.*s%s%s", before, kept - end, name, cut,
+                 name + (columns - end));
+    } else {
+        snprintf(text, sizeof text, "%s%s", before, name);
+    }
     screen_put(view->screen, view->row, column, width, style, text);
 }
 
@@ -87,9 +121,8 @@ static void draw_title(struct top_view *view, const char *clock)
                      model->filter[0] ? "  filter: " : "", model->filter);
     } else {
         screen_print(screen, 0, 1, screen->width - 12, STYLE_TITLE,
-                     "attnd top  %s  run %.8s  %s  epoch %" PRIu64 " step %" PRIu64 "  %" PRIu64
-                     " rank%s%s",
-                     opened->job, row->run, row->state, row->epoch, row->step, row->world,
+                     "%s  %s  epoch %" PRIu64 " step %" PRIu64 "  run %.8s  %" PRIu64 " rank%s%s",
+                     opened->job, row->state, row->epoch, row->step, row->run, row->world,
                      out_plural(row->world), opened->gone ? "  (the run asked for is gone)" : "");
     }
     screen_put_right(screen, 0, 0, screen->width - 1, STYLE_TITLE,
@@ -189,6 +222,7 @@ static void draw_runs(struct top_view *view)
     int wide = screen->width >= 120, name = wide ? 40 : 22, loss = wide ? 30 : 6;
     int step = 3 + name + 1, bars = step + (wide ? 18 : 7), verdict = bars + loss + NUMBER;
     struct range range = range_none;
+    size_t same = same_beginning(model, name);
     uint32_t end;
     screen_put(screen, view->row, 3, name, STYLE_FAINT, "RUN");
     screen_put(screen, view->row, step, bars - step, STYLE_FAINT, wide ? "STATE   STEP" : "STEP");
@@ -204,17 +238,15 @@ static void draw_runs(struct top_view *view)
     for (uint32_t i = list->top; i < end; i++, view->row++) {
         const struct run_row *row = &model->rows[model->shown[i]];
         const struct line *line = &row->loss;
-        char number[16];
         bool over = strcmp(row->state, "ended") == 0;
         screen_put(screen, view->row, 0, 2, mark_styles[row->severity], marks[row->severity]);
-        put_name(view, 3, name, over ? STYLE_FAINT : STYLE_PLAIN, row->job);
+        put_name(view, 3, name, over ? STYLE_FAINT : STYLE_PLAIN, row->job, same);
         screen_print(screen, view->row, step, bars - step - 1, STYLE_PLAIN,
                      wide ? "%-7s %" PRIu64 : "%.0s%" PRIu64, row->state, row->step);
         if (line->count > 0) {
             bars_line(screen, view->row, bars, loss, line, line->step[0],
                       line->step[line->count - 1], range, UINT64_MAX);
-            number_text(line->value[line->count - 1], number);
-            screen_put(screen, view->row, bars + loss + 1, NUMBER - 2, STYLE_PLAIN, number);
+            put_loss(view, view->row, bars + loss + 1, line->value[line->count - 1]);
         }
         put_row_verdict(view, row, verdict);
         if (i == list->at) {
@@ -418,6 +450,7 @@ static void draw_time_line(struct top_view *view)
     if (loss->count > 0) {
         put_named_line(view, "loss", STYLE_STRONG, loss->value[loss->count - 1], NAN, loss, of_loss,
                        UINT64_MAX);
+        put_loss(view, view->row - 1, 3 + NAME, loss->value[loss->count - 1]);
     }
     for (uint32_t i = 0; i < count && view->row + 6 < view->end; i++) {
         char where[PLACE_TEXT_MAX];
