@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 import attnd
 
+from .. import scalars
 from .session import Session
 
 # state.epoch is a sum of fractions.
@@ -35,8 +36,7 @@ _SETTINGS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio
 
 def _numbers(logs: Mapping[str, Any]) -> Dict[str, Any]:
     """The numbers among what Trainer logs, without the epoch, which is a position."""
-    return {name: value for name, value in logs.items() if name != "epoch" and not isinstance(value, (bool, str))
-            and (isinstance(value, (int, float)) or getattr(value, "shape", None) == ())}
+    return {name: value for name, value in scalars.numbers(logs).items() if name != "epoch"}
 
 
 def _settings(args: Any, model: Any) -> Dict[str, Any]:
