@@ -6,8 +6,8 @@ Everything here is for the training's thread, as those tools are not made for se
 and that tool gets nothing more.
 
 W&B has one row at a time, and what comes for a row that is done is dropped. So a window goes into the row that the training
-writes next (`commit=False`), with `attnd/step` to draw it over. A second one waits for the row after that; at the end of the
-watch the newest takes the place of those that still wait.
+writes next (`commit=False`), with `attnd/step` to draw it over. A second one waits for the row after that. At the end of the
+watch each that waits gets a row of its own, or, where the training numbers its rows itself, the newest takes the one place.
 MLflow writes in a thread of its own (`synchronous=False`), as its server may be slow.
 """
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Tracker:
     def flush(self) -> None:
         """Has everything written to its files."""
 
-    def make_room(self) -> None:
-        """The next window is taken, in place of an earlier one if it must be."""
+    def write_last(self, lines: Sequence[Line]) -> None:
+        """Writes windows that could not be written until now, when nothing more of attnd comes."""
 
     def say(self, name: str, text: str, step: int) -> None:
         """Writes a text where this tool has a place for one."""
@@ -153,8 +153,12 @@ class Wandb(Tracker):
         self._is_taken = True
         return True
 
-    def make_room(self) -> None:
-        self._is_taken = False
+    def write_last(self, lines: Sequence[Line]) -> None:
+        for line in lines if self._row is None else lines[-1:]:
+            if self._row is None:  # rows are counted: one more does no harm
+                self.target.log({}, commit=True)
+            self._is_taken = False
+            self.write(line)
 
     def say(self, name: str, text: str, step: int) -> None:
         self.target.config.update({PREFIX + name: text}, allow_val_change=True)
@@ -330,16 +334,19 @@ class RunLog:
 
     def _write(self, tracker: Tracker, waiting: Deque[Line]) -> None:
         while waiting and tracker.write(waiting[0]):
-            line = waiting.popleft()
-            for name, text in line.texts.items():
-                if self._said.get((tracker, name)) != text:
-                    self._said[tracker, name] = text
-                    tracker.say(name, text, line.step)
+            self._say(tracker, waiting.popleft())
+
+    def _say(self, tracker: Tracker, line: Line) -> None:
+        """Writes the texts that are new."""
+        for name, text in line.texts.items():
+            if self._said.get((tracker, name)) != text:
+                self._said[tracker, name] = text
+                tracker.say(name, text, line.step)
 
     def _write_last(self, tracker: Tracker, waiting: Deque[Line]) -> None:
         if waiting:
-            tracker.make_room()
-            self._write(tracker, deque([waiting[-1]]))
+            tracker.write_last(list(waiting))
+            self._say(tracker, waiting[-1])
         tracker.flush()
 
     def close(self) -> None:
