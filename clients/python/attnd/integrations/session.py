@@ -86,7 +86,7 @@ class Session:
                         self._stop()
 
     def _trackers(self, log_to: Optional[Callable[[], List[Any]]]) -> Sequence[Tracker]:
-        """Those of log_to; the trainer's numbers are reported by its callback, not by them."""
+        """The trackers of log_to; the trainer's numbers are reported by its callback, not by them."""
         trackers = check_log_to(self._options.get("log_to") if log_to is None else log_to(), self._options.get("endpoint"))
         for tracker in trackers:
             tracker.reports = False

@@ -58,8 +58,8 @@ _BEGUN: Dict[str, Callable[[Any], Any]] = {  # the run of a module, or None
 
 
 def _runs(args: Any, callbacks: Sequence[Any]) -> List[Any]:
-    """What `report_to` names, each as `log_to` takes it; others than these four are left out. Their callbacks come before
-    those of the user, so that their runs have begun."""
+    """The runs that `report_to` names, as `log_to` takes them. Trainer's callbacks come before the user's, so the runs have
+    begun."""
     writer = next((one.tb_writer for one in callbacks if getattr(one, "tb_writer", None) is not None), None)
     found = [writer] + [_BEGUN[name](importlib.import_module(name)) for name in args.report_to if name in _BEGUN]
     return [run for run in found if run is not None]
