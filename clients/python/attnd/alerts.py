@@ -43,9 +43,10 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 import zmq
 
+from . import wire
 from .address import AddressError
 from .control import Control, ControlError
-from .digest import Line, Windows
+from .digest import METRICS, Line, Windows
 from .local import page_of
 from .publisher import Publisher
 from .subscriber import Subscriber
@@ -131,6 +132,12 @@ def check_acts(given: Any, endpoint: Optional[str]) -> Tuple[Act, ...]:
     if acts and endpoint is not None:
         raise ValueError("on_alert: needs address=, not endpoint=: alerts come from another socket of attnd")
     return acts
+
+
+class _Heard(Subscriber):
+    """Decodes no more numbers of a window than are told of it: the training waits while Python decodes."""
+
+    _decode = staticmethod(lambda payload: wire.decode_heads(payload, METRICS))
 
 
 class Alerts:
@@ -239,7 +246,7 @@ class Alerts:
         while not self._closed.wait(pause_s * many):
             try:
                 if hears and subscriber is None:
-                    subscriber = Subscriber(topics=self._topics(), address=self._address)
+                    subscriber = _Heard(topics=self._topics(), address=self._address)
                 if hears and subscriber is not None:
                     self._listen(subscriber)
                     if self._acts and time.monotonic() >= ask_at:

@@ -519,7 +519,8 @@ class Watch:
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance(before_backward=True)
             if self._alerts is not None:
-                self._guarded(self._alerts.write)
+                if self._alerts.logs:
+                    self._guarded(self._alerts.write)
                 self._alerts.step_is_unknown()
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
@@ -533,7 +534,8 @@ class Watch:
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
         if self._alerts is not None:
-            self._guarded(self._alerts.write)
+            if self._alerts.logs:
+                self._guarded(self._alerts.write)
             self._tell_alerts(self._alerts)
 
     def _tell_alerts(self, alerts: Alerts) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from . import flat
 
+METRICS = ("entropy", "max_logit")  # that it needs of each head
 QUIET_S = 5.0
 
 
