@@ -9,7 +9,7 @@
 static const struct option_text options[] = {
     {"selection", NULL, NULL, NULL},
     {"summaries", "ENDPOINT", "exactly the socket where attnd publishes", NULL},
-    {"job", "JOB", "only this job; may be given again", "JOB"},
+    {"job", "JOB", "only this job, or a pattern of jobs; may be given again", "JOB"},
     {"metrics", "PATTERNS", "which metrics, with commas; * and ? are allowed", "METRIC,"},
     {"statistics", "PATTERNS", "which numbers of a window, with commas",
      "mean|std|min|max|p10|p50|p90|p99|last|count|drift.delta|drift.shift|drift.js|drift.change,"},

@@ -141,6 +141,30 @@ def test_a_run_that_ends_as_the_bridge_begins_is_not_waited_for(rng):
     attnd.close()
 
 
+def test_jobs_are_named_by_patterns(tmp_path, rng):
+    attnd, kept = Attnd(), Kept()
+    path = tmp_path / "out.jsonl"
+    process = attnctl(attnd, "jsonl", str(path), "--job", "run-*", "--job", "gpt", "--until-end")
+    with bridge(attnd, kept, jobs=["run-?", "gp[st]"]):
+        wait_until(lambda: attnd.stats()["subscriptions"] >= 6 + 3, "the subscriptions")
+        for job in ("other-run-1", "gpt-2", "run-22", "run-1", "gpt"):
+            trainer = Trainer(attnd, job)
+            epochs(trainer, rng, 0, 1)
+            trainer.event("bye", epoch=0)
+        _, said = process.communicate(timeout=60)
+        wait_until(lambda: {item.run.job for item in kept.items} >= {"run-1", "gpt"}, "the items")
+    assert process.returncode == 0, said
+    assert {"run-22"} <= {line["job"] for line in lines(path)} <= {"run-1", "run-22", "gpt"}
+    assert {item.run.job for item in kept.items} == {"run-1", "gpt"}
+    attnd.close()
+
+
+@pytest.mark.parametrize("job", ["", "run 1", "run-[1", "run/*"])
+def test_no_job_matches_such_a_pattern(job):
+    with pytest.raises(ValueError, match="job name"):
+        Bridge(Kept(), "ipc:///nowhere/publish", control=None, jobs=[job])
+
+
 def test_the_tally_as_json(tmp_path, rng):
     attnd = Attnd()
     trainer = Trainer(attnd, "gpt")

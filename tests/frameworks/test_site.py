@@ -18,7 +18,7 @@ STARTED = "attnd &\nattnctl ping\n"
 BEFORE = {"pandas": ("start", "python3 train.py\n"), "torchrun": ("nodes", "")}
 AFTER = {"transformers": r"^trainer .* ended ", "lightning": r"^lightning .* ended ",
          "accelerate": r"^accelerate .* ended ",
-         "pandas": r"^head +0 +1 +2 +3$", "torchrun": r"^two-ranks .* 2/2 "}
+         "wandb": r"^wandb: +attnd/lowest_entropy \d", "pandas": r"^head +0 +1 +2 +3$", "torchrun": r"^two-ranks .* 2/2 "}
 
 
 @pytest.mark.parametrize("needs, block", [pytest.param(*one, id=one[0]) for one in NEEDING])

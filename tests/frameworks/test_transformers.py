@@ -46,8 +46,8 @@ def gpt2():
 
 def trainer(directory, callback, epochs=2, data=None, **more):
     arguments = transformers.TrainingArguments(
-        str(directory), num_train_epochs=epochs, per_device_train_batch_size=BATCH, report_to=[], use_cpu=True,
-        gradient_accumulation_steps=ACCUMULATED, disable_tqdm=True, **{"save_strategy": "no", **more})
+        str(directory), num_train_epochs=epochs, per_device_train_batch_size=BATCH, use_cpu=True,
+        gradient_accumulation_steps=ACCUMULATED, disable_tqdm=True, **{"save_strategy": "no", "report_to": [], **more})
     return transformers.Trainer(gpt2(), arguments, train_dataset=data or Tokens(), eval_dataset=Tokens(),
                                 callbacks=[callback] if callback else [])
 
@@ -102,6 +102,28 @@ def test_a_checkpoint_in_the_middle_of_an_epoch(daemon, results, tmp_path):
     trainer(tmp_path, attached(daemon)).train(resume_from_checkpoint=True)
     results.wait_ended()
     assert results.steps() == {layer: expected_steps((1,))[2 * ACCUMULATED:] for layer in ALL_LAYERS}
+
+
+def test_report_to_of_the_trainer_gets_the_numbers_of_the_api(daemon, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    callback = AttndCallback("gpt-tiny", address=daemon.directory, every=1, samples=0, wait=30.0, linger=20.0, window=3,
+                             log_to="report_to")
+    trainer(tmp_path, callback, report_to=["tensorboard"], logging_steps=2).train()
+    found = EventAccumulator(str(next(tmp_path.glob("runs/*"))), size_guidance={"scalars": 0})
+    found.Reload()
+    numbers = {name: {event.step: event.value for event in found.Scalars(name)} for name in found.Tags()["scalars"]}
+    assert list(numbers["train/loss"]) == list(range(2, 2 * STEPS + 1, 2))
+    series, settings = logged(daemon, "gpt-tiny")
+    assert list(series["loss"]) == list(numbers["train/loss"]) and not any(name.startswith(("train/", "attnd/")) for name in series)
+    assert settings["model_type"] == "gpt2"
+    for name, metric, statistic, best in (("lowest_entropy", "entropy", "mean", min), ("max_logit", "max_logit", "max", max)):
+        with attnd.Control(address=daemon.directory) as control:
+            past = [control.history("gpt-tiny", layer=layer, metric=metric, window="3 steps") for layer in range(LAYERS)]
+        expected = {int(step): best(best(layer["values"][statistic][:, place]) for layer in past)
+                    for place, step in enumerate(past[0]["windows"]["step"])}
+        assert list(expected) == list(range(2, 2 * STEPS, 3))
+        assert numbers[f"attnd/{name}"] == {step: pytest.approx(value, rel=1e-6) for step, value in expected.items()}
 
 
 def test_losses_and_weights_are_those_of_an_unwatched_training(daemon, results, tmp_path):

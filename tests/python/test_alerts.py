@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Ranks agree on the step at whose end all of them act, whatever comes between: looks and steps in any order, ranks that
-leave, and rounds that are called off."""
+leave, and rounds that are called off. Windows of a run are told once each, from the summaries of their layers in any order."""
 import logging
 import random
 import threading
 
+import numpy as np
 import pytest
 
-from attnd import alerts
+from attnd import alerts, digest
 
 WORLD = 3
 
@@ -172,3 +173,77 @@ def test_a_rank_alone_with_it_is_told_once(caplog):
             assert only.look([{"rule": "a"}]) == [] and only.step_ends() is None
     assert [record.getMessage() for record in caplog.records] == [
         "job job: on_alert is not called: not all of 2 ranks watch with it, and one must not act alone"]
+
+
+RUN = "0" * 32
+
+
+def summary(layer, last, entropy=(1.0, 1.0), partial=False, unit="step", run=RUN, **more):
+    return {"kind": "summary", "run": run, "stack": "decoder", "layer": layer, "site": "self", "step": last, "time_ns": last * 10**9,
+            "window": {"unit": unit, "first": last - 9, "last": last, "length": 10, "every": 10, "partial": partial},
+            "heads": {"entropy": {"mean": np.array(entropy)}}, **more}
+
+
+def job(*layers, state="active"):
+    return {"kind": "job", "run": RUN, "state": state, "layers": [{"stack": "decoder", "layer": layer, "site": "self", "heads": 2}
+                                                                 for layer in layers]}
+
+
+class Told:
+    """The windows that are told, in order."""
+
+    def __init__(self, *results):
+        self.windows, self.lines = digest.Windows(RUN), []
+        self.take(*results)
+
+    def take(self, *results):
+        for result in results:
+            self.lines += self.windows.take(result)
+        return self
+
+    @property
+    def lowest(self):
+        return {line.step: line.values["lowest_entropy"] for line in self.lines}
+
+
+def test_a_window_is_told_when_its_last_layer_has_come_with_the_lowest_head():
+    told = Told(job(0, 1), summary(1, 9, (0.5, 0.25), heads={"entropy": {"mean": np.array([0.5, 0.25])},
+                                                            "max_logit": {"max": np.array([3.0, np.nan])}}))
+    assert not told.lines
+    line, = told.take(summary(0, 9, (np.nan, 0.75))).lines
+    assert line.values == {"lowest_entropy": 0.25, "lowest_entropy_layer": 1, "lowest_entropy_head": 1, "max_logit": 3.0}
+    assert (line.step, line.time_s, line.texts) == (9, 9.0, {"lowest_entropy": "head 1 of decoder.1.self"})
+
+
+def test_a_window_waits_for_the_layers_of_the_one_before():
+    told = Told(job(0), summary(0, 9), summary(1, 9, (0.5, 0.5)), summary(0, 19))
+    assert list(told.lowest) == [9]
+    assert told.take(summary(1, 19, (0.5, 0.5))).lowest == {9: 1.0, 19: 0.5}
+
+
+def test_a_layer_that_has_gone_is_waited_for_until_the_next_window_or_for_a_while(monkeypatch):
+    told = Told(job(0, 1), summary(0, 9), summary(1, 9), summary(0, 19))
+    assert list(told.lowest) == [9]
+    assert list(told.take(summary(0, 29)).lowest) == [9, 19, 29]  # it has all that 19 had
+    told.take(summary(0, 39), summary(1, 49))
+    assert list(told.lowest) == [9, 19, 29, 39] and not list(told.windows.look())
+    monkeypatch.setattr(digest, "QUIET_S", -1.0)
+    assert [line.step for line in told.windows.look()] == [49]
+
+
+def test_what_was_cut_short_is_told_when_the_run_ends_and_only_then():
+    told = Told(job(0, 1), summary(0, 5, (0.1, 0.1), True), summary(1, 5, (0.1, 0.1), True), summary(0, 9), summary(1, 9))
+    assert told.lowest == {9: 1.0}
+    told.take(summary(0, 12, (0.3, 0.3), True), summary(0, 12, (0.4, 0.4), True), summary(1, 12, (0.5, 0.5), True))
+    assert list(told.lowest) == [9] and not told.windows.ended
+    assert told.take(job(0, 1, state="ended")).lowest == {9: 1.0, 12: 0.4} and told.windows.ended
+
+
+def test_other_runs_other_tracks_and_windows_that_come_again_are_nothing():
+    told = Told(job(0), summary(0, 9, run="1" * 32), summary(0, 9, track=1), summary(0, 9), summary(0, 9, (0.1, 0.1)), summary(0, 4))
+    assert told.lowest == {9: 1.0}
+
+
+def test_windows_of_another_kind_begin_anew():
+    told = Told(job(0), summary(0, 99), summary(0, 1, unit="epoch"))
+    assert [line.step for line in told.lines] == [99, 1]

@@ -193,6 +193,21 @@ def test_what_is_no_result_is_a_value_error(payload):
         wire.decode_result(payload)
 
 
+@pytest.mark.parametrize("name", ["summary_full", "live_full", "alert", "job"])
+def test_a_part_of_a_result_is_that_of_the_whole(name):
+    payload = golden(name)[0]
+    whole = wire.decode_result(payload)
+    expected = {key: {"entropy": value["entropy"]} if key == "heads" else value for key, value in whole.items()
+                if key == "heads" or key not in wire._LARGE}
+    assert_same(wire.decode_heads(payload, ("entropy", "nothing")), expected)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", msgpack.packb([1]), golden("live")[0][:-3], msgpack.packb({"heads": 3})])
+def test_a_part_of_what_is_no_result(payload):
+    with pytest.raises(ValueError, match="^not a result"):
+        wire.decode_heads(payload, ())
+
+
 def test_topics():
     assert wire.tensor_topic("gpt", "decoder", 12, "self") == b"tensor/gpt/decoder/12/self/"
     assert wire.event_topic("gpt") == b"event/gpt/"

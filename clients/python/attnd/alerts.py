@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""alerts: functions of the training that are called with the alerts of its run, `attnd.watch(..., on_alert=f)`.
+"""alerts: functions of the training that are called with the alerts of its run, `attnd.watch(..., on_alert=f)`, and the
+windows of its run for the user's own (trackers.py), `attnd.watch(..., log_to=X)`.
 
 A thread looks for alerts every LOOK_EVERY_S. Now and then it asks which ones fire, as one may have been told while attnd
 was not connected to. The training's thread calls f between steps, with what has been heard by then, and never waits for
-attnd.
+attnd. Windows are heard by the same thread, and written by the training's, of rank 0 alone, so that ranks agree about alerts
+only.
 
 Several ranks act at the end of one step, or none of them does: a rank that stops alone leaves the others in a collective
 call. They agree through the store of torch.distributed, which has nothing to do with attnd: a rank that hears nothing
@@ -41,10 +43,14 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 import zmq
 
+from . import wire
 from .address import AddressError
 from .control import Control, ControlError
+from .digest import METRICS, Line, Windows
+from .local import page_of
 from .publisher import Publisher
 from .subscriber import Subscriber
+from .trackers import RunLog, Tracker
 
 log = logging.getLogger("attnd")
 
@@ -56,6 +62,7 @@ ASK_EVERY_S = 20.0
 ANSWER_S = 0.5
 GIVE_UP_S = 30.0
 CLOSE_S = 2.0
+END_S = 2.0  # for the windows that end with a run
 WAITING_MAX = 100  # alerts; further ones are not heard
 KNOWN_MAX = 1000  # alerts that are known when they come again
 _CALLED_OFF = 1 << 32  # added to a count, which is of ranks
@@ -127,14 +134,26 @@ def check_acts(given: Any, endpoint: Optional[str]) -> Tuple[Act, ...]:
     return acts
 
 
-class Alerts:
-    """Calls the functions with each alert of a run, an `alert` of PROTOCOL.md as a dict.
+class _Heard(Subscriber):
+    """Decodes no more numbers of a window than are told of it: the training waits while Python decodes."""
 
-    step_ends() and close() are the training thread's; nothing here raises but StopTraining.
+    _decode = staticmethod(lambda payload: wire.decode_heads(payload, METRICS))
+
+
+class Alerts:
+    """Calls the functions with each alert of a run, an `alert` of PROTOCOL.md as a dict, and writes its windows to a log.
+
+    Everything up to close() is the training thread's; nothing here raises but StopTraining.
     """
 
-    def __init__(self, acts: Sequence[Act], publisher: Publisher, address: Any, ranks: Optional[_Ranks] = None):
+    def __init__(self, acts: Sequence[Act], publisher: Publisher, address: Any, ranks: Optional[_Ranks] = None,
+                 run_log: Optional[RunLog] = None):
         self._acts = acts
+        self._log = run_log
+        self._windows = Windows(publisher.run)
+        self._ended = threading.Event()  # nothing more of the run comes
+        self._cost: Optional[float] = None
+        self._page: Optional[str] = None
         self._job, self._run_id = publisher.job, publisher.run
         self._address = address
         self._waiting: Deque[Alert] = deque()  # those that were heard, in order
@@ -184,6 +203,30 @@ class Alerts:
                                 self._job, exc_info=True)
         return stop
 
+    @property
+    def logs(self) -> bool:
+        """Whether windows are written."""
+        return self._log is not None
+
+    def settings(self) -> Optional[Dict[str, Any]]:
+        """The settings of the user's own run; None: there is none."""
+        return None if self._log is None else self._log.settings()
+
+    def follow(self, report: "weakref.WeakMethod[Callable[..., None]]") -> None:
+        """From now on `report` is called with the numbers that the training logs in its own run."""
+        if self._log is not None:
+            self._log.follow(report)
+
+    def write(self, last: bool = False) -> None:
+        """Writes the windows that were heard to the user's own run; `last`: nothing more will be."""
+        if self._log is not None:
+            self._log.write(last)
+
+    def await_end(self) -> None:
+        """The run has ended, and attnd was told: waits, 2 s at most, for the windows that end with it."""
+        if self._log is not None and self._windows.heard and not self._log.is_over and not self._closed.is_set():
+            self._ended.wait(END_S)
+
     def close(self) -> None:
         """Calls nothing from now on. Waits 2 s at most; idempotent."""
         if os.getpid() != self._pid:  # forked: there is no such thread, and its locks may be taken
@@ -191,6 +234,8 @@ class Alerts:
         self._closed.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S)
+        if self._log is not None:
+            self._log.close()
 
     # ------------------------------------------------------------------------------------ on its thread
 
@@ -201,29 +246,64 @@ class Alerts:
         while not self._closed.wait(pause_s * many):
             try:
                 if hears and subscriber is None:
-                    subscriber = Subscriber(topics=f"alert/{self._job}/", address=self._address)
+                    subscriber = _Heard(topics=self._topics(), address=self._address)
                 if hears and subscriber is not None:
                     self._listen(subscriber)
-                    if time.monotonic() >= ask_at:
+                    if self._acts and time.monotonic() >= ask_at:
                         self._ask()
                         ask_at = time.monotonic() + ASK_EVERY_S * many
             except AddressError:  # watch() has told that; other ranks may have a better one
                 hears = False
             except Exception:
                 hears = False
-                log.warning("job %s: alerts are not heard any more; training goes on", self._job, exc_info=True)
+                log.warning("job %s: nothing is heard of attnd any more; training goes on", self._job, exc_info=True)
             pause_s = LOOK_AGAIN_S if self._ranks is not None and self._agree(self._ranks) else LOOK_EVERY_S
         if self._ranks is not None:
             self._ranks.leave()
         if subscriber is not None:
             subscriber.close()
 
+    def _topics(self) -> List[str]:
+        kinds = (("alert",) if self._acts else ()) + (("job", "summary") if self._log is not None else ())
+        return [f"{kind}/{self._job}/" for kind in kinds]
+
     def _listen(self, subscriber: Subscriber) -> None:
+        lines: List[Line] = []
         while len(self._waiting) < WAITING_MAX:
-            alert = subscriber.next(0.0)
-            if alert is None:
-                return
-            self._hear({name: value for name, value in alert.items() if name not in ("snapshot", "topic")})
+            result = subscriber.next(0.0)
+            if result is None:
+                break
+            if result["kind"] == "alert":
+                self._hear({name: value for name, value in result.items() if name not in ("snapshot", "topic")})
+            else:
+                lines += self._windows.take(result)
+        lines += self._windows.look()
+        if lines and self._log is not None:
+            self._add_facts(lines)
+            for line in lines:
+                self._log.put(line)
+        if self._windows.ended:
+            self._ended.set()
+
+    def _add_facts(self, lines: Sequence[Line]) -> None:
+        """Adds what attnd answers about the run, if it does."""
+        firing: Optional[List[Alert]] = None
+        try:
+            with Control(timeout=ANSWER_S, address=self._address) as control:
+                firing = control.alerts(self._job, self._run_id, limit=1)["firing"]
+                cost = control.plan(self._job)["cost"]
+                self._cost = self._cost if cost is None else cost["part"]  # None once the run has ended
+                page = None if control.directory is None else page_of(control.directory)
+                self._page = self._page if page is None else f"{page}#/overview?job={self._job}&run={self._run_id}"
+        except (OSError, ControlError, zmq.ZMQError, KeyError):
+            pass
+        for line in lines:
+            if firing is not None:
+                line.values["failed_checks"] = sum(alert["since"]["step"] <= line.step for alert in firing)
+            if self._cost is not None:
+                line.values["capture_cost"] = self._cost
+            if self._page is not None:
+                line.texts["page"] = self._page
 
     def _ask(self) -> None:
         try:
@@ -407,15 +487,17 @@ class _Ranks:
 _agreements = 0  # by this process; every rank counts the same
 
 
-def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any) -> Optional[Alerts]:
-    """Makes what calls these functions; None: there are none, or several ranks that cannot agree, which is told."""
+def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any, trackers: Sequence[Tracker] = ()) -> Optional[Alerts]:
+    """Makes what calls these functions and writes to these trackers; None: there are none of either for this rank. Functions
+    of several ranks that cannot agree are left out, which is told."""
     global _agreements
-    if not acts:
+    if not acts and not trackers:
         return None
     from .ranks import default_store, rank_and_world
     rank, world = (publisher.rank, publisher.world) if publisher.world > 1 else rank_and_world(None, None)
-    if world == 1:
-        return Alerts(acts, publisher, address)
+    run_log = RunLog(publisher.job, trackers) if trackers and rank == 0 else None
+    if world == 1 or not acts:
+        return Alerts(acts, publisher, address, run_log=run_log) if acts or run_log is not None else None
     _agreements += 1
     try:
         store = default_store()
@@ -425,8 +507,8 @@ def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any) -> Optio
     except Exception as error:
         log.warning("job %s: on_alert is not called: %d ranks cannot agree on a step (%s). Initialise torch.distributed "
                     "before attnd.watch", publisher.job, world, error)
-        return None
-    return Alerts(acts, publisher, address, ranks)
+        return None if run_log is None else Alerts((), publisher, address, run_log=run_log)
+    return Alerts(acts, publisher, address, ranks, run_log)
 
 
 _live: "weakref.WeakSet[Alerts]" = weakref.WeakSet()

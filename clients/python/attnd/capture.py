@@ -65,6 +65,7 @@ from .start import START_IT, Starter, local_rank, starter_for
 from .states import Origin
 from .tensors import fit_32_bits
 from .tokens import Tokens
+from .trackers import check_log_to
 
 log = logging.getLogger("attnd")
 
@@ -90,7 +91,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
           queue_bytes: int = DEFAULT_QUEUE_BYTES, run: Optional[Any] = None,
           publisher: Optional[Publisher] = None, passive: bool = False, include: Any = None, exclude: Any = None,
           settings: Optional[Mapping[str, Any]] = None, start: Optional[str] = None, compiled: Optional[str] = None,
-          on_alert: Union[None, Act, Sequence[Act]] = None, **options: Any) -> "Watch":
+          on_alert: Union[None, Act, Sequence[Act]] = None, log_to: Any = None, **options: Any) -> "Watch":
     """Captures and publishes the attention of `model` while it trains, until the result is closed.
 
     model        any torch.nn.Module, compiled, wrapped (DDP, FSDP) or neither
@@ -158,9 +159,16 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  steps, on the thread that ends them. StopTraining, which it may raise, reaches the training; any other
                  exception is logged, once. With several ranks all of them call it at the end of one step, and all stop
                  at one: all have to watch with it. See alerts.py, stop_on() and checkpoint_on()
+    log_to       the run that the training has in another tool, or several: a run of W&B (wandb.run), a SummaryWriter of
+                 TensorBoard, mlflow or one of its runs, trackio or one of its runs. When a window closes, the run gets its
+                 lowest entropy with layer and head, its largest logit, the number of checks that fail and the cost of
+                 capturing, as `attnd/...` at the step of the window, and once the address of the page. Its settings are
+                 `settings` where none are given, and the numbers that the training logs there are reported as by
+                 Watch.log. Rank 0 writes, between steps, on the thread that ends them. A tool that fails is told in a
+                 warning, and gets no more; see trackers.py
 
     Returns a context manager with step(), log(), epoch_end(), probe(), stats() and close(). ValueError for bad arguments,
-    now; nothing is raised later, but StopTraining by on_alert.
+    and TypeError for a `log_to` of another kind, now; nothing is raised later, but StopTraining by on_alert.
     """
     check_options(watch, options)
     check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
@@ -169,6 +177,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     own_window = wire.check_window(window)
     acts = check_acts(on_alert, endpoint)
+    trackers = check_log_to(log_to, endpoint)
     job = named_job(job)
     share = _share(tensor_parallel)
     patterns = {name: check_patterns(name, given) for name, given in (("include", include), ("exclude", exclude))}
@@ -227,6 +236,10 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             if not publisher.wait_for_subscriber(wait) and own and starter is None and not publisher.is_wrong:
                 log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
                             "there", job, publisher.where)
+        alerts = alerts_for(acts, publisher, address, trackers)
+        if alerts is not None:
+            opened.callback(alerts.close)
+            settings = alerts.settings() if settings is None else settings
         if settings is not None:
             publisher.describe(settings)
         if every:
@@ -245,7 +258,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             if probe is not None:
                 made.follow_probe(probe, probe_every, endpoint, address)
             made.open()
-        made.follow_alerts(alerts_for(acts, publisher, address))
+        made.follow_alerts(alerts)
         opened.pop_all()
     return made
 
@@ -424,7 +437,7 @@ class Watch:
         remove_all(self._handles)
         if self._probe is not None:
             self._probe.close()
-        if self._alerts is not None:
+        if self._alerts is not None and not self._alerts.logs:
             self._alerts.close()
         _open[:] = [reference for reference in _open if reference() not in (self, None)]
         _kept_by(self._root, without=self)
@@ -432,6 +445,11 @@ class Watch:
             self._starter.close()
         if self._own_publisher:
             self.publisher.close()
+        if self._alerts is not None:
+            if self._own_publisher:
+                self._alerts.await_end()
+            self._alerts.write(last=True)
+            self._alerts.close()
 
     def __enter__(self) -> "Watch":
         return self
@@ -473,10 +491,11 @@ class Watch:
         self._residual, self.sends_residual = residual, names
 
     def follow_alerts(self, alerts: Optional[Alerts]) -> None:
-        """Tells the training of alerts; called once, by watch()."""
+        """Tells the training of alerts, and its own run of windows; called once, by watch()."""
         self._alerts = alerts
         if alerts is not None:
             weakref.finalize(self, alerts.close).atexit = False
+            alerts.follow(weakref.WeakMethod(self.log))
 
     def follow_projections(self, projections: Projections) -> None:
         """Publishes projection matrices; called once, by watch()."""
@@ -500,6 +519,8 @@ class Watch:
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance(before_backward=True)
             if self._alerts is not None:
+                if self._alerts.logs:
+                    self._guarded(self._alerts.write)
                 self._alerts.step_is_unknown()
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
@@ -513,6 +534,8 @@ class Watch:
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
         if self._alerts is not None:
+            if self._alerts.logs:
+                self._guarded(self._alerts.write)
             self._tell_alerts(self._alerts)
 
     def _tell_alerts(self, alerts: Alerts) -> None:

@@ -10,6 +10,7 @@ ZeroMQ never says that nobody is there; so every call has a deadline.
 """
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from typing import Any, Dict, Optional, Sequence, Tuple
@@ -60,6 +61,12 @@ class Control:
         self._socket = self._link.socket
         # Holds the socket: collected in a cycle with its context it could make the context wait for ever.
         self._finalizer = weakref.finalize(self, self._link.close)
+
+    @property
+    def directory(self) -> Optional[str]:
+        """The directory of the sockets by which attnd was reached; None: it was not yet, or otherwise."""
+        endpoint = self._link.endpoint or ""
+        return os.path.dirname(endpoint[len("ipc://"):]) if endpoint.startswith("ipc://") else None
 
     def ping(self) -> Any:
         """The daemon's version and uptime."""

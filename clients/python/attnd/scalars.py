@@ -64,6 +64,12 @@ def messages(values: Values) -> Iterator[Values]:
         yield {name: values[name] for name in names[first:first + VALUES_MAX]}
 
 
+def numbers(given: Mapping[Any, Any]) -> Values:
+    """The values among these that are single numbers, by names that can be reported."""
+    return {name: value for name, value in given.items() if isinstance(name, str) and 0 < len(name.encode()) <= NAME_BYTES_MAX
+            and not isinstance(value, (bool, str)) and (isinstance(value, (int, float)) or getattr(value, "shape", None) == ())}
+
+
 def settings(given: Mapping[Any, Any]) -> Dict[str, Any]:
     """Keeps of them what a `hello` can carry: numbers, booleans and texts as they are, anything else as text; None is left
     out, and so is what is beyond the 64th."""

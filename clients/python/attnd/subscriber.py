@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import zmq
 
@@ -39,6 +39,8 @@ class Subscriber:
     that says nothing new about its topic (same run, same window or step) is skipped. One thread at a time;
     fork: do not use the parent's in the child. ValueError for a bad address, endpoint or topic.
     """
+
+    _decode: Callable[[bytes], Dict[str, Any]] = staticmethod(wire.decode_result)
 
     def __init__(self, endpoint: Optional[str] = None, topics: Union[str, Sequence[str]] = ("summary/",),
                  timeout: Optional[float] = None, high_water: int = DEFAULT_HIGH_WATER, *, address: Any = None):
@@ -76,7 +78,7 @@ class Subscriber:
         try:
             topic, payload = frames
             name = topic.decode("ascii")
-            result = wire.decode_result(payload)
+            result = self._decode(payload)
         except ValueError as error:
             if not self.malformed:
                 log.warning("a message that is no result was skipped: %s; further ones are only counted", wire.printable(str(error)))

@@ -12,7 +12,7 @@ Daemon to readers: topic, and one MessagePack map (`decode_result`).
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import msgpack
 import numpy as np
@@ -284,6 +284,7 @@ def hello_keys(layers: Sequence[Tuple[Layer, int]], client: str, settings: Optio
 
 # Where a result keeps its numbers; what is outside (shape, window, ...) stays as it came.
 _NUMERIC = ("heads", "sink_rate", "aggregate", "spectrum", "similarity", "weights", "drift")
+_LARGE = (*_NUMERIC, "top_pairs", "head_top_pairs")
 
 
 def decode_result(payload: bytes) -> Dict[str, Any]:
@@ -304,6 +305,31 @@ def decode_result(payload: bytes) -> Dict[str, Any]:
     if not isinstance(result, dict):
         raise ValueError("not a result: not a map")
     return with_arrays(result)
+
+
+def decode_heads(payload: bytes, metrics: Container[str]) -> Dict[str, Any]:
+    """As decode_result() but for the numbers, of which it has those of these metrics under `heads` alone: that takes a tenth
+    of the time."""
+    try:
+        unpacker = msgpack.Unpacker(raw=False, strict_map_key=True, max_buffer_size=RESULT_BYTES_MAX, ext_hook=_refuse_ext)
+        unpacker.feed(payload)
+        return with_arrays(_map_of(unpacker, lambda key: key not in _LARGE, heads=lambda metric: metric in metrics))
+    except Exception as error:
+        raise ValueError(f"not a result: {error}") from error
+
+
+def _map_of(unpacker: Any, wanted: Callable[[str], bool], **within: Callable[[str], bool]) -> Dict[str, Any]:
+    """The map that comes next, with the wanted keys; of the maps named by `within` with theirs."""
+    found: Dict[str, Any] = {}
+    for _ in range(unpacker.read_map_header()):
+        key = unpacker.unpack()
+        if key in within:
+            found[key] = _map_of(unpacker, within[key])
+        elif wanted(key):
+            found[key] = unpacker.unpack()
+        else:
+            unpacker.skip()
+    return found
 
 
 def with_arrays(result: Dict[str, Any]) -> Dict[str, Any]:

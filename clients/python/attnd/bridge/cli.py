@@ -159,7 +159,7 @@ def _common() -> _Parser:
     add("--timeout", type=_seconds, default=DEFAULT_TIMEOUT_S, metavar="SECONDS",
         help=f"how long to wait for an answer; default {DEFAULT_TIMEOUT_S:g}")
     add("--summaries", metavar="ENDPOINT", help="exactly the socket where it publishes")
-    add("--job", action="append", default=[], help="only this job; may be repeated")
+    add("--job", action="append", default=[], help="only this job, or those that match a pattern ('run-*'); may be repeated")
     add("--metrics", type=_patterns, default=METRICS, metavar="PATTERNS",
         help=f"comma-separated, * and ? allowed; default {','.join(METRICS)}")
     add("--statistics", type=_patterns, default=STATISTICS, metavar="PATTERNS",

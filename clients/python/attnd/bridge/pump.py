@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections import OrderedDict, deque
+from fnmatch import fnmatchcase
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 from .. import flat, wire
@@ -47,7 +48,7 @@ class Bridge:
     endpoint   exactly the socket where it publishes, instead of an address
     control    exactly the one where it answers, "" for that of the address: asked for the primary window and for the
                past; None: neither
-    jobs       names; () = all
+    jobs       names, or patterns as a shell matches file names ("run-*"); () = all
     topics     instead of jobs: prefixes as for Subscriber
     selection  what goes
     window     "1 epoch", "100 steps every 10": the windows that go; default: the daemon's primary ones
@@ -128,7 +129,7 @@ class Bridge:
         try:
             jobs: List[Dict[str, Any]] = self._control.jobs() if self._control is not None else []
             self._alive.update(Run(str(job["job"]), str(job["run"])) for job in jobs
-                               if job["state"] != "ended" and (not self._jobs or job["job"] in self._jobs))
+                               if job["state"] != "ended" and self._wants(str(job["job"])))
         except (ControlError, TimeoutError, ConnectionError, *_NOT_OF_THIS_PROTOCOL) as error:
             log.warning("the daemon does not say which runs go on: %s", error)
 
@@ -199,9 +200,14 @@ class Bridge:
             self._subscriber.malformed += 1
         return True
 
+    def _wants(self, job: str) -> bool:
+        return not self._jobs or any(fnmatchcase(job, pattern) for pattern in self._jobs)
+
     def _take(self, result: Dict[str, Any]) -> None:
         run = Run(str(result["job"]), str(result["run"]))
         wire.check_job(run.job)
+        if not self._wants(run.job):
+            return
         if run.run.strip("0123456789abcdef"):
             raise ValueError(f"run {run.run!r}")
         self._meet(run, result)
@@ -345,8 +351,12 @@ class Bridge:
 
 
 def _topics(jobs: Sequence[str], live: bool) -> Sequence[str]:
+    """Prefixes to subscribe to: for a pattern those of all jobs that begin as it does. ValueError for what no job can match."""
     kinds = ("job", "summary", "alert", *(("live",) if live else ()))
-    return [f"{kind}/{wire.check_job(job)}/" for kind in kinds for job in jobs] or [f"{kind}/" for kind in kinds]
+    for job in jobs:
+        wire.check_job(re.sub(r"[*?]|\[[^]]*\]", "x", job))
+    begins = [re.split(r"[*?[]", job)[0] + ("/" if not re.search(r"[*?[]", job) else "") for job in jobs]
+    return [f"{kind}/{begin}" for kind in kinds for begin in begins] or [f"{kind}/" for kind in kinds]
 
 
 def checked_window(text: Optional[str]) -> Optional[str]:

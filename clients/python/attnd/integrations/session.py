@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import attnd
 
 from ..alerts import Alert, CheckpointOn, StopTraining
 from ..induction import NoInduction
 from ..publisher import named_job
+from ..trackers import Tracker, check_log_to
 
 log = logging.getLogger("attnd")
 
@@ -41,20 +42,25 @@ class Session:
                 raise TypeError(f"{name}: the callback takes it from the trainer")
 
     def begin(self, model: Any, step: int, epoch: int, settings: Callable[[], Dict[str, Any]] = dict,
-              **found: Any) -> None:
+              log_to: Optional[Callable[[], List[Any]]] = None, **found: Any) -> None:
         """A training begins at `step` and `epoch`, both from 0. `found`: options of attnd.watch that the trainer
-        knows, unless the user said otherwise; `settings` gives those of the training. It closes one that was open."""
+        knows, unless the user said otherwise; `settings` gives those of the training, and `log_to` the runs that the
+        trainer reports to, where the user asked for that. It closes one that was open."""
         self.end()
         self._warned = False
         known: Dict[str, Any] = {}
         self._try("what the training was started with could not be read", lambda: known.update(settings()))
         self._warned = False
-        self._try("the model could not be watched", lambda: self._open(model, step, epoch, known, found))
+        trackers: List[Tracker] = []
+        self._try("the trainer's own runs could not be found", lambda: trackers.extend(self._trackers(log_to)))
+        self._warned = False
+        self._try("the model could not be watched", lambda: self._open(model, step, epoch, known, found, trackers))
 
-    def _open(self, model: Any, step: int, epoch: int, known: Dict[str, Any], found: Dict[str, Any]) -> None:
+    def _open(self, model: Any, step: int, epoch: int, known: Dict[str, Any], found: Dict[str, Any],
+              trackers: Sequence[Tracker]) -> None:
         settings = {**known, **(self._options.get("settings") or {})}
         options = {**found, **self._options, "settings": settings, "steps": "manual", "first_step": step, "first_epoch": epoch,
-                   "on_alert": self._acts()}
+                   "on_alert": self._acts(), "log_to": trackers}
         try:
             self.watch = attnd.watch(model, self._job, **options)
         except NoInduction as refused:
@@ -78,6 +84,13 @@ class Session:
                     log.warning("job %s: training stops after step %d: %s", self._job, step, why)
                     if self._stop is not None:
                         self._stop()
+
+    def _trackers(self, log_to: Optional[Callable[[], List[Any]]]) -> Sequence[Tracker]:
+        """The trackers of log_to; the trainer's numbers are reported by its callback, not by them."""
+        trackers = check_log_to(self._options.get("log_to") if log_to is None else log_to(), self._options.get("endpoint"))
+        for tracker in trackers:
+            tracker.reports = False
+        return trackers
 
     def _acts(self) -> Any:
         """on_alert as it was given; checkpoints that nobody else saves are the trainer's."""

@@ -8,7 +8,8 @@ where a checkpoint left off. Evaluation is not captured: Trainer runs it in eval
 reported (`logging_steps`): the loss, the learning rate, those of evaluations, rewards, your own.
 
 `on_alert=attnd.stop_on("critical")` has Trainer stop after the step, `attnd.checkpoint_on("critical")` has it save a
-checkpoint.
+checkpoint. `log_to="report_to"` writes into the runs that Trainer reports to (its `report_to`): W&B, TensorBoard, MLflow
+and Trackio.
 
 Trainer tells nobody when a training fails. The watch then ends with the process, with the next training, or here:
 
@@ -17,12 +18,15 @@ Trainer tells nobody when a training fails. The watch then ends with the process
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional
+import importlib
+import sys
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from transformers import TrainerCallback
 
 import attnd
 
+from .. import scalars
 from .session import Session
 
 # state.epoch is a sum of fractions.
@@ -35,8 +39,7 @@ _SETTINGS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio
 
 def _numbers(logs: Mapping[str, Any]) -> Dict[str, Any]:
     """The numbers among what Trainer logs, without the epoch, which is a position."""
-    return {name: value for name, value in logs.items() if name != "epoch" and not isinstance(value, (bool, str))
-            and (isinstance(value, (int, float)) or getattr(value, "shape", None) == ())}
+    return {name: value for name, value in scalars.numbers(logs).items() if name != "epoch"}
 
 
 def _settings(args: Any, model: Any) -> Dict[str, Any]:
@@ -47,13 +50,41 @@ def _settings(args: Any, model: Any) -> Dict[str, Any]:
     return found
 
 
+_BEGUN: Dict[str, Callable[[Any], Any]] = {  # the run of a module, or None
+    "wandb": lambda module: module.run,
+    "mlflow": lambda module: module.active_run(),
+    "trackio": lambda module: module.context_vars.current_run.get(),
+}
+
+
+def _runs(args: Any, callbacks: Sequence[Any]) -> List[Any]:
+    """The runs that `report_to` names, as `log_to` takes them. Trainer's callbacks come before the user's, so the runs have
+    begun."""
+    writer = next((one.tb_writer for one in callbacks if getattr(one, "tb_writer", None) is not None), None)
+    found = [writer] + [_BEGUN[name](importlib.import_module(name)) for name in args.report_to if name in _BEGUN]
+    return [run for run in found if run is not None]
+
+
+def _callbacks_with(callback: TrainerCallback) -> Sequence[Any]:
+    """All callbacks of the trainer that calls this one now: it hands them to none."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        callbacks = getattr(frame.f_locals.get("self"), "callbacks", None)
+        if isinstance(callbacks, list) and any(one is callback for one in callbacks):
+            return callbacks
+        frame = frame.f_back
+    return ()
+
+
 class AttndCallback(TrainerCallback):
     """attnd.watch for a Trainer: AttndCallback(job="gpt-small", every=50). Also a context manager, see above."""
 
     def __init__(self, job: str, **options: Any):
         """`job` and `options` as for attnd.watch, whose `steps`, `first_step` and `first_epoch` come from the trainer.
-        ValueError for a bad job name, now; nothing is raised later."""
-        self._session = Session(job, options)
+        `log_to` may be "report_to" as well: the runs that the trainer reports to. ValueError for a bad job name, now;
+        nothing is raised later."""
+        self._as_trainer = options.get("log_to") == "report_to"
+        self._session = Session(job, {name: value for name, value in options.items() if name != "log_to" or not self._as_trainer})
 
     @property
     def watch(self) -> Optional[attnd.Watch]:
@@ -74,8 +105,9 @@ class AttndCallback(TrainerCallback):
         if args.n_gpu > 1:
             self._session.skip("torch.nn.DataParallel over several devices; start one process for each (torchrun)")
             return
-        self._session.begin(model, state.global_step, int((state.epoch or 0.0) + _ROUNDING),
-                            rank=args.process_index, world=args.world_size, settings=lambda: _settings(args, model))
+        log_to = (lambda: _runs(args, _callbacks_with(self))) if self._as_trainer and state.is_world_process_zero else None
+        self._session.begin(model, state.global_step, int((state.epoch or 0.0) + _ROUNDING), lambda: _settings(args, model), log_to,
+                            rank=args.process_index, world=args.world_size)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.reached(state.global_step, save=lambda: setattr(control, "should_save", True),

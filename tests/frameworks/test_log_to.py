@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""attnd.watch(..., log_to=X): the files of the user's own run, read by the tool's own reader, have the numbers of the API for
+the same windows, beside what the training logged itself, which attnd has as well."""
+import json
+import logging
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attnd  # noqa: E402
+from attnd import alerts, trackers  # noqa: E402
+from conftest import Attnd, logged, wait_until  # noqa: E402
+from test_on_alert import RULES, Model  # noqa: E402
+
+STEPS, WINDOW, SHARP_AT = 46, 4, 30  # the last window is cut short by the end
+NUMBERS = ("lowest_entropy", "lowest_entropy_layer", "lowest_entropy_head", "failed_checks")
+
+
+class TensorBoard:
+    """Reads back what a SummaryWriter has written."""
+
+    def __init__(self, folder):
+        pytest.importorskip("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+        self.folder, self.target = folder / "runs", SummaryWriter(str(folder / "runs"))
+        self.owner, self.name = self.target, "add_scalar"
+
+    def log(self, loss, step):
+        self.target.add_scalar("loss", loss, step)
+
+    def read(self):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        self.target.close()
+        found = EventAccumulator(str(self.folder), size_guidance={"scalars": 0, "tensors": 0})
+        found.Reload()
+        texts = {name.partition("/text_summary")[0]: found.Tensors(name)[-1].tensor_proto.string_val[0].decode()
+                 for name in found.Tags()["tensors"]}
+        return {name: {event.step: event.value for event in found.Scalars(name)} for name in found.Tags()["scalars"]}, texts
+
+
+class Wandb:
+    """Reads back the file of an offline run. `step`: the training numbers its rows itself."""
+
+    def __init__(self, folder, step=False):
+        self.wandb = pytest.importorskip("wandb")
+        self.folder, self.step = folder, step
+        self.target = self.wandb.init(project="heads", mode="offline", dir=str(folder), config={"learning_rate": 0.1})
+        self.owner, self.name = self.target, "log"
+
+    def log(self, loss, step):
+        if self.step:
+            self.target.log({"loss": loss}, step=step)
+        else:
+            self.wandb.log({"loss": loss})
+
+    def read(self):
+        from google.protobuf.message import DecodeError
+        from test_bridge_wandb import lines, records
+        self.target.finish()
+        file, = self.folder.glob("wandb/offline-run-*/*.wandb")  # attnd makes no run of its own
+
+        def is_whole():  # a process of its own writes it
+            try:
+                return any(record.WhichOneof("record_type") == "exit" for record in records(file))
+            except DecodeError:
+                return False
+
+        wait_until(is_whole, "the whole file")
+        numbers = {}
+        for number, row in lines(file):
+            for name, value in row.items():
+                if not name.startswith("_"):
+                    numbers.setdefault(name, {})[row["attnd/step"] if name.startswith("attnd/") else number] = value
+        texts = {item.key: json.loads(item.value_json) for record in records(file) for item in record.config.update
+                 if item.key.startswith("attnd/")}
+        return numbers, texts
+
+
+class WandbRows(Wandb):
+    """A run whose rows the training numbers."""
+
+    def __init__(self, folder):
+        super().__init__(folder, step=True)
+
+
+class Mlflow:
+    """Reads back an SQLite store."""
+
+    def __init__(self, folder):
+        self.mlflow = self.target = self.owner = pytest.importorskip("mlflow")
+        self.mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        self.run, self.name = self.mlflow.start_run(), "log_metric"
+        self.mlflow.log_param("learning_rate", 0.1)
+
+    def log(self, loss, step):
+        self.mlflow.log_metric("loss", loss, step)
+
+    def read(self):
+        self.mlflow.flush_async_logging()
+        self.mlflow.end_run()
+        client, run = self.mlflow.MlflowClient(), self.run.info.run_id
+        data = client.get_run(run).data
+        return ({name: {metric.step: metric.value for metric in client.get_metric_history(run, name)} for name in data.metrics},
+                {name: text for name, text in data.tags.items() if name.startswith("attnd/")})
+
+
+class Trackio:
+    """Reads back the files of a project."""
+
+    def __init__(self, folder):
+        self.trackio = pytest.importorskip("trackio")
+        self.target = self.owner = self.trackio.init(project=folder.name, config={"learning_rate": 0.1}, auto_log_cpu=False)
+        self.name = "log"
+
+    def log(self, loss, step):
+        self.trackio.log({"loss": loss})
+
+    def read(self):
+        self.trackio.finish()
+        from trackio.sqlite_storage import SQLiteStorage
+        numbers = {}
+        for row in SQLiteStorage.get_logs(self.target.project, self.target.name):
+            for name, value in row.items():
+                numbers.setdefault(name, {})[row["step"]] = value
+        return numbers, {name: text for name, text in self.target.config.items() if name.startswith("attnd/")}
+
+
+TOOLS = {tool.__name__: tool for tool in (TensorBoard, Wandb, WandbRows, Mlflow, Trackio)}
+
+
+@pytest.fixture
+def judging(tmp_path, monkeypatch):
+    """An attnd with a page, whose windows are four steps, and which finds sharp attention critical."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.02)  # steps are short
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    started = Attnd("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.rank_grace=0",
+                    "http.enabled=true", config=RULES)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def writer(tmp_path):
+    return TensorBoard(tmp_path).target
+
+
+class Training:
+    """Two layers, the second of which becomes sharp. A context manager, of the watch."""
+
+    def __init__(self, daemon, **options):
+        self.model = torch.nn.Sequential(Model(), Model())
+        self.model[0].sharpness = 1.0
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01)
+        self.watch = attnd.watch(self.model, "mine", address=daemon.directory, every=1, samples=0, tier="raw", wait=60,
+                                 **{"steps": "manual", "linger": 20.0, **options})
+        if self.watch._alerts is not None:
+            wait_until(lambda: daemon.stats()["subscriptions"], "somebody who hears of windows")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.watch.close()
+
+    def until(self, done):
+        wait_until(lambda: [self.step(), done()][1], "it")
+
+    def step(self):
+        loss = self.model(torch.randn(2, 8, 8)).square().mean()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.watch.step()
+        return loss.item()
+
+
+def windows_of(daemon, job):
+    """{step: {lowest_entropy, lowest_entropy_layer, lowest_entropy_head}} by the API."""
+    found = {}
+    with attnd.Control(address=daemon.directory) as control:
+        for layer in control.windows(job)["layers"]:
+            where = {key: layer[key] for key in ("stack", "layer", "site")}
+            past = control.history(job, metric="entropy", **where, statistics=["mean"])
+            for place, step in enumerate(past["windows"]["step"]):
+                means = past["values"]["mean"][:, place]
+                found.setdefault(int(step), []).append((means.min(), layer["layer"], int(means.argmin())))
+    return {step: dict(zip(NUMBERS, min(lowest))) for step, lowest in found.items()}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judging, tmp_path, tool):
+    tool = TOOLS[tool](tmp_path)
+    before, losses, parts = getattr(tool.owner, tool.name), [], set()
+    with Training(judging, log_to=tool.target) as training:
+        for step in range(STEPS):
+            if step == SHARP_AT:
+                training.model[1].sharpness = 1000.0
+            losses.append(training.step())
+            tool.log(losses[-1], step)
+            cost = judging.call("plan.get", job="mine")["cost"]
+            parts.add(cost and cost["part"])
+        run = training.watch.publisher.run
+    assert getattr(tool.owner, tool.name) == before  # as it was
+    firing = judging.call("alerts", job="mine", limit=1)["firing"]
+    numbers, texts = tool.read()
+    expected = windows_of(judging, "mine")
+    assert sorted(expected) == [*range(WINDOW - 1, STEPS, WINDOW), STEPS - 1]
+    told = sorted(numbers["attnd/lowest_entropy"])
+    assert told == sorted(expected) or (isinstance(tool, WandbRows) and set(told) <= set(expected) and told[-1] == STEPS - 1)
+    for step in told:
+        found = {name: numbers[f"attnd/{name}"][step] for name in NUMBERS[:3]}
+        assert found == {name: pytest.approx(value, rel=1e-6) for name, value in expected[step].items()}
+    layers = numbers["attnd/lowest_entropy_layer"]
+    assert (layers[WINDOW - 1] if WINDOW - 1 in layers else 0, layers[STEPS - 1]) == (0, 1)
+    checks = numbers["attnd/failed_checks"]
+    assert checks == {step: sum(alert["since"]["step"] <= step for alert in firing) for step in told} and checks[STEPS - 1] == 1
+    assert [value for value in numbers["attnd/capture_cost"].values()
+            if not any(part and value == pytest.approx(part, rel=1e-6) for part in parts)] == []
+    head = numbers["attnd/lowest_entropy_head"][STEPS - 1]
+    assert texts["attnd/lowest_entropy"] == f"head {head:.0f} of decoder.1.self"
+    assert texts["attnd/page"].startswith("http://127.0.0.1:") and texts["attnd/page"].endswith(f"/#/overview?job=mine&run={run}")
+    assert list(numbers["loss"].items()) == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in enumerate(losses)]
+    series, settings = logged(judging, "mine")
+    assert list(series) == ["loss"] and list(series["loss"].values()) == pytest.approx(losses, rel=1e-6)
+    assert settings == ({} if isinstance(tool, TensorBoard) else {"learning_rate": "0.1" if isinstance(tool, Mlflow) else 0.1})
+
+
+def test_nothing_that_the_training_logs_itself_is_lost(tmp_path, judging):
+    """Windows come while the training has still something to say of its row, and after the watch has ended."""
+    tool = WandbRows(tmp_path)
+    with Training(judging, log_to=tool.target) as training:
+        for step in range(STEPS):
+            tool.target.log({"loss": training.step()}, step=step)
+            training.watch._alerts.write()
+            tool.target.log({"accuracy": 0.5}, step=step)
+    tool.target.log({"final": 1.0}, step=STEPS - 1)
+    numbers, _ = tool.read()
+    assert list(numbers["loss"]) == list(numbers["accuracy"]) == list(range(STEPS)) and numbers["final"] == {STEPS - 1: 1.0}
+
+
+def test_a_tool_that_fails_is_told_once_and_gets_no_more(judging, writer, caplog, monkeypatch):
+    other, told = writer, []
+
+    def fails(*args, **kwargs):
+        raise OSError("the disk is full")
+
+    writer = type(other)(str(other.log_dir) + "-full")
+    monkeypatch.setattr(writer, "add_text", fails)
+    with caplog.at_level(logging.WARNING, "attnd"), Training(judging, log_to=[writer, other], on_alert=told.append) as training:
+        training.model[1].sharpness = 1000.0
+        training.until(lambda: told and [record for record in caplog.records if "TensorBoard takes nothing more" in record.getMessage()])
+        assert training.watch._alerts._log is not None and "add_scalar" not in vars(writer)
+    said = [record for record in caplog.records if "log_to" in record.getMessage()]
+    assert len(said) == 1 and str(said[0].exc_info[1]) == "the disk is full"
+    assert [alert["rule"] for alert in told] == ["sharp"]
+
+
+def test_training_goes_on_and_ends_when_attnd_has_gone(judging, writer):
+    with Training(judging, log_to=writer) as training:
+        judging.stop()
+        for _ in range(2 * WINDOW):
+            training.step()
+    judging.start()  # to be stopped cleanly
+
+
+def test_only_rank_0_writes(judging, writer):
+    watch = attnd.watch(Model(), "mine", address=judging.directory, rank=1, world=2, wait=0, log_to=writer)
+    assert watch._alerts is None and "add_scalar" not in vars(writer)
+    watch.close()
+
+
+@pytest.mark.parametrize("given", ["wandb", print, 3, object()])
+def test_what_is_no_run_is_told_at_once(given):
+    with pytest.raises(TypeError, match="^log_to = .*: must be a run of W&B .wandb.run., a SummaryWriter of TensorBoard, mlflow or a"):
+        attnd.watch(Model(), "mine", wait=0, log_to=[given])
+
+
+def test_a_run_that_has_not_begun_and_an_endpoint_are_told_at_once(writer):
+    with pytest.raises(ValueError, match="needs address="):
+        attnd.watch(Model(), "mine", "ipc:///nowhere/ingest", wait=0, log_to=writer)
+    for name, begin in (("wandb", "wandb.init"), ("mlflow", "mlflow.start_run"), ("trackio", "trackio.init")):
+        with pytest.raises(ValueError, match=f"no (active )?run yet: call {begin}.. before attnd.watch"):
+            attnd.watch(Model(), "mine", wait=0, log_to=pytest.importorskip(name))
+
+
+def test_all_forms_of_a_tool_are_taken(tmp_path, judging):
+    def kinds(*given):
+        return [type(tracker).__name__ for tracker in trackers.check_log_to(given, None)]
+
+    wandb, mlflow, trackio = Wandb(tmp_path), Mlflow(tmp_path), Trackio(tmp_path)
+    try:
+        assert kinds(wandb.wandb, wandb.target) == ["Wandb"] * 2
+        assert kinds(mlflow.mlflow, mlflow.run, mlflow.mlflow.MlflowClient().get_run(mlflow.run.info.run_id)) == ["Mlflow"] * 3
+        assert kinds(trackio.trackio, trackio.target) == ["Trackio"] * 2
+    finally:
+        wandb.target.finish()
+        mlflow.mlflow.end_run()
+        trackio.trackio.finish()
