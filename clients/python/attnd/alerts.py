@@ -222,6 +222,10 @@ class Alerts:
         if self._log is not None:
             self._log.write(last)
 
+    def act_no_more(self) -> None:
+        """Calls no function from now on; windows are written as before."""
+        self._acts = ()
+
     def await_end(self) -> None:
         """The run has ended, and attnd was told: waits, 2 s at most, for the windows that end with it."""
         if self._log is not None and self._windows.heard and not self._log.is_over and not self._closed.is_set():
@@ -257,6 +261,9 @@ class Alerts:
             except Exception:
                 hears = False
                 log.warning("job %s: nothing is heard of attnd any more; training goes on", self._job, exc_info=True)
+            if not self._acts and self._ranks is not None:
+                self._ranks.leave()
+                self._ranks = None
             pause_s = LOOK_AGAIN_S if self._ranks is not None and self._agree(self._ranks) else LOOK_EVERY_S
         if self._ranks is not None:
             self._ranks.leave()
@@ -273,7 +280,7 @@ class Alerts:
             result = subscriber.next(0.0)
             if result is None:
                 break
-            if result["kind"] == "alert":
+            if result["kind"] == "alert" and self._acts:
                 self._hear({name: value for name, value in result.items() if name not in ("snapshot", "topic")})
             else:
                 lines += self._windows.take(result)

@@ -437,8 +437,11 @@ class Watch:
         remove_all(self._handles)
         if self._probe is not None:
             self._probe.close()
-        if self._alerts is not None and not self._alerts.logs:
-            self._alerts.close()
+        if self._alerts is not None:
+            if self._alerts.logs:
+                self._alerts.act_no_more()
+            else:
+                self._alerts.close()
         _open[:] = [reference for reference in _open if reference() not in (self, None)]
         _kept_by(self._root, without=self)
         if self._starter is not None:
