@@ -26,9 +26,10 @@ def by_head(fused: torch.Tensor, out: torch.Tensor) -> Matrices:
     return numbers(*(fused[[h * 3 * D + part * D + i for h in range(HEADS) for i in range(D)]] for part in range(3)), out)
 
 
-def of_decoder(layers: Callable[[nn.Module], Any], matrices: Callable[[Any], Matrices]) -> Callable[[nn.Module], Found]:
-    """Of a model of one stack whose paths do not say encoder."""
-    return lambda model: {("decoder", i, "self"): matrices(layer) for i, layer in enumerate(layers(model))}
+def of_decoder(layers: Callable[[nn.Module], Any], matrices: Callable[[Any], Matrices],
+               stack: str = "decoder") -> Callable[[nn.Module], Found]:
+    """Of a model of one stack whose paths do not say which."""
+    return lambda model: {(stack, i, "self"): matrices(layer) for i, layer in enumerate(layers(model))}
 
 
 def of_llama(layer: Any) -> Matrices:
@@ -82,7 +83,7 @@ def fused_kinds() -> List[Projected]:
                 lambda m: m.model.layers,
                 lambda x: in_turn(x.self_attn.qkv_proj.weight, x.self_attn.o_proj.weight, KV_HEADS))),
         Projected(architecture("modernbert", transformers.ModernBertForMaskedLM, lambda: modern, ("sdpa",))[0], of_decoder(
-            lambda m: m.model.layers, lambda x: in_turn(x.attn.Wqkv.weight, x.attn.Wo.weight)))]
+            lambda m: m.model.layers, lambda x: in_turn(x.attn.Wqkv.weight, x.attn.Wo.weight), "encoder"))]
 
 
 def transformers_projected() -> List[Projected]:

@@ -76,7 +76,7 @@ class Watcher(Protocol):
     def wants_values(self) -> bool:
         """Whether saw() wants to know what weights are multiplied with."""
 
-    def expects(self, path: str, call: int) -> None:
+    def expects(self, path: str, call: int, seen: Seen) -> None:
         """The same may be told later in this forward, or may not."""
 
     def leaves_out(self, path: str, call: int, seen: Seen) -> None:
@@ -110,10 +110,14 @@ class Entered(NamedTuple):
     def first(self) -> Any:
         """Its first argument, by position or by name; None: it has none. torch tells hooks of all modules no names, but
         the frame has them."""
-        if self.args:
-            return self.args[0]
-        named = self.frame.f_locals.get("kwargs") or {}
-        return named.get(next(iter(inspect.signature(self.module.forward).parameters), None))
+        return self.args[0] if self.args else next(iter(self.inputs.values()), None)
+
+    @property
+    def inputs(self) -> Dict[str, Any]:
+        """Its arguments by name, in the order of its forward."""
+        names = list(inspect.signature(self.module.forward).parameters)
+        given = {**dict(zip(names, self.args)), **(self.frame.f_locals.get("kwargs") or {})}
+        return {name: given[name] for name in sorted(given, key=lambda name: names.index(name) if name in names else len(names))}
 
 
 class Spy:
@@ -322,7 +326,7 @@ class Spy:
             elif decided.attention:
                 self.watcher.saw(path, call, judge.ordered(name, decided, seen._replace(v=trail.values)))
 
-        self.watcher.expects(path, call)
+        self.watcher.expects(path, call, seen)
         if self._lookout is not None:
             self._lookout.begin_trail(Trail(seen, result, self, settle))
 
