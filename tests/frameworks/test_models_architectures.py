@@ -143,3 +143,31 @@ def test_layers_are_called_what_a_person_expects(stepwise, name):
         forward().sum().backward()
         watch.step()
         assert [f"{layer[0]} {layer[1]} {layer[2]} {layer.module}" for layer in watch.layers] == expected
+
+
+OF_HYBRID = {**TINY, "num_hidden_layers": 4, "vocab_size": 64, "num_key_value_heads": 2}
+LINEAR, STATE_SPACE = "linear attention", "a state space model"
+OTHERS = {
+    "Mamba": ({"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, [], "layers.0.mixer (MambaMixer", STATE_SPACE),
+    "Jamba": ({**OF_HYBRID, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_d_state": 4, "mamba_dt_rank": 4},
+              [1, 3], "layers.0.mamba (JambaMambaMixer", STATE_SPACE),
+    "Qwen3Next": ({**OF_HYBRID, "head_dim": 8, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+                   "linear_value_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+                   "shared_expert_intermediate_size": 16}, [3], "layers.0.linear_attn (Qwen3NextGatedDeltaNet", LINEAR),
+    "Rwkv": ({"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 16}, [],
+             "blocks.0.attention (RwkvSelfAttention", LINEAR)}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_has_no_weights_is_named_and_the_rest_is_captured(stepwise, caplog, name):
+    config, captured, module, kind = OTHERS[name]
+    model = of_transformers(name, True, **config).train()
+    with Session(stepwise) as session:
+        watch = session.watch(model, steps="manual", weights_every=0)
+        for _ in range(2):
+            model(tokens()).last_hidden_state.sum().backward()
+            watch.step()
+        assert [layer[1] for layer in watch.layers] == captured
+        assert watch.publisher._settings["attnd.not_captured"].startswith(f"{module.split()[0]}: {kind}")
+    message, = (record.getMessage() for record in caplog.records if record.name == "attnd")
+    assert f"{module}, and " in message and f") is {kind}: no softmax, no weights: not captured" in message

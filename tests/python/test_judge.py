@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 import attnd
 from attnd import calls
+from attnd.scalars import NOT_CAPTURED
 from conftest import free_endpoint
 from torch.nn import functional
 
@@ -565,6 +566,46 @@ class SilentAttention(Attention):
 
     def forward(self, x):
         return self.qkv(x)[..., :H * D]
+
+
+class SigmoidAttention(Attention):
+    """Weights that compete with nobody."""
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return torch.sigmoid(q @ k.transpose(1, 2)) @ v
+
+
+class GatedDeltaNet(SilentAttention):
+    """By its name."""
+
+
+class MambaMixer(SilentAttention):
+    """By its name, which does not say attention."""
+
+
+class SoftLinearAttention(Attention):
+    """Softmaxes over features and over positions, with no weight for a pair."""
+
+    def forward(self, x):
+        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return (q @ (k.transpose(2, 3).softmax(-1) @ v)).transpose(1, 2).reshape(B, T, H * D)
+
+
+@pytest.mark.parametrize("kind, said", [
+    (SigmoidAttention, "is sigmoid attention: no softmax, its weights sum to no 1: not captured"),
+    (GatedDeltaNet, "is linear attention: no softmax, no weights: not captured"),
+    (MambaMixer, "is a state space model: no softmax, no weights: not captured"),
+    (SoftLinearAttention, "is not captured, as it is of linear attention: no softmax, no weights. If it is attention, pass include=")])
+def test_attention_without_weights_is_named_once_and_not_half_captured(watched, caplog, kind, said):
+    model = Model(kind(), kind(), Attention())
+    it = watched(model)
+    for _ in range(3):
+        run(it, model)
+    message, = (record.getMessage() for record in caplog.records)
+    assert it.layers == [("encoder", 2, "self")] and said in message and f"layers.0 ({kind.__name__}, and 1 more" in message
+    told = it.publisher._settings.get(NOT_CAPTURED, "")
+    assert told.startswith("layers.0: ") or kind is SoftLinearAttention
 
 
 def test_an_excluded_module_is_not_missed(watched, caplog):

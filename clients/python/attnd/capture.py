@@ -952,6 +952,20 @@ class Watch:
         if self._told_unseen or self._warned or (known and not unseen):
             return
         self._told_unseen = True
+        kinds: Dict[str, List[str]] = {}
+        for path in unseen:
+            kind = self._spy.kind_of(path)
+            if kind is not None:
+                kinds.setdefault(kind, []).append(path)
+        for kind, paths in kinds.items():
+            log.warning("job %s: %s (%s%s) is %s: not captured", self.publisher.job, paths[0] or "the model", type(self._module_at(paths[0])).__name__,
+                        f", and {len(paths) - 1} more module{'s' * (len(paths) > 2)}" if len(paths) > 1 else "", kind)
+        if kinds:
+            self.publisher.tell_uncaptured("; ".join(f"{paths[0] or 'the model'}: {kind}" for kind, paths in kinds.items()))
+            self._say_hello()
+            unseen = [path for path in unseen if self._spy.kind_of(path) is None]
+            if not unseen:
+                return
         if unseen:
             log.warning("job %s: what %s does cannot be seen (%s%s): not scaled_dot_product_attention, "
                         "multi_head_attention_forward or a softmax over [B, H, Tq, Tk]. Publish its queries and keys "
