@@ -33,7 +33,7 @@ from .torch_state import why_unreadable
 
 _NO_KEYS = re.compile(r"mask|pos|bias|residual")  # names of inputs that are none of another sequence
 _OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|kv|source|src|other|cond)(_|$)")  # and of some that are
-_LOOKED_AHEAD = 256  # queries of which a late mask is evaluated, to tell whether they see later keys
+_LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
 
 
 class NotCaptured(Exception):

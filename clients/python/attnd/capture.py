@@ -1088,7 +1088,8 @@ class _Names:
         paths = [*self.layers, *new]
         kept = {**self.layers, **{path: self.given[path] for path in new if path in self.given}}
         reserved = [layer for path, layer in self.given.items() if path not in kept]
-        shown = {path: Shown(cross, None if ahead is None else bool(ahead)) for path, (cross, ahead) in self._shown.items()}
+        with torch_state.outside_modes():
+            shown = {path: Shown(cross, None if ahead is None else bool(ahead)) for path, (cross, ahead) in self._shown.items()}
         self._shown = {}
         self.layers = {path: wire.NamedLayer(*layer, wire.clean_module(path))
                        for path, layer in name_layers(paths, kept, self._stack, reserved, shown).items()}

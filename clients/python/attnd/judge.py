@@ -211,7 +211,7 @@ class Judge:
 
 
 def other_attention(path: str, module: torch.nn.Module) -> Optional[str]:
-    """What a module is, by its class or the end of its path, in the place of an attention with weights; None: nothing says."""
+    """The kind of a module without weights, by its class or the end of its path; None: nothing says that it is one."""
     kinds = ((_LINEAR, "linear attention: no softmax, no weights"), (_STATE_SPACE, "a state space model: no softmax, no weights"))
     return next((kind for pattern, kind in kinds if pattern.search(type(module).__name__) or pattern.search(path)), None)
 

@@ -345,7 +345,7 @@ class Spy:
             self._sigmoids.add(self.current_path)
 
     def kind_of(self, path: str) -> Optional[str]:
-        """What the module at `path` is, which showed no attention; None: nothing tells."""
+        """The kind of the module at `path`, which showed no attention; None: nothing tells."""
         module = self._entered.get(path)
         other = None if module is None else other_attention(path, module)
         return SIGMOID if other is None and any(f"{one}.".startswith(f"{path}.") for one in self._sigmoids) else other
