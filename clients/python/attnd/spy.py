@@ -246,7 +246,8 @@ class Spy:
             self._entered = {self._paths[id(module)]: module for module in self.root.modules() if id(module) in self._paths}
             shown = self._unread.union(self._calls)
             attending = {type(self._entered[path]) for path in self._calls if path in self._entered}
-            others, unseen = [], []
+            others: List[str] = []
+            unseen: List[str] = []
             for path in self._unseen():
                 (unseen if self.kind_of(path) is None else others).append(path)
             unseen = unseen or [path for path, module in self._entered.items()
