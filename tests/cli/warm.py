@@ -33,8 +33,8 @@ class Warm:
         told = subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=cwd, env=env, stdin=stdin)
         if not told.stdout.startswith("handed:"):
             return told
-        # -c, the program, the module, and the package beside attnctl come first
-        handed = told.stdout[len("handed:"):-1].split("\0")[4:]
+        # -c, the program, the module, the package beside attnctl and other Pythons come first
+        handed = told.stdout[len("handed:"):-1].split("\0")[5:]
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()
             if child == 0:

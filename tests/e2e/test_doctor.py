@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def doctor(tmp_path, *arguments, flags=(), **more):
     for line in lines[:-2]:
         found.setdefault(line.split()[0], []).append(" ".join(line.split()[1:]))
     wrong = sum(text.startswith("WRONG") for texts in found.values() for text in texts)
-    assert lines[-1] == (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "all is well")
+    notes = ", ".join(subject for subject, texts in found.items() if any(text.startswith("- ") and " -> " in text for text in texts))
+    assert lines[-1] == (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else f"nothing is wrong; look at: {notes}" if notes else "all is well")
     assert done.returncode == (1 if wrong else 0)
     return done.returncode, found
 
@@ -134,6 +136,13 @@ def test_a_socket_that_is_left_over(tmp_path):
     _, found = doctor(tmp_path)
     assert (f"WRONG {place()}/ingest is left over by an attnd that was killed: nobody listens there -> "
             "start attnd again, which takes it over") in found["address"]
+
+
+def test_a_socket_that_is_left_over_beside_an_attnd_that_answers_is_not_well(tmp_path):
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/control")
+    report = checks.report([checks.Finding("client", checks.OK, "here"), *checks._about_sockets(str(tmp_path), checks.NOTE)])
+    assert "is left over by an attnd that was killed" in report and report.endswith("\n\nnothing is wrong; look at: address")
 
 
 def test_a_directory_that_others_can_write_to(tmp_path):

@@ -176,3 +176,21 @@ def test_a_training_loop_saves_a_figure_per_layer(tmp_path):
     maps = [[cells for _, cells in Svg(tmp_path / file).maps] for file in files]
     assert [len(of_layer) for of_layer in maps] == [4] * 4
     assert not np.array_equal(maps[0], maps[2]), "training changes attention"
+
+
+@pytest.mark.skipif(subprocess.run(["/usr/bin/python3", "-c", "import matplotlib, numpy"], capture_output=True).returncode != 0,
+                    reason="the distribution's Python has no matplotlib")
+def test_a_python_without_matplotlib_is_passed_over(rng, tmp_path):
+    for place in ("in-path", "named"):
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", tmp_path / place], check=True)
+    np.save(tmp_path / "maps.npy", softmax_maps(rng, 1, 2, 6, 6)[0])
+
+    def plotted(**more):
+        environment = {"PATH": f"{tmp_path}/in-path/bin:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "clients" / "python"), **more}
+        done = subprocess.run([ATTNCTL, "plot", "heads", tmp_path / "maps.npy", "-o", tmp_path / "a.svg"], capture_output=True, text=True,
+                              timeout=4 * PATIENCE_S, env=environment)
+        assert done.returncode == 0, done
+        return len(Svg(tmp_path / "a.svg").maps)
+
+    assert plotted() == plotted(ATTND_PYTHON=f"{tmp_path}/named/bin/python3") == 2
+    assert plotted(PATH=f"{tmp_path}/in-path/bin:/nonexistent") == 2

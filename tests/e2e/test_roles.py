@@ -208,9 +208,9 @@ def test_attnctl_prints_a_line_per_head(attnd):
     attnctl = os.environ.get("ATTNCTL_BIN", os.path.join(os.path.dirname(ATTND), "..", "clients", "cli", "attnctl"))
     shown = subprocess.run([attnctl, "roles", "gpt", "--address", attnd.directory], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines() == [
-        "HEAD              ROLE        EVIDENCE SINCE            WINDOWS BEFORE CHANGES",
-        "decoder.0.self.h0 induction   0.8441   step 5           3/3     mixed  1",
-        "decoder.0.self.h1 first_token 0.8317   step 0 or before 7/8     -      0"]
+        "HEAD               ROLE         EVIDENCE  SINCE             WINDOWS  BEFORE  CHANGES",
+        "decoder.0.self.h0  induction    0.8441    step 5            3/3      mixed   1",
+        "decoder.0.self.h1  first_token  0.8317    step 0 or before  7/8      -       0"]
     one = subprocess.run([attnctl, "roles", "gpt", "--head", "0", "--json", "--address", attnd.directory], capture_output=True,
                          text=True, check=True)
     assert json.loads(one.stdout)["heads"] == attnd.call("roles", job="gpt", head=0)["heads"]

@@ -186,7 +186,7 @@ def test_masks_of_every_kind_are_understood(stepwise, name):
     kind = masked_kind(name)
     with Session(stepwise) as session:
         model = kind.build()
-        session.watch(model)
+        session.watch(model, stack="decoder")
         trained = list(train(model, kind, 2))
     assert_right(name, session.summaries(), expected_of(kind, trained), kind.tiers)
 
@@ -195,7 +195,7 @@ def test_a_scale_of_its_own_is_told(stepwise):
     kind = masked_kind("none", scale=0.5)
     with Session(stepwise) as session:
         model = kind.build()
-        session.watch(model)
+        session.watch(model, stack="decoder")
         trained = list(train(model, kind, 1))
     assert_right("scale", session.summaries(), expected_of(kind, trained))
 
@@ -243,7 +243,7 @@ def two_projections_kind(make, q_heads, kv_heads):
 def test_heads_that_share_keys_and_heads_without_an_axis(stepwise, kind):
     with Session(stepwise) as session:
         model = kind.build()
-        session.watch(model)
+        session.watch(model, stack="decoder")
         trained = list(train(model, kind, 2))
     assert_right(kind.name, session.summaries(), expected_of(kind, trained))
 

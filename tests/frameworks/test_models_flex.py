@@ -189,7 +189,7 @@ def captured(stepwise, way, options, steps=1, **watched):
     expected = [outer(inputs(step), options) for step in range(steps)]
     before = graphs()
     with Session(stepwise) as session:
-        watch = session.watch(model, steps="manual", evaluation=True, **watched)
+        watch = session.watch(model, steps="manual", evaluation=True, stack="decoder", **watched)
         for step in range(steps):
             assert torch.equal(outer(inputs(step), options), expected[step])
             watch.step()

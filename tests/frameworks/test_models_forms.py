@@ -283,7 +283,7 @@ def test_a_long_sequence_of_documents_is_captured_by_some_of_its_rows(stepwise, 
             layer.compile(fullgraph=True)
         model(x, {"block_mask": mask})
         watch.step()
-    assert evaluated == [256] * flexible.LAYERS
+    assert sorted(evaluated) == [32] * flexible.LAYERS + [256] * flexible.LAYERS  # for the name of each layer, and for its rows
     everywhere = tier == "accelerator"  # random rows: their mean is near that of all
     expected = entropies(model, x, slice(None) if everywhere else chosen)
     summaries = session.summaries()

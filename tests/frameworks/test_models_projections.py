@@ -10,7 +10,7 @@ from zoo_projections import by_eager, errors, handmade  # noqa: E402
 
 KINDS = handmade()
 try:
-    from zoo_projections_transformers import transformers_projected
+    from zoo_projections_transformers import partly_sent, transformers_projected
     KINDS += transformers_projected()
 except ImportError:
     pass
@@ -90,3 +90,19 @@ def test_adapters_of_peft_are_merged_without_touching_the_model(daemon, name, ta
     merged = projected.matrices(model.merge_and_unload())
     assert set(found) == set(merged) and any("lora_A" in key for key in state)
     assert max(error for layer, weights in found.items() for error in errors(merged[layer], weights).values()) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["latent", "sdpa", "eager"])
+def test_latent_and_gated_matrices_are_made_and_what_is_not_sent_is_said_once(daemon, caplog, name):
+    pytest.importorskip("transformers")
+    projected = partly_sent()[name]
+    model, found = trained(daemon, projected, f"partly.{name}")
+    matrices = projected.matrices(model)
+    assert set(found) == set(matrices)
+    for layer, weights in found.items():
+        assert set(matrices[layer]) == {part for part in ("wq", "wk", "wv", "wo") if part in weights}
+        assert max(errors(matrices[layer], weights).values()) < 1e-4
+    told = [record.message for record in caplog.records if "not published" in record.message]
+    assert len(told) == (name == "latent")
+    if told:
+        assert told[0].startswith("job partly.latent: W_q and W_k of model.layers.0.self_attn (DeepseekV3Attention, and 1 more layers) are not published")

@@ -26,9 +26,14 @@ KINDS_OF_LAYERS = ["sliding_attention", "full_attention"]
 Attentions = Callable[[Any], Dict[Layer, torch.Tensor]]
 
 
-def of_decoder(output: Any) -> Dict[Layer, torch.Tensor]:
-    """{layer: weights} of a model of one stack, whose paths do not say encoder (that of ViT too)."""
-    return {("decoder", i, "self"): weights for i, weights in enumerate(output.attentions)}
+def of_one_stack(output: Any, stack: str = "decoder") -> Dict[Layer, torch.Tensor]:
+    """{layer: weights} of a model of one stack, whose paths do not say which."""
+    return {(stack, i, "self"): weights for i, weights in enumerate(output.attentions)}
+
+
+def of_encoder(output: Any) -> Dict[Layer, torch.Tensor]:
+    """The same of one without a causal mask."""
+    return of_one_stack(output, "encoder")
 
 
 def of_two_towers(output: Any) -> Dict[Layer, torch.Tensor]:
@@ -74,7 +79,7 @@ def attended(layer: Layer, weights: np.ndarray) -> Attended:
 
 
 def architecture(name: str, kind: Any, config: Callable[[], Any], implementations: Tuple[str, ...],
-                 attentions: Attentions = of_decoder, batch: Callable[[int], Batch] = plain_batch,
+                 attentions: Attentions = of_one_stack, batch: Callable[[int], Batch] = plain_batch,
                  loss: Callable[[nn.Module, Batch], torch.Tensor] = model_loss) -> List[Kind]:
     """One for each implementation of its attention."""
     def builder(implementation: str) -> Callable[[], nn.Module]:
@@ -108,7 +113,7 @@ def architecture_kinds() -> List[Kind]:
             num_hidden_layers=2, sliding_window=WINDOW, head_dim=8, layer_types=KINDS_OF_LAYERS, num_local_experts=4,
             num_experts_per_tok=2, **DECODER), ("eager",)),
         *architecture("vit", transformers.ViTForImageClassification, lambda: transformers.ViTConfig(
-            image_size=IMAGE, patch_size=4, num_labels=2, **TOWER), both, batch=image_batch),
+            image_size=IMAGE, patch_size=4, num_labels=2, **TOWER), both, of_encoder, image_batch),
         *architecture("clip", transformers.CLIPModel, lambda: transformers.CLIPConfig(
             text_config={**TOWER, "vocab_size": WORDS, "max_position_embeddings": LENGTH, "eos_token_id": WORDS - 1,
                          "bos_token_id": 1, "pad_token_id": 0},

@@ -86,7 +86,7 @@ def spectrum(matrix: np.ndarray, count: int) -> Dict[str, Any]:
 
 def expected(matrices: Matrices) -> Iterator[Tuple[str, Any]]:
     """(path in the map `weights`, value)."""
-    d = matrices["wq"].shape[0] // HEADS
+    d = (matrices["wq"].shape[0] if "wq" in matrices else matrices["wo"].shape[1]) // HEADS
     heads = {name: matrix.shape[name == "wo"] // d for name, matrix in matrices.items()}
     parts = {name: slices(name, matrix, heads[name]) for name, matrix in matrices.items()}
     for name, matrix in matrices.items():
@@ -95,8 +95,9 @@ def expected(matrices: Matrices) -> Iterator[Tuple[str, Any]]:
         lengths = np.linalg.norm(flat, axis=1)
         yield f"{name}/head_correlation", flat @ flat.T / np.outer(lengths, lengths)
         yield from of_heads(name, [spectrum(part, d) for part in parts[name]])
-    group = heads["wq"] // heads["wk"]
-    yield from of_heads("wq_wk", [spectrum(parts["wq"][h].T @ parts["wk"][h // group], d) for h in range(HEADS)])
+    group = HEADS // heads["wv"]
+    if "wq" in matrices:
+        yield from of_heads("wq_wk", [spectrum(parts["wq"][h].T @ parts["wk"][h // group], d) for h in range(HEADS)])
     yield from of_heads("wv_wo", [spectrum(parts["wo"][h] @ parts["wv"][h // group], d) for h in range(HEADS)])
 
 

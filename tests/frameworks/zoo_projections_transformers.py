@@ -3,7 +3,7 @@
 fused: GPT-2 (transposed), GPT-NeoX and BLOOM (head by head), Phi-3 (with fewer heads of keys), ModernBERT."""
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 import torch
 import transformers
@@ -26,9 +26,10 @@ def by_head(fused: torch.Tensor, out: torch.Tensor) -> Matrices:
     return numbers(*(fused[[h * 3 * D + part * D + i for h in range(HEADS) for i in range(D)]] for part in range(3)), out)
 
 
-def of_decoder(layers: Callable[[nn.Module], Any], matrices: Callable[[Any], Matrices]) -> Callable[[nn.Module], Found]:
-    """Of a model of one stack whose paths do not say encoder."""
-    return lambda model: {("decoder", i, "self"): matrices(layer) for i, layer in enumerate(layers(model))}
+def of_decoder(layers: Callable[[nn.Module], Any], matrices: Callable[[Any], Matrices],
+               stack: str = "decoder") -> Callable[[nn.Module], Found]:
+    """Of a model of one stack whose paths do not say which."""
+    return lambda model: {(stack, i, "self"): matrices(layer) for i, layer in enumerate(layers(model))}
 
 
 def of_llama(layer: Any) -> Matrices:
@@ -82,7 +83,39 @@ def fused_kinds() -> List[Projected]:
                 lambda m: m.model.layers,
                 lambda x: in_turn(x.self_attn.qkv_proj.weight, x.self_attn.o_proj.weight, KV_HEADS))),
         Projected(architecture("modernbert", transformers.ModernBertForMaskedLM, lambda: modern, ("sdpa",))[0], of_decoder(
-            lambda m: m.model.layers, lambda x: in_turn(x.attn.Wqkv.weight, x.attn.Wo.weight)))]
+            lambda m: m.model.layers, lambda x: in_turn(x.attn.Wqkv.weight, x.attn.Wo.weight), "encoder"))]
+
+
+def of_latent(model: nn.Module) -> Found:
+    """W_v of both factors and the norm's scale, and W_o, of DeepSeek-V3."""
+    found: Found = {}
+    for i, layer in enumerate(model.model.layers):
+        it = layer.self_attn
+        b = it.kv_b_proj.weight.view(HEADS, -1, it.kv_lora_rank)[:, it.qk_nope_head_dim:].reshape(-1, it.kv_lora_rank)
+        v = (b * it.kv_a_layernorm.weight) @ it.kv_a_proj_with_mqa.weight[:it.kv_lora_rank]
+        found[("decoder", i, "self")] = {"wv": v.detach().double().numpy(), "wo": it.o_proj.weight.detach().double().numpy()}
+    return found
+
+
+def of_gated(model: nn.Module) -> Found:
+    """Of the last layer of Qwen3-Next, whose q_proj has the query of each head and then its gate."""
+    it = model.model.layers[3].self_attn
+    q = it.q_proj.weight.view(HEADS, 2, it.head_dim, -1)[:, 0].reshape(HEADS * it.head_dim, -1)
+    return {("decoder", 3, "self"): numbers(q, it.k_proj.weight, it.v_proj.weight, it.o_proj.weight)}
+
+
+def partly_sent() -> Dict[str, Projected]:
+    """Models some of whose matrices have to be made, and the names of those that are not sent."""
+    experts = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+    latent = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "first_k_dense_replace": 2}
+    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    return {
+        "latent": Projected(architecture("deepseek", transformers.DeepseekV3ForCausalLM, lambda: transformers.DeepseekV3Config(
+            num_hidden_layers=2, q_lora_rank=16, n_routed_experts=4, n_group=2, topk_group=1, **latent, **experts,
+            **{**DECODER, "num_key_value_heads": HEADS}), ("sdpa",))[0], of_latent),
+        **{how: Projected(architecture("qwen3-next", transformers.Qwen3NextForCausalLM, lambda: transformers.Qwen3NextConfig(
+            num_hidden_layers=4, head_dim=8, num_experts=4, shared_expert_intermediate_size=16, **linear, **experts, **DECODER),
+            (how,))[0], of_gated) for how in ("sdpa", "eager")}}
 
 
 def transformers_projected() -> List[Projected]:

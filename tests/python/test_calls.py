@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from attnd import accelerator, states
 from attnd.forms import interface, mods
-from attnd.calls import Context, NotCaptured, Queries, Share, Weights, beyond_device, heads_of, parts
+from attnd.calls import Context, NotCaptured, Queries, Share, Weights, beyond_device, heads_of, parts, reads_other, sees_ahead
 from attnd.cost import Cost
 from attnd.device import reference
 from attnd.devices import HeldCopy, HostCopy
@@ -538,3 +538,29 @@ def test_a_block_mask_is_that_of_each_sample(samples):
     seen = through_interface(random(2, H, T, D), random(2, H, T, D), block_mask, Plan(samples=samples))
     expected = np.stack([CAUSAL.numpy(), CAUSAL.numpy() & OWN])
     assert (seen == expected[:samples or 2]).all()
+
+
+def test_queries_see_ahead_when_nothing_hides_later_keys():
+    q, band, late = torch.rand(2, 2, 32, 4), torch.ones(32, 32).tril().bool(), torch.rand(2, 2, 32, 32)
+    keys = (torch.arange(32) < 20)[None, None, None]
+    ends = torch.block_diag(*[torch.ones(16, 16)] * 2).bool()  # two documents
+    masks = {None: True, band: False, keys: True, keys & ends: True, keys & band: False, torch.zeros(32, 32).masked_fill(~band, -1e9): False}
+    for mask, ahead in masks.items():
+        assert sees_ahead(Queries(q, q, mask)).item() is ahead
+    assert sees_ahead(Queries(q, q, late_mask=lambda cut: band[None, None][:, :, cut[2]])).item() is False
+    assert sees_ahead(Queries(q, q, causal=True)).item() is False
+    assert sees_ahead(Queries(q[:, :, -1:], q)) is None and sees_ahead(Queries(q, q, score_mod=mods.ScoreMod(None))) is None
+    sink = torch.cat([late.masked_fill(~band, -1e9), late[..., :1]], -1)
+    assert sees_ahead(Weights(sink.softmax(-1), sink, sink=True)).item() is False
+    for logits, ahead in ((late, True), (late.masked_fill(~band, float("-inf")), False)):
+        assert sees_ahead(Weights(logits.softmax(-1), logits)).item() is ahead
+
+
+@pytest.mark.parametrize("inputs, keys, other", [
+    ({"x": (2, 6, 8)}, 2, False), ({"x": (2, 6, 8), "context": (2, 6, 4)}, 6, True), ({"x": (2, 6, 8), "y": (2, 3, 4)}, 3, True),
+    ({"x": (2, 6, 8), "y": (2, 6, 4)}, 6, False), ({"x": (2, 6, 8), "position_bias": (2, 3, 6)}, 3, False),
+    ({"x": (2, 6, 8), "context": (2, 4, 8)}, 10, False), ({"ids": (2, 6)}, 6, None)])
+def test_keys_are_of_another_input_when_it_has_as_many_and_says_so(inputs, keys, other):
+    assert reads_other({name: torch.rand(shape) for name, shape in inputs.items()}, 6, keys) is other
+    same = torch.rand(2, 6, 8)
+    assert reads_other({"query": same, "key": same}, 6, 6) is False

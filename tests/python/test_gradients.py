@@ -238,7 +238,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(watched, caplog, 
     assert [names(message) for message in it.sent()] == 4 * [{"weights", "v"}]
     assert it.stats()["gradients_not_finite"] == 4
     said = [record.getMessage() for record in caplog.records if "not finite" in record.getMessage()]
-    assert len(said) == 1 and "decoder.1.self at step 0" in said[0]
+    assert len(said) == 1 and "encoder.1.self at step 0" in said[0]
 
 
 def test_a_scaled_loss_scales_the_gradient(watched):

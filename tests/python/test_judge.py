@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 import attnd
 from attnd import calls
+from attnd.scalars import NOT_CAPTURED
 from conftest import free_endpoint
 from torch.nn import functional
 
@@ -163,7 +164,7 @@ def test_what_is_no_attention_is_no_layer_and_renumbers_none(daemon, watched, ca
     model = Model(Layer(kind()), Layer(kind()))
     it = watched(model)
     run(it, model)
-    assert it.layers == [("decoder", 0, "self"), ("decoder", 1, "self")]
+    assert it.layers == [("encoder", 0, "self"), ("encoder", 1, "self")]
     assert shapes(daemon, it) == {0: [[B, H, T, T]] * 2, 1: [[B, H, T, T]] * 2}
     assert len(caplog.records) == 1
     assert f"the softmax of layers.0.before ({kind.__name__}, and 1 more like it) is not captured" in caplog.text
@@ -237,8 +238,8 @@ def test_layers_are_named_in_the_order_in_which_they_run(watched):
     model.first_attn, model.second_attn = Attention(by_sum), Attention()
     it = watched(model)
     run(it, model)
-    assert list(it._names.layers.items()) == [("first_attn", ("decoder", 0, "self")),
-                                              ("second_attn", ("decoder", 1, "self"))]
+    assert list(it._names.layers.items()) == [("first_attn", ("encoder", 0, "self")),
+                                              ("second_attn", ("encoder", 1, "self"))]
 
 
 def test_a_key_cache_has_more_keys_than_queries(daemon, watched, caplog):
@@ -457,7 +458,7 @@ def test_where_nothing_tells_queries_from_heads_nothing_is_captured(watched, cap
     model = Model(QueriesFirst(sum_of_each_head), Attention())
     it = watched(model, include="layers.0")
     run(it, model, tokens=9)
-    assert it.layers == [("decoder", 1, "self")] and len(caplog.records) == 1
+    assert it.layers == [("encoder", 1, "self")] and len(caplog.records) == 1
     assert "the softmax of layers.0 (QueriesFirst) is not captured, as nothing tells the heads of its result [2, 9, 4, 9] from its " \
         "queries. Let the module say num_heads" in caplog.text
 
@@ -524,7 +525,7 @@ def test_attention_in_parts_is_no_layer_and_the_reason_is_said_once(daemon, watc
     model = Model(kind(), Attention(), kind())
     it = watched(model, include=include)
     run(it, model)
-    assert it.layers == [("decoder", 1, "self")] and shapes(daemon, it) == {1: [[B, H, T, T]] * 2}
+    assert it.layers == [("encoder", 1, "self")] and shapes(daemon, it) == {1: [[B, H, T, T]] * 2}
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1 and said[0].startswith(f"job job: the softmax of layers.0 ({kind.__name__}, and 1 more like it) is not captured, as")
     assert PARTS[kind] in said[0] and "include=" not in said[0] and "exclude='layers.*' silences this" in said[0]
@@ -567,11 +568,51 @@ class SilentAttention(Attention):
         return self.qkv(x)[..., :H * D]
 
 
+class SigmoidAttention(Attention):
+    """Weights that compete with nobody."""
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return torch.sigmoid(q @ k.transpose(1, 2)) @ v
+
+
+class GatedDeltaNet(SilentAttention):
+    """By its name."""
+
+
+class MambaMixer(SilentAttention):
+    """By its name, which does not say attention."""
+
+
+class SoftLinearAttention(Attention):
+    """Softmaxes over features and over positions, with no weight for a pair."""
+
+    def forward(self, x):
+        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return (q @ (k.transpose(2, 3).softmax(-1) @ v)).transpose(1, 2).reshape(B, T, H * D)
+
+
+@pytest.mark.parametrize("kind, said", [
+    (SigmoidAttention, "is sigmoid attention: no softmax, its weights sum to no 1: not captured"),
+    (GatedDeltaNet, "is linear attention: no softmax, no weights: not captured"),
+    (MambaMixer, "is a state space model: no softmax, no weights: not captured"),
+    (SoftLinearAttention, "is not captured, as it is of linear attention: no softmax, no weights. If it is attention, pass include=")])
+def test_attention_without_weights_is_named_once_and_not_half_captured(watched, caplog, kind, said):
+    model = Model(kind(), kind(), Attention())
+    it = watched(model)
+    for _ in range(3):
+        run(it, model)
+    message, = (record.getMessage() for record in caplog.records)
+    assert it.layers == [("encoder", 2, "self")] and said in message and f"layers.0 ({kind.__name__}, and 1 more" in message
+    told = it.publisher._settings.get(NOT_CAPTURED, "")
+    assert told.startswith("layers.0: ") or kind is SoftLinearAttention
+
+
 def test_an_excluded_module_is_not_missed(watched, caplog):
     model = Model(SilentAttention(), Attention())
     it = watched(model, exclude="layers.0")
     run(it, model)
-    assert it.layers == [("decoder", 1, "self")] and not caplog.records
+    assert it.layers == [("encoder", 1, "self")] and not caplog.records
 
 
 def test_a_probe_is_judged_as_the_training_is():

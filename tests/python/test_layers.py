@@ -2,7 +2,7 @@
 """Module paths become layers: stack, number, site."""
 import pytest
 
-from attnd.layers import guess_layer, name_layers
+from attnd.layers import Shown, guess_layer, name_layers
 
 TORCH_DECODER = ["decoder.layers.0.self_attn", "decoder.layers.0.multihead_attn"]
 
@@ -17,6 +17,8 @@ TORCH_DECODER = ["decoder.layers.0.self_attn", "decoder.layers.0.multihead_attn"
     ("encoder_decoder.decoder.blocks.4.attn", ("decoder", 4, "self")),
     ("blocks.5.attn", ("decoder", 5, "self")),
     ("h.7.mha.0", ("decoder", 0, "self")),
+    ("h.7.attn2", ("decoder", 7, "self")),
+    ("attn2", ("decoder", 2, "self")),
     ("attn", ("decoder", 0, "self")),
     ("", ("decoder", 0, "self")),
     ("blocks.5.multihead_attn", ("decoder", 5, "self"))])
@@ -26,6 +28,27 @@ def test_paths(path, layer):
 
 def test_multihead_attn_beside_self_attn_is_cross():
     assert list(name_layers(TORCH_DECODER).values()) == [("decoder", 0, "self"), ("decoder", 0, "cross")]
+
+
+AHEAD, BEHIND, OTHER = Shown(ahead=True), Shown(ahead=False), Shown(cross=True, ahead=True)
+
+
+@pytest.mark.parametrize("shown, layers", [
+    ({"layers.0.attn": AHEAD, "layers.1.attn": AHEAD}, ["encoder.0.self", "encoder.1.self"]),
+    ({"layers.0.attn": AHEAD, "layers.1.attn": BEHIND}, ["decoder.0.self", "decoder.1.self"]),  # one has lost its mask
+    ({"layers.0.attn": AHEAD, "layers.1.attn": Shown()}, ["encoder.0.self", "encoder.1.self"]),
+    ({"layers.0.attn": Shown()}, ["decoder.0.self"]),
+    ({"vision.0.attn": AHEAD, "text.0.attn": BEHIND}, ["encoder.0.self", "decoder.0.self"]),
+    ({"blocks.0.attn1": AHEAD, "blocks.0.attn2": OTHER}, ["decoder.0.self", "decoder.0.cross"]),
+    ({"blocks.0.self_attn": OTHER}, ["encoder.0.self"]),
+    ({"decoder.0.attn": AHEAD, "encoder.0.attn": BEHIND}, ["decoder.0.self", "encoder.0.self"])])
+def test_what_calls_show_names_a_layer_whose_path_does_not(shown, layers):
+    assert [".".join(map(str, layer)) for layer in name_layers(list(shown), shown=shown).values()] == layers
+
+
+def test_a_layer_that_comes_later_is_of_the_stack_of_its_like():
+    before = {"layers.0.attn": ("decoder", 0, "self")}
+    assert name_layers(["layers.0.attn", "layers.1.attn"], before, shown={"layers.1.attn": AHEAD})["layers.1.attn"][0] == "decoder"
 
 
 def test_colliding_layers_are_numbered_in_module_order():

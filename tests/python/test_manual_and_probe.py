@@ -384,4 +384,4 @@ def test_a_probe_is_no_forward_of_the_training(daemon, publisher):
         assert it.current_step == 3
     publisher.close()
     topics = [topic for topic, h, _ in until_byes(daemon, 2) if h["type"] != "event"]
-    assert [topics.count(f"tensor/{job}/decoder/0/self/") for job in ("job", "job.probe")] == [4, 3]
+    assert [topics.count(f"tensor/{job}/encoder/0/self/") for job in ("job", "job.probe")] == [4, 3]

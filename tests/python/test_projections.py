@@ -330,7 +330,7 @@ def test_they_are_those_of_the_moment(watched):
 
 
 def test_only_wanted_layers_are_sent_and_none_when_nothing_is_captured(daemon):
-    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/job/layers=decoder.1.*"))
+    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/job/layers=encoder.1.*"))
     messages, model = [], Model(simple)
     with attnd.watch(model, job="job", endpoint=fake.endpoint, every=1, steps="manual", wait=0,
                      on_publish=messages.append) as it:
@@ -342,7 +342,7 @@ def test_only_wanted_layers_are_sent_and_none_when_nothing_is_captured(daemon):
         it.epoch_end()
         assert [layer for layer, *_ in sent(it)] == [1]
         fake.socket.setsockopt(zmq.SUBSCRIBE, b"plan/0/job/every=0")
-        fake.socket.setsockopt(zmq.UNSUBSCRIBE, b"plan/0/job/layers=decoder.1.*")
+        fake.socket.setsockopt(zmq.UNSUBSCRIBE, b"plan/0/job/layers=encoder.1.*")
         wait_until(lambda: fake.serve() or it.plan.every == 0, "the plan")
         it.epoch_end()
         assert len(sent(it)) == 1

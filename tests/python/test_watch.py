@@ -319,7 +319,7 @@ def test_a_stalled_daemon_spares_the_capture_and_counts(watched):
 
 
 def test_a_stalled_daemon_costs_what_would_have_been_captured_once_a_step():
-    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/*/every=1;layers=decoder.1.self"))
+    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/*/every=1;layers=encoder.1.self"))
     model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(D, H, 16, batch_first=True), 3)
     publisher = attnd.Publisher("job", fake.endpoint)
     fake.attach(publisher)
@@ -330,7 +330,7 @@ def test_a_stalled_daemon_costs_what_would_have_been_captured_once_a_step():
         for _ in range(3):
             it.step()
             it.rearm()  # as after each microbatch
-        assert it.stats()["dropped_by_topic"] == {"tensor/job/decoder/1/self/": 3}
+        assert it.stats()["dropped_by_topic"] == {"tensor/job/encoder/1/self/": 3}
     publisher.close()
     fake.close()
 
@@ -627,13 +627,13 @@ def test_a_daemon_that_comes_later_is_found():
 
 
 def test_only_the_wanted_layer_is_captured():
-    fake = FakeDaemon(topics=(b"tensor/job/decoder/1/",))
+    fake = FakeDaemon(topics=(b"tensor/job/encoder/1/",))
     model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(D, H, 16, batch_first=True), 3)
     publisher = attnd.Publisher("job", fake.endpoint)
     fake.attach(publisher)
     with attnd.watch(model, job="job", publisher=publisher):
         model(torch.rand(2, 5, D))
-    assert fake.next()[0] == "tensor/job/decoder/1/self/" and fake.receive(0.1) is None
+    assert fake.next()[0] == "tensor/job/encoder/1/self/" and fake.receive(0.1) is None
     stats = publisher.stats()
     assert stats["sent"] == 1 and identity_holds(stats)
     publisher.close()
@@ -939,11 +939,11 @@ def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
             return self.layers[1](x, x, x)[0] if last else x
 
     model, x = Two(), torch.rand(1, 5, D)
-    with watched(model, layers={"layers.1": ("decoder", 0, "self")}, steps="manual") as it:
+    with watched(model, layers={"layers.1": ("encoder", 0, "self")}, steps="manual") as it:
         for last in (False, True):
             model(x, last)
             it.step()
-        assert it.layers == [("decoder", 1, "self"), ("decoder", 0, "self")] and not caplog.records
+        assert it.layers == [("encoder", 1, "self"), ("encoder", 0, "self")] and not caplog.records
 
 
 class Towers(torch.nn.Module):
@@ -1174,20 +1174,20 @@ def test_nested_watches_of_two_models_share_a_publisher(daemon):
     publisher = attnd.Publisher("job", daemon.endpoint)
     daemon.attach(publisher)
     first, second, x = Model(), Model(), torch.rand(3, 5, D)
-    with attnd.watch(first, job="job", publisher=publisher, stack="encoder"):
+    with attnd.watch(first, job="job", publisher=publisher, stack="decoder"):
         with attnd.watch(second, job="job", publisher=publisher):
             first(x, x, x)
             second(x, x, x)
     assert publisher.stats()["subscribed"]
     publisher.close()
-    assert [h["stack"] for h in tensor_headers(daemon.until_bye())] == ["encoder", "decoder"]
+    assert [h["stack"] for h in tensor_headers(daemon.until_bye())] == ["decoder", "encoder"]
 
 
 def test_two_watches_of_one_model_both_see_it(daemon):
     publisher = attnd.Publisher("job", daemon.endpoint)
     daemon.attach(publisher)
     model, x = Model(), torch.rand(3, 5, D)
-    with attnd.watch(model, job="job", publisher=publisher, stack="encoder") as outer:
+    with attnd.watch(model, job="job", publisher=publisher, stack="decoder") as outer:
         with attnd.watch(model, job="job", publisher=publisher) as inner:
             for _ in range(2):
                 model(x, x, x)
@@ -1196,7 +1196,7 @@ def test_two_watches_of_one_model_both_see_it(daemon):
     model(x, x, x)
     publisher.close()
     got = [(h["stack"], h["step"]) for h in tensor_headers(daemon.until_bye())]
-    assert got == [("encoder", 0), ("decoder", 0), ("encoder", 1), ("decoder", 1)]
+    assert got == [("decoder", 0), ("encoder", 0), ("decoder", 1), ("encoder", 1)]
     assert torch._C._len_torch_function_stack() == 0
 
 

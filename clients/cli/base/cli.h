@@ -156,9 +156,10 @@ void bridge_each_option(option_visitor *visit, void *data);
 int plot_maps(struct cli *cli, int argc, char **argv);
 
 /* Becomes `python3 -m attnd.NAME` with these arguments, by the Python that ATTND_PYTHON names, else
- * the one beside attnctl (not in /usr/bin), else the one in PATH. The package is the one that it
- * has, or that of the source tree around attnctl, whose path is in ATTND_ATTNCTL then. Returns only
- * when that cannot be started: the exit code, after a sentence on err. */
+ * the one beside attnctl (not in /usr/bin), else the one in PATH; plots by the first of these and
+ * of /usr/bin/python3 that has matplotlib. The package is the one that it has, or that of the
+ * source tree around attnctl, whose path is in ATTND_ATTNCTL then. Returns only when that cannot be
+ * started: the exit code, after a sentence on err. */
 int python_start(struct cli *cli, const char *name, int argc, const char *const *argv);
 
 #endif

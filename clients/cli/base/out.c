@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
@@ -203,10 +204,10 @@ void out_print(struct out_table *table, int width, bool text, FILE *out)
 int out_width(FILE *out)
 {
     struct winsize size;
-    if (isatty(fileno(out)) && ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col >= 40) {
-        return size.ws_col;
+    if (!isatty(fileno(out))) {
+        return INT_MAX;
     }
-    return 80;
+    return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col >= 40 ? size.ws_col : 80;
 }
 
 void out_duration(double seconds, char ret_text[OUT_TIME_MAX])

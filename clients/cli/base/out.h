@@ -52,7 +52,8 @@ const char *out_plus_minus(void);
  * left-aligned with `text` set. */
 void out_print(struct out_table *table, int width, bool text, FILE *out);
 
-/* How wide `out` is: the terminal's columns, or 80 for anything else. */
+/* How wide `out` is: the terminal's columns, 80 where it has fewer than 40 or does not say, INT_MAX
+ * for anything else: what a program reads is one table with one header. */
 int out_width(FILE *out);
 
 /* "3 d 4 h", "5 min 2 s", "0.8 s". */

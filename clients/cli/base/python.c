@@ -16,13 +16,14 @@
 /* A build directory may be this deep in the source tree: build/clients/cli/attnctl is 3 deep. */
 enum { LEVELS_MAX = 6 };
 
-/* argv: the package, its place beside attnctl or "", then the package's own. The package says
- * itself what it misses. */
+/* argv: the package, its place beside attnctl or "", the Pythons to try next, a line each, then the
+ * package's own. The package says itself what it misses; where plots miss matplotlib, the next
+ * Python runs this, with the attnd that this one has where it has none. */
 static const char start[] =
     "import sys\n"
     "sys.path[:] = [place for place in sys.path if place]\n" /* no module of where one stands */
-    "import importlib.util, runpy\n"
-    "module, beside = sys.argv.pop(1), sys.argv.pop(1)\n"
+    "import importlib.util, os, runpy, shutil\n"
+    "module, beside, others = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1).split()\n"
     "def there():\n"
     "    try:\n"
     "        return importlib.util.find_spec(module) is not None\n"
@@ -31,6 +32,16 @@ static const char start[] =
     "if not there() and beside:\n"
     "    sys.modules.pop('attnd', None)\n"
     "    sys.path.insert(0, beside)\n"
+    "if module == 'attnd.plots' and not (there() and importlib.util.find_spec('matplotlib')):\n"
+    "    place = os.path.dirname(os.path.dirname(sys.modules['attnd'].__file__)) if there() else "
+    "''\n"
+    "    code = open('/proc/self/cmdline').read().split('\\0')[2]\n"
+    "    while others:\n"
+    "        other = shutil.which(others.pop(0))\n"
+    "        if other and other != sys.executable:\n"
+    "            rest = '\\n'.join(others)\n"
+    "            os.execv(other, [other, '-c', code, module, place or beside, rest, "
+    "*sys.argv[1:]])\n"
     "if not there():\n"
     "    what = module[6:].replace('bridge', 'a bridge')\n"
     "    print(f'attnctl: {sys.executable} has no attnd with {what}: pip install clients/python '\n"
@@ -73,7 +84,7 @@ int python_start(struct cli *cli, const char *name, int argc, const char *const 
 {
     const char *python = getenv("ATTND_PYTHON");
     char self[PATH_BYTES], own[PATH_BYTES + 32], beside[PATH_BYTES + 32], module[32];
-    const char **arguments = calloc((size_t)argc + 6, sizeof *arguments);
+    const char **arguments = calloc((size_t)argc + 7, sizeof *arguments);
     if (!arguments) {
         return cli_fail(cli, CLI_FINDING, "out of memory");
     }
@@ -84,9 +95,9 @@ int python_start(struct cli *cli, const char *name, int argc, const char *const 
     }
     find_beside(self, beside);
     snprintf(module, sizeof module, "attnd.%s", name);
-    const char *const first[] = {python, "-c", start, module, beside};
+    const char *const first[] = {python, "-c", start, module, beside, "python3\n/usr/bin/python3"};
     memcpy(arguments, first, sizeof first);
-    memcpy(arguments + 5, argv, (size_t)argc * sizeof *argv);
+    memcpy(arguments + 6, argv, (size_t)argc * sizeof *argv);
     setenv("ATTND_BRIDGE_NAME", "attnctl bridge", 0);
     setenv("ATTND_ATTNCTL", self, 1);
     execvp(python, (char *const *)(uintptr_t)arguments);

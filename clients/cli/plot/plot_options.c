@@ -301,9 +301,8 @@ static const char help_sources[] =
     "analyze), a recording (attnctl record), or a job of a running attnd. For\n"
     "entropy and series: a job, or a file that attnctl export wrote. A word is a file\n"
     "if there is one, or if it ends as such files do; - is standard input, of arrays\n"
-    "or an export.\n\nThe work is done by the Python package attnd with matplotlib, by python3 or "
-    "the\n"
-    "Python that $ATTND_PYTHON names.\n\nkinds:\n";
+    "or an export.\n\nThe work is done by the Python package attnd with matplotlib, by the\n"
+    "first that has it of $ATTND_PYTHON, python3 and /usr/bin/python3.\n\nkinds:\n";
 
 static const char help_files[] =
     "\n-o FOLDER/ writes FOLDER/KIND-LAYER.png and FOLDER/KIND-LAYER-hHEAD.png, such\n"

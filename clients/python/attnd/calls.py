@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
+import re
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 import torch
@@ -28,6 +29,11 @@ from .padding import Present, valid_queries, with_queries
 from .plan import Plan
 from .publisher import Captured, fitting_labels
 from .torch_state import why_unreadable
+
+
+_NO_KEYS = re.compile(r"mask|pos|bias|residual")  # names of inputs that are none of another sequence
+_OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|kv|source|src|other|cond)(_|$)")  # and of some that are
+_LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
 
 
 class NotCaptured(Exception):
@@ -274,6 +280,54 @@ def queries_of(seen: Seen) -> Tuple[int, int]:
     """(samples, queries)."""
     whole = _broadcast(seen).q if isinstance(seen, Queries) else seen.weights
     return int(whole.shape[0]), int(whole.shape[2])
+
+
+def reads_other(inputs: Mapping[str, Any], queries: int, keys: int) -> Optional[bool]:
+    """Whether the keys of an attention are of another of these inputs of its module, by name, than the first [B, T, width]: as many
+    as the keys, and either fewer or more than queries, or called so. None: it has no such inputs."""
+    given = [(name, value) for name, value in inputs.items()
+             if isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point()]
+    if not given:
+        return None
+    _, own = given[0]
+    others = [name for name, value in given[1:] if value is not own and keys in value.shape[:2] and not _NO_KEYS.search(name)]
+    return bool(others) and (queries != keys or may_read_other(others))
+
+
+def may_read_other(names: Iterable[str]) -> bool:
+    """Whether one of these names of inputs says that keys come by it."""
+    return any(_OF_KEYS.search(name) and not _NO_KEYS.search(name) for name in names)
+
+
+def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
+    """Whether queries see keys behind their own: each sees the next, but for one in 16, as at the end of a document. A mask
+    tells it on its device, bool []. None: nothing tells, as with one query."""
+    queries, keys, mask = queries_of(seen)[1], keys_of(seen), None
+    if isinstance(seen, Weights):
+        mask = seen.logits.detach()
+    elif seen.causal:
+        return False
+    elif seen.mask is not None:
+        mask = seen.mask.detach()
+    elif seen.late_mask is not None and queries == keys:
+        mask = seen.late_mask((slice(0, 1), slice(0, 1), slice(0, min(queries, _LOOKED_AHEAD))))
+    elif seen.score_mod is not None:
+        return None
+    if queries < 2 or keys < 2 or (queries != keys and mask is not None):
+        return None
+    if mask is None or mask.dim() < 2 or 1 in mask.shape[-2:]:  # of keys alone
+        return True
+    own, following = (mask[..., :keys].diagonal(beside, -2, -1) for beside in (0, 1))
+    count = min(own.shape[-1] - 1, following.shape[-1])  # of a part of the rows `following` has one more
+    own, following = own[..., 1:count + 1], following[..., :count]
+    if mask.dtype != torch.bool:
+        own, following = own > IGNORED_AT, following > IGNORED_AT
+    return (own & ~following).sum() * 16 <= own.sum()
+
+
+def keys_of(seen: Seen) -> int:
+    """Tk, without a sink."""
+    return int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
 
 
 def logits_of(seen: Seen, plan: Plan) -> int:

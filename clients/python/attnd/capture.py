@@ -24,6 +24,7 @@ captured step computes the same bits.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import re
@@ -41,7 +42,8 @@ from .address import NOBODY, AddressError
 from .alerts import Act, Alerts, StopTraining, alerts_for, check_acts
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
-                    looker_for_padding, map_weights, parts, placements_of, precision_of, queries_of, tells_padding)
+                    keys_of, looker_for_padding, map_weights, may_read_other, parts, placements_of, precision_of, queries_of, reads_other,
+                    sees_ahead, tells_padding)
 from .cost import Cost, milliseconds, percent
 from .forms import look
 from .gradients import Gradients
@@ -50,7 +52,7 @@ from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, re
 from .induction import InductionInputs
 from .judge import Judge
 from .labels import Labels, Texts, check_labels
-from .layers import guess_layer, name_layers
+from .layers import Shown, guess_layer, name_layers
 from .padding import DecoderPadding
 from .paths import call_name, clean_path
 from .plan import NUMBER_MAX, TIERS, Plan
@@ -710,6 +712,8 @@ class Watch:
             plan = self.plan
             if not (self.sends_values if isinstance(seen, Queries) else self.wants_values):
                 seen = seen._replace(v=None)
+            if layer is None:
+                self._note_shown(path, seen)
             place = layer or self._names.place_of(path, self._unnamed)
             self._note_padding(place, seen, plan)
             stack = self._names.stack_of(path)
@@ -802,13 +806,32 @@ class Watch:
         """See spy.Watcher."""
         return self.sends_values and self.publisher.takes_values
 
-    def expects(self, path: str, call: int) -> None:
+    def expects(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. Layers are named in the order in which they run."""
         if call_name(path, call) in self._names.layers:
             return
+        self._note_shown(call_name(path, call), seen)
         self._unnamed.setdefault(call_name(path, call), 0)
         if self._names.stack_of(call_name(path, call)) == "encoder":
             self._tokens.encoder_attends()
+
+    def _note_shown(self, path: str, seen: Seen) -> None:
+        """Keeps what an attention without a name shows of itself, which its name is made by."""
+        if self._names.knows(path):
+            return
+        cross: Optional[bool] = None
+        try:
+            queries, keys = queries_of(seen)[1], keys_of(seen)
+            for entered in reversed(self._spy.entered[-2:]):  # the kernel may be a module of its own, which has no parameters
+                if cross is None and next(entered.module.parameters(), None) is not None:
+                    cross = reads_other(entered.inputs, queries, keys)
+            ahead = sees_ahead(seen)
+            if cross is None and 1 < queries != keys and self._spy.is_looking:  # compiled code shows no inputs of modules
+                module = self._module_at(path.partition("#")[0])
+                cross = may_read_other(inspect.signature(module.forward).parameters)
+            self._names.note(path, cross, ahead)
+        except Exception:
+            self.failed(f"{path or 'the model'} could not be looked at for its name")
 
     def leaves_out(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. The decoder does not read what its encoder does, captured or not."""
@@ -955,6 +978,20 @@ class Watch:
         if self._told_unseen or self._warned or (known and not unseen):
             return
         self._told_unseen = True
+        kinds: Dict[str, List[str]] = {}
+        for path in unseen:
+            kind = self._spy.kind_of(path)
+            if kind is not None:
+                kinds.setdefault(kind, []).append(path)
+        for kind, paths in kinds.items():
+            log.warning("job %s: %s (%s%s) is %s: not captured", self.publisher.job, paths[0] or "the model", type(self._module_at(paths[0])).__name__,
+                        f", and {len(paths) - 1} more module{'s' * (len(paths) > 2)}" if len(paths) > 1 else "", kind)
+        if kinds:
+            self.publisher.tell_uncaptured("; ".join(f"{paths[0] or 'the model'}: {kind}" for kind, paths in kinds.items()))
+            self._say_hello()
+            unseen = [path for path in unseen if self._spy.kind_of(path) is None]
+            if not unseen:
+                return
         if unseen:
             log.warning("job %s: what %s does cannot be seen (%s%s): not scaled_dot_product_attention, "
                         "multi_head_attention_forward or a softmax over [B, H, Tq, Tk]. Publish its queries and keys "
@@ -1057,9 +1094,18 @@ class _Names:
     def __init__(self, given: Mapping[str, Sequence[Any]], stack: Optional[str]):
         self.given = {path: wire.check_layer(*layer) for path, layer in given.items()}
         self._stack = stack
+        self._shown: Dict[str, Tuple[Optional[bool], Union[None, bool, torch.Tensor]]] = {}  # what Shown has, of those without a name
         self.layers: Dict[str, wire.NamedLayer] = {}
         self.crosses: List[wire.NamedLayer] = []  # those of cross-attention
         self._heads: Dict[str, int] = {}
+
+    def knows(self, path: str) -> bool:
+        """Whether nothing has to be noted of it."""
+        return path in self.layers or path in self.given or path in self._shown
+
+    def note(self, path: str, cross: Optional[bool], ahead: Union[None, bool, torch.Tensor]) -> None:
+        """Notes what an attention shows, for its name: what Shown has. The tensor is read when it gets that."""
+        self._shown[path] = cross, ahead
 
     def add(self, found: Sequence[Tuple[str, int]]) -> bool:
         """Names new ones, given with their heads; what has a name keeps it. Whether there were any."""
@@ -1068,8 +1114,11 @@ class _Names:
         paths = [*self.layers, *new]
         kept = {**self.layers, **{path: self.given[path] for path in new if path in self.given}}
         reserved = [layer for path, layer in self.given.items() if path not in kept]
+        with torch_state.outside_modes():
+            shown = {path: Shown(cross, None if ahead is None else bool(ahead)) for path, (cross, ahead) in self._shown.items()}
+        self._shown = {}
         self.layers = {path: wire.NamedLayer(*layer, wire.clean_module(path))
-                       for path, layer in name_layers(paths, kept, self._stack, reserved).items()}
+                       for path, layer in name_layers(paths, kept, self._stack, reserved, shown).items()}
         self.crosses = [layer for layer in self.layers.values() if layer[2] == "cross"]
         return bool(new)
 
@@ -1080,7 +1129,7 @@ class _Names:
 
     def place_of(self, path: str, others: Iterable[str]) -> wire.Layer:
         """The layer that a path without a name yet will be, as far as it and the others seen tell."""
-        stack, layer, site = self.given.get(path) or guess_layer(path, tuple(others))
+        stack, layer, site = self.given.get(path) or guess_layer(path, tuple(others), Shown(self._shown.get(path, (None,))[0]))
         return (stack if path in self.given else self._stack or stack), layer, site
 
     def site_of(self, path: str) -> str:

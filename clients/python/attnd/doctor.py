@@ -76,7 +76,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """The findings as aligned text, and last whether all is well."""
+    """The findings as aligned text, and last whether all is well: nothing is wrong, and no note says what to do."""
     widest = max(len(finding.subject) for finding in findings)
     lines = []
     for subject, state, text, remedy in findings:
@@ -84,7 +84,9 @@ def report(findings: Sequence[Finding]) -> str:
         if remedy:
             lines.append(f"{'':{widest}}         -> {remedy}")
     wrong = sum(finding.state == WRONG for finding in findings)
-    return "\n".join([*lines, "", f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "all is well"])
+    notes = ", ".join(dict.fromkeys(finding.subject for finding in findings if finding.state == NOTE and finding.remedy))
+    last = f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else f"nothing is wrong; look at: {notes}" if notes else "all is well"
+    return "\n".join([*lines, "", last])
 
 
 def examine(address: Optional[str] = None) -> List[Finding]:

@@ -33,6 +33,9 @@ from .evidence import CHAINED, MIXED, OWN, SHARED, SOME, Findings
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+SIGMOID = "sigmoid attention: no softmax, its weights sum to no 1"
+_LINEAR = re.compile(r"(Linear|Lightning|Delta|Performer|Rwkv|RWKV\d?|GLA)\w*Att\w*$|DeltaNet$|Performer$|Retention$|(^|\.)linear_attn$")
+_STATE_SPACE = re.compile(r"Mamba\d?(Mixer|Layer)?$|SSM$|(^|[a-z])S4D?$|(^|[a-z])S6$|(Rglru|RGLRU)$|(^|\.)mamba\d?$")
 
 
 class Verdict(NamedTuple):
@@ -102,6 +105,8 @@ class Judge:
                 self._beyond[plain] = refused
             elif path not in self._given and not _matches(self._include, path):
                 reason = self._against(path, _moved(seen, queries), modules, found)
+                other = other_attention(plain, modules[-1])
+                reason = f"it is of {other}" if reason and other else reason
                 refused = None if reason is None else _Refused(
                     plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
         verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries)
@@ -203,6 +208,12 @@ class Judge:
         """Stated by the module, or by the one that it is a part of."""
         counts = (head_count(module) for module in reversed(modules[-2:])) if self._counts_heads else ()
         return next((count for count in counts if count is not None), None)
+
+
+def other_attention(path: str, module: torch.nn.Module) -> Optional[str]:
+    """The kind of a module without weights, by its class or the end of its path; None: nothing says that it is one."""
+    kinds = ((_LINEAR, "linear attention: no softmax, no weights"), (_STATE_SPACE, "a state space model: no softmax, no weights"))
+    return next((kind for pattern, kind in kinds if pattern.search(type(module).__name__) or pattern.search(path)), None)
 
 
 def head_count(module: Any) -> Optional[int]:

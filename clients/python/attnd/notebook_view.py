@@ -117,8 +117,10 @@ def view(what: Any, *, tokens: Any = None, query_tokens: Any = None, sample: int
 
 def follow(job: str, *, every: float = 10.0, title: Optional[str] = None, height: int = 900, run: Optional[str] = None,
            address: Any = None, control: Any = None) -> None:
-    """The live view of a job in a notebook's cell: drawn anew `every` seconds, until its run has ended or the
-    cell is interrupted. The rest as for view(). RuntimeError where there is no notebook."""
+    """The live view of a job in a notebook's cell: drawn anew each `every` seconds, until its run has ended or the
+    cell is interrupted. A job that has not begun, or has no maps yet, is waited for, which one line says. The rest as for
+    view(). RuntimeError where there is no notebook."""
+    from .control import ControlError
     from .notebook import notebook_display
 
     if isinstance(every, bool) or not isinstance(every, (int, float)) or not 0.1 <= every <= 86400:
@@ -128,9 +130,19 @@ def follow(job: str, *, every: float = 10.0, title: Optional[str] = None, height
     if display is None:
         raise RuntimeError("there is no notebook here to draw in: view(job).save(path) writes a file")
     handle: Any = None
+    waits = False
     try:
         while True:
-            layers, metrics, note, ended = _of_job(job, run, address, control)
+            try:
+                layers, metrics, note, ended = _of_job(job, run, address, control)
+            except (NoMaps, ControlError) as error:
+                if handle is not None or getattr(error, "code", "job_unknown") != "job_unknown":
+                    raise
+                if not waits:
+                    print(f"{error}: waiting for it", flush=True)
+                waits = True
+                time.sleep(every)
+                continue
             shown = View(document(title or f"Attention of {job}", layers, metrics, note), height)
             if handle is None:
                 handle = display(shown, display_id=True)
@@ -141,6 +153,10 @@ def follow(job: str, *, every: float = 10.0, title: Optional[str] = None, height
             time.sleep(every)
     except KeyboardInterrupt:
         pass
+
+
+class NoMaps(ValueError):
+    """A job has no maps now."""
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:
@@ -342,7 +358,7 @@ def _of_job(job: str, run: Optional[str], address: Any, control: Any) -> _Found:
         if control is None:
             asked.close()
     if not layers:
-        raise ValueError(f"job {job} has no maps to show: {whys[0] if whys else 'nothing of it has come yet'}")
+        raise NoMaps(f"job {job} has no maps to show: {whys[0] if whys else 'nothing of it has come yet'}")
     steps_text = f"step {min(steps)}" if len(steps) == 1 else f"steps {min(steps)} to {max(steps)}"
     where = f" The live page: {page.replace('tcp://', 'http://')}" if page else ""
     return _pooled(layers), _job_metrics(live, layers), f"The newest maps of job {job}, {steps_text}.{where}", ended

@@ -7,6 +7,10 @@ They are looked for in the module that attends, then in those around it, up to i
     in one     qkv and the names in FUSED, when the order of its rows is certain: by the name (in_proj_weight, GPT-2's
                c_attn, which is transposed), by the class of the module (BY_CLASS), or by where queries and keys of
                the first captured forward lie within one tensor. It is never guessed
+    latent     DeepSeek's (LATENT): W_o, and W_v as kv_b diag(norm) kv_a, without what the norm divides each token by. W_q and
+               W_k have heads of another dimension than these, and no message has two: they are not sent, which is said
+    gated      a q_proj of queries and a gate, by the class of the module (GATED_BY_HEAD): W_q alone; of another class the
+               order is not certain, and W_q is not sent, which is said
     told       projections={"wq": "to_q", ...}, names as above; what it does not name is looked for all the same
 
 The heads are those that were captured, and all shapes have to agree with them. LoRA: base + scale B A, put together on
@@ -61,6 +65,8 @@ BLOCKS, BY_HEAD = "wqkv", "wqkv_by_head"
 BY_NAME = {"in_proj_weight": BLOCKS, "c_attn": BLOCKS}
 BY_CLASS = {"GPTNeoXAttention": BY_HEAD, "BloomAttention": BY_HEAD, "PersimmonAttention": BY_HEAD,
             "Phi3Attention": BLOCKS, "ModernBertAttention": BLOCKS, "MptAttention": BLOCKS}
+GATED_BY_HEAD = re.compile(r"Qwen3Next|Qwen3_5")  # of each head its query, then its gate
+LATENT = (("kv_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm"), ("wkv_b", "wkv_a", "kv_norm"))  # of values, what they read, its norm
 READ = ("wq", "wk", "wv")
 GIVEN = (*READ, "wo", BLOCKS, BY_HEAD)  # the names in projections=
 
@@ -82,16 +88,22 @@ class _Attends(NamedTuple):
 
 class _Matrix(NamedTuple):
     """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each. `shard`: the tensor
-    is a part of it."""
+    is a part of it. `rows`: (each, first, count), of each so many rows those are the matrix. `latent`: (scale or None, first), it
+    stands for matrix diag(scale) first, of whose rows as many are read as the matrix has columns."""
     tensor: torch.Tensor
     transposed: bool = False
     added: Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...] = ()
     shard: Optional[Shard] = None
+    rows: Optional[Tuple[int, int, int]] = None
+    latent: Optional[Tuple[Optional[torch.Tensor], torch.Tensor]] = None
 
     @property
     def shape(self) -> Tuple[int, int]:
         rows, columns = self.shard.shape if self.shard is not None else (int(n) for n in self.tensor.shape)
-        return (columns, rows) if self.transposed else (rows, columns)
+        rows, columns = (columns, rows) if self.transposed else (rows, columns)
+        if self.rows is not None:
+            rows = rows // self.rows[0] * self.rows[2]
+        return rows, columns if self.latent is None else int(self.latent[1].shape[1])
 
     @property
     def at(self) -> Tuple[int, int]:
@@ -105,7 +117,8 @@ class _Matrix(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        sources = [self.tensor, *(tensor for _, *pair in self.added for tensor in pair)]
+        sources = [self.tensor, *(tensor for _, *pair in self.added for tensor in pair),
+                   *(tensor for tensor in self.latent or () if tensor is not None)]
         return sum(tensor.numel() * tensor.element_size() for tensor in sources)
 
     @property
@@ -119,23 +132,32 @@ class _Matrix(NamedTuple):
         """Copies it now; what is returned gives dtype and numbers, [out, in]. `floats`: f16 and bf16 as f32."""
         whole = HostCopy(self.tensor)
         added = [(scale, HostCopy(b), HostCopy(a)) for scale, b, a in self.added]
+        latent = None if self.latent is None else [None if one is None else HostCopy(one) for one in self.latent]
 
         def finish() -> Tuple[str, np.ndarray]:
-            kind, array = ("f32", whole.floats()) if added or floats else (whole.dtype_name, whole.numpy())
+            kind, array = ("f32", whole.floats()) if added or floats or latent else (whole.dtype_name, whole.numpy())
             array = array.T if self.transposed else array
             for scale, b, a in added:
                 array = array + np.float32(scale) * (b.floats() @ a.floats())
+            if self.rows is not None:
+                each, first, count = self.rows
+                array = array.reshape(-1, each, array.shape[1])[:, first:first + count].reshape(-1, array.shape[1])
+            if latent is not None and latent[1] is not None:
+                scaled = array if latent[0] is None else array * latent[0].floats()
+                array = scaled @ latent[1].floats()[:array.shape[1]]
             return ("f64" if array.dtype == np.float64 else kind), array
 
         return finish
 
 
 class _Layer(NamedTuple):
-    """The matrices of a layer by their names of GIVEN, and what its heads are."""
+    """The matrices of a layer by their names of GIVEN, and what its heads are. `unsent`: the names of others, and why these are
+    not sent."""
     matrices: Mapping[str, _Matrix]
     heads: int
     kv_heads: int
     head_dim: int
+    unsent: Optional[Tuple[str, str]] = None
 
     @property
     def nbytes(self) -> int:
@@ -330,6 +352,8 @@ class Projections:
             other = self._sent.setdefault(places, path)
             if other != path:
                 raise Refused("tied", f"they are those of {other}, of which they are published")
+            if found.unsent is not None:
+                self._refused.setdefault(found.unsent[0], []).append((path, found.unsent[1]))
             return found
         except Refused as refused:
             self._refused.setdefault(refused.kind, []).append((path, str(refused)))
@@ -341,9 +365,9 @@ class Projections:
             if self._first and kind not in self._told:
                 self._told.append(kind)
                 path, reason = found[0]
-                log.warning("job %s: W_q, W_k, W_v and W_o of %s (%s%s) are not published: %s", self._publisher.job,
-                            path or "the model", type(modules.get(path)).__name__,
-                            f", and {len(found) - 1} more layers" if len(found) > 1 else "", reason)
+                names = kind if kind.startswith("W_") else "W_q, W_k, W_v and W_o"
+                log.warning("job %s: %s of %s (%s%s) %s not published: %s", self._publisher.job, names, path or "the model", type(modules.get(path)).__name__,
+                            f", and {len(found) - 1} more layers" if len(found) > 1 else "", "are" if " and " in names else "is", reason)
 
 
 def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
@@ -423,12 +447,18 @@ def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, st
     found: Dict[str, _Matrix] = {}
     wanted = () if BLOCKS in given or BY_HEAD in given else tuple(name for name in READ if name not in given)
     automatic = [*(" ".join(names) for names in SEPARATE), *FUSED] if wanted else []
+    unsent: Optional[Tuple[str, str]] = None
     for holder in _around(path):
+        latent = None if given or found else _latent(modules, holder, attends)
+        if latent is not None:
+            return latent
         told = {name: _matrix_at(modules, holder, given[name]) for name in given if name not in found}
         here = {name: matrix for name, matrix in told.items() if matrix is not None}
         if wanted:
             read = _separate(modules, holder, wanted) or (_fused(modules, holder, attends) if wanted == READ else {})
             wanted = () if read else wanted
+            if "wq" in read:
+                read, unsent = _without_gate(modules[holder], read, attends)
             here.update(read)
         found.update(here)
         out = _output(modules, holder, found, attends.heads) if here and "wo" not in {**given, **found} else None
@@ -437,7 +467,43 @@ def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, st
         looked_at = ", ".join((*given.values(), *automatic))
         raise Refused("names", f"it has none of {looked_at}. projections={{'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': "
                       "'NAME'} tells their names within an attention, weights_every=0 silences this")
-    return _checked(found, attends)
+    return _checked(found, attends)._replace(unsent=unsent)
+
+
+def _latent(modules: Modules, holder: str, attends: _Attends) -> Optional[_Layer]:
+    """W_v and W_o of multi-head latent attention; None: it is none. Refused."""
+    heads = attends.heads
+    for names in LATENT:
+        b, a = (_matrix_at(modules, holder, name) for name in names[:2])
+        norm: Any = getattr(modules.get(f"{holder}.{names[2]}".lstrip(".")), "weight", None)
+        if b is None or a is None or b.shard is not None or a.shard is not None or a.shape[0] < b.shape[1] or b.shape[0] % heads:
+            continue
+        outs = (_matrix_at(modules, holder, name) for name in OUT)
+        out = next((matrix for matrix in outs if matrix is not None and matrix.shape[0] == a.shape[1] and matrix.shape[1] % heads == 0
+                    and matrix.shape[1] // heads < b.shape[0] // heads), None)
+        if out is None:
+            continue
+        if a.added:
+            raise Refused("parametrised", f"LoRA adds to {names[1]}, the first of two factors")
+        each, d = b.shape[0] // heads, out.shape[1] // heads
+        v = b._replace(rows=(each, each - d, d), latent=(None if norm is None else norm.detach(), a.tensor))
+        return _checked({"wv": v, "wo": out}, attends._replace(head_dim=d))._replace(unsent=(
+            "W_q and W_k", f"the heads that they make are of another dimension than those of values, which are of {d}; of this latent "
+            "attention W_v (both factors multiplied, without what the norm between them divides by) and W_o are"))
+    return None
+
+
+def _without_gate(module: torch.nn.Module, read: Dict[str, _Matrix],
+                  attends: _Attends) -> Tuple[Dict[str, _Matrix], Optional[Tuple[str, str]]]:
+    """W_q without the gate that it has for each query, and what cannot be sent, with the reason."""
+    stated: Any = getattr(module, "head_dim", None)
+    d, wq = attends.head_dim or (stated if isinstance(stated, int) else 0), read["wq"]
+    if not d or wq.shape[0] != 2 * attends.heads * d:
+        return read, None
+    if GATED_BY_HEAD.match(type(module).__name__) and wq.shard is None:
+        return {**read, "wq": wq._replace(rows=(2 * d, 0, d))}, None
+    return {name: matrix for name, matrix in read.items() if name != "wq"}, (
+        "W_q", "its matrix has twice the rows of its heads, as with a gate, in an order that is not certain, or in parts")
 
 
 def _around(path: str) -> List[str]:
@@ -476,7 +542,7 @@ def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, _Matri
 
 def _output(modules: Modules, holder: str, found: Mapping[str, _Matrix], heads: int) -> Optional[_Matrix]:
     """W_o, which leads back to where W_q reads from."""
-    first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD) if name in found), None)
+    first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD, "wk", "wv") if name in found), None)
     if first is None:
         return None
     inner = first.shape[0] if "wq" in found else None

@@ -45,7 +45,7 @@ from .calls import NotCaptured, Output, Queries, Seen, Weights, unreadable
 from .evidence import Trail, tensors_in
 from .forms import flex, interface, kernels_of_others, look, sdpa
 from .forms.detours import Detour
-from .judge import SAYS_ATTENTION, Judge, head_count
+from .judge import SAYS_ATTENTION, SIGMOID, Judge, head_count, other_attention
 from .paths import call_name, module_paths
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes
 
@@ -76,7 +76,7 @@ class Watcher(Protocol):
     def wants_values(self) -> bool:
         """Whether saw() wants to know what weights are multiplied with."""
 
-    def expects(self, path: str, call: int) -> None:
+    def expects(self, path: str, call: int, seen: Seen) -> None:
         """The same may be told later in this forward, or may not."""
 
     def leaves_out(self, path: str, call: int, seen: Seen) -> None:
@@ -110,10 +110,14 @@ class Entered(NamedTuple):
     def first(self) -> Any:
         """Its first argument, by position or by name; None: it has none. torch tells hooks of all modules no names, but
         the frame has them."""
-        if self.args:
-            return self.args[0]
-        named = self.frame.f_locals.get("kwargs") or {}
-        return named.get(next(iter(inspect.signature(self.module.forward).parameters), None))
+        return self.args[0] if self.args else next(iter(self.inputs.values()), None)
+
+    @property
+    def inputs(self) -> Dict[str, Any]:
+        """Its arguments by name, in the order of its forward."""
+        names = list(inspect.signature(self.module.forward).parameters)
+        given = {**dict(zip(names, self.args)), **(self.frame.f_locals.get("kwargs") or {})}
+        return {name: given[name] for name in sorted(given, key=lambda name: names.index(name) if name in names else len(names))}
 
 
 class Spy:
@@ -139,6 +143,7 @@ class Spy:
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
         self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
+        self._sigmoids: Set[str] = set()  # of those that computed a sigmoid over [.., T, T]
         self._written: Set[str] = set()  # calls whose weights the model writes to before they meet the values
         self._altered = False  # the model wrote to weights before they were known to be such
         self._trains = True  # what this forward computes is trained with
@@ -241,13 +246,17 @@ class Spy:
             self._entered = {self._paths[id(module)]: module for module in self.root.modules() if id(module) in self._paths}
             shown = self._unread.union(self._calls)
             attending = {type(self._entered[path]) for path in self._calls if path in self._entered}
-            unseen = self._unseen() or [path for path, module in self._entered.items()
-                                        if type(module) in attending and path not in shown]
+            others: List[str] = []
+            unseen: List[str] = []
+            for path in self._unseen():
+                (unseen if self.kind_of(path) is None else others).append(path)
+            unseen = unseen or [path for path, module in self._entered.items()
+                                if type(module) in attending and path not in shown]
             if unseen:
                 self._may_look = False
                 log.info("%s (%s) shows nothing in compiled code: captured steps run eagerly from now on", unseen[0],
                          type(self._entered[unseen[0]]).__name__)
-            self.watcher.ends(None)
+            self.watcher.ends(others or None)
 
     def _force_eager(self) -> None:
         """Once something may have been compiled."""
@@ -322,7 +331,7 @@ class Spy:
             elif decided.attention:
                 self.watcher.saw(path, call, judge.ordered(name, decided, seen._replace(v=trail.values)))
 
-        self.watcher.expects(path, call)
+        self.watcher.expects(path, call, seen)
         if self._lookout is not None:
             self._lookout.begin_trail(Trail(seen, result, self, settle))
 
@@ -330,6 +339,17 @@ class Spy:
         """A softmax over more axes than those of an attention was computed."""
         if self.judge is not None and self.current_module is not None and not self._again:
             self.judge.shows_more(self._stack[-1].path, self._stack[-1].module, axes)
+
+    def sees_sigmoid(self) -> None:
+        """The module that runs now computed a sigmoid over [.., T, T]."""
+        if self.current_path is not None:
+            self._sigmoids.add(self.current_path)
+
+    def kind_of(self, path: str) -> Optional[str]:
+        """The kind of the module at `path`, which showed no attention; None: nothing tells."""
+        module = self._entered.get(path)
+        other = None if module is None else other_attention(path, module)
+        return SIGMOID if other is None and any(f"{one}.".startswith(f"{path}.") for one in self._sigmoids) else other
 
     def cannot_see(self, why: str) -> None:
         """The module that runs now computed an attention of which nothing is captured."""
@@ -485,7 +505,7 @@ class Spy:
         """Modules that were run and look like attention, with none seen or told in or below them."""
         known = self._told.union(self._unread, self._calls)
         return [path for path, module in sorted(self._entered.items(), key=lambda entry: entry[0])
-                if path not in known and SAYS_ATTENTION.search(type(module).__name__)
+                if path not in known and (SAYS_ATTENTION.search(type(module).__name__) or other_attention(path, module))
                 and any(True for _ in module.parameters())
                 and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in known)]
 
@@ -560,6 +580,10 @@ class Lookout:
         result = function(*args, **kwargs)
         if function is _sdpa:
             self.tell(lambda: sdpa.of_call(args, kwargs, result))
+        elif function in _SIGMOIDS:
+            if isinstance(result, torch.Tensor) and result.dim() > 2 and result.shape[-1] == result.shape[-2]:
+                for spy in list(self.spies):
+                    spy.sees_sigmoid()
         elif isinstance(result, torch.Tensor) and result.dim() > 4:
             for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
                 spy.sees_more(result.dim())
@@ -933,7 +957,8 @@ _set_stance: Optional[Callable[..., Any]] = getattr(getattr(torch, "compiler", N
 _ALWAYS: Dict[str, bool] = {"always_call": True} if hasattr(torch, "compiler") else {}
 _sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
 _mha_forward: Any = functional.multi_head_attention_forward
-_LOOKED_AT = {_sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
+_SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, torch.special.expit, functional.sigmoid}
+_LOOKED_AT = {*_SIGMOIDS, _sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
               *_stand_ins.ours.values()} - {None}
 
 

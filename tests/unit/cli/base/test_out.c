@@ -80,6 +80,20 @@ TEST(letters_beyond_ascii_take_one_column)
                  "J   N\n\xc3\xbc   1\nuu  2\n");
 }
 
+TEST(no_terminal_breaks_up_no_table)
+{
+    FILE *file = tmpfile();
+    assert_int_equal(out_width(file), INT_MAX);
+    fclose(file);
+    assert_table(3, INT_MAX, true,
+                 CELLS("a123456789a123456789a123456789a123456789",
+                       "b123456789b123456789b123456789b123456789", "C", "1", "2", "3"),
+                 "a123456789a123456789a123456789a123456789  "
+                 "b123456789b123456789b123456789b123456789  C\n"
+                 "1                                         "
+                 "2                                         3\n");
+}
+
 TEST(many_rows_grow_the_table)
 {
     struct out_table table;

@@ -413,11 +413,9 @@ FAKE_TEST(something_firing_is_bad_news)
 {
     past_assert_says(
         fake, "alerts gpt", 1,
-        "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND\n"
-        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1\n"
-        "\n"
-        "SEVERITY  SINCE\n"
-        "critical  step 1150\n"
+        "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND  SINCE\n"
+        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1    "
+        "step 1150\n"
         "\n"
         "entropy of head 2 is low\n");
 }
@@ -426,11 +424,10 @@ FAKE_TEST(an_alert_that_fired_at_the_end_is_bad_news)
 {
     past_assert_says(
         fake, "alerts dead", 1,
-        "SEVERITY  RUN       RULE              WHERE              STATE          VALUE\n"
-        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing at end  0.03125\n"
-        "\n"
-        "SEVERITY  BOUND  SINCE\n"
-        "critical  0.1    step 1150\n"
+        "SEVERITY  RUN       RULE              WHERE              STATE          VALUE    BOUND  "
+        "SINCE\n"
+        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing at end  0.03125  0.1    "
+        "step 1150\n"
         "\n"
         "entropy of head 2 is low\n");
 }
