@@ -263,7 +263,7 @@ def test_the_readme_begins_with_commands_that_do_what_they_say(tmp_path):
         page = re.search(r"^attnd: the page is (\S+)#/overview\?job=gpt-small on ", trained.stderr, re.M).group(1)
         said = run("bash", "-euc", "\n".join(looks), cwd=tmp_path, env=there)
         assert said.startswith(f"{page}\n") and "nothing is wrong" in said.replace("all is well", "nothing is wrong")
-        assert re.search(r"^decoder\.1\.self( +[01]\.\d+){2}", said, re.M), said
+        assert re.search(r"^encoder\.1\.self( +[01]\.\d+){2}", said, re.M), said
     finally:
         os.kill(pid, signal.SIGKILL)
         shutil.rmtree(runtime)

@@ -97,7 +97,7 @@ def test_it_is_called_with_alerts_on_the_trainings_thread_between_steps(judging)
     fired = told[0][0]
     assert (fired["job"], fired["run"], fired["state"], fired["severity"]) == ("alone", training.watch.publisher.run, "firing",
                                                                              "critical")
-    assert fired["since"]["step"] >= 10 and "confidence of decoder.0.self" in fired["message"]
+    assert fired["since"]["step"] >= 10 and "confidence of encoder.0.self" in fired["message"]
     assert not threads()
 
 
@@ -110,7 +110,7 @@ def test_nothing_of_it_is_there_when_it_is_not_used(judging):
 def test_stop_training_reaches_the_loop_after_all_functions_were_called(judging):
     saved = []
     training = Training(judging, on_alert=[client.stop_on("critical"), client.checkpoint_on("critical", saved.append)])
-    with pytest.raises(client.StopTraining, match="^sharp: .*confidence of decoder.0.self"), training.watch:
+    with pytest.raises(client.StopTraining, match="^sharp: .*confidence of encoder.0.self"), training.watch:
         training.model.sharpness = 100.0
         training.until(lambda: False, "the end")
     assert [alert["rule"] for alert in saved] == ["sharp"]

@@ -34,7 +34,7 @@ def test_attach_in_one_line(attnd, monkeypatch):
     reader = Reader(attnd, "summary/")
     exec(python_block(), {"model": model, "epochs": 2, "train_one_epoch": train_one_epoch})
     seen = [reader.next() for _ in range(4)]
-    assert {topic for topic, _ in seen} == {f"summary/gpt-small/decoder/{n}/self/" for n in range(2)}
+    assert {topic for topic, _ in seen} == {f"summary/gpt-small/encoder/{n}/self/" for n in range(2)}
     assert [summary["window"]["last"] for _, summary in seen] == [0, 0, 1, 1]
     # two forwards, and the matrices at the end of the epoch
     assert all(summary["messages"] == 3 and not summary["window"]["partial"] for _, summary in seen)
