@@ -546,14 +546,14 @@ def test_queries_see_ahead_when_nothing_hides_later_keys():
     ends = torch.block_diag(*[torch.ones(16, 16)] * 2).bool()  # two documents
     masks = {None: True, band: False, keys: True, keys & ends: True, keys & band: False, torch.zeros(32, 32).masked_fill(~band, -1e9): False}
     for mask, ahead in masks.items():
-        assert sees_ahead(Queries(q, q, mask)).item() is ahead
-    assert sees_ahead(Queries(q, q, late_mask=lambda cut: band[None, None][:, :, cut[2]])).item() is False
-    assert sees_ahead(Queries(q, q, causal=True)).item() is False
+        assert bool(sees_ahead(Queries(q, q, mask))) is ahead
+    assert not sees_ahead(Queries(q, q, late_mask=lambda cut: band[None, None][:, :, cut[2]]))
+    assert sees_ahead(Queries(q, q, causal=True)) is False
     assert sees_ahead(Queries(q[:, :, -1:], q)) is None and sees_ahead(Queries(q, q, score_mod=mods.ScoreMod(None))) is None
     sink = torch.cat([late.masked_fill(~band, -1e9), late[..., :1]], -1)
-    assert sees_ahead(Weights(sink.softmax(-1), sink, sink=True)).item() is False
+    assert not sees_ahead(Weights(sink.softmax(-1), sink, sink=True))
     for logits, ahead in ((late, True), (late.masked_fill(~band, float("-inf")), False)):
-        assert sees_ahead(Weights(logits.softmax(-1), logits)).item() is ahead
+        assert bool(sees_ahead(Weights(logits.softmax(-1), logits))) is ahead
 
 
 @pytest.mark.parametrize("inputs, keys, other", [
