@@ -42,8 +42,8 @@ from .address import NOBODY, AddressError
 from .alerts import Act, Alerts, StopTraining, alerts_for, check_acts
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
 from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
-                    keys_of, looker_for_padding, map_weights, may_read_other, parts, placements_of, precision_of, queries_of, reads_other,
-                    sees_ahead, tells_padding)
+                    keys_of, looker_for_padding, map_weights, may_read_other, parts, placements_of, precision_of, queries_of,
+                    reads_other, sees_ahead, tells_padding)
 from .cost import Cost, milliseconds, percent
 from .forms import look
 from .gradients import Gradients
@@ -1114,7 +1114,7 @@ class _Names:
         paths = [*self.layers, *new]
         kept = {**self.layers, **{path: self.given[path] for path in new if path in self.given}}
         reserved = [layer for path, layer in self.given.items() if path not in kept]
-        with torch_state.outside_modes():
+        with torch_state.outside_modes():  # waits for the device, once: a mask on it that a layer's first call had is read
             shown = {path: Shown(cross, None if ahead is None else bool(ahead)) for path, (cross, ahead) in self._shown.items()}
         self._shown = {}
         self.layers = {path: wire.NamedLayer(*layer, wire.clean_module(path))

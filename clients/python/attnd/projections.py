@@ -366,8 +366,9 @@ class Projections:
                 self._told.append(kind)
                 path, reason = found[0]
                 names = kind if kind.startswith("W_") else "W_q, W_k, W_v and W_o"
-                log.warning("job %s: %s of %s (%s%s) %s not published: %s", self._publisher.job, names, path or "the model", type(modules.get(path)).__name__,
-                            f", and {len(found) - 1} more layers" if len(found) > 1 else "", "are" if " and " in names else "is", reason)
+                more = f", and {len(found) - 1} more layers" if len(found) > 1 else ""
+                log.warning("job %s: %s of %s (%s%s) %s not published: %s", self._publisher.job, names, path or "the model",
+                            type(modules.get(path)).__name__, more, "are" if " and " in names else "is", reason)
 
 
 def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
