@@ -44,12 +44,11 @@ static void put_loss(struct top_view *view, int row, int column, double loss)
                isnan(loss) ? "NaN" : number);
 }
 
-/* How many bytes, up to a word, all names begin with; 0 where each name fits in its columns. */
-static size_t same_beginning(const struct model *model, int width)
+/* How many bytes, up to a word, all names begin with. */
+static size_t same_beginning(const struct model *model)
 {
     const char *first = model->shown_count > 0 ? model->rows[model->shown[0]].job : "";
     size_t same = strlen(first);
-    bool fit = true;
     for (uint32_t i = 0; i < model->shown_count; i++) {
         const char *name = model->rows[model->shown[i]].job;
         size_t at = 0;
@@ -57,21 +56,23 @@ static size_t same_beginning(const struct model *model, int width)
             at++;
         }
         same = at;
-        fit = fit && strlen(name) <= (size_t)width;
     }
     while (same > 0 && (isalnum((unsigned char)first[same - 1]) || first[same - 1] & 0x80)) {
         same--;
     }
-    return fit ? 0 : same;
+    return same;
 }
 
-/* Without the `same` bytes that all names begin with; of what is too long yet, the middle goes. */
+/* What does not fit goes without the `same` bytes that all names begin with, and then without its
+ * middle. */
 static void put_name(struct top_view *view, int column, int width, enum style style,
                      const char *name, size_t same)
 {
-    const char *cut = view->screen->unicode ? "…" : "..", *before = same > 0 ? cut : "";
+    const char *cut = view->screen->unicode ? "…" : "..";
     char text[JOB_NAME_MAX + 8];
+    same = screen_columns(view->screen, name) > width ? same : 0;
     name += same;
+    const char *before = same > 0 ? cut : "";
     int columns = screen_columns(view->screen, name);
     int room = width - screen_columns(view->screen, before);
     if (columns > room && strlen(name) == (size_t)columns) {
@@ -222,7 +223,7 @@ static void draw_runs(struct top_view *view)
     int wide = screen->width >= 120, name = wide ? 40 : 22, loss = wide ? 30 : 6;
     int step = 3 + name + 1, bars = step + (wide ? 18 : 7), verdict = bars + loss + NUMBER;
     struct range range = range_none;
-    size_t same = same_beginning(model, name);
+    size_t same = same_beginning(model);
     uint32_t end;
     screen_put(screen, view->row, 3, name, STYLE_FAINT, "RUN");
     screen_put(screen, view->row, step, bars - step, STYLE_FAINT, wide ? "STATE   STEP" : "STEP");

@@ -264,7 +264,7 @@ TEST(only_a_run_that_is_gone_gives_way_to_the_newest)
     top_asker_look(world, &screen, 1600);
     assert_shows(
         &screen,
-        "gpt-small  run abcdef01  active  epoch 3 step 0  4 ranks  (the run asked for is gone)");
+        "gpt-small  active  epoch 3 step 0  run abcdef01  4 ranks  (the run asked for is gone)");
     screen_free(&screen);
     top_asker_stop(world);
 }
