@@ -63,8 +63,7 @@ static size_t same_beginning(const struct model *model)
     return same;
 }
 
-/* What does not fit goes without the `same` bytes that all names begin with, and then without its
- * middle. */
+/* A name that is too long loses the `same` bytes that all names begin with, then its middle. */
 static void put_name(struct top_view *view, int column, int width, enum style style,
                      const char *name, size_t same)
 {
