@@ -80,8 +80,7 @@ def attended(model, tokens, patch):
     return found
 
 
-CHECKPOINTS = {"none": None, "full": ActivationCheckpoint(mode="full"),
-               "operators": ActivationCheckpoint(mode="selective", selective_ac_option="op")}
+CHECKPOINTS = {"none": None, "operators": ActivationCheckpoint(mode="selective", selective_ac_option="op")}
 
 
 def checkpointed(name):
