@@ -219,7 +219,7 @@ def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judgin
     assert [value for value in numbers["attnd/capture_cost"].values()
             if not any(part and value == pytest.approx(part, rel=1e-6) for part in parts)] == []
     head = numbers["attnd/lowest_entropy_head"][STEPS - 1]
-    assert texts["attnd/lowest_entropy"] == f"head {head:.0f} of decoder.1.self"
+    assert texts["attnd/lowest_entropy"] == f"head {head:.0f} of encoder.1.self"
     assert texts["attnd/page"].startswith("http://127.0.0.1:") and texts["attnd/page"].endswith(f"/#/overview?job=mine&run={run}")
     assert list(numbers["loss"].items()) == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in enumerate(losses)]
     series, settings = logged(judging, "mine")
