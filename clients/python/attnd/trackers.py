@@ -164,7 +164,7 @@ class Wandb(Tracker):
         self.target.config.update({PREFIX + name: text}, allow_val_change=True)
 
     def settings(self) -> Mapping[str, Any]:
-        return {name: value for name, value in dict(self.target.config).items() if not name.startswith(("_", PREFIX))}
+        return _own(self.target.config)
 
     def follow(self, hear: Hear) -> None:
         self.unfollow()
@@ -199,6 +199,7 @@ class Mlflow(Tracker):
         import mlflow
         self._mlflow: Any = mlflow
         self._client = mlflow.MlflowClient()
+        self._texts: Dict[str, str] = {}
 
     @classmethod
     def of(cls, given: Any) -> Optional[Tracker]:
@@ -215,8 +216,18 @@ class Mlflow(Tracker):
         return True
 
     def say(self, name: str, text: str, step: int) -> None:
-        tag = self._mlflow.entities.RunTag(PREFIX + name, text)
-        self._client.log_batch(self.target.info.run_id, tags=[tag], synchronous=False)
+        """MLflow's threads write tags in any order, so one that changes is written at the end; the page does not."""
+        self._texts[name] = text
+        if name == "page":
+            self._write_tags({name: text})
+
+    def flush(self) -> None:
+        if self._texts:
+            self._write_tags(self._texts)
+
+    def _write_tags(self, texts: Mapping[str, str]) -> None:
+        tags = [self._mlflow.entities.RunTag(PREFIX + name, text) for name, text in texts.items()]
+        self._client.log_batch(self.target.info.run_id, tags=tags, synchronous=False)
 
     def settings(self) -> Mapping[str, Any]:
         return dict(self._client.get_run(self.target.info.run_id).data.params)
@@ -251,13 +262,18 @@ class Trackio(Tracker):
         self.target.config[PREFIX + name] = text
 
     def settings(self) -> Mapping[str, Any]:
-        return {name: value for name, value in dict(self.target.config).items() if not name.startswith(("_", PREFIX))}
+        return _own(self.target.config)
 
     def follow(self, hear: Hear) -> None:
         self._after(self.target, "log", lambda metrics, *_, **more: hear(metrics))
 
 
 KINDS: Tuple[Type[Tracker], ...] = (TensorBoard, Wandb, Mlflow, Trackio)
+
+
+def _own(config: Any) -> Mapping[str, Any]:
+    """A run's config without the names of the tool and of attnd."""
+    return {name: value for name, value in dict(config).items() if not name.startswith(("_", PREFIX))}
 
 
 def _has(given: Any, *functions: str) -> bool:
