@@ -60,10 +60,10 @@ export async function loadGrid({ job, run, stack, layer, site, metric, statistic
     return isOfMatrices(metric) ? withNumbers(all) : all;
 }
 
-/** The same with `log`, what the run has logged. */
+/** [grid, log]: loadGrid's with `log`, null without any window, and what the run has logged, which there may be then, too. */
 export async function loadLoggedGrid(what) {
     const [grid, log] = await Promise.all([loadGrid(what), loadLog(what.job, what.run)]);
-    return grid && { ...grid, log };
+    return [grid && { ...grid, log }, log];
 }
 
 /** The values of a head over the run, or with the head null of all as one, `pooled`; [] when the grid has not the layer. */

@@ -134,8 +134,8 @@ export class NeedsAttention {
     /** Jobs beside this one that have firing alerts, of their newest run: the most severe and the oldest first. */
     elsewhereNode() {
         const counts = new Map(),
-            order = ({ severity, since }) => SEVERITIES.indexOf(severity) * 1e15 + since.step;
-        for (const alert of [...this.store.firing].sort((a, b) => order(a) - order(b)))
+            severity = (alert) => SEVERITIES.indexOf(alert.severity);
+        for (const alert of [...this.store.firing].sort((a, b) => severity(a) - severity(b) || a.since.step - b.since.step))
             if (alert.job !== this.params.job && alert.run === this.store.runsOf(alert.job)[0]?.run)
                 counts.set(alert.job, (counts.get(alert.job) ?? 0) + 1);
         if (counts.size === 0) return null;

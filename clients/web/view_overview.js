@@ -5,10 +5,9 @@ import { find } from "./api.js";
 import { alertsAbout, windowOfStep } from "./chart_marks.js";
 import { BeforeAfter } from "./before_after.js";
 import { COLOR_MAPS, extent, scaled } from "./colors.js";
-import { loadLog } from "./context.js";
 import { byLayer, h, headName, layerName, note, number, select, withModule } from "./dom.js";
 import { figure } from "./figure.js";
-import { loadGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
+import { loadLoggedGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
 import { drawLegend } from "./heat_legend.js";
 import { HeatMap } from "./heat_map.js";
 import { NeedsAttention } from "./needs_attention.js";
@@ -94,13 +93,11 @@ class Overview {
 
     /* Questions to attnd */
 
-    /** With what the run has logged, which there may be without any window. */
     async loadGrid() {
-        const { metric, statistic } = this,
-            what = { job: this.params.job, run: this.run },
-            [grid, log] = await Promise.all([loadGrid({ ...what, metric: metric.name, statistic }), loadLog(what.job, what.run)]);
+        const { params, run, metric, statistic } = this,
+            [grid, log] = await loadLoggedGrid({ job: params.job, run, metric: metric.name, statistic });
         this.log = log;
-        return grid && { ...grid, log };
+        return grid;
     }
 
     /** A sentence about what capturing costs the job's runs that go on; "" when none has told. */

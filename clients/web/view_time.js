@@ -87,7 +87,7 @@ export class ViewTime {
     async load() {
         const { job, run } = this.run;
         const what = { job, run, ...this.where, metric: this.metric.name, statistic: "mean" };
-        this.grid = await loadLoggedGrid(what).catch(() => null);
+        [this.grid] = await loadLoggedGrid(what).catch(() => [null]);
         this.place();
     }
 

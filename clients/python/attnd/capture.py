@@ -524,8 +524,7 @@ class Watch:
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance(before_backward=True)
             if self._alerts is not None:
-                if self._alerts.logs:
-                    self._guarded(self._alerts.write)
+                self._guarded(self._alerts.write)
                 self._alerts.step_is_unknown()
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
@@ -539,8 +538,7 @@ class Watch:
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
         if self._alerts is not None:
-            if self._alerts.logs:
-                self._guarded(self._alerts.write)
+            self._guarded(self._alerts.write)
             self._tell_alerts(self._alerts)
 
     def _tell_alerts(self, alerts: Alerts) -> None:
@@ -829,7 +827,7 @@ class Watch:
             if cross is None and 1 < queries != keys and self._spy.is_looking:  # compiled code shows no inputs of modules
                 module = self._module_at(path.partition("#")[0])
                 cross = may_read_other(inspect.signature(module.forward).parameters)
-            self._names.note(path, cross, ahead)
+            self._names.note(path, Shown(cross, ahead))
         except Exception:
             self.failed(f"{path or 'the model'} could not be looked at for its name")
 
@@ -978,27 +976,24 @@ class Watch:
         if self._told_unseen or self._warned or (known and not unseen):
             return
         self._told_unseen = True
-        kinds: Dict[str, List[str]] = {}
+        kinds: Dict[Optional[str], List[str]] = {}
         for path in unseen:
-            kind = self._spy.kind_of(path)
-            if kind is not None:
-                kinds.setdefault(kind, []).append(path)
+            kinds.setdefault(self._spy.kind_of(path), []).append(path)
+        unseen = kinds.pop(None, [])
         for kind, paths in kinds.items():
-            log.warning("job %s: %s (%s%s) is %s: not captured", self.publisher.job, paths[0] or "the model", type(self._module_at(paths[0])).__name__,
-                        f", and {len(paths) - 1} more module{'s' * (len(paths) > 2)}" if len(paths) > 1 else "", kind)
+            more = f", and {len(paths) - 1} more module{'s' * (len(paths) > 2)}" if len(paths) > 1 else ""
+            log.warning("job %s: %s (%s%s) is %s: not captured", self.publisher.job, paths[0] or "the model",
+                        type(self._module_at(paths[0])).__name__, more, kind)
         if kinds:
             self.publisher.tell_uncaptured("; ".join(f"{paths[0] or 'the model'}: {kind}" for kind, paths in kinds.items()))
             self._say_hello()
-            unseen = [path for path in unseen if self._spy.kind_of(path) is None]
-            if not unseen:
-                return
         if unseen:
             log.warning("job %s: what %s does cannot be seen (%s%s): not scaled_dot_product_attention, "
                         "multi_head_attention_forward or a softmax over [B, H, Tq, Tk]. Publish its queries and keys "
                         "with attnd.publish_qk.",
                         self.publisher.job, unseen[0], type(self._module_at(unseen[0])).__name__,
                         f", and {len(unseen) - 1} more modules" if len(unseen) > 1 else "")
-        else:
+        elif not kinds:
             log.warning("job %s: no attention was seen in a forward of the model; attnd.publish_qk and "
                         "attnd.publish_attention publish what is computed by other means", self.publisher.job)
 
@@ -1094,7 +1089,7 @@ class _Names:
     def __init__(self, given: Mapping[str, Sequence[Any]], stack: Optional[str]):
         self.given = {path: wire.check_layer(*layer) for path, layer in given.items()}
         self._stack = stack
-        self._shown: Dict[str, Tuple[Optional[bool], Union[None, bool, torch.Tensor]]] = {}  # what Shown has, of those without a name
+        self._shown: Dict[str, Shown] = {}  # of those without a name
         self.layers: Dict[str, wire.NamedLayer] = {}
         self.crosses: List[wire.NamedLayer] = []  # those of cross-attention
         self._heads: Dict[str, int] = {}
@@ -1103,9 +1098,9 @@ class _Names:
         """Whether nothing has to be noted of it."""
         return path in self.layers or path in self.given or path in self._shown
 
-    def note(self, path: str, cross: Optional[bool], ahead: Union[None, bool, torch.Tensor]) -> None:
-        """Notes what an attention shows, for its name: what Shown has. The tensor is read when it gets that."""
-        self._shown[path] = cross, ahead
+    def note(self, path: str, shown: Shown) -> None:
+        """Notes what an attention shows, for its name. A tensor in it is read when it gets that."""
+        self._shown[path] = shown
 
     def add(self, found: Sequence[Tuple[str, int]]) -> bool:
         """Names new ones, given with their heads; what has a name keeps it. Whether there were any."""
@@ -1115,7 +1110,7 @@ class _Names:
         kept = {**self.layers, **{path: self.given[path] for path in new if path in self.given}}
         reserved = [layer for path, layer in self.given.items() if path not in kept]
         with torch_state.outside_modes():  # waits for the device, once: a mask on it that a layer's first call had is read
-            shown = {path: Shown(cross, None if ahead is None else bool(ahead)) for path, (cross, ahead) in self._shown.items()}
+            shown = {path: one._replace(ahead=None if one.ahead is None else bool(one.ahead)) for path, one in self._shown.items()}
         self._shown = {}
         self.layers = {path: wire.NamedLayer(*layer, wire.clean_module(path))
                        for path, layer in name_layers(paths, kept, self._stack, reserved, shown).items()}
@@ -1129,7 +1124,7 @@ class _Names:
 
     def place_of(self, path: str, others: Iterable[str]) -> wire.Layer:
         """The layer that a path without a name yet will be, as far as it and the others seen tell."""
-        stack, layer, site = self.given.get(path) or guess_layer(path, tuple(others), Shown(self._shown.get(path, (None,))[0]))
+        stack, layer, site = self.given.get(path) or guess_layer(path, tuple(others), self._shown.get(path, Shown()))
         return (stack if path in self.given else self._stack or stack), layer, site
 
     def site_of(self, path: str) -> str:

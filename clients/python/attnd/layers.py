@@ -32,9 +32,9 @@ from .wire import LAYER_MAX, Layer, check_layer
 
 class Shown(NamedTuple):
     """Facts of a call; None: nothing tells. `cross`: keys and values are of another input than the queries. `ahead`: queries
-    see keys behind their own."""
+    see keys behind their own, a bool, or until it is read a tensor of one."""
     cross: Optional[bool] = None
-    ahead: Optional[bool] = None
+    ahead: Any = None
 
 
 def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Sequence[Any]]] = None,

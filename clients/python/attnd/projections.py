@@ -87,9 +87,13 @@ class _Attends(NamedTuple):
 
 
 class _Matrix(NamedTuple):
-    """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each. `shard`: the tensor
-    is a part of it. `rows`: (each, first, count), of each so many rows those are the matrix. `latent`: (scale or None, first), it
-    stands for matrix diag(scale) first, of whose rows as many are read as the matrix has columns."""
+    """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each.
+
+    shard    the tensor is a part of the matrix
+    rows     (each, first, count): in every `each` rows of the tensor, the matrix has the `count` rows from `first` on
+    latent   (scale or None, factor): the matrix is tensor diag(scale) factor, of whose rows as many count as the tensor has
+             columns
+    """
     tensor: torch.Tensor
     transposed: bool = False
     added: Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...] = ()

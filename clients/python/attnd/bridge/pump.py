@@ -355,7 +355,7 @@ def _topics(jobs: Sequence[str], live: bool) -> Sequence[str]:
     kinds = ("job", "summary", "alert", *(("live",) if live else ()))
     for job in jobs:
         wire.check_job(re.sub(r"[*?]|\[[^]]*\]", "x", job))
-    begins = [re.split(r"[*?[]", job)[0] + ("/" if not re.search(r"[*?[]", job) else "") for job in jobs]
+    begins = [re.split(r"[*?[]", f"{job}/")[0] for job in jobs]
     return [f"{kind}/{begin}" for kind in kinds for begin in begins] or [f"{kind}/" for kind in kinds]
 
 

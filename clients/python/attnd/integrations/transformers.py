@@ -18,15 +18,17 @@ Trainer tells nobody when a training fails. The watch then ends with the process
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from transformers import TrainerCallback
 
 import attnd
 
 from .. import scalars
+from ..trackers import Tracker, check_log_to
 from .session import Session
 
 # state.epoch is a sum of fractions.
@@ -50,19 +52,16 @@ def _settings(args: Any, model: Any) -> Dict[str, Any]:
     return found
 
 
-_BEGUN: Dict[str, Callable[[Any], Any]] = {  # the run of a module, or None
-    "wandb": lambda module: module.run,
-    "mlflow": lambda module: module.active_run(),
-    "trackio": lambda module: module.context_vars.current_run.get(),
-}
-
-
-def _runs(args: Any, callbacks: Sequence[Any]) -> List[Any]:
+def _runs(args: Any, callbacks: Sequence[Any]) -> List[Tracker]:
     """The runs that `report_to` names, as `log_to` takes them. Trainer's callbacks come before the user's, so the runs have
-    begun."""
+    begun, unless the tool is switched off."""
     writer = next((one.tb_writer for one in callbacks if getattr(one, "tb_writer", None) is not None), None)
-    found = [writer] + [_BEGUN[name](importlib.import_module(name)) for name in args.report_to if name in _BEGUN]
-    return [run for run in found if run is not None]
+    found = list(check_log_to(writer, None))
+    for name in args.report_to:
+        if name in ("wandb", "mlflow", "trackio"):
+            with contextlib.suppress(ValueError):  # no run of it has begun
+                found += check_log_to(importlib.import_module(name), None)
+    return found
 
 
 def _callbacks_with(callback: TrainerCallback) -> Sequence[Any]:
