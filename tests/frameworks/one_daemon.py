@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """one_daemon: a plugin of pytest, with a daemon for all tests of a file. Test files name it in `pytest_plugins`."""
 import pytest
-from session import SETTINGS, Attnd, report
+from session import SETTINGS, Attnd, Session, report
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +15,12 @@ def stepwise():
     daemon.close()
     for name, summaries, worst in report:
         print(f"{name:<40} {summaries:>4} summaries, largest relative error {worst:.2e}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_watched():
+    """A test that fails leaves no watch to those after it."""
+    yield
+    for session in Session.all:
+        session.close()
+        session.watches.clear()

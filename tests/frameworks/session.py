@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import torch
 from expected import Attended, Layer, Tolerance, differences
@@ -36,13 +36,13 @@ class Session:
     """A job of its own on a daemon that several tests share. A context manager: what is watched within is over at its
     end, and then summaries() has what came of it."""
 
-    _jobs = 0
+    all: List["Session"] = []
 
     def __init__(self, daemon: Attnd):
-        Session._jobs += 1
+        Session.all.append(self)
         self.daemon = daemon
-        self.job = f"job-{Session._jobs}"
-        self.reader = Reader(daemon, f"summary/{self.job}/")
+        self.job = f"job-{len(Session.all)}"
+        self.reader = Reader(daemon, f"summary/{self.job}/", f"job/{self.job}/")
         self.watches: List[attnd.Watch] = []
 
     @property
@@ -54,14 +54,18 @@ class Session:
         """Everything of every step, unless told otherwise; what is sent last is waited for on a busy machine too."""
         watch = attnd.watch(model, job=self.job, endpoint=self.endpoint,
                             **{"every": 1, "samples": 0, "wait": 10.0, "linger": 20.0, **options})
-        assert watch.publisher.wait_for_subscriber(60.0)
         self.watches.append(watch)
+        assert watch.publisher.wait_for_subscriber(60.0)
         return watch
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all watches."""
         for watch in self.watches:
             watch.close()
 
@@ -76,22 +80,23 @@ class Session:
     def finished(self) -> Summaries:
         """The summaries of a job that other processes publish, when it has ended."""
         try:
-            wait_until(self._ended, f"the end of {self.job}")
+            runs = wait_until(self._ended, f"the end of {self.job}")
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.daemon.describe()}") from None
         found: Summaries = {}
-        while not self.reader.silent(0.1):
-            summary = self.reader.next()[1]
-            if summary["snapshot"]:  # the daemon may say again what is known
-                continue
-            key = summary["window"]["first"], (summary["stack"], summary["layer"], summary["site"])
-            assert key not in found, f"{key} came twice"
-            found[key] = summary
+        while runs:
+            result = self.reader.next()[1]
+            if result["kind"] == "job":  # the last that is published of a run says that it ended
+                runs -= {result["run"]} if result["state"] == "ended" else set()
+            elif not result["snapshot"]:  # the daemon may say again what is known
+                key = result["window"]["first"], (result["stack"], result["layer"], result["site"])
+                assert key not in found, f"{key} came twice"
+                found[key] = result
         self.reader.close()
         return found
 
-    def _ended(self) -> bool:
-        return any(job["job"] == self.job and job["state"] == "ended" for job in self.daemon.call("jobs"))
+    def _ended(self) -> Set[str]:
+        return {job["run"] for job in self.daemon.call("jobs") if job["job"] == self.job and job["state"] == "ended"}
 
 
 TIERS = ("raw", "state", *(("accelerator",) if hasattr(torch.cpu, "Stream") else ()))
@@ -135,7 +140,7 @@ def train(model: torch.nn.Module, kind: Kind, steps: int,
 def assert_right(name: str, summaries: Summaries, expected: Dict[Tuple[int, Layer], Sequence[Attended]],
                  tiers: Sequence[str] = ("qk", "attention"), tolerance: Tolerance = Tolerance()) -> None:
     """Exactly these windows and layers, each of these messages, every metric of every head right."""
-    assert sorted(summaries) == sorted(expected)
+    assert sorted(summaries) == sorted(expected), f"{name}: {sorted(set(summaries) ^ set(expected))}"
     wrong, worst = defaultdict(list), 0.0
     for key, messages in expected.items():
         summary = summaries[key]

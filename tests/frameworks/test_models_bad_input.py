@@ -7,6 +7,7 @@ import io
 import logging
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.0")
 import torch.nn.functional as F  # noqa: E402
 from expected import Attended  # noqa: E402
+from harness import PATIENCE_S  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402
 from session import Session, assert_right, expected_of, snapshot, train  # noqa: E402
 from torch import nn  # noqa: E402
@@ -547,18 +549,15 @@ THREADS = [decoder_kind("sdpa", fused), decoder_kind("eager", eager, ("attention
 
 
 def test_several_models_in_several_threads(stepwise):
-    sessions, trained = [Session(stepwise) for _ in THREADS], [[] for _ in THREADS]
+    sessions = [Session(stepwise) for _ in THREADS]
 
-    def work(n):
-        model = THREADS[n].build()
-        sessions[n].watch(model)
-        trained[n] += train(model, THREADS[n], 8)
+    def work(kind, session):
+        model = kind.build()
+        session.watch(model)
+        return list(train(model, kind, 8))
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(THREADS))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(len(THREADS)) as pool:
+        trained = list(pool.map(work, THREADS, sessions, timeout=PATIENCE_S))
     for kind, session, steps in zip(THREADS, sessions, trained):
         assert_right(f"{kind.name}-thread", session.summaries(), expected_of(kind, steps), kind.tiers)
 
