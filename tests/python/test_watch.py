@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import calls, capture, ranks, torch_state
+from attnd import calls, capture, notices, ranks, torch_state
 from attnd import tokens as tokens_module
 from conftest import FakeDaemon, free_endpoint, identity_holds, wait_until
 
@@ -753,13 +753,13 @@ def uncalled(caplog):
 def test_a_model_that_is_never_called_itself_is_told_once(watched, caplog, called):
     model = torch.nn.ParameterDict({"q": torch.nn.Parameter(torch.ones(D, D))}) if not called else Model()
     it = watched(model, steps="manual")
-    for _ in range(3 * capture.STEPS_UNCALLED):
+    for _ in range(3 * notices.STEPS_UNCALLED):
         if called:
             model(*[torch.ones(1, 4, D)] * 3)
         else:
             x = torch.ones(1, H, 4, D) @ model["q"]
             torch.softmax(x @ x.transpose(2, 3), -1)
-        assert called or it.current_step >= capture.STEPS_UNCALLED or not caplog.records
+        assert called or it.current_step >= notices.STEPS_UNCALLED or not caplog.records
         it.step()
     assert len(uncalled(caplog)) == (not called)
     assert called or "the watched ParameterDict is not called itself" in caplog.text
@@ -769,7 +769,7 @@ def test_a_model_that_is_never_called_itself_is_told_once(watched, caplog, calle
 def test_that_compiled_code_is_unseen_before_torch_2_6_is_told(watched, caplog, monkeypatch, unseen):
     monkeypatch.setattr(torch_state, "compiled_is_unseen", unseen)
     it = watched(Model(), steps="manual")
-    for _ in range(capture.STEPS_UNCALLED):  # as where the model runs compiled, and its hooks do not
+    for _ in range(notices.STEPS_UNCALLED):  # as where the model runs compiled, and its hooks do not
         it.step()
     assert len(uncalled(caplog)) == 1
     assert (", or it is compiled: then this needs torch 2.6 or newer. Watch the" in caplog.text) == unseen
@@ -779,11 +779,11 @@ def test_that_compiled_code_is_unseen_before_torch_2_6_is_told(watched, caplog, 
 def test_parts_that_run_alone_are_told_where_they_cannot_be_followed(watched, caplog):
     model = Parts()
     watched(model)
-    for _ in range(capture.PARTS_UNCALLED):
+    for _ in range(notices.PARTS_UNCALLED):
         with torch.no_grad():  # a validation says nothing
             model.training_step(torch.ones(1, 4, dtype=torch.long))
     assert not caplog.records
-    for _ in range(capture.PARTS_UNCALLED):
+    for _ in range(notices.PARTS_UNCALLED):
         model.training_step(torch.ones(1, 4, dtype=torch.long))
     assert len(uncalled(caplog)) == 1 and "before torch 2 its parts cannot be followed alone" in caplog.text
 

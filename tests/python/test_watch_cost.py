@@ -173,7 +173,7 @@ def test_without_room_nothing_is_copied(daemon, monkeypatch, count):
         before = training.watch.stats()["dropped"]
         for _ in range(count):
             training.step()
-        assert training.watch.stats()["dropped"] == before + 3 * count and not training.watch._warned
+        assert training.watch.stats()["dropped"] == before + 3 * count and not training.watch._notices.has_failed
 
 
 def test_a_copy_that_fails_is_counted(daemon, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_copy_that_fails_is_counted(daemon, monkeypatch):
                 training.step()
         assert training.publisher.drain(60)
         stats = training.publisher.stats()
-        assert stats["dropped"] == 6 and training.watch._warned and identity_holds(stats)
+        assert stats["dropped"] == 6 and training.watch._notices.has_failed and identity_holds(stats)
 
 
 MASK = torch.zeros(3, 1, 6, 5)

@@ -109,7 +109,7 @@ class Daemon:
             answer = self._attnd.call("alerts", job=job, limit=1000)
             at_end = [one for one in answer["alerts"] or () if one["state"] == "firing_at_end"]
             return ended and answer["alerts"] is not None and len(at_end) == len(answer["firing"]) and answer
-        told: List[Dict[str, Any]] = self._wait_until(written, "the end in the history")["alerts"]
+        told: List[Dict[str, Any]] = self._wait_until(written, "the end in the history", PATIENCE_S)["alerts"]
         return [dict(alert, order=(SEVERITIES.index(alert["severity"]), rules.index(alert["rule"]), alert["step"]))
                 for alert in reversed(told) if alert["state"] == "firing" and alert["severity"] != "info"]
 

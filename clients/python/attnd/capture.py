@@ -27,12 +27,11 @@ import contextlib
 import inspect
 import logging
 import os
-import re
 import threading
 import time
 import weakref
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -52,9 +51,11 @@ from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, re
 from .induction import InductionInputs
 from .judge import Judge
 from .labels import Labels, Texts, check_labels
-from .layers import Shown, guess_layer, name_layers
+from .layers import Shown
+from .names import Names, check_names
+from .notices import Notices
 from .padding import DecoderPadding
-from .paths import call_name, clean_path
+from .paths import call_name, clean_path, module_at
 from .plan import NUMBER_MAX, TIERS, Plan
 from .probe import Probe, run_quietly
 from .projections import Projections, check_projections
@@ -73,8 +74,6 @@ log = logging.getLogger("attnd")
 
 FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
 FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step ends
-STEPS_UNCALLED = 3  # captured ones without a forward of the model, until that is told
-PARTS_UNCALLED = 64  # forwards of parts of it alone that cannot be followed, until that is told
 CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
 ROWS_ON_DEVICE = 256  # query rows that an accelerator takes of a call whose plan says nothing of rows
 WHOLE_EVERY = 16  # captures of an attention there, of which one takes all rows of a sample
@@ -186,7 +185,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     if steps not in ("auto", "manual"):
         raise ValueError(f"steps = {steps!r}: must be 'auto' or 'manual'")
     root = _innermost(model)
-    _check_names(root, layers, stack)
+    check_names(root, layers, stack)
     tell_unmatched(job, patterns, [clean_path(path) for path, _ in root.named_modules()])
     texts = check_labels(labels)
     if isinstance(weights_every, bool):
@@ -248,7 +247,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             publisher.tell_every(every)
         if own_window is not None:
             publisher.tell_window(own_window)
-        made = Watch(root, publisher, own, own_plan, share, _Names(layers or {}, stack), position, evaluation, tokens,
+        made = Watch(root, publisher, own, own_plan, share, Names(layers or {}, stack), position, evaluation, tokens,
                      values or gradients or residual, gradients, texts, patterns, starter, looks)
         if residual:
             made.follow_residual(Residual(root, publisher, names), names)
@@ -278,7 +277,7 @@ class Watch:
     """A watched model. Made by watch(); used from the training thread."""
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, own_publisher: bool, own_plan: Dict[str, Any],
-                 share: Share, names: "_Names", position: Tuple[int, int], evaluation: bool, tokens: Optional[bool],
+                 share: Share, names: Names, position: Tuple[int, int], evaluation: bool, tokens: Optional[bool],
                  values: bool, gradients: bool, texts: Optional[Texts], patterns: Mapping[str, Sequence[str]],
                  starter: Optional[Starter] = None, looks: bool = False):
         self.publisher = publisher
@@ -303,17 +302,11 @@ class Watch:
         self._pending_bytes = 0
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
-        self._followed = False  # a forward of this step was
         self._trains = False  # the forward that runs began with gradients, and it is known when backward repeats it
-        self._unseen: Dict[str, None] = {}  # paths of attentions in it that showed none, in order
         self._padding = DecoderPadding()
-        self._told_unseen = self._told_many = self._told_untold = self._told_spread = self._told_unreadable = False
+        self._told_untold = False
         self._shares: Dict[str, Optional[Share]] = {}  # by path, as they were found; None: it is not known
-        self._called = False  # a forward of the model was, or one of a part that is followed
-        self._begun = self._evaluated = False  # a step was, or a forward was followed; one was left out as a validation
-        self._steps_uncalled = self._parts_uncalled = 0
         self._closed = False
-        self._warned = False
         self._alive_at = time.monotonic()
         self._pid = os.getpid()
         self._handles: List[Any] = []
@@ -324,6 +317,7 @@ class Watch:
         self.sends_residual: Optional[Mapping[str, str]] = None  # and how projections are called
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge, looks)
+        self._notices = Notices(root, publisher, self._spy, names, self._say_hello)
         self._looks = looks
         if looks:
             look.prepare(root)
@@ -427,9 +421,7 @@ class Watch:
         time). Idempotent."""
         if self._closed:
             return
-        if self._followed:
-            self._guarded(self._tell_unseen)
-        self._guarded(self._tell_evaluated)
+        self._guarded(self._notices.end, self._step > self._first_step)
         self._closed = True
         self._disarm()
         if self._looks:
@@ -512,7 +504,7 @@ class Watch:
 
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
-        self._called = True
+        self._notices.model_called()
         if self._closed or self._stepped or _probing() is not None or not self._is_training():
             return
         forwards_are_steps = register_optimizer_hook is None or not torch.is_grad_enabled()
@@ -563,13 +555,9 @@ class Watch:
             if self._spy.is_in_doubt:
                 self._disarm()
         self._step += 1
-        self._begun = True
         self._passes = {}
-        self._steps_uncalled += installed
-        if self._steps_uncalled >= STEPS_UNCALLED:
-            self._tell_uncalled()
-        if self._followed:
-            self._guarded(self._tell_unseen)
+        if installed or self._notices.is_followed:
+            self._guarded(self._notices.step_ends, installed)
         if self._probe is not None:
             with torch_state.outside_modes():
                 self._probe.after_step(self._step)
@@ -667,8 +655,7 @@ class Watch:
         begins = self._is_training()
         if begins and self._gradients is not None:
             self._gradients.settle()
-        self._called = self._called or begins
-        self._begun, self._evaluated = self._begun or begins, self._evaluated or not begins
+        self._notices.forward_begins(begins)
         return begins
 
     def _is_training(self) -> bool:
@@ -689,19 +676,19 @@ class Watch:
 
     def passes_over(self) -> None:
         """See spy.Watcher. With steps="manual" nobody says whether the model itself was called before."""
-        self._parts_uncalled += 1
-        if self._parts_uncalled >= PARTS_UNCALLED and self._handles:
-            self._tell_uncalled()
+        self._notices.part_uncalled(tells=bool(self._handles))
 
     def saw(self, path: str, call: int, seen: Seen) -> None:
         """See spy.Watcher. Calls without a name yet are kept until the forward ends."""
         try:
             if call >= CALLS_PER_FORWARD:
-                self._tell_many(path)
+                self._notices.many(path, CALLS_PER_FORWARD)
                 return
             path = call_name(path, call)
-            if placements_of(seen) is not None:
-                self._tell_spread(path, seen)
+            placements = placements_of(seen)
+            if placements is not None:
+                self._unnamed.pop(path, None)
+                self._notices.spread(path, placements)
                 return
             share = self._share_of(path, seen)
             if share is None:
@@ -825,7 +812,7 @@ class Watch:
                     cross = reads_other(entered.inputs, queries, keys)
             ahead = sees_ahead(seen)
             if cross is None and 1 < queries != keys and self._spy.is_looking:  # compiled code shows no inputs of modules
-                module = self._module_at(path.partition("#")[0])
+                module: Any = module_at(self._root, path.partition("#")[0])
                 cross = may_read_other(inspect.signature(module.forward).parameters)
             self._names.note(path, Shown(cross, ahead))
         except Exception:
@@ -865,8 +852,7 @@ class Watch:
             for told in news:
                 log.warning("job %s: %s", self.publisher.job, told)
             if unseen is not None:
-                self._unseen.update(dict.fromkeys(path for path in unseen if not self.judge.excludes(path)))
-                self._followed = True
+                self._notices.forward_ends([path for path in unseen if not self.judge.excludes(path)])
         except Exception:
             self.failed("a forward could not be captured")
         finally:
@@ -876,10 +862,7 @@ class Watch:
 
     def failed(self, what: str) -> None:
         """Logs with the current exception, the first time only."""
-        if not self._warned:
-            self._warned = True
-            log.warning("job %s: %s; training goes on, further failures are not logged", self.publisher.job,
-                        what, exc_info=True)
+        self._notices.failed(what)
 
     def _taken(self, path: str) -> Optional[wire.NamedLayer]:
         """The layer at `path`, if it has a name, and somebody wants it."""
@@ -913,24 +896,6 @@ class Watch:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
         self._pending.append(_Kept(path, part.nbytes, lambda: copied, part.kind))
 
-    def _tell_many(self, path: str) -> None:
-        if not self._told_many:
-            self._told_many = True
-            log.warning("job %s: %s attends more than %d times in a forward; the rest is not captured",
-                        self.publisher.job, path or "the model", CALLS_PER_FORWARD)
-
-    def _tell_spread(self, path: str, seen: Seen) -> None:
-        """Says once that the queries of an attention are spread over ranks."""
-        self._unnamed.pop(path, None)
-        if not self._told_spread:
-            self._told_spread = True
-            placements = placements_of(seen) or ()
-            along = any(getattr(one, "dim", None) in (2, -2) for one in placements)
-            self._say_uncaptured(path, f"its queries are a DTensor, {', '.join(map(str, placements))}" + (
-                ", spread over ranks along the sequence (context parallelism): none of them has a whole row. "
-                "attnd.publish_qk takes a rank's queries with all keys" if along else
-                "; what to_local() makes of it is captured"))
-
     def _share_of(self, path: str, seen: Seen) -> Optional[Share]:
         """Which of the layer's heads these are; None: it is not known, which is said once."""
         own = seen.share if isinstance(seen, Queries) else None
@@ -945,87 +910,18 @@ class Watch:
             why = why_unknown(seen, modules, entered[-1].first if entered else None) if share == Share() else None
             if why is not None:
                 share = None
-                self._tell_uncaptured(path, why, "Say which: tensor_parallel=(index, size)")
+                self._notices.unreadable(path, why, "Say which: tensor_parallel=(index, size)")
             self._shares[path] = share
         return self._shares[path]
 
     def cannot_read(self, path: str, why: str) -> None:
         """See spy.Watcher."""
         self._unnamed.pop(path, None)
-        self._tell_uncaptured(path, why)
-
-    def _tell_uncaptured(self, path: str, why: str, what_helps: str = "") -> None:
-        """Says once that an attention is not captured."""
-        if not self._told_unreadable:
-            self._told_unreadable = True
-            self._say_uncaptured(path, f"it {why}{'. ' + what_helps if what_helps else ''}")
-
-    def _say_uncaptured(self, path: str, why: str) -> None:
-        """In a warning, and to attnd, where `python -m attnd` finds it."""
-        self._told_unseen = True
-        log.warning("job %s: the attention of %s is not captured, nor is that of others like it: %s", self.publisher.job,
-                    path or "the model", why)
-        self.publisher.tell_uncaptured(f"{path or 'the model'}: {why}")
-        self._say_hello()
-
-    def _tell_unseen(self) -> None:
-        """Says once what was not seen; judged by a whole step, as its parts may be run one by one."""
-        known = self._names.layers or self._spy.was_told
-        unseen, self._unseen = list(self._unseen), {}
-        self._followed = False
-        if self._told_unseen or self._warned or (known and not unseen):
-            return
-        self._told_unseen = True
-        kinds: Dict[Optional[str], List[str]] = {}
-        for path in unseen:
-            kinds.setdefault(self._spy.kind_of(path), []).append(path)
-        unseen = kinds.pop(None, [])
-        for kind, paths in kinds.items():
-            more = f", and {len(paths) - 1} more module{'s' * (len(paths) > 2)}" if len(paths) > 1 else ""
-            log.warning("job %s: %s (%s%s) is %s: not captured", self.publisher.job, paths[0] or "the model",
-                        type(self._module_at(paths[0])).__name__, more, kind)
-        if kinds:
-            self.publisher.tell_uncaptured("; ".join(f"{paths[0] or 'the model'}: {kind}" for kind, paths in kinds.items()))
-            self._say_hello()
-        if unseen:
-            log.warning("job %s: what %s does cannot be seen (%s%s): not scaled_dot_product_attention, "
-                        "multi_head_attention_forward or a softmax over [B, H, Tq, Tk]. Publish its queries and keys "
-                        "with attnd.publish_qk.",
-                        self.publisher.job, unseen[0], type(self._module_at(unseen[0])).__name__,
-                        f", and {len(unseen) - 1} more modules" if len(unseen) > 1 else "")
-        elif not kinds:
-            log.warning("job %s: no attention was seen in a forward of the model; attnd.publish_qk and "
-                        "attnd.publish_attention publish what is computed by other means", self.publisher.job)
-
-    def _tell_uncalled(self) -> None:
-        """Says once that nothing is captured because the model itself is never called, or compiled code shows nothing."""
-        if self._told_unseen or self._warned or (bool(self._names.layers) if self._spy.is_looking else self._called):
-            return
-        self._told_unseen = True
-        if self._spy.is_looking:
-            log.warning("job %s: nothing is captured: the compiled code of %s shows no attention. It is seen where attnd.watch came "
-                        "before the first forward and inductor compiled it; attnd.watch(..., compiled=\"eager\") runs captured "
-                        "steps eagerly instead", self.publisher.job, type(self._root).__name__)
-            return
-        log.warning("job %s: nothing is captured: the watched %s is not called itself, model(...), in steps that are to be "
-                    "captured, or only without gradients (evaluation=True)%s. Watch the module that is called%s",
-                    self.publisher.job, type(self._root).__name__,
-                    ", or it is compiled: then this needs torch 2.6 or newer" if torch_state.compiled_is_unseen else "",
-                    "; before torch 2 its parts cannot be followed alone" if self._parts_uncalled else "")
-
-    def _tell_evaluated(self) -> None:
-        """Says at the end that nothing was captured because the model never trained."""
-        if self._evaluated and not self._begun and not self._told_unseen and not self._warned:
-            log.warning("job %s: nothing was captured: the model ran only without gradients, which is taken for validation or "
-                        "generation. watch(..., evaluation=True) captures that as well",
-                        self.publisher.job)
+        self._notices.unreadable(path, why)
 
     def _modules_to(self, path: str) -> List[torch.nn.Module]:
         """The module at `path`, after those that it is in."""
         return [module for name, module in self._root.named_modules() if f"{path}.".startswith(f"{clean_path(name)}." if name else "")]
-
-    def _module_at(self, path: str) -> Any:
-        return next((module for name, module in self._root.named_modules() if clean_path(name) == path), None)
 
     # ------------------------------------------------------------------------------------ for manual.py
 
@@ -1081,59 +977,6 @@ class _Kept(NamedTuple):
 
 def _maker(part: Optional[Cut], layer: wire.Layer) -> Maker:
     return lambda: part.make(layer) if part is not None else None
-
-
-class _Names:
-    """The names of attentions by module path, in the order in which they were first seen."""
-
-    def __init__(self, given: Mapping[str, Sequence[Any]], stack: Optional[str]):
-        self.given = {path: wire.check_layer(*layer) for path, layer in given.items()}
-        self._stack = stack
-        self._shown: Dict[str, Shown] = {}  # of those without a name
-        self.layers: Dict[str, wire.NamedLayer] = {}
-        self.crosses: List[wire.NamedLayer] = []  # those of cross-attention
-        self._heads: Dict[str, int] = {}
-
-    def knows(self, path: str) -> bool:
-        """Whether nothing has to be noted of it."""
-        return path in self.layers or path in self.given or path in self._shown
-
-    def note(self, path: str, shown: Shown) -> None:
-        """Notes what an attention shows, for its name. A tensor in it is read when it gets that."""
-        self._shown[path] = shown
-
-    def add(self, found: Sequence[Tuple[str, int]]) -> bool:
-        """Names new ones, given with their heads; what has a name keeps it. Whether there were any."""
-        new = {path: heads for path, heads in found if path not in self.layers}
-        self._heads.update(new)
-        paths = [*self.layers, *new]
-        kept = {**self.layers, **{path: self.given[path] for path in new if path in self.given}}
-        reserved = [layer for path, layer in self.given.items() if path not in kept]
-        with torch_state.outside_modes():  # waits for the device, once: a mask on it that a layer's first call had is read
-            shown = {path: one._replace(ahead=None if one.ahead is None else bool(one.ahead)) for path, one in self._shown.items()}
-        self._shown = {}
-        self.layers = {path: wire.NamedLayer(*layer, wire.clean_module(path))
-                       for path, layer in name_layers(paths, kept, self._stack, reserved, shown).items()}
-        self.crosses = [layer for layer in self.layers.values() if layer[2] == "cross"]
-        return bool(new)
-
-    def stack_of(self, path: str) -> str:
-        """The stack that the attention at `path` is of; it may have no name yet."""
-        known = self.layers.get(path) or self.given.get(path)
-        return known[0] if known is not None else self._stack or guess_layer(path)[0]
-
-    def place_of(self, path: str, others: Iterable[str]) -> wire.Layer:
-        """The layer that a path without a name yet will be, as far as it and the others seen tell."""
-        stack, layer, site = self.given.get(path) or guess_layer(path, tuple(others), self._shown.get(path, Shown()))
-        return (stack if path in self.given else self._stack or stack), layer, site
-
-    def site_of(self, path: str) -> str:
-        """The site of the attention at `path`, as far as the path tells."""
-        return (self.given.get(path) or guess_layer(path))[2]
-
-    def described(self) -> List[Tuple[Any, ...]]:
-        """The contents of a hello: (stack, layer, site, heads, module) of each."""
-        return [(*layer, self._heads[path], layer.module) for path, layer in self.layers.items()]
 
 
 class _Keeper(Hook):
@@ -1203,29 +1046,3 @@ def _innermost(model: Any) -> torch.nn.Module:
         if not isinstance(inner, torch.nn.Module):
             return model  # type: ignore[no-any-return]
         model = inner
-
-
-def _check_names(root: torch.nn.Module, layers: Optional[Mapping[str, Sequence[Any]]], stack: Optional[str]) -> None:
-    """ValueError for names that no attention of the model can have."""
-    if stack is not None:
-        wire.check_layer(stack, 0, "self")
-    paths = {clean_path(path) for path, _ in root.named_modules()}
-    given = {path: _layer_of(path, layer) for path, layer in _mapping(layers).items()}
-    for path in given:
-        if path.partition("#")[0] not in paths:
-            near = [known for known in sorted(paths - {""}) if "att" in known.lower()] or sorted(paths - {""})
-            raise ValueError(f"layers: no module at {path!r}; there are: {', '.join(near[:12])}")
-    if len(set(given.values())) != len(given):
-        raise ValueError("layers: the same layer is named twice")
-
-
-def _mapping(layers: Optional[Mapping[str, Sequence[Any]]]) -> Mapping[str, Sequence[Any]]:
-    if layers is not None and not isinstance(layers, Mapping):
-        raise ValueError(f"layers: must map module paths to (stack, layer, site), not be a {type(layers).__name__}")
-    return layers or {}
-
-
-def _layer_of(path: str, layer: Any) -> wire.Layer:
-    if not isinstance(layer, (tuple, list)) or len(layer) != 3:
-        raise ValueError(f"layers: {path!r}: {layer!r} is not (stack, layer, site), as in ('decoder', 3, 'self')")
-    return wire.check_layer(*layer)

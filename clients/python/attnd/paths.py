@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Dict
+from typing import Dict, Optional
 
 import torch
 
@@ -26,3 +26,8 @@ def clean_path(path: str) -> str:
     if "_orig_mod" not in path and "_wrapped_module" not in path:
         return path  # nearly all are, and each is asked for at every captured step
     return _WRAPPERS.sub("", path).lstrip(".")
+
+
+def module_at(root: torch.nn.Module, path: str) -> Optional[torch.nn.Module]:
+    """The module whose path without wrappers this is."""
+    return next((module for name, module in root.named_modules() if clean_path(name) == path), None)
