@@ -1,26 +1,67 @@
 # SPDX-License-Identifier: MIT
-"""What `attnd.watch` captures of further architectures of transformers while they train: layers, heads and every row
-metric equal those of eager float64 weights."""
+"""Which layers of models of transformers `attnd.watch` captures, how it names them, and their numbers: every metric of
+every head equals that of eager float64 weights. `ATTND_UPDATE_DOCS=1` with all of these tests writes the table of the
+site's page."""
+import os
+import re
+from pathlib import Path
+
 import pytest
 
 transformers = pytest.importorskip("transformers")
 import torch  # noqa: E402
-from session import Session, assert_right, expected_of, train  # noqa: E402
-from zoo_architectures import architecture_kinds  # noqa: E402
+from expected import Tolerance  # noqa: E402
+from session import Session, assert_right, expected_of, report, train  # noqa: E402
+from zoo_models import MODELS, implementations_of, model_kind  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
+PAGE = Path(__file__).parents[2] / "deploy/site/pages/models.md"
+OWN_ROUNDING = {"ConvBert": Tolerance(1e-4)}  # of its convolutions, in float32
+IN_TWO_TIERS = ("Mistral", "Gemma2", "Gemma3Text", "Mixtral", "GptOss", "ViT", "CLIP")
 
 
-@pytest.mark.parametrize("tier", ["raw", "state"])
-@pytest.mark.parametrize("kind", architecture_kinds(), ids=lambda kind: kind.name)
-def test_layers_heads_and_numbers_of_an_architecture_are_right(stepwise, caplog, kind, tier):
+@pytest.fixture(scope="module")
+def found():
+    """{model: {implementation: (layers, largest error)}}, which become the table of the page when they are asked for."""
+    rows = {}
+    yield rows
+    if os.environ.get("ATTND_UPDATE_DOCS") and len(rows) == len(MODELS):
+        head = PAGE.read_text().partition("| model |")[0]
+        lines = [f"| {name} | {MODELS[name].form} | {MODELS[name].special} | {next(iter(one.values()))[0]} | "
+                 f"{' | '.join(f'{one[how][1]:.0e}' if how in one else '-' for how in ('eager', 'sdpa'))} |" for name, one in rows.items()]
+        PAGE.write_text("\n".join([head + "| model | form | special | layers | eager | sdpa |", "|---|---|---|---|---|---|", *lines, ""]))
+
+
+def assert_trained_right(stepwise, kind, tier, tolerance=Tolerance(), steps=1):
+    """All of a model's layers; how many there are, and the largest error."""
     model = kind.build()
     with Session(stepwise) as session:
         session.watch(model, tier=tier)
-        trained = list(train(model, kind, 2))
-    tiers = ("state",) if tier == "state" else kind.tiers
-    assert_right(f"{kind.name}, {tier}", session.summaries(), expected_of(kind, trained), tiers)
-    assert not [record for record in caplog.records if record.name == "attnd"]
+        trained = list(train(model, kind, steps))
+    assert_right(f"{kind.name}, {tier}", session.summaries(), expected_of(kind, trained),
+                 ("state",) if tier == "state" else kind.tiers, tolerance)
+    return report[-1][1:]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_and_numbers_of_a_model_are_right(stepwise, caplog, found, name):
+    for implementation in implementations_of(name):
+        found.setdefault(name, {})[implementation] = assert_trained_right(
+            stepwise, model_kind(name, implementation), "raw", OWN_ROUNDING.get(name, Tolerance()))
+    assert "hybrid" in MODELS[name].special or not [record for record in caplog.records if record.name == "attnd"]
+
+
+@pytest.mark.parametrize("name", IN_TWO_TIERS)
+def test_a_model_is_right_in_tier_state_too(stepwise, name):
+    for implementation in implementations_of(name):
+        assert_trained_right(stepwise, model_kind(name, implementation), "state", steps=2)
+
+
+def test_the_page_has_each_model():
+    rows = re.findall(r"^\| (\w+) \| ([^|]+) \| ([^|]*) \| \d+ \| (\S+) \| (\S+) \|$", PAGE.read_text(), re.M)
+    assert [(name, form, special.strip()) for name, form, special, _, _ in rows] == [(name, row.form, row.special) for name, row in MODELS.items()]
+    for name, _, _, eager, sdpa in rows:
+        assert float(eager) < 1e-4 and implementations_of(name) in ((), ("eager",) if sdpa == "-" else ("eager", "sdpa"))
 
 
 SMALL = {"vocab_size": 80, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,

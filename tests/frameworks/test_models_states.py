@@ -30,14 +30,14 @@ import torch  # noqa: E402
 from expected import Attended, Tolerance, case_of, differences, formulas  # noqa: E402
 from session import Session, expected_of, train, wait_until  # noqa: E402
 from zoo import LENGTH, Batch, Kind, References, doubled, products  # noqa: E402
-from zoo_architectures import architecture_kinds  # noqa: E402
+from zoo_models import model_kind  # noqa: E402
 from zoo_transformers import transformers_kinds  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
 STEPS = 2
-NAMES = {"gpt2": "GPT-2", "llama": "Llama, GQA", "mistral-window": "Mistral, window", "t5": "T5, bias",
-         "bert-right-padded": "BERT, padding", "gpt-oss-sinks": "gpt-oss, learned sinks"}
-KINDS = {kind.name: kind for kind in (*transformers_kinds(), *architecture_kinds())
+NAMES = {"gpt2": "GPT-2", "llama": "Llama, GQA", "Mistral": "Mistral, window", "t5": "T5, bias",
+         "bert-right-padded": "BERT, padding", "GptOss": "gpt-oss, learned sinks"}
+KINDS = {kind.name: kind for kind in (*transformers_kinds(), model_kind("Mistral", "eager"), model_kind("Mistral", "sdpa"), model_kind("GptOss", "eager"))
          if kind.name.rpartition("-")[0] in NAMES}
 Call = Tuple[torch.nn.Module, torch.Tensor, torch.Tensor, float, Any]
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List
 
 import torch
-import transformers
 from torch import nn
-from zoo import HEADS, LENGTH, WIDTH, WORDS
-from zoo_architectures import DECODER, TOWER, architecture_kinds, architecture
+from zoo import HEADS, WIDTH
+from zoo_models import model_kind
 from zoo_projections import Found, Matrices, Projected, numbers, of_linears
-from zoo_transformers import KV_HEADS, SPECIAL, transformers_kind
+from zoo_transformers import KV_HEADS, transformers_kind
 
 D = WIDTH // HEADS
 
@@ -65,31 +64,22 @@ def of_bart(model: nn.Module) -> Found:
 
 
 def fused_kinds() -> List[Projected]:
-    """Models that are in no other zoo; their attention is looked at elsewhere."""
-    tower = {**TOWER, "vocab_size": WORDS}
-    bloom = transformers.BloomConfig(vocab_size=WORDS, hidden_size=WIDTH, n_layer=2, n_head=HEADS, use_cache=False)
-    modern = transformers.ModernBertConfig(max_position_embeddings=LENGTH, cls_token_id=1, sep_token_id=2,
-                                           **tower, **SPECIAL)
+    """Models whose queries, keys and values are made by one matrix."""
     return [
-        Projected(architecture("gpt-neox", transformers.GPTNeoXForCausalLM, lambda: transformers.GPTNeoXConfig(
-            max_position_embeddings=LENGTH, use_cache=False, **tower), ("sdpa",))[0],
-            of_decoder(lambda m: m.gpt_neox.layers,
-                       lambda x: by_head(x.attention.query_key_value.weight, x.attention.dense.weight))),
-        Projected(architecture("bloom", transformers.BloomForCausalLM, lambda: bloom, ("eager",))[0], of_decoder(
-            lambda m: m.transformer.h,
-            lambda x: by_head(x.self_attention.query_key_value.weight, x.self_attention.dense.weight))),
-        Projected(architecture("phi3", transformers.Phi3ForCausalLM, lambda: transformers.Phi3Config(
-            num_hidden_layers=2, **DECODER), ("sdpa",))[0], of_decoder(
-                lambda m: m.model.layers,
-                lambda x: in_turn(x.self_attn.qkv_proj.weight, x.self_attn.o_proj.weight, KV_HEADS))),
-        Projected(architecture("modernbert", transformers.ModernBertForMaskedLM, lambda: modern, ("sdpa",))[0], of_decoder(
-            lambda m: m.model.layers, lambda x: in_turn(x.attn.Wqkv.weight, x.attn.Wo.weight), "encoder"))]
+        Projected(model_kind("GPTNeoX", "sdpa"), of_decoder(lambda m: m.layers, lambda x: by_head(
+            x.attention.query_key_value.weight, x.attention.dense.weight))),
+        Projected(model_kind("Bloom", "eager"), of_decoder(lambda m: m.h, lambda x: by_head(
+            x.self_attention.query_key_value.weight, x.self_attention.dense.weight))),
+        Projected(model_kind("Phi3", "sdpa"), of_decoder(lambda m: m.layers, lambda x: in_turn(
+            x.self_attn.qkv_proj.weight, x.self_attn.o_proj.weight, KV_HEADS))),
+        Projected(model_kind("ModernBert", "sdpa"), of_decoder(lambda m: m.layers, lambda x: in_turn(
+            x.attn.Wqkv.weight, x.attn.Wo.weight), "encoder"))]
 
 
 def of_latent(model: nn.Module) -> Found:
     """W_v of both factors and the norm's scale, and W_o, of DeepSeek-V3."""
     found: Found = {}
-    for i, layer in enumerate(model.model.layers):
+    for i, layer in enumerate(model.layers):
         it = layer.self_attn
         b = it.kv_b_proj.weight.view(HEADS, -1, it.kv_lora_rank)[:, it.qk_nope_head_dim:].reshape(-1, it.kv_lora_rank)
         v = (b * it.kv_a_layernorm.weight) @ it.kv_a_proj_with_mqa.weight[:it.kv_lora_rank]
@@ -99,32 +89,24 @@ def of_latent(model: nn.Module) -> Found:
 
 def of_gated(model: nn.Module) -> Found:
     """Of the last layer of Qwen3-Next, whose q_proj has the query of each head and then its gate."""
-    it = model.model.layers[3].self_attn
+    it = model.layers[3].self_attn
     q = it.q_proj.weight.view(HEADS, 2, it.head_dim, -1)[:, 0].reshape(HEADS * it.head_dim, -1)
     return {("decoder", 3, "self"): numbers(q, it.k_proj.weight, it.v_proj.weight, it.o_proj.weight)}
 
 
 def partly_sent() -> Dict[str, Projected]:
     """Models some of whose matrices have to be made, and the names of those that are not sent."""
-    experts = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
-    latent = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "first_k_dense_replace": 2}
-    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-    return {
-        "latent": Projected(architecture("deepseek", transformers.DeepseekV3ForCausalLM, lambda: transformers.DeepseekV3Config(
-            num_hidden_layers=2, q_lora_rank=16, n_routed_experts=4, n_group=2, topk_group=1, **latent, **experts,
-            **{**DECODER, "num_key_value_heads": HEADS}), ("sdpa",))[0], of_latent),
-        **{how: Projected(architecture("qwen3-next", transformers.Qwen3NextForCausalLM, lambda: transformers.Qwen3NextConfig(
-            num_hidden_layers=4, head_dim=8, num_experts=4, shared_expert_intermediate_size=16, **linear, **experts, **DECODER),
-            (how,))[0], of_gated) for how in ("sdpa", "eager")}}
+    return {"latent": Projected(model_kind("DeepseekV3", "sdpa"), of_latent),
+            **{how: Projected(model_kind("Qwen3Next", how), of_gated) for how in ("sdpa", "eager")}}
 
 
 def transformers_projected() -> List[Projected]:
     """All of them."""
     gpt2 = of_decoder(lambda m: m.transformer.h, lambda x: in_turn(x.attn.c_attn.weight.T, x.attn.c_proj.weight.T))
     llama = of_decoder(lambda m: m.model.layers, of_llama)
-    moe = next(kind for kind in architecture_kinds() if kind.name == "mixtral-sdpa")
     return [*(Projected(transformers_kind("gpt2", how), gpt2) for how in ("eager", "sdpa")),
             *(Projected(transformers_kind("llama", how), llama) for how in ("eager", "sdpa")),
-            Projected(moe, llama), Projected(transformers_kind("bert", "sdpa"), of_bert),
+            Projected(model_kind("Mixtral", "sdpa"), of_decoder(lambda m: m.layers, of_llama)),
+            Projected(transformers_kind("bert", "sdpa"), of_bert),
             Projected(transformers_kind("bart", "sdpa"), of_bart), Projected(transformers_kind("t5", "eager"), of_t5),
             *fused_kinds()]
