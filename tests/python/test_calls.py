@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 
 from attnd import accelerator, states
 from attnd.forms import interface, mods
-from attnd.calls import Context, NotCaptured, Queries, Share, Weights, beyond_device, heads_of, parts, reads_other, sees_ahead
+from attnd.calls import Context, beyond_device, parts
+from attnd.forms.seen import NotCaptured, Queries, Share, Weights, heads_of, reads_other, sees_ahead
 from attnd.cost import Cost
 from attnd.device import reference
 from attnd.devices import HeldCopy, HostCopy

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.calls import Queries
+from attnd.forms.seen import Queries
 from attnd.forms import kernels_of_others
 from attnd.forms.detours import Detour
 from attnd.plan import EVERYTHING, Plan

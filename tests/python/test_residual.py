@@ -8,7 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd.calls import Context, Queries, Share, parts
+from attnd.calls import Context, parts
+from attnd.forms.seen import Queries, Share
 from attnd.plan import Plan
 from attnd.projections import _Matrix
 from attnd.residual import Factor

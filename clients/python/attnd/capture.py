@@ -40,11 +40,11 @@ from .accelerator import ROWS_MAX, Accelerator, computes
 from .address import NOBODY, AddressError
 from .alerts import Act, Alerts, StopTraining, alerts_for, check_acts
 from .arguments import check_flags, check_options, check_patterns, tell_unmatched
-from .calls import (Context, Cut, Part, Queries, Seen, Share, Weights, beyond_device, device_of, heads_of, logits_of,
-                    keys_of, looker_for_padding, map_weights, may_read_other, parts, placements_of, precision_of, queries_of,
-                    reads_other, sees_ahead, tells_padding)
+from .calls import Context, Cut, Part, beyond_device, logits_of, looker_for_padding, parts
 from .cost import Cost, milliseconds, percent
 from .forms import look
+from .forms.seen import (Queries, Seen, Share, Weights, device_of, heads_of, keys_of, map_weights, may_read_other,
+                         placements_of, precision_of, queries_of, reads_other, sees_ahead, tells_padding)
 from .gradients import Gradients
 from .head_maps import Turns
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all

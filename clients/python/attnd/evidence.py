@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from torch.nn import functional
 
-from .calls import Weights
+from .forms.seen import Weights
 
 FOLLOWED_MAX = 64  # tensors of one trail
 

@@ -27,9 +27,10 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 import torch
 
 from . import wire
-from .calls import Cut, Output, Part, Queries, Seen
+from .calls import Cut, Part
 from .cost import Cost
 from .devices import HostCopy
+from .forms.seen import Output, Queries, Seen
 from .publisher import Captured, Maker, Publisher
 from .torch_state import outside_modes, saves_elsewhere
 

@@ -28,8 +28,8 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import torch
 
-from .calls import Weights
 from .evidence import CHAINED, MIXED, OWN, SHARED, SOME, Findings
+from .forms.seen import Weights
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)

@@ -8,7 +8,7 @@
     site    'cross' after that number (anywhere, without one), or 'encoder_attn', 'encdec', 'enc_dec', 'src_attn': cross;
             'multihead_attn' next to another attention of the same parent, as in torch's TransformerDecoderLayer: cross;
             'self' in the last component: self; else cross, where the keys are of another input of the module than its first
-            (calls.reads_other); else self. A sign of cross says nothing about the stack
+            (forms.seen.reads_other); else self. A sign of cross says nothing about the stack
 
     encoder.layers.3.self_attn       encoder 3 self
     decoder.layers.0.multihead_attn  decoder 0 cross

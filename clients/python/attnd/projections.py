@@ -40,8 +40,8 @@ import numpy as np
 import torch
 
 from . import tensors, wire
-from .calls import Queries, Seen, heads_of
 from .devices import DTYPE_NAMES, HostCopy
+from .forms.seen import Queries, Seen, heads_of
 from .paths import clean_path
 from .publisher import Captured, Maker, Publisher
 from .shards import Shard, blocks, is_sharded, shard_of

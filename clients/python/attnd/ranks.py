@@ -19,7 +19,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 import torch
 
 from . import wire
-from .calls import Queries, Seen, Share, heads_of, queries_of
+from .forms.seen import Queries, Seen, Share, heads_of, queries_of
 from .judge import head_count
 
 log = logging.getLogger("attnd")

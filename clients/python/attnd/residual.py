@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Sequence, T
 import numpy as np
 import torch
 
-from .calls import Queries, Seen, heads_of, queries_of
+from .forms.seen import Queries, Seen, heads_of, queries_of
 from .projections import Refused, find_output, modules_of
 from .publisher import Publisher
 

@@ -41,10 +41,10 @@ from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from .calls import NotCaptured, Output, Queries, Seen, Weights, unreadable
 from .evidence import Trail, tensors_in
 from .forms import flex, interface, kernels_of_others, look, sdpa
 from .forms.detours import Detour
+from .forms.seen import NotCaptured, Output, Queries, Seen, Weights, unreadable
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, head_count, other_attention
 from .paths import call_name, module_paths
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes

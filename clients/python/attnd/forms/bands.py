@@ -6,8 +6,8 @@ from typing import NamedTuple, Optional, Tuple
 
 import torch
 
-from ..calls import Queries
 from . import mods
+from .seen import Queries
 
 Pair = Tuple[torch.Tensor, torch.Tensor]
 

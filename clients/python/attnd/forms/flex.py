@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Mapping, 
 
 import torch
 
-from ..calls import Output, Queries
 from . import mods
 from .detours import Detour, Original
+from .seen import Output, Queries
 
 if TYPE_CHECKING:
     from ..spy import Lookout

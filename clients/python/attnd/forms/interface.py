@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 import torch
 
-from ..calls import NotCaptured, Output, Queries
 from . import bands, mods
+from .seen import NotCaptured, Output, Queries
 
 if TYPE_CHECKING:
     from ..spy import Lookout

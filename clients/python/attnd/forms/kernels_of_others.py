@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 import torch
 
-from ..calls import NotCaptured, Output, Queries
 from . import transformer_engine
 from .bands import Band, Pair, queries_of
 from .detours import Detour, Original
+from .seen import NotCaptured, Output, Queries
 
 if TYPE_CHECKING:
     from ..spy import Lookout

@@ -25,9 +25,9 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 import torch
 from torch.nn import functional
 
-from ..calls import Queries, autocast_dtype
 from ..torch_state import is_no_repetition
 from . import flex, kernels_of_others, sdpa
+from .seen import Queries, autocast_dtype
 
 log = logging.getLogger("attnd")
 

@@ -11,8 +11,8 @@ from typing import Any, List, Mapping, Optional
 
 import torch
 
-from ..calls import NotCaptured, Output, Queries
 from .bands import Band, queries_of
+from .seen import NotCaptured, Output, Queries
 
 # Arguments that change the weights and are not read here.
 _UNKNOWN = ("inference_params", "score_mod", "g", "beta")

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""forms.seen: one call of an attention as it was seen, queries and keys or weights, and what can be told by it alone: its
+sizes, whether it can be copied, whether its keys are of another sequence, whether it looks ahead."""
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+
+from ..devices import DTYPE_NAMES
+from ..masks import IGNORED_AT
+from ..torch_state import why_unreadable
+from . import mods
+
+_NO_KEYS = re.compile(r"mask|pos|bias|residual")  # names of inputs that are none of another sequence
+_OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|kv|source|src|other|cond)(_|$)")  # and of some that are
+_LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
+
+
+class NotCaptured(Exception):
+    """Nothing of a call is captured. The text is a predicate, for people: what the attention does."""
+
+
+class Output(NamedTuple):
+    """The output that the model got of an attention, for who waits for its gradient.
+
+    tensor   the very tensor
+    arrange  makes a gradient of it one [B, H, Tq, dv] of a fused call, [B, H, Tq, Tk] of weights
+    dropped  the kernel has dropped weights at random, so that the gradient is none of those that travel
+    """
+    tensor: torch.Tensor
+    arrange: Callable[[torch.Tensor], torch.Tensor]
+    dropped: bool = False
+
+
+class Share(NamedTuple):
+    """Which of the layer's heads the tensors have: the `number`-th of `of` equal shares."""
+    number: int = 0
+    of: int = 1
+
+
+class Queries(NamedTuple):
+    """The arguments of a fused attention call.
+
+    q       [B or 1, H or 1, Tq, d]
+    k       [B or 1, Hkv, Tk, d], Hkv divides H
+    mask    broadcasts to [B, H, Tq, Tk]: bool, true = may attend, or added to the logits; None
+    causal  key j is visible to query i when j <= i + offset
+    scale   of the product; None: 1 / sqrt(d)
+    window  keys a query may look back, and ahead when it is not causal, its own counted; 0 = all
+    softcap as on the wire
+    offset  where query 0 stands among the keys; negative when there are more queries
+    documents  numbers of queries [1, Tq] and of keys [1, Tk] of a packed sequence: a query sees those of its own number
+    ends    of documents: how many queries and how many keys they have, [1] each; behind them is padding
+    late_mask  instead of a mask: gives that of a part (samples, heads, rows), once it is known which one is wanted
+    late_nbytes  the bytes of such a mask per sample, query and key
+    score_mod  of flex attention: gives what takes the place of the logits
+    lowered  autocast lowers q and k on their way into the kernel
+    v       [B or 1, Hkv, Tk, dv]: the values, where they are known and wanted
+    wo_r    gives [H, r, dv] f32 on the sender thread: residual.py
+    x       [B, Tq, width]: the residual stream that the layer reads
+    share   of the layer's heads that these are, where DTensors tell
+    shared  the mask is one for all samples, and not of keys alone: it tells of no padding
+    """
+    q: torch.Tensor
+    k: torch.Tensor
+    mask: Optional[torch.Tensor] = None
+    causal: bool = False
+    scale: Optional[float] = None
+    window: int = 0
+    softcap: float = 0.0
+    offset: int = 0
+    documents: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
+    ends: Optional[Tuple[torch.Tensor, torch.Tensor]] = None
+    late_mask: Optional[Callable[[Sequence[mods.Cut]], torch.Tensor]] = None
+    late_nbytes: int = 1
+    score_mod: Optional[mods.ScoreMod] = None
+    lowered: bool = True
+    v: Optional[torch.Tensor] = None
+    output: Optional[Output] = None
+    wo_r: Optional[Callable[[], np.ndarray]] = None
+    x: Optional[torch.Tensor] = None
+    share: Optional[Share] = None
+    shared: bool = False
+
+
+class Weights(NamedTuple):
+    """The result of an explicit softmax: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
+
+    sink   the last key is a learned sink and no key
+    v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
+    wo_r, x, shared  as of Queries
+    """
+    weights: torch.Tensor
+    logits: torch.Tensor
+    sink: bool = False
+    output: Optional[Output] = None
+    v: Optional[torch.Tensor] = None
+    wo_r: Optional[Callable[[], np.ndarray]] = None
+    x: Optional[torch.Tensor] = None
+    shared: bool = False
+
+
+Seen = Union[Queries, Weights]
+
+
+def heads_of(seen: Seen) -> int:
+    """H."""
+    return int((broadcast(seen).q if isinstance(seen, Queries) else seen.weights).shape[1])
+
+
+def queries_of(seen: Seen) -> Tuple[int, int]:
+    """(samples, queries)."""
+    whole = broadcast(seen).q if isinstance(seen, Queries) else seen.weights
+    return int(whole.shape[0]), int(whole.shape[2])
+
+
+def keys_of(seen: Seen) -> int:
+    """Tk, without a sink."""
+    return int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
+
+
+def map_weights(seen: Seen) -> int:
+    """The weights of the maps of all heads of a sample."""
+    keys = seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3]
+    return heads_of(seen) * queries_of(seen)[1] * int(keys)
+
+
+def device_of(seen: Seen) -> torch.device:
+    """Where its tensors are."""
+    return (seen.q if isinstance(seen, Queries) else seen.weights).device
+
+
+def precision_of(seen: Queries) -> torch.dtype:
+    """The dtype that the kernel of the model gets."""
+    return lowered_dtype(seen.q, seen.lowered) or torch.promote_types(seen.q.dtype, seen.k.dtype)
+
+
+def unreadable(seen: Seen) -> Optional[str]:
+    """Why nothing of the call can be copied, for people; None: it can."""
+    tensors_of = (seen.q, seen.k) if isinstance(seen, Queries) else (seen.weights, seen.logits)
+    strange = next((one.dtype for one in tensors_of if one.dtype not in DTYPE_NAMES), None)
+    scales = ", whose scales are elsewhere" if "float8" in str(strange) else ""
+    return next(filter(None, map(why_unreadable, tensors_of)),
+                None if strange is None else f"computes with {str(strange).partition('.')[2]}{scales}")
+
+
+def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
+    """How a DTensor is spread over ranks; None: these are tensors of this rank."""
+    return getattr(seen.q if isinstance(seen, Queries) else seen.weights, "placements", None)
+
+
+def reads_other(inputs: Mapping[str, Any], queries: int, keys: int) -> Optional[bool]:
+    """Whether the keys of an attention are of another of these inputs of its module, by name, than the first [B, T, width]: as many
+    as the keys, and either fewer or more than queries, or called so. None: it has no such inputs."""
+    given = [(name, value) for name, value in inputs.items()
+             if isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point()]
+    if not given:
+        return None
+    _, own = given[0]
+    others = [name for name, value in given[1:] if value is not own and keys in value.shape[:2] and not _NO_KEYS.search(name)]
+    return bool(others) and (queries != keys or may_read_other(others))
+
+
+def may_read_other(names: Iterable[str]) -> bool:
+    """Whether one of these names of inputs says that keys come by it."""
+    return any(_OF_KEYS.search(name) and not _NO_KEYS.search(name) for name in names)
+
+
+def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
+    """Whether queries see keys behind their own: each sees the next, but for one in 16, as at the end of a document. A mask
+    tells it on its device, bool []. None: nothing tells, as with one query."""
+    queries, keys, mask = queries_of(seen)[1], keys_of(seen), None
+    if isinstance(seen, Weights):
+        mask = seen.logits.detach()
+    elif seen.causal:
+        return False
+    elif seen.mask is not None:
+        mask = seen.mask.detach()
+    elif seen.late_mask is not None and queries == keys:
+        mask = seen.late_mask((slice(0, 1), slice(0, 1), slice(0, min(queries, _LOOKED_AHEAD))))
+    elif seen.score_mod is not None:
+        return None
+    if queries < 2 or keys < 2 or (queries != keys and mask is not None):
+        return None
+    if mask is None or mask.dim() < 2 or 1 in mask.shape[-2:]:  # of keys alone
+        return True
+    own, following = (mask[..., :keys].diagonal(beside, -2, -1) for beside in (0, 1))
+    count = min(own.shape[-1] - 1, following.shape[-1])  # of a part of the rows `following` has one more
+    own, following = own[..., 1:count + 1], following[..., :count]
+    if mask.dtype != torch.bool:
+        own, following = own > IGNORED_AT, following > IGNORED_AT
+    return (own & ~following).sum() * 16 <= own.sum()
+
+
+def tells_padding(seen: Seen) -> bool:
+    """Whether a self-attention is over a whole sequence, so that its mask says which positions are padding."""
+    if seen.shared:
+        return False
+    tensor = seen.q if isinstance(seen, Queries) else seen.weights
+    return int(tensor.shape[2]) == keys_of(seen) > 0
+
+
+def values_fit(v: Optional[torch.Tensor], batch: int, heads: int, keys: int) -> bool:
+    """Whether these are values that a message with so many samples, heads and keys may have."""
+    return v is not None and v.dim() == 4 and v.dtype in DTYPE_NAMES and v.shape[0] in (1, batch) and v.shape[3] > 0 \
+        and v.shape[1] > 0 and heads % v.shape[1] == 0 and v.shape[2] == keys
+
+
+def broadcast(seen: Queries) -> Queries:
+    """With the queries of all samples and heads, where torch would broadcast them. ValueError when it would not. Values
+    that fit no message with these keys are left out."""
+    q, k = seen.q, seen.k
+    mask = (1, 1) if seen.mask is None else ((1, 1) + tuple(seen.mask.shape[:-2]))[-2:]
+    batch, heads = (next((int(n) for n in sizes if n != 1), 1)
+                    for sizes in zip(q.shape[:2], k.shape[:2], mask))
+    heads = int(q.shape[1]) if q.shape[1] != 1 else heads
+    fits = all(n in (1, batch) for n in (q.shape[0], k.shape[0], mask[0])) and mask[1] in (1, heads)
+    if not fits or (k.shape[1] and heads % k.shape[1]):
+        raise ValueError(f"queries {list(q.shape)}, keys {list(k.shape)} and a mask of {list(mask)} samples and heads "
+                         "do not fit together")
+    v = seen.v if values_fit(seen.v, batch, heads, int(k.shape[2])) else None
+    return seen._replace(q=q.expand(batch, heads, -1, -1), v=v)
+
+
+def lowered_dtype(tensor: torch.Tensor, lowered: bool) -> Optional[torch.dtype]:
+    """As what the fused kernel gets it, when that is something else: under autocast f32 is lowered first."""
+    return autocast_dtype(tensor.device.type) if lowered and tensor.dtype == torch.float32 else None
+
+
+def autocast_dtype(kind: str) -> Optional[torch.dtype]:
+    """The dtype that autocast lowers to on this kind of device; None when it is off."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if kind == "cuda":
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_cpu_dtype() if kind == "cpu" and torch.is_autocast_cpu_enabled() else None
