@@ -957,14 +957,12 @@ def test_a_name_given_to_a_module_is_that_of_the_attention_in_it(watched, caplog
             x = self.attn(x, x, x)[0]
             return self.crossattention(x, x.roll(1, 1), x)[0]
 
-    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([Block(), Block()])})
-    with watched(model, layers={f"layers.{n}": ("decoder", 6 + n, "self") for n in range(2)}, steps="manual") as it:
-        x = torch.rand(1, 5, D)
-        for block in model["layers"]:
-            x = block(x)
+    model = torch.nn.Sequential(Block(), Block())
+    with watched(model, layers={str(n): ("decoder", 6 + n, "self") for n in range(2)}, steps="manual") as it:
+        model(torch.rand(1, 5, D))
         it.step()
         assert it.layers == [("decoder", 6, "self"), ("decoder", 0, "cross"), ("decoder", 7, "self"), ("decoder", 1, "cross")]
-        assert [layer.module for layer in it.layers][::2] == ["layers.0.attn", "layers.1.attn"] and not caplog.records
+        assert [layer.module for layer in it.layers][::2] == ["0.attn", "1.attn"] and not caplog.records
 
 
 class Towers(torch.nn.Module):
