@@ -41,7 +41,8 @@ def llama() -> nn.Module:
     torch.manual_seed(1)
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=WORDS, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=KEY_HEADS, max_position_embeddings=64, initializer_range=0.5, pad_token_id=PAD, eos_token_id=END, bos_token_id=OTHER))
+        num_key_value_heads=KEY_HEADS, max_position_embeddings=64, initializer_range=0.5, pad_token_id=PAD, eos_token_id=END,
+        bos_token_id=OTHER))
 
 
 def token_rows(count: int, seed: int = 3) -> List[torch.Tensor]:
@@ -178,7 +179,8 @@ def deepspeeds(_: str, stage: str = "1") -> Names:
     import deepspeed
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled for two minutes; gloo does it
     config = {"train_micro_batch_size_per_gpu": BATCH, "gradient_accumulation_steps": ACCUMULATED,
-              "zero_optimization": {"stage": int(stage), "stage3_param_persistence_threshold": 0}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
+              "zero_optimization": {"stage": int(stage), "stage3_param_persistence_threshold": 0},
+              "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
     return {"model": llama(), "config": config, "texts": examples(STEPS * BATCH * ACCUMULATED * dist.get_world_size())}
 
 
@@ -193,7 +195,6 @@ def titan(directory: str) -> Names:
     """torchtitan looks for a GPU in four places."""
     os.environ.update(LOCAL_RANK="0", WORLD_SIZE="1", RANK="0")
     torch._utils._get_available_device_type = lambda: "cpu"
-    import datasets
     from torchtitan.components import metrics
     from torchtitan.config import ConfigManager
     from torchtitan.distributed import utils
@@ -243,7 +244,7 @@ def megatron(_: str) -> Names:
 
 class Recipe(NamedTuple):
     """`names`: what the block leaves to the reader, by a directory of its own and options. `needs`: packages. `world`:
-    ranks; 0: the process that asks."""
+    ranks, each a process; 0: the process that asks. `compiled`: nobody can look at the calls of its attention."""
     names: Callable[..., Names]
     needs: Tuple[str, ...] = ("transformers",)
     world: int = 0
@@ -355,7 +356,8 @@ def train(heading: str, directory: str, watched: bool, before: Callable[[Names],
     torch.manual_seed(2)
     attnd.watch = patient if watched else Unwatched
     try:
-        with losses() as found, contextlib.nullcontext([]) if watched or RECIPES[heading].compiled else first_attention() as entropy:
+        plain = watched or RECIPES[heading].compiled
+        with losses() as found, contextlib.nullcontext([]) if plain else first_attention() as entropy:
             exec(compile(block_of(heading), heading, "exec"), names)
     finally:
         attnd.watch = watch

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Each recipe of deploy/site/pages/recipes.md, run as it stands there with the real framework and a real daemon: every layer
 arrives with the steps of the training, and losses and weights are the same bits without attnd."""
+import importlib.util
 import json
 import re
 import subprocess
@@ -44,16 +45,21 @@ def assert_right(results, job, layers=LAYERS, steps=STEPS, each=ACCUMULATED, win
 
 def assert_entropy(results, expected, rank=0):
     """The first message of the first layer has these entropies, of the heads that a rank has."""
-    first = next(result for result in results.live if (result["layer"], result["rank"], result["tier"] != "weights") == (0, rank, True))
+    first = next(one for one in results.live if (one["layer"], one["rank"], one["tier"] != "weights") == (0, rank, True))
     entropy = np.asarray(first["heads"]["entropy"], float)
     assert len(expected) == np.count_nonzero(~np.isnan(entropy))
     assert entropy[~np.isnan(entropy)] == pytest.approx(expected, rel=1e-4) and np.std(expected) > 1e-3
 
 
+def skip_without(packages):
+    for package in packages:
+        if any(importlib.util.find_spec(part) is None for part in (package.partition(".")[0], package)):
+            pytest.skip(f"{package} is not installed")
+
+
 def trained(heading, tmp_path, **more):
     """The training that is watched, after which the same has run without attnd."""
-    for package in RECIPES[heading].needs:
-        pytest.importorskip(package, reason=f"{package} is not installed")
+    skip_without(RECIPES[heading].needs)
     watched = recipes.train(heading, str(tmp_path / "watched"), True, **more)
     alone = recipes.train(heading, str(tmp_path / "alone"), False)
     assert recipes.same(watched, alone)
@@ -109,12 +115,12 @@ def test_a_plain_loop_stays_compiled(daemon, results, tmp_path):
 
 def run_ranks(heading, tmp_path, **options):
     """What each rank says of its training, of which it had one without attnd as well."""
-    for package in RECIPES[heading].needs:
-        pytest.importorskip(package, reason=f"{package} is not installed")
+    skip_without(RECIPES[heading].needs)
     world = RECIPES[heading].world
     files, said = ([tmp_path / f"rank-{rank}{end}" for rank in range(world)] for end in ("", ".log"))
-    common = [f"{name}={value}" for name, value in {"heading": heading, "world": world, "store": tmp_path / "store", **options}.items()]
-    ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", recipes.__file__, f"rank={rank}", f"result={files[rank]}", *common],
+    common = {"heading": heading, "world": world, "store": tmp_path / "store", **options}
+    ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", recipes.__file__, f"rank={rank}", f"result={files[rank]}",
+                               *(f"{name}={value}" for name, value in common.items())],
                               stdout=said[rank].open("wb"), stderr=subprocess.STDOUT) for rank in range(world)]
     try:
         assert [rank.wait(240) for rank in ranks] == [0] * world, "\n".join(each.read_text()[-3000:] for each in said)
@@ -133,7 +139,8 @@ def test_ranks_of_deepspeed(stage, results, tmp_path):
     assert_right(results, "deepspeed", each=2 * ACCUMULATED)
     for rank, one in enumerate(found):
         assert_entropy(results, one["entropy"], rank)
-    assert {result["layer"] for result in results.live if result["tier"] == "weights"} == (set() if stage == 3 else set(range(LAYERS)))
+    sent = {result["layer"] for result in results.live if result["tier"] == "weights"}
+    assert sent == (set() if stage == 3 else set(range(LAYERS)))
     assert ("it is sharded (FSDP, ZeRO)" in said) == (stage == 3)
 
 
