@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ROOT / "deploy" / "site" / "pages"
 BLOCK = re.compile(r'^(?:<!-- not run: (?P<reason>[^\n]*) -->\n)?```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n'
                    r"(?P<text>.*?)^```$", re.S | re.M)
-FRAMEWORKS = {"transformers", "lightning", "accelerate", "pandas", "wandb"}  # tests/frameworks runs what imports them
+FRAMEWORKS = {"pandas", "wandb"}  # tests/frameworks runs what imports them
 END = "end_of_the_block"
 
 

@@ -2,7 +2,8 @@
 """Every command and every program of the documentation site, and of clients/python/EXAMPLES.md, does what its page says,
 with a real daemon.
 
-tests/frameworks/test_site.py runs those that need more than PyTorch, and builds the site.
+tests/frameworks/test_site.py runs those that need more than PyTorch, and builds the site; test_recipes.py there runs
+those of the page of recipes.
 """
 import importlib.util
 import json
@@ -16,6 +17,7 @@ if not all(map(importlib.util.find_spec, ("torch", "matplotlib"))):
 
 BEGINS = "start"  # its job is looked at by others
 ALONE = ("alerts", "ci")  # start a daemon of their own
+ELSEWHERE = "recipes"
 TOGETHER = ("look", "attach", "gpu", "notebook", "trouble", "nodes")
 SAYS = {"nodes": (r"attnd 0.* at tcp://127.0.0.1:", r"^first .* 1/1 "), "attach": (r"^by-hand .* ended ", ),
         "look": (r"^HEAD +DISTANCE", r"^\(4, 32, 32\)$")}
@@ -56,7 +58,7 @@ def test_every_block_of_every_page_is_run_or_says_why_not():
                 for page in PAGES.glob("*.md") for block in blocks(page.stem) if block["reason"]}
     assert left_out == NOT_RUN
     pages = {page.stem for page in PAGES.glob("*.md") if any(not block["reason"] for block in blocks(page.stem))}
-    assert pages == {BEGINS, *ALONE, *TOGETHER}
+    assert pages == {BEGINS, *ALONE, *TOGETHER, ELSEWHERE}
 
 
 def test_the_front_page_has_the_block_of_the_readme():

@@ -145,3 +145,15 @@ def test_a_mask_of_keys_alone_is_padding_on_either_side(lengths):
     for present in (padding(lengths), padding(lengths)[:, ::-1]):
         seen = describe(np.repeat(present[:, None], T, axis=1))
         assert (visible_by(seen, (B, T, T)) == present[:, None] & present[:, :, None]).all()
+
+
+@pytest.mark.parametrize("window", [T, 3])
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_causal_mask_of_keys_is_padding_on_both_sides(opened, window):
+    """As of prompts that are padded on the left, and what was generated on the right."""
+    present = ~padding([0, 2, 1]) & padding([6, 5, 4])
+    given = triangle() & ~np.tri(T, k=-window, dtype=bool) & present[:, None]
+    truth = given & present[:, :, None]
+    if opened:
+        given |= ~given.any(axis=2, keepdims=True)
+    assert (visible_by(describe(given), truth.shape) == truth).all()

@@ -946,6 +946,25 @@ def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
         assert it.layers == [("encoder", 1, "self"), ("encoder", 0, "self")] and not caplog.records
 
 
+def test_a_name_given_to_a_module_is_that_of_the_attention_in_it(watched, caplog):
+    """Of two in it the first one's; the other is called by its path."""
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.crossattention = MHA(D, H, batch_first=True), MHA(D, H, batch_first=True)
+
+        def forward(self, x):
+            x = self.attn(x, x, x)[0]
+            return self.crossattention(x, x.roll(1, 1), x)[0]
+
+    model = torch.nn.Sequential(Block(), Block())
+    with watched(model, layers={str(n): ("decoder", 6 + n, "self") for n in range(2)}, steps="manual") as it:
+        model(torch.rand(1, 5, D))
+        it.step()
+        assert it.layers == [("decoder", 6, "self"), ("decoder", 0, "cross"), ("decoder", 7, "self"), ("decoder", 1, "cross")]
+        assert [layer.module for layer in it.layers][::2] == ["0.attn", "1.attn"] and not caplog.records
+
+
 class Towers(torch.nn.Module):
     """Two encoders beside each other, as CLIP has them: by number alone they cannot be told apart."""
 

@@ -113,7 +113,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     optimizer    whose step() ends a step; default: any that holds parameters of the model
     steps        'auto', or 'manual': only w.step() ends one
     stack        'encoder' or 'decoder' for all layers, when their paths do not tell
-    layers       {module path: (stack, layer, site)} for those that should be named otherwise; see layers.py
+    layers       {module path: (stack, layer, site)} for those that should be named otherwise: the path of an attention, or
+                 of a module around it; see layers.py
     rank, world  default: torch.distributed if initialised, else the environment's RANK and WORLD_SIZE
     tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads; default:
                  as DTensors among queries, keys and weights tell (ranks.py)

@@ -12,9 +12,10 @@ dtype, and the common -1e4 is -9984 in bf16, or has a logit added to it. Librari
 see everything lest they become NaN: in an otherwise causal map those rows are taken as the padding they are.
 
 Padding of self-attention: a key that no query of a sample may see, with the query at its position, when that is what the
-mask is: right padding below everything, a causal triangle or a band, or a mask of keys alone, the same for all queries. A
-mask that all samples share is the model's own and tells of no padding (test points see the training points alone); in one
-of another kind (top-k, a strictly causal one) each query that sees some key counts.
+mask is: a mask of keys, the same for all queries, below everything, a causal triangle or a band. It may hide keys on both
+sides, as where prompts are padded on the left and what was generated on the right. A mask that all samples share is the
+model's own and tells of no padding (test points see the training points alone); in one of another kind (top-k, a strictly
+causal one) each query that sees some key counts.
 """
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Option
             return found
     if square and not shared:
         present = np.asarray(allowed.any(axis=1))
-        of_keys = (~allowed.any(axis=2) | (allowed == present[:, None]).all(axis=2)).all(axis=1)
+        empty, of_keys = ~allowed.any(axis=2), np.zeros(len(allowed), dtype=bool)
+        for _, _, base in _bases(allowed, position[:, None], np.arange(keys)[None, :]):
+            of_keys |= (empty | (allowed == (base & present[:, None])).all(axis=2)).all(axis=1)
         allowed = np.asarray(allowed & (present[:, position] | ~of_keys[:, None])[:, :, None])
     return Visibility(q_offset=first, mask=allowed)
 

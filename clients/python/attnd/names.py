@@ -47,10 +47,24 @@ class Names:
         self.layers: Dict[str, wire.NamedLayer] = {}
         self.crosses: List[wire.NamedLayer] = []  # those of cross-attention
         self._heads: Dict[str, int] = {}
+        self._holders: Dict[str, str] = {}  # the attention that has a given name, by the path that it was given for
+
+    def given_to(self, path: str) -> Optional[wire.Layer]:
+        """The name that was given to an attention, or to a module around it, of whose attentions the first seen has it."""
+        around = self._given_at(path)
+        return None if around is None else self.given[around]
+
+    def _given_at(self, path: str) -> Optional[str]:
+        around = path
+        while self.given and around:
+            if around in self.given and self._holders.get(around, path) == path:
+                return around
+            around = around.partition("#")[0].rpartition(".")[0]
+        return None
 
     def knows(self, path: str) -> bool:
         """Whether nothing has to be noted of it."""
-        return path in self.layers or path in self.given or path in self._shown
+        return path in self.layers or path in self._shown or self.given_to(path) is not None
 
     def note(self, path: str, shown: Shown) -> None:
         """Notes what an attention shows, for its name. A tensor in it is read when it gets that."""
@@ -61,8 +75,12 @@ class Names:
         new = {path: heads for path, heads in found if path not in self.layers}
         self._heads.update(new)
         paths = [*self.layers, *new]
-        kept = {**self.layers, **{path: self.given[path] for path in new if path in self.given}}
-        reserved = [layer for path, layer in self.given.items() if path not in kept]
+        kept: Dict[str, Sequence[Any]] = {**self.layers}
+        for path in new:
+            around = self._given_at(path)
+            if around is not None:
+                self._holders[around], kept[path] = path, self.given[around]
+        reserved = [layer for path, layer in self.given.items() if path not in self._holders]
         with torch_state.outside_modes():  # waits for the device, once: a mask on it that a layer's first call had is read
             shown = {path: one._replace(ahead=None if one.ahead is None else bool(one.ahead)) for path, one in self._shown.items()}
         self._shown = {}
@@ -73,17 +91,20 @@ class Names:
 
     def stack_of(self, path: str) -> str:
         """The stack that the attention at `path` is of; it may have no name yet."""
-        known = self.layers.get(path) or self.given.get(path)
+        known = self.layers.get(path) or self.given_to(path)
         return known[0] if known is not None else self._stack or guess_layer(path)[0]
 
     def place_of(self, path: str, others: Iterable[str]) -> wire.Layer:
         """The layer that a path without a name yet will be, as far as it and the others seen tell."""
-        stack, layer, site = self.given.get(path) or guess_layer(path, tuple(others), self._shown.get(path, Shown()))
-        return (stack if path in self.given else self._stack or stack), layer, site
+        given = self.given_to(path)
+        if given is not None:
+            return given
+        stack, layer, site = guess_layer(path, tuple(others), self._shown.get(path, Shown()))
+        return self._stack or stack, layer, site
 
     def site_of(self, path: str) -> str:
         """The site of the attention at `path`, as far as the path tells."""
-        return (self.given.get(path) or guess_layer(path))[2]
+        return (self.given_to(path) or guess_layer(path))[2]
 
     def described(self) -> List[Tuple[Any, ...]]:
         """The contents of a hello: (stack, layer, site, heads, module) of each."""

@@ -47,7 +47,10 @@ def known(allowed: Allowed, position: torch.Tensor, after: int, keys: int, cross
         present = torch.zeros(len(opened), keys, dtype=torch.bool, device=device)
         for some in _chunks(queries, keys):
             present = present | (allowed(some) & ~opened[:, some, None]).any(1)
-        of_keys = (~valid | (extent.seen == present.sum(1, keepdim=True))).all(1, keepdim=True)
+        before, of_keys = torch.nn.functional.pad(present.long().cumsum(1), (1, 0)), torch.zeros_like(valid[:, :1])
+        for low, high, exists in _bases(extent, position, keys):
+            within = (extent.lowest >= low) & (extent.highest <= high) & (extent.seen == before[:, high + 1] - before[:, low])
+            of_keys = of_keys | ((~valid | within).all(1, keepdim=True) & exists)
         valid = valid & (present[:, position.clamp(max=keys - 1)] | ~of_keys)
     end = torch.full((len(valid),), min(keys, after), device=device)
     is_simple = torch.zeros((), dtype=torch.bool, device=device)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Each recipe of deploy/site/pages/recipes.md, run as it stands there with the real framework and a real daemon: every layer
+arrives with the steps of the training, and losses and weights are the same bits without attnd."""
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.6")
+import recipes  # noqa: E402
+from conftest import logged  # noqa: E402
+from harness import Attnd  # noqa: E402
+from recipes import ACCUMULATED, HEADS, LAYERS, PAGES, RECIPES, STEPS, TOKENS  # noqa: E402
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    """A daemon that has every step of every job captured, all samples of it."""
+    started = Attnd(config="jobs: {'*': {plan.every: 1, plan.samples: 0}}\n")
+    monkeypatch.setenv("ATTND_ADDRESS", started.directory)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    yield started
+    started.close()
+
+
+def test_every_section_of_the_page_is_here():
+    text = (PAGES / "recipes.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M) == list(RECIPES)
+    assert text.count("```python\n") == len(RECIPES)
+
+
+def assert_right(results, job, layers=LAYERS, steps=STEPS, each=ACCUMULATED, window=1):
+    """Every layer has so many messages of each step, in windows of this length."""
+    results.wait_ended()
+    assert {result["job"] for result in results.live} == {job}
+    expected = [(0, step) for step in range(steps) for _ in range(each)]
+    assert {layer: sorted(seen) for layer, seen in results.steps().items()} == \
+        {("decoder", layer, "self"): expected for layer in range(layers)}
+    assert {summary["window"]["length"] for summary in results.summaries} == {window}
+
+
+def assert_entropy(results, expected, rank=0):
+    """The first message of the first layer has these entropies, of the heads that a rank has."""
+    first = next(one for one in results.live if (one["layer"], one["rank"], one["tier"] != "weights") == (0, rank, True))
+    entropy = np.asarray(first["heads"]["entropy"], float)
+    assert len(expected) == np.count_nonzero(~np.isnan(entropy))
+    assert entropy[~np.isnan(entropy)] == pytest.approx(expected, rel=1e-4) and np.std(expected) > 1e-3
+
+
+def skip_without(packages):
+    for package in packages:
+        if any(importlib.util.find_spec(part) is None for part in (package.partition(".")[0], package)):
+            pytest.skip(f"{package} is not installed")
+
+
+def trained(heading, tmp_path, **more):
+    """The training that is watched, after which the same has run without attnd."""
+    skip_without(RECIPES[heading].needs)
+    watched = recipes.train(heading, str(tmp_path / "watched"), True, **more)
+    alone = recipes.train(heading, str(tmp_path / "alone"), False)
+    assert recipes.same(watched, alone)
+    return watched._replace(entropy=alone.entropy)
+
+
+@pytest.mark.parametrize("heading, job, window", [("Hugging Face Trainer", "trainer", 200), ("Lightning", "lightning", 1),
+                                                  ("Accelerate", "accelerate", 1)])
+def test_microbatches_are_parts_of_the_steps_of(heading, job, window, results, tmp_path):
+    done = trained(heading, tmp_path)
+    assert_right(results, job, window=window)
+    assert_entropy(results, done.entropy)
+
+
+def rows_of(results, layer=0):
+    return [result["rows"] // HEADS for result in results.live if (result["layer"], result["tier"] != "weights") == (layer, True)]
+
+
+def test_sft_counts_no_padding(results, tmp_path):
+    done = trained("TRL: SFT", tmp_path)
+    assert_right(results, "sft", each=1)
+    assert_entropy(results, done.entropy)
+    lengths = sorted(len(row["input_ids"]) for row in done.names["trainer"].train_dataset)
+    assert len(set(lengths)) > 1 and all(4 * lengths[0] <= rows < 4 * TOKENS for rows in rows_of(results))
+
+
+def test_grpo_shows_what_is_trained_on_and_no_rollouts(results, tmp_path):
+    tokens, rollouts = [], []
+
+    def see(_, __, given):
+        if torch.is_grad_enabled():
+            tokens.append(int(given["attention_mask"].sum()))
+        else:
+            rollouts.append(given["input_ids"].shape)
+
+    done = trained("TRL: GRPO", tmp_path, before=lambda names: names["model"].register_forward_pre_hook(see, with_kwargs=True))
+    assert_right(results, "grpo", steps=2 * STEPS, each=1, window=50)
+    assert_entropy(results, done.entropy)
+    assert len(rollouts) > len(tokens) == 2 * STEPS and rows_of(results) == tokens
+
+
+def test_a_plain_loop_stays_compiled(daemon, results, tmp_path):
+    done = trained("nanoGPT, litgpt, your own loop", tmp_path)
+    assert_right(results, "nano", window=200)
+    names = recipes.nano(str(tmp_path / "eager"))
+    with recipes.first_attention() as entropy:
+        names["model"](names["microbatches"](0)[0][0])
+    assert_entropy(results, entropy)
+    series, _ = logged(daemon, "nano")
+    last = done.losses[ACCUMULATED - 1::ACCUMULATED]  # of the microbatches of each step
+    assert series["loss"] == {step: pytest.approx(ACCUMULATED * loss, rel=1e-6) for step, loss in enumerate(last)}
+
+
+def run_ranks(heading, tmp_path, **options):
+    """What each rank says of its training, of which it had one without attnd as well."""
+    skip_without(RECIPES[heading].needs)
+    world = RECIPES[heading].world
+    files, said = ([tmp_path / f"rank-{rank}{end}" for rank in range(world)] for end in ("", ".log"))
+    common = {"heading": heading, "world": world, "store": tmp_path / "store", **options}
+    ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", recipes.__file__, f"rank={rank}", f"result={files[rank]}",
+                               *(f"{name}={value}" for name, value in common.items())],
+                              stdout=said[rank].open("wb"), stderr=subprocess.STDOUT) for rank in range(world)]
+    try:
+        assert [rank.wait(240) for rank in ranks] == [0] * world, "\n".join(each.read_text()[-3000:] for each in said)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    found = [json.loads(file.read_text()) for file in files]
+    assert all(one["same"] for one in found)
+    return found, said[0].read_text()
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_ranks_of_deepspeed(stage, results, tmp_path):
+    found, said = run_ranks("DeepSpeed", tmp_path, stage=stage)
+    assert_right(results, "deepspeed", each=2 * ACCUMULATED)
+    for rank, one in enumerate(found):
+        assert_entropy(results, one["entropy"], rank)
+    sent = {result["layer"] for result in results.live if result["tier"] == "weights"}
+    assert sent == (set() if stage == 3 else set(range(LAYERS)))
+    assert ("it is sharded (FSDP, ZeRO)" in said) == (stage == 3)
+
+
+@pytest.mark.parametrize("heading, job, each", [("FSDP2 and tensor parallel", "fsdp-tp", 4), ("Megatron core", "megatron", 2)])
+def test_ranks_have_slices_of_the_heads(heading, job, each, results, tmp_path):
+    found, _ = run_ranks(heading, tmp_path)
+    assert_right(results, job, each=each)
+    for rank, one in enumerate(found):
+        assert len(one["entropy"]) == HEADS // 2
+        assert_entropy(results, one["entropy"], rank)
+    assert {summary["ranks"] for summary in results.summaries} == {each}
+    assert all(np.isfinite(np.asarray(summary["heads"]["entropy"]["mean"], float)).all() for summary in results.summaries)
+
+
+def test_the_trainer_of_torchtitan(results, tmp_path):
+    run_ranks("torchtitan", tmp_path)
+    assert_right(results, "titan", layers=6)
