@@ -73,17 +73,30 @@ export const RUNS_KEPT = 500;
 /** Every view needs these first. */
 const FIRST = [["jobs"], ["runs", { limit: RUNS_KEPT, or_null: 1 }], ["alerts", { limit: 1, or_null: 1 }], ["metrics"]];
 
-/** Puts the first questions before the page's modules run: start.js is another script, so they are kept in a global. */
-export function askEarly() {
+/** The question for the numbers of a metric over a run, in at most so many windows; of one layer with `stack`, `layer`, `site`. */
+export const gridQuestion = ({ job, run, stack, layer, site, metric, statistic, points = 400 }) =>
+    ["grid", { job, run, stack, layer, site, metric, statistic, points, packed: 1, or_null: 1 }];
+
+/**
+ * Puts the first questions before the page's modules run: start.js is another script, so they are kept in a global. Done when
+ * all are put: that for the grid of an overview has to know its run.
+ */
+export async function askEarly({ view, params: { job, run, metric = "entropy_normalized", statistic = "mean" } }) {
     takeToken();
     const used = token(),
         early = (globalThis.attndEarly = new Map());
-    for (const [path, params] of FIRST) {
+    const put = ([path, params]) => {
         const url = address(path, params),
             response = ask(url, used);
         response.catch(() => {}); // get() says so
         early.set(url, { used, response });
-    }
+        return response;
+    };
+    const answers = FIRST.map(put);
+    if (view !== "overview" || !job) return;
+    const [jobs, past] = await Promise.all(answers.slice(0, 2).map(async (response) => (await response).clone().json())),
+        newest = [...jobs.sort((a, b) => b.time_ns - a.time_ns), ...(past?.runs ?? [])].find((one) => one.job === job);
+    put(gridQuestion({ job, run: run || newest.run, metric, statistic }));
 }
 
 /** The response to a question that was put early with this token, once. */

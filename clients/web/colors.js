@@ -21,7 +21,7 @@ export const COLOR_MAPS = {
 export function distanceColors() {
     const middle = getComputedStyle(document.documentElement).getPropertyValue("--pale").trim(),
         [below, above] = ["#2b6cb0", "#c05a12"].map((end) => d3.interpolateLab(middle, end));
-    return (t) => (t < 0 ? below(-t) : above(t));
+    return (t) => (t === 0 ? middle : t < 0 ? below(-t) : above(t)); // most are there
 }
 
 /** A colour map over a range. */

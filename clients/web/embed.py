@@ -5,8 +5,8 @@
 usage: embed.py OUTPUT FILE...      (this file and other Python among them are left out)
 
 A module that index.html or start.js names becomes one script with all that it imports: the browser asks once. The
-style and the script of the first paint stand in index.html itself, which so needs no further file to be painted; the
-page's policy names them by their hashes (asset_policy_*). The same files give the same bytes: nothing of the time or the
+style, the icon and the script of the first paint stand in index.html itself, which so needs no further file to be
+painted; the page's policy names style and script by their hashes (asset_policy_*). The same files give the same bytes: nothing of the time or the
 place is in them.
 """
 import base64
@@ -25,6 +25,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
          ".svg": "image/svg+xml", ".png": "image/png"}
 ROW = 20
 STYLE = '<link rel="stylesheet" href="/assets/style.css">'
+ICON = '<img src="/assets/icon.svg" alt="" width="22" height="22">'
 SCRIPT = '<script src="/assets/start.js"></script>'
 
 
@@ -46,9 +47,10 @@ def scripts(modules):
 
 
 def inlined(contents):
-    """Puts the style and the first script into index.html, and takes them out of the files. Returns their hashes, as a
-    Content-Security-Policy has them."""
+    """Puts the icon, the style and the first script into index.html, and takes the latter two out of the files. Returns
+    their hashes, as a Content-Security-Policy has them."""
     index, hashes = contents["index.html"].decode(), {}
+    index = index.replace(ICON, contents["icon.svg"].decode().strip().replace("<svg", '<svg aria-hidden="true" width="22" height="22"', 1))
     for name, link, tag in (("style.css", STYLE, "style"), ("start.js", SCRIPT, "script")):
         text = contents.pop(name).decode()
         if index.count(link) != 1 or f"</{tag}" in text:

@@ -2,12 +2,10 @@
 // One metric of all layers and heads over a run, in at most so many windows; and moments of a run as they stand in the
 // address: "epoch12", "step340". Which windows a grid has changes as a run grows; the unit with which one ends stays.
 /* global d3 */
-import { find, floats, integers } from "./api.js";
+import { floats, get, gridQuestion, integers } from "./api.js";
 import { loadLog } from "./context.js";
 import { layerName } from "./dom.js";
 import { isOfMatrices } from "./store.js";
-
-const POINTS = 400;
 
 const FORM = /^(epoch|step|second)(\d{1,15})$/;
 
@@ -46,9 +44,9 @@ function withNumbers(grid) {
     };
 }
 
-/** `job`, `run`, `metric`, `statistic`, and of one layer `stack`, `layer`, `site`; null when there is no window of it. */
-export async function loadGrid({ job, run, stack, layer, site, metric, statistic, points = POINTS }) {
-    const grid = await find("grid", { job, run, stack, layer, site, metric, statistic, points, packed: 1 });
+/** The answer to a gridQuestion(); null when there is no window of it. */
+export async function loadGrid(what) {
+    const grid = await get(...gridQuestion(what));
     if (!grid) return null;
     const windows = {
         last: integers(grid.windows.last),
@@ -57,7 +55,7 @@ export async function loadGrid({ job, run, stack, layer, site, metric, statistic
     };
     const layers = new Map(grid.layers.map((layer) => [layerName(layer), { ...layer, values: floats(layer.values) }]));
     const all = { ...grid, windows, layers, count: windows.last.length };
-    return isOfMatrices(metric) ? withNumbers(all) : all;
+    return isOfMatrices(what.metric) ? withNumbers(all) : all;
 }
 
 /** [grid, log]: loadGrid's with `log`, null without any window, and what the run has logged, which there may be then, too. */

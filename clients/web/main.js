@@ -8,7 +8,7 @@ import { errorNote, h, hideTooltip, note } from "./dom.js";
 import { Events } from "./events.js";
 import { go, here, link } from "./router.js";
 import { runText } from "./run_text.js";
-import { applyTheme, onChange, set, settings } from "./settings.js";
+import { applyTheme, onChange, readSettings, set, settings } from "./settings.js";
 import { Store } from "./store.js";
 import { countTrouble, loadFleet, show as fleet } from "./view_fleet.js";
 import { show as head } from "./view_head.js";
@@ -85,6 +85,11 @@ function drawTabs(view) {
             ),
     );
     linkTabs();
+    requestAnimationFrame(showTab);
+}
+
+/** Where there is no room for all tabs. */
+function showTab() {
     const tabs = byId("tabs"),
         current = tabs.querySelector("[aria-current]");
     tabs.scrollLeft = Math.max(0, current.offsetLeft + current.offsetWidth - tabs.clientWidth);
@@ -113,12 +118,7 @@ function linkTabs() {
 }
 
 function drawConnection() {
-    const text = {
-        live: "connected",
-        connecting: "connecting …",
-        token: "token needed",
-        lost: "no connection",
-    };
+    const text = { live: "connected", connecting: "connecting …", token: "token needed", lost: "no connection" };
     byId("connection").dataset.state = events.state;
     byId("connection").textContent = text[events.state];
     drawLost();
@@ -281,20 +281,10 @@ function listenToSkip() {
 }
 
 function start() {
-    fill(
-        byId("theme"),
-        [
-            ["auto", "auto"],
-            ["light", "light"],
-            ["dark", "dark"],
-        ],
-        settings.theme,
-    );
-    fill(
-        byId("color-map"),
-        Object.keys(COLOR_MAPS).map((name) => [name, name]),
-        settings.colorMap,
-    );
+    readSettings();
+    const options = (names) => names.map((name) => [name, name]);
+    fill(byId("theme"), options(["auto", "light", "dark"]), settings.theme);
+    fill(byId("color-map"), options(Object.keys(COLOR_MAPS)), settings.colorMap);
     byId("theme").addEventListener("change", (event) => set("theme", event.target.value));
     byId("color-map").addEventListener("change", (event) => set("colorMap", event.target.value));
     byId("job").addEventListener("change", (event) =>

@@ -14,7 +14,7 @@ import { HeatMap } from "./heat_map.js";
 import { lyingBar, scalePicker } from "./map_scale.js";
 import { drawMap } from "./map_view.js";
 import { pairText } from "./pairs.js";
-import { applyTheme, onChange, set, settings } from "./settings.js";
+import { applyTheme, onChange, readSettings, set, settings } from "./settings.js";
 import { Thumbs } from "./thumbs.js";
 
 /** Px of a side of the map of a head. */
@@ -241,6 +241,7 @@ class NotebookView {
  *     values   f32, little-endian, in base64: [heads, rows, columns] of one layer after the other
  */
 function start() {
+    readSettings();
     applyTheme();
     const data = JSON.parse(document.getElementById("data").textContent),
         view = new NotebookView({ ...data, values: floatsOf(data.values) });

@@ -6,7 +6,7 @@ import { looksCausal, paddingText, pooledText } from "./cells.js";
 import { byLayer, layerName } from "./dom.js";
 import { loadGrid, valuesAt, windowAt } from "./grid.js";
 import { isOver } from "./run_text.js";
-import { isOfMatrices } from "./store.js";
+import { isOfMatrices, pastLayer } from "./store.js";
 
 /** Said where a run's own maps would be. */
 export const NOT_KEPT =
@@ -18,19 +18,6 @@ function runMeant(store, { job, run }) {
     if (run) return runs.find((one) => one.run.startsWith(run))?.run ?? run;
     return store.run || runs[0]?.run || "";
 }
-
-/** A layer of the history: numbers that are not loaded yet. */
-const pastLayer = (job, run, { stack, layer, site, module, heads, metrics }) => ({
-    job,
-    run,
-    stack,
-    layer,
-    site,
-    module,
-    metrics,
-    past: true,
-    heads: Object.fromEntries(metrics.map((name) => [name, Array(heads).fill(null)])),
-});
 
 /** Has what pickers ask of a store. */
 class Run {
@@ -189,7 +176,7 @@ export async function openRun(store, params) {
     if (maps.some((map) => map.run === run) && !maps.some((map) => map.past))
         return new Run(store, params.job, run, null);
     const kept = await find("layers", { job: params.job, run }).catch(() => null);
-    const layers = (kept?.layers ?? []).map((layer) => pastLayer(params.job, kept.run, layer));
+    const layers = (kept?.layers ?? []).map((layer) => ({ ...pastLayer(layer), job: params.job, run: kept.run, metrics: layer.metrics }));
     return new Run(store, params.job, kept?.run ?? run, new Map(layers.map((map) => [layerName(map), map])));
 }
 

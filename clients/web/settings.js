@@ -4,14 +4,17 @@
 const KEY = "attnd-settings";
 const DEFAULTS = { colorMap: "viridis", theme: "auto", range: "auto", scale: "own" };
 const listeners = new Set();
-let kept = {};
-try {
-    kept = JSON.parse(localStorage.getItem(KEY)) ?? {};
-} catch {
-    /* what is there is not ours */
-}
 
-export const settings = { ...DEFAULTS, ...kept };
+export const settings = { ...DEFAULTS };
+
+/** Takes what is kept, once the page needs it: everything waits until the browser has answered. */
+export function readSettings() {
+    try {
+        Object.assign(settings, JSON.parse(localStorage.getItem(KEY)));
+    } catch {
+        /* what is there is not ours */
+    }
+}
 
 export function set(name, value) {
     settings[name] = value;

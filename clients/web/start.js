@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Lets the browser paint the page's frame, in its theme, before anything else: then come the first questions, D3 and the
-// page's modules, which take longer than a frame even to be parsed. A tab that nobody looks at paints nothing, and does
-// not wait.
+// Lets the browser paint the page's frame, in its theme, before anything else: then come D3, the page's modules, which take
+// longer than a frame even to be parsed, and the first questions. A tab that nobody looks at paints nothing, and does not
+// wait. Settings are read as late as the first frame allows: reading waits for the browser, which is busy before.
 import { askEarly } from "./api.js";
-import { applyTheme } from "./settings.js";
+import { here } from "./router.js";
+import { applyTheme, readSettings } from "./settings.js";
 
 const SCRIPTS = ["/assets/d3.min.js", "/assets/main.js"];
 const LONGEST_MS = 500;
@@ -12,18 +13,22 @@ let isBegun = false;
 function begin() {
     if (isBegun) return;
     isBegun = true;
-    askEarly();
     for (const src of SCRIPTS) {
         const script = document.createElement("script");
         script.src = src;
         script.async = false; // they run in this order
         document.head.append(script);
     }
+    // The first time of day that is written takes long, and nothing else is to do until the scripts have come.
+    askEarly(here()).catch(() => {}).then(() => new Date().toLocaleTimeString([], { hour: "2-digit" }));
 }
 
-applyTheme();
+requestAnimationFrame(() => {
+    readSettings();
+    applyTheme();
+});
 document.addEventListener("DOMContentLoaded", () => {
     if (document.hidden) return begin();
-    requestAnimationFrame(() => setTimeout(begin));
+    new PerformanceObserver(begin).observe({ type: "paint", buffered: true });
     setTimeout(begin, LONGEST_MS);
 });

@@ -8,7 +8,7 @@ import { silenceOf } from "./run_text.js";
 import { paced } from "./view_state.js";
 
 /** A layer of which only the history is left: numbers of no step. */
-const pastLayer = ({ stack, layer, site, module, heads, metrics }) => ({
+export const pastLayer = ({ stack, layer, site, module, heads, metrics }) => ({
     stack,
     layer,
     site,
@@ -367,15 +367,7 @@ export class Store {
     }
 
     metric(name) {
-        return (
-            this.metrics.find((metric) => metric.name === name) ?? {
-                name,
-                unit: "1",
-                group: "heads",
-                domain: null,
-                description: "",
-            }
-        );
+        return this.metrics.find((metric) => metric.name === name) ?? { name, unit: "1", group: "heads", domain: null, description: "" };
     }
 }
 

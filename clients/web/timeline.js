@@ -51,7 +51,7 @@ const areaOf = (xs, ys, { steps, low, high }) =>
 /** Quantiles over heads in each window: {low, middle, high}. */
 function spreadOf(series, count, [low, high]) {
     const columns = d3.range(count).map((window) => Float64Array.from(series.map((values) => values[window])).filter(Number.isFinite).sort()),
-        at = (share) => columns.map((column) => d3.quantile(column, share) ?? NaN);
+        at = (share) => columns.map((column) => d3.quantileSorted(column, share) ?? NaN);
     return { low: at(low), middle: at(0.5), high: at(high) };
 }
 

@@ -140,16 +140,30 @@ static int history_values_read_chunks(struct query *query, struct value_series *
     return code;
 }
 
+/* Whether it is of heads, and of nothing for which a histogram would have to be read. */
+static bool is_of_moments(const struct value_series *series)
+{
+    const int *slot = series->slot;
+    return series->number >= 0 && !number_is_of_layer(series->number) && slot[STATISTIC_P10] < 0 &&
+           slot[STATISTIC_P50] < 0 && slot[STATISTIC_P90] < 0 && slot[STATISTIC_P99] < 0;
+}
+
 static int history_values_add_state(struct value_series *series, const struct layer_state *state,
                                     uint32_t row)
 {
+    bool of_moments = is_of_moments(series);
     int code = 0;
     if (series->number < 0 || !number_in_state(state, series->number)) {
         return 0;
     }
     for (uint32_t i = 0; !code && i < series->heads && series->head_first + i < state->heads; i++) {
         struct result_stat stat;
-        code = number_stat(state, series->number, series->head_first + i, &stat);
+        uint32_t head = series->head_first + i;
+        if (of_moments) {
+            stat = layer_state_stat_of_moments(state, series->number, head);
+        } else {
+            code = number_stat(state, series->number, head, &stat);
+        }
         if (!code) {
             set_stats(series, i, row, row + 1, &stat);
         }
@@ -165,7 +179,8 @@ static int read_state(struct query *query, struct value_series *series, uint32_t
     sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
     int code = query_next(query, statement);
     if (code == 1) {
-        code = count == 1 ? state_read_number(statement, 0, series->number, &state)
+        int number = is_of_moments(series) ? METRIC_COUNT : series->number; /* of no histogram */
+        code = count == 1 ? state_read_number(statement, 0, number, &state)
                           : state_read(statement, 0, &state);
     }
     for (uint32_t i = 0; !code && state && i < count; i++) {

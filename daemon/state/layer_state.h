@@ -105,6 +105,9 @@ struct moments layer_state_moments(const struct layer_state *state, int metric, 
  */
 int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
                      struct result_stat *ret_stat);
+/* Without quantiles, for which the histogram would have to be read: they are NaN. */
+struct result_stat layer_state_stat_of_moments(const struct layer_state *state, int metric,
+                                               uint32_t head);
 int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
                          struct result_stat *ret_stat);
 int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat);

@@ -90,6 +90,16 @@ int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
     return stat_in(&state->head[head].stats, (uint32_t)metric, ret_stat);
 }
 
+struct result_stat layer_state_stat_of_moments(const struct layer_state *state, int metric,
+                                               uint32_t head)
+{
+    if (metric >= METRIC_MATRIX_FIRST) {
+        return summary_view_matrix(state, metric, head);
+    }
+    struct stat_record stat = stat_find(&state->head[head].stats, (uint32_t)metric);
+    return stat_of_moments(&stat);
+}
+
 int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,
                          struct result_stat *ret_stat)
 {

@@ -18,6 +18,9 @@ def test_every_control_has_a_name(site, page):
         assert unnamed == []
 
 
+NOTES_THE_FIRST_THEME = "requestAnimationFrame(() => setTimeout(() => { window.firstTheme = document.documentElement.dataset.theme; }));"
+
+
 def test_theme_and_colours_are_kept(site, page):
     page.open(site, f"#/overview?job={JOB}").ready()
     before = page.js("return document.querySelector('.heat .cell').getAttribute('fill')")
@@ -25,7 +28,10 @@ def test_theme_and_colours_are_kept(site, page):
     assert page.js("return document.documentElement.dataset.theme") == "dark"
     pick(page, "#color-map", "cividis")
     wait_until(lambda: page.js("return document.querySelector('.heat .cell')?.getAttribute('fill')") not in (None, before), "other colours")
+    added = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NOTES_THE_FIRST_THEME})
     page.open(site, f"#/overview?job={JOB}").ready()
+    page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert page.js("return firstTheme") == "dark", "the first frame has it"
     assert page.js("return [document.documentElement.dataset.theme, document.getElementById('color-map').value]") == ["dark", "cividis"]
     pick(page, "#theme", "auto")
     pick(page, "#color-map", "viridis")

@@ -48,6 +48,9 @@ def test_few_requests_go_before_the_first_numbers(site, page):
     assert sorted(assets) == ["/assets/d3.min.js", "/assets/main.js"]
     assert len(names) - len(assets) <= 11 and names.count("/api/v1/jobs") == names.count("/api/v1/metrics") == 1
     assert names.index("/api/v1/jobs") < len(assets) + 4, "before the modules run"
+    asked = page.js("return performance.getEntriesByType('resource').map((e) => e.name).filter((name) => name.includes('/api/v1/'))")
+    assert len(asked) == len(set(asked)), "a question that is put early is another than that of the modules"
+    assert names.index("/api/v1/grid") < names.index("/api/v1/rules"), "the longest answer is asked for before the modules run"
     asked = "return performance.getEntriesByType('resource').map((e) => e.name).filter((name) => name.includes('/api/v1/summary?'))"
     wait_until(lambda: page.js(asked), "the last windows")
     assert ["metrics=entropy_normalized" in name for name in page.js(asked)] == [True], "all numbers of a large model are megabytes"

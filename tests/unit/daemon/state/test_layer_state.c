@@ -595,6 +595,30 @@ TEST(one_metric_of_a_packed_state_is_that_of_the_whole)
     layer_state_free(&state);
 }
 
+TEST(statistics_of_moments_are_those_without_quantiles)
+{
+    struct layer_state *state = full_state(), *back = NULL;
+    struct mpk_writer packed;
+    test_layer_state_pack(state, &packed);
+    assert_int_equal(
+        layer_state_unpack_metric(packed.buffer.data, packed.buffer.size, METRIC_COUNT, &back), 0);
+    for (int metric = 0; metric < METRIC_MATRIX_FIRST; metric++) {
+        for (uint32_t head = 0; head < state->heads; head++) {
+            struct result_stat stat = layer_state_stat_of_moments(back, metric, head), expected;
+            assert_int_equal(layer_state_stat(state, metric, head, &expected), 0);
+            assert_true(isnan(stat.p10) && isnan(stat.p50) && isnan(stat.p90) && isnan(stat.p99));
+            stat.p10 = expected.p10;
+            stat.p50 = expected.p50;
+            stat.p90 = expected.p90;
+            stat.p99 = expected.p99;
+            assert_memory_equal(&stat, &expected, sizeof stat);
+        }
+    }
+    layer_state_free(&back);
+    mpk_writer_clear(&packed);
+    layer_state_free(&state);
+}
+
 TEST(changed_bytes_are_refused_or_harmless)
 {
     uint64_t seed = 5;
