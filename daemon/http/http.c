@@ -23,7 +23,8 @@
 /* Live values go out, and those that are held back are looked at, so often at most: waking hundreds
  * of clients takes longer than telling them of several layers at once. */
 #define LIVE_MS 50
-/* The loop thread answers for so long, and then looks after trainers first. */
+/* The loop thread answers for so long, and then looks after trainers first; the HTTP thread encodes
+ * results for so long, and then looks after its connections. */
 #define TURN_NS UINT64_C(5000000)
 
 /* The loop thread */
@@ -106,17 +107,26 @@ static void on_live(uv_timer_t *timer)
 
 static void take_published(struct http *http, uint64_t now_ns)
 {
-    bool lost;
-    struct published *item = feed_take(&http->feed, &lost);
-    while (item) {
-        struct published *next = item->next;
+    bool more = http->taken != NULL; /* of the turn before; others may wait in the feed as well */
+    struct published *item;
+    if (!more) {
+        http->taken = feed_take(&http->feed, &http->taken_lost);
+    }
+    while ((item = http->taken)) {
+        http->taken = item->next;
         metrics_put(http->metrics, item, now_ns);
         events_put(&http->events, item, now_ns);
         free(item);
-        item = next;
+        if (clock_monotonic_ns() >= now_ns + TURN_NS) {
+            break;
+        }
     }
-    if (lost) {
+    if (!http->taken && http->taken_lost) {
         events_lost(&http->events);
+        http->taken_lost = false;
+    }
+    if (http->taken || more) {
+        uv_async_send(&http->wake);
     }
     if (!uv_is_active((const uv_handle_t *)&http->live)) {
         uv_timer_start(&http->live, on_live, LIVE_MS, LIVE_MS);
@@ -425,6 +435,11 @@ void http_close(struct http **http_p)
     free_questions(&http->to_http);
     free_questions(&http->to_ask);
     feed_clear(&http->feed);
+    while (http->taken) {
+        struct published *item = http->taken;
+        http->taken = item->next;
+        free(item);
+    }
     events_clear(&http->events);
     metrics_free(&http->metrics);
     whose_clear(&http->whose);

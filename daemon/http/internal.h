@@ -41,6 +41,8 @@ struct http {
     uv_timer_t second;  /* looks for requests that wait too long, and sends heartbeats */
     uv_timer_t live;    /* runs while live values are held back */
     struct MHD_Daemon *server;
+    struct published *taken; /* from the feed, and not encoded yet */
+    bool taken_lost;         /* something was lost before the last of them */
     struct events events;
     struct metrics *metrics;
     struct request *waiting; /* suspended, for an answer of the loop thread */

@@ -336,6 +336,37 @@ static int registry_add_run(struct registry *registry, struct job *job, const st
     return 0;
 }
 
+static uint64_t registry_memory_of(const struct job *job)
+{
+    uint64_t used = 0;
+    for (const struct run *run = job->runs; run; run = run->next) {
+        used += run->budget.used;
+    }
+    return used;
+}
+
+/* A job, or all jobs of a key that may publish some only, has at most eight times the memory that
+ * is free, so that it does not keep the windows of others out. With more, its messages are refused
+ * until windows are closed. */
+static void registry_share_memory(const struct registry *registry, const struct job *job,
+                                  struct run *run)
+{
+    uint64_t limit = registry->budget.limit, used = registry->budget.used;
+    uint64_t own = registry_memory_of(job), free = used < limit ? limit - used : 0;
+    run->budget.limit = limit / RUN_SHARE;
+    if (used <= limit / 2) { /* with all that one run may use, enough stays free */
+        return;
+    }
+    for (const struct job *other = registry->jobs; other; other = other->hh.next) {
+        if (other != job && *job->sender && strcmp(other->sender, job->sender) == 0) {
+            own += registry_memory_of(other);
+        }
+    }
+    /* It may grow by x, with own + x <= 8 (free - x). */
+    uint64_t most = own > 8 * free ? 0 : run->budget.used + (8 * free - own) / 9;
+    run->budget.limit = most < run->budget.limit ? most : run->budget.limit;
+}
+
 static int find_or_add(struct registry *registry, struct message *message, uint64_t now_ns,
                        struct run **ret_run)
 {
@@ -377,7 +408,9 @@ static int find_or_add(struct registry *registry, struct message *message, uint6
     if (!code && !*ret_run) {
         code = registry_add_run(registry, job, header, now_ns, ret_run);
     }
-    if (code && !job->runs) {
+    if (!code) {
+        registry_share_memory(registry, job, *ret_run);
+    } else if (!job->runs) {
         remove_job(registry, job);
     }
     return code;

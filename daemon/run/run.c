@@ -4,9 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One run may use this part of limits.state_memory, so that it cannot take it all. */
-#define RUN_SHARE 4
-
 struct run *run_new(const char *job, const uint8_t *id, const struct config_cut *cut,
                     const struct config *config, const struct result_sink *sink,
                     struct state_budget *budget, uint64_t now_ns)

@@ -22,6 +22,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* One run may use this part of limits.state_memory, so that it cannot take it all. */
+#define RUN_SHARE 4
+
 struct run {
     uint8_t id[RUN_BYTES];
     char job[JOB_NAME_MAX + 1];
@@ -29,7 +32,7 @@ struct run {
     const struct config *job_config; /* what to measure: with the overrides for this job */
     const struct result_sink *sink;
     struct work_queue *work;          /* the job's; outlives the run */
-    struct state_budget budget;       /* a quarter of all there is */
+    struct state_budget budget;       /* a quarter of all there is, or its share */
     struct state_budget drift_budget; /* half of that: baselines give way to windows */
     enum job_state state;
     bool dirty;   /* the job map should be published again */

@@ -214,22 +214,29 @@ static void clear_plans(struct drift_plan plans[METRIC_COUNT])
     }
 }
 
-/* NaN when the head has no value. */
-static double drift_mean_of(const struct layer_state *state, int metric, uint32_t head)
+/* The window's means [METRIC_COUNT][heads]; NaN where a head has no value. NULL when out of memory.
+ */
+static double *drift_means(const struct drift *drift, const struct layer_state *state)
 {
-    if (head >= state->heads) {
-        return NAN;
+    struct moments moments[METRIC_COUNT];
+    double *means = malloc((size_t)METRIC_COUNT * drift->heads * sizeof *means);
+    for (uint32_t h = 0; means && h < drift->heads; h++) {
+        if (h < state->heads) {
+            layer_state_all_moments(state, h, moments);
+        }
+        for (int m = 0; m < METRIC_COUNT; m++) {
+            double mean = h < state->heads ? moments_mean(&moments[m]) : NAN;
+            means[(size_t)m * drift->heads + h] = fabs(mean) <= MEAN_MAX ? mean : NAN;
+        }
     }
-    struct moments moments = layer_state_moments(state, metric, head);
-    double mean = moments_mean(&moments);
-    return fabs(mean) <= MEAN_MAX ? mean : NAN;
+    return means;
 }
 
 /* Whether any head has a value. */
-static bool has_value(const struct drift *drift, const struct layer_state *state, int metric)
+static bool has_value(const struct drift *drift, const double *mean)
 {
     for (uint32_t h = 0; h < drift->heads; h++) {
-        if (!isnan(drift_mean_of(state, metric, h))) {
+        if (!isnan(mean[h])) {
             return true;
         }
     }
@@ -321,27 +328,26 @@ static struct result_drift drift_compare(const struct drift *drift, int metric, 
 }
 
 /* All but `change`, which commit adds. */
-static int plan_result(const struct drift *drift, const struct layer_state *state, int metric,
-                       struct drift_plan *plan)
+static int plan_result(const struct drift *drift, const struct layer_state *state,
+                       const double *mean, int metric, struct drift_plan *plan)
 {
     plan->result = malloc(drift->heads * sizeof *plan->result);
     if (!plan->result) {
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < drift->heads; h++) {
-        plan->result[h] = drift_compare(drift, metric, h, drift_mean_of(state, metric, h));
+        plan->result[h] = drift_compare(drift, metric, h, mean[h]);
     }
     bool rows = metric < METRIC_ROW_COUNT && any_ready(drift, drift->cell[metric]);
     return rows ? fill_js(drift, state, metric, plan->result) : 0;
 }
 
 /* A head's block with this window; without any when it is forgotten. */
-static int drift_add_rows(const struct drift *drift, const struct layer_state *state, int metric,
-                          uint32_t head, const struct drift_cell *cell,
+static int drift_add_rows(const struct drift *drift, const struct layer_state *state, double x,
+                          int metric, uint32_t head, const struct drift_cell *cell,
                           struct packed_cursor *cursor, struct packed_hists *into)
 {
     struct dist block = {0}, window = {0};
-    double x = drift_mean_of(state, metric, head);
     int code = cursor->at < cursor->end ? packed_hists_next(cursor, &block) : 0;
     if (!code && !isnan(x)) {
         code = layer_state_dist(state, metric, head, &window);
@@ -368,27 +374,29 @@ static int copy_rows(struct packed_cursor *cursor, struct packed_hists *into)
     return code ? code : packed_hists_copy(into, from, (size_t)(cursor->at - from));
 }
 
-static int plan_hists(const struct drift *drift, const struct layer_state *state, int metric,
-                      const struct drift_cell *cell, struct drift_plan *plan)
+static int plan_hists(const struct drift *drift, const struct layer_state *state,
+                      const double *mean, int metric, const struct drift_cell *cell,
+                      struct drift_plan *plan)
 {
     struct packed_cursor cursor = begin_of(&drift->hists[metric]);
     int code = 0;
     for (uint32_t h = 0; h < drift->heads && !code; h++) {
-        code = learns(drift, &cell[h])
-                   ? drift_add_rows(drift, state, metric, h, &cell[h], &cursor, &plan->hists)
-                   : copy_rows(&cursor, &plan->hists);
+        code = learns(drift, &cell[h]) ? drift_add_rows(drift, state, mean[h], metric, h, &cell[h],
+                                                        &cursor, &plan->hists)
+                                       : copy_rows(&cursor, &plan->hists);
     }
     packed_hists_trim(&plan->hists);
     return code;
 }
 
-static int plan_metric(const struct drift *drift, const struct layer_state *state, int metric,
-                       bool learn_it, struct drift_plan *plan)
+static int plan_metric(const struct drift *drift, const struct layer_state *state,
+                       const double *mean, int metric, bool learn_it, struct drift_plan *plan)
 {
     const struct drift_cell *cell = drift->cell[metric];
-    bool has = has_value(drift, state, metric);
+    bool has = has_value(drift, mean);
     bool uniform = has && !drift->pinned && !isnan(uniform_of(metric));
-    int code = uniform || any_ready(drift, cell) ? plan_result(drift, state, metric, plan) : 0;
+    int code =
+        uniform || any_ready(drift, cell) ? plan_result(drift, state, mean, metric, plan) : 0;
     if (!code && !cell && learn_it && has && !drift->pinned) {
         cell = plan->cell = new_cells(drift->heads);
         code = cell ? 0 : ERR_MEMORY;
@@ -398,7 +406,7 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
     }
     plan->learns = learn_it && has && any_learns(drift, cell);
     if (plan->learns && metric < METRIC_ROW_COUNT) {
-        code = plan_hists(drift, state, metric, cell, plan);
+        code = plan_hists(drift, state, mean, metric, cell, plan);
     }
     return code;
 }
@@ -440,14 +448,14 @@ static void drift_take_plan(struct drift *drift, int metric, struct drift_plan *
     *plan = (struct drift_plan){0};
 }
 
-static void commit_metric(struct drift *drift, const struct layer_state *state, int metric,
-                          uint64_t last, bool learn_it)
+static void commit_metric(struct drift *drift, const double *mean, int metric, uint64_t last,
+                          bool learn_it)
 {
     struct drift_cell *cell = drift->cell[metric];
     struct result_drift *result = drift->result[metric];
     for (uint32_t h = 0; cell && h < drift->heads; h++) {
         if (learn_it) {
-            commit_cell(drift, metric, &cell[h], drift_mean_of(state, metric, h), last);
+            commit_cell(drift, metric, &cell[h], mean[h], last);
         }
         if (result) {
             result[h].change = cell[h].change;
@@ -458,14 +466,16 @@ static void commit_metric(struct drift *drift, const struct layer_state *state, 
 int drift_window(struct drift *drift, const struct layer_state *state, uint64_t last, bool learn_it)
 {
     struct drift_plan plans[METRIC_COUNT] = {{0}};
-    int code = 0;
+    double *means = drift_means(drift, state);
+    int code = means ? 0 : ERR_MEMORY;
     for (int m = 0; m < METRIC_COUNT && !code; m++) {
-        code = plan_metric(drift, state, m, learn_it, &plans[m]);
+        code = plan_metric(drift, state, means + (size_t)m * drift->heads, m, learn_it, &plans[m]);
     }
     for (int m = 0; m < METRIC_COUNT && !code; m++) {
         drift_take_plan(drift, m, &plans[m]);
-        commit_metric(drift, state, m, last, learn_it);
+        commit_metric(drift, means + (size_t)m * drift->heads, m, last, learn_it);
     }
+    free(means);
     if (!code && learn_it) {
         drift->begun = true;
         drift->last = last;

@@ -554,15 +554,36 @@ int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
     return code;
 }
 
-struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head)
+static struct moments layer_state_matrix_moments(const struct layer_state *state, int metric,
+                                                 uint32_t head)
 {
     struct moments moments = {0};
-    if (metric < METRIC_MATRIX_FIRST) {
-        return stat_find(&state->head[head].stats, (uint32_t)metric).moments;
-    }
     double number = layer_state_matrix_number(state, metric, head);
     if (isfinite(number)) {
         moments_add(&moments, number);
     }
     return moments;
+}
+
+struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head)
+{
+    return metric < METRIC_MATRIX_FIRST
+               ? stat_find(&state->head[head].stats, (uint32_t)metric).moments
+               : layer_state_matrix_moments(state, metric, head);
+}
+
+void layer_state_all_moments(const struct layer_state *state, uint32_t head,
+                             struct moments ret_moments[METRIC_COUNT])
+{
+    struct stat_reader reader;
+    struct stat_record stat;
+    uint32_t slot;
+    memset(ret_moments, 0, METRIC_MATRIX_FIRST * sizeof *ret_moments);
+    stat_reader_init(&reader, &state->head[head].stats);
+    while (stat_read(&reader, &slot, &stat) && slot < METRIC_MATRIX_FIRST) {
+        ret_moments[slot] = stat.moments;
+    }
+    for (int m = METRIC_MATRIX_FIRST; m < METRIC_COUNT; m++) {
+        ret_moments[m] = layer_state_matrix_moments(state, m, head);
+    }
 }

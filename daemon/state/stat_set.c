@@ -79,7 +79,7 @@ struct stat_record stat_find(const struct stat_set *set, uint32_t slot)
     struct stat_record stat;
     uint32_t at;
     stat_reader_init(&reader, set);
-    while (stat_read(&reader, &at, &stat)) {
+    while (stat_mask_has(&reader.left, slot) && stat_read(&reader, &at, &stat)) {
         if (at == slot) {
             return stat;
         }

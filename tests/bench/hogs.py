@@ -31,6 +31,7 @@ from attnd.layer_state import LayerState, ROW_METRICS  # noqa: E402
 STEP_WINDOWS = ("window.unit=step", "window.length=1")
 # From the hog's start to the first message; from the last message to the end.
 BEGIN_S, END_S = 2.0, 2.5
+WIDE_EVERY_S = 2.0
 
 
 class Elsewhere:
@@ -75,6 +76,14 @@ def hog(kind, ingest, reliable):
     elif kind == "qk":
         q, k = (rng.standard_normal((1, 16, 1024, 64)).astype(np.float32) for _ in range(2))
         send = lambda step: trainer.qk(q, k, step=step, scale=0.125, causal=True)  # noqa: E731
+    elif kind == "wide":  # windows of as many heads as the largest models have
+        weights = attention(rng, 128, 4)
+
+        def send(step):
+            for layer in range(126):
+                trainer.attention(weights, layer=layer, epoch=step, step=step)
+            trainer.event("epoch_end", epoch=step, step=step)
+            time.sleep(WIDE_EVERY_S)
     elif kind == "epochs":
         send = lambda step: trainer.event("epoch_end", epoch=step, step=step)  # noqa: E731
     else:
@@ -83,7 +92,7 @@ def hog(kind, ingest, reliable):
         send(step)
 
 
-HOGS = {"none": (), "maps": (), "qk": (), "states1024": (), "states32": (), "tiny": STEP_WINDOWS, "log": STEP_WINDOWS,
+HOGS = {"none": (), "maps": (), "qk": (), "wide": (), "states1024": (), "states32": (), "tiny": STEP_WINDOWS, "log": STEP_WINDOWS,
         "epochs": (), "lane-states1024": (), "lane-states32": (), "lane-tiny": STEP_WINDOWS, "lane-log": STEP_WINDOWS}
 
 

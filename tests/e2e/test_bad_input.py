@@ -231,6 +231,20 @@ def test_many_heads_cannot_use_up_the_memory(rng):
     attnd.close()
 
 
+def test_runs_of_one_job_leave_memory_to_the_windows_of_another(rng):
+    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum=false")
+    for run in range(8):
+        trainer = Trainer(attnd, "hog")
+        for layer in range(16):
+            trainer.attention(softmax_maps(rng, 1, 50, 4, 4), layer=layer)
+        attnd.settled(16 * (run + 1))
+    Trainer(attnd, "other").attention(softmax_maps(rng, 1, 50, 4, 4))
+    assert attnd.settled(129)["dropped"]["state_limit"] > 0
+    [job] = [job for job in attnd.call("jobs") if job["job"] == "other"]
+    assert job["processed"] == 1 and not job["dropped"]
+    attnd.close()
+
+
 def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
     attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum_budget=0", "window.unit=step", "window.length=4", "window.every=4")
     reader = Reader(attnd, "summary/")

@@ -115,7 +115,11 @@ static int tensors(struct registry_fixture *f, const char *job, uint8_t run, uin
     if (code) {
         return code;
     }
-    assert_true(compute);
+    if (!compute) { /* refused in its turn */
+        assert_ptr_equal(queue_take(message.run), &message);
+        assert_true(message.code);
+        return message.code;
+    }
     measure_tensors(&message);
     return message.code;
 }
@@ -238,6 +242,58 @@ REGISTRY_TEST(jobs_that_rest_are_no_way_round_the_share)
     assert_int_equal(tensors(f, "c", 1, 0), 0);
     assert_int_equal(tensors(f, "d", 1, 0), 0);
     assert_int_equal(tensors(f, "a", 1, 1), ERR_JOB_LIMIT);
+}
+
+/* Runs that have windows of this many MiB, or have them no more. */
+static void registry_take_memory(struct registry_fixture *f, const char *job, uint8_t id, int mib)
+{
+    char run[3];
+    snprintf(run, sizeof run, "%02x", id);
+    struct run *found = registry_find(f->registry, job, run);
+    uint64_t bytes = (uint64_t)abs(mib) << 20;
+    state_budget_charge(&found->budget, mib > 0 ? bytes : 0, mib > 0 ? 0 : bytes);
+}
+
+/* At most eight times what is free. */
+REGISTRY_TEST(a_job_does_not_keep_the_windows_of_others_out)
+{
+    f->config.limits_runs = 8;
+    f->config.limits_jobs = 8;
+    registry_free(&f->registry);
+    f->config.limits_state_memory = 900 << 20;
+    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
+    for (uint8_t run = 1; run <= 4; run++) {
+        assert_int_equal(tensors(f, "hog", run, 0), 0);
+        registry_take_memory(f, "hog", run, 205);
+    }
+    assert_int_equal(tensors(f, "hog", 1, 1), ERR_STATE_LIMIT); /* 820 of 900 */
+    assert_int_equal(tensors(f, "hog", 5, 0), ERR_STATE_LIMIT);
+    assert_int_equal(tensors(f, "small", 1, 0), 0);
+    registry_take_memory(f, "small", 1, 70);
+    assert_int_equal(tensors(f, "small", 1, 1), 0);
+    registry_take_memory(f, "small", 1, 4);
+    assert_int_equal(tensors(f, "small", 1, 2), ERR_STATE_LIMIT);
+    registry_take_memory(f, "hog", 1, -205);
+    assert_int_equal(tensors(f, "small", 1, 3), 0);
+    assert_int_equal(tensors(f, "hog", 1, 2), 0);
+}
+
+REGISTRY_TEST(more_jobs_give_a_key_for_some_jobs_no_more_memory)
+{
+    char name[] = "a";
+    f->config.limits_jobs = 16;
+    registry_free(&f->registry);
+    f->config.limits_state_memory = 900 << 20;
+    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
+    for (f->sender = "one"; *name <= 'd'; ++*name) {
+        assert_int_equal(tensors(f, name, 1, 0), 0);
+        registry_take_memory(f, name, 1, 205);
+    }
+    assert_int_equal(tensors(f, "e", 1, 0), ERR_STATE_LIMIT);
+    f->sender = "two";
+    assert_int_equal(tensors(f, "f", 1, 0), 0);
+    f->sender = NULL; /* may publish all jobs */
+    assert_int_equal(tensors(f, "g", 1, 0), 0);
 }
 
 REGISTRY_TEST(the_longest_idle_job_makes_room)
