@@ -199,6 +199,9 @@ def open_page(driver, daemon, address=PAGES["run"]):
         "the page to show data")
 
 
+BEGINS_S = 3.0  # in which a browser has begun: people open the page in one that runs
+
+
 def paint(arguments):
     daemon = Daemon("metrics.spectrum=false")
     fill(daemon)
@@ -206,6 +209,7 @@ def paint(arguments):
         marks = []
         for _ in range(arguments.pairs):  # a browser each: nothing is in its cache
             driver = browser()
+            time.sleep(BEGINS_S)
             marks.append(open_page(driver, daemon, address))
             driver.quit()
         print(json.dumps(dict(bench="http", part="paint", page=page, layers=32, heads=32, opened=len(marks),
