@@ -70,6 +70,9 @@ export const ask = (url, used, options = {}) =>
 
 /** At most so many runs are known, however many begin while the page is open. */
 export const RUNS_KEPT = 500;
+/** So long an answer that was asked for early may stand for one that is asked for now. */
+const FRESH_MS = 5000;
+
 /** Every view needs these first. */
 const FIRST = [["jobs"], ["runs", { limit: RUNS_KEPT, or_null: 1 }], ["alerts", { limit: 1, or_null: 1 }], ["metrics"]];
 
@@ -89,7 +92,7 @@ export async function askEarly({ view, params: { job, run, metric = "entropy_nor
         const url = address(path, params),
             response = ask(url, used);
         response.catch(() => {}); // get() says so
-        early.set(url, { used, response });
+        early.set(url, { used, response, at: performance.now() });
         return response;
     };
     const answers = FIRST.map(put);
@@ -103,7 +106,7 @@ export async function askEarly({ view, params: { job, run, metric = "entropy_nor
 function takeEarly(url, used) {
     const early = globalThis.attndEarly?.get(url);
     globalThis.attndEarly?.delete(url);
-    return early?.used === used ? early.response : null;
+    return early?.used === used && performance.now() - early.at < FRESH_MS ? early.response : null;
 }
 
 /** The answer; throws ApiError with attnd's reason, code "unreachable" when there is no attnd. */

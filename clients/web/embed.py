@@ -6,8 +6,8 @@ usage: embed.py OUTPUT FILE...      (this file and other Python among them are l
 
 A module that index.html or start.js names becomes one script with all that it imports: the browser asks once. The
 style, the icon and the script of the first paint stand in index.html itself, which so needs no further file to be
-painted; the page's policy names style and script by their hashes (asset_policy_*). The same files give the same bytes: nothing of the time or the
-place is in them.
+painted; the page's policy names style and script by their hashes (asset_policy_*). The same files give the same bytes:
+nothing of the time or the place is in them.
 """
 import base64
 import gzip
@@ -50,6 +50,8 @@ def inlined(contents):
     """Puts the icon, the style and the first script into index.html, and takes the latter two out of the files. Returns
     their hashes, as a Content-Security-Policy has them."""
     index, hashes = contents["index.html"].decode(), {}
+    if index.count(ICON) != 1:
+        raise SystemExit(f"embed: index.html must have this once: {ICON}")
     index = index.replace(ICON, contents["icon.svg"].decode().strip().replace("<svg", '<svg aria-hidden="true" width="22" height="22"', 1))
     for name, link, tag in (("style.css", STYLE, "style"), ("start.js", SCRIPT, "script")):
         text = contents.pop(name).decode()

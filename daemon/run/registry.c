@@ -352,18 +352,18 @@ static void registry_share_memory(const struct registry *registry, const struct 
                                   struct run *run)
 {
     uint64_t limit = registry->budget.limit, used = registry->budget.used;
-    uint64_t own = registry_memory_of(job), free = used < limit ? limit - used : 0;
     run->budget.limit = limit / RUN_SHARE;
     if (used <= limit / 2) { /* with all that one run may use, enough stays free */
         return;
     }
+    uint64_t own = registry_memory_of(job), left = used < limit ? limit - used : 0;
     for (const struct job *other = registry->jobs; other; other = other->hh.next) {
         if (other != job && *job->sender && strcmp(other->sender, job->sender) == 0) {
             own += registry_memory_of(other);
         }
     }
-    /* It may grow by x, with own + x <= 8 (free - x). */
-    uint64_t most = own > 8 * free ? 0 : run->budget.used + (8 * free - own) / 9;
+    /* It may grow by x, with own + x <= 8 (left - x). This holds until its next message. */
+    uint64_t most = own > 8 * left ? 0 : run->budget.used + (8 * left - own) / 9;
     run->budget.limit = most < run->budget.limit ? most : run->budget.limit;
 }
 

@@ -108,7 +108,8 @@ void layer_state_all_moments(const struct layer_state *state, uint32_t head,
  */
 int layer_state_stat(const struct layer_state *state, int metric, uint32_t head,
                      struct result_stat *ret_stat);
-/* Without quantiles, for which the histogram would have to be read: they are NaN. */
+/* Without quantiles, for which the histogram would have to be read: they are NaN; those of a matrix
+ * are its one value. */
 struct result_stat layer_state_stat_of_moments(const struct layer_state *state, int metric,
                                                uint32_t head);
 int layer_state_map_stat(const struct layer_state *state, int aggregate, int stat,

@@ -279,7 +279,7 @@ class Unwatched:
 
 
 class Trained(NamedTuple):
-    """What became of a training: its losses, as their backward began; the mean entropy of each head of its first attention,
+    """The result of a training: its losses, as their backward began; the mean entropy of each head of its first attention,
     in nats, where nothing was compiled; the weights, of shared ones this rank's; and all names of the block."""
     losses: List[float]
     entropy: List[float]
@@ -289,7 +289,7 @@ class Trained(NamedTuple):
 
 @contextlib.contextmanager
 def losses() -> Iterator[List[float]]:
-    """What backward() begins at."""
+    """Collects the losses at which backward() begins."""
     found: List[float] = []
     backward = torch.Tensor.backward
 
@@ -305,7 +305,7 @@ def losses() -> Iterator[List[float]]:
 
 
 def mean_entropy(logits: torch.Tensor, visible: torch.Tensor) -> List[float]:
-    """Of each head, over the queries that see their own key: others are padding."""
+    """The mean of each head, over the queries that see their own key: others are padding."""
     logits, visible = logits.double(), visible.expand_as(logits)
     entropy = torch.special.entr(logits.masked_fill(~visible, -torch.inf).softmax(-1)).sum(-1)
     own = visible.diagonal(dim1=2, dim2=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
+from typing import AbstractSet, Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import torch
 from expected import Attended, Layer, Tolerance, differences
@@ -75,19 +75,17 @@ class Session:
             watch.close()
             stats = watch.stats()
             assert stats["dropped"] == 0 and stats["published"] == stats["sent"] + stats["skipped"], stats
-        return self.finished() if any(watch.stats()["sent"] for watch in self.watches) else {}
+        runs = {watch.publisher.run for watch in self.watches if watch.stats()["sent"]}
+        return self.finished(runs) if runs else {}
 
-    def finished(self) -> Summaries:
-        """The summaries of a job that other processes publish, when it has ended."""
-        try:
-            runs = wait_until(self._ended, f"the end of {self.job}")
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {self.daemon.describe()}") from None
+    def finished(self, runs: AbstractSet[str] = frozenset()) -> Summaries:
+        """The summaries of these runs of the job, when they have ended; without any, of one that other processes publish."""
+        left = set(runs) or wait_until(self._ended, f"the end of {self.job}")
         found: Summaries = {}
-        while runs:
+        while left:
             result = self.reader.next()[1]
             if result["kind"] == "job":  # the last that is published of a run says that it ended
-                runs -= {result["run"]} if result["state"] == "ended" else set()
+                left -= {result["run"]} if result["state"] == "ended" else set()
             elif not result["snapshot"]:  # the daemon may say again what is known
                 key = result["window"]["first"], (result["stack"], result["layer"], result["site"])
                 assert key not in found, f"{key} came twice"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Each recipe of deploy/site/pages/recipes.md, run as it stands there with the real framework and a real daemon: every layer
 arrives with the steps of the training, and losses and weights are the same bits without attnd."""
+import contextlib
 import importlib.util
 import json
 import re
@@ -114,14 +115,16 @@ def test_a_plain_loop_stays_compiled(daemon, results, tmp_path):
 
 
 def run_ranks(heading, tmp_path, **options):
-    """What each rank says of its training, of which it had one without attnd as well."""
+    """Each rank's report of its training, of which it had one without attnd as well."""
     skip_without(RECIPES[heading].needs)
     world = RECIPES[heading].world
     files, said = ([tmp_path / f"rank-{rank}{end}" for rank in range(world)] for end in ("", ".log"))
     common = {"heading": heading, "world": world, "store": tmp_path / "store", **options}
-    ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", recipes.__file__, f"rank={rank}", f"result={files[rank]}",
-                               *(f"{name}={value}" for name, value in common.items())],
-                              stdout=said[rank].open("wb"), stderr=subprocess.STDOUT) for rank in range(world)]
+    with contextlib.ExitStack() as logs:
+        ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", recipes.__file__, f"rank={rank}", f"result={files[rank]}",
+                                   *(f"{name}={value}" for name, value in common.items())],
+                                  stdout=logs.enter_context(said[rank].open("wb")), stderr=subprocess.STDOUT)
+                 for rank in range(world)]
     try:
         assert [rank.wait(240) for rank in ranks] == [0] * world, "\n".join(each.read_text()[-3000:] for each in said)
     finally:

@@ -254,7 +254,7 @@ MODELS: Dict[str, Row] = {
 
 
 def reference(build: Callable[[], nn.Module], row: Row, state: Dict[str, torch.Tensor], batch: Batch) -> References:
-    """What the attentions of a model of this state do on a batch."""
+    """The attentions of a model of this state on a batch."""
     model = in_float64(build, state)
     given = {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
     with torch.no_grad():
@@ -276,7 +276,7 @@ def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def implementations_of(name: str) -> Tuple[str, ...]:
-    """Those of its attention that a model has, and that compute the same; none: this release does not know the model."""
+    """The implementations of its attention that a model has, and that compute the same; none: this release lacks the model."""
     if not hasattr(transformers, f"{name}Model"):
         return ()
     both = getattr(transformers, f"{name}Model")._supports_sdpa and not MODELS[name].eager_only

@@ -946,16 +946,18 @@ def test_a_given_name_is_free_for_whom_it_was_given(daemon, watched, caplog):
         assert it.layers == [("encoder", 1, "self"), ("encoder", 0, "self")] and not caplog.records
 
 
-def test_a_name_given_to_a_module_is_that_of_the_attention_in_it(watched, caplog):
-    """Of two in it the first one's; the other is called by its path."""
+@pytest.mark.parametrize("other", ["crossattention", "attn2"])
+def test_a_name_given_to_a_module_is_that_of_the_attention_in_it(watched, caplog, other):
+    """Of two in it the first one's; the other is called by its path, or by what it reads."""
     class Block(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.attn, self.crossattention = MHA(D, H, batch_first=True), MHA(D, H, batch_first=True)
+            self.attn = MHA(D, H, batch_first=True)
+            setattr(self, other, MHA(D, H, batch_first=True))
 
         def forward(self, x):
-            x = self.attn(x, x, x)[0]
-            return self.crossattention(x, x.roll(1, 1), x)[0]
+            x, context = self.attn(x, x, x)[0], x[:, :3]
+            return getattr(self, other)(x, context, context)[0]
 
     model = torch.nn.Sequential(Block(), Block())
     with watched(model, layers={str(n): ("decoder", 6 + n, "self") for n in range(2)}, steps="manual") as it:
@@ -963,6 +965,31 @@ def test_a_name_given_to_a_module_is_that_of_the_attention_in_it(watched, caplog
         it.step()
         assert it.layers == [("decoder", 6, "self"), ("decoder", 0, "cross"), ("decoder", 7, "self"), ("decoder", 1, "cross")]
         assert [layer.module for layer in it.layers][::2] == ["0.attn", "1.attn"] and not caplog.records
+
+
+def test_a_name_may_be_that_of_the_whole_model(watched):
+    model = MHA(D, H, batch_first=True)
+    with watched(model, layers={"": ("encoder", 3, "self")}, steps="manual") as it:
+        x = torch.rand(1, 5, D)
+        model(x, x, x)
+        it.step()
+        assert it.layers == [("encoder", 3, "self")]
+
+
+def test_the_name_of_an_attention_is_not_that_of_one_within_it(watched):
+    class Nested(MHA):
+        def __init__(self):
+            super().__init__(D, H, batch_first=True)
+            self.inner = MHA(D, H, batch_first=True)
+
+        def forward(self, x):
+            return super().forward(*[self.inner(x, x, x)[0]] * 3)[0]
+
+    model = torch.nn.Sequential(Nested())
+    with watched(model, layers={"0": ("decoder", 6, "self")}, steps="manual") as it:
+        model(torch.rand(1, 5, D))
+        it.step()
+        assert {layer.module: layer[1] for layer in it.layers} == {"0.inner": 0, "0": 6}
 
 
 class Towers(torch.nn.Module):

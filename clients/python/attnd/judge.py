@@ -10,8 +10,8 @@ in the first forward that is captured:
     not multiplied in sight                            attention, when path or class says so, Tq = Tk or cross, its
                                                        input is no layer's output, and nobody looks for its largest
 
-A verdict holds for good, by module and call, so that layers do not come and go. `include` and `layers` of watch() go
-before all that, `exclude` before those.
+A verdict holds for good, by module and call, so that layers do not come and go. `include` and a module's very path in
+`layers` of watch() go before all that, `exclude` before those.
 
 Attention in parts (windows, blocks, landmarks) has no map of all queries and keys: nothing of a module is captured, included
 or not, when one of its softmaxes is seen to be a part.

@@ -17,7 +17,8 @@
     transformer_blocks.0.attn2       decoder 0 cross, in a UNet that is given texts
 
 When two of one stack and site get the same number, all of that stack and site are numbered 0, 1, ... in the order in
-which they run instead. Names that the user gives by path stay, and so do those that are there already.
+which they run instead. Names that the user gives by path stay, and so do those that are there already. The path may be of a
+module around an attention: the first one in it has the name.
 
 A module that attends several times in one forward has several: "blocks.0", "blocks.0#1", ...
 """

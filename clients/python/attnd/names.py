@@ -55,16 +55,17 @@ class Names:
         return None if around is None else self.given[around]
 
     def _given_at(self, path: str) -> Optional[str]:
-        around = path
-        while self.given and around:
-            if around in self.given and self._holders.get(around, path) == path:
-                return around
-            around = around.partition("#")[0].rpartition(".")[0]
-        return None
+        around: Optional[str] = path if self.given else None
+        while around is not None and (around not in self.given or self._holders.get(around, path) != path):
+            around = around.partition("#")[0].rpartition(".")[0] if around else None
+        return around
 
     def knows(self, path: str) -> bool:
-        """Whether nothing has to be noted of it."""
-        return path in self.layers or path in self._shown or self.given_to(path) is not None
+        """Whether nothing has to be noted of it. A name that was given for it, or around it, is its own until add()."""
+        around = self._given_at(path)
+        if around is not None:
+            self._holders.setdefault(around, path)
+        return path in self.layers or path in self._shown or around is not None
 
     def note(self, path: str, shown: Shown) -> None:
         """Notes what an attention shows, for its name. A tensor in it is read when it gets that."""
@@ -76,7 +77,8 @@ class Names:
         self._heads.update(new)
         paths = [*self.layers, *new]
         kept: Dict[str, Sequence[Any]] = {**self.layers}
-        for path in new:
+        self._holders = {around: path for around, path in self._holders.items() if path in self.layers}
+        for path in sorted(new, key=lambda path: path not in self.given):  # before those within it
             around = self._given_at(path)
             if around is not None:
                 self._holders[around], kept[path] = path, self.given[around]
