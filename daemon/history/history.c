@@ -264,7 +264,8 @@ static int history_run_method(struct history *history, struct history_question *
     if (!code) {
         code = question->method->run(&query);
     }
-    if (query.damaged || code == ERR_STORE_FORMAT) {
+    /* Damage of a file that was repaired meanwhile is none of the one in its place. */
+    if ((query.damaged || code == ERR_STORE_FORMAT) && !db_is_gone(history->db)) {
         store_note_damage(history->store);
     }
     return !code && !mpk_writer_ok(&question->result) ? ERR_MEMORY : code;
