@@ -92,7 +92,8 @@ class Results:
             result = self.subscriber.next(0)
             if result is None:
                 return
-            kinds[result["kind"]].append(result)
+            if result["kind"] == "job" or not result["snapshot"]:  # the daemon may say again what is known
+                kinds[result["kind"]].append(result)
 
     def steps(self):
         """{layer: [(epoch, step) of each message about attention, as they came]}"""
