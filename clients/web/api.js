@@ -76,7 +76,7 @@ const FRESH_MS = 5000;
 /** Every view needs these first. */
 const FIRST = [["jobs"], ["runs", { limit: RUNS_KEPT, or_null: 1 }], ["alerts", { limit: 1, or_null: 1 }], ["metrics"]];
 
-/** The question for the numbers of a metric over a run, in at most so many windows; of one layer with `stack`, `layer`, `site`. */
+/** The question for the numbers of a metric over a run, in at most `points` windows; `stack`, `layer` and `site` ask for one layer. */
 export const gridQuestion = ({ job, run, stack, layer, site, metric, statistic, points = 400 }) =>
     ["grid", { job, run, stack, layer, site, metric, statistic, points, packed: 1, or_null: 1 }];
 

@@ -35,7 +35,7 @@ def test_every_section_of_the_page_is_here():
 
 
 def assert_right(results, job, layers=LAYERS, steps=STEPS, each=ACCUMULATED, window=1):
-    """Every layer has so many messages of each step, in windows of this length."""
+    """Every layer has `each` messages of each step, in windows of `window` steps."""
     results.wait_ended()
     assert {result["job"] for result in results.live} == {job}
     expected = [(0, step) for step in range(steps) for _ in range(each)]

@@ -204,7 +204,7 @@ def tells_padding(seen: Seen) -> bool:
 
 
 def values_fit(v: Optional[torch.Tensor], batch: int, heads: int, keys: int) -> bool:
-    """Whether these are values that a message with so many samples, heads and keys may have."""
+    """Whether a message with this number of samples, heads and keys may have these values."""
     return v is not None and v.dim() == 4 and v.dtype in DTYPE_NAMES and v.shape[0] in (1, batch) and v.shape[3] > 0 \
         and v.shape[1] > 0 and heads % v.shape[1] == 0 and v.shape[2] == keys
 
