@@ -66,8 +66,9 @@ def send_raw(trainer, q, k, words, **about):
     trainer.qk(tensor_of(q), tensor_of(k), scale=q.shape[3]**-0.5, **also, **header, **about)
 
 
-def send_state(trainer, q, k, words, step, layer, site, **about):
-    """As a state."""
+def send_state(trainer, q, k, words, step, layer, site, device="cpu", **about):
+    """As a state, which is computed on this device."""
+    q, k, words = q.to(device), k.to(device), {name: one.to(device) if torch.is_tensor(one) else one for name, one in words.items()}
     state = attnd.device.layer_state(q, k, step=step, time_ns=1, rank=trainer.rank, **words, **about)
     trainer.send(*trainer.tensor_frames("state", {"state": np.frombuffer(state, dtype=np.uint8)}, step=step, heads=HEADS,
                                         first_epoch=0, first_step=step, layer=layer, site=site))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The Triton kernel of attnd.device, interpreted on the CPU: against float64 numpy and the reference. The interpreter
-shows nothing about races or the rounding of tensor cores. test_device_kernel.py runs this with TRITON_INTERPRET=1, which
-triton reads when it is imported."""
+"""The Triton kernel of attnd.device against float64 numpy and the reference: on a GPU where PyTorch has one, else
+interpreted on the CPU, which shows nothing about races or the rounding of tensor cores. test_device_kernel.py runs this
+with TRITON_INTERPRET=1, which triton reads when it is imported. On a GPU most of the time is compiling: `-n 16` helps."""
 import itertools
 import pathlib
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,15 +18,24 @@ from attnd import accelerator, plan  # noqa: E402
 from attnd.cost import Cost  # noqa: E402
 from attnd.device import launch, reference  # noqa: E402
 from attnd.device.problem import Rows  # noqa: E402
-from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, kernel_of, make, message  # noqa: E402
+from attnd.sender import NotYet  # noqa: E402
+from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, can_run, kernel_of, make, message  # noqa: E402
 from harness import Attnd  # noqa: E402
 from test_device_states import SETTINGS, measured_twice, same_layer, same_numbers  # noqa: E402
 
 DTYPES = ("f32", "bf16", "f16")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def triton(q, k, words):
-    return attnd.device.row_statistics(q, k, backend="triton", **words)
+def there(q, k, words):
+    """The same on the device of the kernel."""
+    return q.to(DEVICE), k.to(DEVICE), {name: one.to(DEVICE) if torch.is_tensor(one) else one for name, one in words.items()}
+
+
+def rows(q, k, words, backend="triton"):
+    """The row metrics, brought to the CPU."""
+    q, k, words = there(q, k, words)
+    return {name: one.cpu() for name, one in attnd.device.row_statistics(q, k, backend=backend, **words).items()}
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -34,7 +44,7 @@ def test_the_kernel_agrees_with_numpy(mask, values):
     turn = MASKS.index(mask) + VALUES.index(values)
     for shape, dtype in ((SHAPES[(turn + n) % len(SHAPES)], DTYPES[(turn + n) % 3]) for n in (0, 2)):
         q, k, words = make(mask, values, shape, dtype)
-        agree(triton(q, k, words), q, k, words)
+        agree(rows(q, k, words), q, k, words)
 
 
 @pytest.mark.parametrize("values", VALUES[::2])
@@ -42,7 +52,7 @@ def test_the_kernel_agrees_with_numpy(mask, values):
 def test_its_numbers_of_a_message_agree_with_numpy(mask, values):
     turn = MASKS.index(mask) + VALUES.index(values)
     q, k, words = make(mask, values, SHAPES[turn % len(SHAPES)], DTYPES[turn % 3])
-    agree_of_message(message(q, k, words, launch.rows), q, k, words)
+    agree_of_message(message(*there(q, k, words), launch.rows), q, k, words)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -52,9 +62,9 @@ def test_the_8_largest_are_found_wherever_they_are(dtype):
     for every in (1, 32, 64, 128):
         some = torch.zeros_like(k)
         some[..., 3::every, :] = k[..., 3::every, :]
-        agree(triton(q, some, words), q, some, words)
+        agree(rows(q, some, words), q, some, words)
         some[..., 3::every, :] = k[..., 3:4, :]
-        agree(triton(q, some, words), q, some, words)
+        agree(rows(q, some, words), q, some, words)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,7 +72,7 @@ def test_a_bias_in_the_dtype_of_the_model_hides_and_adds_what_it_says(dtype):
     q, k, _ = make("full", "plain", (1, 2, 2, 40, 40, 16), dtype)
     bias = torch.linspace(-2, 2, 1600).view(1, 1, 40, 40).to(q.dtype)
     bias[..., ::3] = torch.finfo(q.dtype).min
-    found, expected = (attnd.device.row_statistics(q, k, bias=bias, backend=one) for one in ("triton", "reference"))
+    found, expected = (rows(q, k, {"bias": bias}, one) for one in ("triton", "reference"))
     for name, values in expected.items():
         torch.testing.assert_close(found[name], values, atol=2e-5, rtol=2e-5, equal_nan=True, msg=name)
 
@@ -79,14 +89,14 @@ def test_a_logit_that_is_no_number_is_found_wherever_it_is(wrong, where):
         else:
             bias = torch.zeros(1, 1, 200, 200)
             bias[..., at] = wrong
-        found, expected = (attnd.device.row_statistics(q, given, causal=True, bias=bias, backend=one) for one in ("triton", "reference"))
+        found, expected = (rows(q, given, {"causal": True, "bias": bias}, one) for one in ("triton", "reference"))
         for name, values in expected.items():
             torch.testing.assert_close(found[name], values, atol=2e-5, rtol=2e-5, equal_nan=True, msg=f"{name}, {at}")
 
 
 def test_a_local_window_may_be_wider_than_anything():
     q, k, _ = make("causal", "plain", (1, 2, 2, 40, 40, 16), "f32")
-    found = triton(q, k, {"causal": True, "local_window": 2**31 - 1})
+    found = rows(q, k, {"causal": True, "local_window": 2**31 - 1})
     torch.testing.assert_close(found["local_mass"], torch.ones(1, 2, 40))
 
 
@@ -94,27 +104,27 @@ def test_a_local_window_may_be_wider_than_anything():
 def test_the_kernel_agrees_with_the_reference(dtype):
     for mask, shape in itertools.product(("full", "causal window offset"), ((2, 4, 2, 33, 33, 32), (1, 1, 1, 3, 200, 64))):
         q, k, words = make(mask, "plain", shape, dtype)
-        expected = attnd.device.row_statistics(q, k, backend="reference", **words)
-        for name, value in triton(q, k, words).items():
+        expected = rows(q, k, words, "reference")
+        for name, value in rows(q, k, words).items():
             torch.testing.assert_close(value, expected[name], rtol=2e-5, atol=2e-5, equal_nan=True)
 
 
 def test_slices_of_heads_give_the_same(monkeypatch):
     q, k, words = make("causal window offset", "plain", (2, 4, 2, 5, 9, 16), "f32")
     monkeypatch.setattr(launch, "SLICE_HEADS", 3)
-    agree(triton(q, k, words), q, k, words)
+    agree(rows(q, k, words), q, k, words)
 
 
 def test_strides_of_a_fused_projection_are_read_as_they_are():
     packed = torch.randn(2, 20, 3, 4, 32, generator=torch.Generator().manual_seed(1))  # [B, T, qkv, H, d]
     q, k = packed[:, :, 0].transpose(1, 2), packed[:, :, 1].transpose(1, 2)
-    agree(triton(q, k, {"causal": True, "cross": False}), q, k, {"causal": True, "cross": False})
+    agree(rows(q, k, {"causal": True, "cross": False}), q, k, {"causal": True, "cross": False})
 
 
 def test_a_sample_of_rows_has_the_numbers_of_these_rows():
     q, k, words = make("causal window", "plain", (2, 4, 2, 90, 90, 16), "f32")
-    expected = attnd.device.row_statistics(q, k, backend="reference", **words)
-    for name, value in triton(q[:, :, 1::3], k, {**words, "q_offset": 1, "q_stride": 3}).items():
+    expected = rows(q, k, words, "reference")
+    for name, value in rows(q[:, :, 1::3], k, {**words, "q_offset": 1, "q_stride": 3}).items():
         torch.testing.assert_close(value, expected[name][:, :, 1::3], rtol=2e-5, atol=2e-5, equal_nan=True)
 
 
@@ -122,6 +132,22 @@ FORMS = {"causal": {}, "cross": {"causal": False, "cross": True}, "window": {"wi
          "rows": {"rows": 9}, "long rows": {"rows": 33, "first": 200, "keys": 250}, "bias of rows": {"rows": 9, "mask": torch.linspace(-2, 2, 9 * 40).view(1, 1, 9, 40)},
          "mask": {"mask": torch.arange(40) < 33}, "bias": {"mask": torch.linspace(-2, 2, 1600).view(1, 1, 40, 40)},
          "documents": {"documents": torch.arange(40).expand(2, -1) // 7}, "half": {"precision": torch.bfloat16}}
+
+
+def on_device(given):
+    """The same, with its tensors on the device of the kernel."""
+    moved = {name: one.to(DEVICE) for name, one in given._asdict().items() if torch.is_tensor(one)}
+    return given._replace(**moved, rows=given.rows and Rows(given.rows.there.to(DEVICE), given.rows.here))
+
+
+def launched(given):
+    """What arrives, once the kernels are compiled."""
+    one = accelerator.Accelerator("job", Cost())
+    while True:
+        try:
+            return one.launch(given, 0)()
+        except NotYet:
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -135,7 +161,8 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
         here = plan.strata(40, said["rows"])
         said.update(rows=Rows(torch.from_numpy(here), here), whole=False)
     given = accelerator.OfQueries(q, k, 0, 2, torch.float32, 0.25, 0.0, True, 0, None, None, 0, False, whole=True)._replace(**said)
-    found = accelerator.Accelerator("job", Cost()).launch(given, 0)()
+    found = launched(on_device(given))
+    can_run(monkeypatch)
     monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
     expected = accelerator.Accelerator("job", Cost()).launch(given, 0)()
     assert found.rows.keys() == expected.rows.keys() and found.shape == expected.shape and found.causal == expected.causal
@@ -151,14 +178,14 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
 def test_what_the_kernel_does_not_compute_is_said():
     wide = torch.zeros(1, 1, 2, 512)
     with pytest.raises(ValueError, match="a head dimension of 512 is above 256"):
-        triton(wide, wide, {})
-    assert torch.isfinite(attnd.device.row_statistics(wide, wide)["entropy"]).all()
+        rows(wide, wide, {})
+    assert torch.isfinite(rows(wide, wide, {}, "auto")["entropy"]).all()
 
 
 @pytest.mark.parametrize("dtype, values", [("f32", "plain"), ("bf16", "sink")])
 def test_its_states_say_what_attnd_says_of_the_same_queries_and_keys(dtype, values):
     daemon = Attnd(*SETTINGS)
-    for mask, (raw, state) in measured_twice(daemon, (values,), dtype, backend="triton").items():
+    for mask, (raw, state) in measured_twice(daemon, (values,), dtype, backend="triton", device=DEVICE).items():
         same_layer(raw, state, mask)
         same_numbers(raw, state, mask)
     daemon.close()
