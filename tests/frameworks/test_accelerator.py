@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The code for tier `state` on accelerators, as far as it can be tried without one: on the CPU, whose streams are names,
 and on tensors that hold nothing."""
+import functools
 import logging
+import operator
+import os
 import pathlib
+import random
+import subprocess
 import sys
 import threading
 import weakref
 from collections import defaultdict
 from types import SimpleNamespace
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -19,10 +25,10 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")]
-from attnd import accelerator, capture, device, plan  # noqa: E402
+from attnd import accelerator, capture, device, plan, states  # noqa: E402
 from attnd.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.cost import Cost  # noqa: E402
-from attnd.device import gpu, launch, pooled, reference, state  # noqa: E402
+from attnd.device import finisher, gpu, launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.sender import NotYet  # noqa: E402
@@ -476,3 +482,68 @@ def test_the_device_time_of_a_capture_is_counted(monkeypatch):
     for step in (3, 4, 5):
         one.launch(asked(), step)()
     assert one._cost._captures == {3: [0.0, 0.25], 4: [0.0, 0.25], 5: [0.0, 0.25]}
+
+
+# --------------------------------------------------------------------------------------- the process beside
+
+@pytest.fixture
+def beside(monkeypatch):
+    """The process that finishes, as on an accelerator."""
+    one = finisher.Finisher()
+    monkeypatch.setattr(finisher, "shared", lambda: one)
+    monkeypatch.setattr(accelerator._clock(torch.device("cpu")), "finishes_beside", True)
+    wait_until(lambda: one.is_ready, "the process")
+    yield one
+    one.close()
+
+
+def state_of(wait):
+    then = functools.partial(states.packed, origin=states.Origin(0, 1, 0, 48), microbatch=0, heads=states.Heads(0, H), causal=True,
+                             queries=T)
+    return wait(then).data
+
+
+FORMS = {"queries": {}, "rows": {"rows": some_rows(T, 9)}, "mask": {"mask": torch.arange(T).view(1, 1, 1, T) < 50},
+         "tokens": {"documents": torch.arange(T).expand(B, -1) // 30, "tokens": torch.tensor([60])}}
+
+
+@pytest.mark.parametrize("form", [*FORMS, "weights"])
+def test_a_process_beside_the_training_finishes_to_the_same_bytes(form, beside, monkeypatch):
+    if form == "weights":
+        logits = torch.randn(B, H, T, T, generator=torch.Generator().manual_seed(1))
+        given = OfWeights(logits.softmax(-1), logits, False, 0, 1, False)
+    else:
+        given = asked(**FORMS[form])
+    monkeypatch.setattr(accelerator, "_chosen", random.Random(1))
+    there = msgpack.unpackb(state_of(computer().launch(given, 0)))
+    assert beside._process.poll() is None
+    monkeypatch.setattr(accelerator._clock(torch.device("cpu")), "finishes_beside", False)
+    assert {**msgpack.unpackb(state_of(computer().launch(given, 0))), "time_ns": 0} == {**there, "time_ns": 0}
+
+
+def test_what_fails_there_is_one_loss_and_a_process_that_dies_is_done_without(beside, caplog):
+    with pytest.raises(RuntimeError, match="TypeError: "):
+        beside.run(operator.concat, 1, data=b"cd")
+    assert beside.run(operator.concat, b"ab", data=b"cd") == b"abcd"
+    beside._process.kill()
+    with caplog.at_level(logging.WARNING):
+        assert [beside.run(operator.concat, b"ab", data=b"cd") for _ in range(3)] == [b"abcd"] * 3
+    assert [record.getMessage().count("the sender thread does it from now on") for record in caplog.records] == [1]
+    assert computer().launch(asked(), 0)() is not None
+
+
+def test_it_ends_with_the_training_however_that_ends():
+    code = """import os, signal, time; from attnd.device import finisher; one = finisher.shared()
+while not one.is_ready: time.sleep(0.05)
+print(one._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    pid = int(run.stdout)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}") or "Z" in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2], "its end")
+
+
+def test_a_program_that_is_no_python_is_not_started_again(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
+    one = finisher.Finisher()
+    wait_until(lambda: one.is_ready, "nothing")
+    assert one._process is None and one.run(operator.concat, b"ab", data=b"cd") == b"abcd"

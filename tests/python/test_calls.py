@@ -66,7 +66,8 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
         context = context._replace(state=states.Origin(0, step, 0, 48, 0, computer, layer[2] == "cross"))
         if beyond_device(seen, plan, layer[2] == "cross", context) is None:
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(states, "arrived", lambda numbers, *where: (numbers, *where))
+                patched.setattr(states, "packed", lambda numbers, **where: states.Packed((numbers, *where.values()), numbers.shape, None))
+                patched.setattr(states, "message", lambda data, *where: data)
                 can_run(patched)
                 patched.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
                 patched.setattr(accelerator, "strata",  # the rows that the message has

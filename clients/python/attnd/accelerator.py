@@ -5,7 +5,8 @@
                         a copy of what they leave into pinned memory: 96 bytes a row (116 of all rows), 4 a key. Nothing is
                         captured until a thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the
                         metrics, which are copied
-    sender thread       waits for the copy, finishes the metrics, reduces them and packs the state
+    sender thread       waits for the copy
+    a process beside    finishes the metrics, reduces them and packs the state (device/finisher.py), which the sender thread sends
 
 Queries, keys and weights are read before the model does anything else with them, so nothing of the model is held or copied.
 Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 59 MiB meanwhile.
@@ -15,21 +16,22 @@ Self-check: of the first captures, and then of each in its turn, some rows are c
 differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
 
 Streams and events are those of the device's own module (torch.get_device_module, as torch.accelerator's are; torch.cuda in
-older versions). On the CPU, which has them by name, the same lines run in the tests; on an accelerator this has not been run
-yet.
+older versions). On the CPU, which has them by name, the same lines run in the tests.
 """
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import random
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 
 from .cost import Cost
-from .device import launch, pooled, reference, state, weights
+from .device import finisher, launch, pooled, reference, state, weights
 from .device.entries import Entries, inverse, norms, values_of
 from .device.problem import Problem, Rows
 from .device.sums import wide
@@ -129,6 +131,14 @@ class Arrived(NamedTuple):
     values: Dict[str, np.ndarray]
 
 
+Then = Callable[[Arrived], Any]  # can be pickled
+Wait = Callable[..., Any]  # wait(then): then(the numbers), which may be called in another process; None when they are not to be used
+
+
+def _unchanged(numbers: Arrived) -> Arrived:
+    return numbers
+
+
 class Accelerator:
     """Computes for one watch. launch() is for the training's thread, what it returns for the sender's."""
 
@@ -155,11 +165,10 @@ class Accelerator:
         return "triton" in self._trusted and launch.unable(alike) is None
 
     @torch.no_grad()
-    def launch(self, asked: Asked, step: int, side: int = 0) -> Callable[[], Optional[Arrived]]:
-        """Launches the computation; what is returned waits for the numbers, None when they are not to be used. `side`: cells
-        of the maps of the first sample, 0 for none. Raises NotYet while a kernel is compiled; and without memory, and for a
-        while after that: asking for some that is not there makes torch give back what it keeps for the training, which takes
-        its time."""
+    def launch(self, asked: Asked, step: int, side: int = 0) -> "Wait":
+        """Launches the computation; what is returned waits for the numbers. `side`: cells of the maps of the first sample, 0
+        for none. Raises NotYet while a kernel is compiled; and without memory, and for a while after that: asking for some
+        that is not there makes torch give back what it keeps for the training, which takes its time."""
         if self._resting > 0:
             self._resting -= 1
             raise MemoryError("the device was out of memory not long ago")
@@ -170,10 +179,12 @@ class Accelerator:
                 self._resting = REST_AFTER_OUT_OF_MEMORY
             raise
 
-    def _launched(self, asked: Asked, step: int, side: int) -> Callable[[], Optional[Arrived]]:
+    def _launched(self, asked: Asked, step: int, side: int) -> "Wait":
         checked = self._takes_check(step)
         device = asked[0].device
         clock = _clock(device)
+        if clock.finishes_beside and not finisher.shared().is_ready:
+            raise NotYet("the process that finishes is being started")
         with reference.exact(device):
             began = clock.event()
             computed = self._queries(asked, checked, side) if isinstance(asked, OfQueries) else _weights(asked, side)
@@ -182,15 +193,17 @@ class Accelerator:
         self._of_step += 1
         computed = computed._replace(tensors={})
 
-        def arrived() -> Optional[Arrived]:
-            arrays = parcel.arrays()
+        def wait(then: Then = _unchanged) -> Any:
+            data = parcel.data()
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
-            rows, part = _on_host(computed, {name: _here(one) for name, one in arrays.items()})
-            if computed.backend is not None and "check" in part and not self._agrees(computed.backend, part["check"], device):
-                return None
-            return _arrived(rows, part, computed)
+            if clock.finishes_beside:
+                check, made = finisher.shared().run(_finish, computed, parcel.about, then, data=data)
+            else:
+                check, made = _finish(computed, parcel.about, then, data)
+            agrees = check is None or computed.backend is None or self._agrees(computed.backend, check, device)
+            return made if agrees else None
 
-        return arrived
+        return wait
 
     def _takes_check(self, step: int) -> bool:
         """Whether this capture is checked: the first ones, then one in CHECKED_EVERY, another one of its step each time."""
@@ -226,7 +239,7 @@ class Accelerator:
             return computed
         here = None if asked.rows is None else asked.rows.here
         return computed._replace(tensors={"tokens": asked.tokens, **computed.tensors},
-                                 known=lambda tokens: _known_by_tokens(tokens, here, queries, asked.causal))
+                                 known=functools.partial(_known_by_tokens, rows=here, queries=queries, causal=asked.causal))
 
     def _tried(self, problem: Problem, launches: Callable[[], Any]) -> Any:
         """Tries kernels. One that fails would fail again, after as many seconds of compiling: it is left for good."""
@@ -257,7 +270,8 @@ class Accelerator:
             log.warning("job %s: the backend %r is not used again: %s. %s", self._job, backend, why, following)
 
 
-_Finish = Callable[[Dict[str, torch.Tensor], Optional[Known]], Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]]
+_Numbers = Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]
+_Finish = Callable[[Dict[str, torch.Tensor], Optional[Known]], _Numbers]
 
 
 class _Block(NamedTuple):
@@ -269,7 +283,7 @@ class _Block(NamedTuple):
 
 class _Computed(NamedTuple):
     """Tensors on the device, those of each block by its number, and what computed them. `is_masked`: a Known is there, too;
-    `known`: makes one on the host of how many tokens there are."""
+    `known`: makes one on the host of how many tokens there are. All but the tensors can be pickled."""
     tensors: Dict[str, torch.Tensor]
     finish: Sequence[_Finish]
     is_masked: bool
@@ -293,6 +307,13 @@ def _computed(blocks: Sequence[_Block], meaning: Optional[Known], shape: Tuple[i
     for number, block in enumerate(blocks):
         tensors.update({f"{number}.{name}": one for name, one in block.tensors.items()})
     return _Computed(tensors, [block.finish for block in blocks], meaning is not None, shape, backend, q_offset, whole)
+
+
+def _finish(computed: _Computed, about: "_About", then: Then, data: Any) -> Tuple[Optional[np.ndarray], Any]:
+    """What the rows that were computed again have to be, and then(the numbers): of what has arrived on the host."""
+    arrays = _unpacked(about, data)
+    rows, part = _on_host(computed, {name: _here(one) for name, one in arrays.items()})
+    return part.get("check"), then(_arrived(rows, part, computed))
 
 
 def _on_host(computed: _Computed, here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, np.ndarray]]:
@@ -477,20 +498,38 @@ def _again(p: Problem, head: int) -> _Again:
     return _Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
 
 
+@dataclass(frozen=True)
+class _KernelLeft:
+    """What the kernels computed of a problem, on the host."""
+    problem: Problem
+    whole: bool
+    again: Optional[_Again]
+
+    def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> _Numbers:
+        left = launch.Swept(here["sums"], here["few"])
+        entries, there = _entries(self.problem, self.whole, meaning, (launch.lengths_of_queries(self.problem, left), here["k"]))
+        rows = launch.rows(self.problem, entries, left)
+        return _finished(self.problem, rows, entries, meaning, there, self.again, here)
+
+
 def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block:
     """Launches the kernels."""
     of_keys = norms(problem.k)
     swept = launch.swept(problem, slice(0, problem.batch * problem.heads), inverse(of_keys), whole)
-    tensors = {**swept._asdict(), "k": of_keys}
-    problem = problem.on_host()
+    return _block({**swept._asdict(), "k": of_keys}, again, lambda rows: _KernelLeft(problem.on_host(), whole, rows))
 
-    def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
-        left = launch.Swept(here["sums"], here["few"])
-        entries, there = _entries(problem, whole, meaning, (launch.lengths_of_queries(problem, left), here["k"]))
-        rows = launch.rows(problem, entries, left)
-        return _finished(problem, rows, entries, meaning, there, again, here)
 
-    return _Block(tensors if again is None else {**tensors, "again": again.numbers}, finish)
+@dataclass(frozen=True)
+class _ReferenceLeft:
+    """What the reference computed of a problem: these metrics."""
+    problem: Problem
+    names: Tuple[str, ...]
+    again: Optional[_Again]
+
+    def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> _Numbers:
+        entries, there = _entries(self.problem, False, meaning, (here["q"], here["k"]))
+        rows = launch.whole(self.problem, dict(zip(self.names, here["rows"])))
+        return _finished(self.problem, rows, entries, meaning, there, self.again, here)
 
 
 def _by_reference(problem: Problem, again: Optional[_Again]) -> _Block:
@@ -498,13 +537,14 @@ def _by_reference(problem: Problem, again: Optional[_Again]) -> _Block:
     message that need none exist."""
     found = {name: values for name, values in reference.rows(problem).items() if any(values.stride())}  # the others: no row has one
     tensors = {"rows": torch.stack(list(found.values())), "q": norms(problem.taken().q), "k": norms(problem.k)}
-    names, problem = tuple(found), problem.on_host()
+    return _block(tensors, again, lambda rows: _ReferenceLeft(problem.on_host(), tuple(found), rows))
 
-    def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
-        entries, there = _entries(problem, False, meaning, (here["q"], here["k"]))
-        return _finished(problem, launch.whole(problem, dict(zip(names, here["rows"]))), entries, meaning, there, again, here)
 
-    return _Block(tensors if again is None else {**tensors, "again": again.numbers}, finish)
+def _block(tensors: Dict[str, torch.Tensor], again: Optional[_Again], left: Callable[[Optional[_Again]], _Finish]) -> _Block:
+    """With the rows that were computed again, whose numbers travel, too."""
+    if again is None:
+        return _Block(tensors, left(None))
+    return _Block({**tensors, "again": again.numbers}, left(again._replace(numbers=torch.empty(0, device="cpu"))))
 
 
 def _entries(problem: Problem, whole: bool, meaning: Optional[Known],
@@ -551,17 +591,21 @@ def _weights(asked: OfWeights, side: int = 0) -> _Computed:
     return _computed(blocks, meaning, (batch, heads, queries, keys), None, asked.first, False)
 
 
-def _by_weights(rows: Dict[str, torch.Tensor], row_sum_error: torch.Tensor) -> _Block:
-    names = tuple(rows)
+@dataclass(frozen=True)
+class _WeightsLeft:
+    """The metrics that were computed of weights."""
+    names: Tuple[str, ...]
 
-    def finish(here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Any:
+    def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> _Numbers:
         assert meaning is not None
-        found = dict(zip(names, here["rows"]))
+        found = dict(zip(self.names, here["rows"]))
         sound = torch.isfinite(found["entropy"])
         return found, {"sound": sound.sum((0, 2))[None], "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))[None],
                        "row_sum_error": here["error"].view(1, 1)}
 
-    return _Block({"rows": torch.stack(list(rows.values())), "error": row_sum_error}, finish)
+
+def _by_weights(rows: Dict[str, torch.Tensor], row_sum_error: torch.Tensor) -> _Block:
+    return _Block({"rows": torch.stack(list(rows.values())), "error": row_sum_error}, _WeightsLeft(tuple(rows)))
 
 
 # ------------------------------------------------------------------------------------------ their way to the host
@@ -596,26 +640,33 @@ def _packed(tensors: Dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors.values()])
 
 
+_About = Sequence[Tuple[str, Tuple[int, ...], int, str]]  # name, shape, bytes of an element, dtype of each tensor
+
+
 class _Parcel:
     """Tensors on their way to the host, in one piece of pinned memory."""
 
     def __init__(self, clock: "_Clock", tensors: Dict[str, torch.Tensor]):
-        self._about = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
-                       for name, one in tensors.items()]
+        self.about: _About = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
+                              for name, one in tensors.items()]
         packed = _packed(tensors)
         self._host = torch.empty(packed.shape, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
         self._host.copy_(packed, non_blocking=True)
         self.ended = clock.event()
 
-    def arrays(self) -> Dict[str, np.ndarray]:
-        """The same as arrays; waits until they are there."""
+    def data(self) -> np.ndarray:
+        """Their bytes; waits until they are there."""
         self.ended.synchronize()
-        data, begin, found = self._host.numpy(), 0, {}
-        for name, shape, size, dtype in self._about:
-            end = begin + size * math.prod(shape)
-            found[name] = np.frombuffer(data[begin:end].tobytes(), dtype=dtype).reshape(shape)
-            begin = end
-        return found
+        return np.asarray(self._host.numpy())
+
+
+def _unpacked(about: _About, data: Any) -> Dict[str, np.ndarray]:
+    begin, found = 0, {}
+    for name, shape, size, dtype in about:
+        end = begin + size * math.prod(shape)
+        found[name] = np.frombuffer(bytes(data[begin:end]), dtype=dtype).reshape(shape)
+        begin = end
+    return found
 
 
 class _Clock:
@@ -623,7 +674,7 @@ class _Clock:
 
     def __init__(self, device: torch.device):
         self.module = _module(device)
-        self.pins = device.type != "cpu"
+        self.pins = self.finishes_beside = device.type != "cpu"
         self._index = (device,) if self.pins else ()
 
     def event(self) -> Any:

@@ -339,15 +339,15 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     wait = origin.computer.launch(asked, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:
-        numbers = wait()
+        part_of = states.Heads(rows.head_offset, rows.heads_total)
+        found = wait(functools.partial(states.packed, origin=origin._replace(computer=None), microbatch=context.microbatch,
+                                       heads=part_of, causal=causal, queries=rows.total))
         if differ is not None and differ.numpy():
             raise ValueError("packed queries of keys that are packed in another way are not captured on an accelerator")
-        if numbers is None or (layer[2] == "cross") != origin.cross:
+        if found is None or (layer[2] == "cross") != origin.cross:
             return None
-        if numbers.maps is not None:
-            numbers = numbers._replace(maps=_labelled(numbers.maps, context, layer, rows, *numbers.shape[2:]))
-        return states.arrived(numbers, origin, context.microbatch, states.Heads(rows.head_offset, rows.heads_total), causal,
-                              rows.total)
+        maps = None if found.maps is None else _labelled(found.maps, context, layer, rows, *found.shape[2:])
+        return states.message(found.data, origin, part_of, maps)
 
     return Cut(_device_nbytes(seen, part), make, part)
 

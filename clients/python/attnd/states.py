@@ -3,12 +3,12 @@
 
     on the CPU          queries, keys or weights are copied as for the other tiers, and the sender thread computes the
                         state from them and the same words: what is visible, and what is padding
-    on an accelerator   the numbers are computed there (accelerator.py), and the sender thread packs them
+    on an accelerator   the numbers are computed there (accelerator.py), and packed in a process beside (device/finisher.py)
 """
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -96,11 +96,18 @@ def captured(measured: Measured, origin: Origin, microbatch: int, heads: Heads, 
     state.add(kept, keys=measured.keys, valid=measured.valid, values=values, row_sum_error=measured.row_sum_error,
               epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank, causal=causal,
               head_offset=heads.first, sampled_of=queries)
-    return _message(state, origin, heads, measured.maps)
+    return message(state.pack(), origin, heads, measured.maps)
 
 
-def arrived(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, causal: bool, queries: int) -> Captured:
-    """The message of numbers that an accelerator computed; `causal` as the call said, if no mask does; `queries` as above."""
+class Packed(NamedTuple):
+    """A state as bytes, the shape of what it is of, and maps."""
+    data: bytes
+    shape: Tuple[int, int, int, int]
+    maps: Optional[HeadMaps]
+
+
+def packed(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, causal: bool, queries: int) -> Packed:
+    """The state of numbers that an accelerator computed; `causal` as the call said, if no mask does; `queries` as above."""
     state = LayerState(heads.total, origin.buckets)
     kept = {name: one for name, one in numbers.rows.items() if name == "entropy" or one.n.any()}
     values = {name: one for name, one in numbers.values.items() if np.isfinite(one).any()}
@@ -108,12 +115,13 @@ def arrived(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, cau
                       epoch=origin.epoch, step=origin.step, microbatch=microbatch, rank=origin.rank,
                       causal=causal if numbers.causal is None else numbers.causal,
                       row_sum_error=numbers.row_sum_error, head_offset=heads.first, sampled_of=queries)
-    return _message(state, origin, heads, numbers.maps)
+    return Packed(state.pack(), numbers.shape, numbers.maps)
 
 
-def _message(state: LayerState, origin: Origin, heads: Heads, maps: Optional[HeadMaps]) -> Captured:
+def message(data: bytes, origin: Origin, heads: Heads, maps: Optional[HeadMaps]) -> Captured:
+    """The message of a state."""
     frames = tensors.Frames()
-    frames.add_owned("state", "u8", np.frombuffer(state.pack(), dtype=np.uint8))
+    frames.add_owned("state", "u8", np.frombuffer(data, dtype=np.uint8))
     if maps is not None:
         maps = maps._replace(head_offset=heads.first)
     shown = add_maps(frames, maps, heads.total, True)

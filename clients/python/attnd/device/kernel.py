@@ -12,8 +12,9 @@ of the others. Where -inf turns up there, the program begins anew and takes
 every block with care. A NaN or +inf makes the sum of e NaN, which says that the row has no numbers.
 
 The 8 largest of a row, and the keys near it, take a pass of their own: with the sums of the other one their registers
-would not do. Each of the KEYS lanes keeps its 3 largest. Where a lane's third is above the eighth that comes of these,
-the lane may have had more; the rows of such a program are gone through again, largest value by largest value.
+would not do. Each of the KEYS lanes keeps its 4 largest. Where a lane's fourth is above the eighth that comes of these, the
+lane may have had more: the rows of such a program (of 64 rows and lanes one in 60, where keys are in no order) are gone
+through again for the next 4 of each lane, and, where that does not do, largest value by largest value.
 
 Nothing is autotuned: triton.autotune asks for a driver even under TRITON_INTERPRET=1.
 """
@@ -308,6 +309,44 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         tl.store(out + 22 * out_stride, power_7, mask=there)
 
 
+@triton.jit
+def inserted(s, one, two, three, four):
+    """The 4 largest of each lane, when it has s as well."""
+    rest = tl.minimum(one, s)
+    one = tl.maximum(one, s)
+    left = tl.minimum(two, rest)
+    two = tl.maximum(two, rest)
+    four = tl.maximum(four, tl.minimum(three, left))
+    return one, two, tl.maximum(three, left), four
+
+
+@triton.jit
+def eight_largest(base, one, two, three, four, five, six, seven, SEVEN: tl.constexpr):
+    """The sum of e of the 8 largest of a row and the eighth of them, -inf when there are fewer, of what the lanes have kept:
+    four numbers each, or SEVEN."""
+    eighth = tl.full(base.shape, float("-inf"), tl.float32)
+    total = tl.zeros(base.shape, tl.float32)
+    taken = total
+    for _ in range(8):
+        value = tl.maximum(tl.maximum(tl.max(one, 1), tl.max(two, 1)), tl.maximum(tl.max(three, 1), tl.max(four, 1)))
+        if SEVEN:
+            value = tl.maximum(value, tl.maximum(tl.max(five, 1), tl.maximum(tl.max(six, 1), tl.max(seven, 1))))
+        these = value[:, None]
+        equal = ((one == these).to(tl.float32) + (two == these).to(tl.float32) + (three == these).to(tl.float32)
+                 + (four == these).to(tl.float32))
+        one, two = tl.where(one == these, float("-inf"), one), tl.where(two == these, float("-inf"), two)
+        three, four = tl.where(three == these, float("-inf"), three), tl.where(four == these, float("-inf"), four)
+        if SEVEN:
+            equal += (five == these).to(tl.float32) + (six == these).to(tl.float32) + (seven == these).to(tl.float32)
+            five, six = tl.where(five == these, float("-inf"), five), tl.where(six == these, float("-inf"), six)
+            seven = tl.where(seven == these, float("-inf"), seven)
+        take = tl.where(value == float("-inf"), 0.0, tl.minimum(tl.sum(equal, 1), 8.0 - taken))
+        total += take * tl.exp2(value - base)
+        taken += take
+        eighth = tl.where(take > 0.0, value, eighth)
+    return total, tl.where(taken < 8.0, float("-inf"), eighth)
+
+
 @triton.jit(do_not_specialize=_VARYING)
 def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
@@ -323,59 +362,53 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
                                  q_offset, q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
                                  CAUSAL, WINDOW, DOCUMENTS, SAMPLED, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
 
-    one = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
-    two, three = one, one
+    nothing = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
+    one, two, three, four = nothing, nothing, nothing, nothing
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
         s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
                                         width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
                                         doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
-        s = tl.where(j[None, :] == 0, float("-inf"), s)
-        rest = tl.minimum(one, s)
-        one = tl.maximum(one, s)
-        three = tl.maximum(three, tl.minimum(two, rest))
-        two = tl.maximum(two, rest)
+        one, two, three, four = inserted(tl.where(j[None, :] == 0, float("-inf"), s), one, two, three, four)
 
     none = tl.full((ROWS,), float("-inf"), tl.float32)
     zero = tl.zeros((ROWS,), tl.float32)
-    third = tl.max(three, 1)
     largest = tl.max(one, 1)
     base = tl.where(largest == float("-inf"), 0.0, largest)
-    total, taken, eighth = zero, zero, none
-    for _ in range(8):
-        value = tl.maximum(tl.max(one, 1), tl.maximum(tl.max(two, 1), tl.max(three, 1)))
-        equal_1, equal_2, equal_3 = one == value[:, None], two == value[:, None], three == value[:, None]
-        count = tl.sum(equal_1.to(tl.float32) + equal_2.to(tl.float32) + equal_3.to(tl.float32), 1)
-        take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - taken))
-        total += take * tl.exp2(value - base)
-        taken += take
-        eighth = tl.where(take > 0.0, value, eighth)
-        one = tl.where(equal_1, float("-inf"), one)
-        two = tl.where(equal_2, float("-inf"), two)
-        three = tl.where(equal_3, float("-inf"), three)
-    eighth = tl.where(taken < 8.0, float("-inf"), eighth)
-
-    if tl.max((third > eighth).to(tl.int32), 0) > 0:
-        total, taken, eighth = zero, zero, none
-        bound = -none
-        for _ in range(8):
-            value, count = none, zero
-            for start in range(begin, end, KEYS):
-                j = start + tl.arange(0, KEYS)
-                s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
-                                                width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                                doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
-                s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
-                here = tl.max(s, 1)
-                found = tl.sum((s == here[:, None]).to(tl.float32), 1)
-                count = tl.where(here > value, found, tl.where(here == value, count + found, count))
-                value = tl.maximum(value, here)
-            take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - taken))
-            total += take * tl.exp2(value - base)
-            taken += take
-            eighth = tl.where(take > 0.0, value, eighth)
-            bound = value
-        eighth = tl.where(taken < 8.0, float("-inf"), eighth)
+    total, eighth = eight_largest(base, one, two, three, four, nothing, nothing, nothing, False)
+    if tl.max((tl.max(four, 1) > eighth).to(tl.int32), 0) > 0:
+        next_1, next_2, next_3, next_4 = nothing, nothing, nothing, nothing
+        for start in range(begin, end, KEYS):
+            j = start + tl.arange(0, KEYS)
+            s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+                                            width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                            doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+            s = tl.where((j[None, :] == 0) | (s > four), float("-inf"), s)
+            next_1, next_2, next_3, next_4 = inserted(s, next_1, next_2, next_3, next_4)
+        one = tl.where(one > four, one, float("-inf"))  # what equals the fourth is found once more
+        two = tl.where(two > four, two, float("-inf"))
+        three = tl.where(three > four, three, float("-inf"))
+        total, eighth = eight_largest(base, one, two, three, next_4, next_1, next_2, next_3, True)
+        if tl.max((tl.max(next_4, 1) > eighth).to(tl.int32), 0) > 0:
+            total, taken, eighth, bound = zero, zero, none, -none
+            for _ in range(8):
+                value, count = none, zero
+                for start in range(begin, end, KEYS):
+                    j = start + tl.arange(0, KEYS)
+                    s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+                                                    width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                                    doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+                    s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
+                    here = tl.max(s, 1)
+                    found = tl.sum((s == here[:, None]).to(tl.float32), 1)
+                    count = tl.where(here > value, found, tl.where(here == value, count + found, count))
+                    value = tl.maximum(value, here)
+                take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - taken))
+                total += take * tl.exp2(value - base)
+                taken += take
+                eighth = tl.where(take > 0.0, value, eighth)
+                bound = value
+            eighth = tl.where(taken < 8.0, float("-inf"), eighth)
 
     local, previous, same, following = zero, none, none, none
     reach = tl.maximum(local_window, 1)

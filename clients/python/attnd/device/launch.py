@@ -159,25 +159,31 @@ def _calls(p: Problem, some: slice, inverse_k: torch.Tensor, left: Swept, powers
     bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
     # Whose registers and shared memory suffice, from sm_80 to sm_120 (tests/frameworks/test_device_code.py).
     if p.q.dtype == torch.float32:
-        rows, keys, warps = 32, 32, 8
+        tile = few_tile = 32, 32, 8
     elif p.width > 128 or p.bias is not None or p.documents is not None:
-        rows, keys, warps = 32, 32, 4
+        tile = few_tile = 32, 32, 4
     else:
-        rows, keys, warps = (64, 64, 4) if p.rows is not None and not p.softcap else (128, 64, 8)
+        tile = (64, 64, 4) if p.rows is not None and not p.softcap else (128, 64, 8)
+        few_tile = 64, 64, 8
     whole_width = max(16, 1 << (p.width - 1).bit_length())
-    grid = (-(-p.queries // rows), some.stop - some.start)
     tensors = (p.q, p.k, bias, documents, *(p.q if one is None else one for one in (q_len, k_len, None if p.rows is None else p.rows.there)))
     numbers = (some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window)
     strides = (*p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1))
     how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
            "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
-           "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "ROWS": rows, "KEYS": keys, "WIDTH": whole_width,
-           "num_warps": warps, "enable_fp_fusion": True}
+           "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "WIDTH": whole_width, "enable_fp_fusion": True}
     local_window = min(p.local_window, p.end(p.queries) + p.keys)
     fixed = (p.heads, p.group, p.width, p.q_stride, local_window, *strides)
+
+    def tiled(rows: int, keys: int, warps: int) -> Tuple[Tuple[int, int], Dict[str, Any]]:
+        return (-(-p.queries // rows), some.stop - some.start), {**how, "ROWS": rows, "KEYS": keys, "num_warps": warps}
+
+    grid, words = tiled(*tile)
+    few_grid, few_words = tiled(*few_tile)
     return (_Call(kernel.row_sums, grid, (*tensors, inverse_k, left.sums, left.sums.stride(0), *numbers, *strides),
-                  {"POWERS": powers, **how}, fixed),
-            _Call(kernel.few_keys, grid, (*tensors, left.few, left.few.stride(0), *numbers, local_window, *strides), how, fixed))
+                  {"POWERS": powers, **words}, fixed),
+            _Call(kernel.few_keys, few_grid, (*tensors, left.few, left.few.stride(0), *numbers, local_window, *strides), few_words,
+                  fixed))
 
 
 def _current(device: torch.device) -> Any:

@@ -94,6 +94,8 @@ class Problem:
             given = getattr(self, name)
             if given is not None:
                 setattr(found, name, torch.empty((), dtype=given.dtype, device="cpu").expand(given.shape))
+        if self.rows is not None:
+            found.rows = Rows(torch.from_numpy(self.rows.here), self.rows.here)
         return found
 
     def number(self, query: Any) -> Any:

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""finisher: a process beside the training that makes states of what the kernels leave.
+
+A layer of 32 heads takes it some 70 ms of Python. A thread of the training's process would take the interpreter's lock for
+them, again and again, and the training would wait: on an H100 steps of 71 ms took 171 when all were captured. The process
+has no GPU and a low priority, and ends when the training does. It is started with the first capture; nothing is captured until
+it is there, which takes as long as `import torch`. Where none can be started, or it fails, which is said, `run` works where
+it is called.
+"""
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import pathlib
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Optional, TypeVar
+
+log = logging.getLogger("attnd")
+
+STARTS_S, ANSWERS_S = 120.0, 60.0
+_ALIVE_S = 5.0  # after so long without anything to do it looks whether the training is there
+_NICE = 10
+_Made = TypeVar("_Made")
+
+
+class Finisher:
+    """One process. Threads: any; they take turns."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()  # the one that may use it: after a fork the child needs its own
+        self._turn = threading.Lock()
+        self._connection: Optional[Connection] = None
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._starting = threading.Thread(target=self._start, name="attnd starts", daemon=True)
+        self._starting.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `run` need not wait for the process: it is there, or there will be none."""
+        return not self._starting.is_alive()
+
+    def run(self, call: Callable[..., _Made], *arguments: Any, data: Any) -> _Made:
+        """call(*arguments, data) there: all can be pickled, but for the bytes `data`. What it raises is a RuntimeError here."""
+        with self._turn:
+            if self._connection is not None:
+                try:
+                    self._connection.send_bytes(pickle.dumps((call, arguments)))  # send() would share tensors' memory
+                    self._connection.send_bytes(data)
+                    is_made, answer = self._answer(ANSWERS_S)
+                except Exception as error:
+                    self._fails(error)
+                else:
+                    if not is_made:
+                        raise RuntimeError(answer)
+                    return answer  # type: ignore[no-any-return]
+        return call(*arguments, data)
+
+    def _start(self) -> None:
+        if not _is_python():
+            log.debug("sys.executable is no Python that could be started: the sender thread finishes what is captured")
+            return
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                code = (f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
+                        f"serve({theirs.fileno()}, {self.pid})")
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()], start_new_session=True,
+                    env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+            self._connection = Connection(ours.detach())
+            atexit.register(self.close)
+            self._answer(STARTS_S)
+        except Exception as error:
+            self._fails(error)
+
+    def _answer(self, within_s: float) -> Any:
+        assert self._connection is not None
+        if not self._connection.poll(within_s):
+            raise TimeoutError(f"no answer within {within_s:.0f} s")
+        return pickle.loads(self._connection.recv_bytes())
+
+    def _fails(self, error: Exception) -> None:
+        log.warning("the process that finishes what is captured on an accelerator failed (%s: %s): the sender thread does it from "
+                    "now on, for which the training's steps may wait", type(error).__name__, error)
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+_one: Optional[Finisher] = None
+
+
+def shared() -> Finisher:
+    """That of this process."""
+    global _one
+    if _one is None or _one.pid != os.getpid():
+        _one = Finisher()
+    return _one
+
+
+def _is_python() -> bool:
+    """Whether sys.executable is an interpreter: where one is built into a program, it is that program."""
+    return pathlib.Path(sys.executable or "").name.lower().startswith(("python", "pypy")) and not hasattr(sys, "frozen")
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """The process: answers until the training is gone."""
+    import torch
+    torch.set_num_threads(1)
+    os.nice(_NICE)
+    with Connection(descriptor) as connection:
+        connection.send_bytes(pickle.dumps(None))
+        while True:
+            while not connection.poll(_ALIVE_S):
+                if os.getppid() != parent:
+                    return
+            try:
+                call, arguments = pickle.loads(connection.recv_bytes())
+                data = connection.recv_bytes()
+            except EOFError:
+                return
+            try:
+                answer = True, call(*arguments, data)
+            except Exception as error:
+                answer = False, f"{type(error).__name__}: {error}"
+            connection.send_bytes(pickle.dumps(answer))
