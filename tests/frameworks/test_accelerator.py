@@ -7,6 +7,7 @@ import operator
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -482,6 +483,69 @@ def test_the_device_time_of_a_capture_is_counted(monkeypatch):
     for step in (3, 4, 5):
         one.launch(asked(), step)()
     assert one._cost._captures == {3: [0.0, 0.25], 4: [0.0, 0.25], 5: [0.0, 0.25]}
+
+
+DRIVER = """
+static __thread int mode;
+int cuThreadExchangeStreamCaptureMode(int *wanted) { int was = mode; mode = *wanted; *wanted = was; return 0; }
+int mode_of_this_thread(void) { return mode; }
+"""
+THREADS = """
+import ctypes, threading, types
+import torch
+from attnd import Publisher, devices
+from attnd.device import launch
+from conftest import FakeDaemon, wait_until
+
+GLOBAL, RELAXED = 0, 2
+mode, found = ctypes.CDLL("libcuda.so.1").mode_of_this_thread, []
+torch.cuda.is_initialized = lambda: True
+
+class Event:
+    def synchronize(self):
+        found.append(mode())
+    def __del__(self):
+        found.append(mode())
+
+def copied():
+    copy = devices.HostCopy(torch.ones(1))
+    copy._arrived = Event()
+    return lambda: copy.numpy() and None
+
+daemon = FakeDaemon()
+with Publisher("job", daemon.endpoint) as publisher:
+    daemon.attach(publisher)
+    publisher.publish_later(("decoder", 0, "self"), 0, 0, 4, copied)
+    publisher.hurry()
+    wait_until(lambda: len(found) == 2, "the copy is waited for, and let go of")
+assert found == [RELAXED, RELAXED], found
+
+def compiles():
+    warmup = lambda *arguments, **how: found.append(mode())
+    launch._compile("key", torch.device("cpu"), [launch._Call(types.SimpleNamespace(warmup=warmup), (1, 1), (), {}, ())])
+    found.append(mode())
+
+found.clear()
+thread = threading.Thread(target=compiles)
+thread.start()
+thread.join()
+assert found == [RELAXED, GLOBAL] and launch._compiled["key"] is True, found
+try:
+    with devices.relaxed():
+        assert mode() == RELAXED
+        raise KeyError
+except KeyError:
+    assert mode() == GLOBAL
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+def test_threads_of_attnd_call_cuda_in_the_mode_that_lets_captures_of_graphs_be(tmp_path):
+    (tmp_path / "driver.c").write_text(DRIVER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    ran = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=300, env={
+        **os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": f"{ROOT / 'clients/python'}:{ROOT / 'tests/python'}"})
+    assert ran.returncode == 0, ran.stderr
 
 
 # --------------------------------------------------------------------------------------- the process beside

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import hooks
+from attnd import devices, hooks
 from conftest import FakeDaemon
 from test_watch import tensors_of
 from torch.utils.checkpoint import checkpoint
@@ -388,3 +388,37 @@ def test_reentrant_checkpoints_that_wait_together_go_without(watched):
     assert [names(message) for message in it.sent()] == 2 * [{"weights", "v", "grad"} if is_told else {"weights", "v"}]
     it.step()
     assert it._gradients.idle
+
+
+def test_nothing_is_copied_while_the_training_captures_a_cuda_graph(watched, monkeypatch, caplog):
+    captures, copied, copy = [], [], devices._copied
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: bool(captures))
+    monkeypatch.setattr(devices, "_copied", lambda *given: copied.append(bool(captures)) or copy(*given))
+    model = Model()
+    it = watched(model, tokens=True)
+    captures.append(1)
+    model(x()).sum().backward()  # the whole step
+    it.step()
+    it._spy._looking = True  # as in compiled code
+    it.calls_compiled((torch.ones(2, 3, dtype=torch.int64),), {})
+    it._spy._looking = False
+    captures.clear()
+    assert copied == [] and it.current_step == 0 and it.sent() == []
+    loss = model(x()).sum()
+    captures.append(1)
+    loss.backward()
+    captures.clear()
+    it.step()
+    assert not any(copied) and it.sent() == [] and it.current_step == 1
+    handles = [model.blocks[0].register_forward_pre_hook(lambda *given: captures.append(1)),
+               model.blocks[0].register_forward_hook(lambda *given: captures.clear())]
+    with caplog.at_level(logging.WARNING):
+        model(x()).sum().backward()
+    assert not any(copied) and [message[1]["layer"] for message in it.sent()] == [1]
+    assert "it runs in a part of the model that is captured as a CUDA graph" in caplog.text
+    while handles:
+        handles.pop().remove()
+    it.step()
+    model(x()).sum().backward()
+    assert [message[1]["layer"] for message in it.sent()] == [0, 1] and not any(copied)

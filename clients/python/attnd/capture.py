@@ -371,7 +371,7 @@ class Watch:
         """Reports numbers of the training, which are drawn beside those of attention: log(loss=loss, lr=3e-4), or
         log({"loss": loss}). `step` is that of the training, default current_step. A tensor of one number is not waited
         for; what is no number is told once. See Publisher.log."""
-        if self._closed:
+        if self._closed or torch_state.is_graph_captured():
             return
         try:
             with torch_state.outside_modes():
@@ -506,7 +506,7 @@ class Watch:
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
         self._notices.model_called()
-        if self._closed or self._stepped or _probing() is not None or not self._is_training():
+        if self._closed or self._stepped or _probing() is not None or not self._is_training() or torch_state.is_graph_captured():
             return
         forwards_are_steps = register_optimizer_hook is None or not torch.is_grad_enabled()
         self._forwards += not forwards_are_steps
@@ -523,7 +523,7 @@ class Watch:
             self._guarded(self.rearm)  # a daemon may have come since the first one
 
     def _end_step(self) -> None:
-        if self._closed:
+        if self._closed or torch_state.is_graph_captured():  # a step that is captured is not computed
             return
         if not self._stepped:
             self._stepped = True

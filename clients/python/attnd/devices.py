@@ -4,10 +4,16 @@
 A copy is taken at once, in the stream of the training, so that what the model does next to its tensor does no
 harm. On CUDA it then travels on a stream of its own into pinned memory; who asks for the numbers (the sender
 thread) waits for it there, asleep. Other accelerators bring it over when it is asked for. On the CPU the copy is all.
+
+While the training captures a CUDA graph, CUDA by default refuses calls of all threads that might disturb it, such as to wait
+for an event, and the capture is lost. Threads of attnd make theirs in relaxed(): they have no part in the graph.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+import contextlib
+import ctypes
+import functools
+from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 import torch
@@ -15,6 +21,32 @@ import torch
 from . import memory
 
 DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+
+
+@functools.lru_cache(None)
+def _exchange_mode() -> Any:
+    """The driver's cuThreadExchangeStreamCaptureMode, which torch has no name for in Python; None: there is none."""
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+    except (OSError, AttributeError):
+        return None
+
+
+@contextlib.contextmanager
+def relaxed() -> Iterator[None]:
+    """Within it calls of CUDA do no harm to a graph that another thread captures meanwhile."""
+    exchange = _exchange_mode() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    mode = ctypes.c_int(_RELAXED)
+    if exchange is None or exchange(ctypes.byref(mode)) != 0:
+        yield
+        return
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))
 
 
 def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -76,17 +76,22 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """The findings as aligned text, and last whether all is well: nothing is wrong, and no note says what to do."""
+    """The findings as aligned text, and last the verdict."""
     widest = max(len(finding.subject) for finding in findings)
-    lines = []
-    for subject, state, text, remedy in findings:
-        lines.append(f"{subject:{widest}}  {state:5}  {text}")
-        if remedy:
-            lines.append(f"{'':{widest}}         -> {remedy}")
+    return "\n".join([*(line(finding, widest) for finding in findings), "", verdict(findings)])
+
+
+def line(finding: Finding, widest: int) -> str:
+    """A finding as text, with what to do below it. `widest`: characters that subjects take."""
+    remedy = f"\n{'':{widest}}         -> {finding.remedy}" if finding.remedy else ""
+    return f"{finding.subject:{widest}}  {finding.state:5}  {finding.text}{remedy}"
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Whether all is well: nothing is wrong, and no note says what to do."""
     wrong = sum(finding.state == WRONG for finding in findings)
     notes = ", ".join(dict.fromkeys(finding.subject for finding in findings if finding.state == NOTE and finding.remedy))
-    last = f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else f"nothing is wrong; look at: {notes}" if notes else "all is well"
-    return "\n".join([*lines, "", last])
+    return f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else f"nothing is wrong; look at: {notes}" if notes else "all is well"
 
 
 def examine(address: Optional[str] = None) -> List[Finding]:

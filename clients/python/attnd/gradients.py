@@ -32,7 +32,7 @@ from .cost import Cost
 from .devices import HostCopy
 from .forms.seen import Output, Queries, Seen
 from .publisher import Captured, Maker, Publisher
-from .torch_state import outside_modes, saves_elsewhere
+from .torch_state import is_graph_captured, outside_modes, saves_elsewhere
 
 log = logging.getLogger("attnd")
 
@@ -113,7 +113,7 @@ class Gradients:
         if self._waiting.pop(id(call), None) is None:  # a second backward of one graph
             return
         self._copied_bytes -= call.copied_bytes
-        cuts, call.cuts = call.cuts, ()  # the graph may live on
+        cuts, call.cuts = () if is_graph_captured() else call.cuts, ()  # the graph may live on
         try:
             with torch.no_grad(), outside_modes():
                 layer = self._layer_of(call.path)

@@ -44,7 +44,7 @@ def publish_weights(*, stack: Optional[str] = None, layer: Optional[int] = None,
 def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[int], site: str, *tensors: Any,
              **options: Any) -> bool:
     watch = capture.innermost()
-    if watch is None or not torch_state.unseen_by_modes():
+    if watch is None or torch_state.is_graph_captured() or not torch_state.unseen_by_modes():
         return False
     with torch_state.outside_modes():
         return _published(watch, method, stack, layer, site, *tensors, **options)

@@ -34,13 +34,15 @@ Identity that holds at any moment: published = sent + dropped + skipped + queued
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Union
+from typing import Any, Callable, ContextManager, Deque, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Union
 
 import numpy as np
 import zmq
@@ -610,7 +612,9 @@ class Sender:
                 if not self._queue:
                     return sent, False
                 head = self._queue[0]
-            message = self._made(head) if isinstance(head, Later) else head
+            with _relaxed():
+                message = self._made(head) if isinstance(head, Later) else head
+                del head  # the last of what it was made of
             if message is None:
                 continue
             if not self._send(message, True):
@@ -901,6 +905,12 @@ class Sender:
 def _until(deadline: Optional[float], pause_s: float) -> float:
     """A pause that ends with the deadline, when there is one."""
     return pause_s if deadline is None else min(pause_s, max(PAUSE_MIN_S, deadline - time.monotonic()))
+
+
+def _relaxed() -> ContextManager[None]:
+    """See devices.relaxed(). Where that was not imported, no tensor was on a device."""
+    devices = sys.modules.get(f"{__package__}.devices")
+    return contextlib.nullcontext() if devices is None else devices.relaxed()
 
 
 def _set_options(socket: "zmq.Socket[Any]", high_water: int) -> None:

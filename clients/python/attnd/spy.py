@@ -47,7 +47,7 @@ from .forms.detours import Detour
 from .forms.seen import NotCaptured, Output, Queries, Seen, Weights, unreadable
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, head_count, other_attention
 from .paths import call_name, module_paths
-from .torch_state import allow_global_hooks, graph_task_id, is_compiling, outside_modes, unseen_by_modes
+from .torch_state import allow_global_hooks, graph_task_id, is_compiling, is_graph_captured, outside_modes, unseen_by_modes
 
 log = logging.getLogger("attnd")
 
@@ -203,7 +203,7 @@ class Spy:
         began = time.perf_counter()
         try:
             path = self._path_of(site)
-            if path is None or _recorded() or (self._shown is not None and self._elsewhere()):
+            if path is None or is_graph_captured() or (self._shown is not None and self._elsewhere()):
                 return
             with torch.no_grad(), outside_modes():
                 again = not self._is_bounded and (site.number, path) in (self._shown or ())
@@ -402,7 +402,7 @@ class Spy:
             self.seconds += time.perf_counter() - began
 
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
-        if _traced() or _recorded():
+        if _traced() or is_graph_captured():
             return False
         self._again = _repeated(path)
         if self._again and graph_task_id is None:
@@ -611,6 +611,8 @@ class Lookout:
         with self._timed():
             if not unseen_by_modes():
                 raise NotCaptured("runs under a TorchDispatchMode, which this version of torch cannot leave out")
+            if is_graph_captured():  # within a forward that began before
+                raise NotCaptured("runs in a part of the model that is captured as a CUDA graph")
             seen = look()
             if seen is not None:
                 self.count += 1
@@ -642,6 +644,8 @@ class Lookout:
 
     def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called this function, which made that, while there are trails."""
+        if is_graph_captured():
+            return
         self.records = torch.is_grad_enabled()
         with self._timed():
             try:
@@ -936,12 +940,6 @@ def _runs(frame: Any) -> bool:
     while caller is not None and caller is not frame:
         caller = caller.f_back
     return caller is not None
-
-
-def _recorded() -> bool:
-    """Whether a CUDA graph is being captured: what is copied meanwhile would become a part of it."""
-    return bool(torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-                and torch.cuda.is_current_stream_capturing())
 
 
 def _repeated(path: str) -> bool:

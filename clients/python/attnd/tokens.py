@@ -19,6 +19,7 @@ from .hooks import TokensHook
 from .induction import InductionInputs, Named
 from .labels import ForwardLabels, Labels
 from .spy import Spy
+from .torch_state import is_graph_captured
 
 
 class Tokens:
@@ -51,6 +52,8 @@ class Tokens:
         """A forward begins with these arguments."""
         self._spy.settle_shown()
         if self._spy.current_path is None and not self._spy.is_looking:  # it is not followed, and another one may be, in another thread
+            return
+        if is_graph_captured():
             return
         self.forget()
         travel = self._travel()

@@ -51,6 +51,12 @@ def unseen_by_modes() -> bool:
     return _disable_modes is not None or _count_modes() == 0
 
 
+def is_graph_captured() -> bool:
+    """Whether this thread captures a CUDA graph: what is copied or launched meanwhile would become a part of it."""
+    return bool(torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+                and torch.cuda.is_current_stream_capturing())
+
+
 def is_checkpointed() -> bool:
     """Whether the older, reentrant activation checkpointing runs this: without gradients now, with them in backward."""
     own: Any = getattr(sys.modules.get("torch.utils.checkpoint"), "CheckpointFunction", None)

@@ -10,6 +10,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
+from ..devices import relaxed
 from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .problem import Problem
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
@@ -246,7 +247,7 @@ def _without_memory(argument: Any) -> Any:
 
 def _compile(key: Any, device: torch.device, calls: Sequence[_Call]) -> None:
     try:
-        with _current(device):
+        with relaxed(), _current(device):
             for call in calls:
                 made = call.kernel.warmup(*call.arguments, grid=call.grid, **call.how)
                 getattr(made, "run", None)  # brings it to the device, and makes what launches it
