@@ -59,6 +59,7 @@ _CHECKED_TO = 5e-3  # relative to what is above 1
 _ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a row are off by about as much
 _BACKENDS = ("triton", "reference")
 _KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose states the sender thread computes
+_AWAITED = "the kernels, or the process that finishes what they leave, are not there yet"
 _chosen = random.Random()  # not the training's
 
 
@@ -183,11 +184,15 @@ class Accelerator:
         checked = self._takes_check(step)
         device = asked[0].device
         clock = _clock(device)
-        if clock.finishes_beside and not finisher.shared().is_ready:
-            raise NotYet("the process that finishes is being started")
+        is_awaited = clock.finishes_beside and not finisher.shared().is_ready
         with reference.exact(device):
             began = clock.event()
-            computed = self._queries(asked, checked, side) if isinstance(asked, OfQueries) else _weights(asked, side)
+            if isinstance(asked, OfQueries):
+                computed = self._queries(asked, checked, side, is_awaited)
+            elif is_awaited:
+                raise NotYet(_AWAITED)
+            else:
+                computed = _weights(asked, side)
             parcel = _Parcel(clock, computed.tensors)
         self._captures += 1
         self._of_step += 1
@@ -211,7 +216,7 @@ class Accelerator:
             self._step, self._steps, self._of_step = step, self._steps + 1, 0
         return self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
 
-    def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> "_Computed":
+    def _queries(self, asked: OfQueries, checked: bool, side: int = 0, is_awaited: bool = False) -> "_Computed":
         batch, heads, queries, _ = asked.q.shape
         queries = queries if asked.rows is None else len(asked.rows.here)
         meaning, blocks, backend = _meaning(asked), [], "reference"
@@ -220,8 +225,9 @@ class Accelerator:
             problem = _problem(asked, some)
             if "triton" in self._trusted and launch.unable(problem) is None:
                 backend = "triton"
-                if not self._tried(problem, lambda: launch.is_ready(problem, asked.whole)):
-                    raise NotYet("the kernels are being compiled")
+                is_awaited |= not self._tried(problem, lambda: launch.is_ready(problem, asked.whole))
+            if is_awaited:
+                raise NotYet(_AWAITED)
             again = _again(problem, head - some.start) if some.start <= head < some.stop else None
             if backend == "triton":
                 block = self._tried(problem, lambda: _by_kernel(problem, asked.whole, again))

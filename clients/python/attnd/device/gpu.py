@@ -34,7 +34,7 @@ from ..cost import Cost
 from ..doctor import NOTE, OK, WRONG, Finding, Findings, line, verdict
 from ..publisher import Publisher
 from ..sender import NotYet
-from . import launch
+from . import finisher, launch
 from .problem import Problem
 
 COMPILES_S = 180.0
@@ -495,7 +495,7 @@ def _training(device: torch.device, mode: str) -> Finding:
         if states:
             break
         until = time.monotonic() + COMPILES_S  # the training may have ended before its kernels were there
-        while False in launch._compiled.values() and time.monotonic() < until:
+        while (False in launch._compiled.values() or not finisher.shared().is_ready) and time.monotonic() < until:
             time.sleep(0.05)
     else:
         return Finding(mode, WRONG, "nothing was captured", "see the log above")
