@@ -54,6 +54,21 @@ def test_wrong_numbers_are_found(monkeypatch):
     assert "in other rows" in exact().text
 
 
+def test_a_training_that_ends_before_its_kernels_are_compiled_runs_again(monkeypatch):
+    launch, calls = gpu.Accelerator.launch, []
+
+    def late(self, *given, **options):
+        calls.append(1)
+        if len(calls) <= 3 * gpu.STEPS_ON_CPU:
+            raise gpu.NotYet("the kernels are being compiled")
+        return launch(self, *given, **options)
+
+    monkeypatch.setattr(gpu.Accelerator, "launch", late)
+    with gpu._as_accelerator(CPU):
+        assert gpu._training(CPU, "eager").state == gpu.OK
+    assert len(calls) > 3 * gpu.STEPS_ON_CPU
+
+
 def test_a_training_that_differs_or_of_which_nothing_comes_is_found(monkeypatch):
     watch = gpu.watch
 
