@@ -567,17 +567,17 @@ def state_of(wait):
     return wait(then).data
 
 
-FORMS = {"queries": {}, "rows": {"rows": some_rows(T, 9)}, "mask": {"mask": torch.arange(T).view(1, 1, 1, T) < 50},
+FINISHED = {"queries": {}, "rows": {"rows": some_rows(T, 9)}, "mask": {"mask": torch.arange(T).view(1, 1, 1, T) < 50},
          "tokens": {"documents": torch.arange(T).expand(B, -1) // 30, "tokens": torch.tensor([60])}}
 
 
-@pytest.mark.parametrize("form", [*FORMS, "weights"])
+@pytest.mark.parametrize("form", [*FINISHED, "weights"])
 def test_a_process_beside_the_training_finishes_to_the_same_bytes(form, beside, monkeypatch):
     if form == "weights":
         logits = torch.randn(B, H, T, T, generator=torch.Generator().manual_seed(1))
         given = OfWeights(logits.softmax(-1), logits, False, 0, 1, False)
     else:
-        given = asked(**FORMS[form])
+        given = asked(**FINISHED[form])
     monkeypatch.setattr(accelerator, "_chosen", random.Random(1))
     there = msgpack.unpackb(state_of(computer().launch(given, 0)))
     assert beside._process.poll() is None

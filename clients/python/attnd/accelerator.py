@@ -24,6 +24,7 @@ import functools
 import logging
 import math
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -150,6 +151,14 @@ class Accelerator:
         self._captures = 0
         self._step, self._steps, self._of_step = -1, 0, 0  # the step of the last capture, steps, and captures of that one
         self._resting = 0  # captures that are not tried, for lack of memory
+        self._rows: Optional[Tuple[Any, Rows]] = None
+
+    def rows(self, step: int, queries: int, rows: int, device: torch.device) -> Rows:
+        """random_rows(), the same for all layers of a step that are computed on one stream."""
+        key = step, queries, rows, _clock(device).stream()
+        if self._rows is None or self._rows[0] != key:
+            self._rows = key, random_rows(queries, rows, device)
+        return self._rows[1]
 
     @property
     def is_trusted(self) -> bool:
@@ -199,12 +208,9 @@ class Accelerator:
         computed = computed._replace(tensors={})
 
         def wait(then: Then = _unchanged) -> Any:
-            data = parcel.data()
+            finishes: Callable[..., Any] = finisher.shared().run if clock.finishes_beside else _finish_here
+            check, made = parcel.take(lambda data: finishes(_finish, computed, parcel.about, then, data=data))
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
-            if clock.finishes_beside:
-                check, made = finisher.shared().run(_finish, computed, parcel.about, then, data=data)
-            else:
-                check, made = _finish(computed, parcel.about, then, data)
             agrees = check is None or computed.backend is None or self._agrees(computed.backend, check, device)
             return made if agrees else None
 
@@ -320,6 +326,10 @@ def _finish(computed: _Computed, about: "_About", then: Then, data: Any) -> Tupl
     arrays = _unpacked(about, data)
     rows, part = _on_host(computed, {name: _here(one) for name, one in arrays.items()})
     return part.get("check"), then(_arrived(rows, part, computed))
+
+
+def _finish_here(finish: Callable[..., Any], *given: Any, data: Any) -> Any:
+    return finish(*given, data)
 
 
 def _on_host(computed: _Computed, here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, np.ndarray]]:
@@ -656,14 +666,20 @@ class _Parcel:
         self.about: _About = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
                               for name, one in tensors.items()]
         packed = _packed(tensors)
-        self._host = torch.empty(packed.shape, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
-        self._host.copy_(packed, non_blocking=True)
+        self._rooms, self._nbytes = clock.rooms[packed.numel().bit_length()], packed.numel()
+        try:
+            self._room = self._rooms.pop()
+        except IndexError:
+            self._room = torch.empty(1 << packed.numel().bit_length(), dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
+        self._room[:packed.numel()].copy_(packed, non_blocking=True)
         self.ended = clock.event()
 
-    def data(self) -> np.ndarray:
-        """Their bytes; waits until they are there."""
+    def take(self, read: Callable[[np.ndarray], Any]) -> Any:
+        """read(their bytes), which waits until they are there. Once."""
         self.ended.synchronize()
-        return np.asarray(self._host.numpy())
+        found = read(np.asarray(self._room.numpy())[:self._nbytes])
+        self._rooms.append(self._room)
+        return found
 
 
 def _unpacked(about: _About, data: Any) -> Dict[str, np.ndarray]:
@@ -682,6 +698,9 @@ class _Clock:
         self.module = _module(device)
         self.pins = self.finishes_beside = device.type != "cpu"
         self._index = (device,) if self.pins else ()
+        # Pinned memory by the bits of its size. What torch frees it may ask the device about, which a CUDA graph that the
+        # training captures would not bear.
+        self.rooms: Dict[int, List[torch.Tensor]] = defaultdict(list)
 
     def event(self) -> Any:
         """This moment; who waits for it sleeps."""
@@ -689,8 +708,12 @@ class _Clock:
         if self.module is getattr(torch, "cuda", None):
             timed["blocking"] = True
         event = self.module.Event(**timed)
-        event.record(self.module.current_stream(*self._index))
+        event.record(self.stream())
         return event
+
+    def stream(self) -> Any:
+        """The one of the training at the moment."""
+        return self.module.current_stream(*self._index)
 
     def seconds(self, began: Any, ended: Any) -> float:
         """The time between two moments."""
