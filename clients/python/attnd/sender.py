@@ -46,8 +46,9 @@ import numpy as np
 import zmq
 import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
 
-from . import address as addresses, keys as keyring, limits, wire
-from .link import Link, milliseconds
+from . import address as addresses, limits, wire
+from .connection import keys as keyring
+from .connection.link import Link, milliseconds
 from .lane.reliable import Entry, Lane, Wish, endpoint_of
 from .memory import Lender
 

@@ -23,8 +23,8 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 import msgpack
 import zmq
 
-from .. import keys as keyring
 from ..address import SOCKETS
+from ..connection import keys as keyring
 from ..wire import printable
 from .spool import Place, Spool, Unreadable, is_passing
 

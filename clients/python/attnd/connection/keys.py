@@ -14,8 +14,8 @@ from typing import Any, List, NamedTuple, Optional
 
 import zmq
 
+from ..address import AddressError, endpoint as address_of_socket
 from . import listener
-from .address import AddressError, endpoint as address_of_socket
 
 LENGTH = 40
 TRY_S = 1.0
