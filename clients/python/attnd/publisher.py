@@ -20,6 +20,7 @@ from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose, lengthened
 from .lane.reliable import DEFAULT_BYTES, Wish
+from .once import Once
 from .sender import Identity, Later, Message, NotYet, Sender
 
 log = logging.getLogger("attnd")
@@ -97,7 +98,7 @@ class Publisher:
         self._step = 0
         self._settings: Dict[str, Any] = {}
         self._cost: Dict[str, Any] = {}
-        self._warned = self._warned_log = self._warned_old = False
+        self._once = Once(job)
         self._lengthened: Optional[Tuple[int, int]] = None  # what was told of the plan last
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
         self.reliable = _wish(reliable, reliable_bytes, spool)  # what goes by the reliable lane
@@ -493,7 +494,7 @@ class Publisher:
                 self._on_publish(message)
         except Exception:
             self._sender.cancel(where.topic, frames.nbytes)
-            self._warn("a message could not be captured")
+            self._once.warn("failed", "a message could not be captured; further failures are only counted", exc_info=True)
             return False
         self._sender.put(message)
         return True
@@ -542,10 +543,9 @@ class Publisher:
         step = self._step if step is None else wire.check_int("step", step)
         is_known, is_wanted = self._sender.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
         if not is_known or not is_wanted:
-            if is_wanted and not self._warned_old:
-                self._warned_old = True
-                log.warning("job %s: the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
-                            self.job, self.where)
+            if is_wanted and "old" not in self._once:  # where it is takes a look
+                self._once.warn("old", "the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
+                                self.where)
             self._sender.skip()
             return False
         queued = True
@@ -570,10 +570,7 @@ class Publisher:
                                                                    late, "event")
 
     def _refuse_value(self, name: Any, why: str) -> None:
-        """The first time only."""
-        if not self._warned_log:
-            self._warned_log = True
-            log.warning("job %s: log: %.80r is not reported: %s; what else is no number is not told", self.job, name, why)
+        self._once.warn("log", "log: %.80r is not reported: %s; what else is no number is not told", name, why)
 
     def describe(self, settings: Mapping[str, Any]) -> None:
         """Says what the training was started with, in every hello() that follows: numbers, booleans and texts, at most
@@ -659,12 +656,6 @@ class Publisher:
         if topic is None:
             topic = self._topics[key] = wire.tensor_topic(self.job, *wire.check_layer(stack, layer, site))
         return topic
-
-    def _warn(self, what: str) -> None:
-        """Logs with the current exception, the first time only."""
-        if not self._warned:
-            self._warned = True
-            log.warning("job %s: %s; further failures are only counted", self.job, what, exc_info=True)
 
 
 def _wish(asked: Union[None, bool, Wish], bound: Any, spool: Any) -> Wish:
