@@ -347,16 +347,14 @@ def _make_many(options: Options, source: Source, layer: int) -> None:
     """A map without a number is told, and the others are drawn all the same."""
     from . import output
 
-    choices, empty = list(_choices(options, source, layer)), 0
-    with output.Progress() as progress:
+    choices, empty, progress = list(_choices(options, source, layer)), 0, output.Progress()
+    try:
         for done, choice in enumerate(choices, 1):
             # A flow is of a number, the others are of one layer.
             at = source.layers[choice.layer]
             name = str(at.number) if options.kind == "flow" else at.name
             head = None if choice.head == "mean" else choice.head
-            path = options["output"]
-            path = (path + output.name_of(options.kind, name, head, options.format) if path.endswith("/")
-                    else output.expand(path, name, head))
+            path = output.place_of(options["output"], options.kind, name, head, options.format)
             try:
                 os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             except OSError as error:
@@ -369,6 +367,8 @@ def _make_many(options: Options, source: Source, layer: int) -> None:
                 _say(f"{'layer ' * (options.kind == 'flow')}{name}, head {shown}: left out: {why}")
                 empty += 1
             progress.show(done, len(choices))
+    finally:
+        progress.end()
     if empty:
         raise Refused(f"{empty} of {len(choices)} figures were left out", 1)
 

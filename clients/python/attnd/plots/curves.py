@@ -27,6 +27,7 @@ HEADS_MOST = 64  # more heads have no lines of their own
 NAMED_MOST = 8
 MARKED = 3  # bars in colour
 TEXTS_MOST = 120  # more keys are labelled with positions
+TEXTS_SURE = 24  # of so many each has its text at the axis; of more the legend has those of the marked bars
 
 
 def axis_title(metric: str) -> str:
@@ -162,13 +163,11 @@ def tokens(maps: Any, *, query: Optional[int] = None, head: Optional[int] = None
     good = [cell for cell in np.argsort(-np.nan_to_num(bars), kind="stable")[:MARKED] if bars[cell] > 0]
     marked = sorted(int(cell) for cell in good)
     texts, name = axis.texts, ""
-    if texts is not None and axis.count <= TEXTS_MOST:
-        axis.marked = marked
-    else:
+    if axis.count > TEXTS_MOST:
         axis.texts = None
     if len(marked) == MARKED:
         name = "the three largest"
-        if axis.texts is None:
+        if axis.texts is None or axis.count > TEXTS_SURE:
             words = [_quoted(texts[cell]) if texts is not None else "" for cell in marked]
             name += ": " + ", ".join(f"{cell * axis.total // axis.count}{text}" for cell, text in zip(marked, words))
     query_texts = layer.tokens()[1]
