@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional
 import numpy as np
 import torch
 
-from . import memory
+from .sending import memory
 
 DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 

@@ -28,7 +28,7 @@ class Limits(NamedTuple):
     projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
     of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer. `reliable`: the port of
     the reliable lane, 0 for none on TCP; below 0: there is no such lane. `memory`: 1 when tensors may be in memory
-    that is lent (memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none."""
+    that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none."""
     accepts: FrozenSet[str] = TYPES_1
     header: int = 1
     max_message: float = math.inf

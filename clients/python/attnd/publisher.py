@@ -15,13 +15,15 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-from . import layer_state, memory, scalars, tensors, wire
+from . import layer_state, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
 from .plan import EVERYTHING, Plan, choose, lengthened
-from .lane.reliable import DEFAULT_BYTES, Wish
 from .once import Once
-from .sender import Identity, Later, Message, NotYet, Sender
+from .sender import Identity, Sender
+from .sending import memory
+from .sending.outbox import Later, Message, NotYet
+from .sending.reliable import DEFAULT_BYTES, Wish
 
 log = logging.getLogger("attnd")
 
@@ -103,6 +105,7 @@ class Publisher:
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
         self.reliable = _wish(reliable, reliable_bytes, spool)  # what goes by the reliable lane
         self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water, self.reliable)
+        self._outbox = self._sender.outbox
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
         self._finalizer.atexit = False  # sender closes what is open then, in the right order
 
@@ -171,58 +174,58 @@ class Publisher:
     @property
     def message_bytes(self) -> float:
         """Payload bytes of the largest message that is worth copying."""
-        return min(self._queue_bytes, self._sender.limits.max_message)
+        return min(self._queue_bytes, self._outbox.limits.max_message)
 
     def has_room(self, nbytes: int) -> bool:
         """Whether so many bytes more fill no more than half of the queue, or nothing else is in it."""
-        queued = self._sender.queued_bytes
+        queued = self._outbox.queued_bytes
         return queued == 0 or 2 * (queued + nbytes) <= self._queue_bytes
 
     @property
     def weights_max_size(self) -> float:
         """The side of the largest projection matrix that those who listen make a whole spectrum of."""
-        return self._sender.limits.weights_max_size
+        return self._outbox.limits.weights_max_size
 
     @property
     def strides(self) -> bool:
         """Whether those who listen know q_stride."""
-        return self._sender.limits.header >= Q_STRIDE
+        return self._outbox.limits.header >= Q_STRIDE
 
     @property
     def takes_output(self) -> bool:
         """Whether those who listen know dout, wo_r and x_norm."""
-        return self._sender.limits.header >= DOUT
+        return self._outbox.limits.header >= DOUT
 
     @property
     def takes_parts(self) -> bool:
         """Whether those who listen know parts of projection matrices."""
-        return self._sender.limits.header >= PARTS
+        return self._outbox.limits.header >= PARTS
 
     @property
     def takes_values(self) -> bool:
         """Whether those who listen know v, wo_r and x_norm beside weights."""
-        return self._sender.limits.header >= VALUES
+        return self._outbox.limits.header >= VALUES
 
     @property
     def maps_side(self) -> int:
         """Cells a side of the maps that those who listen want with states; 0: none."""
-        limits = self._sender.limits
+        limits = self._outbox.limits
         return int(limits.maps) if limits.header >= MAPS else 0
 
     @property
     def maps_every(self) -> float:
         """The shortest interval between the maps of a layer, in seconds."""
-        return self._sender.limits.maps_every / 1000
+        return self._outbox.limits.maps_every / 1000
 
     @property
     def buckets(self) -> int:
         """How many buckets the histograms of those who listen have: for LayerState."""
-        return int(self._sender.limits.buckets)
+        return int(self._outbox.limits.buckets)
 
     @property
     def takes_states(self) -> bool:
         """Whether those who listen take messages of type state."""
-        return self._sender.limits.states
+        return self._outbox.limits.states
 
     @property
     def stalled(self) -> bool:
@@ -257,9 +260,9 @@ class Publisher:
         topic = self._topic(stack, layer, site)
         stalled = self._sender.stalled
         if stalled and self._sender.wanted(topic, kind):
-            self._sender.drop(topic, kind)
+            self._outbox.drop(topic, kind)
         elif stalled:
-            self._sender.skip()
+            self._outbox.skip()
         return stalled
 
     def publish_attention(self, weights: Any, *, stack: str, layer: int, site: str = "self", epoch: int = 0,
@@ -440,25 +443,25 @@ class Publisher:
         topic = self._topic(*layer)
         self._step = step
         if self._sender.is_away and not self._sender.wanted(topic, kind):
-            self._sender.skip()
+            self._outbox.skip()
             return False
-        if not self._sender.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
+        if not self._outbox.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
             return False
         try:
             with memory.lending(self._sender.memory) if kind != "state" else contextlib.nullcontext():
                 make = copy()
         except NotYet:
-            self._sender.cancel(topic, nbytes, is_lost=False)
+            self._outbox.cancel(topic, nbytes, is_lost=False)
             return False
         except BaseException:
-            self._sender.cancel(topic, nbytes)
+            self._outbox.cancel(topic, nbytes)
             raise
-        self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind), more=True)
+        self._outbox.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind), more=True)
         return True
 
     def hurry(self) -> None:
         """Sends what publish_later() has queued."""
-        self._sender.hurry()
+        self._outbox.hurry()
 
     def _finish(self, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
         if captured is None:
@@ -481,10 +484,10 @@ class Publisher:
         """Everything is checked: skips, or reserves, copies and queues. Failures here are counted and logged once."""
         self._step = where.step
         if not self._sender.wanted(where.topic, kind):
-            self._sender.skip()
+            self._outbox.skip()
             return False
         keys = make_keys()
-        if not self._sender.reserve(where.topic, frames.nbytes, kind, keys):
+        if not self._outbox.reserve(where.topic, frames.nbytes, kind, keys):
             return False
         try:
             with memory.lending(self._sender.memory):
@@ -493,10 +496,10 @@ class Publisher:
             if self._on_publish is not None:
                 self._on_publish(message)
         except Exception:
-            self._sender.cancel(where.topic, frames.nbytes)
+            self._outbox.cancel(where.topic, frames.nbytes)
             self._once.warn("failed", "a message could not be captured; further failures are only counted", exc_info=True)
             return False
-        self._sender.put(message)
+        self._outbox.put(message)
         return True
 
     # ------------------------------------------------------------------------------------------- events
@@ -541,21 +544,21 @@ class Publisher:
         """
         epoch = wire.check_int("epoch", epoch)
         step = self._step if step is None else wire.check_int("step", step)
-        is_known, is_wanted = self._sender.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
+        is_known, is_wanted = self._outbox.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
         if not is_known or not is_wanted:
             if is_wanted and "old" not in self._once:  # where it is takes a look
                 self._once.warn("old", "the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
                                 self.where)
-            self._sender.skip()
+            self._outbox.skip()
             return False
         queued = True
         named: Any = {} if values is None and more else values  # None alone is refused as what is no mapping
         taken = {**scalars.taken(named, self._refuse_value), **scalars.taken(more, self._refuse_value)}
         for part in scalars.messages(taken):
-            if not self._sender.reserve(self._event_topic, scalars.LOG_BYTES, "event"):
+            if not self._outbox.reserve(self._event_topic, scalars.LOG_BYTES, "event"):
                 queued = False
             else:
-                self._sender.put(self._log_message(part, epoch, step))
+                self._outbox.put(self._log_message(part, epoch, step))
         return queued
 
     def _log_message(self, values: scalars.Values, epoch: int, step: int) -> Union[Message, Later]:
@@ -605,8 +608,8 @@ class Publisher:
 
     def _event(self, keys: Dict[str, Any], epoch: int, step: int = 0) -> None:
         message = Message(self._event_topic, "event", keys, epoch, step, (), 0)
-        if self._sender.reserve(self._event_topic, 0, "event"):
-            self._sender.put(message)
+        if self._outbox.reserve(self._event_topic, 0, "event"):
+            self._outbox.put(message)
 
     # ---------------------------------------------------------------------------------------- lifecycle
 
@@ -623,7 +626,7 @@ class Publisher:
     def drain(self, timeout: float = 10.0) -> bool:
         """Blocks until everything queued is in ZeroMQ's hands, and what goes by the reliable lane is acknowledged, at most
         `timeout` seconds; whether it is."""
-        return self._sender.drain(timeout)
+        return self._outbox.drain(timeout)
 
     def stats(self) -> Dict[str, Any]:
         """Counters since the start, in messages unless named otherwise.
