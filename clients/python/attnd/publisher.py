@@ -156,15 +156,12 @@ class Publisher:
         prefixes = self._sender.prefixes
         if prefixes is not self._planned[0] or own != self._planned[1]:
             self._planned = prefixes, dict(own), choose(prefixes, self.job, own)
-            if "every" not in own:
-                self._tell_lengthened(lengthened(prefixes, self.job))
+            found = lengthened(prefixes, self.job) if "every" not in own else None
+            if found is not None and found != self._lengthened:
+                log.info("job %s: attnd captures one step in %d instead of one in %d, so that capturing takes no more than "
+                         "plan.cost_max of step time", self.job, *found)
+                self._lengthened = found
         return self._planned[2]
-
-    def _tell_lengthened(self, found: Optional[Tuple[int, int]]) -> None:
-        if found is not None and found != self._lengthened:
-            log.info("job %s: attnd captures one step in %d instead of one in %d, so that capturing takes no more than "
-                     "plan.cost_max of step time", self.job, *found)
-            self._lengthened = found
 
     @property
     def queue_bytes(self) -> int:
@@ -714,7 +711,10 @@ def _check_rows(shape: Sequence[int], causal: bool, window: int, q_len: Any, k_l
     """The keys about rows of a message of `shape` [B, H, Tq, Tk], for wire."""
     q_len = tensors.check_lengths("q_len", q_len, shape[0], shape[2])
     k_len = tensors.check_lengths("k_len", k_len, shape[0], shape[3])
-    _check_header_room(q_len, k_len)
+    lengths = sum(len(x) for x in (q_len, k_len) if x is not None)  # in the header: 5 bytes and one element each
+    fitting = min((wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES) // 5, wire.HEADER_ELEMENTS_MAX - 200)
+    if lengths > fitting:
+        raise ValueError(f"{lengths} lengths: at most {fitting} fit into a header; publish smaller batches")
     window = wire.check_int("window", window, 2**31 - 1)
     _check_heads(head_offset, heads_total, shape[1])
     return {"causal": bool(causal), "window": window, "q_len": q_len, "k_len": k_len, "head_offset": head_offset,
@@ -770,14 +770,6 @@ def _check_heads(offset: Optional[int], total: Optional[int], heads: int) -> Non
     first = wire.check_int("head_offset", offset or 0, 2**31 - 1)
     if total is not None and first + heads > wire.check_int("heads_total", total, 2**31 - 1, 1):
         raise ValueError(f"heads {first} to {first + heads - 1}: beyond heads_total = {total}")
-
-
-def _check_header_room(q_len: Any, k_len: Any) -> None:
-    """Lengths travel in the header, 64 KiB at most: 5 bytes and one element each."""
-    count = sum(len(x) for x in (q_len, k_len) if x is not None)
-    limit = min((wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES) // 5, wire.HEADER_ELEMENTS_MAX - 200)
-    if count > limit:
-        raise ValueError(f"{count} lengths: at most {limit} fit into a header; publish smaller batches")
 
 
 def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], heads: int, wanted: bool) -> Dict[str, Any]:

@@ -186,9 +186,6 @@ class Spy:
         look.note(module)
         return self._may_look and look.is_prepared() and look.sees(module) and not look.shows_nothing(self.root)
 
-    def _is_in(self, module: torch.nn.Module) -> bool:
-        return any(one is self.root for one in module.modules())
-
     def _begin_looking(self) -> None:
         """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
         self._take_away()
@@ -382,8 +379,8 @@ class Spy:
             return
         began = time.perf_counter()
         try:
-            if not self._stack and (module is self.root or "_orig_mod" in module._modules and self._is_in(module)) \
-                    and self._is_compiled(module):
+            is_ours = module is self.root or "_orig_mod" in module._modules and any(one is self.root for one in module.modules())
+            if not self._stack and is_ours and self._is_compiled(module):
                 self._begin_looking()
                 self.watcher.calls_compiled(args, sys._getframe(1).f_locals.get("kwargs") or {})
                 return
@@ -402,9 +399,10 @@ class Spy:
             self.seconds += time.perf_counter() - began
 
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
-        if _traced() or _recorded():
+        if torch.jit.is_scripting() or torch.jit.is_tracing() or _recorded():  # type: ignore
             return False
-        self._again = _repeated(path)
+        # Torch 1.13 cannot tell a repeated forward: there only those of the whole model count.
+        self._again = graph_task_id() != -1 if graph_task_id is not None else path != ""
         if self._again and graph_task_id is None:
             if torch.is_grad_enabled():
                 self.watcher.passes_over()
@@ -860,7 +858,8 @@ class _Mode(TorchFunctionMode):
 
     def leave(self) -> bool:
         """Leaves the stack of modes; False: another one is on top, or it handles a call, and it stays."""
-        if _top_mode() is not self:
+        count = torch._C._len_torch_function_stack()
+        if count == 0 or torch._C._get_function_stack_at(count - 1) is not self:
             return False
         self.__exit__(None, None, None)
         return True
@@ -924,11 +923,6 @@ def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
     return not needed
 
 
-def _traced() -> bool:
-    """Whether the code is being traced rather than run."""
-    return bool(torch.jit.is_scripting() or torch.jit.is_tracing())  # type: ignore
-
-
 def _runs(frame: Any) -> bool:
     """Whether a Python frame of this thread still runs: what runs now was called from there. The answer is nearly
     always a few frames away."""
@@ -944,12 +938,6 @@ def _recorded() -> bool:
                 and torch.cuda.is_current_stream_capturing())
 
 
-def _repeated(path: str) -> bool:
-    """Whether a backward pass runs this forward again. Torch 1.13 cannot tell: there only forwards of the whole
-    model count, and parts that are run by themselves are taken as repeated."""
-    return graph_task_id() != -1 if graph_task_id is not None else path != ""
-
-
 _FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
 _fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
                                                  lambda: True)
@@ -960,8 +948,3 @@ _mha_forward: Any = functional.multi_head_attention_forward
 _SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, torch.special.expit, functional.sigmoid}
 _LOOKED_AT = {*_SIGMOIDS, _sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
               *_stand_ins.ours.values()} - {None}
-
-
-def _top_mode() -> Any:
-    count = torch._C._len_torch_function_stack()
-    return torch._C._get_function_stack_at(count - 1) if count else None

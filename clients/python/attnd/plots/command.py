@@ -298,21 +298,17 @@ def _bytes(options: Options, draw: Callable[[], Any]) -> bytes:
 def _write(options: Options, path: str, data: bytes) -> None:
     from . import output
 
+    if path == "-" and options.format != "svg" and os.isatty(1):
+        raise Refused(f"-o -: {options.format} is not for a terminal: name a file, or a pipe")
     try:
         if path == "-":
-            _write_standard(options, data)
+            with open(1, "wb", closefd=False) as file:
+                file.write(data)
         else:
             os.stat(os.path.dirname(path) or ".")
             output.write_bytes(path, data)
     except OSError as error:
         raise Refused(f"cannot write {path}: {error.strerror}", 1) from None
-
-
-def _write_standard(options: Options, data: bytes) -> None:
-    if options.format != "svg" and os.isatty(1):
-        raise Refused(f"-o -: {options.format} is not for a terminal: name a file, or a pipe")
-    with open(1, "wb", closefd=False) as file:
-        file.write(data)
 
 
 def _make(options: Options, path: str, draw: Callable[[], Any], source: Optional[Source] = None,
@@ -411,14 +407,6 @@ def _make_sure_of_home() -> None:
         os.environ["HOME"] = "/"
 
 
-def _warn_of_font(font: Optional[str]) -> None:
-    from . import style
-
-    instead = style.font_instead(font) if font else None
-    if instead:
-        _say(f"font '{font}' is not installed: {instead} is used")
-
-
 def main(line: Sequence[str]) -> int:
     """The exit status."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -428,7 +416,11 @@ def main(line: Sequence[str]) -> int:
     try:
         options = Options(line)
         _make_sure_of_home()
-        _warn_of_font(options["font"])
+        if options["font"]:
+            from .style import font_instead
+            instead = font_instead(options["font"])
+            if instead:
+                _say(f"font '{options['font']}' is not installed: {instead} is used")
         run(options)
     except LeftOut as error:
         _say(str(error))

@@ -123,19 +123,13 @@ def spectrum(maps: Any, *, values: Any = None, sample: Optional[int] = None, **o
 
 # ------------------------------------------------------------------------------------------------ one query
 
-def _attended(values: Array) -> Array:
-    """bool [rows]: True when some number of a row is above 0."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray((np.isfinite(values) & (values > 0)).any(1))
-
-
 def _find_query(layer: Maps, values: Array, query: Optional[int]) -> Tuple[int, int]:
     """The query and its row: the given one, or the last that attends to something, which excludes padding."""
     queries, rows = int(layer.queries or 0), len(values)
     if query is not None and not 0 <= query < queries:
         raise NoQuery(f"there is no query {query}: they are 0 to {queries - 1}")
     if query is None:
-        attended = np.flatnonzero(_attended(values))
+        attended = np.flatnonzero((np.nan_to_num(values, posinf=0.0) > 0).any(1))
         row = int(attended[-1]) if attended.size else rows - 1
         query = (row + 1) * queries // rows - 1
     else:

@@ -122,7 +122,9 @@ def draw(panels: Panels, look: Look) -> Any:
         figure = Figure(figsize=(layout.width / INCH, height / INCH))
         _draw_all(figure, panels, look, ranges, frame, layout)
         draw_title(figure, page)
-        _draw_legend(figure, entries, across)
+        if entries:
+            handles = [Patch(label=text, linewidth=0.3, **look_) for text, look_ in entries]
+            place_legend(figure, handles, across, _SWATCH, handleheight=_SWATCH / TICK)
         return figure
 
 
@@ -304,9 +306,3 @@ def place_legend(figure: Any, handles: Sequence[Any], columns: int, sample: floa
     figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(MARGIN / wide, MARGIN / high), borderaxespad=0,
                   borderpad=0, ncols=columns, handlelength=sample / TICK, handletextpad=4 / TICK,
                   columnspacing=10 / TICK, labelspacing=0.3, **more)
-
-
-def _draw_legend(figure: Any, entries: Sequence[Tuple[str, Dict[str, Any]]], columns: int) -> None:
-    if entries:
-        handles = [Patch(label=text, linewidth=0.3, **look) for text, look in entries]
-        place_legend(figure, handles, columns, _SWATCH, handleheight=_SWATCH / TICK)
