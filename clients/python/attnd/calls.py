@@ -27,7 +27,7 @@ from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe
 from .padding import Present, valid_queries, with_queries
 from .plan import Plan
-from .publisher import Captured, fitting_labels
+from .sending.contents import Captured, fitting_labels
 
 
 class Context(NamedTuple):

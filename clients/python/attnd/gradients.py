@@ -31,7 +31,8 @@ from .cost import Cost
 from .devices import HostCopy
 from .forms.seen import Output, Queries, Seen
 from .once import Once
-from .publisher import Captured, Maker, Publisher
+from .publisher import Publisher
+from .sending.contents import Captured, Maker
 from .torch_state import outside_modes, saves_elsewhere
 
 

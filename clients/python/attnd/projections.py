@@ -43,7 +43,8 @@ from . import tensors, wire
 from .devices import DTYPE_NAMES, HostCopy
 from .forms.seen import Queries, Seen, heads_of
 from .paths import clean_path
-from .publisher import Captured, Maker, Publisher
+from .publisher import Publisher
+from .sending.contents import Captured, Maker
 from .shards import Shard, blocks, is_sharded, shard_of
 
 log = logging.getLogger("attnd")

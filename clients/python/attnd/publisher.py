@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import weakref
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -18,10 +17,12 @@ import numpy as np
 from . import layer_state, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
-from .plan import EVERYTHING, Plan, choose, lengthened
 from .once import Once
+from .plan import EVERYTHING, Plan, choose, lengthened
 from .sender import Identity, Sender
 from .sending import memory
+from .sending.contents import Captured, Maker as Maker, add_keys, add_maps, add_output, add_row_tensors, check_heads, check_real, \
+    check_rows, fits_header, fitting_labels
 from .sending.outbox import Later, Message, NotYet
 from .sending.reliable import DEFAULT_BYTES, Wish
 
@@ -30,7 +31,6 @@ log = logging.getLogger("attnd")
 DEFAULT_QUEUE_BYTES = 256 << 20
 DEFAULT_LINGER_S = 2.0
 DEFAULT_HIGH_WATER = 8
-_HEADER_SLACK_BYTES = 1536  # all keys of a header but the lengths and the labels
 
 
 _MAP = ("batch", "heads", "queries", "keys")
@@ -42,16 +42,6 @@ class _Where(NamedTuple):
     layer: wire.Layer
     epoch: int
     step: int
-
-
-class Captured(NamedTuple):
-    """The parts of a message: `keys` gives the header's own keys, for the layer that it is about."""
-    kind: str
-    frames: tensors.Frames
-    keys: Callable[[wire.Layer], Dict[str, Any]]
-
-
-Maker = Callable[[], Optional[Captured]]
 
 
 class Publisher:
@@ -310,10 +300,10 @@ class Publisher:
             if (size[0], size[2]) != (batch, keys) or heads % size[1]:
                 raise ValueError(f"v of shape {size}: must be [{batch}, key heads, {keys}, value_dim], and key heads divide "
                                  f"{heads}")
-        _add_output(beside, (batch, heads, queries), True, None, wo_r, x_norm)
-        rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
+        add_output(beside, (batch, heads, queries), True, None, wo_r, x_norm)
+        rows = check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
         labels, q_labels = fitting_labels(labels, q_labels, shape)
-        _add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)
+        add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)
         return self._publish("attention", where, frames, lambda: wire.attention_keys(
             where.layer, frames.described, dropout=bool(dropout), learned_sink=bool(learned_sink), labels=labels,
             q_labels=q_labels, **rows))
@@ -346,15 +336,15 @@ class Publisher:
         where = self._where(stack, layer, site, epoch, step, module)
         frames = tensors.Frames()
         batch, heads, queries, width = frames.add("q", q, ("batch", "heads", "queries", "head_dim"))
-        keys = _add_keys(frames, k, v, (batch, heads, width))
-        _add_output(frames, (batch, heads, queries), self.takes_output, dout, wo_r, x_norm)
-        scale = width**-0.5 if scale is None else _check_real("scale", scale)
-        softcap = _check_real("softcap", softcap, 0.0)
+        keys = add_keys(frames, k, v, (batch, heads, width))
+        add_output(frames, (batch, heads, queries), self.takes_output, dout, wo_r, x_norm)
+        scale = width**-0.5 if scale is None else check_real("scale", scale)
+        softcap = check_real("softcap", softcap, 0.0)
         q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
         q_stride = wire.check_int("q_stride", q_stride, (2**32 - 2 - q_offset) // max(1, queries - 1), 1)
-        rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
+        rows = check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
         labels, q_labels = fitting_labels(labels, q_labels, (batch, heads, queries, keys))
-        _add_row_tensors(frames, (batch, queries, keys), site, q_offset + (queries - 1) * q_stride, mask, tokens,
+        add_row_tensors(frames, (batch, queries, keys), site, q_offset + (queries - 1) * q_stride, mask, tokens,
                          documents)
         return self._publish("qk", where, frames, lambda: wire.qk_keys(
             where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset,
@@ -380,7 +370,7 @@ class Publisher:
         head_dim = wire.check_int("head_dim", head_dim, 2**31 - 1, 1)
         if heads % kv_heads:
             raise ValueError(f"kv_heads = {kv_heads}: must divide heads = {heads}")
-        _check_heads(None, heads_total, heads)
+        check_heads(None, heads_total, heads)
         frames = tensors.Frames()
         for name, matrix, side, width in (("wq", wq, 0, heads), ("wk", wk, 0, kv_heads), ("wv", wv, 0, kv_heads),
                                           ("wo", wo, 1, heads)):
@@ -514,10 +504,10 @@ class Publisher:
                     wire.check_int("heads", entry[3], 65535, 1)) for entry in layers]
         from . import __version__
         keys = wire.hello_keys(checked, f"attnd-python/{__version__}", self._settings, self._cost)
-        if not _fits_header(keys):  # messages say the modules as well
+        if not fits_header(keys):  # messages say the modules as well
             keys = wire.hello_keys([(wire.NamedLayer(*layer), heads) for layer, heads in checked], keys["client"],
                                    self._settings, self._cost)
-        if not _fits_header(keys):
+        if not fits_header(keys):
             log.warning("job %s: too many layers for one hello; announced without them", self.job)
             keys["layers"] = []
         self._event(keys, wire.check_int("epoch", epoch), wire.check_int("step", step))
@@ -672,10 +662,6 @@ def _wish(asked: Union[None, bool, Wish], bound: Any, spool: Any) -> Wish:
                 directory if directory is None else os.path.abspath(os.fsdecode(directory)))
 
 
-def _fits_header(keys: Dict[str, Any]) -> bool:
-    return len(wire.pack_header(keys)) <= wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES
-
-
 def named_job(name: str) -> str:
     """wire.job_name, which tells when the job is named otherwise than asked."""
     job = wire.job_name(name)
@@ -694,117 +680,3 @@ def _check_run(run: Optional[Union[bytes, str]]) -> bytes:
     if len(raw) != wire.RUN_BYTES:
         raise ValueError(f"run {run!r}: must be {wire.RUN_BYTES} bytes, or as many hex pairs")
     return raw
-
-
-def _check_real(name: str, value: Any, minimum: float = -math.inf) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} = {value!r}: must be a number") from None
-    if not math.isfinite(number) or number < minimum:
-        raise ValueError(f"{name} = {number}: must be finite" + (f" and at least {minimum:g}" if minimum == 0 else ""))
-    return number
-
-
-def _check_rows(shape: Sequence[int], causal: bool, window: int, q_len: Any, k_len: Any, head_offset: Optional[int],
-                heads_total: Optional[int]) -> Dict[str, Any]:
-    """The keys about rows of a message of `shape` [B, H, Tq, Tk], for wire."""
-    q_len = tensors.check_lengths("q_len", q_len, shape[0], shape[2])
-    k_len = tensors.check_lengths("k_len", k_len, shape[0], shape[3])
-    lengths = sum(len(x) for x in (q_len, k_len) if x is not None)  # in the header: 5 bytes and one element each
-    fitting = min((wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES) // 5, wire.HEADER_ELEMENTS_MAX - 200)
-    if lengths > fitting:
-        raise ValueError(f"{lengths} lengths: at most {fitting} fit into a header; publish smaller batches")
-    window = wire.check_int("window", window, 2**31 - 1)
-    _check_heads(head_offset, heads_total, shape[1])
-    return {"causal": bool(causal), "window": window, "q_len": q_len, "k_len": k_len, "head_offset": head_offset,
-            "heads_total": heads_total}
-
-
-def _add_row_tensors(frames: tensors.Frames, shape: Tuple[int, int, int], site: str, last: int, mask: Any,
-                     tokens: Any, documents: Any) -> None:
-    """Adds what may go with a message of `shape` [B, Tq, Tk] whose last query is at position `last`."""
-    batch, queries, keys = shape
-    frames.add_mask(mask, batch, queries, keys)
-    frames.add_ids("tokens", tokens, batch, keys)
-    if documents is not None and (site != "self" or last >= keys):
-        raise ValueError("documents: need site 'self' and a key at every query's position")
-    frames.add_ids("documents", documents, batch, keys)
-
-
-def _add_keys(frames: tensors.Frames, k: Any, v: Any, queries: Tuple[int, int, int]) -> int:
-    """Adds k and v, which must fit q's (B, H, d); returns Tk."""
-    batch, heads, width = queries
-    shape = frames.add("k", k, ("batch", "key heads", "keys", "head_dim"))
-    if shape[0] != batch or shape[3] != width:
-        raise ValueError(f"k of shape {shape}: batch and head_dim must be those of q, {batch} and {width}")
-    if heads % shape[1]:
-        raise ValueError(f"k of shape {shape}: {shape[1]} key heads must divide {heads} heads")
-    if v is not None and frames.add("v", v, ("batch", "key heads", "keys", "value_dim"))[:3] != shape[:3]:
-        raise ValueError(f"v: batch, key heads and keys must be those of k, {shape[:3]}")
-    return shape[2]
-
-
-def _add_output(frames: tensors.Frames, shape: Tuple[int, int, int], known: bool, dout: Any, wo_r: Any,
-                x_norm: Any) -> None:
-    """Checks what belongs to the output of a message of `shape` [B, H, Tq], and adds it when it is `known`."""
-    batch, heads, queries = shape
-    value = next((size for name, _, size in frames.described if name == "v"), None)
-    for name, given, needed, there in (("dout", dout, "v", value), ("wo_r", wo_r, "v", value),
-                                       ("x_norm", x_norm, "wo_r", wo_r)):
-        if given is not None and there is None:
-            raise ValueError(f"{name}: needs {needed}")
-    width = value[3] if value else 0
-    added = frames if known else tensors.Frames()  # checked all the same
-    if dout is not None and added.add("dout", dout, ("batch", "heads", "queries", "value_dim")) != (*shape, width):
-        raise ValueError(f"dout: must be [batch, heads, queries, value_dim] = {(*shape, width)}")
-    if wo_r is not None:
-        size = added.add_f32("wo_r", wo_r, ("heads", "r", "value_dim"))
-        if (size[0], size[2]) != (heads, width) or size[1] > width:
-            raise ValueError(f"wo_r of shape {size}: must be [heads, r, value_dim] = [{heads}, at most {width}, {width}]")
-    if x_norm is not None and added.add_f32("x_norm", x_norm, ("batch", "queries")) != (batch, queries):
-        raise ValueError(f"x_norm: must be [batch, queries] = {(batch, queries)}")
-
-
-def _check_heads(offset: Optional[int], total: Optional[int], heads: int) -> None:
-    first = wire.check_int("head_offset", offset or 0, 2**31 - 1)
-    if total is not None and first + heads > wire.check_int("heads_total", total, 2**31 - 1, 1):
-        raise ValueError(f"heads {first} to {first + heads - 1}: beyond heads_total = {total}")
-
-
-def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], heads: int, wanted: bool) -> Dict[str, Any]:
-    """Adds the maps of a layer with so many heads, if they are wanted; returns what the header says of them. ValueError
-    when they do not fit, wanted or not."""
-    if maps is None:
-        return {}
-    if not isinstance(maps, HeadMaps):
-        raise ValueError(f"maps of type {type(maps).__name__}: must be HeadMaps, as attnd.device.pooled_maps() returns")
-    maps.check(heads)
-    if not wanted:
-        return {}
-    labels, q_labels = fitting_labels(maps.labels, maps.q_labels, (1, heads, *maps.sent()))
-    frames.add_owned("maps", "f16", np.array(maps.values, dtype="<f2", order="C", copy=True))
-    texts = {"labels": labels, "q_labels": q_labels}
-    return {**maps.keys_of_header(), **{name: list(said) for name, said in texts.items() if said is not None}}
-
-
-Texts = Optional[Sequence[str]]
-
-
-def fitting_labels(labels: Texts, q_labels: Texts, shape: Sequence[int]) -> Tuple[Texts, Texts]:
-    """The labels of keys and of queries if they are one text each and small enough to travel, else None or ValueError;
-    those of the keys go first."""
-    room = wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES - 10 * shape[0]
-    fitting: List[Texts] = []
-    for name, what, count, texts in (("labels", "key", shape[3], labels), ("q_labels", "query", shape[2], q_labels)):
-        given = None if texts is None else list(texts)
-        if given is not None:
-            if len(given) != count or not all(isinstance(text, str) for text in given):
-                raise ValueError(f"{name}: must be {count} strings, one per {what}")
-            size = sum(len(text.encode("utf-8", "replace")) + 5 for text in given)
-            if size > room or len(given) > 4096:
-                given = None
-            else:
-                room -= size
-        fitting.append(given)
-    return fitting[0], fitting[1]
