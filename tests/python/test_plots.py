@@ -253,7 +253,7 @@ def test_one_range_for_heads_and_one_for_each_site():
 def test_a_range_that_is_given():
     figure = plots.heatmap(CROSS, head=0, vmin=0.1, vmax=0.2, cmap="magma")
     assert images(figure)[0].get_clim() == (0.1, 0.2) and images(figure)[0].get_cmap().name == "magma"
-    assert bars(figure)[0].range.extend == "both"
+    assert bars(figure)[0].range.below and bars(figure)[0].range.above
     with pytest.raises(plots.AllBelow, match="^5: above all values, which are 0.25 to 0.75$"):
         plots.heatmap([[0.25, 0.75], [0.5, 0.5]], vmin=5)
     with pytest.raises(plots.PlotError, match="vmin must be less"):
@@ -348,7 +348,7 @@ def test_a_figure_can_be_changed():
     image, (bar,) = images(figure)[0], bars(figure)
     image.set_clim(0.1, 0.3)
     image.set_cmap("gray")
-    assert bar.ax.get_ylim() == pytest.approx((0.1, 0.3)) and bar.range.extend == "both" and bar.cells.get_cmap().name == "gray"
+    assert bar.ax.get_ylim() == pytest.approx((0.1, 0.3)) and bar.range.below and bar.range.above and bar.cells.get_cmap().name == "gray"
     figure.suptitle("mine")
     figure.axes[0].set_xlabel("here")
     assert {"mine", "here"} <= words(figure)
