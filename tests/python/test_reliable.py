@@ -209,7 +209,7 @@ def test_a_monitor_that_cannot_be_made_does_not_end_publishing(daemons, publishe
     """The name of the one before may still be in use."""
     monkeypatch.setattr(reliable, "_connections", itertools.count(), raising=False)
     publisher = publishers()
-    taken = [publisher._sender._link.context.socket(zmq.PAIR) for _ in range(2)]
+    taken = [publisher._sender.link.context.socket(zmq.PAIR) for _ in range(2)]
     for socket, name in zip(taken, ("inproc://attnd-lane", "inproc://attnd-lane-0")):
         socket.bind(name)
     try:
@@ -340,7 +340,7 @@ def test_the_end_of_a_job_waits_idle_for_an_attnd_that_has_gone(daemons, publish
     unanswered(daemon, publisher, 1)
     daemon.close()
     wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
-    link, turns = publisher._sender._link, []
+    link, turns = publisher._sender.link, []
     tend = link.tend
 
     def count():
@@ -751,7 +751,7 @@ def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(daemons, publisher
     monkeypatch.setattr(presence, "HOPE_S", 0.1)
     daemon, publisher = daemons(), publishers()
     first, second = unanswered(daemon, publisher, 2)
-    publisher._sender._link.keys = types.SimpleNamespace(public=40 * b"k")
+    publisher._sender.link.keys = types.SimpleNamespace(public=40 * b"k")
 
     def said():
         return [record.getMessage() for record in caplog.records if "the messages of job job" in record.getMessage()]
@@ -759,7 +759,7 @@ def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(daemons, publisher
     daemon.socket.subscribe(b"refused/" + 40 * b"k" + b"/job")
     daemon.wait(lambda: len(said()) == 1, "that the key is refused")
     daemon.socket.unsubscribe(b"refused/" + 40 * b"k" + b"/job")
-    daemon.wait(lambda: publisher._sender._presence.hope is not None, "that the prefix has gone")
+    daemon.wait(lambda: publisher._sender.presence.hope is not None, "that the prefix has gone")
     daemon.answer(refused=[[first, "key"]])
     daemon.wait(lambda: publisher.stats()["refused_by_reason"] == {"key": 1}, "the late answer")
     assert len(said()) == 1, "nothing was taken yet"

@@ -222,7 +222,7 @@ class Publisher:
     @property
     def where(self) -> str:
         """The daemon's endpoint ("at ipc:///run/attnd/ingest"), or why there is none."""
-        return self._sender.where
+        return self._sender.link.where
 
     @property
     def is_wrong(self) -> bool:
@@ -232,7 +232,7 @@ class Publisher:
     @property
     def is_local(self) -> bool:
         """Whether the daemon is reached through a Unix socket, on this machine."""
-        return self._sender.is_local
+        return (self._sender.link.endpoint or "").startswith("ipc://")
 
     @property
     def listened_to(self) -> bool:
@@ -608,7 +608,7 @@ class Publisher:
     def tell_absences(self, say_next: Callable[[], str]) -> None:
         """From now on a warning tells when attnd has gone for some seconds, and another when it is back. The first ends
         with the sentence that `say_next` returns, on the publishing thread: what happens next, or is to be done."""
-        self._sender.tell_absences(say_next)
+        self._sender.presence.say_next = say_next
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Blocks until everything queued is in ZeroMQ's hands, and what goes by the reliable lane is acknowledged, at most

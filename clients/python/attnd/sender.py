@@ -26,7 +26,7 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import zmq
 import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
@@ -88,17 +88,17 @@ class Sender:
         self._settled_at: Optional[float] = None  # when the subscriptions of one that is back are taken for all
         self._once = Once(identity.job)
         self.is_wrong = False  # as Publisher.is_wrong
-        self._link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
+        self.link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
                           on_wrong=self._tell_wrong)
-        self._socket = self._link.socket
-        self._presence = Presence(identity.job, self._link, self.outbox, reliable, lambda: self._lane, self._relies)
+        self._socket = self.link.socket
+        self.presence = Presence(identity.job, self.link, self.outbox, reliable, lambda: self._lane, self._relies)
         self._thread = threading.Thread(target=self._run, name="attnd-sender", daemon=True)
         _live.add(self)
         self._thread.start()
 
     def _reset_lane(self) -> None:
         self._lane = Lane(self.identity.job, self._reliable, self.outbox.acknowledged, self.outbox.lost,
-                          lambda: self._presence.take_denial())
+                          lambda: self.presence.take_denial())
         self._away = False
         self._by_lane: Set[bytes] = set()  # topics of messages that went by it
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
@@ -123,16 +123,6 @@ class Sender:
         """As Publisher.listened_to."""
         return self.has_subscriber() or self._away and self._relies()
 
-    @property
-    def where(self) -> str:
-        """As Publisher.where."""
-        return self._link.where
-
-    @property
-    def is_local(self) -> bool:
-        """As Publisher.is_local."""
-        return (self._link.endpoint or "").startswith("ipc://")
-
     def has_subscriber(self) -> bool:
         """Whether tensors of this job are subscribed to."""
         return self._has_tensors(self._heard)
@@ -150,10 +140,6 @@ class Sender:
         with self.outbox.changed:
             self.is_wrong = True
             self.outbox.changed.notify_all()
-
-    def tell_absences(self, say_next: Callable[[], str]) -> None:
-        """As Publisher.tell_absences."""
-        self._presence.say_next = say_next
 
     def stats(self) -> Dict[str, Any]:
         """Counters of messages and bytes; see Publisher.stats."""
@@ -181,7 +167,7 @@ class Sender:
         """In a forked child: drop everything without touching the parent's socket."""
         self.prefixes = self._heard = ()
         self._lane.forget()
-        _orphans.extend((self._link, self._lane))
+        _orphans.extend((self.link, self._lane))
         self.outbox.reset()
         self.outbox.is_open = False
         self._reset_lane()
@@ -225,7 +211,7 @@ class Sender:
         poller = self._poller()
         pause_s = PAUSE_MIN_S
         while True:
-            self._link.tend()
+            self.link.tend()
             if self._settled_at is not None and time.monotonic() >= self._settled_at:
                 self._follow_subscriptions(self._heard)
             sent, full = self._flush()
@@ -235,7 +221,7 @@ class Sender:
                 if deadline is not None and (self.outbox.is_empty and not self._awaits() or time.monotonic() >= deadline):
                     return
             self._judge_stall(full and not sent and not self._lane.is_joining and not self._lane.is_awaited)
-            self._presence.tend(deadline is not None)
+            self.presence.tend(deadline is not None)
             longest_s = PAUSE_STALLED_S if self.stalled else PAUSE_MAX_S
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
             if self._lane.changed or self.memory.changed:
@@ -245,7 +231,7 @@ class Sender:
 
     def _poller(self) -> "zmq.Poller":
         poller = zmq.Poller()
-        self._link.register(poller)
+        self.link.register(poller)
         self._lane.register(poller)
         self.memory.register(poller)
         poller.register(self.outbox.bell, zmq.POLLIN)
@@ -255,8 +241,8 @@ class Sender:
         """Seconds until there is something to do by itself; None: until a poll wakes."""
         now = time.monotonic()
         timers = (None if at is None else max(0.0, at - now) for at in (self._settled_at, self._deadline))
-        return min((at for at in (self._link.idle_s(), self._lane.idle_s(), self._tell_in_s(),
-                                  self._presence.idle_s(self._deadline is not None), *timers) if at is not None), default=None)
+        return min((at for at in (self.link.idle_s(), self._lane.idle_s(), self._tell_in_s(),
+                                  self.presence.idle_s(self._deadline is not None), *timers) if at is not None), default=None)
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
@@ -281,7 +267,7 @@ class Sender:
         self.stalled = (self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S) or (
             self._away and self._lane.full)
         if self.stalled and not self._away:
-            self._presence.tell_stalled()
+            self.presence.tell_stalled()
 
     def _flush(self) -> Tuple[int, bool]:
         """Sends from the head until the queue is empty, the pipe full or the time of close() over: (messages sent,
@@ -290,7 +276,7 @@ class Sender:
         while not self._is_late():  # messages that are slow to make would else outlive close()
             self._take_subscriptions()
             if self._blocked_since is None:  # else it would lend what nobody takes
-                self.memory.tend(self._link.endpoint, self.outbox.limits.memory >= 1)
+                self.memory.tend(self.link.endpoint, self.outbox.limits.memory >= 1)
             hello = self._due_hello()
             if hello is not None and not self._send(hello, False):
                 return sent, True
@@ -428,7 +414,7 @@ class Sender:
             if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 break
             frame = self._socket.recv(zmq.DONTWAIT)
-            self._link.heard = True
+            self.link.heard = True
             if frame[:1] == b"\x01" and len(prefixes) < SUBSCRIPTIONS_MAX:
                 prefixes.add(frame[1:])
                 if self._hello is not None and self._event_topic.startswith(frame[1:]):
@@ -444,7 +430,7 @@ class Sender:
         taken to want what it wanted."""
         now = time.monotonic()
         said = limits.strictest(heard)
-        self._lane.announce(endpoint_of(self._link.endpoint, said.reliable, said.reliable_next), self._link.context, self._link.keys)
+        self._lane.announce(endpoint_of(self.link.endpoint, said.reliable, said.reliable_next), self.link.context, self.link.keys)
         is_whole = self._has_tensors(heard) and self._event_topic.startswith(heard)
         away = self._lane.joined and not is_whole and not (self._settled_at is not None and now >= self._settled_at)
         if not away or not heard or said.reliable >= 0:  # attnd will say the rest
@@ -456,7 +442,7 @@ class Sender:
             if not away:
                 self.prefixes, self.outbox.limits = heard, said
             self.outbox.changed.notify_all()
-        self._presence.notice(heard, self.has_subscriber())
+        self.presence.notice(heard, self.has_subscriber())
 
     def _shut(self) -> None:
         with self.outbox.changed:
@@ -482,7 +468,7 @@ class Sender:
         left_s = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
         # A peer whose queue is full stops reading, and what it has not read is gone when the connection ends.
         time.sleep(min(left_s, FAREWELL_S))
-        self._link.close(linger_ms=int(left_s * 1000))
+        self.link.close(linger_ms=int(left_s * 1000))
         self.memory.close()
 
 
