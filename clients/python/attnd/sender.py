@@ -450,7 +450,7 @@ class Sender:
             self.outbox.shut()
             deadline = self._deadline
             lost = self.outbox.dropped_tensors - self._dropped_open if heard and deadline is not None else 0
-            late, had = self.outbox.give_up(self._lane.close(), self._away)
+            late, had = self.outbox.drop_kept(self._lane.close(), self._away)
             self.prefixes = self._heard = ()
             self.outbox.changed.notify_all()
         if lost:

@@ -38,17 +38,19 @@ class Wrong(Exception):
     """Says what would be valid, or what is wrong with a value."""
 
 
-def _index(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > 2**31 - 1:
-        raise Wrong("valid: 0, 1, 2, ...")
-    return int(text)
+def _checked(read: Callable[[str], Any], accepts: Callable[[Any], bool], valid: str) -> Callable[[str], Any]:
+    """Reads a value that is accepted; Wrong says what would be valid."""
+    def check(text: str) -> Any:
+        value = read(text)
+        if not accepts(value):
+            raise Wrong(f"valid: {valid}")
+        return value
+    return check
 
 
-def _head(text: str) -> Any:
-    try:
-        return "mean" if text == "mean" else _index(text)
-    except Wrong:
-        raise Wrong("valid: 0, 1, 2, ..., mean") from None
+def _whole(text: str) -> int:
+    """-1 for what is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,10}", text) else -1
 
 
 def _float(text: str) -> float:
@@ -56,18 +58,12 @@ def _float(text: str) -> float:
     return float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) else math.nan
 
 
-def _real(least: float, most: float) -> Callable[[str], float]:
-    def check(text: str) -> float:
-        if not least <= _float(text) <= most:
-            raise Wrong(f"valid: a number from {least:g} to {most:g}")
-        return _float(text)
-    return check
+def _real(least: float, most: float) -> Callable[[str], Any]:
+    return _checked(_float, lambda number: least <= number <= most, f"a number from {least:g} to {most:g}")
 
 
-def _columns(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 64:
-        raise Wrong("valid: 1 to 64")
-    return int(text)
+def _is_index(number: int) -> bool:
+    return 0 <= number < 2**31
 
 
 def _size(text: str) -> Tuple[float, Optional[float]]:
@@ -76,18 +72,6 @@ def _size(text: str) -> Tuple[float, Optional[float]]:
     if len(sides) > 2 or not all(0.5 <= side <= 100 for side in sides):
         raise Wrong("valid: inches such as 3.3x2.8, or 3.3 (0.5 to 100)")
     return sides[0], sides[1] if len(sides) > 1 else None
-
-
-def _format(text: str) -> str:
-    if text.lower() not in FORMATS:
-        raise Wrong("valid: png, svg, pdf")
-    return text.lower()
-
-
-def _colormap(text: str) -> str:
-    if (text[:-2] if text.endswith("_r") else text) not in COLORMAPS:
-        raise Wrong(f"valid: {', '.join(COLORMAPS)}; or one of them and _r")
-    return text
 
 
 def _weights(text: str) -> List[float]:
@@ -99,16 +83,16 @@ def _weights(text: str) -> List[float]:
     return numbers
 
 
-def _some(text: str) -> str:
-    if not text:
-        raise Wrong("valid: any text but an empty one")
-    return text
-
-
+_text = _checked(str, bool, "any text but an empty one")
+_index = _checked(_whole, _is_index, "0, 1, 2, ...")
 _VALUES: Dict[str, Callable[[str], Any]] = {
-    "output": _some, "format": _format, "layer": _some, "site": _some, "head": _head, "sample": _index, "query": _index,
-    "head-weights": _weights, "colormap": _colormap, "vmin": _real(-1e30, 1e30), "vmax": _real(-1e30, 1e30),
-    "size": _size, "dpi": _real(20, 2400), "columns": _columns, "font": _some, "from": int, "to": int,
+    "output": _text, "layer": _text, "site": _text, "font": _text, "sample": _index, "query": _index,
+    "head": _checked(lambda text: text if text == "mean" else _whole(text), lambda head: head == "mean" or _is_index(head),
+                     "0, 1, 2, ..., mean"),
+    "format": _checked(str.lower, FORMATS.__contains__, "png, svg, pdf"), "head-weights": _weights,
+    "colormap": _checked(str, lambda name: name.removesuffix("_r") in COLORMAPS, f"{', '.join(COLORMAPS)}; or one of them and _r"),
+    "vmin": _real(-1e30, 1e30), "vmax": _real(-1e30, 1e30), "size": _size, "dpi": _real(20, 2400),
+    "columns": _checked(_whole, lambda count: 1 <= count <= 64, "1 to 64"), "from": int, "to": int,
 }
 
 

@@ -325,7 +325,7 @@ class Outbox:
         os.close(self._rope)
         os.close(self.bell)
 
-    def give_up(self, kept: List[Entry], is_away: bool) -> Tuple[int, int]:
+    def drop_kept(self, kept: List[Entry], is_away: bool) -> Tuple[int, int]:
         """Messages that the reliable lane kept in memory end with it: how many are dropped, and how many of those attnd may have. A
         daemon that is not there misses no event. The caller holds the lock."""
         late = had = 0
