@@ -25,7 +25,7 @@ REMOTE = "See whether attnd runs there, and whether the network and the firewall
 
 
 class Presence:
-    """All on the sender thread.
+    """All on the sender thread, but for `say_next`, which any may set.
 
     lane     gives the reliable lane of the job
     relies   tells whether more than events went by it
