@@ -137,7 +137,7 @@ def test_cells_have_the_colours_of_their_numbers(tmp_path):
 
 def test_colour_maps(file, tmp_path):
     """tests/python/test_plots.py has all of them."""
-    for name, low, high in (("hot", (0, 0, 0), (255, 255, 255)), ("RdBu_r", (5, 48, 97), (103, 0, 31))):
+    for name, low, high in (("hot", (11, 0, 0), (255, 255, 255)), ("RdBu_r", (5, 48, 97), (103, 0, 31))):
         plot("heatmap", file, "--colormap", name, "-o", tmp_path / "a.svg")
         table = bar_table(Svg(tmp_path / "a.svg"))
         assert (tuple(table[0]), tuple(table[-1])) == (low, high)

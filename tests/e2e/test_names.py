@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "clients" / "python"
 sys.path.insert(0, str(PACKAGE))
 import attnd  # noqa: E402
-from attnd import link, plots  # noqa: E402
+from attnd import plots  # noqa: E402
 from attnd.bridge import Bridge, JsonLinesSink, cli as bridge  # noqa: E402
+from attnd.connection import link  # noqa: E402
 from attnd.notebook import live_plot  # noqa: E402
 from attnd.plots.read import SourceError  # noqa: E402
 

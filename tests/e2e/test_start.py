@@ -59,8 +59,8 @@ with attnd.Control() as control:
 
 # A training without a program, one that starts its attnd, and one that finds one.
 LEFT = """
-import logging, os, time, torch, attnd, attnd.sender, attnd.start
-attnd.sender.GONE_AFTER_S = 0
+import logging, os, time, torch, attnd, attnd.sending.presence, attnd.start
+attnd.sending.presence.GONE_AFTER_S = 0
 attnd.start.AGAIN_S = 1
 said = []
 class Handler(logging.Handler):

@@ -79,7 +79,7 @@ def test_maps_go_to_those_who_want_them(said, sent):
     seen = []
     with attnd.Publisher("job", daemon.endpoint, on_publish=seen.append) as publisher:
         daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher._sender.limits.header > 1, "the limits arrive")
+        wait_until(lambda: daemon.serve() or publisher._outbox.limits.header > 1, "the limits arrive")
         assert publisher.maps_side == (4 if sent else 0) and publisher.maps_every == (0.5 if sent else 0)
         labels = list("abcde")
         assert publisher.publish_state(state, stack="decoder", layer=0, maps=GOOD._replace(labels=labels))
@@ -97,7 +97,7 @@ def test_a_state_comes_as_bytes_of_any_kind_and_as_nothing_else():
     seen = []
     with attnd.Publisher("job", daemon.endpoint, on_publish=seen.append) as publisher:
         daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher._sender.limits.header > 1, "the limits arrive")
+        wait_until(lambda: daemon.serve() or publisher._outbox.limits.header > 1, "the limits arrive")
         packed = state.pack()
         for one in (state, packed, bytearray(packed), memoryview(packed)):
             assert publisher.publish_state(one, stack="decoder", layer=0)

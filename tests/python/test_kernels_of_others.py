@@ -17,7 +17,8 @@ from attnd.forms.seen import Queries
 from attnd.forms import kernels_of_others
 from attnd.forms.detours import Detour
 from attnd.plan import EVERYTHING, Plan
-from attnd.spy import Spy, lookout_here
+from attnd.lookout import lookout_here
+from attnd.spy import Spy
 from test_calls import messages, random, truth, visible, weights_of
 from test_spy import Watcher, modes
 

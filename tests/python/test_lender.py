@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from attnd import memory
+from attnd.sending import memory
 
 NBYTES = 1 << 20
 LEND, FREE = 1, 3

@@ -22,7 +22,7 @@ def publisher():
     made = attnd.Publisher("job", fake.endpoint)
     made.fake = fake
     fake.attach(made)
-    wait_until(lambda: fake.serve() or made._sender.limits.header >= limits.LOG, "the limits arrive")
+    wait_until(lambda: fake.serve() or made._outbox.limits.header >= limits.LOG, "the limits arrive")
     yield made
     made.close()
     assert identity_holds(made.stats())
@@ -131,19 +131,18 @@ def test_an_older_daemon_gets_no_log_which_is_told_once(daemon, caplog):
 
 
 def test_a_log_that_waits_for_a_daemon_that_is_older_is_skipped(publisher):
-    sender = publisher._sender
     message = publisher._log_message({"loss": 1.0}, 0, 1)
-    with sender._changed:  # the daemon changed between
-        sender.limits = sender.limits._replace(header=4)
-    assert sender.reserve(message.topic, message.nbytes, "event")
-    sender.put(message)
+    with publisher._outbox.changed:  # the daemon changed between
+        publisher._outbox.limits = publisher._outbox.limits._replace(header=4)
+    assert publisher._outbox.reserve(message.topic, message.nbytes, "event")
+    publisher._outbox.put(message)
     assert publisher.drain()
     assert publisher.stats()["skipped"] == 1 and publisher.stats()["sent"] == 0
 
 
 def test_logs_do_not_fill_the_memory_while_the_daemon_takes_nothing(publisher, monkeypatch):
     monkeypatch.setattr(publisher._sender, "_send", lambda message, queued: False)
-    monkeypatch.setattr(publisher._sender, "_queue_bytes", 3 * scalars.LOG_BYTES)
+    monkeypatch.setattr(publisher._outbox, "_bytes_max", 3 * scalars.LOG_BYTES)
     assert [publisher.log({"loss": i}) for i in range(5)] == [True] * 3 + [False] * 2
     assert publisher.stats()["dropped"] == 2
     monkeypatch.undo()

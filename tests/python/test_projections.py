@@ -375,10 +375,10 @@ def test_layers_wait_for_the_ends_of_steps_when_the_queue_has_no_room(daemon, mo
         train(it, model)
         assert publisher.drain(60)
         published.clear()
-        held = publisher._sender.reserve(b"tensor/job/x/", 1)  # the queue is not empty: one layer fills half of it
+        held = publisher._outbox.reserve(b"tensor/job/x/", 1)  # the queue is not empty: one layer fills half of it
         it.epoch_end()
         assert held and published == []
-        publisher._sender.cancel(b"tensor/job/x/", 1)
+        publisher._outbox.cancel(b"tensor/job/x/", 1)
         for _ in range(3):
             assert publisher.drain(60)
             it.step()

@@ -13,6 +13,7 @@ import zmq
 
 import attnd
 from attnd import address, sender
+from attnd.sending import presence
 from conftest import (FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until)
 
 AT = {"stack": "decoder", "layer": 0}
@@ -326,7 +327,7 @@ def test_a_daemon_that_restarts_hears_hello_again_and_seq_goes_on():
 
 @pytest.mark.parametrize("after_s", [0, 3600])
 def test_a_daemon_that_is_away_for_long_is_told_once_and_one_that_restarts_is_not(after_s, monkeypatch, caplog):
-    monkeypatch.setattr(sender, "GONE_AFTER_S", after_s)
+    monkeypatch.setattr(presence, "GONE_AFTER_S", after_s)
     fake = FakeDaemon()
     with attnd.Publisher("job", fake.endpoint) as p:
         p.tell_absences(lambda: "Start it")
@@ -345,7 +346,7 @@ def test_a_daemon_that_is_away_for_long_is_told_once_and_one_that_restarts_is_no
 
 
 def test_of_an_attnd_elsewhere_the_network_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(sender, "GONE_AFTER_S", 0)
+    monkeypatch.setattr(presence, "GONE_AFTER_S", 0)
     monkeypatch.setattr(address, "is_here", lambda endpoint: False)
     fake = FakeDaemon()
     with attnd.Publisher("job", fake.endpoint) as p:
@@ -560,7 +561,7 @@ def test_the_end_is_told_though_messages_are_slow_to_make(monkeypatch, caplog):
     monkeypatch.setattr(sender, "PARTING", 0.95)  # a loaded machine has long pauses
     publisher = attnd.Publisher("job", daemon.endpoint, linger=20)
     daemon.attach(publisher)
-    queue = publisher._sender
+    queue = publisher._outbox
     made = []
 
     def make():
@@ -575,7 +576,7 @@ def test_the_end_is_told_though_messages_are_slow_to_make(monkeypatch, caplog):
     begin = time.monotonic()
     publisher.close()
     assert time.monotonic() - begin < 30
-    wait_until(lambda: not queue._thread.is_alive(), "the thread's end")
+    wait_until(lambda: not publisher._sender._thread.is_alive(), "the thread's end")
     stats = publisher.stats()
     assert len(made) == stats["sent"] - 1 < 400 and stats["dropped"] == 400 - len(made)
     assert stats["queued"] == 0 and identity_holds(stats)

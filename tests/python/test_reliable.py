@@ -16,8 +16,8 @@ import pytest
 import zmq
 
 import attnd
-from attnd import layer_state, sender
-from attnd.lane import reliable, spool
+from attnd import layer_state
+from attnd.sending import presence, reliable, spool
 from conftest import PACKAGE, identity_holds, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
@@ -209,7 +209,7 @@ def test_a_monitor_that_cannot_be_made_does_not_end_publishing(daemons, publishe
     """The name of the one before may still be in use."""
     monkeypatch.setattr(reliable, "_connections", itertools.count(), raising=False)
     publisher = publishers()
-    taken = [publisher._sender._link.context.socket(zmq.PAIR) for _ in range(2)]
+    taken = [publisher._sender.link.context.socket(zmq.PAIR) for _ in range(2)]
     for socket, name in zip(taken, ("inproc://attnd-lane", "inproc://attnd-lane-0")):
         socket.bind(name)
     try:
@@ -313,7 +313,7 @@ def test_what_is_not_acknowledged_is_sent_again_by_the_same_ids(daemons, publish
 
 @pytest.mark.parametrize("bound", [1 << 20, 8192])
 def test_a_return_tells_what_was_kept_and_what_was_not(daemons, publishers, caplog, monkeypatch, bound):
-    monkeypatch.setattr(sender, "GONE_AFTER_S", 0)
+    monkeypatch.setattr(presence, "GONE_AFTER_S", 0)
     daemon, publisher = daemons(), publishers(reliable_bytes=bound)
     publisher.tell_absences(lambda: "Start it")
     daemon.attach(publisher)
@@ -334,19 +334,19 @@ def test_a_return_tells_what_was_kept_and_what_was_not(daemons, publishers, capl
 
 
 def test_the_end_of_a_job_waits_idle_for_an_attnd_that_has_gone(daemons, publishers, monkeypatch):
-    monkeypatch.setattr(sender, "GONE_AFTER_S", 3600)
+    monkeypatch.setattr(presence, "GONE_AFTER_S", 3600)
     daemon, publisher = daemons(), publishers(linger=1)
     publisher.tell_absences(lambda: "Start it")
     unanswered(daemon, publisher, 1)
     daemon.close()
     wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
-    link, turns = publisher._sender._link, []
+    link, turns = publisher._sender.link, []
     tend = link.tend
 
     def count():
         tend()
         if publisher._sender._deadline is not None:
-            sender.GONE_AFTER_S = 0
+            presence.GONE_AFTER_S = 0
             turns.append(0)
 
     monkeypatch.setattr(link, "tend", count)
@@ -655,7 +655,7 @@ sys.stdin.read()
 
 
 def test_damage_in_what_was_left_is_told(daemons, publishers, place, tmp_path, caplog):
-    from attnd.lane.spool import Spool
+    from attnd.sending.spool import Spool
     spool = tmp_path / "spool"
     store = Spool(str(spool))
     header = msgpack.packb({"reliable": True, "type": "event"})
@@ -748,10 +748,10 @@ def test_what_there_is_no_room_for_is_sent_again(daemons, publishers, caplog, re
 
 def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(daemons, publishers, caplog, monkeypatch):
     """It was judged before attnd read its list again; its answer comes after attnd has dropped the prefix."""
-    monkeypatch.setattr(sender, "TELL_AFTER_S", 0.1)
+    monkeypatch.setattr(presence, "HOPE_S", 0.1)
     daemon, publisher = daemons(), publishers()
     first, second = unanswered(daemon, publisher, 2)
-    publisher._sender._link.keys = types.SimpleNamespace(public=40 * b"k")
+    publisher._sender.link.keys = types.SimpleNamespace(public=40 * b"k")
 
     def said():
         return [record.getMessage() for record in caplog.records if "the messages of job job" in record.getMessage()]
@@ -759,7 +759,7 @@ def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(daemons, publisher
     daemon.socket.subscribe(b"refused/" + 40 * b"k" + b"/job")
     daemon.wait(lambda: len(said()) == 1, "that the key is refused")
     daemon.socket.unsubscribe(b"refused/" + 40 * b"k" + b"/job")
-    daemon.wait(lambda: publisher._sender._hope is not None, "that the prefix has gone")
+    daemon.wait(lambda: publisher._sender.presence.hope is not None, "that the prefix has gone")
     daemon.answer(refused=[[first, "key"]])
     daemon.wait(lambda: publisher.stats()["refused_by_reason"] == {"key": 1}, "the late answer")
     assert len(said()) == 1, "nothing was taken yet"
@@ -794,7 +794,7 @@ def test_a_spool_that_others_can_write_to_is_not_used(daemons, publishers, tmp_p
 
 @pytest.mark.parametrize("acknowledges", [True, False])
 def test_what_others_left_and_stays_is_told_at_the_end(daemons, publishers, tmp_path, caplog, acknowledges):
-    from attnd.lane.spool import Spool
+    from attnd.sending.spool import Spool
     store = Spool(str(tmp_path / "spool"))
     store.append([b"event/job/", msgpack.packb({"reliable": True, "type": "event"})])
     store.close()

@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 
-from attnd.lane import spool
+from attnd.sending import spool
 from conftest import PACKAGE, ROOT, wait_until
 
 GOLDEN = ROOT / "tests" / "golden" / "spool"
@@ -60,7 +60,7 @@ def writer(directory, count, then="os.kill(os.getpid(), signal.SIGKILL)"):
     source = f"""
 import os, signal, sys
 import numpy as np
-from attnd.lane.spool import Spool
+from attnd.sending.spool import Spool
 store = Spool({str(directory)!r})
 for number in range(1, {count} + 1):
     store.append([b"tensor/job/decoder/0/self/", b"header %d" % number, np.arange(number, dtype=np.float32)])

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 import attnd
-from attnd.link import Link
+from attnd.connection.link import Link
 from conftest import ROOT, free_endpoint, wait_until
 
 

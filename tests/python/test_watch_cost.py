@@ -134,7 +134,7 @@ def test_the_sender_wakes_after_a_captured_forward_not_in_it(daemon, monkeypatch
         for _ in range(10 if wakes > 1 else 1):
             woken.clear()
             with monkeypatch.context() as patched:
-                patched.setattr(training.publisher._sender, "_wake_once", lambda: woken.append(0))
+                patched.setattr(training.publisher._outbox, "_ring_once", lambda: woken.append(0))
                 training.model(training.x)
             assert training.publisher.drain(60) and training.publisher.stats()["dropped"] == 0
             if len(woken) > 1:
@@ -168,7 +168,7 @@ def test_without_room_nothing_is_copied(daemon, monkeypatch, count):
         training.watch.rearm()
         training.step()
         assert training.publisher.drain(60)
-        monkeypatch.setattr(training.publisher._sender, "_queue_bytes", 100)
+        monkeypatch.setattr(training.publisher._outbox, "_bytes_max", 100)
         monkeypatch.setattr(calls, "HostCopy", lambda *_: 1 / 0)
         before = training.watch.stats()["dropped"]
         for _ in range(count):

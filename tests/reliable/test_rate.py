@@ -9,7 +9,7 @@ from harness import Attnd, softmax_maps, wait_until
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
 import attnd as client  # noqa: E402
-from attnd.lane import reliable  # noqa: E402
+from attnd.sending import reliable  # noqa: E402
 
 KEPT, COUNT, ROWS = 16, 64, 512  # messages of 1 MiB
 

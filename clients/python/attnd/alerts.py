@@ -48,6 +48,7 @@ from .address import AddressError
 from .control import Control, ControlError
 from .digest import METRICS, Line, Windows
 from .local import page_of
+from .once import Once
 from .publisher import Publisher
 from .subscriber import Subscriber
 from .trackers import RunLog, Tracker
@@ -158,7 +159,7 @@ class Alerts:
         self._address = address
         self._waiting: Deque[Alert] = deque()  # those that were heard, in order
         self._known: Dict[str, None] = {}  # of which f was told, or will be, the last ones
-        self._failed = self._told = False
+        self._once = Once(publisher.job)
         self._pid = os.getpid()
         self._closed = threading.Event()
         self._ranks = ranks
@@ -184,10 +185,9 @@ class Alerts:
 
     def step_is_unknown(self) -> None:
         """Forwards count as steps, so it is not known when the training is between two."""
-        if self._waiting and not self._told:
-            self._told = True
-            log.warning("job %s: on_alert is not called, since nobody says where a step ends: call step() of what attnd.watch "
-                        "returned at the end of each", self._job)
+        if self._waiting:
+            self._once.warn("steps", "on_alert is not called, since nobody says where a step ends: call step() of what attnd.watch "
+                            "returned at the end of each")
 
     def _call(self, alert: Alert) -> Optional[StopTraining]:
         stop = None
@@ -197,10 +197,8 @@ class Alerts:
             except StopTraining as wanted:
                 stop = stop or wanted
             except Exception:
-                if not self._failed:
-                    self._failed = True
-                    log.warning("job %s: a function of on_alert failed; training goes on, further failures are not logged",
-                                self._job, exc_info=True)
+                self._once.warn("failed", "a function of on_alert failed; training goes on, further failures are not logged",
+                                exc_info=True)
         return stop
 
     @property
@@ -368,7 +366,7 @@ class _Ranks:
         self._over = False  # nobody agrees any more
         self._looked_at = 0  # steps that had ended at the last look
         self._since = 0.0
-        self._told = False
+        self._once = Once(job)
         self.stop_wanted: Optional[str] = None
         store.add(f"{key}/here", 1)
 
@@ -437,10 +435,8 @@ class _Ranks:
         if what is None:
             return False
         if not self._are_here():
-            if not self._told:
-                self._told = True
-                log.warning("job %s: on_alert is not called: not all of %d ranks watch with it, and one must not act alone",
-                            self._job, self.world)
+            self._once.warn("ranks", "on_alert is not called: not all of %d ranks watch with it, and one must not act alone",
+                            self.world)
             return False
         if self._store.add(f"{name}/first", 1) != 1:
             return False

@@ -27,7 +27,7 @@ from .labels import ForwardLabels
 from .masks import IGNORED_AT, Visibility, describe
 from .padding import Present, valid_queries, with_queries
 from .plan import Plan
-from .publisher import Captured, fitting_labels
+from .sending.contents import Captured, fitting_labels
 
 
 class Context(NamedTuple):
@@ -471,10 +471,7 @@ def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
     whole = heads == rows.heads_total and rows.stride == 1
     found = states.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale,
                               softcap=form.softcap, cross=layer[2] == "cross", whole=whole, side=context.state.maps, **says)
-    if found.maps is not None:
-        found = found._replace(maps=_labelled(found.maps, context, layer, rows, queries, parts.k.shape[2]))
-    return states.captured(found, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
-                           visibility.causal, rows.total)
+    return _captured_state(found, visibility, rows, context, layer, queries, parts.k.shape[2])
 
 
 _Documents = Optional[Tuple[np.ndarray, np.ndarray]]  # of queries [1, Tq] and of keys [1, Tk]
@@ -636,6 +633,12 @@ def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool,
     visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
     found = states.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink,
                               tokens=_tokens_of(context, layer, batch, keys), side=context.state.maps)
+    return _captured_state(found, visibility, rows, context, layer, queries, keys)
+
+
+def _captured_state(found: states.Measured, visibility: Visibility, rows: _Rows, context: Context, layer: wire.Layer, queries: int,
+                    keys: int) -> Captured:
+    assert context.state is not None
     if found.maps is not None:
         found = found._replace(maps=_labelled(found.maps, context, layer, rows, queries, keys))
     return states.captured(found, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),

@@ -19,7 +19,7 @@ import msgpack
 import zmq
 
 from . import __version__, past, wire
-from .link import Link
+from .connection.link import Link
 from .local import version_order
 from .wire import printable
 

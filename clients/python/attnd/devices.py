@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, Optional
 import numpy as np
 import torch
 
-from . import memory
+from .sending import memory
 
 DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 

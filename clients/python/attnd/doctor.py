@@ -8,6 +8,7 @@ package that is missing is a finding too, so the modules that need ZeroMQ are im
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import shutil
@@ -152,7 +153,9 @@ def _about_frameworks() -> Findings:
 
 
 def _about_processor() -> Findings:
-    machine, flags = platform.machine(), _processor_flags()
+    machine, flags = platform.machine(), []
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        flags = next((line.split() for line in file if line.startswith("flags")), [])
     if machine != "x86_64":
         yield Finding("processor", OK, machine)
     elif "avx2" in flags and "fma" in flags:
@@ -160,14 +163,6 @@ def _about_processor() -> Findings:
     else:
         yield Finding("processor", NOTE, f"{machine} without AVX2",
                       "attnd computes with its portable kernels, which are slower")
-
-
-def _processor_flags() -> List[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:
-        return []
 
 
 def _about_programs(is_answered: bool) -> Findings:
@@ -205,8 +200,11 @@ def _about_daemon(given: Optional[str], found: Callable[[Daemon], None]) -> Find
             yield Finding("address", WRONG, f"{what}: {error}", f"name a directory, or leave {what} out")
             return
         yield Finding("address", OK, f"{name} ({what})")
-        if name.startswith("/"):
-            yield from _about_named(name.rstrip("/") or "/")
+        place = name.rstrip("/") or "/"
+        if os.path.isdir(place):
+            yield from _about_sockets(place, WRONG)
+        elif name.startswith("/"):
+            yield Finding("address", WRONG, f"{place} is no directory", f"start attnd --address {place}, or name another place")
     else:
         endpoint = addresses.find("control")
         yield from _about_places(NOTE if endpoint else WRONG)
@@ -244,14 +242,6 @@ def _about_places(state: str) -> Findings:
                           f"chmod 700 {place} when it is yours, else remove it; then start attnd again")
         elif why is None:
             yield from _about_sockets(place, state)
-
-
-def _about_named(place: str) -> Findings:
-    if os.path.isdir(place):
-        yield from _about_sockets(place, WRONG)
-    else:
-        yield Finding("address", WRONG, f"{place} is no directory",
-                      f"start attnd --address {place}, or name another place")
 
 
 def _about_sockets(place: str, state: str) -> Findings:

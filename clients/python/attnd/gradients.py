@@ -19,10 +19,9 @@ norm over the heads, in which a scale cancels, and dividing f16 here would lose 
 """
 from __future__ import annotations
 
-import logging
 import time
 import weakref
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 
@@ -31,10 +30,10 @@ from .calls import Cut, Part
 from .cost import Cost
 from .devices import HostCopy
 from .forms.seen import Output, Queries, Seen
-from .publisher import Captured, Maker, Publisher
+from .once import Once
+from .publisher import Publisher
+from .sending.contents import Captured, Maker
 from .torch_state import is_graph_captured, outside_modes, saves_elsewhere
-
-log = logging.getLogger("attnd")
 
 
 class Gradients:
@@ -51,7 +50,7 @@ class Gradients:
         self._waiting: Dict[int, _Call] = {}
         self._unrepeated: Dict[str, List[_Call]] = {}  # of those, by path, which backward has to repeat
         self._copied_bytes = 0  # that wait and are no references
-        self._told: Set[str] = set()
+        self._tell = Once(publisher.job).warn
 
     @property
     def idle(self) -> bool:
@@ -162,12 +161,6 @@ class Gradients:
             return cut.make(layer, copied if is_finite else None)
 
         return make
-
-    def _tell(self, key: str, what: str, *values: Any) -> None:
-        """Warns, once for each key."""
-        if key not in self._told:
-            self._told.add(key)
-            log.warning(f"job %s: {what}", self._publisher.job, *values)
 
 
 class _Call:

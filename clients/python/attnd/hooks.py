@@ -77,19 +77,16 @@ class OptimizerHook(Hook):
         if self._root is None:
             return True
         if optimizer not in self._judged:
-            self._judged[optimizer] = _share_parameters(optimizer, self._root())
+            # By the parameters of now: what distributes a model may have replaced those that it was watched with.
+            root = self._root()
+            parameters = {id(p) for p in root.parameters()} if root is not None else set()
+            self._judged[optimizer] = any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
         if not self._judged[optimizer]:
             return False
         leader = self._leader() if self._leader is not None else None
         if leader is None:
             self._leader, leader = weakref.ref(optimizer), optimizer
         return leader is optimizer
-
-
-def _share_parameters(optimizer: Any, root: Optional[torch.nn.Module]) -> bool:
-    """By the parameters of now: what distributes a model may have replaced those that it was watched with."""
-    parameters = {id(p) for p in root.parameters()} if root is not None else set()
-    return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
 
 
 register_optimizer_hook: Optional[Callable[..., Any]] = getattr(

@@ -8,16 +8,14 @@ itself says it, as those of Hugging Face do.
 """
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
 from .hooks import Hook
+from .once import Once
 from .torch_state import is_compiling
-
-log = logging.getLogger("attnd")
 
 LENGTH_MAX = 128  # tokens of the probe, both times together
 LENGTH_MIN = 4
@@ -49,13 +47,12 @@ class InductionInputs:
 
     def __init__(self, root: torch.nn.Module, job: str):
         self._what = f"probe='induction': {type(root).__name__}"
-        self._job = job
+        self._once = Once(job)
         self._config = getattr(root, "config", None)
         self._embeddings = _embeddings(root)
         self._call: Optional[Call] = None
         self._handles: List[Any] = []
         self._asked = 0
-        self._told = False
         if getattr(self._config, "is_encoder_decoder", False) or \
                 any(isinstance(module, torch.nn.Transformer) for module in root.modules()):
             raise NoInduction(f"{self._what} has an encoder and a decoder; induction is asked of decoders alone")
@@ -122,9 +119,7 @@ class InductionInputs:
 
     def _tell(self, why: str) -> None:
         self._forget()
-        if not self._told:
-            self._told = True
-            log.warning("job %s: probe='induction' is not run: %s; %s", self._job, why, _REMEDY)
+        self._once.warn("why", "probe='induction' is not run: %s; %s", why, _REMEDY)
 
     def _forget(self) -> None:
         while self._handles:

@@ -22,7 +22,8 @@ def check_labels(given: Any) -> Optional[Texts]:
     if given is None or callable(given):
         return given  # type: ignore[no-any-return]
     if isinstance(given, (Sequence, Mapping)) and not isinstance(given, (str, bytes)):
-        return lambda numbers: [_look_up(given, number) for number in numbers]
+        of_number = given if isinstance(given, Mapping) else dict(enumerate(given))
+        return lambda numbers: [of_number.get(number, str(number)) for number in numbers]  # as what stands for padding may have none
     raise ValueError(f"labels: must be a function of token numbers, or the text of each, not {given!r:.60}")
 
 
@@ -70,13 +71,6 @@ class ForwardLabels:
         if id(tokens) not in self._texts:
             self._texts[id(tokens)] = self._labels.of(tokens)
         return self._texts[id(tokens)]
-
-
-def _look_up(texts: Any, number: int) -> Any:
-    """The text of a token; its number when it has none, as what stands for padding may not."""
-    if isinstance(texts, Mapping):
-        return texts.get(number, str(number))
-    return texts[number] if 0 <= number < len(texts) else str(number)
 
 
 def _text(text: Any) -> str:

@@ -291,7 +291,8 @@ class LayerState:
             "lost": 0, "source": 0, "dropped": {}, "detail": None, "weights": None, "weights_newest": None,
             "metrics": [name if name in self._numbers else None for name in METRICS[:on]],
             "vectors": [], "aggregates": [None] * _AGGREGATES,
-            "heads": [self._pack_head(head) for head in range(self._heads)],
+            "heads": [_pack_set({_SLOT[name]: numbers.pack(head, self._buckets) for name, numbers in self._numbers.items()})
+                      for head in range(self._heads)],
             "heads_newest": None if whole else [None if one is None else list(one) for one in self._newest],
             "patterns": [None] * self._heads,
             "across": _pack_set({4 * _AGGREGATES: self._sink.pack(0, self._buckets)})}
@@ -300,9 +301,6 @@ class LayerState:
         if self._rows_of > self._rows:
             state["rows_of"] = self._rows_of
         return msgpack.packb(state, use_bin_type=True)  # type: ignore[no-any-return]
-
-    def _pack_head(self, head: int) -> bytes:
-        return _pack_set({_SLOT[name]: numbers.pack(head, self._buckets) for name, numbers in self._numbers.items()})
 
 
 def pack_state(rows: Mapping[str, Any], *, heads: Optional[int] = None, buckets: int = BUCKETS, **about: Any) -> bytes:

@@ -28,7 +28,7 @@ class Limits(NamedTuple):
     projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
     of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer. `reliable`: the port of
     the reliable lane, 0 for none on TCP; below 0: there is no such lane. `memory`: 1 when tensors may be in memory
-    that is lent (memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none."""
+    that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none."""
     accepts: FrozenSet[str] = TYPES_1
     header: int = 1
     max_message: float = math.inf
@@ -57,8 +57,9 @@ class Limits(NamedTuple):
             return "the attnd that listens does not know parts of matrices: update attnd"
         if nbytes > self.max_message:
             return self.too_large(nbytes)
-        shape = next((t["shape"] for t in keys.get("tensors", ()) if t["name"] in ("weights", "q")), (1, 1, 1, 1))
-        pairs = math.prod(shape) // shape[3] * _keys_of(keys, shape)
+        shapes = {t["name"]: t["shape"] for t in keys.get("tensors", ())}
+        shape = shapes.get("weights", shapes.get("q", (1, 1, 1, 1)))
+        pairs = math.prod(shape[:3]) * int(shapes["k"][2] if "k" in shapes else shape[3])  # q's shape has no Tk
         if pairs > self.max_entries:
             return f"a message has {pairs} pairs of queries and keys, attnd takes {self.max_entries} (limits.entries)"
         heads = keys.get("heads_total", keys.get("heads", shape[1]))
@@ -69,12 +70,6 @@ class Limits(NamedTuple):
     def too_large(self, nbytes: int) -> str:
         """The clause for a message of `nbytes` bytes."""
         return f"a message of {nbytes} bytes is larger than the {self.max_message} that attnd takes (ingest.max_message)"
-
-
-def _keys_of(keys: Mapping[str, Any], shape: Any) -> int:
-    """Tk, which q's shape does not have."""
-    k = next((t["shape"] for t in keys.get("tensors", ()) if t["name"] == "k"), None)
-    return int(shape[3] if k is None else k[2])
 
 
 VERSION_1 = Limits()

@@ -16,19 +16,15 @@ def check_names(root: torch.nn.Module, layers: Optional[Mapping[str, Sequence[An
     if stack is not None:
         wire.check_layer(stack, 0, "self")
     paths = {clean_path(path) for path, _ in root.named_modules()}
-    given = {path: _layer_of(path, layer) for path, layer in _mapping(layers).items()}
+    if layers is not None and not isinstance(layers, Mapping):
+        raise ValueError(f"layers: must map module paths to (stack, layer, site), not be a {type(layers).__name__}")
+    given = {path: _layer_of(path, layer) for path, layer in (layers or {}).items()}
     for path in given:
         if path.partition("#")[0] not in paths:
             near = [known for known in sorted(paths - {""}) if "att" in known.lower()] or sorted(paths - {""})
             raise ValueError(f"layers: no module at {path!r}; there are: {', '.join(near[:12])}")
     if len(set(given.values())) != len(given):
         raise ValueError("layers: the same layer is named twice")
-
-
-def _mapping(layers: Optional[Mapping[str, Sequence[Any]]]) -> Mapping[str, Sequence[Any]]:
-    if layers is not None and not isinstance(layers, Mapping):
-        raise ValueError(f"layers: must map module paths to (stack, layer, site), not be a {type(layers).__name__}")
-    return layers or {}
 
 
 def _layer_of(path: str, layer: Any) -> wire.Layer:

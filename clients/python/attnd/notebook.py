@@ -122,7 +122,9 @@ class LivePlot:
             self.figure.text(0.5, 0.45, self._why_empty(), ha="center", color="0.4")
             return
         now, course = self.figure.subplots(1, 2, width_ratios=(2, 3))
-        self._draw_now(now, rows)
+        layers = {name: course.values[-1] for name, course in rows}
+        if any(np.isfinite(values).any() for values in layers.values()):
+            heatmap.draw(self.metric, layers, "now", ax=now)
         self._draw_course(course, rows)
 
     def _title(self) -> str:
@@ -136,45 +138,25 @@ class LivePlot:
             return f"there is no {self.metric}; there are {', '.join(sorted(self.seen_metrics)[:12])}, ..."
         return f"nothing has come of {self.job} yet"
 
-    def _draw_now(self, axes: Any, rows: Sequence[Tuple[str, Course]]) -> None:
-        layers = {name: course.values[-1] for name, course in rows}
-        if any(np.isfinite(values).any() for values in layers.values()):
-            heatmap.draw(self.metric, layers, "now", ax=axes)
-
     def _draw_course(self, axes: Any, rows: Sequence[Tuple[str, Course]]) -> None:
         from .plots.style import colors
 
         single = len(rows) == 1
-        for (name, course), colour in zip(rows, colors(len(rows), "viridis")):
-            if single:
-                _draw_heads(axes, course)
-            else:
-                _draw_layer(axes, name, course, colour)
+        tables = [np.ma.masked_invalid(course.table()) for _, course in rows]
+        lines = [(course.steps, name, table.mean(1)) for (name, course), table in zip(rows, tables)]
+        if single:
+            lines = [(rows[0][1].steps, f"head {head}", values) for head, values in enumerate(tables[0].T)]
+        for at, ((steps, name, values), colour) in enumerate(zip(lines, colors(len(lines), "viridis"))):
+            if not single:
+                axes.fill_between(steps, tables[at].min(1), tables[at].max(1), color=colour, alpha=0.10, linewidth=0)
+            axes.plot(steps, values, color=colour, linewidth=1.2 if single else 1.4, label=name,
+                      marker="." if len(steps) == 1 else None)  # a single point is no line
         axes.set_xlabel("step")
         title = f"heads of {rows[0][0]}" if single else "layers: mean and range of their heads"
         axes.set_title(title, loc="left", fontsize=10)
         axes.margins(x=0.01)
         if len(axes.get_lines()) <= 16:
             axes.legend(fontsize=7, ncols=2, frameon=False)
-
-
-def _draw_heads(axes: Any, course: Course) -> None:
-    from .plots.style import colors
-
-    table = course.table()
-    for head, colour in enumerate(colors(table.shape[1], "viridis")):
-        axes.plot(course.steps, table[:, head], color=colour, linewidth=1.2, label=f"head {head}",
-                  marker=_marker(course))
-
-
-def _draw_layer(axes: Any, name: str, course: Course, colour: Any) -> None:
-    table = np.ma.masked_invalid(course.table())
-    axes.fill_between(course.steps, table.min(1), table.max(1), color=colour, alpha=0.10, linewidth=0)
-    axes.plot(course.steps, table.mean(1), color=colour, linewidth=1.4, label=name, marker=_marker(course))
-
-
-def _marker(course: Course) -> Optional[str]:
-    return "." if len(course.steps) == 1 else None  # a single point is no line
 
 
 # ------------------------------------------------------------------------------------------ showing

@@ -10,6 +10,7 @@ import torch
 
 from . import torch_state
 from .names import Names
+from .once import Once
 from .paths import module_at
 from .publisher import Publisher
 from .spy import Spy
@@ -25,8 +26,8 @@ class Notices:
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, spy: Spy, names: Names, say_hello: Callable[[], None]):
         self._root, self._publisher, self._spy, self._names, self._say_hello = root, publisher, spy, names, say_hello
-        self.has_failed = False
-        self._told = self._told_unreadable = self._told_many = self._told_spread = False
+        self._once = Once(publisher.job)
+        self._told = False  # what is not captured, and why
         self._called = False  # a forward of the model was, or one of a part that is followed
         self._begun = self._evaluated = False  # a forward was followed; one was left out as a validation
         self._steps_uncalled = self._parts_uncalled = 0
@@ -35,39 +36,36 @@ class Notices:
 
     def failed(self, what: str) -> None:
         """Logs with the current exception, the first time only."""
-        if not self.has_failed:
-            self.has_failed = True
-            log.warning("job %s: %s; training goes on, further failures are not logged", self._publisher.job, what, exc_info=True)
+        self._once.warn("failed", "%s; training goes on, further failures are not logged", what, exc_info=True)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether that was logged."""
+        return "failed" in self._once
 
     # ---------------------------------------------------------------------------- of one attention
 
     def many(self, path: str, most: int) -> None:
         """A module attends more than `most` times in a forward."""
-        if not self._told_many:
-            self._told_many = True
-            log.warning("job %s: %s attends more than %d times in a forward; the rest is not captured", self._publisher.job,
-                        path or "the model", most)
+        self._once.warn("many", "%s attends more than %d times in a forward; the rest is not captured", path or "the model", most)
 
     def spread(self, path: str, placements: Sequence[Any]) -> None:
         """The queries of an attention are spread over ranks."""
-        if not self._told_spread:
-            self._told_spread = True
-            along = any(getattr(one, "dim", None) in (2, -2) for one in placements)
-            self._uncaptured(path, f"its queries are a DTensor, {', '.join(map(str, placements))}" + (
-                ", spread over ranks along the sequence (context parallelism): none of them has a whole row. "
-                "attnd.publish_qk takes a rank's queries with all keys" if along else
-                "; what to_local() makes of it is captured"))
+        along = any(getattr(one, "dim", None) in (2, -2) for one in placements)
+        self._uncaptured("spread", path, f"its queries are a DTensor, {', '.join(map(str, placements))}" + (
+            ", spread over ranks along the sequence (context parallelism): none of them has a whole row. "
+            "attnd.publish_qk takes a rank's queries with all keys" if along else
+            "; what to_local() makes of it is captured"))
 
     def unreadable(self, path: str, why: str, what_helps: str = "") -> None:
         """An attention cannot be captured."""
-        if not self._told_unreadable:
-            self._told_unreadable = True
-            self._uncaptured(path, f"it {why}{'. ' + what_helps if what_helps else ''}")
+        self._uncaptured("unreadable", path, f"it {why}{'. ' + what_helps if what_helps else ''}")
 
-    def _uncaptured(self, path: str, why: str) -> None:
+    def _uncaptured(self, about: str, path: str, why: str) -> None:
+        if about in self._once:
+            return
         self._told = True
-        log.warning("job %s: the attention of %s is not captured, nor is that of others like it: %s", self._publisher.job,
-                    path or "the model", why)
+        self._once.warn(about, "the attention of %s is not captured, nor is that of others like it: %s", path or "the model", why)
         self._publisher.tell_uncaptured(f"{path or 'the model'}: {why}")
         self._say_hello()
 

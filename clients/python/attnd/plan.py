@@ -186,24 +186,18 @@ def _patterns(text: str) -> Tuple[str, ...]:
 
 
 def _heads(text: str) -> Optional[Tuple[Tuple[int, int], ...]]:
-    return None if text == "*" else tuple(_range(part) for part in text.split(","))
-
-
-def _range(text: str) -> Tuple[int, int]:
-    first, dash, last = text.partition("-")
-    numbers = _number(first), _number(last if dash else first)
-    if numbers[0] > numbers[1]:
+    if text == "*":
+        return None
+    parts = [part.partition("-") for part in text.split(",")]
+    ranges = tuple((_number(first), _number(last if dash else first)) for first, dash, last in parts)
+    if any(first > last for first, last in ranges):
         raise ValueError(text)
-    return numbers
-
-
-def _tier(text: str) -> str:
-    """One of a later attnd is as good as none."""
-    return text if text in TIERS else "auto"
+    return ranges
 
 
 _READERS: Dict[str, Callable[[str], Any]] = {
-    "every": _number, "layers": _patterns, "heads": _heads, "samples": _number, "rows": _number, "tier": _tier}
+    "every": _number, "layers": _patterns, "heads": _heads, "samples": _number, "rows": _number,
+    "tier": lambda text: text if text in TIERS else "auto"}  # one of a later attnd is as good as none
 
 _warned: Sequence[bytes] = ()
 

@@ -28,7 +28,8 @@ log = logging.getLogger("attnd")
 
 def run_quietly(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """model(*args, **kwargs) in eval mode, without gradients, with everything as it was afterwards."""
-    with _eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=_devices(model)):
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with _eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
         model(*args, **kwargs)
 
 
@@ -42,10 +43,6 @@ def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _devices(model: torch.nn.Module) -> Sequence[int]:
-    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 
 
 class Probe:
@@ -63,7 +60,11 @@ class Probe:
         self._every = every
         self._model = model
         self._inputs = inputs if isinstance(inputs, InductionInputs) else None
-        self._call: Optional[Call] = None if self._inputs is not None else _arguments(inputs)
+        self._call: Optional[Call] = None
+        if isinstance(inputs, Mapping):
+            self._call = (), inputs
+        elif self._inputs is None:
+            self._call = (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
         self._training = training
         if self._inputs is not None and training.publisher.world > 1:
             self._inputs.make_on_all_ranks()
@@ -98,24 +99,15 @@ def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[s
     """For `induction` attnd needs all rows and their tokens, which tier state has not."""
     from .capture import watch
     publisher = training.publisher
+    # A run of its own, the same on all ranks: bridges and histories tell runs apart by their digits.
+    run = hashlib.md5(f"{publisher.run}/probe".encode()).digest()
     it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0,
                tokens=is_induction or training.sends_tokens, tier="raw" if is_induction else "auto",
-               rank=publisher.rank, world=publisher.world, run=_run_of_probe(publisher.run), passive=True,
+               rank=publisher.rank, world=publisher.world, run=run, passive=True,
                values=training.sends_values, residual=training.sends_residual is not None,
                projections=training.sends_residual, reliable=publisher.reliable._replace(is_probe=True))
     it.judge_as(training)
     return it
-
-
-def _run_of_probe(run: str) -> bytes:
-    """A run of its own, the same on all ranks: bridges and histories tell runs apart by their digits."""
-    return hashlib.md5(f"{run}/probe".encode()).digest()
-
-
-def _arguments(inputs: Any) -> Call:
-    if isinstance(inputs, Mapping):
-        return (), inputs
-    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -34,7 +34,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ from . import tensors, wire
 from .devices import DTYPE_NAMES, HostCopy
 from .forms.seen import Queries, Seen, heads_of
 from .paths import clean_path
-from .publisher import Captured, Maker, Publisher
+from .publisher import Publisher
+from .sending.contents import Captured, Maker
 from .shards import Shard, blocks, is_sharded, shard_of
 
 log = logging.getLogger("attnd")
@@ -201,12 +202,7 @@ class _Layer(NamedTuple):
                 kind, array = finish()
                 parts = self._split(name, array) if name in (BLOCKS, BY_HEAD) else {name: array}
                 arrays.update((part, (kind, numbers)) for part, numbers in parts.items())
-            frames = tensors.Frames()
-            for name in (name for name in GIVEN if name in arrays):
-                frames.add_owned(name, *arrays[name])
-            return Captured("weights", frames, lambda where: wire.weights_keys(
-                where, frames.described, heads=self.heads, head_dim=self.head_dim, kv_heads=self.kv_heads,
-                heads_total=self.heads * ranks))
+            return self._message(arrays, ranks)
 
         return make
 
@@ -222,14 +218,18 @@ class _Layer(NamedTuple):
                 for part, place, numbers in blocks(self._rows(name), array, at):
                     found[part] = kind, numbers
                     places[part][2:] = place
-            frames = tensors.Frames()
-            for part in (part for part in GIVEN if part in found):
-                frames.add_owned(part, *found[part])
-            return Captured("weights", frames, lambda where: wire.weights_keys(
-                where, frames.described, heads=self.heads, head_dim=self.head_dim, kv_heads=self.kv_heads,
-                heads_total=self.heads * ranks, parts=places))
+            return self._message(found, ranks, places)
 
         return make
+
+    def _message(self, arrays: Mapping[str, Tuple[str, np.ndarray]], ranks: int,
+                 parts: Optional[Mapping[str, List[int]]] = None) -> Captured:
+        frames = tensors.Frames()
+        for name in (name for name in GIVEN if name in arrays):
+            frames.add_owned(name, *arrays[name])
+        return Captured("weights", frames, lambda where: wire.weights_keys(
+            where, frames.described, heads=self.heads, head_dim=self.head_dim, kv_heads=self.kv_heads,
+            heads_total=self.heads * ranks, parts=parts))
 
     def _parts(self) -> List[Tuple[str, Tuple[int, int]]]:
         """wq, wk, wv and wo, those that there are, and how large they are."""
@@ -406,7 +406,10 @@ def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapp
                 raise Refused("shapes", f"wo {list(found.shape)} does not fit {heads} heads of {width} dimensions")
         else:
             reader = _reader(modules, holder, given)
-            found = _named_output(modules, holder, reader, heads * width) if reader is not None or holder == path else None
+            found = None
+            if reader is not None or holder == path:
+                found = _output(modules, holder, _readable(modules, holder, reader), lambda columns: columns == heads * width,
+                                around=reader is not None)
             if found is None and reader is not None:
                 break
         if found is not None and found.shard is not None:
@@ -422,22 +425,26 @@ def _reader(modules: Modules, holder: str, given: Mapping[str, str]) -> Optional
     """The name of what makes queries in `holder`; None: there is no such thing. It need not be what can be published."""
     told = [(given[name],) for name in ("wq", BLOCKS, BY_HEAD) if name in given]
     for names in told or (*SEPARATE, *((name,) for name in FUSED)):
-        if all(_is_there(modules, holder, name) for name in names):
+        if all(_at(modules, holder, name) is not None for name in names):
             return names[0]
     return None
 
 
-def _named_output(modules: Modules, holder: str, reader: Optional[str], columns: int) -> Optional[_Matrix]:
-    """W_o of these columns by a name in OUT, or with a reader BERT's in the module around, which leads back to where it
-    reads from, when that is known."""
+def _readable(modules: Modules, holder: str, reader: Optional[str]) -> Optional[_Matrix]:
+    """The matrix of that name; None: it is none that can be read."""
     try:
-        read = None if reader is None else _matrix_at(modules, holder, reader)
+        return None if reader is None else _matrix_at(modules, holder, reader)
     except Refused:
-        read = None
-    around = [] if reader is None else [(holder.rpartition(".")[0], "output.dense")]
-    for place, name in [(holder, name) for name in OUT] + around:
+        return None
+
+
+def _output(modules: Modules, holder: str, read: Optional[_Matrix], fits: Callable[[int], bool], around: bool = True
+            ) -> Optional[_Matrix]:
+    """W_o by a name in OUT, whose columns fit, and which leads back to where `read` reads from, when that is known; `around`:
+    or BERT's, in the module around. Refused."""
+    for place, name in [(holder, name) for name in OUT] + [(holder.rpartition(".")[0], "output.dense")] * around:
         matrix = _matrix_at(modules, place, name)
-        if matrix is not None and matrix.shape[1] == columns and (read is None or matrix.shape[0] == read.shape[1]):
+        if matrix is not None and fits(matrix.shape[1]) and (read is None or matrix.shape[0] == read.shape[1]):
             return matrix
     return None
 
@@ -466,8 +473,11 @@ def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, st
                 read, unsent = _without_gate(modules[holder], read, attends)
             here.update(read)
         found.update(here)
-        out = _output(modules, holder, found, attends.heads) if here and "wo" not in {**given, **found} else None
-        found.update({} if out is None else {"wo": out})
+        first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD, "wk", "wv") if name in found), None)
+        if here and first is not None and "wo" not in {**given, **found}:
+            inner = first.shape[0] if "wq" in found else None
+            out = _output(modules, holder, first, lambda columns: columns % attends.heads == 0 and inner in (None, columns))
+            found.update({} if out is None else {"wo": out})
     if not found:
         looked_at = ", ".join((*given.values(), *automatic))
         raise Refused("names", f"it has none of {looked_at}. projections={{'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': "
@@ -483,14 +493,13 @@ def _latent(modules: Modules, holder: str, attends: _Attends) -> Optional[_Layer
         norm: Any = getattr(modules.get(f"{holder}.{names[2]}".lstrip(".")), "weight", None)
         if b is None or a is None or b.shard is not None or a.shard is not None or a.shape[0] < b.shape[1] or b.shape[0] % heads:
             continue
-        outs = (_matrix_at(modules, holder, name) for name in OUT)
-        out = next((matrix for matrix in outs if matrix is not None and matrix.shape[0] == a.shape[1] and matrix.shape[1] % heads == 0
-                    and matrix.shape[1] // heads < b.shape[0] // heads), None)
+        each = b.shape[0] // heads
+        out = _output(modules, holder, a, lambda columns: columns % heads == 0 and columns // heads < each, around=False)
         if out is None:
             continue
         if a.added:
             raise Refused("parametrised", f"LoRA adds to {names[1]}, the first of two factors")
-        each, d = b.shape[0] // heads, out.shape[1] // heads
+        d = out.shape[1] // heads
         v = b._replace(rows=(each, each - d, d), latent=(None if norm is None else norm.detach(), a.tensor))
         return _checked({"wv": v, "wo": out}, attends._replace(head_dim=d))._replace(unsent=(
             "W_q and W_k", f"the heads that they make are of another dimension than those of values, which are of {d}; of this latent "
@@ -545,21 +554,6 @@ def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, _Matri
     return {}
 
 
-def _output(modules: Modules, holder: str, found: Mapping[str, _Matrix], heads: int) -> Optional[_Matrix]:
-    """W_o, which leads back to where W_q reads from."""
-    first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD, "wk", "wv") if name in found), None)
-    if first is None:
-        return None
-    inner = first.shape[0] if "wq" in found else None
-    places = [(holder, name) for name in OUT] + [(holder.rpartition(".")[0], "output.dense")]
-    for place, name in places:
-        matrix = _matrix_at(modules, place, name)
-        if matrix is not None and matrix.shape[0] == first.shape[1] and matrix.shape[1] % heads == 0 and \
-                inner in (None, matrix.shape[1]):
-            return matrix
-    return None
-
-
 def _checked(found: Mapping[str, _Matrix], attends: _Attends) -> _Layer:
     """With its heads. Refused when shapes do not agree with them."""
     heads, order = attends.heads, next((name for name in (BLOCKS, BY_HEAD) if name in found), None)
@@ -597,21 +591,18 @@ def _order_of(seen: Queries) -> Optional[str]:
 
 def _matrix_at(modules: Modules, holder: str, name: str) -> Optional[_Matrix]:
     """The matrix that a module or parameter of `holder` is; None: there is no such thing. Refused."""
-    module = modules.get(f"{holder}.{name}".lstrip("."))
-    if module is not None:
-        return _matrix_of(name, module)
-    *inner, last = name.split(".")
-    owner = modules.get(".".join(filter(None, (holder, *inner))))
-    parameter = None if owner is None else owner._parameters.get(last)
-    return None if parameter is None else _held(name, parameter)
+    found = _at(modules, holder, name)
+    if isinstance(found, torch.nn.Module):
+        return _matrix_of(name, found)
+    return None if found is None else _held(name, found)
 
 
-def _is_there(modules: Modules, holder: str, name: str) -> bool:
-    """Whether `holder` has a module or parameter of this name, be it a matrix or not."""
+def _at(modules: Modules, holder: str, name: str) -> Union[None, torch.nn.Module, torch.Tensor]:
+    """The module or parameter of `holder` that has this name, be it a matrix or not; None: there is none."""
     module = modules.get(f"{holder}.{name}".lstrip("."))
     *inner, last = name.split(".")
     owner = modules.get(".".join(filter(None, (holder, *inner))))
-    return module is not None or owner is not None and owner._parameters.get(last) is not None
+    return module if module is not None or owner is None else owner._parameters.get(last)
 
 
 def _matrix_of(name: str, module: torch.nn.Module) -> Optional[_Matrix]:

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import weakref
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from . import layer_state, memory, scalars, tensors, wire
+from . import layer_state, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
+from .once import Once
 from .plan import EVERYTHING, Plan, choose, lengthened
-from .lane.reliable import DEFAULT_BYTES, Wish
-from .sender import Identity, Later, Message, NotYet, Sender
+from .sender import Identity, Sender
+from .sending import memory
+from .sending.contents import Captured, Maker as Maker, add_keys, add_maps, add_output, add_row_tensors, check_heads, check_real, \
+    check_rows, fits_header, fitting_labels
+from .sending.outbox import Later, Message, NotYet
+from .sending.reliable import DEFAULT_BYTES, Wish
 
 log = logging.getLogger("attnd")
 
 DEFAULT_QUEUE_BYTES = 256 << 20
 DEFAULT_LINGER_S = 2.0
 DEFAULT_HIGH_WATER = 8
-_HEADER_SLACK_BYTES = 1536  # all keys of a header but the lengths and the labels
 
 
 _MAP = ("batch", "heads", "queries", "keys")
@@ -39,16 +42,6 @@ class _Where(NamedTuple):
     layer: wire.Layer
     epoch: int
     step: int
-
-
-class Captured(NamedTuple):
-    """The parts of a message: `keys` gives the header's own keys, for the layer that it is about."""
-    kind: str
-    frames: tensors.Frames
-    keys: Callable[[wire.Layer], Dict[str, Any]]
-
-
-Maker = Callable[[], Optional[Captured]]
 
 
 class Publisher:
@@ -97,11 +90,12 @@ class Publisher:
         self._step = 0
         self._settings: Dict[str, Any] = {}
         self._cost: Dict[str, Any] = {}
-        self._warned = self._warned_log = self._warned_old = False
+        self._once = Once(job)
         self._lengthened: Optional[Tuple[int, int]] = None  # what was told of the plan last
         self._planned: Tuple[Tuple[bytes, ...], Dict[str, Any], Plan] = ((), {}, EVERYTHING)
         self.reliable = _wish(reliable, reliable_bytes, spool)  # what goes by the reliable lane
         self._sender = Sender(self._identity, endpoint, address, queue_bytes, linger, high_water, self.reliable)
+        self._outbox = self._sender.outbox
         self._finalizer = weakref.finalize(self, Sender.close, self._sender)
         self._finalizer.atexit = False  # sender closes what is open then, in the right order
 
@@ -152,15 +146,12 @@ class Publisher:
         prefixes = self._sender.prefixes
         if prefixes is not self._planned[0] or own != self._planned[1]:
             self._planned = prefixes, dict(own), choose(prefixes, self.job, own)
-            if "every" not in own:
-                self._tell_lengthened(lengthened(prefixes, self.job))
+            found = lengthened(prefixes, self.job) if "every" not in own else None
+            if found is not None and found != self._lengthened:
+                log.info("job %s: attnd captures one step in %d instead of one in %d, so that capturing takes no more than "
+                         "plan.cost_max of step time", self.job, *found)
+                self._lengthened = found
         return self._planned[2]
-
-    def _tell_lengthened(self, found: Optional[Tuple[int, int]]) -> None:
-        if found is not None and found != self._lengthened:
-            log.info("job %s: attnd captures one step in %d instead of one in %d, so that capturing takes no more than "
-                     "plan.cost_max of step time", self.job, *found)
-            self._lengthened = found
 
     @property
     def queue_bytes(self) -> int:
@@ -170,58 +161,58 @@ class Publisher:
     @property
     def message_bytes(self) -> float:
         """Payload bytes of the largest message that is worth copying."""
-        return min(self._queue_bytes, self._sender.limits.max_message)
+        return min(self._queue_bytes, self._outbox.limits.max_message)
 
     def has_room(self, nbytes: int) -> bool:
         """Whether so many bytes more fill no more than half of the queue, or nothing else is in it."""
-        queued = self._sender.queued_bytes
+        queued = self._outbox.queued_bytes
         return queued == 0 or 2 * (queued + nbytes) <= self._queue_bytes
 
     @property
     def weights_max_size(self) -> float:
         """The side of the largest projection matrix that those who listen make a whole spectrum of."""
-        return self._sender.limits.weights_max_size
+        return self._outbox.limits.weights_max_size
 
     @property
     def strides(self) -> bool:
         """Whether those who listen know q_stride."""
-        return self._sender.limits.header >= Q_STRIDE
+        return self._outbox.limits.header >= Q_STRIDE
 
     @property
     def takes_output(self) -> bool:
         """Whether those who listen know dout, wo_r and x_norm."""
-        return self._sender.limits.header >= DOUT
+        return self._outbox.limits.header >= DOUT
 
     @property
     def takes_parts(self) -> bool:
         """Whether those who listen know parts of projection matrices."""
-        return self._sender.limits.header >= PARTS
+        return self._outbox.limits.header >= PARTS
 
     @property
     def takes_values(self) -> bool:
         """Whether those who listen know v, wo_r and x_norm beside weights."""
-        return self._sender.limits.header >= VALUES
+        return self._outbox.limits.header >= VALUES
 
     @property
     def maps_side(self) -> int:
         """Cells a side of the maps that those who listen want with states; 0: none."""
-        limits = self._sender.limits
+        limits = self._outbox.limits
         return int(limits.maps) if limits.header >= MAPS else 0
 
     @property
     def maps_every(self) -> float:
         """The shortest interval between the maps of a layer, in seconds."""
-        return self._sender.limits.maps_every / 1000
+        return self._outbox.limits.maps_every / 1000
 
     @property
     def buckets(self) -> int:
         """How many buckets the histograms of those who listen have: for LayerState."""
-        return int(self._sender.limits.buckets)
+        return int(self._outbox.limits.buckets)
 
     @property
     def takes_states(self) -> bool:
         """Whether those who listen take messages of type state."""
-        return self._sender.limits.states
+        return self._outbox.limits.states
 
     @property
     def stalled(self) -> bool:
@@ -231,7 +222,7 @@ class Publisher:
     @property
     def where(self) -> str:
         """The daemon's endpoint ("at ipc:///run/attnd/ingest"), or why there is none."""
-        return self._sender.where
+        return self._sender.link.where
 
     @property
     def is_wrong(self) -> bool:
@@ -241,7 +232,7 @@ class Publisher:
     @property
     def is_local(self) -> bool:
         """Whether the daemon is reached through a Unix socket, on this machine."""
-        return self._sender.is_local
+        return (self._sender.link.endpoint or "").startswith("ipc://")
 
     @property
     def listened_to(self) -> bool:
@@ -256,9 +247,9 @@ class Publisher:
         topic = self._topic(stack, layer, site)
         stalled = self._sender.stalled
         if stalled and self._sender.wanted(topic, kind):
-            self._sender.drop(topic, kind)
+            self._outbox.drop(topic, kind)
         elif stalled:
-            self._sender.skip()
+            self._outbox.skip()
         return stalled
 
     def publish_attention(self, weights: Any, *, stack: str, layer: int, site: str = "self", epoch: int = 0,
@@ -309,10 +300,10 @@ class Publisher:
             if (size[0], size[2]) != (batch, keys) or heads % size[1]:
                 raise ValueError(f"v of shape {size}: must be [{batch}, key heads, {keys}, value_dim], and key heads divide "
                                  f"{heads}")
-        _add_output(beside, (batch, heads, queries), True, None, wo_r, x_norm)
-        rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
+        add_output(beside, (batch, heads, queries), True, None, wo_r, x_norm)
+        rows = check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
         labels, q_labels = fitting_labels(labels, q_labels, shape)
-        _add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)
+        add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)
         return self._publish("attention", where, frames, lambda: wire.attention_keys(
             where.layer, frames.described, dropout=bool(dropout), learned_sink=bool(learned_sink), labels=labels,
             q_labels=q_labels, **rows))
@@ -345,15 +336,15 @@ class Publisher:
         where = self._where(stack, layer, site, epoch, step, module)
         frames = tensors.Frames()
         batch, heads, queries, width = frames.add("q", q, ("batch", "heads", "queries", "head_dim"))
-        keys = _add_keys(frames, k, v, (batch, heads, width))
-        _add_output(frames, (batch, heads, queries), self.takes_output, dout, wo_r, x_norm)
-        scale = width**-0.5 if scale is None else _check_real("scale", scale)
-        softcap = _check_real("softcap", softcap, 0.0)
+        keys = add_keys(frames, k, v, (batch, heads, width))
+        add_output(frames, (batch, heads, queries), self.takes_output, dout, wo_r, x_norm)
+        scale = width**-0.5 if scale is None else check_real("scale", scale)
+        softcap = check_real("softcap", softcap, 0.0)
         q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
         q_stride = wire.check_int("q_stride", q_stride, (2**32 - 2 - q_offset) // max(1, queries - 1), 1)
-        rows = _check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
+        rows = check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
         labels, q_labels = fitting_labels(labels, q_labels, (batch, heads, queries, keys))
-        _add_row_tensors(frames, (batch, queries, keys), site, q_offset + (queries - 1) * q_stride, mask, tokens,
+        add_row_tensors(frames, (batch, queries, keys), site, q_offset + (queries - 1) * q_stride, mask, tokens,
                          documents)
         return self._publish("qk", where, frames, lambda: wire.qk_keys(
             where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset,
@@ -379,7 +370,7 @@ class Publisher:
         head_dim = wire.check_int("head_dim", head_dim, 2**31 - 1, 1)
         if heads % kv_heads:
             raise ValueError(f"kv_heads = {kv_heads}: must divide heads = {heads}")
-        _check_heads(None, heads_total, heads)
+        check_heads(None, heads_total, heads)
         frames = tensors.Frames()
         for name, matrix, side, width in (("wq", wq, 0, heads), ("wk", wk, 0, kv_heads), ("wv", wv, 0, kv_heads),
                                           ("wo", wo, 1, heads)):
@@ -439,25 +430,25 @@ class Publisher:
         topic = self._topic(*layer)
         self._step = step
         if self._sender.is_away and not self._sender.wanted(topic, kind):
-            self._sender.skip()
+            self._outbox.skip()
             return False
-        if not self._sender.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
+        if not self._outbox.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
             return False
         try:
             with memory.lending(self._sender.memory) if kind != "state" else contextlib.nullcontext():
                 make = copy()
         except NotYet:
-            self._sender.cancel(topic, nbytes, is_lost=False)
+            self._outbox.cancel(topic, nbytes, is_lost=False)
             return False
         except BaseException:
-            self._sender.cancel(topic, nbytes)
+            self._outbox.cancel(topic, nbytes)
             raise
-        self._sender.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind), more=True)
+        self._outbox.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind), more=True)
         return True
 
     def hurry(self) -> None:
         """Sends what publish_later() has queued."""
-        self._sender.hurry()
+        self._outbox.hurry()
 
     def _finish(self, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
         if captured is None:
@@ -480,10 +471,10 @@ class Publisher:
         """Everything is checked: skips, or reserves, copies and queues. Failures here are counted and logged once."""
         self._step = where.step
         if not self._sender.wanted(where.topic, kind):
-            self._sender.skip()
+            self._outbox.skip()
             return False
         keys = make_keys()
-        if not self._sender.reserve(where.topic, frames.nbytes, kind, keys):
+        if not self._outbox.reserve(where.topic, frames.nbytes, kind, keys):
             return False
         try:
             with memory.lending(self._sender.memory):
@@ -492,10 +483,10 @@ class Publisher:
             if self._on_publish is not None:
                 self._on_publish(message)
         except Exception:
-            self._sender.cancel(where.topic, frames.nbytes)
-            self._warn("a message could not be captured")
+            self._outbox.cancel(where.topic, frames.nbytes)
+            self._once.warn("failed", "a message could not be captured; further failures are only counted", exc_info=True)
             return False
-        self._sender.put(message)
+        self._outbox.put(message)
         return True
 
     # ------------------------------------------------------------------------------------------- events
@@ -513,10 +504,10 @@ class Publisher:
                     wire.check_int("heads", entry[3], 65535, 1)) for entry in layers]
         from . import __version__
         keys = wire.hello_keys(checked, f"attnd-python/{__version__}", self._settings, self._cost)
-        if not _fits_header(keys):  # messages say the modules as well
+        if not fits_header(keys):  # messages say the modules as well
             keys = wire.hello_keys([(wire.NamedLayer(*layer), heads) for layer, heads in checked], keys["client"],
                                    self._settings, self._cost)
-        if not _fits_header(keys):
+        if not fits_header(keys):
             log.warning("job %s: too many layers for one hello; announced without them", self.job)
             keys["layers"] = []
         self._event(keys, wire.check_int("epoch", epoch), wire.check_int("step", step))
@@ -540,22 +531,21 @@ class Publisher:
         """
         epoch = wire.check_int("epoch", epoch)
         step = self._step if step is None else wire.check_int("step", step)
-        is_known, is_wanted = self._sender.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
+        is_known, is_wanted = self._outbox.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
         if not is_known or not is_wanted:
-            if is_wanted and not self._warned_old:
-                self._warned_old = True
-                log.warning("job %s: the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
-                            self.job, self.where)
-            self._sender.skip()
+            if is_wanted and "old" not in self._once:  # where it is takes a look
+                self._once.warn("old", "the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
+                                self.where)
+            self._outbox.skip()
             return False
         queued = True
         named: Any = {} if values is None and more else values  # None alone is refused as what is no mapping
         taken = {**scalars.taken(named, self._refuse_value), **scalars.taken(more, self._refuse_value)}
         for part in scalars.messages(taken):
-            if not self._sender.reserve(self._event_topic, scalars.LOG_BYTES, "event"):
+            if not self._outbox.reserve(self._event_topic, scalars.LOG_BYTES, "event"):
                 queued = False
             else:
-                self._sender.put(self._log_message(part, epoch, step))
+                self._outbox.put(self._log_message(part, epoch, step))
         return queued
 
     def _log_message(self, values: scalars.Values, epoch: int, step: int) -> Union[Message, Later]:
@@ -570,10 +560,7 @@ class Publisher:
                                                                    late, "event")
 
     def _refuse_value(self, name: Any, why: str) -> None:
-        """The first time only."""
-        if not self._warned_log:
-            self._warned_log = True
-            log.warning("job %s: log: %.80r is not reported: %s; what else is no number is not told", self.job, name, why)
+        self._once.warn("log", "log: %.80r is not reported: %s; what else is no number is not told", name, why)
 
     def describe(self, settings: Mapping[str, Any]) -> None:
         """Says what the training was started with, in every hello() that follows: numbers, booleans and texts, at most
@@ -608,8 +595,8 @@ class Publisher:
 
     def _event(self, keys: Dict[str, Any], epoch: int, step: int = 0) -> None:
         message = Message(self._event_topic, "event", keys, epoch, step, (), 0)
-        if self._sender.reserve(self._event_topic, 0, "event"):
-            self._sender.put(message)
+        if self._outbox.reserve(self._event_topic, 0, "event"):
+            self._outbox.put(message)
 
     # ---------------------------------------------------------------------------------------- lifecycle
 
@@ -621,12 +608,12 @@ class Publisher:
     def tell_absences(self, say_next: Callable[[], str]) -> None:
         """From now on a warning tells when attnd has gone for some seconds, and another when it is back. The first ends
         with the sentence that `say_next` returns, on the publishing thread: what happens next, or is to be done."""
-        self._sender.tell_absences(say_next)
+        self._sender.presence.say_next = say_next
 
     def drain(self, timeout: float = 10.0) -> bool:
         """Blocks until everything queued is in ZeroMQ's hands, and what goes by the reliable lane is acknowledged, at most
         `timeout` seconds; whether it is."""
-        return self._sender.drain(timeout)
+        return self._outbox.drain(timeout)
 
     def stats(self) -> Dict[str, Any]:
         """Counters since the start, in messages unless named otherwise.
@@ -660,12 +647,6 @@ class Publisher:
             topic = self._topics[key] = wire.tensor_topic(self.job, *wire.check_layer(stack, layer, site))
         return topic
 
-    def _warn(self, what: str) -> None:
-        """Logs with the current exception, the first time only."""
-        if not self._warned:
-            self._warned = True
-            log.warning("job %s: %s; further failures are only counted", self.job, what, exc_info=True)
-
 
 def _wish(asked: Union[None, bool, Wish], bound: Any, spool: Any) -> Wish:
     if isinstance(asked, Wish):
@@ -679,10 +660,6 @@ def _wish(asked: Union[None, bool, Wish], bound: Any, spool: Any) -> Wish:
         raise ValueError(f"spool = {spool!r:.80}: must be a directory") from None
     return Wish(asked, False, wire.check_int("reliable_bytes", bound, minimum=1),
                 directory if directory is None else os.path.abspath(os.fsdecode(directory)))
-
-
-def _fits_header(keys: Dict[str, Any]) -> bool:
-    return len(wire.pack_header(keys)) <= wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES
 
 
 def named_job(name: str) -> str:
@@ -703,122 +680,3 @@ def _check_run(run: Optional[Union[bytes, str]]) -> bytes:
     if len(raw) != wire.RUN_BYTES:
         raise ValueError(f"run {run!r}: must be {wire.RUN_BYTES} bytes, or as many hex pairs")
     return raw
-
-
-def _check_real(name: str, value: Any, minimum: float = -math.inf) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} = {value!r}: must be a number") from None
-    if not math.isfinite(number) or number < minimum:
-        raise ValueError(f"{name} = {number}: must be finite" + (f" and at least {minimum:g}" if minimum == 0 else ""))
-    return number
-
-
-def _check_rows(shape: Sequence[int], causal: bool, window: int, q_len: Any, k_len: Any, head_offset: Optional[int],
-                heads_total: Optional[int]) -> Dict[str, Any]:
-    """The keys about rows of a message of `shape` [B, H, Tq, Tk], for wire."""
-    q_len = tensors.check_lengths("q_len", q_len, shape[0], shape[2])
-    k_len = tensors.check_lengths("k_len", k_len, shape[0], shape[3])
-    _check_header_room(q_len, k_len)
-    window = wire.check_int("window", window, 2**31 - 1)
-    _check_heads(head_offset, heads_total, shape[1])
-    return {"causal": bool(causal), "window": window, "q_len": q_len, "k_len": k_len, "head_offset": head_offset,
-            "heads_total": heads_total}
-
-
-def _add_row_tensors(frames: tensors.Frames, shape: Tuple[int, int, int], site: str, last: int, mask: Any,
-                     tokens: Any, documents: Any) -> None:
-    """Adds what may go with a message of `shape` [B, Tq, Tk] whose last query is at position `last`."""
-    batch, queries, keys = shape
-    frames.add_mask(mask, batch, queries, keys)
-    frames.add_ids("tokens", tokens, batch, keys)
-    if documents is not None and (site != "self" or last >= keys):
-        raise ValueError("documents: need site 'self' and a key at every query's position")
-    frames.add_ids("documents", documents, batch, keys)
-
-
-def _add_keys(frames: tensors.Frames, k: Any, v: Any, queries: Tuple[int, int, int]) -> int:
-    """Adds k and v, which must fit q's (B, H, d); returns Tk."""
-    batch, heads, width = queries
-    shape = frames.add("k", k, ("batch", "key heads", "keys", "head_dim"))
-    if shape[0] != batch or shape[3] != width:
-        raise ValueError(f"k of shape {shape}: batch and head_dim must be those of q, {batch} and {width}")
-    if heads % shape[1]:
-        raise ValueError(f"k of shape {shape}: {shape[1]} key heads must divide {heads} heads")
-    if v is not None and frames.add("v", v, ("batch", "key heads", "keys", "value_dim"))[:3] != shape[:3]:
-        raise ValueError(f"v: batch, key heads and keys must be those of k, {shape[:3]}")
-    return shape[2]
-
-
-def _add_output(frames: tensors.Frames, shape: Tuple[int, int, int], known: bool, dout: Any, wo_r: Any,
-                x_norm: Any) -> None:
-    """Checks what belongs to the output of a message of `shape` [B, H, Tq], and adds it when it is `known`."""
-    batch, heads, queries = shape
-    value = next((size for name, _, size in frames.described if name == "v"), None)
-    for name, given, needed, there in (("dout", dout, "v", value), ("wo_r", wo_r, "v", value),
-                                       ("x_norm", x_norm, "wo_r", wo_r)):
-        if given is not None and there is None:
-            raise ValueError(f"{name}: needs {needed}")
-    width = value[3] if value else 0
-    added = frames if known else tensors.Frames()  # checked all the same
-    if dout is not None and added.add("dout", dout, ("batch", "heads", "queries", "value_dim")) != (*shape, width):
-        raise ValueError(f"dout: must be [batch, heads, queries, value_dim] = {(*shape, width)}")
-    if wo_r is not None:
-        size = added.add_f32("wo_r", wo_r, ("heads", "r", "value_dim"))
-        if (size[0], size[2]) != (heads, width) or size[1] > width:
-            raise ValueError(f"wo_r of shape {size}: must be [heads, r, value_dim] = [{heads}, at most {width}, {width}]")
-    if x_norm is not None and added.add_f32("x_norm", x_norm, ("batch", "queries")) != (batch, queries):
-        raise ValueError(f"x_norm: must be [batch, queries] = {(batch, queries)}")
-
-
-def _check_heads(offset: Optional[int], total: Optional[int], heads: int) -> None:
-    first = wire.check_int("head_offset", offset or 0, 2**31 - 1)
-    if total is not None and first + heads > wire.check_int("heads_total", total, 2**31 - 1, 1):
-        raise ValueError(f"heads {first} to {first + heads - 1}: beyond heads_total = {total}")
-
-
-def _check_header_room(q_len: Any, k_len: Any) -> None:
-    """Lengths travel in the header, 64 KiB at most: 5 bytes and one element each."""
-    count = sum(len(x) for x in (q_len, k_len) if x is not None)
-    limit = min((wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES) // 5, wire.HEADER_ELEMENTS_MAX - 200)
-    if count > limit:
-        raise ValueError(f"{count} lengths: at most {limit} fit into a header; publish smaller batches")
-
-
-def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], heads: int, wanted: bool) -> Dict[str, Any]:
-    """Adds the maps of a layer with so many heads, if they are wanted; returns what the header says of them. ValueError
-    when they do not fit, wanted or not."""
-    if maps is None:
-        return {}
-    if not isinstance(maps, HeadMaps):
-        raise ValueError(f"maps of type {type(maps).__name__}: must be HeadMaps, as attnd.device.pooled_maps() returns")
-    maps.check(heads)
-    if not wanted:
-        return {}
-    labels, q_labels = fitting_labels(maps.labels, maps.q_labels, (1, heads, *maps.sent()))
-    frames.add_owned("maps", "f16", np.array(maps.values, dtype="<f2", order="C", copy=True))
-    texts = {"labels": labels, "q_labels": q_labels}
-    return {**maps.keys_of_header(), **{name: list(said) for name, said in texts.items() if said is not None}}
-
-
-Texts = Optional[Sequence[str]]
-
-
-def fitting_labels(labels: Texts, q_labels: Texts, shape: Sequence[int]) -> Tuple[Texts, Texts]:
-    """The labels of keys and of queries if they are one text each and small enough to travel, else None or ValueError;
-    those of the keys go first."""
-    room = wire.HEADER_BYTES_MAX - _HEADER_SLACK_BYTES - 10 * shape[0]
-    fitting: List[Texts] = []
-    for name, what, count, texts in (("labels", "key", shape[3], labels), ("q_labels", "query", shape[2], q_labels)):
-        given = None if texts is None else list(texts)
-        if given is not None:
-            if len(given) != count or not all(isinstance(text, str) for text in given):
-                raise ValueError(f"{name}: must be {count} strings, one per {what}")
-            size = sum(len(text.encode("utf-8", "replace")) + 5 for text in given)
-            if size > room or len(given) > 4096:
-                given = None
-            else:
-                room -= size
-        fitting.append(given)
-    return fitting[0], fitting[1]

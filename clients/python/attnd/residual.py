@@ -13,7 +13,6 @@ told. Nothing here loses a message: what fails is told once, and the message goe
 """
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
@@ -21,13 +20,12 @@ import numpy as np
 import torch
 
 from .forms.seen import Queries, Seen, heads_of, queries_of
+from .once import Once
 from .projections import Refused, find_output, modules_of
 from .publisher import Publisher
 
 if TYPE_CHECKING:
     from .spy import Entered
-
-log = logging.getLogger("attnd")
 
 
 class Residual:
@@ -39,7 +37,7 @@ class Residual:
         self._given = given
         self._modules: Dict[str, torch.nn.Module] = {}
         self._factors: Dict[str, Optional[Factor]] = {}  # of this step, by path
-        self._told = self._told_stream = self._failed = False
+        self._once = Once(publisher.job)
 
     def step_ends(self) -> None:
         """The optimizer has changed the weights."""
@@ -57,17 +55,14 @@ class Residual:
             if factor is None or factor.width != int(seen.v.shape[3]):
                 return seen
             stream = _stream(queries_of(seen), entered) if is_self else None
-            if is_self and stream is None and not self._told_stream:
-                self._told_stream = True
-                log.warning("job %s: residual_share of %s is left out: the first argument of the block around it is no tensor "
-                            "[B, T, width], or its order is not certain", self._publisher.job, path or "the model")
+            if is_self and stream is None:
+                self._once.warn("stream", "residual_share of %s is left out: the first argument of the block around it is no tensor "
+                                "[B, T, width], or its order is not certain", path or "the model")
             return seen._replace(wo_r=factor, x=stream)
         except Exception as error:  # as tensors of torch.func.grad do, which have no memory
             self._factors[path] = None
-            if not self._failed:
-                self._failed = True
-                log.warning("job %s: what the heads of %s write is left out, as it could not be read (%s: %s); residual=False "
-                            "silences this", self._publisher.job, path or "the model", type(error).__name__, error)
+            self._once.warn("failed", "what the heads of %s write is left out, as it could not be read (%s: %s); residual=False "
+                            "silences this", path or "the model", type(error).__name__, error)
             return seen
 
     def _factor(self, path: str, heads: int, width: int) -> Optional["Factor"]:
@@ -78,10 +73,8 @@ class Residual:
                 return None
             return Factor(matrix.copy(floats=True), heads, matrix.shape[1])
         except Refused as refused:
-            if not self._told:
-                self._told = True
-                log.warning("job %s: what the heads of %s write is not known, as W_o is not: %s; residual=False silences "
-                            "this", self._publisher.job, path or "the model", refused)
+            self._once.warn("refused", "what the heads of %s write is not known, as W_o is not: %s; residual=False silences this",
+                            path or "the model", refused)
             return None
 
 

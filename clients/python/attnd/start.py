@@ -136,7 +136,8 @@ class Starter:
                 if why is None:
                     return
                 if _RUNS_ALREADY not in why:
-                    raise Failed(_with_version(why, version))
+                    is_ours = version == __version__
+                    raise Failed(why if is_ours else f"{why} (it is version {version}, this client {__version__}: {INSTALL})")
                 self._pause(_PAUSE_ENDING_S, deadline, why)
         finally:
             os.close(lock)
@@ -213,17 +214,12 @@ def starter_for(job: str, endpoint: Optional[str], address: Any, rank: int) -> O
     if endpoint is not None:
         return None
     named = os.fspath(address or os.environ.get("ATTND_ADDRESS") or "")
-    if named and (not named.startswith("/") or _is_wrong(named)):
-        return None  # who connects to it will say so
-    return Starter(job, named.rstrip("/") or None, local_rank(rank) == 0)
-
-
-def _is_wrong(directory: str) -> bool:
     try:
-        addresses.endpoint(directory, "ingest")
-    except addresses.AddressError:
-        return True
-    return False
+        if named and not addresses.endpoint(named, "ingest").startswith("ipc://"):
+            return None
+    except addresses.AddressError:  # whoever connects to it will say so
+        return None
+    return Starter(job, named.rstrip("/") or None, local_rank(rank) == 0)
 
 
 def local_rank(rank: int) -> int:
@@ -300,10 +296,6 @@ def _said_since(path: str, begun: int) -> str:
         lines = file.read(1 << 16).decode("utf-8", "replace").split("\n")
     said = [line.strip() for line in lines if line.strip()]
     return said[-1][:500] if said else "it ended at once and said nothing"
-
-
-def _with_version(why: str, version: str) -> str:
-    return why if version == __version__ else f"{why} (it is version {version}, this client {__version__}: {INSTALL})"
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,7 @@ from .head_maps import HeadMaps
 from .layer_state import LayerState
 from .masks import Visibility
 from .padding import valid_queries
-from .publisher import Captured, add_maps
+from .sending.contents import Captured, add_maps
 
 
 class Origin(NamedTuple):

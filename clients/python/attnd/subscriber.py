@@ -14,8 +14,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import zmq
 
 from . import wire
-from .drain import Drain
-from .link import Link, milliseconds
+from .connection.drain import Drain
+from .connection.link import Link, milliseconds
 
 log = logging.getLogger("attnd")
 

@@ -12,7 +12,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from . import memory
+from .sending import memory
 from .wire import DTYPE_BYTES, WEIGHT_DTYPES
 
 _NUMPY_NAME = {"float32": "f32", "float64": "f64", "float16": "f16"}

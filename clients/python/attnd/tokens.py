@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 
@@ -60,8 +60,10 @@ class Tokens:
         if not (travel or self._labels or self.inputs):
             return
         names = [*self._names, *[""] * len(args)]
-        named = _flat([*zip(names, args), *kwargs.items()])
-        given = [Named(name, value) for name, value in named if _like_tokens(name, value)]
+        given: List[Named] = []
+        for name, value in (*zip(names, args), *kwargs.items()):
+            inner = [(str(key), one) for key, one in value.items()] if isinstance(value, Mapping) else [(name, value)]
+            given += [Named(called, one) for called, one in inner if _like_tokens(called, one)]
         given.sort(key=lambda entry: entry.name != "input_ids")
         if self.inputs is not None:
             self.inputs.look(args, kwargs, given, any(_OF_DECODER.match(entry.name) for entry in given))
@@ -114,13 +116,6 @@ class Tokens:
 
 _OF_DECODER = re.compile(r"decoder_|tgt")
 _NO_TOKENS = re.compile(r"mask|type|position|(^|_)pos(_|$)|label|target|segment|padding|length|(^|_)lens?(_|$)|cache|index|embed")
-
-
-def _flat(named: List[Tuple[str, Any]]) -> List[Tuple[str, Any]]:
-    """With the entries of a dict in its place."""
-    return [entry for name, value in named
-            for entry in ([(str(key), inner) for key, inner in value.items()] if isinstance(value, Mapping)
-                          else [(name, value)])]
 
 
 def _like_tokens(name: str, value: Any) -> bool:

@@ -286,18 +286,14 @@ def check_log_to(given: Any, endpoint: Optional[str]) -> Tuple[Tracker, ...]:
     several = given if isinstance(given, (tuple, list)) else () if given is None else (given,)
     if several and endpoint is not None:
         raise ValueError("log_to: needs address=, not endpoint=: windows come from another socket of attnd")
-    return tuple(_tracker_of(each) for each in several)
-
-
-def _tracker_of(given: Any) -> Tracker:
-    if isinstance(given, Tracker):
-        return given
-    for kind in KINDS:
-        tracker = kind.of(given)
-        if tracker is not None:
-            return tracker
-    raise TypeError(f"log_to = {given!r:.80}: must be a run of W&B (wandb.run), a SummaryWriter of TensorBoard, mlflow or a run of "
-                    "it, or trackio or a run of it; or a list of them")
+    trackers: List[Tracker] = []
+    for each in several:
+        tracker = each if isinstance(each, Tracker) else next(filter(None, (kind.of(each) for kind in KINDS)), None)
+        if tracker is None:
+            raise TypeError(f"log_to = {each!r:.80}: must be a run of W&B (wandb.run), a SummaryWriter of TensorBoard, mlflow or a "
+                            "run of it, or trackio or a run of it; or a list of them")
+        trackers.append(tracker)
+    return tuple(trackers)
 
 
 class RunLog:

@@ -180,15 +180,10 @@ def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int,
                  heads_total: Optional[int] = None, parts: Optional[Mapping[str, Sequence[int]]] = None) -> Dict[str, Any]:
     """The keys a weights message adds; `tensors` as for attention, of wq, wk, wv, wo any. `parts`: the tensors are parts
     of these matrices, name to [out, in, row, column]: the size of each, and where its tensor begins in it."""
-    keys = {**_layer_keys(layer, tensors), "heads": heads}
-    if kv_heads is not None and kv_heads != heads:
-        keys["kv_heads"] = kv_heads
-    keys["head_dim"] = head_dim
-    if parts is not None:
-        keys["parts"] = {name: [int(x) for x in place] for name, place in parts.items()}
-    if heads_total is not None and heads_total != heads:
-        keys["heads_total"] = heads_total
-    return {**keys, **_module_keys(layer)}
+    keys = {"heads": heads, "kv_heads": None if kv_heads == heads else kv_heads, "head_dim": head_dim,
+            "parts": None if parts is None else {name: [int(x) for x in place] for name, place in parts.items()},
+            "heads_total": None if heads_total == heads else heads_total}
+    return {**_layer_keys(layer, tensors), **_said(keys), **_module_keys(layer)}
 
 
 def state_keys(layer: Layer, tensors: Described, *, heads: int, first: Tuple[int, int],
@@ -219,33 +214,20 @@ def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: in
               head_offset: Optional[int] = None, heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
               labels: Optional[Sequence[str]] = None, q_labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     """The keys that rows may attend to, and the slice of the layer's heads in a message of `heads` heads."""
-    keys: Dict[str, Any] = {}
-    if q_offset:
-        keys["q_offset"] = q_offset
-    if q_stride > 1:
-        keys["q_stride"] = q_stride
-    if microbatch:
-        keys["microbatch"] = microbatch
-    if causal:
-        keys["causal"] = True
-    if window:
-        keys["window"] = window
-    if q_len is not None:
-        keys["q_len"] = [int(x) for x in q_len]
-    if k_len is not None:
-        keys["k_len"] = [int(x) for x in k_len]
     if head_offset is not None or heads_total is not None:
-        keys["head_offset"] = head_offset or 0
-        keys["heads_total"] = heads_total if heads_total is not None else int(heads) + (head_offset or 0)
-    if dropout:
-        keys["dropout"] = True
-    if learned_sink:
-        keys["learned_sink"] = True
-    if labels is not None:
-        keys["labels"] = list(labels)
-    if q_labels is not None:
-        keys["q_labels"] = list(q_labels)
-    return keys
+        head_offset = head_offset or 0
+        heads_total = heads_total if heads_total is not None else int(heads) + head_offset
+    return _said({
+        "q_offset": q_offset or None, "q_stride": q_stride if q_stride > 1 else None, "microbatch": microbatch or None,
+        "causal": bool(causal) or None, "window": window or None, "q_len": None if q_len is None else [int(x) for x in q_len],
+        "k_len": None if k_len is None else [int(x) for x in k_len], "head_offset": head_offset, "heads_total": heads_total,
+        "dropout": bool(dropout) or None, "learned_sink": bool(learned_sink) or None, "labels": None if labels is None else list(labels),
+        "q_labels": None if q_labels is None else list(q_labels)})
+
+
+def _said(keys: Dict[str, Any]) -> Dict[str, Any]:
+    """The keys that say something."""
+    return {name: value for name, value in keys.items() if value is not None}
 
 
 def event_keys(keys: Dict[str, Any], dropped_total: int) -> Dict[str, Any]:

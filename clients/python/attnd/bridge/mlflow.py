@@ -54,14 +54,12 @@ class MlflowSink(Sink):
         if run in self._ids:
             self._client.update_run(self._ids[run], status="RUNNING")
             return
-        made = self._client.create_run(self._experiment_id(run), run_name=f"{run.job}-{run.short}",
-                                       tags={RUN_TAG: run.run, "attnd.job": run.job})
-        self._ids[run] = made.info.run_id
-
-    def _experiment_id(self, run: Run) -> str:
         name = self._experiment or run.job
         found = self._client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self._client.create_experiment(name))
+        experiment = str(found.experiment_id if found else self._client.create_experiment(name))
+        made = self._client.create_run(experiment, run_name=f"{run.job}-{run.short}",
+                                       tags={RUN_TAG: run.run, "attnd.job": run.job})
+        self._ids[run] = made.info.run_id
 
     def _find(self, run: Run) -> Any:
         experiment = self._client.get_experiment_by_name(self._experiment or run.job)

@@ -102,7 +102,7 @@ class _Page:
             raise
         if not answer["heads"]:  # of nobody
             return
-        path = _path(metric, answer["heads"][0]["head"] is not None)
+        path = ("heads", metric) if answer["heads"][0]["head"] is not None else tuple(metric.split("."))
         self._answers[path] = answer
         self._places[path] = {int(last): place for place, last in enumerate(answer["windows"]["last"])}
 
@@ -115,22 +115,12 @@ class _Page:
                 continue
             if not result:
                 result = {**self._base, **_place(answer, place)}
-            _set(result, path, {name: _value(column[..., place]) for name, column in answer["values"].items()})
+            inner = result
+            for key in path[:-1]:
+                inner = inner.setdefault(key, {})
+            numbers = ((name, column[..., place]) for name, column in answer["values"].items())
+            inner[path[-1]] = {name: number if np.ndim(number) else float(number) for name, number in numbers}
         return [result] if result else []
-
-
-def _path(metric: str, of_heads: bool) -> Tuple[str, ...]:
-    return ("heads", metric) if of_heads else tuple(metric.split("."))
-
-
-def _set(result: Dict[str, Any], path: Tuple[str, ...], value: Any) -> None:
-    for key in path[:-1]:
-        result = result.setdefault(key, {})
-    result[path[-1]] = value
-
-
-def _value(number: Any) -> Any:
-    return number if isinstance(number, np.ndarray) and number.ndim else float(number)
 
 
 def _place(answer: Dict[str, Any], place: int) -> Dict[str, Any]:

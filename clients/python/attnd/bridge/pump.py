@@ -148,9 +148,6 @@ class Bridge:
             worker.begin_close()
         for worker in self._workers:
             worker.finish_close(deadline)
-        self._workers_closed()
-
-    def _workers_closed(self) -> None:
         if self._thread is None or self._done.is_set():
             self._subscriber.close()
             if self._control is not None:

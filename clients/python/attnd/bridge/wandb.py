@@ -53,11 +53,8 @@ class RunSink(Sink):
         elif isinstance(item, Note):
             self._log(item, {item.name: item.text})
             if item.result.get("state") == "firing":
-                self._notify(item)
-
-    def _notify(self, note: Note) -> None:
-        level = getattr(self._module.AlertLevel, _LEVELS.get(str(note.result.get("severity")), "WARN"))
-        self._runs[note.run].alert(title=f"{note.run.job}: {note.result.get('rule')}", text=note.text, level=level)
+                level = getattr(self._module.AlertLevel, _LEVELS.get(str(item.result.get("severity")), "WARN"))
+                self._runs[item.run].alert(title=f"{item.run.job}: {item.result.get('rule')}", text=item.text, level=level)
 
     def _log(self, item: Item, values: Dict[str, Any]) -> None:
         """Logs at the item's step."""

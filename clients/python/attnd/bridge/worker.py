@@ -113,7 +113,8 @@ class Worker:
                 self._guarded(self._take, entry)
             now = time.monotonic()
             if entry is None or now - committed >= COMMIT_S:
-                self._commit_all()
+                for run in [run for run, dirty in self._open.items() if dirty]:
+                    self._guarded(self._commit, run)
                 committed = now
             if entry is None and self._closing and not self._queue:
                 break
@@ -182,11 +183,6 @@ class Worker:
         self._guarded(self.sink.end, run, final)
         if not dirty:  # else the sink does not know all that it has
             self._ledgers.pop(run, None)
-
-    def _commit_all(self) -> None:
-        for run, dirty in list(self._open.items()):
-            if dirty:
-                self._guarded(self._commit, run)
 
     def _commit(self, run: Run) -> None:
         if self._open[run]:

@@ -23,7 +23,7 @@ from .detours import Detour, Original
 from .seen import Output, Queries
 
 if TYPE_CHECKING:
-    from ..spy import Lookout
+    from ..lookout import Lookout
 
 log = logging.getLogger("attnd")
 
@@ -129,7 +129,10 @@ def _closed(function: Callable[..., torch.Tensor], enclosed: Tuple[Any, ...]) ->
 def _queries(given: Mapping[str, Any], compiled: bool, sinks: Optional[torch.Tensor]) -> Queries:
     q, k, score_mod = given["query"], given["key"], given.get("score_mod")
     mask_mod = _mask_mod(given.get("block_mask"), compiled)
-    seen = Queries(q, k, scale=given.get("scale"), lowered=_lowers(q.device.type), v=given["value"])
+    # Newer versions of torch have autocast lower what it gets.
+    kernels = getattr(torch.ops.higher_order.flex_attention, "py_kernels", {})
+    lowered = any(str(name).endswith("Autocast" + q.device.type.upper()) for name in kernels)
+    seen = Queries(q, k, scale=given.get("scale"), lowered=lowered, v=given["value"])
     if score_mod is not None and mods.is_identity(score_mod, q.device):
         score_mod = None
     if score_mod is not None or sinks is not None:
@@ -153,9 +156,3 @@ def _mask_mod(block_mask: Any, compiled: bool) -> Optional[mods.MaskMod]:
     if not compiled or whole:
         return None if _has_own_blocks(block_mask) else block_mask.mask_mod
     return mods.within_blocks(block_mask.mask_mod, block_mask.to_dense().bool(), block_mask.BLOCK_SIZE)
-
-
-def _lowers(kind: str) -> bool:
-    """Whether autocast lowers what it gets, as newer versions of torch do."""
-    kernels = getattr(torch.ops.higher_order.flex_attention, "py_kernels", {})
-    return any(str(key).endswith("Autocast" + kind.upper()) for key in kernels)

@@ -16,7 +16,7 @@ from . import bands, mods
 from .seen import NotCaptured, Output, Queries
 
 if TYPE_CHECKING:
-    from ..spy import Lookout
+    from ..lookout import Lookout
 
 
 def observe(lookout: Callable[[], "Lookout"]) -> Any:
@@ -55,15 +55,10 @@ def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) ->
             result = function(module, query, key, value, attention_mask, *args, **kwargs)
         if here.count == before:
             here.tell(lambda: _queries(module, query, key, value, attention_mask, kwargs)._replace(
-                output=Output(result[0], _heads_second, bool(kwargs.get("dropout")))))
+                output=Output(result[0], lambda gradient: gradient.transpose(1, 2), bool(kwargs.get("dropout")))))
         return result
 
     return call
-
-
-def _heads_second(gradient: torch.Tensor) -> torch.Tensor:
-    """[B, H, Tq, dv] of [B, Tq, H, dv]."""
-    return gradient.transpose(1, 2)
 
 
 def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any,
@@ -72,7 +67,8 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.T
     flash attention has it."""
     if options.get("s_aux") is not None:
         raise NotCaptured("has learned sinks")
-    queries, keys, device = query.shape[2], key.shape[2], query.device
+    queries, keys, device, causal = query.shape[2], key.shape[2], query.device, options.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
     seen = Queries(query, key, scale=options.get("scaling"), softcap=float(options.get("softcap") or 0.0),
                    v=value)
     if mask is not None and not isinstance(mask, torch.Tensor):
@@ -82,18 +78,13 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.T
     else:
         seen = seen._replace(
             mask=None if mask is None else mask.bool()[:, None, None, :],  # [B, Tk]: padding
-            causal=_is_causal(module, options) and queries > 1, window=int(options.get("sliding_window") or 0),
+            causal=causal and queries > 1, window=int(options.get("sliding_window") or 0),
             offset=keys - queries, **(_packed(query, key, options) if mask is None else {}))
     if options.get("position_bias") is not None:
         everything = [slice(0, int(count)) for count in query.shape[:3]]
         own = seen.mask if seen.late_mask is None else seen.late_mask(everything)
         seen = seen._replace(mask=_with_bias(options["position_bias"], own), late_mask=None)
     return seen
-
-
-def _is_causal(module: Any, options: Any) -> bool:
-    causal = options.get("is_causal")
-    return bool(getattr(module, "is_causal", True) if causal is None else causal)
 
 
 def _packed(query: torch.Tensor, key: torch.Tensor, options: Any) -> Dict[str, Any]:

@@ -21,7 +21,7 @@ from .detours import Detour, Original
 from .seen import NotCaptured, Output, Queries
 
 if TYPE_CHECKING:
-    from ..spy import Lookout
+    from ..lookout import Lookout
 
 Given = Mapping[str, Any]
 Reader = Callable[[Given], Queries]
@@ -91,14 +91,6 @@ def _flash(given: Given, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
                       float(given.get("softcap") or 0.0))
 
 
-def _starts(given: Given) -> Pair:
-    return given["cu_seqlens_q"], given["cu_seqlens_k"]
-
-
-def _flash_func(given: Given) -> Queries:
-    return _flash(given, given["q"], given["k"], given["v"])
-
-
 def _flash_qkvpacked(given: Given) -> Queries:
     qkv = given["qkv"]
     if qkv.dim() != 5:
@@ -106,20 +98,8 @@ def _flash_qkvpacked(given: Given) -> Queries:
     return _flash(given, *qkv.unbind(2))
 
 
-def _flash_kvpacked(given: Given) -> Queries:
-    return _flash(given, given["q"], *given["kv"].unbind(2))
-
-
-def _flash_varlen(given: Given) -> Queries:
-    return _flash(given, given["q"], given["k"], given["v"], starts=_starts(given))
-
-
-def _flash_varlen_qkvpacked(given: Given) -> Queries:
-    return _flash(given, *given["qkv"].unbind(1), starts=(given["cu_seqlens"], given["cu_seqlens"]))
-
-
-def _flash_varlen_kvpacked(given: Given) -> Queries:
-    return _flash(given, given["q"], *given["kv"].unbind(1), starts=_starts(given))
+def _flash_varlen(given: Given, *tensors: torch.Tensor) -> Queries:
+    return _flash(given, *tensors, starts=(given["cu_seqlens_q"], given["cu_seqlens_k"]))
 
 
 def _flash_part(given: Given) -> Queries:
@@ -198,10 +178,12 @@ _BANDS: Dict[str, Tuple[Optional[int], str]] = {
     "BlockDiagonalMask": (None, "first"), "BlockDiagonalCausalMask": (0, "first"),
     "BlockDiagonalCausalFromBottomRightMask": (0, "last")}
 _FLASH: Dict[str, Reader] = {
-    "flash_attn_func": _flash_func, "flash_attn_qkvpacked_func": _flash_qkvpacked,
-    "flash_attn_kvpacked_func": _flash_kvpacked, "flash_attn_varlen_func": _flash_varlen,
-    "flash_attn_varlen_qkvpacked_func": _flash_varlen_qkvpacked,
-    "flash_attn_varlen_kvpacked_func": _flash_varlen_kvpacked,
+    "flash_attn_func": lambda given: _flash(given, given["q"], given["k"], given["v"]),
+    "flash_attn_qkvpacked_func": _flash_qkvpacked,
+    "flash_attn_kvpacked_func": lambda given: _flash(given, given["q"], *given["kv"].unbind(2)),
+    "flash_attn_varlen_func": lambda given: _flash_varlen(given, given["q"], given["k"], given["v"]),
+    "flash_attn_varlen_qkvpacked_func": lambda given: _flash(given, *given["qkv"].unbind(1), starts=(given["cu_seqlens"],) * 2),
+    "flash_attn_varlen_kvpacked_func": lambda given: _flash_varlen(given, given["q"], *given["kv"].unbind(1)),
     "_flash_attn_forward": _flash_part, "_flash_attn_varlen_forward": _flash_part}
 _XFORMERS: Dict[str, Reader] = dict.fromkeys(
     ("memory_efficient_attention", "memory_efficient_attention_forward",

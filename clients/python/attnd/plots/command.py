@@ -38,17 +38,19 @@ class Wrong(Exception):
     """Says what would be valid, or what is wrong with a value."""
 
 
-def _index(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > 2**31 - 1:
-        raise Wrong("valid: 0, 1, 2, ...")
-    return int(text)
+def _checked(read: Callable[[str], Any], accepts: Callable[[Any], bool], valid: str) -> Callable[[str], Any]:
+    """Reads a value that is accepted; Wrong says what would be valid."""
+    def check(text: str) -> Any:
+        value = read(text)
+        if not accepts(value):
+            raise Wrong(f"valid: {valid}")
+        return value
+    return check
 
 
-def _head(text: str) -> Any:
-    try:
-        return "mean" if text == "mean" else _index(text)
-    except Wrong:
-        raise Wrong("valid: 0, 1, 2, ..., mean") from None
+def _whole(text: str) -> int:
+    """-1 for what is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,10}", text) else -1
 
 
 def _float(text: str) -> float:
@@ -56,18 +58,12 @@ def _float(text: str) -> float:
     return float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) else math.nan
 
 
-def _real(least: float, most: float) -> Callable[[str], float]:
-    def check(text: str) -> float:
-        if not least <= _float(text) <= most:
-            raise Wrong(f"valid: a number from {least:g} to {most:g}")
-        return _float(text)
-    return check
+def _real(least: float, most: float) -> Callable[[str], Any]:
+    return _checked(_float, lambda number: least <= number <= most, f"a number from {least:g} to {most:g}")
 
 
-def _columns(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 64:
-        raise Wrong("valid: 1 to 64")
-    return int(text)
+def _is_index(number: int) -> bool:
+    return 0 <= number < 2**31
 
 
 def _size(text: str) -> Tuple[float, Optional[float]]:
@@ -76,18 +72,6 @@ def _size(text: str) -> Tuple[float, Optional[float]]:
     if len(sides) > 2 or not all(0.5 <= side <= 100 for side in sides):
         raise Wrong("valid: inches such as 3.3x2.8, or 3.3 (0.5 to 100)")
     return sides[0], sides[1] if len(sides) > 1 else None
-
-
-def _format(text: str) -> str:
-    if text.lower() not in FORMATS:
-        raise Wrong("valid: png, svg, pdf")
-    return text.lower()
-
-
-def _colormap(text: str) -> str:
-    if (text[:-2] if text.endswith("_r") else text) not in COLORMAPS:
-        raise Wrong(f"valid: {', '.join(COLORMAPS)}; or one of them and _r")
-    return text
 
 
 def _weights(text: str) -> List[float]:
@@ -99,16 +83,16 @@ def _weights(text: str) -> List[float]:
     return numbers
 
 
-def _some(text: str) -> str:
-    if not text:
-        raise Wrong("valid: any text but an empty one")
-    return text
-
-
+_text = _checked(str, bool, "any text but an empty one")
+_index = _checked(_whole, _is_index, "0, 1, 2, ...")
 _VALUES: Dict[str, Callable[[str], Any]] = {
-    "output": _some, "format": _format, "layer": _some, "site": _some, "head": _head, "sample": _index, "query": _index,
-    "head-weights": _weights, "colormap": _colormap, "vmin": _real(-1e30, 1e30), "vmax": _real(-1e30, 1e30),
-    "size": _size, "dpi": _real(20, 2400), "columns": _columns, "font": _some, "from": int, "to": int,
+    "output": _text, "layer": _text, "site": _text, "font": _text, "sample": _index, "query": _index,
+    "head": _checked(lambda text: text if text == "mean" else _whole(text), lambda head: head == "mean" or _is_index(head),
+                     "0, 1, 2, ..., mean"),
+    "format": _checked(str.lower, FORMATS.__contains__, "png, svg, pdf"), "head-weights": _weights,
+    "colormap": _checked(str, lambda name: name.removesuffix("_r") in COLORMAPS, f"{', '.join(COLORMAPS)}; or one of them and _r"),
+    "vmin": _real(-1e30, 1e30), "vmax": _real(-1e30, 1e30), "size": _size, "dpi": _real(20, 2400),
+    "columns": _checked(_whole, lambda count: 1 <= count <= 64, "1 to 64"), "from": int, "to": int,
 }
 
 
@@ -298,21 +282,17 @@ def _bytes(options: Options, draw: Callable[[], Any]) -> bytes:
 def _write(options: Options, path: str, data: bytes) -> None:
     from . import output
 
+    if path == "-" and options.format != "svg" and os.isatty(1):
+        raise Refused(f"-o -: {options.format} is not for a terminal: name a file, or a pipe")
     try:
         if path == "-":
-            _write_standard(options, data)
+            with open(1, "wb", closefd=False) as file:
+                file.write(data)
         else:
             os.stat(os.path.dirname(path) or ".")
             output.write_bytes(path, data)
     except OSError as error:
         raise Refused(f"cannot write {path}: {error.strerror}", 1) from None
-
-
-def _write_standard(options: Options, data: bytes) -> None:
-    if options.format != "svg" and os.isatty(1):
-        raise Refused(f"-o -: {options.format} is not for a terminal: name a file, or a pipe")
-    with open(1, "wb", closefd=False) as file:
-        file.write(data)
 
 
 def _make(options: Options, path: str, draw: Callable[[], Any], source: Optional[Source] = None,
@@ -347,16 +327,14 @@ def _make_many(options: Options, source: Source, layer: int) -> None:
     """A map without a number is told, and the others are drawn all the same."""
     from . import output
 
-    choices, empty = list(_choices(options, source, layer)), 0
-    with output.Progress() as progress:
+    choices, empty, progress = list(_choices(options, source, layer)), 0, output.Progress()
+    try:
         for done, choice in enumerate(choices, 1):
             # A flow is of a number, the others are of one layer.
             at = source.layers[choice.layer]
             name = str(at.number) if options.kind == "flow" else at.name
             head = None if choice.head == "mean" else choice.head
-            path = options["output"]
-            path = (path + output.name_of(options.kind, name, head, options.format) if path.endswith("/")
-                    else output.expand(path, name, head))
+            path = output.place_of(options["output"], options.kind, name, head, options.format)
             try:
                 os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             except OSError as error:
@@ -369,6 +347,8 @@ def _make_many(options: Options, source: Source, layer: int) -> None:
                 _say(f"{'layer ' * (options.kind == 'flow')}{name}, head {shown}: left out: {why}")
                 empty += 1
             progress.show(done, len(choices))
+    finally:
+        progress.end()
     if empty:
         raise Refused(f"{empty} of {len(choices)} figures were left out", 1)
 
@@ -411,14 +391,6 @@ def _make_sure_of_home() -> None:
         os.environ["HOME"] = "/"
 
 
-def _warn_of_font(font: Optional[str]) -> None:
-    from . import style
-
-    instead = style.font_instead(font) if font else None
-    if instead:
-        _say(f"font '{font}' is not installed: {instead} is used")
-
-
 def main(line: Sequence[str]) -> int:
     """The exit status."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -428,7 +400,11 @@ def main(line: Sequence[str]) -> int:
     try:
         options = Options(line)
         _make_sure_of_home()
-        _warn_of_font(options["font"])
+        if options["font"]:
+            from .style import font_instead
+            instead = font_instead(options["font"])
+            if instead:
+                _say(f"font '{options['font']}' is not installed: {instead} is used")
         run(options)
     except LeftOut as error:
         _say(str(error))

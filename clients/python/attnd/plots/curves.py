@@ -27,6 +27,7 @@ HEADS_MOST = 64  # more heads have no lines of their own
 NAMED_MOST = 8
 MARKED = 3  # bars in colour
 TEXTS_MOST = 120  # more keys are labelled with positions
+TEXTS_SURE = 24  # of so many each has its text at the axis; of more the legend has those of the marked bars
 
 
 def axis_title(metric: str) -> str:
@@ -122,19 +123,13 @@ def spectrum(maps: Any, *, values: Any = None, sample: Optional[int] = None, **o
 
 # ------------------------------------------------------------------------------------------------ one query
 
-def _attended(values: Array) -> Array:
-    """bool [rows]: True when some number of a row is above 0."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray((np.isfinite(values) & (values > 0)).any(1))
-
-
 def _find_query(layer: Maps, values: Array, query: Optional[int]) -> Tuple[int, int]:
     """The query and its row: the given one, or the last that attends to something, which excludes padding."""
     queries, rows = int(layer.queries or 0), len(values)
     if query is not None and not 0 <= query < queries:
         raise NoQuery(f"there is no query {query}: they are 0 to {queries - 1}")
     if query is None:
-        attended = np.flatnonzero(_attended(values))
+        attended = np.flatnonzero((np.nan_to_num(values, posinf=0.0) > 0).any(1))
         row = int(attended[-1]) if attended.size else rows - 1
         query = (row + 1) * queries // rows - 1
     else:
@@ -162,13 +157,11 @@ def tokens(maps: Any, *, query: Optional[int] = None, head: Optional[int] = None
     good = [cell for cell in np.argsort(-np.nan_to_num(bars), kind="stable")[:MARKED] if bars[cell] > 0]
     marked = sorted(int(cell) for cell in good)
     texts, name = axis.texts, ""
-    if texts is not None and axis.count <= TEXTS_MOST:
-        axis.marked = marked
-    else:
+    if axis.count > TEXTS_MOST:
         axis.texts = None
     if len(marked) == MARKED:
         name = "the three largest"
-        if axis.texts is None:
+        if axis.texts is None or axis.count > TEXTS_SURE:
             words = [_quoted(texts[cell]) if texts is not None else "" for cell in marked]
             name += ": " + ", ".join(f"{cell * axis.total // axis.count}{text}" for cell, text in zip(marked, words))
     query_texts = layer.tokens()[1]

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.ticker import FixedFormatter, FixedLocator
 from matplotlib.transforms import ScaledTranslation
 
 from . import scale
-from .style import AXIS, INCH, LINE, LINE_TICK, TICK, TICK_GAP, TICK_LONG, shorten, width
+from .style import INCH, LINE_TICK, TICK, TICK_GAP, TICK_LONG, shorten, width
 
 THINNED_MOST = 3  # where only every 4th text or fewer would have room, positions are shown
 LINE_SMALL = 5.2  # from text to text in the smallest readable size
-MARKED_APART = 7.0  # from text to text of marked cells
 
 _SIGNS = {"\n": "↵", "\t": "⇥"}
 
@@ -49,7 +48,6 @@ class CellAxis:
     numbers: Optional[Sequence[int]] = None  # [count] numbers of the cells, ascending; None: consecutive
     texts: Optional[Sequence[Optional[str]]] = None  # [count] replace numbers; a None is left out
     text_title: str = ""  # the title when texts are shown
-    marked: Sequence[int] = ()  # cells, ascending, with texts that are never left out
     all: bool = False  # every text is shown, without ticks
 
     @property
@@ -80,7 +78,6 @@ class AxisPlan:
     room: float = 0.0  # points that ticks and texts need beside the box
     labels: List[Tuple[float, str]] = field(default_factory=list)  # place on the axis, text
     upright: Sequence[bool] = ()  # for each label
-    moved: Dict[float, float] = field(default_factory=dict)  # from the place of a tick to that of its text
 
     def __bool__(self) -> bool:
         return bool(self.labels)
@@ -98,8 +95,7 @@ def plan(axis: CellAxis, across: bool, length: float, text_max: float, bare: boo
             result.size = TICK * step / LINE_TICK
         elif step < LINE_SMALL:
             every = math.ceil(LINE_TICK / max(step, 0.01))
-    result.named = named if named is not None else (
-        axis.texts is not None and (bool(axis.marked) or every <= THINNED_MOST))
+    result.named = named if named is not None else axis.texts is not None and every <= THINNED_MOST
     if result.named:
         _plan_texts(axis, result, across, length, text_max, every)
     else:
@@ -123,38 +119,17 @@ def _plan_numbers(axis: CellAxis, result: AxisPlan, across: bool, length: float)
 
 def _plan_texts(axis: CellAxis, result: AxisPlan, across: bool, length: float, text_max: float, every: int) -> None:
     assert axis.texts is not None
-    low, high = axis.span
-    a_point = (high - low) / length
-    marked = _apart([axis.middle(cell) for cell in axis.marked], MARKED_APART * a_point, high) if every > 1 else []
-    cells = [cell for cell in range(0, axis.count, every)
-             if not marked or min(abs(axis.middle(cell) - at) for at in marked) >= LINE_TICK * a_point]
-    places = [(axis.middle(cell), axis.middle(cell), axis.texts[cell]) for cell in cells]
-    places += [(axis.middle(cell), at, axis.texts[cell]) for cell, at in zip(axis.marked, marked)]
-    shown = [(tick, at, shorten(clean(text), result.size, text_max))
-             for tick, at, text in sorted(places, key=lambda place: place[1]) if text is not None]
-    wide = [width(text, result.size) for _, _, text in shown]
+    texts = [(cell, axis.texts[cell]) for cell in range(0, axis.count, every)]
+    result.labels = [(axis.middle(cell), shorten(clean(text), result.size, text_max)) for cell, text in texts if text is not None]
+    wide = [width(text, result.size) for _, text in result.labels]
     result.upright = [across and not axis.all and one + (3 if len(text) > 1 else 0.5) > length / axis.count * every
-                      for one, (_, _, text) in zip(wide, shown)]
-    if sum(result.upright) > len(shown) / 4 or any(result.upright) and marked:
-        result.upright = [True] * len(shown)
+                      for one, (_, text) in zip(wide, result.labels)]
+    if sum(result.upright) > len(wide) / 4:
+        result.upright = [True] * len(wide)
     result.room += max((one if upright or not across else TICK for one, upright in zip(wide, result.upright)),
                        default=0.0)
-    result.labels = [(at, text) for _, at, text in shown]
-    result.moved = {tick: at for tick, at, _ in shown if tick != at}
     if axis.text_title and axis.title:
         result.title = axis.text_title
-
-
-def _apart(places: Sequence[float], apart: float, end: float) -> List[float]:
-    """Moves places apart, as little as possible, and before the end."""
-    result: List[float] = []
-    for at in places:
-        result.append(max(at, result[-1] + apart) if result else at)
-    moved = sum(after - before for after, before in zip(result, places)) / max(1, len(places))
-    for index in reversed(range(len(result))):
-        most = result[index + 1] - apart if index + 1 < len(result) else end
-        result[index] = min(result[index] - moved, most)
-    return result
 
 
 def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) -> None:
@@ -163,7 +138,7 @@ def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) 
     to.set_major_locator(FixedLocator([at for at, _ in plan_.labels]))
     to.set_major_formatter(FixedFormatter([text for _, text in plan_.labels]))
     bare = not plan_.labels or axis.all
-    length_, pad = (0.0, TICK_GAP + TICK_LONG) if bare or plan_.moved else (TICK_LONG, TICK_GAP)
+    length_, pad = (0.0, TICK_GAP + TICK_LONG) if bare else (TICK_LONG, TICK_GAP)
     to.set_tick_params(length=length_, pad=pad, labelsize=plan_.size)
     low, high = axis.span
     uprights = plan_.upright or [False] * len(plan_.labels)
@@ -175,8 +150,6 @@ def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) 
             label.set_rotation(90)
         elif not plan_.named:
             _keep_over(ax, label, (at - low) / (high - low) * length, width(text, TICK), length)
-    if plan_.moved:
-        _draw_moved(ax, plan_, across)
 
 
 def _keep_over(ax: Any, label: Any, at: float, wide: float, length: float) -> None:
@@ -184,16 +157,3 @@ def _keep_over(ax: Any, label: Any, at: float, wide: float, length: float) -> No
     over = max(-wide / 2, min(length + 1.5 - wide / 2, at)) - at
     if over:
         label.set_transform(label.get_transform() + ScaledTranslation(over / INCH, 0, ax.figure.dpi_scale_trans))
-
-
-def _draw_moved(ax: Any, plan_: AxisPlan, across: bool) -> None:
-    """Draws ticks that lead from a cell to its text, a little outside of the axes."""
-    ticks = {at: at for at, _ in plan_.labels}
-    ticks.update({at: tick for tick, at in plan_.moved.items()})
-    out = TICK_LONG / INCH
-    base = ax.get_xaxis_transform() if across else ax.get_yaxis_transform()
-    outside = base + ScaledTranslation(0 if across else -out, -out if across else 0, ax.figure.dpi_scale_trans)
-    for at, tick in ticks.items():
-        ends = ((tick, 0), (at, 0)) if across else ((0, tick), (0, at))
-        ax.annotate("", ends[0], ends[1], xycoords=base, textcoords=outside, annotation_clip=False,
-                    arrowprops={"arrowstyle": "-", "color": AXIS, "linewidth": LINE, "shrinkA": 0, "shrinkB": 0})

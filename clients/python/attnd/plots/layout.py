@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Tuple
 
 from . import labels, scale
 from .cells import bar_room
 from .style import INCH, MARGIN, NAME, TITLE, TooSmall, shorten, width
+
+if TYPE_CHECKING:
+    from .panels import Panel
 
 GAP = 7.0  # between panels
 SHAPE_LEAST, SHAPE_MOST, STRETCHED = 0.4, 5.0, 1.6  # width by height of maps, and of stretched ones
@@ -75,24 +78,11 @@ def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[floa
     return wide / 10, high / 10 or None
 
 
-@dataclass
-class PanelShape:
-    """A panel as the layout sees it."""
-
-    x: labels.CellAxis
-    y: labels.CellAxis
-    titled: bool
-
-    @property
-    def shape(self) -> float:
-        return min(SHAPE_MOST, max(SHAPE_LEAST, self.x.total / self.y.total))
-
-
 @dataclass(frozen=True)
 class Frame:
     """The input of the layout."""
 
-    panels: Sequence[PanelShape]
+    panels: Sequence["Panel"]
     columns: int
     shared: bool  # all panels have one range, one bar, and the axes of the first
     stretch: bool  # cells fill the width; otherwise they are square
@@ -107,7 +97,8 @@ class Frame:
         return -(-len(self.panels) // self.columns)
 
     def shape_of(self, index: int) -> float:
-        return STRETCHED if self.stretch else self.panels[index].shape
+        x, y = self.panels[index].x, self.panels[index].y
+        return STRETCHED if self.stretch else min(SHAPE_MOST, max(SHAPE_LEAST, x.total / y.total))
 
     def bar_title_of(self, index: int) -> str:
         """Bars of several maps mean the same; only the last column names it."""
@@ -159,7 +150,7 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
         guess = min(guess, 0.7 * page.height / frame.rows)
     text_max = TEXT_SHARE * page.width / (1 if frame.shared else math.sqrt(columns))
     title = 0.0 if frame.bare_titles else NAME + 4
-    titled = NAME + 4 if any(panel.titled for panel in frame.panels) else 0.0
+    titled = NAME + 4 if any(panel.title for panel in frame.panels) else 0.0
     x = y = [labels.AxisPlan("")] * count
     left, below, between, wanted = [0.0] * columns, 0.0, 0.0, guess
 

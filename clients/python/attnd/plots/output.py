@@ -111,16 +111,13 @@ def write_bytes(path: str, data: bytes) -> None:
 
 # ------------------------------------------------------------------------------------------------ many figures
 
-def name_of(kind: str, layer: Optional[str] = None, head: Optional[int] = None,
-            format: str = "png") -> str:  # noqa: A002
-    """The name of a figure in a folder: 'heatmap-decoder.3.self-h07.png'."""
-    parts = [kind, layer, None if head is None else f"h{head:02}"]
-    return "-".join(part for part in parts if part) + "." + format
-
-
-def expand(pattern: str, layer: Optional[str], head: Optional[int]) -> str:
-    """Replaces {layer} and {head} in a name; the mean over heads is 'mean'."""
-    return pattern.replace("{layer}", layer or "").replace("{head}", "mean" if head is None else f"{head:02}")
+def place_of(target: str, kind: str, layer: Optional[str], head: Optional[int], format: str) -> str:  # noqa: A002
+    """The file of a figure: in a folder/ 'heatmap-decoder.3.self-h07.png', else the name with its {layer} and {head}; the
+    mean over heads is 'mean'."""
+    if target.endswith(("/", os.sep)):
+        parts = [kind, layer, None if head is None else f"h{head:02}"]
+        return target + "-".join(part for part in parts if part) + "." + format
+    return target.replace("{layer}", layer or "").replace("{head}", "mean" if head is None else f"{head:02}")
 
 
 @dataclass(frozen=True)
@@ -158,12 +155,6 @@ class Progress:
             self._out.flush()
         self._shown = False
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.end()
-
 
 def save(target: Any, kind: str, data: Any, *, every_layer: bool = False, every_head: bool = False,
          format: Optional[str] = None, dpi: float = DPI, progress: Any = None,  # noqa: A002
@@ -186,8 +177,9 @@ def save(target: Any, kind: str, data: Any, *, every_layer: bool = False, every_
             raise PlotError(f"{path}: one figure would replace another: give a folder/, or {word} in the name")
     ending = format or ("png" if is_folder else format_of(path))
     receipts: List[Receipt] = []
-    with progress_of(progress) as bar:
-        jobs = list(_jobs(data, every_layer, every_head, options))
+    bar = Progress() if progress is None else progress
+    jobs = list(_jobs(data, every_layer, every_head, options))
+    try:
         for done, (one, layer, more) in enumerate(jobs):
             bar.show(done, len(jobs))
             head = more.get("head")
@@ -197,19 +189,12 @@ def save(target: Any, kind: str, data: Any, *, every_layer: bool = False, every_
                 if not many:
                     raise
                 continue
-            place = path + name_of(kind, layer or None, head, ending) if is_folder else expand(path, layer, head)
+            place = place_of(path, kind, layer or None, head, ending)
             write(figure, place, format=ending, dpi=dpi)
             receipts.append(Receipt(place, kind, layer or None, head))
+    finally:
+        bar.end()
     return receipts
-
-
-def progress_of(progress: Any) -> Any:
-    """A Progress that shows on `progress`."""
-    if progress is None or hasattr(progress, "__enter__"):
-        return Progress() if progress is None else progress
-    shown = Progress()
-    shown.show, shown.end = progress.show, progress.end  # type: ignore[method-assign]
-    return shown
 
 
 def _jobs(data: Any, every_layer: bool, every_head: bool,

@@ -113,8 +113,7 @@ def draw(panels: Panels, look: Look) -> Any:
 
         entries = _entries(panels.items)
         lines, across = legend_lines([text for text, *_ in entries], page.width, _SWATCH)
-        frame = layouts.Frame([layouts.PanelShape(panel.x, panel.y, bool(panel.title)) for panel in panels.items],
-                              columns(page), panels.shared, panels.stretch, ranges, panels.bar_title,
+        frame = layouts.Frame(panels.items, columns(page), panels.shared, panels.stretch, ranges, panels.bar_title,
                               3 + lines * _LEGEND_LINE if lines else 0.0)
         what = f"for {len(panels.items)} panel{'s' * (len(panels.items) != 1)}"
         layout = layouts.arrange(frame, page, what, columns)
@@ -122,7 +121,9 @@ def draw(panels: Panels, look: Look) -> Any:
         figure = Figure(figsize=(layout.width / INCH, height / INCH))
         _draw_all(figure, panels, look, ranges, frame, layout)
         draw_title(figure, page)
-        _draw_legend(figure, entries, across)
+        if entries:
+            handles = [Patch(label=text, linewidth=0.3, **look_) for text, look_ in entries]
+            place_legend(figure, handles, across, _SWATCH, handleheight=_SWATCH / TICK)
         return figure
 
 
@@ -158,9 +159,10 @@ def _draw_all(figure: Any, panels: Panels, look: Look, ranges: Sequence[scale.Ra
             ax.set_xlabel(layout.x[index].title if layout.titles[0] else "")
             ax.set_ylabel(layout.y[index].title if layout.titles[1] else "")
         if not panels.shared or index == 0:
-            whole = layout.outline() if panels.shared else box
-            title = frame.bar_title_of(index) if layout.titles[2] else ""
-            _draw_bar(figure, image, range_, title, whole, index)
+            left, top, wide, high = layout.outline() if panels.shared else box
+            below, length = bar_place(range_, high)
+            bar = place_axes(figure, (left + wide + BAR_GAP, top + high - below - length, BAR_WIDE, length))
+            Bar(bar, image, range_, frame.bar_title_of(index) if layout.titles[2] else "", length, index)
     if panels.shared and count > 1:
         _draw_joint_titles(figure, layout)
 
@@ -207,14 +209,6 @@ def _draw_panel_title(ax: Any, panel: Panel, frame: layouts.Frame, layout: layou
     text = number if words and number.isdigit() and width(panel.title, NAME) > wide + beside else panel.title
     if text:
         ax.set_title(shorten(text, NAME, wide + beside))
-
-
-def _draw_bar(figure: Any, image: CellImage, range_: scale.Range, title: str, box: Tuple[float, float, float, float],
-              index: int) -> None:
-    left, top, wide, high = box
-    below, length = bar_place(range_, high)
-    ax = place_axes(figure, (left + wide + BAR_GAP, top + high - below - length, BAR_WIDE, length))
-    Bar(ax, image, range_, title, length, index)
 
 
 def _draw_joint_titles(figure: Any, layout: layouts.Layout) -> None:
@@ -304,9 +298,3 @@ def place_legend(figure: Any, handles: Sequence[Any], columns: int, sample: floa
     figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(MARGIN / wide, MARGIN / high), borderaxespad=0,
                   borderpad=0, ncols=columns, handlelength=sample / TICK, handletextpad=4 / TICK,
                   columnspacing=10 / TICK, labelspacing=0.3, **more)
-
-
-def _draw_legend(figure: Any, entries: Sequence[Tuple[str, Dict[str, Any]]], columns: int) -> None:
-    if entries:
-        handles = [Patch(label=text, linewidth=0.3, **look) for text, look in entries]
-        place_legend(figure, handles, columns, _SWATCH, handleheight=_SWATCH / TICK)

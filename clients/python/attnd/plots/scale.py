@@ -27,11 +27,6 @@ class Range:
     below: bool = False
     above: bool = False
 
-    @property
-    def extend(self) -> str:
-        """The same in matplotlib's words."""
-        return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[int(self.below), int(self.above)]
-
 
 def range_of(parts: Sequence[Array], vmin: Optional[float], vmax: Optional[float], what: str = "the map") -> Range:
     """The range of the finite values of all parts: from 0, or the least when it is below, to the largest, or to the

@@ -16,7 +16,7 @@ import matplotlib
 import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import RendererAgg
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap
 
 from .names import COLORMAPS
 
@@ -176,21 +176,10 @@ def shorten(text: str, size: float, room: float) -> str:
 
 # ------------------------------------------------------------------------------------------------ colours
 
-@functools.lru_cache(maxsize=None)
-def _hot() -> Colormap:
-    """Begins at black; matplotlib's begins at a dark red."""
-    ends = (0.0, 0.365079), (0.365079, 0.746032), (0.746032, 1.0)
-    ramps: Any = {name: [(0, 0, 0)] * (low > 0) + [(low, 0, 0), (high, 1, 1)] + [(1, 1, 1)] * (high < 1)
-                  for name, (low, high) in zip(("red", "green", "blue"), ends)}
-    return LinearSegmentedColormap("hot", ramps, 256)
-
-
 def colormap(name: Union[str, Colormap]) -> Colormap:
     """A colour map of matplotlib by its name. Raises PlotError for an unknown one."""
     if isinstance(name, Colormap):
         return name
-    if name in ("hot", "hot_r"):
-        return _hot() if name == "hot" else _hot().reversed()
     try:
         return matplotlib.colormaps[name]
     except KeyError:

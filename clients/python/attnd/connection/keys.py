@@ -6,6 +6,7 @@ one. The same rules and sentences as proto/key.h and clients/c/src/keys.h.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import struct
@@ -14,8 +15,8 @@ from typing import Any, List, NamedTuple, Optional
 
 import zmq
 
+from ..address import AddressError, endpoint as address_of_socket
 from . import listener
-from .address import AddressError, endpoint as address_of_socket
 
 LENGTH = 40
 TRY_S = 1.0
@@ -110,8 +111,11 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
     if keys is None:
         return (f"attnd at {endpoint} asks for keys: set ATTND_KEY, the file of this client's, and ATTND_SERVER_KEY, attnd's "
                 "public one")
-    event = _shake_hands(which, str(endpoint), keys)
-    if event == _AUTH and which == "ingest" and _is_listed(str(endpoint), keys):
+    event, is_listed = _shake_hands(which, str(endpoint), keys), False
+    if event == _AUTH and which == "ingest":  # attnd's control socket, which every listed key may use, may be where its address has it
+        with contextlib.suppress(AddressError):
+            is_listed = _shake_hands("control", address_of_socket(endpoint, "control"), keys) == _SUCCEEDED
+    if is_listed:
         return (f"attnd at {endpoint} does not let this client publish: by keys.access its public key {keys.public.decode()} has "
                 "no role publish. Remedy: a line with that role for it, and SIGHUP for attnd")
     if event == _AUTH:
@@ -134,14 +138,6 @@ def new_context() -> "zmq.Context[Any]":
         for file in spare:
             os.close(file)
     return zmq.Context()
-
-
-def _is_listed(ingest: str, keys: Keys) -> bool:
-    """Whether attnd's control socket, which every listed key may use, is where its address has it, and takes the key."""
-    try:
-        return _shake_hands("control", address_of_socket(ingest, "control"), keys) == _SUCCEEDED
-    except AddressError:
-        return False
 
 
 def _shake_hands(which: str, endpoint: str, keys: Keys) -> int:

@@ -23,8 +23,9 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 import msgpack
 import zmq
 
-from .. import keys as keyring
 from ..address import SOCKETS
+from ..connection import keys as keyring
+from ..once import Once
 from ..wire import printable
 from .spool import Place, Spool, Unreadable, is_passing
 
@@ -136,7 +137,7 @@ class Lane:
         self._left: Deque[Entry] = deque()
         self._sent: Dict[int, Entry] = {}  # and not acknowledged
         self._spool: Optional[Spool] = None
-        self._told: Dict[str, bool] = {}
+        self._warn = Once(job).warn
         self._socket: Optional["zmq.Socket[Any]"] = None
         self._monitor: Optional["zmq.Socket[Any]"] = None
         self.changed = False  # the sockets are others than those that were registered
@@ -509,12 +510,6 @@ class Lane:
         """In a forked child."""
         if self._spool is not None:
             self._spool.forget()
-
-    def _warn(self, about: str, text: str, *values: Any) -> None:
-        """The first time only."""
-        if about not in self._told:
-            self._told[about] = True
-            log.warning(f"job %s: {text}", self._job, *values)
 
 
 def _is_of(entry: Entry, name: str) -> bool:

@@ -7,6 +7,7 @@ answers a request. The same questions and sentences as clients/c/src/listener.h.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket as unix
@@ -14,7 +15,7 @@ import stat
 import threading
 from typing import Any, List, Optional
 
-from .address import SOCKETS
+from ..address import SOCKETS
 
 CONNECT_S, ANSWER_S = 0.5, 0.3  # of a local network; what takes longer is not known
 WAIT_S = 2.0  # for all questions, and for the name of a host
@@ -51,7 +52,10 @@ def _wrong_endpoint(which: str, endpoint: str) -> Optional[str]:
 
 def _wrong_address(which: str, address: str) -> Optional[str]:
     if not address.startswith("tcp://"):
-        return _wrong_directory(address)
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.stat(address).st_mode):
+                return f"{address} is one socket: the address is its directory, {os.path.dirname(address)}"
+        return None
     host, _, digits = address.rpartition(":")
     port = int(digits)
     found = ask(address)
@@ -70,14 +74,6 @@ def _wrong_address(which: str, address: str) -> Optional[str]:
     if found in _TYPES.values():
         return f"{address} is a socket such as attnd's, but not its ingest socket, whose address names attnd"
     return f"{address} is {_described(found)}"
-
-
-def _wrong_directory(address: str) -> Optional[str]:
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(address).st_mode)
-    except OSError:
-        return None
-    return f"{address} is one socket: the address is its directory, {os.path.dirname(address)}" if is_socket else None
 
 
 def _described(found: str) -> str:

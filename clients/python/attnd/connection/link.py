@@ -19,7 +19,8 @@ from typing import Any, Callable, Optional
 
 import zmq
 
-from . import address as addresses, keys, listener
+from .. import address as addresses
+from . import keys, listener
 
 LOOK_EVERY_S = 1.0
 ASK_AFTER_S = 3.0  # who listens; then after twice as long, and so on, until that is known
