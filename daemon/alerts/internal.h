@@ -31,14 +31,14 @@ struct alert_cells {
     double *past;            /* [count][rule.within], owned; values before, NULL unless a rate */
 };
 
-/* 1 - entropy_normalized of a head: the largest that two windows on end had, and that of the window
- * before. */
-struct alert_focus {
-    float kept, before;
+/* A head keeps from window to window: of 1 - entropy_normalized the largest that two windows
+ * on end had and that of the window before, and the spread of its logits before it turned sharp. */
+struct alert_past {
+    float kept, before, spread;
 };
 
 struct alert_head_numbers {
-    struct alert_focus focus;
+    struct alert_past past;
     double saturated_entropy, saturated_alone, lost_focus, written_share, twin;
 };
 

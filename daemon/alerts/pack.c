@@ -3,14 +3,14 @@
  *
  *   {v: 1, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
  *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
- *    focus: [the model's, [[layer, bin: kept and before of each head, f32]...]], causal,
+ *    focus: [the model's, [[layer, bin: what each head keeps, f32]...]], causal,
  *    origin: [layer, head + 1, share, everywhere, after, before]}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
  * that hold or fire or were told [index, held, flags, epoch, step, value, worst + 1]; `past` of
  * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
- * little-endian. So a run that is well costs a bit per head and rule that was clear, and the 8
- * bytes of its focus. */
+ * little-endian. So a run that is well costs a bit per head and rule that was clear, and 12
+ * bytes per head. */
 #include "daemon/alerts/internal.h"
 
 #include "proto/err.h"
@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FOCUS_BYTES = 8 };
+enum { PAST_BYTES = 12 };
 enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAGS = 7 };
 
 /* Packing */
@@ -196,11 +196,13 @@ static float get_f32(const uint8_t *bytes)
 
 static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *writer)
 {
-    size_t size = (size_t)numbers->heads * FOCUS_BYTES;
+    size_t size = (size_t)numbers->heads * PAST_BYTES;
     uint8_t *bytes = malloc(size + 1);
     for (uint32_t h = 0; bytes && h < numbers->heads; h++) {
-        put_f32(numbers->head[h].focus.kept, bytes + (size_t)h * FOCUS_BYTES);
-        put_f32(numbers->head[h].focus.before, bytes + (size_t)h * FOCUS_BYTES + 4);
+        const struct alert_past *past = &numbers->head[h].past;
+        put_f32(past->kept, bytes + (size_t)h * PAST_BYTES);
+        put_f32(past->before, bytes + (size_t)h * PAST_BYTES + 4);
+        put_f32(past->spread, bytes + (size_t)h * PAST_BYTES + 8);
     }
     if (bytes) {
         mpk_put_bin(writer, bytes, size);
@@ -453,15 +455,16 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
         return ERR_STORE_FORMAT;
     }
     const uint8_t *bytes = (const uint8_t *)item[1].via.bin.ptr;
-    uint32_t heads = item[1].via.bin.size / FOCUS_BYTES;
+    uint32_t heads = item[1].via.bin.size / PAST_BYTES;
     struct alert_layer *layer = alert_layer_get(alerts, alert_layer_unpack((uint32_t)key));
     if (!layer || alert_numbers_reserve(layer, heads) != 0) {
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < heads; h++) {
-        struct alert_focus *focus = &layer->numbers->head[h].focus;
-        focus->kept = get_f32(bytes + (size_t)h * FOCUS_BYTES);
-        focus->before = get_f32(bytes + (size_t)h * FOCUS_BYTES + 4);
+        struct alert_past *past = &layer->numbers->head[h].past;
+        past->kept = get_f32(bytes + (size_t)h * PAST_BYTES);
+        past->before = get_f32(bytes + (size_t)h * PAST_BYTES + 4);
+        past->spread = get_f32(bytes + (size_t)h * PAST_BYTES + 8);
     }
     return 0;
 }

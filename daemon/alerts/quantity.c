@@ -13,6 +13,17 @@
 /* Logits of healthy heads, sharp ones as well, spread by up to 10; of saturated ones by 20 to 1000.
  */
 #define SPREAD_SATURATED 12.0
+/* Heads that learn turn sharp with up to 6 times the spread they had before (in windows of 32
+ * captures and more one of 100 runs has 59, as its logits explode); heads that are saturated at
+ * once with 22 times and more. */
+#define SPREAD_JUMP 16.0f
+/* The spread before is that of the newest window in which the head was not sharp, or less: it grows
+ * twofold in a window at most, for a fault may begin within one; random matrices have half of the
+ * least. */
+#define SPREAD_GROWTH 2.0f
+#define SPREAD_LEAST  0.125f
+/* Where head_saturated is clear again. */
+#define ENTROPY_SHARP 0.4
 /* Where logits are not known: below the entropy of healthy sharp heads but the sharpest. */
 #define ENTROPY_SATURATED 0.1
 /* Random matrices have half of it, and layers that a model does not need lose even that. */
@@ -28,28 +39,42 @@ static double mean_of(const struct summary_result *summary, enum metric metric, 
     return stat && stat[head].count > 0 ? stat[head].mean : NAN;
 }
 
-static double saturated_entropy(const struct summary_result *summary, uint32_t head)
+static double saturated_entropy(double entropy, double spread)
 {
-    double entropy = mean_of(summary, METRIC_ENTROPY_SANS_FIRST, head);
-    double spread = mean_of(summary, METRIC_STD_LOGIT, head);
     bool sharp = isnan(spread) ? entropy < ENTROPY_SATURATED : spread >= SPREAD_SATURATED;
     return isnan(entropy) || sharp ? entropy : 1;
 }
 
+/* Whether a head is sharp with far more spread than before, which stays what it is then; `*before`
+ * 0: not known yet. */
+static bool has_jumped(float *before, double entropy, float spread)
+{
+    if (*before > 0 && entropy < ENTROPY_SHARP && spread > SPREAD_JUMP * *before) {
+        return true;
+    }
+    float most = *before > 0 ? SPREAD_GROWTH * *before : spread;
+    *before = isnan(spread) ? *before : fmaxf(SPREAD_LEAST, fminf(spread, most));
+    return false;
+}
+
 /* Saturation of most heads is the trouble of the layer, which is told once. One head that is sharp
- * among others may have learned to align: only its logits tell. */
+ * among others may have learned to align: only its logits tell, by their size or their jump. */
 static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
 {
     uint32_t saturated = 0;
     for (uint32_t h = 0; h < numbers->heads; h++) {
-        numbers->head[h].saturated_entropy = saturated_entropy(summary, h);
-        saturated += numbers->head[h].saturated_entropy < 1;
+        struct alert_head_numbers *head = &numbers->head[h];
+        double entropy = mean_of(summary, METRIC_ENTROPY_SANS_FIRST, h);
+        double spread = mean_of(summary, METRIC_STD_LOGIT, h);
+        bool jumped = has_jumped(&head->past.spread, entropy, (float)spread);
+        head->saturated_entropy = saturated_entropy(entropy, spread);
+        head->saturated_alone = jumped ? entropy : head->saturated_entropy;
+        saturated += head->saturated_alone < 1;
+        head->saturated_alone = isnan(spread) ? NAN : head->saturated_alone;
     }
-    for (uint32_t h = 0; h < numbers->heads; h++) {
-        bool known = !isnan(mean_of(summary, METRIC_STD_LOGIT, h));
-        double own = known ? numbers->head[h].saturated_entropy : NAN;
-        bool alone = isnan(own) || 2 * saturated <= numbers->heads;
-        numbers->head[h].saturated_alone = alone ? own : 1;
+    for (uint32_t h = 0; h < numbers->heads && 2 * saturated > numbers->heads; h++) {
+        double *alone = &numbers->head[h].saturated_alone;
+        *alone = isnan(*alone) ? NAN : 1;
     }
 }
 
@@ -59,7 +84,7 @@ static double focus_of(const struct summary_result *summary, uint32_t head)
 }
 
 /* One window is noise: `kept` is the largest that two windows on end had. */
-static double lost_focus(struct alert_focus *past, double focus)
+static double lost_focus(struct alert_past *past, double focus)
 {
     if (isnan(focus)) {
         return NAN;
@@ -212,7 +237,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     for (uint32_t h = 0; h < summary->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
         double of_head = focus_of(summary, h);
-        head->lost_focus = lost_focus(&head->focus, of_head);
+        head->lost_focus = lost_focus(&head->past, of_head);
         head->twin = twin(summary, h);
         focus = fmax(focus, of_head);
     }

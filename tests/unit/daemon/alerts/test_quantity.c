@@ -136,6 +136,71 @@ QUANTITY_TEST(a_head_is_saturated_when_it_is_sharp_and_its_logits_are_spread)
     }
 }
 
+/* Head 3 of a layer of which the others have learned little. */
+static double alone_after(struct quantity_fixture *f, double spread, double entropy)
+{
+    begin_window(f, decoder_0);
+    put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.98, 0.99, 0.99, entropy});
+    put_means(f, METRIC_STD_LOGIT, (double[]){0.33, 0.21, 0.18, spread});
+    judge_window(f);
+    end_window(f);
+    return alert_layer_get(f->alerts, decoder_0)->numbers->head[3].saturated_alone;
+}
+
+static void pack_and_unpack(struct alerts *alerts)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    assert_int_equal(alerts_pack(alerts, &writer), 0);
+    assert_int_equal(alerts_unpack(alerts, writer.buffer.data, writer.buffer.size), 0);
+    mpk_writer_clear(&writer);
+}
+
+QUANTITY_TEST(a_head_whose_logits_jump_is_saturated_before_they_are_at_the_bound)
+{
+    /* Seed 337 of tests/verdict, whose queries are 50 times as large since the third window; in the
+     * second series that begins within it. At last the head is as it was. */
+    static const double series[][6][2] = {
+        {{0.15, 0.99}, {0.16, 0.99}, {7.92, 0.24}, {8.97, 0.16}, {9.94, 0.15}, {0.5, 0.95}},
+        {{0.24, 0.99}, {0.25, 0.99}, {4.49, 0.72}, {9.5, 0.15}, {10, 0.13}, {0.5, 0.95}},
+    };
+    for (size_t i = 0; i < sizeof series / sizeof series[0]; i++) {
+        for (size_t w = 0; w < 6; w++) {
+            double entropy = series[i][w][1];
+            expect_same(alone_after(f, series[i][w][0], entropy), entropy < 0.25 ? entropy : 1);
+            assert_int_equal(f->count, 2 * i + (w > 2 + i) + (w == 5));
+            pack_and_unpack(f->alerts);
+        }
+        assert_string_equal(f->told.rule, "head_saturated");
+        assert_int_equal(f->told.head, 3);
+        alerts_forget(f->alerts);
+    }
+}
+
+QUANTITY_TEST(a_head_that_learns_to_be_sharp_within_windows_is_not_saturated)
+{
+    /* Cross attention that aligns (seed 285, windows of 64 captures), queries that begin at 0, and
+     * a head that was sharp when the run began. */
+    static const double series[][5][2] = {
+        {{0.55, 0.95}, {5.66, 0.17}, {6.82, 0.06}, {6.49, 0.05}, {6.46, 0.04}},
+        {{0, 1}, {0.001, 1}, {0.2, 0.99}, {2, 0.7}, {5, 0.2}},
+        {{6, 0.1}, {6, 0.1}, {6, 0.1}, {6, 0.1}, {6, 0.1}},
+    };
+    for (size_t i = 0; i < sizeof series / sizeof series[0]; i++) {
+        for (size_t w = 0; w < 5; w++) {
+            expect_same(alone_after(f, series[i][w][0], series[i][w][1]), 1);
+        }
+        alerts_forget(f->alerts);
+    }
+    for (int window = 0; window < 2; window++) { /* three of four at once: they align */
+        begin_window(f, decoder_0);
+        double spread = window ? 8 : 0.2;
+        put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.2, 0.2, 0.2, 0.9});
+        put_means(f, METRIC_STD_LOGIT, (double[]){spread, spread, spread, 0.2});
+        expect_same(take_window(f)->head[0].saturated_alone, 1);
+    }
+}
+
 QUANTITY_TEST(saturation_of_most_heads_is_the_layers_and_not_each_heads)
 {
     begin_window(f, decoder_0);
@@ -297,7 +362,6 @@ QUANTITY_TEST(sinks_take_over_when_half_of_the_heads_turn_to_the_first_token)
 
 QUANTITY_TEST(a_restart_forgets_neither_focus_nor_origin)
 {
-    struct mpk_writer writer;
     for (int window = 0; window < 2; window++) {
         begin_window(f, decoder_1);
         put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.5, 0.5, 0.5, 0.5});
@@ -306,10 +370,7 @@ QUANTITY_TEST(a_restart_forgets_neither_focus_nor_origin)
         end_window(f);
     }
     expect_told(f, ALERT_FIRING, decoder_1, 2);
-    mpk_writer_init(&writer);
-    assert_int_equal(alerts_pack(f->alerts, &writer), 0);
-    assert_int_equal(alerts_unpack(f->alerts, writer.buffer.data, writer.buffer.size), 0);
-    mpk_writer_clear(&writer);
+    pack_and_unpack(f->alerts);
     begin_window(f, decoder_1);
     put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.99, 0.5, 0.5, 0.5});
     judge_window(f);
