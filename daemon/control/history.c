@@ -102,9 +102,8 @@ static void visit_alert(void *data, const struct alert_result *alert)
     }
 }
 
-static void control_history_visit_run(void *data, struct run *run)
+static void control_history_visit_run(struct firing *firing, struct run *run)
 {
-    struct firing *firing = data;
     struct alert_sink sink = {.event = visit_alert, .data = firing};
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
@@ -146,7 +145,9 @@ static void control_history_put_firing(const struct registry *registry, struct f
         }
         firing->older = pass % 2;
         firing->newest = NULL;
-        registry_each(registry, control_history_visit_run, firing);
+        for (struct run *run = NULL; (run = registry_next(registry, run));) {
+            control_history_visit_run(firing, run);
+        }
     }
 }
 

@@ -76,32 +76,19 @@ int method_ping(struct control_request *request)
     return 0;
 }
 
-struct jobs_list {
-    const struct control_request *request;
-    uint32_t count;
-    bool writes; /* else it counts */
-};
-
-static void control_methods_visit_run(void *data, struct run *run)
-{
-    struct jobs_list *list = data;
-    if (!request_lists(list->request, run->job)) {
-        return;
-    }
-    list->count++;
-    if (list->writes) {
-        run_encode(run, list->request->result);
-    }
-}
-
 int method_jobs(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
-    struct jobs_list list = {.request = request};
-    registry_each(registry, control_methods_visit_run, &list);
-    mpk_put_array(request->result, list.count);
-    list.writes = true;
-    registry_each(registry, control_methods_visit_run, &list);
+    uint32_t count = 0;
+    for (const struct run *run = NULL; (run = registry_next(registry, run));) {
+        count += request_lists(request, run->job);
+    }
+    mpk_put_array(request->result, count);
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        if (request_lists(request, run->job)) {
+            run_encode(run, request->result);
+        }
+    }
     return 0;
 }
 

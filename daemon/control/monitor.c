@@ -101,9 +101,8 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
     control_monitor_put_firing(visit);
 }
 
-static void control_monitor_visit_run(void *data, struct run *run)
+static void control_monitor_visit_run(struct jobs_visit *visit, struct run *run)
 {
-    struct jobs_visit *visit = data;
     struct alert_sink sink = {.event = count_alert, .data = visit};
     if (!visit->newest || strcmp(visit->newest->job, run->job) != 0) {
         if (visit->newest) {
@@ -146,7 +145,9 @@ int method_monitor(struct control_request *request)
     method_fleet(request);
     mpk_put_str(request->result, "jobs");
     mpk_put_array(request->result, registry_jobs(registry));
-    registry_each(registry, control_monitor_visit_run, &visit);
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        control_monitor_visit_run(&visit, run);
+    }
     if (visit.newest) {
         control_monitor_put_job(&visit);
     }
