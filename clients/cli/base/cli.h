@@ -144,12 +144,10 @@ int cmd_show(struct cli *cli, int argc, char **argv);
 int cmd_plot(struct cli *cli, int argc, char **argv);
 int cmd_bridge(struct cli *cli, int argc, char **argv);
 /* Their own options, and what --help says in front of and behind them. */
-void options_each(option_visitor *visit, void *data);
+extern const struct option_table analyze_options, show_options, plot_options, bridge_options;
 void options_print_names(FILE *out);
 void options_print_columns(FILE *out);
-void show_options_each(option_visitor *visit, void *data);
 void show_options_print_words(FILE *out);
-void bridge_each_option(option_visitor *visit, void *data);
 
 /* The program of attnctl plot runs this to read maps: argv is FD, then a line of attnctl plot. */
 #define PLOT_MAPS_COMMAND "__maps"
