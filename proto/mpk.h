@@ -75,6 +75,8 @@ struct mpk_writer {
     msgpack_sbuffer buffer; /* buffer.data, buffer.size: what was written */
     msgpack_packer packer;
     bool failed;
+    uint32_t values; /* in the container that is open, without those in others within it */
+    uint64_t owed;   /* that these still lack */
 };
 
 void mpk_writer_init(struct mpk_writer *writer);
@@ -93,6 +95,20 @@ void mpk_put_nil(struct mpk_writer *writer);
 void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len);
 /* NaN and infinities become nil: a number that does not exist is null. */
 void mpk_put_f64(struct mpk_writer *writer, double number);
+
+/* A map or an array whose length is known when it ends: all that is written between opening and
+ * closing is in it. With a key, which may be NULL, it is the value of that. The bytes are those of
+ * mpk_put_map and mpk_put_array. */
+struct mpk_open {
+    size_t before, at; /* in the buffer: where its key begins, and it itself */
+    uint32_t values_before, values;
+    uint64_t owed_before, owed; /* of the container around it, without and with it */
+};
+struct mpk_open mpk_open(struct mpk_writer *writer, const char *key);
+void mpk_close_map(struct mpk_writer *writer, const struct mpk_open *open);
+void mpk_close_array(struct mpk_writer *writer, const struct mpk_open *open);
+/* The same, but one without pairs goes, and its key with it. */
+void mpk_close_map_if_any(struct mpk_writer *writer, const struct mpk_open *open);
 
 /* A key of a map, and its value. */
 void mpk_pair_str(struct mpk_writer *writer, const char *key, const char *text);

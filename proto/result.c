@@ -21,18 +21,19 @@ static void result_put_layers(struct mpk_writer *writer, const struct layer_info
     mpk_put_str(writer, "layers");
     mpk_put_array(writer, count);
     for (uint32_t i = 0; i < count; i++) {
-        mpk_put_map(writer, PART_LAYER_ID_PAIRS + 1 + part_module_count(layers[i].module));
+        struct mpk_open layer = mpk_open(writer, NULL);
+
         part_layer_id(writer, layers[i].id);
         part_module(writer, layers[i].module);
         part_number(writer, "heads", layers[i].heads);
+        mpk_close_map(writer, &layer);
     }
 }
 
 void job_encode(const struct job_result *job, struct mpk_writer *writer)
 {
-    /* besides: state, heard_ns, world, ranks, layers, received, processed, lost, dropped, snapshot
-     */
-    mpk_put_map(writer, PART_COMMON_PAIRS + 10);
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "job", &job->common);
     part_text(writer, "state", job_state_name(job->state));
     part_number(writer, "heard_ns", job->heard_ns);
@@ -44,14 +45,16 @@ void job_encode(const struct job_result *job, struct mpk_writer *writer)
     part_number(writer, "lost", job->lost);
     part_dropped(writer, job->dropped, job->dropped_count);
     part_flag(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }
 
 void log_encode(const struct log_result *log, struct mpk_writer *writer)
 {
-    /* besides: values, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + 2);
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "log", &log->common);
     mpk_put_str(writer, "values");
     named_put(log->values, writer);
     part_flag(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }

@@ -22,13 +22,13 @@ const char *alert_severity_name(enum alert_severity severity)
 /* Nil where the alert is about something larger. */
 static void result_alert_put_place(struct mpk_writer *writer, const struct alert_result *alert)
 {
-    static const char *const keys[PART_LAYER_ID_PAIRS] = {"stack", "layer", "site"};
+    static const char *const keys[] = {"stack", "layer", "site"};
 
     if (alert->has_layer) {
         part_layer_id(writer, alert->layer);
         part_module(writer, alert->module);
     }
-    for (int i = 0; i < PART_LAYER_ID_PAIRS && !alert->has_layer; i++) {
+    for (int i = 0; i < 3 && !alert->has_layer; i++) {
         mpk_put_str(writer, keys[i]);
         mpk_put_nil(writer);
     }
@@ -42,10 +42,8 @@ static void result_alert_put_place(struct mpk_writer *writer, const struct alert
 
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
 {
-    /* besides: rule, severity, state, metric, head, value, bound, since, message, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_ID_PAIRS + 10u + (alert->why != NULL) +
-                            (alert->advice != NULL) +
-                            (alert->has_layer ? part_module_count(alert->module) : 0));
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "alert", &alert->common);
     part_text(writer, "rule", alert->rule);
     part_text(writer, "severity", alert_severity_name(alert->severity));
@@ -66,4 +64,5 @@ void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
         part_text(writer, "advice", alert->advice);
     }
     part_flag(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }

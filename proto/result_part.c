@@ -91,11 +91,6 @@ void part_layer_id(struct mpk_writer *writer, struct layer_id id)
     part_text(writer, "site", site_name(id.site));
 }
 
-uint32_t part_module_count(const char *module)
-{
-    return module ? 1 : 0;
-}
-
 void part_module(struct mpk_writer *writer, const char *module)
 {
     if (module) {
@@ -117,18 +112,13 @@ static void result_part_put_shape(struct mpk_writer *writer, const struct result
     }
 }
 
-uint32_t part_rows_of_count(const struct result_layer *layer)
-{
-    return layer->rows_of > layer->rows ? 1 : 0;
-}
-
 void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer)
 {
     part_text(writer, "tier", message_type_name(layer->tier));
     result_part_put_shape(writer, layer);
     part_flag(writer, "causal", layer->causal);
     part_number(writer, "rows", layer->rows);
-    if (part_rows_of_count(layer) > 0) {
+    if (layer->rows_of > layer->rows) {
         part_number(writer, "rows_of", layer->rows_of);
     }
     part_number(writer, "invalid_rows", layer->invalid_rows);
@@ -162,11 +152,6 @@ static void put_pair_list(struct mpk_writer *writer, const struct pair *pairs, u
         part_number(writer, "key", pairs[i].key);
         part_real(writer, "weight", pairs[i].weight);
     }
-}
-
-uint32_t part_pairs_count(const struct result_pairs *pairs)
-{
-    return (uint32_t)(pairs->pairs != NULL) + (uint32_t)(pairs->head_pairs != NULL);
 }
 
 void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uint32_t heads)

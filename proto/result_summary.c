@@ -53,16 +53,6 @@ static void put_head_stats(struct mpk_writer *writer, const struct result_stat *
     }
 }
 
-static uint32_t count_stats(const struct summary_result *summary, bool spectrum)
-{
-    uint32_t count = 0;
-
-    for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        count += summary->stat[i] && metric_in_spectrum(i) == spectrum;
-    }
-    return count;
-}
-
 static void result_summary_put_stats(struct mpk_writer *writer,
                                      const struct summary_result *summary, bool spectrum)
 {
@@ -78,15 +68,15 @@ static void result_summary_put_stats(struct mpk_writer *writer,
 static void result_summary_put_heads(struct mpk_writer *writer,
                                      const struct summary_result *summary)
 {
-    mpk_put_str(writer, "heads");
-    mpk_put_map(writer, count_stats(summary, false) + (summary->pattern != NULL));
+    struct mpk_open heads = mpk_open(writer, "heads");
+
     result_summary_put_stats(writer, summary, false);
-    if (!summary->pattern) {
-        return;
+    if (summary->pattern) {
+        mpk_put_str(writer, "pattern");
+        mpk_put_map(writer, 1);
+        part_pattern(writer, "last", summary->pattern, summary->heads);
     }
-    mpk_put_str(writer, "pattern");
-    mpk_put_map(writer, 1);
-    part_pattern(writer, "last", summary->pattern, summary->heads);
+    mpk_close_map(writer, &heads);
 }
 
 /* One head's list, as far as any number was seen in it; `field` STAT_FIELDS is the count. */
@@ -126,26 +116,11 @@ static void result_summary_put_vector(struct mpk_writer *writer,
     }
 }
 
-static uint32_t result_summary_count_aggregates(const struct summary_result *summary)
-{
-    uint32_t count = 0;
-
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        count += summary->has_aggregate[a];
-    }
-    return count;
-}
-
 static void result_summary_put_aggregates(struct mpk_writer *writer,
                                           const struct summary_result *summary)
 {
-    uint32_t count = result_summary_count_aggregates(summary);
+    struct mpk_open aggregates = mpk_open(writer, "aggregate");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "aggregate");
-    mpk_put_map(writer, count);
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         if (!summary->has_aggregate[a]) {
             continue;
@@ -157,34 +132,21 @@ static void result_summary_put_aggregates(struct mpk_writer *writer,
             put_stat(writer, &summary->aggregate[a][s]);
         }
     }
-}
-
-static uint32_t result_summary_count_spectrum(const struct summary_result *summary)
-{
-    uint32_t count = count_stats(summary, true);
-
-    for (unsigned v = 0; v < VECTOR_COUNT; v++) {
-        count += summary->vector[v] != NULL;
-    }
-    return count;
+    mpk_close_map_if_any(writer, &aggregates);
 }
 
 static void result_summary_put_spectrum(struct mpk_writer *writer,
                                         const struct summary_result *summary)
 {
-    uint32_t count = result_summary_count_spectrum(summary);
+    struct mpk_open spectrum = mpk_open(writer, "spectrum");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "spectrum");
-    mpk_put_map(writer, count);
     result_summary_put_stats(writer, summary, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         if (summary->vector[v]) {
             result_summary_put_vector(writer, summary, (enum vector)v);
         }
     }
+    mpk_close_map_if_any(writer, &spectrum);
 }
 
 /* The differences from the baseline, and the time since when they exist. */
@@ -199,16 +161,6 @@ static const struct {
     {"change", offsetof(struct result_drift, change), false},
 };
 enum { DRIFT_FIELDS = sizeof drift_fields / sizeof drift_fields[0], DRIFT_OF_ROWS = 1 };
-
-static uint32_t count_drift(const struct summary_result *summary)
-{
-    uint32_t count = 0;
-
-    for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        count += summary->drift[i] != NULL;
-    }
-    return count;
-}
 
 static void result_summary_put_metric_drift(struct mpk_writer *writer,
                                             const struct result_drift *drift, uint32_t heads,
@@ -231,13 +183,8 @@ static void result_summary_put_metric_drift(struct mpk_writer *writer,
 static void result_summary_put_drift(struct mpk_writer *writer,
                                      const struct summary_result *summary)
 {
-    uint32_t count = count_drift(summary);
+    struct mpk_open drift = mpk_open(writer, "drift");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "drift");
-    mpk_put_map(writer, count);
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
         if (!summary->drift[i]) {
             continue;
@@ -246,12 +193,7 @@ static void result_summary_put_drift(struct mpk_writer *writer,
         result_summary_put_metric_drift(writer, summary->drift[i], summary->heads,
                                         metric_info[i].kind == METRIC_KIND_ROW);
     }
-}
-
-/* No histogram is exact. */
-static bool has_quantile_error(const struct summary_result *summary)
-{
-    return summary->quantile_error > 0;
+    mpk_close_map_if_any(writer, &drift);
 }
 
 static void result_summary_put_window(struct mpk_writer *writer, const struct result_window *window)
@@ -272,30 +214,20 @@ static void result_summary_put_newest(struct mpk_writer *writer,
 {
     part_pairs(writer, &summary->pairs, summary->heads);
     if (summary->similarity.cosine) {
-        mpk_put_str(writer, "similarity");
-        mpk_put_map(writer, PART_SIMILARITY_PAIRS);
+        struct mpk_open similarity = mpk_open(writer, "similarity");
+
         part_similarity(writer, &summary->similarity, summary->heads);
+        mpk_close_map(writer, &similarity);
     }
     if (summary->weights) {
         part_weights(writer, summary->weights);
     }
 }
 
-static uint32_t count_pairs(const struct summary_result *summary)
-{
-    /* always: window, ranks, messages, lost, dropped, heads, snapshot */
-    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + part_module_count(summary->layer.module) +
-           part_rows_of_count(&summary->layer) + 7 + (summary->track > 0) +
-           (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
-           (uint32_t)has_quantile_error(summary) + (result_summary_count_aggregates(summary) > 0) +
-           (result_summary_count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
-           (summary->nodes ? 3 : 0) + part_pairs_count(&summary->pairs) +
-           (summary->similarity.cosine != NULL) + (summary->weights != NULL);
-}
-
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, count_pairs(summary));
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "summary", &summary->common);
     part_layer(writer, &summary->layer);
     result_summary_put_window(writer, &summary->window);
@@ -307,7 +239,7 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     part_number(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
     result_summary_put_heads(writer, summary);
-    if (has_quantile_error(summary)) {
+    if (summary->quantile_error > 0) { /* no histogram is exact */
         part_real(writer, "quantile_error", summary->quantile_error);
     }
     if (summary->stat[METRIC_LOCAL_MASS]) {
@@ -333,4 +265,5 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
         }
     }
     part_flag(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }

@@ -67,23 +67,10 @@ static void result_weights_put_projection(struct mpk_writer *writer, const char 
     part_real(writer, "head_correlation_mean", projection->correlation_mean);
 }
 
-static uint32_t count_matrices(const struct weights_result *weights)
-{
-    uint32_t count = 0;
-
-    for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
-        count += weights->projection[p].present;
-    }
-    for (unsigned c = 0; c < CIRCUIT_COUNT; c++) {
-        count += weights->circuit[c] != NULL;
-    }
-    return count;
-}
-
 void part_weights(struct mpk_writer *writer, const struct weights_result *weights)
 {
-    mpk_put_str(writer, "weights");
-    mpk_put_map(writer, count_matrices(weights));
+    struct mpk_open map = mpk_open(writer, "weights");
+
     for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
         if (weights->projection[p].present) {
             result_weights_put_projection(writer, projection_name[p], &weights->projection[p]);
@@ -97,4 +84,5 @@ void part_weights(struct mpk_writer *writer, const struct weights_result *weight
         mpk_put_map(writer, 1);
         result_weights_put_heads(writer, weights->circuit[c], weights->heads);
     }
+    mpk_close_map(writer, &map);
 }

@@ -73,10 +73,6 @@ static void drift_pack_put_metric(struct mpk_writer *writer, const struct drift 
 
 int drift_pack(const struct drift *drift, struct mpk_writer *writer)
 {
-    uint32_t metrics = 0;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        metrics += drift->cell[m] != NULL;
-    }
     mpk_put_map(writer, 5);
     mpk_pair_u64(writer, "heads", drift->heads);
     mpk_pair_u64(writer, "windows", drift->windows);
@@ -87,13 +83,13 @@ int drift_pack(const struct drift *drift, struct mpk_writer *writer)
     } else {
         mpk_put_nil(writer);
     }
-    mpk_put_str(writer, "metrics");
-    mpk_put_map(writer, metrics);
+    struct mpk_open metrics = mpk_open(writer, "metrics");
     for (int m = 0; m < METRIC_COUNT; m++) {
         if (drift->cell[m]) {
             drift_pack_put_metric(writer, drift, m);
         }
     }
+    mpk_close_map(writer, &metrics);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 

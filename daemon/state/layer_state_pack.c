@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEYS 27
-
 static void put_position(const struct position *position, struct mpk_writer *writer)
 {
     if (!position_exists(position)) {
@@ -49,19 +47,15 @@ static void layer_state_pack_put_counts(const struct layer_state *state, struct 
 
 static void layer_state_pack_put_tally(const struct tally *tally, struct mpk_writer *writer)
 {
-    uint32_t kinds = 0;
-    for (int i = 0; i < ERR_COUNT; i++) {
-        kinds += tally->dropped[i] > 0;
-    }
     mpk_pair_u64(writer, "lost", tally->lost);
     mpk_pair_u64(writer, "source", tally->source);
-    mpk_put_str(writer, "dropped");
-    mpk_put_map(writer, kinds);
+    struct mpk_open dropped = mpk_open(writer, "dropped");
     for (int i = 0; i < ERR_COUNT; i++) {
         if (tally->dropped[i]) {
             mpk_pair_u64(writer, err_slug(ERR_BASE - i), tally->dropped[i]);
         }
     }
+    mpk_close_map(writer, &dropped);
 }
 
 static void put_detail(const struct layer_state *state, struct mpk_writer *writer)
@@ -163,9 +157,7 @@ static void layer_state_pack_put_invalid(const struct layer_state *state, struct
 
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
-    bool invalid = state->invalid_rows > 0, by_rank = state->rank_entropy.count > 0;
-    bool sampled = state->rows_of > state->rows;
-    mpk_put_map(writer, KEYS + (uint32_t)invalid + (uint32_t)by_rank + (uint32_t)sampled);
+    struct mpk_open map = mpk_open(writer, NULL);
     mpk_pair_u64(writer, "v", LAYER_STATE_VERSION);
     mpk_pair_u64(writer, "buckets", state->buckets);
     layer_state_pack_put_newest(state, writer);
@@ -174,15 +166,16 @@ int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
     put_detail(state, writer);
     put_names(state, writer);
     layer_state_pack_put_heads(state, writer);
-    if (invalid) {
+    if (state->invalid_rows > 0) {
         layer_state_pack_put_invalid(state, writer);
     }
-    if (sampled) {
+    if (state->rows_of > state->rows) {
         mpk_pair_u64(writer, "rows_of", state->rows_of);
     }
-    if (by_rank) {
+    if (state->rank_entropy.count > 0) {
         mpk_put_str(writer, "rank_entropy");
         rank_entropy_pack(&state->rank_entropy, writer);
     }
+    mpk_close_map(writer, &map);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
