@@ -490,7 +490,7 @@ static void close_container(struct mpk_writer *writer, const struct mpk_open *op
     static const char room[4] = {0};
     size_t size = writer->buffer.size, more = length < 16 ? 0 : length <= UINT16_MAX ? 2 : 4;
 
-    assert(writer->owed == 0);
+    assert(writer->owed == 0 || writer->failed);
     write_bytes(writer, room, more);
     if (!writer->failed) {
         uint8_t *at = (uint8_t *)writer->buffer.data + open->at;
@@ -507,7 +507,7 @@ static void close_container(struct mpk_writer *writer, const struct mpk_open *op
 
 void mpk_close_map(struct mpk_writer *writer, const struct mpk_open *open)
 {
-    assert(writer->values % 2 == 0);
+    assert(writer->values % 2 == 0 || writer->failed);
     close_container(writer, open, writer->values / 2, 0x80, 0xde);
 }
 

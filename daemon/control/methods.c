@@ -79,16 +79,13 @@ int method_ping(struct control_request *request)
 int method_jobs(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
-    uint32_t count = 0;
-    for (const struct run *run = NULL; (run = registry_next(registry, run));) {
-        count += request_lists(request, run->job);
-    }
-    mpk_put_array(request->result, count);
+    struct mpk_open jobs = mpk_open(request->result, NULL);
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
         if (request_lists(request, run->job)) {
             run_encode(run, request->result);
         }
     }
+    mpk_close_array(request->result, &jobs);
     return 0;
 }
 
@@ -100,19 +97,14 @@ void put_number(struct mpk_writer *result, const char *key, uint64_t number)
 /* Ingest may count on meanwhile: each counter is read once. */
 static void control_methods_put_dropped(struct mpk_writer *result, struct stats *stats)
 {
-    uint64_t counts[ERR_COUNT];
-    uint32_t reasons = 0;
+    struct mpk_open dropped = mpk_open(result, "dropped");
     for (int i = 0; i < ERR_COUNT; i++) {
-        counts[i] = stats_dropped(stats, i);
-        reasons += counts[i] > 0;
-    }
-    mpk_put_str(result, "dropped");
-    mpk_put_map(result, reasons);
-    for (int i = 0; i < ERR_COUNT; i++) {
-        if (counts[i] > 0) {
-            put_number(result, err_slug(ERR_BASE - i), counts[i]);
+        uint64_t count = stats_dropped(stats, i);
+        if (count > 0) {
+            put_number(result, err_slug(ERR_BASE - i), count);
         }
     }
+    mpk_close_map(result, &dropped);
 }
 
 static void put_pool(struct mpk_writer *result, struct pool *pool)
@@ -189,9 +181,8 @@ int method_fleet(struct control_request *request)
 
 /* The keys of plans, or those of all else. */
 struct key_visit {
-    struct mpk_writer *result; /* NULL: only counts */
+    struct mpk_writer *result;
     bool plans;
-    uint32_t count;
 };
 
 static void control_methods_visit_key(void *data, const char *section, const char *name,
@@ -203,25 +194,16 @@ static void control_methods_visit_key(void *data, const char *section, const cha
     if (config_is_plan_key(section, name) != visit->plans) {
         return;
     }
-    visit->count++;
-    if (!visit->result) {
-        return;
-    }
     snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", name);
     mpk_pair_str(visit->result, key, config_public(section, name, value, public));
 }
 
-static uint32_t control_methods_each_key(const struct control_view *view, struct mpk_writer *result)
-{
-    struct key_visit others = {.result = result}, plans = {.result = result, .plans = true};
-    config_each(view->config, control_methods_visit_key, &others);
-    config_each(view->plan_config, control_methods_visit_key, &plans);
-    return others.count + plans.count;
-}
-
 int method_config(struct control_request *request)
 {
-    mpk_put_map(request->result, control_methods_each_key(request->view, NULL));
-    control_methods_each_key(request->view, request->result);
+    struct key_visit others = {request->result, false}, plans = {request->result, true};
+    struct mpk_open keys = mpk_open(request->result, NULL);
+    config_each(request->view->config, control_methods_visit_key, &others);
+    config_each(request->view->plan_config, control_methods_visit_key, &plans);
+    mpk_close_map(request->result, &keys);
     return 0;
 }

@@ -235,7 +235,7 @@ static void history_ranks_put(struct query *query, const struct ranks_window *wi
                               const struct ranks_found *found, const struct odd_rank *ranks,
                               uint32_t count)
 {
-    uint32_t heads = found->heads, most = RANKS_CELLS_MAX / (heads ? heads : 1), odd = 0;
+    uint32_t heads = found->heads, most = RANKS_CELLS_MAX / (heads ? heads : 1);
     uint32_t listed = count < most ? count : most;
     mpk_put_map(query->result, put_layer_count(&window->layer) + 16);
     put_run(query, &window->run);
@@ -254,16 +254,13 @@ static void history_ranks_put(struct query *query, const struct ranks_window *wi
     for (uint32_t i = 0; i < listed; i++) {
         history_ranks_put_one(query, &ranks[i], found->node[ranks[i].node].name, heads);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        odd += ranks[i].odd;
-    }
-    mpk_put_str(query->result, "odd");
-    mpk_put_array(query->result, odd);
+    struct mpk_open odd = mpk_open(query->result, "odd");
     for (uint32_t i = 0; i < count; i++) {
         if (ranks[i].odd) {
             mpk_put_u64(query->result, ranks[i].means->rank);
         }
     }
+    mpk_close_array(query->result, &odd);
     mpk_pair_bool(query->result, "more", listed < count);
 }
 

@@ -292,17 +292,13 @@ static void put_ranks(struct mpk_writer *writer, const struct window *window)
 
 static void put_cut_parts(struct mpk_writer *writer, const struct window *window)
 {
-    uint32_t count = 0;
-    for (const struct window_part *part = window->closed; part; part = part->next) {
-        count += part->cut;
-    }
-    mpk_put_str(writer, "cut");
-    mpk_put_array(writer, count);
+    struct mpk_open cut = mpk_open(writer, "cut");
     for (const struct window_part *part = window->closed; part; part = part->next) {
         if (part->cut) {
             mpk_put_u64(writer, part->index);
         }
     }
+    mpk_close_array(writer, &cut);
 }
 
 static void checkpoint_put_track(struct mpk_writer *writer, const struct track *track)
