@@ -25,7 +25,7 @@ static void result_put_layers(struct mpk_writer *writer, const struct layer_info
 
         part_layer_id(writer, layers[i].id);
         part_module(writer, layers[i].module);
-        part_number(writer, "heads", layers[i].heads);
+        mpk_pair_u64(writer, "heads", layers[i].heads);
         mpk_close_map(writer, &layer);
     }
 }
@@ -35,16 +35,16 @@ void job_encode(const struct job_result *job, struct mpk_writer *writer)
     struct mpk_open map = mpk_open(writer, NULL);
 
     part_common(writer, "job", &job->common);
-    part_text(writer, "state", job_state_name(job->state));
-    part_number(writer, "heard_ns", job->heard_ns);
-    part_number(writer, "world", job->world);
-    part_number(writer, "ranks", job->ranks);
+    mpk_pair_str(writer, "state", job_state_name(job->state));
+    mpk_pair_u64(writer, "heard_ns", job->heard_ns);
+    mpk_pair_u64(writer, "world", job->world);
+    mpk_pair_u64(writer, "ranks", job->ranks);
     result_put_layers(writer, job->layers, job->layer_count);
-    part_number(writer, "received", job->received);
-    part_number(writer, "processed", job->processed);
-    part_number(writer, "lost", job->lost);
+    mpk_pair_u64(writer, "received", job->received);
+    mpk_pair_u64(writer, "processed", job->processed);
+    mpk_pair_u64(writer, "lost", job->lost);
     part_dropped(writer, job->dropped, job->dropped_count);
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
     mpk_close_map(writer, &map);
 }
 
@@ -55,6 +55,6 @@ void log_encode(const struct log_result *log, struct mpk_writer *writer)
     part_common(writer, "log", &log->common);
     mpk_put_str(writer, "values");
     named_put(log->values, writer);
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
     mpk_close_map(writer, &map);
 }

@@ -45,24 +45,24 @@ void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
     struct mpk_open map = mpk_open(writer, NULL);
 
     part_common(writer, "alert", &alert->common);
-    part_text(writer, "rule", alert->rule);
-    part_text(writer, "severity", alert_severity_name(alert->severity));
-    part_text(writer, "state", alert_state_name(alert->state));
-    part_text(writer, "metric", alert->metric);
+    mpk_pair_str(writer, "rule", alert->rule);
+    mpk_pair_str(writer, "severity", alert_severity_name(alert->severity));
+    mpk_pair_str(writer, "state", alert_state_name(alert->state));
+    mpk_pair_str(writer, "metric", alert->metric);
     result_alert_put_place(writer, alert);
-    part_real(writer, "value", alert->value);
-    part_real(writer, "bound", alert->bound);
+    mpk_pair_f64(writer, "value", alert->value);
+    mpk_pair_f64(writer, "bound", alert->bound);
     mpk_put_str(writer, "since");
     mpk_put_map(writer, 2);
-    part_number(writer, "epoch", alert->since_epoch);
-    part_number(writer, "step", alert->since_step);
-    part_text(writer, "message", alert->message);
+    mpk_pair_u64(writer, "epoch", alert->since_epoch);
+    mpk_pair_u64(writer, "step", alert->since_step);
+    mpk_pair_str(writer, "message", alert->message);
     if (alert->why) {
-        part_text(writer, "why", alert->why);
+        mpk_pair_str(writer, "why", alert->why);
     }
     if (alert->advice) {
-        part_text(writer, "advice", alert->advice);
+        mpk_pair_str(writer, "advice", alert->advice);
     }
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
     mpk_close_map(writer, &map);
 }

@@ -6,11 +6,6 @@
 
 #include "proto/result.h"
 
-/* One key and its value. */
-void part_text(struct mpk_writer *writer, const char *key, const char *text);
-void part_number(struct mpk_writer *writer, const char *key, uint64_t number);
-void part_flag(struct mpk_writer *writer, const char *key, bool flag);
-void part_real(struct mpk_writer *writer, const char *key, double number);
 /* A list of numbers, and a list of `rows` lists. */
 void part_list(struct mpk_writer *writer, const char *key, const double *list, uint32_t length);
 void part_matrix(struct mpk_writer *writer, const char *key, const double *matrix, uint32_t rows,

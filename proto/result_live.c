@@ -35,7 +35,7 @@ static void result_live_put_aggregates(struct mpk_writer *writer,
         mpk_put_str(writer, aggregate_name[a]);
         mpk_put_map(writer, MAP_STAT_COUNT);
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
-            part_real(writer, map_stat_name[s], numbers->aggregate[a][s]);
+            mpk_pair_f64(writer, map_stat_name[s], numbers->aggregate[a][s]);
         }
     }
     mpk_close_map_if_any(writer, &aggregates);
@@ -69,10 +69,10 @@ static void result_live_put_numbers(struct mpk_writer *writer, const struct laye
 {
     result_live_put_heads(writer, numbers);
     if (numbers->value[METRIC_LOCAL_MASS]) {
-        part_number(writer, "local_window", numbers->local_window);
+        mpk_pair_u64(writer, "local_window", numbers->local_window);
     }
     if (numbers->value[METRIC_FIRST_TOKEN]) { /* the rate is about it */
-        part_real(writer, "sink_rate", numbers->sink_rate);
+        mpk_pair_f64(writer, "sink_rate", numbers->sink_rate);
     }
     result_live_put_aggregates(writer, numbers);
     result_live_put_spectrum(writer, numbers);
@@ -86,7 +86,7 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
 
     part_common(writer, "live", &live->common);
     part_layer(writer, &live->layer);
-    part_number(writer, "rank", live->rank);
+    mpk_pair_u64(writer, "rank", live->rank);
     result_live_put_numbers(writer, numbers);
     if (numbers->similarity.cosine) {
         struct mpk_open similarity = mpk_open(writer, "similarity");
@@ -97,7 +97,7 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
     if (numbers->weights) {
         part_weights(writer, numbers->weights);
     }
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
     mpk_close_map(writer, &map);
 }
 

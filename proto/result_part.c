@@ -3,26 +3,6 @@
 
 #include <math.h>
 
-void part_text(struct mpk_writer *writer, const char *key, const char *text)
-{
-    mpk_pair_str(writer, key, text);
-}
-
-void part_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_pair_u64(writer, key, number);
-}
-
-void part_flag(struct mpk_writer *writer, const char *key, bool flag)
-{
-    mpk_pair_bool(writer, key, flag);
-}
-
-void part_real(struct mpk_writer *writer, const char *key, double number)
-{
-    mpk_pair_f64(writer, key, number);
-}
-
 static void result_part_put_reals(struct mpk_writer *writer, const double *list, uint32_t length)
 {
     mpk_put_array(writer, length);
@@ -75,26 +55,26 @@ void part_common(struct mpk_writer *writer, const char *kind, const struct resul
     char run[2 * RUN_BYTES + 1];
 
     run_hex(common->run, run);
-    part_number(writer, "v", PROTO_VERSION);
-    part_text(writer, "kind", kind);
-    part_text(writer, "job", common->job);
-    part_text(writer, "run", run);
-    part_number(writer, "epoch", common->epoch);
-    part_number(writer, "step", common->step);
-    part_number(writer, "time_ns", common->time_ns);
+    mpk_pair_u64(writer, "v", PROTO_VERSION);
+    mpk_pair_str(writer, "kind", kind);
+    mpk_pair_str(writer, "job", common->job);
+    mpk_pair_str(writer, "run", run);
+    mpk_pair_u64(writer, "epoch", common->epoch);
+    mpk_pair_u64(writer, "step", common->step);
+    mpk_pair_u64(writer, "time_ns", common->time_ns);
 }
 
 void part_layer_id(struct mpk_writer *writer, struct layer_id id)
 {
-    part_text(writer, "stack", stack_name(id.stack));
-    part_number(writer, "layer", id.layer);
-    part_text(writer, "site", site_name(id.site));
+    mpk_pair_str(writer, "stack", stack_name(id.stack));
+    mpk_pair_u64(writer, "layer", id.layer);
+    mpk_pair_str(writer, "site", site_name(id.site));
 }
 
 void part_module(struct mpk_writer *writer, const char *module)
 {
     if (module) {
-        part_text(writer, "module", module);
+        mpk_pair_str(writer, "module", module);
     }
 }
 
@@ -114,15 +94,15 @@ static void result_part_put_shape(struct mpk_writer *writer, const struct result
 
 void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer)
 {
-    part_text(writer, "tier", message_type_name(layer->tier));
+    mpk_pair_str(writer, "tier", message_type_name(layer->tier));
     result_part_put_shape(writer, layer);
-    part_flag(writer, "causal", layer->causal);
-    part_number(writer, "rows", layer->rows);
+    mpk_pair_bool(writer, "causal", layer->causal);
+    mpk_pair_u64(writer, "rows", layer->rows);
     if (layer->rows_of > layer->rows) {
-        part_number(writer, "rows_of", layer->rows_of);
+        mpk_pair_u64(writer, "rows_of", layer->rows_of);
     }
-    part_number(writer, "invalid_rows", layer->invalid_rows);
-    part_real(writer, "row_sum_error", layer->row_sum_error);
+    mpk_pair_u64(writer, "invalid_rows", layer->invalid_rows);
+    mpk_pair_f64(writer, "row_sum_error", layer->row_sum_error);
 }
 
 void part_layer(struct mpk_writer *writer, const struct result_layer *layer)
@@ -137,7 +117,7 @@ void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped,
     mpk_put_str(writer, "dropped");
     mpk_put_map(writer, count);
     for (uint32_t i = 0; i < count; i++) {
-        part_number(writer, dropped[i].reason, dropped[i].count);
+        mpk_pair_u64(writer, dropped[i].reason, dropped[i].count);
     }
 }
 
@@ -148,9 +128,9 @@ static void put_pair_list(struct mpk_writer *writer, const struct pair *pairs, u
     mpk_put_array(writer, count);
     for (uint32_t i = 0; i < count; i++) {
         mpk_put_map(writer, 3);
-        part_number(writer, "query", pairs[i].query);
-        part_number(writer, "key", pairs[i].key);
-        part_real(writer, "weight", pairs[i].weight);
+        mpk_pair_u64(writer, "query", pairs[i].query);
+        mpk_pair_u64(writer, "key", pairs[i].key);
+        mpk_pair_f64(writer, "weight", pairs[i].weight);
     }
 }
 
@@ -182,7 +162,7 @@ static void put_redundant(struct mpk_writer *writer, const struct redundant_pair
         mpk_put_array(writer, 2);
         mpk_put_u64(writer, pairs[i].g);
         mpk_put_u64(writer, pairs[i].h);
-        part_real(writer, "js", pairs[i].js);
+        mpk_pair_f64(writer, "js", pairs[i].js);
     }
 }
 
@@ -192,7 +172,7 @@ void part_similarity(struct mpk_writer *writer, const struct result_similarity *
     part_matrix(writer, "head_similarity", similarity->cosine, heads, heads);
     part_matrix(writer, "head_js", similarity->js, heads, heads);
     put_redundant(writer, similarity->redundant, similarity->redundant_count);
-    part_number(writer, "redundant_total", similarity->redundant_total);
+    mpk_pair_u64(writer, "redundant_total", similarity->redundant_total);
 }
 
 void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern *pattern,

@@ -29,9 +29,9 @@ static void put_stat(struct mpk_writer *writer, const struct result_stat *stat)
 {
     mpk_put_map(writer, STAT_FIELDS + 1);
     for (unsigned f = 0; f < STAT_FIELDS; f++) {
-        part_real(writer, stat_fields[f].name, stat_field(stat, f));
+        mpk_pair_f64(writer, stat_fields[f].name, stat_field(stat, f));
     }
-    part_number(writer, "count", stat->count);
+    mpk_pair_u64(writer, "count", stat->count);
 }
 
 /* One array over the heads per statistic. */
@@ -200,12 +200,12 @@ static void result_summary_put_window(struct mpk_writer *writer, const struct re
 {
     mpk_put_str(writer, "window");
     mpk_put_map(writer, 6);
-    part_text(writer, "unit", window_unit_name(window->unit));
-    part_number(writer, "first", window->first);
-    part_number(writer, "last", window->last);
-    part_number(writer, "length", window->length);
-    part_number(writer, "every", window->every);
-    part_flag(writer, "partial", window->partial);
+    mpk_pair_str(writer, "unit", window_unit_name(window->unit));
+    mpk_pair_u64(writer, "first", window->first);
+    mpk_pair_u64(writer, "last", window->last);
+    mpk_pair_u64(writer, "length", window->length);
+    mpk_pair_u64(writer, "every", window->every);
+    mpk_pair_bool(writer, "partial", window->partial);
 }
 
 /* Numbers without statistics are the newest message's own. */
@@ -232,18 +232,18 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     part_layer(writer, &summary->layer);
     result_summary_put_window(writer, &summary->window);
     if (summary->track > 0) {
-        part_number(writer, "track", summary->track);
+        mpk_pair_u64(writer, "track", summary->track);
     }
-    part_number(writer, "ranks", summary->ranks);
-    part_number(writer, "messages", summary->messages);
-    part_number(writer, "lost", summary->lost);
+    mpk_pair_u64(writer, "ranks", summary->ranks);
+    mpk_pair_u64(writer, "messages", summary->messages);
+    mpk_pair_u64(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
     result_summary_put_heads(writer, summary);
     if (summary->quantile_error > 0) { /* no histogram is exact */
-        part_real(writer, "quantile_error", summary->quantile_error);
+        mpk_pair_f64(writer, "quantile_error", summary->quantile_error);
     }
     if (summary->stat[METRIC_LOCAL_MASS]) {
-        part_number(writer, "local_window", summary->local_window);
+        mpk_pair_u64(writer, "local_window", summary->local_window);
     }
     if (summary->sink_rate) {
         mpk_put_str(writer, "sink_rate");
@@ -254,16 +254,16 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     result_summary_put_drift(writer, summary);
     result_summary_put_newest(writer, summary);
     if (summary->nodes) {
-        part_number(writer, "nodes", summary->nodes);
-        part_number(writer, "revision", summary->revision);
+        mpk_pair_u64(writer, "nodes", summary->nodes);
+        mpk_pair_u64(writer, "revision", summary->revision);
         mpk_put_str(writer, "missing");
         mpk_put_array(writer, summary->missing_count);
         for (uint32_t i = 0; i < summary->missing_count; i++) {
             mpk_put_map(writer, 2);
-            part_text(writer, "node", summary->missing[i].name);
-            part_text(writer, "reason", summary->missing[i].reason);
+            mpk_pair_str(writer, "node", summary->missing[i].name);
+            mpk_pair_str(writer, "reason", summary->missing[i].reason);
         }
     }
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
     mpk_close_map(writer, &map);
 }

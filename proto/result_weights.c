@@ -27,12 +27,12 @@ static void put_whole(struct mpk_writer *writer, const struct projection_result 
     mpk_put_str(writer, "whole");
     mpk_put_map(writer, FIELDS + 3);
     for (unsigned f = 0; f < FIELDS; f++) {
-        part_real(writer, fields[f].name, field_of(&projection->whole, f));
+        mpk_pair_f64(writer, fields[f].name, field_of(&projection->whole, f));
     }
     mpk_put_str(writer, "singular_values");
     part_vector_row(writer, VECTOR_SINGULAR_VALUES, projection->whole.singular_values);
-    part_real(writer, "eigenvalue_min", projection->eigenvalue_min);
-    part_real(writer, "eigenvalue_max", projection->eigenvalue_max);
+    mpk_pair_f64(writer, "eigenvalue_min", projection->eigenvalue_min);
+    mpk_pair_f64(writer, "eigenvalue_max", projection->eigenvalue_max);
 }
 
 /* One list over the heads per number. */
@@ -64,7 +64,7 @@ static void result_weights_put_projection(struct mpk_writer *writer, const char 
     result_weights_put_heads(writer, projection->head, projection->heads);
     part_matrix(writer, "head_correlation", projection->correlation, projection->heads,
                 projection->heads);
-    part_real(writer, "head_correlation_mean", projection->correlation_mean);
+    mpk_pair_f64(writer, "head_correlation_mean", projection->correlation_mean);
 }
 
 void part_weights(struct mpk_writer *writer, const struct weights_result *weights)

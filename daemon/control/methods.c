@@ -70,9 +70,9 @@ int method_ping(struct control_request *request)
     mpk_put_map(request->result, 5);
     mpk_pair_str(request->result, "version", ATTND_VERSION);
     mpk_pair_f64(request->result, "uptime_s", uptime_s(request->view));
-    put_string(request->result, "directory", request->view->config->directory);
-    put_string(request->result, "ingest", request->view->config->ingest_endpoint.text);
-    put_number(request->result, "time_ns", clock_wall_ns());
+    mpk_pair_str(request->result, "directory", request->view->config->directory);
+    mpk_pair_str(request->result, "ingest", request->view->config->ingest_endpoint.text);
+    mpk_pair_u64(request->result, "time_ns", clock_wall_ns());
     return 0;
 }
 
@@ -89,11 +89,6 @@ int method_jobs(struct control_request *request)
     return 0;
 }
 
-void put_number(struct mpk_writer *result, const char *key, uint64_t number)
-{
-    mpk_pair_u64(result, key, number);
-}
-
 /* Ingest may count on meanwhile: each counter is read once. */
 static void control_methods_put_dropped(struct mpk_writer *result, struct stats *stats)
 {
@@ -101,7 +96,7 @@ static void control_methods_put_dropped(struct mpk_writer *result, struct stats 
     for (int i = 0; i < ERR_COUNT; i++) {
         uint64_t count = stats_dropped(stats, i);
         if (count > 0) {
-            put_number(result, err_slug(ERR_BASE - i), count);
+            mpk_pair_u64(result, err_slug(ERR_BASE - i), count);
         }
     }
     mpk_close_map(result, &dropped);
@@ -112,12 +107,12 @@ static void put_pool(struct mpk_writer *result, struct pool *pool)
     struct pool_stats stats = pool_stats(pool);
     mpk_put_str(result, "pool");
     mpk_put_map(result, 6);
-    put_number(result, "threads", stats.threads);
-    put_number(result, "submitted", stats.submitted);
-    put_number(result, "completed", stats.completed);
-    put_number(result, "rejected", stats.rejected);
-    put_number(result, "queued", stats.queued);
-    put_number(result, "queued_max", stats.queued_max);
+    mpk_pair_u64(result, "threads", stats.threads);
+    mpk_pair_u64(result, "submitted", stats.submitted);
+    mpk_pair_u64(result, "completed", stats.completed);
+    mpk_pair_u64(result, "rejected", stats.rejected);
+    mpk_pair_u64(result, "queued", stats.queued);
+    mpk_pair_u64(result, "queued_max", stats.queued_max);
 }
 
 /* Bytes of the file and of what waits beside it to get in; 0 when there is none. */
@@ -134,11 +129,6 @@ static uint64_t history_size(const char *path)
     return size;
 }
 
-void put_string(struct mpk_writer *result, const char *key, const char *text)
-{
-    mpk_pair_str(result, key, text);
-}
-
 static void put_history(struct mpk_writer *result, struct store *store)
 {
     const char *reason = "", *path = store_path(store, &reason);
@@ -147,8 +137,8 @@ static void put_history(struct mpk_writer *result, struct store *store)
     mpk_pair_str(result, "path", path);
     mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
     mpk_pair_str(result, "damaged", store_damage(store));
-    put_number(result, "size", path ? history_size(path) : 0);
-    put_number(result, "waiting", store_waiting(store));
+    mpk_pair_u64(result, "size", path ? history_size(path) : 0);
+    mpk_pair_u64(result, "waiting", store_waiting(store));
 }
 
 int method_stats(struct control_request *request)
@@ -158,14 +148,14 @@ int method_stats(struct control_request *request)
     mpk_put_map(result, COUNT_COUNT + 9);
     mpk_pair_f64(result, "uptime_s", uptime_s(view));
     for (int i = 0; i < COUNT_COUNT; i++) {
-        put_number(result, counter_name[i],
-                   i == COUNT_LOST ? stats_lost(view->stats)
-                                   : stats_get(view->stats, (enum counter)i));
+        mpk_pair_u64(result, counter_name[i],
+                     i == COUNT_LOST ? stats_lost(view->stats)
+                                     : stats_get(view->stats, (enum counter)i));
     }
-    put_number(result, "in_flight", view->messages_in_flight(view->data));
-    put_number(result, "in_flight_bytes", view->bytes_in_flight(view->data));
-    put_number(result, "budget_bytes", view->config->ingest_budget);
-    put_number(result, "jobs", registry_jobs(view->registry));
+    mpk_pair_u64(result, "in_flight", view->messages_in_flight(view->data));
+    mpk_pair_u64(result, "in_flight_bytes", view->bytes_in_flight(view->data));
+    mpk_pair_u64(result, "budget_bytes", view->config->ingest_budget);
+    mpk_pair_u64(result, "jobs", registry_jobs(view->registry));
     mpk_pair_bool(result, "config_refused", atomic_load(&view->stats->config_refused));
     control_methods_put_dropped(result, view->stats);
     put_pool(result, view->pool);

@@ -58,9 +58,9 @@ static int verdict_put(struct verdict_answer *answer)
     }
     run_hex(run->id, hex);
     mpk_put_map(result, 8);
-    put_string(result, "job", run->job);
-    put_string(result, "run", hex);
-    put_string(result, "state", job_state_name(run->state));
+    mpk_pair_str(result, "job", run->job);
+    mpk_pair_str(result, "run", hex);
+    mpk_pair_str(result, "state", job_state_name(run->state));
     verdict_put_number(result, "epoch", any, epoch);
     verdict_put_number(result, "step", any, step);
     struct mpk_open alerts = mpk_open(result, "alerts");
@@ -71,7 +71,7 @@ static int verdict_put(struct verdict_answer *answer)
     mpk_pair_bool(result, "more", answer->count > answer->limit);
     mpk_put_str(result, "checks");
     mpk_put_map(result, 2);
-    put_number(result, "judged", judged);
+    mpk_pair_u64(result, "judged", judged);
     mpk_put_str(result, "unjudged");
     mpk_put_array(result, answer->unjudged_count);
     mpk_put_raw(result, answer->unjudged.buffer.data, answer->unjudged.buffer.size);

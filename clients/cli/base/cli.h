@@ -59,8 +59,8 @@ int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned
 
 /* A question: parameters collected one by one, and an answer that may take its time. */
 struct ask {
-    struct mpk_writer pairs;
-    uint32_t count;
+    struct mpk_writer params; /* the map, after ask_end */
+    struct mpk_open map;
     bool patient; /* see ask_past */
 };
 
@@ -80,9 +80,8 @@ void ask_layer(struct ask *ask, const struct args *args);
 void ask_range(struct ask *ask, const struct args *args);
 void ask_limit(struct ask *ask, const struct args *args, uint64_t otherwise);
 
-/* The parameters as a map, for rpc_send; frees what was collected. mpk_writer_clear is the
- * caller's. */
-void ask_write(struct ask *ask, struct mpk_writer *ret_params);
+/* The parameters are complete, for rpc_send. To clear them is the caller's. */
+void ask_end(struct ask *ask);
 
 /* Takes an answer, which is gone afterwards; returns an exit code. */
 typedef int answer_reader(struct cli *cli, const msgpack_object *result);
