@@ -112,14 +112,6 @@ static void config_print_jobs(const struct config *config, FILE *out)
     }
 }
 
-static void config_print_rule_key(void *data, const char *key, const char *text)
-{
-    FILE *out = data;
-    fprintf(out, "    %s: ", key);
-    print_pattern(out, text);
-    putc('\n', out);
-}
-
 static void config_print_rules(const struct config *config, FILE *out)
 {
     fputs("\n"
@@ -134,8 +126,14 @@ static void config_print_rules(const struct config *config, FILE *out)
         if (i < RULE_DEFAULT_COUNT) {
             fprintf(out, "  # %s\n", rule_default_help[i]);
         }
+        char text[RULE_TEXT_MAX];
+        const char *name;
         fprintf(out, "  %s:\n", rule->name);
-        rule_each_key(rule, config_print_rule_key, out);
+        for (int key = 0; (name = rule_next_key(rule, &key, text));) {
+            fprintf(out, "    %s: ", name);
+            print_pattern(out, text);
+            putc('\n', out);
+        }
     }
 }
 
@@ -178,19 +176,6 @@ static void each_override(const struct config *config,
     }
 }
 
-/* A visit of config_each, with the rule's name in the section. */
-struct rule_visit {
-    void (*visit)(void *data, const char *section, const char *name, const char *value);
-    void *data;
-    char section[sizeof("rules.") + RULE_NAME_MAX];
-};
-
-static void visit_rule_key(void *data, const char *key, const char *text)
-{
-    struct rule_visit *rule = data;
-    rule->visit(rule->data, rule->section, key, text);
-}
-
 static void each_rule(const struct config *config,
                       void (*visit)(void *data, const char *section, const char *name,
                                     const char *value),
@@ -198,9 +183,12 @@ static void each_rule(const struct config *config,
 {
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
         const struct rule *rule = config_rule(config, i);
-        struct rule_visit each = {.visit = visit, .data = data};
-        snprintf(each.section, sizeof each.section, "rules.%s", rule->name);
-        rule_each_key(rule, visit_rule_key, &each);
+        char section[sizeof("rules.") + RULE_NAME_MAX], text[RULE_TEXT_MAX];
+        const char *name;
+        snprintf(section, sizeof section, "rules.%s", rule->name);
+        for (int key = 0; (name = rule_next_key(rule, &key, text));) {
+            visit(data, section, name, text);
+        }
     }
 }
 
