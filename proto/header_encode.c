@@ -20,8 +20,7 @@ static void put_common(struct mpk_writer *writer, const struct header *header)
     mpk_pair_u64(writer, "v", PROTO_VERSION);
     mpk_pair_str(writer, "type", message_type_name(header->type));
     mpk_pair_str(writer, "job", header->job);
-    mpk_put_str(writer, "run");
-    mpk_put_bin(writer, header->run, RUN_BYTES);
+    mpk_pair_bin(writer, "run", header->run, RUN_BYTES);
     mpk_pair_u64(writer, "rank", header->rank);
     mpk_pair_u64(writer, "world", header->world);
     mpk_pair_u64(writer, "seq", header->seq);
@@ -43,8 +42,7 @@ static void put_tensor(struct mpk_writer *writer, const struct tensor *tensor)
     mpk_put_map(writer, 3);
     mpk_pair_str(writer, "name", tensor_role_name(tensor->role));
     mpk_pair_str(writer, "dtype", dtype_name(tensor->dtype));
-    mpk_put_str(writer, "shape");
-    mpk_put_array(writer, tensor->rank);
+    mpk_pair_array(writer, "shape", tensor->rank);
     for (uint32_t i = 0; i < tensor->rank; i++) {
         mpk_put_u64(writer, tensor->shape[i]);
     }
@@ -56,8 +54,7 @@ static void put_lengths(struct mpk_writer *writer, const char *key, const int32_
     if (!lengths) {
         return;
     }
-    mpk_put_str(writer, key);
-    mpk_put_array(writer, batch);
+    mpk_pair_array(writer, key, batch);
     for (uint32_t i = 0; i < batch; i++) {
         mpk_put_u64(writer, (uint64_t)lengths[i]);
     }
@@ -68,8 +65,7 @@ static void header_encode_put_labels(struct mpk_writer *writer, const struct hea
     if (header->label_count == 0) {
         return;
     }
-    mpk_put_str(writer, "labels");
-    mpk_put_array(writer, header->label_count);
+    mpk_pair_array(writer, "labels", header->label_count);
     for (uint32_t i = 0; i < header->label_count; i++) {
         mpk_put_str(writer, header->labels[i]);
     }
@@ -151,8 +147,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
 
     put_common(writer, header);
     put_layer_id(writer, header->layer);
-    mpk_put_str(writer, "tensors");
-    mpk_put_array(writer, header->tensor_count);
+    mpk_pair_array(writer, "tensors", header->tensor_count);
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         put_tensor(writer, &header->tensors[i]);
     }
@@ -179,8 +174,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
 
 static void header_encode_put_layers(struct mpk_writer *writer, const struct header *header)
 {
-    mpk_put_str(writer, "layers");
-    mpk_put_array(writer, header->layer_count);
+    mpk_pair_array(writer, "layers", header->layer_count);
     for (uint32_t i = 0; i < header->layer_count; i++) {
         const struct layer_info *layer = &header->layers[i];
 

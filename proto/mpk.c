@@ -409,11 +409,15 @@ void mpk_put_array(struct mpk_writer *writer, uint32_t length)
 
 void mpk_put_str(struct mpk_writer *writer, const char *text)
 {
-    if (!text) {
+    if (text) {
+        mpk_put_text(writer, text, strlen(text));
+    } else {
         mpk_put_nil(writer);
-        return;
     }
-    size_t len = strlen(text);
+}
+
+void mpk_put_text(struct mpk_writer *writer, const char *text, size_t len)
+{
     count_value(writer, 0);
     msgpack_pack_str(&writer->packer, len);
     msgpack_pack_str_body(&writer->packer, text, len);
@@ -527,6 +531,30 @@ void mpk_close_map_if_any(struct mpk_writer *writer, const struct mpk_open *open
     writer->owed = open->owed_before;
 }
 
+void mpk_pair_map(struct mpk_writer *writer, const char *key, uint32_t pairs)
+{
+    mpk_put_str(writer, key);
+    mpk_put_map(writer, pairs);
+}
+
+void mpk_pair_array(struct mpk_writer *writer, const char *key, uint32_t length)
+{
+    mpk_put_str(writer, key);
+    mpk_put_array(writer, length);
+}
+
+void mpk_pair_bin(struct mpk_writer *writer, const char *key, const void *data, size_t len)
+{
+    mpk_put_str(writer, key);
+    mpk_put_bin(writer, data, len);
+}
+
+void mpk_pair_nil(struct mpk_writer *writer, const char *key)
+{
+    mpk_put_str(writer, key);
+    mpk_put_nil(writer);
+}
+
 void mpk_pair_str(struct mpk_writer *writer, const char *key, const char *text)
 {
     mpk_put_str(writer, key);
@@ -537,6 +565,16 @@ void mpk_pair_u64(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
+}
+
+void mpk_pair_u64_or_nil(struct mpk_writer *writer, const char *key, bool known, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    if (known) {
+        mpk_put_u64(writer, number);
+    } else {
+        mpk_put_nil(writer);
+    }
 }
 
 void mpk_pair_bool(struct mpk_writer *writer, const char *key, bool value)

@@ -87,6 +87,7 @@ void mpk_put_map(struct mpk_writer *writer, uint32_t pairs);
 void mpk_put_array(struct mpk_writer *writer, uint32_t length);
 /* NULL is nil. */
 void mpk_put_str(struct mpk_writer *writer, const char *text);
+void mpk_put_text(struct mpk_writer *writer, const char *text, size_t len);
 void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len);
 void mpk_put_u64(struct mpk_writer *writer, uint64_t number);
 void mpk_put_bool(struct mpk_writer *writer, bool value);
@@ -110,9 +111,14 @@ void mpk_close_array(struct mpk_writer *writer, const struct mpk_open *open);
 /* The same, but one without pairs goes, and its key with it. */
 void mpk_close_map_if_any(struct mpk_writer *writer, const struct mpk_open *open);
 
-/* A key of a map, and its value. */
+/* A key of a map, and its value, or how that begins. */
+void mpk_pair_map(struct mpk_writer *writer, const char *key, uint32_t pairs);
+void mpk_pair_array(struct mpk_writer *writer, const char *key, uint32_t length);
+void mpk_pair_bin(struct mpk_writer *writer, const char *key, const void *data, size_t len);
+void mpk_pair_nil(struct mpk_writer *writer, const char *key);
 void mpk_pair_str(struct mpk_writer *writer, const char *key, const char *text);
 void mpk_pair_u64(struct mpk_writer *writer, const char *key, uint64_t number);
+void mpk_pair_u64_or_nil(struct mpk_writer *writer, const char *key, bool known, uint64_t number);
 void mpk_pair_bool(struct mpk_writer *writer, const char *key, bool value);
 void mpk_pair_f64(struct mpk_writer *writer, const char *key, double number);
 

@@ -18,8 +18,7 @@ void result_set_snapshot(void *buf, size_t len, bool snapshot)
 static void result_put_layers(struct mpk_writer *writer, const struct layer_info *layers,
                               uint32_t count)
 {
-    mpk_put_str(writer, "layers");
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, "layers", count);
     for (uint32_t i = 0; i < count; i++) {
         struct mpk_open layer = mpk_open(writer, NULL);
 

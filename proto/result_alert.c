@@ -29,15 +29,9 @@ static void result_alert_put_place(struct mpk_writer *writer, const struct alert
         part_module(writer, alert->module);
     }
     for (int i = 0; i < 3 && !alert->has_layer; i++) {
-        mpk_put_str(writer, keys[i]);
-        mpk_put_nil(writer);
+        mpk_pair_nil(writer, keys[i]);
     }
-    mpk_put_str(writer, "head");
-    if (alert->head >= 0) {
-        mpk_put_u64(writer, (uint64_t)alert->head);
-    } else {
-        mpk_put_nil(writer);
-    }
+    mpk_pair_u64_or_nil(writer, "head", alert->head >= 0, (uint64_t)alert->head);
 }
 
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
@@ -52,8 +46,7 @@ void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
     result_alert_put_place(writer, alert);
     mpk_pair_f64(writer, "value", alert->value);
     mpk_pair_f64(writer, "bound", alert->bound);
-    mpk_put_str(writer, "since");
-    mpk_put_map(writer, 2);
+    mpk_pair_map(writer, "since", 2);
     mpk_pair_u64(writer, "epoch", alert->since_epoch);
     mpk_pair_u64(writer, "step", alert->since_step);
     mpk_pair_str(writer, "message", alert->message);

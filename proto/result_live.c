@@ -32,8 +32,7 @@ static void result_live_put_aggregates(struct mpk_writer *writer,
         if (!numbers->has_aggregate[a]) {
             continue;
         }
-        mpk_put_str(writer, aggregate_name[a]);
-        mpk_put_map(writer, MAP_STAT_COUNT);
+        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
             mpk_pair_f64(writer, map_stat_name[s], numbers->aggregate[a][s]);
         }
@@ -44,8 +43,7 @@ static void result_live_put_aggregates(struct mpk_writer *writer,
 static void result_live_put_vector(struct mpk_writer *writer, const struct layer_numbers *numbers,
                                    enum vector vector)
 {
-    mpk_put_str(writer, vector_info[vector].name);
-    mpk_put_array(writer, numbers->heads);
+    mpk_pair_array(writer, vector_info[vector].name, numbers->heads);
     for (uint32_t h = 0; h < numbers->heads; h++) {
         part_vector_row(writer, vector,
                         numbers->vector[vector] + (size_t)h * vector_info[vector].width);
@@ -109,12 +107,7 @@ static void put_known_id(struct mpk_writer *writer, const struct analysis_layer 
     } else {
         mpk_put_nil(writer);
     }
-    mpk_put_str(writer, "layer");
-    if (layer->layer_known) {
-        mpk_put_u64(writer, layer->layer.id.layer);
-    } else {
-        mpk_put_nil(writer);
-    }
+    mpk_pair_u64_or_nil(writer, "layer", layer->layer_known, layer->layer.id.layer);
     mpk_put_str(writer, "site");
     if (layer->site_known) {
         mpk_put_str(writer, site_name(layer->layer.id.site));

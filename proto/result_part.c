@@ -20,8 +20,7 @@ void part_list(struct mpk_writer *writer, const char *key, const double *list, u
 void part_matrix(struct mpk_writer *writer, const char *key, const double *matrix, uint32_t rows,
                  uint32_t columns)
 {
-    mpk_put_str(writer, key);
-    mpk_put_array(writer, rows);
+    mpk_pair_array(writer, key, rows);
     for (uint32_t i = 0; i < rows; i++) {
         result_part_put_reals(writer, matrix + (size_t)i * columns, columns);
     }
@@ -114,8 +113,7 @@ void part_layer(struct mpk_writer *writer, const struct result_layer *layer)
 
 void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped, uint32_t count)
 {
-    mpk_put_str(writer, "dropped");
-    mpk_put_map(writer, count);
+    mpk_pair_map(writer, "dropped", count);
     for (uint32_t i = 0; i < count; i++) {
         mpk_pair_u64(writer, dropped[i].reason, dropped[i].count);
     }
@@ -143,8 +141,7 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
     if (!pairs->head_pairs) {
         return;
     }
-    mpk_put_str(writer, "head_top_pairs");
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, "head_top_pairs", heads);
     for (uint32_t h = 0; h < heads; h++) {
         put_pair_list(writer, pairs->head_pairs + (size_t)h * pairs->head_limit,
                       pairs->head_count[h]);
@@ -154,12 +151,10 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
 static void put_redundant(struct mpk_writer *writer, const struct redundant_pair *pairs,
                           uint32_t count)
 {
-    mpk_put_str(writer, "redundant_pairs");
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, "redundant_pairs", count);
     for (uint32_t i = 0; i < count; i++) {
         mpk_put_map(writer, 2);
-        mpk_put_str(writer, "heads");
-        mpk_put_array(writer, 2);
+        mpk_pair_array(writer, "heads", 2);
         mpk_put_u64(writer, pairs[i].g);
         mpk_put_u64(writer, pairs[i].h);
         mpk_pair_f64(writer, "js", pairs[i].js);
@@ -178,8 +173,7 @@ void part_similarity(struct mpk_writer *writer, const struct result_similarity *
 void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern *pattern,
                   uint32_t heads)
 {
-    mpk_put_str(writer, key);
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, key, heads);
     for (uint32_t h = 0; h < heads; h++) {
         if (pattern_name[pattern[h]]) {
             mpk_put_str(writer, pattern_name[pattern[h]]);

@@ -40,14 +40,12 @@ static void put_head_stats(struct mpk_writer *writer, const struct result_stat *
 {
     mpk_put_map(writer, STAT_FIELDS + 1);
     for (unsigned f = 0; f < STAT_FIELDS; f++) {
-        mpk_put_str(writer, stat_fields[f].name);
-        mpk_put_array(writer, heads);
+        mpk_pair_array(writer, stat_fields[f].name, heads);
         for (uint32_t h = 0; h < heads; h++) {
             mpk_put_f64(writer, stat_field(&stats[h], f));
         }
     }
-    mpk_put_str(writer, "count");
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, "count", heads);
     for (uint32_t h = 0; h < heads; h++) {
         mpk_put_u64(writer, stats[h].count);
     }
@@ -72,8 +70,7 @@ static void result_summary_put_heads(struct mpk_writer *writer,
 
     result_summary_put_stats(writer, summary, false);
     if (summary->pattern) {
-        mpk_put_str(writer, "pattern");
-        mpk_put_map(writer, 1);
+        mpk_pair_map(writer, "pattern", 1);
         part_pattern(writer, "last", summary->pattern, summary->heads);
     }
     mpk_close_map(writer, &heads);
@@ -101,14 +98,12 @@ static void put_vector_row(struct mpk_writer *writer, enum vector vector,
 static void result_summary_put_vector(struct mpk_writer *writer,
                                       const struct summary_result *summary, enum vector vector)
 {
-    mpk_put_str(writer, vector_info[vector].name);
-    mpk_put_map(writer, STAT_FIELDS + 1 - STAT_PERCENTILES);
+    mpk_pair_map(writer, vector_info[vector].name, STAT_FIELDS + 1 - STAT_PERCENTILES);
     for (unsigned f = 0; f <= STAT_FIELDS; f++) {
         if (f < STAT_FIELDS && stat_fields[f].percentile) {
             continue;
         }
-        mpk_put_str(writer, f < STAT_FIELDS ? stat_fields[f].name : "count");
-        mpk_put_array(writer, summary->heads);
+        mpk_pair_array(writer, f < STAT_FIELDS ? stat_fields[f].name : "count", summary->heads);
         for (uint32_t h = 0; h < summary->heads; h++) {
             put_vector_row(writer, vector,
                            summary->vector[vector] + (size_t)h * vector_info[vector].width, f);
@@ -125,8 +120,7 @@ static void result_summary_put_aggregates(struct mpk_writer *writer,
         if (!summary->has_aggregate[a]) {
             continue;
         }
-        mpk_put_str(writer, aggregate_name[a]);
-        mpk_put_map(writer, MAP_STAT_COUNT);
+        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
             mpk_put_str(writer, map_stat_name[s]);
             put_stat(writer, &summary->aggregate[a][s]);
@@ -171,8 +165,7 @@ static void result_summary_put_metric_drift(struct mpk_writer *writer,
         if (drift_fields[f].of_rows && !is_row) {
             continue;
         }
-        mpk_put_str(writer, drift_fields[f].name);
-        mpk_put_array(writer, heads);
+        mpk_pair_array(writer, drift_fields[f].name, heads);
         for (uint32_t h = 0; h < heads; h++) {
             const char *head = (const char *)&drift[h];
             mpk_put_f64(writer, *(const double *)(const void *)(head + drift_fields[f].offset));
@@ -198,8 +191,7 @@ static void result_summary_put_drift(struct mpk_writer *writer,
 
 static void result_summary_put_window(struct mpk_writer *writer, const struct result_window *window)
 {
-    mpk_put_str(writer, "window");
-    mpk_put_map(writer, 6);
+    mpk_pair_map(writer, "window", 6);
     mpk_pair_str(writer, "unit", window_unit_name(window->unit));
     mpk_pair_u64(writer, "first", window->first);
     mpk_pair_u64(writer, "last", window->last);
@@ -256,8 +248,7 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     if (summary->nodes) {
         mpk_pair_u64(writer, "nodes", summary->nodes);
         mpk_pair_u64(writer, "revision", summary->revision);
-        mpk_put_str(writer, "missing");
-        mpk_put_array(writer, summary->missing_count);
+        mpk_pair_array(writer, "missing", summary->missing_count);
         for (uint32_t i = 0; i < summary->missing_count; i++) {
             mpk_put_map(writer, 2);
             mpk_pair_str(writer, "node", summary->missing[i].name);

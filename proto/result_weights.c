@@ -24,8 +24,7 @@ static double field_of(const struct spectrum *spectrum, unsigned field)
 
 static void put_whole(struct mpk_writer *writer, const struct projection_result *projection)
 {
-    mpk_put_str(writer, "whole");
-    mpk_put_map(writer, FIELDS + 3);
+    mpk_pair_map(writer, "whole", FIELDS + 3);
     for (unsigned f = 0; f < FIELDS; f++) {
         mpk_pair_f64(writer, fields[f].name, field_of(&projection->whole, f));
     }
@@ -39,17 +38,14 @@ static void put_whole(struct mpk_writer *writer, const struct projection_result 
 static void result_weights_put_heads(struct mpk_writer *writer, const struct spectrum *head,
                                      uint32_t heads)
 {
-    mpk_put_str(writer, "heads");
-    mpk_put_map(writer, FIELDS + 1);
+    mpk_pair_map(writer, "heads", FIELDS + 1);
     for (unsigned f = 0; f < FIELDS; f++) {
-        mpk_put_str(writer, fields[f].name);
-        mpk_put_array(writer, heads);
+        mpk_pair_array(writer, fields[f].name, heads);
         for (uint32_t h = 0; h < heads; h++) {
             mpk_put_f64(writer, field_of(&head[h], f));
         }
     }
-    mpk_put_str(writer, "singular_values");
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, "singular_values", heads);
     for (uint32_t h = 0; h < heads; h++) {
         part_vector_row(writer, VECTOR_SINGULAR_VALUES, head[h].singular_values);
     }
@@ -58,8 +54,7 @@ static void result_weights_put_heads(struct mpk_writer *writer, const struct spe
 static void result_weights_put_projection(struct mpk_writer *writer, const char *name,
                                           const struct projection_result *projection)
 {
-    mpk_put_str(writer, name);
-    mpk_put_map(writer, 4);
+    mpk_pair_map(writer, name, 4);
     put_whole(writer, projection);
     result_weights_put_heads(writer, projection->head, projection->heads);
     part_matrix(writer, "head_correlation", projection->correlation, projection->heads,
@@ -80,8 +75,7 @@ void part_weights(struct mpk_writer *writer, const struct weights_result *weight
         if (!weights->circuit[c]) {
             continue;
         }
-        mpk_put_str(writer, circuit_name[c]);
-        mpk_put_map(writer, 1);
+        mpk_pair_map(writer, circuit_name[c], 1);
         result_weights_put_heads(writer, weights->circuit[c], weights->heads);
     }
     mpk_close_map(writer, &map);

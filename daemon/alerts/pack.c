@@ -167,8 +167,7 @@ static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *wr
 static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
 {
     const struct alert_origin *origin = &alerts->origin;
-    mpk_put_str(writer, "focus");
-    mpk_put_array(writer, 2);
+    mpk_pair_array(writer, "focus", 2);
     mpk_put_f64(writer, alerts->focus);
     struct mpk_open layers = mpk_open(writer, NULL);
     for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
@@ -182,8 +181,7 @@ static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
     }
     mpk_close_array(writer, &layers);
     mpk_pair_u64(writer, "causal", alerts->causal);
-    mpk_put_str(writer, "origin");
-    mpk_put_array(writer, 6);
+    mpk_pair_array(writer, "origin", 6);
     mpk_put_u64(writer, alert_layer_pack(origin->layer));
     mpk_put_u64(writer, (uint64_t)(origin->head + 1));
     mpk_put_f64(writer, origin->share);
@@ -208,8 +206,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     } else {
         mpk_put_nil(writer);
     }
-    mpk_put_str(writer, "rules");
-    mpk_put_array(writer, alerts->rule_count);
+    mpk_pair_array(writer, "rules", alerts->rule_count);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         put_rule(alerts, i, writer);
     }

@@ -37,8 +37,7 @@ static void control_history_put_alerts(const struct history_asked *asked,
         mpk_put_raw(result, past->buffer.data + 1, past->buffer.size - 1);
         return;
     }
-    mpk_put_str(result, "alerts");
-    mpk_put_nil(result);
+    mpk_pair_nil(result, "alerts");
     mpk_pair_bool(result, "more", false);
 }
 

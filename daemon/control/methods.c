@@ -105,8 +105,7 @@ static void control_methods_put_dropped(struct mpk_writer *result, struct stats 
 static void put_pool(struct mpk_writer *result, struct pool *pool)
 {
     struct pool_stats stats = pool_stats(pool);
-    mpk_put_str(result, "pool");
-    mpk_put_map(result, 6);
+    mpk_pair_map(result, "pool", 6);
     mpk_pair_u64(result, "threads", stats.threads);
     mpk_pair_u64(result, "submitted", stats.submitted);
     mpk_pair_u64(result, "completed", stats.completed);
@@ -132,8 +131,7 @@ static uint64_t history_size(const char *path)
 static void put_history(struct mpk_writer *result, struct store *store)
 {
     const char *reason = "", *path = store_path(store, &reason);
-    mpk_put_str(result, "history");
-    mpk_put_map(result, 5);
+    mpk_pair_map(result, "history", 5);
     mpk_pair_str(result, "path", path);
     mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
     mpk_pair_str(result, "damaged", store_damage(store));

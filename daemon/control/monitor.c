@@ -53,8 +53,7 @@ static void count_alert(void *data, const struct alert_result *alert)
 static void control_monitor_put_firing(const struct jobs_visit *visit)
 {
     struct mpk_writer *result = visit->result;
-    mpk_put_str(result, "firing");
-    mpk_put_array(result, visit->firing_count);
+    mpk_pair_array(result, "firing", visit->firing_count);
     for (uint32_t i = 0; i < visit->firing_count; i++) {
         mpk_put_map(result, 4);
         mpk_pair_str(result, "rule", visit->firing[i].rule);
@@ -73,8 +72,7 @@ static void control_monitor_put_counts(struct mpk_writer *result, const struct r
     mpk_pair_u64(result, "processed", counts.processed);
     mpk_pair_u64(result, "lost", counts.tally.lost);
     mpk_pair_u64(result, "gaps", counts.tally.lost + run->found);
-    mpk_put_str(result, "dropped");
-    mpk_put_map(result, reasons);
+    mpk_pair_map(result, "dropped", reasons);
     for (uint32_t i = 0; i < reasons; i++) {
         mpk_pair_u64(result, dropped[i].reason, dropped[i].count);
     }
@@ -143,8 +141,7 @@ int method_monitor(struct control_request *request)
     method_stats(request);
     mpk_put_str(request->result, "fleet");
     method_fleet(request);
-    mpk_put_str(request->result, "jobs");
-    mpk_put_array(request->result, registry_jobs(registry));
+    mpk_pair_array(request->result, "jobs", registry_jobs(registry));
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
         control_monitor_visit_run(&visit, run);
     }

@@ -62,12 +62,7 @@ static void control_plan_put_cost(const struct control_request *request, const c
     mpk_pair_f64(result, "part", part);
     mpk_pair_f64(result, "max", most);
     mpk_pair_u64(result, "every", every);
-    mpk_put_str(result, "instead_of");
-    if (instead_of > 0) {
-        mpk_put_u64(result, instead_of);
-    } else {
-        mpk_put_nil(result);
-    }
+    mpk_pair_u64_or_nil(result, "instead_of", instead_of > 0, instead_of);
     mpk_pair_f64(result, "step_seconds", cost->step_seconds);
     mpk_pair_f64(result, "capture_seconds", cost->capture_seconds);
     mpk_pair_str(result, "message", sentence);

@@ -32,17 +32,6 @@ static void verdict_on_unjudged(void *data, const struct rule *rule)
     answer->unjudged_count++;
 }
 
-static void verdict_put_number(struct mpk_writer *result, const char *key, bool known,
-                               uint64_t number)
-{
-    mpk_put_str(result, key);
-    if (known) {
-        mpk_put_u64(result, number);
-    } else {
-        mpk_put_nil(result);
-    }
-}
-
 static int verdict_put(struct verdict_answer *answer)
 {
     const struct run *run = answer->run;
@@ -61,19 +50,17 @@ static int verdict_put(struct verdict_answer *answer)
     mpk_pair_str(result, "job", run->job);
     mpk_pair_str(result, "run", hex);
     mpk_pair_str(result, "state", job_state_name(run->state));
-    verdict_put_number(result, "epoch", any, epoch);
-    verdict_put_number(result, "step", any, step);
+    mpk_pair_u64_or_nil(result, "epoch", any, epoch);
+    mpk_pair_u64_or_nil(result, "step", any, step);
     struct mpk_open alerts = mpk_open(result, "alerts");
     if (run->alerts && alerts_each(run->alerts, &sink) != 0) {
         result->failed = true;
     }
     mpk_close_array(result, &alerts);
     mpk_pair_bool(result, "more", answer->count > answer->limit);
-    mpk_put_str(result, "checks");
-    mpk_put_map(result, 2);
+    mpk_pair_map(result, "checks", 2);
     mpk_pair_u64(result, "judged", judged);
-    mpk_put_str(result, "unjudged");
-    mpk_put_array(result, answer->unjudged_count);
+    mpk_pair_array(result, "unjudged", answer->unjudged_count);
     mpk_put_raw(result, answer->unjudged.buffer.data, answer->unjudged.buffer.size);
     return mpk_writer_ok(&answer->unjudged) ? 0 : ERR_MEMORY;
 }

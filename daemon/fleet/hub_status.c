@@ -180,8 +180,7 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_sta
     hub_put_text(writer, "refused", hub_refusal(run->refused));
     mpk_pair_u64(writer, "world", world);
     mpk_pair_u64(writer, "ranks", ranks);
-    mpk_put_str(writer, "nodes");
-    mpk_put_array(writer, run->member_count);
+    mpk_pair_array(writer, "nodes", run->member_count);
     for (uint32_t i = 0; i < run->member_count; i++) {
         hub_put_id(writer, run->members[i]->node->id);
     }
@@ -206,8 +205,7 @@ static void hub_put_runs(struct hub *hub, struct mpk_writer *writer)
     active = active < count ? active : count;
     uint32_t others = count - active;
     mpk_pair_u64(writer, "runs_more", hub->run_count - count);
-    mpk_put_str(writer, "runs");
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, "runs", count);
     for (const struct hub_run *run = hub->runs; run; run = run->next) {
         enum job_state state = hub_state_of(hub, run);
         uint32_t *left = state == JOB_ACTIVE ? &active : &others;
@@ -251,8 +249,7 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
         mpk_pair_u64(writer, names[i], hub->counts[i]);
     }
     hub_put_text(writer, "unknown", hub->unknown);
-    mpk_put_str(writer, "nodes");
-    mpk_put_array(writer, nodes);
+    mpk_pair_array(writer, "nodes", nodes);
     for (const struct hub_node *node = hub->nodes; node; node = node->next) {
         if (hub_shows(node)) {
             hub_put_node(hub, node, writer);

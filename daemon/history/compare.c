@@ -344,8 +344,7 @@ static void history_compare_put_metrics(struct query *query, const struct head_d
         if (isnan(difference->js)) {
             continue;
         }
-        mpk_put_str(query->result, metric_info[m].name);
-        mpk_put_map(query->result, 4);
+        mpk_pair_map(query->result, metric_info[m].name, 4);
         mpk_pair_f64(query->result, "js", difference->js);
         mpk_pair_f64(query->result, "mean_a", difference->mean[0]);
         mpk_pair_f64(query->result, "mean_b", difference->mean[1]);
@@ -366,8 +365,7 @@ static void put_head(struct query *query, const struct head_distance *distance)
 static void history_compare_put_side(struct query *query, const char *key,
                                      const struct compare_side *side)
 {
-    mpk_put_str(query->result, key);
-    mpk_put_map(query->result, 5);
+    mpk_pair_map(query->result, key, 5);
     put_run(query, &side->run);
     put_u64(query, "windows", side->windows);
     put_u64(query, "first", side->first);
@@ -402,8 +400,7 @@ static void history_compare_put_comparison(struct query *query, struct compariso
     mpk_put_map(query->result, 6);
     history_compare_put_side(query, "a", &comparison->side[0]);
     history_compare_put_side(query, "b", &comparison->side[1]);
-    mpk_put_str(query->result, "heads");
-    mpk_put_array(query->result, shown);
+    mpk_pair_array(query->result, "heads", shown);
     for (uint32_t i = 0; i < shown; i++) {
         put_head(query, &comparison->heads[i]);
     }

@@ -121,8 +121,7 @@ static int history_list_put_layers(struct query *query, const struct found_run *
     int code = layers_read(query, run, &layers, &count);
     mpk_put_map(query->result, 3);
     put_run(query, run);
-    mpk_put_str(query->result, "layers");
-    mpk_put_array(query->result, count);
+    mpk_pair_array(query->result, "layers", count);
     for (uint32_t i = 0; !code && i < count; i++) {
         code = put_layer_windows(query, &layers[i]);
     }

@@ -44,14 +44,12 @@ static void log_put(struct query *query, const char *name, const struct log_poin
     mpk_put_map(query->result, 5);
     put_text(query, "name", name);
     for (int i = 0; i < 3; i++) {
-        mpk_put_str(query->result, keys[i]);
-        mpk_put_array(query->result, count);
+        mpk_pair_array(query->result, keys[i], count);
         for (uint32_t p = 0; p < count; p++) {
             mpk_put_u64(query->result, points[p].number[i]);
         }
     }
-    mpk_put_str(query->result, "value");
-    mpk_put_array(query->result, count);
+    mpk_pair_array(query->result, "value", count);
     for (uint32_t p = 0; p < count; p++) {
         mpk_put_f64(query->result, points[p].value);
     }

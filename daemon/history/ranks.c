@@ -213,8 +213,7 @@ static void history_ranks_put_one(struct query *query, const struct odd_rank *ra
     put_u64(query, "rank", means->rank);
     put_text(query, "node", *node ? node : NULL);
     put_u64(query, "rows", rows);
-    mpk_put_str(query->result, "mean");
-    mpk_put_array(query->result, heads);
+    mpk_pair_array(query->result, "mean", heads);
     for (uint32_t h = 0; h < heads; h++) {
         bool has = h >= means->first && h - means->first < means->heads &&
                    means->rows[h - means->first] > 0;
@@ -222,12 +221,7 @@ static void history_ranks_put_one(struct query *query, const struct odd_rank *ra
     }
     mpk_pair_f64(query->result, "distance", rank->distance);
     mpk_pair_bool(query->result, "odd", rank->odd);
-    mpk_put_str(query->result, "head");
-    if (rank->distance >= 0) {
-        mpk_put_u64(query->result, rank->head);
-    } else {
-        mpk_put_nil(query->result);
-    }
+    mpk_pair_u64_or_nil(query->result, "head", rank->distance >= 0, rank->head);
     mpk_pair_f64(query->result, "median", rank->distance >= 0 ? rank->median : NAN);
 }
 
@@ -249,8 +243,7 @@ static void history_ranks_put(struct query *query, const struct ranks_window *wi
     mpk_pair_bool(query->result, "partial", window->partial);
     put_text(query, "metric", "entropy");
     put_u64(query, "heads", heads);
-    mpk_put_str(query->result, "ranks");
-    mpk_put_array(query->result, listed);
+    mpk_pair_array(query->result, "ranks", listed);
     for (uint32_t i = 0; i < listed; i++) {
         history_ranks_put_one(query, &ranks[i], found->node[ranks[i].node].name, heads);
     }

@@ -61,8 +61,7 @@ static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *pee
     if (count == 0) {
         return;
     }
-    mpk_put_str(writer, told_keys[list]);
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, told_keys[list], count);
     for (const struct promise *p = peer->told.first; count > 0; p = p->next) {
         if (!lane_is_told(p, list)) {
             continue;

@@ -25,8 +25,7 @@ static void layer_state_pack_put_newest(const struct layer_state *state, struct 
     mpk_put_str(writer, "newest");
     put_position(&state->newest, writer);
     mpk_pair_u64(writer, "time_ns", state->time_ns);
-    mpk_put_str(writer, "shape");
-    mpk_put_array(writer, LAYER_SHAPE_NUMBERS);
+    mpk_pair_array(writer, "shape", LAYER_SHAPE_NUMBERS);
     for (int i = 0; i < LAYER_SHAPE_NUMBERS; i++) {
         mpk_put_u64(writer, state->shape[i]);
     }
@@ -80,21 +79,18 @@ static uint32_t count_to_last(const bool *on, uint32_t count)
 
 static void put_names(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_str(writer, "metrics");
-    mpk_put_array(writer, count_to_last(state->on, METRIC_MATRIX_FIRST));
+    mpk_pair_array(writer, "metrics", count_to_last(state->on, METRIC_MATRIX_FIRST));
     for (uint32_t m = 0; m < count_to_last(state->on, METRIC_MATRIX_FIRST); m++) {
         mpk_put_str(writer, state->on[m] ? metric_info[m].name : NULL);
     }
-    mpk_put_str(writer, "vectors");
-    mpk_put_array(writer, count_to_last(state->has_vector, VECTOR_COUNT));
+    mpk_pair_array(writer, "vectors", count_to_last(state->has_vector, VECTOR_COUNT));
     for (uint32_t v = 0; v < count_to_last(state->has_vector, VECTOR_COUNT); v++) {
         mpk_put_map(writer, 3);
         mpk_pair_str(writer, "name", vector_info[v].name);
         mpk_pair_u64(writer, "width", vector_info[v].width);
         mpk_pair_bool(writer, "on", state->has_vector[v]);
     }
-    mpk_put_str(writer, "aggregates");
-    mpk_put_array(writer, AGGREGATE_COUNT);
+    mpk_pair_array(writer, "aggregates", AGGREGATE_COUNT);
     for (int a = 0; a < AGGREGATE_COUNT; a++) {
         mpk_put_str(writer, state->has_aggregate[a] ? aggregate_name[a] : NULL);
     }
@@ -126,14 +122,12 @@ static void put_heads_newest(const struct layer_state *state, struct mpk_writer 
 
 static void layer_state_pack_put_heads(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_str(writer, "heads");
-    mpk_put_array(writer, state->heads);
+    mpk_pair_array(writer, "heads", state->heads);
     for (uint32_t h = 0; h < state->heads; h++) {
         put_set(&state->head[h].stats, writer);
     }
     put_heads_newest(state, writer);
-    mpk_put_str(writer, "patterns");
-    mpk_put_array(writer, state->heads);
+    mpk_pair_array(writer, "patterns", state->heads);
     for (uint32_t h = 0; h < state->heads; h++) {
         if (pattern_name[state->head[h].pattern]) {
             mpk_put_str(writer, pattern_name[state->head[h].pattern]);
@@ -148,8 +142,7 @@ static void layer_state_pack_put_heads(const struct layer_state *state, struct m
 /* By head; only where there are any. */
 static void layer_state_pack_put_invalid(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_str(writer, "heads_invalid_rows");
-    mpk_put_array(writer, state->heads);
+    mpk_pair_array(writer, "heads_invalid_rows", state->heads);
     for (uint32_t h = 0; h < state->heads; h++) {
         mpk_put_u64(writer, state->head[h].invalid_rows);
     }

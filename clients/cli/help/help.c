@@ -137,8 +137,7 @@ static int help_print_json(struct cli *cli, const struct command *command)
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 1);
-    mpk_put_str(&writer, "commands");
-    mpk_put_array(&writer, command ? 1 : (uint32_t)command_count);
+    mpk_pair_array(&writer, "commands", command ? 1 : (uint32_t)command_count);
     for (int i = 0; i < command_count; i++) {
         const struct command *one = &commands[i];
         const struct option_list list = command_options(one, NULL);
@@ -154,8 +153,7 @@ static int help_print_json(struct cli *cli, const struct command *command)
         for (int j = 0; j < list.count; j++) {
             options += list.option[j]->help != NULL; /* titles are for people */
         }
-        mpk_put_str(&writer, "options");
-        mpk_put_array(&writer, options);
+        mpk_pair_array(&writer, "options", options);
         for (int j = 0; j < list.count; j++) {
             if (list.option[j]->help) {
                 mpk_put_map(&writer, 3);
@@ -167,8 +165,7 @@ static int help_print_json(struct cli *cli, const struct command *command)
         while (examples < COMMAND_EXAMPLES_MAX && one->examples[examples]) {
             examples++;
         }
-        mpk_put_str(&writer, "examples");
-        mpk_put_array(&writer, examples);
+        mpk_pair_array(&writer, "examples", examples);
         for (uint32_t j = 0; j < examples; j++) {
             mpk_put_str(&writer, one->examples[j]);
         }
