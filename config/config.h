@@ -251,14 +251,6 @@ uint64_t config_fit_memory(struct config *config, uint64_t most);
  * defaults it is config/attnd.yaml, byte for byte. */
 void config_print(const struct config *config, FILE *out);
 
-/* Write Markdown tables of config/README.md: of every key, of the keys of a rule, of what rules can
- * judge besides metrics, of the default rules, and of why they matter. */
-void config_print_table(FILE *out);
-void config_print_rule_keys(FILE *out);
-void config_print_rule_metrics(FILE *out);
-void config_print_default_rules(FILE *out);
-void config_print_rule_advice(FILE *out);
-
 /* Calls `visit` for every key in table order with its value as text: the control call `config`.
  * Keys that are in no section have "" for it.
  * Then for every override, with "jobs.<pattern>" as its section (and a plan's key as "plan.every"),

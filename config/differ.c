@@ -46,17 +46,16 @@ static void differ_print_jobs(const struct config *config, FILE *out)
     }
 }
 
-static void differ_print_rule_key(void *data, const char *key, const char *text)
-{
-    fprintf(data, "%s=%s\n", key, text);
-}
-
 static void differ_print_rules(const struct config *config, FILE *out)
 {
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
         const struct rule *rule = config_rule(config, i);
+        char text[RULE_TEXT_MAX];
+        const char *name;
         fprintf(out, "%s:\n", rule->name);
-        rule_each_key(rule, differ_print_rule_key, out);
+        for (int key = 0; (name = rule_next_key(rule, &key, text));) {
+            fprintf(out, "%s=%s\n", name, text);
+        }
     }
 }
 

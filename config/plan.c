@@ -7,7 +7,7 @@
 
 static const char section[] = "plan";
 
-static void config_plan_get(const struct config *config, struct config_plan *ret_plan)
+void config_default_plan(const struct config *config, struct config_plan *ret_plan)
 {
     *ret_plan = (struct config_plan){
         .every = config->plan_every,
@@ -50,11 +50,6 @@ static bool names_plan(const struct job_rule *rule)
     return false;
 }
 
-void config_default_plan(const struct config *config, struct config_plan *ret_plan)
-{
-    config_plan_get(config, ret_plan);
-}
-
 const char *config_job_plan(const struct config *config, uint32_t index,
                             struct config_plan *ret_plan)
 {
@@ -63,7 +58,7 @@ const char *config_job_plan(const struct config *config, uint32_t index,
         if (!names_plan(rule) || index-- > 0) {
             continue;
         }
-        config_plan_get(&rule->values, ret_plan);
+        config_default_plan(&rule->values, ret_plan);
         return rule->pattern;
     }
     return NULL;
@@ -79,6 +74,6 @@ int config_plan_set(struct config_plan *plan, const char *key, const char *text,
     if (index < 0 || config_assign(&config, index, section, text, nowhere, reterr) != 0) {
         return -1;
     }
-    config_plan_get(&config, plan);
+    config_default_plan(&config, plan);
     return 0;
 }

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* print: a configuration as a commented YAML file, and the key table as Markdown. */
+/* print: a configuration as a commented YAML file, and as text key by key. */
 #include "config/jobs.h"
 #include "config/rules_internal.h"
-
-#include "proto/result.h"
 
 #include <string.h>
 
@@ -114,14 +112,6 @@ static void config_print_jobs(const struct config *config, FILE *out)
     }
 }
 
-static void config_print_rule_key(void *data, const char *key, const char *text)
-{
-    FILE *out = data;
-    fprintf(out, "    %s: ", key);
-    print_pattern(out, text);
-    putc('\n', out);
-}
-
 static void config_print_rules(const struct config *config, FILE *out)
 {
     fputs("\n"
@@ -136,8 +126,14 @@ static void config_print_rules(const struct config *config, FILE *out)
         if (i < RULE_DEFAULT_COUNT) {
             fprintf(out, "  # %s\n", rule_default_help[i]);
         }
+        char text[RULE_TEXT_MAX];
+        const char *name;
         fprintf(out, "  %s:\n", rule->name);
-        rule_each_key(rule, config_print_rule_key, out);
+        for (int key = 0; (name = rule_next_key(rule, &key, text));) {
+            fprintf(out, "    %s: ", name);
+            print_pattern(out, text);
+            putc('\n', out);
+        }
     }
 }
 
@@ -162,76 +158,6 @@ void config_print(const struct config *config, FILE *out)
     config_print_rules(config, out);
 }
 
-void config_print_table(FILE *out)
-{
-    fputs("| key | type | default | valid | meaning |\n|---|---|---|---|---|\n", out);
-    for (int i = 0; i < KEY_COUNT; i++) {
-        const struct key *key = &config_keys[i];
-        char valid[VALUE_VALID_MAX];
-        value_valid(&key->rule, valid);
-        fprintf(out, "| `%s%s%s` | %s | `%s` | %s | %s |\n", key->section, *key->section ? "." : "",
-                key->name, value_type_name(key->rule.type), key->text, valid, key->help);
-    }
-}
-
-void config_print_rule_keys(FILE *out)
-{
-    fputs("| key | without it | valid | meaning |\n|---|---|---|---|\n", out);
-    for (int i = 0; i < RULE_KEY_COUNT; i++) {
-        const struct rule_key_info *key = &rule_keys[i];
-        fprintf(out, "| `%s` | %s | %s | %s |\n", key->name, key->text, key->valid, key->help);
-    }
-}
-
-void config_print_rule_metrics(FILE *out)
-{
-    fputs("| metric | of a | meaning |\n|---|---|---|\n", out);
-#define RULE_METRIC(symbol, name, finest, minimum, maximum, help)                                  \
-    fprintf(out, "| `%s` | %s | %s |\n", name, rule_each_names[RULE_EACH_##finest], help);
-#include "config/rules.def"
-#undef RULE_METRIC
-}
-
-/* "max of `max_abs_logit`, per key". */
-static void print_judged(const struct rule *rule, FILE *out)
-{
-    if (rule->statistic != RULE_MEAN) {
-        fprintf(out, "%s of ", rule_statistic_name(rule->statistic));
-    }
-    fprintf(out, "`%s`%s", rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
-}
-
-void config_print_default_rules(FILE *out)
-{
-    fputs(
-        "| rule | judges | of each | fires when | for | resolved at | only after clear | severity "
-        "| means |\n|---|---|---|---|---|---|---|---|---|\n",
-        out);
-    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
-        const struct rule *rule = &rule_defaults[i];
-        fprintf(out, "| `%s` | ", rule->name);
-        print_judged(rule, out);
-        fprintf(out, " | %s | %s %g", rule_each_names[rule->each],
-                rule_condition_name(rule->condition), rule->bound);
-        if (rule_is_rate(rule->condition)) {
-            fprintf(out, " within %u", (unsigned)rule->within);
-        }
-        fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->windows, rule->clear,
-                rule->after_clear ? "yes" : "no",
-                alert_severity_name((enum alert_severity)rule->severity), rule_default_help[i]);
-    }
-}
-
-void config_print_rule_advice(FILE *out)
-{
-    fputs("| rule | why it matters | what people do about it | needs |\n|---|---|---|---|\n", out);
-    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
-        const char *needs = rule_default_needs[i];
-        fprintf(out, "| `%s` | %s | %s | %s |\n", rule_defaults[i].name, rule_default_why[i],
-                rule_default_advice[i], needs ? needs : "");
-    }
-}
-
 static void each_override(const struct config *config,
                           void (*visit)(void *data, const char *section, const char *name,
                                         const char *value),
@@ -250,19 +176,6 @@ static void each_override(const struct config *config,
     }
 }
 
-/* A visit of config_each, with the rule's name in the section. */
-struct rule_visit {
-    void (*visit)(void *data, const char *section, const char *name, const char *value);
-    void *data;
-    char section[sizeof("rules.") + RULE_NAME_MAX];
-};
-
-static void visit_rule_key(void *data, const char *key, const char *text)
-{
-    struct rule_visit *rule = data;
-    rule->visit(rule->data, rule->section, key, text);
-}
-
 static void each_rule(const struct config *config,
                       void (*visit)(void *data, const char *section, const char *name,
                                     const char *value),
@@ -270,9 +183,12 @@ static void each_rule(const struct config *config,
 {
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
         const struct rule *rule = config_rule(config, i);
-        struct rule_visit each = {.visit = visit, .data = data};
-        snprintf(each.section, sizeof each.section, "rules.%s", rule->name);
-        rule_each_key(rule, visit_rule_key, &each);
+        char section[sizeof("rules.") + RULE_NAME_MAX], text[RULE_TEXT_MAX];
+        const char *name;
+        snprintf(section, sizeof section, "rules.%s", rule->name);
+        for (int key = 0; (name = rule_next_key(rule, &key, text));) {
+            visit(data, section, name, text);
+        }
     }
 }
 

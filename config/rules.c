@@ -295,16 +295,15 @@ static bool goes_without_saying(const struct rule *rule, enum rule_key key, cons
     return !base || !rule_key_text(base, key, other) || strcmp(text, other) == 0;
 }
 
-void rule_each_key(const struct rule *rule,
-                   void (*visit)(void *data, const char *key, const char *text), void *data)
+const char *rule_next_key(const struct rule *rule, int *key, char ret_text[RULE_TEXT_MAX])
 {
-    for (int key = 0; key < RULE_KEY_COUNT; key++) {
-        char text[RULE_TEXT_MAX];
-        if (rule_key_text(rule, (enum rule_key)key, text) &&
-            !goes_without_saying(rule, (enum rule_key)key, text)) {
-            visit(data, rule_keys[key].name, text);
+    while (*key < RULE_KEY_COUNT) {
+        enum rule_key at = (enum rule_key)(*key)++;
+        if (rule_key_text(rule, at, ret_text) && !goes_without_saying(rule, at, ret_text)) {
+            return rule_keys[at].name;
         }
     }
+    return NULL;
 }
 
 /* FNV-1a over the texts of the keys, each with its end. */

@@ -117,11 +117,6 @@ const char *rule_advice(const char *name, const char *metric);
 /* Where not every run has the numbers that a default rule judges, what gives them; else NULL. */
 const char *rule_needs(const char *name, const char *metric);
 
-/* Says what makes up the rule, as key and text, in the order of the tables; `enabled` last. Keys
- * that are as they are without being given are left out. */
-void rule_each_key(const struct rule *rule,
-                   void (*visit)(void *data, const char *key, const char *text), void *data);
-
 /* A number that is another one when the rule is: of everything but `enabled` and the severity. */
 uint64_t rule_hash(const struct rule *rule);
 

@@ -55,6 +55,11 @@ uint32_t rule_metric_find(const char *name);
  * another condition's, `within` of a bound. */
 bool rule_key_text(const struct rule *rule, enum rule_key key, char ret_text[RULE_TEXT_MAX]);
 
+/* The name and text of the next key that makes up the rule, from *key on, which moves on, in
+ * the order of the tables; NULL behind the last, `enabled`. Keys that are as they are without being
+ * given are left out. */
+const char *rule_next_key(const struct rule *rule, int *key, char ret_text[RULE_TEXT_MAX]);
+
 /* The rules of one file. */
 struct config_rules {
     uint32_t count;

@@ -118,11 +118,11 @@ static bool messages_compute(struct daemon *daemon, struct message *message)
     return true;
 }
 
-static void messages_account_lost(void *data, struct run *run)
+static void messages_account_lost(struct daemon *daemon, struct run *run)
 {
     struct message *message;
     while ((message = assembly_take_lost(run))) {
-        messages_account(data, message);
+        messages_account(daemon, message);
     }
 }
 
@@ -191,9 +191,8 @@ static void messages_settle(struct daemon *daemon, struct message *message)
 
 /* Goes on with messages that had to wait for messages that have been taken now, or for long enough.
  * Recorders get them in this order, too: a `bye` ends a recording. */
-static void messages_release(void *data, struct run *run)
+static void messages_release(struct daemon *daemon, struct run *run)
 {
-    struct daemon *daemon = data;
     struct message *message;
     while ((message = hold_take(run, inbox_now_ns(&daemon->inbox)))) {
         tap_message(daemon->tap, message);
@@ -284,14 +283,14 @@ void messages_on_done(struct daemon *daemon, struct message *message)
     work_submit(work, daemon->pool);
 }
 
-static void messages_take_finished_of(void *data, struct run *run)
+static void messages_take_finished_of(struct daemon *daemon, struct run *run)
 {
     struct message *message;
     while ((message = hold_take_any(run))) {
         bool is_state = message->header.type == MESSAGE_STATE;
-        tap_message(((struct daemon *)data)->tap, message);
+        tap_message(daemon->tap, message);
         if (is_state || message->header.type == MESSAGE_EVENT) {
-            if (queue_put(run, message, inbox_now_ns(&((struct daemon *)data)->inbox))) {
+            if (queue_put(run, message, inbox_now_ns(&daemon->inbox))) {
                 message->code = messages_read_state(message);
                 queue_finish(run, message);
             }
@@ -307,24 +306,30 @@ static void messages_take_finished_of(void *data, struct run *run)
         }
         if (message->detached) { /* nobody computes it any more */
             message->code = ERR_INCOMPLETE;
-            queue_join(run, message, inbox_now_ns(&((struct daemon *)data)->inbox));
+            queue_join(run, message, inbox_now_ns(&daemon->inbox));
         }
-        messages_account(data, message);
+        messages_account(daemon, message);
     }
     assembly_give_up_all(run);
-    messages_account_lost(data, run);
+    messages_account_lost(daemon, run);
 }
 
 void messages_give_up(struct daemon *daemon)
 {
-    registry_each(daemon->registry, messages_release, daemon);
-    registry_each(daemon->registry, messages_account_lost, daemon);
+    for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
+        messages_release(daemon, run);
+    }
+    for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
+        messages_account_lost(daemon, run);
+    }
 }
 
 void messages_take_finished(struct daemon *daemon)
 {
     daemon->ready = NULL;
-    registry_each(daemon->registry, messages_take_finished_of, daemon);
+    for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
+        messages_take_finished_of(daemon, run);
+    }
 }
 
 void messages_settle_promises(void *data, struct promises *promises)

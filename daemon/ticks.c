@@ -25,35 +25,25 @@ int ticks_announce_plans(void *data)
     return 0;
 }
 
-struct cost_list {
-    const struct config *config;
-    struct plan_cost *costs;
-    uint32_t count, capacity;
-};
-
-static void ticks_visit_cost(void *data, const char *job, const struct capture_cost *cost)
-{
-    struct cost_list *list = data;
-    if (list->count < list->capacity && cost->own_every == 0) {
-        list->costs[list->count++] = (struct plan_cost){
-            job, cost_ratio(cost), config_for_job(list->config, job)->plan_cost_max};
-    }
-}
-
 void ticks_limit_costs(struct daemon *daemon)
 {
-    uint32_t jobs = registry_jobs(daemon->registry);
-    struct cost_list list = {
-        .config = &daemon->reload.plans,
-        .costs = malloc((jobs + 1) * sizeof *list.costs),
-        .capacity = jobs,
-    };
-    if (!list.costs) {
+    const struct registry *registry = daemon->registry;
+    struct plan_cost *costs = malloc((registry_jobs(registry) + 1) * sizeof *costs);
+    const char *job = NULL, *without;
+    uint32_t count = 0;
+    if (!costs) {
         return; /* the next time */
     }
-    registry_each_cost(daemon->registry, ticks_visit_cost, &list);
-    const char *without;
-    if (plans_limit_costs(daemon->plans, list.costs, list.count, &without) &&
+    for (const struct run *run = NULL; (run = registry_next(registry, run));) {
+        bool is_first = !job || strcmp(job, run->job) != 0;
+        job = run->job;
+        const struct capture_cost *cost = is_first ? registry_cost(registry, job) : NULL;
+        if (cost && cost->own_every == 0) {
+            costs[count++] = (struct plan_cost){
+                job, cost_ratio(cost), config_for_job(&daemon->reload.plans, job)->plan_cost_max};
+        }
+    }
+    if (plans_limit_costs(daemon->plans, costs, count, &without) &&
         ticks_announce_plans(daemon) != 0) {
         log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
     }
@@ -62,35 +52,28 @@ void ticks_limit_costs(struct daemon *daemon)
         log_event(LOG_WARNING, "cost_unbounded", LOG_STR("job", without),
                   LOG_NUM("bounded", PLANS_LENGTHENED_MAX));
     }
-    free(list.costs);
-}
-
-struct run_list {
-    struct fleet_beat_run runs[FLEET_RUNS_MAX];
-    uint32_t count;
-    uint64_t now_ns;
-};
-
-static void ticks_visit_run(void *data, struct run *run)
-{
-    struct run_list *list = data;
-    if (run->state != JOB_ACTIVE || list->count == FLEET_RUNS_MAX) {
-        return;
-    }
-    struct fleet_beat_run *said = &list->runs[list->count++];
-    memcpy(said->run, run->id, RUN_BYTES);
-    said->silent_ns = clock_since_ns(run->last_ns, list->now_ns);
-    said->world = run->tracks[0].window.world;
-    said->ranks = run->tracks[0].window.rank_count;
+    free(costs);
 }
 
 static void ticks_tell_runs(struct daemon *daemon)
 {
-    struct run_list list = {.count = 0, .now_ns = inbox_now_ns(&daemon->inbox)};
-    if (daemon->fleet) {
-        registry_each(daemon->registry, ticks_visit_run, &list);
-        fleet_tell_runs(daemon->fleet, list.runs, list.count);
+    struct fleet_beat_run runs[FLEET_RUNS_MAX];
+    uint32_t count = 0;
+    uint64_t now_ns = inbox_now_ns(&daemon->inbox);
+    if (!daemon->fleet) {
+        return;
     }
+    for (const struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
+        if (run->state != JOB_ACTIVE || count == FLEET_RUNS_MAX) {
+            continue;
+        }
+        struct fleet_beat_run *said = &runs[count++];
+        memcpy(said->run, run->id, RUN_BYTES);
+        said->silent_ns = clock_since_ns(run->last_ns, now_ns);
+        said->world = run->tracks[0].window.world;
+        said->ranks = run->tracks[0].window.rank_count;
+    }
+    fleet_tell_runs(daemon->fleet, runs, count);
 }
 
 static void ticks_on_tick(uv_timer_t *timer)

@@ -26,15 +26,7 @@ static void fleet_put_text(struct mpk_writer *writer, const char *key, const cha
                            size_t size)
 {
     mpk_put_str(writer, key);
-    if (msgpack_pack_str_with_body(&writer->packer, text, size) != 0) {
-        writer->failed = true;
-    }
-}
-
-static void fleet_put_bin(struct mpk_writer *writer, const char *key, const void *data, size_t size)
-{
-    mpk_put_str(writer, key);
-    mpk_put_bin(writer, data, size);
+    mpk_put_text(writer, text, size);
 }
 
 static void fleet_put_progress(struct mpk_writer *writer, const struct fleet_body *body)
@@ -46,13 +38,11 @@ static void fleet_put_progress(struct mpk_writer *writer, const struct fleet_bod
     mpk_pair_u64(writer, "received", body->received);
     mpk_pair_u64(writer, "processed", body->processed);
     mpk_pair_u64(writer, "lost", body->lost);
-    mpk_put_str(writer, "dropped");
-    mpk_put_map(writer, body->dropped_count);
+    mpk_pair_map(writer, "dropped", body->dropped_count);
     for (uint32_t i = 0; i < body->dropped_count; i++) {
         mpk_pair_u64(writer, body->dropped[i].reason, body->dropped[i].count);
     }
-    mpk_put_str(writer, "ranks");
-    mpk_put_array(writer, body->rank_count);
+    mpk_pair_array(writer, "ranks", body->rank_count);
     for (uint32_t i = 0; i < body->rank_count; i++) {
         mpk_put_u64(writer, body->ranks[i]);
     }
@@ -60,12 +50,11 @@ static void fleet_put_progress(struct mpk_writer *writer, const struct fleet_bod
 
 static void fleet_put_points(struct mpk_writer *writer, const struct fleet_body *body)
 {
-    mpk_put_str(writer, "points");
-    mpk_put_array(writer, body->point_count);
+    mpk_pair_array(writer, "points", body->point_count);
     for (uint32_t i = 0; i < body->point_count; i++) {
         const struct fleet_point *point = &body->points[i];
         mpk_put_array(writer, 5);
-        msgpack_pack_str_with_body(&writer->packer, point->name, point->name_size);
+        mpk_put_text(writer, point->name, point->name_size);
         mpk_put_u64(writer, point->epoch);
         mpk_put_u64(writer, point->step);
         mpk_put_u64(writer, point->time_ns);
@@ -75,14 +64,11 @@ static void fleet_put_points(struct mpk_writer *writer, const struct fleet_body 
 
 void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
 {
-    static const uint32_t pairs[] = {[FLEET_PART] = 12, [FLEET_CLOSED] = 21, [FLEET_RUN] = 15};
-    uint32_t more =
-        (body->kind == FLEET_PART && body->module) || (body->kind == FLEET_RUN && body->settings);
-    mpk_put_map(writer, pairs[body->kind] + more + (body->own_window.length > 0));
+    struct mpk_open map = mpk_open(writer, NULL);
     mpk_pair_u64(writer, "v", FLEET_VERSION);
     mpk_pair_str(writer, "kind", kinds[body->kind]);
     fleet_put_text(writer, "job", body->job, body->job_size);
-    fleet_put_bin(writer, "run", body->run, RUN_BYTES);
+    mpk_pair_bin(writer, "run", body->run, RUN_BYTES);
     if (body->own_window.length > 0) {
         mpk_put_str(writer, "own_window");
         own_window_put(&body->own_window, writer);
@@ -96,7 +82,7 @@ void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
         if (body->module) {
             fleet_put_text(writer, "module", body->module, body->module_size);
         }
-        fleet_put_bin(writer, "state", body->state, body->state_size);
+        mpk_pair_bin(writer, "state", body->state, body->state_size);
         break;
     case FLEET_CLOSED:
         fleet_put_rule(writer, body);
@@ -110,18 +96,19 @@ void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
         fleet_put_progress(writer, body);
         mpk_pair_str(writer, "state", job_state_name(body->state_of_run));
         if (body->settings) {
-            fleet_put_bin(writer, "settings", body->settings, body->settings_size);
+            mpk_pair_bin(writer, "settings", body->settings, body->settings_size);
         }
         fleet_put_points(writer, body);
         break;
     }
+    mpk_close_map(writer, &map);
 }
 
 void fleet_beat_encode(const struct fleet_beat *beat, struct mpk_writer *writer)
 {
     mpk_put_map(writer, 16 + (uint32_t)((*beat->domain != '\0') + (*beat->trouble != '\0')));
     mpk_pair_u64(writer, "v", FLEET_VERSION);
-    fleet_put_bin(writer, "instance", beat->instance, FLEET_ID_BYTES);
+    mpk_pair_bin(writer, "instance", beat->instance, FLEET_ID_BYTES);
     mpk_pair_u64(writer, "file", beat->file);
     mpk_pair_str(writer, "name", beat->name);
     mpk_pair_str(writer, "host", beat->host);
@@ -141,8 +128,7 @@ void fleet_beat_encode(const struct fleet_beat *beat, struct mpk_writer *writer)
     if (*beat->trouble) {
         mpk_pair_str(writer, "trouble", beat->trouble);
     }
-    mpk_put_str(writer, "runs");
-    mpk_put_array(writer, beat->run_count);
+    mpk_pair_array(writer, "runs", beat->run_count);
     for (uint32_t i = 0; i < beat->run_count; i++) {
         mpk_put_array(writer, 4);
         mpk_put_bin(writer, beat->runs[i].run, RUN_BYTES);
@@ -157,7 +143,7 @@ void fleet_ask_encode(const struct fleet_ask *ask, struct mpk_writer *writer)
     mpk_put_map(writer, 7);
     mpk_pair_u64(writer, "v", FLEET_VERSION);
     mpk_pair_str(writer, "hub", ask->hub);
-    fleet_put_bin(writer, "instance", ask->instance, FLEET_ID_BYTES);
+    mpk_pair_bin(writer, "instance", ask->instance, FLEET_ID_BYTES);
     mpk_pair_u64(writer, "from", ask->from);
     mpk_pair_u64(writer, "to", ask->to);
     mpk_pair_str(writer, "refused", ask->refused);

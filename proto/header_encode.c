@@ -20,8 +20,7 @@ static void put_common(struct mpk_writer *writer, const struct header *header)
     mpk_pair_u64(writer, "v", PROTO_VERSION);
     mpk_pair_str(writer, "type", message_type_name(header->type));
     mpk_pair_str(writer, "job", header->job);
-    mpk_put_str(writer, "run");
-    mpk_put_bin(writer, header->run, RUN_BYTES);
+    mpk_pair_bin(writer, "run", header->run, RUN_BYTES);
     mpk_pair_u64(writer, "rank", header->rank);
     mpk_pair_u64(writer, "world", header->world);
     mpk_pair_u64(writer, "seq", header->seq);
@@ -30,8 +29,6 @@ static void put_common(struct mpk_writer *writer, const struct header *header)
     mpk_pair_u64(writer, "epoch", header->epoch);
     mpk_pair_u64(writer, "step", header->step);
 }
-
-enum { COMMON_PAIRS = 11 };
 
 static void put_layer_id(struct mpk_writer *writer, struct layer_id id)
 {
@@ -45,8 +42,7 @@ static void put_tensor(struct mpk_writer *writer, const struct tensor *tensor)
     mpk_put_map(writer, 3);
     mpk_pair_str(writer, "name", tensor_role_name(tensor->role));
     mpk_pair_str(writer, "dtype", dtype_name(tensor->dtype));
-    mpk_put_str(writer, "shape");
-    mpk_put_array(writer, tensor->rank);
+    mpk_pair_array(writer, "shape", tensor->rank);
     for (uint32_t i = 0; i < tensor->rank; i++) {
         mpk_put_u64(writer, tensor->shape[i]);
     }
@@ -58,8 +54,7 @@ static void put_lengths(struct mpk_writer *writer, const char *key, const int32_
     if (!lengths) {
         return;
     }
-    mpk_put_str(writer, key);
-    mpk_put_array(writer, batch);
+    mpk_pair_array(writer, key, batch);
     for (uint32_t i = 0; i < batch; i++) {
         mpk_put_u64(writer, (uint64_t)lengths[i]);
     }
@@ -70,8 +65,7 @@ static void header_encode_put_labels(struct mpk_writer *writer, const struct hea
     if (header->label_count == 0) {
         return;
     }
-    mpk_put_str(writer, "labels");
-    mpk_put_array(writer, header->label_count);
+    mpk_pair_array(writer, "labels", header->label_count);
     for (uint32_t i = 0; i < header->label_count; i++) {
         mpk_put_str(writer, header->labels[i]);
     }
@@ -86,11 +80,6 @@ static bool says_offset(const struct header *header)
                : header->heads_total != header->heads && header->type != MESSAGE_WEIGHTS;
 }
 
-static uint32_t count_slice(const struct header *header)
-{
-    return (uint32_t)says_offset(header) + (uint32_t)(header->heads_total != header->heads);
-}
-
 static void put_slice(struct mpk_writer *writer, const struct header *header)
 {
     if (says_offset(header)) {
@@ -101,8 +90,8 @@ static void put_slice(struct mpk_writer *writer, const struct header *header)
     }
 }
 
-/* The keys of the maps that a state brings; returns how many. `writer` NULL: counts them. */
-static uint32_t put_maps(struct mpk_writer *writer, const struct header *header)
+/* The keys of the maps that a state brings. */
+static void put_maps(struct mpk_writer *writer, const struct header *header)
 {
     const struct state_maps *maps = &header->maps;
     const struct {
@@ -115,32 +104,15 @@ static uint32_t put_maps(struct mpk_writer *writer, const struct header *header)
                 {"first_query", maps->first_query},
                 {"first_key", maps->first_key},
                 {"sample", maps->sample}};
-    uint32_t count = 0;
 
     for (int i = 0; i < 7 && maps->heads > 0; i++) {
         if (keys[i].number > 0) {
-            count++;
-            if (writer) {
-                mpk_pair_u64(writer, keys[i].key, keys[i].number);
-            }
+            mpk_pair_u64(writer, keys[i].key, keys[i].number);
         }
     }
-    return count;
 }
 
 /* The keys of one type alone, between `tensors` and what is optional for all. */
-static uint32_t count_typed(const struct header *header)
-{
-    if (header->type == MESSAGE_WEIGHTS) {
-        return 2 + (uint32_t)(header->kv_heads != header->heads);
-    }
-    if (header->type == MESSAGE_STATE) {
-        return 3 + (uint32_t)(header->q_offset != 0);
-    }
-    return (header->type == MESSAGE_QK ? 1 + (uint32_t)(header->softcap != 0) : 0) +
-           (uint32_t)(header->q_offset != 0) + (uint32_t)(header->q_stride > 1);
-}
-
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
     if (header->type == MESSAGE_WEIGHTS) {
@@ -169,21 +141,13 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
     }
 }
 
-static uint32_t count_optional(const struct header *header)
-{
-    return (uint32_t)header->causal + (header->window != 0) + (header->q_len != NULL) +
-           (header->k_len != NULL) + count_slice(header) + (uint32_t)header->dropout +
-           (uint32_t)header->learned_sink + (header->label_count != 0) + (header->microbatch != 0) +
-           (header->module[0] != '\0') + put_maps(NULL, header);
-}
-
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
 {
-    mpk_put_map(writer, COMMON_PAIRS + 4 + count_typed(header) + count_optional(header));
+    struct mpk_open map = mpk_open(writer, NULL);
+
     put_common(writer, header);
     put_layer_id(writer, header->layer);
-    mpk_put_str(writer, "tensors");
-    mpk_put_array(writer, header->tensor_count);
+    mpk_pair_array(writer, "tensors", header->tensor_count);
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         put_tensor(writer, &header->tensors[i]);
     }
@@ -205,48 +169,46 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     if (header->module[0]) {
         mpk_pair_str(writer, "module", header->module);
     }
+    mpk_close_map(writer, &map);
 }
 
 static void header_encode_put_layers(struct mpk_writer *writer, const struct header *header)
 {
-    mpk_put_str(writer, "layers");
-    mpk_put_array(writer, header->layer_count);
+    mpk_pair_array(writer, "layers", header->layer_count);
     for (uint32_t i = 0; i < header->layer_count; i++) {
         const struct layer_info *layer = &header->layers[i];
 
-        mpk_put_map(writer, 4 + (layer->module != NULL));
+        struct mpk_open map = mpk_open(writer, NULL);
+
         put_layer_id(writer, layer->id);
         mpk_pair_u64(writer, "heads", layer->heads);
         if (layer->module) {
             mpk_pair_str(writer, "module", layer->module);
         }
+        mpk_close_map(writer, &map);
     }
 }
 
 static void header_encode_put_event(struct mpk_writer *writer, const struct header *header)
 {
-    bool layers = header->event == EVENT_HELLO && header->layer_count > 0;
-    bool client = header->event == EVENT_HELLO && header->client[0] != '\0';
-    bool dropped = header->dropped_total > 0;
-    bool values = header->event == EVENT_LOG;
+    struct mpk_open map = mpk_open(writer, NULL);
 
-    mpk_put_map(writer, COMMON_PAIRS + 1 + (uint32_t)dropped + (uint32_t)layers + (uint32_t)client +
-                            (uint32_t)values);
     put_common(writer, header);
     mpk_pair_str(writer, "event", event_name(header->event));
-    if (dropped) {
+    if (header->dropped_total > 0) {
         mpk_pair_u64(writer, "dropped_total", header->dropped_total);
     }
-    if (layers) {
+    if (header->event == EVENT_HELLO && header->layer_count > 0) {
         header_encode_put_layers(writer, header);
     }
-    if (client) {
+    if (header->event == EVENT_HELLO && header->client[0]) {
         mpk_pair_str(writer, "client", header->client);
     }
-    if (values) {
+    if (header->event == EVENT_LOG) {
         mpk_put_str(writer, "values");
         named_put(&header->values, writer);
     }
+    mpk_close_map(writer, &map);
 }
 
 int header_encode(const struct header *header, struct mpk_writer *writer)

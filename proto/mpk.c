@@ -11,6 +11,7 @@
 #include "proto/mpk.h"
 
 #include "proto/err.h"
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -367,6 +368,8 @@ void mpk_writer_init(struct mpk_writer *writer)
     msgpack_sbuffer_init(&writer->buffer);
     msgpack_packer_init(&writer->packer, writer, write_bytes);
     writer->failed = false;
+    writer->values = 0;
+    writer->owed = 0;
 }
 
 void mpk_writer_clear(struct mpk_writer *writer)
@@ -380,41 +383,62 @@ bool mpk_writer_ok(const struct mpk_writer *writer)
     return !writer->failed;
 }
 
+/* A value that is written, and how many are in it. */
+static void count_value(struct mpk_writer *writer, uint64_t within)
+{
+    if (writer->owed > 0) {
+        writer->owed--;
+    } else {
+        writer->values++;
+    }
+    writer->owed += within;
+}
+
 /* The packer's results need no look: write_bytes remembers its own failures. */
 void mpk_put_map(struct mpk_writer *writer, uint32_t pairs)
 {
+    count_value(writer, 2 * (uint64_t)pairs);
     msgpack_pack_map(&writer->packer, pairs);
 }
 
 void mpk_put_array(struct mpk_writer *writer, uint32_t length)
 {
+    count_value(writer, length);
     msgpack_pack_array(&writer->packer, length);
 }
 
 void mpk_put_str(struct mpk_writer *writer, const char *text)
 {
-    if (!text) {
-        msgpack_pack_nil(&writer->packer);
-        return;
+    if (text) {
+        mpk_put_text(writer, text, strlen(text));
+    } else {
+        mpk_put_nil(writer);
     }
-    size_t len = strlen(text);
+}
+
+void mpk_put_text(struct mpk_writer *writer, const char *text, size_t len)
+{
+    count_value(writer, 0);
     msgpack_pack_str(&writer->packer, len);
     msgpack_pack_str_body(&writer->packer, text, len);
 }
 
 void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len)
 {
+    count_value(writer, 0);
     msgpack_pack_bin(&writer->packer, len);
     msgpack_pack_bin_body(&writer->packer, data, len);
 }
 
 void mpk_put_u64(struct mpk_writer *writer, uint64_t number)
 {
+    count_value(writer, 0);
     msgpack_pack_uint64(&writer->packer, number);
 }
 
 void mpk_put_bool(struct mpk_writer *writer, bool value)
 {
+    count_value(writer, 0);
     if (value) {
         msgpack_pack_true(&writer->packer);
     } else {
@@ -424,21 +448,111 @@ void mpk_put_bool(struct mpk_writer *writer, bool value)
 
 void mpk_put_nil(struct mpk_writer *writer)
 {
+    count_value(writer, 0);
     msgpack_pack_nil(&writer->packer);
 }
 
 void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len)
 {
+    count_value(writer, 0);
     write_bytes(writer, encoded, len);
 }
 
 void mpk_put_f64(struct mpk_writer *writer, double number)
 {
     if (isfinite(number)) {
+        count_value(writer, 0);
         msgpack_pack_double(&writer->packer, number);
     } else {
         mpk_put_nil(writer);
     }
+}
+
+struct mpk_open mpk_open(struct mpk_writer *writer, const char *key)
+{
+    struct mpk_open open = {.before = writer->buffer.size,
+                            .values_before = writer->values,
+                            .owed_before = writer->owed};
+
+    if (key) {
+        mpk_put_str(writer, key);
+    }
+    open.at = writer->buffer.size;
+    mpk_put_map(writer, 0); /* a byte, to be replaced */
+    open.values = writer->values;
+    open.owed = writer->owed;
+    writer->values = 0;
+    writer->owed = 0;
+    return open;
+}
+
+/* `fixed` and `long16` are the first bytes of a short container and of one with 16 bits of length;
+ * that with 32 bits comes next. */
+static void close_container(struct mpk_writer *writer, const struct mpk_open *open, uint32_t length,
+                            uint8_t fixed, uint8_t long16)
+{
+    static const char room[4] = {0};
+    size_t size = writer->buffer.size, more = length < 16 ? 0 : length <= UINT16_MAX ? 2 : 4;
+
+    assert(writer->owed == 0 || writer->failed);
+    write_bytes(writer, room, more);
+    if (!writer->failed) {
+        uint8_t *at = (uint8_t *)writer->buffer.data + open->at;
+
+        memmove(at + 1 + more, at + 1, size - open->at - 1);
+        *at = (uint8_t)(more == 0 ? fixed | length : more == 2 ? long16 : long16 + 1u);
+        for (size_t i = 0; i < more; i++) {
+            at[1 + i] = (uint8_t)(length >> 8 * (more - 1 - i));
+        }
+    }
+    writer->values = open->values;
+    writer->owed = open->owed;
+}
+
+void mpk_close_map(struct mpk_writer *writer, const struct mpk_open *open)
+{
+    assert(writer->values % 2 == 0 || writer->failed);
+    close_container(writer, open, writer->values / 2, 0x80, 0xde);
+}
+
+void mpk_close_array(struct mpk_writer *writer, const struct mpk_open *open)
+{
+    close_container(writer, open, writer->values, 0x90, 0xdc);
+}
+
+void mpk_close_map_if_any(struct mpk_writer *writer, const struct mpk_open *open)
+{
+    if (writer->values > 0) {
+        mpk_close_map(writer, open);
+        return;
+    }
+    writer->buffer.size = writer->failed ? writer->buffer.size : open->before;
+    writer->values = open->values_before;
+    writer->owed = open->owed_before;
+}
+
+void mpk_pair_map(struct mpk_writer *writer, const char *key, uint32_t pairs)
+{
+    mpk_put_str(writer, key);
+    mpk_put_map(writer, pairs);
+}
+
+void mpk_pair_array(struct mpk_writer *writer, const char *key, uint32_t length)
+{
+    mpk_put_str(writer, key);
+    mpk_put_array(writer, length);
+}
+
+void mpk_pair_bin(struct mpk_writer *writer, const char *key, const void *data, size_t len)
+{
+    mpk_put_str(writer, key);
+    mpk_put_bin(writer, data, len);
+}
+
+void mpk_pair_nil(struct mpk_writer *writer, const char *key)
+{
+    mpk_put_str(writer, key);
+    mpk_put_nil(writer);
 }
 
 void mpk_pair_str(struct mpk_writer *writer, const char *key, const char *text)
@@ -451,6 +565,16 @@ void mpk_pair_u64(struct mpk_writer *writer, const char *key, uint64_t number)
 {
     mpk_put_str(writer, key);
     mpk_put_u64(writer, number);
+}
+
+void mpk_pair_u64_or_nil(struct mpk_writer *writer, const char *key, bool known, uint64_t number)
+{
+    mpk_put_str(writer, key);
+    if (known) {
+        mpk_put_u64(writer, number);
+    } else {
+        mpk_put_nil(writer);
+    }
 }
 
 void mpk_pair_bool(struct mpk_writer *writer, const char *key, bool value)

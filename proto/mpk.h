@@ -75,6 +75,8 @@ struct mpk_writer {
     msgpack_sbuffer buffer; /* buffer.data, buffer.size: what was written */
     msgpack_packer packer;
     bool failed;
+    uint32_t values; /* in the container that is open, without those in others within it */
+    uint64_t owed;   /* that these still lack */
 };
 
 void mpk_writer_init(struct mpk_writer *writer);
@@ -85,6 +87,7 @@ void mpk_put_map(struct mpk_writer *writer, uint32_t pairs);
 void mpk_put_array(struct mpk_writer *writer, uint32_t length);
 /* NULL is nil. */
 void mpk_put_str(struct mpk_writer *writer, const char *text);
+void mpk_put_text(struct mpk_writer *writer, const char *text, size_t len);
 void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len);
 void mpk_put_u64(struct mpk_writer *writer, uint64_t number);
 void mpk_put_bool(struct mpk_writer *writer, bool value);
@@ -94,9 +97,28 @@ void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len);
 /* NaN and infinities become nil: a number that does not exist is null. */
 void mpk_put_f64(struct mpk_writer *writer, double number);
 
-/* A key of a map, and its value. */
+/* A map or an array whose length is known when it ends: all that is written between opening and
+ * closing is in it. With a key, which may be NULL, it is the value of that. The bytes are those of
+ * mpk_put_map and mpk_put_array. */
+struct mpk_open {
+    size_t before, at; /* in the buffer: where its key begins, and it itself */
+    uint32_t values_before, values;
+    uint64_t owed_before, owed; /* of the container around it, without and with it */
+};
+struct mpk_open mpk_open(struct mpk_writer *writer, const char *key);
+void mpk_close_map(struct mpk_writer *writer, const struct mpk_open *open);
+void mpk_close_array(struct mpk_writer *writer, const struct mpk_open *open);
+/* The same, but one without pairs goes, and its key with it. */
+void mpk_close_map_if_any(struct mpk_writer *writer, const struct mpk_open *open);
+
+/* A key of a map, and its value, or how that begins. */
+void mpk_pair_map(struct mpk_writer *writer, const char *key, uint32_t pairs);
+void mpk_pair_array(struct mpk_writer *writer, const char *key, uint32_t length);
+void mpk_pair_bin(struct mpk_writer *writer, const char *key, const void *data, size_t len);
+void mpk_pair_nil(struct mpk_writer *writer, const char *key);
 void mpk_pair_str(struct mpk_writer *writer, const char *key, const char *text);
 void mpk_pair_u64(struct mpk_writer *writer, const char *key, uint64_t number);
+void mpk_pair_u64_or_nil(struct mpk_writer *writer, const char *key, bool known, uint64_t number);
 void mpk_pair_bool(struct mpk_writer *writer, const char *key, bool value);
 void mpk_pair_f64(struct mpk_writer *writer, const char *key, double number);
 

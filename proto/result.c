@@ -18,40 +18,42 @@ void result_set_snapshot(void *buf, size_t len, bool snapshot)
 static void result_put_layers(struct mpk_writer *writer, const struct layer_info *layers,
                               uint32_t count)
 {
-    mpk_put_str(writer, "layers");
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, "layers", count);
     for (uint32_t i = 0; i < count; i++) {
-        mpk_put_map(writer, PART_LAYER_ID_PAIRS + 1 + part_module_count(layers[i].module));
+        struct mpk_open layer = mpk_open(writer, NULL);
+
         part_layer_id(writer, layers[i].id);
         part_module(writer, layers[i].module);
-        part_number(writer, "heads", layers[i].heads);
+        mpk_pair_u64(writer, "heads", layers[i].heads);
+        mpk_close_map(writer, &layer);
     }
 }
 
 void job_encode(const struct job_result *job, struct mpk_writer *writer)
 {
-    /* besides: state, heard_ns, world, ranks, layers, received, processed, lost, dropped, snapshot
-     */
-    mpk_put_map(writer, PART_COMMON_PAIRS + 10);
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "job", &job->common);
-    part_text(writer, "state", job_state_name(job->state));
-    part_number(writer, "heard_ns", job->heard_ns);
-    part_number(writer, "world", job->world);
-    part_number(writer, "ranks", job->ranks);
+    mpk_pair_str(writer, "state", job_state_name(job->state));
+    mpk_pair_u64(writer, "heard_ns", job->heard_ns);
+    mpk_pair_u64(writer, "world", job->world);
+    mpk_pair_u64(writer, "ranks", job->ranks);
     result_put_layers(writer, job->layers, job->layer_count);
-    part_number(writer, "received", job->received);
-    part_number(writer, "processed", job->processed);
-    part_number(writer, "lost", job->lost);
+    mpk_pair_u64(writer, "received", job->received);
+    mpk_pair_u64(writer, "processed", job->processed);
+    mpk_pair_u64(writer, "lost", job->lost);
     part_dropped(writer, job->dropped, job->dropped_count);
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }
 
 void log_encode(const struct log_result *log, struct mpk_writer *writer)
 {
-    /* besides: values, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + 2);
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "log", &log->common);
     mpk_put_str(writer, "values");
     named_put(log->values, writer);
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }

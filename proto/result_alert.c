@@ -22,48 +22,40 @@ const char *alert_severity_name(enum alert_severity severity)
 /* Nil where the alert is about something larger. */
 static void result_alert_put_place(struct mpk_writer *writer, const struct alert_result *alert)
 {
-    static const char *const keys[PART_LAYER_ID_PAIRS] = {"stack", "layer", "site"};
+    static const char *const keys[] = {"stack", "layer", "site"};
 
     if (alert->has_layer) {
         part_layer_id(writer, alert->layer);
         part_module(writer, alert->module);
     }
-    for (int i = 0; i < PART_LAYER_ID_PAIRS && !alert->has_layer; i++) {
-        mpk_put_str(writer, keys[i]);
-        mpk_put_nil(writer);
+    for (int i = 0; i < 3 && !alert->has_layer; i++) {
+        mpk_pair_nil(writer, keys[i]);
     }
-    mpk_put_str(writer, "head");
-    if (alert->head >= 0) {
-        mpk_put_u64(writer, (uint64_t)alert->head);
-    } else {
-        mpk_put_nil(writer);
-    }
+    mpk_pair_u64_or_nil(writer, "head", alert->head >= 0, (uint64_t)alert->head);
 }
 
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
 {
-    /* besides: rule, severity, state, metric, head, value, bound, since, message, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_ID_PAIRS + 10u + (alert->why != NULL) +
-                            (alert->advice != NULL) +
-                            (alert->has_layer ? part_module_count(alert->module) : 0));
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "alert", &alert->common);
-    part_text(writer, "rule", alert->rule);
-    part_text(writer, "severity", alert_severity_name(alert->severity));
-    part_text(writer, "state", alert_state_name(alert->state));
-    part_text(writer, "metric", alert->metric);
+    mpk_pair_str(writer, "rule", alert->rule);
+    mpk_pair_str(writer, "severity", alert_severity_name(alert->severity));
+    mpk_pair_str(writer, "state", alert_state_name(alert->state));
+    mpk_pair_str(writer, "metric", alert->metric);
     result_alert_put_place(writer, alert);
-    part_real(writer, "value", alert->value);
-    part_real(writer, "bound", alert->bound);
-    mpk_put_str(writer, "since");
-    mpk_put_map(writer, 2);
-    part_number(writer, "epoch", alert->since_epoch);
-    part_number(writer, "step", alert->since_step);
-    part_text(writer, "message", alert->message);
+    mpk_pair_f64(writer, "value", alert->value);
+    mpk_pair_f64(writer, "bound", alert->bound);
+    mpk_pair_map(writer, "since", 2);
+    mpk_pair_u64(writer, "epoch", alert->since_epoch);
+    mpk_pair_u64(writer, "step", alert->since_step);
+    mpk_pair_str(writer, "message", alert->message);
     if (alert->why) {
-        part_text(writer, "why", alert->why);
+        mpk_pair_str(writer, "why", alert->why);
     }
     if (alert->advice) {
-        part_text(writer, "advice", alert->advice);
+        mpk_pair_str(writer, "advice", alert->advice);
     }
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }

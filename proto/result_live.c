@@ -2,16 +2,6 @@
 /* One message's numbers of a layer, for readers (live) and for files (analysis). */
 #include "proto/result_internal.h"
 
-static uint32_t count_values(const struct layer_numbers *numbers, bool spectrum)
-{
-    uint32_t count = 0;
-
-    for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        count += numbers->value[i] && metric_in_spectrum(i) == spectrum;
-    }
-    return count;
-}
-
 static void result_live_put_values(struct mpk_writer *writer, const struct layer_numbers *numbers,
                                    bool spectrum)
 {
@@ -24,111 +14,63 @@ static void result_live_put_values(struct mpk_writer *writer, const struct layer
 
 static void result_live_put_heads(struct mpk_writer *writer, const struct layer_numbers *numbers)
 {
-    mpk_put_str(writer, "heads");
-    mpk_put_map(writer, count_values(numbers, false) + (numbers->pattern != NULL));
+    struct mpk_open heads = mpk_open(writer, "heads");
+
     result_live_put_values(writer, numbers, false);
     if (numbers->pattern) {
         part_pattern(writer, "pattern", numbers->pattern, numbers->heads);
     }
-}
-
-/* The rate is about first_token. */
-static bool has_sink_rate(const struct layer_numbers *numbers)
-{
-    return numbers->value[METRIC_FIRST_TOKEN] != NULL;
-}
-
-static bool has_local_window(const struct layer_numbers *numbers)
-{
-    return numbers->value[METRIC_LOCAL_MASS] != NULL;
-}
-
-static uint32_t result_live_count_aggregates(const struct layer_numbers *numbers)
-{
-    uint32_t count = 0;
-
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        count += numbers->has_aggregate[a];
-    }
-    return count;
+    mpk_close_map(writer, &heads);
 }
 
 static void result_live_put_aggregates(struct mpk_writer *writer,
                                        const struct layer_numbers *numbers)
 {
-    uint32_t count = result_live_count_aggregates(numbers);
+    struct mpk_open aggregates = mpk_open(writer, "aggregate");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "aggregate");
-    mpk_put_map(writer, count);
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         if (!numbers->has_aggregate[a]) {
             continue;
         }
-        mpk_put_str(writer, aggregate_name[a]);
-        mpk_put_map(writer, MAP_STAT_COUNT);
+        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
-            part_real(writer, map_stat_name[s], numbers->aggregate[a][s]);
+            mpk_pair_f64(writer, map_stat_name[s], numbers->aggregate[a][s]);
         }
     }
+    mpk_close_map_if_any(writer, &aggregates);
 }
 
 static void result_live_put_vector(struct mpk_writer *writer, const struct layer_numbers *numbers,
                                    enum vector vector)
 {
-    mpk_put_str(writer, vector_info[vector].name);
-    mpk_put_array(writer, numbers->heads);
+    mpk_pair_array(writer, vector_info[vector].name, numbers->heads);
     for (uint32_t h = 0; h < numbers->heads; h++) {
         part_vector_row(writer, vector,
                         numbers->vector[vector] + (size_t)h * vector_info[vector].width);
     }
 }
 
-static uint32_t result_live_count_spectrum(const struct layer_numbers *numbers)
-{
-    uint32_t count = count_values(numbers, true);
-
-    for (unsigned v = 0; v < VECTOR_COUNT; v++) {
-        count += numbers->vector[v] != NULL;
-    }
-    return count;
-}
-
 static void result_live_put_spectrum(struct mpk_writer *writer, const struct layer_numbers *numbers)
 {
-    uint32_t count = result_live_count_spectrum(numbers);
+    struct mpk_open spectrum = mpk_open(writer, "spectrum");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "spectrum");
-    mpk_put_map(writer, count);
     result_live_put_values(writer, numbers, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         if (numbers->vector[v]) {
             result_live_put_vector(writer, numbers, (enum vector)v);
         }
     }
-}
-
-/* Keys that put_numbers writes; `heads` is always there. */
-static uint32_t count_numbers(const struct layer_numbers *numbers)
-{
-    return 1 + (uint32_t)has_local_window(numbers) + (uint32_t)has_sink_rate(numbers) +
-           (result_live_count_aggregates(numbers) > 0) + (result_live_count_spectrum(numbers) > 0) +
-           part_pairs_count(&numbers->pairs);
+    mpk_close_map_if_any(writer, &spectrum);
 }
 
 static void result_live_put_numbers(struct mpk_writer *writer, const struct layer_numbers *numbers)
 {
     result_live_put_heads(writer, numbers);
-    if (has_local_window(numbers)) {
-        part_number(writer, "local_window", numbers->local_window);
+    if (numbers->value[METRIC_LOCAL_MASS]) {
+        mpk_pair_u64(writer, "local_window", numbers->local_window);
     }
-    if (has_sink_rate(numbers)) {
-        part_real(writer, "sink_rate", numbers->sink_rate);
+    if (numbers->value[METRIC_FIRST_TOKEN]) { /* the rate is about it */
+        mpk_pair_f64(writer, "sink_rate", numbers->sink_rate);
     }
     result_live_put_aggregates(writer, numbers);
     result_live_put_spectrum(writer, numbers);
@@ -138,26 +80,23 @@ static void result_live_put_numbers(struct mpk_writer *writer, const struct laye
 void live_encode(const struct live_result *live, struct mpk_writer *writer)
 {
     const struct layer_numbers *numbers = &live->numbers;
-    bool similarity = numbers->similarity.cosine != NULL;
+    struct mpk_open map = mpk_open(writer, NULL);
 
-    /* besides: rank, snapshot */
-    mpk_put_map(writer, PART_COMMON_PAIRS + PART_LAYER_PAIRS +
-                            part_module_count(live->layer.module) +
-                            part_rows_of_count(&live->layer) + 2 + count_numbers(numbers) +
-                            (uint32_t)similarity + (numbers->weights != NULL));
     part_common(writer, "live", &live->common);
     part_layer(writer, &live->layer);
-    part_number(writer, "rank", live->rank);
+    mpk_pair_u64(writer, "rank", live->rank);
     result_live_put_numbers(writer, numbers);
-    if (similarity) {
-        mpk_put_str(writer, "similarity");
-        mpk_put_map(writer, PART_SIMILARITY_PAIRS);
+    if (numbers->similarity.cosine) {
+        struct mpk_open similarity = mpk_open(writer, "similarity");
+
         part_similarity(writer, &numbers->similarity, numbers->heads);
+        mpk_close_map(writer, &similarity);
     }
     if (numbers->weights) {
         part_weights(writer, numbers->weights);
     }
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }
 
 static void put_known_id(struct mpk_writer *writer, const struct analysis_layer *layer)
@@ -168,12 +107,7 @@ static void put_known_id(struct mpk_writer *writer, const struct analysis_layer 
     } else {
         mpk_put_nil(writer);
     }
-    mpk_put_str(writer, "layer");
-    if (layer->layer_known) {
-        mpk_put_u64(writer, layer->layer.id.layer);
-    } else {
-        mpk_put_nil(writer);
-    }
+    mpk_pair_u64_or_nil(writer, "layer", layer->layer_known, layer->layer.id.layer);
     mpk_put_str(writer, "site");
     if (layer->site_known) {
         mpk_put_str(writer, site_name(layer->layer.id.site));
@@ -185,18 +119,16 @@ static void put_known_id(struct mpk_writer *writer, const struct analysis_layer 
 void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer)
 {
     const struct layer_numbers *numbers = &layer->numbers;
-    bool similarity = numbers->similarity.cosine != NULL;
+    struct mpk_open map = mpk_open(writer, NULL);
 
-    mpk_put_map(writer, PART_LAYER_PAIRS + part_rows_of_count(&layer->layer) +
-                            count_numbers(numbers) + (similarity ? PART_SIMILARITY_PAIRS : 0u) +
-                            (numbers->weights != NULL));
     put_known_id(writer, layer);
     part_layer_state(writer, &layer->layer);
     result_live_put_numbers(writer, numbers);
-    if (similarity) {
+    if (numbers->similarity.cosine) {
         part_similarity(writer, &numbers->similarity, numbers->heads);
     }
     if (numbers->weights) {
         part_weights(writer, numbers->weights);
     }
+    mpk_close_map(writer, &map);
 }

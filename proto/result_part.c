@@ -3,26 +3,6 @@
 
 #include <math.h>
 
-void part_text(struct mpk_writer *writer, const char *key, const char *text)
-{
-    mpk_pair_str(writer, key, text);
-}
-
-void part_number(struct mpk_writer *writer, const char *key, uint64_t number)
-{
-    mpk_pair_u64(writer, key, number);
-}
-
-void part_flag(struct mpk_writer *writer, const char *key, bool flag)
-{
-    mpk_pair_bool(writer, key, flag);
-}
-
-void part_real(struct mpk_writer *writer, const char *key, double number)
-{
-    mpk_pair_f64(writer, key, number);
-}
-
 static void result_part_put_reals(struct mpk_writer *writer, const double *list, uint32_t length)
 {
     mpk_put_array(writer, length);
@@ -40,8 +20,7 @@ void part_list(struct mpk_writer *writer, const char *key, const double *list, u
 void part_matrix(struct mpk_writer *writer, const char *key, const double *matrix, uint32_t rows,
                  uint32_t columns)
 {
-    mpk_put_str(writer, key);
-    mpk_put_array(writer, rows);
+    mpk_pair_array(writer, key, rows);
     for (uint32_t i = 0; i < rows; i++) {
         result_part_put_reals(writer, matrix + (size_t)i * columns, columns);
     }
@@ -75,31 +54,26 @@ void part_common(struct mpk_writer *writer, const char *kind, const struct resul
     char run[2 * RUN_BYTES + 1];
 
     run_hex(common->run, run);
-    part_number(writer, "v", PROTO_VERSION);
-    part_text(writer, "kind", kind);
-    part_text(writer, "job", common->job);
-    part_text(writer, "run", run);
-    part_number(writer, "epoch", common->epoch);
-    part_number(writer, "step", common->step);
-    part_number(writer, "time_ns", common->time_ns);
+    mpk_pair_u64(writer, "v", PROTO_VERSION);
+    mpk_pair_str(writer, "kind", kind);
+    mpk_pair_str(writer, "job", common->job);
+    mpk_pair_str(writer, "run", run);
+    mpk_pair_u64(writer, "epoch", common->epoch);
+    mpk_pair_u64(writer, "step", common->step);
+    mpk_pair_u64(writer, "time_ns", common->time_ns);
 }
 
 void part_layer_id(struct mpk_writer *writer, struct layer_id id)
 {
-    part_text(writer, "stack", stack_name(id.stack));
-    part_number(writer, "layer", id.layer);
-    part_text(writer, "site", site_name(id.site));
-}
-
-uint32_t part_module_count(const char *module)
-{
-    return module ? 1 : 0;
+    mpk_pair_str(writer, "stack", stack_name(id.stack));
+    mpk_pair_u64(writer, "layer", id.layer);
+    mpk_pair_str(writer, "site", site_name(id.site));
 }
 
 void part_module(struct mpk_writer *writer, const char *module)
 {
     if (module) {
-        part_text(writer, "module", module);
+        mpk_pair_str(writer, "module", module);
     }
 }
 
@@ -117,22 +91,17 @@ static void result_part_put_shape(struct mpk_writer *writer, const struct result
     }
 }
 
-uint32_t part_rows_of_count(const struct result_layer *layer)
-{
-    return layer->rows_of > layer->rows ? 1 : 0;
-}
-
 void part_layer_state(struct mpk_writer *writer, const struct result_layer *layer)
 {
-    part_text(writer, "tier", message_type_name(layer->tier));
+    mpk_pair_str(writer, "tier", message_type_name(layer->tier));
     result_part_put_shape(writer, layer);
-    part_flag(writer, "causal", layer->causal);
-    part_number(writer, "rows", layer->rows);
-    if (part_rows_of_count(layer) > 0) {
-        part_number(writer, "rows_of", layer->rows_of);
+    mpk_pair_bool(writer, "causal", layer->causal);
+    mpk_pair_u64(writer, "rows", layer->rows);
+    if (layer->rows_of > layer->rows) {
+        mpk_pair_u64(writer, "rows_of", layer->rows_of);
     }
-    part_number(writer, "invalid_rows", layer->invalid_rows);
-    part_real(writer, "row_sum_error", layer->row_sum_error);
+    mpk_pair_u64(writer, "invalid_rows", layer->invalid_rows);
+    mpk_pair_f64(writer, "row_sum_error", layer->row_sum_error);
 }
 
 void part_layer(struct mpk_writer *writer, const struct result_layer *layer)
@@ -144,10 +113,9 @@ void part_layer(struct mpk_writer *writer, const struct result_layer *layer)
 
 void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped, uint32_t count)
 {
-    mpk_put_str(writer, "dropped");
-    mpk_put_map(writer, count);
+    mpk_pair_map(writer, "dropped", count);
     for (uint32_t i = 0; i < count; i++) {
-        part_number(writer, dropped[i].reason, dropped[i].count);
+        mpk_pair_u64(writer, dropped[i].reason, dropped[i].count);
     }
 }
 
@@ -158,15 +126,10 @@ static void put_pair_list(struct mpk_writer *writer, const struct pair *pairs, u
     mpk_put_array(writer, count);
     for (uint32_t i = 0; i < count; i++) {
         mpk_put_map(writer, 3);
-        part_number(writer, "query", pairs[i].query);
-        part_number(writer, "key", pairs[i].key);
-        part_real(writer, "weight", pairs[i].weight);
+        mpk_pair_u64(writer, "query", pairs[i].query);
+        mpk_pair_u64(writer, "key", pairs[i].key);
+        mpk_pair_f64(writer, "weight", pairs[i].weight);
     }
-}
-
-uint32_t part_pairs_count(const struct result_pairs *pairs)
-{
-    return (uint32_t)(pairs->pairs != NULL) + (uint32_t)(pairs->head_pairs != NULL);
 }
 
 void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uint32_t heads)
@@ -178,8 +141,7 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
     if (!pairs->head_pairs) {
         return;
     }
-    mpk_put_str(writer, "head_top_pairs");
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, "head_top_pairs", heads);
     for (uint32_t h = 0; h < heads; h++) {
         put_pair_list(writer, pairs->head_pairs + (size_t)h * pairs->head_limit,
                       pairs->head_count[h]);
@@ -189,15 +151,13 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
 static void put_redundant(struct mpk_writer *writer, const struct redundant_pair *pairs,
                           uint32_t count)
 {
-    mpk_put_str(writer, "redundant_pairs");
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, "redundant_pairs", count);
     for (uint32_t i = 0; i < count; i++) {
         mpk_put_map(writer, 2);
-        mpk_put_str(writer, "heads");
-        mpk_put_array(writer, 2);
+        mpk_pair_array(writer, "heads", 2);
         mpk_put_u64(writer, pairs[i].g);
         mpk_put_u64(writer, pairs[i].h);
-        part_real(writer, "js", pairs[i].js);
+        mpk_pair_f64(writer, "js", pairs[i].js);
     }
 }
 
@@ -207,14 +167,13 @@ void part_similarity(struct mpk_writer *writer, const struct result_similarity *
     part_matrix(writer, "head_similarity", similarity->cosine, heads, heads);
     part_matrix(writer, "head_js", similarity->js, heads, heads);
     put_redundant(writer, similarity->redundant, similarity->redundant_count);
-    part_number(writer, "redundant_total", similarity->redundant_total);
+    mpk_pair_u64(writer, "redundant_total", similarity->redundant_total);
 }
 
 void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern *pattern,
                   uint32_t heads)
 {
-    mpk_put_str(writer, key);
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, key, heads);
     for (uint32_t h = 0; h < heads; h++) {
         if (pattern_name[pattern[h]]) {
             mpk_put_str(writer, pattern_name[pattern[h]]);

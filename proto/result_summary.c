@@ -29,9 +29,9 @@ static void put_stat(struct mpk_writer *writer, const struct result_stat *stat)
 {
     mpk_put_map(writer, STAT_FIELDS + 1);
     for (unsigned f = 0; f < STAT_FIELDS; f++) {
-        part_real(writer, stat_fields[f].name, stat_field(stat, f));
+        mpk_pair_f64(writer, stat_fields[f].name, stat_field(stat, f));
     }
-    part_number(writer, "count", stat->count);
+    mpk_pair_u64(writer, "count", stat->count);
 }
 
 /* One array over the heads per statistic. */
@@ -40,27 +40,15 @@ static void put_head_stats(struct mpk_writer *writer, const struct result_stat *
 {
     mpk_put_map(writer, STAT_FIELDS + 1);
     for (unsigned f = 0; f < STAT_FIELDS; f++) {
-        mpk_put_str(writer, stat_fields[f].name);
-        mpk_put_array(writer, heads);
+        mpk_pair_array(writer, stat_fields[f].name, heads);
         for (uint32_t h = 0; h < heads; h++) {
             mpk_put_f64(writer, stat_field(&stats[h], f));
         }
     }
-    mpk_put_str(writer, "count");
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, "count", heads);
     for (uint32_t h = 0; h < heads; h++) {
         mpk_put_u64(writer, stats[h].count);
     }
-}
-
-static uint32_t count_stats(const struct summary_result *summary, bool spectrum)
-{
-    uint32_t count = 0;
-
-    for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        count += summary->stat[i] && metric_in_spectrum(i) == spectrum;
-    }
-    return count;
 }
 
 static void result_summary_put_stats(struct mpk_writer *writer,
@@ -78,15 +66,14 @@ static void result_summary_put_stats(struct mpk_writer *writer,
 static void result_summary_put_heads(struct mpk_writer *writer,
                                      const struct summary_result *summary)
 {
-    mpk_put_str(writer, "heads");
-    mpk_put_map(writer, count_stats(summary, false) + (summary->pattern != NULL));
+    struct mpk_open heads = mpk_open(writer, "heads");
+
     result_summary_put_stats(writer, summary, false);
-    if (!summary->pattern) {
-        return;
+    if (summary->pattern) {
+        mpk_pair_map(writer, "pattern", 1);
+        part_pattern(writer, "last", summary->pattern, summary->heads);
     }
-    mpk_put_str(writer, "pattern");
-    mpk_put_map(writer, 1);
-    part_pattern(writer, "last", summary->pattern, summary->heads);
+    mpk_close_map(writer, &heads);
 }
 
 /* One head's list, as far as any number was seen in it; `field` STAT_FIELDS is the count. */
@@ -111,14 +98,12 @@ static void put_vector_row(struct mpk_writer *writer, enum vector vector,
 static void result_summary_put_vector(struct mpk_writer *writer,
                                       const struct summary_result *summary, enum vector vector)
 {
-    mpk_put_str(writer, vector_info[vector].name);
-    mpk_put_map(writer, STAT_FIELDS + 1 - STAT_PERCENTILES);
+    mpk_pair_map(writer, vector_info[vector].name, STAT_FIELDS + 1 - STAT_PERCENTILES);
     for (unsigned f = 0; f <= STAT_FIELDS; f++) {
         if (f < STAT_FIELDS && stat_fields[f].percentile) {
             continue;
         }
-        mpk_put_str(writer, f < STAT_FIELDS ? stat_fields[f].name : "count");
-        mpk_put_array(writer, summary->heads);
+        mpk_pair_array(writer, f < STAT_FIELDS ? stat_fields[f].name : "count", summary->heads);
         for (uint32_t h = 0; h < summary->heads; h++) {
             put_vector_row(writer, vector,
                            summary->vector[vector] + (size_t)h * vector_info[vector].width, f);
@@ -126,65 +111,36 @@ static void result_summary_put_vector(struct mpk_writer *writer,
     }
 }
 
-static uint32_t result_summary_count_aggregates(const struct summary_result *summary)
-{
-    uint32_t count = 0;
-
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        count += summary->has_aggregate[a];
-    }
-    return count;
-}
-
 static void result_summary_put_aggregates(struct mpk_writer *writer,
                                           const struct summary_result *summary)
 {
-    uint32_t count = result_summary_count_aggregates(summary);
+    struct mpk_open aggregates = mpk_open(writer, "aggregate");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "aggregate");
-    mpk_put_map(writer, count);
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         if (!summary->has_aggregate[a]) {
             continue;
         }
-        mpk_put_str(writer, aggregate_name[a]);
-        mpk_put_map(writer, MAP_STAT_COUNT);
+        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
             mpk_put_str(writer, map_stat_name[s]);
             put_stat(writer, &summary->aggregate[a][s]);
         }
     }
-}
-
-static uint32_t result_summary_count_spectrum(const struct summary_result *summary)
-{
-    uint32_t count = count_stats(summary, true);
-
-    for (unsigned v = 0; v < VECTOR_COUNT; v++) {
-        count += summary->vector[v] != NULL;
-    }
-    return count;
+    mpk_close_map_if_any(writer, &aggregates);
 }
 
 static void result_summary_put_spectrum(struct mpk_writer *writer,
                                         const struct summary_result *summary)
 {
-    uint32_t count = result_summary_count_spectrum(summary);
+    struct mpk_open spectrum = mpk_open(writer, "spectrum");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "spectrum");
-    mpk_put_map(writer, count);
     result_summary_put_stats(writer, summary, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         if (summary->vector[v]) {
             result_summary_put_vector(writer, summary, (enum vector)v);
         }
     }
+    mpk_close_map_if_any(writer, &spectrum);
 }
 
 /* The differences from the baseline, and the time since when they exist. */
@@ -200,16 +156,6 @@ static const struct {
 };
 enum { DRIFT_FIELDS = sizeof drift_fields / sizeof drift_fields[0], DRIFT_OF_ROWS = 1 };
 
-static uint32_t count_drift(const struct summary_result *summary)
-{
-    uint32_t count = 0;
-
-    for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        count += summary->drift[i] != NULL;
-    }
-    return count;
-}
-
 static void result_summary_put_metric_drift(struct mpk_writer *writer,
                                             const struct result_drift *drift, uint32_t heads,
                                             bool is_row)
@@ -219,8 +165,7 @@ static void result_summary_put_metric_drift(struct mpk_writer *writer,
         if (drift_fields[f].of_rows && !is_row) {
             continue;
         }
-        mpk_put_str(writer, drift_fields[f].name);
-        mpk_put_array(writer, heads);
+        mpk_pair_array(writer, drift_fields[f].name, heads);
         for (uint32_t h = 0; h < heads; h++) {
             const char *head = (const char *)&drift[h];
             mpk_put_f64(writer, *(const double *)(const void *)(head + drift_fields[f].offset));
@@ -231,13 +176,8 @@ static void result_summary_put_metric_drift(struct mpk_writer *writer,
 static void result_summary_put_drift(struct mpk_writer *writer,
                                      const struct summary_result *summary)
 {
-    uint32_t count = count_drift(summary);
+    struct mpk_open drift = mpk_open(writer, "drift");
 
-    if (count == 0) {
-        return;
-    }
-    mpk_put_str(writer, "drift");
-    mpk_put_map(writer, count);
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
         if (!summary->drift[i]) {
             continue;
@@ -246,24 +186,18 @@ static void result_summary_put_drift(struct mpk_writer *writer,
         result_summary_put_metric_drift(writer, summary->drift[i], summary->heads,
                                         metric_info[i].kind == METRIC_KIND_ROW);
     }
-}
-
-/* No histogram is exact. */
-static bool has_quantile_error(const struct summary_result *summary)
-{
-    return summary->quantile_error > 0;
+    mpk_close_map_if_any(writer, &drift);
 }
 
 static void result_summary_put_window(struct mpk_writer *writer, const struct result_window *window)
 {
-    mpk_put_str(writer, "window");
-    mpk_put_map(writer, 6);
-    part_text(writer, "unit", window_unit_name(window->unit));
-    part_number(writer, "first", window->first);
-    part_number(writer, "last", window->last);
-    part_number(writer, "length", window->length);
-    part_number(writer, "every", window->every);
-    part_flag(writer, "partial", window->partial);
+    mpk_pair_map(writer, "window", 6);
+    mpk_pair_str(writer, "unit", window_unit_name(window->unit));
+    mpk_pair_u64(writer, "first", window->first);
+    mpk_pair_u64(writer, "last", window->last);
+    mpk_pair_u64(writer, "length", window->length);
+    mpk_pair_u64(writer, "every", window->every);
+    mpk_pair_bool(writer, "partial", window->partial);
 }
 
 /* Numbers without statistics are the newest message's own. */
@@ -272,46 +206,36 @@ static void result_summary_put_newest(struct mpk_writer *writer,
 {
     part_pairs(writer, &summary->pairs, summary->heads);
     if (summary->similarity.cosine) {
-        mpk_put_str(writer, "similarity");
-        mpk_put_map(writer, PART_SIMILARITY_PAIRS);
+        struct mpk_open similarity = mpk_open(writer, "similarity");
+
         part_similarity(writer, &summary->similarity, summary->heads);
+        mpk_close_map(writer, &similarity);
     }
     if (summary->weights) {
         part_weights(writer, summary->weights);
     }
 }
 
-static uint32_t count_pairs(const struct summary_result *summary)
-{
-    /* always: window, ranks, messages, lost, dropped, heads, snapshot */
-    return PART_COMMON_PAIRS + PART_LAYER_PAIRS + part_module_count(summary->layer.module) +
-           part_rows_of_count(&summary->layer) + 7 + (summary->track > 0) +
-           (uint32_t)(summary->stat[METRIC_LOCAL_MASS] != NULL) + (summary->sink_rate != NULL) +
-           (uint32_t)has_quantile_error(summary) + (result_summary_count_aggregates(summary) > 0) +
-           (result_summary_count_spectrum(summary) > 0) + (count_drift(summary) > 0) +
-           (summary->nodes ? 3 : 0) + part_pairs_count(&summary->pairs) +
-           (summary->similarity.cosine != NULL) + (summary->weights != NULL);
-}
-
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, count_pairs(summary));
+    struct mpk_open map = mpk_open(writer, NULL);
+
     part_common(writer, "summary", &summary->common);
     part_layer(writer, &summary->layer);
     result_summary_put_window(writer, &summary->window);
     if (summary->track > 0) {
-        part_number(writer, "track", summary->track);
+        mpk_pair_u64(writer, "track", summary->track);
     }
-    part_number(writer, "ranks", summary->ranks);
-    part_number(writer, "messages", summary->messages);
-    part_number(writer, "lost", summary->lost);
+    mpk_pair_u64(writer, "ranks", summary->ranks);
+    mpk_pair_u64(writer, "messages", summary->messages);
+    mpk_pair_u64(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
     result_summary_put_heads(writer, summary);
-    if (has_quantile_error(summary)) {
-        part_real(writer, "quantile_error", summary->quantile_error);
+    if (summary->quantile_error > 0) { /* no histogram is exact */
+        mpk_pair_f64(writer, "quantile_error", summary->quantile_error);
     }
     if (summary->stat[METRIC_LOCAL_MASS]) {
-        part_number(writer, "local_window", summary->local_window);
+        mpk_pair_u64(writer, "local_window", summary->local_window);
     }
     if (summary->sink_rate) {
         mpk_put_str(writer, "sink_rate");
@@ -322,15 +246,15 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     result_summary_put_drift(writer, summary);
     result_summary_put_newest(writer, summary);
     if (summary->nodes) {
-        part_number(writer, "nodes", summary->nodes);
-        part_number(writer, "revision", summary->revision);
-        mpk_put_str(writer, "missing");
-        mpk_put_array(writer, summary->missing_count);
+        mpk_pair_u64(writer, "nodes", summary->nodes);
+        mpk_pair_u64(writer, "revision", summary->revision);
+        mpk_pair_array(writer, "missing", summary->missing_count);
         for (uint32_t i = 0; i < summary->missing_count; i++) {
             mpk_put_map(writer, 2);
-            part_text(writer, "node", summary->missing[i].name);
-            part_text(writer, "reason", summary->missing[i].reason);
+            mpk_pair_str(writer, "node", summary->missing[i].name);
+            mpk_pair_str(writer, "reason", summary->missing[i].reason);
         }
     }
-    part_flag(writer, "snapshot", false);
+    mpk_pair_bool(writer, "snapshot", false);
+    mpk_close_map(writer, &map);
 }

@@ -24,32 +24,28 @@ static double field_of(const struct spectrum *spectrum, unsigned field)
 
 static void put_whole(struct mpk_writer *writer, const struct projection_result *projection)
 {
-    mpk_put_str(writer, "whole");
-    mpk_put_map(writer, FIELDS + 3);
+    mpk_pair_map(writer, "whole", FIELDS + 3);
     for (unsigned f = 0; f < FIELDS; f++) {
-        part_real(writer, fields[f].name, field_of(&projection->whole, f));
+        mpk_pair_f64(writer, fields[f].name, field_of(&projection->whole, f));
     }
     mpk_put_str(writer, "singular_values");
     part_vector_row(writer, VECTOR_SINGULAR_VALUES, projection->whole.singular_values);
-    part_real(writer, "eigenvalue_min", projection->eigenvalue_min);
-    part_real(writer, "eigenvalue_max", projection->eigenvalue_max);
+    mpk_pair_f64(writer, "eigenvalue_min", projection->eigenvalue_min);
+    mpk_pair_f64(writer, "eigenvalue_max", projection->eigenvalue_max);
 }
 
 /* One list over the heads per number. */
 static void result_weights_put_heads(struct mpk_writer *writer, const struct spectrum *head,
                                      uint32_t heads)
 {
-    mpk_put_str(writer, "heads");
-    mpk_put_map(writer, FIELDS + 1);
+    mpk_pair_map(writer, "heads", FIELDS + 1);
     for (unsigned f = 0; f < FIELDS; f++) {
-        mpk_put_str(writer, fields[f].name);
-        mpk_put_array(writer, heads);
+        mpk_pair_array(writer, fields[f].name, heads);
         for (uint32_t h = 0; h < heads; h++) {
             mpk_put_f64(writer, field_of(&head[h], f));
         }
     }
-    mpk_put_str(writer, "singular_values");
-    mpk_put_array(writer, heads);
+    mpk_pair_array(writer, "singular_values", heads);
     for (uint32_t h = 0; h < heads; h++) {
         part_vector_row(writer, VECTOR_SINGULAR_VALUES, head[h].singular_values);
     }
@@ -58,32 +54,18 @@ static void result_weights_put_heads(struct mpk_writer *writer, const struct spe
 static void result_weights_put_projection(struct mpk_writer *writer, const char *name,
                                           const struct projection_result *projection)
 {
-    mpk_put_str(writer, name);
-    mpk_put_map(writer, 4);
+    mpk_pair_map(writer, name, 4);
     put_whole(writer, projection);
     result_weights_put_heads(writer, projection->head, projection->heads);
     part_matrix(writer, "head_correlation", projection->correlation, projection->heads,
                 projection->heads);
-    part_real(writer, "head_correlation_mean", projection->correlation_mean);
-}
-
-static uint32_t count_matrices(const struct weights_result *weights)
-{
-    uint32_t count = 0;
-
-    for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
-        count += weights->projection[p].present;
-    }
-    for (unsigned c = 0; c < CIRCUIT_COUNT; c++) {
-        count += weights->circuit[c] != NULL;
-    }
-    return count;
+    mpk_pair_f64(writer, "head_correlation_mean", projection->correlation_mean);
 }
 
 void part_weights(struct mpk_writer *writer, const struct weights_result *weights)
 {
-    mpk_put_str(writer, "weights");
-    mpk_put_map(writer, count_matrices(weights));
+    struct mpk_open map = mpk_open(writer, "weights");
+
     for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
         if (weights->projection[p].present) {
             result_weights_put_projection(writer, projection_name[p], &weights->projection[p]);
@@ -93,8 +75,8 @@ void part_weights(struct mpk_writer *writer, const struct weights_result *weight
         if (!weights->circuit[c]) {
             continue;
         }
-        mpk_put_str(writer, circuit_name[c]);
-        mpk_put_map(writer, 1);
+        mpk_pair_map(writer, circuit_name[c], 1);
         result_weights_put_heads(writer, weights->circuit[c], weights->heads);
     }
+    mpk_close_map(writer, &map);
 }

@@ -39,12 +39,7 @@ static const struct option_text options[] = {
     {"of attnctl", NULL, NULL, NULL},
 };
 
-void bridge_each_option(option_visitor *visit, void *data)
-{
-    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
-        visit(&options[i], data);
-    }
-}
+const struct option_table bridge_options = {OPTION_ROWS(options)};
 
 int cmd_bridge(struct cli *cli, int argc, char **argv)
 {

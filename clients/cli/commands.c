@@ -135,7 +135,7 @@ const struct command commands[] = {
      .finding = "a rule fired",
      .examples = {"attnctl check run.rec", "attnctl check run.rec --rules rules.yaml --json"}},
     {.name = "analyze", .arguments = "FILE...", .words = "FILE...", .group = COMMANDS_FILES,
-     .run_alone = cmd_analyze, .words_min = 1, .offline = true, .each_option = options_each,
+     .run_alone = cmd_analyze, .words_min = 1, .offline = true, .own = &analyze_options,
      .print_before = options_print_names, .print_after = options_print_columns,
      .help = "measure attention in files; needs no attnd",
      .examples = {"attnctl analyze maps.npz --causal",
@@ -144,7 +144,7 @@ const struct command commands[] = {
     {.name = "show", .arguments = "FILE...|JOB", .words = "FILE|JOB FILE...",
      .group = COMMANDS_FILES, .run_alone = cmd_show,
      .options = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT, .words_min = 1,
-     .each_option = show_options_each, .print_before = show_options_print_words,
+     .own = &show_options, .print_before = show_options_print_words,
      .help = "draw attention in the terminal, from files or a job",
      .finding = "there is no such job, or no number in the map",
      .examples = {"attnctl show maps.npz --layer 3 --head 2 --token 40",
@@ -154,7 +154,7 @@ const struct command commands[] = {
      .words = "heatmap|heads|layers|flow|aggregate|rollout|similarity|spectrum|tokens|entropy|series FILE|JOB FILE...",
      .group = COMMANDS_FILES, .run_alone = cmd_plot,
      .options = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT, .words_min = 2,
-     .each_option = plot_options_each, .find_kind = plot_kind_described,
+     .own = &plot_options, .find_kind = plot_kind_described,
      .takes = plot_options_takes, .print_before = plot_options_print_kinds,
      .print_after = plot_options_print_files,
      .help = "draw figures for papers: PNG, SVG, PDF",
@@ -165,7 +165,7 @@ const struct command commands[] = {
     {.name = "bridge", .arguments = "SINK [DIRECTORY|FILE]",
      .words = "tensorboard|wandb|trackio|mlflow|jsonl FILE", .group = COMMANDS_FILES,
      .run_alone = cmd_bridge, .options = ARGS_ADDRESS | ARGS_ENDPOINT | ARGS_TIMEOUT,
-     .words_min = 1, .passes_on = true, .each_option = bridge_each_option,
+     .words_min = 1, .passes_on = true, .own = &bridge_options,
      .help = "forward to TensorBoard, W&B, Trackio, MLflow or as JSON lines",
      .text = "SINK is tensorboard, wandb, trackio, mlflow or jsonl; attnctl bridge SINK --help explains each. The Python package attnd does the work, with python3 (beside attnctl, else in PATH) or the Python that $ATTND_PYTHON names, until Ctrl-C.",
      .finding = "something was not written",
@@ -207,54 +207,43 @@ static unsigned shown_options(const struct command *command)
     return command->options | (ARGS_EVERY_COMMAND & ~hidden);
 }
 
-void command_each_option(const struct command *command, option_visitor *visit, void *data)
-{
-    if (command->each_option) {
-        command->each_option(visit, data);
-    }
-    args_each_option(shown_options(command), visit, data);
-}
-
 const struct option_kind *command_find_kind(const struct command *command, const char *word)
 {
     return command->find_kind ? command->find_kind(word) : NULL;
 }
 
-struct narrowed {
-    const struct command *command;
-    const struct option_kind *kind;
-    const struct option_text *title; /* not shown yet; NULL = none */
-    option_visitor *visit;
-    void *data;
-};
-
-static void visit_taken(const struct option_text *option, void *data)
+/* Leaves out what the kind does not take, and titles with nothing below them. */
+static void narrow_options(const struct command *command, const struct option_kind *kind,
+                           struct option_list *list)
 {
-    struct narrowed *narrowed = data;
-    if (!option->help) {
-        narrowed->title = option;
-        return;
+    const struct option_text *title = NULL;
+    struct option_list taken = {.count = 0};
+    for (int i = 0; i < list->count; i++) {
+        const struct option_text *option = list->option[i];
+        if (!option->help) {
+            title = option;
+        } else if (command->takes(kind, option)) {
+            if (title) {
+                option_list_add(&taken, title);
+            }
+            title = NULL;
+            option_list_add(&taken, option);
+        }
     }
-    if (!narrowed->command->takes(narrowed->kind, option)) {
-        return;
-    }
-    if (narrowed->title) {
-        narrowed->visit(narrowed->title, narrowed->data);
-    }
-    narrowed->title = NULL;
-    narrowed->visit(option, narrowed->data);
+    *list = taken;
 }
 
-void command_each_option_of(const struct command *command, const struct option_kind *kind,
-                            option_visitor *visit, void *data)
+struct option_list command_options(const struct command *command, const struct option_kind *kind)
 {
-    struct narrowed narrowed = {command, kind, NULL, visit, data};
-    if (!kind) {
-        command_each_option(command, visit, data);
-        return;
+    struct option_list list = {.count = 0};
+    if (command && command->own) {
+        option_list_add_own(&list, command->own);
     }
-    command->each_option(visit_taken, &narrowed);
-    args_each_option(shown_options(command), visit, data);
+    if (kind) {
+        narrow_options(command, kind, &list);
+    }
+    args_list(&list, command ? shown_options(command) : ARGS_EVERY_COMMAND | ARGS_VERSION);
+    return list;
 }
 
 const char *command_nearest(const char *name)
@@ -267,77 +256,57 @@ const char *command_nearest(const char *name)
     return nearest.best;
 }
 
-static void try_option(const struct option_text *option, void *data)
-{
-    if (option->help) {
-        nearest_try(data, option->name);
-    }
-}
-
 const char *command_nearest_option(const struct command *command, const char *option)
 {
+    const struct option_list list = command_options(command, NULL);
     struct nearest nearest;
     nearest_init_option(&nearest, option);
-    if (command) {
-        command_each_option(command, try_option, &nearest);
-    } else {
-        args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, try_option, &nearest);
+    for (int i = 0; i < list.count; i++) {
+        if (list.option[i]->help) {
+            nearest_try(&nearest, list.option[i]->name);
+        }
     }
     return nearest.best;
 }
 
-struct lookup {
-    const char *name;
-    size_t length;
-    bool found, exact, takes_value;
-};
-
-/* A whole name counts more than what begins like it. */
-static void look_up(const struct option_text *option, void *data)
+/* The option that "--name" or "--name=value" means, perhaps abbreviated: a whole name counts more
+ * than what begins like it. NULL = none, as for a word that is no option. */
+static const struct option_text *look_up(const struct option_list *list, const char *option)
 {
-    struct lookup *lookup = data;
-    if (!option->help || strncmp(option->name, lookup->name, lookup->length) != 0 ||
-        lookup->exact) {
-        return;
+    size_t length = strncmp(option, "--", 2) == 0 ? strcspn(option + 2, "=") : 0;
+    const struct option_text *found = NULL;
+    for (int i = 0; i < list->count && length > 0; i++) {
+        const struct option_text *text = list->option[i];
+        if (!text->help || strncmp(text->name, option + 2, length) != 0) {
+            continue;
+        }
+        found = text;
+        if (strlen(text->name) == length) {
+            break;
+        }
     }
-    lookup->found = true;
-    lookup->exact = strlen(option->name) == lookup->length;
-    lookup->takes_value = option->argument;
+    return found;
 }
 
-/* Returns the name in "--name=value"; length 0 for a word that is no option. */
-static struct lookup lookup_of(const char *option)
-{
-    bool is_option = strncmp(option, "--", 2) == 0;
-    return (struct lookup){.name = option + 2, .length = is_option ? strcspn(option + 2, "=") : 0};
-}
-
-/* Whether a command, or every command, has an option "--name" or "--name=value", perhaps
- * abbreviated. */
+/* Whether a command, or every command, has the option. */
 static bool command_has_option(const struct command *command, const char *option)
 {
-    struct lookup lookup = lookup_of(option);
-    command_each_option(command, look_up, &lookup);
-    args_each_option(ARGS_EVERY_COMMAND, look_up, &lookup);
-    return lookup.found;
+    struct option_list list = command_options(command, NULL);
+    args_list(&list, ARGS_EVERY_COMMAND);
+    return look_up(&list, option);
 }
 
 bool command_option_takes_next(const struct command *command, const char *option)
 {
-    struct lookup lookup = lookup_of(option);
-    if (lookup.length == 0 || strchr(option, '=')) {
-        return false;
-    }
-    args_each_option(~0u, look_up, &lookup);
+    struct option_list list = {.count = 0};
+    args_list(&list, ~0u);
     for (int i = 0; i < command_count; i++) {
-        if (commands[i].each_option && !command) {
-            commands[i].each_option(look_up, &lookup);
+        if (commands[i].own && (!command || command == &commands[i])) {
+            option_list_add_own(&list, commands[i].own);
         }
     }
-    if (command && command->each_option) {
-        command->each_option(look_up, &lookup);
-    }
-    return lookup.takes_value;
+    const struct option_text *found = look_up(&list, option);
+    return found && found->argument && !strchr(option, '=');
 }
 
 /* Words of a command line -------------------------------------------------------------------- */

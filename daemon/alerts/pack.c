@@ -19,7 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAST_BYTES = 12 };
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are kept as memory has them");
+_Static_assert(sizeof(struct alert_past) == 12, "three floats without a hole");
+enum { PAST_BYTES = sizeof(struct alert_past) };
 enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAGS = 7 };
 
 /* Packing */
@@ -27,15 +29,6 @@ enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAGS = 7 };
 static bool is_busy(const struct alert_cell *cell)
 {
     return cell->held || cell->firing || cell->told;
-}
-
-static uint32_t count_busy(const struct alert_cells *cells)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < cells->count; i++) {
-        count += is_busy(&cells->cell[i]);
-    }
-    return count;
 }
 
 static bool is_worth_keeping(const struct alert_cells *cells)
@@ -95,20 +88,6 @@ static size_t past_bytes(const struct rule *rule)
     return 1 + rule->within * sizeof(uint64_t);
 }
 
-static void put_u64(uint64_t number, uint8_t *bytes)
-{
-    for (unsigned i = 0; i < 8; i++) {
-        bytes[i] = (uint8_t)(number >> 8 * i);
-    }
-}
-
-static void put_f64(double number, uint8_t *bytes)
-{
-    uint64_t bits;
-    memcpy(&bits, &number, sizeof bits);
-    put_u64(bits, bytes);
-}
-
 static void fill_past(const struct rule *rule, const struct alert_cells *cells, uint32_t index,
                       uint8_t *bytes)
 {
@@ -117,7 +96,7 @@ static void fill_past(const struct rule *rule, const struct alert_cells *cells, 
     uint32_t oldest = (cell->past_next + rule->within - cell->past_count) % rule->within;
     bytes[0] = cell->past_count;
     for (uint32_t i = 0; i < cell->past_count; i++) {
-        put_f64(past[(oldest + i) % rule->within], bytes + 1 + 8 * i);
+        memcpy(bytes + 1 + 8 * i, &past[(oldest + i) % rule->within], sizeof *past);
     }
 }
 
@@ -140,13 +119,13 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
     mpk_pair_u64(writer, "place", place);
     mpk_pair_u64(writer, "count", cells->count);
     put_armed(cells, writer);
-    mpk_put_str(writer, "cells");
-    mpk_put_array(writer, count_busy(cells));
+    struct mpk_open busy = mpk_open(writer, "cells");
     for (uint32_t i = 0; i < cells->count; i++) {
         if (is_busy(&cells->cell[i])) {
             alerts_pack_put_cell(&cells->cell[i], i, writer);
         }
     }
+    mpk_close_array(writer, &busy);
     alerts_pack_put_past(rule, cells, writer);
 }
 
@@ -154,16 +133,11 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
 {
     const struct rule *rule = alerts->rules[index];
     const struct alert_cells *whole = &alerts->whole->cells[index];
-    uint32_t places = is_worth_keeping(whole);
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        places += is_worth_keeping(&layer->cells[index]);
-    }
     mpk_put_map(writer, 4);
     mpk_pair_str(writer, "name", rule->name);
     mpk_pair_bool(writer, "judged", alerts_has_judged(alerts, index));
     mpk_pair_u64(writer, "hash", rule_hash(rule));
-    mpk_put_str(writer, "places");
-    mpk_put_array(writer, places);
+    struct mpk_open places = mpk_open(writer, "places");
     if (is_worth_keeping(whole)) {
         alerts_pack_put_place(rule, whole, 0, writer);
     }
@@ -172,26 +146,7 @@ static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_wri
             alerts_pack_put_place(rule, &layer->cells[index], (uint64_t)layer->key + 1, writer);
         }
     }
-}
-
-static void put_f32(float number, uint8_t *bytes)
-{
-    uint32_t bits;
-    memcpy(&bits, &number, sizeof bits);
-    for (unsigned i = 0; i < 4; i++) {
-        bytes[i] = (uint8_t)(bits >> 8 * i);
-    }
-}
-
-static float get_f32(const uint8_t *bytes)
-{
-    uint32_t bits = 0;
-    float number;
-    for (unsigned i = 0; i < 4; i++) {
-        bits |= (uint32_t)bytes[i] << 8 * i;
-    }
-    memcpy(&number, &bits, sizeof number);
-    return number;
+    mpk_close_array(writer, &places);
 }
 
 static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *writer)
@@ -199,10 +154,7 @@ static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *wr
     size_t size = (size_t)numbers->heads * PAST_BYTES;
     uint8_t *bytes = malloc(size + 1);
     for (uint32_t h = 0; bytes && h < numbers->heads; h++) {
-        const struct alert_past *past = &numbers->head[h].past;
-        put_f32(past->kept, bytes + (size_t)h * PAST_BYTES);
-        put_f32(past->before, bytes + (size_t)h * PAST_BYTES + 4);
-        put_f32(past->spread, bytes + (size_t)h * PAST_BYTES + 8);
+        memcpy(bytes + (size_t)h * PAST_BYTES, &numbers->head[h].past, PAST_BYTES);
     }
     if (bytes) {
         mpk_put_bin(writer, bytes, size);
@@ -215,14 +167,9 @@ static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *wr
 static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
 {
     const struct alert_origin *origin = &alerts->origin;
-    uint32_t layers = 0;
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        layers += layer->numbers != NULL;
-    }
-    mpk_put_str(writer, "focus");
-    mpk_put_array(writer, 2);
+    mpk_pair_array(writer, "focus", 2);
     mpk_put_f64(writer, alerts->focus);
-    mpk_put_array(writer, layers);
+    struct mpk_open layers = mpk_open(writer, NULL);
     for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         const struct alert_numbers *numbers = layer->numbers;
         if (!numbers) {
@@ -232,9 +179,9 @@ static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
         mpk_put_u64(writer, layer->key);
         put_focus(numbers, writer);
     }
+    mpk_close_array(writer, &layers);
     mpk_pair_u64(writer, "causal", alerts->causal);
-    mpk_put_str(writer, "origin");
-    mpk_put_array(writer, 6);
+    mpk_pair_array(writer, "origin", 6);
     mpk_put_u64(writer, alert_layer_pack(origin->layer));
     mpk_put_u64(writer, (uint64_t)(origin->head + 1));
     mpk_put_f64(writer, origin->share);
@@ -259,8 +206,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     } else {
         mpk_put_nil(writer);
     }
-    mpk_put_str(writer, "rules");
-    mpk_put_array(writer, alerts->rule_count);
+    mpk_pair_array(writer, "rules", alerts->rule_count);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         put_rule(alerts, i, writer);
     }
@@ -322,23 +268,6 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object)
     return 0;
 }
 
-static uint64_t get_u64(const uint8_t *bytes)
-{
-    uint64_t number = 0;
-    for (unsigned i = 0; i < 8; i++) {
-        number |= (uint64_t)bytes[i] << 8 * i;
-    }
-    return number;
-}
-
-static double get_f64(const uint8_t *bytes)
-{
-    uint64_t bits = get_u64(bytes);
-    double number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
 static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t index,
                     const uint8_t *bytes)
 {
@@ -350,7 +279,7 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
     cell->past_count = bytes[0];
     cell->past_next = (uint8_t)(bytes[0] % rule->within);
     for (uint32_t i = 0; i < bytes[0]; i++) {
-        past[i] = get_f64(bytes + 1 + 8 * i);
+        memcpy(&past[i], bytes + 1 + 8 * i, sizeof *past);
     }
     return 0;
 }
@@ -461,10 +390,7 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < heads; h++) {
-        struct alert_past *past = &layer->numbers->head[h].past;
-        past->kept = get_f32(bytes + (size_t)h * PAST_BYTES);
-        past->before = get_f32(bytes + (size_t)h * PAST_BYTES + 4);
-        past->spread = get_f32(bytes + (size_t)h * PAST_BYTES + 8);
+        memcpy(&layer->numbers->head[h].past, bytes + (size_t)h * PAST_BYTES, PAST_BYTES);
     }
     return 0;
 }

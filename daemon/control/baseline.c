@@ -18,20 +18,6 @@ struct pinning {
     void *data;
 };
 
-struct baseline_search {
-    const struct pinning *pinning;
-    struct run *found;
-};
-
-static void baseline_visit_run(void *data, struct run *run)
-{
-    struct baseline_search *search = data;
-    if (strcmp(run->job, search->pinning->job) == 0 &&
-        memcmp(run->id, search->pinning->run, RUN_BYTES) == 0) {
-        search->found = run;
-    }
-}
-
 /* States */
 
 static void baseline_free_states(struct layer_state **states, uint32_t count)
@@ -89,11 +75,11 @@ static int pin_states(struct run *run, struct stream *stream, uint32_t track,
 
 static int control_baseline_pin(const struct pinning *pinning, const struct mpk_writer *result)
 {
-    struct baseline_search search = {pinning, NULL};
     struct mpk_doc doc;
-    registry_each(pinning->registry, baseline_visit_run, &search);
-    struct stream *stream =
-        search.found ? stream_find(search.found->streams, pinning->layer) : NULL;
+    char hex[2 * RUN_BYTES + 1];
+    run_hex(pinning->run, hex);
+    struct run *run = registry_find(pinning->registry, pinning->job, hex);
+    struct stream *stream = run ? stream_find(run->streams, pinning->layer) : NULL;
     if (!stream) {
         return ERR_RUN_UNKNOWN;
     }
@@ -101,7 +87,7 @@ static int control_baseline_pin(const struct pinning *pinning, const struct mpk_
     if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
-    code = pin_states(search.found, stream, pinning->track, &doc.root->via.array);
+    code = pin_states(run, stream, pinning->track, &doc.root->via.array);
     mpk_doc_clear(&doc);
     return code;
 }

@@ -40,8 +40,8 @@ static void control_baseline_finish(struct baseline_job *job)
     mpk_writer_init(&result);
     mpk_put_map(&result, 3);
     mpk_pair_str(&result, "run", job->run);
-    put_number(&result, "pinned", job->pinned);
-    put_number(&result, "missing", job->missing);
+    mpk_pair_u64(&result, "pinned", job->pinned);
+    mpk_pair_u64(&result, "missing", job->missing);
     int code = job->pinned > 0 ? 0 : job->code;
     if (!code && !mpk_writer_ok(&result)) {
         code = ERR_MEMORY;

@@ -39,7 +39,7 @@ struct control {
 static void put_flushed(const struct control_view *view, uint64_t before, struct mpk_writer *result)
 {
     mpk_put_map(result, 1);
-    put_number(result, "windows", stats_get(view->stats, COUNT_SUMMARIES) - before);
+    mpk_pair_u64(result, "windows", stats_get(view->stats, COUNT_SUMMARIES) - before);
 }
 
 static int wait_for_flush(struct control_request *request, uint64_t summaries_before)

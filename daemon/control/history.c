@@ -37,8 +37,7 @@ static void control_history_put_alerts(const struct history_asked *asked,
         mpk_put_raw(result, past->buffer.data + 1, past->buffer.size - 1);
         return;
     }
-    mpk_put_str(result, "alerts");
-    mpk_put_nil(result);
+    mpk_pair_nil(result, "alerts");
     mpk_pair_bool(result, "more", false);
 }
 
@@ -79,10 +78,10 @@ static void control_history_on_answered(void *data, int code, const char *detail
 struct firing {
     const struct control_request *request;
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
-    bool older;              /* those of runs that are over, whose job has a newer run; or others */
-    uint32_t count[2];       /* by `older` */
-    struct mpk_writer *list; /* NULL: only count */
-    const struct run *asked; /* whose alerts are visited now */
+    bool older; /* those of runs that are over, whose job has a newer run; or others */
+    uint32_t older_count;
+    struct mpk_writer *list;
+    const struct run *asked;  /* whose alerts are visited now */
     const struct run *newest; /* of its job, which comes first */
 };
 
@@ -95,16 +94,13 @@ static void visit_alert(void *data, const struct alert_result *alert)
     if (*firing->severity && strcmp(firing->severity, alert_severity_name(alert->severity)) != 0) {
         return;
     }
-    firing->count[firing->older]++;
-    if (firing->list) {
-        const struct alert_result named = run_with_module(firing->asked, alert);
-        alert_encode(&named, firing->list);
-    }
+    const struct alert_result named = run_with_module(firing->asked, alert);
+    alert_encode(&named, firing->list);
+    firing->older_count += firing->older;
 }
 
-static void control_history_visit_run(void *data, struct run *run)
+static void control_history_visit_run(struct firing *firing, struct run *run)
 {
-    struct firing *firing = data;
     struct alert_sink sink = {.event = visit_alert, .data = firing};
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
@@ -121,7 +117,7 @@ static void control_history_visit_run(void *data, struct run *run)
         return;
     }
     firing->asked = run;
-    if (alerts_each(run->alerts, &sink) != 0 && firing->list) {
+    if (alerts_each(run->alerts, &sink) != 0) {
         firing->list->failed = true;
     }
 }
@@ -138,16 +134,16 @@ static bool read_firing(const struct control_request *request, struct firing *fi
 static void control_history_put_firing(const struct registry *registry, struct firing *firing,
                                        struct mpk_writer *list)
 {
-    for (int pass = 0; pass < 4; pass++) { /* counts both kinds, writes both */
-        if (pass == 2) {
-            mpk_put_array(list, firing->count[false] + firing->count[true]);
-            firing->list = list;
-            firing->count[true] = 0; /* counted again */
-        }
-        firing->older = pass % 2;
+    struct mpk_open open = mpk_open(list, NULL);
+    firing->list = list;
+    for (int older = 0; older < 2; older++) {
+        firing->older = older;
         firing->newest = NULL;
-        registry_each(registry, control_history_visit_run, firing);
+        for (struct run *run = NULL; (run = registry_next(registry, run));) {
+            control_history_visit_run(firing, run);
+        }
     }
+    mpk_close_array(list, &open);
 }
 
 /* Asking */
@@ -213,6 +209,6 @@ int method_alerts(struct control_request *request)
     }
     asked->alerts = true;
     control_history_put_firing(request->view->registry, &firing, &asked->firing);
-    asked->older = firing.count[true];
+    asked->older = firing.older_count;
     return ask_or_answer(request, "alerts", asked);
 }

@@ -75,9 +75,6 @@ bool request_takes(struct control_request *request, const char *const *keys, int
 int request_find_run(struct control_request *request, const char *job, const char *prefix,
                      struct run **ret_run);
 
-void put_number(struct mpk_writer *result, const char *key, uint64_t number);
-void put_string(struct mpk_writer *result, const char *key, const char *text);
-
 /* Methods: each returns 0, an error, or CONTROL_WAIT */
 int method_ping(struct control_request *request);
 int method_jobs(struct control_request *request);

@@ -13,8 +13,8 @@ static void control_keys_put(void *data, const struct access_line *line,
     mpk_pair_str(result, "role", access_role_name[line->role]);
     mpk_pair_str(result, "jobs", line->pattern);
     mpk_pair_bool(result, "connected", connected[KEYS_SERVER] || connected[KEYS_NEXT]);
-    mpk_put_str(result, "connected_at");
-    mpk_put_array(result, (uint32_t)(connected[KEYS_SERVER] + connected[KEYS_NEXT]));
+    mpk_pair_array(result, "connected_at",
+                   (uint32_t)(connected[KEYS_SERVER] + connected[KEYS_NEXT]));
     for (int own = 0; own < KEYS_OWN_COUNT; own++) {
         if (connected[own]) {
             mpk_put_str(result, address[own]);

@@ -104,11 +104,6 @@ int maps_refuse(struct control_request *request, const struct run *run, const st
 
 /* Common to all answers */
 
-void maps_put_text(struct mpk_writer *result, const char *key, const char *text)
-{
-    mpk_pair_str(result, key, text);
-}
-
 static void map_answer_put_labels(struct mpk_writer *result, const char *key, const char *text,
                                   uint32_t count)
 {
@@ -134,18 +129,18 @@ void maps_put_common(struct mpk_writer *result, const struct maps_asked *asked,
     char hex[2 * RUN_BYTES + 1];
     const struct head_maps *shape = maps_shape(maps);
     run_hex(run->id, hex);
-    maps_put_text(result, "job", run->job);
-    maps_put_text(result, "run", hex);
-    put_number(result, "epoch", maps->epoch);
-    put_number(result, "step", maps->step);
-    put_number(result, "queries", shape->queries);
-    put_number(result, "keys", shape->keys);
-    put_number(result, "first_query", shape->first_query);
-    put_number(result, "first_key", shape->first_key);
-    put_number(result, "queries_sent", shape->queries_sent);
-    put_number(result, "keys_sent", shape->keys_sent);
-    put_number(result, "rows", map_shrink_side(shape->rows, map_answer_size(asked)));
-    put_number(result, "columns", map_shrink_side(shape->columns, map_answer_size(asked)));
+    mpk_pair_str(result, "job", run->job);
+    mpk_pair_str(result, "run", hex);
+    mpk_pair_u64(result, "epoch", maps->epoch);
+    mpk_pair_u64(result, "step", maps->step);
+    mpk_pair_u64(result, "queries", shape->queries);
+    mpk_pair_u64(result, "keys", shape->keys);
+    mpk_pair_u64(result, "first_query", shape->first_query);
+    mpk_pair_u64(result, "first_key", shape->first_key);
+    mpk_pair_u64(result, "queries_sent", shape->queries_sent);
+    mpk_pair_u64(result, "keys_sent", shape->keys_sent);
+    mpk_pair_u64(result, "rows", map_shrink_side(shape->rows, map_answer_size(asked)));
+    mpk_pair_u64(result, "columns", map_shrink_side(shape->columns, map_answer_size(asked)));
     map_answer_put_labels(result, "labels", maps->labels, maps->label_count);
     map_answer_put_labels(result, "q_labels", maps->q_labels, maps->q_label_count);
 }

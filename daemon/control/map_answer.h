@@ -74,6 +74,5 @@ int picture_answer(struct control_request *request, struct picture **picture);
 #define MAPS_COMMON_KEYS 14
 void maps_put_common(struct mpk_writer *result, const struct maps_asked *asked,
                      const struct run *run, const struct layer_maps *maps);
-void maps_put_text(struct mpk_writer *result, const char *key, const char *text);
 
 #endif

@@ -182,18 +182,18 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
     const struct layer_maps *maps = stream->maps.shown;
     mpk_put_map(result, MAPS_COMMON_KEYS + 11 + (stream->module ? 1 : 0));
     maps_put_common(result, asked, run, maps);
-    maps_put_text(result, "stack", stack_name(stream->id.stack));
-    put_number(result, "layer", stream->id.layer);
-    maps_put_text(result, "site", site_name(stream->id.site));
+    mpk_pair_str(result, "stack", stack_name(stream->id.stack));
+    mpk_pair_u64(result, "layer", stream->id.layer);
+    mpk_pair_str(result, "site", site_name(stream->id.site));
     if (stream->module) {
-        maps_put_text(result, "module", stream->module);
+        mpk_pair_str(result, "module", stream->module);
     }
-    maps_put_text(result, "tier", message_type_name(maps->type));
-    put_number(result, "time_ns", maps->time_ns);
-    put_number(result, "sample", maps_shape(maps)->sample);
-    put_number(result, "q_offset", maps->q_offset);
+    mpk_pair_str(result, "tier", message_type_name(maps->type));
+    mpk_pair_u64(result, "time_ns", maps->time_ns);
+    mpk_pair_u64(result, "sample", maps_shape(maps)->sample);
+    mpk_pair_u64(result, "q_offset", maps->q_offset);
     mpk_pair_bool(result, "causal", maps->causal);
-    maps_put_text(result, "kind", maps_kind_name[asked->kind]);
+    mpk_pair_str(result, "kind", maps_kind_name[asked->kind]);
     control_maps_put_heads(result, asked, maps);
 }
 

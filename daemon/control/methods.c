@@ -70,75 +70,48 @@ int method_ping(struct control_request *request)
     mpk_put_map(request->result, 5);
     mpk_pair_str(request->result, "version", ATTND_VERSION);
     mpk_pair_f64(request->result, "uptime_s", uptime_s(request->view));
-    put_string(request->result, "directory", request->view->config->directory);
-    put_string(request->result, "ingest", request->view->config->ingest_endpoint.text);
-    put_number(request->result, "time_ns", clock_wall_ns());
+    mpk_pair_str(request->result, "directory", request->view->config->directory);
+    mpk_pair_str(request->result, "ingest", request->view->config->ingest_endpoint.text);
+    mpk_pair_u64(request->result, "time_ns", clock_wall_ns());
     return 0;
-}
-
-struct jobs_list {
-    const struct control_request *request;
-    uint32_t count;
-    bool writes; /* else it counts */
-};
-
-static void control_methods_visit_run(void *data, struct run *run)
-{
-    struct jobs_list *list = data;
-    if (!request_lists(list->request, run->job)) {
-        return;
-    }
-    list->count++;
-    if (list->writes) {
-        run_encode(run, list->request->result);
-    }
 }
 
 int method_jobs(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
-    struct jobs_list list = {.request = request};
-    registry_each(registry, control_methods_visit_run, &list);
-    mpk_put_array(request->result, list.count);
-    list.writes = true;
-    registry_each(registry, control_methods_visit_run, &list);
+    struct mpk_open jobs = mpk_open(request->result, NULL);
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        if (request_lists(request, run->job)) {
+            run_encode(run, request->result);
+        }
+    }
+    mpk_close_array(request->result, &jobs);
     return 0;
-}
-
-void put_number(struct mpk_writer *result, const char *key, uint64_t number)
-{
-    mpk_pair_u64(result, key, number);
 }
 
 /* Ingest may count on meanwhile: each counter is read once. */
 static void control_methods_put_dropped(struct mpk_writer *result, struct stats *stats)
 {
-    uint64_t counts[ERR_COUNT];
-    uint32_t reasons = 0;
+    struct mpk_open dropped = mpk_open(result, "dropped");
     for (int i = 0; i < ERR_COUNT; i++) {
-        counts[i] = stats_dropped(stats, i);
-        reasons += counts[i] > 0;
-    }
-    mpk_put_str(result, "dropped");
-    mpk_put_map(result, reasons);
-    for (int i = 0; i < ERR_COUNT; i++) {
-        if (counts[i] > 0) {
-            put_number(result, err_slug(ERR_BASE - i), counts[i]);
+        uint64_t count = stats_dropped(stats, i);
+        if (count > 0) {
+            mpk_pair_u64(result, err_slug(ERR_BASE - i), count);
         }
     }
+    mpk_close_map(result, &dropped);
 }
 
 static void put_pool(struct mpk_writer *result, struct pool *pool)
 {
     struct pool_stats stats = pool_stats(pool);
-    mpk_put_str(result, "pool");
-    mpk_put_map(result, 6);
-    put_number(result, "threads", stats.threads);
-    put_number(result, "submitted", stats.submitted);
-    put_number(result, "completed", stats.completed);
-    put_number(result, "rejected", stats.rejected);
-    put_number(result, "queued", stats.queued);
-    put_number(result, "queued_max", stats.queued_max);
+    mpk_pair_map(result, "pool", 6);
+    mpk_pair_u64(result, "threads", stats.threads);
+    mpk_pair_u64(result, "submitted", stats.submitted);
+    mpk_pair_u64(result, "completed", stats.completed);
+    mpk_pair_u64(result, "rejected", stats.rejected);
+    mpk_pair_u64(result, "queued", stats.queued);
+    mpk_pair_u64(result, "queued_max", stats.queued_max);
 }
 
 /* Bytes of the file and of what waits beside it to get in; 0 when there is none. */
@@ -155,21 +128,15 @@ static uint64_t history_size(const char *path)
     return size;
 }
 
-void put_string(struct mpk_writer *result, const char *key, const char *text)
-{
-    mpk_pair_str(result, key, text);
-}
-
 static void put_history(struct mpk_writer *result, struct store *store)
 {
     const char *reason = "", *path = store_path(store, &reason);
-    mpk_put_str(result, "history");
-    mpk_put_map(result, 5);
+    mpk_pair_map(result, "history", 5);
     mpk_pair_str(result, "path", path);
     mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
     mpk_pair_str(result, "damaged", store_damage(store));
-    put_number(result, "size", path ? history_size(path) : 0);
-    put_number(result, "waiting", store_waiting(store));
+    mpk_pair_u64(result, "size", path ? history_size(path) : 0);
+    mpk_pair_u64(result, "waiting", store_waiting(store));
 }
 
 int method_stats(struct control_request *request)
@@ -179,14 +146,14 @@ int method_stats(struct control_request *request)
     mpk_put_map(result, COUNT_COUNT + 9);
     mpk_pair_f64(result, "uptime_s", uptime_s(view));
     for (int i = 0; i < COUNT_COUNT; i++) {
-        put_number(result, counter_name[i],
-                   i == COUNT_LOST ? stats_lost(view->stats)
-                                   : stats_get(view->stats, (enum counter)i));
+        mpk_pair_u64(result, counter_name[i],
+                     i == COUNT_LOST ? stats_lost(view->stats)
+                                     : stats_get(view->stats, (enum counter)i));
     }
-    put_number(result, "in_flight", view->messages_in_flight(view->data));
-    put_number(result, "in_flight_bytes", view->bytes_in_flight(view->data));
-    put_number(result, "budget_bytes", view->config->ingest_budget);
-    put_number(result, "jobs", registry_jobs(view->registry));
+    mpk_pair_u64(result, "in_flight", view->messages_in_flight(view->data));
+    mpk_pair_u64(result, "in_flight_bytes", view->bytes_in_flight(view->data));
+    mpk_pair_u64(result, "budget_bytes", view->config->ingest_budget);
+    mpk_pair_u64(result, "jobs", registry_jobs(view->registry));
     mpk_pair_bool(result, "config_refused", atomic_load(&view->stats->config_refused));
     control_methods_put_dropped(result, view->stats);
     put_pool(result, view->pool);
@@ -202,9 +169,8 @@ int method_fleet(struct control_request *request)
 
 /* The keys of plans, or those of all else. */
 struct key_visit {
-    struct mpk_writer *result; /* NULL: only counts */
+    struct mpk_writer *result;
     bool plans;
-    uint32_t count;
 };
 
 static void control_methods_visit_key(void *data, const char *section, const char *name,
@@ -216,25 +182,16 @@ static void control_methods_visit_key(void *data, const char *section, const cha
     if (config_is_plan_key(section, name) != visit->plans) {
         return;
     }
-    visit->count++;
-    if (!visit->result) {
-        return;
-    }
     snprintf(key, sizeof key, "%s%s%s", section, *section ? "." : "", name);
     mpk_pair_str(visit->result, key, config_public(section, name, value, public));
 }
 
-static uint32_t control_methods_each_key(const struct control_view *view, struct mpk_writer *result)
-{
-    struct key_visit others = {.result = result}, plans = {.result = result, .plans = true};
-    config_each(view->config, control_methods_visit_key, &others);
-    config_each(view->plan_config, control_methods_visit_key, &plans);
-    return others.count + plans.count;
-}
-
 int method_config(struct control_request *request)
 {
-    mpk_put_map(request->result, control_methods_each_key(request->view, NULL));
-    control_methods_each_key(request->view, request->result);
+    struct key_visit others = {request->result, false}, plans = {request->result, true};
+    struct mpk_open keys = mpk_open(request->result, NULL);
+    config_each(request->view->config, control_methods_visit_key, &others);
+    config_each(request->view->plan_config, control_methods_visit_key, &plans);
+    mpk_close_map(request->result, &keys);
     return 0;
 }

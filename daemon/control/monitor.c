@@ -53,14 +53,13 @@ static void count_alert(void *data, const struct alert_result *alert)
 static void control_monitor_put_firing(const struct jobs_visit *visit)
 {
     struct mpk_writer *result = visit->result;
-    mpk_put_str(result, "firing");
-    mpk_put_array(result, visit->firing_count);
+    mpk_pair_array(result, "firing", visit->firing_count);
     for (uint32_t i = 0; i < visit->firing_count; i++) {
         mpk_put_map(result, 4);
-        put_string(result, "rule", visit->firing[i].rule);
-        put_string(result, "severity", alert_severity_name(visit->firing[i].severity));
-        put_string(result, "state", alert_state_name(visit->firing[i].state));
-        put_number(result, "count", visit->firing[i].count);
+        mpk_pair_str(result, "rule", visit->firing[i].rule);
+        mpk_pair_str(result, "severity", alert_severity_name(visit->firing[i].severity));
+        mpk_pair_str(result, "state", alert_state_name(visit->firing[i].state));
+        mpk_pair_u64(result, "count", visit->firing[i].count);
     }
 }
 
@@ -69,14 +68,13 @@ static void control_monitor_put_counts(struct mpk_writer *result, const struct r
     struct reason_count dropped[TALLY_REASONS_MAX];
     struct counts counts = run_counts(run);
     uint32_t reasons = tally_reasons(&counts.tally, dropped);
-    put_number(result, "received", counts.received + run->queued);
-    put_number(result, "processed", counts.processed);
-    put_number(result, "lost", counts.tally.lost);
-    put_number(result, "gaps", counts.tally.lost + run->found);
-    mpk_put_str(result, "dropped");
-    mpk_put_map(result, reasons);
+    mpk_pair_u64(result, "received", counts.received + run->queued);
+    mpk_pair_u64(result, "processed", counts.processed);
+    mpk_pair_u64(result, "lost", counts.tally.lost);
+    mpk_pair_u64(result, "gaps", counts.tally.lost + run->found);
+    mpk_pair_map(result, "dropped", reasons);
     for (uint32_t i = 0; i < reasons; i++) {
-        put_number(result, dropped[i].reason, dropped[i].count);
+        mpk_pair_u64(result, dropped[i].reason, dropped[i].count);
     }
 }
 
@@ -87,23 +85,22 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
     mpk_put_map(result, 16);
-    put_string(result, "job", run->job);
-    put_string(result, "run", hex);
-    put_number(result, "runs", visit->runs);
-    put_string(result, "state", job_state_name(run->state));
-    put_number(result, "epoch", run->epoch);
-    put_number(result, "step", run->step);
-    put_number(result, "heard_ns", run->last_ns + run->sink->wall_offset_ns);
-    put_number(result, "world", run->tracks[0].window.world);
-    put_number(result, "ranks", run->tracks[0].window.rank_count);
-    put_number(result, "layers", HASH_COUNT(run->streams));
+    mpk_pair_str(result, "job", run->job);
+    mpk_pair_str(result, "run", hex);
+    mpk_pair_u64(result, "runs", visit->runs);
+    mpk_pair_str(result, "state", job_state_name(run->state));
+    mpk_pair_u64(result, "epoch", run->epoch);
+    mpk_pair_u64(result, "step", run->step);
+    mpk_pair_u64(result, "heard_ns", run->last_ns + run->sink->wall_offset_ns);
+    mpk_pair_u64(result, "world", run->tracks[0].window.world);
+    mpk_pair_u64(result, "ranks", run->tracks[0].window.rank_count);
+    mpk_pair_u64(result, "layers", HASH_COUNT(run->streams));
     control_monitor_put_counts(result, run);
     control_monitor_put_firing(visit);
 }
 
-static void control_monitor_visit_run(void *data, struct run *run)
+static void control_monitor_visit_run(struct jobs_visit *visit, struct run *run)
 {
-    struct jobs_visit *visit = data;
     struct alert_sink sink = {.event = count_alert, .data = visit};
     if (!visit->newest || strcmp(visit->newest->job, run->job) != 0) {
         if (visit->newest) {
@@ -144,9 +141,10 @@ int method_monitor(struct control_request *request)
     method_stats(request);
     mpk_put_str(request->result, "fleet");
     method_fleet(request);
-    mpk_put_str(request->result, "jobs");
-    mpk_put_array(request->result, registry_jobs(registry));
-    registry_each(registry, control_monitor_visit_run, &visit);
+    mpk_pair_array(request->result, "jobs", registry_jobs(registry));
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        control_monitor_visit_run(&visit, run);
+    }
     if (visit.newest) {
         control_monitor_put_job(&visit);
     }

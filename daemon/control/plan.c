@@ -61,13 +61,8 @@ static void control_plan_put_cost(const struct control_request *request, const c
     mpk_put_map(result, 7);
     mpk_pair_f64(result, "part", part);
     mpk_pair_f64(result, "max", most);
-    put_number(result, "every", every);
-    mpk_put_str(result, "instead_of");
-    if (instead_of > 0) {
-        mpk_put_u64(result, instead_of);
-    } else {
-        mpk_put_nil(result);
-    }
+    mpk_pair_u64(result, "every", every);
+    mpk_pair_u64_or_nil(result, "instead_of", instead_of > 0, instead_of);
     mpk_pair_f64(result, "step_seconds", cost->step_seconds);
     mpk_pair_f64(result, "capture_seconds", cost->capture_seconds);
     mpk_pair_str(result, "message", sentence);
@@ -82,11 +77,11 @@ static void control_plan_put_plan(const struct control_request *request, const c
     mpk_pair_str(result, "job", job);
     mpk_pair_str(result, "pattern", plan->pattern);
     mpk_pair_str(result, "from", plan_from_name(plan->from));
-    put_number(result, "every", plan->what.every);
+    mpk_pair_u64(result, "every", plan->what.every);
     mpk_pair_str(result, "layers", plan->what.layers.text);
     mpk_pair_str(result, "heads", plan->what.heads.text);
-    put_number(result, "samples", plan->what.samples);
-    put_number(result, "rows", plan->what.rows);
+    mpk_pair_u64(result, "samples", plan->what.samples);
+    mpk_pair_u64(result, "rows", plan->what.rows);
     mpk_pair_str(result, "tier", config_tier_name(plan->what.tier));
     control_plan_put_cost(request, plan->from == PLAN_FROM_COST ? plan->pattern : job, plan);
 }

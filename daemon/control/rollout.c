@@ -124,9 +124,8 @@ static void put_rollout(struct mpk_writer *result, const struct maps_asked *aske
 {
     mpk_put_map(result, MAPS_COMMON_KEYS + 4);
     maps_put_common(result, asked, run, chosen->streams[0]->maps.shown);
-    maps_put_text(result, "stack", stack_name(chosen->streams[0]->id.stack));
-    mpk_put_str(result, "layers");
-    mpk_put_array(result, chosen->count);
+    mpk_pair_str(result, "stack", stack_name(chosen->streams[0]->id.stack));
+    mpk_pair_array(result, "layers", chosen->count);
     for (uint32_t i = 0; i < chosen->count; i++) {
         mpk_put_u64(result, chosen->streams[i]->id.layer);
     }

@@ -22,7 +22,7 @@ struct value_filter {
     uint32_t track;
     bool falls_back; /* to projection matrices, of a layer that has nothing in `track` */
     uint32_t count;
-    struct mpk_writer *result; /* NULL: only count */
+    struct mpk_writer *result;
 };
 
 /* Whether the topic's next segment is `wanted` or anything goes; moves on to the one after. */
@@ -56,9 +56,7 @@ static void visit_value(void *data, const char *topic, const uint8_t *run, uint3
         return;
     }
     filter->count++;
-    if (filter->result) {
-        mpk_put_raw(filter->result, value, size);
-    }
+    mpk_put_raw(filter->result, value, size);
 }
 
 static bool read_layer_number(const struct control_request *request, struct value_filter *filter)
@@ -245,14 +243,14 @@ static int control_summary_put_values(struct control_request *request, struct va
                                       const struct run *run)
 {
     filter->publisher = request->view->publisher;
+    filter->result = request->result;
+    struct mpk_open values = mpk_open(request->result, NULL);
     publisher_each(filter->publisher, filter->prefix, visit_value, filter);
+    mpk_close_array(request->result, &values);
     if (filter->count == 0) {
         summary_describe_nothing(request, run);
         return ERR_NO_SUMMARY;
     }
-    mpk_put_array(request->result, filter->count);
-    filter->result = request->result;
-    publisher_each(filter->publisher, filter->prefix, visit_value, filter);
     return 0;
 }
 

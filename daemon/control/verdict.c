@@ -12,7 +12,7 @@
 struct verdict_answer {
     const struct run *run;
     uint64_t limit, count; /* of alerts: listed at most; that there are */
-    struct mpk_writer alerts, unjudged;
+    struct mpk_writer *result, unjudged;
     uint32_t unjudged_count;
 };
 
@@ -21,7 +21,7 @@ static void verdict_on_alert(void *data, const struct alert_result *alert)
     struct verdict_answer *answer = data;
     if (answer->count++ < answer->limit) {
         const struct alert_result named = run_with_module(answer->run, alert);
-        alert_encode(&named, &answer->alerts);
+        alert_encode(&named, answer->result);
     }
 }
 
@@ -32,55 +32,37 @@ static void verdict_on_unjudged(void *data, const struct rule *rule)
     answer->unjudged_count++;
 }
 
-static void verdict_put_list(struct mpk_writer *result, const char *key, uint64_t count,
-                             const struct mpk_writer *items)
-{
-    mpk_put_str(result, key);
-    mpk_put_array(result, (uint32_t)count);
-    mpk_put_raw(result, items->buffer.data, items->buffer.size);
-}
-
-static void verdict_put_number(struct mpk_writer *result, const char *key, bool known,
-                               uint64_t number)
-{
-    mpk_put_str(result, key);
-    if (known) {
-        mpk_put_u64(result, number);
-    } else {
-        mpk_put_nil(result);
-    }
-}
-
-static int verdict_put(struct verdict_answer *answer, struct mpk_writer *result)
+static int verdict_put(struct verdict_answer *answer)
 {
     const struct run *run = answer->run;
+    struct mpk_writer *result = answer->result;
     struct alert_sink sink = {.event = verdict_on_alert, .data = answer};
     uint64_t epoch = 0, step = 0;
     char hex[2 * RUN_BYTES + 1];
     uint32_t judged = 0;
     bool any = false;
     if (run->alerts) {
-        if (alerts_each(run->alerts, &sink) != 0) {
-            answer->alerts.failed = true;
-        }
         judged = alerts_unjudged(run->alerts, verdict_on_unjudged, answer);
         any = alerts_judged_to(run->alerts, &epoch, &step);
     }
-    bool more = answer->count > answer->limit;
     run_hex(run->id, hex);
     mpk_put_map(result, 8);
-    put_string(result, "job", run->job);
-    put_string(result, "run", hex);
-    put_string(result, "state", job_state_name(run->state));
-    verdict_put_number(result, "epoch", any, epoch);
-    verdict_put_number(result, "step", any, step);
-    verdict_put_list(result, "alerts", more ? answer->limit : answer->count, &answer->alerts);
-    mpk_pair_bool(result, "more", more);
-    mpk_put_str(result, "checks");
-    mpk_put_map(result, 2);
-    put_number(result, "judged", judged);
-    verdict_put_list(result, "unjudged", answer->unjudged_count, &answer->unjudged);
-    return mpk_writer_ok(&answer->alerts) && mpk_writer_ok(&answer->unjudged) ? 0 : ERR_MEMORY;
+    mpk_pair_str(result, "job", run->job);
+    mpk_pair_str(result, "run", hex);
+    mpk_pair_str(result, "state", job_state_name(run->state));
+    mpk_pair_u64_or_nil(result, "epoch", any, epoch);
+    mpk_pair_u64_or_nil(result, "step", any, step);
+    struct mpk_open alerts = mpk_open(result, "alerts");
+    if (run->alerts && alerts_each(run->alerts, &sink) != 0) {
+        result->failed = true;
+    }
+    mpk_close_array(result, &alerts);
+    mpk_pair_bool(result, "more", answer->count > answer->limit);
+    mpk_pair_map(result, "checks", 2);
+    mpk_pair_u64(result, "judged", judged);
+    mpk_pair_array(result, "unjudged", answer->unjudged_count);
+    mpk_put_raw(result, answer->unjudged.buffer.data, answer->unjudged.buffer.size);
+    return mpk_writer_ok(&answer->unjudged) ? 0 : ERR_MEMORY;
 }
 
 static bool verdict_read_limit(struct control_request *request, uint64_t *ret_limit)
@@ -101,7 +83,7 @@ static bool verdict_read_limit(struct control_request *request, uint64_t *ret_li
 int method_verdict(struct control_request *request)
 {
     static const char *const keys[] = {"job", "run", "limit"};
-    struct verdict_answer answer = {.count = 0};
+    struct verdict_answer answer = {.result = request->result};
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
     if (!request_takes(request, keys, 3) || !string_param(request, "job", NULL, job, sizeof job) ||
         !string_param(request, "run", "", run, sizeof run) ||
@@ -112,10 +94,8 @@ int method_verdict(struct control_request *request)
     if (!answer.run) {
         return method_history(request, "verdict");
     }
-    mpk_writer_init(&answer.alerts);
     mpk_writer_init(&answer.unjudged);
-    int code = verdict_put(&answer, request->result);
-    mpk_writer_clear(&answer.alerts);
+    int code = verdict_put(&answer);
     mpk_writer_clear(&answer.unjudged);
     return code;
 }

@@ -191,8 +191,7 @@ void hub_ranks_put(const struct hub_run *run, struct mpk_writer *writer)
     mpk_pair_u64(writer, "last", ranks->last);
     mpk_pair_u64(writer, "layers", ranks->layers);
     mpk_pair_u64(writer, "count", told);
-    mpk_put_str(writer, "odd");
-    mpk_put_array(writer, told < ODD_LISTED ? told : ODD_LISTED);
+    mpk_pair_array(writer, "odd", told < ODD_LISTED ? told : ODD_LISTED);
     for (uint32_t i = 0, listed = 0; i < ranks->odd_count && listed < ODD_LISTED; i++) {
         if (hub_ranks_tells(&ranks->odd[i])) {
             hub_ranks_put_odd(&ranks->odd[i], writer);

@@ -90,7 +90,7 @@ static void hub_put_rule(const struct fleet_rule *rule, struct mpk_writer *write
     mpk_pair_u64(writer, "every", rule->every);
 }
 
-/* The first windows that are not merged yet, and whom they wait for. */
+/* The first windows that are not merged yet, and whom they wait for. Returns how many. */
 static uint32_t hub_put_waiting(const struct hub *hub, const struct hub_run *run, uint32_t track,
                                 uint32_t most, struct mpk_writer *writer)
 {
@@ -102,23 +102,16 @@ static uint32_t hub_put_waiting(const struct hub *hub, const struct hub_run *run
             continue;
         }
         count++;
-        if (!writer) {
-            continue;
-        }
-        uint32_t waited = 0;
-        for (uint32_t m = 0; m < run->member_count; m++) {
-            waited += hub_waits_for(hub, run, track, window, run->members[m]);
-        }
         mpk_put_map(writer, 5);
         hub_put_rule(&of->rule, writer);
         mpk_pair_u64(writer, "last", (window->part + 1) * of->size - 1);
-        mpk_put_str(writer, "for");
-        mpk_put_array(writer, waited);
+        struct mpk_open waited = mpk_open(writer, "for");
         for (uint32_t m = 0; m < run->member_count; m++) {
             if (hub_waits_for(hub, run, track, window, run->members[m])) {
                 mpk_put_str(writer, run->members[m]->node->name);
             }
         }
+        mpk_close_array(writer, &waited);
     }
     return count;
 }
@@ -127,38 +120,29 @@ static uint32_t hub_put_waiting(const struct hub *hub, const struct hub_run *run
 static void hub_put_partial(struct hub *hub, const struct hub_run *run, struct mpk_writer *writer)
 {
     struct parts *parts = &hub->parts;
-    struct mpk_writer list;
-    uint32_t count = 0;
-    if (!run->has_partial) {
-        mpk_pair_u64(writer, "partial_windows", 0);
-        mpk_put_str(writer, "partial");
-        mpk_put_array(writer, 0);
-        return;
+    int64_t all = 0;
+    sqlite3_stmt *row = NULL;
+    if (run->has_partial) {
+        all = parts_run(parts, parts_bind(parts, PARTS_COUNT_PARTIAL, "i", run->row));
+        row = parts_bind(parts, PARTS_EACH_PARTIAL, "ii", run->row, (int64_t)PARTIAL_MAX);
     }
-    int64_t all = parts_run(parts, parts_bind(parts, PARTS_COUNT_PARTIAL, "i", run->row));
-    mpk_writer_init(&list);
-    sqlite3_stmt *row = parts_bind(parts, PARTS_EACH_PARTIAL, "ii", run->row, (int64_t)PARTIAL_MAX);
-    for (; parts_row(parts, row); count++) {
+    mpk_pair_u64(writer, "partial_windows", all < 0 ? 0 : (uint64_t)all);
+    struct mpk_open partial = mpk_open(writer, "partial");
+    while (row && parts_row(parts, row)) {
         struct fleet_rule rule = {(enum window_unit)sqlite3_column_int(row, 0),
                                   (uint64_t)sqlite3_column_int64(row, 1),
                                   (uint64_t)sqlite3_column_int64(row, 2)};
         uint64_t units = ((uint64_t)sqlite3_column_int64(row, 3) + 1) *
                          config_window_part(rule.length, rule.every);
-        mpk_put_map(&list, 7);
-        hub_put_rule(&rule, &list);
-        mpk_pair_u64(&list, "first", units >= rule.length ? units - rule.length : 0);
-        mpk_pair_u64(&list, "last", units - 1);
-        mpk_pair_u64(&list, "revision", (uint64_t)sqlite3_column_int64(row, 4));
-        mpk_put_str(&list, "missing");
-        mpk_put_raw(&list, sqlite3_column_blob(row, 5), (size_t)sqlite3_column_bytes(row, 5));
+        mpk_put_map(writer, 7);
+        hub_put_rule(&rule, writer);
+        mpk_pair_u64(writer, "first", units >= rule.length ? units - rule.length : 0);
+        mpk_pair_u64(writer, "last", units - 1);
+        mpk_pair_u64(writer, "revision", (uint64_t)sqlite3_column_int64(row, 4));
+        mpk_put_str(writer, "missing");
+        mpk_put_raw(writer, sqlite3_column_blob(row, 5), (size_t)sqlite3_column_bytes(row, 5));
     }
-    mpk_pair_u64(writer, "partial_windows", all < 0 ? 0 : (uint64_t)all);
-    mpk_put_str(writer, "partial");
-    mpk_put_array(writer, mpk_writer_ok(&list) ? count : 0);
-    if (mpk_writer_ok(&list)) {
-        mpk_put_raw(writer, list.buffer.data, list.buffer.size);
-    }
-    mpk_writer_clear(&list);
+    mpk_close_array(writer, &partial);
 }
 
 /* Why nothing of a run is shown. */
@@ -182,14 +166,11 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_sta
                         struct mpk_writer *writer)
 {
     char digits[2 * RUN_BYTES + 1];
-    uint32_t world = 0, ranks = 0, waiting = 0;
+    uint32_t world = 0, ranks = 0, left = WAITING_MAX;
     for (uint32_t i = 0; i < run->member_count; i++) {
         const struct hub_member *member = run->members[i];
         world = member->said.world > world ? member->said.world : world;
         ranks += member->rank_count;
-    }
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        waiting += hub_put_waiting(hub, run, t, WAITING_MAX - waiting, NULL);
     }
     run_hex(run->run, digits);
     mpk_put_map(writer, 11);
@@ -199,16 +180,15 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_sta
     hub_put_text(writer, "refused", hub_refusal(run->refused));
     mpk_pair_u64(writer, "world", world);
     mpk_pair_u64(writer, "ranks", ranks);
-    mpk_put_str(writer, "nodes");
-    mpk_put_array(writer, run->member_count);
+    mpk_pair_array(writer, "nodes", run->member_count);
     for (uint32_t i = 0; i < run->member_count; i++) {
         hub_put_id(writer, run->members[i]->node->id);
     }
-    mpk_put_str(writer, "waiting");
-    mpk_put_array(writer, waiting);
+    struct mpk_open waiting = mpk_open(writer, "waiting");
     for (uint32_t t = 0; t < run->track_count; t++) {
-        waiting -= hub_put_waiting(hub, run, t, waiting, writer);
+        left -= hub_put_waiting(hub, run, t, left, writer);
     }
+    mpk_close_array(writer, &waiting);
     hub_put_partial(hub, run, writer);
     mpk_put_str(writer, "compared");
     hub_ranks_put(run, writer);
@@ -225,8 +205,7 @@ static void hub_put_runs(struct hub *hub, struct mpk_writer *writer)
     active = active < count ? active : count;
     uint32_t others = count - active;
     mpk_pair_u64(writer, "runs_more", hub->run_count - count);
-    mpk_put_str(writer, "runs");
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, "runs", count);
     for (const struct hub_run *run = hub->runs; run; run = run->next) {
         enum job_state state = hub_state_of(hub, run);
         uint32_t *left = state == JOB_ACTIVE ? &active : &others;
@@ -270,8 +249,7 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
         mpk_pair_u64(writer, names[i], hub->counts[i]);
     }
     hub_put_text(writer, "unknown", hub->unknown);
-    mpk_put_str(writer, "nodes");
-    mpk_put_array(writer, nodes);
+    mpk_pair_array(writer, "nodes", nodes);
     for (const struct hub_node *node = hub->nodes; node; node = node->next) {
         if (hub_shows(node)) {
             hub_put_node(hub, node, writer);

@@ -41,7 +41,7 @@ static const char parts_schema[] =
     /* The heads of each layer of a run, by its first part. */
     "CREATE TABLE heads(run_id INTEGER NOT NULL, layer INTEGER NOT NULL, heads INTEGER NOT NULL,"
     "  PRIMARY KEY(run_id, layer)) WITHOUT ROWID;"
-    /* layer: stream_key; state: layer_state_pack. */
+    /* layer: header_layer_key; state: layer_state_pack. */
     "CREATE TABLE parts(part_id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL,"
     "  track_id INTEGER NOT NULL, part INTEGER NOT NULL, layer INTEGER NOT NULL,"
     "  node_id INTEGER NOT NULL, seq INTEGER NOT NULL, stored INTEGER NOT NULL,"

@@ -338,24 +338,19 @@ static int compare_distances(const void *left, const void *right)
 
 static void history_compare_put_metrics(struct query *query, const struct head_distance *distance)
 {
-    uint32_t count = 0;
-    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
-        count += isnan(distance->metric[m].js) ? 0 : 1;
-    }
-    mpk_put_str(query->result, "metrics");
-    mpk_put_map(query->result, count);
+    struct mpk_open metrics = mpk_open(query->result, "metrics");
     for (int m = 0; m < METRIC_ROW_COUNT; m++) {
         const struct difference *difference = &distance->metric[m];
         if (isnan(difference->js)) {
             continue;
         }
-        mpk_put_str(query->result, metric_info[m].name);
-        mpk_put_map(query->result, 4);
+        mpk_pair_map(query->result, metric_info[m].name, 4);
         mpk_pair_f64(query->result, "js", difference->js);
         mpk_pair_f64(query->result, "mean_a", difference->mean[0]);
         mpk_pair_f64(query->result, "mean_b", difference->mean[1]);
         mpk_pair_f64(query->result, "delta", difference->mean[1] - difference->mean[0]);
     }
+    mpk_close_map(query->result, &metrics);
 }
 
 static void put_head(struct query *query, const struct head_distance *distance)
@@ -370,8 +365,7 @@ static void put_head(struct query *query, const struct head_distance *distance)
 static void history_compare_put_side(struct query *query, const char *key,
                                      const struct compare_side *side)
 {
-    mpk_put_str(query->result, key);
-    mpk_put_map(query->result, 5);
+    mpk_pair_map(query->result, key, 5);
     put_run(query, &side->run);
     put_u64(query, "windows", side->windows);
     put_u64(query, "first", side->first);
@@ -382,26 +376,18 @@ static void history_compare_put_side(struct query *query, const char *key,
 static void put_alone(struct query *query, const char *key, const struct compare_side *side,
                       const struct compare_side *other)
 {
-    uint32_t count = 0;
-    struct mpk_writer *result = query->result, list;
-    mpk_writer_init(&list);
-    query->result = &list;
+    struct mpk_open alone = mpk_open(query->result, key);
     for (uint32_t i = 0; i < side->layer_count; i++) {
         const struct found_layer *layer = &side->layers[i];
         uint32_t shared =
             side->matched[i] ? other->layers[find_same(other, layer->layer)].heads : 0;
-        for (uint32_t head = shared; head < layer->heads; head++, count++) {
-            mpk_put_map(&list, put_layer_count(layer) + 1);
+        for (uint32_t head = shared; head < layer->heads; head++) {
+            mpk_put_map(query->result, put_layer_count(layer) + 1);
             put_layer(query, layer);
             put_u64(query, "head", head);
         }
     }
-    query->result = result;
-    result->failed = result->failed || !mpk_writer_ok(&list);
-    mpk_put_str(result, key);
-    mpk_put_array(result, count);
-    mpk_put_raw(result, list.buffer.data, list.buffer.size);
-    mpk_writer_clear(&list);
+    mpk_close_array(query->result, &alone);
 }
 
 static void history_compare_put_comparison(struct query *query, struct comparison *comparison)
@@ -414,8 +400,7 @@ static void history_compare_put_comparison(struct query *query, struct compariso
     mpk_put_map(query->result, 6);
     history_compare_put_side(query, "a", &comparison->side[0]);
     history_compare_put_side(query, "b", &comparison->side[1]);
-    mpk_put_str(query->result, "heads");
-    mpk_put_array(query->result, shown);
+    mpk_pair_array(query->result, "heads", shown);
     for (uint32_t i = 0; i < shown; i++) {
         put_head(query, &comparison->heads[i]);
     }

@@ -347,24 +347,13 @@ void put_layer(struct query *query, const struct found_layer *layer)
 int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement))
 {
-    struct mpk_writer *result = query->result, rows;
-    uint32_t count = 0;
+    struct mpk_open rows = mpk_open(query->result, key);
     int code;
-    mpk_writer_init(&rows);
-    query->result = &rows;
-    while ((code = query_next(query, statement)) == 1 && count < limit) {
+    for (uint64_t count = 0; (code = query_next(query, statement)) == 1 && count < limit; count++) {
         put(query, statement);
-        count++;
     }
-    query->result = result;
-    mpk_put_str(result, key);
-    mpk_put_array(result, count);
-    mpk_put_raw(result, rows.buffer.data, rows.buffer.size);
-    if (!mpk_writer_ok(&rows)) {
-        code = ERR_MEMORY;
-    }
-    mpk_writer_clear(&rows);
-    return code;
+    mpk_close_array(query->result, &rows);
+    return mpk_writer_ok(query->result) ? code : ERR_MEMORY;
 }
 
 int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,

@@ -260,8 +260,7 @@ static int history_grid_put_grid(struct query *query, struct grid *grid)
     put_track(query, &grid->track);
     put_u64(query, "total", grid->total);
     int code = put_windows(query, &grid->windows);
-    mpk_put_str(query->result, "layers");
-    mpk_put_array(query->result, grid->encoded_count);
+    mpk_pair_array(query->result, "layers", grid->encoded_count);
     mpk_put_raw(query->result, grid->encoded.buffer.data, grid->encoded.buffer.size);
     return code || mpk_writer_ok(&grid->encoded) ? code : ERR_MEMORY;
 }

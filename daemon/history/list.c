@@ -77,7 +77,6 @@ static int history_list_put_metrics(struct query *query, const struct found_laye
 {
     bool has[NUMBER_COUNT];
     struct found_track track;
-    uint32_t count = 0;
     int code = find_track(query, layer, &track);
     if (!code) {
         code = windows_numbers(query, layer, &track, has);
@@ -85,11 +84,7 @@ static int history_list_put_metrics(struct query *query, const struct found_laye
     if (code) {
         return code;
     }
-    for (int i = 0; i < NUMBER_COUNT; i++) {
-        count += has[i];
-    }
-    mpk_put_str(query->result, "metrics");
-    mpk_put_array(query->result, count);
+    struct mpk_open metrics = mpk_open(query->result, "metrics");
     for (int i = 0; i < NUMBER_COUNT; i++) {
         char name[NUMBER_NAME_MAX];
         number_name(i, name);
@@ -97,6 +92,7 @@ static int history_list_put_metrics(struct query *query, const struct found_laye
             mpk_put_str(query->result, name);
         }
     }
+    mpk_close_array(query->result, &metrics);
     return 0;
 }
 
@@ -125,8 +121,7 @@ static int history_list_put_layers(struct query *query, const struct found_run *
     int code = layers_read(query, run, &layers, &count);
     mpk_put_map(query->result, 3);
     put_run(query, run);
-    mpk_put_str(query->result, "layers");
-    mpk_put_array(query->result, count);
+    mpk_pair_array(query->result, "layers", count);
     for (uint32_t i = 0; !code && i < count; i++) {
         code = put_layer_windows(query, &layers[i]);
     }

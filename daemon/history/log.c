@@ -44,14 +44,12 @@ static void log_put(struct query *query, const char *name, const struct log_poin
     mpk_put_map(query->result, 5);
     put_text(query, "name", name);
     for (int i = 0; i < 3; i++) {
-        mpk_put_str(query->result, keys[i]);
-        mpk_put_array(query->result, count);
+        mpk_pair_array(query->result, keys[i], count);
         for (uint32_t p = 0; p < count; p++) {
             mpk_put_u64(query->result, points[p].number[i]);
         }
     }
-    mpk_put_str(query->result, "value");
-    mpk_put_array(query->result, count);
+    mpk_pair_array(query->result, "value", count);
     for (uint32_t p = 0; p < count; p++) {
         mpk_put_f64(query->result, points[p].value);
     }
@@ -74,35 +72,23 @@ static uint32_t choose_points(const struct query *query, struct log_point *point
 /* The names in the order in which they were first reported. */
 static int log_put_all(struct query *query, const struct found_run *run, struct log_point *points)
 {
-    struct mpk_writer names;
     sqlite3_stmt *statement;
     int code = query_open(query,
                           "SELECT log_id, name FROM logs WHERE run_id = ?1 ORDER BY log_id"
                           " LIMIT ?2",
                           &statement, "ii", run->id, (uint64_t)STORE_NAMES_MAX);
-    struct mpk_writer *result = query->result;
-    uint32_t count = 0;
-    mpk_writer_init(&names);
-    query->result = &names;
+    mpk_put_map(query->result, 3);
+    put_run(query, run);
+    struct mpk_open series = mpk_open(query->result, "series");
     while (!code && (code = query_next(query, statement)) == 1) {
         int found = log_read(query, column_u64(statement, 0), points);
         code = found < 0 ? found : 0;
         if (!code) {
             log_put(query, column_text(statement, 1), points,
                     choose_points(query, points, (uint32_t)found));
-            count++;
         }
     }
-    query->result = result;
-    if (!code) {
-        mpk_put_map(result, 3);
-        put_run(query, run);
-        mpk_put_str(result, "series");
-        mpk_put_array(result, count);
-        mpk_put_raw(result, names.buffer.data, names.buffer.size);
-        result->failed = result->failed || !mpk_writer_ok(&names);
-    }
-    mpk_writer_clear(&names);
+    mpk_close_array(query->result, &series);
     sqlite3_finalize(statement);
     return code;
 }

@@ -102,8 +102,7 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
     }
     mpk_pair_bool(query->result, "partial", column_u64(statement, COUNT));
     if (of_heads) {
-        mpk_put_str(query->result, "heads");
-        mpk_put_array(query->result, shape.heads);
+        mpk_pair_array(query->result, "heads", shape.heads);
         for (uint32_t h = 0; h < shape.heads; h++) {
             mpk_put_u64(query->result, h);
         }

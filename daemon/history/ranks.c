@@ -213,8 +213,7 @@ static void history_ranks_put_one(struct query *query, const struct odd_rank *ra
     put_u64(query, "rank", means->rank);
     put_text(query, "node", *node ? node : NULL);
     put_u64(query, "rows", rows);
-    mpk_put_str(query->result, "mean");
-    mpk_put_array(query->result, heads);
+    mpk_pair_array(query->result, "mean", heads);
     for (uint32_t h = 0; h < heads; h++) {
         bool has = h >= means->first && h - means->first < means->heads &&
                    means->rows[h - means->first] > 0;
@@ -222,12 +221,7 @@ static void history_ranks_put_one(struct query *query, const struct odd_rank *ra
     }
     mpk_pair_f64(query->result, "distance", rank->distance);
     mpk_pair_bool(query->result, "odd", rank->odd);
-    mpk_put_str(query->result, "head");
-    if (rank->distance >= 0) {
-        mpk_put_u64(query->result, rank->head);
-    } else {
-        mpk_put_nil(query->result);
-    }
+    mpk_pair_u64_or_nil(query->result, "head", rank->distance >= 0, rank->head);
     mpk_pair_f64(query->result, "median", rank->distance >= 0 ? rank->median : NAN);
 }
 
@@ -235,7 +229,7 @@ static void history_ranks_put(struct query *query, const struct ranks_window *wi
                               const struct ranks_found *found, const struct odd_rank *ranks,
                               uint32_t count)
 {
-    uint32_t heads = found->heads, most = RANKS_CELLS_MAX / (heads ? heads : 1), odd = 0;
+    uint32_t heads = found->heads, most = RANKS_CELLS_MAX / (heads ? heads : 1);
     uint32_t listed = count < most ? count : most;
     mpk_put_map(query->result, put_layer_count(&window->layer) + 16);
     put_run(query, &window->run);
@@ -249,21 +243,17 @@ static void history_ranks_put(struct query *query, const struct ranks_window *wi
     mpk_pair_bool(query->result, "partial", window->partial);
     put_text(query, "metric", "entropy");
     put_u64(query, "heads", heads);
-    mpk_put_str(query->result, "ranks");
-    mpk_put_array(query->result, listed);
+    mpk_pair_array(query->result, "ranks", listed);
     for (uint32_t i = 0; i < listed; i++) {
         history_ranks_put_one(query, &ranks[i], found->node[ranks[i].node].name, heads);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        odd += ranks[i].odd;
-    }
-    mpk_put_str(query->result, "odd");
-    mpk_put_array(query->result, odd);
+    struct mpk_open odd = mpk_open(query->result, "odd");
     for (uint32_t i = 0; i < count; i++) {
         if (ranks[i].odd) {
             mpk_put_u64(query->result, ranks[i].means->rank);
         }
     }
+    mpk_close_array(query->result, &odd);
     mpk_pair_bool(query->result, "more", listed < count);
 }
 

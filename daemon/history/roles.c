@@ -133,8 +133,7 @@ static void roles_put_window(struct query *query, const struct roles *roles, con
                              uint32_t row)
 {
     const struct series_window *window = &roles->series[0].rows.row[row].window;
-    mpk_put_str(query->result, key);
-    mpk_put_map(query->result, 3);
+    mpk_pair_map(query->result, key, 3);
     put_u64(query, "window", window->last);
     put_u64(query, "epoch", window->epoch);
     put_u64(query, "step", window->step);
@@ -157,8 +156,7 @@ static void roles_put_evidence(struct query *query, struct roles *roles, uint32_
 {
     struct pattern_condition all[PATTERN_CONDITIONS_MAX];
     uint32_t count = pattern_conditions(span->role, all);
-    mpk_put_str(query->result, "evidence");
-    mpk_put_array(query->result, count);
+    mpk_pair_array(query->result, "evidence", count);
     for (uint32_t i = 0; i < count; i++) {
         mpk_put_map(query->result, 3);
         put_text(query, "metric", metric_info[all[i].metric].name);
@@ -183,12 +181,10 @@ static void roles_put_head(struct query *query, struct roles *roles, struct role
     if (now->emerged) {
         roles_put_window(query, roles, "emerged", now->since);
     } else {
-        mpk_put_str(query->result, "emerged");
-        mpk_put_nil(query->result);
+        mpk_pair_nil(query->result, "emerged");
     }
     put_u64(query, "changes", head->spans - 1);
-    mpk_put_str(query->result, "spans");
-    mpk_put_array(query->result, shown);
+    mpk_pair_array(query->result, "spans", shown);
     for (uint32_t i = head->spans - shown; i < head->spans; i++) {
         roles_put_span(query, roles, &head->span[i % SPANS_MAX]);
     }
@@ -306,8 +302,7 @@ int history_roles(struct query *query)
         mpk_put_map(query->result, 7);
         put_run(query, &roles->run);
         put_track(query, &roles->track);
-        mpk_put_str(query->result, "heads");
-        mpk_put_array(query->result, roles->heads);
+        mpk_pair_array(query->result, "heads", roles->heads);
         mpk_put_raw(query->result, roles->encoded.buffer.data, roles->encoded.buffer.size);
         mpk_pair_bool(query->result, "more", roles->more);
         code = mpk_writer_ok(&roles->encoded) ? 0 : ERR_MEMORY;

@@ -158,8 +158,7 @@ static void put_statistic(struct query *query, struct value_series *series, int 
 
 static void history_series_put_values(struct query *query, struct value_series *series)
 {
-    mpk_put_str(query->result, "values");
-    mpk_put_map(query->result, series->statistics);
+    mpk_pair_map(query->result, "values", series->statistics);
     for (int i = 0; i < STATISTIC_COUNT; i++) {
         if (series->slot[i] >= 0) {
             put_statistic(query, series, i);
@@ -169,17 +168,11 @@ static void history_series_put_values(struct query *query, struct value_series *
 
 static void history_series_put_heads(struct query *query, const struct value_series *series)
 {
-    mpk_put_str(query->result, "heads");
-    mpk_put_array(query->result, series->heads);
+    mpk_pair_array(query->result, "heads", series->heads);
     for (uint32_t i = 0; i < series->heads; i++) {
         mpk_put_map(query->result, put_layer_count(&series->layer) + 1);
         put_layer(query, &series->layer);
-        mpk_put_str(query->result, "head");
-        if (series->of_layer) {
-            mpk_put_nil(query->result);
-        } else {
-            mpk_put_u64(query->result, series->head_first + i);
-        }
+        mpk_pair_u64_or_nil(query->result, "head", !series->of_layer, series->head_first + i);
     }
 }
 

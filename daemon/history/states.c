@@ -10,7 +10,7 @@
 #define STATES_BYTES_MAX (UINT64_C(64) << 20)
 
 struct states {
-    struct mpk_writer list;
+    struct mpk_writer *list;
     uint32_t count;
     uint64_t bytes, next; /* next: the first unit that no window has covered yet */
 };
@@ -27,7 +27,7 @@ static int history_states_add_state(struct states *states, sqlite3_stmt *stateme
     void *plain = malloc(bytes);
     int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
     if (!code) {
-        mpk_put_bin(&states->list, plain, bytes);
+        mpk_put_bin(states->list, plain, bytes);
     }
     free(plain);
     states->count++;
@@ -70,19 +70,14 @@ static int history_states_read_states(struct query *query, const struct found_la
 static int put_states(struct query *query, const struct found_layer *layer,
                       const struct found_track *track)
 {
-    struct states states = {.count = 0};
-    mpk_writer_init(&states.list);
+    struct states states = {.list = query->result};
+    struct mpk_open list = mpk_open(query->result, NULL);
     int code = history_states_read_states(query, layer, track, &states);
     if (!code && states.count == 0) {
         code = query_fail(query, ERR_NO_HISTORY,
                           "the history has no histograms of this layer's window any more");
     }
-    mpk_put_array(query->result, states.count);
-    mpk_put_raw(query->result, states.list.buffer.data, states.list.buffer.size);
-    if (!code && !mpk_writer_ok(&states.list)) {
-        code = ERR_MEMORY;
-    }
-    mpk_writer_clear(&states.list);
+    mpk_close_array(query->result, &list);
     return code;
 }
 

@@ -288,8 +288,7 @@ int put_windows(struct query *query, const struct window_rows *rows)
 {
     static const char *const names[] = {"first", "last", "epoch", "step", "time_ns"};
     int code = 0;
-    mpk_put_str(query->result, "windows");
-    mpk_put_map(query->result, WINDOW_COLUMNS);
+    mpk_pair_map(query->result, "windows", WINDOW_COLUMNS);
     for (int i = 0; !code && i < WINDOW_COLUMNS - 1; i++) {
         mpk_put_str(query->result, names[i]);
         code = put_window_column(query, rows, i);

@@ -38,7 +38,6 @@ int history_verdict(struct query *query)
     put_text(query, "state", job_state_name(run.state));
     put_u64(query, "epoch", run.epoch);
     put_u64(query, "step", run.step);
-    mpk_put_str(query->result, "checks");
-    mpk_put_nil(query->result);
+    mpk_pair_nil(query->result, "checks");
     return history_verdict_put_alerts(query, &run);
 }

@@ -24,7 +24,7 @@
  * of clients takes longer than telling them of several layers at once. */
 #define LIVE_MS 50
 /* The loop thread answers for so long, and then looks after trainers first; the HTTP thread encodes
- * results for so long, and then looks after its connections. */
+ * results for so long, then answers, and then looks after its connections. */
 #define TURN_NS UINT64_C(5000000)
 
 /* The loop thread */
@@ -133,20 +133,35 @@ static void take_published(struct http *http, uint64_t now_ns)
     }
 }
 
-static struct question *take_answered(struct http *http)
+/* Takes over the questions that the loop thread has answered. */
+static void take_back(struct http *http)
 {
+    struct question *question;
     uv_mutex_lock(&http->lock);
-    struct question *question = question_take(&http->to_http);
+    struct question *fresh = http->to_http;
+    http->to_http = NULL;
     uv_mutex_unlock(&http->lock);
-    return question;
+    while ((question = question_take(&fresh))) {
+        question->is_back = true;
+        question_put(&http->answered, question);
+    }
 }
 
 static void take_answers(struct http *http)
 {
+    uint64_t until_ns = clock_monotonic_ns() + TURN_NS;
     struct question *question;
-    while ((question = take_answered(http))) {
+    take_back(http);
+    while ((question = question_take(&http->answered))) {
         http->asked_count--;
         question->answered(question);
+        http->heard_ns = clock_monotonic_ns();
+        if (http->heard_ns >= until_ns) {
+            break;
+        }
+    }
+    if (http->answered) {
+        uv_async_send(&http->wake);
     }
     requests_send(http);
 }
@@ -197,6 +212,7 @@ static void on_second(uv_timer_t *timer)
 {
     struct http *http = timer->data;
     uint64_t now_ns = clock_monotonic_ns();
+    take_back(http);
     requests_check(http, now_ns);
     peers_cut(&http->peers, now_ns, http->config->http_timeout);
     events_tick(&http->events, now_ns);
@@ -434,6 +450,7 @@ void http_close(struct http **http_p)
     free_questions(&http->to_loop);
     free_questions(&http->to_http);
     free_questions(&http->to_ask);
+    free_questions(&http->answered);
     feed_clear(&http->feed);
     while (http->taken) {
         struct published *item = http->taken;

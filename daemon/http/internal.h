@@ -45,10 +45,12 @@ struct http {
     bool taken_lost;         /* something was lost before the last of them */
     struct events events;
     struct metrics *metrics;
-    struct request *waiting; /* suspended, for an answer of the loop thread */
-    struct question *to_ask; /* of those that wait, what has not gone to the loop thread yet */
-    unsigned asked_count;    /* questions that have */
-    struct access *visitors; /* who may ask besides the users of this machine; NULL = nobody */
+    struct request *waiting;   /* suspended, for an answer of the loop thread */
+    struct question *to_ask;   /* of those that wait, what has not gone to the loop thread yet */
+    unsigned asked_count;      /* questions that have */
+    struct question *answered; /* that are back, and not encoded yet */
+    uint64_t heard_ns;         /* when the last answer was taken */
+    struct access *visitors;   /* who may ask besides the users of this machine; NULL = nobody */
     struct whose whose;
     struct peers peers;
     uint64_t answer_bytes; /* of answers that are being sent */
@@ -104,7 +106,8 @@ void request_ask(struct request *request, const char *method,
 void request_stop_waiting(struct request *request);
 /* Sends questions to the loop thread as far as it takes them. */
 void requests_send(struct http *http);
-/* Ends the patience of those that have waited too long. */
+/* Refuses those that the loop thread has kept waiting for too long. A question that is back is
+ * never refused: it waits for this thread only. */
 void requests_check(struct http *http, uint64_t now_ns);
 /* From here on a request that would have to wait is refused at once. */
 void requests_end(struct http *http);

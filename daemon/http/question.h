@@ -17,6 +17,8 @@ struct question {
     void *data;
     const char *method; /* static */
     bool urgent;        /* goes before the others */
+    bool is_back;       /* answered; waits for the HTTP thread's turn only */
+    uint64_t asked_ns;  /* when it went to the loop thread; 0 = not yet */
     struct mpk_writer params;
     int code; /* 0, or an error of err.h */
     char detail[QUESTION_DETAIL_MAX];

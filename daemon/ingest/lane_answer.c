@@ -61,8 +61,7 @@ static void lane_put_told(struct mpk_writer *writer, const struct lane_peer *pee
     if (count == 0) {
         return;
     }
-    mpk_put_str(writer, told_keys[list]);
-    mpk_put_array(writer, count);
+    mpk_pair_array(writer, told_keys[list], count);
     for (const struct promise *p = peer->told.first; count > 0; p = p->next) {
         if (!lane_is_told(p, list)) {
             continue;
@@ -120,15 +119,12 @@ static uint64_t lane_credit_of(const struct lane_peer *peer)
 static int lane_say(struct lane *lane, struct lane_peer *peer)
 {
     bool due = lane_is_due(peer);
-    uint32_t told[TOLD_COUNT], lists = 0;
+    uint32_t told[TOLD_COUNT];
     struct mpk_writer writer;
     lane_count_told(peer, told);
-    for (enum told list = 0; list < TOLD_COUNT; list++) {
-        lists += told[list] > 0;
-    }
     bool waits = peer->why && !told[TOLD_ACK]; /* what was answered before is said before */
     mpk_writer_init(&writer);
-    mpk_put_map(&writer, (uint32_t)due + lists + peer->again + (uint32_t)waits);
+    struct mpk_open map = mpk_open(&writer, NULL);
     if (due) {
         mpk_pair_u64(&writer, "credit", lane_credit_of(peer));
     }
@@ -141,6 +137,7 @@ static int lane_say(struct lane *lane, struct lane_peer *peer)
     if (waits) {
         mpk_pair_str(&writer, "waits", peer->why);
     }
+    mpk_close_map(&writer, &map);
     int code = lane_send(lane, peer, &writer);
     mpk_writer_clear(&writer);
     if (!code && due) {

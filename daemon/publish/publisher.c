@@ -188,9 +188,7 @@ static void keep_value(struct publisher *publisher, enum worth worth, const stru
     keep_within_limit(publisher);
 }
 
-/* Returns whether there is something to keep. */
-static bool send_encoded(struct publisher *publisher, const char *topic,
-                         const struct mpk_writer *writer)
+bool publisher_send(struct publisher *publisher, const char *topic, const struct mpk_writer *writer)
 {
     if (!mpk_writer_ok(writer)) {
         stats_add(publisher->stats, COUNT_PUBLISH_FAILED, 1);
@@ -202,17 +200,12 @@ static bool send_encoded(struct publisher *publisher, const char *topic,
     return true;
 }
 
-void publisher_send(struct publisher *publisher, const char *topic, const struct mpk_writer *writer)
-{
-    send_encoded(publisher, topic, writer);
-}
-
 void publisher_put(struct publisher *publisher, const uint8_t *run, const char *topic,
                    uint32_t track, struct mpk_writer *writer, bool is_summary)
 {
     size_t size = writer->buffer.size;
     struct value_key key = make_key(topic, track);
-    if (send_encoded(publisher, topic, writer)) {
+    if (publisher_send(publisher, topic, writer)) {
         keep_value(publisher, is_summary ? WORTH_SUMMARY : WORTH_LITTLE, &key, run,
                    msgpack_sbuffer_release(&writer->buffer), size);
     }

@@ -37,8 +37,9 @@ void publisher_put(struct publisher *publisher, const uint8_t *run, const char *
  * room for more. */
 bool publisher_recall(struct publisher *publisher, const uint8_t *run, const char *topic,
                       uint32_t track, struct mpk_writer *writer);
-/* Sends an encoded result, which is no last value: it says that something has happened. */
-void publisher_send(struct publisher *publisher, const char *topic,
+/* Sends an encoded result, which is no last value: it says that something has happened. Returns
+ * whether there is something that could be kept as one. */
+bool publisher_send(struct publisher *publisher, const char *topic,
                     const struct mpk_writer *writer);
 
 /* Forgets the last values of a job. Accepts NULL. */

@@ -278,8 +278,7 @@ static int save_whole(struct saving *saving, struct stream *stream)
 /* Packs the ranks, a row each: numbers that all tracks share, then those of the track. */
 static void put_ranks(struct mpk_writer *writer, const struct window *window)
 {
-    mpk_put_str(writer, "ranks");
-    mpk_put_array(writer, 5 * window->rank_count);
+    mpk_pair_array(writer, "ranks", 5 * window->rank_count);
     for (uint32_t i = 0; i < window->rank_count; i++) {
         const struct window_rank *rank = &window->ranks[i];
         mpk_put_u64(writer, rank->rank);
@@ -292,17 +291,13 @@ static void put_ranks(struct mpk_writer *writer, const struct window *window)
 
 static void put_cut_parts(struct mpk_writer *writer, const struct window *window)
 {
-    uint32_t count = 0;
-    for (const struct window_part *part = window->closed; part; part = part->next) {
-        count += part->cut;
-    }
-    mpk_put_str(writer, "cut");
-    mpk_put_array(writer, count);
+    struct mpk_open cut = mpk_open(writer, "cut");
     for (const struct window_part *part = window->closed; part; part = part->next) {
         if (part->cut) {
             mpk_put_u64(writer, part->index);
         }
     }
+    mpk_close_array(writer, &cut);
 }
 
 static void checkpoint_put_track(struct mpk_writer *writer, const struct track *track)
@@ -345,8 +340,7 @@ static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t
     mpk_pair_u64(writer, "found", run->found);
     stored_put(writer, "drop_totals", run->drop_totals.of_rank, run->drop_totals.count,
                sizeof *run->drop_totals.of_rank);
-    mpk_put_str(writer, "tracks");
-    mpk_put_array(writer, run->track_count);
+    mpk_pair_array(writer, "tracks", run->track_count);
     for (uint32_t t = 0; t < run->track_count; t++) {
         checkpoint_put_track(writer, &run->tracks[t]);
     }

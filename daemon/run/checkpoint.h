@@ -13,7 +13,8 @@
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
  *   part/TRACK/INDEX/LAYER    layer_state_pack
  *
- * TRACK is the rule's name, so that rules may change places in the config; LAYER is stream_key.
+ * TRACK is the rule's name, so that rules may change places in the config; LAYER is
+ * header_layer_key.
  *
  * A layer in a track is the unit of consistency: its sequence numbers and its parts are saved in
  * one batch, between two messages, so whatever is saved when, each restored layer has exactly the

@@ -302,7 +302,7 @@ static const struct layer_state *closing_find_merged(const struct merged *merged
                                                      struct layer_id id)
 {
     for (uint32_t i = 0; i < merged->layer_count; i++) {
-        if (stream_key(merged->layers[i].id) == stream_key(id)) {
+        if (header_layer_key(merged->layers[i].id) == header_layer_key(id)) {
             return merged->layers[i].state;
         }
     }

@@ -515,22 +515,23 @@ void registry_refused(struct registry *registry, const char *name, int code)
 
 /* All runs */
 
-void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run),
-                   void *data)
+struct run *registry_next(const struct registry *registry, const struct run *run)
 {
-    for (struct job *job = registry->jobs; job; job = job->hh.next) {
-        for (struct run *run = job->runs; run; run = run->next) {
-            visit(data, run);
-        }
+    struct run *next = run ? run->next : NULL;
+    struct job *job = run ? registry_find_job(registry, run->job)->hh.next : registry->jobs;
+    for (; !next && job; job = job->hh.next) {
+        next = job->runs;
     }
+    return next;
 }
 
 /* Costs */
 
-static const struct capture_cost *registry_cost_of(const struct job *job)
+const struct capture_cost *registry_cost(const struct registry *registry, const char *name)
 {
+    const struct job *job = registry_find_job(registry, name);
     const struct capture_cost *largest = NULL;
-    for (const struct run *run = job->runs; run; run = run->next) {
+    for (const struct run *run = job ? job->runs : NULL; run; run = run->next) {
         const struct capture_cost *cost = costs_largest(&run->costs);
         if (cost && run->state != JOB_ENDED &&
             (!largest || cost_ratio(cost) > cost_ratio(largest))) {
@@ -538,24 +539,6 @@ static const struct capture_cost *registry_cost_of(const struct job *job)
         }
     }
     return largest;
-}
-
-const struct capture_cost *registry_cost(const struct registry *registry, const char *job)
-{
-    const struct job *known = registry_find_job(registry, job);
-    return known ? registry_cost_of(known) : NULL;
-}
-
-void registry_each_cost(const struct registry *registry,
-                        void (*visit)(void *data, const char *job, const struct capture_cost *cost),
-                        void *data)
-{
-    for (const struct job *job = registry->jobs; job; job = job->hh.next) {
-        const struct capture_cost *cost = registry_cost_of(job);
-        if (cost) {
-            visit(data, job->name, cost);
-        }
-    }
 }
 
 /* Checkpoints */

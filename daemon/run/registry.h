@@ -69,12 +69,8 @@ uint32_t registry_jobs(const struct registry *registry);
 /* The cost of capturing a job: that of the rank that pays most, of its runs that have not ended;
  * NULL when none has told. Borrowed until the next message. */
 const struct capture_cost *registry_cost(const struct registry *registry, const char *job);
-/* Calls `visit` for every job of which that is known, in the order of their first message. */
-void registry_each_cost(const struct registry *registry,
-                        void (*visit)(void *data, const char *job, const struct capture_cost *cost),
-                        void *data);
-/* Calls `visit` for every run, jobs in the order of their first message. */
-void registry_each(const struct registry *registry, void (*visit)(void *data, struct run *run),
-                   void *data);
+/* The run behind this one, NULL: the first; NULL behind the last. Jobs come in the order of their
+ * first message, the newest run of each first. */
+struct run *registry_next(const struct registry *registry, const struct run *run);
 
 #endif

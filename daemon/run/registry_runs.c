@@ -8,155 +8,99 @@
 
 #include <string.h>
 
-static void registry_mark_run(void *data, struct run *run)
-{
-    (void)data;
-    run->in_round = true;
-}
-
 void registry_begin_round(struct registry *registry)
 {
-    registry_each(registry, registry_mark_run, NULL);
-}
-
-static void step_run(void *data, struct run *run)
-{
-    bool *stepped = data;
-    if (!run->in_round || *stepped) {
-        return;
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        run->in_round = true;
     }
-    run->in_round = checkpoint_step(run);
-    *stepped = run->in_round || run->saving;
 }
 
 bool registry_step(struct registry *registry)
 {
-    bool stepped = false;
-    registry_each(registry, step_run, &stepped);
-    return stepped;
-}
-
-static void add_collected(void *data, struct run *run)
-{
-    *(uint64_t *)data += run->saving_bytes;
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        if (run->in_round) {
+            run->in_round = checkpoint_step(run);
+            if (run->in_round || run->saving) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 uint64_t registry_collected(const struct registry *registry)
 {
     uint64_t bytes = 0;
-    registry_each(registry, add_collected, &bytes);
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        bytes += run->saving_bytes;
+    }
     return bytes;
-}
-
-static void submit_run(void *data, struct run *run)
-{
-    checkpoint_submit(run, *(uint64_t *)data);
 }
 
 void registry_submit(struct registry *registry, uint64_t now_ns)
 {
-    registry_each(registry, submit_run, &now_ns);
-}
-
-struct registry_ticked {
-    uint64_t now_ns;
-    bool active;
-};
-
-static void registry_tick_run(void *data, struct run *run)
-{
-    struct registry_ticked *tick = data;
-    tick_run(run, tick->now_ns);
-    tick->active = tick->active || tick_wanted(run);
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        checkpoint_submit(run, now_ns);
+    }
 }
 
 bool registry_tick(struct registry *registry, uint64_t now_ns)
 {
-    struct registry_ticked tick = {.now_ns = now_ns};
-    registry_each(registry, registry_tick_run, &tick);
-    return tick.active;
-}
-
-static void registry_show_run(void *data, struct run *run)
-{
-    (void)data;
-    closing_show(run);
+    bool active = false;
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        tick_run(run, now_ns);
+        active = active || tick_wanted(run);
+    }
+    return active;
 }
 
 void registry_show(struct registry *registry)
 {
-    registry_each(registry, registry_show_run, NULL);
-}
-
-struct registry_flush {
-    const char *job; /* NULL: all */
-    int waiting;
-};
-
-static void flush_run(void *data, struct run *run)
-{
-    struct registry_flush *flush = data;
-    if (!flush->job || strcmp(run->job, flush->job) == 0) {
-        flush->waiting += queue_flush(run);
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        closing_show(run);
     }
 }
 
 int registry_flush(struct registry *registry, const char *job)
 {
-    struct registry_flush flush = {.job = job};
+    int waiting = 0;
     if (job && !registry_knows(registry, job)) {
         return ERR_JOB_UNKNOWN;
     }
-    registry_each(registry, flush_run, &flush);
-    return flush.waiting;
-}
-
-static void count_flushing(void *data, struct run *run)
-{
-    uint32_t *count = data;
-    *count += run->flushing;
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        if (!job || strcmp(run->job, job) == 0) {
+            waiting += queue_flush(run);
+        }
+    }
+    return waiting;
 }
 
 uint32_t registry_flushing(const struct registry *registry)
 {
     uint32_t count = 0;
-    registry_each(registry, count_flushing, &count);
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        count += run->flushing;
+    }
     return count;
-}
-
-static void count_waiting(void *data, struct run *run)
-{
-    uint64_t *count = data;
-    *count += run->waiting;
 }
 
 uint64_t registry_waiting(const struct registry *registry)
 {
     uint64_t count = 0;
-    registry_each(registry, count_waiting, &count);
-    return count;
-}
-
-struct registry_search {
-    const char *job, *prefix;
-    struct run *found;
-};
-
-static void visit_searched(void *data, struct run *run)
-{
-    struct registry_search *search = data;
-    char hex[2 * RUN_BYTES + 1];
-    run_hex(run->id, hex);
-    bool fits = strcmp(run->job, search->job) == 0 &&
-                strncmp(hex, search->prefix, strlen(search->prefix)) == 0;
-    if (fits && !search->found) {
-        search->found = run;
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        count += run->waiting;
     }
+    return count;
 }
 
 struct run *registry_find(const struct registry *registry, const char *job, const char *prefix)
 {
-    struct registry_search search = {job, prefix, NULL};
-    registry_each(registry, visit_searched, &search);
-    return search.found;
+    for (struct run *run = NULL; (run = registry_next(registry, run));) {
+        char hex[2 * RUN_BYTES + 1];
+        run_hex(run->id, hex);
+        if (strcmp(run->job, job) == 0 && strncmp(hex, prefix, strlen(prefix)) == 0) {
+            return run;
+        }
+    }
+    return NULL;
 }

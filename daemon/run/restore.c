@@ -438,10 +438,11 @@ static int find_place(struct restore *restore, const char *key, bool has_index,
     }
     unsigned long layer = strtoul(end + 1, &end, 10);
     if (*end != '\0' ||
-        layer > stream_key((struct layer_id){STACK_DECODER, LAYER_MAX, SITE_CROSS})) {
+        layer > header_layer_key((struct layer_id){STACK_DECODER, LAYER_MAX, SITE_CROSS})) {
         return ERR_STORE_FORMAT;
     }
-    return run_stream(restore->run, stream_id((uint32_t)layer), 0, restore->now_ns, &place->stream);
+    return run_stream(restore->run, header_layer_of((uint32_t)layer), 0, restore->now_ns,
+                      &place->stream);
 }
 
 static int with_document(struct restore *restore, const struct restore_place *place,

@@ -4,19 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-uint32_t stream_key(struct layer_id id)
-{
-    return header_layer_key(id);
-}
-
-struct layer_id stream_id(uint32_t key)
-{
-    return header_layer_of(key);
-}
-
 struct stream *stream_find(struct stream *streams, struct layer_id id)
 {
-    uint32_t key = stream_key(id);
+    uint32_t key = header_layer_key(id);
     struct stream *stream = NULL;
     HASH_FIND(hh, streams, &key, sizeof key, stream);
     return stream;
@@ -45,7 +35,7 @@ struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t 
     if (!stream) {
         return NULL;
     }
-    *stream = (struct stream){.key = stream_key(id),
+    *stream = (struct stream){.key = header_layer_key(id),
                               .index = HASH_COUNT(*streams),
                               .id = id,
                               .heads = heads,

@@ -65,9 +65,6 @@ struct stream {
     UT_hash_handle hh;
 };
 
-uint32_t stream_key(struct layer_id id);
-struct layer_id stream_id(uint32_t key);
-
 /* NULL when there is none. */
 struct stream *stream_find(struct stream *streams, struct layer_id id);
 /* Adds one to the table `*streams`. NULL when out of memory. */

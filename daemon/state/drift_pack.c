@@ -56,44 +56,32 @@ static void drift_pack_put_field(struct mpk_writer *writer, const struct drift_c
 
 static void drift_pack_put_metric(struct mpk_writer *writer, const struct drift *drift, int metric)
 {
-    mpk_put_str(writer, metric_info[metric].name);
-    mpk_put_map(writer, FIELDS + (metric < METRIC_ROW_COUNT));
+    mpk_pair_map(writer, metric_info[metric].name, FIELDS + (metric < METRIC_ROW_COUNT));
     for (unsigned f = 0; f < FIELDS; f++) {
-        mpk_put_str(writer, fields[f].name);
-        mpk_put_array(writer, drift->heads);
+        mpk_pair_array(writer, fields[f].name, drift->heads);
         for (uint32_t h = 0; h < drift->heads; h++) {
             drift_pack_put_field(writer, &drift->cell[metric][h], f);
         }
     }
     if (metric < METRIC_ROW_COUNT) {
-        mpk_put_str(writer, "hists");
-        mpk_put_bin(writer, drift->hists[metric].bytes, drift->hists[metric].size);
+        mpk_pair_bin(writer, "hists", drift->hists[metric].bytes, drift->hists[metric].size);
     }
 }
 
 int drift_pack(const struct drift *drift, struct mpk_writer *writer)
 {
-    uint32_t metrics = 0;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        metrics += drift->cell[m] != NULL;
-    }
     mpk_put_map(writer, 5);
     mpk_pair_u64(writer, "heads", drift->heads);
     mpk_pair_u64(writer, "windows", drift->windows);
     mpk_pair_bool(writer, "pinned", drift->pinned);
-    mpk_put_str(writer, "last");
-    if (drift->begun) {
-        mpk_put_u64(writer, drift->last);
-    } else {
-        mpk_put_nil(writer);
-    }
-    mpk_put_str(writer, "metrics");
-    mpk_put_map(writer, metrics);
+    mpk_pair_u64_or_nil(writer, "last", drift->begun, drift->last);
+    struct mpk_open metrics = mpk_open(writer, "metrics");
     for (int m = 0; m < METRIC_COUNT; m++) {
         if (drift->cell[m]) {
             drift_pack_put_metric(writer, drift, m);
         }
     }
+    mpk_close_map(writer, &metrics);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 

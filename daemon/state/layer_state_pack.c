@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEYS 27
-
 static void put_position(const struct position *position, struct mpk_writer *writer)
 {
     if (!position_exists(position)) {
@@ -27,8 +25,7 @@ static void layer_state_pack_put_newest(const struct layer_state *state, struct 
     mpk_put_str(writer, "newest");
     put_position(&state->newest, writer);
     mpk_pair_u64(writer, "time_ns", state->time_ns);
-    mpk_put_str(writer, "shape");
-    mpk_put_array(writer, LAYER_SHAPE_NUMBERS);
+    mpk_pair_array(writer, "shape", LAYER_SHAPE_NUMBERS);
     for (int i = 0; i < LAYER_SHAPE_NUMBERS; i++) {
         mpk_put_u64(writer, state->shape[i]);
     }
@@ -49,19 +46,15 @@ static void layer_state_pack_put_counts(const struct layer_state *state, struct 
 
 static void layer_state_pack_put_tally(const struct tally *tally, struct mpk_writer *writer)
 {
-    uint32_t kinds = 0;
-    for (int i = 0; i < ERR_COUNT; i++) {
-        kinds += tally->dropped[i] > 0;
-    }
     mpk_pair_u64(writer, "lost", tally->lost);
     mpk_pair_u64(writer, "source", tally->source);
-    mpk_put_str(writer, "dropped");
-    mpk_put_map(writer, kinds);
+    struct mpk_open dropped = mpk_open(writer, "dropped");
     for (int i = 0; i < ERR_COUNT; i++) {
         if (tally->dropped[i]) {
             mpk_pair_u64(writer, err_slug(ERR_BASE - i), tally->dropped[i]);
         }
     }
+    mpk_close_map(writer, &dropped);
 }
 
 static void put_detail(const struct layer_state *state, struct mpk_writer *writer)
@@ -86,21 +79,18 @@ static uint32_t count_to_last(const bool *on, uint32_t count)
 
 static void put_names(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_str(writer, "metrics");
-    mpk_put_array(writer, count_to_last(state->on, METRIC_MATRIX_FIRST));
+    mpk_pair_array(writer, "metrics", count_to_last(state->on, METRIC_MATRIX_FIRST));
     for (uint32_t m = 0; m < count_to_last(state->on, METRIC_MATRIX_FIRST); m++) {
         mpk_put_str(writer, state->on[m] ? metric_info[m].name : NULL);
     }
-    mpk_put_str(writer, "vectors");
-    mpk_put_array(writer, count_to_last(state->has_vector, VECTOR_COUNT));
+    mpk_pair_array(writer, "vectors", count_to_last(state->has_vector, VECTOR_COUNT));
     for (uint32_t v = 0; v < count_to_last(state->has_vector, VECTOR_COUNT); v++) {
         mpk_put_map(writer, 3);
         mpk_pair_str(writer, "name", vector_info[v].name);
         mpk_pair_u64(writer, "width", vector_info[v].width);
         mpk_pair_bool(writer, "on", state->has_vector[v]);
     }
-    mpk_put_str(writer, "aggregates");
-    mpk_put_array(writer, AGGREGATE_COUNT);
+    mpk_pair_array(writer, "aggregates", AGGREGATE_COUNT);
     for (int a = 0; a < AGGREGATE_COUNT; a++) {
         mpk_put_str(writer, state->has_aggregate[a] ? aggregate_name[a] : NULL);
     }
@@ -132,14 +122,12 @@ static void put_heads_newest(const struct layer_state *state, struct mpk_writer 
 
 static void layer_state_pack_put_heads(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_str(writer, "heads");
-    mpk_put_array(writer, state->heads);
+    mpk_pair_array(writer, "heads", state->heads);
     for (uint32_t h = 0; h < state->heads; h++) {
         put_set(&state->head[h].stats, writer);
     }
     put_heads_newest(state, writer);
-    mpk_put_str(writer, "patterns");
-    mpk_put_array(writer, state->heads);
+    mpk_pair_array(writer, "patterns", state->heads);
     for (uint32_t h = 0; h < state->heads; h++) {
         if (pattern_name[state->head[h].pattern]) {
             mpk_put_str(writer, pattern_name[state->head[h].pattern]);
@@ -154,8 +142,7 @@ static void layer_state_pack_put_heads(const struct layer_state *state, struct m
 /* By head; only where there are any. */
 static void layer_state_pack_put_invalid(const struct layer_state *state, struct mpk_writer *writer)
 {
-    mpk_put_str(writer, "heads_invalid_rows");
-    mpk_put_array(writer, state->heads);
+    mpk_pair_array(writer, "heads_invalid_rows", state->heads);
     for (uint32_t h = 0; h < state->heads; h++) {
         mpk_put_u64(writer, state->head[h].invalid_rows);
     }
@@ -163,9 +150,7 @@ static void layer_state_pack_put_invalid(const struct layer_state *state, struct
 
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
-    bool invalid = state->invalid_rows > 0, by_rank = state->rank_entropy.count > 0;
-    bool sampled = state->rows_of > state->rows;
-    mpk_put_map(writer, KEYS + (uint32_t)invalid + (uint32_t)by_rank + (uint32_t)sampled);
+    struct mpk_open map = mpk_open(writer, NULL);
     mpk_pair_u64(writer, "v", LAYER_STATE_VERSION);
     mpk_pair_u64(writer, "buckets", state->buckets);
     layer_state_pack_put_newest(state, writer);
@@ -174,15 +159,16 @@ int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
     put_detail(state, writer);
     put_names(state, writer);
     layer_state_pack_put_heads(state, writer);
-    if (invalid) {
+    if (state->invalid_rows > 0) {
         layer_state_pack_put_invalid(state, writer);
     }
-    if (sampled) {
+    if (state->rows_of > state->rows) {
         mpk_pair_u64(writer, "rows_of", state->rows_of);
     }
-    if (by_rank) {
+    if (state->rank_entropy.count > 0) {
         mpk_put_str(writer, "rank_entropy");
         rank_entropy_pack(&state->rank_entropy, writer);
     }
+    mpk_close_map(writer, &map);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }

@@ -99,77 +99,62 @@ const char *attn_control_error(const attn_control *control)
 
 /* ---- requests ---- */
 
-struct pairs {
+struct control_asking {
     struct mpk_writer writer;
-    uint32_t count;
+    struct mpk_open params;
 };
 
-static void control_put_text(struct pairs *pairs, const char *key, const char *text)
+/* Its parameters are written next, as far as control_ask. */
+static void control_begin(attn_control *control, const char *method,
+                          struct control_asking *ret_asking)
 {
-    if (!text) {
-        return;
+    struct mpk_writer *writer = &ret_asking->writer;
+
+    mpk_writer_init(writer);
+    mpk_put_array(writer, 4);
+    mpk_put_u64(writer, 0);
+    mpk_put_u64(writer, ++control->last_id);
+    mpk_put_str(writer, method);
+    ret_asking->params = mpk_open(writer, NULL);
+}
+
+static void control_put_text(struct mpk_writer *writer, const char *key, const char *text)
+{
+    if (text) {
+        mpk_pair_str(writer, key, text);
     }
-    mpk_pair_str(&pairs->writer, key, text);
-    pairs->count++;
 }
 
-static void control_put_number(struct pairs *pairs, const char *key, uint64_t number, bool given)
+static void control_put_number(struct mpk_writer *writer, const char *key, uint64_t number,
+                               bool given)
 {
-    if (!given) {
-        return;
+    if (given) {
+        mpk_pair_u64(writer, key, number);
     }
-    mpk_pair_u64(&pairs->writer, key, number);
-    pairs->count++;
 }
 
-static void control_put_packed(struct pairs *pairs)
+static void control_put_run(struct mpk_writer *writer, const attn_question *question)
 {
-    mpk_pair_bool(&pairs->writer, "packed", true);
-    pairs->count++;
+    control_put_text(writer, "job", question->job);
+    control_put_text(writer, "run", question->run);
 }
 
-static void control_put_run(struct pairs *pairs, const attn_question *question)
-{
-    control_put_text(pairs, "job", question->job);
-    control_put_text(pairs, "run", question->run);
-}
-
-static void control_put_layer(struct pairs *pairs, const attn_question *question)
+static void control_put_layer(struct mpk_writer *writer, const attn_question *question)
 {
     if (question->stack >= 0) {
-        control_put_text(pairs, "stack", question->stack == ATTN_ENCODER ? "encoder" : "decoder");
+        mpk_pair_str(writer, "stack", question->stack == ATTN_ENCODER ? "encoder" : "decoder");
     }
-    control_put_number(pairs, "layer", (uint64_t)question->layer, question->layer >= 0);
+    control_put_number(writer, "layer", (uint64_t)question->layer, question->layer >= 0);
     if (question->site >= 0) {
-        control_put_text(pairs, "site", question->site == ATTN_SELF ? "self" : "cross");
+        mpk_pair_str(writer, "site", question->site == ATTN_SELF ? "self" : "cross");
     }
 }
 
-static void put_range(struct pairs *pairs, const attn_question *question)
+static void put_range(struct mpk_writer *writer, const attn_question *question)
 {
-    control_put_number(pairs, "from", question->from, question->from > 0);
-    control_put_number(pairs, "to", question->to, question->to < UINT64_MAX);
-    control_put_number(pairs, "limit", question->limit, true);
-}
-
-/* Consumes the pairs. The writer is for mpk_writer_clear in any case. */
-static int pack_request(attn_control *control, const char *method, struct pairs *pairs,
-                        struct mpk_writer *ret_request)
-{
-    int rc;
-
-    mpk_writer_init(ret_request);
-    mpk_put_array(ret_request, 4);
-    mpk_put_u64(ret_request, 0);
-    mpk_put_u64(ret_request, ++control->last_id);
-    mpk_put_str(ret_request, method);
-    mpk_put_map(ret_request, pairs->count);
-    if (pairs->count > 0) {
-        mpk_put_raw(ret_request, pairs->writer.buffer.data, pairs->writer.buffer.size);
-    }
-    rc = mpk_writer_ok(ret_request) && mpk_writer_ok(&pairs->writer) ? 0 : ATTN_E_MEMORY;
-    mpk_writer_clear(&pairs->writer);
-    return rc;
+    control_put_number(writer, "from", question->from, question->from > 0);
+    control_put_number(writer, "to", question->to, question->to < UINT64_MAX);
+    mpk_pair_u64(writer, "limit", question->limit);
 }
 
 /* ---- answers ---- */
@@ -296,16 +281,17 @@ static int control_exchange(attn_control *control, const struct mpk_writer *requ
     return rc;
 }
 
-static int control_ask(attn_control *control, const char *method, struct pairs *pairs,
+/* Ends the request, sends it and waits. */
+static int control_ask(attn_control *control, struct control_asking *asking,
                        attn_result **ret_result)
 {
-    struct mpk_writer request;
-    int rc = pack_request(control, method, pairs, &request);
+    int rc = ATTN_E_MEMORY;
 
-    if (!rc) {
-        rc = control_exchange(control, &request, ret_result);
+    mpk_close_map(&asking->writer, &asking->params);
+    if (mpk_writer_ok(&asking->writer)) {
+        rc = control_exchange(control, &asking->writer, ret_result);
     }
-    mpk_writer_clear(&request);
+    mpk_writer_clear(&asking->writer);
     return rc;
 }
 
@@ -317,22 +303,22 @@ static bool control_is_sound(const attn_control *control, const attn_question *q
 
 int attn_history(attn_control *control, const attn_question *question, attn_series **ret_series)
 {
-    struct pairs pairs = {.count = 0};
+    struct control_asking asking;
     attn_result *result;
     int rc;
 
     if (!control_is_sound(control, question, ret_series) || !question->job) {
         return ATTN_E_ARGUMENT;
     }
-    mpk_writer_init(&pairs.writer);
-    control_put_run(&pairs, question);
-    control_put_layer(&pairs, question);
-    control_put_number(&pairs, "head", (uint64_t)question->head, question->head >= 0);
-    control_put_text(&pairs, "metric", question->metric);
-    control_put_text(&pairs, "window", question->window);
-    put_range(&pairs, question);
-    control_put_packed(&pairs);
-    rc = control_ask(control, "history", &pairs, &result);
+    control_begin(control, "history", &asking);
+    control_put_run(&asking.writer, question);
+    control_put_layer(&asking.writer, question);
+    control_put_number(&asking.writer, "head", (uint64_t)question->head, question->head >= 0);
+    control_put_text(&asking.writer, "metric", question->metric);
+    control_put_text(&asking.writer, "window", question->window);
+    put_range(&asking.writer, question);
+    mpk_pair_bool(&asking.writer, "packed", true);
+    rc = control_ask(control, &asking, &result);
     if (rc) {
         return rc;
     }
@@ -343,20 +329,20 @@ int attn_history(attn_control *control, const attn_question *question, attn_seri
 
 int attn_map(attn_control *control, const attn_question *question, attn_mean_map *ret_map)
 {
-    struct pairs pairs = {.count = 0};
+    struct control_asking asking;
     attn_result *result;
     int rc;
 
     if (!control_is_sound(control, question, ret_map) || !question->job) {
         return ATTN_E_ARGUMENT;
     }
-    mpk_writer_init(&pairs.writer);
-    control_put_run(&pairs, question);
-    control_put_layer(&pairs, question);
-    control_put_text(&pairs, "window", question->window);
-    control_put_number(&pairs, "last", question->last, question->last < UINT64_MAX);
-    control_put_packed(&pairs);
-    rc = control_ask(control, "map", &pairs, &result);
+    control_begin(control, "map", &asking);
+    control_put_run(&asking.writer, question);
+    control_put_layer(&asking.writer, question);
+    control_put_text(&asking.writer, "window", question->window);
+    control_put_number(&asking.writer, "last", question->last, question->last < UINT64_MAX);
+    mpk_pair_bool(&asking.writer, "packed", true);
+    rc = control_ask(control, &asking, &result);
     if (rc) {
         return rc;
     }
@@ -367,30 +353,30 @@ int attn_map(attn_control *control, const attn_question *question, attn_mean_map
 
 int attn_alerts(attn_control *control, const attn_question *question, attn_result **ret_result)
 {
-    struct pairs pairs = {.count = 0};
+    struct control_asking asking;
 
     if (!control_is_sound(control, question, ret_result)) {
         return ATTN_E_ARGUMENT;
     }
-    mpk_writer_init(&pairs.writer);
-    control_put_run(&pairs, question);
-    put_range(&pairs, question);
-    return control_ask(control, "alerts", &pairs, ret_result);
+    control_begin(control, "alerts", &asking);
+    control_put_run(&asking.writer, question);
+    put_range(&asking.writer, question);
+    return control_ask(control, &asking, ret_result);
 }
 
 int attn_compare(attn_control *control, const attn_question *question, attn_result **ret_result)
 {
-    struct pairs pairs = {.count = 0};
+    struct control_asking asking;
 
     if (!control_is_sound(control, question, ret_result) || !question->job) {
         return ATTN_E_ARGUMENT;
     }
-    mpk_writer_init(&pairs.writer);
-    control_put_run(&pairs, question);
-    control_put_text(&pairs, "job_b", question->job_b);
-    control_put_text(&pairs, "run_b", question->run_b);
-    control_put_text(&pairs, "metric", question->metric);
-    control_put_text(&pairs, "window", question->window);
-    put_range(&pairs, question);
-    return control_ask(control, "compare", &pairs, ret_result);
+    control_begin(control, "compare", &asking);
+    control_put_run(&asking.writer, question);
+    control_put_text(&asking.writer, "job_b", question->job_b);
+    control_put_text(&asking.writer, "run_b", question->run_b);
+    control_put_text(&asking.writer, "metric", question->metric);
+    control_put_text(&asking.writer, "window", question->window);
+    put_range(&asking.writer, question);
+    return control_ask(control, &asking, ret_result);
 }

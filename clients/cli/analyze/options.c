@@ -178,12 +178,8 @@ static const struct option_row option_info[] = {
     COUNT("threads", threads, 1, THREADS_MAX, "(number of cores)"),
 };
 /* clang-format on */
-static const struct option_table table = {OPTION_ROWS(option_info), .command = "attnctl analyze"};
-
-void options_each(option_visitor *visit, void *data)
-{
-    option_visit(&table, visit, data);
-}
+const struct option_table analyze_options = {OPTION_ROWS(option_info),
+                                             .command = "attnctl analyze"};
 
 int options_parse(int argc, char **argv, struct options *ret_options, char *reterr)
 {
@@ -206,8 +202,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
     };
     option_list("all", group_name, METRIC_GROUP_COUNT, true, options.plan.group);
     struct option_rest rest;
-    int rc =
-        option_parse(&table, argc, argv, option_take, &options, &rest, reterr, OPTIONS_ERROR_MAX);
+    int rc = option_parse(&analyze_options, argc, argv, option_take, &options, &rest, reterr,
+                          OPTIONS_ERROR_MAX);
     if (rc != 0) {
         options_clear(&options);
         return rc;

@@ -165,11 +165,11 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
     return 0;
 }
 
-void args_each_option(unsigned options, option_visitor *visit, void *data)
+void args_list(struct option_list *list, unsigned options)
 {
     for (int i = 0; i < table.count; i++) {
         if (options & (unsigned)option_info[i].bit) {
-            visit(&option_info[i].row.text, data);
+            option_list_add(list, &option_info[i].row.text);
         }
     }
 }

@@ -74,8 +74,8 @@ struct args {
 /* Returns 0, or -1 with a message (ARGS_ERROR_MAX bytes); then only ret_args->unknown is set. */
 int args_parse(int argc, char **argv, struct args *ret_args, char *reterr);
 
-/* Every option of the set. */
-void args_each_option(unsigned options, option_visitor *visit, void *data);
+/* Adds every option of the set. */
+void args_list(struct option_list *list, unsigned options);
 
 /* The name of the first option in the set: "metric". */
 const char *args_option_name(unsigned options);

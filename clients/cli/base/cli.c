@@ -223,8 +223,9 @@ int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned
 
 void ask_init(struct ask *ask)
 {
-    *ask = (struct ask){.count = 0};
-    mpk_writer_init(&ask->pairs);
+    *ask = (struct ask){.patient = false};
+    mpk_writer_init(&ask->params);
+    ask->map = mpk_open(&ask->params, NULL);
 }
 
 void ask_job(struct ask *ask, const struct args *args)
@@ -242,23 +243,19 @@ void ask_past(struct ask *ask, const struct args *args)
 
 void ask_text(struct ask *ask, const char *key, const char *text)
 {
-    if (!text) {
-        return;
+    if (text) {
+        mpk_pair_str(&ask->params, key, text);
     }
-    mpk_pair_str(&ask->pairs, key, text);
-    ask->count++;
 }
 
 void ask_number(struct ask *ask, const char *key, uint64_t number)
 {
-    mpk_pair_u64(&ask->pairs, key, number);
-    ask->count++;
+    mpk_pair_u64(&ask->params, key, number);
 }
 
 void ask_flag(struct ask *ask, const char *key, bool value)
 {
-    mpk_pair_bool(&ask->pairs, key, value);
-    ask->count++;
+    mpk_pair_bool(&ask->params, key, value);
 }
 
 void ask_layer(struct ask *ask, const struct args *args)
@@ -307,27 +304,22 @@ static int ask_patiently(struct cli *cli)
     return CLI_OK;
 }
 
-void ask_write(struct ask *ask, struct mpk_writer *ret_params)
+void ask_end(struct ask *ask)
 {
-    mpk_writer_init(ret_params);
-    mpk_put_map(ret_params, ask->count);
-    mpk_put_raw(ret_params, ask->pairs.buffer.data, ask->pairs.buffer.size);
-    ret_params->failed = ret_params->failed || !mpk_writer_ok(&ask->pairs);
-    mpk_writer_clear(&ask->pairs);
+    mpk_close_map(&ask->params, &ask->map);
 }
 
 /* The exit code is of what kept it from asking; else *ret_status says more. */
 static int cli_ask(struct cli *cli, const char *method, struct ask *ask,
                    struct rpc_reply *ret_reply, enum rpc_status *ret_status)
 {
-    struct mpk_writer params;
     int code = ask->patient ? ask_patiently(cli) : CLI_OK;
-    ask_write(ask, &params);
+    ask_end(ask);
     *ret_status = RPC_UNREACHABLE;
     if (code == CLI_OK) {
-        *ret_status = rpc_call(cli->rpc, method, &params, ret_reply);
+        *ret_status = rpc_call(cli->rpc, method, &ask->params, ret_reply);
     }
-    mpk_writer_clear(&params);
+    mpk_writer_clear(&ask->params);
     return code;
 }
 

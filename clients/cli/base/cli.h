@@ -59,8 +59,8 @@ int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned
 
 /* A question: parameters collected one by one, and an answer that may take its time. */
 struct ask {
-    struct mpk_writer pairs;
-    uint32_t count;
+    struct mpk_writer params; /* the map, after ask_end */
+    struct mpk_open map;
     bool patient; /* see ask_past */
 };
 
@@ -80,9 +80,8 @@ void ask_layer(struct ask *ask, const struct args *args);
 void ask_range(struct ask *ask, const struct args *args);
 void ask_limit(struct ask *ask, const struct args *args, uint64_t otherwise);
 
-/* The parameters as a map, for rpc_send; frees what was collected. mpk_writer_clear is the
- * caller's. */
-void ask_write(struct ask *ask, struct mpk_writer *ret_params);
+/* The parameters are complete, for rpc_send. To clear them is the caller's. */
+void ask_end(struct ask *ask);
 
 /* Takes an answer, which is gone afterwards; returns an exit code. */
 typedef int answer_reader(struct cli *cli, const msgpack_object *result);
@@ -144,12 +143,10 @@ int cmd_show(struct cli *cli, int argc, char **argv);
 int cmd_plot(struct cli *cli, int argc, char **argv);
 int cmd_bridge(struct cli *cli, int argc, char **argv);
 /* Their own options, and what --help says in front of and behind them. */
-void options_each(option_visitor *visit, void *data);
+extern const struct option_table analyze_options, show_options, plot_options, bridge_options;
 void options_print_names(FILE *out);
 void options_print_columns(FILE *out);
-void show_options_each(option_visitor *visit, void *data);
 void show_options_print_words(FILE *out);
-void bridge_each_option(option_visitor *visit, void *data);
 
 /* The program of attnctl plot runs this to read maps: argv is FD, then a line of attnctl plot. */
 #define PLOT_MAPS_COMMAND "__maps"

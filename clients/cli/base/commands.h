@@ -42,9 +42,9 @@ struct command {
     /* For commands that read their command line themselves, then without the command's name;
      * otherwise NULL. --help and options that there are none are not theirs to answer. */
     int (*run_alone)(struct cli *cli, int argc, char **argv);
-    void (*each_option)(option_visitor *visit, void *data); /* theirs */
+    const struct option_table *own; /* options: theirs */
     /* For commands whose first argument selects the options that apply: the kind of that name, NULL
-     * = none; and whether an option of each_option applies to it. */
+     * = none; and whether an option of `own` applies to it. */
     const struct option_kind *(*find_kind)(const char *name);
     bool (*takes)(const struct option_kind *kind, const struct option_text *option);
     bool passes_on; /* what follows its first argument is another program's, --help too; it comes
@@ -59,15 +59,12 @@ extern const int command_count;
 /* NULL = there is none. */
 const struct command *command_find(const char *name);
 
-/* Every option that is shown for a command: its own, and the common ones that apply to it. */
-void command_each_option(const struct command *command, option_visitor *visit, void *data);
-
 /* The effect of a command's first argument; NULL when it has none. */
 const struct option_kind *command_find_kind(const struct command *command, const char *word);
-/* The options that are shown of a command when its kind is known; NULL = not yet. Titles without an
- * option are left out. */
-void command_each_option_of(const struct command *command, const struct option_kind *kind,
-                            option_visitor *visit, void *data);
+/* The options that are shown of a command: its own, of a kind (NULL = of all; titles without an
+ * option are left out), and the common ones that apply to it. Without a command: those that stand
+ * before any. */
+struct option_list command_options(const struct command *command, const struct option_kind *kind);
 
 /* The probable meaning of an unknown command name, or of an option ("--jsno") of a command; NULL as
  * command: of any. NULL = nothing is near. */

@@ -30,12 +30,19 @@ static bool is_title(const struct option_text *text)
     return !text->help;
 }
 
-void option_visit(const struct option_table *table, option_visitor *visit, void *data)
+void option_list_add(struct option_list *list, const struct option_text *option)
+{
+    if (list->count < OPTIONS_LISTED_MAX) {
+        list->option[list->count++] = option;
+    }
+}
+
+void option_list_add_own(struct option_list *list, const struct option_table *table)
 {
     for (int row = 0; row < table->count; row++) {
         const struct option_text *text = option_text_of(table, row);
         if (is_title(text) || *text->help) {
-            visit(text, data);
+            option_list_add(list, text);
         }
     }
 }

@@ -18,9 +18,6 @@ struct option_text {
     const char *values;   /* what its value may be, in the words of help.h; NULL = anything */
 };
 
-/* Called once per option, in the order of the help. */
-typedef void option_visitor(const struct option_text *option, void *data);
-
 struct option_table {
     const void *rows; /* [count] of `stride` bytes, each beginning with a struct option_text */
     size_t stride;
@@ -29,7 +26,8 @@ struct option_table {
     const char *short_form; /* of one option: "ooutput" is -o for --output; NULL = none has one */
 };
 
-#define OPTIONS_MAX 64
+#define OPTIONS_MAX        64
+#define OPTIONS_LISTED_MAX (5 * OPTIONS_MAX) /* of all commands together */
 #define OPTION_ROWS(table)                                                                         \
     .rows = (table), .stride = sizeof((table)[0]), .count = (int)(sizeof table / sizeof((table)[0]))
 
@@ -43,8 +41,14 @@ struct option_kind {
     unsigned bit;          /* in sets of kinds */
 };
 
+/* Options in the order of the help, with their titles. */
+struct option_list {
+    const struct option_text *option[OPTIONS_LISTED_MAX];
+    int count;
+};
+void option_list_add(struct option_list *list, const struct option_text *option);
 /* The titles, and what is shown as the command's own. */
-void option_visit(const struct option_table *table, option_visitor *visit, void *data);
+void option_list_add_own(struct option_list *list, const struct option_table *table);
 
 /* Takes one option; `value` is NULL when it has none. Returns NULL; or what would be valid,
  * beginning with "valid: "; or another sentence on what is wrong; or option_no_memory. May be in a

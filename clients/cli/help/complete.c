@@ -154,37 +154,15 @@ static const char *complete_find_values(const char *words, int index)
 
 /* Options ------------------------------------------------------------------------------------- */
 
-static void offer_option(const struct option_text *option, void *data)
+static void offer_options(const struct completion *completion)
 {
-    char name[64];
-    if (!option->help) {
-        return;
-    }
-    int length = snprintf(name, sizeof name, "--%s", option->name);
-    offer(data, name, length, option->help);
-}
-
-struct search {
-    const char *name;
-    size_t length;
-    const struct option_text *found;
-};
-
-static void search_option(const struct option_text *option, void *data)
-{
-    struct search *search = data;
-    if (option->help && option->argument && strlen(option->name) == search->length &&
-        strncmp(option->name, search->name, search->length) == 0) {
-        search->found = option;
-    }
-}
-
-static void each_option(const struct completion *completion, option_visitor *visit, void *data)
-{
-    if (completion->command) {
-        command_each_option_of(completion->command, completion->kind, visit, data);
-    } else {
-        args_each_option(ARGS_EVERY_COMMAND | ARGS_VERSION, visit, data);
+    const struct option_list list = command_options(completion->command, completion->kind);
+    for (int i = 0; i < list.count; i++) {
+        char name[64];
+        if (list.option[i]->help) {
+            int length = snprintf(name, sizeof name, "--%s", list.option[i]->name);
+            offer(completion, name, length, list.option[i]->help);
+        }
     }
 }
 
@@ -192,10 +170,16 @@ static void each_option(const struct completion *completion, option_visitor *vis
 static void offer_option_values(const struct completion *completion, const char *option,
                                 size_t length)
 {
-    struct search search = {.name = option + 2, .length = length - 2};
-    each_option(completion, search_option, &search);
-    if (search.found && search.found->values) {
-        offer_values(*completion, search.found->values);
+    const struct option_list list = command_options(completion->command, completion->kind);
+    for (int i = list.count - 1; i >= 0; i--) {
+        const struct option_text *text = list.option[i];
+        if (text->help && text->argument && strlen(text->name) == length - 2 &&
+            strncmp(text->name, option + 2, length - 2) == 0) {
+            if (text->values) {
+                offer_values(*completion, text->values);
+            }
+            return;
+        }
     }
 }
 
@@ -232,7 +216,7 @@ static void offer_for_option(struct completion *completion, const char *word)
 {
     const char *equals = strchr(word, '=');
     if (!equals) {
-        each_option(completion, offer_option, completion);
+        offer_options(completion);
         return;
     }
     completion->before = word;

@@ -8,25 +8,28 @@
 /* Columns of the names of commands and of options, with the blanks around them. */
 enum { NAME_COLUMN = 12, OPTION_COLUMN = 25 };
 
-static void help_print_option(const struct option_text *option, void *data)
+static void help_print_options(const struct option_list *list, FILE *out)
 {
-    FILE *out = data;
-    if (!option->help) {
-        fprintf(out, "\n%s:\n", option->name);
-        return;
+    for (int i = 0; i < list->count; i++) {
+        const struct option_text *option = list->option[i];
+        if (!option->help) {
+            fprintf(out, "\n%s:\n", option->name);
+            continue;
+        }
+        int column = fprintf(out, "  --%s%s%s", option->name, option->argument ? " " : "",
+                             option->argument ? option->argument : "");
+        if (column >= OPTION_COLUMN) {
+            putc('\n', out);
+            column = 0;
+        }
+        fprintf(out, "%*s", OPTION_COLUMN - column, "");
+        text_wrap(option->help, OPTION_COLUMN, OPTION_COLUMN, out);
     }
-    int column = fprintf(out, "  --%s%s%s", option->name, option->argument ? " " : "",
-                         option->argument ? option->argument : "");
-    if (column >= OPTION_COLUMN) {
-        putc('\n', out);
-        column = 0;
-    }
-    fprintf(out, "%*s", OPTION_COLUMN - column, "");
-    text_wrap(option->help, OPTION_COLUMN, OPTION_COLUMN, out);
 }
 
 void help_print(FILE *out)
 {
+    struct option_list every = {.count = 0};
     fputs("usage: attnctl COMMAND [ARGUMENTS] [OPTIONS]\n"
           "Watches attention heads of transformers while they train: asks attnd.\n",
           out);
@@ -41,7 +44,8 @@ void help_print(FILE *out)
         }
     }
     fputs("\noptions of every command:\n", out);
-    args_each_option(ARGS_EVERY_COMMAND, help_print_option, out);
+    args_list(&every, ARGS_EVERY_COMMAND);
+    help_print_options(&every, out);
     fputs("\nattnctl help COMMAND shows a command's own options and examples.\n"
           "Which attnd: --address or --endpoint, else $ATTND_ADDRESS;\n"
           "else the first that answers in $XDG_RUNTIME_DIR/attnd, /run/user/UID/attnd,\n"
@@ -54,11 +58,12 @@ void help_print(FILE *out)
 
 void help_print_command(const struct command *command, const struct option_kind *kind, FILE *out)
 {
+    const struct option_list options = command_options(command, kind);
     if (kind) {
         fprintf(out, "usage: attnctl %s %s %s [OPTIONS]\n", command->name, kind->name,
                 kind->arguments);
         text_wrap(kind->help, 0, 0, out);
-        command_each_option_of(command, kind, help_print_option, out);
+        help_print_options(&options, out);
         fprintf(out, "\nattnctl %s --help lists the options of all kinds.\n", command->name);
         fprintf(out, "\nexample:\n  %s\n", kind->example);
     } else {
@@ -72,10 +77,10 @@ void help_print_command(const struct command *command, const struct option_kind 
         if (command->print_before) {
             command->print_before(out);
         }
-        if (!command->each_option) {
+        if (!command->own) {
             putc('\n', out);
         }
-        command_each_option(command, help_print_option, out);
+        help_print_options(&options, out);
         if (command->print_after) {
             command->print_after(out);
         }
@@ -126,33 +131,16 @@ int help_refuse_words(struct cli *cli, const struct command *command)
 
 /* JSON */
 
-/* Titles are for people. */
-static void count_option(const struct option_text *option, void *data)
-{
-    *(uint32_t *)data += option->help != NULL;
-}
-
-static void put_option(const struct option_text *option, void *data)
-{
-    if (!option->help) {
-        return;
-    }
-    mpk_put_map(data, 3);
-    mpk_pair_str(data, "name", option->name);
-    mpk_pair_str(data, "argument", option->argument);
-    mpk_pair_str(data, "help", option->help);
-}
-
 /* One command, or all of them when it is NULL. Returns an exit code. */
 static int help_print_json(struct cli *cli, const struct command *command)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 1);
-    mpk_put_str(&writer, "commands");
-    mpk_put_array(&writer, command ? 1 : (uint32_t)command_count);
+    mpk_pair_array(&writer, "commands", command ? 1 : (uint32_t)command_count);
     for (int i = 0; i < command_count; i++) {
         const struct command *one = &commands[i];
+        const struct option_list list = command_options(one, NULL);
         uint32_t options = 0, examples = 0;
         if (command && command != one) {
             continue;
@@ -162,15 +150,22 @@ static int help_print_json(struct cli *cli, const struct command *command)
         mpk_pair_str(&writer, "arguments", one->arguments);
         mpk_pair_str(&writer, "help", one->help);
         mpk_pair_str(&writer, "exit_1", one->finding);
-        command_each_option(one, count_option, &options);
-        mpk_put_str(&writer, "options");
-        mpk_put_array(&writer, options);
-        command_each_option(one, put_option, &writer);
+        for (int j = 0; j < list.count; j++) {
+            options += list.option[j]->help != NULL; /* titles are for people */
+        }
+        mpk_pair_array(&writer, "options", options);
+        for (int j = 0; j < list.count; j++) {
+            if (list.option[j]->help) {
+                mpk_put_map(&writer, 3);
+                mpk_pair_str(&writer, "name", list.option[j]->name);
+                mpk_pair_str(&writer, "argument", list.option[j]->argument);
+                mpk_pair_str(&writer, "help", list.option[j]->help);
+            }
+        }
         while (examples < COMMAND_EXAMPLES_MAX && one->examples[examples]) {
             examples++;
         }
-        mpk_put_str(&writer, "examples");
-        mpk_put_array(&writer, examples);
+        mpk_pair_array(&writer, "examples", examples);
         for (uint32_t j = 0; j < examples; j++) {
             mpk_put_str(&writer, one->examples[j]);
         }

@@ -63,8 +63,7 @@ static void answer_layers(struct cli *cli, const struct source *source)
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 2);
     mpk_pair_bool(&writer, "files", source_kind(source) == SOURCE_FILES);
-    mpk_put_str(&writer, "layers");
-    mpk_put_array(&writer, (uint32_t)count);
+    mpk_pair_array(&writer, "layers", (uint32_t)count);
     for (size_t i = 0; i < count; i++) {
         mpk_put_map(&writer, LAYER_FIELDS);
         put_layer(&layers[i], &writer);
@@ -82,8 +81,7 @@ static void put_tokens(struct source *source, size_t at, uint32_t sample, bool k
     const struct source_layer *layer = &layers[at];
     uint32_t cells = keys ? layer->columns : layer->rows;
     bool whole = cells == (keys ? layer->keys : layer->queries);
-    mpk_put_str(writer, keys ? "key_tokens" : "query_tokens");
-    mpk_put_array(writer, whole ? cells : 0);
+    mpk_pair_array(writer, keys ? "key_tokens" : "query_tokens", whole ? cells : 0);
     for (uint32_t i = 0; whole && i < cells; i++) {
         mpk_put_str(writer, keys ? source_label(source, at, sample, i)
                                  : source_query_label(source, at, sample, i));
@@ -132,8 +130,7 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     put_layer(&layers[at], &writer);
     put_tokens(source, at, sample, true, &writer);
     put_tokens(source, at, sample, false, &writer);
-    mpk_put_str(&writer, "shape");
-    mpk_put_array(&writer, 3);
+    mpk_pair_array(&writer, "shape", 3);
     mpk_put_u64(&writer, maps);
     mpk_put_u64(&writer, layers[at].rows);
     mpk_put_u64(&writer, layers[at].columns);

@@ -173,13 +173,8 @@ static const struct option_info option_info[] = {
 };
 /* clang-format on */
 enum { ROWS = sizeof option_info / sizeof option_info[0] };
-static const struct option_table table = {OPTION_ROWS(option_info), .command = "attnctl plot",
+const struct option_table plot_options = {OPTION_ROWS(option_info), .command = "attnctl plot",
                                           .short_form = "ooutput"};
-
-void plot_options_each(option_visitor *visit, void *data)
-{
-    option_visit(&table, visit, data);
-}
 
 bool plot_options_takes(const struct option_kind *kind, const struct option_text *option)
 {
@@ -222,7 +217,7 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
     struct parsing parsing = {.options = options, .asked = {program}, .asked_count = 1};
     struct option_rest rest;
     char error[ARGS_ERROR_MAX];
-    int rc = option_parse(&table, argc, argv, take, &parsing, &rest, reterr, PLOT_ERROR_MAX);
+    int rc = option_parse(&plot_options, argc, argv, take, &parsing, &rest, reterr, PLOT_ERROR_MAX);
     if (rc != 0) {
         return rc;
     }

@@ -29,12 +29,9 @@ struct plot_options {
 int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr);
 void plot_options_clear(struct plot_options *options);
 
-/* Visits every option but those of every command; in front of them the kinds and
- * their sources, behind them the names of files. */
-void plot_options_each(option_visitor *visit, void *data);
 /* NULL = there is none. */
 const struct option_kind *plot_kind_described(const char *name);
-/* Whether a kind takes an option that plot_options_each has shown. */
+/* Whether a kind takes an option of plot_options. */
 bool plot_options_takes(const struct option_kind *kind, const struct option_text *option);
 void plot_options_print_kinds(FILE *out);
 void plot_options_print_files(FILE *out);

@@ -109,7 +109,7 @@ int cmd_plan(struct cli *cli)
         ask_init(&ask);
         ask_text(&ask, "job", args->words[2]);
         if (add_assignments(cli, &ask) != CLI_OK) {
-            mpk_writer_clear(&ask.pairs);
+            mpk_writer_clear(&ask.params);
             return CLI_USAGE;
         }
         return cli_show(cli, verbs[i].method, &ask, show_plans);

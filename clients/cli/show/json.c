@@ -37,8 +37,7 @@ static void json_put_labels(const struct view *view, struct mpk_writer *writer)
 static void json_put_heads(const struct view *view, struct mpk_writer *writer)
 {
     const struct findings *found = view->found;
-    mpk_put_str(writer, "top_keys");
-    mpk_put_array(writer, view->layer->heads);
+    mpk_pair_array(writer, "top_keys", view->layer->heads);
     for (uint32_t h = 0; h < view->layer->heads; h++) {
         mpk_put_array(writer, found->top_count);
         for (uint32_t i = 0; i < found->top_count; i++) {
@@ -57,8 +56,7 @@ static void json_put_heads(const struct view *view, struct mpk_writer *writer)
 static void put_pairs(const struct view *view, struct mpk_writer *writer)
 {
     const struct findings *found = view->found;
-    mpk_put_str(writer, "top_pairs");
-    mpk_put_array(writer, found->pair_count);
+    mpk_pair_array(writer, "top_pairs", found->pair_count);
     for (uint32_t i = 0; i < found->pair_count; i++) {
         mpk_put_map(writer, 3);
         mpk_pair_u64(writer, "query", query_of(view, found->pairs[i].row));
@@ -77,8 +75,7 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
     mpk_pair_str(writer, "run", *run ? run : NULL);
     const struct source_layer *layers;
     size_t count = source_layers(view->source, &layers);
-    mpk_put_str(writer, "layers");
-    mpk_put_array(writer, (uint32_t)count);
+    mpk_pair_array(writer, "layers", (uint32_t)count);
     for (size_t i = 0; i < count; i++) {
         char name[PLACE_TEXT_MAX];
         place_layer(layers[i].id, name);
@@ -91,8 +88,7 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
         mpk_pair_u64(writer, "step", view->layer->step);
     }
     const struct source_layer *l = view->layer;
-    mpk_put_str(writer, "shape");
-    mpk_put_map(writer, 4);
+    mpk_pair_map(writer, "shape", 4);
     mpk_pair_u64(writer, "batch", l->batch);
     mpk_pair_u64(writer, "heads", l->heads);
     mpk_pair_u64(writer, "query", l->queries);
@@ -108,8 +104,7 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
     }
     const struct row_sums *sums = &view->found->sums;
     bool any = sums->sound + sums->other > 0;
-    mpk_put_str(writer, "row_sums");
-    mpk_put_map(writer, 9);
+    mpk_pair_map(writer, "row_sums", 9);
     mpk_pair_u64(writer, "rows", sums->rows);
     mpk_pair_u64(writer, "sound", sums->sound);
     mpk_pair_u64(writer, "zero", sums->zero);
@@ -121,12 +116,10 @@ static void json_put_all(const struct view *view, struct mpk_writer *writer)
     mpk_pair_f64(writer, "mean_deviation", sums->deviation);
     json_put_labels(view, writer);
     const struct findings *found = view->found;
-    mpk_put_str(writer, "token");
-    mpk_put_map(writer, 3);
+    mpk_pair_map(writer, "token", 3);
     mpk_pair_u64(writer, "query", query_of(view, found->row));
     mpk_pair_str(writer, "label", view_query_label(view, found->row));
-    mpk_put_str(writer, "weights");
-    mpk_put_array(writer, view->layer->columns);
+    mpk_pair_array(writer, "weights", view->layer->columns);
     for (uint32_t c = 0; c < view->layer->columns; c++) {
         mpk_put_f64(writer, (double)found->query[c]);
     }

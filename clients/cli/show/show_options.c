@@ -93,12 +93,7 @@ static const struct option_row option_info[] = {
     TITLE("a running attnd"),
 };
 /* clang-format on */
-static const struct option_table table = {OPTION_ROWS(option_info), .command = "attnctl show"};
-
-void show_options_each(option_visitor *visit, void *data)
-{
-    option_visit(&table, visit, data);
-}
+const struct option_table show_options = {OPTION_ROWS(option_info), .command = "attnctl show"};
 
 int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr)
 {
@@ -109,8 +104,8 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
                                    .naming = {.stack = STACK_DECODER},
                                    .part = {true, true, true, true, true}};
     struct option_rest rest;
-    if (option_parse(&table, argc, argv, option_take, &options, &rest, reterr, SHOW_ERROR_MAX) !=
-        0) {
+    if (option_parse(&show_options, argc, argv, option_take, &options, &rest, reterr,
+                     SHOW_ERROR_MAX) != 0) {
         return -1;
     }
     options.words = rest.words;

@@ -65,7 +65,6 @@ static int live_explain(struct live *live, enum rpc_status status, const struct 
 static enum rpc_status call_maps(struct live *live, const struct source *source, struct layer_id id,
                                  uint32_t head, struct rpc_reply *ret_reply)
 {
-    struct mpk_writer params;
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", live->job);
@@ -77,9 +76,9 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
     if (head != UINT32_MAX) {
         ask_number(&ask, "head", head);
     }
-    ask_write(&ask, &params);
-    enum rpc_status status = rpc_call(&live->rpc, "maps", &params, ret_reply);
-    mpk_writer_clear(&params);
+    ask_end(&ask);
+    enum rpc_status status = rpc_call(&live->rpc, "maps", &ask.params, ret_reply);
+    mpk_writer_clear(&ask.params);
     return status;
 }
 

@@ -38,7 +38,6 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct r
                        const struct model *model, int64_t now_ms)
 {
     const struct opened *opened = &model->opened;
-    struct mpk_writer params;
     struct ask ask;
     uint64_t id;
     ask_init(&ask);
@@ -61,14 +60,15 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct r
     } else if (kind == ASKER_LIVE || kind == ASKER_SUMMARY) {
         ask_text(&ask, "metrics", model->metric);
     }
-    ask_write(&ask, &params);
-    bool sent = asker->rpc->socket && rpc_send(asker->rpc, methods[kind], &params, &id) == RPC_OK;
+    ask_end(&ask);
+    bool sent =
+        asker->rpc->socket && rpc_send(asker->rpc, methods[kind], &ask.params, &id) == RPC_OK;
     if (sent) {
         asker->asked[kind].id = id;
         asker->asked[kind].generation = model->generation;
         asker->asked[kind].sent_ms = now_ms;
     }
-    mpk_writer_clear(&params);
+    mpk_writer_clear(&ask.params);
     return sent;
 }
 

@@ -115,8 +115,8 @@ static void put_modules(struct metrics_text *text, const struct metrics *metrics
     metrics_head(text, &family);
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
         if (layer->shown && layer->module[0]) {
-            int used = snprintf(labels, sizeof labels, "%s,", layer->labels);
-            metrics_label(labels + used, sizeof labels - (size_t)used, "module", layer->module);
+            snprintf(labels, sizeof labels, "%s", layer->labels);
+            metrics_label(labels, sizeof labels, "module", layer->module);
             metrics_count(text, &family, labels, 1);
         }
     }

@@ -89,14 +89,14 @@ static void metrics_fleet_put(struct metrics_text *text, const struct metrics_fl
 }
 
 /* The labels that a node and a hub begin with. */
-static size_t metrics_fleet_who(char labels[FLEET_LABELS_MAX], const msgpack_object *map)
+static void metrics_fleet_who(char labels[FLEET_LABELS_MAX], const msgpack_object *map)
 {
     char id[32], name[128];
     mpk_find_text(map, "id", id, sizeof id);
     mpk_find_text(map, "name", name, sizeof name);
-    size_t used = metrics_label(labels, FLEET_LABELS_MAX, "node", id);
-    labels[used++] = ',';
-    return used + metrics_label(labels + used, FLEET_LABELS_MAX - used, "name", name);
+    *labels = '\0';
+    metrics_label(labels, FLEET_LABELS_MAX, "node", id);
+    metrics_label(labels, FLEET_LABELS_MAX, "name", name);
 }
 
 static void metrics_fleet_put_nodes(struct metrics_text *text, const msgpack_object *nodes)
@@ -116,6 +116,7 @@ static void metrics_fleet_put_nodes(struct metrics_text *text, const msgpack_obj
             const msgpack_object *state = mpk_find(&node[i], "state");
             found += state && mpk_is_str(state, node_states[s]);
         }
+        *labels = '\0';
         metrics_label(labels, sizeof labels, "state", node_states[s]);
         metrics_count(text, &states, labels, found);
     }
@@ -151,9 +152,9 @@ static void metrics_fleet_put_runs(struct metrics_text *text, const struct metri
         mpk_find_text(one, "run", run, sizeof run);
         if (compared && compared->type == MSGPACK_OBJECT_MAP &&
             !mpk_is_str(mpk_find(one, "state"), "ended") && access_jobs_match(view->jobs, job)) {
-            size_t used = metrics_label(labels, sizeof labels, "job", job);
-            labels[used++] = ',';
-            metrics_label(labels + used, sizeof labels - used, "run", run);
+            *labels = '\0';
+            metrics_label(labels, sizeof labels, "job", job);
+            metrics_label(labels, sizeof labels, "run", run);
             metrics_count(text, &odd, labels, mpk_find_u64(compared, "count"));
         }
     }
@@ -169,9 +170,8 @@ void metrics_put_fleet(struct metrics_text *text, const struct metrics_view *vie
     if (!*role || strcmp(role, "off") == 0) {
         return;
     }
-    size_t used = metrics_fleet_who(labels, fleet);
-    labels[used++] = ',';
-    metrics_label(labels + used, sizeof labels - used, "role", role);
+    metrics_fleet_who(labels, fleet);
+    metrics_label(labels, sizeof labels, "role", role);
     metrics_head(text, &who);
     metrics_count(text, &who, labels, 1);
     const msgpack_object *connected = mpk_find(fleet, "connected");

@@ -9,24 +9,22 @@
 
 #define LABELS_MAX (4 * JOB_NAME_MAX)
 
-typedef void put_job(struct metrics_text *text, const struct family *family, const char *labels,
-                     const msgpack_object *job);
-
-static void each_job(struct metrics_text *text, const struct family *family,
-                     const struct metrics_view *view, put_job *put)
+/* The next job in sight from *at on, which moves on, with its label; NULL behind the last. */
+static const msgpack_object *metrics_jobs_next(const struct metrics_view *view, uint32_t *at,
+                                               char ret_labels[LABELS_MAX])
 {
     const msgpack_object *jobs = mpk_find(view->monitor, "jobs");
-    uint32_t count = jobs && jobs->type == MSGPACK_OBJECT_ARRAY ? jobs->via.array.size : 0;
-    metrics_head(text, family);
-    for (uint32_t i = 0; i < count; i++) {
-        const msgpack_object *job = &jobs->via.array.ptr[i];
-        char name[JOB_NAME_MAX + 1], labels[LABELS_MAX];
+    while (*at < mpk_items(jobs)) {
+        const msgpack_object *job = &jobs->via.array.ptr[(*at)++];
+        char name[JOB_NAME_MAX + 1];
         mpk_find_text(job, "job", name, sizeof name);
-        metrics_label(labels, sizeof labels, "job", name);
         if (access_jobs_match(view->jobs, name)) {
-            put(text, family, labels, job);
+            *ret_labels = '\0';
+            metrics_label(ret_labels, LABELS_MAX, "job", name);
+            return job;
         }
     }
+    return NULL;
 }
 
 static const struct {
@@ -48,130 +46,116 @@ static const struct {
      "gaps"},
 };
 
-static const char *metrics_jobs_key_of(const struct family *family)
+static void metrics_jobs_put_numbers(struct metrics_text *text, const struct metrics_view *view)
 {
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        if (family == &numbers[i].family) {
-            return numbers[i].key;
+    char labels[LABELS_MAX];
+    const msgpack_object *job;
+    for (size_t n = 0; n < sizeof numbers / sizeof numbers[0]; n++) {
+        metrics_head(text, &numbers[n].family);
+        for (uint32_t i = 0; (job = metrics_jobs_next(view, &i, labels));) {
+            metrics_count(text, &numbers[n].family, labels, mpk_find_u64(job, numbers[n].key));
         }
     }
-    return "";
 }
 
-static void metrics_jobs_put_number(struct metrics_text *text, const struct family *family,
-                                    const char *labels, const msgpack_object *job)
-{
-    metrics_count(text, family, labels, mpk_find_u64(job, metrics_jobs_key_of(family)));
-}
-
-static void put_heard(struct metrics_text *text, const struct family *family, const char *labels,
-                      const msgpack_object *job)
-{
-    metrics_real(text, family, labels, (double)(mpk_find_u64(job, "heard_ns") / 1000000) / 1e3);
-}
-
-/* One of the states is 1. */
-static void metrics_jobs_put_state(struct metrics_text *text, const struct family *family,
-                                   const char *labels, const msgpack_object *job)
+/* Which run it is, its state, one of which is 1, and when it was heard. */
+static void metrics_jobs_put_runs(struct metrics_text *text, const struct metrics_view *view)
 {
     static const char *const states[] = {"active", "idle", "ended"};
-    char state[16], with_state[LABELS_MAX + 32];
-    mpk_find_text(job, "state", state, sizeof state);
-    for (int i = 0; i < 3; i++) {
-        snprintf(with_state, sizeof with_state, "%s,state=\"%s\"", labels, states[i]);
-        metrics_count(text, family, with_state, strcmp(state, states[i]) == 0);
+    static const struct family named = {"attnd_training", FAMILY_INFO,
+                                        "The newest run of the job."},
+                               in_state = {"attnd_training_state", FAMILY_GAUGE,
+                                           "1 for the state that the newest run is in."},
+                               heard = {"attnd_training_last_message_timestamp_seconds",
+                                        FAMILY_GAUGE, "When attnd last heard of the newest run."};
+    char run[64], state[16], labels[LABELS_MAX], more[LABELS_MAX + 128];
+    const msgpack_object *job;
+    metrics_head(text, &named);
+    for (uint32_t i = 0; (job = metrics_jobs_next(view, &i, labels));) {
+        mpk_find_text(job, "run", run, sizeof run);
+        strcpy(more, labels);
+        metrics_label(more, sizeof more, "run", run);
+        metrics_count(text, &named, more, 1);
+    }
+    metrics_head(text, &in_state);
+    for (uint32_t i = 0; (job = metrics_jobs_next(view, &i, labels));) {
+        mpk_find_text(job, "state", state, sizeof state);
+        for (int s = 0; s < 3; s++) {
+            strcpy(more, labels);
+            metrics_label(more, sizeof more, "state", states[s]);
+            metrics_count(text, &in_state, more, strcmp(state, states[s]) == 0);
+        }
+    }
+    metrics_head(text, &heard);
+    for (uint32_t i = 0; (job = metrics_jobs_next(view, &i, labels));) {
+        uint64_t heard_ms = mpk_find_u64(job, "heard_ns") / 1000000;
+        metrics_real(text, &heard, labels, (double)heard_ms / 1e3);
     }
 }
 
-static void metrics_jobs_put_run(struct metrics_text *text, const struct family *family,
-                                 const char *labels, const msgpack_object *job)
+static void metrics_jobs_put_dropped(struct metrics_text *text, const struct metrics_view *view)
 {
-    char run[64], with_run[LABELS_MAX + 128];
-    size_t used = (size_t)snprintf(with_run, sizeof with_run, "%s,", labels);
-    mpk_find_text(job, "run", run, sizeof run);
-    metrics_label(with_run + used, sizeof with_run - used, "run", run);
-    metrics_count(text, family, with_run, 1);
-}
-
-static void metrics_jobs_put_dropped(struct metrics_text *text, const struct family *family,
-                                     const char *labels, const msgpack_object *job)
-{
-    const msgpack_object *dropped = mpk_find(job, "dropped");
-    for (uint32_t i = 0;
-         dropped && dropped->type == MSGPACK_OBJECT_MAP && i < dropped->via.map.size; i++) {
-        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
-        char reason[64] = "", with_reason[LABELS_MAX + 128];
-        uint64_t count = 0;
-        size_t used = (size_t)snprintf(with_reason, sizeof with_reason, "%s,", labels);
-        if (pair->key.type != MSGPACK_OBJECT_STR ||
-            mpk_get_u64(&pair->val, UINT64_MAX, &count) != 0) {
-            continue;
+    static const struct family family = {"attnd_training_messages_dropped", FAMILY_COUNTER,
+                                         "Messages of the newest run that were not used, by "
+                                         "reason; source: by the publisher itself; "
+                                         "repeated: no loss, but sent again."};
+    char labels[LABELS_MAX], with_reason[LABELS_MAX + 128];
+    const msgpack_object *job;
+    metrics_head(text, &family);
+    for (uint32_t at = 0; (job = metrics_jobs_next(view, &at, labels));) {
+        const msgpack_object *dropped = mpk_find(job, "dropped");
+        for (uint32_t i = 0; i < mpk_pairs(dropped); i++) {
+            const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
+            char reason[64];
+            uint64_t count;
+            if (pair->key.type != MSGPACK_OBJECT_STR ||
+                mpk_get_u64(&pair->val, UINT64_MAX, &count) != 0) {
+                continue;
+            }
+            snprintf(reason, sizeof reason, "%.*s", (int)pair->key.via.str.size,
+                     pair->key.via.str.ptr);
+            strcpy(with_reason, labels);
+            metrics_label(with_reason, sizeof with_reason, "reason", reason);
+            metrics_count(text, &family, with_reason, count);
         }
-        snprintf(reason, sizeof reason, "%.*s", (int)pair->key.via.str.size, pair->key.via.str.ptr);
-        metrics_label(with_reason + used, sizeof with_reason - used, "reason", reason);
-        metrics_count(text, family, with_reason, count);
     }
 }
 
 /* The alerts of one state. */
-static void metrics_jobs_put_alerts(struct metrics_text *text, const struct family *family,
-                                    const char *labels, const msgpack_object *job,
-                                    const char *state)
+static void metrics_jobs_put_alerts(struct metrics_text *text, const struct metrics_view *view,
+                                    const struct family *family, const char *state)
 {
-    const msgpack_object *firing = mpk_find(job, "firing");
-    for (uint32_t i = 0;
-         firing && firing->type == MSGPACK_OBJECT_ARRAY && i < firing->via.array.size; i++) {
-        const msgpack_object *rule = &firing->via.array.ptr[i];
-        char name[128], severity[32], all[LABELS_MAX + 512];
-        size_t used = (size_t)snprintf(all, sizeof all, "%s,", labels);
-        if (!mpk_is_str(mpk_find(rule, "state"), state)) {
-            continue;
+    char name[128], severity[32], labels[LABELS_MAX], all[LABELS_MAX + 512];
+    const msgpack_object *job;
+    metrics_head(text, family);
+    for (uint32_t at = 0; (job = metrics_jobs_next(view, &at, labels));) {
+        const msgpack_object *firing = mpk_find(job, "firing");
+        for (uint32_t i = 0; i < mpk_items(firing); i++) {
+            const msgpack_object *rule = &firing->via.array.ptr[i];
+            if (!mpk_is_str(mpk_find(rule, "state"), state)) {
+                continue;
+            }
+            mpk_find_text(rule, "rule", name, sizeof name);
+            mpk_find_text(rule, "severity", severity, sizeof severity);
+            strcpy(all, labels);
+            metrics_label(all, sizeof all, "rule", name);
+            metrics_label(all, sizeof all, "severity", severity);
+            metrics_count(text, family, all, mpk_find_u64(rule, "count"));
         }
-        mpk_find_text(rule, "rule", name, sizeof name);
-        mpk_find_text(rule, "severity", severity, sizeof severity);
-        used += metrics_label(all + used, sizeof all - used, "rule", name);
-        all[used++] = ',';
-        metrics_label(all + used, sizeof all - used, "severity", severity);
-        metrics_count(text, family, all, mpk_find_u64(rule, "count"));
     }
-}
-
-static void metrics_jobs_put_firing(struct metrics_text *text, const struct family *family,
-                                    const char *labels, const msgpack_object *job)
-{
-    metrics_jobs_put_alerts(text, family, labels, job, "firing");
-}
-
-static void metrics_jobs_put_at_end(struct metrics_text *text, const struct family *family,
-                                    const char *labels, const msgpack_object *job)
-{
-    metrics_jobs_put_alerts(text, family, labels, job, "firing_at_end");
 }
 
 void metrics_put_jobs(struct metrics_text *text, const struct metrics_view *view)
 {
-    static const struct family run = {"attnd_training", FAMILY_INFO, "The newest run of the job."},
-                               state = {"attnd_training_state", FAMILY_GAUGE,
-                                        "1 for the state that the newest run is in."},
-                               heard = {"attnd_training_last_message_timestamp_seconds",
-                                        FAMILY_GAUGE, "When attnd last heard of the newest run."},
-                               dropped = {"attnd_training_messages_dropped", FAMILY_COUNTER,
-                                          "Messages of the newest run that were not used, by "
-                                          "reason; source: by the publisher itself; "
-                                          "repeated: no loss, but sent again."},
-                               firing = {"attnd_alerts_firing", FAMILY_GAUGE,
+    static const struct family firing = {"attnd_alerts_firing", FAMILY_GAUGE,
                                          "Places where an alert rule of attnd holds now; none: "
                                          "no line."},
                                at_end = {"attnd_alerts_firing_at_end", FAMILY_GAUGE,
                                          "Places where an alert rule held when the newest run "
                                          "ended or went idle; none: no line."};
-    each_job(text, &run, view, metrics_jobs_put_run);
-    each_job(text, &state, view, metrics_jobs_put_state);
-    each_job(text, &heard, view, put_heard);
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        each_job(text, &numbers[i].family, view, metrics_jobs_put_number);
-    }
-    each_job(text, &dropped, view, metrics_jobs_put_dropped);
-    each_job(text, &firing, view, metrics_jobs_put_firing);
-    each_job(text, &at_end, view, metrics_jobs_put_at_end);
+    metrics_jobs_put_runs(text, view);
+    metrics_jobs_put_numbers(text, view);
+    metrics_jobs_put_dropped(text, view);
+    metrics_jobs_put_alerts(text, view, &firing, "firing");
+    metrics_jobs_put_alerts(text, view, &at_end, "firing_at_end");
 }

@@ -44,12 +44,11 @@ static void metrics_layer_next_part(const char **at, char *to, size_t size)
 static bool make_labels(struct metrics_layer *layer, const char *at)
 {
     static const char *const names[] = {"stack", "layer", "site"};
-    char labels[2 * LAYER_KEY_MAX + 64], part[JOB_NAME_MAX + 1];
+    char labels[2 * LAYER_KEY_MAX + 64] = "", part[JOB_NAME_MAX + 1];
     size_t used = metrics_label(labels, sizeof labels, "job", layer->job);
     for (int i = 0; i < 3; i++) {
         metrics_layer_next_part(&at, part, sizeof part);
-        labels[used++] = ',';
-        used += metrics_label(labels + used, sizeof labels - used, names[i], part);
+        used = metrics_label(labels, sizeof labels, names[i], part);
     }
     layer->labels = malloc(used + 1);
     layer->labels_size = used;

@@ -40,9 +40,9 @@ static void metrics_pipeline_put_dropped(struct metrics_text *text, struct stats
     const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
                                   "Messages that were received and not used, by reason; "
                                   "repeated: no loss, but sent again."};
-    char label[96];
     metrics_head(text, &family);
     for (int i = 0; i < ERR_COUNT; i++) {
+        char label[96] = "";
         metrics_label(label, sizeof label, "reason", err_slug(ERR_BASE - i));
         metrics_count(text, &family, label, stats_dropped(stats, i));
     }
@@ -134,10 +134,9 @@ static void metrics_pipeline_put_config(struct metrics_text *text, struct stats 
 static void put_build(struct metrics_text *text)
 {
     const struct family family = {"attnd_build", FAMILY_INFO, "Version and compiler of attnd."};
-    char labels[256];
-    size_t used = metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
-    labels[used++] = ',';
-    metrics_label(labels + used, sizeof labels - used, "compiler", __VERSION__);
+    char labels[256] = "";
+    metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
+    metrics_label(labels, sizeof labels, "compiler", __VERSION__);
     metrics_head(text, &family);
     metrics_count(text, &family, labels, 1);
 }
@@ -145,8 +144,7 @@ static void put_build(struct metrics_text *text)
 static uint64_t active_layers(const msgpack_object *jobs)
 {
     uint64_t layers = 0;
-    for (uint32_t i = 0; jobs && jobs->type == MSGPACK_OBJECT_ARRAY && i < jobs->via.array.size;
-         i++) {
+    for (uint32_t i = 0; i < mpk_items(jobs); i++) {
         const msgpack_object *job = &jobs->via.array.ptr[i];
         const msgpack_object *state = mpk_find(job, "state");
         if (state && mpk_is_str(state, "active")) {

@@ -274,17 +274,18 @@ void metrics_one_count(struct metrics_text *text, const char *name, enum family_
 /* Labels */
 
 /* `value` with \, " and line ends escaped; what is no text is a question mark. */
-size_t metrics_label(char *to, size_t size, const char *name, const char *value)
+size_t metrics_label(char *labels, size_t size, const char *name, const char *value)
 {
-    size_t used = (size_t)snprintf(to, size, "%s=\"", name);
+    size_t used = strlen(labels);
+    used += (size_t)snprintf(labels + used, size - used, "%s%s=\"", used ? "," : "", name);
     for (; *value && used + 4 < size; value++) {
         bool escape = *value == '\\' || *value == '"' || *value == '\n';
         if (escape) {
-            to[used++] = '\\';
+            labels[used++] = '\\';
         }
-        to[used++] = *value == '\n' ? 'n' : (unsigned char)*value < ' ' ? '?' : *value;
+        labels[used++] = *value == '\n' ? 'n' : (unsigned char)*value < ' ' ? '?' : *value;
     }
-    to[used++] = '"';
-    to[used] = '\0';
+    labels[used++] = '"';
+    labels[used] = '\0';
     return used;
 }

@@ -50,8 +50,9 @@ void metrics_one(struct metrics_text *text, const char *name, enum family_type t
 void metrics_one_count(struct metrics_text *text, const char *name, enum family_type type,
                        const char *help, uint64_t number);
 
-/* Writes name="value", escaped; cut at `size` bytes. Returns the length. */
-size_t metrics_label(char *to, size_t size, const char *name, const char *value);
+/* Adds name="value", escaped, behind a comma unless it is the first; cut at `size` bytes, of which
+ * the name and 4 more are free. Returns the length. */
+size_t metrics_label(char *labels, size_t size, const char *name, const char *value);
 /* Writes a number; returns its length. */
 size_t metrics_number(char to[METRICS_NUMBER_MAX + 1], double number);
 

@@ -218,15 +218,6 @@ TEST(a_value_is_no_command)
 /* The rows --------------------------------------------------------------------------------------
  */
 
-static void check_option(const struct option_text *option, void *data)
-{
-    (void)data;
-    assert_non_null(option->name);
-    if (option->help && option->values) {
-        assert_non_null(option->argument); /* a flag has no value */
-    }
-}
-
 TEST(every_row_is_complete)
 {
     for (int i = 0; i < command_count; i++) {
@@ -240,6 +231,13 @@ TEST(every_row_is_complete)
         for (int e = 0; e < COMMAND_EXAMPLES_MAX && command->examples[e]; e++) {
             assert_int_equal(strncmp(command->examples[e], begin, strlen(begin)), 0);
         }
-        command_each_option(command, check_option, NULL);
+        const struct option_list list = command_options(command, NULL);
+        assert_in_range(list.count, 1, OPTIONS_LISTED_MAX - 1);
+        for (int o = 0; o < list.count; o++) {
+            assert_non_null(list.option[o]->name);
+            if (list.option[o]->help && list.option[o]->values) {
+                assert_non_null(list.option[o]->argument); /* a flag has no value */
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 /* Documentation says what the table says. With ATTND_UPDATE_DOCS set, it is rewritten first. */
 #include "tests/unit/config/helpers.h"
 #include "config/rules_internal.h"
+#include "proto/result.h"
 
 static void docs_path_of(const char *name, char ret_path[4096])
 {
@@ -27,16 +28,89 @@ static void docs_write_file(const char *path, const char *text)
     fclose(file);
 }
 
+/* The tables of the README: every key, the keys of a rule, what rules can judge besides metrics,
+ * the default rules, and why they matter. */
+
+static void docs_print_keys(FILE *out)
+{
+    fputs("| key | type | default | valid | meaning |\n|---|---|---|---|---|\n", out);
+    for (int i = 0; i < KEY_COUNT; i++) {
+        const struct key *key = &config_keys[i];
+        char valid[VALUE_VALID_MAX];
+        value_valid(&key->rule, valid);
+        fprintf(out, "| `%s%s%s` | %s | `%s` | %s | %s |\n", key->section, *key->section ? "." : "",
+                key->name, value_type_name(key->rule.type), key->text, valid, key->help);
+    }
+}
+
+static void docs_print_rule_keys(FILE *out)
+{
+    fputs("| key | without it | valid | meaning |\n|---|---|---|---|\n", out);
+    for (int i = 0; i < RULE_KEY_COUNT; i++) {
+        const struct rule_key_info *key = &rule_keys[i];
+        fprintf(out, "| `%s` | %s | %s | %s |\n", key->name, key->text, key->valid, key->help);
+    }
+}
+
+static void docs_print_rule_metrics(FILE *out)
+{
+    fputs("| metric | of a | meaning |\n|---|---|---|\n", out);
+#define RULE_METRIC(symbol, name, finest, minimum, maximum, help)                                  \
+    fprintf(out, "| `%s` | %s | %s |\n", name, rule_each_names[RULE_EACH_##finest], help);
+#include "config/rules.def"
+#undef RULE_METRIC
+}
+
+/* "max of `max_abs_logit`, per key". */
+static void docs_print_judged(const struct rule *rule, FILE *out)
+{
+    if (rule->statistic != RULE_MEAN) {
+        fprintf(out, "%s of ", rule_statistic_name(rule->statistic));
+    }
+    fprintf(out, "`%s`%s", rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
+}
+
+static void docs_print_rules(FILE *out)
+{
+    fputs(
+        "| rule | judges | of each | fires when | for | resolved at | only after clear | severity "
+        "| means |\n|---|---|---|---|---|---|---|---|---|\n",
+        out);
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
+        const struct rule *rule = &rule_defaults[i];
+        fprintf(out, "| `%s` | ", rule->name);
+        docs_print_judged(rule, out);
+        fprintf(out, " | %s | %s %g", rule_each_names[rule->each],
+                rule_condition_name(rule->condition), rule->bound);
+        if (rule_is_rate(rule->condition)) {
+            fprintf(out, " within %u", (unsigned)rule->within);
+        }
+        fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->windows, rule->clear,
+                rule->after_clear ? "yes" : "no",
+                alert_severity_name((enum alert_severity)rule->severity), rule_default_help[i]);
+    }
+}
+
+static void docs_print_rule_advice(FILE *out)
+{
+    fputs("| rule | why it matters | what people do about it | needs |\n|---|---|---|---|\n", out);
+    for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
+        const char *needs = rule_default_needs[i];
+        fprintf(out, "| `%s` | %s | %s | %s |\n", rule_defaults[i].name, rule_default_why[i],
+                rule_default_advice[i], needs ? needs : "");
+    }
+}
+
 /* The tables that the README holds, each between `<!-- name -->` and `<!-- /name -->`. */
 static const struct {
     const char *name;
     void (*print)(FILE *out);
 } tables[] = {
-    {"keys", config_print_table},
-    {"rule keys", config_print_rule_keys},
-    {"rule metrics", config_print_rule_metrics},
-    {"rules", config_print_default_rules},
-    {"rule advice", config_print_rule_advice},
+    {"keys", docs_print_keys},
+    {"rule keys", docs_print_rule_keys},
+    {"rule metrics", docs_print_rule_metrics},
+    {"rules", docs_print_rules},
+    {"rule advice", docs_print_rule_advice},
 };
 
 static char *table_text(void (*print)(FILE *out))

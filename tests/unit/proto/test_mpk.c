@@ -223,3 +223,91 @@ TEST(integers_take_their_smallest_width)
     assert_memory_equal(bytes.data, "\x7f\xcc\x80\xcd\x01\x00\xce\x00\x01\x00\x00\xc4\x00", 13);
     bytes_free(&bytes);
 }
+
+/* {"a": [0, {"k": [n pairs of [i, "x"] and true]}, [n nils]], "b": "end"}, with lengths that are
+ * said first, or are found. */
+static struct bytes nested(uint32_t n, bool open)
+{
+    struct mpk_writer writer;
+    struct mpk_open all, a, map, pairs, nils;
+
+    mpk_writer_init(&writer);
+    if (open) {
+        all = mpk_open(&writer, NULL);
+        a = mpk_open(&writer, "a");
+    } else {
+        mpk_put_map(&writer, 2);
+        mpk_put_str(&writer, "a");
+        mpk_put_array(&writer, 3);
+    }
+    mpk_put_u64(&writer, 0);
+    if (open) {
+        map = mpk_open(&writer, NULL);
+        pairs = mpk_open(&writer, "k");
+    } else {
+        mpk_put_map(&writer, 1);
+        mpk_put_str(&writer, "k");
+        mpk_put_map(&writer, n);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        mpk_put_array(&writer, 2);
+        mpk_put_u64(&writer, i);
+        mpk_put_str(&writer, "x");
+        mpk_put_bool(&writer, true);
+    }
+    if (open) {
+        mpk_close_map(&writer, &pairs);
+        mpk_close_map(&writer, &map);
+        nils = mpk_open(&writer, NULL);
+    } else {
+        mpk_put_array(&writer, n);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        mpk_put_f64(&writer, i % 2 ? (double)NAN : 1.5);
+    }
+    if (open) {
+        mpk_close_array(&writer, &nils);
+        mpk_close_array(&writer, &a);
+    }
+    mpk_pair_str(&writer, "b", "end");
+    if (open) {
+        mpk_close_map(&writer, &all);
+    }
+    return bytes_written(&writer);
+}
+
+TEST(a_length_that_is_found_is_written_like_one_that_is_said)
+{
+    static const uint32_t counts[] = {0, 1, 15, 16, 255, 65535, 65536};
+
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        struct bytes said = nested(counts[i], false), found = nested(counts[i], true);
+
+        assert_int_equal(found.len, said.len);
+        assert_memory_equal(found.data, said.data, said.len);
+        bytes_free(&said);
+        bytes_free(&found);
+    }
+}
+
+TEST(a_map_without_pairs_goes_with_its_key)
+{
+    struct mpk_writer writer;
+    struct mpk_open all, none, some;
+    struct bytes bytes;
+
+    mpk_writer_init(&writer);
+    all = mpk_open(&writer, NULL);
+    none = mpk_open(&writer, "none");
+    mpk_close_map_if_any(&writer, &none);
+    some = mpk_open(&writer, "some");
+    mpk_pair_u64(&writer, "k", 7);
+    mpk_close_map_if_any(&writer, &some);
+    none = mpk_open(&writer, "none");
+    mpk_close_map_if_any(&writer, &none);
+    mpk_close_map(&writer, &all);
+    bytes = bytes_written(&writer);
+    assert_int_equal(bytes.len, 10);
+    assert_memory_equal(bytes.data, "\x81\xa4some\x81\xa1k\x07", 10);
+    bytes_free(&bytes);
+}

@@ -95,17 +95,14 @@ TEST(what_is_wrong_is_said)
     refused("--value 1", option_no_memory, "--value: '1': out of memory", NULL);
 }
 
-static void option_collect(const struct option_text *option, void *data)
-{
-    strcat(data, option->name);
-    strcat(data, ";");
-}
-
 TEST(what_every_command_has_is_not_shown_again)
 {
-    char names[64] = "";
-    option_visit(&table, option_collect, names);
-    assert_string_equal(names, "a title;flag;value;");
+    struct option_list list = {.count = 0};
+    option_list_add_own(&list, &table);
+    assert_int_equal(list.count, 3);
+    assert_string_equal(list.option[0]->name, "a title");
+    assert_string_equal(list.option[1]->name, "flag");
+    assert_string_equal(list.option[2]->name, "value");
 }
 
 TEST(numbers_are_whole_texts)

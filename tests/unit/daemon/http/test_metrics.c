@@ -291,9 +291,12 @@ METRICS_TEST(layers_are_limited)
 
 TEST(a_name_cannot_break_a_label)
 {
-    char label[64];
+    char label[64] = "";
     metrics_label(label, sizeof label, "job", "a\"} 1\n\\x\x01");
     assert_string_equal(label, "job=\"a\\\"} 1\\n\\\\x?\"");
+    metrics_label(label, sizeof label, "run", "1");
+    assert_string_equal(label, "job=\"a\\\"} 1\\n\\\\x?\",run=\"1\"");
+    *label = '\0';
     size_t length = metrics_label(label, 12, "job", "a-long-name");
     assert_int_equal(length, strlen(label));
     assert_true(length < 12 && label[length - 1] == '"');

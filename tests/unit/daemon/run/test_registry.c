@@ -124,16 +124,12 @@ static int tensors(struct registry_fixture *f, const char *job, uint8_t run, uin
     return message.code;
 }
 
-static void registry_count(void *data, struct run *run)
-{
-    (void)run;
-    ++*(int *)data;
-}
-
 static int runs(struct registry_fixture *f)
 {
     int number = 0;
-    registry_each(f->registry, registry_count, &number);
+    for (const struct run *run = NULL; (run = registry_next(f->registry, run));) {
+        number++;
+    }
     return number;
 }
 

@@ -62,7 +62,7 @@ TEST(a_layer_is_found_again_by_its_number)
 {
     struct track_fixture f;
     track_start(&f, "[]", 0);
-    struct layer_id id = stream_id(f.stream->key);
+    struct layer_id id = header_layer_of(f.stream->key);
     assert_int_equal(id.layer, 3);
     assert_int_equal(id.stack, STACK_DECODER);
     assert_int_equal(id.site, SITE_CROSS);
