@@ -322,7 +322,7 @@ def _computed(blocks: Sequence[_Block], meaning: Optional[Known], shape: Tuple[i
 
 
 def _finish(computed: _Computed, about: "_About", then: Then, data: Any) -> Tuple[Optional[np.ndarray], Any]:
-    """What the rows that were computed again have to be, and then(the numbers): of what has arrived on the host."""
+    """Finishes what has arrived on the host: the rows that were computed again, if there are any, and then(the numbers)."""
     arrays = _unpacked(about, data)
     rows, part = _on_host(computed, {name: _here(one) for name, one in arrays.items()})
     return part.get("check"), then(_arrived(rows, part, computed))
@@ -516,7 +516,7 @@ def _again(p: Problem, head: int) -> _Again:
 
 @dataclass(frozen=True)
 class _KernelLeft:
-    """What the kernels computed of a problem, on the host."""
+    """Finishes what the kernels computed of a problem, on the host."""
     problem: Problem
     whole: bool
     again: Optional[_Again]
@@ -537,7 +537,7 @@ def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block
 
 @dataclass(frozen=True)
 class _ReferenceLeft:
-    """What the reference computed of a problem: these metrics."""
+    """Finishes what the reference computed of a problem: these metrics."""
     problem: Problem
     names: Tuple[str, ...]
     again: Optional[_Again]
@@ -698,8 +698,8 @@ class _Clock:
         self.module = _module(device)
         self.pins = self.finishes_beside = device.type != "cpu"
         self._index = (device,) if self.pins else ()
-        # Pinned memory by the bits of its size. What torch frees it may ask the device about, which a CUDA graph that the
-        # training captures would not bear.
+        # Pinned memory by the bits of its size. Torch may ask the device about memory that was freed, which a CUDA graph that
+        # the training captures would not bear.
         self.rooms: Dict[int, List[torch.Tensor]] = defaultdict(list)
 
     def event(self) -> Any:

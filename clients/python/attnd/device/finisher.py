@@ -46,7 +46,7 @@ class Finisher:
         return not self._starting.is_alive()
 
     def run(self, call: Callable[..., _Made], *arguments: Any, data: Any) -> _Made:
-        """call(*arguments, data) there: all can be pickled, but for the bytes `data`. What it raises is a RuntimeError here."""
+        """call(*arguments, data) there: all can be pickled, but for the bytes `data`. Its exceptions are RuntimeErrors here."""
         with self._turn:
             if self._connection is not None:
                 try:

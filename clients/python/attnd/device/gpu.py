@@ -328,7 +328,7 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
 
 
 def _clocked(call: Callable[[], Any]) -> float:
-    """Seconds of the device, the median of nine. What `call` returns is called afterwards, if it can be."""
+    """Seconds of the device, the median of nine. If `call` returns a function, that is called afterwards."""
     event: Any = torch.cuda.Event
     found: List[float] = []
     for _ in range(10):
