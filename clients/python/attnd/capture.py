@@ -353,7 +353,7 @@ class Watch:
         if not self._explicit:  # the optimizer may have told of this very step
             self._explicit, self._stepped, self._forwards = True, False, 0
             remove_all(self._handles)
-        self._end_step()
+        self.optimizer_stepped()
 
     def epoch_end(self) -> None:
         """One epoch is done: tells the daemon, and counts on."""
@@ -499,10 +499,6 @@ class Watch:
         """Publishes projection matrices; called once, by watch()."""
         self._projections = projections
 
-    def optimizer_stepped(self) -> None:
-        """An optimizer of the model has stepped."""
-        self._end_step()
-
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
         self._notices.model_called()
@@ -522,7 +518,8 @@ class Watch:
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
 
-    def _end_step(self) -> None:
+    def optimizer_stepped(self) -> None:
+        """An optimizer of the model has stepped, or step() was called."""
         if self._closed or torch_state.is_graph_captured():  # a step that is captured is not computed
             return
         if not self._stepped:
@@ -543,7 +540,8 @@ class Watch:
             self.failed("the training could not be told of alerts")
 
     def _advance(self, before_backward: bool = False) -> None:
-        self._note_spent(self._step)
+        if self._spy.seconds > 0:
+            self._note_spent(self._step)
         if self.cost.step_ends(self._step):
             self._guarded(self._tell_cost)
         if self._gradients is not None:
@@ -583,7 +581,8 @@ class Watch:
             self._arm()
         elif not wanted and self._spy.installed:
             self._disarm()
-            self._note_spent(max(self._first_step, self._step - 1))
+            if self._spy.seconds > 0:
+                self._note_spent(max(self._first_step, self._step - 1))
 
     def _arm(self) -> None:
         began = time.perf_counter()
@@ -599,9 +598,8 @@ class Watch:
 
     def _note_spent(self, step: int) -> None:
         """Counts the time that the spy took since the last call to this step."""
-        if self._spy.seconds > 0:
-            self.cost.spent(step, self._spy.seconds)
-            self._spy.seconds = 0.0
+        self.cost.spent(step, self._spy.seconds)
+        self._spy.seconds = 0.0
 
     def _tell_cost(self) -> None:
         """Says what capturing costs, when that is news."""
