@@ -92,7 +92,7 @@ void mpk_put_bin(struct mpk_writer *writer, const void *data, size_t len);
 void mpk_put_u64(struct mpk_writer *writer, uint64_t number);
 void mpk_put_bool(struct mpk_writer *writer, bool value);
 void mpk_put_nil(struct mpk_writer *writer);
-/* One value that is encoded already. */
+/* One value that is encoded already; several, or none, only where nothing is open (mpk_open). */
 void mpk_put_raw(struct mpk_writer *writer, const void *encoded, size_t len);
 /* NaN and infinities become nil: a number that does not exist is null. */
 void mpk_put_f64(struct mpk_writer *writer, double number);

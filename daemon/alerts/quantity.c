@@ -17,9 +17,9 @@
  * captures and more one of 100 runs has 59, as its logits explode); heads that are saturated at
  * once with 22 times and more. */
 #define SPREAD_JUMP 16.0f
-/* The spread before is that of the newest window in which the head was not sharp, or less: it grows
- * twofold in a window at most, for a fault may begin within one; random matrices have half of the
- * least. */
+/* The spread before is that of the window before, or less: it grows twofold in a window at most,
+ * for a fault may begin within one, and not in a window with a jump; random matrices have half of
+ * the least. */
 #define SPREAD_GROWTH 2.0f
 #define SPREAD_LEAST  0.125f
 /* Where head_saturated is clear again. */
@@ -57,11 +57,12 @@ static bool has_jumped(float *before, double entropy, float spread)
     return false;
 }
 
-/* Saturation of most heads is the trouble of the layer, which is told once. One head that is sharp
- * among others may have learned to align: only its logits tell, by their size or their jump. */
+/* Saturation of most heads is the trouble of the layer, which is told once; where most have jumped,
+ * the training has. One head that is sharp among others may have learned to align: only its logits
+ * tell, by their size or their jump. */
 static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
 {
-    uint32_t saturated = 0;
+    uint32_t by_size = 0, in_all = 0;
     for (uint32_t h = 0; h < numbers->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
         double entropy = mean_of(summary, METRIC_ENTROPY_SANS_FIRST, h);
@@ -69,12 +70,16 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
         bool jumped = has_jumped(&head->past.spread, entropy, (float)spread);
         head->saturated_entropy = saturated_entropy(entropy, spread);
         head->saturated_alone = jumped ? entropy : head->saturated_entropy;
-        saturated += head->saturated_alone < 1;
+        by_size += head->saturated_entropy < 1;
+        in_all += head->saturated_alone < 1;
         head->saturated_alone = isnan(spread) ? NAN : head->saturated_alone;
     }
-    for (uint32_t h = 0; h < numbers->heads && 2 * saturated > numbers->heads; h++) {
-        double *alone = &numbers->head[h].saturated_alone;
-        *alone = isnan(*alone) ? NAN : 1;
+    for (uint32_t h = 0; h < numbers->heads; h++) {
+        struct alert_head_numbers *head = &numbers->head[h];
+        uint32_t alike = head->saturated_entropy < 1 ? by_size : in_all;
+        if (2 * alike > numbers->heads && !isnan(head->saturated_alone)) {
+            head->saturated_alone = 1;
+        }
     }
 }
 

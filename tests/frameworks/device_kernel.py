@@ -141,7 +141,7 @@ def on_device(given):
 
 
 def launched(given):
-    """What arrives, once the kernels are compiled."""
+    """The numbers that arrive, once the kernels are compiled."""
     one = accelerator.Accelerator("job", Cost())
     while True:
         try:

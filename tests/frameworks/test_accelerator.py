@@ -568,7 +568,7 @@ def state_of(wait):
 
 
 FINISHED = {"queries": {}, "rows": {"rows": some_rows(T, 9)}, "mask": {"mask": torch.arange(T).view(1, 1, 1, T) < 50},
-         "tokens": {"documents": torch.arange(T).expand(B, -1) // 30, "tokens": torch.tensor([60])}}
+            "tokens": {"documents": torch.arange(T).expand(B, -1) // 30, "tokens": torch.tensor([60])}}
 
 
 @pytest.mark.parametrize("form", [*FINISHED, "weights"])
@@ -596,14 +596,59 @@ def test_what_fails_there_is_one_loss_and_a_process_that_dies_is_done_without(be
     assert computer().launch(asked(), 0)() is not None
 
 
+def in_a_process(code):
+    """What a program says that has a Finisher `one`."""
+    run = subprocess.run([sys.executable, "-c", f"import os, signal, time; from attnd.device import finisher; one = finisher.shared()\n{code}"],
+                         capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert run.stderr == ""
+    return [int(word) for word in run.stdout.split()]
+
+
+def is_gone(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def test_it_ends_with_the_training_however_that_ends():
-    code = """import os, signal, time; from attnd.device import finisher; one = finisher.shared()
-while not one.is_ready: time.sleep(0.05)
-print(one._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    pid = int(run.stdout)
-    wait_until(lambda: not os.path.exists(f"/proc/{pid}") or "Z" in pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2], "its end")
+    """Also where a process that was forked has what belongs to the connection."""
+    pid, forked = in_a_process("""while not one.is_ready: time.sleep(0.05)
+forked = os.fork()
+if forked == 0:
+    os.closerange(0, 3)
+    time.sleep(600)
+    os._exit(0)
+print(one._process.pid, forked, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)""")
+    try:
+        wait_until(lambda: is_gone(pid), "its end")
+        assert not is_gone(forked)
+    finally:
+        os.kill(forked, signal.SIGKILL)
+
+
+def test_nothing_is_said_when_the_training_ends_before_it_is_there():
+    in_a_process("time.sleep(0.3)")
+
+
+def test_why_it_cannot_start_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "path", [])
+    with caplog.at_level(logging.WARNING):
+        one = finisher.Finisher()
+        wait_until(lambda: one.is_ready, "its failure")
+    assert [record.getMessage().partition(": the sender")[0] for record in caplog.records] == [
+        "the process that finishes what is captured on an accelerator failed (ModuleNotFoundError: No module named 'attnd')"]
+    assert one.run(operator.concat, b"ab", data=b"cd") == b"abcd"
+
+
+def test_the_layers_of_a_forward_share_their_rows_and_no_others_do(monkeypatch):
+    one, device = computer(), torch.device("cpu")
+    monkeypatch.setattr(accelerator._clock(device), "stream", lambda: 1)
+    drawn = [one.rows(forward, 8192, 256, device).here.tolist() for forward in ((3, 0), (3, 0), (3, 1), (4, 0))]
+    assert drawn[0] == drawn[1] and len({str(rows) for rows in drawn}) == 3
+    monkeypatch.setattr(accelerator._clock(device), "stream", lambda: 2)
+    assert one.rows((4, 0), 8192, 256, device).here.tolist() != drawn[3]
 
 
 def test_a_program_that_is_no_python_is_not_started_again(monkeypatch):

@@ -60,6 +60,7 @@ _CHECKED_TO = 5e-3  # relative to what is above 1
 _ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a row are off by about as much
 _BACKENDS = ("triton", "reference")
 _KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose states the sender thread computes
+_ROOM_KEPT_MAX = 4 << 20  # bytes of pinned memory that are kept for the next capture: those of all rows take more
 _AWAITED = "the kernels, or the process that finishes what they leave, are not there yet"
 _chosen = random.Random()  # not the training's
 
@@ -153,9 +154,9 @@ class Accelerator:
         self._resting = 0  # captures that are not tried, for lack of memory
         self._rows: Optional[Tuple[Any, Rows]] = None
 
-    def rows(self, step: int, queries: int, rows: int, device: torch.device) -> Rows:
-        """random_rows(), the same for all layers of a step that are computed on one stream."""
-        key = step, queries, rows, _clock(device).stream()
+    def rows(self, forward: Tuple[int, int], queries: int, rows: int, device: torch.device) -> Rows:
+        """random_rows(), the same for all layers of a forward, by step and microbatch, that are computed on one stream."""
+        key = forward, queries, rows, _clock(device).stream()
         if self._rows is None or self._rows[0] != key:
             self._rows = key, random_rows(queries, rows, device)
         return self._rows[1]
@@ -666,20 +667,23 @@ class _Parcel:
         self.about: _About = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
                               for name, one in tensors.items()]
         packed = _packed(tensors)
-        self._rooms, self._nbytes = clock.rooms[packed.numel().bit_length()], packed.numel()
+        bits, self._nbytes = (packed.numel() - 1).bit_length(), packed.numel()
+        self._rooms = clock.rooms[bits]
         try:
             self._room = self._rooms.pop()
         except IndexError:
-            self._room = torch.empty(1 << packed.numel().bit_length(), dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
+            self._room = torch.empty(1 << bits, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
         self._room[:packed.numel()].copy_(packed, non_blocking=True)
         self.ended = clock.event()
 
     def take(self, read: Callable[[np.ndarray], Any]) -> Any:
         """read(their bytes), which waits until they are there. Once."""
         self.ended.synchronize()
-        found = read(np.asarray(self._room.numpy())[:self._nbytes])
-        self._rooms.append(self._room)
-        return found
+        try:
+            return read(np.asarray(self._room.numpy())[:self._nbytes])
+        finally:
+            if self._room.numel() <= _ROOM_KEPT_MAX:
+                self._rooms.append(self._room)
 
 
 def _unpacked(about: _About, data: Any) -> Dict[str, np.ndarray]:
@@ -698,8 +702,8 @@ class _Clock:
         self.module = _module(device)
         self.pins = self.finishes_beside = device.type != "cpu"
         self._index = (device,) if self.pins else ()
-        # Pinned memory by the bits of its size. Torch may ask the device about memory that was freed, which a CUDA graph that
-        # the training captures would not bear.
+        # Pinned memory by the bits of its size, which is kept unless it is large: torch may ask the device about memory that
+        # was freed, which a CUDA graph that the training captures would not bear.
         self.rooms: Dict[int, List[torch.Tensor]] = defaultdict(list)
 
     def event(self) -> Any:

@@ -323,7 +323,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     else:
         q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
         count = _sizes(part)[2]
-        some = None if count == rows.total else origin.computer.rows(origin.step, rows.total, count, q.device)
+        some = None if count == rows.total else origin.computer.rows((origin.step, context.microbatch), rows.total, count, q.device)
         taken = (samples, heads, queries if some is None else some.there)
         mask = seen.late_mask(taken) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, taken)
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal

@@ -580,9 +580,8 @@ class Watch:
         if wanted and not self._spy.installed:
             self._arm()
         elif not wanted and self._spy.installed:
-            self._disarm()
-            if self._spy.seconds > 0:
-                self._note_spent(max(self._first_step, self._step - 1))
+            self._disarm()  # which takes some time
+            self._note_spent(max(self._first_step, self._step - 1))
 
     def _arm(self) -> None:
         began = time.perf_counter()

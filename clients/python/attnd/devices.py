@@ -6,7 +6,8 @@ harm. On CUDA it then travels on a stream of its own into pinned memory; who ask
 thread) waits for it there, asleep. Other accelerators bring it over when it is asked for. On the CPU the copy is all.
 
 While the training captures a CUDA graph, CUDA by default refuses calls of all threads that might disturb it, such as to wait
-for an event, and the capture is lost. Threads of attnd make theirs in relaxed(): they have no part in the graph.
+for an event, and the capture is lost. The sender thread, and the one that compiles, make theirs in relaxed(): they have no
+part in the graph. Without CUDA's driver (ROCm) they do not.
 """
 from __future__ import annotations
 

@@ -424,8 +424,8 @@ class Publisher:
         copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
                  as dropped, like one that raises)
 
-        NotYet of `copy` is counted as skipped; another exception is counted as dropped, and raised. For capture.py, which calls hurry() after the last of a
-        forward. The arguments are taken as checked.
+        NotYet of `copy` is counted as skipped; another exception is counted as dropped, and raised. For capture.py, which
+        calls hurry() after the last of a forward. The arguments are taken as checked.
         """
         topic = self._topic(*layer)
         self._step = step

@@ -58,7 +58,7 @@ static void metrics_jobs_put_numbers(struct metrics_text *text, const struct met
     }
 }
 
-/* Which run it is, its state, one of which is 1, and when it was heard. */
+/* The newest run, its state, one of which is 1, and when it was heard. */
 static void metrics_jobs_put_runs(struct metrics_text *text, const struct metrics_view *view)
 {
     static const char *const states[] = {"active", "idle", "ended"};

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: MIT
 """finisher: a process beside the training that makes states of what the kernels leave.
 
-A layer of 32 heads takes it some 70 ms of Python. A thread of the training's process would take the interpreter's lock for
-them, again and again, and the training would wait: on an H100 steps of 71 ms took 171 when all were captured. The process
-has no GPU and a low priority, and ends when the training does. It is started with the first capture; nothing is captured until
-it is there, which takes as long as `import torch`. Where none can be started, or it fails, which is said, `run` works where
-it is called.
+A layer of 32 heads takes it some 40 ms of Python (256 rows, on the machine of an H200). A thread of the training's process
+would take the interpreter's lock for them, again and again, and the training would wait: on an H100 steps of 71 ms took 171
+when all 8 layers were captured, and take 82 now. The process has no GPU and a low priority, and ends when the training does.
+It is started with the first capture; nothing is captured until it is there, which takes as long as `import torch`. Where none
+can be started, or it fails, which is said, `run` works where it is called.
 """
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import pathlib
 import pickle
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Optional, TypeVar
 
@@ -48,11 +50,12 @@ class Finisher:
     def run(self, call: Callable[..., _Made], *arguments: Any, data: Any) -> _Made:
         """call(*arguments, data) there: all can be pickled, but for the bytes `data`. Its exceptions are RuntimeErrors here."""
         with self._turn:
-            if self._connection is not None:
+            connection = self._connection
+            if connection is not None:
                 try:
-                    self._connection.send_bytes(pickle.dumps((call, arguments)))  # send() would share tensors' memory
-                    self._connection.send_bytes(data)
-                    is_made, answer = self._answer(ANSWERS_S)
+                    connection.send_bytes(pickle.dumps((call, arguments)))  # send() would share tensors' memory
+                    connection.send_bytes(data)
+                    is_made, answer = self._answer(connection, ANSWERS_S)
                 except Exception as error:
                     self._fails(error)
                 else:
@@ -63,53 +66,59 @@ class Finisher:
 
     def _start(self) -> None:
         if not _is_python():
-            log.debug("sys.executable is no Python that could be started: the sender thread finishes what is captured")
+            log.warning("this Python is built into %s: no process can be started beside it that finishes what is captured on an "
+                        "accelerator. The sender thread does, and the training's steps may wait", sys.executable or "a program")
             return
+        said = tempfile.TemporaryFile()
         try:
             ours, theirs = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWERS_S), 0))
             with theirs:
-                code = (f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
+                code = (f"import sys; sys.path[:] = {[str(path) for path in sys.path]!r}; from {__name__} import serve; "
                         f"serve({theirs.fileno()}, {self.pid})")
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
                     pass_fds=[theirs.fileno()], start_new_session=True,
                     env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
             self._connection = Connection(ours.detach())
-            atexit.register(self.close)
-            self._answer(STARTS_S)
+            self._answer(self._connection, STARTS_S)
         except Exception as error:
-            self._fails(error)
+            said.seek(0)
+            lines = said.read().decode(errors="replace").split("\n")
+            self._fails(error, next((line for line in reversed(lines) if line), ""))
 
-    def _answer(self, within_s: float) -> Any:
-        assert self._connection is not None
-        if not self._connection.poll(within_s):
+    @staticmethod
+    def _answer(connection: Connection, within_s: float) -> Any:
+        if not connection.poll(within_s):
             raise TimeoutError(f"no answer within {within_s:.0f} s")
-        return pickle.loads(self._connection.recv_bytes())
+        return pickle.loads(connection.recv_bytes())
 
-    def _fails(self, error: Exception) -> None:
-        log.warning("the process that finishes what is captured on an accelerator failed (%s: %s): the sender thread does it from "
-                    "now on, for which the training's steps may wait", type(error).__name__, error)
+    def _fails(self, error: Exception, said: str = "") -> None:
+        log.warning("the process that finishes what is captured on an accelerator failed (%s): the sender thread does it from "
+                    "now on, and the training's steps may wait", said or f"{type(error).__name__}: {error}")
         self.close()
 
     def close(self) -> None:
-        """Ends the process."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Ends the process, which the end of the training does as well."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
 
 _one: Optional[Finisher] = None
+_making = threading.Lock()
 
 
 def shared() -> Finisher:
     """That of this process."""
     global _one
-    if _one is None or _one.pid != os.getpid():
-        _one = Finisher()
-    return _one
+    with _making:
+        if _one is None or _one.pid != os.getpid():
+            _one = Finisher()
+        return _one
 
 
 def _is_python() -> bool:
@@ -129,12 +138,12 @@ def serve(descriptor: int, parent: int) -> None:
                 if os.getppid() != parent:
                     return
             try:
-                call, arguments = pickle.loads(connection.recv_bytes())
-                data = connection.recv_bytes()
+                asked, data = connection.recv_bytes(), connection.recv_bytes()
             except EOFError:
                 return
             try:
+                call, arguments = pickle.loads(asked)
                 answer = True, call(*arguments, data)
-            except Exception as error:
-                answer = False, f"{type(error).__name__}: {error}"
+            except Exception:
+                answer = False, traceback.format_exc()
             connection.send_bytes(pickle.dumps(answer))
