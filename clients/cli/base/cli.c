@@ -354,9 +354,11 @@ int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc
 int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader *show)
 {
     struct ask nothing;
-    ask_init(&nothing);
-    return ask_read(cli, method, ask ? ask : &nothing,
-                    cli->args->given & ARGS_JSON ? cli_print_json : show);
+    if (!ask) {
+        ask_init(&nothing);
+        ask = &nothing;
+    }
+    return ask_read(cli, method, ask, cli->args->given & ARGS_JSON ? cli_print_json : show);
 }
 
 /* Other sockets of the same attnd */

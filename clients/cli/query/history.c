@@ -177,8 +177,10 @@ int cmd_history(struct cli *cli)
         rpc_reply_clear(&reply);
     } else if (code == CLI_OK) {
         /* attnd says what there is instead; metrics are too many for its sentence. */
-        ask_job(&ask, args);
-        code = args->metric ? ask_read(cli, "windows", &ask, check_metric) : CLI_OK;
+        if (args->metric) {
+            ask_job(&ask, args);
+            code = ask_read(cli, "windows", &ask, check_metric);
+        }
         code = code == CLI_OK ? cli_explain(cli, RPC_REFUSED, &reply) : code;
     }
     return code;
