@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -598,7 +599,8 @@ def test_what_fails_there_is_one_loss_and_a_process_that_dies_is_done_without(be
 
 def in_a_process(code):
     """What a program says that has a Finisher `one`."""
-    run = subprocess.run([sys.executable, "-c", f"import os, signal, time; from attnd.device import finisher; one = finisher.shared()\n{code}"],
+    code = f"import os, signal, time; from attnd.device import finisher; one = finisher.shared()\n{code}"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code],
                          capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert run.stderr == ""
     return [int(word) for word in run.stdout.split()]
