@@ -178,8 +178,9 @@ class Accelerator:
     @torch.no_grad()
     def launch(self, asked: Asked, step: int, side: int = 0) -> "Wait":
         """Launches the computation; what is returned waits for the numbers. `side`: cells of the maps of the first sample, 0
-        for none. Raises NotYet while a kernel is compiled; and without memory, and for a while after that: asking for some
-        that is not there makes torch give back what it keeps for the training, which takes its time."""
+        for none. Raises NotYet until the kernels, and the process that finishes, are there; and MemoryError without memory, and
+        for a while after that: asking for some that is not there makes torch give back what it keeps for the training, which
+        takes its time."""
         if self._resting > 0:
             self._resting -= 1
             raise MemoryError("the device was out of memory not long ago")
@@ -667,13 +668,14 @@ class _Parcel:
         self.about: _About = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
                               for name, one in tensors.items()]
         packed = _packed(tensors)
-        bits, self._nbytes = (packed.numel() - 1).bit_length(), packed.numel()
+        self._nbytes = packed.numel()
+        bits = (self._nbytes - 1).bit_length()
         self._rooms = clock.rooms[bits]
         try:
             self._room = self._rooms.pop()
         except IndexError:
             self._room = torch.empty(1 << bits, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
-        self._room[:packed.numel()].copy_(packed, non_blocking=True)
+        self._room[:self._nbytes].copy_(packed, non_blocking=True)
         self.ended = clock.event()
 
     def take(self, read: Callable[[np.ndarray], Any]) -> Any:

@@ -27,7 +27,7 @@ HEADS_MOST = 64  # more heads have no lines of their own
 NAMED_MOST = 8
 MARKED = 3  # bars in colour
 TEXTS_MOST = 120  # more keys are labelled with positions
-TEXTS_SURE = 24  # of so many each has its text at the axis; of more the legend has those of the marked bars
+TEXTS_SURE = 24  # bars that each have their text at the axis; of more the legend has those of the marked bars
 
 
 def axis_title(metric: str) -> str:

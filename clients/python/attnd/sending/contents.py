@@ -107,7 +107,7 @@ def check_heads(offset: Optional[int], total: Optional[int], heads: int) -> None
 
 
 def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], heads: int, wanted: bool) -> Dict[str, Any]:
-    """Adds the maps of a layer with so many heads, if they are wanted; returns what the header says of them. ValueError
+    """Adds the maps of a layer with this number of heads, if they are wanted; returns what the header says of them. ValueError
     when they do not fit, wanted or not."""
     if maps is None:
         return {}

@@ -276,7 +276,7 @@ class Outbox:
                 self.changed.notify_all()
 
     def told(self, total: int) -> None:
-        """An event tells of so many tensors that were dropped."""
+        """An event tells that `total` tensors were dropped."""
         with self.changed:
             self.untold = self.dropped_tensors != total
 
@@ -288,7 +288,7 @@ class Outbox:
         return zmq.Frame(view, copy=False)
 
     def may_hand_over(self, nbytes: int) -> bool:
-        """Whether ZeroMQ may have so many bytes more."""
+        """Whether ZeroMQ may have these bytes more."""
         with self.changed:
             held = self._held()
         return not held or held + nbytes <= self._bytes_max // SENT_PART
