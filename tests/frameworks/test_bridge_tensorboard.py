@@ -94,7 +94,7 @@ def test_a_thread_beside_the_training_writes_to_a_writer_of_ones_own(tmp_path):
         training = Training(attnd)
         training.epochs(0, 2)
         training.end()
-        assert bridge.wait(60)
+        assert bridge.wait(60), bridge.stats()
     writer.add_scalar("loss", 1.0, 0)  # it is still open
     writer.close()
     found = read(tmp_path)

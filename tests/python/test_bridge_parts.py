@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 import threading
+import time
 import types
 
 import numpy as np
@@ -502,8 +503,8 @@ def test_a_sink_that_is_gone_is_quiet(caplog):
 
 # ------------------------------------------------------------------------------------------- the bridge
 
-def job(run, state):
-    return {"kind": "job", "job": run.job, "run": run.run, "state": state, "epoch": 0, "step": 0, "time_ns": 1,
+def job(run, state, time_ns=1):
+    return {"kind": "job", "job": run.job, "run": run.run, "state": state, "epoch": 0, "step": 0, "time_ns": time_ns,
             "layers": []}
 
 
@@ -526,6 +527,13 @@ def test_a_run_that_goes_on_is_not_forgotten_for_those_that_ended(bridge, monkey
     fed(bridge, job(RUN, "active"), *(job(numbered(n), "ended") for n in range(8)))
     assert not bridge.wait(0)
     fed(bridge, job(RUN, "ended"))
+    assert bridge.wait(0)
+
+
+def test_a_run_that_ended_before_the_subscription_has_ended_if_it_went_on_beside_the_bridge(bridge):
+    fed(bridge, job(numbered(1), "ended"))
+    assert not bridge.wait(0)
+    fed(bridge, job(numbered(2), "ended", time.time_ns()))
     assert bridge.wait(0)
 
 

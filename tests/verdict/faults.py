@@ -105,6 +105,7 @@ class Kind(NamedTuple):
     multihead: bool = False
     unbounded: bool = False  # QK-norm prevents it
     learned: bool = False  # in heads that have learned something
+    hurts: bool = False  # it is a fault only where the loss rises
     logits: bool = False  # seen by them alone: by what torch 1 has, attention in parts, they are not captured
 
 
@@ -113,7 +114,7 @@ KINDS: Dict[str, Kind] = {
     "sharpening": Kind(sharpening, "head_saturated", logits=True),
     "uniform": Kind(uniform, "head_uniform", learned=True),
     "dead_output": Kind(dead_output, "head_silent"),
-    "collapse": Kind(collapse, "entropy_collapse", of_head=False, everywhere=True, unbounded=True),
+    "collapse": Kind(collapse, "entropy_collapse", of_head=False, everywhere=True, unbounded=True, hurts=True),
     "not_a_number": Kind(not_a_number, "first_invalid"),
     "logits": Kind(logits, "max_logit_growth", of_head=False, logits=True),
     "future": Kind(future, "looks_ahead", of_head=False, decoders=True),

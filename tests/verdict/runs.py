@@ -48,7 +48,8 @@ class Missed(Exception):
 def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed: int,
           logs: bool = False) -> Optional[Dict[str, Any]]:
     """One run, which `logs` its loss: its fault, its last loss, and the alerts in their order. None: the model has no place
-    for this fault. Raises Missed when a step was not captured, as happens to an attnd that gets no processor."""
+    for this fault, or does not feel it. Raises Missed when a step was not captured, as happens to an attnd that gets no
+    processor."""
     torch.manual_seed(seed)
     shape, task = ARCHITECTURES[architecture]
     model = Model(shape, task, seed)
@@ -58,7 +59,7 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
     rate = random.Random(seed).choice(RATES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
-    seen = 0  # messages
+    seen, losses = 0, []  # messages; of each step
     with attnd.watch(model, job, address=daemon.directory, every=1, samples=4, wait=PATIENCE_S) as watch:
         for step in range(steps):
             if fault is not None and step == fault.begin and KINDS[kind].learned:
@@ -69,12 +70,13 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
                 with torch.no_grad():
                     KINDS[kind].before(model, optimizer, fault, step - fault.begin)
             loss = model(step)
+            losses.append(loss.item())
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             if logs:
-                watch.log(loss=loss.item())
+                watch.log(loss=losses[-1])
             if step < WARMUP:
                 schedule.step()
             taken = watch.stats()["published"]
@@ -86,9 +88,19 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
     stats = watch.stats()
     if stats["dropped"] or stats["skipped"]:
         raise Missed(f"{job}: messages were dropped: {stats}")
+    if fault is not None and KINDS[kind].hurts and not feels(losses, fault.begin):
+        print(f"set aside: {job}: the loss did not rise", file=sys.stderr, flush=True)
+        return None
     place = model.attentions()[fault.place][:3] if fault is not None and fault.place >= 0 else None
-    return {"job": job, "kind": kind, "rate": rate, "fault": fault, "place": place, "loss": loss.item(),
+    return {"job": job, "kind": kind, "rate": rate, "fault": fault, "place": place, "loss": losses[-1],
             "alerts": daemon.alerts(job)}
+
+
+def feels(losses: List[float], begin: int) -> bool:
+    """Whether a training feels what began: its loss is higher in the IN_FORCE windows after it than in the one before. A
+    model that has learned all gets gradients too small for a higher learning rate to harm it."""
+    after = losses[begin:begin + IN_FORCE * WINDOW]
+    return statistics.mean(after) > statistics.mean(losses[begin - WINDOW:begin])
 
 
 class Daemon:

@@ -84,6 +84,7 @@ class Bridge:
         self._current: Optional[Dict[str, Any]] = None
         self._cut_short: Set[Run] = set()  # stopped in their past: what is newer would leave a hole for good
         self._alive: Set[Run] = set()
+        self._began_ns = time.time_ns()
         self._ended = 0
         self._received = 0
         self._stop = threading.Event()
@@ -160,7 +161,7 @@ class Bridge:
         self.close()
 
     def wait(self, timeout: float) -> bool:
-        """Waits until the runs that the bridge saw going on have ended and what came of them is with the sinks; False
+        """Waits until the runs that went on beside the bridge have ended and what came of them is with the sinks; False
         when that takes longer than `timeout` seconds. Then close() writes it."""
         deadline = time.monotonic() + timeout
         while not (self._ended and not self._alive):
@@ -246,6 +247,8 @@ class Bridge:
         self._offer(self._pictures.flush(run))
         self._pictures.forget(run)
         self._offer((End(run, "", (), job["epoch"], job["step"], job["time_ns"]),))
+        if job["time_ns"] >= self._began_ns:  # it went on beside this bridge, also when only its end was heard
+            self._alive.add(run)
         self._over(run)
 
     def _over(self, run: Run) -> None:
