@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was recorded is what came, and replaying it gives the same summaries, byte for byte."""
+"""What was recorded is what came, and replaying it gives the same summaries and alerts, byte for byte."""
 import json
 import os
 import pathlib
@@ -28,6 +28,7 @@ from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wai
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 # Nothing that depends on how busy the machine is.
 STEADY = ("metrics.spectrum_budget=0", "history.enabled=false")
+SHARP = "rules: {sharp: {metric: entropy_normalized, each: head, below: 0.9}}\n"  # some heads of random maps are
 
 
 def attnctl(*arguments, attnd=None):
@@ -226,31 +227,36 @@ def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
     return sent
 
 
-def collect_summaries(attnd, reader):
-    """Every summary that was published, as bytes."""
-    expected = attnd.stats()["summaries"]
-    summaries = []
-    while len(summaries) < expected:
-        assert reader.socket.poll(int(1000 * PATIENCE_S)), f"{len(summaries)} of {expected} summaries"
+def collect_results(reader):
+    """Every summary and alert that was published, as bytes, until the run has ended."""
+    results = []
+    while True:
+        assert reader.socket.poll(int(1000 * PATIENCE_S)), f"only {len(results)} results"
         topic, body = reader.socket.recv_multipart()
-        if body[-1:] == b"\xc2":  # not a snapshot
-            summaries.append((topic, body))
-    return summaries
+        if topic.startswith(b"job/"):
+            if msgpack.unpackb(body)["state"] == "ended":
+                return results
+        elif body[-1:] == b"\xc2":  # not a snapshot
+            results.append((topic, body))
+
+
+def results_of(attnd):
+    return Reader(attnd, "summary/", "alert/", "job/")
 
 
 def record_run(path, rng, slowly):
-    """A recording of a run with byes, its number of messages and its summaries."""
-    attnd = Attnd(*STEADY)
-    reader = Reader(attnd, "summary/")
+    """A recording of a run with byes, its number of messages, what was published of it, and the verdict."""
+    attnd = Attnd(*STEADY, config=SHARP)
+    reader = results_of(attnd)
     recorder = Recorder(attnd, "gpt", path, "--until-end")
     messages = publish_run(attnd, rng, slowly=slowly)
     code, out, err = recorder.end()
     assert (code, err) == (0, "")
     assert re.fullmatch(rf"{re.escape(str(path))}: {messages} messages of gpt, .* in .*, 0 lost\n", out)
-    summaries = collect_summaries(attnd, reader)
-    assert summaries
+    results, verdict = collect_results(reader), attnd.call("verdict", job="gpt")
+    assert {topic.split(b"/")[0] for topic, _ in results} == {b"summary", b"alert"} and verdict["alerts"]
     attnd.close()
-    return path, messages, summaries
+    return path, messages, results, verdict
 
 
 @pytest.fixture(scope="module")
@@ -274,20 +280,21 @@ def test_the_file_is_as_its_picture_says_and_holds_what_was_sent(tmp_path, attnd
 
 
 @pytest.mark.parametrize("slowly", [False, True])
-def test_replaying_gives_the_same_summaries_byte_for_byte(recorded, tmp_path, rng, slowly):
-    path, messages, summaries = recorded if slowly else record_run(tmp_path / "run.rec", rng, slowly=False)
-    fresh = Attnd(*STEADY)
-    reader = Reader(fresh, "summary/")
+def test_replaying_gives_the_same_summaries_and_verdict_byte_for_byte(recorded, tmp_path, rng, slowly):
+    path, messages, results, verdict = recorded if slowly else record_run(tmp_path / "run.rec", rng, slowly=False)
+    fresh = Attnd(*STEADY, config=SHARP)
+    reader = results_of(fresh)
     result = attnctl("replay", path, attnd=fresh)
     assert (result.returncode, result.stderr) == (0, "")
     assert re.fullmatch(rf"{re.escape(str(path))}: {messages} messages sent, .*; attnd processed {messages}, dropped 0\n",
                         result.stdout)
-    assert collect_summaries(fresh, reader) == summaries
+    assert collect_results(reader) == results
+    assert msgpack.packb(fresh.call("verdict", job="gpt")) == msgpack.packb(verdict)
     fresh.close()
 
 
 def test_a_run_that_is_known_already_is_refused_and_said_to_be(recorded):
-    path, messages, _ = recorded
+    path, messages, *_ = recorded
     fresh = Attnd(*STEADY)
     assert attnctl("replay", path, attnd=fresh).returncode == 0
     again = attnctl("replay", path, attnd=fresh)
@@ -331,19 +338,19 @@ def test_the_tap_passes_on_every_frame_as_it_came(attnd, rng):
 
 def test_a_compressed_recording_is_smaller_and_replays_the_same(tmp_path, rng):
     attnd = Attnd(*STEADY)
-    reader = Reader(attnd, "summary/")
+    reader = results_of(attnd)
     plain = Recorder(attnd, "gpt", tmp_path / "plain.rec", "--until-end")
     packed = Recorder(attnd, "gpt", tmp_path / "packed.rec", "--until-end", "--compress")
     messages = publish_run(attnd, rng)
     assert plain.end()[0] == packed.end()[0] == 0
-    summaries = collect_summaries(attnd, reader)
+    results = collect_results(reader)
     attnd.close()
     assert os.path.getsize(tmp_path / "packed.rec") < os.path.getsize(tmp_path / "plain.rec")
     fresh = Attnd(*STEADY)
-    reader = Reader(fresh, "summary/")
+    reader = results_of(fresh)
     result = json.loads(attnctl("replay", tmp_path / "packed.rec", "--json", attnd=fresh).stdout)
     assert (result["sent"], result["processed"], result["not_asked_for"], result["dropped"]) == (messages, messages, 0, {})
-    assert collect_summaries(fresh, reader) == summaries
+    assert collect_results(reader) == results
     fresh.close()
 
 
@@ -367,7 +374,7 @@ def test_a_killed_recorder_leaves_whole_messages(tmp_path, attnd, rng):
 
 
 def test_a_damaged_recording_is_replayed_up_to_there(recorded, tmp_path):
-    whole, messages, _ = recorded
+    whole, messages, *_ = recorded
     path, content = tmp_path / "run.rec", bytearray(whole.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
