@@ -26,8 +26,14 @@
 #define ENTROPY_SHARP 0.4
 /* Where logits are not known: below the entropy of healthy sharp heads but the sharpest. */
 #define ENTROPY_SATURATED 0.1
-/* Random matrices have half of it, and layers that a model does not need lose even that. */
-#define FOCUS_LEARNED 0.06
+/* Random matrices have half of it, and layers that a model does not need lose even that, slowly.
+ * What a head with less has lost is told only where next to nothing of it is left, at once. */
+#define FOCUS_LEARNED 0.06f
+#define FOCUS_LEAST   0.01f
+#define FOCUS_GONE    0.0025f
+/* So many times counts what is left of it: head_uniform fires where 0.05 are left of what was
+ * learned. */
+#define FOCUS_DOUBT (0.05 / FOCUS_GONE)
 /* Sinks of healthy heads leave more to the other keys, in most heads. */
 #define SINK_TAKEN 0.9
 /* A layer can have been left behind once another one has this. */
@@ -88,15 +94,25 @@ static double focus_of(const struct summary_result *summary, uint32_t head)
     return 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, head);
 }
 
-/* One window is noise: `kept` is the largest that two windows on end had. */
+/* One window is noise: `kept` is the largest that two windows on end had. Below FOCUS_LEARNED it
+ * halves in each window, until the head is uniform at once. */
 static double lost_focus(struct alert_past *past, double focus)
 {
     if (isnan(focus)) {
         return NAN;
     }
-    past->kept = fmaxf(past->kept, fminf(past->before, (float)focus));
-    past->before = (float)focus;
-    return past->kept < FOCUS_LEARNED ? NAN : fmax(0, 1 - focus / (double)past->kept);
+    float now = (float)focus, of_two = fminf(past->before, now);
+    past->before = now;
+    if (past->kept >= FOCUS_LEARNED) {
+        past->kept = fmaxf(past->kept, of_two);
+    } else if (now >= FOCUS_GONE * past->kept) {
+        past->kept = fmaxf(past->kept / 2, of_two);
+    }
+    if (past->kept < FOCUS_LEAST) {
+        return NAN;
+    }
+    double left = focus / (double)past->kept;
+    return fmax(0, 1 - (past->kept < FOCUS_LEARNED ? FOCUS_DOUBT : 1) * left);
 }
 
 static double written_by(const struct summary_result *summary, uint32_t head)

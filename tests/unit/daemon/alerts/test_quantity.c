@@ -215,12 +215,30 @@ QUANTITY_TEST(saturation_of_most_heads_is_the_layers_and_not_each_heads)
 
 QUANTITY_TEST(focus_is_lost_of_what_two_windows_kept)
 {
-    static const double entropy[] = {0.99, 0.5, 0.95, 0.8, 0.7, NONE, 0.98, 0.6, 0.6, 0.96};
-    static const double wanted[] = {NONE, NONE, NONE, NONE, 0, NONE, 0.9, 0, 0, 0.9};
+    static const double entropy[] = {0.992, 0.5, 0.95, 0.8, 0.7, NONE, 0.98, 0.6, 0.6, 0.96};
+    static const double wanted[] = {NONE, NONE, 0, 0, 0, NONE, 0.9, 0, 0, 0.9};
     for (size_t i = 0; i < sizeof entropy / sizeof entropy[0]; i++) {
         begin_window(f, decoder_0);
         put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){entropy[i], 1, 1, 1});
         expect_same(take_window(f)->head[0].lost_focus, wanted[i]);
+    }
+}
+
+/* Head 0 loses all that it had at once, head 1 in many windows, head 2 had next to nothing, and
+ * head 3 keeps a tenth. */
+QUANTITY_TEST(focus_of_a_head_that_has_learned_little_is_lost_at_once_or_not_at_all)
+{
+    double slowly = 0.04;
+    for (int window = 0; window < 12; window++, slowly *= 0.6) {
+        double kept = window < 6 ? 0.04 : 0;
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_NORMALIZED,
+                  (double[]){1 - kept, 1 - slowly, 1 - kept / 8, 1 - fmax(kept, 0.004)});
+        const struct alert_head_numbers *head = take_window(f)->head;
+        expect_same(head[0].lost_focus, window == 0 ? NONE : kept > 0 ? 0 : 1);
+        assert_true(isnan(head[1].lost_focus) || head[1].lost_focus == 0);
+        expect_same(head[2].lost_focus, NONE);
+        assert_true(isnan(head[3].lost_focus) || head[3].lost_focus == 0);
     }
 }
 
