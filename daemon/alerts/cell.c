@@ -74,7 +74,8 @@ void alert_cells_free(struct alert_cells *cells)
 {
     free(cells->cell);
     free(cells->past);
-    *cells = (struct alert_cells){.applies = cells->applies, .judged = cells->judged};
+    *cells = (struct alert_cells){
+        .applies = cells->applies, .judged = cells->judged, .newest = cells->newest};
 }
 
 int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count)
@@ -116,15 +117,15 @@ void alerts_forget(struct alerts *alerts)
     }
     free_layer_cells(alerts, alerts->whole);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        alerts->whole->cells[i].judged = false;
+        alerts->whole->cells[i].judged = alerts->whole->cells[i].newest = 0;
     }
     memset(alerts->gathered, 0, sizeof alerts->gathered);
-    alerts->origin = alerts->found = (struct alert_origin){.share = 0};
+    alerts->origin = (struct alert_origin){.share = 0};
     alerts->focus = alerts->focus_now = 0;
     alerts->sinks = alerts->sinkable = 0;
     alerts->causal = false;
     alerts->judged.any = false;
-    alerts->told = alerts->held_back = 0;
+    alerts->told = alerts->held_back = alerts->windows = 0;
 }
 
 /* Judging */
@@ -169,9 +170,12 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     struct alert_cell *cell = &cells->cell[index];
     double x = isnan(value) ? value : compared(rule, cells, index, value);
     bool below = rule->condition == RULE_BELOW;
-    cells->judged = cells->judged || !isnan(value);
     if (isnan(x)) {
         return;
+    }
+    if (cells->judged == 0 || cells->newest != alerts->windows) {
+        cells->judged += cells->judged < UINT32_MAX;
+        cells->newest = alerts->windows;
     }
     cell->value = x;
     if (below ? x < rule->bound : x > rule->bound) {
@@ -187,13 +191,23 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     cell->at_end = false;
 }
 
+/* Numbers of matrices come once an epoch, or each 1000 steps: older ones pass no check. */
+#define WINDOWS_NEWEST 8
+
+static bool could_fire(const struct alerts *alerts, uint32_t index, const struct alert_cells *cells)
+{
+    return cells->judged >= alerts->rules[index]->windows &&
+           alerts->windows - cells->newest <= WINDOWS_NEWEST;
+}
+
 bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
 {
     /* Silence is judged by the clock: it counts with the first window, whenever the clock ticks. */
-    bool judged = alerts->rules[index]->metric == RULE_SILENCE ? alerts->judged.any
-                                                               : alerts->whole->cells[index].judged;
+    bool judged = alerts->rules[index]->metric == RULE_SILENCE
+                      ? alerts->judged.any
+                      : could_fire(alerts, index, &alerts->whole->cells[index]);
     for (struct alert_layer *layer = alerts->layers; layer && !judged; layer = layer->hh.next) {
-        judged = layer->cells[index].judged;
+        judged = could_fire(alerts, index, &layer->cells[index]);
     }
     return judged;
 }

@@ -25,16 +25,17 @@ struct alert_cell {
 /* The state of a rule for one layer (or for the run), head by head or as a whole. */
 struct alert_cells {
     bool applies;
-    bool judged;             /* has had a number */
+    uint32_t judged, newest; /* windows in which it could be judged; the last one of them */
     uint32_t count;          /* 0 = nothing yet */
     struct alert_cell *cell; /* [count], owned */
     double *past;            /* [count][rule.within], owned; values before, NULL unless a rate */
 };
 
 /* A head keeps from window to window: of 1 - entropy_normalized the largest that two windows
- * on end had and that of the window before, and the spread of its logits before it turned sharp. */
+ * on end had and that of the window before, the spread of its logits before it turned sharp, the
+ * largest norm of its W_v W_o, and the weight of the first token before that took all. */
 struct alert_past {
-    float kept, before, spread;
+    float kept, before, spread, written, first;
 };
 
 struct alert_head_numbers {
@@ -42,10 +43,18 @@ struct alert_head_numbers {
     double saturated_entropy, saturated_alone, lost_focus, written_share, twin;
 };
 
+/* Shares of invalid rows of a layer's heads; head: the one with most, -1 = several have. */
+struct alert_invalid {
+    bool known; /* of the window that is judged */
+    double most, least;
+    int32_t head;
+};
+
 /* The numbers of a layer's newest window that no metric has (quantity.c); NaN where there is none.
  */
 struct alert_numbers {
     double focus_share, later_keys;
+    struct alert_invalid invalid;
     uint32_t heads;
     struct alert_head_numbers head[]; /* [heads] */
 };
@@ -70,7 +79,6 @@ struct alert_origin {
     struct layer_id layer;
     int32_t head;
     double share;           /* of its rows; 0 = none are */
-    uint32_t heads;         /* of the layers looked at */
     bool everywhere;        /* in all of them alike: no capture saw where it began */
     uint64_t after, before; /* newest steps of the last window without and of the first one with */
 };
@@ -94,7 +102,8 @@ struct alerts {
     uint32_t sinks,
         sinkable; /* heads of this window with nearly all on the first token; with a number */
     bool causal;  /* a decoder's self-attention is */
-    struct alert_origin origin, found; /* of what first_invalid told; of this window */
+    struct alert_origin origin; /* of what first_invalid told */
+    uint32_t windows;           /* judged since attnd knows the run */
     struct alert_judged judged;
     uint32_t per_window, told, held_back; /* in this window */
 };
@@ -113,7 +122,7 @@ void alert_cells_free(struct alert_cells *cells);
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value);
 
-/* Whether a rule has had a number of this run to judge; kept in `whole` over restarts. */
+/* Whether a rule could have fired in one of the newest windows; kept in `whole` over restarts. */
 bool alerts_has_judged(const struct alerts *alerts, uint32_t index);
 
 /* Numbers: NaN when there is none */

@@ -3,13 +3,13 @@
  *
  *   {v: 1, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
  *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
- *    focus: [the model's, [[layer, bin: what each head keeps, f32]...]], causal,
+ *    heads: [the model's focus, [[layer, bin: what each head keeps, f32]...]], causal,
  *    origin: [layer, head + 1, share, everywhere, after, before]}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
  * that hold or fire or were told [index, held, flags, epoch, step, value, worst + 1]; `past` of
  * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
- * little-endian. So a run that is well costs a bit per head and rule that was clear, and 12
+ * little-endian. So a run that is well costs a bit per head and rule that was clear, and 20
  * bytes per head. */
 #include "daemon/alerts/internal.h"
 
@@ -20,7 +20,7 @@
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are kept as memory has them");
-_Static_assert(sizeof(struct alert_past) == 12, "three floats without a hole");
+_Static_assert(sizeof(struct alert_past) == 20, "five floats without a hole");
 enum { PAST_BYTES = sizeof(struct alert_past) };
 enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAGS = 7 };
 
@@ -167,7 +167,7 @@ static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *wr
 static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
 {
     const struct alert_origin *origin = &alerts->origin;
-    mpk_pair_array(writer, "focus", 2);
+    mpk_pair_array(writer, "heads", 2);
     mpk_put_f64(writer, alerts->focus);
     struct mpk_open layers = mpk_open(writer, NULL);
     for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
@@ -367,7 +367,8 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     uint32_t index = find_rule(alerts, name, hash);
     const msgpack_object *judged = mpk_find(map, "judged"); /* not in those of an older attnd */
     if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
-        alerts->whole->cells[index].judged = judged->via.boolean;
+        alerts->whole->cells[index].judged =
+            judged->via.boolean ? alerts->rules[index]->windows : 0;
     }
     for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {
         code = get_place(alerts, index, &places->ptr[i]);
@@ -380,7 +381,8 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
     const msgpack_object *item = object->via.array.ptr;
     uint64_t key;
     if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != 2 ||
-        mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 || item[1].type != MSGPACK_OBJECT_BIN) {
+        mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 || item[1].type != MSGPACK_OBJECT_BIN ||
+        item[1].via.bin.size % PAST_BYTES != 0) {
         return ERR_STORE_FORMAT;
     }
     const uint8_t *bytes = (const uint8_t *)item[1].via.bin.ptr;
@@ -398,7 +400,7 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
 /* As put_numbers wrote it; a checkpoint of an older attnd has none of it. */
 static int get_numbers(struct alerts *alerts, const msgpack_object *map)
 {
-    const msgpack_object_array *focus = alerts_pack_get_array(map, "focus");
+    const msgpack_object_array *focus = alerts_pack_get_array(map, "heads");
     const msgpack_object_array *origin = alerts_pack_get_array(map, "origin");
     struct alert_origin *to = &alerts->origin;
     uint64_t key, head, causal, everywhere;

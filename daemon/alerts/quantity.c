@@ -22,12 +22,13 @@
  * the least. */
 #define SPREAD_GROWTH 2.0f
 #define SPREAD_LEAST  0.125f
-/* Where head_saturated is clear again. */
-#define ENTROPY_SHARP 0.4
+/* Where head_saturated is clear again, and where entropy_collapse fires. */
+#define ENTROPY_SHARP     0.4
+#define ENTROPY_COLLAPSED 0.25
 /* Where logits are not known: below the entropy of healthy sharp heads but the sharpest. */
 #define ENTROPY_SATURATED 0.1
-/* Random matrices have half of it, and layers that a model does not need lose even that, slowly.
- * What a head with less has lost is told only where next to nothing of it is left, at once. */
+/* Random matrices have half of it, and layers that a model does not need lose even that, slowly: a
+ * head that had less is told only where next to nothing is left of it at once. */
 #define FOCUS_LEARNED 0.06f
 #define FOCUS_LEAST   0.01f
 #define FOCUS_GONE    0.0025f
@@ -35,7 +36,10 @@
  * learned. */
 #define FOCUS_DOUBT (0.05 / FOCUS_GONE)
 /* Sinks of healthy heads leave more to the other keys, in most heads. */
-#define SINK_TAKEN 0.9
+#define SINK_TAKEN  0.9f
+#define SINK_JUMP   0.4f
+#define SINK_GROWTH 0.1f
+#define SINK_LEAST  0.001f
 /* A layer can have been left behind once another one has this. */
 #define FOCUS_OF_OTHERS 0.1
 
@@ -63,29 +67,28 @@ static bool has_jumped(float *before, double entropy, float spread)
     return false;
 }
 
-/* Saturation of most heads is the trouble of the layer, which is told once; where most have jumped,
- * the training has. One head that is sharp among others may have learned to align: only its logits
- * tell, by their size or their jump. */
+/* One head that is sharp among others may have learned to align: only its logits tell, by their
+ * size or their jump. Where the mean of the layer is sharp, entropy_collapse tells it once; where
+ * most heads have jumped, the training has. */
 static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
 {
-    uint32_t by_size = 0, in_all = 0;
+    uint32_t sharp = 0;
+    double of_layer = 0;
     for (uint32_t h = 0; h < numbers->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
         double entropy = mean_of(summary, METRIC_ENTROPY_SANS_FIRST, h);
         double spread = mean_of(summary, METRIC_STD_LOGIT, h);
         bool jumped = has_jumped(&head->past.spread, entropy, (float)spread);
         head->saturated_entropy = saturated_entropy(entropy, spread);
-        head->saturated_alone = jumped ? entropy : head->saturated_entropy;
-        by_size += head->saturated_entropy < 1;
-        in_all += head->saturated_alone < 1;
-        head->saturated_alone = isnan(spread) ? NAN : head->saturated_alone;
+        head->saturated_alone = isnan(spread) ? NAN : jumped ? entropy : head->saturated_entropy;
+        sharp += head->saturated_alone < 1;
+        of_layer += isnan(head->saturated_entropy) ? 1 : head->saturated_entropy;
     }
+    bool is_layers = of_layer<ENTROPY_COLLAPSED * numbers->heads, most = 2 * sharp> numbers->heads;
     for (uint32_t h = 0; h < numbers->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
-        uint32_t alike = head->saturated_entropy < 1 ? by_size : in_all;
-        if (2 * alike > numbers->heads && !isnan(head->saturated_alone)) {
-            head->saturated_alone = 1;
-        }
+        bool told = head->saturated_entropy < 1 ? is_layers : most;
+        head->saturated_alone = told && !isnan(head->saturated_alone) ? 1 : head->saturated_alone;
     }
 }
 
@@ -112,7 +115,7 @@ static double lost_focus(struct alert_past *past, double focus)
         return NAN;
     }
     double left = focus / (double)past->kept;
-    return fmax(0, 1 - (past->kept < FOCUS_LEARNED ? FOCUS_DOUBT : 1) * left);
+    return fmax(0, fmin(1, 1 - (past->kept < FOCUS_LEARNED ? FOCUS_DOUBT : 1) * left));
 }
 
 static double written_by(const struct summary_result *summary, uint32_t head)
@@ -140,7 +143,16 @@ static double median_of(double *numbers, uint32_t count)
     return known ? numbers[(known - 1) / 2] : NAN;
 }
 
-/* `room` is for as many numbers as there are heads. */
+/* The share that is left of the largest norm that the head's W_v W_o had; NaN where it is not
+ * known. */
+static double written_of_before(struct alert_past *past, double norm)
+{
+    past->written = isnan(norm) ? past->written : fmaxf(past->written, (float)norm);
+    return past->written > 0 ? norm / (double)past->written : NAN;
+}
+
+/* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
+ * numbers as there are heads. */
 static void put_written_shares(struct alert_numbers *numbers, const struct summary_result *summary,
                                double *room)
 {
@@ -149,7 +161,10 @@ static void put_written_shares(struct alert_numbers *numbers, const struct summa
     }
     double median = median_of(room, summary->heads);
     for (uint32_t h = 0; h < summary->heads; h++) {
-        numbers->head[h].written_share = median > 0 ? written_by(summary, h) / median : NAN;
+        double of_layer = median > 0 ? written_by(summary, h) / median : NAN;
+        double norm = mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, h);
+        numbers->head[h].written_share =
+            fmin(of_layer, written_of_before(&numbers->head[h].past, norm));
     }
 }
 
@@ -176,11 +191,25 @@ static double later_keys(struct alerts *alerts, const struct summary_result *sum
 
 /* The model's heads */
 
-static void count_sinks(struct alerts *alerts, const struct summary_result *summary)
+/* Whether the first token has taken all of a head at once: sinks that grow in many windows, or that
+ * the model came with, are usual. `*before` is what it had, at most SINK_GROWTH more in each
+ * window, and stays what it is then; 0: not known yet. */
+static bool is_taken(float *before, float first)
+{
+    if (*before > 0 && first > SINK_TAKEN && first > *before + SINK_JUMP) {
+        return true;
+    }
+    float most = *before > 0 ? *before + SINK_GROWTH : 1;
+    *before = isnan(first) ? *before : fmaxf(SINK_LEAST, fminf(first, most));
+    return false;
+}
+
+static void count_sinks(struct alerts *alerts, struct alert_numbers *numbers,
+                        const struct summary_result *summary)
 {
     for (uint32_t h = 0; h < summary->heads; h++) {
-        double first = mean_of(summary, METRIC_FIRST_TOKEN, h);
-        alerts->sinks += first > SINK_TAKEN ? 1 : 0;
+        float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
+        alerts->sinks += is_taken(&numbers->head[h].past.first, first);
         alerts->sinkable += isnan(first) ? 0 : 1;
     }
 }
@@ -201,32 +230,54 @@ static bool is_earlier(struct layer_id one, struct layer_id other)
     return one.layer != other.layer ? one.layer < other.layer : one.site < other.site;
 }
 
-/* Rows that are invalid in one head make all invalid in the layers behind it, and from the next
- * step on everywhere. So the head with the largest share was first; of layers with as large a share
- * the first one. Heads that share it cannot be told apart. */
-static void find_origin(struct alert_origin *origin, const struct summary_result *summary)
+/* Shares of rows are fractions of small numbers. */
+#define SAME_SHARE 1e-9
+
+static void put_invalid(struct alert_numbers *numbers, const struct summary_result *summary)
 {
-    double most = 0;
-    int32_t head = -1;
-    bool alike = true;
+    struct alert_invalid *invalid = &numbers->invalid;
+    *invalid = (struct alert_invalid){.known = true, .head = -1};
     for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
         double share = summary->invalid_share[h];
-        alike = alike && share == summary->invalid_share[0];
-        if (share >= most && share > 0) {
-            head = share > most ? (int32_t)h : -1;
-            most = share;
+        if (h == 0 || share > invalid->most + SAME_SHARE) {
+            invalid->head = (int32_t)h;
+            invalid->most = share;
+        } else if (share >= invalid->most - SAME_SHARE) {
+            invalid->head = -1;
+        }
+        invalid->least = h == 0 ? share : fmin(invalid->least, share);
+    }
+}
+
+/* One row that is invalid makes rows of all layers behind it invalid, more and more of them, and
+ * from the next step on all rows everywhere. So it began in the first layer, by the order of the
+ * forward pass, that has more invalid rows than the heads with the fewest; where all have as many,
+ * no capture saw where. Heads of a layer that have as many cannot be told apart. */
+static struct alert_origin find_origin(const struct alerts *alerts)
+{
+    struct alert_origin origin = {.everywhere = true};
+    double least = INFINITY;
+    uint32_t heads = 0;
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        if (layer->numbers && layer->numbers->invalid.known) {
+            least = fmin(least, layer->numbers->invalid.least);
+            heads += layer->numbers->heads;
         }
     }
-    struct layer_id id = summary->layer.id;
-    alike = alike && (origin->heads == 0 || (origin->everywhere && most == origin->share));
-    if (most > origin->share ||
-        (most > 0 && most == origin->share && is_earlier(id, origin->layer))) {
-        origin->layer = id;
-        origin->head = head;
-        origin->share = most;
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
+        if (!invalid || !invalid->known || invalid->most <= 0) {
+            continue;
+        }
+        bool more = invalid->most > least + SAME_SHARE;
+        if (origin.share > 0 &&
+            (more == origin.everywhere ? !more : !is_earlier(layer->id, origin.layer))) {
+            continue;
+        }
+        origin = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
     }
-    origin->heads += summary->heads;
-    origin->everywhere = alike && origin->heads > 1 && most > 0;
+    origin.everywhere = origin.everywhere && heads > 1;
+    return origin;
 }
 
 /* Windows */
@@ -268,15 +319,14 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     alerts->focus_now = fmax(alerts->focus_now, focus);
     numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
     numbers->later_keys = later_keys(alerts, summary);
-    count_sinks(alerts, summary);
-    find_origin(&alerts->found, summary);
+    count_sinks(alerts, numbers, summary);
+    put_invalid(numbers, summary);
     return 0;
 }
 
 double alert_origin_value(struct alerts *alerts)
 {
-    struct alert_origin found = alerts->found;
-    alerts->found = (struct alert_origin){.share = 0};
+    struct alert_origin found = find_origin(alerts);
     if (alerts->origin.share == 0 && found.share > 0) {
         found.after = alerts->origin.after;
         found.before = alerts->newest.step;
@@ -290,4 +340,10 @@ void alert_numbers_end(struct alerts *alerts)
     alerts->focus = alerts->focus_now;
     alerts->focus_now = 0;
     alerts->sinks = alerts->sinkable = 0;
+    alerts->windows++;
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        if (layer->numbers) {
+            layer->numbers->invalid.known = false;
+        }
+    }
 }

@@ -201,15 +201,18 @@ QUANTITY_TEST(a_head_that_learns_to_be_sharp_within_windows_is_not_saturated)
     }
 }
 
-QUANTITY_TEST(saturation_of_most_heads_is_the_layers_and_not_each_heads)
+QUANTITY_TEST(saturation_is_the_layers_where_its_mean_is_sharp_and_else_each_heads)
 {
-    begin_window(f, decoder_0);
-    put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.1, 0.1, 0.1, 0.9});
-    put_means(f, METRIC_STD_LOGIT, (double[]){20, 20, 20, 2});
-    const struct alert_numbers *numbers = take_window(f);
-    for (int h = 0; h < HEADS; h++) {
-        expect_same(numbers->head[h].saturated_entropy, h < 3 ? 0.1 : 1);
-        expect_same(numbers->head[h].saturated_alone, 1);
+    for (int all = 0; all < 2; all++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.1, 0.1, 0.1, all ? 0.2 : 0.9});
+        put_means(f, METRIC_STD_LOGIT, (double[]){20, 20, 20, all ? 20 : 2});
+        const struct alert_numbers *numbers = take_window(f);
+        for (int h = 0; h < 3; h++) {
+            expect_same(numbers->head[h].saturated_entropy, 0.1);
+            expect_same(numbers->head[h].saturated_alone, all ? 1 : 0.1);
+        }
+        expect_same(numbers->head[3].saturated_alone, 1);
     }
 }
 
@@ -247,14 +250,32 @@ QUANTITY_TEST(a_head_writes_a_share_of_the_median)
     begin_window(f, decoder_0);
     put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){0.01, 0.5, 1, 2});
     expect_same(take_window(f)->head[0].written_share, 0.02);
-    expect_same(take_window(f)->head[3].written_share, 4);
+    expect_same(take_window(f)->head[3].written_share, 1); /* its own is the largest yet */
     put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){NONE, 0.5, 1, 2});
     expect_same(take_window(f)->head[0].written_share, NONE);
     expect_same(take_window(f)->head[1].written_share, 0.5);
+    alerts_forget(f->alerts);
+    begin_window(f, decoder_0);
     put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){0, 0, 0, 1}); /* how some begin */
     expect_same(take_window(f)->head[0].written_share, NONE);
     put_means(f, METRIC_WRITE_NORM, (double[]){3, 1, 1, 1}); /* which says more */
     expect_same(take_window(f)->head[0].written_share, 3);
+}
+
+QUANTITY_TEST(heads_that_die_together_are_told_by_their_own_past)
+{
+    static const double norm[][HEADS] = {
+        {1, 1, 1, 2}, {0.5, 1.5, 1, 2}, {0.02, 0.03, 1, 2}, {0.02, 0.03, 0.01, 0.02}};
+    static const double wanted[][HEADS] = {
+        {1, 1, 1, 1}, {0.5, 1, 1, 1}, {0.02, 0.02, 1, 1}, {0.02, 0.02, 0.01, 0.01}};
+    for (size_t i = 0; i < sizeof norm / sizeof norm[0]; i++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_WV_WO_SPECTRAL_NORM, norm[i]);
+        const struct alert_numbers *numbers = take_window(f);
+        for (int h = 0; h < HEADS; h++) {
+            expect_same(numbers->head[h].written_share, wanted[i][h]);
+        }
+    }
 }
 
 QUANTITY_TEST(twins_have_the_same_queries_and_values)
@@ -322,13 +343,17 @@ static void expect_told(const struct quantity_fixture *f, enum alert_state state
 
 static const double none_invalid[HEADS], all_invalid[HEADS] = {1, 1, 1, 1};
 
-QUANTITY_TEST(rows_became_invalid_first_where_most_are)
+QUANTITY_TEST(rows_became_invalid_first_in_the_first_layer_with_more_than_others)
 {
+    /* One row of a head, and all rows that see it in the layer behind. */
+    judge_invalid(f, (double[]){0.3, 0.3, 0.3, 0.3}, (double[]){0, 0.001, 0, 0});
+    expect_told(f, ALERT_FIRING, decoder_0, 1);
+    judge_invalid(f, none_invalid, none_invalid);
     judge_invalid(f, (double[]){0.5, 0.5, 0.6, 0.5}, (double[]){0.5, 0.5, 0.5, 0.5});
     expect_told(f, ALERT_FIRING, decoder_1, 2);
     assert_string_equal(f->message,
                         "rows became invalid first in head 2 of decoder.1.self, between "
-                        "steps 0 and 0: 0.6 of them");
+                        "steps 1 and 2: 0.6 of them");
     judge_invalid(f, all_invalid, all_invalid);
     judge_invalid(f, none_invalid, none_invalid);
     expect_told(f, ALERT_RESOLVED, decoder_1, 2);
@@ -352,30 +377,42 @@ QUANTITY_TEST(where_all_heads_are_invalid_alike_nobody_saw_the_origin)
     assert_string_equal(f->message, "no rows are invalid any more");
 }
 
-QUANTITY_TEST(sinks_take_over_when_half_of_the_heads_turn_to_the_first_token)
+/* Judges a window in which the heads of decoder.0 and decoder.1 give the first token this weight;
+ * returns the share of the heads that it has taken. */
+static double judge_sinks(struct quantity_fixture *f, const double *of_0, const double *of_1)
+{
+    for (int layer = 0; layer < 2; layer++) {
+        begin_window(f, layer ? decoder_1 : decoder_0);
+        put_means(f, METRIC_FIRST_TOKEN, layer ? of_1 : of_0);
+        judge_window(f);
+    }
+    double share = alert_sink_share(f->alerts);
+    end_window(f);
+    return share;
+}
+
+QUANTITY_TEST(sinks_take_over_when_half_of_the_heads_turn_to_the_first_token_at_once)
 {
     static const double sinks[] = {0.95, 0.99, 0.92, NONE}, some[] = {0.2, 0.91, 0.3, 0.4};
-    const double *of[][2] = {{sinks, sinks}, {some, some}, {sinks, some}, {sinks, some}};
-    for (int window = 0; window < 4; window++) {
-        for (int layer = 0; layer < 2; layer++) {
-            begin_window(f, layer ? decoder_1 : decoder_0);
-            put_means(f, METRIC_FIRST_TOKEN, of[window][layer]);
-            judge_window(f);
-        }
-        expect_same(alert_sink_share(f->alerts), (double[]){1, 0.25, 4.0 / 7, 4.0 / 7}[window]);
-        end_window(f);
-        if (window == 1) { /* it began with its sinks, and would be clear below 0.2 */
-            assert_int_equal(f->count, 0);
-            for (int layer = 0; layer < 2; layer++) {
-                begin_window(f, layer ? decoder_1 : decoder_0);
-                put_means(f, METRIC_FIRST_TOKEN, (double[]){0.2, 0.3, 0.1, 0});
-                judge_window(f);
-            }
-            end_window(f);
-        }
-    }
+    static const double few[] = {0.2, 0.3, 0.1, 0};
+    expect_same(judge_sinks(f, sinks, sinks), 0); /* it came with them */
+    expect_same(judge_sinks(f, some, some), 0);
+    expect_same(judge_sinks(f, few, few), 0);
+    assert_int_equal(f->count, 0);
+    expect_same(judge_sinks(f, sinks, some), 4.0 / 7);
+    pack_and_unpack(f->alerts);
+    expect_same(judge_sinks(f, sinks, some), 4.0 / 7);
     assert_string_equal(f->told.rule, "sink_takeover");
     assert_int_equal(f->told.state, ALERT_FIRING);
+}
+
+QUANTITY_TEST(sinks_that_grow_in_many_windows_take_nothing_over)
+{
+    for (int window = 0; window < 20; window++) {
+        double first = fmin(0.98, 0.05 + 0.09 * window);
+        const double heads[] = {first, first, first, first};
+        expect_same(judge_sinks(f, heads, heads), 0);
+    }
 }
 
 QUANTITY_TEST(a_restart_forgets_neither_focus_nor_origin)
