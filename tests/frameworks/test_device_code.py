@@ -50,7 +50,8 @@ def problem(dtype=torch.bfloat16, width=128, sampled=True, bias=None, **words):
 
 def compiled(call, capability):
     """The code of a launch, as that of launch.py would compile it."""
-    given = {**dict(zip(call.kernel.arg_names, call.arguments)), **call.how}
+    call, tensors = call
+    given = {**dict(zip(call.kernel.arg_names, (*tensors, *call.numbers))), **call.how}
     types, constants, attributes = {}, {}, {}
     for number, name in enumerate(call.kernel.arg_names):
         value = given[name]
@@ -93,7 +94,9 @@ def not_interpreted(monkeypatch):
 
 
 def calls(given, whole=False):
-    return launch._calls(given, slice(0, HEADS), NOWHERE, launch.Swept(NOWHERE, NOWHERE), whole)
+    """The launches of both kernels, with their tensors."""
+    tensors, (sums, few) = launch._tensors(given), launch._calls(given, slice(0, HEADS), whole)
+    return (sums, (*tensors, NOWHERE, NOWHERE)), (few, (*tensors, NOWHERE))
 
 
 @pytest.mark.parametrize("capability", SHARED_MAX)

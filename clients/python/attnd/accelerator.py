@@ -20,13 +20,14 @@ older versions). On the CPU, which has them by name, the same lines run in the t
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ import torch
 from .cost import Cost
 from .device import finisher, launch, pooled, reference, state, weights
 from .device.entries import Entries, inverse, norms, values_of
-from .device.problem import Problem, Rows
+from .device.problem import Problem, Rows, read
 from .device.sums import wide
 from .device.visible import Allowed, Known, known
 from .head_maps import HeadMaps
@@ -62,6 +63,8 @@ _BACKENDS = ("triton", "reference")
 _KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose states the sender thread computes
 _ROOM_KEPT_MAX = 4 << 20  # bytes of pinned memory that are kept for the next capture: those of all rows take more
 _AWAITED = "the kernels, or the process that finishes what they leave, are not there yet"
+_ALIKE_MAX = 256  # kinds of calls that are remembered
+_NOTHING = contextlib.nullcontext()
 _chosen = random.Random()  # not the training's
 
 
@@ -153,6 +156,7 @@ class Accelerator:
         self._step, self._steps, self._of_step = -1, 0, 0  # the step of the last capture, steps, and captures of that one
         self._resting = 0  # captures that are not tried, for lack of memory
         self._rows: Optional[Tuple[Any, Rows]] = None
+        self._alike: Dict[Any, Any] = {}  # what was found out of calls whose tensors alone are others
 
     def rows(self, forward: Tuple[int, int], queries: int, rows: int, device: torch.device) -> Rows:
         """random_rows(), the same for all layers of a forward, by step and microbatch, that are computed on one stream."""
@@ -171,11 +175,15 @@ class Accelerator:
         kernel each chunk of them is launched by itself. The rest as of OfQueries."""
         if "reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX:
             return True
-        row = torch.empty(1, 1, 1, q.shape[3], dtype=precision, device=q.device)
-        alike = Problem(row, row, documents=None if documents is None else documents.new_empty(1, 1))
-        return "triton" in self._trusted and launch.unable(alike) is None
+        if "triton" not in self._trusted:
+            return False
+        key = q.device, q.shape[3], precision, None if documents is None else documents.dtype
+        if key not in self._alike:
+            row = torch.empty(1, 1, 1, q.shape[3], dtype=precision, device=q.device)
+            alike = Problem(row, row, documents=None if documents is None else documents.new_empty(1, 1))
+            self._alike[key] = launch.unable(alike) is None
+        return bool(self._alike[key])
 
-    @torch.no_grad()
     def launch(self, asked: Asked, step: int, side: int = 0) -> "Wait":
         """Launches the computation; what is returned waits for the numbers. `side`: cells of the maps of the first sample, 0
         for none. Raises NotYet until the kernels, and the process that finishes, are there; and MemoryError without memory, and
@@ -185,7 +193,8 @@ class Accelerator:
             self._resting -= 1
             raise MemoryError("the device was out of memory not long ago")
         try:
-            return self._launched(asked, step, side)
+            with torch.no_grad() if torch.is_grad_enabled() else _NOTHING:
+                return self._launched(asked, step, side)
         except Exception as error:
             if _is_lack_of_memory(error):
                 self._resting = REST_AFTER_OUT_OF_MEMORY
@@ -195,16 +204,17 @@ class Accelerator:
         checked = self._takes_check(step)
         device = asked[0].device
         clock = _clock(device)
+        stream = clock.stream()
         is_awaited = clock.finishes_beside and not finisher.shared().is_ready
-        with reference.exact(device):
-            began = clock.event()
-            if isinstance(asked, OfQueries):
-                computed = self._queries(asked, checked, side, is_awaited)
-            elif is_awaited:
-                raise NotYet(_AWAITED)
-            else:
+        began = clock.event(stream)
+        if isinstance(asked, OfQueries):
+            computed = self._queries(asked, checked, side, is_awaited)
+        elif is_awaited:
+            raise NotYet(_AWAITED)
+        else:
+            with reference.exact(device):
                 computed = _weights(asked, side)
-            parcel = _Parcel(clock, computed.tensors)
+        parcel = _Parcel(clock, stream, computed.tensors)
         self._captures += 1
         self._of_step += 1
         computed = computed._replace(tensors={})
@@ -213,6 +223,7 @@ class Accelerator:
             finishes: Callable[..., Any] = finisher.shared().run if clock.finishes_beside else _finish_here
             check, made = parcel.take(lambda data: finishes(_finish, computed, parcel.about, then, data=data))
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
+            clock.events += began, parcel.ended
             agrees = check is None or computed.backend is None or self._agrees(computed.backend, check, device)
             return made if agrees else None
 
@@ -225,40 +236,40 @@ class Accelerator:
         return self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
 
     def _queries(self, asked: OfQueries, checked: bool, side: int = 0, is_awaited: bool = False) -> "_Computed":
-        batch, heads, queries, _ = asked.q.shape
-        queries = queries if asked.rows is None else len(asked.rows.here)
-        meaning, blocks, backend = _meaning(asked), [], "reference"
+        device, (batch, heads, queries, _) = asked.q.device, asked.q.shape
+        blocks, backend = [], "reference"
         head = _chosen.randrange(heads) if checked else -1
-        for some in _slices(asked, _heads_at_once(asked)):
-            problem = _problem(asked, some)
-            if "triton" in self._trusted and launch.unable(problem) is None:
-                backend = "triton"
-                is_awaited |= not self._tried(problem, lambda: launch.is_ready(problem, asked.whole))
-            if is_awaited:
-                raise NotYet(_AWAITED)
-            again = _again(problem, head - some.start) if some.start <= head < some.stop else None
-            if backend == "triton":
-                block = self._tried(problem, lambda: _by_kernel(problem, asked.whole, again))
-            else:
-                block = _by_reference(problem, again)
-            if side and asked.rows is None:
-                valid = None if meaning is None else meaning.valid
-                if asked.tokens is not None:
-                    valid = (torch.arange(queries, device=asked.q.device) < asked.tokens)[None]
-                block.tensors.update(_maps(pooled.of_queries(problem, 0, side, None, valid)))
-            blocks.append(block)
-        shape = batch, heads, queries, asked.k.shape[2]
-        computed = _computed(blocks, meaning, shape, backend, asked.first, asked.whole and backend == "triton")
-        if asked.tokens is None:
-            return computed
-        here = None if asked.rows is None else asked.rows.here
-        return computed._replace(tensors={"tokens": asked.tokens, **computed.tensors},
-                                 known=functools.partial(_known_by_tokens, rows=here, queries=queries, causal=asked.causal))
+        is_plain = asked.mask is None and asked.present is None and not checked and not side
+        with _NOTHING if is_plain else reference.exact(device):
+            meaning = _meaning(asked)
+            for some, problem in _problems(asked, self._alike):
+                if "able" not in problem.alike:
+                    problem.alike["able"] = launch.unable(problem) is None
+                if "triton" in self._trusted and problem.alike["able"]:
+                    backend = "triton"
+                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole)
+                if is_awaited:
+                    raise NotYet(_AWAITED)
+                again = _again(problem, head - some.start) if some.start <= head < some.stop else None
+                block = self._tried(problem, _by_kernel, asked.whole, again) if backend == "triton" else _by_reference(problem, again)
+                if side and asked.rows is None:
+                    valid = None if meaning is None else meaning.valid
+                    if asked.tokens is not None:
+                        valid = (torch.arange(queries, device=device) < asked.tokens)[None]
+                    block.tensors.update(_maps(pooled.of_queries(problem, 0, side, None, valid)))
+                blocks.append(block)
+        tensors, finish = _joined(blocks, meaning)
+        here, known_by = None if asked.rows is None else asked.rows.here, None
+        if asked.tokens is not None:
+            tensors["tokens"] = asked.tokens
+            known_by = functools.partial(_known_by_tokens, rows=here, queries=queries, causal=asked.causal)
+        shape = batch, heads, queries if here is None else len(here), asked.k.shape[2]
+        return _Computed(tensors, finish, meaning is not None, shape, backend, asked.first, asked.whole and backend == "triton", known_by)
 
-    def _tried(self, problem: Problem, launches: Callable[[], Any]) -> Any:
+    def _tried(self, problem: Problem, launches: Callable[..., Any], *how: Any) -> Any:
         """Tries kernels. One that fails would fail again, after as many seconds of compiling: it is left for good."""
         try:
-            return launches()
+            return launches(problem, *how)
         except Exception as error:
             if not _is_lack_of_memory(error):
                 self._distrust("triton", f"the kernel does not run on {problem.q.device}: {error}")
@@ -315,12 +326,13 @@ def _known_by_tokens(tokens: torch.Tensor, rows: Optional[np.ndarray], queries: 
     return Known(at[None] < tokens[:, None], tokens, torch.tensor(causal), tokens)
 
 
-def _computed(blocks: Sequence[_Block], meaning: Optional[Known], shape: Tuple[int, int, int, int], backend: Optional[str],
-              q_offset: int, whole: bool) -> _Computed:
+def _joined(blocks: Sequence[_Block], meaning: Optional[Known]) -> Tuple[Dict[str, torch.Tensor], Sequence[_Finish]]:
+    """The tensors of all, by the number of the block, and what finishes them."""
     tensors = {} if meaning is None else dict(meaning._asdict())
     for number, block in enumerate(blocks):
-        tensors.update({f"{number}.{name}": one for name, one in block.tensors.items()})
-    return _Computed(tensors, [block.finish for block in blocks], meaning is not None, shape, backend, q_offset, whole)
+        for name, one in block.tensors.items():
+            tensors[f"{number}.{name}"] = one
+    return tensors, [block.finish for block in blocks]
 
 
 def _finish(computed: _Computed, about: "_About", then: Then, data: Any) -> Tuple[Optional[np.ndarray], Any]:
@@ -394,15 +406,41 @@ def _slices(asked: OfQueries, most: int) -> Sequence[slice]:
     return found
 
 
+def _problems(asked: OfQueries, alike: Dict[Any, Any]) -> Iterator[Tuple[slice, Problem]]:
+    """Each block of heads, and its problem. `alike`: problems without tensors, by all that calls with others have in common."""
+    q, k, rows = asked.q, asked.k, asked.rows
+    key = (_looks(q), _looks(k), asked[2:9], None if rows is None else (len(rows.here), rows.there.data_ptr() % 16), asked.first,
+           asked.cross, _looks(asked.mask), _looks(asked.documents))
+    if key not in alike:
+        if len(alike) >= _ALIKE_MAX:
+            alike.clear()
+        alike[key] = [(some, _problem(asked, some).like(None, None, None, None, None))
+                      for some in _slices(asked, _heads_at_once(asked))]
+    for some, one in alike[key]:
+        yield some, one.like(*_tensors_of(asked, some), rows)
+
+
+def _looks(tensor: Optional[torch.Tensor]) -> Any:
+    """All that a problem is told by of a tensor, but for its numbers."""
+    return None if tensor is None else (tensor.device, tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() % 16)
+
+
+def _tensors_of(asked: OfQueries, some: slice) -> Tuple[Any, Any, Any, Any]:
+    """Queries, keys, mask and documents of some heads, in the precision of the kernel."""
+    q, k, mask = asked.q, asked.k, asked.mask
+    if some.stop - some.start < q.shape[1]:
+        q, mask = q[:, some], mask if mask is None or mask.shape[1] == 1 else mask[:, some]
+    first, last = (asked.first_head + some.start) // asked.group, (asked.first_head + some.stop - 1) // asked.group
+    k = k if last - first + 1 == k.shape[1] else k[:, first:last + 1]
+    return (q if q.dtype == asked.precision else q.to(asked.precision), k if k.dtype == asked.precision else k.to(asked.precision),
+            mask, asked.documents)
+
+
 def _problem(asked: OfQueries, some: slice) -> Problem:
-    first, last = asked.first_head + some.start, asked.first_head + some.stop - 1
-    mask = asked.mask
-    if mask is not None and mask.shape[1] > 1:
-        mask = mask[:, some]
+    q, k, mask, documents = _tensors_of(asked, some)
     rows = asked.rows
-    found = Problem(asked.q[:, some].to(asked.precision), asked.k[:, first // asked.group:last // asked.group + 1].to(asked.precision),
-                    asked.scale, asked.causal, asked.first, asked.window, None, None, mask if rows is None else None, asked.softcap, None,
-                    asked.documents, asked.cross)
+    found = Problem(q, k, asked.scale, asked.causal, asked.first, asked.window, None, None, mask if rows is None else None,
+                    asked.softcap, None, documents, asked.cross)
     return found if rows is None else found.sampled(rows, mask)
 
 
@@ -517,37 +555,33 @@ def _again(p: Problem, head: int) -> _Again:
 
 
 @dataclass(frozen=True)
-class _KernelLeft:
-    """Finishes what the kernels computed of a problem, on the host."""
-    problem: Problem
-    whole: bool
+class _Left:
+    """Finishes, on the host, what was computed of a problem, which Problem.on_host() and the numbers of its rows tell: by the
+    reference these metrics, without `names` the sums that the kernels leave."""
+    problem: bytes
+    rows: Optional[np.ndarray]
     again: Optional[_Again]
+    whole: bool = False
+    names: Tuple[str, ...] = ()
 
     def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> _Numbers:
-        left = launch.Swept(here["sums"], here["few"])
-        entries, there = _entries(self.problem, self.whole, meaning, (launch.lengths_of_queries(self.problem, left), here["k"]))
-        rows = launch.rows(self.problem, entries, left)
-        return _finished(self.problem, rows, entries, meaning, there, self.again, here)
+        p = read(self.problem, self.rows)
+        if self.names:
+            entries, there = _entries(p, self.whole, meaning, (here["q"], here["k"]))
+            rows = launch.whole(p, dict(zip(self.names, here["rows"])))
+        else:
+            _, flat, of_keys = launch.parts_of(p, self.whole, here["left"])
+            left = launch.Swept(*(one.view(-1, p.batch * p.heads, p.queries) for one in flat))
+            entries, there = _entries(p, self.whole, meaning, (launch.lengths_of_queries(p, left), of_keys))
+            rows = launch.rows(p, entries, left)
+        return _finished(p, rows, entries, meaning, there, self.again, here)
 
 
 def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block:
     """Launches the kernels."""
-    of_keys = norms(problem.k)
-    swept = launch.swept(problem, slice(0, problem.batch * problem.heads), inverse(of_keys), whole)
-    return _block({**swept._asdict(), "k": of_keys}, again, lambda rows: _KernelLeft(problem.on_host(), whole, rows))
-
-
-@dataclass(frozen=True)
-class _ReferenceLeft:
-    """Finishes what the reference computed of a problem: these metrics."""
-    problem: Problem
-    names: Tuple[str, ...]
-    again: Optional[_Again]
-
-    def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> _Numbers:
-        entries, there = _entries(self.problem, False, meaning, (here["q"], here["k"]))
-        rows = launch.whole(self.problem, dict(zip(self.names, here["rows"])))
-        return _finished(self.problem, rows, entries, meaning, there, self.again, here)
+    room, left, of_keys = launch.parts_of(problem, whole)
+    launch.swept(problem, slice(0, problem.batch * problem.heads), inverse(norms(problem.k, of_keys)), whole, left)
+    return _block({"left": room}, problem, again, whole)
 
 
 def _by_reference(problem: Problem, again: Optional[_Again]) -> _Block:
@@ -555,14 +589,14 @@ def _by_reference(problem: Problem, again: Optional[_Again]) -> _Block:
     message that need none exist."""
     found = {name: values for name, values in reference.rows(problem).items() if any(values.stride())}  # the others: no row has one
     tensors = {"rows": torch.stack(list(found.values())), "q": norms(problem.taken().q), "k": norms(problem.k)}
-    return _block(tensors, again, lambda rows: _ReferenceLeft(problem.on_host(), tuple(found), rows))
+    return _block(tensors, problem, again, False, tuple(found))
 
 
-def _block(tensors: Dict[str, torch.Tensor], again: Optional[_Again], left: Callable[[Optional[_Again]], _Finish]) -> _Block:
+def _block(tensors: Dict[str, torch.Tensor], p: Problem, again: Optional[_Again], *how: Any) -> _Block:
     """With the rows that were computed again, whose numbers travel, too."""
-    if again is None:
-        return _Block(tensors, left(None))
-    return _Block({**tensors, "again": again.numbers}, left(again._replace(numbers=torch.empty(0, device="cpu"))))
+    if again is not None:
+        tensors["again"], again = again.numbers, again._replace(numbers=torch.empty(0, device="cpu"))
+    return _Block(tensors, _Left(p.on_host(), None if p.rows is None else p.rows.here, again, *how))
 
 
 def _entries(problem: Problem, whole: bool, meaning: Optional[Known],
@@ -606,7 +640,7 @@ def _weights(asked: OfWeights, side: int = 0) -> _Computed:
         if side and asked.stride == 1:
             block.tensors.update(_maps(pooled.of_weights(weights_of[:, begin:begin + step], words, 0, side)))
         blocks.append(block)
-    return _computed(blocks, meaning, (batch, heads, queries, keys), None, asked.first, False)
+    return _Computed(*_joined(blocks, meaning), True, (batch, heads, queries, keys), None, asked.first, False)
 
 
 @dataclass(frozen=True)
@@ -655,7 +689,8 @@ def _arrived(rows: Dict[str, Reduced], arrays: Dict[str, np.ndarray], computed: 
 
 def _packed(tensors: Dict[str, torch.Tensor]) -> torch.Tensor:
     """The bytes of all, one after another."""
-    return torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors.values()])
+    parts = [one.reshape(-1).view(torch.uint8) for one in tensors.values()]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 _About = Sequence[Tuple[str, Tuple[int, ...], int, str]]  # name, shape, bytes of an element, dtype of each tensor
@@ -664,7 +699,7 @@ _About = Sequence[Tuple[str, Tuple[int, ...], int, str]]  # name, shape, bytes o
 class _Parcel:
     """Tensors on their way to the host, in one piece of pinned memory."""
 
-    def __init__(self, clock: "_Clock", tensors: Dict[str, torch.Tensor]):
+    def __init__(self, clock: "_Clock", stream: Any, tensors: Dict[str, torch.Tensor]):
         self.about: _About = [(name, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
                               for name, one in tensors.items()]
         packed = _packed(tensors)
@@ -676,7 +711,7 @@ class _Parcel:
         except IndexError:
             self._room = torch.empty(1 << bits, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
         self._room[:self._nbytes].copy_(packed, non_blocking=True)
-        self.ended = clock.event()
+        self.ended = clock.event(stream)
 
     def take(self, read: Callable[[np.ndarray], Any]) -> Any:
         """read(their bytes), which waits until they are there. Once."""
@@ -707,14 +742,16 @@ class _Clock:
         # Pinned memory by the bits of its size, which is kept unless it is large: torch may ask the device about memory that
         # was freed, which a CUDA graph that the training captures would not bear.
         self.rooms: Dict[int, List[torch.Tensor]] = defaultdict(list)
+        self.events: List[Any] = []  # which nobody waits for any more
 
-    def event(self) -> Any:
+    def event(self, stream: Any) -> Any:
         """This moment; who waits for it sleeps."""
-        timed = {"enable_timing": True} if self.pins else {}
-        if self.module is getattr(torch, "cuda", None):
-            timed["blocking"] = True
-        event = self.module.Event(**timed)
-        event.record(self.stream())
+        try:
+            event = self.events.pop()
+        except IndexError:
+            event = self.module.Event(**({"enable_timing": True} if self.pins else {}),
+                                      **({"blocking": True} if self.module is getattr(torch, "cuda", None) else {}))
+        event.record(stream)
         return event
 
     def stream(self) -> Any:

@@ -135,7 +135,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
     if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES:
         return []
-    batch, heads, queries = (int(n) for n in whole.shape[:3])
+    batch, heads, queries = whole.shape[:3]
     samples = min(batch, plan.samples) if plan.samples else batch
     wanted = plan.row_slice(step, queries, apart)
     offset, total = share.number * heads, share.of * heads
@@ -203,8 +203,8 @@ def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Opt
 
 def _sizes(part: Tuple[slice, slice, slice]) -> Tuple[int, int, int]:
     """How many samples, heads and rows a part has."""
-    samples, heads, rows = (len(range(cut.start, cut.stop, cut.step or 1)) for cut in part)
-    return samples, heads, rows
+    samples, heads, rows = part
+    return samples.stop - samples.start, heads.stop - heads.start, len(range(rows.start, rows.stop, rows.step or 1))
 
 
 def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:

@@ -24,6 +24,7 @@ captured step computes the same bits.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -693,7 +694,7 @@ class Watch:
                 return
             layer = self._names.layers.get(path)
             plan = self.plan
-            if not (self.sends_values if isinstance(seen, Queries) else self.wants_values):
+            if seen.v is not None and not (self.sends_values if isinstance(seen, Queries) else self.wants_values):
                 seen = seen._replace(v=None)
             if layer is None:
                 self._note_shown(path, seen)
@@ -711,7 +712,7 @@ class Watch:
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             origin, plan = self._origin(plan, path, seen, place[2] == "cross", context)
-            context = context._replace(state=origin)
+            context = context if origin is None else context._replace(state=origin)
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * share.of
                 if self._projections is not None:
@@ -721,7 +722,7 @@ class Watch:
             output = None
             if self._gradients is not None:
                 output = self._gradients.awaited(path, seen, is_repeated=self._trains and not self._spy.records)
-            seen = seen._replace(output=None)  # what is kept of it must not keep the graph
+            seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
             found: Sequence[Part] = parts(seen, plan, self._step, share, context, self.publisher.strides)
             if self._gradients is not None and output is not None:
                 found = self._gradients.wait(path, found, output, self._epoch, self._step)
@@ -742,7 +743,7 @@ class Watch:
         if not computes(device_of(seen)):
             if plan.tier != "state":
                 return None, plan
-        elif not self._accelerator.is_trusted or not self._fits_device(seen, _of_rows(plan), cross, context):
+        elif not self._accelerator.is_trusted or not self._fits_device(seen, _of_rows(plan, plan.rows or ROWS_ON_DEVICE), cross, context):
             return None, plan
         else:
             computer, plan = self._accelerator, self._plan_on_device(plan, path, seen, cross, context)
@@ -758,14 +759,16 @@ class Watch:
         of each sample, and now and then all of one sample: maps, and numbers of the map as a whole, need those."""
         (batch, queries), heads = queries_of(seen), heads_of(seen)
         most = max(1, ROWS_MAX // (heads * min(batch, plan.samples or batch)))
-        sampled, whole = replace(plan, rows=min(most, _of_rows(plan).rows)), replace(plan, samples=1)
-        if plan.rows:
-            return sampled
-        if queries <= sampled.rows:
-            return plan
-        captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
-        is_due = captures % WHOLE_EVERY == 0 and heads * queries <= ROWS_MAX
-        return whole if is_due and self._fits_device(seen, whole, cross, context) else sampled
+        taken = min(most, plan.rows or ROWS_ON_DEVICE)
+        if not plan.rows:
+            if queries <= taken:
+                return plan
+            captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
+            if captures % WHOLE_EVERY == 0 and heads * queries <= ROWS_MAX:
+                whole = replace(plan, samples=1)
+                if self._fits_device(seen, whole, cross, context):
+                    return whole
+        return _of_rows(plan, taken)
 
     def _fits_device(self, seen: Seen, plan: Plan, cross: bool, context: Context) -> bool:
         return beyond_device(seen, plan, cross, context) is None and (
@@ -1003,9 +1006,10 @@ def _own_plan(**given: Optional[int]) -> Dict[str, int]:
             for name, value in given.items() if value is not None}
 
 
-def _of_rows(plan: Plan) -> Plan:
-    """The plan of most captures on an accelerator."""
-    return plan if plan.rows else replace(plan, rows=ROWS_ON_DEVICE)
+@functools.lru_cache(16)
+def _of_rows(plan: Plan, rows: int) -> Plan:
+    """The plan with this number of rows."""
+    return replace(plan, rows=rows)
 
 
 def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:

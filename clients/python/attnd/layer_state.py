@@ -6,11 +6,9 @@ packs them here. A state takes a kilobyte or two per head, whatever the length o
 """
 from __future__ import annotations
 
-import itertools
 import math
-import struct
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import msgpack
 import numpy as np
@@ -128,18 +126,6 @@ class _Numbers:
             added = _Counts(rows.first, counts)
             self.counts = added if self.counts is None else self.counts.plus(added)
         return np.where(some, rows.mean, np.nan)
-
-    def pack(self, head: int, buckets: int) -> bytes:
-        """The record of one head; empty when it has nothing."""
-        return _record(int(self.n[head]), float(self.mean[head]), float(self.m2[head]), float(self.min[head]),
-                       float(self.max[head]), float(self.last[head]),
-                       lambda: self._histogram(head, buckets))
-
-    def _histogram(self, head: int, buckets: int) -> bytes:
-        assert self.counts is not None
-        counts = self.counts.counts[head]
-        used = np.nonzero(counts)[0]
-        return _histogram(used + self.counts.first, counts[used], buckets)
 
 
 class LayerState:
@@ -283,6 +269,8 @@ class LayerState:
         on = max(_SLOT[name] for name in self._numbers) + 1
         first_rank, ranks = _rank_bits(self._ranks)
         whole = all(one == newest for one in self._newest)
+        slots = sorted((_SLOT[name], numbers) for name, numbers in self._numbers.items())
+        records = _records([*(numbers for _, numbers in slots), self._sink], self._buckets)
         state: Dict[str, Any] = {
             "v": VERSION, "buckets": self._buckets, "newest": list(newest), **self._about,
             "rows": self._rows, "invalid_rows": invalid,
@@ -291,11 +279,10 @@ class LayerState:
             "lost": 0, "source": 0, "dropped": {}, "detail": None, "weights": None, "weights_newest": None,
             "metrics": [name if name in self._numbers else None for name in METRICS[:on]],
             "vectors": [], "aggregates": [None] * _AGGREGATES,
-            "heads": [_pack_set({_SLOT[name]: numbers.pack(head, self._buckets) for name, numbers in self._numbers.items()})
-                      for head in range(self._heads)],
+            "heads": [_pack_set([(slot, one[head]) for (slot, _), one in zip(slots, records)]) for head in range(self._heads)],
             "heads_newest": None if whole else [None if one is None else list(one) for one in self._newest],
             "patterns": [None] * self._heads,
-            "across": _pack_set({4 * _AGGREGATES: self._sink.pack(0, self._buckets)})}
+            "across": _pack_set([(4 * _AGGREGATES, records[-1][0])])}
         if invalid:
             state["heads_invalid_rows"] = self._invalid.tolist()
         if self._rows_of > self._rows:
@@ -362,48 +349,65 @@ def _rank_bits(ranks: Set[int]) -> Tuple[int, bytes]:
 # ------------------------------------------------------------------------------------------ bytes of one head
 
 
-def _pack_set(records: Dict[int, bytes]) -> bytes:
-    """A mask of the slots in use, and their records."""
-    used = sorted(slot for slot, record in records.items() if record)
+def _pack_set(records: Sequence[Tuple[int, bytes]]) -> bytes:
+    """A mask of the slots in use, and their records, which are in the order of slots."""
+    used = [(slot, record) for slot, record in records if record]
     if not used:
         return b""
-    return sum(1 << slot for slot in used).to_bytes(16, "little") + b"".join(records[slot] for slot in used)
+    return sum(1 << slot for slot, _ in used).to_bytes(16, "little") + b"".join(record for _, record in used)
 
 
-def _record(n: int, mean: float, m2: float, low: float, high: float, last: float, histogram: Any) -> bytes:
-    if n == 0 and not math.isfinite(last):
-        return b""
-    if n == 0:
-        mean = m2 = low = high = 0.0
-    size = 0 if n < 1 << 8 else 1 if n < 1 << 16 else 2 if n < 1 << 32 else 3
-    same = m2 == 0 and _bits(low) == _bits(mean) == _bits(high)
-    mean32, range32 = _is_f32(mean), _is_f32(low) and _is_f32(high)
-    kind = (0 if math.isnan(last) else 1 if n > 0 and _bits(last) == _bits(mean) else 2 if _is_f32(last) else 3)
-    flags = same * 1 | mean32 * 2 | range32 * 4 | kind * 8 | size * 32
-    out = n.to_bytes(1 << size, "little")
-    if n > 0:
-        out += _real(mean, mean32)
-    if n > 0 and not same:
-        out += _real(m2, False) + _real(low, range32) + _real(high, range32)
-    if kind >= 2:
-        out += _real(last, kind == 2)
-    if not same:
-        counted = histogram()
-        flags |= 128 * (len(counted) > 255)
-        out += len(counted).to_bytes(2 if len(counted) > 255 else 1, "little") + counted
-    return bytes([flags]) + out
+def _records(several: Sequence[_Numbers], buckets: int) -> List[List[bytes]]:
+    """The records of the heads of each; empty of a head that has nothing."""
+    n, *reals, last = (np.concatenate([getattr(one, name) for one in several]) for name in ("n", "mean", "m2", "min", "max", "last"))
+    some = n > 0
+    mean, m2, low, high = (np.where(some, one, 0.0) for one in reals)
+    bits_of_mean = mean.view(np.int64)
+    same = (m2 == 0) & (low.view(np.int64) == bits_of_mean) & (bits_of_mean == high.view(np.int64))
+    mean32, range32, last32 = _are_f32(mean), _are_f32(low) & _are_f32(high), _are_f32(last)
+    kind = np.where(np.isnan(last), 0, np.where(some & (last.view(np.int64) == bits_of_mean), 1, np.where(last32, 2, 3)))
+    size = (n >= 1 << 8).astype(np.int64) + (n >= 1 << 16) + (n >= 1 << 32)
+    flags = (same + 2 * mean32 + 4 * range32 + 8 * kind + 32 * size).tolist()
+    histograms = iter(_histograms(several, ~same, buckets))
+    is_there, is_spread, widths, ns = (some | np.isfinite(last)).tolist(), (some & ~same).tolist(), (1 << size).tolist(), n.tolist()
+    of_mean, of_m2, of_low, of_high, of_last = (
+        _reals(one, short) for one, short in ((mean, mean32), (m2, None), (low, range32), (high, range32), (last, last32)))
+    found = []
+    for i, flag in enumerate(flags):
+        histogram = b"" if same[i] else next(histograms)
+        if not is_there[i]:
+            found.append(b"")
+            continue
+        parts = [b"", ns[i].to_bytes(widths[i], "little")]
+        if ns[i] > 0:
+            parts.append(of_mean[i])
+        if is_spread[i]:
+            parts += of_m2[i], of_low[i], of_high[i]
+        if kind[i] >= 2:
+            parts.append(of_last[i])
+        if not same[i]:
+            is_long = len(histogram) > 255
+            flag |= 128 * is_long
+            parts += len(histogram).to_bytes(1 + is_long, "little"), histogram
+        parts[0] = bytes([flag])
+        found.append(b"".join(parts))
+    ends = np.cumsum([0, *(len(one.n) for one in several)]).tolist()
+    return [found[begin:end] for begin, end in zip(ends, ends[1:])]
 
 
-def _bits(x: float) -> bytes:
-    return struct.pack("<d", x)
+def _are_f32(x: np.ndarray) -> np.ndarray:
+    """Which are finite numbers of f32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: np.ndarray = np.isfinite(x) & (np.abs(x) <= 3.4028234663852886e38) & (x.astype(np.float32) == x)
+    return found
 
 
-def _is_f32(x: float) -> bool:
-    return math.isfinite(x) and abs(x) <= 3.4028234663852886e38 and float(np.float32(x)) == x
-
-
-def _real(x: float, f32: bool) -> bytes:
-    return struct.pack("<f" if f32 else "<d", x)
+def _reals(x: np.ndarray, short: Optional[np.ndarray]) -> List[bytes]:
+    """The bytes of each: of those that are `short` as f32, of the others as f64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        four, eight = x.astype("<f4").tobytes(), x.astype("<f8").tobytes()
+    shorts = [False] * len(x) if short is None else short.tolist()
+    return [four[4 * i:4 * i + 4] if one else eight[8 * i:8 * i + 8] for i, one in enumerate(shorts)]
 
 
 def _halve(keys: np.ndarray, halvings: int) -> np.ndarray:
@@ -418,29 +422,63 @@ def key_max(halvings: int) -> int:
     return -(-_BOUNDS >> halvings) + (_BOUNDS >> halvings) + 1
 
 
-def _histogram(keys: np.ndarray, counts: np.ndarray, buckets: int) -> bytes:
-    """Bytes of a histogram from sorted keys at full resolution, halved until at most `buckets` are used."""
-    coarse, halvings = keys, 0
-    while np.count_nonzero(coarse[1:] != coarse[:-1]) >= buckets and halvings < HALVINGS_MAX:
-        halvings += 1
-        coarse = _halve(keys, halvings)
-    if halvings == HALVINGS_MAX:
-        cut = max(int(np.abs(coarse).max()) - SPAN, 0)
-        coarse = np.where(np.abs(coarse) <= cut, 0, coarse)
-    coarse, begins = np.unique(coarse, return_index=True)
-    total = np.minimum(np.add.reduceat(counts, begins), _COUNT_MAX).tolist()
-    index = (coarse + key_max(halvings)).tolist()
-    out, after = bytearray([halvings]), 0
-    for block, used in itertools.groupby(zip(index, total), lambda one: one[0] // 8):
-        places, numbers = zip(*used)
-        width = (max(numbers).bit_length() + 7) // 8
-        skipped = block - after
-        if skipped >= 48:
-            out += bytes([(48 | skipped >> 8) << 2 | width - 1, skipped & 255])
-        else:
-            out.append(skipped << 2 | width - 1)
-        out.append(sum(1 << at % 8 for at in places))
-        for count in numbers:
-            out += count.to_bytes(width, "little")
-        after = block + 1
-    return bytes(out)
+def _histograms(several: Sequence[_Numbers], of: np.ndarray, buckets: int) -> List[bytes]:
+    """The bytes of the histograms of these of all heads, in their order: halved until at most `buckets` are used."""
+    used = [(np.zeros((2, 0), dtype=np.int64), 0) if one.counts is None else (np.array(np.nonzero(one.counts.counts)), one.counts.first)
+            for one in several]
+    begins = np.cumsum([0, *(len(one.n) for one in several)])
+    owner = np.concatenate([begin + rows for begin, ((rows, _), _) in zip(begins, used)])
+    keys = np.concatenate([columns + first for (_, columns), first in used])
+    counts = np.concatenate([keys[:0], *(one.counts.counts[tuple(at)] for one, (at, _) in zip(several, used) if one.counts is not None)])
+    kept, number = of[owner], np.cumsum(of) - 1
+    owner, keys, counts, many = number[owner[kept]], keys[kept], counts[kept], int(of.sum())
+    halvings, coarse = np.zeros(many, dtype=np.int64), keys
+    for n in range(1, HALVINGS_MAX + 1):
+        distinct = np.bincount(owner[_starts(owner, coarse)], minlength=many)
+        halvings[(halvings == n - 1) & (distinct > buckets)] = n
+        coarse = np.where(halvings[owner] == n, _halve(keys, n), coarse)
+    cut = np.zeros(many, dtype=np.int64)
+    np.maximum.at(cut, owner, np.abs(coarse) - SPAN)
+    coarse = np.where((halvings[owner] == HALVINGS_MAX) & (np.abs(coarse) <= cut[owner]), 0, coarse)
+    at = np.flatnonzero(_starts(owner, coarse))
+    total = np.minimum(np.add.reduceat(counts, at), _COUNT_MAX) if at.size else counts
+    owner, index = owner[at], coarse[at] + np.array([key_max(n) for n in range(HALVINGS_MAX + 1)])[halvings[owner[at]]]
+    return _written(owner, index, total, halvings)
+
+
+def _starts(*sorted_by: np.ndarray) -> np.ndarray:
+    """Where one of these differs from the one before it."""
+    found = np.ones(len(sorted_by[0]), dtype=bool)
+    found[1:] = np.logical_or.reduce([one[1:] != one[:-1] for one in sorted_by])
+    return found
+
+
+def _written(owner: np.ndarray, index: np.ndarray, total: np.ndarray, halvings: np.ndarray) -> List[bytes]:
+    """Histograms by these buckets, sorted, of each owner: the number of halvings, and each block of eight buckets with how many
+    blocks before it are left out, how many bytes a count has, which of its buckets are used, and their counts."""
+    block = index // 8
+    is_first = _starts(owner, block)
+    begin = np.flatnonzero(is_first)
+    own = owner[begin]
+    of_block = np.cumsum(is_first) - 1
+    most = np.maximum.reduceat(total, begin) if begin.size else begin
+    width = 1 + (most >= 1 << 8).astype(np.int64) + (most >= 1 << 16) + (most >= 1 << 24)
+    mask = np.add.reduceat(1 << index % 8, begin) if begin.size else begin
+    skipped = block[begin]
+    skipped[1:] -= np.where(own[1:] == own[:-1], block[begin][:-1] + 1, 0)
+    is_far = (skipped >= 48).astype(np.int64)
+    length = 2 + is_far + width * np.diff(np.append(begin, len(index)))
+    lengths = 1 + np.bincount(own, length, len(halvings)).astype(np.int64)
+    ends = np.cumsum(lengths)
+    out = np.zeros(int(ends[-1]) if ends.size else 0, dtype=np.uint8)
+    out[ends - lengths] = halvings
+    place = np.cumsum(length) - length + own + 1  # behind one byte of each owner
+    out[place] = np.where(is_far == 1, (48 | skipped >> 8) << 2 | width - 1, skipped << 2 | width - 1)
+    out[place[is_far == 1] + 1] = skipped[is_far == 1] & 255
+    out[place + 1 + is_far] = mask
+    at = (place + 2 + is_far)[of_block] + width[of_block] * (np.arange(len(index)) - begin[of_block])
+    for n in range(4):
+        wide = width[of_block] > n
+        out[at[wide] + n] = total[wide] >> 8 * n & 255
+    data = out.tobytes()
+    return [data[end - length:end] for end, length in zip(ends.tolist(), lengths.tolist())]

@@ -12,6 +12,7 @@ the one before it where the daemon makes it rarer for a job; before these stands
 """
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -102,6 +103,7 @@ def strata(queries: int, rows: int) -> np.ndarray:
     return found
 
 
+@functools.lru_cache(64)
 def _turn(n: int) -> int:
     """The number next to the golden section of n that has no divisor in common with it; of two as near the larger. Its
     multiples modulo n are all of 0 to n - 1, and any few in succession lie apart."""

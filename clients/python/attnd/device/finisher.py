@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """finisher: a process beside the training that makes states of what the kernels leave.
 
-A layer of 32 heads takes it some 40 ms of Python (256 rows, on the machine of an H200). A thread of the training's process
-would take the interpreter's lock for them, again and again, and the training would wait: on an H100 steps of 71 ms took 171
-when all 8 layers were captured, and take 82 now. The process has no GPU and a low priority, and ends when the training does.
+A layer of 32 heads takes it tens of milliseconds of Python (256 rows). A thread of the training's process would take the
+interpreter's lock for them, again and again, and the training would wait: on an H100 steps of 71 ms took 171 when all 8
+layers were captured, and 82 with the process. The process has no GPU and a low priority, and ends when the training does.
 It is started with the first capture; nothing is captured until it is there, which takes as long as `import torch`. Where none
 can be started, or it fails, which is said, `run` works where it is called.
 """
@@ -115,6 +115,9 @@ _making = threading.Lock()
 def shared() -> Finisher:
     """That of this process."""
     global _one
+    one = _one
+    if one is not None and one.pid == os.getpid():
+        return one
     with _making:
         if _one is None or _one.pid != os.getpid():
             _one = Finisher()

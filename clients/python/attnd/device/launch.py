@@ -20,6 +20,8 @@ _SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of 
 _OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
 SLICE_HEADS = 65535  # over samples, of a launch: the most blocks that CUDA has along the second axis of a grid
+_NOTHING = contextlib.nullcontext()
+_DIRECT = ("cuda",)  # kinds of devices whose kernels need not be looked for again
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -128,35 +130,81 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
     return finish(sums, Place(place, positions), sinks, p.cross, p.local_window)
 
 
-def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
+def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool, left: Optional[Swept] = None) -> Swept:
     """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys. With
-    `powers` there is what `importance` needs, too."""
-    shape = (some.stop - some.start, p.queries)
-    left = Swept(*(torch.empty((numbers, *shape), dtype=torch.float32, device=p.q.device)
-                   for numbers in (_SUMS_WITH_POWERS if powers else _SUMS, _FEW)))
+    `powers` there is what `importance` needs, too. `left`: where the numbers are written to."""
+    if left is None:
+        shape = (some.stop - some.start, p.queries)
+        left = Swept(*(torch.empty((numbers, *shape), dtype=torch.float32, device=p.q.device) for numbers in numbers_of(powers)))
+    tensors, program = _tensors(p), _program(p, some, powers)
     with _current(p.q.device):
-        for call in _calls(p, some, inverse_k, left, powers):
-            call.kernel[call.grid](*call.arguments, **call.how)
+        program[0].launch((*tensors, inverse_k, left.sums))
+        program[1].launch((*tensors, left.few))
     return left
 
 
-class _Call(NamedTuple):
-    """How a kernel is launched."""
-    kernel: Any
-    grid: Tuple[int, int]
-    arguments: Tuple[Any, ...]
-    how: Dict[str, Any]
-    fixed: Tuple[int, ...]  # those of the numbers that do not vary
+def parts_of(p: Problem, powers: bool, room: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, Swept, torch.Tensor]:
+    """One piece of memory for all that the kernels leave of a problem, or this one; its parts: the numbers of both kernels,
+    without dimensions, and the lengths of the keys, [B, Hk, Tk]."""
+    if ("sizes", powers) not in p.alike:
+        sums, few = (numbers * p.batch * p.heads * p.queries for numbers in numbers_of(powers))
+        p.alike["sizes", powers] = sums, -sums % 4, few, p.batch * p.key_heads * p.keys  # pointers are multiples of 16 bytes
+    if room is None:
+        room = torch.empty(sum(p.alike["sizes", powers]), dtype=torch.float32, device=p.q.device)
+    of_sums, _, of_few, of_keys = room.split_with_sizes(p.alike["sizes", powers])
+    return room, Swept(of_sums, of_few), of_keys.view(p.batch, p.key_heads, p.keys)
 
 
-def _calls(p: Problem, some: slice, inverse_k: torch.Tensor, left: Swept, powers: bool) -> Tuple[_Call, _Call]:
+def numbers_of(powers: bool) -> Tuple[int, int]:
+    """How many numbers of a row both kernels leave."""
+    return _SUMS_WITH_POWERS if powers else _SUMS, _FEW
+
+
+class _Call:
+    """How a kernel is launched for problems that are alike: with tensors, and with these numbers. `fixed`: those of them that
+    do not vary."""
+
+    def __init__(self, kernel: Any, grid: Tuple[int, int], numbers: Tuple[Any, ...], how: Dict[str, Any], fixed: Tuple[int, ...]):
+        self.kernel, self.grid, self.numbers, self.how, self.fixed = kernel, grid, numbers, how, fixed
+        self._direct: Any = None  # launches what Triton compiled for these numbers and such tensors
+        self._constants: Tuple[Any, ...] = ()
+
+    def launch(self, tensors: Tuple[torch.Tensor, ...]) -> None:
+        """Triton looks at each argument to find what it has compiled, in some 40 us: once."""
+        if self._direct is not None:
+            self._direct(*tensors, *self._constants)
+            return
+        made = self.kernel[self.grid](*tensors, *self.numbers, **self.how)
+        if made is not None and tensors[0].device.type in _DIRECT and torch.version.hip is None:  # which looks at sizes, too
+            names = self.kernel.arg_names[len(tensors) + len(self.numbers):]
+            self._constants = (*self.numbers, *(self.how[name] for name in names))
+            self._direct = made[(*self.grid, 1)]
+
+
+def _program(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
+    key = some.start, some.stop, powers
+    if key not in p.alike:
+        p.alike[key] = _calls(p, some, powers)
+    found: Tuple[_Call, _Call] = p.alike[key]
+    return found
+
+
+def _tensors(p: Problem) -> Tuple[torch.Tensor, ...]:
+    """The tensors that both kernels read; q is in the place of what there is not."""
+    q, bias = p.q, p.bias
+    if bias is None:
+        bias = q
+    elif bias.dtype == torch.bool:
+        bias = bias.view(torch.uint8)
+    return (q, p.k, bias, q if p.documents is None else p.documents, q if p.q_len is None else p.q_len.to(q.device),
+            q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
+
+
+def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
     from . import kernel
 
-    q_len, k_len = (None if n is None else n.to(p.q.device) for n in (p.q_len, p.k_len))
-    bias, kind = (p.q, 0) if p.bias is None else (p.bias, 1)
-    if bias.dtype == torch.bool:
-        bias, kind = bias.view(torch.uint8), 2
-    documents = p.q if p.documents is None else p.documents
+    _, _, bias, documents, *_ = _tensors(p)
+    kind = 0 if p.bias is None else 2 if p.bias.dtype == torch.bool else 1
     bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
     # Whose registers and shared memory suffice, from sm_80 to sm_120 (tests/frameworks/test_device_code.py).
     if p.q.dtype == torch.float32:
@@ -166,30 +214,29 @@ def _calls(p: Problem, some: slice, inverse_k: torch.Tensor, left: Swept, powers
     else:
         tile = (64, 64, 4) if p.rows is not None and not p.softcap else (128, 64, 8)
         few_tile = 64, 64, 8
-    whole_width = max(16, 1 << (p.width - 1).bit_length())
-    tensors = (p.q, p.k, bias, documents, *(p.q if one is None else one for one in (q_len, k_len, None if p.rows is None else p.rows.there)))
+    heads, whole_width = some.stop - some.start, max(16, 1 << (p.width - 1).bit_length())
     numbers = (some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window)
     strides = (*p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1))
     how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
-           "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "Q_LEN": q_len is not None, "K_LEN": k_len is not None,
-           "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "WIDTH": whole_width, "enable_fp_fusion": True}
+           "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "Q_LEN": p.q_len is not None,
+           "K_LEN": p.k_len is not None, "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "WIDTH": whole_width,
+           "enable_fp_fusion": True}
     local_window = min(p.local_window, p.end(p.queries) + p.keys)
     fixed = (p.heads, p.group, p.width, p.q_stride, local_window, *strides)
+    out_stride = heads * p.queries
 
-    def tiled(rows: int, keys: int, warps: int) -> Tuple[Tuple[int, int], Dict[str, Any]]:
-        return (-(-p.queries // rows), some.stop - some.start), {**how, "ROWS": rows, "KEYS": keys, "num_warps": warps}
+    def call(one: Any, tile: Tuple[int, int, int], own: Tuple[int, ...], **words: Any) -> _Call:
+        rows, keys, warps = tile
+        return _Call(one, (-(-p.queries // rows), heads), (out_stride, *numbers, *own, *strides),
+                     {**words, **how, "ROWS": rows, "KEYS": keys, "num_warps": warps}, fixed)
 
-    grid, words = tiled(*tile)
-    few_grid, few_words = tiled(*few_tile)
-    return (_Call(kernel.row_sums, grid, (*tensors, inverse_k, left.sums, left.sums.stride(0), *numbers, *strides),
-                  {"POWERS": powers, **words}, fixed),
-            _Call(kernel.few_keys, few_grid, (*tensors, left.few, left.few.stride(0), *numbers, local_window, *strides), few_words,
-                  fixed))
+    return call(kernel.row_sums, tile, (), POWERS=powers), call(kernel.few_keys, few_tile, (local_window,))
 
 
 def _current(device: torch.device) -> Any:
     """Makes the device the current one, on which Triton launches."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    is_other = device.type == "cuda" and device.index != torch.cuda.current_device()
+    return torch.cuda.device(device) if is_other else _NOTHING
 
 
 _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why not
@@ -198,27 +245,24 @@ _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why n
 def is_ready(p: Problem, powers: bool) -> bool:
     """Whether the kernels for such a problem are compiled. The first time a thread begins to, which takes
     it some seconds; RuntimeError says what it failed with."""
-    if _interpreted():
+    if ("ready", powers) in p.alike or _interpreted():
         return True
-    nowhere = torch.empty(1, 1, 1, device="meta")
-    calls = _calls(p, slice(0, p.batch * p.heads), nowhere, Swept(nowhere, nowhere), powers)
-    key = (p.q.device, _as_triton_sees(calls[0]), *calls[0].how.items())
+    calls, tensors = _program(p, slice(0, p.batch * p.heads), powers), _tensors(p)
+    sees = [(one.dtype, _is_aligned(one)) for one in tensors]  # kernel.py has the numbers that it does not look at
+    key = (p.q.device, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in calls[0].fixed), *calls[0].how.items())
     found = _compiled.get(key)
     if found is None:
         _compiled[key] = False
-        without = [call._replace(arguments=tuple(map(_without_memory, call.arguments))) for call in calls]
+        without = tuple(one.dtype if aligned else _Misaligned(one.dtype) for one, (_, aligned) in zip(tensors, sees))
+        f32 = torch.float32
         # The end of the process waits for it: it would be torn out of the compiler, which aborts then.
-        threading.Thread(target=_compile, args=(key, p.q.device, without), name="attnd compiles").start()
+        threading.Thread(target=_compile, args=(key, p.q.device, ((calls[0], (*without, f32, f32)), (calls[1], (*without, f32)))),
+                         name="attnd compiles").start()
     if isinstance(found, str):
         raise RuntimeError(found)
+    if found:
+        p.alike["ready", powers] = True
     return bool(found)
-
-
-def _as_triton_sees(call: _Call) -> Tuple[Any, ...]:
-    """The properties of arguments for each of which a kernel is compiled; kernel.py has the numbers for which none is."""
-    tensors = [(one.dtype, _is_aligned(one)) for one in call.arguments if isinstance(one, torch.Tensor)]
-    numbers = [(n == 1, n % 16 == 0, n >= 2**31) for n in call.fixed]
-    return (*tensors, *numbers)
 
 
 def _is_aligned(tensor: torch.Tensor) -> bool:
@@ -226,7 +270,7 @@ def _is_aligned(tensor: torch.Tensor) -> bool:
 
 
 class _Misaligned:
-    """Stands in for a tensor that does not begin at a multiple of 16 bytes."""
+    """Stands in for a tensor that does not begin at a multiple of 16 bytes; a dtype is Triton's word for one that does."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -238,18 +282,11 @@ class _Misaligned:
         return 0
 
 
-def _without_memory(argument: Any) -> Any:
-    """For a tensor what Triton takes for an aligned one, its dtype, or stands in for another."""
-    if not isinstance(argument, torch.Tensor):
-        return argument
-    return argument.dtype if _is_aligned(argument) else _Misaligned(argument.dtype)
-
-
-def _compile(key: Any, device: torch.device, calls: Sequence[_Call]) -> None:
+def _compile(key: Any, device: torch.device, calls: Sequence[Tuple[_Call, Tuple[Any, ...]]]) -> None:
     try:
         with relaxed(), _current(device):
-            for call in calls:
-                made = call.kernel.warmup(*call.arguments, grid=call.grid, **call.how)
+            for call, tensors in calls:
+                made = call.kernel.warmup(*tensors, *call.numbers, grid=call.grid, **call.how)
                 getattr(made, "run", None)  # brings it to the device, and makes what launches it
         _compiled[key] = True
     except Exception as error:

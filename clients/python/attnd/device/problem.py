@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from typing import Any, Iterable, NamedTuple, Optional
+import pickle
+from typing import Any, Dict, Iterable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -58,6 +60,7 @@ class Problem:
         self.cross = _flag("cross", cross)
         self.rows: Optional[Rows] = None
         self._end = self.position(self.queries)
+        self.alike: Dict[Any, Any] = {}  # what was found out of problems whose tensors alone are others
 
     def _fitted(self, bias: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         full = (self.batch, self.heads, self.queries, self.keys)
@@ -75,8 +78,15 @@ class Problem:
     def sampled(self, rows: Rows, bias: Optional[torch.Tensor]) -> "Problem":
         """The same with these queries alone, for which the bias is. `q` still has all; `q_len` has to be unknown."""
         found = copy.copy(self)
-        found.rows, found.queries = rows, len(rows.here)
+        found.rows, found.queries, found.alike = rows, len(rows.here), {}
         found.bias = found._fitted(bias)
+        return found
+
+    def like(self, q: Any, k: Any, bias: Any, documents: Any, rows: Optional[Rows]) -> "Problem":
+        """The same with other tensors of the same kind; None where it has none."""
+        found: Problem = object.__new__(Problem)
+        found.__dict__.update(self.__dict__)
+        found.q, found.k, found.bias, found.documents, found.rows = q, k, bias, documents, rows
         return found
 
     def taken(self) -> "Problem":
@@ -87,16 +97,16 @@ class Problem:
         found.q = self.q.index_select(2, self.rows.there)
         return found
 
-    def on_host(self) -> "Problem":
-        """The same without its numbers: shapes, and that there is a bias or are documents, for what needs no more."""
-        found = copy.copy(self)
-        for name in ("q", "k", "bias", "documents"):
-            given = getattr(self, name)
-            if given is not None:
-                setattr(found, name, torch.empty((), dtype=given.dtype, device="cpu").expand(given.shape))
-        if self.rows is not None:
-            found.rows = Rows(torch.from_numpy(self.rows.here), self.rows.here)
-        return found
+    def on_host(self) -> bytes:
+        """For read(): the same without its numbers, for what needs shapes, and that there is a bias or are documents."""
+        if "on host" not in self.alike:
+            q, k, bias, documents = (None if one is None else torch.empty((), dtype=one.dtype, device="cpu").expand(one.shape)
+                                     for one in (self.q, self.k, self.bias, self.documents))
+            found = self.like(q, k, bias, documents, None)
+            found.alike = {}
+            self.alike["on host"] = pickle.dumps(found)
+        packed: bytes = self.alike["on host"]
+        return packed
 
     def number(self, query: Any) -> Any:
         """The number among all queries of a query, or of each of some."""
@@ -122,6 +132,18 @@ class Problem:
         """The numbers that no row has: NaN [B, H, Tq], one number in memory."""
         nan = torch.full((), math.nan, dtype=torch.float32, device=self.q.device)
         return nan.expand(self.batch, self.heads, self.queries)
+
+
+@functools.lru_cache(256)
+def _read(packed: bytes) -> Problem:
+    problem: Problem = pickle.loads(packed)
+    return problem
+
+
+def read(packed: bytes, here: Optional[np.ndarray]) -> Problem:
+    """The problem that Problem.on_host() packed, with these rows."""
+    p = _read(packed)
+    return p if here is None else p.like(p.q, p.k, p.bias, p.documents, Rows(torch.from_numpy(here), here))
 
 
 def check_tensors(**given: Any) -> None:

@@ -6,7 +6,7 @@ layer_state, rounded down to f32: a value in f32 is at most a bound exactly when
 """
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .sums import wide
 _LOWEST, _HIGHEST = 2.0**-40, 2.0**40
 _ENTRIES = 1 << 21  # of a bias that are looked at, at once
 _VALUES = 1 << 18  # that are reduced at once, but for those of one metric of one head
-_HISTOGRAMS = 192  # that are made at once
+_HISTOGRAMS = 1024  # that are made at once, of at most 20 KiB each
 
 
 def bucket_keys(values: torch.Tensor) -> torch.Tensor:
@@ -51,40 +51,43 @@ def reduce_rows(rows: Mapping[str, torch.Tensor]) -> Dict[str, Reduced]:
         return {}
     batch, heads, queries = next(iter(rows.values())).shape
     names, step = list(rows), min(_VALUES // (batch * queries), _HISTOGRAMS)
-    several = max(1, step // heads)
+    several, step = max(1, step // heads), max(1, step)
     found: Dict[str, Reduced] = {}
     for begin in range(0, len(names), several):
         group = names[begin:begin + several]
-        parts = [_reduce_heads([rows[name][:, h:h + max(1, step)] for name in group]) for h in range(0, heads, max(1, step))]
-        moments, counts = (np.concatenate(part, -2) for part in zip(*parts))
-        found.update((name, trimmed(*one)) for name, *one in zip(group, moments, counts))
+        parts = [_reduce_heads([rows[name][:, h:h + step] for name in group]) for h in range(0, heads, step)]
+        found.update((name, one[0] if len(one) == 1 else _joined(one)) for name, one in zip(group, zip(*parts)))
     return found
 
 
-def trimmed(moments: np.ndarray, counts: np.ndarray) -> Reduced:
-    """Moments [H, 5] and the counts of all keys [H, 2 KEY_MAX + 1] without the keys at either end that no head has."""
-    n, mean, m2, low, high = moments.T
-    used = np.flatnonzero(counts.any(0))
-    begin, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    return Reduced(n.astype(np.int64), mean, m2, low, high, begin - KEY_MAX, counts[:, begin:end])
+def _joined(parts: Sequence[Reduced]) -> Reduced:
+    """The heads of all, one after another."""
+    first, end = min(one.first for one in parts), max(one.first + one.counts.shape[1] for one in parts)
+    counts = [np.pad(one.counts, ((0, 0), (one.first - first, end - one.first - one.counts.shape[1]))) for one in parts]
+    n, mean, m2, low, high = (np.concatenate(column) for column in zip(*(one[:5] for one in parts)))
+    return Reduced(n, mean, m2, low, high, first, np.concatenate(counts))
 
 
-def _reduce_heads(several: List[torch.Tensor]) -> Tuple[np.ndarray, np.ndarray]:
-    """n, mean, m2, lowest and highest as f64 [M, H, 5], and counts of all keys [M, H, 2 KEY_MAX + 1], on the host, of
-    tensors [B, H, Tq]."""
-    heads = several[0].shape[1]
+def _reduce_heads(several: Sequence[torch.Tensor]) -> List[Reduced]:
+    """The same of each of these metrics [B, H, Tq] at once."""
+    heads, device = several[0].shape[1], several[0].device
     values = torch.cat([one.transpose(0, 1).reshape(heads, -1) for one in several])
     exists = torch.isfinite(values)
     filled = torch.where(exists, values, torch.zeros_like(values))
-    moments = torch.stack(moments_of(values, exists, filled), 1)
-    width = 2 * KEY_MAX + 1
-    counts = torch.zeros(len(values), width, dtype=torch.int32, device=values.device)
-    counts.scatter_add_(1, bucket_keys(filled) + KEY_MAX, exists.int())
-    used = counts.nonzero()
-    place, number = used.cpu().numpy(), counts[used[:, 0], used[:, 1]].cpu().numpy()
-    dense = np.zeros((len(values), width), dtype=np.int64)
-    dense[place[:, 0], place[:, 1]] = number
-    return moments.cpu().double().numpy().reshape(-1, heads, 5), dense.reshape(-1, heads, width)
+    moments = torch.stack(moments_of(values, exists, filled)).cpu().double().numpy().reshape(5, len(several), heads)
+    keys, there = (one.view(len(several), heads, -1) for one in (bucket_keys(filled), exists))
+    none = torch.full_like(keys, KEY_MAX)
+    first, last = torch.stack([torch.where(there, keys, none).amin((1, 2)), torch.where(there, keys, -none).amax((1, 2))]).cpu().numpy()
+    width = np.where(moments[0].any(1), last - first + 1, 0)
+    ends = np.cumsum(heads * width)
+    begin, width_there = torch.from_numpy(np.stack([ends - heads * width - first, width])).to(device)[:, :, None, None]
+    at = begin + torch.arange(heads, device=device)[:, None] * width_there + keys
+    nowhere = torch.full_like(at, int(ends[-1]))
+    counts = torch.zeros(int(ends[-1]) + 1, dtype=torch.int32, device=device)
+    counts.scatter_add_(0, torch.where(there, at, nowhere).view(-1), there.view(-1).int())
+    of_each = np.split(counts.cpu().numpy().astype(np.int64), ends)
+    return [Reduced(n.astype(np.int64), mean, m2, low, high, int(begins) if size else -KEY_MAX, found.reshape(heads, size))
+            for n, mean, m2, low, high, begins, size, found in zip(*moments, first, width, of_each)]
 
 
 def moments_of(values: torch.Tensor, exists: torch.Tensor, filled: torch.Tensor) -> List[torch.Tensor]:

@@ -213,16 +213,17 @@ def broadcast(seen: Queries) -> Queries:
     """With the queries of all samples and heads, where torch would broadcast them. ValueError when it would not. Values
     that fit no message with these keys are left out."""
     q, k = seen.q, seen.k
-    mask = (1, 1) if seen.mask is None else ((1, 1) + tuple(seen.mask.shape[:-2]))[-2:]
-    batch, heads = (next((int(n) for n in sizes if n != 1), 1)
-                    for sizes in zip(q.shape[:2], k.shape[:2], mask))
-    heads = int(q.shape[1]) if q.shape[1] != 1 else heads
-    fits = all(n in (1, batch) for n in (q.shape[0], k.shape[0], mask[0])) and mask[1] in (1, heads)
-    if not fits or (k.shape[1] and heads % k.shape[1]):
-        raise ValueError(f"queries {list(q.shape)}, keys {list(k.shape)} and a mask of {list(mask)} samples and heads "
+    (of_q, q_heads), (of_k, k_heads) = q.shape[:2], k.shape[:2]
+    of_mask, mask_heads = (1, 1) if seen.mask is None else ((1, 1) + tuple(seen.mask.shape[:-2]))[-2:]
+    batch = of_q if of_q != 1 else of_k if of_k != 1 else of_mask
+    heads = q_heads if q_heads != 1 else k_heads if k_heads != 1 else mask_heads
+    if not {of_q, of_k, of_mask} <= {1, batch} or mask_heads not in (1, heads) or (k_heads and heads % k_heads):
+        raise ValueError(f"queries {list(q.shape)}, keys {list(k.shape)} and a mask of {[of_mask, mask_heads]} samples and heads "
                          "do not fit together")
-    v = seen.v if values_fit(seen.v, batch, heads, int(k.shape[2])) else None
-    return seen._replace(q=q.expand(batch, heads, -1, -1), v=v)
+    is_whole = (of_q, q_heads) == (batch, heads)
+    if seen.v is None or values_fit(seen.v, batch, heads, int(k.shape[2])):
+        return seen if is_whole else seen._replace(q=q.expand(batch, heads, -1, -1))
+    return seen._replace(q=q if is_whole else q.expand(batch, heads, -1, -1), v=None)
 
 
 def lowered_dtype(tensor: torch.Tensor, lowered: bool) -> Optional[torch.dtype]:
