@@ -21,7 +21,6 @@ _OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
 SLICE_HEADS = 65535  # over samples, of a launch: the most blocks that CUDA has along the second axis of a grid
 _NOTHING = contextlib.nullcontext()
-_DIRECT = ("cuda",)  # kinds of devices whose kernels need not be looked for again
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -138,8 +137,8 @@ def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool, left: 
         left = Swept(*(torch.empty((numbers, *shape), dtype=torch.float32, device=p.q.device) for numbers in numbers_of(powers)))
     tensors, program = _tensors(p), _program(p, some, powers)
     with _current(p.q.device):
-        program[0].launch((*tensors, inverse_k, left.sums))
-        program[1].launch((*tensors, left.few))
+        program[0].launch(*tensors, inverse_k, left.sums)
+        program[1].launch(*tensors, left.few)
     return left
 
 
@@ -160,25 +159,18 @@ def numbers_of(powers: bool) -> Tuple[int, int]:
     return _SUMS_WITH_POWERS if powers else _SUMS, _FEW
 
 
-class _Call:
+class _Call(NamedTuple):
     """How a kernel is launched for problems that are alike: with tensors, and with these numbers. `fixed`: those of them that
     do not vary."""
+    kernel: Any
+    grid: Tuple[int, int]
+    numbers: Tuple[Any, ...]
+    how: Dict[str, Any]
+    fixed: Tuple[int, ...]
 
-    def __init__(self, kernel: Any, grid: Tuple[int, int], numbers: Tuple[Any, ...], how: Dict[str, Any], fixed: Tuple[int, ...]):
-        self.kernel, self.grid, self.numbers, self.how, self.fixed = kernel, grid, numbers, how, fixed
-        self._direct: Any = None  # launches what Triton compiled for these numbers and such tensors
-        self._constants: Tuple[Any, ...] = ()
-
-    def launch(self, tensors: Tuple[torch.Tensor, ...]) -> None:
-        """Triton looks at each argument to find what it has compiled, in some 40 us: once."""
-        if self._direct is not None:
-            self._direct(*tensors, *self._constants)
-            return
-        made = self.kernel[self.grid](*tensors, *self.numbers, **self.how)
-        if made is not None and tensors[0].device.type in _DIRECT and torch.version.hip is None:  # which looks at sizes, too
-            names = self.kernel.arg_names[len(tensors) + len(self.numbers):]
-            self._constants = (*self.numbers, *(self.how[name] for name in names))
-            self._direct = made[(*self.grid, 1)]
+    def launch(self, *tensors: torch.Tensor) -> None:
+        """Triton looks at each argument to find what it has compiled for them."""
+        self.kernel[self.grid](*tensors, *self.numbers, **self.how)
 
 
 def _program(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
