@@ -105,7 +105,9 @@ def lightnings(directory: str) -> Names:
             self.model = llama()
 
         def training_step(self, batch: Any, _: int) -> torch.Tensor:
-            return self.model(input_ids=batch, labels=batch).loss
+            loss = self.model(input_ids=batch, labels=batch).loss
+            self.log("loss", loss)
+            return loss
 
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(self.parameters(), lr=1e-3)
@@ -344,8 +346,8 @@ def local(value: torch.Tensor) -> torch.Tensor:
 
 
 def train(heading: str, directory: str, watched: bool, before: Callable[[Names], Any] = lambda names: None,
-          **options: Any) -> Trained:
-    """Runs the block, with attnd or without. `before` is called with its names first."""
+          change: Callable[[str], str] = str, **options: Any) -> Trained:
+    """Runs the block, with attnd or without, after `change`. `before` is called with its names first."""
     watch = attnd.watch
 
     def patient(*args: Any, **kwargs: Any) -> Any:
@@ -358,7 +360,7 @@ def train(heading: str, directory: str, watched: bool, before: Callable[[Names],
     try:
         plain = watched or RECIPES[heading].compiled
         with losses() as found, contextlib.nullcontext([]) if plain else first_attention() as entropy:
-            exec(compile(block_of(heading), heading, "exec"), names)
+            exec(compile(change(block_of(heading)), heading, "exec"), names)
     finally:
         attnd.watch = watch
     model = names["model"] if "model" in names else names["trainer"].model_parts[0]

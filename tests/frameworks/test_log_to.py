@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attnd.watch(..., log_to=X): the files of the user's own run, read by the tool's own reader, have the numbers of the API for
 the same windows, beside what the training logged itself, which attnd has as well."""
-import json
 import logging
 
 import pytest
@@ -11,122 +10,11 @@ torch = pytest.importorskip("torch")
 import attnd  # noqa: E402
 from attnd import alerts, trackers  # noqa: E402
 from conftest import Attnd, logged, wait_until  # noqa: E402
+from own_runs import TOOLS, Mlflow, TensorBoard, Trackio, Wandb, WandbRows  # noqa: E402
 from test_on_alert import RULES, Model  # noqa: E402
 
 STEPS, WINDOW, SHARP_AT = 46, 4, 30  # the last window is cut short by the end
 NUMBERS = ("lowest_entropy", "lowest_entropy_layer", "lowest_entropy_head", "failed_checks")
-
-
-class TensorBoard:
-    """Reads back what a SummaryWriter has written."""
-
-    def __init__(self, folder):
-        pytest.importorskip("tensorboard")
-        from torch.utils.tensorboard import SummaryWriter
-        self.folder, self.target = folder / "runs", SummaryWriter(str(folder / "runs"))
-        self.owner, self.name = self.target, "add_scalar"
-
-    def log(self, loss, step):
-        self.target.add_scalar("loss", loss, step)
-
-    def read(self):
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-        self.target.close()
-        found = EventAccumulator(str(self.folder), size_guidance={"scalars": 0, "tensors": 0})
-        found.Reload()
-        texts = {name.partition("/text_summary")[0]: found.Tensors(name)[-1].tensor_proto.string_val[0].decode()
-                 for name in found.Tags()["tensors"]}
-        return {name: {event.step: event.value for event in found.Scalars(name)} for name in found.Tags()["scalars"]}, texts
-
-
-class Wandb:
-    """Reads back the file of an offline run. `step`: the training numbers its rows itself."""
-
-    def __init__(self, folder, step=False):
-        self.wandb = pytest.importorskip("wandb")
-        self.folder, self.step = folder, step
-        self.target = self.wandb.init(project="heads", mode="offline", dir=str(folder), config={"learning_rate": 0.1})
-        self.owner, self.name = self.target, "log"
-
-    def log(self, loss, step):
-        if self.step:
-            self.target.log({"loss": loss}, step=step)
-        else:
-            self.wandb.log({"loss": loss})
-
-    def read(self):
-        from google.protobuf.message import DecodeError
-        from test_bridge_wandb import lines, records
-        self.target.finish()
-        file, = self.folder.glob("wandb/offline-run-*/*.wandb")  # attnd makes no run of its own
-
-        def is_whole():  # a process of its own writes it
-            try:
-                return any(record.WhichOneof("record_type") == "exit" for record in records(file))
-            except DecodeError:
-                return False
-
-        wait_until(is_whole, "the whole file")
-        numbers = {}
-        for number, row in lines(file):
-            for name, value in row.items():
-                if not name.startswith("_"):
-                    numbers.setdefault(name, {})[row["attnd/step"] if name.startswith("attnd/") else number] = value
-        texts = {item.key: json.loads(item.value_json) for record in records(file) for item in record.config.update
-                 if item.key.startswith("attnd/")}
-        return numbers, texts
-
-
-class WandbRows(Wandb):
-    """A run whose rows the training numbers."""
-
-    def __init__(self, folder):
-        super().__init__(folder, step=True)
-
-
-class Mlflow:
-    """Reads back an SQLite store."""
-
-    def __init__(self, folder):
-        self.mlflow = self.target = self.owner = pytest.importorskip("mlflow")
-        self.mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        self.run, self.name = self.mlflow.start_run(), "log_metric"
-        self.mlflow.log_param("learning_rate", 0.1)
-
-    def log(self, loss, step):
-        self.mlflow.log_metric("loss", loss, step)
-
-    def read(self):
-        self.mlflow.flush_async_logging()
-        self.mlflow.end_run()
-        client, run = self.mlflow.MlflowClient(), self.run.info.run_id
-        data = client.get_run(run).data
-        return ({name: {metric.step: metric.value for metric in client.get_metric_history(run, name)} for name in data.metrics},
-                {name: text for name, text in data.tags.items() if name.startswith("attnd/")})
-
-
-class Trackio:
-    """Reads back the files of a project."""
-
-    def __init__(self, folder):
-        self.trackio = pytest.importorskip("trackio")
-        self.target = self.owner = self.trackio.init(project=folder.name, config={"learning_rate": 0.1}, auto_log_cpu=False)
-        self.name = "log"
-
-    def log(self, loss, step):
-        self.trackio.log({"loss": loss})
-
-    def read(self):
-        self.trackio.finish()
-        from trackio.sqlite_storage import SQLiteStorage
-        numbers = {}
-        for row in SQLiteStorage.get_logs(self.target.project, self.target.name):
-            for name, value in row.items():
-                numbers.setdefault(name, {})[row["step"]] = value
-        return numbers, {name: text for name, text in self.target.config.items() if name.startswith("attnd/")}
-
-
-TOOLS = {tool.__name__: tool for tool in (TensorBoard, Wandb, WandbRows, Mlflow, Trackio)}
 
 
 @pytest.fixture

@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", minversion="2.6")
+import own_runs  # noqa: E402
 import recipes  # noqa: E402
+from attnd import alerts  # noqa: E402
+from attnd.control import Control  # noqa: E402
 from conftest import logged  # noqa: E402
 from harness import Attnd  # noqa: E402
 from recipes import ACCUMULATED, HEADS, LAYERS, PAGES, RECIPES, STEPS, TOKENS  # noqa: E402
+from test_on_alert import OTHERS  # noqa: E402
 
 
 @pytest.fixture
@@ -161,3 +165,105 @@ def test_ranks_have_slices_of_the_heads(heading, job, each, results, tmp_path):
 def test_the_trainer_of_torchtitan(results, tmp_path):
     run_ranks("torchtitan", tmp_path)
     assert_right(results, "titan", layers=6)
+
+
+# ------------------------------------------------------------------------------------- the user's own runs
+
+WINDOW, WINDOWED_STEPS = 5, 24  # the last window is cut short by the end
+SEEN = "".join(["jobs: {'*': {plan.every: 1, plan.samples: 0}}\nrules:\n", *(f"  {name}: {{enabled: false}}\n" for name in OTHERS),
+                "  seen: {metric: confidence, each: layer, above: 0}\n"])
+
+
+@pytest.fixture
+def windowed(tmp_path, monkeypatch):
+    """A daemon in which an alert of each layer fires, and what it answered whoever asked for a plan. The tools keep their
+    files in tmp_path."""
+    started, answers, plan = Attnd("window.rank_grace=0", "http.enabled=true", config=SEEN), [], Control.plan
+    monkeypatch.setattr(Control, "plan", lambda *given: answers.append(plan(*given)) or answers[-1])
+    monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.02)  # steps are short
+    for name, value in {"ATTND_ADDRESS": started.directory, "XDG_STATE_HOME": tmp_path / "state", "WANDB_DIR": tmp_path,
+                        "TRACKIO_DIR": tmp_path / "trackio", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}.items():
+        monkeypatch.setenv(name, str(value))
+    yield started, answers
+    started.close()
+
+
+def told_by_attnd(daemon, job):
+    """{number of log_to: {step: its value}} by the API, without what capturing cost."""
+    found = {name: {} for name in ("lowest_entropy", "lowest_entropy_layer", "lowest_entropy_head", "max_logit", "failed_checks")}
+    with Control(address=daemon.directory) as control:
+        entropy, logits = ([control.history(job, layer=layer, metric=metric) for layer in range(LAYERS)]
+                           for metric in ("entropy", "max_logit"))
+        firing = control.call("verdict", {"job": job})["alerts"]
+    for place, step in enumerate(int(step) for step in entropy[0]["windows"]["step"]):
+        means = np.array([layer["values"]["mean"][:, place] for layer in entropy])
+        layer, head = np.unravel_index(means.argmin(), means.shape)
+        of_window = (means.min(), layer, head, max(layer["values"]["max"][:, place].max() for layer in logits),
+                     sum(alert["since"]["step"] <= step for alert in firing))
+        for name, value in zip(found, of_window):
+            found[name][step] = pytest.approx(value, rel=1e-6)
+    return found
+
+
+def assert_same_numbers(windowed, job, runs):
+    """The files of each tool have attnd's numbers of each window, and a link to the page. What attnd has of the losses."""
+    daemon, answers = windowed
+    series, _ = logged(daemon, job)
+    expected = told_by_attnd(daemon, job)
+    ends = [*range(WINDOW - 1, WINDOWED_STEPS, WINDOW), WINDOWED_STEPS - 1]
+    assert list(expected["max_logit"]) == ends and expected["failed_checks"] == {step: LAYERS for step in ends}
+    costs = [pytest.approx(answer["cost"]["part"], rel=1e-6) for answer in answers if answer["cost"]]
+    for tool, (numbers, texts) in runs.items():
+        assert {name: numbers[f"attnd/{name}"] for name in expected} == expected, tool
+        cost = numbers["attnd/capture_cost"]
+        assert cost and set(cost) <= set(ends) and all(value in costs for value in cost.values()), (tool, cost)
+        assert f"/#/overview?job={job}&run=" in texts["attnd/page"], tool
+    return series
+
+
+def test_four_tools_of_report_to_have_the_numbers_of_attnd(windowed, tmp_path):
+    skip_without(("accelerate", *(needed := ("tensorboard", "wandb", "mlflow", "trackio"))))
+    import mlflow
+    import wandb
+
+    def before(names):
+        names["arguments"].report_to, names["arguments"].max_steps = list(needed), WINDOWED_STEPS
+
+    done = recipes.train("Hugging Face Trainer", str(tmp_path / "watched"), True, before,
+                         lambda block: block.replace("window=200", f"window={WINDOW}"))
+    wandb.finish()
+    runs = {"TensorBoard": own_runs.read_tensorboard(tmp_path / "watched"), "W&B": own_runs.read_wandb(tmp_path),
+            "MLflow": own_runs.read_mlflow(mlflow.last_active_run().info.run_id), "Trackio": own_runs.read_trackio("huggingface")}
+    series = assert_same_numbers(windowed, "trainer", runs)
+    losses = [log["loss"] for log in done.names["trainer"].state.log_history if "loss" in log]
+    assert list(series["loss"].values()) == losses and len(losses) == WINDOWED_STEPS
+    for tool, (numbers, _) in runs.items():
+        assert list(numbers["loss" if tool == "MLflow" else "train/loss"].values()) == pytest.approx(losses, rel=1e-6), tool
+
+
+def test_four_tools_of_a_lightning_training_have_the_numbers_of_attnd(windowed, tmp_path):
+    skip_without(("lightning", "transformers", "tensorboard", "wandb", "mlflow", "trackio"))
+    import mlflow
+    import trackio
+    import wandb
+    from lightning.pytorch import loggers
+
+    board, bias, flow = (loggers.TensorBoardLogger(tmp_path / "runs"), loggers.WandbLogger(save_dir=tmp_path, offline=True),
+                         loggers.MLFlowLogger(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    own = trackio.init(project="own", auto_log_cpu=False)
+
+    def before(names):
+        names["arguments"].update(max_epochs=WINDOWED_STEPS // STEPS, logger=[board, bias, flow], log_every_n_steps=1)
+        names["runs"] = [board.experiment, bias.experiment, mlflow.get_run(flow.run_id), own]
+
+    recipes.train("Lightning", str(tmp_path / "watched"), True, before,
+                  lambda block: block.replace("every=20)", f"every=20, window={WINDOW}, log_to=runs)"))
+    wandb.finish()
+    trackio.finish()
+    runs = {"TensorBoard": own_runs.read_tensorboard(tmp_path / "runs"), "W&B": own_runs.read_wandb(tmp_path),
+            "MLflow": own_runs.read_mlflow(flow.run_id), "Trackio": own_runs.read_trackio("own")}
+    series = assert_same_numbers(windowed, "lightning", runs)
+    losses = list(series["loss"].values())
+    assert len(losses) == WINDOWED_STEPS
+    for tool in ("TensorBoard", "W&B", "MLflow"):
+        assert list(runs[tool][0]["loss"].values()) == pytest.approx(losses, rel=1e-6), tool

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""zoo_models: models of Hugging Face transformers, a row each, small and with random weights.
+"""zoo_models: models of Hugging Face transformers, a row each, small and with random weights; zoo_images has those of timm
+and diffusers.
 
 Weights of the reference are the attentions that a second model of the same state returns, in float64 and eager. What
 may be attended to is what has a weight there. Left out are models whose returned attentions are none of one softmax
@@ -7,7 +8,7 @@ may be attended to is what has a weight there. Left out are models whose returne
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import transformers
 from expected import Attended, Layer
 from torch import nn
 from zoo import BATCH, HEADS, LENGTH, SOURCE_LENGTH, WIDTH, WORDS, Batch, Kind, References, generator, in_float64, seeded
+from zoo_images import PICTURES, Picture
 from zoo_transformers import KV_HEADS, SPECIAL
 
 WINDOW = 6  # keys a query sees, where windows slide
@@ -97,6 +99,10 @@ FORMS = {
                         "vision_config": {**TOWER, "image_size": IMAGE, "patch_size": 4}, "projection_dim": 16}, pairs, of_two_towers),
     "speech": Form({**SPEECH, **NO_DROPOUT}, lambda step: {"input_values": torch.randn(BATCH, 200, generator=generator(step))},
                    in_order("encoder")),
+    "sound": Form({**TOWER, **NO_DROPOUT, "patch_size": 4, "frequency_stride": 4, "time_stride": 4, "max_length": 24, "num_mel_bins": 16},
+                  lambda step: {"input_values": torch.randn(BATCH, 24, 16, generator=generator(step))}, in_order("encoder")),
+    "moving images": Form({**TOWER, **NO_DROPOUT, "image_size": IMAGE, "patch_size": 4, "num_frames": 4, "tubelet_size": 2},
+                          lambda step: {"pixel_values": torch.randn(BATCH, 4, 3, IMAGE, IMAGE, generator=generator(step))}, in_order("encoder")),
     "speech, two stacks": Form({**SPECIAL, **NO_DROPOUT, **TWO_STACKS, "vocab_size": WORDS, "num_mel_bins": 8, "max_source_positions": 12,
                                 "max_target_positions": 64, "use_cache": False},
                                lambda step: {"input_features": torch.randn(BATCH, 8, 24, generator=generator(step)),
@@ -136,7 +142,7 @@ def two_stacks(special: str = "", **config: Any) -> Row:
 
 SLIDES = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 OF_T5 = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": HEADS, "dropout_rate": 0.0, "decoder_start_token_id": 0}
-MODELS: Dict[str, Row] = {
+MODELS: Dict[str, Union[Row, Picture]] = {
     "Apertus": decoder("QK-norm"),
     "Arcee": decoder(),
     "Bamba": decoder("hybrid with Mamba 2", (1, 3), **MAMBA, attn_layer_indices=[1, 3], mamba_n_heads=8, mamba_d_head=8),
@@ -211,6 +217,7 @@ MODELS: Dict[str, Row] = {
     "Esm": encoder("proteins", position_embedding_type="rotary", mask_token_id=5, token_dropout=False),
     "EuroBert": encoder(),
     "IBert": encoder(),
+    "JinaEmbeddingsV3": encoder("retrieval"),
     "LayoutLM": encoder(),
     "MPNet": encoder("biases of positions"),
     "MegatronBert": encoder(),
@@ -234,6 +241,7 @@ MODELS: Dict[str, Row] = {
     "T5": two_stacks("biases of positions", **OF_T5),
     "UMT5": two_stacks("biases of positions", **OF_T5),
     "Beit": image("biases of positions"),
+    "DINOv3ViT": image(drop_path_rate=0.0, pos_embed_rescale=1.0),
     "DPT": image(),
     "DeiT": image(),
     "Dinov2": image(mlp_ratio=2, drop_path_rate=0.0),
@@ -244,11 +252,17 @@ MODELS: Dict[str, Row] = {
     "ViT": image(),
     "ViTMSN": image(),
     "Yolos": image(image_size=[IMAGE, IMAGE]),
+    **PICTURES,
+    "VideoMAE": Row("moving images"),
     "CLIP": Row("two towers", "retrieval"),
+    "AST": Row("sound"),
     "Data2VecAudio": Row("speech", "", {"conv_pos_kernel_size": 3}),
     "Hubert": Row("speech"),
+    "SEW": Row("speech", "", {"squeeze_factor": 1}),
     "UniSpeech": Row("speech"),
+    "UniSpeechSat": Row("speech"),
     "Wav2Vec2": Row("speech"),
+    "Wav2Vec2Conformer": Row("speech", "beside convolutions", {"conformer_conv_dropout": 0.0, "conv_depthwise_kernel_size": 3}),
     "Whisper": Row("speech, two stacks"),
 }
 
@@ -277,6 +291,8 @@ def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 def implementations_of(name: str) -> Tuple[str, ...]:
     """The implementations of its attention that a model has, and that compute the same; none: this release lacks the model."""
+    if name in PICTURES:
+        return PICTURES[name].implementations
     if not hasattr(transformers, f"{name}Model"):
         return ()
     both = getattr(transformers, f"{name}Model")._supports_sdpa and not MODELS[name].eager_only
@@ -285,6 +301,8 @@ def implementations_of(name: str) -> Tuple[str, ...]:
 
 def model_kind(name: str, implementation: str) -> Kind:
     """A model that is to be trained."""
+    if name in PICTURES:
+        return PICTURES[name].kind(name, implementation)
     row = MODELS[name]
     given = {key: value for key, value in {**FORMS[row.form].defaults, **row.config}.items() if value is not None}
 

@@ -251,6 +251,9 @@ class Trackio(Tracker):
         return cls(given) if _has(given, "log", "finish") and hasattr(given, "project") else None
 
     def write(self, line: Line) -> bool:
+        if any(self.target.config.get(PREFIX + name) != text for name, text in line.texts.items()):
+            self.target.config.update({PREFIX + name: text for name, text in line.texts.items()})
+            self.target._config_logged = False  # else Trackio writes it with a run's first row only
         # A step that is given moves the counter of those that are not, which are the training's.
         counted = getattr(self.target, "_next_step", None)
         self.target.log({PREFIX + name: value for name, value in line.values.items()}, step=line.step)
@@ -259,7 +262,7 @@ class Trackio(Tracker):
         return True
 
     def say(self, name: str, text: str, step: int) -> None:
-        self.target.config[PREFIX + name] = text
+        """Goes with the row of its window: see write()."""
 
     def settings(self) -> Mapping[str, Any]:
         return _own(self.target.config)
