@@ -70,6 +70,15 @@ const char *const rule_default_needs[RULE_DEFAULT_COUNT] = {
 #undef RULE_NEEDS
 };
 
+static const struct {
+    uint32_t first, last;
+    const char *needs;
+} metric_needs[] = {
+#define METRIC_NEEDS(first, last, needs) {METRIC_##first, METRIC_##last, needs},
+#include "config/rules.def"
+#undef METRIC_NEEDS
+};
+
 const struct rule rule_blank = {
     .enabled = true,
     .metric = RULE_METRIC_COUNT,
@@ -281,7 +290,16 @@ const char *rule_advice(const char *name, const char *metric)
 const char *rule_needs(const char *name, const char *metric)
 {
     int index = rules_find_text(name, metric);
-    return index >= 0 ? rule_default_needs[index] : NULL;
+    uint32_t found = rule_metric_find(metric);
+    const char *needs = index >= 0 ? rule_default_needs[index] : NULL;
+    for (int i = 0; i < RULE_DEFAULT_COUNT && index < 0 && !needs && found >= METRIC_COUNT; i++) {
+        needs = rule_defaults[i].metric == found ? rule_default_needs[i] : NULL;
+    }
+    for (size_t i = 0; i < sizeof metric_needs / sizeof metric_needs[0] && index < 0; i++) {
+        bool has = found >= metric_needs[i].first && found <= metric_needs[i].last;
+        needs = has ? metric_needs[i].needs : needs;
+    }
+    return needs;
 }
 
 /* Whether a rule has a key only because nothing else was given, and would have it again. */

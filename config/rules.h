@@ -114,7 +114,8 @@ void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maxim
 const char *rule_says(const char *name, const char *metric);
 const char *rule_why(const char *name, const char *metric);
 const char *rule_advice(const char *name, const char *metric);
-/* Where not every run has the numbers that a default rule judges, what gives them; else NULL. */
+/* Where not every run has the numbers that a rule judges, why not, and what gives them; else NULL.
+ */
 const char *rule_needs(const char *name, const char *metric);
 
 /* A number that is another one when the rule is: of everything but `enabled` and the severity. */

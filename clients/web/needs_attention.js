@@ -110,12 +110,12 @@ export class NeedsAttention {
             : "The first check comes with the first window: after 16 captures, unless window.unit says otherwise.";
     }
 
-    /** How many rules have had numbers to judge, and what the others need; undefined where attnd does not say. */
+    /** How many rules have had numbers to judge, and why the others have not; undefined where attnd does not say. */
     checksText() {
         const { judged, unjudged = [] } = this.found.checks ?? {};
         if (!judged) return undefined;
         const needs = (name) => this.rules.find((rule) => rule.name === name)?.needs,
-            missing = unjudged.map((name) => (needs(name) ? `${name} (needs ${needs(name)})` : name)),
+            missing = unjudged.map((name) => (needs(name) ? `${name} (${needs(name)})` : name)),
             also = missing.length ? `; ${missing.length} not measured: ${missing.join(", ")}` : "";
         return `${judged} checks passed ${this.momentText()}${also}.`;
     }

@@ -82,6 +82,7 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         .advice = rule_advice(rule->name, rule_metric_name(rule->metric)),
     };
     if (rule->metric == RULE_INVALID_ORIGIN) {
+        event.value = state == ALERT_RESOLVED ? cell->value : alerts->origin.share;
         alert_message_origin(&alerts->origin, state, message);
     } else {
         alert_message(rule, cell, place, value_now(rule, cells, index), state, message);

@@ -23,6 +23,7 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
 {
     bool of_heads = rule_is_of_heads(rule);
     bool pooled = of_heads ? place->head < 0 : !place->has_layer && !rule_is_of_run(rule);
+    bool alike = place->has_layer && cell->worst < 0; /* its heads are, or it has one */
     const char *how = rule->statistic == RULE_MAX   ? "largest"
                       : rule->statistic == RULE_MIN ? "smallest"
                                                     : "mean";
@@ -37,13 +38,14 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
     if (place->head >= 0) {
         snprintf(head, sizeof head, " head %" PRId32, place->head);
     }
+    pooled = pooled && !alike;
     if (pooled) {
         snprintf(all, sizeof all, " (%s of its %s", how, of_heads ? "heads" : "layers");
     }
     if (rule->metric == RULE_RANK_DISTANCE && place->has_layer) {
         snprintf(all, sizeof all, " (rank %" PRId32, cell->worst);
         pooled = true;
-    } else if (pooled && place->has_layer && cell->worst >= 0) {
+    } else if (pooled && place->has_layer) {
         snprintf(worst, sizeof worst, ", head %" PRId32 " has the %s", cell->worst,
                  rule_is_worse_low(rule) ? "lowest" : "highest");
     }
@@ -80,8 +82,8 @@ static void of_silence(const struct rule *rule, const struct alert_cell *cell,
         snprintf(ret_text, ALERT_MESSAGE_MAX, "the run has been heard of again");
     } else {
         snprintf(ret_text, ALERT_MESSAGE_MAX,
-                 "nothing has been heard of the run for %.4g s, more than %.4g s", cell->value,
-                 rule->bound);
+                 "the run is silent: nothing has been heard of it for %.4g s, more than %.4g s",
+                 cell->value, rule->bound);
     }
 }
 
@@ -101,7 +103,7 @@ void alert_message_origin(const struct alert_origin *origin, enum alert_state st
                  origin->after, origin->before);
     } else {
         snprintf(ret_text, ALERT_MESSAGE_MAX,
-                 "rows became invalid first in %s of %s.%" PRIu32 ".%s, between steps %" PRIu64
+                 "rows became invalid: first in %s of %s.%" PRIu32 ".%s, between steps %" PRIu64
                  " and %" PRIu64 ": %.4g of them",
                  head, stack_name(origin->layer.stack), (uint32_t)origin->layer.layer,
                  site_name(origin->layer.site), origin->after, origin->before, origin->share);

@@ -16,6 +16,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Captures after which a metric that has not come is not only late. */
+#define CAPTURES_JUDGED 16
+
 /* One window on its way out; or the alerts of a run, without a window. */
 struct closing {
     struct run *run;
@@ -81,6 +84,34 @@ static uint64_t closing_dropped(const struct counts *counts)
     return dropped - tally->dropped[err_index(ERR_REPEATED)];
 }
 
+/* A rule that is not attnd's own. That one has no baseline yet is no news. */
+static void closing_on_unjudged(void *data, const struct rule *rule)
+{
+    const struct run *run = data;
+    const char *metric = rule_metric_name(rule->metric);
+    const char *needs = rule_needs(rule->name, metric);
+    if (!rule_why(rule->name, metric) && rule->statistic < RULE_DELTA) {
+        log_event(LOG_WARNING, "rule_not_measured", LOG_STR("job", run->job),
+                  LOG_STR("rule", rule->name), LOG_STR("metric", metric),
+                  LOG_STR("layer", rule->layer),
+                  LOG_STR("reason", needs ? needs : "no layer that matches has sent the metric"));
+    }
+}
+
+/* Says once which rules had nothing to judge: after so many captures, or when the run is over. */
+static void closing_tell_unjudged(struct run *run)
+{
+    uint64_t most = 0, epoch, step, ranks = run->tracks[0].window.rank_count;
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        most = stream->counts.processed > most ? stream->counts.processed : most;
+    }
+    if (!run->told_unjudged && alerts_judged_to(run->alerts, &epoch, &step) &&
+        (run->state == JOB_ENDED || most >= CAPTURES_JUDGED * ranks)) {
+        run->told_unjudged = true;
+        alerts_unjudged(run->alerts, closing_on_unjudged, run);
+    }
+}
+
 static void closing_judge_run(struct closing *closing)
 {
     struct run *run = closing->run;
@@ -98,6 +129,7 @@ static void closing_judge_run(struct closing *closing)
     if (alerts_run(run->alerts, &said, &sink) != 0) {
         log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
     }
+    closing_tell_unjudged(run);
 }
 
 /* Outside of a closing window events make a batch of their own. */
@@ -145,6 +177,7 @@ static void closing_end_alerts(struct closing *closing)
     run->alerts_unsaved = true;
     if (run->alerts) {
         alerts_end(run->alerts, &common, run->state == JOB_ENDED, &sink);
+        closing_tell_unjudged(run);
     }
 }
 

@@ -53,6 +53,7 @@ struct run {
     struct capture_costs costs;
     bool judge_losses;     /* no tensors came between two events: no window judges what is lost */
     struct alerts *alerts; /* NULL: none */
+    bool told_unjudged;    /* which rules have had nothing to judge */
     /* It was restored, and layers of it have windows that are not in the config any more. */
     bool has_other_windows;
     uint64_t last_ns;              /* when it was last heard of */

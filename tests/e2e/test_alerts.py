@@ -147,8 +147,10 @@ def test_what_fired_at_the_end_counts_until_the_job_has_a_newer_run():
     wait_until(lambda: attnd.call("alerts")["older"] == 1, "the newer run")
     assert told(attnd)[0]["run"] == first.run.hex()
     for arguments in ((), ("gpt",)):
-        assert attnctl(*arguments) == (0, "nothing is firing; attnctl alerts --all shows earlier ones\n"
-                                          "1 fired at the end of runs that a newer run of their job followed\n")
+        code, text = attnctl(*arguments)
+        assert code == 0 and text.startswith("nothing is firing; attnctl alerts --all shows earlier ones\n")
+        assert text.endswith("\n1 fired at the end of runs that a newer run of their job followed\n")
+        assert (" checks passed; " in text) == bool(arguments)
     wait_until(lambda: "firing_at_end" in kept_states(attnd), "the history")
     assert "firing at end" in attnctl("--all")[1]
     assert attnctl("gpt", "--run", first.run.hex()[:8])[0] == 1, "who asks for it is told"
@@ -202,7 +204,7 @@ def test_silence_and_its_end_are_told():
     fired = next_alert(reader, "silence")
     assert fired["state"] == "firing" and fired["value"] > 0.3
     assert [fired[key] for key in ("stack", "layer", "site", "head")] == [None] * 4
-    assert fired["message"].startswith("nothing has been heard of the run for ")
+    assert fired["message"].startswith("the run is silent: nothing has been heard of it for ")
 
     def resolved():
         send_steps(trainer, 1, [resolved.step])
@@ -243,6 +245,23 @@ rules:
     topic, alert = reader.next()
     assert (alert["rule"], alert["layer"], alert["head"], alert["severity"]) == ("sharp", 1, 1, "info")
     assert reader.silent()
+    attnd.close()
+
+
+def test_a_rule_of_ones_own_that_nothing_was_sent_for_is_named_once():
+    attnd = Attnd(*STEPS, config="rules: {mine: {metric: residual_share, each: head, above: 3}, "
+                                 "known: {metric: confidence, above: 0.999, clear: 0.99}, "
+                                 "nowhere: {metric: confidence, layer: decoder.7.*, above: 0.999, clear: 0.99}}\n")
+    trainer = Trainer(attnd, "gpt")
+    send_steps(trainer, 1, range(12))
+    attnd.settled(12)
+    assert "rule_not_measured" not in attnd.log_text(), "it may come yet"
+    send_steps(trainer, 1, range(12, 24))
+    wait_log(attnd, " event=rule_not_measured job=gpt rule=mine metric=residual_share ")
+    wait_log(attnd, " rule=nowhere metric=confidence layer=decoder.7.* ")
+    trainer.event("bye", step=23)
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+    assert attnd.log_text().count("event=rule_not_measured") == 2 and 'reason="needs watch(residual=True)"' in attnd.log_text()
     attnd.close()
 
 

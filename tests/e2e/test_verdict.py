@@ -3,7 +3,9 @@
 kill -9, and from the history when the run is no longer in memory."""
 import http.client
 import json
+import os
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ SETTINGS = ("window.unit=step", "window.rank_grace=0", "http.enabled=true", "htt
             "history.commit=50ms", "history.checkpoint=100ms")
 RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}}\n"
 HEADS, T = 4, 16
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 FLAT = 1
 WELL, COLLAPSED = [FLAT] * HEADS, [1000, 50, 400, 150]
 FIRING = [("entropy_collapse", None), ("mine", 0), ("mine", 2), ("mine", 3), ("mine", 1)]  # rule and head, worst first
@@ -64,6 +67,10 @@ def by_http(attnd, query=""):
     return body
 
 
+def by_attnctl(attnd, command):
+    return subprocess.run([ATTNCTL, "--address", attnd.directory, command, "gpt"], capture_output=True, text=True).stdout
+
+
 def judged(attnd, step):
     """The answer once the window of this step has been judged, and is on the disk."""
     def done():
@@ -98,6 +105,8 @@ def test_it_is_the_same_everywhere_and_the_worst_comes_first():
     assert "why" not in mine, "it is no rule of attnd's own"
     assert answer["checks"]["judged"] > 5 and "head_silent" in answer["checks"]["unjudged"]
     assert by_http(attnd) == answer and attnd.call("alerts", job="gpt")["firing"] == answer["alerts"]
+    said = " ".join(by_attnctl(attnd, "summary").split("\n\n")[0].split())
+    assert said == f"critical entropy_collapse since step 5: {worst['message']}; 4 more: attnctl alerts gpt"
     few = by_control(attnd, limit=2)
     assert (few["alerts"], few["more"]) == (answer["alerts"][:2], True) and by_http(attnd, "&limit=2") == few
     del trainer
@@ -110,9 +119,17 @@ def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
     trainer.event("hello")
     wait_until(lambda: attnd.call("jobs"), "the run")
     assert (by_control(attnd)["step"], by_control(attnd)["checks"]["judged"]) == (None, 0)
+    assert by_attnctl(attnd, "alerts").splitlines()[1] == "Not monitoring yet: the first check comes with the first window"
     send(trainer, WELL, range(4))
     answer = judged(attnd, 2)
     assert (answer["alerts"], answer["more"]) == ([], False) and answer["checks"]["judged"] > 5
+    passed, missing = answer["checks"]["judged"], answer["checks"]["unjudged"]
+    said = " ".join(by_attnctl(attnd, "summary").split("\n\n")[0].split())
+    assert said == f"No alerts: {passed} checks passed; {len(missing)} not measured: {', '.join(missing)}"
+    said = by_attnctl(attnd, "alerts").splitlines()[1:]
+    assert said[0] == f"{passed} checks passed; {len(missing)} not measured:"
+    assert "  rank_odd: needs three ranks or more" in said
+    assert [line.split(":")[0].strip() for line in said[1:] if line[2] != " "] == missing
     attnd.close()
 
 

@@ -54,7 +54,7 @@ class Readers:
         terminal.run(self.command(self.attnd, "gpt"))
         state = terminal.wait_for(r"^ gpt  (\w+)  .*  run ([0-9a-f]{8}) ").groups()[::-1]
         worst = terminal.wait_for(r"^ !! (\S+)  (entropy_collapse) since step (\d+)").groups()
-        terminal.wait_for(r"saturated_entropy of decoder\.0\.self .* is 0, below 0\.25[^\0]*when the run\s+ended")
+        terminal.wait_for(r"saturated_entropy of decoder\.0\.self is 0, below 0\.25[^\0]*when the run\s+ended")
         terminal.close()
         return state, worst
 

@@ -64,7 +64,7 @@ def test_runs_in_trouble_come_first_and_one_is_opened(open_terminal, command):
     terminal.run(command(attnd))
     terminal.wait_for(r"^ attnd top  2 runs, 1 in trouble")
     terminal.wait_for(r"lost 0  dropped 0")
-    terminal.wait_for(r"^!!>gpt-small +15 .* decoder\.0\.self entropy_co")
+    terminal.wait_for(r"^!!>gpt-small +15 .* each query looks at one key: d")
     terminal.wait_for(r"^   a-healthy-one +7 +[▁▂▃▄▅▆▇█]{6} 2\.25 +no alerts, \d+ checks passed")
     assert max(map(len, terminal.lines())) <= 80
     terminal.type("Enter")

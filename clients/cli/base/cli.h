@@ -106,6 +106,11 @@ int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint
 int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoint,
                   const char *topic, size_t frame_max, struct link *ret_link);
 
+/* Prints the verdict of the run that the command line names: its worst alert, or how many checks
+ * have passed and, unless `brief`, what each of the others needs. Returns whether attnd knows one;
+ * else nothing is printed. */
+bool verdict_print(struct cli *cli, bool brief);
+
 /* Where a browser finds what attnd binds at `bound`. */
 void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX]);
 

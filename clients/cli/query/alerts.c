@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: the alerts that fire now, or fired when their run ended, and with --all everything that
- * was told before. An alert that fires, or did at the end, is bad news: exit status 1, until its
- * job has a newer run. */
+/* alerts: the alerts that fire now, or fired when their run ended, worst first, and with --all
+ * those before, each once, by what was said of it last. An alert that fires, or did at the end, is
+ * bad news: exit status 1, until its job has a newer run. */
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define EVENTS_DEFAULT 50
@@ -39,36 +40,94 @@ static uint32_t alerts_current(const msgpack_object *result)
     return older < all ? all - (uint32_t)older : 0;
 }
 
+/* Alerts in the order in which they are shown. */
+struct alerts_list {
+    const msgpack_object **alert;
+    uint32_t count;
+};
+
+/* An alert may fire, fire at the end and be resolved: it is the same while it fires since then. */
+static bool alerts_are_same(const msgpack_object *one, const msgpack_object *other)
+{
+    static const char *const keys[] = {"since", "rule", "head", "layer", "stack", "site", "run"};
+    bool same = true;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && same; i++) {
+        const msgpack_object *a = mpk_find(one, keys[i]), *b = mpk_find(other, keys[i]);
+        same = a && b ? msgpack_object_equal(*a, *b) : a == b;
+    }
+    return same;
+}
+
+/* Adds those from `from` to `to`, of one severity unless it is NULL, that are not in the list. */
+static void alerts_list_add(struct alerts_list *list, const msgpack_object *alerts, uint32_t from,
+                            uint32_t to, const char *severity)
+{
+    for (uint32_t i = from; i < to; i++) {
+        const msgpack_object *alert = field_at(alerts, i);
+        bool known = severity && !mpk_is_str(mpk_find(alert, "severity"), severity);
+        for (uint32_t l = 0; l < list->count && !known; l++) {
+            known = alerts_are_same(list->alert[l], alert);
+        }
+        if (!known) {
+            list->alert[list->count++] = alert;
+        }
+    }
+}
+
+static void alerts_print_table(struct cli *cli, const struct alerts_list *list, bool with_job)
+{
+    struct out_table table;
+    out_begin(&table, with_job ? "SEVERITY|JOB|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE"
+                               : "SEVERITY|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE");
+    for (uint32_t i = 0; i < list->count; i++) {
+        alerts_add_alert(&table, list->alert[i], with_job);
+    }
+    out_print(&table, cli->width, true, cli->out);
+}
+
 /* The list of `past` is nil when there is no history. */
 static int show_alerts(struct cli *cli, const msgpack_object *result)
 {
+    static const char *const severities[] = {"critical", "warning", "info"};
     const msgpack_object *firing = mpk_find(result, "firing");
     const msgpack_object *past = mpk_find(result, "alerts");
     uint32_t current = alerts_current(result);
     uint32_t older = mpk_items(firing) - current;
     bool all = cli->args->given & ARGS_ALL;
+    bool with_job = cli->args->word_count < 2;
     const char *hint = all ? "" : "; attnctl alerts --all shows earlier ones";
+    struct alerts_list list = {
+        .alert = calloc((size_t)mpk_items(firing) + mpk_items(past) + 1, sizeof *list.alert)};
+    if (!list.alert) {
+        return cli_fail(cli, CLI_FINDING, "out of memory");
+    }
+    for (int i = 0; i < 3; i++) {
+        alerts_list_add(&list, firing, 0, current, severities[i]);
+    }
+    current = list.count;
+    if (all) {
+        alerts_list_add(&list, past, 0, mpk_items(past), NULL);
+        alerts_list_add(&list, firing, mpk_items(firing) - older, mpk_items(firing), NULL);
+    }
     if (current == 0) {
         fprintf(cli->out, "nothing is firing%s\n", hint);
+        if (!with_job) {
+            verdict_print(cli, false);
+        }
     }
-    if (current > 0 || (all && mpk_items(past) > 0)) {
-        bool with_job = cli->args->word_count < 2;
-        struct out_table table;
-        out_begin(&table, with_job ? "SEVERITY|JOB|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE"
-                                   : "SEVERITY|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE");
-        for (uint32_t i = 0; i < current; i++) {
-            alerts_add_alert(&table, &firing->via.array.ptr[i], with_job);
-        }
-        for (uint32_t i = 0; all && i < mpk_items(past); i++) {
-            alerts_add_alert(&table, &past->via.array.ptr[i], with_job);
-        }
-        out_print(&table, cli->width, true, cli->out);
+    if (list.count > 0) {
+        alerts_print_table(cli, &list, with_job);
     }
     for (uint32_t i = 0; i < current; i++) {
-        char message[512];
-        field_text(&firing->via.array.ptr[i], "message", message, sizeof message);
-        fprintf(cli->out, "%s%s\n", i == 0 ? "\n" : "", message);
+        char job[JOB_WIDTH + 8] = "", message[512];
+        if (with_job) {
+            field_text(list.alert[i], "job", job, sizeof job);
+            out_shorten(job, JOB_WIDTH);
+        }
+        field_text(list.alert[i], "message", message, sizeof message);
+        fprintf(cli->out, "%s%s%s%s\n", i == 0 ? "\n" : "", job, with_job ? ": " : "", message);
     }
+    free(list.alert);
     if (!all && older > 0) {
         fprintf(cli->out,
                 "%" PRIu32 " fired at the end of runs that a newer run of their job followed\n",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* summary: the newest window of a job as one table per window: a row per layer, a column per head,
- * of one metric; patterns are names. */
+/* summary: the verdict of a job, and its newest window as one table per window: a row per layer, a
+ * column per head, of one metric; patterns are names. */
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
@@ -162,6 +162,7 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
     const msgpack_object *sampled = NULL; /* a layer whose rows are a sample */
     uint64_t taken = 0, of = 0;           /* the rows of these layers */
     bool partial = false;
+    uint64_t last = row->last;
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *map = rows[i].map;
         epoch = mpk_find_u64(map, "epoch") > epoch ? mpk_find_u64(map, "epoch") : epoch;
@@ -181,8 +182,11 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
     fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run, epoch,
             step);
     fprintf(cli->out, "window: %s %" PRIu64, unit, row->first);
-    if (row->last != row->first) {
-        fprintf(cli->out, " to %" PRIu64, row->last);
+    if (partial && strcmp(unit, "step") == 0 && step >= row->first && step < last) {
+        last = step; /* the run has come no further */
+    }
+    if (last != row->first) {
+        fprintf(cli->out, " to %" PRIu64, last);
     }
     fprintf(cli->out,
             "%s, %" PRIu64 " rank%s, %" PRIu64 " message%s, %" PRIu64 " lost, %" PRIu64
@@ -351,6 +355,9 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
         code = cli_usage(&shown, "--metric: '%.80s': not in %s%s", shown.args->metric,
                          drift ? "the drift of this summary" : "this summary", text);
     } else {
+        if (verdict_print(&shown, true)) {
+            putc('\n', shown.out);
+        }
         print_groups(&shown, rows, count);
     }
     free(rows);

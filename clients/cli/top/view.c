@@ -192,10 +192,11 @@ static void draw_no_run(struct top_view *view)
     }
 }
 
-/* "decoder.1.self.h1 since step 271: each query looks at one key: ..."  */
+/* "each query looks at one key: decoder.1.self.h1 +2 since 271": a message begins with these few
+ * words, and that of a rule of one's own with none. */
 static void put_row_verdict(struct top_view *view, const struct run_row *row, int column)
 {
-    char where[PLACE_TEXT_MAX], others[32] = "";
+    char where[PLACE_TEXT_MAX + 2] = "", others[32] = "";
     int width = view->screen->width - column;
     if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
         if (row->known &&
@@ -206,13 +207,19 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
         }
         return;
     }
-    top_place_text(&row->worst.place, where);
+    const struct alert *worst = &row->worst;
+    const char *colon = strstr(worst->message, ": ");
+    const char *says = colon ? worst->message : worst->rule;
+    int length = colon ? (int)(colon - says) : (int)strlen(says);
+    if (worst->place.stack[0]) {
+        strcpy(where, ": ");
+        top_place_text(&worst->place, where + 2);
+    }
     if (row->alert_count > 1) {
         snprintf(others, sizeof others, " +%" PRIu32, row->alert_count - 1);
     }
-    screen_print(view->screen, view->row, column, width, mark_styles[row->worst.severity],
-                 "%s %s%s since %" PRIu64 ": %s", where, row->worst.rule, others,
-                 row->worst.since_step, row->worst.message);
+    screen_print(view->screen, view->row, column, width, mark_styles[worst->severity],
+                 "%.*s%s%s since %" PRIu64, length, says, where, others, worst->since_step);
 }
 
 static void draw_runs(struct top_view *view)

@@ -128,20 +128,41 @@ static void past_put_alert(struct mpk_writer *reply, enum alert_state state, boo
     alert_encode(&alert, reply);
 }
 
-static void past_put_alerts(struct mpk_writer *reply, bool firing, bool ended, bool older)
+/* `both`: the run is silent, too, and all was told when it began. */
+static void past_put_alerts(struct mpk_writer *reply, bool firing, bool ended, bool older,
+                            bool both)
 {
     mpk_put_map(reply, 4);
     mpk_pair_u64(reply, "older", older);
     mpk_put_str(reply, "firing");
-    mpk_put_array(reply, firing);
+    mpk_put_array(reply, (uint32_t)firing + both);
+    if (both) {
+        past_put_alert(reply, ALERT_FIRING, true);
+    }
     if (firing) {
         past_put_alert(reply, ended ? ALERT_FIRING_AT_END : ALERT_FIRING, false);
     }
     mpk_put_str(reply, "alerts");
-    mpk_put_array(reply, 1);
-    past_put_alert(reply, ALERT_RESOLVED, true);
+    mpk_put_array(reply, both ? 2 : 1);
+    if (both) {
+        past_put_alert(reply, ALERT_FIRING, false);
+    }
+    past_put_alert(reply, both ? ALERT_FIRING : ALERT_RESOLVED, true);
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, true);
+}
+
+static void past_put_verdict(struct mpk_writer *reply, uint64_t judged, bool others)
+{
+    mpk_put_map(reply, 2);
+    mpk_pair_array(reply, "alerts", 0);
+    mpk_pair_map(reply, "checks", 2);
+    mpk_pair_u64(reply, "judged", judged);
+    mpk_pair_array(reply, "unjudged", others ? 2 : 0);
+    if (others) {
+        mpk_put_str(reply, "head_twins");
+        mpk_put_str(reply, "mine");
+    }
 }
 
 static void past_put_side(struct mpk_writer *reply, const char *name, const char *run)
@@ -248,7 +269,14 @@ static void test_past_answer(const struct fake *fake, const char *method, uint64
         past_put_kept(reply);
     } else if (strcmp(method, "alerts") == 0) {
         past_put_alerts(reply, strcmp(job, "calm") != 0, strcmp(job, "dead") == 0,
-                        strcmp(job, "again") == 0);
+                        strcmp(job, "again") == 0, *job == '\0');
+    } else if (strcmp(method, "verdict") == 0) {
+        past_put_verdict(reply, strcmp(job, "calm") == 0 ? 12 : 0, strcmp(job, "again") != 0);
+    } else if (strcmp(method, "rules") == 0) {
+        mpk_put_array(reply, 1);
+        mpk_put_map(reply, 2);
+        mpk_pair_str(reply, "name", "head_twins");
+        mpk_pair_str(reply, "needs", "needs matrices");
     } else if (strcmp(method, "compare") == 0) {
         past_put_comparison(reply, strcmp(job, "same") == 0 ? 0 : 0.25);
     } else if (strcmp(method, "runs") == 0) {
@@ -435,13 +463,20 @@ FAKE_TEST(an_alert_that_fired_at_the_end_is_bad_news)
 FAKE_TEST(calm_is_good_news)
 {
     past_assert_says(fake, "alerts calm", 0,
-                     "nothing is firing; attnctl alerts --all shows earlier ones\n");
+                     "nothing is firing; attnctl alerts --all shows earlier ones\n"
+                     "12 checks passed; 2 not measured:\n"
+                     "  head_twins: needs matrices\n"
+                     "  mine\n");
     past_assert_says(fake, "alerts again", 0, /* what fires is of an earlier run */
                      "nothing is firing; attnctl alerts --all shows earlier ones\n"
+                     "No rule is in force: alerts are switched off, or none is of this job\n"
                      "1 fired at the end of runs that a newer run of their job followed\n");
     past_assert_says(fake, "alerts again --json >/dev/null", 0, "");
     past_assert_says(fake, "alerts calm --all", 0,
                      "nothing is firing\n"
+                     "12 checks passed; 2 not measured:\n"
+                     "  head_twins: needs matrices\n"
+                     "  mine\n"
                      "SEVERITY  RUN       RULE     WHERE    STATE     VALUE  BOUND  SINCE\n"
                      "warning   ab000000  silence  the run  resolved  -      0.1    step 1150\n"
                      "there are earlier ones: --count shows more\n");
@@ -449,9 +484,23 @@ FAKE_TEST(calm_is_good_news)
 
 FAKE_TEST(alerts_of_all_jobs_name_the_job)
 {
-    past_assert_says(fake, "alerts | head -n 2 | cut -c1-41", 0,
+    past_assert_says(fake, "alerts | cut -c1-41", 0,
                      "SEVERITY  JOB  RUN       RULE            \n"
-                     "critical  gpt  ab000000  entropy_collapse\n");
+                     "critical  gpt  ab000000  entropy_collapse\n"
+                     "warning   gpt  ab000000  silence         \n"
+                     "\n"
+                     "gpt: entropy of head 2 is low\n"
+                     "gpt: silent\n");
+}
+
+FAKE_TEST(all_alerts_are_one_list_with_each_once)
+{
+    past_assert_says(fake, "alerts --all | head -n 5 | cut -c1-41", 0,
+                     "SEVERITY  JOB  RUN       RULE            \n"
+                     "critical  gpt  ab000000  entropy_collapse\n"
+                     "warning   gpt  ab000000  silence         \n"
+                     "\n"
+                     "gpt: entropy of head 2 is low\n");
 }
 
 /* compare ----------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ TOP_TEST(a_row_says_what_is_wrong_or_that_nothing_is)
     read_log(&row->loss, answer_end(&answer));
     answer_free(&answer);
     draw(model, &screen, 180, 24);
-    assert_shows(&screen, "decoder.1.self.h2 head_silent +2 since 75: the output is dead: 0.01");
+    assert_shows(&screen, "the output is dead: decoder.1.self.h2 +2 since 75");
     assert_shows(&screen, "▁ 2.25");
     assert_shows(&screen, "no alerts, 17 checks passed");
 }

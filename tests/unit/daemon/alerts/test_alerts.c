@@ -256,7 +256,7 @@ TEST(a_value_between_bound_and_clear_ends_a_row_of_windows)
     give_entropy(f, 0.05);
     expect_silence(f);
     give_entropy(f, 0.06);
-    expect_firing(f, "entropy_normalized of decoder.3.self (mean of its heads) is 0.06, below 0.1 "
+    expect_firing(f, "entropy_normalized of decoder.3.self is 0.06, below 0.1 "
                      "for 2 windows");
     alerts_stop(f);
 }
@@ -295,7 +295,7 @@ TEST(a_number_that_does_not_exist_changes_nothing)
     give_entropy(f, NONE);
     expect_silence(f);
     give_entropy(f, 0.05);
-    expect_firing(f, "entropy_normalized of decoder.3.self (mean of its heads) is 0.05, below 0.1 "
+    expect_firing(f, "entropy_normalized of decoder.3.self is 0.05, below 0.1 "
                      "for 2 windows");
     give_entropy(f, NONE);
     expect_silence(f);
@@ -459,18 +459,16 @@ TEST(patterns_choose_layers_and_jobs)
                      "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
     struct alerts_window w;
     give_entropy(f, 0.05);
-    assert_string_equal(
-        alerts_expect(f, ALERT_FIRING,
-                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.05, "
-                      "below 0.1")
-            ->rule,
-        "c");
+    assert_string_equal(alerts_expect(f, ALERT_FIRING,
+                                      "entropy_normalized of decoder.3.self is 0.05, "
+                                      "below 0.1")
+                            ->rule,
+                        "c");
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.05});
     w.summary.layer.id = (struct layer_id){STACK_DECODER, 2, SITE_CROSS};
     alerts_give(f, &w.summary);
-    const struct told *told = alerts_expect(
-        f, ALERT_FIRING,
-        "entropy_normalized of decoder.2.cross (mean of its heads) is 0.05, below 0.1");
+    const struct told *told =
+        alerts_expect(f, ALERT_FIRING, "entropy_normalized of decoder.2.cross is 0.05, below 0.1");
     assert_string_equal(told->rule, "a");
     assert_int_equal(told->layer.layer, 2);
     alerts_stop(f);
@@ -667,7 +665,7 @@ TEST(silence_is_told_and_resolved)
     alerts_silence(f->alerts, &common, 60, &f->sink);
     expect_silence(f);
     alerts_silence(f->alerts, &common, 61, &f->sink);
-    expect_firing(f, "nothing has been heard of the run for 61 s, more than 60 s");
+    expect_firing(f, "the run is silent: nothing has been heard of it for 61 s, more than 60 s");
     alerts_silence(f->alerts, &common, 600, &f->sink);
     end_window(f); /* windows say nothing about it */
     expect_silence(f);
@@ -687,7 +685,7 @@ TEST(what_fires_at_the_end_stays_as_it_is)
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.2, below 0.5 for 2 windows");
     struct result_common common = alerts_common_of(f);
     alerts_silence(f->alerts, &common, 100, &f->sink);
-    expect_firing(f, "nothing has been heard of the run for 100 s, more than 60 s");
+    expect_firing(f, "the run is silent: nothing has been heard of it for 100 s, more than 60 s");
     alerts_end(f->alerts, &common, true, &f->sink);
     expect_resolved(f, "the run has been heard of again"); /* by its bye */
     const struct told *told = alerts_expect(f, ALERT_FIRING_AT_END, text);
@@ -1011,12 +1009,11 @@ TEST(a_restart_tells_nothing_twice_and_resolves)
     give_entropies(f, 2, (double[]){0.1, 0.1});
     expect_silence(f);
     give_entropies(f, 2, (double[]){0.9, 0.9});
-    assert_int_equal(
-        alerts_expect(f, ALERT_RESOLVED,
-                      "entropy_normalized of decoder.3.self (mean of its heads) is 0.9, "
-                      "no longer below 0.5 (clear at 0.55)")
-            ->since_epoch,
-        0);
+    assert_int_equal(alerts_expect(f, ALERT_RESOLVED,
+                                   "entropy_normalized of decoder.3.self is 0.9, "
+                                   "no longer below 0.5 (clear at 0.55)")
+                         ->since_epoch,
+                     0);
     expect_resolved(f, "entropy_normalized of the run (mean of its heads) is 0.9, no longer below "
                        "0.5 (clear at 0.55)");
     alerts_stop(f);

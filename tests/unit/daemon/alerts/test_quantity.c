@@ -341,6 +341,13 @@ static void expect_told(const struct quantity_fixture *f, enum alert_state state
     assert_int_equal(f->told.head, head);
 }
 
+static void keep_origin_share(void *data, const struct alert_result *event)
+{
+    if (strcmp(event->rule, "first_invalid") == 0) {
+        *(double *)data = event->value;
+    }
+}
+
 static const double none_invalid[HEADS], all_invalid[HEADS] = {1, 1, 1, 1};
 
 QUANTITY_TEST(rows_became_invalid_first_in_the_first_layer_with_more_than_others)
@@ -352,9 +359,13 @@ QUANTITY_TEST(rows_became_invalid_first_in_the_first_layer_with_more_than_others
     judge_invalid(f, (double[]){0.5, 0.5, 0.6, 0.5}, (double[]){0.5, 0.5, 0.5, 0.5});
     expect_told(f, ALERT_FIRING, decoder_1, 2);
     assert_string_equal(f->message,
-                        "rows became invalid first in head 2 of decoder.1.self, between "
+                        "rows became invalid: first in head 2 of decoder.1.self, between "
                         "steps 1 and 2: 0.6 of them");
     judge_invalid(f, all_invalid, all_invalid);
+    double share = 0;
+    struct alert_sink sink = {keep_origin_share, NULL, &share};
+    assert_int_equal(alerts_each(f->alerts, &sink), 0);
+    assert_true(share == 0.6); /* as the message says, though all are by now */
     judge_invalid(f, none_invalid, none_invalid);
     expect_told(f, ALERT_RESOLVED, decoder_1, 2);
     judge_invalid(f, (double[]){0.6, 0.6, 0.6, 0.6}, (double[]){0.5, 0.6, 0.5, 0.5});

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* verdict: what is wrong in a run, or how many checks have passed and what the others need. */
+#include "clients/cli/base/cli.h"
+#include "clients/cli/base/field.h"
+#include "clients/cli/base/out.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define SENTENCE_MAX 1024
+
+static void verdict_print_worst(struct cli *cli, const msgpack_object *alerts)
+{
+    const msgpack_object *worst = field_at(alerts, 0);
+    char severity[16], rule[80], message[512], more[160] = "", text[SENTENCE_MAX];
+    field_text(worst, "severity", severity, sizeof severity);
+    field_text(worst, "rule", rule, sizeof rule);
+    field_text(worst, "message", message, sizeof message);
+    if (mpk_items(alerts) > 1) {
+        snprintf(more, sizeof more, "; %" PRIu32 " more: attnctl alerts %.128s",
+                 mpk_items(alerts) - 1, cli->args->words[1]);
+    }
+    snprintf(text, sizeof text, "%s %s since step %" PRIu64 ": %s%s", severity, rule,
+             mpk_find_u64(mpk_find(worst, "since"), "step"), message, more);
+    text_wrap(text, 0, 0, cli->out);
+}
+
+/* A line for each rule that had nothing to judge. */
+static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
+{
+    struct rpc_reply reply;
+    struct ask ask;
+    ask_init(&ask);
+    ask_text(&ask, "job", cli->args->words[1]);
+    ask_end(&ask);
+    bool known = rpc_call(cli->rpc, "rules", &ask.params, &reply) == RPC_OK;
+    for (uint32_t i = 0; i < mpk_items(unjudged); i++) {
+        char name[80], needs[256] = "", text[SENTENCE_MAX];
+        field_show(field_at(unjudged, i), name, sizeof name);
+        for (uint32_t r = 0; known && r < mpk_items(reply.result); r++) {
+            const msgpack_object *rule = field_at(reply.result, r);
+            if (mpk_is_str(mpk_find(rule, "name"), name)) {
+                field_text(rule, "needs", needs, sizeof needs);
+            }
+        }
+        snprintf(text, sizeof text, "%s%s%s", name, needs[0] ? ": " : "", needs);
+        fputs("  ", cli->out);
+        text_wrap(text, 2, 4, cli->out);
+    }
+    if (known) {
+        rpc_reply_clear(&reply);
+    }
+    mpk_writer_clear(&ask.params);
+}
+
+static void verdict_print_well(struct cli *cli, const msgpack_object *result, bool brief)
+{
+    const msgpack_object *checks = mpk_find(result, "checks"),
+                         *unjudged = mpk_find(checks, "unjudged");
+    uint64_t passed = mpk_find_u64(checks, "judged");
+    uint32_t others = mpk_items(unjudged);
+    char text[SENTENCE_MAX];
+    if (passed == 0) { /* of a run that is only in the history it is not known */
+        fputs(!mpk_find(checks, "judged") ? (brief ? "No alerts\n" : "")
+              : others > 0
+                  ? "Not monitoring yet: the first check comes with the first window\n"
+                  : "No rule is in force: alerts are switched off, or none is of this job\n",
+              cli->out);
+        return;
+    }
+    int used = snprintf(text, sizeof text, "%s%" PRIu64 " check%s passed",
+                        brief ? "No alerts: " : "", passed, out_plural(passed));
+    if (others > 0) {
+        used += snprintf(text + used, sizeof text - (size_t)used, "; %" PRIu32 " not measured%s",
+                         others, brief ? "" : ":");
+    }
+    for (uint32_t i = 0; i < others && brief && used < (int)sizeof text - 80; i++) {
+        char name[72];
+        field_show(field_at(unjudged, i), name, sizeof name);
+        used += snprintf(text + used, sizeof text - (size_t)used, "%s %s", i ? "," : ":", name);
+    }
+    text_wrap(text, 0, 0, cli->out);
+    if (others > 0 && !brief) {
+        verdict_print_needs(cli, unjudged);
+    }
+}
+
+bool verdict_print(struct cli *cli, bool brief)
+{
+    struct rpc_reply reply;
+    struct ask ask;
+    ask_init(&ask);
+    ask_job(&ask, cli->args);
+    ask_end(&ask);
+    bool known = rpc_call(cli->rpc, "verdict", &ask.params, &reply) == RPC_OK;
+    mpk_writer_clear(&ask.params);
+    if (!known) {
+        return false;
+    }
+    const msgpack_object *alerts = mpk_find(reply.result, "alerts");
+    known = alerts != NULL;
+    if (mpk_items(alerts) > 0) {
+        verdict_print_worst(cli, alerts);
+    } else if (known) {
+        verdict_print_well(cli, reply.result, brief);
+    }
+    rpc_reply_clear(&reply);
+    return known;
+}
