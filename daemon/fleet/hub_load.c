@@ -21,7 +21,7 @@ static void hub_copy_text(char *to, size_t size, const unsigned char *text)
 static int hub_load_nodes(struct hub *hub)
 {
     int code = 0;
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_NODE, "");
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_NODE, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_node *node;
         if (sqlite3_column_bytes(row, 1) != FLEET_ID_BYTES) {
@@ -89,7 +89,7 @@ static int hub_load_track(struct hub *hub, struct hub_run *run, int64_t row,
 
 static int hub_load_progress(struct hub *hub)
 {
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_PROGRESS, "");
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_PROGRESS, NULL);
     int code = 0;
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
@@ -116,7 +116,7 @@ static int hub_load_progress(struct hub *hub)
 static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, uint32_t count)
 {
     int code = 0;
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_CLOSED, "");
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_CLOSED, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         struct hub_node *node = hub_node_of(hub, sqlite3_column_int64(row, 2));
@@ -128,7 +128,7 @@ static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, u
                            : 0;
         code = code ? code : noted;
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_MERGED, "i", (int64_t)REDO_S);
+    row = parts_bind(&hub->parts, PARTS_EACH_MERGED, SQL(sql_i64(REDO_S)));
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
@@ -143,7 +143,7 @@ static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, u
             run->has_partial = run->has_partial || sqlite3_column_int(row, 6);
         }
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_FLOOR, "");
+    row = parts_bind(&hub->parts, PARTS_EACH_FLOOR, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
@@ -161,7 +161,7 @@ static int hub_load_all(struct hub *hub)
     hub_merge_stop(hub); /* its run goes */
     hub_runs_free(hub);
     int code = hub_load_nodes(hub);
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_RUN, "");
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_RUN, NULL);
     while (parts_row(&hub->parts, row)) {
         const char *job = (const char *)sqlite3_column_text(row, 1);
         if (!job || !job_name_valid(job, strlen(job)) ||
@@ -177,7 +177,7 @@ static int hub_load_all(struct hub *hub)
             run->heard_s = run->saved_s = sqlite3_column_int64(row, 5);
         }
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_TRACK, "");
+    row = parts_bind(&hub->parts, PARTS_EACH_TRACK, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_rule_row rule = {.row = sqlite3_column_int64(row, 0),
                                     .rule = {(enum window_unit)sqlite3_column_int(row, 1),
@@ -195,7 +195,7 @@ static int hub_load_all(struct hub *hub)
     int windows = hub_load_windows(hub, rules, count);
     code = code ? code : windows;
     free(rules);
-    row = parts_bind(&hub->parts, PARTS_EACH_HEADS, "");
+    row = parts_bind(&hub->parts, PARTS_EACH_HEADS, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         int noted = run ? hub_note_heads(run, (uint32_t)sqlite3_column_int64(row, 1),
@@ -203,7 +203,7 @@ static int hub_load_all(struct hub *hub)
                         : 0;
         code = code ? code : noted;
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_SAID, "");
+    row = parts_bind(&hub->parts, PARTS_EACH_SAID, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         if (run) {
@@ -219,10 +219,9 @@ int hub_put_meta(struct hub *hub)
 {
     struct parts *parts = &hub->parts;
     parts_begin(parts);
-    parts_run(parts, parts_bind(parts, PARTS_PUT_META, "tb", "hub", (const void *)hub->id,
-                                (size_t)FLEET_ID_BYTES));
-    parts_run(parts, parts_bind(parts, PARTS_PUT_META, "tb", "history", (const void *)&hub->history,
-                                sizeof hub->history));
+    parts_run(parts, PARTS_PUT_META, SQL(sql_text("hub"), sql_blob(hub->id, FLEET_ID_BYTES)));
+    parts_run(parts, PARTS_PUT_META,
+              SQL(sql_text("history"), sql_blob(&hub->history, sizeof hub->history)));
     return parts_commit(parts);
 }
 
@@ -231,7 +230,7 @@ int hub_load(struct hub *hub, int damage)
     char error[CONFIG_ERROR_MAX];
     for (int turn = 0; turn < 2; turn++) {
         parts_commit(&hub->parts); /* or undoes, where one before this has failed */
-        if (parts_is_damage(damage) || !hub->parts.db) {
+        if (parts_is_damage(damage) || !hub->parts.sql.db) {
             hub_merge_stop(hub);
             if (parts_open_anew(&hub->parts, hub->history_path, damage, error) != 0) {
                 log_event(LOG_ERROR, "fleet_parts_trouble", LOG_STR("reason", error));

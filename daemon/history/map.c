@@ -137,9 +137,9 @@ static int history_map_read_map(struct query *query, const struct found_run *run
         " head_columns, partial, head_data, heads FROM maps WHERE layer_id = ?1 AND track_id = ?2"
         " AND (last = ?3 OR ?4) AND heads > 0 ORDER BY last DESC LIMIT 1";
     sqlite3_stmt *statement;
-    int code =
-        query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement, "iiii",
-                   layer->id, track->id, last, (uint64_t) !(query->params.given & PARAM_LAST));
+    int code = query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement,
+                          SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(last),
+                              sql_u64(!(query->params.given & PARAM_LAST))));
     if (!code) {
         code = query_next(query, statement);
     }

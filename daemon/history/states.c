@@ -45,7 +45,9 @@ static int open_states(struct query *query, const struct found_layer *layer,
                       "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
                       " WHERE layer_id = ?1 AND track_id = ?2 AND final = 1"
                       " AND (last = ?3 OR ?4 = 0) AND (partial = 0 OR ?4 = 1) ORDER BY last",
-                      ret_statement, "iiii", layer->id, track->id, named ? params->last : 0, named);
+                      ret_statement,
+                      SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(named ? params->last : 0),
+                          sql_u64(named)));
 }
 
 static int history_states_read_states(struct query *query, const struct found_layer *layer,

@@ -113,13 +113,14 @@ static int history_windows_read_chunks(struct query *query, const struct found_l
     const struct history_params *params = &query->params;
     uint32_t enough = reading->rows.count + limit + 1;
     sqlite3_stmt *statement;
-    int code = query_open(query,
-                          params->given & PARAM_FROM
-                              ? "SELECT chunk_id, count, windows, first" CHUNKS_OF
-                                " AND first <= ?4 ORDER BY first, chunk_id"
-                              : "SELECT chunk_id, count, windows, last" CHUNKS_OF
-                                " AND first <= ?4 ORDER BY last DESC, chunk_id DESC",
-                          &statement, "iiii", layer->id, track->id, params->from, params->to);
+    int code = query_open(
+        query,
+        params->given & PARAM_FROM ? "SELECT chunk_id, count, windows, first" CHUNKS_OF
+                                     " AND first <= ?4 ORDER BY first, chunk_id"
+                                   : "SELECT chunk_id, count, windows, last" CHUNKS_OF
+                                     " AND first <= ?4 ORDER BY last DESC, chunk_id DESC",
+        &statement,
+        SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(params->from), sql_u64(params->to)));
     while (!code && (code = query_next(query, statement)) == 1) {
         if (reading->rows.count >= enough &&
             history_windows_end_before(query, statement, reading)) {
@@ -165,8 +166,9 @@ static int read_recent(struct query *query, const struct found_layer *layer,
     int code = query_open(query,
                           params->given & PARAM_FROM ? RECENT " ORDER BY last LIMIT ?5"
                                                      : RECENT " ORDER BY last DESC LIMIT ?5",
-                          &statement, "iiiii", layer->id, track->id, params->from, params->to,
-                          (uint64_t)limit + 1);
+                          &statement,
+                          SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(params->from),
+                              sql_u64(params->to), sql_u64(limit + 1)));
     while (!code && (code = query_next(query, statement)) == 1) {
         struct window_row *row = history_windows_add_row(&reading->rows);
         code = row ? 0 : ERR_MEMORY;
@@ -334,7 +336,7 @@ static int numbers_of_chunk(struct query *query, const struct found_layer *layer
                           "SELECT DISTINCT name FROM series JOIN metrics USING (metric_id)"
                           " WHERE chunk_id = (SELECT max(chunk_id) FROM chunks"
                           "  WHERE layer_id = ?1 AND track_id = ?2)",
-                          &statement, "ii", layer->id, track->id);
+                          &statement, SQL(sql_u64(layer->id), sql_u64(track->id)));
     while (!code && (code = query_next(query, statement)) == 1) {
         int number = number_find(column_text(statement, 0));
         if (number >= 0) {
@@ -356,7 +358,7 @@ static int numbers_of_state(struct query *query, const struct found_layer *layer
         "SELECT bytes, data FROM windows INDEXED BY windows_recent"
         " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
         " ORDER BY last DESC LIMIT 1",
-        &statement, "ii", layer->id, track->id);
+        &statement, SQL(sql_u64(layer->id), sql_u64(track->id)));
     if (!code) {
         code = query_next(query, statement);
     }
