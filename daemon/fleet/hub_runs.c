@@ -80,9 +80,7 @@ static void hub_recall_run(struct hub *hub, struct hub_run *run, int64_t buckets
     sqlite3_stmt *floor = parts_bind(&hub->parts, PARTS_FLOORS_OF, SQL(sql_i64(run->row)));
     run->buckets = buckets;
     while (parts_row(&hub->parts, floor)) {
-        struct fleet_rule rule = {(enum window_unit)sqlite3_column_int(floor, 0),
-                                  (uint64_t)sqlite3_column_int64(floor, 1),
-                                  (uint64_t)sqlite3_column_int64(floor, 2)};
+        struct fleet_rule rule = parts_rule(floor, 0);
         int at = hub_find_track(hub, run, &rule); /* not known: what windows it asks for */
         if (at >= 0) {
             hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(floor, 3));

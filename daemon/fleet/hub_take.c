@@ -169,19 +169,13 @@ struct hub_node *hub_take_beat(struct hub *hub, const uint8_t *id, const struct 
 
 /* Rows */
 
-static void hub_set_aside(struct hub *hub, struct hub_node *node, uint64_t seq, const char *reason,
-                          const void *data, size_t size)
+static void hub_set_aside(struct hub *hub, const struct hub_node *node, uint64_t seq, int code)
 {
     if (log_is_round(hub->counts[HUB_POISONED]++)) {
         log_event(LOG_WARNING, "fleet_row_set_aside", LOG_STR("node", node->name),
-                  LOG_NUM("seq", seq), LOG_STR("reason", reason),
+                  LOG_NUM("seq", seq), LOG_STR("reason", err_slug(code)),
                   LOG_NUM("count", hub->counts[HUB_POISONED]));
     }
-    size = size < HUB_SAID_MAX ? size : HUB_SAID_MAX;
-    parts_run(
-        &hub->parts, PARTS_PUT_ASIDE,
-        SQL(sql_i64(node->row), sql_i64((int64_t)seq), sql_text(reason), sql_blob(data, size)));
-    parts_run(&hub->parts, PARTS_DROP_OLD_ASIDE, SQL(sql_i64(HUB_ASIDE_MAX)));
 }
 
 /* The first part of a run says how many buckets its histograms have. */
@@ -399,7 +393,7 @@ static int hub_take_row(struct hub *hub, struct hub_node *node, uint64_t seq, co
         mpk_doc_clear(&doc);
     }
     if (code && code != ERR_MEMORY) {
-        hub_set_aside(hub, node, seq, err_slug(code), data, size);
+        hub_set_aside(hub, node, seq, code);
         code = 0;
     }
     hub->counts[HUB_RECEIVED]++;
@@ -416,7 +410,7 @@ static int hub_take_piece(struct hub *hub, struct hub_node *node, const struct h
     *ret_whole = true;
     if (message->piece < message->pieces &&
         message->size * (message->pieces - 1) > fleet_limits.bytes) {
-        hub_set_aside(hub, node, message->seq, err_slug(ERR_FLEET), message->data, message->size);
+        hub_set_aside(hub, node, message->seq, ERR_FLEET);
         return 0;
     }
     hub->piece_bytes += message->size + HUB_ROW_BYTES;

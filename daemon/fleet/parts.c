@@ -73,10 +73,7 @@ static const char parts_schema[] =
     "CREATE INDEX merged_partial ON merged(run_id, stored, part) WHERE missing IS NOT NULL;"
     /* Nothing of parts below is merged any more: some of it has gone. */
     "CREATE TABLE floors(run_id INTEGER NOT NULL, track_id INTEGER NOT NULL, part INTEGER NOT NULL,"
-    "  PRIMARY KEY(run_id, track_id)) WITHOUT ROWID;"
-    /* Rows that could not be read. */
-    "CREATE TABLE aside(aside_id INTEGER PRIMARY KEY AUTOINCREMENT, node_id INTEGER NOT NULL,"
-    "  seq INTEGER NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL);";
+    "  PRIMARY KEY(run_id, track_id)) WITHOUT ROWID;";
 
 /* A part of 64 heads is some 170 kB: in pages of 4 KiB it takes a sixth more of the processor.
  * wal_autocheckpoint and incremental_vacuum count such pages. */
@@ -210,6 +207,13 @@ bool parts_row(struct parts *parts, sqlite3_stmt *statement)
         sqlite3_reset(statement);
     }
     return code == SQLITE_ROW;
+}
+
+struct fleet_rule parts_rule(sqlite3_stmt *row, int column)
+{
+    return (struct fleet_rule){(enum window_unit)sqlite3_column_int(row, column),
+                               (uint64_t)sqlite3_column_int64(row, column + 1),
+                               (uint64_t)sqlite3_column_int64(row, column + 2)};
 }
 
 int64_t parts_run(struct parts *parts, enum parts_statement which, const struct sql_value *values)

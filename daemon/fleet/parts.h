@@ -46,6 +46,8 @@ sqlite3_stmt *parts_bind(struct parts *parts, enum parts_statement statement,
                          const struct sql_value *values);
 /* The next row; false after the last, or when something goes wrong. */
 bool parts_row(struct parts *parts, sqlite3_stmt *statement);
+/* The rule in three columns of a row. */
+struct fleet_rule parts_rule(sqlite3_stmt *row, int column);
 /* Binds and runs to the end; returns the integer in the last row's first column, or -1. */
 int64_t parts_run(struct parts *parts, enum parts_statement statement,
                   const struct sql_value *values);

@@ -19,13 +19,11 @@ struct states {
 static int history_states_add_state(struct states *states, sqlite3_stmt *statement)
 {
     uint64_t bytes = column_u64(statement, 2);
-    const void *data = sqlite3_column_blob(statement, 3);
-    size_t size = (size_t)sqlite3_column_bytes(statement, 3);
-    if (!data || bytes == 0 || bytes > STATES_BYTES_MAX) {
-        return ERR_STORE_FORMAT;
-    }
-    void *plain = malloc(bytes);
-    int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
+    uint8_t *plain = NULL;
+    int code = bytes > STATES_BYTES_MAX
+                   ? ERR_STORE_FORMAT
+                   : blob_inflate(sqlite3_column_blob(statement, 3),
+                                  (size_t)sqlite3_column_bytes(statement, 3), bytes, &plain);
     if (!code) {
         mpk_put_bin(states->list, plain, bytes);
     }

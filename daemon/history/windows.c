@@ -12,9 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* States are some hundred KiB; this is what nobody has written. */
-#define STATE_BYTES_MAX (UINT64_C(1) << 30)
-
 /* Layers that an answer describes. */
 #define LAYERS_MAX 4096
 
@@ -301,13 +298,10 @@ static int history_windows_read_state(sqlite3_stmt *statement, int bytes_column,
                                       struct layer_state **ret_state)
 {
     uint64_t bytes = column_u64(statement, bytes_column);
-    const void *data = sqlite3_column_blob(statement, bytes_column + 1);
-    size_t size = (size_t)sqlite3_column_bytes(statement, bytes_column + 1);
-    if (!data || bytes == 0 || bytes > STATE_BYTES_MAX) {
-        return ERR_STORE_FORMAT;
-    }
-    void *plain = malloc(bytes);
-    int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
+    uint8_t *plain = NULL;
+    int code =
+        blob_inflate(sqlite3_column_blob(statement, bytes_column + 1),
+                     (size_t)sqlite3_column_bytes(statement, bytes_column + 1), bytes, &plain);
     if (!code && number) {
         code = layer_state_unpack_metric(plain, bytes, *number, ret_state);
     } else if (!code) {

@@ -115,33 +115,17 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
 
 /* One window, and its state */
 
-static int unpack_bytes(const void *data, size_t size, size_t bytes, struct layer_state **ret_state)
-{
-    void *whole = malloc(bytes ? bytes : 1);
-    if (!whole) {
-        return ERR_MEMORY;
-    }
-    int code = blob_inflate(data, size, whole, bytes);
-    if (!code) {
-        code = layer_state_unpack(whole, bytes, ret_state);
-    }
-    free(whole);
-    return code;
-}
-
-/* A length that no state can have is refused. */
-#define STATE_BYTES_MAX ((int64_t)1 << 32)
-
 static int unpack_row(sqlite3_stmt *row, struct layer_state **ret_state)
 {
-    int64_t bytes = sqlite3_column_int64(row, 10);
-    const void *data = sqlite3_column_blob(row, 11);
-    size_t size = (size_t)sqlite3_column_bytes(row, 11);
-    if (bytes <= 0 || bytes > STATE_BYTES_MAX || !data) {
-        return ERR_STORE_FORMAT;
+    uint64_t bytes = (uint64_t)sqlite3_column_int64(row, 10);
+    uint8_t *plain = NULL;
+    int code = blob_inflate(sqlite3_column_blob(row, 11), (size_t)sqlite3_column_bytes(row, 11),
+                            bytes, &plain);
+    if (!code) {
+        code = layer_state_unpack(plain, bytes, ret_state);
     }
-    return (size_t)bytes == size ? layer_state_unpack(data, size, ret_state)
-                                 : unpack_bytes(data, size, (size_t)bytes, ret_state);
+    free(plain);
+    return code;
 }
 
 /* A window whose state cannot be read has no numbers. */

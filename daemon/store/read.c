@@ -12,9 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* No state is larger: a damaged database may claim anything. */
-#define STATE_BYTES_MAX (UINT64_C(1) << 30)
-
 /* Rows that no attnd wrote, of another type or size, are passed over. Ends the query. Returns an
  * SQLite code; *ret_any is true as soon as there is a row. */
 static int read_each_kept(struct sql_query query, bool *ret_any, store_visitor *visit, void *data)
@@ -166,22 +163,13 @@ int store_each_kept_of(struct store *store, const struct store_run *run, store_v
 /* A blob that is `bytes` bytes, or unpacks to that size. */
 static int read_blob(sqlite3_stmt *row, int column, uint64_t bytes, struct store_bytes *ret)
 {
-    const void *blob = sqlite3_column_blob(row, column);
-    size_t size = (size_t)sqlite3_column_bytes(row, column);
-    if (!blob || bytes == 0 || bytes > STATE_BYTES_MAX) {
-        return ERR_STORE_FORMAT;
+    uint8_t *plain;
+    int code = blob_inflate(sqlite3_column_blob(row, column),
+                            (size_t)sqlite3_column_bytes(row, column), bytes, &plain);
+    if (!code) {
+        *ret = (struct store_bytes){plain, bytes};
     }
-    void *plain = malloc(bytes);
-    if (!plain) {
-        return ERR_MEMORY;
-    }
-    int code = blob_inflate(blob, size, plain, bytes);
-    if (code) {
-        free(plain);
-        return code;
-    }
-    *ret = (struct store_bytes){plain, bytes};
-    return 0;
+    return code;
 }
 
 int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
