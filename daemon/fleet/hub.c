@@ -248,7 +248,7 @@ static void hub_heed_history(struct hub_thread *thread, uint64_t lost)
     }
     hub_note_history(hub);
     parts_begin(&hub->parts);
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_MERGED, ""));
+    parts_run(&hub->parts, PARTS_DROP_MERGED, NULL);
     int code = hub_put_meta(hub);
     hub->lost = code ? hub->lost : lost;
     hub_reload(thread, code);
@@ -343,7 +343,7 @@ static void *hub_main(void *data)
 /* The clock of hub_now_s goes on. */
 static void hub_set_clock(struct hub *hub)
 {
-    int64_t newest_s = parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_NEWEST, ""));
+    int64_t newest_s = parts_run(&hub->parts, PARTS_NEWEST, NULL);
     hub->clock_s = newest_s > 0 ? newest_s : (int64_t)(clock_wall_ns() / UINT64_C(1000000000));
 }
 
@@ -354,7 +354,7 @@ static int hub_read_meta(struct hub *hub, char *reterr)
     struct parts *parts = &hub->parts;
     parts_begin(parts);
     hub_set_clock(hub);
-    sqlite3_stmt *row = parts_bind(parts, PARTS_GET_META, "t", "hub");
+    sqlite3_stmt *row = parts_bind(parts, PARTS_GET_META, SQL(sql_text("hub")));
     bool known = parts_row(parts, row) && sqlite3_column_bytes(row, 0) == FLEET_ID_BYTES;
     if (known) {
         memcpy(hub->id, sqlite3_column_blob(row, 0), FLEET_ID_BYTES);
@@ -363,14 +363,14 @@ static int hub_read_meta(struct hub *hub, char *reterr)
         return -1;
     }
     sqlite3_reset(row);
-    row = parts_bind(parts, PARTS_GET_META, "t", "history");
+    row = parts_bind(parts, PARTS_GET_META, SQL(sql_text("history")));
     struct hub_history last = hub->history;
     last.opened = hub->history_before;
     bool same = parts_row(parts, row) && sqlite3_column_bytes(row, 0) == (int)sizeof last &&
                 memcmp(sqlite3_column_blob(row, 0), &last, sizeof last) == 0;
     sqlite3_reset(row);
     if (!same) {
-        parts_run(parts, parts_bind(parts, PARTS_DROP_MERGED, ""));
+        parts_run(parts, PARTS_DROP_MERGED, NULL);
     }
     int code = hub_put_meta(hub);
     if (code && !parts_is_damage(code)) {

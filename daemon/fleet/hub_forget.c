@@ -42,9 +42,9 @@ static void hub_put_floors(struct hub *hub, struct hub_floors *floors)
     for (uint32_t i = 0; i < floors->count; i++) {
         int64_t row = floors->of[i].run, of = floors->of[i].track, floor = floors->of[i].part;
         struct hub_run *run = hub_run_of(hub, row);
-        parts_run(parts, parts_bind(parts, PARTS_PUT_FLOOR, "iii", row, of, floor));
-        parts_run(parts, parts_bind(parts, PARTS_DROP_MERGED_BELOW, "iii", row, of, floor));
-        parts_run(parts, parts_bind(parts, PARTS_DROP_CLOSED_BELOW, "iii", row, of, floor));
+        parts_run(parts, PARTS_PUT_FLOOR, SQL(sql_i64(row), sql_i64(of), sql_i64(floor)));
+        parts_run(parts, PARTS_DROP_MERGED_BELOW, SQL(sql_i64(row), sql_i64(of), sql_i64(floor)));
+        parts_run(parts, PARTS_DROP_CLOSED_BELOW, SQL(sql_i64(row), sql_i64(of), sql_i64(floor)));
         uint32_t lost = 0;
         for (uint32_t t = 0; run && t < run->track_count; t++) {
             if (run->tracks[t].row == of) {
@@ -85,7 +85,7 @@ static uint32_t hub_forget_rows(struct hub *hub, enum parts_statement drop, int6
 {
     struct hub_floors floors = {.count = 0};
     uint32_t count = 0;
-    sqlite3_stmt *row = parts_bind(&hub->parts, drop, "ii", before_s, (int64_t)SLICE);
+    sqlite3_stmt *row = parts_bind(&hub->parts, drop, SQL(sql_i64(before_s), sql_i64(SLICE)));
     for (; parts_row(&hub->parts, row); count++) {
         if (drop == PARTS_DROP_OLD_PARTS) {
             uint64_t bytes = (uint64_t)sqlite3_column_int64(row, 3);
@@ -109,7 +109,7 @@ static bool hub_forget_old(struct hub *hub, int64_t before_s)
         hub_forget_rows(hub, PARTS_DROP_OLD_PARTS, INT64_MAX);
         more = true;
     }
-    int64_t closed = parts_run(parts, parts_bind(parts, PARTS_COUNT_CLOSED, ""));
+    int64_t closed = parts_run(parts, PARTS_COUNT_CLOSED, NULL);
     for (; closed > CLOSED_MAX && !parts->code; closed -= SLICE) {
         hub_forget_rows(hub, PARTS_DROP_OLD_CLOSED, INT64_MAX);
     }
@@ -122,7 +122,7 @@ static void hub_forget_beyond(struct hub *hub, uint64_t *size, uint64_t most,
                               enum parts_statement sum, enum parts_statement drop)
 {
     struct parts *parts = &hub->parts;
-    sqlite3_stmt *row = *size > most ? parts_bind(parts, sum, "") : NULL;
+    sqlite3_stmt *row = *size > most ? parts_bind(parts, sum, NULL) : NULL;
     if (!row || !parts_row(parts, row)) {
         return;
     }
@@ -131,7 +131,7 @@ static void hub_forget_beyond(struct hub *hub, uint64_t *size, uint64_t most,
     sqlite3_reset(row);
     for (uint64_t count = 1, gone = 0; *size > most - most / 8 && count > 0; *size -= gone) {
         count = gone = 0;
-        for (row = parts_bind(parts, drop, "ii", INT64_MAX, (int64_t)SLICE / 8);
+        for (row = parts_bind(parts, drop, SQL(sql_i64(INT64_MAX), sql_i64(SLICE / 8)));
              parts_row(parts, row); count++) {
             gone += (uint64_t)sqlite3_column_int64(row, 0) + HUB_ROW_BYTES;
         }
@@ -160,9 +160,9 @@ void hub_forget_run(struct hub *hub, struct hub_run *run)
     hub_put_floors(hub, &floors);
     run->forgotten_s = hub_now_s(hub);
     hub_save_run(hub, run);
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_PROGRESS, "i", run->row));
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_SAID, "i", run->row));
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_HEADS, "i", run->row));
+    parts_run(&hub->parts, PARTS_DROP_PROGRESS, SQL(sql_i64(run->row)));
+    parts_run(&hub->parts, PARTS_DROP_SAID, SQL(sql_i64(run->row)));
+    parts_run(&hub->parts, PARTS_DROP_HEADS, SQL(sql_i64(run->row)));
     hub_free_run(hub, run);
 }
 
@@ -200,8 +200,8 @@ static void hub_forget_runs(struct hub *hub, int64_t before_s)
             hub_save_run(hub, run);
         }
     }
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_OLD_RUNS, "i", FORGOTTEN_MAX));
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_LONE_FLOORS, ""));
+    parts_run(&hub->parts, PARTS_DROP_OLD_RUNS, SQL(sql_i64(FORGOTTEN_MAX)));
+    parts_run(&hub->parts, PARTS_DROP_LONE_FLOORS, NULL);
 }
 
 /* Nodes */
@@ -209,8 +209,8 @@ static void hub_forget_runs(struct hub *hub, int64_t before_s)
 static void hub_forget_node(struct hub *hub, struct hub_node *node)
 {
     parts_begin(&hub->parts);
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_NODE, "i", node->row));
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_DROP_PIECES_OF, "i", node->row));
+    parts_run(&hub->parts, PARTS_DROP_NODE, SQL(sql_i64(node->row)));
+    parts_run(&hub->parts, PARTS_DROP_PIECES_OF, SQL(sql_i64(node->row)));
     LL_DELETE(hub->nodes, node);
     hub_free_node(node);
 }
@@ -261,8 +261,7 @@ struct hub_node *hub_find_node(struct hub *hub, const uint8_t *id)
         return NULL;
     }
     parts_begin(&hub->parts);
-    int64_t row = parts_run(
-        &hub->parts, parts_bind(&hub->parts, PARTS_PUT_NODE, "b", id, (size_t)FLEET_ID_BYTES));
+    int64_t row = parts_run(&hub->parts, PARTS_PUT_NODE, SQL(sql_blob(id, FLEET_ID_BYTES)));
     return row < 0 ? NULL : hub_add_node(hub, row, id);
 }
 
@@ -277,22 +276,17 @@ bool hub_forget(struct hub *hub)
         return false;
     }
     parts_begin(parts);
-    sqlite3_stmt *sum = parts_bind(parts, PARTS_SUM_PARTS, "");
-    if (parts_row(parts, sum)) {
-        parts->rows = (uint64_t)sqlite3_column_int64(sum, 0);
-        parts->bytes = (uint64_t)sqlite3_column_int64(sum, 1);
-        sqlite3_reset(sum);
-    }
+    parts_sum(parts);
     bool more = hub_forget_old(hub, before_s);
-    parts_run(parts, parts_bind(parts, PARTS_DROP_OLD_SAID, "ii", now_s - TOLD_S, before_s));
-    parts_run(parts, parts_bind(parts, PARTS_DROP_OLD_PIECES, "ii", now_s - PIECES_S, INT64_MAX));
+    parts_run(parts, PARTS_DROP_OLD_SAID, SQL(sql_i64(now_s - TOLD_S), sql_i64(before_s)));
+    parts_run(parts, PARTS_DROP_OLD_PIECES, SQL(sql_i64(now_s - PIECES_S), sql_i64(INT64_MAX)));
     hub_forget_beyond(hub, &hub->piece_bytes, outbox / HUB_PIECES_PART, PARTS_SUM_PIECES,
                       PARTS_DROP_OLD_PIECES);
     hub_forget_beyond(hub, &hub->said_bytes, outbox / HUB_SAID_PART, PARTS_SUM_SAID,
                       PARTS_DROP_FIRST_SAID);
     hub_forget_runs(hub, before_s);
     hub_forget_nodes(hub, before_s);
-    parts_run(parts, parts_bind(parts, PARTS_FREE_PAGES, ""));
+    parts_run(parts, PARTS_FREE_PAGES, NULL);
     hub->forget_ns = more ? hub->now_ns : hub->now_ns + FORGET_NS;
     return more;
 }

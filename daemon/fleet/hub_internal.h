@@ -35,7 +35,6 @@
 /* Windows that a node may be behind the first before nobody waits for it: as ranks of a run are
  * (daemon/run/window.h). */
 #define HUB_BEHIND_MAX 16
-#define HUB_ASIDE_MAX  16
 /* Beyond these limits rows are set aside, and nodes not taken (proto/FLEET.md). */
 #define HUB_NODES_MAX   4096
 #define HUB_RUNS_MAX    65536
@@ -56,7 +55,7 @@
 enum hub_count {
     HUB_RECEIVED,        /* rows, pieces put together */
     HUB_REPEATED,        /* of them, that were here */
-    HUB_POISONED,        /* set aside */
+    HUB_POISONED,        /* they cannot be read */
     HUB_WINDOWS_UNKNOWN, /* of a rule that the hub does not have */
     HUB_STEPS_DISAGREE,  /* windows whose nodes are in different epochs */
     HUB_GONE,            /* rows that a node has no more */

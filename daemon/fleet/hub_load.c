@@ -21,7 +21,7 @@ static void hub_copy_text(char *to, size_t size, const unsigned char *text)
 static int hub_load_nodes(struct hub *hub)
 {
     int code = 0;
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_NODE, "");
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_NODE, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_node *node;
         if (sqlite3_column_bytes(row, 1) != FLEET_ID_BYTES) {
@@ -64,32 +64,21 @@ static struct hub_node *hub_node_of(struct hub *hub, int64_t row)
     return node;
 }
 
-struct hub_rule_row {
-    int64_t row;
-    struct fleet_rule rule;
-};
-
-static int hub_load_by_row(const void *a, const void *b)
+/* The track of a row of (run, unit, length, every, part, ...), and its run; NULL when the hub does
+ * not know it. */
+static struct hub_track *hub_load_track(struct hub *hub, sqlite3_stmt *row,
+                                        struct hub_run **ret_run)
 {
-    int64_t left = ((const struct hub_rule_row *)a)->row;
-    int64_t right = ((const struct hub_rule_row *)b)->row;
-    return (left > right) - (left < right);
-}
-
-/* The track of a run that a row of the file names; -1 when it names none. */
-static int hub_load_track(struct hub *hub, struct hub_run *run, int64_t row,
-                          const struct hub_rule_row *rules, uint32_t count)
-{
-    const struct hub_rule_row wanted = {.row = row};
-    const struct hub_rule_row *found =
-        count > 0 ? bsearch(&wanted, rules, count, sizeof *rules, hub_load_by_row) : NULL;
-    return found && hub_knows_rule(hub, run, &found->rule) ? hub_find_track(hub, run, &found->rule)
-                                                           : -1;
+    struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
+    struct fleet_rule rule = parts_rule(row, 1);
+    int at = run && hub_knows_rule(hub, run, &rule) ? hub_find_track(hub, run, &rule) : -1;
+    *ret_run = run;
+    return at < 0 ? NULL : &run->tracks[at];
 }
 
 static int hub_load_progress(struct hub *hub)
 {
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_PROGRESS, "");
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_PROGRESS, NULL);
     int code = 0;
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
@@ -113,42 +102,40 @@ static int hub_load_progress(struct hub *hub)
 }
 
 /* Rows that were closed, what was merged, and below which parts nothing is. */
-static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, uint32_t count)
+static int hub_load_windows(struct hub *hub)
 {
     int code = 0;
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_CLOSED, "");
+    struct hub_run *run;
+    struct hub_track *track;
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_CLOSED, NULL);
     while (parts_row(&hub->parts, row)) {
-        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
-        struct hub_node *node = hub_node_of(hub, sqlite3_column_int64(row, 2));
-        int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
-        struct hub_member *member = at >= 0 && node ? hub_find_member(hub, run, node) : NULL;
-        int noted = member ? hub_note_closed(hub, run, member, (uint32_t)at,
-                                             (uint64_t)sqlite3_column_int64(row, 3),
-                                             (uint64_t)sqlite3_column_int64(row, 4))
+        track = hub_load_track(hub, row, &run);
+        struct hub_node *node = hub_node_of(hub, sqlite3_column_int64(row, 5));
+        struct hub_member *member = track && node ? hub_find_member(hub, run, node) : NULL;
+        int noted = member ? hub_note_closed(hub, run, member, (uint32_t)(track - run->tracks),
+                                             (uint64_t)sqlite3_column_int64(row, 4),
+                                             (uint64_t)sqlite3_column_int64(row, 6))
                            : 0;
         code = code ? code : noted;
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_MERGED, "i", (int64_t)REDO_S);
+    row = parts_bind(&hub->parts, PARTS_EACH_MERGED, SQL(sql_i64(REDO_S)));
     while (parts_row(&hub->parts, row)) {
-        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
-        int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
+        track = hub_load_track(hub, row, &run);
         struct hub_window *window =
-            at < 0 ? NULL
-                   : hub_add_window(hub, &run->tracks[at], (uint64_t)sqlite3_column_int64(row, 2));
+            track ? hub_add_window(hub, track, (uint64_t)sqlite3_column_int64(row, 4)) : NULL;
         if (window) {
             window->merged = true;
-            window->revision = (uint32_t)sqlite3_column_int64(row, 3);
-            window->changed = sqlite3_column_int(row, 4);
-            window->redo = sqlite3_column_int(row, 5);
-            run->has_partial = run->has_partial || sqlite3_column_int(row, 6);
+            window->revision = (uint32_t)sqlite3_column_int64(row, 5);
+            window->changed = sqlite3_column_int(row, 6);
+            window->redo = sqlite3_column_int(row, 7);
+            run->has_partial = run->has_partial || sqlite3_column_int(row, 8);
         }
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_FLOOR, "");
+    row = parts_bind(&hub->parts, PARTS_EACH_FLOOR, NULL);
     while (parts_row(&hub->parts, row)) {
-        struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
-        int at = run ? hub_load_track(hub, run, sqlite3_column_int64(row, 1), rules, count) : -1;
-        if (at >= 0) {
-            hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(row, 2));
+        track = hub_load_track(hub, row, &run);
+        if (track) {
+            hub_raise_floor(track, (uint64_t)sqlite3_column_int64(row, 4));
         }
     }
     return code;
@@ -156,12 +143,10 @@ static int hub_load_windows(struct hub *hub, const struct hub_rule_row *rules, u
 
 static int hub_load_all(struct hub *hub)
 {
-    struct hub_rule_row *rules = NULL;
-    uint32_t count = 0;
     hub_merge_stop(hub); /* its run goes */
     hub_runs_free(hub);
     int code = hub_load_nodes(hub);
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_RUN, "");
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_RUN, NULL);
     while (parts_row(&hub->parts, row)) {
         const char *job = (const char *)sqlite3_column_text(row, 1);
         if (!job || !job_name_valid(job, strlen(job)) ||
@@ -177,25 +162,11 @@ static int hub_load_all(struct hub *hub)
             run->heard_s = run->saved_s = sqlite3_column_int64(row, 5);
         }
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_TRACK, "");
-    while (parts_row(&hub->parts, row)) {
-        struct hub_rule_row rule = {.row = sqlite3_column_int64(row, 0),
-                                    .rule = {(enum window_unit)sqlite3_column_int(row, 1),
-                                             (uint64_t)sqlite3_column_int64(row, 2),
-                                             (uint64_t)sqlite3_column_int64(row, 3)}};
-        struct hub_rule_row *grown = realloc(rules, (count + 1) * sizeof *rules);
-        rules = grown ? grown : rules;
-        code = grown ? code : ERR_MEMORY;
-        if (grown) {
-            rules[count++] = rule;
-        }
-    }
     int loaded = hub_load_progress(hub); /* it tells what windows a run asks for */
     code = code ? code : loaded;
-    int windows = hub_load_windows(hub, rules, count);
+    int windows = hub_load_windows(hub);
     code = code ? code : windows;
-    free(rules);
-    row = parts_bind(&hub->parts, PARTS_EACH_HEADS, "");
+    row = parts_bind(&hub->parts, PARTS_EACH_HEADS, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         int noted = run ? hub_note_heads(run, (uint32_t)sqlite3_column_int64(row, 1),
@@ -203,7 +174,7 @@ static int hub_load_all(struct hub *hub)
                         : 0;
         code = code ? code : noted;
     }
-    row = parts_bind(&hub->parts, PARTS_EACH_SAID, "");
+    row = parts_bind(&hub->parts, PARTS_EACH_SAID, NULL);
     while (parts_row(&hub->parts, row)) {
         struct hub_run *run = hub_run_of(hub, sqlite3_column_int64(row, 0));
         if (run) {
@@ -219,10 +190,9 @@ int hub_put_meta(struct hub *hub)
 {
     struct parts *parts = &hub->parts;
     parts_begin(parts);
-    parts_run(parts, parts_bind(parts, PARTS_PUT_META, "tb", "hub", (const void *)hub->id,
-                                (size_t)FLEET_ID_BYTES));
-    parts_run(parts, parts_bind(parts, PARTS_PUT_META, "tb", "history", (const void *)&hub->history,
-                                sizeof hub->history));
+    parts_run(parts, PARTS_PUT_META, SQL(sql_text("hub"), sql_blob(hub->id, FLEET_ID_BYTES)));
+    parts_run(parts, PARTS_PUT_META,
+              SQL(sql_text("history"), sql_blob(&hub->history, sizeof hub->history)));
     return parts_commit(parts);
 }
 
@@ -231,7 +201,7 @@ int hub_load(struct hub *hub, int damage)
     char error[CONFIG_ERROR_MAX];
     for (int turn = 0; turn < 2; turn++) {
         parts_commit(&hub->parts); /* or undoes, where one before this has failed */
-        if (parts_is_damage(damage) || !hub->parts.db) {
+        if (parts_is_damage(damage) || !hub->parts.sql.db) {
             hub_merge_stop(hub);
             if (parts_open_anew(&hub->parts, hub->history_path, damage, error) != 0) {
                 log_event(LOG_ERROR, "fleet_parts_trouble", LOG_STR("reason", error));

@@ -46,9 +46,10 @@ static uint64_t hub_first_part(const struct hub_track *track, uint64_t part)
 static void hub_count_states(struct hub *hub, const struct hub_job *job, uint64_t *counts)
 {
     const struct hub_track *track = &job->run->tracks[job->track];
-    sqlite3_stmt *row =
-        parts_bind(&hub->parts, PARTS_COUNT_PARTS, "iiii", job->run->row, track->row,
-                   (int64_t)hub_first_part(track, job->part), (int64_t)job->part);
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_COUNT_PARTS,
+                                   SQL(sql_i64(job->run->row), sql_i64(track->row),
+                                       sql_i64((int64_t)hub_first_part(track, job->part)),
+                                       sql_i64((int64_t)job->part)));
     while (parts_row(&hub->parts, row)) {
         for (uint32_t i = 0; i < job->run->member_count; i++) {
             if (job->run->members[i]->node->row == sqlite3_column_int64(row, 0)) {
@@ -70,8 +71,9 @@ static struct hub_closing hub_read_closings(struct hub *hub, const struct hub_jo
     const struct hub_track *track = &job->run->tracks[job->track];
     uint64_t first = hub_first_part(track, job->part), next = first;
     struct hub_closing closing = {.layers = 0};
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_CLOSED_OF, "iiii", job->run->row, track->row,
-                                   member->node->row, (int64_t)first);
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_CLOSED_OF,
+                                   SQL(sql_i64(job->run->row), sql_i64(track->row),
+                                       sql_i64(member->node->row), sql_i64((int64_t)first)));
     while (!closing.reaches && parts_row(&hub->parts, row)) {
         uint64_t part = (uint64_t)sqlite3_column_int64(row, 0);
         closing.gone = closing.gone || (uint64_t)sqlite3_column_int64(row, 1) > next;
@@ -192,9 +194,10 @@ static int hub_merge_layer(struct hub *hub, struct hub_job *job, uint32_t key)
     uint64_t epoch = 0, step = 0, bytes = 0;
     int code = 0;
     *layer = (struct merged_layer){.id = header_layer_of(key)};
-    sqlite3_stmt *row =
-        parts_bind(&hub->parts, PARTS_EACH_STATE, "iiiii", job->run->row, track->row,
-                   (int64_t)hub_first_part(track, job->part), (int64_t)job->part, (int64_t)key);
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_STATE,
+                                   SQL(sql_i64(job->run->row), sql_i64(track->row),
+                                       sql_i64((int64_t)hub_first_part(track, job->part)),
+                                       sql_i64((int64_t)job->part), sql_i64((int64_t)key)));
     while (!code && parts_row(&hub->parts, row)) {
         const char *module = (const char *)sqlite3_column_text(row, 1);
         code = layer_state_unpack(sqlite3_column_blob(row, 2), (size_t)sqlite3_column_bytes(row, 2),
@@ -266,8 +269,10 @@ static int hub_list_layers(struct hub *hub, struct hub_job *job)
     const struct hub_track *track = &job->run->tracks[job->track];
     uint32_t capacity = 0;
     int code = 0;
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_LAYER, "iiii", job->run->row, track->row,
-                                   (int64_t)hub_first_part(track, job->part), (int64_t)job->part);
+    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_LAYER,
+                                   SQL(sql_i64(job->run->row), sql_i64(track->row),
+                                       sql_i64((int64_t)hub_first_part(track, job->part)),
+                                       sql_i64((int64_t)job->part)));
     while (!code && parts_row(&hub->parts, row)) {
         if (job->layer_count == capacity) {
             capacity = capacity ? 2 * capacity : 64;
@@ -350,7 +355,8 @@ static bool hub_tell_said(struct hub *hub, struct hub_run *run)
     if (run->said >= run->said_last || run->said_waits || run->retry_ns > hub->now_ns) {
         return false;
     }
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_NEXT_SAID, "ii", run->row, run->said);
+    sqlite3_stmt *row =
+        parts_bind(&hub->parts, PARTS_NEXT_SAID, SQL(sql_i64(run->row), sql_i64(run->said)));
     if (!parts_row(&hub->parts, row)) {
         run->said = hub->parts.code ? run->said : run->said_last; /* it has gone since */
         return false;
@@ -452,10 +458,10 @@ static void hub_save_merged(struct hub *hub, struct hub_run *run, const struct h
     }
     bool lacks = merged->missing_count && mpk_writer_ok(&missing);
     run->has_partial = run->has_partial || lacks;
-    parts_run(&hub->parts,
-              parts_bind(&hub->parts, PARTS_PUT_MERGED, "iiiiib", run->row, track->row,
-                         (int64_t)merged->part, (int64_t)merged->revision, hub_now_s(hub),
-                         lacks ? missing.buffer.data : NULL, lacks ? missing.buffer.size : 0));
+    parts_run(&hub->parts, PARTS_PUT_MERGED,
+              SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)merged->part),
+                  sql_i64((int64_t)merged->revision), sql_i64(hub_now_s(hub)),
+                  sql_if(lacks, sql_blob(missing.buffer.data, missing.buffer.size))));
     mpk_writer_clear(&missing);
 }
 
@@ -485,9 +491,9 @@ static void hub_window_done(struct hub *hub, struct hub_run *run, const struct m
         hub_save_merged(hub, run, track, merged);
     }
     if (window->changed) {
-        parts_run(&hub->parts,
-                  parts_bind(&hub->parts, PARTS_SET_CHANGED, "iiii", run->row, track->row,
-                             (int64_t)merged->part, (int64_t)merged->part));
+        parts_run(&hub->parts, PARTS_SET_CHANGED,
+                  SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)merged->part),
+                      sql_i64((int64_t)merged->part)));
     }
     hub->counts[HUB_MERGED] += !again;
     hub->counts[HUB_CORRECTED] += !again && merged->revision > 0;
@@ -520,7 +526,7 @@ void hub_merge_done(struct hub *hub, struct merged *merged)
             run->said = said > run->said ? said : run->said;
         }
         if (!merged->code && !store_trouble(hub->store)) {
-            parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_SET_TOLD, "i", said));
+            parts_run(&hub->parts, PARTS_SET_TOLD, SQL(sql_i64(said)));
         }
     } else if (merged->has_window) {
         hub_window_done(hub, run, merged);

@@ -69,20 +69,18 @@ struct hub_run *hub_add_run(struct hub *hub, int64_t row, const char *job, size_
 void hub_save_run(struct hub *hub, struct hub_run *run)
 {
     run->saved_s = run->heard_s;
-    parts_run(&hub->parts,
-              parts_bind(&hub->parts, PARTS_SET_RUN, "iiiii", run->buckets, (int64_t)run->ended,
-                         run->heard_s, run->forgotten_s, run->row));
+    parts_run(&hub->parts, PARTS_SET_RUN,
+              SQL(sql_i64(run->buckets), sql_i64((int64_t)run->ended), sql_i64(run->heard_s),
+                  sql_i64(run->forgotten_s), sql_i64(run->row)));
 }
 
 /* It was forgotten, but not its floors. */
 static void hub_recall_run(struct hub *hub, struct hub_run *run, int64_t buckets)
 {
-    sqlite3_stmt *floor = parts_bind(&hub->parts, PARTS_FLOORS_OF, "i", run->row);
+    sqlite3_stmt *floor = parts_bind(&hub->parts, PARTS_FLOORS_OF, SQL(sql_i64(run->row)));
     run->buckets = buckets;
     while (parts_row(&hub->parts, floor)) {
-        struct fleet_rule rule = {(enum window_unit)sqlite3_column_int(floor, 0),
-                                  (uint64_t)sqlite3_column_int64(floor, 1),
-                                  (uint64_t)sqlite3_column_int64(floor, 2)};
+        struct fleet_rule rule = parts_rule(floor, 0);
         int at = hub_find_track(hub, run, &rule); /* not known: what windows it asks for */
         if (at >= 0) {
             hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(floor, 3));
@@ -103,15 +101,15 @@ struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, 
     memcpy(name, job, job_size);
     parts_begin(parts);
     sqlite3_stmt *past =
-        parts_bind(parts, PARTS_GET_RUN, "tb", name, (const void *)id, (size_t)RUN_BYTES);
+        parts_bind(parts, PARTS_GET_RUN, SQL(sql_text(name), sql_blob(id, RUN_BYTES)));
     bool was_here = parts_row(parts, past);
     if (was_here) {
         row = sqlite3_column_int64(past, 0);
         buckets = sqlite3_column_int64(past, 1);
         sqlite3_reset(past);
     } else {
-        row = parts_run(parts, parts_bind(parts, PARTS_PUT_RUN, "tbi", name, (const void *)id,
-                                          (size_t)RUN_BYTES, hub_now_s(hub)));
+        row = parts_run(parts, PARTS_PUT_RUN,
+                        SQL(sql_text(name), sql_blob(id, RUN_BYTES), sql_i64(hub_now_s(hub))));
     }
     run = row < 0 ? NULL : hub_add_run(hub, row, job, job_size, id);
     if (run && was_here) {
@@ -164,8 +162,7 @@ struct hub_member *hub_find_member(struct hub *hub, struct hub_run *run, struct 
     node->memberships++;
     run->told = run->told && run->ended;
     if (hub->parts.open) { /* else it comes from there */
-        parts_run(&hub->parts,
-                  parts_bind(&hub->parts, PARTS_PUT_MEMBER, "ii", run->row, node->row));
+        parts_run(&hub->parts, PARTS_PUT_MEMBER, SQL(sql_i64(run->row), sql_i64(node->row)));
     }
     return member;
 }
@@ -226,9 +223,9 @@ int hub_find_track(struct hub *hub, struct hub_run *run, const struct fleet_rule
     static const enum parts_statement get_or_put[] = {PARTS_GET_TRACK, PARTS_PUT_TRACK};
     parts_begin(&hub->parts);
     for (int i = 0; i < 2 && row < 0; i++) {
-        row = parts_run(&hub->parts,
-                        parts_bind(&hub->parts, get_or_put[i], "iii", (int64_t)rule->unit,
-                                   (int64_t)rule->length, (int64_t)rule->every));
+        row = parts_run(&hub->parts, get_or_put[i],
+                        SQL(sql_i64((int64_t)rule->unit), sql_i64((int64_t)rule->length),
+                            sql_i64((int64_t)rule->every)));
     }
     return row < 0 ? -1 : hub_add_track(run, row, rule);
 }
@@ -415,8 +412,9 @@ void hub_note_changed(struct hub *hub, struct hub_run *run, uint32_t at, uint64_
         window->changed = window->merged;
     }
     if (was_merged) {
-        parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_SET_CHANGED, "iiii", run->row,
-                                          track->row, (int64_t)part, (int64_t)to));
+        parts_run(&hub->parts, PARTS_SET_CHANGED,
+                  SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)part),
+                      sql_i64((int64_t)to)));
     }
 }
 

@@ -123,15 +123,13 @@ static void hub_put_partial(struct hub *hub, const struct hub_run *run, struct m
     int64_t all = 0;
     sqlite3_stmt *row = NULL;
     if (run->has_partial) {
-        all = parts_run(parts, parts_bind(parts, PARTS_COUNT_PARTIAL, "i", run->row));
-        row = parts_bind(parts, PARTS_EACH_PARTIAL, "ii", run->row, (int64_t)PARTIAL_MAX);
+        all = parts_run(parts, PARTS_COUNT_PARTIAL, SQL(sql_i64(run->row)));
+        row = parts_bind(parts, PARTS_EACH_PARTIAL, SQL(sql_i64(run->row), sql_i64(PARTIAL_MAX)));
     }
     mpk_pair_u64(writer, "partial_windows", all < 0 ? 0 : (uint64_t)all);
     struct mpk_open partial = mpk_open(writer, "partial");
     while (row && parts_row(parts, row)) {
-        struct fleet_rule rule = {(enum window_unit)sqlite3_column_int(row, 0),
-                                  (uint64_t)sqlite3_column_int64(row, 1),
-                                  (uint64_t)sqlite3_column_int64(row, 2)};
+        struct fleet_rule rule = parts_rule(row, 0);
         uint64_t units = ((uint64_t)sqlite3_column_int64(row, 3) + 1) *
                          config_window_part(rule.length, rule.every);
         mpk_put_map(writer, 7);

@@ -169,19 +169,13 @@ struct hub_node *hub_take_beat(struct hub *hub, const uint8_t *id, const struct 
 
 /* Rows */
 
-static void hub_set_aside(struct hub *hub, struct hub_node *node, uint64_t seq, const char *reason,
-                          const void *data, size_t size)
+static void hub_set_aside(struct hub *hub, const struct hub_node *node, uint64_t seq, int code)
 {
     if (log_is_round(hub->counts[HUB_POISONED]++)) {
         log_event(LOG_WARNING, "fleet_row_set_aside", LOG_STR("node", node->name),
-                  LOG_NUM("seq", seq), LOG_STR("reason", reason),
+                  LOG_NUM("seq", seq), LOG_STR("reason", err_slug(code)),
                   LOG_NUM("count", hub->counts[HUB_POISONED]));
     }
-    size = size < HUB_SAID_MAX ? size : HUB_SAID_MAX;
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_PUT_ASIDE, "iitb", node->row, (int64_t)seq,
-                                      reason, data, size));
-    parts_run(&hub->parts,
-              parts_bind(&hub->parts, PARTS_DROP_OLD_ASIDE, "i", (int64_t)HUB_ASIDE_MAX));
 }
 
 /* The first part of a run says how many buckets its histograms have. */
@@ -233,8 +227,8 @@ static int hub_check_heads(struct hub *hub, struct hub_run *run, uint32_t layer,
     uint32_t before = run->layer_count;
     int code = hub_note_heads(run, layer, heads);
     if (run->layer_count > before) {
-        parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_PUT_HEADS, "iii", run->row,
-                                          (int64_t)layer, (int64_t)heads));
+        parts_run(&hub->parts, PARTS_PUT_HEADS,
+                  SQL(sql_i64(run->row), sql_i64((int64_t)layer), sql_i64((int64_t)heads)));
     }
     return code;
 }
@@ -262,11 +256,13 @@ static int hub_take_part(struct hub *hub, struct hub_run *run, struct hub_member
     if (body->module) {
         memcpy(module, body->module, body->module_size);
     }
-    sqlite3_stmt *row = parts_bind(
-        &hub->parts, PARTS_PUT_PART, "iiiiiiiitb", run->row, run->tracks[track].row,
-        (int64_t)body->part, (int64_t)layer, member->node->row, (int64_t)seq, hub_now_s(hub),
-        (int64_t)body->state_size, body->module ? module : NULL, body->state, body->state_size);
-    if (parts_run(&hub->parts, row) > 0) { /* else it was here, or a newer one */
+    int64_t put = parts_run(
+        &hub->parts, PARTS_PUT_PART,
+        SQL(sql_i64(run->row), sql_i64(run->tracks[track].row), sql_i64((int64_t)body->part),
+            sql_i64((int64_t)layer), sql_i64(member->node->row), sql_i64((int64_t)seq),
+            sql_i64(hub_now_s(hub)), sql_i64((int64_t)body->state_size),
+            sql_text(body->module ? module : NULL), sql_blob(body->state, body->state_size)));
+    if (put > 0) { /* else it was here, or a newer one */
         hub->parts.rows++;
         hub->parts.bytes += body->state_size;
         hub_note_changed(hub, run, track, body->part);
@@ -281,11 +277,13 @@ static int hub_take_closed(struct hub *hub, struct hub_run *run, struct hub_memb
     if (body->part < of->floor) {
         return 0;
     }
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_PUT_CLOSED, "iiiiiiiiii", run->row, of->row,
-                                   (int64_t)body->part, member->node->row, (int64_t)seq,
-                                   (int64_t)body->next_before, (int64_t)body->complete_from,
-                                   (int64_t)body->cut, (int64_t)body->layers, hub_now_s(hub));
-    if (parts_run(&hub->parts, row) <= 0) {
+    int64_t put = parts_run(&hub->parts, PARTS_PUT_CLOSED,
+                            SQL(sql_i64(run->row), sql_i64(of->row), sql_i64((int64_t)body->part),
+                                sql_i64(member->node->row), sql_i64((int64_t)seq),
+                                sql_i64((int64_t)body->next_before),
+                                sql_i64((int64_t)body->complete_from), sql_i64((int64_t)body->cut),
+                                sql_i64((int64_t)body->layers), sql_i64(hub_now_s(hub))));
+    if (put <= 0) {
         return 0; /* it was here, or a newer one */
     }
     int code = hub_note_closed(hub, run, member, track, body->part, seq);
@@ -323,9 +321,9 @@ static void hub_set_active(struct hub *hub, struct hub_run *run)
 static void hub_take_said(struct hub *hub, struct hub_run *run, const struct hub_node *node,
                           const void *data, size_t size, uint64_t seq)
 {
-    int64_t said =
-        parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_PUT_SAID, "iiibi", run->row, node->row,
-                                          (int64_t)seq, data, size, hub_now_s(hub)));
+    int64_t said = parts_run(&hub->parts, PARTS_PUT_SAID,
+                             SQL(sql_i64(run->row), sql_i64(node->row), sql_i64((int64_t)seq),
+                                 sql_blob(data, size), sql_i64(hub_now_s(hub))));
     run->said_last = said > run->said_last ? said : run->said_last;
     hub->said_bytes += size + HUB_ROW_BYTES;
     hub->forget_ns =
@@ -361,8 +359,9 @@ static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fl
     if (body->kind == FLEET_PART) {
         return known ? hub_take_part(hub, run, member, (uint32_t)track, body, seq) : 0;
     }
-    parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_PUT_PROGRESS, "iiib", run->row, node->row,
-                                      (int64_t)seq, data, size));
+    parts_run(
+        &hub->parts, PARTS_PUT_PROGRESS,
+        SQL(sql_i64(run->row), sql_i64(node->row), sql_i64((int64_t)seq), sql_blob(data, size)));
     code = hub_note_progress(hub, member, body, seq);
     if (!code && body->kind == FLEET_CLOSED) {
         hub_set_active(hub, run);
@@ -394,7 +393,7 @@ static int hub_take_row(struct hub *hub, struct hub_node *node, uint64_t seq, co
         mpk_doc_clear(&doc);
     }
     if (code && code != ERR_MEMORY) {
-        hub_set_aside(hub, node, seq, err_slug(code), data, size);
+        hub_set_aside(hub, node, seq, code);
         code = 0;
     }
     hub->counts[HUB_RECEIVED]++;
@@ -411,24 +410,27 @@ static int hub_take_piece(struct hub *hub, struct hub_node *node, const struct h
     *ret_whole = true;
     if (message->piece < message->pieces &&
         message->size * (message->pieces - 1) > fleet_limits.bytes) {
-        hub_set_aside(hub, node, message->seq, err_slug(ERR_FLEET), message->data, message->size);
+        hub_set_aside(hub, node, message->seq, ERR_FLEET);
         return 0;
     }
     hub->piece_bytes += message->size + HUB_ROW_BYTES;
     hub->forget_ns =
         hub->piece_bytes > hub->config->fleet_outbox / HUB_PIECES_PART ? 0 : hub->forget_ns;
-    parts_run(parts,
-              parts_bind(parts, PARTS_PUT_PIECE, "iiiibi", node->row, seq, (int64_t)message->piece,
-                         (int64_t)message->pieces, message->data, message->size, hub_now_s(hub)));
-    int64_t there = parts_run(parts, parts_bind(parts, PARTS_COUNT_PIECES, "iii", node->row, seq,
-                                                (int64_t)message->pieces));
+    parts_run(parts, PARTS_PUT_PIECE,
+              SQL(sql_i64(node->row), sql_i64(seq), sql_i64((int64_t)message->piece),
+                  sql_i64((int64_t)message->pieces), sql_blob(message->data, message->size),
+                  sql_i64(hub_now_s(hub))));
+    int64_t there =
+        parts_run(parts, PARTS_COUNT_PIECES,
+                  SQL(sql_i64(node->row), sql_i64(seq), sql_i64((int64_t)message->pieces)));
     *ret_whole = there == (int64_t)message->pieces;
     if (!*ret_whole) {
         return 0;
     }
     char *row = NULL;
     sqlite3_stmt *piece =
-        parts_bind(parts, PARTS_EACH_PIECE, "iii", node->row, seq, (int64_t)message->pieces);
+        parts_bind(parts, PARTS_EACH_PIECE,
+                   SQL(sql_i64(node->row), sql_i64(seq), sql_i64((int64_t)message->pieces)));
     int code = 0;
     while (parts_row(parts, piece)) {
         size_t more = (size_t)sqlite3_column_bytes(piece, 0);
@@ -445,7 +447,7 @@ static int hub_take_piece(struct hub *hub, struct hub_node *node, const struct h
     }
     code = code ? code : hub_take_row(hub, node, message->seq, row, size);
     if (!code) { /* else the last piece comes again, and no other */
-        parts_run(parts, parts_bind(parts, PARTS_DROP_PIECES, "ii", node->row, seq));
+        parts_run(parts, PARTS_DROP_PIECES, SQL(sql_i64(node->row), sql_i64(seq)));
     }
     free(row);
     return code;
@@ -501,11 +503,11 @@ void hub_take_save(struct hub *hub)
         }
         parts_begin(&hub->parts);
         node->unsaved = false;
-        parts_run(&hub->parts, parts_bind(&hub->parts, PARTS_SET_NODE, "tttbbbi", node->name,
-                                          node->host, node->version, (const void *)node->instance,
-                                          (size_t)FLEET_ID_BYTES, (const void *)node->earlier,
-                                          node->earlier_count * (size_t)FLEET_ID_BYTES,
-                                          (const void *)node->seen.ranges,
-                                          node->seen.count * sizeof *node->seen.ranges, node->row));
+        parts_run(&hub->parts, PARTS_SET_NODE,
+                  SQL(sql_text(node->name), sql_text(node->host), sql_text(node->version),
+                      sql_blob(node->instance, FLEET_ID_BYTES),
+                      sql_blob(node->earlier, node->earlier_count * (size_t)FLEET_ID_BYTES),
+                      sql_blob(node->seen.ranges, node->seen.count * sizeof *node->seen.ranges),
+                      sql_i64(node->row)));
     }
 }

@@ -5,7 +5,6 @@
 #include "daemon/base/log.h"
 
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -74,10 +73,7 @@ static const char parts_schema[] =
     "CREATE INDEX merged_partial ON merged(run_id, stored, part) WHERE missing IS NOT NULL;"
     /* Nothing of parts below is merged any more: some of it has gone. */
     "CREATE TABLE floors(run_id INTEGER NOT NULL, track_id INTEGER NOT NULL, part INTEGER NOT NULL,"
-    "  PRIMARY KEY(run_id, track_id)) WITHOUT ROWID;"
-    /* Rows that could not be read. */
-    "CREATE TABLE aside(aside_id INTEGER PRIMARY KEY AUTOINCREMENT, node_id INTEGER NOT NULL,"
-    "  seq INTEGER NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL);";
+    "  PRIMARY KEY(run_id, track_id)) WITHOUT ROWID;";
 
 /* A part of 64 heads is some 170 kB: in pages of 4 KiB it takes a sixth more of the processor.
  * wal_autocheckpoint and incremental_vacuum count such pages. */
@@ -99,41 +95,39 @@ static int parts_version(sqlite3 *db)
     return version;
 }
 
-static int parts_prepare(struct parts *parts)
+static int parts_prepare(struct parts *parts, sqlite3 *db)
 {
     char version[64];
-    int code = sqlite3_exec(parts->db, parts_new_file, NULL, NULL, NULL);
-    code = code ? code : sqlite3_exec(parts->db, parts_settings, NULL, NULL, NULL);
-    if (code == SQLITE_OK && parts_version(parts->db) == 0) {
+    int code = sqlite3_exec(db, parts_new_file, NULL, NULL, NULL);
+    code = code ? code : sqlite3_exec(db, parts_settings, NULL, NULL, NULL);
+    if (code == SQLITE_OK && parts_version(db) == 0) {
         snprintf(version, sizeof version, "PRAGMA user_version = %d; COMMIT", PARTS_VERSION);
-        code = sqlite3_exec(parts->db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
-        code = code ? code : sqlite3_exec(parts->db, parts_schema, NULL, NULL, NULL);
-        code = code ? code : sqlite3_exec(parts->db, version, NULL, NULL, NULL);
+        code = sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+        code = code ? code : sqlite3_exec(db, parts_schema, NULL, NULL, NULL);
+        code = code ? code : sqlite3_exec(db, version, NULL, NULL, NULL);
     }
-    if (code == SQLITE_OK && parts_version(parts->db) != PARTS_VERSION) {
+    if (code == SQLITE_OK && parts_version(db) != PARTS_VERSION) {
         return SQLITE_MISMATCH;
     }
-    for (int i = 0; i < PARTS_STATEMENT_COUNT && code == SQLITE_OK; i++) {
-        code = sqlite3_prepare_v3(parts->db, parts_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
-                                  &parts->statement[i], NULL);
-    }
-    sqlite3_stmt *sum = code ? NULL : parts_bind(parts, PARTS_SUM_PARTS, "");
-    if (sum && parts_row(parts, sum)) {
-        parts->rows = (uint64_t)sqlite3_column_int64(sum, 0);
-        parts->bytes = (uint64_t)sqlite3_column_int64(sum, 1);
-        sqlite3_reset(sum);
+    code = code ? code : sql_prepare(&parts->sql, db, parts_texts, PARTS_STATEMENT_COUNT);
+    if (code == SQLITE_OK) {
+        parts_sum(parts);
     }
     return code ? code : parts->code;
 }
 
 static int parts_connect(struct parts *parts, const char *path)
 {
-    *parts = (struct parts){.db = NULL};
+    sqlite3 *db = NULL;
+    *parts = (struct parts){.code = SQLITE_OK};
     int code = sqlite3_open_v2(
-        path, &parts->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+        path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     if (code == SQLITE_OK) {
-        sqlite3_busy_timeout(parts->db, 5000);
-        code = parts_prepare(parts);
+        sqlite3_busy_timeout(db, 5000);
+        code = parts_prepare(parts, db);
+    }
+    if (!parts->sql.db) {
+        sqlite3_close(db);
     }
     return code;
 }
@@ -183,11 +177,10 @@ int parts_open(struct parts *parts, const char *history_path, char *reterr)
 
 void parts_close(struct parts *parts)
 {
-    for (int i = 0; i < PARTS_STATEMENT_COUNT; i++) {
-        sqlite3_finalize(parts->statement[i]);
-    }
-    sqlite3_close(parts->db);
-    *parts = (struct parts){.db = NULL};
+    sqlite3 *db = parts->sql.db;
+    sql_clear(&parts->sql);
+    sqlite3_close(db);
+    *parts = (struct parts){.code = SQLITE_OK};
 }
 
 static void parts_note(struct parts *parts, int code)
@@ -197,29 +190,12 @@ static void parts_note(struct parts *parts, int code)
     }
 }
 
-sqlite3_stmt *parts_bind(struct parts *parts, enum parts_statement which, const char *format, ...)
+sqlite3_stmt *parts_bind(struct parts *parts, enum parts_statement which,
+                         const struct sql_value *values)
 {
-    sqlite3_stmt *statement = parts->statement[which];
-    va_list values;
-    int at = 0;
+    sqlite3_stmt *statement = parts->sql.statement[which];
     sqlite3_reset(statement);
-    va_start(values, format);
-    for (; *format; format++) {
-        int code = SQLITE_OK;
-        at++;
-        if (*format == 'i') {
-            code = sqlite3_bind_int64(statement, at, va_arg(values, int64_t));
-        } else if (*format == 't') {
-            code =
-                sqlite3_bind_text(statement, at, va_arg(values, const char *), -1, SQLITE_STATIC);
-        } else {
-            const void *data = va_arg(values, const void *);
-            size_t size = va_arg(values, size_t);
-            code = sqlite3_bind_blob64(statement, at, data, size, SQLITE_STATIC);
-        }
-        parts_note(parts, code);
-    }
-    va_end(values);
+    parts_note(parts, sql_bind(statement, values));
     return statement;
 }
 
@@ -233,8 +209,16 @@ bool parts_row(struct parts *parts, sqlite3_stmt *statement)
     return code == SQLITE_ROW;
 }
 
-int64_t parts_run(struct parts *parts, sqlite3_stmt *statement)
+struct fleet_rule parts_rule(sqlite3_stmt *row, int column)
 {
+    return (struct fleet_rule){(enum window_unit)sqlite3_column_int(row, column),
+                               (uint64_t)sqlite3_column_int64(row, column + 1),
+                               (uint64_t)sqlite3_column_int64(row, column + 2)};
+}
+
+int64_t parts_run(struct parts *parts, enum parts_statement which, const struct sql_value *values)
+{
+    sqlite3_stmt *statement = parts_bind(parts, which, values);
     int64_t found = -1;
     while (parts_row(parts, statement)) {
         found = sqlite3_column_int64(statement, 0);
@@ -242,26 +226,28 @@ int64_t parts_run(struct parts *parts, sqlite3_stmt *statement)
     return found;
 }
 
+void parts_sum(struct parts *parts)
+{
+    sqlite3_stmt *sum = parts_bind(parts, PARTS_SUM_PARTS, NULL);
+    if (parts_row(parts, sum)) {
+        parts->rows = (uint64_t)sqlite3_column_int64(sum, 0);
+        parts->bytes = (uint64_t)sqlite3_column_int64(sum, 1);
+        sqlite3_reset(sum);
+    }
+}
+
 void parts_begin(struct parts *parts)
 {
     if (!parts->open && parts->code == SQLITE_OK) {
-        parts_run(parts, parts_bind(parts, PARTS_BEGIN, ""));
+        parts_note(parts, sql_begin(&parts->sql));
         parts->open = parts->code == SQLITE_OK;
     }
 }
 
 int parts_commit(struct parts *parts)
 {
-    int code = parts->code;
-    if (parts->open && code == SQLITE_OK) {
-        parts_run(parts, parts_bind(parts, PARTS_COMMIT, ""));
-        code = parts->code;
-    }
+    int code = parts->open ? sql_end(&parts->sql, parts->code) : parts->code;
     parts->code = SQLITE_OK;
-    if (parts->open && code != SQLITE_OK) {
-        parts_run(parts, parts_bind(parts, PARTS_ROLLBACK, ""));
-        parts->code = SQLITE_OK;
-    }
     parts->open = false;
     return code;
 }

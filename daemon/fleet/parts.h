@@ -3,17 +3,13 @@
  * hub has to remember, and nothing that the nodes could not send again: a file that cannot be used
  * is removed and begun anew. The hub's thread writes; questions may read beside it.
  *
- * A query binds its parameters in order and runs; what goes wrong is kept, and said once, at the
- * end of the transaction: parts_commit. */
+ * An error of a statement is kept, and returned once, at the end of the transaction:
+ * parts_commit. */
 #ifndef DAEMON_FLEET_PARTS_H
 #define DAEMON_FLEET_PARTS_H
 
+#include "daemon/store/sql.h"
 #include "proto/fleet.h"
-
-#include <sqlite3.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 enum parts_statement {
 #define STATEMENT(symbol, text) PARTS_##symbol,
@@ -23,8 +19,7 @@ enum parts_statement {
 };
 
 struct parts {
-    sqlite3 *db;
-    sqlite3_stmt *statement[PARTS_STATEMENT_COUNT];
+    struct sql sql;       /* sql.db NULL: not open */
     bool open;            /* a transaction is */
     int code;             /* the first SQLite code that was none of success, since it began */
     uint64_t rows, bytes; /* of parts */
@@ -38,18 +33,23 @@ void parts_close(struct parts *parts);
 /* Whether a code of SQLite says that the file is none, or has lost some of itself. */
 bool parts_is_damage(int code);
 
+/* Counts its rows and bytes. */
+void parts_sum(struct parts *parts);
+
 /* Begins a transaction unless there is one, or something has gone wrong since the last. */
 void parts_begin(struct parts *parts);
 /* Commits. Returns 0, or SQLite's first code since it began: then all of it is undone. */
 int parts_commit(struct parts *parts);
 
-/* Resets a statement and binds what the format says, a letter each: i an int64_t, t a text (NULL
- * allowed), b a const void * and a size_t. */
-sqlite3_stmt *parts_bind(struct parts *parts, enum parts_statement statement, const char *format,
-                         ...);
+/* Resets a statement and binds its values (store/sql.h). */
+sqlite3_stmt *parts_bind(struct parts *parts, enum parts_statement statement,
+                         const struct sql_value *values);
 /* The next row; false after the last, or when something goes wrong. */
 bool parts_row(struct parts *parts, sqlite3_stmt *statement);
-/* Runs to the end; returns the integer in the first row and column, or -1. */
-int64_t parts_run(struct parts *parts, sqlite3_stmt *statement);
+/* The rule in three columns of a row. */
+struct fleet_rule parts_rule(sqlite3_stmt *row, int column);
+/* Binds and runs to the end; returns the integer in the last row's first column, or -1. */
+int64_t parts_run(struct parts *parts, enum parts_statement statement,
+                  const struct sql_value *values);
 
 #endif

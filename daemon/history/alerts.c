@@ -93,21 +93,18 @@ static int history_alerts_state_of(const char *name)
 static int open_alerts(struct query *query, uint64_t run_id, sqlite3_stmt **ret_statement)
 {
     const struct history_params *params = &query->params;
-    int code = query_open(
+    return query_open(
         query,
         HISTORY_ALERTS
         " WHERE (run_id = ?1 OR ?1 = 0) AND (job = ?2 OR ?2 = '') AND (rule = ?3 OR ?3 = '')"
         " AND alerts.step BETWEEN ?4 AND ?5 AND (severity = ?7 OR ?7 < 0)"
         " AND (alerts.state = ?8 OR ?8 < 0) AND jobs_match(?9, job)"
         " ORDER BY alert_id DESC LIMIT ?6",
-        ret_statement, "issiii", run_id, params->job, params->rule, params->from, params->to,
-        params->limit + 1);
-    if (!code) {
-        sqlite3_bind_int(*ret_statement, 7, history_alerts_severity_of(params->severity));
-        sqlite3_bind_int(*ret_statement, 8, history_alerts_state_of(params->state));
-        sqlite3_bind_text(*ret_statement, 9, params->jobs, -1, SQLITE_STATIC);
-    }
-    return code;
+        ret_statement,
+        SQL(sql_u64(run_id), sql_text(params->job), sql_text(params->rule), sql_u64(params->from),
+            sql_u64(params->to), sql_u64(params->limit + 1),
+            sql_i64(history_alerts_severity_of(params->severity)),
+            sql_i64(history_alerts_state_of(params->state)), sql_text(params->jobs)));
 }
 
 int history_alerts(struct query *query)

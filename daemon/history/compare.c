@@ -158,12 +158,13 @@ static int pool_layer(struct query *query, struct compare_side *side,
         return 0;
     }
     if (!code) {
-        code =
-            query_open(query,
-                       "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
-                       " WHERE layer_id = ?1 AND track_id = ?2 AND last BETWEEN ?3 AND ?4"
-                       " ORDER BY last DESC",
-                       &statement, "iiii", layer->id, track.id, params->from, params->to);
+        code = query_open(
+            query,
+            "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
+            " WHERE layer_id = ?1 AND track_id = ?2 AND last BETWEEN ?3 AND ?4"
+            " ORDER BY last DESC",
+            &statement,
+            SQL(sql_u64(layer->id), sql_u64(track.id), sql_u64(params->from), sql_u64(params->to)));
     }
     if (!code) {
         code = pool_rows(query, statement, side, windows, ret_pool);

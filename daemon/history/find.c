@@ -111,7 +111,7 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
     int code = query_open(query,
                           "SELECT run_id, run, state, world, first_ns, last_ns, epoch, step"
                           " FROM runs WHERE job = ?1 ORDER BY run_id DESC",
-                          &statement, "s", job);
+                          &statement, SQL(sql_text(job)));
     if (code) {
         return code;
     }
@@ -139,12 +139,14 @@ int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt *
                     : strcmp(params->site, site_name(SITE_SELF)) == 0 ? SITE_SELF
                                                                       : SITE_CROSS;
     uint64_t layer = params->given & PARAM_LAYER ? params->layer : any;
-    return query_open(query,
-                      "SELECT layer_id, stack, layer, site, heads, module FROM layers"
-                      " WHERE run_id = ?1 AND (stack = ?2 OR ?2 = ?5)"
-                      " AND (layer = ?3 OR ?3 = ?5) AND (site = ?4 OR ?4 = ?5)"
-                      " ORDER BY stack, layer, site",
-                      ret_statement, "iiiii", run->id, stack, layer, site, any);
+    return query_open(
+        query,
+        "SELECT layer_id, stack, layer, site, heads, module FROM layers"
+        " WHERE run_id = ?1 AND (stack = ?2 OR ?2 = ?5)"
+        " AND (layer = ?3 OR ?3 = ?5) AND (site = ?4 OR ?4 = ?5)"
+        " ORDER BY stack, layer, site",
+        ret_statement,
+        SQL(sql_u64(run->id), sql_u64(stack), sql_u64(layer), sql_u64(site), sql_u64(any)));
 }
 
 struct found_layer found_layer(sqlite3_stmt *statement)
@@ -238,7 +240,7 @@ static int open_tracks(struct query *query, const struct found_layer *layer,
         " (SELECT window_id FROM windows WHERE layer_id = ?1"
         "  AND windows.track_id = tracks.track_id ORDER BY last DESC LIMIT 1) AS newest"
         " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
-        ret_statement, "i", layer->id);
+        ret_statement, SQL(sql_u64(layer->id)));
 }
 
 static struct found_track history_find_read_track(sqlite3_stmt *statement)

@@ -7,6 +7,7 @@
 #include "config/config.h"
 #include "proto/err.h"
 #include "daemon/history/params.h"
+#include "daemon/store/sql.h"
 #include "proto/mpk.h"
 
 #include <sqlite3.h>
@@ -40,11 +41,10 @@ int query_fail(struct query *query, int code, const char *format, ...)
 /* ERR_QUERY_TIME or ERR_CLOSED when it has to end, else 0. Between rows; SQLite asks by itself. */
 int query_check(const struct query *query);
 
-/* Prepares and binds: `types` has a letter per further argument: i (uint64_t), s (const char *),
- * b (const void *, size_t). Text and blobs are borrowed until the statement is finalized. Returns
- * 0, or an error; the statement is then NULL, which sqlite3_finalize accepts. */
+/* Prepares and binds. Text and blobs are borrowed until the statement is finalized. Returns 0, or
+ * an error; the statement is then NULL, which sqlite3_finalize accepts. */
 int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statement,
-               const char *types, ...);
+               const struct sql_value *values);
 /* The next row: 1; 0 after the last; or an error. */
 int query_next(struct query *query, sqlite3_stmt *statement);
 

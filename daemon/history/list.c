@@ -45,12 +45,13 @@ int history_runs(struct query *query)
 {
     const struct history_params *params = &query->params;
     sqlite3_stmt *statement;
-    int code = query_open(query,
-                          "SELECT job, run, state, world, first_ns, last_ns, epoch, step, settings"
-                          " FROM runs"
-                          " WHERE (job = ?1 OR ?1 = '') AND jobs_match(?3, job)"
-                          " ORDER BY run_id DESC LIMIT ?2",
-                          &statement, "sis", params->job, params->limit + 1, params->jobs);
+    int code = query_open(
+        query,
+        "SELECT job, run, state, world, first_ns, last_ns, epoch, step, settings"
+        " FROM runs"
+        " WHERE (job = ?1 OR ?1 = '') AND jobs_match(?3, job)"
+        " ORDER BY run_id DESC LIMIT ?2",
+        &statement, SQL(sql_text(params->job), sql_u64(params->limit + 1), sql_text(params->jobs)));
     mpk_put_map(query->result, 2);
     if (!code) {
         code = put_rows(query, statement, "runs", params->limit, put_one_run);
@@ -103,7 +104,7 @@ static int put_layer_windows(struct query *query, const struct found_layer *laye
                           "SELECT unit, length, every, count(*), min(windows.first), max(last)"
                           " FROM windows JOIN tracks USING (track_id) WHERE layer_id = ?1"
                           " GROUP BY track_id ORDER BY track_id",
-                          &statement, "i", layer->id);
+                          &statement, SQL(sql_u64(layer->id)));
     mpk_put_map(query->result, put_layer_count(layer) + 4);
     put_layer(query, layer);
     put_u64(query, "heads", layer->heads);

@@ -19,10 +19,11 @@ static int log_read(struct query *query, uint64_t log_id, struct log_point *ret_
     sqlite3_stmt *statement;
     uint64_t from = query->params.from < INT64_MAX ? query->params.from : INT64_MAX;
     int count = 0;
-    int code = query_open(query,
-                          "SELECT step, epoch, time_ns, value FROM log_points WHERE log_id = ?1"
-                          " AND step >= ?3 ORDER BY step LIMIT ?2",
-                          &statement, "iii", log_id, (uint64_t)STORE_POINTS_MAX, from);
+    int code =
+        query_open(query,
+                   "SELECT step, epoch, time_ns, value FROM log_points WHERE log_id = ?1"
+                   " AND step >= ?3 ORDER BY step LIMIT ?2",
+                   &statement, SQL(sql_u64(log_id), sql_u64(STORE_POINTS_MAX), sql_u64(from)));
     while (!code && (code = query_next(query, statement)) == 1) {
         struct log_point *point = &ret_points[count++];
         for (int i = 0; i < 3; i++) {
@@ -76,7 +77,7 @@ static int log_put_all(struct query *query, const struct found_run *run, struct 
     int code = query_open(query,
                           "SELECT log_id, name FROM logs WHERE run_id = ?1 ORDER BY log_id"
                           " LIMIT ?2",
-                          &statement, "ii", run->id, (uint64_t)STORE_NAMES_MAX);
+                          &statement, SQL(sql_u64(run->id), sql_u64(STORE_NAMES_MAX)));
     mpk_put_map(query->result, 3);
     put_run(query, run);
     struct mpk_open series = mpk_open(query->result, "series");

@@ -51,15 +51,13 @@ static int history_map_put_values(struct query *query, sqlite3_stmt *statement, 
     bool fits = shape.rows >= 1 && shape.rows <= MAP_SIDE_MAX && shape.columns >= 1 &&
                 shape.columns <= MAP_SIDE_MAX && shape.heads <= MAP_CELLS_MAX;
     uint64_t cells = (uint64_t)shape.rows * shape.columns, maps = shape.heads ? shape.heads : 1;
-    const void *blob = sqlite3_column_blob(statement, column);
-    if (!fits || cells * maps > MAP_CELLS_MAX || !blob) {
+    if (!fits || cells * maps > MAP_CELLS_MAX) {
         return ERR_STORE_FORMAT;
     }
     size_t bytes = (size_t)(2 * cells * maps);
-    uint8_t *data = malloc(bytes);
-    int code =
-        data ? blob_inflate(blob, (size_t)sqlite3_column_bytes(statement, column), data, bytes)
-             : ERR_MEMORY;
+    uint8_t *data = NULL;
+    int code = blob_inflate(sqlite3_column_blob(statement, column),
+                            (size_t)sqlite3_column_bytes(statement, column), bytes, &data);
     if (!code) {
         mpk_put_str(query->result, "values");
     }
@@ -137,9 +135,9 @@ static int history_map_read_map(struct query *query, const struct found_run *run
         " head_columns, partial, head_data, heads FROM maps WHERE layer_id = ?1 AND track_id = ?2"
         " AND (last = ?3 OR ?4) AND heads > 0 ORDER BY last DESC LIMIT 1";
     sqlite3_stmt *statement;
-    int code =
-        query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement, "iiii",
-                   layer->id, track->id, last, (uint64_t) !(query->params.given & PARAM_LAST));
+    int code = query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement,
+                          SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(last),
+                              sql_u64(!(query->params.given & PARAM_LAST))));
     if (!code) {
         code = query_next(query, statement);
     }

@@ -37,36 +37,15 @@ static int sqlite_code(struct query *query, int rc)
                       sqlite3_errmsg(query->db));
 }
 
-static int bind_all(sqlite3_stmt *statement, const char *types, va_list args)
-{
-    int rc = SQLITE_OK;
-    for (int i = 1; *types && rc == SQLITE_OK; i++, types++) {
-        if (*types == 'i') {
-            uint64_t number = va_arg(args, uint64_t);
-            rc = sqlite3_bind_int64(statement, i,
-                                    number > INT64_MAX ? INT64_MAX : (sqlite3_int64)number);
-        } else if (*types == 's') {
-            rc = sqlite3_bind_text(statement, i, va_arg(args, const char *), -1, SQLITE_STATIC);
-        } else {
-            const void *blob = va_arg(args, const void *);
-            rc = sqlite3_bind_blob64(statement, i, blob, va_arg(args, size_t), SQLITE_STATIC);
-        }
-    }
-    return rc;
-}
-
 int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statement,
-               const char *types, ...)
+               const struct sql_value *values)
 {
     sqlite3_stmt *statement = NULL;
-    va_list args;
     int rc = sqlite3_prepare_v2(query->db, sql, -1, &statement, NULL);
     *ret_statement = NULL;
-    va_start(args, types);
     if (rc == SQLITE_OK) {
-        rc = bind_all(statement, types, args);
+        rc = sql_bind(statement, values);
     }
-    va_end(args);
     if (rc == SQLITE_OK) {
         *ret_statement = statement;
         return 0;

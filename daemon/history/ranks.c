@@ -93,8 +93,9 @@ static int history_ranks_read_window(struct query *query, struct ranks_window *w
                           " FROM windows JOIN states USING (window_id)"
                           " WHERE layer_id = ?1 AND track_id = ?2 AND (last = ?3 OR ?4 = 0)"
                           " ORDER BY last DESC LIMIT 1",
-                          &statement, "iiii", window->layer.id, window->track.id,
-                          named ? params->last : 0, named);
+                          &statement,
+                          SQL(sql_u64(window->layer.id), sql_u64(window->track.id),
+                              sql_u64(named ? params->last : 0), sql_u64(named)));
     if (!code) {
         code = query_next(query, statement);
     }
@@ -182,9 +183,10 @@ static int history_ranks_read_parts(struct query *query, const struct ranks_wind
         " JOIN nodes USING (node_id) JOIN runs USING (run_id) JOIN tracks USING (track_id)"
         " WHERE job = ?1 AND run = ?2 AND unit = ?3 AND length = ?4 AND every = ?5"
         " AND part BETWEEN ?6 AND ?7 AND layer = ?8 ORDER BY part",
-        &statement, "sbiiiiii", window->run.job, window->run.run, (size_t)RUN_BYTES,
-        (uint64_t)track->unit, track->length, track->every, window->first / units,
-        window->last / units, (uint64_t)header_layer_key(*id));
+        &statement,
+        SQL(sql_text(window->run.job), sql_blob(window->run.run, RUN_BYTES), sql_u64(track->unit),
+            sql_u64(track->length), sql_u64(track->every), sql_u64(window->first / units),
+            sql_u64(window->last / units), sql_u64(header_layer_key(*id))));
     while (!code && (code = query_next(&parts, statement)) == 1) {
         code = history_ranks_add_part(statement, found);
         code = code == ERR_STORE_FORMAT ? 0 : code;

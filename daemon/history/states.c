@@ -19,13 +19,11 @@ struct states {
 static int history_states_add_state(struct states *states, sqlite3_stmt *statement)
 {
     uint64_t bytes = column_u64(statement, 2);
-    const void *data = sqlite3_column_blob(statement, 3);
-    size_t size = (size_t)sqlite3_column_bytes(statement, 3);
-    if (!data || bytes == 0 || bytes > STATES_BYTES_MAX) {
-        return ERR_STORE_FORMAT;
-    }
-    void *plain = malloc(bytes);
-    int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
+    uint8_t *plain = NULL;
+    int code = bytes > STATES_BYTES_MAX
+                   ? ERR_STORE_FORMAT
+                   : blob_inflate(sqlite3_column_blob(statement, 3),
+                                  (size_t)sqlite3_column_bytes(statement, 3), bytes, &plain);
     if (!code) {
         mpk_put_bin(states->list, plain, bytes);
     }
@@ -45,7 +43,9 @@ static int open_states(struct query *query, const struct found_layer *layer,
                       "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
                       " WHERE layer_id = ?1 AND track_id = ?2 AND final = 1"
                       " AND (last = ?3 OR ?4 = 0) AND (partial = 0 OR ?4 = 1) ORDER BY last",
-                      ret_statement, "iiii", layer->id, track->id, named ? params->last : 0, named);
+                      ret_statement,
+                      SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(named ? params->last : 0),
+                          sql_u64(named)));
 }
 
 static int history_states_read_states(struct query *query, const struct found_layer *layer,

@@ -122,11 +122,9 @@ static int history_values_read_chunks(struct query *query, struct value_series *
                           "SELECT head, data FROM series WHERE chunk_id = ?1 AND metric_id ="
                           " (SELECT metric_id FROM metrics WHERE name = ?2)"
                           " AND head BETWEEN ?3 AND ?4",
-                          &statement, "is", (uint64_t)0, series->metric);
-    if (!code) {
-        sqlite3_bind_int(statement, 3, first);
-        sqlite3_bind_int(statement, 4, first + (int)series->heads - 1);
-    }
+                          &statement,
+                          SQL(sql_u64(0), sql_text(series->metric), sql_i64(first),
+                              sql_i64(first + (int)series->heads - 1)));
     for (uint32_t from = 0, to; !code && from < series->rows.count; from = to) {
         to = series->rows.row[from].chunk_id ? chunk_end(&series->rows, from) : from + 1;
         if (series->rows.row[from].chunk_id) {
@@ -195,7 +193,7 @@ static int history_values_read_states(struct query *query, struct value_series *
 {
     sqlite3_stmt *statement;
     int code = query_open(query, "SELECT bytes, data FROM states WHERE window_id = ?1", &statement,
-                          "i", (uint64_t)0);
+                          SQL(sql_u64(0)));
     for (uint32_t row = 0; !code && row < series->rows.count; row++) {
         if (!series->rows.row[row].chunk_id) {
             code = read_state(query, series, count, statement, row);

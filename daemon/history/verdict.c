@@ -18,7 +18,8 @@ static int history_verdict_put_alerts(struct query *query, const struct found_ru
                        "  AND later.layer IS alerts.layer AND later.site IS alerts.site)"
                        " ORDER BY severity DESC, rule_place(rule), rule, abs(value - bound) DESC, "
                        "alert_id LIMIT ?3",
-        &statement, "iii", run->id, (uint64_t)ALERT_RESOLVED, query->params.limit + 1);
+        &statement,
+        SQL(sql_u64(run->id), sql_u64(ALERT_RESOLVED), sql_u64(query->params.limit + 1)));
     if (!code) {
         code = put_rows(query, statement, "alerts", query->params.limit, history_put_alert);
     }

@@ -12,9 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* States are some hundred KiB; this is what nobody has written. */
-#define STATE_BYTES_MAX (UINT64_C(1) << 30)
-
 /* Layers that an answer describes. */
 #define LAYERS_MAX 4096
 
@@ -113,13 +110,14 @@ static int history_windows_read_chunks(struct query *query, const struct found_l
     const struct history_params *params = &query->params;
     uint32_t enough = reading->rows.count + limit + 1;
     sqlite3_stmt *statement;
-    int code = query_open(query,
-                          params->given & PARAM_FROM
-                              ? "SELECT chunk_id, count, windows, first" CHUNKS_OF
-                                " AND first <= ?4 ORDER BY first, chunk_id"
-                              : "SELECT chunk_id, count, windows, last" CHUNKS_OF
-                                " AND first <= ?4 ORDER BY last DESC, chunk_id DESC",
-                          &statement, "iiii", layer->id, track->id, params->from, params->to);
+    int code = query_open(
+        query,
+        params->given & PARAM_FROM ? "SELECT chunk_id, count, windows, first" CHUNKS_OF
+                                     " AND first <= ?4 ORDER BY first, chunk_id"
+                                   : "SELECT chunk_id, count, windows, last" CHUNKS_OF
+                                     " AND first <= ?4 ORDER BY last DESC, chunk_id DESC",
+        &statement,
+        SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(params->from), sql_u64(params->to)));
     while (!code && (code = query_next(query, statement)) == 1) {
         if (reading->rows.count >= enough &&
             history_windows_end_before(query, statement, reading)) {
@@ -165,8 +163,9 @@ static int read_recent(struct query *query, const struct found_layer *layer,
     int code = query_open(query,
                           params->given & PARAM_FROM ? RECENT " ORDER BY last LIMIT ?5"
                                                      : RECENT " ORDER BY last DESC LIMIT ?5",
-                          &statement, "iiiii", layer->id, track->id, params->from, params->to,
-                          (uint64_t)limit + 1);
+                          &statement,
+                          SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(params->from),
+                              sql_u64(params->to), sql_u64(limit + 1)));
     while (!code && (code = query_next(query, statement)) == 1) {
         struct window_row *row = history_windows_add_row(&reading->rows);
         code = row ? 0 : ERR_MEMORY;
@@ -299,13 +298,10 @@ static int history_windows_read_state(sqlite3_stmt *statement, int bytes_column,
                                       struct layer_state **ret_state)
 {
     uint64_t bytes = column_u64(statement, bytes_column);
-    const void *data = sqlite3_column_blob(statement, bytes_column + 1);
-    size_t size = (size_t)sqlite3_column_bytes(statement, bytes_column + 1);
-    if (!data || bytes == 0 || bytes > STATE_BYTES_MAX) {
-        return ERR_STORE_FORMAT;
-    }
-    void *plain = malloc(bytes);
-    int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_MEMORY;
+    uint8_t *plain = NULL;
+    int code =
+        blob_inflate(sqlite3_column_blob(statement, bytes_column + 1),
+                     (size_t)sqlite3_column_bytes(statement, bytes_column + 1), bytes, &plain);
     if (!code && number) {
         code = layer_state_unpack_metric(plain, bytes, *number, ret_state);
     } else if (!code) {
@@ -334,7 +330,7 @@ static int numbers_of_chunk(struct query *query, const struct found_layer *layer
                           "SELECT DISTINCT name FROM series JOIN metrics USING (metric_id)"
                           " WHERE chunk_id = (SELECT max(chunk_id) FROM chunks"
                           "  WHERE layer_id = ?1 AND track_id = ?2)",
-                          &statement, "ii", layer->id, track->id);
+                          &statement, SQL(sql_u64(layer->id), sql_u64(track->id)));
     while (!code && (code = query_next(query, statement)) == 1) {
         int number = number_find(column_text(statement, 0));
         if (number >= 0) {
@@ -356,7 +352,7 @@ static int numbers_of_state(struct query *query, const struct found_layer *layer
         "SELECT bytes, data FROM windows INDEXED BY windows_recent"
         " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
         " ORDER BY last DESC LIMIT 1",
-        &statement, "ii", layer->id, track->id);
+        &statement, SQL(sql_u64(layer->id), sql_u64(track->id)));
     if (!code) {
         code = query_next(query, statement);
     }

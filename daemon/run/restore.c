@@ -136,19 +136,13 @@ static int read_cut_parts(struct restore *restore, struct window *window, const 
 static int restore_read_window(struct restore *restore, struct window *window, uint32_t world,
                                const msgpack_object *map)
 {
-    uint64_t settled;
-    int code = stored_u64(map, "next", UINT64_MAX, &window->next_index);
-    if (!code) {
-        code = stored_u64(map, "complete_from", UINT64_MAX, &window->complete_from);
-    }
-    if (!code) {
-        code = stored_u64(map, "settled", 1, &settled);
-    }
-    if (code) {
-        return code;
-    }
+    struct stored in = {map, 0};
+    stored_u64(&in, "next", UINT64_MAX, &window->next_index);
+    stored_u64(&in, "complete_from", UINT64_MAX, &window->complete_from);
+    uint64_t settled = 0;
+    stored_u64(&in, "settled", 1, &settled);
     window->settled = settled;
-    code = read_ranks(restore, window, world, map);
+    int code = in.code ? in.code : read_ranks(restore, window, world, map);
     return code ? code : read_cut_parts(restore, window, map);
 }
 
@@ -180,54 +174,42 @@ static int read_tracks(struct restore *restore, uint32_t world, const msgpack_ob
 
 /* When it was last heard of. A run that goes on could not be heard while attnd was away. Earlier
  * versions did not save it. */
-static int read_silence(const struct restore *restore, const msgpack_object *root, uint64_t away)
+static void read_silence(const struct restore *restore, struct stored *in, uint64_t away)
 {
     struct run *run = restore->run;
     uint64_t silent = 0;
-    int code = mpk_find(root, "silent_ns") ? stored_u64(root, "silent_ns", UINT64_MAX, &silent) : 0;
+    if (mpk_find(in->map, "silent_ns")) {
+        stored_u64(in, "silent_ns", UINT64_MAX, &silent);
+    }
     if (run->state != JOB_ACTIVE) {
         silent += away;
     }
     run->last_ns = restore->now_ns > silent ? restore->now_ns - silent : 0;
-    return code;
 }
 
 /* The time while attnd was away counts, unless the clock was turned back meanwhile. */
-static int read_age(const struct restore *restore, const msgpack_object *root)
+static void read_age(const struct restore *restore, struct stored *in)
 {
     struct run *run = restore->run;
-    uint64_t age, then = 0, now = restore->now_ns + run->sink->wall_offset_ns;
-    int code = stored_u64(root, "age_ns", UINT64_MAX, &age);
-    if (!code) {
-        code = stored_u64(root, "wall_ns", UINT64_MAX, &then);
-    }
+    uint64_t age = 0, then = 0, now = restore->now_ns + run->sink->wall_offset_ns;
+    stored_u64(in, "age_ns", UINT64_MAX, &age);
+    stored_u64(in, "wall_ns", UINT64_MAX, &then);
     uint64_t away = now > then ? now - then : 0;
-    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+    for (uint32_t t = 0; t < run->track_count; t++) {
         run->tracks[t].window.age_ns = age + away;
     }
-    return code ? code : read_silence(restore, root, away);
+    read_silence(restore, in, away);
 }
 
-static int read_position(struct run *run, const msgpack_object *root)
+static void read_position(struct run *run, struct stored *in)
 {
-    uint64_t state;
-    int code = stored_u64(root, "state", JOB_ENDED, &state);
-    if (!code) {
-        code = stored_u64(root, "taken", UINT64_MAX, &run->taken);
-    }
-    if (!code) {
-        code = stored_u64(root, "epoch", UINT64_MAX, &run->epoch);
-    }
-    if (!code) {
-        code = stored_u64(root, "step", UINT64_MAX, &run->step);
-    }
-    if (!code) {
-        code = stored_u64(root, "time_ns", UINT64_MAX, &run->time_ns);
-    }
-    if (!code) {
-        run->state = (enum job_state)state;
-    }
-    return code;
+    uint64_t state = run->state;
+    stored_u64(in, "state", JOB_ENDED, &state);
+    stored_u64(in, "taken", UINT64_MAX, &run->taken);
+    stored_u64(in, "epoch", UINT64_MAX, &run->epoch);
+    stored_u64(in, "step", UINT64_MAX, &run->step);
+    stored_u64(in, "time_ns", UINT64_MAX, &run->time_ns);
+    run->state = (enum job_state)state;
 }
 
 /* How it was cut stays. Earlier versions did not save it. */
@@ -248,7 +230,7 @@ static int read_cut(const struct restore *restore, const msgpack_object *root,
 static int read_about(struct restore *restore, const msgpack_object *root)
 {
     struct config_cut cut;
-    uint32_t world;
+    uint32_t world = 0;
     int code = read_cut(restore, root, &cut);
     struct run *run = code ? NULL
                            : run_new(restore->job, restore->id, &cut, restore->config,
@@ -258,24 +240,15 @@ static int read_about(struct restore *restore, const msgpack_object *root)
     }
     restore->run = run;
     run->merged = mpk_find(root, "merged");
-    code = stored_u32(root, "world", UINT32_MAX, &world);
-    if (!code) {
-        code = read_position(run, root);
-    }
-    if (!code) {
-        code = read_age(restore, root);
-    }
-    if (!code) {
-        code = restore_counts(root, &run->counts);
-    }
-    if (!code) {
-        code = restore_sequences(root, "sequences", &run->events);
-    }
-    code = code ? code : restore_reliable(run, root, &run->reliable_events);
-    if (!code) {
-        code = restore_drop_totals(root, run);
-    }
-    return code ? code : read_tracks(restore, world, root);
+    struct stored in = {root, 0};
+    stored_u32(&in, "world", UINT32_MAX, &world);
+    read_position(run, &in);
+    read_age(restore, &in);
+    restore_counts(&in, &run->counts);
+    restore_sequences(&in, "sequences", &run->events);
+    restore_reliable(run, &in, &run->reliable_events);
+    restore_drop_totals(&in, run);
+    return in.code ? in.code : read_tracks(restore, world, root);
 }
 
 /* About a layer */
@@ -308,41 +281,31 @@ static int read_row(struct restore *restore, const struct restore_place *place,
     struct stream *stream = place->stream;
     struct layer_track *layer = &stream->tracks[place->track->index];
     struct counts counts = {0};
-    uint32_t heads;
-    int code = stored_u32(root, "heads", (uint32_t)restore->run->config->limits_heads, &heads);
-    if (!code) {
-        code = stored_bool(root, "measured", &stream->measured);
-    }
-    if (!code) {
-        code = restore_sequences(root, "sequences", &layer->restored);
-    }
-    code = code ? code : restore_reliable(restore->run, root, &stream->reliable);
+    struct stored in = {root, 0};
+    uint32_t heads = 0;
+    stored_u32(&in, "heads", (uint32_t)restore->run->config->limits_heads, &heads);
+    stored_bool(&in, "measured", &stream->measured);
+    restore_sequences(&in, "sequences", &layer->restored);
+    restore_reliable(restore->run, &in, &stream->reliable);
     restore->run->keeps_tensors |= stream->reliable.count > 0;
-    if (!code) {
-        code = sequences_merge(&stream->sequences, &layer->restored);
+    if (!in.code) {
+        in.code = sequences_merge(&stream->sequences, &layer->restored);
     }
-    if (!code) {
-        code = restore_counts(root, &counts);
-    }
-    if (!code) {
-        code = restore_tally(root, "pending", &layer->pending);
-    }
-    if (code) {
-        return code;
-    }
-    if (counts.received >= stream->counts.received) {
+    restore_counts(&in, &counts);
+    restore_tally(&in, "pending", &layer->pending);
+    if (!in.code && counts.received >= stream->counts.received) {
         stream->counts = counts;
-        code = read_module(root, stream);
+        in.code = read_module(root, stream);
     }
-    if (code) {
-        return code;
+    if (in.code) {
+        return in.code;
     }
     stream->heads = heads;
     layer->unsaved = false;
     free(stream->spectrum_next);
     stream->spectrum_next = NULL;
-    return stored_copy(root, "turns", heads, sizeof *stream->spectrum_next,
-                       (void **)&stream->spectrum_next);
+    stored_copy(&in, "turns", heads, sizeof *stream->spectrum_next, &stream->spectrum_next);
+    return in.code;
 }
 
 static int restore_put_state(struct restore *restore, const struct restore_place *place,

@@ -3,88 +3,72 @@
 
 #include "daemon/state/stored.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-int restore_sequences(const msgpack_object *map, const char *key, struct sequences *sequences)
+/* Copies a list whose length nobody else says. Returns how many; 0: there are none, and *ret_list
+ * is unchanged. */
+static uint32_t restore_list(struct stored *in, const char *key, size_t size, void *ret_list)
 {
-    const uint8_t *bytes;
-    size_t size;
-    int code = stored_bytes(map, key, &bytes, &size);
-    if (code || size == 0) {
-        return code;
+    const uint8_t *bytes = NULL;
+    size_t got = 0;
+    stored_bytes(in, key, &bytes, &got);
+    if (got == 0) {
+        return 0;
     }
-    if (size % sizeof *sequences->of_rank != 0) {
-        return ERR_STORE_FORMAT;
+    stored_copy(in, key, got / size, size, ret_list);
+    return in->code ? 0 : (uint32_t)(got / size);
+}
+
+void restore_sequences(struct stored *in, const char *key, struct sequences *sequences)
+{
+    struct sequence *of_rank = NULL;
+    uint32_t count = restore_list(in, key, sizeof *of_rank, &of_rank);
+    if (count > 0) {
+        sequences_clear(sequences);
+        sequences->of_rank = of_rank;
+        sequences->count = count;
     }
-    sequences_clear(sequences);
-    sequences->of_rank = malloc(size);
-    if (!sequences->of_rank) {
-        return ERR_MEMORY;
-    }
-    memcpy(sequences->of_rank, bytes, size);
-    sequences->count = (uint32_t)(size / sizeof *sequences->of_rank);
-    return 0;
 }
 
 /* Not every run has used the reliable lane. */
-int restore_reliable(struct run *run, const msgpack_object *map, struct sequences *into)
+void restore_reliable(struct run *run, struct stored *in, struct sequences *into)
 {
     struct sequences saved = {0};
-    if (!mpk_find(map, "reliable")) {
-        return 0;
+    if (in->code || !mpk_find(in->map, "reliable")) {
+        return;
     }
-    int code = restore_sequences(map, "reliable", &saved);
-    code = code ? code : sequences_merge(into, &saved);
+    restore_sequences(in, "reliable", &saved);
+    stored_note(in, sequences_merge(into, &saved));
     sequences_clear(&saved);
     run->reliable = true;
-    return code;
 }
 
 /* One with fewer reasons is from an older attnd; with more, from a newer one. */
-int restore_tally(const msgpack_object *map, const char *key, struct tally *tally)
+void restore_tally(struct stored *in, const char *key, struct tally *tally)
 {
-    const uint8_t *bytes;
-    size_t size;
-    int code = stored_bytes(map, key, &bytes, &size);
-    if (!code && size > 0) {
+    const uint8_t *bytes = NULL;
+    size_t size = 0;
+    stored_bytes(in, key, &bytes, &size);
+    if (size > 0) {
         memcpy(tally, bytes, size < sizeof *tally ? size : sizeof *tally);
     }
-    return code;
 }
 
-int restore_counts(const msgpack_object *map, struct counts *counts)
+void restore_counts(struct stored *in, struct counts *counts)
 {
-    int code = stored_u64(map, "received", UINT64_MAX, &counts->received);
-    if (!code) {
-        code = stored_u64(map, "processed", UINT64_MAX, &counts->processed);
-    }
-    return code ? code : restore_tally(map, "tally", &counts->tally);
+    stored_u64(in, "received", UINT64_MAX, &counts->received);
+    stored_u64(in, "processed", UINT64_MAX, &counts->processed);
+    restore_tally(in, "tally", &counts->tally);
 }
 
 /* Earlier versions did not save them. */
-int restore_drop_totals(const msgpack_object *map, struct run *run)
+void restore_drop_totals(struct stored *in, struct run *run)
 {
-    const uint8_t *bytes;
-    size_t size;
-    if (!mpk_find(map, "drop_totals")) {
-        return 0;
+    struct drop_totals *totals = &run->drop_totals;
+    if (!mpk_find(in->map, "drop_totals")) {
+        return;
     }
-    int code = stored_u64(map, "found", UINT64_MAX, &run->found);
-    if (!code) {
-        code = stored_bytes(map, "drop_totals", &bytes, &size);
-    }
-    if (code || size == 0) {
-        return code;
-    }
-    if (size % sizeof *run->drop_totals.of_rank != 0) {
-        return ERR_STORE_FORMAT;
-    }
-    run->drop_totals.of_rank = malloc(size);
-    if (!run->drop_totals.of_rank) {
-        return ERR_MEMORY;
-    }
-    memcpy(run->drop_totals.of_rank, bytes, size);
-    run->drop_totals.count = (uint32_t)(size / sizeof *run->drop_totals.of_rank);
-    return 0;
+    stored_u64(in, "found", UINT64_MAX, &run->found);
+    uint32_t count = restore_list(in, "drop_totals", sizeof *totals->of_rank, &totals->of_rank);
+    totals->count = count > 0 ? count : totals->count;
 }

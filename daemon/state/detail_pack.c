@@ -81,97 +81,64 @@ void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer 
 
 /* Reading */
 
-/* ret_copy is the address of a pointer to some type. */
-static int detail_pack_copy(struct detail *detail, const msgpack_object *map, const char *key,
-                            uint64_t count, size_t size, void *ret_copy)
+/* Adds to the memory of the detail what it copies. */
+static void detail_pack_copy(struct detail *detail, struct stored *in, const char *key,
+                             uint64_t count, size_t size, void *ret_copy)
 {
-    void *bytes = NULL;
-    int code = stored_copy(map, key, count, size, &bytes);
-    if (!code && bytes) {
-        memcpy(ret_copy, &bytes, sizeof bytes);
+    void *copy = NULL;
+    stored_copy(in, key, count, size, &copy);
+    if (copy) {
+        memcpy(ret_copy, &copy, sizeof copy);
         detail->bytes += block_bytes(count * size);
     }
-    return code;
 }
 
-static int get_pairs(struct detail *detail, const msgpack_object *map, uint32_t heads)
+static void get_pairs(struct detail *detail, struct stored *in, uint32_t heads)
 {
     struct result_pairs *pairs = &detail->pairs;
-    int code = stored_u32(map, "pair_count", TOP_PAIRS_MAX, &pairs->count);
-    if (!code) {
-        code = detail_pack_copy(detail, map, "pairs", pairs->count, sizeof *pairs->pairs,
-                                &pairs->pairs);
+    stored_u32(in, "pair_count", TOP_PAIRS_MAX, &pairs->count);
+    detail_pack_copy(detail, in, "pairs", pairs->count, sizeof *pairs->pairs, &pairs->pairs);
+    stored_u32(in, "head_limit", TOP_PAIRS_MAX, &pairs->head_limit);
+    detail_pack_copy(detail, in, "head_pairs", (uint64_t)heads * pairs->head_limit,
+                     sizeof *pairs->head_pairs, &pairs->head_pairs);
+    detail_pack_copy(detail, in, "head_count", heads, sizeof *pairs->head_count,
+                     &pairs->head_count);
+    stored_note(in, !pairs->head_pairs == !pairs->head_count ? 0 : ERR_STORE_FORMAT);
+    for (uint32_t h = 0; pairs->head_count && h < heads; h++) {
+        stored_note(in, pairs->head_count[h] > pairs->head_limit ? ERR_STORE_FORMAT : 0);
     }
-    if (!code) {
-        code = stored_u32(map, "head_limit", TOP_PAIRS_MAX, &pairs->head_limit);
-    }
-    if (!code) {
-        code = detail_pack_copy(detail, map, "head_pairs", (uint64_t)heads * pairs->head_limit,
-                                sizeof *pairs->head_pairs, &pairs->head_pairs);
-    }
-    if (!code) {
-        code = detail_pack_copy(detail, map, "head_count", heads, sizeof *pairs->head_count,
-                                &pairs->head_count);
-    }
-    if (!code && !pairs->head_pairs != !pairs->head_count) {
-        code = ERR_STORE_FORMAT;
-    }
-    for (uint32_t h = 0; !code && pairs->head_count && h < heads; h++) {
-        code = pairs->head_count[h] > pairs->head_limit ? ERR_STORE_FORMAT : 0;
-    }
-    return code;
 }
 
-static int get_similarity(struct detail *detail, const msgpack_object *map, uint32_t heads)
+static void get_similarity(struct detail *detail, struct stored *in, uint32_t heads)
 {
     struct result_similarity *to = &detail->similarity;
     uint64_t square = (uint64_t)heads * heads;
-    int code = detail_pack_copy(detail, map, "cosine", square, sizeof *to->cosine, &to->cosine);
-    if (!code) {
-        code = detail_pack_copy(detail, map, "js", square, sizeof *to->js, &to->js);
-    }
-    if (!code && !to->cosine != !to->js) {
-        code = ERR_STORE_FORMAT;
-    }
-    if (!code) {
-        code = stored_u32(map, "redundant_count", REDUNDANT_PAIRS_MAX, &to->redundant_count);
-    }
-    if (!code) {
-        code = detail_pack_copy(detail, map, "redundant", to->redundant_count,
-                                sizeof *to->redundant, &to->redundant);
-    }
-    if (!code) {
-        code = stored_u32(map, "redundant_total", UINT32_MAX, &to->redundant_total);
-    }
-    return code || !to->redundant_count || to->redundant ? code : ERR_STORE_FORMAT;
+    detail_pack_copy(detail, in, "cosine", square, sizeof *to->cosine, &to->cosine);
+    detail_pack_copy(detail, in, "js", square, sizeof *to->js, &to->js);
+    stored_note(in, !to->cosine == !to->js ? 0 : ERR_STORE_FORMAT);
+    stored_u32(in, "redundant_count", REDUNDANT_PAIRS_MAX, &to->redundant_count);
+    detail_pack_copy(detail, in, "redundant", to->redundant_count, sizeof *to->redundant,
+                     &to->redundant);
+    stored_u32(in, "redundant_total", UINT32_MAX, &to->redundant_total);
+    stored_note(in, !to->redundant_count || to->redundant ? 0 : ERR_STORE_FORMAT);
 }
 
 static int get_projection(struct detail *detail, const msgpack_object *map,
                           struct projection_result *p)
 {
     double numbers[PROJECTION_NUMBERS];
-    if (!map) {
-        return ERR_STORE_FORMAT;
+    struct stored in = {map, 0};
+    if (!map || map->type == MSGPACK_OBJECT_NIL) {
+        return map ? 0 : ERR_STORE_FORMAT;
     }
-    if (map->type == MSGPACK_OBJECT_NIL) {
-        return 0;
-    }
-    int code = stored_fill(map, "whole", &p->whole, sizeof p->whole);
-    if (!code) {
-        code = stored_fill(map, "numbers", numbers, sizeof numbers);
-    }
-    if (!code) {
-        code = stored_u32(map, "heads", UINT32_MAX, &p->heads);
-    }
-    if (!code) {
-        code = detail_pack_copy(detail, map, "head", p->heads, sizeof *p->head, &p->head);
-    }
-    if (!code) {
-        code = detail_pack_copy(detail, map, "correlation", (uint64_t)p->heads * p->heads,
-                                sizeof *p->correlation, &p->correlation);
-    }
-    if (code) {
-        return code;
+    stored_fill(&in, "whole", &p->whole, sizeof p->whole);
+    stored_fill(&in, "numbers", numbers, sizeof numbers);
+    stored_u32(&in, "heads", UINT32_MAX, &p->heads);
+    detail_pack_copy(detail, &in, "head", p->heads, sizeof *p->head, &p->head);
+    detail_pack_copy(detail, &in, "correlation", (uint64_t)p->heads * p->heads,
+                     sizeof *p->correlation, &p->correlation);
+    if (in.code) {
+        return in.code;
     }
     p->present = true;
     p->eigenvalue_min = numbers[0];
@@ -182,6 +149,7 @@ static int get_projection(struct detail *detail, const msgpack_object *map,
 
 static int get_weights(struct detail *detail, const msgpack_object *map)
 {
+    struct stored in = {map, 0};
     if (!map || map->type == MSGPACK_OBJECT_NIL) {
         return map ? 0 : ERR_STORE_FORMAT;
     }
@@ -190,15 +158,15 @@ static int get_weights(struct detail *detail, const msgpack_object *map)
         return ERR_MEMORY;
     }
     detail->bytes += block_bytes(sizeof *to);
-    int code = stored_u32(map, "heads", UINT32_MAX, &to->heads);
-    for (int i = 0; i < PROJECTION_COUNT && !code; i++) {
-        code = get_projection(detail, mpk_find(map, projection_name[i]), &to->projection[i]);
+    stored_u32(&in, "heads", UINT32_MAX, &to->heads);
+    for (int i = 0; i < PROJECTION_COUNT && !in.code; i++) {
+        in.code = get_projection(detail, mpk_find(map, projection_name[i]), &to->projection[i]);
     }
-    for (int i = 0; i < CIRCUIT_COUNT && !code; i++) {
-        code = detail_pack_copy(detail, map, circuit_name[i], to->heads, sizeof *to->circuit[i],
-                                &to->circuit[i]);
+    for (int i = 0; i < CIRCUIT_COUNT; i++) {
+        detail_pack_copy(detail, &in, circuit_name[i], to->heads, sizeof *to->circuit[i],
+                         &to->circuit[i]);
     }
-    return code;
+    return in.code;
 }
 
 int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret_detail)
@@ -213,17 +181,16 @@ int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret
     }
     detail->references = 1;
     detail->bytes = block_bytes(sizeof *detail);
-    int code = get_pairs(detail, map, heads);
-    if (!code) {
-        code = get_similarity(detail, map, heads);
+    struct stored in = {map, 0};
+    get_pairs(detail, &in, heads);
+    get_similarity(detail, &in, heads);
+    if (!in.code) {
+        in.code = get_weights(detail, mpk_find(map, "weights"));
     }
-    if (!code) {
-        code = get_weights(detail, mpk_find(map, "weights"));
-    }
-    if (code) {
+    if (in.code) {
         detail_release(&detail);
     } else {
         *ret_detail = detail;
     }
-    return code;
+    return in.code;
 }

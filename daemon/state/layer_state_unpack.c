@@ -20,16 +20,16 @@
  */
 enum { SENT_ELEMENTS = 1024, SENT_HEAD_ELEMENTS = 16 };
 
-static int get_tier(struct layer_state *state, const msgpack_object *map)
+static void get_tier(struct layer_state *state, struct stored *in)
 {
-    const msgpack_object *value = mpk_find(map, "tier");
+    const msgpack_object *value = mpk_find(in->map, "tier");
     for (int i = 0; value && i < MESSAGE_EVENT; i++) {
         if (mpk_is_str(value, message_type_name((enum message_type)i))) {
             state->tier = (enum message_type)i;
-            return 0;
+            return;
         }
     }
-    return ERR_STORE_FORMAT;
+    stored_note(in, ERR_STORE_FORMAT);
 }
 
 /* nil is none. */
@@ -81,156 +81,127 @@ static int get_shape(struct layer_state *state, const msgpack_object *map)
 
 /* The position of a version 1 that had an arrival number under this key, once epoch and step are
  * known. */
-static int get_arrival(const struct layer_state *state, const msgpack_object *map, const char *key,
-                       struct position *ret_position)
+static void get_arrival(const struct layer_state *state, struct stored *in, const char *key,
+                        struct position *ret_position)
 {
-    uint64_t arrival;
-    int code = stored_u64(map, key, UINT64_MAX, &arrival);
-    if (!code && arrival > 0) {
+    uint64_t arrival = 0;
+    stored_u64(in, key, UINT64_MAX, &arrival);
+    if (arrival > 0) {
         *ret_position = (struct position){state->epoch, state->step, 0, 1};
     }
-    return code;
 }
 
-static int get_positions_1(struct layer_state *state, const msgpack_object *map)
+static void get_positions_1(struct layer_state *state, struct stored *in)
 {
-    int code = stored_u64(map, "epoch", COUNT_MAX, &state->epoch);
-    if (!code) {
-        code = stored_u64(map, "step", COUNT_MAX, &state->step);
-    }
-    if (!code) {
-        code = get_arrival(state, map, "newest", &state->newest);
-    }
-    if (!code) {
-        code = get_arrival(state, map, "weights_arrival", &state->weights_newest);
-    }
-    return code ? code : stored_fill(map, "shape", state->shape, sizeof state->shape);
+    stored_u64(in, "epoch", COUNT_MAX, &state->epoch);
+    stored_u64(in, "step", COUNT_MAX, &state->step);
+    get_arrival(state, in, "newest", &state->newest);
+    get_arrival(state, in, "weights_arrival", &state->weights_newest);
+    stored_fill(in, "shape", state->shape, sizeof state->shape);
 }
 
-static int get_positions(struct layer_state *state, const msgpack_object *map)
+static void get_positions(struct layer_state *state, struct stored *in)
 {
-    int code = get_position(mpk_find(map, "newest"), &state->newest);
-    if (!code) {
-        code = get_position(mpk_find(map, "weights_newest"), &state->weights_newest);
-    }
-    if (!code) {
-        const struct position *shown =
-            position_exists(&state->newest) ? &state->newest : &state->weights_newest;
-        state->epoch = shown->epoch;
-        state->step = shown->step;
-        code = get_shape(state, map);
-    }
-    return code;
+    stored_note(in, get_position(mpk_find(in->map, "newest"), &state->newest));
+    stored_note(in, get_position(mpk_find(in->map, "weights_newest"), &state->weights_newest));
+    const struct position *shown =
+        position_exists(&state->newest) ? &state->newest : &state->weights_newest;
+    state->epoch = shown->epoch;
+    state->step = shown->step;
+    stored_note(in, get_shape(state, in->map));
 }
 
-static int get_newest(struct layer_state *state, const msgpack_object *map, uint32_t version)
+static void get_newest(struct layer_state *state, struct stored *in, uint32_t version)
 {
-    int code = version == 1 ? get_positions_1(state, map) : get_positions(state, map);
-    if (!code) {
-        code = stored_u64(map, "time_ns", UINT64_MAX, &state->time_ns);
+    if (version == 1) {
+        get_positions_1(state, in);
+    } else {
+        get_positions(state, in);
     }
-    if (!code) {
-        code = stored_bool(map, "causal", &state->causal);
-    }
-    if (!code) {
-        code = get_tier(state, map);
-    }
-    if (!code) {
-        code = stored_u32(map, "local_window", UINT32_MAX, &state->local_window);
-    }
-    return code;
+    stored_u64(in, "time_ns", UINT64_MAX, &state->time_ns);
+    stored_bool(in, "causal", &state->causal);
+    get_tier(state, in);
+    stored_u32(in, "local_window", UINT32_MAX, &state->local_window);
 }
 
-static int get_ranks(struct layer_state *state, const msgpack_object *map, uint32_t version)
+static void get_ranks(struct layer_state *state, struct stored *in, uint32_t version)
 {
-    const uint8_t *bits;
+    const uint8_t *bits = NULL;
     uint32_t first = 0;
-    size_t bytes;
-    int code = stored_bytes(map, "ranks", &bits, &bytes);
-    if (!code && version > 1) {
-        code = stored_u32(map, "rank_first", WORLD_MAX, &first);
+    size_t bytes = 0;
+    stored_bytes(in, "ranks", &bits, &bytes);
+    if (version > 1) {
+        stored_u32(in, "rank_first", WORLD_MAX, &first);
         bool trimmed = bytes > 0 ? bits[0] && bits[bytes - 1] : first == 0;
-        code = code || trimmed ? code : ERR_STORE_FORMAT;
+        stored_note(in, trimmed ? 0 : ERR_STORE_FORMAT);
     }
-    for (; !code && bytes > 0 && !bits[bytes - 1]; bytes--) {
+    for (; bytes > 0 && !bits[bytes - 1]; bytes--) {
     }
-    for (; !code && bytes > 0 && !bits[0]; bits++, bytes--) {
+    for (; bytes > 0 && !bits[0]; bits++, bytes--) {
         first += 8;
     }
-    if (!code && (first % 8 != 0 || bytes > (WORLD_MAX - first) / 8)) {
-        code = ERR_STORE_FORMAT;
+    stored_note(in, first % 8 != 0 || bytes > (WORLD_MAX - first) / 8 ? ERR_STORE_FORMAT : 0);
+    if (!in->code && bytes > 0) {
+        in->code = layer_state_ranks_reserve(state, first, (uint32_t)bytes);
     }
-    if (!code && bytes > 0) {
-        code = layer_state_ranks_reserve(state, first, (uint32_t)bytes);
-    }
-    if (!code && bytes > 0) {
+    if (!in->code && bytes > 0) {
         memcpy(state->rank_bits, bits, bytes);
     }
-    return code;
 }
 
-static int get_row_sum_error(struct layer_state *state, const msgpack_object *map, uint32_t version)
+static void get_row_sum_error(struct layer_state *state, struct stored *in, uint32_t version)
 {
-    const msgpack_object *value = mpk_find(map, "row_sum_error");
+    const msgpack_object *value = mpk_find(in->map, "row_sum_error");
     double *error = &state->row_sum_error;
     if (version == 1) {
-        int code = stored_fill(map, "row_sum_error", error, sizeof *error);
+        stored_fill(in, "row_sum_error", error, sizeof *error);
         *error = fabs(*error) <= STAT_VALUE_MOST ? *error : NAN;
-        return code;
+        return;
     }
     bool sound = value && mpk_get_f64(value, error) == 0 &&
                  (value->type == MSGPACK_OBJECT_NIL || fabs(*error) <= STAT_VALUE_MOST);
-    return sound ? 0 : ERR_STORE_FORMAT;
+    stored_note(in, sound ? 0 : ERR_STORE_FORMAT);
 }
 
-static int get_counts(struct layer_state *state, const msgpack_object *map, uint32_t version)
+static void get_counts(struct layer_state *state, struct stored *in, uint32_t version)
 {
-    int code = stored_u64(map, "rows", LAYER_STATE_ROWS_MOST, &state->rows);
+    stored_u64(in, "rows", LAYER_STATE_ROWS_MOST, &state->rows);
     state->rows_of = state->rows;
-    if (!code && mpk_find(map, "rows_of")) { /* a sample, from a client that says so */
-        code = stored_u64(map, "rows_of", LAYER_STATE_ROWS_MOST, &state->rows_of);
-        code = code || state->rows_of >= state->rows ? code : ERR_STORE_FORMAT;
+    if (mpk_find(in->map, "rows_of")) { /* a sample, from a client that says so */
+        stored_u64(in, "rows_of", LAYER_STATE_ROWS_MOST, &state->rows_of);
+        stored_note(in, state->rows_of >= state->rows ? 0 : ERR_STORE_FORMAT);
     }
-    if (!code) {
-        code = stored_u64(map, "invalid_rows", LAYER_STATE_ROWS_MOST, &state->invalid_rows);
-    }
-    if (!code) {
-        code = get_row_sum_error(state, map, version);
-    }
-    if (!code) {
-        code = stored_u64(map, "messages", LAYER_STATE_ROWS_MOST, &state->messages);
-    }
-    return code ? code : get_ranks(state, map, version);
+    stored_u64(in, "invalid_rows", LAYER_STATE_ROWS_MOST, &state->invalid_rows);
+    get_row_sum_error(state, in, version);
+    stored_u64(in, "messages", LAYER_STATE_ROWS_MOST, &state->messages);
+    get_ranks(state, in, version);
 }
 
 /* Reasons that this version does not know are not among its counts. */
-static int get_tally(struct tally *tally, const msgpack_object *map)
+static void get_tally(struct tally *tally, struct stored *in)
 {
-    const msgpack_object *dropped = mpk_find(map, "dropped");
-    int code = dropped && dropped->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT;
-    if (!code) {
-        code = stored_u64(map, "lost", UINT64_MAX, &tally->lost);
-    }
-    if (!code) {
-        code = stored_u64(map, "source", UINT64_MAX, &tally->source);
-    }
-    for (int i = 0; i < ERR_COUNT && !code; i++) {
+    const msgpack_object *map = mpk_find(in->map, "dropped");
+    struct stored dropped = {map, map && map->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT};
+    stored_u64(in, "lost", UINT64_MAX, &tally->lost);
+    stored_u64(in, "source", UINT64_MAX, &tally->source);
+    for (int i = 0; i < ERR_COUNT; i++) {
         const char *slug = err_slug(ERR_BASE - i);
-        if (mpk_find(dropped, slug)) {
-            code = stored_u64(dropped, slug, UINT64_MAX, &tally->dropped[i]);
+        if (mpk_find(map, slug)) {
+            stored_u64(&dropped, slug, UINT64_MAX, &tally->dropped[i]);
         }
     }
-    return code;
+    stored_note(in, dropped.code);
 }
 
-static int get_detail(struct layer_state *state, const msgpack_object *map)
+static void get_detail(struct layer_state *state, struct stored *in)
 {
-    int code = detail_unpack(mpk_find(map, "detail"), state->heads, &state->detail);
-    if (!code) {
-        code = detail_unpack(mpk_find(map, "weights"), state->heads, &state->weights);
+    if (!in->code) {
+        in->code = detail_unpack(mpk_find(in->map, "detail"), state->heads, &state->detail);
+    }
+    if (!in->code) {
+        in->code = detail_unpack(mpk_find(in->map, "weights"), state->heads, &state->weights);
     }
     layer_state_find_matrices(state);
-    return code;
 }
 
 /* Where the numbers of a head belong that the document numbers by its own lists; STAT_SLOTS: this
@@ -275,12 +246,14 @@ static void map_vector(int v, uint32_t at, uint32_t width, struct slots *slots)
 static int get_vector_names(struct layer_state *state, const msgpack_object *vectors,
                             struct slots *slots)
 {
-    uint32_t at = STAT_HISTS, width;
-    bool on;
+    uint32_t at = STAT_HISTS, width = 0;
+    bool on = false;
     for (uint32_t i = 0; i < vectors->via.array.size; i++, at += width) {
-        const msgpack_object *vector = &vectors->via.array.ptr[i], *name = mpk_find(vector, "name");
-        if (!name || stored_u32(vector, "width", STAT_SLOTS - at, &width) != 0 ||
-            stored_bool(vector, "on", &on) != 0) {
+        struct stored vector = {&vectors->via.array.ptr[i], 0};
+        const msgpack_object *name = mpk_find(vector.map, "name");
+        stored_u32(&vector, "width", STAT_SLOTS - at, &width);
+        stored_bool(&vector, "on", &on);
+        if (!name || vector.code) {
             return ERR_STORE_FORMAT;
         }
         for (int v = 0; v < VECTOR_COUNT; v++) {
@@ -579,16 +552,12 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
                                    uint32_t version, const int *metric)
 {
     struct slots slots;
-    int code = get_newest(state, map, version);
-    if (!code) {
-        code = get_counts(state, map, version);
-    }
-    if (!code) {
-        code = get_tally(&state->tally, map);
-    }
-    if (!code) {
-        code = get_detail(state, map);
-    }
+    struct stored in = {map, 0};
+    get_newest(state, &in, version);
+    get_counts(state, &in, version);
+    get_tally(&state->tally, &in);
+    get_detail(state, &in);
+    int code = in.code;
     if (!code) {
         code = get_names(state, map, version, &slots);
     }
@@ -625,10 +594,12 @@ static int new_state(const msgpack_object *map, uint32_t oldest, uint32_t *ret_v
                      struct layer_state **ret_state)
 {
     const msgpack_object *heads = layer_state_unpack_get_array(map, "heads");
-    uint32_t buckets;
-    if (stored_u32(map, "v", LAYER_STATE_VERSION, ret_version) != 0 || *ret_version < oldest ||
-        !heads || heads->via.array.size == 0 || heads->via.array.size > HEADS_MAX ||
-        stored_u32(map, "buckets", HIST_KEYS, &buckets) != 0) {
+    struct stored in = {map, 0};
+    uint32_t buckets = 0;
+    stored_u32(&in, "v", LAYER_STATE_VERSION, ret_version);
+    stored_u32(&in, "buckets", HIST_KEYS, &buckets);
+    if (in.code || *ret_version < oldest || !heads || heads->via.array.size == 0 ||
+        heads->via.array.size > HEADS_MAX) {
         return ERR_STORE_FORMAT;
     }
     *ret_state = layer_state_new(heads->via.array.size, buckets);
@@ -644,7 +615,7 @@ static int unpack_some(const void *data, size_t size, const struct reading *read
     if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
-    uint32_t version;
+    uint32_t version = 0;
     code = new_state(doc.root, reading->oldest, &version, &state);
     if (!code) {
         code = layer_state_unpack_fill(state, doc.root, version, reading->metric);

@@ -10,18 +10,29 @@
 /* The limits of a stored document: its memory is bounded by its size. */
 extern const struct mpk_limits stored_limits;
 
-/* Each returns 0 or ERR_STORE_FORMAT, then without effect. */
-int stored_u64(const msgpack_object *map, const char *key, uint64_t max, uint64_t *ret_number);
-int stored_u32(const msgpack_object *map, const char *key, uint32_t max, uint32_t *ret_number);
-int stored_bool(const msgpack_object *map, const char *key, bool *ret_bool);
+/* A map that is read. The first error is kept, and nothing is read after it: read on, and look at
+ * `code` once. Whatever could not be read is unchanged. */
+struct stored {
+    const msgpack_object *map;
+    int code; /* 0, ERR_STORE_FORMAT or ERR_MEMORY */
+};
+
+/* Keeps an error; 0 is none. */
+static inline void stored_note(struct stored *in, int code)
+{
+    in->code = in->code ? in->code : code;
+}
+
+void stored_u64(struct stored *in, const char *key, uint64_t max, uint64_t *ret_number);
+void stored_u32(struct stored *in, const char *key, uint32_t max, uint32_t *ret_number);
+void stored_bool(struct stored *in, const char *key, bool *ret_bool);
 /* A binary; nil has no bytes. Borrowed from the document. */
-int stored_bytes(const msgpack_object *map, const char *key, const uint8_t **ret_bytes,
-                 size_t *ret_size);
+void stored_bytes(struct stored *in, const char *key, const uint8_t **ret_bytes, size_t *ret_size);
 /* A binary of exactly `size` bytes. */
-int stored_fill(const msgpack_object *map, const char *key, void *to, size_t size);
-/* The same, allocated; nil gives NULL, whatever `count`. Also returns ERR_MEMORY. */
-int stored_copy(const msgpack_object *map, const char *key, uint64_t count, size_t size,
-                void **ret_copy);
+void stored_fill(struct stored *in, const char *key, void *to, size_t size);
+/* The same, allocated; nil gives NULL, whatever `count`. `ret_copy` is the address of a pointer to
+ * some type. */
+void stored_copy(struct stored *in, const char *key, uint64_t count, size_t size, void *ret_copy);
 
 /* Writes a key and count numbers of `size` bytes; nil for NULL. */
 void stored_put(struct mpk_writer *writer, const char *key, const void *from, uint64_t count,

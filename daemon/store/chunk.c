@@ -115,33 +115,17 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
 
 /* One window, and its state */
 
-static int unpack_bytes(const void *data, size_t size, size_t bytes, struct layer_state **ret_state)
-{
-    void *whole = malloc(bytes ? bytes : 1);
-    if (!whole) {
-        return ERR_MEMORY;
-    }
-    int code = blob_inflate(data, size, whole, bytes);
-    if (!code) {
-        code = layer_state_unpack(whole, bytes, ret_state);
-    }
-    free(whole);
-    return code;
-}
-
-/* A length that no state can have is refused. */
-#define STATE_BYTES_MAX ((int64_t)1 << 32)
-
 static int unpack_row(sqlite3_stmt *row, struct layer_state **ret_state)
 {
-    int64_t bytes = sqlite3_column_int64(row, 10);
-    const void *data = sqlite3_column_blob(row, 11);
-    size_t size = (size_t)sqlite3_column_bytes(row, 11);
-    if (bytes <= 0 || bytes > STATE_BYTES_MAX || !data) {
-        return ERR_STORE_FORMAT;
+    uint64_t bytes = (uint64_t)sqlite3_column_int64(row, 10);
+    uint8_t *plain = NULL;
+    int code = blob_inflate(sqlite3_column_blob(row, 11), (size_t)sqlite3_column_bytes(row, 11),
+                            bytes, &plain);
+    if (!code) {
+        code = layer_state_unpack(plain, bytes, ret_state);
     }
-    return (size_t)bytes == size ? layer_state_unpack(data, size, ret_state)
-                                 : unpack_bytes(data, size, (size_t)bytes, ret_state);
+    free(plain);
+    return code;
 }
 
 /* A window whose state cannot be read has no numbers. */
@@ -184,19 +168,11 @@ static void take_window(struct chunk *chunk, sqlite3_stmt *row)
     chunk->stored = stored > chunk->stored ? stored : chunk->stored;
 }
 
-static struct sql_query about(const struct sql *sql, enum statement statement,
-                              struct store_place which, uint64_t number)
-{
-    struct sql_query query = query_begin(sql, statement);
-    query_i64(&query, which.layer_id);
-    query_i64(&query, which.track_id);
-    query_u64(&query, number);
-    return query;
-}
-
 static int store_chunk_gather(const struct sql *sql, struct store_place which, struct chunk *chunk)
 {
-    struct sql_query query = about(sql, STATEMENT_EACH_TO_CHUNK, which, chunk->wanted);
+    struct sql_query query =
+        query_begin(sql, STATEMENT_EACH_TO_CHUNK,
+                    SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(chunk->wanted)));
     int code;
     while ((code = query_row(&query)) == SQLITE_ROW && chunk->count < chunk->wanted) {
         take_window(chunk, query.statement);
@@ -217,9 +193,7 @@ static int store_chunk_find_metric(const struct sql *sql, const char *name, int6
     int code = SQLITE_DONE;
     const enum statement steps[] = {STATEMENT_GET_METRIC, STATEMENT_PUT_METRIC};
     for (int i = 0; i < 2 && code == SQLITE_DONE; i++) {
-        struct sql_query query = query_begin(sql, steps[i]);
-        query_text(&query, name);
-        code = query_number(&query, ret_metric_id);
+        code = sql_number(sql, steps[i], SQL(sql_text(name)), ret_metric_id);
     }
     return code;
 }
@@ -242,12 +216,9 @@ static int store_chunk_put_series(const struct sql *sql, int64_t chunk_id, int64
     if (!any_number(stats, count)) {
         return SQLITE_OK;
     }
-    struct sql_query query = query_begin(sql, STATEMENT_PUT_SERIES);
-    query_i64(&query, chunk_id);
-    query_i64(&query, metric_id);
-    query_i64(&query, head);
-    query_blob(&query, data, series_encode(stats, count, data));
-    return query_run(&query);
+    return sql_run(sql, STATEMENT_PUT_SERIES,
+                   SQL(sql_i64(chunk_id), sql_i64(metric_id), sql_i64(head),
+                       sql_blob(data, series_encode(stats, count, data))));
 }
 
 static int store_chunk_put_metrics(const struct sql *sql, int64_t chunk_id,
@@ -303,22 +274,21 @@ static int put_chunk(const struct sql *sql, struct store_place which, const stru
                      int64_t *ret_chunk_id)
 {
     uint8_t data[SERIES_WINDOWS_BYTES(SERIES_WINDOWS_MAX)];
-    struct sql_query query = about(sql, STATEMENT_PUT_CHUNK, which, chunk->window[0].first);
-    query_u64(&query, chunk->window[chunk->count - 1].last);
-    query_u64(&query, chunk->count);
-    query_i64(&query, chunk->stored);
-    query_blob(&query, data, series_windows_encode(chunk->window, chunk->count, data));
-    return query_number(&query, ret_chunk_id);
+    size_t size = series_windows_encode(chunk->window, chunk->count, data);
+    return sql_number(sql, STATEMENT_PUT_CHUNK,
+                      SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
+                          sql_u64(chunk->window[0].first),
+                          sql_u64(chunk->window[chunk->count - 1].last), sql_i64(chunk->count),
+                          sql_i64(chunk->stored), sql_blob(data, size)),
+                      ret_chunk_id);
 }
 
 static int mark_windows(const struct sql *sql, int64_t chunk_id, const struct chunk *chunk)
 {
     int code = SQLITE_OK;
     for (uint32_t i = 0; i < chunk->count && code == SQLITE_OK; i++) {
-        struct sql_query query = query_begin(sql, STATEMENT_SET_CHUNK);
-        query_i64(&query, chunk_id);
-        query_i64(&query, chunk->window_id[i]);
-        code = query_run(&query);
+        code =
+            sql_run(sql, STATEMENT_SET_CHUNK, SQL(sql_i64(chunk_id), sql_i64(chunk->window_id[i])));
     }
     return code;
 }
@@ -350,8 +320,10 @@ static int count_recent(const struct sql *sql, struct store_place which, uint32_
                         struct chunk_made *made)
 {
     int64_t count = 0;
-    struct sql_query query = about(sql, STATEMENT_COUNT_RECENT, which, 2 * (uint64_t)wanted);
-    int code = query_number(&query, &count);
+    int code = sql_number(
+        sql, STATEMENT_COUNT_RECENT,
+        SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(2 * (int64_t)wanted)),
+        &count);
     made->windows = count >= wanted ? wanted : 0;
     made->more = count >= 2 * (int64_t)wanted;
     return code;
@@ -360,9 +332,7 @@ static int count_recent(const struct sql *sql, struct store_place which, uint32_
 static int store_chunk_get_heads(const struct sql *sql, int64_t layer_id, uint32_t *ret_heads)
 {
     int64_t heads = 0;
-    struct sql_query query = query_begin(sql, STATEMENT_GET_HEADS);
-    query_i64(&query, layer_id);
-    int code = query_number(&query, &heads);
+    int code = sql_number(sql, STATEMENT_GET_HEADS, SQL(sql_i64(layer_id)), &heads);
     *ret_heads = heads > 0 && heads <= HEADS_TOTAL_MAX ? (uint32_t)heads : 0;
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
@@ -398,18 +368,17 @@ static int thin(const struct sql *sql, int64_t chunk_id)
         return code;
     }
     for (int i = 0; i < 2 && code == SQLITE_OK; i++) {
-        struct sql_query query = query_begin(sql, steps[i]);
-        query_i64(&query, chunk_id);
-        code = query_run(&query);
+        code = sql_run(sql, steps[i], SQL(sql_i64(chunk_id)));
     }
     crash_point("store_retention");
     return sql_end(sql, code);
 }
 
-static int thin_found(const struct sql *sql, struct sql_query *query, bool *ret_thinned)
+static int thin_found(const struct sql *sql, enum statement statement,
+                      const struct sql_value *values, bool *ret_thinned)
 {
     int64_t chunk_id = 0;
-    int code = query_number(query, &chunk_id);
+    int code = sql_number(sql, statement, values, &chunk_id);
     *ret_thinned = code == SQLITE_OK;
     if (code == SQLITE_DONE) {
         return SQLITE_OK;
@@ -426,13 +395,13 @@ int chunk_thin(const struct sql *sql, struct store_place which, uint64_t keep, b
         return code;
     }
     uint32_t windows = chunk_windows(heads);
-    struct sql_query query =
-        about(sql, STATEMENT_GET_TO_THIN, which, (keep + windows - 1) / windows);
-    return thin_found(sql, &query, ret_thinned);
+    return thin_found(sql, STATEMENT_GET_TO_THIN,
+                      SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
+                          sql_u64((keep + windows - 1) / windows)),
+                      ret_thinned);
 }
 
 int chunk_thin_oldest(const struct sql *sql, bool *ret_thinned)
 {
-    struct sql_query query = query_begin(sql, STATEMENT_GET_OLDEST_STATES);
-    return thin_found(sql, &query, ret_thinned);
+    return thin_found(sql, STATEMENT_GET_OLDEST_STATES, NULL, ret_thinned);
 }

@@ -30,8 +30,7 @@ static bool store_clock_fits(const struct store_clock *clock, int64_t now_s)
 int store_clock_open(struct store_clock *clock, const struct sql *sql, bool trusted)
 {
     int64_t known_s = 0;
-    struct sql_query query = query_begin(sql, STATEMENT_GET_CLOCK);
-    int code = query_number(&query, &known_s);
+    int code = sql_number(sql, STATEMENT_GET_CLOCK, NULL, &known_s);
     *clock = (struct store_clock){
         .known_s = known_s ? known_s : time(NULL), /* it is empty: nothing can be too old */
         .known_boot_s = boot_s(),
@@ -78,9 +77,7 @@ int store_clock_note(struct store_clock *clock, const struct sql *sql, bool wind
         return SQLITE_OK;
     }
     clock->written_s = clock->known_s;
-    struct sql_query query = query_begin(sql, STATEMENT_SET_CLOCK);
-    query_i64(&query, clock->known_s);
-    return query_run(&query);
+    return sql_run(sql, STATEMENT_SET_CLOCK, SQL(sql_i64(clock->known_s)));
 }
 
 bool store_clock_is_believed(const struct store_clock *clock)

@@ -93,16 +93,13 @@ static int apply_schema(sqlite3 *connection, const char **ret_why)
 
 static int put_clean(const struct sql *sql, bool clean)
 {
-    struct sql_query query = query_begin(sql, STATEMENT_SET_CLEAN);
-    query_i64(&query, clean);
-    return query_run(&query);
+    return sql_run(sql, STATEMENT_SET_CLEAN, SQL(sql_i64(clean)));
 }
 
 static int check_if_unclean(const struct sql *sql)
 {
     int64_t clean = 0;
-    struct sql_query query = query_begin(sql, STATEMENT_GET_CLEAN);
-    int code = query_number(&query, &clean);
+    int code = sql_number(sql, STATEMENT_GET_CLEAN, NULL, &clean);
     if (code == SQLITE_DONE) {
         return SQLITE_OK; /* it is new */
     }
@@ -316,14 +313,11 @@ int db_mark(struct store_db *db)
 
 int db_try_room(struct store_db *db, int64_t bytes)
 {
-    struct sql_query query = query_begin(&db->sql, STATEMENT_PUT_ROOM);
-    query_i64(&query, bytes);
-    int code = query_run(&query);
+    int code = sql_run(&db->sql, STATEMENT_PUT_ROOM, SQL(sql_i64(bytes)));
     if (code != SQLITE_OK) {
         return code;
     }
-    query = query_begin(&db->sql, STATEMENT_DROP_ROOM);
-    return query_run(&query);
+    return sql_run(&db->sql, STATEMENT_DROP_ROOM, NULL);
 }
 
 int db_checkpoint(struct store_db *db)

@@ -28,22 +28,19 @@
 
 static int outbox_number(const struct sql *sql, enum statement statement, int64_t *number)
 {
-    struct sql_query query = query_begin(sql, statement);
-    int code = query_number(&query, number);
+    int code = sql_number(sql, statement, NULL, number);
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
 static int outbox_set(const struct sql *sql, enum statement statement, int64_t number)
 {
-    struct sql_query query = query_begin(sql, statement);
-    query_i64(&query, number);
-    return query_run(&query);
+    return sql_run(sql, statement, SQL(sql_i64(number)));
 }
 
 static int outbox_sum(const struct sql *sql, enum statement statement, uint64_t *ret_rows,
                       uint64_t *ret_bytes)
 {
-    struct sql_query query = query_begin(sql, statement);
+    struct sql_query query = query_begin(sql, statement, NULL);
     int code = query_row(&query);
     if (code == SQLITE_ROW) {
         *ret_rows = (uint64_t)sqlite3_column_int64(query.statement, 0);
@@ -94,8 +91,7 @@ static int outbox_begin(const struct sql *sql, int64_t *ret_node, struct outbox_
         code = outbox_set(sql, STATEMENT_SET_NODE, node);
     }
     if (code == SQLITE_OK) {
-        struct sql_query query = query_begin(sql, STATEMENT_BEGIN_SEQ);
-        code = query_run(&query);
+        code = sql_run(sql, STATEMENT_BEGIN_SEQ, NULL);
     }
     if (code == SQLITE_OK && !is_new) {
         code = outbox_number(sql, STATEMENT_GET_SEQ, &newest);
@@ -202,7 +198,7 @@ static int outbox_read_ends(const struct sql *sql, struct outbox_status *status,
 {
     int64_t newest = 0, stored = now_s, first = 0;
     int code = outbox_number(sql, STATEMENT_GET_SEQ, &newest);
-    struct sql_query query = query_begin(sql, STATEMENT_GET_FIRST_UNSENT);
+    struct sql_query query = query_begin(sql, STATEMENT_GET_FIRST_UNSENT, NULL);
     int found = query_row(&query);
     if (found == SQLITE_ROW) {
         first = sqlite3_column_int64(query.statement, 0);
@@ -276,8 +272,7 @@ int outbox_next(struct store *store, uint64_t opened, uint64_t after, struct out
     if (!sql) {
         return ERR_HISTORY_UNREAD;
     }
-    struct sql_query query = query_begin(sql, STATEMENT_GET_NEXT_OUT);
-    query_u64(&query, after);
+    struct sql_query query = query_begin(sql, STATEMENT_GET_NEXT_OUT, SQL(sql_u64(after)));
     int code = query_row(&query), found = code == SQLITE_DONE ? 0 : ERR_HISTORY_UNREAD;
     if (code == SQLITE_ROW) {
         found = outbox_copy(query.statement, row);
@@ -320,11 +315,10 @@ int outbox_take(struct store *store, uint64_t opened, const struct outbox_taken 
     bool begun = code == SQLITE_OK;
     for (size_t i = 0; i < count && code == SQLITE_OK; i++) {
         int64_t bytes = -1;
-        struct sql_query query = query_begin(sql, STATEMENT_TAKE_OUT);
-        query_i64(&query, now_s > 0 ? now_s : 1);
-        query_u64(&query, taken[i].seq);
-        query_u64(&query, taken[i].turn);
-        code = query_number(&query, &bytes);
+        code = sql_number(
+            sql, STATEMENT_TAKE_OUT,
+            SQL(sql_i64(now_s > 0 ? now_s : 1), sql_u64(taken[i].seq), sql_u64(taken[i].turn)),
+            &bytes);
         if (code == SQLITE_OK) {
             totals.unsent--;
             totals.unsent_bytes -= (uint64_t)bytes;
@@ -348,19 +342,20 @@ struct outbox_slice {
     int count;
 };
 
-/* Fills the slice with the rows of a query, of which all but the limit is bound. */
-static int outbox_read_slice(struct sql_query *query, struct outbox_slice *slice)
+/* Fills the slice with rows, as many as it has room for: the statement's last value. */
+static int outbox_read_slice(const struct sql *sql, enum statement statement,
+                             const struct sql_value *values, struct outbox_slice *slice)
 {
+    struct sql_query query = query_begin(sql, statement, values);
+    sqlite3_stmt *row = query.statement;
     int code;
-    slice->count = 0;
-    query_i64(query, SLICE);
-    while ((code = query_row(query)) == SQLITE_ROW && slice->count < SLICE) {
-        slice->row[slice->count].seq = (uint64_t)sqlite3_column_int64(query->statement, 0);
-        slice->row[slice->count].bytes = (uint64_t)sqlite3_column_int64(query->statement, 1);
-        slice->row[slice->count].taken = sqlite3_column_int64(query->statement, 2) != 0;
-        slice->count++;
+    for (slice->count = 0; (code = query_row(&query)) == SQLITE_ROW && slice->count < SLICE;
+         slice->count++) {
+        slice->row[slice->count].seq = (uint64_t)sqlite3_column_int64(row, 0);
+        slice->row[slice->count].bytes = (uint64_t)sqlite3_column_int64(row, 1);
+        slice->row[slice->count].taken = sqlite3_column_int64(row, 2) != 0;
     }
-    query_end(query);
+    query_end(&query);
     return code == SQLITE_DONE || code == SQLITE_ROW ? SQLITE_OK : code;
 }
 
@@ -386,10 +381,8 @@ int outbox_again(struct store *store, uint64_t opened, struct outbox_range *rang
     }
     bool begun = code == SQLITE_OK;
     if (begun) {
-        struct sql_query query = query_begin(sql, STATEMENT_EACH_OUT);
-        query_u64(&query, next);
-        query_u64(&query, last);
-        code = outbox_read_slice(&query, &slice);
+        code = outbox_read_slice(sql, STATEMENT_EACH_OUT,
+                                 SQL(sql_u64(next), sql_u64(last), sql_i64(SLICE)), &slice);
     }
     for (int i = 0; code == SQLITE_OK && i < slice.count; i++) {
         uint64_t seq = slice.row[i].seq;
@@ -429,12 +422,10 @@ int outbox_again(struct store *store, uint64_t opened, struct outbox_range *rang
 static int outbox_find_old(const struct sql *sql, int64_t before_s, bool full,
                            struct outbox_slice *slice)
 {
-    struct sql_query query = query_begin(sql, STATEMENT_EACH_OLD_OUT);
-    query_i64(&query, full ? INT64_MAX : before_s);
-    int code = outbox_read_slice(&query, slice);
+    int code = outbox_read_slice(sql, STATEMENT_EACH_OLD_OUT,
+                                 SQL(sql_i64(full ? INT64_MAX : before_s), sql_i64(SLICE)), slice);
     if (code == SQLITE_OK && slice->count == 0 && full) {
-        query = query_begin(sql, STATEMENT_EACH_UNSENT_OUT);
-        code = outbox_read_slice(&query, slice);
+        code = outbox_read_slice(sql, STATEMENT_EACH_UNSENT_OUT, SQL(sql_i64(SLICE)), slice);
     }
     return code;
 }

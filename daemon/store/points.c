@@ -20,9 +20,8 @@ struct points_log {
 static int points_find(const struct store_writer *writer, int64_t run_id, const char *name,
                        struct points_log *ret_log)
 {
-    struct sql_query query = query_begin(writer->sql, STATEMENT_GET_LOG);
-    query_i64(&query, run_id);
-    query_text(&query, name);
+    struct sql_query query =
+        query_begin(writer->sql, STATEMENT_GET_LOG, SQL(sql_i64(run_id), sql_text(name)));
     int code = query_row(&query);
     if (code == SQLITE_ROW) {
         *ret_log = (struct points_log){sqlite3_column_int64(query.statement, 0),
@@ -34,18 +33,16 @@ static int points_find(const struct store_writer *writer, int64_t run_id, const 
         return code == SQLITE_ROW ? SQLITE_OK : code;
     }
     *ret_log = (struct points_log){.points = 0};
-    query = query_begin(writer->sql, STATEMENT_PUT_LOG);
-    query_i64(&query, run_id);
-    query_text(&query, name);
-    query_i64(&query, STORE_NAMES_MAX);
-    return query_number(&query, &ret_log->log_id);
+    return sql_number(writer->sql, STATEMENT_PUT_LOG,
+                      SQL(sql_i64(run_id), sql_text(name), sql_i64(STORE_NAMES_MAX)),
+                      &ret_log->log_id);
 }
 
 /* Adds to *points the rows that a statement has added or, with -1, removed. */
-static int points_run(const struct store_writer *writer, struct sql_query *query, int sign,
-                      int64_t *points)
+static int points_run(const struct store_writer *writer, enum statement statement,
+                      const struct sql_value *values, int sign, int64_t *points)
 {
-    int code = query_run(query);
+    int code = sql_run(writer->sql, statement, values);
     if (code == SQLITE_OK) {
         *points += (int64_t)sign * sqlite3_changes(writer->sql->db);
     }
@@ -56,22 +53,18 @@ static int points_put(const struct store_writer *writer, struct points_log *log,
                       const struct store_point *point)
 {
     uint64_t bits = (UINT64_C(1) << log->shift) - 1;
-    struct sql_query query = query_begin(writer->sql, STATEMENT_DROP_POINTS);
-    query_i64(&query, log->log_id);
-    query_u64(&query, point->step & ~bits);
-    query_u64(&query, point->step);
-    int code = points_run(writer, &query, -1, &log->points);
+    int code =
+        points_run(writer, STATEMENT_DROP_POINTS,
+                   SQL(sql_i64(log->log_id), sql_u64(point->step & ~bits), sql_u64(point->step)),
+                   -1, &log->points);
     if (code != SQLITE_OK) {
         return code;
     }
-    query = query_begin(writer->sql, STATEMENT_PUT_POINT);
-    query_i64(&query, log->log_id);
-    query_u64(&query, point->step);
-    query_u64(&query, point->epoch);
-    query_u64(&query, point->time_ns);
-    query_f64(&query, point->value);
-    query_u64(&query, point->step | bits);
-    return points_run(writer, &query, 1, &log->points);
+    return points_run(writer, STATEMENT_PUT_POINT,
+                      SQL(sql_i64(log->log_id), sql_u64(point->step), sql_u64(point->epoch),
+                          sql_u64(point->time_ns), sql_f64(point->value),
+                          sql_u64(point->step | bits)),
+                      1, &log->points);
 }
 
 int points_write(const struct store_writer *writer, int64_t run_id, const struct store_point *point)
@@ -89,17 +82,13 @@ int points_write(const struct store_writer *writer, int64_t run_id, const struct
     code = points_put(writer, &log, point);
     while (code == SQLITE_OK && log.points > STORE_POINTS_MAX && log.shift < SHIFT_MAX) {
         log.shift++;
-        struct sql_query query = query_begin(writer->sql, STATEMENT_JOIN_POINTS);
-        query_i64(&query, log.log_id);
-        query_i64(&query, (INT64_C(1) << log.shift) - 1);
-        code = points_run(writer, &query, -1, &log.points);
+        code = points_run(writer, STATEMENT_JOIN_POINTS,
+                          SQL(sql_i64(log.log_id), sql_i64((INT64_C(1) << log.shift) - 1)), -1,
+                          &log.points);
     }
     if (code != SQLITE_OK || (log.points == before.points && log.shift == before.shift)) {
         return code;
     }
-    struct sql_query query = query_begin(writer->sql, STATEMENT_SET_LOG);
-    query_i64(&query, log.points);
-    query_i64(&query, log.shift);
-    query_i64(&query, log.log_id);
-    return query_run(&query);
+    return sql_run(writer->sql, STATEMENT_SET_LOG,
+                   SQL(sql_i64(log.points), sql_i64(log.shift), sql_i64(log.log_id)));
 }

@@ -12,15 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* No state is larger: a damaged database may claim anything. */
-#define STATE_BYTES_MAX (UINT64_C(1) << 30)
-
 /* Rows that no attnd wrote, of another type or size, are passed over. Ends the query. Returns an
  * SQLite code; *ret_any is true as soon as there is a row. */
-static int read_each_kept(struct sql_query query, bool *ret_any,
-                          void (*visit)(void *data, const char *job, const uint8_t *run,
-                                        const char *key, const void *value, size_t size),
-                          void *data)
+static int read_each_kept(struct sql_query query, bool *ret_any, store_visitor *visit, void *data)
 {
     sqlite3_stmt *row = query.statement;
     int code;
@@ -39,16 +33,13 @@ static int read_each_kept(struct sql_query query, bool *ret_any,
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
-void store_each_kept(struct store *store,
-                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
-                                   const void *value, size_t size),
-                     void *data)
+void store_each_kept(struct store *store, store_visitor *visit, void *data)
 {
     bool any;
     int code = SQLITE_OK;
     const struct sql *sql = store_begin_read(store);
     if (sql) {
-        code = read_each_kept(query_begin(sql, STATEMENT_EACH_KEPT), &any, visit, data);
+        code = read_each_kept(query_begin(sql, STATEMENT_EACH_KEPT, NULL), &any, visit, data);
     }
     store_end_read(store);
     if (code != SQLITE_OK) {
@@ -76,10 +67,7 @@ static int read_compare_kept(const void *a, const void *b)
 }
 
 /* Queue locked: as the database would give it. Returns 0 or ERR_MEMORY. */
-static int read_each_of_batch(const struct store_batch *batch,
-                              void (*visit)(void *data, const char *job, const uint8_t *run,
-                                            const char *key, const void *value, size_t size),
-                              void *data)
+static int read_each_of_batch(const struct store_batch *batch, store_visitor *visit, void *data)
 {
     size_t count = 0;
     const struct record_kept **kept = calloc(batch->records, sizeof *kept);
@@ -103,9 +91,7 @@ static int read_each_of_batch(const struct store_batch *batch,
 
 /* ERR_NO_HISTORY: no last batch of the run is on its way to the database. Where one is, the rows
  * there are old. */
-static int read_each_queued(struct store *store, const struct store_run *run,
-                            void (*visit)(void *data, const char *job, const uint8_t *run,
-                                          const char *key, const void *value, size_t size),
+static int read_each_queued(struct store *store, const struct store_run *run, store_visitor *visit,
                             void *data)
 {
     int code = ERR_NO_HISTORY;
@@ -122,13 +108,10 @@ static int read_each_queued(struct store *store, const struct store_run *run,
 }
 
 static int read_each_kept_of(const struct sql *sql, const struct store_run *run, bool *ret_any,
-                             void (*visit)(void *data, const char *job, const uint8_t *run,
-                                           const char *key, const void *value, size_t size),
-                             void *data)
+                             store_visitor *visit, void *data)
 {
-    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF);
-    query_text(&query, run->job);
-    query_blob(&query, run->run, RUN_BYTES);
+    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF,
+                                         SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES)));
     return read_each_kept(query, ret_any, visit, data);
 }
 
@@ -155,9 +138,7 @@ static int read_judge(struct store *store, int code)
     return code == SQLITE_OK || damaged ? 0 : ERR_HISTORY_UNREAD;
 }
 
-int store_each_kept_of(struct store *store, const struct store_run *run,
-                       void (*visit)(void *data, const char *job, const uint8_t *run,
-                                     const char *key, const void *value, size_t size),
+int store_each_kept_of(struct store *store, const struct store_run *run, store_visitor *visit,
                        void *data)
 {
     bool any = false;
@@ -182,22 +163,13 @@ int store_each_kept_of(struct store *store, const struct store_run *run,
 /* A blob that is `bytes` bytes, or unpacks to that size. */
 static int read_blob(sqlite3_stmt *row, int column, uint64_t bytes, struct store_bytes *ret)
 {
-    const void *blob = sqlite3_column_blob(row, column);
-    size_t size = (size_t)sqlite3_column_bytes(row, column);
-    if (!blob || bytes == 0 || bytes > STATE_BYTES_MAX) {
-        return ERR_STORE_FORMAT;
+    uint8_t *plain;
+    int code = blob_inflate(sqlite3_column_blob(row, column),
+                            (size_t)sqlite3_column_bytes(row, column), bytes, &plain);
+    if (!code) {
+        *ret = (struct store_bytes){plain, bytes};
     }
-    void *plain = malloc(bytes);
-    if (!plain) {
-        return ERR_MEMORY;
-    }
-    int code = blob_inflate(blob, size, plain, bytes);
-    if (code) {
-        free(plain);
-        return code;
-    }
-    *ret = (struct store_bytes){plain, bytes};
-    return 0;
+    return code;
 }
 
 int store_find_newest(struct store *store, const struct store_run *run, struct layer_id layer,
@@ -206,16 +178,12 @@ int store_find_newest(struct store *store, const struct store_run *run, struct l
     const struct sql *sql = store_begin_read(store);
     int code = ERR_NO_HISTORY;
     if (sql) {
-        struct sql_query query = query_begin(sql, STATEMENT_GET_NEWEST);
+        struct sql_query query =
+            query_begin(sql, STATEMENT_GET_NEWEST,
+                        SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES), sql_u64(layer.stack),
+                            sql_u64(layer.layer), sql_u64(layer.site), sql_u64(window->unit),
+                            sql_u64(window->length), sql_u64(window->every)));
         sqlite3_stmt *row = query.statement;
-        query_text(&query, run->job);
-        query_blob(&query, run->run, RUN_BYTES);
-        query_u64(&query, layer.stack);
-        query_u64(&query, layer.layer);
-        query_u64(&query, layer.site);
-        query_u64(&query, window->unit);
-        query_u64(&query, window->length);
-        query_u64(&query, window->every);
         if (query_row(&query) == SQLITE_ROW) {
             window->first = (uint64_t)sqlite3_column_int64(row, 0);
             window->last = (uint64_t)sqlite3_column_int64(row, 1);
@@ -234,10 +202,9 @@ int store_find_kept(struct store *store, const struct store_run *run, const char
     const struct sql *sql = store_begin_read(store);
     int code = ERR_NO_HISTORY;
     if (sql) {
-        struct sql_query query = query_begin(sql, STATEMENT_GET_KEPT);
-        query_text(&query, run->job);
-        query_blob(&query, run->run, RUN_BYTES);
-        query_text(&query, key);
+        struct sql_query query =
+            query_begin(sql, STATEMENT_GET_KEPT,
+                        SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES), sql_text(key)));
         if (query_row(&query) == SQLITE_ROW) {
             uint64_t bytes = (uint64_t)sqlite3_column_bytes(query.statement, 0);
             code = read_blob(query.statement, 0, bytes, ret_value);

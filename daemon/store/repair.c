@@ -39,8 +39,6 @@
 #define PAGE_BYTES       8192
 #define PAGE_IS_LEAF     0x0d
 #define PAGE_BEGIN_BYTES 5
-/* As chunk.c and history have it: damaged rows may claim anything. */
-#define BLOB_BYTES_MAX (INT64_C(1) << 30)
 
 struct repair {
     sqlite3 *from, *to;
@@ -298,11 +296,13 @@ static bool repair_is_sound(const char *kind, const void *data, size_t size, int
         return few && series_decode(data, size, (uint32_t)count, stats) == 0;
     }
     struct layer_state *state = NULL;
-    size_t bytes = count > 0 && count <= BLOB_BYTES_MAX ? (size_t)count : 0;
-    void *plain = bytes ? malloc(bytes) : NULL;
-    int code = plain ? blob_inflate(data, size, plain, bytes) : ERR_STORE_FORMAT;
-    if (!code && strcmp(kind, "state") == 0) {
-        code = layer_state_unpack(plain, bytes, &state);
+    uint8_t *plain;
+    int code = 0;
+    if (count <= 0 || blob_inflate(data, size, (uint64_t)count, &plain) != 0) {
+        return false;
+    }
+    if (strcmp(kind, "state") == 0) {
+        code = layer_state_unpack(plain, (size_t)count, &state);
         layer_state_free(&state);
     }
     free(plain);

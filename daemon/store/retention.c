@@ -26,7 +26,7 @@ struct oldest {
 
 static int find_oldest(const struct sql *sql, enum statement statement, struct oldest *ret_oldest)
 {
-    struct sql_query query = query_begin(sql, statement);
+    struct sql_query query = query_begin(sql, statement, NULL);
     sqlite3_stmt *row = query.statement;
     int code = query_row(&query);
     *ret_oldest = (struct oldest){.is_chunk = statement == STATEMENT_GET_OLDEST_CHUNK};
@@ -63,32 +63,23 @@ static int run_each(const struct sql *sql, const enum statement *statements, int
 {
     int code = SQLITE_OK;
     for (int i = 0; i < count && code == SQLITE_OK; i++) {
-        struct sql_query query = query_begin(sql, statements[i]);
-        query_i64(&query, id);
-        code = query_run(&query);
+        code = sql_run(sql, statements[i], SQL(sql_i64(id)));
     }
     return code;
 }
 
 static int drop_maps(const struct sql *sql, const struct oldest *oldest)
 {
-    struct sql_query query = query_begin(sql, STATEMENT_DROP_MAPS);
-    query_i64(&query, oldest->which.layer_id);
-    query_i64(&query, oldest->which.track_id);
-    query_i64(&query, oldest->first);
-    query_i64(&query, oldest->last);
-    return query_run(&query);
+    return sql_run(sql, STATEMENT_DROP_MAPS,
+                   SQL(sql_i64(oldest->which.layer_id), sql_i64(oldest->which.track_id),
+                       sql_i64(oldest->first), sql_i64(oldest->last)));
 }
 
 static int drop_chunked(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
 {
-    struct sql_query query = query_begin(sql, STATEMENT_DROP_CHUNKED);
-    query_i64(&query, chunk->which.layer_id);
-    query_i64(&query, chunk->which.track_id);
-    query_i64(&query, chunk->first);
-    query_i64(&query, chunk->last);
-    query_i64(&query, chunk->id);
-    int code = query_run(&query);
+    int code = sql_run(sql, STATEMENT_DROP_CHUNKED,
+                       SQL(sql_i64(chunk->which.layer_id), sql_i64(chunk->which.track_id),
+                           sql_i64(chunk->first), sql_i64(chunk->last), sql_i64(chunk->id)));
     if (code == SQLITE_OK) {
         *removed += (uint64_t)sqlite3_changes(sql->db);
     }
@@ -126,19 +117,15 @@ static int drop_empty(const struct sql *sql, int64_t layer_id, int64_t now_s)
 {
     const enum statement drop[] = {STATEMENT_DROP_EMPTY_LAYER};
     int64_t run_id = 0;
-    struct sql_query query = query_begin(sql, STATEMENT_GET_RUN_OF);
-    query_i64(&query, layer_id);
-    int code = query_number(&query, &run_id);
+    int code = sql_number(sql, STATEMENT_GET_RUN_OF, SQL(sql_i64(layer_id)), &run_id);
     if (code == SQLITE_OK) {
         code = run_each(sql, drop, 1, layer_id);
     }
     if (code != SQLITE_OK) {
         return code == SQLITE_DONE ? SQLITE_OK : code;
     }
-    query = query_begin(sql, STATEMENT_GET_EMPTY_RUN);
-    query_i64(&query, run_id);
-    query_i64(&query, now_s - EMPTY_RUN_S);
-    code = query_number(&query, &run_id);
+    code = sql_number(sql, STATEMENT_GET_EMPTY_RUN,
+                      SQL(sql_i64(run_id), sql_i64(now_s - EMPTY_RUN_S)), &run_id);
     if (code == SQLITE_DONE) {
         return SQLITE_OK;
     }
@@ -174,9 +161,7 @@ static int drop_found_run(const struct sql *sql, enum statement statement, int64
                           struct retention_done *done)
 {
     int64_t run_id = 0;
-    struct sql_query query = query_begin(sql, statement);
-    query_i64(&query, number);
-    int code = query_number(&query, &run_id);
+    int code = sql_number(sql, statement, SQL(sql_i64(number)), &run_id);
     if (code != SQLITE_OK) {
         return code == SQLITE_DONE ? SQLITE_OK : code;
     }
@@ -202,8 +187,7 @@ static int store_retention_read_size(const struct sql *sql, struct size *ret_siz
     int64_t *const numbers[] = {&ret_size->pages, &ret_size->pages_free, &ret_size->page_bytes};
     int code = SQLITE_OK;
     for (int i = 0; i < 3 && code == SQLITE_OK; i++) {
-        struct sql_query query = query_begin(sql, statements[i]);
-        code = query_number(&query, numbers[i]);
+        code = sql_number(sql, statements[i], NULL, numbers[i]);
     }
     return code;
 }
@@ -281,9 +265,7 @@ static int drop_old_oldest(const struct sql *sql, enum statement statement, int6
 static int drop_old_rows(const struct sql *sql, enum statement statement, int64_t before_s,
                          struct retention_done *done)
 {
-    struct sql_query query = query_begin(sql, statement);
-    query_i64(&query, before_s);
-    int code = query_run(&query);
+    int code = sql_run(sql, statement, SQL(sql_i64(before_s)));
     done->more = code == SQLITE_OK && sqlite3_changes(sql->db) > 0;
     return code;
 }

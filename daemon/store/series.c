@@ -8,8 +8,12 @@
 #include "proto/err.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
+
+/* Damaged rows may claim anything. */
+#define BLOB_BYTES_MAX (UINT64_C(1) << 30)
 
 enum { COLUMN_RAW, COLUMN_LINEAR, COLUMN_AS_FIRST };
 
@@ -232,16 +236,23 @@ size_t blob_deflate(const void *data, size_t size, void *ret_data)
     return compress2(ret_data, &packed, data, size, Z_BEST_SPEED) == Z_OK ? packed : 0;
 }
 
-int blob_inflate(const void *data, size_t size, void *ret_data, size_t bytes)
+int blob_inflate(const void *data, size_t size, uint64_t bytes, uint8_t **ret_plain)
 {
-    if (size == bytes) {
-        memcpy(ret_data, data, size);
+    if (!data || bytes == 0 || bytes > BLOB_BYTES_MAX || size > bytes) {
+        return ERR_STORE_FORMAT;
+    }
+    uint8_t *plain = malloc(bytes);
+    uLongf unpacked = bytes;
+    int rc = plain ? Z_OK : Z_MEM_ERROR;
+    if (plain && size == bytes) {
+        memcpy(plain, data, size);
+    } else if (plain) {
+        rc = uncompress(plain, &unpacked, data, size);
+    }
+    if (rc == Z_OK && unpacked == bytes) {
+        *ret_plain = plain;
         return 0;
     }
-    uLongf unpacked = bytes;
-    int rc = size < bytes ? uncompress(ret_data, &unpacked, data, size) : Z_DATA_ERROR;
-    if (rc == Z_MEM_ERROR) {
-        return ERR_MEMORY;
-    }
-    return rc == Z_OK && unpacked == bytes ? 0 : ERR_STORE_FORMAT;
+    free(plain);
+    return rc == Z_MEM_ERROR ? ERR_MEMORY : ERR_STORE_FORMAT;
 }

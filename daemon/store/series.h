@@ -47,8 +47,9 @@ int series_decode(const void *data, size_t size, uint32_t count, struct result_s
 /* Deflates (zlib, level 1) into ret_data, which has room for `size` bytes. Returns the bytes
  * written, or 0 when the result is not shorter: then the data is kept as it is. */
 size_t blob_deflate(const void *data, size_t size, void *ret_data);
-/* The other way: data of `size` bytes is what it was when size == bytes, else deflated. Writes
- * `bytes` bytes. Returns 0, or ERR_STORE_FORMAT when its size is another, or ERR_MEMORY. */
-int blob_inflate(const void *data, size_t size, void *ret_data, size_t bytes);
+/* The other way: data of `size` bytes is what it was when size == bytes, else deflated. Returns 0
+ * with *ret_plain, `bytes` bytes, the caller's to free; ERR_STORE_FORMAT when its size is another,
+ * or one that nobody has written (data NULL, none, over 1 GiB); or ERR_MEMORY. */
+int blob_inflate(const void *data, size_t size, uint64_t bytes, uint8_t **ret_plain);
 
 #endif

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/store/sql.h"
 
-#include <math.h>
-
 static const char *const text_of[STATEMENT_COUNT] = {
 #define STATEMENT(symbol, text) [STATEMENT_##symbol] = text,
 #include "daemon/store/sql.def"
 #undef STATEMENT
 };
 
-int sql_init(struct sql *sql, sqlite3 *db)
+_Static_assert(STATEMENT_COUNT <= SQL_STATEMENTS_MAX, "statements of the store");
+_Static_assert(STATEMENT_BEGIN == 0 && STATEMENT_COMMIT == 1 && STATEMENT_ROLLBACK == 2,
+               "as in all tables of statements");
+
+int sql_prepare(struct sql *sql, sqlite3 *db, const char *const *texts, int count)
 {
-    *sql = (struct sql){.db = db};
-    for (int i = 0; i < STATEMENT_COUNT; i++) {
-        int code = sqlite3_prepare_v3(db, text_of[i], -1, SQLITE_PREPARE_PERSISTENT,
+    *sql = (struct sql){.db = db, .count = count};
+    for (int i = 0; i < count; i++) {
+        int code = sqlite3_prepare_v3(db, texts[i], -1, SQLITE_PREPARE_PERSISTENT,
                                       &sql->statement[i], NULL);
         if (code != SQLITE_OK) {
             sql_clear(sql);
@@ -23,60 +25,44 @@ int sql_init(struct sql *sql, sqlite3 *db)
     return SQLITE_OK;
 }
 
+int sql_init(struct sql *sql, sqlite3 *db)
+{
+    return sql_prepare(sql, db, text_of, STATEMENT_COUNT);
+}
+
 void sql_clear(struct sql *sql)
 {
-    for (int i = 0; i < STATEMENT_COUNT; i++) {
+    for (int i = 0; i < sql->count; i++) {
         sqlite3_finalize(sql->statement[i]);
     }
     *sql = (struct sql){0};
 }
 
-struct sql_query query_begin(const struct sql *sql, enum statement statement)
+int sql_bind(sqlite3_stmt *statement, const struct sql_value *values)
 {
-    return (struct sql_query){.statement = sql->statement[statement], .code = SQLITE_OK};
-}
-
-static void bound(struct sql_query *query, int code)
-{
-    if (query->code == SQLITE_OK) {
-        query->code = code;
+    int code = SQLITE_OK, at = 0;
+    for (; values && values->type && code == SQLITE_OK; values++) {
+        at++;
+        if (values->type == SQLITE_INTEGER) {
+            code = sqlite3_bind_int64(statement, at, values->as.integer);
+        } else if (values->type == SQLITE_FLOAT) {
+            code = sqlite3_bind_double(statement, at, values->as.real);
+        } else if (values->type == SQLITE_TEXT) {
+            code = sqlite3_bind_text(statement, at, values->as.data, -1, SQLITE_STATIC);
+        } else if (values->type == SQLITE_BLOB) {
+            code = sqlite3_bind_blob64(statement, at, values->as.data, values->size, SQLITE_STATIC);
+        } else {
+            code = sqlite3_bind_null(statement, at);
+        }
     }
+    bool all = at == sqlite3_bind_parameter_count(statement);
+    return code == SQLITE_OK && !all ? SQLITE_RANGE : code;
 }
 
-void query_i64(struct sql_query *query, int64_t number)
+struct sql_query query_begin(const struct sql *sql, int statement, const struct sql_value *values)
 {
-    bound(query, sqlite3_bind_int64(query->statement, ++query->at, number));
-}
-
-void query_u64(struct sql_query *query, uint64_t number)
-{
-    query_i64(query, number > INT64_MAX ? INT64_MAX : (int64_t)number);
-}
-
-void query_f64(struct sql_query *query, double number)
-{
-    if (isnan(number)) {
-        query_null(query);
-    } else {
-        bound(query, sqlite3_bind_double(query->statement, ++query->at, number));
-    }
-}
-
-void query_null(struct sql_query *query)
-{
-    bound(query, sqlite3_bind_null(query->statement, ++query->at));
-}
-
-void query_text(struct sql_query *query, const char *text)
-{
-    bound(query, sqlite3_bind_text(query->statement, ++query->at, text, -1, SQLITE_STATIC));
-}
-
-void query_blob(struct sql_query *query, const void *data, size_t size)
-{
-    /* A binary of no bytes would be NULL. */
-    bound(query, sqlite3_bind_blob64(query->statement, ++query->at, size ? data : "", size,
-                                     SQLITE_STATIC));
+    sqlite3_stmt *prepared = sql->statement[statement];
+    return (struct sql_query){.statement = prepared, .code = sql_bind(prepared, values)};
 }
 
 int query_row(struct sql_query *query)
@@ -96,7 +82,7 @@ void query_end(struct sql_query *query)
     sqlite3_clear_bindings(query->statement);
 }
 
-int query_run(struct sql_query *query)
+static int sql_run_out(struct sql_query *query)
 {
     int code;
     do {
@@ -106,37 +92,39 @@ int query_run(struct sql_query *query)
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
-int query_number(struct sql_query *query, int64_t *ret_number)
+int sql_run(const struct sql *sql, int statement, const struct sql_value *values)
 {
-    int code = query_row(query);
+    struct sql_query query = query_begin(sql, statement, values);
+    return sql_run_out(&query);
+}
+
+int sql_number(const struct sql *sql, int statement, const struct sql_value *values,
+               int64_t *ret_number)
+{
+    struct sql_query query = query_begin(sql, statement, values);
+    int code = query_row(&query);
     if (code == SQLITE_ROW) {
-        *ret_number = sqlite3_column_int64(query->statement, 0);
-        code = query_run(query); /* RETURNING writes with the first row, but is to be run out */
+        *ret_number = sqlite3_column_int64(query.statement, 0);
+        code = sql_run_out(&query); /* RETURNING writes with the first row, but is to be run out */
     } else {
-        query_end(query);
+        query_end(&query);
     }
     return code;
 }
 
-static int run_plain(const struct sql *sql, enum statement statement)
-{
-    struct sql_query query = query_begin(sql, statement);
-    return query_run(&query);
-}
-
 int sql_begin(const struct sql *sql)
 {
-    return run_plain(sql, STATEMENT_BEGIN);
+    return sql_run(sql, STATEMENT_BEGIN, NULL);
 }
 
 int sql_end(const struct sql *sql, int code)
 {
     if (code == SQLITE_OK) {
-        code = run_plain(sql, STATEMENT_COMMIT);
+        code = sql_run(sql, STATEMENT_COMMIT, NULL);
     }
     /* Some errors have rolled back already. */
     if (code != SQLITE_OK && !sqlite3_get_autocommit(sql->db)) {
-        run_plain(sql, STATEMENT_ROLLBACK);
+        sql_run(sql, STATEMENT_ROLLBACK, NULL);
     }
     return code;
 }

@@ -180,8 +180,8 @@ static int store_write_all(struct store *store, const struct store_batch *batche
 /* Finds what was not chunked when attnd stopped; the rest comes again with more windows. */
 static void find_full(struct store *store)
 {
-    struct sql_query query = query_begin(&store->db.sql, STATEMENT_EACH_RECENT);
-    query_u64(&query, chunk_windows(1));
+    struct sql_query query =
+        query_begin(&store->db.sql, STATEMENT_EACH_RECENT, SQL(sql_u64(chunk_windows(1))));
     while (query_row(&query) == SQLITE_ROW) {
         store_on_full(store, (struct store_place){sqlite3_column_int64(query.statement, 0),
                                                   sqlite3_column_int64(query.statement, 1)});

@@ -53,12 +53,12 @@ const struct pulse *store_pulse(const struct store *store);
 /* Loop thread: asks for a turn. `data` is the store. */
 void store_ask(void *data);
 
+typedef void store_visitor(void *data, const char *job, const uint8_t *run, const char *key,
+                           const void *value, size_t size);
+
 /* Calls back with the records kept (batch_keep), by job, runs as they began, and key: at start,
  * before anything is submitted. */
-void store_each_kept(struct store *store,
-                     void (*visit)(void *data, const char *job, const uint8_t *run, const char *key,
-                                   const void *value, size_t size),
-                     void *data);
+void store_each_kept(struct store *store, store_visitor *visit, void *data);
 
 /* One run of a job. `run` is RUN_BYTES. */
 struct store_run {
@@ -84,9 +84,7 @@ int store_find_newest(struct store *store, const struct store_run *run, struct l
  * (batch_hold), whether it is written yet or not. Does not wait for what is being written. Returns
  * 0, or ERR_HISTORY_UNREAD or ERR_MEMORY: what came is not all, or nobody knows whether there is
  * anything. */
-int store_each_kept_of(struct store *store, const struct store_run *run,
-                       void (*visit)(void *data, const char *job, const uint8_t *run,
-                                     const char *key, const void *value, size_t size),
+int store_each_kept_of(struct store *store, const struct store_run *run, store_visitor *visit,
                        void *data);
 /* One kept value. Returns the same. */
 int store_find_kept(struct store *store, const struct store_run *run, const char *key,

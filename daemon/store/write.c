@@ -11,32 +11,19 @@
 static int store_write_find_run(const struct store_writer *writer, const struct store_run *run,
                                 int64_t *ret_run_id)
 {
-    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_RUN);
-    query_text(&query, run->job);
-    query_blob(&query, run->run, RUN_BYTES);
-    query_u64(&query, run->state);
-    query_u64(&query, run->world);
-    query_u64(&query, run->time_ns);
-    query_u64(&query, run->epoch);
-    query_u64(&query, run->step);
-    query_i64(&query, writer->now_s);
-    return query_number(&query, ret_run_id);
+    return sql_number(writer->sql, STATEMENT_PUT_RUN,
+                      SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES), sql_u64(run->state),
+                          sql_u64(run->world), sql_u64(run->time_ns), sql_u64(run->epoch),
+                          sql_u64(run->step), sql_i64(writer->now_s)),
+                      ret_run_id);
 }
 
-/* Gets, and if there is none puts: both statements have the same parameters, all numbers. */
+/* Gets, and if there is none puts: both statements have the same parameters. */
 static int store_write_find(const struct store_writer *writer, enum statement get,
-                            enum statement put, const uint64_t *parameters, int count,
-                            int64_t *ret_id)
+                            enum statement put, const struct sql_value *values, int64_t *ret_id)
 {
-    int code = SQLITE_DONE;
-    for (int attempt = 0; attempt < 2 && code == SQLITE_DONE; attempt++) {
-        struct sql_query query = query_begin(writer->sql, attempt ? put : get);
-        for (int i = 0; i < count; i++) {
-            query_u64(&query, parameters[i]);
-        }
-        code = query_number(&query, ret_id);
-    }
-    return code;
+    int code = sql_number(writer->sql, get, values, ret_id);
+    return code == SQLITE_DONE ? sql_number(writer->sql, put, values, ret_id) : code;
 }
 
 /* The subject of a record. */
@@ -44,15 +31,17 @@ static int find_both(const struct store_writer *writer, int64_t run_id, struct l
                      uint32_t heads, const struct result_window *window,
                      struct store_place *ret_which)
 {
-    const uint64_t layer[] = {(uint64_t)run_id, id.stack, id.layer, id.site, heads};
-    const uint64_t track[] = {window->unit, window->length, window->every};
-    int code = store_write_find(writer, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER, layer, 5,
+    int code = store_write_find(writer, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER,
+                                SQL(sql_i64(run_id), sql_u64(id.stack), sql_u64(id.layer),
+                                    sql_u64(id.site), sql_u64(heads)),
                                 &ret_which->layer_id);
     if (code != SQLITE_OK) {
         return code;
     }
-    return store_write_find(writer, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK, track, 3,
-                            &ret_which->track_id);
+    return store_write_find(
+        writer, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK,
+        SQL(sql_u64(window->unit), sql_u64(window->length), sql_u64(window->every)),
+        &ret_which->track_id);
 }
 
 /* Windows */
@@ -60,46 +49,34 @@ static int find_both(const struct store_writer *writer, int64_t run_id, struct l
 static int store_write_put_window(const struct store_writer *writer, struct store_place which,
                                   const struct store_window *window, int64_t *ret_window_id)
 {
-    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_WINDOW);
-    query_i64(&query, which.layer_id);
-    query_i64(&query, which.track_id);
-    query_u64(&query, window->window.first);
-    query_u64(&query, window->window.last);
-    query_u64(&query, window->epoch);
-    query_u64(&query, window->step);
-    query_u64(&query, window->time_ns);
-    query_u64(&query, window->messages);
-    query_u64(&query, window->lost);
-    query_u64(&query, window->window.partial);
-    query_u64(&query, window->final);
-    query_i64(&query, writer->now_s);
-    query_u64(&query, window->lacks);
-    return query_number(&query, ret_window_id); /* SQLITE_DONE: another stays */
+    return sql_number(writer->sql, STATEMENT_PUT_WINDOW,
+                      SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
+                          sql_u64(window->window.first), sql_u64(window->window.last),
+                          sql_u64(window->epoch), sql_u64(window->step), sql_u64(window->time_ns),
+                          sql_u64(window->messages), sql_u64(window->lost),
+                          sql_u64(window->window.partial), sql_u64(window->final),
+                          sql_i64(writer->now_s), sql_u64(window->lacks)),
+                      ret_window_id); /* SQLITE_DONE: another stays */
 }
 
 static int store_write_put_state(const struct store_writer *writer, int64_t window_id,
                                  const struct store_window *window)
 {
-    bool any = window->state_size > 0;
-    struct sql_query query =
-        query_begin(writer->sql, any ? STATEMENT_PUT_STATE : STATEMENT_DROP_STATE);
-    query_i64(&query, window_id);
-    if (any) {
-        query_u64(&query, window->state_size);
-        query_blob(&query, window->state, window->state_size);
+    if (window->state_size == 0) {
+        return sql_run(writer->sql, STATEMENT_DROP_STATE, SQL(sql_i64(window_id)));
     }
-    return query_run(&query);
+    return sql_run(writer->sql, STATEMENT_PUT_STATE,
+                   SQL(sql_i64(window_id), sql_u64(window->state_size),
+                       sql_blob(window->state, window->state_size)));
 }
 
 /* Says when there is enough for a chunk: once per chunk, or again when nobody made it. */
 static int tell_full(const struct store_writer *writer, struct store_place which, uint32_t heads)
 {
     int64_t count = 0, wanted = chunk_windows(heads);
-    struct sql_query query = query_begin(writer->sql, STATEMENT_COUNT_RECENT);
-    query_i64(&query, which.layer_id);
-    query_i64(&query, which.track_id);
-    query_i64(&query, 4 * wanted);
-    int code = query_number(&query, &count);
+    int code = sql_number(
+        writer->sql, STATEMENT_COUNT_RECENT,
+        SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(4 * wanted)), &count);
     if (code == SQLITE_OK && count >= wanted && count % wanted == 0) {
         writer->full(writer->data, which);
     }
@@ -109,10 +86,8 @@ static int tell_full(const struct store_writer *writer, struct store_place which
 static int put_module(const struct store_writer *writer, struct store_place which,
                       const char *module)
 {
-    struct sql_query query = query_begin(writer->sql, STATEMENT_SET_MODULE);
-    query_text(&query, module);
-    query_i64(&query, which.layer_id);
-    return query_run(&query);
+    return sql_run(writer->sql, STATEMENT_SET_MODULE,
+                   SQL(sql_text(module), sql_i64(which.layer_id)));
 }
 
 static int write_window(const struct store_writer *writer, int64_t run_id,
@@ -166,36 +141,17 @@ static int store_write_put_map(const struct store_writer *writer, struct store_p
                                const struct packed_map *each)
 {
     const struct store_head_maps *heads = &map->of_heads;
-    const uint64_t shape[] = {heads->heads, heads->queries, heads->keys, heads->rows,
-                              heads->columns};
-    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_MAP);
-    query_i64(&query, which.layer_id);
-    query_i64(&query, which.track_id);
-    query_u64(&query, map->window.first);
-    query_u64(&query, map->window.last);
-    query_u64(&query, map->epoch);
-    query_u64(&query, map->step);
-    query_u64(&query, map->time_ns);
-    query_u64(&query, map->window.partial);
-    query_u64(&query, map->queries);
-    query_u64(&query, map->keys);
-    query_u64(&query, map->rows);
-    query_u64(&query, map->columns);
-    query_i64(&query, writer->now_s);
-    query_blob(&query, mean->data, mean->size);
-    for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
-        if (heads->heads) {
-            query_u64(&query, shape[i]);
-        } else {
-            query_null(&query);
-        }
-    }
-    if (heads->heads) {
-        query_blob(&query, each->data, each->size);
-    } else {
-        query_null(&query);
-    }
-    return query_run(&query);
+    bool any = heads->heads > 0;
+    return sql_run(writer->sql, STATEMENT_PUT_MAP,
+                   SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_u64(map->window.first),
+                       sql_u64(map->window.last), sql_u64(map->epoch), sql_u64(map->step),
+                       sql_u64(map->time_ns), sql_u64(map->window.partial), sql_u64(map->queries),
+                       sql_u64(map->keys), sql_u64(map->rows), sql_u64(map->columns),
+                       sql_i64(writer->now_s), sql_blob(mean->data, mean->size),
+                       sql_if(any, sql_u64(heads->heads)), sql_if(any, sql_u64(heads->queries)),
+                       sql_if(any, sql_u64(heads->keys)), sql_if(any, sql_u64(heads->rows)),
+                       sql_if(any, sql_u64(heads->columns)),
+                       sql_if(any, sql_blob(each->data, each->size))));
 }
 
 static int pack_map(const struct store_writer *writer, struct store_place which,
@@ -224,31 +180,17 @@ static int write_map(const struct store_writer *writer, int64_t run_id, const st
 static int write_alert(const struct store_writer *writer, int64_t run_id,
                        const struct alert_result *alert)
 {
-    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_ALERT);
-    const uint64_t layer[] = {alert->layer.stack, alert->layer.layer, alert->layer.site};
-    query_i64(&query, run_id);
-    query_u64(&query, alert->common.epoch);
-    query_u64(&query, alert->common.step);
-    query_u64(&query, alert->common.time_ns);
-    query_text(&query, alert->rule);
-    query_u64(&query, alert->severity);
-    query_u64(&query, alert->state);
-    query_text(&query, alert->metric);
-    for (int i = 0; i < 3; i++) {
-        if (alert->has_layer) {
-            query_u64(&query, layer[i]);
-        } else {
-            query_null(&query);
-        }
-    }
-    query_i64(&query, alert->head);
-    query_f64(&query, alert->value);
-    query_f64(&query, alert->bound);
-    query_u64(&query, alert->since_epoch);
-    query_u64(&query, alert->since_step);
-    query_text(&query, alert->message);
-    query_i64(&query, writer->now_s);
-    return query_run(&query);
+    const struct result_common *common = &alert->common;
+    bool any = alert->has_layer;
+    return sql_run(
+        writer->sql, STATEMENT_PUT_ALERT,
+        SQL(sql_i64(run_id), sql_u64(common->epoch), sql_u64(common->step),
+            sql_u64(common->time_ns), sql_text(alert->rule), sql_u64(alert->severity),
+            sql_u64(alert->state), sql_text(alert->metric),
+            sql_if(any, sql_u64(alert->layer.stack)), sql_if(any, sql_u64(alert->layer.layer)),
+            sql_if(any, sql_u64(alert->layer.site)), sql_i64(alert->head), sql_f64(alert->value),
+            sql_f64(alert->bound), sql_u64(alert->since_epoch), sql_u64(alert->since_step),
+            sql_text(alert->message), sql_i64(writer->now_s)));
 }
 
 /* Kept values */
@@ -256,22 +198,17 @@ static int write_alert(const struct store_writer *writer, int64_t run_id,
 static int write_kept(const struct store_writer *writer, int64_t run_id,
                       const struct record_kept *kept, bool keep)
 {
-    struct sql_query query = query_begin(writer->sql, keep ? STATEMENT_KEEP : STATEMENT_FORGET);
-    query_i64(&query, run_id);
-    query_text(&query, kept->key);
-    if (keep) {
-        query_blob(&query, kept->value, kept->size);
-    }
-    return query_run(&query);
+    return keep ? sql_run(
+                      writer->sql, STATEMENT_KEEP,
+                      SQL(sql_i64(run_id), sql_text(kept->key), sql_blob(kept->value, kept->size)))
+                : sql_run(writer->sql, STATEMENT_FORGET, SQL(sql_i64(run_id), sql_text(kept->key)));
 }
 
 static int write_settings(const struct store_writer *writer, int64_t run_id,
                           const struct record_kept *settings)
 {
-    struct sql_query query = query_begin(writer->sql, STATEMENT_SET_SETTINGS);
-    query_blob(&query, settings->value, settings->size);
-    query_i64(&query, run_id);
-    return query_run(&query);
+    return sql_run(writer->sql, STATEMENT_SET_SETTINGS,
+                   SQL(sql_blob(settings->value, settings->size), sql_i64(run_id)));
 }
 
 /* A row for hubs gets its number here, in the transaction of the window. */
@@ -279,20 +216,16 @@ static int write_out(const struct store_writer *writer, const uint8_t *run,
                      const struct record_kept *body)
 {
     int64_t seq = 0;
-    struct sql_query query = query_begin(writer->sql, STATEMENT_PUT_OUT);
-    query_blob(&query, run, RUN_BYTES);
-    query_i64(&query, writer->now_s);
-    query_u64(&query, body->size);
-    int code = query_number(&query, &seq);
+    int code = sql_number(
+        writer->sql, STATEMENT_PUT_OUT,
+        SQL(sql_blob(run, RUN_BYTES), sql_i64(writer->now_s), sql_u64(body->size)), &seq);
     if (code != SQLITE_OK) {
         return code;
     }
-    query = query_begin(writer->sql, STATEMENT_PUT_OUT_BODY);
-    query_i64(&query, seq);
-    query_blob(&query, body->value, body->size);
     writer->out->rows++;
     writer->out->bytes += body->size;
-    return query_run(&query);
+    return sql_run(writer->sql, STATEMENT_PUT_OUT_BODY,
+                   SQL(sql_i64(seq), sql_blob(body->value, body->size)));
 }
 
 static int write_record(const struct store_writer *writer, const struct store_batch *batch,

@@ -499,7 +499,7 @@ HUB_TEST(a_node_is_refused_while_the_run_goes_on_there)
 static void run_sql(struct place *place, const char *text)
 {
     parts_begin(&place->hub.parts);
-    assert_int_equal(sqlite3_exec(place->hub.parts.db, text, NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(place->hub.parts.sql.db, text, NULL, NULL, NULL), SQLITE_OK);
 }
 
 static int64_t count_rows(struct place *place, const char *table)
@@ -507,7 +507,7 @@ static int64_t count_rows(struct place *place, const char *table)
     char text[128];
     sqlite3_stmt *statement;
     snprintf(text, sizeof text, "SELECT count(*) FROM %s", table);
-    assert_int_equal(sqlite3_prepare_v2(place->hub.parts.db, text, -1, &statement, NULL), 0);
+    assert_int_equal(sqlite3_prepare_v2(place->hub.parts.sql.db, text, -1, &statement, NULL), 0);
     assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
     int64_t count = sqlite3_column_int64(statement, 0);
     sqlite3_finalize(statement);
@@ -815,7 +815,7 @@ HUB_TEST(a_file_that_is_damaged_is_begun_anew)
     hub_take_save(hub);
     assert_int_equal(parts_commit(&hub->parts), 0);
     memcpy(hub->id, "hub's id", FLEET_ID_BYTES);
-    sqlite3_exec(hub->parts.db, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL);
+    sqlite3_exec(hub->parts.sql.db, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL);
     FILE *file = fopen(place->parts, "r+");
     assert_non_null(file);
     fseek(file, 0, SEEK_END);
@@ -824,7 +824,7 @@ HUB_TEST(a_file_that_is_damaged_is_begun_anew)
         fwrite(page, sizeof page, 1, file);
     }
     fclose(file);
-    sqlite3_db_release_memory(hub->parts.db); /* they are read again */
+    sqlite3_db_release_memory(hub->parts.sql.db); /* they are read again */
     assert_int_equal(hub_load(hub, 0), 0);
     assert_null(hub->nodes);
     assert_int_equal(count_rows(place, "meta"), 2);

@@ -4,6 +4,8 @@
 #include "proto/err.h"
 #include "daemon/store/series.h"
 
+#include <stdlib.h>
+
 static uint64_t store_series_next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -114,25 +116,30 @@ TEST(other_bytes_are_refused)
 
 TEST(blobs_come_back)
 {
-    uint8_t data[1000] = {0}, packed[1000], back[1000];
+    uint8_t data[1000] = {0}, packed[1000], *back;
     size_t size = blob_deflate(data, sizeof data, packed);
     assert_in_range(size, 1, 100);
-    assert_int_equal(blob_inflate(packed, size, back, sizeof back), 0);
+    assert_int_equal(blob_inflate(packed, size, sizeof data, &back), 0);
     assert_memory_equal(data, back, sizeof data);
-    assert_int_equal(blob_inflate(packed, size, back, sizeof back - 1), ERR_STORE_FORMAT);
-    assert_int_equal(blob_inflate(packed, size - 1, back, sizeof back), ERR_STORE_FORMAT);
+    free(back);
+    assert_int_equal(blob_inflate(packed, size, sizeof data - 1, &back), ERR_STORE_FORMAT);
+    assert_int_equal(blob_inflate(packed, size - 1, sizeof data, &back), ERR_STORE_FORMAT);
+    assert_int_equal(blob_inflate(packed, size, UINT64_C(1) << 31, &back), ERR_STORE_FORMAT);
+    assert_int_equal(blob_inflate(packed, 0, 0, &back), ERR_STORE_FORMAT);
+    assert_int_equal(blob_inflate(NULL, 0, sizeof data, &back), ERR_STORE_FORMAT);
     packed[size / 2] ^= 0x55;
-    assert_int_equal(blob_inflate(packed, size, back, sizeof back), ERR_STORE_FORMAT);
+    assert_int_equal(blob_inflate(packed, size, sizeof data, &back), ERR_STORE_FORMAT);
 }
 
 TEST(what_cannot_be_deflated_is_kept_as_it_is)
 {
-    uint8_t data[100], packed[100], back[100];
+    uint8_t data[100], packed[100], *back;
     uint64_t seed = 1;
     for (size_t i = 0; i < sizeof data; i++) {
         data[i] = (uint8_t)(store_series_next_random(&seed) >> 20);
     }
     assert_int_equal(blob_deflate(data, sizeof data, packed), 0);
-    assert_int_equal(blob_inflate(data, sizeof data, back, sizeof back), 0);
+    assert_int_equal(blob_inflate(data, sizeof data, sizeof data, &back), 0);
     assert_memory_equal(data, back, sizeof data);
+    free(back);
 }
