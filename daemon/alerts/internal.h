@@ -133,11 +133,12 @@ int alert_numbers_reserve(struct alert_layer *layer, uint32_t heads);
 /* Takes a window in. Returns 0 or ERR_MEMORY. */
 int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
                        const struct summary_result *summary);
-/* All layers of the window have been taken. */
+/* All layers of the window have been taken, if it was one. */
 void alert_numbers_end(struct alerts *alerts);
 /* The share of sinks among the heads of the layers that were taken; NaN without any. */
 double alert_sink_share(const struct alerts *alerts);
-/* The share of the origin in this window; remembers where it is until none is invalid. */
+/* The share of the origin in this window; remembers where it is until none is invalid. NaN without
+ * a layer. */
 double alert_origin_value(struct alerts *alerts);
 
 /* Whether the window has what the rule judges. */

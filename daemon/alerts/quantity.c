@@ -255,13 +255,14 @@ static void put_invalid(struct alert_numbers *numbers, const struct summary_resu
  * no capture saw where. Heads of a layer that have as many cannot be told apart. */
 static struct alert_origin find_origin(const struct alerts *alerts)
 {
-    struct alert_origin origin = {.everywhere = true};
+    struct alert_origin origin = {.share = NAN, .everywhere = true}; /* without a window */
     double least = INFINITY;
     uint32_t heads = 0;
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         if (layer->numbers && layer->numbers->invalid.known) {
             least = fmin(least, layer->numbers->invalid.least);
             heads += layer->numbers->heads;
+            origin.share = 0;
         }
     }
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
@@ -337,13 +338,17 @@ double alert_origin_value(struct alerts *alerts)
 
 void alert_numbers_end(struct alerts *alerts)
 {
-    alerts->focus = alerts->focus_now;
-    alerts->focus_now = 0;
-    alerts->sinks = alerts->sinkable = 0;
-    alerts->windows++;
+    bool any = false; /* else losses alone were judged */
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        any = any || (layer->numbers && layer->numbers->invalid.known);
         if (layer->numbers) {
             layer->numbers->invalid.known = false;
         }
+    }
+    if (any) {
+        alerts->focus = alerts->focus_now;
+        alerts->focus_now = 0;
+        alerts->sinks = alerts->sinkable = 0;
+        alerts->windows++;
     }
 }

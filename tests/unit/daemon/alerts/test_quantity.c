@@ -355,12 +355,14 @@ QUANTITY_TEST(rows_became_invalid_first_in_the_first_layer_with_more_than_others
     /* One row of a head, and all rows that see it in the layer behind. */
     judge_invalid(f, (double[]){0.3, 0.3, 0.3, 0.3}, (double[]){0, 0.001, 0, 0});
     expect_told(f, ALERT_FIRING, decoder_0, 1);
+    end_window(f); /* losses alone are judged */
+    expect_told(f, ALERT_FIRING, decoder_0, 1);
     judge_invalid(f, none_invalid, none_invalid);
     judge_invalid(f, (double[]){0.5, 0.5, 0.6, 0.5}, (double[]){0.5, 0.5, 0.5, 0.5});
     expect_told(f, ALERT_FIRING, decoder_1, 2);
     assert_string_equal(f->message,
                         "rows became invalid: first in head 2 of decoder.1.self, between "
-                        "steps 1 and 2: 0.6 of them");
+                        "steps 2 and 3: 0.6 of them");
     judge_invalid(f, all_invalid, all_invalid);
     double share = 0;
     struct alert_sink sink = {keep_origin_share, NULL, &share};
