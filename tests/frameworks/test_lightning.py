@@ -162,7 +162,7 @@ def test_steps_are_lightnings_own_with_several_optimizers(daemon, results, tmp_p
     assert results.steps() == {layer: [(0, 2 * batch) for batch in range(SAMPLES // BATCH)] for layer in ALL_LAYERS}
 
 
-@pytest.mark.parametrize("options", [{"every": -1}, {"no_such_option": 1}, {"endpoint": "nonsense"}])
+@pytest.mark.parametrize("options", [{"every": -1}, {"endpoint": "nonsense"}])
 def test_what_cannot_be_watched_is_said_once_and_the_training_goes_on(options, daemon, tmp_path, caplog):
     fitted = trainer(lightning.pytorch, [attached(daemon, **options)], tmp_path, epochs=1)
     with caplog.at_level(logging.WARNING, "attnd"):
@@ -170,6 +170,11 @@ def test_what_cannot_be_watched_is_said_once_and_the_training_goes_on(options, d
     assert fitted.global_step == STEPS
     said = [record.getMessage() for record in caplog.records if record.name == "attnd"]
     assert len(said) == 1 and "tiny: the model could not be watched" in said[0]
+
+
+def test_an_option_that_nobody_has_is_told_before_the_training(daemon):
+    with pytest.raises(TypeError, match="no argument 'no_such_option'"):
+        attached(daemon, no_such_option=1)
 
 
 def test_an_optimizer_without_a_learning_rate_is_watched_like_any_other(daemon, results, tmp_path):

@@ -4,6 +4,7 @@ trainer's own steps and epochs. The model is a GPT-2 with random weights, the da
 import logging
 import math
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # Trainer does not do without
 
 import attnd  # noqa: E402
+from attnd.integrations.session import Session  # noqa: E402
 from attnd.integrations.transformers import AttndCallback  # noqa: E402
 from conftest import logged, wait_until  # noqa: E402
 
@@ -220,7 +222,7 @@ def test_the_next_training_with_the_same_callback_is_a_run_of_its_own(daemon, re
     assert {result["step"] for result in results.live if result["run"] == last} == set(range(STEPS))
 
 
-@pytest.mark.parametrize("options", [{"every": -1}, {"no_such_option": 1}, {"endpoint": "nonsense"}])
+@pytest.mark.parametrize("options", [{"every": -1}, {"endpoint": "nonsense"}])
 def test_what_cannot_be_watched_is_said_once_and_the_training_goes_on(options, daemon, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "attnd"):
         trained = trainer(tmp_path, attached(daemon, **options), epochs=1)
@@ -245,6 +247,25 @@ def test_mistakes_of_the_callback_are_told_before_the_training():
         AttndCallback("")
     with pytest.raises(TypeError, match="first_step: the callback takes it from the trainer"):
         AttndCallback("gpt-tiny", first_step=3)
+    with pytest.raises(TypeError, match="no argument 'evry'; did you mean 'every'"):
+        AttndCallback("gpt-tiny", evry=5)
+    with pytest.raises(ValueError, match="window"):
+        AttndCallback("gpt-tiny", window="50")
+    with pytest.raises(ValueError, match="on_alert = 'critical': must be a function"):
+        AttndCallback("gpt-tiny", on_alert="critical")
+    with pytest.raises(ValueError, match='must say from which severity on, as stop_on."critical"'):
+        AttndCallback("gpt-tiny", on_alert=attnd.stop_on)
+    with pytest.raises(TypeError, match='log_to = \'wandb\': must be .* "report_to"'):
+        AttndCallback("gpt-tiny", log_to="wandb")
+
+
+def test_alerts_of_one_step_save_one_checkpoint():
+    saved, session = [], Session("gpt-tiny", {})
+    alert = {"rule": "mine", "message": "it is so"}
+    session.watch = SimpleNamespace(current_step=0, step=lambda: [session._checkpoint(alert) for _ in range(2)], close=lambda: None)
+    session.reached(1, save=lambda: saved.append(1))
+    session.reached(1, save=lambda: saved.append(1))
+    assert saved == [1, 1]
 
 
 def test_a_callback_can_be_sent_to_another_process():

@@ -127,6 +127,8 @@ def check_acts(given: Any, endpoint: Optional[str]) -> Tuple[Act, ...]:
     """The functions of `on_alert`, given as one or several, in order. ValueError when they are none, or cannot be called."""
     acts = tuple(given) if isinstance(given, (tuple, list)) else () if given is None else (given,)
     for act in acts:
+        if act is stop_on or act is checkpoint_on:
+            raise ValueError(f"on_alert = {act.__name__}: must say from which severity on, as {act.__name__}(\"critical\")")
         if not callable(act):
             raise ValueError(f"on_alert = {act!r:.80}: must be a function of an alert, or a list of them")
         if isinstance(act, CheckpointOn) and act.save is None:

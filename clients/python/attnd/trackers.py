@@ -294,7 +294,8 @@ def check_log_to(given: Any, endpoint: Optional[str]) -> Tuple[Tracker, ...]:
         tracker = each if isinstance(each, Tracker) else next(filter(None, (kind.of(each) for kind in KINDS)), None)
         if tracker is None:
             raise TypeError(f"log_to = {each!r:.80}: must be a run of W&B (wandb.run), a SummaryWriter of TensorBoard, mlflow or a "
-                            "run of it, or trackio or a run of it; or a list of them")
+                            "run of it, or trackio or a run of it; or a list of them; in AttndCallback of transformers also "
+                            "\"report_to\"")
         trackers.append(tracker)
     return tuple(trackers)
 

@@ -6,13 +6,17 @@ So a training that goes on from a checkpoint goes on counting, and messages carr
 """
 from __future__ import annotations
 
+import contextlib
+import inspect
 import logging
 import weakref
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import attnd
 
-from ..alerts import Alert, CheckpointOn, StopTraining
+from .. import wire
+from ..alerts import Alert, CheckpointOn, StopTraining, check_acts
+from ..arguments import check_options
 from ..induction import NoInduction
 from ..publisher import named_job
 from ..trackers import Tracker, check_log_to
@@ -26,8 +30,9 @@ _OURS = ("steps", "first_step", "first_epoch")
 class Session:
     """The watch of one trainer, from begin() to end(), and again from the next begin().
 
-    Called from the training thread. Only the constructor raises: ValueError for a bad job name, and TypeError for
-    options that are not the caller's. Any other failure is logged once, and the training continues without it.
+    Called from the training thread. Only the constructor raises: ValueError and TypeError for what attnd.watch would not
+    take of any model, and for options that are not the caller's. Any other failure is logged once, and the training
+    continues without it.
     """
 
     def __init__(self, job: str, options: Dict[str, Any]):
@@ -40,6 +45,12 @@ class Session:
         for name in _OURS:
             if name in options:
                 raise TypeError(f"{name}: the callback takes it from the trainer")
+        known = inspect.signature(attnd.watch).parameters
+        check_options(attnd.watch, {name: value for name, value in options.items() if name not in known})
+        wire.check_window(options.get("window"))
+        check_acts(self._acts(), options.get("endpoint"))
+        with contextlib.suppress(ValueError):  # a run that the trainer begins later
+            check_log_to(options.get("log_to"), options.get("endpoint"))
 
     def begin(self, model: Any, step: int, epoch: int, settings: Callable[[], Dict[str, Any]] = dict,
               log_to: Optional[Callable[[], List[Any]]] = None, **found: Any) -> None:
@@ -108,9 +119,10 @@ class Session:
                 for act in (given if isinstance(given, (tuple, list)) else [given])]
 
     def _checkpoint(self, alert: Alert) -> None:
-        log.warning("job %s: a checkpoint is saved: %s: %s", self._job, alert["rule"], alert["message"])
-        if self._save is not None:
-            self._save()
+        save, self._save = self._save, None  # one for all alerts of a step
+        if save is not None:
+            log.warning("job %s: the trainer saves a checkpoint: %s: %s", self._job, alert["rule"], alert["message"])
+            save()
 
     def log(self, values: Callable[[], Mapping[str, Any]], step: int) -> None:
         """Reports what `values` gives, at so many optimizer steps."""
