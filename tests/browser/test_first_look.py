@@ -91,7 +91,7 @@ def test_a_run_in_which_all_is_well_says_so_and_of_when(looked, page):
     step = looked.api("verdict", job="well")["step"]
     wait_until(lambda: "No alerts" in page.text(".attention"), "that all is well")
     assert f" checks passed in the window to step {step}; " in attention(page) and page.texts(".attention .trouble") == []
-    assert "head_silent (needs projection matrices (weights_every=) and metrics.spectrum, or watch(residual=True))" in attention(page)
+    assert "head_silent (needs projection matrices of the last 8 windows (weights_every=) and metrics.spectrum, or watch(residual=True))" in attention(page)
     assert page.js("return document.querySelectorAll('.attention b, .heat b, main b').length") == page.js(
         "return document.querySelectorAll('.attention .soft b').length"), "names with markup are texts"
     page.screenshot("first-look-well-1440-light")

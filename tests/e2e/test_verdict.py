@@ -128,7 +128,7 @@ def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
     assert said == f"No alerts: {passed} checks passed; {len(missing)} not measured: {', '.join(missing)}"
     said = by_attnctl(attnd, "alerts").splitlines()[1:]
     assert said[0] == f"{passed} checks passed; {len(missing)} not measured:"
-    assert "  rank_odd: needs three ranks or more" in said
+    assert "  rank_odd: needs two windows, and three ranks or more" in said
     assert [line.split(":")[0].strip() for line in said[1:] if line[2] != " "] == missing
     attnd.close()
 
