@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A tab that is left open: what comes in a day of windows of two minutes does not pile up in it."""
+import time
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,13 @@ def place():
 
 
 def heap_bytes(page):
-    page.driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
-    return page.driver.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"]
+    """The least of several collections: what still comes, or is being drawn, is held for a moment by Chromium."""
+    found = []
+    for _ in range(10):
+        page.driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+        found.append(page.driver.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"])
+        time.sleep(0.2)
+    return min(found)
 
 
 def elements(page):

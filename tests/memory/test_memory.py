@@ -19,7 +19,7 @@ import threading
 import numpy as np
 import pytest
 from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
-from test_record import STEADY, Recorder, attnctl, collect_summaries, read_recording
+from test_record import STEADY, Recorder, attnctl, collect_results, read_recording, results_of
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python"))
 import attnd as package  # noqa: E402
@@ -151,7 +151,7 @@ def run_watch(attnd, rng):
 def test_numbers_are_those_of_frames_bit_by_bit(run, tmp_path, rng):
     """A recording has frames: what attnd says of it again is what it said."""
     attnd = Attnd(*STEADY)
-    reader = Reader(attnd, "summary/")
+    reader = results_of(attnd)
     recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--until-end")
     run(attnd, rng)
     assert recorder.end()[0] == 0
@@ -159,14 +159,13 @@ def test_numbers_are_those_of_frames_bit_by_bit(run, tmp_path, rng):
     shared = attnd.settled(len(recorded))["shared"]
     wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the run to end")
     assert len(recorded) / 3 < shared <= len(recorded)
-    summaries = collect_summaries(attnd, reader)
+    results = collect_results(reader)
     attnd.close()
     assert all(len(frame) != 40 for _, frames in recorded for frame in frames)
     fresh = Attnd(*STEADY)
-    reader = Reader(fresh, "summary/")
+    reader = results_of(fresh)
     assert attnctl("replay", tmp_path / "run.rec", attnd=fresh).returncode == 0
-    wait_until(lambda: fresh.stats()["summaries"] >= len(summaries), "all summaries")
-    assert collect_summaries(fresh, reader) == summaries != []
+    assert collect_results(reader) == results != []
     assert fresh.stats()["shared"] == 0
     fresh.close()
 
