@@ -5,7 +5,6 @@ As `python test_on_alert.py KEY=VALUE...` it is one rank of a training by DDP ov
 `folder` the file `sharpen` makes it look at single keys, and `end` ends it. After MORE_STEPS sharp steps it leaves
 `went-on` there. A training whose rank has stopped alone does not end: the other one waits for it in backward.
 """
-import contextlib
 import json
 import logging
 import os
@@ -23,7 +22,6 @@ torch = pytest.importorskip("torch")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "clients" / "python"))
 import torch.distributed as dist  # noqa: E402
-from torch.distributed.algorithms.join import Join  # noqa: E402
 
 import attnd as client  # noqa: E402
 from attnd import alerts, capture  # noqa: E402
@@ -279,19 +277,6 @@ def test_ranks_that_cannot_agree_go_on_and_say_so(judging, tmp_path, how, hearin
     assert ranks.text().count(sentence) == 1
 
 
-@pytest.mark.parametrize("how, sentence", [
-    ("one ends early", "on_alert is not called any more, since not all ranks end as many steps"),
-    ("one ends early and leaves", "not all of 2 ranks watch with it, and one must not act alone")])
-def test_a_rank_that_ends_early_holds_nobody_and_nobody_stops_alone(judging, tmp_path, how, sentence):
-    with Ranks(judging, tmp_path, how) as ranks:
-        ranks.sharpen()
-        wait_until(lambda: sentence in ranks.text() and (tmp_path / "went-on").exists(), "a warning, and more steps")
-        (tmp_path / "end").touch()
-        first, second = ranks.ended()
-    assert [(each["stopped"], each["told"]) for each in (first, second)] == [(None, [])] * 2
-    assert first["step"] > second["step"] + MORE_STEPS // 2 and ranks.text().count(sentence) == 1
-
-
 def test_ranks_go_on_when_attnd_has_gone(judging, tmp_path):
     with Ranks(judging, tmp_path, "all hear") as ranks:
         wait_until(lambda: judging.stats()["subscriptions"] >= 2, "ranks that hear alerts")
@@ -328,39 +313,25 @@ def train(rank, folder, how, **options):
         options["on_alert"] = f
     if how == "one is silent" and rank == 1:
         alerts._Ranks.look = lambda self, waiting: []
-    uneven = how.startswith("one ends early")
-    alerts.GIVE_UP_S = 2.0 if how == "one is silent" or uneven else 60.0
+    alerts.GIVE_UP_S = 2.0 if how == "one is silent" else 60.0
     stopped, sharp_steps = None, 0
-
-    def signs():
-        """Whether attention is to be sharp, and whether training has to end, which ranks learn together, where they step so."""
-        names = f"{folder}/sharpen", f"{folder}/end"
-        if not uneven:
-            return told_all(*names)
-        sharp, ended = map(os.path.exists, names)
-        return sharp, ended or (sharp and rank == 1)
-
-    with contextlib.ExitStack() as stack:
-        if how == "one ends early and leaves":  # with its watch
-            stack.enter_context(Join([distributed]))
-        try:
-            with client.watch(model, "stops", every=1, samples=0, tier="raw", steps="manual", wait=20 if rank == 0 else 0, **options) as w, \
-                    Join([distributed]) if how == "one ends early" else contextlib.nullcontext():
-                while True:
-                    sharp, ended = signs()
-                    if ended:
-                        break
-                    model.sharpness = 100.0 if sharp else 0.0
-                    distributed(torch.randn(2, 8, 8)).sum().backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    step += 1
-                    w.step()
-                    sharp_steps += sharp
-                    if sharp_steps == MORE_STEPS:
-                        open(f"{folder}/went-on", "w").close()
-        except client.StopTraining as why:
-            stopped = str(why)
+    try:
+        with client.watch(model, "stops", every=1, samples=0, tier="raw", steps="manual", wait=20 if rank == 0 else 0, **options) as w:
+            while True:
+                sharp, ended = told_all(f"{folder}/sharpen", f"{folder}/end")
+                if ended:
+                    break
+                model.sharpness = 100.0 if sharp else 0.0
+                distributed(torch.randn(2, 8, 8)).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                w.step()
+                sharp_steps += sharp
+                if sharp_steps == MORE_STEPS:
+                    open(f"{folder}/went-on", "w").close()
+    except client.StopTraining as why:
+        stopped = str(why)
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump({"stopped": stopped, "step": step, "told": told,
                    "threads": [thread.name for thread in threading.enumerate()]}, file)

@@ -13,17 +13,16 @@ acts as the others do. Round n of that, on the threads that look:
 
     a rank that has an alert, or whose f has raised StopTraining, leaves it in the store; the first one's is taken
     each rank that finds it there sets a fence some steps ahead of it, leaves that in the store, and counts itself
-    the rank that completes the count leaves the farthest fence there: all ranks are to act at the end of that step
-    each rank that has ended it counts itself again, and all act when all of them have
+    the rank that completes the count leaves the farthest fence there: all ranks act at the end of that step
 
 No rank passes its fence before it knows the step, so none is beyond it. Fences are farther ahead than three looks take,
 so that nobody arrives at one early but where the thread of another rank does not get on. A rank of which nothing is
-heard for GIVE_UP_S has the round called off, and so has one that does not end the step within GIVE_UP_S after another,
-since it takes fewer steps: whoever calls it off makes the count one that nobody can complete, so either all ranks act,
-or none. Then all of them go on, and no further round begins.
+heard for GIVE_UP_S has the round called off: whoever calls it off makes the count one that nobody can complete, so
+either all ranks learn of a step, or none. Then all of them go on, and no further round begins. A rank that is held at
+its fence waits for threads of others alone, never for their steps.
 
-One case is left. A rank has counted itself, and then the store answers the others but not that rank, for longer than it
-waits: it goes on when they act.
+Two cases are left. A rank has set its fence, and then the store answers the others but not that rank, for longer than
+it waits: it goes on when they act. Ranks that do not take the same steps act at the same number of them.
 
 Decided against: an all_reduce at each step. It costs every step, on a GPU it waits for the device, and where ranks take
 unequal numbers of steps it meets another collective call and hangs, whether or not there is ever an alert. A step that
@@ -350,8 +349,7 @@ def _which(alert: Alert) -> str:
 
 class _Ranks:
     """Has all ranks act at the end of one step; see the top. step_ends() is the training thread's, and may wait up to
-    GIVE_UP_S + CLOSE_S for the step, and for the others to end it; everything else is the other thread's, and may take as
-    long as the store does.
+    GIVE_UP_S + CLOSE_S while ranks agree; everything else is the other thread's, and may take as long as the store does.
 
     Steps are counted here: from the watch on, and so alike on all ranks, whatever they call their steps.
     """
@@ -364,8 +362,7 @@ class _Ranks:
         self._changed = threading.Condition()  # guards what is below
         self._ended = 0  # steps
         self._fence: Optional[int] = None  # while ranks agree, and until they act
-        self._step: Optional[int] = None  # at whose end they act, if all of them come to it
-        self._has_ended_it = self._is_counted = self._acts = False
+        self._step: Optional[int] = None  # at whose end they act
         self._round = 0
         self._agreed: Dict[str, Any] = {}
         self._over = False  # nobody agrees any more
@@ -382,30 +379,21 @@ class _Ranks:
             if self._fence is None:
                 return None
             if self._step is None and self._ended >= self._fence:
-                self._wait(lambda: self._step is not None)
+                if not self._changed.wait_for(lambda: self._step is not None or self._over, GIVE_UP_S + CLOSE_S):
+                    self._over = True  # the store does not answer
             if self._over or self._step is None or self._ended < self._step:
-                return None
-            self._has_ended_it, self._since = True, time.monotonic()
-            self._wait(lambda: self._acts)
-            if not self._acts:
                 return None
             agreed, self._agreed = self._agreed, {}
             self._fence = self._step = None
-            self._has_ended_it = self._is_counted = self._acts = False
             self._round += 1
         if "stop" in agreed:
             self.stop_wanted = None
         return agreed
 
-    def _wait(self, done: Callable[[], bool]) -> None:
-        """Waits, with `_changed` held, until that is so, or nobody agrees any more."""
-        if not self._changed.wait_for(lambda: done() or self._over, GIVE_UP_S + CLOSE_S):
-            self._over = True  # the store does not answer
-
     @property
     def is_agreeing(self) -> bool:
         """Whether others wait for what comes of a round."""
-        return self._fence is not None and not self._acts and not self._over
+        return self._fence is not None and self._step is None and not self._over
 
     def look(self, waiting: List[Alert]) -> List[Alert]:
         """One look at the store, with the alerts that wait here; returns those that ranks have begun to agree about."""
@@ -421,7 +409,7 @@ class _Ranks:
             name, is_idle, ended = f"{self._key}/{self._round}", self._fence is None, self._ended
         before, self._looked_at = self._looked_at, ended
         taken: List[Alert] = []
-        if self._over or not (is_idle or self.is_agreeing) or (self._step is not None and not self._has_ended_it):
+        if self._over or not (is_idle or self.is_agreeing):
             return taken
         if is_idle:
             if not self._has(f"{name}/what") and not self._propose(name, waiting):
@@ -435,36 +423,13 @@ class _Ranks:
             self._put(f"{name}/fence/{self._rank}", fence)
             if self._store.add(f"{name}/count", 1) == self.world:
                 self._put(f"{name}/step", max(int(self._get(f"{name}/fence/{rank}")) for rank in range(self.world)))
-        if self._step is None:
-            step = self._outcome(f"{name}/step", f"{name}/count")
-            if step == _NEVER:
-                self._end("a rank has not been heard of", logging.WARNING)
-            elif step is not None:
-                with self._changed:
-                    self._step = int(step)
-                    self._changed.notify_all()
-            return taken
-        if not self._is_counted:
-            self._is_counted = True
-            if self._store.add(f"{name}/ended", 1) == self.world:
-                self._put(f"{name}/acts", self._step)
-        acts = self._outcome(f"{name}/acts", f"{name}/ended")
-        if acts == _NEVER:
-            self._end("not all ranks end as many steps", logging.WARNING)
-        elif acts is not None:
-            with self._changed:
-                self._acts = True
-                self._changed.notify_all()
+        if self._has(f"{name}/step"):
+            self._settle(self._get(f"{name}/step"))
+        elif not self._are_here() or time.monotonic() > self._since + GIVE_UP_S:
+            count = self._store.add(f"{name}/count", _CALLED_OFF)
+            if count % _CALLED_OFF < self.world:  # else the step is about to be there
+                self._put(f"{name}/step", _NEVER)
         return taken
-
-    def _outcome(self, name: str, count: str) -> Optional[str]:
-        """The value that all ranks find there once they are counted; None: not yet. Too late it is called off."""
-        if self._has(name):
-            return self._get(name)
-        if not self._are_here() or time.monotonic() > self._since + GIVE_UP_S:
-            if self._store.add(count, _CALLED_OFF) % _CALLED_OFF < self.world:  # else it is about to be there
-                self._put(name, _NEVER)
-        return None
 
     def _propose(self, name: str, waiting: List[Alert]) -> bool:
         """Begins a round, if there is something to agree about and nobody else has begun one."""
@@ -480,10 +445,18 @@ class _Ranks:
         self._put(f"{name}/what", json.dumps(what))
         return True
 
-    def _end(self, why: str, level: int, error: Optional[Exception] = None) -> None:
-        """No further agreement; one by which all act stands."""
+    def _settle(self, step: str) -> None:
+        if step == _NEVER:
+            self._end("a rank has not been heard of", logging.WARNING)
+            return
         with self._changed:
-            if self._acts or self._over:
+            self._step = int(step)
+            self._changed.notify_all()
+
+    def _end(self, why: str, level: int, error: Optional[Exception] = None) -> None:
+        """No further agreement; one that has a step stands."""
+        with self._changed:
+            if self._step is not None or self._over:
                 return
             self._over = True
             self._changed.notify_all()
@@ -496,7 +469,7 @@ class _Ranks:
             with contextlib.suppress(Exception):
                 self._store.add(f"{self._key}/here", -1)
         with self._changed:
-            self._over = not self._acts
+            self._over = self._over or self._step is None
             self._changed.notify_all()
 
     def _are_here(self) -> bool:
