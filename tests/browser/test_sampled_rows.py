@@ -26,6 +26,7 @@ class Course:
             self.entropy.append(self.send(SAMPLED, step))
         windows = lambda: [one["window"]["last"] for one in self.site.api("summary", job="gpt", or_null=1) or []]
         wait_until(lambda: windows() == [31, 31], "the windows")
+        wait_until(lambda: self.site.daemon.stats()["history"]["waiting"] == 0, "the history to have them")
 
     def send(self, layer, step):
         whole = layer == EXACT or step % WHOLE == 0
