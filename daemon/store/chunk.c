@@ -191,7 +191,7 @@ static int store_chunk_gather(const struct sql *sql, struct store_place which, s
 static int store_chunk_find_metric(const struct sql *sql, const char *name, int64_t *ret_metric_id)
 {
     int code = SQLITE_DONE;
-    const int steps[] = {STATEMENT_GET_METRIC, STATEMENT_PUT_METRIC};
+    const enum statement steps[] = {STATEMENT_GET_METRIC, STATEMENT_PUT_METRIC};
     for (int i = 0; i < 2 && code == SQLITE_DONE; i++) {
         code = sql_number(sql, steps[i], SQL(sql_text(name)), ret_metric_id);
     }
@@ -362,7 +362,7 @@ int chunk_make(const struct sql *sql, struct store_place which, struct chunk_mad
 
 static int thin(const struct sql *sql, int64_t chunk_id)
 {
-    const int steps[] = {STATEMENT_THIN, STATEMENT_SET_BARE};
+    const enum statement steps[] = {STATEMENT_THIN, STATEMENT_SET_BARE};
     int code = sql_begin(sql);
     if (code != SQLITE_OK) {
         return code;
@@ -374,8 +374,8 @@ static int thin(const struct sql *sql, int64_t chunk_id)
     return sql_end(sql, code);
 }
 
-static int thin_found(const struct sql *sql, int statement, const struct sql_value *values,
-                      bool *ret_thinned)
+static int thin_found(const struct sql *sql, enum statement statement,
+                      const struct sql_value *values, bool *ret_thinned)
 {
     int64_t chunk_id = 0;
     int code = sql_number(sql, statement, values, &chunk_id);

@@ -59,7 +59,8 @@ int sql_bind(sqlite3_stmt *statement, const struct sql_value *values)
     return code == SQLITE_OK && !all ? SQLITE_RANGE : code;
 }
 
-struct sql_query query_begin(const struct sql *sql, int statement, const struct sql_value *values)
+struct sql_query query_begin(const struct sql *sql, unsigned statement,
+                             const struct sql_value *values)
 {
     sqlite3_stmt *prepared = sql->statement[statement];
     return (struct sql_query){.statement = prepared, .code = sql_bind(prepared, values)};
@@ -92,13 +93,13 @@ static int sql_run_out(struct sql_query *query)
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
-int sql_run(const struct sql *sql, int statement, const struct sql_value *values)
+int sql_run(const struct sql *sql, unsigned statement, const struct sql_value *values)
 {
     struct sql_query query = query_begin(sql, statement, values);
     return sql_run_out(&query);
 }
 
-int sql_number(const struct sql *sql, int statement, const struct sql_value *values,
+int sql_number(const struct sql *sql, unsigned statement, const struct sql_value *values,
                int64_t *ret_number)
 {
     struct sql_query query = query_begin(sql, statement, values);

@@ -94,10 +94,10 @@ static inline struct sql_value sql_if(bool any, struct sql_value value)
 int sql_bind(sqlite3_stmt *statement, const struct sql_value *values);
 
 /* Runs to the end, rows are passed over. SQLITE_OK or an error. */
-int sql_run(const struct sql *sql, int statement, const struct sql_value *values);
+int sql_run(const struct sql *sql, unsigned statement, const struct sql_value *values);
 /* The number in the only row: SQLITE_OK, SQLITE_DONE (no row; *ret_number unchanged) or an error.
  */
-int sql_number(const struct sql *sql, int statement, const struct sql_value *values,
+int sql_number(const struct sql *sql, unsigned statement, const struct sql_value *values,
                int64_t *ret_number);
 
 /* One that is read row by row. */
@@ -106,7 +106,8 @@ struct sql_query {
     int code;
 };
 
-struct sql_query query_begin(const struct sql *sql, int statement, const struct sql_value *values);
+struct sql_query query_begin(const struct sql *sql, unsigned statement,
+                             const struct sql_value *values);
 /* The next row: SQLITE_ROW, SQLITE_DONE or an error. Until query_end. */
 int query_row(struct sql_query *query);
 void query_end(struct sql_query *query);
