@@ -89,7 +89,6 @@ bool verdict_print(struct cli *cli, bool brief)
 {
     struct rpc_reply reply;
     struct ask ask;
-    ask_init(&ask);
     ask_job(&ask, cli->args);
     ask_end(&ask);
     bool known = rpc_call(cli->rpc, "verdict", &ask.params, &reply) == RPC_OK;
