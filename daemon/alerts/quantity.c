@@ -32,7 +32,7 @@
 #define FOCUS_LEARNED 0.06f
 #define FOCUS_LEAST   0.01f
 #define FOCUS_GONE    0.0025f
-/* So many times counts what is left of it: head_uniform fires where 0.05 are left of what was
+/* The weight of what is left of so little: head_uniform fires where 0.05 are left of what was
  * learned. */
 #define FOCUS_DOUBT (0.05 / FOCUS_GONE)
 /* Sinks of healthy heads leave more to the other keys, in most heads. */
@@ -55,15 +55,22 @@ static double saturated_entropy(double entropy, double spread)
     return isnan(entropy) || sharp ? entropy : 1;
 }
 
-/* Whether a head is sharp with far more spread than before, which stays what it is then; `*before`
- * 0: not known yet. */
+/* `*before`, a number of a head before it changed at once, follows its number `now`: up to `most`,
+ * and never below `least`, as 0 says that it is not known yet. */
+static void follow(float *before, float now, float most, float least)
+{
+    if (!isnan(now)) {
+        *before = fmaxf(least, *before > 0 ? fminf(now, most) : now);
+    }
+}
+
+/* Whether a head is sharp with far more spread than before, which stays what it is then. */
 static bool has_jumped(float *before, double entropy, float spread)
 {
     if (*before > 0 && entropy < ENTROPY_SHARP && spread > SPREAD_JUMP * *before) {
         return true;
     }
-    float most = *before > 0 ? SPREAD_GROWTH * *before : spread;
-    *before = isnan(spread) ? *before : fmaxf(SPREAD_LEAST, fminf(spread, most));
+    follow(before, spread, SPREAD_GROWTH * *before, SPREAD_LEAST);
     return false;
 }
 
@@ -84,7 +91,8 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
         sharp += head->saturated_alone < 1;
         of_layer += isnan(head->saturated_entropy) ? 1 : head->saturated_entropy;
     }
-    bool is_layers = of_layer<ENTROPY_COLLAPSED * numbers->heads, most = 2 * sharp> numbers->heads;
+    bool is_layers = of_layer < ENTROPY_COLLAPSED * numbers->heads;
+    bool most = 2 * sharp > numbers->heads;
     for (uint32_t h = 0; h < numbers->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
         bool told = head->saturated_entropy < 1 ? is_layers : most;
@@ -193,14 +201,13 @@ static double later_keys(struct alerts *alerts, const struct summary_result *sum
 
 /* Whether the first token has taken all of a head at once: sinks that grow in many windows, or that
  * the model came with, are usual. `*before` is what it had, at most SINK_GROWTH more in each
- * window, and stays what it is then; 0: not known yet. */
+ * window, and stays what it is then. */
 static bool is_taken(float *before, float first)
 {
     if (*before > 0 && first > SINK_TAKEN && first > *before + SINK_JUMP) {
         return true;
     }
-    float most = *before > 0 ? *before + SINK_GROWTH : 1;
-    *before = isnan(first) ? *before : fmaxf(SINK_LEAST, fminf(first, most));
+    follow(before, first, *before + SINK_GROWTH, SINK_LEAST);
     return false;
 }
 
@@ -271,11 +278,10 @@ static struct alert_origin find_origin(const struct alerts *alerts)
             continue;
         }
         bool more = invalid->most > least + SAME_SHARE;
-        if (origin.share > 0 &&
-            (more == origin.everywhere ? !more : !is_earlier(layer->id, origin.layer))) {
-            continue;
+        bool first = origin.share == 0 || is_earlier(layer->id, origin.layer);
+        if (more == origin.everywhere ? more : first) {
+            origin = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
         }
-        origin = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
     }
     origin.everywhere = origin.everywhere && heads > 1;
     return origin;

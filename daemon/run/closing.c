@@ -98,14 +98,18 @@ static void closing_on_unjudged(void *data, const struct rule *rule)
     }
 }
 
-/* Says once which rules had nothing to judge: after so many captures, or when the run is over. */
+/* The log names once the rules that had nothing to judge: after CAPTURES_JUDGED captures, or when
+ * the run is over. */
 static void closing_tell_unjudged(struct run *run)
 {
+    if (run->told_unjudged) {
+        return;
+    }
     uint64_t most = 0, epoch, step, ranks = run->tracks[0].window.rank_count;
     for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         most = stream->counts.processed > most ? stream->counts.processed : most;
     }
-    if (!run->told_unjudged && alerts_judged_to(run->alerts, &epoch, &step) &&
+    if (alerts_judged_to(run->alerts, &epoch, &step) &&
         (run->state == JOB_ENDED || most >= CAPTURES_JUDGED * ranks)) {
         run->told_unjudged = true;
         alerts_unjudged(run->alerts, closing_on_unjudged, run);

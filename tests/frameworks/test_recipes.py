@@ -206,7 +206,7 @@ def told_by_attnd(daemon, job):
 
 
 def assert_same_numbers(windowed, job, runs):
-    """The files of each tool have attnd's numbers of each window, and a link to the page. What attnd has of the losses."""
+    """The files of each tool have attnd's numbers of each window, and a link to the page. Returns the losses that attnd has."""
     daemon, answers = windowed
     series, _ = logged(daemon, job)
     expected = told_by_attnd(daemon, job)

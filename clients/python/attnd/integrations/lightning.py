@@ -80,7 +80,8 @@ class AttndCallback(Callback):
 
     def __init__(self, job: str, **options: Any):
         """`job` and `options` as for attnd.watch, whose `steps`, `first_step` and `first_epoch` come from the trainer.
-        ValueError and TypeError for arguments that attnd.watch would take of no model, now; nothing is raised later."""
+        ValueError and TypeError for a bad job name, window, `on_alert` or `log_to` and for options that attnd.watch does
+        not have, now; nothing is raised later."""
         super().__init__()
         self._session = Session(job, options)
         self._logged = 0  # the step at which the loss was last reported

@@ -30,9 +30,9 @@ _OURS = ("steps", "first_step", "first_epoch")
 class Session:
     """The watch of one trainer, from begin() to end(), and again from the next begin().
 
-    Called from the training thread. Only the constructor raises: ValueError and TypeError for what attnd.watch would not
-    take of any model, and for options that are not the caller's. Any other failure is logged once, and the training
-    continues without it.
+    Called from the training thread. Only the constructor raises: ValueError and TypeError for a bad job name, window,
+    on_alert or log_to, and for options that attnd.watch does not have or that are not the caller's. Any other failure is
+    logged once, and the training continues without it.
     """
 
     def __init__(self, job: str, options: Dict[str, Any]):

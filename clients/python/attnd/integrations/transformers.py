@@ -81,7 +81,8 @@ class AttndCallback(TrainerCallback):
     def __init__(self, job: str, **options: Any):
         """`job` and `options` as for attnd.watch, whose `steps`, `first_step` and `first_epoch` come from the trainer.
         `log_to` may be "report_to" as well: the runs that the trainer reports to. ValueError and TypeError for
-        arguments that attnd.watch would take of no model, now; nothing is raised later."""
+        a bad job name, window, `on_alert` or `log_to` and for options that attnd.watch does not have, now; nothing is raised
+        later."""
         self._as_trainer = options.get("log_to") == "report_to"
         self._session = Session(job, {name: value for name, value in options.items() if name != "log_to" or not self._as_trainer})
 
