@@ -17,6 +17,7 @@ import attnd
 from .. import wire
 from ..alerts import Alert, CheckpointOn, StopTraining, check_acts
 from ..arguments import check_options
+from ..capture import watch
 from ..induction import NoInduction
 from ..publisher import named_job
 from ..trackers import Tracker, check_log_to
@@ -45,8 +46,8 @@ class Session:
         for name in _OURS:
             if name in options:
                 raise TypeError(f"{name}: the callback takes it from the trainer")
-        known = inspect.signature(attnd.watch).parameters
-        check_options(attnd.watch, {name: value for name, value in options.items() if name not in known})
+        known = inspect.signature(watch).parameters
+        check_options(watch, {name: value for name, value in options.items() if name not in known})
         wire.check_window(options.get("window"))
         check_acts(self._acts(), options.get("endpoint"))
         with contextlib.suppress(ValueError):  # a run that the trainer begins later
