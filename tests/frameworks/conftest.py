@@ -4,6 +4,7 @@ import collections
 import os
 import pathlib
 import sys
+import tempfile
 
 import pytest
 
@@ -12,6 +13,9 @@ PACKAGE = ROOT / "clients" / "python"
 sys.path[:0] = [str(PACKAGE), str(ROOT / "tests" / "e2e")]
 # Nothing here is to be fetched from anywhere.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")
+# Trackio reads its folder when it is imported; the user's own is left alone.
+TRACKIO = tempfile.TemporaryDirectory(prefix="trackio-")
+os.environ["TRACKIO_DIR"] = TRACKIO.name
 
 import attnd as client  # noqa: E402
 from harness import Attnd, wait_until  # noqa: E402

@@ -22,7 +22,6 @@ def judging(tmp_path, monkeypatch):
     """An attnd with a page, whose windows are four steps, and which finds sharp attention critical."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.02)  # steps are short
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     started = Attnd("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.rank_grace=0",
                     "http.enabled=true", config=RULES)
     yield started

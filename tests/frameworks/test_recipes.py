@@ -182,7 +182,7 @@ def windowed(tmp_path, monkeypatch):
     monkeypatch.setattr(Control, "plan", lambda *given: answers.append(plan(*given)) or answers[-1])
     monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.02)  # steps are short
     for name, value in {"ATTND_ADDRESS": started.directory, "XDG_STATE_HOME": tmp_path / "state", "WANDB_DIR": tmp_path,
-                        "TRACKIO_DIR": tmp_path / "trackio", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}.items():
+                        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}.items():
         monkeypatch.setenv(name, str(value))
     yield started, answers
     started.close()
@@ -225,6 +225,7 @@ def test_four_tools_of_report_to_have_the_numbers_of_attnd(windowed, tmp_path):
     skip_without(("accelerate", *(needed := ("tensorboard", "wandb", "mlflow", "trackio"))))
     import mlflow
     import wandb
+    wandb.teardown()  # it reads its environment once
 
     def before(names):
         names["arguments"].report_to, names["arguments"].max_steps = list(needed), WINDOWED_STEPS

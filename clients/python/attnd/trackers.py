@@ -251,9 +251,12 @@ class Trackio(Tracker):
         return cls(given) if _has(given, "log", "finish") and hasattr(given, "project") else None
 
     def write(self, line: Line) -> bool:
-        if any(self.target.config.get(PREFIX + name) != text for name, text in line.texts.items()):
-            self.target.config.update({PREFIX + name: text for name, text in line.texts.items()})
-            self.target._config_logged = False  # else Trackio writes it with a run's first row only
+        texts = {PREFIX + name: text for name, text in line.texts.items()}
+        if any(self.target.config.get(name) != text for name, text in texts.items()):
+            self.target.config.update(texts)
+            for row in list(getattr(self.target, "_queued_logs", ())):  # of several that wait Trackio takes the first one's
+                row["config"] = None
+            self.target._config_logged = False  # else it goes with a run's first row only
         # A step that is given moves the counter of those that are not, which are the training's.
         counted = getattr(self.target, "_next_step", None)
         self.target.log({PREFIX + name: value for name, value in line.values.items()}, step=line.step)
