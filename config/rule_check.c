@@ -150,12 +150,12 @@ static int check_scope(const struct rule_draft *draft, char *reterr)
 static int check_time(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
-    if (rule->within != 1 && !rule_is_rate(rule->condition)) {
+    if (rule->within != 1 && !rule_is_rate(rule)) {
         return config_error(reterr, rule_check_at(draft, RULE_KEY_WITHIN),
                             "%s.within: '%u': belongs to falls_by, rises_by and grows_by, not to "
                             "%s",
                             draft->label, (unsigned)rule->within,
-                            rule_condition_names[rule->condition]);
+                            rule_condition_name(rule->condition));
     }
     if (rule->metric != RULE_SILENCE) {
         return 0;
@@ -164,8 +164,8 @@ static int check_time(const struct rule_draft *draft, char *reterr)
         return rule_check_refuse(draft, RULE_KEY_FOR, reterr, "silence has no windows (valid: 1)");
     }
     if (rule->condition != RULE_ABOVE) {
-        return rule_check_refuse(draft, (enum rule_key)(RULE_KEY_BELOW + (int)rule->condition),
-                                 reterr, "silence only grows (valid: above)");
+        return rule_check_refuse(draft, rule_condition_key((int)rule->condition), reterr,
+                                 "silence only grows (valid: above)");
     }
     return 0;
 }
@@ -175,37 +175,36 @@ static int check_bound(const struct rule_draft *draft, char *reterr)
     const struct rule *rule = &draft->rule;
     struct interval can_be = values(rule), valid = can_be;
     const char *reason = "the metric is never on one side of it";
-    if (rule->condition == RULE_BELOW) {
-        valid.low_open = true;
-    } else if (rule->condition == RULE_ABOVE) {
-        valid.high_open = true;
-    } else if (rule->condition == RULE_GROWS_BY) {
+    if (rule_compares(rule) == RULE_VALUE) {
+        valid.low_open = rule_is_floor(rule);
+        valid.high_open = !valid.low_open;
+    } else if (rule_compares(rule) == RULE_RATIO) {
         valid = (struct interval){.low = 1, .high = INFINITY, .low_open = true};
         reason = "growing is by more than 1";
     } else {
         valid = (struct interval){0, can_be.high - can_be.low, true, true};
         reason = "the metric cannot change by more, or always does";
     }
-    return require(draft, (enum rule_key)(RULE_KEY_BELOW + (int)rule->condition), rule->bound,
-                   &valid, reason, reterr);
+    return require(draft, rule_condition_key((int)rule->condition), rule->bound, &valid, reason,
+                   reterr);
 }
 
 static int check_clear(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
     struct interval valid = values(rule);
-    if (rule->condition == RULE_BELOW) {
+    if (rule_is_floor(rule)) {
         valid.low = rule->bound;
-    } else if (rule->condition == RULE_ABOVE) {
+    } else if (rule_compares(rule) == RULE_VALUE) {
         valid.high = rule->bound;
-    } else if (rule->condition == RULE_GROWS_BY) {
+    } else if (rule_compares(rule) == RULE_RATIO) {
         valid = (struct interval){.low = 0, .high = rule->bound, .low_open = true};
     } else {
         valid = (struct interval){.low = valid.low - valid.high, .high = rule->bound};
     }
     char reason[128];
     snprintf(reason, sizeof reason, "on the wrong side of `%s`, or never reached",
-             rule_condition_names[rule->condition]);
+             rule_condition_name(rule->condition));
     return require(draft, RULE_KEY_CLEAR, rule->clear, &valid, reason, reterr);
 }
 

@@ -162,8 +162,9 @@ static int put_statistic(struct rule_draft *draft, const char *text, struct orig
 static int put_condition(struct rule_draft *draft, enum rule_key key, const char *text,
                          struct origin origin, char *reterr)
 {
-    for (int other = RULE_KEY_BELOW; other <= RULE_KEY_GROWS_BY; other++) {
-        if (other != (int)key && draft->key_line[other]) {
+    for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
+        enum rule_key other = rule_condition_key(i);
+        if (other != key && draft->key_line[other]) {
             return config_error(
                 reterr, origin, "%s.%s: a second condition (first: %s on line %zu; valid: one)",
                 draft->label, rule_keys[key].name, rule_keys[other].name, draft->key_line[other]);
@@ -300,12 +301,11 @@ static double clear_of(const struct rule *rule)
 {
     double minimum, maximum, slack = 0.1 * fabs(rule->bound);
     rule_values(rule, &minimum, &maximum);
-    switch (rule->condition) {
-    case RULE_BELOW:
-        return tidy(fmin(rule->bound + slack, (rule->bound + maximum) / 2));
-    case RULE_ABOVE:
-        return tidy(fmax(rule->bound - slack, (rule->bound + minimum) / 2));
-    case RULE_GROWS_BY:
+    switch (rule_compares(rule)) {
+    case RULE_VALUE:
+        return tidy(rule_is_floor(rule) ? fmin(rule->bound + slack, (rule->bound + maximum) / 2)
+                                        : fmax(rule->bound - slack, (rule->bound + minimum) / 2));
+    case RULE_RATIO:
         return tidy(rule->bound - 0.1 * (rule->bound - 1));
     default:
         return tidy(rule->bound - slack);
@@ -316,19 +316,26 @@ static void rule_read_complete(struct rule_draft *draft)
 {
     struct rule *rule = &draft->rule;
     struct rule_metric_info info = rule_metric_info(rule->metric);
-    bool condition_given = false;
-    for (int key = RULE_KEY_BELOW; key <= RULE_KEY_GROWS_BY; key++) {
-        condition_given = condition_given || draft->key_line[key];
-    }
+    bool condition_given = draft->key_line[rule_condition_key((int)rule->condition)];
     if (!draft->key_line[RULE_KEY_EACH] && rule->each < info.finest) {
         rule->each = info.finest;
     }
-    if (!rule_is_rate(rule->condition) && !draft->key_line[RULE_KEY_WITHIN]) {
+    if (!rule_is_rate(rule) && !draft->key_line[RULE_KEY_WITHIN]) {
         rule->within = 1;
     }
     if (condition_given && !draft->key_line[RULE_KEY_CLEAR]) {
         rule->clear = clear_of(rule);
     }
+}
+
+static int no_condition(const struct rule_draft *draft, char *reterr)
+{
+    struct names names = {.wanted = "", .distance = 32};
+    for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
+        names_add(&names, rule_condition_name((enum rule_condition)i));
+    }
+    return config_error(reterr, draft->origin, "%s: has no condition (valid: one of %s)",
+                        draft->label, names.list);
 }
 
 int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr)
@@ -338,10 +345,7 @@ int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr
                             "%s: has no metric, and no default rule has this name", draft->label);
     }
     if (draft->rule.condition == RULE_CONDITION_COUNT) {
-        return config_error(reterr, draft->origin,
-                            "%s: has no condition (valid: one of below, above, falls_by, rises_by, "
-                            "grows_by)",
-                            draft->label);
+        return no_condition(draft, reterr);
     }
     rule_read_complete(draft);
     if (rule_check(draft, reterr) != 0) {

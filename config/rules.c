@@ -91,13 +91,18 @@ const struct rule rule_blank = {
     .severity = ALERT_WARNING,
 };
 
+static const struct {
+    const char *name;
+    enum rule_compares compares;
+    bool low;
+} conditions[RULE_CONDITION_COUNT] = {
+#define RULE_CONDITION(symbol, name, compares, low, valid, help) {#name, RULE_##compares, low},
+#include "config/rules.def"
+#undef RULE_CONDITION
+};
+
 /* Names: each list ends with NULL --------------------------------------------------------------
  */
-
-const char *const rule_condition_names[RULE_CONDITION_COUNT + 1] = {
-    [RULE_BELOW] = "below",       [RULE_ABOVE] = "above",       [RULE_FALLS_BY] = "falls_by",
-    [RULE_RISES_BY] = "rises_by", [RULE_GROWS_BY] = "grows_by",
-};
 
 const char *const rule_statistic_names[RULE_STATISTIC_COUNT + 1] = {
     [RULE_MEAN] = "mean",   [RULE_STD] = "std",     [RULE_MIN] = "min",
@@ -120,12 +125,27 @@ const char *rule_statistic_name(enum rule_statistic statistic)
 
 const char *rule_condition_name(enum rule_condition condition)
 {
-    return rule_condition_names[condition];
+    return conditions[condition].name;
 }
 
-bool rule_is_rate(enum rule_condition condition)
+enum rule_compares rule_compares(const struct rule *rule)
 {
-    return condition == RULE_FALLS_BY || condition == RULE_RISES_BY || condition == RULE_GROWS_BY;
+    return conditions[rule->condition].compares;
+}
+
+bool rule_is_rate(const struct rule *rule)
+{
+    return rule_compares(rule) != RULE_VALUE;
+}
+
+bool rule_is_worse_low(const struct rule *rule)
+{
+    return conditions[rule->condition].low;
+}
+
+bool rule_is_floor(const struct rule *rule)
+{
+    return !rule_is_rate(rule) && rule_is_worse_low(rule);
 }
 
 /* Metrics ---------------------------------------------------------------------------------------
@@ -164,11 +184,6 @@ bool rule_is_of_run(const struct rule *rule)
     return rule_metric_info(rule->metric).finest == RULE_EACH_RUN;
 }
 
-bool rule_is_worse_low(const struct rule *rule)
-{
-    return rule->condition == RULE_BELOW || rule->condition == RULE_FALLS_BY;
-}
-
 const char *rule_metric_name(uint32_t metric)
 {
     return rule_metric_info(metric).name;
@@ -185,16 +200,6 @@ uint32_t rule_metric_find(const char *name)
 
 /* As text ---------------------------------------------------------------------------------------
  */
-
-static bool condition_text(const struct rule *rule, enum rule_condition condition,
-                           char ret_text[RULE_TEXT_MAX])
-{
-    if (rule->condition != condition) {
-        return false;
-    }
-    value_decimal_print(rule->bound, ret_text);
-    return true;
-}
 
 static void bool_text(bool value, char ret_text[RULE_TEXT_MAX])
 {
@@ -229,7 +234,7 @@ bool rule_key_text(const struct rule *rule, enum rule_key key, char ret_text[RUL
         return true;
     case RULE_KEY_WITHIN:
         count_text(rule->within, ret_text);
-        return rule_is_rate(rule->condition);
+        return rule_is_rate(rule);
     case RULE_KEY_FOR:
         count_text(rule->windows, ret_text);
         return true;
@@ -246,7 +251,8 @@ bool rule_key_text(const struct rule *rule, enum rule_key key, char ret_text[RUL
         bool_text(rule->enabled, ret_text);
         return true;
     default:
-        return condition_text(rule, (enum rule_condition)(key - RULE_KEY_BELOW), ret_text);
+        value_decimal_print(rule->bound, ret_text);
+        return key == rule_condition_key((int)rule->condition);
     }
 }
 

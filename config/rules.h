@@ -30,13 +30,15 @@ struct config;
 #define RULE_FOR_MAX     10000
 
 enum rule_condition {
-    RULE_BELOW,    /* value < bound */
-    RULE_ABOVE,    /* value > bound */
-    RULE_FALLS_BY, /* value is lower than `within` windows ago by more than bound */
-    RULE_RISES_BY, /* ... higher ... */
-    RULE_GROWS_BY, /* value is more than bound times what it was `within` windows ago */
+#define RULE_CONDITION(symbol, name, compares, low, valid, help) RULE_##symbol,
+#include "config/rules.def"
+#undef RULE_CONDITION
     RULE_CONDITION_COUNT
 };
+
+/* The number that a condition compares with its bound: the value, or its change within `within`
+ * windows. A change for the worse is positive. */
+enum rule_compares { RULE_VALUE, RULE_DIFFERENCE, RULE_RATIO };
 
 /* The number of a window that a rule judges. From DELTA on they are of drift. */
 enum rule_statistic {
@@ -82,7 +84,7 @@ struct rule {
     enum rule_condition condition;
     double bound;
     double clear;     /* resolved when what is compared is there again: >= for BELOW, else <= */
-    uint32_t within;  /* windows, of FALLS_BY, RISES_BY, GROWS_BY; else 1 */
+    uint32_t within;  /* windows, where a change is compared; else 1 */
     uint32_t windows; /* `for` */
     bool after_clear; /* counts only once it has been clear */
     int severity;     /* enum alert_severity */
@@ -103,8 +105,11 @@ bool rule_is_worse_low(const struct rule *rule);
 /* "mean", "abs_shift", ... and "below", "falls_by", ... */
 const char *rule_statistic_name(enum rule_statistic statistic);
 const char *rule_condition_name(enum rule_condition condition);
+enum rule_compares rule_compares(const struct rule *rule);
 /* Whether the value is compared with that of `within` windows ago. */
-bool rule_is_rate(enum rule_condition condition);
+bool rule_is_rate(const struct rule *rule);
+/* Whether what is compared must not be below the bound; else not above it. */
+bool rule_is_floor(const struct rule *rule);
 
 /* The range of the value of a rule: of the metric, the statistic, per key. */
 void rule_values(const struct rule *rule, double *ret_minimum, double *ret_maximum);

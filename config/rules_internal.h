@@ -14,6 +14,12 @@ enum rule_key {
     RULE_KEY_COUNT
 };
 
+/* The key of a condition: the table has them in a row. */
+static inline enum rule_key rule_condition_key(int condition)
+{
+    return (enum rule_key)(RULE_KEY_BELOW + condition);
+}
+
 struct rule_key_info {
     const char *name, *text, *valid, *help; /* text: without being given */
 };
@@ -35,7 +41,6 @@ extern const char *const rule_default_needs[RULE_DEFAULT_COUNT]; /* NULL: all ru
 /* A rule of which nothing is given but the name. */
 extern const struct rule rule_blank;
 
-extern const char *const rule_condition_names[RULE_CONDITION_COUNT + 1];
 extern const char *const rule_statistic_names[RULE_STATISTIC_COUNT + 1];
 extern const char *const rule_each_names[RULE_EACH_COUNT + 1];
 

@@ -51,7 +51,7 @@ void alerts_free(struct alerts **alerts)
 static double value_now(const struct rule *rule, const struct alert_cells *cells, uint32_t index)
 {
     const struct alert_cell *cell = &cells->cell[index];
-    if (!rule_is_rate(rule->condition)) {
+    if (!rule_is_rate(rule)) {
         return cell->value;
     }
     const double *past = cells->past + (size_t)index * rule->within;
@@ -392,7 +392,7 @@ static int compare_firing(const void *left, const void *right)
 {
     const struct firing_cell *a = left, *b = right;
     double beyond = a->cells->cell[a->index].value - b->cells->cell[b->index].value;
-    beyond = a->rule->condition == RULE_BELOW ? -beyond : beyond;
+    beyond = rule_is_floor(a->rule) ? -beyond : beyond;
     if (a->rule == b->rule && (beyond > 0 || beyond < 0)) {
         return beyond > 0 ? -1 : 1;
     }

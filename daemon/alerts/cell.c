@@ -85,7 +85,7 @@ int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t
     }
     alert_cells_free(cells);
     struct alert_cell *cell = calloc(count, sizeof *cell);
-    bool rate = rule_is_rate(rule->condition);
+    bool rate = rule_is_rate(rule);
     double *past = rate ? calloc((size_t)count * rule->within, sizeof *past) : NULL;
     if (!cell || (rate && !past)) {
         free(cell);
@@ -136,7 +136,7 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
                        double value)
 {
     struct alert_cell *cell = &cells->cell[index];
-    if (!rule_is_rate(rule->condition)) {
+    if (!rule_is_rate(rule)) {
         return value;
     }
     double *past = cells->past + (size_t)index * rule->within;
@@ -144,10 +144,12 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
     past[cell->past_next] = value;
     cell->past_next = (uint8_t)((cell->past_next + 1u) % rule->within);
     cell->past_count = (uint8_t)(cell->past_count + (cell->past_count < rule->within));
-    if (rule->condition == RULE_GROWS_BY) {
-        return then > 0 ? value / then : NAN;
+    double better = rule_is_worse_low(rule) ? value : then;
+    double worse = rule_is_worse_low(rule) ? then : value;
+    if (rule_compares(rule) == RULE_RATIO) {
+        return better > 0 ? worse / better : NAN;
     }
-    return rule->condition == RULE_FALLS_BY ? then - value : value - then;
+    return worse - better;
 }
 
 static void alerts_hold(const struct alerts *alerts, const struct rule *rule,
@@ -169,7 +171,7 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
 {
     struct alert_cell *cell = &cells->cell[index];
     double x = isnan(value) ? value : compared(rule, cells, index, value);
-    bool below = rule->condition == RULE_BELOW;
+    bool below = rule_is_floor(rule);
     if (isnan(x)) {
         return;
     }

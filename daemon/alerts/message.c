@@ -66,12 +66,12 @@ static const char *windows_text(uint32_t windows, char ret_text[32])
 static void name_change(const struct rule *rule, double change, char *text, size_t size)
 {
     const char *plural = rule->within == 1 ? "" : "s";
-    if (rule->condition == RULE_GROWS_BY) {
+    if (rule_compares(rule) == RULE_RATIO) {
         snprintf(text, size, "%.4g times what it was %" PRIu32 " window%s ago", change,
                  rule->within, plural);
     } else {
         snprintf(text, size, "%.4g %s than %" PRIu32 " window%s ago", change,
-                 rule->condition == RULE_FALLS_BY ? "lower" : "higher", rule->within, plural);
+                 rule_is_worse_low(rule) ? "lower" : "higher", rule->within, plural);
     }
 }
 
@@ -117,8 +117,8 @@ void alert_message(const struct rule *rule, const struct alert_cell *cell,
                    char ret_text[ALERT_MESSAGE_MAX])
 {
     char value[96], where[128], change[96] = "", windows[32];
-    bool rate = rule_is_rate(rule->condition);
-    const char *beyond = rate ? "more than" : rule->condition == RULE_BELOW ? "below" : "above";
+    bool rate = rule_is_rate(rule);
+    const char *beyond = rate ? "more than" : rule_is_floor(rule) ? "below" : "above";
     const char *end = state == ALERT_FIRING_AT_END ? ", when the run ended" : "";
     if (rule->metric == RULE_SILENCE) {
         of_silence(rule, cell, state, ret_text);

@@ -303,7 +303,7 @@ static int alerts_pack_read_place(const struct rule *rule, const msgpack_object 
         (rule->each != RULE_EACH_HEAD && place->count != 1)) {
         return ERR_STORE_FORMAT;
     }
-    size_t past = rule_is_rate(rule->condition) ? place->count * past_bytes(rule) : 0;
+    size_t past = rule_is_rate(rule) ? place->count * past_bytes(rule) : 0;
     place->armed = get_bin(map, "armed", armed_bytes((uint32_t)place->count));
     place->past = get_bin(map, "past", past);
     place->cells = alerts_pack_get_array(map, "cells");

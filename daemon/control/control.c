@@ -103,33 +103,15 @@ void control_settle(struct control *control)
 
 /* Requests */
 
-/* By name; `role` is what a client with a key needs for it, for the job that it names or, of those
- * that do not keep to one job, for all of them. */
 static const struct control_method {
     const char *name;
     int (*run)(struct control_request *request);
     enum access_role role;
     bool of_all;
 } methods[] = {
-    {"ping", method_ping, ACCESS_READ, false},
-    {"jobs", method_jobs, ACCESS_READ, true},
-    {"summary", method_summary, ACCESS_READ, false},
-    {"live", method_live, ACCESS_READ, false},
-    {"maps", method_maps, ACCESS_READ, false},
-    {"rollout", method_rollout, ACCESS_READ, false},
-    {"stats", method_stats, ACCESS_READ, true},
-    {"monitor", method_monitor, ACCESS_READ, true},
-    {"fleet", method_fleet, ACCESS_READ, true},
-    {"config", method_config, ACCESS_READ, true},
-    {"flush", method_flush, ACCESS_ADMIN, false},
-    {"alerts", method_alerts, ACCESS_READ, false},
-    {"baseline", method_baseline, ACCESS_ADMIN, false},
-    {"plan.get", method_plan_get, ACCESS_READ, false},
-    {"plan.set", method_plan_set, ACCESS_PLAN, false},
-    {"plan.reset", method_plan_reset, ACCESS_PLAN, false},
-    {"rules", method_rules, ACCESS_READ, false},
-    {"verdict", method_verdict, ACCESS_READ, false},
-    {"keys", method_keys, ACCESS_ADMIN, true},
+#define METHOD(function, name, role, of_all) {name, method_##function, ACCESS_##role, of_all},
+#include "daemon/control/method.def"
+#undef METHOD
 };
 
 /* NULL: it is a question about the past, or none. */

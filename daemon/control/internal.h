@@ -76,25 +76,9 @@ int request_find_run(struct control_request *request, const char *job, const cha
                      struct run **ret_run);
 
 /* Methods: each returns 0, an error, or CONTROL_WAIT */
-int method_ping(struct control_request *request);
-int method_jobs(struct control_request *request);
-int method_summary(struct control_request *request);
-int method_live(struct control_request *request);
-int method_stats(struct control_request *request);
-int method_monitor(struct control_request *request);
-int method_fleet(struct control_request *request);
-int method_maps(struct control_request *request);
-int method_rollout(struct control_request *request);
-int method_config(struct control_request *request);
-int method_rules(struct control_request *request);
-int method_flush(struct control_request *request);
-int method_alerts(struct control_request *request);
-int method_keys(struct control_request *request);
-int method_verdict(struct control_request *request);
-int method_baseline(struct control_request *request);
-int method_plan_get(struct control_request *request);
-int method_plan_set(struct control_request *request);
-int method_plan_reset(struct control_request *request);
+#define METHOD(function, name, role, of_all) int method_##function(struct control_request *request);
+#include "daemon/control/method.def"
+#undef METHOD
 /* Any method that history_knows. */
 int method_history(struct control_request *request, const char *method);
 

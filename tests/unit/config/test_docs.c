@@ -82,7 +82,7 @@ static void docs_print_rules(FILE *out)
         docs_print_judged(rule, out);
         fprintf(out, " | %s | %s %g", rule_each_names[rule->each],
                 rule_condition_name(rule->condition), rule->bound);
-        if (rule_is_rate(rule->condition)) {
+        if (rule_is_rate(rule)) {
             fprintf(out, " within %u", (unsigned)rule->within);
         }
         fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->windows, rule->clear,

@@ -853,7 +853,7 @@ struct oracle {
 static int alerts_look(const struct oracle *o, const double *numbers, uint32_t index)
 {
     double x = numbers[index];
-    if (rule_is_rate(o->condition)) {
+    if (o->condition > RULE_ABOVE) {
         if (index < o->within) {
             return 2;
         }
@@ -906,7 +906,7 @@ static struct oracle random_rule(char *ret_body)
                        .within = 1,
                        .windows = 1u + (uint32_t)(rand() % 3),
                        .after_clear = rand() % 2};
-    if (rule_is_rate(o.condition)) {
+    if (o.condition > RULE_ABOVE) {
         o.within = 1u + (uint32_t)(rand() % 5);
     }
     if (o.condition == RULE_GROWS_BY) {
@@ -918,7 +918,7 @@ static struct oracle random_rule(char *ret_body)
                                "after_clear: %s",
                        names[o.condition], o.bound, o.clear, (unsigned)o.windows,
                        o.after_clear ? "true" : "false");
-    if (rule_is_rate(o.condition)) {
+    if (o.condition > RULE_ABOVE) {
         sprintf(ret_body + used, ", within: %u", (unsigned)o.within);
     }
     return o;
