@@ -144,12 +144,12 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
     past[cell->past_next] = value;
     cell->past_next = (uint8_t)((cell->past_next + 1u) % rule->within);
     cell->past_count = (uint8_t)(cell->past_count + (cell->past_count < rule->within));
-    double better = rule_is_worse_low(rule) ? value : then;
-    double worse = rule_is_worse_low(rule) ? then : value;
+    double more = rule_is_worse_low(rule) ? then : value;
+    double less = rule_is_worse_low(rule) ? value : then;
     if (rule_compares(rule) == RULE_RATIO) {
-        return better > 0 ? worse / better : NAN;
+        return less > 0 ? more / less : NAN;
     }
-    return worse - better;
+    return more - less;
 }
 
 static void alerts_hold(const struct alerts *alerts, const struct rule *rule,
