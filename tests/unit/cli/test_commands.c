@@ -279,6 +279,7 @@ static void answer_no_jobs(const struct fake *fake, const char *method, uint64_t
 }
 
 static uint64_t commands_heard_s_ago; /* of the job */
+static const char *commands_state;
 
 static void answer_silent(const struct fake *fake, const char *method, uint64_t id,
                           const msgpack_object *params, struct mpk_writer *reply)
@@ -292,7 +293,7 @@ static void answer_silent(const struct fake *fake, const char *method, uint64_t 
     mpk_put_array(reply, 1);
     mpk_put_map(reply, 3);
     mpk_pair_str(reply, "job", "gpt-small");
-    mpk_pair_str(reply, "state", "active");
+    mpk_pair_str(reply, "state", commands_state);
     mpk_pair_u64(reply, "heard_ns", now_wall_ns() - commands_heard_s_ago * 1000000000u);
 }
 
@@ -393,20 +394,29 @@ FAKE_TEST(jobs_fit_80_columns)
         "gpt-small  abcdef01  active      3  1200    2/4       636     5        3\n");
 }
 
-TEST_OF(jobs_name_an_active_run_that_is_silent, struct fake *fake, set_up_silent,
+TEST_OF(jobs_name_a_run_that_is_silent_until_it_has_ended, struct fake *fake, set_up_silent,
         commands_tear_down)
 {
-    const char *table = "JOB        RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
-                        "gpt-small       active      0     0    0/0         0     0        0\n";
-    char text[256];
-    commands_heard_s_ago = 20;
-    commands_assert_says(fake, "jobs", 0, table);
-    commands_heard_s_ago = 125;
-    snprintf(text, sizeof text,
-             "%snothing has been heard of gpt-small for 2 min 5 s: it is slow, hangs, or was "
-             "killed\n",
-             table);
-    commands_assert_says(fake, "jobs", 0, text);
+    static const struct {
+        const char *state;
+        uint64_t heard_s_ago;
+        bool is_said;
+    } cases[] = {
+        {"active", 20, false}, {"active", 125, true}, {"idle", 125, true}, {"ended", 125, false}};
+    char text[512];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        commands_heard_s_ago = cases[i].heard_s_ago;
+        commands_state = cases[i].state;
+        int wide = strcmp(commands_state, "active") == 0 ? 6 : 5;
+        snprintf(text, sizeof text,
+                 "JOB        RUN  %*s  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
+                 "gpt-small       %*s      0     0    0/0         0     0        0\n%s",
+                 wide, "STATE", wide, commands_state,
+                 cases[i].is_said ? "nothing has been heard of gpt-small for 2 min 5 s: it is "
+                                    "slow, hangs, or was killed\n"
+                                  : "");
+        commands_assert_says(fake, "jobs", 0, text);
+    }
 }
 
 TEST_OF(no_jobs_say_how_to_get_one, struct fake *fake, set_up_without_jobs, commands_tear_down)
