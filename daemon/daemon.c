@@ -575,6 +575,10 @@ int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, ch
 static void log_started(struct daemon *daemon)
 {
     const struct config *config = &daemon->config;
+    char page[PAGE_URL_MAX] = "";
+    if (config->http_enabled) {
+        page_url(config->http_endpoint.text, page);
+    }
     log_event(LOG_INFO, "started", LOG_STR("version", ATTND_VERSION),
               LOG_STR("ingest", config->ingest_endpoint.text),
               LOG_STR("publish", config->publish_endpoint.text),
@@ -583,7 +587,8 @@ static void log_started(struct daemon *daemon)
               LOG_STR("reliable", config->reliable_endpoint.text),
               LOG_STR("http", config->http_enabled ? config->http_endpoint.text : "off"),
               LOG_NUM("workers", pool_stats(daemon->pool).threads),
-              LOG_STR("isa", isa_name[daemon->machine.isa]), LOG_NUM("pid", (uint64_t)getpid()));
+              LOG_STR("isa", isa_name[daemon->machine.isa]), LOG_NUM("pid", (uint64_t)getpid()),
+              LOG_STR("page", page[0] ? page : "none"));
 }
 
 static void log_stopped(struct daemon *daemon)

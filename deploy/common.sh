@@ -28,15 +28,30 @@ bounded() {
     timeout --foreground --signal=INT --kill-after=30 "$@"
 }
 
-# Runs a command with its output in a file; shows the file's end when the command fails.
+# Says on stderr, while this script lives, that what it runs goes on, and where it writes: nobody waits for a minute
+# without a line.
+# tick LOG
+tick() {
+    local seconds=0
+    while sleep "${ATTND_TICK_S:-30}" >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+        seconds=$((seconds + ${ATTND_TICK_S:-30}))
+        say "  ... $seconds s, $(wc -l <"$1") lines in ${1#"$root/"}" >&2
+    done
+}
+
+# Runs a command with its output in a file, and ticks meanwhile; shows the file's end when the command fails.
 # logged FILE COMMAND...
 logged() {
-    local log=$1
+    local log=$1 ticking status=0
     shift
     mkdir -p -- "$(dirname -- "$log")"
-    if "$@" >"$log" 2>&1 </dev/null; then
-        return 0
-    fi
+    : >"$log"
+    tick "$log" </dev/null >/dev/null &
+    ticking=$!
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    kill "$ticking" 2>/dev/null || true
+    wait "$ticking" 2>/dev/null || true
+    [ "$status" -ne 0 ] || return 0
     tail -n 60 -- "$log" >&2
     printf '(from %s)\n' "$log" >&2
     return 1

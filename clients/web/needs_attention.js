@@ -8,7 +8,7 @@ import { figure } from "./figure.js";
 import { link } from "./router.js";
 import { shownBy, whyNode } from "./rules.js";
 import { isOver } from "./run_text.js";
-import { aboutText, groupsOf, sinceText, Verdict } from "./verdict.js";
+import { aboutText, groupsOf, sinceNode, Verdict } from "./verdict.js";
 import { fleetTrouble } from "./view_fleet.js";
 
 /** Rows of a rule that are shown at first. */
@@ -194,7 +194,7 @@ export class NeedsAttention {
             {},
             this.whoNode(alert),
             h("span", {}, alert.message),
-            h("span", { class: "soft" }, sinceText(alert)),
+            sinceNode(alert),
             h("span", { class: "soft" }, this.ofNodes(alert, all), " ", h("span", { class: "module" }, withModule(alert, ""))),
         );
     }

@@ -95,9 +95,9 @@ export function span(ms) {
             : `${Math.round(s / 86400)} d`;
 }
 
-/** "last heard 40 s ago" of a run that goes on and has been silent for longer than it usually is, else "". */
+/** "last heard 40 s ago" of a run that has not ended and has been silent for longer than it usually is, else "". */
 export function silenceOf(run, heard) {
-    if (run?.state !== "active" || !heard) return "";
+    if (isOver(run) || !heard) return "";
     const ms = now() - heard.at;
     return ms > Math.max(SILENT_MS, INTERVALS * (heard.interval ?? 0)) ? `last heard ${span(ms)} ago` : "";
 }

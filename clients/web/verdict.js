@@ -54,6 +54,10 @@ export const firingOf = (layer, held) =>
 /** Since when an alert fires; "" where that is not known. */
 export const sinceText = ({ since }) => (since ? `since step ${since.step}${since.epoch ? `, epoch ${since.epoch}` : ""}` : "");
 
+/** The same, with what that step is for those who point at it. */
+export const sinceNode = (alert) =>
+    h("span", { class: "soft", title: "the last captured step of the first window that failed: it began in that window, or just before" }, sinceText(alert));
+
 const plural = (count, name) => (count ? `${count} ${name}${count === 1 ? "" : "s"}` : "");
 
 /** "3 heads, 1 layer": what alerts are about; "" when that is the run. */
@@ -88,7 +92,7 @@ export const headAlerts = (alerts) =>
             "section",
             { class: `trouble ${alert.severity}`, "aria-label": alert.rule },
             h("header", {}, h("span", { class: `badge ${alert.severity}` }, alert.severity), " ", h("b", {}, alert.rule), ` ${withModule(alert, alert.message)}`),
-            h("p", { class: "soft" }, sinceText(alert)),
+            h("p", {}, sinceNode(alert)),
             whyNode(alert),
         ),
     );

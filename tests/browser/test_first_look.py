@@ -70,6 +70,7 @@ def test_the_worst_alert_stands_first(looked, page):
     assert "head 5 has the lowest" in worst["message"]
     text = attention(page)
     assert text.startswith(f"Needs attention at the end of the run, step {verdict['step']} · 1 layer critical entropy_collapse 1 layer")
+    assert "first window that failed" in page.js("return document.querySelector('.attention li [title]').title")
     assert f"{where(worst)} {worst['message']} since step {worst['since']['step']}" in text and worst["why"] in text and worst["advice"] in text
     size = page.js("const s = (q) => parseFloat(getComputedStyle(document.querySelector(q)).fontSize);"
                    "return s('.trouble .who') / s('.trouble .soft')")

@@ -223,13 +223,14 @@ def test_a_silent_run_says_since_when(place, twice, page):
     assert row_of(place, page, "twice", twice[1])["state"] == "active", "of one that goes on it is not said"
 
 
-@pytest.mark.parametrize("silent_s, interval_s, said", [
-    (20, None, ""), (40, None, "last heard 40 s ago"), (40, 60, ""), (200, 60, "last heard 3 min ago"), (7200, 1, "last heard 2 h ago")])
-def test_silence_is_measured_by_the_runs_own_pace(page, silent_s, interval_s, said):
+@pytest.mark.parametrize("state, silent_s, interval_s, said", [
+    ("active", 20, None, ""), ("active", 40, None, "last heard 40 s ago"), ("active", 40, 60, ""), ("active", 200, 60, "last heard 3 min ago"),
+    ("idle", 7200, 1, "last heard 2 h ago"), ("ended", 7200, 1, "")])
+def test_silence_is_measured_by_the_runs_own_pace(page, state, silent_s, interval_s, said):
     assert page.js(
-        f"const [silent, interval] = arguments, {{silenceOf}} = {module_text('run_text.js')};"
-        "return silenceOf({state: 'active'}, {at: Date.now() - 1000 * silent, interval: interval && 1000 * interval})",
-        silent_s, interval_s) == said
+        f"const [state, silent, interval] = arguments, {{silenceOf}} = {module_text('run_text.js')};"
+        "return silenceOf({state}, {at: Date.now() - 1000 * silent, interval: interval && 1000 * interval})",
+        state, silent_s, interval_s) == said
 
 
 def test_a_moment_stays_when_the_run_grows(place, page):

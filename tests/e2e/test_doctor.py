@@ -143,6 +143,14 @@ def test_a_socket_that_is_left_over_beside_an_attnd_that_answers_is_not_well(tmp
         left.bind(f"{tmp_path}/control")
     report = checks.report([checks.Finding("client", checks.OK, "here"), *checks._about_sockets(str(tmp_path), checks.NOTE)])
     assert "is left over by an attnd that was killed" in report and report.endswith("\n\nnothing is wrong; look at: address")
+    assert f"-> rm -r {tmp_path}: clients pass it over, as another attnd answers" in report
+
+
+def test_a_socket_that_is_left_over_where_no_attnd_of_this_user_would_be_is_not_taken_over(tmp_path):
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/control")
+    (found,) = checks._about_sockets(str(tmp_path), checks.WRONG)
+    assert found.remedy == f"rm -r {tmp_path}, or start attnd there again: attnd --address {tmp_path}"
 
 
 def test_a_directory_that_others_can_write_to(tmp_path):

@@ -24,6 +24,7 @@ from attnd.bridge import Bridge, JsonLinesSink, cli as bridge  # noqa: E402
 from attnd.connection import link  # noqa: E402
 from attnd.notebook import live_plot  # noqa: E402
 from attnd.plots.read import SourceError  # noqa: E402
+from attnd.sending.presence import TO_START  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
@@ -184,7 +185,7 @@ def test_an_ingest_socket_that_is_not_in_the_directory_is_told(tmp_path, caplog,
                     "sockets are")
     with attnd.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "job", address=found.directory, wait=0.05):
         assert caplog.messages == [f"job job: nobody takes tensors yet ({sentence}); training goes on, and is captured once attnd listens "
-                                   "there"]
+                                   f"there. {TO_START}"]
     is_told(0, f"train: no attnd yet, training begins without: {sentence}\n", TRAIN, "--address", found.directory, "1", "1")
     found.discard()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Starting, stopping, overload, and the control socket."""
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -331,6 +332,7 @@ def test_a_free_port_is_told_where_one_asks(tmp_path):
         started = next(line for line in process.stderr if "event=started" in line)
         wait_until(lambda: terminated(process), "attnd ends")
     assert "ingest=tcp://127.0.0.1:" in started and "http=tcp://127.0.0.1:" in started and "*" not in started
+    assert started.rstrip().endswith(" page=" + re.search(r"http=tcp(://127\.0\.0\.1:\d+)", started).expand(r"http\1/"))
 
 
 @pytest.mark.parametrize("timeout", ["0s", "5ms", "100ms"])

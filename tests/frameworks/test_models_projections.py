@@ -105,4 +105,4 @@ def test_latent_and_gated_matrices_are_made_and_what_is_not_sent_is_said_once(da
     told = [record.message for record in caplog.records if "not published" in record.message]
     assert len(told) == (name == "latent")
     if told:
-        assert told[0].startswith("job partly.latent: W_q and W_k of layers.0.self_attn (DeepseekV3Attention, and 1 more layers) are not published")
+        assert told[0].startswith("job partly.latent: W_q and W_k of layers.0.self_attn (DeepseekV3Attention, and 1 more layer) are not published")

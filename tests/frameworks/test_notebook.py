@@ -93,12 +93,12 @@ def test_a_view_follows_a_job_until_it_ends(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     attnd, rng = Attnd("maps.every=0s"), np.random.default_rng(1)
-    source = ("import attnd.notebook\n"
+    source = ("import attnd\n"
               f"attnd.notebook.follow({JOB!r}, every=0.2, control=attnd.Control({attnd.endpoint('control')!r}))")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     session = Recorder(notebook, timeout=240, kernel_name="python3", of="text/html")
     done = in_background(session.execute)
-    wait_until(lambda: "waiting for it" in str(notebook.cells[0].get("outputs")), "the job is waited for", 120)
+    wait_until(lambda: f"job {JOB} has not begun: waiting for it" in str(notebook.cells[0].get("outputs")), "the job is waited for", 120)
     trainer = Trainer(attnd, JOB)
     trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=1)
     wait_until(lambda: session.pictures, "the first view", 120)

@@ -14,6 +14,7 @@ import zmq
 
 import attnd
 from attnd import address
+from attnd.sending.presence import TO_START
 from conftest import ROOT, FakeDaemon, identity_holds, uniform, wait_until
 
 
@@ -274,7 +275,7 @@ def test_watch_says_where_it_looked_and_attaches_later(homes, caplog):
     with caplog.at_level(logging.WARNING, "attnd"), attnd.watch(model, "job", wait=0.05) as watch:
         assert [record.getMessage() for record in caplog.records] == [
             f"job job: nobody takes tensors yet (no attnd answers in {homes[0]}, {homes[1]}; {homes[0]}: others can "
-            "write to it (mode 0777)); training goes on, and is captured once attnd listens there"]
+            f"write to it (mode 0777)); training goes on, and is captured once attnd listens there. {TO_START}"]
         daemon = FakeDaemon(at(homes[1]))
         daemon.attach(watch.publisher)
         daemon.close()
@@ -290,6 +291,25 @@ def test_where_nobody_listens_is_told_from_an_ingest_that_is_elsewhere(homes, ca
     for home, sentence in why.items():
         with caplog.at_level(logging.WARNING, "attnd"), attnd.watch(model, "job", address=home, wait=0.05):
             assert caplog.messages == [f"job job: nobody takes tensors yet ({sentence}); training goes on, and is captured once attnd "
-                                       "listens there"]
+                                       f"listens there. {TO_START}"]
         caplog.clear()
     control.close()
+
+
+@pytest.mark.parametrize("wait, told", [(0.05, "nobody takes tensors yet"), (0, "nothing was sent: no attnd took it")])
+def test_a_training_without_attnd_is_told_so_once(homes, caplog, wait, told):
+    torch = pytest.importorskip("torch")
+    with attnd.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "job", wait=wait) as watch:
+        watch.step()
+    (said,) = caplog.messages
+    assert said.startswith(f"job job: {told} (no attnd answers in {homes[0]}, {homes[1]})") and said.endswith(f". {TO_START}")
+
+
+def test_a_training_that_attnd_has_heard_ends_without_a_word(homes, caplog):
+    torch = pytest.importorskip("torch")
+    daemon = FakeDaemon(at(homes[1]))
+    with attnd.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "job", wait=0) as watch:
+        daemon.attach(watch.publisher)
+        watch.step()
+    daemon.close()
+    assert caplog.messages == []

@@ -148,3 +148,15 @@ def test_what_could_not_be_installed_is_not_tried_again(tmp_path):
     frameworks.asked.unlink()
     again = frameworks.run("--install", cwd=tmp_path)
     assert again.stdout.splitlines()[-1] == str(frameworks.python) and not frameworks.asked.exists()
+
+
+def test_a_long_build_says_meanwhile_that_it_goes_on_and_where_it_writes(tmp_path):
+    said = tmp_path / "said"
+    script = f"""
+        . {ROOT}/deploy/common.sh
+        logged {tmp_path}/log sh -c 'echo one; until grep -q lines {said}; do sleep 0.05; done' 2>{said}
+        logged {tmp_path}/log sh -c 'echo wrong; exit 3' 2>>{said} || echo failed"""
+    done = subprocess.run(["bash", "-c", script], env={**os.environ, "ATTND_TICK_S": "1"}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "failed\n"), done.stderr
+    assert said.read_text(encoding="utf-8").splitlines()[0] == f"  ... 1 s, 1 lines in {tmp_path}/log"
+    assert said.read_text(encoding="utf-8").endswith(f"wrong\n(from {tmp_path}/log)\n")

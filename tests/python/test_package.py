@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The package as a whole: which Python it is written for."""
 import ast
+import re
 
 import pytest
-from conftest import PACKAGE
+from conftest import PACKAGE, ROOT
 
 import attnd
 
@@ -32,4 +33,10 @@ def test_type_checkers_see_every_name_that_the_package_has():
     tree = ast.parse((PACKAGE / "attnd" / "__init__.py").read_text(encoding="utf-8"))
     (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {name.asname: line.module for line in typed.body for name in line.names}
-    assert seen == {**attnd._HOME, "bridge": None, "device": None}
+    assert seen == {**attnd._HOME, "bridge": None, "device": None, "notebook": None}
+
+
+def test_import_attnd_has_the_modules_that_documents_call_by_it():
+    documents = [ROOT / "README.md", *ROOT.glob("deploy/site/pages/*.md"), *PACKAGE.glob("**/*.md")]
+    called = {name for document in documents for name in re.findall(r"\battnd\.([a-z]+)\.[a-z_]+\(", document.read_text(encoding="utf-8"))}
+    assert called == {"device", "notebook"} and called <= {*attnd._MODULES}

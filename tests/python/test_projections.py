@@ -446,7 +446,7 @@ def skipped(it, model, caplog):
 def test_a_model_without_the_names_is_told_which_were_looked_at(watched, caplog):
     model = Model(lambda: simple("a", "b", "c", "d"))
     said = skipped(watched(model), model, caplog)
-    assert said.startswith("job job: W_q, W_k, W_v and W_o of blocks.0.attn (Attention, and 1 more layers) are not published: "
+    assert said.startswith("job job: W_q, W_k, W_v and W_o of blocks.0.attn (Attention, and 1 more layer) are not published: "
                            "it has none of q_proj k_proj v_proj, query key value, ")
     assert said.endswith("projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their names within "
                          "an attention, weights_every=0 silences this")

@@ -3,8 +3,12 @@
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
+#include "clients/cli/base/system.h"
+
+#include "proto/header.h"
 
 #include <inttypes.h>
+#include <string.h>
 #include <time.h>
 
 /* "2026-11-20 14:02" of the trainer's clock, in UTC. */
@@ -63,6 +67,25 @@ int cmd_runs(struct cli *cli)
     return ask_read(cli, "runs", &ask, read_runs);
 }
 
+/* A run that has not ended and has been silent for longer may have been killed; the page says it after as
+ * long. */
+#define SILENT_S 30
+
+static void show_silent(struct cli *cli, const msgpack_object *job)
+{
+    char name[JOB_NAME_MAX + 1], state[16], ago[OUT_TIME_MAX];
+    uint64_t heard_ns = mpk_find_u64(job, "heard_ns");
+    double silent_s = ((double)now_wall_ns() - (double)heard_ns) / 1e9;
+    field_text(job, "state", state, sizeof state);
+    if (heard_ns == 0 || silent_s < SILENT_S || strcmp(state, "ended") == 0) {
+        return;
+    }
+    field_text(job, "job", name, sizeof name);
+    out_duration(silent_s, ago);
+    fprintf(cli->out, "nothing has been heard of %s for %s: it is slow, hangs, or was killed\n",
+            name, ago);
+}
+
 static int show_jobs(struct cli *cli, const msgpack_object *result)
 {
     if (mpk_items(result) == 0) {
@@ -83,6 +106,9 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
         out_cell(&table, "%" PRIu64, field_dropped(job));
     }
     out_print(&table, cli->width, false, cli->out);
+    for (uint32_t i = 0; i < result->via.array.size; i++) {
+        show_silent(cli, &result->via.array.ptr[i]);
+    }
     return CLI_OK;
 }
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:  # what type checkers see of the names below
-    from . import bridge as bridge, device as device
+    from . import bridge as bridge, device as device, notebook as notebook
     from .alerts import StopTraining as StopTraining, checkpoint_on as checkpoint_on, stop_on as stop_on
     from .capture import Watch as Watch, watch as watch
     from .control import Control as Control, ControlError as ControlError
@@ -49,13 +49,13 @@ _HOME = {
     "live_plot": "notebook",
 }
 
-_PACKAGES = ("bridge", "device")
+_MODULES = ("bridge", "device", "notebook")
 
-__all__ = ["__version__", *_PACKAGES, *_HOME]
+__all__ = ["__version__", *_MODULES, *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
+    if name in _MODULES:
         return import_module(f"attnd.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'attnd' has no attribute {name!r}")

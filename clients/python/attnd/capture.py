@@ -212,7 +212,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     if wait is None:
         wait = 2.0 if start is None else 10.0
     own = publisher is None
-    starter = None
+    starter, is_told, tells = None, False, False
     with contextlib.ExitStack() as opened:  # when anything fails, it is closed again
         if publisher is None:
             rank, world = rank_and_world(rank, world)
@@ -229,16 +229,19 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                     raise
                 log.warning("job %s: %s; training goes on, and nothing of it is captured", job, error)
                 endpoint, address, wait = NOBODY, None, 0
+                is_told = True
                 publisher = Publisher(job, endpoint, rank, world, queue_bytes, run=run, **options)
             opened.callback(publisher.close)
             if local_rank(rank) == 0:  # one of a host tells, for all
                 publisher.tell_absences(starter.say_next if starter is not None else lambda: START_IT)
+                tells = True
         elif publisher.job != job:
             raise ValueError(f"job {job!r}: the given publisher is of job {publisher.job!r}")
         if wait > 0:
             if not publisher.wait_for_subscriber(wait) and own and starter is None and not publisher.is_wrong:
+                is_told = True
                 log.warning("job %s: nobody takes tensors yet (%s); training goes on, and is captured once attnd listens "
-                            "there", job, publisher.where)
+                            "there. %s", job, publisher.where, publisher.what_helps)
         alerts = alerts_for(acts, publisher, address, trackers)
         if alerts is not None:
             opened.callback(alerts.close)
@@ -262,6 +265,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                 made.follow_probe(probe, probe_every, endpoint, address)
             made.open()
         made.follow_alerts(alerts)
+        made.tells_unsent = tells and not is_told
         opened.pop_all()
     return made
 
@@ -293,6 +297,7 @@ class Watch:
         self._names = names
         self._epoch, self._step = position
         self._first_step = self._step
+        self.tells_unsent = False  # whether the end has to say that attnd was not there; the beginning may have
         self._evaluation = evaluation
         self._stepped = False  # somebody has said when a step ends
         self._explicit = False  # that is step()
@@ -424,6 +429,8 @@ class Watch:
         if self._closed:
             return
         self._guarded(self._notices.end, self._step > self._first_step)
+        if self.tells_unsent and self._step > self._first_step:
+            self._guarded(self._tell_unsent)
         self._closed = True
         self._disarm()
         if self._looks:
@@ -449,6 +456,12 @@ class Watch:
                 self._alerts.await_end()
             self._alerts.write(last=True)
             self._alerts.close()
+
+    def _tell_unsent(self) -> None:
+        """The training is over, and attnd was never there, which nothing has told."""
+        if not self.publisher.was_heard and (self._starter is None or not self._starter.has_failed):
+            log.warning("job %s: nothing was sent: no attnd took it (%s). %s", self.publisher.job, self.publisher.where,
+                        self.publisher.what_helps)
 
     def __enter__(self) -> "Watch":
         return self

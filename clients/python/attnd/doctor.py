@@ -251,11 +251,22 @@ def _about_sockets(place: str, state: str) -> Findings:
     if left and knocked == "":
         yield Finding("address", state,
                       f"{place}/{left[0]} is left over by an attnd that was killed: nobody listens there",
-                      "start attnd again, which takes it over")
+                      _about_left_over(place, state))
     elif knocked:
         yield Finding("address", state, f"{knocked} ({place}/control)",
                       "join the group of the service (attnd), or ask its administrator" if place == addresses.SERVICE
                       else f"chmod 600 {place}/control, or start attnd again")
+
+
+def _about_left_over(place: str, state: str) -> str:
+    """An attnd that is started again takes over the sockets of the place where it would be, and no others."""
+    if place == addresses.SERVICE:
+        return "start the service again (systemctl restart attnd), or ask its administrator"
+    if state == NOTE:
+        return f"rm -r {place}: clients pass it over, as another attnd answers"
+    if place == addresses.own_places(os.geteuid(), os.environ.get("XDG_RUNTIME_DIR"))[0]:
+        return "start attnd again, which takes it over"
+    return f"rm -r {place}, or start attnd there again: attnd --address {place}"
 
 
 def _about_port() -> Findings:

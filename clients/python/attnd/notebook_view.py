@@ -139,7 +139,8 @@ def follow(job: str, *, every: float = 10.0, title: Optional[str] = None, height
                 if handle is not None or getattr(error, "code", "job_unknown") != "job_unknown":
                     raise
                 if not waits:
-                    print(f"{error}: waiting for it", flush=True)
+                    told = str(error) if isinstance(error, NoMaps) else f"job {job} has not begun"
+                    print(f"{told}: waiting for it", flush=True)
                 waits = True
                 time.sleep(every)
                 continue

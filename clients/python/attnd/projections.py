@@ -370,7 +370,7 @@ class Projections:
                 self._told.append(kind)
                 path, reason = found[0]
                 names = kind if kind.startswith("W_") else "W_q, W_k, W_v and W_o"
-                more = f", and {len(found) - 1} more layers" if len(found) > 1 else ""
+                more = f", and {len(found) - 1} more layer{'s' * (len(found) > 2)}" if len(found) > 1 else ""
                 log.warning("job %s: %s of %s (%s%s) %s not published: %s", self._publisher.job, names, path or "the model",
                             type(modules.get(path)).__name__, more, "are" if " and " in names else "is", reason)
 

@@ -230,9 +230,19 @@ class Publisher:
         return self._sender.is_wrong
 
     @property
+    def was_heard(self) -> bool:
+        """Whether tensors of this job were subscribed to at any time, or a warning has told why they cannot be."""
+        return self._sender.presence.was_there or self.is_wrong
+
+    @property
     def is_local(self) -> bool:
         """Whether the daemon is reached through a Unix socket, on this machine."""
         return (self._sender.link.endpoint or "").startswith("ipc://")
+
+    @property
+    def what_helps(self) -> str:
+        """A sentence for those whose daemon is not there."""
+        return self._sender.presence.what_helps
 
     @property
     def listened_to(self) -> bool:

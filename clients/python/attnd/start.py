@@ -74,6 +74,11 @@ class Starter:
         self._looked.wait(max(0.0, timeout))
         return timeout if self._failed else time.monotonic() - began
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a warning has told that none could be started."""
+        return self._failed
+
     def say_next(self) -> str:
         """Says what happens when attnd has gone, as a sentence."""
         return START_IT if self._failed else f"If it has ended, it is started again within {AGAIN_S:.0f} s"

@@ -5,6 +5,7 @@
 
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
+#include "clients/cli/base/system.h"
 #include "proto/result.h"
 
 #include <signal.h>
@@ -277,6 +278,25 @@ static void answer_no_jobs(const struct fake *fake, const char *method, uint64_t
     mpk_put_array(reply, 0);
 }
 
+static uint64_t commands_heard_s_ago; /* of the job */
+static const char *commands_state;
+
+static void answer_silent(const struct fake *fake, const char *method, uint64_t id,
+                          const msgpack_object *params, struct mpk_writer *reply)
+{
+    (void)fake, (void)params;
+    fake_put_ok(reply, id);
+    if (strcmp(method, "jobs") != 0) {
+        commands_put_stats(reply, 645);
+        return;
+    }
+    mpk_put_array(reply, 1);
+    mpk_put_map(reply, 3);
+    mpk_pair_str(reply, "job", "gpt-small");
+    mpk_pair_str(reply, "state", commands_state);
+    mpk_pair_u64(reply, "heard_ns", now_wall_ns() - commands_heard_s_ago * 1000000000u);
+}
+
 static void answer_unbalanced(const struct fake *fake, const char *method, uint64_t id,
                               const msgpack_object *params, struct mpk_writer *reply)
 {
@@ -340,6 +360,11 @@ static int set_up_without_jobs(void **state)
     return start_fake(state, answer_no_jobs);
 }
 
+static int set_up_silent(void **state)
+{
+    return start_fake(state, answer_silent);
+}
+
 static int set_up_unbalanced(void **state)
 {
     return start_fake(state, answer_unbalanced);
@@ -367,6 +392,31 @@ FAKE_TEST(jobs_fit_80_columns)
         fake, "jobs", 0,
         "JOB             RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
         "gpt-small  abcdef01  active      3  1200    2/4       636     5        3\n");
+}
+
+TEST_OF(jobs_name_a_run_that_is_silent_until_it_has_ended, struct fake *fake, set_up_silent,
+        commands_tear_down)
+{
+    static const struct {
+        const char *state;
+        uint64_t heard_s_ago;
+        bool is_said;
+    } cases[] = {
+        {"active", 20, false}, {"active", 125, true}, {"idle", 125, true}, {"ended", 125, false}};
+    char text[512];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        commands_heard_s_ago = cases[i].heard_s_ago;
+        commands_state = cases[i].state;
+        int wide = strcmp(commands_state, "active") == 0 ? 6 : 5;
+        snprintf(text, sizeof text,
+                 "JOB        RUN  %*s  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
+                 "gpt-small       %*s      0     0    0/0         0     0        0\n%s",
+                 wide, "STATE", wide, commands_state,
+                 cases[i].is_said ? "nothing has been heard of gpt-small for 2 min 5 s: it is "
+                                    "slow, hangs, or was killed\n"
+                                  : "");
+        commands_assert_says(fake, "jobs", 0, text);
+    }
 }
 
 TEST_OF(no_jobs_say_how_to_get_one, struct fake *fake, set_up_without_jobs, commands_tear_down)

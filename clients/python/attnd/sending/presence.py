@@ -21,6 +21,7 @@ log = logging.getLogger("attnd")
 
 GONE_AFTER_S = 5.0  # without a subscriber; a daemon that is back sooner was only restarted
 HOPE_S = 5.0  # between two looks at whether messages are taken again
+TO_START = 'Start one: attnd &, or attnd.watch(..., start="auto"); python -m attnd says what is wrong'
 REMOTE = "See whether attnd runs there, and whether the network and the firewalls let it through"
 
 
@@ -63,6 +64,16 @@ class Presence:
                 self._begin_to_hope()
         elif not heard and self._home is not None and self._left_at is None:
             self._left_at, self._count_before = time.monotonic(), dict(self._outbox.count)
+
+    @property
+    def was_there(self) -> bool:
+        """Whether tensors of the job were subscribed to at any time."""
+        return self._home is not None
+
+    @property
+    def what_helps(self) -> str:
+        """A sentence for those whose attnd is not there."""
+        return TO_START if self._link.endpoint is None or self._link.endpoint.startswith("ipc://") else REMOTE
 
     def idle_s(self, is_ending: bool) -> Optional[float]:
         """Seconds until tend() has something to tell by itself; None: until subscriptions change."""
