@@ -67,7 +67,7 @@ int cmd_runs(struct cli *cli)
     return ask_read(cli, "runs", &ask, read_runs);
 }
 
-/* A run that has not ended and has been silent for longer may have been killed; the page says it after as
+/* An active run that has been silent for longer may have been killed; the page says it after as
  * long. */
 #define SILENT_S 30
 
@@ -77,7 +77,7 @@ static void show_silent(struct cli *cli, const msgpack_object *job)
     uint64_t heard_ns = mpk_find_u64(job, "heard_ns");
     double silent_s = ((double)now_wall_ns() - (double)heard_ns) / 1e9;
     field_text(job, "state", state, sizeof state);
-    if (heard_ns == 0 || silent_s < SILENT_S || strcmp(state, "ended") == 0) {
+    if (heard_ns == 0 || silent_s < SILENT_S || strcmp(state, "active") != 0) {
         return;
     }
     field_text(job, "job", name, sizeof name);

@@ -394,7 +394,7 @@ FAKE_TEST(jobs_fit_80_columns)
         "gpt-small  abcdef01  active      3  1200    2/4       636     5        3\n");
 }
 
-TEST_OF(jobs_name_a_run_that_is_silent_until_it_has_ended, struct fake *fake, set_up_silent,
+TEST_OF(jobs_name_an_active_run_that_is_silent, struct fake *fake, set_up_silent,
         commands_tear_down)
 {
     static const struct {
@@ -402,7 +402,7 @@ TEST_OF(jobs_name_a_run_that_is_silent_until_it_has_ended, struct fake *fake, se
         uint64_t heard_s_ago;
         bool is_said;
     } cases[] = {
-        {"active", 20, false}, {"active", 125, true}, {"idle", 125, true}, {"ended", 125, false}};
+        {"active", 20, false}, {"active", 125, true}, {"idle", 125, false}, {"ended", 125, false}};
     char text[512];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         commands_heard_s_ago = cases[i].heard_s_ago;
