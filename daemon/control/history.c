@@ -83,6 +83,7 @@ struct firing {
     struct mpk_writer *list;
     const struct run *asked;  /* whose alerts are visited now */
     const struct run *newest; /* of its job, which comes first */
+    bool listed;              /* this job is asked for */
 };
 
 static void visit_alert(void *data, const struct alert_result *alert)
@@ -106,10 +107,10 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
     run_hex(run->id, hex);
     if (!firing->newest || strcmp(firing->newest->job, run->job) != 0) {
         firing->newest = run;
+        firing->listed = request_lists(firing->request, run->job);
     }
     bool older = !*firing->run && run != firing->newest && run->state != JOB_ACTIVE;
-    if ((*firing->job && strcmp(firing->job, run->job) != 0) ||
-        !request_lists(firing->request, run->job)) {
+    if ((*firing->job && strcmp(firing->job, run->job) != 0) || !firing->listed) {
         return;
     }
     if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||

@@ -80,8 +80,12 @@ int method_jobs(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
     struct mpk_open jobs = mpk_open(request->result, NULL);
+    const char *job = NULL; /* of the runs that come now, one after the other */
+    bool listed = false;
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        if (request_lists(request, run->job)) {
+        listed = job && strcmp(job, run->job) == 0 ? listed : request_lists(request, run->job);
+        job = run->job;
+        if (listed) {
             run_encode(run, request->result);
         }
     }

@@ -567,7 +567,7 @@ int closing_merged(struct run *run, struct track *track, const struct merged *me
     for (uint32_t i = 0; i < merged->layer_count && !closing.code; i++) {
         const struct merged_layer *layer = &merged->layers[i];
         struct stream *stream;
-        closing.code = run_stream(run, layer->id, layer->state->heads, now_ns, &stream);
+        closing.code = run_put_stream(run, layer->id, layer->state->heads, now_ns, &stream);
         if (closing.code == ERR_STREAM_LIMIT) { /* as on a node, the others go on */
             log_event(LOG_WARNING, "merged_layer_left_out", LOG_STR("job", run->job),
                       LOG_NUM("layer", layer->id.layer), LOG_STR("reason", err_slug(closing.code)));

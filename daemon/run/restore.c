@@ -404,8 +404,8 @@ static int find_place(struct restore *restore, const char *key, bool has_index,
         layer > header_layer_key((struct layer_id){STACK_DECODER, LAYER_MAX, SITE_CROSS})) {
         return ERR_STORE_FORMAT;
     }
-    return run_stream(restore->run, header_layer_of((uint32_t)layer), 0, restore->now_ns,
-                      &place->stream);
+    return run_put_stream(restore->run, header_layer_of((uint32_t)layer), 0, restore->now_ns,
+                          &place->stream);
 }
 
 static int with_document(struct restore *restore, const struct restore_place *place,

@@ -94,6 +94,7 @@ void run_free(struct run **run_p)
     }
     alerts_free(&run->alerts);
     batch_free(&run->saving);
+    state_budget_charge(&run->budget, 0, HASH_COUNT(run->streams) * stream_bytes(run->track_count));
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
     sequences_clear(&run->reliable_events);
@@ -121,8 +122,13 @@ void run_charge_drift(struct run *run, struct layer_track *layer)
     layer->drift_bytes = bytes;
 }
 
-int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
-               struct stream **ret_stream)
+uint64_t run_layers_bytes(const struct run *run)
+{
+    return HASH_COUNT(run->streams) * stream_bytes(run->track_count);
+}
+
+int run_put_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
+                   struct stream **ret_stream)
 {
     struct stream *stream = stream_find(run->streams, id);
     if (!stream) {
@@ -131,9 +137,21 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
         }
         stream = stream_add(&run->streams, id, heads, run->track_count, now_ns);
         run->dirty = true;
+        state_budget_charge(&run->budget, stream ? stream_bytes(run->track_count) : 0, 0);
     }
     *ret_stream = stream;
     return stream ? 0 : ERR_MEMORY;
+}
+
+int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
+               struct stream **ret_stream)
+{
+    bool has_room = HASH_COUNT(run->streams) >= run->config->limits_layers ||
+                    state_budget_fits(&run->budget, stream_bytes(run->track_count));
+    if (!has_room && !stream_find(run->streams, id)) {
+        return ERR_STATE_LIMIT;
+    }
+    return run_put_stream(run, id, heads, now_ns, ret_stream);
 }
 
 struct sequences *run_sequences(struct run *run, struct stream *stream, const struct header *header)

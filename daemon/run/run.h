@@ -110,9 +110,15 @@ void run_free(struct run **run);
  * received, for no window may close over that. */
 uint64_t run_time_ns(const struct run *run, uint64_t now_ns);
 
-/* The layer, made when there is none. Returns 0, ERR_STREAM_LIMIT or ERR_MEMORY. */
+/* The layer, made when there is none. Returns 0, ERR_STREAM_LIMIT, ERR_STATE_LIMIT or ERR_MEMORY.
+ */
 int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                struct stream **ret_stream);
+/* The same of a layer that was taken in before, or elsewhere: the budget may go over its limit. */
+int run_put_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
+                   struct stream **ret_stream);
+/* The part of what the budget counts that stays as long as the run does: its layers. */
+uint64_t run_layers_bytes(const struct run *run);
 /* The sequences that a message's number is in; `stream`: its layer, NULL when there is none yet.
  * NULL when there are none. */
 struct sequences *run_sequences(struct run *run, struct stream *stream,

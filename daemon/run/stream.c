@@ -54,6 +54,11 @@ struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t 
     return stream;
 }
 
+uint64_t stream_bytes(uint32_t tracks)
+{
+    return sizeof(struct stream) + MODULE_MAX + tracks * sizeof(struct layer_track);
+}
+
 void stream_free_all(struct stream **streams, uint32_t tracks)
 {
     struct stream *stream, *next;

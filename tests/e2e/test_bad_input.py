@@ -217,7 +217,7 @@ def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
 
 
 def test_many_heads_cannot_use_up_the_memory(rng):
-    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum=false")  # a run may use a quarter of it
+    attnd = Attnd("limits.state_memory=2MiB", "metrics.spectrum=false")  # a run may use a quarter of it
     reader = Reader(attnd, "summary/")
     trainer = Trainer(attnd, "job")
     for layer in range(16):
@@ -228,6 +228,16 @@ def test_many_heads_cannot_use_up_the_memory(rng):
     assert [reader.next()[1]["layer"] for _ in range(16 - refused)] == list(range(16 - refused))
     trainer.attention(softmax_maps(rng, 1, 50, 4, 4), layer=15, epoch=1)
     assert attnd.settled(18)["dropped"] == {"state_limit": refused}, "closed windows gave their states back"
+    attnd.close()
+
+
+def test_layers_that_are_only_named_cannot_use_up_the_memory():
+    attnd = Attnd("limits.state_memory=4MiB")
+    layers = [dict(stack="decoder", layer=layer, site="self", heads=1) for layer in range(1000)]
+    for _ in range(12):
+        Trainer(attnd, "job").event("hello", layers=layers)
+    assert attnd.settled(12)["dropped"]["state_limit"] > 0
+    assert sum(len(job["layers"]) for job in attnd.call("jobs")) < (4 << 20) / 1000
     attnd.close()
 
 

@@ -327,6 +327,22 @@ def cpu_s(attnd):
         return sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
+def test_dear_patterns_are_matched_with_each_job_once(rng):
+    """On the loop's thread: with each of its runs it took a second a question."""
+    attnd, weights = Attnd(), softmax_maps(rng, 1, 1, 2, 2)
+    trainer = Trainer(attnd, "")
+    for number in range(64 * 16):
+        trainer.job, trainer.run, trainer.sequence = f"{number // 16:02}" + "a" * 126, os.urandom(16), {}
+        trainer.attention(weights)
+    attnd.settled(64 * 16)
+    assert len(attnd.call("jobs")) == 64 * 16
+    patterns, before = " ".join(["*[!" * 40 + "b"] * 16), cpu_s(attnd)
+    for _ in range(4):
+        assert attnd.call("jobs", jobs=patterns) == []
+        assert attnd.call("alerts", jobs=patterns)["firing"] == []
+    assert cpu_s(attnd) - before < 2
+
+
 @pytest.mark.parametrize("kind", [Attnd, TcpAttnd], ids=["ipc", "tcp"])
 def test_connections_beyond_the_descriptors_are_refused_said_and_cost_nothing(rng, kind):
     attnd = kind(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)))

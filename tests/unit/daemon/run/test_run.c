@@ -288,6 +288,21 @@ RUN_TEST(without_state_memory_messages_are_refused_and_windows_go_on)
     assert_int_equal(fixture_number(f, 1, "dropped", "state_limit"), 2);
 }
 
+/* A hello of 60 KB names a thousand, and a job may have many runs. */
+RUN_TEST(layers_take_of_the_state_memory)
+{
+    struct layer_id id = {STACK_DECODER, 7, SITE_SELF}, other = {STACK_DECODER, 8, SITE_SELF};
+    struct stream *stream;
+    uint64_t used = f->budget.used, room = f->budget.limit;
+    assert_int_equal(run_stream(f->run, id, 4, f->now, &stream), 0);
+    assert_true(f->budget.used >= used + sizeof *stream);
+    f->budget.limit = f->budget.used;
+    assert_int_equal(run_stream(f->run, other, 4, f->now, &stream), ERR_STATE_LIMIT);
+    assert_int_equal(run_stream(f->run, id, 4, f->now, &stream), 0);
+    assert_int_equal(run_put_stream(f->run, other, 4, f->now, &stream), 0);
+    f->budget.limit = room;
+}
+
 /* It says where the training is; what has been sent until there may still be on its way. */
 RUN_TEST(a_hello_from_a_later_step_moves_no_window)
 {
