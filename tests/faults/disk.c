@@ -91,8 +91,7 @@ static struct disk_image *image_of(const char *path)
     abort();
 }
 
-/* What is allocated for so many bytes, at least: it doubles, since files grow by a page at a time.
- */
+/* The least that is allocated for so many bytes. It doubles: files grow by a page at a time. */
 static int64_t room_of(int64_t size)
 {
     int64_t room = size ? SECTOR : 0;

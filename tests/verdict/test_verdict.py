@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""One training of each fault and a healthy one, judged as runs.py judges many; README.md has the table of those. Of 400 steps
-each: these trainings have fewer, and end, too, five windows after the last fault can begin."""
+"""One training of each fault and a healthy one, judged as runs.py judges many; README.md has the table of those. Its
+runs have 400 steps; these end as soon as the latest fault has been in force for five windows."""
 import pytest
 
 pytest.importorskip("torch")
