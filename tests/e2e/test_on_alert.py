@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
 """attnd.watch(..., on_alert=f): a training that acts on what attnd finds, alone and in several ranks.
 
-As `python test_on_alert.py KEY=VALUE...` it is one rank of a training by DDP over gloo. Its attention is even until in
-`folder` the file `sharpen` makes it look at single keys, and `end` ends it. After MORE_STEPS sharp steps it leaves
-`went-on` there. A training whose rank has stopped alone does not end: the other one waits for it in backward.
+one_rank() is one rank of a training by DDP over gloo, in a process of its own, forked off one that has loaded PyTorch. Its
+attention is even until in `folder` the file `sharpen` makes it look at single keys, and `end` ends it. After MORE_STEPS
+sharp steps it leaves `went-on` there. A training whose rank has stopped alone does not end: the other one waits for it in
+backward.
 """
+import faulthandler
 import json
 import logging
+import multiprocessing
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -217,17 +219,23 @@ def test_what_is_severe_enough_and_begins_counts(severity, states, acts):
     assert saved == ([alert] if acts else [])
 
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch", "torch.distributed", "numpy", "zmq", "msgpack", "pytest"])
+
+
 class Ranks:
     """Two ranks in processes of their own, which train until `end`, or until they stop. A context manager."""
 
     def __init__(self, daemon, folder, how, *addresses):
         self.daemon, self.folder = daemon, folder
         self.said = [folder / f"{rank}.stderr" for rank in range(2)]
+        for said in self.said:
+            said.touch()
         store = free_ports(1)
-        self.processes = [subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", __file__, f"rank={rank}", "world=2", f"store={store}", f"how={how}",
-             f"folder={folder}", f"address={(addresses or [daemon.directory] * 2)[rank]}"],
-            stderr=self.said[rank].open("wb"), env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in range(2)]
+        self.processes = [FORKS.Process(target=one_rank, args=(rank, 2, store), kwargs=dict(
+            how=how, folder=str(folder), address=(addresses or [daemon.directory] * 2)[rank])) for rank in range(2)]
+        for rank in self.processes:
+            rank.start()
 
     def __enter__(self):
         return self
@@ -235,7 +243,7 @@ class Ranks:
     def __exit__(self, *exc):
         for rank in self.processes:
             rank.kill()
-            rank.wait()
+            rank.join()
 
     def text(self):
         return "\n".join(each.read_text(errors="replace") for each in self.said)
@@ -247,7 +255,9 @@ class Ranks:
 
     def ended(self):
         """What each rank has left."""
-        assert [rank.wait(2 * PATIENCE_S) for rank in self.processes] == [0, 0], self.text()
+        for rank in self.processes:
+            rank.join(2 * PATIENCE_S)
+        assert [rank.exitcode for rank in self.processes] == [0, 0], self.text()
         return [json.loads((self.folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -337,14 +347,12 @@ def train(rank, folder, how, **options):
                    "threads": [thread.name for thread in threading.enumerate()]}, file)
 
 
-def main(rank, world, store, **options):
-    """Joins the others at a store over TCP."""
-    rank, world = int(rank), int(world)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{store}", rank=rank, world_size=world)
-    train(rank, **options)
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
+def one_rank(rank, world, store, folder, **options):
+    """Joins the others at a store over TCP, and trains."""
+    said = os.open(f"{folder}/{rank}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 2)
+    faulthandler.enable()
     torch.set_num_threads(1)
-    main(**dict(argument.split("=", 1) for argument in sys.argv[1:]))
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{store}", rank=rank, world_size=world)
+    train(rank, folder, **options)
+    dist.destroy_process_group()

@@ -91,10 +91,22 @@ static struct disk_image *image_of(const char *path)
     abort();
 }
 
+/* The least that is allocated for so many bytes. It doubles: files grow by a page at a time. */
+static int64_t room_of(int64_t size)
+{
+    int64_t room = size ? SECTOR : 0;
+    while (room < size) {
+        room *= 2;
+    }
+    return room;
+}
+
 static void put_into(uint8_t **bytes, int64_t *size, int64_t at, const uint8_t *from, int64_t count)
 {
     if (at + count > *size) {
-        *bytes = realloc(*bytes, (size_t)(at + count));
+        if (room_of(at + count) > room_of(*size)) {
+            *bytes = realloc(*bytes, (size_t)room_of(at + count));
+        }
         REQUIRE(*bytes);
         memset(*bytes + *size, 0, (size_t)(at + count - *size));
         *size = at + count;
@@ -117,7 +129,7 @@ static void image_sync(struct disk_image *image)
 /* A file as it is after its disk has lost its power. */
 static void image_copy(const struct disk_image *image, const char *directory)
 {
-    uint8_t *bytes = malloc((size_t)image->size + 1);
+    uint8_t *bytes = malloc((size_t)room_of(image->size) + 1);
     int64_t size = image->size;
     char path[512];
     REQUIRE(bytes);

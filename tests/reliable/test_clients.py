@@ -163,7 +163,7 @@ def test_kills_of_attnd_lose_nothing(attnd, tmp_path, tensors, spool):
 
 def test_a_second_process_of_a_run_counts_what_is_not_taken_of_it(attnd, tmp_path):
     """Until it has sent as many as the first one did; also of what was on its way when attnd was killed."""
-    count = 2000
+    count = 600
     first = Keeper(attnd, "job", tmp_path, count=count, pause_us=0, spool=False)
     first.wait_for(count)
     wait_until(lambda: is_whole(attnd, first, count), "the messages of the first")
