@@ -94,7 +94,7 @@ void run_free(struct run **run_p)
     }
     alerts_free(&run->alerts);
     batch_free(&run->saving);
-    state_budget_charge(&run->budget, 0, HASH_COUNT(run->streams) * stream_bytes(run->track_count));
+    state_budget_charge(&run->budget, 0, run_layers_bytes(run));
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
     sequences_clear(&run->reliable_events);

@@ -114,10 +114,11 @@ uint64_t run_time_ns(const struct run *run, uint64_t now_ns);
  */
 int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                struct stream **ret_stream);
-/* The same of a layer that was taken in before, or elsewhere: the budget may go over its limit. */
+/* As run_stream, for a layer that this attnd or a node took in before: it is never refused for
+ * memory, and the budget may exceed its limit. */
 int run_put_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                    struct stream **ret_stream);
-/* The part of what the budget counts that stays as long as the run does: its layers. */
+/* Bytes of the layers, which the budget counts as long as the run lasts. */
 uint64_t run_layers_bytes(const struct run *run);
 /* The sequences that a message's number is in; `stream`: its layer, NULL when there is none yet.
  * NULL when there are none. */

@@ -70,7 +70,7 @@ struct stream *stream_find(struct stream *streams, struct layer_id id);
 /* Adds one to the table `*streams`. NULL when out of memory. */
 struct stream *stream_add(struct stream **streams, struct layer_id id, uint32_t heads,
                           uint32_t tracks, uint64_t now_ns);
-/* Bytes of one with so many tracks, without what its messages bring. */
+/* Bytes that a layer takes before its first message: its stream, its path, its tracks. */
 uint64_t stream_bytes(uint32_t tracks);
 void stream_free_all(struct stream **streams, uint32_t tracks);
 

@@ -91,7 +91,8 @@ static struct disk_image *image_of(const char *path)
     abort();
 }
 
-/* The least that is allocated for so many bytes. It doubles: files grow by a page at a time. */
+/* Bytes allocated for a file of `size` bytes: a sector, doubled until it holds them, as SQLite adds
+ * a page at a time. */
 static int64_t room_of(int64_t size)
 {
     int64_t room = size ? SECTOR : 0;
