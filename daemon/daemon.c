@@ -102,11 +102,11 @@ static void daemon_finish(struct daemon *daemon)
 {
     uint64_t patience_ns = daemon->config.shutdown_timeout;
     patience_ns = patience_ns < SAVE_STOP_NS ? SAVE_STOP_NS : patience_ns;
+    uint64_t now_ns = clock_monotonic_ns();
     daemon->finished = true;
-    messages_take_finished(daemon);
-    registry_show(daemon->registry);
     service_extend(daemon->service, patience_ns);
-    rounds_save_all(daemon, clock_monotonic_ns() + patience_ns);
+    messages_finish(daemon, now_ns + patience_ns / 2);
+    rounds_save_all(daemon, now_ns + patience_ns);
     daemon_close_handles(daemon);
     /* The inbox is closed when the last thread that posts is joined. */
     uv_unref((uv_handle_t *)&daemon->inbox.wake);
@@ -302,6 +302,8 @@ static int open_registry(struct daemon *daemon, char *reterr)
     daemon->maps.limit = daemon->config.maps_memory;
     daemon->sink = (struct result_sink){
         .put = messages_put_result,
+        .pause = messages_pause,
+        .merged = merging_end,
         .recall = messages_recall,
         .settle = messages_settle_promises,
         .learning = strcmp(daemon->config.drift_baseline.text, "first") == 0 ? NULL : pin_baseline,

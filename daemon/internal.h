@@ -64,6 +64,7 @@ struct daemon {
         bool last; /* nobody was training any more when it began */
     } round;
     struct run *ready, **ready_last; /* have messages to take, in the order of their turns */
+    uint64_t turn_ends_ns;           /* of the run that has it; 0: none has */
     uint32_t in_flight;              /* messages with work, waiting or in the pool */
     uint64_t ticks;
     uint64_t started_ns;
@@ -79,8 +80,11 @@ void messages_on_arrived(struct daemon *daemon, struct message *message);
 void messages_on_done(struct daemon *daemon, struct message *message);
 /* Stops the loop when ingest has stopped and no message is in flight. */
 void messages_stop_if_drained(struct daemon *daemon);
-/* Takes the messages of all runs that are computed, also behind others that are not. */
-void messages_take_finished(struct daemon *daemon);
+/* The stop: takes the messages of all runs that are computed, also behind others that are not, and
+ * shows all open windows as partial, until the deadline. */
+void messages_finish(struct daemon *daemon, uint64_t deadline_ns);
+/* pause of the sink of all runs. */
+bool messages_pause(void *data, struct run *run);
 /* Accounts for the parts of matrices that runs have given up, and goes on with messages that have
  * waited for others long enough. */
 void messages_give_up(struct daemon *daemon);
@@ -95,6 +99,8 @@ bool messages_recall(void *data, const struct run *run, const char *topic, uint3
 
 /* News of a run from the hub: takes them over, and gives them back to it (fleet_merged). */
 void merging_take(struct daemon *daemon, struct merged *merged);
+/* merged of the sink of all runs. */
+void merging_end(void *data, struct run *run, struct merged *merged, int code);
 
 /* The reader of the inbox; `data` is the daemon. */
 void ticks_on_note(void *data, struct note *note);

@@ -320,6 +320,7 @@ int judge_recording(const char *path, bool json, const struct config *config)
     }
     judge.daemon->sink.put = judge_put_result;
     judge.daemon->sink.learning = NULL;
+    judge.daemon->sink.pause = NULL; /* windows are out when a message is taken */
     judge.daemon->sink.is_replay = true;
     judge.daemon->sink.data = &judge;
     judge.alerts = open_memstream(&alerts, &size);

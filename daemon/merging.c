@@ -104,34 +104,35 @@ static int merging_take_body(struct run *run, const struct merged *merged)
     return code;
 }
 
-static int merging_take_run(struct daemon *daemon, struct merged *merged)
+void merging_end(void *data, struct run *run, struct merged *merged, int code)
 {
-    uint64_t now_ns = clock_monotonic_ns();
-    struct run *run;
-    int code = registry_merge(daemon->registry, merged, now_ns, &run);
-    if (code) {
-        return code;
-    }
-    struct track *track = merged->has_window ? merging_find_track(run, merged) : NULL;
-    if (track) {
-        code = closing_merged(run, track, merged, now_ns);
-    }
+    struct daemon *daemon = data;
     if (!code && merged->body) {
         code = merging_take_body(run, merged);
     }
     if (!code && merged->state == JOB_ENDED) {
-        closing_settle(run, now_ns);
+        closing_settle(run, clock_monotonic_ns());
     }
-    return code;
+    if (code && code != ERR_CLOSED && log_is_round(daemon->put_off++)) {
+        log_event(LOG_WARNING, "merged_window_put_off", LOG_STR("job", merged->job),
+                  LOG_NUM("part", merged->part), LOG_STR("reason", err_slug(code)));
+    }
+    merged->code = code;
+    fleet_merged(daemon->fleet, &merged);
+    merged_free(&merged);
 }
 
 void merging_take(struct daemon *daemon, struct merged *merged)
 {
-    merged->code = daemon->stopping ? ERR_CLOSED : merging_take_run(daemon, merged);
-    if (merged->code && merged->code != ERR_CLOSED && log_is_round(daemon->put_off++)) {
-        log_event(LOG_WARNING, "merged_window_put_off", LOG_STR("job", merged->job),
-                  LOG_NUM("part", merged->part), LOG_STR("reason", err_slug(merged->code)));
+    uint64_t now_ns = clock_monotonic_ns();
+    struct run *run = NULL;
+    int code =
+        daemon->stopping ? ERR_CLOSED : registry_merge(daemon->registry, merged, now_ns, &run);
+    struct track *track = !code && merged->has_window ? merging_find_track(run, merged) : NULL;
+    if (track) {
+        code = closing_merged(run, track, merged, now_ns);
     }
-    fleet_merged(daemon->fleet, &merged);
-    merged_free(&merged);
+    if (!track || code) {
+        merging_end(daemon, run, merged, code); /* else it is told when the window is out */
+    }
 }

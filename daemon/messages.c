@@ -7,12 +7,14 @@
  * matrices are taken first, and computed with the last of them. States are read by workers.
  *
  * Taking a message may merge a thousand heads and close windows. Runs that are ready take turns of
- * TURN_NS, or of one message if that is longer, so that a job with much to take is late itself, and
- * others are not. After ROUND_NS the loop has a look at everything else. */
+ * TURN_NS, or of one message, or one layer of a window that closes, if that is longer, so that a
+ * job with much to take is late itself, and others are not. After ROUND_NS the loop has a look at
+ * everything else. */
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/internal.h"
 #include "daemon/run/assembly.h"
+#include "daemon/run/closing.h"
 #include "daemon/run/hold.h"
 #include "daemon/run/queue.h"
 #include "daemon/state/state_message.h"
@@ -21,6 +23,8 @@
 
 #define TURN_NS  UINT64_C(1000000)
 #define ROUND_NS UINT64_C(10000000)
+/* Outside of turns, for windows that close or are shown as time goes by, or to make room. */
+#define REST_NS UINT64_C(50000000)
 
 /* Nothing is kept of it, or its run could not be had, or the other parts of its matrices: its
  * sender hears so now. */
@@ -126,15 +130,19 @@ static void messages_account_lost(struct daemon *daemon, struct run *run)
     }
 }
 
-/* Takes messages in their turn, as far as they are finished, until a time. Returns whether there
- * may be more. */
-static bool messages_take(struct daemon *daemon, struct run *run, uint64_t until_ns)
+/* Takes messages in their turn, as far as they are finished, until the turn ends. Returns whether
+ * there may be more. */
+static bool messages_take(struct daemon *daemon, struct run *run)
 {
+    uint64_t until_ns = daemon->turn_ends_ns;
     struct message *message;
     bool in_time = true;
     for (; in_time && (message = queue_take(run)); in_time = clock_monotonic_ns() < until_ns) {
-        bool whole = message->detached; /* the last part of matrices */
-        if (message->waits || (whole && messages_compute(daemon, message))) {
+        bool whole = message->detached;  /* the last part of matrices */
+        if (whole && daemon->finished) { /* nobody computes it any more */
+            message->code = ERR_INCOMPLETE;
+        }
+        if (message->waits || (whole && !message->code && messages_compute(daemon, message))) {
             continue;
         }
         if (whole) {
@@ -213,17 +221,36 @@ void messages_stop_if_drained(struct daemon *daemon)
     }
 }
 
-static void messages_on_turn(uv_idle_t *turns)
+/* Runs that are ready take their turns until a time. */
+static void messages_take_turns(struct daemon *daemon, uint64_t end_ns)
 {
-    struct daemon *daemon = turns->data;
-    uint64_t now_ns = clock_monotonic_ns(), end_ns = now_ns + ROUND_NS;
+    uint64_t now_ns = clock_monotonic_ns();
     for (; daemon->ready && now_ns < end_ns; now_ns = clock_monotonic_ns()) {
         struct run *run = messages_next_ready(daemon);
-        if (messages_take(daemon, run, now_ns + TURN_NS)) {
+        daemon->turn_ends_ns = now_ns + TURN_NS;
+        if (messages_take(daemon, run)) {
             messages_make_ready(daemon, run);
         }
         messages_release(daemon, run);
     }
+    daemon->turn_ends_ns = 0;
+}
+
+bool messages_pause(void *data, struct run *run)
+{
+    struct daemon *daemon = data;
+    uint64_t rest_ns = uv_now(&daemon->loop) * 1000000 + REST_NS;
+    if (clock_monotonic_ns() < (daemon->turn_ends_ns ? daemon->turn_ends_ns : rest_ns)) {
+        return false;
+    }
+    messages_make_ready(daemon, run);
+    return true;
+}
+
+static void messages_on_turn(uv_idle_t *turns)
+{
+    struct daemon *daemon = turns->data;
+    messages_take_turns(daemon, clock_monotonic_ns() + ROUND_NS);
     if (!daemon->ready) {
         uv_idle_stop(turns);
     }
@@ -283,7 +310,8 @@ void messages_on_done(struct daemon *daemon, struct message *message)
     work_submit(work, daemon->pool);
 }
 
-static void messages_take_finished_of(struct daemon *daemon, struct run *run)
+/* Nothing more is computed: what waits for it, or for its place, is left. */
+static void messages_end_of(struct daemon *daemon, struct run *run)
 {
     struct message *message;
     while ((message = hold_take_any(run))) {
@@ -298,20 +326,8 @@ static void messages_take_finished_of(struct daemon *daemon, struct run *run)
             message_free(&message); /* nobody computes it any more: it will be sent again */
         }
     }
-    run->ready = false;
     queue_skip_unfinished(run);
-    while ((message = queue_take(run))) {
-        if (message->waits) {
-            continue;
-        }
-        if (message->detached) { /* nobody computes it any more */
-            message->code = ERR_INCOMPLETE;
-            queue_join(run, message, inbox_now_ns(&daemon->inbox));
-        }
-        messages_account(daemon, message);
-    }
-    assembly_give_up_all(run);
-    messages_account_lost(daemon, run);
+    messages_make_ready(daemon, run);
 }
 
 void messages_give_up(struct daemon *daemon)
@@ -324,11 +340,25 @@ void messages_give_up(struct daemon *daemon)
     }
 }
 
-void messages_take_finished(struct daemon *daemon)
+void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
 {
-    daemon->ready = NULL;
+    uint64_t left = 0;
     for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
-        messages_take_finished_of(daemon, run);
+        messages_end_of(daemon, run);
+    }
+    messages_take_turns(daemon, deadline_ns);
+    for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
+        assembly_give_up_all(run);
+        messages_account_lost(daemon, run);
+        closing_show(run);
+    }
+    messages_take_turns(daemon, deadline_ns);
+    for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
+        left += run_busy(run);
+    }
+    if (left > 0) {
+        log_event(LOG_WARNING, "windows_left", LOG_NUM("runs", left),
+                  LOG_STR("detail", "shutdown.timeout was too short to publish all their windows"));
     }
 }
 

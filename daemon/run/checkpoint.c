@@ -396,21 +396,23 @@ static int checkpoint_forget_old(struct store_batch *batch, const struct track *
     return code;
 }
 
-int checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
-                     uint64_t now_ns)
+int checkpoint_layer(struct run *run, const struct track *track, struct stream *stream,
+                     struct store_batch *batch)
+{
+    struct saving saving = {.run = run, .batch = batch};
+    return stream->promises.first ? save_whole(&saving, stream)
+                                  : save_layer(&saving, track, stream);
+}
+
+int checkpoint_track(struct run *run, const struct track *track, struct store_batch **batch,
+                     int code, uint64_t now_ns)
 {
     struct saving saving = {.run = run, .batch = *batch};
     if (!*batch) {
         return 0;
     }
-    int code = checkpoint_forget_old(*batch, track);
-    for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
-        code = stream->promises.first ? save_whole(&saving, stream)
-                                      : save_layer(&saving, track, stream);
-    }
-    if (!code) {
-        code = save_about(&saving, now_ns);
-    }
+    code = code ? code : checkpoint_forget_old(*batch, track);
+    code = code ? code : save_about(&saving, now_ns);
     return checkpoint_submit_batch(run, batch, code);
 }
 

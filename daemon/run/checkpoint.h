@@ -38,11 +38,15 @@ void checkpoint_drift_key(const struct track *track, const struct stream *stream
  * that. */
 struct store_batch *checkpoint_begin(const struct run *run);
 
-/* Saves what has changed of the track's layers since they were last saved, and what is known of the
- * run, and submits the batch with what else is in it. Parts that no window needs any more are left
- * out, and what was saved of them is forgotten. Returns 0, or ERR_MEMORY: nothing was submitted. */
-int checkpoint_track(struct run *run, struct track *track, struct store_batch **batch,
-                     uint64_t now_ns);
+/* Saves what has changed of a layer in a track since it was last saved. Before checkpoint_track,
+ * which says that it could not be. Returns 0 or ERR_MEMORY. */
+int checkpoint_layer(struct run *run, const struct track *track, struct stream *stream,
+                     struct store_batch *batch);
+/* Saves what is known of the run, and submits the batch with the track's layers and what else is in
+ * it. Parts that no window needs any more are left out, and what was saved of them is forgotten.
+ * `code` is why the batch is not whole. Returns 0, or ERR_MEMORY: nothing was submitted. */
+int checkpoint_track(struct run *run, const struct track *track, struct store_batch **batch,
+                     int code, uint64_t now_ns);
 
 /* A round saves all layers of a run that have changed. Steps save one layer each and collect;
  * checkpoint_submit hands over what they have collected, and belongs behind them before any message

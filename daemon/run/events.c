@@ -3,8 +3,8 @@
 
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
-#include "daemon/run/closing.h"
 #include "daemon/run/forward.h"
+#include "daemon/run/judging.h"
 
 #include <math.h>
 #include <string.h>
@@ -134,7 +134,7 @@ int events_take(struct run *run, struct message *message)
         code = code ? code : kept;
     }
     if (run->judge_losses && run_counts(run).tally.source > run->judged.tally.source) {
-        closing_judge(run);
+        judging_of_losses(run);
     }
     run->judge_losses = true;
     for (uint32_t t = 0; t < run->track_count; t++) {

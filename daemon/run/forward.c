@@ -108,12 +108,12 @@ int forward_packed(struct run *run, struct track *track, const struct window_par
     return code;
 }
 
-static int forward_pack(struct run *run, struct track *track, const struct window_part *part,
-                        struct stream *stream, struct store_batch *batch)
+int forward_layer(struct run *run, struct track *track, const struct window_part *part,
+                  struct stream *stream, struct store_batch *batch)
 {
     const struct layer_state *state = track_part_state(part, stream);
     struct mpk_writer writer;
-    if (!state || stream->tracks[track->index].forwarded) {
+    if (!forward_has(run, track) || !batch || !state || stream->tracks[track->index].forwarded) {
         return 0;
     }
     mpk_writer_init(&writer);
@@ -140,17 +140,16 @@ int forward_closed(struct run *run, struct track *track, const struct window_par
                    struct store_batch *batch)
 {
     struct reason_count dropped[TALLY_REASONS_MAX];
-    int code = 0;
+    int code = ERR_MEMORY;
     if (!forward_has(run, track) || !batch) {
         return 0;
     }
     uint32_t *ranks = forward_ranks_new(run);
     struct fleet_body body = forward_body(run, FLEET_CLOSED);
-    for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
-        code = forward_pack(run, track, part, stream, batch);
+    for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         body.layers += stream->tracks[track->index].forwarded;
     }
-    if (!code && ranks) {
+    if (ranks) {
         forward_set_part(&body, track, part);
         forward_set_progress(&body, run, dropped, ranks);
         body.next_before = track->next_before;
@@ -158,7 +157,6 @@ int forward_closed(struct run *run, struct track *track, const struct window_par
         body.cut = part->cut;
         code = forward_put(&body, batch);
     }
-    code = ranks ? code : ERR_MEMORY;
     free(ranks);
     return code;
 }

@@ -13,8 +13,10 @@ void forward_begin(struct run *run, struct track *track);
 int forward_packed(struct run *run, struct track *track, const struct window_part *part,
                    struct stream *stream, const void *state, size_t size,
                    struct store_batch *batch);
-/* Packs what was not, and says that the part is closed. `batch` NULL: nothing is kept. Returns 0
- * or ERR_MEMORY. */
+/* Packs it when it was not. `batch` NULL: nothing is kept. Returns 0 or ERR_MEMORY. */
+int forward_layer(struct run *run, struct track *track, const struct window_part *part,
+                  struct stream *stream, struct store_batch *batch);
+/* All layers are there: says that the part is closed. Returns 0 or ERR_MEMORY. */
 int forward_closed(struct run *run, struct track *track, const struct window_part *part,
                    struct store_batch *batch);
 /* The part is through: its batch was submitted. */

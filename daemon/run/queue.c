@@ -544,6 +544,12 @@ static void queue_detach(struct run *run, struct message *message)
 struct message *queue_take(struct run *run)
 {
     struct message *message;
+    if (run_closes(run)) {
+        closing_go_on(run);
+    }
+    if (run_closes(run)) {
+        return NULL;
+    }
     /* Nothing of tier weights is pooled, so it may come later. If it is refused now that is told
      * when its computation is through. On the reliable lane it may not: what is saved with its
      * number must have its effect. */
@@ -649,5 +655,5 @@ bool queue_flush(struct run *run)
     run->flush_arrival = run->taken + run->queued;
     run->flush_detached = run->detached;
     queue_end_flush(run);
-    return run->flushing;
+    return run->flushing || run->shows;
 }

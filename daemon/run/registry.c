@@ -252,8 +252,9 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
     if (!run) {
         return ERR_RUN_LIMIT;
     }
-    if (run->state == JOB_ACTIVE && closing_go_idle(run) != 0) {
-        return ERR_MEMORY;
+    int code = run->state == JOB_ACTIVE ? closing_go_idle(run) : 0;
+    if (code) {
+        return code;
     }
     checkpoint_forget(run, now_ns);
     LL_DELETE(job->runs, run);
@@ -478,7 +479,7 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
     memcpy(message.header.run, merged->run, RUN_BYTES);
     message.header.own_window = merged->own_window;
     int code = find_or_add(registry, &message, now_ns, &run);
-    if (!code && !run->merged && run_busy(run)) {
+    if (!code && (run_closes(run) || (!run->merged && run_busy(run)))) {
         code = ERR_AGAIN;
     }
     if (!code && !run->merged && run->tracks[0].window.rank_count > 0) {

@@ -41,7 +41,8 @@ void registry_refused(struct registry *registry, const char *job, int code);
 int registry_restore(struct registry *registry, uint64_t now_ns);
 
 /* A round saves what has changed in all runs (checkpoint.h), in steps of one layer; after some
- * steps comes a submit, before any message. Steps return whether there is more to do. */
+ * steps comes a submit, before any message. Steps return whether there is more to do. A run with a
+ * window on its way is left out, as the window brings what it saves. */
 void registry_begin_round(struct registry *registry);
 bool registry_step(struct registry *registry);
 /* The bytes that steps have collected and no submit has taken yet. */
@@ -50,8 +51,6 @@ void registry_submit(struct registry *registry, uint64_t now_ns);
 
 /* tick_run for every run. Returns whether any run wants another one. */
 bool registry_tick(struct registry *registry, uint64_t now_ns);
-/* Shows all open windows as partial, at shutdown. */
-void registry_show(struct registry *registry);
 /* queue_flush for every run of the job (NULL: of all jobs). Returns how many runs have to wait, or
  * ERR_JOB_UNKNOWN. */
 int registry_flush(struct registry *registry, const char *job);

@@ -18,7 +18,7 @@ void registry_begin_round(struct registry *registry)
 bool registry_step(struct registry *registry)
 {
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        if (run->in_round) {
+        if (run->in_round && !run_closes(run)) {
             run->in_round = checkpoint_step(run);
             if (run->in_round || run->saving) {
                 return true;
@@ -54,13 +54,6 @@ bool registry_tick(struct registry *registry, uint64_t now_ns)
     return active;
 }
 
-void registry_show(struct registry *registry)
-{
-    for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        closing_show(run);
-    }
-}
-
 int registry_flush(struct registry *registry, const char *job)
 {
     int waiting = 0;
@@ -79,7 +72,7 @@ uint32_t registry_flushing(const struct registry *registry)
 {
     uint32_t count = 0;
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        count += run->flushing;
+        count += run->flushing || run->shows;
     }
     return count;
 }

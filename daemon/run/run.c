@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/run/run.h"
 
+#include "daemon/state/merged.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,6 +96,8 @@ void run_free(struct run **run_p)
     }
     alerts_free(&run->alerts);
     batch_free(&run->saving);
+    batch_free(&run->closing.batch);
+    merged_free(&run->closing.merged);
     state_budget_charge(&run->budget, 0, run_layers_bytes(run));
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
@@ -165,7 +169,7 @@ struct sequences *run_sequences(struct run *run, struct stream *stream, const st
 bool run_busy(const struct run *run)
 {
     return run->queued > 0 || run->held > 0 || run->detached > 0 || run->waiting > 0 || run->lost ||
-           run->ready;
+           run->ready || run_closes(run);
 }
 
 void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,

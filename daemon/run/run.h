@@ -25,6 +25,26 @@
 /* One run may use this part of limits.state_memory, so that it cannot take it all. */
 #define RUN_SHARE 4
 
+/* A window on its way out, layer by layer (closing.h); or the alerts of a run, without a window. */
+struct closing {
+    struct run *run;
+    struct track *track; /* NULL: there is none */
+    struct result_window window;
+    const struct window_part *part; /* the last one of it */
+    struct merged *merged;          /* owned; the window of a fleet; NULL: that of the track */
+    bool due;                       /* it has summaries; else its last part only closes */
+    bool closed;                    /* for good; else it is shown while it is open */
+    bool again;                     /* it was judged before */
+    bool saves;                     /* the second pass over the layers; else the first */
+    bool through;
+    struct stream *next;       /* the layer whose turn it is */
+    uint32_t published;        /* summaries */
+    uint32_t events;           /* of alerts */
+    int code;                  /* what there was no memory for is not in the batch */
+    struct store_batch *batch; /* what goes to the history; NULL: nothing is kept */
+    uint64_t now_ns;           /* when it closed; 0: it is only shown */
+};
+
 struct run {
     uint8_t id[RUN_BYTES];
     char job[JOB_NAME_MAX + 1];
@@ -78,6 +98,12 @@ struct run {
     bool flushing;             /* show the windows once all up to flush_arrival are taken, */
     uint64_t flush_arrival;    /* and joined if they were taken unfinished */
     uint32_t flush_detached;   /* how many of those are still computed */
+    struct closing closing;    /* see run_closes */
+    bool shows;                /* all open windows, */
+    uint32_t show_track;       /* from here on, */
+    uint64_t show_from;        /* and from this part on; */
+    int show_code;             /* why one of them is not in the history */
+    bool goes_idle;            /* when they are out */
     /* the round of checkpoints that is going on, see checkpoint.h */
     struct store_batch *saving; /* what the steps have collected */
     uint64_t store_losses;      /* of the store, when a round last began */
@@ -101,6 +127,11 @@ void run_cut(struct run *run, uint64_t capture_every);
 struct own_window run_own_window(const struct run *run);
 /* The track with this rule; NULL: there is none. */
 struct track *run_find_track(struct run *run, const struct config_window *window);
+/* Whether a window is on its way out: until it is through nothing else happens to the run. */
+static inline bool run_closes(const struct run *run)
+{
+    return run->closing.track;
+}
 /* Whether it waits for messages to be computed, or for its turn. */
 bool run_busy(const struct run *run);
 /* It may not be busy. */

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 struct map_shelf;
+struct merged;
 struct promises;
 struct run;
 struct stats;
@@ -30,6 +31,12 @@ struct result_sink {
     /* A layer has begun to learn a baseline; NULL: nobody wants to know. */
     void (*learning)(void *data, const struct run *run, const struct stream *stream,
                      uint32_t track);
+    /* Whether this run, which has a window on its way, lets others have their turns now: it gets
+     * one of its own soon, for closing_go_on; NULL: it never does. */
+    bool (*pause)(void *data, struct run *run);
+    /* A window that closing_merged took is out, or `code` says why it is to be tried again. Takes
+     * it over. */
+    void (*merged)(void *data, struct run *run, struct merged *merged, int code);
     /* These were promised, and the history has gone off: they are answered, as without one. Takes
      * them over; NULL: nobody makes promises. */
     void (*settle)(void *data, struct promises *promises);

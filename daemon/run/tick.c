@@ -6,15 +6,7 @@
 #include "daemon/run/assembly.h"
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/closing.h"
-
-static void tick_go_idle(struct run *run)
-{
-    if (closing_go_idle(run) != 0) {
-        return; /* the next tick tries again */
-    }
-    run_publish_job(run);
-    log_event(LOG_INFO, "run_idle", LOG_STR("job", run->job));
-}
+#include "daemon/run/judging.h"
 
 /* Baselines of layers that nothing has been heard of for long; they are in the history, and come
  * back with the next start of attnd. */
@@ -59,12 +51,15 @@ void tick_run(struct run *run, uint64_t now_ns)
     assembly_give_up_late(run, now_ns);
     tick_look_at_history(run);
     closing_settle(run, time_ns);
+    if (run_closes(run)) {
+        return;
+    }
     closing_show_quiet(run, time_ns);
     if (run->state == JOB_ACTIVE && !run_busy(run) &&
         clock_since_ns(run->last_ns, now_ns) >= run->config->limits_idle) {
-        tick_go_idle(run);
+        closing_go_idle(run); /* what fails is tried again with the next tick */
     }
-    closing_judge_silence(run, now_ns);
+    judging_of_silence(run, now_ns);
     tick_evict(run, now_ns);
     if (run->dirty) {
         run_publish_job(run);

@@ -128,11 +128,18 @@ int fixture_take_all(struct run_fixture *f)
 {
     int code = 1;
     struct message *message;
-    while ((message = queue_take(f->run))) {
-        code = message->code;
+    while ((message = queue_take(f->run)) || run_closes(f->run)) {
+        code = message ? message->code : code;
         free(message);
     }
     return code;
+}
+
+bool fixture_pause(void *data, struct run *run)
+{
+    struct run_fixture *f = data;
+    assert_ptr_equal(run, f->run);
+    return ++f->pauses % 2;
 }
 
 int fixture_send(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t step)

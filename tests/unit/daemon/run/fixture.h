@@ -20,7 +20,7 @@ struct run_fixture {
     struct state_budget budget;
     struct run *run;
     uint64_t now, seq[LAYERS][RANKS], event_seq[RANKS];
-    int summaries, live, alerts;
+    int summaries, live, alerts, pauses;
     struct {
         uint32_t track;
         void *data;
@@ -56,6 +56,9 @@ bool fixture_queue(struct run_fixture *f, struct sample *sample);
 void fixture_finish(struct run_fixture *f, struct sample *sample);
 /* Takes what has its turn; returns the code of the last one, or 1 when there was none. */
 int fixture_take_all(struct run_fixture *f);
+
+/* A `pause` of the sink: after each layer. */
+bool fixture_pause(void *data, struct run *run);
 
 /* One that comes, is computed and taken at once. Returns its code. */
 int fixture_send(struct run_fixture *f, uint32_t layer, uint32_t rank, uint64_t step);

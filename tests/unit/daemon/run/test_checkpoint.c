@@ -63,10 +63,11 @@ static void send_some(struct run_fixture *f, uint32_t *seed, uint64_t step)
 #define STEPS 60
 
 /* `kill` in this number of steps of a hundred, right after a checkpoint. */
-static void train(struct run_fixture *f, uint32_t seed, uint32_t kill)
+static void train(struct run_fixture *f, uint32_t seed, uint32_t kill, bool pauses)
 {
     uint32_t chance = seed + 99;
     stored_start(f, ALSO);
+    f->sink.pause = pauses ? fixture_pause : NULL;
     for (uint64_t step = 0; step < STEPS; step++) {
         send_some(f, &seed, step);
         f->now += S / 10;
@@ -100,13 +101,97 @@ TEST(restarts_change_nothing_that_was_saved)
 {
     struct run_fixture whole, torn;
     for (uint32_t seed = 1; seed < 12; seed++) {
-        train(&whole, seed, 0);
-        train(&torn, seed, 25);
+        train(&whole, seed, 0, false);
+        train(&torn, seed, 25, false);
         assert_same_windows(whole.sink.store, torn.sink.store);
         assert_int_equal(torn.sink.store->replaced_final, 0);
         stored_stop(&whole);
         stored_stop(&torn);
     }
+}
+
+/* Windows that go out layer by layer */
+
+TEST(windows_that_pause_are_the_same)
+{
+    struct run_fixture whole, paused;
+    train(&whole, 1, 0, false);
+    train(&paused, 1, 25, true);
+    assert_true(paused.pauses > 500);
+    assert_same_windows(whole.sink.store, paused.sink.store);
+    assert_int_equal(whole.summaries, paused.summaries);
+    for (int i = 0; i < whole.summaries && i < SUMMARIES; i++) {
+        assert_int_equal(whole.summary[i].track, paused.summary[i].track);
+        assert_int_equal(whole.summary[i].size, paused.summary[i].size);
+        assert_memory_equal(whole.summary[i].data, paused.summary[i].data, whole.summary[i].size);
+    }
+    stored_stop(&whole);
+    stored_stop(&paused);
+}
+
+STORED_TEST(a_window_that_pauses_is_kept_when_it_is_through)
+{
+    for (uint64_t step = 0; step < 4; step++) {
+        fixture_send(f, 0, 0, step);
+        fixture_send(f, 1, 0, step);
+    }
+    save(f);
+    int batches = f->sink.store->batches, pieces = 0;
+    f->sink.pause = fixture_pause;
+    struct sample *first = fixture_make(f, 0, 0, 4), *second = fixture_make(f, 1, 0, 4);
+    fixture_queue(f, first);
+    fixture_queue(f, second);
+    fixture_finish(f, first);
+    fixture_finish(f, second);
+    assert_ptr_equal(queue_take(f->run), &first->message);
+    for (; run_closes(f->run); pieces++) {
+        assert_true(run_busy(f->run));
+        assert_int_equal(f->run->queued, 1);
+        assert_int_equal(f->sink.store->batches, batches);
+        tick_run(f->run, f->now);
+        struct message *taken = queue_take(f->run);
+        assert_ptr_equal(taken, run_closes(f->run) ? NULL : &second->message);
+    }
+    assert_true(pieces >= 3);
+    assert_int_equal(f->summaries, 2);
+    assert_int_equal(f->sink.store->batches, batches + 1);
+    assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/0/"), 0);
+    free(first);
+    free(second);
+}
+
+STORED_TEST(what_a_flush_shows_pauses)
+{
+    f->sink.pause = fixture_pause;
+    fixture_send(f, 0, 0, 0);
+    fixture_send(f, 1, 0, 0);
+    assert_true(queue_flush(f->run));
+    assert_true(f->run->shows);
+    assert_int_equal(fixture_take_all(f), 1);
+    assert_false(f->run->shows);
+    assert_int_equal(f->summaries, 2);
+    assert_int_equal(f->sink.store->window_count, 2);
+}
+
+STORED_TEST(a_run_whose_windows_pause_goes_idle_when_they_are_out)
+{
+    f->sink.pause = fixture_pause;
+    fixture_send(f, 0, 0, 0);
+    fixture_send(f, 1, 0, 0);
+    assert_int_equal(closing_go_idle(f->run), ERR_AGAIN);
+    assert_int_equal(f->run->state, JOB_ACTIVE);
+    assert_int_equal(fixture_take_all(f), 1);
+    assert_int_equal(f->run->state, JOB_IDLE);
+    assert_int_equal(f->summaries, 2);
+    assert_int_equal(fixture_send(f, 0, 0, 1), 0);
+    assert_int_equal(f->run->state, JOB_ACTIVE);
+}
+
+STORED_TEST(a_run_may_go_while_its_window_pauses)
+{
+    f->sink.pause = fixture_pause;
+    fixture_send(f, 0, 0, 0);
+    assert_true(queue_flush(f->run)); /* nothing leaks */
 }
 
 /* The sums in a track's windows of a layer. */

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/run/judging.h"
+
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/run/checkpoint.h"
+#include "daemon/state/odd_ranks.h"
+
+/* Captures after which a metric that has not come is not only late. */
+#define CAPTURES_JUDGED 16
+
+/* Handles an event that alerts.h finds: it is published on alert/<job>/, passed on to a command or
+ * a webhook, kept in the history, counted and logged. */
+static void judging_on_event(void *data, const struct alert_result *found)
+{
+    struct closing *closing = data;
+    struct run *run = closing->run;
+    const struct alert_result with_module = run_with_module(run, found), *event = &with_module;
+    bool calm = event->state != ALERT_FIRING || event->severity == ALERT_INFO;
+    char topic[TOPIC_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    alert_encode(event, &writer);
+    topic_job("alert", run->job, topic);
+    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_ALERT);
+    mpk_writer_clear(&writer);
+    if (closing->batch && batch_alert(closing->batch, event) != 0) {
+        log_event(LOG_ERROR, "alert_not_kept", LOG_STR("rule", event->rule));
+    }
+    stats_add(run->sink->stats, COUNT_ALERTS, 1);
+    closing->events++;
+    log_event(calm ? LOG_INFO : LOG_WARNING, "alert", LOG_STR("job", run->job),
+              LOG_STR("rule", event->rule), LOG_STR("state", alert_state_name(event->state)),
+              LOG_STR("severity", alert_severity_name(event->severity)),
+              LOG_STR("message", event->message));
+}
+
+static void judging_on_overflow(void *data, uint32_t events)
+{
+    struct run *run = ((struct closing *)data)->run;
+    stats_add(run->sink->stats, COUNT_ALERTS_DROPPED, events);
+    log_event(LOG_WARNING, "alerts_dropped", LOG_STR("job", run->job), LOG_NUM("count", events));
+}
+
+static struct alert_sink judging_sink(struct closing *closing)
+{
+    return (struct alert_sink){judging_on_event, judging_on_overflow, closing};
+}
+
+/* Leaves out what came again on the reliable lane, which is nobody's loss. */
+static uint64_t judging_dropped(const struct counts *counts)
+{
+    const struct tally *tally = &counts->tally;
+    uint64_t dropped = tally->source;
+    for (int i = 0; i < ERR_COUNT; i++) {
+        dropped += tally->dropped[i];
+    }
+    return dropped - tally->dropped[err_index(ERR_REPEATED)];
+}
+
+/* A rule that is not attnd's own. That one has no baseline yet is no news. */
+static void judging_on_unjudged(void *data, const struct rule *rule)
+{
+    const struct run *run = data;
+    const char *metric = rule_metric_name(rule->metric);
+    const char *needs = rule_needs(rule->name, metric);
+    if (!rule_why(rule->name, metric) && rule->statistic < RULE_DELTA) {
+        log_event(LOG_WARNING, "rule_not_measured", LOG_STR("job", run->job),
+                  LOG_STR("rule", rule->name), LOG_STR("metric", metric),
+                  LOG_STR("layer", rule->layer),
+                  LOG_STR("reason", needs ? needs : "no layer that matches has sent the metric"));
+    }
+}
+
+/* The log names once the rules that had nothing to judge: after CAPTURES_JUDGED captures, or when
+ * the run is over. */
+static void judging_tell_unjudged(struct run *run)
+{
+    if (run->told_unjudged) {
+        return;
+    }
+    uint64_t most = 0, epoch, step, ranks = run->tracks[0].window.rank_count;
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        most = stream->counts.processed > most ? stream->counts.processed : most;
+    }
+    if (alerts_judged_to(run->alerts, &epoch, &step) &&
+        (run->state == JOB_ENDED || most >= CAPTURES_JUDGED * ranks)) {
+        run->told_unjudged = true;
+        alerts_unjudged(run->alerts, judging_on_unjudged, run);
+    }
+}
+
+void judging_of_run(struct closing *closing)
+{
+    struct run *run = closing->run;
+    struct counts counts = run_counts(run);
+    uint64_t lost = counts.tally.lost, judged = run->judged.tally.lost;
+    struct alert_run said = {
+        .common = run_common(run),
+        .processed = counts.processed - run->judged.processed,
+        .lost = lost > judged ? lost - judged : 0, /* less when late messages came */
+        .dropped = judging_dropped(&counts) - judging_dropped(&run->judged),
+    };
+    struct alert_sink sink = judging_sink(closing);
+    run->alerts_unsaved = true;
+    run->judged = counts;
+    if (alerts_run(run->alerts, &said, &sink) != 0) {
+        log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
+    }
+    judging_tell_unjudged(run);
+}
+
+void judging_submit(struct closing *closing)
+{
+    if (closing->batch && closing->events > 0) {
+        store_submit(closing->run->sink->store, &closing->batch);
+    }
+    batch_free(&closing->batch);
+}
+
+void judging_of_losses(struct run *run)
+{
+    struct closing closing = {.run = run};
+    if (!run->alerts) {
+        return;
+    }
+    closing.batch = checkpoint_begin(run);
+    judging_of_run(&closing);
+    judging_submit(&closing);
+}
+
+void judging_of_silence(struct run *run, uint64_t now_ns)
+{
+    struct closing closing = {.run = run};
+    struct alert_sink sink = judging_sink(&closing);
+    struct result_common common = run_common(run);
+    double silent_s = (double)clock_since_ns(run->last_ns, now_ns) / 1e9;
+    if (!run->alerts || run->state == JOB_ENDED) {
+        return;
+    }
+    closing.batch = checkpoint_begin(run);
+    alerts_silence(run->alerts, &common, silent_s, &sink);
+    run->alerts_unsaved = run->alerts_unsaved || closing.events > 0;
+    run->unsaved = run->unsaved || closing.events > 0;
+    judging_submit(&closing);
+}
+
+void judging_end(struct closing *closing)
+{
+    struct run *run = closing->run;
+    struct alert_sink sink = judging_sink(closing);
+    struct result_common common = run_common(run);
+    run->alerts_unsaved = true;
+    if (run->alerts) {
+        alerts_end(run->alerts, &common, run->state == JOB_ENDED, &sink);
+        judging_tell_unjudged(run);
+    }
+}
+
+static int judging_compare_ranks(const struct layer_state *state, struct summary_result *summary)
+{
+    struct rank_entropy entropy = {.count = 0};
+    int code = layer_state_ranks_entropy(state, state->heads, &entropy);
+    if (!code) {
+        code =
+            odd_ranks_farthest(&entropy, state->heads, &summary->rank_distance, &summary->odd_rank);
+    }
+    rank_entropy_clear(&entropy);
+    return code;
+}
+
+void judging_of_layer(struct closing *closing, const struct layer_state *state,
+                      struct summary_result *summary)
+{
+    struct run *run = closing->run;
+    struct alert_sink sink = judging_sink(closing);
+    if (!run->alerts || closing->track->index > 0 || !closing->closed || closing->again) {
+        return;
+    }
+    run->alerts_unsaved = true;
+    int code = judging_compare_ranks(state, summary);
+    if (!code) {
+        code = alerts_layer(run->alerts, summary, &sink);
+    }
+    if (code) {
+        log_event(LOG_ERROR, "layer_not_judged", LOG_STR("job", run->job),
+                  LOG_STR("reason", err_slug(code)));
+    }
+}

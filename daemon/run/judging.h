@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* judging: the questions of a run to the alert rules, and what becomes of the events: they are
+ * published, told, kept in the batch of `closing`, and logged. Loop thread only. */
+#ifndef DAEMON_RUN_JUDGING_H
+#define DAEMON_RUN_JUDGING_H
+
+#include "daemon/run/run.h"
+
+/* Lets the rules judge a layer, when its window closes and is one of the primary track. A failure
+ * costs the judgement, not the summary. */
+void judging_of_layer(struct closing *closing, const struct layer_state *state,
+                      struct summary_result *summary);
+/* Lets the rules judge the fate of the run's messages since it was judged last. */
+void judging_of_run(struct closing *closing);
+/* All that fires now fired at the end, or before the run went idle. */
+void judging_end(struct closing *closing);
+/* Outside of a closing window events make a batch of their own. */
+void judging_submit(struct closing *closing);
+
+/* Judges what the run has lost since it was last judged, without a window: none will close. */
+void judging_of_losses(struct run *run);
+/* Asks the rules about silence, and once more when something has come again. On a timer. */
+void judging_of_silence(struct run *run, uint64_t now_ns);
+
+#endif
