@@ -103,7 +103,8 @@ static int closing_keep(struct closing *closing, struct stream *stream,
     if (!code) {
         code = batch_window(closing->batch, &window);
     }
-    if (!code && closing->part && state == track_part_state(closing->part, stream)) {
+    if (!code && closing->closed && closing->part &&
+        state == track_part_state(closing->part, stream)) {
         code = forward_packed(closing->run, closing->track, closing->part, stream,
                               writer.buffer.data, writer.buffer.size, closing->batch);
     }

@@ -30,7 +30,7 @@ struct closing {
     struct run *run;
     struct track *track; /* NULL: there is none */
     struct result_window window;
-    const struct window_part *part; /* the last one of it */
+    const struct window_part *part; /* the last one of it; NULL: it is merged */
     struct merged *merged;          /* owned; the window of a fleet; NULL: that of the track */
     bool due;                       /* it has summaries; else its last part only closes */
     bool closed;                    /* for good; else it is shown while it is open */

@@ -76,8 +76,8 @@ def hog(kind, ingest, reliable):
     elif kind == "qk":
         q, k = (rng.standard_normal((1, 16, 1024, 64)).astype(np.float32) for _ in range(2))
         send = lambda step: trainer.qk(q, k, step=step, scale=0.125, causal=True)  # noqa: E731
-    elif kind == "wide":  # windows of as many heads as the largest models have
-        weights = attention(rng, 128, 4)
+    elif kind.startswith("wide"):  # windows of as many heads as the largest models have, or eight times as many
+        weights = attention(rng, int(kind[4:] or 128), 4)
 
         def send(step):
             for layer in range(126):
@@ -92,7 +92,7 @@ def hog(kind, ingest, reliable):
         send(step)
 
 
-HOGS = {"none": (), "maps": (), "qk": (), "wide": (), "states1024": (), "states32": (), "tiny": STEP_WINDOWS, "log": STEP_WINDOWS,
+HOGS = {"none": (), "maps": (), "qk": (), "wide": (), "wide1024": (), "states1024": (), "states32": (), "tiny": STEP_WINDOWS, "log": STEP_WINDOWS,
         "epochs": (), "lane-states1024": (), "lane-states32": (), "lane-tiny": STEP_WINDOWS, "lane-log": STEP_WINDOWS}
 
 

@@ -79,6 +79,14 @@ NODE_TEST(a_part_comes_with_its_states_and_then_its_end)
     mpk_doc_clear(&doc);
 }
 
+NODE_TEST(a_window_that_is_shown_sends_no_part)
+{
+    send_steps(f, 0, 1);
+    assert_false(queue_flush(f->run));
+    assert_int_equal(f->summaries, 2);
+    assert_string_equal(kinds_of(f), "");
+}
+
 NODE_TEST(a_part_is_sent_once_for_all_windows_that_it_is_in)
 {
     struct mpk_doc doc;
