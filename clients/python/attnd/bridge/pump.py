@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Union
 
 from .. import flat, wire
 from ..control import Control, ControlError
@@ -46,8 +46,8 @@ class Bridge:
     address    the daemon: a directory or "tcp://host:port" (see address.py); default $ATTND_ADDRESS, else the one that
                answers on this machine, now or later
     endpoint   exactly the socket where it publishes, instead of an address
-    control    exactly the one where it answers, "" for that of the address: asked for the primary window and for the
-               past; None: neither
+    control    exactly the one where it answers, "" for that of the address: asked for the past; None:
+               nobody is
     jobs       names, or patterns as a shell matches file names ("run-*"); () = all
     topics     instead of jobs: prefixes as for Subscriber
     selection  what goes
@@ -75,8 +75,6 @@ class Bridge:
         self._control = None if control is None else Control(control or None, ANSWER_S,
                                                              address=None if control else address)
         self._window = checked_window(window)
-        self._primary: Dict[Run, str] = {}
-        self._others: Set[Tuple[Run, str]] = set()  # kinds of windows that were asked about
         self._past = past
         self._pictures = Pictures(self._selection)
         self._known: "OrderedDict[Run, None]" = OrderedDict()
@@ -218,9 +216,9 @@ class Bridge:
     def _summary(self, run: Run, summary: Dict[str, Any], patience: float = 0.0) -> None:
         layer, window = flat.layer_name(summary), summary["window"]
         text = past.window_text(window)
-        if not self._is_primary(run, text) or not self._selection.wants_layer(layer):
+        if "track" in summary if self._window is None else text != self._window:  # the primary windows have none
             return
-        if not self._selection.wants_window(window):
+        if not self._selection.wants_layer(layer) or not self._selection.wants_window(window):
             return
         position = (int(window["last"]), int(summary["step"]), int(not window["partial"]))
         self._offer((Scalars(run, f"{layer} {text}", position, summary["epoch"], summary["step"], summary["time_ns"],
@@ -263,26 +261,14 @@ class Bridge:
 
     # ------------------------------------------------------------------------ what the daemon answers
 
-    def _is_primary(self, run: Run, text: str) -> bool:
-        """Whether windows of this kind are forwarded. Asked anew for a kind of the run not met since the newest run began:
-        a daemon may have been started again with another. Without an answer the first kind that came is it."""
-        if self._window is not None:
-            return text == self._window
-        if text != self._primary.get(run) and (run, text) not in self._others:
-            self._primary[run] = self._ask_primary(run) or self._primary.get(run) or text
-            self._others.add((run, text))
-        return text == self._primary[run]
-
-    def _ask_primary(self, run: Run) -> Optional[str]:
-        """The windows of a run that rules judge; None: it has none yet, or nobody says so."""
-        if self._control is None:
-            return None
+    @staticmethod
+    def _ask_primary(run: Run, control: Control) -> Optional[str]:
+        """The windows of a run that rules judge; None: it has none yet."""
         try:
-            return past.window_text(self._control.summary(run.job, run=run.run)[0]["window"])
-        except (ControlError, TimeoutError, ConnectionError, LookupError, TypeError, ValueError) as error:
-            if not isinstance(error, ControlError) or error.code != "no_summary":
-                log.warning("the daemon does not say which windows are the primary ones of run %s of %s (%s): %s are forwarded",
-                            run.short, run.job, error, self._primary.get(run) or "those that come first")
+            return past.window_text(control.summary(run.job, run=run.run)[0]["window"])
+        except ControlError as error:
+            if error.code != "no_summary":
+                raise
             return None
 
     def _meet(self, run: Run, result: Dict[str, Any]) -> None:
@@ -292,7 +278,6 @@ class Bridge:
         if len(self._known) >= RUNS_KNOWN_MAX:
             self._forget_one()
         self._known[run] = None
-        self._others.clear()
         if not self._past or self._control is None:
             return
         if result["kind"] == "job":
@@ -308,13 +293,11 @@ class Bridge:
         """The run met first of those that have ended; when none has, the first of all, which counts as ended."""
         run = next((known for known in self._known if known not in self._alive), next(iter(self._known)))
         del self._known[run]
-        self._primary.pop(run, None)
         self._over(run)
 
     def _tell_past(self, run: Run, control: Control) -> None:
-        window = self._window or self._ask_primary(run)
+        window = self._window or self._ask_primary(run, control)
         if window is not None:
-            self._primary[run] = window
             coming = self._coming(run, window)
             past.await_written(control, run, window, coming, ANSWER_S)
             for summary in past.summaries(control, run, window, self._selection, self._seen(run, window), coming):
