@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import calls, capture, notices, ranks, torch_state
+from attnd import attach, calls, capture, notices, ranks, torch_state
 from attnd import tokens as tokens_module
 from conftest import FakeDaemon, free_endpoint, identity_holds, wait_until
 
@@ -228,7 +228,7 @@ def test_what_was_opened_is_closed_when_watch_fails(monkeypatch, late):
         def close(self):
             closed.append("starter")
 
-    monkeypatch.setattr(capture, "starter_for", lambda *args: Starter())
+    monkeypatch.setattr(attach, "starter_for", lambda *args: Starter())
     if late:  # when hooks are in the model already
         monkeypatch.setattr(capture.Watch, "open", lambda self: 1 / 0)
     senders = {id(thread) for thread in threading.enumerate()}

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, List
 if TYPE_CHECKING:  # what type checkers see of the names below
     from . import bridge as bridge, device as device, notebook as notebook
     from .alerts import StopTraining as StopTraining, checkpoint_on as checkpoint_on, stop_on as stop_on
-    from .capture import Watch as Watch, watch as watch
+    from .attach import watch as watch
+    from .capture import Watch as Watch
     from .control import Control as Control, ControlError as ControlError
     from .frames import frame as frame
     from .induction import repeated_tokens as repeated_tokens
@@ -36,7 +37,7 @@ _HOME = {
     "Subscriber": "subscriber",
     "Control": "control",
     "ControlError": "control",
-    "watch": "capture",
+    "watch": "attach",
     "Watch": "capture",
     "StopTraining": "alerts",
     "stop_on": "alerts",

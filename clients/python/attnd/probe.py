@@ -97,7 +97,7 @@ class Probe:
 def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[str], address: Any,
                  is_induction: bool) -> "Watch":
     """For `induction` attnd needs all rows and their tokens, which tier state has not."""
-    from .capture import watch
+    from .attach import watch
     publisher = training.publisher
     # A run of its own, the same on all ranks: bridges and histories tell runs apart by their digits.
     run = hashlib.md5(f"{publisher.run}/probe".encode()).digest()

@@ -17,7 +17,7 @@ import attnd
 from .. import wire
 from ..alerts import Alert, CheckpointOn, StopTraining, check_acts
 from ..arguments import check_options
-from ..capture import watch
+from ..attach import watch
 from ..induction import NoInduction
 from ..publisher import named_job
 from ..trackers import Tracker, check_log_to
