@@ -28,16 +28,12 @@ class JsonLinesSink(Sink):
     kind = "jsonl"
 
     def __init__(self, path: Optional[str] = None, stream: Optional[BinaryIO] = None):
-        self._ledgers: Dict[Run, Ledger] = {}
+        super().__init__(None if path is None else _read(path))
         self._path = path
         if path is not None:
-            self._ledgers = _read(path)
             self._stream: BinaryIO = open(path, "ab")
         else:
             self._stream = stream if stream is not None else sys.stdout.buffer
-
-    def recall(self, run: Run) -> Ledger:
-        return self._ledgers.setdefault(run, Ledger())
 
     def write(self, item: Item) -> None:
         line = _line(item)

@@ -31,17 +31,15 @@ class TensorBoardSink(Sink):
         self._make = _summary_writer() if writer is None else None
         need("PIL", "pillow", "the tensorboard bridge")
         self._given = writer
+        super().__init__()
         self._writers: Dict[Run, Any] = {}
-        self._ledgers: Dict[Run, Ledger] = {}  # with a writer of the caller's
 
     def path(self, run: Run) -> str:
         """The run's directory."""
         return os.path.join(self._directory or "", run.job, run.short)
 
     def recall(self, run: Run) -> Ledger:
-        if self._make is None:
-            return self._ledgers.setdefault(run, Ledger())
-        return read_ledger(os.path.join(self.path(run), LEDGER))
+        return super().recall(run) if self._make is None else read_ledger(os.path.join(self.path(run), LEDGER))
 
     def begin(self, run: Run) -> None:
         self._writers[run] = self._given if self._make is None else self._make(self.path(run))

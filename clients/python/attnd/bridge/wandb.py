@@ -29,11 +29,11 @@ class RunSink(Sink):
         self._given = run
         self._runs: Dict[Run, Any] = {}
         self._lines: Dict[Run, int] = {}  # written, of runs of our own
-        self._ledgers: Dict[Run, Ledger] = {}  # with a run of the caller's
+        super().__init__()
 
     def recall(self, run: Run) -> Ledger:
         if self._given is not None:
-            return self._ledgers.setdefault(run, Ledger())
+            return super().recall(run)
         ledger = read_ledger(self._ledger_path(run))
         self._lines[run] = ledger.written
         return ledger
