@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""charts: a figure of lines, bands and bars over one pair of axes, with a legend below. Without room, titles of axes,
-the legend and the ticks are left out, in this order; then draw() raises TooSmall."""
+"""charts: a figure of lines, bands and bars over one pair of axes, with a legend below, laid out by layout.py."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -10,22 +9,18 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from . import labels, layout as layouts, scale
+from . import labels, layout as layouts
 from .output import Figure
 from .panels import Look, axes_of, draw_title, legend_lines, place_axes, place_legend
-from .style import (ALERT, AXIS, CYCLE, GRID, INCH, LINE, MARGIN, NAME, REST, TICK, TICK_GAP, TICK_LONG, WIDTH_ONE,
-                    NothingToDraw, TooSmall, width)
+from .style import ALERT, AXIS, CYCLE, GRID, INCH, LINE, NAME, REST, WIDTH_ONE, NothingToDraw
 from . import style
 
 Array = npt.NDArray[Any]
 
-ASPECT = 0.62  # height by width of the axes
 _SAMPLE, _LEGEND_LINE = 12.0, 10.0
-_RIGHT, _SIDE_LEAST = 6.0, 24.0
 _FAINT, _DASHES = 0.22, (0, (3, 2))  # bands, alerts
-_TITLES, _LEGEND, _TICKS = 1, 2, 3  # left out, each together with those before it
 
 
 @dataclass
@@ -73,6 +68,8 @@ class Chart:
     alerts: Sequence[Tuple[float, str]] = ()  # (x, state)
     from_zero: bool = False
     powers: bool = False  # y is logarithmic; values of 0 and below are left out
+    x: labels.Axis = field(init=False)
+    y: labels.Axis = field(init=False)
 
     def shown(self, y: Any) -> Array:
         y = np.asarray(y, np.float64)
@@ -117,86 +114,26 @@ class Chart:
         return found
 
 
-@dataclass
-class _Place:
-    """The box of the axes in points from the top left, and the labels at them."""
-
-    box: Tuple[float, float, float, float]
-    height: float
-    x_ticks: List[float]
-    y_ticks: List[float]
-    y_texts: List[str]
-    cells: Optional[labels.AxisPlan]
-    without: int
-    fits: bool
-
-
-def _ticks(chart: Chart, limits: Any, wide: float, high: float, page_width: float) -> Any:
-    (left, right), (low, top) = limits
-    cells = labels.plan(chart.bars.axis, True, wide, 0.25 * page_width) if chart.bars else None
-    x = [] if chart.bars else scale.ticks(left, right, min(10, int(wide / 34)), 1)
-    down = int(max(0.0, high) / 16)
-    if chart.powers:
-        y = scale.powers(low, top, 8)
-        if len(y) > 0.9 * down:
-            y = scale.thin(y, int(0.9 * down))
-        if len(y) >= 2:
-            return x, y, scale.power_texts(y), cells
-    y = scale.ticks(low, top, min(8, down))
-    return x, y, scale.texts(y), cells
-
-
-def _place(chart: Chart, limits: Any, page: layouts.Page, legend: float, without: int) -> _Place:
-    top = MARGIN + page.title_room() + 3
-    title = 0.0 if without >= _TITLES else NAME + 4
-    wide = 0.8 * page.width
-    high = ASPECT * wide
-    left, below = MARGIN, 0.0
-    x, y, texts, cells = _ticks(chart, limits, wide, high, page.width)
-    height = page.height
-    for _ in range(2):
-        ticks = max((width(text, TICK) for text in texts), default=0.0) + TICK_LONG + TICK_GAP
-        left = MARGIN + title + (0 if without >= _TICKS else ticks)
-        wide = page.width - left - MARGIN - _RIGHT
-        if wide < _SIDE_LEAST:
-            return _Place((left, top, wide, 0), page.height, x, y, texts, cells, without, False)
-        x, y, texts, cells = _ticks(chart, limits, wide, high, page.width)
-        room = cells.room if cells else TICK_LONG + TICK_GAP + TICK
-        below = (0 if without >= _TICKS else room) + title + (0 if without >= _LEGEND else legend) + MARGIN
-        height = page.height or float(np.ceil(top + ASPECT * wide + below))
-        high = height - top - below
-        x, y, texts, cells = _ticks(chart, limits, wide, high, page.width)
-    x_title = cells.title if cells else chart.x_title
-    fits = high >= _SIDE_LEAST and (without >= _TITLES or width(chart.y_title, NAME) <= high + 8 and
-                                    width(x_title, NAME) <= wide + 8)
-    return _Place((left, top, wide, high), height, x, y, texts, cells, without, fits)
-
-
 def draw(chart: Chart, look: Look, inches: float = WIDTH_ONE) -> Any:
     """Draws the Figure."""
     with style.context(look.font):
-        limits = chart.limits(look)
+        limits, handles = chart.limits(look), chart.handles()
+        chart.x = chart.bars.axis if chart.bars else labels.NumberAxis(chart.x_title, *limits[0])
+        chart.y = labels.NumberAxis(chart.y_title, *limits[1], powers=chart.powers)
         if look.ax is not None:
             return _draw_into(chart, look, limits)
         page = look.page(inches, chart.title)
-        handles = chart.handles()
-        names = [handle.get_label() for handle in handles]
-
-        def place(page_: layouts.Page, without: int) -> _Place:
-            lines = legend_lines(names, page_.width, _SAMPLE)[0]
-            return _place(chart, limits, page_, lines * _LEGEND_LINE + 3 if lines else 0.0, without)
-
-        found = next((one for one in (place(page, without) for without in range(4)) if one.fits), None)
-        if found is None:
-            least = layouts.grow(page, lambda larger: place(larger, _TICKS).fits)
-            raise TooSmall((page.width / INCH, page.height / INCH or None), least, "for a chart")
-        figure = Figure(figsize=(page.width / INCH, found.height / INCH))
-        ax = place_axes(figure, found.box)
-        _draw_values(ax, chart, limits, found.box[2])
-        _draw_axes(ax, chart, found)
+        lines, across = legend_lines([handle.get_label() for handle in handles], page.width, _SAMPLE)
+        frame = layouts.Frame([chart], 1, True, True, [], "", lines * _LEGEND_LINE + 3 if lines else 0.0, is_chart=True)
+        layout = layouts.arrange(frame, page, "for a chart", lambda _: 1)
+        figure = Figure(figsize=(page.width / INCH, (page.height or float(np.ceil(layout.height - 0.01))) / INCH))
+        box = layout.boxes[0]
+        ax = place_axes(figure, box)
+        _draw_values(ax, chart, limits, box[2])
+        _draw_axes(ax, chart, layout.x[0], layout.y[0], box[2:], layout.titles)
         draw_title(figure, page)
-        if handles and found.without < _LEGEND:
-            place_legend(figure, handles, legend_lines(names, page.width, _SAMPLE)[1], _SAMPLE)
+        if handles and layout.has_legend:
+            place_legend(figure, handles, across, _SAMPLE)
         return figure
 
 
@@ -205,8 +142,8 @@ def _draw_into(chart: Chart, look: Look, limits: Any) -> Any:
     box = ax.get_window_extent()
     wide, high = (side * INCH / ax.figure.dpi for side in (box.width, box.height))
     _draw_values(ax, chart, limits, wide)
-    x, y, texts, cells = _ticks(chart, limits, wide, high, wide)
-    _draw_axes(ax, chart, _Place((0, 0, wide, high), high, x, y, texts, cells, 0, True))
+    x, y = labels.plan(chart.x, True, wide, 0.25 * wide), labels.plan(chart.y, False, high, 0.25 * wide)
+    _draw_axes(ax, chart, x, y, (wide, high), (x.title, y.title))
     title = chart.title if look.title is None else look.title
     ax.set_title(labels.clean(title) if title else "")
     if chart.handles():
@@ -251,21 +188,14 @@ def _draw_bars(ax: Any, chart: Chart, bars: Bars, wide: float) -> None:
     ax.bar(middles[marked], heights[marked], max(1.0, 1.5 / points) * step, color=CYCLE[0])
 
 
-def _draw_axes(ax: Any, chart: Chart, place: _Place) -> None:
+def _draw_axes(ax: Any, chart: Chart, x: labels.AxisPlan, y: labels.AxisPlan, lengths: Sequence[float],
+               titles: Sequence[str]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_locator(FixedLocator(place.y_ticks))
-    ax.yaxis.set_major_formatter(FixedFormatter(place.y_texts))
     ax.grid(axis="y", color=GRID, linewidth=0.5)
-    ax.tick_params(axis="both", color=AXIS, width=LINE, labelsize=TICK)
-    if chart.bars and place.cells:
-        labels.draw(ax, chart.bars.axis, place.cells, True, place.box[2])
-    else:
-        ax.xaxis.set_major_locator(FixedLocator(place.x_ticks))
-        ax.xaxis.set_major_formatter(FixedFormatter(scale.texts(place.x_ticks)))
-    if place.without >= _TICKS:
-        ax.tick_params(axis="both", length=0, labelbottom=False, labelleft=False)
-    if place.without < _TITLES:
-        ax.set_xlabel(place.cells.title if place.cells else chart.x_title, fontsize=NAME)
-        ax.set_ylabel(chart.y_title, fontsize=NAME)
+    ax.tick_params(axis="both", color=AXIS, width=LINE)
+    labels.draw(ax, chart.x, x, True, lengths[0])
+    labels.draw(ax, chart.y, y, False, lengths[1])
+    ax.set_xlabel(titles[0], fontsize=NAME)
+    ax.set_ylabel(titles[1], fontsize=NAME)

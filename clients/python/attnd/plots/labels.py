@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""labels: the axis of a matrix: a tick in the middle of a cell, with its number or its token's text.
+"""labels: the axis of a matrix: a tick in the middle of a cell, with its number or its token's text; and that of a chart, with
+round numbers.
 
 Texts that are a little too large for their cells become smaller. Where cells are much too small some texts are left
 out, and where most would be, positions replace them.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from matplotlib.ticker import FixedFormatter, FixedLocator
@@ -69,6 +70,38 @@ class CellAxis:
 
 
 @dataclass
+class NumberAxis:
+    """Numbers from `low` to `high`: steps from left to right, values from bottom to top, which may be logarithmic."""
+
+    title: str
+    low: float
+    high: float
+    powers: bool = False
+    all: bool = False  # as for cells
+
+    @property
+    def span(self) -> Tuple[float, float]:
+        return self.low, self.high
+
+    def ticks(self, across: bool, length: float) -> Tuple[List[float], List[str]]:
+        """The round numbers at it, when it has this length."""
+        if across:
+            numbers = scale.ticks(self.low, self.high, min(10, int(length / 34)), 1)
+            return numbers, scale.texts(numbers)
+        down = int(max(0.0, length) / 16)
+        if self.powers:
+            numbers = scale.powers(self.low, self.high, 8)
+            numbers = scale.thin(numbers, int(0.9 * down)) if len(numbers) > 0.9 * down else numbers
+            if len(numbers) >= 2:
+                return numbers, scale.power_texts(numbers)
+        numbers = scale.ticks(self.low, self.high, min(8, down))
+        return numbers, scale.texts(numbers)
+
+
+Axis = Union[CellAxis, NumberAxis]
+
+
+@dataclass
 class AxisPlan:
     """The labels of an axis of a given length."""
 
@@ -83,12 +116,15 @@ class AxisPlan:
         return bool(self.labels)
 
 
-def plan(axis: CellAxis, across: bool, length: float, text_max: float, bare: bool = False,
+def plan(axis: Axis, across: bool, length: float, text_max: float, bare: bool = False,
          named: Optional[bool] = None) -> AxisPlan:
     """Chooses the labels for a box of `length` points. `named` repeats the decision of an earlier plan."""
     if bare:
         return AxisPlan("")
     result = AxisPlan(axis.title, room=TICK_LONG + TICK_GAP)
+    if isinstance(axis, NumberAxis):
+        _put_numbers(result, across, *axis.ticks(across, length))
+        return result
     step, every = length / axis.count, 1
     if axis.texts is not None and not axis.all:
         if LINE_SMALL <= step < LINE_TICK:
@@ -112,8 +148,11 @@ def _plan_numbers(axis: CellAxis, result: AxisPlan, across: bool, length: float)
     numbers = scale.ticks(first, max(last, first + 0.5), min(9, int(most)), 1)
     if len(numbers) > most + 1:
         numbers = scale.thin(numbers, 1 + int(most))
-    texts = scale.texts(numbers)
-    result.labels = [(axis.place(number), text) for number, text in zip(numbers, texts)]
+    _put_numbers(result, across, [axis.place(number) for number in numbers], scale.texts(numbers))
+
+
+def _put_numbers(result: AxisPlan, across: bool, places: Sequence[float], texts: Sequence[str]) -> None:
+    result.labels = list(zip(places, texts))
     result.room += TICK if across else max((width(text, TICK) for text in texts), default=0.0)
 
 
@@ -132,7 +171,7 @@ def _plan_texts(axis: CellAxis, result: AxisPlan, across: bool, length: float, t
         result.title = axis.text_title
 
 
-def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) -> None:
+def draw(ax: Any, axis: Axis, plan_: AxisPlan, across: bool, length: float) -> None:
     """Draws ticks and texts below the axes, or to the left of them."""
     to = ax.xaxis if across else ax.yaxis
     to.set_major_locator(FixedLocator([at for at, _ in plan_.labels]))
@@ -148,7 +187,7 @@ def draw(ax: Any, axis: CellAxis, plan_: AxisPlan, across: bool, length: float) 
             label.set_va("center_baseline" if plan_.named else "center")
         elif upright:
             label.set_rotation(90)
-        elif not plan_.named:
+        elif not plan_.named and isinstance(axis, CellAxis):
             _keep_over(ax, label, (at - low) / (high - low) * length, width(text, TICK), length)
 
 

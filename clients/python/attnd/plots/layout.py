@@ -4,23 +4,22 @@
 The width is given. Texts and bars beside the maps are measured, the maps get the rest, and the height follows from
 their shape. When the height is given too, the maps are as large as both allow and stand in the middle. The room that
 texts at an axis need depends on its length, and its length on that room: the length is guessed, then worked out.
-Without room, titles of axes and then ticks are left out; then arrange() raises TooSmall with a size that is enough.
+Without room, titles of axes, the legend of a chart and then ticks are left out; then arrange() raises TooSmall with a size that
+is enough. A chart is a figure of one panel that has no bar.
 Lengths are points; y goes down from the top of the figure.
 """
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from . import labels, scale
 from .cells import bar_room
 from .style import INCH, MARGIN, NAME, TITLE, TooSmall, shorten, width
 
-if TYPE_CHECKING:
-    from .panels import Panel
-
 GAP = 7.0  # between panels
+CHART_RIGHT = 6.0  # beside a chart, where others have their bars
 SHAPE_LEAST, SHAPE_MOST, STRETCHED = 0.4, 5.0, 1.6  # width by height of maps, and of stretched ones
 TEXT_SHARE = 0.2  # of the width: the longest text at an axis
 LEAST, LEAST_TICKS, THIN = 12.0, 24.0, 3.0  # of a map's longer side, with ticks at it, and of its shorter side
@@ -82,7 +81,7 @@ def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[floa
 class Frame:
     """The input of the layout."""
 
-    panels: Sequence["Panel"]
+    panels: Sequence[Any]  # Panel, or one Chart, with axes x and y
     columns: int
     shared: bool  # all panels have one range, one bar, and the axes of the first
     stretch: bool  # cells fill the width; otherwise they are square
@@ -91,6 +90,7 @@ class Frame:
     legend: float  # room below the panels
     bare_titles: bool = False
     bare: bool = False
+    is_chart: bool = False
 
     @property
     def rows(self) -> int:
@@ -121,6 +121,7 @@ class Layout:
     beside: float
     fits: bool = True
     side: List[float] = field(default_factory=list)
+    has_legend: bool = True
 
     def outline(self) -> Tuple[float, float, float, float]:
         left, top = self.boxes[0][:2]
@@ -150,7 +151,7 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
         guess = min(guess, 0.7 * page.height / frame.rows)
     text_max = TEXT_SHARE * page.width / (1 if frame.shared else math.sqrt(columns))
     title = 0.0 if frame.bare_titles else NAME + 4
-    titled = NAME + 4 if any(panel.title for panel in frame.panels) else 0.0
+    titled = 3.0 if frame.is_chart else NAME + 4 if any(panel.title for panel in frame.panels) else 0.0
     x = y = [labels.AxisPlan("")] * count
     left, below, between, wanted = [0.0] * columns, 0.0, 0.0, guess
 
@@ -170,7 +171,8 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
         between = GAP + titled + (0 if frame.shared else below + title)
         bar = guess * frame.rows + between * (frame.rows - 1) if frame.shared else guess
         rooms = [bar_room(range_, frame.bar_title_of(i), bar) for i, range_ in enumerate(frame.ranges)]
-        last = max(room for i, room in enumerate(rooms) if frame.shared or i % columns == columns - 1 or i + 1 == count)
+        last = max((room for i, room in enumerate(rooms) if frame.shared or i % columns == columns - 1 or i + 1 == count),
+                   default=CHART_RIGHT)
         others = [room for i, room in enumerate(rooms) if i % columns < columns - 1]
         inner = max(others, default=0.0) if not frame.shared else 0.0
         side = [room + title for room in (left[:1] if frame.shared else left)]
@@ -197,8 +199,10 @@ def _lay_out(frame: Frame, page: Page) -> Layout:
         before = sum(shapes[c] * high + beside + (0 if frame.shared else side[c + 1]) for c in range(column))
         boxes.append((start + before, top + row * (high + between), high * drawn[i], high))
     sides = [(min(wanted, high) * shape, min(wanted, high)) for shape in own]
-    least = LEAST if frame.bare else LEAST_TICKS
-    fits = (all(max(one) >= least and min(one) >= THIN for one in sides)
+    least, thin = LEAST if frame.bare else LEAST_TICKS, LEAST_TICKS if frame.is_chart else THIN
+    if frame.is_chart:
+        sides = [box[2:] for box in boxes]
+    fits = (all(max(one) >= least and min(one) >= thin for one in sides)
             and (not page.height or around + high * frame.rows <= page.height + 0.01))
     titles = ("", "", "") if frame.bare_titles else (x[0].title, y[0].title, frame.bar_title)
     return Layout(page.width, height, boxes, x, y, titles, below, left, beside, fits, side)
@@ -225,10 +229,12 @@ def _shed_long(frame: Frame, layout: Layout) -> Layout:
 
 def arrange(frame: Frame, page: Page, what: str, columns: Callable[[Page], int]) -> Layout:
     """Lays panels out, or raises TooSmall. `columns` tells the columns for a page of another size."""
-    for titles, ticks in ((False, False), (True, False), (True, True)):
-        layout = _lowered(replace(frame, bare_titles=titles, bare=ticks), page)
+    bare = replace(frame, bare_titles=True, legend=0.0 if frame.is_chart else frame.legend)
+    for one in (frame, replace(frame, bare_titles=True), bare, replace(bare, bare=True)):
+        layout = _lowered(one, page)
         if layout.fits:
+            layout.has_legend = one.legend > 0
             return _shed_long(frame, layout)
-    bare = replace(frame, bare_titles=True, bare=True)
+    bare = replace(bare, bare=True)
     least = grow(page, lambda larger: _lowered(replace(bare, columns=columns(larger)), larger).fits)
     raise TooSmall((page.width / INCH, page.height / INCH or None), least, what)
