@@ -341,26 +341,31 @@ class Sender:
         elif self._lane.tensors and message.kind != "event":
             header["after"] = wire.after([self._lane_newest], self._lane_seq)
         header.update(wire.event_keys(message.keys, total) if message.kind == "event" else message.keys)
-        if by_lane:
-            return self._keep(message, header, queued)
+        named: List[bytes] = []
+        if by_lane and header.get("event") in ("epoch_end", "bye"):  # which are not to overtake tensors; others may
+            named = list(self._moved)[:AFTER_MAX]
+            if named:
+                header["after"] = wire.after(named, self._seq)
         packed = wire.pack_header(header)
         nbytes = len(message.topic) + len(packed) + message.nbytes
         if nbytes > self.outbox.limits.max_message:
             self._drop(message, queued, too_large=True)
             self.outbox.warn_large(self.outbox.limits.too_large(nbytes))
             return True
+        if by_lane:
+            return self._keep(message, header, packed, named, queued)
         if not self.outbox.may_hand_over(message.nbytes):
             return False
-        named = self.memory.name(message.frames)
+        lent = self.memory.name(message.frames)
         # Made before anything is sent: an error here must not leave half a message in the socket.
         parts: List[Any] = [message.topic, packed,
-                            *(name or self.outbox.hand_over(frame) for (_, name), frame in zip(named, message.frames))]
+                            *(name or self.outbox.hand_over(frame) for (_, name), frame in zip(lent, message.frames))]
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
         except zmq.Again:
-            self.memory.not_sent(named)
+            self.memory.not_sent(lent)
             return False
-        self.memory.sent(named)
+        self.memory.sent(lent)
         self._seq[message.topic] = seq + 1
         if message.kind == "event":
             self._has_told(total)
@@ -382,22 +387,13 @@ class Sender:
         else:
             self._told_at = time.monotonic()  # not at once again
 
-    def _keep(self, message: Message, header: Dict[str, Any], queued: bool) -> bool:
-        """As _send(), by the reliable lane: until it is acknowledged."""
-        named: List[bytes] = []
-        if header.get("event") in ("epoch_end", "bye"):  # which are not to overtake tensors; others may
-            named = list(self._moved)[:AFTER_MAX]
-            if named:
-                header["after"] = wire.after(named, self._seq)
-        packed = wire.pack_header(header)
-        nbytes = len(message.topic) + len(packed) + message.nbytes
-        is_event, too_large = message.kind == "event", nbytes > self.outbox.limits.max_message
-        if not is_event and not too_large and self._lane.must_wait(nbytes):
+    def _keep(self, message: Message, header: Dict[str, Any], packed: bytes, named: List[bytes], queued: bool) -> bool:
+        """As _send(), by the reliable lane: until it is acknowledged. `named`: the topics that the header names."""
+        is_event = message.kind == "event"
+        if not is_event and self._lane.must_wait(len(message.topic) + len(packed) + message.nbytes):
             return False
-        if too_large or not self._lane.keep(message.topic, packed, message.frames, is_event, queued):
-            self._drop(message, queued, too_large)
-            if too_large:
-                self.outbox.warn_large(self.outbox.limits.too_large(nbytes))
+        if not self._lane.keep(message.topic, packed, message.frames, is_event, queued):
+            self._drop(message, queued, too_large=False)
             return True
         self._lane_seq[message.topic] = header["seq"] + 1
         self._lane_newest = self._lane_newest if is_event else message.topic
