@@ -27,23 +27,6 @@ static void check_shape(const struct array *array)
     REQUIRE(text[strlen(text) - 1] == ']');
 }
 
-/* The second half, then back to the first: what a stream gives of an array that can be loaded. */
-static void check_stream(const struct array *array, const uint8_t *expected)
-{
-    char error[ARRAY_ERROR_MAX] = "";
-    struct array_stream stream;
-    size_t half = (size_t)array->bytes / 2, rest = (size_t)array->bytes - half;
-    uint8_t *bytes = malloc(rest + 1);
-
-    REQUIRE(bytes && array_stream_open(array, &stream, error) == 0);
-    REQUIRE(array_stream_read(&stream, half, bytes, rest, error) == 0);
-    REQUIRE(memcmp(bytes, expected + half, rest) == 0);
-    REQUIRE(array_stream_read(&stream, 0, bytes, half, error) == 0);
-    REQUIRE(memcmp(bytes, expected, half) == 0);
-    array_stream_close(&stream);
-    free(bytes);
-}
-
 /* Reads every byte, so that a sanitizer sees one that is not there. */
 static void check_contents(const struct array *array)
 {
@@ -59,9 +42,6 @@ static void check_contents(const struct array *array)
         sum += ((const uint8_t *)data.data)[i];
     }
     REQUIRE(sum <= 255 * array->bytes);
-    if (!array->fortran) {
-        check_stream(array, data.data);
-    }
     array_data_clear(&data);
 }
 

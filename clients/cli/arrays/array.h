@@ -93,37 +93,11 @@ struct array_data {
     void *owned; /* NULL when the data is in the file's mapping */
 };
 
-/* The array is not ARRAY_OTHER. The data is good until array_data_clear or array_file_close. */
+/* The array is not ARRAY_OTHER. The data is good until array_data_clear or array_file_close. Pages
+ * of a mapped archive are given back to the system as they are read, so that only the entry itself
+ * takes memory. */
 int array_load(const struct array *array, struct array_data *ret_data, char *reterr);
 void array_data_clear(struct array_data *data);
-
-/* Its contents piece by piece, from front to back, in the order of the file; parts that are not
- * requested are not kept. Pages of a mapped file are given back to the system as they are read, so
- * that memory does not grow with the file. A step back in a packed entry begins it anew.
- *
- * A zeroed struct is closed. Fields are private. */
-struct array_stream {
-    const struct array *array; /* NULL = closed */
-    void *entry;               /* .npz: the open entry */
-    bool stored;               /* .npz: the entry is not packed: skipping is free */
-    uint64_t at;               /* bytes of the contents before the next */
-    uint64_t touched;          /* bytes read since the mapping was given back */
-};
-
-/* The array must not be ARRAY_OTHER, and outlives the stream. 0, or -1 or ERR_MEMORY with a
- * sentence (ARRAY_ERROR_MAX bytes); closed then. */
-int array_stream_open(const struct array *array, struct array_stream *ret_stream, char *reterr);
-
-/* Reads `size` bytes of the contents from byte `from` on; they must be there: from + size <=
- * array->bytes. 0, or -1 or ERR_MEMORY with a sentence. */
-int array_stream_read(struct array_stream *stream, uint64_t from, void *ret_data, size_t size,
-                      char *reterr);
-
-/* Whether reading from byte `from` on needs no beginning anew. */
-bool array_stream_reaches(const struct array_stream *stream, const struct array *array,
-                          uint64_t from);
-
-void array_stream_close(struct array_stream *stream);
 
 /* "[2, 4, 16, 16]" */
 #define ARRAY_SHAPE_TEXT_MAX 192

@@ -28,8 +28,8 @@ int npy_list(struct array_file *file, struct array_list *list, char *reterr);
 
 bool npz_is(const uint8_t *data, size_t size);
 int npz_list(struct array_file *file, struct array_list *list, char *reterr);
-/* The error that an entry's stream (a zip_file_t, or NULL) or the archive reports. */
-int npz_fail_entry(const struct array_file *file, void *entry, const char *name, char *reterr);
+/* Unpacks the contents, which have array->bytes. */
+int npz_load(const struct array *array, uint8_t *ret_data, char *reterr);
 void npz_close(struct array_file *file);
 
 bool safetensors_is(const uint8_t *data, size_t size);

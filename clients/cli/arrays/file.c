@@ -220,13 +220,7 @@ static int array_load_plain(const struct array *array, struct array_data *ret_da
     if (!ret_data->owned) {
         return fail_large(array, reterr);
     }
-    struct array_stream stream;
-    int rc = array_stream_open(array, &stream, reterr);
-    if (rc == 0) {
-        rc = array_stream_read(&stream, 0, ret_data->owned, array->bytes, reterr);
-        array_stream_close(&stream);
-    }
-    return rc;
+    return npz_load(array, ret_data->owned, reterr);
 }
 
 int array_load(const struct array *array, struct array_data *ret_data, char *reterr)

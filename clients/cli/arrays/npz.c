@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <zip.h>
 
@@ -20,6 +21,8 @@
 #define ENTRIES_MAX 100000
 /* A first look at an entry; a longer header gets a second one. */
 #define PEEK_BYTES 4096
+/* How much of a mapping is read before it is given back. */
+#define READ_BYTES ((uint64_t)8 << 20)
 
 bool npz_is(const uint8_t *data, size_t size)
 {
@@ -34,7 +37,9 @@ void npz_close(struct array_file *file)
     file->zip = NULL;
 }
 
-int npz_fail_entry(const struct array_file *file, void *entry, const char *name, char *reterr)
+/* The error that an entry (or NULL) or the archive reports. */
+static int npz_fail_entry(const struct array_file *file, zip_file_t *entry, const char *name,
+                          char *reterr)
 {
     zip_error_t *error = entry ? zip_file_get_error(entry) : zip_get_error(file->zip);
     int code = zip_error_code_zip(error);
@@ -173,6 +178,33 @@ int npz_list(struct array_file *file, struct array_list *list, char *reterr)
     }
     for (zip_int64_t i = 0; i < entries && rc == 0; i++) {
         rc = list_entry(file, (uint64_t)i, list, reterr);
+    }
+    return rc;
+}
+
+/* libzip compares the checksum at the end of an entry only, even when its last byte is read in one
+ * go from the front, hence the one byte more. */
+int npz_load(const struct array *array, uint8_t *ret_data, char *reterr)
+{
+    struct array_file *file = array->file;
+    zip_file_t *entry = zip_fopen_index(file->zip, array->entry, 0);
+    uint64_t at = 0, end = array->offset + array->bytes;
+    uint8_t passed[PEEK_BYTES];
+    zip_int64_t got = entry ? 1 : -1;
+    while (got > 0 && at < end) {
+        uint64_t skip = at < array->offset ? array->offset - at : 0;
+        uint64_t most = skip > 0 ? (skip < sizeof passed ? skip : sizeof passed)
+                                 : (end - at < READ_BYTES ? end - at : READ_BYTES);
+        got = zip_fread(entry, skip > 0 ? passed : ret_data + (at - array->offset), most);
+        at += got > 0 ? (uint64_t)got : 0;
+        if (file->mapped) {
+            madvise((void *)(uintptr_t)file->data, file->size, MADV_DONTNEED);
+        }
+    }
+    bool whole = got > 0 && zip_fread(entry, passed, 1) == 0;
+    int rc = whole ? 0 : npz_fail_entry(file, entry, array->name, reterr);
+    if (entry) {
+        zip_fclose(entry);
     }
     return rc;
 }

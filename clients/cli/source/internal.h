@@ -76,7 +76,5 @@ int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32
 /* One sample and head of queries and keys, their map made. */
 int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
                    const struct sink *sink, char *reterr);
-/* Converts n weights to f32; exact except for f64. */
-void source_convert(const void *data, enum dtype dtype, size_t n, float *ret);
 
 #endif

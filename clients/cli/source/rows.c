@@ -28,7 +28,8 @@ int source_fail_memory(char *reterr)
 #define BLOCK_ENTRIES ((size_t)1 << 20)
 #define CHUNK         512u
 
-void source_convert(const void *data, enum dtype dtype, size_t n, float *ret)
+/* Converts n weights to f32; exact except for f64. */
+static void source_convert(const void *data, enum dtype dtype, size_t n, float *ret)
 {
     double chunk[CHUNK];
     if (dtype == DTYPE_F32) {

@@ -4,8 +4,7 @@
  *     source_open -> source_layers, source_find_layer -> source_rows, source_map or source_mean
  *
  * Opening reads names and shapes; a map is read when it is asked for, and little else: of a file of
- * arrays that are not packed the pages of that map, which are given back at once; packed ones are
- * unpacked as a stream of which the map is kept. A recording is read one message at a time. Maps of
+ * arrays the layer that it is in. A recording is read one message at a time. Maps of
  * queries and keys are made by the engine (workers/qk/qk.h).
  *
  * Functions return CLI_OK, or the exit code and one sentence in reterr (SOURCE_ERROR_MAX bytes).
