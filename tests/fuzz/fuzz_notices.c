@@ -9,21 +9,7 @@
 
 #include <string.h>
 
-/* As sender.c tells plans and prefixes apart. */
-static void fuzz_notices_take(const uint8_t *notice, size_t len, struct prefixes *prefixes,
-                              struct plan_table *plans)
-{
-    const char *text = (const char *)notice + 1;
-    if (!plan_is(text, len - 1)) {
-        REQUIRE(prefixes_apply(prefixes, notice, len));
-    } else if (notice[0] == 1) {
-        plans_add(plans, "gpt-small", text, len - 1);
-    } else {
-        plans_remove(plans, text, len - 1);
-    }
-}
-
-static void fuzz_notices_look(const struct prefixes *prefixes, const struct plan_table *plans)
+static void fuzz_notices_look(const struct prefixes *prefixes)
 {
     const struct plan_requests own = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
     struct header header = {.type = MESSAGE_ATTENTION, .heads = 2, .heads_total = 2};
@@ -32,8 +18,8 @@ static void fuzz_notices_look(const struct prefixes *prefixes, const struct plan
     struct bounds bounds = bounds_of(prefixes, &malformed);
     REQUIRE(malformed <= prefixes->count && prefixes->count <= PREFIXES_MAX);
     bounds_take(&bounds, &header, 100);
-    REQUIRE(!plans_choose(plans, &own, &plan) || plans->count > 0);
-    REQUIRE(plan_valid(&plan) && plans->count <= PLANS_MAX);
+    REQUIRE(!plan_choose(prefixes, "gpt-small", &own, &plan, &malformed) || prefixes->count > 0);
+    REQUIRE(plan_valid(&plan) && malformed <= prefixes->count);
     plan_takes_layer(&plan, (struct layer_id){STACK_DECODER, 3, SITE_SELF});
     for (uint64_t step = 0; step < 3; step++) {
         struct plan_rows rows = plan_rows(&plan, step, 7, step == 2);
@@ -46,8 +32,7 @@ static void fuzz_notices_look(const struct prefixes *prefixes, const struct plan
     prefixes_touch(prefixes, "tensor/gpt-small/");
 }
 
-static void fuzz_notices_each(const uint8_t *data, size_t len, bool back, struct prefixes *prefixes,
-                              struct plan_table *plans)
+static void fuzz_notices_each(const uint8_t *data, size_t len, bool back, struct prefixes *prefixes)
 {
     uint8_t notice[PLAN_PREFIX_MAX + 64];
     for (size_t at = 0; at < len;) {
@@ -57,7 +42,7 @@ static void fuzz_notices_each(const uint8_t *data, size_t len, bool back, struct
         bool said = kept > 0 && data[at] <= 1;
         notice[0] = back || (said && data[at] == 0) ? 0 : 1;
         memcpy(notice + 1, data + at + said, kept - said);
-        fuzz_notices_take(notice, 1 + kept - said, prefixes, plans);
+        REQUIRE(prefixes_apply(prefixes, notice, 1 + kept - said));
         at += length + 1;
     }
 }
@@ -65,12 +50,10 @@ static void fuzz_notices_each(const uint8_t *data, size_t len, bool back, struct
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct prefixes prefixes = {0};
-    struct plan_table plans = {0};
-    fuzz_notices_each(data, len, false, &prefixes, &plans);
-    fuzz_notices_look(&prefixes, &plans);
-    fuzz_notices_each(data, len, true, &prefixes, &plans);
-    REQUIRE(prefixes.count == 0 && plans.count == 0);
+    fuzz_notices_each(data, len, false, &prefixes);
+    fuzz_notices_look(&prefixes);
+    fuzz_notices_each(data, len, true, &prefixes);
+    REQUIRE(prefixes.count == 0);
     prefixes_clear(&prefixes);
-    plans_clear(&plans);
     return 0;
 }

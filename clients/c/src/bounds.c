@@ -1,59 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/c/src/bounds.h"
 
-#include "proto/address.h"
+#include "clients/c/src/plan.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define BOUNDS_PREFIX    "limits/"
 #define BOUNDS_BYTES_MAX 1024
-#define NUMBER_DIGITS    19
-
-/* Part of a text, not terminated. */
-struct piece {
-    const char *at;
-    size_t len;
-};
 
 static bool bounds_is(const struct prefix *prefix)
 {
     return strncmp(prefix->text, BOUNDS_PREFIX, strlen(BOUNDS_PREFIX)) == 0;
 }
 
-/* Takes what comes before the separator, or all there is; false when there is none left. */
-static bool bounds_next(struct piece *rest, char separator, struct piece *ret_piece)
-{
-    const char *end;
-
-    if (!rest->at) {
-        return false;
-    }
-    end = memchr(rest->at, separator, rest->len);
-    *ret_piece = (struct piece){rest->at, end ? (size_t)(end - rest->at) : rest->len};
-    rest->len -= end ? ret_piece->len + 1 : rest->len;
-    rest->at = end ? end + 1 : NULL;
-    return true;
-}
-
-static bool bounds_word(struct piece piece, const char *word)
-{
-    return piece.len == strlen(word) && memcmp(piece.at, word, piece.len) == 0;
-}
-
 /* Keeps the smaller number. */
-static bool bounds_number(struct piece text, uint64_t *number)
+static bool bounds_number(struct span text, uint64_t *number)
 {
     uint64_t value = 0;
 
-    if (text.len < 1 || text.len > NUMBER_DIGITS) {
+    if (!plan_read_number(text, UINT64_MAX, &value)) {
         return false;
-    }
-    for (size_t i = 0; i < text.len; i++) {
-        if (text.at[i] < '0' || text.at[i] > '9') {
-            return false;
-        }
-        value = 10 * value + (uint64_t)(text.at[i] - '0');
     }
     if (value < *number) {
         *number = value;
@@ -61,14 +27,14 @@ static bool bounds_number(struct piece text, uint64_t *number)
     return true;
 }
 
-static unsigned bounds_types(struct piece text)
+static unsigned bounds_types(struct span text)
 {
-    struct piece type;
+    struct span type;
     unsigned types = 0;
 
-    while (bounds_next(&text, ',', &type)) {
+    while (plan_next_part(&text, ',', &type)) {
         for (unsigned i = MESSAGE_ATTENTION; i <= MESSAGE_EVENT; i++) {
-            if (bounds_word(type, message_type_name((enum message_type)i))) {
+            if (plan_word_is(type, message_type_name((enum message_type)i))) {
                 types |= 1u << i;
             }
         }
@@ -81,31 +47,31 @@ static const unsigned bounds_version_1 =
     1u << MESSAGE_ATTENTION | 1u << MESSAGE_QK | 1u << MESSAGE_WEIGHTS | 1u << MESSAGE_EVENT;
 
 /* Keys that are not known say something to newer clients. */
-static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned *types,
+static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned *types,
                            uint64_t *revision)
 {
-    struct piece key;
+    struct span key;
 
     if (setting.len == 0) {
         return true;
     }
-    if (!memchr(setting.at, '=', setting.len) || !bounds_next(&setting, '=', &key)) {
+    if (!memchr(setting.at, '=', setting.len) || !plan_next_part(&setting, '=', &key)) {
         return false;
     }
-    if (bounds_word(key, "accepts")) {
+    if (plan_word_is(key, "accepts")) {
         *types = bounds_types(setting);
-    } else if (bounds_word(key, "header")) {
+    } else if (plan_word_is(key, "header")) {
         return bounds_number(setting, revision);
-    } else if (bounds_word(key, "max_message")) {
+    } else if (plan_word_is(key, "max_message")) {
         return bounds_number(setting, &bounds->max_message);
-    } else if (bounds_word(key, "max_entries")) {
+    } else if (plan_word_is(key, "max_entries")) {
         return bounds_number(setting, &bounds->max_entries);
-    } else if (bounds_word(key, "max_heads")) {
+    } else if (plan_word_is(key, "max_heads")) {
         return bounds_number(setting, &bounds->max_heads);
-    } else if (bounds_word(key, "maps")) {
+    } else if (plan_word_is(key, "maps")) {
         bounds->maps = STATE_MAPS_SIDE;
         return bounds_number(setting, &bounds->maps);
-    } else if (bounds_word(key, "maps_every")) {
+    } else if (plan_word_is(key, "maps_every")) {
         bounds->maps_every = UINT64_MAX;
         return bounds_number(setting, &bounds->maps_every);
     }
@@ -114,8 +80,8 @@ static bool bounds_setting(struct piece setting, struct bounds *bounds, unsigned
 
 static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
 {
-    struct piece rest = {prefix->text + strlen(BOUNDS_PREFIX), prefix->len - strlen(BOUNDS_PREFIX)};
-    struct piece setting;
+    struct span rest = {prefix->text + strlen(BOUNDS_PREFIX), prefix->len - strlen(BOUNDS_PREFIX)};
+    struct span setting;
     struct bounds read = *bounds;
     unsigned types = bounds_version_1;
     uint64_t revision = UINT32_MAX;
@@ -124,7 +90,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
         return false;
     }
     read.maps = read.maps_every = 0;
-    while (bounds_next(&rest, ';', &setting)) {
+    while (plan_next_part(&rest, ';', &setting)) {
         if (!bounds_setting(setting, &read, &types, &revision)) {
             return false;
         }

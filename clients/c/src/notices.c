@@ -43,26 +43,17 @@ static void note_plan(attn_publisher *publisher)
     const struct plan_requests own = {publisher->options.every, publisher->options.samples,
                                       publisher->options.rows};
     attn_plan plan;
-    bool has_plan = plans_choose(&publisher->plans, &own, &plan);
+    uint64_t malformed;
+    bool has_plan =
+        plan_choose(&publisher->prefixes, publisher->identity.job, &own, &plan, &malformed);
 
     pthread_mutex_lock(&publisher->lock);
     publisher->plan = plan;
     publisher->has_plan = has_plan;
-    publisher->counts.bad_plans = publisher->plans.refused;
+    publisher->bad_plans = malformed;
     publisher->notice_ms = socket_now_ms();
     publisher->generation++;
     pthread_mutex_unlock(&publisher->lock);
-}
-
-static void sender_take_plan(attn_publisher *publisher, bool added, const char *prefix, size_t len)
-{
-    uint64_t refused = publisher->plans.refused;
-    bool changed = added ? plans_add(&publisher->plans, publisher->identity.job, prefix, len)
-                         : plans_remove(&publisher->plans, prefix, len);
-
-    if (changed || publisher->plans.refused != refused) {
-        publisher->plans_changed = true;
-    }
 }
 
 /* Whether attnd says by its subscriptions that it refuses this job. */
@@ -218,10 +209,7 @@ static bool sender_take_notice(attn_publisher *publisher, const char *notice, si
     if (len == 0 || (notice[0] != 0 && notice[0] != 1)) {
         return true;
     }
-    if (plan_is(notice + 1, len - 1)) {
-        sender_take_plan(publisher, notice[0] == 1, notice + 1, len - 1);
-        return true;
-    }
+    publisher->plans_changed |= plan_is(notice + 1, len - 1);
     topic_job("event", publisher->identity.job, events);
     if (notice[0] == 1 && strncmp(events, notice + 1, len - 1) == 0) {
         publisher->hello_asked = true;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A prefix is read once, when it comes. One that cannot be read as a whole counts for nothing: half
- * a plan might capture what nobody meant. */
+/* All prefixes are read anew when one of them has changed: they are few, and change seldom. One
+ * that cannot be read as a whole counts for nothing: half a plan might capture what nobody meant.
+ */
 #include "clients/c/src/plan.h"
 
 #include <stdio.h>
@@ -12,16 +13,9 @@
 #define RANGES_READ_MAX (PLAN_PREFIX_MAX / 2)
 
 struct plan_entry {
-    char *text; /* owned; the prefix */
-    size_t len;
+    const struct prefix *prefix;
     uint32_t order;
     attn_plan plan;
-};
-
-/* Part of a text, not terminated. */
-struct span {
-    const char *at;
-    size_t len;
 };
 
 /* ---- patterns ---- */
@@ -105,8 +99,7 @@ static bool plan_cut(struct span *rest, char separator, struct span *ret_part)
     return true;
 }
 
-/* The same, but the last part needs no separator. False: there is none left. */
-static bool plan_next_part(struct span *rest, char separator, struct span *ret_part)
+bool plan_next_part(struct span *rest, char separator, struct span *ret_part)
 {
     if (!rest->at) {
         return false;
@@ -119,11 +112,11 @@ static bool plan_next_part(struct span *rest, char separator, struct span *ret_p
     return true;
 }
 
-static bool plan_read_number(struct span text, uint32_t max, uint32_t *ret_number)
+bool plan_read_number(struct span text, uint64_t max, uint64_t *ret_number)
 {
     uint64_t number = 0;
 
-    if (text.len < 1 || text.len > 10) {
+    if (text.len < 1 || text.len > 19) {
         return false;
     }
     for (size_t i = 0; i < text.len; i++) {
@@ -132,8 +125,17 @@ static bool plan_read_number(struct span text, uint32_t max, uint32_t *ret_numbe
         }
         number = 10 * number + (uint64_t)(text.at[i] - '0');
     }
-    *ret_number = (uint32_t)number;
+    *ret_number = number;
     return number <= max;
+}
+
+static bool plan_read_u32(struct span text, uint32_t max, uint32_t *ret_number)
+{
+    uint64_t number = 0;
+    bool good = plan_read_number(text, max, &number);
+
+    *ret_number = (uint32_t)number;
+    return good;
 }
 
 static bool plan_read_layers(struct span text, attn_plan *plan)
@@ -158,8 +160,8 @@ static bool read_range(struct span text, attn_range *ret_range)
     if (!plan_cut(&text, '-', &first)) {
         first = text;
     }
-    return plan_read_number(first, PLAN_NUMBER_MAX, &ret_range->first) &&
-           plan_read_number(text, PLAN_NUMBER_MAX, &ret_range->last) &&
+    return plan_read_u32(first, PLAN_NUMBER_MAX, &ret_range->first) &&
+           plan_read_u32(text, PLAN_NUMBER_MAX, &ret_range->last) &&
            ret_range->first <= ret_range->last;
 }
 
@@ -209,7 +211,7 @@ static bool plan_read_heads(struct span text, attn_plan *plan)
     return set_ranges(ranges, count, plan);
 }
 
-static bool is(struct span text, const char *word)
+bool plan_word_is(struct span text, const char *word)
 {
     return text.len == strlen(word) && memcmp(text.at, word, text.len) == 0;
 }
@@ -225,19 +227,19 @@ static bool read_setting(struct span setting, attn_plan *plan)
     if (!plan_cut(&setting, '=', &key)) {
         return false;
     }
-    if (is(key, "every")) {
-        return plan_read_number(setting, PLAN_NUMBER_MAX, &plan->every);
+    if (plan_word_is(key, "every")) {
+        return plan_read_u32(setting, PLAN_NUMBER_MAX, &plan->every);
     }
-    if (is(key, "samples")) {
-        return plan_read_number(setting, PLAN_NUMBER_MAX, &plan->samples);
+    if (plan_word_is(key, "samples")) {
+        return plan_read_u32(setting, PLAN_NUMBER_MAX, &plan->samples);
     }
-    if (is(key, "rows")) {
-        return plan_read_number(setting, PLAN_NUMBER_MAX, &plan->rows);
+    if (plan_word_is(key, "rows")) {
+        return plan_read_u32(setting, PLAN_NUMBER_MAX, &plan->rows);
     }
-    if (is(key, "layers")) {
+    if (plan_word_is(key, "layers")) {
         return plan_read_layers(setting, plan);
     }
-    return !is(key, "heads") || plan_read_heads(setting, plan);
+    return !plan_word_is(key, "heads") || plan_read_heads(setting, plan);
 }
 
 static bool read_settings(struct span text, attn_plan *ret_plan)
@@ -271,7 +273,7 @@ static enum verdict plan_read_prefix(struct span rest, const char *job, struct p
     rest.at += strlen(PLAN_PREFIX);
     rest.len -= strlen(PLAN_PREFIX);
     if (!plan_cut(&rest, '/', &order) || order.len > 6 ||
-        !plan_read_number(order, PLAN_ORDER_DEFAULT, &entry->order) ||
+        !plan_read_u32(order, PLAN_ORDER_DEFAULT, &entry->order) ||
         !plan_cut(&rest, '/', &pattern) || pattern.len < 1 || pattern.len > PATTERN_MAX) {
         return PLAN_MALFORMED;
     }
@@ -281,105 +283,17 @@ static enum verdict plan_read_prefix(struct span rest, const char *job, struct p
     return read_settings(rest, &entry->plan) ? PLAN_OURS : PLAN_MALFORMED;
 }
 
-/* ---- the set ---- */
-
 bool plan_is(const char *prefix, size_t len)
 {
     return len >= strlen(PLAN_PREFIX) && memcmp(prefix, PLAN_PREFIX, strlen(PLAN_PREFIX)) == 0;
 }
 
-static size_t plan_find(const struct plan_table *plans, const char *prefix, size_t len)
-{
-    size_t i = 0;
-
-    while (i < plans->count &&
-           !(plans->items[i].len == len && memcmp(plans->items[i].text, prefix, len) == 0)) {
-        i++;
-    }
-    return i;
-}
-
-static bool plan_grow(struct plan_table *plans)
-{
-    size_t capacity = plans->capacity ? 2 * plans->capacity : 4;
-    struct plan_entry *items;
-
-    if (plans->count < plans->capacity) {
-        return true;
-    }
-    if (capacity > PLANS_MAX) {
-        return false;
-    }
-    items = realloc(plans->items, capacity * sizeof *items);
-    if (!items) {
-        return false;
-    }
-    plans->items = items;
-    plans->capacity = capacity;
-    return true;
-}
-
-/* Takes a copy of the text; false when there is no room or memory. */
-static bool plan_keep(struct plan_table *plans, const struct plan_entry *entry, const char *prefix)
-{
-    char *text = plan_grow(plans) ? malloc(entry->len) : NULL;
-
-    if (!text) {
-        return false;
-    }
-    memcpy(text, prefix, entry->len);
-    plans->items[plans->count] = *entry;
-    plans->items[plans->count++].text = text;
-    return true;
-}
-
-bool plans_add(struct plan_table *plans, const char *job, const char *prefix, size_t len)
-{
-    struct plan_entry entry = {.len = len};
-    enum verdict verdict;
-
-    if (plan_find(plans, prefix, len) < plans->count) {
-        return false;
-    }
-    verdict = plan_read_prefix((struct span){prefix, len}, job, &entry);
-    if (verdict == PLAN_OURS && plan_keep(plans, &entry, prefix)) {
-        return true;
-    }
-    if (verdict != PLAN_OTHERS) {
-        plans->refused++;
-    }
-    return false;
-}
-
-bool plans_remove(struct plan_table *plans, const char *prefix, size_t len)
-{
-    size_t at = plan_find(plans, prefix, len);
-
-    if (at == plans->count) {
-        return false;
-    }
-    free(plans->items[at].text);
-    plans->items[at] = plans->items[--plans->count];
-    return true;
-}
-
-void plans_clear(struct plan_table *plans)
-{
-    for (size_t i = 0; i < plans->count; i++) {
-        free(plans->items[i].text);
-    }
-    free(plans->items);
-    *plans = (struct plan_table){.refused = plans->refused};
-}
-
-/* ---- choosing ---- */
-
 static int compare_text(const struct plan_entry *a, const struct plan_entry *b)
 {
-    size_t shorter = a->len < b->len ? a->len : b->len;
-    int order = memcmp(a->text, b->text, shorter);
+    size_t shorter = a->prefix->len < b->prefix->len ? a->prefix->len : b->prefix->len;
+    int order = memcmp(a->prefix->text, b->prefix->text, shorter);
 
-    return order ? order : (a->len > b->len) - (a->len < b->len);
+    return order ? order : (a->prefix->len > b->prefix->len) - (a->prefix->len < b->prefix->len);
 }
 
 /* Whether a goes before b. */
@@ -403,27 +317,33 @@ static void plan_override(uint32_t wanted, uint32_t *number)
     }
 }
 
-bool plans_choose(const struct plan_table *plans, const struct plan_requests *own,
-                  attn_plan *ret_plan)
+bool plan_choose(const struct prefixes *prefixes, const char *job, const struct plan_requests *own,
+                 attn_plan *ret_plan, uint64_t *ret_malformed)
 {
-    const struct plan_entry *best = NULL;
+    struct plan_entry best = {.prefix = NULL};
 
-    for (size_t i = 0; i < plans->count; i++) {
-        if (!best || precedes(&plans->items[i], best)) {
-            best = &plans->items[i];
+    *ret_malformed = 0;
+    attn_plan_default(&best.plan);
+    for (size_t i = 0; i < prefixes->count; i++) {
+        struct plan_entry entry = {.prefix = &prefixes->items[i]};
+        enum verdict verdict = PLAN_OTHERS;
+
+        if (plan_is(entry.prefix->text, entry.prefix->len)) {
+            verdict =
+                plan_read_prefix((struct span){entry.prefix->text, entry.prefix->len}, job, &entry);
+        }
+        *ret_malformed += verdict == PLAN_MALFORMED;
+        if (verdict == PLAN_OURS && (!best.prefix || precedes(&entry, &best))) {
+            best = entry;
         }
     }
-    if (best) {
-        *ret_plan = best->plan;
-    } else {
-        attn_plan_default(ret_plan);
-    }
-    if (!best || best->order >= PLAN_ORDER_LENGTHENED) {
+    *ret_plan = best.plan;
+    if (!best.prefix || best.order >= PLAN_ORDER_LENGTHENED) {
         plan_override(own->every, &ret_plan->every);
         plan_override(own->samples, &ret_plan->samples);
         plan_override(own->rows, &ret_plan->rows);
     }
-    return best;
+    return best.prefix;
 }
 
 /* ---- asking a plan ---- */

@@ -125,7 +125,8 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     publisher->generation = 1;
     publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
     publisher->look_ms = socket_now_ms() + options->alive_ms;
-    (void)plans_choose(&publisher->plans, &own, &publisher->plan);
+    (void)plan_choose(&publisher->prefixes, options->job, &own, &publisher->plan,
+                      &publisher->bad_plans);
     init_lock(publisher);
 }
 
@@ -575,7 +576,7 @@ void attn_publisher_stats(attn_publisher *publisher, attn_publisher_counts *ret_
     }
     pthread_mutex_lock(&publisher->lock);
     *ret_counts = publisher->counts;
-    ret_counts->bad_plans += publisher->bad_bounds;
+    ret_counts->bad_plans = publisher->bad_plans + publisher->bad_bounds;
     pthread_mutex_unlock(&publisher->lock);
     skipped = atomic_load(&publisher->skipped);
     ret_counts->published += skipped;

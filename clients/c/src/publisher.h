@@ -63,7 +63,7 @@ struct attn_publisher {
     bool has_event_reader, has_plan;
     attn_plan plan;
     struct bounds bounds;
-    uint64_t bad_bounds;
+    uint64_t bad_bounds, bad_plans;
     uint64_t generation; /* counts changes of the above, from 1 */
     uint64_t notice_ms;  /* when the last notice came */
 
@@ -78,7 +78,6 @@ struct attn_publisher {
         bool judged;
     } hope; /* see sender_look_whether_admitted */
     bool plans_changed, hello_asked;
-    struct plan_table plans;
     struct layer_info *layers; /* owned; what hello says */
     uint32_t layer_count;
     uint64_t blocked_since_ms; /* 0: not */

@@ -64,7 +64,6 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms)
     }
     link_close(&publisher->link);
     prefixes_clear(&publisher->prefixes);
-    plans_clear(&publisher->plans);
 }
 
 /* ---- a new socket ---- */
@@ -77,7 +76,6 @@ static void sender_replace_socket(attn_publisher *publisher)
     pthread_mutex_lock(&publisher->lock);
     prefixes_clear(&publisher->prefixes);
     pthread_mutex_unlock(&publisher->lock);
-    plans_clear(&publisher->plans);
     publisher->plans_changed = true;
     sender_follow(publisher); /* of none */
     (void)sender_open(publisher);

@@ -9,20 +9,31 @@
 
 static const struct plan_requests nothing = {ATTN_UNSAID, ATTN_UNSAID, ATTN_UNSAID};
 
-static bool plan_add(struct plan_table *plans, const char *prefix)
+static void plan_add(struct prefixes *prefixes, const char *prefix)
 {
-    return plans_add(plans, "gpt-small", prefix, strlen(prefix));
+    char notice[PLAN_PREFIX_MAX + 64] = "\x01";
+
+    memcpy(notice + 1, prefix, strlen(prefix));
+    assert_true(prefixes_apply(prefixes, notice, 1 + strlen(prefix)));
+}
+
+static bool plan_choose_for(const struct prefixes *prefixes, const struct plan_requests *own,
+                            attn_plan *ret_plan)
+{
+    uint64_t malformed;
+
+    return plan_choose(prefixes, "gpt-small", own, ret_plan, &malformed);
 }
 
 /* The plan that holds when the daemon says this. */
 static attn_plan test_plan_of(const char *prefix)
 {
-    struct plan_table plans = {0};
+    struct prefixes plans = {0};
     attn_plan plan;
 
-    assert_true(plan_add(&plans, prefix));
-    assert_true(plans_choose(&plans, &nothing, &plan));
-    plans_clear(&plans);
+    plan_add(&plans, prefix);
+    assert_true(plan_choose_for(&plans, &nothing, &plan));
+    prefixes_clear(&plans);
     return plan;
 }
 
@@ -133,91 +144,94 @@ TEST(a_malformed_plan_is_ignored_as_a_whole)
         "plan/0/*/layers=  ",
         "plan/0/*/every=5;samples=\x01",
     };
-    struct plan_table plans = {0};
+    struct prefixes plans = {0};
+    uint64_t malformed;
     attn_plan plan;
 
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        assert_false(plan_add(&plans, bad[i]));
-        assert_int_equal(plans.refused, i + 1);
+        plan_add(&plans, bad[i]);
+        assert_false(plan_choose(&plans, "gpt-small", &nothing, &plan, &malformed));
+        assert_int_equal(malformed, i + 1);
     }
-    assert_false(plans_choose(&plans, &nothing, &plan));
-    plans_clear(&plans);
+    prefixes_clear(&plans);
 }
 
 TEST(plans_of_other_jobs_are_left_out)
 {
-    struct plan_table plans = {0};
+    struct prefixes plans = {0};
+    uint64_t malformed;
+    attn_plan plan;
 
-    assert_false(plan_add(&plans, "plan/0/bert/every=nonsense"));
-    assert_int_equal(plans.count + plans.refused, 0);
-    plans_clear(&plans);
+    plan_add(&plans, "plan/0/bert/every=nonsense");
+    assert_false(plan_choose(&plans, "gpt-small", &nothing, &plan, &malformed));
+    assert_int_equal(malformed, 0);
+    prefixes_clear(&plans);
 }
 
 /* Among plans of equal order, the one that captures most often, then the smaller text. */
 TEST(the_lowest_order_holds_alone)
 {
-    struct plan_table plans = {0};
+    struct prefixes plans = {0};
     attn_plan plan;
 
-    assert_true(plan_add(&plans, "plan/999999/*/every=50;samples=1"));
-    assert_true(plan_add(&plans, "plan/3/gpt-*/every=0"));
-    assert_true(plan_add(&plans, "plan/3/gpt-*/every=7;rows=2"));
-    assert_true(plan_add(&plans, "plan/3/gpt-*/every=7;rows=1"));
-    assert_true(plan_add(&plans, "plan/3/gpt-*/every=9"));
-    assert_false(plan_add(&plans, "plan/3/gpt-*/every=9"));
-    assert_true(plans_choose(&plans, &nothing, &plan));
+    plan_add(&plans, "plan/999999/*/every=50;samples=1");
+    plan_add(&plans, "plan/3/gpt-*/every=0");
+    plan_add(&plans, "plan/3/gpt-*/every=7;rows=2");
+    plan_add(&plans, "plan/3/gpt-*/every=7;rows=1");
+    plan_add(&plans, "plan/3/gpt-*/every=9");
+    assert_true(plan_choose_for(&plans, &nothing, &plan));
     assert_int_equal(plan.every, 7);
     assert_int_equal(plan.rows, 1);
     assert_int_equal(plan.samples, 0);
-    assert_true(plans_remove(&plans, "plan/3/gpt-*/every=7;rows=1", 27));
-    assert_true(plans_choose(&plans, &nothing, &plan));
+    assert_true(prefixes_apply(&plans, LITERAL("\0plan/3/gpt-*/every=7;rows=1")));
+    assert_true(plan_choose_for(&plans, &nothing, &plan));
     assert_int_equal(plan.rows, 2);
-    plans_clear(&plans);
+    prefixes_clear(&plans);
 }
 
 TEST(the_jobs_wishes_go_before_the_default_only)
 {
     const struct plan_requests own = {5, ATTN_UNSAID, 8};
-    struct plan_table plans = {0};
+    struct prefixes plans = {0};
     attn_plan plan;
 
-    assert_false(plans_choose(&plans, &own, &plan));
+    assert_false(plan_choose_for(&plans, &own, &plan));
     assert_int_equal(plan.every, 5);
-    assert_true(plan_add(&plans, "plan/999999/*/every=50;samples=1;rows=3"));
-    assert_true(plans_choose(&plans, &own, &plan));
+    plan_add(&plans, "plan/999999/*/every=50;samples=1;rows=3");
+    assert_true(plan_choose_for(&plans, &own, &plan));
     assert_int_equal(plan.every, 5);
     assert_int_equal(plan.samples, 1);
     assert_int_equal(plan.rows, 8);
-    assert_true(plan_add(&plans, "plan/999998/gpt-small/every=200;samples=1;rows=3"));
-    assert_true(plans_choose(&plans, &own, &plan));
+    plan_add(&plans, "plan/999998/gpt-small/every=200;samples=1;rows=3");
+    assert_true(plan_choose_for(&plans, &own, &plan));
     assert_int_equal(plan.every, 5);
     assert_int_equal(plan.rows, 8);
-    assert_true(plans_choose(&plans, &nothing, &plan));
+    assert_true(plan_choose_for(&plans, &nothing, &plan));
     assert_int_equal(plan.every, 200);
-    assert_true(plan_add(&plans, "plan/999997/*/every=2"));
-    assert_true(plans_choose(&plans, &own, &plan));
+    plan_add(&plans, "plan/999997/*/every=2");
+    assert_true(plan_choose_for(&plans, &own, &plan));
     assert_int_equal(plan.every, 2);
     assert_int_equal(plan.rows, 0);
-    plans_clear(&plans);
+    prefixes_clear(&plans);
 }
 
-TEST(plans_are_bounded)
+TEST(a_prefix_that_is_too_long_is_no_plan)
 {
-    struct plan_table plans = {0};
+    struct prefixes plans = {0};
     char prefix[PLAN_PREFIX_MAX + 2];
+    uint64_t malformed;
+    attn_plan plan;
 
-    for (int i = 0; i < PLANS_MAX + 10; i++) {
-        snprintf(prefix, sizeof prefix, "plan/%d/*/", i);
-        plan_add(&plans, prefix);
-    }
-    assert_int_equal(plans.count, PLANS_MAX);
-    assert_int_equal(plans.refused, 10);
-    plans_clear(&plans);
     memset(prefix, ' ', sizeof prefix);
     memcpy(prefix, LITERAL("plan/0/*/layers=*"));
-    assert_false(plans_add(&plans, "job", prefix, PLAN_PREFIX_MAX + 1));
-    assert_true(plans_add(&plans, "job", prefix, PLAN_PREFIX_MAX));
-    plans_clear(&plans);
+    prefix[PLAN_PREFIX_MAX + 1] = '\0';
+    plan_add(&plans, prefix);
+    assert_false(plan_choose(&plans, "job", &nothing, &plan, &malformed));
+    assert_int_equal(malformed, 1);
+    prefix[PLAN_PREFIX_MAX] = '\0';
+    plan_add(&plans, prefix);
+    assert_true(plan_choose(&plans, "job", &nothing, &plan, &malformed));
+    prefixes_clear(&plans);
 }
 
 TEST(as_many_ranges_as_a_prefix_holds_are_read)

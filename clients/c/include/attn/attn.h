@@ -408,7 +408,7 @@ typedef struct attn_publisher_counts {
     uint64_t queued;       /* copied, and waiting to be handed to ZeroMQ */
     uint64_t bytes;        /* tensor bytes of the messages sent */
     uint64_t queued_bytes; /* copies that are waiting to be sent now, in ZeroMQ included */
-    uint64_t bad_plans;    /* plans and limits that were ignored: malformed, or too many */
+    uint64_t bad_plans;    /* plans and limits said now that are ignored: malformed */
     uint64_t too_large;    /* of `dropped`: ATTN_E_TOO_LARGE */
 } attn_publisher_counts;
 
