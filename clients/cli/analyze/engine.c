@@ -42,9 +42,8 @@ static int engine_run_jobs(struct measure *measure, uint32_t count, uint32_t thr
     return rc;
 }
 
-/* Measures one input, and writes the numbers as those of another, of the same tier. */
-static int measure_input(const struct input *input, const struct input *named,
-                         const struct options *options, struct mpk_writer *writer)
+int engine_measure(const struct input *input, const struct options *options,
+                   struct mpk_writer *writer)
 {
     struct measure *measure = NULL;
     int rc = input->tier == TIER_WEIGHTS
@@ -66,71 +65,24 @@ static int measure_input(const struct input *input, const struct input *named,
             [TIER_QK] = MESSAGE_QK,
             [TIER_WEIGHTS] = MESSAGE_WEIGHTS,
         };
-        const struct attention *a = &named->attention;
+        const struct attention *a = &input->attention;
         struct analysis_layer layer = {
-            .layer = {.id = named->id,
+            .layer = {.id = input->id,
                       .shape = {a->batch, a->heads, a->queries, a->keys},
                       .causal = a->causal,
                       .rows = measured->rows,
                       .invalid_rows = measured->invalid_rows,
                       .row_sum_error = measured->row_sum_error,
-                      .tier = tier[named->tier]},
+                      .tier = tier[input->tier]},
             .stack_known = true,
             .layer_known = true,
             .site_known = true,
         };
         measured_numbers(measured, &layer.numbers);
-        if (named->empty) {
-            /* An empty map has perhaps no heads, no sums over heads, and no largest entries. */
-            layer.numbers.heads = named->attention.heads;
-            for (int kind = 0; kind < AGGREGATE_COUNT; kind++) {
-                for (int stat = 0; stat < MAP_STAT_COUNT; stat++) {
-                    layer.numbers.aggregate[kind][stat] = NAN;
-                }
-            }
-            layer.numbers.pairs.count = 0;
-            layer.numbers.pairs.head_pairs = NULL;
-        }
         analysis_encode_layer(&layer, writer);
     }
     measure_free(&measure);
     return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;
-}
-
-/* A map without entries has the numbers of one row that is padding: none. `zeros` has an f64 for
- * each head, which is as much as any of its tensors takes. */
-static struct input stand_in(const struct input *input, uint32_t heads, const double *zeros)
-{
-    static const int32_t none[1] = {0};
-    struct input row = *input;
-    struct attention *a = &row.attention;
-    a->heads = heads;
-    a->batch = a->queries = a->keys = 1;
-    a->q_len = a->k_len = none;
-    a->weights = input->array[TENSOR_WEIGHTS] ? zeros : NULL;
-    a->grad = input->array[TENSOR_GRAD] ? zeros : NULL;
-    a->tokens = input->array[TENSOR_TOKENS] ? none : NULL;
-    a->qk.kv_heads = a->qk.head_dim = a->qk.value_dim = 1;
-    a->qk.q = a->qk.k = zeros;
-    a->qk.v = input->array[TENSOR_V] ? zeros : NULL;
-    return row;
-}
-
-int engine_measure(const struct input *input, const struct options *options,
-                   struct mpk_writer *writer)
-{
-    if (!input->empty) {
-        return measure_input(input, input, options, writer);
-    }
-    uint32_t heads = input->attention.heads > 0 ? input->attention.heads : 1;
-    double *zeros = calloc(heads, sizeof *zeros);
-    if (!zeros) {
-        return ERR_MEMORY;
-    }
-    struct input row = stand_in(input, heads, zeros);
-    int rc = measure_input(&row, input, options, writer);
-    free(zeros);
-    return rc;
 }
 
 bool engine_skips_spectrum(const struct input *input, const struct options *options)

@@ -265,20 +265,23 @@ static int check_lengths(const struct input *input, const struct int_list *own,
     return 0;
 }
 
-/* Statements about the rows must fit them. An empty map has no rows, so only the kind of the map is
- * asked for. */
+/* Statements about the rows must fit them. */
 static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
 {
     struct attention *a = &input->attention;
-    input->empty = a->batch == 0 || a->heads == 0 || a->queries == 0 || a->keys == 0;
+    if (a->batch == 0 || a->heads == 0 || a->queries == 0 || a->keys == 0) {
+        char name[PLACE_TEXT_MAX];
+        place_layer(input->id, name);
+        return array_fail(reterr,
+                          "%s is empty: its shape is [%" PRIu32 ", %" PRIu32 ", %" PRIu32
+                          ", %" PRIu32 "]; --ignore leaves arrays out",
+                          name, a->batch, a->heads, a->queries, a->keys);
+    }
     a->self = input->id.site == SITE_SELF;
     if (a->self && (!mixed || input->id.stack == STACK_DECODER)) {
         a->causal = options->causal;
         a->window = options->window;
         a->q_offset = options->q_offset;
-    }
-    if (input->empty) {
-        return 0;
     }
     if (input->array[TENSOR_DOCUMENTS] && input->id.site == SITE_CROSS) {
         return fail_layer(input->id, reterr, "documents are a matter of self-attention");
@@ -630,8 +633,8 @@ static int load_contents(struct input *input, char *reterr)
 int input_load(struct input *input, char *reterr)
 {
     struct attention *a = &input->attention;
-    int rc = input->empty ? 0 : load_contents(input, reterr);
-    if (rc != 0 || input->empty) {
+    int rc = load_contents(input, reterr);
+    if (rc != 0) {
         return rc;
     }
     a->weights = input->contents[TENSOR_WEIGHTS].data;

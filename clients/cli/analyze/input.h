@@ -37,10 +37,9 @@ void layers_clear(struct layers *layers);
 struct input {
     struct layer_id id;
     enum tier tier;
-    bool empty;                 /* an axis of the map has no entries: nothing to load, no numbers */
-    bool padding;               /* the mask is [B,Tk], of tokens and padding */
-    struct attention attention; /* tiers attention, qk */
-    struct weights weights;     /* tier weights */
+    bool padding;                                  /* the mask is [B,Tk], of tokens and padding */
+    struct attention attention;                    /* tiers attention, qk */
+    struct weights weights;                        /* tier weights */
     const struct array *array[TENSOR_ROLE_COUNT];  /* what this tier uses */
     struct array_data contents[TENSOR_ROLE_COUNT]; /* while loaded */
     void *converted[TENSOR_ROLE_COUNT];            /* while loaded; owned */

@@ -77,9 +77,7 @@ static int check_patterns(const struct array_list *list, const struct naming *na
         int len = (int)(rule->pattern_len < 200 ? rule->pattern_len : 200);
         bool used = false;
         for (size_t i = 0; i < list->count && !used; i++) {
-            size_t digits; /* too large a layer is not the rule's fault: it gets its own sentence */
-            used = name_rule_matches(rule, list->items[i].name) ||
-                   name_large_layer(naming, list->items[i].name, &digits);
+            used = name_rule_matches(rule, list->items[i].name);
         }
         if (!used) {
             return array_fail(reterr, "--name: %.200s: no array has a name like %.*s",
@@ -125,9 +123,7 @@ static enum name_verdict place_one(const struct array_list *list, const struct n
                                    size_t index, struct place *ret_place)
 {
     enum name_verdict verdict = name_place(naming, list->items[index].name, ret_place);
-    size_t len;
-    if (verdict != NAME_UNKNOWN || name_large_layer(naming, list->items[index].name, &len) ||
-        !is_alone(list, naming, index)) {
+    if (verdict != NAME_UNKNOWN || !is_alone(list, naming, index)) {
         return verdict;
     }
     *ret_place = (struct place){.id = {naming->stack, 0, SITE_SELF}, .role = TENSOR_WEIGHTS};
@@ -143,14 +139,7 @@ static int place_all(const struct array_list *list, const struct naming *naming,
         const struct array *array = &list->items[i];
         enum name_verdict verdict = place_one(list, naming, i, &placed[count].place);
         if (verdict == NAME_UNKNOWN) {
-            size_t len = 0;
             char hint[ARRAY_ERROR_MAX / 2];
-            const char *layer = name_large_layer(naming, array->name, &len);
-            if (layer) {
-                return array_fail(
-                    reterr, "%.200s: cannot place array '%.100s': layer %.*s is more than %d",
-                    array->file->path, array->name, (int)(len < 40 ? len : 40), layer, LAYER_MAX);
-            }
             write_hint(array, hint, sizeof hint);
             return array_fail(reterr,
                               "%.200s: cannot place array '%.100s': names are " NAME_FORMS

@@ -260,8 +260,7 @@ static const char names[] =
     "  cross_attentions.<layer>    decoder.<layer>.cross\n"
     "  mask, tokens, documents, attention_mask, input_ids\n"
     "                          of every self-attention that has none of its own\n"
-    "A map that is alone, in a .npy file of any name, is STACK.0.self.\n"
-    "An empty axis is no error: its layer has 0 rows, and its numbers are null.\n";
+    "A map that is alone, in a .npy file of any name, is STACK.0.self.\n";
 
 static const char notes[] =
     "\nPAT matches a whole name: {layer} is a number, * any text. --name goes before\n"

@@ -74,6 +74,30 @@ bool array_type_dtype(enum array_type type, enum dtype *ret_dtype)
     return true;
 }
 
+bool array_read_u64(const json_t *value, uint64_t *ret_number)
+{
+    if (!json_is_integer(value) || json_integer_value(value) < 0) {
+        return false;
+    }
+    *ret_number = (uint64_t)json_integer_value(value);
+    return true;
+}
+
+bool array_read_shape(const json_t *list, struct array *array)
+{
+    size_t rank = json_array_size(list);
+    if (!json_is_array(list) || rank > ARRAY_RANK_MAX) {
+        return false;
+    }
+    array->rank = (uint32_t)rank;
+    for (size_t i = 0; i < rank; i++) {
+        if (!array_read_u64(json_array_get(list, i), &array->shape[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 int array_measure(struct array *array, char *reterr)
 {
     uint64_t bytes = array_type_size(array->type);

@@ -5,6 +5,8 @@
 
 #include "clients/cli/arrays/array.h"
 
+#include <jansson.h>
+
 /* Everything that can fail returns 0, or -1, or ERR_MEMORY, with a sentence. */
 
 /* Appends a copy of the array under a name (not NUL-terminated; at most ARRAY_NAME_MAX). */
@@ -16,6 +18,10 @@ void array_list_shorten(struct array_list *list, size_t count);
 
 /* The type that a format calls so; a .npy's without the sign of its byte order. */
 enum array_type array_type_parse(const char *name, bool npy);
+
+bool array_read_u64(const json_t *value, uint64_t *ret_number);
+/* Reads a list of whole numbers as the shape; false when it is none, or too long. */
+bool array_read_shape(const json_t *list, struct array *array);
 
 /* Sets array->bytes from type and shape: 0, or -1 when that is more than INT64_MAX. */
 int array_measure(struct array *array, char *reterr);

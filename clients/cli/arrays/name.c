@@ -11,8 +11,6 @@
 
 /* Longest target with its number put in. */
 #define TARGET_MAX 128
-/* Longer names than arrays have. */
-#define NAME_TRIED_MAX 1024
 
 /* Takers -------------------------------------------------------------------------------------- */
 
@@ -350,26 +348,6 @@ enum name_verdict name_place(const struct naming *naming, const char *name, stru
         }
     }
     return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
-}
-
-const char *name_large_layer(const struct naming *naming, const char *name, size_t *ret_len)
-{
-    char small[NAME_TRIED_MAX];
-    struct place place;
-    uint32_t layer;
-    for (const char *run = name; *run; run += digits(run) ? digits(run) : 1) {
-        const char *rest = run;
-        size_t len = digits(run);
-        if (len == 0 || take_layer(&rest, &layer)) {
-            continue;
-        }
-        int used = snprintf(small, sizeof small, "%.*s0%s", (int)(run - name), name, run + len);
-        if (used < NAME_TRIED_MAX && name_place(naming, small, &place) == NAME_PLACED) {
-            *ret_len = len;
-            return run;
-        }
-    }
-    return NULL;
 }
 
 void place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])

@@ -72,10 +72,6 @@ enum name_verdict name_place(const struct naming *naming, const char *name,
 bool name_rule_matches(const struct name_rule *rule, const char *name);
 bool name_ignore_matches(const char *pattern, const char *name);
 
-/* The layer number in a name without a place that would have one if the number were not beyond
- * LAYER_MAX: the digits, as a part of the name, and *ret_len; or NULL. */
-const char *name_large_layer(const struct naming *naming, const char *name, size_t *ret_len);
-
 /* "decoder.3.self", "decoder.3.self.q"; "mask" when shared. */
 #define PLACE_TEXT_MAX 64
 void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX]);

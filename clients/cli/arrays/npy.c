@@ -5,7 +5,7 @@
  *     \x93NUMPY 1 0 <u16>    {'descr': '<f4', 'fortran_order': False, 'shape': (2, 4, 16, 16), }
  *     \x93NUMPY 2 0 <u32>    the same; version 3 is UTF-8
  *
- * The dictionary is read by a parser for just these literals. A dtype that is no number we know is
+ * The dictionary is nearly JSON, and read as that. A dtype that is no number we know is
  * no failure here: the array may never be asked for. bfloat16 is no type of numpy's; ml_dtypes
  * writes it as raw pairs of bytes, "V2", and that is how it is read. */
 #include "clients/cli/arrays/array_internal.h"
@@ -13,174 +13,56 @@
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char magic[6] = "\x93NUMPY";
-
-/* The rest of the header. */
-struct text {
-    const char *at, *end;
-};
 
 bool npy_is(const uint8_t *data, size_t size)
 {
     return size >= sizeof magic && memcmp(data, magic, sizeof magic) == 0;
 }
 
-static void npy_skip_blanks(struct text *text)
+/* The dictionary as JSON, which has other quotes, brackets and words, no L behind digits, as Python
+ * 2 wrote it, and no comma behind the last item. `ret_json` has room for len bytes. */
+static void npy_json(const char *text, size_t len, char *ret_json)
 {
-    while (text->at < text->end && (*text->at == ' ' || *text->at == '\n')) {
-        text->at++;
-    }
-}
-
-/* Takes one character, blanks before it skipped. */
-static bool npy_take(struct text *text, char wanted)
-{
-    npy_skip_blanks(text);
-    if (text->at == text->end || *text->at != wanted) {
-        return false;
-    }
-    text->at++;
-    return true;
-}
-
-static bool npy_take_word(struct text *text, const char *word)
-{
-    size_t len = strlen(word);
-    npy_skip_blanks(text);
-    if ((size_t)(text->end - text->at) < len || memcmp(text->at, word, len) != 0) {
-        return false;
-    }
-    text->at += len;
-    return true;
-}
-
-/* A quoted string without escapes, shortened to fit. */
-static bool take_string(struct text *text, char *ret_string, size_t size)
-{
-    npy_skip_blanks(text);
-    if (text->at == text->end || (*text->at != '\'' && *text->at != '"')) {
-        return false;
-    }
-    char quote = *text->at++;
-    const char *begin = text->at;
-    while (text->at < text->end && *text->at != quote && *text->at != '\\') {
-        text->at++;
-    }
-    if (text->at == text->end || *text->at != quote) {
-        return false;
-    }
-    snprintf(ret_string, size, "%.*s", (int)(text->at - begin), begin);
-    text->at++;
-    return true;
-}
-
-/* Digits, with the L that Python 2 put behind them. */
-static bool npy_take_number(struct text *text, uint64_t *ret_number)
-{
-    uint64_t number = 0;
-    npy_skip_blanks(text);
-    if (text->at == text->end || !isdigit((unsigned char)*text->at)) {
-        return false;
-    }
-    for (; text->at < text->end && isdigit((unsigned char)*text->at); text->at++) {
-        if (__builtin_mul_overflow(number, UINT64_C(10), &number) ||
-            __builtin_add_overflow(number, (uint64_t)(*text->at - '0'), &number)) {
-            return false;
+    char quote = '\0', *comma = NULL;
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i], *to = &ret_json[i];
+        if (quote) {
+            *to = c == quote ? '"' : c == '"' || c == '\\' ? '\0' : c;
+            quote = c == quote ? '\0' : quote;
+            continue;
         }
+        quote = c == '\'' || c == '"' ? c : '\0';
+        *to = quote      ? '"'
+              : c == '(' ? '['
+              : c == ')' ? ']'
+              : c == 'L' ? ' '
+                         : (char)tolower((unsigned char)c);
+        if (comma && (*to == ']' || *to == '}')) {
+            *comma = ' ';
+        }
+        comma = *to == ',' ? to : *to == ' ' || *to == '\n' ? comma : NULL;
     }
-    text->at += text->at < text->end && *text->at == 'L';
-    *ret_number = number;
-    return true;
 }
 
-static bool take_type(struct text *text, struct array *array)
+/* The dictionary, with exactly these keys. */
+static bool read_dictionary(const json_t *dictionary, struct array *array)
 {
-    npy_skip_blanks(text);
-    if (text->at < text->end && *text->at == '[') {
-        snprintf(array->type_name, sizeof array->type_name, "a record");
-        array->type = ARRAY_OTHER;
-        /* A record's list of fields: "[('x', '<f4'), ...]", to the bracket that closes it. */
-        char string[8];
-        int depth = 0;
-        do {
-            npy_skip_blanks(text);
-            if (text->at == text->end) {
-                return false;
-            }
-            if (*text->at == '\'' || *text->at == '"') {
-                if (!take_string(text, string, sizeof string)) {
-                    return false;
-                }
-                continue;
-            }
-            depth += (*text->at == '[') - (*text->at == ']');
-            text->at++;
-        } while (depth > 0);
-        return true;
-    }
-    if (!take_string(text, array->type_name, sizeof array->type_name)) {
+    const json_t *type = json_object_get(dictionary, "descr");
+    const json_t *fortran = json_object_get(dictionary, "fortran_order");
+    const char *name = json_is_array(type) ? "a record" : json_string_value(type);
+    if (json_object_size(dictionary) != 3 || !name || !json_is_boolean(fortran) ||
+        !array_read_shape(json_object_get(dictionary, "shape"), array)) {
         return false;
     }
-    bool native = *array->type_name && strchr("<|=", *array->type_name);
+    snprintf(array->type_name, sizeof array->type_name, "%s", name);
+    bool native = *name && strchr("<|=", *name);
     array->type = native ? array_type_parse(array->type_name + 1, true) : ARRAY_OTHER;
+    array->fortran = json_is_true(fortran);
     return true;
-}
-
-static bool take_order(struct text *text, struct array *array)
-{
-    array->fortran = npy_take_word(text, "True");
-    return array->fortran || npy_take_word(text, "False");
-}
-
-static bool take_shape(struct text *text, struct array *array)
-{
-    array->rank = 0;
-    if (!npy_take(text, '(')) {
-        return false;
-    }
-    while (!npy_take(text, ')')) {
-        if (array->rank == ARRAY_RANK_MAX || !npy_take_number(text, &array->shape[array->rank])) {
-            return false;
-        }
-        array->rank++;
-        if (!npy_take(text, ',')) {
-            return npy_take(text, ')');
-        }
-    }
-    return true;
-}
-
-/* The dictionary, with each key once, and nothing behind it. */
-static bool take_dictionary(struct text *text, struct array *array)
-{
-    static const struct {
-        const char *key;
-        bool (*take)(struct text *text, struct array *array);
-    } keys[3] = {{"descr", take_type}, {"fortran_order", take_order}, {"shape", take_shape}};
-    unsigned seen = 0;
-    if (!npy_take(text, '{')) {
-        return false;
-    }
-    while (!npy_take(text, '}')) {
-        char key[16];
-        int i = 0;
-        if (!take_string(text, key, sizeof key) || !npy_take(text, ':')) {
-            return false;
-        }
-        while (i < 3 && strcmp(keys[i].key, key) != 0) {
-            i++;
-        }
-        if (i == 3 || (seen & 1u << i) || !keys[i].take(text, array)) {
-            return false;
-        }
-        seen |= 1u << i;
-        if (!npy_take(text, ',')) {
-            return npy_take(text, '}') && seen == 7;
-        }
-    }
-    return seen == 7;
 }
 
 static uint64_t read_u16(const uint8_t *at)
@@ -211,10 +93,16 @@ int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *
     if (len > size - begin) {
         return array_fail(reterr, "truncated: no whole .npy header");
     }
-    struct text text = {(const char *)data + begin, (const char *)data + begin + len};
-    bool good = take_dictionary(&text, &array);
-    npy_skip_blanks(&text);
-    if (!good || text.at != text.end) {
+    char *text = malloc(len + 1);
+    if (!text) {
+        return array_fail_memory(reterr);
+    }
+    npy_json((const char *)data + begin, len, text);
+    json_t *dictionary = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+    bool good = read_dictionary(dictionary, &array);
+    json_decref(dictionary);
+    free(text);
+    if (!good) {
         return array_fail(reterr, "its .npy header is not one that numpy writes");
     }
     array.offset = begin + len;
@@ -228,8 +116,9 @@ int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *
 int npy_list(struct array_file *file, struct array_list *list, char *reterr)
 {
     struct array array = {.file = file};
-    if (npy_header(file->data, file->size, &array, reterr) != 0) {
-        return -1;
+    int rc = npy_header(file->data, file->size, &array, reterr);
+    if (rc != 0) {
+        return rc;
     }
     uint64_t there = file->size - array.offset;
     if (array.type != ARRAY_OTHER && there < array.bytes) {

@@ -8,7 +8,6 @@
 #include "clients/cli/arrays/array_internal.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,30 +29,6 @@ bool safetensors_is(const uint8_t *data, size_t size)
     return size > 8 && safetensors_read_u64(data) <= HEADER_MAX && data[8] == '{';
 }
 
-static bool safetensors_get_u64(const json_t *value, uint64_t *ret_number)
-{
-    if (!json_is_integer(value) || json_integer_value(value) < 0) {
-        return false;
-    }
-    *ret_number = (uint64_t)json_integer_value(value);
-    return true;
-}
-
-static bool get_shape(const json_t *shape, struct array *array)
-{
-    size_t rank = json_array_size(shape);
-    if (!json_is_array(shape) || rank > ARRAY_RANK_MAX) {
-        return false;
-    }
-    array->rank = (uint32_t)rank;
-    for (size_t i = 0; i < rank; i++) {
-        if (!safetensors_get_u64(json_array_get(shape, i), &array->shape[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* One tensor of the header; offsets count from the end of the header, at `begin`. */
 static int safetensors_read_tensor(const char *name, const json_t *tensor, struct array_file *file,
                                    uint64_t begin, struct array *ret_array, char *reterr)
@@ -62,9 +37,9 @@ static int safetensors_read_tensor(const char *name, const json_t *tensor, struc
     const json_t *offsets = json_object_get(tensor, "data_offsets");
     const char *type = json_string_value(json_object_get(tensor, "dtype"));
     uint64_t from, to, there = file->size - begin;
-    if (!type || !get_shape(json_object_get(tensor, "shape"), &array) ||
-        json_array_size(offsets) != 2 || !safetensors_get_u64(json_array_get(offsets, 0), &from) ||
-        !safetensors_get_u64(json_array_get(offsets, 1), &to)) {
+    if (!type || !array_read_shape(json_object_get(tensor, "shape"), &array) ||
+        json_array_size(offsets) != 2 || !array_read_u64(json_array_get(offsets, 0), &from) ||
+        !array_read_u64(json_array_get(offsets, 1), &to)) {
         return array_fail(reterr, "%.200s: not a tensor's dtype, shape and data_offsets", name);
     }
     snprintf(array.type_name, sizeof array.type_name, "%s", type);

@@ -256,12 +256,6 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
     const struct source_layer *l = &source->layers[layer];
     char name[PLACE_TEXT_MAX];
     place_layer(l->id, name);
-    if (l->batch == 0 || l->heads == 0 || l->queries == 0 || l->keys == 0) {
-        return source_fail(reterr, CLI_USAGE,
-                           "%s is empty: its shape is [%" PRIu32 ", %" PRIu32 ", %" PRIu32
-                           ", %" PRIu32 "]",
-                           name, l->batch, l->heads, l->queries, l->keys);
-    }
     if (sample < l->first_sample || sample - l->first_sample >= l->batch) {
         return fail_range("sample", sample, l->first_sample, l->batch, name, reterr);
     }

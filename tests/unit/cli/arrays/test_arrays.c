@@ -136,7 +136,7 @@ TEST(bad_npy_files_are_refused)
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'more': 1}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'shape': (2,)}",
         "{'descr': '<f4', 'fortran_order': 0, 'shape': (2,)}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': [2]}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 2}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (-2,)}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} x",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1)}",

@@ -66,17 +66,6 @@ TEST(hugging_faces_words_for_masks_and_tokens)
     ASSERT_PLACED(&plain, "encoder_attention_mask", "unknown");
 }
 
-static void assert_large_layer(const struct naming *naming, const char *name, const char *layer)
-{
-    size_t len = 0;
-    const char *found = name_large_layer(naming, name, &len);
-    assert_int_equal(found != NULL, layer != NULL);
-    if (layer) {
-        assert_int_equal(len, strlen(layer));
-        assert_memory_equal(found, layer, len);
-    }
-}
-
 TEST(other_names_have_no_place)
 {
     static const char *const names[] = {
@@ -139,17 +128,6 @@ TEST(a_number_in_a_rule_is_a_whole_run_of_digits)
     naming = rule("p{layer}=decoder.{layer}.self");
     ASSERT_PLACED(&naming, "p65536", "unknown");
     ASSERT_PLACED(&naming, "p", "unknown");
-}
-
-TEST(layers_beyond_the_largest_are_found)
-{
-    struct naming naming = rule("v2.p{layer}=decoder.{layer}.self");
-    assert_large_layer(&naming, "decoder.65536.self", "65536");
-    assert_large_layer(&naming, "arr_99999999999999999999", "99999999999999999999");
-    assert_large_layer(&naming, "v2.p070000", "070000");
-    assert_large_layer(&naming, "decoder.65536.selfish", NULL);
-    assert_large_layer(&naming, "99999.decoder.1.self", NULL);
-    assert_large_layer(&naming, "x", NULL);
 }
 
 TEST(patterns_say_which_names_they_are_about)

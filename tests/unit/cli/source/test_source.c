@@ -272,17 +272,6 @@ SOURCE_TEST(what_is_not_there_is_named)
     assert_string_equal(f->error, "--head: decoder.0.self has no head 3 (valid: 0 to 2)");
 }
 
-SOURCE_TEST(an_empty_map_is_refused_when_it_is_asked_for)
-{
-    struct bytes bytes = {.size = 0};
-    float map[1];
-    put_header(&bytes, "<f4", false, "(1, 2, 0, 0)");
-    source_write_file(f, "decoder.0.self.npy", &bytes);
-    source_open_source(f);
-    assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
-    assert_string_equal(f->error, "decoder.0.self is empty: its shape is [1, 2, 0, 0]");
-}
-
 SOURCE_TEST(files_that_are_none_are_refused)
 {
     struct bytes bytes = {.data = "nothing", .size = 7};
