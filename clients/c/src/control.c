@@ -99,28 +99,23 @@ const char *attn_control_error(const attn_control *control)
 
 /* ---- requests ---- */
 
-struct control_asking {
-    struct mpk_writer writer;
-    struct mpk_open params;
+/* Which members of a question a method takes, besides job and run. */
+enum {
+    TAKES_LAYER = 1 << 0,
+    TAKES_HEAD = 1 << 1,
+    TAKES_METRIC = 1 << 2,
+    TAKES_WINDOW = 1 << 3,
+    TAKES_LAST = 1 << 4,
+    TAKES_RANGE = 1 << 5, /* from, to, limit */
+    TAKES_OTHER = 1 << 6, /* job_b, run_b */
+    TAKES_PACKED = 1 << 7,
+    NEEDS_JOB = 1 << 8,
 };
 
-/* Its parameters are written next, as far as control_ask. */
-static void control_begin(attn_control *control, const char *method,
-                          struct control_asking *ret_asking)
+static void control_put_text(struct mpk_writer *writer, const char *key, const char *text,
+                             bool takes)
 {
-    struct mpk_writer *writer = &ret_asking->writer;
-
-    mpk_writer_init(writer);
-    mpk_put_array(writer, 4);
-    mpk_put_u64(writer, 0);
-    mpk_put_u64(writer, ++control->last_id);
-    mpk_put_str(writer, method);
-    ret_asking->params = mpk_open(writer, NULL);
-}
-
-static void control_put_text(struct mpk_writer *writer, const char *key, const char *text)
-{
-    if (text) {
+    if (takes && text) {
         mpk_pair_str(writer, key, text);
     }
 }
@@ -133,54 +128,41 @@ static void control_put_number(struct mpk_writer *writer, const char *key, uint6
     }
 }
 
-static void control_put_run(struct mpk_writer *writer, const attn_question *question)
+static void control_write(const attn_question *q, unsigned takes, const char *method, uint64_t id,
+                          struct mpk_writer *writer)
 {
-    control_put_text(writer, "job", question->job);
-    control_put_text(writer, "run", question->run);
-}
+    static const char *const stacks[] = {[ATTN_ENCODER] = "encoder", [ATTN_DECODER] = "decoder"};
+    static const char *const sites[] = {[ATTN_SELF] = "self", [ATTN_CROSS] = "cross"};
+    bool layer = takes & TAKES_LAYER, range = takes & TAKES_RANGE;
+    struct mpk_open params;
 
-static void control_put_layer(struct mpk_writer *writer, const attn_question *question)
-{
-    if (question->stack >= 0) {
-        mpk_pair_str(writer, "stack", question->stack == ATTN_ENCODER ? "encoder" : "decoder");
+    mpk_put_array(writer, 4);
+    mpk_put_u64(writer, 0);
+    mpk_put_u64(writer, id);
+    mpk_put_str(writer, method);
+    params = mpk_open(writer, NULL);
+    control_put_text(writer, "job", q->job, true);
+    control_put_text(writer, "run", q->run, true);
+    control_put_text(writer, "job_b", q->job_b, takes & TAKES_OTHER);
+    control_put_text(writer, "run_b", q->run_b, takes & TAKES_OTHER);
+    control_put_text(writer, "stack", q->stack >= 0 ? stacks[q->stack != ATTN_ENCODER] : NULL,
+                     layer);
+    control_put_number(writer, "layer", (uint64_t)q->layer, layer && q->layer >= 0);
+    control_put_text(writer, "site", q->site >= 0 ? sites[q->site != ATTN_SELF] : NULL, layer);
+    control_put_number(writer, "head", (uint64_t)q->head, takes & TAKES_HEAD && q->head >= 0);
+    control_put_text(writer, "metric", q->metric, takes & TAKES_METRIC);
+    control_put_text(writer, "window", q->window, takes & TAKES_WINDOW);
+    control_put_number(writer, "last", q->last, takes & TAKES_LAST && q->last < UINT64_MAX);
+    control_put_number(writer, "from", q->from, range && q->from > 0);
+    control_put_number(writer, "to", q->to, range && q->to < UINT64_MAX);
+    control_put_number(writer, "limit", q->limit, range);
+    if (takes & TAKES_PACKED) {
+        mpk_pair_bool(writer, "packed", true);
     }
-    control_put_number(writer, "layer", (uint64_t)question->layer, question->layer >= 0);
-    if (question->site >= 0) {
-        mpk_pair_str(writer, "site", question->site == ATTN_SELF ? "self" : "cross");
-    }
-}
-
-static void put_range(struct mpk_writer *writer, const attn_question *question)
-{
-    control_put_number(writer, "from", question->from, question->from > 0);
-    control_put_number(writer, "to", question->to, question->to < UINT64_MAX);
-    mpk_pair_u64(writer, "limit", question->limit);
+    mpk_close_map(writer, &params);
 }
 
 /* ---- answers ---- */
-
-static void note_error(attn_control *control, const msgpack_object *error)
-{
-    static const char *const keys[] = {"code", "message"};
-    size_t used = 0;
-
-    for (int i = 0; i < 2; i++) {
-        const msgpack_object *text = mpk_find(error, keys[i]);
-        size_t len = text && text->type == MSGPACK_OBJECT_STR ? text->via.str.size : 0;
-        size_t room = ERROR_MAX - used - 3;
-
-        len = len < room ? len : room;
-        if (len > 0) {
-            memcpy(control->error + used, text->via.str.ptr, len);
-        }
-        used += len;
-        if (i == 0) {
-            memcpy(control->error + used, ": ", 2);
-            used += 2;
-        }
-    }
-    control->error[used] = '\0';
-}
 
 /* Sets root to the answer's result. Returns 0, ATTN_E_REFUSED, ATTN_E_MESSAGE, or ATTN_E_TIMEOUT
  * for an answer to another call. */
@@ -201,7 +183,26 @@ static int open_answer(attn_control *control, attn_result *result)
     if (part[2].type == MSGPACK_OBJECT_NIL) {
         return 0;
     }
-    note_error(control, &part[2]);
+    static const char *const keys[] = {"code", "message"};
+    size_t used = 0;
+
+    for (int i = 0; i < 2; i++) {
+        const msgpack_object *text = mpk_find(&part[2], keys[i]);
+        size_t len = text && text->type == MSGPACK_OBJECT_STR ? text->via.str.size : 0;
+        size_t room = ERROR_MAX - used - 3;
+
+        len = len < room ? len : room;
+        if (len > 0) {
+            memcpy(control->error + used, text->via.str.ptr, len);
+        }
+        used += len;
+        if (i == 0) {
+            memcpy(control->error + used, ": ", 2);
+            used += 2;
+        }
+    }
+    control->error[used] = '\0';
+
     return ATTN_E_REFUSED;
 }
 
@@ -281,102 +282,63 @@ static int control_exchange(attn_control *control, const struct mpk_writer *requ
     return rc;
 }
 
-/* Ends the request, sends it and waits. */
-static int control_ask(attn_control *control, struct control_asking *asking,
-                       attn_result **ret_result)
+/* `ret`: what the caller wants to set. */
+static int control_ask(attn_control *control, const char *method, unsigned takes,
+                       const attn_question *question, const void *ret, attn_result **ret_result)
 {
+    struct mpk_writer writer;
     int rc = ATTN_E_MEMORY;
 
-    mpk_close_map(&asking->writer, &asking->params);
-    if (mpk_writer_ok(&asking->writer)) {
-        rc = control_exchange(control, &asking->writer, ret_result);
+    if (!control || !question || !ret || question->limit == 0 ||
+        (takes & NEEDS_JOB && !question->job)) {
+        return ATTN_E_ARGUMENT;
     }
-    mpk_writer_clear(&asking->writer);
+    mpk_writer_init(&writer);
+    control_write(question, takes, method, ++control->last_id, &writer);
+    if (mpk_writer_ok(&writer)) {
+        rc = control_exchange(control, &writer, ret_result);
+    }
+    mpk_writer_clear(&writer);
     return rc;
-}
-
-static bool control_is_sound(const attn_control *control, const attn_question *question,
-                             const void *ret)
-{
-    return control && question && ret && question->limit > 0;
 }
 
 int attn_history(attn_control *control, const attn_question *question, attn_series **ret_series)
 {
-    struct control_asking asking;
     attn_result *result;
-    int rc;
+    int rc = control_ask(control, "history",
+                         NEEDS_JOB | TAKES_LAYER | TAKES_HEAD | TAKES_METRIC | TAKES_WINDOW |
+                             TAKES_RANGE | TAKES_PACKED,
+                         question, ret_series, &result);
 
-    if (!control_is_sound(control, question, ret_series) || !question->job) {
-        return ATTN_E_ARGUMENT;
+    if (!rc) {
+        rc = series_new(result->root, ret_series);
+        attn_result_free(&result);
     }
-    control_begin(control, "history", &asking);
-    control_put_run(&asking.writer, question);
-    control_put_layer(&asking.writer, question);
-    control_put_number(&asking.writer, "head", (uint64_t)question->head, question->head >= 0);
-    control_put_text(&asking.writer, "metric", question->metric);
-    control_put_text(&asking.writer, "window", question->window);
-    put_range(&asking.writer, question);
-    mpk_pair_bool(&asking.writer, "packed", true);
-    rc = control_ask(control, &asking, &result);
-    if (rc) {
-        return rc;
-    }
-    rc = series_new(result->root, ret_series);
-    attn_result_free(&result);
     return rc;
 }
 
 int attn_map(attn_control *control, const attn_question *question, attn_mean_map *ret_map)
 {
-    struct control_asking asking;
     attn_result *result;
-    int rc;
+    int rc = control_ask(control, "map",
+                         NEEDS_JOB | TAKES_LAYER | TAKES_WINDOW | TAKES_LAST | TAKES_PACKED,
+                         question, ret_map, &result);
 
-    if (!control_is_sound(control, question, ret_map) || !question->job) {
-        return ATTN_E_ARGUMENT;
+    if (!rc) {
+        rc = map_read(result->root, ret_map);
+        attn_result_free(&result);
     }
-    control_begin(control, "map", &asking);
-    control_put_run(&asking.writer, question);
-    control_put_layer(&asking.writer, question);
-    control_put_text(&asking.writer, "window", question->window);
-    control_put_number(&asking.writer, "last", question->last, question->last < UINT64_MAX);
-    mpk_pair_bool(&asking.writer, "packed", true);
-    rc = control_ask(control, &asking, &result);
-    if (rc) {
-        return rc;
-    }
-    rc = map_read(result->root, ret_map);
-    attn_result_free(&result);
     return rc;
 }
 
 int attn_alerts(attn_control *control, const attn_question *question, attn_result **ret_result)
 {
-    struct control_asking asking;
-
-    if (!control_is_sound(control, question, ret_result)) {
-        return ATTN_E_ARGUMENT;
-    }
-    control_begin(control, "alerts", &asking);
-    control_put_run(&asking.writer, question);
-    put_range(&asking.writer, question);
-    return control_ask(control, &asking, ret_result);
+    return control_ask(control, "alerts", TAKES_RANGE, question, ret_result, ret_result);
 }
 
 int attn_compare(attn_control *control, const attn_question *question, attn_result **ret_result)
 {
-    struct control_asking asking;
-
-    if (!control_is_sound(control, question, ret_result) || !question->job) {
-        return ATTN_E_ARGUMENT;
-    }
-    control_begin(control, "compare", &asking);
-    control_put_run(&asking.writer, question);
-    control_put_text(&asking.writer, "job_b", question->job_b);
-    control_put_text(&asking.writer, "run_b", question->run_b);
-    control_put_text(&asking.writer, "metric", question->metric);
-    control_put_text(&asking.writer, "window", question->window);
-    put_range(&asking.writer, question);
-    return control_ask(control, &asking, ret_result);
+    return control_ask(control, "compare",
+                       NEEDS_JOB | TAKES_OTHER | TAKES_METRIC | TAKES_WINDOW | TAKES_RANGE,
+                       question, ret_result, ret_result);
 }

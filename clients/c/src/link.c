@@ -151,28 +151,6 @@ static void tell_of_keys(struct link *link, uint64_t now)
     target->tell(target->data, sentence);
 }
 
-/* Events are reported for one connection at a time; all but a handshake's end it. */
-static void take_events(struct link *link, uint64_t now)
-{
-    char frame[ADDRESS_MAX];
-
-    while (zmq_recv(link->monitor, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
-        uint16_t event;
-
-        memcpy(&event, frame, sizeof event);
-        zmq_recv(link->monitor, frame, sizeof frame, 0); /* the address */
-        if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
-            link->let_in = true;
-            tell_of_keys(link, now);
-            continue;
-        }
-        if (!link->ended && link->look_ms < now + SETTLE_MS) {
-            link->look_ms = now + SETTLE_MS;
-        }
-        link->ended = true;
-    }
-}
-
 static bool has_unread(const struct link *link)
 {
     int events = 0;
@@ -190,7 +168,25 @@ void link_tend(struct link *link)
     if (!link->monitor) {
         return;
     }
-    take_events(link, now);
+    /* Events are reported for one connection at a time; all but a handshake's end it. */
+    char frame[ADDRESS_MAX];
+
+    while (zmq_recv(link->monitor, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
+        uint16_t event;
+
+        memcpy(&event, frame, sizeof event);
+        zmq_recv(link->monitor, frame, sizeof frame, 0); /* the address */
+        if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+            link->let_in = true;
+            tell_of_keys(link, now);
+            continue;
+        }
+        if (!link->ended && link->look_ms < now + SETTLE_MS) {
+            link->look_ms = now + SETTLE_MS;
+        }
+        link->ended = true;
+    }
+
     if (link_is_up(link) || now < link->look_ms || has_unread(link)) {
         return;
     }

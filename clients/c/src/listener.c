@@ -217,19 +217,6 @@ static bool is_wrong_endpoint(enum address_socket which, const char *endpoint,
     return true;
 }
 
-static bool is_wrong_directory(const char *address, char ret_sentence[ADDRESS_REASON_MAX])
-{
-    struct stat status;
-
-    if (stat(address, &status) != 0 || !S_ISSOCK(status.st_mode)) {
-        return false;
-    }
-    snprintf(ret_sentence, ADDRESS_REASON_MAX,
-             "%.255s is one socket: the address is its directory, %.*s", address,
-             (int)(strrchr(address, '/') - address), address);
-    return true;
-}
-
 /* The address is attnd's; its other port may not be. */
 static bool is_wrong_port(enum address_socket which, const char *address, const char *own,
                           char ret_sentence[ADDRESS_REASON_MAX])
@@ -309,7 +296,15 @@ bool listener_is_wrong(enum address_socket which, const char *endpoint, const ch
         return is_wrong_endpoint(which, endpoint, ret_sentence);
     }
     if (strncmp(address, "tcp://", 6) != 0) {
-        return is_wrong_directory(address, ret_sentence);
+        struct stat status;
+
+        if (stat(address, &status) != 0 || !S_ISSOCK(status.st_mode)) {
+            return false;
+        }
+        snprintf(ret_sentence, ADDRESS_REASON_MAX,
+                 "%.255s is one socket: the address is its directory, %.*s", address,
+                 (int)(strrchr(address, '/') - address), address);
+        return true;
     }
     if (address_endpoint(address, which, own, reason) != 0 || !listener_ask(address, found)) {
         return false;

@@ -25,37 +25,6 @@ bool sender_wants(const attn_publisher *publisher, const struct header *header)
     return prefixes_match(&publisher->prefixes, name);
 }
 
-/* After a change of the prefixes; under the lock. */
-static void note_readers(attn_publisher *publisher)
-{
-    struct header event = publisher->identity;
-    char root[TOPIC_MAX];
-
-    event.type = MESSAGE_EVENT;
-    topic_job("tensor", event.job, root);
-    publisher->has_event_reader = sender_wants(publisher, &event);
-    publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
-    publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
-}
-
-static void note_plan(attn_publisher *publisher)
-{
-    const struct plan_requests own = {publisher->options.every, publisher->options.samples,
-                                      publisher->options.rows};
-    attn_plan plan;
-    uint64_t malformed;
-    bool has_plan =
-        plan_choose(&publisher->prefixes, publisher->identity.job, &own, &plan, &malformed);
-
-    pthread_mutex_lock(&publisher->lock);
-    publisher->plan = plan;
-    publisher->has_plan = has_plan;
-    publisher->bad_plans = malformed;
-    publisher->notice_ms = socket_now_ms();
-    publisher->generation++;
-    pthread_mutex_unlock(&publisher->lock);
-}
-
 /* Whether attnd says by its subscriptions that it refuses this job. */
 static bool is_denied(const attn_publisher *publisher)
 {
@@ -64,18 +33,6 @@ static bool is_denied(const attn_publisher *publisher)
     return keys_refusal(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
                         refusal) &&
            prefixes_have(&publisher->prefixes, refusal);
-}
-
-static void tell_denied(attn_publisher *publisher)
-{
-    char sentence[KEYS_DENIED_MAX];
-
-    publisher->hope.look_ms = 0;
-    keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job, sentence);
-    warner_say(&publisher->warner, WARNING_KEY,
-               "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
-               "counted",
-               sentence);
 }
 
 static void notices_hope(attn_publisher *publisher, bool judged)
@@ -107,29 +64,19 @@ void sender_look_whether_admitted(attn_publisher *publisher)
 static void tell_heard(attn_publisher *publisher)
 {
     if (is_denied(publisher)) {
-        tell_denied(publisher);
+        char sentence[KEYS_DENIED_MAX];
+
+        publisher->hope.look_ms = 0;
+        keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
+                  sentence);
+        warner_say(&publisher->warner, WARNING_KEY,
+                   "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
+                   "counted",
+                   sentence);
+
     } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
                publisher->has_tensor_reader) {
         notices_hope(publisher, false); /* attnd has read its list again, or was started again */
-    }
-}
-
-/* Notes who wants tensors, and that nobody does any more. */
-static void note_home(attn_publisher *publisher, uint64_t now)
-{
-    char tensors[TOPIC_MAX];
-
-    topic_job("tensor", publisher->identity.job, tensors);
-    if (prefixes_touch(&publisher->prefixes, tensors)) {
-        strcpy(publisher->home, publisher->link.endpoint);
-        if (publisher->left_ms > 0) {
-            warner_end(&publisher->warner, WARNING_GONE,
-                       "attnd is back, at %s: what follows is captured, %.0f s were not",
-                       publisher->home, (double)(now - publisher->left_ms) / 1000);
-        }
-        publisher->left_ms = 0;
-    } else if (publisher->prefixes.count == 0 && *publisher->home && publisher->left_ms == 0) {
-        publisher->left_ms = now;
     }
 }
 
@@ -181,9 +128,33 @@ void sender_follow(attn_publisher *publisher)
 {
     uint64_t now = socket_now_ms();
 
-    note_home(publisher, now);
+    /* Notes who wants tensors, and that nobody does any more. */
+    char tensors[TOPIC_MAX];
+
+    topic_job("tensor", publisher->identity.job, tensors);
+    if (prefixes_touch(&publisher->prefixes, tensors)) {
+        strcpy(publisher->home, publisher->link.endpoint);
+        if (publisher->left_ms > 0) {
+            warner_end(&publisher->warner, WARNING_GONE,
+                       "attnd is back, at %s: what follows is captured, %.0f s were not",
+                       publisher->home, (double)(now - publisher->left_ms) / 1000);
+        }
+        publisher->left_ms = 0;
+    } else if (publisher->prefixes.count == 0 && *publisher->home && publisher->left_ms == 0) {
+        publisher->left_ms = now;
+    }
+
     pthread_mutex_lock(&publisher->lock);
-    note_readers(publisher);
+    /* After a change of the prefixes; under the lock. */
+    struct header event = publisher->identity;
+    char root[TOPIC_MAX];
+
+    event.type = MESSAGE_EVENT;
+    topic_job("tensor", event.job, root);
+    publisher->has_event_reader = sender_wants(publisher, &event);
+    publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
+    publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
+
     if (publisher->hello_asked && publisher->has_event_reader) {
         publisher->hello_due = publisher->has_hello;
     }
@@ -194,7 +165,20 @@ void sender_follow(attn_publisher *publisher)
     pthread_mutex_unlock(&publisher->lock);
     if (publisher->plans_changed) {
         publisher->plans_changed = false;
-        note_plan(publisher);
+        const struct plan_requests own = {publisher->options.every, publisher->options.samples,
+                                          publisher->options.rows};
+        attn_plan plan;
+        uint64_t malformed;
+        bool has_plan =
+            plan_choose(&publisher->prefixes, publisher->identity.job, &own, &plan, &malformed);
+
+        pthread_mutex_lock(&publisher->lock);
+        publisher->plan = plan;
+        publisher->has_plan = has_plan;
+        publisher->bad_plans = malformed;
+        publisher->notice_ms = socket_now_ms();
+        publisher->generation++;
+        pthread_mutex_unlock(&publisher->lock);
     }
     tell_heard(publisher);
 }

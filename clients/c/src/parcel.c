@@ -34,27 +34,25 @@ static struct parcel_view view_of(const struct tensor *tensor, const void *data)
     return view;
 }
 
-int parcel_add(struct parcel *parcel, const struct tensor *tensor, const void *data)
+void parcel_add(struct parcel *parcel, const void *data, struct tensor tensor)
 {
     struct header *header = &parcel->header;
-    struct tensor *added = &header->tensors[header->tensor_count];
 
     if (!data) {
-        return 0;
+        return;
     }
-    for (uint32_t i = 0; i < tensor->rank; i++) {
-        if (tensor->shape[i] > INT32_MAX) {
-            return ATTN_E_ARGUMENT;
-        }
+    for (uint32_t i = 0; i < tensor.rank; i++) {
+        parcel->invalid = parcel->invalid || tensor.shape[i] > INT32_MAX;
     }
-    *added = *tensor;
-    if (tensor_bytes(added->dtype, added->shape, added->rank, &added->bytes) != 0 ||
-        added->bytes > INT64_MAX / TENSORS_MAX) {
-        return ATTN_E_ARGUMENT;
+    if (parcel->invalid ||
+        tensor_bytes(tensor.dtype, tensor.shape, tensor.rank, &tensor.bytes) != 0 ||
+        tensor.bytes > INT64_MAX / TENSORS_MAX) {
+        parcel->invalid = true;
+        return;
     }
-    parcel->views[header->tensor_count++] = view_of(added, data);
-    parcel->bytes += added->bytes;
-    return 0;
+    header->tensors[header->tensor_count] = tensor;
+    parcel->views[header->tensor_count++] = view_of(&tensor, data);
+    parcel->bytes += tensor.bytes;
 }
 
 /* ---- a part of it ---- */
@@ -87,51 +85,6 @@ static void parcel_take_rows(struct parcel_view *view, const struct parcel_part 
     view->row = part->rows.first;
     view->rows_taken = part->rows.count;
     view->stride = part->rows.stride;
-}
-
-static void parcel_take(enum tensor_role role, const struct parcel_part *part,
-                        struct parcel_view *view)
-{
-    view->samples_taken = part->samples;
-    switch (role) {
-    case TENSOR_WEIGHTS:
-    case TENSOR_GRAD:
-    case TENSOR_Q:
-    case TENSOR_DOUT:
-        take_heads(view, part);
-        parcel_take_rows(view, part);
-        break;
-    case TENSOR_WO_R:
-        take_heads(view, part);
-        view->samples_taken = 1;
-        break;
-    case TENSOR_K:
-    case TENSOR_V:
-        take_key_heads(view, part);
-        break;
-    case TENSOR_MASK:
-    case TENSOR_X_NORM:
-        parcel_take_rows(view, part);
-        break;
-    default:
-        break;
-    }
-}
-
-static void parcel_set_shape(struct tensor *tensor, const struct parcel_view *view)
-{
-    tensor->shape[0] = tensor->role == TENSOR_WO_R ? view->heads_taken : view->samples_taken;
-    if (tensor->rank == 4) {
-        tensor->shape[1] = view->heads_taken;
-    }
-    if (tensor->rank > 2) {
-        tensor->shape[tensor->rank - 2] = view->rows_taken;
-    }
-    if (tensor->role == TENSOR_X_NORM) {
-        tensor->shape[1] = view->rows_taken;
-    }
-    tensor->bytes =
-        (uint64_t)view->samples_taken * view->heads_taken * view->rows_taken * view->row_bytes;
 }
 
 static struct parcel_part part_of(const struct header *header, const attn_plan *plan, uint64_t step,
@@ -168,9 +121,48 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
     ret_part->stride = part.rows.stride;
     ret_part->bytes = 0;
     for (uint32_t i = 0; i < header->tensor_count; i++) {
-        parcel_take(header->tensors[i].role, &part, &ret_part->views[i]);
-        parcel_set_shape(&header->tensors[i], &ret_part->views[i]);
-        ret_part->bytes += header->tensors[i].bytes;
+        struct tensor *tensor = &header->tensors[i];
+        struct parcel_view *view = &ret_part->views[i];
+
+        view->samples_taken = part.samples;
+        switch (tensor->role) {
+        case TENSOR_WEIGHTS:
+        case TENSOR_GRAD:
+        case TENSOR_Q:
+        case TENSOR_DOUT:
+            take_heads(view, &part);
+            parcel_take_rows(view, &part);
+            break;
+        case TENSOR_WO_R:
+            take_heads(view, &part);
+            view->samples_taken = 1;
+            break;
+        case TENSOR_K:
+        case TENSOR_V:
+            take_key_heads(view, &part);
+            break;
+        case TENSOR_MASK:
+        case TENSOR_X_NORM:
+            parcel_take_rows(view, &part);
+            break;
+        default:
+            break;
+        }
+
+        tensor->shape[0] = tensor->role == TENSOR_WO_R ? view->heads_taken : view->samples_taken;
+        if (tensor->rank == 4) {
+            tensor->shape[1] = view->heads_taken;
+        }
+        if (tensor->rank > 2) {
+            tensor->shape[tensor->rank - 2] = view->rows_taken;
+        }
+        if (tensor->role == TENSOR_X_NORM) {
+            tensor->shape[1] = view->rows_taken;
+        }
+        tensor->bytes =
+            (uint64_t)view->samples_taken * view->heads_taken * view->rows_taken * view->row_bytes;
+
+        ret_part->bytes += tensor->bytes;
     }
 }
 

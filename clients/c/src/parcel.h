@@ -24,11 +24,12 @@ struct parcel {
     struct parcel_view views[TENSORS_MAX]; /* of header.tensors */
     uint32_t row, stride;                  /* the rows taken of those that q_len counts */
     uint64_t bytes;                        /* of all tensors */
+    bool invalid;                          /* a tensor cannot be what it was said to be */
 };
 
-/* Appends a tensor that is sent whole. Its data being NULL, does nothing. Returns 0 or
- * ATTN_E_ARGUMENT: a dimension is 0 or above INT32_MAX, or the bytes overflow. */
-int parcel_add(struct parcel *parcel, const struct tensor *tensor, const void *data);
+/* Appends a tensor that is sent whole. Its data being NULL, does nothing. The parcel becomes
+ * invalid when a dimension is 0 or above INT32_MAX, or the bytes overflow. */
+void parcel_add(struct parcel *parcel, const void *data, struct tensor tensor);
 
 /* Makes of a parcel with all of `attention` or `qk` one with the samples and rows of a plan at a
  * step, and the heads `range`, which are the layer's and lie in the parcel's slice. `apart` as for

@@ -138,21 +138,6 @@ static bool plan_read_u32(struct span text, uint32_t max, uint32_t *ret_number)
     return good;
 }
 
-static bool plan_read_layers(struct span text, attn_plan *plan)
-{
-    size_t blanks = 0;
-
-    while (blanks < text.len && text.at[blanks] == ' ') {
-        blanks++;
-    }
-    if (blanks == text.len || text.len >= sizeof plan->layers) {
-        return false;
-    }
-    memcpy(plan->layers, text.at, text.len);
-    plan->layers[text.len] = '\0';
-    return true;
-}
-
 static bool read_range(struct span text, attn_range *ret_range)
 {
     struct span first;
@@ -172,9 +157,22 @@ static int by_first(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Ranges in any order, which may overlap, as a plan has them. */
-static bool set_ranges(attn_range *ranges, size_t count, attn_plan *plan)
+static bool plan_read_heads(struct span text, attn_plan *plan)
 {
+    attn_range ranges[RANGES_READ_MAX];
+    struct span part;
+    size_t count = 0;
+
+    plan->range_count = 0;
+    if (text.len == 1 && text.at[0] == '*') {
+        return true;
+    }
+    while (plan_next_part(&text, ',', &part)) {
+        if (count == RANGES_READ_MAX || !read_range(part, &ranges[count++])) {
+            return false;
+        }
+    }
+    /* Ranges in any order, which may overlap, as a plan has them. */
     qsort(ranges, count, sizeof *ranges, by_first);
     plan->range_count = 0;
     for (size_t i = 0; i < count; i++) {
@@ -191,24 +189,6 @@ static bool set_ranges(attn_range *ranges, size_t count, attn_plan *plan)
         }
     }
     return true;
-}
-
-static bool plan_read_heads(struct span text, attn_plan *plan)
-{
-    attn_range ranges[RANGES_READ_MAX];
-    struct span part;
-    size_t count = 0;
-
-    plan->range_count = 0;
-    if (text.len == 1 && text.at[0] == '*') {
-        return true;
-    }
-    while (plan_next_part(&text, ',', &part)) {
-        if (count == RANGES_READ_MAX || !read_range(part, &ranges[count++])) {
-            return false;
-        }
-    }
-    return set_ranges(ranges, count, plan);
 }
 
 bool plan_word_is(struct span text, const char *word)
@@ -237,7 +217,17 @@ static bool read_setting(struct span setting, attn_plan *plan)
         return plan_read_u32(setting, PLAN_NUMBER_MAX, &plan->rows);
     }
     if (plan_word_is(key, "layers")) {
-        return plan_read_layers(setting, plan);
+        size_t blanks = 0;
+
+        while (blanks < setting.len && setting.at[blanks] == ' ') {
+            blanks++;
+        }
+        if (blanks == setting.len || setting.len >= sizeof plan->layers) {
+            return false;
+        }
+        memcpy(plan->layers, setting.at, setting.len);
+        plan->layers[setting.len] = '\0';
+        return true;
     }
     return !plan_word_is(key, "heads") || plan_read_heads(setting, plan);
 }

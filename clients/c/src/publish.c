@@ -131,23 +131,18 @@ static bool documents_valid(const struct header *header, const int32_t *document
         (header)->microbatch = (a)->microbatch;                                                    \
     } while (0)
 
-struct row_tensors {
-    const uint8_t *mask;
-    const int32_t *tokens, *documents;
-};
-
-static int add_row_tensors(struct parcel *parcel, const struct row_tensors *rows)
+/* Mask, tokens and documents, which both structs have. */
+static void add_row_tensors(struct parcel *parcel, const uint8_t *mask, const int32_t *tokens,
+                            const int32_t *documents)
 {
     const struct header *h = &parcel->header;
-    const struct tensor mask = {TENSOR_MASK, DTYPE_U8, 3, {h->batch, h->queries, h->keys}, 0},
-                        tokens = {TENSOR_TOKENS, DTYPE_I32, 2, {h->batch, h->keys}, 0},
-                        documents = {TENSOR_DOCUMENTS, DTYPE_I32, 2, {h->batch, h->keys}, 0};
-    int rc = parcel_add(parcel, &mask, rows->mask);
 
-    if (!rc) {
-        rc = parcel_add(parcel, &tokens, rows->tokens);
-    }
-    return rc ? rc : parcel_add(parcel, &documents, rows->documents);
+    parcel_add(parcel, mask,
+               (struct tensor){TENSOR_MASK, DTYPE_U8, 3, {h->batch, h->queries, h->keys}, 0});
+    parcel_add(parcel, tokens,
+               (struct tensor){TENSOR_TOKENS, DTYPE_I32, 2, {h->batch, h->keys}, 0});
+    parcel_add(parcel, documents,
+               (struct tensor){TENSOR_DOCUMENTS, DTYPE_I32, 2, {h->batch, h->keys}, 0});
 }
 
 /* The tensors about what heads make of values; those that attnd does not know are checked, too, and
@@ -167,34 +162,28 @@ static bool listeners_know(attn_publisher *publisher, uint32_t revision)
     return !publisher_is_orphan(publisher) && publisher_revision(publisher) >= revision;
 }
 
-static int add_output(struct parcel *parcel, const struct output_tensors *o)
+static void add_output(struct parcel *parcel, const struct output_tensors *o)
 {
     const struct header *h = &parcel->header;
-    const struct tensor dout = {TENSOR_DOUT,
-                                dtypes[o->dout_dtype],
-                                4,
-                                {h->batch, h->heads, h->queries, o->value_dim},
-                                0},
-                        wo_r = {TENSOR_WO_R,
-                                DTYPE_F32,
-                                3,
-                                {h->heads, o->written_dim, o->value_dim},
-                                0},
-                        x_norm = {TENSOR_X_NORM, DTYPE_F32, 2, {h->batch, h->queries}, 0};
-    int rc;
 
     if ((!o->v && (o->dout || o->wo_r)) || (!o->wo_r && o->x_norm) ||
         (o->wo_r && (!dim_valid(o->written_dim) || o->written_dim > o->value_dim))) {
-        return ATTN_E_ARGUMENT;
+        parcel->invalid = true;
     }
     if (!(o->dout || o->wo_r) || !o->known) {
-        return 0;
+        return;
     }
-    rc = parcel_add(parcel, &dout, o->dout);
-    if (!rc) {
-        rc = parcel_add(parcel, &wo_r, o->wo_r);
-    }
-    return rc ? rc : parcel_add(parcel, &x_norm, o->x_norm);
+    parcel_add(parcel, o->dout,
+               (struct tensor){TENSOR_DOUT,
+                               dtypes[o->dout_dtype],
+                               4,
+                               {h->batch, h->heads, h->queries, o->value_dim},
+                               0});
+    parcel_add(
+        parcel, o->wo_r,
+        (struct tensor){TENSOR_WO_R, DTYPE_F32, 3, {h->heads, o->written_dim, o->value_dim}, 0});
+    parcel_add(parcel, o->x_norm,
+               (struct tensor){TENSOR_X_NORM, DTYPE_F32, 2, {h->batch, h->queries}, 0});
 }
 
 static void publish_begin(const attn_publisher *publisher, enum message_type type,
@@ -205,11 +194,7 @@ static void publish_begin(const attn_publisher *publisher, enum message_type typ
     ret_parcel->row = 0;
     ret_parcel->stride = 1;
     ret_parcel->bytes = 0;
-}
-
-static bool is_unwanted(const attn_publisher *publisher)
-{
-    return !atomic_load_explicit(&publisher->has_tensor_reader, memory_order_acquire);
+    ret_parcel->invalid = false;
 }
 
 /* One message per range of heads that this slice has some of. */
@@ -239,12 +224,16 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
     return any ? result : queue_skip(publisher);
 }
 
+/* Queues a parcel that is complete. */
 static int queue(attn_publisher *publisher, struct parcel *parcel, const attn_plan *plan)
 {
+    if (parcel->invalid) {
+        return ATTN_E_ARGUMENT;
+    }
     if (publisher_is_orphan(publisher)) {
         return ATTN_SKIPPED;
     }
-    if (is_unwanted(publisher)) {
+    if (!atomic_load_explicit(&publisher->has_tensor_reader, memory_order_acquire)) {
         return queue_skip(publisher);
     }
     publisher_position(publisher, &parcel->header.epoch, &parcel->header.step);
@@ -258,73 +247,43 @@ void attn_attention_default(attn_attention *ret_attention)
     *ret_attention = (attn_attention){.stack = ATTN_ENCODER};
 }
 
-static int add_values(attn_publisher *publisher, const attn_attention *a, struct parcel *parcel)
-{
-    const struct header *h = &parcel->header;
-    bool known = a->v && listeners_know(publisher, BOUNDS_VALUES); /* once: they go together */
-    const struct output_tensors output = {.v = a->v,
-                                          .value_dim = a->value_dim,
-                                          .written_dim = a->written_dim,
-                                          .wo_r = a->wo_r,
-                                          .x_norm = a->x_norm,
-                                          .known = known};
-    const struct tensor v = {
-        TENSOR_V, dtypes[a->v_dtype], 4, {h->batch, h->kv_heads, h->keys, a->value_dim}, 0};
-    int rc = 0;
-
-    if (a->v && !dim_valid(a->value_dim)) {
-        return ATTN_E_ARGUMENT;
-    }
-    if (known) {
-        rc = parcel_add(parcel, &v, a->v);
-    }
-    return rc ? rc : add_output(parcel, &output);
-}
-
-static int publish_describe_attention(attn_publisher *publisher, const attn_attention *a,
-                                      struct parcel *parcel)
-{
-    struct header *header = &parcel->header;
-    const struct row_tensors rows = {a->mask, a->tokens, a->documents};
-    struct tensor weights = {.role = TENSOR_WEIGHTS, .rank = 4}, grad;
-    int rc;
-
-    FILL_ROWS(header, a);
-    header->kv_heads = a->v && a->kv_heads ? a->kv_heads : a->heads;
-    if (!rows_valid(header) || !documents_valid(header, a->documents) ||
-        !take_module(header, a->module)) {
-        return ATTN_E_ARGUMENT;
-    }
-    weights.dtype = dtypes[a->dtype];
-    memcpy(weights.shape, (uint64_t[]){a->batch, a->heads, a->queries, a->keys},
-           sizeof weights.shape);
-    grad = weights;
-    grad.role = TENSOR_GRAD;
-    grad.dtype = dtypes[a->grad_dtype];
-    rc = parcel_add(parcel, &weights, a->weights);
-    if (!rc) {
-        rc = add_row_tensors(parcel, &rows);
-    }
-    if (!rc) {
-        rc = parcel_add(parcel, &grad, a->grad);
-    }
-    return rc ? rc : add_values(publisher, a, parcel);
-}
-
 int attn_publish_attention(attn_publisher *publisher, const attn_attention *attention)
 {
     const attn_attention *a = attention;
     struct parcel parcel;
+    struct header *h = &parcel.header;
 
     if (!a || !a->weights || !layer_valid(a->stack, a->layer, a->site) || !dtype_valid(a->dtype) ||
         !dtype_valid(a->grad_dtype) || !dtype_valid(a->v_dtype) ||
-        (a->plan && !plan_valid(a->plan))) {
+        (a->plan && !plan_valid(a->plan)) || (a->v && !dim_valid(a->value_dim))) {
         return ATTN_E_ARGUMENT;
     }
     publish_begin(publisher, MESSAGE_ATTENTION, &parcel);
-    if (publish_describe_attention(publisher, a, &parcel) != 0) {
+    FILL_ROWS(h, a);
+    h->kv_heads = a->v && a->kv_heads ? a->kv_heads : a->heads;
+    if (!rows_valid(h) || !documents_valid(h, a->documents) || !take_module(h, a->module)) {
         return ATTN_E_ARGUMENT;
     }
+    struct tensor weights = {
+        TENSOR_WEIGHTS, dtypes[a->dtype], 4, {a->batch, a->heads, a->queries, a->keys}, 0};
+    parcel_add(&parcel, a->weights, weights);
+    add_row_tensors(&parcel, a->mask, a->tokens, a->documents);
+    weights.role = TENSOR_GRAD;
+    weights.dtype = dtypes[a->grad_dtype];
+    parcel_add(&parcel, a->grad, weights);
+    const struct output_tensors output = {
+        .v = a->v,
+        .value_dim = a->value_dim,
+        .written_dim = a->written_dim,
+        .wo_r = a->wo_r,
+        .x_norm = a->x_norm,
+        .known = a->v && listeners_know(publisher, BOUNDS_VALUES), /* once: they go together */
+    };
+    parcel_add(
+        &parcel, output.known ? a->v : NULL,
+        (struct tensor){
+            TENSOR_V, dtypes[a->v_dtype], 4, {h->batch, h->kv_heads, h->keys, a->value_dim}, 0});
+    add_output(&parcel, &output);
     return queue(publisher, &parcel, a->plan);
 }
 
@@ -341,56 +300,10 @@ static bool logits_valid(const attn_qk *qk)
            qk->softcap >= 0;
 }
 
-static int add_vectors(const attn_qk *qk, struct parcel *parcel)
-{
-    const struct header *h = &parcel->header;
-    uint32_t width = qk->value_dim ? qk->value_dim : qk->head_dim;
-    const struct tensor
-        q = {TENSOR_Q, dtypes[qk->q_dtype], 4, {h->batch, h->heads, h->queries, h->head_dim}, 0},
-        k = {TENSOR_K, dtypes[qk->k_dtype], 4, {h->batch, h->kv_heads, h->keys, h->head_dim}, 0},
-        v = {TENSOR_V, dtypes[qk->v_dtype], 4, {h->batch, h->kv_heads, h->keys, width}, 0};
-    int rc = parcel_add(parcel, &q, qk->q);
-
-    if (!rc) {
-        rc = parcel_add(parcel, &k, qk->k);
-    }
-    return rc ? rc : parcel_add(parcel, &v, qk->v);
-}
-
-static int publish_describe_qk(attn_publisher *publisher, const attn_qk *qk, struct parcel *parcel)
-{
-    struct header *header = &parcel->header;
-    const struct row_tensors rows = {qk->mask, qk->tokens, qk->documents};
-    const struct output_tensors output = {.v = qk->v,
-                                          .value_dim = qk->value_dim ? qk->value_dim : qk->head_dim,
-                                          .written_dim = qk->written_dim,
-                                          .dout = qk->dout,
-                                          .dout_dtype = qk->dout_dtype,
-                                          .wo_r = qk->wo_r,
-                                          .x_norm = qk->x_norm,
-                                          .known = (qk->dout || qk->wo_r) &&
-                                                   listeners_know(publisher, BOUNDS_OUTPUT)};
-    int rc;
-
-    FILL_ROWS(header, qk);
-    header->kv_heads = qk->kv_heads ? qk->kv_heads : qk->heads;
-    header->head_dim = qk->head_dim;
-    header->scale = fabs(qk->scale) > 0 ? qk->scale : 1 / sqrt(qk->head_dim);
-    header->softcap = qk->softcap;
-    if (!rows_valid(header) || !documents_valid(header, qk->documents) ||
-        !take_module(header, qk->module)) {
-        return ATTN_E_ARGUMENT;
-    }
-    rc = add_vectors(qk, parcel);
-    if (!rc) {
-        rc = add_row_tensors(parcel, &rows);
-    }
-    return rc ? rc : add_output(parcel, &output);
-}
-
 int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
 {
     struct parcel parcel;
+    struct header *h = &parcel.header;
 
     if (!qk || !qk->q || !qk->k || !layer_valid(qk->stack, qk->layer, qk->site) ||
         !dtype_valid(qk->q_dtype) || !dtype_valid(qk->k_dtype) || !dtype_valid(qk->v_dtype) ||
@@ -398,9 +311,36 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
         return ATTN_E_ARGUMENT;
     }
     publish_begin(publisher, MESSAGE_QK, &parcel);
-    if (publish_describe_qk(publisher, qk, &parcel) != 0) {
+    FILL_ROWS(h, qk);
+    h->kv_heads = qk->kv_heads ? qk->kv_heads : qk->heads;
+    h->head_dim = qk->head_dim;
+    h->scale = fabs(qk->scale) > 0 ? qk->scale : 1 / sqrt(qk->head_dim);
+    h->softcap = qk->softcap;
+    if (!rows_valid(h) || !documents_valid(h, qk->documents) || !take_module(h, qk->module)) {
         return ATTN_E_ARGUMENT;
     }
+    const struct output_tensors output = {
+        .v = qk->v,
+        .value_dim = qk->value_dim ? qk->value_dim : qk->head_dim,
+        .written_dim = qk->written_dim,
+        .dout = qk->dout,
+        .dout_dtype = qk->dout_dtype,
+        .wo_r = qk->wo_r,
+        .x_norm = qk->x_norm,
+        .known = (qk->dout || qk->wo_r) && listeners_know(publisher, BOUNDS_OUTPUT),
+    };
+    struct tensor vectors = {
+        TENSOR_Q, dtypes[qk->q_dtype], 4, {h->batch, h->heads, h->queries, h->head_dim}, 0};
+    parcel_add(&parcel, qk->q, vectors);
+    vectors = (struct tensor){
+        TENSOR_K, dtypes[qk->k_dtype], 4, {h->batch, h->kv_heads, h->keys, h->head_dim}, 0};
+    parcel_add(&parcel, qk->k, vectors);
+    vectors.role = TENSOR_V;
+    vectors.dtype = dtypes[qk->v_dtype];
+    vectors.shape[3] = output.value_dim;
+    parcel_add(&parcel, qk->v, vectors);
+    add_row_tensors(&parcel, qk->mask, qk->tokens, qk->documents);
+    add_output(&parcel, &output);
     return queue(publisher, &parcel, qk->plan);
 }
 
@@ -412,71 +352,45 @@ void attn_weights_default(attn_weights *ret_weights)
 }
 
 /* `side` is the one that heads tell, `is_out` whether it is the first. */
-static int add_matrix(struct parcel *parcel, enum tensor_role role, const attn_matrix *matrix,
-                      uint64_t side, bool is_out)
+static void add_matrix(struct parcel *parcel, enum tensor_role role, const attn_matrix *matrix,
+                       uint64_t side, bool is_out)
 {
-    struct tensor tensor = {.role = role, .rank = 2};
+    bool known = dtype_valid(matrix->dtype);
 
-    if (!matrix->data) {
-        return 0;
-    }
-    if (!dtype_valid(matrix->dtype)) {
-        return ATTN_E_ARGUMENT;
-    }
-    tensor.dtype = dtypes[matrix->dtype];
-    tensor.shape[0] = is_out ? side : matrix->width;
-    tensor.shape[1] = is_out ? matrix->width : side;
-    return parcel_add(parcel, &tensor, matrix->data);
-}
-
-static int add_matrices(const attn_weights *w, struct parcel *parcel)
-{
-    uint64_t q_side = (uint64_t)w->heads * w->head_dim;
-    uint64_t kv_side = (uint64_t)parcel->header.kv_heads * w->head_dim;
-    int rc = add_matrix(parcel, TENSOR_WQ, &w->wq, q_side, true);
-
-    if (!rc) {
-        rc = add_matrix(parcel, TENSOR_WK, &w->wk, kv_side, true);
-    }
-    if (!rc) {
-        rc = add_matrix(parcel, TENSOR_WV, &w->wv, kv_side, true);
-    }
-    if (!rc) {
-        rc = add_matrix(parcel, TENSOR_WO, &w->wo, q_side, false);
-    }
-    return rc || parcel->header.tensor_count > 0 ? rc : ATTN_E_ARGUMENT;
-}
-
-static int publish_describe_weights(const attn_weights *w, struct parcel *parcel)
-{
-    struct header *header = &parcel->header;
-
-    header->layer = layer_id_of(w->stack, w->layer, w->site);
-    header->batch = header->queries = header->keys = 1;
-    header->heads = w->heads;
-    header->kv_heads = w->kv_heads ? w->kv_heads : w->heads;
-    header->head_dim = w->head_dim;
-    header->heads_total = w->heads_total ? w->heads_total : w->heads;
-    if (w->heads < 1 || header->heads_total < w->heads || header->heads_total > HEADS_TOTAL_MAX ||
-        w->heads % header->kv_heads != 0 || !dim_valid(w->head_dim) ||
-        !take_module(header, w->module)) {
-        return ATTN_E_ARGUMENT;
-    }
-    return add_matrices(w, parcel);
+    parcel->invalid = parcel->invalid || (matrix->data && !known);
+    parcel_add(parcel, matrix->data,
+               (struct tensor){role,
+                               known ? dtypes[matrix->dtype] : DTYPE_F32,
+                               2,
+                               {is_out ? side : matrix->width, is_out ? matrix->width : side},
+                               0});
 }
 
 int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights)
 {
+    const attn_weights *w = weights;
     struct parcel parcel;
+    struct header *h = &parcel.header;
 
-    if (!weights || !layer_valid(weights->stack, weights->layer, weights->site)) {
+    if (!w || !layer_valid(w->stack, w->layer, w->site)) {
         return ATTN_E_ARGUMENT;
     }
     publish_begin(publisher, MESSAGE_WEIGHTS, &parcel);
-    if (publish_describe_weights(weights, &parcel) != 0) {
+    h->layer = layer_id_of(w->stack, w->layer, w->site);
+    h->batch = h->queries = h->keys = 1;
+    h->heads = w->heads;
+    h->kv_heads = w->kv_heads ? w->kv_heads : w->heads;
+    h->head_dim = w->head_dim;
+    h->heads_total = w->heads_total ? w->heads_total : w->heads;
+    if (w->heads < 1 || h->heads_total < w->heads || h->heads_total > HEADS_TOTAL_MAX ||
+        w->heads % h->kv_heads != 0 || !dim_valid(w->head_dim) || !take_module(h, w->module)) {
         return ATTN_E_ARGUMENT;
     }
-    return queue(publisher, &parcel, NULL);
+    add_matrix(&parcel, TENSOR_WQ, &w->wq, (uint64_t)w->heads * w->head_dim, true);
+    add_matrix(&parcel, TENSOR_WK, &w->wk, (uint64_t)h->kv_heads * w->head_dim, true);
+    add_matrix(&parcel, TENSOR_WV, &w->wv, (uint64_t)h->kv_heads * w->head_dim, true);
+    add_matrix(&parcel, TENSOR_WO, &w->wo, (uint64_t)w->heads * w->head_dim, false);
+    return h->tensor_count > 0 ? queue(publisher, &parcel, NULL) : ATTN_E_ARGUMENT;
 }
 
 /* ---- states ---- */
@@ -487,12 +401,10 @@ void attn_state_default(attn_state *ret_state)
 }
 
 /* Maps that nobody wants are checked all the same. */
-static int publish_describe_maps(attn_publisher *publisher, const attn_maps *maps,
-                                 struct parcel *parcel)
+static void publish_describe_maps(attn_publisher *publisher, const attn_maps *maps,
+                                  struct parcel *parcel)
 {
     struct header *header = &parcel->header;
-    const struct tensor tensor = {
-        TENSOR_MAPS, DTYPE_F16, 3, {maps->heads, maps->rows, maps->columns}, 0};
     uint32_t side = maps->rows > maps->columns ? maps->rows : maps->columns;
     uint64_t queries = (uint64_t)maps->first_query + maps->queries,
              keys = (uint64_t)maps->first_key + maps->keys;
@@ -506,10 +418,10 @@ static int publish_describe_maps(attn_publisher *publisher, const attn_maps *map
         keys > keys_sent || queries_sent > INT32_MAX || keys_sent > INT32_MAX ||
         maps->sample > INT32_MAX || maps->q_offset + queries_sent > UINT32_MAX ||
         !labels_valid(maps->labels, (uint32_t)keys_sent)) {
-        return ATTN_E_ARGUMENT;
+        parcel->invalid = true;
     }
-    if (attn_publisher_maps(publisher, &every_ms) == 0) {
-        return 0;
+    if (parcel->invalid || attn_publisher_maps(publisher, &every_ms) == 0) {
+        return;
     }
     header->head_offset = maps->first_head;
     header->q_offset = maps->q_offset;
@@ -525,45 +437,38 @@ static int publish_describe_maps(attn_publisher *publisher, const attn_maps *map
                                        .keys_sent = (uint32_t)keys_sent};
     header->labels = maps->labels;
     header->label_count = maps->labels ? (uint32_t)keys_sent : 0;
-    return parcel_add(parcel, &tensor, maps->values);
-}
-
-static int publish_describe_state(attn_publisher *publisher, const attn_state *s,
-                                  struct parcel *parcel)
-{
-    struct header *header = &parcel->header;
-    const struct tensor state = {TENSOR_STATE, DTYPE_U8, 1, {s->size}, 0};
-    uint64_t epoch, step;
-    int rc;
-
-    publisher_position(publisher, &epoch, &step);
-    header->layer = layer_id_of(s->stack, s->layer, s->site);
-    header->batch = header->queries = header->keys = 1;
-    header->heads = header->kv_heads = header->heads_total = s->heads;
-    header->first_epoch = s->first_epoch;
-    header->first_step = s->first_step;
-    if (s->heads < 1 || s->heads > HEADS_TOTAL_MAX || s->first_epoch > epoch ||
-        (s->first_epoch == epoch && s->first_step > step) || !take_module(header, s->module)) {
-        return ATTN_E_ARGUMENT;
-    }
-    rc = parcel_add(parcel, &state, s->state);
-    return rc || !s->maps ? rc : publish_describe_maps(publisher, s->maps, parcel);
+    parcel_add(
+        parcel, maps->values,
+        (struct tensor){TENSOR_MAPS, DTYPE_F16, 3, {maps->heads, maps->rows, maps->columns}, 0});
 }
 
 int attn_publish_state(attn_publisher *publisher, const attn_state *state)
 {
+    const attn_state *s = state;
     struct parcel parcel;
+    struct header *h = &parcel.header;
+    uint64_t epoch, step;
 
-    if (!state || !state->state || state->size < 1 ||
-        !layer_valid(state->stack, state->layer, state->site)) {
+    if (!s || !s->state || s->size < 1 || !layer_valid(s->stack, s->layer, s->site)) {
         return ATTN_E_ARGUMENT;
     }
     if (publisher_is_orphan(publisher)) { /* as for listeners_know */
         return ATTN_SKIPPED;
     }
     publish_begin(publisher, MESSAGE_STATE, &parcel);
-    if (publish_describe_state(publisher, state, &parcel) != 0) {
+    publisher_position(publisher, &epoch, &step);
+    h->layer = layer_id_of(s->stack, s->layer, s->site);
+    h->batch = h->queries = h->keys = 1;
+    h->heads = h->kv_heads = h->heads_total = s->heads;
+    h->first_epoch = s->first_epoch;
+    h->first_step = s->first_step;
+    if (s->heads < 1 || s->heads > HEADS_TOTAL_MAX || s->first_epoch > epoch ||
+        (s->first_epoch == epoch && s->first_step > step) || !take_module(h, s->module)) {
         return ATTN_E_ARGUMENT;
+    }
+    parcel_add(&parcel, s->state, (struct tensor){TENSOR_STATE, DTYPE_U8, 1, {s->size}, 0});
+    if (s->maps) {
+        publish_describe_maps(publisher, s->maps, &parcel);
     }
     return queue(publisher, &parcel, NULL);
 }

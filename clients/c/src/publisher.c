@@ -46,14 +46,6 @@ bool publisher_is_orphan(const attn_publisher *publisher)
     return publisher->fork_generation != atomic_load_explicit(&forks, memory_order_relaxed);
 }
 
-static void leave_behind(attn_publisher *publisher)
-{
-    publisher->next_orphan = atomic_load(&orphans);
-    while (!atomic_compare_exchange_weak(&orphans, &publisher->next_orphan, publisher)) {
-        continue;
-    }
-}
-
 /* ---- life ---- */
 
 void attn_publisher_options_default(attn_publisher_options *ret_options)
@@ -95,17 +87,6 @@ static int fill_run(const uint8_t *run, uint8_t *ret_run)
     return 0;
 }
 
-static void init_lock(attn_publisher *publisher)
-{
-    pthread_condattr_t monotonic;
-
-    pthread_mutex_init(&publisher->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&publisher->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-}
-
 static void init(attn_publisher *publisher, const attn_publisher_options *options)
 {
     const struct plan_requests own = {options->every, options->samples, options->rows};
@@ -127,7 +108,13 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     publisher->look_ms = socket_now_ms() + options->alive_ms;
     (void)plan_choose(&publisher->prefixes, options->job, &own, &publisher->plan,
                       &publisher->bad_plans);
-    init_lock(publisher);
+    pthread_condattr_t monotonic;
+
+    pthread_mutex_init(&publisher->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&publisher->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
 }
 
 /* A trainer's signals are not the sending thread's. */
@@ -223,7 +210,11 @@ void attn_publisher_free(attn_publisher **publisher)
     }
     *publisher = NULL;
     if (publisher_is_orphan(p)) {
-        leave_behind(p);
+        p->next_orphan = atomic_load(&orphans);
+        while (!atomic_compare_exchange_weak(&orphans, &p->next_orphan, p)) {
+            continue;
+        }
+
         return;
     }
     (void)publisher_say(p, EVENT_BYE);
@@ -516,15 +507,6 @@ int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan)
     return has_plan ? 0 : ATTN_SKIPPED;
 }
 
-/* Under the lock. */
-static bool wanted_at_all(const attn_publisher *publisher)
-{
-    char events[TOPIC_MAX];
-
-    topic_job("event", publisher->identity.job, events);
-    return publisher->has_tensor_reader || prefixes_touch(&publisher->prefixes, events);
-}
-
 /* Until the time, or a change. Under the lock. */
 static void wait_for_change(attn_publisher *publisher, uint64_t until_ms)
 {
@@ -537,7 +519,11 @@ static void wait_for_change(attn_publisher *publisher, uint64_t until_ms)
 static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
 {
     for (;;) {
-        bool wanted = wanted_at_all(publisher);
+        char events[TOPIC_MAX];
+
+        topic_job("event", publisher->identity.job, events);
+        bool wanted = publisher->has_tensor_reader || prefixes_touch(&publisher->prefixes, events);
+
         uint64_t now = socket_now_ms(), settled = publisher->notice_ms + SETTLE_MS;
 
         if (wanted && now >= settled) {

@@ -7,13 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void result_fill_kind(attn_result *result)
-{
-    if (attn_result_text(result, "kind", result->kind, sizeof result->kind) != 0) {
-        result->kind[0] = '\0';
-    }
-}
-
 int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result **ret_result)
 {
     attn_result *result;
@@ -39,7 +32,10 @@ int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result
         return rc == ERR_MEMORY ? ATTN_E_MEMORY : ATTN_E_MESSAGE;
     }
     result->root = result->doc.root;
-    result_fill_kind(result);
+    if (attn_result_text(result, "kind", result->kind, sizeof result->kind) != 0) {
+        result->kind[0] = '\0';
+    }
+
     *ret_result = result;
     return 0;
 }

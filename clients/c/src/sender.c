@@ -83,44 +83,6 @@ static void sender_replace_socket(attn_publisher *publisher)
 
 /* ---- one message ---- */
 
-static uint64_t realtime_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-/* A hello repeats the last announcement. */
-static void sender_add_layers(attn_publisher *publisher, struct header *header)
-{
-    pthread_mutex_lock(&publisher->lock);
-    if (publisher->has_next_layers) {
-        free(publisher->layers);
-        publisher->layers = publisher->next_layers;
-        publisher->layer_count = publisher->next_layer_count;
-        publisher->next_layers = NULL;
-        publisher->has_next_layers = false;
-    }
-    pthread_mutex_unlock(&publisher->lock);
-    header->layers = publisher->layers;
-    header->layer_count = publisher->layer_count;
-    strcpy(header->client, "libattn/" ATTND_VERSION);
-}
-
-static void note_said(attn_publisher *publisher, const struct header *header)
-{
-    if (header->type == MESSAGE_EVENT) {
-        publisher->told_ms = socket_now_ms();
-        pthread_mutex_lock(&publisher->lock);
-        publisher->untold = publisher->tensors_dropped != header->dropped_total;
-        pthread_mutex_unlock(&publisher->lock);
-    }
-    publisher->said_epoch = header->epoch;
-    publisher->said_step = header->step;
-    publisher->look_ms = socket_now_ms() + publisher->options.alive_ms;
-}
-
 /* One attempt. Returns 0, WAITS, or why it is dropped. */
 static int try_send(attn_publisher *publisher, struct wire_message *message)
 {
@@ -133,9 +95,25 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
     header->dropped = message->topic->dropped;
     header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
     pthread_mutex_unlock(&publisher->lock);
-    header->time_ns = realtime_ns();
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    header->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+
     if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO) {
-        sender_add_layers(publisher, header);
+        /* A hello repeats the last announcement. */
+        pthread_mutex_lock(&publisher->lock);
+        if (publisher->has_next_layers) {
+            free(publisher->layers);
+            publisher->layers = publisher->next_layers;
+            publisher->layer_count = publisher->next_layer_count;
+            publisher->next_layers = NULL;
+            publisher->has_next_layers = false;
+        }
+        pthread_mutex_unlock(&publisher->lock);
+        header->layers = publisher->layers;
+        header->layer_count = publisher->layer_count;
+        strcpy(header->client, "libattn/" ATTND_VERSION);
     }
     rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
     if (cut_short) {
@@ -145,7 +123,15 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
         pthread_mutex_lock(&publisher->lock);
         message->topic->seq++;
         pthread_mutex_unlock(&publisher->lock);
-        note_said(publisher, header);
+        if (header->type == MESSAGE_EVENT) {
+            publisher->told_ms = socket_now_ms();
+            pthread_mutex_lock(&publisher->lock);
+            publisher->untold = publisher->tensors_dropped != header->dropped_total;
+            pthread_mutex_unlock(&publisher->lock);
+        }
+        publisher->said_epoch = header->epoch;
+        publisher->said_step = header->step;
+        publisher->look_ms = socket_now_ms() + publisher->options.alive_ms;
     }
     return rc == ATTN_E_DROPPED ? WAITS : rc;
 }
@@ -360,16 +346,6 @@ static bool fall_asleep(attn_publisher *publisher)
     return asleep;
 }
 
-static void wake_up(attn_publisher *publisher)
-{
-    uint64_t count;
-
-    pthread_mutex_lock(&publisher->lock);
-    publisher->asleep = false;
-    pthread_mutex_unlock(&publisher->lock);
-    (void)!read(publisher->wake, &count, sizeof count);
-}
-
 /* Until something is put into the queue or a notice comes. */
 static void sleep_idle(attn_publisher *publisher)
 {
@@ -380,16 +356,12 @@ static void sleep_idle(attn_publisher *publisher)
         return;
     }
     zmq_poll(items, 1 + linked, idle_ms(publisher));
-    wake_up(publisher);
-}
+    uint64_t count;
 
-/* Until a notice comes, or the pause is over: what is put into the queue meanwhile cannot be sent
- * before the head. */
-static void sleep_full(attn_publisher *publisher, long pause_ms)
-{
-    zmq_pollitem_t item = {.socket = publisher->link.socket, .events = ZMQ_POLLIN};
-
-    zmq_poll(&item, publisher->link.socket ? 1 : 0, pause_ms);
+    pthread_mutex_lock(&publisher->lock);
+    publisher->asleep = false;
+    pthread_mutex_unlock(&publisher->lock);
+    (void)!read(publisher->wake, &count, sizeof count);
 }
 
 static bool finished(attn_publisher *publisher)
@@ -400,19 +372,6 @@ static bool finished(attn_publisher *publisher)
     done = publisher->closing && (!publisher->first || socket_now_ms() >= publisher->deadline_ms);
     pthread_mutex_unlock(&publisher->lock);
     return done;
-}
-
-/* A peer whose queue is full stops reading, and what it has not read is gone when the connection
- * ends. */
-static void say_farewell(const attn_publisher *publisher)
-{
-    uint64_t now = socket_now_ms();
-
-    if (publisher->prefixes.count > 0 && now < publisher->deadline_ms) {
-        zmq_poll(NULL, 0,
-                 (long)(publisher->deadline_ms - now < FAREWELL_MS ? publisher->deadline_ms - now
-                                                                   : FAREWELL_MS));
-    }
 }
 
 void *sender_run(void *argument)
@@ -439,11 +398,25 @@ void *sender_run(void *argument)
             pause_ms = PAUSE_MIN_MS;
         }
         if (full) {
-            sleep_full(publisher, pause_ms);
+            /* Until a notice comes, or the pause is over: what is put into the queue meanwhile
+             * cannot be sent before the head. */
+            zmq_pollitem_t item = {.socket = publisher->link.socket, .events = ZMQ_POLLIN};
+
+            zmq_poll(&item, publisher->link.socket ? 1 : 0, pause_ms);
+
         } else {
             sleep_idle(publisher);
         }
     }
-    say_farewell(publisher);
+    /* A peer whose queue is full stops reading, and what it has not read is gone when the
+     * connection ends. */
+    uint64_t now = socket_now_ms();
+
+    if (publisher->prefixes.count > 0 && now < publisher->deadline_ms) {
+        zmq_poll(NULL, 0,
+                 (long)(publisher->deadline_ms - now < FAREWELL_MS ? publisher->deadline_ms - now
+                                                                   : FAREWELL_MS));
+    }
+
     return NULL;
 }
