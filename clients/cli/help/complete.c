@@ -154,18 +154,6 @@ static const char *complete_find_values(const char *words, int index)
 
 /* Options ------------------------------------------------------------------------------------- */
 
-static void offer_options(const struct completion *completion)
-{
-    const struct option_list list = command_options(completion->command, completion->kind);
-    for (int i = 0; i < list.count; i++) {
-        char name[64];
-        if (list.option[i]->help) {
-            int length = snprintf(name, sizeof name, "--%s", list.option[i]->name);
-            offer(completion, name, length, list.option[i]->help);
-        }
-    }
-}
-
 /* The value of an option "--name", which may be unknown. */
 static void offer_option_values(const struct completion *completion, const char *option,
                                 size_t length)
@@ -216,7 +204,15 @@ static void offer_for_option(struct completion *completion, const char *word)
 {
     const char *equals = strchr(word, '=');
     if (!equals) {
-        offer_options(completion);
+        const struct option_list list = command_options(completion->command, completion->kind);
+        for (int i = 0; i < list.count; i++) {
+            char name[64];
+            if (list.option[i]->help) {
+                int length = snprintf(name, sizeof name, "--%s", list.option[i]->name);
+                offer(completion, name, length, list.option[i]->help);
+            }
+        }
+
         return;
     }
     completion->before = word;

@@ -26,19 +26,6 @@ static double ranks_entropy(const struct cli *cli, const msgpack_object *mean)
     return sum / count;
 }
 
-/* The head that is furthest from the median of the ranks. */
-static void ranks_add_furthest(struct out_table *table, const msgpack_object *rank)
-{
-    uint32_t head = (uint32_t)mpk_find_u64(rank, "head");
-    double median = mpk_number(mpk_find(rank, "median"));
-    if (isnan(median)) {
-        out_cell(table, "-");
-    } else {
-        out_cell(table, "h%" PRIu32 ": %.4f, others %.4f", head,
-                 field_item(mpk_find(rank, "mean"), head), median);
-    }
-}
-
 static int ranks_show(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *ranks = mpk_find(result, "ranks");
@@ -60,7 +47,15 @@ static int ranks_show(struct cli *cli, const msgpack_object *result)
         out_text(&table, rank, "node", NODE_WIDTH);
         out_value(&table, ranks_entropy(cli, mean), true);
         out_number(&table, mpk_find(rank, "distance"));
-        ranks_add_furthest(&table, rank);
+        /* The head that is furthest from the median of the ranks. */
+        uint32_t head = (uint32_t)mpk_find_u64(rank, "head");
+        double median = mpk_number(mpk_find(rank, "median"));
+        if (isnan(median)) {
+            out_cell(&table, "-");
+        } else {
+            out_cell(&table, "h%" PRIu32 ": %.4f, others %.4f", head,
+                     field_item(mpk_find(rank, "mean"), head), median);
+        }
     }
     out_print(&table, cli->width, true, cli->out);
     return CLI_OK;

@@ -90,20 +90,6 @@ static struct run_row *stale_row(struct model *model, int64_t now_ms)
     return found;
 }
 
-static void ask_about_rows(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    struct run_row *row = is_free(asker, ASKER_ROW_VERDICT) && is_free(asker, ASKER_ROW_LOG)
-                              ? stale_row(model, now_ms)
-                              : NULL;
-    if (row && asker_send(asker, ASKER_ROW_VERDICT, row, model, now_ms)) {
-        asker_send(asker, ASKER_ROW_LOG, row, model, now_ms);
-        strcpy(asker->row_job, row->job);
-        row->asked_ms = now_ms > 0 ? now_ms : 1;
-        row->asked_step = row->step;
-        row->asked_firing = row->firing;
-    }
-}
-
 static void ask_about_opened(struct asker *asker, struct model *model, int64_t now_ms)
 {
     bool other = model->generation != asker->generation;
@@ -159,41 +145,6 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
     }
 }
 
-/* Answers */
-
-static void read_answer(struct asker *asker, struct model *model, enum asker_kind kind,
-                        const msgpack_object *result, int64_t now_ms)
-{
-    struct run_row *row = model_row(model, asker->row_job);
-    if (kind == ASKER_MONITOR) {
-        read_monitor(model, result, now_ms);
-    } else if (kind == ASKER_ROW_VERDICT && row) {
-        read_row_verdict(row, result);
-    } else if (kind == ASKER_ROW_LOG && row) {
-        read_log(&row->loss, result);
-    } else if (kind == ASKER_VERDICT) {
-        read_verdict(&model->opened, result);
-    } else if (kind == ASKER_LOG) {
-        read_log(&model->opened.loss, result);
-    } else if (kind == ASKER_SUMMARY) {
-        read_summary(model, result);
-    } else if (kind == ASKER_LIVE) {
-        read_live(model, result);
-    } else if (kind == ASKER_GRID) {
-        read_grid(model, result);
-    }
-}
-
-static void take_refusal(struct model *model, enum asker_kind kind, const struct rpc_reply *reply)
-{
-    if (kind == ASKER_MONITOR && strcmp(reply->code, err_slug(ERR_RUN_UNKNOWN)) == 0) {
-        model->opened.gone = true;
-        model->opened.run = NULL;
-    } else if (kind == ASKER_MONITOR) {
-        snprintf(model->refused, sizeof model->refused, "%s", reply->message);
-    }
-}
-
 /* Takes one answer; false = none has come. */
 static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
 {
@@ -215,11 +166,34 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
         asker->asked[kind].id = 0;
     }
     if (current && status == RPC_REFUSED) {
-        take_refusal(model, kind, &reply);
+        if (kind == ASKER_MONITOR && strcmp(reply.code, err_slug(ERR_RUN_UNKNOWN)) == 0) {
+            model->opened.gone = true;
+            model->opened.run = NULL;
+        } else if (kind == ASKER_MONITOR) {
+            snprintf(model->refused, sizeof model->refused, "%s", reply.message);
+        }
     }
     if (status == RPC_OK) {
         if (current) {
-            read_answer(asker, model, kind, reply.result, now_ms);
+            /* Answers */
+            struct run_row *row = model_row(model, asker->row_job);
+            if (kind == ASKER_MONITOR) {
+                read_monitor(model, reply.result, now_ms);
+            } else if (kind == ASKER_ROW_VERDICT && row) {
+                read_row_verdict(row, reply.result);
+            } else if (kind == ASKER_ROW_LOG && row) {
+                read_log(&row->loss, reply.result);
+            } else if (kind == ASKER_VERDICT) {
+                read_verdict(&model->opened, reply.result);
+            } else if (kind == ASKER_LOG) {
+                read_log(&model->opened.loss, reply.result);
+            } else if (kind == ASKER_SUMMARY) {
+                read_summary(model, reply.result);
+            } else if (kind == ASKER_LIVE) {
+                read_live(model, reply.result);
+            } else if (kind == ASKER_GRID) {
+                read_grid(model, reply.result);
+            }
         }
         rpc_reply_clear(&reply);
     }
@@ -234,7 +208,17 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms)
         came = true;
     }
     if (!model->paused && model->page == PAGE_RUNS) {
-        ask_about_rows(asker, model, now_ms);
+        struct run_row *row = is_free(asker, ASKER_ROW_VERDICT) && is_free(asker, ASKER_ROW_LOG)
+                                  ? stale_row(model, now_ms)
+                                  : NULL;
+        if (row && asker_send(asker, ASKER_ROW_VERDICT, row, model, now_ms)) {
+            asker_send(asker, ASKER_ROW_LOG, row, model, now_ms);
+            strcpy(asker->row_job, row->job);
+            row->asked_ms = now_ms > 0 ? now_ms : 1;
+            row->asked_step = row->step;
+            row->asked_firing = row->firing;
+        }
+
     } else if (!model->paused && model->opened.known) {
         ask_about_opened(asker, model, now_ms);
     }

@@ -236,35 +236,30 @@ void terminal_measure(int *ret_width, int *ret_height)
     clearok(curscr, TRUE);
 }
 
-/* Cells that look alike go out together. */
-static int terminal_show_run(const struct screen *screen, int row, int column)
-{
-    const struct cell *cells = &screen->cells[row * screen->width];
-    char text[512];
-    size_t used = 0;
-    int end = column;
-    for (; end < screen->width && cells[end].style == cells[column].style &&
-           cells[end].chosen == cells[column].chosen;
-         end++) {
-        size_t length = strlen(cells[end].text);
-        if (used + length + 1 > sizeof text) {
-            break;
-        }
-        memcpy(text + used, cells[end].text, length);
-        used += length;
-    }
-    text[used] = '\0';
-    attrset((int)look_of(&cells[column]));
-    mvaddstr(row, column, text);
-    return end;
-}
-
 void terminal_show(const struct screen *screen)
 {
     erase();
     for (int row = 0; row < screen->height; row++) {
         for (int column = 0; column < screen->width;) {
-            column = terminal_show_run(screen, row, column);
+            /* Cells that look alike go out together. */
+            const struct cell *cells = &screen->cells[row * screen->width];
+            char text[512];
+            size_t used = 0;
+            int end = column;
+            for (; end < screen->width && cells[end].style == cells[column].style &&
+                   cells[end].chosen == cells[column].chosen;
+                 end++) {
+                size_t length = strlen(cells[end].text);
+                if (used + length + 1 > sizeof text) {
+                    break;
+                }
+                memcpy(text + used, cells[end].text, length);
+                used += length;
+            }
+            text[used] = '\0';
+            attrset((int)look_of(&cells[column]));
+            mvaddstr(row, column, text);
+            column = end;
         }
     }
     refresh();

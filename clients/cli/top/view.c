@@ -389,17 +389,6 @@ static struct range range_of_all(const struct opened *opened)
     return range;
 }
 
-static void put_line(struct top_view *view, const struct line *line, struct range range,
-                     uint64_t sick)
-{
-    uint64_t from, to;
-    steps_of(&view->model->opened, &from, &to);
-    if (line->count > 0) {
-        bars_line(view->screen, view->row, 3 + NAME + view->number,
-                  view->screen->width - NAME - view->number - 4, line, from, to, range, sick);
-    }
-}
-
 /* `error`: the standard error of the number; NaN = it has none. */
 static void put_named_line(struct top_view *view, const char *name, enum style style, double number,
                            double error, const struct line *line, struct range range, uint64_t sick)
@@ -412,7 +401,13 @@ static void put_named_line(struct top_view *view, const char *name, enum style s
     screen_put(view->screen, view->row, 3, NAME, style, name);
     screen_print(view->screen, view->row, 3 + NAME, view->number - 1, STYLE_PLAIN, "%s%s", text,
                  about);
-    put_line(view, line, range, sick);
+    uint64_t from, to;
+    steps_of(&view->model->opened, &from, &to);
+    if (line->count > 0) {
+        bars_line(view->screen, view->row, 3 + NAME + view->number,
+                  view->screen->width - NAME - view->number - 4, line, from, to, range, sick);
+    }
+
     view->row++;
 }
 
