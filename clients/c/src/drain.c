@@ -4,7 +4,6 @@
 #include "clients/c/include/attn/attn.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 
 /* Taken in between two looks at whether to stop. */
@@ -94,19 +93,6 @@ static void *open_end(void *context, int messages)
     return NULL;
 }
 
-/* Signals are the program's business. */
-static int drain_start_thread(struct drain *drain)
-{
-    sigset_t all, before;
-    int rc;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = pthread_create(&drain->thread, NULL, drain_run, drain);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc;
-}
-
 static void close_ends(struct drain *drain)
 {
     if (drain->inner) {
@@ -128,16 +114,40 @@ int drain_start(struct drain *ret_drain, void *context, struct link *link, int m
     ret_drain->inner = open_end(context, (messages + 1) / 2);
     ret_drain->socket = open_end(context, (messages + 1) / 2);
     if (ret_drain->inner && ret_drain->socket && zmq_bind(ret_drain->inner, name) == 0 &&
-        zmq_connect(ret_drain->socket, name) == 0 && drain_start_thread(ret_drain) == 0) {
+        zmq_connect(ret_drain->socket, name) == 0 &&
+        socket_thread(&ret_drain->thread, drain_run, ret_drain) == 0) {
         return 0;
     }
     close_ends(ret_drain);
     return ATTN_E_TRANSPORT;
 }
 
-void drain_taken(struct drain *drain, const zmq_msg_t *frame)
+uint32_t drain_receive(struct drain *drain, zmq_msg_t *ret_frames, uint32_t most)
 {
-    atomic_fetch_sub(&drain->waiting, frame_cost(frame));
+    uint32_t count = 0;
+    bool more = true;
+
+    while (more) {
+        zmq_msg_t frame;
+
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&frame);
+            if (errno == EINTR) {
+                continue;
+            }
+            return 0; /* the frames of a message come together */
+        }
+        atomic_fetch_sub(&drain->waiting, frame_cost(&frame));
+        more = zmq_msg_more(&frame);
+        if (count < most) {
+            zmq_msg_init(&ret_frames[count]);
+            zmq_msg_move(&ret_frames[count], &frame);
+        }
+        count++;
+        zmq_msg_close(&frame);
+    }
+    return count;
 }
 
 void drain_stop(struct drain *drain)

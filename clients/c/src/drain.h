@@ -28,8 +28,9 @@ struct drain {
  * Returns 0 or an error of attn.h, and then nothing is to be stopped. */
 int drain_start(struct drain *ret_drain, void *context, struct link *link, int messages,
                 uint64_t bytes_max);
-/* A frame was received from drain->socket. */
-void drain_taken(struct drain *drain, const zmq_msg_t *frame);
+/* Takes a message from drain->socket: its first `most` frames, which are the caller's to close.
+ * Returns how many it has; 0: none is there. */
+uint32_t drain_receive(struct drain *drain, zmq_msg_t *ret_frames, uint32_t most);
 /* Ends the thread, and closes what drain_start made. Accepts one that was not started. */
 void drain_stop(struct drain *drain);
 

@@ -104,8 +104,17 @@ int link_open(struct link *ret_link, void *context, int type, const struct socke
 int link_subscribe(struct link *ret_link, void *context, const char *topic, int64_t frame_bytes_max,
                    const struct link_target *target)
 {
-    static const struct socket_option options[] = {{ZMQ_LINGER, 0}};
-    int rc = link_open(ret_link, context, ZMQ_SUB, options, 1, frame_bytes_max, target);
+    static const struct socket_option options[] = {
+        {ZMQ_LINGER, 0},
+        {ZMQ_TCP_KEEPALIVE, 1},
+        {ZMQ_TCP_KEEPALIVE_IDLE, 5},
+        {ZMQ_TCP_KEEPALIVE_INTVL, 5},
+        {ZMQ_TCP_KEEPALIVE_CNT, 2},
+        {ZMQ_RECONNECT_IVL, 100},
+        {ZMQ_RECONNECT_IVL_MAX, 2000},
+    };
+    int rc = link_open(ret_link, context, ZMQ_SUB, options, sizeof options / sizeof options[0],
+                       frame_bytes_max, target);
 
     if (rc == 0 && zmq_setsockopt(ret_link->socket, ZMQ_SUBSCRIBE, topic, strlen(topic)) != 0) {
         rc = ATTN_E_TRANSPORT;

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -117,19 +116,6 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     pthread_condattr_destroy(&monotonic);
 }
 
-/* A trainer's signals are not the sending thread's. */
-static int publisher_start_thread(attn_publisher *publisher)
-{
-    sigset_t all, before;
-    int rc;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = pthread_create(&publisher->thread, NULL, sender_run, publisher);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc ? ATTN_E_MEMORY : 0;
-}
-
 /* Without the thread. On failure the half-made publisher is freed by the caller. */
 static int publisher_set_up(attn_publisher *publisher, const attn_publisher_options *options)
 {
@@ -187,7 +173,7 @@ int attn_publisher_new(const attn_publisher_options *options, attn_publisher **r
     }
     rc = publisher_set_up(publisher, options);
     if (!rc) {
-        rc = publisher_start_thread(publisher);
+        rc = socket_thread(&publisher->thread, sender_run, publisher) ? ATTN_E_MEMORY : 0;
     }
     if (rc) {
         publisher_destroy(publisher, 0);

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -56,6 +57,18 @@ void socket_context_free(void *context)
     while (zmq_ctx_term(context) != 0 && errno == EINTR) {
         continue;
     }
+}
+
+int socket_thread(pthread_t *ret_thread, void *(*run)(void *data), void *data)
+{
+    sigset_t all, before;
+    int rc;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = pthread_create(ret_thread, NULL, run, data);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
 }
 
 uint64_t socket_now_ms(void)

@@ -3,6 +3,7 @@
 #ifndef CLIENTS_C_SRC_SOCKET_H
 #define CLIENTS_C_SRC_SOCKET_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,6 +21,9 @@ int socket_open(void *context, int type, const struct socket_option *options, si
 
 /* Ends a context whose sockets are closed; waits for their linger. */
 void socket_context_free(void *context);
+
+/* Starts a thread that takes no signals: they are the program's business. Returns 0 or an errno. */
+int socket_thread(pthread_t *ret_thread, void *(*run)(void *data), void *data);
 
 /* Monotonic. */
 uint64_t socket_now_ms(void);

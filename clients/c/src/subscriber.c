@@ -29,15 +29,6 @@ void attn_subscriber_options_default(attn_subscriber_options *ret_options)
 
 static int subscriber_set_up(attn_subscriber *subscriber, const attn_subscriber_options *options)
 {
-    static const struct socket_option socket_options[] = {
-        {ZMQ_LINGER, 0},
-        {ZMQ_TCP_KEEPALIVE, 1},
-        {ZMQ_TCP_KEEPALIVE_IDLE, 5},
-        {ZMQ_TCP_KEEPALIVE_INTVL, 5},
-        {ZMQ_TCP_KEEPALIVE_CNT, 2},
-        {ZMQ_RECONNECT_IVL, 100},
-        {ZMQ_RECONNECT_IVL_MAX, 2000},
-    };
     struct link_target target;
     int rc = link_name(options->endpoint, options->address, ADDRESS_PUBLISH, LINK_LOOK_EVERY_MS,
                        &target);
@@ -49,13 +40,8 @@ static int subscriber_set_up(attn_subscriber *subscriber, const attn_subscriber_
     if (!subscriber->context) {
         return ATTN_E_MEMORY;
     }
-    rc = link_open(&subscriber->link, subscriber->context, ZMQ_SUB, socket_options,
-                   sizeof socket_options / sizeof socket_options[0],
-                   (int64_t)mpk_result_limits.bytes, &target);
-    if (!rc && zmq_setsockopt(subscriber->link.socket, ZMQ_SUBSCRIBE, options->prefix,
-                              strlen(options->prefix)) != 0) {
-        rc = ATTN_E_TRANSPORT;
-    }
+    rc = link_subscribe(&subscriber->link, subscriber->context, options->prefix,
+                        (int64_t)mpk_result_limits.bytes, &target);
     return rc ? rc
               : drain_start(&subscriber->drain, subscriber->context, &subscriber->link, RESULTS_MAX,
                             RESULTS_BYTES_MAX);
@@ -121,57 +107,24 @@ static int subscriber_wait_until(void *socket, int timeout_ms)
     }
 }
 
-static int subscriber_receive_frame(struct drain *drain, zmq_msg_t *frame)
-{
-    int rc;
-
-    do {
-        rc = zmq_msg_recv(frame, drain->socket, ZMQ_DONTWAIT);
-    } while (rc < 0 && errno == EINTR);
-    if (rc < 0) {
-        return ATTN_E_TRANSPORT;
-    }
-    drain_taken(drain, frame);
-    return 0;
-}
-
-/* Receives a whole message: its first two frames, and the number of all. */
-static int subscriber_receive(struct drain *drain, zmq_msg_t *topic, zmq_msg_t *body,
-                              unsigned *ret_frames)
-{
-    zmq_msg_t extra;
-    int rc = subscriber_receive_frame(drain, topic);
-    bool more = !rc && zmq_msg_more(topic);
-
-    *ret_frames = 1;
-    zmq_msg_init(&extra);
-    while (!rc && more) {
-        zmq_msg_t *frame = ++*ret_frames == 2 ? body : &extra;
-
-        rc = subscriber_receive_frame(drain, frame);
-        more = !rc && zmq_msg_more(frame);
-    }
-    zmq_msg_close(&extra);
-    return rc;
-}
-
 int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms, attn_result **ret_result)
 {
-    zmq_msg_t topic, body;
-    unsigned frames;
+    zmq_msg_t frames[2]; /* topic, body */
+    uint32_t count;
     int rc = subscriber_wait_until(subscriber->drain.socket, timeout_ms);
 
     if (rc) {
         return rc;
     }
-    zmq_msg_init(&topic);
-    zmq_msg_init(&body);
-    rc = subscriber_receive(&subscriber->drain, &topic, &body, &frames);
-    if (!rc) {
-        rc = frames == 2 ? result_new(zmq_msg_data(&topic), zmq_msg_size(&topic), &body, ret_result)
-                         : ATTN_E_MESSAGE;
+    count = drain_receive(&subscriber->drain, frames, 2);
+    if (count == 0) {
+        return ATTN_E_TRANSPORT;
     }
-    zmq_msg_close(&topic);
-    zmq_msg_close(&body);
+    rc = count == 2 ? result_new(zmq_msg_data(&frames[0]), zmq_msg_size(&frames[0]), &frames[1],
+                                 ret_result)
+                    : ATTN_E_MESSAGE;
+    for (uint32_t i = 0; i < count && i < 2; i++) {
+        zmq_msg_close(&frames[i]);
+    }
     return rc;
 }

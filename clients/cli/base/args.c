@@ -9,12 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TIMEOUT_MS 5000
-
 static const char *const stacks[] = {"encoder", "decoder"}, *const sites[] = {"self", "cross"};
 
 /* Seconds may have their unit, s or ms. */
-static const char *args_set_timeout(void *to, const char *text)
+const char *args_set_timeout(void *to, const char *text)
 {
     char *end;
     double number = strtod(text, &end);
@@ -124,8 +122,7 @@ static const struct args_row {
 /* clang-format on */
 static const struct option_table table = {OPTION_ROWS(option_info), .short_form = "hhelp"};
 
-/* The environment says what the command line does not. */
-static int choose_attnd(struct args *args, char *reterr)
+int args_choose_attnd(struct args *args, char *reterr)
 {
     const char *address = getenv("ATTND_ADDRESS"), *former = getenv("ATTND_ENDPOINT");
     if (args->address || args->endpoint) {
@@ -147,7 +144,7 @@ static const char *args_take(const void *data, char *value, void *to)
 
 int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
 {
-    struct args args = (struct args){.timeout_ms = TIMEOUT_MS};
+    struct args args = (struct args){.timeout_ms = ARGS_TIMEOUT_MS};
     struct option_rest rest;
     int rc = option_parse(&table, argc, argv, args_take, &args, &rest, reterr, ARGS_ERROR_MAX);
     ret_args->unknown = rest.unknown;
@@ -155,7 +152,7 @@ int args_parse(int argc, char **argv, struct args *ret_args, char *reterr)
         snprintf(reterr, ARGS_ERROR_MAX, "too many words: '%.100s'", rest.words[ARGS_WORDS_MAX]);
         return -1;
     }
-    if (rc != 0 || choose_attnd(&args, reterr) != 0) {
+    if (rc != 0 || args_choose_attnd(&args, reterr) != 0) {
         return -1;
     }
     for (args.word_count = 0; args.word_count < rest.word_count; args.word_count++) {

@@ -74,6 +74,12 @@ struct args {
 /* Returns 0, or -1 with a message (ARGS_ERROR_MAX bytes); then only ret_args->unknown is set. */
 int args_parse(int argc, char **argv, struct args *ret_args, char *reterr);
 
+#define ARGS_TIMEOUT_MS 5000
+/* The value of --timeout, for an int of ms; returns as option.h wants it. */
+const char *args_set_timeout(void *to, const char *text);
+/* The environment says which attnd it is where no option did. Returns 0, or -1 with a message. */
+int args_choose_attnd(struct args *args, char *reterr);
+
 /* Adds every option of the set. */
 void args_list(struct option_list *list, unsigned options);
 

@@ -230,29 +230,6 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
     return true;
 }
 
-/* Takes one message off the socket: topic, map. Frames beyond are ignored. Returns whether a line
- * was printed. */
-static bool tail_take_message(struct cli *cli, struct drain *drain)
-{
-    bool printed = false;
-    int more = 1;
-    for (int index = 0; more; index++) {
-        zmq_msg_t frame;
-        zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0) {
-            more = 0;
-        } else {
-            drain_taken(drain, &frame);
-            more = zmq_msg_more(&frame);
-            if (index == 1) {
-                printed = print_message(cli, &frame);
-            }
-        }
-        zmq_msg_close(&frame);
-    }
-    return printed;
-}
-
 /* A pager may take none for as long as it likes: the drain does. */
 static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 {
@@ -275,7 +252,12 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
                 continue;
             }
             if (items[0].revents) {
-                left -= tail_take_message(cli, &drain);
+                zmq_msg_t frames[2]; /* topic, map; those beyond are ignored */
+                uint32_t count = drain_receive(&drain, frames, 2);
+                left -= count > 1 && print_message(cli, &frames[1]);
+                for (uint32_t i = 0; i < count && i < 2; i++) {
+                    zmq_msg_close(&frames[i]);
+                }
             }
         }
     }

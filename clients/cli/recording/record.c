@@ -59,39 +59,16 @@ static void clear_tapped(struct tapped *tapped)
     tapped->count = 0;
 }
 
-/* All frames of a message that is there; whether they are not too many. */
-static bool receive_frames(struct drain *drain, struct tapped *tapped)
-{
-    bool fits = true;
-    int more = 1;
-    tapped->count = 0;
-    while (more) {
-        zmq_msg_t frame;
-        zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0) {
-            zmq_msg_close(&frame);
-            return false;
-        }
-        drain_taken(drain, &frame);
-        more = zmq_msg_more(&frame);
-        fits = fits && tapped->count < FRAMES_MAX;
-        if (fits) {
-            zmq_msg_init(&tapped->frames[tapped->count]);
-            zmq_msg_move(&tapped->frames[tapped->count++], &frame);
-        }
-        zmq_msg_close(&frame);
-    }
-    return fits;
-}
-
 /* Waits up to LOOK_MS for one; clear_tapped is the caller's in any case. */
 static bool record_receive(struct live_recording *recording, struct tapped *tapped)
 {
     zmq_pollitem_t item = {.socket = recording->drain.socket, .events = ZMQ_POLLIN};
     struct mpk_doc doc;
-    tapped->count = 0;
-    if (zmq_poll(&item, 1, LOOK_MS) <= 0 || !receive_frames(&recording->drain, tapped) ||
-        tapped->count < LEADING ||
+    uint32_t count = zmq_poll(&item, 1, LOOK_MS) > 0
+                         ? drain_receive(&recording->drain, tapped->frames, FRAMES_MAX)
+                         : 0;
+    tapped->count = count < FRAMES_MAX ? count : FRAMES_MAX;
+    if (count < LEADING || count > FRAMES_MAX ||
         mpk_parse(zmq_msg_data(&tapped->frames[1]), zmq_msg_size(&tapped->frames[1]),
                   &mpk_header_limits, &doc) != 0) {
         return false;

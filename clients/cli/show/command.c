@@ -17,40 +17,26 @@ static bool is_job(const struct show_options *options)
     return options->word_count == 1 && !source_is_file(options->words[0]);
 }
 
-/* `asking` and `args` are borrowed as long as the source is there. */
-static int show_open_source(struct cli *asking, struct args *args, struct show_options *options,
+/* `asking` is borrowed as long as the source is there, and so are the options. */
+static int show_open_source(struct cli *asking, struct show_options *options,
                             struct source **ret_source, char *reterr)
 {
     struct source_request *request = &options->source;
     request->cli = asking;
     request->naming = &options->naming;
-    if (!is_job(options)) {
+    if (is_job(options)) {
+        struct args *args = &options->args;
+        asking->args = args;
+        args->words[0] = "show";
+        args->words[1] = request->job = options->words[0];
+        args->word_count = 2;
+        if (args_choose_attnd(args, reterr) != 0) {
+            return CLI_USAGE;
+        }
+    } else {
         request->files = options->words;
         request->file_count = options->word_count;
-        return source_open(request, ret_source, reterr);
     }
-    /* The endpoint and the time to wait, as the other commands read them. */
-    const char *const given[][2] = {{"--address", options->address},
-                                    {"--endpoint", options->endpoint},
-                                    {"--timeout", options->timeout}};
-    char error[ARGS_ERROR_MAX];
-    const char *argv[11] = {"attnctl"};
-    int argc = 1;
-    for (int i = 0; i < 3; i++) {
-        if (given[i][1]) {
-            argv[argc++] = given[i][0];
-            argv[argc++] = given[i][1];
-        }
-    }
-    argv[argc++] = "--"; /* a job's name may begin with a dash */
-    argv[argc++] = "show";
-    argv[argc++] = options->words[0];
-    if (args_parse(argc, (char **)(uintptr_t)argv, args, error) != 0) {
-        snprintf(reterr, SOURCE_ERROR_MAX, "%s", error);
-        return CLI_USAGE;
-    }
-    request->job = options->words[0];
-    asking->args = args;
     return source_open(request, ret_source, reterr);
 }
 
@@ -150,9 +136,8 @@ int cmd_show(struct cli *cli, int argc, char **argv)
     }
     char origin[ORIGIN_MAX];
     struct view view = {.origin = origin};
-    struct args args;
     struct cli asking = *cli;
-    int code = show_open_source(&asking, &args, &options, &view.source, error);
+    int code = show_open_source(&asking, &options, &view.source, error);
     if (code != CLI_OK) {
         /* A file's name that is misspelt is taken for a job. */
         size_t used = strlen(error);

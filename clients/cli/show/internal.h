@@ -162,9 +162,8 @@ struct show_options {
     uint32_t head, token, pairs;  /* as in struct show_request */
     struct source_request source; /* but where the maps are */
     struct naming naming;         /* of files */
-    /* where attnd is; NULL = as other commands find it */
-    const char *address, *endpoint, *timeout;
-    char *const *words; /* [word_count]; in argv: files, or a job */
+    struct args args;             /* of a job: which attnd */
+    char *const *words;           /* [word_count]; in argv: files, or a job */
     int word_count;
 };
 

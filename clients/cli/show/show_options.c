@@ -58,9 +58,9 @@ static const char *show_options_set_scale(void *to, const char *text)
     {.text = {name, argument, help, values}, .field = {.offset = offsetof(struct show_options, member)}, .set = setter}
 
 static const struct option_row option_info[] = {
-    TEXT("address", "ADDRESS", address, 1, "FILE", ""),
-    TEXT("endpoint", "ENDPOINT", endpoint, 1, NULL, ""),
-    TEXT("timeout", "SECONDS", timeout, 0, NULL, ""),
+    TEXT("address", "ADDRESS", args.address, 1, "FILE", ""),
+    TEXT("endpoint", "ENDPOINT", args.endpoint, 1, NULL, ""),
+    SET("timeout", "SECONDS", args.timeout_ms, args_set_timeout, NULL, ""),
     TITLE("selection"),
     TEXT("layer", "LAYER", layer, 1, "LAYER", "decoder.0.self, or an unambiguous part of it: decoder.0, cross, 3 (default: the first)"),
     SET("head", "N|mean", head, show_options_set_head, NULL, "one head, or the mean over all (default)"),
@@ -101,6 +101,7 @@ int show_options_parse(int argc, char **argv, struct show_options *ret_options, 
                                    .token = TOKEN_AUTO,
                                    .sample = SAMPLE_FIRST,
                                    .pairs = PAIRS_DEFAULT,
+                                   .args = {.timeout_ms = ARGS_TIMEOUT_MS},
                                    .naming = {.stack = STACK_DECODER},
                                    .part = {true, true, true, true, true}};
     struct option_rest rest;

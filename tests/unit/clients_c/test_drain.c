@@ -64,17 +64,16 @@ static uint64_t await_dropped(struct hearing *hearing, uint64_t count)
 /* Messages that are there; each has two frames, as it was sent. */
 static uint64_t drain_take_all(struct hearing *hearing)
 {
-    uint64_t frames = 0;
-    zmq_msg_t frame;
+    uint64_t messages = 0;
+    zmq_msg_t frames[2];
 
-    zmq_msg_init(&frame);
-    while (zmq_msg_recv(&frame, hearing->drain.socket, ZMQ_DONTWAIT) >= 0) {
-        drain_taken(&hearing->drain, &frame);
-        assert_int_equal(zmq_msg_size(&frame), frames % 2 ? BYTES : 1);
-        frames++;
+    for (; drain_receive(&hearing->drain, frames, 2) == 2; messages++) {
+        assert_int_equal(zmq_msg_size(&frames[0]), 1);
+        assert_int_equal(zmq_msg_size(&frames[1]), BYTES);
+        zmq_msg_close(&frames[0]);
+        zmq_msg_close(&frames[1]);
     }
-    zmq_msg_close(&frame);
-    return frames / 2;
+    return messages;
 }
 
 TEST(who_takes_nothing_has_so_many_kept)
