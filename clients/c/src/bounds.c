@@ -8,11 +8,6 @@
 #define BOUNDS_PREFIX    "limits/"
 #define BOUNDS_BYTES_MAX 1024
 
-static bool bounds_is(const struct prefix *prefix)
-{
-    return strncmp(prefix->text, BOUNDS_PREFIX, strlen(BOUNDS_PREFIX)) == 0;
-}
-
 /* Keeps the smaller number. */
 static bool bounds_number(struct span text, uint64_t *number)
 {
@@ -122,7 +117,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     for (size_t i = 0; i < prefixes->count; i++) {
         const struct prefix *prefix = &prefixes->items[i];
 
-        if (!bounds_is(prefix)) {
+        if (strncmp(prefix->text, BOUNDS_PREFIX, strlen(BOUNDS_PREFIX)) != 0) {
             continue;
         }
         if (bounds_read(prefix, &bounds)) {

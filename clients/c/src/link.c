@@ -46,11 +46,6 @@ int link_name(const char *endpoint, const char *address, enum address_socket whi
     return 0;
 }
 
-static bool is_watched(const struct link_target *target)
-{
-    return !*target->endpoint || (target->tell && keys_are_for(&target->keys, target->endpoint));
-}
-
 /* From now on ZeroMQ says when a connection ends, and begins none. */
 static int watch_connections(struct link *link, void *context)
 {
@@ -83,7 +78,7 @@ int link_open(struct link *ret_link, void *context, int type, const struct socke
         return rc;
     }
     strcpy(link.endpoint, target->endpoint);
-    if (is_watched(target)) {
+    if (!*target->endpoint || (target->tell && keys_are_for(&target->keys, target->endpoint))) {
         rc = watch_connections(&link, context);
     }
     if (!rc && *link.endpoint && keys_connect(link.socket, &target->keys, link.endpoint) != 0) {

@@ -294,12 +294,6 @@ void attn_qk_default(attn_qk *ret_qk)
     *ret_qk = (attn_qk){.stack = ATTN_ENCODER};
 }
 
-static bool logits_valid(const attn_qk *qk)
-{
-    return dim_valid(qk->head_dim) && isfinite(qk->scale) && isfinite(qk->softcap) &&
-           qk->softcap >= 0;
-}
-
 int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
 {
     struct parcel parcel;
@@ -307,7 +301,9 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
 
     if (!qk || !qk->q || !qk->k || !layer_valid(qk->stack, qk->layer, qk->site) ||
         !dtype_valid(qk->q_dtype) || !dtype_valid(qk->k_dtype) || !dtype_valid(qk->v_dtype) ||
-        !dtype_valid(qk->dout_dtype) || !logits_valid(qk) || (qk->plan && !plan_valid(qk->plan))) {
+        !dtype_valid(qk->dout_dtype) || !dim_valid(qk->head_dim) || !isfinite(qk->scale) ||
+        !isfinite(qk->softcap) || qk->softcap < 0 ||
+        (qk->plan && !plan_valid(qk->plan))) {
         return ATTN_E_ARGUMENT;
     }
     publish_begin(publisher, MESSAGE_QK, &parcel);

@@ -86,8 +86,11 @@ static int fill_run(const uint8_t *run, uint8_t *ret_run)
     return 0;
 }
 
-static void init(attn_publisher *publisher, const attn_publisher_options *options)
+/* Without the thread. On failure the half-made publisher is freed by the caller. */
+static int publisher_set_up(attn_publisher *publisher, const attn_publisher_options *options)
 {
+    int rc;
+
     const struct plan_requests own = {options->every, options->samples, options->rows};
 
     publisher->options = *options;
@@ -114,14 +117,7 @@ static void init(attn_publisher *publisher, const attn_publisher_options *option
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&publisher->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-}
 
-/* Without the thread. On failure the half-made publisher is freed by the caller. */
-static int publisher_set_up(attn_publisher *publisher, const attn_publisher_options *options)
-{
-    int rc;
-
-    init(publisher, options);
     rc = link_name(options->endpoint, options->address, ADDRESS_INGEST, LINK_LOOK_EVERY_MS,
                    &publisher->target);
     if (rc) {

@@ -100,21 +100,6 @@ static uint32_t array_len(const msgpack_object *value)
     return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
 }
 
-/* The array over the heads of a metric and statistic; NULL when there is none. */
-static const msgpack_object *find_heads(const attn_result *result, const char *metric,
-                                        const char *stat)
-{
-    const msgpack_object *found = result_find_metric(result, metric);
-    bool plain = !stat || strcmp(stat, "last") == 0;
-
-    if (found && found->type == MSGPACK_OBJECT_MAP) {
-        found = stat ? mpk_find(found, stat) : NULL;
-    } else if (!plain) {
-        found = NULL;
-    }
-    return array_len(found) > 0 ? found : NULL;
-}
-
 /* From the first metric of all: every array in `heads` has one entry per head. */
 static const msgpack_object *first_value(const msgpack_object *map)
 {
@@ -140,7 +125,16 @@ uint32_t attn_result_heads(const attn_result *result)
 int attn_result_stat(const attn_result *result, const char *metric, const char *stat, uint32_t head,
                      double *ret_number)
 {
-    const msgpack_object *heads = find_heads(result, metric, stat);
+    /* The array over the heads of a metric and statistic; NULL when there is none. */
+    const msgpack_object *found = result_find_metric(result, metric);
+    bool plain = !stat || strcmp(stat, "last") == 0;
+
+    if (found && found->type == MSGPACK_OBJECT_MAP) {
+        found = stat ? mpk_find(found, stat) : NULL;
+    } else if (!plain) {
+        found = NULL;
+    }
+    const msgpack_object *heads = array_len(found) > 0 ? found : NULL;
 
     if (head >= array_len(heads) || mpk_get_f64(&heads->via.array.ptr[head], ret_number) != 0) {
         return ATTN_E_NOT_FOUND;

@@ -74,17 +74,6 @@ static void alerts_list_add(struct alerts_list *list, const msgpack_object *aler
     }
 }
 
-static void alerts_print_table(struct cli *cli, const struct alerts_list *list, bool with_job)
-{
-    struct out_table table;
-    out_begin(&table, with_job ? "SEVERITY|JOB|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE"
-                               : "SEVERITY|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE");
-    for (uint32_t i = 0; i < list->count; i++) {
-        alerts_add_alert(&table, list->alert[i], with_job);
-    }
-    out_print(&table, cli->width, true, cli->out);
-}
-
 /* The list of `past` is nil when there is no history. */
 static int show_alerts(struct cli *cli, const msgpack_object *result)
 {
@@ -116,7 +105,13 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
         }
     }
     if (list.count > 0) {
-        alerts_print_table(cli, &list, with_job);
+        struct out_table table;
+        out_begin(&table, with_job ? "SEVERITY|JOB|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE"
+                                   : "SEVERITY|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE");
+        for (uint32_t i = 0; i < list.count; i++) {
+            alerts_add_alert(&table, list.alert[i], with_job);
+        }
+        out_print(&table, cli->width, true, cli->out);
     }
     for (uint32_t i = 0; i < current; i++) {
         char job[JOB_WIDTH + 8] = "", message[512];

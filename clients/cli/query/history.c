@@ -11,7 +11,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Windows in a table, unless --count or --from ask for others. */
@@ -30,23 +29,6 @@ static bool history_is_plain(const struct series *series)
         }
     }
     return true;
-}
-
-/* A line of bars over all windows, where there is a terminal to see it. */
-static void print_spark(struct cli *cli, const struct series *series)
-{
-    uint32_t width = (uint32_t)cli->width;
-    double *values = malloc((series->windows + 1) * sizeof *values);
-    char *line = malloc(SPARK_BYTES(width));
-    for (uint32_t i = 0; values && i < series->windows; i++) {
-        values[i] = series_value(series, "mean", 0, i);
-    }
-    if (values && line) {
-        spark_line(values, series->windows, width, line);
-        fprintf(cli->out, "%s\n", line);
-    }
-    free(values);
-    free(line);
 }
 
 static void history_print_heading(struct cli *cli, const struct series *series)
@@ -71,24 +53,6 @@ static void history_print_heading(struct cli *cli, const struct series *series)
     fputs("\n\n", cli->out);
 }
 
-static void history_print_notes(struct cli *cli, const struct series *series)
-{
-    bool partial = false, more = field_bool(series->map, "more");
-    for (uint32_t i = 0; i < series->windows; i++) {
-        partial = partial || series_partial(series, i);
-    }
-    if (partial || more) {
-        putc('\n', cli->out);
-    }
-    if (partial) {
-        fputs("* partial: the window was cut short, or goes on\n", cli->out);
-    }
-    if (more) {
-        fprintf(cli->out, "there are %s windows: --count, --from and --to choose others\n",
-                cli->args->given & ARGS_FROM ? "later" : "earlier");
-    }
-}
-
 static int show_series(struct cli *cli, const msgpack_object *result)
 {
     struct series series = series_of(result);
@@ -108,9 +72,6 @@ static int show_series(struct cli *cli, const msgpack_object *result)
         return cli_usage(cli, "what answers at %s has no history", cli->rpc->endpoint);
     }
     history_print_heading(cli, &series);
-    if (series.heads == 1 && series.windows > 1 && spark_fits(cli->out)) {
-        print_spark(cli, &series);
-    }
     struct out_table table;
     bool plain = history_is_plain(&series);
     char unit[16];
@@ -143,7 +104,21 @@ static int show_series(struct cli *cli, const msgpack_object *result)
         }
     }
     out_print(&table, cli->width, false, cli->out);
-    history_print_notes(cli, &series);
+    bool partial = false, more = field_bool(series.map, "more");
+    for (uint32_t i = 0; i < series.windows; i++) {
+        partial = partial || series_partial(&series, i);
+    }
+    if (partial || more) {
+        putc('\n', cli->out);
+    }
+    if (partial) {
+        fputs("* partial: the window was cut short, or goes on\n", cli->out);
+    }
+    if (more) {
+        fprintf(cli->out, "there are %s windows: --count, --from and --to choose others\n",
+                cli->args->given & ARGS_FROM ? "later" : "earlier");
+    }
+
     return CLI_OK;
 }
 

@@ -46,7 +46,7 @@ void screen_detect(FILE *out, bool ascii, enum color_choice choice, int width,
     }
     screen.width = width > 0 ? width : screen.width;
     screen.width = screen.width < SCREEN_WIDTH_MIN ? SCREEN_WIDTH_MIN : screen.width;
-    screen.utf8 = !ascii && spark_charset_is_utf8();
+    screen.utf8 = !ascii && out_charset_is_utf8();
     screen.colors = find_colors(out, choice);
     *ret_screen = screen;
 }

@@ -36,7 +36,7 @@ bool terminal_is_unicode(void)
         return true;
     }
     /* A locale that came along with ssh and is not installed here. */
-    return spark_charset_is_utf8() && setlocale(LC_CTYPE, "C.UTF-8");
+    return out_charset_is_utf8() && setlocale(LC_CTYPE, "C.UTF-8");
 }
 
 /* A crash */

@@ -598,20 +598,3 @@ FAKE_TEST(runs_are_listed)
                      "JOB       RUN  STATE             FIRST              LAST  EPOCH  STEP\n"
                      "gpt  abcdef01  ended  2023-11-14 22:13  2023-11-14 23:13      9   900\n");
 }
-
-TEST(lines_of_bars)
-{
-    static const double rising[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    static const double holes[] = {1, NAN, 3, 2}, flat[] = {5, 5};
-    char line[SPARK_BYTES(8)];
-    spark_line(rising, 8, 8, line);
-    assert_string_equal(line, "▁▂▃▄▅▆▇█");
-    spark_line(rising, 8, 4, line);
-    assert_string_equal(line, "▁▃▆█");
-    spark_line(holes, 4, 8, line);
-    assert_string_equal(line, "▁ █▅");
-    spark_line(flat, 2, 8, line);
-    assert_string_equal(line, "▁▁");
-    spark_line(flat, 0, 8, line);
-    assert_string_equal(line, "");
-}
