@@ -29,8 +29,8 @@ static bool is_free(const struct asker *asker, enum asker_kind kind)
 static const char *const methods[ASKER_KINDS] = {
     [ASKER_MONITOR] = "monitor", [ASKER_ROW_VERDICT] = "verdict",
     [ASKER_ROW_LOG] = "log",     [ASKER_VERDICT] = "verdict",
-    [ASKER_LOG] = "log",         [ASKER_SUMMARY] = "summary",
-    [ASKER_LIVE] = "live",       [ASKER_GRID] = "grid",
+    [ASKER_LOG] = "log",         [ASKER_LIVE] = "live",
+    [ASKER_GRID] = "grid",
 };
 
 /* `row`: the run that a question about a row is about. Whether it is on its way. */
@@ -57,7 +57,7 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct r
         ask_text(&ask, "metric", model->metric);
         ask_number(&ask, "points", LINE_MAX_POINTS);
         ask_flag(&ask, "packed", true);
-    } else if (kind == ASKER_LIVE || kind == ASKER_SUMMARY) {
+    } else if (kind == ASKER_LIVE) {
         ask_text(&ask, "metrics", model->metric);
     }
     ask_end(&ask);
@@ -98,7 +98,7 @@ static void ask_about_opened(struct asker *asker, struct model *model, int64_t n
         asker->generation = model->generation;
         model->moved = model->moved || other;
         asker->owes_past[ASKER_VERDICT] = asker->owes_past[ASKER_LOG] =
-            asker->owes_past[ASKER_SUMMARY] = asker->owes_past[ASKER_GRID] = true;
+            asker->owes_past[ASKER_GRID] = true;
     }
     for (enum asker_kind kind = ASKER_VERDICT; kind < ASKER_KINDS; kind++) {
         bool *owes = kind == ASKER_LIVE ? &model->moved : &asker->owes_past[kind];
@@ -187,8 +187,6 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
                 read_verdict(&model->opened, reply.result);
             } else if (kind == ASKER_LOG) {
                 read_log(&model->opened.loss, reply.result);
-            } else if (kind == ASKER_SUMMARY) {
-                read_summary(model, reply.result);
             } else if (kind == ASKER_LIVE) {
                 read_live(model, reply.result);
             } else if (kind == ASKER_GRID) {

@@ -139,10 +139,8 @@ struct layer {
     struct top_place place;
     char module[MODULE_MAX + 1]; /* path of the module that attends; "" = not known */
     uint32_t heads;
-    double *now;   /* [heads], of the newest message; owned, with the next two */
-    double *std;   /* of the rows of the last window */
-    double *error; /* the standard error of `now`; NaN = all rows were taken */
-    double *past;  /* [heads][model.windows]; owned, NULL = none */
+    double *now;  /* [heads], of the newest message; owned */
+    double *past; /* [heads][model.windows]; owned, NULL = none */
 };
 
 /* The run that is opened; layers in the model's order. */
@@ -250,8 +248,6 @@ void read_verdict(struct opened *opened, const msgpack_object *result);
 void read_row_verdict(struct run_row *row, const msgpack_object *result);
 /* The first series whose name says loss, else the first one. */
 void read_log(struct line *line, const msgpack_object *result);
-/* The deviations, before read_live, which needs them. */
-void read_summary(struct model *model, const msgpack_object *result);
 void read_live(struct model *model, const msgpack_object *result);
 void read_grid(struct model *model, const msgpack_object *result); /* packed */
 
@@ -286,7 +282,6 @@ enum asker_kind {
     ASKER_ROW_LOG,
     ASKER_VERDICT,
     ASKER_LOG,
-    ASKER_SUMMARY,
     ASKER_LIVE,
     ASKER_GRID,
     ASKER_KINDS,

@@ -149,19 +149,18 @@ struct layer *model_layer(struct model *model, const struct top_place *place, ui
     }
     struct layer *layers =
         realloc(opened->layers, (opened->layer_count + 1) * sizeof *opened->layers);
-    double *now = malloc(3 * (size_t)heads * sizeof *now);
+    double *now = malloc((size_t)heads * sizeof *now);
     opened->layers = layers ? layers : opened->layers;
     if (!layers || !now) {
         free(now);
         model->out_of_memory = true;
         return NULL;
     }
-    for (size_t i = 0; i < 3 * (size_t)heads; i++) {
+    for (size_t i = 0; i < heads; i++) {
         now[i] = NAN;
     }
     memmove(&layers[at + 1], &layers[at], (opened->layer_count - at) * sizeof *layers);
-    layers[at] = (struct layer){
-        .place = *place, .heads = heads, .now = now, .std = now + heads, .error = now + 2 * heads};
+    layers[at] = (struct layer){.place = *place, .heads = heads, .now = now};
     layers[at].place.head = -1;
     opened->layer_count++;
     return &layers[at];

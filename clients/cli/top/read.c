@@ -237,22 +237,6 @@ static bool is_opened_run(const struct opened *opened, const msgpack_object *map
     return opened->row.run[0] == '\0' || strcmp(run, opened->row.run) == 0;
 }
 
-void read_summary(struct model *model, const msgpack_object *result)
-{
-    for (uint32_t i = 0; i < mpk_items(result); i++) {
-        const msgpack_object *map = field_at(result, i);
-        const msgpack_object *stat = mpk_find(mpk_find(map, "heads"), model->metric);
-        const struct top_place place = read_place(map);
-        struct layer *layer = is_opened_run(&model->opened, map) && place.stack[0]
-                                  ? model_layer(model, &place, mpk_items(mpk_find(stat, "std")))
-                                  : NULL;
-        for (uint32_t head = 0; layer && head < layer->heads; head++) {
-            layer->std[head] = field_item(mpk_find(stat, "std"), head);
-        }
-    }
-    model->moved = true;
-}
-
 void read_live(struct model *model, const msgpack_object *result)
 {
     for (uint32_t i = 0; i < mpk_items(result); i++) {
@@ -262,27 +246,17 @@ void read_live(struct model *model, const msgpack_object *result)
         struct layer *layer = is_opened_run(&model->opened, map) && place.stack[0]
                                   ? model_layer(model, &place, heads)
                                   : NULL;
-        double of_message = field_item(mpk_find(map, "shape"), 1); /* heads */
-        double rows = (double)mpk_find_u64(map, "rows") / of_message;
         for (uint32_t head = 0; layer && head < layer->heads; head++) {
             double value = field_item(values, head);
             /* With heads spread over ranks a message has only some, and spectra take turns. */
             bool kept = isnan(value) && (model->opened.row.world > 1 ||
                                          mpk_find(mpk_find(map, "spectrum"), model->metric));
             layer->now[head] = kept ? layer->now[head] : value;
-            layer->error[head] = field_standard_error(map, model->metric, layer->std[head], rows);
         }
         if (layer) {
             field_text(map, "module", layer->module, sizeof layer->module);
         }
     }
-}
-
-static uint64_t packed_u64(const msgpack_object *list, uint32_t index)
-{
-    uint64_t number = 0;
-    memcpy(&number, list->via.bin.ptr + 8 * (size_t)index, sizeof number);
-    return le64toh(number);
 }
 
 /* One number of packed values [heads][windows]; NaN when they are shorter. */
@@ -335,7 +309,9 @@ void read_grid(struct model *model, const msgpack_object *result)
     }
     opened->windows = count;
     for (uint32_t i = 0; i < count; i++) {
-        opened->window_step[i] = packed_u64(steps, i);
+        uint64_t number = 0;
+        memcpy(&number, steps->via.bin.ptr + 8 * (size_t)i, sizeof number);
+        opened->window_step[i] = le64toh(number);
     }
     for (uint32_t i = 0; i < mpk_items(layers); i++) {
         read_past(model, field_at(layers, i));

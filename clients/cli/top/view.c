@@ -16,14 +16,12 @@
 #define HEADER_ROWS 2
 #define NAME        22 /* columns of a name in the time line and in tables */
 #define NUMBER      9
-#define WITH_ERROR  20
 #define BROKEN_MAX  5 /* rows of the time line */
 
 struct top_view {
     struct model *model;
     struct screen *screen;
     int row, end; /* the next row, and the one after the last of the page */
-    int number;   /* columns of a number, and of its standard error where one has some */
 };
 
 static const char *const marks[] = {"", "i", "!", "!!"};
@@ -178,20 +176,6 @@ static struct list *list_begin(struct top_view *view, uint32_t *ret_end)
 
 /* The runs */
 
-static void draw_no_run(struct top_view *view)
-{
-    static const char *const lines[] = {
-        "No job yet. Attach one to a training loop:",
-        "",
-        "    import attnd",
-        "    with attnd.watch(model, job=\"gpt-small\"):",
-        "        train(model)",
-    };
-    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
-        screen_put(view->screen, ++view->row, 1, view->screen->width - 1, STYLE_PLAIN, lines[i]);
-    }
-}
-
 /* "each query looks at one key: decoder.1.self.h1 +2 since 271": a message begins with these few
  * words, and that of a rule of one's own with none. */
 static void put_row_verdict(struct top_view *view, const struct run_row *row, int column)
@@ -261,7 +245,17 @@ static void draw_runs(struct top_view *view)
         }
     }
     if (model->row_count == 0 && model->health.known) {
-        draw_no_run(view);
+        static const char *const lines[] = {
+            "No job yet. Attach one to a training loop:",
+            "",
+            "    import attnd",
+            "    with attnd.watch(model, job=\"gpt-small\"):",
+            "        train(model)",
+        };
+        for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+            screen_put(view->screen, ++view->row, 1, view->screen->width - 1, STYLE_PLAIN,
+                       lines[i]);
+        }
     }
 }
 
@@ -351,31 +345,6 @@ static double newest_of(const struct opened *opened, const struct layer *layer, 
     return line.value[line.count - 1];
 }
 
-static const char *plus_minus(const struct screen *screen)
-{
-    return screen->unicode ? "±" : "+-";
-}
-
-/* The standard error of that number, where it is of a sample of the rows of a head. */
-static double error_of(const struct layer *layer, int64_t head)
-{
-    return head >= 0 && head < layer->heads && isfinite(layer->now[head]) ? layer->error[head]
-                                                                          : NAN;
-}
-
-/* Whether some number on the page has a standard error. */
-static bool has_errors(const struct model *model)
-{
-    bool any = false;
-    for (uint32_t i = 0; i < model->opened.layer_count && model->page == PAGE_HEADS; i++) {
-        const struct layer *layer = &model->opened.layers[i];
-        for (uint32_t head = 0; head < layer->heads && !any; head++) {
-            any = isfinite(error_of(layer, head));
-        }
-    }
-    return any;
-}
-
 /* One scale for all heads. */
 static struct range range_of_all(const struct opened *opened)
 {
@@ -389,23 +358,18 @@ static struct range range_of_all(const struct opened *opened)
     return range;
 }
 
-/* `error`: the standard error of the number; NaN = it has none. */
 static void put_named_line(struct top_view *view, const char *name, enum style style, double number,
-                           double error, const struct line *line, struct range range, uint64_t sick)
+                           const struct line *line, struct range range, uint64_t sick)
 {
-    char text[16], about[32] = "";
+    char text[16];
     number_text(number, text);
-    if (view->number > NUMBER && isfinite(number) && isfinite(error)) {
-        snprintf(about, sizeof about, " %s %.2g", plus_minus(view->screen), error);
-    }
     screen_put(view->screen, view->row, 3, NAME, style, name);
-    screen_print(view->screen, view->row, 3 + NAME, view->number - 1, STYLE_PLAIN, "%s%s", text,
-                 about);
+    screen_put(view->screen, view->row, 3 + NAME, NUMBER - 1, STYLE_PLAIN, text);
     uint64_t from, to;
     steps_of(&view->model->opened, &from, &to);
     if (line->count > 0) {
-        bars_line(view->screen, view->row, 3 + NAME + view->number,
-                  view->screen->width - NAME - view->number - 4, line, from, to, range, sick);
+        bars_line(view->screen, view->row, 3 + NAME + NUMBER,
+                  view->screen->width - NAME - NUMBER - 4, line, from, to, range, sick);
     }
 
     view->row++;
@@ -450,7 +414,7 @@ static void draw_time_line(struct top_view *view)
         range_add(&of_loss, loss->value[p]);
     }
     if (loss->count > 0) {
-        put_named_line(view, "loss", STYLE_STRONG, loss->value[loss->count - 1], NAN, loss, of_loss,
+        put_named_line(view, "loss", STYLE_STRONG, loss->value[loss->count - 1], loss, of_loss,
                        UINT64_MAX);
         put_loss(view, view->row - 1, 3 + NAME, loss->value[loss->count - 1]);
     }
@@ -461,8 +425,7 @@ static void draw_time_line(struct top_view *view)
         if (layer) {
             struct line line = past_of(opened, layer, broken[i]->place.head);
             put_named_line(view, where, mark_styles[broken[i]->severity],
-                           newest_of(opened, layer, broken[i]->place.head),
-                           error_of(layer, broken[i]->place.head), &line, all,
+                           newest_of(opened, layer, broken[i]->place.head), &line, all,
                            broken[i]->since_step);
         }
     }
@@ -514,8 +477,8 @@ static void draw_table(struct top_view *view)
         top_place_text(&place, where);
         screen_put(view->screen, view->row, 0, 2, mark_styles[severity], marks[severity]);
         int row = view->row;
-        put_named_line(view, where, mark_styles[severity], newest_of(opened, layer, head),
-                       error_of(layer, head), &line, range, UINT64_MAX);
+        put_named_line(view, where, mark_styles[severity], newest_of(opened, layer, head), &line,
+                       range, UINT64_MAX);
         if (i == list->at) {
             screen_choose_row(view->screen, row);
         }
@@ -539,14 +502,11 @@ static void draw_run(struct top_view *view)
                      opened->job);
         return;
     }
-    bool sampled = has_errors(model);
-    view->number = sampled ? WITH_ERROR : NUMBER;
     draw_verdict(view);
     draw_time_line(view);
     view->row++;
-    screen_print(screen, view->row++, 3, screen->width - 3, STYLE_FAINT, "%s: %" PRIu32 "%s%s%s",
-                 titles[model->page], model_list_count(model), sampled ? ", of sampled rows; " : "",
-                 sampled ? plus_minus(screen) : "", sampled ? ": standard error, at most" : "");
+    screen_print(screen, view->row++, 3, screen->width - 3, STYLE_FAINT, "%s: %" PRIu32,
+                 titles[model->page], model_list_count(model));
     if (opened->layer_count == 0 && model->page == PAGE_LAYERS) {
         screen_print(screen, view->row, 3, screen->width - 3, STYLE_FAINT,
                      "%s has sent nothing that was measured yet, or nothing of %s", opened->job,
@@ -555,24 +515,6 @@ static void draw_run(struct top_view *view)
         draw_alerts(view);
     } else {
         draw_table(view);
-    }
-}
-
-static void draw_help(struct top_view *view)
-{
-    static const char *const lines[] = {
-        "Up Down PgUp PgDn Home End   move (also j k g G)",
-        "Enter, Right                 open a run, or the heads of a layer",
-        "Esc, Left                    back; also ends a filter",
-        "Tab                          layers or alerts of a run",
-        "m                            type the beginning of a metric",
-        "/                            only runs with this in their name",
-        "p                            pause",
-        "q, Ctrl-C                    quit",
-        "i ! !!                       an alert fires: info, warning, critical",
-    };
-    for (size_t i = 0; i < sizeof lines / sizeof lines[0] && view->row < view->end; i++) {
-        screen_put(view->screen, view->row++, 1, view->screen->width - 1, STYLE_PLAIN, lines[i]);
     }
 }
 
@@ -607,7 +549,7 @@ static void draw_footer(struct top_view *view)
 
 void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const char *clock)
 {
-    struct top_view view = {model, screen, HEADER_ROWS, screen->height - 1, NUMBER};
+    struct top_view view = {model, screen, HEADER_ROWS, screen->height - 1};
     screen_clear(screen);
     if (screen->width < VIEW_WIDTH_MIN || screen->height < VIEW_HEIGHT_MIN) {
         screen_print(screen, 0, 0, screen->width, STYLE_PLAIN, "attnctl top needs %d x %d",
@@ -619,7 +561,21 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
     draw_title(&view, clock);
     draw_health(&view, now_ms);
     if (model->help) {
-        draw_help(&view);
+        static const char *const lines[] = {
+            "Up Down PgUp PgDn Home End   move (also j k g G)",
+            "Enter, Right                 open a run, or the heads of a layer",
+            "Esc, Left                    back; also ends a filter",
+            "Tab                          layers or alerts of a run",
+            "m                            type the beginning of a metric",
+            "/                            only runs with this in their name",
+            "p                            pause",
+            "q, Ctrl-C                    quit",
+            "i ! !!                       an alert fires: info, warning, critical",
+        };
+        for (size_t i = 0; i < sizeof lines / sizeof lines[0] && view.row < view.end; i++) {
+            screen_put(view.screen, view.row++, 1, view.screen->width - 1, STYLE_PLAIN, lines[i]);
+        }
+
     } else if (model->page == PAGE_RUNS) {
         draw_runs(&view);
     } else {

@@ -5,7 +5,6 @@
 
 uint8_t maps_run[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
 const char *maps_module;
-uint64_t maps_rows_of;
 
 void answer_begin(struct answer *answer)
 {
@@ -113,7 +112,6 @@ void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double 
         .layer = {.id = {STACK_DECODER, layer, SITE_SELF},
                   .shape = {1, heads, 8, 8},
                   .rows = 64,
-                  .rows_of = maps_rows_of,
                   .module = maps_module},
         .numbers = {.heads = heads, .pattern = pattern},
     };
@@ -129,26 +127,6 @@ void give_live(struct model *model, uint32_t layer, uint32_t heads, double base,
     answer_begin(&answer);
     put_live(&answer.writer, layer, heads, base, step);
     read_live(model, answer_end(&answer));
-    answer_free(&answer);
-}
-
-void give_summary(struct model *model, uint32_t layer, uint32_t heads, double std)
-{
-    struct result_stat stat[64] = {{0}};
-    struct answer answer;
-    for (uint32_t i = 0; i < heads; i++) {
-        stat[i].std = std;
-    }
-    struct summary_result summary = {
-        .common = top_maps_common(20),
-        .layer = {.id = {STACK_DECODER, layer, SITE_SELF}},
-        .heads = heads,
-        .stat = {[METRIC_ENTROPY_NORMALIZED] = stat},
-    };
-    answer_begin(&answer);
-    mpk_put_array(&answer.writer, 1);
-    summary_encode(&summary, &answer.writer);
-    read_summary(model, answer_end(&answer));
     answer_free(&answer);
 }
 

@@ -22,8 +22,6 @@ void answer_free(struct answer *answer);
 extern uint8_t maps_run[RUN_BYTES];
 /* The module of the layers that are given; NULL = not known. */
 extern const char *maps_module;
-/* The rows of which the 64 of `live` are a sample; 0 = they are all. */
-extern uint64_t maps_rows_of;
 
 /* `monitor` of one job, or of none when `job` is NULL. */
 struct monitor {
@@ -40,8 +38,6 @@ void give_monitor(struct model *model, const struct monitor *monitor, int64_t no
 void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double base,
               uint64_t step);
 void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step);
-/* `summary` of one layer: the rows of entropy_normalized have this deviation. */
-void give_summary(struct model *model, uint32_t layer, uint32_t heads, double std);
 /* `grid` of `windows` windows: value = base + layer + head / 10 + window / 100. */
 void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_t heads,
                uint32_t windows);

@@ -245,26 +245,6 @@ TOP_TEST(heads_of_a_layer_are_opened_and_left)
     assert_string_equal(model->opened.job, "");
 }
 
-/* 16 rows of each head. */
-TOP_TEST(numbers_of_sampled_rows_have_a_standard_error)
-{
-    give_summary(model, 1, 4, 0.02);
-    maps_rows_of = 2048;
-    give_live(model, 1, 4, 0.5, 30);
-    maps_rows_of = 0;
-    draw(model, &screen, 80, 24);
-    assert_shows_not(&screen, "standard error");
-    assert_shows(&screen, "   decoder.1.self        0.515 ");
-    press(model, "j\n");
-    draw(model, &screen, 80, 24);
-    assert_shows(&screen, "HEADS: 4, of sampled rows; ±: standard error, at most");
-    assert_shows(&screen, "   decoder.1.self.h3     0.53 ± 0.005 ");
-    give_live(model, 1, 4, 0.5, 31); /* of all rows */
-    draw(model, &screen, 80, 24);
-    assert_shows_not(&screen, "±");
-    assert_shows(&screen, "   decoder.1.self.h3     0.53 ");
-}
-
 TOP_TEST(all_alerts_are_a_tab_away)
 {
     give_verdict(model,
