@@ -99,40 +99,6 @@ static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_by
 
 /* ---- the header ---- */
 
-/* Valid lengths of the rows that are taken. */
-static int copy_q_len(const struct parcel *parcel, int32_t **ret_lengths)
-{
-    const struct header *header = &parcel->header;
-
-    if (!header->q_len) {
-        return 0;
-    }
-    *ret_lengths = malloc(header->batch * sizeof **ret_lengths);
-    if (!*ret_lengths) {
-        return ATTN_E_MEMORY;
-    }
-    for (uint32_t i = 0; i < header->batch; i++) {
-        int64_t left = (int64_t)header->q_len[i] - parcel->row;
-        int64_t rows = left < 0 ? 0 : (left + parcel->stride - 1) / parcel->stride;
-
-        (*ret_lengths)[i] = (int32_t)(rows > header->queries ? header->queries : rows);
-    }
-    return 0;
-}
-
-static int copy_k_len(const struct header *header, int32_t **ret_lengths)
-{
-    if (!header->k_len) {
-        return 0;
-    }
-    *ret_lengths = malloc(header->batch * sizeof **ret_lengths);
-    if (!*ret_lengths) {
-        return ATTN_E_MEMORY;
-    }
-    memcpy(*ret_lengths, header->k_len, header->batch * sizeof **ret_lengths);
-    return 0;
-}
-
 /* One piece: pointers, then what they point to. */
 static int copy_labels(const struct header *from, struct wire_message *message)
 {
@@ -209,20 +175,32 @@ static int fit_header(const struct header *from, struct header *ret_header)
 
 static int copy_header(const struct parcel *parcel, struct wire_message *message)
 {
-    struct header fitting;
+    struct header *copy = &message->header, fitting;
     int rc = fit_header(&parcel->header, &fitting);
+    size_t lengths = fitting.batch * sizeof *copy->q_len;
 
-    message->header = fitting;
-    message->header.tensor_count = 0; /* until they are there */
-    message->header.q_len = message->header.k_len = NULL;
-    message->header.label_count = 0;
-    if (!rc) {
-        rc = copy_q_len(parcel, &message->header.q_len);
+    *copy = fitting;
+    copy->tensor_count = 0; /* until they are there */
+    copy->label_count = 0;
+    copy->q_len = !rc && fitting.q_len ? malloc(lengths) : NULL;
+    copy->k_len = !rc && fitting.k_len ? malloc(lengths) : NULL;
+    if (rc) {
+        return rc;
     }
-    if (!rc) {
-        rc = copy_k_len(&fitting, &message->header.k_len);
+    if ((fitting.q_len && !copy->q_len) || (fitting.k_len && !copy->k_len)) {
+        return ATTN_E_MEMORY;
     }
-    return rc ? rc : copy_labels(&fitting, message);
+    /* Valid lengths of the rows that are taken. */
+    for (uint32_t i = 0; copy->q_len && i < fitting.batch; i++) {
+        int64_t left = (int64_t)fitting.q_len[i] - parcel->row;
+        int64_t rows = left < 0 ? 0 : (left + parcel->stride - 1) / parcel->stride;
+
+        copy->q_len[i] = (int32_t)(rows > fitting.queries ? fitting.queries : rows);
+    }
+    if (copy->k_len) {
+        memcpy(copy->k_len, fitting.k_len, lengths);
+    }
+    return copy_labels(&fitting, message);
 }
 
 /* ---- life ---- */

@@ -302,8 +302,7 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
     if (!qk || !qk->q || !qk->k || !layer_valid(qk->stack, qk->layer, qk->site) ||
         !dtype_valid(qk->q_dtype) || !dtype_valid(qk->k_dtype) || !dtype_valid(qk->v_dtype) ||
         !dtype_valid(qk->dout_dtype) || !dim_valid(qk->head_dim) || !isfinite(qk->scale) ||
-        !isfinite(qk->softcap) || qk->softcap < 0 ||
-        (qk->plan && !plan_valid(qk->plan))) {
+        !isfinite(qk->softcap) || qk->softcap < 0 || (qk->plan && !plan_valid(qk->plan))) {
         return ATTN_E_ARGUMENT;
     }
     publish_begin(publisher, MESSAGE_QK, &parcel);

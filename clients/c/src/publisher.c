@@ -89,9 +89,9 @@ static int fill_run(const uint8_t *run, uint8_t *ret_run)
 /* Without the thread. On failure the half-made publisher is freed by the caller. */
 static int publisher_set_up(attn_publisher *publisher, const attn_publisher_options *options)
 {
-    int rc;
-
     const struct plan_requests own = {options->every, options->samples, options->rows};
+    pthread_condattr_t monotonic;
+    int rc;
 
     publisher->options = *options;
     /* The caller's: copied below. */
@@ -110,14 +110,11 @@ static int publisher_set_up(attn_publisher *publisher, const attn_publisher_opti
     publisher->look_ms = socket_now_ms() + options->alive_ms;
     (void)plan_choose(&publisher->prefixes, options->job, &own, &publisher->plan,
                       &publisher->bad_plans);
-    pthread_condattr_t monotonic;
-
     pthread_mutex_init(&publisher->lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&publisher->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-
     rc = link_name(options->endpoint, options->address, ADDRESS_INGEST, LINK_LOOK_EVERY_MS,
                    &publisher->target);
     if (rc) {
@@ -344,42 +341,39 @@ struct layer_id layer_id_of(attn_stack stack, uint32_t layer, attn_site site)
                              site == ATTN_SELF ? SITE_SELF : SITE_CROSS};
 }
 
-static bool layers_valid(const attn_layer *layers, size_t count)
+int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count)
 {
+    struct wire_message *message;
+    struct layer_info *copy;
+    bool asleep = false;
+    int rc;
+
     if (count > LAYERS_MAX || (count > 0 && !layers)) {
-        return false;
+        return ATTN_E_ARGUMENT;
     }
     for (size_t i = 0; i < count; i++) {
         if (!layer_valid(layers[i].stack, layers[i].layer, layers[i].site) || layers[i].heads < 1 ||
             layers[i].heads > HEADS_TOTAL_MAX) {
-            return false;
+            return ATTN_E_ARGUMENT;
         }
     }
-    return true;
-}
-
-static struct layer_info *copy_layers(const attn_layer *layers, size_t count)
-{
-    struct layer_info *copy = calloc(count + 1, sizeof *copy);
-
-    for (size_t i = 0; copy && i < count; i++) {
+    if (publisher_is_orphan(publisher)) {
+        return ATTN_SKIPPED;
+    }
+    copy = calloc(count + 1, sizeof *copy);
+    if (!copy) {
+        return ATTN_E_MEMORY;
+    }
+    for (size_t i = 0; i < count; i++) {
         copy[i].id = layer_id_of(layers[i].stack, layers[i].layer, layers[i].site);
         copy[i].heads = layers[i].heads;
     }
-    return copy;
-}
-
-/* The queued hello stands for one that was due; otherwise it is due when somebody comes. */
-static int put_hello(attn_publisher *publisher, struct layer_info *layers, uint32_t count)
-{
-    struct wire_message *message = new_event(publisher, EVENT_HELLO);
-    bool asleep = false;
-    int rc;
-
+    /* The queued hello stands for one that was due; otherwise it is due when somebody comes. */
+    message = new_event(publisher, EVENT_HELLO);
     pthread_mutex_lock(&publisher->lock);
     free(publisher->next_layers);
-    publisher->next_layers = layers;
-    publisher->next_layer_count = count;
+    publisher->next_layers = copy;
+    publisher->next_layer_count = (uint32_t)count;
     publisher->has_next_layers = publisher->has_hello = true;
     rc = publisher_put_event(publisher, &message, &asleep);
     publisher->hello_due = rc != 0;
@@ -387,20 +381,6 @@ static int put_hello(attn_publisher *publisher, struct layer_info *layers, uint3
     queue_wake(publisher, asleep);
     message_free(message);
     return rc;
-}
-
-int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count)
-{
-    struct layer_info *copy;
-
-    if (!layers_valid(layers, count)) {
-        return ATTN_E_ARGUMENT;
-    }
-    if (publisher_is_orphan(publisher)) {
-        return ATTN_SKIPPED;
-    }
-    copy = copy_layers(layers, count);
-    return copy ? put_hello(publisher, copy, (uint32_t)count) : ATTN_E_MEMORY;
 }
 
 /* ---- position, plan, counts ---- */

@@ -23,15 +23,13 @@ struct attn_series {
     double *value[STATISTICS]; /* [heads][windows]; owned */
 };
 
-static bool is_packed(const msgpack_object *value, uint32_t count)
+/* Numbers of either type, 8 bytes each, to `to` [count]; false when they are not so many. */
+static bool series_unpack(const msgpack_object *value, uint32_t count, void *to)
 {
-    return value && value->type == MSGPACK_OBJECT_BIN &&
-           value->via.bin.size == (uint64_t)count * sizeof(uint64_t);
-}
-
-/* 8 bytes each, to numbers of either type. */
-static void series_unpack(const msgpack_object *value, uint32_t count, void *to)
-{
+    if (!value || value->type != MSGPACK_OBJECT_BIN ||
+        value->via.bin.size != (uint64_t)count * sizeof(uint64_t)) {
+        return false;
+    }
     for (uint32_t i = 0; i < count; i++) {
         uint64_t bits;
 
@@ -39,23 +37,7 @@ static void series_unpack(const msgpack_object *value, uint32_t count, void *to)
         bits = le64toh(bits);
         memcpy((char *)to + sizeof bits * i, &bits, sizeof bits);
     }
-}
-
-static int read_units(const msgpack_object *windows, attn_series *series)
-{
-    for (int i = 0; i < UNITS; i++) {
-        const msgpack_object *packed = mpk_find(windows, unit_names[i]);
-
-        if (!is_packed(packed, series->windows)) {
-            return ATTN_E_MESSAGE;
-        }
-        series->unit[i] = malloc((size_t)series->windows * sizeof(uint64_t) + 1);
-        if (!series->unit[i]) {
-            return ATTN_E_MEMORY;
-        }
-        series_unpack(packed, series->windows, series->unit[i]);
-    }
-    return 0;
+    return true;
 }
 
 /* The packed column of a head; a single head has no list around it. */
@@ -67,45 +49,10 @@ static const msgpack_object *head_column(const msgpack_object *column, uint32_t 
     return head < column->via.array.size ? &column->via.array.ptr[head] : NULL;
 }
 
-static int series_read_column(const msgpack_object *column, attn_series *series,
-                              double **ret_values)
-{
-    double *values = malloc((size_t)series->heads * series->windows * sizeof *values + 1);
-
-    if (!values) {
-        return ATTN_E_MEMORY;
-    }
-    *ret_values = values;
-    for (uint32_t head = 0; head < series->heads; head++) {
-        const msgpack_object *packed = head_column(column, head);
-
-        if (!is_packed(packed, series->windows)) {
-            return ATTN_E_MESSAGE;
-        }
-        series_unpack(packed, series->windows, values + (size_t)head * series->windows);
-    }
-    return 0;
-}
-
-static int series_read_values(const msgpack_object *values, attn_series *series)
-{
-    int rc = 0;
-
-    for (int i = 0; i < STATISTICS && !rc; i++) {
-        const msgpack_object *column = mpk_find(values, statistic_names[i]);
-
-        if (column) {
-            rc = series_read_column(column, series, &series->value[i]);
-        }
-    }
-    return rc;
-}
-
-static int series_read_series(const msgpack_object *answer, attn_series *series)
+static int series_read(const msgpack_object *answer, attn_series *series)
 {
     const msgpack_object *windows = mpk_find(answer, "windows"), *heads = mpk_find(answer, "heads");
     const msgpack_object *last = mpk_find(windows, "last"), *more = mpk_find(answer, "more");
-    int rc;
 
     if (!last || last->type != MSGPACK_OBJECT_BIN || !heads ||
         heads->type != MSGPACK_OBJECT_ARRAY || !more || mpk_get_bool(more, &series->more) != 0) {
@@ -113,14 +60,41 @@ static int series_read_series(const msgpack_object *answer, attn_series *series)
     }
     series->windows = last->via.bin.size / (uint32_t)sizeof(uint64_t);
     series->heads = heads->via.array.size;
-    rc = read_units(windows, series);
-    return rc ? rc : series_read_values(mpk_find(answer, "values"), series);
+    for (int i = 0; i < UNITS; i++) {
+        series->unit[i] = malloc((size_t)series->windows * sizeof(uint64_t) + 1);
+        if (!series->unit[i]) {
+            return ATTN_E_MEMORY;
+        }
+        if (!series_unpack(mpk_find(windows, unit_names[i]), series->windows, series->unit[i])) {
+            return ATTN_E_MESSAGE;
+        }
+    }
+    for (int i = 0; i < STATISTICS; i++) {
+        const msgpack_object *column = mpk_find(mpk_find(answer, "values"), statistic_names[i]);
+        double *values;
+
+        if (!column) {
+            continue;
+        }
+        values = malloc((size_t)series->heads * series->windows * sizeof *values + 1);
+        series->value[i] = values;
+        if (!values) {
+            return ATTN_E_MEMORY;
+        }
+        for (uint32_t head = 0; head < series->heads; head++) {
+            if (!series_unpack(head_column(column, head), series->windows,
+                               values + (size_t)head * series->windows)) {
+                return ATTN_E_MESSAGE;
+            }
+        }
+    }
+    return 0;
 }
 
 int series_new(const msgpack_object *answer, attn_series **ret_series)
 {
     attn_series *series = calloc(1, sizeof *series);
-    int rc = series ? series_read_series(answer, series) : ATTN_E_MEMORY;
+    int rc = series ? series_read(answer, series) : ATTN_E_MEMORY;
 
     if (rc) {
         attn_series_free(&series);
