@@ -126,13 +126,18 @@ void sender_tell_gone(attn_publisher *publisher)
 /* One that newly wants events has not heard our hello. */
 void sender_follow(attn_publisher *publisher)
 {
+    const struct plan_requests own = {publisher->options.every, publisher->options.samples,
+                                      publisher->options.rows};
     uint64_t now = socket_now_ms();
-
-    /* Notes who wants tensors, and that nobody does any more. */
-    char tensors[TOPIC_MAX];
+    char tensors[TOPIC_MAX], events[TOPIC_MAX];
+    attn_plan plan;
+    uint64_t malformed = 0;
+    bool wanted, has_plan = false;
 
     topic_job("tensor", publisher->identity.job, tensors);
-    if (prefixes_touch(&publisher->prefixes, tensors)) {
+    topic_job("event", publisher->identity.job, events);
+    wanted = prefixes_touch(&publisher->prefixes, tensors);
+    if (wanted) {
         strcpy(publisher->home, publisher->link.endpoint);
         if (publisher->left_ms > 0) {
             warner_end(&publisher->warner, WARNING_GONE,
@@ -143,43 +148,27 @@ void sender_follow(attn_publisher *publisher)
     } else if (publisher->prefixes.count == 0 && *publisher->home && publisher->left_ms == 0) {
         publisher->left_ms = now;
     }
-
+    if (publisher->plans_changed) {
+        has_plan =
+            plan_choose(&publisher->prefixes, publisher->identity.job, &own, &plan, &malformed);
+    }
     pthread_mutex_lock(&publisher->lock);
-    /* After a change of the prefixes; under the lock. */
-    struct header event = publisher->identity;
-    char root[TOPIC_MAX];
-
-    event.type = MESSAGE_EVENT;
-    topic_job("tensor", event.job, root);
-    publisher->has_event_reader = sender_wants(publisher, &event);
-    publisher->has_tensor_reader = prefixes_touch(&publisher->prefixes, root);
+    publisher->has_event_reader = prefixes_match(&publisher->prefixes, events);
+    publisher->has_tensor_reader = wanted;
     publisher->bounds = bounds_of(&publisher->prefixes, &publisher->bad_bounds);
-
+    if (publisher->plans_changed) {
+        publisher->plan = plan;
+        publisher->has_plan = has_plan;
+        publisher->bad_plans = malformed;
+    }
     if (publisher->hello_asked && publisher->has_event_reader) {
         publisher->hello_due = publisher->has_hello;
     }
-    publisher->hello_asked = false;
+    publisher->hello_asked = publisher->plans_changed = false;
     publisher->notice_ms = now;
     publisher->generation++;
     pthread_cond_broadcast(&publisher->changed);
     pthread_mutex_unlock(&publisher->lock);
-    if (publisher->plans_changed) {
-        publisher->plans_changed = false;
-        const struct plan_requests own = {publisher->options.every, publisher->options.samples,
-                                          publisher->options.rows};
-        attn_plan plan;
-        uint64_t malformed;
-        bool has_plan =
-            plan_choose(&publisher->prefixes, publisher->identity.job, &own, &plan, &malformed);
-
-        pthread_mutex_lock(&publisher->lock);
-        publisher->plan = plan;
-        publisher->has_plan = has_plan;
-        publisher->bad_plans = malformed;
-        publisher->notice_ms = socket_now_ms();
-        publisher->generation++;
-        pthread_mutex_unlock(&publisher->lock);
-    }
     tell_heard(publisher);
 }
 

@@ -88,21 +88,17 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
 {
     struct header *header = &message->header;
     bool cut_short = false;
+    struct timespec now;
     int rc;
 
+    clock_gettime(CLOCK_REALTIME, &now);
+    header->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     pthread_mutex_lock(&publisher->lock);
     header->seq = message->topic->seq;
     header->dropped = message->topic->dropped;
     header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
-    pthread_mutex_unlock(&publisher->lock);
-    struct timespec now;
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    header->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-
     if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO) {
         /* A hello repeats the last announcement. */
-        pthread_mutex_lock(&publisher->lock);
         if (publisher->has_next_layers) {
             free(publisher->layers);
             publisher->layers = publisher->next_layers;
@@ -110,11 +106,11 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
             publisher->next_layers = NULL;
             publisher->has_next_layers = false;
         }
-        pthread_mutex_unlock(&publisher->lock);
         header->layers = publisher->layers;
         header->layer_count = publisher->layer_count;
         strcpy(header->client, "libattn/" ATTND_VERSION);
     }
+    pthread_mutex_unlock(&publisher->lock);
     rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
     if (cut_short) {
         sender_replace_socket(publisher);
@@ -122,13 +118,11 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
     if (!rc) {
         pthread_mutex_lock(&publisher->lock);
         message->topic->seq++;
-        pthread_mutex_unlock(&publisher->lock);
         if (header->type == MESSAGE_EVENT) {
             publisher->told_ms = socket_now_ms();
-            pthread_mutex_lock(&publisher->lock);
             publisher->untold = publisher->tensors_dropped != header->dropped_total;
-            pthread_mutex_unlock(&publisher->lock);
         }
+        pthread_mutex_unlock(&publisher->lock);
         publisher->said_epoch = header->epoch;
         publisher->said_step = header->step;
         publisher->look_ms = socket_now_ms() + publisher->options.alive_ms;
@@ -351,13 +345,12 @@ static void sleep_idle(attn_publisher *publisher)
 {
     zmq_pollitem_t items[3] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
+    uint64_t count;
 
     if (!fall_asleep(publisher)) {
         return;
     }
     zmq_poll(items, 1 + linked, idle_ms(publisher));
-    uint64_t count;
-
     pthread_mutex_lock(&publisher->lock);
     publisher->asleep = false;
     pthread_mutex_unlock(&publisher->lock);
@@ -403,7 +396,6 @@ void *sender_run(void *argument)
             zmq_pollitem_t item = {.socket = publisher->link.socket, .events = ZMQ_POLLIN};
 
             zmq_poll(&item, publisher->link.socket ? 1 : 0, pause_ms);
-
         } else {
             sleep_idle(publisher);
         }
@@ -417,6 +409,5 @@ void *sender_run(void *argument)
                  (long)(publisher->deadline_ms - now < FAREWELL_MS ? publisher->deadline_ms - now
                                                                    : FAREWELL_MS));
     }
-
     return NULL;
 }

@@ -145,6 +145,8 @@ void asker_tick(struct asker *asker, struct model *model, int64_t now_ms)
     }
 }
 
+/* Answers */
+
 /* Takes one answer; false = none has come. */
 static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
 {
@@ -175,7 +177,6 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
     }
     if (status == RPC_OK) {
         if (current) {
-            /* Answers */
             struct run_row *row = model_row(model, asker->row_job);
             if (kind == ASKER_MONITOR) {
                 read_monitor(model, reply.result, now_ms);
@@ -216,7 +217,6 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms)
             row->asked_step = row->step;
             row->asked_firing = row->firing;
         }
-
     } else if (!model->paused && model->opened.known) {
         ask_about_opened(asker, model, now_ms);
     }
