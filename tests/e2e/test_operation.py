@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, elsewhere, softmax_maps, wait_log, wait_until
 
 KEPT_BACK = "a sanitizer keeps freed memory back on purpose"
 
@@ -162,10 +162,10 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
     attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "workers.threads=1",
                   "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
                   "metrics.spectrum_effort=eigenvalues")
-    trainer, other = Trainer(attnd, "job"), Trainer(attnd, "other")
+    trainer = Trainer(attnd, "job")
     first, second = softmax_maps(rng, 1, 1, 1500, 1500), np.full((1, 1, 3000, 4700), 1 / 4700, "f4")
     trainer.attention(first, layer=1)  # 45 MiB with its scratch, for a second
-    other.attention(second)
+    elsewhere(attnd, lambda attnd: Trainer(attnd, "other").attention(second))
     wait_until(lambda: attnd.stats()["in_flight"] == 2, "both at work")
     small = softmax_maps(rng, 1, 1, 4, 4)
     for step in range(20):
