@@ -453,6 +453,7 @@ static int registry_merge_ranks(struct run *run, const struct merged *merged, ui
             window->ranks[index].bye = merged->state == JOB_ENDED;
         }
     }
+    run_charge_kept(run);
     return 0;
 }
 
