@@ -598,6 +598,12 @@ bool registry_knows(const struct registry *registry, const char *job)
     return registry_find_job(registry, job) != NULL;
 }
 
+const struct run *registry_get(const struct registry *registry, const char *job, const uint8_t *id)
+{
+    const struct job *found = registry_find_job(registry, job);
+    return found ? registry_find_run(found, id) : NULL;
+}
+
 uint32_t registry_jobs(const struct registry *registry)
 {
     return HASH_COUNT(registry->jobs);

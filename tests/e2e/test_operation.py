@@ -409,3 +409,36 @@ def test_who_asks_many_things_at_once_is_answered_all():
         assert got == set(ids)
     asking.close()
     attnd.close()
+
+
+def test_a_long_list_of_jobs_is_made_between_other_answers():
+    attnd = Attnd("limits.runs=40")
+    layers = [dict(stack="decoder", layer=layer, site="self", heads=1) for layer in range(1000)]
+    runs = {os.urandom(16) for _ in range(40)}
+    for run in runs:
+        Trainer(attnd, "job", run=run).event("hello", layers=layers)
+    attnd.settled(40)
+    asker = attnd.context.socket(zmq.DEALER)
+    asker.connect(attnd.endpoint("control"))
+
+    def answer():
+        assert asker.poll(int(1000 * PATIENCE_S))
+        return msgpack.unpackb(asker.recv())[1:]
+    for number in range(8):
+        asker.send(msgpack.packb([0, number, "jobs", {}]))
+    asker.send(msgpack.packb([0, 8, "ping", {}]))
+    answers = [answer() for _ in range(9)]
+    assert answers[-1][0] == 7, "a question waited for all lists"
+    for number, error, jobs in answers:
+        assert error is None
+        if number < 8:
+            assert {bytes.fromhex(job["run"]) for job in jobs} == runs
+            assert all([layer["layer"] for layer in job["layers"]] == list(range(1000)) for job in jobs)
+
+    for number in range(100):
+        asker.send(msgpack.packb([0, number, "jobs", {}]))
+    while not (error := answer()[1]):
+        pass
+    assert error["code"] == "again"
+    asker.close(linger=0)
+    attnd.close()
