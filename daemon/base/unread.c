@@ -68,8 +68,13 @@ void unread_start(struct unread *unread, uv_loop_t *loop)
     unread->timer.data = unread;
 }
 
-int unread_make(struct unread *unread, const void *value, size_t size, zmq_msg_t *ret_body)
+int unread_make(struct unread *unread, const struct unread_piece *pieces, int count,
+                zmq_msg_t *ret_body)
 {
+    size_t size = 0;
+    for (int i = 0; i < count; i++) {
+        size += pieces[i].size;
+    }
     uint64_t cost = size + BODY_OVERHEAD, waiting = atomic_load(&unread_bytes[unread->kind]);
     uint64_t budget = unread->config->publish_budget;
     bool fits = waiting == 0 || waiting + cost <= budget;
@@ -81,7 +86,11 @@ int unread_make(struct unread *unread, const void *value, size_t size, zmq_msg_t
         return -1;
     }
     *body = (struct unread_body){unread->kind, cost};
-    memcpy(body->bytes, value, size);
+    uint8_t *to = body->bytes;
+    for (int i = 0; i < count; i++) {
+        memcpy(to, pieces[i].bytes, pieces[i].size);
+        to += pieces[i].size;
+    }
     if (zmq_msg_init_data(ret_body, body->bytes, size, unread_on_body_gone, body) != 0) {
         free(body);
         return -1;

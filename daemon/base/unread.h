@@ -35,9 +35,16 @@ struct unread {
 };
 
 void unread_start(struct unread *unread, uv_loop_t *loop);
-/* A body with a copy of the value. Returns 0, or -1: no memory, or nothing left of the budget. A
- * body that is larger than it goes when it is alone. */
-int unread_make(struct unread *unread, const void *value, size_t size, zmq_msg_t *ret_body);
+/* A part of a value. */
+struct unread_piece {
+    const void *bytes;
+    size_t size;
+};
+
+/* A body with a copy of the pieces, one after the other. Returns 0, or -1: no memory, or nothing
+ * left of the budget. A body that is larger than it goes when it is alone. */
+int unread_make(struct unread *unread, const struct unread_piece *pieces, int count,
+                zmq_msg_t *ret_body);
 /* Calls `closed` once its timer is closed. */
 void unread_close(struct unread *unread, void (*closed)(void *owner), void *owner);
 

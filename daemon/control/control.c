@@ -29,9 +29,10 @@ struct control {
     struct control_view view;
     bool secured; /* clients come with keys */
     struct answers answers;
+    struct jobs_lists lists;
     struct control_flush flushes[FLUSHES_MAX];
     int flush_count;
-    int open; /* zsock and answers not closed yet */
+    int open; /* zsock, answers and lists not closed yet */
 };
 
 /* Flushes */
@@ -262,6 +263,7 @@ static void control_serve(struct control *control, struct envelope *envelope, zm
                                       .detail = detail,
                                       .control = control,
                                       .answers = &control->answers,
+                                      .lists = &control->lists,
                                       .envelope = envelope,
                                       .asker = control_find_asker(envelope, body)};
     int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
@@ -290,6 +292,7 @@ static void call_parsed(struct control *control, const char *method, struct mpk_
                                       .detail = detail,
                                       .control = control,
                                       .answers = &control->answers,
+                                      .lists = &control->lists,
                                       .envelope = envelope};
     mpk_writer_init(&result);
     int code = run_request(&request, method);
@@ -384,7 +387,8 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
                                               .keys = view->keys,
                                               .stats = view->stats};
     unread_start(&control->answers.unread, loop);
-    control->open = 2;
+    jobs_start(&control->lists, loop, view->registry);
+    control->open = 3;
     *ret_control = control;
     return 0;
 
@@ -410,6 +414,11 @@ static void control_on_part_closed(void *data)
     }
 }
 
+static void control_on_turn_closed(uv_handle_t *turn)
+{
+    control_on_part_closed((char *)turn->data - offsetof(struct control, lists));
+}
+
 static void control_on_zsock_closed(struct zsock *zsock)
 {
     control_on_part_closed(zsock->data);
@@ -424,7 +433,9 @@ void control_close(struct control **control_p)
     for (int i = 0; i < control->flush_count; i++) {
         pending_answer(&control->flushes[i].pending, ERR_CLOSED, NULL, NULL);
     }
+    jobs_stop(&control->lists);
     answers_close(&control->answers);
+    uv_close((uv_handle_t *)&control->lists.turn, control_on_turn_closed);
     zsock_close(&control->zsock, control_on_zsock_closed);
     unread_close(&control->answers.unread, control_on_part_closed, control);
     *control_p = NULL;

@@ -42,9 +42,20 @@ struct control_request {
     char *detail;                 /* CONTROL_DETAIL_MAX; written before an error is returned */
     struct control *control;
     struct answers *answers;
+    struct jobs_lists *lists;
     struct envelope *envelope; /* where the answer goes; empty once deferred */
     uint64_t asker;            /* the client's key, or its connection (history_ask) */
 };
+
+/* Answers of method_jobs that are being made (jobs.c). */
+struct jobs_lists {
+    uv_idle_t turn; /* runs as long as there are any */
+    const struct registry *registry;
+    struct jobs_list *first;
+};
+/* Initialises `turn`, which the owner closes; and the end: answers those that wait. */
+void jobs_start(struct jobs_lists *lists, uv_loop_t *loop, const struct registry *registry);
+void jobs_stop(struct jobs_lists *lists);
 
 void envelope_clear(struct envelope *envelope);
 /* Answers and empties the envelope; `result` may be NULL with an error. */

@@ -76,23 +76,6 @@ int method_ping(struct control_request *request)
     return 0;
 }
 
-int method_jobs(struct control_request *request)
-{
-    const struct registry *registry = request->view->registry;
-    struct mpk_open jobs = mpk_open(request->result, NULL);
-    const char *job = NULL; /* of the runs that come now, one after the other */
-    bool listed = false;
-    for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        listed = job && strcmp(job, run->job) == 0 ? listed : request_lists(request, run->job);
-        job = run->job;
-        if (listed) {
-            run_encode(run, request->result);
-        }
-    }
-    mpk_close_array(request->result, &jobs);
-    return 0;
-}
-
 /* Ingest may count on meanwhile: each counter is read once. */
 static void control_methods_put_dropped(struct mpk_writer *result, struct stats *stats)
 {

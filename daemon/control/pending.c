@@ -45,8 +45,8 @@ static void put_error(struct mpk_writer *reply, int code, const char *detail)
     mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
 }
 
-static void put_reply(struct mpk_writer *reply, uint64_t id, int code, const char *detail,
-                      const struct mpk_writer *result)
+/* Without the result, which stands at the end. */
+static void put_reply(struct mpk_writer *reply, uint64_t id, int code, const char *detail)
 {
     mpk_put_array(reply, 4);
     mpk_put_u64(reply, 1);
@@ -56,7 +56,6 @@ static void put_reply(struct mpk_writer *reply, uint64_t id, int code, const cha
         mpk_put_nil(reply);
     } else {
         mpk_put_nil(reply);
-        mpk_put_raw(reply, result->buffer.data, result->buffer.size);
     }
 }
 
@@ -67,15 +66,19 @@ static void answer_socket(struct answers *answers, struct envelope *envelope, in
     struct mpk_writer reply;
     zmq_msg_t body;
     mpk_writer_init(&reply);
-    put_reply(&reply, envelope->id, code, detail, result);
-    bool made = mpk_writer_ok(&reply) &&
-                unread_make(&answers->unread, reply.buffer.data, reply.buffer.size, &body) == 0;
+    put_reply(&reply, envelope->id, code, detail);
+    struct unread_piece pieces[2] = {{reply.buffer.data, reply.buffer.size}};
+    if (!code) {
+        pieces[1] = (struct unread_piece){result->buffer.data, result->buffer.size};
+    }
+    bool made =
+        mpk_writer_ok(&reply) && unread_make(&answers->unread, pieces, code ? 1 : 2, &body) == 0;
     if (!made) {
         mpk_writer_clear(&reply);
         mpk_writer_init(&reply);
-        put_reply(&reply, envelope->id, ERR_AGAIN,
-                  "there is no room for the answer, as clients do not read theirs: ask again later",
-                  NULL);
+        put_reply(
+            &reply, envelope->id, ERR_AGAIN,
+            "there is no room for the answer, as clients do not read theirs: ask again later");
         stats_add(answers->stats, COUNT_REQUEST_ERRORS, 1);
         made = mpk_writer_ok(&reply) && zmq_msg_init_size(&body, reply.buffer.size) == 0;
         if (made) {

@@ -4,12 +4,12 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/endpoint.h"
-#include "daemon/base/hash.h"
 #include "daemon/ingest/memory.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
 #include "daemon/ingest/lane.h"
 #include "daemon/ingest/refused.h"
+#include "daemon/ingest/share.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -39,15 +39,6 @@
 /* A payer may have this many times the free bytes in flight; see ingest_has_room. */
 #define SHARE_OF_FREE 8
 
-/* A payer's bytes in flight. The ingest thread has the table and frees what has none. */
-struct ingest_share {
-    char payer[JOB_NAME_MAX + 1]; /* message_payer */
-    _Atomic uint64_t held[2];     /* of the budget, of the reserve */
-    uint64_t scratch;             /* the most that one of its messages needs */
-    struct inbox_line line;       /* its messages that the loop has not read */
-    UT_hash_handle hh;
-};
-
 struct ingest {
     void *socket;          /* the thread's, once it runs */
     struct memory *memory; /* NULL = there is none; the thread's, once it runs */
@@ -69,9 +60,8 @@ struct ingest {
     struct plan_prefixes *plans;                /* subscribed to; the thread's, once it runs */
     _Atomic(struct plan_prefixes *) next_plans; /* for the thread to take; NULL = no change */
     _Atomic uint64_t in_flight;                 /* of the budget */
-    _Atomic uint64_t scratch;                   /* of all shares */
     _Atomic uint64_t reserved;                  /* of the reserve */
-    struct ingest_share *shares;
+    struct shares shares;
     struct refused refused;   /* the thread's */
     _Atomic bool keys_differ; /* for the thread to know: the list of keys is another one */
     _Atomic bool stop;
@@ -87,7 +77,7 @@ static void wake(struct ingest *ingest)
 static uint64_t budget_used(struct ingest *ingest)
 {
     uint64_t bytes = atomic_load(&ingest->in_flight);
-    return bytes > 0 ? bytes + atomic_load(&ingest->scratch) : 0;
+    return bytes > 0 ? bytes + atomic_load(&ingest->shares.scratch) : 0;
 }
 
 uint64_t ingest_in_flight(struct ingest *ingest)
@@ -109,43 +99,6 @@ bool ingest_is_open(struct ingest *ingest)
            ingest_used(ingest, true, &reserve) < reserve;
 }
 
-/* Shares */
-
-static void forget_idle_shares(struct ingest *ingest)
-{
-    struct ingest_share *share, *next;
-    HASH_ITER(hh, ingest->shares, share, next)
-    {
-        if (atomic_load(&share->held[0]) == 0 && atomic_load(&share->held[1]) == 0) {
-            atomic_fetch_sub(&ingest->scratch, share->scratch);
-            HASH_DEL(ingest->shares, share);
-            free(share);
-        }
-    }
-}
-
-/* Its payer's, made when there is none; NULL when out of memory. */
-static struct ingest_share *ingest_share_of(struct ingest *ingest, const struct message *message)
-{
-    struct ingest_share *share = NULL;
-    HASH_FIND_STR(ingest->shares, message_payer(message), share);
-    if (share) {
-        return share;
-    }
-    forget_idle_shares(ingest);
-    share = calloc(1, sizeof *share);
-    if (!share) {
-        return NULL;
-    }
-    strcpy(share->payer, message_payer(message));
-    HASH_ADD_STR(ingest->shares, payer, share);
-    if (!share->hh.tbl) {
-        free(share);
-        return NULL;
-    }
-    return share;
-}
-
 /* While less than half of the limit is used, or nothing of its payer is in flight, a message is
  * admitted, whatever it costs: `attnctl replay` relies on that. Else the payer may have
  * SHARE_OF_FREE times the free bytes (Choudhury and Hahne 1998): one that is alone gets 8/9 of the
@@ -164,7 +117,7 @@ static bool ingest_has_room(struct ingest *ingest, const struct message *message
     return cost <= limit - used && (held + cost) / SHARE_OF_FREE <= limit - used - cost;
 }
 
-static void post_refusal(struct ingest *ingest, const struct message *message, int code)
+static void post_refusal(struct ingest *ingest, struct message *message, int code)
 {
     uint64_t limit, used = ingest_used(ingest, true, &limit);
     struct refusal *refusal =
@@ -172,8 +125,8 @@ static void post_refusal(struct ingest *ingest, const struct message *message, i
     if (!refusal) {
         return; /* nobody to attribute it to; the global counter has it */
     }
-    struct ingest_share *share = NULL; /* with one it comes after what the job sent before */
-    HASH_FIND_STR(ingest->shares, message_payer(message), share);
+    /* With a share it comes after what the job sent before. */
+    struct ingest_share *share = share_find(&ingest->shares, message);
     atomic_fetch_add(&ingest->reserved, sizeof *refusal);
     if (share) {
         atomic_fetch_add(&share->held[true], sizeof *refusal);
@@ -212,7 +165,8 @@ static void ingest_admit(struct ingest *ingest, struct message *message)
     uint64_t held = atomic_fetch_add(&share->held[message->reserved], message->cost);
     atomic_fetch_add(message->reserved ? &ingest->reserved : &ingest->in_flight, message->cost);
     if (!message->reserved && (held == 0 || share->scratch < message->scratch)) {
-        atomic_fetch_add(&ingest->scratch, message->scratch - share->scratch); /* modulo 2^64 */
+        atomic_fetch_add(&ingest->shares.scratch,
+                         message->scratch - share->scratch); /* modulo 2^64 */
         share->scratch = message->scratch;
     }
     stats_add(ingest->stats, COUNT_ADMITTED, message->cost + message->scratch);
@@ -256,7 +210,7 @@ int ingest_take(struct ingest *ingest, struct message *message)
     const char *key = NULL;
     int code = ingest_check(ingest, message, ingest->keys, &key);
     bool valid = !code || code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT;
-    message->share = valid ? ingest_share_of(ingest, message) : NULL;
+    message->share = valid ? share_put(&ingest->shares, message) : NULL;
     if (valid && !message->share) {
         code = ERR_MEMORY;
     }
@@ -278,7 +232,7 @@ int ingest_take(struct ingest *ingest, struct message *message)
 static bool ingest_take_reliable(void *data, struct message *message)
 {
     struct ingest *ingest = data;
-    message->share = ingest_share_of(ingest, message);
+    message->share = share_put(&ingest->shares, message);
     if (!message->share || !lane_is_open(ingest->lane, message) ||
         !ingest_has_room(ingest, message)) {
         return false;
@@ -295,7 +249,7 @@ static void ingest_judge_reliable(struct ingest *ingest, struct message *message
     int code = ingest_check(ingest, message, lane_keys(ingest->lane), &key);
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
-    message->share = large ? ingest_share_of(ingest, message) : NULL;
+    message->share = large ? share_put(&ingest->shares, message) : NULL;
     if (large && message->share) {
         lane_refuse(ingest->lane, message, code);
         ingest_shed(ingest, message, code);
@@ -684,12 +638,7 @@ void ingest_free(struct ingest **ingest_p)
     if (ingest->wake_fd >= 0) {
         close(ingest->wake_fd);
     }
-    struct ingest_share *share, *next;
-    HASH_ITER(hh, ingest->shares, share, next)
-    {
-        HASH_DEL(ingest->shares, share);
-        free(share);
-    }
+    share_free_all(&ingest->shares);
     free(ingest->plans);
     free(atomic_load(&ingest->next_plans));
     free(atomic_load(&ingest->next_endpoint));

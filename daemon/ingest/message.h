@@ -114,13 +114,6 @@ struct weights message_weights(struct message *message);
  * or ERR_MEMORY. */
 int message_join(struct message *message, struct message *parts);
 
-/* Whom its room counts for: the key of its sender, which has no more of it by naming more jobs,
- * when that may publish some jobs only; else its job. */
-static inline const char *message_payer(const struct message *message)
-{
-    return message->sender ? message->sender : message->header.job;
-}
-
 /* The one after `part`, of itself and those that it stands for; NULL: none. */
 static inline const struct message *message_after(const struct message *message,
                                                   const struct message *part)

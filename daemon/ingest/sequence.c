@@ -6,13 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+uint32_t sequences_count_with(const struct sequences *sequences, uint32_t rank_index)
+{
+    uint32_t count = sequences->count;
+    return rank_index < count ? count : rank_index < 2 * count ? 2 * count : rank_index + 1;
+}
+
 static int sequence_reserve(struct sequences *sequences, uint32_t count)
 {
     if (count <= sequences->count) {
         return 0;
-    }
-    if (count < 2 * sequences->count) {
-        count = 2 * sequences->count;
     }
     struct sequence *grown = realloc(sequences->of_rank, count * sizeof *grown);
     if (!grown) {
@@ -112,7 +115,7 @@ static int sequence_doubt_position(struct sequences *sequences, uint32_t rank_in
 int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,
                    struct losses *ret_losses)
 {
-    if (sequence_reserve(sequences, rank_index + 1) != 0) {
+    if (sequence_reserve(sequences, sequences_count_with(sequences, rank_index)) != 0) {
         return ERR_MEMORY;
     }
     struct sequence *sequence = &sequences->of_rank[rank_index];

@@ -60,6 +60,11 @@ struct losses {
     bool joined_late; /* the first message seen is not the first that was sent */
 };
 
+/* Bytes of a rank, with its doubts. */
+#define SEQUENCE_BYTES (sizeof(struct sequence) + sizeof(struct sequence_doubt))
+
+/* The `count` that the sequences have with a message of this rank. */
+uint32_t sequences_count_with(const struct sequences *sequences, uint32_t rank_index);
 /* Takes the next message in. Returns 0, ERR_SEQ_DUPLICATE, ERR_SEQ_ORDER (both count no losses) or
  * ERR_MEMORY. */
 int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t seq, uint64_t dropped,

@@ -61,7 +61,7 @@ static int send_result(struct publisher *publisher, const char *topic, const voi
 {
     void *socket = publisher->zsock.socket;
     zmq_msg_t body;
-    bool sent = unread_make(&publisher->unread, value, size, &body) == 0;
+    bool sent = unread_make(&publisher->unread, &(struct unread_piece){value, size}, 1, &body) == 0;
     if (sent) {
         sent = zmq_send(socket, topic, strlen(topic), ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0 &&
                zmq_msg_send(&body, socket, ZMQ_DONTWAIT) >= 0;

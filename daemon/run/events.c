@@ -93,8 +93,7 @@ int events_take(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     uint64_t dropped = 0;
-    int code = sequences_next(run_sequences(run, NULL, header), message->rank_index, header->seq,
-                              header->dropped, &message->losses);
+    int code = run_next_in_sequence(run, NULL, message);
     bool told = header->event != EVENT_LOG || header->dropped_total > 0 || header->seq == 0;
     if (!code && told &&
         !message->losses.found) { /* a late one tells an older total than is known */

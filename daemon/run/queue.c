@@ -248,8 +248,7 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
 {
     const struct header *header = &message->header;
     struct losses *losses = &message->losses;
-    int code = sequences_next(run_sequences(run, stream, header), message->rank_index, header->seq,
-                              header->dropped, losses);
+    int code = run_next_in_sequence(run, stream, message);
     if (!code && losses->source > 0) {
         code = drop_totals_topic(&run->drop_totals, message->rank_index, losses->source,
                                  &losses->known);
@@ -420,10 +419,14 @@ static int queue_find_rank(struct run *run, struct message *message)
         code = window_rank(window, header->rank, header->world, run->config->limits_ranks,
                            queue_heard_ns(window, message), &message->rank_index);
     }
+    if (!code && run->tracks[0].window.rank_count != before && !run_fits_rank(run)) {
+        code = ERR_STATE_LIMIT;
+    }
     for (uint32_t t = 0; t < run->track_count && code; t++) {
         window_forget_ranks(&run->tracks[t].window, before);
     }
     run->dirty = run->dirty || run->tracks[0].window.rank_count != before;
+    run_charge_kept(run);
     return code;
 }
 

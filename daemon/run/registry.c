@@ -453,6 +453,7 @@ static int registry_merge_ranks(struct run *run, const struct merged *merged, ui
             window->ranks[index].bye = merged->state == JOB_ENDED;
         }
     }
+    run_charge_kept(run);
     return 0;
 }
 
@@ -595,6 +596,12 @@ int registry_restore(struct registry *registry, uint64_t now_ns)
 bool registry_knows(const struct registry *registry, const char *job)
 {
     return registry_find_job(registry, job) != NULL;
+}
+
+const struct run *registry_get(const struct registry *registry, const char *job, const uint8_t *id)
+{
+    const struct job *found = registry_find_job(registry, job);
+    return found ? registry_find_run(found, id) : NULL;
 }
 
 uint32_t registry_jobs(const struct registry *registry)

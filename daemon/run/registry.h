@@ -64,6 +64,8 @@ bool registry_knows(const struct registry *registry, const char *job);
 /* The run of a job whose digits begin with `prefix`, the newest of them; NULL when there is none.
  */
 struct run *registry_find(const struct registry *registry, const char *job, const char *prefix);
+/* The run of a job with this id; NULL when there is none. */
+const struct run *registry_get(const struct registry *registry, const char *job, const uint8_t *id);
 uint32_t registry_jobs(const struct registry *registry);
 /* The cost of capturing a job: that of the rank that pays most, of its runs that have not ended;
  * NULL when none has told. Borrowed until the next message. */

@@ -481,6 +481,7 @@ static void restore_adopt(struct restore *restore)
     run_hex(run->id, hex);
     restore->run = NULL;
     run->judged = run_counts(run); /* before the stop */
+    run_count_sequences(run);
     bool room = restore->adopt(restore->data, run);
     log_event(restore->of_forgotten ? LOG_DEBUG
               : room                ? LOG_INFO

@@ -98,7 +98,7 @@ void run_free(struct run **run_p)
     batch_free(&run->saving);
     batch_free(&run->closing.batch);
     merged_free(&run->closing.merged);
-    state_budget_charge(&run->budget, 0, run_layers_bytes(run));
+    state_budget_charge(&run->budget, 0, run->kept_bytes);
     stream_free_all(&run->streams, run->track_count);
     sequences_clear(&run->events);
     sequences_clear(&run->reliable_events);
@@ -126,9 +126,53 @@ void run_charge_drift(struct run *run, struct layer_track *layer)
     layer->drift_bytes = bytes;
 }
 
-uint64_t run_layers_bytes(const struct run *run)
+static uint64_t run_rank_bytes(const struct run *run)
 {
-    return HASH_COUNT(run->streams) * stream_bytes(run->track_count);
+    return run->track_count * sizeof(struct window_rank) + sizeof(struct drop_total) +
+           sizeof(struct capture_cost);
+}
+
+uint64_t run_kept_bytes(const struct run *run)
+{
+    return HASH_COUNT(run->streams) * stream_bytes(run->track_count) +
+           run->tracks[0].window.rank_count * run_rank_bytes(run) +
+           run->sequence_count * SEQUENCE_BYTES;
+}
+
+void run_charge_kept(struct run *run)
+{
+    uint64_t bytes = run_kept_bytes(run);
+    state_budget_charge(&run->budget, bytes, run->kept_bytes);
+    run->kept_bytes = bytes;
+}
+
+bool run_fits_rank(const struct run *run)
+{
+    return state_budget_fits(&run->budget, run_rank_bytes(run));
+}
+
+int run_next_in_sequence(struct run *run, struct stream *stream, struct message *message)
+{
+    struct sequences *sequences = run_sequences(run, stream, &message->header);
+    uint32_t before = sequences->count;
+    uint32_t more = sequences_count_with(sequences, message->rank_index) - before;
+    if (more > 0 && !state_budget_fits(&run->budget, more * SEQUENCE_BYTES)) {
+        return ERR_STATE_LIMIT;
+    }
+    int code = sequences_next(sequences, message->rank_index, message->header.seq,
+                              message->header.dropped, &message->losses);
+    run->sequence_count += sequences->count - before;
+    run_charge_kept(run);
+    return code;
+}
+
+void run_count_sequences(struct run *run)
+{
+    run->sequence_count = run->events.count + run->reliable_events.count;
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        run->sequence_count += stream->sequences.count + stream->reliable.count;
+    }
+    run_charge_kept(run);
 }
 
 int run_put_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
@@ -141,7 +185,7 @@ int run_put_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t
         }
         stream = stream_add(&run->streams, id, heads, run->track_count, now_ns);
         run->dirty = true;
-        state_budget_charge(&run->budget, stream ? stream_bytes(run->track_count) : 0, 0);
+        run_charge_kept(run);
     }
     *ret_stream = stream;
     return stream ? 0 : ERR_MEMORY;

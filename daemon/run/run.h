@@ -64,6 +64,8 @@ struct run {
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
     struct sequences reliable_events; /* of the reliable lane */
+    uint64_t sequence_count;          /* ranks of all sequences together, those of layers as well */
+    uint64_t kept_bytes;              /* run_kept_bytes, as charged to the budget */
     struct promises promises;         /* of messages of no layer, for the batch with `about` */
     bool reliable; /* a message of the reliable lane has come: what it keeps must not be lost */
     bool keeps_tensors; /* so have tensors */
@@ -149,8 +151,17 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
  * memory, and the budget may exceed its limit. */
 int run_put_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                    struct stream **ret_stream);
-/* Bytes of the layers, which the budget counts as long as the run lasts. */
-uint64_t run_layers_bytes(const struct run *run);
+/* Bytes of the layers, the ranks, and the sequences of each of them, which the budget counts as
+ * long as the run lasts. */
+uint64_t run_kept_bytes(const struct run *run);
+/* Charges the budget for them as they are now, whether they fit or not. */
+void run_charge_kept(struct run *run);
+/* Whether the budget has room for one more rank. */
+bool run_fits_rank(const struct run *run);
+/* sequences_next, for a message whose rank is known. Returns as that, or ERR_STATE_LIMIT. */
+int run_next_in_sequence(struct run *run, struct stream *stream, struct message *message);
+/* After sequences were taken over from elsewhere: counts them. */
+void run_count_sequences(struct run *run);
 /* The sequences that a message's number is in; `stream`: its layer, NULL when there is none yet.
  * NULL when there are none. */
 struct sequences *run_sequences(struct run *run, struct stream *stream,

@@ -39,7 +39,7 @@ static void tick_look_at_history(struct run *run)
 bool tick_wanted(const struct run *run)
 {
     return run->held > 0 || run->state == JOB_ACTIVE ||
-           (run->state == JOB_IDLE && run->budget.used > run_layers_bytes(run));
+           (run->state == JOB_IDLE && run->budget.used > run_kept_bytes(run));
 }
 
 void tick_run(struct run *run, uint64_t now_ns)

@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, elsewhere, softmax_maps, wait_log, wait_until
 
 KEPT_BACK = "a sanitizer keeps freed memory back on purpose"
 
@@ -162,10 +162,10 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
     attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "workers.threads=1",
                   "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
                   "metrics.spectrum_effort=eigenvalues")
-    trainer, other = Trainer(attnd, "job"), Trainer(attnd, "other")
+    trainer = Trainer(attnd, "job")
     first, second = softmax_maps(rng, 1, 1, 1500, 1500), np.full((1, 1, 3000, 4700), 1 / 4700, "f4")
     trainer.attention(first, layer=1)  # 45 MiB with its scratch, for a second
-    other.attention(second)
+    elsewhere(attnd, lambda attnd: Trainer(attnd, "other").attention(second))
     wait_until(lambda: attnd.stats()["in_flight"] == 2, "both at work")
     small = softmax_maps(rng, 1, 1, 4, 4)
     for step in range(20):
@@ -408,4 +408,37 @@ def test_who_asks_many_things_at_once_is_answered_all():
             got.add(msgpack.unpackb(asking.recv())[1])
         assert got == set(ids)
     asking.close()
+    attnd.close()
+
+
+def test_a_long_list_of_jobs_is_made_between_other_answers():
+    attnd = Attnd("limits.runs=40")
+    layers = [dict(stack="decoder", layer=layer, site="self", heads=1) for layer in range(1000)]
+    runs = {os.urandom(16) for _ in range(40)}
+    for run in runs:
+        Trainer(attnd, "job", run=run).event("hello", layers=layers)
+    attnd.settled(40)
+    asker = attnd.context.socket(zmq.DEALER)
+    asker.connect(attnd.endpoint("control"))
+
+    def answer():
+        assert asker.poll(int(1000 * PATIENCE_S))
+        return msgpack.unpackb(asker.recv())[1:]
+    for number in range(8):
+        asker.send(msgpack.packb([0, number, "jobs", {}]))
+    asker.send(msgpack.packb([0, 8, "ping", {}]))
+    answers = [answer() for _ in range(9)]
+    assert answers[-1][0] == 7, "a question waited for all lists"
+    for number, error, jobs in answers:
+        assert error is None
+        if number < 8:
+            assert {bytes.fromhex(job["run"]) for job in jobs} == runs
+            assert all([layer["layer"] for layer in job["layers"]] == list(range(1000)) for job in jobs)
+
+    for number in range(100):
+        asker.send(msgpack.packb([0, number, "jobs", {}]))
+    while not (error := answer()[1]):
+        pass
+    assert error["code"] == "again"
+    asker.close(linger=0)
     attnd.close()

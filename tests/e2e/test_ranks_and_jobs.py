@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from harness import SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import SANITIZED, Attnd, Reader, Trainer, elsewhere, softmax_maps, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
 from attnd.layer_state import LayerState  # noqa: E402
@@ -500,10 +500,32 @@ def test_a_job_that_fills_the_budget_leaves_room_for_another(rng):
                   "workers.threads=1")
     q, k = large_qk(rng)
     results = Reader(attnd, "live/small/")
-    large, small = Trainer(attnd, "large"), Trainer(attnd, "small")
+    large = Trainer(attnd, "large")
     for step in range(30):  # three times the budget, a second of work each
         large.qk(q, k, scale=0.25, step=step)
     wait_until(lambda: attnd.stats()["received"] == 30, "all of them")
-    small.attention(softmax_maps(rng, 1, 1, 4, 4))
+    elsewhere(attnd, lambda attnd: Trainer(attnd, "small").attention(softmax_maps(rng, 1, 1, 4, 4)))
     assert results.next()[1]["job"] == "small"
     attnd.discard()
+
+
+def test_a_process_has_no_more_room_by_naming_more_jobs(rng):
+    attnd = Attnd("ingest.budget=16MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_max_size=4096",
+                  "metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues")
+    trainers = [Trainer(attnd, f"many-{i}") for i in range(16)]
+    weights = np.full((1, 4, 128, 128), 1 / 128, np.float32)
+    trainers[0].attention(softmax_maps(rng, 1, 1, 900, 900))  # takes seconds
+    for step in range(8):
+        for trainer in trainers:
+            trainer.attention(weights, step=step, layer=1)
+    wait_until(lambda: attnd.stats()["received"] + attnd.stats()["in_flight"] >= 129, "all of the many jobs")
+
+    def train(attnd):
+        one = Trainer(attnd, "one")
+        for step in range(5):
+            one.attention(weights[:, :, :16, :16] * 8, step=step)
+    elsewhere(attnd, train)
+    stats = attnd.settled(134)
+    dropped = {job["job"]: job["dropped"] for job in attnd.call("jobs")}
+    assert dropped.pop("one") == {} and stats["dropped"]["over_budget"] > 32
+    attnd.close()

@@ -303,6 +303,29 @@ RUN_TEST(layers_take_of_the_state_memory)
     f->budget.limit = room;
 }
 
+/* A message of the last of a thousand ranks makes its layer keep numbers of them all. */
+RUN_TEST(ranks_and_their_numbers_take_of_the_state_memory)
+{
+    enum { LAST = 3 };
+    fixture_send(f, 0, 0, 0);
+    for (uint32_t rank = 1; rank < LAST; rank++) {
+        fixture_hello(f, rank, 0);
+    }
+    const struct sequences *sequences = &f->run->streams->sequences;
+    uint64_t used = f->budget.used, room = f->budget.limit;
+    f->budget.limit = used;
+    assert_int_equal(fixture_send(f, 0, LAST - 1, 0), ERR_STATE_LIMIT);
+    assert_int_equal(sequences->count, 1);
+    assert_int_equal(fixture_hello(f, LAST, 0), ERR_STATE_LIMIT);
+    assert_int_equal(f->run->tracks[0].window.rank_count, LAST);
+    assert_int_equal(fixture_event(f, LAST - 1, EVENT_EPOCH_END, 0), 0);
+    f->budget.limit = room;
+    assert_int_equal(fixture_send(f, 0, LAST - 1, 0), 0);
+    assert_int_equal(sequences->count, LAST);
+    assert_true(f->budget.used >= used + (LAST - 1) * SEQUENCE_BYTES);
+    assert_int_equal(fixture_hello(f, LAST, 0), 0);
+}
+
 /* It says where the training is; what has been sent until there may still be on its way. */
 RUN_TEST(a_hello_from_a_later_step_moves_no_window)
 {

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* share: what each payer has in flight in ingest, and which payer a message counts for: the key of
+ * its sender, when that may publish some jobs only; else the job that its process named first of
+ * those that it has in flight. So whoever names more jobs has no more room. Over TCP, and where the
+ * kernel does not tell the process (of another container), a connection stands for it.
+ *
+ * The ingest thread's, but for `held`. */
+#ifndef DAEMON_INGEST_SHARE_H
+#define DAEMON_INGEST_SHARE_H
+
+#include "daemon/base/hash.h"
+#include "daemon/base/inbox.h"
+#include "daemon/ingest/message.h"
+
+struct ingest_share {
+    char payer[JOB_NAME_MAX + 1]; /* a key or a job */
+    _Atomic uint64_t held[2];     /* of the budget, of the reserve; any thread */
+    uint64_t scratch;             /* the most that one of its messages needs */
+    struct inbox_line line;       /* its messages that the loop has not read */
+    bool idle;                    /* nothing is held, and it is about to be freed */
+    UT_hash_handle hh;
+};
+
+/* A zeroed struct is empty. */
+struct shares {
+    struct ingest_share *by_payer;
+    struct share_source *sources;
+    _Atomic uint64_t scratch; /* of all shares; any thread reads it */
+};
+
+/* The message's; NULL: nothing of its payer is in flight. */
+struct ingest_share *share_find(const struct shares *shares, struct message *message);
+/* The same, made when there is none; NULL when out of memory. Frees
+ * those with nothing in flight. */
+struct ingest_share *share_put(struct shares *shares, struct message *message);
+void share_free_all(struct shares *shares);
+
+#endif
