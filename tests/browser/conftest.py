@@ -26,6 +26,10 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: apt i
 JOB = "chars-encoder-decoder"
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: run by the meson test browser-long alone")
+
+
 def module_text(name):
     """A module of the page as an expression, whose value is what it exports."""
     return bundle(pathlib.Path(ROOT, "clients", "web"), name).strip()

@@ -70,7 +70,7 @@ def address(view):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("width, height", [(1440, 900), (390, 844)])
+@pytest.mark.parametrize("width, height", [(1440, 900), pytest.param(390, 844, marks=pytest.mark.long)])
 def test_every_view_is_for_everyone(site, page, view, width, height):
     """It draws without complaint, axe finds nothing, and targets can be hit, in light and dark."""
     for dark in (False, True):
@@ -85,7 +85,7 @@ def test_every_view_is_for_everyone(site, page, view, width, height):
         assert serious(page) == []
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", [pytest.param(view, marks=() if view in ("home", "overview", "head") else pytest.mark.long) for view in VIEWS])
 def test_keys_reach_everything_and_the_focus_is_seen(site, page, view):
     """An element that is drawn anew during a walk is reached by the next, which goes on from there or begins again."""
     page.open(site, address(view)).ready()

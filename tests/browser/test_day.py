@@ -49,6 +49,7 @@ def publish(place, trainer, maps, epochs):
             place.daemon.settled((epoch + 1) * (LAYERS + 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("address", ["#/overview", "#/head?stack=decoder&layer=0&site=self&head=1"])
 def test_a_tab_of_a_day_stays_small(place, page, address):
     trainer, rng = Trainer(place.daemon, "day"), np.random.default_rng(3)

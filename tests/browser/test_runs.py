@@ -388,8 +388,9 @@ def odd(place):
     return named
 
 
-@pytest.mark.parametrize("what", ["name", "nothing", "once", "clock"])
-@pytest.mark.parametrize("width, dark", [(1440, False), (390, True)])
+@pytest.mark.parametrize("what, width, dark", [
+    pytest.param(what, width, dark, marks=() if (what, width) in (("nothing", 1440), ("name", 390)) else pytest.mark.long)
+    for what in ("name", "nothing", "once", "clock") for width, dark in ((1440, False), (390, True))])
 def test_a_run_with_nothing_sound_in_it_is_drawn_in_all_views(place, odd, page, what, width, dark):
     for view in ("", "overview", "layer", "head", "model", "tokens", "runs"):
         page.open(place, f"#/{view}?job={odd[what]}", width=width, dark=dark).ready()

@@ -6,11 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from harness import SANITIZED, Attnd
+from harness import Attnd
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(SANITIZED, reason="numbers, not memory: it trains for a while")
-
 EXAMPLE = pathlib.Path(__file__).parents[2] / "clients/python/examples/prune_heads.py"
 TRAINING_S = 500
 

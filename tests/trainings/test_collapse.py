@@ -10,11 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, wait_until
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(SANITIZED, reason="numbers, not memory: it takes a quarter of a minute")
-
 EXAMPLES = pathlib.Path(__file__).parents[2] / "clients/python/examples"
 sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES), str(pathlib.Path(__file__).parents[1] / "bench")]
 import attnd  # noqa: E402
