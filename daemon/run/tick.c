@@ -12,6 +12,9 @@
  * back with the next start of attnd. */
 static void tick_evict(struct run *run, uint64_t now_ns)
 {
+    if (run->drift_budget.used == 0) { /* no layer has one */
+        return;
+    }
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         if (clock_since_ns(stream->last_ns, now_ns) < run->config->limits_stream_idle) {
             continue;
