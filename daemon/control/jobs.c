@@ -2,7 +2,8 @@
 /* jobs: the list of runs with their layers, which may be a million. It is made in turns of a few
  * milliseconds, run by run, between other work of the loop; a list that one turn makes is answered
  * at once. It has the runs that were known when it began and are still there when their turn comes.
- * One list is made at a time, first come, first served; at most LISTS_MAX wait. */
+ * One list is made at a time, first come, first served. Whoever asks for the same list before it
+ * begins gets it as well, so that askers in great number do not keep others waiting. */
 #include "daemon/control/internal.h"
 
 #include "daemon/base/clock.h"
@@ -11,21 +12,28 @@
 #include <string.h>
 #include <utlist.h>
 
-#define TURN_NS   UINT64_C(5000000)
-#define LISTS_MAX 64
-/* A key, a connection, or HTTP may have so many of them. */
-#define LISTS_EACH 16
+#define TURN_NS UINT64_C(5000000)
+/* Lists of some jobs that wait; that of all always may. */
+#define LISTS_MAX 16
+/* Questions that wait, and those of a key, a connection, or HTTP. */
+#define ASKED_MAX  1024
+#define ASKED_EACH 16
 
 struct listed_run {
     char job[JOB_NAME_MAX + 1];
     uint8_t id[RUN_BYTES];
 };
 
-struct jobs_list {
+struct jobs_question {
     struct pending *pending;
     uint64_t asker;
-    char jobs[ACCESS_JOBS_MAX]; /* patterns of those to list; "": all */
-    bool begun;
+    struct jobs_question *next;
+};
+
+struct jobs_list {
+    struct jobs_question *asked; /* owned */
+    char jobs[ACCESS_JOBS_MAX];  /* patterns of those to list; "": all */
+    bool begun, made;
     struct listed_run *runs; /* [count]; owned */
     uint32_t count, done;
     bool takes_job; /* whether the job of the run before is listed */
@@ -66,9 +74,17 @@ static void jobs_put_next(struct jobs_list *list, const struct registry *registr
     }
 }
 
-static void jobs_free(struct jobs_lists *lists, struct jobs_list *list, int code)
+/* Answers the one that has waited longest. */
+static void jobs_answer(struct jobs_list *list, int code)
 {
-    pending_answer(&list->pending, code, NULL, &list->result);
+    struct jobs_question *question = list->asked;
+    pending_answer(&question->pending, code, NULL, &list->result);
+    LL_DELETE(list->asked, question);
+    free(question);
+}
+
+static void jobs_free(struct jobs_lists *lists, struct jobs_list *list)
+{
     DL_DELETE2(lists->first, list, previous, next);
     mpk_writer_clear(&list->result);
     free(list->runs);
@@ -83,51 +99,91 @@ static void jobs_on_turn(uv_idle_t *turn)
     if (!list->begun) {
         jobs_begin(list, lists->registry);
     }
-    while (list->done < list->count && clock_monotonic_ns() < until_ns) {
-        jobs_put_next(list, lists->registry);
+    while (!list->made && clock_monotonic_ns() < until_ns) {
+        if (list->done < list->count) {
+            jobs_put_next(list, lists->registry);
+        } else {
+            mpk_close_array(&list->result, &list->array);
+            list->made = true;
+        }
     }
-    if (list->done == list->count) {
-        mpk_close_array(&list->result, &list->array);
-        jobs_free(lists, list, mpk_writer_ok(&list->result) ? 0 : ERR_MEMORY);
+    while (list->made && list->asked && clock_monotonic_ns() < until_ns) {
+        jobs_answer(list, mpk_writer_ok(&list->result) ? 0 : ERR_MEMORY);
+    }
+    if (!list->asked) {
+        jobs_free(lists, list);
     }
     if (!lists->first) {
         uv_idle_stop(turn);
     }
 }
 
-static bool jobs_may_wait(const struct jobs_lists *lists, uint64_t asker)
+static bool jobs_may_ask(const struct jobs_lists *lists, uint64_t asker)
 {
     int all = 0, own = 0;
     for (const struct jobs_list *list = lists->first; list; list = list->next) {
-        all++;
-        own += list->asker == asker;
+        const struct jobs_question *question;
+        LL_FOREACH(list->asked, question)
+        {
+            all++;
+            own += question->asker == asker;
+        }
     }
-    return all < LISTS_MAX && own < LISTS_EACH;
+    return all < ASKED_MAX && own < ASKED_EACH;
+}
+
+/* One of these jobs that has not begun, made when there is none. Returns 0, ERR_AGAIN or
+ * ERR_MEMORY. */
+static int jobs_find_list(struct jobs_lists *lists, const char *jobs, struct jobs_list **ret_list)
+{
+    struct jobs_list *list;
+    int count = 0;
+    DL_FOREACH2(lists->first, list, next)
+    {
+        if (!list->begun && strcmp(list->jobs, jobs) == 0) {
+            *ret_list = list;
+            return 0;
+        }
+        count++;
+    }
+    if (*jobs && count >= LISTS_MAX) {
+        return ERR_AGAIN;
+    }
+    list = calloc(1, sizeof *list);
+    if (!list) {
+        return ERR_MEMORY;
+    }
+    strcpy(list->jobs, jobs);
+    mpk_writer_init(&list->result);
+    DL_APPEND2(lists->first, list, previous, next);
+    *ret_list = list;
+    return 0;
 }
 
 int method_jobs(struct control_request *request)
 {
     struct jobs_lists *lists = request->lists;
-    if (!jobs_may_wait(lists, request->asker)) {
-        return ERR_AGAIN;
-    }
-    struct jobs_list *list = calloc(1, sizeof *list);
-    if (!list) {
-        return ERR_MEMORY;
-    }
-    if (!string_param(request, "jobs", "", list->jobs, sizeof list->jobs)) {
-        free(list);
+    struct jobs_list *list;
+    char jobs[ACCESS_JOBS_MAX];
+    if (!string_param(request, "jobs", "", jobs, sizeof jobs)) {
         return ERR_ARGUMENT;
     }
-    list->asker = request->asker;
-    list->pending = request_defer(request);
-    if (!list->pending) {
-        free(list);
+    bool alone = !lists->first;
+    int code = jobs_may_ask(lists, request->asker) ? jobs_find_list(lists, jobs, &list) : ERR_AGAIN;
+    if (code) {
+        return code;
+    }
+    struct jobs_question *question = calloc(1, sizeof *question);
+    struct pending *pending = question ? request_defer(request) : NULL;
+    if (!pending) {
+        free(question);
+        if (!list->asked) {
+            jobs_free(lists, list);
+        }
         return ERR_MEMORY;
     }
-    mpk_writer_init(&list->result);
-    bool alone = !lists->first;
-    DL_APPEND2(lists->first, list, previous, next);
+    *question = (struct jobs_question){.pending = pending, .asker = request->asker};
+    LL_APPEND(list->asked, question);
     if (alone) {
         uv_idle_start(&lists->turn, jobs_on_turn);
         jobs_on_turn(&lists->turn);
@@ -145,7 +201,10 @@ void jobs_start(struct jobs_lists *lists, uv_loop_t *loop, const struct registry
 void jobs_stop(struct jobs_lists *lists)
 {
     while (lists->first) {
-        jobs_free(lists, lists->first, ERR_CLOSED);
+        while (lists->first->asked) {
+            jobs_answer(lists->first, ERR_CLOSED);
+        }
+        jobs_free(lists, lists->first);
     }
     uv_idle_stop(&lists->turn);
 }

@@ -435,6 +435,16 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
             assert {bytes.fromhex(job["run"]) for job in jobs} == runs
             assert all([layer["layer"] for layer in job["layers"]] == list(range(1000)) for job in jobs)
 
+    many = [attnd.context.socket(zmq.DEALER) for _ in range(100)]
+    for number, one in enumerate(many):
+        one.connect(attnd.endpoint("control"))
+        one.send(msgpack.packb([0, number, "jobs", {}]))
+    for number, one in enumerate(many):  # they share lists
+        assert one.poll(int(1000 * PATIENCE_S))
+        _, answered, error, jobs = msgpack.unpackb(one.recv())
+        assert (answered, error, len(jobs)) == (number, None, 40)
+        one.close(linger=0)
+
     for number in range(100):
         asker.send(msgpack.packb([0, number, "jobs", {}]))
     while not (error := answer()[1]):
