@@ -305,6 +305,20 @@ def test_runs_of_one_name_that_go_on_side_by_side_keep_their_last_values(attnd, 
     assert late.next()[1]["run"] == runs[0].hex() and late.silent(), "a topic has one last value"
 
 
+def test_a_job_that_makes_room_takes_no_value_of_a_job_whose_name_begins_alike(rng):
+    attnd = Attnd("limits.jobs=2")
+    gone, stays = Trainer(attnd, "gpt"), Trainer(attnd, "gpt-2")
+    for trainer in (gone, stays):
+        trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
+        trainer.event("epoch_end", epoch=0)
+    gone.event("bye")
+    wait_until(lambda: {job["job"]: job["state"] for job in attnd.call("jobs")} == {"gpt": "ended", "gpt-2": "active"}, "the end")
+    Trainer(attnd, "third").attention(softmax_maps(rng, 1, 2, 4, 4))
+    wait_until(lambda: {job["job"] for job in attnd.call("jobs")} == {"gpt-2", "third"}, "the third job in the place of the first")
+    assert attnd.call("summary", job="gpt-2")[0]["run"] == stays.run.hex()
+    attnd.close()
+
+
 def test_tensor_parallel_slices_fill_one_model(attnd, rng):
     reader = Reader(attnd, "summary/")
     weights = softmax_maps(rng, 1, 4, 6, 6)

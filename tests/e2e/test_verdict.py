@@ -109,6 +109,7 @@ def test_it_is_the_same_everywhere_and_the_worst_comes_first():
     assert said == f"critical entropy_collapse since step 5: {worst['message']}; 4 more: attnctl alerts gpt"
     few = by_control(attnd, limit=2)
     assert (few["alerts"], few["more"]) == (answer["alerts"][:2], True) and by_http(attnd, "&limit=2") == few
+    assert by_control(attnd, limit=len(answer["alerts"])) == answer, "a limit that all fit in leaves none out"
     del trainer
     attnd.close()
 

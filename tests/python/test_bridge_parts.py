@@ -544,6 +544,14 @@ def test_runs_that_are_forgotten_keep_nobody_waiting(bridge, monkeypatch):
     assert bridge.wait(0)
 
 
+def test_the_past_is_told_from_where_the_sink_that_has_least_ended(tmp_path):
+    sinks = [Memory(), Memory()]
+    for sink, last in zip(sinks, (9, 4)):
+        sink.recall = lambda run, last=last: Ledger({"decoder.0.self 1 epoch": (last,)})
+    with Bridge(sinks, f"ipc://{tmp_path}/nobody", control=None) as bridge:
+        assert bridge._seen(RUN, "1 epoch") == {"decoder.0.self": 4}
+
+
 @pytest.mark.parametrize("answer", [{"heads": []}, {"heads": None}, {}, [], {"heads": [None]}])
 def test_a_past_that_is_none_costs_neither_the_bridge_nor_the_result(bridge, answer, caplog):
     where = {"stack": "decoder", "layer": 0, "site": "self"}

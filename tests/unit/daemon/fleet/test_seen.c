@@ -109,6 +109,19 @@ TEST(the_smallest_range_is_forgotten)
     seen_clear(&seen);
 }
 
+/* A hub goes on from its end. */
+TEST(the_first_range_is_not_forgotten_however_small)
+{
+    struct seen seen = {.count = 0};
+    assert_int_equal(seen_add(&seen, 1, 1), 0);
+    for (uint64_t i = 1; i <= SEEN_RANGES_MAX; i++) {
+        assert_int_equal(seen_add(&seen, 1 + 10 * i, 2 + 10 * i), 0);
+    }
+    assert_int_equal(seen.count, SEEN_RANGES_MAX);
+    assert_int_equal(seen_low(&seen), 1);
+    seen_clear(&seen);
+}
+
 TEST(only_ranges_are_loaded)
 {
     struct seen seen = {.count = 0};

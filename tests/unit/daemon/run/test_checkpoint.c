@@ -185,6 +185,9 @@ STORED_TEST(a_run_whose_windows_pause_goes_idle_when_they_are_out)
     assert_int_equal(f->summaries, 2);
     assert_int_equal(fixture_send(f, 0, 0, 1), 0);
     assert_int_equal(f->run->state, JOB_ACTIVE);
+    assert_true(queue_flush(f->run));
+    assert_int_equal(fixture_take_all(f), 1);
+    assert_int_equal(f->run->state, JOB_ACTIVE); /* what is shown later ends nothing */
 }
 
 STORED_TEST(a_run_may_go_while_its_window_pauses)
@@ -292,6 +295,30 @@ STORED_TEST(a_closed_window_leaves_no_part_behind)
     fixture_send(f, 0, 0, 4);
     assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/0/"), 0);
     assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/1/"), 1);
+}
+
+/* Rank 1 was not waited for in the first four steps. */
+STORED_TEST(a_window_with_a_part_that_was_cut_is_partial_after_a_restart)
+{
+    fixture_also(f, "[8 steps every 4]");
+    fixture_send(f, 0, 0, 0);
+    fixture_send(f, 0, 1, 0);
+    f->now += f->config.window_timeout;
+    fixture_send(f, 0, 0, 4);
+    fixture_send(f, 0, 1, 4);
+    save(f);
+    die_and_come_back(f);
+    fixture_send(f, 0, 0, 8);
+    fixture_send(f, 0, 1, 8);
+    int found = 0;
+    for (int i = 0; i < f->sink.store->window_count; i++) {
+        const struct fake_window *window = &f->sink.store->windows[i];
+        if (window->final && window->window.last == 7) {
+            assert_int_equal(window->window.partial, window->window.length == 8);
+            found++;
+        }
+    }
+    assert_int_equal(found, 2);
 }
 
 STORED_TEST(a_run_keeps_the_windows_that_it_asked_for_over_a_restart)

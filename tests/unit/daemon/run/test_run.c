@@ -439,6 +439,21 @@ RUN_TEST(a_message_that_comes_late_is_counted_once)
     assert_int_equal(fixture_number(f, 0, NULL, "lost"), 1);
 }
 
+/* The losses that a refused message has shown wait for the window that the late one comes in. */
+RUN_TEST(a_late_message_is_found_once_among_losses_that_wait)
+{
+    fixture_send(f, 0, 0, 0);
+    fixture_send(f, 0, 0, 4); /* closes the window */
+    f->seq[0][0] = 4;
+    assert_int_equal(fixture_send(f, 0, 0, 1), ERR_LATE);
+    f->seq[0][0] = 2;
+    assert_int_equal(fixture_send(f, 0, 0, 5), 0);
+    f->seq[0][0] = 5;
+    fixture_send(f, 0, 0, 8);
+    assert_int_equal(run_counts(f->run).tally.lost, 1);
+    assert_int_equal(fixture_number(f, 1, NULL, "lost"), 1);
+}
+
 /* Its window has closed, and has said that it is lost. */
 RUN_TEST(a_late_message_that_is_too_late_is_counted_once)
 {

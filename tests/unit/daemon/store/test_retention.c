@@ -270,6 +270,23 @@ STORE_TEST(the_oldest_windows_make_room)
     assert_sound(fixture);
 }
 
+STORE_TEST(a_chunk_makes_room_before_newer_windows)
+{
+    fixture_open(fixture);
+    fixture->store->repaired = true; /* its states are none */
+    submit_large(fixture, 0, 124);
+    wait_count(fixture, COUNT_STORED, 124);
+    wait_answer(fixture, "SELECT count(*) FROM chunks", 1);
+    fixture_close(fixture);
+    change(fixture, "UPDATE chunks SET stored = stored - 100");
+    fixture->config.history_max_size = 1 << 20;
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) < 60 FROM windows WHERE chunk_id IS NULL", 1);
+    fixture_close(fixture);
+    assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 0);
+    assert_int_equal(ask(fixture, "SELECT max(last) FROM windows"), 123);
+}
+
 STORE_TEST(the_file_shrinks_when_the_bound_is_lowered)
 {
     fixture_open(fixture);
