@@ -670,13 +670,15 @@ def test_a_file_cut_short_or_damaged_anywhere_is_refused_or_right(tmp_path, writ
         refuse(path)
 
 
-def test_damage_in_the_last_layer_leaves_no_result_of_the_first(tmp_path):
-    np.savez(tmp_path / "x.npz", arr_0=attend(28), arr_1=np.full((1, 1, 4, 4), 0.25))
+@pytest.mark.parametrize("side, name", [(4, "arr_1.npy"), (64, "arr_1")])  # read with its header, and read apart
+def test_damage_in_the_last_layer_leaves_no_result_of_the_first(tmp_path, side, name):
+    last = np.full((1, 1, side, side), 1 / side)
+    np.savez(tmp_path / "x.npz", arr_0=attend(28), arr_1=last)
     content = (tmp_path / "x.npz").read_bytes()
-    quarter = np.full(16, 0.25).tobytes()
-    (tmp_path / "x.npz").write_bytes(content.replace(quarter, quarter[:-1] + b"\x3e"))
-    assert refuse("x.npz", cwd=tmp_path) == "x.npz: arr_1.npy: corrupt: CRC error"
-    assert refuse("x.npz", "--json", cwd=tmp_path) == "x.npz: arr_1.npy: corrupt: CRC error"
+    assert content.count(last.tobytes()) == 1
+    (tmp_path / "x.npz").write_bytes(content.replace(last.tobytes(), last.tobytes()[:-1] + b"\x3e"))
+    assert refuse("x.npz", cwd=tmp_path) == f"x.npz: {name}: corrupt: CRC error"
+    assert refuse("x.npz", "--json", cwd=tmp_path) == f"x.npz: {name}: corrupt: CRC error"
 
 
 def test_files_that_are_something_else(tmp_path):
