@@ -119,6 +119,14 @@ uint32_t inbox_depth(struct inbox *inbox)
     return atomic_load_explicit(&inbox->depth, memory_order_relaxed);
 }
 
+bool inbox_is_read(struct inbox *inbox, const struct inbox_line *line)
+{
+    pthread_mutex_lock(&inbox->lock);
+    bool is_read = !line->first;
+    pthread_mutex_unlock(&inbox->lock);
+    return is_read;
+}
+
 uint64_t inbox_now_ns(struct inbox *inbox)
 {
     return inbox_depth(inbox) > 0 ? inbox->oldest_ns : clock_monotonic_ns();

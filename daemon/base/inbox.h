@@ -9,6 +9,7 @@
 #define DAEMON_BASE_INBOX_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <uv.h>
 
@@ -53,6 +54,8 @@ int inbox_init(struct inbox *inbox, uv_loop_t *loop, inbox_reader read, void *da
 /* Any thread. `line`: NULL = the inbox's own. */
 void inbox_post(struct inbox *inbox, struct inbox_line *line, struct note *note);
 uint32_t inbox_depth(struct inbox *inbox);
+/* Whether all notes of a line have been read: then it may go, if nobody posts to it meanwhile. */
+bool inbox_is_read(struct inbox *inbox, const struct inbox_line *line);
 /* The time as notes see it: while some wait it is not later than these. Loop thread. */
 uint64_t inbox_now_ns(struct inbox *inbox);
 /* Loop thread, once every posting thread has been joined; unread notes are read first. The memory

@@ -117,6 +117,15 @@ static bool ingest_has_room(struct ingest *ingest, const struct message *message
     return cost <= limit - used && (held + cost) / SHARE_OF_FREE <= limit - used - cost;
 }
 
+/* Finds the payer of the message, and the line that it waits in. False: out of memory. */
+static bool ingest_find_share(struct ingest *ingest, struct message *message)
+{
+    struct ingest_share *own = share_put(&ingest->shares, message, &message->share);
+    message->line = own ? &own->line : NULL;
+    message->share = own ? message->share : NULL;
+    return own;
+}
+
 static void post_refusal(struct ingest *ingest, struct message *message, int code)
 {
     uint64_t limit, used = ingest_used(ingest, true, &limit);
@@ -170,7 +179,7 @@ static void ingest_admit(struct ingest *ingest, struct message *message)
         share->scratch = message->scratch;
     }
     stats_add(ingest->stats, COUNT_ADMITTED, message->cost + message->scratch);
-    inbox_post(ingest->inbox, &share->line, &message->note);
+    inbox_post(ingest->inbox, message->line, &message->note);
 }
 
 /* Over the budget, or larger than is accepted: the tensors are thrown away. The numbers go on to
@@ -210,8 +219,7 @@ int ingest_take(struct ingest *ingest, struct message *message)
     const char *key = NULL;
     int code = ingest_check(ingest, message, ingest->keys, &key);
     bool valid = !code || code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT;
-    message->share = valid ? share_put(&ingest->shares, message) : NULL;
-    if (valid && !message->share) {
+    if (valid && !ingest_find_share(ingest, message)) {
         code = ERR_MEMORY;
     }
     if ((code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved) {
@@ -232,8 +240,7 @@ int ingest_take(struct ingest *ingest, struct message *message)
 static bool ingest_take_reliable(void *data, struct message *message)
 {
     struct ingest *ingest = data;
-    message->share = share_put(&ingest->shares, message);
-    if (!message->share || !lane_is_open(ingest->lane, message) ||
+    if (!ingest_find_share(ingest, message) || !lane_is_open(ingest->lane, message) ||
         !ingest_has_room(ingest, message)) {
         return false;
     }
@@ -249,8 +256,7 @@ static void ingest_judge_reliable(struct ingest *ingest, struct message *message
     int code = ingest_check(ingest, message, lane_keys(ingest->lane), &key);
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
-    message->share = large ? share_put(&ingest->shares, message) : NULL;
-    if (large && message->share) {
+    if (large && ingest_find_share(ingest, message)) {
         lane_refuse(ingest->lane, message, code);
         ingest_shed(ingest, message, code);
     } else if (code) {
@@ -562,6 +568,7 @@ int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,
     ingest->config = &ingest->own;
     ingest->machine = machine;
     ingest->inbox = inbox;
+    ingest->shares.inbox = inbox;
     ingest->stats = stats;
     ingest->wake_fd = -1;
     atomic_init(&ingest->next_plans, *plans);

@@ -39,6 +39,7 @@ struct message {
     uint64_t scratch;     /* scratch memory of the largest message, in the same units */
     bool reserved;        /* its cost counts against the reserve instead (ingest.h) */
     struct ingest_share *share; /* its payer's, as long as it costs something */
+    struct inbox_line *line;    /* its job's or key's; until it is posted */
     uint64_t received_ns;       /* monotonic clock */
     struct lane_peer *peer;     /* of the reliable lane: to be told when it is freed; NULL = none */
     struct promise *promise;    /* to acknowledge it; owned, NULL = none, or passed on */

@@ -47,7 +47,8 @@ static void share_forget_idle(struct shares *shares)
 {
     struct ingest_share *share, *next;
     for (share = shares->by_payer; share; share = share->hh.next) {
-        share->idle = atomic_load(&share->held[0]) == 0 && atomic_load(&share->held[1]) == 0;
+        share->idle = atomic_load(&share->held[0]) == 0 && atomic_load(&share->held[1]) == 0 &&
+                      inbox_is_read(shares->inbox, &share->line);
     }
     share_forget_sources(shares, HASH_COUNT(shares->sources) >= SOURCES_MAX);
     HASH_ITER(hh, shares->by_payer, share, next)
@@ -67,20 +68,12 @@ static struct share_source *share_find_source(const struct shares *shares, int64
     return source;
 }
 
-static struct ingest_share *share_find_payer(const struct shares *shares, const char *payer)
+struct ingest_share *share_find(const struct shares *shares, const struct message *message)
 {
+    const char *payer = message->sender ? message->sender : message->header.job;
     struct ingest_share *share = NULL;
     HASH_FIND_STR(shares->by_payer, payer, share);
     return share;
-}
-
-struct ingest_share *share_find(const struct shares *shares, struct message *message)
-{
-    if (message->sender) {
-        return share_find_payer(shares, message->sender);
-    }
-    struct share_source *source = share_find_source(shares, share_peer(message));
-    return source ? source->share : share_find_payer(shares, message->header.job);
 }
 
 static struct ingest_share *share_add(struct shares *shares, const char *payer)
@@ -113,25 +106,23 @@ static void share_add_source(struct shares *shares, int64_t peer, struct ingest_
     }
 }
 
-struct ingest_share *share_put(struct shares *shares, struct message *message)
+struct ingest_share *share_put(struct shares *shares, struct message *message,
+                               struct ingest_share **ret_payer)
 {
     int64_t peer = message->sender ? 0 : share_peer(message);
     struct share_source *source = share_find_source(shares, peer);
-    if (source) {
-        return source->share;
+    struct ingest_share *own = share_find(shares, message);
+    if (!own || (peer != 0 && !source)) {
+        share_forget_idle(shares);
+        source = share_find_source(shares, peer);
+        own = share_find(shares, message);
     }
-    const char *payer = message->sender ? message->sender : message->header.job;
-    struct ingest_share *share = share_find_payer(shares, payer);
-    if (share && peer == 0) {
-        return share;
+    own = own ? own : share_add(shares, message->sender ? message->sender : message->header.job);
+    if (own && peer != 0 && !source) {
+        share_add_source(shares, peer, own);
     }
-    share_forget_idle(shares);
-    share = share_find_payer(shares, payer);
-    share = share ? share : share_add(shares, payer);
-    if (share && peer != 0) {
-        share_add_source(shares, peer, share);
-    }
-    return share;
+    *ret_payer = source ? source->share : own;
+    return own;
 }
 
 void share_free_all(struct shares *shares)

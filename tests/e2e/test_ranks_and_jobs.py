@@ -543,3 +543,20 @@ def test_a_process_has_no_more_room_by_naming_more_jobs(rng):
     dropped = {job["job"]: job["dropped"] for job in attnd.call("jobs")}
     assert dropped.pop("one") == {} and stats["dropped"]["over_budget"] > 32
     attnd.close()
+
+
+def test_messages_of_a_job_stay_in_their_order_whoever_pays_for_them(rng):
+    """They are a process's for as long as their connection tells whose they are."""
+    attnd = Attnd("limits.runs=100")
+    weights = softmax_maps(rng, 1, 1, 4, 4)
+    one = Trainer(attnd, "one")
+    for life in range(40):
+        for step in range(10):
+            one.attention(weights, step=10 * life + step)
+        other = Trainer(attnd, "other")
+        for step in range(17):
+            other.attention(weights, step=step)
+        del other
+        stats = attnd.settled(27 * (life + 1))
+    assert (stats["dropped"], stats["lost"]) == ({}, 0)
+    attnd.close()
