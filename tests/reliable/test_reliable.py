@@ -345,8 +345,10 @@ def a_forgotten_run_without_history(rng, folder):
     history.mkdir(0o700)
     attnd = Attnd(*FORGETFUL, f"history.path={history / 'history.db'}")
     first, everything, second = a_forgotten_run(attnd, rng)
+    attnd.process.send_signal(signal.SIGSTOP)  # it would make the directory anew
     history.rename(folder / "away")
     history.touch()  # nothing can be made there
+    attnd.process.send_signal(signal.SIGCONT)
     second.attention(softmax_maps(rng, 1, 2, 8, 8), step=1)
     wait_log(attnd, "history_trouble")
     wait_until(lambda: attnd.stats()["processed"] == len(everything) + 2, "what was sent is in windows")
