@@ -6,7 +6,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Beyond so many they are forgotten, and their next messages count for the jobs that they name. */
+/* With more all sources are forgotten, and their next messages count for the jobs that they name.
+ */
 #define SOURCES_MAX 65536
 
 /* Where messages come from, and whom they count for as long as that has something in flight. */

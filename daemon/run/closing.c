@@ -8,7 +8,6 @@
  * the layers. */
 #include "daemon/run/closing.h"
 
-#include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/run/assembly.h"
@@ -16,8 +15,6 @@
 #include "daemon/run/forward.h"
 #include "daemon/run/judging.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 static void go_idle(struct run *run)

@@ -99,7 +99,7 @@ const char *attn_control_error(const attn_control *control)
 
 /* ---- requests ---- */
 
-/* Which members of a question a method takes, besides job and run. */
+/* Members of a question that a method takes, besides job and run. */
 enum {
     TAKES_LAYER = 1 << 0,
     TAKES_HEAD = 1 << 1,

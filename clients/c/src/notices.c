@@ -73,7 +73,6 @@ static void tell_heard(attn_publisher *publisher)
                    "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
                    "counted",
                    sentence);
-
     } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
                publisher->has_tensor_reader) {
         notices_hope(publisher, false); /* attnd has read its list again, or was started again */

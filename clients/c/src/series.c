@@ -23,7 +23,7 @@ struct attn_series {
     double *value[STATISTICS]; /* [heads][windows]; owned */
 };
 
-/* Numbers of either type, 8 bytes each, to `to` [count]; false when they are not so many. */
+/* Numbers of either type, 8 bytes each, to `to` [count]; false when their number is not `count`. */
 static bool series_unpack(const msgpack_object *value, uint32_t count, void *to)
 {
     if (!value || value->type != MSGPACK_OBJECT_BIN ||

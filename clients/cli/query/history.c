@@ -118,7 +118,6 @@ static int show_series(struct cli *cli, const msgpack_object *result)
         fprintf(cli->out, "there are %s windows: --count, --from and --to choose others\n",
                 cli->args->given & ARGS_FROM ? "later" : "earlier");
     }
-
     return CLI_OK;
 }
 

@@ -575,7 +575,6 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
         for (size_t i = 0; i < sizeof lines / sizeof lines[0] && view.row < view.end; i++) {
             screen_put(view.screen, view.row++, 1, view.screen->width - 1, STYLE_PLAIN, lines[i]);
         }
-
     } else if (model->page == PAGE_RUNS) {
         draw_runs(&view);
     } else {

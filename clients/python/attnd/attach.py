@@ -83,7 +83,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  (`write_norm`, `residual_share`); see residual.py
     labels       texts of the tokens, which are shown with the maps: a function from a list of token numbers to as many
                  texts (tokenizer.convert_ids_to_tokens), or the text of each number, as a sequence or mapping
-    weights_every  publish W_q, W_k, W_v and W_o of each layer at the end of every so manyth epoch, 0 = never; default: of
+    weights_every  publish W_q, W_k, W_v and W_o of each layer at the end of every n-th epoch, 0 = never; default: of
                  every one, when their sides are at most attnd's metrics.weights_max_size (2048). Until epoch_end() is
                  called for the first time, 1000 steps are an epoch. The first time is after 100 steps at the latest.
                  Rank 0 does, of what it holds, and each rank its rows of what FSDP2 shares out; projections.py has what
@@ -103,7 +103,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     passive      capture nothing but what Watch.probe runs
     exclude      patterns of module paths ("blocks.*.router"), one or a list: nothing that these modules do, or modules
                  in them, is captured
-    include      the same of modules whose softmaxes over [B, H, Tq, Tk] are attention, whatever they look like;
+    include      patterns, as above, of modules whose softmaxes over [B, H, Tq, Tk] are attention, whatever they look like;
                  judge.py has what is judged without
     settings     what the training was started with, {"learning_rate": 3e-4, "warmup_steps": 100}: kept with the run,
                  and compared with those of others

@@ -297,7 +297,7 @@ class Watch:
             self._handles.append(register_optimizer_hook(OptimizerHook(self, self._root)))
 
     def follow_probe(self, inputs: Any, every: int, endpoint: Optional[str], address: Any) -> None:
-        """Runs a probe every so many steps; called once, by attnd.watch."""
+        """Runs a probe at regular steps; called once, by attnd.watch."""
         self._probe = Probe(self._root, inputs, every, self, endpoint, address)
         if isinstance(inputs, InductionInputs):
             self._tokens.inputs = inputs
