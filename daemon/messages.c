@@ -355,6 +355,10 @@ void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
     messages_take_turns(daemon, deadline_ns);
     for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
         left += run_busy(run);
+        if (run->closer) {
+            messages_account(daemon, run->closer);
+            run->closer = NULL;
+        }
     }
     if (left > 0) {
         log_event(LOG_WARNING, "windows_left", LOG_NUM("runs", left),

@@ -553,6 +553,11 @@ struct message *queue_take(struct run *run)
     if (run_closes(run)) {
         return NULL;
     }
+    if (run->closer) {
+        message = run->closer;
+        run->closer = NULL;
+        return message;
+    }
     /* Nothing of tier weights is pooled, so it may come later. If it is refused now that is told
      * when its computation is through. On the reliable lane it may not: what is saved with its
      * number must have its effect. */
@@ -575,6 +580,10 @@ struct message *queue_take(struct run *run)
     }
     queue_end_flush(run);
     closing_settle(run, message->received_ns);
+    if (run_closes(run) && !message->waits && !message->detached) {
+        run->closer = message;
+        return NULL;
+    }
     return message;
 }
 

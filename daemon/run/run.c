@@ -213,7 +213,7 @@ struct sequences *run_sequences(struct run *run, struct stream *stream, const st
 bool run_busy(const struct run *run)
 {
     return run->queued > 0 || run->held > 0 || run->detached > 0 || run->waiting > 0 || run->lost ||
-           run->ready || run_closes(run);
+           run->ready || run->closer || run_closes(run);
 }
 
 void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,

@@ -101,6 +101,7 @@ struct run {
     uint64_t flush_arrival;    /* and joined if they were taken unfinished */
     uint32_t flush_detached;   /* how many of those are still computed */
     struct closing closing;    /* see run_closes */
+    struct message *closer;    /* taken: the windows that it closed are on their way; or NULL */
     bool shows;                /* all open windows, */
     uint32_t show_track;       /* from here on, */
     uint64_t show_from;        /* and from this part on; */
