@@ -4,6 +4,7 @@
 #include "daemon/args.h"
 #include "daemon/daemon.h"
 #include "daemon/judge.h"
+#include "daemon/restart.h"
 #include "daemon/base/log.h"
 
 #include <errno.h>
@@ -53,6 +54,7 @@ int main(int argc, char **argv)
         config_clear(&config);
         return status;
     }
+    restart_on_abort(argv);
     if (daemon_new(&config, result.has_file ? &reader : NULL, &daemon, error) != 0) {
         config_clear(&config);
         return complain(error, EXIT_FAILURE);

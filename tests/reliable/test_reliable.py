@@ -201,6 +201,27 @@ def test_each_message_is_there_once_after_a_kill(point, rng, monkeypatch):
     attnd.close()
 
 
+def test_each_message_is_there_once_after_a_library_aborts_attnd(rng):
+    attnd = Attnd(*SMALL)
+    lane = Lane(attnd, "job")
+    for step in range(40):
+        if step == 25:
+            wait_until(lambda: attnd.stats()["uptime_s"] > 1, "attnd is old enough to begin again")
+            attnd.process.send_signal(signal.SIGABRT)
+            wait_log(attnd, "event=restarted")
+        lane.attention(softmax_maps(rng, 1, 2, 8, 8), step=step, layer=step % 2)
+        lane.hear(0.01)
+    assert attnd.process.poll() is None and attnd.call("ping")
+    lane.join()
+    lane.event("bye", step=40)
+    lane.settled()
+    assert lane.refused == {}
+    assert messages_of(attnd) == {1: 40}
+    lane.close()
+    assert attnd.stop() == 0, "its signals reach it"
+    attnd.close()
+
+
 def test_an_ended_run_knows_its_messages_after_a_restart(rng):
     attnd = Attnd(*SMALL)
     lane = Lane(attnd, "job")
