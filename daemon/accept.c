@@ -11,6 +11,7 @@
 
 #include "daemon/base/log.h"
 #include "daemon/base/stats.h"
+#include "daemon/base/unfinished.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -63,6 +64,9 @@ int accept_or_refuse(int fd, struct sockaddr *address, socklen_t *size, int flag
     } else if (peer >= 0 && is_kept_back(peer)) {
         close(peer);
     } else {
+        if (peer >= 0) {
+            unfinished_accepted(peer);
+        }
         return peer;
     }
     say_refused();

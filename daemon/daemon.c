@@ -14,6 +14,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/log.h"
+#include "daemon/base/unfinished.h"
 #include "daemon/control/baseline.h"
 #include "daemon/http/page_url.h"
 #include "daemon/internal.h"
@@ -232,6 +233,7 @@ static int daemon_fit_memory(struct daemon *daemon, char *reterr)
         log_event(LOG_INFO, "budgets_lowered", LOG_NUM("cgroup", limit), LOG_NUM("from", budgets),
                   LOG_NUM("to", most));
     }
+    unfinished_limit(daemon->config.ingest_budget, &daemon->stats);
     return 0;
 }
 
@@ -500,7 +502,8 @@ static void daemon_raise_descriptor_limit(void)
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return;
     }
-    limit.rlim_cur = limit.rlim_max;
+    limit.rlim_cur =
+        limit.rlim_max < UNFINISHED_DESCRIPTORS ? limit.rlim_max : UNFINISHED_DESCRIPTORS;
     setrlimit(RLIMIT_NOFILE, &limit); /* without it there is room for fewer connections */
 }
 

@@ -9,6 +9,7 @@
 
 #include "daemon/base/keys_internal.h"
 #include "daemon/base/log.h"
+#include "daemon/base/unfinished.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -201,6 +202,7 @@ int keys_receive(struct keyring *keys, void *socket, void *buffer, size_t size, 
         memcpy(buffer, zmq_msg_data(&frame), (size_t)length < size ? (size_t)length : size);
         keys_know(keys, &frame);
     }
+    unfinished_taken(&frame);
     *ret_fd = length > 0 ? zmq_msg_get(&frame, ZMQ_SRCFD) : -1;
     zmq_msg_close(&frame);
     return length;

@@ -6,6 +6,7 @@
 
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
+#include "daemon/base/unfinished.h"
 #include "daemon/history/history.h"
 #include "daemon/base/zsock.h"
 
@@ -325,6 +326,7 @@ static bool receive_request(void *socket, struct envelope *envelope, zmq_msg_t *
     zmq_msg_init(body);
     while (zmq_msg_recv(body, socket, ZMQ_DONTWAIT) >= 0) {
         if (!zmq_msg_more(body)) {
+            unfinished_taken(body);
             return usable && envelope->count > 0;
         }
         usable = usable && envelope->count < ENVELOPE_MAX;

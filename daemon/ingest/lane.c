@@ -8,6 +8,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "daemon/base/unfinished.h"
 #include "daemon/ingest/lane_internal.h"
 #include "daemon/ingest/message.h"
 #include "daemon/ingest/refused.h"
@@ -302,6 +303,7 @@ static int lane_receive_one(struct lane *lane, struct message **ret_message)
     }
     struct lane_peer *peer = lane_know(lane, zmq_msg_data(&routing), zmq_msg_size(&routing));
     bool valid = lane_read_id(&frame, &id), more = zmq_msg_more(&frame);
+    unfinished_taken(&frame);
     if (peer) {
         peer->gone = false; /* it is back, under the routing id that it chose */
     } else if (zmq_msg_size(&routing) <= ROUTING_MAX) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/ingest/message.h"
 
+#include "daemon/base/unfinished.h"
 #include "proto/err.h"
 #include "proto/memory.h"
 #include "proto/mpk.h"
@@ -92,6 +93,7 @@ int message_receive(void *socket, struct message **ret_message)
     }
     struct message *message = ingest_message_new();
     bool more = zmq_msg_more(&frame);
+    unfinished_taken(&frame);
     if (message) {
         take_frame(message, &frame);
     } else {
