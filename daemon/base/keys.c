@@ -146,11 +146,8 @@ static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
     const char *text = zmq_msg_gets(frame, CONNECTION_PROPERTY);
     uint64_t number = text ? strtoull(text, NULL, 10) : 0;
     int fd = zmq_msg_get(frame, ZMQ_SRCFD);
-    if (fd < 0) {
-        return;
-    }
     pthread_mutex_lock(&keys->heard_lock);
-    struct keys_connection *place = keys_place(keys, (uint32_t)fd);
+    struct keys_connection *place = fd < 0 ? NULL : keys_place(keys, (uint32_t)fd);
     if (place && number > place->number && keys_read_other_end(fd, &place->from)) {
         place->number = number;
         strcpy(place->key, key);
