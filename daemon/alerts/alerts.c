@@ -90,11 +90,15 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
     sink->event(sink->data, &event);
 }
 
-/* Tells what has changed since it was last told, or holds it back. */
-static void alerts_settle(struct alerts *alerts, const struct rule *rule, struct alert_cells *cells,
-                          uint32_t index, const struct alert_place *place,
-                          const struct alert_sink *sink)
+/* Judging */
+
+static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
+                           struct alert_cells *cells, uint32_t index,
+                           const struct alert_place *place, double value,
+                           const struct alert_sink *sink)
 {
+    alert_cells_judge(alerts, rule, cells, index, value);
+    /* Tells what has changed since it was last told, or holds it back. */
     struct alert_cell *cell = &cells->cell[index];
     if (cell->firing == cell->told) {
         cell->held_back = false;
@@ -109,17 +113,6 @@ static void alerts_settle(struct alerts *alerts, const struct rule *rule, struct
     cell->told = cell->firing;
     cell->held_back = false;
     alerts->told++;
-}
-
-/* Judging */
-
-static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
-                           struct alert_cells *cells, uint32_t index,
-                           const struct alert_place *place, double value,
-                           const struct alert_sink *sink)
-{
-    alert_cells_judge(alerts, rule, cells, index, value);
-    alerts_settle(alerts, rule, cells, index, place, sink);
 }
 
 /* Windows */

@@ -35,18 +35,6 @@ size_t alert_layer_size(const struct alerts *alerts)
     return sizeof(struct alert_layer) + alerts->rule_count * sizeof(struct alert_cells);
 }
 
-/* The rules that apply to the layer; the run is judged apart. */
-static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
-{
-    char name[64];
-    snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
-             site_name(layer->id.site));
-    for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        layer->cells[i].applies =
-            !rule_is_of_run(alerts->rules[i]) && fnmatch(alerts->rules[i]->layer, name, 0) == 0;
-    }
-}
-
 struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
 {
     uint32_t key = alert_layer_pack(id);
@@ -66,7 +54,14 @@ struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
         free(layer);
         return NULL;
     }
-    match_layer(alerts, layer);
+    /* The rules that apply to the layer; the run is judged apart. */
+    char name[64];
+    snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
+             site_name(layer->id.site));
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        layer->cells[i].applies =
+            !rule_is_of_run(alerts->rules[i]) && fnmatch(alerts->rules[i]->layer, name, 0) == 0;
+    }
     return layer;
 }
 

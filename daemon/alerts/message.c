@@ -6,16 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* "max of max_abs_logit", "effective_rank per key". */
-static void name_value(const struct rule *rule, char *text, size_t size)
-{
-    const char *statistic =
-        rule->statistic == RULE_ABS_SHIFT ? "|shift|" : rule_statistic_name(rule->statistic);
-    bool plain = rule->statistic == RULE_MEAN;
-    snprintf(text, size, "%s%s%s%s", plain ? "" : statistic, plain ? "" : " of ",
-             rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
-}
-
 /* "decoder.3.self head 5", "decoder.3.self (mean of its heads, head 2 has the lowest)", "the run".
  */
 static void alert_message_name_place(const struct rule *rule, const struct alert_cell *cell,
@@ -75,18 +65,6 @@ static void name_change(const struct rule *rule, double change, char *text, size
     }
 }
 
-static void of_silence(const struct rule *rule, const struct alert_cell *cell,
-                       enum alert_state state, char ret_text[ALERT_MESSAGE_MAX])
-{
-    if (state == ALERT_RESOLVED) {
-        snprintf(ret_text, ALERT_MESSAGE_MAX, "the run has been heard of again");
-    } else {
-        snprintf(ret_text, ALERT_MESSAGE_MAX,
-                 "the run is silent: nothing has been heard of it for %.4g s, more than %.4g s",
-                 cell->value, rule->bound);
-    }
-}
-
 void alert_message_origin(const struct alert_origin *origin, enum alert_state state,
                           char ret_text[ALERT_MESSAGE_MAX])
 {
@@ -121,10 +99,21 @@ void alert_message(const struct rule *rule, const struct alert_cell *cell,
     const char *beyond = rate ? "more than" : rule_is_floor(rule) ? "below" : "above";
     const char *end = state == ALERT_FIRING_AT_END ? ", when the run ended" : "";
     if (rule->metric == RULE_SILENCE) {
-        of_silence(rule, cell, state, ret_text);
+        if (state == ALERT_RESOLVED) {
+            snprintf(ret_text, ALERT_MESSAGE_MAX, "the run has been heard of again");
+        } else {
+            snprintf(ret_text, ALERT_MESSAGE_MAX,
+                     "the run is silent: nothing has been heard of it for %.4g s, more than %.4g s",
+                     cell->value, rule->bound);
+        }
         return;
     }
-    name_value(rule, value, sizeof value);
+    /* "max of max_abs_logit", "effective_rank per key". */
+    const char *statistic =
+        rule->statistic == RULE_ABS_SHIFT ? "|shift|" : rule_statistic_name(rule->statistic);
+    bool plain = rule->statistic == RULE_MEAN;
+    snprintf(value, sizeof value, "%s%s%s%s", plain ? "" : statistic, plain ? "" : " of ",
+             rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
     alert_message_name_place(rule, cell, place, where, sizeof where);
     if (rate) {
         strcpy(change, ", ");

@@ -57,14 +57,6 @@ static bool notify_webhook_set_options(struct webhook *webhook, const char *url,
     return code == CURLE_OK;
 }
 
-static bool is_url(const char *url)
-{
-    CURLU *parts = curl_url();
-    bool fine = parts && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK;
-    curl_url_cleanup(parts);
-    return fine;
-}
-
 int webhook_new(const char *url, uint64_t timeout_ns, uint32_t retries,
                 struct webhook **ret_webhook, char reterr_reason[NOTIFY_REASON_MAX])
 {
@@ -81,7 +73,9 @@ int webhook_new(const char *url, uint64_t timeout_ns, uint32_t retries,
     webhook->easy = curl_easy_init();
     webhook->multi = curl_multi_init();
     webhook->headers = curl_slist_append(NULL, "Content-Type: application/json");
-    bool url_fine = is_url(url);
+    CURLU *parts = curl_url();
+    bool url_fine = parts && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK;
+    curl_url_cleanup(parts);
     if (url_fine && webhook->easy && webhook->multi && webhook->headers &&
         notify_webhook_set_options(webhook, url, timeout_ns)) {
         *ret_webhook = webhook;

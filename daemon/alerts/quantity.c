@@ -100,11 +100,6 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
     }
 }
 
-static double focus_of(const struct summary_result *summary, uint32_t head)
-{
-    return 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, head);
-}
-
 /* One window is noise: `kept` is the largest that two windows on end had. Below FOCUS_LEARNED it
  * halves in each window, until the head is uniform at once. */
 static double lost_focus(struct alert_past *past, double focus)
@@ -138,42 +133,12 @@ static int compare_numbers(const void *a, const void *b)
     return one < other ? -1 : one > other;
 }
 
-/* The median of those that are numbers, the lower one of two; NaN without any. Sorts them. */
-static double median_of(double *numbers, uint32_t count)
-{
-    uint32_t known = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        if (!isnan(numbers[i])) {
-            numbers[known++] = numbers[i];
-        }
-    }
-    qsort(numbers, known, sizeof *numbers, compare_numbers);
-    return known ? numbers[(known - 1) / 2] : NAN;
-}
-
 /* The share that is left of the largest norm that the head's W_v W_o had; NaN where it is not
  * known. */
 static double written_of_before(struct alert_past *past, double norm)
 {
     past->written = isnan(norm) ? past->written : fmaxf(past->written, (float)norm);
     return past->written > 0 ? norm / (double)past->written : NAN;
-}
-
-/* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
- * numbers as there are heads. */
-static void put_written_shares(struct alert_numbers *numbers, const struct summary_result *summary,
-                               double *room)
-{
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        room[h] = written_by(summary, h);
-    }
-    double median = median_of(room, summary->heads);
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        double of_layer = median > 0 ? written_by(summary, h) / median : NAN;
-        double norm = mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, h);
-        numbers->head[h].written_share =
-            fmin(of_layer, written_of_before(&numbers->head[h].past, norm));
-    }
 }
 
 /* NaN unless both are known. */
@@ -211,16 +176,6 @@ static bool is_taken(float *before, float first)
     return false;
 }
 
-static void count_sinks(struct alerts *alerts, struct alert_numbers *numbers,
-                        const struct summary_result *summary)
-{
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
-        alerts->sinks += is_taken(&numbers->head[h].past.first, first);
-        alerts->sinkable += isnan(first) ? 0 : 1;
-    }
-}
-
 double alert_sink_share(const struct alerts *alerts)
 {
     return alerts->sinkable > 0 ? (double)alerts->sinks / alerts->sinkable : NAN;
@@ -239,53 +194,6 @@ static bool is_earlier(struct layer_id one, struct layer_id other)
 
 /* Shares of rows are fractions of small numbers. */
 #define SAME_SHARE 1e-9
-
-static void put_invalid(struct alert_numbers *numbers, const struct summary_result *summary)
-{
-    struct alert_invalid *invalid = &numbers->invalid;
-    *invalid = (struct alert_invalid){.known = true, .head = -1};
-    for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
-        double share = summary->invalid_share[h];
-        if (h == 0 || share > invalid->most + SAME_SHARE) {
-            invalid->head = (int32_t)h;
-            invalid->most = share;
-        } else if (share >= invalid->most - SAME_SHARE) {
-            invalid->head = -1;
-        }
-        invalid->least = h == 0 ? share : fmin(invalid->least, share);
-    }
-}
-
-/* One row that is invalid makes rows of all layers behind it invalid, more and more of them, and
- * from the next step on all rows everywhere. So it began in the first layer, by the order of the
- * forward pass, that has more invalid rows than the heads with the fewest; where all have as many,
- * no capture saw where. Heads of a layer that have as many cannot be told apart. */
-static struct alert_origin find_origin(const struct alerts *alerts)
-{
-    struct alert_origin origin = {.share = NAN, .everywhere = true}; /* without a window */
-    double least = INFINITY;
-    uint32_t heads = 0;
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        if (layer->numbers && layer->numbers->invalid.known) {
-            least = fmin(least, layer->numbers->invalid.least);
-            heads += layer->numbers->heads;
-            origin.share = 0;
-        }
-    }
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
-        if (!invalid || !invalid->known || invalid->most <= 0) {
-            continue;
-        }
-        bool more = invalid->most > least + SAME_SHARE;
-        bool first = origin.share == 0 || is_earlier(layer->id, origin.layer);
-        if (more == origin.everywhere ? more : first) {
-            origin = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
-        }
-    }
-    origin.everywhere = origin.everywhere && heads > 1;
-    return origin;
-}
 
 /* Windows */
 
@@ -315,25 +223,85 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     double focus = NAN;
     for (uint32_t h = 0; h < summary->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
-        double of_head = focus_of(summary, h);
+        double of_head = 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, h);
         head->lost_focus = lost_focus(&head->past, of_head);
         head->twin = twin(summary, h);
         focus = fmax(focus, of_head);
     }
     put_saturated(numbers, summary);
-    put_written_shares(numbers, summary, room);
+    /* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
+     * numbers as there are heads. */
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        room[h] = written_by(summary, h);
+    }
+    /* The median of those that are numbers, the lower one of two; NaN without any. Sorts them. */
+    uint32_t known = 0;
+    for (uint32_t i = 0; i < summary->heads; i++) {
+        if (!isnan(room[i])) {
+            room[known++] = room[i];
+        }
+    }
+    qsort(room, known, sizeof *room, compare_numbers);
+    double median = known ? room[(known - 1) / 2] : NAN;
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        double of_layer = median > 0 ? written_by(summary, h) / median : NAN;
+        double norm = mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, h);
+        numbers->head[h].written_share =
+            fmin(of_layer, written_of_before(&numbers->head[h].past, norm));
+    }
     free(room);
     alerts->focus_now = fmax(alerts->focus_now, focus);
     numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
     numbers->later_keys = later_keys(alerts, summary);
-    count_sinks(alerts, numbers, summary);
-    put_invalid(numbers, summary);
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
+        alerts->sinks += is_taken(&numbers->head[h].past.first, first);
+        alerts->sinkable += isnan(first) ? 0 : 1;
+    }
+    struct alert_invalid *invalid = &numbers->invalid;
+    *invalid = (struct alert_invalid){.known = true, .head = -1};
+    for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
+        double share = summary->invalid_share[h];
+        if (h == 0 || share > invalid->most + SAME_SHARE) {
+            invalid->head = (int32_t)h;
+            invalid->most = share;
+        } else if (share >= invalid->most - SAME_SHARE) {
+            invalid->head = -1;
+        }
+        invalid->least = h == 0 ? share : fmin(invalid->least, share);
+    }
     return 0;
 }
 
 double alert_origin_value(struct alerts *alerts)
 {
-    struct alert_origin found = find_origin(alerts);
+    /* One row that is invalid makes rows of all layers behind it invalid, more and more of them,
+     * and from the next step on all rows everywhere. So it began in the first layer, by the order
+     * of the forward pass, that has more invalid rows than the heads with the fewest; where all
+     * have as many, no capture saw where. Heads of a layer that have as many cannot be told apart.
+     */
+    struct alert_origin found = {.share = NAN, .everywhere = true}; /* without a window */
+    double least = INFINITY;
+    uint32_t heads = 0;
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        if (layer->numbers && layer->numbers->invalid.known) {
+            least = fmin(least, layer->numbers->invalid.least);
+            heads += layer->numbers->heads;
+            found.share = 0;
+        }
+    }
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
+        if (!invalid || !invalid->known || invalid->most <= 0) {
+            continue;
+        }
+        bool more = invalid->most > least + SAME_SHARE;
+        bool first = found.share == 0 || is_earlier(layer->id, found.layer);
+        if (more == found.everywhere ? more : first) {
+            found = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
+        }
+    }
+    found.everywhere = found.everywhere && heads > 1;
     if (alerts->origin.share == 0 && found.share > 0) {
         found.after = alerts->origin.after;
         found.before = alerts->newest.step;

@@ -42,24 +42,6 @@ struct jobs_list {
     struct jobs_list *next, *previous;
 };
 
-static void jobs_begin(struct jobs_list *list, const struct registry *registry)
-{
-    list->begun = true;
-    for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        list->count++;
-    }
-    list->runs = calloc(list->count + 1, sizeof *list->runs);
-    list->count = list->runs ? list->count : 0;
-    struct run *run = NULL;
-    for (uint32_t i = 0; i < list->count; i++) {
-        run = registry_next(registry, run);
-        strcpy(list->runs[i].job, run->job);
-        memcpy(list->runs[i].id, run->id, RUN_BYTES);
-    }
-    list->array = mpk_open(&list->result, NULL);
-    list->result.failed = list->result.failed || !list->runs;
-}
-
 static void jobs_put_next(struct jobs_list *list, const struct registry *registry)
 {
     const struct listed_run *next = &list->runs[list->done];
@@ -97,7 +79,20 @@ static void jobs_on_turn(uv_idle_t *turn)
     uint64_t until_ns = clock_monotonic_ns() + TURN_NS;
     struct jobs_list *list = lists->first;
     if (!list->begun) {
-        jobs_begin(list, lists->registry);
+        list->begun = true;
+        for (struct run *run = NULL; (run = registry_next(lists->registry, run));) {
+            list->count++;
+        }
+        list->runs = calloc(list->count + 1, sizeof *list->runs);
+        list->count = list->runs ? list->count : 0;
+        struct run *run = NULL;
+        for (uint32_t i = 0; i < list->count; i++) {
+            run = registry_next(lists->registry, run);
+            strcpy(list->runs[i].job, run->job);
+            memcpy(list->runs[i].id, run->id, RUN_BYTES);
+        }
+        list->array = mpk_open(&list->result, NULL);
+        list->result.failed = list->result.failed || !list->runs;
     }
     while (!list->made && clock_monotonic_ns() < until_ns) {
         if (list->done < list->count) {

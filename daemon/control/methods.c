@@ -76,31 +76,6 @@ int method_ping(struct control_request *request)
     return 0;
 }
 
-/* Ingest may count on meanwhile: each counter is read once. */
-static void control_methods_put_dropped(struct mpk_writer *result, struct stats *stats)
-{
-    struct mpk_open dropped = mpk_open(result, "dropped");
-    for (int i = 0; i < ERR_COUNT; i++) {
-        uint64_t count = stats_dropped(stats, i);
-        if (count > 0) {
-            mpk_pair_u64(result, err_slug(ERR_BASE - i), count);
-        }
-    }
-    mpk_close_map(result, &dropped);
-}
-
-static void put_pool(struct mpk_writer *result, struct pool *pool)
-{
-    struct pool_stats stats = pool_stats(pool);
-    mpk_pair_map(result, "pool", 6);
-    mpk_pair_u64(result, "threads", stats.threads);
-    mpk_pair_u64(result, "submitted", stats.submitted);
-    mpk_pair_u64(result, "completed", stats.completed);
-    mpk_pair_u64(result, "rejected", stats.rejected);
-    mpk_pair_u64(result, "queued", stats.queued);
-    mpk_pair_u64(result, "queued_max", stats.queued_max);
-}
-
 /* Bytes of the file and of what waits beside it to get in; 0 when there is none. */
 static uint64_t history_size(const char *path)
 {
@@ -113,17 +88,6 @@ static uint64_t history_size(const char *path)
         size += stat(name, &file) == 0 ? (uint64_t)file.st_size : 0;
     }
     return size;
-}
-
-static void put_history(struct mpk_writer *result, struct store *store)
-{
-    const char *reason = "", *path = store_path(store, &reason);
-    mpk_pair_map(result, "history", 5);
-    mpk_pair_str(result, "path", path);
-    mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
-    mpk_pair_str(result, "damaged", store_damage(store));
-    mpk_pair_u64(result, "size", path ? history_size(path) : 0);
-    mpk_pair_u64(result, "waiting", store_waiting(store));
 }
 
 int method_stats(struct control_request *request)
@@ -142,9 +106,31 @@ int method_stats(struct control_request *request)
     mpk_pair_u64(result, "budget_bytes", view->config->ingest_budget);
     mpk_pair_u64(result, "jobs", registry_jobs(view->registry));
     mpk_pair_bool(result, "config_refused", atomic_load(&view->stats->config_refused));
-    control_methods_put_dropped(result, view->stats);
-    put_pool(result, view->pool);
-    put_history(result, view->store);
+    /* Ingest may count on meanwhile: each counter is read once. */
+    struct mpk_open dropped = mpk_open(result, "dropped");
+    for (int i = 0; i < ERR_COUNT; i++) {
+        uint64_t count = stats_dropped(view->stats, i);
+        if (count > 0) {
+            mpk_pair_u64(result, err_slug(ERR_BASE - i), count);
+        }
+    }
+    mpk_close_map(result, &dropped);
+    struct pool_stats stats = pool_stats(view->pool);
+    mpk_pair_map(result, "pool", 6);
+    mpk_pair_u64(result, "threads", stats.threads);
+    mpk_pair_u64(result, "submitted", stats.submitted);
+    mpk_pair_u64(result, "completed", stats.completed);
+    mpk_pair_u64(result, "rejected", stats.rejected);
+    mpk_pair_u64(result, "queued", stats.queued);
+    mpk_pair_u64(result, "queued_max", stats.queued_max);
+    struct store *store = view->store;
+    const char *reason = "", *path = store_path(store, &reason);
+    mpk_pair_map(result, "history", 5);
+    mpk_pair_str(result, "path", path);
+    mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
+    mpk_pair_str(result, "damaged", store_damage(store));
+    mpk_pair_u64(result, "size", path ? history_size(path) : 0);
+    mpk_pair_u64(result, "waiting", store_waiting(store));
     return 0;
 }
 

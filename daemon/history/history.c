@@ -421,20 +421,6 @@ int history_ask(struct history *history, uint64_t asker, const char *method, con
     return taken ? 0 : ERR_AGAIN;
 }
 
-/* Results found so far are still sent; the remaining questions learn that they will not be
- * answered. */
-static void answer_rest(struct history *history)
-{
-    struct history_question *question;
-    while ((question = list_take(&history->done))) {
-        history_deliver(history, question);
-    }
-    while ((question = list_take(&history->asked))) {
-        question->code = ERR_CLOSED;
-        history_deliver(history, question);
-    }
-}
-
 void history_close(struct history **history_p)
 {
     struct history *history = *history_p;
@@ -448,7 +434,16 @@ void history_close(struct history **history_p)
         uv_cond_signal(&history->asked_more);
         uv_mutex_unlock(&history->lock);
         uv_thread_join(&history->thread);
-        answer_rest(history);
+        /* Results found so far are still sent; the remaining questions learn that they will not be
+         * answered. */
+        struct history_question *question;
+        while ((question = list_take(&history->done))) {
+            history_deliver(history, question);
+        }
+        while ((question = list_take(&history->asked))) {
+            question->code = ERR_CLOSED;
+            history_deliver(history, question);
+        }
         uv_cond_destroy(&history->asked_more);
         uv_mutex_destroy(&history->lock);
     }

@@ -5,28 +5,6 @@
 
 #include "proto/mpk.h"
 
-/* An alert is what was said of it last. */
-static int history_verdict_put_alerts(struct query *query, const struct found_run *run)
-{
-    sqlite3_stmt *statement;
-    int code = query_open(
-        query,
-        HISTORY_ALERTS " WHERE run_id = ?1 AND alerts.state <> ?2 AND NOT EXISTS"
-                       " (SELECT 1 FROM alerts AS later WHERE later.run_id = ?1"
-                       "  AND later.alert_id > alerts.alert_id AND later.rule = alerts.rule"
-                       "  AND later.head = alerts.head AND later.stack IS alerts.stack"
-                       "  AND later.layer IS alerts.layer AND later.site IS alerts.site)"
-                       " ORDER BY severity DESC, rule_place(rule), rule, abs(value - bound) DESC, "
-                       "alert_id LIMIT ?3",
-        &statement,
-        SQL(sql_u64(run->id), sql_u64(ALERT_RESOLVED), sql_u64(query->params.limit + 1)));
-    if (!code) {
-        code = put_rows(query, statement, "alerts", query->params.limit, history_put_alert);
-    }
-    sqlite3_finalize(statement);
-    return code;
-}
-
 int history_verdict(struct query *query)
 {
     struct found_run run;
@@ -40,5 +18,22 @@ int history_verdict(struct query *query)
     put_u64(query, "epoch", run.epoch);
     put_u64(query, "step", run.step);
     mpk_pair_nil(query->result, "checks");
-    return history_verdict_put_alerts(query, &run);
+    /* An alert is what was said of it last. */
+    sqlite3_stmt *statement;
+    code = query_open(
+        query,
+        HISTORY_ALERTS " WHERE run_id = ?1 AND alerts.state <> ?2 AND NOT EXISTS"
+                       " (SELECT 1 FROM alerts AS later WHERE later.run_id = ?1"
+                       "  AND later.alert_id > alerts.alert_id AND later.rule = alerts.rule"
+                       "  AND later.head = alerts.head AND later.stack IS alerts.stack"
+                       "  AND later.layer IS alerts.layer AND later.site IS alerts.site)"
+                       " ORDER BY severity DESC, rule_place(rule), rule, abs(value - bound) DESC, "
+                       "alert_id LIMIT ?3",
+        &statement,
+        SQL(sql_u64(run.id), sql_u64(ALERT_RESOLVED), sql_u64(query->params.limit + 1)));
+    if (!code) {
+        code = put_rows(query, statement, "alerts", query->params.limit, history_put_alert);
+    }
+    sqlite3_finalize(statement);
+    return code;
 }

@@ -171,29 +171,6 @@ static bool is_ambiguous(struct request *request)
     return request->has_nul || repeated;
 }
 
-/* Refuses what should not go on; then there is a response. */
-static void check_headers(struct request *request, const char *method)
-{
-    const struct config *config = request->http->config;
-    const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
-    if (is_ambiguous(request)) {
-        server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
-                      "a zero byte in the path, or more than one Host, Content-Length, "
-                      "Authorization or " USER_HEADER);
-    } else if (!may_read(method)) {
-        server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
-                      "only GET and HEAD are answered");
-        reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
-    } else if (has_body(request)) {
-        server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", "requests have no body here");
-    } else if (!guard_host(host, config->http_hosts.text)) {
-        server_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
-                      "attnd is not known by this Host; add the name to http.hosts");
-    } else if (!guard_origin(request_header(request, "Origin"), host)) {
-        server_refuse(request, MHD_HTTP_FORBIDDEN, "origin", "pages of other origins may not ask");
-    }
-}
-
 static enum MHD_Result on_forwarding(void *data, enum MHD_ValueKind kind, const char *name,
                                      const char *value)
 {
@@ -244,14 +221,6 @@ static bool is_stranger(struct request *request, char *ret_why, size_t size)
     return true;
 }
 
-/* The user that a proxy names, which is believed over the Unix socket only: NULL = none. */
-static const char *server_named_user(struct request *request)
-{
-    struct peer *peer = peer_of(request->connection);
-    bool believed = peer && peer->whose.kind == WHOSE_PROXY;
-    return believed ? request_header(request, USER_HEADER) : NULL;
-}
-
 static void refuse_stranger(struct request *request, const char *why)
 {
     char message[320];
@@ -275,7 +244,10 @@ static void check_user(struct request *request)
     struct guard_visitor *visitor = &request->visitor;
     const char *token =
         visitors ? guard_token(request_header(request, MHD_HTTP_HEADER_AUTHORIZATION)) : NULL;
-    const char *user = server_named_user(request);
+    /* The user that a proxy names, which is believed over the Unix socket only: NULL = none. */
+    struct peer *peer = peer_of(request->connection);
+    bool believed = peer && peer->whose.kind == WHOSE_PROXY;
+    const char *user = believed ? request_header(request, USER_HEADER) : NULL;
     enum route_for who = request->route->who;
     char why[160];
     bool open = who == FOR_ALL || (visitors && who == FOR_TOKEN_HOLDER);
@@ -364,7 +336,27 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
         request->checked = true;
         request->head_only = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
         peer_expect(peer_of(connection), 0);
-        check_headers(request, method);
+        /* Refuses what should not go on; then there is a response. */
+        const struct config *config = request->http->config;
+        const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
+        if (is_ambiguous(request)) {
+            server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
+                          "a zero byte in the path, or more than one Host, Content-Length, "
+                          "Authorization or " USER_HEADER);
+        } else if (!may_read(method)) {
+            server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
+                          "only GET and HEAD are answered");
+            reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
+        } else if (has_body(request)) {
+            server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body",
+                          "requests have no body here");
+        } else if (!guard_host(host, config->http_hosts.text)) {
+            server_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
+                          "attnd is not known by this Host; add the name to http.hosts");
+        } else if (!guard_origin(request_header(request, "Origin"), host)) {
+            server_refuse(request, MHD_HTTP_FORBIDDEN, "origin",
+                          "pages of other origins may not ask");
+        }
         return request->response ? send_response(request) : MHD_YES;
     }
     if (!request->handled) {
@@ -419,10 +411,10 @@ void server_run(struct http *http)
     server_set_timeout(http);
 }
 
-static struct MHD_Daemon *http_server_start(struct http *http)
+int server_start(struct http *http)
 {
     const struct config *config = http->config;
-    return MHD_start_daemon(
+    http->server = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
         server_on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET,
         http->listen_fd, MHD_OPTION_URI_LOG_CALLBACK, on_uri, http, MHD_OPTION_NOTIFY_COMPLETED,
@@ -430,11 +422,6 @@ static struct MHD_Daemon *http_server_start(struct http *http)
         MHD_OPTION_CONNECTION_LIMIT, connection_limit(config), MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)(config->http_timeout / 1000000000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)config->http_request_max, MHD_OPTION_END);
-}
-
-int server_start(struct http *http)
-{
-    http->server = http_server_start(http);
     if (!http->server) {
         return -1;
     }

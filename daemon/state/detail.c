@@ -22,17 +22,6 @@ static void *detail_copy(struct detail *detail, bool *ok, const void *from, size
     return to;
 }
 
-static void copy_pairs(struct detail *detail, bool *ok, const struct result_pairs *from,
-                       uint32_t heads)
-{
-    struct result_pairs *to = &detail->pairs;
-    *to = *from;
-    to->pairs = detail_copy(detail, ok, from->pairs, from->count, sizeof *from->pairs);
-    to->head_pairs = detail_copy(detail, ok, from->head_pairs, (size_t)heads * from->head_limit,
-                                 sizeof *from->head_pairs);
-    to->head_count = detail_copy(detail, ok, from->head_count, heads, sizeof *from->head_count);
-}
-
 static void copy_similarity(struct detail *detail, bool *ok, const struct result_similarity *from,
                             uint32_t heads)
 {
@@ -80,7 +69,15 @@ struct detail *detail_new(const struct measured *measured)
     measured_numbers(measured, &numbers);
     detail->references = 1;
     detail->bytes = block_bytes(sizeof *detail);
-    copy_pairs(detail, &ok, &numbers.pairs, measured->heads);
+    struct result_pairs *to = &detail->pairs;
+    *to = numbers.pairs;
+    to->pairs = detail_copy(detail, &ok, numbers.pairs.pairs, numbers.pairs.count,
+                            sizeof *numbers.pairs.pairs);
+    to->head_pairs = detail_copy(detail, &ok, numbers.pairs.head_pairs,
+                                 (size_t)measured->heads * numbers.pairs.head_limit,
+                                 sizeof *numbers.pairs.head_pairs);
+    to->head_count = detail_copy(detail, &ok, numbers.pairs.head_count, measured->heads,
+                                 sizeof *numbers.pairs.head_count);
     copy_similarity(detail, &ok, &numbers.similarity, measured->heads);
     if (ok && measured->weights) {
         copy_weights(detail, &ok, measured->weights);

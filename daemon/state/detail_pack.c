@@ -35,25 +35,6 @@ static void detail_pack_put_projection(const struct projection_result *p, struct
                sizeof *p->correlation);
 }
 
-static void detail_pack_put_weights(const struct weights_result *weights, struct mpk_writer *writer)
-{
-    mpk_put_str(writer, "weights");
-    if (!weights) {
-        mpk_put_nil(writer);
-        return;
-    }
-    mpk_put_map(writer, (int)PROJECTION_COUNT + CIRCUIT_COUNT + 1);
-    mpk_pair_u64(writer, "heads", weights->heads);
-    for (int i = 0; i < PROJECTION_COUNT; i++) {
-        mpk_put_str(writer, projection_name[i]);
-        detail_pack_put_projection(&weights->projection[i], writer);
-    }
-    for (int i = 0; i < CIRCUIT_COUNT; i++) {
-        stored_put(writer, circuit_name[i], weights->circuit[i], weights->heads,
-                   sizeof *weights->circuit[i]);
-    }
-}
-
 void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer *writer)
 {
     if (!detail) {
@@ -76,7 +57,22 @@ void detail_pack(const struct detail *detail, uint32_t heads, struct mpk_writer 
     stored_put(writer, "redundant", similarity->redundant, similarity->redundant_count,
                sizeof *similarity->redundant);
     mpk_pair_u64(writer, "redundant_total", similarity->redundant_total);
-    detail_pack_put_weights(detail->weights, writer);
+    const struct weights_result *weights = detail->weights;
+    mpk_put_str(writer, "weights");
+    if (!weights) {
+        mpk_put_nil(writer);
+        return;
+    }
+    mpk_put_map(writer, (int)PROJECTION_COUNT + CIRCUIT_COUNT + 1);
+    mpk_pair_u64(writer, "heads", weights->heads);
+    for (int i = 0; i < PROJECTION_COUNT; i++) {
+        mpk_put_str(writer, projection_name[i]);
+        detail_pack_put_projection(&weights->projection[i], writer);
+    }
+    for (int i = 0; i < CIRCUIT_COUNT; i++) {
+        stored_put(writer, circuit_name[i], weights->circuit[i], weights->heads,
+                   sizeof *weights->circuit[i]);
+    }
 }
 
 /* Reading */
@@ -91,36 +87,6 @@ static void detail_pack_copy(struct detail *detail, struct stored *in, const cha
         memcpy(ret_copy, &copy, sizeof copy);
         detail->bytes += block_bytes(count * size);
     }
-}
-
-static void get_pairs(struct detail *detail, struct stored *in, uint32_t heads)
-{
-    struct result_pairs *pairs = &detail->pairs;
-    stored_u32(in, "pair_count", TOP_PAIRS_MAX, &pairs->count);
-    detail_pack_copy(detail, in, "pairs", pairs->count, sizeof *pairs->pairs, &pairs->pairs);
-    stored_u32(in, "head_limit", TOP_PAIRS_MAX, &pairs->head_limit);
-    detail_pack_copy(detail, in, "head_pairs", (uint64_t)heads * pairs->head_limit,
-                     sizeof *pairs->head_pairs, &pairs->head_pairs);
-    detail_pack_copy(detail, in, "head_count", heads, sizeof *pairs->head_count,
-                     &pairs->head_count);
-    stored_note(in, !pairs->head_pairs == !pairs->head_count ? 0 : ERR_STORE_FORMAT);
-    for (uint32_t h = 0; pairs->head_count && h < heads; h++) {
-        stored_note(in, pairs->head_count[h] > pairs->head_limit ? ERR_STORE_FORMAT : 0);
-    }
-}
-
-static void get_similarity(struct detail *detail, struct stored *in, uint32_t heads)
-{
-    struct result_similarity *to = &detail->similarity;
-    uint64_t square = (uint64_t)heads * heads;
-    detail_pack_copy(detail, in, "cosine", square, sizeof *to->cosine, &to->cosine);
-    detail_pack_copy(detail, in, "js", square, sizeof *to->js, &to->js);
-    stored_note(in, !to->cosine == !to->js ? 0 : ERR_STORE_FORMAT);
-    stored_u32(in, "redundant_count", REDUNDANT_PAIRS_MAX, &to->redundant_count);
-    detail_pack_copy(detail, in, "redundant", to->redundant_count, sizeof *to->redundant,
-                     &to->redundant);
-    stored_u32(in, "redundant_total", UINT32_MAX, &to->redundant_total);
-    stored_note(in, !to->redundant_count || to->redundant ? 0 : ERR_STORE_FORMAT);
 }
 
 static int get_projection(struct detail *detail, const msgpack_object *map,
@@ -182,8 +148,28 @@ int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret
     detail->references = 1;
     detail->bytes = block_bytes(sizeof *detail);
     struct stored in = {map, 0};
-    get_pairs(detail, &in, heads);
-    get_similarity(detail, &in, heads);
+    struct result_pairs *pairs = &detail->pairs;
+    stored_u32(&in, "pair_count", TOP_PAIRS_MAX, &pairs->count);
+    detail_pack_copy(detail, &in, "pairs", pairs->count, sizeof *pairs->pairs, &pairs->pairs);
+    stored_u32(&in, "head_limit", TOP_PAIRS_MAX, &pairs->head_limit);
+    detail_pack_copy(detail, &in, "head_pairs", (uint64_t)heads * pairs->head_limit,
+                     sizeof *pairs->head_pairs, &pairs->head_pairs);
+    detail_pack_copy(detail, &in, "head_count", heads, sizeof *pairs->head_count,
+                     &pairs->head_count);
+    stored_note(&in, !pairs->head_pairs == !pairs->head_count ? 0 : ERR_STORE_FORMAT);
+    for (uint32_t h = 0; pairs->head_count && h < heads; h++) {
+        stored_note(&in, pairs->head_count[h] > pairs->head_limit ? ERR_STORE_FORMAT : 0);
+    }
+    struct result_similarity *to = &detail->similarity;
+    uint64_t square = (uint64_t)heads * heads;
+    detail_pack_copy(detail, &in, "cosine", square, sizeof *to->cosine, &to->cosine);
+    detail_pack_copy(detail, &in, "js", square, sizeof *to->js, &to->js);
+    stored_note(&in, !to->cosine == !to->js ? 0 : ERR_STORE_FORMAT);
+    stored_u32(&in, "redundant_count", REDUNDANT_PAIRS_MAX, &to->redundant_count);
+    detail_pack_copy(detail, &in, "redundant", to->redundant_count, sizeof *to->redundant,
+                     &to->redundant);
+    stored_u32(&in, "redundant_total", UINT32_MAX, &to->redundant_total);
+    stored_note(&in, !to->redundant_count || to->redundant ? 0 : ERR_STORE_FORMAT);
     if (!in.code) {
         in.code = get_weights(detail, mpk_find(map, "weights"));
     }

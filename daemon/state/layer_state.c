@@ -261,9 +261,13 @@ static int add_across(struct layer_state *state, const struct measured *measured
     return layer_state_update(state, &state->across, &input, writer);
 }
 
-/* The numbers that exist at all. */
-static void add_kinds(struct layer_state *state, const struct measured *measured)
+static int layer_state_add_rows(struct layer_state *state, const struct message *message,
+                                const struct measured *measured)
 {
+    const struct header *header = &message->header;
+    const struct position position = position_of(header);
+    bool newest = position_reaches(&position, &state->newest);
+    /* The numbers that exist at all. */
     for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
         state->on[m] = state->on[m] || measured->value[m];
     }
@@ -273,15 +277,6 @@ static void add_kinds(struct layer_state *state, const struct measured *measured
     for (int v = 0; v < VECTOR_COUNT; v++) {
         state->has_vector[v] = state->has_vector[v] || measured->vector[v];
     }
-}
-
-static int layer_state_add_rows(struct layer_state *state, const struct message *message,
-                                const struct measured *measured)
-{
-    const struct header *header = &message->header;
-    const struct position position = position_of(header);
-    bool newest = position_reaches(&position, &state->newest);
-    add_kinds(state, measured);
     struct stat_writer *writer = stat_writer_new(state->buckets);
     int code = writer ? 0 : ERR_MEMORY;
     for (uint32_t h = 0; h < header->heads && !code; h++) {
@@ -433,20 +428,6 @@ static void find_leaders(uint8_t leader[STAT_SLOTS])
     }
 }
 
-static int merge_heads(struct layer_state *into, const struct layer_state *const *from,
-                       uint32_t count)
-{
-    uint8_t leader[STAT_SLOTS];
-    find_leaders(leader);
-    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
-    int code = sums ? 0 : ERR_MEMORY;
-    for (uint32_t h = 0; h < into->heads && !code; h++) {
-        code = layer_state_merge_head(into, from, count, h, sums);
-    }
-    stat_sums_free(&sums);
-    return code;
-}
-
 static int merge_across(struct layer_state *into, const struct layer_state *const *from,
                         uint32_t count)
 {
@@ -472,7 +453,14 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
 {
     int code = layer_state_ranks_merge(into, from, count);
     if (!code) {
-        code = merge_heads(into, from, count);
+        uint8_t leader[STAT_SLOTS];
+        find_leaders(leader);
+        struct stat_sums *sums = stat_sums_new(into->buckets, leader);
+        code = sums ? 0 : ERR_MEMORY;
+        for (uint32_t h = 0; h < into->heads && !code; h++) {
+            code = layer_state_merge_head(into, from, count, h, sums);
+        }
+        stat_sums_free(&sums);
     }
     if (!code) {
         code = merge_across(into, from, count);

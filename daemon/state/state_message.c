@@ -77,22 +77,6 @@ int state_message_read(struct message *message, struct layer_state **ret_state)
     return 0;
 }
 
-/* The mean over the heads is what is kept with the window. */
-static struct detail *state_message_map_new(const struct message *message)
-{
-    const struct head_maps *maps = message->head_maps;
-    uint16_t cells[STATE_MAPS_SIDE * STATE_MAPS_SIDE];
-    struct layer_map map = {.queries = maps->queries,
-                            .keys = maps->keys,
-                            .rows = maps->rows,
-                            .columns = maps->columns,
-                            .values = cells};
-    for (uint32_t i = 0; i < maps->rows * maps->columns; i++) {
-        cells[i] = map_pool_half((double)maps->mean[i]);
-    }
-    return detail_map_new(&map, message);
-}
-
 int state_message_maps(struct message *message, struct layer_state *state)
 {
     struct header *header = &message->header;
@@ -123,7 +107,18 @@ int state_message_maps(struct message *message, struct layer_state *state)
         message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
     }
     if (message->wants_map) {
-        state->map = state_message_map_new(message);
+        /* The mean over the heads is what is kept with the window. */
+        const struct head_maps *maps = message->head_maps;
+        uint16_t cells[STATE_MAPS_SIDE * STATE_MAPS_SIDE];
+        struct layer_map map = {.queries = maps->queries,
+                                .keys = maps->keys,
+                                .rows = maps->rows,
+                                .columns = maps->columns,
+                                .values = cells};
+        for (uint32_t i = 0; i < maps->rows * maps->columns; i++) {
+            cells[i] = map_pool_half((double)maps->mean[i]);
+        }
+        state->map = detail_map_new(&map, message);
     }
     return message->wants_map && !state->map ? ERR_MEMORY : 0;
 }
