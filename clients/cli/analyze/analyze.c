@@ -81,34 +81,6 @@ static int print_layer(struct cli *cli, struct analysis *analysis, size_t index)
     return rc == 0 ? CLI_OK : fail_code(cli, rc);
 }
 
-/* One layer per line, between the brackets. */
-static int analyze_print_all(struct cli *cli, struct analysis *analysis)
-{
-    int code = CLI_OK;
-    if (analysis->options.json) {
-        fputs("{\"schema\":\"attnd.analysis/1\",\"layers\":[\n", cli->out);
-    }
-    for (size_t i = 0; i < analysis->inputs.count && code == CLI_OK; i++) {
-        code = print_layer(cli, analysis, i);
-    }
-    if (analysis->options.json && code == CLI_OK) {
-        fputs("]}\n", cli->out);
-    }
-    if (code == CLI_OK) {
-        size_t skipped = 0;
-        for (size_t i = 0; i < analysis->inputs.count; i++) {
-            skipped += engine_skips_spectrum(&analysis->inputs.items[i], &analysis->options);
-        }
-        if (skipped > 0) {
-            fprintf(cli->err,
-                    "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
-                    " queries or keys (--spectrum-max)\n",
-                    skipped, out_plural(skipped), analysis->options.plan.spectrum_max_size);
-        }
-    }
-    return code;
-}
-
 int cmd_analyze(struct cli *cli, int argc, char **argv)
 {
     struct analysis analysis = {0};
@@ -138,7 +110,29 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     if (code == CLI_OK && analysis.options.statistics) {
         statistics_print(inputs, analysis.entries, cli->out);
     } else if (code == CLI_OK) {
-        code = analyze_print_all(cli, &analysis);
+        /* One layer per line, between the brackets. */
+        code = CLI_OK;
+        if (analysis.options.json) {
+            fputs("{\"schema\":\"attnd.analysis/1\",\"layers\":[\n", cli->out);
+        }
+        for (size_t i = 0; i < analysis.inputs.count && code == CLI_OK; i++) {
+            code = print_layer(cli, &analysis, i);
+        }
+        if (analysis.options.json && code == CLI_OK) {
+            fputs("]}\n", cli->out);
+        }
+        if (code == CLI_OK) {
+            size_t skipped = 0;
+            for (size_t i = 0; i < analysis.inputs.count; i++) {
+                skipped += engine_skips_spectrum(&analysis.inputs.items[i], &analysis.options);
+            }
+            if (skipped > 0) {
+                fprintf(cli->err,
+                        "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
+                        " queries or keys (--spectrum-max)\n",
+                        skipped, out_plural(skipped), analysis.options.plan.spectrum_max_size);
+            }
+        }
     }
     for (size_t i = 0; i < inputs->count && analysis.results; i++) {
         mpk_writer_clear(&analysis.results[i]);

@@ -155,27 +155,6 @@ static void answer_find(struct cli *cli, const struct source *source, const char
     answer(cli, &writer);
 }
 
-static void serve(struct cli *cli, struct source *source, FILE *requests)
-{
-    char *line = NULL, which[16];
-    const struct source_layer *layers;
-    size_t at, room = 0, count = source_layers(source, &layers);
-    uint32_t sample;
-    answer_layers(cli, source);
-    while (fflush(cli->out) == 0 && getline(&line, &room, requests) > 0) {
-        line[strcspn(line, "\n")] = '\0';
-        if (strncmp(line, "find ", 5) == 0) {
-            answer_find(cli, source, line + 5);
-        } else if (sscanf(line, "map %zu %" SCNu32 " %15s", &at, &sample, which) == 3 &&
-                   at < count) {
-            answer_map(cli, source, at, sample, which);
-        } else {
-            answer_error(cli, CLI_USAGE, "no such request");
-        }
-    }
-    free(line);
-}
-
 static int open_source(struct cli *cli, const struct plot_options *options,
                        struct source **ret_source, char *reterr)
 {
@@ -214,7 +193,23 @@ int plot_maps(struct cli *cli, int argc, char **argv)
     cli->args = &options.args;
     int code = open_source(cli, &options, &source, error);
     if (code == CLI_OK) {
-        serve(cli, source, requests);
+        char *line = NULL, which[16];
+        const struct source_layer *layers;
+        size_t at, room = 0, count = source_layers(source, &layers);
+        uint32_t sample;
+        answer_layers(cli, source);
+        while (fflush(cli->out) == 0 && getline(&line, &room, requests) > 0) {
+            line[strcspn(line, "\n")] = '\0';
+            if (strncmp(line, "find ", 5) == 0) {
+                answer_find(cli, source, line + 5);
+            } else if (sscanf(line, "map %zu %" SCNu32 " %15s", &at, &sample, which) == 3 &&
+                       at < count) {
+                answer_map(cli, source, at, sample, which);
+            } else {
+                answer_error(cli, CLI_USAGE, "no such request");
+            }
+        }
+        free(line);
     } else {
         answer_error(cli, code, error);
     }

@@ -46,18 +46,6 @@ struct alerts_list {
     uint32_t count;
 };
 
-/* An alert may fire, fire at the end and be resolved: it is the same while it fires since then. */
-static bool alerts_are_same(const msgpack_object *one, const msgpack_object *other)
-{
-    static const char *const keys[] = {"since", "rule", "head", "layer", "stack", "site", "run"};
-    bool same = true;
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && same; i++) {
-        const msgpack_object *a = mpk_find(one, keys[i]), *b = mpk_find(other, keys[i]);
-        same = a && b ? msgpack_object_equal(*a, *b) : a == b;
-    }
-    return same;
-}
-
 /* Adds those from `from` to `to`, of one severity unless it is NULL, that are not in the list. */
 static void alerts_list_add(struct alerts_list *list, const msgpack_object *alerts, uint32_t from,
                             uint32_t to, const char *severity)
@@ -66,7 +54,16 @@ static void alerts_list_add(struct alerts_list *list, const msgpack_object *aler
         const msgpack_object *alert = field_at(alerts, i);
         bool known = severity && !mpk_is_str(mpk_find(alert, "severity"), severity);
         for (uint32_t l = 0; l < list->count && !known; l++) {
-            known = alerts_are_same(list->alert[l], alert);
+            /* An alert may fire, fire at the end and be resolved: it is the same while it fires
+             * since then. */
+            const msgpack_object *one = list->alert[l];
+            static const char *const keys[] = {"since", "rule", "head", "layer",
+                                               "stack", "site", "run"};
+            known = true;
+            for (size_t j = 0; j < sizeof keys / sizeof keys[0] && known; j++) {
+                const msgpack_object *a = mpk_find(one, keys[j]), *b = mpk_find(alert, keys[j]);
+                known = a && b ? msgpack_object_equal(*a, *b) : a == b;
+            }
         }
         if (!known) {
             list->alert[list->count++] = alert;
