@@ -147,20 +147,6 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
     return more - less;
 }
 
-static void alerts_hold(const struct alerts *alerts, const struct rule *rule,
-                        struct alert_cell *cell)
-{
-    if (rule->after_clear && !cell->armed) {
-        return;
-    }
-    if (cell->held == 0 && !cell->firing) {
-        cell->since_epoch = alerts->newest.epoch;
-        cell->since_step = alerts->newest.step;
-    }
-    cell->held += cell->held < UINT32_MAX;
-    cell->firing = cell->firing || cell->held >= rule->windows;
-}
-
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value)
 {
@@ -176,7 +162,14 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     }
     cell->value = x;
     if (below ? x < rule->bound : x > rule->bound) {
-        alerts_hold(alerts, rule, cell);
+        if (!rule->after_clear || cell->armed) {
+            if (cell->held == 0 && !cell->firing) {
+                cell->since_epoch = alerts->newest.epoch;
+                cell->since_step = alerts->newest.step;
+            }
+            cell->held += cell->held < UINT32_MAX;
+            cell->firing = cell->firing || cell->held >= rule->windows;
+        }
     } else {
         cell->held = 0;
         if (below ? x >= rule->clear : x <= rule->clear) {

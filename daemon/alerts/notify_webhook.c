@@ -106,18 +106,6 @@ void webhook_wake(struct webhook *webhook)
 
 /* One try */
 
-/* The result of the transfer that has ended. */
-static CURLcode outcome(CURLM *multi)
-{
-    int left;
-    for (CURLMsg *message; (message = curl_multi_info_read(multi, &left));) {
-        if (message->msg == CURLMSG_DONE) {
-            return message->data.result;
-        }
-    }
-    return CURLE_FAILED_INIT;
-}
-
 /* Until the transfer has ended, or it is time to give up: CURLE_ABORTED_BY_CALLBACK. */
 static CURLcode drive(CURLM *multi, struct notify_stop *stop)
 {
@@ -126,7 +114,14 @@ static CURLcode drive(CURLM *multi, struct notify_stop *stop)
         uint64_t now = clock_monotonic_ns();
         uint64_t until = notify_stop_before(stop, now + SECOND);
         if (running == 0) {
-            return outcome(multi);
+            /* The result of the transfer that has ended. */
+            int left;
+            for (CURLMsg *message; (message = curl_multi_info_read(multi, &left));) {
+                if (message->msg == CURLMSG_DONE) {
+                    return message->data.result;
+                }
+            }
+            return CURLE_FAILED_INIT;
         }
         if (until <= now) {
             return CURLE_ABORTED_BY_CALLBACK;

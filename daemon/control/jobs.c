@@ -42,20 +42,6 @@ struct jobs_list {
     struct jobs_list *next, *previous;
 };
 
-static void jobs_put_next(struct jobs_list *list, const struct registry *registry)
-{
-    const struct listed_run *next = &list->runs[list->done];
-    bool same = list->done > 0 && strcmp(next[-1].job, next->job) == 0;
-    list->done++;
-    if (!same) {
-        list->takes_job = !*list->jobs || access_jobs_match(list->jobs, next->job);
-    }
-    const struct run *run = list->takes_job ? registry_get(registry, next->job, next->id) : NULL;
-    if (run) {
-        run_encode(run, &list->result);
-    }
-}
-
 /* Answers the one that has waited longest. */
 static void jobs_answer(struct jobs_list *list, int code)
 {
@@ -96,7 +82,17 @@ static void jobs_on_turn(uv_idle_t *turn)
     }
     while (!list->made && clock_monotonic_ns() < until_ns) {
         if (list->done < list->count) {
-            jobs_put_next(list, lists->registry);
+            const struct listed_run *next = &list->runs[list->done];
+            bool same = list->done > 0 && strcmp(next[-1].job, next->job) == 0;
+            list->done++;
+            if (!same) {
+                list->takes_job = !*list->jobs || access_jobs_match(list->jobs, next->job);
+            }
+            const struct run *run =
+                list->takes_job ? registry_get(lists->registry, next->job, next->id) : NULL;
+            if (run) {
+                run_encode(run, &list->result);
+            }
         } else {
             mpk_close_array(&list->result, &list->array);
             list->made = true;

@@ -271,25 +271,6 @@ static int history_run_method(struct history *history, struct history_question *
     return !code && !mpk_writer_ok(&question->result) ? ERR_MEMORY : code;
 }
 
-static void history_answer(struct history *history, struct history_question *question)
-{
-    history->deadline_ns = clock_monotonic_ns() + history->config->history_query_time;
-    question->code = open_db(history, question->detail);
-    if (question->code) {
-        return;
-    }
-    int rc = sqlite3_exec(history->db, "BEGIN", NULL, NULL, NULL);
-    if (rc == SQLITE_OK) {
-        question->code = history_run_method(history, question);
-        sqlite3_exec(history->db, "ROLLBACK", NULL, NULL, NULL);
-    } else {
-        question->code = ERR_HISTORY_OFF;
-    }
-    if (question->code == ERR_HISTORY_OFF) {
-        close_db(history);
-    }
-}
-
 static void run_reader(void *data)
 {
     struct history *history = data;
@@ -302,7 +283,20 @@ static void run_reader(void *data)
         }
         history->round = question->round;
         uv_mutex_unlock(&history->lock);
-        history_answer(history, question);
+        history->deadline_ns = clock_monotonic_ns() + history->config->history_query_time;
+        question->code = open_db(history, question->detail);
+        if (!question->code) {
+            int rc = sqlite3_exec(history->db, "BEGIN", NULL, NULL, NULL);
+            if (rc == SQLITE_OK) {
+                question->code = history_run_method(history, question);
+                sqlite3_exec(history->db, "ROLLBACK", NULL, NULL, NULL);
+            } else {
+                question->code = ERR_HISTORY_OFF;
+            }
+            if (question->code == ERR_HISTORY_OFF) {
+                close_db(history);
+            }
+        }
         uv_mutex_lock(&history->lock);
         DL_APPEND2(history->done, question, previous, next);
         uv_async_send(&history->wake);

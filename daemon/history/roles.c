@@ -178,25 +178,6 @@ static void roles_put_head(struct query *query, struct roles *roles, struct role
 
 /* Layers */
 
-/* The heads that are in memory. */
-static void roles_judge(struct query *query, struct roles *roles)
-{
-    const struct value_series *series = &roles->series[0];
-    for (uint32_t index = 0; index < series->heads; index++) {
-        struct roles_head head = {.alone = -1};
-        for (uint32_t row = 0; row < series->rows.count; row++) {
-            roles_add(roles, &head, index, row);
-        }
-        if (head.alone >= 0) {
-            roles_newest(&head)->others++;
-        }
-        roles->more = roles->more || (head.spans > 0 && roles->heads == HEADS_MAX);
-        if (head.spans > 0 && !roles->more) {
-            roles_put_head(query, roles, &head, index);
-        }
-    }
-}
-
 /* As many heads at a time as VALUES_MAX allows. */
 static int roles_read_heads(struct query *query, struct roles *roles,
                             const struct value_series *of_layer)
@@ -220,7 +201,21 @@ static int roles_read_heads(struct query *query, struct roles *roles,
         }
         code = series_read(query, roles->series, roles->metrics);
         if (!code) {
-            roles_judge(query, roles);
+            /* The heads that are in memory. */
+            const struct value_series *series = &roles->series[0];
+            for (uint32_t index = 0; index < series->heads; index++) {
+                struct roles_head head = {.alone = -1};
+                for (uint32_t row = 0; row < series->rows.count; row++) {
+                    roles_add(roles, &head, index, row);
+                }
+                if (head.alone >= 0) {
+                    roles_newest(&head)->others++;
+                }
+                roles->more = roles->more || (head.spans > 0 && roles->heads == HEADS_MAX);
+                if (head.spans > 0 && !roles->more) {
+                    roles_put_head(query, roles, &head, index);
+                }
+            }
         }
         for (uint32_t i = 0; i < roles->metrics; i++) {
             free(roles->series[i].value);

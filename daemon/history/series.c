@@ -134,37 +134,6 @@ static void history_series_put_column(struct query *query, double *numbers, uint
     }
 }
 
-static int history_series_put_series(struct query *query, struct value_series *series)
-{
-    mpk_put_map(query->result, 10);
-    put_run(query, &series->run);
-    put_text(query, "metric", series->metric);
-    put_track(query, &series->track);
-    mpk_pair_array(query->result, "heads", series->heads);
-    for (uint32_t i = 0; i < series->heads; i++) {
-        mpk_put_map(query->result, put_layer_count(&series->layer) + 1);
-        put_layer(query, &series->layer);
-        mpk_pair_u64_or_nil(query->result, "head", !series->of_layer, series->head_first + i);
-    }
-    mpk_pair_bool(query->result, "more", series->rows.more);
-    int code = put_windows(query, &series->rows);
-    mpk_pair_map(query->result, "values", series->statistics);
-    for (int i = 0; i < STATISTIC_COUNT; i++) {
-        if (series->slot[i] >= 0) {
-            bool one = series->of_layer || (query->params.given & PARAM_HEAD);
-            mpk_put_str(query->result, statistic_name[i]);
-            if (!one) {
-                mpk_put_array(query->result, series->heads);
-            }
-            for (uint32_t head = 0; head < series->heads; head++) {
-                history_series_put_column(query, series_column(series, head, i), series->rows.count,
-                                          i);
-            }
-        }
-    }
-    return code;
-}
-
 int history_series(struct query *query)
 {
     struct value_series series = {.heads = 0};
@@ -179,7 +148,32 @@ int history_series(struct query *query)
         code = history_series_read_series(query, &series);
     }
     if (!code) {
-        code = history_series_put_series(query, &series);
+        mpk_put_map(query->result, 10);
+        put_run(query, &series.run);
+        put_text(query, "metric", series.metric);
+        put_track(query, &series.track);
+        mpk_pair_array(query->result, "heads", series.heads);
+        for (uint32_t i = 0; i < series.heads; i++) {
+            mpk_put_map(query->result, put_layer_count(&series.layer) + 1);
+            put_layer(query, &series.layer);
+            mpk_pair_u64_or_nil(query->result, "head", !series.of_layer, series.head_first + i);
+        }
+        mpk_pair_bool(query->result, "more", series.rows.more);
+        code = put_windows(query, &series.rows);
+        mpk_pair_map(query->result, "values", series.statistics);
+        for (int i = 0; i < STATISTIC_COUNT; i++) {
+            if (series.slot[i] >= 0) {
+                bool one = series.of_layer || (query->params.given & PARAM_HEAD);
+                mpk_put_str(query->result, statistic_name[i]);
+                if (!one) {
+                    mpk_put_array(query->result, series.heads);
+                }
+                for (uint32_t head = 0; head < series.heads; head++) {
+                    history_series_put_column(query, series_column(&series, head, i),
+                                              series.rows.count, i);
+                }
+            }
+        }
     }
     series_clear(&series);
     return code;

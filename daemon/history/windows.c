@@ -127,21 +127,6 @@ static int history_windows_read_chunks(struct query *query, const struct found_l
     " FROM windows INDEXED BY windows_recent"                                                      \
     " WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL AND last BETWEEN ?3 AND ?4"
 
-static struct window_row recent_row(sqlite3_stmt *statement)
-{
-    return (struct window_row){
-        .window = {.first = column_u64(statement, 1),
-                   .last = column_u64(statement, 2),
-                   .epoch = column_u64(statement, 3),
-                   .step = column_u64(statement, 4),
-                   .time_ns = column_u64(statement, 5),
-                   .messages = column_u64(statement, 6),
-                   .lost = column_u64(statement, 7),
-                   .partial = column_u64(statement, 8)},
-        .window_id = column_u64(statement, 0),
-    };
-}
-
 static int read_recent(struct query *query, const struct found_layer *layer,
                        const struct found_track *track, uint32_t limit,
                        struct windows_reading *reading)
@@ -159,7 +144,17 @@ static int read_recent(struct query *query, const struct found_layer *layer,
         struct window_row *row = history_windows_add_row(&reading->rows);
         code = row ? 0 : ERR_MEMORY;
         if (row) {
-            *row = recent_row(statement);
+            *row = (struct window_row){
+                .window = {.first = column_u64(statement, 1),
+                           .last = column_u64(statement, 2),
+                           .epoch = column_u64(statement, 3),
+                           .step = column_u64(statement, 4),
+                           .time_ns = column_u64(statement, 5),
+                           .messages = column_u64(statement, 6),
+                           .lost = column_u64(statement, 7),
+                           .partial = column_u64(statement, 8)},
+                .window_id = column_u64(statement, 0),
+            };
         }
     }
     if (!code && reading->rows.count >= enough) {

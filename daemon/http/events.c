@@ -420,21 +420,15 @@ static bool has_hung_up(struct event_client *client)
     return info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-static void tick_client(struct event_client *client, uint64_t now_ns)
-{
-    if (!client->suspended) {
-        return;
-    }
-    client->gone = client->gone || has_hung_up(client);
-    if (now_ns - client->heard_ns >= client->events->heartbeat_ns) {
-        put_note(client, ":\n\n");
-    }
-}
-
 void events_tick(struct events *events, uint64_t now_ns)
 {
     for (struct event_client *client = events->clients; client; client = client->following) {
-        tick_client(client, now_ns);
+        if (client->suspended) {
+            client->gone = client->gone || has_hung_up(client);
+            if (now_ns - client->heard_ns >= client->events->heartbeat_ns) {
+                put_note(client, ":\n\n");
+            }
+        }
     }
     struct held *held, *next;
     HASH_ITER(hh, events->held, held, next)

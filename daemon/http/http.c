@@ -392,16 +392,6 @@ static void free_questions(struct question **list)
     }
 }
 
-/* The loop of a thread that was never started. */
-static void http_close_loop(struct http *http)
-{
-    if (!http->wake_ready) {
-        return;
-    }
-    close_handles(http);
-    uv_run(&http->loop, UV_RUN_DEFAULT);
-}
-
 void http_close(struct http **http_p)
 {
     struct http *http = *http_p;
@@ -417,7 +407,11 @@ void http_close(struct http **http_p)
         uv_async_send(&http->wake);
         uv_thread_join(&http->thread);
     } else {
-        http_close_loop(http);
+        /* The loop of a thread that was never started. */
+        if (http->wake_ready) {
+            close_handles(http);
+            uv_run(&http->loop, UV_RUN_DEFAULT);
+        }
     }
     if (http->wake_ready) {
         uv_loop_close(&http->loop);

@@ -236,37 +236,6 @@ static void refuse_stranger(struct request *request, const char *why)
     }
 }
 
-/* A token that is brought has to be right, whoever brings it; where there are none it counts for
- * nothing. */
-static void check_user(struct request *request)
-{
-    const struct access *visitors = request->http->visitors;
-    struct guard_visitor *visitor = &request->visitor;
-    const char *token =
-        visitors ? guard_token(request_header(request, MHD_HTTP_HEADER_AUTHORIZATION)) : NULL;
-    /* The user that a proxy names, which is believed over the Unix socket only: NULL = none. */
-    struct peer *peer = peer_of(request->connection);
-    bool believed = peer && peer->whose.kind == WHOSE_PROXY;
-    const char *user = believed ? request_header(request, USER_HEADER) : NULL;
-    enum route_for who = request->route->who;
-    char why[160];
-    bool open = who == FOR_ALL || (visitors && who == FOR_TOKEN_HOLDER);
-    guard_visitor_init(visitor,
-                       token  ? GUARD_TOKEN
-                       : user ? GUARD_USER
-                              : GUARD_LOCAL,
-                       token ? token : user);
-    if (open) {
-        return;
-    }
-    if (visitor->kind == GUARD_LOCAL && is_stranger(request, why, sizeof why)) {
-        refuse_stranger(request, why);
-    } else if (!guard_judge(visitor, visitors)) {
-        refuse_stranger(request, token ? "the token is wrong"
-                                       : "the user that the proxy names is not in http.token_file");
-    }
-}
-
 /* A text with a NUL in it is none. */
 static enum MHD_Result on_argument(void *data, enum MHD_ValueKind kind, const char *name,
                                    size_t name_size, const char *value, size_t value_size)
@@ -304,7 +273,33 @@ static void handle(struct request *request, const char *path)
         server_refuse_path(request);
         return;
     }
-    check_user(request);
+    /* A token that is brought has to be right, whoever brings it; where there are none it counts
+     * for nothing. */
+    const struct access *visitors = request->http->visitors;
+    struct guard_visitor *visitor = &request->visitor;
+    const char *token =
+        visitors ? guard_token(request_header(request, MHD_HTTP_HEADER_AUTHORIZATION)) : NULL;
+    /* The user that a proxy names, which is believed over the Unix socket only: NULL = none. */
+    struct peer *peer = peer_of(request->connection);
+    bool believed = peer && peer->whose.kind == WHOSE_PROXY;
+    const char *user = believed ? request_header(request, USER_HEADER) : NULL;
+    enum route_for who = request->route->who;
+    char why[160];
+    bool open = who == FOR_ALL || (visitors && who == FOR_TOKEN_HOLDER);
+    guard_visitor_init(visitor,
+                       token  ? GUARD_TOKEN
+                       : user ? GUARD_USER
+                              : GUARD_LOCAL,
+                       token ? token : user);
+    if (!open) {
+        if (visitor->kind == GUARD_LOCAL && is_stranger(request, why, sizeof why)) {
+            refuse_stranger(request, why);
+        } else if (!guard_judge(visitor, visitors)) {
+            refuse_stranger(request,
+                            token ? "the token is wrong"
+                                  : "the user that the proxy names is not in http.token_file");
+        }
+    }
     if (!request->response && request->route->about == JOBS_ALL &&
         !access_jobs_match(request->visitor.jobs, NULL)) {
         server_refuse_path(request);

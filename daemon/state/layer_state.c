@@ -244,23 +244,6 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
     return code;
 }
 
-static int add_across(struct layer_state *state, const struct measured *measured, bool newest,
-                      struct stat_writer *writer)
-{
-    struct head_input input;
-    input.mask = (struct stat_mask){{(1ull << LAYER_SLOTS_ACROSS) - 1, 0}};
-    for (int a = 0; a < AGGREGATE_COUNT; a++) {
-        for (int s = 0; s < MAP_STAT_COUNT; s++) {
-            input.slot[layer_aggregate_slot(a, s)] = (struct stat_input){
-                .value = measured->has_aggregate[a] ? measured->aggregate[a][s] : NAN,
-                .newest = newest};
-        }
-    }
-    input.slot[LAYER_SLOT_SINK_RATE] =
-        (struct stat_input){.value = measured->sink_rate, .newest = newest};
-    return layer_state_update(state, &state->across, &input, writer);
-}
-
 static int layer_state_add_rows(struct layer_state *state, const struct message *message,
                                 const struct measured *measured)
 {
@@ -283,7 +266,18 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
         code = layer_state_add_head(state, measured, h, header->head_offset + h, &position, writer);
     }
     if (!code) {
-        code = add_across(state, measured, newest, writer);
+        struct head_input input;
+        input.mask = (struct stat_mask){{(1ull << LAYER_SLOTS_ACROSS) - 1, 0}};
+        for (int a = 0; a < AGGREGATE_COUNT; a++) {
+            for (int s = 0; s < MAP_STAT_COUNT; s++) {
+                input.slot[layer_aggregate_slot(a, s)] = (struct stat_input){
+                    .value = measured->has_aggregate[a] ? measured->aggregate[a][s] : NAN,
+                    .newest = newest};
+            }
+        }
+        input.slot[LAYER_SLOT_SINK_RATE] =
+            (struct stat_input){.value = measured->sink_rate, .newest = newest};
+        code = layer_state_update(state, &state->across, &input, writer);
     }
     stat_writer_free(&writer);
     if (!code && measured->map && (newest || !state->map)) {

@@ -36,24 +36,6 @@ static int state_message_check(const struct layer_state *state, const struct hea
     return same ? 0 : ERR_STATE_MISMATCH;
 }
 
-static void state_message_name_pattern(struct head_state *head)
-{
-    double value[METRIC_COUNT];
-    struct stat_reader reader;
-    struct stat_record record;
-    uint32_t slot;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        value[m] = NAN;
-    }
-    stat_reader_init(&reader, &head->stats);
-    while (stat_read(&reader, &slot, &record)) {
-        if (slot < METRIC_MATRIX_FIRST) {
-            value[slot] = record.last;
-        }
-    }
-    head->pattern = (uint8_t)pattern_of(value);
-}
-
 int state_message_read(struct message *message, struct layer_state **ret_state)
 {
     zmq_msg_t *frame = &message->frames[header_frame_of(&message->header, TENSOR_STATE)];
@@ -70,7 +52,21 @@ int state_message_read(struct message *message, struct layer_state **ret_state)
     }
     for (uint32_t h = 0; h < state->heads; h++) {
         if (state->head[h].pattern == PATTERN_NONE) {
-            state_message_name_pattern(&state->head[h]);
+            struct head_state *head = &state->head[h];
+            double value[METRIC_COUNT];
+            struct stat_reader reader;
+            struct stat_record record;
+            uint32_t slot;
+            for (int m = 0; m < METRIC_COUNT; m++) {
+                value[m] = NAN;
+            }
+            stat_reader_init(&reader, &head->stats);
+            while (stat_read(&reader, &slot, &record)) {
+                if (slot < METRIC_MATRIX_FIRST) {
+                    value[slot] = record.last;
+                }
+            }
+            head->pattern = (uint8_t)pattern_of(value);
         }
     }
     *ret_state = state;

@@ -64,23 +64,6 @@ static int store_chunk_spread(struct result_stat **columns, const struct result_
     return 0;
 }
 
-static int spread_whole(struct chunk *chunk, const struct summary_result *result)
-{
-    int code = 0;
-    for (int a = 0; a < AGGREGATE_COUNT; a++) {
-        for (int s = 0; result->aggregate && result->has_aggregate[a] && s < MAP_STAT_COUNT; s++) {
-            if (!code) {
-                code = store_chunk_spread(&chunk->whole[a * MAP_STAT_COUNT + s],
-                                          &result->aggregate[a][s], 1, chunk, 1);
-            }
-        }
-    }
-    if (!code && result->sink_rate) {
-        code = store_chunk_spread(&chunk->whole[WHOLE_SINK_RATE], result->sink_rate, 1, chunk, 1);
-    }
-    return code;
-}
-
 static int spread_state(struct chunk *chunk, const struct layer_state *state)
 {
     static const uint8_t no_run[RUN_BYTES];
@@ -97,7 +80,20 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
         }
     }
     if (!code) {
-        code = spread_whole(chunk, &view.result);
+        code = 0;
+        for (int a = 0; a < AGGREGATE_COUNT; a++) {
+            for (int s = 0;
+                 view.result.aggregate && view.result.has_aggregate[a] && s < MAP_STAT_COUNT; s++) {
+                if (!code) {
+                    code = store_chunk_spread(&chunk->whole[a * MAP_STAT_COUNT + s],
+                                              &view.result.aggregate[a][s], 1, chunk, 1);
+                }
+            }
+        }
+        if (!code && view.result.sink_rate) {
+            code = store_chunk_spread(&chunk->whole[WHOLE_SINK_RATE], view.result.sink_rate, 1,
+                                      chunk, 1);
+        }
     }
     summary_view_clear(&view);
     return code;
@@ -200,30 +196,6 @@ static int store_chunk_put_series(const struct sql *sql, int64_t chunk_id, int64
                        sql_blob(data, series_encode(stats, count, data))));
 }
 
-static int put_wholes(const struct sql *sql, int64_t chunk_id, const struct chunk *chunk)
-{
-    int code = SQLITE_OK;
-    for (int w = 0; w < WHOLE_COUNT && code == SQLITE_OK; w++) {
-        char name[64];
-        int64_t metric_id = 0;
-        if (!chunk->whole[w]) {
-            continue;
-        }
-        if (w == WHOLE_SINK_RATE) {
-            snprintf(name, sizeof name, "sink_rate");
-        } else {
-            snprintf(name, sizeof name, "aggregate.%s.%s", aggregate_name[w / MAP_STAT_COUNT],
-                     map_stat_name[w % MAP_STAT_COUNT]);
-        }
-        code = store_chunk_find_metric(sql, name, &metric_id);
-        if (code == SQLITE_OK) {
-            code =
-                store_chunk_put_series(sql, chunk_id, metric_id, -1, chunk->whole[w], chunk->count);
-        }
-    }
-    return code;
-}
-
 static int write_chunk(const struct sql *sql, struct store_place which, const struct chunk *chunk)
 {
     int64_t chunk_id = 0;
@@ -256,7 +228,25 @@ static int write_chunk(const struct sql *sql, struct store_place which, const st
         }
     }
     if (code == SQLITE_OK) {
-        code = put_wholes(sql, chunk_id, chunk);
+        code = SQLITE_OK;
+        for (int w = 0; w < WHOLE_COUNT && code == SQLITE_OK; w++) {
+            char name[64];
+            int64_t metric_id = 0;
+            if (!chunk->whole[w]) {
+                continue;
+            }
+            if (w == WHOLE_SINK_RATE) {
+                snprintf(name, sizeof name, "sink_rate");
+            } else {
+                snprintf(name, sizeof name, "aggregate.%s.%s", aggregate_name[w / MAP_STAT_COUNT],
+                         map_stat_name[w % MAP_STAT_COUNT]);
+            }
+            code = store_chunk_find_metric(sql, name, &metric_id);
+            if (code == SQLITE_OK) {
+                code = store_chunk_put_series(sql, chunk_id, metric_id, -1, chunk->whole[w],
+                                              chunk->count);
+            }
+        }
     }
     if (code == SQLITE_OK) {
         code = SQLITE_OK;

@@ -10,24 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The finite entries of one map; merged map by map, so that no merge is of very unequal parts for
- * long. */
-static struct moments statistics_measure_map(const struct attention *a, uint32_t b, uint32_t h,
-                                             double *row)
-{
-    struct moments map = {0};
-    for (uint32_t i = 0; i < a->queries; i++) {
-        uint32_t n = 0;
-        attention_load_row(a, b, h, i, row);
-        for (uint32_t j = 0; j < a->keys; j++) {
-            row[n] = row[j];
-            n += isfinite(row[n]) != 0;
-        }
-        row_merge_moments(&map, row, n);
-    }
-    return map;
-}
-
 int statistics_measure(const struct attention *a, struct moments *ret_entries)
 {
     struct moments entries = {0};
@@ -37,7 +19,18 @@ int statistics_measure(const struct attention *a, struct moments *ret_entries)
     }
     for (uint32_t b = 0; b < a->batch && a->keys > 0; b++) {
         for (uint32_t h = 0; h < a->heads; h++) {
-            struct moments map = statistics_measure_map(a, b, h, row);
+            /* The finite entries of one map; merged map by map, so that no merge is of very unequal
+             * parts for long. */
+            struct moments map = {0};
+            for (uint32_t i = 0; i < a->queries; i++) {
+                uint32_t n = 0;
+                attention_load_row(a, b, h, i, row);
+                for (uint32_t j = 0; j < a->keys; j++) {
+                    row[n] = row[j];
+                    n += isfinite(row[n]) != 0;
+                }
+                row_merge_moments(&map, row, n);
+            }
             moments_merge(&entries, &map);
         }
     }

@@ -152,21 +152,6 @@ static void metrics_attention_put_heads(struct metrics_text *text, const struct 
     }
 }
 
-static void put_all_heads(struct metrics_text *text, const struct metrics *metrics)
-{
-    static const int chosen[] = {ATTENTION_ENTROPY_NORMALIZED, ATTENTION_FIRST_TOKEN,
-                                 ATTENTION_MAX_LOGIT};
-    char name[96];
-    for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
-        const struct attention_info *info = &attention_info[chosen[i]];
-        snprintf(name, sizeof name, "attnd_detail_%s%s", info->name, info->unit);
-        metrics_attention_put_heads(text, metrics, name, info->help, chosen[i]);
-    }
-    metrics_attention_put_heads(text, metrics, "attnd_detail_drift_shift",
-                                "largest drift of any metric, newest window against the baseline.",
-                                ATTENTION_COUNT);
-}
-
 void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics)
 {
     put_modules(text, metrics);
@@ -189,6 +174,16 @@ void metrics_put_attention(struct metrics_text *text, const struct metrics *metr
         }
     }
     if (metrics->config->http_metrics_heads > 0) {
-        put_all_heads(text, metrics);
+        static const int chosen[] = {ATTENTION_ENTROPY_NORMALIZED, ATTENTION_FIRST_TOKEN,
+                                     ATTENTION_MAX_LOGIT};
+        char name[96];
+        for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
+            const struct attention_info *info = &attention_info[chosen[i]];
+            snprintf(name, sizeof name, "attnd_detail_%s%s", info->name, info->unit);
+            metrics_attention_put_heads(text, metrics, name, info->help, chosen[i]);
+        }
+        metrics_attention_put_heads(
+            text, metrics, "attnd_detail_drift_shift",
+            "largest drift of any metric, newest window against the baseline.", ATTENTION_COUNT);
     }
 }
