@@ -9,11 +9,83 @@
 #include "daemon/http/guard.h"
 #include "daemon/base/log.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
+#include <utlist.h>
+
+/* A new connection, which expects a request. One whose other side does not acknowledge, or does not
+ * read, what is sent to it ends after timeout_ns: an event stream has nothing else to notice it by.
+ * NULL when out of memory: then nobody counts its time. */
+static struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose,
+                             uint64_t timeout_ns, uint64_t now_ns)
+{
+    unsigned timeout_ms = (unsigned)(timeout_ns / 1000000);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+    struct peer *peer = malloc(sizeof *peer);
+    if (!peer) {
+        return NULL;
+    }
+    *peer = (struct peer){.fd = fd, .whose = whose, .since_ns = now_ns};
+    DL_PREPEND2(peers->first, peer, previous, next);
+    peers->count++;
+    return peer;
+}
+
+/* Accepts NULL. */
+static void peer_remove(struct peers *peers, struct peer *peer)
+{
+    if (!peer) {
+        return;
+    }
+    DL_DELETE2(peers->first, peer, previous, next);
+    peers->count--;
+    free(peer);
+}
+
+/* A request is expected from now_ns on; 0: there is one. Accepts NULL. */
+static void peer_expect(struct peer *peer, uint64_t now_ns)
+{
+    if (peer) {
+        peer->since_ns = now_ns;
+    }
+}
+
+/* It is not chosen again before the server has ended it. */
+static void peer_cut(struct peer *peer)
+{
+    shutdown(peer->fd, SHUT_RDWR);
+    peer->since_ns = 0;
+}
+
+/* Shuts down the one that has sent no request for longest, if there is one: the others are answered
+ * or read. */
+static void peers_make_room(const struct peers *peers)
+{
+    struct peer *idlest = NULL;
+    for (struct peer *peer = peers->first; peer; peer = peer->next) {
+        if (peer->since_ns != 0 && (!idlest || peer->since_ns < idlest->since_ns)) {
+            idlest = peer;
+        }
+    }
+    if (idlest) {
+        peer_cut(idlest);
+    }
+}
+
+void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns)
+{
+    for (struct peer *peer = peers->first; peer; peer = peer->next) {
+        if (peer->since_ns != 0 && now_ns - peer->since_ns > timeout_ns) {
+            peer_cut(peer);
+        }
+    }
+}
 
 /* How long a clean end may take: readers that do not read are cut off then. */
 #define STOP_NS UINT64_C(500000000)
