@@ -80,7 +80,6 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
         }
     }
     if (!code) {
-        code = 0;
         for (int a = 0; a < AGGREGATE_COUNT; a++) {
             for (int s = 0;
                  view.result.aggregate && view.result.has_aggregate[a] && s < MAP_STAT_COUNT; s++) {
@@ -212,7 +211,6 @@ static int write_chunk(const struct sql *sql, struct store_place which, const st
                           sql_i64(chunk->stored), sql_blob(data, size)),
                       &chunk_id);
     if (code == SQLITE_OK) {
-        code = SQLITE_OK;
         for (int m = 0; m < METRIC_COUNT && code == SQLITE_OK; m++) {
             int64_t metric_id = 0;
             const char *name = metric_info[m].name;
@@ -228,7 +226,6 @@ static int write_chunk(const struct sql *sql, struct store_place which, const st
         }
     }
     if (code == SQLITE_OK) {
-        code = SQLITE_OK;
         for (int w = 0; w < WHOLE_COUNT && code == SQLITE_OK; w++) {
             char name[64];
             int64_t metric_id = 0;
@@ -249,7 +246,6 @@ static int write_chunk(const struct sql *sql, struct store_place which, const st
         }
     }
     if (code == SQLITE_OK) {
-        code = SQLITE_OK;
         for (uint32_t i = 0; i < chunk->count && code == SQLITE_OK; i++) {
             code = sql_run(sql, STATEMENT_SET_CHUNK,
                            SQL(sql_i64(chunk_id), sql_i64(chunk->window_id[i])));

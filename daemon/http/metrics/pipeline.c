@@ -24,8 +24,6 @@ static const char *const counter_help[COUNT_COUNT] = {
 #undef COUNTER
 };
 
-/* Counters */
-
 /* Gauges that `stats` answers */
 
 struct answered {
