@@ -234,21 +234,6 @@ static int history_grid_read_grid(struct query *query, struct grid *grid)
                : code;
 }
 
-static int history_grid_put_grid(struct query *query, struct grid *grid)
-{
-    int statistic = __builtin_ctz(query->params.statistics);
-    mpk_put_map(query->result, 10);
-    put_run(query, &grid->run);
-    put_text(query, "metric", grid->metric);
-    put_text(query, "statistic", statistic_name[statistic]);
-    put_track(query, &grid->track);
-    put_u64(query, "total", grid->total);
-    int code = put_windows(query, &grid->windows);
-    mpk_pair_array(query->result, "layers", grid->encoded_count);
-    mpk_put_raw(query->result, grid->encoded.buffer.data, grid->encoded.buffer.size);
-    return code || mpk_writer_ok(&grid->encoded) ? code : ERR_MEMORY;
-}
-
 int history_grid(struct query *query)
 {
     bool asked = query->params.given & PARAM_METRIC;
@@ -259,7 +244,17 @@ int history_grid(struct query *query)
     mpk_writer_init(&grid.encoded);
     int code = history_grid_read_grid(query, &grid);
     if (!code) {
-        code = history_grid_put_grid(query, &grid);
+        int statistic = __builtin_ctz(query->params.statistics);
+        mpk_put_map(query->result, 10);
+        put_run(query, &grid.run);
+        put_text(query, "metric", grid.metric);
+        put_text(query, "statistic", statistic_name[statistic]);
+        put_track(query, &grid.track);
+        put_u64(query, "total", grid.total);
+        code = put_windows(query, &grid.windows);
+        mpk_pair_array(query->result, "layers", grid.encoded_count);
+        mpk_put_raw(query->result, grid.encoded.buffer.data, grid.encoded.buffer.size);
+        code = code || mpk_writer_ok(&grid.encoded) ? code : ERR_MEMORY;
     }
     mpk_writer_clear(&grid.encoded);
     windows_free(&grid.windows);

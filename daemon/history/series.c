@@ -46,20 +46,6 @@ static uint32_t window_limit(const struct query *query, const struct value_serie
     return (uint32_t)(query->params.limit < most ? query->params.limit : most);
 }
 
-/* The windows and a metric's numbers in them. */
-static int read_metric(struct query *query, struct value_series *series, const char *metric)
-{
-    series->metric = metric;
-    series->number = number_find(metric);
-    int code = choose_heads(query, series);
-    windows_free(&series->rows);
-    if (!code) {
-        code = windows_read(query, &series->layer, &series->track, window_limit(query, series),
-                            &series->rows);
-    }
-    return code ? code : series_read(query, series, 1);
-}
-
 /* Says which numbers there are. */
 static int history_series_refuse_metric(struct query *query, const struct value_series *series)
 {
@@ -89,7 +75,17 @@ static int history_series_read_series(struct query *query, struct value_series *
     int code = 0;
     series_choose(series, query->params.statistics);
     for (int i = 0; !code && i < count && !series->any; i++) {
-        code = read_metric(query, series, asked ? query->params.metric : default_metrics[i]);
+        /* The windows and a metric's numbers in them. */
+        const char *metric = asked ? query->params.metric : default_metrics[i];
+        series->metric = metric;
+        series->number = number_find(metric);
+        code = choose_heads(query, series);
+        windows_free(&series->rows);
+        if (!code) {
+            code = windows_read(query, &series->layer, &series->track, window_limit(query, series),
+                                &series->rows);
+        }
+        code = code ? code : series_read(query, series, 1);
     }
     if (!code && series->rows.count == 0) {
         char layer[LAYER_TEXT_MAX], track[TRACK_TEXT_MAX];

@@ -116,7 +116,6 @@ static int history_values_read_chunks(struct query *query, struct value_series *
     for (uint32_t from = 0, to; !code && from < series->rows.count; from = to) {
         to = series->rows.row[from].chunk_id ? chunk_end(&series->rows, from) : from + 1;
         if (series->rows.row[from].chunk_id) {
-            code = 0;
             sqlite3_reset(statement);
             sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[from].chunk_id);
             while (!code && (code = query_next(query, statement)) == 1) {
@@ -162,25 +161,6 @@ static int history_values_add_state(struct value_series *series, const struct la
     return code;
 }
 
-static int read_state(struct query *query, struct value_series *series, uint32_t count,
-                      sqlite3_stmt *statement, uint32_t row)
-{
-    struct layer_state *state = NULL;
-    sqlite3_reset(statement);
-    sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
-    int code = query_next(query, statement);
-    if (code == 1) {
-        int number = is_of_moments(series) ? METRIC_COUNT : series->number; /* of no histogram */
-        code = count == 1 ? state_read_number(statement, 0, number, &state)
-                          : state_read(statement, 0, &state);
-    }
-    for (uint32_t i = 0; !code && state && i < count; i++) {
-        code = history_values_add_state(&series[i], state, row);
-    }
-    layer_state_free(&state);
-    return code ? code : query_check(query);
-}
-
 int series_read(struct query *query, struct value_series *series, uint32_t count)
 {
     int code = 0;
@@ -198,7 +178,21 @@ int series_read(struct query *query, struct value_series *series, uint32_t count
                       SQL(sql_u64(0)));
     for (uint32_t row = 0; !code && row < series->rows.count; row++) {
         if (!series->rows.row[row].chunk_id) {
-            code = read_state(query, series, count, statement, row);
+            struct layer_state *state = NULL;
+            sqlite3_reset(statement);
+            sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
+            code = query_next(query, statement);
+            if (code == 1) {
+                int number =
+                    is_of_moments(series) ? METRIC_COUNT : series->number; /* of no histogram */
+                code = count == 1 ? state_read_number(statement, 0, number, &state)
+                                  : state_read(statement, 0, &state);
+            }
+            for (uint32_t i = 0; !code && state && i < count; i++) {
+                code = history_values_add_state(&series[i], state, row);
+            }
+            layer_state_free(&state);
+            code = code ? code : query_check(query);
         }
     }
     sqlite3_finalize(statement);

@@ -180,8 +180,7 @@ static void drift_move(struct drift_cell *cell, double x, uint64_t last,
     bool up = drift_add_up(cell, DRIFT_UP, off, last, rule);
     bool down = drift_add_up(cell, DRIFT_DOWN, -off, last, rule);
     if (up || down) {
-        double change = cell->since[up ? DRIFT_UP : DRIFT_DOWN];
-        cell->change = change;
+        cell->change = cell->since[up ? DRIFT_UP : DRIFT_DOWN];
         cell->sum[DRIFT_UP] = cell->sum[DRIFT_DOWN] = 0;
         cell->level = x;
         cell->level_count = 1;
@@ -356,7 +355,6 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
     plan->learns = learn_it && has && any_learns(drift, cell);
     if (plan->learns && metric < METRIC_ROW_COUNT) {
         struct packed_cursor cursor = begin_of(&drift->hists[metric]);
-        code = 0;
         for (uint32_t h = 0; h < drift->heads && !code; h++) {
             code = learns(drift, &cell[h]) ? drift_add_rows(drift, state, mean[h], metric, h,
                                                             &cell[h], &cursor, &plan->hists)
@@ -422,9 +420,7 @@ static void commit_metric(struct drift *drift, const double *mean, int metric, u
 int drift_window(struct drift *drift, const struct layer_state *state, uint64_t last, bool learn_it)
 {
     struct drift_plan plans[METRIC_COUNT] = {{0}};
-    /* The window's means [METRIC_COUNT][heads]; NaN where a head has no value. NULL when out of
-     * memory.
-     */
+    /* The window's means [METRIC_COUNT][heads]; NaN where a head has no value. */
     struct moments moments[METRIC_COUNT];
     double *means = malloc((size_t)METRIC_COUNT * drift->heads * sizeof *means);
     for (uint32_t h = 0; means && h < drift->heads; h++) {

@@ -391,30 +391,6 @@ static int layer_state_merge_take(struct layer_state *into, struct stat_sums *su
     return code;
 }
 
-static int layer_state_merge_head(struct layer_state *into, const struct layer_state *const *from,
-                                  uint32_t count, uint32_t h, struct stat_sums *sums)
-{
-    struct head_state *head = &into->head[h];
-    int code = stat_sums_add(sums, &head->stats, true);
-    for (uint32_t i = 0; i < count && !code; i++) {
-        if (i + AHEAD < count) {
-            layer_state_merge_prefetch(from[i + AHEAD], h);
-        }
-        if (h >= from[i]->heads) {
-            continue;
-        }
-        const struct head_state *part = &from[i]->head[h];
-        bool newer = position_reaches(&part->newest, &head->newest);
-        code = stat_sums_add(sums, &part->stats, newer);
-        head->invalid_rows += part->invalid_rows;
-        if (newer) {
-            head->newest = part->newest;
-            head->pattern = part->pattern;
-        }
-    }
-    return code ? code : layer_state_merge_take(into, sums, &head->stats);
-}
-
 static void find_leaders(uint8_t leader[STAT_SLOTS])
 {
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
@@ -452,7 +428,25 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
         struct stat_sums *sums = stat_sums_new(into->buckets, leader);
         code = sums ? 0 : ERR_MEMORY;
         for (uint32_t h = 0; h < into->heads && !code; h++) {
-            code = layer_state_merge_head(into, from, count, h, sums);
+            struct head_state *head = &into->head[h];
+            code = stat_sums_add(sums, &head->stats, true);
+            for (uint32_t i = 0; i < count && !code; i++) {
+                if (i + AHEAD < count) {
+                    layer_state_merge_prefetch(from[i + AHEAD], h);
+                }
+                if (h >= from[i]->heads) {
+                    continue;
+                }
+                const struct head_state *part = &from[i]->head[h];
+                bool newer = position_reaches(&part->newest, &head->newest);
+                code = stat_sums_add(sums, &part->stats, newer);
+                head->invalid_rows += part->invalid_rows;
+                if (newer) {
+                    head->newest = part->newest;
+                    head->pattern = part->pattern;
+                }
+            }
+            code = code ? code : layer_state_merge_take(into, sums, &head->stats);
         }
         stat_sums_free(&sums);
     }

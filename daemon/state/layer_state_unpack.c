@@ -323,16 +323,6 @@ static int move_set(struct stat_set *set, const uint8_t to[STAT_SLOTS], const st
     return code;
 }
 
-static int move_sets(struct layer_state *state, const struct slots *slots)
-{
-    const struct stat_mask own = own_slots(slots->to), own_across = own_slots(slots->across);
-    int code = 0;
-    for (uint32_t h = 0; h < state->heads && !code; h++) {
-        code = move_set(&state->head[h].stats, slots->to, &own, state->buckets);
-    }
-    return code ? code : move_set(&state->across, slots->across, &own_across, state->buckets);
-}
-
 /* nil: of all heads it is the state's. */
 static int get_heads_newest(struct layer_state *state, const msgpack_object *map, uint32_t version)
 {
@@ -534,7 +524,11 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
         code = layer_state_unpack_get_heads(state, map, metric ? &wanted : NULL);
     }
     if (!code) {
-        code = move_sets(state, &slots);
+        const struct stat_mask own = own_slots(slots.to), own_across = own_slots(slots.across);
+        for (uint32_t h = 0; h < state->heads && !code; h++) {
+            code = move_set(&state->head[h].stats, slots.to, &own, state->buckets);
+        }
+        code = code ? code : move_set(&state->across, slots.across, &own_across, state->buckets);
     }
     if (!code) {
         code = layer_state_unpack_get_invalid(state, map);

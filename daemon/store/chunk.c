@@ -126,40 +126,6 @@ static int take_state(struct chunk *chunk, sqlite3_stmt *row)
     return code;
 }
 
-static int store_chunk_gather(const struct sql *sql, struct store_place which, struct chunk *chunk)
-{
-    struct sql_query query =
-        query_begin(sql, STATEMENT_EACH_TO_CHUNK,
-                    SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(chunk->wanted)));
-    int code;
-    while ((code = query_row(&query)) == SQLITE_ROW && chunk->count < chunk->wanted) {
-        uint64_t field[8];
-        for (int i = 0; i < 8; i++) {
-            field[i] = (uint64_t)sqlite3_column_int64(query.statement, i + 1);
-        }
-        chunk->window_id[chunk->count] = sqlite3_column_int64(query.statement, 0);
-        chunk->window[chunk->count] = (struct series_window){
-            .first = field[0],
-            .last = field[1],
-            .epoch = field[2],
-            .step = field[3],
-            .time_ns = field[4],
-            .messages = field[5],
-            .lost = field[6],
-            .partial = field[7],
-        };
-        int64_t stored = sqlite3_column_int64(query.statement, 9);
-        chunk->stored = stored > chunk->stored ? stored : chunk->stored;
-        if (take_state(chunk, query.statement)) {
-            code = SQLITE_NOMEM;
-            break;
-        }
-        chunk->count++;
-    }
-    query_end(&query);
-    return code == SQLITE_DONE ? SQLITE_OK : code;
-}
-
 /* Rows */
 
 static int store_chunk_find_metric(const struct sql *sql, const char *name, int64_t *ret_metric_id)
@@ -290,7 +256,35 @@ int chunk_make(const struct sql *sql, struct store_place which, struct chunk_mad
     if (code != SQLITE_OK || !ret_made->windows) {
         return code;
     }
-    code = store_chunk_gather(sql, which, &chunk);
+    struct sql_query query =
+        query_begin(sql, STATEMENT_EACH_TO_CHUNK,
+                    SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(chunk.wanted)));
+    while ((code = query_row(&query)) == SQLITE_ROW && chunk.count < chunk.wanted) {
+        uint64_t field[8];
+        for (int i = 0; i < 8; i++) {
+            field[i] = (uint64_t)sqlite3_column_int64(query.statement, i + 1);
+        }
+        chunk.window_id[chunk.count] = sqlite3_column_int64(query.statement, 0);
+        chunk.window[chunk.count] = (struct series_window){
+            .first = field[0],
+            .last = field[1],
+            .epoch = field[2],
+            .step = field[3],
+            .time_ns = field[4],
+            .messages = field[5],
+            .lost = field[6],
+            .partial = field[7],
+        };
+        int64_t stored = sqlite3_column_int64(query.statement, 9);
+        chunk.stored = stored > chunk.stored ? stored : chunk.stored;
+        if (take_state(&chunk, query.statement)) {
+            code = SQLITE_NOMEM;
+            break;
+        }
+        chunk.count++;
+    }
+    query_end(&query);
+    code = code == SQLITE_DONE ? SQLITE_OK : code;
     if (code == SQLITE_OK && chunk.count > 0) {
         code = write_chunk(sql, which, &chunk);
     }
