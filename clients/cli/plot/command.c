@@ -12,6 +12,7 @@
  * exit code. Requests are the package's, and no interface. */
 #include "clients/cli/base/cli.h"
 
+#include "clients/cli/base/system.h"
 #include "clients/cli/source/source.h"
 #include "proto/err.h"
 #include "clients/cli/base/unknown.h"
@@ -308,11 +309,7 @@ static void plot_options_clear(struct plot_options *options)
 static int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
 {
     *ret_options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
-    ret_options->whole = calloc((size_t)argc + 1, sizeof *ret_options->whole);
-    if (!ret_options->whole) {
-        snprintf(reterr, PLOT_ERROR_MAX, "out of memory");
-        return ERR_MEMORY;
-    }
+    ret_options->whole = memory_new((size_t)argc + 1, sizeof *ret_options->whole);
     int rc = parse(ret_options, argc, argv, reterr);
     if (rc != 0) {
         plot_options_clear(ret_options);
@@ -561,11 +558,7 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
         return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, "%s", error);
     }
     size_t size = (size_t)options.whole_count + (size_t)options.word_count + 2;
-    const char **line = calloc(size, sizeof *line);
-    if (!line) {
-        plot_options_clear(&options);
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
+    const char **line = memory_new(size, sizeof *line);
     line[count++] = options.kind->name;
     for (int i = 0; i < options.whole_count; i++) {
         line[count++] = options.whole[i];

@@ -5,6 +5,7 @@
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
+#include "clients/cli/base/system.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -83,10 +84,7 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
     bool with_job = cli->args->word_count < 2;
     const char *hint = all ? "" : "; attnctl alerts --all shows earlier ones";
     struct alerts_list list = {
-        .alert = calloc((size_t)mpk_items(firing) + mpk_items(past) + 1, sizeof *list.alert)};
-    if (!list.alert) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
+        .alert = memory_new((size_t)mpk_items(firing) + mpk_items(past) + 1, sizeof *list.alert)};
     for (int i = 0; i < 3; i++) {
         alerts_list_add(&list, firing, 0, current, severities[i]);
     }
