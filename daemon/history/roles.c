@@ -83,7 +83,7 @@ static void roles_begin(struct roles *roles, struct roles_head *head, uint32_t i
     struct role_span span = {roles_at(roles, index, row), row, row, 1, 0, false};
     if (head->spans > 0) { /* it ended in the window before */
         uint32_t before = roles_newest(head)->until;
-        /* Whether the window could have shown that a head has the role. */
+        /* The window before could have shown that a head has the role. */
         struct pattern_condition all[PATTERN_CONDITIONS_MAX];
         uint32_t count = pattern_conditions(span.role, all);
         bool shows = true;

@@ -75,8 +75,7 @@ static int outbox_begin(const struct sql *sql, int64_t *ret_node, struct outbox_
     int code = outbox_number(sql, STATEMENT_GET_NODE, &node);
     bool is_new = code == SQLITE_OK && !node;
     if (is_new) {
-        /* 0 is none. */
-        node = 0;
+        node = 0; /* none */
         while (!node) {
             if (getrandom(&node, sizeof node, 0) != (ssize_t)sizeof node) {
                 node = (int64_t)clock_wall_ns();

@@ -116,7 +116,7 @@ int store_each_kept_of(struct store *store, const struct store_run *run, store_v
     if (code != ERR_NO_HISTORY || store_is_off(store)) {
         return code == ERR_NO_HISTORY ? 0 : code;
     }
-    /* The loop's connection to the database that is there now. Returns an SQLite code. */
+    /* The loop's connection to the database that is there now. */
     if (store->reader.db && db_is_gone(store->reader.db)) {
         db_close_reader(&store->reader);
     }

@@ -240,7 +240,7 @@ static int repair_copy_table(struct repair *repair, const struct repair_table *t
     repair->code = repair_prepare(repair, table);
     if (repair->code == SQLITE_OK) {
         /* The greatest key: at the end of the table, anywhere in its index, or in a table that
-         * refers to it (others have no such column). Returns whether any of these can be read. */
+         * refers to it (others have no such column). */
         static const char *const asking[] = {
             "SELECT max(%s) FROM %s", "SELECT max(+%s) FROM %s INDEXED BY sqlite_autoindex_%s_1",
             "SELECT max(%s) FROM windows", "SELECT max(%s) FROM states",

@@ -517,7 +517,6 @@ static void *store_main(void *data)
         if (taken || more || now >= next_time(store)) {
             pthread_mutex_unlock(&store->lock);
             stall_point("store");
-            /* Returns whether there is more to do than what is queued. */
             pthread_mutex_lock(&store->db_lock);
             if (atomic_load(&store->damage) == DAMAGE_MET) {
                 store_repair(store);

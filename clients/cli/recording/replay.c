@@ -123,7 +123,7 @@ static bool sender_is_wanted(const struct sender *sender, struct recording_frame
 static enum sender_status sender_send(struct sender *sender, const struct recording_frame *frames,
                                       uint32_t count)
 {
-    /* Whether nobody who had subscribed has gone. */
+    /* Somebody who had subscribed may have gone. */
     bool ended = false;
     while (sender_take_notice(sender, 0, &ended)) {
     }

@@ -381,8 +381,7 @@ static void draw_time_line(struct top_view *view)
     const struct opened *opened = &model->opened;
     const struct alert *broken[BROKEN_MAX];
     const struct line *loss = &opened->loss;
-    /* Alerts about layers and heads by onset, each place once. Returns how many, at most
-     * BROKEN_MAX. */
+    /* Alerts about layers and heads by onset, each place once. */
     uint32_t count = 0;
     for (uint32_t i = 0; i < opened->alert_count; i++) {
         const struct alert *alert = &opened->alerts[i];
