@@ -145,17 +145,6 @@ static int check_metrics(const struct config *config, const char *label, char *r
     return -1;
 }
 
-static int check_jobs(const struct config *config, char *reterr)
-{
-    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
-        const struct job_rule *rule = jobs_rule(config->jobs, i);
-        if (check_metrics(&rule->values, rule->label, reterr) != 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 static int check_drift(const struct config *config, char *reterr)
 {
     const char *baseline = config->drift_baseline.text;
@@ -217,9 +206,21 @@ static int check_next_endpoints(const struct config *config, char *reterr)
     return 0;
 }
 
-/* The key that follows, and where it is used already. */
-static int check_next_key(const struct config *config, char *reterr)
+/* One without the other would let in nobody, or everybody. */
+static int check_keys(const struct config *config, char *reterr)
 {
+    bool server = *config->keys_server.text, access = *config->keys_access.text;
+    if (server != access) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: needed with keys.%s",
+                 server ? "access" : "server", server ? "server" : "access");
+        return -1;
+    }
+    if (server && config->insecure) {
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "insecure: 'true': there are keys, so TCP has access control (valid: false)");
+        return -1;
+    }
+    /* The key that follows, and where it is used already. */
     const char *address = config->keys_next_address.text;
     bool next = *config->keys_next.text;
     if (next != (bool)*address) {
@@ -237,23 +238,6 @@ static int check_next_key(const struct config *config, char *reterr)
         return -1;
     }
     return next ? check_next_endpoints(config, reterr) : 0;
-}
-
-/* One without the other would let in nobody, or everybody. */
-static int check_keys(const struct config *config, char *reterr)
-{
-    bool server = *config->keys_server.text, access = *config->keys_access.text;
-    if (server != access) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: needed with keys.%s",
-                 server ? "access" : "server", server ? "server" : "access");
-        return -1;
-    }
-    if (server && config->insecure) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "insecure: 'true': there are keys, so TCP has access control (valid: false)");
-        return -1;
-    }
-    return check_next_key(config, reterr);
 }
 
 /* Roles need servers, and what they keep. */
@@ -322,5 +306,11 @@ int config_check(const struct config *config, char *reterr)
         check_fleet(config, reterr) != 0 || check_metrics(config, "metrics", reterr) != 0) {
         return -1;
     }
-    return check_jobs(config, reterr);
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        if (check_metrics(&rule->values, rule->label, reterr) != 0) {
+            return -1;
+        }
+    }
+    return 0;
 }

@@ -26,23 +26,19 @@ static uint32_t differ_count_patterns(const struct config_jobs *jobs)
     return count;
 }
 
-static void differ_print_job(const struct job_rule *rule, FILE *out)
-{
-    fprintf(out, "%s:\n", rule->pattern);
-    for (int i = 0; i < KEY_COUNT; i++) {
-        char text[VALUE_TEXT_MAX];
-        if (!names_key(rule, i)) {
-            continue;
-        }
-        value_print(&config_keys[i].rule, config_field(&rule->values, i), text);
-        fprintf(out, "%s.%s=%s\n", config_keys[i].section, config_keys[i].name, text);
-    }
-}
-
 static void differ_print_jobs(const struct config *config, FILE *out)
 {
     for (uint32_t i = 0; i < differ_count_patterns(config->jobs); i++) {
-        differ_print_job(jobs_rule(config->jobs, i), out);
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        fprintf(out, "%s:\n", rule->pattern);
+        for (int j = 0; j < KEY_COUNT; j++) {
+            char text[VALUE_TEXT_MAX];
+            if (!names_key(rule, j)) {
+                continue;
+            }
+            value_print(&config_keys[j].rule, config_field(&rule->values, j), text);
+            fprintf(out, "%s.%s=%s\n", config_keys[j].section, config_keys[j].name, text);
+        }
     }
 }
 

@@ -41,16 +41,6 @@ static int check_tcp(const struct config *config, int which, const char *path, c
     return is_tcp(endpoint->text) ? refuse_tcp(origin, label, endpoint->text, reterr) : 0;
 }
 
-/* The directory counts when one of its sockets is in use, named or not. */
-static void set_directory(struct config *config, const char *endpoint, int which)
-{
-    size_t scheme = strlen("ipc://"), name = 1 + strlen(address_socket_name[which]);
-    if (!is_tcp(endpoint) && strcmp(endpoint, endpoint_of(config, which)->text) == 0) {
-        snprintf(config->directory, sizeof config->directory, "%.*s",
-                 (int)(strlen(endpoint) - scheme - name), endpoint + scheme);
-    }
-}
-
 /* The reliable lane is where trainers look for it: beside ingest, wherever that is. */
 static void place_beside_ingest(struct config *config)
 {
@@ -88,7 +78,12 @@ int config_use_address(struct config *config, const char *address, const char *o
             snprintf(endpoint->text, sizeof endpoint->text, "%s", text);
             uses_tcp = uses_tcp || is_tcp(text);
         }
-        set_directory(config, text, i);
+        /* The directory counts when one of its sockets is in use, named or not. */
+        size_t scheme = strlen("ipc://"), name = 1 + strlen(address_socket_name[i]);
+        if (!is_tcp(text) && strcmp(text, endpoint_of(config, i)->text) == 0) {
+            snprintf(config->directory, sizeof config->directory, "%.*s",
+                     (int)(strlen(text) - scheme - name), text + scheme);
+        }
     }
     return uses_tcp && !allowed ? refuse_tcp(nowhere, origin, address, reterr) : 0;
 }

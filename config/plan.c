@@ -19,16 +19,6 @@ void config_default_plan(const struct config *config, struct config_plan *ret_pl
     };
 }
 
-static void plan_put(const struct config_plan *plan, struct config *config)
-{
-    config->plan_every = plan->every;
-    config->plan_layers = plan->layers;
-    config->plan_heads = plan->heads;
-    config->plan_samples = plan->samples;
-    config->plan_rows = plan->rows;
-    config->plan_tier = plan->tier;
-}
-
 static bool is_plan_key(int key)
 {
     return strcmp(config_keys[key].section, section) == 0;
@@ -69,7 +59,12 @@ int config_plan_set(struct config_plan *plan, const char *key, const char *text,
     struct origin nowhere = {NULL, 0};
     struct config config;
     config_defaults(&config);
-    plan_put(plan, &config);
+    config.plan_every = plan->every;
+    config.plan_layers = plan->layers;
+    config.plan_heads = plan->heads;
+    config.plan_samples = plan->samples;
+    config.plan_rows = plan->rows;
+    config.plan_tier = plan->tier;
     int index = config_find_key(section, section, key, nowhere, reterr);
     if (index < 0 || config_assign(&config, index, section, text, nowhere, reterr) != 0) {
         return -1;

@@ -61,57 +61,6 @@ static void print_value(FILE *out, const char *name, const struct key *key, cons
     putc('\n', out);
 }
 
-static void print_key(const struct config *config, int index, FILE *out)
-{
-    const struct key *key = &config_keys[index];
-    char valid[VALUE_VALID_MAX];
-    value_valid(&key->rule, valid);
-    const char *indent = *key->section ? "  " : "";
-    fprintf(out, "%s# %s\n", indent, key->help);
-    fprintf(out, "%s# %s: %s; default %s\n", indent, value_type_name(key->rule.type), valid,
-            key->text);
-    fputs(indent, out);
-    print_value(out, key->name, key, config_field(config, index));
-}
-
-/* Patterns are always quoted: one that begins with * is an alias to YAML otherwise. */
-static void config_print_job(const struct job_rule *rule, FILE *out)
-{
-    fprintf(out, "  '%s':", rule->pattern);
-    bool empty = true;
-    for (int i = 0; i < KEY_COUNT; i++) {
-        char name[JOBS_KEY_MAX];
-        if (!rule->key_line[i]) {
-            continue;
-        }
-        fputs(empty ? "\n    " : "    ", out);
-        print_value(out, jobs_key_name(i, name), &config_keys[i], config_field(&rule->values, i));
-        empty = false;
-    }
-    fputs(empty ? " {}\n" : "", out);
-}
-
-static void config_print_jobs(const struct config *config, FILE *out)
-{
-    fputs(
-        "\n"
-        "# Settings for some jobs: any key of metrics, and of plan as plan.every. The first "
-        "pattern that\n"
-        "# matches the name of a job counts, as a shell matches file names (* ? [a-z]). Example:\n"
-        "#\n"
-        "# jobs:\n"
-        "#   'gpt-*': {spectrum: false, similarity: true, plan.every: 10}\n"
-        "#   '*-debug':\n"
-        "#     spectrum_budget: 0\n",
-        out);
-    if (config->jobs) {
-        fputs("jobs:\n", out);
-    }
-    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
-        config_print_job(jobs_rule(config->jobs, i), out);
-    }
-}
-
 static void config_print_rules(const struct config *config, FILE *out)
 {
     fputs("\n"
@@ -152,9 +101,47 @@ void config_print(const struct config *config, FILE *out)
         } else {
             putc('\n', out);
         }
-        print_key(config, i, out);
+        const struct key *key = &config_keys[i];
+        char valid[VALUE_VALID_MAX];
+        value_valid(&key->rule, valid);
+        const char *indent = *key->section ? "  " : "";
+        fprintf(out, "%s# %s\n", indent, key->help);
+        fprintf(out, "%s# %s: %s; default %s\n", indent, value_type_name(key->rule.type), valid,
+                key->text);
+        fputs(indent, out);
+        print_value(out, key->name, key, config_field(config, i));
     }
-    config_print_jobs(config, out);
+    fputs(
+        "\n"
+        "# Settings for some jobs: any key of metrics, and of plan as plan.every. The first "
+        "pattern that\n"
+        "# matches the name of a job counts, as a shell matches file names (* ? [a-z]). Example:\n"
+        "#\n"
+        "# jobs:\n"
+        "#   'gpt-*': {spectrum: false, similarity: true, plan.every: 10}\n"
+        "#   '*-debug':\n"
+        "#     spectrum_budget: 0\n",
+        out);
+    if (config->jobs) {
+        fputs("jobs:\n", out);
+    }
+    for (uint32_t i = 0; i < jobs_count(config->jobs); i++) {
+        /* Patterns are always quoted: one that begins with * is an alias to YAML otherwise. */
+        const struct job_rule *rule = jobs_rule(config->jobs, i);
+        fprintf(out, "  '%s':", rule->pattern);
+        bool empty = true;
+        for (int j = 0; j < KEY_COUNT; j++) {
+            char name[JOBS_KEY_MAX];
+            if (!rule->key_line[j]) {
+                continue;
+            }
+            fputs(empty ? "\n    " : "    ", out);
+            print_value(out, jobs_key_name(j, name), &config_keys[j],
+                        config_field(&rule->values, j));
+            empty = false;
+        }
+        fputs(empty ? " {}\n" : "", out);
+    }
     config_print_rules(config, out);
 }
 

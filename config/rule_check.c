@@ -41,24 +41,6 @@ static bool rule_check_contains(const struct interval *interval, double number)
     return above && below;
 }
 
-/* "above 0, at most 1". */
-static void rule_check_describe(const struct interval *interval, char ret_text[128])
-{
-    char low[VALUE_DECIMAL_MAX], high[VALUE_DECIMAL_MAX];
-    value_decimal_print(interval->low, low);
-    value_decimal_print(interval->high, high);
-    if (isinf(interval->low) && isinf(interval->high)) {
-        strcpy(ret_text, "any number");
-    } else if (isinf(interval->low)) {
-        snprintf(ret_text, 128, "%s %s", interval->high_open ? "below" : "at most", high);
-    } else if (isinf(interval->high)) {
-        snprintf(ret_text, 128, "%s %s", interval->low_open ? "above" : "at least", low);
-    } else {
-        snprintf(ret_text, 128, "%s %s, %s %s", interval->low_open ? "above" : "at least", low,
-                 interval->high_open ? "below" : "at most", high);
-    }
-}
-
 static int require(const struct rule_draft *draft, enum rule_key key, double number,
                    const struct interval *interval, const char *reason, char *reterr)
 {
@@ -66,7 +48,20 @@ static int require(const struct rule_draft *draft, enum rule_key key, double num
     if (rule_check_contains(interval, number)) {
         return 0;
     }
-    rule_check_describe(interval, valid);
+    /* "above 0, at most 1". */
+    char low[VALUE_DECIMAL_MAX], high[VALUE_DECIMAL_MAX];
+    value_decimal_print(interval->low, low);
+    value_decimal_print(interval->high, high);
+    if (isinf(interval->low) && isinf(interval->high)) {
+        strcpy(valid, "any number");
+    } else if (isinf(interval->low)) {
+        snprintf(valid, 128, "%s %s", interval->high_open ? "below" : "at most", high);
+    } else if (isinf(interval->high)) {
+        snprintf(valid, 128, "%s %s", interval->low_open ? "above" : "at least", low);
+    } else {
+        snprintf(valid, 128, "%s %s, %s %s", interval->low_open ? "above" : "at least", low,
+                 interval->high_open ? "below" : "at most", high);
+    }
     snprintf(text, sizeof text, "%s (valid: %s)", reason, valid);
     return rule_check_refuse(draft, key, reterr, text);
 }
@@ -189,8 +184,12 @@ static int check_bound(const struct rule_draft *draft, char *reterr)
                    reterr);
 }
 
-static int check_clear(const struct rule_draft *draft, char *reterr)
+int rule_check(const struct rule_draft *draft, char *reterr)
 {
+    if (check_statistic(draft, reterr) != 0 || check_scope(draft, reterr) != 0 ||
+        check_time(draft, reterr) != 0 || check_bound(draft, reterr) != 0) {
+        return -1;
+    }
     const struct rule *rule = &draft->rule;
     struct interval valid = values(rule);
     if (rule_is_floor(rule)) {
@@ -206,13 +205,4 @@ static int check_clear(const struct rule_draft *draft, char *reterr)
     snprintf(reason, sizeof reason, "on the wrong side of `%s`, or never reached",
              rule_condition_name(rule->condition));
     return require(draft, RULE_KEY_CLEAR, rule->clear, &valid, reason, reterr);
-}
-
-int rule_check(const struct rule_draft *draft, char *reterr)
-{
-    if (check_statistic(draft, reterr) != 0 || check_scope(draft, reterr) != 0 ||
-        check_time(draft, reterr) != 0 || check_bound(draft, reterr) != 0) {
-        return -1;
-    }
-    return check_clear(draft, reterr);
 }

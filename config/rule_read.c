@@ -253,15 +253,6 @@ static bool is_name(const char *text)
     return length > 0 && length <= RULE_NAME_MAX && strspn(text, LETTERS) == length;
 }
 
-static uint32_t rule_read_find_rule(const struct config_rules *rules, const char *name)
-{
-    uint32_t index = 0;
-    while (index < rules->count && strcmp(rules->rules[index].name, name) != 0) {
-        index++;
-    }
-    return index;
-}
-
 int rules_begin(const struct config_rules *rules, const char *name, struct origin origin,
                 char *reterr, struct rule_draft *ret_draft)
 {
@@ -271,7 +262,10 @@ int rules_begin(const struct config_rules *rules, const char *name, struct origi
                             "rules: '%s': not a name (valid: 1 to %d of A-Z a-z 0-9 . _ -)",
                             config_quotable(name, quoted), RULE_NAME_MAX);
     }
-    uint32_t index = rule_read_find_rule(rules, name);
+    uint32_t index = 0;
+    while (index < rules->count && strcmp(rules->rules[index].name, name) != 0) {
+        index++;
+    }
     if (index < rules->count && rules->line[index]) {
         return config_error(reterr, origin, "rules.%s: given twice (first on line %zu)", name,
                             rules->line[index]);
@@ -312,8 +306,20 @@ static double clear_of(const struct rule *rule)
     }
 }
 
-static void rule_read_complete(struct rule_draft *draft)
+int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr)
 {
+    if (draft->rule.metric == RULE_METRIC_COUNT) {
+        return config_error(reterr, draft->origin,
+                            "%s: has no metric, and no default rule has this name", draft->label);
+    }
+    if (draft->rule.condition == RULE_CONDITION_COUNT) {
+        struct names names = {.wanted = "", .distance = 32};
+        for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
+            names_add(&names, rule_condition_name((enum rule_condition)i));
+        }
+        return config_error(reterr, draft->origin, "%s: has no condition (valid: one of %s)",
+                            draft->label, names.list);
+    }
     struct rule *rule = &draft->rule;
     struct rule_metric_info info = rule_metric_info(rule->metric);
     bool condition_given = draft->key_line[rule_condition_key((int)rule->condition)];
@@ -326,28 +332,6 @@ static void rule_read_complete(struct rule_draft *draft)
     if (condition_given && !draft->key_line[RULE_KEY_CLEAR]) {
         rule->clear = clear_of(rule);
     }
-}
-
-static int no_condition(const struct rule_draft *draft, char *reterr)
-{
-    struct names names = {.wanted = "", .distance = 32};
-    for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
-        names_add(&names, rule_condition_name((enum rule_condition)i));
-    }
-    return config_error(reterr, draft->origin, "%s: has no condition (valid: one of %s)",
-                        draft->label, names.list);
-}
-
-int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr)
-{
-    if (draft->rule.metric == RULE_METRIC_COUNT) {
-        return config_error(reterr, draft->origin,
-                            "%s: has no metric, and no default rule has this name", draft->label);
-    }
-    if (draft->rule.condition == RULE_CONDITION_COUNT) {
-        return no_condition(draft, reterr);
-    }
-    rule_read_complete(draft);
     if (rule_check(draft, reterr) != 0) {
         return -1;
     }

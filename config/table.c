@@ -95,38 +95,6 @@ const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4])
     return ret_text;
 }
 
-static int unknown_section(const char *section, struct origin origin, char *reterr)
-{
-    struct names names = {.wanted = section, .distance = 32};
-    char guess[64], quoted[QUOTE_MAX + 4];
-    for (int i = 0; i < KEY_COUNT; i++) {
-        if (!*config_keys[i].section) {
-            names_add(&names, config_keys[i].name);
-        } else if (config_opens_section(i)) {
-            names_add(&names, config_keys[i].section);
-        }
-    }
-    names_add(&names, "jobs");
-    names_add(&names, "rules");
-    return config_error(reterr, origin, "%s: unknown section (valid: %s%s)",
-                        config_quotable(section, quoted), names.list, names_guess(&names, guess));
-}
-
-static int unknown_key(const char *section, const char *label, const char *name,
-                       struct origin origin, char *reterr)
-{
-    struct names names = {.wanted = name, .distance = 32};
-    char guess[64], quoted[QUOTE_MAX + 4];
-    for (int i = 0; i < KEY_COUNT; i++) {
-        if (strcmp(config_keys[i].section, section) == 0) {
-            names_add(&names, config_keys[i].name);
-        }
-    }
-    return config_error(reterr, origin, "%s.%s: unknown key (valid in %s: %s%s)", label,
-                        config_quotable(name, quoted), section, names.list,
-                        names_guess(&names, guess));
-}
-
 /* Table -----------------------------------------------------------------------------------------
  */
 
@@ -147,7 +115,19 @@ int config_find_section(const char *section, struct origin origin, char *reterr)
             return i;
         }
     }
-    return unknown_section(section, origin, reterr);
+    struct names names = {.wanted = section, .distance = 32};
+    char guess[64], quoted[QUOTE_MAX + 4];
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (!*config_keys[i].section) {
+            names_add(&names, config_keys[i].name);
+        } else if (config_opens_section(i)) {
+            names_add(&names, config_keys[i].section);
+        }
+    }
+    names_add(&names, "jobs");
+    names_add(&names, "rules");
+    return config_error(reterr, origin, "%s: unknown section (valid: %s%s)",
+                        config_quotable(section, quoted), names.list, names_guess(&names, guess));
 }
 
 int config_find_key(const char *section, const char *label, const char *name, struct origin origin,
@@ -159,7 +139,16 @@ int config_find_key(const char *section, const char *label, const char *name, st
             return i;
         }
     }
-    return unknown_key(section, label, name, origin, reterr);
+    struct names names = {.wanted = name, .distance = 32};
+    char guess[64], quoted[QUOTE_MAX + 4];
+    for (int i = 0; i < KEY_COUNT; i++) {
+        if (strcmp(config_keys[i].section, section) == 0) {
+            names_add(&names, config_keys[i].name);
+        }
+    }
+    return config_error(reterr, origin, "%s.%s: unknown key (valid in %s: %s%s)", label,
+                        config_quotable(name, quoted), section, names.list,
+                        names_guess(&names, guess));
 }
 
 int config_assign(struct config *config, int key, const char *label, const char *text,

@@ -62,21 +62,6 @@ static size_t line_of_offset(const struct reader *reader, size_t offset)
     return line;
 }
 
-/* libyaml's complaint; its reader (encoding errors) knows an offset instead of a line. */
-static int refuse_syntax(struct reader *reader)
-{
-    const yaml_parser_t *parser = &reader->parser;
-    size_t line = parser->error == YAML_READER_ERROR
-                      ? line_of_offset(reader, parser->problem_offset)
-                      : parser->problem_mark.line + 1;
-    if (parser->error == YAML_MEMORY_ERROR) {
-        return config_error(reader->reterr, at_line(reader, 0), "out of memory");
-    }
-    const char *context = parser->context ? parser->context : "";
-    return config_error(reader->reterr, at_line(reader, line), "not valid YAML: %s%s%s",
-                        parser->problem, *context ? ", " : "", context);
-}
-
 static int copy_scalar(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
 {
     const char *value = (const char *)event->data.scalar.value;
@@ -151,7 +136,17 @@ static int yaml_next(struct reader *reader, struct node *ret_node)
 {
     yaml_event_t event;
     if (!yaml_parser_parse(&reader->parser, &event)) {
-        return refuse_syntax(reader);
+        /* libyaml's complaint; its reader (encoding errors) knows an offset instead of a line. */
+        const yaml_parser_t *parser = &reader->parser;
+        size_t line = parser->error == YAML_READER_ERROR
+                          ? line_of_offset(reader, parser->problem_offset)
+                          : parser->problem_mark.line + 1;
+        if (parser->error == YAML_MEMORY_ERROR) {
+            return config_error(reader->reterr, at_line(reader, 0), "out of memory");
+        }
+        const char *context = parser->context ? parser->context : "";
+        return config_error(reader->reterr, at_line(reader, line), "not valid YAML: %s%s%s",
+                            parser->problem, *context ? ", " : "", context);
     }
     int result = yaml_convert(reader, &event, ret_node);
     yaml_event_delete(&event);
@@ -219,27 +214,6 @@ static int assign(struct reader *reader, const struct body *body, int key, const
     return config_assign(body->config, key, body->label, text, origin, reader->reterr);
 }
 
-static int yaml_read_value(struct reader *reader, const struct body *body, int key,
-                           const struct node *name)
-{
-    char list[VALUE_TEXT_MAX];
-    struct node value;
-    if (yaml_next(reader, &value) != 0) {
-        return -1;
-    }
-    if (value.kind == NODE_LIST && is_list(key)) {
-        return join_list(reader, body->label, name, list) == 0
-                   ? assign(reader, body, key, name, list)
-                   : -1;
-    }
-    if (value.kind != NODE_SCALAR) {
-        return config_error(reader->reterr, at_line(reader, name->line),
-                            "%s%s%s: expected one value, found a %s", body->label,
-                            *body->label ? "." : "", name->text, kind_name(&value));
-    }
-    return assign(reader, body, key, name, value.text);
-}
-
 /* Keys that files of earlier versions may have and that mean nothing any more. */
 static bool is_gone(const char *section, const char *name)
 {
@@ -261,7 +235,22 @@ static int read_plain_key(struct reader *reader, const struct body *body, const 
         return config_error(reader->reterr, origin, "%s%s%s: given twice (first on line %zu)",
                             body->label, *body->label ? "." : "", name->text, body->key_line[key]);
     }
-    return yaml_read_value(reader, body, key, name);
+    char list[VALUE_TEXT_MAX];
+    struct node value;
+    if (yaml_next(reader, &value) != 0) {
+        return -1;
+    }
+    if (value.kind == NODE_LIST && is_list(key)) {
+        return join_list(reader, body->label, name, list) == 0
+                   ? assign(reader, body, key, name, list)
+                   : -1;
+    }
+    if (value.kind != NODE_SCALAR) {
+        return config_error(reader->reterr, at_line(reader, name->line),
+                            "%s%s%s: expected one value, found a %s", body->label,
+                            *body->label ? "." : "", name->text, kind_name(&value));
+    }
+    return assign(reader, body, key, name, value.text);
 }
 
 static bool is_key(const char *section, const char *name)
@@ -496,24 +485,6 @@ static ssize_t slurp(const char *path, char *buf)
     return size;
 }
 
-/* Moves the settings that were read into *config. Overrides and rules of a file before stay when
- * this one has no such section. */
-static void take_over(struct reader *reader, struct config *config)
-{
-    struct config old = *config;
-    *config = reader->staged;
-    if (reader->jobs_line == 0) {
-        config->jobs = old.jobs;
-        old.jobs = NULL;
-    }
-    if (reader->rules_line == 0) {
-        config->rules = old.rules;
-        old.rules = NULL;
-    }
-    config_clear(&old);
-    jobs_settle(config);
-}
-
 static int yaml_load_text(struct config *config, const char *path, const char *input, size_t size,
                           char *reterr)
 {
@@ -531,7 +502,20 @@ static int yaml_load_text(struct config *config, const char *path, const char *i
         config_clear(&reader.staged);
         return result;
     }
-    take_over(&reader, config);
+    /* Moves the settings that were read into *config. Overrides and rules of a file before stay
+     * when this one has no such section. */
+    struct config old = *config;
+    *config = reader.staged;
+    if (reader.jobs_line == 0) {
+        config->jobs = old.jobs;
+        old.jobs = NULL;
+    }
+    if (reader.rules_line == 0) {
+        config->rules = old.rules;
+        old.rules = NULL;
+    }
+    config_clear(&old);
+    jobs_settle(config);
     return 0;
 }
 

@@ -2,7 +2,6 @@
 #include "clients/cli/base/commands.h"
 
 #include "clients/cli/help/help.h"
-#include "clients/cli/plot/plot_options.h"
 
 #include <string.h>
 

@@ -35,18 +35,6 @@ size_t alert_layer_size(const struct alerts *alerts)
     return sizeof(struct alert_layer) + alerts->rule_count * sizeof(struct alert_cells);
 }
 
-/* The rules that apply to the layer; the run is judged apart. */
-static void match_layer(const struct alerts *alerts, struct alert_layer *layer)
-{
-    char name[64];
-    snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
-             site_name(layer->id.site));
-    for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        layer->cells[i].applies =
-            !rule_is_of_run(alerts->rules[i]) && fnmatch(alerts->rules[i]->layer, name, 0) == 0;
-    }
-}
-
 struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
 {
     uint32_t key = alert_layer_pack(id);
@@ -66,7 +54,14 @@ struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
         free(layer);
         return NULL;
     }
-    match_layer(alerts, layer);
+    /* The rules that apply to the layer; the run is judged apart. */
+    char name[64];
+    snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
+             site_name(layer->id.site));
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        layer->cells[i].applies =
+            !rule_is_of_run(alerts->rules[i]) && fnmatch(alerts->rules[i]->layer, name, 0) == 0;
+    }
     return layer;
 }
 
@@ -152,20 +147,6 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
     return more - less;
 }
 
-static void alerts_hold(const struct alerts *alerts, const struct rule *rule,
-                        struct alert_cell *cell)
-{
-    if (rule->after_clear && !cell->armed) {
-        return;
-    }
-    if (cell->held == 0 && !cell->firing) {
-        cell->since_epoch = alerts->newest.epoch;
-        cell->since_step = alerts->newest.step;
-    }
-    cell->held += cell->held < UINT32_MAX;
-    cell->firing = cell->firing || cell->held >= rule->windows;
-}
-
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value)
 {
@@ -181,7 +162,14 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     }
     cell->value = x;
     if (below ? x < rule->bound : x > rule->bound) {
-        alerts_hold(alerts, rule, cell);
+        if (!rule->after_clear || cell->armed) {
+            if (cell->held == 0 && !cell->firing) {
+                cell->since_epoch = alerts->newest.epoch;
+                cell->since_step = alerts->newest.step;
+            }
+            cell->held += cell->held < UINT32_MAX;
+            cell->firing = cell->firing || cell->held >= rule->windows;
+        }
     } else {
         cell->held = 0;
         if (below ? x >= rule->clear : x <= rule->clear) {

@@ -165,12 +165,5 @@ struct alert_place {
 };
 
 #define ALERT_MESSAGE_MAX 512
-/* The sentence of first_invalid. */
-void alert_message_origin(const struct alert_origin *origin, enum alert_state state,
-                          char ret_text[ALERT_MESSAGE_MAX]);
-/* The sentence of every other rule; `now` is the value itself, cell->value what was compared. */
-void alert_message(const struct rule *rule, const struct alert_cell *cell,
-                   const struct alert_place *place, double now, enum alert_state state,
-                   char ret_text[ALERT_MESSAGE_MAX]);
 
 #endif

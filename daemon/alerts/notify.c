@@ -132,30 +132,25 @@ static char *json_line(const struct notify_event *event)
     return strcat(line, "\n");
 }
 
-static void notify_deliver(struct notify *notify, const struct notify_event *event)
-{
-    char reason[NOTIFY_REASON_MAX] = "out of memory", *line = json_line(event);
-    bool stopped = notify_stop_before(&notify->stop, UINT64_MAX) <= clock_monotonic_ns();
-    if (stopped) {
-        snprintf(reason, sizeof reason, "attnd stops");
-    }
-    bool able = line && !stopped;
-    if (notify->command) {
-        account(notify, "command",
-                able ? command_run(notify->command, line, &notify->stop, reason) : -1, reason);
-    }
-    if (notify->webhook) {
-        account(notify, "webhook",
-                able ? webhook_post(notify->webhook, line, &notify->stop, reason) : -1, reason);
-    }
-    free(line);
-}
-
 static void *notify_run(void *data)
 {
     struct notify *notify = data;
     for (struct notify_event *event; (event = notify_take(notify)); free(event)) {
-        notify_deliver(notify, event);
+        char reason[NOTIFY_REASON_MAX] = "out of memory", *line = json_line(event);
+        bool stopped = notify_stop_before(&notify->stop, UINT64_MAX) <= clock_monotonic_ns();
+        if (stopped) {
+            snprintf(reason, sizeof reason, "attnd stops");
+        }
+        bool able = line && !stopped;
+        if (notify->command) {
+            account(notify, "command",
+                    able ? command_run(notify->command, line, &notify->stop, reason) : -1, reason);
+        }
+        if (notify->webhook) {
+            account(notify, "webhook",
+                    able ? webhook_post(notify->webhook, line, &notify->stop, reason) : -1, reason);
+        }
+        free(line);
     }
     return NULL;
 }

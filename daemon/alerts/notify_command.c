@@ -89,39 +89,6 @@ void command_free(struct notify_command **command)
 
 /* Starting */
 
-/* Standard input from the pipe, standard output nowhere, nothing else but standard error. */
-static int set_files(posix_spawn_file_actions_t *files, int input)
-{
-    int error = posix_spawn_file_actions_adddup2(files, input, STDIN_FILENO);
-    if (!error) {
-        error = posix_spawn_file_actions_addopen(files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    }
-    if (!error) {
-        error = posix_spawn_file_actions_addclosefrom_np(files, STDERR_FILENO + 1);
-    }
-    return error;
-}
-
-/* A group of its own, and signals as if attnd had never touched them. */
-static int set_attributes(posix_spawnattr_t *attributes)
-{
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    int error = posix_spawnattr_setflags(
-        attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    if (!error) {
-        error = posix_spawnattr_setpgroup(attributes, 0);
-    }
-    if (!error) {
-        error = posix_spawnattr_setsigmask(attributes, &none);
-    }
-    if (!error) {
-        error = posix_spawnattr_setsigdefault(attributes, &all);
-    }
-    return error;
-}
-
 /* Returns 0 or an errno. */
 static int spawn(const struct notify_command *command, int input, pid_t *ret_pid)
 {
@@ -136,9 +103,30 @@ static int spawn(const struct notify_command *command, int input, pid_t *ret_pid
         posix_spawn_file_actions_destroy(&files);
         return error;
     }
-    error = set_files(&files, input);
+    /* Standard input from the pipe, standard output nowhere, nothing else but standard error. */
+    error = posix_spawn_file_actions_adddup2(&files, input, STDIN_FILENO);
     if (!error) {
-        error = set_attributes(&attributes);
+        error = posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    }
+    if (!error) {
+        error = posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
+    }
+    if (!error) {
+        /* A group of its own, and signals as if attnd had never touched them. */
+        sigset_t none, all;
+        sigemptyset(&none);
+        sigfillset(&all);
+        error = posix_spawnattr_setflags(
+            &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+        if (!error) {
+            error = posix_spawnattr_setpgroup(&attributes, 0);
+        }
+        if (!error) {
+            error = posix_spawnattr_setsigmask(&attributes, &none);
+        }
+        if (!error) {
+            error = posix_spawnattr_setsigdefault(&attributes, &all);
+        }
     }
     if (!error) {
         error =
@@ -211,16 +199,6 @@ static void kill_and_reap(pid_t pid)
     }
 }
 
-static int notify_command_judge(int status, char reterr_reason[NOTIFY_REASON_MAX])
-{
-    if (WIFSIGNALED(status)) {
-        snprintf(reterr_reason, NOTIFY_REASON_MAX, "ended by signal %d", WTERMSIG(status));
-    } else {
-        snprintf(reterr_reason, NOTIFY_REASON_MAX, "exit status %d", WEXITSTATUS(status));
-    }
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
-}
-
 int command_run(const struct notify_command *command, const char *line, struct notify_stop *stop,
                 char reterr_reason[NOTIFY_REASON_MAX])
 {
@@ -242,7 +220,12 @@ int command_run(const struct notify_command *command, const char *line, struct n
     notify_command_feed(pipe_ends[1], line, stop, until);
     close(pipe_ends[1]);
     if (notify_command_wait_for(pid, stop, until, &status)) {
-        return notify_command_judge(status, reterr_reason);
+        if (WIFSIGNALED(status)) {
+            snprintf(reterr_reason, NOTIFY_REASON_MAX, "ended by signal %d", WTERMSIG(status));
+        } else {
+            snprintf(reterr_reason, NOTIFY_REASON_MAX, "exit status %d", WEXITSTATUS(status));
+        }
+        return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
     }
     kill_and_reap(pid);
     snprintf(reterr_reason, NOTIFY_REASON_MAX, "%s",

@@ -57,14 +57,6 @@ static bool notify_webhook_set_options(struct webhook *webhook, const char *url,
     return code == CURLE_OK;
 }
 
-static bool is_url(const char *url)
-{
-    CURLU *parts = curl_url();
-    bool fine = parts && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK;
-    curl_url_cleanup(parts);
-    return fine;
-}
-
 int webhook_new(const char *url, uint64_t timeout_ns, uint32_t retries,
                 struct webhook **ret_webhook, char reterr_reason[NOTIFY_REASON_MAX])
 {
@@ -81,7 +73,9 @@ int webhook_new(const char *url, uint64_t timeout_ns, uint32_t retries,
     webhook->easy = curl_easy_init();
     webhook->multi = curl_multi_init();
     webhook->headers = curl_slist_append(NULL, "Content-Type: application/json");
-    bool url_fine = is_url(url);
+    CURLU *parts = curl_url();
+    bool url_fine = parts && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK;
+    curl_url_cleanup(parts);
     if (url_fine && webhook->easy && webhook->multi && webhook->headers &&
         notify_webhook_set_options(webhook, url, timeout_ns)) {
         *ret_webhook = webhook;
@@ -112,18 +106,6 @@ void webhook_wake(struct webhook *webhook)
 
 /* One try */
 
-/* The result of the transfer that has ended. */
-static CURLcode outcome(CURLM *multi)
-{
-    int left;
-    for (CURLMsg *message; (message = curl_multi_info_read(multi, &left));) {
-        if (message->msg == CURLMSG_DONE) {
-            return message->data.result;
-        }
-    }
-    return CURLE_FAILED_INIT;
-}
-
 /* Until the transfer has ended, or it is time to give up: CURLE_ABORTED_BY_CALLBACK. */
 static CURLcode drive(CURLM *multi, struct notify_stop *stop)
 {
@@ -132,7 +114,14 @@ static CURLcode drive(CURLM *multi, struct notify_stop *stop)
         uint64_t now = clock_monotonic_ns();
         uint64_t until = notify_stop_before(stop, now + SECOND);
         if (running == 0) {
-            return outcome(multi);
+            /* The result of the transfer that has ended. */
+            int left;
+            for (CURLMsg *message; (message = curl_multi_info_read(multi, &left));) {
+                if (message->msg == CURLMSG_DONE) {
+                    return message->data.result;
+                }
+            }
+            return CURLE_FAILED_INIT;
         }
         if (until <= now) {
             return CURLE_ABORTED_BY_CALLBACK;

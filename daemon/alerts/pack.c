@@ -56,33 +56,6 @@ static size_t armed_bytes(uint32_t count)
     return ((size_t)count + 7) / 8;
 }
 
-static void put_armed(const struct alert_cells *cells, struct mpk_writer *writer)
-{
-    size_t size = armed_bytes(cells->count);
-    uint8_t *bits = calloc(size, 1);
-    for (uint32_t i = 0; bits && i < cells->count; i++) {
-        if (cells->cell[i].armed) {
-            bits[i / 8] = (uint8_t)(bits[i / 8] | 1u << i % 8);
-        }
-    }
-    put_bin(writer, "armed", bits, size);
-    free(bits);
-}
-
-static void alerts_pack_put_cell(const struct alert_cell *cell, uint32_t index,
-                                 struct mpk_writer *writer)
-{
-    mpk_put_array(writer, 7);
-    mpk_put_u64(writer, index);
-    mpk_put_u64(writer, cell->held);
-    mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u) |
-                            (cell->at_end ? FLAG_AT_END : 0u));
-    mpk_put_u64(writer, cell->since_epoch);
-    mpk_put_u64(writer, cell->since_step);
-    mpk_put_f64(writer, cell->value);
-    mpk_put_u64(writer, (uint64_t)(cell->worst + 1));
-}
-
 static size_t past_bytes(const struct rule *rule)
 {
     return 1 + rule->within * sizeof(uint64_t);
@@ -118,76 +91,32 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
     mpk_put_map(writer, 5);
     mpk_pair_u64(writer, "place", place);
     mpk_pair_u64(writer, "count", cells->count);
-    put_armed(cells, writer);
+    size_t size = armed_bytes(cells->count);
+    uint8_t *bits = calloc(size, 1);
+    for (uint32_t i = 0; bits && i < cells->count; i++) {
+        if (cells->cell[i].armed) {
+            bits[i / 8] = (uint8_t)(bits[i / 8] | 1u << i % 8);
+        }
+    }
+    put_bin(writer, "armed", bits, size);
+    free(bits);
     struct mpk_open busy = mpk_open(writer, "cells");
     for (uint32_t i = 0; i < cells->count; i++) {
         if (is_busy(&cells->cell[i])) {
-            alerts_pack_put_cell(&cells->cell[i], i, writer);
+            const struct alert_cell *cell = &cells->cell[i];
+            mpk_put_array(writer, 7);
+            mpk_put_u64(writer, i);
+            mpk_put_u64(writer, cell->held);
+            mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u) |
+                                    (cell->at_end ? FLAG_AT_END : 0u));
+            mpk_put_u64(writer, cell->since_epoch);
+            mpk_put_u64(writer, cell->since_step);
+            mpk_put_f64(writer, cell->value);
+            mpk_put_u64(writer, (uint64_t)(cell->worst + 1));
         }
     }
     mpk_close_array(writer, &busy);
     alerts_pack_put_past(rule, cells, writer);
-}
-
-static void put_rule(const struct alerts *alerts, uint32_t index, struct mpk_writer *writer)
-{
-    const struct rule *rule = alerts->rules[index];
-    const struct alert_cells *whole = &alerts->whole->cells[index];
-    mpk_put_map(writer, 4);
-    mpk_pair_str(writer, "name", rule->name);
-    mpk_pair_bool(writer, "judged", alerts_has_judged(alerts, index));
-    mpk_pair_u64(writer, "hash", rule_hash(rule));
-    struct mpk_open places = mpk_open(writer, "places");
-    if (is_worth_keeping(whole)) {
-        alerts_pack_put_place(rule, whole, 0, writer);
-    }
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        if (is_worth_keeping(&layer->cells[index])) {
-            alerts_pack_put_place(rule, &layer->cells[index], (uint64_t)layer->key + 1, writer);
-        }
-    }
-    mpk_close_array(writer, &places);
-}
-
-static void put_focus(const struct alert_numbers *numbers, struct mpk_writer *writer)
-{
-    size_t size = (size_t)numbers->heads * PAST_BYTES;
-    uint8_t *bytes = malloc(size + 1);
-    for (uint32_t h = 0; bytes && h < numbers->heads; h++) {
-        memcpy(bytes + (size_t)h * PAST_BYTES, &numbers->head[h].past, PAST_BYTES);
-    }
-    if (bytes) {
-        mpk_put_bin(writer, bytes, size);
-    }
-    writer->failed = writer->failed || !bytes;
-    free(bytes);
-}
-
-/* The numbers that quantity.c keeps from window to window. */
-static void put_numbers(const struct alerts *alerts, struct mpk_writer *writer)
-{
-    const struct alert_origin *origin = &alerts->origin;
-    mpk_pair_array(writer, "heads", 2);
-    mpk_put_f64(writer, alerts->focus);
-    struct mpk_open layers = mpk_open(writer, NULL);
-    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        const struct alert_numbers *numbers = layer->numbers;
-        if (!numbers) {
-            continue;
-        }
-        mpk_put_array(writer, 2);
-        mpk_put_u64(writer, layer->key);
-        put_focus(numbers, writer);
-    }
-    mpk_close_array(writer, &layers);
-    mpk_pair_u64(writer, "causal", alerts->causal);
-    mpk_pair_array(writer, "origin", 6);
-    mpk_put_u64(writer, alert_layer_pack(origin->layer));
-    mpk_put_u64(writer, (uint64_t)(origin->head + 1));
-    mpk_put_f64(writer, origin->share);
-    mpk_put_u64(writer, origin->everywhere);
-    mpk_put_u64(writer, origin->after);
-    mpk_put_u64(writer, origin->before);
 }
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
@@ -208,9 +137,55 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     }
     mpk_pair_array(writer, "rules", alerts->rule_count);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
-        put_rule(alerts, i, writer);
+        const struct rule *rule = alerts->rules[i];
+        const struct alert_cells *whole = &alerts->whole->cells[i];
+        mpk_put_map(writer, 4);
+        mpk_pair_str(writer, "name", rule->name);
+        mpk_pair_bool(writer, "judged", alerts_has_judged(alerts, i));
+        mpk_pair_u64(writer, "hash", rule_hash(rule));
+        struct mpk_open places = mpk_open(writer, "places");
+        if (is_worth_keeping(whole)) {
+            alerts_pack_put_place(rule, whole, 0, writer);
+        }
+        for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+            if (is_worth_keeping(&layer->cells[i])) {
+                alerts_pack_put_place(rule, &layer->cells[i], (uint64_t)layer->key + 1, writer);
+            }
+        }
+        mpk_close_array(writer, &places);
     }
-    put_numbers(alerts, writer);
+    /* The numbers that quantity.c keeps from window to window. */
+    const struct alert_origin *origin = &alerts->origin;
+    mpk_pair_array(writer, "heads", 2);
+    mpk_put_f64(writer, alerts->focus);
+    struct mpk_open layers = mpk_open(writer, NULL);
+    for (const struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        const struct alert_numbers *numbers = layer->numbers;
+        if (!numbers) {
+            continue;
+        }
+        mpk_put_array(writer, 2);
+        mpk_put_u64(writer, layer->key);
+        size_t size = (size_t)numbers->heads * PAST_BYTES;
+        uint8_t *bytes = malloc(size + 1);
+        for (uint32_t h = 0; bytes && h < numbers->heads; h++) {
+            memcpy(bytes + (size_t)h * PAST_BYTES, &numbers->head[h].past, PAST_BYTES);
+        }
+        if (bytes) {
+            mpk_put_bin(writer, bytes, size);
+        }
+        writer->failed = writer->failed || !bytes;
+        free(bytes);
+    }
+    mpk_close_array(writer, &layers);
+    mpk_pair_u64(writer, "causal", alerts->causal);
+    mpk_pair_array(writer, "origin", 6);
+    mpk_put_u64(writer, alert_layer_pack(origin->layer));
+    mpk_put_u64(writer, (uint64_t)(origin->head + 1));
+    mpk_put_f64(writer, origin->share);
+    mpk_put_u64(writer, origin->everywhere);
+    mpk_put_u64(writer, origin->after);
+    mpk_put_u64(writer, origin->before);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -344,17 +319,6 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     return fill_cells(rule, &layer->cells[index], &packed);
 }
 
-/* The rule in force with this name and meaning; rule_count when there is none. */
-static uint32_t find_rule(const struct alerts *alerts, const msgpack_object *name, uint64_t hash)
-{
-    uint32_t index = 0;
-    while (index < alerts->rule_count && !(mpk_is_str(name, alerts->rules[index]->name) &&
-                                           rule_hash(alerts->rules[index]) == hash)) {
-        index++;
-    }
-    return index;
-}
-
 static int get_rule(struct alerts *alerts, const msgpack_object *map)
 {
     const msgpack_object *name = mpk_find(map, "name");
@@ -364,7 +328,12 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     if (code || !name || !places) {
         return ERR_STORE_FORMAT;
     }
-    uint32_t index = find_rule(alerts, name, hash);
+    /* The rule in force with this name and meaning; rule_count when there is none. */
+    uint32_t index = 0;
+    while (index < alerts->rule_count && !(mpk_is_str(name, alerts->rules[index]->name) &&
+                                           rule_hash(alerts->rules[index]) == hash)) {
+        index++;
+    }
     const msgpack_object *judged = mpk_find(map, "judged"); /* not in those of an older attnd */
     if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
         alerts->whole->cells[index].judged =
@@ -395,39 +364,6 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
         memcpy(&layer->numbers->head[h].past, bytes + (size_t)h * PAST_BYTES, PAST_BYTES);
     }
     return 0;
-}
-
-/* As put_numbers wrote it; a checkpoint of an older attnd has none of it. */
-static int get_numbers(struct alerts *alerts, const msgpack_object *map)
-{
-    const msgpack_object_array *focus = alerts_pack_get_array(map, "heads");
-    const msgpack_object_array *origin = alerts_pack_get_array(map, "origin");
-    struct alert_origin *to = &alerts->origin;
-    uint64_t key, head, causal, everywhere;
-    if (!focus || !origin) {
-        return 0;
-    }
-    if (focus->size != 2 || focus->ptr[1].type != MSGPACK_OBJECT_ARRAY || origin->size != 6 ||
-        mpk_get_f64(&focus->ptr[0], &alerts->focus) != 0 ||
-        get_number(map, "causal", 1, &causal) != 0 ||
-        mpk_get_u64(&origin->ptr[0], UINT32_MAX, &key) != 0 ||
-        mpk_get_u64(&origin->ptr[1], INT32_MAX, &head) != 0 ||
-        mpk_get_f64(&origin->ptr[2], &to->share) != 0 ||
-        mpk_get_u64(&origin->ptr[3], 1, &everywhere) != 0 ||
-        mpk_get_u64(&origin->ptr[4], UINT64_MAX, &to->after) != 0 ||
-        mpk_get_u64(&origin->ptr[5], UINT64_MAX, &to->before) != 0) {
-        return ERR_STORE_FORMAT;
-    }
-    alerts->causal = causal;
-    to->layer = alert_layer_unpack((uint32_t)key);
-    to->head = (int32_t)head - 1;
-    to->everywhere = everywhere;
-    const msgpack_object_array *layers = &focus->ptr[1].via.array;
-    int code = 0;
-    for (uint32_t i = 0; i < layers->size && !code; i++) {
-        code = get_focus(alerts, &layers->ptr[i]);
-    }
-    return code;
 }
 
 /* An older attnd did not say: it is where the newest message was. */
@@ -465,7 +401,38 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
     for (uint32_t i = 0; i < rules->size && !code; i++) {
         code = get_rule(alerts, &rules->ptr[i]);
     }
-    return code ? code : get_numbers(alerts, map);
+    if (code) {
+        return code;
+    }
+    /* As put_numbers wrote it; a checkpoint of an older attnd has none of it. */
+    const msgpack_object_array *focus = alerts_pack_get_array(map, "heads");
+    const msgpack_object_array *origin = alerts_pack_get_array(map, "origin");
+    struct alert_origin *to = &alerts->origin;
+    uint64_t key, head, causal, everywhere;
+    if (!focus || !origin) {
+        return 0;
+    }
+    if (focus->size != 2 || focus->ptr[1].type != MSGPACK_OBJECT_ARRAY || origin->size != 6 ||
+        mpk_get_f64(&focus->ptr[0], &alerts->focus) != 0 ||
+        get_number(map, "causal", 1, &causal) != 0 ||
+        mpk_get_u64(&origin->ptr[0], UINT32_MAX, &key) != 0 ||
+        mpk_get_u64(&origin->ptr[1], INT32_MAX, &head) != 0 ||
+        mpk_get_f64(&origin->ptr[2], &to->share) != 0 ||
+        mpk_get_u64(&origin->ptr[3], 1, &everywhere) != 0 ||
+        mpk_get_u64(&origin->ptr[4], UINT64_MAX, &to->after) != 0 ||
+        mpk_get_u64(&origin->ptr[5], UINT64_MAX, &to->before) != 0) {
+        return ERR_STORE_FORMAT;
+    }
+    alerts->causal = causal;
+    to->layer = alert_layer_unpack((uint32_t)key);
+    to->head = (int32_t)head - 1;
+    to->everywhere = everywhere;
+    const msgpack_object_array *layers = &focus->ptr[1].via.array;
+    code = 0;
+    for (uint32_t i = 0; i < layers->size && !code; i++) {
+        code = get_focus(alerts, &layers->ptr[i]);
+    }
+    return code;
 }
 
 int alerts_unpack(struct alerts *alerts, const void *data, size_t size)

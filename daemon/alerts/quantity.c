@@ -10,6 +10,176 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* alert_value: the number of a window that a rule judges. */
+/* Beyond the widest tolerance (of f16 and bf16) a sum is off, unless nobody judged it. */
+#define ROW_SUM_TOLERANCE 2e-2
+
+bool alert_has(const struct summary_result *summary, const struct rule *rule)
+{
+    if (rule->metric < METRIC_COUNT) {
+        return rule->statistic < RULE_DELTA ? summary->stat[rule->metric] != NULL
+                                            : summary->drift[rule->metric] != NULL;
+    }
+    if (rule->metric == RULE_SINK_RATE) {
+        return summary->sink_rate != NULL;
+    }
+    if (rule->metric == RULE_REDUNDANT_SHARE) {
+        return summary->similarity.js != NULL;
+    }
+    if (rule->metric == RULE_RANK_DISTANCE) {
+        return !isnan(summary->rank_distance);
+    }
+    return !rule_is_of_run(rule);
+}
+
+static double of_stat(const struct result_stat *stat, enum rule_statistic statistic)
+{
+    if (stat->count == 0) {
+        return NAN;
+    }
+    switch (statistic) {
+    case RULE_STD:
+        return stat->std;
+    case RULE_MIN:
+        return stat->min;
+    case RULE_MAX:
+        return stat->max;
+    case RULE_P10:
+        return stat->p10;
+    case RULE_P50:
+        return stat->p50;
+    case RULE_P90:
+        return stat->p90;
+    case RULE_P99:
+        return stat->p99;
+    case RULE_LAST:
+        return stat->last;
+    default:
+        return stat->mean;
+    }
+}
+
+static double of_drift(const struct result_drift *drift, enum rule_statistic statistic)
+{
+    switch (statistic) {
+    case RULE_DELTA:
+        return drift->delta;
+    case RULE_SHIFT:
+        return drift->shift;
+    case RULE_ABS_SHIFT:
+        return fabs(drift->shift);
+    default:
+        return drift->js;
+    }
+}
+
+double alert_head_value(const struct alert_layer *layer, const struct summary_result *summary,
+                        const struct rule *rule, uint32_t head)
+{
+    const struct alert_head_numbers *numbers = &layer->numbers->head[head];
+    switch (rule->metric) {
+    case RULE_INVALID_SHARE:
+        return summary->invalid_share ? summary->invalid_share[head] : NAN;
+    case RULE_SATURATED_ENTROPY:
+        return numbers->saturated_entropy;
+    case RULE_SATURATED_ALONE:
+        return numbers->saturated_alone;
+    case RULE_LOST_FOCUS:
+        return numbers->lost_focus;
+    case RULE_WRITTEN_SHARE:
+        return numbers->written_share;
+    case RULE_TWIN:
+        return numbers->twin;
+    default:
+        break;
+    }
+    if (rule->statistic >= RULE_DELTA) {
+        return of_drift(&summary->drift[rule->metric][head], rule->statistic);
+    }
+    double value = of_stat(&summary->stat[rule->metric][head], rule->statistic);
+    if (!rule->per_key) {
+        return value;
+    }
+    uint32_t keys = summary->layer.shape[3];
+    return keys ? value / keys : NAN;
+}
+
+static double alert_value_share(double part, double all)
+{
+    return all > 0 ? part / all : NAN;
+}
+
+/* Sums are not judged after dropout and with a learned sink; a summary does not say so, but there
+ * only can the largest error be beyond every tolerance while all rows are sound. */
+static double row_sum_error(const struct result_layer *layer)
+{
+    bool judged = layer->invalid_rows > 0 || layer->row_sum_error <= ROW_SUM_TOLERANCE;
+    return judged ? layer->row_sum_error : NAN;
+}
+
+double alert_layer_value(const struct alert_layer *judged, const struct summary_result *summary,
+                         const struct rule *rule)
+{
+    const struct result_layer *layer = &summary->layer;
+    double heads = summary->heads;
+    switch (rule->metric) {
+    case RULE_SINK_RATE:
+        return of_stat(summary->sink_rate, rule->statistic);
+    case RULE_REDUNDANT_SHARE:
+        return alert_value_share(summary->similarity.redundant_total, heads * (heads - 1) / 2);
+    case RULE_INVALID_SHARE:
+        return alert_value_share((double)layer->invalid_rows,
+                                 (double)layer->rows + (double)layer->invalid_rows);
+    case RULE_FOCUS_SHARE:
+        return judged->numbers->focus_share;
+    case RULE_LATER_KEYS:
+        return judged->numbers->later_keys;
+    case RULE_RANK_DISTANCE:
+        return summary->rank_distance;
+    default:
+        return row_sum_error(layer);
+    }
+}
+
+void alert_gather(struct alert_gathered *gathered, uint32_t head, double value)
+{
+    if (isnan(value)) {
+        return;
+    }
+    if (gathered->count == 0 || value < gathered->min) {
+        gathered->min = value;
+        gathered->lowest = head;
+    }
+    if (gathered->count == 0 || value > gathered->max) {
+        gathered->max = value;
+        gathered->highest = head;
+    }
+    gathered->sum += value;
+    gathered->count++;
+}
+
+double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule)
+{
+    if (gathered->count == 0) {
+        return NAN;
+    }
+    if (rule->statistic == RULE_MIN) {
+        return gathered->min;
+    }
+    if (rule->statistic == RULE_MAX) {
+        return gathered->max;
+    }
+    return gathered->sum / (double)gathered->count;
+}
+
+int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct rule *rule)
+{
+    if (gathered->count == 0 || gathered->min == gathered->max || !rule_is_of_heads(rule)) {
+        return -1;
+    }
+    return (int32_t)(rule_is_worse_low(rule) ? gathered->lowest : gathered->highest);
+}
+
 /* Logits of healthy heads, sharp ones as well, spread by up to 10; of saturated ones by 20 to 1000.
  */
 #define SPREAD_SATURATED 12.0
@@ -100,11 +270,6 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
     }
 }
 
-static double focus_of(const struct summary_result *summary, uint32_t head)
-{
-    return 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, head);
-}
-
 /* One window is noise: `kept` is the largest that two windows on end had. Below FOCUS_LEARNED it
  * halves in each window, until the head is uniform at once. */
 static double lost_focus(struct alert_past *past, double focus)
@@ -138,42 +303,12 @@ static int compare_numbers(const void *a, const void *b)
     return one < other ? -1 : one > other;
 }
 
-/* The median of those that are numbers, the lower one of two; NaN without any. Sorts them. */
-static double median_of(double *numbers, uint32_t count)
-{
-    uint32_t known = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        if (!isnan(numbers[i])) {
-            numbers[known++] = numbers[i];
-        }
-    }
-    qsort(numbers, known, sizeof *numbers, compare_numbers);
-    return known ? numbers[(known - 1) / 2] : NAN;
-}
-
 /* The share that is left of the largest norm that the head's W_v W_o had; NaN where it is not
  * known. */
 static double written_of_before(struct alert_past *past, double norm)
 {
     past->written = isnan(norm) ? past->written : fmaxf(past->written, (float)norm);
     return past->written > 0 ? norm / (double)past->written : NAN;
-}
-
-/* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
- * numbers as there are heads. */
-static void put_written_shares(struct alert_numbers *numbers, const struct summary_result *summary,
-                               double *room)
-{
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        room[h] = written_by(summary, h);
-    }
-    double median = median_of(room, summary->heads);
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        double of_layer = median > 0 ? written_by(summary, h) / median : NAN;
-        double norm = mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, h);
-        numbers->head[h].written_share =
-            fmin(of_layer, written_of_before(&numbers->head[h].past, norm));
-    }
 }
 
 /* NaN unless both are known. */
@@ -211,16 +346,6 @@ static bool is_taken(float *before, float first)
     return false;
 }
 
-static void count_sinks(struct alerts *alerts, struct alert_numbers *numbers,
-                        const struct summary_result *summary)
-{
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
-        alerts->sinks += is_taken(&numbers->head[h].past.first, first);
-        alerts->sinkable += isnan(first) ? 0 : 1;
-    }
-}
-
 double alert_sink_share(const struct alerts *alerts)
 {
     return alerts->sinkable > 0 ? (double)alerts->sinks / alerts->sinkable : NAN;
@@ -239,53 +364,6 @@ static bool is_earlier(struct layer_id one, struct layer_id other)
 
 /* Shares of rows are fractions of small numbers. */
 #define SAME_SHARE 1e-9
-
-static void put_invalid(struct alert_numbers *numbers, const struct summary_result *summary)
-{
-    struct alert_invalid *invalid = &numbers->invalid;
-    *invalid = (struct alert_invalid){.known = true, .head = -1};
-    for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
-        double share = summary->invalid_share[h];
-        if (h == 0 || share > invalid->most + SAME_SHARE) {
-            invalid->head = (int32_t)h;
-            invalid->most = share;
-        } else if (share >= invalid->most - SAME_SHARE) {
-            invalid->head = -1;
-        }
-        invalid->least = h == 0 ? share : fmin(invalid->least, share);
-    }
-}
-
-/* One row that is invalid makes rows of all layers behind it invalid, more and more of them, and
- * from the next step on all rows everywhere. So it began in the first layer, by the order of the
- * forward pass, that has more invalid rows than the heads with the fewest; where all have as many,
- * no capture saw where. Heads of a layer that have as many cannot be told apart. */
-static struct alert_origin find_origin(const struct alerts *alerts)
-{
-    struct alert_origin origin = {.share = NAN, .everywhere = true}; /* without a window */
-    double least = INFINITY;
-    uint32_t heads = 0;
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        if (layer->numbers && layer->numbers->invalid.known) {
-            least = fmin(least, layer->numbers->invalid.least);
-            heads += layer->numbers->heads;
-            origin.share = 0;
-        }
-    }
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
-        if (!invalid || !invalid->known || invalid->most <= 0) {
-            continue;
-        }
-        bool more = invalid->most > least + SAME_SHARE;
-        bool first = origin.share == 0 || is_earlier(layer->id, origin.layer);
-        if (more == origin.everywhere ? more : first) {
-            origin = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
-        }
-    }
-    origin.everywhere = origin.everywhere && heads > 1;
-    return origin;
-}
 
 /* Windows */
 
@@ -315,25 +393,85 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     double focus = NAN;
     for (uint32_t h = 0; h < summary->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
-        double of_head = focus_of(summary, h);
+        double of_head = 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, h);
         head->lost_focus = lost_focus(&head->past, of_head);
         head->twin = twin(summary, h);
         focus = fmax(focus, of_head);
     }
     put_saturated(numbers, summary);
-    put_written_shares(numbers, summary, room);
+    /* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
+     * numbers as there are heads. */
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        room[h] = written_by(summary, h);
+    }
+    /* The median of those that are numbers, the lower one of two; NaN without any. Sorts them. */
+    uint32_t known = 0;
+    for (uint32_t i = 0; i < summary->heads; i++) {
+        if (!isnan(room[i])) {
+            room[known++] = room[i];
+        }
+    }
+    qsort(room, known, sizeof *room, compare_numbers);
+    double median = known ? room[(known - 1) / 2] : NAN;
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        double of_layer = median > 0 ? written_by(summary, h) / median : NAN;
+        double norm = mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, h);
+        numbers->head[h].written_share =
+            fmin(of_layer, written_of_before(&numbers->head[h].past, norm));
+    }
     free(room);
     alerts->focus_now = fmax(alerts->focus_now, focus);
     numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
     numbers->later_keys = later_keys(alerts, summary);
-    count_sinks(alerts, numbers, summary);
-    put_invalid(numbers, summary);
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
+        alerts->sinks += is_taken(&numbers->head[h].past.first, first);
+        alerts->sinkable += isnan(first) ? 0 : 1;
+    }
+    struct alert_invalid *invalid = &numbers->invalid;
+    *invalid = (struct alert_invalid){.known = true, .head = -1};
+    for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
+        double share = summary->invalid_share[h];
+        if (h == 0 || share > invalid->most + SAME_SHARE) {
+            invalid->head = (int32_t)h;
+            invalid->most = share;
+        } else if (share >= invalid->most - SAME_SHARE) {
+            invalid->head = -1;
+        }
+        invalid->least = h == 0 ? share : fmin(invalid->least, share);
+    }
     return 0;
 }
 
 double alert_origin_value(struct alerts *alerts)
 {
-    struct alert_origin found = find_origin(alerts);
+    /* One row that is invalid makes rows of all layers behind it invalid, more and more of them,
+     * and from the next step on all rows everywhere. So it began in the first layer, by the order
+     * of the forward pass, that has more invalid rows than the heads with the fewest; where all
+     * have as many, no capture saw where. Heads of a layer that have as many cannot be told apart.
+     */
+    struct alert_origin found = {.share = NAN, .everywhere = true}; /* without a window */
+    double least = INFINITY;
+    uint32_t heads = 0;
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        if (layer->numbers && layer->numbers->invalid.known) {
+            least = fmin(least, layer->numbers->invalid.least);
+            heads += layer->numbers->heads;
+            found.share = 0;
+        }
+    }
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
+        if (!invalid || !invalid->known || invalid->most <= 0) {
+            continue;
+        }
+        bool more = invalid->most > least + SAME_SHARE;
+        bool first = found.share == 0 || is_earlier(layer->id, found.layer);
+        if (more == found.everywhere ? more : first) {
+            found = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
+        }
+    }
+    found.everywhere = found.everywhere && heads > 1;
     if (alerts->origin.share == 0 && found.share > 0) {
         found.after = alerts->origin.after;
         found.before = alerts->newest.step;

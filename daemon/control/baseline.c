@@ -104,28 +104,6 @@ static void on_states(void *data, int code, const char *detail, const struct mpk
 
 /* Asking */
 
-static void baseline_put_params(struct mpk_writer *params, const struct run *run,
-                                const struct stream *stream, uint32_t track,
-                                const struct baseline_source *source, uint64_t windows)
-{
-    const struct window_rule *rule = &run->tracks[track].window.rule;
-    char window[96];
-    snprintf(window, sizeof window, "%" PRIu64 " %ss every %" PRIu64, rule->length,
-             window_unit_name(rule->unit), rule->every);
-    mpk_put_map(params, 7);
-    mpk_pair_str(params, "job", run->job);
-    mpk_pair_str(params, "run", source->run);
-    mpk_pair_str(params, "stack", stack_name(stream->id.stack));
-    mpk_pair_u64(params, "layer", stream->id.layer);
-    mpk_pair_str(params, "site", site_name(stream->id.site));
-    mpk_pair_str(params, "window", window);
-    if (source->has_last) {
-        mpk_pair_u64(params, "last", source->last);
-    } else {
-        mpk_pair_u64(params, "windows", windows);
-    }
-}
-
 static struct pinning *pinning_new(struct registry *registry, const struct run *run,
                                    const struct stream *stream, uint32_t track)
 {
@@ -153,7 +131,22 @@ int baseline_pin(struct history *history, struct registry *registry, const struc
     pinning->done = done;
     pinning->data = data;
     mpk_writer_init(&params);
-    baseline_put_params(&params, run, stream, track, source, config->drift_windows);
+    const struct window_rule *rule = &run->tracks[track].window.rule;
+    char window[96];
+    snprintf(window, sizeof window, "%" PRIu64 " %ss every %" PRIu64, rule->length,
+             window_unit_name(rule->unit), rule->every);
+    mpk_put_map(&params, 7);
+    mpk_pair_str(&params, "job", run->job);
+    mpk_pair_str(&params, "run", source->run);
+    mpk_pair_str(&params, "stack", stack_name(stream->id.stack));
+    mpk_pair_u64(&params, "layer", stream->id.layer);
+    mpk_pair_str(&params, "site", site_name(stream->id.site));
+    mpk_pair_str(&params, "window", window);
+    if (source->has_last) {
+        mpk_pair_u64(&params, "last", source->last);
+    } else {
+        mpk_pair_u64(&params, "windows", config->drift_windows);
+    }
     int code = mpk_writer_ok(&params)
                    ? history_ask(history, HISTORY_OWN, "states", params.buffer.data,
                                  params.buffer.size, on_states, pinning)

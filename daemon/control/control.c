@@ -44,17 +44,6 @@ static void put_flushed(const struct control_view *view, uint64_t before, struct
     mpk_pair_u64(result, "windows", stats_get(view->stats, COUNT_SUMMARIES) - before);
 }
 
-static int wait_for_flush(struct control_request *request, uint64_t summaries_before)
-{
-    struct control *control = request->control;
-    struct pending *pending = request_defer(request);
-    if (!pending) {
-        return ERR_MEMORY;
-    }
-    control->flushes[control->flush_count++] = (struct control_flush){pending, summaries_before};
-    return CONTROL_WAIT;
-}
-
 int method_flush(struct control_request *request)
 {
     const struct control_view *view = request->view;
@@ -72,19 +61,16 @@ int method_flush(struct control_request *request)
         return waiting;
     }
     if (waiting > 0) {
-        return wait_for_flush(request, before);
+        struct control *control = request->control;
+        struct pending *pending = request_defer(request);
+        if (!pending) {
+            return ERR_MEMORY;
+        }
+        control->flushes[control->flush_count++] = (struct control_flush){pending, before};
+        return CONTROL_WAIT;
     }
     put_flushed(view, before, request->result);
     return 0;
-}
-
-static void answer_flush(struct control *control, struct control_flush *flush)
-{
-    struct mpk_writer result;
-    mpk_writer_init(&result);
-    put_flushed(&control->view, flush->summaries_before, &result);
-    pending_answer(&flush->pending, mpk_writer_ok(&result) ? 0 : ERR_MEMORY, NULL, &result);
-    mpk_writer_clear(&result);
 }
 
 void control_settle(struct control *control)
@@ -93,7 +79,12 @@ void control_settle(struct control *control)
         return;
     }
     for (int i = 0; i < control->flush_count; i++) {
-        answer_flush(control, &control->flushes[i]);
+        struct control_flush *flush = &control->flushes[i];
+        struct mpk_writer result;
+        mpk_writer_init(&result);
+        put_flushed(&control->view, flush->summaries_before, &result);
+        pending_answer(&flush->pending, mpk_writer_ok(&result) ? 0 : ERR_MEMORY, NULL, &result);
+        mpk_writer_clear(&result);
     }
     control->flush_count = 0;
 }
@@ -127,18 +118,13 @@ static const struct control_method *control_find_method(const char *name)
     return NULL;
 }
 
-static int control_run_method(struct control_request *request, const char *name)
-{
-    const struct control_method *method = control_find_method(name);
-    return method                ? method->run(request)
-           : history_knows(name) ? method_history(request, name)
-                                 : ERR_METHOD_UNKNOWN;
-}
-
 /* The result must have been written as well. */
 static int run_request(struct control_request *request, const char *name)
 {
-    int code = control_run_method(request, name);
+    const struct control_method *method = control_find_method(name);
+    int code = method                ? method->run(request)
+               : history_knows(name) ? method_history(request, name)
+                                     : ERR_METHOD_UNKNOWN;
     return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 
@@ -162,27 +148,6 @@ static bool control_allows_job(struct control_request *request, zmq_msg_t *body,
             one ? "" : " with the pattern *", one ? ", for the job that is named" : "");
     }
     return allowed;
-}
-
-/* Everybody with a key may ask whether attnd is there. */
-static int control_judge(struct control_request *request, zmq_msg_t *body, const char *name)
-{
-    struct keyring *keys = request->control->secured ? request->view->keys : NULL;
-    bool two = request->params->type == MSGPACK_OBJECT_MAP && mpk_find(request->params, "job_b");
-    bool allowed = !keys || (strcmp(name, "ping") == 0 && keys_know(keys, body)) ||
-                   (control_allows_job(request, body, name, "job") &&
-                    (!two || control_allows_job(request, body, name, "job_b")));
-    return allowed ? 0 : ERR_ACCESS;
-}
-
-static int run_named(struct control_request *request, zmq_msg_t *body, const msgpack_object *method)
-{
-    char name[METHOD_NAME_MAX] = "";
-    if (method->via.str.size > 0 && method->via.str.size < sizeof name) {
-        memcpy(name, method->via.str.ptr, method->via.str.size);
-    }
-    int code = control_judge(request, body, name);
-    return code ? code : run_request(request, name);
 }
 
 /* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
@@ -237,7 +202,21 @@ static int serve_parsed(struct control_request *request, zmq_msg_t *body,
     if (!code) {
         code = control_check_params(request);
     }
-    return code ? code : run_named(request, body, method);
+    if (code) {
+        return code;
+    }
+    char name[METHOD_NAME_MAX] = "";
+    if (method->via.str.size > 0 && method->via.str.size < sizeof name) {
+        memcpy(name, method->via.str.ptr, method->via.str.size);
+    }
+    /* Everybody with a key may ask whether attnd is there. */
+    struct keyring *keys = request->control->secured ? request->view->keys : NULL;
+    bool two = request->params->type == MSGPACK_OBJECT_MAP && mpk_find(request->params, "job_b");
+    bool allowed = !keys || (strcmp(name, "ping") == 0 && keys_know(keys, body)) ||
+                   (control_allows_job(request, body, name, "job") &&
+                    (!two || control_allows_job(request, body, name, "job_b")));
+    code = allowed ? 0 : ERR_ACCESS;
+    return code ? code : run_request(request, name);
 }
 
 /* A hash. */

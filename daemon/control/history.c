@@ -132,38 +132,7 @@ static bool read_firing(const struct control_request *request, struct firing *fi
            string_param(request, "severity", "", firing->severity, sizeof firing->severity);
 }
 
-static void control_history_put_firing(const struct registry *registry, struct firing *firing,
-                                       struct mpk_writer *list)
-{
-    struct mpk_open open = mpk_open(list, NULL);
-    firing->list = list;
-    for (int older = 0; older < 2; older++) {
-        firing->older = older;
-        firing->newest = NULL;
-        for (struct run *run = NULL; (run = registry_next(registry, run));) {
-            control_history_visit_run(firing, run);
-        }
-    }
-    mpk_close_array(list, &open);
-}
-
 /* Asking */
-
-static int control_history_ask(struct control_request *request, const char *method,
-                               struct history_asked *asked)
-{
-    struct mpk_writer params;
-    mpk_writer_init(&params);
-    if (msgpack_pack_object(&params.packer, *request->params) != 0) {
-        params.failed = true;
-    }
-    int code = mpk_writer_ok(&params)
-                   ? history_ask(request->view->history, request->asker, method, params.buffer.data,
-                                 params.buffer.size, control_history_on_answered, asked)
-                   : ERR_MEMORY;
-    mpk_writer_clear(&params);
-    return code;
-}
 
 /* The answer is pending from here on, whatever happens. */
 static int ask_or_answer(struct control_request *request, const char *method,
@@ -176,7 +145,16 @@ static int ask_or_answer(struct control_request *request, const char *method,
         asked_free(asked);
         return ERR_MEMORY;
     }
-    int code = control_history_ask(request, method, asked);
+    struct mpk_writer params;
+    mpk_writer_init(&params);
+    if (msgpack_pack_object(&params.packer, *request->params) != 0) {
+        params.failed = true;
+    }
+    int code = mpk_writer_ok(&params)
+                   ? history_ask(request->view->history, request->asker, method, params.buffer.data,
+                                 params.buffer.size, control_history_on_answered, asked)
+                   : ERR_MEMORY;
+    mpk_writer_clear(&params);
     if (code) {
         control_history_on_answered(asked, code, NULL, NULL);
     }
@@ -209,7 +187,16 @@ int method_alerts(struct control_request *request)
         return ERR_MEMORY;
     }
     asked->alerts = true;
-    control_history_put_firing(request->view->registry, &firing, &asked->firing);
+    struct mpk_open open = mpk_open(&asked->firing, NULL);
+    firing.list = &asked->firing;
+    for (int older = 0; older < 2; older++) {
+        firing.older = older;
+        firing.newest = NULL;
+        for (struct run *run = NULL; (run = registry_next(request->view->registry, run));) {
+            control_history_visit_run(&firing, run);
+        }
+    }
+    mpk_close_array(&asked->firing, &open);
     asked->older = firing.older_count;
     return ask_or_answer(request, "alerts", asked);
 }

@@ -42,38 +42,6 @@ struct jobs_list {
     struct jobs_list *next, *previous;
 };
 
-static void jobs_begin(struct jobs_list *list, const struct registry *registry)
-{
-    list->begun = true;
-    for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        list->count++;
-    }
-    list->runs = calloc(list->count + 1, sizeof *list->runs);
-    list->count = list->runs ? list->count : 0;
-    struct run *run = NULL;
-    for (uint32_t i = 0; i < list->count; i++) {
-        run = registry_next(registry, run);
-        strcpy(list->runs[i].job, run->job);
-        memcpy(list->runs[i].id, run->id, RUN_BYTES);
-    }
-    list->array = mpk_open(&list->result, NULL);
-    list->result.failed = list->result.failed || !list->runs;
-}
-
-static void jobs_put_next(struct jobs_list *list, const struct registry *registry)
-{
-    const struct listed_run *next = &list->runs[list->done];
-    bool same = list->done > 0 && strcmp(next[-1].job, next->job) == 0;
-    list->done++;
-    if (!same) {
-        list->takes_job = !*list->jobs || access_jobs_match(list->jobs, next->job);
-    }
-    const struct run *run = list->takes_job ? registry_get(registry, next->job, next->id) : NULL;
-    if (run) {
-        run_encode(run, &list->result);
-    }
-}
-
 /* Answers the one that has waited longest. */
 static void jobs_answer(struct jobs_list *list, int code)
 {
@@ -97,11 +65,34 @@ static void jobs_on_turn(uv_idle_t *turn)
     uint64_t until_ns = clock_monotonic_ns() + TURN_NS;
     struct jobs_list *list = lists->first;
     if (!list->begun) {
-        jobs_begin(list, lists->registry);
+        list->begun = true;
+        for (struct run *run = NULL; (run = registry_next(lists->registry, run));) {
+            list->count++;
+        }
+        list->runs = calloc(list->count + 1, sizeof *list->runs);
+        list->count = list->runs ? list->count : 0;
+        struct run *run = NULL;
+        for (uint32_t i = 0; i < list->count; i++) {
+            run = registry_next(lists->registry, run);
+            strcpy(list->runs[i].job, run->job);
+            memcpy(list->runs[i].id, run->id, RUN_BYTES);
+        }
+        list->array = mpk_open(&list->result, NULL);
+        list->result.failed = list->result.failed || !list->runs;
     }
     while (!list->made && clock_monotonic_ns() < until_ns) {
         if (list->done < list->count) {
-            jobs_put_next(list, lists->registry);
+            const struct listed_run *next = &list->runs[list->done];
+            bool same = list->done > 0 && strcmp(next[-1].job, next->job) == 0;
+            list->done++;
+            if (!same) {
+                list->takes_job = !*list->jobs || access_jobs_match(list->jobs, next->job);
+            }
+            const struct run *run =
+                list->takes_job ? registry_get(lists->registry, next->job, next->id) : NULL;
+            if (run) {
+                run_encode(run, &list->result);
+            }
         } else {
             mpk_close_array(&list->result, &list->array);
             list->made = true;

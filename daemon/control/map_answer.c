@@ -214,18 +214,6 @@ void picture_free(struct picture **picture_p)
     free(picture);
 }
 
-static void map_answer_put_packed(struct picture *picture)
-{
-    size_t count = (size_t)picture->count * picture->rows * picture->columns;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &picture->cells[i], sizeof bits);
-        bits = htole32(bits);
-        memcpy(&picture->cells[i], &bits, sizeof bits);
-    }
-    mpk_put_bin(&picture->result, picture->cells, count * sizeof *picture->cells);
-}
-
 static void map_answer_put_map(struct picture *picture, const float *cells)
 {
     mpk_put_array(&picture->result, picture->rows);
@@ -237,35 +225,6 @@ static void map_answer_put_map(struct picture *picture, const float *cells)
     }
 }
 
-static void map_answer_put_maps(struct picture *picture)
-{
-    size_t cells = (size_t)picture->rows * picture->columns;
-    if (!picture->single) {
-        mpk_put_array(&picture->result, picture->count);
-    }
-    for (uint32_t i = 0; i < picture->count; i++) {
-        if (!picture->here[i]) {
-            mpk_put_nil(&picture->result);
-        } else {
-            map_answer_put_map(picture, picture->cells + i * cells);
-        }
-    }
-}
-
-/* Fewer, larger cells. */
-static void map_answer_shrink(struct picture *picture)
-{
-    uint32_t rows = map_shrink_side(picture->rows, picture->size);
-    uint32_t columns = map_shrink_side(picture->columns, picture->size);
-    size_t before = (size_t)picture->rows * picture->columns, after = (size_t)rows * columns;
-    for (uint32_t i = 0; i < picture->count; i++) {
-        map_shrink(picture->cells + i * before, picture->rows, picture->columns, picture->size,
-                   picture->cells + i * after);
-    }
-    picture->rows = rows;
-    picture->columns = columns;
-}
-
 static void on_work(uv_work_t *work)
 {
     struct picture *picture = work->data;
@@ -274,13 +233,39 @@ static void on_work(uv_work_t *work)
         return;
     }
     if (picture->rows > picture->size || picture->columns > picture->size) {
-        map_answer_shrink(picture);
+        /* Fewer, larger cells. */
+        uint32_t rows = map_shrink_side(picture->rows, picture->size);
+        uint32_t columns = map_shrink_side(picture->columns, picture->size);
+        size_t before = (size_t)picture->rows * picture->columns, after = (size_t)rows * columns;
+        for (uint32_t i = 0; i < picture->count; i++) {
+            map_shrink(picture->cells + i * before, picture->rows, picture->columns, picture->size,
+                       picture->cells + i * after);
+        }
+        picture->rows = rows;
+        picture->columns = columns;
     }
     mpk_put_str(&picture->result, "values");
     if (picture->packed) {
-        map_answer_put_packed(picture);
+        size_t count = (size_t)picture->count * picture->rows * picture->columns;
+        for (size_t i = 0; i < count; i++) {
+            uint32_t bits;
+            memcpy(&bits, &picture->cells[i], sizeof bits);
+            bits = htole32(bits);
+            memcpy(&picture->cells[i], &bits, sizeof bits);
+        }
+        mpk_put_bin(&picture->result, picture->cells, count * sizeof *picture->cells);
     } else {
-        map_answer_put_maps(picture);
+        size_t cells = (size_t)picture->rows * picture->columns;
+        if (!picture->single) {
+            mpk_put_array(&picture->result, picture->count);
+        }
+        for (uint32_t i = 0; i < picture->count; i++) {
+            if (!picture->here[i]) {
+                mpk_put_nil(&picture->result);
+            } else {
+                map_answer_put_map(picture, picture->cells + i * cells);
+            }
+        }
     }
 }
 

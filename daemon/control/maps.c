@@ -46,20 +46,6 @@ static uint32_t control_maps_count(const struct maps_asked *asked, const struct 
     return asked->kind != MAPS_HEADS ? 1 : wanted < rest ? (uint32_t)wanted : rest;
 }
 
-static int fill_heads(struct control_request *request, const struct maps_asked *asked,
-                      const struct layer_maps *maps, struct picture *picture)
-{
-    uint32_t first = control_maps_first(asked);
-    if (asked->head != UINT64_MAX && picture->count == 1 && !maps_find(maps, first)) {
-        return control_maps_refuse(request,
-                                   "this head has not arrived; heads come in slices over ranks");
-    }
-    for (uint32_t i = 0; i < picture->count; i++) {
-        copy_head(picture, i, maps, first + i);
-    }
-    return 0;
-}
-
 /* One map of all heads */
 
 /* Exact while cells are entries; of pooled slices the entries are gone. */
@@ -85,18 +71,6 @@ static int fill_max(struct control_request *request, const struct layer_maps *ma
         }
     }
     return 0;
-}
-
-static void fill_sum(const struct layer_maps *maps, const double *weights, double *sum,
-                     struct picture *picture)
-{
-    size_t cells = (size_t)picture->rows * picture->columns;
-    for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
-        head_maps_add_weighted(slice->maps, weights + slice->first, sum);
-    }
-    for (size_t i = 0; i < cells; i++) {
-        picture->cells[i] = (float)sum[i];
-    }
 }
 
 /* The weight of each head in the sum that a kind is. Returns 0 or ERR_NO_MAP. */
@@ -136,7 +110,13 @@ static int fill_weighted(struct control_request *request, enum maps_kind kind,
     double *sum = calloc((size_t)picture->rows * picture->columns, sizeof *sum);
     int code = weights && sum ? control_maps_weigh(request, kind, run, maps, weights) : ERR_MEMORY;
     if (!code) {
-        fill_sum(maps, weights, sum, picture);
+        size_t cells = (size_t)picture->rows * picture->columns;
+        for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
+            head_maps_add_weighted(slice->maps, weights + slice->first, sum);
+        }
+        for (size_t i = 0; i < cells; i++) {
+            picture->cells[i] = (float)sum[i];
+        }
     }
     free(weights);
     free(sum);
@@ -148,7 +128,15 @@ static int control_maps_fill(struct control_request *request, const struct maps_
                              struct picture *picture)
 {
     if (asked->kind == MAPS_HEADS) {
-        return fill_heads(request, asked, maps, picture);
+        uint32_t first = control_maps_first(asked);
+        if (asked->head != UINT64_MAX && picture->count == 1 && !maps_find(maps, first)) {
+            return control_maps_refuse(
+                request, "this head has not arrived; heads come in slices over ranks");
+        }
+        for (uint32_t i = 0; i < picture->count; i++) {
+            copy_head(picture, i, maps, first + i);
+        }
+        return 0;
     }
     if (maps->here < maps->heads) {
         return control_maps_refuse(request,
@@ -160,21 +148,6 @@ static int control_maps_fill(struct control_request *request, const struct maps_
 }
 
 /* The answer */
-
-static void control_maps_put_heads(struct mpk_writer *result, const struct maps_asked *asked,
-                                   const struct layer_maps *maps)
-{
-    uint32_t count = control_maps_count(asked, maps);
-    mpk_put_str(result, "heads");
-    if (asked->kind != MAPS_HEADS) {
-        mpk_put_nil(result);
-        return;
-    }
-    mpk_put_array(result, count);
-    for (uint32_t i = 0; i < count; i++) {
-        mpk_put_u64(result, control_maps_first(asked) + i);
-    }
-}
 
 static void control_maps_put_layer(struct mpk_writer *result, const struct maps_asked *asked,
                                    const struct run *run, const struct stream *stream)
@@ -194,7 +167,16 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
     mpk_pair_u64(result, "q_offset", maps->q_offset);
     mpk_pair_bool(result, "causal", maps->causal);
     mpk_pair_str(result, "kind", maps_kind_name[asked->kind]);
-    control_maps_put_heads(result, asked, maps);
+    uint32_t count = control_maps_count(asked, maps);
+    mpk_put_str(result, "heads");
+    if (asked->kind != MAPS_HEADS) {
+        mpk_put_nil(result);
+        return;
+    }
+    mpk_put_array(result, count);
+    for (uint32_t i = 0; i < count; i++) {
+        mpk_put_u64(result, control_maps_first(asked) + i);
+    }
 }
 
 static int control_maps_check_heads(struct control_request *request, const struct maps_asked *asked,

@@ -7,9 +7,124 @@
 #include "daemon/history/params.h"
 #include "workers/base/pool.h"
 #include "daemon/store/store.h"
+#include "config/config.h"
+#include "config/rules.h"
+#include "proto/result.h"
 
+#include <fnmatch.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+
+int request_find_run(struct control_request *request, const char *job, const char *prefix,
+                     struct run **ret_run)
+{
+    const struct registry *registry = request->view->registry;
+    bool job_known = registry_knows(registry, job);
+    *ret_run = registry_find(registry, job, prefix);
+    if (*ret_run) {
+        return 0;
+    }
+    snprintf(request->detail, CONTROL_DETAIL_MAX,
+             "no such %s in memory; the history may have it (runs, windows, history, map)",
+             job_known ? "run of this job" : "job");
+    return job_known ? ERR_RUN_UNKNOWN : ERR_JOB_UNKNOWN;
+}
+
+/* rules: the alert rules in force, for whoever draws their bounds. */
+static void control_rules_put(struct mpk_writer *result, const struct rule *rule)
+{
+    static const char *const each[RULE_EACH_COUNT] = {"head", "layer", "run"};
+    mpk_put_map(result, 17);
+    mpk_pair_str(result, "name", rule->name);
+    mpk_pair_str(result, "metric", rule_metric_name(rule->metric));
+    mpk_pair_str(result, "statistic", rule_statistic_name(rule->statistic));
+    mpk_pair_bool(result, "per_key", rule->per_key);
+    mpk_pair_str(result, "each", each[rule->each]);
+    mpk_pair_str(result, "job", rule->job);
+    mpk_pair_str(result, "layer", rule->layer);
+    mpk_pair_str(result, "condition", rule_condition_name(rule->condition));
+    mpk_pair_f64(result, "bound", rule->bound);
+    mpk_pair_f64(result, "clear", rule->clear);
+    mpk_pair_u64(result, "within", rule->within);
+    mpk_pair_u64(result, "for", rule->windows);
+    mpk_pair_bool(result, "after_clear", rule->after_clear);
+    mpk_pair_str(result, "severity", alert_severity_name((enum alert_severity)rule->severity));
+    mpk_pair_str(result, "why", rule_why(rule->name, rule_metric_name(rule->metric)));
+    mpk_pair_str(result, "advice", rule_advice(rule->name, rule_metric_name(rule->metric)));
+    mpk_pair_str(result, "needs", rule_needs(rule->name, rule_metric_name(rule->metric)));
+}
+
+int method_rules(struct control_request *request)
+{
+    static const char *const names[] = {"job", "jobs"};
+    const struct config *config = request->view->config;
+    char name[JOB_NAME_MAX + 1];
+    if (!request_takes(request, names, 2)) {
+        return ERR_ARGUMENT;
+    }
+    const char *job = string_param(request, "job", "", name, sizeof name);
+    if (!job || (*job && !job_name_valid(job, strlen(job)))) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "job: not the name of one (valid: 1 to 128 of A-Z a-z 0-9 . _ -; without it the "
+                 "rules of all jobs are listed)");
+        return ERR_ARGUMENT;
+    }
+    const struct rule *found[RULES_MAX];
+    uint32_t count = 0;
+    uint32_t all = config->alerts_enabled ? config_rule_count(config) : 0;
+    for (uint32_t i = 0; i < all && count < RULES_MAX; i++) {
+        const struct rule *rule = config_rule(config, i);
+        bool listed = strcmp(rule->job, "*") == 0 || request_lists(request, rule->job);
+        if (rule->enabled && listed && (!*job || fnmatch(rule->job, job, 0) == 0)) {
+            found[count++] = rule;
+        }
+    }
+    mpk_put_array(request->result, count);
+    for (uint32_t i = 0; i < count; i++) {
+        control_rules_put(request->result, found[i]);
+    }
+    return 0;
+}
+
+/* keys: the list of keys in force, for whoever looks after it. */
+static void control_keys_put(void *data, const struct access_line *line,
+                             const bool connected[KEYS_OWN_COUNT], uint64_t refused)
+{
+    static const char *const address[KEYS_OWN_COUNT] = {"first", "next"};
+    struct mpk_writer *result = data;
+    mpk_put_map(result, 7);
+    mpk_pair_str(result, "name", line->comment);
+    mpk_pair_str(result, "public_key", line->who);
+    mpk_pair_str(result, "role", access_role_name[line->role]);
+    mpk_pair_str(result, "jobs", line->pattern);
+    mpk_pair_bool(result, "connected", connected[KEYS_SERVER] || connected[KEYS_NEXT]);
+    mpk_pair_array(result, "connected_at",
+                   (uint32_t)(connected[KEYS_SERVER] + connected[KEYS_NEXT]));
+    for (int own = 0; own < KEYS_OWN_COUNT; own++) {
+        if (connected[own]) {
+            mpk_put_str(result, address[own]);
+        }
+    }
+    mpk_pair_u64(result, "refused", refused);
+}
+
+int method_keys(struct control_request *request)
+{
+    struct keyring *keys = request->view->keys;
+    if (!request_takes(request, NULL, 0)) {
+        return ERR_ARGUMENT;
+    }
+    if (!keys || !config_uses_tcp(request->view->config)) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX, "this attnd asks for no keys: %s",
+                 keys ? "none of its sockets is on TCP"
+                      : "keys.server and keys.access are not set");
+        return ERR_ARGUMENT;
+    }
+    mpk_put_array(request->result, keys_count(keys));
+    keys_each(keys, control_keys_put, request->result);
+    return 0;
+}
 
 /* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
 const char *string_param(const struct control_request *request, const char *key,
@@ -76,31 +191,6 @@ int method_ping(struct control_request *request)
     return 0;
 }
 
-/* Ingest may count on meanwhile: each counter is read once. */
-static void control_methods_put_dropped(struct mpk_writer *result, struct stats *stats)
-{
-    struct mpk_open dropped = mpk_open(result, "dropped");
-    for (int i = 0; i < ERR_COUNT; i++) {
-        uint64_t count = stats_dropped(stats, i);
-        if (count > 0) {
-            mpk_pair_u64(result, err_slug(ERR_BASE - i), count);
-        }
-    }
-    mpk_close_map(result, &dropped);
-}
-
-static void put_pool(struct mpk_writer *result, struct pool *pool)
-{
-    struct pool_stats stats = pool_stats(pool);
-    mpk_pair_map(result, "pool", 6);
-    mpk_pair_u64(result, "threads", stats.threads);
-    mpk_pair_u64(result, "submitted", stats.submitted);
-    mpk_pair_u64(result, "completed", stats.completed);
-    mpk_pair_u64(result, "rejected", stats.rejected);
-    mpk_pair_u64(result, "queued", stats.queued);
-    mpk_pair_u64(result, "queued_max", stats.queued_max);
-}
-
 /* Bytes of the file and of what waits beside it to get in; 0 when there is none. */
 static uint64_t history_size(const char *path)
 {
@@ -113,17 +203,6 @@ static uint64_t history_size(const char *path)
         size += stat(name, &file) == 0 ? (uint64_t)file.st_size : 0;
     }
     return size;
-}
-
-static void put_history(struct mpk_writer *result, struct store *store)
-{
-    const char *reason = "", *path = store_path(store, &reason);
-    mpk_pair_map(result, "history", 5);
-    mpk_pair_str(result, "path", path);
-    mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
-    mpk_pair_str(result, "damaged", store_damage(store));
-    mpk_pair_u64(result, "size", path ? history_size(path) : 0);
-    mpk_pair_u64(result, "waiting", store_waiting(store));
 }
 
 int method_stats(struct control_request *request)
@@ -142,9 +221,31 @@ int method_stats(struct control_request *request)
     mpk_pair_u64(result, "budget_bytes", view->config->ingest_budget);
     mpk_pair_u64(result, "jobs", registry_jobs(view->registry));
     mpk_pair_bool(result, "config_refused", atomic_load(&view->stats->config_refused));
-    control_methods_put_dropped(result, view->stats);
-    put_pool(result, view->pool);
-    put_history(result, view->store);
+    /* Ingest may count on meanwhile: each counter is read once. */
+    struct mpk_open dropped = mpk_open(result, "dropped");
+    for (int i = 0; i < ERR_COUNT; i++) {
+        uint64_t count = stats_dropped(view->stats, i);
+        if (count > 0) {
+            mpk_pair_u64(result, err_slug(ERR_BASE - i), count);
+        }
+    }
+    mpk_close_map(result, &dropped);
+    struct pool_stats stats = pool_stats(view->pool);
+    mpk_pair_map(result, "pool", 6);
+    mpk_pair_u64(result, "threads", stats.threads);
+    mpk_pair_u64(result, "submitted", stats.submitted);
+    mpk_pair_u64(result, "completed", stats.completed);
+    mpk_pair_u64(result, "rejected", stats.rejected);
+    mpk_pair_u64(result, "queued", stats.queued);
+    mpk_pair_u64(result, "queued_max", stats.queued_max);
+    struct store *store = view->store;
+    const char *reason = "", *path = store_path(store, &reason);
+    mpk_pair_map(result, "history", 5);
+    mpk_pair_str(result, "path", path);
+    mpk_pair_str(result, "reason", path ? store_trouble(store) : reason);
+    mpk_pair_str(result, "damaged", store_damage(store));
+    mpk_pair_u64(result, "size", path ? history_size(path) : 0);
+    mpk_pair_u64(result, "waiting", store_waiting(store));
     return 0;
 }
 

@@ -63,21 +63,6 @@ static void control_monitor_put_firing(const struct jobs_visit *visit)
     }
 }
 
-static void control_monitor_put_counts(struct mpk_writer *result, const struct run *run)
-{
-    struct reason_count dropped[TALLY_REASONS_MAX];
-    struct counts counts = run_counts(run);
-    uint32_t reasons = tally_reasons(&counts.tally, dropped);
-    mpk_pair_u64(result, "received", counts.received + run->queued);
-    mpk_pair_u64(result, "processed", counts.processed);
-    mpk_pair_u64(result, "lost", counts.tally.lost);
-    mpk_pair_u64(result, "gaps", counts.tally.lost + run->found);
-    mpk_pair_map(result, "dropped", reasons);
-    for (uint32_t i = 0; i < reasons; i++) {
-        mpk_pair_u64(result, dropped[i].reason, dropped[i].count);
-    }
-}
-
 static void control_monitor_put_job(const struct jobs_visit *visit)
 {
     const struct run *run = visit->newest;
@@ -95,27 +80,18 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
     mpk_pair_u64(result, "world", run->tracks[0].window.world);
     mpk_pair_u64(result, "ranks", run->tracks[0].window.rank_count);
     mpk_pair_u64(result, "layers", HASH_COUNT(run->streams));
-    control_monitor_put_counts(result, run);
+    struct reason_count dropped[TALLY_REASONS_MAX];
+    struct counts counts = run_counts(run);
+    uint32_t reasons = tally_reasons(&counts.tally, dropped);
+    mpk_pair_u64(result, "received", counts.received + run->queued);
+    mpk_pair_u64(result, "processed", counts.processed);
+    mpk_pair_u64(result, "lost", counts.tally.lost);
+    mpk_pair_u64(result, "gaps", counts.tally.lost + run->found);
+    mpk_pair_map(result, "dropped", reasons);
+    for (uint32_t i = 0; i < reasons; i++) {
+        mpk_pair_u64(result, dropped[i].reason, dropped[i].count);
+    }
     control_monitor_put_firing(visit);
-}
-
-static void control_monitor_visit_run(struct jobs_visit *visit, struct run *run)
-{
-    struct alert_sink sink = {.event = count_alert, .data = visit};
-    if (!visit->newest || strcmp(visit->newest->job, run->job) != 0) {
-        if (visit->newest) {
-            control_monitor_put_job(visit);
-        }
-        bool asked = visit->wanted && strcmp(visit->wanted->job, run->job) == 0;
-        visit->newest = asked ? visit->wanted : run;
-        visit->runs = visit->firing_count = 0;
-    }
-    visit->runs++;
-    if (run->alerts && (visit->newest != visit->wanted || run == visit->wanted)) {
-        if (alerts_each(run->alerts, &sink) != 0) {
-            visit->result->failed = true;
-        }
-    }
 }
 
 int method_monitor(struct control_request *request)
@@ -143,7 +119,21 @@ int method_monitor(struct control_request *request)
     method_fleet(request);
     mpk_pair_array(request->result, "jobs", registry_jobs(registry));
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        control_monitor_visit_run(&visit, run);
+        struct alert_sink sink = {.event = count_alert, .data = &visit};
+        if (!visit.newest || strcmp(visit.newest->job, run->job) != 0) {
+            if (visit.newest) {
+                control_monitor_put_job(&visit);
+            }
+            bool asked = visit.wanted && strcmp(visit.wanted->job, run->job) == 0;
+            visit.newest = asked ? visit.wanted : run;
+            visit.runs = visit.firing_count = 0;
+        }
+        visit.runs++;
+        if (run->alerts && (visit.newest != visit.wanted || run == visit.wanted)) {
+            if (alerts_each(run->alerts, &sink) != 0) {
+                visit.result->failed = true;
+            }
+        }
     }
     if (visit.newest) {
         control_monitor_put_job(&visit);

@@ -23,28 +23,6 @@ void envelope_clear(struct envelope *envelope)
     envelope->count = 0;
 }
 
-/* Sends envelope and body, the latter by moving it, and empties the envelope. A peer that has gone
- * or is full loses its answer. The body is made first: once a frame has been sent the others must
- * follow. */
-static void envelope_send(void *socket, struct envelope *envelope, zmq_msg_t *body)
-{
-    bool sent = true;
-    for (int i = 0; i < envelope->count && sent; i++) {
-        sent = zmq_msg_send(&envelope->frames[i], socket, ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0;
-    }
-    if (sent) {
-        zmq_msg_send(body, socket, ZMQ_DONTWAIT);
-    }
-    zmq_msg_close(body);
-}
-
-static void put_error(struct mpk_writer *reply, int code, const char *detail)
-{
-    mpk_put_map(reply, 2);
-    mpk_pair_str(reply, "code", err_slug(code));
-    mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
-}
-
 /* Without the result, which stands at the end. */
 static void put_reply(struct mpk_writer *reply, uint64_t id, int code, const char *detail)
 {
@@ -52,44 +30,13 @@ static void put_reply(struct mpk_writer *reply, uint64_t id, int code, const cha
     mpk_put_u64(reply, 1);
     mpk_put_u64(reply, id);
     if (code) {
-        put_error(reply, code, detail);
+        mpk_put_map(reply, 2);
+        mpk_pair_str(reply, "code", err_slug(code));
+        mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
         mpk_put_nil(reply);
     } else {
         mpk_put_nil(reply);
     }
-}
-
-/* Without room for it the answer is a short error. */
-static void answer_socket(struct answers *answers, struct envelope *envelope, int code,
-                          const char *detail, const struct mpk_writer *result)
-{
-    struct mpk_writer reply;
-    zmq_msg_t body;
-    mpk_writer_init(&reply);
-    put_reply(&reply, envelope->id, code, detail);
-    struct unread_piece pieces[2] = {{reply.buffer.data, reply.buffer.size}};
-    if (!code) {
-        pieces[1] = (struct unread_piece){result->buffer.data, result->buffer.size};
-    }
-    bool made =
-        mpk_writer_ok(&reply) && unread_make(&answers->unread, pieces, code ? 1 : 2, &body) == 0;
-    if (!made) {
-        mpk_writer_clear(&reply);
-        mpk_writer_init(&reply);
-        put_reply(
-            &reply, envelope->id, ERR_AGAIN,
-            "there is no room for the answer, as clients do not read theirs: ask again later");
-        stats_add(answers->stats, COUNT_REQUEST_ERRORS, 1);
-        made = mpk_writer_ok(&reply) && zmq_msg_init_size(&body, reply.buffer.size) == 0;
-        if (made) {
-            memcpy(zmq_msg_data(&body), reply.buffer.data, reply.buffer.size);
-        }
-    }
-    if (made) {
-        envelope_send(answers->socket, envelope, &body);
-    }
-    envelope_clear(envelope);
-    mpk_writer_clear(&reply);
 }
 
 void envelope_answer(struct answers *answers, struct envelope *envelope, int code,
@@ -99,7 +46,45 @@ void envelope_answer(struct answers *answers, struct envelope *envelope, int cod
     if (envelope->answered) {
         envelope->answered(envelope->data, code, detail, result);
     } else {
-        answer_socket(answers, envelope, code, detail, result);
+        /* Without room for it the answer is a short error. */
+        struct mpk_writer reply;
+        zmq_msg_t body;
+        mpk_writer_init(&reply);
+        put_reply(&reply, envelope->id, code, detail);
+        struct unread_piece pieces[2] = {{reply.buffer.data, reply.buffer.size}};
+        if (!code) {
+            pieces[1] = (struct unread_piece){result->buffer.data, result->buffer.size};
+        }
+        bool made = mpk_writer_ok(&reply) &&
+                    unread_make(&answers->unread, pieces, code ? 1 : 2, &body) == 0;
+        if (!made) {
+            mpk_writer_clear(&reply);
+            mpk_writer_init(&reply);
+            put_reply(
+                &reply, envelope->id, ERR_AGAIN,
+                "there is no room for the answer, as clients do not read theirs: ask again later");
+            stats_add(answers->stats, COUNT_REQUEST_ERRORS, 1);
+            made = mpk_writer_ok(&reply) && zmq_msg_init_size(&body, reply.buffer.size) == 0;
+            if (made) {
+                memcpy(zmq_msg_data(&body), reply.buffer.data, reply.buffer.size);
+            }
+        }
+        if (made) {
+            /* Sends envelope and body, the latter by moving it, and empties the envelope. A peer
+             * that has gone or is full loses its answer. The body is made first: once a frame has
+             * been sent the others must follow. */
+            bool sent = true;
+            for (int i = 0; i < envelope->count && sent; i++) {
+                sent = zmq_msg_send(&envelope->frames[i], answers->socket,
+                                    ZMQ_DONTWAIT | ZMQ_SNDMORE) >= 0;
+            }
+            if (sent) {
+                zmq_msg_send(&body, answers->socket, ZMQ_DONTWAIT);
+            }
+            zmq_msg_close(&body);
+        }
+        envelope_clear(envelope);
+        mpk_writer_clear(&reply);
     }
 }
 

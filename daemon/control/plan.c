@@ -15,29 +15,6 @@ enum { KEYS = sizeof keys / sizeof keys[0] };
 
 #define SENTENCE_MAX 256
 
-/* The sentence for people. `part` of step time is captured for, `every` is in force instead of
- * `instead_of`, unless that is 0. */
-static void control_plan_say_cost(double part, double max, uint64_t every, uint64_t instead_of,
-                                  bool asked, char ret_text[SENTENCE_MAX])
-{
-    int used = part < 0.001 ? snprintf(ret_text, SENTENCE_MAX, "capture: less than 0.1 %%")
-                            : snprintf(ret_text, SENTENCE_MAX, "capture: %.*f %%", part < 0.0995,
-                                       100 * part);
-    size_t left = SENTENCE_MAX - (size_t)used;
-    if (instead_of > 0) {
-        snprintf(ret_text + used, left,
-                 " of step time: every %" PRIu64 " instead of %" PRIu64
-                 ", so that it costs at most %g %%",
-                 every, instead_of, 100 * max);
-    } else if (asked && max > 0 && part > max) {
-        snprintf(ret_text + used, left,
-                 " of step time, more than %g %% (plan.cost_max): every %" PRIu64 " was asked for",
-                 100 * max, every);
-    } else {
-        snprintf(ret_text + used, left, " of step time");
-    }
-}
-
 /* The cost of capturing the job under its plan; nil as long as the job has not told. */
 static void control_plan_put_cost(const struct control_request *request, const char *job,
                                   const struct plan *plan)
@@ -57,7 +34,25 @@ static void control_plan_put_cost(const struct control_request *request, const c
         plan->from == PLAN_FROM_COST && !own ? plans_default(request->view->plans)->what.every : 0;
     double part = cost_ratio(cost) / (double)every;
     double most = config_for_job(request->view->plan_config, job)->plan_cost_max;
-    control_plan_say_cost(part, most, every, instead_of, own || chosen, sentence);
+    /* The sentence for people. `part` of step time is captured for, `every` is in force instead of
+     * `instead_of`, unless that is 0. */
+    bool asked = own || chosen;
+    int used = part < 0.001 ? snprintf(sentence, SENTENCE_MAX, "capture: less than 0.1 %%")
+                            : snprintf(sentence, SENTENCE_MAX, "capture: %.*f %%", part < 0.0995,
+                                       100 * part);
+    size_t left = SENTENCE_MAX - (size_t)used;
+    if (instead_of > 0) {
+        snprintf(sentence + used, left,
+                 " of step time: every %" PRIu64 " instead of %" PRIu64
+                 ", so that it costs at most %g %%",
+                 every, instead_of, 100 * most);
+    } else if (asked && most > 0 && part > most) {
+        snprintf(sentence + used, left,
+                 " of step time, more than %g %% (plan.cost_max): every %" PRIu64 " was asked for",
+                 100 * most, every);
+    } else {
+        snprintf(sentence + used, left, " of step time");
+    }
     mpk_put_map(result, 7);
     mpk_pair_f64(result, "part", part);
     mpk_pair_f64(result, "max", most);
@@ -92,20 +87,6 @@ static bool control_plan_lists(const struct control_request *request, const stru
     return strcmp(plan->pattern, "*") == 0 || request_lists(request, plan->pattern);
 }
 
-static void control_plan_put_all(const struct control_request *request, const struct plans *plans)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < plans_count(plans); i++) {
-        count += control_plan_lists(request, plans_at(plans, i));
-    }
-    mpk_put_array(request->result, count);
-    for (uint32_t i = 0; i < plans_count(plans); i++) {
-        if (control_plan_lists(request, plans_at(plans, i))) {
-            control_plan_put_plan(request, NULL, plans_at(plans, i));
-        }
-    }
-}
-
 static int control_plan_refuse(struct control_request *request, const char *what)
 {
     snprintf(request->detail, CONTROL_DETAIL_MAX, "%.*s", CONTROL_DETAIL_MAX - 1, what);
@@ -122,7 +103,16 @@ int method_plan_get(struct control_request *request)
     }
     const char *job = string_param(request, "job", "", name, sizeof name);
     if (job && !*job) {
-        control_plan_put_all(request, plans);
+        uint32_t count = 0;
+        for (uint32_t i = 0; i < plans_count(plans); i++) {
+            count += control_plan_lists(request, plans_at(plans, i));
+        }
+        mpk_put_array(request->result, count);
+        for (uint32_t i = 0; i < plans_count(plans); i++) {
+            if (control_plan_lists(request, plans_at(plans, i))) {
+                control_plan_put_plan(request, NULL, plans_at(plans, i));
+            }
+        }
     } else if (job && job_name_valid(job, strlen(job))) {
         control_plan_put_plan(request, job, plans_for(plans, job));
     } else {

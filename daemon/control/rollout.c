@@ -119,19 +119,6 @@ static int roll(struct picture *picture)
     return code;
 }
 
-static void put_rollout(struct mpk_writer *result, const struct maps_asked *asked,
-                        const struct run *run, const struct chosen *chosen)
-{
-    mpk_put_map(result, MAPS_COMMON_KEYS + 4);
-    maps_put_common(result, asked, run, chosen->streams[0]->maps.shown);
-    mpk_pair_str(result, "stack", stack_name(chosen->streams[0]->id.stack));
-    mpk_pair_array(result, "layers", chosen->count);
-    for (uint32_t i = 0; i < chosen->count; i++) {
-        mpk_put_u64(result, chosen->streams[i]->id.layer);
-    }
-    mpk_pair_bool(result, "exact", chosen->exact);
-}
-
 static int control_rollout_answer(struct control_request *request, const struct maps_asked *asked,
                                   const struct run *run, const struct chosen *chosen)
 {
@@ -147,7 +134,14 @@ static int control_rollout_answer(struct control_request *request, const struct 
         picture->here[l] = true;
     }
     picture->make = roll;
-    put_rollout(&picture->result, asked, run, chosen);
+    mpk_put_map(&picture->result, MAPS_COMMON_KEYS + 4);
+    maps_put_common(&picture->result, asked, run, chosen->streams[0]->maps.shown);
+    mpk_pair_str(&picture->result, "stack", stack_name(chosen->streams[0]->id.stack));
+    mpk_pair_array(&picture->result, "layers", chosen->count);
+    for (uint32_t i = 0; i < chosen->count; i++) {
+        mpk_put_u64(&picture->result, chosen->streams[i]->id.layer);
+    }
+    mpk_pair_bool(&picture->result, "exact", chosen->exact);
     return picture_answer(request, &picture);
 }
 

@@ -229,31 +229,6 @@ static void summary_describe_nothing(struct control_request *request, const stru
     }
 }
 
-static int find_run_id(struct control_request *request, struct value_filter *filter,
-                       struct run **ret_run)
-{
-    int code = request_find_run(request, filter->job, filter->run, ret_run);
-    if (!code) {
-        memcpy(filter->run_id, (*ret_run)->id, RUN_BYTES);
-    }
-    return code;
-}
-
-static int control_summary_put_values(struct control_request *request, struct value_filter *filter,
-                                      const struct run *run)
-{
-    filter->publisher = request->view->publisher;
-    filter->result = request->result;
-    struct mpk_open values = mpk_open(request->result, NULL);
-    publisher_each(filter->publisher, filter->prefix, visit_value, filter);
-    mpk_close_array(request->result, &values);
-    if (filter->count == 0) {
-        summary_describe_nothing(request, run);
-        return ERR_NO_SUMMARY;
-    }
-    return 0;
-}
-
 /* `own_key`: what is asked of this method alone. */
 static int control_summary_answer(struct control_request *request, struct value_filter filter,
                                   const char *own_key)
@@ -264,11 +239,26 @@ static int control_summary_answer(struct control_request *request, struct value_
         return ERR_ARGUMENT;
     }
     struct run *run = NULL;
-    int code = find_run_id(request, &filter, &run);
+    int code = request_find_run(request, filter.job, filter.run, &run);
+    if (!code) {
+        memcpy(filter.run_id, (run)->id, RUN_BYTES);
+    }
     if (!code && !control_summary_read_track(request, run, &filter)) {
         code = ERR_ARGUMENT;
     }
-    return code ? code : control_summary_put_values(request, &filter, run);
+    if (code) {
+        return code;
+    }
+    filter.publisher = request->view->publisher;
+    filter.result = request->result;
+    struct mpk_open values = mpk_open(request->result, NULL);
+    publisher_each(filter.publisher, filter.prefix, visit_value, &filter);
+    mpk_close_array(request->result, &values);
+    if (filter.count == 0) {
+        summary_describe_nothing(request, run);
+        return ERR_NO_SUMMARY;
+    }
+    return 0;
 }
 
 int method_summary(struct control_request *request)

@@ -4,6 +4,7 @@
 #include "daemon/history/find.h"
 
 #include "config/rules.h"
+#include "proto/mpk.h"
 
 #include <math.h>
 #include <string.h>
@@ -15,7 +16,15 @@ static double column_real(sqlite3_stmt *statement, int column)
                : sqlite3_column_double(statement, column);
 }
 
-/* Columns of HISTORY_ALERTS. */
+#define HISTORY_ALERTS                                                                             \
+    "SELECT job, run, alerts.epoch, alerts.step, alerts.time_ns, rule, severity, alerts.state,"    \
+    " metric, stack, layer, site, head, value, bound, since_epoch, since_step, message,"           \
+    " (SELECT module FROM layers WHERE layers.run_id = alerts.run_id AND"                          \
+    "  layers.stack = alerts.stack AND layers.layer = alerts.layer AND"                            \
+    "  layers.site = alerts.site)"                                                                 \
+    " FROM alerts JOIN runs USING (run_id)"
+
+/* Its columns. */
 enum {
     JOB,
     RUN,
@@ -38,7 +47,8 @@ enum {
     MODULE
 };
 
-void history_put_alert(struct query *query, sqlite3_stmt *statement)
+/* The map of an alert. */
+static void history_put_alert(struct query *query, sqlite3_stmt *statement)
 {
     uint8_t run[RUN_BYTES] = {0};
     const void *bytes = sqlite3_column_blob(statement, RUN);
@@ -127,6 +137,41 @@ int history_alerts(struct query *query)
     }
     mpk_put_map(query->result, 2);
     code = put_rows(query, statement, "alerts", params->limit, history_put_alert);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+/* verdict: the alerts of a run that were not resolved, in the order of those in memory
+ * (alerts_each), as the method of control answers it. */
+int history_verdict(struct query *query)
+{
+    struct found_run run;
+    int code = find_run(query, query->params.job, query->params.run, &run);
+    if (code) {
+        return code;
+    }
+    mpk_put_map(query->result, 8);
+    put_run(query, &run);
+    put_text(query, "state", job_state_name(run.state));
+    put_u64(query, "epoch", run.epoch);
+    put_u64(query, "step", run.step);
+    mpk_pair_nil(query->result, "checks");
+    /* An alert is what was said of it last. */
+    sqlite3_stmt *statement;
+    code = query_open(
+        query,
+        HISTORY_ALERTS " WHERE run_id = ?1 AND alerts.state <> ?2 AND NOT EXISTS"
+                       " (SELECT 1 FROM alerts AS later WHERE later.run_id = ?1"
+                       "  AND later.alert_id > alerts.alert_id AND later.rule = alerts.rule"
+                       "  AND later.head = alerts.head AND later.stack IS alerts.stack"
+                       "  AND later.layer IS alerts.layer AND later.site IS alerts.site)"
+                       " ORDER BY severity DESC, rule_place(rule), rule, abs(value - bound) DESC, "
+                       "alert_id LIMIT ?3",
+        &statement,
+        SQL(sql_u64(run.id), sql_u64(ALERT_RESOLVED), sql_u64(query->params.limit + 1)));
+    if (!code) {
+        code = put_rows(query, statement, "alerts", query->params.limit, history_put_alert);
+    }
     sqlite3_finalize(statement);
     return code;
 }

@@ -71,13 +71,6 @@ static int history_compare_read_layers(struct query *query, struct compare_side 
     return code;
 }
 
-static void note_window(struct compare_side *side, uint64_t first, uint64_t last)
-{
-    side->first = !side->noted || first < side->first ? first : side->first;
-    side->last = !side->noted || last > side->last ? last : side->last;
-    side->noted = true;
-}
-
 static void history_compare_free_states(struct layer_state **states, uint32_t *count)
 {
     while (*count > 0) {
@@ -130,7 +123,9 @@ static int pool_rows(struct query *query, sqlite3_stmt *statement, struct compar
         heads = states[count++]->heads;
         windows++;
         oldest = first;
-        note_window(side, first, last);
+        side->first = !side->noted || first < side->first ? first : side->first;
+        side->last = !side->noted || last > side->last ? last : side->last;
+        side->noted = true;
         if (count == TOGETHER_MAX) {
             code = merge_collected(states, &count, ret_pool);
         }
@@ -295,28 +290,6 @@ static int check_pooled(struct query *query, const struct compare_side *side)
                       side->run.job);
 }
 
-static int compare_layers(struct query *query, struct comparison *comparison)
-{
-    struct compare_side *a = &comparison->side[0], *b = &comparison->side[1];
-    bool shared = false;
-    int code = 0;
-    for (uint32_t i = 0; !code && i < a->layer_count; i++) {
-        uint32_t j = find_same(b, a->layers[i].layer);
-        if (j == b->layer_count) {
-            continue;
-        }
-        a->matched[i] = b->matched[j] = shared = true;
-        code = compare_layer(query, comparison, &a->layers[i], &b->layers[j]);
-    }
-    if (!code && shared) {
-        code = check_pooled(query, a);
-    }
-    if (!code && shared) {
-        code = check_pooled(query, b);
-    }
-    return code;
-}
-
 /* Answering */
 
 static uint64_t history_compare_place(const struct head_distance *distance)
@@ -335,32 +308,6 @@ static int compare_distances(const void *left, const void *right)
     return history_compare_place(a) < history_compare_place(b)
                ? -1
                : history_compare_place(a) > history_compare_place(b);
-}
-
-static void history_compare_put_metrics(struct query *query, const struct head_distance *distance)
-{
-    struct mpk_open metrics = mpk_open(query->result, "metrics");
-    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
-        const struct difference *difference = &distance->metric[m];
-        if (isnan(difference->js)) {
-            continue;
-        }
-        mpk_pair_map(query->result, metric_info[m].name, 4);
-        mpk_pair_f64(query->result, "js", difference->js);
-        mpk_pair_f64(query->result, "mean_a", difference->mean[0]);
-        mpk_pair_f64(query->result, "mean_b", difference->mean[1]);
-        mpk_pair_f64(query->result, "delta", difference->mean[1] - difference->mean[0]);
-    }
-    mpk_close_map(query->result, &metrics);
-}
-
-static void put_head(struct query *query, const struct head_distance *distance)
-{
-    mpk_put_map(query->result, put_layer_count(distance->layer) + 3);
-    put_layer(query, distance->layer);
-    put_u64(query, "head", distance->head);
-    mpk_pair_f64(query->result, "distance", distance->distance);
-    history_compare_put_metrics(query, distance);
 }
 
 static void history_compare_put_side(struct query *query, const char *key,
@@ -403,7 +350,24 @@ static void history_compare_put_comparison(struct query *query, struct compariso
     history_compare_put_side(query, "b", &comparison->side[1]);
     mpk_pair_array(query->result, "heads", shown);
     for (uint32_t i = 0; i < shown; i++) {
-        put_head(query, &comparison->heads[i]);
+        const struct head_distance *distance = &comparison->heads[i];
+        mpk_put_map(query->result, put_layer_count(distance->layer) + 3);
+        put_layer(query, distance->layer);
+        put_u64(query, "head", distance->head);
+        mpk_pair_f64(query->result, "distance", distance->distance);
+        struct mpk_open metrics = mpk_open(query->result, "metrics");
+        for (int m = 0; m < METRIC_ROW_COUNT; m++) {
+            const struct difference *difference = &distance->metric[m];
+            if (isnan(difference->js)) {
+                continue;
+            }
+            mpk_pair_map(query->result, metric_info[m].name, 4);
+            mpk_pair_f64(query->result, "js", difference->js);
+            mpk_pair_f64(query->result, "mean_a", difference->mean[0]);
+            mpk_pair_f64(query->result, "mean_b", difference->mean[1]);
+            mpk_pair_f64(query->result, "delta", difference->mean[1] - difference->mean[0]);
+        }
+        mpk_close_map(query->result, &metrics);
     }
     put_alone(query, "only_a", &comparison->side[0], &comparison->side[1]);
     put_alone(query, "only_b", &comparison->side[1], &comparison->side[0]);
@@ -420,23 +384,6 @@ static int history_compare_choose_metric(struct query *query, int *ret_only)
                           "metric is not accepted (valid: those with one value per attention row, "
                           "such as entropy)");
     }
-    return 0;
-}
-
-/* Both runs in the same windows: those of the first layer of the first. */
-static int choose_track(struct query *query, const struct compare_side *side)
-{
-    struct found_track track;
-    if (side->layer_count == 0) {
-        return query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
-                          side->run.hex, side->run.job);
-    }
-    int code = find_track(query, &side->layers[0], &track);
-    if (code) {
-        return code;
-    }
-    query->params.track = track.track;
-    query->params.given |= PARAM_WINDOW;
     return 0;
 }
 
@@ -458,7 +405,22 @@ static int read_sides(struct query *query, struct comparison *comparison)
     if (!code) {
         code = history_compare_read_layers(query, b);
     }
-    return code ? code : choose_track(query, a);
+    if (code) {
+        return code;
+    }
+    /* Both runs in the same windows: those of the first layer of the first. */
+    struct found_track track;
+    if (a->layer_count == 0) {
+        return query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
+                          a->run.hex, a->run.job);
+    }
+    code = find_track(query, &a->layers[0], &track);
+    if (code) {
+        return code;
+    }
+    query->params.track = track.track;
+    query->params.given |= PARAM_WINDOW;
+    return 0;
 }
 
 int history_compare(struct query *query)
@@ -469,7 +431,23 @@ int history_compare(struct query *query)
         code = read_sides(query, &comparison);
     }
     if (!code) {
-        code = compare_layers(query, &comparison);
+        struct compare_side *a = &comparison.side[0], *b = &comparison.side[1];
+        bool shared = false;
+        code = 0;
+        for (uint32_t i = 0; !code && i < a->layer_count; i++) {
+            uint32_t j = find_same(b, a->layers[i].layer);
+            if (j == b->layer_count) {
+                continue;
+            }
+            a->matched[i] = b->matched[j] = shared = true;
+            code = compare_layer(query, &comparison, &a->layers[i], &b->layers[j]);
+        }
+        if (!code && shared) {
+            code = check_pooled(query, a);
+        }
+        if (!code && shared) {
+            code = check_pooled(query, b);
+        }
     }
     query->detail[0] = code ? query->detail[0] : '\0';
     if (!code) {

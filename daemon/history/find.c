@@ -91,19 +91,6 @@ static void name_runs(struct query *query, sqlite3_stmt *statement, const char *
     }
 }
 
-static int refuse_run(struct query *query, sqlite3_stmt *statement, const char *job,
-                      const char *prefix, int matches)
-{
-    if (matches > 1) {
-        query_fail(query, ERR_RUN_UNKNOWN, "run '%s' may be any of ", prefix);
-    } else {
-        query_fail(query, ERR_RUN_UNKNOWN, "no run of %s begins with '%s'; there are ", job,
-                   prefix);
-    }
-    name_runs(query, statement, job, matches > 1 ? prefix : "");
-    return ERR_RUN_UNKNOWN;
-}
-
 int find_run(struct query *query, const char *job, const char *prefix, struct found_run *ret_run)
 {
     sqlite3_stmt *statement;
@@ -119,7 +106,14 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
     if (!code && runs == 0) {
         code = ERR_JOB_UNKNOWN;
     } else if (!code && matches != 1) {
-        code = refuse_run(query, statement, job, prefix, matches);
+        if (matches > 1) {
+            query_fail(query, ERR_RUN_UNKNOWN, "run '%s' may be any of ", prefix);
+        } else {
+            query_fail(query, ERR_RUN_UNKNOWN, "no run of %s begins with '%s'; there are ", job,
+                       prefix);
+        }
+        name_runs(query, statement, job, matches > 1 ? prefix : "");
+        code = ERR_RUN_UNKNOWN;
     }
     sqlite3_finalize(statement);
     return code;

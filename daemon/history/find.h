@@ -68,15 +68,6 @@ void put_track(struct query *query, const struct found_track *track);
 /* `stack`, `layer`, `site`, and `module` when that is known. */
 uint32_t put_layer_count(const struct found_layer *layer);
 void put_layer(struct query *query, const struct found_layer *layer);
-/* The map of an alert, by a statement that begins with HISTORY_ALERTS. */
-#define HISTORY_ALERTS                                                                             \
-    "SELECT job, run, alerts.epoch, alerts.step, alerts.time_ns, rule, severity, alerts.state,"    \
-    " metric, stack, layer, site, head, value, bound, since_epoch, since_step, message,"           \
-    " (SELECT module FROM layers WHERE layers.run_id = alerts.run_id AND"                          \
-    "  layers.stack = alerts.stack AND layers.layer = alerts.layer AND"                            \
-    "  layers.site = alerts.site)"                                                                 \
-    " FROM alerts JOIN runs USING (run_id)"
-void history_put_alert(struct query *query, sqlite3_stmt *statement);
 /* Writes up to `limit` rows by `put` as an array under `key`. Returns 1 when the statement has one
  * row more than that, 0, or an error. */
 int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,

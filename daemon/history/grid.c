@@ -117,21 +117,6 @@ static int history_grid_read_windows(struct query *query, struct grid *grid)
 
 /* Layers */
 
-/* Leaves those rows that are shown. */
-static void keep_shown(struct window_rows *rows, const struct window_rows *shown)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0, j = 0; i < rows->count && j < shown->count;) {
-        uint64_t mine = last_of(rows, i), wanted = last_of(shown, j);
-        if (mine == wanted) {
-            rows->row[count++] = rows->row[i];
-        }
-        i += mine <= wanted;
-        j += mine >= wanted;
-    }
-    rows->count = count;
-}
-
 /* One head's numbers over the windows that are shown; NaN where it has none. */
 static void history_grid_spread(const struct value_series *series, const double *numbers,
                                 const struct window_rows *shown, double *out)
@@ -160,21 +145,18 @@ static void put_f32(struct mpk_writer *writer, const double *numbers, size_t cou
     free(bits);
 }
 
-static void put_lists(struct mpk_writer *writer, const double *numbers, uint32_t heads,
-                      uint32_t count)
+static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
+                                       struct value_series *series)
 {
-    mpk_put_array(writer, heads);
-    for (uint32_t head = 0; head < heads; head++) {
-        mpk_put_array(writer, count);
-        for (uint32_t i = 0; i < count; i++) {
-            mpk_put_f64(writer, numbers[(size_t)head * count + i]);
-        }
-    }
-}
-
-static int history_grid_put_values(struct query *query, struct grid *grid,
-                                   struct value_series *series, int statistic)
-{
+    struct mpk_writer *writer = &grid->encoded, *result = query->result;
+    query->result = writer;
+    mpk_put_map(writer, put_layer_count(&series->layer) + 2);
+    put_layer(query, &series->layer);
+    query->result = result;
+    mpk_pair_u64(writer, "heads", series->heads);
+    mpk_put_str(writer, "values");
+    grid->encoded_count++;
+    int statistic = __builtin_ctz(query->params.statistics);
     uint32_t count = grid->windows.count;
     double *numbers = malloc(((size_t)series->heads * count + 1) * sizeof *numbers);
     if (!numbers) {
@@ -187,24 +169,16 @@ static int history_grid_put_values(struct query *query, struct grid *grid,
     if (query->params.packed) {
         put_f32(&grid->encoded, numbers, (size_t)series->heads * count);
     } else {
-        put_lists(&grid->encoded, numbers, series->heads, count);
+        mpk_put_array(&grid->encoded, series->heads);
+        for (uint32_t head = 0; head < series->heads; head++) {
+            mpk_put_array(&grid->encoded, count);
+            for (uint32_t i = 0; i < count; i++) {
+                mpk_put_f64(&grid->encoded, numbers[(size_t)head * count + i]);
+            }
+        }
     }
     free(numbers);
     return 0;
-}
-
-static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
-                                       struct value_series *series)
-{
-    struct mpk_writer *writer = &grid->encoded, *result = query->result;
-    query->result = writer;
-    mpk_put_map(writer, put_layer_count(&series->layer) + 2);
-    put_layer(query, &series->layer);
-    query->result = result;
-    mpk_pair_u64(writer, "heads", series->heads);
-    mpk_put_str(writer, "values");
-    grid->encoded_count++;
-    return history_grid_put_values(query, grid, series, __builtin_ctz(query->params.statistics));
 }
 
 static int history_grid_read_layer(struct query *query, struct grid *grid,
@@ -215,7 +189,17 @@ static int history_grid_read_layer(struct query *query, struct grid *grid,
     if (code) {
         return code == ERR_NO_HISTORY ? 0 : code;
     }
-    keep_shown(&series.rows, &grid->windows);
+    /* Leaves those rows that are shown. */
+    uint32_t count = 0;
+    for (uint32_t i = 0, j = 0; i < series.rows.count && j < grid->windows.count;) {
+        uint64_t mine = last_of(&series.rows, i), wanted = last_of(&grid->windows, j);
+        if (mine == wanted) {
+            series.rows.row[count++] = series.rows.row[i];
+        }
+        i += mine <= wanted;
+        j += mine >= wanted;
+    }
+    series.rows.count = count;
     series.number = number_find(grid->metric);
     series.of_layer = series.number >= 0 && number_is_of_layer(series.number);
     series.heads = series.of_layer ? 1 : layer->heads;
@@ -250,21 +234,6 @@ static int history_grid_read_grid(struct query *query, struct grid *grid)
                : code;
 }
 
-static int history_grid_put_grid(struct query *query, struct grid *grid)
-{
-    int statistic = __builtin_ctz(query->params.statistics);
-    mpk_put_map(query->result, 10);
-    put_run(query, &grid->run);
-    put_text(query, "metric", grid->metric);
-    put_text(query, "statistic", statistic_name[statistic]);
-    put_track(query, &grid->track);
-    put_u64(query, "total", grid->total);
-    int code = put_windows(query, &grid->windows);
-    mpk_pair_array(query->result, "layers", grid->encoded_count);
-    mpk_put_raw(query->result, grid->encoded.buffer.data, grid->encoded.buffer.size);
-    return code || mpk_writer_ok(&grid->encoded) ? code : ERR_MEMORY;
-}
-
 int history_grid(struct query *query)
 {
     bool asked = query->params.given & PARAM_METRIC;
@@ -275,7 +244,17 @@ int history_grid(struct query *query)
     mpk_writer_init(&grid.encoded);
     int code = history_grid_read_grid(query, &grid);
     if (!code) {
-        code = history_grid_put_grid(query, &grid);
+        int statistic = __builtin_ctz(query->params.statistics);
+        mpk_put_map(query->result, 10);
+        put_run(query, &grid.run);
+        put_text(query, "metric", grid.metric);
+        put_text(query, "statistic", statistic_name[statistic]);
+        put_track(query, &grid.track);
+        put_u64(query, "total", grid.total);
+        code = put_windows(query, &grid.windows);
+        mpk_pair_array(query->result, "layers", grid.encoded_count);
+        mpk_put_raw(query->result, grid.encoded.buffer.data, grid.encoded.buffer.size);
+        code = code || mpk_writer_ok(&grid.encoded) ? code : ERR_MEMORY;
     }
     mpk_writer_clear(&grid.encoded);
     windows_free(&grid.windows);

@@ -271,25 +271,6 @@ static int history_run_method(struct history *history, struct history_question *
     return !code && !mpk_writer_ok(&question->result) ? ERR_MEMORY : code;
 }
 
-static void history_answer(struct history *history, struct history_question *question)
-{
-    history->deadline_ns = clock_monotonic_ns() + history->config->history_query_time;
-    question->code = open_db(history, question->detail);
-    if (question->code) {
-        return;
-    }
-    int rc = sqlite3_exec(history->db, "BEGIN", NULL, NULL, NULL);
-    if (rc == SQLITE_OK) {
-        question->code = history_run_method(history, question);
-        sqlite3_exec(history->db, "ROLLBACK", NULL, NULL, NULL);
-    } else {
-        question->code = ERR_HISTORY_OFF;
-    }
-    if (question->code == ERR_HISTORY_OFF) {
-        close_db(history);
-    }
-}
-
 static void run_reader(void *data)
 {
     struct history *history = data;
@@ -302,7 +283,20 @@ static void run_reader(void *data)
         }
         history->round = question->round;
         uv_mutex_unlock(&history->lock);
-        history_answer(history, question);
+        history->deadline_ns = clock_monotonic_ns() + history->config->history_query_time;
+        question->code = open_db(history, question->detail);
+        if (!question->code) {
+            int rc = sqlite3_exec(history->db, "BEGIN", NULL, NULL, NULL);
+            if (rc == SQLITE_OK) {
+                question->code = history_run_method(history, question);
+                sqlite3_exec(history->db, "ROLLBACK", NULL, NULL, NULL);
+            } else {
+                question->code = ERR_HISTORY_OFF;
+            }
+            if (question->code == ERR_HISTORY_OFF) {
+                close_db(history);
+            }
+        }
         uv_mutex_lock(&history->lock);
         DL_APPEND2(history->done, question, previous, next);
         uv_async_send(&history->wake);
@@ -421,20 +415,6 @@ int history_ask(struct history *history, uint64_t asker, const char *method, con
     return taken ? 0 : ERR_AGAIN;
 }
 
-/* Results found so far are still sent; the remaining questions learn that they will not be
- * answered. */
-static void answer_rest(struct history *history)
-{
-    struct history_question *question;
-    while ((question = list_take(&history->done))) {
-        history_deliver(history, question);
-    }
-    while ((question = list_take(&history->asked))) {
-        question->code = ERR_CLOSED;
-        history_deliver(history, question);
-    }
-}
-
 void history_close(struct history **history_p)
 {
     struct history *history = *history_p;
@@ -448,7 +428,16 @@ void history_close(struct history **history_p)
         uv_cond_signal(&history->asked_more);
         uv_mutex_unlock(&history->lock);
         uv_thread_join(&history->thread);
-        answer_rest(history);
+        /* Results found so far are still sent; the remaining questions learn that they will not be
+         * answered. */
+        struct history_question *question;
+        while ((question = list_take(&history->done))) {
+            history_deliver(history, question);
+        }
+        while ((question = list_take(&history->asked))) {
+            question->code = ERR_CLOSED;
+            history_deliver(history, question);
+        }
         uv_cond_destroy(&history->asked_more);
         uv_mutex_destroy(&history->lock);
     }

@@ -74,11 +74,27 @@ static void put_track_of_layer(struct query *query, sqlite3_stmt *statement)
     put_u64(query, "last", column_u64(statement, 5));
 }
 
-static int history_list_put_metrics(struct query *query, const struct found_layer *layer)
+static int put_layer_windows(struct query *query, const struct found_layer *layer)
 {
+    sqlite3_stmt *statement;
+    int code = query_open(query,
+                          "SELECT unit, length, every, count(*), min(windows.first), max(last)"
+                          " FROM windows JOIN tracks USING (track_id) WHERE layer_id = ?1"
+                          " GROUP BY track_id ORDER BY track_id",
+                          &statement, SQL(sql_u64(layer->id)));
+    mpk_put_map(query->result, put_layer_count(layer) + 4);
+    put_layer(query, layer);
+    put_u64(query, "heads", layer->heads);
+    if (!code) {
+        code = put_rows(query, statement, "tracks", UINT32_MAX, put_track_of_layer);
+    }
+    sqlite3_finalize(statement);
+    if (code) {
+        return code;
+    }
     bool has[NUMBER_COUNT];
     struct found_track track;
-    int code = find_track(query, layer, &track);
+    code = find_track(query, layer, &track);
     if (!code) {
         code = windows_numbers(query, layer, &track, has);
     }
@@ -97,42 +113,22 @@ static int history_list_put_metrics(struct query *query, const struct found_laye
     return 0;
 }
 
-static int put_layer_windows(struct query *query, const struct found_layer *layer)
+int history_windows(struct query *query)
 {
-    sqlite3_stmt *statement;
-    int code = query_open(query,
-                          "SELECT unit, length, every, count(*), min(windows.first), max(last)"
-                          " FROM windows JOIN tracks USING (track_id) WHERE layer_id = ?1"
-                          " GROUP BY track_id ORDER BY track_id",
-                          &statement, SQL(sql_u64(layer->id)));
-    mpk_put_map(query->result, put_layer_count(layer) + 4);
-    put_layer(query, layer);
-    put_u64(query, "heads", layer->heads);
-    if (!code) {
-        code = put_rows(query, statement, "tracks", UINT32_MAX, put_track_of_layer);
+    struct found_run run;
+    int code = find_run(query, query->params.job, query->params.run, &run);
+    if (code) {
+        return code;
     }
-    sqlite3_finalize(statement);
-    return code ? code : history_list_put_metrics(query, layer);
-}
-
-static int history_list_put_layers(struct query *query, const struct found_run *run)
-{
     struct found_layer *layers = NULL;
     uint32_t count = 0;
-    int code = layers_read(query, run, &layers, &count);
+    code = layers_read(query, &run, &layers, &count);
     mpk_put_map(query->result, 3);
-    put_run(query, run);
+    put_run(query, &run);
     mpk_pair_array(query->result, "layers", count);
     for (uint32_t i = 0; !code && i < count; i++) {
         code = put_layer_windows(query, &layers[i]);
     }
     free(layers);
     return code;
-}
-
-int history_windows(struct query *query)
-{
-    struct found_run run;
-    int code = find_run(query, query->params.job, query->params.run, &run);
-    return code ? code : history_list_put_layers(query, &run);
 }

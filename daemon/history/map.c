@@ -2,11 +2,84 @@
 /* map: a layer's head-mean map as it was kept, or the maps of its heads, of the newest window or of
  * one that is named. */
 #include "daemon/history/find.h"
+
 #include "daemon/store/series.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* states: the states of some windows of a layer, for a baseline: not for clients. Returns the
+ * window that ends with `last`, else the first `windows` that are whole and share nothing with one
+ * another. Windows beyond STATES_BYTES_MAX are left out. */
+#define STATES_BYTES_MAX (UINT64_C(64) << 20)
+
+struct states {
+    struct mpk_writer *list;
+    uint32_t count;
+    uint64_t bytes, next; /* next: the first unit that no window has covered yet */
+};
+
+static int history_states_read_states(struct query *query, const struct found_layer *layer,
+                                      const struct found_track *track, struct states *states)
+{
+    sqlite3_stmt *statement;
+    const struct history_params *params = &query->params;
+    uint64_t named = params->given & PARAM_LAST ? 1 : 0;
+    int code =
+        query_open(query,
+                   "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
+                   " WHERE layer_id = ?1 AND track_id = ?2 AND final = 1"
+                   " AND (last = ?3 OR ?4 = 0) AND (partial = 0 OR ?4 = 1) ORDER BY last",
+                   &statement,
+                   SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(named ? params->last : 0),
+                       sql_u64(named)));
+    while (!code && states->count < query->params.count &&
+           (code = query_next(query, statement)) == 1) {
+        code = 0;
+        if (states->bytes + column_u64(statement, 2) > STATES_BYTES_MAX) {
+            break;
+        }
+        if (column_u64(statement, 0) >= states->next) {
+            /* Columns: first, last, bytes, data. */
+            uint64_t bytes = column_u64(statement, 2);
+            uint8_t *plain = NULL;
+            code = bytes > STATES_BYTES_MAX
+                       ? ERR_STORE_FORMAT
+                       : blob_inflate(sqlite3_column_blob(statement, 3),
+                                      (size_t)sqlite3_column_bytes(statement, 3), bytes, &plain);
+            if (!code) {
+                mpk_put_bin(states->list, plain, bytes);
+            }
+            free(plain);
+            states->count++;
+            states->bytes += bytes;
+            states->next = column_u64(statement, 1) + 1;
+        }
+    }
+    sqlite3_finalize(statement);
+    return code;
+}
+
+int history_states(struct query *query)
+{
+    struct found_run run;
+    struct found_layer layer;
+    struct found_track track;
+    int code = find_asked(query, &run, &layer, &track);
+    if (code) {
+        return code;
+    }
+    struct states states = {.list = query->result};
+    struct mpk_open list = mpk_open(query->result, NULL);
+    code = history_states_read_states(query, &layer, &track, &states);
+    if (!code && states.count == 0) {
+        code = query_fail(query, ERR_NO_HISTORY,
+                          "the history has no histograms of this layer's window any more");
+    }
+    mpk_close_array(query->result, &list);
+    return code;
+}
 
 /* The most rows, and columns, of a pooled map; the most cells of those of heads together. */
 #define MAP_SIDE_MAX  128
@@ -45,36 +118,6 @@ struct map_shape {
     uint32_t heads, rows, columns;
 };
 
-static int history_map_put_values(struct query *query, sqlite3_stmt *statement, int column,
-                                  struct map_shape shape)
-{
-    bool fits = shape.rows >= 1 && shape.rows <= MAP_SIDE_MAX && shape.columns >= 1 &&
-                shape.columns <= MAP_SIDE_MAX && shape.heads <= MAP_CELLS_MAX;
-    uint64_t cells = (uint64_t)shape.rows * shape.columns, maps = shape.heads ? shape.heads : 1;
-    if (!fits || cells * maps > MAP_CELLS_MAX) {
-        return ERR_STORE_FORMAT;
-    }
-    size_t bytes = (size_t)(2 * cells * maps);
-    uint8_t *data = NULL;
-    int code = blob_inflate(sqlite3_column_blob(statement, column),
-                            (size_t)sqlite3_column_bytes(statement, column), bytes, &data);
-    if (!code) {
-        mpk_put_str(query->result, "values");
-    }
-    if (!code && query->params.packed) {
-        mpk_put_bin(query->result, data, bytes);
-    } else if (!code) {
-        if (shape.heads) {
-            mpk_put_array(query->result, shape.heads);
-        }
-        for (uint64_t i = 0; i < maps; i++) {
-            history_map_put_numbers(query, data + 2 * i * cells, shape.rows, shape.columns);
-        }
-    }
-    free(data);
-    return code;
-}
-
 static bool history_map_is_of_heads(const struct query *query)
 {
     return (query->params.given & PARAM_KIND) && strcmp(query->params.kind, "heads") == 0;
@@ -105,7 +148,32 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
             mpk_put_u64(query->result, h);
         }
     }
-    return history_map_put_values(query, statement, COUNT + 1, shape);
+    int column = COUNT + 1;
+    bool fits = shape.rows >= 1 && shape.rows <= MAP_SIDE_MAX && shape.columns >= 1 &&
+                shape.columns <= MAP_SIDE_MAX && shape.heads <= MAP_CELLS_MAX;
+    uint64_t cells = (uint64_t)shape.rows * shape.columns, maps = shape.heads ? shape.heads : 1;
+    if (!fits || cells * maps > MAP_CELLS_MAX) {
+        return ERR_STORE_FORMAT;
+    }
+    size_t bytes = (size_t)(2 * cells * maps);
+    uint8_t *data = NULL;
+    int code = blob_inflate(sqlite3_column_blob(statement, column),
+                            (size_t)sqlite3_column_bytes(statement, column), bytes, &data);
+    if (!code) {
+        mpk_put_str(query->result, "values");
+    }
+    if (!code && query->params.packed) {
+        mpk_put_bin(query->result, data, bytes);
+    } else if (!code) {
+        if (shape.heads) {
+            mpk_put_array(query->result, shape.heads);
+        }
+        for (uint64_t i = 0; i < maps; i++) {
+            history_map_put_numbers(query, data + 2 * i * cells, shape.rows, shape.columns);
+        }
+    }
+    free(data);
+    return code;
 }
 
 /* Why there is none, as a sentence. */
@@ -122,9 +190,15 @@ static const char *history_map_why(const struct query *query)
                                               "with rows takes";
 }
 
-static int history_map_read_map(struct query *query, const struct found_run *run,
-                                const struct found_layer *layer, const struct found_track *track)
+int history_map(struct query *query)
 {
+    struct found_run run;
+    struct found_layer layer;
+    struct found_track track;
+    int code = find_asked(query, &run, &layer, &track);
+    if (code) {
+        return code;
+    }
     uint64_t last = query->params.given & PARAM_LAST ? query->params.last : 0;
     static const char of_mean[] =
         "SELECT first, last, epoch, step, time_ns, queries, keys, rows, columns, partial, data"
@@ -135,26 +209,17 @@ static int history_map_read_map(struct query *query, const struct found_run *run
         " head_columns, partial, head_data, heads FROM maps WHERE layer_id = ?1 AND track_id = ?2"
         " AND (last = ?3 OR ?4) AND heads > 0 ORDER BY last DESC LIMIT 1";
     sqlite3_stmt *statement;
-    int code = query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement,
-                          SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(last),
-                              sql_u64(!(query->params.given & PARAM_LAST))));
+    code = query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement,
+                      SQL(sql_u64(layer.id), sql_u64(track.id), sql_u64(last),
+                          sql_u64(!(query->params.given & PARAM_LAST))));
     if (!code) {
         code = query_next(query, statement);
     }
     if (code == 1) {
-        code = history_map_put_map(query, run, layer, track, statement);
+        code = history_map_put_map(query, &run, &layer, &track, statement);
     } else if (code == 0) {
         code = query_fail(query, ERR_NO_HISTORY, "%s", history_map_why(query));
     }
     sqlite3_finalize(statement);
     return code;
-}
-
-int history_map(struct query *query)
-{
-    struct found_run run;
-    struct found_layer layer;
-    struct found_track track;
-    int code = find_asked(query, &run, &layer, &track);
-    return code ? code : history_map_read_map(query, &run, &layer, &track);
 }

@@ -65,16 +65,6 @@ static const struct info info[] = {
 };
 enum { INFO_COUNT = sizeof info / sizeof info[0] };
 
-/* Copies a text for a sentence: what cannot be shown becomes '?'. */
-static void history_params_show(const msgpack_object_str *text, char *out, size_t size)
-{
-    size_t length = text->size < size - 1 ? text->size : size - 1;
-    for (size_t i = 0; i < length; i++) {
-        out[i] = text->ptr[i] < ' ' || text->ptr[i] > '~' ? '?' : text->ptr[i];
-    }
-    out[length] = '\0';
-}
-
 static bool history_params_read_text(const msgpack_object *value, char *field, uint64_t room)
 {
     if (value->type != MSGPACK_OBJECT_STR || value->via.str.size == 0 ||
@@ -148,16 +138,11 @@ static bool history_params_is_word(const char *text, const char *words)
     return false;
 }
 
-/* Lower-case digits; a prefix of a run. */
-static bool history_params_is_hex(const char *text)
-{
-    return text[strspn(text, "0123456789abcdef")] == '\0';
-}
-
 static bool text_fits(unsigned bit, const char *text)
 {
     if (bit & (PARAM_RUN | PARAM_RUN_B)) {
-        return history_params_is_hex(text);
+        /* Lower-case digits; a prefix of a run. */
+        return text[strspn(text, "0123456789abcdef")] == '\0';
     }
     if (bit & (PARAM_JOB | PARAM_JOB_B)) {
         return job_name_valid(text, strlen(text));
@@ -204,7 +189,13 @@ void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
 {
     char name[64] = "?";
     if (key->type == MSGPACK_OBJECT_STR) {
-        history_params_show(&key->via.str, name, sizeof name);
+        /* Copies a text for a sentence: what cannot be shown becomes '?'. */
+        size_t length = key->via.str.size < sizeof name - 1 ? key->via.str.size : sizeof name - 1;
+        for (size_t i = 0; i < length; i++) {
+            name[i] =
+                key->via.str.ptr[i] < ' ' || key->via.str.ptr[i] > '~' ? '?' : key->via.str.ptr[i];
+        }
+        name[length] = '\0';
     }
     snprintf(reterr, size, "this method has no parameter '%s'", name);
 }

@@ -78,24 +78,19 @@ static struct role_span *roles_newest(struct roles_head *head)
     return &head->span[(head->spans - 1) % SPANS_MAX];
 }
 
-/* Whether the window could have shown that a head has the role. */
-static bool roles_would_show(struct roles *roles, enum pattern role, uint32_t head, uint32_t row)
-{
-    struct pattern_condition all[PATTERN_CONDITIONS_MAX];
-    uint32_t count = pattern_conditions(role, all);
-    bool shows = true;
-    for (uint32_t i = 0; i < count; i++) {
-        shows = shows && !isnan(roles_value(roles, all[i].metric, head, row));
-    }
-    return shows;
-}
-
 static void roles_begin(struct roles *roles, struct roles_head *head, uint32_t index, uint32_t row)
 {
     struct role_span span = {roles_at(roles, index, row), row, row, 1, 0, false};
     if (head->spans > 0) { /* it ended in the window before */
         uint32_t before = roles_newest(head)->until;
-        span.emerged = roles_would_show(roles, span.role, index, before);
+        /* The window before could have shown that a head has the role. */
+        struct pattern_condition all[PATTERN_CONDITIONS_MAX];
+        uint32_t count = pattern_conditions(span.role, all);
+        bool shows = true;
+        for (uint32_t i = 0; i < count; i++) {
+            shows = shows && !isnan(roles_value(roles, all[i].metric, index, before));
+        }
+        span.emerged = shows;
     }
     head->spans++;
     head->alone = -1;
@@ -139,32 +134,6 @@ static void roles_put_window(struct query *query, const struct roles *roles, con
     put_u64(query, "step", window->step);
 }
 
-static void roles_put_span(struct query *query, const struct roles *roles,
-                           const struct role_span *span)
-{
-    mpk_put_map(query->result, 5);
-    put_text(query, "role", pattern_name[span->role]);
-    roles_put_window(query, roles, "since", span->since);
-    roles_put_window(query, roles, "until", span->until);
-    put_u64(query, "windows", span->windows);
-    put_u64(query, "others", span->others);
-}
-
-/* The numbers of the newest window of the role. */
-static void roles_put_evidence(struct query *query, struct roles *roles, uint32_t index,
-                               const struct role_span *span)
-{
-    struct pattern_condition all[PATTERN_CONDITIONS_MAX];
-    uint32_t count = pattern_conditions(span->role, all);
-    mpk_pair_array(query->result, "evidence", count);
-    for (uint32_t i = 0; i < count; i++) {
-        mpk_put_map(query->result, 3);
-        put_text(query, "metric", metric_info[all[i].metric].name);
-        mpk_pair_f64(query->result, "value", roles_value(roles, all[i].metric, index, span->until));
-        mpk_pair_f64(query->result, all[i].at_most ? "at_most" : "at_least", all[i].bound);
-    }
-}
-
 static void roles_put_head(struct query *query, struct roles *roles, struct roles_head *head,
                            uint32_t index)
 {
@@ -177,7 +146,16 @@ static void roles_put_head(struct query *query, struct roles *roles, struct role
     put_layer(query, &series->layer);
     put_u64(query, "head", series->head_first + index);
     put_text(query, "role", pattern_name[now->role]);
-    roles_put_evidence(query, roles, index, now);
+    /* The numbers of the newest window of the role. */
+    struct pattern_condition all[PATTERN_CONDITIONS_MAX];
+    uint32_t count = pattern_conditions(now->role, all);
+    mpk_pair_array(query->result, "evidence", count);
+    for (uint32_t i = 0; i < count; i++) {
+        mpk_put_map(query->result, 3);
+        put_text(query, "metric", metric_info[all[i].metric].name);
+        mpk_pair_f64(query->result, "value", roles_value(roles, all[i].metric, index, now->until));
+        mpk_pair_f64(query->result, all[i].at_most ? "at_most" : "at_least", all[i].bound);
+    }
     if (now->emerged) {
         roles_put_window(query, roles, "emerged", now->since);
     } else {
@@ -186,32 +164,19 @@ static void roles_put_head(struct query *query, struct roles *roles, struct role
     put_u64(query, "changes", head->spans - 1);
     mpk_pair_array(query->result, "spans", shown);
     for (uint32_t i = head->spans - shown; i < head->spans; i++) {
-        roles_put_span(query, roles, &head->span[i % SPANS_MAX]);
+        const struct role_span *span = &head->span[i % SPANS_MAX];
+        mpk_put_map(query->result, 5);
+        put_text(query, "role", pattern_name[span->role]);
+        roles_put_window(query, roles, "since", span->since);
+        roles_put_window(query, roles, "until", span->until);
+        put_u64(query, "windows", span->windows);
+        put_u64(query, "others", span->others);
     }
     query->result = result;
     roles->heads++;
 }
 
 /* Layers */
-
-/* The heads that are in memory. */
-static void roles_judge(struct query *query, struct roles *roles)
-{
-    const struct value_series *series = &roles->series[0];
-    for (uint32_t index = 0; index < series->heads; index++) {
-        struct roles_head head = {.alone = -1};
-        for (uint32_t row = 0; row < series->rows.count; row++) {
-            roles_add(roles, &head, index, row);
-        }
-        if (head.alone >= 0) {
-            roles_newest(&head)->others++;
-        }
-        roles->more = roles->more || (head.spans > 0 && roles->heads == HEADS_MAX);
-        if (head.spans > 0 && !roles->more) {
-            roles_put_head(query, roles, &head, index);
-        }
-    }
-}
 
 /* As many heads at a time as VALUES_MAX allows. */
 static int roles_read_heads(struct query *query, struct roles *roles,
@@ -236,7 +201,21 @@ static int roles_read_heads(struct query *query, struct roles *roles,
         }
         code = series_read(query, roles->series, roles->metrics);
         if (!code) {
-            roles_judge(query, roles);
+            /* The heads that are in memory. */
+            const struct value_series *series = &roles->series[0];
+            for (uint32_t index = 0; index < series->heads; index++) {
+                struct roles_head head = {.alone = -1};
+                for (uint32_t row = 0; row < series->rows.count; row++) {
+                    roles_add(roles, &head, index, row);
+                }
+                if (head.alone >= 0) {
+                    roles_newest(&head)->others++;
+                }
+                roles->more = roles->more || (head.spans > 0 && roles->heads == HEADS_MAX);
+                if (head.spans > 0 && !roles->more) {
+                    roles_put_head(query, roles, &head, index);
+                }
+            }
         }
         for (uint32_t i = 0; i < roles->metrics; i++) {
             free(roles->series[i].value);

@@ -46,20 +46,6 @@ static uint32_t window_limit(const struct query *query, const struct value_serie
     return (uint32_t)(query->params.limit < most ? query->params.limit : most);
 }
 
-/* The windows and a metric's numbers in them. */
-static int read_metric(struct query *query, struct value_series *series, const char *metric)
-{
-    series->metric = metric;
-    series->number = number_find(metric);
-    int code = choose_heads(query, series);
-    windows_free(&series->rows);
-    if (!code) {
-        code = windows_read(query, &series->layer, &series->track, window_limit(query, series),
-                            &series->rows);
-    }
-    return code ? code : series_read(query, series, 1);
-}
-
 /* Says which numbers there are. */
 static int history_series_refuse_metric(struct query *query, const struct value_series *series)
 {
@@ -82,14 +68,6 @@ static int history_series_refuse_metric(struct query *query, const struct value_
     return ERR_NO_HISTORY;
 }
 
-static int refuse_range(struct query *query, const struct value_series *series)
-{
-    char layer[LAYER_TEXT_MAX], track[TRACK_TEXT_MAX];
-    layer_text(&series->layer, layer);
-    track_text(&series->track.track, track);
-    return query_fail(query, ERR_NO_HISTORY, "%s has no window of %s in this range", layer, track);
-}
-
 static int history_series_read_series(struct query *query, struct value_series *series)
 {
     bool asked = query->params.given & PARAM_METRIC;
@@ -97,35 +75,29 @@ static int history_series_read_series(struct query *query, struct value_series *
     int code = 0;
     series_choose(series, query->params.statistics);
     for (int i = 0; !code && i < count && !series->any; i++) {
-        code = read_metric(query, series, asked ? query->params.metric : default_metrics[i]);
+        /* The windows and a metric's numbers in them. */
+        const char *metric = asked ? query->params.metric : default_metrics[i];
+        series->metric = metric;
+        series->number = number_find(metric);
+        code = choose_heads(query, series);
+        windows_free(&series->rows);
+        if (!code) {
+            code = windows_read(query, &series->layer, &series->track, window_limit(query, series),
+                                &series->rows);
+        }
+        code = code ? code : series_read(query, series, 1);
     }
     if (!code && series->rows.count == 0) {
-        return refuse_range(query, series);
+        char layer[LAYER_TEXT_MAX], track[TRACK_TEXT_MAX];
+        layer_text(&series->layer, layer);
+        track_text(&series->track.track, track);
+        return query_fail(query, ERR_NO_HISTORY, "%s has no window of %s in this range", layer,
+                          track);
     }
     return code || series->any ? code : history_series_refuse_metric(query, series);
 }
 
 /* The answer */
-
-/* As mpk_put_f64 each, but in blocks: a long history has a million of them. */
-static void history_series_put_reals(struct query *query, const double *numbers, uint32_t count)
-{
-    enum { BLOCK = 256 };
-    uint8_t bytes[9 * BLOCK];
-    for (uint32_t from = 0, to; from < count; from = to) {
-        uint8_t *at = bytes;
-        to = count - from < BLOCK ? count : from + BLOCK;
-        for (uint32_t i = from; i < to; i++) {
-            uint64_t bits;
-            memcpy(&bits, &numbers[i], sizeof bits);
-            bits = htobe64(bits);
-            *at++ = isfinite(numbers[i]) ? 0xcb : 0xc0; /* float 64, nil */
-            memcpy(at, &bits, sizeof bits);
-            at += isfinite(numbers[i]) ? sizeof bits : 0;
-        }
-        mpk_put_raw(query->result, bytes, (size_t)(at - bytes));
-    }
-}
 
 static void history_series_put_column(struct query *query, double *numbers, uint32_t count,
                                       int statistic)
@@ -136,57 +108,26 @@ static void history_series_put_column(struct query *query, double *numbers, uint
     }
     mpk_put_array(query->result, count);
     if (statistic != STATISTIC_NUMBER) {
-        history_series_put_reals(query, numbers, count);
+        /* As mpk_put_f64 each, but in blocks: a long history has a million of them. */
+        enum { BLOCK = 256 };
+        uint8_t bytes[9 * BLOCK];
+        for (uint32_t from = 0, to; from < count; from = to) {
+            uint8_t *at = bytes;
+            to = count - from < BLOCK ? count : from + BLOCK;
+            for (uint32_t i = from; i < to; i++) {
+                uint64_t bits;
+                memcpy(&bits, &numbers[i], sizeof bits);
+                bits = htobe64(bits);
+                *at++ = isfinite(numbers[i]) ? 0xcb : 0xc0; /* float 64, nil */
+                memcpy(at, &bits, sizeof bits);
+                at += isfinite(numbers[i]) ? sizeof bits : 0;
+            }
+            mpk_put_raw(query->result, bytes, (size_t)(at - bytes));
+        }
     }
     for (uint32_t i = 0; statistic == STATISTIC_NUMBER && i < count; i++) {
         mpk_put_u64(query->result, (uint64_t)numbers[i]);
     }
-}
-
-static void put_statistic(struct query *query, struct value_series *series, int statistic)
-{
-    bool one = series->of_layer || (query->params.given & PARAM_HEAD);
-    mpk_put_str(query->result, statistic_name[statistic]);
-    if (!one) {
-        mpk_put_array(query->result, series->heads);
-    }
-    for (uint32_t head = 0; head < series->heads; head++) {
-        history_series_put_column(query, series_column(series, head, statistic), series->rows.count,
-                                  statistic);
-    }
-}
-
-static void history_series_put_values(struct query *query, struct value_series *series)
-{
-    mpk_pair_map(query->result, "values", series->statistics);
-    for (int i = 0; i < STATISTIC_COUNT; i++) {
-        if (series->slot[i] >= 0) {
-            put_statistic(query, series, i);
-        }
-    }
-}
-
-static void history_series_put_heads(struct query *query, const struct value_series *series)
-{
-    mpk_pair_array(query->result, "heads", series->heads);
-    for (uint32_t i = 0; i < series->heads; i++) {
-        mpk_put_map(query->result, put_layer_count(&series->layer) + 1);
-        put_layer(query, &series->layer);
-        mpk_pair_u64_or_nil(query->result, "head", !series->of_layer, series->head_first + i);
-    }
-}
-
-static int history_series_put_series(struct query *query, struct value_series *series)
-{
-    mpk_put_map(query->result, 10);
-    put_run(query, &series->run);
-    put_text(query, "metric", series->metric);
-    put_track(query, &series->track);
-    history_series_put_heads(query, series);
-    mpk_pair_bool(query->result, "more", series->rows.more);
-    int code = put_windows(query, &series->rows);
-    history_series_put_values(query, series);
-    return code;
 }
 
 int history_series(struct query *query)
@@ -203,7 +144,32 @@ int history_series(struct query *query)
         code = history_series_read_series(query, &series);
     }
     if (!code) {
-        code = history_series_put_series(query, &series);
+        mpk_put_map(query->result, 10);
+        put_run(query, &series.run);
+        put_text(query, "metric", series.metric);
+        put_track(query, &series.track);
+        mpk_pair_array(query->result, "heads", series.heads);
+        for (uint32_t i = 0; i < series.heads; i++) {
+            mpk_put_map(query->result, put_layer_count(&series.layer) + 1);
+            put_layer(query, &series.layer);
+            mpk_pair_u64_or_nil(query->result, "head", !series.of_layer, series.head_first + i);
+        }
+        mpk_pair_bool(query->result, "more", series.rows.more);
+        code = put_windows(query, &series.rows);
+        mpk_pair_map(query->result, "values", series.statistics);
+        for (int i = 0; i < STATISTIC_COUNT; i++) {
+            if (series.slot[i] >= 0) {
+                bool one = series.of_layer || (query->params.given & PARAM_HEAD);
+                mpk_put_str(query->result, statistic_name[i]);
+                if (!one) {
+                    mpk_put_array(query->result, series.heads);
+                }
+                for (uint32_t head = 0; head < series.heads; head++) {
+                    history_series_put_column(query, series_column(&series, head, i),
+                                              series.rows.count, i);
+                }
+            }
+        }
     }
     series_clear(&series);
     return code;

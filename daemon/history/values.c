@@ -102,18 +102,6 @@ static uint32_t chunk_end(const struct window_rows *rows, uint32_t from)
     return to;
 }
 
-static int read_chunk(struct query *query, struct value_series *series, sqlite3_stmt *statement,
-                      uint32_t from, uint32_t to)
-{
-    int code = 0;
-    sqlite3_reset(statement);
-    sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[from].chunk_id);
-    while (!code && (code = query_next(query, statement)) == 1) {
-        code = history_values_add_chunk(series, statement, from, to);
-    }
-    return code;
-}
-
 static int history_values_read_chunks(struct query *query, struct value_series *series)
 {
     sqlite3_stmt *statement;
@@ -128,7 +116,11 @@ static int history_values_read_chunks(struct query *query, struct value_series *
     for (uint32_t from = 0, to; !code && from < series->rows.count; from = to) {
         to = series->rows.row[from].chunk_id ? chunk_end(&series->rows, from) : from + 1;
         if (series->rows.row[from].chunk_id) {
-            code = read_chunk(query, series, statement, from, to);
+            sqlite3_reset(statement);
+            sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[from].chunk_id);
+            while (!code && (code = query_next(query, statement)) == 1) {
+                code = history_values_add_chunk(series, statement, from, to);
+            }
         }
         if (!code) {
             code = query_check(query);
@@ -169,40 +161,6 @@ static int history_values_add_state(struct value_series *series, const struct la
     return code;
 }
 
-static int read_state(struct query *query, struct value_series *series, uint32_t count,
-                      sqlite3_stmt *statement, uint32_t row)
-{
-    struct layer_state *state = NULL;
-    sqlite3_reset(statement);
-    sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
-    int code = query_next(query, statement);
-    if (code == 1) {
-        int number = is_of_moments(series) ? METRIC_COUNT : series->number; /* of no histogram */
-        code = count == 1 ? state_read_number(statement, 0, number, &state)
-                          : state_read(statement, 0, &state);
-    }
-    for (uint32_t i = 0; !code && state && i < count; i++) {
-        code = history_values_add_state(&series[i], state, row);
-    }
-    layer_state_free(&state);
-    return code ? code : query_check(query);
-}
-
-static int history_values_read_states(struct query *query, struct value_series *series,
-                                      uint32_t count)
-{
-    sqlite3_stmt *statement;
-    int code = query_open(query, "SELECT bytes, data FROM states WHERE window_id = ?1", &statement,
-                          SQL(sql_u64(0)));
-    for (uint32_t row = 0; !code && row < series->rows.count; row++) {
-        if (!series->rows.row[row].chunk_id) {
-            code = read_state(query, series, count, statement, row);
-        }
-    }
-    sqlite3_finalize(statement);
-    return code;
-}
-
 int series_read(struct query *query, struct value_series *series, uint32_t count)
 {
     int code = 0;
@@ -212,7 +170,33 @@ int series_read(struct query *query, struct value_series *series, uint32_t count
             code = history_values_read_chunks(query, &series[i]);
         }
     }
-    return code ? code : history_values_read_states(query, series, count);
+    if (code) {
+        return code;
+    }
+    sqlite3_stmt *statement;
+    code = query_open(query, "SELECT bytes, data FROM states WHERE window_id = ?1", &statement,
+                      SQL(sql_u64(0)));
+    for (uint32_t row = 0; !code && row < series->rows.count; row++) {
+        if (!series->rows.row[row].chunk_id) {
+            struct layer_state *state = NULL;
+            sqlite3_reset(statement);
+            sqlite3_bind_int64(statement, 1, (sqlite3_int64)series->rows.row[row].window_id);
+            code = query_next(query, statement);
+            if (code == 1) {
+                int number =
+                    is_of_moments(series) ? METRIC_COUNT : series->number; /* of no histogram */
+                code = count == 1 ? state_read_number(statement, 0, number, &state)
+                                  : state_read(statement, 0, &state);
+            }
+            for (uint32_t i = 0; !code && state && i < count; i++) {
+                code = history_values_add_state(&series[i], state, row);
+            }
+            layer_state_free(&state);
+            code = code ? code : query_check(query);
+        }
+    }
+    sqlite3_finalize(statement);
+    return code;
 }
 
 void series_choose(struct value_series *series, unsigned statistics)
@@ -274,14 +258,6 @@ static int put_window_column(struct query *query, const struct window_rows *rows
     return 0;
 }
 
-static void put_partial(struct query *query, const struct window_rows *rows)
-{
-    mpk_put_array(query->result, rows->count);
-    for (uint32_t i = 0; i < rows->count; i++) {
-        mpk_put_bool(query->result, rows->row[i].window.partial);
-    }
-}
-
 int put_windows(struct query *query, const struct window_rows *rows)
 {
     static const char *const names[] = {"first", "last", "epoch", "step", "time_ns"};
@@ -292,6 +268,9 @@ int put_windows(struct query *query, const struct window_rows *rows)
         code = put_window_column(query, rows, i);
     }
     mpk_put_str(query->result, "partial");
-    put_partial(query, rows);
+    mpk_put_array(query->result, rows->count);
+    for (uint32_t i = 0; i < rows->count; i++) {
+        mpk_put_bool(query->result, rows->row[i].window.partial);
+    }
     return code;
 }

@@ -73,17 +73,6 @@ static int history_windows_add_chunk(struct query *query, sqlite3_stmt *statemen
 
 #define CHUNKS_OF " FROM chunks WHERE layer_id = ?1 AND track_id = ?2 AND last >= ?3"
 
-/* Nothing is known beyond the row read last. */
-static void stop_reading(const struct query *query, struct windows_reading *reading)
-{
-    uint64_t last = reading->rows.row[reading->rows.count - 1].window.last;
-    if (query->params.given & PARAM_FROM) {
-        reading->high = last < reading->high ? last : reading->high;
-    } else {
-        reading->low = last > reading->low ? last : reading->low;
-    }
-}
-
 /* Whether enough has been read for this chunk not to be, in the order of what it reaches: then
  * nothing is known from there on, and something before. */
 static bool history_windows_end_before(const struct query *query, sqlite3_stmt *statement,
@@ -138,21 +127,6 @@ static int history_windows_read_chunks(struct query *query, const struct found_l
     " FROM windows INDEXED BY windows_recent"                                                      \
     " WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL AND last BETWEEN ?3 AND ?4"
 
-static struct window_row recent_row(sqlite3_stmt *statement)
-{
-    return (struct window_row){
-        .window = {.first = column_u64(statement, 1),
-                   .last = column_u64(statement, 2),
-                   .epoch = column_u64(statement, 3),
-                   .step = column_u64(statement, 4),
-                   .time_ns = column_u64(statement, 5),
-                   .messages = column_u64(statement, 6),
-                   .lost = column_u64(statement, 7),
-                   .partial = column_u64(statement, 8)},
-        .window_id = column_u64(statement, 0),
-    };
-}
-
 static int read_recent(struct query *query, const struct found_layer *layer,
                        const struct found_track *track, uint32_t limit,
                        struct windows_reading *reading)
@@ -170,11 +144,27 @@ static int read_recent(struct query *query, const struct found_layer *layer,
         struct window_row *row = history_windows_add_row(&reading->rows);
         code = row ? 0 : ERR_MEMORY;
         if (row) {
-            *row = recent_row(statement);
+            *row = (struct window_row){
+                .window = {.first = column_u64(statement, 1),
+                           .last = column_u64(statement, 2),
+                           .epoch = column_u64(statement, 3),
+                           .step = column_u64(statement, 4),
+                           .time_ns = column_u64(statement, 5),
+                           .messages = column_u64(statement, 6),
+                           .lost = column_u64(statement, 7),
+                           .partial = column_u64(statement, 8)},
+                .window_id = column_u64(statement, 0),
+            };
         }
     }
     if (!code && reading->rows.count >= enough) {
-        stop_reading(query, reading);
+        /* Nothing is known beyond the row read last. */
+        uint64_t last = reading->rows.row[reading->rows.count - 1].window.last;
+        if (query->params.given & PARAM_FROM) {
+            reading->high = last < reading->high ? last : reading->high;
+        } else {
+            reading->low = last > reading->low ? last : reading->low;
+        }
     }
     sqlite3_finalize(statement);
     return code;
@@ -194,15 +184,6 @@ static int history_windows_compare_rows(const void *left, const void *right)
     return (rank_a > rank_b) - (rank_a < rank_b);
 }
 
-static void turn_round(struct window_rows *rows)
-{
-    for (uint32_t i = 0, j = rows->count; i + 1 < j; i++) {
-        struct window_row row = rows->row[i];
-        rows->row[i] = rows->row[--j];
-        rows->row[j] = row;
-    }
-}
-
 static bool is_sorted(const struct window_rows *rows)
 {
     for (uint32_t i = 1; i < rows->count; i++) {
@@ -211,20 +192,6 @@ static bool is_sorted(const struct window_rows *rows)
         }
     }
     return true;
-}
-
-/* The last of several rows of one window stays. */
-static void remove_older(struct window_rows *rows)
-{
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < rows->count; i++) {
-        bool again =
-            i + 1 < rows->count && rows->row[i + 1].window.last == rows->row[i].window.last;
-        if (!again) {
-            rows->row[kept++] = rows->row[i];
-        }
-    }
-    rows->count = kept;
 }
 
 static void history_windows_cut(struct window_rows *rows, uint32_t limit, bool keep_first)
@@ -252,30 +219,27 @@ static void remove_unknown(struct windows_reading *reading)
     rows->count = kept;
 }
 
-/* With `from` chunks come before what is recent; else recent ones first, and all is turned round.
- */
-static int read_both(struct query *query, const struct found_layer *layer,
-                     const struct found_track *track, uint32_t limit,
-                     struct windows_reading *reading)
-{
-    bool forward = query->params.given & PARAM_FROM;
-    int code = forward ? history_windows_read_chunks(query, layer, track, limit, reading)
-                       : read_recent(query, layer, track, limit, reading);
-    if (!code) {
-        code = forward ? read_recent(query, layer, track, limit, reading)
-                       : history_windows_read_chunks(query, layer, track, limit, reading);
-    }
-    if (!forward) {
-        turn_round(&reading->rows);
-    }
-    return code;
-}
-
 int windows_read(struct query *query, const struct found_layer *layer,
                  const struct found_track *track, uint32_t limit, struct window_rows *ret_rows)
 {
     struct windows_reading reading = {.high = UINT64_MAX};
-    int code = read_both(query, layer, track, limit, &reading);
+    /* With `from` chunks come before what is recent; else recent ones first, and all is turned
+     * round.
+     */
+    bool forward = query->params.given & PARAM_FROM;
+    int code = forward ? history_windows_read_chunks(query, layer, track, limit, &reading)
+                       : read_recent(query, layer, track, limit, &reading);
+    if (!code) {
+        code = forward ? read_recent(query, layer, track, limit, &reading)
+                       : history_windows_read_chunks(query, layer, track, limit, &reading);
+    }
+    if (!forward) {
+        for (uint32_t i = 0, j = reading.rows.count; i + 1 < j; i++) {
+            struct window_row row = reading.rows.row[i];
+            reading.rows.row[i] = reading.rows.row[--j];
+            reading.rows.row[j] = row;
+        }
+    }
     if (code) {
         windows_free(&reading.rows);
         return code;
@@ -284,7 +248,16 @@ int windows_read(struct query *query, const struct found_layer *layer,
         qsort(reading.rows.row, reading.rows.count, sizeof *reading.rows.row,
               history_windows_compare_rows);
     }
-    remove_older(&reading.rows);
+    /* The last of several rows of one window stays. */
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < reading.rows.count; i++) {
+        bool again = i + 1 < reading.rows.count &&
+                     reading.rows.row[i + 1].window.last == reading.rows.row[i].window.last;
+        if (!again) {
+            reading.rows.row[kept++] = reading.rows.row[i];
+        }
+    }
+    reading.rows.count = kept;
     remove_unknown(&reading);
     history_windows_cut(&reading.rows, limit, query->params.given & PARAM_FROM);
     *ret_rows = reading.rows;
@@ -342,12 +315,17 @@ static int numbers_of_chunk(struct query *query, const struct found_layer *layer
     return code;
 }
 
-static int numbers_of_state(struct query *query, const struct found_layer *layer,
-                            const struct found_track *track, bool *has)
+int windows_numbers(struct query *query, const struct found_layer *layer,
+                    const struct found_track *track, bool *ret_has)
 {
+    memset(ret_has, 0, NUMBER_COUNT * sizeof *ret_has);
+    int code = numbers_of_chunk(query, layer, track, ret_has);
+    if (code) {
+        return code;
+    }
     sqlite3_stmt *statement;
     struct layer_state *state = NULL;
-    int code = query_open(
+    code = query_open(
         query,
         "SELECT bytes, data FROM windows INDEXED BY windows_recent"
         " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
@@ -360,19 +338,11 @@ static int numbers_of_state(struct query *query, const struct found_layer *layer
         code = state_read(statement, 0, &state);
     }
     for (int i = 0; state && i < NUMBER_COUNT; i++) {
-        has[i] = has[i] || number_has_value(state, i);
+        ret_has[i] = ret_has[i] || number_has_value(state, i);
     }
     layer_state_free(&state);
     sqlite3_finalize(statement);
     return code;
-}
-
-int windows_numbers(struct query *query, const struct found_layer *layer,
-                    const struct found_track *track, bool *ret_has)
-{
-    memset(ret_has, 0, NUMBER_COUNT * sizeof *ret_has);
-    int code = numbers_of_chunk(query, layer, track, ret_has);
-    return code ? code : numbers_of_state(query, layer, track, ret_has);
 }
 
 /* Layers */

@@ -27,17 +27,6 @@ void argument_reader_clear(struct argument_reader *reader)
     mpk_writer_clear(&reader->pairs);
 }
 
-static void list_valid(const struct route *route, char *text, size_t size)
-{
-    snprintf(text, size, "%s", route->arguments ? "" : "none");
-    for (int i = 0; i < ARG_COUNT; i++) {
-        if (route->arguments & 1u << i) {
-            size_t used = strlen(text);
-            snprintf(text + used, size - used, "%s%s", used ? ", " : "", arguments[i].name);
-        }
-    }
-}
-
 /* Names come from anywhere: only a short, printable one is repeated. */
 static const char *shown(const char *name)
 {
@@ -134,15 +123,6 @@ static bool argument_put_value(struct mpk_writer *writer, enum argument_type typ
     return true;
 }
 
-/* A parameter of the API itself: the method does not know it. */
-static bool read_or_null(struct argument_reader *reader, const char *value)
-{
-    if (!argument_read_flag(value, &reader->or_null)) {
-        snprintf(reader->reterr, sizeof reader->reterr, "or_null: 1 or 0 is needed");
-    }
-    return !*reader->reterr;
-}
-
 /* Another one: what is left out of an answer (api.c). */
 static bool read_metrics(struct argument_reader *reader, const char *value)
 {
@@ -173,7 +153,14 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
                                          "words between commas"};
     char valid[160];
     int i = argument_find(reader, name);
-    list_valid(reader->route, valid, sizeof valid);
+    snprintf(valid, sizeof valid, "%s", reader->route->arguments ? "" : "none");
+    for (int j = 0; j < ARG_COUNT; j++) {
+        if (reader->route->arguments & 1u << j) {
+            size_t used = strlen(valid);
+            snprintf(valid + used, sizeof valid - used, "%s%s", used ? ", " : "",
+                     arguments[j].name);
+        }
+    }
     if (i < 0) {
         snprintf(reader->reterr, sizeof reader->reterr, "%s: no such parameter (valid: %s)",
                  shown(name), valid);
@@ -189,7 +176,11 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     }
     reader->given |= 1u << i;
     if (i == ARG_or_null) {
-        return read_or_null(reader, value);
+        /* A parameter of the API itself: the method does not know it. */
+        if (!argument_read_flag(value, &reader->or_null)) {
+            snprintf(reader->reterr, sizeof reader->reterr, "or_null: 1 or 0 is needed");
+        }
+        return !*reader->reterr;
     }
     if (i == ARG_metrics) {
         return read_metrics(reader, value);

@@ -264,9 +264,12 @@ static void next_event(struct event_client *client)
     }
 }
 
-/* Fills `to`; an event is begun only when the one before is through, notes go between events. */
-static size_t events_fill(struct event_client *client, char *to, size_t max)
+static ssize_t read_events(void *data, uint64_t position, char *to, size_t max)
 {
+    struct event_client *client = data;
+    (void)position;
+    /* Fills `to`; an event is begun only when the one before is through, notes go between events.
+     */
     size_t used = 0;
     while (used < max) {
         if (client->event) {
@@ -285,14 +288,6 @@ static size_t events_fill(struct event_client *client, char *to, size_t max)
             }
         }
     }
-    return used;
-}
-
-static ssize_t read_events(void *data, uint64_t position, char *to, size_t max)
-{
-    struct event_client *client = data;
-    (void)position;
-    size_t used = events_fill(client, to, max);
     if (used > 0) {
         client->heard_ns = clock_monotonic_ns();
         return (ssize_t)used;
@@ -356,17 +351,6 @@ static bool resume(struct event_client *client, const char *last_id)
     return true;
 }
 
-static void events_greet(struct event_client *client)
-{
-    char text[200];
-    snprintf(text, sizeof text,
-             "retry: 1000\nid: %08" PRIx32 "-%" PRIu64
-             "\nevent: hello\ndata: {\"version\":\"%s\",\"heartbeat_s\":%.3g}\n\n",
-             client->events->boot, client->next - 1, ATTND_VERSION,
-             (double)client->events->heartbeat_ns / 1e9);
-    put_note(client, text);
-}
-
 struct MHD_Response *events_open(struct events *events, struct MHD_Connection *connection,
                                  const struct event_filter *filter, const char *last_id,
                                  uint64_t now_ns)
@@ -379,7 +363,13 @@ struct MHD_Response *events_open(struct events *events, struct MHD_Connection *c
         return NULL;
     }
     bool resumed = !last_id || resume(client, last_id);
-    events_greet(client);
+    char text[200];
+    snprintf(text, sizeof text,
+             "retry: 1000\nid: %08" PRIx32 "-%" PRIu64
+             "\nevent: hello\ndata: {\"version\":\"%s\",\"heartbeat_s\":%.3g}\n\n",
+             client->events->boot, client->next - 1, ATTND_VERSION,
+             (double)client->events->heartbeat_ns / 1e9);
+    put_note(client, text);
     if (!resumed) {
         put_resync(client, "the last id is not known");
     }
@@ -420,17 +410,6 @@ void events_lost(struct events *events)
     events_wake(events);
 }
 
-static void forget_silent(struct events *events, uint64_t now_ns)
-{
-    struct held *held, *next;
-    HASH_ITER(hh, events->held, held, next)
-    {
-        if (!held->newest && now_ns - held->sent_ns > HELD_NS) {
-            forget_held(events, held);
-        }
-    }
-}
-
 /* The server does not look at connections that are suspended: one that the client has closed would
  * stay until something is sent to it. */
 static bool has_hung_up(struct event_client *client)
@@ -441,23 +420,23 @@ static bool has_hung_up(struct event_client *client)
     return info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-static void tick_client(struct event_client *client, uint64_t now_ns)
-{
-    if (!client->suspended) {
-        return;
-    }
-    client->gone = client->gone || has_hung_up(client);
-    if (now_ns - client->heard_ns >= client->events->heartbeat_ns) {
-        put_note(client, ":\n\n");
-    }
-}
-
 void events_tick(struct events *events, uint64_t now_ns)
 {
     for (struct event_client *client = events->clients; client; client = client->following) {
-        tick_client(client, now_ns);
+        if (client->suspended) {
+            client->gone = client->gone || has_hung_up(client);
+            if (now_ns - client->heard_ns >= client->events->heartbeat_ns) {
+                put_note(client, ":\n\n");
+            }
+        }
     }
-    forget_silent(events, now_ns);
+    struct held *held, *next;
+    HASH_ITER(hh, events->held, held, next)
+    {
+        if (!held->newest && now_ns - held->sent_ns > HELD_NS) {
+            forget_held(events, held);
+        }
+    }
     events_wake(events);
 }
 

@@ -29,14 +29,6 @@
 
 /* The loop thread */
 
-static void http_give_back(struct http *http, struct question *question)
-{
-    uv_mutex_lock(&http->lock);
-    question_put(&http->to_http, question);
-    uv_mutex_unlock(&http->lock);
-    uv_async_send(&http->wake);
-}
-
 static void answer_question(void *data, int code, const char *detail,
                             const struct mpk_writer *result)
 {
@@ -56,7 +48,10 @@ static void answer_question(void *data, int code, const char *detail,
     if (atomic_load(&http->closing)) {
         question_free(&question); /* nobody is there */
     } else {
-        http_give_back(http, question);
+        uv_mutex_lock(&http->lock);
+        question_put(&http->to_http, question);
+        uv_mutex_unlock(&http->lock);
+        uv_async_send(&http->wake);
     }
 }
 
@@ -105,8 +100,50 @@ static void on_live(uv_timer_t *timer)
     server_run(http);
 }
 
-static void take_published(struct http *http, uint64_t now_ns)
+/* Takes over the questions that the loop thread has answered. */
+static void take_back(struct http *http)
 {
+    struct question *question;
+    uv_mutex_lock(&http->lock);
+    struct question *fresh = http->to_http;
+    http->to_http = NULL;
+    uv_mutex_unlock(&http->lock);
+    while ((question = question_take(&fresh))) {
+        question->is_back = true;
+        question_put(&http->answered, question);
+    }
+}
+
+static void close_handles(struct http *http)
+{
+    if (http->server) {
+        server_stop(http);
+        uv_close((uv_handle_t *)&http->poll, NULL);
+    }
+    uv_close((uv_handle_t *)&http->timeout, NULL);
+    uv_close((uv_handle_t *)&http->second, NULL);
+    uv_close((uv_handle_t *)&http->live, NULL);
+    uv_close((uv_handle_t *)&http->wake, NULL);
+}
+
+static void http_on_wake(uv_async_t *wake)
+{
+    struct http *http = wake->data;
+    if (atomic_load(&http->closing)) {
+        close_handles(http);
+        return;
+    }
+    /* Requests that are being answered have been judged; streams go on and are judged anew. */
+    uv_mutex_lock(&http->lock);
+    struct access *fresh = http->fresh_visitors;
+    http->fresh_visitors = NULL;
+    uv_mutex_unlock(&http->lock);
+    if (fresh) {
+        access_free(&http->visitors);
+        http->visitors = fresh;
+        events_judge(&http->events, fresh);
+    }
+    uint64_t now_ns = clock_monotonic_ns();
     bool more = http->taken != NULL; /* of the turn before; others may wait in the feed as well */
     struct published *item;
     if (!more) {
@@ -131,24 +168,6 @@ static void take_published(struct http *http, uint64_t now_ns)
     if (!uv_is_active((const uv_handle_t *)&http->live)) {
         uv_timer_start(&http->live, on_live, LIVE_MS, LIVE_MS);
     }
-}
-
-/* Takes over the questions that the loop thread has answered. */
-static void take_back(struct http *http)
-{
-    struct question *question;
-    uv_mutex_lock(&http->lock);
-    struct question *fresh = http->to_http;
-    http->to_http = NULL;
-    uv_mutex_unlock(&http->lock);
-    while ((question = question_take(&fresh))) {
-        question->is_back = true;
-        question_put(&http->answered, question);
-    }
-}
-
-static void take_answers(struct http *http)
-{
     uint64_t until_ns = clock_monotonic_ns() + TURN_NS;
     struct question *question;
     take_back(http);
@@ -164,44 +183,6 @@ static void take_answers(struct http *http)
         uv_async_send(&http->wake);
     }
     requests_send(http);
-}
-
-/* Requests that are being answered have been judged; streams go on and are judged anew. */
-static void take_visitors(struct http *http)
-{
-    uv_mutex_lock(&http->lock);
-    struct access *fresh = http->fresh_visitors;
-    http->fresh_visitors = NULL;
-    uv_mutex_unlock(&http->lock);
-    if (fresh) {
-        access_free(&http->visitors);
-        http->visitors = fresh;
-        events_judge(&http->events, fresh);
-    }
-}
-
-static void close_handles(struct http *http)
-{
-    if (http->server) {
-        server_stop(http);
-        uv_close((uv_handle_t *)&http->poll, NULL);
-    }
-    uv_close((uv_handle_t *)&http->timeout, NULL);
-    uv_close((uv_handle_t *)&http->second, NULL);
-    uv_close((uv_handle_t *)&http->live, NULL);
-    uv_close((uv_handle_t *)&http->wake, NULL);
-}
-
-static void http_on_wake(uv_async_t *wake)
-{
-    struct http *http = wake->data;
-    if (atomic_load(&http->closing)) {
-        close_handles(http);
-        return;
-    }
-    take_visitors(http);
-    take_published(http, clock_monotonic_ns());
-    take_answers(http);
     if (http->events.urgent) {
         events_wake(&http->events);
     }
@@ -411,16 +392,6 @@ static void free_questions(struct question **list)
     }
 }
 
-/* The loop of a thread that was never started. */
-static void http_close_loop(struct http *http)
-{
-    if (!http->wake_ready) {
-        return;
-    }
-    close_handles(http);
-    uv_run(&http->loop, UV_RUN_DEFAULT);
-}
-
 void http_close(struct http **http_p)
 {
     struct http *http = *http_p;
@@ -436,7 +407,11 @@ void http_close(struct http **http_p)
         uv_async_send(&http->wake);
         uv_thread_join(&http->thread);
     } else {
-        http_close_loop(http);
+        /* The loop of a thread that was never started. */
+        if (http->wake_ready) {
+            close_handles(http);
+            uv_run(&http->loop, UV_RUN_DEFAULT);
+        }
     }
     if (http->wake_ready) {
         uv_loop_close(&http->loop);

@@ -8,13 +8,30 @@
 #include "daemon/base/feed.h"
 #include "daemon/http/http.h"
 #include "daemon/http/metrics/metrics.h"
-#include "daemon/http/peer.h"
 #include "daemon/http/question.h"
 #include "daemon/http/route.h"
 #include "daemon/http/whose.h"
 
 #include <microhttpd.h>
 #include <stdatomic.h>
+
+/* peer: the connections of the server, and how long each has been without a complete request. A
+ * client that sends its request byte by byte is never idle to the server; here it is. */
+struct peer {
+    int fd;            /* of the server */
+    uint64_t since_ns; /* when a request was last expected to begin; 0 = one is being answered */
+    struct whose_peer whose; /* at the other end, when it connected */
+    bool judged, may_ask;    /* whether that user may ask, once a request wanted to know */
+    struct peer *next, *previous;
+};
+
+struct peers {
+    struct peer *first;
+    unsigned count;
+};
+
+/* Shuts down those that have not sent a whole request for timeout_ns; the server then ends them. */
+void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns);
 
 struct http {
     struct config *config;

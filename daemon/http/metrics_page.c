@@ -48,10 +48,16 @@ static bool wants_openmetrics(struct request *request)
     return q > 0 && q >= quality_of(accept, "text/plain");
 }
 
-static void metrics_page_render(struct request *request, const msgpack_object *monitor)
+static void reply_metrics(struct request *request, struct question *question)
 {
+    struct mpk_doc doc;
+    if (question->code ||
+        mpk_parse(question->result, question->size, &mpk_result_limits, &doc) != 0) {
+        reply_code(request, question->code ? question->code : ERR_MEMORY, question->detail);
+        return;
+    }
     struct http *http = request->http;
-    struct metrics_view view = {.monitor = monitor,
+    struct metrics_view view = {.monitor = doc.root,
                                 .asked_ns = request->began_ns,
                                 .jobs = request->visitor.jobs,
                                 .event_clients = http->events.client_count,
@@ -66,17 +72,6 @@ static void metrics_page_render(struct request *request, const msgpack_object *m
                                      : "text/plain; version=0.0.4; charset=utf-8",
                     text, strlen(text));
     }
-}
-
-static void reply_metrics(struct request *request, struct question *question)
-{
-    struct mpk_doc doc;
-    if (question->code ||
-        mpk_parse(question->result, question->size, &mpk_result_limits, &doc) != 0) {
-        reply_code(request, question->code ? question->code : ERR_MEMORY, question->detail);
-        return;
-    }
-    metrics_page_render(request, doc.root);
     mpk_doc_clear(&doc);
 }
 

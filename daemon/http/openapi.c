@@ -6,8 +6,44 @@
 #include "proto/metric.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* The metrics that a reader can choose from, with what they mean in one line. */
+/* [minimum, maximum], or null where one has no end. */
+static json_t *domain_of(const struct metric_info *info)
+{
+    return isfinite(info->minimum) && isfinite(info->maximum)
+               ? json_pack("[f, f]", info->minimum, info->maximum)
+               : json_null();
+}
+
+static json_t *metric_list_describe(int i)
+{
+    const struct metric_info *info = &metric_info[i];
+    static const char *const worse[] = {"low", "high", "both", "neither"};
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:f, s:s}", "name", info->name, "unit",
+                     info->unit, "per", info->kind == METRIC_KIND_ROW ? "row" : "message", "group",
+                     metric_in_spectrum((unsigned)i) ? "spectrum" : "heads", "domain",
+                     domain_of(info), "worse", worse[info->worse], "resolution", info->resolution,
+                     "description", info->description);
+}
+
+void handle_metric_list(struct request *request)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < METRIC_COUNT; i++) {
+        json_array_append_new(list, metric_list_describe(i));
+    }
+    char *text = list ? json_dumps(list, JSON_COMPACT) : NULL;
+    json_decref(list);
+    if (text) {
+        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
+    } else {
+        reply_code(request, ERR_MEMORY, NULL);
+    }
+}
 
 static json_t *schema_of(enum argument_type type)
 {
@@ -81,21 +117,16 @@ static json_t *describe_responses(const struct route *route)
     return json;
 }
 
-static json_t *describe_route(const struct route *route)
+/* A path that ends with any name has it in braces. */
+static void add_route(json_t *paths, const struct route *route)
 {
+    size_t length = strlen(route->path);
     json_t *get = json_pack("{s:s, s:o, s:o}", "summary", route->help, "parameters",
                             describe_arguments(route), "responses", describe_responses(route));
     if (route->who != FOR_KNOWN) {
         json_object_set_new(get, "security", json_array());
     }
-    return json_pack("{s:o}", "get", get);
-}
-
-/* A path that ends with any name has it in braces. */
-static void add_route(json_t *paths, const struct route *route)
-{
-    size_t length = strlen(route->path);
-    json_t *json = describe_route(route);
+    json_t *json = json_pack("{s:o}", "get", get);
     char path[64];
     snprintf(path, sizeof path, "%s", route->path);
     if (path[length - 1] == '*') {
@@ -115,7 +146,7 @@ static json_t *describe_components(void)
                      "securitySchemes", "token", "type", "http", "scheme", "bearer");
 }
 
-static json_t *openapi_describe_all(bool token)
+void handle_openapi(struct request *request)
 {
     json_t *paths = json_object();
     for (size_t i = 0; i < route_count; i++) {
@@ -125,14 +156,9 @@ static json_t *openapi_describe_all(bool token)
                              "title", "attnd", "version", ATTND_VERSION, "description",
                              "Results are those of proto/PROTOCOL.md, as JSON.", "paths", paths,
                              "components", describe_components());
-    if (token) {
+    if (request->http->visitors) {
         json_object_set_new(json, "security", json_pack("[{s:[]}]", "token"));
     }
-    return json;
-}
-
-static void reply_json(struct request *request, json_t *json)
-{
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     if (text) {
@@ -140,9 +166,4 @@ static void reply_json(struct request *request, json_t *json)
     } else {
         reply_code(request, ERR_MEMORY, NULL);
     }
-}
-
-void handle_openapi(struct request *request)
-{
-    reply_json(request, openapi_describe_all(request->http->visitors));
 }

@@ -22,16 +22,6 @@ const char *request_argument(struct request *request, const char *name)
     return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
-static void send_question(struct http *http, struct question *question)
-{
-    http->asked_count++;
-    question->asked_ns = clock_monotonic_ns();
-    uv_mutex_lock(&http->lock);
-    question_put(&http->to_loop, question);
-    uv_mutex_unlock(&http->lock);
-    uv_async_send(&http->asked);
-}
-
 /* Questions whose request is gone need no answer. */
 void requests_send(struct http *http)
 {
@@ -39,7 +29,12 @@ void requests_send(struct http *http)
     while (http->to_ask && (http->to_ask->urgent || http->asked_count < ASKED_MAX)) {
         question = question_take(&http->to_ask);
         if (question->data) {
-            send_question(http, question);
+            http->asked_count++;
+            question->asked_ns = clock_monotonic_ns();
+            uv_mutex_lock(&http->lock);
+            question_put(&http->to_loop, question);
+            uv_mutex_unlock(&http->lock);
+            uv_async_send(&http->asked);
         } else {
             question_free(&question);
         }

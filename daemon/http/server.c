@@ -9,11 +9,83 @@
 #include "daemon/http/guard.h"
 #include "daemon/base/log.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
+#include <utlist.h>
+
+/* A new connection, which expects a request. One whose other side does not acknowledge, or does not
+ * read, what is sent to it ends after timeout_ns: an event stream has nothing else to notice it by.
+ * NULL when out of memory: then nobody counts its time. */
+static struct peer *peer_add(struct peers *peers, int fd, struct whose_peer whose,
+                             uint64_t timeout_ns, uint64_t now_ns)
+{
+    unsigned timeout_ms = (unsigned)(timeout_ns / 1000000);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+    struct peer *peer = malloc(sizeof *peer);
+    if (!peer) {
+        return NULL;
+    }
+    *peer = (struct peer){.fd = fd, .whose = whose, .since_ns = now_ns};
+    DL_PREPEND2(peers->first, peer, previous, next);
+    peers->count++;
+    return peer;
+}
+
+/* Accepts NULL. */
+static void peer_remove(struct peers *peers, struct peer *peer)
+{
+    if (!peer) {
+        return;
+    }
+    DL_DELETE2(peers->first, peer, previous, next);
+    peers->count--;
+    free(peer);
+}
+
+/* A request is expected from now_ns on; 0: there is one. Accepts NULL. */
+static void peer_expect(struct peer *peer, uint64_t now_ns)
+{
+    if (peer) {
+        peer->since_ns = now_ns;
+    }
+}
+
+/* It is not chosen again before the server has ended it. */
+static void peer_cut(struct peer *peer)
+{
+    shutdown(peer->fd, SHUT_RDWR);
+    peer->since_ns = 0;
+}
+
+/* Shuts down the one that has sent no request for longest, if there is one: the others are answered
+ * or read. */
+static void peers_make_room(const struct peers *peers)
+{
+    struct peer *idlest = NULL;
+    for (struct peer *peer = peers->first; peer; peer = peer->next) {
+        if (peer->since_ns != 0 && (!idlest || peer->since_ns < idlest->since_ns)) {
+            idlest = peer;
+        }
+    }
+    if (idlest) {
+        peer_cut(idlest);
+    }
+}
+
+void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns)
+{
+    for (struct peer *peer = peers->first; peer; peer = peer->next) {
+        if (peer->since_ns != 0 && now_ns - peer->since_ns > timeout_ns) {
+            peer_cut(peer);
+        }
+    }
+}
 
 /* How long a clean end may take: readers that do not read are cut off then. */
 #define STOP_NS UINT64_C(500000000)
@@ -171,29 +243,6 @@ static bool is_ambiguous(struct request *request)
     return request->has_nul || repeated;
 }
 
-/* Refuses what should not go on; then there is a response. */
-static void check_headers(struct request *request, const char *method)
-{
-    const struct config *config = request->http->config;
-    const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
-    if (is_ambiguous(request)) {
-        server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
-                      "a zero byte in the path, or more than one Host, Content-Length, "
-                      "Authorization or " USER_HEADER);
-    } else if (!may_read(method)) {
-        server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
-                      "only GET and HEAD are answered");
-        reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
-    } else if (has_body(request)) {
-        server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", "requests have no body here");
-    } else if (!guard_host(host, config->http_hosts.text)) {
-        server_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
-                      "attnd is not known by this Host; add the name to http.hosts");
-    } else if (!guard_origin(request_header(request, "Origin"), host)) {
-        server_refuse(request, MHD_HTTP_FORBIDDEN, "origin", "pages of other origins may not ask");
-    }
-}
-
 static enum MHD_Result on_forwarding(void *data, enum MHD_ValueKind kind, const char *name,
                                      const char *value)
 {
@@ -244,14 +293,6 @@ static bool is_stranger(struct request *request, char *ret_why, size_t size)
     return true;
 }
 
-/* The user that a proxy names, which is believed over the Unix socket only: NULL = none. */
-static const char *server_named_user(struct request *request)
-{
-    struct peer *peer = peer_of(request->connection);
-    bool believed = peer && peer->whose.kind == WHOSE_PROXY;
-    return believed ? request_header(request, USER_HEADER) : NULL;
-}
-
 static void refuse_stranger(struct request *request, const char *why)
 {
     char message[320];
@@ -264,34 +305,6 @@ static void refuse_stranger(struct request *request, const char *why)
         snprintf(message, sizeof message, "%s; this attnd has none: start it with http.token_file",
                  why);
         server_refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
-    }
-}
-
-/* A token that is brought has to be right, whoever brings it; where there are none it counts for
- * nothing. */
-static void check_user(struct request *request)
-{
-    const struct access *visitors = request->http->visitors;
-    struct guard_visitor *visitor = &request->visitor;
-    const char *token =
-        visitors ? guard_token(request_header(request, MHD_HTTP_HEADER_AUTHORIZATION)) : NULL;
-    const char *user = server_named_user(request);
-    enum route_for who = request->route->who;
-    char why[160];
-    bool open = who == FOR_ALL || (visitors && who == FOR_TOKEN_HOLDER);
-    guard_visitor_init(visitor,
-                       token  ? GUARD_TOKEN
-                       : user ? GUARD_USER
-                              : GUARD_LOCAL,
-                       token ? token : user);
-    if (open) {
-        return;
-    }
-    if (visitor->kind == GUARD_LOCAL && is_stranger(request, why, sizeof why)) {
-        refuse_stranger(request, why);
-    } else if (!guard_judge(visitor, visitors)) {
-        refuse_stranger(request, token ? "the token is wrong"
-                                       : "the user that the proxy names is not in http.token_file");
     }
 }
 
@@ -332,7 +345,33 @@ static void handle(struct request *request, const char *path)
         server_refuse_path(request);
         return;
     }
-    check_user(request);
+    /* A token that is brought has to be right, whoever brings it; where there are none it counts
+     * for nothing. */
+    const struct access *visitors = request->http->visitors;
+    struct guard_visitor *visitor = &request->visitor;
+    const char *token =
+        visitors ? guard_token(request_header(request, MHD_HTTP_HEADER_AUTHORIZATION)) : NULL;
+    /* The user that a proxy names, which is believed over the Unix socket only: NULL = none. */
+    struct peer *peer = peer_of(request->connection);
+    bool believed = peer && peer->whose.kind == WHOSE_PROXY;
+    const char *user = believed ? request_header(request, USER_HEADER) : NULL;
+    enum route_for who = request->route->who;
+    char why[160];
+    bool open = who == FOR_ALL || (visitors && who == FOR_TOKEN_HOLDER);
+    guard_visitor_init(visitor,
+                       token  ? GUARD_TOKEN
+                       : user ? GUARD_USER
+                              : GUARD_LOCAL,
+                       token ? token : user);
+    if (!open) {
+        if (visitor->kind == GUARD_LOCAL && is_stranger(request, why, sizeof why)) {
+            refuse_stranger(request, why);
+        } else if (!guard_judge(visitor, visitors)) {
+            refuse_stranger(request,
+                            token ? "the token is wrong"
+                                  : "the user that the proxy names is not in http.token_file");
+        }
+    }
     if (!request->response && request->route->about == JOBS_ALL &&
         !access_jobs_match(request->visitor.jobs, NULL)) {
         server_refuse_path(request);
@@ -364,7 +403,27 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
         request->checked = true;
         request->head_only = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
         peer_expect(peer_of(connection), 0);
-        check_headers(request, method);
+        /* Refuses what should not go on; then there is a response. */
+        const struct config *config = request->http->config;
+        const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
+        if (is_ambiguous(request)) {
+            server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
+                          "a zero byte in the path, or more than one Host, Content-Length, "
+                          "Authorization or " USER_HEADER);
+        } else if (!may_read(method)) {
+            server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
+                          "only GET and HEAD are answered");
+            reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
+        } else if (has_body(request)) {
+            server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body",
+                          "requests have no body here");
+        } else if (!guard_host(host, config->http_hosts.text)) {
+            server_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
+                          "attnd is not known by this Host; add the name to http.hosts");
+        } else if (!guard_origin(request_header(request, "Origin"), host)) {
+            server_refuse(request, MHD_HTTP_FORBIDDEN, "origin",
+                          "pages of other origins may not ask");
+        }
         return request->response ? send_response(request) : MHD_YES;
     }
     if (!request->handled) {
@@ -419,10 +478,10 @@ void server_run(struct http *http)
     server_set_timeout(http);
 }
 
-static struct MHD_Daemon *http_server_start(struct http *http)
+int server_start(struct http *http)
 {
     const struct config *config = http->config;
-    return MHD_start_daemon(
+    http->server = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
         server_on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET,
         http->listen_fd, MHD_OPTION_URI_LOG_CALLBACK, on_uri, http, MHD_OPTION_NOTIFY_COMPLETED,
@@ -430,11 +489,6 @@ static struct MHD_Daemon *http_server_start(struct http *http)
         MHD_OPTION_CONNECTION_LIMIT, connection_limit(config), MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)(config->http_timeout / 1000000000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)config->http_request_max, MHD_OPTION_END);
-}
-
-int server_start(struct http *http)
-{
-    http->server = http_server_start(http);
     if (!http->server) {
         return -1;
     }

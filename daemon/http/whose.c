@@ -59,24 +59,6 @@ static bool is_loopback(const union address *address)
     return address->any.sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&address->in6.sin6_addr);
 }
 
-/* From the other end's view. */
-static struct inet_diag_sockid whose_socket(const union address *theirs, const union address *ours)
-{
-    struct inet_diag_sockid socket = {.idiag_cookie = {INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE}};
-    if (theirs->any.sa_family == AF_INET) {
-        socket.idiag_sport = theirs->in.sin_port;
-        socket.idiag_dport = ours->in.sin_port;
-        memcpy(socket.idiag_src, &theirs->in.sin_addr, sizeof theirs->in.sin_addr);
-        memcpy(socket.idiag_dst, &ours->in.sin_addr, sizeof ours->in.sin_addr);
-    } else {
-        socket.idiag_sport = theirs->in6.sin6_port;
-        socket.idiag_dport = ours->in6.sin6_port;
-        memcpy(socket.idiag_src, &theirs->in6.sin6_addr, sizeof theirs->in6.sin6_addr);
-        memcpy(socket.idiag_dst, &ours->in6.sin6_addr, sizeof ours->in6.sin6_addr);
-    }
-    return socket;
-}
-
 static bool whose_send(struct whose *whose, int family, const struct inet_diag_sockid *socket)
 {
     static const struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
@@ -179,7 +161,19 @@ struct whose_peer whose_ask(struct whose *whose, int fd)
     if (!is_loopback(&theirs) || !is_loopback(&ours)) {
         return (struct whose_peer){.kind = WHOSE_ELSEWHERE};
     }
-    struct inet_diag_sockid socket = whose_socket(&theirs, &ours);
+    /* From the other end's view. */
+    struct inet_diag_sockid socket = {.idiag_cookie = {INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE}};
+    if (theirs.any.sa_family == AF_INET) {
+        socket.idiag_sport = theirs.in.sin_port;
+        socket.idiag_dport = ours.in.sin_port;
+        memcpy(socket.idiag_src, &theirs.in.sin_addr, sizeof theirs.in.sin_addr);
+        memcpy(socket.idiag_dst, &ours.in.sin_addr, sizeof ours.in.sin_addr);
+    } else {
+        socket.idiag_sport = theirs.in6.sin6_port;
+        socket.idiag_dport = ours.in6.sin6_port;
+        memcpy(socket.idiag_src, &theirs.in6.sin6_addr, sizeof theirs.in6.sin6_addr);
+        memcpy(socket.idiag_dst, &ours.in6.sin6_addr, sizeof ours.in6.sin6_addr);
+    }
     if (!whose_find(whose, theirs.any.sa_family, &socket, &peer.uid) || !is_established(fd) ||
         peer.uid == whose->overflow) {
         return unknown;
@@ -295,17 +289,6 @@ static uid_t read_overflow_uid(void)
     return uid;
 }
 
-static void find_group(struct whose *whose)
-{
-    struct group group, *found = NULL;
-    static char texts[4 * ENTRY_MAX];
-    if (getgrnam_r("attnd", &group, texts, sizeof texts, &found) == 0 && found &&
-        found->gr_gid == getegid()) {
-        whose->has_group = true;
-        whose->group = found->gr_gid;
-    }
-}
-
 /* Whether the kernel says whose a connection of our own is. Where there is no IPv4 loopback it is
  * believed to. */
 static bool whose_works(struct whose *whose)
@@ -338,7 +321,13 @@ int whose_init(struct whose *whose, const char *users, char *reterr)
     if (whose_add_all(whose, users, reterr) != 0) {
         return -1;
     }
-    find_group(whose);
+    struct group group, *found = NULL;
+    static char texts[4 * ENTRY_MAX];
+    if (getgrnam_r("attnd", &group, texts, sizeof texts, &found) == 0 && found &&
+        found->gr_gid == getegid()) {
+        whose->has_group = true;
+        whose->group = found->gr_gid;
+    }
     whose->netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
     if (!whose_works(whose)) {
         log_event(LOG_WARNING, "http_users_unknown",

@@ -169,14 +169,6 @@ static bool drift_add_up(struct drift_cell *cell, enum drift_side side, double o
     return sum > rule->threshold;
 }
 
-static void start_over(struct drift_cell *cell, double x, double change)
-{
-    cell->change = change;
-    cell->sum[DRIFT_UP] = cell->sum[DRIFT_DOWN] = 0;
-    cell->level = x;
-    cell->level_count = 1;
-}
-
 static void drift_move(struct drift_cell *cell, double x, uint64_t last,
                        const struct drift_rule *rule)
 {
@@ -188,7 +180,10 @@ static void drift_move(struct drift_cell *cell, double x, uint64_t last,
     bool up = drift_add_up(cell, DRIFT_UP, off, last, rule);
     bool down = drift_add_up(cell, DRIFT_DOWN, -off, last, rule);
     if (up || down) {
-        start_over(cell, x, cell->since[up ? DRIFT_UP : DRIFT_DOWN]);
+        cell->change = cell->since[up ? DRIFT_UP : DRIFT_DOWN];
+        cell->sum[DRIFT_UP] = cell->sum[DRIFT_DOWN] = 0;
+        cell->level = x;
+        cell->level_count = 1;
         return;
     }
     cell->level_count += cell->level_count < UINT32_MAX;
@@ -204,33 +199,6 @@ struct drift_plan {
     bool learns; /* `hists` are the new ones */
     struct packed_hists hists;
 };
-
-static void clear_plans(struct drift_plan plans[METRIC_COUNT])
-{
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        free(plans[m].cell);
-        free(plans[m].result);
-        packed_hists_clear(&plans[m].hists);
-    }
-}
-
-/* The window's means [METRIC_COUNT][heads]; NaN where a head has no value. NULL when out of memory.
- */
-static double *drift_means(const struct drift *drift, const struct layer_state *state)
-{
-    struct moments moments[METRIC_COUNT];
-    double *means = malloc((size_t)METRIC_COUNT * drift->heads * sizeof *means);
-    for (uint32_t h = 0; means && h < drift->heads; h++) {
-        if (h < state->heads) {
-            layer_state_all_moments(state, h, moments);
-        }
-        for (int m = 0; m < METRIC_COUNT; m++) {
-            double mean = h < state->heads ? moments_mean(&moments[m]) : NAN;
-            means[(size_t)m * drift->heads + h] = fabs(mean) <= MEAN_MAX ? mean : NAN;
-        }
-    }
-    return means;
-}
 
 /* Whether any head has a value. */
 static bool has_value(const struct drift *drift, const double *mean)
@@ -309,24 +277,6 @@ static int fill_js(const struct drift *drift, const struct layer_state *state, i
     return code;
 }
 
-/* Says how far a window's mean is from the baseline. */
-static struct result_drift drift_compare(const struct drift *drift, int metric, uint32_t head,
-                                         double x)
-{
-    const struct drift_cell *cell = drift->cell[metric] ? &drift->cell[metric][head] : NULL;
-    double baseline = drift->pinned ? NAN : uniform_of(metric), std = NAN;
-    if (cell && drift_cell_ready(drift, cell)) {
-        baseline = cell->mean;
-        std = std_of(cell);
-    }
-    double delta = x - baseline;
-    return (struct result_drift){.delta = delta,
-                                 .shift =
-                                     delta / fmax(std, metric_grain((enum metric)metric, baseline)),
-                                 .js = NAN,
-                                 .change = NAN};
-}
-
 /* All but `change`, which commit adds. */
 static int plan_result(const struct drift *drift, const struct layer_state *state,
                        const double *mean, int metric, struct drift_plan *plan)
@@ -336,7 +286,20 @@ static int plan_result(const struct drift *drift, const struct layer_state *stat
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < drift->heads; h++) {
-        plan->result[h] = drift_compare(drift, metric, h, mean[h]);
+        /* Says how far a window's mean is from the baseline. */
+        double x = mean[h];
+        const struct drift_cell *cell = drift->cell[metric] ? &drift->cell[metric][h] : NULL;
+        double baseline = drift->pinned ? NAN : uniform_of(metric), std = NAN;
+        if (cell && drift_cell_ready(drift, cell)) {
+            baseline = cell->mean;
+            std = std_of(cell);
+        }
+        double delta = x - baseline;
+        plan->result[h] = (struct result_drift){
+            .delta = delta,
+            .shift = delta / fmax(std, metric_grain((enum metric)metric, baseline)),
+            .js = NAN,
+            .change = NAN};
     }
     bool rows = metric < METRIC_ROW_COUNT && any_ready(drift, drift->cell[metric]);
     return rows ? fill_js(drift, state, metric, plan->result) : 0;
@@ -374,21 +337,6 @@ static int copy_rows(struct packed_cursor *cursor, struct packed_hists *into)
     return code ? code : packed_hists_copy(into, from, (size_t)(cursor->at - from));
 }
 
-static int plan_hists(const struct drift *drift, const struct layer_state *state,
-                      const double *mean, int metric, const struct drift_cell *cell,
-                      struct drift_plan *plan)
-{
-    struct packed_cursor cursor = begin_of(&drift->hists[metric]);
-    int code = 0;
-    for (uint32_t h = 0; h < drift->heads && !code; h++) {
-        code = learns(drift, &cell[h]) ? drift_add_rows(drift, state, mean[h], metric, h, &cell[h],
-                                                        &cursor, &plan->hists)
-                                       : copy_rows(&cursor, &plan->hists);
-    }
-    packed_hists_trim(&plan->hists);
-    return code;
-}
-
 static int plan_metric(const struct drift *drift, const struct layer_state *state,
                        const double *mean, int metric, bool learn_it, struct drift_plan *plan)
 {
@@ -406,7 +354,13 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
     }
     plan->learns = learn_it && has && any_learns(drift, cell);
     if (plan->learns && metric < METRIC_ROW_COUNT) {
-        code = plan_hists(drift, state, mean, metric, cell, plan);
+        struct packed_cursor cursor = begin_of(&drift->hists[metric]);
+        for (uint32_t h = 0; h < drift->heads && !code; h++) {
+            code = learns(drift, &cell[h]) ? drift_add_rows(drift, state, mean[h], metric, h,
+                                                            &cell[h], &cursor, &plan->hists)
+                                           : copy_rows(&cursor, &plan->hists);
+        }
+        packed_hists_trim(&plan->hists);
     }
     return code;
 }
@@ -466,7 +420,18 @@ static void commit_metric(struct drift *drift, const double *mean, int metric, u
 int drift_window(struct drift *drift, const struct layer_state *state, uint64_t last, bool learn_it)
 {
     struct drift_plan plans[METRIC_COUNT] = {{0}};
-    double *means = drift_means(drift, state);
+    /* The window's means [METRIC_COUNT][heads]; NaN where a head has no value. */
+    struct moments moments[METRIC_COUNT];
+    double *means = malloc((size_t)METRIC_COUNT * drift->heads * sizeof *means);
+    for (uint32_t h = 0; means && h < drift->heads; h++) {
+        if (h < state->heads) {
+            layer_state_all_moments(state, h, moments);
+        }
+        for (int m = 0; m < METRIC_COUNT; m++) {
+            double mean = h < state->heads ? moments_mean(&moments[m]) : NAN;
+            means[(size_t)m * drift->heads + h] = fabs(mean) <= MEAN_MAX ? mean : NAN;
+        }
+    }
     int code = means ? 0 : ERR_MEMORY;
     for (int m = 0; m < METRIC_COUNT && !code; m++) {
         code = plan_metric(drift, state, means + (size_t)m * drift->heads, m, learn_it, &plans[m]);
@@ -480,7 +445,11 @@ int drift_window(struct drift *drift, const struct layer_state *state, uint64_t 
         drift->begun = true;
         drift->last = last;
     }
-    clear_plans(plans);
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        free(plans[m].cell);
+        free(plans[m].result);
+        packed_hists_clear(&plans[m].hists);
+    }
     return code;
 }
 
@@ -506,33 +475,6 @@ int drift_window_again(struct drift *drift, const struct layer_state *state, uin
     return drift_window(drift, state, last, false);
 }
 
-/* Moves the baseline and the detection. */
-static void take_baseline(struct drift *into, struct drift *from)
-{
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        struct drift_cell *cell = into->cell[m];
-        into->cell[m] = from->cell[m];
-        from->cell[m] = cell;
-    }
-    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
-        struct packed_hists hists = into->hists[m];
-        into->hists[m] = from->hists[m];
-        from->hists[m] = hists;
-    }
-    into->windows = from->windows;
-}
-
-/* Ends what is one window short of being judged: windows that are given are not. */
-static void drift_complete(struct drift *drift)
-{
-    drift->windows--;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        for (uint32_t h = 0; drift->cell[m] && h < drift->heads; h++) {
-            drift_cell_complete(&drift->cell[m][h]);
-        }
-    }
-}
-
 int drift_pin(struct drift *drift, const struct layer_state *const *states, uint32_t count)
 {
     struct drift *given = drift_new(&drift->rule, drift->heads);
@@ -544,8 +486,25 @@ int drift_pin(struct drift *drift, const struct layer_state *const *states, uint
         code = drift_window(given, states[i], 0, true);
     }
     if (!code) {
-        drift_complete(given);
-        take_baseline(drift, given);
+        /* Ends what is one window short of being judged: windows that are given are not. */
+        given->windows--;
+        for (int m = 0; m < METRIC_COUNT; m++) {
+            for (uint32_t h = 0; given->cell[m] && h < given->heads; h++) {
+                drift_cell_complete(&given->cell[m][h]);
+            }
+        }
+        /* Moves the baseline and the detection. */
+        for (int m = 0; m < METRIC_COUNT; m++) {
+            struct drift_cell *cell = drift->cell[m];
+            drift->cell[m] = given->cell[m];
+            given->cell[m] = cell;
+        }
+        for (int m = 0; m < METRIC_ROW_COUNT; m++) {
+            struct packed_hists hists = drift->hists[m];
+            drift->hists[m] = given->hists[m];
+            given->hists[m] = hists;
+        }
+        drift->windows = given->windows;
         drift->pinned = true;
         drift_result_clear(drift);
     }

@@ -41,26 +41,21 @@ enum { FIELDS = sizeof fields / sizeof fields[0] };
 
 /* Writing */
 
-static void drift_pack_put_field(struct mpk_writer *writer, const struct drift_cell *cell,
-                                 unsigned field)
-{
-    const void *value = (const char *)cell + fields[field].offset;
-    if (fields[field].type == FIELD_COUNT) {
-        mpk_put_u64(writer, *(const uint32_t *)value);
-    } else if (fields[field].type == FIELD_SUM) {
-        mpk_put_f64(writer, (double)*(const float *)value);
-    } else {
-        mpk_put_f64(writer, *(const double *)value);
-    }
-}
-
 static void drift_pack_put_metric(struct mpk_writer *writer, const struct drift *drift, int metric)
 {
     mpk_pair_map(writer, metric_info[metric].name, FIELDS + (metric < METRIC_ROW_COUNT));
     for (unsigned f = 0; f < FIELDS; f++) {
         mpk_pair_array(writer, fields[f].name, drift->heads);
         for (uint32_t h = 0; h < drift->heads; h++) {
-            drift_pack_put_field(writer, &drift->cell[metric][h], f);
+            const struct drift_cell *cell = &drift->cell[metric][h];
+            const void *value = (const char *)cell + fields[f].offset;
+            if (fields[f].type == FIELD_COUNT) {
+                mpk_put_u64(writer, *(const uint32_t *)value);
+            } else if (fields[f].type == FIELD_SUM) {
+                mpk_put_f64(writer, (double)*(const float *)value);
+            } else {
+                mpk_put_f64(writer, *(const double *)value);
+            }
         }
     }
     if (metric < METRIC_ROW_COUNT) {
@@ -189,21 +184,16 @@ static int get_metric(const msgpack_object *map, struct drift *drift, int metric
     return metric < METRIC_ROW_COUNT ? get_hists(mpk_find(map, "hists"), drift, metric) : 0;
 }
 
-/* METRIC_COUNT for a name that is not known. */
-static int drift_pack_find_metric(const msgpack_object *name)
-{
-    int m = 0;
-    while (m < METRIC_COUNT && !mpk_is_str(name, metric_info[m].name)) {
-        m++;
-    }
-    return m;
-}
-
 static int get_metrics(const msgpack_object *map, struct drift *drift)
 {
     int code = map && map->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT;
     for (uint32_t i = 0; !code && i < map->via.map.size; i++) {
-        int metric = drift_pack_find_metric(&map->via.map.ptr[i].key);
+        /* METRIC_COUNT for a name that is not known. */
+        const msgpack_object *name = &map->via.map.ptr[i].key;
+        int metric = 0;
+        while (metric < METRIC_COUNT && !mpk_is_str(name, metric_info[metric].name)) {
+            metric++;
+        }
         if (metric < METRIC_COUNT) {
             code = get_metric(&map->via.map.ptr[i].val, drift, metric);
         }

@@ -244,26 +244,13 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
     return code;
 }
 
-static int add_across(struct layer_state *state, const struct measured *measured, bool newest,
-                      struct stat_writer *writer)
+static int layer_state_add_rows(struct layer_state *state, const struct message *message,
+                                const struct measured *measured)
 {
-    struct head_input input;
-    input.mask = (struct stat_mask){{(1ull << LAYER_SLOTS_ACROSS) - 1, 0}};
-    for (int a = 0; a < AGGREGATE_COUNT; a++) {
-        for (int s = 0; s < MAP_STAT_COUNT; s++) {
-            input.slot[layer_aggregate_slot(a, s)] = (struct stat_input){
-                .value = measured->has_aggregate[a] ? measured->aggregate[a][s] : NAN,
-                .newest = newest};
-        }
-    }
-    input.slot[LAYER_SLOT_SINK_RATE] =
-        (struct stat_input){.value = measured->sink_rate, .newest = newest};
-    return layer_state_update(state, &state->across, &input, writer);
-}
-
-/* The numbers that exist at all. */
-static void add_kinds(struct layer_state *state, const struct measured *measured)
-{
+    const struct header *header = &message->header;
+    const struct position position = position_of(header);
+    bool newest = position_reaches(&position, &state->newest);
+    /* The numbers that exist at all. */
     for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
         state->on[m] = state->on[m] || measured->value[m];
     }
@@ -273,22 +260,24 @@ static void add_kinds(struct layer_state *state, const struct measured *measured
     for (int v = 0; v < VECTOR_COUNT; v++) {
         state->has_vector[v] = state->has_vector[v] || measured->vector[v];
     }
-}
-
-static int layer_state_add_rows(struct layer_state *state, const struct message *message,
-                                const struct measured *measured)
-{
-    const struct header *header = &message->header;
-    const struct position position = position_of(header);
-    bool newest = position_reaches(&position, &state->newest);
-    add_kinds(state, measured);
     struct stat_writer *writer = stat_writer_new(state->buckets);
     int code = writer ? 0 : ERR_MEMORY;
     for (uint32_t h = 0; h < header->heads && !code; h++) {
         code = layer_state_add_head(state, measured, h, header->head_offset + h, &position, writer);
     }
     if (!code) {
-        code = add_across(state, measured, newest, writer);
+        struct head_input input;
+        input.mask = (struct stat_mask){{(1ull << LAYER_SLOTS_ACROSS) - 1, 0}};
+        for (int a = 0; a < AGGREGATE_COUNT; a++) {
+            for (int s = 0; s < MAP_STAT_COUNT; s++) {
+                input.slot[layer_aggregate_slot(a, s)] = (struct stat_input){
+                    .value = measured->has_aggregate[a] ? measured->aggregate[a][s] : NAN,
+                    .newest = newest};
+            }
+        }
+        input.slot[LAYER_SLOT_SINK_RATE] =
+            (struct stat_input){.value = measured->sink_rate, .newest = newest};
+        code = layer_state_update(state, &state->across, &input, writer);
     }
     stat_writer_free(&writer);
     if (!code && measured->map && (newest || !state->map)) {
@@ -402,49 +391,11 @@ static int layer_state_merge_take(struct layer_state *into, struct stat_sums *su
     return code;
 }
 
-static int layer_state_merge_head(struct layer_state *into, const struct layer_state *const *from,
-                                  uint32_t count, uint32_t h, struct stat_sums *sums)
-{
-    struct head_state *head = &into->head[h];
-    int code = stat_sums_add(sums, &head->stats, true);
-    for (uint32_t i = 0; i < count && !code; i++) {
-        if (i + AHEAD < count) {
-            layer_state_merge_prefetch(from[i + AHEAD], h);
-        }
-        if (h >= from[i]->heads) {
-            continue;
-        }
-        const struct head_state *part = &from[i]->head[h];
-        bool newer = position_reaches(&part->newest, &head->newest);
-        code = stat_sums_add(sums, &part->stats, newer);
-        head->invalid_rows += part->invalid_rows;
-        if (newer) {
-            head->newest = part->newest;
-            head->pattern = part->pattern;
-        }
-    }
-    return code ? code : layer_state_merge_take(into, sums, &head->stats);
-}
-
 static void find_leaders(uint8_t leader[STAT_SLOTS])
 {
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
         leader[slot] = (uint8_t)layer_state_leader(slot);
     }
-}
-
-static int merge_heads(struct layer_state *into, const struct layer_state *const *from,
-                       uint32_t count)
-{
-    uint8_t leader[STAT_SLOTS];
-    find_leaders(leader);
-    struct stat_sums *sums = stat_sums_new(into->buckets, leader);
-    int code = sums ? 0 : ERR_MEMORY;
-    for (uint32_t h = 0; h < into->heads && !code; h++) {
-        code = layer_state_merge_head(into, from, count, h, sums);
-    }
-    stat_sums_free(&sums);
-    return code;
 }
 
 static int merge_across(struct layer_state *into, const struct layer_state *const *from,
@@ -472,7 +423,32 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
 {
     int code = layer_state_ranks_merge(into, from, count);
     if (!code) {
-        code = merge_heads(into, from, count);
+        uint8_t leader[STAT_SLOTS];
+        find_leaders(leader);
+        struct stat_sums *sums = stat_sums_new(into->buckets, leader);
+        code = sums ? 0 : ERR_MEMORY;
+        for (uint32_t h = 0; h < into->heads && !code; h++) {
+            struct head_state *head = &into->head[h];
+            code = stat_sums_add(sums, &head->stats, true);
+            for (uint32_t i = 0; i < count && !code; i++) {
+                if (i + AHEAD < count) {
+                    layer_state_merge_prefetch(from[i + AHEAD], h);
+                }
+                if (h >= from[i]->heads) {
+                    continue;
+                }
+                const struct head_state *part = &from[i]->head[h];
+                bool newer = position_reaches(&part->newest, &head->newest);
+                code = stat_sums_add(sums, &part->stats, newer);
+                head->invalid_rows += part->invalid_rows;
+                if (newer) {
+                    head->newest = part->newest;
+                    head->pattern = part->pattern;
+                }
+            }
+            code = code ? code : layer_state_merge_take(into, sums, &head->stats);
+        }
+        stat_sums_free(&sums);
     }
     if (!code) {
         code = merge_across(into, from, count);

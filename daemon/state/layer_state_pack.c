@@ -20,53 +20,6 @@ static void put_position(const struct position *position, struct mpk_writer *wri
     mpk_put_u64(writer, position->rank - 1);
 }
 
-static void layer_state_pack_put_newest(const struct layer_state *state, struct mpk_writer *writer)
-{
-    mpk_put_str(writer, "newest");
-    put_position(&state->newest, writer);
-    mpk_pair_u64(writer, "time_ns", state->time_ns);
-    mpk_pair_array(writer, "shape", LAYER_SHAPE_NUMBERS);
-    for (int i = 0; i < LAYER_SHAPE_NUMBERS; i++) {
-        mpk_put_u64(writer, state->shape[i]);
-    }
-    mpk_pair_bool(writer, "causal", state->causal);
-    mpk_pair_str(writer, "tier", message_type_name(state->tier));
-    mpk_pair_u64(writer, "local_window", state->local_window);
-}
-
-static void layer_state_pack_put_counts(const struct layer_state *state, struct mpk_writer *writer)
-{
-    mpk_pair_u64(writer, "rows", state->rows);
-    mpk_pair_u64(writer, "invalid_rows", state->invalid_rows);
-    mpk_pair_f64(writer, "row_sum_error", state->row_sum_error);
-    mpk_pair_u64(writer, "messages", state->messages);
-    mpk_pair_u64(writer, "rank_first", state->rank_first);
-    stored_put(writer, "ranks", state->rank_bits, state->rank_bytes, 1);
-}
-
-static void layer_state_pack_put_tally(const struct tally *tally, struct mpk_writer *writer)
-{
-    mpk_pair_u64(writer, "lost", tally->lost);
-    mpk_pair_u64(writer, "source", tally->source);
-    struct mpk_open dropped = mpk_open(writer, "dropped");
-    for (int i = 0; i < ERR_COUNT; i++) {
-        if (tally->dropped[i]) {
-            mpk_pair_u64(writer, err_slug(ERR_BASE - i), tally->dropped[i]);
-        }
-    }
-    mpk_close_map(writer, &dropped);
-}
-
-static void put_detail(const struct layer_state *state, struct mpk_writer *writer)
-{
-    mpk_put_str(writer, "detail");
-    detail_pack(state->detail, state->heads, writer);
-    mpk_put_str(writer, "weights");
-    detail_pack(state->weights, state->heads, writer);
-    mpk_put_str(writer, "weights_newest");
-    put_position(&state->weights_newest, writer);
-}
-
 /* The slots of the sets by name, so that another version finds its own. */
 
 static uint32_t count_to_last(const bool *on, uint32_t count)
@@ -75,25 +28,6 @@ static uint32_t count_to_last(const bool *on, uint32_t count)
         count--;
     }
     return count;
-}
-
-static void put_names(const struct layer_state *state, struct mpk_writer *writer)
-{
-    mpk_pair_array(writer, "metrics", count_to_last(state->on, METRIC_MATRIX_FIRST));
-    for (uint32_t m = 0; m < count_to_last(state->on, METRIC_MATRIX_FIRST); m++) {
-        mpk_put_str(writer, state->on[m] ? metric_info[m].name : NULL);
-    }
-    mpk_pair_array(writer, "vectors", count_to_last(state->has_vector, VECTOR_COUNT));
-    for (uint32_t v = 0; v < count_to_last(state->has_vector, VECTOR_COUNT); v++) {
-        mpk_put_map(writer, 3);
-        mpk_pair_str(writer, "name", vector_info[v].name);
-        mpk_pair_u64(writer, "width", vector_info[v].width);
-        mpk_pair_bool(writer, "on", state->has_vector[v]);
-    }
-    mpk_pair_array(writer, "aggregates", AGGREGATE_COUNT);
-    for (int a = 0; a < AGGREGATE_COUNT; a++) {
-        mpk_put_str(writer, state->has_aggregate[a] ? aggregate_name[a] : NULL);
-    }
 }
 
 static void put_set(const struct stat_set *set, struct mpk_writer *writer)
@@ -139,28 +73,64 @@ static void layer_state_pack_put_heads(const struct layer_state *state, struct m
     put_set(&state->across, writer);
 }
 
-/* By head; only where there are any. */
-static void layer_state_pack_put_invalid(const struct layer_state *state, struct mpk_writer *writer)
-{
-    mpk_pair_array(writer, "heads_invalid_rows", state->heads);
-    for (uint32_t h = 0; h < state->heads; h++) {
-        mpk_put_u64(writer, state->head[h].invalid_rows);
-    }
-}
-
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
     mpk_pair_u64(writer, "v", LAYER_STATE_VERSION);
     mpk_pair_u64(writer, "buckets", state->buckets);
-    layer_state_pack_put_newest(state, writer);
-    layer_state_pack_put_counts(state, writer);
-    layer_state_pack_put_tally(&state->tally, writer);
-    put_detail(state, writer);
-    put_names(state, writer);
+    mpk_put_str(writer, "newest");
+    put_position(&state->newest, writer);
+    mpk_pair_u64(writer, "time_ns", state->time_ns);
+    mpk_pair_array(writer, "shape", LAYER_SHAPE_NUMBERS);
+    for (int i = 0; i < LAYER_SHAPE_NUMBERS; i++) {
+        mpk_put_u64(writer, state->shape[i]);
+    }
+    mpk_pair_bool(writer, "causal", state->causal);
+    mpk_pair_str(writer, "tier", message_type_name(state->tier));
+    mpk_pair_u64(writer, "local_window", state->local_window);
+    mpk_pair_u64(writer, "rows", state->rows);
+    mpk_pair_u64(writer, "invalid_rows", state->invalid_rows);
+    mpk_pair_f64(writer, "row_sum_error", state->row_sum_error);
+    mpk_pair_u64(writer, "messages", state->messages);
+    mpk_pair_u64(writer, "rank_first", state->rank_first);
+    stored_put(writer, "ranks", state->rank_bits, state->rank_bytes, 1);
+    mpk_pair_u64(writer, "lost", state->tally.lost);
+    mpk_pair_u64(writer, "source", state->tally.source);
+    struct mpk_open dropped = mpk_open(writer, "dropped");
+    for (int i = 0; i < ERR_COUNT; i++) {
+        if (state->tally.dropped[i]) {
+            mpk_pair_u64(writer, err_slug(ERR_BASE - i), state->tally.dropped[i]);
+        }
+    }
+    mpk_close_map(writer, &dropped);
+    mpk_put_str(writer, "detail");
+    detail_pack(state->detail, state->heads, writer);
+    mpk_put_str(writer, "weights");
+    detail_pack(state->weights, state->heads, writer);
+    mpk_put_str(writer, "weights_newest");
+    put_position(&state->weights_newest, writer);
+    mpk_pair_array(writer, "metrics", count_to_last(state->on, METRIC_MATRIX_FIRST));
+    for (uint32_t m = 0; m < count_to_last(state->on, METRIC_MATRIX_FIRST); m++) {
+        mpk_put_str(writer, state->on[m] ? metric_info[m].name : NULL);
+    }
+    mpk_pair_array(writer, "vectors", count_to_last(state->has_vector, VECTOR_COUNT));
+    for (uint32_t v = 0; v < count_to_last(state->has_vector, VECTOR_COUNT); v++) {
+        mpk_put_map(writer, 3);
+        mpk_pair_str(writer, "name", vector_info[v].name);
+        mpk_pair_u64(writer, "width", vector_info[v].width);
+        mpk_pair_bool(writer, "on", state->has_vector[v]);
+    }
+    mpk_pair_array(writer, "aggregates", AGGREGATE_COUNT);
+    for (int a = 0; a < AGGREGATE_COUNT; a++) {
+        mpk_put_str(writer, state->has_aggregate[a] ? aggregate_name[a] : NULL);
+    }
     layer_state_pack_put_heads(state, writer);
     if (state->invalid_rows > 0) {
-        layer_state_pack_put_invalid(state, writer);
+        /* By head; only where there are any. */
+        mpk_pair_array(writer, "heads_invalid_rows", state->heads);
+        for (uint32_t h = 0; h < state->heads; h++) {
+            mpk_put_u64(writer, state->head[h].invalid_rows);
+        }
     }
     if (state->rows_of > state->rows) {
         mpk_pair_u64(writer, "rows_of", state->rows_of);

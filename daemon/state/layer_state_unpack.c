@@ -91,64 +91,6 @@ static void get_arrival(const struct layer_state *state, struct stored *in, cons
     }
 }
 
-static void get_positions_1(struct layer_state *state, struct stored *in)
-{
-    stored_u64(in, "epoch", COUNT_MAX, &state->epoch);
-    stored_u64(in, "step", COUNT_MAX, &state->step);
-    get_arrival(state, in, "newest", &state->newest);
-    get_arrival(state, in, "weights_arrival", &state->weights_newest);
-    stored_fill(in, "shape", state->shape, sizeof state->shape);
-}
-
-static void get_positions(struct layer_state *state, struct stored *in)
-{
-    stored_note(in, get_position(mpk_find(in->map, "newest"), &state->newest));
-    stored_note(in, get_position(mpk_find(in->map, "weights_newest"), &state->weights_newest));
-    const struct position *shown =
-        position_exists(&state->newest) ? &state->newest : &state->weights_newest;
-    state->epoch = shown->epoch;
-    state->step = shown->step;
-    stored_note(in, get_shape(state, in->map));
-}
-
-static void get_newest(struct layer_state *state, struct stored *in, uint32_t version)
-{
-    if (version == 1) {
-        get_positions_1(state, in);
-    } else {
-        get_positions(state, in);
-    }
-    stored_u64(in, "time_ns", UINT64_MAX, &state->time_ns);
-    stored_bool(in, "causal", &state->causal);
-    get_tier(state, in);
-    stored_u32(in, "local_window", UINT32_MAX, &state->local_window);
-}
-
-static void get_ranks(struct layer_state *state, struct stored *in, uint32_t version)
-{
-    const uint8_t *bits = NULL;
-    uint32_t first = 0;
-    size_t bytes = 0;
-    stored_bytes(in, "ranks", &bits, &bytes);
-    if (version > 1) {
-        stored_u32(in, "rank_first", WORLD_MAX, &first);
-        bool trimmed = bytes > 0 ? bits[0] && bits[bytes - 1] : first == 0;
-        stored_note(in, trimmed ? 0 : ERR_STORE_FORMAT);
-    }
-    for (; bytes > 0 && !bits[bytes - 1]; bytes--) {
-    }
-    for (; bytes > 0 && !bits[0]; bits++, bytes--) {
-        first += 8;
-    }
-    stored_note(in, first % 8 != 0 || bytes > (WORLD_MAX - first) / 8 ? ERR_STORE_FORMAT : 0);
-    if (!in->code && bytes > 0) {
-        in->code = layer_state_ranks_reserve(state, first, (uint32_t)bytes);
-    }
-    if (!in->code && bytes > 0) {
-        memcpy(state->rank_bits, bits, bytes);
-    }
-}
-
 static void get_row_sum_error(struct layer_state *state, struct stored *in, uint32_t version)
 {
     const msgpack_object *value = mpk_find(in->map, "row_sum_error");
@@ -174,7 +116,27 @@ static void get_counts(struct layer_state *state, struct stored *in, uint32_t ve
     stored_u64(in, "invalid_rows", LAYER_STATE_ROWS_MOST, &state->invalid_rows);
     get_row_sum_error(state, in, version);
     stored_u64(in, "messages", LAYER_STATE_ROWS_MOST, &state->messages);
-    get_ranks(state, in, version);
+    const uint8_t *bits = NULL;
+    uint32_t first = 0;
+    size_t bytes = 0;
+    stored_bytes(in, "ranks", &bits, &bytes);
+    if (version > 1) {
+        stored_u32(in, "rank_first", WORLD_MAX, &first);
+        bool trimmed = bytes > 0 ? bits[0] && bits[bytes - 1] : first == 0;
+        stored_note(in, trimmed ? 0 : ERR_STORE_FORMAT);
+    }
+    for (; bytes > 0 && !bits[bytes - 1]; bytes--) {
+    }
+    for (; bytes > 0 && !bits[0]; bits++, bytes--) {
+        first += 8;
+    }
+    stored_note(in, first % 8 != 0 || bytes > (WORLD_MAX - first) / 8 ? ERR_STORE_FORMAT : 0);
+    if (!in->code && bytes > 0) {
+        in->code = layer_state_ranks_reserve(state, first, (uint32_t)bytes);
+    }
+    if (!in->code && bytes > 0) {
+        memcpy(state->rank_bits, bits, bytes);
+    }
 }
 
 /* Reasons that this version does not know are not among its counts. */
@@ -191,17 +153,6 @@ static void get_tally(struct tally *tally, struct stored *in)
         }
     }
     stored_note(in, dropped.code);
-}
-
-static void get_detail(struct layer_state *state, struct stored *in)
-{
-    if (!in->code) {
-        in->code = detail_unpack(mpk_find(in->map, "detail"), state->heads, &state->detail);
-    }
-    if (!in->code) {
-        in->code = detail_unpack(mpk_find(in->map, "weights"), state->heads, &state->weights);
-    }
-    layer_state_find_matrices(state);
 }
 
 /* Where the numbers of a head belong that the document numbers by its own lists; STAT_SLOTS: this
@@ -222,18 +173,6 @@ static int metric_named(const msgpack_object *name, int likely)
         m++;
     }
     return m;
-}
-
-static void get_metric_names(struct layer_state *state, const msgpack_object *names,
-                             struct slots *slots)
-{
-    for (uint32_t i = 0; i < names->via.array.size && i < STAT_HISTS; i++) {
-        int m = metric_named(&names->via.array.ptr[i], (int)i);
-        if (m < METRIC_MATRIX_FIRST) {
-            slots->to[i] = (uint8_t)m;
-            state->on[m] = true;
-        }
-    }
 }
 
 static void map_vector(int v, uint32_t at, uint32_t width, struct slots *slots)
@@ -321,7 +260,13 @@ static int get_names(struct layer_state *state, const msgpack_object *map, uint3
     if (!metrics || !vectors || !aggregates) {
         return ERR_STORE_FORMAT;
     }
-    get_metric_names(state, metrics, slots);
+    for (uint32_t i = 0; i < metrics->via.array.size && i < STAT_HISTS; i++) {
+        int m = metric_named(&metrics->via.array.ptr[i], (int)i);
+        if (m < METRIC_MATRIX_FIRST) {
+            slots->to[i] = (uint8_t)m;
+            state->on[m] = true;
+        }
+    }
     int code = get_vector_names(state, vectors, slots);
     if (!code) {
         code = get_aggregate_names(state, aggregates, version, slots);
@@ -378,26 +323,6 @@ static int move_set(struct stat_set *set, const uint8_t to[STAT_SLOTS], const st
     return code;
 }
 
-static int move_sets(struct layer_state *state, const struct slots *slots)
-{
-    const struct stat_mask own = own_slots(slots->to), own_across = own_slots(slots->across);
-    int code = 0;
-    for (uint32_t h = 0; h < state->heads && !code; h++) {
-        code = move_set(&state->head[h].stats, slots->to, &own, state->buckets);
-    }
-    return code ? code : move_set(&state->across, slots->across, &own_across, state->buckets);
-}
-
-/* Patterns that this version does not know are none. */
-static void get_pattern(const msgpack_object *name, struct head_state *head)
-{
-    for (uint8_t i = 0; i < PATTERN_COUNT; i++) {
-        if (pattern_name[i] && mpk_is_str(name, pattern_name[i])) {
-            head->pattern = i;
-        }
-    }
-}
-
 /* nil: of all heads it is the state's. */
 static int get_heads_newest(struct layer_state *state, const msgpack_object *map, uint32_t version)
 {
@@ -445,7 +370,13 @@ static int layer_state_unpack_get_heads(struct layer_state *state, const msgpack
         if (code) {
             return code;
         }
-        get_pattern(&patterns->via.array.ptr[h], head);
+        /* Patterns that this version does not know are none. */
+        const msgpack_object *name = &patterns->via.array.ptr[h];
+        for (uint8_t i = 0; i < PATTERN_COUNT; i++) {
+            if (pattern_name[i] && mpk_is_str(name, pattern_name[i])) {
+                head->pattern = i;
+            }
+        }
     }
     return get_set(state, mpk_find(map, "across"), NULL, &state->across);
 }
@@ -553,10 +484,34 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
 {
     struct slots slots;
     struct stored in = {map, 0};
-    get_newest(state, &in, version);
+    if (version == 1) {
+        stored_u64(&in, "epoch", COUNT_MAX, &state->epoch);
+        stored_u64(&in, "step", COUNT_MAX, &state->step);
+        get_arrival(state, &in, "newest", &state->newest);
+        get_arrival(state, &in, "weights_arrival", &state->weights_newest);
+        stored_fill(&in, "shape", state->shape, sizeof state->shape);
+    } else {
+        stored_note(&in, get_position(mpk_find(in.map, "newest"), &state->newest));
+        stored_note(&in, get_position(mpk_find(in.map, "weights_newest"), &state->weights_newest));
+        const struct position *shown =
+            position_exists(&state->newest) ? &state->newest : &state->weights_newest;
+        state->epoch = shown->epoch;
+        state->step = shown->step;
+        stored_note(&in, get_shape(state, in.map));
+    }
+    stored_u64(&in, "time_ns", UINT64_MAX, &state->time_ns);
+    stored_bool(&in, "causal", &state->causal);
+    get_tier(state, &in);
+    stored_u32(&in, "local_window", UINT32_MAX, &state->local_window);
     get_counts(state, &in, version);
     get_tally(&state->tally, &in);
-    get_detail(state, &in);
+    if (!in.code) {
+        in.code = detail_unpack(mpk_find(in.map, "detail"), state->heads, &state->detail);
+    }
+    if (!in.code) {
+        in.code = detail_unpack(mpk_find(in.map, "weights"), state->heads, &state->weights);
+    }
+    layer_state_find_matrices(state);
     int code = in.code;
     if (!code) {
         code = get_names(state, map, version, &slots);
@@ -569,7 +524,11 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
         code = layer_state_unpack_get_heads(state, map, metric ? &wanted : NULL);
     }
     if (!code) {
-        code = move_sets(state, &slots);
+        const struct stat_mask own = own_slots(slots.to), own_across = own_slots(slots.across);
+        for (uint32_t h = 0; h < state->heads && !code; h++) {
+            code = move_set(&state->head[h].stats, slots.to, &own, state->buckets);
+        }
+        code = code ? code : move_set(&state->across, slots.across, &own_across, state->buckets);
     }
     if (!code) {
         code = layer_state_unpack_get_invalid(state, map);

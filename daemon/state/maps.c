@@ -9,22 +9,6 @@
 
 /* Asking */
 
-/* Begins a round, in which no slice has been asked for. */
-static void maps_begin_round(struct map_place *place, const struct header *header, uint64_t now_ns)
-{
-    free(place->asked_first);
-    place->asked_first = NULL;
-    place->asked = true;
-    place->asked_ns = now_ns;
-    place->asked_epoch = header->epoch;
-    place->asked_step = header->step;
-    place->asked_microbatch = header->microbatch;
-    place->asked_heads = header->heads_total;
-    if (header_map_heads(header) < header->heads_total) {
-        place->asked_first = calloc(header->heads_total, sizeof *place->asked_first);
-    }
-}
-
 /* Whether it is a slice of the step that is asked about, and was not asked for. */
 static bool is_another(const struct map_place *place, const struct header *header)
 {
@@ -41,7 +25,18 @@ bool maps_wanted(struct map_place *place, const struct header *header, uint64_t 
         if (place->asked && now_ns - place->asked_ns < every_ns) {
             return false;
         }
-        maps_begin_round(place, header, now_ns);
+        /* Begins a round, in which no slice has been asked for. */
+        free(place->asked_first);
+        place->asked_first = NULL;
+        place->asked = true;
+        place->asked_ns = now_ns;
+        place->asked_epoch = header->epoch;
+        place->asked_step = header->step;
+        place->asked_microbatch = header->microbatch;
+        place->asked_heads = header->heads_total;
+        if (header_map_heads(header) < header->heads_total) {
+            place->asked_first = calloc(header->heads_total, sizeof *place->asked_first);
+        }
     }
     if (place->asked_first) {
         place->asked_first[header->head_offset] = true;
@@ -69,13 +64,6 @@ static void put_on(struct map_shelf *shelf, struct layer_maps *maps)
     shelf->bytes += maps->bytes;
 }
 
-static void slice_free(struct map_slice *slice)
-{
-    head_maps_free(&slice->maps);
-    free(slice->importance);
-    free(slice);
-}
-
 static void layer_maps_remove(struct layer_maps **place)
 {
     struct layer_maps *maps = *place;
@@ -87,7 +75,9 @@ static void layer_maps_remove(struct layer_maps **place)
     while (maps->slices) {
         struct map_slice *slice = maps->slices;
         maps->slices = slice->next;
-        slice_free(slice);
+        head_maps_free(&slice->maps);
+        free(slice->importance);
+        free(slice);
     }
     free(maps->labels);
     free(maps->q_labels);
@@ -110,19 +100,6 @@ void maps_clear(struct map_place *place)
     layer_maps_remove(&place->coming);
     free(place->asked_first);
     *place = (struct map_place){.shown = NULL};
-}
-
-/* A map that is too large for the shelf by itself costs no other layer its maps. `place` is of the
- * newest that is there. */
-static void maps_make_room(struct map_shelf *shelf, struct map_place *place)
-{
-    if (shelf->newest->bytes > shelf->limit) {
-        layer_maps_remove(shelf->newest->place);
-        place->missing = MAPS_TOO_LARGE;
-    }
-    while (shelf->bytes > shelf->limit) {
-        layer_maps_remove(shelf->stalest->place);
-    }
 }
 
 /* Putting */
@@ -273,19 +250,6 @@ static bool maps_begin(struct map_shelf *shelf, struct map_place *place, struct 
     return true;
 }
 
-static void maps_note_missing(struct map_place *place, const struct header *header,
-                              uint32_t qk_max_size)
-{
-    bool too_long = header->queries > qk_max_size || header->keys > qk_max_size;
-    if (header->q_stride > 1) {
-        place->missing = MAPS_SAMPLED;
-    } else if (header->type == MESSAGE_STATE && place->missing == MAPS_NEVER_CAME) {
-        place->missing = MAPS_NOT_SENT;
-    } else if (header->type == MESSAGE_QK) {
-        place->missing = too_long ? MAPS_TOO_LONG : MAPS_TOO_COSTLY;
-    }
-}
-
 void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *message,
               const double *importance, uint32_t qk_max_size)
 {
@@ -293,7 +257,14 @@ void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *
         return;
     }
     if (!message->head_maps) {
-        maps_note_missing(place, &message->header, qk_max_size);
+        bool too_long = message->header.queries > qk_max_size || message->header.keys > qk_max_size;
+        if (message->header.q_stride > 1) {
+            place->missing = MAPS_SAMPLED;
+        } else if (message->header.type == MESSAGE_STATE && place->missing == MAPS_NEVER_CAME) {
+            place->missing = MAPS_NOT_SENT;
+        } else if (message->header.type == MESSAGE_QK) {
+            place->missing = too_long ? MAPS_TOO_LONG : MAPS_TOO_COSTLY;
+        }
         return;
     }
     struct layer_maps *begun = belongs(place->shown, message)    ? place->shown
@@ -308,7 +279,15 @@ void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *
         maps_move(&place->coming, &place->shown);
     }
     place->missing = MAPS_EVICTED; /* should they be missing later */
-    maps_make_room(shelf, place);
+    /* A map that is too large for the shelf by itself costs no other layer its maps. `place` is of
+     * the newest that is there. */
+    if (shelf->newest->bytes > shelf->limit) {
+        layer_maps_remove(shelf->newest->place);
+        place->missing = MAPS_TOO_LARGE;
+    }
+    while (shelf->bytes > shelf->limit) {
+        layer_maps_remove(shelf->stalest->place);
+    }
 }
 
 const struct map_slice *maps_find(const struct layer_maps *maps, uint32_t head)

@@ -162,17 +162,6 @@ static uint8_t *write_unchanged(uint8_t *to, const struct stat_record *old)
     return to + size;
 }
 
-static void sum_up(struct hist_sum *sum, const struct stat_record *old,
-                   const struct stat_input *input)
-{
-    stat_add_hist(sum, old);
-    if (input->rows) {
-        hist_sum_add(sum, &input->rows->hist);
-    } else {
-        hist_sum_add_value(sum, input->value, 1);
-    }
-}
-
 /* `old` is empty when there was nothing. */
 static uint8_t *write_sum(uint8_t *to, const struct stat_record *old,
                           const struct stat_input *input, bool has_hist, struct stat_writer *writer)
@@ -189,7 +178,12 @@ static uint8_t *write_sum(uint8_t *to, const struct stat_record *old,
         }
         hist = (struct stat_hist_source){.limit = writer->buckets};
         if (has_hist) {
-            sum_up(&writer->sum, old, input);
+            stat_add_hist(&writer->sum, old);
+            if (input->rows) {
+                hist_sum_add(&writer->sum, &input->rows->hist);
+            } else {
+                hist_sum_add_value(&writer->sum, input->value, 1);
+            }
             hist.sum = &writer->sum;
         }
     }
@@ -419,34 +413,10 @@ static int reserve_hists(struct stat_sums *sums, struct stat_mask mask)
     return 0;
 }
 
-/* The numbers that every set has; a group's are forgotten when its leader turns up. */
-static void forget_last(struct stat_sums *sums)
-{
-    for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
-        if (sums->leader[slot] == STAT_SLOTS) {
-            sums->last[slot] = NAN;
-        }
-    }
-}
-
 static void forget_group(struct stat_sums *sums, uint32_t leader)
 {
     for (uint32_t slot = leader; slot < STAT_SLOTS && sums->leader[slot] == leader; slot++) {
         sums->last[slot] = NAN;
-    }
-}
-
-/* Leaders come before the others of their group. */
-static void take_last(struct stat_sums *sums, uint32_t slot, double last,
-                      struct stat_mask *has_turn)
-{
-    uint32_t leader = sums->leader[slot];
-    if (slot == leader && !isnan(last)) {
-        forget_group(sums, leader);
-        stat_mask_set(has_turn, slot);
-    }
-    if (leader == STAT_SLOTS || stat_mask_has(has_turn, leader)) {
-        sums->last[slot] = last;
     }
 }
 
@@ -463,7 +433,12 @@ int stat_sums_add(struct stat_sums *sums, const struct stat_set *set, bool newer
         sums->mask.bits[w] |= reader.left.bits[w];
     }
     if (newer) {
-        forget_last(sums);
+        /* The numbers that every set has; a group's are forgotten when its leader turns up. */
+        for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
+            if (sums->leader[slot] == STAT_SLOTS) {
+                sums->last[slot] = NAN;
+            }
+        }
     }
     for (uint32_t slot = stat_take_slot(&reader.left); slot < STAT_SLOTS;
          slot = stat_take_slot(&reader.left)) {
@@ -474,7 +449,15 @@ int stat_sums_add(struct stat_sums *sums, const struct stat_set *set, bool newer
             stat_add_hist(sums->hist[slot], &stat);
         }
         if (newer) {
-            take_last(sums, slot, stat.last, &has_turn);
+            /* Leaders come before the others of their group. */
+            uint32_t leader = sums->leader[slot];
+            if (slot == leader && !isnan(stat.last)) {
+                forget_group(sums, leader);
+                stat_mask_set(&has_turn, slot);
+            }
+            if (leader == STAT_SLOTS || stat_mask_has(&has_turn, leader)) {
+                sums->last[slot] = stat.last;
+            }
         }
     }
     return 0;

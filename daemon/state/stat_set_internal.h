@@ -298,6 +298,4 @@ static inline int stat_set_store(struct stat_set *set, uint8_t *bytes, const str
     return stat_set_assign(set, bytes, size > sizeof *mask ? (uint32_t)size : 0);
 }
 
-/* A slot's bit. */
-
 #endif

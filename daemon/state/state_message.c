@@ -36,24 +36,6 @@ static int state_message_check(const struct layer_state *state, const struct hea
     return same ? 0 : ERR_STATE_MISMATCH;
 }
 
-static void state_message_name_pattern(struct head_state *head)
-{
-    double value[METRIC_COUNT];
-    struct stat_reader reader;
-    struct stat_record record;
-    uint32_t slot;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        value[m] = NAN;
-    }
-    stat_reader_init(&reader, &head->stats);
-    while (stat_read(&reader, &slot, &record)) {
-        if (slot < METRIC_MATRIX_FIRST) {
-            value[slot] = record.last;
-        }
-    }
-    head->pattern = (uint8_t)pattern_of(value);
-}
-
 int state_message_read(struct message *message, struct layer_state **ret_state)
 {
     zmq_msg_t *frame = &message->frames[header_frame_of(&message->header, TENSOR_STATE)];
@@ -70,27 +52,25 @@ int state_message_read(struct message *message, struct layer_state **ret_state)
     }
     for (uint32_t h = 0; h < state->heads; h++) {
         if (state->head[h].pattern == PATTERN_NONE) {
-            state_message_name_pattern(&state->head[h]);
+            struct head_state *head = &state->head[h];
+            double value[METRIC_COUNT];
+            struct stat_reader reader;
+            struct stat_record record;
+            uint32_t slot;
+            for (int m = 0; m < METRIC_COUNT; m++) {
+                value[m] = NAN;
+            }
+            stat_reader_init(&reader, &head->stats);
+            while (stat_read(&reader, &slot, &record)) {
+                if (slot < METRIC_MATRIX_FIRST) {
+                    value[slot] = record.last;
+                }
+            }
+            head->pattern = (uint8_t)pattern_of(value);
         }
     }
     *ret_state = state;
     return 0;
-}
-
-/* The mean over the heads is what is kept with the window. */
-static struct detail *state_message_map_new(const struct message *message)
-{
-    const struct head_maps *maps = message->head_maps;
-    uint16_t cells[STATE_MAPS_SIDE * STATE_MAPS_SIDE];
-    struct layer_map map = {.queries = maps->queries,
-                            .keys = maps->keys,
-                            .rows = maps->rows,
-                            .columns = maps->columns,
-                            .values = cells};
-    for (uint32_t i = 0; i < maps->rows * maps->columns; i++) {
-        cells[i] = map_pool_half((double)maps->mean[i]);
-    }
-    return detail_map_new(&map, message);
 }
 
 int state_message_maps(struct message *message, struct layer_state *state)
@@ -123,7 +103,18 @@ int state_message_maps(struct message *message, struct layer_state *state)
         message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
     }
     if (message->wants_map) {
-        state->map = state_message_map_new(message);
+        /* The mean over the heads is what is kept with the window. */
+        const struct head_maps *maps = message->head_maps;
+        uint16_t cells[STATE_MAPS_SIDE * STATE_MAPS_SIDE];
+        struct layer_map map = {.queries = maps->queries,
+                                .keys = maps->keys,
+                                .rows = maps->rows,
+                                .columns = maps->columns,
+                                .values = cells};
+        for (uint32_t i = 0; i < maps->rows * maps->columns; i++) {
+            cells[i] = map_pool_half((double)maps->mean[i]);
+        }
+        state->map = detail_map_new(&map, message);
     }
     return message->wants_map && !state->map ? ERR_MEMORY : 0;
 }

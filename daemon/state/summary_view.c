@@ -129,30 +129,6 @@ static struct result_stat *summary_view_place(const struct summary_stats *stats,
     return NULL;
 }
 
-static int summary_view_fill_head(const struct layer_state *state, uint32_t h, struct dist *dist,
-                                  struct summary_stats *stats, double *error)
-{
-    struct stat_reader reader;
-    struct stat_record stat;
-    uint32_t slot;
-    int code = 0;
-    stat_reader_init(&reader, &state->head[h].stats);
-    while (!code && stat_read(&reader, &slot, &stat)) {
-        struct result_stat *to = summary_view_place(stats, slot, h);
-        if (to && slot < STAT_HISTS) {
-            code = summary_view_stat_of(&stat, dist, error, to);
-        } else if (to) {
-            *to = stat_of_moments(&stat);
-        }
-    }
-    for (int m = METRIC_MATRIX_FIRST; m < METRIC_COUNT; m++) {
-        if (stats->metric[m]) {
-            stats->metric[m][h] = summary_view_matrix(state, m, h);
-        }
-    }
-    return code;
-}
-
 static int fill_across(const struct layer_state *state, struct dist *dist,
                        struct summary_stats *stats, double *error)
 {
@@ -211,7 +187,24 @@ static int summary_view_fill(const struct layer_state *state, struct summary_sta
     struct dist dist = {0};
     int code = summary_view_reserve(state, stats);
     for (uint32_t h = 0; h < state->heads && !code; h++) {
-        code = summary_view_fill_head(state, h, &dist, stats, error);
+        struct stat_reader reader;
+        struct stat_record stat;
+        uint32_t slot;
+        code = 0;
+        stat_reader_init(&reader, &state->head[h].stats);
+        while (!code && stat_read(&reader, &slot, &stat)) {
+            struct result_stat *to = summary_view_place(stats, slot, h);
+            if (to && slot < STAT_HISTS) {
+                code = summary_view_stat_of(&stat, &dist, error, to);
+            } else if (to) {
+                *to = stat_of_moments(&stat);
+            }
+        }
+        for (int m = METRIC_MATRIX_FIRST; m < METRIC_COUNT; m++) {
+            if (stats->metric[m]) {
+                stats->metric[m][h] = summary_view_matrix(state, m, h);
+            }
+        }
     }
     if (!code) {
         code = fill_across(state, &dist, stats, error);
@@ -225,31 +218,6 @@ static int summary_view_fill(const struct layer_state *state, struct summary_sta
     stats->dropped_count = tally_reasons(&state->tally, stats->dropped);
     dist_clear(&dist);
     return code;
-}
-
-static void describe_layer(const struct layer_state *state, struct layer_id id,
-                           struct summary_result *result)
-{
-    result->layer = (struct result_layer){
-        .id = id,
-        .causal = state->causal,
-        .rows = state->rows,
-        .rows_of = state->rows_of,
-        .invalid_rows = state->invalid_rows,
-        .row_sum_error = state->row_sum_error,
-        .tier = state->tier,
-    };
-    memcpy(result->layer.shape, state->shape, sizeof state->shape);
-    result->ranks = layer_state_ranks(state);
-    result->messages = state->messages;
-    result->lost = state->tally.lost;
-    result->heads = state->heads;
-    result->local_window = state->local_window;
-    if (state->detail) {
-        result->pairs = state->detail->pairs;
-        result->similarity = state->detail->similarity;
-    }
-    result->weights = state->weights ? state->weights->weights : NULL;
 }
 
 static void attach_stats(const struct layer_state *state, const struct summary_stats *stats,
@@ -286,7 +254,26 @@ int summary_view_init(struct summary_view *view, const struct layer_state *state
         summary_view_clear(view);
         return code;
     }
-    describe_layer(state, id, &view->result);
+    view->result.layer = (struct result_layer){
+        .id = id,
+        .causal = state->causal,
+        .rows = state->rows,
+        .rows_of = state->rows_of,
+        .invalid_rows = state->invalid_rows,
+        .row_sum_error = state->row_sum_error,
+        .tier = state->tier,
+    };
+    memcpy(view->result.layer.shape, state->shape, sizeof state->shape);
+    view->result.ranks = layer_state_ranks(state);
+    view->result.messages = state->messages;
+    view->result.lost = state->tally.lost;
+    view->result.heads = state->heads;
+    view->result.local_window = state->local_window;
+    if (state->detail) {
+        view->result.pairs = state->detail->pairs;
+        view->result.similarity = state->detail->similarity;
+    }
+    view->result.weights = state->weights ? state->weights->weights : NULL;
     attach_stats(state, stats, &view->result);
     return 0;
 }

@@ -38,16 +38,6 @@ uint32_t chunk_windows(uint32_t heads)
     return windows ? (uint32_t)windows : 1;
 }
 
-static void clear_chunk(struct chunk *chunk)
-{
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        free(chunk->number[m]);
-    }
-    for (int w = 0; w < WHOLE_COUNT; w++) {
-        free(chunk->whole[w]);
-    }
-}
-
 /* Windows without a number have a count of 0. */
 static struct result_stat *columns_new(size_t count)
 {
@@ -74,23 +64,6 @@ static int store_chunk_spread(struct result_stat **columns, const struct result_
     return 0;
 }
 
-static int spread_whole(struct chunk *chunk, const struct summary_result *result)
-{
-    int code = 0;
-    for (int a = 0; a < AGGREGATE_COUNT; a++) {
-        for (int s = 0; result->aggregate && result->has_aggregate[a] && s < MAP_STAT_COUNT; s++) {
-            if (!code) {
-                code = store_chunk_spread(&chunk->whole[a * MAP_STAT_COUNT + s],
-                                          &result->aggregate[a][s], 1, chunk, 1);
-            }
-        }
-    }
-    if (!code && result->sink_rate) {
-        code = store_chunk_spread(&chunk->whole[WHOLE_SINK_RATE], result->sink_rate, 1, chunk, 1);
-    }
-    return code;
-}
-
 static int spread_state(struct chunk *chunk, const struct layer_state *state)
 {
     static const uint8_t no_run[RUN_BYTES];
@@ -107,26 +80,25 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
         }
     }
     if (!code) {
-        code = spread_whole(chunk, &view.result);
+        for (int a = 0; a < AGGREGATE_COUNT; a++) {
+            for (int s = 0;
+                 view.result.aggregate && view.result.has_aggregate[a] && s < MAP_STAT_COUNT; s++) {
+                if (!code) {
+                    code = store_chunk_spread(&chunk->whole[a * MAP_STAT_COUNT + s],
+                                              &view.result.aggregate[a][s], 1, chunk, 1);
+                }
+            }
+        }
+        if (!code && view.result.sink_rate) {
+            code = store_chunk_spread(&chunk->whole[WHOLE_SINK_RATE], view.result.sink_rate, 1,
+                                      chunk, 1);
+        }
     }
     summary_view_clear(&view);
     return code;
 }
 
 /* One window, and its state */
-
-static int unpack_row(sqlite3_stmt *row, struct layer_state **ret_state)
-{
-    uint64_t bytes = (uint64_t)sqlite3_column_int64(row, 10);
-    uint8_t *plain = NULL;
-    int code = blob_inflate(sqlite3_column_blob(row, 11), (size_t)sqlite3_column_bytes(row, 11),
-                            bytes, &plain);
-    if (!code) {
-        code = layer_state_unpack(plain, bytes, ret_state);
-    }
-    free(plain);
-    return code;
-}
 
 /* A window whose state cannot be read has no numbers. */
 static int take_state(struct chunk *chunk, sqlite3_stmt *row)
@@ -135,7 +107,14 @@ static int take_state(struct chunk *chunk, sqlite3_stmt *row)
     if (sqlite3_column_type(row, 10) == SQLITE_NULL) {
         return 0;
     }
-    int code = unpack_row(row, &state);
+    uint64_t bytes = (uint64_t)sqlite3_column_int64(row, 10);
+    uint8_t *plain = NULL;
+    int code = blob_inflate(sqlite3_column_blob(row, 11), (size_t)sqlite3_column_bytes(row, 11),
+                            bytes, &plain);
+    if (!code) {
+        code = layer_state_unpack(plain, bytes, &state);
+    }
+    free(plain);
     if (code == ERR_STORE_FORMAT) {
         chunk->unreadable++;
         return 0;
@@ -145,45 +124,6 @@ static int take_state(struct chunk *chunk, sqlite3_stmt *row)
     }
     layer_state_free(&state);
     return code;
-}
-
-static void take_window(struct chunk *chunk, sqlite3_stmt *row)
-{
-    uint64_t field[8];
-    for (int i = 0; i < 8; i++) {
-        field[i] = (uint64_t)sqlite3_column_int64(row, i + 1);
-    }
-    chunk->window_id[chunk->count] = sqlite3_column_int64(row, 0);
-    chunk->window[chunk->count] = (struct series_window){
-        .first = field[0],
-        .last = field[1],
-        .epoch = field[2],
-        .step = field[3],
-        .time_ns = field[4],
-        .messages = field[5],
-        .lost = field[6],
-        .partial = field[7],
-    };
-    int64_t stored = sqlite3_column_int64(row, 9);
-    chunk->stored = stored > chunk->stored ? stored : chunk->stored;
-}
-
-static int store_chunk_gather(const struct sql *sql, struct store_place which, struct chunk *chunk)
-{
-    struct sql_query query =
-        query_begin(sql, STATEMENT_EACH_TO_CHUNK,
-                    SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(chunk->wanted)));
-    int code;
-    while ((code = query_row(&query)) == SQLITE_ROW && chunk->count < chunk->wanted) {
-        take_window(chunk, query.statement);
-        if (take_state(chunk, query.statement)) {
-            code = SQLITE_NOMEM;
-            break;
-        }
-        chunk->count++;
-    }
-    query_end(&query);
-    return code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
 /* Rows */
@@ -221,78 +161,6 @@ static int store_chunk_put_series(const struct sql *sql, int64_t chunk_id, int64
                        sql_blob(data, series_encode(stats, count, data))));
 }
 
-static int store_chunk_put_metrics(const struct sql *sql, int64_t chunk_id,
-                                   const struct chunk *chunk)
-{
-    int code = SQLITE_OK;
-    for (int m = 0; m < METRIC_COUNT && code == SQLITE_OK; m++) {
-        int64_t metric_id = 0;
-        const char *name = metric_info[m].name;
-        if (!chunk->number[m]) {
-            continue;
-        }
-        code = store_chunk_find_metric(sql, name, &metric_id);
-        for (uint32_t h = 0; h < chunk->heads && code == SQLITE_OK; h++) {
-            code =
-                store_chunk_put_series(sql, chunk_id, metric_id, h,
-                                       chunk->number[m] + (size_t)h * chunk->wanted, chunk->count);
-        }
-    }
-    return code;
-}
-
-static void name_whole(int which, char *ret_name, size_t size)
-{
-    if (which == WHOLE_SINK_RATE) {
-        snprintf(ret_name, size, "sink_rate");
-    } else {
-        snprintf(ret_name, size, "aggregate.%s.%s", aggregate_name[which / MAP_STAT_COUNT],
-                 map_stat_name[which % MAP_STAT_COUNT]);
-    }
-}
-
-static int put_wholes(const struct sql *sql, int64_t chunk_id, const struct chunk *chunk)
-{
-    int code = SQLITE_OK;
-    for (int w = 0; w < WHOLE_COUNT && code == SQLITE_OK; w++) {
-        char name[64];
-        int64_t metric_id = 0;
-        if (!chunk->whole[w]) {
-            continue;
-        }
-        name_whole(w, name, sizeof name);
-        code = store_chunk_find_metric(sql, name, &metric_id);
-        if (code == SQLITE_OK) {
-            code =
-                store_chunk_put_series(sql, chunk_id, metric_id, -1, chunk->whole[w], chunk->count);
-        }
-    }
-    return code;
-}
-
-static int put_chunk(const struct sql *sql, struct store_place which, const struct chunk *chunk,
-                     int64_t *ret_chunk_id)
-{
-    uint8_t data[SERIES_WINDOWS_BYTES(SERIES_WINDOWS_MAX)];
-    size_t size = series_windows_encode(chunk->window, chunk->count, data);
-    return sql_number(sql, STATEMENT_PUT_CHUNK,
-                      SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
-                          sql_u64(chunk->window[0].first),
-                          sql_u64(chunk->window[chunk->count - 1].last), sql_i64(chunk->count),
-                          sql_i64(chunk->stored), sql_blob(data, size)),
-                      ret_chunk_id);
-}
-
-static int mark_windows(const struct sql *sql, int64_t chunk_id, const struct chunk *chunk)
-{
-    int code = SQLITE_OK;
-    for (uint32_t i = 0; i < chunk->count && code == SQLITE_OK; i++) {
-        code =
-            sql_run(sql, STATEMENT_SET_CHUNK, SQL(sql_i64(chunk_id), sql_i64(chunk->window_id[i])));
-    }
-    return code;
-}
-
 static int write_chunk(const struct sql *sql, struct store_place which, const struct chunk *chunk)
 {
     int64_t chunk_id = 0;
@@ -300,15 +168,54 @@ static int write_chunk(const struct sql *sql, struct store_place which, const st
     if (code != SQLITE_OK) {
         return code;
     }
-    code = put_chunk(sql, which, chunk, &chunk_id);
+    uint8_t data[SERIES_WINDOWS_BYTES(SERIES_WINDOWS_MAX)];
+    size_t size = series_windows_encode(chunk->window, chunk->count, data);
+    code = sql_number(sql, STATEMENT_PUT_CHUNK,
+                      SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
+                          sql_u64(chunk->window[0].first),
+                          sql_u64(chunk->window[chunk->count - 1].last), sql_i64(chunk->count),
+                          sql_i64(chunk->stored), sql_blob(data, size)),
+                      &chunk_id);
     if (code == SQLITE_OK) {
-        code = store_chunk_put_metrics(sql, chunk_id, chunk);
+        for (int m = 0; m < METRIC_COUNT && code == SQLITE_OK; m++) {
+            int64_t metric_id = 0;
+            const char *name = metric_info[m].name;
+            if (!chunk->number[m]) {
+                continue;
+            }
+            code = store_chunk_find_metric(sql, name, &metric_id);
+            for (uint32_t h = 0; h < chunk->heads && code == SQLITE_OK; h++) {
+                code = store_chunk_put_series(sql, chunk_id, metric_id, h,
+                                              chunk->number[m] + (size_t)h * chunk->wanted,
+                                              chunk->count);
+            }
+        }
     }
     if (code == SQLITE_OK) {
-        code = put_wholes(sql, chunk_id, chunk);
+        for (int w = 0; w < WHOLE_COUNT && code == SQLITE_OK; w++) {
+            char name[64];
+            int64_t metric_id = 0;
+            if (!chunk->whole[w]) {
+                continue;
+            }
+            if (w == WHOLE_SINK_RATE) {
+                snprintf(name, sizeof name, "sink_rate");
+            } else {
+                snprintf(name, sizeof name, "aggregate.%s.%s", aggregate_name[w / MAP_STAT_COUNT],
+                         map_stat_name[w % MAP_STAT_COUNT]);
+            }
+            code = store_chunk_find_metric(sql, name, &metric_id);
+            if (code == SQLITE_OK) {
+                code = store_chunk_put_series(sql, chunk_id, metric_id, -1, chunk->whole[w],
+                                              chunk->count);
+            }
+        }
     }
     if (code == SQLITE_OK) {
-        code = mark_windows(sql, chunk_id, chunk);
+        for (uint32_t i = 0; i < chunk->count && code == SQLITE_OK; i++) {
+            code = sql_run(sql, STATEMENT_SET_CHUNK,
+                           SQL(sql_i64(chunk_id), sql_i64(chunk->window_id[i])));
+        }
     }
     crash_point("store_chunk");
     return sql_end(sql, code);
@@ -349,12 +256,45 @@ int chunk_make(const struct sql *sql, struct store_place which, struct chunk_mad
     if (code != SQLITE_OK || !ret_made->windows) {
         return code;
     }
-    code = store_chunk_gather(sql, which, &chunk);
+    struct sql_query query =
+        query_begin(sql, STATEMENT_EACH_TO_CHUNK,
+                    SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(chunk.wanted)));
+    while ((code = query_row(&query)) == SQLITE_ROW && chunk.count < chunk.wanted) {
+        uint64_t field[8];
+        for (int i = 0; i < 8; i++) {
+            field[i] = (uint64_t)sqlite3_column_int64(query.statement, i + 1);
+        }
+        chunk.window_id[chunk.count] = sqlite3_column_int64(query.statement, 0);
+        chunk.window[chunk.count] = (struct series_window){
+            .first = field[0],
+            .last = field[1],
+            .epoch = field[2],
+            .step = field[3],
+            .time_ns = field[4],
+            .messages = field[5],
+            .lost = field[6],
+            .partial = field[7],
+        };
+        int64_t stored = sqlite3_column_int64(query.statement, 9);
+        chunk.stored = stored > chunk.stored ? stored : chunk.stored;
+        if (take_state(&chunk, query.statement)) {
+            code = SQLITE_NOMEM;
+            break;
+        }
+        chunk.count++;
+    }
+    query_end(&query);
+    code = code == SQLITE_DONE ? SQLITE_OK : code;
     if (code == SQLITE_OK && chunk.count > 0) {
         code = write_chunk(sql, which, &chunk);
     }
     ret_made->unreadable = chunk.unreadable;
-    clear_chunk(&chunk);
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        free(chunk.number[m]);
+    }
+    for (int w = 0; w < WHOLE_COUNT; w++) {
+        free(chunk.whole[w]);
+    }
     return code;
 }
 

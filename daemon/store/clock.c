@@ -45,33 +45,24 @@ int64_t store_clock_stamp(const struct store_clock *clock)
     return clock->trusted || store_clock_fits(clock, now_s) || now_s > least ? now_s : least;
 }
 
-static void doubt(struct store_clock *clock, int64_t now_s)
-{
-    if (!clock->doubted) {
-        log_event(LOG_WARNING, "history_clock_doubted",
-                  LOG_STR("reason", "this machine's clock is more than 30 days from the newest "
-                                    "window: nothing is removed by age"),
-                  LOG_NUM("now_s", (uint64_t)now_s), LOG_NUM("newest_s", (uint64_t)clock->known_s),
-                  LOG_STR("advice", "if the clock is right, set history.trust_clock"));
-    }
-    clock->doubted = true;
-}
-
-static void store_clock_learn(struct store_clock *clock, int64_t now_s)
-{
-    clock->known_s = now_s;
-    clock->known_boot_s = boot_s();
-    clock->fitted = true;
-    clock->doubted = false;
-}
-
 int store_clock_note(struct store_clock *clock, const struct sql *sql, bool windows)
 {
     int64_t now_s = time(NULL);
     if (windows && (clock->trusted || store_clock_fits(clock, now_s))) {
-        store_clock_learn(clock, now_s);
+        clock->known_s = now_s;
+        clock->known_boot_s = boot_s();
+        clock->fitted = true;
+        clock->doubted = false;
     } else if (windows) {
-        doubt(clock, now_s);
+        if (!clock->doubted) {
+            log_event(LOG_WARNING, "history_clock_doubted",
+                      LOG_STR("reason", "this machine's clock is more than 30 days from the newest "
+                                        "window: nothing is removed by age"),
+                      LOG_NUM("now_s", (uint64_t)now_s),
+                      LOG_NUM("newest_s", (uint64_t)clock->known_s),
+                      LOG_STR("advice", "if the clock is right, set history.trust_clock"));
+        }
+        clock->doubted = true;
     }
     if (llabs(clock->known_s - clock->written_s) < WRITE_EVERY_S) {
         return SQLITE_OK;

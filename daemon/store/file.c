@@ -165,7 +165,8 @@ static int rename_if_any(const char *path, const char *to, const char *suffix)
     return rename(from, into) && errno != ENOENT ? -1 : 0;
 }
 
-static void name_aside(const char *path, char ret_path[PATH_MAX])
+int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
+                         char reterr_reason[STORE_REASON_MAX])
 {
     char when[32];
     struct tm utc;
@@ -176,12 +177,6 @@ static void name_aside(const char *path, char ret_path[PATH_MAX])
     for (unsigned i = 2; !access(ret_path, F_OK) && i < 1000; i++) {
         snprintf(ret_path, PATH_MAX, "%s.corrupt-%s-%u", path, when, i);
     }
-}
-
-int store_file_set_aside(const char *path, char ret_path[PATH_MAX],
-                         char reterr_reason[STORE_REASON_MAX])
-{
-    name_aside(path, ret_path);
     /* Its log first: beside another database it would be written into that one. */
     if (rename_if_any(path, ret_path, "-wal") || rename_if_any(path, ret_path, "-shm") ||
         rename_if_any(path, ret_path, "")) {

@@ -52,18 +52,6 @@ static int outbox_sum(const struct sql *sql, enum statement statement, uint64_t 
 
 /* Opening */
 
-/* 0 is none. */
-static int64_t outbox_new_node(void)
-{
-    int64_t node = 0;
-    while (!node) {
-        if (getrandom(&node, sizeof node, 0) != (ssize_t)sizeof node) {
-            node = (int64_t)clock_wall_ns();
-        }
-    }
-    return node;
-}
-
 /* How many numbers to leave out: multiples of FLEET_JUMP. A clock that is behind the numbers, or
  * far from any year of use, says nothing: then it is left to chance, and there is room for millions
  * of times. */
@@ -87,7 +75,12 @@ static int outbox_begin(const struct sql *sql, int64_t *ret_node, struct outbox_
     int code = outbox_number(sql, STATEMENT_GET_NODE, &node);
     bool is_new = code == SQLITE_OK && !node;
     if (is_new) {
-        node = outbox_new_node();
+        node = 0; /* none */
+        while (!node) {
+            if (getrandom(&node, sizeof node, 0) != (ssize_t)sizeof node) {
+                node = (int64_t)clock_wall_ns();
+            }
+        }
         code = outbox_set(sql, STATEMENT_SET_NODE, node);
     }
     if (code == SQLITE_OK) {

@@ -89,11 +89,20 @@ static int read_each_of_batch(const struct store_batch *batch, store_visitor *vi
     return 0;
 }
 
-/* ERR_NO_HISTORY: no last batch of the run is on its way to the database. Where one is, the rows
- * there are old. */
-static int read_each_queued(struct store *store, const struct store_run *run, store_visitor *visit,
-                            void *data)
+static int read_each_kept_of(const struct sql *sql, const struct store_run *run, bool *ret_any,
+                             store_visitor *visit, void *data)
 {
+    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF,
+                                         SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES)));
+    return read_each_kept(query, ret_any, visit, data);
+}
+
+int store_each_kept_of(struct store *store, const struct store_run *run, store_visitor *visit,
+                       void *data)
+{
+    bool any = false;
+    /* ERR_NO_HISTORY: no last batch of the run is on its way to the database. Where one is, the
+     * rows there are old. */
     int code = ERR_NO_HISTORY;
     pthread_mutex_lock(&store->lock);
     const struct store_batch *batch = read_find_last(store->queue.first, run);
@@ -104,49 +113,14 @@ static int read_each_queued(struct store *store, const struct store_run *run, st
         code = read_each_of_batch(batch, visit, data);
     }
     pthread_mutex_unlock(&store->lock);
-    return code;
-}
-
-static int read_each_kept_of(const struct sql *sql, const struct store_run *run, bool *ret_any,
-                             store_visitor *visit, void *data)
-{
-    struct sql_query query = query_begin(sql, STATEMENT_EACH_KEPT_OF,
-                                         SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES)));
-    return read_each_kept(query, ret_any, visit, data);
-}
-
-/* The loop's connection to the database that is there now. Returns an SQLite code. */
-static int read_open(struct store *store)
-{
-    if (store->reader.db && db_is_gone(store->reader.db)) {
-        db_close_reader(&store->reader);
-    }
-    return store->reader.db ? SQLITE_OK : db_open_reader(store->db.path, &store->reader);
-}
-
-/* A file that is damaged says no more the next time: its runs begin anew, or with what there is. */
-static int read_judge(struct store *store, int code)
-{
-    if (code != SQLITE_OK && log_is_round(store->unreadable++)) {
-        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)),
-                  LOG_NUM("runs", store->unreadable));
-    }
-    bool damaged = (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
-    if (damaged) {
-        store_note_damage(store);
-    }
-    return code == SQLITE_OK || damaged ? 0 : ERR_HISTORY_UNREAD;
-}
-
-int store_each_kept_of(struct store *store, const struct store_run *run, store_visitor *visit,
-                       void *data)
-{
-    bool any = false;
-    int code = read_each_queued(store, run, visit, data);
     if (code != ERR_NO_HISTORY || store_is_off(store)) {
         return code == ERR_NO_HISTORY ? 0 : code;
     }
-    code = read_open(store);
+    /* The loop's connection to the database that is there now. */
+    if (store->reader.db && db_is_gone(store->reader.db)) {
+        db_close_reader(&store->reader);
+    }
+    code = store->reader.db ? SQLITE_OK : db_open_reader(store->db.path, &store->reader);
     if (code == SQLITE_OK) {
         code = read_each_kept_of(&store->reader, run, &any, visit, data);
     }
@@ -157,7 +131,17 @@ int store_each_kept_of(struct store *store, const struct store_run *run, store_v
         }
         store_end_read(store);
     }
-    return read_judge(store, code);
+    /* A file that is damaged says no more the next time: its runs begin anew, or with what there
+     * is. */
+    if (code != SQLITE_OK && log_is_round(store->unreadable++)) {
+        log_event(LOG_ERROR, "history_kept_unreadable", LOG_STR("reason", sqlite3_errstr(code)),
+                  LOG_NUM("runs", store->unreadable));
+    }
+    bool damaged = (code & 0xff) == SQLITE_CORRUPT || (code & 0xff) == SQLITE_NOTADB;
+    if (damaged) {
+        store_note_damage(store);
+    }
+    return code == SQLITE_OK || damaged ? 0 : ERR_HISTORY_UNREAD;
 }
 
 /* A blob that is `bytes` bytes, or unpacks to that size. */

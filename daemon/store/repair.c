@@ -144,15 +144,6 @@ static bool repair_ends(const struct repair *repair)
     return repair->code != SQLITE_OK || repair->tries > repair->tries_max;
 }
 
-static void repair_put(struct repair *repair, sqlite3_stmt *row)
-{
-    for (int i = 0; i < sqlite3_column_count(row); i++) {
-        sqlite3_bind_value(repair->insert, i + 1, sqlite3_column_value(row, i));
-    }
-    sqlite3_step(repair->insert);
-    repair->code = sqlite3_reset(repair->insert);
-}
-
 /* Rows of one key may be several, and a page that is no such page may have any key. Returns whether
  * these are all; *ret_next: the key to go on with. */
 static bool repair_scan(struct repair *repair, sqlite3_stmt *rows, int64_t low, int64_t high,
@@ -167,7 +158,11 @@ static bool repair_scan(struct repair *repair, sqlite3_stmt *rows, int64_t low, 
         if (key < last || key > high) {
             break;
         }
-        repair_put(repair, rows);
+        for (int i = 0; i < sqlite3_column_count(rows); i++) {
+            sqlite3_bind_value(repair->insert, i + 1, sqlite3_column_value(rows, i));
+        }
+        sqlite3_step(repair->insert);
+        repair->code = sqlite3_reset(repair->insert);
         repair->lost += repair->unread;
         repair->unread = 0;
         last = repair->last = key;
@@ -208,24 +203,6 @@ static bool repair_number(sqlite3 *db, int64_t *ret_number, const char *sql)
     return any;
 }
 
-/* The greatest key: at the end of the table, anywhere in its index, or in a table that refers to it
- * (others have no such column). Returns whether any of these can be read. */
-static bool repair_find_high(const struct repair *repair, const struct repair_table *table,
-                             int64_t *ret_high)
-{
-    static const char *const asking[] = {
-        "SELECT max(%s) FROM %s", "SELECT max(+%s) FROM %s INDEXED BY sqlite_autoindex_%s_1",
-        "SELECT max(%s) FROM windows", "SELECT max(%s) FROM states",
-        "SELECT max(%s) FROM sqlite_sequence"};
-    bool any = false;
-    for (int i = 0; i < 5 && !any; i++) {
-        char *sql = sqlite3_mprintf(asking[i], table->key, table->name, table->name);
-        any = sql && repair_number(repair->from, ret_high, sql);
-        sqlite3_free(sql);
-    }
-    return any;
-}
-
 static int repair_prepare(struct repair *repair, const struct repair_table *table)
 {
     static const char *const orders[] = {"1, 2", "1 DESC, 2 DESC"};
@@ -262,7 +239,18 @@ static int repair_copy_table(struct repair *repair, const struct repair_table *t
     repair->last = 0;
     repair->code = repair_prepare(repair, table);
     if (repair->code == SQLITE_OK) {
-        bool known = repair_find_high(repair, table, &high);
+        /* The greatest key: at the end of the table, anywhere in its index, or in a table that
+         * refers to it (others have no such column). */
+        static const char *const asking[] = {
+            "SELECT max(%s) FROM %s", "SELECT max(+%s) FROM %s INDEXED BY sqlite_autoindex_%s_1",
+            "SELECT max(%s) FROM windows", "SELECT max(%s) FROM states",
+            "SELECT max(%s) FROM sqlite_sequence"};
+        bool known = false;
+        for (int i = 0; i < 5 && !known; i++) {
+            char *sql = sqlite3_mprintf(asking[i], table->key, table->name, table->name);
+            known = sql && repair_number(repair->from, &high, sql);
+            sqlite3_free(sql);
+        }
         repair->tries_max = known ? TRIES_MAX : TRIES_BLIND_MAX;
         repair_range(repair, 1, high);
         bool all = repair->tries <= repair->tries_max;
@@ -337,23 +325,6 @@ static int repair_outbox(const struct repair *repair)
                         "DELETE FROM outbox; DELETE FROM outbox_bodies; DELETE FROM"
                         " sqlite_sequence; DELETE FROM meta WHERE key IN ('node', 'outbox_lost')",
                         NULL, NULL, NULL);
-}
-
-static int repair_rest(const struct repair *repair, struct repair_found *found)
-{
-    int64_t windows = 0;
-    int code = repair_outbox(repair);
-    for (size_t i = 0; i < sizeof rest / sizeof rest[0] && code == SQLITE_OK; i++) {
-        code = sqlite3_exec(repair->to, rest[i].sql, NULL, NULL, NULL);
-        uint64_t changed = (uint64_t)sqlite3_changes64(repair->to);
-        found->lost_rows += rest[i].count == COUNT_ROWS ? changed : 0;
-        found->lost_windows += rest[i].count == COUNT_WINDOWS ? changed : 0;
-    }
-    if (code == SQLITE_OK && !repair_number(repair->to, &windows, "SELECT count(*) FROM windows")) {
-        code = SQLITE_CORRUPT;
-    }
-    found->windows = (uint64_t)windows;
-    return code;
 }
 
 /* The whole */
@@ -443,7 +414,19 @@ int repair_copy(const char *path, const char *copy, int (*ends)(void *data), voi
         code = repair_copy_table(&repair, &tables[i], &found);
     }
     if (code == SQLITE_OK) {
-        code = repair_rest(&repair, &found);
+        int64_t windows = 0;
+        code = repair_outbox(&repair);
+        for (size_t i = 0; i < sizeof rest / sizeof rest[0] && code == SQLITE_OK; i++) {
+            code = sqlite3_exec(repair.to, rest[i].sql, NULL, NULL, NULL);
+            uint64_t changed = (uint64_t)sqlite3_changes64(repair.to);
+            found.lost_rows += rest[i].count == COUNT_ROWS ? changed : 0;
+            found.lost_windows += rest[i].count == COUNT_WINDOWS ? changed : 0;
+        }
+        if (code == SQLITE_OK &&
+            !repair_number(repair.to, &windows, "SELECT count(*) FROM windows")) {
+            code = SQLITE_CORRUPT;
+        }
+        found.windows = (uint64_t)windows;
     }
     if (code == SQLITE_OK) {
         code = sqlite3_exec(repair.to, "COMMIT", NULL, NULL, NULL);

@@ -68,13 +68,6 @@ static int run_each(const struct sql *sql, const enum statement *statements, int
     return code;
 }
 
-static int drop_maps(const struct sql *sql, const struct oldest *oldest)
-{
-    return sql_run(sql, STATEMENT_DROP_MAPS,
-                   SQL(sql_i64(oldest->which.layer_id), sql_i64(oldest->which.track_id),
-                       sql_i64(oldest->first), sql_i64(oldest->last)));
-}
-
 static int drop_chunked(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
 {
     int code = sql_run(sql, STATEMENT_DROP_CHUNKED,
@@ -140,7 +133,9 @@ static int drop_oldest(const struct sql *sql, const struct oldest *oldest, int64
     if (code != SQLITE_OK) {
         return code;
     }
-    code = drop_maps(sql, oldest);
+    code = sql_run(sql, STATEMENT_DROP_MAPS,
+                   SQL(sql_i64(oldest->which.layer_id), sql_i64(oldest->which.track_id),
+                       sql_i64(oldest->first), sql_i64(oldest->last)));
     if (code == SQLITE_OK) {
         code = oldest->is_chunk ? drop_chunk(sql, oldest, &removed)
                                 : drop_recent(sql, oldest, &removed);

@@ -15,16 +15,6 @@
 #define CALM_MIN_NS UINT64_C(1000000000)
 #define CALM_MAX_NS UINT64_C(600000000000)
 
-static void room_tell_begin(struct store *store, uint64_t now, int code)
-{
-    bool is_back = store->calm_ns > 0 && now < store->calm_until_ns + CALM_MAX_NS;
-    uint64_t longer = 2 * store->calm_ns;
-    store->calm_ns = !is_back ? CALM_MIN_NS : longer < CALM_MAX_NS ? longer : CALM_MAX_NS;
-    store->told_code = code;
-    log_event(LOG_ERROR, "history_trouble", LOG_STR("path", store->db.path),
-              LOG_STR("reason", sqlite3_errstr(code)), LOG_NUM("code", (uint64_t)code));
-}
-
 void room_tell_end(struct store *store, uint64_t now)
 {
     if (store->told_code != SQLITE_OK && store->trouble == SQLITE_OK &&
@@ -53,7 +43,13 @@ void room_lost(struct store *store, uint64_t records, uint64_t bytes, int code)
 {
     store->trouble_dropped += records;
     if (store->told_code == SQLITE_OK) {
-        room_tell_begin(store, clock_monotonic_ns(), code);
+        uint64_t now = clock_monotonic_ns();
+        bool is_back = store->calm_ns > 0 && now < store->calm_until_ns + CALM_MAX_NS;
+        uint64_t longer = 2 * store->calm_ns;
+        store->calm_ns = !is_back ? CALM_MIN_NS : longer < CALM_MAX_NS ? longer : CALM_MAX_NS;
+        store->told_code = code;
+        log_event(LOG_ERROR, "history_trouble", LOG_STR("path", store->db.path),
+                  LOG_STR("reason", sqlite3_errstr(code)), LOG_NUM("code", (uint64_t)code));
     }
     store->trouble = code;
     store->trouble_bytes = bytes < ROOM_BYTES_MAX ? bytes : ROOM_BYTES_MAX;

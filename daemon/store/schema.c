@@ -187,14 +187,6 @@ static int execute(sqlite3 *db, const char *sql)
     return code == SQLITE_OK ? SQLITE_OK : sqlite3_extended_errcode(db);
 }
 
-static int set_version(sqlite3 *db, int version)
-{
-    char sql[96];
-    snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d",
-             SCHEMA_APPLICATION, version);
-    return execute(db, sql);
-}
-
 static int migrate(sqlite3 *db, const struct schema *schema, int version)
 {
     int code = execute(db, "BEGIN IMMEDIATE");
@@ -205,7 +197,10 @@ static int migrate(sqlite3 *db, const struct schema *schema, int version)
         code = execute(db, schema->migration[i]);
     }
     if (code == SQLITE_OK) {
-        code = set_version(db, schema->version);
+        char sql[96];
+        snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d",
+                 SCHEMA_APPLICATION, schema->version);
+        code = execute(db, sql);
     }
     if (code == SQLITE_OK) {
         code = execute(db, "COMMIT");

@@ -177,9 +177,11 @@ static int store_write_all(struct store *store, const struct store_batch *batche
     return code;
 }
 
-/* Finds what was not chunked when attnd stopped; the rest comes again with more windows. */
-static void find_full(struct store *store)
+/* After the database has been opened. */
+static void store_on_open(struct store *store)
 {
+    store->full_count = 0;
+    /* Finds what was not chunked when attnd stopped; the rest comes again with more windows. */
     struct sql_query query =
         query_begin(&store->db.sql, STATEMENT_EACH_RECENT, SQL(sql_u64(chunk_windows(1))));
     while (query_row(&query) == SQLITE_ROW) {
@@ -187,13 +189,6 @@ static void find_full(struct store *store)
                                                   sqlite3_column_int64(query.statement, 1)});
     }
     query_end(&query);
-}
-
-/* After the database has been opened. */
-static void store_on_open(struct store *store)
-{
-    store->full_count = 0;
-    find_full(store);
     int code = store_clock_open(&store->clock, &store->db.sql, store->trust_clock);
     if (code != SQLITE_OK) {
         log_event(LOG_WARNING, "history_clock_unknown", LOG_STR("reason", sqlite3_errstr(code)));
@@ -302,14 +297,6 @@ static int store_commit(struct store *store, const struct store_batch *batches)
 
 /* The rest */
 
-/* An error of what can wait is left to the next commit to report, unless the file is at fault. */
-static void store_heed(struct store *store, int code)
-{
-    if (store->db.sql.db && db_is_corrupt(&store->db, code)) {
-        store_replace(store);
-    }
-}
-
 static int make_chunk(struct store *store)
 {
     struct store_place which = store->full[0];
@@ -349,30 +336,9 @@ static bool is_log_due(const struct store *store, uint64_t now)
            (store->db.log_pages > 0 && now >= store->log_next_ns);
 }
 
-static int move_log(struct store *store, uint64_t now)
-{
-    store->log_next_ns = now + LOG_EVERY_NS;
-    return db_checkpoint(&store->db);
-}
-
 static bool is_room_due(const struct store *store, uint64_t now)
 {
     return store->trouble != SQLITE_OK && !store_is_off(store) && now >= store->room_next_ns;
-}
-
-/* The disk was full, or failed: is there room again? Nobody may have anything to write. */
-static int try_room(struct store *store)
-{
-    int code = look_for_file(store);
-    if (code == SQLITE_OK) {
-        code = db_try_room(&store->db, (int64_t)store->trouble_bytes);
-    }
-    if (code == SQLITE_OK) {
-        count_written(store, 0);
-    } else {
-        room_tell_wait(store);
-    }
-    return code;
 }
 
 /* Returns whether there was something to do. */
@@ -380,11 +346,21 @@ static bool store_do_one(struct store *store, uint64_t now)
 {
     int code;
     if (is_room_due(store, now)) {
-        code = try_room(store);
+        /* The disk was full, or failed: is there room again? Nobody may have anything to write. */
+        code = look_for_file(store);
+        if (code == SQLITE_OK) {
+            code = db_try_room(&store->db, (int64_t)store->trouble_bytes);
+        }
+        if (code == SQLITE_OK) {
+            count_written(store, 0);
+        } else {
+            room_tell_wait(store);
+        }
     } else if (!store->db.sql.db) {
         return false;
     } else if (is_log_due(store, now)) {
-        code = move_log(store, now);
+        store->log_next_ns = now + LOG_EVERY_NS;
+        code = db_checkpoint(&store->db);
     } else if (store->full_count > 0) {
         code = make_chunk(store);
     } else if (store->size_due) {
@@ -394,7 +370,11 @@ static bool store_do_one(struct store *store, uint64_t now)
     } else {
         return false;
     }
-    store_heed(store, code);
+    /* An error of what can wait is left to the next commit to report, unless the file is at fault.
+     */
+    if (store->db.sql.db && db_is_corrupt(&store->db, code)) {
+        store_replace(store);
+    }
     return true;
 }
 
@@ -510,21 +490,6 @@ static void store_finish(struct store *store, struct store_batch *taken)
     }
 }
 
-/* Returns whether there is more to do than what is queued. */
-static bool store_work(struct store *store, struct store_batch *taken)
-{
-    pthread_mutex_lock(&store->db_lock);
-    if (atomic_load(&store->damage) == DAMAGE_MET) {
-        store_repair(store);
-    }
-    if (taken) {
-        store_finish(store, taken);
-    }
-    bool more = store_do_rest(store);
-    pthread_mutex_unlock(&store->db_lock);
-    return more;
-}
-
 /* When the next thing is to be done that does not come with a batch. The log has pages only after
  * something was written, so an idle attnd wakes up for its age alone. */
 static uint64_t next_time(const struct store *store)
@@ -537,17 +502,6 @@ static uint64_t next_time(const struct store *store)
         next = room_next(store);
     }
     return next;
-}
-
-/* Queue locked. */
-static void wait_for_work(struct store *store)
-{
-    uint64_t when = next_time(store);
-    if (store->queue.first && !store_waits_for_disk(store) &&
-        store->queue.first->queued_ns + store->commit_ns < when) {
-        when = store->queue.first->queued_ns + store->commit_ns;
-    }
-    store_wait_until(store, when);
 }
 
 static void *store_main(void *data)
@@ -563,10 +517,24 @@ static void *store_main(void *data)
         if (taken || more || now >= next_time(store)) {
             pthread_mutex_unlock(&store->lock);
             stall_point("store");
-            more = store_work(store, taken);
+            pthread_mutex_lock(&store->db_lock);
+            if (atomic_load(&store->damage) == DAMAGE_MET) {
+                store_repair(store);
+            }
+            if (taken) {
+                store_finish(store, taken);
+            }
+            more = store_do_rest(store);
+            pthread_mutex_unlock(&store->db_lock);
             pthread_mutex_lock(&store->lock);
         } else {
-            wait_for_work(store);
+            /* Queue locked. */
+            uint64_t when = next_time(store);
+            if (store->queue.first && !store_waits_for_disk(store) &&
+                store->queue.first->queued_ns + store->commit_ns < when) {
+                when = store->queue.first->queued_ns + store->commit_ns;
+            }
+            store_wait_until(store, when);
         }
     }
     pthread_mutex_unlock(&store->lock);
@@ -618,18 +586,6 @@ static int store_start(struct store *store, const struct config *config)
     return -1;
 }
 
-/* Threads meet through these; they cannot fail for default attributes on Linux. */
-static void init_locks(struct store *store)
-{
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&store->wake, &attributes);
-    pthread_condattr_destroy(&attributes);
-    pthread_mutex_init(&store->lock, NULL);
-    pthread_mutex_init(&store->db_lock, NULL);
-}
-
 int store_new(const struct config *config, struct stats *stats, struct store **ret_store)
 {
     struct store *store = calloc(1, sizeof *store);
@@ -646,7 +602,14 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
     store->outbox.on = config->fleet_role != CONFIG_ROLE_OFF; /* a hub asks for the id */
     store->queue.last = &store->queue.first;
     store->db.lock = -1;
-    init_locks(store);
+    /* Threads meet through these; they cannot fail for default attributes on Linux. */
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&store->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&store->lock, NULL);
+    pthread_mutex_init(&store->db_lock, NULL);
     if (!config->history_enabled) {
         snprintf(store->reason, sizeof store->reason, "history.enabled is false");
         atomic_store(&store->off, true);

@@ -27,23 +27,6 @@ static bool submit_has_room(const struct store *store, const struct store_batch 
     return store->held_bytes == 0 || store->held_bytes + batch->bytes <= limit;
 }
 
-/* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken when
- * that changes. */
-static void store_enqueue(struct store *store, struct store_batch *batch)
-{
-    bool was_empty = !store->queue.first, was_enough = store_is_enough(store);
-    batch->next = NULL;
-    batch->queued_ns = clock_monotonic_ns();
-    *store->queue.last = batch;
-    store->queue.last = &batch->next;
-    store->queued_bytes += batch->bytes;
-    store->held_bytes += batch->bytes;
-    store->promised_bytes += batch->promises.bytes;
-    if (was_empty || (!was_enough && store_is_enough(store))) {
-        pthread_cond_signal(&store->wake);
-    }
-}
-
 bool store_submit(struct store *store, struct store_batch **batch_p)
 {
     struct store_batch *batch = *batch_p;
@@ -52,7 +35,19 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
     pthread_mutex_lock(&store->lock);
     bool taken = on && submit_has_room(store, batch);
     if (taken) {
-        store_enqueue(store, batch);
+        /* Lock held. The thread waits for nothing, for its time or for enough to write: it is woken
+         * when that changes. */
+        bool was_empty = !store->queue.first, was_enough = store_is_enough(store);
+        batch->next = NULL;
+        batch->queued_ns = clock_monotonic_ns();
+        *store->queue.last = batch;
+        store->queue.last = &batch->next;
+        store->queued_bytes += batch->bytes;
+        store->held_bytes += batch->bytes;
+        store->promised_bytes += batch->promises.bytes;
+        if (was_empty || (!was_enough && store_is_enough(store))) {
+            pthread_cond_signal(&store->wake);
+        }
     }
     pthread_mutex_unlock(&store->lock);
     if (taken) {

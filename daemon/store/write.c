@@ -8,16 +8,6 @@
 
 /* Rows that are found, or made when they are not there */
 
-static int store_write_find_run(const struct store_writer *writer, const struct store_run *run,
-                                int64_t *ret_run_id)
-{
-    return sql_number(writer->sql, STATEMENT_PUT_RUN,
-                      SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES), sql_u64(run->state),
-                          sql_u64(run->world), sql_u64(run->time_ns), sql_u64(run->epoch),
-                          sql_u64(run->step), sql_i64(writer->now_s)),
-                      ret_run_id);
-}
-
 /* Gets, and if there is none puts: both statements have the same parameters. */
 static int store_write_find(const struct store_writer *writer, enum statement get,
                             enum statement put, const struct sql_value *values, int64_t *ret_id)
@@ -83,13 +73,6 @@ static int tell_full(const struct store_writer *writer, struct store_place which
     return code;
 }
 
-static int put_module(const struct store_writer *writer, struct store_place which,
-                      const char *module)
-{
-    return sql_run(writer->sql, STATEMENT_SET_MODULE,
-                   SQL(sql_text(module), sql_i64(which.layer_id)));
-}
-
 static int write_window(const struct store_writer *writer, int64_t run_id,
                         const struct store_window *window)
 {
@@ -97,7 +80,8 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
     int64_t window_id;
     int code = find_both(writer, run_id, window->layer, window->heads, &window->window, &which);
     if (code == SQLITE_OK && window->module) {
-        code = put_module(writer, which, window->module);
+        code = sql_run(writer->sql, STATEMENT_SET_MODULE,
+                       SQL(sql_text(window->module), sql_i64(which.layer_id)));
     }
     if (code == SQLITE_OK) {
         code = store_write_put_window(writer, which, window, &window_id);
@@ -254,7 +238,12 @@ static int write_record(const struct store_writer *writer, const struct store_ba
 int write_batch(const struct store_writer *writer, const struct store_batch *batch)
 {
     int64_t run_id;
-    int code = store_write_find_run(writer, &batch->run, &run_id);
+    int code = sql_number(writer->sql, STATEMENT_PUT_RUN,
+                          SQL(sql_text(batch->run.job), sql_blob(batch->run.run, RUN_BYTES),
+                              sql_u64(batch->run.state), sql_u64(batch->run.world),
+                              sql_u64(batch->run.time_ns), sql_u64(batch->run.epoch),
+                              sql_u64(batch->run.step), sql_i64(writer->now_s)),
+                          &run_id);
     for (const struct record *r = batch->first; r && code == SQLITE_OK; r = r->next) {
         code = write_record(writer, batch, run_id, r);
     }

@@ -9,10 +9,174 @@
 #include "clients/cli/analyze/input.h"
 #include "clients/cli/analyze/options.h"
 #include "clients/cli/base/out.h"
+#include "workers/base/pool.h"
+#include "proto/result.h"
+#include "workers/rows/row.h"
 
 #include <inttypes.h>
+#include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Entries that are not finite are left out. Accurate to about 1e-15 of the largest entry: within a
+ * row in two passes, rows merged (Chan, Golub and LeVeque 1983), all in f64. Returns 0 or
+ * ERR_MEMORY. */
+static int statistics_measure(const struct attention *a, struct moments *ret_entries)
+{
+    struct moments entries = {0};
+    double *row = calloc(a->keys > 0 ? a->keys : 1, sizeof *row);
+    if (!row) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t b = 0; b < a->batch && a->keys > 0; b++) {
+        for (uint32_t h = 0; h < a->heads; h++) {
+            /* The finite entries of one map; merged map by map, so that no merge is of very unequal
+             * parts for long. */
+            struct moments map = {0};
+            for (uint32_t i = 0; i < a->queries; i++) {
+                uint32_t n = 0;
+                attention_load_row(a, b, h, i, row);
+                for (uint32_t j = 0; j < a->keys; j++) {
+                    row[n] = row[j];
+                    n += isfinite(row[n]) != 0;
+                }
+                row_merge_moments(&map, row, n);
+            }
+            moments_merge(&entries, &map);
+        }
+    }
+    free(row);
+    *ret_entries = entries;
+    return 0;
+}
+
+/* The fewest digits that are read back as the same number. */
+static void statistics_put_number(const char *name, double value, FILE *out)
+{
+    char text[32] = "null";
+    for (int digits = 1; isfinite(value) && digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) {
+            break;
+        }
+    }
+    bool whole = isfinite(value) && !strpbrk(text, ".e");
+    fprintf(out, "\"%s\": %s%s, ", name, text, whole ? ".0" : "");
+}
+
+static void put_stack(const struct inputs *inputs, const struct moments *entries, enum stack stack,
+                      FILE *out)
+{
+    const char *before = "";
+    fprintf(out, "  \"%s\": [", stack_name(stack));
+    for (size_t i = 0; i < inputs->count; i++) {
+        if (inputs->items[i].id.stack != stack) {
+            continue;
+        }
+        fputs(before, out);
+        const struct input *input = &inputs->items[i];
+        char shape[ARRAY_SHAPE_TEXT_MAX];
+        array_shape_text(input->array[TENSOR_WEIGHTS], shape);
+        fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
+                site_name(input->id.site));
+        statistics_put_number("mean", moments_mean(&entries[i]), out);
+        statistics_put_number("std", moments_std(&entries[i]), out);
+        statistics_put_number("min", entries[i].n ? entries[i].min : NAN, out);
+        statistics_put_number("max", entries[i].n ? entries[i].max : NAN, out);
+        fprintf(out, "\"shape\": %s}", shape);
+        before = ",";
+    }
+    fputs("]", out);
+}
+
+/* engine: the jobs of one measure on a pool of its own, which is gone when they are done: a layer
+ * takes longer than its threads take to start. */
+struct engine_job {
+    struct pool_job job; /* first */
+    struct measure *measure;
+    uint32_t index;
+};
+
+static void engine_run(struct pool_job *pool_job, struct scratch *scratch)
+{
+    struct engine_job *job = (struct engine_job *)pool_job;
+    measure_run(job->measure, job->index, scratch);
+}
+
+static int engine_run_jobs(struct measure *measure, uint32_t count, uint32_t threads)
+{
+    struct pool *pool = NULL;
+    struct engine_job *jobs = calloc(count, sizeof *jobs);
+    int rc = jobs ? pool_new(threads, count, &pool) : ERR_MEMORY;
+    for (uint32_t i = 0; i < count && rc == 0; i++) {
+        jobs[i] = (struct engine_job){
+            .job = {.run = engine_run, .next = i + 1 < count ? &jobs[i + 1].job : NULL},
+            .measure = measure,
+            .index = i,
+        };
+    }
+    if (rc == 0) {
+        rc = pool_submit(pool, NULL, &jobs[0].job, count);
+    }
+    pool_free(&pool); /* runs them */
+    free(jobs);
+    return rc;
+}
+
+/* Appends one map of `attnd.analysis/1` to an empty writer. Returns 0 or an error of err.def, or
+ * -errno of a thread that could not start. */
+static int engine_measure(const struct input *input, const struct options *options,
+                          struct mpk_writer *writer)
+{
+    struct measure *measure = NULL;
+    int rc = input->tier == TIER_WEIGHTS
+                 ? measure_new_weights(&input->weights, &options->plan, &measure)
+                 : measure_new(&input->attention, &options->plan, &measure);
+    uint32_t jobs = rc == 0 ? measure_jobs(measure) : 0;
+    if (jobs > 0) {
+        rc = engine_run_jobs(measure, jobs, options->threads < jobs ? options->threads : jobs);
+    }
+    if (rc == 0) {
+        struct scratch scratch = {0};
+        rc = measure_finish(measure, &scratch);
+        scratch_clear(&scratch);
+    }
+    if (rc == 0) {
+        const struct measured *measured = measure_result(measure);
+        static const enum message_type tier[TIER_COUNT] = {
+            [TIER_ATTENTION] = MESSAGE_ATTENTION,
+            [TIER_QK] = MESSAGE_QK,
+            [TIER_WEIGHTS] = MESSAGE_WEIGHTS,
+        };
+        const struct attention *a = &input->attention;
+        struct analysis_layer layer = {
+            .layer = {.id = input->id,
+                      .shape = {a->batch, a->heads, a->queries, a->keys},
+                      .causal = a->causal,
+                      .rows = measured->rows,
+                      .invalid_rows = measured->invalid_rows,
+                      .row_sum_error = measured->row_sum_error,
+                      .tier = tier[input->tier]},
+            .stack_known = true,
+            .layer_known = true,
+            .site_known = true,
+        };
+        measured_numbers(measured, &layer.numbers);
+        analysis_encode_layer(&layer, writer);
+    }
+    measure_free(&measure);
+    return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;
+}
+
+/* Whether a map is too large for the spectrum that was asked for. */
+static bool engine_skips_spectrum(const struct input *input, const struct options *options)
+{
+    const struct attention *a = &input->attention;
+    return input->tier == TIER_ATTENTION && options->plan.group[METRIC_GROUP_SPECTRUM] &&
+           (a->queries > options->plan.spectrum_max_size ||
+            a->keys > options->plan.spectrum_max_size);
+}
 
 struct analysis {
     struct options options;
@@ -81,34 +245,6 @@ static int print_layer(struct cli *cli, struct analysis *analysis, size_t index)
     return rc == 0 ? CLI_OK : fail_code(cli, rc);
 }
 
-/* One layer per line, between the brackets. */
-static int analyze_print_all(struct cli *cli, struct analysis *analysis)
-{
-    int code = CLI_OK;
-    if (analysis->options.json) {
-        fputs("{\"schema\":\"attnd.analysis/1\",\"layers\":[\n", cli->out);
-    }
-    for (size_t i = 0; i < analysis->inputs.count && code == CLI_OK; i++) {
-        code = print_layer(cli, analysis, i);
-    }
-    if (analysis->options.json && code == CLI_OK) {
-        fputs("]}\n", cli->out);
-    }
-    if (code == CLI_OK) {
-        size_t skipped = 0;
-        for (size_t i = 0; i < analysis->inputs.count; i++) {
-            skipped += engine_skips_spectrum(&analysis->inputs.items[i], &analysis->options);
-        }
-        if (skipped > 0) {
-            fprintf(cli->err,
-                    "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
-                    " queries or keys (--spectrum-max)\n",
-                    skipped, out_plural(skipped), analysis->options.plan.spectrum_max_size);
-        }
-    }
-    return code;
-}
-
 int cmd_analyze(struct cli *cli, int argc, char **argv)
 {
     struct analysis analysis = {0};
@@ -136,9 +272,38 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
         code = analyze_measure(cli, &analysis);
     }
     if (code == CLI_OK && analysis.options.statistics) {
-        statistics_print(inputs, analysis.entries, cli->out);
+        /* Prints {"encoder": [{"layer", "type", "mean", "std", "min", "max", "shape"}], "decoder":
+         * [...]}; entries[i] belongs to inputs->items[i]. A missing number is null. */
+        FILE *out = cli->out;
+        fputs("{\n", out);
+        put_stack(inputs, analysis.entries, STACK_ENCODER, out);
+        fputs(",\n", out);
+        put_stack(inputs, analysis.entries, STACK_DECODER, out);
+        fputs("\n}\n", out);
     } else if (code == CLI_OK) {
-        code = analyze_print_all(cli, &analysis);
+        /* One layer per line, between the brackets. */
+        code = CLI_OK;
+        if (analysis.options.json) {
+            fputs("{\"schema\":\"attnd.analysis/1\",\"layers\":[\n", cli->out);
+        }
+        for (size_t i = 0; i < analysis.inputs.count && code == CLI_OK; i++) {
+            code = print_layer(cli, &analysis, i);
+        }
+        if (analysis.options.json && code == CLI_OK) {
+            fputs("]}\n", cli->out);
+        }
+        if (code == CLI_OK) {
+            size_t skipped = 0;
+            for (size_t i = 0; i < analysis.inputs.count; i++) {
+                skipped += engine_skips_spectrum(&analysis.inputs.items[i], &analysis.options);
+            }
+            if (skipped > 0) {
+                fprintf(cli->err,
+                        "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
+                        " queries or keys (--spectrum-max)\n",
+                        skipped, out_plural(skipped), analysis.options.plan.spectrum_max_size);
+            }
+        }
     }
     for (size_t i = 0; i < inputs->count && analysis.results; i++) {
         mpk_writer_clear(&analysis.results[i]);

@@ -152,6 +152,11 @@ extern const struct option_table analyze_options, show_options, plot_options, br
 void options_print_names(FILE *out);
 void options_print_columns(FILE *out);
 void show_options_print_words(FILE *out);
+void plot_options_print_kinds(FILE *out);
+void plot_options_print_files(FILE *out);
+/* A kind of figures, NULL = there is none; and whether it takes an option of plot_options. */
+const struct option_kind *plot_kind_described(const char *name);
+bool plot_options_takes(const struct option_kind *kind, const struct option_text *option);
 
 /* The program of attnctl plot runs this to read maps: argv is FD, then a line of attnctl plot. */
 #define PLOT_MAPS_COMMAND "__maps"

@@ -2,6 +2,7 @@
 #include "clients/cli/base/out.h"
 
 #include "clients/cli/base/field.h"
+#include "clients/cli/base/system.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -21,18 +22,6 @@ void out_init(struct out_table *table, int columns)
     *table = (struct out_table){.columns = columns};
 }
 
-static bool out_grow(struct out_table *table)
-{
-    int room = table->room ? table->room * 2 : 64;
-    char **cells = realloc(table->cells, (size_t)room * sizeof *cells);
-    if (!cells) {
-        return false;
-    }
-    table->cells = cells;
-    table->room = room;
-    return true;
-}
-
 void out_cell(struct out_table *table, const char *format, ...)
 {
     char text[OUT_CELL_MAX];
@@ -40,13 +29,13 @@ void out_cell(struct out_table *table, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (table->failed || (table->used == table->room && !out_grow(table))) {
-        table->failed = true;
-        return;
+    if (table->used == table->room) {
+        table->room = table->room ? table->room * 2 : 64;
+        table->cells = memory_grow(table->cells, (size_t)table->room, sizeof *table->cells);
     }
-    table->cells[table->used] = strdup(text);
-    table->failed = !table->cells[table->used];
-    table->used += !table->failed;
+    char **cell = &table->cells[table->used++];
+    *cell = memory_new(strlen(text) + 1, 1);
+    strcpy(*cell, text);
 }
 
 void out_more(struct out_table *table, const char *names)
@@ -153,45 +142,40 @@ static int block_end(const struct out_table *table, int from, int width)
 
 void out_print(struct out_table *table, int width, bool text, FILE *out)
 {
-    table->widths = calloc((size_t)table->columns, sizeof *table->widths);
-    table->failed = table->failed || !table->widths;
-    for (int i = 0; i < table->used && table->widths; i++) {
+    table->widths = memory_new((size_t)table->columns, sizeof *table->widths);
+    for (int i = 0; i < table->used; i++) {
         int cell = text_width(table->cells[i]), *columns_width = &table->widths[i % table->columns];
         *columns_width = cell > *columns_width ? cell : *columns_width;
     }
-    if (table->failed) {
-        fputs("(out of memory)\n", out);
-    } else {
-        /* Two blanks between columns, or one when that saves the table from being broken up. */
-        int used = 0;
-        for (int column = 0; column < table->columns; column++) {
-            used += table->widths[column];
+    /* Two blanks between columns, or one when that saves the table from being broken up. */
+    int used = 0;
+    for (int column = 0; column < table->columns; column++) {
+        used += table->widths[column];
+    }
+    int gaps = table->columns - 1;
+    table->gap = used + 2 * gaps > width && used + gaps <= width ? 1 : 2;
+    int rows = table->used / table->columns;
+    for (int from = 1; from < table->columns || from == 1;) {
+        int to = block_end(table, from, width);
+        if (from > 1) {
+            putc('\n', out);
         }
-        int gaps = table->columns - 1;
-        table->gap = used + 2 * gaps > width && used + gaps <= width ? 1 : 2;
-        int rows = table->used / table->columns;
-        for (int from = 1; from < table->columns || from == 1;) {
-            int to = block_end(table, from, width);
-            if (from > 1) {
-                putc('\n', out);
+        for (int row = 0; row < rows; row++) {
+            /* The last cell of a line is not padded to the right: no line ends in blanks. */
+            if (from < to || !text) {
+                print_cell(table, row, 0, false, out);
             }
-            for (int row = 0; row < rows; row++) {
-                /* The last cell of a line is not padded to the right: no line ends in blanks. */
-                if (from < to || !text) {
-                    print_cell(table, row, 0, false, out);
+            for (int column = from; column < to; column++) {
+                fprintf(out, "%*s", table->gap, "");
+                if (text && column == to - 1) {
+                    fputs(table->cells[row * table->columns + column], out);
+                } else {
+                    print_cell(table, row, column, !text, out);
                 }
-                for (int column = from; column < to; column++) {
-                    fprintf(out, "%*s", table->gap, "");
-                    if (text && column == to - 1) {
-                        fputs(table->cells[row * table->columns + column], out);
-                    } else {
-                        print_cell(table, row, column, !text, out);
-                    }
-                }
-                putc('\n', out);
             }
-            from = to > from ? to : from + 1;
+            putc('\n', out);
         }
+        from = to > from ? to : from + 1;
     }
     for (int i = 0; i < table->used; i++) {
         free(table->cells[i]);

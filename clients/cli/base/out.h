@@ -19,7 +19,6 @@ struct out_table {
     int used, room;
     int gap;     /* blanks between columns; set when printing, as are the columns' widths */
     int *widths; /* [columns]; owned */
-    bool failed; /* out of memory: printing says so */
 };
 
 /* A table begins with the names of its columns; then cells follow, row by row. */

@@ -4,6 +4,8 @@
  * for the package itself and says what is missing. */
 #include "clients/cli/base/cli.h"
 
+#include "clients/cli/base/system.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -84,10 +86,7 @@ int python_start(struct cli *cli, const char *name, int argc, const char *const 
 {
     const char *python = getenv("ATTND_PYTHON");
     char self[PATH_BYTES], own[PATH_BYTES + 32], beside[PATH_BYTES + 32], module[32];
-    const char **arguments = calloc((size_t)argc + 7, sizeof *arguments);
-    if (!arguments) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
+    const char **arguments = memory_new((size_t)argc + 7, sizeof *arguments);
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     self[length > 0 ? length : 0] = '\0';
     if (!python || !*python) {

@@ -2,6 +2,8 @@
 #include "clients/cli/base/system.h"
 
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 #include <zmq.h>
 
@@ -50,4 +52,23 @@ void interrupt_catch(void)
 bool interrupt_came(void)
 {
     return came;
+}
+
+static void *memory_check(void *memory)
+{
+    if (!memory) {
+        fputs("attnctl: out of memory\n", stderr);
+        exit(1); /* CLI_FINDING */
+    }
+    return memory;
+}
+
+void *memory_new(size_t count, size_t size)
+{
+    return memory_check(calloc(count + !count, size));
+}
+
+void *memory_grow(void *memory, size_t count, size_t size)
+{
+    return memory_check(reallocarray(memory, count, size));
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* system: clocks and Ctrl-C. Any thread. */
+/* system: clocks, Ctrl-C and memory. Any thread. */
 #ifndef CLIENTS_CLI_BASE_SYSTEM_H
 #define CLIENTS_CLI_BASE_SYSTEM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Time since some start; never goes back. */
@@ -16,5 +17,10 @@ uint64_t now_wall_ns(void);
 /* From now on the first Ctrl-C or SIGTERM does not end the process; a poll returns early. */
 void interrupt_catch(void);
 bool interrupt_came(void);
+
+/* Memory for `count` things of `size` bytes, all zero; and memory that is there for as many. Where
+ * there is none attnctl says so, and ends with CLI_FINDING. */
+void *memory_new(size_t count, size_t size);
+void *memory_grow(void *memory, size_t count, size_t size);
 
 #endif

@@ -98,21 +98,6 @@ static void offer_kind(const struct completion *completion, const char *text, in
     offer(completion, text, length, NULL);
 }
 
-/* Moves what is before the last comma from `typed` to `before`. Both are parts of one text. */
-static void complete_skip_list(struct completion *completion)
-{
-    const char *comma = strrchr(completion->typed, ',');
-    if (!comma) {
-        return;
-    }
-    if (completion->before_length == 0) {
-        completion->before = completion->typed;
-    }
-    completion->before_length = (int)(comma + 1 - completion->before);
-    completion->typed = comma + 1;
-    completion->list = true;
-}
-
 static bool complete_ends_with(const char *text, size_t length, const char *end)
 {
     size_t size = strlen(end);
@@ -127,7 +112,17 @@ static void offer_values(struct completion completion, const char *values)
         length -= 3;
     }
     if (complete_ends_with(values, length, ",")) {
-        complete_skip_list(&completion);
+        /* Moves what is before the last comma from `typed` to `before`. Both are parts of one text.
+         */
+        const char *comma = strrchr(completion.typed, ',');
+        if (comma) {
+            if (completion.before_length == 0) {
+                completion.before = completion.typed;
+            }
+            completion.before_length = (int)(comma + 1 - completion.before);
+            completion.typed = comma + 1;
+            completion.list = true;
+        }
     }
     length -= complete_ends_with(values, length, ",");
     for (size_t at = 0; at < length;) {

@@ -5,6 +5,7 @@
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
+#include "clients/cli/base/system.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -46,18 +47,6 @@ struct alerts_list {
     uint32_t count;
 };
 
-/* An alert may fire, fire at the end and be resolved: it is the same while it fires since then. */
-static bool alerts_are_same(const msgpack_object *one, const msgpack_object *other)
-{
-    static const char *const keys[] = {"since", "rule", "head", "layer", "stack", "site", "run"};
-    bool same = true;
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && same; i++) {
-        const msgpack_object *a = mpk_find(one, keys[i]), *b = mpk_find(other, keys[i]);
-        same = a && b ? msgpack_object_equal(*a, *b) : a == b;
-    }
-    return same;
-}
-
 /* Adds those from `from` to `to`, of one severity unless it is NULL, that are not in the list. */
 static void alerts_list_add(struct alerts_list *list, const msgpack_object *alerts, uint32_t from,
                             uint32_t to, const char *severity)
@@ -66,7 +55,16 @@ static void alerts_list_add(struct alerts_list *list, const msgpack_object *aler
         const msgpack_object *alert = field_at(alerts, i);
         bool known = severity && !mpk_is_str(mpk_find(alert, "severity"), severity);
         for (uint32_t l = 0; l < list->count && !known; l++) {
-            known = alerts_are_same(list->alert[l], alert);
+            /* An alert may fire, fire at the end and be resolved: it is the same while it fires
+             * since then. */
+            const msgpack_object *one = list->alert[l];
+            static const char *const keys[] = {"since", "rule", "head", "layer",
+                                               "stack", "site", "run"};
+            known = true;
+            for (size_t j = 0; j < sizeof keys / sizeof keys[0] && known; j++) {
+                const msgpack_object *a = mpk_find(one, keys[j]), *b = mpk_find(alert, keys[j]);
+                known = a && b ? msgpack_object_equal(*a, *b) : a == b;
+            }
         }
         if (!known) {
             list->alert[list->count++] = alert;
@@ -86,10 +84,7 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
     bool with_job = cli->args->word_count < 2;
     const char *hint = all ? "" : "; attnctl alerts --all shows earlier ones";
     struct alerts_list list = {
-        .alert = calloc((size_t)mpk_items(firing) + mpk_items(past) + 1, sizeof *list.alert)};
-    if (!list.alert) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
+        .alert = memory_new((size_t)mpk_items(firing) + mpk_items(past) + 1, sizeof *list.alert)};
     for (int i = 0; i < 3; i++) {
         alerts_list_add(&list, firing, 0, current, severities[i]);
     }

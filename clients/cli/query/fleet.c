@@ -117,48 +117,6 @@ static int fleet_order(const void *a, const void *b)
                                                 : strverscmp(first, second);
 }
 
-/* `nodes` is the answer's own, and is put in order. */
-static void fleet_show_nodes(struct cli *cli, const msgpack_object *nodes)
-{
-    struct out_table table;
-    qsort(nodes->via.array.ptr, mpk_items(nodes), sizeof nodes->via.array.ptr[0], fleet_order);
-    out_begin(&table, "NODE|STATE|HEARD|BEHIND|UNSENT|LOST|LACKING|CLOCK");
-    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
-        fleet_add_node(&table, &nodes->via.array.ptr[i]);
-    }
-    out_print(&table, cli->width, false, cli->out);
-    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
-        char name[FLEET_TEXT_MAX], refused[FLEET_TEXT_MAX], trouble[FLEET_TEXT_MAX];
-        fleet_name(&nodes->via.array.ptr[i], name);
-        field_text(&nodes->via.array.ptr[i], "refused", refused, sizeof refused);
-        if (*refused) {
-            fprintf(cli->out, "%s is refused: %s\n", name, refused);
-        }
-        field_text(&nodes->via.array.ptr[i], "trouble", trouble, sizeof trouble);
-        if (*trouble) {
-            fprintf(cli->out, "%s is in trouble: %s\n", name, trouble);
-        }
-    }
-}
-
-/* "node-3 (silent), node-7": texts, or maps of a name and a reason. */
-static void fleet_list(struct cli *cli, const msgpack_object *names)
-{
-    for (uint32_t i = 0; i < mpk_items(names); i++) {
-        const msgpack_object *one = &names->via.array.ptr[i];
-        char name[FLEET_TEXT_MAX], reason[FLEET_TEXT_MAX];
-        if (one->type == MSGPACK_OBJECT_MAP) {
-            field_text(one, "name", name, sizeof name);
-        } else {
-            field_show(one, name, sizeof name);
-        }
-        field_text(one, "reason", reason, sizeof reason);
-        fprintf(cli->out, "%s%s%s%s%s", i ? ", " : "", name, *reason ? " (" : "", reason,
-                *reason ? ")" : "");
-    }
-    fputs(mpk_items(names) ? "\n" : "its turn, or for ranks that no node has\n", cli->out);
-}
-
 /* One line for windows in a row that have the same rule, and lack the same nodes: those that wait,
  * or the partial ones, which are marked. */
 static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool partial)
@@ -195,7 +153,20 @@ static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool 
         fputs(!partial ? (next == i + 1 ? " waits for " : " wait for ")
                        : (next == i + 1 ? " is without " : " are without "),
               cli->out);
-        fleet_list(cli, missing);
+        /* "node-3 (silent), node-7": texts, or maps of a name and a reason. */
+        for (uint32_t j = 0; j < mpk_items(missing); j++) {
+            const msgpack_object *one = &missing->via.array.ptr[j];
+            char name[FLEET_TEXT_MAX], reason[FLEET_TEXT_MAX];
+            if (one->type == MSGPACK_OBJECT_MAP) {
+                field_text(one, "name", name, sizeof name);
+            } else {
+                field_show(one, name, sizeof name);
+            }
+            field_text(one, "reason", reason, sizeof reason);
+            fprintf(cli->out, "%s%s%s%s%s", j ? ", " : "", name, *reason ? " (" : "", reason,
+                    *reason ? ")" : "");
+        }
+        fputs(mpk_items(missing) ? "\n" : "its turn, or for ranks that no node has\n", cli->out);
     }
 }
 
@@ -277,7 +248,26 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
     }
     fputs(mpk_items(nodes) ? "\n" : "no node has been heard of yet\n", cli->out);
     if (mpk_items(nodes)) {
-        fleet_show_nodes(cli, nodes);
+        /* `nodes` is the answer's own, and is put in order. */
+        struct out_table table;
+        qsort(nodes->via.array.ptr, mpk_items(nodes), sizeof nodes->via.array.ptr[0], fleet_order);
+        out_begin(&table, "NODE|STATE|HEARD|BEHIND|UNSENT|LOST|LACKING|CLOCK");
+        for (uint32_t i = 0; i < mpk_items(nodes); i++) {
+            fleet_add_node(&table, &nodes->via.array.ptr[i]);
+        }
+        out_print(&table, cli->width, false, cli->out);
+        for (uint32_t i = 0; i < mpk_items(nodes); i++) {
+            char name[FLEET_TEXT_MAX], refused[FLEET_TEXT_MAX], trouble[FLEET_TEXT_MAX];
+            fleet_name(&nodes->via.array.ptr[i], name);
+            field_text(&nodes->via.array.ptr[i], "refused", refused, sizeof refused);
+            if (*refused) {
+                fprintf(cli->out, "%s is refused: %s\n", name, refused);
+            }
+            field_text(&nodes->via.array.ptr[i], "trouble", trouble, sizeof trouble);
+            if (*trouble) {
+                fprintf(cli->out, "%s is in trouble: %s\n", name, trouble);
+            }
+        }
     }
     for (uint32_t i = 0; i < mpk_items(runs); i++) {
         fleet_show_run(cli, &runs->via.array.ptr[i]);

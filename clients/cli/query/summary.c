@@ -4,6 +4,7 @@
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
+#include "clients/cli/base/system.h"
 #include "clients/cli/base/unknown.h"
 
 #include "proto/header.h"
@@ -119,9 +120,9 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
     static const char *const numbers[] = {"delta", "js", "change"};
     struct out_table table;
     uint32_t heads = summary_drift_heads(rows, count), used = 0;
-    struct drift_row *row = calloc((size_t)heads * count, sizeof *row);
+    struct drift_row *row = memory_new((size_t)heads * count, sizeof *row);
     out_begin(&table, "HEAD|SHIFT|DELTA|JS|CHANGE");
-    for (uint32_t i = 0; row && i < heads * count; i++) {
+    for (uint32_t i = 0; i < heads * count; i++) {
         const struct summary_row *layer = &rows[i / heads];
         if (i % heads < mpk_items(mpk_find(layer->drift, "delta"))) {
             double shift = mpk_number(field_column(mpk_find(layer->drift, "shift"), i % heads));
@@ -323,10 +324,7 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
         args.metric = chosen;
     }
     shown.args = &args;
-    struct summary_row *rows = calloc(count, sizeof *rows);
-    if (!rows) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
+    struct summary_row *rows = memory_new(count, sizeof *rows);
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *map = &result->via.array.ptr[i];
         struct summary_row row = {.map = map, .values = field_metric(map, shown.args->metric)};

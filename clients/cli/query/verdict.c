@@ -9,22 +9,6 @@
 
 #define SENTENCE_MAX 1024
 
-static void verdict_print_worst(struct cli *cli, const msgpack_object *alerts)
-{
-    const msgpack_object *worst = field_at(alerts, 0);
-    char severity[16], rule[80], message[512], more[160] = "", text[SENTENCE_MAX];
-    field_text(worst, "severity", severity, sizeof severity);
-    field_text(worst, "rule", rule, sizeof rule);
-    field_text(worst, "message", message, sizeof message);
-    if (mpk_items(alerts) > 1) {
-        snprintf(more, sizeof more, "; %" PRIu32 " more: attnctl alerts %.128s",
-                 mpk_items(alerts) - 1, cli->args->words[1]);
-    }
-    snprintf(text, sizeof text, "%s %s since step %" PRIu64 ": %s%s", severity, rule,
-             mpk_find_u64(mpk_find(worst, "since"), "step"), message, more);
-    text_wrap(text, 0, 0, cli->out);
-}
-
 /* A line for each rule that had nothing to judge. */
 static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
 {
@@ -99,7 +83,18 @@ bool verdict_print(struct cli *cli, bool brief)
     const msgpack_object *alerts = mpk_find(reply.result, "alerts");
     known = alerts != NULL;
     if (mpk_items(alerts) > 0) {
-        verdict_print_worst(cli, alerts);
+        const msgpack_object *worst = field_at(alerts, 0);
+        char severity[16], rule[80], message[512], more[160] = "", text[SENTENCE_MAX];
+        field_text(worst, "severity", severity, sizeof severity);
+        field_text(worst, "rule", rule, sizeof rule);
+        field_text(worst, "message", message, sizeof message);
+        if (mpk_items(alerts) > 1) {
+            snprintf(more, sizeof more, "; %" PRIu32 " more: attnctl alerts %.128s",
+                     mpk_items(alerts) - 1, cli->args->words[1]);
+        }
+        snprintf(text, sizeof text, "%s %s since step %" PRIu64 ": %s%s", severity, rule,
+                 mpk_find_u64(mpk_find(worst, "since"), "step"), message, more);
+        text_wrap(text, 0, 0, cli->out);
     } else if (known) {
         verdict_print_well(cli, reply.result, brief);
     }

@@ -56,13 +56,6 @@ enum sender_status {
 enum sender_status sender_open(const struct rpc *rpc, const char *endpoint, int timeout_ms,
                                struct sender *ret_sender);
 
-/* One message, as it is. After anything but SENDER_OK the rest must not be sent. */
-enum sender_status sender_send(struct sender *sender, const struct recording_frame *frames,
-                               uint32_t count);
-
-/* Waits, and notices when attnd goes away meanwhile. */
-enum sender_status sender_pause(struct sender *sender, uint64_t ns);
-
 /* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
 void sender_close(struct sender *sender);
 

@@ -239,22 +239,6 @@ static struct token_unit header_unit(const struct view *view, const struct layou
     return (more && at == count - 1) || units[at].width > layout->cell ? cut : units[at];
 }
 
-/* Labels of the keys from top to bottom; a wide character fits the two columns of a cell. */
-static void put_key_labels(const struct view *view, const struct layout *layout)
-{
-    for (int line = 0; line < layout->header; line++) {
-        put_margin(view, layout);
-        for (uint32_t c = 0; c < layout->columns; c++) {
-            struct token_unit unit = header_unit(view, layout, view_key_label(view, c), line);
-            /* Neighbours that run from right to left would change places. */
-            fprintf(view->screen.out,
-                    unit.right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s", unit.text);
-            fprintf(view->screen.out, "%*s", layout->cell - unit.width, "");
-        }
-        putc('\n', view->screen.out);
-    }
-}
-
 /* A round number of keys whose ticks are far enough apart. */
 static uint32_t tick_step(const struct view *view, const struct layout *layout, int apart)
 {
@@ -342,7 +326,20 @@ void view_map(const struct view *view)
     view_head_text(view, head);
     screen_title(screen, "map of %s: a line per query, a column per key", head);
     if (layout.header > 0) {
-        put_key_labels(view, &layout);
+        /* Labels of the keys from top to bottom; a wide character fits the two columns of a cell.
+         */
+        for (int line = 0; line < layout.header; line++) {
+            put_margin(view, &layout);
+            for (uint32_t c = 0; c < layout.columns; c++) {
+                struct token_unit unit = header_unit(view, &layout, view_key_label(view, c), line);
+                /* Neighbours that run from right to left would change places. */
+                fprintf(view->screen.out,
+                        unit.right_to_left ? TOKEN_ISOLATE "%s" TOKEN_ISOLATE_END : "%s",
+                        unit.text);
+                fprintf(view->screen.out, "%*s", layout.cell - unit.width, "");
+            }
+            putc('\n', view->screen.out);
+        }
     } else {
         put_ticks(view, &layout);
     }

@@ -167,10 +167,6 @@ struct show_options {
     int word_count;
 };
 
-/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SHOW_ERROR_MAX
- * bytes). */
-int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr);
-
 /* view: the parts of what attnctl show prints, each a function. One thread. */
 
 struct view {

@@ -43,20 +43,6 @@ static void say_sums(const struct view *view)
     }
 }
 
-static void say_others(const struct view *view)
-{
-    const struct source_layer *layers;
-    size_t count = source_layers(view->source, &layers);
-    char first[PLACE_TEXT_MAX], last[PLACE_TEXT_MAX];
-    if (count < 2) {
-        return;
-    }
-    place_layer(layers[0].id, first);
-    place_layer(layers[count - 1].id, last);
-    screen_say(&view->screen, 4, "  %zu layers, %s to %s: --layer chooses another", count, first,
-               last);
-}
-
 void view_report(const struct view *view)
 {
     const struct source_layer *layer = view->layer;
@@ -107,5 +93,14 @@ void view_report(const struct view *view)
                    layer->padding_keys == 1 ? "" : "s");
     }
     say_sums(view);
-    say_others(view);
+    const struct source_layer *layers;
+    size_t count = source_layers(view->source, &layers);
+    char first[PLACE_TEXT_MAX], last[PLACE_TEXT_MAX];
+    if (count < 2) {
+        return;
+    }
+    place_layer(layers[0].id, first);
+    place_layer(layers[count - 1].id, last);
+    screen_say(&view->screen, 4, "  %zu layers, %s to %s: --layer chooses another", count, first,
+               last);
 }

@@ -3,6 +3,7 @@
  * layer are in memory at a time. */
 #include "clients/cli/source/internal.h"
 
+#include "clients/cli/base/system.h"
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"
 #include "workers/linear/spectrum.h"
@@ -89,44 +90,10 @@ static int files_set_options(const struct source_request *request, struct option
     return CLI_OK;
 }
 
-static int files_fill_layers(struct files *files, struct source *source, char *reterr)
-{
-    size_t count = files->inputs.count;
-    source->layers = calloc(count, sizeof *source->layers);
-    files->input = calloc(count, sizeof(struct input *));
-    if (!source->layers || !files->input) {
-        return source_fail_memory(reterr);
-    }
-    for (size_t i = 0; i < count; i++) {
-        files->input[i] = &files->inputs.items[i];
-        const struct input *input = files->input[i];
-        const struct attention *a = &input->attention;
-        bool qk = input->tier == TIER_QK;
-        source->layers[i] = (struct source_layer){
-            .id = input->id,
-            .tier = qk ? MESSAGE_QK : MESSAGE_ATTENTION,
-            .batch = a->batch,
-            .heads = a->heads,
-            .queries = a->queries,
-            .keys = a->keys,
-            .rows = a->queries,
-            .columns = a->keys,
-            .causal = a->causal,
-            .q_offset = a->q_offset,
-            .tolerance = attention_tolerance(qk ? DTYPE_F32 : a->dtype),
-        };
-    }
-    source->layer_count = count;
-    return CLI_OK;
-}
-
 int source_open_files(const struct source_request *request, struct source *source, char *reterr)
 {
     static const struct source_ops ops = {files_rows, NULL, NULL, free_files};
-    struct files *files = calloc(1, sizeof *files);
-    if (!files) {
-        return source_fail_memory(reterr);
-    }
+    struct files *files = memory_new(1, sizeof *files);
     source->kind = SOURCE_FILES;
     source->ops = &ops;
     source->own = files;
@@ -136,5 +103,30 @@ int source_open_files(const struct source_request *request, struct source *sourc
         int rc = inputs_open(&files->options, true, &files->inputs, reterr);
         code = rc == 0 ? CLI_OK : input_exit_of(rc);
     }
-    return code == CLI_OK ? files_fill_layers(files, source, reterr) : code;
+    if (code == CLI_OK) {
+        size_t count = files->inputs.count;
+        source->layers = memory_new(count, sizeof *source->layers);
+        files->input = memory_new(count, sizeof(struct input *));
+        for (size_t i = 0; i < count; i++) {
+            files->input[i] = &files->inputs.items[i];
+            const struct input *input = files->input[i];
+            const struct attention *a = &input->attention;
+            bool qk = input->tier == TIER_QK;
+            source->layers[i] = (struct source_layer){
+                .id = input->id,
+                .tier = qk ? MESSAGE_QK : MESSAGE_ATTENTION,
+                .batch = a->batch,
+                .heads = a->heads,
+                .queries = a->queries,
+                .keys = a->keys,
+                .rows = a->queries,
+                .columns = a->keys,
+                .causal = a->causal,
+                .q_offset = a->q_offset,
+                .tolerance = attention_tolerance(qk ? DTYPE_F32 : a->dtype),
+            };
+        }
+        source->layer_count = count;
+    }
+    return code;
 }

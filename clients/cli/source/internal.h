@@ -18,8 +18,7 @@ struct labels {
     uint32_t count, room;
 };
 
-/* Adds a copy. Returns 0, ERR_MEMORY, or ERR_TOO_LARGE when there are LABELS_MAX; so do the next
- * three. */
+/* Adds a copy. Returns 0, or ERR_TOO_LARGE when there are LABELS_MAX; so do the next three. */
 int labels_add(struct labels *labels, const char *text, size_t len);
 /* Adds each of a list of texts; what is none is left out. */
 int labels_add_list(struct labels *labels, const msgpack_object *list);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/source/internal.h"
 
+#include "clients/cli/base/system.h"
 #include "proto/err.h"
 #include "proto/utf8.h"
 
@@ -17,18 +18,11 @@ int labels_add(struct labels *labels, const char *text, size_t len)
         if (room > LABELS_MAX) {
             return ERR_TOO_LARGE;
         }
-        char **items = realloc(labels->items, room * sizeof *items);
-        if (!items) {
-            return ERR_MEMORY;
-        }
-        labels->items = items;
+        labels->items = memory_grow(labels->items, room, sizeof *labels->items);
         labels->room = room;
     }
     /* A copy of valid UTF-8; a byte that is none takes three. */
-    char *copy = malloc(3 * len + 1), *to = copy;
-    if (!copy) {
-        return ERR_MEMORY;
-    }
+    char *copy = memory_new(3 * len + 1, 1), *to = copy;
     while (len > 0) {
         uint32_t code;
         size_t taken = utf8_take(text, len, &code);
@@ -83,7 +77,7 @@ int labels_add_file(struct labels *labels, const char *path)
     }
     int number = errno;
     if (rc == 0 && !feof(file)) {
-        rc = number == ENOMEM ? ERR_MEMORY : -1;
+        rc = -1;
     }
     free(line);
     fclose(file);

@@ -7,6 +7,7 @@
 #include "clients/cli/base/cli.h"
 #include "proto/err.h"
 #include "clients/cli/base/field.h"
+#include "clients/cli/base/system.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -139,11 +140,8 @@ static int keep_values(struct live *live, struct source *source, size_t index, u
                            "the maps of %s changed their size while they were read: ask again",
                            name);
     }
-    float *copy = realloc(live->values, bytes);
-    if (!copy) {
-        return source_fail_memory(reterr);
-    }
-    live->values = memcpy(copy, values->via.bin.ptr, bytes);
+    live->values = memory_grow(live->values, 1, bytes);
+    memcpy(live->values, values->via.bin.ptr, bytes);
     live->layer = index;
     live->first_head = first_head;
     live->heads = heads;
@@ -269,11 +267,8 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
     char why[SOURCE_ERROR_MAX] = "";
     int code = CLI_OK;
     field_text(run, "run", source->run, sizeof source->run);
-    source->layers = calloc(count + 1, sizeof *source->layers);
-    live->labels = calloc(count + 1, sizeof *live->labels);
-    if (!source->layers || !live->labels) {
-        return source_fail_memory(reterr);
-    }
+    source->layers = memory_new(count + 1, sizeof *source->layers);
+    live->labels = memory_new(count + 1, sizeof *live->labels);
     live->label_count = count;
     for (uint32_t i = 0; i < count && code == CLI_OK; i++) {
         bool any;
@@ -297,10 +292,7 @@ int source_open_daemon(const struct source_request *request, struct source *sour
                            "--step: a running attnd has the newest maps only; attnctl record keeps "
                            "all of them in a file");
     }
-    struct live *live = calloc(1, sizeof *live);
-    if (!live) {
-        return source_fail_memory(reterr);
-    }
+    struct live *live = memory_new(1, sizeof *live);
     live->cli = *request->cli;
     live->job = request->job;
     live->layer = SIZE_MAX;

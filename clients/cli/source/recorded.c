@@ -7,7 +7,7 @@
  * layer. Where ranks have the same heads of other data, the lowest rank counts. */
 #include "clients/cli/source/internal.h"
 
-#include "proto/err.h"
+#include "clients/cli/base/system.h"
 #include "proto/playback.h"
 #include "proto/result.h"
 #include "proto/utf8.h"
@@ -289,35 +289,28 @@ static const char *recording_label(struct source *source, size_t layer, uint32_t
 
 /* Whether the run is the one that is looked at. A new one is, unless another was requested; then
  * everything of earlier ones is forgotten. */
-static int choose_run(struct recording *recording, const struct header *header, bool *ret_chosen)
+static bool choose_run(struct recording *recording, const struct header *header)
 {
     char hex[2 * RUN_BYTES + 1];
     const char *wanted = recording->request->run ? recording->request->run : "";
     run_hex(header->run, hex);
-    *ret_chosen = false;
     if (strncmp(hex, wanted, strlen(wanted)) != 0) {
-        return 0;
+        return false;
     }
     for (size_t i = 0; i < recording->run_count; i++) {
         if (memcmp(recording->runs[i], header->run, RUN_BYTES) == 0) {
-            *ret_chosen = i + 1 == recording->run_count;
-            return 0;
+            return i + 1 == recording->run_count;
         }
     }
-    void *runs = realloc(recording->runs, (recording->run_count + 1) * sizeof *recording->runs);
-    if (!runs) {
-        return ERR_MEMORY;
-    }
-    recording->runs = runs;
+    recording->runs =
+        memory_grow(recording->runs, recording->run_count + 1, sizeof *recording->runs);
     memcpy(recording->runs[recording->run_count++], header->run, RUN_BYTES);
     clear_layers(recording);
     recording->maps = 0;
     recording->step_before = recording->step_behind = UINT64_MAX;
-    *ret_chosen = true;
-    return 0;
+    return true;
 }
 
-/* NULL when out of memory. */
 static struct recorded_layer *recorded_find_layer(struct recording *recording, struct layer_id id)
 {
     for (size_t i = 0; i < recording->layer_count; i++) {
@@ -327,11 +320,7 @@ static struct recorded_layer *recorded_find_layer(struct recording *recording, s
     }
     if (recording->layer_count == recording->layer_room) {
         size_t room = recording->layer_room ? 2 * recording->layer_room : 16;
-        void *layers = realloc(recording->layers, room * sizeof *recording->layers);
-        if (!layers) {
-            return NULL;
-        }
-        recording->layers = layers;
+        recording->layers = memory_grow(recording->layers, room, sizeof *recording->layers);
         recording->layer_room = room;
     }
     struct recorded_layer *layer = &recording->layers[recording->layer_count++];
@@ -339,12 +328,9 @@ static struct recorded_layer *recorded_find_layer(struct recording *recording, s
     return layer;
 }
 
-static int take_map(struct recording *recording, const struct header *header, uint64_t at)
+static void take_map(struct recording *recording, const struct header *header, uint64_t at)
 {
     struct recorded_layer *layer = recorded_find_layer(recording, header->layer);
-    if (!layer) {
-        return ERR_MEMORY;
-    }
     /* Tells which of two messages came later in training. */
     const uint64_t new[] = {header->epoch, header->step, header->microbatch};
     const uint64_t old[] = {layer->layer.epoch, layer->layer.step, layer->microbatch};
@@ -356,7 +342,7 @@ static int take_map(struct recording *recording, const struct header *header, ui
         order = header->rank < layer->pieces[0].rank ? 1 : -1;
     }
     if (order < 0) {
-        return 0;
+        return;
     }
     if (order > 0) {
         layer->layer = (struct source_layer){
@@ -394,15 +380,10 @@ static int take_map(struct recording *recording, const struct header *header, ui
             other->heads == piece.heads) {
             *other = piece;
         }
-        return 0;
+        return;
     }
-    void *pieces = realloc(layer->pieces, (layer->piece_count + 1) * sizeof *layer->pieces);
-    if (!pieces) {
-        return ERR_MEMORY;
-    }
-    layer->pieces = pieces;
+    layer->pieces = memory_grow(layer->pieces, layer->piece_count + 1, sizeof *layer->pieces);
     layer->pieces[layer->piece_count++] = piece;
-    return 0;
 }
 
 static bool recorded_is_wanted(struct recording *recording, uint64_t step)
@@ -422,20 +403,17 @@ static bool recorded_is_wanted(struct recording *recording, uint64_t step)
     return false;
 }
 
-static int recorded_take_message(struct recording *recording, const struct recorded *message,
-                                 uint64_t at)
+static void recorded_take_message(struct recording *recording, const struct recorded *message,
+                                  uint64_t at)
 {
     struct header header;
-    bool chosen = false;
     if (!recorded_decode(message, &header)) {
-        return 0;
+        return;
     }
-    int rc = choose_run(recording, &header, &chosen);
-    if (rc == 0 && chosen && recorded_is_wanted(recording, header.step)) {
-        rc = take_map(recording, &header, at);
+    if (choose_run(recording, &header) && recorded_is_wanted(recording, header.step)) {
+        take_map(recording, &header, at);
     }
     header_clear(&header);
-    return rc;
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
@@ -447,9 +425,7 @@ static int read_through(struct recording *recording, char *reterr)
         uint64_t at = recording->playback.at;
         switch (playback_skim(&recording->playback, &recording->message, error)) {
         case PLAYBACK_MESSAGE:
-            if (recorded_take_message(recording, &recording->message, at) != 0) {
-                return source_fail_memory(reterr);
-            }
+            recorded_take_message(recording, &recording->message, at);
             break;
         case PLAYBACK_END:
         case PLAYBACK_CUT: /* the recorder may still be at it */
@@ -489,10 +465,7 @@ static int recorded_fill_layers(struct recording *recording, struct source *sour
                            " messages, but no whole map of attention nor its queries and keys",
                            path, recording->playback.messages);
     }
-    source->layers = calloc(recording->layer_count, sizeof *source->layers);
-    if (!source->layers) {
-        return source_fail_memory(reterr);
-    }
+    source->layers = memory_new(recording->layer_count, sizeof *source->layers);
     qsort(recording->layers, recording->layer_count, sizeof *recording->layers, by_id);
     for (size_t i = 0; i < recording->layer_count; i++) {
         source->layers[i] = recording->layers[i].layer;
@@ -506,11 +479,8 @@ int source_open_recording(const struct source_request *request, struct source *s
 {
     static const struct source_ops ops = {recording_rows, recording_label, recording_trim,
                                           free_recording};
-    struct recording *recording = calloc(1, sizeof *recording);
+    struct recording *recording = memory_new(1, sizeof *recording);
     char error[PLAYBACK_ERROR_MAX];
-    if (!recording) {
-        return source_fail_memory(reterr);
-    }
     *recording = (struct recording){
         .playback = {.fd = -1},
         .request = request,

@@ -61,9 +61,10 @@ int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32
     return CLI_OK;
 }
 
-/* The same attention as if the batch had this sample and this head alone. */
-static struct attention rows_choose(const struct attention *a, uint32_t sample, uint32_t head)
+int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
+                   const struct sink *sink, char *reterr)
 {
+    /* The same attention as if the batch had this sample and this head alone. */
     struct attention one = *a;
     size_t q = ((size_t)sample * a->heads + head) * a->queries * a->qk.head_dim;
     size_t kv_head = (size_t)sample * a->qk.kv_heads + head / (a->heads / a->qk.kv_heads);
@@ -77,13 +78,6 @@ static struct attention rows_choose(const struct attention *a, uint32_t sample, 
     one.k_len = a->k_len ? a->k_len + sample : NULL;
     one.mask = a->mask ? a->mask + (size_t)sample * a->queries * a->keys : NULL;
     one.documents = a->documents ? a->documents + (size_t)sample * a->keys : NULL;
-    return one;
-}
-
-int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
-                   const struct sink *sink, char *reterr)
-{
-    struct attention one = rows_choose(a, sample, head);
     struct scratch scratch = {0};
     size_t most = BLOCK_ENTRIES / a->keys;
     uint32_t block = most < 1 ? 1 : most < a->queries ? (uint32_t)most : a->queries;

@@ -3,6 +3,7 @@
  * and maps from rows. */
 #include "clients/cli/source/internal.h"
 
+#include "clients/cli/base/system.h"
 #include "proto/err.h"
 #include "proto/recording.h"
 
@@ -62,9 +63,6 @@ static int read_given(const struct given *given, struct labels *labels, char *re
     } else if (given->words) {
         rc = labels_add_words(labels, given->words);
     }
-    if (rc == ERR_MEMORY) {
-        return source_fail_memory(reterr);
-    }
     if (rc == ERR_TOO_LARGE) {
         return source_fail(reterr, CLI_USAGE, "%s: more than %d tokens", option, LABELS_MAX);
     }
@@ -120,11 +118,8 @@ static int open_kind(const struct source_request *request, struct source *source
 
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr)
 {
-    struct source *source = calloc(1, sizeof *source);
+    struct source *source = memory_new(1, sizeof *source);
     *ret_source = NULL;
-    if (!source) {
-        return source_fail_memory(reterr);
-    }
     source->together = request->together;
     source->padding = request->padding;
     struct given keys = {request->labels, request->tokens, "--labels", "--tokens"};

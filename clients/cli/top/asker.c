@@ -90,24 +90,6 @@ static struct run_row *stale_row(struct model *model, int64_t now_ms)
     return found;
 }
 
-static void ask_about_opened(struct asker *asker, struct model *model, int64_t now_ms)
-{
-    bool other = model->generation != asker->generation;
-    if (other || (now_ms < model->fresh_until_ms && now_ms - asker->past_ms >= PAST_EVERY_MS)) {
-        asker->past_ms = now_ms;
-        asker->generation = model->generation;
-        model->moved = model->moved || other;
-        asker->owes_past[ASKER_VERDICT] = asker->owes_past[ASKER_LOG] =
-            asker->owes_past[ASKER_GRID] = true;
-    }
-    for (enum asker_kind kind = ASKER_VERDICT; kind < ASKER_KINDS; kind++) {
-        bool *owes = kind == ASKER_LIVE ? &model->moved : &asker->owes_past[kind];
-        if (*owes && is_free(asker, kind)) {
-            *owes = !asker_send(asker, kind, NULL, model, now_ms);
-        }
-    }
-}
-
 /* Silence */
 
 int64_t asker_late_ms(const struct asker *asker)
@@ -218,7 +200,20 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms)
             row->asked_firing = row->firing;
         }
     } else if (!model->paused && model->opened.known) {
-        ask_about_opened(asker, model, now_ms);
+        bool other = model->generation != asker->generation;
+        if (other || (now_ms < model->fresh_until_ms && now_ms - asker->past_ms >= PAST_EVERY_MS)) {
+            asker->past_ms = now_ms;
+            asker->generation = model->generation;
+            model->moved = model->moved || other;
+            asker->owes_past[ASKER_VERDICT] = asker->owes_past[ASKER_LOG] =
+                asker->owes_past[ASKER_GRID] = true;
+        }
+        for (enum asker_kind kind = ASKER_VERDICT; kind < ASKER_KINDS; kind++) {
+            bool *owes = kind == ASKER_LIVE ? &model->moved : &asker->owes_past[kind];
+            if (*owes && is_free(asker, kind)) {
+                *owes = !asker_send(asker, kind, NULL, model, now_ms);
+            }
+        }
     }
     return came;
 }

@@ -47,27 +47,6 @@ static enum severity severity_of(const msgpack_object *map)
                                           : SEVERITY_INFO;
 }
 
-/* As `monitor` has a run; the rest stays zero. */
-static struct run_row row_of(const msgpack_object *map)
-{
-    const msgpack_object *firing = mpk_find(map, "firing");
-    struct run_row row = {
-        .epoch = mpk_find_u64(map, "epoch"),
-        .step = mpk_find_u64(map, "step"),
-        .world = mpk_find_u64(map, "world"),
-        .received = field_received(map),
-    };
-    for (uint32_t i = 0; i < mpk_items(firing); i++) {
-        enum severity severity = severity_of(field_at(firing, i));
-        row.severity = severity > row.severity ? severity : row.severity;
-        row.firing += mpk_find_u64(field_at(firing, i), "count");
-    }
-    field_text(map, "job", row.job, sizeof row.job);
-    field_text(map, "run", row.run, sizeof row.run);
-    field_text(map, "state", row.state, sizeof row.state);
-    return row;
-}
-
 /* Keeps of a run what other answers said. */
 static void keep_answers(struct run_row *row, const struct run_row *before)
 {
@@ -109,7 +88,24 @@ static void read_runs(struct model *model, const msgpack_object *jobs)
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
-        rows[i] = row_of(field_at(jobs, i));
+        /* As `monitor` has a run; the rest stays zero. */
+        const msgpack_object *map = field_at(jobs, i);
+        const msgpack_object *firing = mpk_find(map, "firing");
+        struct run_row row = {
+            .epoch = mpk_find_u64(map, "epoch"),
+            .step = mpk_find_u64(map, "step"),
+            .world = mpk_find_u64(map, "world"),
+            .received = field_received(map),
+        };
+        for (uint32_t j = 0; j < mpk_items(firing); j++) {
+            enum severity severity = severity_of(field_at(firing, j));
+            row.severity = severity > row.severity ? severity : row.severity;
+            row.firing += mpk_find_u64(field_at(firing, j), "count");
+        }
+        field_text(map, "job", row.job, sizeof row.job);
+        field_text(map, "run", row.run, sizeof row.run);
+        field_text(map, "state", row.state, sizeof row.state);
+        rows[i] = row;
         keep_answers(&rows[i], model_row(model, rows[i].job));
     }
     struct opened *opened = &model->opened;

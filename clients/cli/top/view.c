@@ -375,37 +375,31 @@ static void put_named_line(struct top_view *view, const char *name, enum style s
     view->row++;
 }
 
-/* Alerts about layers and heads by onset, each place once. Returns how many, at most BROKEN_MAX. */
-static uint32_t broken_of(const struct opened *opened, const struct alert *ret_broken[BROKEN_MAX])
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < opened->alert_count; i++) {
-        const struct alert *alert = &opened->alerts[i];
-        bool known = !alert->place.stack[0] || alert->severity < SEVERITY_WARNING;
-        for (uint32_t j = 0; j < count; j++) {
-            known = known || top_place_is_same(&ret_broken[j]->place, &alert->place);
-        }
-        uint32_t at = count;
-        while (at > 0 && ret_broken[at - 1]->since_step > alert->since_step) {
-            at--;
-        }
-        if (known || at == BROKEN_MAX) {
-            continue;
-        }
-        count += count < BROKEN_MAX;
-        memmove(&ret_broken[at + 1], &ret_broken[at], (count - at - 1) * sizeof *ret_broken);
-        ret_broken[at] = alert;
-    }
-    return count;
-}
-
 static void draw_time_line(struct top_view *view)
 {
     struct model *model = view->model;
     const struct opened *opened = &model->opened;
     const struct alert *broken[BROKEN_MAX];
     const struct line *loss = &opened->loss;
-    uint32_t count = broken_of(opened, broken);
+    /* Alerts about layers and heads by onset, each place once. */
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < opened->alert_count; i++) {
+        const struct alert *alert = &opened->alerts[i];
+        bool known = !alert->place.stack[0] || alert->severity < SEVERITY_WARNING;
+        for (uint32_t j = 0; j < count; j++) {
+            known = known || top_place_is_same(&broken[j]->place, &alert->place);
+        }
+        uint32_t at = count;
+        while (at > 0 && broken[at - 1]->since_step > alert->since_step) {
+            at--;
+        }
+        if (known || at == BROKEN_MAX) {
+            continue;
+        }
+        count += count < BROKEN_MAX;
+        memmove(&broken[at + 1], &broken[at], (count - at - 1) * sizeof *broken);
+        broken[at] = alert;
+    }
     struct range all = range_of_all(opened), of_loss = range_none;
     uint64_t from, to;
     steps_of(opened, &from, &to);

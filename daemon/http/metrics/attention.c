@@ -71,20 +71,6 @@ static void metrics_attention_put_layer(struct metrics_text *text, const char *n
     }
 }
 
-static void put_family(struct metrics_text *text, const struct metrics *metrics,
-                       const struct layer_family *family)
-{
-    char name[96], sample[112];
-    snprintf(name, sizeof name, "attnd_attention_%s", family->name);
-    snprintf(sample, sizeof sample, "%s%s", name, family->type == FAMILY_COUNTER ? "_total" : "");
-    const struct family head = {name, family->type, family->help};
-    metrics_head(text, &head);
-    for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
-        metrics_attention_put_layer(text, sample, strlen(sample), layer,
-                                    metrics_attention_number_of(layer, family));
-    }
-}
-
 static void put_pooled(struct metrics_text *text, const struct metrics *metrics, int metric,
                        int part)
 {
@@ -145,20 +131,6 @@ static double *values_of(const struct metrics_layer *layer, int metric)
     return layer->of_heads ? layer->of_heads + (size_t)metric * layer->heads : NULL;
 }
 
-static void put_heads_of(struct metrics_text *text, const char *name, uint64_t count,
-                         const struct metrics_layer *layer, int metric)
-{
-    const double *values = values_of(layer, metric);
-    char labels[2 * LAYER_KEY_MAX + 96];
-    for (uint32_t h = 0; layer->shown && values && h < layer->heads; h++) {
-        if (isnan(values[h]) || (count < layer->heads && !drifts_most(layer, h, count))) {
-            continue;
-        }
-        int size = snprintf(labels, sizeof labels, "%s,head=\"%u\"", layer->labels, h);
-        metrics_line(text, name, strlen(name), labels, (size_t)size, values[h]);
-    }
-}
-
 static void metrics_attention_put_heads(struct metrics_text *text, const struct metrics *metrics,
                                         const char *name, const char *what, int metric)
 {
@@ -167,30 +139,34 @@ static void metrics_attention_put_heads(struct metrics_text *text, const struct 
     const struct family head = {name, FAMILY_GAUGE, help};
     metrics_head(text, &head);
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
-        put_heads_of(text, name, metrics->config->http_metrics_heads, layer, metric);
+        const double *values = values_of(layer, metric);
+        char labels[2 * LAYER_KEY_MAX + 96];
+        for (uint32_t h = 0; layer->shown && values && h < layer->heads; h++) {
+            if (isnan(values[h]) || (metrics->config->http_metrics_heads < layer->heads &&
+                                     !drifts_most(layer, h, metrics->config->http_metrics_heads))) {
+                continue;
+            }
+            int size = snprintf(labels, sizeof labels, "%s,head=\"%u\"", layer->labels, h);
+            metrics_line(text, name, strlen(name), labels, (size_t)size, values[h]);
+        }
     }
-}
-
-static void put_all_heads(struct metrics_text *text, const struct metrics *metrics)
-{
-    static const int chosen[] = {ATTENTION_ENTROPY_NORMALIZED, ATTENTION_FIRST_TOKEN,
-                                 ATTENTION_MAX_LOGIT};
-    char name[96];
-    for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
-        const struct attention_info *info = &attention_info[chosen[i]];
-        snprintf(name, sizeof name, "attnd_detail_%s%s", info->name, info->unit);
-        metrics_attention_put_heads(text, metrics, name, info->help, chosen[i]);
-    }
-    metrics_attention_put_heads(text, metrics, "attnd_detail_drift_shift",
-                                "largest drift of any metric, newest window against the baseline.",
-                                ATTENTION_COUNT);
 }
 
 void metrics_put_attention(struct metrics_text *text, const struct metrics *metrics)
 {
     put_modules(text, metrics);
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
-        put_family(text, metrics, &families[i]);
+        const struct layer_family *family = &families[i];
+        char name[96], sample[112];
+        snprintf(name, sizeof name, "attnd_attention_%s", family->name);
+        snprintf(sample, sizeof sample, "%s%s", name,
+                 family->type == FAMILY_COUNTER ? "_total" : "");
+        const struct family head = {name, family->type, family->help};
+        metrics_head(text, &head);
+        for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
+            metrics_attention_put_layer(text, sample, strlen(sample), layer,
+                                        metrics_attention_number_of(layer, family));
+        }
     }
     for (int metric = 0; metric < ATTENTION_COUNT; metric++) {
         for (int part = 0; part < PART_COUNT; part++) {
@@ -198,6 +174,16 @@ void metrics_put_attention(struct metrics_text *text, const struct metrics *metr
         }
     }
     if (metrics->config->http_metrics_heads > 0) {
-        put_all_heads(text, metrics);
+        static const int chosen[] = {ATTENTION_ENTROPY_NORMALIZED, ATTENTION_FIRST_TOKEN,
+                                     ATTENTION_MAX_LOGIT};
+        char name[96];
+        for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
+            const struct attention_info *info = &attention_info[chosen[i]];
+            snprintf(name, sizeof name, "attnd_detail_%s%s", info->name, info->unit);
+            metrics_attention_put_heads(text, metrics, name, info->help, chosen[i]);
+        }
+        metrics_attention_put_heads(
+            text, metrics, "attnd_detail_drift_shift",
+            "largest drift of any metric, newest window against the baseline.", ATTENTION_COUNT);
     }
 }

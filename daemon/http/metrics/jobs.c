@@ -46,18 +46,6 @@ static const struct {
      "gaps"},
 };
 
-static void metrics_jobs_put_numbers(struct metrics_text *text, const struct metrics_view *view)
-{
-    char labels[LABELS_MAX];
-    const msgpack_object *job;
-    for (size_t n = 0; n < sizeof numbers / sizeof numbers[0]; n++) {
-        metrics_head(text, &numbers[n].family);
-        for (uint32_t i = 0; (job = metrics_jobs_next(view, &i, labels));) {
-            metrics_count(text, &numbers[n].family, labels, mpk_find_u64(job, numbers[n].key));
-        }
-    }
-}
-
 /* The newest run, its state, one of which is 1, and when it was heard. */
 static void metrics_jobs_put_runs(struct metrics_text *text, const struct metrics_view *view)
 {
@@ -154,7 +142,14 @@ void metrics_put_jobs(struct metrics_text *text, const struct metrics_view *view
                                          "Places where an alert rule held when the newest run "
                                          "ended or went idle; none: no line."};
     metrics_jobs_put_runs(text, view);
-    metrics_jobs_put_numbers(text, view);
+    char labels[LABELS_MAX];
+    const msgpack_object *job;
+    for (size_t n = 0; n < sizeof numbers / sizeof numbers[0]; n++) {
+        metrics_head(text, &numbers[n].family);
+        for (uint32_t i = 0; (job = metrics_jobs_next(view, &i, labels));) {
+            metrics_count(text, &numbers[n].family, labels, mpk_find_u64(job, numbers[n].key));
+        }
+    }
     metrics_jobs_put_dropped(text, view);
     metrics_jobs_put_alerts(text, view, &firing, "firing");
     metrics_jobs_put_alerts(text, view, &at_end, "firing_at_end");

@@ -215,18 +215,6 @@ static double metrics_layer_larger(double a, double b)
     return isnan(a) || b > a ? b : a;
 }
 
-/* [heads] of NaN; NULL before the first live, which says how many there are. */
-static double *clear_shift(struct metrics_layer *layer)
-{
-    if (!layer->shift && layer->heads > 0) {
-        layer->shift = malloc(layer->heads * sizeof *layer->shift);
-    }
-    for (uint32_t h = 0; layer->shift && h < layer->heads; h++) {
-        layer->shift[h] = NAN;
-    }
-    return layer->shift;
-}
-
 /* One list of a metric's drift; returns the largest absolute value. `shift`: by head, or NULL. */
 static double put_drift_list(const msgpack_object *list, uint32_t heads, double *shift)
 {
@@ -245,7 +233,14 @@ static double put_drift_list(const msgpack_object *list, uint32_t heads, double 
 void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result)
 {
     layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
-    double *of_heads = clear_shift(layer);
+    /* [heads] of NaN; NULL before the first live, which says how many there are. */
+    if (!layer->shift && layer->heads > 0) {
+        layer->shift = malloc(layer->heads * sizeof *layer->shift);
+    }
+    for (uint32_t h = 0; layer->shift && h < layer->heads; h++) {
+        layer->shift[h] = NAN;
+    }
+    double *of_heads = layer->shift;
     const msgpack_object *drift = result->drift;
     for (uint32_t m = 0; m < mpk_pairs(drift); m++) {
         const msgpack_object *of_metric = &drift->via.map.ptr[m].val;

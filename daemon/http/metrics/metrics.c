@@ -110,15 +110,6 @@ struct known_job {
     UT_hash_handle hh;
 };
 
-static void free_known(struct known_job **known)
-{
-    while (*known) {
-        struct known_job *job = *known;
-        HASH_DEL(*known, job);
-        free(job);
-    }
-}
-
 /* Without memory jobs are missing, and their layers are not shown this time. */
 static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
 {
@@ -142,10 +133,11 @@ static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
     return known;
 }
 
-/* Layers that came after the question was asked may be of a job that the answer does not know
- * yet. */
-static void choose_layers(struct metrics *metrics, const struct metrics_view *view)
+char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
 {
+    struct metrics_text text;
+    /* Layers that came after the question was asked may be of a job that the answer does not know
+     * yet. */
     struct known_job *known = metrics_read_jobs(mpk_find(view->monitor, "jobs"));
     struct metrics_layer *layer, *next;
     HASH_ITER(hh, metrics->layers, layer, next)
@@ -158,13 +150,11 @@ static void choose_layers(struct metrics *metrics, const struct metrics_view *vi
             metrics_forget(metrics, layer);
         }
     }
-    free_known(&known);
-}
-
-char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
-{
-    struct metrics_text text;
-    choose_layers(metrics, view);
+    while (known) {
+        struct known_job *job = known;
+        HASH_DEL(known, job);
+        free(job);
+    }
     metrics_text_begin(&text, view->openmetrics);
     if (access_jobs_match(view->jobs, NULL)) { /* they count all jobs together */
         metrics_put_pipeline(&text, metrics, view);

@@ -24,30 +24,6 @@ static const char *const counter_help[COUNT_COUNT] = {
 #undef COUNTER
 };
 
-/* Counters */
-
-static void put_counters(struct metrics_text *text, struct stats *stats)
-{
-    for (int i = 0; i < COUNT_COUNT; i++) {
-        metrics_one_count(text, exposed[i].name, FAMILY_COUNTER, counter_help[exposed[i].counter],
-                          stats_get(stats, exposed[i].counter));
-    }
-}
-
-/* All reasons, so that the first drop of one is seen as an increase. */
-static void metrics_pipeline_put_dropped(struct metrics_text *text, struct stats *stats)
-{
-    const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
-                                  "Messages that were received and not used, by reason; "
-                                  "repeated: no loss, but sent again."};
-    metrics_head(text, &family);
-    for (int i = 0; i < ERR_COUNT; i++) {
-        char label[96] = "";
-        metrics_label(label, sizeof label, "reason", err_slug(ERR_BASE - i));
-        metrics_count(text, &family, label, stats_dropped(stats, i));
-    }
-}
-
 /* Gauges that `stats` answers */
 
 struct answered {
@@ -75,40 +51,11 @@ static const struct answered answered[] = {
      FAMILY_GAUGE},
 };
 
-static void put_answered(struct metrics_text *text, const msgpack_object *stats)
-{
-    for (size_t i = 0; i < sizeof answered / sizeof answered[0]; i++) {
-        const struct answered *a = &answered[i];
-        const msgpack_object *map = a->map ? mpk_find(stats, a->map) : stats;
-        metrics_one_count(text, a->name, a->type, a->help, map ? mpk_find_u64(map, a->key) : 0);
-    }
-}
-
 static bool history_is_up(const msgpack_object *stats)
 {
     const msgpack_object *history = mpk_find(stats, "history");
     const msgpack_object *path = history ? mpk_find(history, "path") : NULL;
     return path && path->type == MSGPACK_OBJECT_STR;
-}
-
-static void put_limits(struct metrics_text *text, const struct config *config)
-{
-    metrics_one_count(text, "attnd_in_flight_limit_bytes", FAMILY_GAUGE,
-                      "Bytes in flight beyond which messages are dropped: ingest.budget.",
-                      config->ingest_budget);
-    metrics_one_count(text, "attnd_worker_queue_limit", FAMILY_GAUGE,
-                      "Room of a job in the workers' queue: workers.queue.", config->workers_queue);
-    metrics_one_count(text, "attnd_history_waiting_limit_bytes", FAMILY_GAUGE,
-                      "Waiting bytes beyond which records are dropped: history.queue.",
-                      config->history_queue);
-}
-
-static void put_http(struct metrics_text *text, const struct metrics_view *view)
-{
-    metrics_one_count(text, "attnd_http_event_clients", FAMILY_GAUGE,
-                      "Clients of the event stream.", view->event_clients);
-    metrics_one_count(text, "attnd_http_connections", FAMILY_GAUGE, "Open HTTP connections.",
-                      view->connections);
 }
 
 static void put_latencies(struct metrics_text *text, struct stats *stats)
@@ -119,16 +66,6 @@ static void put_latencies(struct metrics_text *text, struct stats *stats)
         const struct family family = {name, FAMILY_HISTOGRAM, latency_help[i]};
         metrics_histogram(text, &family, &stats->latency[i]);
     }
-}
-
-static void metrics_pipeline_put_config(struct metrics_text *text, struct stats *stats)
-{
-    metrics_one_count(text, "attnd_config_last_reload_successful", FAMILY_GAUGE,
-                      "Whether the config that was read last came into force.",
-                      !atomic_load(&stats->config_refused));
-    metrics_one(text, "attnd_config_last_reload_success_timestamp_seconds", FAMILY_GAUGE,
-                "When a config last came into force.",
-                (double)(atomic_load(&stats->config_read_ns) / 1000000) / 1e3);
 }
 
 static void put_build(struct metrics_text *text)
@@ -154,10 +91,52 @@ static uint64_t active_layers(const msgpack_object *jobs)
     return layers;
 }
 
-/* How far the page is from whole. */
-static void put_coverage(struct metrics_text *text, const struct metrics *metrics,
-                         const struct metrics_view *view)
+void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
+                          const struct metrics_view *view)
 {
+    const msgpack_object *stats = mpk_find(view->monitor, "stats");
+    put_build(text);
+    metrics_one_count(text, "attnd_config_last_reload_successful", FAMILY_GAUGE,
+                      "Whether the config that was read last came into force.",
+                      !atomic_load(&metrics->stats->config_refused));
+    metrics_one(text, "attnd_config_last_reload_success_timestamp_seconds", FAMILY_GAUGE,
+                "When a config last came into force.",
+                (double)(atomic_load(&metrics->stats->config_read_ns) / 1000000) / 1e3);
+    for (int i = 0; i < COUNT_COUNT; i++) {
+        metrics_one_count(text, exposed[i].name, FAMILY_COUNTER, counter_help[exposed[i].counter],
+                          stats_get(metrics->stats, exposed[i].counter));
+    }
+    /* All reasons, so that the first drop of one is seen as an increase. */
+    const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
+                                  "Messages that were received and not used, by reason; "
+                                  "repeated: no loss, but sent again."};
+    metrics_head(text, &family);
+    for (int i = 0; i < ERR_COUNT; i++) {
+        char label[96] = "";
+        metrics_label(label, sizeof label, "reason", err_slug(ERR_BASE - i));
+        metrics_count(text, &family, label, stats_dropped(metrics->stats, i));
+    }
+    for (size_t i = 0; i < sizeof answered / sizeof answered[0]; i++) {
+        const struct answered *a = &answered[i];
+        const msgpack_object *map = a->map ? mpk_find(stats, a->map) : stats;
+        metrics_one_count(text, a->name, a->type, a->help, map ? mpk_find_u64(map, a->key) : 0);
+    }
+    metrics_one_count(text, "attnd_in_flight_limit_bytes", FAMILY_GAUGE,
+                      "Bytes in flight beyond which messages are dropped: ingest.budget.",
+                      metrics->config->ingest_budget);
+    metrics_one_count(text, "attnd_worker_queue_limit", FAMILY_GAUGE,
+                      "Room of a job in the workers' queue: workers.queue.",
+                      metrics->config->workers_queue);
+    metrics_one_count(text, "attnd_history_waiting_limit_bytes", FAMILY_GAUGE,
+                      "Waiting bytes beyond which records are dropped: history.queue.",
+                      metrics->config->history_queue);
+    metrics_one_count(text, "attnd_history_up", FAMILY_GAUGE,
+                      "Whether there is a history that is written to.", history_is_up(stats));
+    metrics_one_count(text, "attnd_http_event_clients", FAMILY_GAUGE,
+                      "Clients of the event stream.", view->event_clients);
+    metrics_one_count(text, "attnd_http_connections", FAMILY_GAUGE, "Open HTTP connections.",
+                      view->connections);
+    /* How far the page is from whole. */
     uint64_t shown = 0;
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
         shown += layer->shown;
@@ -169,21 +148,5 @@ static void put_coverage(struct metrics_text *text, const struct metrics *metric
                       "Layers with numbers on this page: of active runs, http.metrics_layers at "
                       "most.",
                       shown);
-}
-
-void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
-                          const struct metrics_view *view)
-{
-    const msgpack_object *stats = mpk_find(view->monitor, "stats");
-    put_build(text);
-    metrics_pipeline_put_config(text, metrics->stats);
-    put_counters(text, metrics->stats);
-    metrics_pipeline_put_dropped(text, metrics->stats);
-    put_answered(text, stats);
-    put_limits(text, metrics->config);
-    metrics_one_count(text, "attnd_history_up", FAMILY_GAUGE,
-                      "Whether there is a history that is written to.", history_is_up(stats));
-    put_http(text, view);
-    put_coverage(text, metrics, view);
     put_latencies(text, metrics->stats);
 }

@@ -73,8 +73,10 @@ static uint64_t count_descriptors(void)
     return count > 3 ? count - 3 : 0; /* ".", "..", and the directory itself */
 }
 
-static void put_descriptors(struct metrics_text *text)
+void metrics_put_process(struct metrics_text *text)
 {
+    struct process process;
+    double ticks = (double)sysconf(_SC_CLK_TCK), boot = boot_time();
     struct rlimit limit;
     metrics_one_count(text, "process_open_fds", FAMILY_GAUGE, "Open file descriptors.",
                       count_descriptors());
@@ -82,13 +84,6 @@ static void put_descriptors(struct metrics_text *text)
         metrics_one_count(text, "process_max_fds", FAMILY_GAUGE,
                           "File descriptors that may be open.", limit.rlim_cur);
     }
-}
-
-void metrics_put_process(struct metrics_text *text)
-{
-    struct process process;
-    double ticks = (double)sysconf(_SC_CLK_TCK), boot = boot_time();
-    put_descriptors(text);
     if (!read_process(&process)) {
         return;
     }

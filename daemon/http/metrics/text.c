@@ -86,33 +86,6 @@ static size_t metrics_text_print_u64(char *to, uint64_t number)
     return count;
 }
 
-/* `scaled` has DIGITS digits, the first of which stands for 10^exponent. */
-static size_t print_scaled(char *to, uint64_t scaled, int exponent)
-{
-    char digits[DIGITS], *at = to;
-    int count = DIGITS;
-    for (int i = DIGITS - 1; i >= 0; i--, scaled /= 10) {
-        digits[i] = (char)('0' + scaled % 10);
-    }
-    while (count > 1 && digits[count - 1] == '0') {
-        count--;
-    }
-    if (exponent < 0) {
-        *at++ = '0';
-        *at++ = '.';
-        for (int i = -1; i > exponent; i--) {
-            *at++ = '0';
-        }
-    }
-    for (int i = 0; i < count || i <= exponent; i++) {
-        *at++ = i < count ? digits[i] : '0';
-        if (i == exponent && i + 1 < count) {
-            *at++ = '.';
-        }
-    }
-    return (size_t)(at - to);
-}
-
 /* Prints 1e-5 <= number < 1e9. */
 static size_t print_usual(char *to, double number)
 {
@@ -129,7 +102,30 @@ static size_t print_usual(char *to, double number)
         scaled /= 10;
         i++;
     }
-    return print_scaled(to, scaled, i - 5);
+    /* `scaled` has DIGITS digits, the first of which stands for 10^exponent. */
+    int exponent = i - 5;
+    char digits[DIGITS], *at = to;
+    int count = DIGITS;
+    for (int j = DIGITS - 1; j >= 0; j--, scaled /= 10) {
+        digits[j] = (char)('0' + scaled % 10);
+    }
+    while (count > 1 && digits[count - 1] == '0') {
+        count--;
+    }
+    if (exponent < 0) {
+        *at++ = '0';
+        *at++ = '.';
+        for (int j = -1; j > exponent; j--) {
+            *at++ = '0';
+        }
+    }
+    for (int j = 0; j < count || j <= exponent; j++) {
+        *at++ = j < count ? digits[j] : '0';
+        if (j == exponent && j + 1 < count) {
+            *at++ = '.';
+        }
+    }
+    return (size_t)(at - to);
 }
 
 size_t metrics_number(char to[METRICS_NUMBER_MAX + 1], double number)

@@ -104,18 +104,6 @@ static void commands_put_sampled(struct mpk_writer *reply)
     summary_encode(&summary, reply);
 }
 
-/* A job that sends weight matrices besides its attention. */
-static void commands_put_mixed(struct mpk_writer *reply)
-{
-    struct mpk_writer weights;
-    mpk_writer_init(&weights);
-    commands_put_weights(&weights);
-    mpk_put_array(reply, 2);
-    msgpack_sbuffer_write(&reply->buffer, weights.buffer.data + 1, weights.buffer.size - 1);
-    mpk_writer_clear(&weights);
-    commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
-}
-
 /* A layer that has a baseline: of a row metric, and of one per message. */
 static void commands_put_drift(struct mpk_writer *reply)
 {
@@ -196,10 +184,13 @@ static void put_ping(struct mpk_writer *reply)
     mpk_put_f64(reply, 3725);
 }
 
-/* A plan with the parameters as they came. */
-static void commands_put_plan(struct mpk_writer *reply, const msgpack_object *params,
-                              const char *from)
+static void put_plans(struct mpk_writer *reply, const char *method, const msgpack_object *params)
 {
+    if (strcmp(method, "plan.get") == 0 && !mpk_find(params, "job")) {
+        mpk_put_array(reply, 1);
+    }
+    /* A plan with the parameters as they came. */
+    const char *from = strcmp(method, "plan.set") == 0 ? "set" : "default";
     static const char *const keys[] = {"every", "layers", "heads", "samples", "rows", "tier"};
     char job[64], text[128];
     field_text(params, "job", job, sizeof job);
@@ -215,14 +206,6 @@ static void commands_put_plan(struct mpk_writer *reply, const msgpack_object *pa
             mpk_pair_u64(reply, keys[i], strtoul(text, NULL, 10));
         }
     }
-}
-
-static void put_plans(struct mpk_writer *reply, const char *method, const msgpack_object *params)
-{
-    if (strcmp(method, "plan.get") == 0 && !mpk_find(params, "job")) {
-        mpk_put_array(reply, 1);
-    }
-    commands_put_plan(reply, params, strcmp(method, "plan.set") == 0 ? "set" : "default");
 }
 
 static void commands_answer(const struct fake *fake, const char *method, uint64_t id,
@@ -248,7 +231,14 @@ static void commands_answer(const struct fake *fake, const char *method, uint64_
         return;
     }
     if (strcmp(job, "mixed") == 0) {
-        commands_put_mixed(reply);
+        /* A job that sends weight matrices besides its attention. */
+        struct mpk_writer weights;
+        mpk_writer_init(&weights);
+        commands_put_weights(&weights);
+        mpk_put_array(reply, 2);
+        msgpack_sbuffer_write(&reply->buffer, weights.buffer.data + 1, weights.buffer.size - 1);
+        mpk_writer_clear(&weights);
+        commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
         return;
     }
     if (strcmp(method, "ping") == 0) {

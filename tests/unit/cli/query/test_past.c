@@ -20,29 +20,6 @@ static void past_put_layer(struct mpk_writer *reply)
     mpk_pair_str(reply, "site", "self");
 }
 
-static void past_put_column(struct mpk_writer *reply, double first, uint32_t windows)
-{
-    mpk_put_array(reply, windows);
-    for (uint32_t i = 0; i < windows; i++) {
-        mpk_put_f64(reply, first == 0 && i == 1 ? NAN : first + 0.125 * i);
-    }
-}
-
-static void past_put_values(struct mpk_writer *reply, uint32_t windows, uint32_t heads)
-{
-    mpk_put_str(reply, "values");
-    mpk_put_map(reply, 10);
-    for (int i = 0; i < 10; i++) {
-        mpk_put_str(reply, statistics[i]);
-        if (heads > 1) {
-            mpk_put_array(reply, heads);
-        }
-        for (uint32_t head = 0; head < heads; head++) {
-            past_put_column(reply, i == 1 ? 0 : i + head * 0.5, windows);
-        }
-    }
-}
-
 static void past_put_windows(struct mpk_writer *reply, uint64_t first, uint32_t windows)
 {
     static const char *const keys[] = {"first", "last", "epoch", "step", "time_ns"};
@@ -85,26 +62,22 @@ static void past_put_series(struct mpk_writer *reply, const msgpack_object *para
     mpk_put_str(reply, "more");
     mpk_put_bool(reply, from < 8);
     past_put_windows(reply, from > 5 ? from : 5, from > 5 ? 1 : 3);
-    past_put_values(reply, from > 5 ? 1 : 3, heads);
-}
-
-static void past_put_kept(struct mpk_writer *reply)
-{
-    mpk_put_map(reply, 3);
-    mpk_pair_str(reply, "job", "gpt");
-    mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
-    mpk_put_str(reply, "layers");
-    mpk_put_array(reply, 1);
-    mpk_put_map(reply, 6);
-    past_put_layer(reply);
-    mpk_pair_u64(reply, "heads", 2);
-    mpk_put_str(reply, "tracks");
-    mpk_put_array(reply, 0);
-    mpk_put_str(reply, "metrics");
-    mpk_put_array(reply, 3);
-    mpk_put_str(reply, "entropy");
-    mpk_put_str(reply, "gone");
-    mpk_put_str(reply, "sink_rate");
+    uint32_t windows = from > 5 ? 1 : 3;
+    mpk_put_str(reply, "values");
+    mpk_put_map(reply, 10);
+    for (int i = 0; i < 10; i++) {
+        mpk_put_str(reply, statistics[i]);
+        if (heads > 1) {
+            mpk_put_array(reply, heads);
+        }
+        for (uint32_t head = 0; head < heads; head++) {
+            double first = i == 1 ? 0 : i + head * 0.5;
+            mpk_put_array(reply, windows);
+            for (uint32_t j = 0; j < windows; j++) {
+                mpk_put_f64(reply, first == 0 && j == 1 ? NAN : first + 0.125 * j);
+            }
+        }
+    }
 }
 
 static void past_put_alert(struct mpk_writer *reply, enum alert_state state, bool of_run)
@@ -266,7 +239,21 @@ static void test_past_answer(const struct fake *fake, const char *method, uint64
     if (strcmp(method, "history") == 0) {
         past_put_series(reply, params);
     } else if (strcmp(method, "windows") == 0) {
-        past_put_kept(reply);
+        mpk_put_map(reply, 3);
+        mpk_pair_str(reply, "job", "gpt");
+        mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
+        mpk_put_str(reply, "layers");
+        mpk_put_array(reply, 1);
+        mpk_put_map(reply, 6);
+        past_put_layer(reply);
+        mpk_pair_u64(reply, "heads", 2);
+        mpk_put_str(reply, "tracks");
+        mpk_put_array(reply, 0);
+        mpk_put_str(reply, "metrics");
+        mpk_put_array(reply, 3);
+        mpk_put_str(reply, "entropy");
+        mpk_put_str(reply, "gone");
+        mpk_put_str(reply, "sink_rate");
     } else if (strcmp(method, "alerts") == 0) {
         past_put_alerts(reply, strcmp(job, "calm") != 0, strcmp(job, "dead") == 0,
                         strcmp(job, "again") == 0, *job == '\0');

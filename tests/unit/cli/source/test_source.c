@@ -727,28 +727,6 @@ static void source_put_jobs(struct mpk_writer *reply)
     }
 }
 
-static void source_put_maps(struct mpk_writer *reply, uint64_t layer, bool one, uint64_t head)
-{
-    float values[12];
-    for (int i = 0; i < 12; i++) {
-        values[i] = i == 5 ? NAN : (float)(100 * layer + (one ? 6 * head : 0) + (uint64_t)i);
-    }
-    mpk_put_map(reply, 10);
-    mpk_pair_u64(reply, "queries", 6);
-    mpk_pair_u64(reply, "keys", 4);
-    mpk_pair_u64(reply, "rows", 3);
-    mpk_pair_u64(reply, "columns", 2);
-    mpk_pair_u64(reply, "sample", 1);
-    mpk_pair_u64(reply, "q_offset", 0);
-    mpk_pair_u64(reply, "epoch", 2);
-    mpk_pair_u64(reply, "step", 7);
-    mpk_put_str(reply, "labels");
-    mpk_put_array(reply, 1);
-    mpk_put_str(reply, "the");
-    mpk_put_str(reply, "values");
-    mpk_put_bin(reply, values, (one ? 6 : 12) * sizeof *values);
-}
-
 static void source_answer(const struct fake *fake, const char *method, uint64_t id,
                           const msgpack_object *params, struct mpk_writer *reply)
 {
@@ -772,24 +750,26 @@ static void source_answer(const struct fake *fake, const char *method, uint64_t 
         fake_put_error(reply, id, "argument", "the answer would be too large");
     } else {
         fake_put_ok(reply, id);
-        source_put_maps(reply, layer, asked != NULL, head);
+        bool one = asked != NULL;
+        float values[12];
+        for (int i = 0; i < 12; i++) {
+            values[i] = i == 5 ? NAN : (float)(100 * layer + (one ? 6 * head : 0) + (uint64_t)i);
+        }
+        mpk_put_map(reply, 10);
+        mpk_pair_u64(reply, "queries", 6);
+        mpk_pair_u64(reply, "keys", 4);
+        mpk_pair_u64(reply, "rows", 3);
+        mpk_pair_u64(reply, "columns", 2);
+        mpk_pair_u64(reply, "sample", 1);
+        mpk_pair_u64(reply, "q_offset", 0);
+        mpk_pair_u64(reply, "epoch", 2);
+        mpk_pair_u64(reply, "step", 7);
+        mpk_put_str(reply, "labels");
+        mpk_put_array(reply, 1);
+        mpk_put_str(reply, "the");
+        mpk_put_str(reply, "values");
+        mpk_put_bin(reply, values, (one ? 6 : 12) * sizeof *values);
     }
-}
-
-/* Maps whose bytes, as a number of 64 bits, are none: heads * rows * columns * 4 = 2^64. */
-static void put_endless_map(struct mpk_writer *reply)
-{
-    mpk_put_map(reply, 9);
-    mpk_pair_u64(reply, "queries", UINT64_C(1) << 31);
-    mpk_pair_u64(reply, "keys", UINT64_C(1) << 30);
-    mpk_pair_u64(reply, "rows", UINT64_C(1) << 31);
-    mpk_pair_u64(reply, "columns", UINT64_C(1) << 30);
-    mpk_pair_u64(reply, "sample", 0);
-    mpk_pair_u64(reply, "q_offset", 0);
-    mpk_pair_u64(reply, "epoch", 2);
-    mpk_pair_u64(reply, "step", 7);
-    mpk_put_str(reply, "values");
-    mpk_put_bin(reply, "", 0);
 }
 
 static void answer_endless(const struct fake *fake, const char *method, uint64_t id,
@@ -800,7 +780,18 @@ static void answer_endless(const struct fake *fake, const char *method, uint64_t
     if (strcmp(method, "jobs") == 0) {
         source_put_jobs(reply);
     } else {
-        put_endless_map(reply);
+        /* Maps whose bytes, as a number of 64 bits, are none: heads * rows * columns * 4 = 2^64. */
+        mpk_put_map(reply, 9);
+        mpk_pair_u64(reply, "queries", UINT64_C(1) << 31);
+        mpk_pair_u64(reply, "keys", UINT64_C(1) << 30);
+        mpk_pair_u64(reply, "rows", UINT64_C(1) << 31);
+        mpk_pair_u64(reply, "columns", UINT64_C(1) << 30);
+        mpk_pair_u64(reply, "sample", 0);
+        mpk_pair_u64(reply, "q_offset", 0);
+        mpk_pair_u64(reply, "epoch", 2);
+        mpk_pair_u64(reply, "step", 7);
+        mpk_put_str(reply, "values");
+        mpk_put_bin(reply, "", 0);
     }
 }
 

@@ -26,23 +26,6 @@ void answer_free(struct answer *answer)
     mpk_writer_clear(&answer->writer);
 }
 
-static void top_maps_put_stats(struct mpk_writer *writer, const struct monitor *monitor)
-{
-    uint64_t repeated = 10 + monitor->dropped; /* no loss, but sent again */
-    mpk_put_map(writer, 6);
-    mpk_pair_u64(writer, "received", monitor->received + repeated);
-    mpk_pair_u64(writer, "lost", monitor->lost);
-    mpk_pair_u64(writer, "summaries", monitor->summaries);
-    mpk_pair_u64(writer, "alerts", monitor->alerts);
-    mpk_put_str(writer, "dropped");
-    mpk_put_map(writer, 3);
-    mpk_pair_u64(writer, "repeated", repeated);
-    mpk_pair_u64(writer, "late", monitor->dropped);
-    mpk_pair_u64(writer, "shape", 0);
-    mpk_put_str(writer, "uptime_s");
-    mpk_put_f64(writer, monitor->uptime_s);
-}
-
 static void top_maps_put_job(struct mpk_writer *writer, const char *job, uint64_t step,
                              uint64_t received, const char *severity)
 {
@@ -71,7 +54,19 @@ void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
 {
     mpk_put_map(writer, 2);
     mpk_put_str(writer, "stats");
-    top_maps_put_stats(writer, monitor);
+    uint64_t repeated = 10 + monitor->dropped; /* no loss, but sent again */
+    mpk_put_map(writer, 6);
+    mpk_pair_u64(writer, "received", monitor->received + repeated);
+    mpk_pair_u64(writer, "lost", monitor->lost);
+    mpk_pair_u64(writer, "summaries", monitor->summaries);
+    mpk_pair_u64(writer, "alerts", monitor->alerts);
+    mpk_put_str(writer, "dropped");
+    mpk_put_map(writer, 3);
+    mpk_pair_u64(writer, "repeated", repeated);
+    mpk_pair_u64(writer, "late", monitor->dropped);
+    mpk_pair_u64(writer, "shape", 0);
+    mpk_put_str(writer, "uptime_s");
+    mpk_put_f64(writer, monitor->uptime_s);
     mpk_put_str(writer, "jobs");
     mpk_put_array(writer, (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
     if (monitor->job) {
@@ -130,22 +125,6 @@ void give_live(struct model *model, uint32_t layer, uint32_t heads, double base,
     answer_free(&answer);
 }
 
-static void top_maps_put_windows(struct mpk_writer *writer, uint32_t windows)
-{
-    uint8_t last[8 * 200] = {0}, step[8 * 200] = {0};
-    for (uint32_t i = 0; i < windows; i++) {
-        last[8 * i] = (uint8_t)(i + 1);
-        step[8 * i] = (uint8_t)(10 * i % 256);
-        step[8 * i + 1] = (uint8_t)(10 * i / 256);
-    }
-    mpk_put_str(writer, "windows");
-    mpk_put_map(writer, 2);
-    mpk_put_str(writer, "last");
-    mpk_put_bin(writer, last, 8 * (size_t)windows);
-    mpk_put_str(writer, "step");
-    mpk_put_bin(writer, step, 8 * (size_t)windows);
-}
-
 static void top_maps_put_grid_layer(struct mpk_writer *writer, uint32_t layer, uint32_t heads,
                                     uint32_t windows)
 {
@@ -175,7 +154,18 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
     mpk_pair_str(&answer.writer, "run", run);
     mpk_pair_str(&answer.writer, "metric", metric);
     mpk_pair_str(&answer.writer, "unit", "epoch");
-    top_maps_put_windows(&answer.writer, windows);
+    uint8_t last[8 * 200] = {0}, step[8 * 200] = {0};
+    for (uint32_t i = 0; i < windows; i++) {
+        last[8 * i] = (uint8_t)(i + 1);
+        step[8 * i] = (uint8_t)(10 * i % 256);
+        step[8 * i + 1] = (uint8_t)(10 * i / 256);
+    }
+    mpk_put_str(&answer.writer, "windows");
+    mpk_put_map(&answer.writer, 2);
+    mpk_put_str(&answer.writer, "last");
+    mpk_put_bin(&answer.writer, last, 8 * (size_t)windows);
+    mpk_put_str(&answer.writer, "step");
+    mpk_put_bin(&answer.writer, step, 8 * (size_t)windows);
     mpk_put_str(&answer.writer, "layers");
     mpk_put_array(&answer.writer, layers);
     for (uint32_t i = 0; i < layers; i++) {

@@ -63,19 +63,6 @@ static void alerts_on_overflow(void *data, uint32_t events)
     ((struct alerts_fixture *)data)->held_back += events;
 }
 
-static void alerts_load(struct config *config, const char *text)
-{
-    char path[] = "/tmp/attnd-test-XXXXXX", error[CONFIG_ERROR_MAX] = "";
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
-    close(fd);
-    int result = config_load(config, path, error);
-    unlink(path);
-    assert_string_equal(error, "");
-    assert_int_equal(result, 0);
-}
-
 /* Rules as lines of YAML below `rules:`; the defaults are off. */
 static struct alerts_fixture *alerts_start(const char *rules)
 {
@@ -90,7 +77,15 @@ static struct alerts_fixture *alerts_start(const char *rules)
     }
     strcat(text, rules);
     config_defaults(&f->config);
-    alerts_load(&f->config, text);
+    char path[] = "/tmp/attnd-test-XXXXXX", error[CONFIG_ERROR_MAX] = "";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    close(fd);
+    int result = config_load(&f->config, path, error);
+    unlink(path);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
     f->alerts = alerts_new(&f->config, "gpt");
     assert_non_null(f->alerts);
     f->sink = (struct alert_sink){alerts_on_event, alerts_on_overflow, f};

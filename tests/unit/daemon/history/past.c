@@ -53,16 +53,6 @@ static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_
                               METRIC_VARIANCE};
 enum { METRICS = sizeof metrics / sizeof metrics[0] };
 
-/* Value i of a head and metric. */
-static double past_value_of(const struct past_window *window, int metric, uint32_t head, int i)
-{
-    uint64_t seed = window->seed + window->last * 1000003u + head * 101u + (uint64_t)metric;
-    for (int drawn = 0; drawn < i; drawn++) {
-        past_next_random(&seed);
-    }
-    return (double)(past_next_random(&seed) % 1000000) / 1e6 + head + window->shift;
-}
-
 /* A message with one row, or one value, per head and metric. */
 static void add_message(struct layer_state *state, const struct past_window *window, int i)
 {
@@ -83,7 +73,13 @@ static void add_message(struct layer_state *state, const struct past_window *win
     for (int k = 0; k < METRICS; k++) {
         measured.value[metrics[k]] = values + (size_t)k * window->heads;
         for (uint32_t h = 0; h < window->heads; h++) {
-            double x = past_value_of(window, metrics[k], h, i);
+            /* Value i of a head and metric. */
+            int metric = metrics[k];
+            uint64_t seed = window->seed + window->last * 1000003u + h * 101u + (uint64_t)metric;
+            for (int drawn = 0; drawn < i; drawn++) {
+                past_next_random(&seed);
+            }
+            double x = (double)(past_next_random(&seed) % 1000000) / 1e6 + h + window->shift;
             measured.value[metrics[k]][h] = x;
             if (metrics[k] < METRIC_ROW_COUNT) {
                 assert_int_equal(dist_add(&blocks[h].row[metrics[k]], x), 0);
@@ -237,38 +233,6 @@ static void past_on_answered(void *data, int code, const char *detail,
     answer->root = answer->doc.root;
 }
 
-static void put_param(struct mpk_writer *params, char type, va_list *args)
-{
-    if (type == 's') {
-        mpk_put_str(params, va_arg(*args, const char *));
-    } else if (type == 'u') {
-        mpk_put_u64(params, va_arg(*args, uint64_t));
-    } else if (type == 'b') {
-        mpk_put_bool(params, va_arg(*args, int));
-    } else {
-        mpk_put_array(params, 1);
-        mpk_put_str(params, va_arg(*args, const char *));
-    }
-}
-
-static void past_put_params(struct mpk_writer *params, const char *keys, va_list *args)
-{
-    uint32_t count = 0;
-    for (const char *at = keys; *at; at++) {
-        count += *at == ':' ? 1 : 0;
-    }
-    mpk_put_map(params, count);
-    while (*keys) {
-        char key[32];
-        size_t length = strcspn(keys, ":");
-        snprintf(key, sizeof key, "%.*s", (int)length, keys);
-        mpk_put_str(params, key);
-        put_param(params, keys[length + 1], args);
-        keys += length + 2;
-        keys += strspn(keys, " ");
-    }
-}
-
 void past_wait_for(struct past *past, struct past_answer *answer)
 {
     while (!answer->answered) {
@@ -284,7 +248,30 @@ void past_ask(struct past *past, struct past_answer *answer, const char *method,
     *answer = (struct past_answer){.answered = false};
     mpk_writer_init(&params);
     va_start(args, keys);
-    past_put_params(&params, keys, &args);
+    uint32_t count = 0;
+    for (const char *at = keys; *at; at++) {
+        count += *at == ':' ? 1 : 0;
+    }
+    mpk_put_map(&params, count);
+    while (*keys) {
+        char key[32];
+        size_t length = strcspn(keys, ":");
+        snprintf(key, sizeof key, "%.*s", (int)length, keys);
+        mpk_put_str(&params, key);
+        char type = keys[length + 1];
+        if (type == 's') {
+            mpk_put_str(&params, va_arg(args, const char *));
+        } else if (type == 'u') {
+            mpk_put_u64(&params, va_arg(args, uint64_t));
+        } else if (type == 'b') {
+            mpk_put_bool(&params, va_arg(args, int));
+        } else {
+            mpk_put_array(&params, 1);
+            mpk_put_str(&params, va_arg(args, const char *));
+        }
+        keys += length + 2;
+        keys += strspn(keys, " ");
+    }
     va_end(args);
     assert_int_equal(history_ask(past->history, HISTORY_OWN, method, params.buffer.data,
                                  params.buffer.size, past_on_answered, answer),

@@ -24,21 +24,16 @@ static struct past_window history_window_of(const char *job, uint8_t run, uint64
     };
 }
 
-static void history_fill(struct past *past)
-{
-    struct past_window window = history_window_of("gpt", 0xa1, WINDOWS - 1);
-    past_put_all(past, window);
-    window.layer = (struct layer_id){STACK_ENCODER, 4, SITE_CROSS};
-    window.last = 2;
-    past_put_all(past, window);
-    past_settle(past, 128);
-}
-
 static int history_set_up(void **state)
 {
     static struct past past;
     past_open(&past, NULL);
-    history_fill(&past);
+    struct past_window window = history_window_of("gpt", 0xa1, WINDOWS - 1);
+    past_put_all(&past, window);
+    window.layer = (struct layer_id){STACK_ENCODER, 4, SITE_CROSS};
+    window.last = 2;
+    past_put_all(&past, window);
+    past_settle(&past, 128);
     *state = &past;
     return 0;
 }

@@ -15,28 +15,6 @@ struct expected {
     struct summary_view view[VARIANTS];
 };
 
-static void store_chunk_expect(struct expected *expected, const struct mpk_writer *states)
-{
-    static const uint8_t run[RUN_BYTES];
-    const struct result_window window = {.length = 1, .every = 1};
-    for (int i = 0; i < VARIANTS; i++) {
-        assert_int_equal(
-            layer_state_unpack(states[i].buffer.data, states[i].buffer.size, &expected->state[i]),
-            0);
-        assert_int_equal(summary_view_init(&expected->view[i], expected->state[i],
-                                           (struct layer_id){0}, "j", run, &window),
-                         0);
-    }
-}
-
-static void expect_clear(struct expected *expected)
-{
-    for (int i = 0; i < VARIANTS; i++) {
-        summary_view_clear(&expected->view[i]);
-        layer_state_free(&expected->state[i]);
-    }
-}
-
 static const struct result_stat *store_chunk_number_of(const struct summary_result *result,
                                                        const char *name, int head)
 {
@@ -60,25 +38,6 @@ static const struct result_stat *store_chunk_number_of(const struct summary_resu
     return NULL;
 }
 
-/* Windows from `gap` on have no numbers. */
-static void check_row(sqlite3_stmt *row, const struct expected *expected, int gap)
-{
-    struct result_stat stats[SERIES_WINDOWS_MAX];
-    const char *name = (const char *)sqlite3_column_text(row, 0);
-    assert_int_equal(
-        series_decode(sqlite3_column_blob(row, 2), (size_t)sqlite3_column_bytes(row, 2), 64, stats),
-        0);
-    for (int i = 0; i < gap; i++) {
-        assert_memory_equal(&stats[i],
-                            store_chunk_number_of(&expected->view[i % VARIANTS].result, name,
-                                                  sqlite3_column_int(row, 1)),
-                            sizeof stats[i]);
-    }
-    for (int i = gap; i < 64; i++) {
-        assert_true(stats[i].count == 0 && isnan(stats[i].mean) && isnan(stats[i].last));
-    }
-}
-
 static int count_expected(const struct expected *expected)
 {
     const struct summary_result *result = &expected->view[0].result;
@@ -100,7 +59,16 @@ static void check_series(struct store_fixture *fixture, const struct mpk_writer 
     sqlite3 *db;
     sqlite3_stmt *row;
     int rows = 0;
-    store_chunk_expect(&expected, states);
+    static const uint8_t run[RUN_BYTES];
+    const struct result_window window = {.length = 1, .every = 1};
+    for (int i = 0; i < VARIANTS; i++) {
+        assert_int_equal(
+            layer_state_unpack(states[i].buffer.data, states[i].buffer.size, &expected.state[i]),
+            0);
+        assert_int_equal(summary_view_init(&expected.view[i], expected.state[i],
+                                           (struct layer_id){0}, "j", run, &window),
+                         0);
+    }
     assert_int_equal(sqlite3_open(fixture->path, &db), SQLITE_OK);
     assert_int_equal(sqlite3_prepare_v2(db,
                                         "SELECT name, head, data FROM series"
@@ -108,13 +76,30 @@ static void check_series(struct store_fixture *fixture, const struct mpk_writer 
                                         -1, &row, NULL),
                      SQLITE_OK);
     for (; sqlite3_step(row) == SQLITE_ROW; rows++) {
-        check_row(row, &expected, gap);
+        /* Windows from `gap` on have no numbers. */
+        struct result_stat stats[SERIES_WINDOWS_MAX];
+        const char *name = (const char *)sqlite3_column_text(row, 0);
+        assert_int_equal(series_decode(sqlite3_column_blob(row, 2),
+                                       (size_t)sqlite3_column_bytes(row, 2), 64, stats),
+                         0);
+        for (int i = 0; i < gap; i++) {
+            assert_memory_equal(&stats[i],
+                                store_chunk_number_of(&expected.view[i % VARIANTS].result, name,
+                                                      sqlite3_column_int(row, 1)),
+                                sizeof stats[i]);
+        }
+        for (int i = gap; i < 64; i++) {
+            assert_true(stats[i].count == 0 && isnan(stats[i].mean) && isnan(stats[i].last));
+        }
     }
     assert_int_equal(rows, count_expected(&expected));
     assert_true(rows > 3 * 20);
     sqlite3_finalize(row);
     sqlite3_close(db);
-    expect_clear(&expected);
+    for (int i = 0; i < VARIANTS; i++) {
+        summary_view_clear(&expected.view[i]);
+        layer_state_free(&expected.state[i]);
+    }
 }
 
 static void store_chunk_check_windows(struct store_fixture *fixture)

@@ -20,31 +20,6 @@ static const msgpack_sbuffer *store_kill_state(void)
     return &packed.buffer;
 }
 
-static void store_kill_store_some(struct store_fixture *fixture, uint64_t from, uint64_t to)
-{
-    const msgpack_sbuffer *packed = store_kill_state();
-    fixture_open(fixture);
-    for (uint64_t last = from; last < to; last++) {
-        submit_window(fixture, last, packed->data, packed->size);
-    }
-    fixture_close(fixture);
-}
-
-/* Windows, each in one batch with the position that goes with it. */
-static void submit_position(struct store_fixture *fixture, uint64_t last)
-{
-    const msgpack_sbuffer *packed = store_kill_state();
-    char position[24];
-    struct store_batch *batch = batch_of(7, last);
-    struct store_window window = window_of(last, packed->data, packed->size);
-    snprintf(position, sizeof position, "%d", (int)last);
-    if (!batch || batch_window(batch, &window) ||
-        batch_keep(batch, "position", position, strlen(position)) ||
-        !store_submit(fixture->store, &batch)) {
-        _exit(98);
-    }
-}
-
 #define POSITIONS 200
 
 static pid_t start_child(struct store_fixture *fixture, const char *crash_at)
@@ -61,7 +36,17 @@ static pid_t start_child(struct store_fixture *fixture, const char *crash_at)
         _exit(97);
     }
     for (uint64_t last = 0; last < POSITIONS; last++) {
-        submit_position(fixture, last);
+        /* Windows, each in one batch with the position that goes with it. */
+        const msgpack_sbuffer *packed = store_kill_state();
+        char position[24];
+        struct store_batch *batch = batch_of(7, last);
+        struct store_window window = window_of(last, packed->data, packed->size);
+        snprintf(position, sizeof position, "%d", (int)last);
+        if (!batch || batch_window(batch, &window) ||
+            batch_keep(batch, "position", position, strlen(position)) ||
+            !store_submit(fixture->store, &batch)) {
+            _exit(98);
+        }
         if (last % 50 == 49) { /* several commits */
             wait_count(fixture, COUNT_STORED, 2 * (last + 1));
         }
@@ -86,7 +71,13 @@ static int64_t assert_prefix(struct store_fixture *fixture)
 static void assert_goes_on(struct store_fixture *fixture)
 {
     int64_t before = ask(fixture, "SELECT count(*) FROM windows");
-    store_kill_store_some(fixture, POSITIONS, POSITIONS + 1);
+    uint64_t to = POSITIONS + 1;
+    const msgpack_sbuffer *packed = store_kill_state();
+    fixture_open(fixture);
+    for (uint64_t last = POSITIONS; last < to; last++) {
+        submit_window(fixture, last, packed->data, packed->size);
+    }
+    fixture_close(fixture);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), before + 1);
     assert_int_equal(count_files(fixture, "corrupt"), 0);
     assert_sound(fixture);

@@ -215,9 +215,9 @@ static int64_t store_retention_file_bytes(struct store_fixture *fixture)
     return stat(fixture->path, &file) ? -1 : (int64_t)file.st_size;
 }
 
-/* Bytes that are no state, and do not pack. */
-static uint8_t *make_bytes(void)
+static void submit_large(struct store_fixture *fixture, uint64_t from, uint64_t to)
 {
+    /* Bytes that are no state, and do not pack. */
     uint8_t *bytes = malloc(STATE_BYTES);
     uint64_t random = 1;
     assert_non_null(bytes);
@@ -225,12 +225,6 @@ static uint8_t *make_bytes(void)
         random = random * 6364136223846793005u + 1442695040888963407u;
         bytes[i] = (uint8_t)(random >> 56);
     }
-    return bytes;
-}
-
-static void submit_large(struct store_fixture *fixture, uint64_t from, uint64_t to)
-{
-    uint8_t *bytes = make_bytes();
     for (uint64_t last = from; last < to; last++) {
         submit_window(fixture, last, bytes, STATE_BYTES);
     }

@@ -5,17 +5,11 @@
 
 #include "daemon/store/schema.h"
 
-static sqlite3 *open_file(struct store_fixture *fixture)
-{
-    sqlite3 *db = NULL;
-    assert_int_equal(sqlite3_open(fixture->path, &db), SQLITE_OK);
-    return db;
-}
-
 static enum schema_verdict store_schema_apply(struct store_fixture *fixture,
                                               const struct schema *schema, int *code)
 {
-    sqlite3 *db = open_file(fixture);
+    sqlite3 *db = NULL;
+    assert_int_equal(sqlite3_open(fixture->path, &db), SQLITE_OK);
     enum schema_verdict verdict = schema_apply(db, schema, code);
     sqlite3_close(db);
     return verdict;
