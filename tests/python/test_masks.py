@@ -125,7 +125,7 @@ def test_any_map_means_the_same_to_both_sides(seed):
     assert (visible_by(seen, allowed.shape) == allowed).all()
 
 
-@pytest.mark.parametrize("allowed", [triangle() & ~np.eye(T, dtype=bool), np.eye(T, dtype=bool)[:, [0, 1, 1, 2, 3, 2]]],
+@pytest.mark.parametrize("allowed", [triangle() & ~np.eye(T, dtype=bool), np.eye(T, dtype=bool)[[0, 1, 1, 2, 3, 2]]],
                          ids=["strictly causal", "top-k"])
 def test_queries_whose_own_key_nobody_sees_count(allowed):
     allowed = np.broadcast_to(allowed, (B, T, T))
