@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* avx: words that AVX2 and AVX-512 have by the same eight lanes. */
+/* avx: words that AVX2 and AVX-512 have in the same way. */
 #ifndef WORKERS_SIMD_AVX_H
 #define WORKERS_SIMD_AVX_H
 
@@ -7,8 +7,9 @@
 #include <math.h>
 #include <stdint.h>
 
-/* Each new one goes where it belongs, and pushes what is smaller down a place: every place takes
- * the larger of what it has and of the smaller of the new one and what the place above had. */
+/* In eight lanes. Each new one goes where it belongs, and pushes what is smaller down a place:
+ * every place takes the larger of what it has and of the smaller of the new one and what the place
+ * above had. */
 SIMD_INLINE void v_insert_top(float top[8], const float *x, uint32_t n)
 {
     __m256 list = _mm256_loadu_ps(top), above_all = _mm256_set1_ps(INFINITY);
@@ -18,6 +19,21 @@ SIMD_INLINE void v_insert_top(float top[8], const float *x, uint32_t n)
         list = _mm256_max_ps(list, _mm256_min_ps(above, _mm256_set1_ps(x[k])));
     }
     _mm256_storeu_ps(top, list);
+}
+
+typedef double v_half __attribute__((vector_size(4 * SIMD_WIDTH)));
+typedef struct {
+    v_half low, high;
+} vd;
+
+SIMD_INLINE vd vd_zero(void)
+{
+    return (vd){{0}, {0}};
+}
+
+SIMD_INLINE vd vd_add(vd a, vd b)
+{
+    return (vd){a.low + b.low, a.high + b.high};
 }
 
 #endif

@@ -13,7 +13,6 @@
 #define SIMD_WIDTH      8
 #define SIMD_TOP_LEVELS 4
 #define SIMD_INLINE     static inline __attribute__((always_inline, unused))
-#include "workers/simd/avx.h"
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -29,34 +28,9 @@ SIMD_INLINE vi v_set_i(int32_t x)
     return _mm256_set1_epi32(x);
 }
 
-SIMD_INLINE vf v_load(const float *p)
+SIMD_INLINE vi v_lane_index_i(void)
 {
-    return _mm256_loadu_ps(p);
-}
-
-SIMD_INLINE void v_store(float *p, vf v)
-{
-    _mm256_storeu_ps(p, v);
-}
-
-SIMD_INLINE vi v_load_i(const int32_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
-SIMD_INLINE void v_store_i(int32_t *p, vi v)
-{
-    _mm256_storeu_si256((__m256i *)(void *)p, v);
-}
-
-SIMD_INLINE vi v_bits(vf a)
-{
-    return _mm256_castps_si256(a);
-}
-
-SIMD_INLINE vf v_from_bits(vi a)
-{
-    return _mm256_castsi256_ps(a);
+    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 }
 
 SIMD_INLINE vf v_select(vm m, vf a, vf b)
@@ -66,28 +40,26 @@ SIMD_INLINE vf v_select(vm m, vf a, vf b)
 
 SIMD_INLINE vi v_select_i(vm m, vi a, vi b)
 {
-    return _mm256_blendv_epi8(b, a, v_bits(m));
+    return _mm256_blendv_epi8(b, a, (vi)m);
 }
 
-SIMD_INLINE vf v_add(vf a, vf b)
+SIMD_INLINE vi v_min_i(vi a, vi b)
 {
-    return _mm256_add_ps(a, b);
+    return _mm256_min_epi32(a, b);
 }
 
-SIMD_INLINE vf v_sub(vf a, vf b)
+SIMD_INLINE vi v_max_i(vi a, vi b)
 {
-    return _mm256_sub_ps(a, b);
+    return _mm256_max_epi32(a, b);
 }
 
-SIMD_INLINE vf v_mul(vf a, vf b)
+SIMD_INLINE uint32_t v_mask_bits(vm m)
 {
-    return _mm256_mul_ps(a, b);
+    return (uint32_t)_mm256_movemask_ps(m);
 }
 
-SIMD_INLINE vf v_div(vf a, vf b)
-{
-    return _mm256_div_ps(a, b);
-}
+#include "workers/simd/avx.h"
+#include "workers/simd/words.h"
 
 SIMD_INLINE vf v_fma(vf a, vf b, vf c)
 {
@@ -107,21 +79,6 @@ SIMD_INLINE vf v_min(vf a, vf b)
 SIMD_INLINE vf v_max(vf a, vf b)
 {
     return _mm256_max_ps(a, b);
-}
-
-SIMD_INLINE vf v_min_bits(vf a, vf b)
-{
-    return v_from_bits(_mm256_min_epi32(v_bits(a), v_bits(b)));
-}
-
-SIMD_INLINE vf v_max_bits(vf a, vf b)
-{
-    return v_from_bits(_mm256_max_epi32(v_bits(a), v_bits(b)));
-}
-
-SIMD_INLINE vf v_abs(vf a)
-{
-    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }
 
 SIMD_INLINE vm v_less(vf a, vf b)
@@ -144,16 +101,6 @@ SIMD_INLINE vm v_or(vm a, vm b)
     return _mm256_or_ps(a, b);
 }
 
-SIMD_INLINE uint32_t v_mask_bits(vm m)
-{
-    return (uint32_t)_mm256_movemask_ps(m);
-}
-
-SIMD_INLINE bool v_any(vm m)
-{
-    return _mm256_movemask_ps(m) != 0;
-}
-
 SIMD_INLINE vm v_mask_of_bits(uint32_t bits)
 {
     __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -161,48 +108,13 @@ SIMD_INLINE vm v_mask_of_bits(uint32_t bits)
     return v_from_bits(_mm256_cmpeq_epi32(set, lanes));
 }
 
-SIMD_INLINE vf v_lane_index(void)
-{
-    return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
-}
-
-SIMD_INLINE vf v_convert(vi a)
-{
-    return _mm256_cvtepi32_ps(a);
-}
-
 SIMD_INLINE vi v_truncate(vf a)
 {
     return _mm256_cvttps_epi32(a);
 }
 
-SIMD_INLINE vi v_add_i(vi a, vi b)
-{
-    return _mm256_add_epi32(a, b);
-}
-
-SIMD_INLINE vi v_sub_i(vi a, vi b)
-{
-    return _mm256_sub_epi32(a, b);
-}
-
-SIMD_INLINE vi v_and_i(vi a, vi b)
-{
-    return _mm256_and_si256(a, b);
-}
-
-SIMD_INLINE vi v_or_i(vi a, vi b)
-{
-    return _mm256_or_si256(a, b);
-}
-
 #define v_shift_right(a, bits) _mm256_srai_epi32((a), (bits))
 #define v_shift_left(a, bits)  _mm256_slli_epi32((a), (bits))
-
-SIMD_INLINE vi v_min_i(vi a, vi b)
-{
-    return _mm256_min_epi32(a, b);
-}
 
 SIMD_INLINE vm v_less_i(vi a, vi b)
 {
@@ -212,16 +124,6 @@ SIMD_INLINE vm v_less_i(vi a, vi b)
 SIMD_INLINE vf v_exponent(vf x)
 {
     return v_convert(_mm256_sub_epi32(_mm256_srli_epi32(v_bits(x), 23), v_set_i(127)));
-}
-
-SIMD_INLINE vf v_exponent_some(vf x)
-{
-    return v_exponent(x);
-}
-
-SIMD_INLINE vf v_mantissa(vf x)
-{
-    return v_from_bits(v_or_i(v_and_i(v_bits(x), v_set_i(0x7fffff)), v_set_i(0x3f800000)));
 }
 
 SIMD_INLINE vf v_lookup32(const float *table, vi index)
@@ -249,23 +151,6 @@ SIMD_INLINE vf v_load_as(enum dtype dtype, const unsigned char *p)
     default:
         return _mm256_loadu_ps((const float *)at);
     }
-}
-
-SIMD_INLINE vf v_load_part_as(enum dtype dtype, const unsigned char *p, uint32_t n)
-{
-    unsigned char part[SIMD_WIDTH * 8] = {0};
-    memcpy(part, p, n * (dtype == DTYPE_F64 ? 8u : dtype == DTYPE_F32 ? 4u : 2u));
-    return v_load_as(dtype, part);
-}
-
-SIMD_INLINE vf v_load_part(const float *p, uint32_t n)
-{
-    return v_load_part_as(DTYPE_F32, (const unsigned char *)p, n);
-}
-
-SIMD_INLINE void v_store_part(float *p, vf v, uint32_t n)
-{
-    memcpy(p, &v, n * sizeof *p);
 }
 
 SIMD_INLINE vm v_mask_of_bytes(const uint8_t *p, uint32_t n)
@@ -307,26 +192,6 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     memcpy(r, s, sizeof s);
 }
 
-SIMD_INLINE vi v_lane_index_i(void)
-{
-    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-}
-
-SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
-{
-    int32_t a[SIMD_WIDTH], b[SIMD_WIDTH];
-    uint32_t n = 0;
-    v_store_i(a, first);
-    v_store_i(b, second);
-    for (uint32_t bits = v_mask_bits(which); bits != 0; bits &= bits - 1) {
-        int lane = __builtin_ctz(bits);
-        pairs[2 * n] = a[lane];
-        pairs[2 * n + 1] = b[lane];
-        n++;
-    }
-    return n;
-}
-
 /* The least lane, the largest; no lane is NaN. */
 SIMD_INLINE float v_least(vf x)
 {
@@ -354,37 +219,10 @@ SIMD_INLINE float v_eighth(vf x)
     return v_least(x);
 }
 
-SIMD_INLINE uint32_t v_store_above(float *to, vf x, vf bound, uint32_t n)
-{
-    uint32_t bits = v_mask_bits(v_less(bound, x)) & ((1u << n) - 1), count = 0;
-    if (bits != 0) {
-        float lane[SIMD_WIDTH];
-        v_store(lane, x);
-        for (; bits != 0; bits &= bits - 1) {
-            to[count++] = lane[__builtin_ctz(bits)];
-        }
-    }
-    return count;
-}
-
-typedef struct {
-    __m256d low, high;
-} vd;
-
-SIMD_INLINE vd vd_zero(void)
-{
-    return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()};
-}
-
 SIMD_INLINE vd v_widen(vf x)
 {
     return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(x)),
                 _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
-}
-
-SIMD_INLINE vd vd_add(vd a, vd b)
-{
-    return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
 }
 
 SIMD_INLINE vd vd_add_square(vd sum, vd x, double mean)
@@ -423,5 +261,7 @@ SIMD_INLINE vf v_min_rows(const float *rows)
     vf b = v_min_bits(v_min_bits(r[4], r[5]), v_min_bits(r[6], r[7]));
     return v_min_bits(a, b);
 }
+
+#include "workers/simd/narrow.h"
 
 #endif

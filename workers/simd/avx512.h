@@ -14,7 +14,6 @@
 #define SIMD_WIDTH      16
 #define SIMD_TOP_LEVELS 3
 #define SIMD_INLINE     static inline __attribute__((always_inline, unused))
-#include "workers/simd/avx.h"
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -30,24 +29,9 @@ SIMD_INLINE vi v_set_i(int32_t x)
     return _mm512_set1_epi32(x);
 }
 
-SIMD_INLINE vf v_load(const float *p)
+SIMD_INLINE vi v_lane_index_i(void)
 {
-    return _mm512_loadu_ps(p);
-}
-
-SIMD_INLINE void v_store(float *p, vf v)
-{
-    _mm512_storeu_ps(p, v);
-}
-
-SIMD_INLINE vi v_load_i(const int32_t *p)
-{
-    return _mm512_loadu_si512(p);
-}
-
-SIMD_INLINE void v_store_i(int32_t *p, vi v)
-{
-    _mm512_storeu_si512(p, v);
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
 SIMD_INLINE vf v_select(vm m, vf a, vf b)
@@ -60,25 +44,23 @@ SIMD_INLINE vi v_select_i(vm m, vi a, vi b)
     return _mm512_mask_blend_epi32(m, b, a);
 }
 
-SIMD_INLINE vf v_add(vf a, vf b)
+SIMD_INLINE vi v_min_i(vi a, vi b)
 {
-    return _mm512_add_ps(a, b);
+    return _mm512_min_epi32(a, b);
 }
 
-SIMD_INLINE vf v_sub(vf a, vf b)
+SIMD_INLINE vi v_max_i(vi a, vi b)
 {
-    return _mm512_sub_ps(a, b);
+    return _mm512_max_epi32(a, b);
 }
 
-SIMD_INLINE vf v_mul(vf a, vf b)
+SIMD_INLINE uint32_t v_mask_bits(vm m)
 {
-    return _mm512_mul_ps(a, b);
+    return m;
 }
 
-SIMD_INLINE vf v_div(vf a, vf b)
-{
-    return _mm512_div_ps(a, b);
-}
+#include "workers/simd/avx.h"
+#include "workers/simd/words.h"
 
 SIMD_INLINE vf v_fma(vf a, vf b, vf c)
 {
@@ -98,31 +80,6 @@ SIMD_INLINE vf v_min(vf a, vf b)
 SIMD_INLINE vf v_max(vf a, vf b)
 {
     return _mm512_max_ps(a, b);
-}
-
-SIMD_INLINE vi v_bits(vf a)
-{
-    return _mm512_castps_si512(a);
-}
-
-SIMD_INLINE vf v_from_bits(vi a)
-{
-    return _mm512_castsi512_ps(a);
-}
-
-SIMD_INLINE vf v_min_bits(vf a, vf b)
-{
-    return v_from_bits(_mm512_min_epi32(v_bits(a), v_bits(b)));
-}
-
-SIMD_INLINE vf v_max_bits(vf a, vf b)
-{
-    return v_from_bits(_mm512_max_epi32(v_bits(a), v_bits(b)));
-}
-
-SIMD_INLINE vf v_abs(vf a)
-{
-    return _mm512_abs_ps(a);
 }
 
 SIMD_INLINE vm v_less(vf a, vf b)
@@ -145,29 +102,9 @@ SIMD_INLINE vm v_or(vm a, vm b)
     return (vm)(a | b);
 }
 
-SIMD_INLINE bool v_any(vm m)
-{
-    return m != 0;
-}
-
-SIMD_INLINE uint32_t v_mask_bits(vm m)
-{
-    return m;
-}
-
 SIMD_INLINE vm v_mask_of_bits(uint32_t bits)
 {
     return (vm)bits;
-}
-
-SIMD_INLINE vf v_lane_index(void)
-{
-    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
-
-SIMD_INLINE vf v_convert(vi a)
-{
-    return _mm512_cvtepi32_ps(a);
 }
 
 SIMD_INLINE vi v_truncate(vf a)
@@ -175,33 +112,8 @@ SIMD_INLINE vi v_truncate(vf a)
     return _mm512_cvttps_epi32(a);
 }
 
-SIMD_INLINE vi v_add_i(vi a, vi b)
-{
-    return _mm512_add_epi32(a, b);
-}
-
-SIMD_INLINE vi v_sub_i(vi a, vi b)
-{
-    return _mm512_sub_epi32(a, b);
-}
-
-SIMD_INLINE vi v_and_i(vi a, vi b)
-{
-    return _mm512_and_si512(a, b);
-}
-
-SIMD_INLINE vi v_or_i(vi a, vi b)
-{
-    return _mm512_or_si512(a, b);
-}
-
 #define v_shift_right(a, bits) _mm512_srai_epi32((a), (bits))
 #define v_shift_left(a, bits)  _mm512_slli_epi32((a), (bits))
-
-SIMD_INLINE vi v_min_i(vi a, vi b)
-{
-    return _mm512_min_epi32(a, b);
-}
 
 SIMD_INLINE vm v_less_i(vi a, vi b)
 {
@@ -325,11 +237,6 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
-SIMD_INLINE vi v_lane_index_i(void)
-{
-    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
-
 SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
 {
     vi low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -414,8 +321,7 @@ SIMD_INLINE struct codes_log2 v_codes_log2(void)
 /* Words 2 l, 2 l + 1 of the result: word l, from `first`, of `low`, of `high`. */
 SIMD_INLINE vi v_pair_words(vi low, vi high, int32_t first)
 {
-    vi l = v_add_i(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                   v_set_i(first));
+    vi l = v_add_i(v_lane_index_i(), v_set_i(first));
     vi which = v_or_i(l, v_shift_left(v_add_i(l, v_set_i(32)), 16));
     return _mm512_permutex2var_epi16(low, which, high);
 }
@@ -449,24 +355,10 @@ SIMD_INLINE vi v_max_codes(vi a, vi b)
     return _mm512_max_epi16(a, b);
 }
 
-typedef struct {
-    __m512d low, high;
-} vd;
-
-SIMD_INLINE vd vd_zero(void)
-{
-    return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()};
-}
-
 SIMD_INLINE vd v_widen(vf x)
 {
     return (vd){_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
                 _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
-}
-
-SIMD_INLINE vd vd_add(vd a, vd b)
-{
-    return (vd){_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
 }
 
 SIMD_INLINE vd vd_add_square(vd sum, vd x, double mean)

@@ -51,28 +51,9 @@ SIMD_INLINE vi v_set_i(int32_t x)
     return (vi){x, x, x, x};
 }
 
-SIMD_INLINE vf v_load(const float *p)
+SIMD_INLINE vi v_lane_index_i(void)
 {
-    vf v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-SIMD_INLINE void v_store(float *p, vf v)
-{
-    memcpy(p, &v, sizeof v);
-}
-
-SIMD_INLINE vi v_load_i(const int32_t *p)
-{
-    vi v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-SIMD_INLINE void v_store_i(int32_t *p, vi v)
-{
-    memcpy(p, &v, sizeof v);
+    return (vi){0, 1, 2, 3};
 }
 
 SIMD_INLINE vf v_select(vm m, vf a, vf b)
@@ -85,25 +66,24 @@ SIMD_INLINE vi v_select_i(vm m, vi a, vi b)
     return (m & a) | (~m & b);
 }
 
-SIMD_INLINE vf v_add(vf a, vf b)
+SIMD_INLINE vi v_min_i(vi a, vi b)
 {
-    return a + b;
+    return v_select_i((vm)(a < b), a, b);
 }
 
-SIMD_INLINE vf v_sub(vf a, vf b)
+SIMD_INLINE vi v_max_i(vi a, vi b)
 {
-    return a - b;
+    return v_select_i((vm)(a > b), a, b);
 }
 
-SIMD_INLINE vf v_mul(vf a, vf b)
+/* Bit l is lane l. */
+SIMD_INLINE uint32_t v_mask_bits(vm m)
 {
-    return a * b;
+    return ((uint32_t)m[0] & 1) | ((uint32_t)m[1] & 2) | ((uint32_t)m[2] & 4) |
+           ((uint32_t)m[3] & 8);
 }
 
-SIMD_INLINE vf v_div(vf a, vf b)
-{
-    return a / b;
-}
+#include "workers/simd/words.h"
 
 SIMD_INLINE vf v_fma(vf a, vf b, vf c)
 {
@@ -123,21 +103,6 @@ SIMD_INLINE vf v_min(vf a, vf b)
 SIMD_INLINE vf v_max(vf a, vf b)
 {
     return v_select((vm)(a > b), a, b);
-}
-
-SIMD_INLINE vf v_min_bits(vf a, vf b)
-{
-    return v_select((vm)((vi)a < (vi)b), a, b);
-}
-
-SIMD_INLINE vf v_max_bits(vf a, vf b)
-{
-    return v_select((vm)((vi)a > (vi)b), a, b);
-}
-
-SIMD_INLINE vf v_abs(vf a)
-{
-    return (vf)((vi)a & v_set_i(0x7fffffff));
 }
 
 SIMD_INLINE vm v_less(vf a, vf b)
@@ -160,42 +125,10 @@ SIMD_INLINE vm v_or(vm a, vm b)
     return a | b;
 }
 
-SIMD_INLINE bool v_any(vm m)
-{
-    return (m[0] | m[1] | m[2] | m[3]) != 0;
-}
-
-/* Bit l is lane l. */
-SIMD_INLINE uint32_t v_mask_bits(vm m)
-{
-    return ((uint32_t)m[0] & 1) | ((uint32_t)m[1] & 2) | ((uint32_t)m[2] & 4) |
-           ((uint32_t)m[3] & 8);
-}
-
 SIMD_INLINE vm v_mask_of_bits(uint32_t bits)
 {
     vi lanes = {1, 2, 4, 8};
     return (vm)((v_set_i((int32_t)bits) & lanes) != v_set_i(0));
-}
-
-SIMD_INLINE vf v_lane_index(void)
-{
-    return (vf){0, 1, 2, 3};
-}
-
-SIMD_INLINE vi v_bits(vf a)
-{
-    return (vi)a;
-}
-
-SIMD_INLINE vf v_from_bits(vi a)
-{
-    return (vf)a;
-}
-
-SIMD_INLINE vf v_convert(vi a)
-{
-    return __builtin_convertvector(a, vf);
 }
 
 /* Towards zero. */
@@ -204,33 +137,8 @@ SIMD_INLINE vi v_truncate(vf a)
     return __builtin_convertvector(a, vi);
 }
 
-SIMD_INLINE vi v_add_i(vi a, vi b)
-{
-    return a + b;
-}
-
-SIMD_INLINE vi v_sub_i(vi a, vi b)
-{
-    return a - b;
-}
-
-SIMD_INLINE vi v_and_i(vi a, vi b)
-{
-    return a & b;
-}
-
-SIMD_INLINE vi v_or_i(vi a, vi b)
-{
-    return a | b;
-}
-
 #define v_shift_right(a, bits) ((a) >> (bits))
 #define v_shift_left(a, bits)  ((a) << (bits))
-
-SIMD_INLINE vi v_min_i(vi a, vi b)
-{
-    return v_select_i((vm)(a < b), a, b);
-}
 
 SIMD_INLINE vm v_less_i(vi a, vi b)
 {
@@ -240,16 +148,6 @@ SIMD_INLINE vm v_less_i(vi a, vi b)
 SIMD_INLINE vf v_exponent(vf x)
 {
     return v_convert(((vi)x >> 23) - v_set_i(127));
-}
-
-SIMD_INLINE vf v_exponent_some(vf x)
-{
-    return v_exponent(x);
-}
-
-SIMD_INLINE vf v_mantissa(vf x)
-{
-    return (vf)(((vi)x & v_set_i(0x7fffff)) | v_set_i(0x3f800000));
 }
 
 SIMD_INLINE vf v_lookup32(const float *table, vi index)
@@ -298,23 +196,6 @@ SIMD_INLINE vf v_load_as(enum dtype dtype, const unsigned char *p)
     }
 }
 
-SIMD_INLINE vf v_load_part_as(enum dtype dtype, const unsigned char *p, uint32_t n)
-{
-    unsigned char part[SIMD_WIDTH * 8] = {0};
-    memcpy(part, p, n * (dtype == DTYPE_F64 ? 8u : dtype == DTYPE_F32 ? 4u : 2u));
-    return v_load_as(dtype, part);
-}
-
-SIMD_INLINE vf v_load_part(const float *p, uint32_t n)
-{
-    return v_load_part_as(DTYPE_F32, (const unsigned char *)p, n);
-}
-
-SIMD_INLINE void v_store_part(float *p, vf v, uint32_t n)
-{
-    memcpy(p, &v, n * sizeof *p);
-}
-
 /* Returns which of the first n bytes are 1. */
 SIMD_INLINE vm v_mask_of_bytes(const uint8_t *p, uint32_t n)
 {
@@ -348,26 +229,6 @@ SIMD_INLINE void v_transpose(vf r[SIMD_WIDTH])
     }
 }
 
-SIMD_INLINE vi v_lane_index_i(void)
-{
-    return (vi){0, 1, 2, 3};
-}
-
-SIMD_INLINE uint32_t v_store_pairs(int32_t *pairs, vi first, vi second, vm which)
-{
-    int32_t a[SIMD_WIDTH], b[SIMD_WIDTH];
-    uint32_t n = 0;
-    v_store_i(a, first);
-    v_store_i(b, second);
-    for (uint32_t bits = v_mask_bits(which); bits != 0; bits &= bits - 1) {
-        int lane = __builtin_ctz(bits);
-        pairs[2 * n] = a[lane];
-        pairs[2 * n + 1] = b[lane];
-        n++;
-    }
-    return n;
-}
-
 /* The least lane, the largest; no lane is NaN. */
 SIMD_INLINE float v_least(vf x)
 {
@@ -391,16 +252,6 @@ SIMD_INLINE float v_eighth(vf x)
 {
     (void)x;
     return -INFINITY;
-}
-
-SIMD_INLINE uint32_t v_store_above(float *to, vf x, vf bound, uint32_t n)
-{
-    uint32_t bits = v_mask_bits(v_and(v_less(bound, x), v_mask_of_bits((1u << n) - 1)));
-    uint32_t count = 0;
-    for (; bits != 0; bits &= bits - 1) {
-        to[count++] = x[__builtin_ctz(bits)];
-    }
-    return count;
 }
 
 SIMD_INLINE void v_insert_top(float top[8], const float *x, uint32_t n)
@@ -473,5 +324,7 @@ SIMD_INLINE vf v_min_rows(const float *rows)
     v_transpose(r);
     return v_min_bits(v_min_bits(r[0], r[1]), v_min_bits(r[2], r[3]));
 }
+
+#include "workers/simd/narrow.h"
 
 #endif
