@@ -223,12 +223,12 @@ static const uint8_t *fleet_bin(struct fleet_reader *reader, const char *key, si
 }
 
 /* The position of a word among `count`. */
-static int fleet_choice(struct fleet_reader *reader, const char *key, int count,
-                        const char *(*name)(int choice))
+static unsigned fleet_choice(struct fleet_reader *reader, const char *key, unsigned count,
+                             const char *const *words)
 {
     const msgpack_object *value = fleet_find(reader, key, MSGPACK_OBJECT_STR);
-    for (int i = 0; value && i < count; i++) {
-        if (mpk_is_str(value, name(i))) {
+    for (unsigned i = 0; value && i < count; i++) {
+        if (mpk_is_str(value, words[i])) {
             return i;
         }
     }
@@ -236,34 +236,11 @@ static int fleet_choice(struct fleet_reader *reader, const char *key, int count,
     return 0;
 }
 
-static const char *fleet_kind_text(int kind)
-{
-    return kinds[kind];
-}
-
-static const char *fleet_unit_text(int unit)
-{
-    return window_unit_name((enum window_unit)unit);
-}
-
-static const char *fleet_stack_text(int stack)
-{
-    return stack_name((enum stack)stack);
-}
-
-static const char *fleet_site_text(int site)
-{
-    return site_name((enum site)site);
-}
-
-static const char *fleet_state_text(int state)
-{
-    return job_state_name((enum job_state)state);
-}
-
 static void fleet_read_rule(struct fleet_reader *reader, struct fleet_body *body)
 {
-    body->rule.unit = (enum window_unit)fleet_choice(reader, "unit", 2, fleet_unit_text);
+    body->rule.unit = (enum window_unit)fleet_choice(
+        reader, "unit", 2,
+        (const char *const[]){window_unit_name(WINDOW_EPOCH), window_unit_name(WINDOW_STEP)});
     body->rule.length = fleet_number(reader, "length", FLEET_RULE_MAX);
     body->rule.every = fleet_number(reader, "every", FLEET_RULE_MAX);
     body->part = fleet_number(reader, "part", COUNT_MAX / FLEET_RULE_MAX);
@@ -303,7 +280,7 @@ int fleet_body_decode(const msgpack_object *map, struct fleet_body *ret_body)
     struct fleet_reader reader = {.map = map};
     struct fleet_body body = {.kind = FLEET_PART};
     fleet_check_version(&reader);
-    body.kind = (enum fleet_kind)fleet_choice(&reader, "kind", 3, fleet_kind_text);
+    body.kind = (enum fleet_kind)fleet_choice(&reader, "kind", 3, kinds);
     body.job = fleet_text(&reader, "job", 1, JOB_NAME_MAX, &body.job_size);
     body.run = fleet_bin(&reader, "run", RUN_BYTES, NULL);
     if (!reader.code && !job_name_valid(body.job, body.job_size)) {
@@ -318,9 +295,12 @@ int fleet_body_decode(const msgpack_object *map, struct fleet_body *ret_body)
         fleet_read_rule(&reader, &body);
     }
     if (body.kind == FLEET_PART) {
-        body.layer.stack = (enum stack)fleet_choice(&reader, "stack", 2, fleet_stack_text);
+        body.layer.stack = (enum stack)fleet_choice(
+            &reader, "stack", 2,
+            (const char *const[]){stack_name(STACK_ENCODER), stack_name(STACK_DECODER)});
         body.layer.layer = (uint32_t)fleet_number(&reader, "layer", LAYER_MAX);
-        body.layer.site = (enum site)fleet_choice(&reader, "site", 2, fleet_site_text);
+        body.layer.site = (enum site)fleet_choice(
+            &reader, "site", 2, (const char *const[]){site_name(SITE_SELF), site_name(SITE_CROSS)});
         if (mpk_find(map, "module")) {
             body.module = fleet_text(&reader, "module", 1, MODULE_MAX, &body.module_size);
         }
@@ -337,7 +317,10 @@ int fleet_body_decode(const msgpack_object *map, struct fleet_body *ret_body)
         body.cut = fleet_flag(&reader, "cut");
         body.layers = (uint32_t)fleet_number(&reader, "layers", UINT32_MAX);
     } else if (body.kind == FLEET_RUN) {
-        body.state_of_run = (enum job_state)fleet_choice(&reader, "state", 3, fleet_state_text);
+        body.state_of_run = (enum job_state)fleet_choice(
+            &reader, "state", 3,
+            (const char *const[]){job_state_name(JOB_ACTIVE), job_state_name(JOB_IDLE),
+                                  job_state_name(JOB_ENDED)});
         body.points_found = fleet_find(&reader, "points", MSGPACK_OBJECT_ARRAY);
         if (mpk_find(map, "settings")) {
             body.settings = fleet_bin(&reader, "settings", 0, &body.settings_size);

@@ -54,228 +54,137 @@ enum scope {
     IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
 };
 
+/* How the value of a key is read into its field. */
+enum header_kind {
+    READ_VERSION,
+    READ_TYPE,
+    READ_EVENT,
+    READ_JOB,
+    READ_RUN,
+    READ_U32,
+    READ_POSITIVE,
+    READ_HEADS,
+    READ_U64,
+    READ_BOOL,
+    READ_SCALE,
+    READ_POSITIVE_REAL,
+    READ_NOT_NEGATIVE,
+    READ_STACK,
+    READ_SITE,
+    READ_TENSORS,
+    READ_PARTS,
+    READ_Q_LEN,
+    READ_K_LEN,
+    READ_LABELS,
+    READ_MODULE,
+    READ_LAYERS,
+    READ_CLIENT,
+    READ_SETTINGS,
+    READ_OWN_WINDOW,
+    READ_VALUES,
+    READ_AFTER,
+};
+
 struct header_rule {
     const char *key;
     unsigned needed, used; /* scopes in which the key must be, may be */
-    int (*read)(const struct header_rule *rule, const msgpack_object *value, struct header *header);
-    size_t offset; /* of the field, for the readers of plain numbers */
-    uint64_t max;  /* of the number */
+    enum header_kind kind;
+    size_t offset; /* of the field */
+    uint64_t max;  /* of a whole number */
 };
 
-/* Sets *ret_position to that of a word in a list. */
+/* Sets the enumeration at `field` to the position of a word in a list. */
 static int header_read_word(const msgpack_object *value, const char *const *words, unsigned count,
-                            int err_unknown, unsigned *ret_position)
+                            int err_unknown, void *field)
 {
     if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
     }
     for (unsigned i = 0; i < count; i++) {
         if (mpk_is_str(value, words[i])) {
-            *ret_position = i;
+            *(unsigned *)field = i;
             return 0;
         }
     }
     return err_unknown;
 }
 
-static int header_read_u32(const struct header_rule *rule, const msgpack_object *value,
-                           struct header *header)
+static int read_stack(const msgpack_object *value, void *field)
 {
-    uint64_t number;
-    int rc = mpk_get_u64(value, rule->max, &number);
+    const char *const words[] = {stack_name(STACK_ENCODER), stack_name(STACK_DECODER)};
 
-    if (!rc) {
-        *(uint32_t *)(void *)((char *)header + rule->offset) = (uint32_t)number;
-    }
-    return rc;
+    return header_read_word(value, words, 2, ERR_KEY_RANGE, field);
 }
 
-static int header_read_u64(const struct header_rule *rule, const msgpack_object *value,
-                           struct header *header)
+static int read_site(const msgpack_object *value, void *field)
 {
-    return mpk_get_u64(value, rule->max, (uint64_t *)(void *)((char *)header + rule->offset));
+    const char *const words[] = {site_name(SITE_SELF), site_name(SITE_CROSS)};
+
+    return header_read_word(value, words, 2, ERR_KEY_RANGE, field);
 }
 
-static int read_bool(const struct header_rule *rule, const msgpack_object *value,
-                     struct header *header)
+/* Copies a text and ends it. */
+static int read_text(const msgpack_object *value, bool (*valid)(const char *text, size_t length),
+                     int err_invalid, char *field)
 {
-    return mpk_get_bool(value, (bool *)((char *)header + rule->offset));
-}
-
-static int read_version(const struct header_rule *rule, const msgpack_object *value,
-                        struct header *header)
-{
-    uint64_t version;
-
-    (void)rule;
-    (void)header;
-    return mpk_get_u64(value, UINT64_MAX, &version) == 0 && version == PROTO_VERSION ? 0
-                                                                                     : ERR_VERSION;
-}
-
-static int read_type(const struct header_rule *rule, const msgpack_object *value,
-                     struct header *header)
-{
-    unsigned type;
-    int rc =
-        header_read_word(value, types, sizeof types / sizeof types[0], ERR_TYPE_UNKNOWN, &type);
-
-    (void)rule;
-    if (rc) {
-        return rc;
-    }
-    header->type = (enum message_type)type;
-    return 0;
-}
-
-static int read_event(const struct header_rule *rule, const msgpack_object *value,
-                      struct header *header)
-{
-    unsigned event;
-    int rc = header_read_word(value, events, 4, ERR_EVENT_UNKNOWN, &event);
-
-    (void)rule;
-    if (!rc) {
-        header->event = (enum event_type)event;
-    }
-    return rc;
-}
-
-static int header_read_job(const struct header_rule *rule, const msgpack_object *value,
-                           struct header *header)
-{
-    (void)rule;
     if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
     }
-    if (!job_name_valid(value->via.str.ptr, value->via.str.size)) {
-        return ERR_JOB_NAME;
+    if (!valid(value->via.str.ptr, value->via.str.size)) {
+        return err_invalid;
     }
-    memcpy(header->job, value->via.str.ptr, value->via.str.size);
-    header->job[value->via.str.size] = '\0';
+    if (value->via.str.size > 0) {
+        memcpy(field, value->via.str.ptr, value->via.str.size);
+    }
+    field[value->via.str.size] = '\0';
     return 0;
 }
 
-static int header_read_run(const struct header_rule *rule, const msgpack_object *value,
-                           struct header *header)
+static bool client_valid(const char *text, size_t length)
 {
-    (void)rule;
+    bool valid = length <= CLIENT_NAME_MAX;
+
+    for (size_t i = 0; i < length && valid; i++) {
+        valid = text[i] >= ' ' && text[i] <= '~';
+    }
+    return valid;
+}
+
+static int header_read_run(const msgpack_object *value, uint8_t *run)
+{
     if (value->type != MSGPACK_OBJECT_BIN) {
         return ERR_KEY_TYPE;
     }
     if (value->via.bin.size != RUN_BYTES) {
         return ERR_KEY_RANGE;
     }
-    memcpy(header->run, value->via.bin.ptr, RUN_BYTES);
+    memcpy(run, value->via.bin.ptr, RUN_BYTES);
     return 0;
 }
 
-static int get_stack(const msgpack_object *value, enum stack *ret_stack)
+static int header_read_u32(const msgpack_object *value, uint64_t min, uint64_t max, uint32_t *field)
 {
-    const char *const words[] = {stack_name(STACK_ENCODER), stack_name(STACK_DECODER)};
-    unsigned position;
-    int rc = header_read_word(value, words, 2, ERR_KEY_RANGE, &position);
+    uint64_t number;
+    int rc = mpk_get_u64(value, max, &number);
 
     if (!rc) {
-        *ret_stack = (enum stack)position;
+        *field = (uint32_t)number;
     }
-    return rc;
+    return !rc && number < min ? ERR_KEY_RANGE : rc;
 }
 
-static int get_site(const msgpack_object *value, enum site *ret_site)
+/* A scale of 0 would leave nothing of the queries and keys. */
+static int read_real(const msgpack_object *value, enum header_kind kind, double *field)
 {
-    const char *const words[] = {site_name(SITE_SELF), site_name(SITE_CROSS)};
-    unsigned position;
-    int rc = header_read_word(value, words, 2, ERR_KEY_RANGE, &position);
-
-    if (!rc) {
-        *ret_site = (enum site)position;
-    }
-    return rc;
-}
-
-static int read_stack(const struct header_rule *rule, const msgpack_object *value,
-                      struct header *header)
-{
-    (void)rule;
-    return get_stack(value, &header->layer.stack);
-}
-
-static int read_site(const struct header_rule *rule, const msgpack_object *value,
-                     struct header *header)
-{
-    (void)rule;
-    return get_site(value, &header->layer.site);
-}
-
-static int proto_header_read_tensors(const struct header_rule *rule, const msgpack_object *value,
-                                     struct header *header)
-{
-    (void)rule;
-    return header_read_tensors(value, header);
-}
-
-static int read_positive(const struct header_rule *rule, const msgpack_object *value,
-                         struct header *header)
-{
-    int rc = header_read_u32(rule, value, header);
-
-    if (!rc && *(uint32_t *)(void *)((char *)header + rule->offset) == 0) {
-        rc = ERR_KEY_RANGE;
-    }
-    return rc;
-}
-
-/* The heads of matrices, which no shape tells; what follows from them unless the keys to come say
- * otherwise. */
-static int header_read_heads(const struct header_rule *rule, const msgpack_object *value,
-                             struct header *header)
-{
-    int rc = read_positive(rule, value, header);
-
-    header->kv_heads = header->heads_total = header->heads;
-    return rc;
-}
-
-static int proto_header_read_parts(const struct header_rule *rule, const msgpack_object *value,
-                                   struct header *header)
-{
-    (void)rule;
-    return header_read_parts(value, header);
-}
-
-static int read_real(const struct header_rule *rule, const msgpack_object *value,
-                     struct header *header)
-{
-    double *field = (double *)(void *)((char *)header + rule->offset);
     int rc = value->type == MSGPACK_OBJECT_NIL ? ERR_KEY_TYPE : mpk_get_f64(value, field);
 
-    return !rc && !isfinite(*field) ? ERR_KEY_RANGE : rc;
-}
-
-static int read_positive_real(const struct header_rule *rule, const msgpack_object *value,
-                              struct header *header)
-{
-    int rc = read_real(rule, value, header);
-
-    return !rc && !(*(double *)(void *)((char *)header + rule->offset) > 0) ? ERR_KEY_RANGE : rc;
-}
-
-/* 0 would leave nothing of the queries and keys. */
-static int read_scale(const struct header_rule *rule, const msgpack_object *value,
-                      struct header *header)
-{
-    int rc = read_real(rule, value, header);
-
-    return !rc && !(fabs(header->scale) > 0) ? ERR_KEY_RANGE : rc;
-}
-
-static int read_not_negative(const struct header_rule *rule, const msgpack_object *value,
-                             struct header *header)
-{
-    int rc = read_real(rule, value, header);
-
-    return !rc && *(double *)(void *)((char *)header + rule->offset) < 0 ? ERR_KEY_RANGE : rc;
+    if (rc) {
+        return rc;
+    }
+    return isfinite(*field) && (*field > 0 || (kind == READ_SCALE && *field < 0) ||
+                                (kind == READ_NOT_NEGATIVE && !(*field < 0)))
+               ? 0
+               : ERR_KEY_RANGE;
 }
 
 static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t max,
@@ -302,26 +211,9 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
     return rc == ERR_KEY_RANGE ? ERR_LENGTHS : rc;
 }
 
-static int read_q_len(const struct header_rule *rule, const msgpack_object *value,
-                      struct header *header)
-{
-    (void)rule;
-    return read_lengths(value, header->batch, header->queries, &header->q_len);
-}
-
-static int read_k_len(const struct header_rule *rule, const msgpack_object *value,
-                      struct header *header)
-{
-    (void)rule;
-    return read_lengths(value, header->batch, header->keys, &header->k_len);
-}
-
 /* Token texts: only checked. Their users read the frame again. */
-static int header_read_labels(const struct header_rule *rule, const msgpack_object *value,
-                              struct header *header)
+static int check_labels(const msgpack_object *value)
 {
-    (void)rule;
-    (void)header;
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
@@ -333,34 +225,12 @@ static int header_read_labels(const struct header_rule *rule, const msgpack_obje
     return 0;
 }
 
-/* Copies the path of a module to `ret_path` and ends it; returns 0 or an error. */
-static int read_path(const msgpack_object *value, char *ret_path)
-{
-    if (value->type != MSGPACK_OBJECT_STR) {
-        return ERR_KEY_TYPE;
-    }
-    if (!module_path_valid(value->via.str.ptr, value->via.str.size)) {
-        return ERR_KEY_RANGE;
-    }
-    memcpy(ret_path, value->via.str.ptr, value->via.str.size);
-    ret_path[value->via.str.size] = '\0';
-    return 0;
-}
-
-static int read_module(const struct header_rule *rule, const msgpack_object *value,
-                       struct header *header)
-{
-    (void)rule;
-    return read_path(value, header->module);
-}
-
 /* A module goes to *modules, which has room for it and moves on. */
 static int read_layer_info(const msgpack_object *value, char **modules, struct layer_info *ret_info)
 {
     static const char *const names[] = {"stack", "layer", "site", "heads", "module"};
     const msgpack_object *found[5];
     const char *duplicate;
-    uint64_t layer, heads;
     int rc = mpk_collect(value, names, 5, found, &duplicate);
 
     if (rc) {
@@ -369,22 +239,18 @@ static int read_layer_info(const msgpack_object *value, char **modules, struct l
     if (!found[0] || !found[1] || !found[2] || !found[3]) {
         return ERR_KEY_MISSING;
     }
-    if ((rc = get_stack(found[0], &ret_info->id.stack)) != 0 ||
-        (rc = mpk_get_u64(found[1], LAYER_MAX, &layer)) != 0 ||
-        (rc = get_site(found[2], &ret_info->id.site)) != 0 ||
-        (rc = mpk_get_u64(found[3], HEADS_TOTAL_MAX, &heads)) != 0) {
+    if ((rc = read_stack(found[0], &ret_info->id.stack)) != 0 ||
+        (rc = header_read_u32(found[1], 0, LAYER_MAX, &ret_info->id.layer)) != 0 ||
+        (rc = read_site(found[2], &ret_info->id.site)) != 0 ||
+        (rc = header_read_u32(found[3], 1, HEADS_TOTAL_MAX, &ret_info->heads)) != 0 || !found[4]) {
         return rc;
     }
-    if (found[4]) {
-        if ((rc = read_path(found[4], *modules)) != 0) {
-            return rc;
-        }
+    rc = read_text(found[4], module_path_valid, ERR_KEY_RANGE, *modules);
+    if (!rc) {
         ret_info->module = *modules;
         *modules += strlen(*modules) + 1;
     }
-    ret_info->id.layer = (uint32_t)layer;
-    ret_info->heads = (uint32_t)heads;
-    return heads > 0 ? 0 : ERR_KEY_RANGE;
+    return rc;
 }
 
 /* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
@@ -400,14 +266,12 @@ static size_t modules_size(const msgpack_object *list)
     return size;
 }
 
-static int header_read_layers(const struct header_rule *rule, const msgpack_object *value,
-                              struct header *header)
+static int header_read_layers(const msgpack_object *value, struct header *header)
 {
     uint32_t count;
     char *modules;
     int rc = 0;
 
-    (void)rule;
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
@@ -430,119 +294,138 @@ static int header_read_layers(const struct header_rule *rule, const msgpack_obje
     return rc;
 }
 
-static int read_client(const struct header_rule *rule, const msgpack_object *value,
+static int header_read(const struct header_rule *rule, const msgpack_object *value,
                        struct header *header)
 {
-    (void)rule;
-    if (value->type != MSGPACK_OBJECT_STR) {
-        return ERR_KEY_TYPE;
-    }
-    if (value->via.str.size > CLIENT_NAME_MAX) {
-        return ERR_KEY_RANGE;
-    }
-    for (uint32_t i = 0; i < value->via.str.size; i++) {
-        if (value->via.str.ptr[i] < ' ' || value->via.str.ptr[i] > '~') {
-            return ERR_KEY_RANGE;
-        }
-    }
-    if (value->via.str.size > 0) {
-        memcpy(header->client, value->via.str.ptr, value->via.str.size);
-    }
-    return 0;
-}
+    void *field = (char *)header + rule->offset;
+    uint64_t version = 0;
+    int rc;
 
-static int header_read_own_window(const struct header_rule *rule, const msgpack_object *value,
-                                  struct header *header)
-{
-    (void)rule;
-    return own_window_read(value, &header->own_window);
-}
-
-static int header_read_settings(const struct header_rule *rule, const msgpack_object *value,
-                                struct header *header)
-{
-    (void)rule;
-    return named_read_settings(value, &header->settings);
-}
-
-static int header_read_values(const struct header_rule *rule, const msgpack_object *value,
-                              struct header *header)
-{
-    (void)rule;
-    return named_read_values(value, &header->values);
-}
-
-static int proto_header_read_after(const struct header_rule *rule, const msgpack_object *value,
-                                   struct header *header)
-{
-    (void)rule;
+    switch (rule->kind) {
+    case READ_VERSION:
+        rc = mpk_get_u64(value, UINT64_MAX, &version);
+        return rc || version != PROTO_VERSION ? ERR_VERSION : 0;
+    case READ_TYPE:
+        return header_read_word(value, types, sizeof types / sizeof types[0], ERR_TYPE_UNKNOWN,
+                                field);
+    case READ_EVENT:
+        return header_read_word(value, events, sizeof events / sizeof events[0], ERR_EVENT_UNKNOWN,
+                                field);
+    case READ_JOB:
+        return read_text(value, job_name_valid, ERR_JOB_NAME, field);
+    case READ_RUN:
+        return header_read_run(value, field);
+    case READ_U32:
+    case READ_POSITIVE:
+        return header_read_u32(value, rule->kind == READ_POSITIVE, rule->max, field);
+    case READ_HEADS: /* which no shape tells; what follows unless the keys to come say otherwise */
+        rc = header_read_u32(value, 1, rule->max, field);
+        header->kv_heads = header->heads_total = header->heads;
+        return rc;
+    case READ_U64:
+        return mpk_get_u64(value, rule->max, field);
+    case READ_BOOL:
+        return mpk_get_bool(value, field);
+    case READ_SCALE:
+    case READ_POSITIVE_REAL:
+    case READ_NOT_NEGATIVE:
+        return read_real(value, rule->kind, field);
+    case READ_STACK:
+        return read_stack(value, field);
+    case READ_SITE:
+        return read_site(value, field);
+    case READ_TENSORS:
+        return header_read_tensors(value, header);
+    case READ_PARTS:
+        return header_read_parts(value, header);
+    case READ_Q_LEN:
+        return read_lengths(value, header->batch, header->queries, field);
+    case READ_K_LEN:
+        return read_lengths(value, header->batch, header->keys, field);
+    case READ_LABELS:
+        return check_labels(value);
+    case READ_MODULE:
+        return read_text(value, module_path_valid, ERR_KEY_RANGE, field);
+    case READ_LAYERS:
+        return header_read_layers(value, header);
+    case READ_CLIENT:
+        return read_text(value, client_valid, ERR_KEY_RANGE, field);
+    case READ_SETTINGS:
+        return named_read_settings(value, field);
+    case READ_OWN_WINDOW:
+        return own_window_read(value, field);
+    case READ_VALUES:
+        return named_read_values(value, field);
+    case READ_AFTER:
+        break;
+    }
     return header_read_after(value, header);
 }
 
-/* KEY(name, needed in, used in, reader, field, largest number), in the order of checking. */
+/* KEY(name, needed in, used in, kind, field, largest number), in the order of checking. */
 #define NO_FIELD         0, 0
 #define FIELD(name, max) offsetof(struct header, name), max
 #define KEYS(KEY)                                                                                  \
-    KEY(v, IN_ALL, IN_ALL, read_version, NO_FIELD)                                                 \
-    KEY(type, IN_ALL, IN_ALL, read_type, NO_FIELD)                                                 \
-    KEY(event, IN_EVENTS, IN_EVENTS, read_event, NO_FIELD)                                         \
-    KEY(job, IN_ALL, IN_ALL, header_read_job, NO_FIELD)                                            \
-    KEY(run, IN_ALL, IN_ALL, header_read_run, NO_FIELD)                                            \
-    KEY(rank, IN_ALL, IN_ALL, header_read_u32, FIELD(rank, WORLD_MAX - 1))                         \
-    KEY(world, IN_ALL, IN_ALL, header_read_u32, FIELD(world, WORLD_MAX))                           \
-    KEY(seq, IN_ALL, IN_ALL, header_read_u64, FIELD(seq, COUNT_MAX))                               \
-    KEY(dropped, IN_ALL, IN_ALL, header_read_u64, FIELD(dropped, COUNT_MAX))                       \
-    KEY(time_ns, IN_ALL, IN_ALL, header_read_u64, FIELD(time_ns, COUNT_MAX))                       \
-    KEY(epoch, IN_ALL, IN_ALL, header_read_u64, FIELD(epoch, COUNT_MAX))                           \
-    KEY(step, IN_ALL, IN_ALL, header_read_u64, FIELD(step, COUNT_MAX))                             \
-    KEY(reliable, OPTIONAL, IN_ALL, read_bool, FIELD(reliable, 0))                                 \
-    KEY(stack, IN_TENSORS, IN_TENSORS, read_stack, NO_FIELD)                                       \
-    KEY(layer, IN_TENSORS, IN_TENSORS, header_read_u32, FIELD(layer.layer, LAYER_MAX))             \
-    KEY(site, IN_TENSORS, IN_TENSORS, read_site, NO_FIELD)                                         \
-    KEY(tensors, IN_TENSORS, IN_TENSORS, proto_header_read_tensors, NO_FIELD)                      \
-    KEY(heads, IN_COUNTED, IN_COUNTED, header_read_heads, FIELD(heads, HEADS_TOTAL_MAX))           \
-    KEY(kv_heads, OPTIONAL, IN_WEIGHTS, read_positive, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
-    KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, read_positive, FIELD(head_dim, INT32_MAX))               \
-    KEY(parts, OPTIONAL, IN_WEIGHTS, proto_header_read_parts, NO_FIELD)                            \
-    KEY(scale, IN_QK, IN_QK, read_scale, FIELD(scale, 0))                                          \
-    KEY(softcap, OPTIONAL, IN_QK, read_not_negative, FIELD(softcap, 0))                            \
-    KEY(q_offset, OPTIONAL, IN_SHOWN, header_read_u32, FIELD(q_offset, UINT32_MAX))                \
-    KEY(q_stride, OPTIONAL, IN_MAPS, read_positive, FIELD(q_stride, UINT32_MAX))                   \
-    KEY(causal, OPTIONAL, IN_MAPS, read_bool, FIELD(causal, 0))                                    \
-    KEY(window, OPTIONAL, IN_MAPS, header_read_u32, FIELD(window, UINT32_MAX))                     \
-    KEY(q_len, OPTIONAL, IN_MAPS, read_q_len, NO_FIELD)                                            \
-    KEY(k_len, OPTIONAL, IN_MAPS, read_k_len, NO_FIELD)                                            \
-    KEY(head_offset, OPTIONAL, IN_SHOWN, header_read_u32, FIELD(head_offset, HEADS_TOTAL_MAX))     \
-    KEY(first_epoch, IN_STATE, IN_STATE, header_read_u64, FIELD(first_epoch, COUNT_MAX))           \
-    KEY(first_step, IN_STATE, IN_STATE, header_read_u64, FIELD(first_step, COUNT_MAX))             \
-    KEY(queries, OPTIONAL, IN_STATE, read_positive, FIELD(maps.queries, INT32_MAX))                \
-    KEY(keys, OPTIONAL, IN_STATE, read_positive, FIELD(maps.keys, INT32_MAX))                      \
-    KEY(queries_sent, OPTIONAL, IN_STATE, read_positive, FIELD(maps.queries_sent, INT32_MAX))      \
-    KEY(keys_sent, OPTIONAL, IN_STATE, read_positive, FIELD(maps.keys_sent, INT32_MAX))            \
-    KEY(first_query, OPTIONAL, IN_STATE, header_read_u32, FIELD(maps.first_query, INT32_MAX))      \
-    KEY(first_key, OPTIONAL, IN_STATE, header_read_u32, FIELD(maps.first_key, INT32_MAX))          \
-    KEY(sample, OPTIONAL, IN_STATE, header_read_u32, FIELD(maps.sample, INT32_MAX))                \
-    KEY(heads_total, OPTIONAL, IN_SLICED, header_read_u32, FIELD(heads_total, HEADS_TOTAL_MAX))    \
-    KEY(dropout, OPTIONAL, IN_MAPS, read_bool, FIELD(dropout, 0))                                  \
-    KEY(learned_sink, OPTIONAL, IN_MAPS, read_bool, FIELD(learned_sink, 0))                        \
-    KEY(labels, OPTIONAL, IN_SHOWN, header_read_labels, NO_FIELD)                                  \
-    KEY(q_labels, OPTIONAL, IN_SHOWN, header_read_labels, NO_FIELD)                                \
-    KEY(microbatch, OPTIONAL, IN_MAPS, header_read_u32, FIELD(microbatch, UINT32_MAX))             \
-    KEY(module, OPTIONAL, IN_TENSORS, read_module, NO_FIELD)                                       \
-    KEY(dropped_total, OPTIONAL, IN_EVENTS, header_read_u64, FIELD(dropped_total, COUNT_MAX))      \
-    KEY(layers, OPTIONAL, IN_HELLO, header_read_layers, NO_FIELD)                                  \
-    KEY(client, OPTIONAL, IN_HELLO, read_client, NO_FIELD)                                         \
-    KEY(settings, OPTIONAL, IN_HELLO, header_read_settings, NO_FIELD)                              \
-    KEY(step_seconds, OPTIONAL, IN_HELLO, read_positive_real, FIELD(step_seconds, 0))              \
-    KEY(capture_seconds, OPTIONAL, IN_HELLO, read_not_negative, FIELD(capture_seconds, 0))         \
-    KEY(own_every, OPTIONAL, IN_HELLO, read_positive, FIELD(own_every, EVERY_MAX))                 \
-    KEY(own_window, OPTIONAL, IN_HELLO, header_read_own_window, NO_FIELD)                          \
-    KEY(values, IN_LOG, IN_LOG, header_read_values, NO_FIELD)                                      \
-    KEY(after, OPTIONAL, IN_TENSORS | IN_EVENTS, proto_header_read_after, NO_FIELD)
+    KEY(v, IN_ALL, IN_ALL, READ_VERSION, NO_FIELD)                                                 \
+    KEY(type, IN_ALL, IN_ALL, READ_TYPE, FIELD(type, 0))                                           \
+    KEY(event, IN_EVENTS, IN_EVENTS, READ_EVENT, FIELD(event, 0))                                  \
+    KEY(job, IN_ALL, IN_ALL, READ_JOB, FIELD(job, 0))                                              \
+    KEY(run, IN_ALL, IN_ALL, READ_RUN, FIELD(run, 0))                                              \
+    KEY(rank, IN_ALL, IN_ALL, READ_U32, FIELD(rank, WORLD_MAX - 1))                                \
+    KEY(world, IN_ALL, IN_ALL, READ_U32, FIELD(world, WORLD_MAX))                                  \
+    KEY(seq, IN_ALL, IN_ALL, READ_U64, FIELD(seq, COUNT_MAX))                                      \
+    KEY(dropped, IN_ALL, IN_ALL, READ_U64, FIELD(dropped, COUNT_MAX))                              \
+    KEY(time_ns, IN_ALL, IN_ALL, READ_U64, FIELD(time_ns, COUNT_MAX))                              \
+    KEY(epoch, IN_ALL, IN_ALL, READ_U64, FIELD(epoch, COUNT_MAX))                                  \
+    KEY(step, IN_ALL, IN_ALL, READ_U64, FIELD(step, COUNT_MAX))                                    \
+    KEY(reliable, OPTIONAL, IN_ALL, READ_BOOL, FIELD(reliable, 0))                                 \
+    KEY(stack, IN_TENSORS, IN_TENSORS, READ_STACK, FIELD(layer.stack, 0))                          \
+    KEY(layer, IN_TENSORS, IN_TENSORS, READ_U32, FIELD(layer.layer, LAYER_MAX))                    \
+    KEY(site, IN_TENSORS, IN_TENSORS, READ_SITE, FIELD(layer.site, 0))                             \
+    KEY(tensors, IN_TENSORS, IN_TENSORS, READ_TENSORS, NO_FIELD)                                   \
+    KEY(heads, IN_COUNTED, IN_COUNTED, READ_HEADS, FIELD(heads, HEADS_TOTAL_MAX))                  \
+    KEY(kv_heads, OPTIONAL, IN_WEIGHTS, READ_POSITIVE, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
+    KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, READ_POSITIVE, FIELD(head_dim, INT32_MAX))               \
+    KEY(parts, OPTIONAL, IN_WEIGHTS, READ_PARTS, NO_FIELD)                                         \
+    KEY(scale, IN_QK, IN_QK, READ_SCALE, FIELD(scale, 0))                                          \
+    KEY(softcap, OPTIONAL, IN_QK, READ_NOT_NEGATIVE, FIELD(softcap, 0))                            \
+    KEY(q_offset, OPTIONAL, IN_SHOWN, READ_U32, FIELD(q_offset, UINT32_MAX))                       \
+    KEY(q_stride, OPTIONAL, IN_MAPS, READ_POSITIVE, FIELD(q_stride, UINT32_MAX))                   \
+    KEY(causal, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(causal, 0))                                    \
+    KEY(window, OPTIONAL, IN_MAPS, READ_U32, FIELD(window, UINT32_MAX))                            \
+    KEY(q_len, OPTIONAL, IN_MAPS, READ_Q_LEN, FIELD(q_len, 0))                                     \
+    KEY(k_len, OPTIONAL, IN_MAPS, READ_K_LEN, FIELD(k_len, 0))                                     \
+    KEY(head_offset, OPTIONAL, IN_SHOWN, READ_U32, FIELD(head_offset, HEADS_TOTAL_MAX))            \
+    KEY(first_epoch, IN_STATE, IN_STATE, READ_U64, FIELD(first_epoch, COUNT_MAX))                  \
+    KEY(first_step, IN_STATE, IN_STATE, READ_U64, FIELD(first_step, COUNT_MAX))                    \
+    KEY(queries, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.queries, INT32_MAX))                \
+    KEY(keys, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.keys, INT32_MAX))                      \
+    KEY(queries_sent, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.queries_sent, INT32_MAX))      \
+    KEY(keys_sent, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.keys_sent, INT32_MAX))            \
+    KEY(first_query, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.first_query, INT32_MAX))             \
+    KEY(first_key, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.first_key, INT32_MAX))                 \
+    KEY(sample, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.sample, INT32_MAX))                       \
+    KEY(heads_total, OPTIONAL, IN_SLICED, READ_U32, FIELD(heads_total, HEADS_TOTAL_MAX))           \
+    KEY(dropout, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(dropout, 0))                                  \
+    KEY(learned_sink, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(learned_sink, 0))                        \
+    KEY(labels, OPTIONAL, IN_SHOWN, READ_LABELS, NO_FIELD)                                         \
+    KEY(q_labels, OPTIONAL, IN_SHOWN, READ_LABELS, NO_FIELD)                                       \
+    KEY(microbatch, OPTIONAL, IN_MAPS, READ_U32, FIELD(microbatch, UINT32_MAX))                    \
+    KEY(module, OPTIONAL, IN_TENSORS, READ_MODULE, FIELD(module, 0))                               \
+    KEY(dropped_total, OPTIONAL, IN_EVENTS, READ_U64, FIELD(dropped_total, COUNT_MAX))             \
+    KEY(layers, OPTIONAL, IN_HELLO, READ_LAYERS, NO_FIELD)                                         \
+    KEY(client, OPTIONAL, IN_HELLO, READ_CLIENT, FIELD(client, 0))                                 \
+    KEY(settings, OPTIONAL, IN_HELLO, READ_SETTINGS, FIELD(settings, 0))                           \
+    KEY(step_seconds, OPTIONAL, IN_HELLO, READ_POSITIVE_REAL, FIELD(step_seconds, 0))              \
+    KEY(capture_seconds, OPTIONAL, IN_HELLO, READ_NOT_NEGATIVE, FIELD(capture_seconds, 0))         \
+    KEY(own_every, OPTIONAL, IN_HELLO, READ_POSITIVE, FIELD(own_every, EVERY_MAX))                 \
+    KEY(own_window, OPTIONAL, IN_HELLO, READ_OWN_WINDOW, FIELD(own_window, 0))                     \
+    KEY(values, IN_LOG, IN_LOG, READ_VALUES, FIELD(values, 0))                                     \
+    KEY(after, OPTIONAL, IN_TENSORS | IN_EVENTS, READ_AFTER, NO_FIELD)
 
-#define RULE(name, needed, used, read, field)  {#name, needed, used, read, field},
-#define NAME(name, needed, used, read, field)  #name,
-#define INDEX(name, needed, used, read, field) KEY_##name,
+#define RULE(name, needed, used, kind, field)  {#name, needed, used, kind, field},
+#define NAME(name, needed, used, kind, field)  #name,
+#define INDEX(name, needed, used, kind, field) KEY_##name,
 
 enum { KEYS(INDEX) KEY_COUNT };
 static const struct header_rule rules[] = {KEYS(RULE)};
@@ -574,7 +457,7 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
     if (!value) {
         return rule->needed & scope ? ERR_KEY_MISSING : 0;
     }
-    return rule->read(rule, value, header);
+    return header_read(rule, value, header);
 }
 
 static int header_check_numbers(const struct header *header, const char **reterr_key)
@@ -617,7 +500,7 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
 
     /* The job that a refusal is counted for, even one for the version. */
     if (values[KEY_job]) {
-        header_read_job(NULL, values[KEY_job], header);
+        read_text(values[KEY_job], job_name_valid, ERR_JOB_NAME, header->job);
     }
     for (unsigned i = 0; i < KEY_COUNT && !rc; i++) {
         *reterr_key = rules[i].key;
