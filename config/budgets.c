@@ -4,7 +4,8 @@
 #include "config/jobs.h"
 
 /* How often each may be used: ingest.budget once more by what waits on the reliable lane, and once
- * by messages that peers have not finished; http.queue by results on their way and by those held back. */
+ * by messages that peers have not finished; http.queue by results on their way and by those held
+ * back. */
 static const struct {
     int key;
     unsigned times;
