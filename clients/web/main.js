@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The frame of the page: pickers, tabs, the state of the connection; shows the view that the address names.
-import { giveToken, onToken, token } from "./api.js";
+import { find, giveToken, onToken, token } from "./api.js";
 import { noJobYet } from "./attach.js";
 import { showPadding } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
@@ -34,6 +34,7 @@ const METRIC = "entropy_normalized";
 /** How often the header looks whether a run has fallen silent, and a node, and how long layers that come together are waited for. */
 const SILENCE_MS = 5000,
     FLEET_MS = 10000,
+    HISTORY_MS = 10000,
     LAYERS_MS = 300;
 /** Parameters that go along from view to view. */
 const SHARED = ["job", "run", "stack", "layer", "site", "head", "metric", "at", "padding"];
@@ -108,6 +109,18 @@ async function lookAtFleet() {
     store.fleet = (await loadFleet().catch(() => null)) ?? store.fleet;
     if (marks() !== before) drawTabs(here().view);
     if (store.fleet.role !== "off") store.tell("fleet");
+}
+
+/** Trouble of the history is said over all views, and for as long as attnd runs what of it was lost. */
+async function lookAtHistory() {
+    const stats = await find("stats").catch(() => null);
+    if (!stats) return;
+    const { damaged, path, reason } = stats.history,
+        lost = stats.store_unreadable,
+        isRepaired = `The history was damaged and has been repaired; ${lost} of its windows could not be read.`,
+        text = damaged || (path && reason) || (lost ? isRepaired : "");
+    byId("history").hidden = !text;
+    if (byId("history").textContent !== text) byId("history").textContent = text;
 }
 
 /** Each tab leads to the same place in its view, also when the view that is shown has gone elsewhere. */
@@ -241,6 +254,7 @@ async function reload() {
     }
     await update(true);
     lookAtFleet();
+    lookAtHistory();
 }
 
 /** A job that is heard of: in the lists, and on the page when it is what was lacking. */
@@ -312,6 +326,7 @@ function start() {
     store.on("layers", onLayers);
     store.on("clock", () => drawWhere(store.shownRun()));
     setInterval(() => store.fleet.role !== "off" && lookAtFleet(), FLEET_MS);
+    setInterval(lookAtHistory, HISTORY_MS);
     setInterval(() => store.tell("clock"), SILENCE_MS);
     listenToSkip();
     listenToToken();

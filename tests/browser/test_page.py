@@ -2,6 +2,7 @@
 """Every view on a real run: the numbers that stand there are the API's, and the API's are those of the summaries."""
 import math
 import re
+import sqlite3
 import urllib.request
 import xml.dom.minidom
 
@@ -261,6 +262,30 @@ def test_what_comes_shows_at_once_and_a_lost_connection_heals(page):
         wait_until(lambda: "second" in page.text("#job"), "the job of after the gap")
         page.driver.get("about:blank")
         page.complaints()  # of the time without a connection
+    finally:
+        site.close()
+
+
+def test_a_damaged_history_is_said_over_all_views(page):
+    """attnd repairs it once; when a question meets damage again, it stays."""
+    site = Site("history.commit=20ms")
+    daemon, rng = site.daemon, np.random.default_rng(1)
+    try:
+        page.open(site)
+        for times, said in (1, "of its windows could not be read"), (2, "the history is damaged: "):
+            trainer = Trainer(daemon, f"job{times}")
+            trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
+            trainer.event("epoch_end", epoch=0)
+            daemon.settled(2 * times)
+            wait_until(lambda: daemon.stats()["stored"] and not daemon.stats()["history"]["waiting"], "the history")
+            assert said not in page.text("#history")
+            with sqlite3.connect(daemon.history_path, timeout=20) as database:
+                assert database.execute("UPDATE states SET data = x'0102'").rowcount > 0
+            with pytest.raises(RuntimeError):
+                daemon.call("history", job=f"job{times}")
+            wait_until(lambda: said in page.text("#history"), said)
+        page.screenshot("damaged-1440-light")
+        page.complaints()  # of what could not be read
     finally:
         site.close()
 
