@@ -120,7 +120,8 @@ async function lookAtHistory() {
         isRepaired = `The history was damaged and has been repaired; ${lost} of its windows could not be read.`,
         text = damaged || (path && reason) || (lost ? isRepaired : "");
     byId("history").hidden = !text;
-    if (byId("history").textContent !== text) byId("history").textContent = text;
+    const sentence = text.charAt(0).toUpperCase() + text.slice(1);
+    if (byId("history").textContent !== sentence) byId("history").textContent = sentence;
 }
 
 /** Each tab leads to the same place in its view, also when the view that is shown has gone elsewhere. */

@@ -272,7 +272,7 @@ def test_a_damaged_history_is_said_over_all_views(page):
     daemon, rng = site.daemon, np.random.default_rng(1)
     try:
         page.open(site)
-        for times, said in (1, "of its windows could not be read"), (2, "the history is damaged: "):
+        for times, said in (1, "of its windows could not be read"), (2, "The history is damaged: "):
             trainer = Trainer(daemon, f"job{times}")
             trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
             trainer.event("epoch_end", epoch=0)
