@@ -29,6 +29,7 @@ struct unfinished_peer {
 static struct unfinished_peer peers[UNFINISHED_DESCRIPTORS];
 static _Atomic int peers_end; /* behind the highest descriptor */
 static _Atomic uint64_t together, most = UINT64_MAX;
+static _Atomic uint64_t full_since_ns; /* together exceeds most, or did and is not half of it yet */
 static _Atomic(struct stats *) counted;
 
 /* By this name to the linker, as in ../accept.c. */
@@ -118,10 +119,22 @@ static void end_connection(int fd)
     }
 }
 
-/* Whether there is room to read more. */
+/* Whether there is room to read more. It may lack because attnd stood still: then messages are
+ * taken now, and nobody is ended before PATIENCE_NS. */
 static bool has_room(void)
 {
-    uint64_t limit = atomic_load(&most), now_ns = clock_monotonic_ns();
+    uint64_t limit = atomic_load(&most), bytes = atomic_load(&together);
+    if (bytes <= limit) {
+        if (bytes <= limit / 2) {
+            atomic_store(&full_since_ns, 0);
+        }
+        return true;
+    }
+    uint64_t now_ns = clock_monotonic_ns(), none = 0;
+    atomic_compare_exchange_strong(&full_since_ns, &none, now_ns);
+    if (none == 0 || now_ns - none < PATIENCE_NS) {
+        return false;
+    }
     while (atomic_load(&together) > limit) {
         int slowest = find_slowest(now_ns);
         if (slowest < 0) {
