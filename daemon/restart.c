@@ -9,18 +9,19 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define LEAST_NS UINT64_C(1000000000)
 /* Sockets that a service manager has passed begin here. */
 #define FIRST_SOCKET 3
 #define MARK         "ATTND_RESTARTED"
+/* With more variables in its environment attnd does not begin again. */
+#define VARIABLES_MAX 4096
 
 /* All that is needed: between abort and the new program there is no malloc. */
 static struct {
     char program[PATH_MAX], mark[sizeof MARK "=" + 20];
-    char **argv, **environment;
+    char **argv, *environment[VARIABLES_MAX + 2];
     sigset_t blocked; /* libzmq's threads have others, which would stay */
     int sockets;
     uint64_t began_ns;
@@ -39,21 +40,16 @@ static void begin_again(int number)
     raise(number);
 }
 
-/* Returns whether there was memory for it. */
+/* Returns whether there was room for it. */
 static bool copy_environment(void)
 {
     size_t count = 0;
-    while (environ[count]) {
-        count++;
+    for (; environ[count] && count < VARIABLES_MAX; count++) {
+        restart.environment[count] = environ[count];
     }
-    restart.environment = calloc(count + 2, sizeof *restart.environment);
-    if (!restart.environment) {
-        return false;
-    }
-    memcpy(restart.environment, environ, count * sizeof *environ);
     snprintf(restart.mark, sizeof restart.mark, "%s=%ld", MARK, (long)getpid());
     restart.environment[count] = restart.mark;
-    return true;
+    return !environ[count];
 }
 
 void restart_on_abort(char **argv)
