@@ -440,7 +440,9 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
         one.connect(attnd.endpoint("control"))
         one.send(msgpack.packb([0, number, "jobs", {}]))
     for number, one in enumerate(many):  # they share lists
-        assert one.poll(int(1000 * PATIENCE_S))
+        while not one.poll(int(1000 * PATIENCE_S / 8)):  # a machine too busy to read for half a second: it was cut off
+            assert attnd.stats()["subscribers_cut"] > 0
+            one.send(msgpack.packb([0, number, "jobs", {}]))
         _, answered, error, jobs = msgpack.unpackb(one.recv())
         assert (answered, error, len(jobs)) == (number, None, 40)
         one.close(linger=0)
