@@ -16,10 +16,10 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 import attnd  # noqa: E402
 from attnd import accelerator, plan  # noqa: E402
 from attnd.cost import Cost  # noqa: E402
-from attnd.device import launch, reference  # noqa: E402
+from attnd.device import launch, pooled  # noqa: E402
 from attnd.device.problem import Rows  # noqa: E402
 from attnd.sender import NotYet  # noqa: E402
-from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, can_run, kernel_of, make, message  # noqa: E402
+from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, make, message, reference_stands_in  # noqa: E402
 from harness import Attnd  # noqa: E402
 from test_device_states import SETTINGS, measured_twice, same_layer, same_numbers  # noqa: E402
 
@@ -131,7 +131,9 @@ def test_a_sample_of_rows_has_the_numbers_of_these_rows():
 FORMS = {"causal": {}, "cross": {"causal": False, "cross": True}, "window": {"window": 9, "softcap": 3.0, "first": 2, "keys": 130}, "long": {"first": 400, "keys": 450}, "long full": {"causal": False, "keys": 300},
          "rows": {"rows": 9}, "long rows": {"rows": 33, "first": 200, "keys": 250}, "bias of rows": {"rows": 9, "mask": torch.linspace(-2, 2, 9 * 40).view(1, 1, 9, 40)},
          "mask": {"mask": torch.arange(40) < 33}, "bias": {"mask": torch.linspace(-2, 2, 1600).view(1, 1, 40, 40)},
-         "documents": {"documents": torch.arange(40).expand(2, -1) // 7}, "half": {"precision": torch.bfloat16}}
+         "documents": {"documents": torch.arange(40).expand(2, -1) // 7},
+         "logits": {"rows": 9, "mask": torch.linspace(-9, 4, 1440).view(1, 4, 9, 40), "causal": False, "replaces": True, "sinks": torch.arange(4.0)},
+         "half": {"precision": torch.bfloat16}}
 
 
 def on_device(given):
@@ -162,8 +164,7 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
         said.update(rows=Rows(torch.from_numpy(here), here), whole=False)
     given = accelerator.OfQueries(q, k, 0, 2, torch.float32, 0.25, 0.0, True, 0, None, None, 0, False, whole=True)._replace(**said)
     found = launched(on_device(given))
-    can_run(monkeypatch)
-    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+    reference_stands_in(monkeypatch)
     expected = accelerator.Accelerator("job", Cost()).launch(given, 0)()
     assert found.rows.keys() == expected.rows.keys() and found.shape == expected.shape and found.causal == expected.causal
     for name, one in found.rows.items():
@@ -173,6 +174,63 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
     for name, value in found.values.items():
         np.testing.assert_allclose(value, expected.values[name], rtol=2e-4, atol=2e-5, err_msg=name)
     np.testing.assert_array_equal((found.sound, found.invalid), (expected.sound, expected.invalid))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_masks_that_differ_by_head_are_read_where_they_are_and_agree_with_f64(precision):
+    """Keys are visible that some head sees."""
+    generator, here = torch.Generator().manual_seed(3), plan.strata(40, 9)
+    q, k = (torch.randn(1, heads, 40, 16, generator=generator).to(precision) for heads in (4, 2))
+    mask = torch.rand(1, 4, 40, 40, generator=generator) < 0.6
+    given = accelerator.OfQueries(q, k, 0, 2, precision, 0.25, 0.0, False, 0, mask, None, 0, False, Rows(torch.from_numpy(here), here))
+    found = launched(on_device(given)).rows
+    logits = torch.einsum("bhid,bhjd->bhij", q.double(), k.repeat_interleave(2, 1).double()) * 0.25
+    weights = torch.softmax(logits.masked_fill(~mask, -torch.inf), -1)[:, :, here]
+    distance = (torch.from_numpy(here)[:, None] - torch.arange(40)).abs().double()
+    seen = mask.any(1)[:, here]
+    entropy, mean_distance = -torch.xlogy(weights, weights).sum(-1), (weights * distance).sum(-1)
+    for name, values in {"entropy": entropy, "entropy_normalized": entropy / seen.sum(-1)[:, None].log(), "confidence": weights.amax(-1),
+                         "mean_distance_normalized": mean_distance / (distance * seen).amax(-1)[:, None]}.items():
+        np.testing.assert_allclose(found[name].mean, values.mean((0, 2)), rtol=2e-5, err_msg=name)
+        np.testing.assert_array_equal(found[name].n, 9)
+
+
+MAPPED = {"causal": {}, "one token": {"tokens": 1}, "odd": {"tokens": 37, "keys": 67, "heads": (3, 3), "first": 3}, "one key head": {"heads": (4, 1)},
+          "no numbers": {"broken": True}, "half": {"precision": torch.bfloat16}, "right padding": {"mask": torch.arange(40) < 31},
+          "left padding": {"mask": torch.arange(40) > 6}, "cross": {"causal": False, "cross": True, "keys": 70},
+          "mask by head": {"mask": torch.arange(6400).view(1, 4, 40, 40) % 7 > 1, "causal": False},
+          "logits": {"mask": torch.linspace(-9, 4, 6400).view(1, 4, 40, 40), "causal": False, "replaces": True, "sinks": torch.arange(4.0)},
+          "documents": {"documents": torch.arange(40).view(1, 40) // 7, "tokens of them": torch.tensor([33])}}
+
+
+@pytest.mark.parametrize("form", MAPPED)
+def test_its_maps_are_those_of_the_reference_in_f64(form):
+    said = dict(MAPPED[form])
+    heads, tokens = said.pop("heads", (4, 2)), said.pop("tokens", 40)
+    generator = torch.Generator().manual_seed(3)
+    q, k = (torch.randn(1, count, length, 24, generator=generator)
+            for count, length in zip(heads, (tokens, said.pop("keys", tokens))))
+    if said.pop("broken", False):
+        q[:, 0, 3], k[:, 1, 5, 0] = float("nan"), float("inf")
+    if said.get("mask") is not None and said["mask"].dim() == 1:
+        said["mask"] = said["mask"].view(1, 1, 1, 40)
+    precision = said.pop("precision", torch.float32)
+    given = accelerator.OfQueries(q.to(precision), k.to(precision), 0, heads[0] // heads[1], precision, 0.2, 0.0, True, 0, None, None, 0, False,
+                                  tokens=said.pop("tokens of them", None), whole=True)._replace(**said)
+    one, found = accelerator.Accelerator("job", Cost()), None
+    while found is None:
+        try:
+            found = one.launch(on_device(given), 0, 8)().maps
+        except NotYet:
+            time.sleep(0.05)
+    exact = given._replace(q=given.q.double(), k=given.k.double(), precision=torch.float64)
+    said_of_it, facts = accelerator._said(exact)
+    if given.mask is not None:
+        facts["looked"] = accelerator._looked_at(exact)
+    valid = None if said_of_it is None else said_of_it(facts).valid
+    expected = pooled.of_queries(next(accelerator._problems(exact, {}))[1], 0, 8, None, valid).read()
+    assert found._replace(values=None) == expected._replace(values=None)
+    np.testing.assert_allclose(found.values, expected.values, rtol=2e-3, atol=2e-5)
 
 
 def test_what_the_kernel_does_not_compute_is_said():

@@ -14,9 +14,7 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path[:0] = [os.path.join(ROOT, *folder) for folder in (("clients", "python"), ("tests", "e2e"), ("tests", "python"))]
 import attnd  # noqa: E402
 import attnd.capture  # noqa: E402
-from attnd import accelerator  # noqa: E402
-from attnd.device import reference  # noqa: E402
-from device_grid import can_run, kernel_of  # noqa: E402
+from device_grid import reference_stands_in  # noqa: E402
 from harness import Attnd, Reader, wait_until  # noqa: E402
 from zoo import Batch, Kind  # noqa: E402
 
@@ -105,8 +103,7 @@ def tier_options(tier: str, patch: Any) -> Dict[str, str]:
     the reference in the kernel's place; what that leaves to tier raw travels as such."""
     if tier == "accelerator":
         patch.setattr(attnd.capture, "computes", lambda device: True)
-        can_run(patch)
-        patch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+        reference_stands_in(patch)
         return {}
     return {"tier": tier}
 

@@ -34,7 +34,7 @@ from attnd.device import finisher, gpu, launch, pooled, reference, state  # noqa
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.sender import NotYet  # noqa: E402
-from device_grid import can_run, kernel_of  # noqa: E402
+from device_grid import can_run, kernel_of, reference_stands_in  # noqa: E402
 from harness import wait_until  # noqa: E402
 from session import Session  # noqa: E402
 from zoo import decoder_kind, fused  # noqa: E402
@@ -91,6 +91,10 @@ FORMS = {
     "documents": lambda device: {"documents": torch.zeros(B, T, device=device, dtype=torch.int64)},
     "rows": lambda device: {"rows": some_rows(T, 9, device)},
     "bias of rows": lambda device: {"rows": some_rows(T, 9, device), "mask": torch.randn(B, H, 9, T, device=device)},
+    "mask by head": lambda device: {"mask": torch.rand(1, H, T, T, device=device) < 0.8, "causal": False},
+    "rows of a mask by head": lambda device: {"rows": some_rows(T, 9, device), "mask": torch.rand(B, H, T, T, device=device) < 0.8},
+    "logits of a score_mod": lambda device: {"rows": some_rows(T, 9, device), "mask": torch.randn(B, H, 9, T, device=device), "causal": False,
+                                             "replaces": True, "sinks": torch.randn(H, device=device)},
     "bf16": lambda device: {"precision": torch.bfloat16}, "cross": lambda device: {"cross": True, "causal": False}}
 
 
@@ -101,7 +105,7 @@ def on_nowhere(request, monkeypatch):
     if request.param == "triton":
         pytest.importorskip("triton")
         grid = defaultdict(lambda: lambda *given, **how: None)
-        monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=grid, few_keys=grid), raising=False)
+        monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=grid, few_keys=grid, seen_keys=grid, map_cells=grid, key_lengths=grid), raising=False)
         can_run(monkeypatch)
     return request.param
 
@@ -117,25 +121,46 @@ def test_nothing_that_is_launched_waits_for_the_device(form, on_nowhere):
         assert computed.tensors["0.k"].shape == (B, HK, given.k.shape[2])
 
 
+def nothing(dtype, *shape):
+    return torch.empty(shape, dtype=dtype, device=NOWHERE)
+
+
+# Launches, and what is special about the layer. A mask that is made for its rows, and logits of a score_mod, take what making them takes beside.
+LAUNCHES = {
+    "causal": (5, lambda heads, tokens: {}),
+    "packed documents": (6, lambda heads, tokens: {"documents": nothing(torch.int64, 1, tokens), "tokens": nothing(torch.int32, 1)}),
+    "mask of keys": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, 1, 1, tokens)}),
+    "mask": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, 1, tokens, tokens), "causal": False}),
+    "mask by head": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, heads, tokens, tokens), "causal": False}),
+    "bias by head": (8, lambda heads, tokens: {"mask": nothing(torch.bfloat16, 1, heads, tokens, tokens), "causal": False}),
+    "logits of a score_mod": (8, lambda heads, tokens: {"mask": nothing(torch.float32, 1, heads, 256, tokens), "causal": False,
+                                                        "replaces": True}),
+    "all rows, with maps": (6, lambda heads, tokens: {"rows": None, "whole": True}),
+    "all rows under a mask, with maps": (345, lambda heads, tokens: {"rows": None, "whole": True, "causal": False,
+                                                                     "mask": nothing(torch.bool, 1, 1, tokens, tokens)})}
+
+
 @pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
 @pytest.mark.parametrize("heads, key_heads, tokens, width", [
     (32, 8, 2048, 128), (32, 8, 8192, 128), (32, 32, 4096, 128), (16, 16, 8192, 64), (32, 8, 32768, 128), (64, 8, 8192, 128), (8, 1, 8192, 256),
     (12, 12, 1024, 64)])
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_some_rows_of_a_layer_are_few_launches_and_little_memory(heads, key_heads, tokens, width, is_packed, on_nowhere):
-    """With the two kernels, which nothing can run here, and the copies of the rows' numbers and of what is found: seven, eight of
-    packed documents."""
+@pytest.mark.parametrize("form", LAUNCHES)
+def test_a_layer_is_few_launches_and_little_memory(heads, key_heads, tokens, width, form, on_nowhere, monkeypatch):
+    """With the kernels, which nothing can run here, and the copies of the rows' numbers and of what is found."""
     q, k = (torch.empty(1, n, tokens, width, device=NOWHERE, dtype=torch.bfloat16) for n in (heads, key_heads))
     given = asked(NOWHERE, q=q, k=k, group=heads // key_heads, precision=torch.bfloat16,
                   rows=some_rows(tokens, capture.ROWS_ON_DEVICE, NOWHERE))
-    if is_packed:
-        given = given._replace(documents=torch.empty(1, tokens, device=NOWHERE, dtype=torch.int64),
-                               tokens=torch.empty(1, device=NOWHERE, dtype=torch.int32))
+    most, changes = LAUNCHES[form]
+    given, kernels = given._replace(**changes(heads, tokens)), []
+    grid = defaultdict(lambda: lambda *given, **how: kernels.append(1))
+    monkeypatch.setattr(device, "kernel", SimpleNamespace(
+        **dict.fromkeys(("row_sums", "few_keys", "key_lengths", "seen_keys", "map_cells"), grid)), raising=False)
     with gpu._Launches() as launches, Held() as held, torch.no_grad():
-        held.keep_out(q, k)
-        accelerator._packed(computer()._queries(given, False).tensors)
-    assert launches.count + 4 <= 7 + is_packed, launches.count + 4
-    assert held.most <= 8 << 20, held.most
+        held.keep_out(q, k, *(one for one in (given.mask, given.documents) if one is not None))
+        accelerator._packed(computer()._queries(given, False, 64 if given.rows is None else 0).tensors)
+    copies = 1 + (given.rows is not None)
+    assert launches.count + len(kernels) + copies <= most, (launches.count, len(kernels))
+    assert held.most <= (8 << 20 if given.rows is not None else 32 * (launch._SUMS_WITH_POWERS + launch._FEW) * heads * tokens), held.most
 
 
 def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
@@ -315,7 +340,7 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
     monkeypatch.setattr(launch, "unable", lambda problem: None)
     monkeypatch.setattr(launch, "_interpreted", lambda: False)
     monkeypatch.setattr(launch, "_compiled", {})
-    monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=Kernel(), few_keys=Kernel()), raising=False)
+    monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=Kernel(), few_keys=Kernel(), seen_keys=Kernel(), map_cells=Kernel(), key_lengths=Kernel()), raising=False)
     monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
     one = computer()
 
@@ -328,7 +353,7 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
     may_end.set()
     wait_until(is_ready, "the kernels")
     longer = torch.randn(B, HK, 2 * T, D)
-    assert is_ready(first=1) and is_ready(k=longer) and len(compiled) == 2  # no other kernels
+    assert is_ready(first=1) and is_ready(k=longer) and len(compiled) == 3  # no other kernels
     fails.append(1)
     assert not is_ready(causal=False)  # another kernel, which fails
     with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="PassManager"):
@@ -393,11 +418,12 @@ def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once,
     monkeypatch.setattr(accelerator, "_heads_at_once", lambda given: at_once)
     given = asked(**FORMS[form](torch.device("cpu")))
     problem = accelerator._problem(given, slice(0, H))
+    problem.sinks = given.sinks
     entries = Entries(problem, True, torch.ones(1, 1, 1, dtype=torch.bool))
     rows = reference.rows(problem, entries)
     expected = entries.values(problem, rows)
-    can_run(monkeypatch)  # the reference stands in for the kernel
-    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+    reference_stands_in(monkeypatch)
+    monkeypatch.setattr(launch, "looked_at", lambda problem, heads: accelerator._looked_at(given))
     for whole in (True, False):
         values = known(computer().launch(given._replace(whole=whole), 0)().values)
         assert values.keys() == NUMBERS - ({"locality"} if given.cross else set()) | ({"importance"} if whole else set())
@@ -684,7 +710,7 @@ def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monke
             sys.setprofile(None)
 
     launched = defaultdict(lambda: lambda *given, **how: None)
-    monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=launched, few_keys=launched), raising=False)
+    monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=launched, few_keys=launched, seen_keys=launched, map_cells=launched, key_lengths=launched), raising=False)
     monkeypatch.setattr(capture, "ROWS_ON_DEVICE", 4)
     monkeypatch.setattr(capture, "WHOLE_EVERY", 1 << 30)
     monkeypatch.setattr(Accelerator, "_takes_check", lambda *given: False)

@@ -24,7 +24,7 @@ SHARED_MAX = {80: 163 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 9
 # Instructions a logit where no key is hidden, of some rows of bf16, 128 wide. Products of a matrix take more of them on
 # cards without asynchronous ones.
 PER_LOGIT_MAX = {80: 39, 89: 39, 90: 31, 100: 31, 120: 39}
-TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int64: "i64"}
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8", torch.int64: "i64"}
 
 pytestmark = pytest.mark.skipif(not DUMP.exists(), reason="this triton has no cuobjdump")
 
@@ -40,12 +40,14 @@ class Code(NamedTuple):
     loops: list  # that have a product of matrices, in the order of the program
 
 
-def problem(dtype=torch.bfloat16, width=128, sampled=True, bias=None, **words):
+def problem(dtype=torch.bfloat16, width=128, sampled=True, bias=None, replaces=False, **words):
     q, k = (torch.empty(1, heads, TOKENS, width, dtype=dtype, device="meta") for heads in (HEADS, KEY_HEADS))
     if not sampled:
         return Problem(q, k, causal=True, bias=bias, **words)
     rows = Rows(torch.empty(ROWS, dtype=torch.int64, device="meta"), plan.strata(TOKENS, ROWS))
-    return Problem(q, k, causal=True, **words).sampled(rows, bias)
+    found = Problem(q, k, causal=True, **words).sampled(rows, bias)
+    found.replaces = replaces
+    return found
 
 
 def compiled(call, capability):
@@ -65,14 +67,14 @@ def compiled(call, capability):
                 attributes[(number,)] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(call.kernel, types, constants, attributes)
     made = triton.compile(source, target=compiler.GPUTarget("cuda", capability, 32),
-                          options={name: call.how[name] for name in ("num_warps", "enable_fp_fusion")})
+                          options={name: call.how[name] for name in ("num_warps", "enable_fp_fusion") if name in call.how})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
         used, code = (subprocess.run([DUMP, option, file.name], capture_output=True, text=True, check=True).stdout
                       for option in ("-res-usage", "-sass"))
     return Code(int(re.search(r"STACK:(\d+)", used)[1]), made.metadata.shared,
-                loops_of(code, call.how["ROWS"] * call.how["KEYS"] / (32 * call.how["num_warps"])))
+                loops_of(code, call.how.get("ROWS", 1) * call.how["KEYS"] / (32 * call.how["num_warps"])))
 
 
 def loops_of(code, logits):
@@ -120,6 +122,8 @@ def forms():
     yield "f32", problem(torch.float32)
     yield "bias", problem(bias=mask.bfloat16())
     yield "mask", problem(bias=mask.bool())
+    yield "mask of all by head", problem(bias=torch.empty(1, HEADS, TOKENS, TOKENS, device="meta").bool())
+    yield "logits", problem(bias=torch.empty(1, HEADS, ROWS, TOKENS, device="meta"), replaces=True)
     yield "documents", problem(documents=torch.empty(1, TOKENS, dtype=torch.int64, device="meta"))
     yield "softcap and window", problem(softcap=30.0, window=1024)
 
@@ -130,6 +134,28 @@ def test_no_form_spills_registers_or_needs_much_shared_memory(form, given, capab
     for call in calls(given, form == "all rows"):
         code = compiled(call, capability)
         assert code.spilled_bytes <= 16 and code.shared <= SHARED_MAX[89], code
+
+
+def beside(given, side):
+    """The launches besides those two."""
+    q, k, bias, documents, *_, rows = launch._tensors(given)
+    yield launch._lengths(given), (k, NOWHERE, NOWHERE)
+    if given.bias is not None:
+        yield launch._look(given, HEADS), (bias, rows, NOWHERE)
+    if side:
+        shown = torch.empty(1, dtype=torch.uint8, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
+        yield launch._cells(given, side, True), (q, k, bias, documents, NOWHERE, NOWHERE, *shown, NOWHERE.half())
+
+
+@pytest.mark.parametrize("capability", SHARED_MAX)
+def test_what_is_launched_beside_them_is_short_of_no_registers(capability):
+    by_head = torch.empty(1, HEADS, TOKENS, TOKENS, device="meta")
+    for given, side in ((problem(), 0), (problem(bias=by_head.bool()), 0), (problem(bias=by_head.bfloat16()), 0),
+                        (problem(sampled=False), 64), (problem(sampled=False, bias=by_head.bool()), 64), (problem(torch.float32, sampled=False), 64)):
+        for call in beside(given, side):
+            code = compiled(call, capability)
+            assert code.spilled_bytes <= 16 and code.shared <= SHARED_MAX[capability], (call[0].kernel, code)
+            assert not code.loops or code.loops[0].spilled == 0, (call[0].kernel, code)  # the rounds over keys, within those over rows
 
 
 @pytest.mark.parametrize("function", [kernel.row_sums, kernel.few_keys], ids=["row_sums", "few_keys"])

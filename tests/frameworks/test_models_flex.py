@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch", minversion="2.6")
 flex = pytest.importorskip("torch.nn.attention.flex_attention")
+from attnd import capture  # noqa: E402
 from attnd.forms import flex as of_attnd  # noqa: E402
 from attnd.forms import mods  # noqa: E402
 from attnd.spy import Spy  # noqa: E402
@@ -207,6 +208,25 @@ def test_flex_attention_is_captured(stepwise, name, tier, caplog):
     expected = {(0, layer): attended for layer, attended in reference(case, inputs()).items()}
     assert_right(f"flex-{name}", summaries, expected, (case.tier if tier == "raw" else tier,))
     assert not said_by_attnd(caplog)
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"mask by head"}))  # which needs the kernel: device_kernel.py
+def test_on_an_accelerator_it_is_captured_there_whatever_its_functions_do(stepwise, name, monkeypatch, caplog):
+    monkeypatch.setattr(capture, "computes", lambda device: True)
+    monkeypatch.setattr(mods.ScoreMod, "biased", None)  # asking for an answer would wait for the device
+    case = CASES[name]
+    summaries = captured(stepwise, "eager", case.options())
+    expected = {(0, layer): attended for layer, attended in reference(case, inputs()).items()}
+    assert_right(f"flex-{name}", summaries, expected, ("state",))
+    assert not said_by_attnd(caplog)
+
+
+def test_a_score_mod_takes_so_many_rows_there_as_make_a_bounded_number_of_logits(stepwise, monkeypatch):
+    monkeypatch.setattr(capture, "computes", lambda device: True)
+    monkeypatch.setattr(mods, "ELEMENTS", 6 * HEADS * LENGTH)
+    summaries = captured(stepwise, "eager", CASES["alibi"].options(), steps=2)
+    assert len(summaries) == 2 * LAYERS
+    assert {(found["tier"], found["rows"], found["rows_of"]) for found in summaries.values()} == {("state", HEADS * 6, HEADS * BATCH * LENGTH)}  # 3 of each sample
 
 
 @pytest.mark.parametrize("way", WAYS[1:])

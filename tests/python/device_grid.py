@@ -15,7 +15,7 @@ import torch
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 import formulas  # noqa: E402
 from attnd import accelerator  # noqa: E402
-from attnd.device import launch, state  # noqa: E402
+from attnd.device import launch, reference, state, visible  # noqa: E402
 from attnd.device.entries import Entries, norms  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 
@@ -221,7 +221,20 @@ def agree_of_message(found, q, k, words):
 def can_run(patch):
     """The kernels can run here, or what stands in for them."""
     patch.setattr(launch, "unable", lambda problem: None)
-    patch.setattr(launch, "is_ready", lambda problem, powers: True)
+    patch.setattr(launch, "is_ready", lambda *asked: True)
+
+
+def reference_stands_in(patch):
+    """The reference computes what the kernels would."""
+    def looked_at(problem, heads):
+        at, bias = problem.number(torch.arange(problem.queries)), problem.bias
+        bias = bias[:, :, at] if problem.bias_of_all else bias
+        return visible.looked_at(accelerator._allowed(bias, problem.keys, problem.causal, problem.window, at, problem.q_offset),
+                                 problem.queries, problem.keys)
+
+    can_run(patch)
+    patch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+    patch.setattr(launch, "looked_at", looked_at)
 
 
 def kernel_of(rows):

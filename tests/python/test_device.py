@@ -425,8 +425,8 @@ def test_a_mask_means_on_its_device_what_it_means_on_the_host(monkeypatch):
             if said.q_offset != first:  # one of a cache, or of other keys
                 continue
             tensor = torch.from_numpy(part)
-            found = visible.known(lambda some: tensor[:, some], first + torch.arange(queries) * stride, first + queries * stride, length,
-                                  cross, shared)
+            looked = visible.looked_at(lambda some: tensor[:, some], queries, length)
+            found = visible.known(looked, first + torch.arange(queries) * stride, first + queries * stride, length, cross, shared)
             assert (found.valid.numpy() == valid_queries(said, (2, queries))).all()
             end = np.minimum(length if said.k_len is None else said.k_len,
                              first + (queries if said.q_len is None else said.q_len) * stride)

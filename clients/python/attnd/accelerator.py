@@ -34,10 +34,10 @@ import torch
 
 from .cost import Cost
 from .device import finisher, launch, pooled, reference, state, weights
-from .device.entries import Entries, inverse, norms, values_of
+from .device.entries import Entries, norms, values_of
 from .device.problem import Problem, Rows, read
 from .device.sums import wide
-from .device.visible import Allowed, Known, known
+from .device.visible import Allowed, Known, known, looked_at, visible_keys_of
 from .head_maps import HeadMaps
 from .layer_state import Reduced
 from .masks import IGNORED_AT
@@ -79,14 +79,16 @@ class OfQueries(NamedTuple):
     """Queries [B, H, Tq, d] and keys [B, Hk, Tk, d]; head h reads key head (first_head + h) // group.
 
     precision   what the kernel of the model gets
-    mask        bool or added, four dimensions, each 1 or full, the third of the rows that are taken; None: `causal`, `window`
-                and `documents` say all
+    mask        bool or added, four dimensions, each 1 or full, the third of all queries or of the rows that are taken; None:
+                `causal`, `window` and `documents` say all
     first       position of query 0
     rows        those that are taken; None: all
     present     bool [B, Tq]: which queries are no padding, beside what the mask says
     whole       all rows of all heads of the layer are taken
     shared      the mask is one for all samples: it tells of no padding
     tokens      [1]: how many positions the documents have; behind them is padding. None: all
+    replaces    the mask is what takes the place of the logits
+    sinks       f32 [H]: learned logits that take part in each softmax, and in nothing else
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -106,6 +108,8 @@ class OfQueries(NamedTuple):
     whole: bool = False
     shared: bool = False
     tokens: Optional[torch.Tensor] = None
+    replaces: bool = False
+    sinks: Optional[torch.Tensor] = None
 
 
 class OfWeights(NamedTuple):
@@ -170,7 +174,7 @@ class Accelerator:
         """Whether some backend is left."""
         return bool(self._trusted)
 
-    def is_fast_for(self, logits: int, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
+    def is_fast_for(self, logits: float, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
         """Whether this number of logits takes the training's thread no more than some milliseconds to launch: without the
         kernel each chunk of them is launched by itself. The rest as of OfQueries."""
         if "reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX:
@@ -237,34 +241,31 @@ class Accelerator:
 
     def _queries(self, asked: OfQueries, checked: bool, side: int = 0, is_awaited: bool = False) -> "_Computed":
         device, (batch, heads, queries, _) = asked.q.device, asked.q.shape
-        blocks, backend = [], "reference"
+        blocks: List[_Block] = []
+        backend = "reference"
         head = _chosen.randrange(heads) if checked else -1
-        is_plain = asked.mask is None and asked.present is None and not checked and not side
-        with _NOTHING if is_plain else reference.exact(device):
-            meaning = _meaning(asked)
+        said, facts = _said(asked)
+        with reference.exact(device) if checked or side else _NOTHING:
             for some, problem in _problems(asked, self._alike):
                 if "able" not in problem.alike:
                     problem.alike["able"] = launch.unable(problem) is None
                 if "triton" in self._trusted and problem.alike["able"]:
                     backend = "triton"
-                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole)
+                    of_bias, is_part = 0 if asked.mask is None or blocks else asked.mask.shape[1], said is not None
+                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, of_bias, side, is_part)
                 if is_awaited:
                     raise NotYet(_AWAITED)
                 again = _again(problem, head - some.start) if some.start <= head < some.stop else None
                 block = self._tried(problem, _by_kernel, asked.whole, again) if backend == "triton" else _by_reference(problem, again)
+                if asked.mask is not None and not blocks:
+                    by_kernel = backend == "triton"
+                    facts["looked"] = self._tried(problem, launch.looked_at, asked.mask.shape[1]) if by_kernel else _looked_at(asked)
                 if side and asked.rows is None:
-                    valid = None if meaning is None else meaning.valid
-                    if asked.tokens is not None:
-                        valid = (torch.arange(queries, device=device) < asked.tokens)[None]
-                    block.tensors.update(_maps(pooled.of_queries(problem, 0, side, None, valid)))
+                    block.tensors.update(_maps(problem, block, side, asked.whole, said, facts))
                 blocks.append(block)
-        tensors, finish = _joined(blocks, meaning)
-        here, known_by = None if asked.rows is None else asked.rows.here, None
-        if asked.tokens is not None:
-            tensors["tokens"] = asked.tokens
-            known_by = functools.partial(_known_by_tokens, rows=here, queries=queries, causal=asked.causal)
-        shape = batch, heads, queries if here is None else len(here), asked.k.shape[2]
-        return _Computed(tensors, finish, meaning is not None, shape, backend, asked.first, asked.whole and backend == "triton", known_by)
+        shape = batch, heads, queries if asked.rows is None else len(asked.rows.here), asked.k.shape[2]
+        return _Computed({**facts, **_numbered(blocks)}, [block.finish for block in blocks], said, shape, backend, asked.first,
+                         asked.whole and backend == "triton")
 
     def _tried(self, problem: Problem, launches: Callable[..., Any], *how: Any) -> Any:
         """Tries kernels. One that fails would fail again, after as many seconds of compiling: it is left for good."""
@@ -306,33 +307,46 @@ class _Block(NamedTuple):
     finish: _Finish
 
 
+@dataclass(frozen=True)
+class _Said:
+    """Makes the meaning of mask and padding of what was found of them, there or on the host: `looked` of the mask, `tokens` as of
+    OfQueries, `present` of the rows. The queries are `count`, every `stride`th, or `rows` of them, and end before position
+    `after`."""
+    first: int
+    after: int
+    keys: int
+    count: int
+    causal: bool
+    cross: bool
+    shared: bool
+    rows: Optional[np.ndarray] = None
+    stride: int = 1
+
+    def __call__(self, facts: Dict[str, torch.Tensor]) -> Known:
+        device = next(iter(facts.values())).device
+        at = torch.arange(self.count, device=device) * self.stride if self.rows is None else torch.from_numpy(self.rows)
+        end = facts["tokens"].long() if "tokens" in facts else torch.full((1,), min(self.keys, self.after), device=device)
+        found = Known(at[None] < (end[:, None] if "tokens" in facts else self.after), end, torch.full((), self.causal, device=device),
+                      end if "tokens" in facts else torch.full_like(end, self.keys))
+        if "looked" in facts:
+            found = known(facts["looked"], self.first + at, self.after, self.keys, self.cross, self.shared)
+        return found._replace(valid=found.valid & facts["present"]) if "present" in facts else found
+
+
 class _Computed(NamedTuple):
-    """Tensors on the device, those of each block by its number, and what computed them. `is_masked`: a Known is there, too;
-    `known`: makes one on the host of how many tokens there are. All but the tensors can be pickled."""
+    """Tensors on the device, those of each block by its number, what finishes these, what makes the meaning of the others, if there
+    is mask or padding, and what computed them. All but the tensors can be pickled."""
     tensors: Dict[str, torch.Tensor]
     finish: Sequence[_Finish]
-    is_masked: bool
+    said: Optional[_Said]
     shape: Tuple[int, int, int, int]
     backend: Optional[str]
     q_offset: int
     whole: bool
-    known: Optional[Callable[[torch.Tensor], Known]] = None
 
 
-def _known_by_tokens(tokens: torch.Tensor, rows: Optional[np.ndarray], queries: int, causal: bool) -> Known:
-    """The meaning of self-attention whose queries and keys are padding behind the first `tokens` [1], for these rows; None: for
-    all."""
-    tokens, at = tokens.long(), torch.from_numpy(np.arange(queries) if rows is None else rows)
-    return Known(at[None] < tokens[:, None], tokens, torch.tensor(causal), tokens)
-
-
-def _joined(blocks: Sequence[_Block], meaning: Optional[Known]) -> Tuple[Dict[str, torch.Tensor], Sequence[_Finish]]:
-    """The tensors of all, by the number of the block, and what finishes them."""
-    tensors = {} if meaning is None else dict(meaning._asdict())
-    for number, block in enumerate(blocks):
-        for name, one in block.tensors.items():
-            tensors[f"{number}.{name}"] = one
-    return tensors, [block.finish for block in blocks]
+def _numbered(blocks: Sequence[_Block]) -> Dict[str, torch.Tensor]:
+    return {f"{number}.{name}": one for number, block in enumerate(blocks) for name, one in block.tensors.items()}
 
 
 def _finish(computed: _Computed, about: "_About", then: Then, data: Any) -> Tuple[Optional[np.ndarray], Any]:
@@ -348,12 +362,9 @@ def _finish_here(finish: Callable[..., Any], *given: Any, data: Any) -> Any:
 
 def _on_host(computed: _Computed, here: Dict[str, torch.Tensor]) -> Tuple[Dict[str, Reduced], Dict[str, np.ndarray]]:
     """Rows and what else there is, of what has arrived on the host."""
-    meaning = Known(*(here[name] for name in Known._fields)) if computed.is_masked else None
-    if computed.known is not None:
-        meaning = computed.known(here["tokens"])
-    found = []
+    meaning, found = None if computed.said is None else computed.said(here), []
     for number, finish in enumerate(computed.finish):
-        mine = {name.partition(".")[2]: one for name, one in here.items() if name.startswith(f"{number}.")}
+        mine = {name.partition(".")[2] or name: one for name, one in here.items() if name.startswith(f"{number}.") or name == "looked"}
         rows, part = finish(mine, meaning)
         part.update({name: mine[name] for name in ("maps", "extent") if name in mine})
         found.append((rows, part))
@@ -409,7 +420,7 @@ def _slices(asked: OfQueries, most: int) -> Sequence[slice]:
 def _problems(asked: OfQueries, alike: Dict[Any, Any]) -> Iterator[Tuple[slice, Problem]]:
     """Each block of heads, and its problem. `alike`: problems without tensors, by all that calls with others have in common."""
     q, k, rows = asked.q, asked.k, asked.rows
-    key = (_looks(q), _looks(k), asked[2:9], None if rows is None else (len(rows.here), rows.there.data_ptr() % 16), asked.first,
+    key = (_looks(q), _looks(k), asked[2:9], asked.replaces, asked.sinks is None, None if rows is None else (len(rows.here), rows.there.data_ptr() % 16), asked.first,
            asked.cross, _looks(asked.mask), _looks(asked.documents))
     if key not in alike:
         if len(alike) >= _ALIKE_MAX:
@@ -417,7 +428,7 @@ def _problems(asked: OfQueries, alike: Dict[Any, Any]) -> Iterator[Tuple[slice, 
         alike[key] = [(some, _problem(asked, some).like(None, None, None, None, None))
                       for some in _slices(asked, _heads_at_once(asked))]
     for some, one in alike[key]:
-        yield some, one.like(*_tensors_of(asked, some), rows)
+        yield some, one.like(*_tensors_of(asked, some), rows, None if asked.sinks is None else asked.sinks[some])
 
 
 def _looks(tensor: Optional[torch.Tensor]) -> Any:
@@ -441,23 +452,29 @@ def _problem(asked: OfQueries, some: slice) -> Problem:
     rows = asked.rows
     found = Problem(q, k, asked.scale, asked.causal, asked.first, asked.window, None, None, mask if rows is None else None,
                     asked.softcap, None, documents, asked.cross)
+    found.replaces = asked.replaces
     return found if rows is None else found.sampled(rows, mask)
 
 
-def _meaning(asked: OfQueries) -> Optional[Known]:
-    """The meaning of mask and padding; None: there is neither."""
-    queries, keys, device = asked.q.shape[2], asked.k.shape[2], asked.q.device
-    if asked.mask is None and asked.present is None:
-        return None
-    rows = torch.arange(queries, device=device) if asked.rows is None else asked.rows.there
-    if asked.mask is None:
-        found = Known(torch.ones(1, len(rows), dtype=torch.bool, device=device),
-                      torch.full((1,), min(keys, asked.first + queries), device=device),
-                      torch.full((), asked.causal, device=device), torch.full((1,), keys, device=device))
-    else:
-        found = known(_allowed(asked.mask, keys, asked.causal, asked.window, rows, asked.first), asked.first + rows,
-                      asked.first + queries, keys, asked.cross, asked.shared)
-    return found if asked.present is None else found._replace(valid=found.valid & asked.present[:, rows])
+def _said(asked: OfQueries) -> Tuple[Optional[_Said], Dict[str, torch.Tensor]]:
+    """Makes the meaning of mask and padding, None: there is neither; and the facts of them that are known already."""
+    queries, keys, rows = asked.q.shape[2], asked.k.shape[2], asked.rows
+    facts = {} if asked.tokens is None else {"tokens": asked.tokens}
+    if asked.present is not None:
+        facts["present"] = asked.present if rows is None else asked.present[:, rows.there]
+    if asked.mask is None and not facts:
+        return None, facts
+    return _Said(asked.first, asked.first + queries, keys, queries, asked.causal, asked.cross, asked.shared,
+                 None if rows is None else rows.here), facts
+
+
+def _looked_at(asked: OfQueries) -> torch.Tensor:
+    """The mask, by PyTorch."""
+    mask, keys, rows = asked.mask, asked.k.shape[2], asked.rows
+    assert mask is not None
+    some = torch.arange(asked.q.shape[2], device=mask.device) if rows is None else rows.there
+    mask = mask if mask.shape[2] in (1, len(some)) else mask.index_select(2, some)
+    return looked_at(_allowed(mask, keys, asked.causal, asked.window, some, asked.first), len(some), keys)
 
 
 def _allowed(mask: torch.Tensor, keys: int, causal: bool, window: int, rows: torch.Tensor, first: int = 0) -> Allowed:
@@ -483,7 +500,7 @@ def valid_of(mask: torch.Tensor, causal: bool, window: int) -> torch.Tensor:
     """Which queries of self-attention are no padding, bool [B or 1, T], by a mask [B or 1, H or 1, T, T]: on its device and
     in the training's stream, which waits for nothing."""
     rows = torch.arange(mask.shape[2], device=mask.device)
-    return known(_allowed(mask, len(rows), causal, window, rows), rows, len(rows), len(rows), False).valid
+    return known(looked_at(_allowed(mask, len(rows), causal, window, rows), len(rows), len(rows)), rows, len(rows), len(rows), False).valid
 
 
 def _left(rows: Dict[str, torch.Tensor], problem: Problem,
@@ -535,9 +552,9 @@ def _again(p: Problem, head: int) -> _Again:
     seen = torch.ones_like(s, dtype=torch.bool)
     if p.bias is not None:
         bias = p.bias.expand(p.batch, p.heads, -1, -1)[sample, head]
-        bias = torch.stack([bias[i % len(bias)] for i in at])
+        bias = torch.stack([bias[(p.number(i) if p.bias_of_all else i) % len(bias)] for i in at])
         seen = ~p.hidden(bias).expand(seen.shape)
-        s = s if bias.dtype == torch.bool else s + bias
+        s = s if bias.dtype == torch.bool else bias.to(f64) if p.replaces else s + bias
     if p.causal:
         seen = seen & (j <= position)
     if p.window:
@@ -545,7 +562,7 @@ def _again(p: Problem, head: int) -> _Again:
     if p.documents is not None:
         seen = seen & (p.documents[sample][position.clamp(max=p.keys - 1)] == p.documents[sample]) & (position < p.keys)
     logits = torch.where(seen, s, torch.full_like(s, -math.inf))
-    a = torch.softmax(logits, 1)
+    a = torch.softmax(logits if p.sinks is None else torch.cat([logits, p.sinks[head].to(f64).expand(len(at), 1)], 1), 1)[:, :p.keys]
     distance = (position - j).abs()
     top = logits.amax(1)
     numbers = (-torch.xlogy(a, a).sum(1), a.amax(1), (a * (distance <= p.local_window)).sum(1), (a * distance).sum(1),
@@ -566,12 +583,15 @@ class _Left:
 
     def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> _Numbers:
         p = read(self.problem, self.rows)
+        p = p.like(p.q, p.k, p.bias, p.documents, p.rows, here.get("sinks"))
         if self.names:
             entries, there = _entries(p, self.whole, meaning, (here["q"], here["k"]))
             rows = launch.whole(p, dict(zip(self.names, here["rows"])))
         else:
             _, flat, of_keys = launch.parts_of(p, self.whole, here["left"])
             left = launch.Swept(*(one.view(-1, p.batch * p.heads, p.queries) for one in flat))
+            if p.bias is not None and p.bias.shape[1] > 1:  # keys are visible that some head sees
+                left.sums[launch.VISIBLE] = visible_keys_of(here["looked"], p)
             entries, there = _entries(p, self.whole, meaning, (launch.lengths_of_queries(p, left), of_keys))
             rows = launch.rows(p, entries, left)
         return _finished(p, rows, entries, meaning, there, self.again, here)
@@ -580,7 +600,7 @@ class _Left:
 def _by_kernel(problem: Problem, whole: bool, again: Optional[_Again]) -> _Block:
     """Launches the kernels."""
     room, left, of_keys = launch.parts_of(problem, whole)
-    launch.swept(problem, slice(0, problem.batch * problem.heads), inverse(norms(problem.k, of_keys)), whole, left)
+    launch.swept(problem, slice(0, problem.batch * problem.heads), launch.lengths_of_keys(problem, of_keys), whole, left)
     return _block({"left": room}, problem, again, whole)
 
 
@@ -593,7 +613,9 @@ def _by_reference(problem: Problem, again: Optional[_Again]) -> _Block:
 
 
 def _block(tensors: Dict[str, torch.Tensor], p: Problem, again: Optional[_Again], *how: Any) -> _Block:
-    """With the rows that were computed again, whose numbers travel, too."""
+    """With the rows that were computed again, whose numbers travel, too, as sinks do."""
+    if p.sinks is not None:
+        tensors["sinks"] = p.sinks
     if again is not None:
         tensors["again"], again = again.numbers, again._replace(numbers=torch.empty(0, device="cpu"))
     return _Block(tensors, _Left(p.on_host(), None if p.rows is None else p.rows.here, again, *how))
@@ -627,10 +649,9 @@ def _weights(asked: OfWeights, side: int = 0) -> _Computed:
     device = logits.device
     step = max(1, _ENTRIES // (batch * heads * keys))
     mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
-    meaning = known(lambda some: mask[:, some], asked.first + torch.arange(queries, device=device) * asked.stride,
-                    asked.first + queries * asked.stride, keys, asked.cross, asked.shared)
-    if asked.present is not None:
-        meaning = meaning._replace(valid=meaning.valid & asked.present)
+    facts = {"looked": looked_at(lambda some: mask[:, some], queries, keys), **({} if asked.present is None else {"present": asked.present})}
+    said = _Said(asked.first, asked.first + queries * asked.stride, keys, queries, False, asked.cross, asked.shared, None, asked.stride)
+    meaning = said(facts)
     words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,
                           end=meaning.end)
     step, blocks = max(1, _WEIGHTS_ROWS // (batch * queries)), []
@@ -638,9 +659,9 @@ def _weights(asked: OfWeights, side: int = 0) -> _Computed:
         judged = weights.rows(weights_of[:, begin:begin + step], words, asked.sink)
         block = _by_weights({name: values.float() for name, values in judged.rows.items()}, judged.row_sum_error)
         if side and asked.stride == 1:
-            block.tensors.update(_maps(pooled.of_weights(weights_of[:, begin:begin + step], words, 0, side)))
+            block.tensors.update(_of_pooled(pooled.of_weights(weights_of[:, begin:begin + step], words, 0, side)))
         blocks.append(block)
-    return _Computed(*_joined(blocks, meaning), True, (batch, heads, queries, keys), None, asked.first, False)
+    return _Computed({**facts, **_numbered(blocks)}, [block.finish for block in blocks], said, (batch, heads, queries, keys), None, asked.first, False)
 
 
 @dataclass(frozen=True)
@@ -662,8 +683,23 @@ def _by_weights(rows: Dict[str, torch.Tensor], row_sum_error: torch.Tensor) -> _
 
 # ------------------------------------------------------------------------------------------ their way to the host
 
-def _maps(found: pooled.Pooled) -> Dict[str, torch.Tensor]:
-    """Maps of a block of heads, and where the padding of their sample ends."""
+def _maps(p: Problem, block: _Block, side: int, whole: bool, said: Optional[_Said],
+          facts: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """Maps of a block of heads of all rows, and, if there is padding, where that of their sample ends."""
+    valid, shown = None if said is None else said(facts).valid, None
+    if "left" not in block.tensors:
+        return _of_pooled(pooled.of_queries(p, 0, side, None, valid))
+    if valid is not None:
+        first, end = (torch.full_like(valid[0], number, dtype=torch.int64) for number in (0, p.keys))
+        if "looked" in facts:
+            _, first, last = facts["looked"][0, :3 * p.queries].long().view(3, -1)
+            end = last + 1
+        shown = pooled.part_of(valid[0], valid[0], first, end, p.keys)
+    values = launch.maps(p, launch.parts_of(p, whole, block.tensors["left"])[1], side, shown)
+    return {"maps": values[None], **({} if shown is None else {"extent": shown.extent[None, :, None]})}
+
+
+def _of_pooled(found: pooled.Pooled) -> Dict[str, torch.Tensor]:
     return {"maps": found.values[None], "extent": found.extent[None, :, None]}
 
 
@@ -675,7 +711,8 @@ def _here(array: np.ndarray) -> torch.Tensor:
 def _arrived(rows: Dict[str, Reduced], arrays: Dict[str, np.ndarray], computed: _Computed) -> Arrived:
     maps = None
     if "maps" in arrays:
-        maps = pooled.Pooled(_here(arrays["maps"][0]), _here(arrays["extent"][0, :4, 0]), *computed.shape[2:], computed.q_offset,
+        extent = arrays["extent"][0, :4, 0] if "extent" in arrays else np.array([0, computed.shape[2], 0, computed.shape[3]])
+        maps = pooled.Pooled(_here(arrays["maps"][0]), _here(extent), *computed.shape[2:], computed.q_offset,
                              0).read()
     sound = arrays["sound"][0]
     error = float(np.fmax.reduce(arrays["row_sum_error"], None)) if "row_sum_error" in arrays else 0.0 if sound.any() else math.nan

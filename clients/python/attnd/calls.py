@@ -264,7 +264,7 @@ def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Con
     return cut._replace(make=lambda layer, gradient=None: mod.now_biased() if flag.numpy() else cut.make(layer, gradient))
 
 
-def _given(seen: Queries, part: Tuple[slice, slice, slice]) -> Tuple[torch.Tensor, torch.Tensor, float, mods.Where]:
+def _given(seen: Queries, part: Tuple[slice, slice, mods.Cut]) -> Tuple[torch.Tensor, torch.Tensor, float, mods.Where]:
     """The arguments of flex attention's kernel for a part."""
     q, k = seen.q.detach()[part], _of_heads(seen, seen.k.detach(), *part[:2])
     return (q.to(lowered_dtype(q, seen.lowered) or q.dtype), k.to(lowered_dtype(k, seen.lowered) or k.dtype), _scale(seen),
@@ -295,15 +295,11 @@ def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Opti
             return "a map that is too large"
     else:
         queries, keys, offset = int(seen.q.shape[2]), int(seen.k.shape[2]), seen.offset
-        masked = seen.mask is not None or seen.late_mask is not None
-        if seen.score_mod is not None:
-            return "a score_mod"
+        masked = seen.mask is not None or seen.late_mask is not None or seen.score_mod is not None
         if offset < 0 or (seen.window and not seen.causal):
             return "a window to both sides, or fewer keys than queries"
         if seen.documents is not None and (masked or cross or offset or seen.documents[0].shape != seen.documents[1].shape):
             return "documents of another kind"
-        if seen.mask is not None and seen.mask.dim() > 2 and seen.mask.shape[-3] > 1 and seen.mask.dtype == torch.bool:
-            return "a mask for each head"
         if seen.late_mask is not None and logits_of(seen, plan) > MASK_BYTES_MAX * heads_of(seen):
             return "a mask that is too large"
     if masked and not cross and queries + offset != keys:
@@ -325,7 +321,13 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         count = _sizes(part)[2]
         some = None if count == rows.total else origin.computer.rows((origin.step, context.microbatch), rows.total, count, q.device)
         taken = (samples, heads, queries if some is None else some.there)
-        mask = seen.late_mask(taken) if seen.late_mask is not None else None if seen.mask is None else _part_of_mask(seen.mask, taken)
+        mask, mod = None, seen.score_mod
+        if mod is not None:
+            mask = mod.logits(*_given(seen, taken))
+        elif seen.late_mask is not None:
+            mask = seen.late_mask(taken)
+        elif seen.mask is not None:  # which has its rows where it is
+            mask = _part_of_mask(seen.mask, (samples, heads, queries if some is None else slice(None)))
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
         before = before if banded else 0
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
@@ -335,7 +337,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         asked = OfQueries(
             q[samples, heads], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]), precision_of(seen), _scale(seen),
             seen.softcap, seen.causal, seen.window, mask, documents, before, origin.cross, some, present, whole,
-            seen.shared, None if seen.ends is None else seen.ends[0])
+            seen.shared, None if seen.ends is None else seen.ends[0], mod is not None,
+            None if mod is None or mod.sinks is None else mod.sinks.detach()[heads].float())
     wait = origin.computer.launch(asked, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import math
 import os
 import threading
 import time
@@ -37,7 +38,7 @@ from .accelerator import ROWS_MAX, Accelerator, computes
 from .alerts import Alerts, StopTraining
 from .calls import Context, Cut, Part, beyond_device, logits_of, looker_for_padding, parts
 from .cost import Cost, milliseconds, percent
-from .forms import look
+from .forms import look, mods
 from .forms.seen import (Queries, Seen, Share, Weights, device_of, heads_of, keys_of, map_weights, may_read_other,
                          placements_of, precision_of, queries_of, reads_other, sees_ahead, tells_padding)
 from .gradients import Gradients
@@ -560,10 +561,11 @@ class Watch:
         if not computes(device_of(seen)):
             if plan.tier != "state":
                 return None, plan
-        elif not self._accelerator.is_trusted or not self._fits_device(seen, _of_rows(plan, plan.rows or ROWS_ON_DEVICE), cross, context):
-            return None, plan
         else:
-            computer, plan = self._accelerator, self._plan_on_device(plan, path, seen, cross, context)
+            there = self._plan_on_device(plan, path, seen, cross, context)
+            if not self._accelerator.is_trusted or not self._fits_device(seen, there, cross, context):
+                return None, plan
+            computer, plan = self._accelerator, there
         side = self.publisher.maps_side
         if computer is not None and 0 < plan.rows < queries_of(seen)[1]:
             side = 0  # they need all rows
@@ -572,25 +574,34 @@ class Watch:
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross), plan
 
     def _plan_on_device(self, plan: Plan, path: str, seen: Seen, cross: bool, context: Context) -> Plan:
-        """The part of a call that an accelerator computes: at most ROWS_MAX rows; and where the plan says nothing of them, some
-        of each sample, and now and then all of one sample: maps, and numbers of the map as a whole, need those."""
+        """The part of a call that an accelerator computes: at most ROWS_MAX rows, of a score_mod at most ELEMENTS logits; and where
+        the plan says nothing of them, some of each sample, and now and then all of one sample: maps, and numbers of the map as a
+        whole, need those."""
         (batch, queries), heads = queries_of(seen), heads_of(seen)
-        most = max(1, ROWS_MAX // (heads * min(batch, plan.samples or batch)))
+        rows_max = ROWS_MAX
+        if isinstance(seen, Queries) and seen.score_mod is not None:
+            rows_max = min(rows_max, mods.ELEMENTS // keys_of(seen))
+        most = max(1, rows_max // (heads * min(batch, plan.samples or batch)))
         taken = min(most, plan.rows or ROWS_ON_DEVICE)
         if not plan.rows:
             if queries <= taken:
                 return plan
             captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
-            if captures % WHOLE_EVERY == 0 and heads * queries <= ROWS_MAX:
+            if captures % WHOLE_EVERY == 0 and heads * queries <= rows_max:
                 whole = replace(plan, samples=1)
                 if self._fits_device(seen, whole, cross, context):
                     return whole
         return _of_rows(plan, taken)
 
     def _fits_device(self, seen: Seen, plan: Plan, cross: bool, context: Context) -> bool:
-        return beyond_device(seen, plan, cross, context) is None and (
-            isinstance(seen, Weights) or self._accelerator.is_fast_for(
-                logits_of(seen, plan), seen.q, precision_of(seen), seen.documents and seen.documents[0]))
+        if beyond_device(seen, plan, cross, context) is not None:
+            return False
+        if isinstance(seen, Weights):
+            return True
+        mask, logits = seen.mask, float(logits_of(seen, plan))
+        if mask is not None and mask.dtype == torch.bool and mask.dim() > 2 and mask.shape[-3] > 1:
+            logits = math.inf  # the reference counts the keys of each head by itself
+        return self._accelerator.is_fast_for(logits, seen.q, precision_of(seen), seen.documents and seen.documents[0])
 
     def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
         """A self-attention of the decoder may tell which queries of a cross-attention are padding."""

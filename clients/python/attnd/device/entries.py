@@ -203,13 +203,12 @@ def _keys_there(p: Problem) -> Optional[torch.Tensor]:
         torch.arange(p.keys, device=p.k.device) < p.k_len.to(p.k.device)[:, None])[:, None]
 
 
-def norms(vectors: torch.Tensor, found: Optional[torch.Tensor] = None) -> torch.Tensor:
-    """[B, H, T], f64 of f64, else f32; where these are written to, if that is given."""
+def norms(vectors: torch.Tensor) -> torch.Tensor:
+    """[B, H, T], f64 of f64, else f32."""
     working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
-    if found is None:
-        found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
     if vectors.device.type != "cpu":
-        return torch.linalg.vector_norm(vectors, dim=-1, dtype=working, out=found)  # type: ignore[no-any-return]
+        return torch.linalg.vector_norm(vectors, dim=-1, dtype=working)  # type: ignore[no-any-return]
+    found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
     step = max(1, _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
     for begin in range(0, vectors.shape[2], step):
         some = (slice(None), slice(None), slice(begin, begin + step))

@@ -323,7 +323,7 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         yield Finding(name, WRONG if held or waits else OK,
-                      f"{1e3 * took:.2f} ms ({took / own:.2f} of that), {launches.count + 3} launches in {1e3 * thread:.2f} ms of the "
+                      f"{1e3 * took:.2f} ms ({took / own:.2f} of that), {launches.count + 4} launches in {1e3 * thread:.2f} ms of the "
                       f"thread, {peak / 2**20:.1f} MiB at most, {held} bytes after it{waits}")
 
 

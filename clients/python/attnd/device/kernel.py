@@ -57,12 +57,13 @@ def logits_of(product, scale, softcap, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys, width, rows_end, keys_end, scale,
+def block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys, width, rows_end, keys_end, scale,
                  softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
                  CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
                  DOCUMENTS: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
-    """Logits of the queries `at`, which stand at p, with their bias, the i-th rows, at keys j, -inf where a query does not see
-    the key; q K^T; and which keys are seen. The pointers are those of the sample and the head."""
+    """Logits of the queries `at`, which stand at p, with their bias, which has them as `row`, at keys j, -inf where a query does
+    not see the key; q K^T; and which keys are seen. The pointers are those of the sample and the head. BIAS: 1, added; 2, bool;
+    3, what takes the place of the logits."""
     product = block_product(q_tile, k, j, channel, keys, width, k_t, k_d, False, NARROW, WIDEN)
     s = logits_of(product, scale, softcap, SOFTCAP)
     seen = (j[None, :] < keys_end) & (at[:, None] < rows_end)
@@ -74,35 +75,45 @@ def block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries,
         theirs = tl.load(documents + j.to(tl.int64) * doc_k, mask=j < keys, other=0)
         seen &= (own[:, None] == theirs[None, :]) & (p[:, None] < keys)
     if BIAS != 0:
-        added = tl.load(bias + i.to(tl.int64)[:, None] * bias_q + j.to(tl.int64)[None, :] * bias_k,
-                        mask=(i[:, None] < queries) & (j[None, :] < keys), other=0)
-        if BIAS == 1:
+        added = tl.load(bias + row.to(tl.int64)[:, None] * bias_q + j.to(tl.int64)[None, :] * bias_k, mask=j[None, :] < keys, other=0)
+        if BIAS == 2:
+            seen &= added != 0
+        else:
             added = added.to(tl.float32)
             seen &= (added <= -9000.0) == 0
-            s += added * _PER_LN_2
-        else:
-            seen &= added != 0
+            s = added * _PER_LN_2 if BIAS == 3 else s + added * _PER_LN_2
     return tl.where(seen, s, float("-inf")), product, seen
+
+
+@triton.jit
+def places_of(i, rows, queries, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr):
+    """Where the i-th rows are in the bias and among the queries; for i behind the last one a row of the bias that there is."""
+    row, at = tl.minimum(i, queries - 1), i
+    if SAMPLED:
+        at = tl.load(rows + row).to(tl.int32)
+        if BIAS_OF_ALL:
+            row = at
+    return row, at
 
 
 @triton.jit
 def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width, q_offset, q_stride,
                   window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                  CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr,
+                  CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr,
                   Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
                   WIDTH: tl.constexpr):
-    """The rows of this program: their numbers i among the results and `at` among the queries, their places p among the keys,
-    and their vectors; the pointers of their sample and head; the documents that they are of; which key head they read,
+    """The rows of this program: their numbers i among the results, `row` in the bias and `at` among the queries, their places p
+    among the keys, and their vectors; the pointers of their sample and head; the documents that they are of; which key head they read,
     counted over all samples; where queries and keys of the sample end; the lowest and highest p; and the keys that some of
     them may see by causal bound, window and length."""
     block = tl.program_id(0)
     sample, head = (first_head + tl.program_id(1)) // heads, (first_head + tl.program_id(1)) % heads
     sample_64, head_64 = sample.to(tl.int64), head.to(tl.int64)
     i = block * ROWS + tl.arange(0, ROWS)
-    at, first, last = i, block * ROWS, tl.minimum(block * ROWS + ROWS, queries) - 1
+    row, at = places_of(i, rows, queries, SAMPLED, BIAS_OF_ALL)
+    first, last = block * ROWS, tl.minimum(block * ROWS + ROWS, queries) - 1
     rows_end = queries
     if SAMPLED:
-        at = tl.load(rows + tl.minimum(i, queries - 1)).to(tl.int32)
         first, last = tl.load(rows + first).to(tl.int32), tl.load(rows + last).to(tl.int32)
         rows_end = last + 1
     if Q_LEN:
@@ -129,7 +140,7 @@ def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, 
         end = tl.minimum(end, highest + 1)
     if WINDOW:
         begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
-    return i, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest, begin, end
+    return i, row, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest, begin, end
 
 
 @triton.jit
@@ -195,19 +206,19 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-             DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
-             NARROW: tl.constexpr, POWERS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+             DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, POWERS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
     """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
 
     Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
     are of elements. A query beyond q_len has no visible key. SAMPLED: the queries are those with the numbers `rows`, i64 in
-    rising order, to which `bias` has its rows. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where there is none.
+    rising order; `bias` has them alone, or BIAS_OF_ALL. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where there is none.
     With POWERS there are the last fields.
     """
-    (i, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
+    (i, row, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
      begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width,
                                  q_offset, q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
     inverse_k += key_head * keys
     out += tl.program_id(1).to(tl.int64) * queries
     wide = q_tile.to(tl.float32)
@@ -261,7 +272,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         start = tl.where(n < before, begin + n * EDGE,
                          tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
         j = start + tl.arange(0, EDGE)
-        s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+        s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
                                         width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
                                         doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
         distance = tl.abs((p - start).to(tl.float32)[:, None] - tl.arange(0, EDGE).to(tl.float32)[None, :])
@@ -352,21 +363,21 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-             DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
-             NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+             DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
     """Writes to out[field, n, query] the sum of the 8 largest e of a row, key 0 apart, and the eighth, 0 when there are
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""
-    (i, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
+    (i, row, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
      begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width,
                                  q_offset, q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
 
     nothing = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
     one, two, three, four = nothing, nothing, nothing, nothing
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+        s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
                                         width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
                                         doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
         one, two, three, four = inserted(tl.where(j[None, :] == 0, float("-inf"), s), one, two, three, four)
@@ -380,7 +391,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
         next_1, next_2, next_3, next_4 = nothing, nothing, nothing, nothing
         for start in range(begin, end, KEYS):
             j = start + tl.arange(0, KEYS)
-            s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+            s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
                                             width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
                                             doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
             s = tl.where((j[None, :] == 0) | (s > four), float("-inf"), s)
@@ -395,7 +406,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
                 value, count = none, zero
                 for start in range(begin, end, KEYS):
                     j = start + tl.arange(0, KEYS)
-                    s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+                    s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
                                                     width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
                                                     doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
                     s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
@@ -415,7 +426,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
     from_key = tl.maximum(begin, tl.maximum(lowest - reach, 0) // KEYS * KEYS)
     for start in range(from_key, tl.minimum(end, highest + reach + 1), KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen = block_logits(q_tile, k, bias, documents, own, i, at, p, j, channel, queries, keys,
+        s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
                                         width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
                                         doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
         s = tl.where(j[None, :] == 0, float("-inf"), s)
@@ -433,3 +444,116 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
     tl.store(out + 3 * out_stride, previous * _LN_2, mask=there)
     tl.store(out + 4 * out_stride, same * _LN_2, mask=there)
     tl.store(out + 5 * out_stride, following * _LN_2, mask=there)
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def key_lengths(k, out, inverse, heads, keys, width, k_b, k_h, k_t, k_d, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """Writes |k| to `out`, and 1 / |k|, 0 where there is none, to `inverse`. Grid: (blocks of keys, key heads of all samples)."""
+    j, channel = tl.program_id(0) * KEYS + tl.arange(0, KEYS), tl.arange(0, WIDTH)
+    sample, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    tile = tl.load(k + sample * k_b + head * k_h + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d,
+                   mask=(j[:, None] < keys) & (channel[None, :] < width), other=0.0).to(tl.float32)
+    length, at = tl.sqrt(tl.sum(tile * tile, 1)), tl.program_id(1).to(tl.int64) * keys + j
+    tl.store(out + at, length, mask=j < keys)
+    tl.store(inverse + at, tl.where((length > 0.0) & (length < float("inf")), 1.0 / length, 0.0), mask=j < keys)
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def seen_keys(bias, rows, out, heads, queries, keys, q_offset, window, bias_b, bias_h, bias_q, bias_k, CAUSAL: tl.constexpr,
+              WINDOW: tl.constexpr, BIAS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, ROWS: tl.constexpr,
+              KEYS: tl.constexpr):
+    """Finds what visible.looked_at() does, of a bias with this number of heads. Grid: (blocks of queries, samples). The last numbers
+    of `out` have to be 0."""
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row, at = places_of(i, rows, queries, SAMPLED, BIAS_OF_ALL)
+    p, sample = q_offset + at, tl.program_id(1).to(tl.int64)
+    out += sample * (3 * queries + keys)
+    count = tl.zeros((ROWS,), tl.int32)
+    lowest, highest = count + keys, count - 1
+    for turn in range(2):
+        for start in range(0, keys, KEYS):
+            j = start + tl.arange(0, KEYS)
+            seen = tl.zeros((ROWS, KEYS), tl.int1)
+            for head in range(heads):
+                added = tl.load(bias + sample * bias_b + head * bias_h + row.to(tl.int64)[:, None] * bias_q
+                                + j.to(tl.int64)[None, :] * bias_k, mask=j[None, :] < keys, other=0)
+                seen |= added != 0 if BIAS == 2 else (added.to(tl.float32) <= -9000.0) == 0
+            seen &= (j[None, :] < keys) & (i[:, None] < queries)
+            if CAUSAL:
+                seen &= j[None, :] <= p[:, None]
+            if WINDOW:
+                seen &= j[None, :] > p[:, None] - window
+            if turn == 0:
+                count += tl.sum(seen.to(tl.int32), 1)
+                lowest = tl.minimum(lowest, tl.min(tl.where(seen, j[None, :], keys), 1))
+                highest = tl.maximum(highest, tl.max(tl.where(seen, j[None, :], -1), 1))
+            else:
+                some = tl.max((seen & (count < keys)[:, None]).to(tl.float32), 0)
+                tl.atomic_add(out + 3 * queries + j, some, mask=some > 0.0)
+    tl.store(out + i, count.to(tl.float32), mask=i < queries)
+    tl.store(out + queries + i, lowest.to(tl.float32), mask=i < queries)
+    tl.store(out + 2 * queries + i, highest.to(tl.float32), mask=i < queries)
+
+
+@triton.jit(do_not_specialize=[*_VARYING, "row_cells", "column_cells"])
+def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells, column_cells, out_stride, first_head,
+              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
+              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
+              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
+              WIDEN: tl.constexpr, NARROW: tl.constexpr, SINKS: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr,
+              KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """Writes the mean weight of the queries and keys of a cell to out[head, cell], f16, of sample 0, all of whose rows row_sums has
+    left their `sums` of. PART: pooled.Shown says by `shown` and `extent` which part of the sample has the cells. Grid: (row_cells *
+    column_cells, heads). The other arguments as for row_sums."""
+    head, cell = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    first, count, first_key, key_count = 0, queries, 0, keys
+    if PART:
+        first, count = tl.load(extent).to(tl.int32), tl.load(extent + 1).to(tl.int32)
+        first_key, key_count = tl.load(extent + 2).to(tl.int32), tl.load(extent + 3).to(tl.int32)
+    row_cell, column_cell = cell // column_cells, cell % column_cells
+    rows_there, columns_there = tl.minimum(row_cells, count), tl.minimum(column_cells, key_count)
+    begin, end = first + row_cell * count // rows_there, tl.minimum(first + (row_cell + 1) * count // rows_there, first + count)
+    from_key = first_key + column_cell * key_count // columns_there
+    to_key = tl.minimum(first_key + (column_cell + 1) * key_count // columns_there, first_key + key_count)
+    channel = tl.arange(0, WIDTH)
+    q += head * q_h
+    k += head // group * k_h
+    bias += head * bias_h
+    sums += head * queries
+    weight, counted = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
+    for start in range(begin, end, ROWS):
+        i = start + tl.arange(0, ROWS)
+        at = tl.minimum(i, queries - 1)
+        p = q_offset + at * q_stride
+        q_tile = tl.load(q + at.to(tl.int64)[:, None] * q_t + channel[None, :] * q_d, mask=channel[None, :] < width, other=0.0)
+        if WIDEN:
+            q_tile = q_tile.to(tl.float32)
+        largest, total, at_first = tl.load(sums + at), tl.load(sums + out_stride + at), tl.load(sums + 4 * out_stride + at)
+        base = tl.maximum(largest, at_first)
+        counts = (i < end) & (largest == largest) & (base > float("-inf")) & (base < float("inf"))
+        if PART:
+            counts &= tl.load(shown + at) != 0
+        base = tl.where(counts, base, 0.0)
+        if SINKS:
+            base = tl.maximum(base, tl.load(sinks + head))
+        z = tl.exp(at_first - base) + tl.where(total > 0.0, total * tl.exp(largest - base), 0.0)
+        if SINKS:
+            z += tl.exp(tl.load(sinks + head) - base)
+        level = base * _PER_LN_2 + tl.log2(z)
+        own = p
+        if DOCUMENTS:
+            own = tl.load(documents + tl.minimum(p, keys - 1).to(tl.int64) * doc_k)
+        keys_end = to_key
+        if CAUSAL:
+            keys_end = tl.minimum(to_key, q_offset + (tl.minimum(start + ROWS, end) - 1) * q_stride + 1)
+        for from_here in range(from_key, keys_end, KEYS):
+            j = from_here + tl.arange(0, KEYS)
+            s, product, seen = block_logits(q_tile, k, bias, documents, own, at, at, p, j, channel, queries, keys,
+                                            width, queries, to_key, scale, softcap, window, k_t, k_d, bias_q, bias_k,
+                                            doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+            weight += tl.sum(tl.where(counts[:, None] & (s > float("-inf")), tl.exp2(s - level[:, None]), 0.0), 1)
+        counted += counts.to(tl.float32)
+    entries = tl.sum(counted, 0) * (to_key - from_key)
+    mean = tl.where(entries > 0.0, tl.sum(weight, 0) / entries, float("nan"))
+    tl.store(out + head * row_cells * column_cells + cell, mean.to(tl.float16))

@@ -6,16 +6,19 @@ import contextlib
 import math
 import os
 import threading
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
 from ..devices import relaxed
+from ..head_maps import cells
 from .entries import Entries, Logits, from_powers, inverse, norms, scaled
+from .pooled import Shown
 from .problem import Problem
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
 WIDTH_MAX = 256
+VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: whether key 0 is visible, how many keys are, and the distance of the farthest
 _SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of a row
 _OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
@@ -196,8 +199,7 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
     from . import kernel
 
     _, _, bias, documents, *_ = _tensors(p)
-    kind = 0 if p.bias is None else 2 if p.bias.dtype == torch.bool else 1
-    bias_strides = [0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride())]
+    kind, bias_strides = _kind(p), _strides(bias)
     # Whose registers and shared memory suffice, from sm_80 to sm_120 (tests/frameworks/test_device_code.py).
     if p.q.dtype == torch.float32:
         tile = few_tile = 32, 32, 8
@@ -210,7 +212,7 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
     numbers = (some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window)
     strides = (*p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1))
     how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
-           "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "Q_LEN": p.q_len is not None,
+           "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "BIAS_OF_ALL": p.bias_of_all, "Q_LEN": p.q_len is not None,
            "K_LEN": p.k_len is not None, "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "WIDTH": whole_width,
            "enable_fp_fusion": True}
     local_window = min(p.local_window, p.end(p.queries) + p.keys)
@@ -225,6 +227,70 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
     return call(kernel.row_sums, tile, (), POWERS=powers), call(kernel.few_keys, few_tile, (local_window,))
 
 
+def _kind(p: Problem) -> int:
+    return 0 if p.bias is None else 2 if p.bias.dtype == torch.bool else 3 if p.replaces else 1
+
+
+def _strides(bias: torch.Tensor) -> Tuple[int, ...]:
+    return tuple(0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride()))
+
+
+def lengths_of_keys(p: Problem, found: torch.Tensor) -> torch.Tensor:
+    """Writes the lengths of the keys there, [B, Hk, Tk]; 1 / these."""
+    inverse_k = torch.empty_like(found)
+    with _current(p.k.device):
+        _lengths(p).launch(p.k, found, inverse_k)
+    return inverse_k
+
+
+def _lengths(p: Problem) -> _Call:
+    if "lengths" not in p.alike:
+        from . import kernel
+
+        keys, numbers = 64, (p.key_heads, p.keys, p.width, *p.k.stride())
+        p.alike["lengths"] = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), numbers,
+                                   {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, numbers)
+    found: _Call = p.alike["lengths"]
+    return found
+
+
+def looked_at(p: Problem, heads: int) -> torch.Tensor:
+    """visible.looked_at() of the bias of a problem and of those with the next heads of the same, all in all `heads`."""
+    assert p.bias is not None
+    found = torch.zeros(p.bias.shape[0], 3 * p.queries + p.keys, dtype=torch.float32, device=p.q.device)
+    with _current(p.q.device):
+        _look(p, heads).launch(*_tensors(p)[2::4], found)
+    return found
+
+
+def _look(p: Problem, heads: int) -> _Call:
+    from . import kernel
+
+    assert p.bias is not None
+    rows, numbers = 32, (heads, p.queries, p.keys, p.q_offset, p.window, *_strides(p.bias))
+    how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "BIAS": _kind(p), "SAMPLED": p.rows is not None, "BIAS_OF_ALL": p.bias_of_all,
+           "ROWS": rows, "KEYS": 64, "num_warps": 4}
+    return _Call(kernel.seen_keys, (-(-p.queries // rows), p.bias.shape[0]), numbers, how, numbers)
+
+
+def maps(p: Problem, left: Swept, side: int, shown: Optional[Shown]) -> torch.Tensor:
+    """The values of pooled.Pooled of the first sample, of what the kernels left of all rows. `shown`: the part; None: all."""
+    q, found = p.q, torch.empty(p.heads, *cells(p.queries, p.keys, side), dtype=torch.float16, device=p.q.device)
+    with _current(q.device):
+        _cells(p, side, shown is not None).launch(
+            *_tensors(p)[:4], left.sums, q if p.sinks is None else p.sinks, q if shown is None else shown.queries.view(torch.uint8),
+            q if shown is None else shown.extent, found)
+    return found
+
+
+def _cells(p: Problem, side: int, is_part: bool) -> _Call:
+    from . import kernel
+
+    (sums, few), (rows, columns) = _program(p, slice(0, p.batch * p.heads), True), cells(p.queries, p.keys, side)
+    return _Call(kernel.map_cells, (rows * columns, p.heads), (rows, columns, *sums.numbers),
+                 {**few.how, "SINKS": p.sinks is not None, "PART": is_part}, ())
+
+
 def _current(device: torch.device) -> Any:
     """Makes the device the current one, on which Triton launches."""
     is_other = device.type == "cuda" and device.index != torch.cuda.current_device()
@@ -234,26 +300,32 @@ def _current(device: torch.device) -> Any:
 _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why not
 
 
-def is_ready(p: Problem, powers: bool) -> bool:
-    """Whether the kernels for such a problem are compiled. The first time a thread begins to, which takes
-    it some seconds; RuntimeError says what it failed with."""
-    if ("ready", powers) in p.alike or _interpreted():
+def is_ready(p: Problem, powers: bool, heads: int, side: int, is_part: bool) -> bool:
+    """Whether the kernels for such a problem are compiled, also for looked_at(), unless `heads` is 0, and for maps(), unless `side`
+    is. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
+    wanted = powers, heads, side, is_part
+    if ("ready", wanted) in p.alike or _interpreted():
         return True
-    calls, tensors = _program(p, slice(0, p.batch * p.heads), powers), _tensors(p)
+    (sums, few), tensors = _program(p, slice(0, p.batch * p.heads), powers), _tensors(p)
     sees = [(one.dtype, _is_aligned(one)) for one in tensors]  # kernel.py has the numbers that it does not look at
-    key = (p.q.device, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in calls[0].fixed), *calls[0].how.items())
+    key = (p.q.device, wanted, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in sums.fixed), *sums.how.items())
     found = _compiled.get(key)
     if found is None:
         _compiled[key] = False
-        without = tuple(one.dtype if aligned else _Misaligned(one.dtype) for one, (_, aligned) in zip(tensors, sees))
+        given = tuple(one.dtype if aligned else _Misaligned(one.dtype) for one, (_, aligned) in zip(tensors, sees))
         f32 = torch.float32
+        calls: List[Tuple[_Call, Tuple[Any, ...]]] = [(_lengths(p), (given[1], f32, f32)), (sums, (*given, f32, f32)), (few, (*given, f32))]
+        if heads:
+            calls.append((_look(p, heads), (*given[2::4], f32)))
+        if side:
+            part = (torch.uint8, torch.int64) if is_part else (given[0], given[0])
+            calls.append((_cells(p, side, is_part), (*given[:4], f32, given[0] if p.sinks is None else f32, *part, torch.float16)))
         # The end of the process waits for it: it would be torn out of the compiler, which aborts then.
-        threading.Thread(target=_compile, args=(key, p.q.device, ((calls[0], (*without, f32, f32)), (calls[1], (*without, f32)))),
-                         name="attnd compiles").start()
+        threading.Thread(target=_compile, args=(key, p.q.device, calls), name="attnd compiles").start()
     if isinstance(found, str):
         raise RuntimeError(found)
     if found:
-        p.alike["ready", powers] = True
+        p.alike["ready", wanted] = True
     return bool(found)
 
 

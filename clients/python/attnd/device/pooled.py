@@ -216,7 +216,14 @@ def _shown(queries: int, keys: int, q_offset: int, q_len: Optional[torch.Tensor]
         inside = q_offset + q_end - 1 < keys
         q_end = torch.where(inside, torch.minimum(q_end, (k_end - q_offset).clamp(min=0)), q_end)
     valid = valid if known is None else known
-    there = valid & (i < q_end) if known is None else known
+    return part_of(valid, valid & (i < q_end) if known is None else known, first, end, keys)
+
+
+def part_of(valid: torch.Tensor, there: torch.Tensor, first: torch.Tensor, end: torch.Tensor, keys: int) -> Shown:
+    """The queries that are `valid` from the first to the last that is `there`, and the keys from the `first` of one of these up to
+    the `end` of one; [Tq] each."""
+    queries = len(there)
+    i = torch.arange(queries, device=there.device)
     begin, stop = torch.where(there, i, queries).amin(), torch.where(there, i + 1, 0).amax()
     within = (i >= begin) & (i < stop)
     key, key_end = torch.where(within, first, keys).amin(), torch.where(within, end, 0).amax()

@@ -59,6 +59,7 @@ class Problem:
         self.documents = None if cross else documents
         self.cross = _flag("cross", cross)
         self.rows: Optional[Rows] = None
+        self.replaces = False  # the bias is what takes the place of the logits
         self._end = self.position(self.queries)
         self.alike: Dict[Any, Any] = {}  # what was found out of problems whose tensors alone are others
 
@@ -76,25 +77,32 @@ class Problem:
         return bias
 
     def sampled(self, rows: Rows, bias: Optional[torch.Tensor]) -> "Problem":
-        """The same with these queries alone, for which the bias is. `q` still has all; `q_len` has to be unknown."""
+        """The same with these queries alone; the bias has these or all. `q` still has all; `q_len` has to be unknown."""
         found = copy.copy(self)
         found.rows, found.queries, found.alike = rows, len(rows.here), {}
-        found.bias = found._fitted(bias)
+        found.bias = (self if bias is not None and bias.shape[2] == self.queries else found)._fitted(bias)
         return found
 
-    def like(self, q: Any, k: Any, bias: Any, documents: Any, rows: Optional[Rows]) -> "Problem":
+    @property
+    def bias_of_all(self) -> bool:
+        """Whether the bias has all queries, and not `rows` alone."""
+        return self.rows is not None and self.bias is not None and self.bias.shape[2] not in (1, self.queries)
+
+    def like(self, q: Any, k: Any, bias: Any, documents: Any, rows: Optional[Rows], sinks: Any = None) -> "Problem":
         """The same with other tensors of the same kind; None where it has none."""
         found: Problem = object.__new__(Problem)
         found.__dict__.update(self.__dict__)
-        found.q, found.k, found.bias, found.documents, found.rows = q, k, bias, documents, rows
+        found.q, found.k, found.bias, found.documents, found.rows, found.sinks = q, k, bias, documents, rows, sinks
         return found
 
     def taken(self) -> "Problem":
-        """The same with a `q` that has no other queries, for what does not look at `rows`."""
+        """The same with a `q` and a bias that have no other queries, for what does not look at `rows`."""
         if self.rows is None:
             return self
         found = copy.copy(self)
         found.q = self.q.index_select(2, self.rows.there)
+        if self.bias is not None and self.bias_of_all:
+            found.bias = self.bias.index_select(2, self.rows.there)
         return found
 
     def on_host(self) -> bytes:

@@ -295,6 +295,9 @@ def by_key_heads(p: Problem) -> torch.Tensor:
 
 def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
     """Writes the logits of a chunk, masks apart, to s."""
+    if p.replaces and p.bias is not None:
+        s.copy_(_bias_part(p, p.bias, chunk))
+        return
     products(p, chunk, q.to(s.dtype) * p.scale, s)
     if p.softcap:
         s.div_(p.softcap).tanh_().mul_(p.softcap)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""visible: what a mask says of rows, found on the device that holds it: masks.describe, as far as the numbers of rows
-depend on it, without that anybody waits for the answer.
+"""visible: what a mask says of rows: masks.describe, as far as the numbers of rows depend on it.
+
+looked_at(), or the kernel seen_keys, finds a few numbers on the device that holds the mask; known() makes the meaning of
+them, there or on the host. Nobody waits for an answer.
 """
 from __future__ import annotations
 
 from typing import Callable, NamedTuple, Tuple
 
 import torch
+
+from .problem import Problem
 
 _ENTRIES = 1 << 20  # of a mask that are looked at, at once
 
@@ -31,12 +35,25 @@ class _Extent(NamedTuple):
 
 
 @torch.no_grad()
-def known(allowed: Allowed, position: torch.Tensor, after: int, keys: int, cross: bool, shared: bool = False) -> Known:
-    """The meaning of `allowed` for queries at these positions, [Tq], of a layer whose queries end before `after`; unless
-    `cross`, there is a key for each query. `shared`: by one mask for all samples."""
+def looked_at(allowed: Allowed, queries: int, keys: int) -> torch.Tensor:
+    """f32 [B or 1, 3 Tq + Tk]: of each query how many keys it sees, the first and the last of them, Tk and -1 when it sees none;
+    and of each key whether some query sees it that does not see all."""
+    parts, there = [], []
+    for some in _chunks(queries, keys):
+        seen = allowed(some)
+        j, count = torch.arange(keys, device=seen.device), seen.sum(2)
+        parts.append(torch.stack([count, torch.where(seen, j, torch.full_like(j, keys)).amin(2),
+                                  torch.where(seen, j, torch.full_like(j, -1)).amax(2)], 1))
+        there.append((seen & (count < keys)[..., None]).any(1))
+    return torch.cat([torch.cat(parts, 2).flatten(1), torch.stack(there).any(0)], 1).float()
+
+
+@torch.no_grad()
+def known(looked: torch.Tensor, position: torch.Tensor, after: int, keys: int, cross: bool, shared: bool = False) -> Known:
+    """The meaning of what was looked at, of queries at these positions, [Tq], of a layer whose queries end before `after`;
+    unless `cross`, there is a key for each query. `shared`: by one mask for all samples."""
     queries, device = len(position), position.device
-    parts = [_extent(allowed(some)) for some in _chunks(queries, keys)]
-    extent = _Extent(*(torch.cat(column, 1) for column in zip(*parts)))
+    extent = _Extent(*looked[:, :3 * queries].long().view(-1, 3, queries).unbind(1))
     opened = torch.zeros_like(extent.seen, dtype=torch.bool)
     if not cross:
         opened = _opened(extent, position, keys)
@@ -44,9 +61,7 @@ def known(allowed: Allowed, position: torch.Tensor, after: int, keys: int, cross
         extent = _Extent(*(torch.where(opened, none, some) for none, some in zip(empty, extent)))
     valid = extent.seen > 0
     if not (cross or shared):
-        present = torch.zeros(len(opened), keys, dtype=torch.bool, device=device)
-        for some in _chunks(queries, keys):
-            present = present | (allowed(some) & ~opened[:, some, None]).any(1)
+        present = (looked[:, 3 * queries:] > 0) | (extent.seen == keys).any(1, keepdim=True)
         before, of_keys = torch.nn.functional.pad(present.long().cumsum(1), (1, 0)), torch.zeros_like(valid[:, :1])
         for low, high, exists in _bases(extent, position, keys):
             within = (extent.lowest >= low) & (extent.highest <= high) & (extent.seen == before[:, high + 1] - before[:, low])
@@ -63,16 +78,18 @@ def known(allowed: Allowed, position: torch.Tensor, after: int, keys: int, cross
     return found
 
 
+def visible_keys_of(looked: torch.Tensor, p: Problem) -> torch.Tensor:
+    """sums.visible_keys() of all heads of a problem: [3, B H, Tq]."""
+    seen, lowest, highest = looked[:, :3 * p.queries].view(-1, 3, p.queries).unbind(1)
+    place = p.position(torch.arange(p.queries, device=looked.device))
+    farthest = torch.maximum((place - lowest).abs(), (place - highest).abs()) * (seen > 0)
+    found = torch.stack([(lowest == 0).to(seen.dtype), seen, farthest])[:, :, None]
+    return found.expand(-1, p.batch, p.heads, -1).flatten(1, 2)
+
+
 def _chunks(queries: int, keys: int) -> Tuple[slice, ...]:
     step = max(1, _ENTRIES // keys)
     return tuple(slice(begin, min(begin + step, queries)) for begin in range(0, queries, step))
-
-
-def _extent(seen: torch.Tensor) -> _Extent:
-    keys = seen.shape[2]
-    j = torch.arange(keys, device=seen.device)
-    return _Extent(seen.sum(2), torch.where(seen, j, torch.full_like(j, keys)).amin(2),
-                   torch.where(seen, j, torch.full_like(j, -1)).amax(2))
 
 
 def _opened(extent: _Extent, position: torch.Tensor, keys: int) -> torch.Tensor:

@@ -91,15 +91,20 @@ class ScoreMod:
     def weights(self, q: torch.Tensor, k: torch.Tensor, scale: float,
                 at: Where) -> Tuple[torch.Tensor, torch.Tensor]:
         """(weights, logits), each [B, H, Tq, Tk], with one more key when there are sinks: the sink."""
-        shape = (*q.shape[:3], k.shape[2] + (self.sinks is not None))
-        logits = torch.empty(shape, dtype=precision_of(q), device=q.device)
+        logits = self.logits(q, k, scale, at, self.sinks is not None)
         if self.sinks is not None:
             logits[..., -1] = self.sinks.detach()[at.heads][:, None]
         weights = torch.empty_like(logits)
-        for sample, rows, _, changed in self._chunks(q, k, scale, at):
-            logits[sample, :, rows, :k.shape[2]] = changed
-            weights[sample, :, rows] = _softmax(logits[sample, :, rows])
+        for sample in range(len(q)):
+            weights[sample] = _softmax(logits[sample])
         return weights, logits
+
+    def logits(self, q: torch.Tensor, k: torch.Tensor, scale: float, at: Where, more: int = 0) -> torch.Tensor:
+        """The numbers in the place of the logits, [B, H, Tq, Tk], -inf where a key is hidden; with room for some `more` keys."""
+        found = torch.empty((*q.shape[:3], k.shape[2] + more), dtype=precision_of(q), device=q.device)
+        for sample, rows, _, changed in self._chunks(q, k, scale, at):
+            found[sample, :, rows, :k.shape[2]] = changed
+        return found
 
     def _chunks(self, q: torch.Tensor, k: torch.Tensor, scale: float,
                 at: Where) -> Iterator[Tuple[int, slice, torch.Tensor, torch.Tensor]]:
