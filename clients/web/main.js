@@ -111,7 +111,7 @@ async function lookAtFleet() {
     if (store.fleet.role !== "off") store.tell("fleet");
 }
 
-/** Trouble of the history is said over all views, and for as long as attnd runs what of it was lost. */
+/** Shows trouble of the history over all views; windows that a repair could not read, for as long as attnd runs. */
 async function lookAtHistory() {
     const stats = await find("stats").catch(() => null);
     if (!stats) return;

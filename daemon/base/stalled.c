@@ -52,22 +52,36 @@ static bool stalled_is_at(const union stalled_address *address, socklen_t size,
     return local && !is_ipc && port && atoi(port + 1) == ntohs(local);
 }
 
+uint64_t connection_cookie(int fd)
+{
+    uint64_t cookie = 0;
+    socklen_t size = sizeof cookie;
+    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 ? cookie : 0;
+}
+
+bool connection_end(int fd, uint64_t cookie)
+{
+    bool is_same = connection_cookie(fd) == cookie;
+    if (is_same) {
+        shutdown(fd, SHUT_RDWR);
+    }
+    return is_same;
+}
+
 /* The cookie of a connection there that takes nothing more; 0: it is none. */
 static uint64_t stalled_cookie(int fd, const char *endpoint, const char *other)
 {
     union stalled_address address = {.any.sa_family = AF_UNSPEC};
-    socklen_t size = sizeof address, listens_size = sizeof(int), cookie_size = sizeof(uint64_t);
+    socklen_t size = sizeof address, listens_size = sizeof(int);
     struct pollfd room = {.fd = fd, .events = POLLOUT};
-    uint64_t cookie = 0;
     int listens = 1;
     if (getsockname(fd, &address.any, &size) != 0 ||
         !(stalled_is_at(&address, size, endpoint) || stalled_is_at(&address, size, other)) ||
         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size) != 0 || listens ||
-        poll(&room, 1, 0) != 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &cookie_size) != 0) {
+        poll(&room, 1, 0) != 0) {
         return 0;
     }
-    return cookie;
+    return connection_cookie(fd);
 }
 
 static void stalled_remember(struct stalled **stalled, uint64_t cookie, int fd, uint64_t now)
@@ -127,16 +141,11 @@ unsigned stalled_cut(struct stalled **stalled, uint64_t least_ns)
     }
     HASH_ITER(hh, *stalled, one, next)
     {
-        uint64_t cookie = 0, since_ns = now - one->since_ns;
-        socklen_t size = sizeof cookie;
+        uint64_t since_ns = now - one->since_ns;
         if (since_ns < least_ns || since_ns < longest_ns / 2) {
             continue;
         }
-        if (getsockopt(one->fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 &&
-            cookie == one->cookie) {
-            shutdown(one->fd, SHUT_RDWR);
-            count++;
-        }
+        count += connection_end(one->fd, one->cookie);
         HASH_DEL(*stalled, one);
         free(one);
     }

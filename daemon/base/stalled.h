@@ -5,7 +5,13 @@
 #ifndef DAEMON_BASE_STALLED_H
 #define DAEMON_BASE_STALLED_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+/* Any thread: the kernel's number of a connection; 0: the descriptor is none. */
+uint64_t connection_cookie(int fd);
+/* Any thread: ends the connection. False: the descriptor is another one by now. */
+bool connection_end(int fd, uint64_t cookie);
 
 /* Connections that were full at every look so far. Begins as NULL. */
 struct stalled;

@@ -5,6 +5,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "daemon/base/stalled.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -53,13 +54,6 @@ static void forget_bytes(struct unfinished_peer *peer)
     atomic_fetch_sub(&together, atomic_exchange(&peer->bytes, 0));
 }
 
-static uint64_t cookie_of(int fd)
-{
-    uint64_t cookie = 0;
-    socklen_t size = sizeof cookie;
-    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0 ? cookie : 0;
-}
-
 void unfinished_accepted(int fd)
 {
     char name[16] = "";
@@ -68,7 +62,7 @@ void unfinished_accepted(int fd)
     }
     pthread_getname_np(pthread_self(), name, sizeof name);
     forget_bytes(&peers[fd]);
-    atomic_store(&peers[fd].cookie, strstr(name, "ZMQ") ? cookie_of(fd) : 0);
+    atomic_store(&peers[fd].cookie, strstr(name, "ZMQ") ? connection_cookie(fd) : 0);
     int end = atomic_load(&peers_end);
     while (fd >= end && !atomic_compare_exchange_weak(&peers_end, &end, fd + 1)) {
     }
@@ -102,14 +96,12 @@ static int find_slowest(uint64_t now_ns)
 static void end_connection(int fd)
 {
     struct stats *stats = atomic_load(&counted);
-    bool is_same = cookie_of(fd) == atomic_load(&peers[fd].cookie); /* else it has ended */
     uint64_t bytes = atomic_load(&peers[fd].bytes);
     forget_bytes(&peers[fd]);
-    if (!is_same) {
-        atomic_store(&peers[fd].cookie, 0);
+    if (!connection_end(fd, atomic_load(&peers[fd].cookie))) {
+        atomic_store(&peers[fd].cookie, 0); /* it has ended */
         return;
     }
-    shutdown(fd, SHUT_RDWR);
     uint64_t before = atomic_fetch_add(&stats->counter[COUNT_UNFINISHED_CUT], 1);
     if (log_is_round(before)) {
         log_event(LOG_WARNING, "unfinished_cut", LOG_NUM("count", before + 1),

@@ -23,7 +23,7 @@ void unfinished_limit(uint64_t bytes, struct stats *stats);
 /* Any thread: the descriptor is a connection that was accepted. It is libzmq's if this thread is.
  */
 void unfinished_accepted(int fd);
-/* Any thread: a message was taken, of which this is the first frame. */
+/* Any thread: a message was taken, of which this is a frame. */
 void unfinished_taken(zmq_msg_t *frame);
 
 #endif
