@@ -314,8 +314,9 @@ def assert_probed(stepwise, kind, model, **options):
         watch = session.watch(model, probe="induction", probe_every=1, **options)
         assert watch._probe.publisher.wait_for_subscriber(60.0)
         layers = {layer for _, layer in expected_of(kind, list(train(model, kind, 2)))}
-    probed = f"{session.job}.probe"
-    wait_until(lambda: any((job["job"], job["state"]) == (probed, "ended") for job in stepwise.call("jobs")), "its end")
+    probed, sent = f"{session.job}.probe", watch._probe.publisher.stats()
+    wait_until(lambda: any((job["job"], job["state"]) == (probed, "ended") for job in stepwise.call("jobs")),
+               f"the end of {probed}, which has sent {sent}")
     found = stepwise.call("summary", job=probed)
     assert {(summary["stack"], summary["layer"], summary["site"]) for summary in found} == layers
     assert {tuple(summary["shape"]) for summary in found} == {(1, HEADS, LENGTH, LENGTH)}

@@ -199,6 +199,13 @@ def test_a_probe_is_a_job_of_its_own_and_leaves_the_training_alone(daemon, publi
     assert probes[0][1]["q" if "q" in probes[0][1] else "weights"] != b""
 
 
+def test_a_probe_may_take_as_long_for_its_end_as_the_training():
+    with attnd.Publisher("job", "tcp://127.0.0.1:1", linger=7.5) as publisher, \
+            attnd.watch(Lookup(), job="job", endpoint="tcp://127.0.0.1:1", wait=0, publisher=publisher,
+                        probe=attnd.repeated_tokens(50, 4)) as it:
+        assert it._probe.publisher.linger == 7.5
+
+
 def until_byes(daemon, count):
     found = []
     while sum(h.get("event") == "bye" for _, h, _ in found) < count:

@@ -103,7 +103,7 @@ def _watch_probe(model: torch.nn.Module, training: "Watch", endpoint: Optional[s
     run = hashlib.md5(f"{publisher.run}/probe".encode()).digest()
     it = watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0,
                tokens=is_induction or training.sends_tokens, tier="raw" if is_induction else "auto",
-               rank=publisher.rank, world=publisher.world, run=run, passive=True,
+               rank=publisher.rank, world=publisher.world, run=run, linger=publisher.linger, passive=True,
                values=training.sends_values, residual=training.sends_residual is not None,
                projections=training.sends_residual, reliable=publisher.reliable._replace(is_probe=True))
     it.judge_as(training)

@@ -121,6 +121,11 @@ class Publisher:
         """How many ranks there are."""
         return self._identity.world
 
+    @property
+    def linger(self) -> float:
+        """Seconds that close() may spend on sending what is queued."""
+        return self._sender.linger_s
+
     # ---------------------------------------------------------------------------------------- capturing
 
     def wanted(self, stack: str, layer: int, site: str, step: Optional[int] = None) -> bool:

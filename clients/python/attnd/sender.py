@@ -75,7 +75,7 @@ class Sender:
         self._reliable = reliable
         self._event_topic = wire.event_topic(identity.job)
         self._tensor_prefix = f"tensor/{identity.job}/".encode("ascii")
-        self._linger_s = linger_s
+        self.linger_s = linger_s
         self.outbox = Outbox(identity.job, queue_bytes, self._uses_lane)
         self.memory = Lender(queue_bytes)  # where tensors are copied to that attnd reads in place
         self._pid = os.getpid()
@@ -159,11 +159,11 @@ class Sender:
             return
         with self.outbox.changed:
             if self._deadline is None:
-                self._deadline = time.monotonic() + self._linger_s
+                self._deadline = time.monotonic() + self.linger_s
                 self._dropped_open = self.outbox.dropped_tensors
                 self.outbox.say_bye()
         if threading.current_thread() is not self._thread:
-            self._thread.join(self._linger_s + 0.5)
+            self._thread.join(self.linger_s + 0.5)
 
     def make_inert(self) -> None:
         """In a forked child: drop everything without touching the parent's socket."""
@@ -303,7 +303,7 @@ class Sender:
         """Makes the message at the head, and puts it there; None when it was dropped, and is gone, instead."""
         message = None
         try:
-            if self.wanted(head.topic, head.kind) and not self._is_late(PARTING * self._linger_s):
+            if self.wanted(head.topic, head.kind) and not self._is_late(PARTING * self.linger_s):
                 message = head.make()
         except Exception:
             self._once.warn("made", "a message could not be made; further failures are only counted", exc_info=True)
@@ -455,10 +455,10 @@ class Sender:
             self.outbox.changed.notify_all()
         if lost:
             log.warning("job %s: %d messages were not ready within %.3g s of the end (linger) and are dropped", self.identity.job,
-                        lost, self._linger_s)
+                        lost, self.linger_s)
         if late:
             log.warning("job %s: attnd did not acknowledge %d messages within %.3g s of the end (linger): they count as dropped, "
-                        "though it has been sent %d of them and may have them", self.identity.job, late, self._linger_s, had)
+                        "though it has been sent %d of them and may have them", self.identity.job, late, self.linger_s, had)
         if self._lane.unacknowledged:
             log.warning("job %s: %d messages that attnd has not acknowledged are kept in %s: the next process with this spool "
                         "sends them", self.identity.job, self._lane.unacknowledged, self._reliable.directory)
