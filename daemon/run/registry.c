@@ -205,7 +205,8 @@ static int make_room_for_job(struct registry *registry, const struct job *known,
     if (!job && claim == CLAIM_ONE_BEYOND && count == limit) {
         return 0;
     }
-    if (!job && claim == CLAIM_ROOM) {
+    /* A hello, too, when the place beyond is taken by a job whose first messages are queued. */
+    if (!job && claim != CLAIM_NONE) {
         job = registry_longest_silent(registry, known, job_at_rest);
     }
     if (!job) {
@@ -248,7 +249,7 @@ static int make_room_for_run(struct registry *registry, struct job *job, const s
     if (!empty && claim == CLAIM_ONE_BEYOND && count == limit) {
         return 0;
     }
-    struct run *run = empty ? empty : claim == CLAIM_ROOM ? longest : NULL;
+    struct run *run = empty ? empty : claim != CLAIM_NONE ? longest : NULL;
     if (!run) {
         return ERR_RUN_LIMIT;
     }

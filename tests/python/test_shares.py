@@ -116,6 +116,20 @@ def test_weights_tell_which_heads_these_are(daemon, watched, mesh):
     assert shares(daemon, it) == [(H // WORLD, H)]
 
 
+class Whole(torch.nn.Module):
+    """An output projection beside it, and weights whose axes lie otherwise."""
+
+    def __init__(self, *axes):
+        super().__init__()
+        self.num_heads = H
+        self.q = torch.nn.Parameter(torch.rand(axes))
+        self.out = torch.nn.Linear(H // WORLD * D, H * D)
+
+    def forward(self, x):
+        q = torch.einsum("bti,hid->bhtd", x, self.q if self.q.dim() == 3 else self.q.unflatten(1, (-1, D)).transpose(0, 1))
+        return self.out(F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2))
+
+
 class Gathered(Attention):
     """Ulysses: all weights, some of the positions; attends with some of the heads over all positions."""
 
@@ -125,7 +139,9 @@ class Gathered(Attention):
         return F.scaled_dot_product_attention(q, q, q)
 
 
-@pytest.mark.parametrize("make", [lambda: Attention(num_heads=H), lambda: Gathered(H, num_heads=H)])
+@pytest.mark.parametrize("make", [
+    lambda: Attention(num_heads=H), lambda: Gathered(H, num_heads=H), lambda: Whole(H // WORLD, H * D, D),
+    lambda: Whole(H * D, H // WORLD * D)])
 def test_heads_that_cannot_be_told_apart_are_not_merged(daemon, watched, caplog, make):
     model = make()
     it = watched(model)

@@ -167,20 +167,21 @@ def why_unknown(seen: Seen, modules: Sequence[torch.nn.Module], given: Any) -> O
     length = queries_of(seen)[1]
     if isinstance(given, torch.Tensor) and given.dim() == 3 and length in (size * (count // heads) for size in given.shape[:2]):
         return told
-    if isinstance(seen, Queries):
-        width = int(seen.q.shape[3])
-        rows = {int(weight.shape[0]) for weight in _weights_of(modules)}
-        if rows & {heads * width, 3 * heads * width} and not rows & {count * width, 3 * count * width}:
+    if isinstance(seen, Queries) and isinstance(given, torch.Tensor) and given.dim() > 1:
+        width, features = int(seen.q.shape[3]), int(given.shape[-1])
+        # As many as a projection from or to the model's features has, however its axes lie.
+        columns = {weight.numel() // features for weight in _weights_of(modules) if weight.numel() % features == 0}
+        if columns & {heads * width, 3 * heads * width} and not columns & {count * width, 3 * count * width}:
             return told
     return None
 
 
 def _weights_of(modules: Sequence[torch.nn.Module]) -> Iterator[torch.Tensor]:
-    """Matrices of the innermost module that has some. FSDP has shared out again what modules in it hold, which have run."""
-    module = next((one for one in reversed(modules) if any(weight.dim() == 2 for weight in one.parameters())), None)
+    """Weights of the innermost module that has some. FSDP has shared out again what modules in it hold, which have run."""
+    module = next((one for one in reversed(modules) if any(weight.dim() > 1 for weight in one.parameters())), None)
     for part in module.modules() if module is not None else ():
         if part is module or not any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__):
-            yield from (weight for weight in part.parameters(recurse=False) if weight.dim() == 2)
+            yield from (weight for weight in part.parameters(recurse=False) if weight.dim() > 1)
 
 
 def _spread(tensor: Any) -> Iterator[Tuple[int, int, Any]]:

@@ -377,9 +377,9 @@ REGISTRY_TEST(only_a_hello_goes_beyond_the_limit)
     assert_int_equal(runs(f), 3); /* of both jobs */
 }
 
-REGISTRY_TEST(room_is_made_although_the_hello_is_queued)
+/* Two jobs that have ended, and a third one beyond the limit whose hello is queued. */
+static void queue_hello(struct registry_fixture *f, struct message *hello)
 {
-    struct message hello = {.arrival = ++f->arrivals, .received_ns = f->now};
     bool compute;
     for (int i = 0; i < 2; i++) {
         tensors(f, i ? "b" : "a", 1, 0);
@@ -387,11 +387,29 @@ REGISTRY_TEST(room_is_made_although_the_hello_is_queued)
         f->now += S;
     }
     registry_tick(f->registry, f->now + f->config.window_timeout);
-    hello.header = (struct header){.type = MESSAGE_EVENT, .event = EVENT_HELLO, .world = 1};
-    hello.header.run[0] = 1;
-    strcpy(hello.header.job, "c");
-    assert_int_equal(registry_arrive(f->registry, &hello, f->now, &compute), 0);
+    *hello = (struct message){.arrival = ++f->arrivals, .received_ns = f->now};
+    hello->header = (struct header){.type = MESSAGE_EVENT, .event = EVENT_HELLO, .world = 1};
+    hello->header.run[0] = 1;
+    strcpy(hello->header.job, "c");
+    assert_int_equal(registry_arrive(f->registry, hello, f->now, &compute), 0);
     assert_int_equal(registry_jobs(f->registry), 3);
+}
+
+REGISTRY_TEST(a_hello_finds_room_while_another_one_is_queued)
+{
+    struct message hello;
+    queue_hello(f, &hello);
+    assert_int_equal(registry_event(f, "d", 1, EVENT_HELLO, 0), 0);
+    assert_string_equal(f->forgotten, "a");
+    assert_int_equal(registry_jobs(f->registry), 3);
+    assert_ptr_equal(queue_take(hello.run), &hello);
+}
+
+REGISTRY_TEST(room_is_made_although_the_hello_is_queued)
+{
+    struct message hello;
+    bool compute;
+    queue_hello(f, &hello);
     struct message message = tensors_of(f, "c", 1, 1);
     assert_int_equal(registry_arrive(f->registry, &message, f->now, &compute), 0);
     assert_string_equal(f->forgotten, "a");
