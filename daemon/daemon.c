@@ -12,6 +12,7 @@
 #include "daemon/base/activation.h"
 #include "daemon/base/cgroup.h"
 #include "daemon/base/clock.h"
+#include "daemon/base/crash.h"
 #include "daemon/base/endpoint.h"
 #include "daemon/base/log.h"
 #include "daemon/base/unfinished.h"
@@ -334,16 +335,14 @@ static uint64_t view_messages(void *data)
 
 static int open_control(struct daemon *daemon, char *reterr)
 {
-    struct control_view view = {
+    daemon->view = (struct control_view){
+        .loop = &daemon->loop,
         .config = &daemon->config,
         .stats = &daemon->stats,
         .keys = daemon->keys,
         .registry = daemon->registry,
         .publisher = daemon->publisher,
         .pool = daemon->pool,
-        .store = daemon->store,
-        .history = daemon->history,
-        .fleet = daemon->fleet,
         .plans = daemon->plans,
         .plan_config = &daemon->reload.plans,
         .plans_changed = ticks_announce_plans,
@@ -352,7 +351,7 @@ static int open_control(struct daemon *daemon, char *reterr)
         .messages_in_flight = view_messages,
         .data = daemon,
     };
-    return control_new(&daemon->loop, daemon->zmq, &view, &daemon->control, reterr);
+    return control_new(daemon->zmq, &daemon->view, &daemon->control, reterr);
 }
 
 /* Before everything that a second attnd should not even look at. */
@@ -408,6 +407,7 @@ static int open_ingest(struct daemon *daemon, char *reterr)
  * Brings back the runs that were going on when attnd ended. */
 static int open_history(struct daemon *daemon, char *reterr)
 {
+    stall_point("history");
     if (store_new(&daemon->config, &daemon->stats, &daemon->store) != 0) {
         return daemon_fail(reterr, "start", err_text(ERR_MEMORY));
     }
@@ -423,7 +423,11 @@ static int open_history(struct daemon *daemon, char *reterr)
 /* The outbox of a node is in the history. */
 static int open_fleet(struct daemon *daemon, char *reterr)
 {
-    return fleet_new(&daemon->config, daemon->store, &daemon->inbox, &daemon->fleet, reterr);
+    int rc = fleet_new(&daemon->config, daemon->store, &daemon->inbox, &daemon->fleet, reterr);
+    daemon->view.store = daemon->store;
+    daemon->view.history = daemon->history;
+    daemon->view.fleet = daemon->fleet;
+    return rc;
 }
 
 /* Early: a second attnd on this machine fails before it looks at the history. */
@@ -531,8 +535,8 @@ static daemon_opener *const openers[] = {
     open_keys,         daemon_open_publisher,
     open_tap,          open_lane,
     open_ingest,       open_http,
-    open_history,      open_fleet,
-    open_control,      start_http,
+    open_control,      open_history,
+    open_fleet,        start_http,
     start_keeper,      start_idle,
     start_ingest,      NULL,
 };

@@ -40,6 +40,7 @@ struct daemon {
     struct lane *lane; /* until ingest has it */
     struct publisher *publisher;
     struct control *control;
+    struct control_view view; /* of control */
     struct keeper *keeper;
     struct http *http; /* NULL: switched off */
     struct history *history;

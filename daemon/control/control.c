@@ -27,7 +27,7 @@ struct control_flush {
 struct control {
     struct zsock zsock;
     struct endpoint_file file;
-    struct control_view view;
+    const struct control_view *view;
     bool secured; /* clients come with keys */
     struct answers answers;
     struct jobs_lists lists;
@@ -75,14 +75,14 @@ int method_flush(struct control_request *request)
 
 void control_settle(struct control *control)
 {
-    if (!control || control->flush_count == 0 || registry_flushing(control->view.registry) > 0) {
+    if (!control || control->flush_count == 0 || registry_flushing(control->view->registry) > 0) {
         return;
     }
     for (int i = 0; i < control->flush_count; i++) {
         struct control_flush *flush = &control->flushes[i];
         struct mpk_writer result;
         mpk_writer_init(&result);
-        put_flushed(&control->view, flush->summaries_before, &result);
+        put_flushed(control->view, flush->summaries_before, &result);
         pending_answer(&flush->pending, mpk_writer_ok(&result) ? 0 : ERR_MEMORY, NULL, &result);
         mpk_writer_clear(&result);
     }
@@ -238,7 +238,7 @@ static void control_serve(struct control *control, struct envelope *envelope, zm
     struct mpk_doc doc;
     struct mpk_writer result;
     char detail[CONTROL_DETAIL_MAX] = "";
-    struct control_request request = {.view = &control->view,
+    struct control_request request = {.view = control->view,
                                       .result = &result,
                                       .detail = detail,
                                       .control = control,
@@ -266,7 +266,7 @@ static void call_parsed(struct control *control, const char *method, struct mpk_
 {
     struct mpk_writer result;
     char detail[CONTROL_DETAIL_MAX] = "";
-    struct control_request request = {.view = &control->view,
+    struct control_request request = {.view = control->view,
                                       .params = doc->root,
                                       .result = &result,
                                       .detail = detail,
@@ -332,8 +332,8 @@ static void control_on_request(struct zsock *zsock)
     zmq_msg_close(&body);
 }
 
-int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *view,
-                struct control **ret_control, char *reterr)
+int control_new(void *zmq_context, const struct control_view *view, struct control **ret_control,
+                char *reterr)
 {
     struct endpoint_options options = {
         .key = "control.endpoint",
@@ -351,10 +351,9 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
     if (!socket) {
         goto fail;
     }
-    control->view = *view;
-    control->view.loop = loop;
+    control->view = view;
     control->secured = endpoint_is_secured(view->keys, options.endpoint);
-    int rc = zsock_init(&control->zsock, loop, socket, control_on_request, control);
+    int rc = zsock_init(&control->zsock, view->loop, socket, control_on_request, control);
     if (rc != 0) {
         snprintf(reterr, CONFIG_ERROR_MAX, "control.endpoint: %s", uv_strerror(rc));
         goto fail_socket;
@@ -367,8 +366,8 @@ int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *v
                                               .endpoint = view->config->control_endpoint.text,
                                               .keys = view->keys,
                                               .stats = view->stats};
-    unread_start(&control->answers.unread, loop);
-    jobs_start(&control->lists, loop, view->registry);
+    unread_start(&control->answers.unread, view->loop);
+    jobs_start(&control->lists, view->loop, view->registry);
     control->open = 3;
     *ret_control = control;
     return 0;
@@ -383,7 +382,7 @@ fail:
 void control_keep(void *data)
 {
     struct control *control = data;
-    endpoint_keep(control->zsock.socket, control->view.config->control_endpoint.text,
+    endpoint_keep(control->zsock.socket, control->view->config->control_endpoint.text,
                   &control->file);
 }
 

@@ -27,18 +27,16 @@ struct plans;
 struct pool;
 struct store;
 
-/* The sources of the answers; all outlive the control. */
+/* The sources of the answers; they and the view outlive the control. Sources of the past may be set
+ * until the loop runs: clients find the socket while a long history is still being opened. */
 struct control_view {
-    uv_loop_t *loop; /* control_new sets it */
+    uv_loop_t *loop;
     struct config *config;
     struct stats *stats;
     struct keyring *keys; /* that clients over TCP come with; NULL = none */
     struct registry *registry;
     struct publisher *publisher;
     struct pool *pool;
-    struct store *store;
-    struct history *history;
-    struct fleet *fleet; /* NULL: fleet.role is off */
     struct plans *plans;
     const struct config
         *plan_config; /* what its keys of plans are in force of, instead of config */
@@ -47,14 +45,17 @@ struct control_view {
     uint64_t (*bytes_in_flight)(void *data);
     uint64_t (*messages_in_flight)(void *data);
     void *data;
+    struct store *store; /* of the past, with the next two */
+    struct history *history;
+    struct fleet *fleet; /* NULL: fleet.role is off */
 };
 
 struct control;
 
 /* Binds control.endpoint, and writes the address it got back to the config. Returns 0, or -1 with a
  * sentence in reterr (CONFIG_ERROR_MAX bytes). */
-int control_new(uv_loop_t *loop, void *zmq_context, const struct control_view *view,
-                struct control **ret_control, char *reterr);
+int control_new(void *zmq_context, const struct control_view *view, struct control **ret_control,
+                char *reterr);
 /* The end of a call: `code` is 0 with a result (one value), or an error with `detail` ("" or NULL:
  * the error's own sentence). All borrowed. */
 typedef void control_answered(void *data, int code, const char *detail,

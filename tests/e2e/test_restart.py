@@ -2,6 +2,7 @@
 """attnd is killed and comes back: windows go on, none appears twice, and what is missing was counted."""
 import os
 import resource
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -11,7 +12,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, wait_log, wait_until
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 LAYERS, RANKS = 2, 2
@@ -302,6 +303,19 @@ def test_what_was_captured_in_other_windows_is_not_said_to_be_nothing():
     history = attnd.call("history", job="job")
     assert history["unit"] == "step" and len(history["windows"]["last"]) == 3
     attnd.close()
+
+
+def test_clients_find_the_sockets_while_a_history_is_being_opened(tmp_path):
+    attnd = subprocess.Popen([ATTND, "--address", tmp_path, "--set", f"history.path={tmp_path}/history.db"],
+                             env={**os.environ, "ATTND_STALL_AT": "history"}, stderr=subprocess.DEVNULL)
+    try:
+        for name in ("ingest", "reliable", "publish", "control", "tap"):
+            with socket.socket(socket.AF_UNIX) as client:
+                wait_until(lambda: client.connect_ex(os.path.join(tmp_path, name)) == 0, f"the socket {name}")
+        assert not os.path.exists(tmp_path / "history.db")
+    finally:
+        attnd.kill()
+        attnd.wait()
 
 
 def test_what_a_full_disk_swallowed_is_saved_again():

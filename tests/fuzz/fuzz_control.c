@@ -83,13 +83,14 @@ static void fuzz_control_start(void)
              "publish");
     zmq = endpoint_context_new();
     REQUIRE(uv_loop_init(&loop) == 0);
-    struct control_view view = {.config = &config,
-                                .stats = &stats,
-                                .plan_config = &config,
-                                .plans_changed = changed,
-                                .bytes_in_flight = nothing,
-                                .messages_in_flight = nothing,
-                                .plans = plans_new(&config)};
+    static struct control_view view = {.loop = &loop,
+                                       .config = &config,
+                                       .stats = &stats,
+                                       .plan_config = &config,
+                                       .plans_changed = changed,
+                                       .bytes_in_flight = nothing,
+                                       .messages_in_flight = nothing};
+    view.plans = plans_new(&config);
     REQUIRE(view.plans && pool_new(1, 4, &view.pool) == 0);
     REQUIRE(publisher_new(&loop, zmq, NULL, &config, &stats, &publisher, error) == 0);
     REQUIRE(store_new(&config, &stats, &view.store) == 0);
@@ -103,7 +104,7 @@ static void fuzz_control_start(void)
         usleep(1000);
     }
     REQUIRE(history_new(&loop, &config, view.store, &view.history, error) == 0);
-    REQUIRE(control_new(&loop, zmq, &view, &control, error) == 0);
+    REQUIRE(control_new(zmq, &view, &control, error) == 0);
     client = zmq_socket(zmq, ZMQ_DEALER);
     REQUIRE(zmq_connect(client, config.control_endpoint.text) == 0);
 }
