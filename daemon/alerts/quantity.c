@@ -59,20 +59,6 @@ static double of_stat(const struct result_stat *stat, enum rule_statistic statis
     }
 }
 
-static double of_drift(const struct result_drift *drift, enum rule_statistic statistic)
-{
-    switch (statistic) {
-    case RULE_DELTA:
-        return drift->delta;
-    case RULE_SHIFT:
-        return drift->shift;
-    case RULE_ABS_SHIFT:
-        return fabs(drift->shift);
-    default:
-        return drift->js;
-    }
-}
-
 double alert_head_value(const struct alert_layer *layer, const struct summary_result *summary,
                         const struct rule *rule, uint32_t head)
 {
@@ -94,7 +80,17 @@ double alert_head_value(const struct alert_layer *layer, const struct summary_re
         break;
     }
     if (rule->statistic >= RULE_DELTA) {
-        return of_drift(&summary->drift[rule->metric][head], rule->statistic);
+        const struct result_drift *drift = &summary->drift[rule->metric][head];
+        switch (rule->statistic) {
+        case RULE_DELTA:
+            return drift->delta;
+        case RULE_SHIFT:
+            return drift->shift;
+        case RULE_ABS_SHIFT:
+            return fabs(drift->shift);
+        default:
+            return drift->js;
+        }
     }
     double value = of_stat(&summary->stat[rule->metric][head], rule->statistic);
     if (!rule->per_key) {

@@ -11,20 +11,6 @@
 
 #define CGROUP_PATH_MAX 4096
 
-/* That of one directory; "max" is no number. */
-static uint64_t cgroup_read_limit(const char *directory, const char *file)
-{
-    char path[CGROUP_PATH_MAX + 64];
-    uint64_t limit = UINT64_MAX;
-    snprintf(path, sizeof path, "%s/%s", directory, file);
-    FILE *in = fopen(path, "re");
-    if (in) {
-        (void)!fscanf(in, "%" SCNu64, &limit);
-        fclose(in);
-    }
-    return limit;
-}
-
 static uint64_t cgroup_lowest_limit(const char *root, const char *mount, const char *group,
                                     const char *file)
 {
@@ -34,7 +20,15 @@ static uint64_t cgroup_lowest_limit(const char *root, const char *mount, const c
     uint64_t lowest = UINT64_MAX;
     for (char *end = directory + strlen(directory); end; end = strrchr(directory + top, '/')) {
         *end = '\0';
-        uint64_t limit = cgroup_read_limit(directory, file);
+        /* That of one directory; "max" is no number. */
+        char path[CGROUP_PATH_MAX + 64];
+        uint64_t limit = UINT64_MAX;
+        snprintf(path, sizeof path, "%s/%s", directory, file);
+        FILE *in = fopen(path, "re");
+        if (in) {
+            (void)!fscanf(in, "%" SCNu64, &limit);
+            fclose(in);
+        }
         lowest = limit < lowest ? limit : lowest;
     }
     return lowest;

@@ -210,15 +210,6 @@ static int set_limits(void *socket, const struct endpoint_options *options)
     return rc;
 }
 
-static void endpoint_read_bound(void *socket, char *endpoint)
-{
-    char bound[ENDPOINT_MAX];
-    size_t size = sizeof bound;
-    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) == 0) {
-        strcpy(endpoint, bound);
-    }
-}
-
 /* "ingest" of "ingest.endpoint" */
 static void endpoint_name(const struct endpoint_options *options, char ret_name[32])
 {
@@ -293,22 +284,18 @@ static int endpoint_test(void *socket, const struct endpoint_options *options, c
                : -1;
 }
 
-/* Whoever has a socket with a ZAP domain must speak ZMTP 3: the older ones begin so that a request
- * of a browser passes for them. Without keys nobody answers for the domain, and all others get in.
- */
-static int endpoint_keep_browsers_out(void *socket, const struct endpoint_options *options)
-{
-    const char domain[] = "open";
-    bool is_open = !options->keys && strncmp(options->endpoint, "tcp://", strlen("tcp://")) == 0;
-    return is_open ? zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) : 0;
-}
-
 static int endpoint_secure(void *socket, const struct endpoint_options *options)
 {
     const int64_t handshake = HANDSHAKE_BYTES;
     char name[32];
     if (!endpoint_is_secured(options->keys, options->endpoint)) {
-        return endpoint_keep_browsers_out(socket, options);
+        /* Whoever has a socket with a ZAP domain must speak ZMTP 3: the older ones begin so that a
+         * request of a browser passes for them. Without keys nobody answers for the domain, and all
+         * others get in. */
+        const char domain[] = "open";
+        bool is_open =
+            !options->keys && strncmp(options->endpoint, "tcp://", strlen("tcp://")) == 0;
+        return is_open ? zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) : 0;
     }
     endpoint_name(options, name);
     int rc = keys_secure(options->keys, socket, name, KEYS_SERVER);
@@ -341,7 +328,11 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
         bind_socket(socket, options, fd) != 0) {
         return endpoint_fail(socket, options, zmq_errno(), reterr);
     }
-    endpoint_read_bound(socket, options->endpoint);
+    char bound[ENDPOINT_MAX];
+    size_t size = sizeof bound;
+    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) == 0) {
+        strcpy(options->endpoint, bound);
+    }
     if (endpoint_test(socket, options, reterr) != 0) {
         zmq_close(socket);
         return NULL;

@@ -56,8 +56,10 @@ static void inbox_read(struct inbox *inbox, struct note *note)
     inbox->read(inbox->data, note);
 }
 
-static void inbox_find_oldest(struct inbox *inbox, uint64_t now_ns)
+static void inbox_on_wake(uv_async_t *wake)
 {
+    struct inbox *inbox = wake->data;
+    uint64_t now_ns = clock_monotonic_ns(), end_ns = now_ns + ROUND_NS;
     inbox->oldest_ns = now_ns;
     pthread_mutex_lock(&inbox->lock);
     for (const struct inbox_line *line = inbox->lines; line; line = line->next) {
@@ -66,13 +68,6 @@ static void inbox_find_oldest(struct inbox *inbox, uint64_t now_ns)
         }
     }
     pthread_mutex_unlock(&inbox->lock);
-}
-
-static void inbox_on_wake(uv_async_t *wake)
-{
-    struct inbox *inbox = wake->data;
-    uint64_t now_ns = clock_monotonic_ns(), end_ns = now_ns + ROUND_NS;
-    inbox_find_oldest(inbox, now_ns);
     for (; now_ns < end_ns; now_ns = clock_monotonic_ns()) {
         struct note *note = inbox_take(inbox, now_ns);
         if (!note) {

@@ -99,16 +99,6 @@ static bool keys_admit(const struct access *access, const char *key, const char 
     return access_allows(access, key, ACCESS_READ, NULL);
 }
 
-/* The key that a socket's domain stands for, which loses what names the next address. */
-static enum keys_own keys_take_own(char *domain)
-{
-    char *next = strstr(domain, NEXT_DOMAIN);
-    if (next) {
-        *next = '\0';
-    }
-    return next ? KEYS_NEXT : KEYS_SERVER;
-}
-
 static const char *keys_sender(zmq_msg_t *frame)
 {
     const char *key = zmq_msg_gets(frame, "User-Id");
@@ -155,23 +145,6 @@ static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
     pthread_mutex_unlock(&keys->heard_lock);
 }
 
-/* Marks, at the first line of each key, which of attnd's own keys have connections that go on. */
-static void keys_find_connected(struct keyring *keys,
-                                bool ret_connected[ACCESS_LINES_MAX][KEYS_OWN_COUNT])
-{
-    memset(ret_connected, 0, ACCESS_LINES_MAX * sizeof *ret_connected);
-    for (uint32_t fd = 0; fd < keys->heard_size; fd++) {
-        const struct keys_connection *place = &keys->heard[fd];
-        struct sockaddr_in6 from;
-        bool goes_on = place->number > 0 && keys_read_other_end((int)fd, &from) &&
-                       memcmp(&from, &place->from, sizeof from) == 0;
-        int line = goes_on ? access_find_key(keys->access, place->key) : -1;
-        if (line >= 0) {
-            ret_connected[line][place->number % KEYS_OWN_COUNT] = true;
-        }
-    }
-}
-
 void keys_each(struct keyring *keys,
                void (*visit)(void *data, const struct access_line *line,
                              const bool connected[KEYS_OWN_COUNT], uint64_t refused),
@@ -180,7 +153,19 @@ void keys_each(struct keyring *keys,
     bool connected[ACCESS_LINES_MAX][KEYS_OWN_COUNT];
     pthread_rwlock_rdlock(&keys->lock);
     pthread_mutex_lock(&keys->heard_lock);
-    keys_find_connected(keys, connected);
+    /* Marks, at the first line of each key, which of attnd's own keys have connections that go on.
+     */
+    memset(connected, 0, ACCESS_LINES_MAX * sizeof *connected);
+    for (uint32_t fd = 0; fd < keys->heard_size; fd++) {
+        const struct keys_connection *place = &keys->heard[fd];
+        struct sockaddr_in6 from;
+        bool goes_on = place->number > 0 && keys_read_other_end((int)fd, &from) &&
+                       memcmp(&from, &place->from, sizeof from) == 0;
+        int line = goes_on ? access_find_key(keys->access, place->key) : -1;
+        if (line >= 0) {
+            connected[line][place->number % KEYS_OWN_COUNT] = true;
+        }
+    }
     for (uint32_t i = 0; i < access_count(keys->access); i++) {
         struct access_line line = access_line(keys->access, i);
         int first = access_find_key(keys->access, line.who);
@@ -392,17 +377,6 @@ static uint64_t *keys_outside_count(struct keyring *keys, const char *key)
     return &keys->others;
 }
 
-static void keys_turn_away(struct keyring *keys, const struct zap_request *request, const char *key)
-{
-    uint64_t *count = keys_outside_count(keys, key);
-    stats_add(keys->stats, COUNT_KEYS_REFUSED, 1);
-    if (log_is_round((*count)++)) {
-        log_event(LOG_WARNING, "connection_refused", LOG_STR("socket", request->text[ZAP_DOMAIN]),
-                  LOG_STR("from", request->text[ZAP_ADDRESS]), LOG_STR("public_key", key),
-                  LOG_NUM(count == &keys->others ? "count_of_other_keys" : "count", *count));
-    }
-}
-
 /* Writes the properties of a connection that is let in: the length of the name, the name, that of
  * the value in four bytes, the value. Returns their size. */
 static size_t keys_number(struct keyring *keys, enum keys_own own, char *ret_property, size_t size)
@@ -423,11 +397,23 @@ static void keys_answer(struct keyring *keys)
     char key[KEY_LENGTH + 1];
     bool is_test;
     keys_read_request(keys->handler, &request);
-    enum keys_own own = keys_take_own(request.text[ZAP_DOMAIN]);
+    /* The key that a socket's domain stands for, which loses what names the next address. */
+    char *next = strstr(request.text[ZAP_DOMAIN], NEXT_DOMAIN);
+    if (next) {
+        *next = '\0';
+    }
+    enum keys_own own = next ? KEYS_NEXT : KEYS_SERVER;
     bool admitted = keys_judge(keys, &request, key, &is_test);
     const char *status = admitted ? "200" : "400", *text = admitted ? "OK" : "No access";
     if (!admitted && !is_test) {
-        keys_turn_away(keys, &request, key);
+        uint64_t *count = keys_outside_count(keys, key);
+        stats_add(keys->stats, COUNT_KEYS_REFUSED, 1);
+        if (log_is_round((*count)++)) {
+            log_event(LOG_WARNING, "connection_refused",
+                      LOG_STR("socket", request.text[ZAP_DOMAIN]),
+                      LOG_STR("from", request.text[ZAP_ADDRESS]), LOG_STR("public_key", key),
+                      LOG_NUM(count == &keys->others ? "count_of_other_keys" : "count", *count));
+        }
     }
     zap_send(keys->handler, "1.0", 3, ZMQ_SNDMORE);
     zap_send(keys->handler, request.text[ZAP_ID], strlen(request.text[ZAP_ID]), ZMQ_SNDMORE);
@@ -526,25 +512,6 @@ static uint64_t keys_come_back(struct keyring *keys, const struct access *before
     return line < 0 ? refused : keys->refused[line];
 }
 
-/* The lines have changed. */
-static void keys_move_refused(struct keyring *keys, const struct access *before)
-{
-    uint64_t moved[ACCESS_LINES_MAX] = {0};
-    for (uint32_t i = 0; i < access_count(keys->access); i++) {
-        const char *key = access_line(keys->access, i).who;
-        if (access_find_key(keys->access, key) == (int)i) {
-            moved[i] = keys_come_back(keys, before, key);
-        }
-    }
-    for (uint32_t i = 0; i < access_count(before); i++) {
-        const char *key = access_line(before, i).who;
-        if (!access_knows(keys->access, key) && access_find_key(before, key) == (int)i) {
-            keys_add_gone(keys, key, keys->refused[i]);
-        }
-    }
-    memcpy(keys->refused, moved, sizeof moved);
-}
-
 void keys_warn_if_empty(const struct access *access, const char *path)
 {
     if (access_count(access) == 0) {
@@ -564,7 +531,21 @@ int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
     pthread_rwlock_wrlock(&keys->lock);
     struct access *before = keys->access;
     keys->access = next;
-    keys_move_refused(keys, before);
+    /* The lines have changed. */
+    uint64_t moved[ACCESS_LINES_MAX] = {0};
+    for (uint32_t i = 0; i < access_count(keys->access); i++) {
+        const char *key = access_line(keys->access, i).who;
+        if (access_find_key(keys->access, key) == (int)i) {
+            moved[i] = keys_come_back(keys, before, key);
+        }
+    }
+    for (uint32_t i = 0; i < access_count(before); i++) {
+        const char *key = access_line(before, i).who;
+        if (!access_knows(keys->access, key) && access_find_key(before, key) == (int)i) {
+            keys_add_gone(keys, key, keys->refused[i]);
+        }
+    }
+    memcpy(keys->refused, moved, sizeof moved);
     pthread_rwlock_unlock(&keys->lock);
     access_free(&before);
     return 0;

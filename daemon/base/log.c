@@ -55,8 +55,18 @@ static bool log_is_plain(unsigned char c)
     return c > 0x20 && c < 0x7f && c != '"' && c != '\\' && c != '=';
 }
 
-static void put_escaped(struct log_line *line, const char *text)
+static bool needs_quotes(const char *text)
 {
+    bool plain = *text != '\0';
+    for (; *text; text++) {
+        plain = plain && log_is_plain((unsigned char)*text);
+    }
+    return !plain;
+}
+
+static void put_quoted(struct log_line *line, const char *text)
+{
+    put_char(line, '"');
     for (; *text; text++) {
         unsigned char c = (unsigned char)*text;
         char escape[8];
@@ -70,57 +80,7 @@ static void put_escaped(struct log_line *line, const char *text)
             log_put_text(line, escape);
         }
     }
-}
-
-static bool needs_quotes(const char *text)
-{
-    bool plain = *text != '\0';
-    for (; *text; text++) {
-        plain = plain && log_is_plain((unsigned char)*text);
-    }
-    return !plain;
-}
-
-static void put_quoted(struct log_line *line, const char *text)
-{
     put_char(line, '"');
-    put_escaped(line, text);
-    put_char(line, '"');
-}
-
-static void log_put_value(struct log_line *line, const char *text)
-{
-    if (log_sink.json || needs_quotes(text)) {
-        put_quoted(line, text);
-    } else {
-        log_put_text(line, text);
-    }
-}
-
-static void log_put_key(struct log_line *line, const char *key)
-{
-    size_t opening = log_sink.json ? strlen("{") : 0;
-    if (line->used > opening) {
-        log_put_text(line, log_sink.json ? ", " : " ");
-    }
-    if (log_sink.json) {
-        put_quoted(line, key);
-    } else {
-        log_put_text(line, key);
-    }
-    log_put_text(line, log_sink.json ? ": " : "=");
-}
-
-static void append_field(struct log_line *line, const struct log_field *field)
-{
-    char number[32];
-    log_put_key(line, field->key);
-    if (field->text) {
-        log_put_value(line, field->text);
-    } else {
-        snprintf(number, sizeof number, "%" PRIu64, field->number);
-        log_put_text(line, number);
-    }
 }
 
 /* A field that does not fit is left out whole, and those after it too, so that the line stays
@@ -129,21 +89,32 @@ static void log_put_field(struct log_line *line, const struct log_field *field)
 {
     size_t before = line->used;
     if (!line->full) {
-        append_field(line, field);
+        char number[32];
+        size_t opening = log_sink.json ? strlen("{") : 0;
+        if (line->used > opening) {
+            log_put_text(line, log_sink.json ? ", " : " ");
+        }
+        if (log_sink.json) {
+            put_quoted(line, field->key);
+        } else {
+            log_put_text(line, field->key);
+        }
+        log_put_text(line, log_sink.json ? ": " : "=");
+        if (field->text) {
+            const char *text = field->text;
+            if (log_sink.json || needs_quotes(text)) {
+                put_quoted(line, text);
+            } else {
+                log_put_text(line, text);
+            }
+        } else {
+            snprintf(number, sizeof number, "%" PRIu64, field->number);
+            log_put_text(line, number);
+        }
     }
     if (line->full) {
         line->used = before;
     }
-}
-
-static void format_time(char *text, size_t size)
-{
-    struct timespec now;
-    struct tm utc;
-    clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &utc);
-    size_t used = strftime(text, size, "%Y-%m-%dT%H:%M:%S", &utc);
-    snprintf(text + used, size - used, ".%03ldZ", now.tv_nsec / 1000000);
 }
 
 /* In the room that put_char leaves. */
@@ -162,7 +133,13 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     if (level > log_sink.level) {
         return;
     }
-    format_time(time_text, sizeof time_text);
+    size_t size = sizeof time_text;
+    struct timespec now;
+    struct tm utc;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    size_t used = strftime(time_text, size, "%Y-%m-%dT%H:%M:%S", &utc);
+    snprintf(time_text + used, size - used, ".%03ldZ", now.tv_nsec / 1000000);
     if (log_sink.json) {
         put_char(&line, '{');
     }

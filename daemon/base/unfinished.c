@@ -76,23 +76,6 @@ void unfinished_taken(zmq_msg_t *frame)
     }
 }
 
-/* The one that has taken longest, and longer than PATIENCE_NS, of those that hold as much as the
- * average: some always do. -1: none has taken so long yet. */
-static int find_slowest(uint64_t now_ns)
-{
-    int slowest = -1, end = atomic_load(&peers_end);
-    uint64_t since_ns = now_ns - PATIENCE_NS, average = atomic_load(&together) / (uint64_t)end;
-    for (int fd = 0; fd < end; fd++) {
-        struct unfinished_peer *peer = peer_of(fd);
-        if (peer && atomic_load(&peer->bytes) >= average &&
-            atomic_load(&peer->since_ns) < since_ns) {
-            since_ns = atomic_load(&peer->since_ns);
-            slowest = fd;
-        }
-    }
-    return slowest;
-}
-
 static void end_connection(int fd)
 {
     struct stats *stats = atomic_load(&counted);
@@ -128,22 +111,24 @@ static bool has_room(void)
         return false;
     }
     while (atomic_load(&together) > limit) {
-        int slowest = find_slowest(now_ns);
+        /* The one that has taken longest, and longer than PATIENCE_NS, of those that hold as much
+         * as the average: some always do. -1: none has taken so long yet. */
+        int slowest = -1, end = atomic_load(&peers_end);
+        uint64_t since_ns = now_ns - PATIENCE_NS, average = atomic_load(&together) / (uint64_t)end;
+        for (int fd = 0; fd < end; fd++) {
+            struct unfinished_peer *peer = peer_of(fd);
+            if (peer && atomic_load(&peer->bytes) >= average &&
+                atomic_load(&peer->since_ns) < since_ns) {
+                since_ns = atomic_load(&peer->since_ns);
+                slowest = fd;
+            }
+        }
         if (slowest < 0) {
             return false;
         }
         end_connection(slowest);
     }
     return true;
-}
-
-static void count_bytes(struct unfinished_peer *peer, uint64_t bytes)
-{
-    if (atomic_load(&peer->bytes) == 0) {
-        atomic_store(&peer->since_ns, clock_monotonic_ns());
-    }
-    atomic_fetch_add(&together, bytes);
-    atomic_fetch_add(&peer->bytes, bytes);
 }
 
 ssize_t recv_or_wait(int fd, void *data, size_t size, int flags)
@@ -156,7 +141,12 @@ ssize_t recv_or_wait(int fd, void *data, size_t size, int flags)
     }
     ssize_t got = syscall(SYS_recvfrom, fd, data, size, flags, NULL, NULL);
     if (peer && got > 0) {
-        count_bytes(peer, (uint64_t)got * (size > SMALL_PIECE ? 1 : SMALL_WEIGHT));
+        uint64_t bytes = (uint64_t)got * (size > SMALL_PIECE ? 1 : SMALL_WEIGHT);
+        if (atomic_load(&peer->bytes) == 0) {
+            atomic_store(&peer->since_ns, clock_monotonic_ns());
+        }
+        atomic_fetch_add(&together, bytes);
+        atomic_fetch_add(&peer->bytes, bytes);
     } else if (peer && (got == 0 || (errno != EAGAIN && errno != EINTR))) {
         forget_bytes(peer);
     }

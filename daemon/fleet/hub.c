@@ -95,21 +95,6 @@ static bool hub_read_message(natsMsg *msg, struct hub_message *ret_message)
     return true;
 }
 
-/* A start of a node that this hub has never heard of may have left many rows, and is over: they are
- * not offered for ever, as nothing behind them would come. The start that lives is asked for them.
- */
-static void hub_put_off(natsMsg *msg)
-{
-    jsMsgMetaData *about = NULL;
-    bool often = natsMsg_GetMetaData(&about, msg) == NATS_OK && about->NumDelivered >= LATER_MOST;
-    jsMsgMetaData_Destroy(about);
-    if (often) {
-        natsMsg_Ack(msg, NULL);
-    } else {
-        natsMsg_NakWithDelay(msg, LATER_MS, NULL);
-    }
-}
-
 /* Fetches one row. Returns whether there was one. */
 static bool hub_fetch(struct hub_thread *thread, int64_t wait_ms)
 {
@@ -147,7 +132,18 @@ static bool hub_fetch(struct hub_thread *thread, int64_t wait_ms)
     if (verdict == HUB_AGAIN) {
         natsMsg_NakWithDelay(msg, LATER_MS, NULL);
     } else {
-        hub_put_off(msg);
+        /* A start of a node that this hub has never heard of may have left many rows, and is over:
+         * they are not offered for ever, as nothing behind them would come. The start that lives is
+         * asked for them. */
+        jsMsgMetaData *about = NULL;
+        bool often =
+            natsMsg_GetMetaData(&about, msg) == NATS_OK && about->NumDelivered >= LATER_MOST;
+        jsMsgMetaData_Destroy(about);
+        if (often) {
+            natsMsg_Ack(msg, NULL);
+        } else {
+            natsMsg_NakWithDelay(msg, LATER_MS, NULL);
+        }
     }
     natsMsg_Destroy(msg);
     return true;
@@ -254,26 +250,6 @@ static void hub_heed_history(struct hub_thread *thread, uint64_t lost)
     hub_reload(thread, code);
 }
 
-static void hub_take_done(struct hub *hub)
-{
-    pthread_mutex_lock(&hub->lock);
-    struct note *note = hub->done, *first = NULL;
-    hub->done = NULL;
-    pthread_mutex_unlock(&hub->lock);
-    while (note) { /* in the order in which they came */
-        struct note *next = note->next;
-        note->next = first;
-        first = note;
-        note = next;
-    }
-    while (first) {
-        struct merged *merged = (struct merged *)first;
-        first = first->next;
-        hub_merge_done(hub, merged);
-        merged_free(&merged);
-    }
-}
-
 static void hub_publish_status(struct hub_thread *thread)
 {
     struct hub *hub = thread->hub;
@@ -320,7 +296,22 @@ static void *hub_main(void *data)
         }
         /* First the count: a window that was lost before is one that came back by now. */
         uint64_t lost = store_lost(hub->store);
-        hub_take_done(hub);
+        pthread_mutex_lock(&hub->lock);
+        struct note *note = hub->done, *first = NULL;
+        hub->done = NULL;
+        pthread_mutex_unlock(&hub->lock);
+        while (note) { /* in the order in which they came */
+            struct note *next = note->next;
+            note->next = first;
+            first = note;
+            note = next;
+        }
+        while (first) {
+            struct merged *merged = (struct merged *)first;
+            first = first->next;
+            hub_merge_done(hub, merged);
+            merged_free(&merged);
+        }
         hub_commit(thread);
         hub_heed_history(thread, lost);
         if (thread->unloaded) {
@@ -340,20 +331,15 @@ static void *hub_main(void *data)
 
 /* Start and end */
 
-/* The clock of hub_now_s goes on. */
-static void hub_set_clock(struct hub *hub)
-{
-    int64_t newest_s = parts_run(&hub->parts, PARTS_NEWEST, NULL);
-    hub->clock_s = newest_s > 0 ? newest_s : (int64_t)(clock_wall_ns() / UINT64_C(1000000000));
-}
-
 /* The hub's id, made once; windows count as merged only for the history that they are in, unless an
  * older state of it was restored. */
 static int hub_read_meta(struct hub *hub, char *reterr)
 {
     struct parts *parts = &hub->parts;
     parts_begin(parts);
-    hub_set_clock(hub);
+    /* The clock of hub_now_s goes on. */
+    int64_t newest_s = parts_run(&hub->parts, PARTS_NEWEST, NULL);
+    hub->clock_s = newest_s > 0 ? newest_s : (int64_t)(clock_wall_ns() / UINT64_C(1000000000));
     sqlite3_stmt *row = parts_bind(parts, PARTS_GET_META, SQL(sql_text("hub")));
     bool known = parts_row(parts, row) && sqlite3_column_bytes(row, 0) == FLEET_ID_BYTES;
     if (known) {

@@ -189,21 +189,6 @@ bool hub_make_room(struct hub *hub)
     return true;
 }
 
-/* When each was last heard of is written now and then. */
-static void hub_forget_runs(struct hub *hub, int64_t before_s)
-{
-    for (struct hub_run *run = hub->runs, *next; run; run = next) {
-        next = run->next;
-        if (run->heard_s < before_s) {
-            hub_forget_run(hub, run);
-        } else if (run->heard_s >= run->saved_s + SAVE_S) {
-            hub_save_run(hub, run);
-        }
-    }
-    parts_run(&hub->parts, PARTS_DROP_OLD_RUNS, SQL(sql_i64(FORGOTTEN_MAX)));
-    parts_run(&hub->parts, PARTS_DROP_LONE_FLOORS, NULL);
-}
-
 /* Nodes */
 
 static void hub_forget_node(struct hub *hub, struct hub_node *node)
@@ -213,17 +198,6 @@ static void hub_forget_node(struct hub *hub, struct hub_node *node)
     parts_run(&hub->parts, PARTS_DROP_PIECES_OF, SQL(sql_i64(node->row)));
     LL_DELETE(hub->nodes, node);
     hub_free_node(node);
-}
-
-/* Nodes of no run that were not heard of since. */
-static void hub_forget_nodes(struct hub *hub, int64_t before_s)
-{
-    for (struct hub_node *node = hub->nodes, *next; node; node = next) {
-        next = node->next;
-        if (node->used_s < before_s && node->memberships == 0) {
-            hub_forget_node(hub, node);
-        }
-    }
 }
 
 static bool hub_make_room_for_node(struct hub *hub)
@@ -284,8 +258,24 @@ bool hub_forget(struct hub *hub)
                       PARTS_DROP_OLD_PIECES);
     hub_forget_beyond(hub, &hub->said_bytes, outbox / HUB_SAID_PART, PARTS_SUM_SAID,
                       PARTS_DROP_FIRST_SAID);
-    hub_forget_runs(hub, before_s);
-    hub_forget_nodes(hub, before_s);
+    /* When each was last heard of is written now and then. */
+    for (struct hub_run *run = hub->runs, *next; run; run = next) {
+        next = run->next;
+        if (run->heard_s < before_s) {
+            hub_forget_run(hub, run);
+        } else if (run->heard_s >= run->saved_s + SAVE_S) {
+            hub_save_run(hub, run);
+        }
+    }
+    parts_run(&hub->parts, PARTS_DROP_OLD_RUNS, SQL(sql_i64(FORGOTTEN_MAX)));
+    parts_run(&hub->parts, PARTS_DROP_LONE_FLOORS, NULL);
+    /* Nodes of no run that were not heard of since. */
+    for (struct hub_node *node = hub->nodes, *next; node; node = next) {
+        next = node->next;
+        if (node->used_s < before_s && node->memberships == 0) {
+            hub_forget_node(hub, node);
+        }
+    }
     parts_run(parts, PARTS_FREE_PAGES, NULL);
     hub->forget_ns = more ? hub->now_ns : hub->now_ns + FORGET_NS;
     return more;

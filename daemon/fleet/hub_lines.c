@@ -57,21 +57,6 @@ static bool hub_subscribe(struct hub_lines *lines, const struct hub *hub)
     return true;
 }
 
-/* The stream and its consumers are gone when the servers lost their files. */
-static void hub_check_consumer(struct hub_lines *lines, const struct hub *hub)
-{
-    jsConsumerInfo *info = NULL;
-    jsErrCode code = 0;
-    char name[64];
-    hub_name_consumer(hub, name);
-    natsStatus status = js_GetConsumerInfo(&info, lines->js, LINK_STREAM, name, NULL, &code);
-    jsConsumerInfo_Destroy(info);
-    if (status != NATS_OK && (code == JSConsumerNotFoundErr || code == JSStreamNotFoundErr)) {
-        natsSubscription_Destroy(lines->rows);
-        lines->rows = NULL;
-    }
-}
-
 void hub_lines_tend(struct hub_lines *lines, struct hub *hub)
 {
     jsOptions options;
@@ -92,7 +77,17 @@ void hub_lines_tend(struct hub_lines *lines, struct hub *hub)
     }
     if (lines->rows && hub->now_ns >= lines->check_ns) {
         lines->check_ns = hub->now_ns + 5 * TEND_NS;
-        hub_check_consumer(lines, hub);
+        /* The stream and its consumers are gone when the servers lost their files. */
+        jsConsumerInfo *info = NULL;
+        jsErrCode code = 0;
+        char name[64];
+        hub_name_consumer(hub, name);
+        natsStatus status = js_GetConsumerInfo(&info, lines->js, LINK_STREAM, name, NULL, &code);
+        jsConsumerInfo_Destroy(info);
+        if (status != NATS_OK && (code == JSConsumerNotFoundErr || code == JSStreamNotFoundErr)) {
+            natsSubscription_Destroy(lines->rows);
+            lines->rows = NULL;
+        }
     }
     if (!lines->rows) {
         lines->rows = hub_subscribe(lines, hub) ? lines->rows : NULL;

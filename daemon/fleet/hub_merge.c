@@ -42,23 +42,6 @@ static uint64_t hub_first_part(const struct hub_track *track, uint64_t part)
     return part + 1 >= parts ? part + 1 - parts : 0;
 }
 
-/* How many states of each member are in the file for these parts: [members]. */
-static void hub_count_states(struct hub *hub, const struct hub_job *job, uint64_t *counts)
-{
-    const struct hub_track *track = &job->run->tracks[job->track];
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_COUNT_PARTS,
-                                   SQL(sql_i64(job->run->row), sql_i64(track->row),
-                                       sql_i64((int64_t)hub_first_part(track, job->part)),
-                                       sql_i64((int64_t)job->part)));
-    while (parts_row(&hub->parts, row)) {
-        for (uint32_t i = 0; i < job->run->member_count; i++) {
-            if (job->run->members[i]->node->row == sqlite3_column_int64(row, 0)) {
-                counts[i] += (uint64_t)sqlite3_column_int64(row, 1);
-            }
-        }
-    }
-}
-
 /* The window as a member's rows `closed` have it. */
 struct hub_closing {
     uint64_t layers; /* states that it has sent */
@@ -96,7 +79,19 @@ static int hub_find_missing(struct hub *hub, struct hub_job *job)
     uint64_t *states = calloc(job->run->member_count + 1, sizeof *states);
     int code = states ? 0 : ERR_MEMORY;
     if (states) {
-        hub_count_states(hub, job, states);
+        /* How many states of each member are in the file for these parts: [members]. */
+        const struct hub_track *track = &job->run->tracks[job->track];
+        sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_COUNT_PARTS,
+                                       SQL(sql_i64(job->run->row), sql_i64(track->row),
+                                           sql_i64((int64_t)hub_first_part(track, job->part)),
+                                           sql_i64((int64_t)job->part)));
+        while (parts_row(&hub->parts, row)) {
+            for (uint32_t i = 0; i < job->run->member_count; i++) {
+                if (job->run->members[i]->node->row == sqlite3_column_int64(row, 0)) {
+                    states[i] += (uint64_t)sqlite3_column_int64(row, 1);
+                }
+            }
+        }
     }
     for (uint32_t i = 0; i < job->run->member_count && !code; i++) {
         const struct hub_member *member = job->run->members[i];
@@ -444,27 +439,6 @@ bool hub_merge_step(struct hub *hub)
 
 /* Back from the loop */
 
-/* The window is through: into the transaction, with the nodes that it lacks. */
-static void hub_save_merged(struct hub *hub, struct hub_run *run, const struct hub_track *track,
-                            const struct merged *merged)
-{
-    struct mpk_writer missing;
-    mpk_writer_init(&missing);
-    mpk_put_array(&missing, merged->missing_count);
-    for (uint32_t i = 0; i < merged->missing_count; i++) {
-        mpk_put_map(&missing, 2);
-        mpk_pair_str(&missing, "name", merged->missing[i].name);
-        mpk_pair_str(&missing, "reason", merged->missing[i].reason);
-    }
-    bool lacks = merged->missing_count && mpk_writer_ok(&missing);
-    run->has_partial = run->has_partial || lacks;
-    parts_run(&hub->parts, PARTS_PUT_MERGED,
-              SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)merged->part),
-                  sql_i64((int64_t)merged->revision), sql_i64(hub_now_s(hub)),
-                  sql_if(lacks, sql_blob(missing.buffer.data, missing.buffer.size))));
-    mpk_writer_clear(&missing);
-}
-
 static void hub_window_done(struct hub *hub, struct hub_run *run, const struct merged *merged)
 {
     const struct fleet_rule rule = {merged->unit, merged->length, merged->every};
@@ -488,7 +462,22 @@ static void hub_window_done(struct hub *hub, struct hub_run *run, const struct m
     window->changed = window->generation != merged->generation;
     window->revision = merged->revision;
     if (!store_trouble(hub->store)) { /* else a hub that is killed meanwhile would not know */
-        hub_save_merged(hub, run, track, merged);
+        /* The window is through: into the transaction, with the nodes that it lacks. */
+        struct mpk_writer missing;
+        mpk_writer_init(&missing);
+        mpk_put_array(&missing, merged->missing_count);
+        for (uint32_t i = 0; i < merged->missing_count; i++) {
+            mpk_put_map(&missing, 2);
+            mpk_pair_str(&missing, "name", merged->missing[i].name);
+            mpk_pair_str(&missing, "reason", merged->missing[i].reason);
+        }
+        bool lacks = merged->missing_count && mpk_writer_ok(&missing);
+        run->has_partial = run->has_partial || lacks;
+        parts_run(&hub->parts, PARTS_PUT_MERGED,
+                  SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)merged->part),
+                      sql_i64((int64_t)merged->revision), sql_i64(hub_now_s(hub)),
+                      sql_if(lacks, sql_blob(missing.buffer.data, missing.buffer.size))));
+        mpk_writer_clear(&missing);
     }
     if (window->changed) {
         parts_run(&hub->parts, PARTS_SET_CHANGED,
@@ -497,16 +486,6 @@ static void hub_window_done(struct hub *hub, struct hub_run *run, const struct m
     }
     hub->counts[HUB_MERGED] += !again;
     hub->counts[HUB_CORRECTED] += !again && merged->revision > 0;
-}
-
-/* The loop may take it after all, when other runs have ended: it is asked now and then. */
-static void hub_note_refusal(struct hub *hub, struct hub_run *run, int code)
-{
-    bool lasts = code && code != ERR_AGAIN && code != ERR_MEMORY && code != ERR_CLOSED;
-    run->retry_ns = code ? hub->now_ns + (lasts ? REFUSED_NS : RETRY_NS) : 0;
-    if (!code || lasts) {
-        run->refused = code;
-    }
 }
 
 void hub_merge_done(struct hub *hub, struct merged *merged)
@@ -518,7 +497,13 @@ void hub_merge_done(struct hub *hub, struct merged *merged)
     if (!run) {
         return; /* it was forgotten */
     }
-    hub_note_refusal(hub, run, merged->code);
+    /* The loop may take it after all, when other runs have ended: it is asked now and then. */
+    int code = merged->code;
+    bool lasts = code && code != ERR_AGAIN && code != ERR_MEMORY && code != ERR_CLOSED;
+    run->retry_ns = code ? hub->now_ns + (lasts ? REFUSED_NS : RETRY_NS) : 0;
+    if (!code || lasts) {
+        run->refused = code;
+    }
     if (merged->body) {
         int64_t said = (int64_t)merged->generation;
         run->said_waits = false;

@@ -156,21 +156,6 @@ static bool hub_ranks_tells(const struct hub_odd *odd)
     return odd->layers >= ODD_TOLD || odd->windows >= ODD_TOLD;
 }
 
-static void hub_ranks_put_odd(const struct hub_odd *odd, struct mpk_writer *writer)
-{
-    struct layer_id layer = header_layer_of(odd->key);
-    mpk_put_map(writer, 9);
-    mpk_pair_u64(writer, "rank", odd->rank);
-    mpk_pair_str(writer, "node", odd->node->name);
-    mpk_pair_u64(writer, "layers", odd->layers);
-    mpk_pair_u64(writer, "windows", odd->windows);
-    mpk_pair_str(writer, "stack", stack_name(layer.stack));
-    mpk_pair_u64(writer, "layer", layer.layer);
-    mpk_pair_str(writer, "site", site_name(layer.site));
-    mpk_pair_u64(writer, "head", odd->head);
-    mpk_pair_f64(writer, "distance", odd->distance);
-}
-
 void hub_ranks_put(const struct hub_run *run, struct mpk_writer *writer)
 {
     const struct hub_track *track = run->track_count ? &run->tracks[run->compared] : NULL;
@@ -194,7 +179,18 @@ void hub_ranks_put(const struct hub_run *run, struct mpk_writer *writer)
     mpk_pair_array(writer, "odd", told < ODD_LISTED ? told : ODD_LISTED);
     for (uint32_t i = 0, listed = 0; i < ranks->odd_count && listed < ODD_LISTED; i++) {
         if (hub_ranks_tells(&ranks->odd[i])) {
-            hub_ranks_put_odd(&ranks->odd[i], writer);
+            const struct hub_odd *odd = &ranks->odd[i];
+            struct layer_id layer = header_layer_of(odd->key);
+            mpk_put_map(writer, 9);
+            mpk_pair_u64(writer, "rank", odd->rank);
+            mpk_pair_str(writer, "node", odd->node->name);
+            mpk_pair_u64(writer, "layers", odd->layers);
+            mpk_pair_u64(writer, "windows", odd->windows);
+            mpk_pair_str(writer, "stack", stack_name(layer.stack));
+            mpk_pair_u64(writer, "layer", layer.layer);
+            mpk_pair_str(writer, "site", site_name(layer.site));
+            mpk_pair_u64(writer, "head", odd->head);
+            mpk_pair_f64(writer, "distance", odd->distance);
             listed++;
         }
     }

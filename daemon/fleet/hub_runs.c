@@ -74,21 +74,6 @@ void hub_save_run(struct hub *hub, struct hub_run *run)
                   sql_i64(run->forgotten_s), sql_i64(run->row)));
 }
 
-/* It was forgotten, but not its floors. */
-static void hub_recall_run(struct hub *hub, struct hub_run *run, int64_t buckets)
-{
-    sqlite3_stmt *floor = parts_bind(&hub->parts, PARTS_FLOORS_OF, SQL(sql_i64(run->row)));
-    run->buckets = buckets;
-    while (parts_row(&hub->parts, floor)) {
-        struct fleet_rule rule = parts_rule(floor, 0);
-        int at = hub_find_track(hub, run, &rule); /* not known: what windows it asks for */
-        if (at >= 0) {
-            hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(floor, 3));
-        }
-    }
-    hub_save_run(hub, run);
-}
-
 struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, const uint8_t *id)
 {
     struct hub_run *run = hub_known_run(hub, job, job_size, id);
@@ -113,7 +98,17 @@ struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, 
     }
     run = row < 0 ? NULL : hub_add_run(hub, row, job, job_size, id);
     if (run && was_here) {
-        hub_recall_run(hub, run, buckets);
+        /* It was forgotten, but not its floors. */
+        sqlite3_stmt *floor = parts_bind(&hub->parts, PARTS_FLOORS_OF, SQL(sql_i64(run->row)));
+        run->buckets = buckets;
+        while (parts_row(&hub->parts, floor)) {
+            struct fleet_rule rule = parts_rule(floor, 0);
+            int at = hub_find_track(hub, run, &rule); /* not known: what windows it asks for */
+            if (at >= 0) {
+                hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(floor, 3));
+            }
+        }
+        hub_save_run(hub, run);
     }
     return run;
 }
@@ -123,16 +118,6 @@ enum job_state hub_state_of(const struct hub *hub, const struct hub_run *run)
     int64_t idle_s = (int64_t)(hub->config->limits_idle / UINT64_C(1000000000));
     bool idle = hub_now_s(hub) - run->heard_s >= idle_s;
     return run->ended ? JOB_ENDED : idle ? JOB_IDLE : JOB_ACTIVE;
-}
-
-static void hub_free_member(struct hub_member *member, uint32_t tracks)
-{
-    for (uint32_t t = 0; t < tracks; t++) {
-        free(member->tracks[t].waiting);
-    }
-    free(member->tracks);
-    free(member->ranks);
-    free(member);
 }
 
 struct hub_member *hub_find_member(struct hub *hub, struct hub_run *run, struct hub_node *node)
@@ -596,8 +581,14 @@ void hub_free_run(struct hub *hub, struct hub_run *run)
     hub_index_drop(hub, run);
     hub->members -= run->member_count;
     for (uint32_t i = 0; i < run->member_count; i++) {
-        run->members[i]->node->memberships--;
-        hub_free_member(run->members[i], run->track_count);
+        struct hub_member *member = run->members[i];
+        member->node->memberships--;
+        for (uint32_t t = 0; t < run->track_count; t++) {
+            free(member->tracks[t].waiting);
+        }
+        free(member->tracks);
+        free(member->ranks);
+        free(member);
     }
     for (uint32_t t = 0; t < run->track_count; t++) {
         free(run->tracks[t].windows);

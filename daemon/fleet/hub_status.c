@@ -22,24 +22,6 @@ static void hub_put_id(struct mpk_writer *writer, const uint8_t *id)
     mpk_put_str(writer, digits);
 }
 
-/* The most windows that each node is behind the first, over the runs that go on. */
-static void hub_find_behind(struct hub *hub)
-{
-    for (struct hub_node *node = hub->nodes; node; node = node->next) {
-        node->behind = 0;
-        node->over = node->memberships > 0;
-    }
-    for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        for (uint32_t i = 0; i < run->member_count; i++) {
-            const struct hub_member *member = run->members[i];
-            struct hub_node *node = member->node;
-            uint64_t behind = run->ended ? 0 : hub_behind(hub, run, member);
-            node->behind = behind > node->behind ? behind : node->behind;
-            node->over = node->over && hub_has_ended(member);
-        }
-    }
-}
-
 /* Others have only sent what says nothing: nobody needs to see to them. */
 static bool hub_shows(const struct hub_node *node)
 {
@@ -116,33 +98,6 @@ static uint32_t hub_put_waiting(const struct hub *hub, const struct hub_run *run
     return count;
 }
 
-/* The windows that lack nodes: how many there are, and those that were merged last. */
-static void hub_put_partial(struct hub *hub, const struct hub_run *run, struct mpk_writer *writer)
-{
-    struct parts *parts = &hub->parts;
-    int64_t all = 0;
-    sqlite3_stmt *row = NULL;
-    if (run->has_partial) {
-        all = parts_run(parts, PARTS_COUNT_PARTIAL, SQL(sql_i64(run->row)));
-        row = parts_bind(parts, PARTS_EACH_PARTIAL, SQL(sql_i64(run->row), sql_i64(PARTIAL_MAX)));
-    }
-    mpk_pair_u64(writer, "partial_windows", all < 0 ? 0 : (uint64_t)all);
-    struct mpk_open partial = mpk_open(writer, "partial");
-    while (row && parts_row(parts, row)) {
-        struct fleet_rule rule = parts_rule(row, 0);
-        uint64_t units = ((uint64_t)sqlite3_column_int64(row, 3) + 1) *
-                         config_window_part(rule.length, rule.every);
-        mpk_put_map(writer, 7);
-        hub_put_rule(&rule, writer);
-        mpk_pair_u64(writer, "first", units >= rule.length ? units - rule.length : 0);
-        mpk_pair_u64(writer, "last", units - 1);
-        mpk_pair_u64(writer, "revision", (uint64_t)sqlite3_column_int64(row, 4));
-        mpk_put_str(writer, "missing");
-        mpk_put_raw(writer, sqlite3_column_blob(row, 5), (size_t)sqlite3_column_bytes(row, 5));
-    }
-    mpk_close_array(writer, &partial);
-}
-
 /* Why nothing of a run is shown. */
 static const char *hub_refusal(int code)
 {
@@ -187,7 +142,29 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_sta
         left -= hub_put_waiting(hub, run, t, left, writer);
     }
     mpk_close_array(writer, &waiting);
-    hub_put_partial(hub, run, writer);
+    /* The windows that lack nodes: how many there are, and those that were merged last. */
+    struct parts *parts = &hub->parts;
+    int64_t all = 0;
+    sqlite3_stmt *row = NULL;
+    if (run->has_partial) {
+        all = parts_run(parts, PARTS_COUNT_PARTIAL, SQL(sql_i64(run->row)));
+        row = parts_bind(parts, PARTS_EACH_PARTIAL, SQL(sql_i64(run->row), sql_i64(PARTIAL_MAX)));
+    }
+    mpk_pair_u64(writer, "partial_windows", all < 0 ? 0 : (uint64_t)all);
+    struct mpk_open partial = mpk_open(writer, "partial");
+    while (row && parts_row(parts, row)) {
+        struct fleet_rule rule = parts_rule(row, 0);
+        uint64_t units = ((uint64_t)sqlite3_column_int64(row, 3) + 1) *
+                         config_window_part(rule.length, rule.every);
+        mpk_put_map(writer, 7);
+        hub_put_rule(&rule, writer);
+        mpk_pair_u64(writer, "first", units >= rule.length ? units - rule.length : 0);
+        mpk_pair_u64(writer, "last", units - 1);
+        mpk_pair_u64(writer, "revision", (uint64_t)sqlite3_column_int64(row, 4));
+        mpk_put_str(writer, "missing");
+        mpk_put_raw(writer, sqlite3_column_blob(row, 5), (size_t)sqlite3_column_bytes(row, 5));
+    }
+    mpk_close_array(writer, &partial);
     mpk_put_str(writer, "compared");
     hub_ranks_put(run, writer);
 }
@@ -227,7 +204,20 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
                                                   [HUB_CORRECTED] = "corrected"};
     char error[LINK_ERROR_MAX];
     uint32_t nodes = 0;
-    hub_find_behind(hub);
+    /* The most windows that each node is behind the first, over the runs that go on. */
+    for (struct hub_node *node = hub->nodes; node; node = node->next) {
+        node->behind = 0;
+        node->over = node->memberships > 0;
+    }
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        for (uint32_t i = 0; i < run->member_count; i++) {
+            const struct hub_member *member = run->members[i];
+            struct hub_node *node = member->node;
+            uint64_t behind = run->ended ? 0 : hub_behind(hub, run, member);
+            node->behind = behind > node->behind ? behind : node->behind;
+            node->over = node->over && hub_has_ended(member);
+        }
+    }
     for (const struct hub_node *node = hub->nodes; node; node = node->next) {
         nodes += hub_shows(node);
     }

@@ -317,19 +317,6 @@ static void hub_set_active(struct hub *hub, struct hub_run *run)
     }
 }
 
-/* Settings, and values that were logged, for the loop. */
-static void hub_take_said(struct hub *hub, struct hub_run *run, const struct hub_node *node,
-                          const void *data, size_t size, uint64_t seq)
-{
-    int64_t said = parts_run(&hub->parts, PARTS_PUT_SAID,
-                             SQL(sql_i64(run->row), sql_i64(node->row), sql_i64((int64_t)seq),
-                                 sql_blob(data, size), sql_i64(hub_now_s(hub))));
-    run->said_last = said > run->said_last ? said : run->said_last;
-    hub->said_bytes += size + HUB_ROW_BYTES;
-    hub->forget_ns =
-        hub->said_bytes > hub->config->fleet_outbox / HUB_SAID_PART ? 0 : hub->forget_ns;
-}
-
 static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fleet_body *body,
                          const void *data, size_t size, uint64_t seq)
 {
@@ -372,7 +359,14 @@ static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fl
         return hub_take_closed(hub, run, member, (uint32_t)track, body, seq);
     }
     if (!code && (body->settings || body->points_found->via.array.size > 0)) {
-        hub_take_said(hub, run, node, data, size, seq);
+        /* Settings, and values that were logged, for the loop. */
+        int64_t said = parts_run(&hub->parts, PARTS_PUT_SAID,
+                                 SQL(sql_i64(run->row), sql_i64(node->row), sql_i64((int64_t)seq),
+                                     sql_blob(data, size), sql_i64(hub_now_s(hub))));
+        run->said_last = said > run->said_last ? said : run->said_last;
+        hub->said_bytes += size + HUB_ROW_BYTES;
+        hub->forget_ns =
+            hub->said_bytes > hub->config->fleet_outbox / HUB_SAID_PART ? 0 : hub->forget_ns;
     }
     if (body->state_of_run == JOB_ACTIVE) {
         hub_set_active(hub, run);

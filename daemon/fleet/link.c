@@ -433,25 +433,6 @@ struct link_sources {
     int count;
 };
 
-static void link_read_domains(const struct fleet_link *link, struct link_sources *sources)
-{
-    char text[CONFIG_TEXT_MAX], *rest = NULL;
-    snprintf(text, sizeof text, "%s", link->domains);
-    for (char *domain = strtok_r(text, " ", &rest); domain && sources->count < CONFIG_DOMAINS_MAX;
-         domain = strtok_r(NULL, " ", &rest)) {
-        int i = sources->count++;
-        snprintf(sources->prefix[i], sizeof sources->prefix[i], "$JS.%.*s.API", CONFIG_DOMAIN_MAX,
-                 domain);
-        jsExternalStream_Init(&sources->external[i]);
-        sources->external[i].APIPrefix = sources->prefix[i];
-        sources->external[i].DeliverPrefix = ""; /* libnats 3.4.1 follows it */
-        jsStreamSource_Init(&sources->source[i]);
-        sources->source[i].Name = LINK_STREAM;
-        sources->source[i].External = &sources->external[i];
-        sources->list[i] = &sources->source[i];
-    }
-}
-
 /* Leaf nodes have one of their own. Where it may not be asked for, it is not known. */
 static void link_learn_domain(struct fleet_link *link, jsCtx *js)
 {
@@ -497,7 +478,21 @@ int link_make_stream(struct fleet_link *link, jsCtx *js)
     config.Name = LINK_STREAM;
     config.Subjects = subjects;
     config.SubjectsLen = 1;
-    link_read_domains(link, &sources);
+    char text[CONFIG_TEXT_MAX], *rest = NULL;
+    snprintf(text, sizeof text, "%s", link->domains);
+    for (char *domain = strtok_r(text, " ", &rest); domain && sources.count < CONFIG_DOMAINS_MAX;
+         domain = strtok_r(NULL, " ", &rest)) {
+        int i = sources.count++;
+        snprintf(sources.prefix[i], sizeof sources.prefix[i], "$JS.%.*s.API", CONFIG_DOMAIN_MAX,
+                 domain);
+        jsExternalStream_Init(&sources.external[i]);
+        sources.external[i].APIPrefix = sources.prefix[i];
+        sources.external[i].DeliverPrefix = ""; /* libnats 3.4.1 follows it */
+        jsStreamSource_Init(&sources.source[i]);
+        sources.source[i].Name = LINK_STREAM;
+        sources.source[i].External = &sources.external[i];
+        sources.list[i] = &sources.source[i];
+    }
     config.Sources = sources.list;
     config.SourcesLen = sources.count;
     config.Storage = js_FileStorage;

@@ -33,19 +33,6 @@ static void seen_remove(struct seen *seen, uint32_t from, uint32_t to)
     seen->count -= to - from;
 }
 
-/* The range with the fewest numbers, but the first one, from whose end a hub goes on. */
-static uint32_t seen_least(const struct seen *seen)
-{
-    uint32_t least = 1;
-    for (uint32_t i = 2; i < seen->count; i++) {
-        const struct seen_range *range = &seen->ranges[i], *before = &seen->ranges[least];
-        if (range->last - range->first <= before->last - before->first) {
-            least = i;
-        }
-    }
-    return least;
-}
-
 int seen_add(struct seen *seen, uint64_t first, uint64_t last)
 {
     if (seen->count == seen->capacity) {
@@ -71,7 +58,14 @@ int seen_add(struct seen *seen, uint64_t first, uint64_t last)
     }
     seen->ranges[from] = (struct seen_range){first, last};
     if (seen->count > SEEN_RANGES_MAX) {
-        uint32_t least = seen_least(seen);
+        /* The range with the fewest numbers, but the first one, from whose end a hub goes on. */
+        uint32_t least = 1;
+        for (uint32_t i = 2; i < seen->count; i++) {
+            const struct seen_range *range = &seen->ranges[i], *before = &seen->ranges[least];
+            if (range->last - range->first <= before->last - before->first) {
+                least = i;
+            }
+        }
         seen_remove(seen, least, least + 1);
     }
     return 0;

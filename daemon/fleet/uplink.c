@@ -50,25 +50,6 @@ static void uplink_wake(void *data)
 
 /* On threads of libnats */
 
-static void uplink_add_answer(struct uplink *uplink, const struct uplink_answer *answer)
-{
-    pthread_mutex_lock(&uplink->lock);
-    if (uplink->answer_count == uplink->answer_capacity) {
-        size_t capacity = uplink->answer_capacity ? 2 * uplink->answer_capacity : 256;
-        struct uplink_answer *grown = realloc(uplink->answers, capacity * sizeof *grown);
-        if (grown) {
-            uplink->answers = grown;
-            uplink->answer_capacity = capacity;
-        }
-    }
-    if (uplink->answer_count < uplink->answer_capacity) {
-        uplink->answers[uplink->answer_count++] = *answer;
-    }
-    uplink->woken = true;
-    pthread_cond_signal(&uplink->wake);
-    pthread_mutex_unlock(&uplink->lock);
-}
-
 static void uplink_on_answer(jsCtx *js, natsMsg *message, jsPubAck *ack, jsPubAckErr *error,
                              void *data)
 {
@@ -89,7 +70,21 @@ static void uplink_on_answer(jsCtx *js, natsMsg *message, jsPubAck *ack, jsPubAc
         link_set_trouble(uplink->link, trouble);
     }
     if (ours) {
-        uplink_add_answer(uplink, &answer);
+        pthread_mutex_lock(&uplink->lock);
+        if (uplink->answer_count == uplink->answer_capacity) {
+            size_t capacity = uplink->answer_capacity ? 2 * uplink->answer_capacity : 256;
+            struct uplink_answer *grown = realloc(uplink->answers, capacity * sizeof *grown);
+            if (grown) {
+                uplink->answers = grown;
+                uplink->answer_capacity = capacity;
+            }
+        }
+        if (uplink->answer_count < uplink->answer_capacity) {
+            uplink->answers[uplink->answer_count++] = answer;
+        }
+        uplink->woken = true;
+        pthread_cond_signal(&uplink->wake);
+        pthread_mutex_unlock(&uplink->lock);
     }
     natsMsg_Destroy(message);
 }
@@ -292,12 +287,6 @@ static void uplink_beat(struct uplink *uplink, bool stopping)
 
 /* The thread */
 
-static bool uplink_is_idle(const struct uplink *uplink)
-{
-    return uplink->outbox.unsent == 0 && uplink->flight.count == 0 && uplink->taken_count == 0 &&
-           store_waiting(uplink->store) == 0;
-}
-
 /* Stopping, and everything is sent, nobody is there to take it, or time is up. */
 static bool uplink_is_through(struct uplink *uplink, bool connected, uint64_t now)
 {
@@ -305,7 +294,9 @@ static bool uplink_is_through(struct uplink *uplink, bool connected, uint64_t no
     uint64_t stop_ns = uplink->stop_ns;
     uplink->ending = uplink->stopping;
     pthread_mutex_unlock(&uplink->lock);
-    return uplink->ending && (now >= stop_ns || !connected || uplink_is_idle(uplink));
+    return uplink->ending && (now >= stop_ns || !connected ||
+                              (uplink->outbox.unsent == 0 && uplink->flight.count == 0 &&
+                               uplink->taken_count == 0 && store_waiting(uplink->store) == 0));
 }
 
 static uint64_t uplink_next_time(const struct uplink *uplink, uint64_t now)
@@ -332,15 +323,6 @@ static void uplink_wait(struct uplink *uplink, uint64_t until_ns)
     pthread_mutex_unlock(&uplink->lock);
 }
 
-static void uplink_prune(struct uplink *uplink)
-{
-    for (int slice = 0;
-         slice < SLICES_PER_TURN &&
-         outbox_prune(uplink->store, uplink->outbox.opened, uplink->keep_s, uplink->outbox_bytes);
-         slice++) {
-    }
-}
-
 static void *uplink_main(void *data)
 {
     struct uplink *uplink = data;
@@ -360,7 +342,11 @@ static void *uplink_main(void *data)
             if (connected && uplink->connection) {
                 uplink_beat(uplink, false);
             }
-            uplink_prune(uplink);
+            for (int slice = 0;
+                 slice < SLICES_PER_TURN && outbox_prune(uplink->store, uplink->outbox.opened,
+                                                         uplink->keep_s, uplink->outbox_bytes);
+                 slice++) {
+            }
             uplink->beat_ns = now + BEAT_NS;
         }
         more = ready && uplink_take_asks(uplink, now);
@@ -429,10 +415,22 @@ void uplink_encode(struct uplink *uplink, struct mpk_writer *writer)
 
 /* Start and end */
 
-/* A hub knows by it a node that was started again from one whose history was copied. 0: it is not
- * known. */
-static uint64_t uplink_file_number(const struct store *store)
+static void uplink_init(struct uplink *uplink, const struct config *config, struct store *store)
 {
+    pthread_condattr_t attributes;
+    struct fleet_beat *beat = &uplink->beat;
+    uplink->store = store;
+    uplink->keep_s = config->fleet_keep / 1000000000;
+    uplink->outbox_bytes = config->fleet_outbox;
+    uplink->asked = (struct outbox_range){1, 0};
+    link_name(config, beat->name, sizeof beat->name);
+    if (gethostname(beat->host, sizeof beat->host) != 0) {
+        snprintf(beat->host, sizeof beat->host, "unknown");
+    }
+    beat->host[sizeof beat->host - 1] = '\0';
+    snprintf(beat->version, sizeof beat->version, "%s", ATTND_VERSION);
+    /* A hub knows by it a node that was started again from one whose history was copied. 0: it is
+     * not known. */
     const char *reason, *path = store_path(store, &reason);
     char text[128] = "";
     struct stat about;
@@ -450,24 +448,7 @@ static uint64_t uplink_file_number(const struct store *store)
     for (const char *at = text; *at; at++) {
         number = (number ^ (uint8_t)*at) * 0x100000001b3u;
     }
-    return known ? number >> 2 : 0;
-}
-
-static void uplink_init(struct uplink *uplink, const struct config *config, struct store *store)
-{
-    pthread_condattr_t attributes;
-    struct fleet_beat *beat = &uplink->beat;
-    uplink->store = store;
-    uplink->keep_s = config->fleet_keep / 1000000000;
-    uplink->outbox_bytes = config->fleet_outbox;
-    uplink->asked = (struct outbox_range){1, 0};
-    link_name(config, beat->name, sizeof beat->name);
-    if (gethostname(beat->host, sizeof beat->host) != 0) {
-        snprintf(beat->host, sizeof beat->host, "unknown");
-    }
-    beat->host[sizeof beat->host - 1] = '\0';
-    snprintf(beat->version, sizeof beat->version, "%s", ATTND_VERSION);
-    beat->file = uplink_file_number(store);
+    beat->file = known ? number >> 2 : 0;
     if (getrandom(beat->instance, FLEET_ID_BYTES, 0) != FLEET_ID_BYTES) {
         uint64_t now = clock_wall_ns();
         memcpy(beat->instance, &now, FLEET_ID_BYTES);

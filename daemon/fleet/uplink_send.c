@@ -81,18 +81,6 @@ static bool uplink_put(struct uplink *uplink, const char *subject, const char *i
     return put;
 }
 
-/* All of a row that a message holds; else a power of two, so that two servers whose bounds cut a
- * row in other places cut it in other numbers of pieces: hubs tell pieces apart by that. */
-static uint64_t uplink_piece_bytes(struct uplink *uplink, uint64_t size)
-{
-    int64_t most = natsConnection_GetMaxPayload(uplink->connection) - HEADERS_MAX;
-    uint64_t bytes = HEADERS_MAX;
-    while (most >= 2 * (int64_t)bytes) {
-        bytes *= 2;
-    }
-    return most > 0 && size <= (uint64_t)most ? (uint64_t)most : bytes;
-}
-
 /* Hands the pieces over that were not acknowledged. The row is in `uplink->row`. */
 static bool uplink_put_row(struct uplink *uplink, const struct flight_row *flying,
                            uint64_t piece_bytes)
@@ -134,7 +122,14 @@ static bool uplink_send_next(struct uplink *uplink, uint64_t after, struct fligh
     if (found <= 0) {
         return false;
     }
-    uint64_t piece_bytes = uplink_piece_bytes(uplink, row->size);
+    /* All of a row that a message holds; else a power of two, so that two servers whose bounds cut
+     * a row in other places cut it in other numbers of pieces: hubs tell pieces apart by that. */
+    int64_t most = natsConnection_GetMaxPayload(uplink->connection) - HEADERS_MAX;
+    uint64_t bytes = HEADERS_MAX;
+    while (most >= 2 * (int64_t)bytes) {
+        bytes *= 2;
+    }
+    uint64_t piece_bytes = most > 0 && row->size <= (uint64_t)most ? (uint64_t)most : bytes;
     uint64_t pieces = row->size / piece_bytes + (row->size % piece_bytes > 0 || row->size == 0);
     struct flight_row *flying = flight_find(&uplink->flight, row->seq);
     bool again = flying || row->turn > 0;
@@ -207,36 +202,6 @@ void uplink_say_skipped(struct uplink *uplink)
     uplink_say_range(uplink, "Attnd-Skipped", skipped->first, skipped->last);
 }
 
-/* Rows that are not there: those that were, and numbers that never were any of this history. */
-static void uplink_say_gone(struct uplink *uplink, const struct outbox_range *range)
-{
-    const struct outbox_range *skipped = &uplink->outbox.skipped;
-    if (range->last < skipped->first || range->first > skipped->last) {
-        uplink_say_range(uplink, "Attnd-Gone", range->first, range->last);
-        return;
-    }
-    uplink_say_range(uplink, "Attnd-Gone", range->first, skipped->first - 1);
-    uplink_say_skipped(uplink);
-    uplink_say_range(uplink, "Attnd-Gone", skipped->last + 1, range->last);
-}
-
-static void uplink_heed_refusal(struct uplink *uplink, const struct fleet_ask *ask, uint64_t now)
-{
-    bool known = false;
-    for (uint32_t i = 0; i < REFUSALS_MAX;
-         i++) { /* several hubs may refuse it, each for a reason */
-        known = known || strcmp(uplink->refusals[i], ask->refused) == 0;
-    }
-    if (!known) {
-        strcpy(uplink->refusals[uplink->refusal_count++ % REFUSALS_MAX], ask->refused);
-        log_event(LOG_ERROR, "fleet_refused", LOG_STR("hub", ask->hub),
-                  LOG_STR("reason", ask->refused));
-    }
-    snprintf(uplink->refused, sizeof uplink->refused, "%s", ask->refused);
-    uplink->refused_until_ns = ask->pause ? now + REFUSED_NS : uplink->refused_until_ns;
-    uplink->refused_shown_ns = now + REFUSED_SHOWN_NS;
-}
-
 /* Goes on with what a hub lacks. Returns whether there is more of it. */
 static bool uplink_again(struct uplink *uplink)
 {
@@ -253,7 +218,17 @@ static bool uplink_again(struct uplink *uplink)
             return false;
         }
         for (int i = 0; i < count; i++) {
-            uplink_say_gone(uplink, &gone[i]);
+            /* Rows that are not there: those that were, and numbers that never were any of this
+             * history. */
+            const struct outbox_range *range = &gone[i];
+            const struct outbox_range *skipped = &uplink->outbox.skipped;
+            if (range->last < skipped->first || range->first > skipped->last) {
+                uplink_say_range(uplink, "Attnd-Gone", range->first, range->last);
+                continue;
+            }
+            uplink_say_range(uplink, "Attnd-Gone", range->first, skipped->first - 1);
+            uplink_say_skipped(uplink);
+            uplink_say_range(uplink, "Attnd-Gone", skipped->last + 1, range->last);
         }
     }
     return uplink->asked.first <= uplink->asked.last;
@@ -281,7 +256,18 @@ bool uplink_take_asks(struct uplink *uplink, uint64_t now)
         return false;
     }
     if (*ask.refused) {
-        uplink_heed_refusal(uplink, &ask, now);
+        bool known = false;
+        for (uint32_t i = 0; i < REFUSALS_MAX; i++) { /* of several hubs, each for a reason */
+            known = known || strcmp(uplink->refusals[i], ask.refused) == 0;
+        }
+        if (!known) {
+            strcpy(uplink->refusals[uplink->refusal_count++ % REFUSALS_MAX], ask.refused);
+            log_event(LOG_ERROR, "fleet_refused", LOG_STR("hub", ask.hub),
+                      LOG_STR("reason", ask.refused));
+        }
+        snprintf(uplink->refused, sizeof uplink->refused, "%s", ask.refused);
+        uplink->refused_until_ns = ask.pause ? now + REFUSED_NS : uplink->refused_until_ns;
+        uplink->refused_shown_ns = now + REFUSED_SHOWN_NS;
     } else if (ask.from > 0 && ask.from <= ask.to) {
         log_event(LOG_INFO, "fleet_asked_again", LOG_STR("hub", ask.hub), LOG_NUM("from", ask.from),
                   LOG_NUM("to", ask.to));

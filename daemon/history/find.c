@@ -224,19 +224,6 @@ static int history_find_rate(const struct query *query, const struct history_tra
     return index == 0 ? 2 : index < 0;
 }
 
-/* Tracks in which the layer has windows, the one with the newest window first. */
-static int open_tracks(struct query *query, const struct found_layer *layer,
-                       sqlite3_stmt **ret_statement)
-{
-    return query_open(
-        query,
-        "SELECT track_id, unit, length, every,"
-        " (SELECT window_id FROM windows WHERE layer_id = ?1"
-        "  AND windows.track_id = tracks.track_id ORDER BY last DESC LIMIT 1) AS newest"
-        " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
-        ret_statement, SQL(sql_u64(layer->id)));
-}
-
 static struct found_track history_find_read_track(sqlite3_stmt *statement)
 {
     return (struct found_track){column_u64(statement, 0),
@@ -268,7 +255,15 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
     bool asked = query->params.given & PARAM_WINDOW;
     struct found_track first = {.id = 0};
     sqlite3_stmt *statement;
-    int best = -1, tracks = 0, code = open_tracks(query, layer, &statement);
+    /* Tracks in which the layer has windows, the one with the newest window first. */
+    int best = -1, tracks = 0,
+        code = query_open(
+            query,
+            "SELECT track_id, unit, length, every,"
+            " (SELECT window_id FROM windows WHERE layer_id = ?1"
+            "  AND windows.track_id = tracks.track_id ORDER BY last DESC LIMIT 1) AS newest"
+            " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
+            &statement, SQL(sql_u64(layer->id)));
     if (code) {
         return code;
     }

@@ -117,18 +117,6 @@ static int history_grid_read_windows(struct query *query, struct grid *grid)
 
 /* Layers */
 
-/* One head's numbers over the windows that are shown; NaN where it has none. */
-static void history_grid_spread(const struct value_series *series, const double *numbers,
-                                const struct window_rows *shown, double *out)
-{
-    uint32_t i = 0;
-    for (uint32_t j = 0; j < shown->count; j++) {
-        bool has = last_of(&series->rows, i) == last_of(shown, j);
-        out[j] = has ? numbers[i] : NAN;
-        i += has;
-    }
-}
-
 static void put_f32(struct mpk_writer *writer, const double *numbers, size_t count)
 {
     uint32_t *bits = malloc((count + !count) * sizeof *bits);
@@ -163,8 +151,14 @@ static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
         return ERR_MEMORY;
     }
     for (uint32_t head = 0; head < series->heads; head++) {
-        history_grid_spread(series, series_column(series, head, statistic), &grid->windows,
-                            numbers + (size_t)head * count);
+        /* One head's numbers over the windows that are shown; NaN where it has none. */
+        uint32_t i = 0;
+        for (uint32_t j = 0; j < grid->windows.count; j++) {
+            bool has = last_of(&series->rows, i) == last_of(&grid->windows, j);
+            numbers[(size_t)head * count + j] =
+                has ? series_column(series, head, statistic)[i] : NAN;
+            i += has;
+        }
     }
     if (query->params.packed) {
         put_f32(&grid->encoded, numbers, (size_t)series->heads * count);

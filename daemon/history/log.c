@@ -38,24 +38,6 @@ static int log_read(struct query *query, uint64_t log_id, struct log_point *ret_
     return code ? code : count;
 }
 
-static void log_put(struct query *query, const char *name, const struct log_point *points,
-                    uint32_t count)
-{
-    static const char *const keys[] = {"step", "epoch", "time_ns"};
-    mpk_put_map(query->result, 5);
-    put_text(query, "name", name);
-    for (int i = 0; i < 3; i++) {
-        mpk_pair_array(query->result, keys[i], count);
-        for (uint32_t p = 0; p < count; p++) {
-            mpk_put_u64(query->result, points[p].number[i]);
-        }
-    }
-    mpk_pair_array(query->result, "value", count);
-    for (uint32_t p = 0; p < count; p++) {
-        mpk_put_f64(query->result, points[p].value);
-    }
-}
-
 /* Leaves evenly chosen ones, the first and the last included, where the question limits them.
  * Returns how many. */
 static uint32_t choose_points(const struct query *query, struct log_point *points, uint32_t count)
@@ -85,8 +67,20 @@ static int log_put_all(struct query *query, const struct found_run *run, struct 
         int found = log_read(query, column_u64(statement, 0), points);
         code = found < 0 ? found : 0;
         if (!code) {
-            log_put(query, column_text(statement, 1), points,
-                    choose_points(query, points, (uint32_t)found));
+            uint32_t count = choose_points(query, points, (uint32_t)found);
+            static const char *const keys[] = {"step", "epoch", "time_ns"};
+            mpk_put_map(query->result, 5);
+            put_text(query, "name", column_text(statement, 1));
+            for (int i = 0; i < 3; i++) {
+                mpk_pair_array(query->result, keys[i], count);
+                for (uint32_t p = 0; p < count; p++) {
+                    mpk_put_u64(query->result, points[p].number[i]);
+                }
+            }
+            mpk_pair_array(query->result, "value", count);
+            for (uint32_t p = 0; p < count; p++) {
+                mpk_put_f64(query->result, points[p].value);
+            }
         }
     }
     mpk_close_array(query->result, &series);

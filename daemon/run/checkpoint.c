@@ -70,16 +70,6 @@ static void checkpoint_leave_unanswered(struct run *run)
     checkpoint_answer(run, on ? ERR_AGAIN : 0);
 }
 
-/* They wait for the next batch that has what they are about. */
-static void checkpoint_take_back(struct run *run, struct promises *promises)
-{
-    struct promise *promise;
-    while ((promise = promises_take(promises))) {
-        struct stream *stream = promise->owner;
-        promises_add(stream ? &stream->promises : &run->promises, promise);
-    }
-}
-
 static void mark_parts_unsaved(struct window_part *list, uint32_t streams)
 {
     for (struct window_part *part = list; part; part = part->next) {
@@ -113,7 +103,12 @@ static int checkpoint_submit_batch(struct run *run, struct store_batch **batch, 
         store_count_lost(run->sink->store, *batch);
     }
     if (*batch) {
-        checkpoint_take_back(run, batch_promises(*batch));
+        /* They wait for the next batch that has what they are about. */
+        struct promise *promise;
+        while ((promise = promises_take(batch_promises(*batch)))) {
+            struct stream *stream = promise->owner;
+            promises_add(stream ? &stream->promises : &run->promises, promise);
+        }
     }
     batch_free(batch);
     mark_all_unsaved(run);
@@ -275,9 +270,15 @@ static int save_whole(struct saving *saving, struct stream *stream)
 
 /* About the run */
 
-/* Packs the ranks, a row each: numbers that all tracks share, then those of the track. */
-static void put_ranks(struct mpk_writer *writer, const struct window *window)
+static void checkpoint_put_track(struct mpk_writer *writer, const struct track *track)
 {
+    const struct window *window = &track->window;
+    mpk_put_map(writer, 6);
+    mpk_pair_str(writer, "name", track->name);
+    mpk_pair_u64(writer, "next", window->next_index);
+    mpk_pair_u64(writer, "complete_from", window->complete_from);
+    mpk_pair_u64(writer, "settled", window->settled);
+    /* Packs the ranks, a row each: numbers that all tracks share, then those of the track. */
     mpk_pair_array(writer, "ranks", 5 * window->rank_count);
     for (uint32_t i = 0; i < window->rank_count; i++) {
         const struct window_rank *rank = &window->ranks[i];
@@ -287,10 +288,6 @@ static void put_ranks(struct mpk_writer *writer, const struct window *window)
         mpk_put_u64(writer, rank->position);
         mpk_put_u64(writer, rank->finished);
     }
-}
-
-static void put_cut_parts(struct mpk_writer *writer, const struct window *window)
-{
     struct mpk_open cut = mpk_open(writer, "cut");
     for (const struct window_part *part = window->closed; part; part = part->next) {
         if (part->cut) {
@@ -298,52 +295,6 @@ static void put_cut_parts(struct mpk_writer *writer, const struct window *window
         }
     }
     mpk_close_array(writer, &cut);
-}
-
-static void checkpoint_put_track(struct mpk_writer *writer, const struct track *track)
-{
-    const struct window *window = &track->window;
-    mpk_put_map(writer, 6);
-    mpk_pair_str(writer, "name", track->name);
-    mpk_pair_u64(writer, "next", window->next_index);
-    mpk_pair_u64(writer, "complete_from", window->complete_from);
-    mpk_pair_u64(writer, "settled", window->settled);
-    put_ranks(writer, window);
-    put_cut_parts(writer, window);
-}
-
-static void put_about(struct mpk_writer *writer, const struct run *run, uint64_t now_ns)
-{
-    const struct window *window = &run->tracks[0].window;
-    mpk_put_map(writer,
-                17U + (run->reliable_events.count > 0) + run->merged + (run->cut.own.length > 0));
-    if (run->merged) {
-        mpk_pair_bool(writer, "merged", true);
-    }
-    mpk_pair_u64(writer, "taken", run->taken);
-    mpk_pair_u64(writer, "state", run->state);
-    mpk_pair_u64(writer, "epoch", run->epoch);
-    mpk_pair_u64(writer, "step", run->step);
-    mpk_pair_u64(writer, "time_ns", run->time_ns);
-    mpk_pair_u64(writer, "age_ns", window_age(window, now_ns));
-    mpk_pair_u64(writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
-    mpk_pair_u64(writer, "silent_ns", clock_since_ns(run->last_ns, now_ns));
-    mpk_pair_u64(writer, "world", window->world);
-    mpk_pair_u64(writer, "capture_every", run->cut.capture_every);
-    if (run->cut.own.length > 0) {
-        struct own_window own = run_own_window(run);
-        mpk_put_str(writer, "own_window");
-        own_window_put(&own, writer);
-    }
-    checkpoint_put_counts(writer, &run->counts);
-    put_sequences(writer, &run->events, &run->reliable_events);
-    mpk_pair_u64(writer, "found", run->found);
-    stored_put(writer, "drop_totals", run->drop_totals.of_rank, run->drop_totals.count,
-               sizeof *run->drop_totals.of_rank);
-    mpk_pair_array(writer, "tracks", run->track_count);
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        checkpoint_put_track(writer, &run->tracks[t]);
-    }
 }
 
 static int save_alerts(struct saving *saving)
@@ -367,7 +318,37 @@ static int save_about(struct saving *saving, uint64_t now_ns)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    put_about(&writer, saving->run, now_ns);
+    const struct run *run = saving->run;
+    const struct window *window = &run->tracks[0].window;
+    mpk_put_map(&writer,
+                17U + (run->reliable_events.count > 0) + run->merged + (run->cut.own.length > 0));
+    if (run->merged) {
+        mpk_pair_bool(&writer, "merged", true);
+    }
+    mpk_pair_u64(&writer, "taken", run->taken);
+    mpk_pair_u64(&writer, "state", run->state);
+    mpk_pair_u64(&writer, "epoch", run->epoch);
+    mpk_pair_u64(&writer, "step", run->step);
+    mpk_pair_u64(&writer, "time_ns", run->time_ns);
+    mpk_pair_u64(&writer, "age_ns", window_age(window, now_ns));
+    mpk_pair_u64(&writer, "wall_ns", now_ns + run->sink->wall_offset_ns);
+    mpk_pair_u64(&writer, "silent_ns", clock_since_ns(run->last_ns, now_ns));
+    mpk_pair_u64(&writer, "world", window->world);
+    mpk_pair_u64(&writer, "capture_every", run->cut.capture_every);
+    if (run->cut.own.length > 0) {
+        struct own_window own = run_own_window(run);
+        mpk_put_str(&writer, "own_window");
+        own_window_put(&own, &writer);
+    }
+    checkpoint_put_counts(&writer, &run->counts);
+    put_sequences(&writer, &run->events, &run->reliable_events);
+    mpk_pair_u64(&writer, "found", run->found);
+    stored_put(&writer, "drop_totals", run->drop_totals.of_rank, run->drop_totals.count,
+               sizeof *run->drop_totals.of_rank);
+    mpk_pair_array(&writer, "tracks", run->track_count);
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        checkpoint_put_track(&writer, &run->tracks[t]);
+    }
     int code = checkpoint_keep(saving, "about", &writer);
     mpk_writer_clear(&writer);
     /* Each time: another batch may not get through. */
@@ -440,21 +421,16 @@ uint64_t checkpoint_losses(const struct result_sink *sink)
            stats_get(sink->stats, COUNT_STORE_REPLACED);
 }
 
-/* Records that the store took and could not write after all count as changed again. */
-static void look_for_losses(struct run *run)
-{
-    uint64_t losses = checkpoint_losses(run->sink);
-    if (losses != run->store_losses) {
-        mark_all_unsaved(run);
-    }
-    run->store_losses = losses;
-}
-
 /* Begins where the last round ended; a run without changes has none. */
 bool checkpoint_step(struct run *run)
 {
     if (!run->round_goes_on) {
-        look_for_losses(run);
+        /* Records that the store took and could not write after all count as changed again. */
+        uint64_t losses = checkpoint_losses(run->sink);
+        if (losses != run->store_losses) {
+            mark_all_unsaved(run);
+        }
+        run->store_losses = losses;
         if (!run->unsaved) {
             return false;
         }

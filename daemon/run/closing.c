@@ -213,18 +213,6 @@ static bool closing_put_layer(struct closing *closing, struct stream *stream)
     return state != NULL;
 }
 
-/* The first pass: a layer's summary, and the part that closes for the hubs of a node. */
-static void put_layer(struct closing *closing, struct stream *stream)
-{
-    if (closing->due) {
-        closing->published += closing_put_layer(closing, stream);
-    }
-    if (closing->closed && !closing->merged && !closing->code) {
-        closing->code =
-            forward_layer(closing->run, closing->track, closing->part, stream, closing->batch);
-    }
-}
-
 static void end_layers(struct closing *closing)
 {
     struct run *run = closing->run;
@@ -260,15 +248,6 @@ static void closing_submit(struct closing *closing)
         store_submit(closing->run->sink->store, &closing->batch);
     }
     batch_free(&closing->batch);
-}
-
-/* Parts that no later window needs. */
-static void forget_parts(struct track *track)
-{
-    struct window_part *part;
-    while ((part = window_forget(&track->window))) {
-        track_free_part(part);
-    }
 }
 
 /* There is no memory to keep what the part closes. */
@@ -332,7 +311,11 @@ static void end_pass(struct closing *closing)
         put_off(closing, true);
     } else {
         forward_done(run, closing->track);
-        forget_parts(closing->track);
+        /* Parts that no later window needs. */
+        struct window_part *part;
+        while ((part = window_forget(&closing->track->window))) {
+            track_free_part(part);
+        }
     }
     crash_point("window_submitted");
 }
@@ -349,7 +332,14 @@ static void closing_step(struct closing *closing)
     if (closing->saves) {
         closing->code = checkpoint_layer(closing->run, closing->track, stream, closing->batch);
     } else {
-        put_layer(closing, stream);
+        /* The first pass: a layer's summary, and the part that closes for the hubs of a node. */
+        if (closing->due) {
+            closing->published += closing_put_layer(closing, stream);
+        }
+        if (closing->closed && !closing->merged && !closing->code) {
+            closing->code =
+                forward_layer(closing->run, closing->track, closing->part, stream, closing->batch);
+        }
     }
 }
 
@@ -364,25 +354,6 @@ static void begin_show(struct run *run, struct track *track, const struct window
                                     .due = true,
                                     .window = window_describe(&track->window, last)};
     closing_begin(&run->closing);
-}
-
-static void begin_close(struct run *run, struct track *track, const struct window_part *part,
-                        uint64_t now_ns)
-{
-    struct closing closing = {.run = run,
-                              .track = track,
-                              .part = part,
-                              .due = window_due(&track->window, part),
-                              .closed = true,
-                              .again = part->judged,
-                              .window = window_describe(&track->window, part),
-                              .now_ns = now_ns};
-    forward_begin(run, track);
-    if (closing_begin(&closing) != 0) {
-        put_off(&closing, false);
-        return;
-    }
-    run->closing = closing;
 }
 
 /* The next open window that a show of all has not had yet. */
@@ -401,21 +372,26 @@ static bool show_next(struct run *run)
     return false;
 }
 
-static void end_show(struct run *run)
-{
-    bool goes_idle = run->goes_idle && !run->show_code;
-    run->shows = run->goes_idle = false;
-    if (goes_idle) {
-        go_idle(run);
-    }
-}
-
 static bool close_next(struct run *run, uint64_t now_ns)
 {
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct window_part *part;
         while (!run_closes(run) && (part = window_close_next(&run->tracks[t].window, now_ns))) {
-            begin_close(run, &run->tracks[t], part, now_ns);
+            struct track *track = &run->tracks[t];
+            struct closing closing = {.run = run,
+                                      .track = track,
+                                      .part = part,
+                                      .due = window_due(&track->window, part),
+                                      .closed = true,
+                                      .again = part->judged,
+                                      .window = window_describe(&track->window, part),
+                                      .now_ns = now_ns};
+            forward_begin(run, track);
+            if (closing_begin(&closing) != 0) {
+                put_off(&closing, false);
+                continue;
+            }
+            run->closing = closing;
         }
     }
     return run_closes(run);
@@ -457,7 +433,11 @@ static bool show_all(struct run *run)
             return true;
         }
         if (!show_next(run)) {
-            end_show(run);
+            bool goes_idle = run->goes_idle && !run->show_code;
+            run->shows = run->goes_idle = false;
+            if (goes_idle) {
+                go_idle(run);
+            }
         }
     }
     return false;
@@ -547,29 +527,6 @@ static bool has_ended(const struct run *run)
     return !open && !run->queue && !run->held && window_all_bye(&run->tracks[0].window);
 }
 
-/* The alerts and what stays of the run are one batch: a kill leaves all of the end, or none. */
-static void end_run(struct run *run, uint64_t now_ns)
-{
-    struct closing closing = {.run = run};
-    struct counts counts = run_counts(run);
-    run->state = JOB_ENDED;
-    closing.batch = checkpoint_begin(run);
-    judging_end(&closing);
-    if (forward_state(run, closing.batch) != 0) {
-        log_event(LOG_ERROR, "state_not_sent", LOG_STR("job", run->job),
-                  LOG_STR("reason", err_slug(ERR_MEMORY)));
-    }
-    checkpoint_ended(run, &closing.batch, now_ns);
-    run_free_state(run);
-    run_publish_job(run);
-    /* It goes on with whatever comes, and who may publish can let it end at each message. */
-    if (log_is_round(run->ends++)) {
-        log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
-                  LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost),
-                  LOG_NUM("count", run->ends));
-    }
-}
-
 void closing_settle(struct run *run, uint64_t now_ns)
 {
     while (show_all(run) && now_ns && close_next(run, now_ns)) {
@@ -578,7 +535,26 @@ void closing_settle(struct run *run, uint64_t now_ns)
         run->closing.now_ns = now_ns > run->closing.now_ns ? now_ns : run->closing.now_ns;
     } else if (now_ns && run->state != JOB_ENDED && has_ended(run)) {
         assembly_give_up_all(run);
-        end_run(run, now_ns);
+        /* The alerts and what stays of the run are one batch: a kill leaves all of the end, or
+         * none. */
+        struct closing closing = {.run = run};
+        struct counts counts = run_counts(run);
+        run->state = JOB_ENDED;
+        closing.batch = checkpoint_begin(run);
+        judging_end(&closing);
+        if (forward_state(run, closing.batch) != 0) {
+            log_event(LOG_ERROR, "state_not_sent", LOG_STR("job", run->job),
+                      LOG_STR("reason", err_slug(ERR_MEMORY)));
+        }
+        checkpoint_ended(run, &closing.batch, now_ns);
+        run_free_state(run);
+        run_publish_job(run);
+        /* It goes on with whatever comes, and who may publish can let it end at each message. */
+        if (log_is_round(run->ends++)) {
+            log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
+                      LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost),
+                      LOG_NUM("count", run->ends));
+        }
     }
 }
 

@@ -126,16 +126,6 @@ int forward_layer(struct run *run, struct track *track, const struct window_part
     return code;
 }
 
-static uint64_t forward_complete_from(const struct run *run, struct track *track,
-                                      const struct window_part *part)
-{
-    uint64_t from = track->window.complete_from;
-    if (track->knows_losses && checkpoint_losses(run->sink) != track->losses) {
-        track->unseen_before = part->index;
-    }
-    return from > track->unseen_before ? from : track->unseen_before;
-}
-
 int forward_closed(struct run *run, struct track *track, const struct window_part *part,
                    struct store_batch *batch)
 {
@@ -153,7 +143,11 @@ int forward_closed(struct run *run, struct track *track, const struct window_par
         forward_set_part(&body, track, part);
         forward_set_progress(&body, run, dropped, ranks);
         body.next_before = track->next_before;
-        body.complete_from = forward_complete_from(run, track, part);
+        uint64_t from = track->window.complete_from;
+        if (track->knows_losses && checkpoint_losses(run->sink) != track->losses) {
+            track->unseen_before = part->index;
+        }
+        body.complete_from = from > track->unseen_before ? from : track->unseen_before;
         body.cut = part->cut;
         code = forward_put(&body, batch);
     }
@@ -169,25 +163,6 @@ void forward_done(const struct run *run, struct track *track)
 }
 
 /* Runs */
-
-/* NULL when out of memory. */
-static struct fleet_point *forward_points_new(const struct named_values *values,
-                                              const struct header *header)
-{
-    struct fleet_point *points = calloc(values->count + 1, sizeof *points);
-    for (uint32_t i = 0; points && i < values->count; i++) {
-        const struct named_value *value = &values->list[i];
-        points[i] = (struct fleet_point){
-            .name = value->name,
-            .name_size = strlen(value->name),
-            .epoch = header->epoch,
-            .step = header->step,
-            .time_ns = header->time_ns,
-            .value = value->kind == NAMED_NUMBER ? value->number : NAN,
-        };
-    }
-    return points;
-}
 
 /* Takes the points over; NULL: out of memory. */
 static int forward_put_run(const struct run *run, struct fleet_body *body,
@@ -222,7 +197,20 @@ int forward_log(const struct run *run, const struct header *header, struct store
     if (!forward_is_on(run)) {
         return 0;
     }
-    struct fleet_point *points = forward_points_new(&header->values, header);
+    /* NULL when out of memory. */
+    const struct named_values *values = &header->values;
+    struct fleet_point *points = calloc(values->count + 1, sizeof *points);
+    for (uint32_t i = 0; points && i < values->count; i++) {
+        const struct named_value *value = &values->list[i];
+        points[i] = (struct fleet_point){
+            .name = value->name,
+            .name_size = strlen(value->name),
+            .epoch = header->epoch,
+            .step = header->step,
+            .time_ns = header->time_ns,
+            .value = value->kind == NAMED_NUMBER ? value->number : NAN,
+        };
+    }
     body.point_count = header->values.count;
     return points ? forward_put_run(run, &body, points, batch) : ERR_MEMORY;
 }

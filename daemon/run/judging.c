@@ -157,18 +157,6 @@ void judging_end(struct closing *closing)
     }
 }
 
-static int judging_compare_ranks(const struct layer_state *state, struct summary_result *summary)
-{
-    struct rank_entropy entropy = {.count = 0};
-    int code = layer_state_ranks_entropy(state, state->heads, &entropy);
-    if (!code) {
-        code =
-            odd_ranks_farthest(&entropy, state->heads, &summary->rank_distance, &summary->odd_rank);
-    }
-    rank_entropy_clear(&entropy);
-    return code;
-}
-
 void judging_of_layer(struct closing *closing, const struct layer_state *state,
                       struct summary_result *summary)
 {
@@ -178,7 +166,13 @@ void judging_of_layer(struct closing *closing, const struct layer_state *state,
         return;
     }
     run->alerts_unsaved = true;
-    int code = judging_compare_ranks(state, summary);
+    struct rank_entropy entropy = {.count = 0};
+    int code = layer_state_ranks_entropy(state, state->heads, &entropy);
+    if (!code) {
+        code =
+            odd_ranks_farthest(&entropy, state->heads, &summary->rank_distance, &summary->odd_rank);
+    }
+    rank_entropy_clear(&entropy);
     if (!code) {
         code = alerts_layer(run->alerts, summary, &sink);
     }

@@ -111,26 +111,6 @@ void live_publish(struct run *run, const struct message *message)
     free(buffer);
 }
 
-/* [METRIC_COUNT][heads] newest numbers, and the patterns after them. */
-static void live_read_state(const struct layer_state *state, double *values, enum pattern *patterns)
-{
-    struct stat_reader reader;
-    struct stat_record record;
-    uint32_t slot;
-    for (size_t i = 0; i < (size_t)METRIC_COUNT * state->heads; i++) {
-        values[i] = NAN;
-    }
-    for (uint32_t h = 0; h < state->heads; h++) {
-        patterns[h] = (enum pattern)state->head[h].pattern;
-        stat_reader_init(&reader, &state->head[h].stats);
-        while (stat_read(&reader, &slot, &record)) {
-            if (slot < METRIC_MATRIX_FIRST) {
-                values[(size_t)slot * state->heads + h] = record.last;
-            }
-        }
-    }
-}
-
 void live_publish_state(struct run *run, const struct message *message,
                         const struct layer_state *state)
 {
@@ -154,7 +134,22 @@ void live_publish_state(struct run *run, const struct message *message,
         return;
     }
     enum pattern *patterns = (enum pattern *)(void *)(values + count);
-    live_read_state(state, values, patterns);
+    /* [METRIC_COUNT][heads] newest numbers, and the patterns after them. */
+    struct stat_reader reader;
+    struct stat_record record;
+    uint32_t slot;
+    for (size_t i = 0; i < (size_t)METRIC_COUNT * state->heads; i++) {
+        values[i] = NAN;
+    }
+    for (uint32_t h = 0; h < state->heads; h++) {
+        patterns[h] = (enum pattern)state->head[h].pattern;
+        stat_reader_init(&reader, &state->head[h].stats);
+        while (stat_read(&reader, &slot, &record)) {
+            if (slot < METRIC_MATRIX_FIRST) {
+                values[(size_t)slot * state->heads + h] = record.last;
+            }
+        }
+    }
     memcpy(live.layer.shape, state->shape, sizeof state->shape);
     live.numbers.sink_rate = sink_rate.last;
     live.numbers.pattern = patterns;

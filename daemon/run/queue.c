@@ -83,17 +83,6 @@ static bool queue_wants_map(const struct run *run, const struct message *message
     return first;
 }
 
-/* The cells a side of the maps of heads that the message that gives a window its map also brings;
- * 0 where it has not all heads of its layer, or none are kept. */
-static uint32_t queue_small_maps_size(const struct run *run, const struct message *message)
-{
-    const struct header *header = &message->header;
-    bool has_all = header_map_heads(header) == header->heads_total;
-    return message->wants_map && has_all && run->config->maps_enabled
-               ? (uint32_t)run->config->history_head_maps
-               : 0;
-}
-
 /* Maps are made of the messages of one step, from its first message on, so that the maps of all
  * layers belong together; at most every maps.every of another step. On these steps every layer is
  * asked, once, hence the half; a layer that is never sent on them is not left out for ever. Each
@@ -135,7 +124,13 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
                  header_map_heads(&message->header) > 0;
     message->wants_map = shows && queue_wants_map(run, message);
     message->wants_head_maps = shows && queue_wants_head_maps(run, message, now_ns);
-    message->small_maps_size = queue_small_maps_size(run, message);
+    /* The cells a side of the maps of heads that the message that gives a window its map also
+     * brings; 0 where it has not all heads of its layer, or none are kept. */
+    const struct header *header = &message->header;
+    bool has_all = header_map_heads(header) == header->heads_total;
+    message->small_maps_size = message->wants_map && has_all && run->config->maps_enabled
+                                   ? (uint32_t)run->config->history_head_maps
+                                   : 0;
     message->queued_next = NULL;
     *run->queue_last = message;
     run->queue_last = &message->queued_next;
@@ -323,18 +318,6 @@ static void queue_mark_unsaved(struct run *run, struct stream *stream)
     }
 }
 
-static void queue_put_maps(struct run *run, struct stream *stream, struct message *message,
-                           const struct layer_state *given)
-{
-    double *known = given && message->head_maps ? state_message_importance(message, given) : NULL;
-    const double *importance = given ? known : message->measured->value[METRIC_IMPORTANCE];
-    if (run->sink->maps) {
-        maps_put(run->sink->maps, &stream->maps, message, importance,
-                 (uint32_t)run->job_config->metrics_qk_maps_max_size);
-    }
-    free(known);
-}
-
 /* `given`: the state that it brings; NULL: its numbers were computed here. */
 static int queue_take_numbers(struct run *run, struct stream *stream, struct message *message,
                               const struct layer_state *given)
@@ -369,7 +352,13 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
         return 0;
     }
     stream->counts.processed++;
-    queue_put_maps(run, stream, message, given);
+    double *known = given && message->head_maps ? state_message_importance(message, given) : NULL;
+    const double *importance = given ? known : message->measured->value[METRIC_IMPORTANCE];
+    if (run->sink->maps) {
+        maps_put(run->sink->maps, &stream->maps, message, importance,
+                 (uint32_t)run->job_config->metrics_qk_maps_max_size);
+    }
+    free(known);
     if (given) {
         live_publish_state(run, message, given);
         return 0;
@@ -478,12 +467,6 @@ bool queue_is_repeated(struct run *run, const struct header *header)
            sequences_passed(sequences, rank, header->seq);
 }
 
-static int queue_refuse_repeated(struct run *run)
-{
-    stats_add(run->sink->stats, COUNT_RELIABLE_DUPLICATES, 1);
-    return queue_refuse(run, ERR_REPEATED);
-}
-
 static int queue_take_message(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
@@ -493,7 +476,8 @@ static int queue_take_message(struct run *run, struct message *message)
     run->reliable = run->reliable || header->reliable;
     message->arrival = ++run->taken;
     if (!code && queue_is_repeated(run, header)) {
-        return queue_refuse_repeated(run);
+        stats_add(run->sink->stats, COUNT_RELIABLE_DUPLICATES, 1);
+        return queue_refuse(run, ERR_REPEATED);
     }
     if (!code) {
         code = events_heed_bye(run, message);

@@ -165,16 +165,6 @@ static int registry_check_share(const struct registry *registry, const struct jo
     return 2 * own + others < limit ? 0 : ERR_JOB_LIMIT;
 }
 
-static void registry_forget_job(struct registry *registry, struct job *job, uint64_t now_ns)
-{
-    log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
-    registry->forget(registry->data, job->name);
-    for (struct run *run = job->runs; run; run = run->next) {
-        checkpoint_forget(run, now_ns);
-    }
-    remove_job(registry, job);
-}
-
 /* The place that a message may claim. A hello takes the one place beyond the limit: its tensors,
  * which come next, are what others make room for. Other events of strangers have nothing to
  * follow. */
@@ -212,7 +202,12 @@ static int make_room_for_job(struct registry *registry, const struct job *known,
     if (!job) {
         return ERR_JOB_LIMIT;
     }
-    registry_forget_job(registry, job, now_ns);
+    log_event(LOG_INFO, "job_forgotten", LOG_STR("job", job->name));
+    registry->forget(registry->data, job->name);
+    for (struct run *run = job->runs; run; run = run->next) {
+        checkpoint_forget(run, now_ns);
+    }
+    remove_job(registry, job);
     return 0;
 }
 
@@ -302,25 +297,20 @@ static struct run *registry_find_run(const struct job *job, const uint8_t *id)
     return run;
 }
 
-/* Windows of seconds cannot be had where the clock does not tell when a message was sent, nor where
- * clocks of nodes differ: the run is cut as the config says, and its hellos are refused. */
-static struct config_cut registry_cut_of(const struct registry *registry,
-                                         const struct header *header)
-{
-    const struct own_window *own = &header->own_window;
-    bool can = own->unit != WINDOW_SECOND ||
-               (registry->config->fleet_role == CONFIG_ROLE_OFF && !registry->sink->is_replay);
-    uint64_t length = can ? own->length : 0;
-    return (struct config_cut){
-        .capture_every = config_capture_every(registry->config, header->job, header->own_every),
-        .own = {.unit = (enum config_unit)own->unit, .length = length, .every = length}};
-}
-
 static int registry_add_run(struct registry *registry, struct job *job, const struct header *header,
                             uint64_t now_ns, struct run **ret_run)
 {
     char hex[2 * RUN_BYTES + 1];
-    struct config_cut cut = registry_cut_of(registry, header);
+    /* Windows of seconds cannot be had where the clock does not tell when a message was sent, nor
+     * where clocks of nodes differ: the run is cut as the config says, and its hellos are refused.
+     */
+    const struct own_window *own = &header->own_window;
+    bool can = own->unit != WINDOW_SECOND ||
+               (registry->config->fleet_role == CONFIG_ROLE_OFF && !registry->sink->is_replay);
+    uint64_t length = can ? own->length : 0;
+    struct config_cut cut = (struct config_cut){
+        .capture_every = config_capture_every(registry->config, header->job, header->own_every),
+        .own = {.unit = (enum config_unit)own->unit, .length = length, .every = length}};
     struct run *run = past_take(&registry->pasts, header);
     run = run ? run
               : run_new(job->name, header->run, &cut, registry->config, registry->sink,
@@ -458,20 +448,6 @@ static int registry_merge_ranks(struct run *run, const struct merged *merged, ui
     return 0;
 }
 
-/* Trainers have sent of it to this attnd: from now on what nodes say counts alone. */
-static void registry_give_to_hub(struct run *run)
-{
-    log_event(LOG_WARNING, "run_given_to_hub", LOG_STR("job", run->job),
-              LOG_STR("detail",
-                      "trainers have sent of this run to the hub itself, and not to a node: "
-                      "that is dropped"));
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        track_free_parts(&run->tracks[t]);
-        window_forget_ranks(&run->tracks[t].window, 0);
-        run->tracks[t].window.next_index = 0;
-    }
-}
-
 int registry_merge(struct registry *registry, const struct merged *merged, uint64_t now_ns,
                    struct run **ret_run)
 {
@@ -485,7 +461,16 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
         code = ERR_AGAIN;
     }
     if (!code && !run->merged && run->tracks[0].window.rank_count > 0) {
-        registry_give_to_hub(run);
+        /* Trainers have sent of it to this attnd: from now on what nodes say counts alone. */
+        log_event(LOG_WARNING, "run_given_to_hub", LOG_STR("job", run->job),
+                  LOG_STR("detail",
+                          "trainers have sent of this run to the hub itself, and not to a node: "
+                          "that is dropped"));
+        for (uint32_t t = 0; t < run->track_count; t++) {
+            track_free_parts(&run->tracks[t]);
+            window_forget_ranks(&run->tracks[t].window, 0);
+            run->tracks[t].window.next_index = 0;
+        }
     }
     if (!code) {
         run->merged = true;
@@ -564,9 +549,16 @@ static bool adopt_run(void *data, struct run *run)
     return true;
 }
 
-/* The newest run of each job first, then those before them, while there is room. */
-static void registry_recall(const struct registry *registry)
+int registry_restore(struct registry *registry, uint64_t now_ns)
 {
+    struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
+                                          adopt_run, registry, now_ns);
+    if (!restore) {
+        return ERR_MEMORY;
+    }
+    store_each_kept(registry->sink->store, restore_value, restore);
+    restore_finish(&restore);
+    /* The newest run of each job first, then those before them, while there is room. */
     bool room = registry->sink->recall != NULL, any = true;
     for (uint32_t age = 0; room && any; age++) {
         any = false;
@@ -579,18 +571,6 @@ static void registry_recall(const struct registry *registry)
             room = !run || recall_run(run);
         }
     }
-}
-
-int registry_restore(struct registry *registry, uint64_t now_ns)
-{
-    struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
-                                          adopt_run, registry, now_ns);
-    if (!restore) {
-        return ERR_MEMORY;
-    }
-    store_each_kept(registry->sink->store, restore_value, restore);
-    restore_finish(&restore);
-    registry_recall(registry);
     return 0;
 }
 

@@ -201,17 +201,6 @@ static void read_age(const struct restore *restore, struct stored *in)
     read_silence(restore, in, away);
 }
 
-static void read_position(struct run *run, struct stored *in)
-{
-    uint64_t state = run->state;
-    stored_u64(in, "state", JOB_ENDED, &state);
-    stored_u64(in, "taken", UINT64_MAX, &run->taken);
-    stored_u64(in, "epoch", UINT64_MAX, &run->epoch);
-    stored_u64(in, "step", UINT64_MAX, &run->step);
-    stored_u64(in, "time_ns", UINT64_MAX, &run->time_ns);
-    run->state = (enum job_state)state;
-}
-
 /* How it was cut stays. Earlier versions did not save it. */
 static int read_cut(const struct restore *restore, const msgpack_object *root,
                     struct config_cut *ret_cut)
@@ -242,7 +231,13 @@ static int read_about(struct restore *restore, const msgpack_object *root)
     run->merged = mpk_find(root, "merged");
     struct stored in = {root, 0};
     stored_u32(&in, "world", UINT32_MAX, &world);
-    read_position(run, &in);
+    uint64_t state = run->state;
+    stored_u64(&in, "state", JOB_ENDED, &state);
+    stored_u64(&in, "taken", UINT64_MAX, &run->taken);
+    stored_u64(&in, "epoch", UINT64_MAX, &run->epoch);
+    stored_u64(&in, "step", UINT64_MAX, &run->step);
+    stored_u64(&in, "time_ns", UINT64_MAX, &run->time_ns);
+    run->state = (enum job_state)state;
     read_age(restore, &in);
     restore_counts(&in, &run->counts);
     restore_sequences(&in, "sequences", &run->events);
@@ -463,17 +458,6 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
 
 /* Runs */
 
-static void settle_stream(struct restore *restore, struct stream *stream)
-{
-    for (uint32_t t = 0; t < restore->run->track_count; t++) {
-        struct layer_track *layer = &stream->tracks[t];
-        if (restore->has_track[t]) {
-            layer->pending.lost += sequences_since(&stream->sequences, &layer->restored);
-        }
-        sequences_clear(&layer->restored);
-    }
-}
-
 static void restore_adopt(struct restore *restore)
 {
     struct run *run = restore->run;
@@ -549,7 +533,13 @@ static void settle_run(struct restore *restore)
         return;
     }
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        settle_stream(restore, stream);
+        for (uint32_t t = 0; t < restore->run->track_count; t++) {
+            struct layer_track *layer = &stream->tracks[t];
+            if (restore->has_track[t]) {
+                layer->pending.lost += sequences_since(&stream->sequences, &layer->restored);
+            }
+            sequences_clear(&layer->restored);
+        }
     }
     for (uint32_t t = 0; t < run->track_count; t++) {
         run->tracks[t].joins_late = !restore->has_track[t];

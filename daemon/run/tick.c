@@ -30,15 +30,6 @@ static void tick_evict(struct run *run, uint64_t now_ns)
     }
 }
 
-/* It went off, for good: nobody waits for it. */
-static void tick_look_at_history(struct run *run)
-{
-    const char *reason;
-    if (run->reliable && run->sink->store && !store_path(run->sink->store, &reason)) {
-        checkpoint_give_up(run);
-    }
-}
-
 bool tick_wanted(const struct run *run)
 {
     return run->held > 0 || run->state == JOB_ACTIVE ||
@@ -52,7 +43,11 @@ void tick_run(struct run *run, uint64_t now_ns)
         window_settle_byes(&run->tracks[t].window, time_ns);
     }
     assembly_give_up_late(run, now_ns);
-    tick_look_at_history(run);
+    /* It went off, for good: nobody waits for it. */
+    const char *reason;
+    if (run->reliable && run->sink->store && !store_path(run->sink->store, &reason)) {
+        checkpoint_give_up(run);
+    }
     closing_settle(run, time_ns);
     if (run_closes(run)) {
         return;

@@ -96,14 +96,9 @@ uint64_t window_unit_of(const struct window *window, uint64_t epoch, uint64_t st
     }
 }
 
-static uint64_t first_unit(const struct window *window, const struct window_part *part)
-{
-    return part->index * window->rule.part;
-}
-
 static uint64_t last_unit(const struct window *window, const struct window_part *part)
 {
-    return first_unit(window, part) + window->rule.part - 1;
+    return (part->index * window->rule.part) + window->rule.part - 1;
 }
 
 /* The due part of the summary that `index` belongs to. */
@@ -188,32 +183,6 @@ static bool is_open(const struct window *window, uint64_t index)
     return false;
 }
 
-static void window_advance(struct window_rank *rank, uint64_t unit)
-{
-    if (!rank->seen || unit > rank->position) {
-        rank->position = unit;
-    }
-    rank->seen = true;
-}
-
-static void note_overdue(struct window *window)
-{
-    struct window_part *part = window->open;
-    while (part->overdue && part->next) {
-        part = part->next;
-    }
-    part->overdue = true;
-}
-
-/* A run that is first heard of in its middle has no data for what was before. */
-static void note_first(struct window *window, uint64_t index)
-{
-    bool first = !window->open && !window->settled;
-    if (first || (!window->settled && index < window->complete_from)) {
-        window->complete_from = index;
-    }
-}
-
 bool window_is_late(const struct window *window, uint64_t unit)
 {
     return window->rule.unit != WINDOW_SECOND && unit / window->rule.part < window->next_index;
@@ -230,15 +199,27 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, boo
         return ERR_LATE;
     }
     if (!is_open(window, index) && count_unfinished(window) >= window->open_max) {
-        note_overdue(window);
+        struct window_part *part = window->open;
+        while (part->overdue && part->next) {
+            part = part->next;
+        }
+        part->overdue = true;
     }
-    note_first(window, index);
+    /* A run that is first heard of in its middle has no data for what was before. */
+    bool first = !window->open && !window->settled;
+    if (first || (!window->settled && index < window->complete_from)) {
+        window->complete_from = index;
+    }
     struct window_part *part = open_part(window, index, now_ns);
     if (!part || !open_part(window, boundary_index(window, index), now_ns)) {
         return ERR_MEMORY;
     }
     if (!overtakes) {
-        window_advance(&window->ranks[rank_index], unit);
+        struct window_rank *rank = &window->ranks[rank_index];
+        if (!rank->seen || unit > rank->position) {
+            rank->position = unit;
+        }
+        rank->seen = true;
     }
     part->arrivals++;
     part->last_ns = now_ns;
@@ -324,21 +305,6 @@ static uint32_t count_awaited(const struct window *window, const struct window_p
     return count;
 }
 
-static enum window_verdict judge_ranks(const struct window *window, const struct window_part *part,
-                                       uint64_t now_ns)
-{
-    uint32_t finished = count_finished(window, part);
-    if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns)) {
-        return count_completed(window, part) == window->rank_count ? CLOSE : CLOSE_CUT;
-    }
-    if (part->overdue) {
-        return CLOSE_CUT;
-    }
-    return finished > 0 && finished < window->rank_count && count_awaited(window, part, now_ns) == 0
-               ? CLOSE_CUT
-               : KEEP_OPEN;
-}
-
 /* More than anybody should wait for. */
 static bool has_many_open(const struct window *window)
 {
@@ -361,17 +327,16 @@ static enum window_verdict window_judge(const struct window *window, const struc
     if (window->rule.unit == WINDOW_SECOND) {
         return window_all_bye(window) ? CLOSE_CUT : KEEP_OPEN;
     }
-    return judge_ranks(window, part, now_ns);
-}
-
-static void append_closed(struct window *window, struct window_part *part)
-{
-    struct window_part **link = &window->closed;
-    while (*link) {
-        link = &(*link)->next;
+    uint32_t finished = count_finished(window, part);
+    if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns)) {
+        return count_completed(window, part) == window->rank_count ? CLOSE : CLOSE_CUT;
     }
-    part->next = NULL;
-    *link = part;
+    if (part->overdue) {
+        return CLOSE_CUT;
+    }
+    return finished > 0 && finished < window->rank_count && count_awaited(window, part, now_ns) == 0
+               ? CLOSE_CUT
+               : KEEP_OPEN;
 }
 
 struct window_part *window_close_next(struct window *window, uint64_t now_ns)
@@ -386,7 +351,12 @@ struct window_part *window_close_next(struct window *window, uint64_t now_ns)
     window->open = part->next;
     window->next_index = part->index + 1;
     window->settled = true;
-    append_closed(window, part);
+    struct window_part **link = &window->closed;
+    while (*link) {
+        link = &(*link)->next;
+    }
+    part->next = NULL;
+    *link = part;
     return part;
 }
 
@@ -508,15 +478,6 @@ struct result_window window_describe(const struct window *window, const struct w
     return described;
 }
 
-static struct window_part *find_closed(const struct window *window, uint64_t index)
-{
-    struct window_part *part = window->closed;
-    while (part && part->index != index) {
-        part = part->next;
-    }
-    return part;
-}
-
 bool window_needs(const struct window *window, uint64_t index)
 {
     return index + parts_per_window(window) > window->next_index;
@@ -525,7 +486,10 @@ bool window_needs(const struct window *window, uint64_t index)
 static struct window_part *restore_closed(struct window *window, uint64_t index, uint64_t now_ns)
 {
     struct window_part **link = &window->closed;
-    struct window_part *part = find_closed(window, index);
+    struct window_part *part = window->closed;
+    while (part && part->index != index) {
+        part = part->next;
+    }
     if (part) {
         return part;
     }

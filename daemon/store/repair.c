@@ -139,11 +139,6 @@ static const struct {
 
 /* Rows of a table */
 
-static bool repair_ends(const struct repair *repair)
-{
-    return repair->code != SQLITE_OK || repair->tries > repair->tries_max;
-}
-
 /* Rows of one key may be several, and a page that is no such page may have any key. Returns whether
  * these are all; *ret_next: the key to go on with. */
 static bool repair_scan(struct repair *repair, sqlite3_stmt *rows, int64_t low, int64_t high,
@@ -178,7 +173,7 @@ static bool repair_scan(struct repair *repair, sqlite3_stmt *rows, int64_t low, 
 
 static void repair_range(struct repair *repair, int64_t low, int64_t high)
 {
-    while (low <= high && !repair_ends(repair) &&
+    while (low <= high && !(repair->code != SQLITE_OK || repair->tries > repair->tries_max) &&
            !repair_scan(repair, repair->rising, low, high, &low)) {
         if (low == high) {
             repair->unread += !repair_scan(repair, repair->falling, low, high, &low);

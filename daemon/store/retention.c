@@ -187,13 +187,6 @@ static int store_retention_read_size(const struct sql *sql, struct size *ret_siz
     return code;
 }
 
-/* Room is made before the file is full, so that it need not grow beyond. */
-static bool is_full(const struct size *size, const struct retention_rule *rule)
-{
-    uint64_t used = (uint64_t)(size->pages - size->pages_free) * (uint64_t)size->page_bytes;
-    return used > rule->bytes - rule->bytes / 16 + rule->apart;
-}
-
 static int store_retention_make_room(const struct sql *sql, int64_t now_s,
                                      struct retention_done *done)
 {
@@ -237,7 +230,9 @@ int retention_by_size(const struct sql *sql, const struct retention_rule *rule, 
     if (code != SQLITE_OK) {
         return code;
     }
-    if (is_full(&size, rule)) {
+    /* Room is made before the file is full, so that it need not grow beyond. */
+    uint64_t used = (uint64_t)(size.pages - size.pages_free) * (uint64_t)size.page_bytes;
+    if (used > rule->bytes - rule->bytes / 16 + rule->apart) {
         return store_retention_make_room(sql, now_s, ret_done);
     }
     bool too_large = (uint64_t)size.pages * (uint64_t)size.page_bytes > rule->bytes + rule->apart;

@@ -216,19 +216,6 @@ struct identity {
     int application, version, tables;
 };
 
-static int read_identity(sqlite3 *db, struct identity *ret_identity)
-{
-    int code =
-        store_schema_ask_number(db, "SELECT count(*) FROM sqlite_schema", &ret_identity->tables);
-    if (code == SQLITE_OK) {
-        code = store_schema_ask_number(db, "PRAGMA application_id", &ret_identity->application);
-    }
-    if (code == SQLITE_OK) {
-        code = store_schema_ask_number(db, "PRAGMA user_version", &ret_identity->version);
-    }
-    return code;
-}
-
 static bool store_schema_is_empty(const struct identity *identity)
 {
     return !identity->application && !identity->version && !identity->tables;
@@ -249,7 +236,13 @@ static enum schema_verdict store_schema_judge(const struct identity *identity,
 enum schema_verdict schema_apply(sqlite3 *db, const struct schema *schema, int *reterr_code)
 {
     struct identity identity = {0};
-    int code = read_identity(db, &identity);
+    int code = store_schema_ask_number(db, "SELECT count(*) FROM sqlite_schema", &identity.tables);
+    if (code == SQLITE_OK) {
+        code = store_schema_ask_number(db, "PRAGMA application_id", &identity.application);
+    }
+    if (code == SQLITE_OK) {
+        code = store_schema_ask_number(db, "PRAGMA user_version", &identity.version);
+    }
     enum schema_verdict verdict =
         code == SQLITE_OK ? store_schema_judge(&identity, schema) : SCHEMA_FAILED;
     if (verdict == SCHEMA_READY && store_schema_is_empty(&identity)) {

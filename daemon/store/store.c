@@ -62,17 +62,6 @@ uint64_t store_lost(const struct store *store)
 
 /* Batches at their end */
 
-/* `code` is 0 when their promises are kept, or nobody can ever keep them. */
-static void store_settle_all(struct store *store, struct store_batch *batches, int code)
-{
-    for (; batches && store->settle; batches = batches->next) {
-        if (batches->promises.first) {
-            promises_mark(&batches->promises, code);
-            store->settle(store->settle_data, &batches->promises);
-        }
-    }
-}
-
 /* Takes out of the list those that are held: they wait for the disk, or, at the end, are tried a
  * second time. */
 static struct store_batch *store_take_held(struct store_batch **batches, bool stopping)
@@ -91,21 +80,6 @@ static struct store_batch *store_take_held(struct store_batch **batches, bool st
         end = &batch->next;
     }
     return held;
-}
-
-/* Queue locked: they are the oldest again. */
-static void store_put_back(struct store *store, struct store_batch *held)
-{
-    struct store_batch **end = &held;
-    for (; *end; end = &(*end)->next) {
-        store->queued_bytes += (*end)->bytes;
-        store->promised_bytes += (*end)->promises.bytes;
-    }
-    *end = store->queue.first;
-    store->queue.first = held;
-    if (!*end) {
-        store->queue.last = end;
-    }
 }
 
 static uint64_t free_all(struct store_batch *batches)
@@ -405,16 +379,6 @@ static bool store_waits_for_disk(const struct store *store)
            !store->stopping && !store_is_off(store);
 }
 
-/* Queue locked: whether the batches that wait are to be written. */
-static bool is_commit_due(const struct store *store, uint64_t now)
-{
-    if (!store->queue.first || store_waits_for_disk(store)) {
-        return false;
-    }
-    return store->stopping || store_is_enough(store) ||
-           now >= store->queue.first->queued_ns + store->commit_ns;
-}
-
 static void store_wait_until(struct store *store, uint64_t when_ns)
 {
     const struct timespec when = {.tv_sec = (time_t)(when_ns / 1000000000),
@@ -425,7 +389,12 @@ static void store_wait_until(struct store *store, uint64_t when_ns)
 /* Queue locked: takes what is due, as much as one transaction should have, or NULL. */
 static struct store_batch *take_due(struct store *store, uint64_t now)
 {
-    if (!is_commit_due(store, now)) {
+    /* Queue locked: whether the batches that wait are to be written. */
+    if (!store->queue.first || store_waits_for_disk(store)) {
+        return NULL;
+    }
+    if (!(store->stopping || store_is_enough(store) ||
+          now >= store->queue.first->queued_ns + store->commit_ns)) {
         return NULL;
     }
     struct store_batch *taken = store->queue.first, *end = taken;
@@ -475,10 +444,27 @@ static void store_finish(struct store *store, struct store_batch *taken)
     struct store_batch *held = waits ? store_take_held(&taken, store->stopping) : NULL;
     store->writing = NULL; /* whoever looks for a run finds it in the queue, or in the database */
     if (held) {
-        store_put_back(store, held);
+        /* Queue locked: they are the oldest again. */
+        struct store_batch **end = &held;
+        for (; *end; end = &(*end)->next) {
+            store->queued_bytes += (*end)->bytes;
+            store->promised_bytes += (*end)->promises.bytes;
+        }
+        *end = store->queue.first;
+        store->queue.first = held;
+        if (!*end) {
+            store->queue.last = end;
+        }
     }
     pthread_mutex_unlock(&store->lock);
-    store_settle_all(store, taken, code == SQLITE_OK || off ? 0 : ERR_AGAIN);
+    /* `code` is 0 when their promises are kept, or nobody can ever keep them. */
+    struct store_batch *batches = taken;
+    for (; batches && store->settle; batches = batches->next) {
+        if (batches->promises.first) {
+            promises_mark(&batches->promises, (code == SQLITE_OK || off ? 0 : ERR_AGAIN));
+            store->settle(store->settle_data, &batches->promises);
+        }
+    }
     uint64_t records = count_records(taken), bytes = free_all(taken);
     pthread_mutex_lock(&store->lock);
     store->held_bytes -= bytes;

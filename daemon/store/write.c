@@ -36,19 +36,6 @@ static int find_both(const struct store_writer *writer, int64_t run_id, struct l
 
 /* Windows */
 
-static int store_write_put_window(const struct store_writer *writer, struct store_place which,
-                                  const struct store_window *window, int64_t *ret_window_id)
-{
-    return sql_number(writer->sql, STATEMENT_PUT_WINDOW,
-                      SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
-                          sql_u64(window->window.first), sql_u64(window->window.last),
-                          sql_u64(window->epoch), sql_u64(window->step), sql_u64(window->time_ns),
-                          sql_u64(window->messages), sql_u64(window->lost),
-                          sql_u64(window->window.partial), sql_u64(window->final),
-                          sql_i64(writer->now_s), sql_u64(window->lacks)),
-                      ret_window_id); /* SQLITE_DONE: another stays */
-}
-
 static int store_write_put_state(const struct store_writer *writer, int64_t window_id,
                                  const struct store_window *window)
 {
@@ -84,7 +71,14 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
                        SQL(sql_text(window->module), sql_i64(which.layer_id)));
     }
     if (code == SQLITE_OK) {
-        code = store_write_put_window(writer, which, window, &window_id);
+        code = sql_number(
+            writer->sql, STATEMENT_PUT_WINDOW,
+            SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_u64(window->window.first),
+                sql_u64(window->window.last), sql_u64(window->epoch), sql_u64(window->step),
+                sql_u64(window->time_ns), sql_u64(window->messages), sql_u64(window->lost),
+                sql_u64(window->window.partial), sql_u64(window->final), sql_i64(writer->now_s),
+                sql_u64(window->lacks)),
+            &window_id);
     }
     if (code == SQLITE_OK) {
         code = store_write_put_state(writer, window_id, window);
@@ -188,13 +182,6 @@ static int write_kept(const struct store_writer *writer, int64_t run_id,
                 : sql_run(writer->sql, STATEMENT_FORGET, SQL(sql_i64(run_id), sql_text(kept->key)));
 }
 
-static int write_settings(const struct store_writer *writer, int64_t run_id,
-                          const struct record_kept *settings)
-{
-    return sql_run(writer->sql, STATEMENT_SET_SETTINGS,
-                   SQL(sql_blob(settings->value, settings->size), sql_i64(run_id)));
-}
-
 /* A row for hubs gets its number here, in the transaction of the window. */
 static int write_out(const struct store_writer *writer, const uint8_t *run,
                      const struct record_kept *body)
@@ -225,7 +212,8 @@ static int write_record(const struct store_writer *writer, const struct store_ba
     case RECORD_POINT:
         return points_write(writer, run_id, &record->of.point);
     case RECORD_SETTINGS:
-        return write_settings(writer, run_id, &record->of.kept);
+        return sql_run(writer->sql, STATEMENT_SET_SETTINGS,
+                       SQL(sql_blob(record->of.kept.value, record->of.kept.size), sql_i64(run_id)));
     case RECORD_KEEP:
     case RECORD_FORGET:
         return write_kept(writer, run_id, &record->of.kept, record->kind == RECORD_KEEP);

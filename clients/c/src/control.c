@@ -128,40 +128,6 @@ static void control_put_number(struct mpk_writer *writer, const char *key, uint6
     }
 }
 
-static void control_write(const attn_question *q, unsigned takes, const char *method, uint64_t id,
-                          struct mpk_writer *writer)
-{
-    static const char *const stacks[] = {[ATTN_ENCODER] = "encoder", [ATTN_DECODER] = "decoder"};
-    static const char *const sites[] = {[ATTN_SELF] = "self", [ATTN_CROSS] = "cross"};
-    bool layer = takes & TAKES_LAYER, range = takes & TAKES_RANGE;
-    struct mpk_open params;
-
-    mpk_put_array(writer, 4);
-    mpk_put_u64(writer, 0);
-    mpk_put_u64(writer, id);
-    mpk_put_str(writer, method);
-    params = mpk_open(writer, NULL);
-    control_put_text(writer, "job", q->job, true);
-    control_put_text(writer, "run", q->run, true);
-    control_put_text(writer, "job_b", q->job_b, takes & TAKES_OTHER);
-    control_put_text(writer, "run_b", q->run_b, takes & TAKES_OTHER);
-    control_put_text(writer, "stack", q->stack >= 0 ? stacks[q->stack != ATTN_ENCODER] : NULL,
-                     layer);
-    control_put_number(writer, "layer", (uint64_t)q->layer, layer && q->layer >= 0);
-    control_put_text(writer, "site", q->site >= 0 ? sites[q->site != ATTN_SELF] : NULL, layer);
-    control_put_number(writer, "head", (uint64_t)q->head, takes & TAKES_HEAD && q->head >= 0);
-    control_put_text(writer, "metric", q->metric, takes & TAKES_METRIC);
-    control_put_text(writer, "window", q->window, takes & TAKES_WINDOW);
-    control_put_number(writer, "last", q->last, takes & TAKES_LAST && q->last < UINT64_MAX);
-    control_put_number(writer, "from", q->from, range && q->from > 0);
-    control_put_number(writer, "to", q->to, range && q->to < UINT64_MAX);
-    control_put_number(writer, "limit", q->limit, range);
-    if (takes & TAKES_PACKED) {
-        mpk_pair_bool(writer, "packed", true);
-    }
-    mpk_close_map(writer, &params);
-}
-
 /* ---- answers ---- */
 
 /* Sets root to the answer's result. Returns 0, ATTN_E_REFUSED, ATTN_E_MESSAGE, or ATTN_E_TIMEOUT
@@ -294,7 +260,38 @@ static int control_ask(attn_control *control, const char *method, unsigned takes
         return ATTN_E_ARGUMENT;
     }
     mpk_writer_init(&writer);
-    control_write(question, takes, method, ++control->last_id, &writer);
+    static const char *const stacks[] = {[ATTN_ENCODER] = "encoder", [ATTN_DECODER] = "decoder"};
+    static const char *const sites[] = {[ATTN_SELF] = "self", [ATTN_CROSS] = "cross"};
+    bool layer = takes & TAKES_LAYER, range = takes & TAKES_RANGE;
+    struct mpk_open params;
+
+    mpk_put_array(&writer, 4);
+    mpk_put_u64(&writer, 0);
+    mpk_put_u64(&writer, ++control->last_id);
+    mpk_put_str(&writer, method);
+    params = mpk_open(&writer, NULL);
+    control_put_text(&writer, "job", question->job, true);
+    control_put_text(&writer, "run", question->run, true);
+    control_put_text(&writer, "job_b", question->job_b, takes & TAKES_OTHER);
+    control_put_text(&writer, "run_b", question->run_b, takes & TAKES_OTHER);
+    control_put_text(&writer, "stack",
+                     question->stack >= 0 ? stacks[question->stack != ATTN_ENCODER] : NULL, layer);
+    control_put_number(&writer, "layer", (uint64_t)question->layer, layer && question->layer >= 0);
+    control_put_text(&writer, "site",
+                     question->site >= 0 ? sites[question->site != ATTN_SELF] : NULL, layer);
+    control_put_number(&writer, "head", (uint64_t)question->head,
+                       takes & TAKES_HEAD && question->head >= 0);
+    control_put_text(&writer, "metric", question->metric, takes & TAKES_METRIC);
+    control_put_text(&writer, "window", question->window, takes & TAKES_WINDOW);
+    control_put_number(&writer, "last", question->last,
+                       takes & TAKES_LAST && question->last < UINT64_MAX);
+    control_put_number(&writer, "from", question->from, range && question->from > 0);
+    control_put_number(&writer, "to", question->to, range && question->to < UINT64_MAX);
+    control_put_number(&writer, "limit", question->limit, range);
+    if (takes & TAKES_PACKED) {
+        mpk_pair_bool(&writer, "packed", true);
+    }
+    mpk_close_map(&writer, &params);
     if (mpk_writer_ok(&writer)) {
         rc = control_exchange(control, &writer, ret_result);
     }

@@ -43,25 +43,6 @@ static uint64_t message_aligned(uint64_t bytes)
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static struct payload *payload_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes)
-{
-    uint64_t bytes = sizeof(struct payload);
-    struct payload *payload = NULL;
-
-    for (uint32_t i = 0; i < parcel->header.tensor_count; i++) {
-        bytes += message_aligned(parcel->header.tensors[i].bytes);
-    }
-    if (bytes <= SIZE_MAX - ALIGNMENT) {
-        payload = aligned_alloc(ALIGNMENT, (size_t)message_aligned(bytes));
-    }
-    if (payload) {
-        payload->holders = 1;
-        payload->queued_bytes = queued_bytes;
-        payload->bytes = parcel->bytes;
-    }
-    return payload;
-}
-
 /* A frame that holds its part of the payload. */
 static int add_frame(struct wire_message *message, struct payload *payload, char *data,
                      uint64_t bytes)
@@ -80,7 +61,20 @@ static int add_frame(struct wire_message *message, struct payload *payload, char
 static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
                         struct wire_message *message)
 {
-    struct payload *payload = payload_new(parcel, queued_bytes);
+    uint64_t bytes = sizeof(struct payload);
+    struct payload *payload = NULL;
+
+    for (uint32_t i = 0; i < parcel->header.tensor_count; i++) {
+        bytes += message_aligned(parcel->header.tensors[i].bytes);
+    }
+    if (bytes <= SIZE_MAX - ALIGNMENT) {
+        payload = aligned_alloc(ALIGNMENT, (size_t)message_aligned(bytes));
+    }
+    if (payload) {
+        payload->holders = 1;
+        payload->queued_bytes = queued_bytes;
+        payload->bytes = parcel->bytes;
+    }
     uint64_t at = 0;
     int rc = 0;
 
@@ -98,34 +92,6 @@ static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_by
 }
 
 /* ---- the header ---- */
-
-/* One piece: pointers, then what they point to. */
-static int copy_labels(const struct header *from, struct wire_message *message)
-{
-    size_t bytes = from->label_count * sizeof(char *);
-    const char **labels;
-    char *text;
-
-    if (from->label_count == 0) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < from->label_count; i++) {
-        bytes += strlen(from->labels[i]) + 1;
-    }
-    message->label_texts = malloc(bytes);
-    if (!message->label_texts) {
-        return ATTN_E_MEMORY;
-    }
-    labels = (const char **)(void *)message->label_texts;
-    text = message->label_texts + from->label_count * sizeof(char *);
-    for (uint32_t i = 0; i < from->label_count; i++) {
-        labels[i] = strcpy(text, from->labels[i]);
-        text += strlen(text) + 1;
-    }
-    message->header.labels = labels;
-    message->header.label_count = from->label_count;
-    return 0;
-}
 
 /* On success the writer holds the map. */
 static int message_encode(const struct header *header, struct mpk_writer *writer)
@@ -200,7 +166,30 @@ static int copy_header(const struct parcel *parcel, struct wire_message *message
     if (copy->k_len) {
         memcpy(copy->k_len, fitting.k_len, lengths);
     }
-    return copy_labels(&fitting, message);
+    /* One piece: pointers, then what they point to. */
+    size_t bytes = fitting.label_count * sizeof(char *);
+    const char **labels;
+    char *text;
+
+    if (fitting.label_count == 0) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < fitting.label_count; i++) {
+        bytes += strlen(fitting.labels[i]) + 1;
+    }
+    message->label_texts = malloc(bytes);
+    if (!message->label_texts) {
+        return ATTN_E_MEMORY;
+    }
+    labels = (const char **)(void *)message->label_texts;
+    text = message->label_texts + fitting.label_count * sizeof(char *);
+    for (uint32_t i = 0; i < fitting.label_count; i++) {
+        labels[i] = strcpy(text, fitting.labels[i]);
+        text += strlen(text) + 1;
+    }
+    message->header.labels = labels;
+    message->header.label_count = fitting.label_count;
+    return 0;
 }
 
 /* ---- life ---- */

@@ -60,25 +60,6 @@ void sender_look_whether_admitted(attn_publisher *publisher)
                publisher->home, publisher->identity.job);
 }
 
-/* Warns of what the subscriptions say. */
-static void tell_heard(attn_publisher *publisher)
-{
-    if (is_denied(publisher)) {
-        char sentence[KEYS_DENIED_MAX];
-
-        publisher->hope.look_ms = 0;
-        keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
-                  sentence);
-        warner_say(&publisher->warner, WARNING_KEY,
-                   "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
-                   "counted",
-                   sentence);
-    } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
-               publisher->has_tensor_reader) {
-        notices_hope(publisher, false); /* attnd has read its list again, or was started again */
-    }
-}
-
 uint64_t sender_gone_ms(const attn_publisher *publisher)
 {
     bool told = warner_has_said(&publisher->warner, WARNING_GONE);
@@ -168,7 +149,21 @@ void sender_follow(attn_publisher *publisher)
     publisher->generation++;
     pthread_cond_broadcast(&publisher->changed);
     pthread_mutex_unlock(&publisher->lock);
-    tell_heard(publisher);
+    /* Warns of what the subscriptions say. */
+    if (is_denied(publisher)) {
+        char sentence[KEYS_DENIED_MAX];
+
+        publisher->hope.look_ms = 0;
+        keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
+                  sentence);
+        warner_say(&publisher->warner, WARNING_KEY,
+                   "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
+                   "counted",
+                   sentence);
+    } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
+               publisher->has_tensor_reader) {
+        notices_hope(publisher, false); /* attnd has read its list again, or was started again */
+    }
 }
 
 /* One notice: 0x01 prefix adds, 0x00 prefix removes; others are no business of ours. Returns false

@@ -31,21 +31,6 @@ static size_t set_end(const char *pattern, size_t len)
     return at < len ? at : 0;
 }
 
-static bool set_has(const char *pattern, size_t end, char c)
-{
-    bool negated = pattern[1] == '!', found = false;
-
-    for (size_t i = negated ? 2 : 1; i < end && !found; i++) {
-        if (i + 2 < end && pattern[i + 1] == '-') {
-            found = pattern[i] <= c && c <= pattern[i + 2];
-            i += 2;
-        } else {
-            found = pattern[i] == c;
-        }
-    }
-    return found != negated;
-}
-
 /* Whether the pattern's first item, of *ret_len characters and no star, takes the character. */
 static bool plan_takes(const char *pattern, size_t len, char c, size_t *ret_len)
 {
@@ -53,7 +38,17 @@ static bool plan_takes(const char *pattern, size_t len, char c, size_t *ret_len)
 
     *ret_len = end + 1;
     if (end > 0) {
-        return set_has(pattern, end, c);
+        bool negated = pattern[1] == '!', found = false;
+
+        for (size_t i = negated ? 2 : 1; i < end && !found; i++) {
+            if (i + 2 < end && pattern[i + 1] == '-') {
+                found = pattern[i] <= c && c <= pattern[i + 2];
+                i += 2;
+            } else {
+                found = pattern[i] == c;
+            }
+        }
+        return found != negated;
     }
     return pattern[0] == '?' || pattern[0] == c;
 }

@@ -41,29 +41,25 @@ static bool lengths_valid(const int32_t *lengths, uint32_t batch, uint32_t max)
     return true;
 }
 
-/* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
-static bool text_valid(const char *text)
-{
-    size_t len = text ? strlen(text) : 0;
-
-    while (len > 0) {
-        uint32_t code;
-        size_t taken = utf8_take(text, len, &code);
-
-        if (code == UTF8_REPLACEMENT && taken == 1) {
-            return false;
-        }
-        text += taken;
-        len -= taken;
-    }
-    return text;
-}
-
 /* Labels that no header has room for are left out, and not looked at. */
 static bool labels_valid(const char *const *labels, uint32_t keys)
 {
     for (uint32_t i = 0; labels && keys <= HEADER_BYTES_MAX && i < keys; i++) {
-        if (!text_valid(labels[i])) {
+        /* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
+        const char *text = labels[i];
+        size_t len = text ? strlen(text) : 0;
+
+        while (len > 0) {
+            uint32_t code;
+            size_t taken = utf8_take(text, len, &code);
+
+            if (code == UTF8_REPLACEMENT && taken == 1) {
+                return false;
+            }
+            text += taken;
+            len -= taken;
+        }
+        if (!text) {
             return false;
         }
     }

@@ -469,14 +469,6 @@ int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan)
     return has_plan ? 0 : ATTN_SKIPPED;
 }
 
-/* Until the time, or a change. Under the lock. */
-static void wait_for_change(attn_publisher *publisher, uint64_t until_ms)
-{
-    const struct timespec until = {(time_t)(until_ms / 1000), (long)(until_ms % 1000) * 1000000};
-
-    (void)pthread_cond_timedwait(&publisher->changed, &publisher->lock, &until);
-}
-
 /* A daemon's subscriptions come one by one: the first is not yet all of them. Under the lock. */
 static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
 {
@@ -494,7 +486,12 @@ static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
         if (now >= deadline_ms) {
             return wanted ? 0 : ATTN_E_TIMEOUT;
         }
-        wait_for_change(publisher, wanted && settled < deadline_ms ? settled : deadline_ms);
+        /* Until the time, or a change. Under the lock. */
+        uint64_t until_ms = wanted && settled < deadline_ms ? settled : deadline_ms;
+        const struct timespec until = {(time_t)(until_ms / 1000),
+                                       (long)(until_ms % 1000) * 1000000};
+
+        (void)pthread_cond_timedwait(&publisher->changed, &publisher->lock, &until);
     }
 }
 

@@ -242,24 +242,6 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
 
 /* ---- waiting ---- */
 
-static void judge_stall(attn_publisher *publisher, bool blocked)
-{
-    uint64_t now = socket_now_ms();
-
-    if (!blocked) {
-        publisher->blocked_since_ms = 0;
-    } else if (publisher->blocked_since_ms == 0) {
-        publisher->blocked_since_ms = now;
-    }
-    publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
-    if (publisher->stalled) {
-        warner_say(&publisher->warner, WARNING_STALLED,
-                   "attnd at %s is stopped, or too busy: it takes nothing, and tensors are dropped "
-                   "and counted until it does; training goes on. Further times are not told",
-                   publisher->link.endpoint);
-    }
-}
-
 /* The next event reports the drops: a hello, if there is no other. */
 static bool sender_must_tell(attn_publisher *publisher)
 {
@@ -327,19 +309,6 @@ static long idle_ms(attn_publisher *publisher)
     return until > now ? (long)(until - now) : 0;
 }
 
-/* Whether there is nothing to do, so that `wake` will be written to when there is. */
-static bool fall_asleep(attn_publisher *publisher)
-{
-    bool asleep;
-
-    pthread_mutex_lock(&publisher->lock);
-    asleep = !publisher->first && !publisher->closing &&
-             !(publisher->hello_due && publisher->has_event_reader);
-    publisher->asleep = asleep;
-    pthread_mutex_unlock(&publisher->lock);
-    return asleep;
-}
-
 /* Until something is put into the queue or a notice comes. */
 static void sleep_idle(attn_publisher *publisher)
 {
@@ -347,7 +316,15 @@ static void sleep_idle(attn_publisher *publisher)
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
     uint64_t count;
 
-    if (!fall_asleep(publisher)) {
+    /* Whether there is nothing to do, so that `wake` will be written to when there is. */
+    bool asleep;
+
+    pthread_mutex_lock(&publisher->lock);
+    asleep = !publisher->first && !publisher->closing &&
+             !(publisher->hello_due && publisher->has_event_reader);
+    publisher->asleep = asleep;
+    pthread_mutex_unlock(&publisher->lock);
+    if (!asleep) {
         return;
     }
     zmq_poll(items, 1 + linked, idle_ms(publisher));
@@ -384,7 +361,22 @@ void *sender_run(void *argument)
         sender_look_whether_admitted(publisher);
         look_for_life(publisher);
         full = flush(publisher, &moved);
-        judge_stall(publisher, full && !moved);
+        bool blocked = full && !moved;
+        uint64_t now = socket_now_ms();
+
+        if (!blocked) {
+            publisher->blocked_since_ms = 0;
+        } else if (publisher->blocked_since_ms == 0) {
+            publisher->blocked_since_ms = now;
+        }
+        publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
+        if (publisher->stalled) {
+            warner_say(
+                &publisher->warner, WARNING_STALLED,
+                "attnd at %s is stopped, or too busy: it takes nothing, and tensors are dropped "
+                "and counted until it does; training goes on. Further times are not told",
+                publisher->link.endpoint);
+        }
         if (full && !moved) {
             pause_ms = 2 * pause_ms < PAUSE_MAX_MS ? 2 * pause_ms : PAUSE_MAX_MS;
         } else {
