@@ -268,20 +268,6 @@ static void alerts_gather(struct alert_gathered *gathered, const struct rule *ru
     }
 }
 
-static int judge_heads(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
-                       const struct summary_result *summary, const struct alert_sink *sink)
-{
-    const struct rule *rule = alerts->rules[index];
-    struct alert_cells *cells = &layer->cells[index];
-    int code = alert_cells_get(cells, rule, summary->heads);
-    for (uint32_t h = 0; h < summary->heads && !code; h++) {
-        struct alert_place place = {true, summary->layer.id, (int32_t)h};
-        double value = alert_head_value(layer, summary, rule, h);
-        judge_and_tell(alerts, rule, cells, h, &place, value, sink);
-    }
-    return code;
-}
-
 static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
                               const struct summary_result *summary, const struct alert_sink *sink)
 {
@@ -322,7 +308,13 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
         } else if (rule->each == RULE_EACH_LAYER) {
             code = alerts_judge_layer(alerts, i, layer, summary, sink);
         } else {
-            code = judge_heads(alerts, i, layer, summary, sink);
+            struct alert_cells *cells = &layer->cells[i];
+            code = alert_cells_get(cells, rule, summary->heads);
+            for (uint32_t h = 0; h < summary->heads && !code; h++) {
+                struct alert_place place = {true, summary->layer.id, (int32_t)h};
+                double value = alert_head_value(layer, summary, rule, h);
+                judge_and_tell(alerts, rule, cells, h, &place, value, sink);
+            }
         }
         result = result ? result : code;
     }

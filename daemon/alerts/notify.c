@@ -63,24 +63,6 @@ static struct notify_event *notify_take(struct notify *notify)
     return event;
 }
 
-/* Puts it in the queue; false when that is full. */
-static bool notify_enqueue(struct notify *notify, struct notify_event *event,
-                           uint64_t *ret_overflows)
-{
-    pthread_mutex_lock(&notify->stop.lock);
-    bool room = notify->waiting < notify->queue_max;
-    *ret_overflows = notify->overflows;
-    notify->overflows += !room;
-    if (room) {
-        *notify->last = event;
-        notify->last = &event->next;
-        notify->waiting++;
-        pthread_cond_signal(&notify->arrived);
-    }
-    pthread_mutex_unlock(&notify->stop.lock);
-    return room;
-}
-
 void notify_put(struct notify *notify, const void *map, size_t size)
 {
     uint64_t overflows = 0;
@@ -92,7 +74,19 @@ void notify_put(struct notify *notify, const void *map, size_t size)
         event->next = NULL;
         event->size = size;
         memcpy(event->map, map, size);
-        if (notify_enqueue(notify, event, &overflows)) {
+        /* Into the queue, unless that is full. */
+        pthread_mutex_lock(&notify->stop.lock);
+        bool room = notify->waiting < notify->queue_max;
+        overflows = notify->overflows;
+        notify->overflows += !room;
+        if (room) {
+            *notify->last = event;
+            notify->last = &event->next;
+            notify->waiting++;
+            pthread_cond_signal(&notify->arrived);
+        }
+        pthread_mutex_unlock(&notify->stop.lock);
+        if (room) {
             return;
         }
     }

@@ -266,25 +266,6 @@ struct packed_place {
     const msgpack_object_array *cells;
 };
 
-/* The size that a place claims agrees with its binaries, which bounds the memory allocated for
- * it. */
-static int alerts_pack_read_place(const struct rule *rule, const msgpack_object *map,
-                                  struct packed_place *ret_place)
-{
-    struct packed_place *place = ret_place;
-    if (get_number(map, "place", (uint64_t)UINT32_MAX + 1, &place->place) != 0 ||
-        get_number(map, "count", UINT32_MAX, &place->count) != 0 || place->count == 0 ||
-        (rule->each == RULE_EACH_RUN) != (place->place == 0) ||
-        (rule->each != RULE_EACH_HEAD && place->count != 1)) {
-        return ERR_STORE_FORMAT;
-    }
-    size_t past = rule_is_rate(rule) ? place->count * past_bytes(rule) : 0;
-    place->armed = get_bin(map, "armed", armed_bytes((uint32_t)place->count));
-    place->past = get_bin(map, "past", past);
-    place->cells = alerts_pack_get_array(map, "cells");
-    return place->armed && place->past && place->cells ? 0 : ERR_STORE_FORMAT;
-}
-
 static int fill_cells(const struct rule *rule, struct alert_cells *cells,
                       const struct packed_place *packed)
 {
@@ -305,7 +286,19 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
 {
     const struct rule *rule = alerts->rules[index];
     struct packed_place packed;
-    int code = alerts_pack_read_place(rule, map, &packed);
+    /* The size that a place claims agrees with its binaries, which bounds the memory allocated for
+     * it. */
+    if (get_number(map, "place", (uint64_t)UINT32_MAX + 1, &packed.place) != 0 ||
+        get_number(map, "count", UINT32_MAX, &packed.count) != 0 || packed.count == 0 ||
+        (rule->each == RULE_EACH_RUN) != (packed.place == 0) ||
+        (rule->each != RULE_EACH_HEAD && packed.count != 1)) {
+        return ERR_STORE_FORMAT;
+    }
+    size_t past = rule_is_rate(rule) ? packed.count * past_bytes(rule) : 0;
+    packed.armed = get_bin(map, "armed", armed_bytes((uint32_t)packed.count));
+    packed.past = get_bin(map, "past", past);
+    packed.cells = alerts_pack_get_array(map, "cells");
+    int code = packed.armed && packed.past && packed.cells ? 0 : ERR_STORE_FORMAT;
     if (code) {
         return code;
     }

@@ -13,20 +13,6 @@
 /* How long a socket may take to refuse the test; it takes milliseconds. */
 #define TEST_MS 30000
 
-/* An address to connect to, of what is bound: any address of this machine is its own, too. */
-static void keys_reach(const char *endpoint, char ret_endpoint[ENDPOINT_MAX])
-{
-    static const char *const any[][2] = {{"tcp://0.0.0.0:", "tcp://127.0.0.1:"},
-                                         {"tcp://[::]:", "tcp://[::1]:"}};
-    snprintf(ret_endpoint, ENDPOINT_MAX, "%s", endpoint);
-    for (int i = 0; i < 2; i++) {
-        size_t length = strlen(any[i][0]);
-        if (strncmp(endpoint, any[i][0], length) == 0) {
-            snprintf(ret_endpoint, ENDPOINT_MAX, "%s%s", any[i][1], endpoint + length);
-        }
-    }
-}
-
 /* The socket type that such a one talks to. */
 static int keys_peer(int type)
 {
@@ -65,17 +51,6 @@ static int keys_handshake(void *monitor)
     return 0;
 }
 
-/* The socket of a stranger. */
-static int keys_dress(void *socket, const char *server, const char *public, const char *secret)
-{
-    const int none = 0;
-    int rc = zmq_setsockopt(socket, ZMQ_LINGER, &none, sizeof none);
-    rc |= zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server, KEY_LENGTH + 1);
-    rc |= zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, KEY_LENGTH + 1);
-    rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, KEY_LENGTH + 1);
-    return rc;
-}
-
 int keys_knock(int type, const char *endpoint, const char *server, const char *public,
                const char *secret)
 {
@@ -84,9 +59,23 @@ int keys_knock(int type, const char *endpoint, const char *server, const char *p
     void *socket = context ? zmq_socket(context, keys_peer(type)) : NULL;
     void *monitor = context ? zmq_socket(context, ZMQ_PAIR) : NULL;
     int event = 0;
-    keys_reach(endpoint, reachable);
+    /* An address to connect to, of what is bound: any address of this machine is its own, too. */
+    static const char *const any[][2] = {{"tcp://0.0.0.0:", "tcp://127.0.0.1:"},
+                                         {"tcp://[::]:", "tcp://[::1]:"}};
+    snprintf(reachable, ENDPOINT_MAX, "%s", endpoint);
+    for (int i = 0; i < 2; i++) {
+        size_t length = strlen(any[i][0]);
+        if (strncmp(endpoint, any[i][0], length) == 0) {
+            snprintf(reachable, ENDPOINT_MAX, "%s%s", any[i][1], endpoint + length);
+        }
+    }
     if (socket && monitor) {
-        int rc = keys_dress(socket, server, public, secret);
+        /* The socket of a stranger. */
+        const int none = 0;
+        int rc = zmq_setsockopt(socket, ZMQ_LINGER, &none, sizeof none);
+        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server, KEY_LENGTH + 1);
+        rc |= zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, KEY_LENGTH + 1);
+        rc |= zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, KEY_LENGTH + 1);
         rc |= zmq_socket_monitor(socket, "inproc://test", ZMQ_EVENT_ALL);
         rc |= zmq_connect(monitor, "inproc://test");
         rc |= zmq_connect(socket, reachable);

@@ -234,22 +234,6 @@ static void hub_note_history(struct hub *hub)
     hub->history_before = history.skipped.first - 1;
 }
 
-/* The history was begun anew, or could not be written for a while, as on a full disk: once it can,
- * its windows are merged once more, as far as parts are there. */
-static void hub_heed_history(struct hub_thread *thread, uint64_t lost)
-{
-    struct hub *hub = thread->hub;
-    if (lost == hub->lost || store_trouble(hub->store)) {
-        return;
-    }
-    hub_note_history(hub);
-    parts_begin(&hub->parts);
-    parts_run(&hub->parts, PARTS_DROP_MERGED, NULL);
-    int code = hub_put_meta(hub);
-    hub->lost = code ? hub->lost : lost;
-    hub_reload(thread, code);
-}
-
 static void hub_publish_status(struct hub_thread *thread)
 {
     struct hub *hub = thread->hub;
@@ -313,7 +297,16 @@ static void *hub_main(void *data)
             merged_free(&merged);
         }
         hub_commit(thread);
-        hub_heed_history(thread, lost);
+        /* The history was begun anew, or could not be written for a while, as on a full disk: once
+         * it can, its windows are merged once more, as far as parts are there. */
+        if (lost != hub->lost && !store_trouble(hub->store)) {
+            hub_note_history(hub);
+            parts_begin(&hub->parts);
+            parts_run(&hub->parts, PARTS_DROP_MERGED, NULL);
+            int code = hub_put_meta(hub);
+            hub->lost = code ? hub->lost : lost;
+            hub_reload(thread, code);
+        }
         if (thread->unloaded) {
             continue;
         }

@@ -99,23 +99,6 @@ static uint32_t hub_forget_rows(struct hub *hub, enum parts_statement drop, int6
     return count;
 }
 
-/* Parts, and the rows `closed` of them. Returns whether there are more. */
-static bool hub_forget_old(struct hub *hub, int64_t before_s)
-{
-    struct parts *parts = &hub->parts;
-    bool more = hub_forget_rows(hub, PARTS_DROP_OLD_PARTS, before_s) == SLICE;
-    more = hub_forget_rows(hub, PARTS_DROP_OLD_CLOSED, before_s) == SLICE || more;
-    while (parts->bytes > hub->config->fleet_outbox && parts->rows > 0 && !parts->code) {
-        hub_forget_rows(hub, PARTS_DROP_OLD_PARTS, INT64_MAX);
-        more = true;
-    }
-    int64_t closed = parts_run(parts, PARTS_COUNT_CLOSED, NULL);
-    for (; closed > CLOSED_MAX && !parts->code; closed -= SLICE) {
-        hub_forget_rows(hub, PARTS_DROP_OLD_CLOSED, INT64_MAX);
-    }
-    return more;
-}
-
 /* When rows of a table have more bytes than `most`, the oldest go. `size`: how many they have at
  * most, as far as is known. */
 static void hub_forget_beyond(struct hub *hub, uint64_t *size, uint64_t most,
@@ -251,7 +234,17 @@ bool hub_forget(struct hub *hub)
     }
     parts_begin(parts);
     parts_sum(parts);
-    bool more = hub_forget_old(hub, before_s);
+    /* Parts, and the rows `closed` of them. */
+    bool more = hub_forget_rows(hub, PARTS_DROP_OLD_PARTS, before_s) == SLICE;
+    more = hub_forget_rows(hub, PARTS_DROP_OLD_CLOSED, before_s) == SLICE || more;
+    while (parts->bytes > hub->config->fleet_outbox && parts->rows > 0 && !parts->code) {
+        hub_forget_rows(hub, PARTS_DROP_OLD_PARTS, INT64_MAX);
+        more = true;
+    }
+    int64_t closed = parts_run(parts, PARTS_COUNT_CLOSED, NULL);
+    for (; closed > CLOSED_MAX && !parts->code; closed -= SLICE) {
+        hub_forget_rows(hub, PARTS_DROP_OLD_CLOSED, INT64_MAX);
+    }
     parts_run(parts, PARTS_DROP_OLD_SAID, SQL(sql_i64(now_s - TOLD_S), sql_i64(before_s)));
     parts_run(parts, PARTS_DROP_OLD_PIECES, SQL(sql_i64(now_s - PIECES_S), sql_i64(INT64_MAX)));
     hub_forget_beyond(hub, &hub->piece_bytes, outbox / HUB_PIECES_PART, PARTS_SUM_PIECES,

@@ -447,18 +447,6 @@ static int hub_take_piece(struct hub *hub, struct hub_node *node, const struct h
     return code;
 }
 
-static int hub_take_gone(struct hub *hub, struct hub_node *node, const struct hub_message *message)
-{
-    struct seen_range gone = message->gone;
-    uint64_t before = seen_lacking(&node->seen, gone.last);
-    int code = seen_add(&node->seen, gone.first, gone.last);
-    if (!message->skipped) {
-        /* Earlier starts of the node left out multiples of FLEET_JUMP (proto/FLEET.md). */
-        hub->counts[HUB_GONE] += (before - seen_lacking(&node->seen, gone.last)) % FLEET_JUMP;
-    }
-    return code;
-}
-
 enum hub_verdict hub_take(struct hub *hub, const struct hub_message *message)
 {
     bool whole = true, twice;
@@ -475,7 +463,13 @@ enum hub_verdict hub_take(struct hub *hub, const struct hub_message *message)
     node->unsaved = true;
     node->used_s = hub_now_s(hub);
     if (message->gone.first) {
-        code = hub_take_gone(hub, node, message);
+        struct seen_range gone = message->gone;
+        uint64_t before = seen_lacking(&node->seen, gone.last);
+        code = seen_add(&node->seen, gone.first, gone.last);
+        if (!message->skipped) {
+            /* Earlier starts of the node left out multiples of FLEET_JUMP (proto/FLEET.md). */
+            hub->counts[HUB_GONE] += (before - seen_lacking(&node->seen, gone.last)) % FLEET_JUMP;
+        }
     } else if (seen_has(&node->seen, message->seq)) {
         hub->counts[HUB_REPEATED]++;
     } else if (message->pieces > 1) {

@@ -99,24 +99,6 @@ static int history_alerts_state_of(const char *name)
     return state;
 }
 
-/* run_id 0 = of any run. */
-static int open_alerts(struct query *query, uint64_t run_id, sqlite3_stmt **ret_statement)
-{
-    const struct history_params *params = &query->params;
-    return query_open(
-        query,
-        HISTORY_ALERTS
-        " WHERE (run_id = ?1 OR ?1 = 0) AND (job = ?2 OR ?2 = '') AND (rule = ?3 OR ?3 = '')"
-        " AND alerts.step BETWEEN ?4 AND ?5 AND (severity = ?7 OR ?7 < 0)"
-        " AND (alerts.state = ?8 OR ?8 < 0) AND jobs_match(?9, job)"
-        " ORDER BY alert_id DESC LIMIT ?6",
-        ret_statement,
-        SQL(sql_u64(run_id), sql_text(params->job), sql_text(params->rule), sql_u64(params->from),
-            sql_u64(params->to), sql_u64(params->limit + 1),
-            sql_i64(history_alerts_severity_of(params->severity)),
-            sql_i64(history_alerts_state_of(params->state)), sql_text(params->jobs)));
-}
-
 int history_alerts(struct query *query)
 {
     const struct history_params *params = &query->params;
@@ -130,7 +112,19 @@ int history_alerts(struct query *query)
         code = find_run(query, params->job, params->run, &run);
     }
     if (!code) {
-        code = open_alerts(query, *params->run ? run.id : 0, &statement);
+        /* run_id 0 = of any run. */
+        code = query_open(
+            query,
+            HISTORY_ALERTS
+            " WHERE (run_id = ?1 OR ?1 = 0) AND (job = ?2 OR ?2 = '') AND (rule = ?3 OR ?3 = '')"
+            " AND alerts.step BETWEEN ?4 AND ?5 AND (severity = ?7 OR ?7 < 0)"
+            " AND (alerts.state = ?8 OR ?8 < 0) AND jobs_match(?9, job)"
+            " ORDER BY alert_id DESC LIMIT ?6",
+            &statement,
+            SQL(sql_u64(*params->run ? run.id : 0), sql_text(params->job), sql_text(params->rule),
+                sql_u64(params->from), sql_u64(params->to), sql_u64(params->limit + 1),
+                sql_i64(history_alerts_severity_of(params->severity)),
+                sql_i64(history_alerts_state_of(params->state)), sql_text(params->jobs)));
     }
     if (code) {
         return code;

@@ -191,32 +191,6 @@ static int compare_metric(const struct layer_state *const pool[2], int metric, u
     return code;
 }
 
-static int history_compare_compare_head(const struct comparison *comparison,
-                                        const struct layer_state *const pool[2], uint32_t head,
-                                        struct head_distance *distance, bool *ret_comparable)
-{
-    double sum = 0;
-    int compared = 0;
-    for (int m = 0; m < METRIC_ROW_COUNT; m++) {
-        struct difference *difference = &distance->metric[m];
-        *difference = (struct difference){NAN, {NAN, NAN}};
-        if (comparison->only >= 0 && comparison->only != m) {
-            continue;
-        }
-        int code = compare_metric(pool, m, head, difference);
-        if (code) {
-            return code;
-        }
-        if (!isnan(difference->js)) {
-            sum += difference->js;
-            compared++;
-        }
-    }
-    distance->distance = sum / compared;
-    *ret_comparable = compared > 0;
-    return 0;
-}
-
 static struct head_distance *next_distance(struct comparison *comparison)
 {
     if (comparison->count == comparison->room) {
@@ -242,12 +216,25 @@ static int compare_pools(struct comparison *comparison, const struct found_layer
         }
         distance->layer = layer;
         distance->head = head;
-        bool comparable;
-        int code = history_compare_compare_head(comparison, pool, head, distance, &comparable);
-        if (code) {
-            return code;
+        double sum = 0;
+        int compared = 0;
+        for (int m = 0; m < METRIC_ROW_COUNT; m++) {
+            struct difference *difference = &distance->metric[m];
+            *difference = (struct difference){NAN, {NAN, NAN}};
+            if (comparison->only >= 0 && comparison->only != m) {
+                continue;
+            }
+            int code = compare_metric(pool, m, head, difference);
+            if (code) {
+                return code;
+            }
+            if (!isnan(difference->js)) {
+                sum += difference->js;
+                compared++;
+            }
         }
-        comparison->count += comparable;
+        distance->distance = sum / compared;
+        comparison->count += compared > 0;
     }
     return 0;
 }

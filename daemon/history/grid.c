@@ -90,17 +90,6 @@ static uint32_t points_of(const struct query *query, const struct grid *grid)
     return points < 2 ? 2 : (uint32_t)points;
 }
 
-static void choose_windows(struct window_rows *rows, uint32_t points)
-{
-    if (rows->count <= points) {
-        return;
-    }
-    for (uint32_t i = 0; i < points; i++) {
-        rows->row[i] = rows->row[(uint64_t)i * (rows->count - 1) / (points - 1)];
-    }
-    rows->count = points;
-}
-
 static int history_grid_read_windows(struct query *query, struct grid *grid)
 {
     int code = 0;
@@ -111,7 +100,14 @@ static int history_grid_read_windows(struct query *query, struct grid *grid)
         return query_fail(query, ERR_NO_HISTORY, "the run has no window in this range");
     }
     grid->total = grid->windows.count;
-    choose_windows(&grid->windows, points_of(query, grid));
+    struct window_rows *rows = &grid->windows;
+    uint32_t points = points_of(query, grid);
+    if (rows->count > points) {
+        for (uint32_t i = 0; i < points; i++) {
+            rows->row[i] = rows->row[(uint64_t)i * (rows->count - 1) / (points - 1)];
+        }
+        rows->count = points;
+    }
     return code;
 }
 

@@ -95,37 +95,6 @@ static bool history_params_read_track(const msgpack_object *value, struct histor
     return history_params_read_text(value, text, sizeof text) && history_track_parse(text, track);
 }
 
-static bool read_statistic(const msgpack_object *value, unsigned *statistics)
-{
-    for (int i = 0; i < STATISTIC_COUNT; i++) {
-        *statistics = 1u << i;
-        if (mpk_is_str(value, statistic_name[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool read_statistics(const msgpack_object *value, unsigned *statistics)
-{
-    if (value->type != MSGPACK_OBJECT_ARRAY || value->via.array.size == 0) {
-        return false;
-    }
-    *statistics = 0;
-    for (uint32_t i = 0; i < value->via.array.size; i++) {
-        int found = 0;
-        while (found < STATISTIC_COUNT &&
-               !mpk_is_str(&value->via.array.ptr[i], statistic_name[found])) {
-            found++;
-        }
-        if (found == STATISTIC_COUNT) {
-            return false;
-        }
-        *statistics |= 1u << found;
-    }
-    return true;
-}
-
 /* Whether one of the words in "a, b, c". */
 static bool history_params_is_word(const char *text, const char *words)
 {
@@ -168,9 +137,30 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     case KIND_TRACK:
         return history_params_read_track(value, &params->track);
     case KIND_STATISTICS:
-        return read_statistics(value, &params->statistics);
+        if (value->type != MSGPACK_OBJECT_ARRAY || value->via.array.size == 0) {
+            return false;
+        }
+        params->statistics = 0;
+        for (uint32_t i = 0; i < value->via.array.size; i++) {
+            int found = 0;
+            while (found < STATISTIC_COUNT &&
+                   !mpk_is_str(&value->via.array.ptr[i], statistic_name[found])) {
+                found++;
+            }
+            if (found == STATISTIC_COUNT) {
+                return false;
+            }
+            params->statistics |= 1u << found;
+        }
+        return true;
     case KIND_STATISTIC:
-        return read_statistic(value, &params->statistics);
+        for (int i = 0; i < STATISTIC_COUNT; i++) {
+            params->statistics = 1u << i;
+            if (mpk_is_str(value, statistic_name[i])) {
+                return true;
+            }
+        }
+        return false;
     }
     return false;
 }

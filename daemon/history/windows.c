@@ -194,18 +194,6 @@ static bool is_sorted(const struct window_rows *rows)
     return true;
 }
 
-static void history_windows_cut(struct window_rows *rows, uint32_t limit, bool keep_first)
-{
-    if (rows->count <= limit) {
-        return;
-    }
-    rows->more = true;
-    if (!keep_first) {
-        memmove(rows->row, rows->row + (rows->count - limit), limit * sizeof *rows->row);
-    }
-    rows->count = limit;
-}
-
 static void remove_unknown(struct windows_reading *reading)
 {
     struct window_rows *rows = &reading->rows;
@@ -259,7 +247,14 @@ int windows_read(struct query *query, const struct found_layer *layer,
     }
     reading.rows.count = kept;
     remove_unknown(&reading);
-    history_windows_cut(&reading.rows, limit, query->params.given & PARAM_FROM);
+    struct window_rows *rows = &reading.rows;
+    if (rows->count > limit) {
+        rows->more = true;
+        if (!(query->params.given & PARAM_FROM)) {
+            memmove(rows->row, rows->row + (rows->count - limit), limit * sizeof *rows->row);
+        }
+        rows->count = limit;
+    }
     *ret_rows = reading.rows;
     return 0;
 }

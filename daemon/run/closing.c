@@ -213,23 +213,6 @@ static bool closing_put_layer(struct closing *closing, struct stream *stream)
     return state != NULL;
 }
 
-static void end_layers(struct closing *closing)
-{
-    struct run *run = closing->run;
-    if (!closing->due) {
-        return;
-    }
-    if (closing->closed && !closing->again && closing->track->index == 0 && run->alerts) {
-        judging_of_run(closing); /* also when all was lost */
-    }
-    if (closing->published) {
-        run_publish_job(run);
-    }
-    log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job),
-              LOG_STR("window", closing->track->name), LOG_NUM("last", closing->window.last),
-              LOG_NUM("layers", closing->published), LOG_NUM("partial", closing->window.partial));
-}
-
 /* Windows */
 
 /* Returns 0, or ERR_MEMORY: there is a history, and no batch for it. */
@@ -291,7 +274,18 @@ static void end_pass(struct closing *closing)
 {
     struct run *run = closing->run;
     if (!closing->saves) {
-        end_layers(closing);
+        if (closing->due) {
+            if (closing->closed && !closing->again && closing->track->index == 0 && run->alerts) {
+                judging_of_run(closing); /* also when all was lost */
+            }
+            if (closing->published) {
+                run_publish_job(run);
+            }
+            log_event(LOG_DEBUG, "window_published", LOG_STR("job", run->job),
+                      LOG_STR("window", closing->track->name),
+                      LOG_NUM("last", closing->window.last), LOG_NUM("layers", closing->published),
+                      LOG_NUM("partial", closing->window.partial));
+        }
         if (!closing->closed) {
             closing_submit(closing);
         }

@@ -7,25 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void live_describe(const struct message *message, struct live_result *live)
-{
-    const struct header *header = &message->header;
-    const struct measured *measured = message->measured;
-    *live = (struct live_result){
-        .common = {header->job, header->run, header->epoch, header->step, header->time_ns},
-        .layer = {.id = header->layer,
-                  .shape = {header->batch, header->heads, header->queries, header->keys},
-                  .causal = header->causal,
-                  .rows = measured->rows,
-                  .rows_of = header_rows_of(header, measured->rows),
-                  .invalid_rows = measured->invalid_rows,
-                  .row_sum_error = measured->row_sum_error,
-                  .tier = header->type},
-        .rank = header->rank,
-    };
-    measured_numbers(measured, &live->numbers);
-}
-
 /* Copies [heads][width] numbers to their place among [heads_total][width] NaNs. Returns what
  * follows. */
 static double *spread_one(const struct header *header, const double **numbers, size_t width,
@@ -98,9 +79,21 @@ static void live_put(struct run *run, const struct header *header, struct live_r
 void live_publish(struct run *run, const struct message *message)
 {
     const struct header *header = &message->header;
-    struct live_result live;
     double *buffer = NULL;
-    live_describe(message, &live);
+    const struct measured *measured = message->measured;
+    struct live_result live = {
+        .common = {header->job, header->run, header->epoch, header->step, header->time_ns},
+        .layer = {.id = header->layer,
+                  .shape = {header->batch, header->heads, header->queries, header->keys},
+                  .causal = header->causal,
+                  .rows = measured->rows,
+                  .rows_of = header_rows_of(header, measured->rows),
+                  .invalid_rows = measured->invalid_rows,
+                  .row_sum_error = measured->row_sum_error,
+                  .tier = header->type},
+        .rank = header->rank,
+    };
+    measured_numbers(measured, &live.numbers);
     if (header->heads_total != header->heads) {
         buffer = live_spread(header, &live.numbers);
         if (!buffer) {

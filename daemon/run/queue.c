@@ -397,28 +397,6 @@ static uint64_t queue_heard_ns(const struct window *window, const struct message
                                                                     : message->received_ns;
 }
 
-/* All tracks know the same ranks by the same index, or none does. */
-static int queue_find_rank(struct run *run, struct message *message)
-{
-    const struct header *header = &message->header;
-    uint32_t before = run->tracks[0].window.rank_count;
-    int code = 0;
-    for (uint32_t t = 0; t < run->track_count && !code; t++) {
-        struct window *window = &run->tracks[t].window;
-        code = window_rank(window, header->rank, header->world, run->config->limits_ranks,
-                           queue_heard_ns(window, message), &message->rank_index);
-    }
-    if (!code && run->tracks[0].window.rank_count != before && !run_fits_rank(run)) {
-        code = ERR_STATE_LIMIT;
-    }
-    for (uint32_t t = 0; t < run->track_count && code; t++) {
-        window_forget_ranks(&run->tracks[t].window, before);
-    }
-    run->dirty = run->dirty || run->tracks[0].window.rank_count != before;
-    run_charge_kept(run);
-    return code;
-}
-
 /* One that belongs to no layer, or never came so far, is counted to the run. */
 static int queue_refuse(struct run *run, int code)
 {
@@ -471,7 +449,22 @@ static int queue_take_message(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     struct stream *stream;
-    int code = queue_find_rank(run, message);
+    /* All tracks know the same ranks by the same index, or none does. */
+    uint32_t before = run->tracks[0].window.rank_count;
+    int code = 0;
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        struct window *window = &run->tracks[t].window;
+        code = window_rank(window, header->rank, header->world, run->config->limits_ranks,
+                           queue_heard_ns(window, message), &message->rank_index);
+    }
+    if (!code && run->tracks[0].window.rank_count != before && !run_fits_rank(run)) {
+        code = ERR_STATE_LIMIT;
+    }
+    for (uint32_t t = 0; t < run->track_count && code; t++) {
+        window_forget_ranks(&run->tracks[t].window, before);
+    }
+    run->dirty = run->dirty || run->tracks[0].window.rank_count != before;
+    run_charge_kept(run);
     run->unsaved = true;
     run->reliable = run->reliable || header->reliable;
     message->arrival = ++run->taken;

@@ -36,34 +36,6 @@ static struct drift *recall_drift(const struct run *run, const struct track *tra
     return drift;
 }
 
-static bool recall_put(struct run *run, const struct track *track, const struct stream *stream,
-                       const struct layer_state *state, const struct result_window *window)
-{
-    struct drift *drift = recall_drift(run, track, stream, state->heads);
-    struct summary_view view = {.stats = NULL};
-    struct mpk_writer writer;
-    char topic[TOPIC_MAX];
-    bool room = true;
-    mpk_writer_init(&writer);
-    if (summary_view_init(&view, state, stream->id, run->job, run->id, window) == 0) {
-        view.result.layer.module = stream->module;
-        view.result.track = track->index;
-        if (drift && drift_heads(drift) == state->heads &&
-            drift_window_again(drift, state, window->last) == 0) {
-            for (int m = 0; m < METRIC_COUNT; m++) {
-                view.result.drift[m] = drift_result(drift, m);
-            }
-        }
-        summary_encode(&view.result, &writer);
-        topic_layer("summary", run->job, stream->id, topic);
-        room = run->sink->recall(run->sink->data, run, topic, track->index, &writer);
-    }
-    summary_view_clear(&view);
-    drift_free(&drift);
-    mpk_writer_clear(&writer);
-    return room;
-}
-
 static bool recall_layer(struct run *run, const struct track *track, const struct stream *stream)
 {
     const struct window_rule *rule = &track->window.rule;
@@ -86,7 +58,27 @@ static bool recall_layer(struct run *run, const struct track *track, const struc
                   LOG_NUM("layer", stream->id.layer), LOG_STR("reason", err_text(code)));
         return true;
     }
-    room = recall_put(run, track, stream, state, &window);
+    struct drift *drift = recall_drift(run, track, stream, state->heads);
+    struct summary_view view = {.stats = NULL};
+    struct mpk_writer writer;
+    char topic[TOPIC_MAX];
+    mpk_writer_init(&writer);
+    if (summary_view_init(&view, state, stream->id, run->job, run->id, &window) == 0) {
+        view.result.layer.module = stream->module;
+        view.result.track = track->index;
+        if (drift && drift_heads(drift) == state->heads &&
+            drift_window_again(drift, state, window.last) == 0) {
+            for (int m = 0; m < METRIC_COUNT; m++) {
+                view.result.drift[m] = drift_result(drift, m);
+            }
+        }
+        summary_encode(&view.result, &writer);
+        topic_layer("summary", run->job, stream->id, topic);
+        room = run->sink->recall(run->sink->data, run, topic, track->index, &writer);
+    }
+    summary_view_clear(&view);
+    drift_free(&drift);
+    mpk_writer_clear(&writer);
     layer_state_free(&state);
     return room;
 }

@@ -172,21 +172,6 @@ static int read_tracks(struct restore *restore, uint32_t world, const msgpack_ob
     return code;
 }
 
-/* When it was last heard of. A run that goes on could not be heard while attnd was away. Earlier
- * versions did not save it. */
-static void read_silence(const struct restore *restore, struct stored *in, uint64_t away)
-{
-    struct run *run = restore->run;
-    uint64_t silent = 0;
-    if (mpk_find(in->map, "silent_ns")) {
-        stored_u64(in, "silent_ns", UINT64_MAX, &silent);
-    }
-    if (run->state != JOB_ACTIVE) {
-        silent += away;
-    }
-    run->last_ns = restore->now_ns > silent ? restore->now_ns - silent : 0;
-}
-
 /* The time while attnd was away counts, unless the clock was turned back meanwhile. */
 static void read_age(const struct restore *restore, struct stored *in)
 {
@@ -198,7 +183,16 @@ static void read_age(const struct restore *restore, struct stored *in)
     for (uint32_t t = 0; t < run->track_count; t++) {
         run->tracks[t].window.age_ns = age + away;
     }
-    read_silence(restore, in, away);
+    /* When it was last heard of. A run that goes on could not be heard while attnd was away.
+     * Earlier versions did not save it. */
+    uint64_t silent = 0;
+    if (mpk_find(in->map, "silent_ns")) {
+        stored_u64(in, "silent_ns", UINT64_MAX, &silent);
+    }
+    if (run->state != JOB_ACTIVE) {
+        silent += away;
+    }
+    run->last_ns = restore->now_ns > silent ? restore->now_ns - silent : 0;
 }
 
 /* How it was cut stays. Earlier versions did not save it. */
@@ -363,19 +357,6 @@ static int read_drift(struct restore *restore, const struct restore_place *place
 
 /* Keys */
 
-static void say_unknown(struct restore *restore, const char *name, size_t length)
-{
-    char unknown[TRACK_NAME_MAX];
-    snprintf(unknown, sizeof unknown, "%.*s", (int)length, name);
-    if (strcmp(unknown, restore->unknown_track) == 0) {
-        return;
-    }
-    strcpy(restore->unknown_track, unknown);
-    restore->run->has_other_windows = true;
-    log_event(LOG_WARNING, "windows_dropped", LOG_STR("job", restore->job),
-              LOG_STR("window", unknown), LOG_STR("reason", "it is not in the config any more"));
-}
-
 /* "TRACK/LAYER" or "TRACK/INDEX/LAYER". Returns 0, ERR_AGAIN for a track there is not, or an error.
  */
 static int find_place(struct restore *restore, const char *key, bool has_index,
@@ -385,7 +366,15 @@ static int find_place(struct restore *restore, const char *key, bool has_index,
     char *end = (char *)(uintptr_t)(key + length);
     place->track = restore_find_track(restore->run, key, length);
     if (!place->track) {
-        say_unknown(restore, key, length);
+        char unknown[TRACK_NAME_MAX];
+        snprintf(unknown, sizeof unknown, "%.*s", (int)length, key);
+        if (strcmp(unknown, restore->unknown_track) != 0) {
+            strcpy(restore->unknown_track, unknown);
+            restore->run->has_other_windows = true;
+            log_event(LOG_WARNING, "windows_dropped", LOG_STR("job", restore->job),
+                      LOG_STR("window", unknown),
+                      LOG_STR("reason", "it is not in the config any more"));
+        }
         return ERR_AGAIN;
     }
     if (has_index && *end == '/') {
@@ -458,27 +447,6 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
 
 /* Runs */
 
-static void restore_adopt(struct restore *restore)
-{
-    struct run *run = restore->run;
-    char hex[2 * RUN_BYTES + 1];
-    run_hex(run->id, hex);
-    restore->run = NULL;
-    run->judged = run_counts(run); /* before the stop */
-    run_count_sequences(run);
-    bool room = restore->adopt(restore->data, run);
-    log_event(restore->of_forgotten ? LOG_DEBUG
-              : room                ? LOG_INFO
-                                    : LOG_WARNING,
-              room ? "run_restored" : "run_not_restored", LOG_STR("job", run->job),
-              LOG_STR("run", hex), LOG_NUM("layers", HASH_COUNT(run->streams)),
-              LOG_NUM("messages", run->taken));
-    restore->runs += room;
-    if (!room) {
-        run_free(&run);
-    }
-}
-
 /* All tracks know the same ranks by the same index: a new one learns them here. */
 static int share_ranks(struct restore *restore, const struct window *from, struct window *to)
 {
@@ -497,22 +465,6 @@ static int share_ranks(struct restore *restore, const struct window *from, struc
     return code || to->rank_count == from->rank_count ? code : ERR_STORE_FORMAT;
 }
 
-static int settle_ranks(struct restore *restore)
-{
-    struct run *run = restore->run;
-    uint32_t known = 0;
-    int code = 0;
-    while (known + 1 < run->track_count && !restore->has_track[known]) {
-        known++;
-    }
-    for (uint32_t t = 0; t < run->track_count && !code; t++) {
-        if (t != known) {
-            code = share_ranks(restore, &run->tracks[known].window, &run->tracks[t].window);
-        }
-    }
-    return code;
-}
-
 static void say_unreadable(struct restore *restore, const char *key, int code)
 {
     restore->is_short = restore->is_short || code == ERR_MEMORY;
@@ -526,7 +478,16 @@ static void settle_run(struct restore *restore)
     if (!run) {
         return;
     }
-    int code = settle_ranks(restore);
+    uint32_t known = 0;
+    int code = 0;
+    while (known + 1 < run->track_count && !restore->has_track[known]) {
+        known++;
+    }
+    for (uint32_t t = 0; t < run->track_count && !code; t++) {
+        if (t != known) {
+            code = share_ranks(restore, &run->tracks[known].window, &run->tracks[t].window);
+        }
+    }
     if (code) {
         say_unreadable(restore, "about", code);
         run_free(&restore->run);
@@ -544,9 +505,23 @@ static void settle_run(struct restore *restore)
     for (uint32_t t = 0; t < run->track_count; t++) {
         run->tracks[t].joins_late = !restore->has_track[t];
     }
-    run->judged = run_counts(run);
     run->dirty = true;
-    restore_adopt(restore);
+    char hex[2 * RUN_BYTES + 1];
+    run_hex(run->id, hex);
+    restore->run = NULL;
+    run->judged = run_counts(run); /* before the stop */
+    run_count_sequences(run);
+    bool room = restore->adopt(restore->data, run);
+    log_event(restore->of_forgotten ? LOG_DEBUG
+              : room                ? LOG_INFO
+                                    : LOG_WARNING,
+              room ? "run_restored" : "run_not_restored", LOG_STR("job", run->job),
+              LOG_STR("run", hex), LOG_NUM("layers", HASH_COUNT(run->streams)),
+              LOG_NUM("messages", run->taken));
+    restore->runs += room;
+    if (!room) {
+        run_free(&run);
+    }
 }
 
 /* Its first value, which must be `about`: without it the others mean nothing. */

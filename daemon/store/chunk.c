@@ -223,19 +223,6 @@ static int write_chunk(const struct sql *sql, struct store_place which, const st
 
 /* Enough for one, for another */
 
-static int count_recent(const struct sql *sql, struct store_place which, uint32_t wanted,
-                        struct chunk_made *made)
-{
-    int64_t count = 0;
-    int code = sql_number(
-        sql, STATEMENT_COUNT_RECENT,
-        SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(2 * (int64_t)wanted)),
-        &count);
-    made->windows = count >= wanted ? wanted : 0;
-    made->more = count >= 2 * (int64_t)wanted;
-    return code;
-}
-
 static int store_chunk_get_heads(const struct sql *sql, int64_t layer_id, uint32_t *ret_heads)
 {
     int64_t heads = 0;
@@ -251,7 +238,13 @@ int chunk_make(const struct sql *sql, struct store_place which, struct chunk_mad
     int code = store_chunk_get_heads(sql, which.layer_id, &chunk.heads);
     chunk.wanted = chunk_windows(chunk.heads);
     if (code == SQLITE_OK) {
-        code = count_recent(sql, which, chunk.wanted, ret_made);
+        int64_t count = 0;
+        code = sql_number(sql, STATEMENT_COUNT_RECENT,
+                          SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
+                              sql_i64(2 * (int64_t)chunk.wanted)),
+                          &count);
+        ret_made->windows = count >= chunk.wanted ? chunk.wanted : 0;
+        ret_made->more = count >= 2 * (int64_t)chunk.wanted;
     }
     if (code != SQLITE_OK || !ret_made->windows) {
         return code;

@@ -43,21 +43,6 @@ static int find_oldest(const struct sql *sql, enum statement statement, struct o
     return code == SQLITE_ROW || code == SQLITE_DONE ? SQLITE_OK : code;
 }
 
-/* The older of the two kinds. */
-static int find_oldest_of_all(const struct sql *sql, struct oldest *ret_oldest)
-{
-    struct oldest recent;
-    int code = find_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, ret_oldest);
-    if (code == SQLITE_OK) {
-        code = find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
-    }
-    if (code == SQLITE_OK && recent.any &&
-        (!ret_oldest->any || recent.stored < ret_oldest->stored)) {
-        *ret_oldest = recent;
-    }
-    return code;
-}
-
 /* Statements about one id, one after the other. */
 static int run_each(const struct sql *sql, const enum statement *statements, int count, int64_t id)
 {
@@ -68,24 +53,18 @@ static int run_each(const struct sql *sql, const enum statement *statements, int
     return code;
 }
 
-static int drop_chunked(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
-{
-    int code = sql_run(sql, STATEMENT_DROP_CHUNKED,
-                       SQL(sql_i64(chunk->which.layer_id), sql_i64(chunk->which.track_id),
-                           sql_i64(chunk->first), sql_i64(chunk->last), sql_i64(chunk->id)));
-    if (code == SQLITE_OK) {
-        *removed += (uint64_t)sqlite3_changes(sql->db);
-    }
-    return code;
-}
-
 static int drop_chunk(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
 {
     const enum statement before[] = {STATEMENT_THIN, STATEMENT_DROP_SERIES};
     const enum statement after[] = {STATEMENT_DROP_CHUNK};
     int code = run_each(sql, before, 2, chunk->id);
     if (code == SQLITE_OK) {
-        code = drop_chunked(sql, chunk, removed);
+        code = sql_run(sql, STATEMENT_DROP_CHUNKED,
+                       SQL(sql_i64(chunk->which.layer_id), sql_i64(chunk->which.track_id),
+                           sql_i64(chunk->first), sql_i64(chunk->last), sql_i64(chunk->id)));
+        if (code == SQLITE_OK) {
+            *removed += (uint64_t)sqlite3_changes(sql->db);
+        }
     }
     return code == SQLITE_OK ? run_each(sql, after, 1, chunk->id) : code;
 }
@@ -201,7 +180,15 @@ static int store_retention_make_room(const struct sql *sql, int64_t now_s,
     if (code != SQLITE_OK || thinned) {
         return code;
     }
-    code = find_oldest_of_all(sql, &oldest);
+    /* The older of the two kinds. */
+    struct oldest recent;
+    code = find_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, &oldest);
+    if (code == SQLITE_OK) {
+        code = find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
+    }
+    if (code == SQLITE_OK && recent.any && (!oldest.any || recent.stored < oldest.stored)) {
+        oldest = recent;
+    }
     if (code != SQLITE_OK || oldest.any) {
         return code == SQLITE_OK ? drop_oldest(sql, &oldest, now_s, done) : code;
     }

@@ -47,19 +47,6 @@ static int store_write_put_state(const struct store_writer *writer, int64_t wind
                        sql_blob(window->state, window->state_size)));
 }
 
-/* Says when there is enough for a chunk: once per chunk, or again when nobody made it. */
-static int tell_full(const struct store_writer *writer, struct store_place which, uint32_t heads)
-{
-    int64_t count = 0, wanted = chunk_windows(heads);
-    int code = sql_number(
-        writer->sql, STATEMENT_COUNT_RECENT,
-        SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(4 * wanted)), &count);
-    if (code == SQLITE_OK && count >= wanted && count % wanted == 0) {
-        writer->full(writer->data, which);
-    }
-    return code;
-}
-
 static int write_window(const struct store_writer *writer, int64_t run_id,
                         const struct store_window *window)
 {
@@ -84,7 +71,14 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
         code = store_write_put_state(writer, window_id, window);
     }
     if (code == SQLITE_OK && window->final) {
-        code = tell_full(writer, which, window->heads);
+        /* Says when there is enough for a chunk: once per chunk, or again when nobody made it. */
+        int64_t count = 0, wanted = chunk_windows(window->heads);
+        code = sql_number(
+            writer->sql, STATEMENT_COUNT_RECENT,
+            SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(4 * wanted)), &count);
+        if (code == SQLITE_OK && count >= wanted && count % wanted == 0) {
+            writer->full(writer->data, which);
+        }
     }
     return code == SQLITE_DONE ? SQLITE_OK : code;
 }

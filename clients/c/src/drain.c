@@ -17,22 +17,6 @@ static uint64_t frame_cost(const zmq_msg_t *frame)
     return FRAME_BYTES + zmq_msg_size(frame);
 }
 
-/* Passes a frame on, unless its message is to be dropped, or is from here on. */
-static void pass_frame(struct drain *drain, zmq_msg_t *frame, bool *drop)
-{
-    uint64_t cost = frame_cost(frame);
-    int flags = ZMQ_DONTWAIT | (zmq_msg_more(frame) ? ZMQ_SNDMORE : 0);
-
-    if (*drop) {
-        return;
-    }
-    atomic_fetch_add(&drain->waiting, cost); /* before it can be taken */
-    *drop = zmq_msg_send(frame, drain->inner, flags) < 0;
-    if (*drop) {
-        atomic_fetch_sub(&drain->waiting, cost);
-    }
-}
-
 /* Passes a message on, or drops all of it. Returns whether there was one. */
 static bool pass_message(struct drain *drain)
 {
@@ -47,7 +31,17 @@ static bool pass_message(struct drain *drain)
             return !first;
         }
         more = zmq_msg_more(&frame);
-        pass_frame(drain, &frame, &drop);
+        /* On with it, unless its message is to be dropped, or is from here on. */
+        uint64_t cost = frame_cost(&frame);
+        int flags = ZMQ_DONTWAIT | (zmq_msg_more(&frame) ? ZMQ_SNDMORE : 0);
+
+        if (!drop) {
+            atomic_fetch_add(&drain->waiting, cost); /* before it can be taken */
+            drop = zmq_msg_send(&frame, drain->inner, flags) < 0;
+            if (drop) {
+                atomic_fetch_sub(&drain->waiting, cost);
+            }
+        }
         zmq_msg_close(&frame);
     }
     if (drop) {

@@ -69,17 +69,6 @@ static void take_heads(struct parcel_view *view, const struct parcel_part *part)
     view->heads_taken = part->heads;
 }
 
-static void take_key_heads(struct parcel_view *view, const struct parcel_part *part)
-{
-    if (part->head % part->group == 0 && part->heads % part->group == 0) {
-        view->head = part->head / part->group;
-        view->heads_taken = part->heads / part->group;
-    } else {
-        take_heads(view, part);
-        view->share = part->group;
-    }
-}
-
 static void parcel_take_rows(struct parcel_view *view, const struct parcel_part *part)
 {
     view->row = part->rows.first;
@@ -139,7 +128,13 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
             break;
         case TENSOR_K:
         case TENSOR_V:
-            take_key_heads(view, &part);
+            if (part.head % part.group == 0 && part.heads % part.group == 0) {
+                view->head = part.head / part.group;
+                view->heads_taken = part.heads / part.group;
+            } else {
+                take_heads(view, &part);
+                view->share = part.group;
+            }
             break;
         case TENSOR_MASK:
         case TENSOR_X_NORM:

@@ -49,17 +49,6 @@ static bool prefixes_add(struct prefixes *prefixes, const char *text, size_t len
     return true;
 }
 
-static void prefixes_drop(struct prefixes *prefixes, const char *text, size_t len)
-{
-    size_t at = prefixes_find(prefixes, text, len);
-
-    if (at == prefixes->count) {
-        return;
-    }
-    free(prefixes->items[at].text);
-    prefixes->items[at] = prefixes->items[--prefixes->count];
-}
-
 bool prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len)
 {
     const char *bytes = notice;
@@ -68,7 +57,12 @@ bool prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len)
         return prefixes_add(prefixes, bytes + 1, len - 1);
     }
     if (len > 0 && bytes[0] == 0) {
-        prefixes_drop(prefixes, bytes + 1, len - 1);
+        size_t at = prefixes_find(prefixes, bytes + 1, len - 1);
+
+        if (at != prefixes->count) {
+            free(prefixes->items[at].text);
+            prefixes->items[at] = prefixes->items[--prefixes->count];
+        }
     }
     return true;
 }

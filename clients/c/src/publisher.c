@@ -76,16 +76,6 @@ static bool options_valid(const attn_publisher_options *options)
            request_valid(options->samples) && request_valid(options->rows);
 }
 
-static int fill_run(const uint8_t *run, uint8_t *ret_run)
-{
-    if (run) {
-        memcpy(ret_run, run, RUN_BYTES);
-    } else if (getrandom(ret_run, RUN_BYTES, 0) != RUN_BYTES) {
-        return ATTN_E_TRANSPORT;
-    }
-    return 0;
-}
-
 /* Without the thread. On failure the half-made publisher is freed by the caller. */
 static int publisher_set_up(attn_publisher *publisher, const attn_publisher_options *options)
 {
@@ -120,9 +110,10 @@ static int publisher_set_up(attn_publisher *publisher, const attn_publisher_opti
     if (rc) {
         return rc;
     }
-    rc = fill_run(options->run, publisher->identity.run);
-    if (rc) {
-        return rc;
+    if (options->run) {
+        memcpy(publisher->identity.run, options->run, RUN_BYTES);
+    } else if (getrandom(publisher->identity.run, RUN_BYTES, 0) != RUN_BYTES) {
+        return ATTN_E_TRANSPORT;
     }
     publisher->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     publisher->context = socket_context_new();

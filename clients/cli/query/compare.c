@@ -21,20 +21,6 @@ struct subject {
     const char *run; /* NULL = the newest */
 };
 
-static bool read_subject(const char *word, struct subject *ret_subject)
-{
-    const char *slash = strchr(word, '/');
-    size_t length = slash ? (size_t)(slash - word) : strlen(word);
-    if (!job_name_valid(word, length) ||
-        (slash && (!slash[1] || slash[1 + strspn(slash + 1, "0123456789abcdef")]))) {
-        return false;
-    }
-    memcpy(ret_subject->job, word, length);
-    ret_subject->job[length] = '\0';
-    ret_subject->run = slash ? slash + 1 : NULL;
-    return true;
-}
-
 static void print_side(struct cli *cli, const char *name, const msgpack_object *side)
 {
     char job[JOB_NAME_MAX + 1], run[40];
@@ -115,11 +101,18 @@ int cmd_compare(struct cli *cli)
     struct subject side[2];
     struct ask ask;
     for (int i = 0; i < 2; i++) {
-        if (!read_subject(args->words[1 + i], &side[i])) {
+        const char *word = args->words[1 + i];
+        const char *slash = strchr(word, '/');
+        size_t length = slash ? (size_t)(slash - word) : strlen(word);
+        if (!job_name_valid(word, length) ||
+            (slash && (!slash[1] || slash[1 + strspn(slash + 1, "0123456789abcdef")]))) {
             return cli_usage(
                 cli, "'%.80s': not a run (valid: JOB, or JOB/RUN with the first digits of it)",
-                args->words[1 + i]);
+                word);
         }
+        memcpy(side[i].job, word, length);
+        side[i].job[length] = '\0';
+        side[i].run = slash ? slash + 1 : NULL;
     }
     if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;

@@ -30,18 +30,6 @@ static void plan_add_number(struct out_table *table, const msgpack_object *plan,
     }
 }
 
-static void add_plan(struct out_table *table, const msgpack_object *plan)
-{
-    out_text(table, plan, "pattern", PATTERN_WIDTH);
-    plan_add_number(table, plan, "every", "never");
-    out_text(table, plan, "layers", LAYERS_WIDTH);
-    out_text(table, plan, "heads", HEADS_WIDTH);
-    plan_add_number(table, plan, "samples", "all");
-    plan_add_number(table, plan, "rows", "all");
-    out_text(table, plan, "tier", 0);
-    out_text(table, plan, "from", 0);
-}
-
 /* One plan, or the list of all: the first one that matches a job holds for it. */
 static int show_plans(struct cli *cli, const msgpack_object *result)
 {
@@ -49,7 +37,15 @@ static int show_plans(struct cli *cli, const msgpack_object *result)
     char cost[256];
     out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|TIER|FROM");
     for (uint32_t i = 0; i < field_columns(result); i++) {
-        add_plan(&table, field_column(result, i));
+        const msgpack_object *plan = field_column(result, i);
+        out_text(&table, plan, "pattern", PATTERN_WIDTH);
+        plan_add_number(&table, plan, "every", "never");
+        out_text(&table, plan, "layers", LAYERS_WIDTH);
+        out_text(&table, plan, "heads", HEADS_WIDTH);
+        plan_add_number(&table, plan, "samples", "all");
+        plan_add_number(&table, plan, "rows", "all");
+        out_text(&table, plan, "tier", 0);
+        out_text(&table, plan, "from", 0);
     }
     out_print(&table, cli->width, true, cli->out);
     field_text(mpk_find(result, "cost"), "message", cost, sizeof cost);

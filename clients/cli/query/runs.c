@@ -71,21 +71,6 @@ int cmd_runs(struct cli *cli)
  * long. */
 #define SILENT_S 30
 
-static void show_silent(struct cli *cli, const msgpack_object *job)
-{
-    char name[JOB_NAME_MAX + 1], state[16], ago[OUT_TIME_MAX];
-    uint64_t heard_ns = mpk_find_u64(job, "heard_ns");
-    double silent_s = ((double)now_wall_ns() - (double)heard_ns) / 1e9;
-    field_text(job, "state", state, sizeof state);
-    if (heard_ns == 0 || silent_s < SILENT_S || strcmp(state, "active") != 0) {
-        return;
-    }
-    field_text(job, "job", name, sizeof name);
-    out_duration(silent_s, ago);
-    fprintf(cli->out, "nothing has been heard of %s for %s: it is slow, hangs, or was killed\n",
-            name, ago);
-}
-
 static int show_jobs(struct cli *cli, const msgpack_object *result)
 {
     if (mpk_items(result) == 0) {
@@ -107,7 +92,18 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
     }
     out_print(&table, cli->width, false, cli->out);
     for (uint32_t i = 0; i < result->via.array.size; i++) {
-        show_silent(cli, &result->via.array.ptr[i]);
+        const msgpack_object *job = &result->via.array.ptr[i];
+        char name[JOB_NAME_MAX + 1], state[16], ago[OUT_TIME_MAX];
+        uint64_t heard_ns = mpk_find_u64(job, "heard_ns");
+        double silent_s = ((double)now_wall_ns() - (double)heard_ns) / 1e9;
+        field_text(job, "state", state, sizeof state);
+        if (heard_ns == 0 || silent_s < SILENT_S || strcmp(state, "active") != 0) {
+            continue;
+        }
+        field_text(job, "job", name, sizeof name);
+        out_duration(silent_s, ago);
+        fprintf(cli->out, "nothing has been heard of %s for %s: it is slow, hangs, or was killed\n",
+                name, ago);
     }
     return CLI_OK;
 }

@@ -26,22 +26,6 @@ struct tail_spread {
     double mean, min, max;
 };
 
-static struct tail_spread tail_spread_of(const msgpack_object *values)
-{
-    struct tail_spread spread = {.min = INFINITY, .max = -INFINITY};
-    for (uint32_t i = 0; i < field_columns(values); i++) {
-        double value = mpk_number(field_column(values, i));
-        if (isnan(value)) {
-            continue;
-        }
-        spread.count++;
-        spread.mean += (value - spread.mean) / spread.count;
-        spread.min = fmin(spread.min, value);
-        spread.max = fmax(spread.max, value);
-    }
-    return spread;
-}
-
 /* How many heads from this one on have the name; 0 when one before has it. */
 static uint32_t count_name(const msgpack_object *values, uint32_t head, const char *name)
 {
@@ -59,7 +43,17 @@ static uint32_t count_name(const msgpack_object *values, uint32_t head, const ch
 static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
 {
     const msgpack_object *values = field_metric(map, metric);
-    struct tail_spread spread = tail_spread_of(values);
+    struct tail_spread spread = {.min = INFINITY, .max = -INFINITY};
+    for (uint32_t i = 0; i < field_columns(values); i++) {
+        double value = mpk_number(field_column(values, i));
+        if (isnan(value)) {
+            continue;
+        }
+        spread.count++;
+        spread.mean += (value - spread.mean) / spread.count;
+        spread.min = fmin(spread.min, value);
+        spread.max = fmax(spread.max, value);
+    }
     fprintf(cli->out, " %s", metric);
     if (!values) {
         fputs(" -", cli->out);

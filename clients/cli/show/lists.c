@@ -173,26 +173,6 @@ static int fit_labels(const struct view *view, int head, int spot)
     return label < LABEL_WIDTH_MAX ? label : LABEL_WIDTH_MAX;
 }
 
-static void put_head_line(const struct view *view, const struct widths *w, int digits,
-                          uint32_t head)
-{
-    const struct entry *tops = view->found->tops + (size_t)head * view->found->top_count;
-    bool one_line = w->bar > 0;
-    fprintf(view->screen.out, "  %*" PRIu32, digits, head);
-    if (tops[0].weight <= 0) {
-        fputs("  nothing: all 0\n", view->screen.out);
-        return;
-    }
-    for (uint32_t i = 0; i < view->found->top_count; i++) {
-        if (i > 0 && !one_line) {
-            fprintf(view->screen.out, "\n  %*s", digits, "");
-        }
-        fputs("  ", view->screen.out);
-        put_top(view, w, &tops[i]);
-    }
-    putc('\n', view->screen.out);
-}
-
 void view_heads(const struct view *view)
 {
     char query[QUERY_TEXT_MAX], last[16];
@@ -209,7 +189,21 @@ void view_heads(const struct view *view)
                  view->found->top_count == 1 ? "" : "s", query);
     fprintf(view->screen.out, "  %*s  KEY\n", digits, "HEAD");
     for (uint32_t h = 0; h < view->layer->heads; h++) {
-        put_head_line(view, &w, digits, h);
+        const struct entry *tops = view->found->tops + (size_t)h * view->found->top_count;
+        bool one_line = w.bar > 0;
+        fprintf(view->screen.out, "  %*" PRIu32, digits, h);
+        if (tops[0].weight <= 0) {
+            fputs("  nothing: all 0\n", view->screen.out);
+            continue;
+        }
+        for (uint32_t i = 0; i < view->found->top_count; i++) {
+            if (i > 0 && !one_line) {
+                fprintf(view->screen.out, "\n  %*s", digits, "");
+            }
+            fputs("  ", view->screen.out);
+            put_top(view, &w, &tops[i]);
+        }
+        putc('\n', view->screen.out);
     }
 }
 

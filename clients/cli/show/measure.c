@@ -29,9 +29,13 @@ struct measure_pass {
 
 /* Row sums ------------------------------------------------------------------------------------ */
 
-/* A cell counts as often as it has keys in it. */
-static double sum_row(const struct source_layer *layer, const float *weights, bool *ret_zero)
+/* Returns whether the row attends to anything. */
+static bool check_sum(struct measure_pass *pass, uint32_t row, const float *weights)
 {
+    struct row_sums *sums = &pass->findings->sums;
+    bool zero;
+    /* A cell counts as often as it has keys in it. */
+    const struct source_layer *layer = pass->layer;
     double sum = 0;
     unsigned any = 0;
     for (uint32_t c = 0; c < layer->columns; c++) {
@@ -39,16 +43,7 @@ static double sum_row(const struct source_layer *layer, const float *weights, bo
         sum += (double)weights[c] * (source_edge(c + 1, layer->keys, layer->columns) - begin);
         any |= weights[c] != 0;
     }
-    *ret_zero = !any;
-    return sum;
-}
-
-/* Returns whether the row attends to anything. */
-static bool check_sum(struct measure_pass *pass, uint32_t row, const float *weights)
-{
-    struct row_sums *sums = &pass->findings->sums;
-    bool zero;
-    double sum = sum_row(pass->layer, weights, &zero);
+    zero = !any;
     sums->rows++;
     if (!isfinite(sum)) {
         sums->missing++;

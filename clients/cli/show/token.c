@@ -40,26 +40,13 @@ static bool is_variation(uint32_t code)
     return is_between(code, 0xfe00, 0xfe0f) || is_between(code, 0xe0100, 0xe01ef);
 }
 
-static bool runs_right_to_left(uint32_t code)
-{
-    return is_between(code, 0x590, 0x8ff) || is_between(code, 0xfb1d, 0xfdff) ||
-           is_between(code, 0xfe70, 0xfefe) || is_between(code, 0x10800, 0x10fff) ||
-           is_between(code, 0x1e800, 0x1efff);
-}
-
-static locale_t own_locale(void)
+/* -1 = cannot be shown. */
+static int width_of(uint32_t code)
 {
     static locale_t own;
     if (!own) {
         own = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
     }
-    return own;
-}
-
-/* -1 = cannot be shown. */
-static int width_of(uint32_t code)
-{
-    locale_t own = own_locale();
     if (!own) {
         return code >= 0x20 && code != 0x7f ? 1 : -1;
     }
@@ -91,7 +78,11 @@ static struct token_unit token_escape(uint32_t code)
 
 static struct token_unit token_plain(uint32_t code, int width)
 {
-    struct token_unit unit = {.width = width, .right_to_left = runs_right_to_left(code)};
+    struct token_unit unit = {
+        .width = width,
+        .right_to_left = (is_between(code, 0x590, 0x8ff) || is_between(code, 0xfb1d, 0xfdff) ||
+                          is_between(code, 0xfe70, 0xfefe) || is_between(code, 0x10800, 0x10fff) ||
+                          is_between(code, 0x1e800, 0x1efff))};
     unit.text[utf8_put(code, unit.text)] = '\0';
     return unit;
 }

@@ -63,22 +63,6 @@ static void keep_answers(struct run_row *row, const struct run_row *before)
     row->asked_firing = before->asked_firing;
 }
 
-/* The nodes of a hub that are late. */
-static void read_fleet(struct model *model, const msgpack_object *fleet)
-{
-    const msgpack_object *nodes = mpk_find(fleet, "nodes");
-    uint32_t late = 0;
-    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
-        const msgpack_object *state = mpk_find(field_at(nodes, i), "state");
-        late += state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
-    }
-    model->fleet[0] = '\0';
-    if (late > 0) {
-        snprintf(model->fleet, sizeof model->fleet, "! %" PRIu32 " node%s late: attnctl fleet",
-                 late, late == 1 ? " is" : "s are");
-    }
-}
-
 static void read_runs(struct model *model, const msgpack_object *jobs)
 {
     uint32_t count = mpk_items(jobs) < TOP_RUNS_MAX ? mpk_items(jobs) : TOP_RUNS_MAX;
@@ -144,7 +128,18 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
     model->moved = model->moved || again;
     model->health = health;
     model->refused[0] = '\0';
-    read_fleet(model, mpk_find(result, "fleet"));
+    /* The nodes of a hub that are late. */
+    const msgpack_object *nodes = mpk_find(mpk_find(result, "fleet"), "nodes");
+    uint32_t late = 0;
+    for (uint32_t i = 0; i < mpk_items(nodes); i++) {
+        const msgpack_object *state = mpk_find(field_at(nodes, i), "state");
+        late += state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
+    }
+    model->fleet[0] = '\0';
+    if (late > 0) {
+        snprintf(model->fleet, sizeof model->fleet, "! %" PRIu32 " node%s late: attnctl fleet",
+                 late, late == 1 ? " is" : "s are");
+    }
     char chosen[JOB_NAME_MAX + 1];
     model_chosen(model, chosen);
     read_runs(model, mpk_find(result, "jobs"));

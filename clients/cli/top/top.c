@@ -239,19 +239,6 @@ static int terminal_key(void)
 
 /* Drawing */
 
-/* How large it is now; it is drawn anew in that size. */
-static void terminal_measure(int *ret_width, int *ret_height)
-{
-    struct winsize size = {.ws_col = 0};
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0 &&
-        (size.ws_col != COLS || size.ws_row != LINES)) {
-        resizeterm(size.ws_row, size.ws_col);
-    }
-    *ret_width = COLS;
-    *ret_height = LINES;
-    clearok(curscr, TRUE);
-}
-
 static void terminal_show(const struct screen *screen)
 {
     erase();
@@ -328,9 +315,13 @@ static int open_signals(struct sigaction ret_before[CAUGHT])
 
 static void resize(struct top *top)
 {
-    int width, height;
-    terminal_measure(&width, &height);
-    if (screen_resize(&top->screen, width, height) != 0) {
+    struct winsize size = {.ws_col = 0};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0 &&
+        (size.ws_col != COLS || size.ws_row != LINES)) {
+        resizeterm(size.ws_row, size.ws_col);
+    }
+    clearok(curscr, TRUE); /* drawn anew, as large as it is now */
+    if (screen_resize(&top->screen, COLS, LINES) != 0) {
         top->model->out_of_memory = true;
     }
     top->changed = true;
