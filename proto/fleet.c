@@ -295,12 +295,9 @@ int fleet_body_decode(const msgpack_object *map, struct fleet_body *ret_body)
         fleet_read_rule(&reader, &body);
     }
     if (body.kind == FLEET_PART) {
-        body.layer.stack = (enum stack)fleet_choice(
-            &reader, "stack", 2,
-            (const char *const[]){stack_name(STACK_ENCODER), stack_name(STACK_DECODER)});
+        body.layer.stack = (enum stack)fleet_choice(&reader, "stack", 2, stack_names);
         body.layer.layer = (uint32_t)fleet_number(&reader, "layer", LAYER_MAX);
-        body.layer.site = (enum site)fleet_choice(
-            &reader, "site", 2, (const char *const[]){site_name(SITE_SELF), site_name(SITE_CROSS)});
+        body.layer.site = (enum site)fleet_choice(&reader, "site", 2, site_names);
         if (mpk_find(map, "module")) {
             body.module = fleet_text(&reader, "module", 1, MODULE_MAX, &body.module_size);
         }

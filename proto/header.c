@@ -111,16 +111,12 @@ static int header_read_word(const msgpack_object *value, const char *const *word
 
 static int read_stack(const msgpack_object *value, void *field)
 {
-    const char *const words[] = {stack_name(STACK_ENCODER), stack_name(STACK_DECODER)};
-
-    return header_read_word(value, words, 2, ERR_KEY_RANGE, field);
+    return header_read_word(value, stack_names, 2, ERR_KEY_RANGE, field);
 }
 
 static int read_site(const msgpack_object *value, void *field)
 {
-    const char *const words[] = {site_name(SITE_SELF), site_name(SITE_CROSS)};
-
-    return header_read_word(value, words, 2, ERR_KEY_RANGE, field);
+    return header_read_word(value, site_names, 2, ERR_KEY_RANGE, field);
 }
 
 /* Copies a text and ends it. */

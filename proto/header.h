@@ -201,6 +201,8 @@ int topic_check(const struct header *header, const void *topic, size_t len);
 
 const char *message_type_name(enum message_type type);
 const char *event_name(enum event_type event);
+/* The words of messages, by their number. */
+extern const char *const stack_names[2], *const site_names[2];
 const char *stack_name(enum stack stack);
 const char *site_name(enum site site);
 

@@ -8,17 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const stacks[] = {[STACK_ENCODER] = "encoder", [STACK_DECODER] = "decoder"};
-static const char *const sites[] = {[SITE_SELF] = "self", [SITE_CROSS] = "cross"};
+const char *const stack_names[] = {[STACK_ENCODER] = "encoder", [STACK_DECODER] = "decoder"};
+const char *const site_names[] = {[SITE_SELF] = "self", [SITE_CROSS] = "cross"};
 
 const char *stack_name(enum stack stack)
 {
-    return stacks[stack];
+    return stack_names[stack];
 }
 
 const char *site_name(enum site site)
 {
-    return sites[site];
+    return site_names[site];
 }
 
 static bool job_char(unsigned char c)
@@ -117,8 +117,9 @@ static bool well_formed(const char *topic, size_t len)
         return part_is(parts[0], "event");
     }
     return count == 5 && part_is(parts[0], "tensor") &&
-           (part_is(parts[2], stacks[0]) || part_is(parts[2], stacks[1])) &&
-           part_is_layer(parts[3]) && (part_is(parts[4], sites[0]) || part_is(parts[4], sites[1]));
+           (part_is(parts[2], stack_names[0]) || part_is(parts[2], stack_names[1])) &&
+           part_is_layer(parts[3]) &&
+           (part_is(parts[4], site_names[0]) || part_is(parts[4], site_names[1]));
 }
 
 int topic_check(const struct header *header, const void *topic, size_t len)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/fleet/flight.h"
+#include "daemon/base/grow.h"
 
 #include <stdlib.h>
 
@@ -25,14 +26,8 @@ struct flight_row *flight_find(struct flight_table *flight, uint64_t seq)
 struct flight_row *flight_add(struct flight_table *flight, uint64_t seq, uint64_t turn,
                               uint64_t size, uint32_t pieces)
 {
-    if (flight->count == flight->capacity) {
-        uint32_t capacity = flight->capacity ? 2 * flight->capacity : 64;
-        struct flight_row *rows = realloc(flight->rows, capacity * sizeof *rows);
-        if (!rows) {
-            return NULL;
-        }
-        flight->rows = rows;
-        flight->capacity = capacity;
+    if (!grow(&flight->rows, flight->count, &flight->capacity, sizeof *flight->rows)) {
+        return NULL;
     }
     uint8_t *done = calloc(pieces, 1);
     if (!done) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Runs by what nodes call them and by their row in the file, members by their node. Nodes choose
  * the ids of runs, which are therefore kept in order: none can make the hub search long. */
+#include "daemon/base/grow.h"
 #include "daemon/fleet/hub_internal.h"
 #include "proto/err.h"
 
@@ -59,14 +60,8 @@ struct hub_run *hub_run_of(const struct hub *hub, int64_t row)
 
 int hub_index_add(struct hub *hub, struct hub_run *run)
 {
-    if (hub->run_count == hub->run_capacity) {
-        uint32_t capacity = hub->run_capacity ? 2 * hub->run_capacity : 64;
-        struct hub_run **grown = realloc(hub->runs_by_id, capacity * sizeof *grown);
-        if (!grown) {
-            return ERR_MEMORY;
-        }
-        hub->runs_by_id = grown;
-        hub->run_capacity = capacity;
+    if (!grow(&hub->runs_by_id, hub->run_count, &hub->run_capacity, sizeof *hub->runs_by_id)) {
+        return ERR_MEMORY;
     }
     uint32_t at = hub_index_search(hub, run->run, run->job, strlen(run->job));
     memmove(hub->runs_by_id + at + 1, hub->runs_by_id + at,

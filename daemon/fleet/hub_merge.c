@@ -4,6 +4,7 @@
  * the same parts add the same numbers in the same order. */
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
+#include "daemon/base/grow.h"
 #include "daemon/base/log.h"
 #include "daemon/fleet/hub_internal.h"
 #include "daemon/store/store.h"
@@ -269,14 +270,10 @@ static int hub_list_layers(struct hub *hub, struct hub_job *job)
                                        sql_i64((int64_t)hub_first_part(track, job->part)),
                                        sql_i64((int64_t)job->part)));
     while (!code && parts_row(&hub->parts, row)) {
-        if (job->layer_count == capacity) {
-            capacity = capacity ? 2 * capacity : 64;
-            uint32_t *layers = realloc(job->layers, capacity * sizeof *layers);
-            code = layers ? 0 : ERR_MEMORY;
-            job->layers = layers ? layers : job->layers;
-        }
-        if (!code) {
+        if (grow(&job->layers, job->layer_count, &capacity, sizeof *job->layers)) {
             job->layers[job->layer_count++] = (uint32_t)sqlite3_column_int64(row, 0);
+        } else {
+            code = ERR_MEMORY;
         }
     }
     sqlite3_reset(row);

@@ -5,6 +5,7 @@
  * changed is merged again at any time, a second after the last change, so that parts which come
  * together are one correction. */
 #include "daemon/base/clock.h"
+#include "daemon/base/grow.h"
 #include "daemon/fleet/hub_internal.h"
 #include "daemon/fleet/link.h"
 #include "proto/err.h"
@@ -330,14 +331,9 @@ struct hub_window *hub_add_window(struct hub *hub, struct hub_track *track, uint
     if (window) {
         return window;
     }
-    if (track->window_count == track->window_capacity) {
-        uint32_t capacity = track->window_capacity ? 2 * track->window_capacity : 16;
-        struct hub_window *windows = realloc(track->windows, capacity * sizeof *windows);
-        if (!windows) {
-            return NULL;
-        }
-        track->windows = windows;
-        track->window_capacity = capacity;
+    if (!grow(&track->windows, track->window_count, &track->window_capacity,
+              sizeof *track->windows)) {
+        return NULL;
     }
     uint32_t at = hub_window_at(track, part);
     memmove(track->windows + at + 1, track->windows + at,
@@ -353,15 +349,10 @@ int hub_note_closed(struct hub *hub, struct hub_run *run, struct hub_member *mem
 {
     struct hub_track *track = &run->tracks[at];
     struct hub_progress *progress = &member->tracks[at];
-    if (progress->waiting_count == progress->waiting_capacity &&
-        progress->waiting_capacity < HUB_WAITING_MAX) {
-        uint32_t capacity = progress->waiting_capacity ? 2 * progress->waiting_capacity : 4;
-        struct hub_closed *waiting = realloc(progress->waiting, capacity * sizeof *waiting);
-        if (!waiting) {
-            return ERR_MEMORY;
-        }
-        progress->waiting = waiting;
-        progress->waiting_capacity = capacity;
+    if (progress->waiting_count < HUB_WAITING_MAX &&
+        !grow(&progress->waiting, progress->waiting_count, &progress->waiting_capacity,
+              sizeof *progress->waiting)) {
+        return ERR_MEMORY;
     }
     if (progress->waiting_count == HUB_WAITING_MAX) {
         hub_progress_of(hub, member, at);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/fleet/seen.h"
 
+#include "daemon/base/grow.h"
 #include "proto/err.h"
 
 #include <stdlib.h>
@@ -35,14 +36,8 @@ static void seen_remove(struct seen *seen, uint32_t from, uint32_t to)
 
 int seen_add(struct seen *seen, uint64_t first, uint64_t last)
 {
-    if (seen->count == seen->capacity) {
-        uint32_t capacity = seen->capacity ? 2 * seen->capacity : 4;
-        struct seen_range *ranges = realloc(seen->ranges, capacity * sizeof *ranges);
-        if (!ranges) {
-            return ERR_MEMORY;
-        }
-        seen->ranges = ranges;
-        seen->capacity = capacity;
+    if (!grow(&seen->ranges, seen->count, &seen->capacity, sizeof *seen->ranges)) {
+        return ERR_MEMORY;
     }
     uint32_t from = seen_find(seen, first - 1), to = from;
     for (; to < seen->count && seen->ranges[to].first <= last + 1; to++) {

@@ -15,6 +15,7 @@
  *
  * crash_point: uplink_published (a row, before any answer), uplink_acknowledged (not marked yet).
  */
+#include "daemon/base/grow.h"
 #include "daemon/fleet/uplink_internal.h"
 
 #include "daemon/base/clock.h"
@@ -71,15 +72,8 @@ static void uplink_on_answer(jsCtx *js, natsMsg *message, jsPubAck *ack, jsPubAc
     }
     if (ours) {
         pthread_mutex_lock(&uplink->lock);
-        if (uplink->answer_count == uplink->answer_capacity) {
-            size_t capacity = uplink->answer_capacity ? 2 * uplink->answer_capacity : 256;
-            struct uplink_answer *grown = realloc(uplink->answers, capacity * sizeof *grown);
-            if (grown) {
-                uplink->answers = grown;
-                uplink->answer_capacity = capacity;
-            }
-        }
-        if (uplink->answer_count < uplink->answer_capacity) {
+        if (grow(&uplink->answers, uplink->answer_count, &uplink->answer_capacity,
+                 sizeof *uplink->answers)) {
             uplink->answers[uplink->answer_count++] = answer;
         }
         uplink->woken = true;

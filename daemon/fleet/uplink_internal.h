@@ -66,7 +66,7 @@ struct uplink {
     bool woken, stopping;
     uint64_t stop_ns;
     struct uplink_answer *answers;
-    size_t answer_count, answer_capacity;
+    uint32_t answer_count, answer_capacity;
     struct fleet_ask asks[ASKS_MAX];
     size_t ask_count;
     struct fleet_beat_run runs[FLEET_RUNS_MAX];

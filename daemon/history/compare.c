@@ -13,6 +13,7 @@
  * sorted by distance, then by layer and head; what only one run has is listed apart.
  *
  * One layer of either run is in memory at a time, and TOGETHER_MAX of its windows. */
+#include "daemon/base/grow.h"
 #include "daemon/history/windows.h"
 
 #include <math.h>
@@ -191,29 +192,16 @@ static int compare_metric(const struct layer_state *const pool[2], int metric, u
     return code;
 }
 
-static struct head_distance *next_distance(struct comparison *comparison)
-{
-    if (comparison->count == comparison->room) {
-        uint32_t room = comparison->room ? 2 * comparison->room : 64;
-        struct head_distance *grown = realloc(comparison->heads, room * sizeof *grown);
-        if (!grown) {
-            return NULL;
-        }
-        comparison->heads = grown;
-        comparison->room = room;
-    }
-    return &comparison->heads[comparison->count];
-}
-
 static int compare_pools(struct comparison *comparison, const struct found_layer *layer,
                          const struct layer_state *const pool[2])
 {
     uint32_t heads = pool[0]->heads < pool[1]->heads ? pool[0]->heads : pool[1]->heads;
     for (uint32_t head = 0; head < heads; head++) {
-        struct head_distance *distance = next_distance(comparison);
-        if (!distance) {
+        if (!grow(&comparison->heads, comparison->count, &comparison->room,
+                  sizeof *comparison->heads)) {
             return ERR_MEMORY;
         }
+        struct head_distance *distance = &comparison->heads[comparison->count];
         distance->layer = layer;
         distance->head = head;
         double sum = 0;

@@ -2,6 +2,7 @@
 /* ranks: the mean entropy of each head by rank in one window of a layer, and which ranks are odd.
  * On a hub the parts of the nodes say it, as long as HISTORY.parts has them, and with them whose a
  * rank is; else the state of the window does, for the ranks that it keeps. */
+#include "daemon/base/grow.h"
 #include "daemon/history/windows.h"
 #include "daemon/state/odd_ranks.h"
 #include "proto/fleet.h"
@@ -55,14 +56,8 @@ static struct ranks_of_node *history_ranks_node(struct ranks_found *found, uint6
             return &found->node[i];
         }
     }
-    if (found->count == found->room) {
-        uint32_t room = found->room ? 2 * found->room : 8;
-        struct ranks_of_node *grown = realloc(found->node, room * sizeof *grown);
-        if (!grown) {
-            return NULL;
-        }
-        found->node = grown;
-        found->room = room;
+    if (!grow(&found->node, found->count, &found->room, sizeof *found->node)) {
+        return NULL;
     }
     struct ranks_of_node *node = &found->node[found->count++];
     *node = (struct ranks_of_node){.id = id};

@@ -7,6 +7,7 @@
  * chunk that was not read may know better (`low`, `high`). */
 #include "daemon/history/windows.h"
 
+#include "daemon/base/grow.h"
 #include "daemon/history/number.h"
 
 #include <stdlib.h>
@@ -30,14 +31,8 @@ void windows_free(struct window_rows *rows)
 /* Room for one more row, which is counted; NULL when out of memory. */
 static struct window_row *history_windows_add_row(struct window_rows *rows)
 {
-    if (rows->count == rows->room) {
-        uint32_t room = rows->room ? 2 * rows->room : 256;
-        struct window_row *grown = realloc(rows->row, room * sizeof *grown);
-        if (!grown) {
-            return NULL;
-        }
-        rows->row = grown;
-        rows->room = room;
+    if (!grow(&rows->row, rows->count, &rows->room, sizeof *rows->row)) {
+        return NULL;
     }
     return &rows->row[rows->count++];
 }

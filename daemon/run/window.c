@@ -12,6 +12,7 @@
 #include "daemon/run/window.h"
 
 #include "daemon/base/clock.h"
+#include "daemon/base/grow.h"
 #include "proto/err.h"
 
 #include <stdlib.h>
@@ -21,18 +22,6 @@
 void window_init(struct window *window, const struct window_rule *rule, uint64_t now_ns)
 {
     *window = (struct window){.rule = *rule, .first_ns = now_ns, .open_max = WINDOW_OPEN_MAX};
-}
-
-static int grow_ranks(struct window *window)
-{
-    uint32_t capacity = window->rank_capacity ? 2 * window->rank_capacity : 8;
-    struct window_rank *ranks = realloc(window->ranks, capacity * sizeof *ranks);
-    if (!ranks) {
-        return ERR_MEMORY;
-    }
-    window->ranks = ranks;
-    window->rank_capacity = capacity;
-    return 0;
 }
 
 /* Ranks mostly appear in their order. */
@@ -71,7 +60,7 @@ int window_rank(struct window *window, uint32_t rank, uint32_t world, uint64_t l
     if (window->rank_count >= limit) {
         return ERR_RANK_LIMIT;
     }
-    if (window->rank_count == window->rank_capacity && grow_ranks(window) != 0) {
+    if (!grow(&window->ranks, window->rank_count, &window->rank_capacity, sizeof *window->ranks)) {
         return ERR_MEMORY;
     }
     *ret_index = window->rank_count++;

@@ -21,6 +21,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
+#include "daemon/base/grow.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
 #include "daemon/store/store_internal.h"
@@ -110,16 +111,9 @@ static uint64_t count_records(const struct store_batch *batches)
 static void store_on_full(void *data, struct store_place which)
 {
     struct store *store = data;
-    if (store->full_count == store->full_capacity) {
-        size_t capacity = store->full_capacity ? 2 * store->full_capacity : 64;
-        struct store_place *full = realloc(store->full, capacity * sizeof *full);
-        if (!full) {
-            return;
-        }
-        store->full = full;
-        store->full_capacity = capacity;
+    if (grow(&store->full, store->full_count, &store->full_capacity, sizeof *store->full)) {
+        store->full[store->full_count++] = which;
     }
-    store->full[store->full_count++] = which;
 }
 
 static int store_write_all(struct store *store, const struct store_batch *batches)

@@ -50,7 +50,7 @@ struct store {
     pthread_mutex_t db_lock; /* guards the rest: the thread's, but for read.c */
     struct store_db db;
     struct store_place *full; /* that have windows for a chunk; owned */
-    size_t full_count, full_capacity;
+    uint32_t full_count, full_capacity;
     uint64_t age_next_ns, log_next_ns;
     bool size_due, age_due;
     struct store_clock clock;

@@ -260,8 +260,6 @@ static int control_ask(attn_control *control, const char *method, unsigned takes
         return ATTN_E_ARGUMENT;
     }
     mpk_writer_init(&writer);
-    static const char *const stacks[] = {[ATTN_ENCODER] = "encoder", [ATTN_DECODER] = "decoder"};
-    static const char *const sites[] = {[ATTN_SELF] = "self", [ATTN_CROSS] = "cross"};
     bool layer = takes & TAKES_LAYER, range = takes & TAKES_RANGE;
     struct mpk_open params;
 
@@ -275,10 +273,11 @@ static int control_ask(attn_control *control, const char *method, unsigned takes
     control_put_text(&writer, "job_b", question->job_b, takes & TAKES_OTHER);
     control_put_text(&writer, "run_b", question->run_b, takes & TAKES_OTHER);
     control_put_text(&writer, "stack",
-                     question->stack >= 0 ? stacks[question->stack != ATTN_ENCODER] : NULL, layer);
+                     question->stack >= 0 ? stack_names[question->stack != ATTN_ENCODER] : NULL,
+                     layer);
     control_put_number(&writer, "layer", (uint64_t)question->layer, layer && question->layer >= 0);
     control_put_text(&writer, "site",
-                     question->site >= 0 ? sites[question->site != ATTN_SELF] : NULL, layer);
+                     question->site >= 0 ? site_names[question->site != ATTN_SELF] : NULL, layer);
     control_put_number(&writer, "head", (uint64_t)question->head,
                        takes & TAKES_HEAD && question->head >= 0);
     control_put_text(&writer, "metric", question->metric, takes & TAKES_METRIC);

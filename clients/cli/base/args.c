@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const stacks[] = {"encoder", "decoder"}, *const sites[] = {"self", "cross"};
-
 /* Seconds may have their unit, s or ms. */
 const char *args_set_timeout(void *to, const char *text)
 {
@@ -49,12 +47,12 @@ static const char *set_layer(void *to, const char *text)
         return valid;
     }
     for (char *at = parts, *part; (part = strsep(&at, ".")) != NULL;) {
-        int stack = option_word(part, stacks, 2), site = option_word(part, sites, 2);
+        int stack = option_word(part, stack_names, 2), site = option_word(part, site_names, 2);
         if (stack >= 0) {
-            args->stack = stacks[stack];
+            args->stack = stack_names[stack];
             args->given |= ARGS_STACK;
         } else if (site >= 0) {
-            args->site = sites[site];
+            args->site = site_names[site];
             args->given |= ARGS_SITE;
         } else if (option_whole_u32(part, LAYER_MAX, &args->layer)) {
             args->given |= ARGS_LAYER;
@@ -83,9 +81,9 @@ static const struct args_row {
     enum args_option bit;
 } option_info[] = {
     SET("metric", "NAME", "METRIC", ARGS_METRIC, 0, set_metric, "metric to show (default entropy_normalized, or the first there is)"),
-    WORD("stack", "STACK", "encoder|decoder", ARGS_STACK, stack, stacks, "valid: encoder, decoder", "only encoder or decoder layers"),
+    WORD("stack", "STACK", "encoder|decoder", ARGS_STACK, stack, stack_names, "valid: encoder, decoder", "only encoder or decoder layers"),
     SET("layer", "LAYER", "LAYER", ARGS_LAYER, 0, set_layer, "only this layer: 3, or decoder.3.self, or a part of it"),
-    WORD("site", "SITE", "self|cross", ARGS_SITE, site, sites, "valid: self, cross", "only self or cross attention"),
+    WORD("site", "SITE", "self|cross", ARGS_SITE, site, site_names, "valid: self, cross", "only self or cross attention"),
     FLAG("drift", ARGS_DRIFT, "the metric's drift from the baseline, and since when"),
     VALUE("head", "N", NULL, ARGS_HEAD, OPTION_COUNT, head, 0, HEADS_TOTAL_MAX - 1, NULL, "only this head"),
     SET("run", "RUN", NULL, ARGS_RUN, offsetof(struct args, run), option_set_run, "this run, by its first digits (default: the newest)"),
