@@ -182,33 +182,26 @@ static int save_row(struct saving *saving, const struct track *track, const stru
     return code;
 }
 
-static int save_state(struct saving *saving, const struct track *track,
-                      const struct window_part *part, const struct stream *stream)
-{
-    char key[CHECKPOINT_KEY_MAX];
-    struct mpk_writer writer;
-    if (!part->data || !state_table_unsaved(part->data, stream->index) ||
-        !window_needs(&track->window, part->index)) {
-        return 0;
-    }
-    mpk_writer_init(&writer);
-    snprintf(key, sizeof key, "part/%s/%" PRIu64 "/%" PRIu32, track->name, part->index,
-             stream->key);
-    int code = layer_state_pack(state_table_find(part->data, stream->index), &writer);
-    if (!code) {
-        code = checkpoint_keep(saving, key, &writer);
-    }
-    mpk_writer_clear(&writer);
-    state_table_set_saved(part->data, stream->index, true);
-    return code;
-}
-
 static int save_states(struct saving *saving, const struct track *track,
                        const struct window_part *list, const struct stream *stream)
 {
     int code = 0;
     for (const struct window_part *part = list; part && !code; part = part->next) {
-        code = save_state(saving, track, part, stream);
+        char key[CHECKPOINT_KEY_MAX];
+        struct mpk_writer writer;
+        if (!part->data || !state_table_unsaved(part->data, stream->index) ||
+            !window_needs(&track->window, part->index)) {
+            continue;
+        }
+        mpk_writer_init(&writer);
+        snprintf(key, sizeof key, "part/%s/%" PRIu64 "/%" PRIu32, track->name, part->index,
+                 stream->key);
+        code = layer_state_pack(state_table_find(part->data, stream->index), &writer);
+        if (!code) {
+            code = checkpoint_keep(saving, key, &writer);
+        }
+        mpk_writer_clear(&writer);
+        state_table_set_saved(part->data, stream->index, true);
     }
     return code;
 }
@@ -219,30 +212,23 @@ void checkpoint_drift_key(const struct track *track, const struct stream *stream
     snprintf(ret_key, CHECKPOINT_KEY_MAX, "drift/%s/%" PRIu32, track->name, stream->key);
 }
 
-static int save_drift(struct saving *saving, const struct track *track, struct stream *stream)
-{
-    struct layer_track *layer = &stream->tracks[track->index];
-    char key[CHECKPOINT_KEY_MAX];
-    struct mpk_writer writer;
-    if (!layer->drift_unsaved || !layer->drift) {
-        return 0;
-    }
-    mpk_writer_init(&writer);
-    checkpoint_drift_key(track, stream, key);
-    int code = drift_pack(layer->drift, &writer);
-    if (!code) {
-        code = checkpoint_keep(saving, key, &writer);
-    }
-    mpk_writer_clear(&writer);
-    layer->drift_unsaved = false;
-    return code;
-}
-
 /* A layer in a track. */
 static int save_layer(struct saving *saving, const struct track *track, struct stream *stream)
 {
     struct layer_track *layer = &stream->tracks[track->index];
-    int code = save_drift(saving, track, stream);
+    int code = 0;
+    if (layer->drift_unsaved && layer->drift) {
+        char key[CHECKPOINT_KEY_MAX];
+        struct mpk_writer writer;
+        mpk_writer_init(&writer);
+        checkpoint_drift_key(track, stream, key);
+        code = drift_pack(layer->drift, &writer);
+        if (!code) {
+            code = checkpoint_keep(saving, key, &writer);
+        }
+        mpk_writer_clear(&writer);
+        layer->drift_unsaved = false;
+    }
     if (!layer->unsaved || code) {
         return code;
     }
@@ -407,14 +393,6 @@ static bool has_changed(const struct run *run, const struct stream *stream)
     return false;
 }
 
-static int step_layer(struct run *run, struct stream *stream)
-{
-    struct saving saving = {.run = run, .batch = run->saving};
-    int code = save_whole(&saving, stream);
-    run->saving_bytes += saving.bytes;
-    return code;
-}
-
 uint64_t checkpoint_losses(const struct result_sink *sink)
 {
     return stats_get(sink->stats, COUNT_STORE_DROPPED) +
@@ -448,7 +426,9 @@ bool checkpoint_step(struct run *run)
         run->round_next = run->round_next->hh.next;
     }
     if (run->round_next) {
-        run->saving_code = step_layer(run, run->round_next);
+        struct saving saving = {.run = run, .batch = run->saving};
+        run->saving_code = save_whole(&saving, run->round_next);
+        run->saving_bytes += saving.bytes;
         run->round_next = run->round_next->hh.next;
     }
     run->round_goes_on = run->round_next && !run->saving_code;

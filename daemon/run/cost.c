@@ -14,31 +14,21 @@ double cost_ratio(const struct capture_cost *cost)
     return ratio < RATIO_MAX ? ratio : RATIO_MAX;
 }
 
-static int costs_grow(struct capture_costs *costs, uint32_t rank_index)
-{
-    if (rank_index < costs->count) {
-        return 0;
-    }
-    uint32_t count = rank_index + 1 > 2 * costs->count ? rank_index + 1 : 2 * costs->count;
-    struct capture_cost *grown = realloc(costs->of_rank, count * sizeof *grown);
-    if (!grown) {
-        return ERR_MEMORY;
-    }
-    memset(grown + costs->count, 0, (count - costs->count) * sizeof *grown);
-    costs->of_rank = grown;
-    costs->count = count;
-    return 0;
-}
-
 /* All ranks are looked at only when the one that paid most pays less. */
 int costs_take(struct capture_costs *costs, uint32_t rank_index, const struct header *hello)
 {
     if (!(hello->step_seconds > 0)) {
         return 0;
     }
-    int code = costs_grow(costs, rank_index);
-    if (code) {
-        return code;
+    if (rank_index >= costs->count) {
+        uint32_t count = rank_index + 1 > 2 * costs->count ? rank_index + 1 : 2 * costs->count;
+        struct capture_cost *grown = realloc(costs->of_rank, count * sizeof *grown);
+        if (!grown) {
+            return ERR_MEMORY;
+        }
+        memset(grown + costs->count, 0, (count - costs->count) * sizeof *grown);
+        costs->of_rank = grown;
+        costs->count = count;
     }
     struct capture_cost *cost = &costs->of_rank[rank_index];
     double before = cost_ratio(cost);

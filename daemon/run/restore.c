@@ -85,65 +85,43 @@ static struct track *restore_find_track(struct run *run, const char *name, size_
     return NULL;
 }
 
-static int read_rank(struct restore *restore, struct window *window, uint32_t world,
-                     const msgpack_object *row)
-{
-    uint32_t index;
-    int code = row[0].via.u64 > UINT32_MAX ? ERR_STORE_FORMAT
-                                           : window_rank(window, (uint32_t)row[0].via.u64, world,
-                                                         UINT32_MAX, restore->now_ns, &index);
-    if (code) {
-        return code;
-    }
-    window->ranks[index].bye = row[1].via.u64 != 0;
-    window->ranks[index].seen = row[2].via.u64 != 0;
-    window->ranks[index].position = row[3].via.u64;
-    window->ranks[index].finished = row[4].via.u64;
-    return 0;
-}
-
-static int read_ranks(struct restore *restore, struct window *window, uint32_t world,
-                      const msgpack_object *map)
-{
-    uint32_t count = 0;
-    const msgpack_object *row = numbers(map, "ranks", &count);
-    int code = row && count % 5 == 0 ? 0 : ERR_STORE_FORMAT;
-    for (uint32_t i = 0; i < count && !code; i += 5) {
-        code = read_rank(restore, window, world, row + i);
-    }
-    return code;
-}
-
-/* A closed part is there even if no layer has a state in it: it says that its window was cut. */
-static int read_cut_parts(struct restore *restore, struct window *window, const msgpack_object *map)
-{
-    uint32_t count;
-    struct window_part *part;
-    const msgpack_object *index = numbers(map, "cut", &count);
-    int code = index ? 0 : ERR_STORE_FORMAT;
-    for (uint32_t i = 0; i < count && !code; i++) {
-        if (index[i].via.u64 >= window->next_index || !window_needs(window, index[i].via.u64)) {
-            continue;
-        }
-        code = window_restore_part(window, index[i].via.u64, restore->now_ns, &part);
-        if (!code) {
-            part->cut = true;
-        }
-    }
-    return code;
-}
-
 static int restore_read_window(struct restore *restore, struct window *window, uint32_t world,
                                const msgpack_object *map)
 {
     struct stored in = {map, 0};
+    struct window_part *part;
+    uint32_t count = 0, index;
+    uint64_t settled = 0;
     stored_u64(&in, "next", UINT64_MAX, &window->next_index);
     stored_u64(&in, "complete_from", UINT64_MAX, &window->complete_from);
-    uint64_t settled = 0;
     stored_u64(&in, "settled", 1, &settled);
     window->settled = settled;
-    int code = in.code ? in.code : read_ranks(restore, window, world, map);
-    return code ? code : read_cut_parts(restore, window, map);
+    const msgpack_object *row = numbers(map, "ranks", &count);
+    int code = in.code ? in.code : row && count % 5 == 0 ? 0 : ERR_STORE_FORMAT;
+    for (uint32_t i = 0; i < count && !code; i += 5) {
+        code = row[i].via.u64 > UINT32_MAX ? ERR_STORE_FORMAT
+                                           : window_rank(window, (uint32_t)row[i].via.u64, world,
+                                                         UINT32_MAX, restore->now_ns, &index);
+        if (!code) {
+            window->ranks[index].bye = row[i + 1].via.u64 != 0;
+            window->ranks[index].seen = row[i + 2].via.u64 != 0;
+            window->ranks[index].position = row[i + 3].via.u64;
+            window->ranks[index].finished = row[i + 4].via.u64;
+        }
+    }
+    /* A closed part is there even if no layer has a state in it: it says that its window was cut.
+     */
+    const msgpack_object *cut = numbers(map, "cut", &count);
+    code = code || cut ? code : ERR_STORE_FORMAT;
+    for (uint32_t i = 0; i < count && !code; i++) {
+        if (cut[i].via.u64 < window->next_index && window_needs(window, cut[i].via.u64)) {
+            code = window_restore_part(window, cut[i].via.u64, restore->now_ns, &part);
+            if (!code) {
+                part->cut = true;
+            }
+        }
+    }
+    return code;
 }
 
 static int restore_read_track(struct restore *restore, uint32_t world, const msgpack_object *map)
@@ -159,16 +137,6 @@ static int restore_read_track(struct restore *restore, uint32_t world, const msg
     restore->has_track[track->index] = true;
     int code = restore_read_window(restore, &track->window, world, map);
     track->next_before = track->window.next_index;
-    return code;
-}
-
-static int read_tracks(struct restore *restore, uint32_t world, const msgpack_object *root)
-{
-    const msgpack_object *tracks = mpk_find(root, "tracks");
-    int code = is_array(tracks) ? 0 : ERR_STORE_FORMAT;
-    for (uint32_t i = 0; !code && i < tracks->via.array.size; i++) {
-        code = restore_read_track(restore, world, &tracks->via.array.ptr[i]);
-    }
     return code;
 }
 
@@ -237,7 +205,12 @@ static int read_about(struct restore *restore, const msgpack_object *root)
     restore_sequences(&in, "sequences", &run->events);
     restore_reliable(run, &in, &run->reliable_events);
     restore_drop_totals(&in, run);
-    return in.code ? in.code : read_tracks(restore, world, root);
+    const msgpack_object *tracks = mpk_find(root, "tracks");
+    code = in.code ? in.code : is_array(tracks) ? 0 : ERR_STORE_FORMAT;
+    for (uint32_t i = 0; !code && i < tracks->via.array.size; i++) {
+        code = restore_read_track(restore, world, &tracks->via.array.ptr[i]);
+    }
+    return code;
 }
 
 /* About a layer */

@@ -83,27 +83,6 @@ static struct store_batch *store_take_held(struct store_batch **batches, bool st
     return held;
 }
 
-static uint64_t free_all(struct store_batch *batches)
-{
-    uint64_t bytes = 0;
-    while (batches) {
-        struct store_batch *next = batches->next;
-        bytes += batches->bytes;
-        batch_free(&batches);
-        batches = next;
-    }
-    return bytes;
-}
-
-static uint64_t count_records(const struct store_batch *batches)
-{
-    uint64_t records = 0;
-    for (; batches; batches = batches->next) {
-        records += batches->records;
-    }
-    return records;
-}
-
 /* Committing */
 
 /* Layers and tracks are remembered until their chunk is made. Out of memory it is forgotten: it
@@ -373,22 +352,12 @@ static bool store_waits_for_disk(const struct store *store)
            !store->stopping && !store_is_off(store);
 }
 
-static void store_wait_until(struct store *store, uint64_t when_ns)
-{
-    const struct timespec when = {.tv_sec = (time_t)(when_ns / 1000000000),
-                                  .tv_nsec = (long)(when_ns % 1000000000)};
-    pthread_cond_timedwait(&store->wake, &store->lock, &when);
-}
-
 /* Queue locked: takes what is due, as much as one transaction should have, or NULL. */
 static struct store_batch *take_due(struct store *store, uint64_t now)
 {
-    /* Queue locked: whether the batches that wait are to be written. */
-    if (!store->queue.first || store_waits_for_disk(store)) {
-        return NULL;
-    }
-    if (!(store->stopping || store_is_enough(store) ||
-          now >= store->queue.first->queued_ns + store->commit_ns)) {
+    if (!store->queue.first || store_waits_for_disk(store) ||
+        (!store->stopping && !store_is_enough(store) &&
+         now < store->queue.first->queued_ns + store->commit_ns)) {
         return NULL;
     }
     struct store_batch *taken = store->queue.first, *end = taken;
@@ -452,14 +421,20 @@ static void store_finish(struct store *store, struct store_batch *taken)
     }
     pthread_mutex_unlock(&store->lock);
     /* `code` is 0 when their promises are kept, or nobody can ever keep them. */
-    struct store_batch *batches = taken;
-    for (; batches && store->settle; batches = batches->next) {
-        if (batches->promises.first) {
-            promises_mark(&batches->promises, (code == SQLITE_OK || off ? 0 : ERR_AGAIN));
-            store->settle(store->settle_data, &batches->promises);
+    uint64_t records = 0, bytes = 0;
+    for (struct store_batch *batch = taken; batch && store->settle; batch = batch->next) {
+        if (batch->promises.first) {
+            promises_mark(&batch->promises, code == SQLITE_OK || off ? 0 : ERR_AGAIN);
+            store->settle(store->settle_data, &batch->promises);
         }
     }
-    uint64_t records = count_records(taken), bytes = free_all(taken);
+    while (taken) {
+        struct store_batch *next = taken->next;
+        records += taken->records;
+        bytes += taken->bytes;
+        batch_free(&taken);
+        taken = next;
+    }
     pthread_mutex_lock(&store->lock);
     store->held_bytes -= bytes;
     pthread_mutex_unlock(&store->lock);
@@ -514,7 +489,9 @@ static void *store_main(void *data)
                 store->queue.first->queued_ns + store->commit_ns < when) {
                 when = store->queue.first->queued_ns + store->commit_ns;
             }
-            store_wait_until(store, when);
+            const struct timespec until = {.tv_sec = (time_t)(when / 1000000000),
+                                           .tv_nsec = (long)(when % 1000000000)};
+            pthread_cond_timedwait(&store->wake, &store->lock, &until);
         }
     }
     pthread_mutex_unlock(&store->lock);
@@ -523,22 +500,6 @@ static void *store_main(void *data)
 }
 
 /* Start and end */
-
-/* Returns 0 or -1 with a reason. */
-static int store_start_thread(struct store *store)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&store->thread, NULL, store_main, store);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    store->thread_runs = rc == 0;
-    if (rc) {
-        snprintf(store->reason, sizeof store->reason, "its thread cannot be started: %s",
-                 strerror(rc));
-    }
-    return rc ? -1 : 0;
-}
 
 static int store_ends_repair(void *data)
 {
@@ -559,11 +520,18 @@ static int store_start(struct store *store, const struct config *config)
     store->db.ends = store_ends_repair;
     store->db.ends_data = store;
     store_on_open(store);
-    if (!store_start_thread(store)) {
-        return 0;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&store->thread, NULL, store_main, store);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    store->thread_runs = rc == 0;
+    if (rc) {
+        snprintf(store->reason, sizeof store->reason, "its thread cannot be started: %s",
+                 strerror(rc));
+        db_close(&store->db);
     }
-    db_close(&store->db);
-    return -1;
+    return rc ? -1 : 0;
 }
 
 int store_new(const struct config *config, struct stats *stats, struct store **ret_store)

@@ -36,17 +36,6 @@ static int find_both(const struct store_writer *writer, int64_t run_id, struct l
 
 /* Windows */
 
-static int store_write_put_state(const struct store_writer *writer, int64_t window_id,
-                                 const struct store_window *window)
-{
-    if (window->state_size == 0) {
-        return sql_run(writer->sql, STATEMENT_DROP_STATE, SQL(sql_i64(window_id)));
-    }
-    return sql_run(writer->sql, STATEMENT_PUT_STATE,
-                   SQL(sql_i64(window_id), sql_u64(window->state_size),
-                       sql_blob(window->state, window->state_size)));
-}
-
 static int write_window(const struct store_writer *writer, int64_t run_id,
                         const struct store_window *window)
 {
@@ -68,7 +57,11 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
             &window_id);
     }
     if (code == SQLITE_OK) {
-        code = store_write_put_state(writer, window_id, window);
+        code = window->state_size > 0
+                   ? sql_run(writer->sql, STATEMENT_PUT_STATE,
+                             SQL(sql_i64(window_id), sql_u64(window->state_size),
+                                 sql_blob(window->state, window->state_size)))
+                   : sql_run(writer->sql, STATEMENT_DROP_STATE, SQL(sql_i64(window_id)));
     }
     if (code == SQLITE_OK && window->final) {
         /* Says when there is enough for a chunk: once per chunk, or again when nobody made it. */
@@ -108,43 +101,35 @@ static bool store_write_pack(const uint16_t *values, size_t count, struct packed
     return true;
 }
 
-static int store_write_put_map(const struct store_writer *writer, struct store_place which,
-                               const struct store_map *map, const struct packed_map *mean,
-                               const struct packed_map *each)
-{
-    const struct store_head_maps *heads = &map->of_heads;
-    bool any = heads->heads > 0;
-    return sql_run(writer->sql, STATEMENT_PUT_MAP,
-                   SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_u64(map->window.first),
-                       sql_u64(map->window.last), sql_u64(map->epoch), sql_u64(map->step),
-                       sql_u64(map->time_ns), sql_u64(map->window.partial), sql_u64(map->queries),
-                       sql_u64(map->keys), sql_u64(map->rows), sql_u64(map->columns),
-                       sql_i64(writer->now_s), sql_blob(mean->data, mean->size),
-                       sql_if(any, sql_u64(heads->heads)), sql_if(any, sql_u64(heads->queries)),
-                       sql_if(any, sql_u64(heads->keys)), sql_if(any, sql_u64(heads->rows)),
-                       sql_if(any, sql_u64(heads->columns)),
-                       sql_if(any, sql_blob(each->data, each->size))));
-}
-
-static int pack_map(const struct store_writer *writer, struct store_place which,
-                    const struct store_map *map)
-{
-    const struct store_head_maps *heads = &map->of_heads;
-    struct packed_map mean = {.memory = NULL}, each = {.memory = NULL};
-    bool ok =
-        store_write_pack(map->values, (size_t)map->rows * map->columns, &mean) &&
-        store_write_pack(heads->values, (size_t)heads->heads * heads->rows * heads->columns, &each);
-    int code = ok ? store_write_put_map(writer, which, map, &mean, &each) : SQLITE_NOMEM;
-    free(mean.memory);
-    free(each.memory);
-    return code;
-}
-
 static int write_map(const struct store_writer *writer, int64_t run_id, const struct store_map *map)
 {
     struct store_place which;
+    const struct store_head_maps *heads = &map->of_heads;
+    struct packed_map mean = {.memory = NULL}, each = {.memory = NULL};
+    bool any = heads->heads > 0;
     int code = find_both(writer, run_id, map->layer, 0, &map->window, &which);
-    return code == SQLITE_OK ? pack_map(writer, which, map) : code;
+    if (code != SQLITE_OK) {
+        return code;
+    }
+    if (store_write_pack(map->values, (size_t)map->rows * map->columns, &mean) &&
+        store_write_pack(heads->values, (size_t)heads->heads * heads->rows * heads->columns,
+                         &each)) {
+        code = sql_run(writer->sql, STATEMENT_PUT_MAP,
+                       SQL(sql_i64(which.layer_id), sql_i64(which.track_id),
+                           sql_u64(map->window.first), sql_u64(map->window.last),
+                           sql_u64(map->epoch), sql_u64(map->step), sql_u64(map->time_ns),
+                           sql_u64(map->window.partial), sql_u64(map->queries), sql_u64(map->keys),
+                           sql_u64(map->rows), sql_u64(map->columns), sql_i64(writer->now_s),
+                           sql_blob(mean.data, mean.size), sql_if(any, sql_u64(heads->heads)),
+                           sql_if(any, sql_u64(heads->queries)), sql_if(any, sql_u64(heads->keys)),
+                           sql_if(any, sql_u64(heads->rows)), sql_if(any, sql_u64(heads->columns)),
+                           sql_if(any, sql_blob(each.data, each.size))));
+    } else {
+        code = SQLITE_NOMEM;
+    }
+    free(mean.memory);
+    free(each.memory);
+    return code;
 }
 
 /* Alerts */
