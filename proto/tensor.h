@@ -5,6 +5,7 @@
 #ifndef PROTO_TENSOR_H
 #define PROTO_TENSOR_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,6 +42,16 @@ struct tensor {
     uint64_t shape[TENSOR_RANK_MAX]; /* no entry is 0 after a successful decode */
     uint64_t bytes;                  /* prod(shape) * dtype_size */
 };
+
+/* The number of two bytes of f16, exactly. */
+static inline float tensor_half(uint16_t half)
+{
+    int exponent = half >> 10 & 31, fraction = half & 1023;
+    float value = exponent == 31  ? (fraction ? NAN : INFINITY)
+                  : exponent == 0 ? ldexpf((float)fraction, -24)
+                                  : ldexpf((float)(1024 + fraction), exponent - 25);
+    return half & 0x8000 ? -value : value;
+}
 
 /* Bytes of one element. Here so that kernels that know the dtype get a constant. */
 static inline size_t dtype_size(enum dtype dtype)

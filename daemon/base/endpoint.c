@@ -164,45 +164,29 @@ static int set_int(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value);
 }
 
-static int set_probes(void *socket)
-{
-    int rc = set_int(socket, ZMQ_TCP_KEEPALIVE, 1);
-    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_IDLE, PROBE_AFTER_S);
-    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_INTVL, PROBE_INTERVAL_S);
-    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_CNT, PROBES);
-    rc |= set_int(socket, ZMQ_TCP_MAXRT,
-                  VANISHED_MS); /* the same while something is unacknowledged */
-    return rc;
-}
-
-static int set_pings(void *socket)
-{
-    int rc = set_int(socket, ZMQ_HEARTBEAT_IVL, PING_EVERY_MS);
-    rc |= set_int(socket, ZMQ_HEARTBEAT_TTL, PING_LIVES_MS);
-    rc |= set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 0); /* an answer may wait behind a large tensor */
-    return rc;
-}
-
-/* Answers are as large as results, and as many as clients ask for: messages of trainers do not wait
- * for either. */
-static int set_thread(void *socket, const struct endpoint_options *options)
-{
-    bool out = options->type == ZMQ_XPUB || options->answers;
-    uint64_t thread = UINT64_C(1) << (out ? THREAD_OUT : THREAD_IN);
-    return zmq_setsockopt(socket, ZMQ_AFFINITY, &thread, sizeof thread);
-}
-
 static int set_limits(void *socket, const struct endpoint_options *options)
 {
+    /* Answers are as large as results, and as many as clients ask for: messages of trainers do not
+     * wait for either. */
+    bool out = options->type == ZMQ_XPUB || options->answers;
+    uint64_t thread = UINT64_C(1) << (out ? THREAD_OUT : THREAD_IN);
     int rc = set_int(socket, ZMQ_LINGER, options->linger_ms);
-    rc |= set_thread(socket, options);
+    rc |= zmq_setsockopt(socket, ZMQ_AFFINITY, &thread, sizeof thread);
     rc |=
         zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->max_message, sizeof options->max_message);
     rc |= set_int(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    rc |= set_probes(socket);
+    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE, 1);
+    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_IDLE, PROBE_AFTER_S);
+    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_INTVL, PROBE_INTERVAL_S);
+    rc |= set_int(socket, ZMQ_TCP_KEEPALIVE_CNT, PROBES);
+    /* The same while something is unacknowledged. */
+    rc |= set_int(socket, ZMQ_TCP_MAXRT, VANISHED_MS);
     rc |= set_int(socket, ZMQ_RCVHWM, NO_LIMIT);
     if (options->type == ZMQ_SUB) {
-        rc |= set_pings(socket);
+        rc |= set_int(socket, ZMQ_HEARTBEAT_IVL, PING_EVERY_MS);
+        rc |= set_int(socket, ZMQ_HEARTBEAT_TTL, PING_LIVES_MS);
+        /* An answer may wait behind a large tensor. */
+        rc |= set_int(socket, ZMQ_HEARTBEAT_TIMEOUT, 0);
     }
     if (options->send_queue) {
         rc |= set_int(socket, ZMQ_SNDHWM, options->send_queue);

@@ -218,25 +218,6 @@ int hub_find_track(struct hub *hub, struct hub_run *run, const struct fleet_rule
 
 /* News of members */
 
-static void hub_read_dropped(const msgpack_object *map, struct tally *tally)
-{
-    for (uint32_t i = 0; i < map->via.map.size; i++) {
-        const msgpack_object_kv *pair = &map->via.map.ptr[i];
-        uint64_t count = 0;
-        if (mpk_get_u64(&pair->val, COUNT_MAX, &count) != 0) {
-            continue;
-        }
-        if (mpk_is_str(&pair->key, "source")) {
-            tally->source = count;
-        }
-        for (int e = 0; e < ERR_COUNT; e++) {
-            if (mpk_is_str(&pair->key, err_slug(ERR_BASE - e))) {
-                tally->dropped[e] = count;
-            }
-        }
-    }
-}
-
 int hub_note_progress(const struct hub *hub, struct hub_member *member,
                       const struct fleet_body *body, uint64_t seq)
 {
@@ -259,7 +240,21 @@ int hub_note_progress(const struct hub *hub, struct hub_member *member,
     member->ranks = copy;
     member->rank_count = count;
     member->tally = (struct tally){.lost = body->lost};
-    hub_read_dropped(body->dropped_found, &member->tally);
+    const msgpack_object_map *dropped = &body->dropped_found->via.map;
+    for (uint32_t i = 0; i < dropped->size; i++) {
+        uint64_t messages = 0;
+        if (mpk_get_u64(&dropped->ptr[i].val, COUNT_MAX, &messages) != 0) {
+            continue;
+        }
+        if (mpk_is_str(&dropped->ptr[i].key, "source")) {
+            member->tally.source = messages;
+        }
+        for (int e = 0; e < ERR_COUNT; e++) {
+            if (mpk_is_str(&dropped->ptr[i].key, err_slug(ERR_BASE - e))) {
+                member->tally.dropped[e] = messages;
+            }
+        }
+    }
     member->said = *body;
     member->seq = seq;
     return 0;

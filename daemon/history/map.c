@@ -4,8 +4,8 @@
 #include "daemon/history/find.h"
 
 #include "daemon/store/series.h"
+#include "proto/tensor.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,21 +85,6 @@ int history_states(struct query *query)
 #define MAP_SIDE_MAX  128
 #define MAP_CELLS_MAX (1u << 20)
 
-/* Exact. */
-static double history_map_from_half(uint16_t half)
-{
-    int exponent = half >> 10 & 31;
-    double fraction = half & 1023, value;
-    if (exponent == 31) {
-        value = fraction > 0 ? NAN : INFINITY;
-    } else if (exponent == 0) {
-        value = ldexp(fraction, -24);
-    } else {
-        value = ldexp(1024 + fraction, exponent - 25);
-    }
-    return half & 0x8000 ? -value : value;
-}
-
 /* Little-endian bytes as rows of numbers. */
 static void history_map_put_numbers(struct query *query, const uint8_t *data, uint32_t rows,
                                     uint32_t columns)
@@ -108,7 +93,7 @@ static void history_map_put_numbers(struct query *query, const uint8_t *data, ui
     for (uint32_t row = 0; row < rows; row++) {
         mpk_put_array(query->result, columns);
         for (uint32_t column = 0; column < columns; column++, data += 2) {
-            mpk_put_f64(query->result, history_map_from_half((uint16_t)(data[0] | data[1] << 8)));
+            mpk_put_f64(query->result, tensor_half((uint16_t)(data[0] | data[1] << 8)));
         }
     }
 }

@@ -165,16 +165,6 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     return false;
 }
 
-static int find_info(const msgpack_object *key, unsigned allowed)
-{
-    for (int i = 0; i < INFO_COUNT; i++) {
-        if ((allowed & 1u << i) && mpk_is_str(key, info[i].name)) {
-            return i;
-        }
-    }
-    return -1;
-}
-
 void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
 {
     char name[64] = "?";
@@ -190,50 +180,6 @@ void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
     snprintf(reterr, size, "this method has no parameter '%s'", name);
 }
 
-static int read_pair(const msgpack_object_kv *pair, unsigned allowed, struct history_params *params,
-                     char *reterr, size_t size)
-{
-    int index = find_info(&pair->key, allowed);
-    if (index < 0) {
-        history_refuse_key(&pair->key, reterr, size);
-        return ERR_ARGUMENT;
-    }
-    if (pair->val.type == MSGPACK_OBJECT_NIL) {
-        return 0;
-    }
-    if (!history_params_read_value(&pair->val, index, params)) {
-        snprintf(reterr, size, "%s is not accepted (valid: %s)", info[index].name,
-                 info[index].valid);
-        return ERR_ARGUMENT;
-    }
-    params->given |= 1u << index;
-    return 0;
-}
-
-static int check_required(const struct history_params *params, unsigned required, char *reterr,
-                          size_t size)
-{
-    unsigned missing = required & ~params->given;
-    if (missing) {
-        snprintf(reterr, size, "%s is missing", info[__builtin_ctz(missing)].name);
-        return ERR_ARGUMENT;
-    }
-    if (params->from > params->to) {
-        snprintf(reterr, size, "from is greater than to");
-        return ERR_ARGUMENT;
-    }
-    if (params->limit == 0 || params->count == 0) {
-        snprintf(reterr, size, "%s is not accepted (valid: 1 to 200000)",
-                 params->limit ? "windows" : "limit");
-        return ERR_ARGUMENT;
-    }
-    if (params->points < 2) {
-        snprintf(reterr, size, "points is not accepted (valid: 2 to %d)", HISTORY_POINTS_MAX);
-        return ERR_ARGUMENT;
-    }
-    return 0;
-}
-
 int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
                         struct history_params *ret_params, char *reterr, size_t size)
 {
@@ -243,19 +189,44 @@ int history_params_read(const msgpack_object *map, unsigned allowed, unsigned re
                                     .points = HISTORY_POINTS,
                                     .statistics = (1u << STATISTIC_COUNT) - 1};
     bool is_map = map->type == MSGPACK_OBJECT_MAP;
-    int code = 0;
     if (!is_map && map->type != MSGPACK_OBJECT_NIL) {
         snprintf(reterr, size, "the parameters are no map");
         return ERR_ARGUMENT;
     }
-    for (uint32_t i = 0; !code && is_map && i < map->via.map.size; i++) {
-        code = read_pair(&map->via.map.ptr[i], allowed, &params, reterr, size);
+    for (uint32_t i = 0; is_map && i < map->via.map.size; i++) {
+        const msgpack_object_kv *pair = &map->via.map.ptr[i];
+        int index = 0;
+        while (index < INFO_COUNT &&
+               (!(allowed & 1u << index) || !mpk_is_str(&pair->key, info[index].name))) {
+            index++;
+        }
+        if (index == INFO_COUNT) {
+            history_refuse_key(&pair->key, reterr, size);
+            return ERR_ARGUMENT;
+        }
+        if (pair->val.type == MSGPACK_OBJECT_NIL) {
+            continue;
+        }
+        if (!history_params_read_value(&pair->val, index, &params)) {
+            snprintf(reterr, size, "%s is not accepted (valid: %s)", info[index].name,
+                     info[index].valid);
+            return ERR_ARGUMENT;
+        }
+        params.given |= 1u << index;
     }
-    if (!code) {
-        code = check_required(&params, required, reterr, size);
-    }
-    if (!code) {
+    unsigned missing = required & ~params.given;
+    if (missing) {
+        snprintf(reterr, size, "%s is missing", info[__builtin_ctz(missing)].name);
+    } else if (params.from > params.to) {
+        snprintf(reterr, size, "from is greater than to");
+    } else if (params.limit == 0 || params.count == 0) {
+        snprintf(reterr, size, "%s is not accepted (valid: 1 to 200000)",
+                 params.limit ? "windows" : "limit");
+    } else if (params.points < 2) {
+        snprintf(reterr, size, "points is not accepted (valid: 2 to %d)", HISTORY_POINTS_MAX);
+    } else {
         *ret_params = params;
+        return 0;
     }
-    return code;
+    return ERR_ARGUMENT;
 }

@@ -22,21 +22,6 @@ static bool bounds_number(struct span text, uint64_t *number)
     return true;
 }
 
-static unsigned bounds_types(struct span text)
-{
-    struct span type;
-    unsigned types = 0;
-
-    while (plan_next_part(&text, ',', &type)) {
-        for (unsigned i = MESSAGE_ATTENTION; i <= MESSAGE_EVENT; i++) {
-            if (plan_word_is(type, message_type_name((enum message_type)i))) {
-                types |= 1u << i;
-            }
-        }
-    }
-    return types;
-}
-
 /* The types that were there before an attnd announced any. */
 static const unsigned bounds_version_1 =
     1u << MESSAGE_ATTENTION | 1u << MESSAGE_QK | 1u << MESSAGE_WEIGHTS | 1u << MESSAGE_EVENT;
@@ -45,7 +30,7 @@ static const unsigned bounds_version_1 =
 static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned *types,
                            uint64_t *revision)
 {
-    struct span key;
+    struct span key, type;
 
     if (setting.len == 0) {
         return true;
@@ -54,7 +39,14 @@ static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned 
         return false;
     }
     if (plan_word_is(key, "accepts")) {
-        *types = bounds_types(setting);
+        *types = 0;
+        while (plan_next_part(&setting, ',', &type)) {
+            for (unsigned i = MESSAGE_ATTENTION; i <= MESSAGE_EVENT; i++) {
+                if (plan_word_is(type, message_type_name((enum message_type)i))) {
+                    *types |= 1u << i;
+                }
+            }
+        }
     } else if (plan_word_is(key, "header")) {
         return bounds_number(setting, revision);
     } else if (plan_word_is(key, "max_message")) {

@@ -163,19 +163,6 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
 
 /* ---- copying ---- */
 
-static bool is_whole(const struct parcel_view *view)
-{
-    return view->share == 1 && view->heads_taken == view->heads && view->rows_taken == view->rows;
-}
-
-static const char *parcel_block(const struct parcel_view *view, uint32_t sample, uint32_t head)
-{
-    uint32_t from = view->share == 1 ? view->head + head : (view->head + head) / view->share;
-    uint64_t plane = (uint64_t)sample * view->heads + from;
-
-    return (const char *)view->data + (plane * view->rows + view->row) * view->row_bytes;
-}
-
 void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
 {
     const struct parcel_view *view = &parcel->views[index];
@@ -184,13 +171,15 @@ void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
     uint64_t bytes = view->rows_taken / pieces * view->row_bytes;
     char *at = to;
 
-    if (is_whole(view)) {
+    if (view->share == 1 && view->heads_taken == view->heads && view->rows_taken == view->rows) {
         memcpy(to, view->data, parcel->header.tensors[index].bytes);
         return;
     }
     for (uint32_t sample = 0; sample < view->samples_taken; sample++) {
         for (uint32_t head = 0; head < view->heads_taken; head++) {
-            const char *from = parcel_block(view, sample, head);
+            uint64_t plane = (uint64_t)sample * view->heads + (view->head + head) / view->share;
+            const char *from =
+                (const char *)view->data + (plane * view->rows + view->row) * view->row_bytes;
 
             for (uint32_t i = 0; i < pieces; i++, at += bytes) {
                 memcpy(at, from + i * view->stride * view->row_bytes, bytes);

@@ -15,23 +15,6 @@ static size_t prefixes_find(const struct prefixes *prefixes, const char *text, s
     return i;
 }
 
-static bool prefixes_grow(struct prefixes *prefixes)
-{
-    size_t capacity = prefixes->capacity ? 2 * prefixes->capacity : 16;
-    struct prefix *items;
-
-    if (prefixes->count < prefixes->capacity) {
-        return true;
-    }
-    items = realloc(prefixes->items, capacity * sizeof *items);
-    if (!items) {
-        return false;
-    }
-    prefixes->items = items;
-    prefixes->capacity = capacity;
-    return true;
-}
-
 static bool prefixes_add(struct prefixes *prefixes, const char *text, size_t len)
 {
     char *copy;
@@ -39,7 +22,17 @@ static bool prefixes_add(struct prefixes *prefixes, const char *text, size_t len
     if (prefixes_find(prefixes, text, len) < prefixes->count || prefixes->count == PREFIXES_MAX) {
         return true;
     }
-    copy = prefixes_grow(prefixes) ? malloc(len + 1) : NULL;
+    if (prefixes->count == prefixes->capacity) {
+        size_t capacity = prefixes->capacity ? 2 * prefixes->capacity : 16;
+        struct prefix *items = realloc(prefixes->items, capacity * sizeof *items);
+
+        if (!items) {
+            return false;
+        }
+        prefixes->items = items;
+        prefixes->capacity = capacity;
+    }
+    copy = malloc(len + 1);
     if (!copy) {
         return false;
     }

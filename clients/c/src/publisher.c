@@ -414,25 +414,10 @@ uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
     return (uint32_t)side;
 }
 
-/* Under the lock. */
-static bool publisher_wants(attn_publisher *publisher, struct layer_id id)
-{
-    struct topic *topic;
-
-    if (!plan_takes_step(&publisher->plan, publisher->step)) {
-        return false;
-    }
-    topic = topics_get(&publisher->topics, id);
-    if (!topic) {
-        return false;
-    }
-    queue_look_up(publisher, topic);
-    return topic->subscribed && topic->planned;
-}
-
 bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
                           attn_site site)
 {
+    struct topic *topic;
     bool wanted;
 
     if (!layer_valid(stack, layer, site) || publisher_is_orphan(publisher) ||
@@ -440,7 +425,13 @@ bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t 
         return false;
     }
     pthread_mutex_lock(&publisher->lock);
-    wanted = publisher_wants(publisher, layer_id_of(stack, layer, site));
+    topic = plan_takes_step(&publisher->plan, publisher->step)
+                ? topics_get(&publisher->topics, layer_id_of(stack, layer, site))
+                : NULL;
+    if (topic) {
+        queue_look_up(publisher, topic);
+    }
+    wanted = topic && topic->subscribed && topic->planned;
     pthread_mutex_unlock(&publisher->lock);
     return wanted;
 }
@@ -468,7 +459,6 @@ static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
 
         topic_job("event", publisher->identity.job, events);
         bool wanted = publisher->has_tensor_reader || prefixes_touch(&publisher->prefixes, events);
-
         uint64_t now = socket_now_ms(), settled = publisher->notice_ms + SETTLE_MS;
 
         if (wanted && now >= settled) {
@@ -477,7 +467,6 @@ static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
         if (now >= deadline_ms) {
             return wanted ? 0 : ATTN_E_TIMEOUT;
         }
-        /* Until the time, or a change. Under the lock. */
         uint64_t until_ms = wanted && settled < deadline_ms ? settled : deadline_ms;
         const struct timespec until = {(time_t)(until_ms / 1000),
                                        (long)(until_ms % 1000) * 1000000};

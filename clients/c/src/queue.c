@@ -122,23 +122,6 @@ static int queue_reserve(attn_publisher *publisher, const struct parcel *parcel,
     return rc;
 }
 
-/* A place was reserved, but the message could not be made: dropped, or an argument that was found
- * out late, which is nobody's loss but not published. */
-static void queue_give_back(attn_publisher *publisher, struct topic *topic, int rc)
-{
-    bool asleep = false;
-
-    pthread_mutex_lock(&publisher->lock);
-    publisher->counts.queued--;
-    if (rc == ATTN_E_ARGUMENT) {
-        publisher->counts.published--;
-    } else {
-        asleep = queue_drop(publisher, topic, rc);
-    }
-    pthread_mutex_unlock(&publisher->lock);
-    queue_wake(publisher, asleep);
-}
-
 bool queue_append(attn_publisher *publisher, struct wire_message *message)
 {
     *publisher->last = message;
@@ -150,23 +133,30 @@ int queue_put(attn_publisher *publisher, const struct parcel *parcel)
 {
     struct wire_message *message;
     struct topic *topic;
-    bool asleep;
+    bool asleep = false;
     int rc = queue_reserve(publisher, parcel, &topic);
 
     if (rc) {
         return rc;
     }
     rc = message_new(parcel, &publisher->queued_bytes, &message);
-    if (rc) {
-        queue_give_back(publisher, topic, rc);
-        return rc;
-    }
-    message->topic = topic;
     pthread_mutex_lock(&publisher->lock);
-    asleep = queue_append(publisher, message);
+    if (rc == 0) {
+        message->topic = topic;
+        asleep = queue_append(publisher, message);
+    } else {
+        /* A place was reserved, but the message could not be made: dropped, or an argument that was
+         * found out late, which is nobody's loss but not published. */
+        publisher->counts.queued--;
+        if (rc == ATTN_E_ARGUMENT) {
+            publisher->counts.published--;
+        } else {
+            asleep = queue_drop(publisher, topic, rc);
+        }
+    }
     pthread_mutex_unlock(&publisher->lock);
     queue_wake(publisher, asleep);
-    return 0;
+    return rc;
 }
 
 void queue_clear(attn_publisher *publisher)

@@ -87,14 +87,6 @@ int attn_result_text(const attn_result *result, const char *key, char *ret_text,
     return 0;
 }
 
-/* A metric's map or array, wherever it is listed. */
-static const msgpack_object *result_find_metric(const attn_result *result, const char *metric)
-{
-    const msgpack_object *found = mpk_find(mpk_find(result->root, "heads"), metric);
-
-    return found ? found : mpk_find(mpk_find(result->root, "spectrum"), metric);
-}
-
 static uint32_t array_len(const msgpack_object *value)
 {
     return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
@@ -125,10 +117,11 @@ uint32_t attn_result_heads(const attn_result *result)
 int attn_result_stat(const attn_result *result, const char *metric, const char *stat, uint32_t head,
                      double *ret_number)
 {
-    /* The array over the heads of a metric and statistic; NULL when there is none. */
-    const msgpack_object *found = result_find_metric(result, metric);
+    /* The metric's map or array, wherever it is listed. */
+    const msgpack_object *found = mpk_find(mpk_find(result->root, "heads"), metric);
     bool plain = !stat || strcmp(stat, "last") == 0;
 
+    found = found ? found : mpk_find(mpk_find(result->root, "spectrum"), metric);
     if (found && found->type == MSGPACK_OBJECT_MAP) {
         found = stat ? mpk_find(found, stat) : NULL;
     } else if (!plain) {

@@ -3,8 +3,8 @@
  * copied. */
 #include "clients/c/src/series.h"
 
+#include "proto/tensor.h"
 #include <endian.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -156,45 +156,24 @@ const double *attn_series_values(const attn_series *series, const char *stat, ui
 
 /* ---- maps ---- */
 
-/* Exact. */
-static float series_from_half(uint16_t half)
-{
-    int exponent = half >> 10 & 31, fraction = half & 1023;
-    float value = exponent == 0 ? ldexpf((float)fraction, -24)
-                                : ldexpf((float)(1024 + fraction), exponent - 25);
-
-    if (exponent == 31) {
-        value = fraction ? NAN : INFINITY;
-    }
-    return half & 0x8000 ? -value : value;
-}
-
-static uint64_t series_number_of(const msgpack_object *answer, const char *key, uint64_t max)
-{
-    const msgpack_object *value = mpk_find(answer, key);
-    uint64_t number;
-
-    return value && mpk_get_u64(value, max, &number) == 0 ? number : 0;
-}
-
 int map_read(const msgpack_object *answer, attn_mean_map *ret_map)
 {
     const msgpack_object *values = mpk_find(answer, "values");
-    uint32_t rows = (uint32_t)series_number_of(answer, "rows", ATTN_MAP_SIDE_MAX);
-    uint32_t columns = (uint32_t)series_number_of(answer, "columns", ATTN_MAP_SIDE_MAX);
+    uint64_t rows = mpk_find_u64(answer, "rows"), columns = mpk_find_u64(answer, "columns");
 
-    if (rows == 0 || columns == 0 || !values || values->type != MSGPACK_OBJECT_BIN ||
+    if (rows == 0 || rows > ATTN_MAP_SIDE_MAX || columns == 0 || columns > ATTN_MAP_SIDE_MAX ||
+        !values || values->type != MSGPACK_OBJECT_BIN ||
         values->via.bin.size != 2 * rows * columns) {
         return ATTN_E_MESSAGE;
     }
-    ret_map->rows = rows;
-    ret_map->columns = columns;
-    ret_map->epoch = series_number_of(answer, "epoch", UINT64_MAX);
-    ret_map->step = series_number_of(answer, "step", UINT64_MAX);
+    ret_map->rows = (uint32_t)rows;
+    ret_map->columns = (uint32_t)columns;
+    ret_map->epoch = mpk_find_u64(answer, "epoch");
+    ret_map->step = mpk_find_u64(answer, "step");
     for (uint32_t i = 0; i < rows * columns; i++) {
         const unsigned char *at = (const unsigned char *)values->via.bin.ptr + 2 * (size_t)i;
 
-        ret_map->values[i] = series_from_half((uint16_t)(at[0] | at[1] << 8));
+        ret_map->values[i] = tensor_half((uint16_t)(at[0] | at[1] << 8));
     }
     return 0;
 }

@@ -41,24 +41,20 @@ static bool topics_grow(struct topics *topics)
     return true;
 }
 
-static struct topic *topics_add(struct topics *topics, struct layer_id id)
-{
-    struct topic *topic = topics_grow(topics) ? calloc(1, sizeof *topic) : NULL;
-
-    if (!topic) {
-        return NULL;
-    }
-    topic->id = id;
-    topics->slots[topics_place(topics, id)] = topic;
-    topics->count++;
-    return topic;
-}
-
 struct topic *topics_get(struct topics *topics, struct layer_id id)
 {
     struct topic *topic = topics->capacity ? topics->slots[topics_place(topics, id)] : NULL;
 
-    return topic ? topic : topics_add(topics, id);
+    if (topic || !topics_grow(topics)) {
+        return topic;
+    }
+    topic = calloc(1, sizeof *topic);
+    if (topic) {
+        topic->id = id;
+        topics->slots[topics_place(topics, id)] = topic;
+        topics->count++;
+    }
+    return topic;
 }
 
 void topics_clear(struct topics *topics)

@@ -143,28 +143,9 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
 
 /* Fields -------------------------------------------------------------------------------------- */
 
-static const char *store_count(const struct option_field *field, const char *text, uint32_t *to)
-{
-    static char wrong[64];
-    if (option_whole_u32(text, (uint32_t)field->max, to) && *to >= field->min) {
-        return NULL;
-    }
-    snprintf(wrong, sizeof wrong, "valid: %.0f to %.0f", field->min, field->max);
-    return wrong;
-}
-
-static const char *store_real(const struct option_field *field, const char *text, double *to)
-{
-    static char wrong[64];
-    if (option_real(text, field->min, field->max, to)) {
-        return NULL;
-    }
-    snprintf(wrong, sizeof wrong, "valid: a number from %g to %g", field->min, field->max);
-    return wrong;
-}
-
 const char *option_store(const struct option_field *field, char *value, void *options)
 {
+    static char wrong[64];
     void *to = (char *)options + field->offset;
     switch (field->form) {
     case OPTION_FLAG:
@@ -174,9 +155,13 @@ const char *option_store(const struct option_field *field, char *value, void *op
         *(const char **)to = value;
         return (double)strlen(value) >= field->min ? NULL : "valid: any text but an empty one";
     case OPTION_COUNT:
-        return store_count(field, value, to);
+        snprintf(wrong, sizeof wrong, "valid: %.0f to %.0f", field->min, field->max);
+        return option_whole_u32(value, (uint32_t)field->max, to) && *(uint32_t *)to >= field->min
+                   ? NULL
+                   : wrong;
     case OPTION_REAL:
-        return store_real(field, value, to);
+        snprintf(wrong, sizeof wrong, "valid: a number from %g to %g", field->min, field->max);
+        return option_real(value, field->min, field->max, to) ? NULL : wrong;
     case OPTION_WHOLE:
         return option_whole(value, UINT64_MAX, to) && (double)*(uint64_t *)to >= field->min
                    ? NULL

@@ -244,17 +244,14 @@ void out_prepare(void)
     }
 }
 
-/* Whether whoever read the output has had enough: the pipe's other end is closed. */
-static bool out_reader_gone(FILE *out)
-{
-    struct pollfd item = {.fd = fileno(out)};
-    return poll(&item, 1, 0) > 0 && (item.revents & (POLLERR | POLLHUP)) != 0;
-}
-
 bool out_end(FILE *out)
 {
-    bool written = fflush(out) == 0 && !ferror(out);
-    return written || out_reader_gone(out);
+    struct pollfd item = {.fd = fileno(out)};
+    if (fflush(out) == 0 && !ferror(out)) {
+        return true;
+    }
+    /* Whoever read the output has had enough: the pipe's other end is closed. */
+    return poll(&item, 1, 0) > 0 && (item.revents & (POLLERR | POLLHUP)) != 0;
 }
 
 /* By the first of the variables that decide about characters; no locale is set here. */

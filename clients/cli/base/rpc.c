@@ -14,27 +14,19 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Writes rpc->endpoint. */
-static enum rpc_status choose_endpoint(const char *endpoint, const char *address, struct rpc *rpc)
-{
-    if (!endpoint && address_find(address, ADDRESS_CONTROL, rpc->endpoint, rpc->reason) != 0) {
-        return address ? RPC_ADDRESS : RPC_NOBODY;
-    }
-    rpc->found = !endpoint && !address;
-    if (endpoint && snprintf(rpc->endpoint, ADDRESS_MAX, "%s", endpoint) >= ADDRESS_MAX) {
-        return RPC_ENDPOINT;
-    }
-    return RPC_OK;
-}
-
 enum rpc_status rpc_open(const char *endpoint, const char *address, int timeout_ms,
                          struct rpc *ret_rpc)
 {
     struct rpc rpc = {.timeout_ms = timeout_ms};
-    enum rpc_status status = choose_endpoint(endpoint, address, &rpc);
-    if (status != RPC_OK) {
+    enum rpc_status status = RPC_OK;
+    if (!endpoint && address_find(address, ADDRESS_CONTROL, rpc.endpoint, rpc.reason) != 0) {
         *ret_rpc = rpc;
-        return status;
+        return address ? RPC_ADDRESS : RPC_NOBODY;
+    }
+    rpc.found = !endpoint && !address;
+    if (endpoint && snprintf(rpc.endpoint, ADDRESS_MAX, "%s", endpoint) >= ADDRESS_MAX) {
+        *ret_rpc = rpc;
+        return RPC_ENDPOINT;
     }
     if (strncmp(rpc.endpoint, "tcp://", 6) == 0 && key_find(&rpc.keys, rpc.reason) != 0) {
         *ret_rpc = rpc;

@@ -17,18 +17,6 @@ struct export_piece {
     uint64_t layer;
 };
 
-/* Prints a page; *from moves behind it. Returns whether there is another. */
-static bool print_page(struct cli *cli, const msgpack_object *result, uint64_t *from)
-{
-    struct series series = series_of(result);
-    series_print(&series, !(cli->args->given & ARGS_CSV), cli->out);
-    if (series.windows == 0) {
-        return false;
-    }
-    *from = series_window(&series, "last", series.windows - 1) + 1;
-    return field_bool(result, "more");
-}
-
 static int export_piece(struct cli *cli, const struct export_piece *piece)
 {
     uint64_t from = cli->args->given & ARGS_FROM ? cli->args->from : 0;
@@ -56,7 +44,12 @@ static int export_piece(struct cli *cli, const struct export_piece *piece)
         if (code != CLI_OK || !more) {
             return code;
         }
-        more = print_page(cli, reply.result, &from);
+        struct series series = series_of(reply.result);
+        series_print(&series, !(cli->args->given & ARGS_CSV), cli->out);
+        more = series.windows > 0 && field_bool(reply.result, "more");
+        if (more) {
+            from = series_window(&series, "last", series.windows - 1) + 1;
+        }
         rpc_reply_clear(&reply);
         if (ferror(cli->out)) {
             return CLI_OK; /* main says so */
