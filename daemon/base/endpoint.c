@@ -205,18 +205,6 @@ bool endpoint_is_secured(const struct keyring *keys, const char *endpoint)
     return keys && strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
 }
 
-/* The socket that a service manager opened for this key's section, or -1. One that asks for keys
- * may be closed and taken once more. */
-static int take_handed_over(const struct endpoint_options *options)
-{
-    char name[32];
-    endpoint_name(options, name);
-    int fd = activation_take(name, options->endpoint);
-    return fd >= 0 && endpoint_is_secured(options->keys, options->endpoint)
-               ? fcntl(fd, F_DUPFD_CLOEXEC, 0)
-               : fd;
-}
-
 /* ZeroMQ takes over a descriptor when it binds, and only then. A socket that is closed lets go of
  * its port a moment later. */
 static int bind_socket(void *socket, const struct endpoint_options *options, int fd)
@@ -300,7 +288,14 @@ void *endpoint_context_new(void)
 
 void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, char *reterr)
 {
-    int fd = take_handed_over(options);
+    /* The socket that a service manager opened for this key's section, or -1. One that asks for
+     * keys may be closed and taken once more. */
+    char name[32];
+    endpoint_name(options, name);
+    int fd = activation_take(name, options->endpoint);
+    fd = fd >= 0 && endpoint_is_secured(options->keys, options->endpoint)
+             ? fcntl(fd, F_DUPFD_CLOEXEC, 0)
+             : fd;
     if (fd < 0 && endpoint_answers(options->endpoint)) {
         return endpoint_fail(NULL, options, EADDRINUSE, reterr);
     }

@@ -169,28 +169,6 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_sta
     hub_ranks_put(run, writer);
 }
 
-/* The newest first; where they are too many, those that are active before the others. */
-static void hub_put_runs(struct hub *hub, struct mpk_writer *writer)
-{
-    uint32_t active = 0, count = hub->run_count;
-    for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        active += hub_state_of(hub, run) == JOB_ACTIVE;
-    }
-    count = count < HUB_RUNS_LISTED ? count : HUB_RUNS_LISTED;
-    active = active < count ? active : count;
-    uint32_t others = count - active;
-    mpk_pair_u64(writer, "runs_more", hub->run_count - count);
-    mpk_pair_array(writer, "runs", count);
-    for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        enum job_state state = hub_state_of(hub, run);
-        uint32_t *left = state == JOB_ACTIVE ? &active : &others;
-        if (*left > 0) {
-            --*left;
-            hub_put_run(hub, run, state, writer);
-        }
-    }
-}
-
 void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
 {
     static const char *const names[HUB_COUNTS] = {[HUB_RECEIVED] = "received",
@@ -243,5 +221,22 @@ void hub_status_encode(struct hub *hub, struct mpk_writer *writer)
             hub_put_node(hub, node, writer);
         }
     }
-    hub_put_runs(hub, writer);
+    /* The newest first; where they are too many, those that are active before the others. */
+    uint32_t active = 0, count = hub->run_count;
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        active += hub_state_of(hub, run) == JOB_ACTIVE;
+    }
+    count = count < HUB_RUNS_LISTED ? count : HUB_RUNS_LISTED;
+    active = active < count ? active : count;
+    uint32_t others = count - active;
+    mpk_pair_u64(writer, "runs_more", hub->run_count - count);
+    mpk_pair_array(writer, "runs", count);
+    for (const struct hub_run *run = hub->runs; run; run = run->next) {
+        enum job_state state = hub_state_of(hub, run);
+        uint32_t *left = state == JOB_ACTIVE ? &active : &others;
+        if (*left > 0) {
+            --*left;
+            hub_put_run(hub, run, state, writer);
+        }
+    }
 }

@@ -203,27 +203,6 @@ static int history_grid_read_layer(struct query *query, struct grid *grid,
     return code;
 }
 
-static int history_grid_read_grid(struct query *query, struct grid *grid)
-{
-    int code = find_run(query, query->params.job, query->params.run, &grid->run);
-    if (!code) {
-        code = layers_read(query, &grid->run, &grid->layers, &grid->layer_count);
-    }
-    if (!code) {
-        code = history_grid_read_windows(query, grid);
-    }
-    for (uint32_t i = 0; !code && i < grid->layer_count; i++) {
-        code = history_grid_read_layer(query, grid, &grid->layers[i]);
-    }
-    if (!code && !grid->any) {
-        code =
-            query_fail(query, ERR_NO_HISTORY, "no layer has '%s' in these windows", grid->metric);
-    }
-    return code && !*query->detail && code == ERR_NO_HISTORY
-               ? query_fail(query, code, "the run has no windows")
-               : code;
-}
-
 int history_grid(struct query *query)
 {
     bool asked = query->params.given & PARAM_METRIC;
@@ -232,7 +211,22 @@ int history_grid(struct query *query)
         query->params.statistics = 1u << STATISTIC_MEAN;
     }
     mpk_writer_init(&grid.encoded);
-    int code = history_grid_read_grid(query, &grid);
+    int code = find_run(query, query->params.job, query->params.run, &grid.run);
+    if (!code) {
+        code = layers_read(query, &grid.run, &grid.layers, &grid.layer_count);
+    }
+    if (!code) {
+        code = history_grid_read_windows(query, &grid);
+    }
+    for (uint32_t i = 0; !code && i < grid.layer_count; i++) {
+        code = history_grid_read_layer(query, &grid, &grid.layers[i]);
+    }
+    if (!code && !grid.any) {
+        code = query_fail(query, ERR_NO_HISTORY, "no layer has '%s' in these windows", grid.metric);
+    }
+    code = code && !*query->detail && code == ERR_NO_HISTORY
+               ? query_fail(query, code, "the run has no windows")
+               : code;
     if (!code) {
         int statistic = __builtin_ctz(query->params.statistics);
         mpk_put_map(query->result, 10);

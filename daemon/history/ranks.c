@@ -198,30 +198,6 @@ static int history_ranks_read_parts(struct query *query, const struct ranks_wind
 
 /* Answers */
 
-static void history_ranks_put_one(struct query *query, const struct odd_rank *rank,
-                                  const char *node, uint32_t heads)
-{
-    const struct rank_means *means = rank->means;
-    uint64_t rows = 0;
-    for (uint32_t i = 0; i < means->heads; i++) {
-        rows += means->rows[i];
-    }
-    mpk_put_map(query->result, 8);
-    put_u64(query, "rank", means->rank);
-    put_text(query, "node", *node ? node : NULL);
-    put_u64(query, "rows", rows);
-    mpk_pair_array(query->result, "mean", heads);
-    for (uint32_t h = 0; h < heads; h++) {
-        bool has = h >= means->first && h - means->first < means->heads &&
-                   means->rows[h - means->first] > 0;
-        mpk_put_f64(query->result, has ? means->mean[h - means->first] : NAN);
-    }
-    mpk_pair_f64(query->result, "distance", rank->distance);
-    mpk_pair_bool(query->result, "odd", rank->odd);
-    mpk_pair_u64_or_nil(query->result, "head", rank->distance >= 0, rank->head);
-    mpk_pair_f64(query->result, "median", rank->distance >= 0 ? rank->median : NAN);
-}
-
 static void history_ranks_put(struct query *query, const struct ranks_window *window,
                               const struct ranks_found *found, const struct odd_rank *ranks,
                               uint32_t count)
@@ -242,7 +218,27 @@ static void history_ranks_put(struct query *query, const struct ranks_window *wi
     put_u64(query, "heads", heads);
     mpk_pair_array(query->result, "ranks", listed);
     for (uint32_t i = 0; i < listed; i++) {
-        history_ranks_put_one(query, &ranks[i], found->node[ranks[i].node].name, heads);
+        const struct odd_rank *rank = &ranks[i];
+        const char *node = found->node[rank->node].name;
+        const struct rank_means *means = rank->means;
+        uint64_t rows = 0;
+        for (uint32_t j = 0; j < means->heads; j++) {
+            rows += means->rows[j];
+        }
+        mpk_put_map(query->result, 8);
+        put_u64(query, "rank", means->rank);
+        put_text(query, "node", *node ? node : NULL);
+        put_u64(query, "rows", rows);
+        mpk_pair_array(query->result, "mean", heads);
+        for (uint32_t h = 0; h < heads; h++) {
+            bool has = h >= means->first && h - means->first < means->heads &&
+                       means->rows[h - means->first] > 0;
+            mpk_put_f64(query->result, has ? means->mean[h - means->first] : NAN);
+        }
+        mpk_pair_f64(query->result, "distance", rank->distance);
+        mpk_pair_bool(query->result, "odd", rank->odd);
+        mpk_pair_u64_or_nil(query->result, "head", rank->distance >= 0, rank->head);
+        mpk_pair_f64(query->result, "median", rank->distance >= 0 ? rank->median : NAN);
     }
     struct mpk_open odd = mpk_open(query->result, "odd");
     for (uint32_t i = 0; i < count; i++) {

@@ -476,27 +476,6 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
     checkpoint_submit_batch(run, batch, code);
 }
 
-/* Its sequences stay, so that what comes of it again is known, and what they are part of; its
- * windows are in the history. */
-static int checkpoint_leave(struct run *run, struct store_batch *batch, uint64_t now_ns)
-{
-    static const char *const gone[] = {"alerts", "drift/", "part/"};
-    struct saving saving = {.run = run, .batch = batch};
-    int code = 0;
-    for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
-        for (uint32_t t = 0; t < run->track_count && !code; t++) {
-            code = save_row(&saving, &run->tracks[t], stream);
-        }
-    }
-    if (!code) {
-        code = save_about(&saving, now_ns);
-    }
-    for (size_t i = 0; i < sizeof gone / sizeof gone[0] && !code; i++) {
-        code = batch_forget(batch, gone[i]);
-    }
-    return code ? code : batch_keep(batch, CHECKPOINT_FORGOTTEN, "", 0);
-}
-
 void checkpoint_forget(struct run *run, uint64_t now_ns)
 {
     struct store_batch *batch = run->reliable ? checkpoint_begin(run) : NULL;
@@ -506,7 +485,23 @@ void checkpoint_forget(struct run *run, uint64_t now_ns)
     }
     if (batch) {
         batch_hold(batch, true);
-        int code = checkpoint_leave(run, batch, now_ns);
+        /* Its sequences stay, so that what comes of it again is known, and what they are part of;
+         * its windows are in the history. */
+        static const char *const gone[] = {"alerts", "drift/", "part/"};
+        struct saving saving = {.run = run, .batch = batch};
+        int code = 0;
+        for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
+            for (uint32_t t = 0; t < run->track_count && !code; t++) {
+                code = save_row(&saving, &run->tracks[t], stream);
+            }
+        }
+        if (!code) {
+            code = save_about(&saving, now_ns);
+        }
+        for (size_t i = 0; i < sizeof gone / sizeof gone[0] && !code; i++) {
+            code = batch_forget(batch, gone[i]);
+        }
+        code = code ? code : batch_keep(batch, CHECKPOINT_FORGOTTEN, "", 0);
         checkpoint_take_promises(run, batch_promises(batch));
         checkpoint_submit_batch(run, &batch, code);
     }

@@ -85,9 +85,18 @@ static struct track *restore_find_track(struct run *run, const char *name, size_
     return NULL;
 }
 
-static int restore_read_window(struct restore *restore, struct window *window, uint32_t world,
-                               const msgpack_object *map)
+static int restore_read_track(struct restore *restore, uint32_t world, const msgpack_object *map)
 {
+    const msgpack_object *name = mpk_find(map, "name");
+    if (!name || name->type != MSGPACK_OBJECT_STR) {
+        return ERR_STORE_FORMAT;
+    }
+    struct track *track = restore_find_track(restore->run, name->via.str.ptr, name->via.str.size);
+    if (!track) {
+        return 0;
+    }
+    restore->has_track[track->index] = true;
+    struct window *window = &track->window;
     struct stored in = {map, 0};
     struct window_part *part;
     uint32_t count = 0, index;
@@ -121,21 +130,6 @@ static int restore_read_window(struct restore *restore, struct window *window, u
             }
         }
     }
-    return code;
-}
-
-static int restore_read_track(struct restore *restore, uint32_t world, const msgpack_object *map)
-{
-    const msgpack_object *name = mpk_find(map, "name");
-    if (!name || name->type != MSGPACK_OBJECT_STR) {
-        return ERR_STORE_FORMAT;
-    }
-    struct track *track = restore_find_track(restore->run, name->via.str.ptr, name->via.str.size);
-    if (!track) {
-        return 0;
-    }
-    restore->has_track[track->index] = true;
-    int code = restore_read_window(restore, &track->window, world, map);
     track->next_before = track->window.next_index;
     return code;
 }
@@ -163,26 +157,20 @@ static void read_age(const struct restore *restore, struct stored *in)
     run->last_ns = restore->now_ns > silent ? restore->now_ns - silent : 0;
 }
 
-/* How it was cut stays. Earlier versions did not save it. */
-static int read_cut(const struct restore *restore, const msgpack_object *root,
-                    struct config_cut *ret_cut)
-{
-    const msgpack_object *value = mpk_find(root, "own_window");
-    struct own_window own = {.length = 0};
-    int code = value ? own_window_read(value, &own) : 0;
-    *ret_cut = (struct config_cut){
-        .capture_every = mpk_find(root, "capture_every")
-                             ? mpk_find_u64(root, "capture_every")
-                             : config_capture_every(restore->config, restore->job, 0),
-        .own = {.unit = (enum config_unit)own.unit, .length = own.length, .every = own.length}};
-    return code ? ERR_STORE_FORMAT : 0;
-}
-
 static int read_about(struct restore *restore, const msgpack_object *root)
 {
     struct config_cut cut;
     uint32_t world = 0;
-    int code = read_cut(restore, root, &cut);
+    /* How it was cut stays. Earlier versions did not save it. */
+    const msgpack_object *value = mpk_find(root, "own_window");
+    struct own_window own = {.length = 0};
+    int code = value ? own_window_read(value, &own) : 0;
+    cut = (struct config_cut){
+        .capture_every = mpk_find(root, "capture_every")
+                             ? mpk_find_u64(root, "capture_every")
+                             : config_capture_every(restore->config, restore->job, 0),
+        .own = {.unit = (enum config_unit)own.unit, .length = own.length, .every = own.length}};
+    code = code ? ERR_STORE_FORMAT : 0;
     struct run *run = code ? NULL
                            : run_new(restore->job, restore->id, &cut, restore->config,
                                      restore->sink, restore->budget, restore->now_ns);

@@ -187,23 +187,6 @@ static void outbox_unlock(struct store *store)
     pthread_mutex_unlock(&store->db_lock);
 }
 
-static int outbox_read_ends(const struct sql *sql, struct outbox_status *status, int64_t now_s)
-{
-    int64_t newest = 0, stored = now_s, first = 0;
-    int code = outbox_number(sql, STATEMENT_GET_SEQ, &newest);
-    struct sql_query query = query_begin(sql, STATEMENT_GET_FIRST_UNSENT, NULL);
-    int found = query_row(&query);
-    if (found == SQLITE_ROW) {
-        first = sqlite3_column_int64(query.statement, 0);
-        stored = sqlite3_column_int64(query.statement, 1);
-    }
-    query_end(&query);
-    status->newest = (uint64_t)newest;
-    status->taken = first > 0 ? (uint64_t)first - 1 : (uint64_t)newest;
-    status->oldest_unsent_s = now_s > stored ? now_s - stored : 0;
-    return found == SQLITE_ROW || found == SQLITE_DONE ? code : found;
-}
-
 int outbox_status(struct store *store, struct outbox_status *ret_status)
 {
     const struct outbox *outbox = &store->outbox;
@@ -220,7 +203,20 @@ int outbox_status(struct store *store, struct outbox_status *ret_status)
         status.trouble = store->told_code ? sqlite3_errstr(store->told_code) : NULL;
         status.skipped = (struct outbox_range){outbox->skipped_first, outbox->skipped_last};
         memcpy(status.node, outbox->node, FLEET_ID_BYTES);
-        code = outbox_read_ends(&store->db.sql, &status, store_clock_stamp(&store->clock));
+        int64_t now_s = store_clock_stamp(&store->clock);
+        int64_t newest = 0, stored = now_s, first = 0;
+        code = outbox_number(&store->db.sql, STATEMENT_GET_SEQ, &newest);
+        struct sql_query query = query_begin(&store->db.sql, STATEMENT_GET_FIRST_UNSENT, NULL);
+        int found = query_row(&query);
+        if (found == SQLITE_ROW) {
+            first = sqlite3_column_int64(query.statement, 0);
+            stored = sqlite3_column_int64(query.statement, 1);
+        }
+        query_end(&query);
+        status.newest = (uint64_t)newest;
+        status.taken = first > 0 ? (uint64_t)first - 1 : (uint64_t)newest;
+        status.oldest_unsent_s = now_s > stored ? now_s - stored : 0;
+        code = found == SQLITE_ROW || found == SQLITE_DONE ? code : found;
     }
     outbox_unlock(store);
     if (code != SQLITE_OK) {

@@ -105,23 +105,6 @@ static int take_place(attn_publisher *publisher, struct topic *topic, const stru
     return 0;
 }
 
-static int queue_reserve(attn_publisher *publisher, const struct parcel *parcel,
-                         struct topic **ret_topic)
-{
-    bool asleep = false;
-    int rc;
-
-    pthread_mutex_lock(&publisher->lock);
-    *ret_topic = topics_get(&publisher->topics, parcel->header.layer);
-    rc = take_place(publisher, *ret_topic, parcel);
-    if (rc < 0) {
-        asleep = queue_drop(publisher, *ret_topic, rc);
-    }
-    pthread_mutex_unlock(&publisher->lock);
-    queue_wake(publisher, asleep);
-    return rc;
-}
-
 bool queue_append(attn_publisher *publisher, struct wire_message *message)
 {
     *publisher->last = message;
@@ -134,8 +117,16 @@ int queue_put(attn_publisher *publisher, const struct parcel *parcel)
     struct wire_message *message;
     struct topic *topic;
     bool asleep = false;
-    int rc = queue_reserve(publisher, parcel, &topic);
+    int rc;
 
+    pthread_mutex_lock(&publisher->lock);
+    topic = topics_get(&publisher->topics, parcel->header.layer);
+    rc = take_place(publisher, topic, parcel);
+    if (rc < 0) {
+        asleep = queue_drop(publisher, topic, rc);
+    }
+    pthread_mutex_unlock(&publisher->lock);
+    queue_wake(publisher, asleep);
     if (rc) {
         return rc;
     }

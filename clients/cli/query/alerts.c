@@ -14,25 +14,6 @@
 #define EVENTS_DEFAULT 50
 #define JOB_WIDTH      20
 
-static void alerts_add_alert(struct out_table *table, const msgpack_object *alert, bool with_job)
-{
-    out_text(table, alert, "severity", 0);
-    if (with_job) {
-        out_text(table, alert, "job", JOB_WIDTH);
-    }
-    char run[9], place[LAYER_TEXT_MAX], state[FIELD_STATE_MAX];
-    field_text(alert, "run", run, sizeof run);
-    out_cell(table, "%s", run);
-    out_text(table, alert, "rule", 0);
-    field_place(alert, place);
-    field_alert_state(alert, state);
-    out_cell(table, "%s", strcmp(place, "-") == 0 ? "the run" : place);
-    out_cell(table, "%s", state);
-    out_number(table, mpk_find(alert, "value"));
-    out_number(table, mpk_find(alert, "bound"));
-    out_cell(table, "step %" PRIu64, mpk_find_u64(mpk_find(alert, "since"), "step"));
-}
-
 /* How many fire that are not over with their run, whose job has a newer one: those come first. */
 static uint32_t alerts_current(const msgpack_object *result)
 {
@@ -104,7 +85,22 @@ static int show_alerts(struct cli *cli, const msgpack_object *result)
         out_begin(&table, with_job ? "SEVERITY|JOB|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE"
                                    : "SEVERITY|RUN|RULE|WHERE|STATE|VALUE|BOUND|SINCE");
         for (uint32_t i = 0; i < list.count; i++) {
-            alerts_add_alert(&table, list.alert[i], with_job);
+            const msgpack_object *alert = list.alert[i];
+            out_text(&table, alert, "severity", 0);
+            if (with_job) {
+                out_text(&table, alert, "job", JOB_WIDTH);
+            }
+            char run[9], place[LAYER_TEXT_MAX], state[FIELD_STATE_MAX];
+            field_text(alert, "run", run, sizeof run);
+            out_cell(&table, "%s", run);
+            out_text(&table, alert, "rule", 0);
+            field_place(alert, place);
+            field_alert_state(alert, state);
+            out_cell(&table, "%s", strcmp(place, "-") == 0 ? "the run" : place);
+            out_cell(&table, "%s", state);
+            out_number(&table, mpk_find(alert, "value"));
+            out_number(&table, mpk_find(alert, "bound"));
+            out_cell(&table, "step %" PRIu64, mpk_find_u64(mpk_find(alert, "since"), "step"));
         }
         out_print(&table, cli->width, true, cli->out);
     }

@@ -53,18 +53,6 @@ static void json_put_heads(const struct view *view, struct mpk_writer *writer)
     }
 }
 
-static void put_pairs(const struct view *view, struct mpk_writer *writer)
-{
-    const struct findings *found = view->found;
-    mpk_pair_array(writer, "top_pairs", found->pair_count);
-    for (uint32_t i = 0; i < found->pair_count; i++) {
-        mpk_put_map(writer, 3);
-        mpk_pair_u64(writer, "query", query_of(view, found->pairs[i].row));
-        mpk_pair_u64(writer, "key", json_key_of(view, found->pairs[i].column));
-        mpk_pair_f64(writer, "weight", (double)found->pairs[i].weight);
-    }
-}
-
 int view_json(const struct view *view, struct cli *cli)
 {
     struct mpk_writer writer;
@@ -126,7 +114,13 @@ int view_json(const struct view *view, struct cli *cli)
         mpk_put_f64(&writer, (double)found->query[c]);
     }
     json_put_heads(view, &writer);
-    put_pairs(view, &writer);
+    mpk_pair_array(&writer, "top_pairs", found->pair_count);
+    for (uint32_t i = 0; i < found->pair_count; i++) {
+        mpk_put_map(&writer, 3);
+        mpk_pair_u64(&writer, "query", query_of(view, found->pairs[i].row));
+        mpk_pair_u64(&writer, "key", json_key_of(view, found->pairs[i].column));
+        mpk_pair_f64(&writer, "weight", (double)found->pairs[i].weight);
+    }
 
     int code = cli_print_written(cli, &writer, 2, cli->out);
     mpk_writer_clear(&writer);

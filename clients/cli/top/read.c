@@ -264,27 +264,6 @@ static double packed_value(const msgpack_object *values, size_t index)
     return (double)number;
 }
 
-static void read_past(struct model *model, const msgpack_object *map)
-{
-    struct opened *opened = &model->opened;
-    uint32_t windows = opened->windows, heads = (uint32_t)mpk_find_u64(map, "heads");
-    const struct top_place place = read_place(map);
-    struct layer *layer = place.stack[0] ? model_layer(model, &place, heads) : NULL;
-    double *past = layer ? malloc((size_t)layer->heads * windows * sizeof *past) : NULL;
-    if (!past) {
-        model->out_of_memory = model->out_of_memory || layer;
-        return;
-    }
-    for (size_t i = 0; i < (size_t)layer->heads * windows; i++) {
-        past[i] = i / windows < heads ? packed_value(mpk_find(map, "values"), i) : NAN;
-    }
-    free(layer->past);
-    layer->past = past;
-    if (layer->module[0] == '\0') {
-        field_text(map, "module", layer->module, sizeof layer->module);
-    }
-}
-
 void read_grid(struct model *model, const msgpack_object *result)
 {
     struct opened *opened = &model->opened;
@@ -305,6 +284,22 @@ void read_grid(struct model *model, const msgpack_object *result)
         opened->window_step[i] = le64toh(number);
     }
     for (uint32_t i = 0; i < mpk_items(layers); i++) {
-        read_past(model, field_at(layers, i));
+        const msgpack_object *map = field_at(layers, i);
+        uint32_t windows = opened->windows, heads = (uint32_t)mpk_find_u64(map, "heads");
+        const struct top_place place = read_place(map);
+        struct layer *layer = place.stack[0] ? model_layer(model, &place, heads) : NULL;
+        double *past = layer ? malloc((size_t)layer->heads * windows * sizeof *past) : NULL;
+        if (!past) {
+            model->out_of_memory = model->out_of_memory || layer;
+            continue;
+        }
+        for (size_t j = 0; j < (size_t)layer->heads * windows; j++) {
+            past[j] = j / windows < heads ? packed_value(mpk_find(map, "values"), j) : NAN;
+        }
+        free(layer->past);
+        layer->past = past;
+        if (layer->module[0] == '\0') {
+            field_text(map, "module", layer->module, sizeof layer->module);
+        }
     }
 }
