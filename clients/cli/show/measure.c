@@ -33,7 +33,6 @@ struct measure_pass {
 static bool check_sum(struct measure_pass *pass, uint32_t row, const float *weights)
 {
     struct row_sums *sums = &pass->findings->sums;
-    bool zero;
     /* A cell counts as often as it has keys in it. */
     const struct source_layer *layer = pass->layer;
     double sum = 0;
@@ -43,20 +42,19 @@ static bool check_sum(struct measure_pass *pass, uint32_t row, const float *weig
         sum += (double)weights[c] * (source_edge(c + 1, layer->keys, layer->columns) - begin);
         any |= weights[c] != 0;
     }
-    zero = !any;
     sums->rows++;
     if (!isfinite(sum)) {
         sums->missing++;
         return false;
     }
-    if (zero) {
+    if (!any) {
         sums->zero++;
         return false;
     }
     sums->min = fmin(sums->min, sum);
     sums->max = fmax(sums->max, sum);
     sums->deviation += fabs(sum - 1);
-    if (fabs(sum - 1) <= pass->layer->tolerance) {
+    if (fabs(sum - 1) <= layer->tolerance) {
         sums->sound++;
     } else if (sums->other++ == 0) {
         sums->other_head = pass->head;
