@@ -308,7 +308,7 @@ static int registry_add_run(struct registry *registry, struct job *job, const st
     bool can = own->unit != WINDOW_SECOND ||
                (registry->config->fleet_role == CONFIG_ROLE_OFF && !registry->sink->is_replay);
     uint64_t length = can ? own->length : 0;
-    struct config_cut cut = (struct config_cut){
+    struct config_cut cut = {
         .capture_every = config_capture_every(registry->config, header->job, header->own_every),
         .own = {.unit = (enum config_unit)own->unit, .length = length, .every = length}};
     struct run *run = past_take(&registry->pasts, header);
