@@ -433,16 +433,6 @@ struct link_sources {
     int count;
 };
 
-/* Leaf nodes have one of their own. Where it may not be asked for, it is not known. */
-static void link_learn_domain(struct fleet_link *link, jsCtx *js)
-{
-    jsAccountInfo *info = NULL;
-    if (js_GetAccountInfo(&info, js, NULL, NULL) == NATS_OK) {
-        snprintf(link->domain, sizeof link->domain, "%s", info->Domain ? info->Domain : "");
-    }
-    jsAccountInfo_Destroy(info);
-}
-
 const char *link_domain(const struct fleet_link *link)
 {
     return link->domain;
@@ -466,8 +456,13 @@ int link_make_stream(struct fleet_link *link, jsCtx *js)
     struct link_sources sources = {.count = 0};
     jsStreamConfig config;
     jsStreamInfo *info = NULL;
+    jsAccountInfo *account = NULL;
     jsErrCode code = 0;
-    link_learn_domain(link, js);
+    /* Leaf nodes have a domain of their own. Where it may not be asked for, it is not known. */
+    if (js_GetAccountInfo(&account, js, NULL, NULL) == NATS_OK) {
+        snprintf(link->domain, sizeof link->domain, "%s", account->Domain ? account->Domain : "");
+    }
+    jsAccountInfo_Destroy(account);
     /* Adding one that is there and has a bound of bytes can fail. */
     natsStatus status = js_GetStreamInfo(&info, js, LINK_STREAM, NULL, &code);
     jsStreamInfo_Destroy(info);

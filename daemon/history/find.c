@@ -76,21 +76,6 @@ static int scan_runs(struct query *query, sqlite3_stmt *statement, const char *j
     return rc;
 }
 
-/* Names the runs that begin with `prefix`. */
-static void name_runs(struct query *query, sqlite3_stmt *statement, const char *job,
-                      const char *prefix)
-{
-    struct found_run run;
-    int index = 0;
-    sqlite3_reset(statement);
-    while (query_next(query, statement) == 1) {
-        history_find_read_run(statement, job, &run);
-        if (strncmp(run.hex, prefix, strlen(prefix)) == 0) {
-            history_find_add_name(query, index++, run.hex);
-        }
-    }
-}
-
 int find_run(struct query *query, const char *job, const char *prefix, struct found_run *ret_run)
 {
     sqlite3_stmt *statement;
@@ -112,7 +97,16 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
             query_fail(query, ERR_RUN_UNKNOWN, "no run of %s begins with '%s'; there are ", job,
                        prefix);
         }
-        name_runs(query, statement, job, matches > 1 ? prefix : "");
+        const char *beginning = matches > 1 ? prefix : "";
+        int index = 0;
+        sqlite3_reset(statement);
+        while (query_next(query, statement) == 1) {
+            struct found_run run;
+            history_find_read_run(statement, job, &run);
+            if (strncmp(run.hex, beginning, strlen(beginning)) == 0) {
+                history_find_add_name(query, index++, run.hex);
+            }
+        }
         code = ERR_RUN_UNKNOWN;
     }
     sqlite3_finalize(statement);

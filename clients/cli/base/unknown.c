@@ -70,35 +70,27 @@ bool unknown_in_layers(const msgpack_object *layers, const char *metric, const c
     return true;
 }
 
-/* The numbers of aggregates are many. */
-static bool is_slip(const char *metric, char ret_text[UNKNOWN_TEXT_MAX])
+int unknown_check_metric(struct cli *cli)
 {
     static const char *const others[] = {"pattern", "sink_rate"};
     enum { OTHERS = sizeof others / sizeof others[0] };
+    const char *metric = cli->args->metric;
+    char text[UNKNOWN_TEXT_MAX];
     struct unknown unknown;
-    unknown_init(&unknown, metric);
-    if (strncmp(metric, "aggregate.", strlen("aggregate.")) == 0) {
-        return false;
+    /* The numbers of aggregates are many. */
+    if (!metric || strncmp(metric, "aggregate.", strlen("aggregate.")) == 0) {
+        return CLI_OK;
     }
+    unknown_init(&unknown, metric);
     for (int i = 0; i < METRIC_COUNT + OTHERS; i++) {
         const char *name = i < METRIC_COUNT ? metric_info[i].name : others[i - METRIC_COUNT];
         if (strcmp(name, metric) == 0) {
-            return false;
+            return CLI_OK;
         }
         unknown_add(&unknown, name);
     }
-    unknown_text(&unknown, "", ret_text);
-    return *unknown.best != '\0';
-}
-
-int unknown_check_metric(struct cli *cli)
-{
-    const char *metric = cli->args->metric;
-    char text[UNKNOWN_TEXT_MAX];
-    if (!metric || !is_slip(metric, text)) {
-        return CLI_OK;
-    }
-    return cli_usage(cli, "--metric: '%.80s': unknown%s", metric, text);
+    unknown_text(&unknown, "", text);
+    return *unknown.best ? cli_usage(cli, "--metric: '%.80s': unknown%s", metric, text) : CLI_OK;
 }
 
 /* Distances */
