@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Arrays that grow by one thing at a time. Any thread. */
-#ifndef GROW_H
-#define GROW_H
+#ifndef DAEMON_BASE_GROW_H
+#define DAEMON_BASE_GROW_H
 
 #include <stdbool.h>
 #include <stdint.h>
