@@ -209,21 +209,6 @@ static const struct access_entry *access_find(const struct access *access,
     return NULL;
 }
 
-/* The patterns of one visitor have to fit. */
-static int access_check_room(const struct access *access, const char *who, struct origin origin,
-                             char *reterr)
-{
-    char jobs[ACCESS_JOBS_MAX] = "";
-    for (uint32_t i = 0; i < access->count; i++) {
-        if (strcmp(access->entry[i].who, who) == 0 &&
-            !access_add_job(jobs, access->entry[i].pattern)) {
-            return config_error(reterr, origin, "more than %d characters of job-patterns for one",
-                                ACCESS_JOBS_MAX - 1);
-        }
-    }
-    return 0;
-}
-
 /* The text from # on, without blanks around it; what cannot be shown becomes '?'. */
 static void access_read_comment(const char *at, const char *end, char *ret_comment)
 {
@@ -275,7 +260,19 @@ static int access_read_line(struct access *access, const char *at, const char *e
                             access->kind == ACCESS_KEYS ? "keys" : "tokens and users");
     }
     access->entry[access->count++] = entry;
-    return access->kind == ACCESS_KEYS ? 0 : access_check_room(access, entry.who, origin, reterr);
+    if (access->kind == ACCESS_KEYS) {
+        return 0;
+    }
+    /* The patterns of one visitor have to fit. */
+    char jobs[ACCESS_JOBS_MAX] = "";
+    for (uint32_t i = 0; i < access->count; i++) {
+        if (strcmp(access->entry[i].who, entry.who) == 0 &&
+            !access_add_job(jobs, access->entry[i].pattern)) {
+            return config_error(reterr, origin, "more than %d characters of job-patterns for one",
+                                ACCESS_JOBS_MAX - 1);
+        }
+    }
+    return 0;
 }
 
 int access_parse(const char *text, size_t size, const char *path, enum access_kind kind,

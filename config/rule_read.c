@@ -247,17 +247,12 @@ int rules_find_key(const struct rule_draft *draft, const char *name, struct orig
 
 /* A whole rule */
 
-static bool is_name(const char *text)
-{
-    size_t length = strlen(text);
-    return length > 0 && length <= RULE_NAME_MAX && strspn(text, LETTERS) == length;
-}
-
 int rules_begin(const struct config_rules *rules, const char *name, struct origin origin,
                 char *reterr, struct rule_draft *ret_draft)
 {
     char quoted[QUOTE_MAX + 4];
-    if (!is_name(name)) {
+    size_t length = strlen(name);
+    if (length == 0 || length > RULE_NAME_MAX || strspn(name, LETTERS) != length) {
         return config_error(reterr, origin,
                             "rules: '%s': not a name (valid: 1 to %d of A-Z a-z 0-9 . _ -)",
                             config_quotable(name, quoted), RULE_NAME_MAX);

@@ -80,21 +80,6 @@ static int copy_scalar(struct reader *reader, const yaml_event_t *event, struct 
     return 0;
 }
 
-static bool has_anchor(const yaml_event_t *event)
-{
-    return event->type == YAML_ALIAS_EVENT ||
-           (event->type == YAML_SCALAR_EVENT && event->data.scalar.anchor) ||
-           (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.anchor) ||
-           (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.anchor);
-}
-
-static bool has_tag(const yaml_event_t *event)
-{
-    return (event->type == YAML_SCALAR_EVENT && event->data.scalar.tag) ||
-           (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.tag) ||
-           (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.tag);
-}
-
 static enum node_kind node_kind(yaml_event_type_t type)
 {
     switch (type) {
@@ -118,13 +103,18 @@ static int yaml_convert(struct reader *reader, const yaml_event_t *event, struct
 {
     ret_node->kind = node_kind(event->type);
     ret_node->line = event->start_mark.line + 1;
-    if (has_anchor(event)) {
+    if (event->type == YAML_ALIAS_EVENT ||
+        (event->type == YAML_SCALAR_EVENT && event->data.scalar.anchor) ||
+        (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.anchor) ||
+        (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.anchor)) {
         return config_error(
             reader->reterr, at_line(reader, ret_node->line),
             "anchors and aliases are not accepted: write the value out%s",
             event->type == YAML_ALIAS_EVENT ? ", and a text that begins with * in quotes" : "");
     }
-    if (has_tag(event)) {
+    if ((event->type == YAML_SCALAR_EVENT && event->data.scalar.tag) ||
+        (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.tag) ||
+        (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.tag)) {
         return config_error(reader->reterr, at_line(reader, ret_node->line),
                             "tags are not accepted: write the plain value");
     }
@@ -214,17 +204,12 @@ static int assign(struct reader *reader, const struct body *body, int key, const
     return config_assign(body->config, key, body->label, text, origin, reader->reterr);
 }
 
-/* Keys that files of earlier versions may have and that mean nothing any more. */
-static bool is_gone(const char *section, const char *name)
-{
-    return strcmp(section, "ingest") == 0 && strcmp(name, "receive_queue") == 0;
-}
-
 static int read_plain_key(struct reader *reader, const struct body *body, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
     struct node ignored;
-    if (is_gone(body->section, name->text)) {
+    /* Keys that files of earlier versions may have and that mean nothing any more. */
+    if (strcmp(body->section, "ingest") == 0 && strcmp(name->text, "receive_queue") == 0) {
         return yaml_next(reader, &ignored);
     }
     int key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);

@@ -249,19 +249,6 @@ static int read_layer_info(const msgpack_object *value, char **modules, struct l
     return rc;
 }
 
-/* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
-static size_t modules_size(const msgpack_object *list)
-{
-    size_t size = 0;
-
-    for (uint32_t i = 0; i < list->via.array.size; i++) {
-        const msgpack_object *module = mpk_find(&list->via.array.ptr[i], "module");
-
-        size += module && module->type == MSGPACK_OBJECT_STR ? module->via.str.size + 1 : 0;
-    }
-    return size;
-}
-
 static int header_read_layers(const msgpack_object *value, struct header *header)
 {
     uint32_t count;
@@ -279,7 +266,15 @@ static int header_read_layers(const msgpack_object *value, struct header *header
         return 0;
     }
     header->layers = calloc(count, sizeof *header->layers);
-    modules = header->layer_modules = malloc(modules_size(value) + 1);
+    /* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
+    size_t size = 0;
+
+    for (uint32_t i = 0; i < value->via.array.size; i++) {
+        const msgpack_object *module = mpk_find(&value->via.array.ptr[i], "module");
+
+        size += module && module->type == MSGPACK_OBJECT_STR ? module->via.str.size + 1 : 0;
+    }
+    modules = header->layer_modules = malloc(size + 1);
     if (!header->layers || !modules) {
         return ERR_MEMORY;
     }

@@ -71,47 +71,6 @@ static void header_encode_put_labels(struct mpk_writer *writer, const struct hea
     }
 }
 
-/* Where the heads begin is said of maps only, and of how many heads there are by `heads` of a
- * state. */
-static bool says_offset(const struct header *header)
-{
-    return header->type == MESSAGE_STATE
-               ? header->head_offset != 0
-               : header->heads_total != header->heads && header->type != MESSAGE_WEIGHTS;
-}
-
-static void put_slice(struct mpk_writer *writer, const struct header *header)
-{
-    if (says_offset(header)) {
-        mpk_pair_u64(writer, "head_offset", header->head_offset);
-    }
-    if (header->heads_total != header->heads) {
-        mpk_pair_u64(writer, "heads_total", header->heads_total);
-    }
-}
-
-/* The keys of the maps that a state brings. */
-static void put_maps(struct mpk_writer *writer, const struct header *header)
-{
-    const struct state_maps *maps = &header->maps;
-    const struct {
-        const char *key;
-        uint32_t number;
-    } keys[] = {{"queries", maps->queries},
-                {"keys", maps->keys},
-                {"queries_sent", maps->queries_sent},
-                {"keys_sent", maps->keys_sent},
-                {"first_query", maps->first_query},
-                {"first_key", maps->first_key},
-                {"sample", maps->sample}};
-
-    for (int i = 0; i < 7 && maps->heads > 0; i++) {
-        if (keys[i].number > 0) {
-            mpk_pair_u64(writer, keys[i].key, keys[i].number);
-        }
-    }
-}
-
 /* The keys of one type alone, between `tensors` and what is optional for all. */
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
@@ -158,8 +117,34 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     }
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
-    put_slice(writer, header);
-    put_maps(writer, header);
+    /* Where the heads begin is said of maps only, and of how many heads there are by `heads` of a
+     * state. */
+    if (header->type == MESSAGE_STATE
+            ? header->head_offset != 0
+            : header->heads_total != header->heads && header->type != MESSAGE_WEIGHTS) {
+        mpk_pair_u64(writer, "head_offset", header->head_offset);
+    }
+    if (header->heads_total != header->heads) {
+        mpk_pair_u64(writer, "heads_total", header->heads_total);
+    }
+    /* The keys of the maps that a state brings. */
+    const struct state_maps *maps = &header->maps;
+    const struct {
+        const char *key;
+        uint32_t number;
+    } keys[] = {{"queries", maps->queries},
+                {"keys", maps->keys},
+                {"queries_sent", maps->queries_sent},
+                {"keys_sent", maps->keys_sent},
+                {"first_query", maps->first_query},
+                {"first_key", maps->first_key},
+                {"sample", maps->sample}};
+
+    for (int i = 0; i < 7 && maps->heads > 0; i++) {
+        if (keys[i].number > 0) {
+            mpk_pair_u64(writer, keys[i].key, keys[i].number);
+        }
+    }
     header_encode_put_flag(writer, "dropout", header->dropout);
     header_encode_put_flag(writer, "learned_sink", header->learned_sink);
     header_encode_put_labels(writer, header);
@@ -189,32 +174,27 @@ static void header_encode_put_layers(struct mpk_writer *writer, const struct hea
     }
 }
 
-static void header_encode_put_event(struct mpk_writer *writer, const struct header *header)
-{
-    struct mpk_open map = mpk_open(writer, NULL);
-
-    put_common(writer, header);
-    mpk_pair_str(writer, "event", event_name(header->event));
-    if (header->dropped_total > 0) {
-        mpk_pair_u64(writer, "dropped_total", header->dropped_total);
-    }
-    if (header->event == EVENT_HELLO && header->layer_count > 0) {
-        header_encode_put_layers(writer, header);
-    }
-    if (header->event == EVENT_HELLO && header->client[0]) {
-        mpk_pair_str(writer, "client", header->client);
-    }
-    if (header->event == EVENT_LOG) {
-        mpk_put_str(writer, "values");
-        named_put(&header->values, writer);
-    }
-    mpk_close_map(writer, &map);
-}
-
 int header_encode(const struct header *header, struct mpk_writer *writer)
 {
     if (header->type == MESSAGE_EVENT) {
-        header_encode_put_event(writer, header);
+        struct mpk_open map = mpk_open(writer, NULL);
+
+        put_common(writer, header);
+        mpk_pair_str(writer, "event", event_name(header->event));
+        if (header->dropped_total > 0) {
+            mpk_pair_u64(writer, "dropped_total", header->dropped_total);
+        }
+        if (header->event == EVENT_HELLO && header->layer_count > 0) {
+            header_encode_put_layers(writer, header);
+        }
+        if (header->event == EVENT_HELLO && header->client[0]) {
+            mpk_pair_str(writer, "client", header->client);
+        }
+        if (header->event == EVENT_LOG) {
+            mpk_put_str(writer, "values");
+            named_put(&header->values, writer);
+        }
+        mpk_close_map(writer, &map);
     } else {
         put_tensor_message(writer, header);
     }

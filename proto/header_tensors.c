@@ -180,23 +180,10 @@ enum tensor_role header_role_of(enum projection projection)
     return roles[projection];
 }
 
-/* Matrices are whole unless `parts` says otherwise. */
-static void header_tensors_set_matrices(struct header *header)
+static int header_tensors_set_shape(struct header *header)
 {
-    for (int p = 0; p < PROJECTION_COUNT; p++) {
-        const struct tensor *tensor =
-            header_find_tensor(header, header_role_of((enum projection)p));
+    uint32_t dims[DIM_COUNT] = {0}; /* 0 where no tensor has the dimension */
 
-        if (tensor) { /* at most INT32_MAX: read_shape */
-            header->matrix[p].out = (uint32_t)tensor->shape[0];
-            header->matrix[p].in = (uint32_t)tensor->shape[1];
-        }
-    }
-}
-
-/* Sets ret_dims[DIM_COUNT], 0 where no tensor has the dimension. */
-static int read_dims(const struct header *header, uint32_t *ret_dims)
-{
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         const struct tensor *tensor = &header->tensors[i];
 
@@ -207,22 +194,11 @@ static int read_dims(const struct header *header, uint32_t *ret_dims)
             if (dim == DIM_FREE) {
                 continue;
             }
-            if (ret_dims[dim] != 0 && ret_dims[dim] != size) {
+            if (dims[dim] != 0 && dims[dim] != size) {
                 return ERR_SHAPE;
             }
-            ret_dims[dim] = size;
+            dims[dim] = size;
         }
-    }
-    return 0;
-}
-
-static int header_tensors_set_shape(struct header *header)
-{
-    uint32_t dims[DIM_COUNT] = {0};
-    int rc = read_dims(header, dims);
-
-    if (rc) {
-        return rc;
     }
     header->batch = dims[DIM_BATCH];
     header->heads = dims[DIM_HEADS];
@@ -281,7 +257,16 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     }
     /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */
     header->batch = header->queries = header->keys = 1;
-    header_tensors_set_matrices(header);
+    /* Matrices are whole unless `parts` says otherwise. */
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct tensor *tensor =
+            header_find_tensor(header, header_role_of((enum projection)p));
+
+        if (tensor) { /* at most INT32_MAX: read_shape */
+            header->matrix[p].out = (uint32_t)tensor->shape[0];
+            header->matrix[p].in = (uint32_t)tensor->shape[1];
+        }
+    }
     return header_tensors_set_maps(header);
 }
 

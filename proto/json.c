@@ -155,25 +155,20 @@ static json_t *key_to_json(const msgpack_object *key)
     return json_string(text);
 }
 
-static int json_add_pair(json_t *object, const msgpack_object_kv *pair, enum mpk_bins bins)
-{
-    json_t *key = key_to_json(&pair->key);
-    int rc = -1;
-
-    if (key) {
-        rc = json_object_setn_new(object, json_string_value(key), json_string_length(key),
-                                  to_json(&pair->val, bins));
-    }
-    json_decref(key);
-    return rc;
-}
-
 static json_t *map_to_json(const msgpack_object_map *map, enum mpk_bins bins)
 {
     json_t *json = json_object();
 
     for (uint32_t i = 0; json && i < map->size; i++) {
-        if (json_add_pair(json, &map->ptr[i], bins) != 0) {
+        json_t *key = key_to_json(&map->ptr[i].key);
+        int rc = -1;
+
+        if (key) {
+            rc = json_object_setn_new(json, json_string_value(key), json_string_length(key),
+                                      to_json(&map->ptr[i].val, bins));
+        }
+        json_decref(key);
+        if (rc != 0) {
             json_decref(json);
             return NULL;
         }

@@ -60,20 +60,6 @@ static int named_read_setting(const msgpack_object *value, char **at, struct nam
     return 0;
 }
 
-/* Bytes of all names and texts, with a NUL each; at most what the header has. */
-static size_t named_texts_size(const msgpack_object *map)
-{
-    size_t size = 1;
-
-    for (uint32_t i = 0; i < map->via.map.size; i++) {
-        const msgpack_object_kv *kv = &map->via.map.ptr[i];
-
-        size += kv->key.type == MSGPACK_OBJECT_STR ? kv->key.via.str.size + 1 : 0;
-        size += kv->val.type == MSGPACK_OBJECT_STR ? kv->val.via.str.size + 1 : 0;
-    }
-    return size;
-}
-
 static int named_read_name(const msgpack_object *key, char **at, const struct named_values *before,
                            const char **ret_name)
 {
@@ -106,7 +92,16 @@ static int named_read(const msgpack_object *map, uint32_t max, bool settings,
         return ERR_KEY_RANGE;
     }
     ret_values->list = calloc(map->via.map.size + 1, sizeof *ret_values->list);
-    at = ret_values->texts = malloc(named_texts_size(map));
+    /* Bytes of all names and texts, with a NUL each; at most what the header has. */
+    size_t size = 1;
+
+    for (uint32_t i = 0; i < map->via.map.size; i++) {
+        const msgpack_object_kv *kv = &map->via.map.ptr[i];
+
+        size += kv->key.type == MSGPACK_OBJECT_STR ? kv->key.via.str.size + 1 : 0;
+        size += kv->val.type == MSGPACK_OBJECT_STR ? kv->val.via.str.size + 1 : 0;
+    }
+    at = ret_values->texts = malloc(size);
     if (!ret_values->list || !at) {
         return ERR_MEMORY;
     }

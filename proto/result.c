@@ -15,20 +15,6 @@ void result_set_snapshot(void *buf, size_t len, bool snapshot)
     ((unsigned char *)buf)[len - 1] = snapshot ? 0xc3 : 0xc2;
 }
 
-static void result_put_layers(struct mpk_writer *writer, const struct layer_info *layers,
-                              uint32_t count)
-{
-    mpk_pair_array(writer, "layers", count);
-    for (uint32_t i = 0; i < count; i++) {
-        struct mpk_open layer = mpk_open(writer, NULL);
-
-        part_layer_id(writer, layers[i].id);
-        part_module(writer, layers[i].module);
-        mpk_pair_u64(writer, "heads", layers[i].heads);
-        mpk_close_map(writer, &layer);
-    }
-}
-
 void job_encode(const struct job_result *job, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
@@ -38,7 +24,16 @@ void job_encode(const struct job_result *job, struct mpk_writer *writer)
     mpk_pair_u64(writer, "heard_ns", job->heard_ns);
     mpk_pair_u64(writer, "world", job->world);
     mpk_pair_u64(writer, "ranks", job->ranks);
-    result_put_layers(writer, job->layers, job->layer_count);
+    uint32_t count = job->layer_count;
+    mpk_pair_array(writer, "layers", count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct mpk_open layer = mpk_open(writer, NULL);
+
+        part_layer_id(writer, job->layers[i].id);
+        part_module(writer, job->layers[i].module);
+        mpk_pair_u64(writer, "heads", job->layers[i].heads);
+        mpk_close_map(writer, &layer);
+    }
     mpk_pair_u64(writer, "received", job->received);
     mpk_pair_u64(writer, "processed", job->processed);
     mpk_pair_u64(writer, "lost", job->lost);

@@ -12,7 +12,17 @@ static void result_live_put_values(struct mpk_writer *writer, const struct layer
     }
 }
 
-static void result_live_put_heads(struct mpk_writer *writer, const struct layer_numbers *numbers)
+static void result_live_put_vector(struct mpk_writer *writer, const struct layer_numbers *numbers,
+                                   enum vector vector)
+{
+    mpk_pair_array(writer, vector_info[vector].name, numbers->heads);
+    for (uint32_t h = 0; h < numbers->heads; h++) {
+        part_vector_row(writer, vector,
+                        numbers->vector[vector] + (size_t)h * vector_info[vector].width);
+    }
+}
+
+static void result_live_put_numbers(struct mpk_writer *writer, const struct layer_numbers *numbers)
 {
     struct mpk_open heads = mpk_open(writer, "heads");
 
@@ -21,11 +31,12 @@ static void result_live_put_heads(struct mpk_writer *writer, const struct layer_
         part_pattern(writer, "pattern", numbers->pattern, numbers->heads);
     }
     mpk_close_map(writer, &heads);
-}
-
-static void result_live_put_aggregates(struct mpk_writer *writer,
-                                       const struct layer_numbers *numbers)
-{
+    if (numbers->value[METRIC_LOCAL_MASS]) {
+        mpk_pair_u64(writer, "local_window", numbers->local_window);
+    }
+    if (numbers->value[METRIC_FIRST_TOKEN]) { /* the rate is about it */
+        mpk_pair_f64(writer, "sink_rate", numbers->sink_rate);
+    }
     struct mpk_open aggregates = mpk_open(writer, "aggregate");
 
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
@@ -38,20 +49,6 @@ static void result_live_put_aggregates(struct mpk_writer *writer,
         }
     }
     mpk_close_map_if_any(writer, &aggregates);
-}
-
-static void result_live_put_vector(struct mpk_writer *writer, const struct layer_numbers *numbers,
-                                   enum vector vector)
-{
-    mpk_pair_array(writer, vector_info[vector].name, numbers->heads);
-    for (uint32_t h = 0; h < numbers->heads; h++) {
-        part_vector_row(writer, vector,
-                        numbers->vector[vector] + (size_t)h * vector_info[vector].width);
-    }
-}
-
-static void result_live_put_spectrum(struct mpk_writer *writer, const struct layer_numbers *numbers)
-{
     struct mpk_open spectrum = mpk_open(writer, "spectrum");
 
     result_live_put_values(writer, numbers, true);
@@ -61,19 +58,6 @@ static void result_live_put_spectrum(struct mpk_writer *writer, const struct lay
         }
     }
     mpk_close_map_if_any(writer, &spectrum);
-}
-
-static void result_live_put_numbers(struct mpk_writer *writer, const struct layer_numbers *numbers)
-{
-    result_live_put_heads(writer, numbers);
-    if (numbers->value[METRIC_LOCAL_MASS]) {
-        mpk_pair_u64(writer, "local_window", numbers->local_window);
-    }
-    if (numbers->value[METRIC_FIRST_TOKEN]) { /* the rate is about it */
-        mpk_pair_f64(writer, "sink_rate", numbers->sink_rate);
-    }
-    result_live_put_aggregates(writer, numbers);
-    result_live_put_spectrum(writer, numbers);
     part_pairs(writer, &numbers->pairs, numbers->heads);
 }
 
@@ -99,8 +83,11 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
     mpk_close_map(writer, &map);
 }
 
-static void put_known_id(struct mpk_writer *writer, const struct analysis_layer *layer)
+void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer)
 {
+    const struct layer_numbers *numbers = &layer->numbers;
+    struct mpk_open map = mpk_open(writer, NULL);
+
     mpk_put_str(writer, "stack");
     if (layer->stack_known) {
         mpk_put_str(writer, stack_name(layer->layer.id.stack));
@@ -114,14 +101,6 @@ static void put_known_id(struct mpk_writer *writer, const struct analysis_layer 
     } else {
         mpk_put_nil(writer);
     }
-}
-
-void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer)
-{
-    const struct layer_numbers *numbers = &layer->numbers;
-    struct mpk_open map = mpk_open(writer, NULL);
-
-    put_known_id(writer, layer);
     part_layer_state(writer, &layer->layer);
     result_live_put_numbers(writer, numbers);
     if (numbers->similarity.cosine) {

@@ -148,25 +148,19 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
     }
 }
 
-static void put_redundant(struct mpk_writer *writer, const struct redundant_pair *pairs,
-                          uint32_t count)
-{
-    mpk_pair_array(writer, "redundant_pairs", count);
-    for (uint32_t i = 0; i < count; i++) {
-        mpk_put_map(writer, 2);
-        mpk_pair_array(writer, "heads", 2);
-        mpk_put_u64(writer, pairs[i].g);
-        mpk_put_u64(writer, pairs[i].h);
-        mpk_pair_f64(writer, "js", pairs[i].js);
-    }
-}
-
 void part_similarity(struct mpk_writer *writer, const struct result_similarity *similarity,
                      uint32_t heads)
 {
     part_matrix(writer, "head_similarity", similarity->cosine, heads, heads);
     part_matrix(writer, "head_js", similarity->js, heads, heads);
-    put_redundant(writer, similarity->redundant, similarity->redundant_count);
+    mpk_pair_array(writer, "redundant_pairs", similarity->redundant_count);
+    for (uint32_t i = 0; i < similarity->redundant_count; i++) {
+        mpk_put_map(writer, 2);
+        mpk_pair_array(writer, "heads", 2);
+        mpk_put_u64(writer, similarity->redundant[i].g);
+        mpk_put_u64(writer, similarity->redundant[i].h);
+        mpk_pair_f64(writer, "js", similarity->redundant[i].js);
+    }
     mpk_pair_u64(writer, "redundant_total", similarity->redundant_total);
 }
 

@@ -63,19 +63,6 @@ static void result_summary_put_stats(struct mpk_writer *writer,
     }
 }
 
-static void result_summary_put_heads(struct mpk_writer *writer,
-                                     const struct summary_result *summary)
-{
-    struct mpk_open heads = mpk_open(writer, "heads");
-
-    result_summary_put_stats(writer, summary, false);
-    if (summary->pattern) {
-        mpk_pair_map(writer, "pattern", 1);
-        part_pattern(writer, "last", summary->pattern, summary->heads);
-    }
-    mpk_close_map(writer, &heads);
-}
-
 /* One head's list, as far as any number was seen in it; `field` STAT_FIELDS is the count. */
 static void put_vector_row(struct mpk_writer *writer, enum vector vector,
                            const struct result_stat *row, unsigned field)
@@ -109,24 +96,6 @@ static void result_summary_put_vector(struct mpk_writer *writer,
                            summary->vector[vector] + (size_t)h * vector_info[vector].width, f);
         }
     }
-}
-
-static void result_summary_put_aggregates(struct mpk_writer *writer,
-                                          const struct summary_result *summary)
-{
-    struct mpk_open aggregates = mpk_open(writer, "aggregate");
-
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        if (!summary->has_aggregate[a]) {
-            continue;
-        }
-        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
-        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
-            mpk_put_str(writer, map_stat_name[s]);
-            put_stat(writer, &summary->aggregate[a][s]);
-        }
-    }
-    mpk_close_map_if_any(writer, &aggregates);
 }
 
 static void result_summary_put_spectrum(struct mpk_writer *writer,
@@ -230,7 +199,14 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     mpk_pair_u64(writer, "messages", summary->messages);
     mpk_pair_u64(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
-    result_summary_put_heads(writer, summary);
+    struct mpk_open heads = mpk_open(writer, "heads");
+
+    result_summary_put_stats(writer, summary, false);
+    if (summary->pattern) {
+        mpk_pair_map(writer, "pattern", 1);
+        part_pattern(writer, "last", summary->pattern, summary->heads);
+    }
+    mpk_close_map(writer, &heads);
     if (summary->quantile_error > 0) { /* no histogram is exact */
         mpk_pair_f64(writer, "quantile_error", summary->quantile_error);
     }
@@ -241,7 +217,19 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
         mpk_put_str(writer, "sink_rate");
         put_stat(writer, summary->sink_rate);
     }
-    result_summary_put_aggregates(writer, summary);
+    struct mpk_open aggregates = mpk_open(writer, "aggregate");
+
+    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
+        if (!summary->has_aggregate[a]) {
+            continue;
+        }
+        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
+        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
+            mpk_put_str(writer, map_stat_name[s]);
+            put_stat(writer, &summary->aggregate[a][s]);
+        }
+    }
+    mpk_close_map_if_any(writer, &aggregates);
     result_summary_put_spectrum(writer, summary);
     result_summary_put_drift(writer, summary);
     result_summary_put_newest(writer, summary);

@@ -49,19 +49,6 @@ static bool control_rollout_fits(const struct layer_maps *maps, const struct lay
     return shape->queries == shape->keys && shape->keys == maps_shape(first)->keys;
 }
 
-/* Whether it is the rollout itself: no map is pooled, all are of one step, no layer is missing. */
-static bool is_exact(const struct chosen *chosen)
-{
-    const struct layer_maps *first = chosen->streams[0]->maps.shown;
-    bool exact = maps_shape(first)->rows == maps_shape(first)->keys;
-    for (uint32_t i = 0; i < chosen->count; i++) {
-        const struct layer_maps *maps = chosen->streams[i]->maps.shown;
-        exact = exact && maps->step == first->step && maps->epoch == first->epoch &&
-                chosen->streams[i]->id.layer == i;
-    }
-    return exact;
-}
-
 static int control_rollout_check(struct control_request *request, const struct run *run,
                                  struct chosen *chosen)
 {
@@ -82,7 +69,14 @@ static int control_rollout_check(struct control_request *request, const struct r
             return ERR_NO_MAP;
         }
     }
-    chosen->exact = is_exact(chosen);
+    /* The rollout itself: no map is pooled, all are of one step, no layer is missing. */
+    const struct layer_maps *first = chosen->streams[0]->maps.shown;
+    chosen->exact = maps_shape(first)->rows == maps_shape(first)->keys;
+    for (uint32_t i = 0; i < chosen->count; i++) {
+        const struct layer_maps *maps = chosen->streams[i]->maps.shown;
+        chosen->exact = chosen->exact && maps->step == first->step && maps->epoch == first->epoch &&
+                        chosen->streams[i]->id.layer == i;
+    }
     return 0;
 }
 

@@ -135,27 +135,6 @@ static unsigned read_kinds(const char *words)
     }
 }
 
-static bool api_read_filter(struct request *request, struct event_filter *filter)
-{
-    const char *job = request_argument(request, "job");
-    memset(filter, 0, sizeof *filter);
-    filter->visitor = request->visitor;
-    filter->kinds = read_kinds(request_argument(request, "kinds"));
-    if (!filter->kinds) {
-        reply_code(request, ERR_ARGUMENT,
-                   "kinds: not of live, summary, alert, job and log, between commas");
-        return false;
-    }
-    if (job && !job_name_valid(job, strlen(job))) {
-        reply_code(request, ERR_ARGUMENT, "job: not 1 to 128 of [A-Za-z0-9._-]");
-        return false;
-    }
-    if (job) {
-        strcpy(filter->job, job);
-    }
-    return true;
-}
-
 static void api_open_stream(struct request *request, const struct event_filter *filter)
 {
     const char *last_id = request_header(request, "Last-Event-ID");
@@ -178,8 +157,21 @@ static void api_open_stream(struct request *request, const struct event_filter *
 void handle_events(struct request *request)
 {
     struct event_filter filter;
-    if (!api_read_filter(request, &filter)) {
+    const char *job = request_argument(request, "job");
+    memset(&filter, 0, sizeof filter);
+    filter.visitor = request->visitor;
+    filter.kinds = read_kinds(request_argument(request, "kinds"));
+    if (!filter.kinds) {
+        reply_code(request, ERR_ARGUMENT,
+                   "kinds: not of live, summary, alert, job and log, between commas");
         return;
+    }
+    if (job && !job_name_valid(job, strlen(job))) {
+        reply_code(request, ERR_ARGUMENT, "job: not 1 to 128 of [A-Za-z0-9._-]");
+        return;
+    }
+    if (job) {
+        strcpy(filter.job, job);
     }
     if (request->head_only) { /* a stream has no end, and so no HEAD of its own */
         reply_bytes(request, MHD_HTTP_OK, "text/event-stream", "", 0);

@@ -114,13 +114,6 @@ static unsigned connection_limit(const struct config *config)
     return (unsigned)wanted;
 }
 
-/* When the last quarter of the limit is in use, silent connections make room for active ones. */
-static unsigned crowd(const struct config *config)
-{
-    unsigned limit = connection_limit(config);
-    return limit - limit / 4;
-}
-
 static void on_connection(void *data, struct MHD_Connection *connection, void **peer,
                           enum MHD_ConnectionNotificationCode code)
 {
@@ -131,7 +124,9 @@ static void on_connection(void *data, struct MHD_Connection *connection, void **
         peer_remove(&http->peers, *peer);
         return;
     }
-    if (http->peers.count >= crowd(http->config)) {
+    /* With the last quarter of the limit in use, silent connections make room for active ones. */
+    unsigned limit = connection_limit(http->config);
+    if (http->peers.count >= limit - limit / 4) {
         peers_make_room(&http->peers);
     }
     if (info) {
@@ -230,17 +225,6 @@ static bool server_is_repeated(struct request *request, const char *name)
     struct repeated repeated = {.name = name};
     MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &repeated);
     return repeated.count > 1;
-}
-
-static bool is_ambiguous(struct request *request)
-{
-    static const char *const names[] = {MHD_HTTP_HEADER_HOST, MHD_HTTP_HEADER_CONTENT_LENGTH,
-                                        MHD_HTTP_HEADER_AUTHORIZATION, USER_HEADER};
-    bool repeated = false;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        repeated = repeated || server_is_repeated(request, names[i]);
-    }
-    return request->has_nul || repeated;
 }
 
 static enum MHD_Result on_forwarding(void *data, enum MHD_ValueKind kind, const char *name,
@@ -406,7 +390,13 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
         /* Refuses what should not go on; then there is a response. */
         const struct config *config = request->http->config;
         const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
-        if (is_ambiguous(request)) {
+        static const char *const names[] = {MHD_HTTP_HEADER_HOST, MHD_HTTP_HEADER_CONTENT_LENGTH,
+                                            MHD_HTTP_HEADER_AUTHORIZATION, USER_HEADER};
+        bool repeated = false;
+        for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+            repeated = repeated || server_is_repeated(request, names[i]);
+        }
+        if (request->has_nul || repeated) {
             server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
                           "a zero byte in the path, or more than one Host, Content-Length, "
                           "Authorization or " USER_HEADER);

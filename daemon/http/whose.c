@@ -263,18 +263,6 @@ static int whose_add(struct whose *whose, const char *word, char *reterr)
     return 0;
 }
 
-static int whose_add_all(struct whose *whose, const char *users, char *reterr)
-{
-    char copy[CONFIG_TEXT_MAX], *rest = NULL;
-    snprintf(copy, sizeof copy, "%s", users);
-    for (char *word = strtok_r(copy, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-        if (whose_add(whose, word, reterr) != 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 static uid_t read_overflow_uid(void)
 {
     unsigned uid = OVERFLOW_UID;
@@ -318,8 +306,12 @@ static bool whose_works(struct whose *whose)
 int whose_init(struct whose *whose, const char *users, char *reterr)
 {
     *whose = (struct whose){.netlink = -1, .own = geteuid(), .overflow = read_overflow_uid()};
-    if (whose_add_all(whose, users, reterr) != 0) {
-        return -1;
+    char copy[CONFIG_TEXT_MAX], *rest = NULL;
+    snprintf(copy, sizeof copy, "%s", users);
+    for (char *word = strtok_r(copy, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+        if (whose_add(whose, word, reterr) != 0) {
+            return -1;
+        }
     }
     struct group group, *found = NULL;
     static char texts[4 * ENTRY_MAX];

@@ -204,18 +204,6 @@ static void outputs_load_values(const struct outputs_pass *p, uint32_t begin, ui
 
 /* The head. */
 
-static void outputs_begin_head(struct outputs_pass *p, uint32_t h)
-{
-    const struct qk *qk = &p->a->qk;
-    p->writes = qk->wo_r;
-    for (uint32_t r = 0; p->writes && r < qk->written_dim; r++) {
-        double *row = p->wo_r + (size_t)r * qk->value_dim;
-        attention_load(qk->wo_r, DTYPE_F32, ((size_t)h * qk->written_dim + r) * qk->value_dim,
-                       qk->value_dim, row);
-        p->writes = isfinite(output_ref_length(row, qk->value_dim));
-    }
-}
-
 static double outputs_x_norm(const struct outputs_pass *p, uint32_t i)
 {
     double x_norm = NAN;
@@ -266,20 +254,6 @@ static const float *outputs_lengths(const struct outputs_pass *p, const struct a
     return p->gathered;
 }
 
-static struct across_shares outputs_shares(const struct outputs_pass *p,
-                                           const struct across_keys *keys)
-{
-    const float *length = outputs_lengths(p, keys);
-    struct across_shares all = {0};
-    for (uint32_t k = 0; k < keys->n; k += ACROSS_CHUNK) {
-        uint32_t rest = keys->n - k, n = rest < ACROSS_CHUNK ? rest : ACROSS_CHUNK;
-        struct across_shares one = p->kernel->shares(p->weight + k, length + k, n);
-        all.sum += one.sum;
-        all.logs += one.logs;
-    }
-    return all;
-}
-
 /* The row's weights, which are in p->weight, wait for the product. */
 static void outputs_add_row(struct outputs_pass *p, const struct across_keys *keys, double entropy)
 {
@@ -311,7 +285,14 @@ static void outputs_take_row(struct outputs_pass *p, uint32_t h, uint32_t i)
         return;
     }
     if (verdict == ACROSS_SOUND && judged.sum <= SUM_MOST) {
-        struct across_shares shares = outputs_shares(p, &keys);
+        const float *length = outputs_lengths(p, &keys);
+        struct across_shares shares = {0};
+        for (uint32_t k = 0; k < keys.n; k += ACROSS_CHUNK) {
+            uint32_t rest = keys.n - k, n = rest < ACROSS_CHUNK ? rest : ACROSS_CHUNK;
+            struct across_shares one = p->kernel->shares(p->weight + k, length + k, n);
+            shares.sum += one.sum;
+            shares.logs += one.logs;
+        }
         bool zero = !(judged.sum > 0) && !(judged.min < 0) && p->a->dtype != DTYPE_F64;
         if (zero || !p->some) {
             outputs_add_row(p, &keys, NAN);
@@ -388,7 +369,14 @@ static void outputs_finish(struct outputs_pass *p, struct head_block *head)
 static void outputs_run_head(struct outputs_pass *p, uint32_t h, uint32_t begin, uint32_t end,
                              struct scratch *scratch)
 {
-    outputs_begin_head(p, h);
+    const struct qk *qk = &p->a->qk;
+    p->writes = qk->wo_r;
+    for (uint32_t r = 0; p->writes && r < qk->written_dim; r++) {
+        double *row = p->wo_r + (size_t)r * qk->value_dim;
+        attention_load(qk->wo_r, DTYPE_F32, ((size_t)h * qk->written_dim + r) * qk->value_dim,
+                       qk->value_dim, row);
+        p->writes = isfinite(output_ref_length(row, qk->value_dim));
+    }
     for (uint32_t i = begin; i < end; i++) {
         outputs_take_row(p, h, i);
         if (p->rows == p->rows_most) {

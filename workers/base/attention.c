@@ -164,13 +164,6 @@ uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
     return n;
 }
 
-static double f64_from_bits(uint64_t bits)
-{
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 /* 1 sign, 5 exponent (bias 15), 10 fraction bits. */
 static double f64_from_f16(uint16_t code)
 {
@@ -182,7 +175,10 @@ static double f64_from_f16(uint16_t code)
         return sign != 0 ? -magnitude : magnitude;
     }
     uint64_t wide = exponent == 0x1f ? 0x7ff : exponent - 15 + 1023;
-    return f64_from_bits(sign | wide << 52 | fraction << 42);
+    uint64_t bits = sign | wide << 52 | fraction << 42;
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 /* The upper half of an f32. */

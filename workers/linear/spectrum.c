@@ -123,24 +123,6 @@ static void spectrum_describe_all(const struct singular_values *v, uint32_t long
     }
 }
 
-/* Derives the numbers that follow from the leading values and |A|_F. */
-static void describe_lanczos(const struct leading_values *v, uint32_t wanted, struct spectrum *ret)
-{
-    const double *s = v->value;
-    ret->spectral_norm = s[0] * v->unit;
-    if (s[0] > 0) {
-        ret->stable_rank = v->squares / (s[0] * s[0]);
-    }
-    if (wanted > 1) {
-        describe_leading(s, v->count, v->unit, ret);
-    }
-    if (wanted > 1 && s[0] > 0) {
-        double known = spectrum_sum_squares(s, 0, v->count);
-        describe_errors(s, v->count, fmax(ret->stable_rank, known),
-                        fmax(ret->stable_rank - known, 0), ret);
-    }
-}
-
 /* Takes back what the effort did not ask for, so that it does not depend on the method. */
 static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
 {
@@ -188,7 +170,20 @@ static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
     if (rc < 0 || !v.converged) {
         return rc;
     }
-    describe_lanczos(&v, wanted, ret);
+    /* Derives the numbers that follow from the leading values and |A|_F. */
+    const double *s = v.value;
+    ret->spectral_norm = s[0] * v.unit;
+    if (s[0] > 0) {
+        ret->stable_rank = v.squares / (s[0] * s[0]);
+    }
+    if (wanted > 1) {
+        describe_leading(s, v.count, v.unit, ret);
+    }
+    if (wanted > 1 && s[0] > 0) {
+        double known = spectrum_sum_squares(s, 0, v.count);
+        describe_errors(s, v.count, fmax(ret->stable_rank, known),
+                        fmax(ret->stable_rank - known, 0), ret);
+    }
     return 1;
 }
 

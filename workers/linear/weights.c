@@ -83,13 +83,6 @@ int weights_check(const struct weights *w)
     return present > 0 ? 0 : ERR_SHAPE;
 }
 
-static void fill_nan(double *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        x[i] = NAN;
-    }
-}
-
 /* `count` spectra without numbers; NULL when out of memory. */
 static struct spectrum *new_spectra(uint32_t count)
 {
@@ -128,18 +121,6 @@ struct loaded {
     uint32_t r_rows; /* min(slice_length, head_dim) */
 };
 
-/* Row r of the matrix: a matrix is an attention map of one head. */
-static void load_row(const struct projection_matrix *m, uint32_t r, double *ret_row)
-{
-    struct attention map = {.weights = m->data,
-                            .dtype = m->dtype,
-                            .batch = 1,
-                            .heads = 1,
-                            .queries = m->out,
-                            .keys = m->in};
-    attention_load_row(&map, 0, 0, r, ret_row);
-}
-
 static bool weights_all_finite(const double *x, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -171,7 +152,14 @@ static int weights_load(struct loaded *l)
     l->finite = true;
     for (uint32_t r = 0; r < m->out; r++) {
         double *row = l->entries + (size_t)r * m->in;
-        load_row(m, r, row);
+        /* Row r of the matrix: a matrix is an attention map of one head. */
+        struct attention map = {.weights = m->data,
+                                .dtype = m->dtype,
+                                .batch = 1,
+                                .heads = 1,
+                                .queries = m->out,
+                                .keys = m->in};
+        attention_load_row(&map, 0, 0, r, row);
         l->finite = l->finite && weights_all_finite(row, m->in);
     }
     return 0;
@@ -369,7 +357,9 @@ static int new_projection(const struct loaded *l, struct projection_result *ret)
     if (!ret->head || !ret->correlation) {
         return ERR_MEMORY;
     }
-    fill_nan(ret->correlation, cells);
+    for (size_t i = 0; i < cells; i++) {
+        ret->correlation[i] = NAN;
+    }
     return 0;
 }
 

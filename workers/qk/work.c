@@ -209,14 +209,6 @@ static size_t key_begin_of(const struct qk_work *w, uint32_t j, uint32_t dim)
     return (((size_t)w->sample * w->a->qk.kv_heads + w->kv) * w->a->keys + j) * dim;
 }
 
-/* The length of a vector that f32, or its square, may not hold. */
-static double exact_length(const struct qk_work *w, const void *tensor, enum dtype dtype,
-                           size_t first, uint32_t n)
-{
-    attention_load(tensor, dtype, first, n, w->ref.vector);
-    return output_ref_length(w->ref.vector, n);
-}
-
 static bool has_infinity(const float *x, uint32_t n)
 {
     unsigned any = 0;
@@ -238,7 +230,9 @@ static double vector_length(const struct qk_work *w, const void *tensor, enum dt
     if (isinf(length) && dtype != DTYPE_F64 && has_infinity(x, n)) {
         return INFINITY;
     }
-    return exact_length(w, tensor, dtype, first, n);
+    /* The length of a vector that f32, or its square, may not hold. */
+    attention_load(tensor, dtype, first, n, w->ref.vector);
+    return output_ref_length(w->ref.vector, n);
 }
 
 /* Only the reference can handle it. */
@@ -314,19 +308,6 @@ static void measure_keys(struct qk_work *w)
     w->before[keys] = counts;
 }
 
-static void qk_work_add_key_norms(struct qk_work *w)
-{
-    uint32_t keys = attention_key_count(w->a, w->sample), n = 0;
-    for (uint32_t j = 0; j < keys; j++) {
-        w->key_length[n] = w->key_length[j];
-        n += isfinite(w->key_length[n]) != 0;
-    }
-    uint32_t group = w->a->heads / w->a->qk.kv_heads;
-    for (uint32_t h = w->kv * group; h < (w->kv + 1) * group; h++) {
-        row_merge_moments(&w->block->head[h].k_norm, w->key_length, n);
-    }
-}
-
 /* Makes a value that is not finite zeros, and one of a key that rows see by the reference only.
  * Rows that do not see it have weight 0 there, and that times what is in its place must be 0. */
 static void zero_extraordinary(const struct qk_work *w, uint32_t begin, uint32_t end, float *value)
@@ -346,7 +327,15 @@ void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
     w->kv = kv;
     measure_keys(w);
     if (w->core && w->row_begin == 0 && w->row_end > 0) {
-        qk_work_add_key_norms(w);
+        uint32_t keys = attention_key_count(w->a, w->sample), n = 0;
+        for (uint32_t j = 0; j < keys; j++) {
+            w->key_length[n] = w->key_length[j];
+            n += isfinite(w->key_length[n]) != 0;
+        }
+        uint32_t group = w->a->heads / w->a->qk.kv_heads;
+        for (uint32_t h = w->kv * group; h < (w->kv + 1) * group; h++) {
+            row_merge_moments(&w->block->head[h].k_norm, w->key_length, n);
+        }
     }
     if (w->values) {
         w->kernel->load((const unsigned char *)qk->v +

@@ -91,15 +91,6 @@ static int block_merge_head(struct head_block *into, const struct head_block *fr
     return 0;
 }
 
-static void merge_importance(struct block *into, const struct block *from)
-{
-    size_t count = into->importance ? (size_t)into->batch * into->heads : 0;
-    for (size_t i = 0; i < count; i++) {
-        into->importance[i].entropy += from->importance[i].entropy;
-        moments_merge(&into->importance[i].entries, &from->importance[i].entries);
-    }
-}
-
 int block_merge(struct block *into, const struct block *from)
 {
     assert(into->batch == from->batch && into->heads == from->heads);
@@ -115,7 +106,11 @@ int block_merge(struct block *into, const struct block *from)
     into->rows += from->rows;
     into->invalid_rows += from->invalid_rows;
     into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error); /* NaN gives way */
-    merge_importance(into, from);
+    size_t count = into->importance ? (size_t)into->batch * into->heads : 0;
+    for (size_t i = 0; i < count; i++) {
+        into->importance[i].entropy += from->importance[i].entropy;
+        moments_merge(&into->importance[i].entries, &from->importance[i].entries);
+    }
     for (uint32_t map = 0; map < BLOCK_MAPS; map++) {
         moments_merge(&into->map[map], &from->map[map]);
     }

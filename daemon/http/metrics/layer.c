@@ -41,23 +41,6 @@ static void metrics_layer_next_part(const char **at, char *to, size_t size)
     *at += length + ((*at)[length] == '/');
 }
 
-static bool make_labels(struct metrics_layer *layer, const char *at)
-{
-    static const char *const names[] = {"stack", "layer", "site"};
-    char labels[2 * LAYER_KEY_MAX + 64] = "", part[JOB_NAME_MAX + 1];
-    size_t used = metrics_label(labels, sizeof labels, "job", layer->job);
-    for (int i = 0; i < 3; i++) {
-        metrics_layer_next_part(&at, part, sizeof part);
-        used = metrics_label(labels, sizeof labels, names[i], part);
-    }
-    layer->labels = malloc(used + 1);
-    layer->labels_size = used;
-    if (layer->labels) {
-        memcpy(layer->labels, labels, used + 1);
-    }
-    return layer->labels;
-}
-
 struct metrics_layer *layer_new(const char *key)
 {
     struct metrics_layer *layer = calloc(1, sizeof *layer);
@@ -73,7 +56,18 @@ struct metrics_layer *layer_new(const char *key)
     }
     layer->sink_rate = layer->row_sum_error = layer->time_s = NAN;
     layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
-    if (!make_labels(layer, at)) {
+    static const char *const names[] = {"stack", "layer", "site"};
+    char labels[2 * LAYER_KEY_MAX + 64] = "", part[JOB_NAME_MAX + 1];
+    size_t used = metrics_label(labels, sizeof labels, "job", layer->job);
+    for (int i = 0; i < 3; i++) {
+        metrics_layer_next_part(&at, part, sizeof part);
+        used = metrics_label(labels, sizeof labels, names[i], part);
+    }
+    layer->labels = malloc(used + 1);
+    layer->labels_size = used;
+    if (layer->labels) {
+        memcpy(layer->labels, labels, used + 1);
+    } else {
         layer_free(&layer);
     }
     return layer;
