@@ -139,7 +139,6 @@ static int read_text(const msgpack_object *value, bool (*valid)(const char *text
 static bool client_valid(const char *text, size_t length)
 {
     bool valid = length <= CLIENT_NAME_MAX;
-
     for (size_t i = 0; i < length && valid; i++) {
         valid = text[i] >= ' ' && text[i] <= '~';
     }
@@ -162,7 +161,6 @@ static int header_read_u32(const msgpack_object *value, uint64_t min, uint64_t m
 {
     uint64_t number;
     int rc = mpk_get_u64(value, max, &number);
-
     if (!rc) {
         *field = (uint32_t)number;
     }
@@ -173,7 +171,6 @@ static int header_read_u32(const msgpack_object *value, uint64_t min, uint64_t m
 static int read_real(const msgpack_object *value, enum header_kind kind, double *field)
 {
     int rc = value->type == MSGPACK_OBJECT_NIL ? ERR_KEY_TYPE : mpk_get_f64(value, field);
-
     if (rc) {
         return rc;
     }
@@ -187,7 +184,6 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
                         int32_t **ret_lengths)
 {
     int rc = 0;
-
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
@@ -200,7 +196,6 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
     }
     for (uint32_t i = 0; i < batch && !rc; i++) {
         uint64_t length = 0;
-
         rc = mpk_get_u64(&value->via.array.ptr[i], max, &length);
         (*ret_lengths)[i] = (int32_t)length;
     }
@@ -228,7 +223,6 @@ static int read_layer_info(const msgpack_object *value, char **modules, struct l
     const msgpack_object *found[5];
     const char *duplicate;
     int rc = mpk_collect(value, names, 5, found, &duplicate);
-
     if (rc) {
         return rc;
     }
@@ -254,7 +248,6 @@ static int header_read_layers(const msgpack_object *value, struct header *header
     uint32_t count;
     char *modules;
     int rc = 0;
-
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
@@ -268,10 +261,8 @@ static int header_read_layers(const msgpack_object *value, struct header *header
     header->layers = calloc(count, sizeof *header->layers);
     /* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
     size_t size = 0;
-
     for (uint32_t i = 0; i < value->via.array.size; i++) {
         const msgpack_object *module = mpk_find(&value->via.array.ptr[i], "module");
-
         size += module && module->type == MSGPACK_OBJECT_STR ? module->via.str.size + 1 : 0;
     }
     modules = header->layer_modules = malloc(size + 1);
@@ -291,7 +282,6 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     void *field = (char *)header + rule->offset;
     uint64_t version = 0;
     int rc;
-
     switch (rule->kind) {
     case READ_VERSION:
         rc = mpk_get_u64(value, UINT64_MAX, &version);
@@ -428,7 +418,6 @@ static unsigned scope_of(const struct header *header)
                                          [MESSAGE_QK] = IN_QK,
                                          [MESSAGE_WEIGHTS] = IN_WEIGHTS,
                                          [MESSAGE_STATE] = IN_STATE};
-
     if (header->type != MESSAGE_EVENT) {
         return tensors[header->type];
     }
@@ -441,7 +430,6 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
                         struct header *header)
 {
     unsigned scope = scope_of(header);
-
     if (!(rule->used & scope)) {
         return 0;
     }
@@ -488,7 +476,6 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
     const msgpack_object *values[KEY_COUNT];
     int rc_keys = mpk_collect(map, key_names, KEY_COUNT, values, reterr_key), rc = 0;
     const char *duplicate = *reterr_key;
-
     /* The job that a refusal is counted for, even one for the version. */
     if (values[KEY_job]) {
         read_text(values[KEY_job], job_name_valid, ERR_JOB_NAME, header->job);
@@ -510,7 +497,6 @@ int header_decode(const void *buf, size_t len, struct header *ret_header, const 
     struct mpk_doc doc;
     const char *key = NULL;
     int rc = mpk_parse(buf, len, &mpk_header_limits, &doc);
-
     memset(ret_header, 0, sizeof *ret_header);
     if (rc == 0) {
         rc = doc.root->type == MSGPACK_OBJECT_MAP ? decode_map(doc.root, ret_header, &key)
@@ -545,7 +531,6 @@ void header_clear(struct header *header)
 int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames)
 {
     uint32_t expected = header->type == MESSAGE_EVENT ? 0 : header->tensor_count;
-
     if (frames < expected) {
         return ERR_FRAMES_MISSING;
     }
@@ -563,6 +548,5 @@ int header_check_frames(const struct header *header, const size_t *frame_bytes, 
 uint32_t header_frame_of(const struct header *header, enum tensor_role role)
 {
     const struct tensor *tensor = header_find_tensor(header, role);
-
     return tensor ? 2 + (uint32_t)(tensor - header->tensors) : 0;
 }

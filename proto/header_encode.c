@@ -103,7 +103,6 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
 {
     struct mpk_open map = mpk_open(writer, NULL);
-
     put_common(writer, header);
     put_layer_id(writer, header->layer);
     mpk_pair_array(writer, "tensors", header->tensor_count);
@@ -139,7 +138,6 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
                 {"first_query", maps->first_query},
                 {"first_key", maps->first_key},
                 {"sample", maps->sample}};
-
     for (int i = 0; i < 7 && maps->heads > 0; i++) {
         if (keys[i].number > 0) {
             mpk_pair_u64(writer, keys[i].key, keys[i].number);
@@ -162,9 +160,7 @@ static void header_encode_put_layers(struct mpk_writer *writer, const struct hea
     mpk_pair_array(writer, "layers", header->layer_count);
     for (uint32_t i = 0; i < header->layer_count; i++) {
         const struct layer_info *layer = &header->layers[i];
-
         struct mpk_open map = mpk_open(writer, NULL);
-
         put_layer_id(writer, layer->id);
         mpk_pair_u64(writer, "heads", layer->heads);
         if (layer->module) {
@@ -178,7 +174,6 @@ int header_encode(const struct header *header, struct mpk_writer *writer)
 {
     if (header->type == MESSAGE_EVENT) {
         struct mpk_open map = mpk_open(writer, NULL);
-
         put_common(writer, header);
         mpk_pair_str(writer, "event", event_name(header->event));
         if (header->dropped_total > 0) {

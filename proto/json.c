@@ -19,11 +19,9 @@ enum mpk_bins { MPK_BINS_HEX, MPK_BINS_BASE64 };
 static char *repair(const char *text, size_t len, size_t *ret_len)
 {
     char *copy = malloc(3 * len + 1), *out = copy;
-
     while (copy && len > 0) {
         uint32_t code;
         size_t taken = utf8_take(text, len, &code);
-
         out += utf8_put(code ? code : UTF8_REPLACEMENT, out);
         text += taken;
         len -= taken;
@@ -39,7 +37,6 @@ static json_t *text_to_json(const char *text, size_t len)
     json_t *json = NULL;
     size_t repaired_len = 0;
     char *repaired;
-
     if (len == 0) {
         return json_string("");
     }
@@ -60,7 +57,6 @@ static json_t *hex_to_json(const char *data, size_t len)
     static const char digits[] = "0123456789abcdef";
     char *hex = malloc(2 * len + 1);
     json_t *json;
-
     if (!hex) {
         return NULL;
     }
@@ -97,7 +93,6 @@ static json_t *base64_to_json(const char *data, size_t len)
     size_t text_len = (len + 2) / 3 * 4;
     char *text = malloc(text_len + 1);
     json_t *json;
-
     if (!text) {
         return NULL;
     }
@@ -129,7 +124,6 @@ static json_t *to_json(const msgpack_object *value, enum mpk_bins bins);
 static json_t *array_to_json(const msgpack_object_array *array, enum mpk_bins bins)
 {
     json_t *json = json_array();
-
     for (uint32_t i = 0; json && i < array->size; i++) {
         if (json_array_append_new(json, to_json(&array->ptr[i], bins)) != 0) {
             json_decref(json);
@@ -142,7 +136,6 @@ static json_t *array_to_json(const msgpack_object_array *array, enum mpk_bins bi
 static json_t *key_to_json(const msgpack_object *key)
 {
     char text[24] = "?";
-
     if (key->type == MSGPACK_OBJECT_STR) {
         return text_to_json(key->via.str.ptr, key->via.str.size);
     }
@@ -158,11 +151,9 @@ static json_t *key_to_json(const msgpack_object *key)
 static json_t *map_to_json(const msgpack_object_map *map, enum mpk_bins bins)
 {
     json_t *json = json_object();
-
     for (uint32_t i = 0; json && i < map->size; i++) {
         json_t *key = key_to_json(&map->ptr[i].key);
         int rc = -1;
-
         if (key) {
             rc = json_object_setn_new(json, json_string_value(key), json_string_length(key),
                                       to_json(&map->ptr[i].val, bins));
@@ -211,11 +202,9 @@ struct json_text {
 static int json_append(const char *bytes, size_t len, void *data)
 {
     struct json_text *text = data;
-
     if (!text->failed && len > text->capacity - text->len) {
         size_t capacity = 2 * (text->capacity + len);
         char *grown = realloc(text->data, capacity);
-
         text->failed = !grown;
         if (grown) {
             text->data = grown;
@@ -252,7 +241,6 @@ static char *dump(const msgpack_object *root, unsigned indent, enum mpk_bins bin
     json_t *json = to_json(root, bins);
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
     struct json_text text = {0};
-
     text.failed = !json || json_write(json, flags, &text) != 0;
     if (!text.failed && has_controls(text.data)) {
         text.len = 0;

@@ -7,7 +7,6 @@ const char *alert_state_name(enum alert_state state)
     static const char *const names[] = {[ALERT_FIRING] = "firing",
                                         [ALERT_RESOLVED] = "resolved",
                                         [ALERT_FIRING_AT_END] = "firing_at_end"};
-
     return names[state];
 }
 
@@ -15,14 +14,12 @@ const char *alert_severity_name(enum alert_severity severity)
 {
     static const char *const names[] = {
         [ALERT_INFO] = "info", [ALERT_WARNING] = "warning", [ALERT_CRITICAL] = "critical"};
-
     return names[severity];
 }
 
 void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
-
     part_common(writer, "alert", &alert->common);
     mpk_pair_str(writer, "rule", alert->rule);
     mpk_pair_str(writer, "severity", alert_severity_name(alert->severity));
@@ -30,7 +27,6 @@ void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
     mpk_pair_str(writer, "metric", alert->metric);
     /* Nil where the alert is about something larger. */
     static const char *const keys[] = {"stack", "layer", "site"};
-
     if (alert->has_layer) {
         part_layer_id(writer, alert->layer);
         part_module(writer, alert->module);

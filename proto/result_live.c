@@ -25,7 +25,6 @@ static void result_live_put_vector(struct mpk_writer *writer, const struct layer
 static void result_live_put_numbers(struct mpk_writer *writer, const struct layer_numbers *numbers)
 {
     struct mpk_open heads = mpk_open(writer, "heads");
-
     result_live_put_values(writer, numbers, false);
     if (numbers->pattern) {
         part_pattern(writer, "pattern", numbers->pattern, numbers->heads);
@@ -38,7 +37,6 @@ static void result_live_put_numbers(struct mpk_writer *writer, const struct laye
         mpk_pair_f64(writer, "sink_rate", numbers->sink_rate);
     }
     struct mpk_open aggregates = mpk_open(writer, "aggregate");
-
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         if (!numbers->has_aggregate[a]) {
             continue;
@@ -50,7 +48,6 @@ static void result_live_put_numbers(struct mpk_writer *writer, const struct laye
     }
     mpk_close_map_if_any(writer, &aggregates);
     struct mpk_open spectrum = mpk_open(writer, "spectrum");
-
     result_live_put_values(writer, numbers, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         if (numbers->vector[v]) {
@@ -65,14 +62,12 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
 {
     const struct layer_numbers *numbers = &live->numbers;
     struct mpk_open map = mpk_open(writer, NULL);
-
     part_common(writer, "live", &live->common);
     part_layer(writer, &live->layer);
     mpk_pair_u64(writer, "rank", live->rank);
     result_live_put_numbers(writer, numbers);
     if (numbers->similarity.cosine) {
         struct mpk_open similarity = mpk_open(writer, "similarity");
-
         part_similarity(writer, &numbers->similarity, numbers->heads);
         mpk_close_map(writer, &similarity);
     }
@@ -87,7 +82,6 @@ void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer
 {
     const struct layer_numbers *numbers = &layer->numbers;
     struct mpk_open map = mpk_open(writer, NULL);
-
     mpk_put_str(writer, "stack");
     if (layer->stack_known) {
         mpk_put_str(writer, stack_name(layer->layer.id.stack));

@@ -29,7 +29,6 @@ void part_matrix(struct mpk_writer *writer, const char *key, const double *matri
 void part_vector_row(struct mpk_writer *writer, enum vector vector, const double *row)
 {
     uint32_t length = vector_info[vector].width;
-
     while (vector_info[vector].ends && length > 0 && isnan(row[length - 1])) {
         length--;
     }
@@ -41,7 +40,6 @@ void part_vector_row(struct mpk_writer *writer, enum vector vector, const double
 void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1])
 {
     static const char digits[] = "0123456789abcdef";
-
     for (unsigned i = 0; i < RUN_BYTES; i++) {
         ret_hex[2 * i] = digits[run[i] >> 4];
         ret_hex[2 * i + 1] = digits[run[i] & 15];
@@ -52,7 +50,6 @@ void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1])
 void part_common(struct mpk_writer *writer, const char *kind, const struct result_common *common)
 {
     char run[2 * RUN_BYTES + 1];
-
     run_hex(common->run, run);
     mpk_pair_u64(writer, "v", PROTO_VERSION);
     mpk_pair_str(writer, "kind", kind);

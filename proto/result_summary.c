@@ -68,7 +68,6 @@ static void put_vector_row(struct mpk_writer *writer, enum vector vector,
                            const struct result_stat *row, unsigned field)
 {
     uint32_t length = vector_info[vector].width;
-
     while (vector_info[vector].ends && length > 0 && row[length - 1].count == 0) {
         length--;
     }
@@ -102,7 +101,6 @@ static void result_summary_put_spectrum(struct mpk_writer *writer,
                                         const struct summary_result *summary)
 {
     struct mpk_open spectrum = mpk_open(writer, "spectrum");
-
     result_summary_put_stats(writer, summary, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         if (summary->vector[v]) {
@@ -146,7 +144,6 @@ static void result_summary_put_drift(struct mpk_writer *writer,
                                      const struct summary_result *summary)
 {
     struct mpk_open drift = mpk_open(writer, "drift");
-
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
         if (!summary->drift[i]) {
             continue;
@@ -176,7 +173,6 @@ static void result_summary_put_newest(struct mpk_writer *writer,
     part_pairs(writer, &summary->pairs, summary->heads);
     if (summary->similarity.cosine) {
         struct mpk_open similarity = mpk_open(writer, "similarity");
-
         part_similarity(writer, &summary->similarity, summary->heads);
         mpk_close_map(writer, &similarity);
     }
@@ -188,7 +184,6 @@ static void result_summary_put_newest(struct mpk_writer *writer,
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
-
     part_common(writer, "summary", &summary->common);
     part_layer(writer, &summary->layer);
     result_summary_put_window(writer, &summary->window);
@@ -200,7 +195,6 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     mpk_pair_u64(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
     struct mpk_open heads = mpk_open(writer, "heads");
-
     result_summary_put_stats(writer, summary, false);
     if (summary->pattern) {
         mpk_pair_map(writer, "pattern", 1);
@@ -218,7 +212,6 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
         put_stat(writer, summary->sink_rate);
     }
     struct mpk_open aggregates = mpk_open(writer, "aggregate");
-
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         if (!summary->has_aggregate[a]) {
             continue;
