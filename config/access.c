@@ -43,8 +43,7 @@ struct access {
     struct access_entry entry[ACCESS_LINES_MAX];
 };
 
-/* Words -----------------------------------------------------------------------------------------
- */
+/* Words */
 
 struct word {
     const char *text;
@@ -79,8 +78,7 @@ static const char *access_quote(struct word word, char ret_text[QUOTE_MAX + 4])
     return config_quotable(text, ret_text);
 }
 
-/* Visitors --------------------------------------------------------------------------------------
- */
+/* Visitors */
 
 static const char user_prefix[] = "user:";
 static const char token_letters[] =
@@ -137,8 +135,7 @@ static bool access_add_job(char jobs[ACCESS_JOBS_MAX], const char *pattern)
     return false;
 }
 
-/* Lines -----------------------------------------------------------------------------------------
- */
+/* Lines */
 
 /* The word that begins a line. */
 static int access_read_who(enum access_kind kind, struct word word, char *ret_who,
@@ -299,8 +296,7 @@ int access_parse(const char *text, size_t size, const char *path, enum access_ki
     return 0;
 }
 
-/* Files -----------------------------------------------------------------------------------------
- */
+/* Files */
 
 /* Why such a file is no access list, or NULL. */
 static const char *access_flaw(const struct stat *status, enum access_kind kind)
@@ -368,8 +364,7 @@ void access_free(struct access **access)
     *access = NULL;
 }
 
-/* Judging ---------------------------------------------------------------------------------------
- */
+/* Judging */
 
 uint32_t access_count(const struct access *access)
 {

@@ -26,8 +26,7 @@ static int rule_check_refuse(const struct rule_draft *draft, enum rule_key key, 
                         rule_keys[key].name, text, reason);
 }
 
-/* Intervals -------------------------------------------------------------------------------------
- */
+/* Intervals */
 
 struct interval {
     double low, high;
@@ -94,8 +93,7 @@ static struct interval values(const struct rule *rule)
     return values;
 }
 
-/* Checks ----------------------------------------------------------------------------------------
- */
+/* Checks */
 
 static int check_statistic(const struct rule_draft *draft, char *reterr)
 {

@@ -66,17 +66,6 @@ static int unknown_metric(const struct rule_draft *draft, const char *text, stru
 
 /* One key */
 
-static int rule_read_put_metric(struct rule_draft *draft, const char *text, struct origin origin,
-                                char *reterr)
-{
-    uint32_t metric = rule_metric_find(text);
-    if (metric == RULE_METRIC_COUNT) {
-        return unknown_metric(draft, text, origin, reterr);
-    }
-    draft->rule.metric = metric;
-    return 0;
-}
-
 static int rule_read_put_number(struct rule_draft *draft, enum rule_key key, const char *text,
                                 double *number, struct origin origin, char *reterr)
 {
@@ -159,21 +148,6 @@ static int put_statistic(struct rule_draft *draft, const char *text, struct orig
     return 0;
 }
 
-static int put_condition(struct rule_draft *draft, enum rule_key key, const char *text,
-                         struct origin origin, char *reterr)
-{
-    for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
-        enum rule_key other = rule_condition_key(i);
-        if (other != key && draft->key_line[other]) {
-            return config_error(
-                reterr, origin, "%s.%s: a second condition (first: %s on line %zu; valid: one)",
-                draft->label, rule_keys[key].name, rule_keys[other].name, draft->key_line[other]);
-        }
-    }
-    draft->rule.condition = (enum rule_condition)(key - RULE_KEY_BELOW);
-    return rule_read_put_number(draft, key, text, &draft->rule.bound, origin, reterr);
-}
-
 static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char *text,
                          struct origin origin, char *reterr)
 {
@@ -182,8 +156,14 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
     unsigned word = 0;
     int result;
     switch (key) {
-    case RULE_KEY_METRIC:
-        return rule_read_put_metric(draft, text, origin, reterr);
+    case RULE_KEY_METRIC: {
+        uint32_t metric = rule_metric_find(text);
+        if (metric == RULE_METRIC_COUNT) {
+            return unknown_metric(draft, text, origin, reterr);
+        }
+        draft->rule.metric = metric;
+        return 0;
+    }
     case RULE_KEY_STATISTIC:
         return put_statistic(draft, text, origin, reterr);
     case RULE_KEY_EACH:
@@ -211,7 +191,17 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
     case RULE_KEY_CLEAR:
         return rule_read_put_number(draft, key, text, &rule->clear, origin, reterr);
     default:
-        return put_condition(draft, key, text, origin, reterr);
+        for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
+            enum rule_key other = rule_condition_key(i);
+            if (other != key && draft->key_line[other]) {
+                return config_error(reterr, origin,
+                                    "%s.%s: a second condition (first: %s on line %zu; valid: one)",
+                                    draft->label, rule_keys[key].name, rule_keys[other].name,
+                                    draft->key_line[other]);
+            }
+        }
+        draft->rule.condition = (enum rule_condition)(key - RULE_KEY_BELOW);
+        return rule_read_put_number(draft, key, text, &draft->rule.bound, origin, reterr);
     }
 }
 

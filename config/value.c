@@ -146,8 +146,7 @@ static int value_refuse(const struct value_rule *rule, const char *reason, char 
     return -1;
 }
 
-/* Numbers ---------------------------------------------------------------------------------------
- */
+/* Numbers */
 
 enum number_result { NUMBER_OK, NUMBER_SYNTAX, NUMBER_RANGE };
 
@@ -214,8 +213,7 @@ static void number_print(enum value_type type, uint64_t number, char *ret_text)
     snprintf(ret_text, VALUE_TEXT_MAX, "%" PRIu64 "%s", number / scale->factor, unit);
 }
 
-/* Real numbers ----------------------------------------------------------------------------------
- */
+/* Real numbers */
 
 /* Reads one finite number in decimal; *text moves behind it. Further notations of strtod (nan, inf,
  * hexadecimal, leading space) are refused. */
@@ -330,8 +328,7 @@ static void numbers_print(const config_numbers *numbers, char *ret_text)
 /* "-1.7976931348623157e+308, " is 26 bytes. */
 static_assert(CONFIG_NUMBERS_MAX * 26 + 3 <= VALUE_TEXT_MAX, "the longest list fits");
 
-/* Words -----------------------------------------------------------------------------------------
- */
+/* Words */
 
 static int word_parse(const struct value_rule *rule, const char *text, void *ret_value,
                       char *reterr_reason)
@@ -352,8 +349,7 @@ static int word_parse(const struct value_rule *rule, const char *text, void *ret
     return 0;
 }
 
-/* Endpoints -------------------------------------------------------------------------------------
- */
+/* Endpoints */
 
 /* Longest path that fits a Unix socket's address with its NUL. */
 #define IPC_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
@@ -423,8 +419,7 @@ static const char *endpoint_reason(const char *text)
     return "not an endpoint";
 }
 
-/* Text ------------------------------------------------------------------------------------------
- */
+/* Text */
 
 static int text_parse(const struct value_rule *rule, const char *text, void *ret_value,
                       char *reterr_reason)
@@ -459,8 +454,7 @@ static int checked_parse(const struct value_rule *rule, const char *text, void *
     return 0;
 }
 
-/* Windows ---------------------------------------------------------------------------------------
- */
+/* Windows */
 
 /* Reads "epoch" or "epochs"; *text moves behind it. */
 static bool parse_unit(const char **text, enum config_unit *ret_unit)
@@ -545,8 +539,7 @@ static void windows_print(const config_windows *windows, char *ret_text)
     snprintf(ret_text + used, VALUE_TEXT_MAX - used, "]");
 }
 
-/* By type ---------------------------------------------------------------------------------------
- */
+/* By type */
 
 int value_parse(const struct value_rule *rule, const char *text, void *ret_value,
                 char reterr_reason[VALUE_REASON_MAX])

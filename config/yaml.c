@@ -50,8 +50,7 @@ static struct origin at_line(const struct reader *reader, size_t line)
     return (struct origin){reader->path, line};
 }
 
-/* Events ----------------------------------------------------------------------------------------
- */
+/* Events */
 
 static size_t line_of_offset(const struct reader *reader, size_t offset)
 {
@@ -60,24 +59,6 @@ static size_t line_of_offset(const struct reader *reader, size_t offset)
         line += reader->input[i] == '\n';
     }
     return line;
-}
-
-static int copy_scalar(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
-{
-    const char *value = (const char *)event->data.scalar.value;
-    size_t length = event->data.scalar.length;
-    if (length >= SCALAR_MAX) {
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
-                            "a text of %zu bytes is too long (valid: at most %d)", length,
-                            SCALAR_MAX - 1);
-    }
-    if (memchr(value, '\0', length)) {
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
-                            "a text holds a NUL byte");
-    }
-    memcpy(ret_node->text, value, length + 1);
-    ret_node->empty = length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
-    return 0;
 }
 
 static enum node_kind node_kind(yaml_event_type_t type)
@@ -118,7 +99,23 @@ static int yaml_convert(struct reader *reader, const yaml_event_t *event, struct
         return config_error(reader->reterr, at_line(reader, ret_node->line),
                             "tags are not accepted: write the plain value");
     }
-    return event->type == YAML_SCALAR_EVENT ? copy_scalar(reader, event, ret_node) : 0;
+    if (event->type != YAML_SCALAR_EVENT) {
+        return 0;
+    }
+    const char *value = (const char *)event->data.scalar.value;
+    size_t length = event->data.scalar.length;
+    if (length >= SCALAR_MAX) {
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "a text of %zu bytes is too long (valid: at most %d)", length,
+                            SCALAR_MAX - 1);
+    }
+    if (memchr(value, '\0', length)) {
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "a text holds a NUL byte");
+    }
+    memcpy(ret_node->text, value, length + 1);
+    ret_node->empty = length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
+    return 0;
 }
 
 /* The next event. Returns 0, or -1 with a message. */
@@ -143,8 +140,7 @@ static int yaml_next(struct reader *reader, struct node *ret_node)
     return result;
 }
 
-/* Descent ---------------------------------------------------------------------------------------
- */
+/* Descent */
 
 /* The keys of one mapping: whose they are, where they go, and which were there already. */
 struct body {
@@ -436,8 +432,7 @@ static int yaml_read_stream(struct reader *reader)
                         "a second document begins here (valid: one per file)");
 }
 
-/* Files -----------------------------------------------------------------------------------------
- */
+/* Files */
 
 /* Fills buf with at most FILE_BYTES_MAX + 1 bytes of the file; returns their number or -1 (errno).
  */

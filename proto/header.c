@@ -439,8 +439,27 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
     return header_read(rule, value, header);
 }
 
-static int header_check_numbers(const struct header *header, const char **reterr_key)
+static int decode_map(const msgpack_object *map, struct header *header, const char **reterr_key)
 {
+    const msgpack_object *values[KEY_COUNT];
+    int rc_keys = mpk_collect(map, key_names, KEY_COUNT, values, reterr_key), rc = 0;
+    const char *duplicate = *reterr_key;
+    /* The job that a refusal is counted for, even one for the version. */
+    if (values[KEY_job]) {
+        read_text(values[KEY_job], job_name_valid, ERR_JOB_NAME, header->job);
+    }
+    for (unsigned i = 0; i < KEY_COUNT && !rc; i++) {
+        *reterr_key = rules[i].key;
+        rc = header_apply(&rules[i], values[i], header);
+        /* Another version may mean something by a repeated key; this one does not. */
+        if (i == KEY_v && !rc && rc_keys) {
+            *reterr_key = duplicate;
+            rc = rc_keys;
+        }
+    }
+    if (rc) {
+        return rc;
+    }
     if (header->rank >= header->world) {
         *reterr_key = "rank";
         return ERR_KEY_RANGE;
@@ -469,27 +488,6 @@ static int header_check_numbers(const struct header *header, const char **reterr
         return ERR_KEY_RANGE;
     }
     return header_check_tensors(header, reterr_key);
-}
-
-static int decode_map(const msgpack_object *map, struct header *header, const char **reterr_key)
-{
-    const msgpack_object *values[KEY_COUNT];
-    int rc_keys = mpk_collect(map, key_names, KEY_COUNT, values, reterr_key), rc = 0;
-    const char *duplicate = *reterr_key;
-    /* The job that a refusal is counted for, even one for the version. */
-    if (values[KEY_job]) {
-        read_text(values[KEY_job], job_name_valid, ERR_JOB_NAME, header->job);
-    }
-    for (unsigned i = 0; i < KEY_COUNT && !rc; i++) {
-        *reterr_key = rules[i].key;
-        rc = header_apply(&rules[i], values[i], header);
-        /* Another version may mean something by a repeated key; this one does not. */
-        if (i == KEY_v && !rc && rc_keys) {
-            *reterr_key = duplicate;
-            rc = rc_keys;
-        }
-    }
-    return rc ? rc : header_check_numbers(header, reterr_key);
 }
 
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key)

@@ -60,17 +60,6 @@ static void put_lengths(struct mpk_writer *writer, const char *key, const int32_
     }
 }
 
-static void header_encode_put_labels(struct mpk_writer *writer, const struct header *header)
-{
-    if (header->label_count == 0) {
-        return;
-    }
-    mpk_pair_array(writer, "labels", header->label_count);
-    for (uint32_t i = 0; i < header->label_count; i++) {
-        mpk_put_str(writer, header->labels[i]);
-    }
-}
-
 /* The keys of one type alone, between `tensors` and what is optional for all. */
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
@@ -145,7 +134,12 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     }
     header_encode_put_flag(writer, "dropout", header->dropout);
     header_encode_put_flag(writer, "learned_sink", header->learned_sink);
-    header_encode_put_labels(writer, header);
+    if (header->label_count != 0) {
+        mpk_pair_array(writer, "labels", header->label_count);
+        for (uint32_t i = 0; i < header->label_count; i++) {
+            mpk_put_str(writer, header->labels[i]);
+        }
+    }
     if (header->microbatch != 0) {
         mpk_pair_u64(writer, "microbatch", header->microbatch);
     }

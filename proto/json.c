@@ -52,23 +52,6 @@ static json_t *text_to_json(const char *text, size_t len)
     return json;
 }
 
-static json_t *hex_to_json(const char *data, size_t len)
-{
-    static const char digits[] = "0123456789abcdef";
-    char *hex = malloc(2 * len + 1);
-    json_t *json;
-    if (!hex) {
-        return NULL;
-    }
-    for (size_t i = 0; i < len; i++) {
-        hex[2 * i] = digits[(unsigned char)data[i] >> 4];
-        hex[2 * i + 1] = digits[(unsigned char)data[i] & 15];
-    }
-    json = json_stringn(hex, 2 * len);
-    free(hex);
-    return json;
-}
-
 /* Four characters for three bytes; what is missing of the last three is '='. */
 static void put_base64(const unsigned char *data, size_t left, char *out)
 {
@@ -106,7 +89,22 @@ static json_t *base64_to_json(const char *data, size_t len)
 
 static json_t *bin_to_json(const char *data, size_t len, enum mpk_bins bins)
 {
-    return bins == MPK_BINS_HEX ? hex_to_json(data, len) : base64_to_json(data, len);
+    if (bins != MPK_BINS_HEX) {
+        return base64_to_json(data, len);
+    }
+    static const char digits[] = "0123456789abcdef";
+    char *hex = malloc(2 * len + 1);
+    json_t *json;
+    if (!hex) {
+        return NULL;
+    }
+    for (size_t i = 0; i < len; i++) {
+        hex[2 * i] = digits[(unsigned char)data[i] >> 4];
+        hex[2 * i + 1] = digits[(unsigned char)data[i] & 15];
+    }
+    json = json_stringn(hex, 2 * len);
+    free(hex);
+    return json;
 }
 
 static json_t *real_to_json(double number)
@@ -148,25 +146,6 @@ static json_t *key_to_json(const msgpack_object *key)
     return json_string(text);
 }
 
-static json_t *map_to_json(const msgpack_object_map *map, enum mpk_bins bins)
-{
-    json_t *json = json_object();
-    for (uint32_t i = 0; json && i < map->size; i++) {
-        json_t *key = key_to_json(&map->ptr[i].key);
-        int rc = -1;
-        if (key) {
-            rc = json_object_setn_new(json, json_string_value(key), json_string_length(key),
-                                      to_json(&map->ptr[i].val, bins));
-        }
-        json_decref(key);
-        if (rc != 0) {
-            json_decref(json);
-            return NULL;
-        }
-    }
-    return json;
-}
-
 static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
 {
     switch (value->type) {
@@ -185,8 +164,23 @@ static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
         return bin_to_json(value->via.bin.ptr, value->via.bin.size, bins);
     case MSGPACK_OBJECT_ARRAY:
         return array_to_json(&value->via.array, bins);
-    case MSGPACK_OBJECT_MAP:
-        return map_to_json(&value->via.map, bins);
+    case MSGPACK_OBJECT_MAP: {
+        json_t *json = json_object();
+        for (uint32_t i = 0; json && i < value->via.map.size; i++) {
+            json_t *key = key_to_json(&value->via.map.ptr[i].key);
+            int rc = -1;
+            if (key) {
+                rc = json_object_setn_new(json, json_string_value(key), json_string_length(key),
+                                          to_json(&value->via.map.ptr[i].val, bins));
+            }
+            json_decref(key);
+            if (rc != 0) {
+                json_decref(json);
+                return NULL;
+            }
+        }
+        return json;
+    }
     default: /* nil; extension types never pass mpk_check */
         return json_null();
     }

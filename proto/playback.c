@@ -75,8 +75,7 @@ int playback_open(const char *path, struct playback *ret_playback, char *reterr)
     return 0;
 }
 
-/* Records ---------------------------------------------------------------------------------------
- */
+/* Records */
 
 static enum playback_status playback_end(struct playback *playback, enum playback_status status,
                                          const char *what, char *reterr)
@@ -174,8 +173,7 @@ enum playback_status playback_next(struct playback *playback, struct recorded *r
     return playback_take(playback, code, &record, ret_recorded, reterr);
 }
 
-/* Skimming --------------------------------------------------------------------------------------
- */
+/* Skimming */
 
 /* The frames' sizes, which come to what the record says it stores. */
 static int read_sizes(struct playback *playback, const struct recording_record *record,

@@ -301,20 +301,6 @@ static enum MHD_Result on_argument(void *data, enum MHD_ValueKind kind, const ch
     return argument_read(data, name, is_text ? value : NULL) ? MHD_YES : MHD_NO;
 }
 
-/* Applies to the API only: scrapers and followed links may add any parameters. */
-static void check_arguments(struct request *request)
-{
-    struct argument_reader *reader = &request->arguments;
-    if (strncmp(request->path, "/api/", strlen("/api/")) != 0) {
-        return;
-    }
-    argument_reader_init(reader, request->route);
-    MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
-    if (*reader->reterr || !arguments_complete(reader)) {
-        reply_code(request, ERR_ARGUMENT, reader->reterr);
-    }
-}
-
 static void server_refuse_path(struct request *request)
 {
     reply_error(request, MHD_HTTP_NOT_FOUND, "path",
@@ -360,8 +346,15 @@ static void handle(struct request *request, const char *path)
         !access_jobs_match(request->visitor.jobs, NULL)) {
         server_refuse_path(request);
     }
-    if (!request->response) {
-        check_arguments(request);
+    /* Applies to the API only: scrapers and followed links may add any parameters. */
+    if (!request->response && strncmp(request->path, "/api/", strlen("/api/")) == 0) {
+        struct argument_reader *reader = &request->arguments;
+        argument_reader_init(reader, request->route);
+        MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument,
+                                    reader);
+        if (*reader->reterr || !arguments_complete(reader)) {
+            reply_code(request, ERR_ARGUMENT, reader->reterr);
+        }
     }
     if (!request->response) {
         (request->route->handle ? request->route->handle : handle_openapi)(request);

@@ -183,8 +183,19 @@ struct whose_peer whose_ask(struct whose *whose, int fd)
 
 /* The users that may ask */
 
-static bool is_member(uid_t uid, gid_t group)
+bool whose_may_ask(const struct whose *whose, uid_t uid)
 {
+    if (uid == whose->own || uid == 0) {
+        return true;
+    }
+    for (unsigned i = 0; i < whose->user_count; i++) {
+        if (whose->users[i] == uid) {
+            return true;
+        }
+    }
+    if (!whose->has_group) {
+        return false;
+    }
     struct passwd user, *found = NULL;
     char texts[ENTRY_MAX];
     static _Thread_local gid_t groups[GROUPS_MAX];
@@ -196,24 +207,11 @@ static bool is_member(uid_t uid, gid_t group)
         count = GROUPS_MAX; /* those that found room */
     }
     for (int i = 0; i < count; i++) {
-        if (groups[i] == group) {
+        if (groups[i] == whose->group) {
             return true;
         }
     }
     return false;
-}
-
-bool whose_may_ask(const struct whose *whose, uid_t uid)
-{
-    if (uid == whose->own || uid == 0) {
-        return true;
-    }
-    for (unsigned i = 0; i < whose->user_count; i++) {
-        if (whose->users[i] == uid) {
-            return true;
-        }
-    }
-    return whose->has_group && is_member(uid, whose->group);
 }
 
 bool whose_is_forwarding(const char *header)

@@ -190,48 +190,33 @@ static double f64_from_bf16(uint16_t code)
     return (double)x;
 }
 
-static void attention_load_f32(const unsigned char *p, uint32_t n, double *ret)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        float x;
-        memcpy(&x, p + (size_t)j * sizeof x, sizeof x);
-        ret[j] = (double)x;
-    }
-}
-
-static void load_f16(const unsigned char *p, uint32_t n, double *ret)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        uint16_t code;
-        memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
-        ret[j] = f64_from_f16(code);
-    }
-}
-
-static void load_bf16(const unsigned char *p, uint32_t n, double *ret)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        uint16_t code;
-        memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
-        ret[j] = f64_from_bf16(code);
-    }
-}
-
 void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret)
 {
     const unsigned char *p = (const unsigned char *)data + first * dtype_size(dtype);
     switch (dtype) {
     case DTYPE_F32:
-        attention_load_f32(p, n, ret);
+        for (uint32_t j = 0; j < n; j++) {
+            float x;
+            memcpy(&x, p + (size_t)j * sizeof x, sizeof x);
+            ret[j] = (double)x;
+        }
         return;
     case DTYPE_F64:
         memcpy(ret, p, (size_t)n * sizeof *ret);
         return;
     case DTYPE_F16:
-        load_f16(p, n, ret);
+        for (uint32_t j = 0; j < n; j++) {
+            uint16_t code;
+            memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
+            ret[j] = f64_from_f16(code);
+        }
         return;
     case DTYPE_BF16:
-        load_bf16(p, n, ret);
+        for (uint32_t j = 0; j < n; j++) {
+            uint16_t code;
+            memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
+            ret[j] = f64_from_bf16(code);
+        }
         return;
     default: /* no attention in these: refused at the door */
         for (uint32_t j = 0; j < n; j++) {

@@ -123,24 +123,6 @@ static void spectrum_describe_all(const struct singular_values *v, uint32_t long
     }
 }
 
-/* Takes back what the effort did not ask for, so that it does not depend on the method. */
-static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
-{
-    struct spectrum full = *s;
-    if (effort >= SPECTRUM_FULL) {
-        return;
-    }
-    spectrum_none(s);
-    s->spectral_norm = full.spectral_norm;
-    s->stable_rank = full.stable_rank;
-    for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < SINGULAR_VALUES_MAX; i++) {
-        s->singular_values[i] = full.singular_values[i];
-    }
-    for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < LOW_RANK_COUNT; i++) {
-        s->low_rank_error[i] = full.low_rank_error[i];
-    }
-}
-
 /* Without a kernel by LAPACK, whatever the matrix. */
 static int spectrum_compute_all(const struct matrix *m, double eps,
                                 const struct spectrum_kernels *kernel, struct scratch *scratch,
@@ -202,7 +184,19 @@ int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_ef
             return rc;
         }
     }
-    restrict_to(effort, &s);
+    /* Takes back what the effort did not ask for, so that it does not depend on the method. */
+    struct spectrum full = s;
+    if (effort < SPECTRUM_FULL) {
+        spectrum_none(&s);
+        s.spectral_norm = full.spectral_norm;
+        s.stable_rank = full.stable_rank;
+        for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < SINGULAR_VALUES_MAX; i++) {
+            s.singular_values[i] = full.singular_values[i];
+        }
+        for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < LOW_RANK_COUNT; i++) {
+            s.low_rank_error[i] = full.low_rank_error[i];
+        }
+    }
     *ret_spectrum = s;
     return 0;
 }
