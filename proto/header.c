@@ -245,13 +245,10 @@ static int read_layer_info(const msgpack_object *value, char **modules, struct l
 
 static int header_read_layers(const msgpack_object *value, struct header *header)
 {
-    uint32_t count;
-    char *modules;
-    int rc = 0;
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
-    count = value->via.array.size;
+    uint32_t count = value->via.array.size;
     if (count > HELLO_LAYERS_MAX) {
         return ERR_KEY_RANGE;
     }
@@ -261,14 +258,15 @@ static int header_read_layers(const msgpack_object *value, struct header *header
     header->layers = calloc(count, sizeof *header->layers);
     /* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
     size_t size = 0;
-    for (uint32_t i = 0; i < value->via.array.size; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *module = mpk_find(&value->via.array.ptr[i], "module");
         size += module && module->type == MSGPACK_OBJECT_STR ? module->via.str.size + 1 : 0;
     }
-    modules = header->layer_modules = malloc(size + 1);
+    char *modules = header->layer_modules = malloc(size + 1);
     if (!header->layers || !modules) {
         return ERR_MEMORY;
     }
+    int rc = 0;
     for (uint32_t i = 0; i < count && !rc; i++) {
         rc = read_layer_info(&value->via.array.ptr[i], &modules, &header->layers[i]);
     }

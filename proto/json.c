@@ -14,29 +14,9 @@
 
 enum mpk_bins { MPK_BINS_HEX, MPK_BINS_BASE64 };
 
-/* A copy in which every byte that is not UTF-8 is replaced, and every NUL: JSON can say it, but not
- * every reader takes it (jansson itself refuses it in keys). NULL when out of memory. */
-static char *repair(const char *text, size_t len, size_t *ret_len)
-{
-    char *copy = malloc(3 * len + 1), *out = copy;
-    while (copy && len > 0) {
-        uint32_t code;
-        size_t taken = utf8_take(text, len, &code);
-        out += utf8_put(code ? code : UTF8_REPLACEMENT, out);
-        text += taken;
-        len -= taken;
-    }
-    if (copy) {
-        *ret_len = (size_t)(out - copy);
-    }
-    return copy;
-}
-
 static json_t *text_to_json(const char *text, size_t len)
 {
     json_t *json = NULL;
-    size_t repaired_len = 0;
-    char *repaired;
     if (len == 0) {
         return json_string("");
     }
@@ -46,8 +26,17 @@ static json_t *text_to_json(const char *text, size_t len)
     if (json) {
         return json;
     }
-    repaired = repair(text, len, &repaired_len);
-    json = repaired ? json_stringn(repaired, repaired_len) : NULL;
+    /* A copy in which every byte that is not UTF-8 is replaced, and every NUL: JSON can say it, but
+     * not every reader takes it (jansson itself refuses it in keys). */
+    char *repaired = malloc(3 * len + 1), *out = repaired;
+    while (repaired && len > 0) {
+        uint32_t code;
+        size_t taken = utf8_take(text, len, &code);
+        out += utf8_put(code ? code : UTF8_REPLACEMENT, out);
+        text += taken;
+        len -= taken;
+    }
+    json = repaired ? json_stringn(repaired, (size_t)(out - repaired)) : NULL;
     free(repaired);
     return json;
 }
@@ -107,30 +96,6 @@ static json_t *bin_to_json(const char *data, size_t len, enum mpk_bins bins)
     return json;
 }
 
-static json_t *real_to_json(double number)
-{
-    return isfinite(number) ? json_real(number) : json_null();
-}
-
-static json_t *u64_to_json(uint64_t number)
-{
-    return number <= INT64_MAX ? json_integer((json_int_t)number) : json_real((double)number);
-}
-
-static json_t *to_json(const msgpack_object *value, enum mpk_bins bins);
-
-static json_t *array_to_json(const msgpack_object_array *array, enum mpk_bins bins)
-{
-    json_t *json = json_array();
-    for (uint32_t i = 0; json && i < array->size; i++) {
-        if (json_array_append_new(json, to_json(&array->ptr[i], bins)) != 0) {
-            json_decref(json);
-            return NULL;
-        }
-    }
-    return json;
-}
-
 static json_t *key_to_json(const msgpack_object *key)
 {
     char text[24] = "?";
@@ -148,24 +113,33 @@ static json_t *key_to_json(const msgpack_object *key)
 
 static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
 {
+    json_t *json;
     switch (value->type) {
     case MSGPACK_OBJECT_BOOLEAN:
         return json_boolean(value->via.boolean);
     case MSGPACK_OBJECT_POSITIVE_INTEGER:
-        return u64_to_json(value->via.u64);
+        return value->via.u64 <= INT64_MAX ? json_integer((json_int_t)value->via.u64)
+                                           : json_real((double)value->via.u64);
     case MSGPACK_OBJECT_NEGATIVE_INTEGER:
         return json_integer(value->via.i64);
     case MSGPACK_OBJECT_FLOAT32:
     case MSGPACK_OBJECT_FLOAT64:
-        return real_to_json(value->via.f64);
+        return isfinite(value->via.f64) ? json_real(value->via.f64) : json_null();
     case MSGPACK_OBJECT_STR:
         return text_to_json(value->via.str.ptr, value->via.str.size);
     case MSGPACK_OBJECT_BIN:
         return bin_to_json(value->via.bin.ptr, value->via.bin.size, bins);
     case MSGPACK_OBJECT_ARRAY:
-        return array_to_json(&value->via.array, bins);
-    case MSGPACK_OBJECT_MAP: {
-        json_t *json = json_object();
+        json = json_array();
+        for (uint32_t i = 0; json && i < value->via.array.size; i++) {
+            if (json_array_append_new(json, to_json(&value->via.array.ptr[i], bins)) != 0) {
+                json_decref(json);
+                return NULL;
+            }
+        }
+        return json;
+    case MSGPACK_OBJECT_MAP:
+        json = json_object();
         for (uint32_t i = 0; json && i < value->via.map.size; i++) {
             json_t *key = key_to_json(&value->via.map.ptr[i].key);
             int rc = -1;
@@ -180,7 +154,6 @@ static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
             }
         }
         return json;
-    }
     default: /* nil; extension types never pass mpk_check */
         return json_null();
     }

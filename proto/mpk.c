@@ -72,20 +72,6 @@ static int mpk_read_number(struct mpk_cursor *cursor, unsigned width, uint64_t *
     return 0;
 }
 
-static int read_long_head(struct mpk_cursor *cursor, unsigned lead, struct mpk_head *ret_head)
-{
-    int rc = 0;
-    ret_head->form = (enum mpk_form)formats[lead - 0xc0].form;
-    ret_head->count = formats[lead - 0xc0].width;
-    if (ret_head->form == FORM_BAD) {
-        return ERR_HEADER_MALFORMED;
-    }
-    if (ret_head->form != FORM_SCALAR) {
-        rc = mpk_read_number(cursor, formats[lead - 0xc0].width, &ret_head->count);
-    }
-    return rc;
-}
-
 static int mpk_read_head(struct mpk_cursor *cursor, struct mpk_head *ret_head)
 {
     uint64_t lead;
@@ -102,7 +88,14 @@ static int mpk_read_head(struct mpk_cursor *cursor, struct mpk_head *ret_head)
     } else if (lead < 0xc0) {
         *ret_head = (struct mpk_head){FORM_BLOB, lead & 0x1f};
     } else {
-        rc = read_long_head(cursor, (unsigned)lead, ret_head);
+        ret_head->form = (enum mpk_form)formats[lead - 0xc0].form;
+        ret_head->count = formats[lead - 0xc0].width;
+        if (ret_head->form == FORM_BAD) {
+            return ERR_HEADER_MALFORMED;
+        }
+        if (ret_head->form != FORM_SCALAR) {
+            rc = mpk_read_number(cursor, formats[lead - 0xc0].width, &ret_head->count);
+        }
     }
     if (!rc && ret_head->form == FORM_MAP) {
         ret_head->count *= 2; /* at most 2^33: no overflow */

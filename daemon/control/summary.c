@@ -227,7 +227,7 @@ static int control_summary_answer(struct control_request *request, struct value_
     struct run *run = NULL;
     int code = request_find_run(request, filter.job, filter.run, &run);
     if (!code) {
-        memcpy(filter.run_id, (run)->id, RUN_BYTES);
+        memcpy(filter.run_id, run->id, RUN_BYTES);
     }
     if (!code && !control_summary_read_track(request, run, &filter)) {
         code = ERR_ARGUMENT;

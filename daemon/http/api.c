@@ -103,17 +103,6 @@ void handle_method(struct request *request)
 
 /* The event stream */
 
-static unsigned kind_bit(const char *word, size_t length)
-{
-    for (unsigned kind = 0; kind < EVENT_KINDS; kind++) {
-        if (strlen(event_kind_name[kind]) == length &&
-            strncmp(word, event_kind_name[kind], length) == 0) {
-            return 1u << kind;
-        }
-    }
-    return 0;
-}
-
 /* 0 when a word is no kind. */
 static unsigned read_kinds(const char *words)
 {
@@ -123,11 +112,11 @@ static unsigned read_kinds(const char *words)
     }
     for (;; words++) {
         size_t length = strcspn(words, ",");
-        unsigned bit = kind_bit(words, length);
-        if (!bit) {
+        int kind = event_kind_find(words, length);
+        if (kind < 0) {
             return 0;
         }
-        kinds |= bit;
+        kinds |= 1u << kind;
         words += length;
         if (!*words) {
             return kinds;

@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The metrics that a reader can choose from, with what they mean in one line. */
-
 static json_t *metric_list_describe(int i)
 {
     const struct metric_info *info = &metric_info[i];
@@ -27,6 +25,18 @@ static json_t *metric_list_describe(int i)
                      info->description);
 }
 
+/* Takes over the reference; NULL when out of memory. */
+static void openapi_reply(struct request *request, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (text) {
+        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
+    } else {
+        reply_code(request, ERR_MEMORY, NULL);
+    }
+}
+
 /* The metrics that a reader can choose from, with what they mean in one line. */
 void handle_metric_list(struct request *request)
 {
@@ -34,13 +44,7 @@ void handle_metric_list(struct request *request)
     for (int i = 0; i < METRIC_COUNT; i++) {
         json_array_append_new(list, metric_list_describe(i));
     }
-    char *text = list ? json_dumps(list, JSON_COMPACT) : NULL;
-    json_decref(list);
-    if (text) {
-        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
-    } else {
-        reply_code(request, ERR_MEMORY, NULL);
-    }
+    openapi_reply(request, list);
 }
 
 static json_t *schema_of(enum argument_type type)
@@ -144,11 +148,5 @@ void handle_openapi(struct request *request)
     if (request->http->visitors) {
         json_object_set_new(json, "security", json_pack("[{s:[]}]", "token"));
     }
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
-    if (text) {
-        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
-    } else {
-        reply_code(request, ERR_MEMORY, NULL);
-    }
+    openapi_reply(request, json);
 }

@@ -137,13 +137,6 @@ static void on_connection(void *data, struct MHD_Connection *connection, void **
 
 /* Requests */
 
-/* In the path, which comes unescaped and then ends there. */
-static bool has_nul(const char *uri)
-{
-    const char *nul = strstr(uri, "%00");
-    return nul && nul < uri + strcspn(uri, "?");
-}
-
 static void *on_uri(void *data, const char *uri, struct MHD_Connection *connection)
 {
     struct http *http = data;
@@ -151,7 +144,9 @@ static void *on_uri(void *data, const char *uri, struct MHD_Connection *connecti
     if (!request) {
         return NULL; /* on_request then ends the connection */
     }
-    request->has_nul = has_nul(uri);
+    /* In the path, which comes unescaped and then ends there. */
+    const char *nul = strstr(uri, "%00");
+    request->has_nul = nul && nul < uri + strcspn(uri, "?");
     request->http = http;
     request->connection = connection;
     request->began_ns = clock_monotonic_ns();
@@ -198,11 +193,6 @@ static bool has_body(struct request *request)
     const char *length = request_header(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
     return request_header(request, MHD_HTTP_HEADER_TRANSFER_ENCODING) ||
            (length && strspn(length, "0") != strlen(length));
-}
-
-static bool may_read(const char *method)
-{
-    return strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
 }
 
 struct repeated {
@@ -393,7 +383,7 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
             server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
                           "a zero byte in the path, or more than one Host, Content-Length, "
                           "Authorization or " USER_HEADER);
-        } else if (!may_read(method)) {
+        } else if (!request->head_only && strcmp(method, MHD_HTTP_METHOD_GET) != 0) {
             server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
                           "only GET and HEAD are answered");
             reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");

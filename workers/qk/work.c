@@ -166,16 +166,6 @@ static uint32_t first_seen(const struct qk_work *w, uint64_t position, uint32_t 
     return first;
 }
 
-static void find_occurrences(const struct qk_work *w)
-{
-    for (uint32_t i = w->row_begin; i < w->row_end; i++) {
-        struct qk_span *span = &w->span[i - w->row_begin];
-        if (span->valid) {
-            span->occurrence = first_seen(w, attention_position(w->a, i), span->begin);
-        }
-    }
-}
-
 void qk_work_begin_sample(struct qk_work *w, uint32_t b)
 {
     w->sample = b;
@@ -184,7 +174,12 @@ void qk_work_begin_sample(struct qk_work *w, uint32_t b)
     }
     if (w->next_same) {
         qk_work_link_tokens(w);
-        find_occurrences(w);
+    }
+    for (uint32_t i = w->row_begin; w->next_same && i < w->row_end; i++) {
+        struct qk_span *span = &w->span[i - w->row_begin];
+        if (span->valid) {
+            span->occurrence = first_seen(w, attention_position(w->a, i), span->begin);
+        }
     }
     qk_ref_sample(&w->ref, b);
 }

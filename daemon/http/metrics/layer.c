@@ -138,12 +138,20 @@ static bool fit_heads(struct metrics_layer *layer, uint32_t heads)
     return true;
 }
 
-static void pool(struct metrics_layer *layer, int metric)
+static void metrics_layer_put_list(struct metrics_layer *layer, const msgpack_object *list,
+                                   int metric, bool keep)
 {
-    const double *numbers = layer->of_heads + (size_t)metric * layer->heads;
+    if (list->type != MSGPACK_OBJECT_ARRAY || !fit_heads(layer, list->via.array.size)) {
+        return;
+    }
+    double *numbers = layer->of_heads + (size_t)metric * layer->heads;
     double sum = 0, least = INFINITY, largest = -INFINITY;
     uint32_t count = 0;
     for (uint32_t h = 0; h < layer->heads; h++) {
+        double number = mpk_number(&list->via.array.ptr[h]);
+        if (!keep || !isnan(number)) {
+            numbers[h] = number;
+        }
         if (isnan(numbers[h])) {
             continue;
         }
@@ -155,22 +163,6 @@ static void pool(struct metrics_layer *layer, int metric)
     layer->pooled[metric][PART_MEAN] = count > 0 ? sum / count : NAN;
     layer->pooled[metric][PART_MIN] = count > 0 ? least : NAN;
     layer->pooled[metric][PART_MAX] = count > 0 ? largest : NAN;
-}
-
-static void metrics_layer_put_list(struct metrics_layer *layer, const msgpack_object *list,
-                                   int metric, bool keep)
-{
-    if (list->type != MSGPACK_OBJECT_ARRAY || !fit_heads(layer, list->via.array.size)) {
-        return;
-    }
-    double *numbers = layer->of_heads + (size_t)metric * layer->heads;
-    for (uint32_t h = 0; h < layer->heads; h++) {
-        double number = mpk_number(&list->via.array.ptr[h]);
-        if (!keep || !isnan(number)) {
-            numbers[h] = number;
-        }
-    }
-    pool(layer, metric);
 }
 
 /* A group of metrics: each a list over the heads. */

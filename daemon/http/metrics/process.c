@@ -26,9 +26,6 @@ static bool read_process(struct process *process)
         fclose(file);
     }
     text[used] = '\0';
-    if (used == 0) {
-        return false;
-    }
     const char *at = strrchr(text, ')');
     return at && sscanf(at + 1,
                         " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %ld "
