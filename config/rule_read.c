@@ -18,17 +18,6 @@
 
 /* Words */
 
-static bool find_word(const char *const *words, const char *text, unsigned *ret_index)
-{
-    for (unsigned i = 0; words[i]; i++) {
-        if (strcmp(words[i], text) == 0) {
-            *ret_index = i;
-            return true;
-        }
-    }
-    return false;
-}
-
 static int rule_read_refuse(const struct rule_draft *draft, enum rule_key key, const char *text,
                             struct origin origin, const char *reason, char *reterr)
 {
@@ -89,18 +78,6 @@ static int put_count(struct rule_draft *draft, enum rule_key key, const char *te
     return 0;
 }
 
-static int put_bool(struct rule_draft *draft, enum rule_key key, const char *text, bool *value,
-                    struct origin origin, char *reterr)
-{
-    static const char *const words[] = {"false", "true", NULL};
-    unsigned index;
-    if (!find_word(words, text, &index)) {
-        return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
-    }
-    *value = index == 1;
-    return 0;
-}
-
 static int put_pattern(struct rule_draft *draft, enum rule_key key, const char *text, char *pattern,
                        struct origin origin, char *reterr)
 {
@@ -120,10 +97,23 @@ static int put_pattern(struct rule_draft *draft, enum rule_key key, const char *
 static int put_word(struct rule_draft *draft, enum rule_key key, const char *const *words,
                     const char *text, unsigned *value, struct origin origin, char *reterr)
 {
-    if (find_word(words, text, value)) {
-        return 0;
+    for (unsigned i = 0; words[i]; i++) {
+        if (strcmp(words[i], text) == 0) {
+            *value = i;
+            return 0;
+        }
     }
     return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
+}
+
+static int put_bool(struct rule_draft *draft, enum rule_key key, const char *text, bool *value,
+                    struct origin origin, char *reterr)
+{
+    static const char *const words[] = {"false", "true", NULL};
+    unsigned index = *value;
+    int result = put_word(draft, key, words, text, &index, origin, reterr);
+    *value = index == 1;
+    return result;
 }
 
 /* A bound of old counted in another unit, so that the new name alone would not do. */
@@ -161,7 +151,7 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
         if (metric == RULE_METRIC_COUNT) {
             return unknown_metric(draft, text, origin, reterr);
         }
-        draft->rule.metric = metric;
+        rule->metric = metric;
         return 0;
     }
     case RULE_KEY_STATISTIC:
@@ -200,8 +190,8 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
                                     draft->key_line[other]);
             }
         }
-        draft->rule.condition = (enum rule_condition)(key - RULE_KEY_BELOW);
-        return rule_read_put_number(draft, key, text, &draft->rule.bound, origin, reterr);
+        rule->condition = (enum rule_condition)(key - RULE_KEY_BELOW);
+        return rule_read_put_number(draft, key, text, &rule->bound, origin, reterr);
     }
 }
 

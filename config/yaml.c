@@ -436,33 +436,22 @@ static int yaml_read_stream(struct reader *reader)
 
 /* Fills buf with at most FILE_BYTES_MAX + 1 bytes of the file; returns their number or -1 (errno).
  */
-static ssize_t yaml_read_all(int fd, char *buf)
-{
-    size_t used = 0;
-    while (used <= FILE_BYTES_MAX) {
-        ssize_t got = read(fd, buf + used, FILE_BYTES_MAX + 1 - used);
-        if (got == 0) {
-            break;
-        }
-        if (got < 0 && errno != EINTR) {
-            return -1;
-        }
-        used += got > 0 ? (size_t)got : 0;
-    }
-    return (ssize_t)used;
-}
-
 static ssize_t slurp(const char *path, char *buf)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return -1;
     }
-    ssize_t size = yaml_read_all(fd, buf);
+    size_t used = 0;
+    ssize_t got;
+    do {
+        got = read(fd, buf + used, FILE_BYTES_MAX + 1 - used);
+        used += got > 0 ? (size_t)got : 0;
+    } while (got > 0 || (got < 0 && errno == EINTR));
     int error = errno;
     close(fd);
     errno = error;
-    return size;
+    return got < 0 ? -1 : (ssize_t)used;
 }
 
 static int yaml_load_text(struct config *config, const char *path, const char *input, size_t size,

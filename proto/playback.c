@@ -5,6 +5,7 @@
 
 #include "proto/err.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -189,11 +190,9 @@ static int read_sizes(struct playback *playback, const struct recording_record *
     }
     left -= 8 * (uint64_t)record->frame_count;
     for (uint32_t i = 0; i < record->frame_count; i++) {
-        const uint8_t *at = sizes + 8 * i;
-        uint64_t size = 0;
-        for (int j = 7; j >= 0; j--) {
-            size = size << 8 | at[j];
-        }
+        uint64_t size;
+        memcpy(&size, sizes + 8 * i, sizeof size);
+        size = le64toh(size);
         if (size > left) {
             return ERR_RECORDING_DAMAGED;
         }

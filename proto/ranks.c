@@ -6,21 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_of(const struct recorded_rank *rank, const struct header *header)
-{
-    return rank->rank == header->rank && memcmp(rank->run, header->run, RUN_BYTES) == 0 &&
-           strcmp(rank->job, header->job) == 0;
-}
-
 static struct recorded_rank *ranks_find(struct ranks *ranks, const struct header *header)
 {
     for (size_t i = 0; i < ranks->count; i++) {
         size_t index = (ranks->next + i) % ranks->count;
-        if (!is_of(&ranks->items[index], header)) {
-            continue;
+        struct recorded_rank *rank = &ranks->items[index];
+        if (rank->rank == header->rank && memcmp(rank->run, header->run, RUN_BYTES) == 0 &&
+            strcmp(rank->job, header->job) == 0) {
+            ranks->next = index;
+            return rank;
         }
-        ranks->next = index;
-        return &ranks->items[index];
     }
     return NULL;
 }
