@@ -225,6 +225,15 @@ void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n
     }
 }
 
+double attention_x_norm(const struct attention *a, uint32_t b, uint32_t i)
+{
+    double x_norm = NAN;
+    if (a->qk.x_norm) {
+        attention_load(a->qk.x_norm, DTYPE_F32, (size_t)b * a->queries + i, 1, &x_norm);
+    }
+    return x_norm > 0 && isfinite(x_norm) ? x_norm : NAN;
+}
+
 void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
                         double *ret_row)
 {

@@ -46,7 +46,7 @@ static void qk_begin_row(const struct qk_work *w, uint32_t i, double query_lengt
         .inverse_length = query_length > 0 ? 1 / query_length : 0,
         .output = output ? w->output + (size_t)at * w->a->qk.value_dim : NULL,
         .written = w->written_unit > 0 ? w->written + (size_t)at * w->a->qk.written_dim : NULL,
-        .x_norm = qk_work_x_norm(w, i),
+        .x_norm = attention_x_norm(w->a, w->sample, i),
         .gradient = w->gradient ? &w->gradient_row[at] : NULL};
 }
 

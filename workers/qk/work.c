@@ -29,72 +29,60 @@
 
 /* Memory. */
 
-struct carver {
-    unsigned char *memory; /* NULL: only counts */
-    uint64_t bytes;
-};
-
-static void *qk_work_carve(struct carver *c, uint64_t count, size_t size)
-{
-    void *piece = c->memory ? c->memory + c->bytes : NULL;
-    c->bytes += (count * size + 63) / 64 * 64;
-    return piece;
-}
-
-static void carve_all(struct qk_work *w, struct carver *c)
+static void carve_all(struct qk_work *w, struct scratch_pieces *c)
 {
     const struct attention *a = w->a;
     uint64_t keys = (uint64_t)a->keys + QK_LANES, d = a->qk.head_dim;
     uint64_t dv = w->values ? a->qk.value_dim : 0, longest = d > dv ? d : dv;
     bool tokens = w->core && a->self && a->tokens;
-    w->span = qk_work_carve(c, w->row_end - w->row_begin, sizeof *w->span);
-    w->inverse_length = qk_work_carve(c, keys, sizeof *w->inverse_length);
-    w->value_length = qk_work_carve(c, w->values ? keys : 0, sizeof *w->value_length);
-    w->value_log = qk_work_carve(c, w->values ? keys : 0, sizeof *w->value_log);
-    w->key_length = qk_work_carve(c, a->keys, sizeof *w->key_length);
-    w->before = qk_work_carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
-    w->usual = qk_work_carve(c, a->keys, sizeof *w->usual);
-    w->infinite_run = qk_work_carve(c, a->keys, sizeof *w->infinite_run);
-    w->run_key = qk_work_carve(c, a->keys, sizeof *w->run_key);
-    w->next_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
-    w->first_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
-    w->previous_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
-    w->sort = qk_work_carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
-    w->list = qk_work_carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
-    w->first_value = qk_work_carve(c, dv, sizeof *w->first_value);
+    w->span = scratch_carve(c, w->row_end - w->row_begin, sizeof *w->span);
+    w->inverse_length = scratch_carve(c, keys, sizeof *w->inverse_length);
+    w->value_length = scratch_carve(c, w->values ? keys : 0, sizeof *w->value_length);
+    w->value_log = scratch_carve(c, w->values ? keys : 0, sizeof *w->value_log);
+    w->key_length = scratch_carve(c, a->keys, sizeof *w->key_length);
+    w->before = scratch_carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
+    w->usual = scratch_carve(c, a->keys, sizeof *w->usual);
+    w->infinite_run = scratch_carve(c, a->keys, sizeof *w->infinite_run);
+    w->run_key = scratch_carve(c, a->keys, sizeof *w->run_key);
+    w->next_same = scratch_carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
+    w->first_same = scratch_carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
+    w->previous_same = scratch_carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
+    w->sort = scratch_carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
+    w->list = scratch_carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
+    w->first_value = scratch_carve(c, dv, sizeof *w->first_value);
     uint64_t r = w->values && a->qk.wo_r ? a->qk.written_dim : 0, dg = w->gradient ? dv : 0;
-    w->wo_r = qk_work_carve(c, r * dv, sizeof *w->wo_r);
-    w->first_written = qk_work_carve(c, r, sizeof *w->first_written);
-    w->written = qk_work_carve(c, QK_TILE_ROWS * r, sizeof *w->written);
-    w->dout = qk_work_carve(c, QK_TILE_ROWS * dg, sizeof *w->dout);
-    w->gradient_product = qk_work_carve(c, w->gradient ? QK_TILE_ROWS * QK_TILE_STRIDE : 0,
+    w->wo_r = scratch_carve(c, r * dv, sizeof *w->wo_r);
+    w->first_written = scratch_carve(c, r, sizeof *w->first_written);
+    w->written = scratch_carve(c, QK_TILE_ROWS * r, sizeof *w->written);
+    w->dout = scratch_carve(c, QK_TILE_ROWS * dg, sizeof *w->dout);
+    w->gradient_product = scratch_carve(c, w->gradient ? QK_TILE_ROWS * QK_TILE_STRIDE : 0,
                                         sizeof *w->gradient_product);
-    w->gradient_row = qk_work_carve(c, w->gradient ? QK_TILE_ROWS : 0, sizeof *w->gradient_row);
-    w->vector = qk_work_carve(c, longest + QK_LANES, sizeof *w->vector);
-    w->query = qk_work_carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
-    w->key = qk_work_carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
-    w->value = qk_work_carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
-    w->product = qk_work_carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
-    w->output = qk_work_carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
+    w->gradient_row = scratch_carve(c, w->gradient ? QK_TILE_ROWS : 0, sizeof *w->gradient_row);
+    w->vector = scratch_carve(c, longest + QK_LANES, sizeof *w->vector);
+    w->query = scratch_carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
+    w->key = scratch_carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
+    w->value = scratch_carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
+    w->product = scratch_carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
+    w->output = scratch_carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
     size_t fold = QK_ROOM(QK_TILE_KEYS), finish = QK_FINISH_ROOM(QK_TILE_ROWS);
-    w->room = qk_work_carve(c, fold > finish ? fold : finish, sizeof *w->room);
-    w->row = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->row);
-    w->extra = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->extra);
-    w->columns = qk_work_carve(c, row_values_bytes(1), 1);
+    w->room = scratch_carve(c, fold > finish ? fold : finish, sizeof *w->room);
+    w->row = scratch_carve(c, QK_TILE_ROWS, sizeof *w->row);
+    w->extra = scratch_carve(c, QK_TILE_ROWS, sizeof *w->extra);
+    w->columns = scratch_carve(c, row_values_bytes(1), 1);
 }
 
 uint64_t qk_scratch(const struct attention *a, uint32_t rows, bool gradient)
 {
     struct qk_work w = {
         .a = a, .row_end = rows, .core = true, .values = a->qk.v, .gradient = gradient};
-    struct carver count = {0};
+    struct scratch_pieces count = {0};
     carve_all(&w, &count);
     return count.bytes + qk_ref_bytes(a);
 }
 
 int qk_work_begin(struct qk_work *w, struct scratch *scratch)
 {
-    struct carver count = {0};
+    struct scratch_pieces count = {0};
     w->kernel = kernels_or_portable(w->isa)->qk;
     w->scratch = scratch;
     carve_all(w, &count);
@@ -106,7 +94,7 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch)
     if (!memory) {
         return ERR_MEMORY;
     }
-    struct carver carver = {.memory = memory};
+    struct scratch_pieces carver = {.memory = memory};
     carve_all(w, &carver);
     qk_ref_init(&w->ref, w->block, w->a, memory + count.bytes);
     if (!w->core || !w->a->self || !w->a->tokens) {
@@ -411,16 +399,6 @@ bool qk_work_load_gradient(struct qk_work *w, uint32_t i, uint32_t at)
     }
     w->gradient_row[at] = (struct qk_gradient){.unit = unit};
     return unit <= 0 || (unit >= 1 / UNIT_MAX && unit <= UNIT_MAX);
-}
-
-double qk_work_x_norm(const struct qk_work *w, uint32_t i)
-{
-    double x_norm = NAN;
-    if (w->a->qk.x_norm) {
-        attention_load(w->a->qk.x_norm, DTYPE_F32, (size_t)w->sample * w->a->queries + i, 1,
-                       &x_norm);
-    }
-    return x_norm > 0 && isfinite(x_norm) ? x_norm : NAN;
 }
 
 /* Rows and tiles. */

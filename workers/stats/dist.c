@@ -21,6 +21,13 @@ void moments_add(struct moments *m, double x)
     m->max = x > m->max ? x : m->max;
 }
 
+void moments_add_finite(struct moments *m, double x)
+{
+    if (isfinite(x)) {
+        moments_add(m, x);
+    }
+}
+
 void moments_merge(struct moments *into, const struct moments *from)
 {
     if (from->n == 0) {
