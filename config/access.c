@@ -43,8 +43,7 @@ struct access {
     struct access_entry entry[ACCESS_LINES_MAX];
 };
 
-/* Words -----------------------------------------------------------------------------------------
- */
+/* Words */
 
 struct word {
     const char *text;
@@ -79,8 +78,7 @@ static const char *access_quote(struct word word, char ret_text[QUOTE_MAX + 4])
     return config_quotable(text, ret_text);
 }
 
-/* Visitors --------------------------------------------------------------------------------------
- */
+/* Visitors */
 
 static const char user_prefix[] = "user:";
 static const char token_letters[] =
@@ -137,8 +135,7 @@ static bool access_add_job(char jobs[ACCESS_JOBS_MAX], const char *pattern)
     return false;
 }
 
-/* Lines -----------------------------------------------------------------------------------------
- */
+/* Lines */
 
 /* The word that begins a line. */
 static int access_read_who(enum access_kind kind, struct word word, char *ret_who,
@@ -209,21 +206,6 @@ static const struct access_entry *access_find(const struct access *access,
     return NULL;
 }
 
-/* The patterns of one visitor have to fit. */
-static int access_check_room(const struct access *access, const char *who, struct origin origin,
-                             char *reterr)
-{
-    char jobs[ACCESS_JOBS_MAX] = "";
-    for (uint32_t i = 0; i < access->count; i++) {
-        if (strcmp(access->entry[i].who, who) == 0 &&
-            !access_add_job(jobs, access->entry[i].pattern)) {
-            return config_error(reterr, origin, "more than %d characters of job-patterns for one",
-                                ACCESS_JOBS_MAX - 1);
-        }
-    }
-    return 0;
-}
-
 /* The text from # on, without blanks around it; what cannot be shown becomes '?'. */
 static void access_read_comment(const char *at, const char *end, char *ret_comment)
 {
@@ -275,7 +257,19 @@ static int access_read_line(struct access *access, const char *at, const char *e
                             access->kind == ACCESS_KEYS ? "keys" : "tokens and users");
     }
     access->entry[access->count++] = entry;
-    return access->kind == ACCESS_KEYS ? 0 : access_check_room(access, entry.who, origin, reterr);
+    if (access->kind == ACCESS_KEYS) {
+        return 0;
+    }
+    /* The patterns of one visitor have to fit. */
+    char jobs[ACCESS_JOBS_MAX] = "";
+    for (uint32_t i = 0; i < access->count; i++) {
+        if (strcmp(access->entry[i].who, entry.who) == 0 &&
+            !access_add_job(jobs, access->entry[i].pattern)) {
+            return config_error(reterr, origin, "more than %d characters of job-patterns for one",
+                                ACCESS_JOBS_MAX - 1);
+        }
+    }
+    return 0;
 }
 
 int access_parse(const char *text, size_t size, const char *path, enum access_kind kind,
@@ -302,8 +296,7 @@ int access_parse(const char *text, size_t size, const char *path, enum access_ki
     return 0;
 }
 
-/* Files -----------------------------------------------------------------------------------------
- */
+/* Files */
 
 /* Why such a file is no access list, or NULL. */
 static const char *access_flaw(const struct stat *status, enum access_kind kind)
@@ -371,8 +364,7 @@ void access_free(struct access **access)
     *access = NULL;
 }
 
-/* Judging ---------------------------------------------------------------------------------------
- */
+/* Judging */
 
 uint32_t access_count(const struct access *access)
 {

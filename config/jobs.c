@@ -19,8 +19,8 @@ bool config_is_pattern(const char *text)
                         "*?[]!") == len;
 }
 
-static int check_pattern(const struct config_jobs *jobs, const char *pattern, struct origin origin,
-                         char *reterr)
+int jobs_add(struct config_jobs **jobs, const char *pattern, struct origin origin, char *reterr,
+             struct job_rule **ret_rule)
 {
     char quoted[QUOTE_MAX + 4];
     if (!config_is_pattern(pattern)) {
@@ -29,23 +29,14 @@ static int check_pattern(const struct config_jobs *jobs, const char *pattern, st
                             ". _ - and * ? [ ] !)",
                             config_quotable(pattern, quoted), JOB_PATTERN_MAX);
     }
-    for (uint32_t i = 0; i < jobs_count(jobs); i++) {
-        if (strcmp(jobs->rules[i]->pattern, pattern) == 0) {
+    for (uint32_t i = 0; i < jobs_count(*jobs); i++) {
+        if (strcmp((*jobs)->rules[i]->pattern, pattern) == 0) {
             return config_error(reterr, origin, "%s: given twice (first on line %zu)",
-                                jobs->rules[i]->label, jobs->rules[i]->line);
+                                (*jobs)->rules[i]->label, (*jobs)->rules[i]->line);
         }
     }
-    if (jobs_count(jobs) == JOBS_MAX) {
+    if (jobs_count(*jobs) == JOBS_MAX) {
         return config_error(reterr, origin, "jobs: more than %d patterns", JOBS_MAX);
-    }
-    return 0;
-}
-
-int jobs_add(struct config_jobs **jobs, const char *pattern, struct origin origin, char *reterr,
-             struct job_rule **ret_rule)
-{
-    if (check_pattern(*jobs, pattern, origin, reterr) != 0) {
-        return -1;
     }
     if (!*jobs) {
         *jobs = calloc(1, sizeof **jobs);

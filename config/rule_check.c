@@ -26,26 +26,20 @@ static int rule_check_refuse(const struct rule_draft *draft, enum rule_key key, 
                         rule_keys[key].name, text, reason);
 }
 
-/* Intervals -------------------------------------------------------------------------------------
- */
+/* Intervals */
 
 struct interval {
     double low, high;
     bool low_open, high_open;
 };
 
-static bool rule_check_contains(const struct interval *interval, double number)
-{
-    bool above = interval->low_open ? number > interval->low : number >= interval->low;
-    bool below = interval->high_open ? number < interval->high : number <= interval->high;
-    return above && below;
-}
-
 static int require(const struct rule_draft *draft, enum rule_key key, double number,
                    const struct interval *interval, const char *reason, char *reterr)
 {
     char valid[128], text[512];
-    if (rule_check_contains(interval, number)) {
+    bool above = interval->low_open ? number > interval->low : number >= interval->low;
+    bool below = interval->high_open ? number < interval->high : number <= interval->high;
+    if (above && below) {
         return 0;
     }
     /* "above 0, at most 1". */
@@ -99,8 +93,7 @@ static struct interval values(const struct rule *rule)
     return values;
 }
 
-/* Checks ----------------------------------------------------------------------------------------
- */
+/* Checks */
 
 static int check_statistic(const struct rule_draft *draft, char *reterr)
 {

@@ -18,17 +18,6 @@
 
 /* Words */
 
-static bool find_word(const char *const *words, const char *text, unsigned *ret_index)
-{
-    for (unsigned i = 0; words[i]; i++) {
-        if (strcmp(words[i], text) == 0) {
-            *ret_index = i;
-            return true;
-        }
-    }
-    return false;
-}
-
 static int rule_read_refuse(const struct rule_draft *draft, enum rule_key key, const char *text,
                             struct origin origin, const char *reason, char *reterr)
 {
@@ -66,17 +55,6 @@ static int unknown_metric(const struct rule_draft *draft, const char *text, stru
 
 /* One key */
 
-static int rule_read_put_metric(struct rule_draft *draft, const char *text, struct origin origin,
-                                char *reterr)
-{
-    uint32_t metric = rule_metric_find(text);
-    if (metric == RULE_METRIC_COUNT) {
-        return unknown_metric(draft, text, origin, reterr);
-    }
-    draft->rule.metric = metric;
-    return 0;
-}
-
 static int rule_read_put_number(struct rule_draft *draft, enum rule_key key, const char *text,
                                 double *number, struct origin origin, char *reterr)
 {
@@ -100,18 +78,6 @@ static int put_count(struct rule_draft *draft, enum rule_key key, const char *te
     return 0;
 }
 
-static int put_bool(struct rule_draft *draft, enum rule_key key, const char *text, bool *value,
-                    struct origin origin, char *reterr)
-{
-    static const char *const words[] = {"false", "true", NULL};
-    unsigned index;
-    if (!find_word(words, text, &index)) {
-        return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
-    }
-    *value = index == 1;
-    return 0;
-}
-
 static int put_pattern(struct rule_draft *draft, enum rule_key key, const char *text, char *pattern,
                        struct origin origin, char *reterr)
 {
@@ -131,10 +97,23 @@ static int put_pattern(struct rule_draft *draft, enum rule_key key, const char *
 static int put_word(struct rule_draft *draft, enum rule_key key, const char *const *words,
                     const char *text, unsigned *value, struct origin origin, char *reterr)
 {
-    if (find_word(words, text, value)) {
-        return 0;
+    for (unsigned i = 0; words[i]; i++) {
+        if (strcmp(words[i], text) == 0) {
+            *value = i;
+            return 0;
+        }
     }
     return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
+}
+
+static int put_bool(struct rule_draft *draft, enum rule_key key, const char *text, bool *value,
+                    struct origin origin, char *reterr)
+{
+    static const char *const words[] = {"false", "true", NULL};
+    unsigned index = *value;
+    int result = put_word(draft, key, words, text, &index, origin, reterr);
+    *value = index == 1;
+    return result;
 }
 
 /* A bound of old counted in another unit, so that the new name alone would not do. */
@@ -159,21 +138,6 @@ static int put_statistic(struct rule_draft *draft, const char *text, struct orig
     return 0;
 }
 
-static int put_condition(struct rule_draft *draft, enum rule_key key, const char *text,
-                         struct origin origin, char *reterr)
-{
-    for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
-        enum rule_key other = rule_condition_key(i);
-        if (other != key && draft->key_line[other]) {
-            return config_error(
-                reterr, origin, "%s.%s: a second condition (first: %s on line %zu; valid: one)",
-                draft->label, rule_keys[key].name, rule_keys[other].name, draft->key_line[other]);
-        }
-    }
-    draft->rule.condition = (enum rule_condition)(key - RULE_KEY_BELOW);
-    return rule_read_put_number(draft, key, text, &draft->rule.bound, origin, reterr);
-}
-
 static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char *text,
                          struct origin origin, char *reterr)
 {
@@ -182,8 +146,14 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
     unsigned word = 0;
     int result;
     switch (key) {
-    case RULE_KEY_METRIC:
-        return rule_read_put_metric(draft, text, origin, reterr);
+    case RULE_KEY_METRIC: {
+        uint32_t metric = rule_metric_find(text);
+        if (metric == RULE_METRIC_COUNT) {
+            return unknown_metric(draft, text, origin, reterr);
+        }
+        rule->metric = metric;
+        return 0;
+    }
     case RULE_KEY_STATISTIC:
         return put_statistic(draft, text, origin, reterr);
     case RULE_KEY_EACH:
@@ -211,7 +181,17 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
     case RULE_KEY_CLEAR:
         return rule_read_put_number(draft, key, text, &rule->clear, origin, reterr);
     default:
-        return put_condition(draft, key, text, origin, reterr);
+        for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
+            enum rule_key other = rule_condition_key(i);
+            if (other != key && draft->key_line[other]) {
+                return config_error(reterr, origin,
+                                    "%s.%s: a second condition (first: %s on line %zu; valid: one)",
+                                    draft->label, rule_keys[key].name, rule_keys[other].name,
+                                    draft->key_line[other]);
+            }
+        }
+        rule->condition = (enum rule_condition)(key - RULE_KEY_BELOW);
+        return rule_read_put_number(draft, key, text, &rule->bound, origin, reterr);
     }
 }
 
@@ -247,17 +227,12 @@ int rules_find_key(const struct rule_draft *draft, const char *name, struct orig
 
 /* A whole rule */
 
-static bool is_name(const char *text)
-{
-    size_t length = strlen(text);
-    return length > 0 && length <= RULE_NAME_MAX && strspn(text, LETTERS) == length;
-}
-
 int rules_begin(const struct config_rules *rules, const char *name, struct origin origin,
                 char *reterr, struct rule_draft *ret_draft)
 {
     char quoted[QUOTE_MAX + 4];
-    if (!is_name(name)) {
+    size_t length = strlen(name);
+    if (length == 0 || length > RULE_NAME_MAX || strspn(name, LETTERS) != length) {
         return config_error(reterr, origin,
                             "rules: '%s': not a name (valid: 1 to %d of A-Z a-z 0-9 . _ -)",
                             config_quotable(name, quoted), RULE_NAME_MAX);

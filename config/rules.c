@@ -101,8 +101,7 @@ static const struct {
 #undef RULE_CONDITION
 };
 
-/* Names: each list ends with NULL --------------------------------------------------------------
- */
+/* Names: each list ends with NULL */
 
 const char *const rule_statistic_names[RULE_STATISTIC_COUNT + 1] = {
     [RULE_MEAN] = "mean",   [RULE_STD] = "std",     [RULE_MIN] = "min",
@@ -148,8 +147,7 @@ bool rule_is_floor(const struct rule *rule)
     return !rule_is_rate(rule) && rule_is_worse_low(rule);
 }
 
-/* Metrics ---------------------------------------------------------------------------------------
- */
+/* Metrics */
 
 static const bool per_key[METRIC_COUNT] = {
 #define RULE_PER_KEY(symbol) [METRIC_##symbol] = true,
@@ -198,8 +196,7 @@ uint32_t rule_metric_find(const char *name)
     return metric;
 }
 
-/* As text ---------------------------------------------------------------------------------------
- */
+/* As text */
 
 static void bool_text(bool value, char ret_text[RULE_TEXT_MAX])
 {
@@ -349,8 +346,7 @@ uint64_t rule_hash(const struct rule *rule)
     return hash;
 }
 
-/* Lists -----------------------------------------------------------------------------------------
- */
+/* Lists */
 
 struct config_rules *rules_new(void)
 {

@@ -57,8 +57,7 @@ bool config_opens_section(int index)
     return index == 0 || strcmp(config_keys[index].section, config_keys[index - 1].section) != 0;
 }
 
-/* Messages --------------------------------------------------------------------------------------
- */
+/* Messages */
 
 /* Long paths are shortened from the left, so that the file's name survives. */
 static const char *path_tail(const char *path)
@@ -95,8 +94,7 @@ const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4])
     return ret_text;
 }
 
-/* Table -----------------------------------------------------------------------------------------
- */
+/* Table */
 
 int config_find_top(const char *name)
 {

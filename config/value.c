@@ -146,8 +146,7 @@ static int value_refuse(const struct value_rule *rule, const char *reason, char 
     return -1;
 }
 
-/* Numbers ---------------------------------------------------------------------------------------
- */
+/* Numbers */
 
 enum number_result { NUMBER_OK, NUMBER_SYNTAX, NUMBER_RANGE };
 
@@ -204,22 +203,6 @@ static enum number_result parse_scaled(const struct scale *scales, const char *t
     return NUMBER_OK;
 }
 
-static int number_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                        char *reterr_reason)
-{
-    const struct type_info *type = &type_info[rule->type];
-    uint64_t number = 0;
-    enum number_result result = parse_scaled(type->scales, text, &number);
-    if (result == NUMBER_SYNTAX) {
-        return value_refuse(rule, type->reason, reterr_reason);
-    }
-    if (result == NUMBER_RANGE || number < rule->minimum || number > rule->maximum) {
-        return value_refuse(rule, "out of range", reterr_reason);
-    }
-    memcpy(ret_value, &number, sizeof number);
-    return 0;
-}
-
 static void number_print(enum value_type type, uint64_t number, char *ret_text)
 {
     const struct scale *scale = type_info[type].scales;
@@ -230,18 +213,7 @@ static void number_print(enum value_type type, uint64_t number, char *ret_text)
     snprintf(ret_text, VALUE_TEXT_MAX, "%" PRIu64 "%s", number / scale->factor, unit);
 }
 
-static void number_valid(const struct value_rule *rule, char *ret_text)
-{
-    char minimum[64], maximum[64], text[VALUE_TEXT_MAX];
-    number_print(rule->type, rule->minimum, text);
-    snprintf(minimum, sizeof minimum, "%.60s", text);
-    number_print(rule->type, rule->maximum, text);
-    snprintf(maximum, sizeof maximum, "%.60s", text);
-    snprintf(ret_text, VALUE_VALID_MAX, "%s to %s", minimum, maximum);
-}
-
-/* Real numbers ----------------------------------------------------------------------------------
- */
+/* Real numbers */
 
 /* Reads one finite number in decimal; *text moves behind it. Further notations of strtod (nan, inf,
  * hexadecimal, leading space) are refused. */
@@ -356,8 +328,7 @@ static void numbers_print(const config_numbers *numbers, char *ret_text)
 /* "-1.7976931348623157e+308, " is 26 bytes. */
 static_assert(CONFIG_NUMBERS_MAX * 26 + 3 <= VALUE_TEXT_MAX, "the longest list fits");
 
-/* Words -----------------------------------------------------------------------------------------
- */
+/* Words */
 
 static int word_parse(const struct value_rule *rule, const char *text, void *ret_value,
                       char *reterr_reason)
@@ -378,28 +349,7 @@ static int word_parse(const struct value_rule *rule, const char *text, void *ret
     return 0;
 }
 
-static void word_print(enum value_type type, const void *value, char *ret_text)
-{
-    unsigned index;
-    if (type == VALUE_BOOL) {
-        index = *(const bool *)value ? 1 : 0;
-    } else {
-        memcpy(&index, value, sizeof index);
-    }
-    snprintf(ret_text, VALUE_TEXT_MAX, "%s", type_info[type].words[index]);
-}
-
-static void words_valid(enum value_type type, char *ret_text)
-{
-    size_t used = 0;
-    for (const char *const *word = type_info[type].words; *word; word++) {
-        used += (size_t)snprintf(ret_text + used, VALUE_VALID_MAX - used, "%s%s", used ? ", " : "",
-                                 *word);
-    }
-}
-
-/* Endpoints -------------------------------------------------------------------------------------
- */
+/* Endpoints */
 
 /* Longest path that fits a Unix socket's address with its NUL. */
 #define IPC_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
@@ -423,42 +373,6 @@ static const char *tcp_host_reason(const char *host, size_t len)
     return strspn(host, allowed) >= len ? NULL : "the host is not a name, an address, [IPv6] or *";
 }
 
-static const char *tcp_reason(const char *address)
-{
-    const char *colon = strrchr(address, ':');
-    if (!colon) {
-        return "the port is missing";
-    }
-    const char *reason = tcp_host_reason(address, (size_t)(colon - address));
-    if (reason) {
-        return reason;
-    }
-    const char *port = colon + 1;
-    if (strcmp(port, "*") == 0) {
-        return NULL;
-    }
-    uint64_t number = 0;
-    bool valid = parse_digits(&port, &number) == NUMBER_OK && *port == '\0' && number >= 1 &&
-                 number <= UINT16_MAX;
-    return valid ? NULL : "the port is not 1 to 65535 or *";
-}
-
-static const char *ipc_reason(const char *path)
-{
-    if (*path == '\0') {
-        return "the path is missing";
-    }
-    if (strlen(path) > IPC_PATH_MAX) {
-        return "the path is longer than a socket's name may be (107 bytes)";
-    }
-    for (; *path; path++) {
-        if (*path < ' ' || *path > '~') {
-            return "the path holds something other than printable ASCII";
-        }
-    }
-    return NULL;
-}
-
 /* NULL when `text` is an endpoint, else what is wrong with it. */
 static const char *endpoint_reason(const char *text)
 {
@@ -469,16 +383,43 @@ static const char *endpoint_reason(const char *text)
         return "longer than 255 bytes";
     }
     if (strncmp(text, "tcp://", 6) == 0) {
-        return tcp_reason(text + 6);
+        const char *address = text + 6;
+        const char *colon = strrchr(address, ':');
+        if (!colon) {
+            return "the port is missing";
+        }
+        const char *reason = tcp_host_reason(address, (size_t)(colon - address));
+        if (reason) {
+            return reason;
+        }
+        const char *port = colon + 1;
+        if (strcmp(port, "*") == 0) {
+            return NULL;
+        }
+        uint64_t number = 0;
+        bool valid = parse_digits(&port, &number) == NUMBER_OK && *port == '\0' && number >= 1 &&
+                     number <= UINT16_MAX;
+        return valid ? NULL : "the port is not 1 to 65535 or *";
     }
     if (strncmp(text, "ipc://", 6) == 0) {
-        return ipc_reason(text + 6);
+        const char *path = text + 6;
+        if (*path == '\0') {
+            return "the path is missing";
+        }
+        if (strlen(path) > IPC_PATH_MAX) {
+            return "the path is longer than a socket's name may be (107 bytes)";
+        }
+        for (; *path; path++) {
+            if (*path < ' ' || *path > '~') {
+                return "the path holds something other than printable ASCII";
+            }
+        }
+        return NULL;
     }
     return "not an endpoint";
 }
 
-/* Text ------------------------------------------------------------------------------------------
- */
+/* Text */
 
 static int text_parse(const struct value_rule *rule, const char *text, void *ret_value,
                       char *reterr_reason)
@@ -513,8 +454,7 @@ static int checked_parse(const struct value_rule *rule, const char *text, void *
     return 0;
 }
 
-/* Windows ---------------------------------------------------------------------------------------
- */
+/* Windows */
 
 /* Reads "epoch" or "epochs"; *text moves behind it. */
 static bool parse_unit(const char **text, enum config_unit *ret_unit)
@@ -599,8 +539,7 @@ static void windows_print(const config_windows *windows, char *ret_text)
     snprintf(ret_text + used, VALUE_TEXT_MAX - used, "]");
 }
 
-/* By type ---------------------------------------------------------------------------------------
- */
+/* By type */
 
 int value_parse(const struct value_rule *rule, const char *text, void *ret_value,
                 char reterr_reason[VALUE_REASON_MAX])
@@ -613,7 +552,17 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
         [VALUE_DOMAINS] = checked_parse,
     };
     if (type_info[rule->type].scales) {
-        return number_parse(rule, text, ret_value, reterr_reason);
+        const struct type_info *type = &type_info[rule->type];
+        uint64_t number = 0;
+        enum number_result result = parse_scaled(type->scales, text, &number);
+        if (result == NUMBER_SYNTAX) {
+            return value_refuse(rule, type->reason, reterr_reason);
+        }
+        if (result == NUMBER_RANGE || number < rule->minimum || number > rule->maximum) {
+            return value_refuse(rule, "out of range", reterr_reason);
+        }
+        memcpy(ret_value, &number, sizeof number);
+        return 0;
     }
     if (type_info[rule->type].words) {
         return word_parse(rule, text, ret_value, reterr_reason);
@@ -635,7 +584,13 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
         memcpy(&number, value, sizeof number);
         number_print(rule->type, number, ret_text);
     } else if (type_info[rule->type].words) {
-        word_print(rule->type, value, ret_text);
+        unsigned index;
+        if (rule->type == VALUE_BOOL) {
+            index = *(const bool *)value ? 1 : 0;
+        } else {
+            memcpy(&index, value, sizeof index);
+        }
+        snprintf(ret_text, VALUE_TEXT_MAX, "%s", type_info[rule->type].words[index]);
     } else if (rule->type == VALUE_REAL) {
         real_print(value, ret_text);
     } else if (rule->type == VALUE_NUMBERS) {
@@ -650,9 +605,18 @@ void value_print(const struct value_rule *rule, const void *value, char ret_text
 void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX])
 {
     if (type_info[rule->type].scales) {
-        number_valid(rule, ret_text);
+        char minimum[64], maximum[64], text[VALUE_TEXT_MAX];
+        number_print(rule->type, rule->minimum, text);
+        snprintf(minimum, sizeof minimum, "%.60s", text);
+        number_print(rule->type, rule->maximum, text);
+        snprintf(maximum, sizeof maximum, "%.60s", text);
+        snprintf(ret_text, VALUE_VALID_MAX, "%s to %s", minimum, maximum);
     } else if (type_info[rule->type].words) {
-        words_valid(rule->type, ret_text);
+        size_t used = 0;
+        for (const char *const *word = type_info[rule->type].words; *word; word++) {
+            used += (size_t)snprintf(ret_text + used, VALUE_VALID_MAX - used, "%s%s",
+                                     used ? ", " : "", *word);
+        }
     } else if (rule->type == VALUE_REAL) {
         snprintf(ret_text, VALUE_VALID_MAX, "%" PRIu64 " to %" PRIu64, rule->minimum,
                  rule->maximum);

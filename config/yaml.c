@@ -50,8 +50,7 @@ static struct origin at_line(const struct reader *reader, size_t line)
     return (struct origin){reader->path, line};
 }
 
-/* Events ----------------------------------------------------------------------------------------
- */
+/* Events */
 
 static size_t line_of_offset(const struct reader *reader, size_t offset)
 {
@@ -60,39 +59,6 @@ static size_t line_of_offset(const struct reader *reader, size_t offset)
         line += reader->input[i] == '\n';
     }
     return line;
-}
-
-static int copy_scalar(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
-{
-    const char *value = (const char *)event->data.scalar.value;
-    size_t length = event->data.scalar.length;
-    if (length >= SCALAR_MAX) {
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
-                            "a text of %zu bytes is too long (valid: at most %d)", length,
-                            SCALAR_MAX - 1);
-    }
-    if (memchr(value, '\0', length)) {
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
-                            "a text holds a NUL byte");
-    }
-    memcpy(ret_node->text, value, length + 1);
-    ret_node->empty = length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
-    return 0;
-}
-
-static bool has_anchor(const yaml_event_t *event)
-{
-    return event->type == YAML_ALIAS_EVENT ||
-           (event->type == YAML_SCALAR_EVENT && event->data.scalar.anchor) ||
-           (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.anchor) ||
-           (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.anchor);
-}
-
-static bool has_tag(const yaml_event_t *event)
-{
-    return (event->type == YAML_SCALAR_EVENT && event->data.scalar.tag) ||
-           (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.tag) ||
-           (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.tag);
 }
 
 static enum node_kind node_kind(yaml_event_type_t type)
@@ -118,17 +84,38 @@ static int yaml_convert(struct reader *reader, const yaml_event_t *event, struct
 {
     ret_node->kind = node_kind(event->type);
     ret_node->line = event->start_mark.line + 1;
-    if (has_anchor(event)) {
+    if (event->type == YAML_ALIAS_EVENT ||
+        (event->type == YAML_SCALAR_EVENT && event->data.scalar.anchor) ||
+        (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.anchor) ||
+        (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.anchor)) {
         return config_error(
             reader->reterr, at_line(reader, ret_node->line),
             "anchors and aliases are not accepted: write the value out%s",
             event->type == YAML_ALIAS_EVENT ? ", and a text that begins with * in quotes" : "");
     }
-    if (has_tag(event)) {
+    if ((event->type == YAML_SCALAR_EVENT && event->data.scalar.tag) ||
+        (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.tag) ||
+        (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.tag)) {
         return config_error(reader->reterr, at_line(reader, ret_node->line),
                             "tags are not accepted: write the plain value");
     }
-    return event->type == YAML_SCALAR_EVENT ? copy_scalar(reader, event, ret_node) : 0;
+    if (event->type != YAML_SCALAR_EVENT) {
+        return 0;
+    }
+    const char *value = (const char *)event->data.scalar.value;
+    size_t length = event->data.scalar.length;
+    if (length >= SCALAR_MAX) {
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "a text of %zu bytes is too long (valid: at most %d)", length,
+                            SCALAR_MAX - 1);
+    }
+    if (memchr(value, '\0', length)) {
+        return config_error(reader->reterr, at_line(reader, ret_node->line),
+                            "a text holds a NUL byte");
+    }
+    memcpy(ret_node->text, value, length + 1);
+    ret_node->empty = length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
+    return 0;
 }
 
 /* The next event. Returns 0, or -1 with a message. */
@@ -153,8 +140,7 @@ static int yaml_next(struct reader *reader, struct node *ret_node)
     return result;
 }
 
-/* Descent ---------------------------------------------------------------------------------------
- */
+/* Descent */
 
 /* The keys of one mapping: whose they are, where they go, and which were there already. */
 struct body {
@@ -214,17 +200,12 @@ static int assign(struct reader *reader, const struct body *body, int key, const
     return config_assign(body->config, key, body->label, text, origin, reader->reterr);
 }
 
-/* Keys that files of earlier versions may have and that mean nothing any more. */
-static bool is_gone(const char *section, const char *name)
-{
-    return strcmp(section, "ingest") == 0 && strcmp(name, "receive_queue") == 0;
-}
-
 static int read_plain_key(struct reader *reader, const struct body *body, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
     struct node ignored;
-    if (is_gone(body->section, name->text)) {
+    /* Keys that files of earlier versions may have and that mean nothing any more. */
+    if (strcmp(body->section, "ingest") == 0 && strcmp(name->text, "receive_queue") == 0) {
         return yaml_next(reader, &ignored);
     }
     int key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
@@ -451,38 +432,26 @@ static int yaml_read_stream(struct reader *reader)
                         "a second document begins here (valid: one per file)");
 }
 
-/* Files -----------------------------------------------------------------------------------------
- */
+/* Files */
 
 /* Fills buf with at most FILE_BYTES_MAX + 1 bytes of the file; returns their number or -1 (errno).
  */
-static ssize_t yaml_read_all(int fd, char *buf)
-{
-    size_t used = 0;
-    while (used <= FILE_BYTES_MAX) {
-        ssize_t got = read(fd, buf + used, FILE_BYTES_MAX + 1 - used);
-        if (got == 0) {
-            break;
-        }
-        if (got < 0 && errno != EINTR) {
-            return -1;
-        }
-        used += got > 0 ? (size_t)got : 0;
-    }
-    return (ssize_t)used;
-}
-
 static ssize_t slurp(const char *path, char *buf)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return -1;
     }
-    ssize_t size = yaml_read_all(fd, buf);
+    size_t used = 0;
+    ssize_t got;
+    do {
+        got = read(fd, buf + used, FILE_BYTES_MAX + 1 - used);
+        used += got > 0 ? (size_t)got : 0;
+    } while (got > 0 || (got < 0 && errno == EINTR));
     int error = errno;
     close(fd);
     errno = error;
-    return size;
+    return got < 0 ? -1 : (ssize_t)used;
 }
 
 static int yaml_load_text(struct config *config, const char *path, const char *input, size_t size,

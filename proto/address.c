@@ -31,25 +31,6 @@ __attribute__((format(printf, 2, 3))) static int address_fail(char *reterr, cons
     return -1;
 }
 
-static int tcp_endpoint(const char *address, enum address_socket which, char *ret_endpoint,
-                        char *reterr)
-{
-    const char *colon = strrchr(address, ':');
-    const char *host = address + strlen("tcp://");
-    unsigned long port = 0;
-    char *end = NULL;
-    if (colon > host && colon[1] >= '0' && colon[1] <= '9') {
-        port = strtoul(colon + 1, &end, 10);
-    }
-    if (!end || *end || port == 0 || port > UINT16_MAX - ADDRESS_COUNT + 1) {
-        return address_fail(reterr, "'%.200s': not tcp://host:port with a port from 1 to %d",
-                            address, UINT16_MAX - ADDRESS_COUNT + 1);
-    }
-    int length = snprintf(ret_endpoint, ADDRESS_MAX, "%.*s:%lu", (int)(colon - address), address,
-                          port + which);
-    return length < ADDRESS_MAX ? 0 : address_fail(reterr, "'%.200s...': too long", address);
-}
-
 static int ipc_endpoint(const char *directory, enum address_socket which, char *ret_endpoint,
                         char *reterr)
 {
@@ -76,7 +57,20 @@ int address_endpoint(const char *address, enum address_socket which, char ret_en
         return ipc_endpoint(address, which, ret_endpoint, reterr);
     }
     if (strncmp(address, "tcp://", strlen("tcp://")) == 0) {
-        return tcp_endpoint(address, which, ret_endpoint, reterr);
+        const char *colon = strrchr(address, ':');
+        const char *host = address + strlen("tcp://");
+        unsigned long port = 0;
+        char *end = NULL;
+        if (colon > host && colon[1] >= '0' && colon[1] <= '9') {
+            port = strtoul(colon + 1, &end, 10);
+        }
+        if (!end || *end || port == 0 || port > UINT16_MAX - ADDRESS_COUNT + 1) {
+            return address_fail(reterr, "'%.200s': not tcp://host:port with a port from 1 to %d",
+                                address, UINT16_MAX - ADDRESS_COUNT + 1);
+        }
+        int length = snprintf(ret_endpoint, ADDRESS_MAX, "%.*s:%lu", (int)(colon - address),
+                              address, port + which);
+        return length < ADDRESS_MAX ? 0 : address_fail(reterr, "'%.200s...': too long", address);
     }
     if (strstr(address, "://")) {
         return address_fail(reterr,

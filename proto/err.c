@@ -24,13 +24,11 @@ int err_index(int code)
 const char *err_slug(int code)
 {
     int index = err_index(code);
-
     return index < 0 ? "unknown" : errors[index].slug;
 }
 
 const char *err_text(int code)
 {
     int index = err_index(code);
-
     return index < 0 ? "unknown" : errors[index].text;
 }

@@ -48,20 +48,6 @@ static void fleet_put_progress(struct mpk_writer *writer, const struct fleet_bod
     }
 }
 
-static void fleet_put_points(struct mpk_writer *writer, const struct fleet_body *body)
-{
-    mpk_pair_array(writer, "points", body->point_count);
-    for (uint32_t i = 0; i < body->point_count; i++) {
-        const struct fleet_point *point = &body->points[i];
-        mpk_put_array(writer, 5);
-        mpk_put_text(writer, point->name, point->name_size);
-        mpk_put_u64(writer, point->epoch);
-        mpk_put_u64(writer, point->step);
-        mpk_put_u64(writer, point->time_ns);
-        mpk_put_f64(writer, point->value);
-    }
-}
-
 void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
@@ -98,7 +84,16 @@ void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
         if (body->settings) {
             mpk_pair_bin(writer, "settings", body->settings, body->settings_size);
         }
-        fleet_put_points(writer, body);
+        mpk_pair_array(writer, "points", body->point_count);
+        for (uint32_t i = 0; i < body->point_count; i++) {
+            const struct fleet_point *point = &body->points[i];
+            mpk_put_array(writer, 5);
+            mpk_put_text(writer, point->name, point->name_size);
+            mpk_put_u64(writer, point->epoch);
+            mpk_put_u64(writer, point->step);
+            mpk_put_u64(writer, point->time_ns);
+            mpk_put_f64(writer, point->value);
+        }
         break;
     }
     mpk_close_map(writer, &map);

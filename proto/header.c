@@ -139,7 +139,6 @@ static int read_text(const msgpack_object *value, bool (*valid)(const char *text
 static bool client_valid(const char *text, size_t length)
 {
     bool valid = length <= CLIENT_NAME_MAX;
-
     for (size_t i = 0; i < length && valid; i++) {
         valid = text[i] >= ' ' && text[i] <= '~';
     }
@@ -162,7 +161,6 @@ static int header_read_u32(const msgpack_object *value, uint64_t min, uint64_t m
 {
     uint64_t number;
     int rc = mpk_get_u64(value, max, &number);
-
     if (!rc) {
         *field = (uint32_t)number;
     }
@@ -173,7 +171,6 @@ static int header_read_u32(const msgpack_object *value, uint64_t min, uint64_t m
 static int read_real(const msgpack_object *value, enum header_kind kind, double *field)
 {
     int rc = value->type == MSGPACK_OBJECT_NIL ? ERR_KEY_TYPE : mpk_get_f64(value, field);
-
     if (rc) {
         return rc;
     }
@@ -187,7 +184,6 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
                         int32_t **ret_lengths)
 {
     int rc = 0;
-
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
@@ -200,7 +196,6 @@ static int read_lengths(const msgpack_object *value, uint32_t batch, uint32_t ma
     }
     for (uint32_t i = 0; i < batch && !rc; i++) {
         uint64_t length = 0;
-
         rc = mpk_get_u64(&value->via.array.ptr[i], max, &length);
         (*ret_lengths)[i] = (int32_t)length;
     }
@@ -228,7 +223,6 @@ static int read_layer_info(const msgpack_object *value, char **modules, struct l
     const msgpack_object *found[5];
     const char *duplicate;
     int rc = mpk_collect(value, names, 5, found, &duplicate);
-
     if (rc) {
         return rc;
     }
@@ -249,29 +243,12 @@ static int read_layer_info(const msgpack_object *value, char **modules, struct l
     return rc;
 }
 
-/* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
-static size_t modules_size(const msgpack_object *list)
-{
-    size_t size = 0;
-
-    for (uint32_t i = 0; i < list->via.array.size; i++) {
-        const msgpack_object *module = mpk_find(&list->via.array.ptr[i], "module");
-
-        size += module && module->type == MSGPACK_OBJECT_STR ? module->via.str.size + 1 : 0;
-    }
-    return size;
-}
-
 static int header_read_layers(const msgpack_object *value, struct header *header)
 {
-    uint32_t count;
-    char *modules;
-    int rc = 0;
-
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
-    count = value->via.array.size;
+    uint32_t count = value->via.array.size;
     if (count > HELLO_LAYERS_MAX) {
         return ERR_KEY_RANGE;
     }
@@ -279,10 +256,17 @@ static int header_read_layers(const msgpack_object *value, struct header *header
         return 0;
     }
     header->layers = calloc(count, sizeof *header->layers);
-    modules = header->layer_modules = malloc(modules_size(value) + 1);
+    /* Bytes of all modules in a list of layers, with a NUL each; at most what the header has. */
+    size_t size = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const msgpack_object *module = mpk_find(&value->via.array.ptr[i], "module");
+        size += module && module->type == MSGPACK_OBJECT_STR ? module->via.str.size + 1 : 0;
+    }
+    char *modules = header->layer_modules = malloc(size + 1);
     if (!header->layers || !modules) {
         return ERR_MEMORY;
     }
+    int rc = 0;
     for (uint32_t i = 0; i < count && !rc; i++) {
         rc = read_layer_info(&value->via.array.ptr[i], &modules, &header->layers[i]);
     }
@@ -296,7 +280,6 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     void *field = (char *)header + rule->offset;
     uint64_t version = 0;
     int rc;
-
     switch (rule->kind) {
     case READ_VERSION:
         rc = mpk_get_u64(value, UINT64_MAX, &version);
@@ -433,7 +416,6 @@ static unsigned scope_of(const struct header *header)
                                          [MESSAGE_QK] = IN_QK,
                                          [MESSAGE_WEIGHTS] = IN_WEIGHTS,
                                          [MESSAGE_STATE] = IN_STATE};
-
     if (header->type != MESSAGE_EVENT) {
         return tensors[header->type];
     }
@@ -446,7 +428,6 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
                         struct header *header)
 {
     unsigned scope = scope_of(header);
-
     if (!(rule->used & scope)) {
         return 0;
     }
@@ -456,8 +437,27 @@ static int header_apply(const struct header_rule *rule, const msgpack_object *va
     return header_read(rule, value, header);
 }
 
-static int header_check_numbers(const struct header *header, const char **reterr_key)
+static int decode_map(const msgpack_object *map, struct header *header, const char **reterr_key)
 {
+    const msgpack_object *values[KEY_COUNT];
+    int rc_keys = mpk_collect(map, key_names, KEY_COUNT, values, reterr_key), rc = 0;
+    const char *duplicate = *reterr_key;
+    /* The job that a refusal is counted for, even one for the version. */
+    if (values[KEY_job]) {
+        read_text(values[KEY_job], job_name_valid, ERR_JOB_NAME, header->job);
+    }
+    for (unsigned i = 0; i < KEY_COUNT && !rc; i++) {
+        *reterr_key = rules[i].key;
+        rc = header_apply(&rules[i], values[i], header);
+        /* Another version may mean something by a repeated key; this one does not. */
+        if (i == KEY_v && !rc && rc_keys) {
+            *reterr_key = duplicate;
+            rc = rc_keys;
+        }
+    }
+    if (rc) {
+        return rc;
+    }
     if (header->rank >= header->world) {
         *reterr_key = "rank";
         return ERR_KEY_RANGE;
@@ -488,34 +488,11 @@ static int header_check_numbers(const struct header *header, const char **reterr
     return header_check_tensors(header, reterr_key);
 }
 
-static int decode_map(const msgpack_object *map, struct header *header, const char **reterr_key)
-{
-    const msgpack_object *values[KEY_COUNT];
-    int rc_keys = mpk_collect(map, key_names, KEY_COUNT, values, reterr_key), rc = 0;
-    const char *duplicate = *reterr_key;
-
-    /* The job that a refusal is counted for, even one for the version. */
-    if (values[KEY_job]) {
-        read_text(values[KEY_job], job_name_valid, ERR_JOB_NAME, header->job);
-    }
-    for (unsigned i = 0; i < KEY_COUNT && !rc; i++) {
-        *reterr_key = rules[i].key;
-        rc = header_apply(&rules[i], values[i], header);
-        /* Another version may mean something by a repeated key; this one does not. */
-        if (i == KEY_v && !rc && rc_keys) {
-            *reterr_key = duplicate;
-            rc = rc_keys;
-        }
-    }
-    return rc ? rc : header_check_numbers(header, reterr_key);
-}
-
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key)
 {
     struct mpk_doc doc;
     const char *key = NULL;
     int rc = mpk_parse(buf, len, &mpk_header_limits, &doc);
-
     memset(ret_header, 0, sizeof *ret_header);
     if (rc == 0) {
         rc = doc.root->type == MSGPACK_OBJECT_MAP ? decode_map(doc.root, ret_header, &key)
@@ -550,7 +527,6 @@ void header_clear(struct header *header)
 int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames)
 {
     uint32_t expected = header->type == MESSAGE_EVENT ? 0 : header->tensor_count;
-
     if (frames < expected) {
         return ERR_FRAMES_MISSING;
     }
@@ -568,6 +544,5 @@ int header_check_frames(const struct header *header, const size_t *frame_bytes, 
 uint32_t header_frame_of(const struct header *header, enum tensor_role role)
 {
     const struct tensor *tensor = header_find_tensor(header, role);
-
     return tensor ? 2 + (uint32_t)(tensor - header->tensors) : 0;
 }

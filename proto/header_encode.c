@@ -6,13 +6,21 @@
 
 #include "proto/err.h"
 #include "proto/mpk.h"
+#include "proto/result_internal.h"
 
 static void header_encode_put_flag(struct mpk_writer *writer, const char *key, bool flag)
 {
-    if (!flag) {
-        return;
+    if (flag) {
+        mpk_pair_bool(writer, key, true);
     }
-    mpk_pair_bool(writer, key, true);
+}
+
+/* Left out while it is 0. */
+static void header_encode_put_number(struct mpk_writer *writer, const char *key, uint64_t number)
+{
+    if (number != 0) {
+        mpk_pair_u64(writer, key, number);
+    }
 }
 
 static void put_common(struct mpk_writer *writer, const struct header *header)
@@ -28,13 +36,6 @@ static void put_common(struct mpk_writer *writer, const struct header *header)
     mpk_pair_u64(writer, "time_ns", header->time_ns);
     mpk_pair_u64(writer, "epoch", header->epoch);
     mpk_pair_u64(writer, "step", header->step);
-}
-
-static void put_layer_id(struct mpk_writer *writer, struct layer_id id)
-{
-    mpk_pair_str(writer, "stack", stack_name(id.stack));
-    mpk_pair_u64(writer, "layer", id.layer);
-    mpk_pair_str(writer, "site", site_name(id.site));
 }
 
 static void put_tensor(struct mpk_writer *writer, const struct tensor *tensor)
@@ -60,58 +61,6 @@ static void put_lengths(struct mpk_writer *writer, const char *key, const int32_
     }
 }
 
-static void header_encode_put_labels(struct mpk_writer *writer, const struct header *header)
-{
-    if (header->label_count == 0) {
-        return;
-    }
-    mpk_pair_array(writer, "labels", header->label_count);
-    for (uint32_t i = 0; i < header->label_count; i++) {
-        mpk_put_str(writer, header->labels[i]);
-    }
-}
-
-/* Where the heads begin is said of maps only, and of how many heads there are by `heads` of a
- * state. */
-static bool says_offset(const struct header *header)
-{
-    return header->type == MESSAGE_STATE
-               ? header->head_offset != 0
-               : header->heads_total != header->heads && header->type != MESSAGE_WEIGHTS;
-}
-
-static void put_slice(struct mpk_writer *writer, const struct header *header)
-{
-    if (says_offset(header)) {
-        mpk_pair_u64(writer, "head_offset", header->head_offset);
-    }
-    if (header->heads_total != header->heads) {
-        mpk_pair_u64(writer, "heads_total", header->heads_total);
-    }
-}
-
-/* The keys of the maps that a state brings. */
-static void put_maps(struct mpk_writer *writer, const struct header *header)
-{
-    const struct state_maps *maps = &header->maps;
-    const struct {
-        const char *key;
-        uint32_t number;
-    } keys[] = {{"queries", maps->queries},
-                {"keys", maps->keys},
-                {"queries_sent", maps->queries_sent},
-                {"keys_sent", maps->keys_sent},
-                {"first_query", maps->first_query},
-                {"first_key", maps->first_key},
-                {"sample", maps->sample}};
-
-    for (int i = 0; i < 7 && maps->heads > 0; i++) {
-        if (keys[i].number > 0) {
-            mpk_pair_u64(writer, keys[i].key, keys[i].number);
-        }
-    }
-}
-
 /* The keys of one type alone, between `tensors` and what is optional for all. */
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
@@ -133,9 +82,7 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
             mpk_pair_f64(writer, "softcap", header->softcap);
         }
     }
-    if (header->q_offset != 0) {
-        mpk_pair_u64(writer, "q_offset", header->q_offset);
-    }
+    header_encode_put_number(writer, "q_offset", header->q_offset);
     if (header->q_stride > 1) {
         mpk_pair_u64(writer, "q_stride", header->q_stride);
     }
@@ -144,28 +91,46 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
 static void put_tensor_message(struct mpk_writer *writer, const struct header *header)
 {
     struct mpk_open map = mpk_open(writer, NULL);
-
     put_common(writer, header);
-    put_layer_id(writer, header->layer);
+    part_layer_id(writer, header->layer);
     mpk_pair_array(writer, "tensors", header->tensor_count);
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         put_tensor(writer, &header->tensors[i]);
     }
     put_typed(writer, header);
     header_encode_put_flag(writer, "causal", header->causal);
-    if (header->window != 0) {
-        mpk_pair_u64(writer, "window", header->window);
-    }
+    header_encode_put_number(writer, "window", header->window);
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
-    put_slice(writer, header);
-    put_maps(writer, header);
+    /* Where the heads begin is said of maps only, and of how many heads there are by `heads` of a
+     * state. */
+    if (header->type == MESSAGE_STATE
+            ? header->head_offset != 0
+            : header->heads_total != header->heads && header->type != MESSAGE_WEIGHTS) {
+        mpk_pair_u64(writer, "head_offset", header->head_offset);
+    }
+    if (header->heads_total != header->heads) {
+        mpk_pair_u64(writer, "heads_total", header->heads_total);
+    }
+    const struct state_maps *maps = &header->maps; /* that a state brings */
+    if (maps->heads > 0) {
+        header_encode_put_number(writer, "queries", maps->queries);
+        header_encode_put_number(writer, "keys", maps->keys);
+        header_encode_put_number(writer, "queries_sent", maps->queries_sent);
+        header_encode_put_number(writer, "keys_sent", maps->keys_sent);
+        header_encode_put_number(writer, "first_query", maps->first_query);
+        header_encode_put_number(writer, "first_key", maps->first_key);
+        header_encode_put_number(writer, "sample", maps->sample);
+    }
     header_encode_put_flag(writer, "dropout", header->dropout);
     header_encode_put_flag(writer, "learned_sink", header->learned_sink);
-    header_encode_put_labels(writer, header);
-    if (header->microbatch != 0) {
-        mpk_pair_u64(writer, "microbatch", header->microbatch);
+    if (header->label_count != 0) {
+        mpk_pair_array(writer, "labels", header->label_count);
+        for (uint32_t i = 0; i < header->label_count; i++) {
+            mpk_put_str(writer, header->labels[i]);
+        }
     }
+    header_encode_put_number(writer, "microbatch", header->microbatch);
     if (header->module[0]) {
         mpk_pair_str(writer, "module", header->module);
     }
@@ -177,10 +142,8 @@ static void header_encode_put_layers(struct mpk_writer *writer, const struct hea
     mpk_pair_array(writer, "layers", header->layer_count);
     for (uint32_t i = 0; i < header->layer_count; i++) {
         const struct layer_info *layer = &header->layers[i];
-
         struct mpk_open map = mpk_open(writer, NULL);
-
-        put_layer_id(writer, layer->id);
+        part_layer_id(writer, layer->id);
         mpk_pair_u64(writer, "heads", layer->heads);
         if (layer->module) {
             mpk_pair_str(writer, "module", layer->module);
@@ -189,32 +152,26 @@ static void header_encode_put_layers(struct mpk_writer *writer, const struct hea
     }
 }
 
-static void header_encode_put_event(struct mpk_writer *writer, const struct header *header)
-{
-    struct mpk_open map = mpk_open(writer, NULL);
-
-    put_common(writer, header);
-    mpk_pair_str(writer, "event", event_name(header->event));
-    if (header->dropped_total > 0) {
-        mpk_pair_u64(writer, "dropped_total", header->dropped_total);
-    }
-    if (header->event == EVENT_HELLO && header->layer_count > 0) {
-        header_encode_put_layers(writer, header);
-    }
-    if (header->event == EVENT_HELLO && header->client[0]) {
-        mpk_pair_str(writer, "client", header->client);
-    }
-    if (header->event == EVENT_LOG) {
-        mpk_put_str(writer, "values");
-        named_put(&header->values, writer);
-    }
-    mpk_close_map(writer, &map);
-}
-
 int header_encode(const struct header *header, struct mpk_writer *writer)
 {
     if (header->type == MESSAGE_EVENT) {
-        header_encode_put_event(writer, header);
+        struct mpk_open map = mpk_open(writer, NULL);
+        put_common(writer, header);
+        mpk_pair_str(writer, "event", event_name(header->event));
+        if (header->dropped_total > 0) {
+            mpk_pair_u64(writer, "dropped_total", header->dropped_total);
+        }
+        if (header->event == EVENT_HELLO && header->layer_count > 0) {
+            header_encode_put_layers(writer, header);
+        }
+        if (header->event == EVENT_HELLO && header->client[0]) {
+            mpk_pair_str(writer, "client", header->client);
+        }
+        if (header->event == EVENT_LOG) {
+            mpk_put_str(writer, "values");
+            named_put(&header->values, writer);
+        }
+        mpk_close_map(writer, &map);
     } else {
         put_tensor_message(writer, header);
     }

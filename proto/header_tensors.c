@@ -79,7 +79,6 @@ const struct tensor *header_find_tensor(const struct header *header, enum tensor
 static int read_role(const msgpack_object *value, enum message_type type, struct tensor *tensor)
 {
     int rc;
-
     if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
     }
@@ -93,7 +92,6 @@ static int read_role(const msgpack_object *value, enum message_type type, struct
 static int read_dtype(const msgpack_object *value, struct tensor *tensor)
 {
     int rc;
-
     if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
     }
@@ -107,7 +105,6 @@ static int read_dtype(const msgpack_object *value, struct tensor *tensor)
 static int header_tensors_read_shape(const msgpack_object *value, struct tensor *tensor)
 {
     int rc = 0;
-
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
@@ -134,7 +131,6 @@ static int header_tensors_read_tensor(const msgpack_object *value, enum message_
     const msgpack_object *found[3];
     const char *duplicate;
     int rc = mpk_collect(value, names, 3, found, &duplicate);
-
     if (rc) {
         return rc;
     }
@@ -176,53 +172,25 @@ enum tensor_role header_role_of(enum projection projection)
         [PROJECTION_V] = TENSOR_WV,
         [PROJECTION_O] = TENSOR_WO,
     };
-
     return roles[projection];
-}
-
-/* Matrices are whole unless `parts` says otherwise. */
-static void header_tensors_set_matrices(struct header *header)
-{
-    for (int p = 0; p < PROJECTION_COUNT; p++) {
-        const struct tensor *tensor =
-            header_find_tensor(header, header_role_of((enum projection)p));
-
-        if (tensor) { /* at most INT32_MAX: read_shape */
-            header->matrix[p].out = (uint32_t)tensor->shape[0];
-            header->matrix[p].in = (uint32_t)tensor->shape[1];
-        }
-    }
-}
-
-/* Sets ret_dims[DIM_COUNT], 0 where no tensor has the dimension. */
-static int read_dims(const struct header *header, uint32_t *ret_dims)
-{
-    for (uint32_t i = 0; i < header->tensor_count; i++) {
-        const struct tensor *tensor = &header->tensors[i];
-
-        for (uint32_t d = 0; d < tensor->rank; d++) {
-            unsigned dim = role_rules[tensor->role].dims[d];
-            uint32_t size = (uint32_t)tensor->shape[d]; /* at most INT32_MAX: read_shape */
-
-            if (dim == DIM_FREE) {
-                continue;
-            }
-            if (ret_dims[dim] != 0 && ret_dims[dim] != size) {
-                return ERR_SHAPE;
-            }
-            ret_dims[dim] = size;
-        }
-    }
-    return 0;
 }
 
 static int header_tensors_set_shape(struct header *header)
 {
-    uint32_t dims[DIM_COUNT] = {0};
-    int rc = read_dims(header, dims);
-
-    if (rc) {
-        return rc;
+    uint32_t dims[DIM_COUNT] = {0}; /* 0 where no tensor has the dimension */
+    for (uint32_t i = 0; i < header->tensor_count; i++) {
+        const struct tensor *tensor = &header->tensors[i];
+        for (uint32_t d = 0; d < tensor->rank; d++) {
+            unsigned dim = role_rules[tensor->role].dims[d];
+            uint32_t size = (uint32_t)tensor->shape[d]; /* at most INT32_MAX: read_shape */
+            if (dim == DIM_FREE) {
+                continue;
+            }
+            if (dims[dim] != 0 && dims[dim] != size) {
+                return ERR_SHAPE;
+            }
+            dims[dim] = size;
+        }
     }
     header->batch = dims[DIM_BATCH];
     header->heads = dims[DIM_HEADS];
@@ -240,7 +208,6 @@ static int header_tensors_set_shape(struct header *header)
 static int header_tensors_set_maps(struct header *header)
 {
     const struct tensor *tensor = header_find_tensor(header, TENSOR_MAPS);
-
     if (tensor && (tensor->shape[1] > STATE_MAPS_SIDE || tensor->shape[2] > STATE_MAPS_SIDE)) {
         return ERR_SHAPE;
     }
@@ -264,7 +231,6 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     for (uint32_t i = 0; i < value->via.array.size; i++) {
         struct tensor tensor = {0};
         int rc = header_tensors_read_tensor(&value->via.array.ptr[i], header->type, &tensor);
-
         if (rc) {
             return rc;
         }
@@ -281,7 +247,15 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     }
     /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */
     header->batch = header->queries = header->keys = 1;
-    header_tensors_set_matrices(header);
+    /* Matrices are whole unless `parts` says otherwise. */
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        const struct tensor *tensor =
+            header_find_tensor(header, header_role_of((enum projection)p));
+        if (tensor) { /* at most INT32_MAX: read_shape */
+            header->matrix[p].out = (uint32_t)tensor->shape[0];
+            header->matrix[p].in = (uint32_t)tensor->shape[1];
+        }
+    }
     return header_tensors_set_maps(header);
 }
 
@@ -295,7 +269,6 @@ static int header_tensors_read_place(const msgpack_object *value, const struct t
                                 &ret_place->column};
     uint64_t numbers[4], bytes;
     int rc = 0;
-
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
@@ -323,11 +296,9 @@ int header_read_parts(const msgpack_object *value, struct header *header)
     const char *duplicate;
     uint32_t known = 0;
     int rc = mpk_collect(value, projection_name, PROJECTION_COUNT, found, &duplicate);
-
     for (int p = 0; p < PROJECTION_COUNT && !rc; p++) {
         const struct tensor *tensor =
             header_find_tensor(header, header_role_of((enum projection)p));
-
         known += found[p] != NULL;
         if (found[p]) {
             rc = header_tensors_read_place(found[p], tensor, &header->matrix[p]);
@@ -350,7 +321,6 @@ static bool matrices_fit(const struct header *header)
     uint64_t width = (uint64_t)header->heads * header->head_dim,
              kv_width = (uint64_t)header->kv_heads * header->head_dim;
     const struct matrix_place *m = header->matrix;
-
     return (!m[PROJECTION_Q].out || m[PROJECTION_Q].out == width) &&
            (!m[PROJECTION_K].out || m[PROJECTION_K].out == kv_width) &&
            (!m[PROJECTION_V].out || m[PROJECTION_V].out == kv_width) &&
@@ -370,7 +340,6 @@ static bool documents_fit(const struct header *header)
 static bool tensors_stand(const struct header *header)
 {
     bool v = header_find_tensor(header, TENSOR_V), wo_r = header_find_tensor(header, TENSOR_WO_R);
-
     return (v || !(wo_r || header_find_tensor(header, TENSOR_DOUT))) &&
            (wo_r || !header_find_tensor(header, TENSOR_X_NORM));
 }
@@ -379,7 +348,6 @@ static bool tensors_stand(const struct header *header)
 static bool wo_r_fits(const struct header *header)
 {
     const struct tensor *tensor = header_find_tensor(header, TENSOR_WO_R);
-
     return !tensor || tensor->shape[1] <= tensor->shape[2];
 }
 
@@ -400,7 +368,6 @@ static int header_tensors_check_maps(const struct header *header, const char **r
                   {"keys", maps->keys},
                   {"queries_sent", maps->queries_sent},
                   {"keys_sent", maps->keys_sent}};
-
     for (int i = 0; i < 4; i++) {
         if (needed[i].number == 0) {
             *reterr_key = needed[i].key;

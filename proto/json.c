@@ -14,32 +14,9 @@
 
 enum mpk_bins { MPK_BINS_HEX, MPK_BINS_BASE64 };
 
-/* A copy in which every byte that is not UTF-8 is replaced, and every NUL: JSON can say it, but not
- * every reader takes it (jansson itself refuses it in keys). NULL when out of memory. */
-static char *repair(const char *text, size_t len, size_t *ret_len)
-{
-    char *copy = malloc(3 * len + 1), *out = copy;
-
-    while (copy && len > 0) {
-        uint32_t code;
-        size_t taken = utf8_take(text, len, &code);
-
-        out += utf8_put(code ? code : UTF8_REPLACEMENT, out);
-        text += taken;
-        len -= taken;
-    }
-    if (copy) {
-        *ret_len = (size_t)(out - copy);
-    }
-    return copy;
-}
-
 static json_t *text_to_json(const char *text, size_t len)
 {
     json_t *json = NULL;
-    size_t repaired_len = 0;
-    char *repaired;
-
     if (len == 0) {
         return json_string("");
     }
@@ -49,27 +26,18 @@ static json_t *text_to_json(const char *text, size_t len)
     if (json) {
         return json;
     }
-    repaired = repair(text, len, &repaired_len);
-    json = repaired ? json_stringn(repaired, repaired_len) : NULL;
+    /* A copy in which every byte that is not UTF-8 is replaced, and every NUL: JSON can say it, but
+     * not every reader takes it (jansson itself refuses it in keys). */
+    char *repaired = malloc(3 * len + 1), *out = repaired;
+    while (repaired && len > 0) {
+        uint32_t code;
+        size_t taken = utf8_take(text, len, &code);
+        out += utf8_put(code ? code : UTF8_REPLACEMENT, out);
+        text += taken;
+        len -= taken;
+    }
+    json = repaired ? json_stringn(repaired, (size_t)(out - repaired)) : NULL;
     free(repaired);
-    return json;
-}
-
-static json_t *hex_to_json(const char *data, size_t len)
-{
-    static const char digits[] = "0123456789abcdef";
-    char *hex = malloc(2 * len + 1);
-    json_t *json;
-
-    if (!hex) {
-        return NULL;
-    }
-    for (size_t i = 0; i < len; i++) {
-        hex[2 * i] = digits[(unsigned char)data[i] >> 4];
-        hex[2 * i + 1] = digits[(unsigned char)data[i] & 15];
-    }
-    json = json_stringn(hex, 2 * len);
-    free(hex);
     return json;
 }
 
@@ -97,7 +65,6 @@ static json_t *base64_to_json(const char *data, size_t len)
     size_t text_len = (len + 2) / 3 * 4;
     char *text = malloc(text_len + 1);
     json_t *json;
-
     if (!text) {
         return NULL;
     }
@@ -111,38 +78,27 @@ static json_t *base64_to_json(const char *data, size_t len)
 
 static json_t *bin_to_json(const char *data, size_t len, enum mpk_bins bins)
 {
-    return bins == MPK_BINS_HEX ? hex_to_json(data, len) : base64_to_json(data, len);
-}
-
-static json_t *real_to_json(double number)
-{
-    return isfinite(number) ? json_real(number) : json_null();
-}
-
-static json_t *u64_to_json(uint64_t number)
-{
-    return number <= INT64_MAX ? json_integer((json_int_t)number) : json_real((double)number);
-}
-
-static json_t *to_json(const msgpack_object *value, enum mpk_bins bins);
-
-static json_t *array_to_json(const msgpack_object_array *array, enum mpk_bins bins)
-{
-    json_t *json = json_array();
-
-    for (uint32_t i = 0; json && i < array->size; i++) {
-        if (json_array_append_new(json, to_json(&array->ptr[i], bins)) != 0) {
-            json_decref(json);
-            return NULL;
-        }
+    if (bins != MPK_BINS_HEX) {
+        return base64_to_json(data, len);
     }
+    static const char digits[] = "0123456789abcdef";
+    char *hex = malloc(2 * len + 1);
+    json_t *json;
+    if (!hex) {
+        return NULL;
+    }
+    for (size_t i = 0; i < len; i++) {
+        hex[2 * i] = digits[(unsigned char)data[i] >> 4];
+        hex[2 * i + 1] = digits[(unsigned char)data[i] & 15];
+    }
+    json = json_stringn(hex, 2 * len);
+    free(hex);
     return json;
 }
 
 static json_t *key_to_json(const msgpack_object *key)
 {
     char text[24] = "?";
-
     if (key->type == MSGPACK_OBJECT_STR) {
         return text_to_json(key->via.str.ptr, key->via.str.size);
     }
@@ -155,52 +111,49 @@ static json_t *key_to_json(const msgpack_object *key)
     return json_string(text);
 }
 
-static int json_add_pair(json_t *object, const msgpack_object_kv *pair, enum mpk_bins bins)
-{
-    json_t *key = key_to_json(&pair->key);
-    int rc = -1;
-
-    if (key) {
-        rc = json_object_setn_new(object, json_string_value(key), json_string_length(key),
-                                  to_json(&pair->val, bins));
-    }
-    json_decref(key);
-    return rc;
-}
-
-static json_t *map_to_json(const msgpack_object_map *map, enum mpk_bins bins)
-{
-    json_t *json = json_object();
-
-    for (uint32_t i = 0; json && i < map->size; i++) {
-        if (json_add_pair(json, &map->ptr[i], bins) != 0) {
-            json_decref(json);
-            return NULL;
-        }
-    }
-    return json;
-}
-
 static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
 {
+    json_t *json;
     switch (value->type) {
     case MSGPACK_OBJECT_BOOLEAN:
         return json_boolean(value->via.boolean);
     case MSGPACK_OBJECT_POSITIVE_INTEGER:
-        return u64_to_json(value->via.u64);
+        return value->via.u64 <= INT64_MAX ? json_integer((json_int_t)value->via.u64)
+                                           : json_real((double)value->via.u64);
     case MSGPACK_OBJECT_NEGATIVE_INTEGER:
         return json_integer(value->via.i64);
     case MSGPACK_OBJECT_FLOAT32:
     case MSGPACK_OBJECT_FLOAT64:
-        return real_to_json(value->via.f64);
+        return isfinite(value->via.f64) ? json_real(value->via.f64) : json_null();
     case MSGPACK_OBJECT_STR:
         return text_to_json(value->via.str.ptr, value->via.str.size);
     case MSGPACK_OBJECT_BIN:
         return bin_to_json(value->via.bin.ptr, value->via.bin.size, bins);
     case MSGPACK_OBJECT_ARRAY:
-        return array_to_json(&value->via.array, bins);
+        json = json_array();
+        for (uint32_t i = 0; json && i < value->via.array.size; i++) {
+            if (json_array_append_new(json, to_json(&value->via.array.ptr[i], bins)) != 0) {
+                json_decref(json);
+                return NULL;
+            }
+        }
+        return json;
     case MSGPACK_OBJECT_MAP:
-        return map_to_json(&value->via.map, bins);
+        json = json_object();
+        for (uint32_t i = 0; json && i < value->via.map.size; i++) {
+            json_t *key = key_to_json(&value->via.map.ptr[i].key);
+            int rc = -1;
+            if (key) {
+                rc = json_object_setn_new(json, json_string_value(key), json_string_length(key),
+                                          to_json(&value->via.map.ptr[i].val, bins));
+            }
+            json_decref(key);
+            if (rc != 0) {
+                json_decref(json);
+                return NULL;
+            }
+        }
+        return json;
     default: /* nil; extension types never pass mpk_check */
         return json_null();
     }
@@ -216,11 +169,9 @@ struct json_text {
 static int json_append(const char *bytes, size_t len, void *data)
 {
     struct json_text *text = data;
-
     if (!text->failed && len > text->capacity - text->len) {
         size_t capacity = 2 * (text->capacity + len);
         char *grown = realloc(text->data, capacity);
-
         text->failed = !grown;
         if (grown) {
             text->data = grown;
@@ -257,7 +208,6 @@ static char *dump(const msgpack_object *root, unsigned indent, enum mpk_bins bin
     json_t *json = to_json(root, bins);
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
     struct json_text text = {0};
-
     text.failed = !json || json_write(json, flags, &text) != 0;
     if (!text.failed && has_controls(text.data)) {
         text.len = 0;

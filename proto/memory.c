@@ -8,7 +8,6 @@ bool memory_path(const char *ingest_endpoint, char ret_path[MEMORY_PATH_MAX])
 {
     const char *path = ingest_endpoint + strlen("ipc://"), *name;
     int written;
-
     if (strncmp(ingest_endpoint, "ipc:///", strlen("ipc:///")) != 0) {
         return false;
     }

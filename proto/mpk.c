@@ -60,7 +60,6 @@ struct mpk_head {
 static int mpk_read_number(struct mpk_cursor *cursor, unsigned width, uint64_t *ret_number)
 {
     uint64_t number = 0;
-
     if (width > cursor->left) {
         return ERR_HEADER_TRUNCATED;
     }
@@ -73,26 +72,10 @@ static int mpk_read_number(struct mpk_cursor *cursor, unsigned width, uint64_t *
     return 0;
 }
 
-static int read_long_head(struct mpk_cursor *cursor, unsigned lead, struct mpk_head *ret_head)
-{
-    int rc = 0;
-
-    ret_head->form = (enum mpk_form)formats[lead - 0xc0].form;
-    ret_head->count = formats[lead - 0xc0].width;
-    if (ret_head->form == FORM_BAD) {
-        return ERR_HEADER_MALFORMED;
-    }
-    if (ret_head->form != FORM_SCALAR) {
-        rc = mpk_read_number(cursor, formats[lead - 0xc0].width, &ret_head->count);
-    }
-    return rc;
-}
-
 static int mpk_read_head(struct mpk_cursor *cursor, struct mpk_head *ret_head)
 {
     uint64_t lead;
     int rc = mpk_read_number(cursor, 1, &lead);
-
     if (rc) {
         return rc;
     }
@@ -105,7 +88,14 @@ static int mpk_read_head(struct mpk_cursor *cursor, struct mpk_head *ret_head)
     } else if (lead < 0xc0) {
         *ret_head = (struct mpk_head){FORM_BLOB, lead & 0x1f};
     } else {
-        rc = read_long_head(cursor, (unsigned)lead, ret_head);
+        ret_head->form = (enum mpk_form)formats[lead - 0xc0].form;
+        ret_head->count = formats[lead - 0xc0].width;
+        if (ret_head->form == FORM_BAD) {
+            return ERR_HEADER_MALFORMED;
+        }
+        if (ret_head->form != FORM_SCALAR) {
+            rc = mpk_read_number(cursor, formats[lead - 0xc0].width, &ret_head->count);
+        }
     }
     if (!rc && ret_head->form == FORM_MAP) {
         ret_head->count *= 2; /* at most 2^33: no overflow */
@@ -147,7 +137,6 @@ static int walk_value(struct mpk_walk *walk)
 {
     struct mpk_head head;
     int rc = mpk_read_head(&walk->cursor, &head);
-
     if (rc) {
         return rc;
     }
@@ -164,7 +153,6 @@ int mpk_check(const void *buf, size_t len, const struct mpk_limits *limits)
 {
     struct mpk_walk walk = {.cursor = {buf, len}, .owed = {1}};
     int rc = 0;
-
     if (len > limits->bytes) {
         return ERR_HEADER_SIZE;
     }
@@ -187,7 +175,6 @@ int mpk_parse(const void *buf, size_t len, const struct mpk_limits *limits, stru
     size_t off = 0;
     msgpack_unpack_return status;
     int rc = mpk_check(buf, len, limits);
-
     if (rc) {
         return rc;
     }
@@ -211,7 +198,6 @@ void mpk_doc_clear(struct mpk_doc *doc)
 bool mpk_is_str(const msgpack_object *value, const char *text)
 {
     size_t len = strlen(text);
-
     return value && value->type == MSGPACK_OBJECT_STR && value->via.str.size == len &&
            memcmp(value->via.str.ptr, text, len) == 0;
 }
@@ -233,7 +219,6 @@ const msgpack_object *mpk_find(const msgpack_object *map, const char *key)
 static uint32_t name_index(const msgpack_object *key, const char *const *names, uint32_t count)
 {
     uint32_t i = 0;
-
     while (i < count && !(key->via.str.size > 0 && key->via.str.ptr[0] == names[i][0] &&
                           mpk_is_str(key, names[i]))) {
         i++;
@@ -245,7 +230,6 @@ int mpk_collect(const msgpack_object *map, const char *const *names, uint32_t co
                 const msgpack_object **ret_values, const char **reterr_key)
 {
     int rc = 0;
-
     for (uint32_t i = 0; i < count; i++) {
         ret_values[i] = NULL;
     }
@@ -255,7 +239,6 @@ int mpk_collect(const msgpack_object *map, const char *const *names, uint32_t co
     for (uint32_t i = 0; i < map->via.map.size; i++) {
         const msgpack_object_kv *pair = &map->via.map.ptr[i];
         uint32_t at;
-
         if (pair->key.type != MSGPACK_OBJECT_STR) {
             rc = rc ? rc : ERR_KEY_TYPE;
             continue;
@@ -320,7 +303,6 @@ uint64_t mpk_find_u64(const msgpack_object *map, const char *key)
 {
     const msgpack_object *value = mpk_find(map, key);
     uint64_t number;
-
     return value && mpk_get_u64(value, UINT64_MAX, &number) == 0 ? number : 0;
 }
 
@@ -328,7 +310,6 @@ void mpk_find_text(const msgpack_object *map, const char *key, char *ret_text, s
 {
     const msgpack_object *value = mpk_find(map, key);
     bool is_text = value && value->type == MSGPACK_OBJECT_STR;
-
     snprintf(ret_text, size, "%.*s", is_text ? (int)value->via.str.size : 0,
              is_text ? value->via.str.ptr : "");
 }
@@ -346,14 +327,12 @@ uint32_t mpk_pairs(const msgpack_object *value)
 double mpk_number(const msgpack_object *value)
 {
     double number;
-
     return value && mpk_get_f64(value, &number) == 0 ? number : NAN;
 }
 
 static int write_bytes(void *context, const char *bytes, size_t len)
 {
     struct mpk_writer *writer = context;
-
     if (writer->failed || len == 0) {
         return 0;
     }
@@ -473,7 +452,6 @@ struct mpk_open mpk_open(struct mpk_writer *writer, const char *key)
     struct mpk_open open = {.before = writer->buffer.size,
                             .values_before = writer->values,
                             .owed_before = writer->owed};
-
     if (key) {
         mpk_put_str(writer, key);
     }
@@ -493,12 +471,10 @@ static void close_container(struct mpk_writer *writer, const struct mpk_open *op
 {
     static const char room[4] = {0};
     size_t size = writer->buffer.size, more = length < 16 ? 0 : length <= UINT16_MAX ? 2 : 4;
-
     assert(writer->owed == 0 || writer->failed);
     write_bytes(writer, room, more);
     if (!writer->failed) {
         uint8_t *at = (uint8_t *)writer->buffer.data + open->at;
-
         memmove(at + 1 + more, at + 1, size - open->at - 1);
         *at = (uint8_t)(more == 0 ? fixed | length : more == 2 ? long16 : long16 + 1u);
         for (size_t i = 0; i < more; i++) {

@@ -20,7 +20,6 @@ bool named_name_valid(const char *name, size_t len)
 static const char *named_copy(const msgpack_object_str *text, char **at)
 {
     char *copy = *at;
-
     if (text->size > 0) {
         memcpy(copy, text->ptr, text->size);
     }
@@ -32,7 +31,6 @@ static const char *named_copy(const msgpack_object_str *text, char **at)
 static int named_read_number(const msgpack_object *value, struct named_value *one)
 {
     int rc;
-
     if (value->type == MSGPACK_OBJECT_NIL) {
         one->kind = NAMED_NONE;
         return 0;
@@ -60,20 +58,6 @@ static int named_read_setting(const msgpack_object *value, char **at, struct nam
     return 0;
 }
 
-/* Bytes of all names and texts, with a NUL each; at most what the header has. */
-static size_t named_texts_size(const msgpack_object *map)
-{
-    size_t size = 1;
-
-    for (uint32_t i = 0; i < map->via.map.size; i++) {
-        const msgpack_object_kv *kv = &map->via.map.ptr[i];
-
-        size += kv->key.type == MSGPACK_OBJECT_STR ? kv->key.via.str.size + 1 : 0;
-        size += kv->val.type == MSGPACK_OBJECT_STR ? kv->val.via.str.size + 1 : 0;
-    }
-    return size;
-}
-
 static int named_read_name(const msgpack_object *key, char **at, const struct named_values *before,
                            const char **ret_name)
 {
@@ -97,7 +81,6 @@ static int named_read(const msgpack_object *map, uint32_t max, bool settings,
 {
     char *at;
     int rc = 0;
-
     *ret_values = (struct named_values){NULL, 0, NULL};
     if (map->type != MSGPACK_OBJECT_MAP) {
         return ERR_KEY_TYPE;
@@ -106,14 +89,20 @@ static int named_read(const msgpack_object *map, uint32_t max, bool settings,
         return ERR_KEY_RANGE;
     }
     ret_values->list = calloc(map->via.map.size + 1, sizeof *ret_values->list);
-    at = ret_values->texts = malloc(named_texts_size(map));
+    /* Bytes of all names and texts, with a NUL each; at most what the header has. */
+    size_t size = 1;
+    for (uint32_t i = 0; i < map->via.map.size; i++) {
+        const msgpack_object_kv *kv = &map->via.map.ptr[i];
+        size += kv->key.type == MSGPACK_OBJECT_STR ? kv->key.via.str.size + 1 : 0;
+        size += kv->val.type == MSGPACK_OBJECT_STR ? kv->val.via.str.size + 1 : 0;
+    }
+    at = ret_values->texts = malloc(size);
     if (!ret_values->list || !at) {
         return ERR_MEMORY;
     }
     for (uint32_t i = 0; i < map->via.map.size && !rc; i++) {
         const msgpack_object_kv *kv = &map->via.map.ptr[i];
         struct named_value *one = &ret_values->list[i];
-
         rc = named_read_name(&kv->key, &at, ret_values, &one->name);
         if (!rc) {
             rc = settings ? named_read_setting(&kv->val, &at, one)
@@ -127,7 +116,6 @@ static int named_read(const msgpack_object *map, uint32_t max, bool settings,
 int named_read_values(const msgpack_object *map, struct named_values *ret_values)
 {
     int rc = named_read(map, LOG_VALUES_MAX, false, ret_values);
-
     return !rc && ret_values->count == 0 ? ERR_KEY_RANGE : rc;
 }
 
@@ -157,7 +145,6 @@ void named_put(const struct named_values *values, struct mpk_writer *writer)
     mpk_put_map(writer, values->count);
     for (uint32_t i = 0; i < values->count; i++) {
         const struct named_value *one = &values->list[i];
-
         mpk_put_str(writer, one->name);
         switch (one->kind) {
         case NAMED_NUMBER:

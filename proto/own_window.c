@@ -7,7 +7,6 @@ const char *window_unit_name(enum window_unit unit)
 {
     static const char *const names[] = {
         [WINDOW_EPOCH] = "epoch", [WINDOW_STEP] = "step", [WINDOW_SECOND] = "second"};
-
     return names[unit];
 }
 
@@ -19,7 +18,6 @@ int own_window_read(const msgpack_object *value, struct own_window *ret_window)
     uint64_t length;
     unsigned unit = 0;
     int rc = mpk_collect(value, names, 2, found, &duplicate);
-
     if (rc) {
         return rc;
     }

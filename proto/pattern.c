@@ -60,10 +60,16 @@ static bool pattern_holds(enum pattern pattern, const double value[METRIC_COUNT]
     return holds;
 }
 
-/* The largest of the weights on one kind of key, if it is most of the weight; ties to the earlier,
- * which is the simpler explanation. */
-static enum pattern focus_of(const double value[METRIC_COUNT])
+enum pattern pattern_of(const double value[METRIC_COUNT])
 {
+    if (isnan(value[METRIC_ENTROPY])) {
+        return PATTERN_NONE;
+    }
+    if (pattern_holds(PATTERN_UNIFORM, value)) {
+        return PATTERN_UNIFORM;
+    }
+    /* The largest of the weights on one kind of key, if it is most of the weight; ties to the
+     * earlier, which is the simpler explanation. */
     static const enum pattern kinds[] = {PATTERN_PREVIOUS_TOKEN, PATTERN_NEXT_TOKEN,
                                          PATTERN_DIAGONAL,       PATTERN_FIRST_TOKEN,
                                          PATTERN_INDUCTION,      PATTERN_DUPLICATE_TOKEN};
@@ -76,20 +82,8 @@ static enum pattern focus_of(const double value[METRIC_COUNT])
             found = kinds[k];
         }
     }
-    return found;
-}
-
-enum pattern pattern_of(const double value[METRIC_COUNT])
-{
-    if (isnan(value[METRIC_ENTROPY])) {
-        return PATTERN_NONE;
-    }
-    if (pattern_holds(PATTERN_UNIFORM, value)) {
-        return PATTERN_UNIFORM;
-    }
-    enum pattern focus = focus_of(value);
-    if (focus != PATTERN_NONE) {
-        return focus;
+    if (found != PATTERN_NONE) {
+        return found;
     }
     return pattern_holds(PATTERN_LOCAL, value)        ? PATTERN_LOCAL
            : pattern_holds(PATTERN_LONG_RANGE, value) ? PATTERN_LONG_RANGE

@@ -5,6 +5,7 @@
 
 #include "proto/err.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -75,8 +76,7 @@ int playback_open(const char *path, struct playback *ret_playback, char *reterr)
     return 0;
 }
 
-/* Records ---------------------------------------------------------------------------------------
- */
+/* Records */
 
 static enum playback_status playback_end(struct playback *playback, enum playback_status status,
                                          const char *what, char *reterr)
@@ -174,8 +174,7 @@ enum playback_status playback_next(struct playback *playback, struct recorded *r
     return playback_take(playback, code, &record, ret_recorded, reterr);
 }
 
-/* Skimming --------------------------------------------------------------------------------------
- */
+/* Skimming */
 
 /* The frames' sizes, which come to what the record says it stores. */
 static int read_sizes(struct playback *playback, const struct recording_record *record,
@@ -191,11 +190,9 @@ static int read_sizes(struct playback *playback, const struct recording_record *
     }
     left -= 8 * (uint64_t)record->frame_count;
     for (uint32_t i = 0; i < record->frame_count; i++) {
-        const uint8_t *at = sizes + 8 * i;
-        uint64_t size = 0;
-        for (int j = 7; j >= 0; j--) {
-            size = size << 8 | at[j];
-        }
+        uint64_t size;
+        memcpy(&size, sizes + 8 * i, sizeof size);
+        size = le64toh(size);
         if (size > left) {
             return ERR_RECORDING_DAMAGED;
         }

@@ -6,21 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_of(const struct recorded_rank *rank, const struct header *header)
-{
-    return rank->rank == header->rank && memcmp(rank->run, header->run, RUN_BYTES) == 0 &&
-           strcmp(rank->job, header->job) == 0;
-}
-
 static struct recorded_rank *ranks_find(struct ranks *ranks, const struct header *header)
 {
     for (size_t i = 0; i < ranks->count; i++) {
         size_t index = (ranks->next + i) % ranks->count;
-        if (!is_of(&ranks->items[index], header)) {
-            continue;
+        struct recorded_rank *rank = &ranks->items[index];
+        if (rank->rank == header->rank && memcmp(rank->run, header->run, RUN_BYTES) == 0 &&
+            strcmp(rank->job, header->job) == 0) {
+            ranks->next = index;
+            return rank;
         }
-        ranks->next = index;
-        return &ranks->items[index];
     }
     return NULL;
 }
@@ -44,20 +39,6 @@ static struct recorded_rank *ranks_add(struct ranks *ranks, const struct header 
     return rank;
 }
 
-static void recording_ranks_note(struct recorded_rank *rank, const struct header *header)
-{
-    rank->world = header->world;
-    rank->epoch = header->epoch;
-    rank->step = header->step;
-    rank->time_ns = header->time_ns;
-    if (header->type != MESSAGE_EVENT) {
-        return;
-    }
-    rank->event_seq = header->seq + 1;
-    rank->event_dropped = header->dropped;
-    rank->bye = rank->bye || header->event == EVENT_BYE;
-}
-
 int ranks_note(struct ranks *ranks, const struct recording_frame *frames, uint32_t count)
 {
     struct header header;
@@ -70,7 +51,15 @@ int ranks_note(struct ranks *ranks, const struct recording_frame *frames, uint32
         rank = ranks_add(ranks, &header);
     }
     if (rank) {
-        recording_ranks_note(rank, &header);
+        rank->world = header.world;
+        rank->epoch = header.epoch;
+        rank->step = header.step;
+        rank->time_ns = header.time_ns;
+        if (header.type == MESSAGE_EVENT) {
+            rank->event_seq = header.seq + 1;
+            rank->event_dropped = header.dropped;
+            rank->bye = rank->bye || header.event == EVENT_BYE;
+        }
     }
     header_clear(&header);
     return rank ? 0 : ERR_MEMORY;

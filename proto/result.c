@@ -6,7 +6,6 @@ const char *job_state_name(enum job_state state)
 {
     static const char *const names[] = {
         [JOB_ACTIVE] = "active", [JOB_IDLE] = "idle", [JOB_ENDED] = "ended"};
-
     return names[state];
 }
 
@@ -15,30 +14,23 @@ void result_set_snapshot(void *buf, size_t len, bool snapshot)
     ((unsigned char *)buf)[len - 1] = snapshot ? 0xc3 : 0xc2;
 }
 
-static void result_put_layers(struct mpk_writer *writer, const struct layer_info *layers,
-                              uint32_t count)
-{
-    mpk_pair_array(writer, "layers", count);
-    for (uint32_t i = 0; i < count; i++) {
-        struct mpk_open layer = mpk_open(writer, NULL);
-
-        part_layer_id(writer, layers[i].id);
-        part_module(writer, layers[i].module);
-        mpk_pair_u64(writer, "heads", layers[i].heads);
-        mpk_close_map(writer, &layer);
-    }
-}
-
 void job_encode(const struct job_result *job, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
-
     part_common(writer, "job", &job->common);
     mpk_pair_str(writer, "state", job_state_name(job->state));
     mpk_pair_u64(writer, "heard_ns", job->heard_ns);
     mpk_pair_u64(writer, "world", job->world);
     mpk_pair_u64(writer, "ranks", job->ranks);
-    result_put_layers(writer, job->layers, job->layer_count);
+    uint32_t count = job->layer_count;
+    mpk_pair_array(writer, "layers", count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct mpk_open layer = mpk_open(writer, NULL);
+        part_layer_id(writer, job->layers[i].id);
+        part_module(writer, job->layers[i].module);
+        mpk_pair_u64(writer, "heads", job->layers[i].heads);
+        mpk_close_map(writer, &layer);
+    }
     mpk_pair_u64(writer, "received", job->received);
     mpk_pair_u64(writer, "processed", job->processed);
     mpk_pair_u64(writer, "lost", job->lost);
@@ -50,7 +42,6 @@ void job_encode(const struct job_result *job, struct mpk_writer *writer)
 void log_encode(const struct log_result *log, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
-
     part_common(writer, "log", &log->common);
     mpk_put_str(writer, "values");
     named_put(log->values, writer);

@@ -12,34 +12,6 @@ static void result_live_put_values(struct mpk_writer *writer, const struct layer
     }
 }
 
-static void result_live_put_heads(struct mpk_writer *writer, const struct layer_numbers *numbers)
-{
-    struct mpk_open heads = mpk_open(writer, "heads");
-
-    result_live_put_values(writer, numbers, false);
-    if (numbers->pattern) {
-        part_pattern(writer, "pattern", numbers->pattern, numbers->heads);
-    }
-    mpk_close_map(writer, &heads);
-}
-
-static void result_live_put_aggregates(struct mpk_writer *writer,
-                                       const struct layer_numbers *numbers)
-{
-    struct mpk_open aggregates = mpk_open(writer, "aggregate");
-
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        if (!numbers->has_aggregate[a]) {
-            continue;
-        }
-        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
-        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
-            mpk_pair_f64(writer, map_stat_name[s], numbers->aggregate[a][s]);
-        }
-    }
-    mpk_close_map_if_any(writer, &aggregates);
-}
-
 static void result_live_put_vector(struct mpk_writer *writer, const struct layer_numbers *numbers,
                                    enum vector vector)
 {
@@ -50,10 +22,32 @@ static void result_live_put_vector(struct mpk_writer *writer, const struct layer
     }
 }
 
-static void result_live_put_spectrum(struct mpk_writer *writer, const struct layer_numbers *numbers)
+static void result_live_put_numbers(struct mpk_writer *writer, const struct layer_numbers *numbers)
 {
+    struct mpk_open heads = mpk_open(writer, "heads");
+    result_live_put_values(writer, numbers, false);
+    if (numbers->pattern) {
+        part_pattern(writer, "pattern", numbers->pattern, numbers->heads);
+    }
+    mpk_close_map(writer, &heads);
+    if (numbers->value[METRIC_LOCAL_MASS]) {
+        mpk_pair_u64(writer, "local_window", numbers->local_window);
+    }
+    if (numbers->value[METRIC_FIRST_TOKEN]) { /* the rate is about it */
+        mpk_pair_f64(writer, "sink_rate", numbers->sink_rate);
+    }
+    struct mpk_open aggregates = mpk_open(writer, "aggregate");
+    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
+        if (!numbers->has_aggregate[a]) {
+            continue;
+        }
+        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
+        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
+            mpk_pair_f64(writer, map_stat_name[s], numbers->aggregate[a][s]);
+        }
+    }
+    mpk_close_map_if_any(writer, &aggregates);
     struct mpk_open spectrum = mpk_open(writer, "spectrum");
-
     result_live_put_values(writer, numbers, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         if (numbers->vector[v]) {
@@ -61,19 +55,6 @@ static void result_live_put_spectrum(struct mpk_writer *writer, const struct lay
         }
     }
     mpk_close_map_if_any(writer, &spectrum);
-}
-
-static void result_live_put_numbers(struct mpk_writer *writer, const struct layer_numbers *numbers)
-{
-    result_live_put_heads(writer, numbers);
-    if (numbers->value[METRIC_LOCAL_MASS]) {
-        mpk_pair_u64(writer, "local_window", numbers->local_window);
-    }
-    if (numbers->value[METRIC_FIRST_TOKEN]) { /* the rate is about it */
-        mpk_pair_f64(writer, "sink_rate", numbers->sink_rate);
-    }
-    result_live_put_aggregates(writer, numbers);
-    result_live_put_spectrum(writer, numbers);
     part_pairs(writer, &numbers->pairs, numbers->heads);
 }
 
@@ -81,14 +62,12 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
 {
     const struct layer_numbers *numbers = &live->numbers;
     struct mpk_open map = mpk_open(writer, NULL);
-
     part_common(writer, "live", &live->common);
     part_layer(writer, &live->layer);
     mpk_pair_u64(writer, "rank", live->rank);
     result_live_put_numbers(writer, numbers);
     if (numbers->similarity.cosine) {
         struct mpk_open similarity = mpk_open(writer, "similarity");
-
         part_similarity(writer, &numbers->similarity, numbers->heads);
         mpk_close_map(writer, &similarity);
     }
@@ -99,8 +78,10 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
     mpk_close_map(writer, &map);
 }
 
-static void put_known_id(struct mpk_writer *writer, const struct analysis_layer *layer)
+void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer)
 {
+    const struct layer_numbers *numbers = &layer->numbers;
+    struct mpk_open map = mpk_open(writer, NULL);
     mpk_put_str(writer, "stack");
     if (layer->stack_known) {
         mpk_put_str(writer, stack_name(layer->layer.id.stack));
@@ -114,14 +95,6 @@ static void put_known_id(struct mpk_writer *writer, const struct analysis_layer 
     } else {
         mpk_put_nil(writer);
     }
-}
-
-void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer *writer)
-{
-    const struct layer_numbers *numbers = &layer->numbers;
-    struct mpk_open map = mpk_open(writer, NULL);
-
-    put_known_id(writer, layer);
     part_layer_state(writer, &layer->layer);
     result_live_put_numbers(writer, numbers);
     if (numbers->similarity.cosine) {

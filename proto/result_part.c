@@ -29,7 +29,6 @@ void part_matrix(struct mpk_writer *writer, const char *key, const double *matri
 void part_vector_row(struct mpk_writer *writer, enum vector vector, const double *row)
 {
     uint32_t length = vector_info[vector].width;
-
     while (vector_info[vector].ends && length > 0 && isnan(row[length - 1])) {
         length--;
     }
@@ -41,7 +40,6 @@ void part_vector_row(struct mpk_writer *writer, enum vector vector, const double
 void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1])
 {
     static const char digits[] = "0123456789abcdef";
-
     for (unsigned i = 0; i < RUN_BYTES; i++) {
         ret_hex[2 * i] = digits[run[i] >> 4];
         ret_hex[2 * i + 1] = digits[run[i] & 15];
@@ -52,7 +50,6 @@ void run_hex(const uint8_t run[RUN_BYTES], char ret_hex[2 * RUN_BYTES + 1])
 void part_common(struct mpk_writer *writer, const char *kind, const struct result_common *common)
 {
     char run[2 * RUN_BYTES + 1];
-
     run_hex(common->run, run);
     mpk_pair_u64(writer, "v", PROTO_VERSION);
     mpk_pair_str(writer, "kind", kind);
@@ -148,25 +145,19 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
     }
 }
 
-static void put_redundant(struct mpk_writer *writer, const struct redundant_pair *pairs,
-                          uint32_t count)
-{
-    mpk_pair_array(writer, "redundant_pairs", count);
-    for (uint32_t i = 0; i < count; i++) {
-        mpk_put_map(writer, 2);
-        mpk_pair_array(writer, "heads", 2);
-        mpk_put_u64(writer, pairs[i].g);
-        mpk_put_u64(writer, pairs[i].h);
-        mpk_pair_f64(writer, "js", pairs[i].js);
-    }
-}
-
 void part_similarity(struct mpk_writer *writer, const struct result_similarity *similarity,
                      uint32_t heads)
 {
     part_matrix(writer, "head_similarity", similarity->cosine, heads, heads);
     part_matrix(writer, "head_js", similarity->js, heads, heads);
-    put_redundant(writer, similarity->redundant, similarity->redundant_count);
+    mpk_pair_array(writer, "redundant_pairs", similarity->redundant_count);
+    for (uint32_t i = 0; i < similarity->redundant_count; i++) {
+        mpk_put_map(writer, 2);
+        mpk_pair_array(writer, "heads", 2);
+        mpk_put_u64(writer, similarity->redundant[i].g);
+        mpk_put_u64(writer, similarity->redundant[i].h);
+        mpk_pair_f64(writer, "js", similarity->redundant[i].js);
+    }
     mpk_pair_u64(writer, "redundant_total", similarity->redundant_total);
 }
 

@@ -63,25 +63,11 @@ static void result_summary_put_stats(struct mpk_writer *writer,
     }
 }
 
-static void result_summary_put_heads(struct mpk_writer *writer,
-                                     const struct summary_result *summary)
-{
-    struct mpk_open heads = mpk_open(writer, "heads");
-
-    result_summary_put_stats(writer, summary, false);
-    if (summary->pattern) {
-        mpk_pair_map(writer, "pattern", 1);
-        part_pattern(writer, "last", summary->pattern, summary->heads);
-    }
-    mpk_close_map(writer, &heads);
-}
-
 /* One head's list, as far as any number was seen in it; `field` STAT_FIELDS is the count. */
 static void put_vector_row(struct mpk_writer *writer, enum vector vector,
                            const struct result_stat *row, unsigned field)
 {
     uint32_t length = vector_info[vector].width;
-
     while (vector_info[vector].ends && length > 0 && row[length - 1].count == 0) {
         length--;
     }
@@ -111,29 +97,10 @@ static void result_summary_put_vector(struct mpk_writer *writer,
     }
 }
 
-static void result_summary_put_aggregates(struct mpk_writer *writer,
-                                          const struct summary_result *summary)
-{
-    struct mpk_open aggregates = mpk_open(writer, "aggregate");
-
-    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
-        if (!summary->has_aggregate[a]) {
-            continue;
-        }
-        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
-        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
-            mpk_put_str(writer, map_stat_name[s]);
-            put_stat(writer, &summary->aggregate[a][s]);
-        }
-    }
-    mpk_close_map_if_any(writer, &aggregates);
-}
-
 static void result_summary_put_spectrum(struct mpk_writer *writer,
                                         const struct summary_result *summary)
 {
     struct mpk_open spectrum = mpk_open(writer, "spectrum");
-
     result_summary_put_stats(writer, summary, true);
     for (unsigned v = 0; v < VECTOR_COUNT; v++) {
         if (summary->vector[v]) {
@@ -177,7 +144,6 @@ static void result_summary_put_drift(struct mpk_writer *writer,
                                      const struct summary_result *summary)
 {
     struct mpk_open drift = mpk_open(writer, "drift");
-
     for (unsigned i = 0; i < METRIC_COUNT; i++) {
         if (!summary->drift[i]) {
             continue;
@@ -207,7 +173,6 @@ static void result_summary_put_newest(struct mpk_writer *writer,
     part_pairs(writer, &summary->pairs, summary->heads);
     if (summary->similarity.cosine) {
         struct mpk_open similarity = mpk_open(writer, "similarity");
-
         part_similarity(writer, &summary->similarity, summary->heads);
         mpk_close_map(writer, &similarity);
     }
@@ -219,7 +184,6 @@ static void result_summary_put_newest(struct mpk_writer *writer,
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
-
     part_common(writer, "summary", &summary->common);
     part_layer(writer, &summary->layer);
     result_summary_put_window(writer, &summary->window);
@@ -230,7 +194,13 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     mpk_pair_u64(writer, "messages", summary->messages);
     mpk_pair_u64(writer, "lost", summary->lost);
     part_dropped(writer, summary->dropped, summary->dropped_count);
-    result_summary_put_heads(writer, summary);
+    struct mpk_open heads = mpk_open(writer, "heads");
+    result_summary_put_stats(writer, summary, false);
+    if (summary->pattern) {
+        mpk_pair_map(writer, "pattern", 1);
+        part_pattern(writer, "last", summary->pattern, summary->heads);
+    }
+    mpk_close_map(writer, &heads);
     if (summary->quantile_error > 0) { /* no histogram is exact */
         mpk_pair_f64(writer, "quantile_error", summary->quantile_error);
     }
@@ -241,7 +211,18 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
         mpk_put_str(writer, "sink_rate");
         put_stat(writer, summary->sink_rate);
     }
-    result_summary_put_aggregates(writer, summary);
+    struct mpk_open aggregates = mpk_open(writer, "aggregate");
+    for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
+        if (!summary->has_aggregate[a]) {
+            continue;
+        }
+        mpk_pair_map(writer, aggregate_name[a], MAP_STAT_COUNT);
+        for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
+            mpk_put_str(writer, map_stat_name[s]);
+            put_stat(writer, &summary->aggregate[a][s]);
+        }
+    }
+    mpk_close_map_if_any(writer, &aggregates);
     result_summary_put_spectrum(writer, summary);
     result_summary_put_drift(writer, summary);
     result_summary_put_newest(writer, summary);

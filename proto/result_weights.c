@@ -22,18 +22,6 @@ static double field_of(const struct spectrum *spectrum, unsigned field)
     return *(const double *)(const void *)((const char *)spectrum + fields[field].offset);
 }
 
-static void put_whole(struct mpk_writer *writer, const struct projection_result *projection)
-{
-    mpk_pair_map(writer, "whole", FIELDS + 3);
-    for (unsigned f = 0; f < FIELDS; f++) {
-        mpk_pair_f64(writer, fields[f].name, field_of(&projection->whole, f));
-    }
-    mpk_put_str(writer, "singular_values");
-    part_vector_row(writer, VECTOR_SINGULAR_VALUES, projection->whole.singular_values);
-    mpk_pair_f64(writer, "eigenvalue_min", projection->eigenvalue_min);
-    mpk_pair_f64(writer, "eigenvalue_max", projection->eigenvalue_max);
-}
-
 /* One list over the heads per number. */
 static void result_weights_put_heads(struct mpk_writer *writer, const struct spectrum *head,
                                      uint32_t heads)
@@ -55,7 +43,14 @@ static void result_weights_put_projection(struct mpk_writer *writer, const char 
                                           const struct projection_result *projection)
 {
     mpk_pair_map(writer, name, 4);
-    put_whole(writer, projection);
+    mpk_pair_map(writer, "whole", FIELDS + 3);
+    for (unsigned f = 0; f < FIELDS; f++) {
+        mpk_pair_f64(writer, fields[f].name, field_of(&projection->whole, f));
+    }
+    mpk_put_str(writer, "singular_values");
+    part_vector_row(writer, VECTOR_SINGULAR_VALUES, projection->whole.singular_values);
+    mpk_pair_f64(writer, "eigenvalue_min", projection->eigenvalue_min);
+    mpk_pair_f64(writer, "eigenvalue_max", projection->eigenvalue_max);
     result_weights_put_heads(writer, projection->head, projection->heads);
     part_matrix(writer, "head_correlation", projection->correlation, projection->heads,
                 projection->heads);
@@ -65,7 +60,6 @@ static void result_weights_put_projection(struct mpk_writer *writer, const char 
 void part_weights(struct mpk_writer *writer, const struct weights_result *weights)
 {
     struct mpk_open map = mpk_open(writer, "weights");
-
     for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
         if (weights->projection[p].present) {
             result_weights_put_projection(writer, projection_name[p], &weights->projection[p]);

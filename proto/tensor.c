@@ -70,7 +70,6 @@ int tensor_role_parse(const char *name, size_t len, enum tensor_role *ret_role)
 int tensor_bytes(enum dtype dtype, const uint64_t *shape, uint32_t rank, uint64_t *ret_bytes)
 {
     uint64_t bytes = dtype_size(dtype);
-
     if (rank < 1 || rank > TENSOR_RANK_MAX) {
         return ERR_SHAPE;
     }

@@ -67,11 +67,9 @@ struct topic_part {
 static unsigned topic_split(const char *topic, size_t len, struct topic_part *parts, unsigned max)
 {
     unsigned count = 0;
-
     while (len > 0) {
         const char *slash = memchr(topic, '/', len);
         size_t part = slash ? (size_t)(slash - topic) : 0;
-
         if (!slash || count == max) {
             return 0;
         }
@@ -91,7 +89,6 @@ static bool part_is(struct topic_part part, const char *word)
 static bool part_is_layer(struct topic_part part)
 {
     unsigned layer = 0;
-
     if (part.len < 1 || part.len > 5 || (part.len > 1 && part.text[0] == '0')) {
         return false;
     }
@@ -109,7 +106,6 @@ static bool well_formed(const char *topic, size_t len)
 {
     struct topic_part parts[5];
     unsigned count = topic_split(topic, len, parts, 5);
-
     if (count < 2 || !job_name_valid(parts[1].text, parts[1].len)) {
         return false;
     }
@@ -128,7 +124,6 @@ int topic_check(const struct header *header, const void *topic, size_t len)
     size_t expected_len = header->type == MESSAGE_EVENT
                               ? topic_job("event", header->job, expected)
                               : topic_layer("tensor", header->job, header->layer, expected);
-
     if (len == expected_len && memcmp(topic, expected, len) == 0) {
         return 0;
     }

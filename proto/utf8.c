@@ -69,7 +69,6 @@ bool utf8_is_plain(const char *text, size_t len)
 {
     size_t taken;
     uint32_t code;
-
     while (len > 0 && utf8_is_plain_at(text, len, &code, &taken)) {
         text += taken;
         len -= taken;
@@ -82,7 +81,6 @@ void utf8_make_plain(char *text, size_t len)
     char *put = text;
     size_t taken;
     uint32_t code;
-
     for (; len > 0; len -= taken, text += taken) {
         if (utf8_is_plain_at(text, len, &code, &taken) && !utf8_turns(code)) {
             memmove(put, text, taken);

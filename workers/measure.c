@@ -72,13 +72,6 @@ static struct block_plan block_plan(const struct measure *m)
     return block;
 }
 
-static void keep_failure(struct measure *m, int code)
-{
-    if (code != 0) {
-        atomic_store(&m->code, code);
-    }
-}
-
 /* Life */
 
 static int allocate_part(struct measure *m, struct measure_part *p)
@@ -166,27 +159,6 @@ static int qk_spectrum_at(const struct attention *a, uint32_t sample, uint32_t h
     return qk_spectrum(a, sample, head, isa, scratch, ret_spectrum);
 }
 
-static int prepare_spectra(struct measure *m)
-{
-    const struct attention *a = &m->attention;
-    const struct measure_plan *plan = &m->plan;
-    m->spectrum_jobs = (uint32_t)min_u64(a->heads, MEASURE_SPECTRUM_JOBS_MAX);
-    struct spectra_plan spectra = {
-        .compute = a->weights ? spectrum_compute : qk_spectrum_at,
-        .isa = plan->isa,
-        .effort = plan->spectrum_effort,
-        .heads = plan->spectrum_heads,
-        .head_count = plan->spectrum_head_count,
-        .head_offset = plan->head_offset,
-        .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
-        .first = plan->spectrum_first % a->heads,
-        .budget_ns = spectrum_budget(m),
-        .should_yield = plan->should_yield,
-        .yield_data = plan->yield_data,
-    };
-    return spectra_init(&m->spectra, a, &spectra);
-}
-
 static int measure_prepare(struct measure *m)
 {
     m->part = calloc(m->parts, sizeof *m->part);
@@ -200,7 +172,23 @@ static int measure_prepare(struct measure *m)
     int rc = copy_lists(m);
     if (rc == 0 &&
         (wants_spectra(&m->attention, &m->plan) || wants_qk_spectra(&m->attention, &m->plan))) {
-        rc = prepare_spectra(m);
+        const struct attention *a = &m->attention;
+        const struct measure_plan *plan = &m->plan;
+        m->spectrum_jobs = (uint32_t)min_u64(a->heads, MEASURE_SPECTRUM_JOBS_MAX);
+        struct spectra_plan spectra = {
+            .compute = a->weights ? spectrum_compute : qk_spectrum_at,
+            .isa = plan->isa,
+            .effort = plan->spectrum_effort,
+            .heads = plan->spectrum_heads,
+            .head_count = plan->spectrum_head_count,
+            .head_offset = plan->head_offset,
+            .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
+            .first = plan->spectrum_first % a->heads,
+            .budget_ns = spectrum_budget(m),
+            .should_yield = plan->should_yield,
+            .yield_data = plan->yield_data,
+        };
+        rc = spectra_init(&m->spectra, a, &spectra);
     }
     m->jobs = m->parts + m->spectrum_jobs;
     return rc;
@@ -323,7 +311,9 @@ void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch)
     } else {
         rc = spectra_run(&measure->spectra, scratch);
     }
-    keep_failure(measure, rc);
+    if (rc != 0) {
+        atomic_store(&measure->code, rc);
+    }
 }
 
 /* Bringing it together */

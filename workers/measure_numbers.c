@@ -95,28 +95,23 @@ static const struct {
     {METRIC_NUCLEAR_NORM, METRIC_QK_NUCLEAR_NORM, offsetof(struct spectrum, nuclear_norm)},
 };
 
-static void spread_spectrum(struct measured *m, uint32_t h, const struct spectrum *spectrum,
-                            bool qk)
-{
-    for (size_t i = 0; i < sizeof spectrum_numbers / sizeof spectrum_numbers[0]; i++) {
-        enum metric metric = qk ? spectrum_numbers[i].qk : spectrum_numbers[i].map;
-        m->value[metric][h] =
-            *(const double *)(const void *)((const char *)spectrum + spectrum_numbers[i].offset);
-    }
-    enum vector singular = qk ? VECTOR_QK_SINGULAR_VALUES : VECTOR_SINGULAR_VALUES;
-    memcpy(&m->vector[singular][(size_t)h * SINGULAR_VALUES_MAX], spectrum->singular_values,
-           sizeof spectrum->singular_values);
-}
-
 static void add_spectra(const struct measure_state *s, struct measured *m)
 {
     if (!s->spectra) {
         return;
     }
+    bool qk = of_qk(s);
     for (uint32_t h = 0; h < m->heads; h++) {
         const struct spectrum *spectrum = spectra_of(s->spectra, h);
-        spread_spectrum(m, h, spectrum, of_qk(s));
-        if (!of_qk(s)) {
+        for (size_t i = 0; i < sizeof spectrum_numbers / sizeof spectrum_numbers[0]; i++) {
+            enum metric metric = qk ? spectrum_numbers[i].qk : spectrum_numbers[i].map;
+            m->value[metric][h] = *(const double *)(const void *)((const char *)spectrum +
+                                                                  spectrum_numbers[i].offset);
+        }
+        enum vector singular = qk ? VECTOR_QK_SINGULAR_VALUES : VECTOR_SINGULAR_VALUES;
+        memcpy(&m->vector[singular][(size_t)h * SINGULAR_VALUES_MAX], spectrum->singular_values,
+               sizeof spectrum->singular_values);
+        if (!qk) {
             m->value[METRIC_EIGENVALUE_2][h] = spectrum->eigenvalue_2;
             memcpy(&m->vector[VECTOR_LOW_RANK_ERROR][(size_t)h * LOW_RANK_COUNT],
                    spectrum->low_rank_error, sizeof spectrum->low_rank_error);

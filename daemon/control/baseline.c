@@ -104,32 +104,19 @@ static void on_states(void *data, int code, const char *detail, const struct mpk
 
 /* Asking */
 
-static struct pinning *pinning_new(struct registry *registry, const struct run *run,
-                                   const struct stream *stream, uint32_t track)
-{
-    struct pinning *pinning = calloc(1, sizeof *pinning);
-    if (!pinning) {
-        return NULL;
-    }
-    pinning->registry = registry;
-    memcpy(pinning->run, run->id, RUN_BYTES);
-    snprintf(pinning->job, sizeof pinning->job, "%s", run->job);
-    pinning->layer = stream->id;
-    pinning->track = track;
-    return pinning;
-}
-
 int baseline_pin(struct history *history, struct registry *registry, const struct config *config,
                  const struct run *run, const struct stream *stream, uint32_t track,
                  const struct baseline_source *source, baseline_done *done, void *data)
 {
-    struct pinning *pinning = pinning_new(registry, run, stream, track);
-    struct mpk_writer params;
+    struct pinning *pinning = calloc(1, sizeof *pinning);
     if (!pinning) {
         return ERR_MEMORY;
     }
-    pinning->done = done;
-    pinning->data = data;
+    *pinning = (struct pinning){
+        .registry = registry, .layer = stream->id, .track = track, .done = done, .data = data};
+    memcpy(pinning->run, run->id, RUN_BYTES);
+    snprintf(pinning->job, sizeof pinning->job, "%s", run->job);
+    struct mpk_writer params;
     mpk_writer_init(&params);
     const struct window_rule *rule = &run->tracks[track].window.rule;
     char window[96];

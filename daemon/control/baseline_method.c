@@ -21,19 +21,6 @@ struct baseline_job {
     char detail[CONTROL_DETAIL_MAX];
 };
 
-/* The run by its first digits: the newest; NULL when there is none. */
-/* The first measured stream from this index on; NULL when there is none. */
-static struct stream *find_stream(const struct run *run, uint32_t index)
-{
-    struct stream *found = NULL;
-    for (struct stream *s = run->streams; s; s = s->hh.next) {
-        if (s->measured && s->index >= index && (!found || s->index < found->index)) {
-            found = s;
-        }
-    }
-    return found;
-}
-
 static void control_baseline_finish(struct baseline_job *job)
 {
     struct mpk_writer result;
@@ -79,7 +66,12 @@ static void pin_next(struct baseline_job *job)
 {
     const struct control_view *view = job->view;
     struct run *run = registry_find(view->registry, job->name, job->run);
-    struct stream *stream = run ? find_stream(run, job->next) : NULL;
+    struct stream *stream = NULL; /* the first that is measured, from `next` on */
+    for (struct stream *s = run ? run->streams : NULL; s; s = s->hh.next) {
+        if (s->measured && s->index >= job->next && (!stream || s->index < stream->index)) {
+            stream = s;
+        }
+    }
     if (!stream) {
         control_baseline_finish(job);
         return;
@@ -95,11 +87,6 @@ static void pin_next(struct baseline_job *job)
 }
 
 /* The parameters */
-
-static bool control_baseline_is_hex(const char *text)
-{
-    return text[strspn(text, "0123456789abcdef")] == '\0';
-}
 
 static bool read_to(struct control_request *request, struct baseline_job *job)
 {
@@ -117,7 +104,7 @@ static bool read_to(struct control_request *request, struct baseline_job *job)
             return true;
         }
         snprintf(job->source.run, sizeof job->source.run, "%s", text);
-        if (*text && control_baseline_is_hex(text)) {
+        if (*text && text[strspn(text, "0123456789abcdef")] == '\0') {
             return true;
         }
     }

@@ -150,27 +150,6 @@ static bool control_allows_job(struct control_request *request, zmq_msg_t *body,
     return allowed;
 }
 
-/* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
-static int control_read_request(const msgpack_object *root, struct envelope *envelope,
-                                const msgpack_object **ret_method,
-                                const msgpack_object **ret_params)
-{
-    uint64_t kind = 1;
-    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4) {
-        return ERR_REQUEST;
-    }
-    const msgpack_object *parts = root->via.array.ptr;
-    if (mpk_get_u64(&parts[1], UINT64_MAX, &envelope->id) != 0) {
-        return ERR_REQUEST;
-    }
-    if (mpk_get_u64(&parts[0], 0, &kind) != 0 || parts[2].type != MSGPACK_OBJECT_STR) {
-        return ERR_REQUEST;
-    }
-    *ret_method = &parts[2];
-    *ret_params = &parts[3];
-    return 0;
-}
-
 /* No method has as many. */
 #define PARAMS_MAX 64
 
@@ -194,20 +173,25 @@ static int control_check_params(struct control_request *request)
     return 0;
 }
 
+/* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
 static int serve_parsed(struct control_request *request, zmq_msg_t *body,
                         const msgpack_object *root)
 {
-    const msgpack_object *method = NULL;
-    int code = control_read_request(root, request->envelope, &method, &request->params);
-    if (!code) {
-        code = control_check_params(request);
+    uint64_t kind = 1;
+    const msgpack_object *parts = root->via.array.ptr;
+    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4 ||
+        mpk_get_u64(&parts[1], UINT64_MAX, &request->envelope->id) != 0 ||
+        mpk_get_u64(&parts[0], 0, &kind) != 0 || parts[2].type != MSGPACK_OBJECT_STR) {
+        return ERR_REQUEST;
     }
+    request->params = &parts[3];
+    int code = control_check_params(request);
     if (code) {
         return code;
     }
     char name[METHOD_NAME_MAX] = "";
-    if (method->via.str.size > 0 && method->via.str.size < sizeof name) {
-        memcpy(name, method->via.str.ptr, method->via.str.size);
+    if (parts[2].via.str.size > 0 && parts[2].via.str.size < sizeof name) {
+        memcpy(name, parts[2].via.str.ptr, parts[2].via.str.size);
     }
     /* Everybody with a key may ask whether attnd is there. */
     struct keyring *keys = request->control->secured ? request->view->keys : NULL;
@@ -215,8 +199,7 @@ static int serve_parsed(struct control_request *request, zmq_msg_t *body,
     bool allowed = !keys || (strcmp(name, "ping") == 0 && keys_know(keys, body)) ||
                    (control_allows_job(request, body, name, "job") &&
                     (!two || control_allows_job(request, body, name, "job_b")));
-    code = allowed ? 0 : ERR_ACCESS;
-    return code ? code : run_request(request, name);
+    return allowed ? run_request(request, name) : ERR_ACCESS;
 }
 
 /* A hash. */
@@ -233,7 +216,9 @@ static uint64_t control_find_asker(struct envelope *envelope, zmq_msg_t *body)
     return UINT64_C(1) + hash; /* none is HISTORY_OWN */
 }
 
-static void control_serve(struct control *control, struct envelope *envelope, zmq_msg_t *body)
+/* Serves a client, whose message is `body`, or (body NULL) a call of `method` by control_call. */
+static void control_serve(struct control *control, struct envelope *envelope, zmq_msg_t *body,
+                          const char *method, const void *bytes, size_t size)
 {
     struct mpk_doc doc;
     struct mpk_writer result;
@@ -245,56 +230,28 @@ static void control_serve(struct control *control, struct envelope *envelope, zm
                                       .answers = &control->answers,
                                       .lists = &control->lists,
                                       .envelope = envelope,
-                                      .asker = control_find_asker(envelope, body)};
-    int code = mpk_parse(zmq_msg_data(body), zmq_msg_size(body), &mpk_header_limits, &doc);
+                                      .asker = body ? control_find_asker(envelope, body) : 0};
+    int code = mpk_parse(bytes, size, &mpk_header_limits, &doc);
     if (code) {
         envelope_answer(&control->answers, envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL,
                         NULL);
         return;
     }
+    request.params = doc.root;
     mpk_writer_init(&result);
-    code = serve_parsed(&request, body, doc.root);
+    code = body ? serve_parsed(&request, body, doc.root) : run_request(&request, method);
     if (code != CONTROL_WAIT) {
         envelope_answer(&control->answers, envelope, code, detail, &result);
     }
     mpk_writer_clear(&result);
     mpk_doc_clear(&doc);
-}
-
-static void call_parsed(struct control *control, const char *method, struct mpk_doc *doc,
-                        struct envelope *envelope)
-{
-    struct mpk_writer result;
-    char detail[CONTROL_DETAIL_MAX] = "";
-    struct control_request request = {.view = control->view,
-                                      .params = doc->root,
-                                      .result = &result,
-                                      .detail = detail,
-                                      .control = control,
-                                      .answers = &control->answers,
-                                      .lists = &control->lists,
-                                      .envelope = envelope};
-    mpk_writer_init(&result);
-    int code = run_request(&request, method);
-    if (code != CONTROL_WAIT) {
-        envelope_answer(&control->answers, envelope, code, detail, &result);
-    }
-    mpk_writer_clear(&result);
 }
 
 void control_call(struct control *control, const char *method, const void *params, size_t size,
                   control_answered *answered, void *data)
 {
     struct envelope envelope = {.answered = answered, .data = data};
-    struct mpk_doc doc;
-    int code = mpk_parse(params, size, &mpk_header_limits, &doc);
-    if (code) {
-        envelope_answer(&control->answers, &envelope, code == ERR_MEMORY ? code : ERR_REQUEST, NULL,
-                        NULL);
-        return;
-    }
-    call_parsed(control, method, &doc, &envelope);
-    mpk_doc_clear(&doc);
+    control_serve(control, &envelope, NULL, method, params, size);
 }
 
 /* Receives one whole message: all frames but the last are the envelope. Returns whether it is
@@ -325,7 +282,7 @@ static void control_on_request(struct zsock *zsock)
     struct envelope envelope = {.count = 0};
     zmq_msg_t body;
     if (receive_request(zsock->socket, &envelope, &body)) {
-        control_serve(control, &envelope, &body);
+        control_serve(control, &envelope, &body, NULL, zmq_msg_data(&body), zmq_msg_size(&body));
     } else {
         envelope_clear(&envelope);
     }

@@ -26,45 +26,32 @@ static void asked_free(struct history_asked *asked)
 }
 
 /* `past`: the history's map of two keys, or NULL when it has none. */
-static void control_history_put_alerts(const struct history_asked *asked,
-                                       const struct mpk_writer *past, struct mpk_writer *result)
-{
-    mpk_put_map(result, 4);
-    mpk_pair_u64(result, "older", asked->older);
-    mpk_put_str(result, "firing");
-    mpk_put_raw(result, asked->firing.buffer.data, asked->firing.buffer.size);
-    if (past) {
-        mpk_put_raw(result, past->buffer.data + 1, past->buffer.size - 1);
-        return;
-    }
-    mpk_pair_nil(result, "alerts");
-    mpk_pair_bool(result, "more", false);
-}
-
 static void answer_alerts(struct history_asked *asked, const struct mpk_writer *past)
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
-    control_history_put_alerts(asked, past, &result);
+    mpk_put_map(&result, 4);
+    mpk_pair_u64(&result, "older", asked->older);
+    mpk_put_str(&result, "firing");
+    mpk_put_raw(&result, asked->firing.buffer.data, asked->firing.buffer.size);
+    if (past) {
+        mpk_put_raw(&result, past->buffer.data + 1, past->buffer.size - 1);
+    } else {
+        mpk_pair_nil(&result, "alerts");
+        mpk_pair_bool(&result, "more", false);
+    }
     int code = mpk_writer_ok(&result) && mpk_writer_ok(&asked->firing) ? 0 : ERR_MEMORY;
     pending_answer(&asked->pending, code, NULL, &result);
     mpk_writer_clear(&result);
-}
-
-/* Handles what the history cannot know: whether the job is unknown altogether. */
-static int control_history_judge(const struct history_asked *asked, int code)
-{
-    if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {
-        return ERR_NO_HISTORY;
-    }
-    return code;
 }
 
 static void control_history_on_answered(void *data, int code, const char *detail,
                                         const struct mpk_writer *result)
 {
     struct history_asked *asked = data;
-    code = control_history_judge(asked, code);
+    if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {
+        code = ERR_NO_HISTORY; /* which the history cannot know */
+    }
     if (asked->alerts && (code == 0 || code == ERR_NO_HISTORY || code == ERR_HISTORY_OFF)) {
         answer_alerts(asked, code ? NULL : result);
     } else {

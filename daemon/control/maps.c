@@ -102,27 +102,6 @@ static int control_maps_weigh(struct control_request *request, enum maps_kind ki
     return 0;
 }
 
-static int fill_weighted(struct control_request *request, enum maps_kind kind,
-                         const struct run *run, const struct layer_maps *maps,
-                         struct picture *picture)
-{
-    double *weights = malloc(maps->heads * sizeof *weights);
-    double *sum = calloc((size_t)picture->rows * picture->columns, sizeof *sum);
-    int code = weights && sum ? control_maps_weigh(request, kind, run, maps, weights) : ERR_MEMORY;
-    if (!code) {
-        size_t cells = (size_t)picture->rows * picture->columns;
-        for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
-            head_maps_add_weighted(slice->maps, weights + slice->first, sum);
-        }
-        for (size_t i = 0; i < cells; i++) {
-            picture->cells[i] = (float)sum[i];
-        }
-    }
-    free(weights);
-    free(sum);
-    return code;
-}
-
 static int control_maps_fill(struct control_request *request, const struct maps_asked *asked,
                              const struct run *run, const struct layer_maps *maps,
                              struct picture *picture)
@@ -143,8 +122,25 @@ static int control_maps_fill(struct control_request *request, const struct maps_
                                    "not all heads of one step have come, in slices over ranks");
     }
     picture->single = picture->here[0] = true;
-    return asked->kind == MAPS_MAX ? fill_max(request, maps, picture)
-                                   : fill_weighted(request, asked->kind, run, maps, picture);
+    if (asked->kind == MAPS_MAX) {
+        return fill_max(request, maps, picture);
+    }
+    double *weights = malloc(maps->heads * sizeof *weights);
+    double *sum = calloc((size_t)picture->rows * picture->columns, sizeof *sum);
+    int code =
+        weights && sum ? control_maps_weigh(request, asked->kind, run, maps, weights) : ERR_MEMORY;
+    if (!code) {
+        size_t cells = (size_t)picture->rows * picture->columns;
+        for (const struct map_slice *slice = maps->slices; slice; slice = slice->next) {
+            head_maps_add_weighted(slice->maps, weights + slice->first, sum);
+        }
+        for (size_t i = 0; i < cells; i++) {
+            picture->cells[i] = (float)sum[i];
+        }
+    }
+    free(weights);
+    free(sum);
+    return code;
 }
 
 /* The answer */

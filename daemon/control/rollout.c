@@ -43,28 +43,10 @@ static int control_rollout_choose(struct control_request *request, struct maps_a
     return 0;
 }
 
-static bool control_rollout_fits(const struct layer_maps *maps, const struct layer_maps *first)
-{
-    const struct head_maps *shape = maps_shape(maps);
-    return shape->queries == shape->keys && shape->keys == maps_shape(first)->keys;
-}
-
-/* Whether it is the rollout itself: no map is pooled, all are of one step, no layer is missing. */
-static bool is_exact(const struct chosen *chosen)
-{
-    const struct layer_maps *first = chosen->streams[0]->maps.shown;
-    bool exact = maps_shape(first)->rows == maps_shape(first)->keys;
-    for (uint32_t i = 0; i < chosen->count; i++) {
-        const struct layer_maps *maps = chosen->streams[i]->maps.shown;
-        exact = exact && maps->step == first->step && maps->epoch == first->epoch &&
-                chosen->streams[i]->id.layer == i;
-    }
-    return exact;
-}
-
 static int control_rollout_check(struct control_request *request, const struct run *run,
                                  struct chosen *chosen)
 {
+    const struct layer_maps *first = chosen->streams[0]->maps.shown;
     for (uint32_t i = 0; i < chosen->count; i++) {
         const struct stream *stream = chosen->streams[i];
         const struct layer_maps *maps = stream->maps.shown;
@@ -72,7 +54,8 @@ static int control_rollout_check(struct control_request *request, const struct r
         if (!maps) {
             return maps_refuse(request, run, stream);
         }
-        if (!control_rollout_fits(maps, chosen->streams[0]->maps.shown)) {
+        const struct head_maps *shape = maps_shape(maps);
+        if (shape->queries != shape->keys || shape->keys != maps_shape(first)->keys) {
             why = "it needs square maps of one size in all layers (plan.rows 0, one length)";
         } else if (maps->here < maps->heads) {
             why = "not all heads of one step have come, in slices over ranks";
@@ -82,7 +65,13 @@ static int control_rollout_check(struct control_request *request, const struct r
             return ERR_NO_MAP;
         }
     }
-    chosen->exact = is_exact(chosen);
+    /* The rollout itself: no map is pooled, all are of one step, no layer is missing. */
+    chosen->exact = maps_shape(first)->rows == maps_shape(first)->keys;
+    for (uint32_t i = 0; i < chosen->count; i++) {
+        const struct layer_maps *maps = chosen->streams[i]->maps.shown;
+        chosen->exact = chosen->exact && maps->step == first->step && maps->epoch == first->epoch &&
+                        chosen->streams[i]->id.layer == i;
+    }
     return 0;
 }
 

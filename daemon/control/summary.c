@@ -135,26 +135,20 @@ static bool control_summary_read_filter(const struct control_request *request,
 
 /* Nothing captured */
 
-static bool summary_pattern_takes(const char *patterns, struct layer_id id)
-{
-    char name[64], pattern[CONFIG_LAYERS_MAX];
-    snprintf(name, sizeof name, "%s.%u.%s", stack_name(id.stack), id.layer, site_name(id.site));
-    while (*(patterns += strspn(patterns, " "))) {
-        size_t length = strcspn(patterns, " ");
-        snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
-        if (fnmatch(pattern, name, 0) == 0) {
-            return true;
-        }
-        patterns += length;
-    }
-    return false;
-}
-
 static bool summary_plan_takes_any(const struct plan *plan, const struct run *run)
 {
     for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        if (summary_pattern_takes(plan->what.layers.text, stream->id)) {
-            return true;
+        const char *patterns = plan->what.layers.text;
+        char name[64], pattern[CONFIG_LAYERS_MAX];
+        snprintf(name, sizeof name, "%s.%u.%s", stack_name(stream->id.stack), stream->id.layer,
+                 site_name(stream->id.site));
+        while (*(patterns += strspn(patterns, " "))) {
+            size_t length = strcspn(patterns, " ");
+            snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
+            if (fnmatch(pattern, name, 0) == 0) {
+                return true;
+            }
+            patterns += length;
         }
     }
     return false;
@@ -191,24 +185,16 @@ static void summary_explain_nothing(const struct run *run, const struct plan *pl
     }
 }
 
-static bool summary_captured_anything(const struct run *run)
-{
-    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        if (stream->counts.processed > 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* A run of which nothing can be shown, now or ever. Leaves the detail empty when there is nothing
  * to say but that nothing has been published yet. */
 static void summary_describe_nothing(struct control_request *request, const struct run *run)
 {
     char why[400];
     bool ended = run->state == JOB_ENDED;
-    if (summary_captured_anything(run)) {
-        return;
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        if (stream->counts.processed > 0) {
+            return;
+        }
     }
     if (run->has_other_windows) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,
@@ -241,7 +227,7 @@ static int control_summary_answer(struct control_request *request, struct value_
     struct run *run = NULL;
     int code = request_find_run(request, filter.job, filter.run, &run);
     if (!code) {
-        memcpy(filter.run_id, (run)->id, RUN_BYTES);
+        memcpy(filter.run_id, run->id, RUN_BYTES);
     }
     if (!code && !control_summary_read_track(request, run, &filter)) {
         code = ERR_ARGUMENT;

@@ -69,10 +69,8 @@ static bool verdict_read_limit(struct control_request *request, uint64_t *ret_li
 {
     const msgpack_object *value = mpk_find(request->params, "limit");
     *ret_limit = HISTORY_LIMIT;
-    if (!value || value->type == MSGPACK_OBJECT_NIL) {
-        return true;
-    }
-    if (mpk_get_u64(value, HISTORY_LIMIT_MAX, ret_limit) == 0 && *ret_limit > 0) {
+    if (!value || value->type == MSGPACK_OBJECT_NIL ||
+        (mpk_get_u64(value, HISTORY_LIMIT_MAX, ret_limit) == 0 && *ret_limit > 0)) {
         return true;
     }
     snprintf(request->detail, CONTROL_DETAIL_MAX, "limit is not accepted (valid: 1 to %d)",

@@ -103,17 +103,6 @@ void handle_method(struct request *request)
 
 /* The event stream */
 
-static unsigned kind_bit(const char *word, size_t length)
-{
-    for (unsigned kind = 0; kind < EVENT_KINDS; kind++) {
-        if (strlen(event_kind_name[kind]) == length &&
-            strncmp(word, event_kind_name[kind], length) == 0) {
-            return 1u << kind;
-        }
-    }
-    return 0;
-}
-
 /* 0 when a word is no kind. */
 static unsigned read_kinds(const char *words)
 {
@@ -123,37 +112,16 @@ static unsigned read_kinds(const char *words)
     }
     for (;; words++) {
         size_t length = strcspn(words, ",");
-        unsigned bit = kind_bit(words, length);
-        if (!bit) {
+        int kind = event_kind_find(words, length);
+        if (kind < 0) {
             return 0;
         }
-        kinds |= bit;
+        kinds |= 1u << kind;
         words += length;
         if (!*words) {
             return kinds;
         }
     }
-}
-
-static bool api_read_filter(struct request *request, struct event_filter *filter)
-{
-    const char *job = request_argument(request, "job");
-    memset(filter, 0, sizeof *filter);
-    filter->visitor = request->visitor;
-    filter->kinds = read_kinds(request_argument(request, "kinds"));
-    if (!filter->kinds) {
-        reply_code(request, ERR_ARGUMENT,
-                   "kinds: not of live, summary, alert, job and log, between commas");
-        return false;
-    }
-    if (job && !job_name_valid(job, strlen(job))) {
-        reply_code(request, ERR_ARGUMENT, "job: not 1 to 128 of [A-Za-z0-9._-]");
-        return false;
-    }
-    if (job) {
-        strcpy(filter->job, job);
-    }
-    return true;
 }
 
 static void api_open_stream(struct request *request, const struct event_filter *filter)
@@ -178,8 +146,21 @@ static void api_open_stream(struct request *request, const struct event_filter *
 void handle_events(struct request *request)
 {
     struct event_filter filter;
-    if (!api_read_filter(request, &filter)) {
+    const char *job = request_argument(request, "job");
+    memset(&filter, 0, sizeof filter);
+    filter.visitor = request->visitor;
+    filter.kinds = read_kinds(request_argument(request, "kinds"));
+    if (!filter.kinds) {
+        reply_code(request, ERR_ARGUMENT,
+                   "kinds: not of live, summary, alert, job and log, between commas");
         return;
+    }
+    if (job && !job_name_valid(job, strlen(job))) {
+        reply_code(request, ERR_ARGUMENT, "job: not 1 to 128 of [A-Za-z0-9._-]");
+        return;
+    }
+    if (job) {
+        strcpy(filter.job, job);
     }
     if (request->head_only) { /* a stream has no end, and so no HEAD of its own */
         reply_bytes(request, MHD_HTTP_OK, "text/event-stream", "", 0);

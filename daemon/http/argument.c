@@ -61,18 +61,6 @@ static int argument_find(const struct argument_reader *reader, const char *name)
     return -1;
 }
 
-static bool argument_put_number(struct mpk_writer *writer, const char *value)
-{
-    char *end;
-    errno = 0;
-    uint64_t number = strtoull(value, &end, 10);
-    if (*value < '0' || *value > '9' || *end != '\0' || errno) {
-        return false;
-    }
-    mpk_put_u64(writer, number);
-    return true;
-}
-
 static bool argument_read_flag(const char *value, bool *ret_flag)
 {
     *ret_flag = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
@@ -111,8 +99,16 @@ static bool argument_put_value(struct mpk_writer *writer, enum argument_type typ
                                const char *value)
 {
     switch (type) {
-    case ARGUMENT_NUMBER:
-        return argument_put_number(writer, value);
+    case ARGUMENT_NUMBER: {
+        char *end;
+        errno = 0;
+        uint64_t number = strtoull(value, &end, 10);
+        if (*value < '0' || *value > '9' || *end != '\0' || errno) {
+            return false;
+        }
+        mpk_put_u64(writer, number);
+        return true;
+    }
     case ARGUMENT_FLAG:
         return argument_put_flag(writer, value);
     case ARGUMENT_LIST:

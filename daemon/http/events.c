@@ -42,19 +42,14 @@ struct event_client {
     struct event_client *following, *previous;
 };
 
-static uint32_t random_boot(void)
+void events_init(struct events *events, struct stats *stats, const struct event_options *options)
 {
     uint32_t boot = (uint32_t)time(NULL);
     if (getrandom(&boot, sizeof boot, GRND_NONBLOCK) != (ssize_t)sizeof boot) {
         boot ^= (uint32_t)clock(); /* it only has to differ from the last one */
     }
-    return boot;
-}
-
-void events_init(struct events *events, struct stats *stats, const struct event_options *options)
-{
     *events = (struct events){.stats = stats,
-                              .boot = random_boot(),
+                              .boot = boot,
                               .live_interval_ns = options->live_interval_ns,
                               .heartbeat_ns = options->heartbeat_ns,
                               .held_limit = options->held_bytes,
@@ -91,21 +86,6 @@ void events_clear(struct events *events)
 
 /* Rendering */
 
-/* "live/<job>/...": the kind, and the job into ret_job. Returns -1 for another topic. */
-static int parse_topic(const char *topic, char ret_job[JOB_NAME_MAX + 1])
-{
-    size_t word = strcspn(topic, "/");
-    const char *job = topic[word] ? topic + word + 1 : "";
-    snprintf(ret_job, JOB_NAME_MAX + 1, "%.*s", (int)strcspn(job, "/"), job);
-    for (int kind = 0; kind < EVENT_KINDS; kind++) {
-        if (strlen(event_kind_name[kind]) == word &&
-            strncmp(topic, event_kind_name[kind], word) == 0) {
-            return kind;
-        }
-    }
-    return -1;
-}
-
 static char *events_render(const struct published *published)
 {
     struct mpk_doc doc;
@@ -119,11 +99,15 @@ static char *events_render(const struct published *published)
 
 static void events_append(struct events *events, const struct published *published)
 {
-    char job[JOB_NAME_MAX + 1];
-    int kind = parse_topic(published->topic, job);
+    /* "live/<job>/..." */
+    size_t word = strcspn(published->topic, "/");
+    int kind = event_kind_find(published->topic, word);
     if (kind < 0) {
         return;
     }
+    char job[JOB_NAME_MAX + 1];
+    const char *from = published->topic[word] ? published->topic + word + 1 : "";
+    snprintf(job, sizeof job, "%.*s", (int)strcspn(from, "/"), from);
     char *json = events->client_count > 0 ? events_render(published) : NULL;
     if (json) {
         ring_put(&events->ring, events->boot, (enum event_kind)kind, job, json);
@@ -340,17 +324,6 @@ bool events_parse_id(const char *text, uint32_t boot, uint64_t *ret_number)
     return true;
 }
 
-/* Where it left off, if that is known; when it has left the ring, the first read says so. */
-static bool resume(struct event_client *client, const char *last_id)
-{
-    uint64_t number;
-    if (!events_parse_id(last_id, client->events->boot, &number) || number >= client->next) {
-        return false;
-    }
-    client->next = number + 1;
-    return true;
-}
-
 struct MHD_Response *events_open(struct events *events, struct MHD_Connection *connection,
                                  const struct event_filter *filter, const char *last_id,
                                  uint64_t now_ns)
@@ -362,7 +335,13 @@ struct MHD_Response *events_open(struct events *events, struct MHD_Connection *c
     if (!client) {
         return NULL;
     }
-    bool resumed = !last_id || resume(client, last_id);
+    /* Where it left off, if that is known; when it has left the ring, the first read says so. */
+    uint64_t number;
+    bool known =
+        last_id && events_parse_id(last_id, events->boot, &number) && number < client->next;
+    if (known) {
+        client->next = number + 1;
+    }
     char text[200];
     snprintf(text, sizeof text,
              "retry: 1000\nid: %08" PRIx32 "-%" PRIu64
@@ -370,7 +349,7 @@ struct MHD_Response *events_open(struct events *events, struct MHD_Connection *c
              client->events->boot, client->next - 1, ATTND_VERSION,
              (double)client->events->heartbeat_ns / 1e9);
     put_note(client, text);
-    if (!resumed) {
+    if (last_id && !known) {
         put_resync(client, "the last id is not known");
     }
     struct MHD_Response *response = MHD_create_response_from_callback(

@@ -268,17 +268,6 @@ static int http_open_loop(struct http *http, char *reterr)
     return 0;
 }
 
-static void open_events(struct http *http)
-{
-    const struct config *config = http->config;
-    struct event_options options = {.ring_bytes = config->http_ring,
-                                    .live_interval_ns = config->http_live_interval,
-                                    .heartbeat_ns = config->http_heartbeat,
-                                    .held_bytes = config->http_queue,
-                                    .clients = (uint32_t)config->http_event_clients};
-    events_init(&http->events, http->stats, &options);
-}
-
 static void http_on_closed(uv_handle_t *asked)
 {
     free(asked->data);
@@ -332,7 +321,12 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     http->listen_fd = -1;
     uv_mutex_init(&http->lock);
     feed_init(&http->feed, config->http_queue);
-    open_events(http);
+    struct event_options options = {.ring_bytes = config->http_ring,
+                                    .live_interval_ns = config->http_live_interval,
+                                    .heartbeat_ns = config->http_heartbeat,
+                                    .held_bytes = config->http_queue,
+                                    .clients = (uint32_t)config->http_event_clients};
+    events_init(&http->events, stats, &options);
     http->metrics = metrics_new(config, stats);
     if (!http->metrics) {
         return http_fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));

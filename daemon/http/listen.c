@@ -31,25 +31,6 @@ static int listen_fail(const char *endpoint, const char *reason, char *reterr)
     return -1;
 }
 
-/* "tcp://host:port" to host and port; "*" is any address, port "*" is 0. */
-static bool listen_split(const char *endpoint, char host[ENDPOINT_MAX], char port[8])
-{
-    static const char scheme[] = "tcp://";
-    const char *colon = strrchr(endpoint, ':');
-    if (strncmp(endpoint, scheme, strlen(scheme)) != 0 || strlen(colon + 1) > 5) {
-        return false;
-    }
-    const char *from = endpoint + strlen(scheme);
-    size_t length = (size_t)(colon - from);
-    if (length >= 2 && from[0] == '[' && from[length - 1] == ']') {
-        from++;
-        length -= 2;
-    }
-    snprintf(host, ENDPOINT_MAX, "%.*s", (int)length, from);
-    snprintf(port, 8, "%s", strcmp(colon + 1, "*") == 0 ? "0" : colon + 1);
-    return true;
-}
-
 static int listen_open_socket(const struct sockaddr *address, socklen_t size)
 {
     int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -119,9 +100,20 @@ int http_listen(char *endpoint, char *reterr)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *address = NULL;
     char host[ENDPOINT_MAX], port[8];
     errno = 0;
-    if (!listen_split(endpoint, host, port)) {
+    /* "tcp://host:port" to host and port; "*" is any address, port "*" is 0. */
+    static const char scheme[] = "tcp://";
+    const char *colon = strrchr(endpoint, ':');
+    if (strncmp(endpoint, scheme, strlen(scheme)) != 0 || strlen(colon + 1) > 5) {
         return listen_fail(endpoint, "HTTP needs tcp://host:port or ipc://path", reterr);
     }
+    const char *from = endpoint + strlen(scheme);
+    size_t length = (size_t)(colon - from);
+    if (length >= 2 && from[0] == '[' && from[length - 1] == ']') {
+        from++;
+        length -= 2;
+    }
+    snprintf(host, ENDPOINT_MAX, "%.*s", (int)length, from);
+    snprintf(port, 8, "%s", strcmp(colon + 1, "*") == 0 ? "0" : colon + 1);
     int rc = getaddrinfo(strcmp(host, "*") == 0 ? NULL : host, port, &hints, &address);
     if (rc != 0) {
         return listen_fail(endpoint, gai_strerror(rc), reterr);

@@ -10,39 +10,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The metrics that a reader can choose from, with what they mean in one line. */
-/* [minimum, maximum], or null where one has no end. */
-static json_t *domain_of(const struct metric_info *info)
-{
-    return isfinite(info->minimum) && isfinite(info->maximum)
-               ? json_pack("[f, f]", info->minimum, info->maximum)
-               : json_null();
-}
-
 static json_t *metric_list_describe(int i)
 {
     const struct metric_info *info = &metric_info[i];
     static const char *const worse[] = {"low", "high", "both", "neither"};
+    /* [minimum, maximum], or null where one has no end. */
     return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:f, s:s}", "name", info->name, "unit",
                      info->unit, "per", info->kind == METRIC_KIND_ROW ? "row" : "message", "group",
                      metric_in_spectrum((unsigned)i) ? "spectrum" : "heads", "domain",
-                     domain_of(info), "worse", worse[info->worse], "resolution", info->resolution,
-                     "description", info->description);
+                     isfinite(info->minimum) && isfinite(info->maximum)
+                         ? json_pack("[f, f]", info->minimum, info->maximum)
+                         : json_null(),
+                     "worse", worse[info->worse], "resolution", info->resolution, "description",
+                     info->description);
 }
 
+/* Takes over the reference; NULL when out of memory. */
+static void openapi_reply(struct request *request, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (text) {
+        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
+    } else {
+        reply_code(request, ERR_MEMORY, NULL);
+    }
+}
+
+/* The metrics that a reader can choose from, with what they mean in one line. */
 void handle_metric_list(struct request *request)
 {
     json_t *list = json_array();
     for (int i = 0; i < METRIC_COUNT; i++) {
         json_array_append_new(list, metric_list_describe(i));
     }
-    char *text = list ? json_dumps(list, JSON_COMPACT) : NULL;
-    json_decref(list);
-    if (text) {
-        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
-    } else {
-        reply_code(request, ERR_MEMORY, NULL);
-    }
+    openapi_reply(request, list);
 }
 
 static json_t *schema_of(enum argument_type type)
@@ -60,30 +62,6 @@ static json_t *schema_of(enum argument_type type)
     return json_pack("{s:s}", "type", "string");
 }
 
-static json_t *describe_argument(const struct argument *argument, bool needed)
-{
-    json_t *json = json_pack("{s:s, s:s, s:s, s:o}", "name", argument->name, "in", "query",
-                             "description", argument->help, "schema", schema_of(argument->type));
-    if (argument->type == ARGUMENT_LIST) {
-        json_object_set_new(json, "explode", json_false());
-    }
-    if (needed) {
-        json_object_set_new(json, "required", json_true());
-    }
-    return json;
-}
-
-static json_t *describe_arguments(const struct route *route)
-{
-    json_t *list = json_array();
-    for (int i = 0; i < ARG_COUNT; i++) {
-        if (route->arguments & 1u << i) {
-            json_array_append_new(list, describe_argument(&arguments[i], route->needed & 1u << i));
-        }
-    }
-    return list;
-}
-
 /* "{a b}" as an object with these keys, "[a b]" as a list of such. */
 static json_t *describe_answer(const char *answer)
 {
@@ -97,19 +75,14 @@ static json_t *describe_answer(const char *answer)
     return *answer == '{' ? object : json_pack("{s:s, s:o}", "type", "array", "items", object);
 }
 
-static json_t *describe_content(const struct route *route)
+static json_t *describe_responses(const struct route *route)
 {
     json_t *content = json_object();
     if (route->answer) {
         json_object_set_new(content, "schema", describe_answer(route->answer));
     }
-    return json_pack("{s:o}", route->type, content);
-}
-
-static json_t *describe_responses(const struct route *route)
-{
     json_t *json = json_pack("{s:{s:s, s:o}}", "200", "description", route->help, "content",
-                             describe_content(route));
+                             json_pack("{s:o}", route->type, content));
     json_object_set_new(json, "default",
                         json_pack("{s:s, s:{s:{s:{s:s}}}}", "description", "why not", "content",
                                   "application/json", "schema", "$ref",
@@ -121,8 +94,24 @@ static json_t *describe_responses(const struct route *route)
 static void add_route(json_t *paths, const struct route *route)
 {
     size_t length = strlen(route->path);
-    json_t *get = json_pack("{s:s, s:o, s:o}", "summary", route->help, "parameters",
-                            describe_arguments(route), "responses", describe_responses(route));
+    json_t *list = json_array();
+    for (int i = 0; i < ARG_COUNT; i++) {
+        if (route->arguments & 1u << i) {
+            const struct argument *argument = &arguments[i];
+            json_t *json =
+                json_pack("{s:s, s:s, s:s, s:o}", "name", argument->name, "in", "query",
+                          "description", argument->help, "schema", schema_of(argument->type));
+            if (argument->type == ARGUMENT_LIST) {
+                json_object_set_new(json, "explode", json_false());
+            }
+            if (route->needed & 1u << i) {
+                json_object_set_new(json, "required", json_true());
+            }
+            json_array_append_new(list, json);
+        }
+    }
+    json_t *get = json_pack("{s:s, s:o, s:o}", "summary", route->help, "parameters", list,
+                            "responses", describe_responses(route));
     if (route->who != FOR_KNOWN) {
         json_object_set_new(get, "security", json_array());
     }
@@ -159,11 +148,5 @@ void handle_openapi(struct request *request)
     if (request->http->visitors) {
         json_object_set_new(json, "security", json_pack("[{s:[]}]", "token"));
     }
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
-    if (text) {
-        reply_owned(request, MHD_HTTP_OK, "application/json", text, strlen(text));
-    } else {
-        reply_code(request, ERR_MEMORY, NULL);
-    }
+    openapi_reply(request, json);
 }

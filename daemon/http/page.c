@@ -37,13 +37,12 @@ static void *page_unpack(const struct asset *asset)
         free(bytes);
         return NULL;
     }
-    int rc = inflate(&stream, Z_FINISH);
-    inflateEnd(&stream);
-    if (rc == Z_STREAM_END) {
-        return bytes;
+    if (inflate(&stream, Z_FINISH) != Z_STREAM_END) {
+        free(bytes);
+        bytes = NULL;
     }
-    free(bytes);
-    return NULL;
+    inflateEnd(&stream);
+    return bytes;
 }
 
 /* "gzip", "gzip; q=0.5", but not "gzip;q=0.0": of one of those between commas. */
@@ -70,24 +69,19 @@ static bool takes_gzip(struct request *request)
     return false;
 }
 
-static void reply_unpacked(struct request *request, const struct asset *asset)
-{
-    void *bytes = page_unpack(asset);
-    if (!bytes) {
-        reply_code(request, ERR_MEMORY, NULL);
-        return;
-    }
-    reply_owned(request, MHD_HTTP_OK, asset->type, bytes, asset->size);
-}
-
 static void reply_content(struct request *request, const struct asset *asset)
 {
-    if (!takes_gzip(request)) {
-        reply_unpacked(request, asset);
+    if (takes_gzip(request)) {
+        reply_bytes(request, MHD_HTTP_OK, asset->type, asset->gzip, asset->gzip_size);
+        reply_header(request, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
         return;
     }
-    reply_bytes(request, MHD_HTTP_OK, asset->type, asset->gzip, asset->gzip_size);
-    reply_header(request, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
+    void *bytes = page_unpack(asset);
+    if (bytes) {
+        reply_owned(request, MHD_HTTP_OK, asset->type, bytes, asset->size);
+    } else {
+        reply_code(request, ERR_MEMORY, NULL);
+    }
 }
 
 /* "*", or a list in which it is. */

@@ -57,48 +57,32 @@ static void reply_answer_free(void *data)
     free(answer);
 }
 
-/* NULL when out of memory. */
-static struct reply_answer *answer_new(struct http *http, void *bytes, size_t size)
-{
-    struct reply_answer *answer = malloc(sizeof *answer);
-    if (!answer) {
-        free(bytes);
-        return NULL;
-    }
-    *answer = (struct reply_answer){.http = http, .bytes = bytes, .size = size};
-    http->answer_bytes += size;
-    return answer;
-}
-
-static struct MHD_Response *respond(struct reply_answer *answer)
-{
-    struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback_cls(
-        answer->size, answer->bytes, reply_answer_free, answer);
-    if (!response) {
-        reply_answer_free(answer);
-    }
-    return response;
-}
-
-/* One that is alone may be of any size. */
-static bool reply_has_room(const struct http *http, size_t size)
-{
-    return http->answer_bytes == 0 || http->answer_bytes + size <= http->config->http_answers;
-}
-
 void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
                  size_t size)
 {
-    struct reply_answer *answer;
-    if (!reply_has_room(request->http, size)) {
+    struct http *http = request->http;
+    /* One that is alone may be of any size. */
+    if (http->answer_bytes > 0 && http->answer_bytes + size > http->config->http_answers) {
         free(bytes);
         reply_code(request, ERR_AGAIN,
                    "answers that others have not read yet take all of http.answers: try again");
         reply_header(request, MHD_HTTP_HEADER_RETRY_AFTER, "1");
         return;
     }
-    answer = answer_new(request->http, bytes, size);
-    reply_set(request, status, type, answer ? respond(answer) : NULL);
+    struct MHD_Response *response = NULL;
+    struct reply_answer *answer = malloc(sizeof *answer);
+    if (answer) {
+        *answer = (struct reply_answer){.http = http, .bytes = bytes, .size = size};
+        http->answer_bytes += size;
+        response = MHD_create_response_from_buffer_with_free_callback_cls(
+            size, bytes, reply_answer_free, answer);
+        if (!response) {
+            reply_answer_free(answer);
+        }
+    } else {
+        free(bytes);
+    }
+    reply_set(request, status, type, response);
 }
 
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message)

@@ -102,24 +102,19 @@ static void request_give_up(struct request *request, const char *slug, const cha
     MHD_resume_connection(request->connection);
 }
 
-/* A question that has not been asked yet waits for those before it: while the loop thread answers
- * them, it is not the one that is slow. */
-static bool request_is_late(const struct request *request, uint64_t now_ns)
-{
-    const struct question *question = request->question;
-    uint64_t began_ns = request->began_ns, heard_ns = request->http->heard_ns;
-    uint64_t since_ns = question->asked_ns    ? question->asked_ns
-                        : heard_ns > began_ns ? heard_ns
-                                              : began_ns;
-    return !question->is_back && now_ns - since_ns > request->patience_ns;
-}
-
 void requests_check(struct http *http, uint64_t now_ns)
 {
     struct request *next;
     for (struct request *request = http->waiting; request; request = next) {
         next = request->next;
-        if (request_is_late(request, now_ns)) {
+        /* A question that has not been asked yet waits for those before it: while the loop thread
+         * answers them, it is not the one that is slow. */
+        const struct question *question = request->question;
+        uint64_t began_ns = request->began_ns, heard_ns = request->http->heard_ns;
+        uint64_t since_ns = question->asked_ns    ? question->asked_ns
+                            : heard_ns > began_ns ? heard_ns
+                                                  : began_ns;
+        if (!question->is_back && now_ns - since_ns > request->patience_ns) {
             request_give_up(request, "again",
                             "attnd is busy and has not answered in time: try again later");
         }

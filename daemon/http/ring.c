@@ -14,6 +14,17 @@ const char *const event_kind_name[EVENT_KINDS] = {
     [EVENT_JOB] = "job",   [EVENT_LOGGED] = "log",
 };
 
+int event_kind_find(const char *word, size_t length)
+{
+    for (int kind = 0; kind < EVENT_KINDS; kind++) {
+        if (strlen(event_kind_name[kind]) == length &&
+            strncmp(word, event_kind_name[kind], length) == 0) {
+            return kind;
+        }
+    }
+    return -1;
+}
+
 void ring_init(struct ring *ring, uint64_t limit)
 {
     *ring = (struct ring){.oldest = 1, .limit = limit};
@@ -127,13 +138,6 @@ void ring_put(struct ring *ring, uint32_t boot, enum event_kind kind, const char
     }
 }
 
-static bool lets_through(const struct event_filter *filter, const struct event *event)
-{
-    return (filter->kinds & 1u << event->kind) &&
-           (!*filter->job || strcmp(filter->job, event->job) == 0) &&
-           access_jobs_match(filter->visitor.jobs, event->job);
-}
-
 struct event *ring_next(const struct ring *ring, const struct event_filter *filter, uint64_t *from,
                         bool *ret_missed)
 {
@@ -144,11 +148,12 @@ struct event *ring_next(const struct ring *ring, const struct event_filter *filt
     }
     while (*from <= ring->newest) {
         struct event *event = *slot_of(ring, (*from)++);
-        if (!lets_through(filter, event)) {
-            continue;
+        if ((filter->kinds & 1u << event->kind) &&
+            (!*filter->job || strcmp(filter->job, event->job) == 0) &&
+            access_jobs_match(filter->visitor.jobs, event->job)) {
+            event->references++;
+            return event;
         }
-        event->references++;
-        return event;
     }
     return NULL;
 }

@@ -16,6 +16,8 @@
 
 enum event_kind { EVENT_LIVE, EVENT_SUMMARY, EVENT_ALERT, EVENT_JOB, EVENT_LOGGED, EVENT_KINDS };
 extern const char *const event_kind_name[EVENT_KINDS];
+/* -1: it is none. */
+int event_kind_find(const char *word, size_t length);
 
 struct event {
     uint32_t references;

@@ -114,13 +114,6 @@ static unsigned connection_limit(const struct config *config)
     return (unsigned)wanted;
 }
 
-/* When the last quarter of the limit is in use, silent connections make room for active ones. */
-static unsigned crowd(const struct config *config)
-{
-    unsigned limit = connection_limit(config);
-    return limit - limit / 4;
-}
-
 static void on_connection(void *data, struct MHD_Connection *connection, void **peer,
                           enum MHD_ConnectionNotificationCode code)
 {
@@ -131,7 +124,9 @@ static void on_connection(void *data, struct MHD_Connection *connection, void **
         peer_remove(&http->peers, *peer);
         return;
     }
-    if (http->peers.count >= crowd(http->config)) {
+    /* With the last quarter of the limit in use, silent connections make room for active ones. */
+    unsigned limit = connection_limit(http->config);
+    if (http->peers.count >= limit - limit / 4) {
         peers_make_room(&http->peers);
     }
     if (info) {
@@ -142,13 +137,6 @@ static void on_connection(void *data, struct MHD_Connection *connection, void **
 
 /* Requests */
 
-/* In the path, which comes unescaped and then ends there. */
-static bool has_nul(const char *uri)
-{
-    const char *nul = strstr(uri, "%00");
-    return nul && nul < uri + strcspn(uri, "?");
-}
-
 static void *on_uri(void *data, const char *uri, struct MHD_Connection *connection)
 {
     struct http *http = data;
@@ -156,7 +144,9 @@ static void *on_uri(void *data, const char *uri, struct MHD_Connection *connecti
     if (!request) {
         return NULL; /* on_request then ends the connection */
     }
-    request->has_nul = has_nul(uri);
+    /* In the path, which comes unescaped and then ends there. */
+    const char *nul = strstr(uri, "%00");
+    request->has_nul = nul && nul < uri + strcspn(uri, "?");
     request->http = http;
     request->connection = connection;
     request->began_ns = clock_monotonic_ns();
@@ -205,11 +195,6 @@ static bool has_body(struct request *request)
            (length && strspn(length, "0") != strlen(length));
 }
 
-static bool may_read(const char *method)
-{
-    return strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
-}
-
 struct repeated {
     const char *name;
     unsigned count;
@@ -230,17 +215,6 @@ static bool server_is_repeated(struct request *request, const char *name)
     struct repeated repeated = {.name = name};
     MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &repeated);
     return repeated.count > 1;
-}
-
-static bool is_ambiguous(struct request *request)
-{
-    static const char *const names[] = {MHD_HTTP_HEADER_HOST, MHD_HTTP_HEADER_CONTENT_LENGTH,
-                                        MHD_HTTP_HEADER_AUTHORIZATION, USER_HEADER};
-    bool repeated = false;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        repeated = repeated || server_is_repeated(request, names[i]);
-    }
-    return request->has_nul || repeated;
 }
 
 static enum MHD_Result on_forwarding(void *data, enum MHD_ValueKind kind, const char *name,
@@ -317,20 +291,6 @@ static enum MHD_Result on_argument(void *data, enum MHD_ValueKind kind, const ch
     return argument_read(data, name, is_text ? value : NULL) ? MHD_YES : MHD_NO;
 }
 
-/* Applies to the API only: scrapers and followed links may add any parameters. */
-static void check_arguments(struct request *request)
-{
-    struct argument_reader *reader = &request->arguments;
-    if (strncmp(request->path, "/api/", strlen("/api/")) != 0) {
-        return;
-    }
-    argument_reader_init(reader, request->route);
-    MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument, reader);
-    if (*reader->reterr || !arguments_complete(reader)) {
-        reply_code(request, ERR_ARGUMENT, reader->reterr);
-    }
-}
-
 static void server_refuse_path(struct request *request)
 {
     reply_error(request, MHD_HTTP_NOT_FOUND, "path",
@@ -376,8 +336,15 @@ static void handle(struct request *request, const char *path)
         !access_jobs_match(request->visitor.jobs, NULL)) {
         server_refuse_path(request);
     }
-    if (!request->response) {
-        check_arguments(request);
+    /* Applies to the API only: scrapers and followed links may add any parameters. */
+    if (!request->response && strncmp(request->path, "/api/", strlen("/api/")) == 0) {
+        struct argument_reader *reader = &request->arguments;
+        argument_reader_init(reader, request->route);
+        MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument,
+                                    reader);
+        if (*reader->reterr || !arguments_complete(reader)) {
+            reply_code(request, ERR_ARGUMENT, reader->reterr);
+        }
     }
     if (!request->response) {
         (request->route->handle ? request->route->handle : handle_openapi)(request);
@@ -406,11 +373,17 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
         /* Refuses what should not go on; then there is a response. */
         const struct config *config = request->http->config;
         const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
-        if (is_ambiguous(request)) {
+        static const char *const names[] = {MHD_HTTP_HEADER_HOST, MHD_HTTP_HEADER_CONTENT_LENGTH,
+                                            MHD_HTTP_HEADER_AUTHORIZATION, USER_HEADER};
+        bool repeated = false;
+        for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+            repeated = repeated || server_is_repeated(request, names[i]);
+        }
+        if (request->has_nul || repeated) {
             server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
                           "a zero byte in the path, or more than one Host, Content-Length, "
                           "Authorization or " USER_HEADER);
-        } else if (!may_read(method)) {
+        } else if (!request->head_only && strcmp(method, MHD_HTTP_METHOD_GET) != 0) {
             server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
                           "only GET and HEAD are answered");
             reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");

@@ -183,8 +183,19 @@ struct whose_peer whose_ask(struct whose *whose, int fd)
 
 /* The users that may ask */
 
-static bool is_member(uid_t uid, gid_t group)
+bool whose_may_ask(const struct whose *whose, uid_t uid)
 {
+    if (uid == whose->own || uid == 0) {
+        return true;
+    }
+    for (unsigned i = 0; i < whose->user_count; i++) {
+        if (whose->users[i] == uid) {
+            return true;
+        }
+    }
+    if (!whose->has_group) {
+        return false;
+    }
     struct passwd user, *found = NULL;
     char texts[ENTRY_MAX];
     static _Thread_local gid_t groups[GROUPS_MAX];
@@ -196,24 +207,11 @@ static bool is_member(uid_t uid, gid_t group)
         count = GROUPS_MAX; /* those that found room */
     }
     for (int i = 0; i < count; i++) {
-        if (groups[i] == group) {
+        if (groups[i] == whose->group) {
             return true;
         }
     }
     return false;
-}
-
-bool whose_may_ask(const struct whose *whose, uid_t uid)
-{
-    if (uid == whose->own || uid == 0) {
-        return true;
-    }
-    for (unsigned i = 0; i < whose->user_count; i++) {
-        if (whose->users[i] == uid) {
-            return true;
-        }
-    }
-    return whose->has_group && is_member(uid, whose->group);
 }
 
 bool whose_is_forwarding(const char *header)
@@ -263,18 +261,6 @@ static int whose_add(struct whose *whose, const char *word, char *reterr)
     return 0;
 }
 
-static int whose_add_all(struct whose *whose, const char *users, char *reterr)
-{
-    char copy[CONFIG_TEXT_MAX], *rest = NULL;
-    snprintf(copy, sizeof copy, "%s", users);
-    for (char *word = strtok_r(copy, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-        if (whose_add(whose, word, reterr) != 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 static uid_t read_overflow_uid(void)
 {
     unsigned uid = OVERFLOW_UID;
@@ -318,8 +304,12 @@ static bool whose_works(struct whose *whose)
 int whose_init(struct whose *whose, const char *users, char *reterr)
 {
     *whose = (struct whose){.netlink = -1, .own = geteuid(), .overflow = read_overflow_uid()};
-    if (whose_add_all(whose, users, reterr) != 0) {
-        return -1;
+    char copy[CONFIG_TEXT_MAX], *rest = NULL;
+    snprintf(copy, sizeof copy, "%s", users);
+    for (char *word = strtok_r(copy, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+        if (whose_add(whose, word, reterr) != 0) {
+            return -1;
+        }
     }
     struct group group, *found = NULL;
     static char texts[4 * ENTRY_MAX];

@@ -65,17 +65,6 @@ static void scale_weights(struct map_pass *p)
     }
 }
 
-/* Moves the finite entries to the front; returns how many. */
-static uint32_t across_keep_finite(float *x, uint32_t n)
-{
-    uint32_t kept = 0;
-    for (uint32_t j = 0; j < n; j++) {
-        x[kept] = x[j];
-        kept += isfinite(x[kept]) != 0;
-    }
-    return kept;
-}
-
 /* Returns whether f32 could tell; nothing was added then. */
 static bool add_scaled(const struct map_pass *p, struct moments *map, uint32_t n)
 {
@@ -85,7 +74,13 @@ static bool add_scaled(const struct map_pass *p, struct moments *map, uint32_t n
     p->kernel->weigh(p->source, p->scaled, p->heads, p->dtype, n, p->entry);
     struct across_moments m = p->kernel->moments(p->entry, n);
     if (!m.finite && p->dtype != DTYPE_F64) { /* an f64 may be finite and not fit an f32 */
-        n = across_keep_finite(p->entry, n);
+        /* Moves the finite entries to the front; returns how many. */
+        uint32_t kept = 0;
+        for (uint32_t j = 0; j < n; j++) {
+            p->entry[kept] = p->entry[j];
+            kept += isfinite(p->entry[kept]) != 0;
+        }
+        n = kept;
         if (n == 0) {
             return true;
         }

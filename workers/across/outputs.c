@@ -73,18 +73,6 @@ struct outputs_pass {
 
 /* Memory. */
 
-struct outputs_memory {
-    unsigned char *memory; /* NULL: only counts */
-    uint64_t bytes;
-};
-
-static void *outputs_take(struct outputs_memory *m, uint64_t count, size_t size)
-{
-    void *taken = m->memory ? m->memory + m->bytes : NULL;
-    m->bytes += (count * size + 63) / 64 * 64;
-    return taken;
-}
-
 static uint32_t rows_most(const struct attention *a)
 {
     uint32_t rows = PRODUCT_WEIGHTS / a->keys;
@@ -92,26 +80,26 @@ static uint32_t rows_most(const struct attention *a)
     return rows > PRODUCT_ROWS ? PRODUCT_ROWS : rows;
 }
 
-static void outputs_take_all(struct outputs_pass *p, struct outputs_memory *m)
+static void outputs_take_all(struct outputs_pass *p, struct scratch_pieces *m)
 {
     const struct attention *a = p->a;
     uint64_t keys = a->keys, dim = a->qk.value_dim, r = a->qk.wo_r ? a->qk.written_dim : 0;
     p->rows_most = rows_most(a);
-    p->length = outputs_take(m, keys, sizeof *p->length);
-    p->exact = outputs_take(m, keys, sizeof *p->exact);
-    p->wo_r = outputs_take(m, r * dim, sizeof *p->wo_r);
-    p->all = outputs_take(m, keys, sizeof *p->all);
-    p->list = outputs_take(m, keys, sizeof *p->list);
-    p->weight = outputs_take(m, keys, sizeof *p->weight);
-    p->gathered = outputs_take(m, keys, sizeof *p->gathered);
-    p->weights = outputs_take(m, p->rows_most * keys, sizeof *p->weights);
-    p->value = outputs_take(m, PRODUCT_KEYS * dim, sizeof *p->value);
-    p->output = outputs_take(m, p->rows_most * dim, sizeof *p->output);
-    p->wide = outputs_take(m, p->rows_most * dim, sizeof *p->wide);
-    p->written = outputs_take(m, p->rows_most * r, sizeof *p->written);
-    p->vector = outputs_take(m, dim, sizeof *p->vector);
-    p->row = outputs_take(m, p->rows_most, sizeof *p->row);
-    void *ref = outputs_take(m, outputs_ref_bytes(a), 1);
+    p->length = scratch_carve(m, keys, sizeof *p->length);
+    p->exact = scratch_carve(m, keys, sizeof *p->exact);
+    p->wo_r = scratch_carve(m, r * dim, sizeof *p->wo_r);
+    p->all = scratch_carve(m, keys, sizeof *p->all);
+    p->list = scratch_carve(m, keys, sizeof *p->list);
+    p->weight = scratch_carve(m, keys, sizeof *p->weight);
+    p->gathered = scratch_carve(m, keys, sizeof *p->gathered);
+    p->weights = scratch_carve(m, p->rows_most * keys, sizeof *p->weights);
+    p->value = scratch_carve(m, PRODUCT_KEYS * dim, sizeof *p->value);
+    p->output = scratch_carve(m, p->rows_most * dim, sizeof *p->output);
+    p->wide = scratch_carve(m, p->rows_most * dim, sizeof *p->wide);
+    p->written = scratch_carve(m, p->rows_most * r, sizeof *p->written);
+    p->vector = scratch_carve(m, dim, sizeof *p->vector);
+    p->row = scratch_carve(m, p->rows_most, sizeof *p->row);
+    void *ref = scratch_carve(m, outputs_ref_bytes(a), 1);
     if (ref) {
         outputs_ref_begin(&p->ref, a, ref);
     }
@@ -120,7 +108,7 @@ static void outputs_take_all(struct outputs_pass *p, struct outputs_memory *m)
 uint64_t outputs_scratch(const struct attention *a)
 {
     struct outputs_pass p = {.a = a};
-    struct outputs_memory count = {0};
+    struct scratch_pieces count = {0};
     outputs_take_all(&p, &count);
     return count.bytes;
 }
@@ -204,28 +192,6 @@ static void outputs_load_values(const struct outputs_pass *p, uint32_t begin, ui
 
 /* The head. */
 
-static void outputs_begin_head(struct outputs_pass *p, uint32_t h)
-{
-    const struct qk *qk = &p->a->qk;
-    p->writes = qk->wo_r;
-    for (uint32_t r = 0; p->writes && r < qk->written_dim; r++) {
-        double *row = p->wo_r + (size_t)r * qk->value_dim;
-        attention_load(qk->wo_r, DTYPE_F32, ((size_t)h * qk->written_dim + r) * qk->value_dim,
-                       qk->value_dim, row);
-        p->writes = isfinite(output_ref_length(row, qk->value_dim));
-    }
-}
-
-static double outputs_x_norm(const struct outputs_pass *p, uint32_t i)
-{
-    double x_norm = NAN;
-    if (p->a->qk.x_norm) {
-        attention_load(p->a->qk.x_norm, DTYPE_F32, (size_t)p->sample * p->a->queries + i, 1,
-                       &x_norm);
-    }
-    return x_norm > 0 && isfinite(x_norm) ? x_norm : NAN;
-}
-
 /* Rows. */
 
 static struct across_keys outputs_keys(const struct outputs_pass *p, uint32_t i)
@@ -266,20 +232,6 @@ static const float *outputs_lengths(const struct outputs_pass *p, const struct a
     return p->gathered;
 }
 
-static struct across_shares outputs_shares(const struct outputs_pass *p,
-                                           const struct across_keys *keys)
-{
-    const float *length = outputs_lengths(p, keys);
-    struct across_shares all = {0};
-    for (uint32_t k = 0; k < keys->n; k += ACROSS_CHUNK) {
-        uint32_t rest = keys->n - k, n = rest < ACROSS_CHUNK ? rest : ACROSS_CHUNK;
-        struct across_shares one = p->kernel->shares(p->weight + k, length + k, n);
-        all.sum += one.sum;
-        all.logs += one.logs;
-    }
-    return all;
-}
-
 /* The row's weights, which are in p->weight, wait for the product. */
 static void outputs_add_row(struct outputs_pass *p, const struct across_keys *keys, double entropy)
 {
@@ -294,8 +246,8 @@ static void outputs_add_row(struct outputs_pass *p, const struct across_keys *ke
     }
     p->begin = p->rows == 0 || first < p->begin ? first : p->begin;
     p->end = p->rows == 0 || end > p->end ? end : p->end;
-    p->row[p->rows++] =
-        (struct outputs_row){.entropy = entropy, .x_norm = outputs_x_norm(p, keys->i)};
+    p->row[p->rows++] = (struct outputs_row){.entropy = entropy,
+                                             .x_norm = attention_x_norm(p->a, p->sample, keys->i)};
 }
 
 static void outputs_take_row(struct outputs_pass *p, uint32_t h, uint32_t i)
@@ -311,7 +263,14 @@ static void outputs_take_row(struct outputs_pass *p, uint32_t h, uint32_t i)
         return;
     }
     if (verdict == ACROSS_SOUND && judged.sum <= SUM_MOST) {
-        struct across_shares shares = outputs_shares(p, &keys);
+        const float *length = outputs_lengths(p, &keys);
+        struct across_shares shares = {0};
+        for (uint32_t k = 0; k < keys.n; k += ACROSS_CHUNK) {
+            uint32_t rest = keys.n - k, n = rest < ACROSS_CHUNK ? rest : ACROSS_CHUNK;
+            struct across_shares one = p->kernel->shares(p->weight + k, length + k, n);
+            shares.sum += one.sum;
+            shares.logs += one.logs;
+        }
         bool zero = !(judged.sum > 0) && !(judged.min < 0) && p->a->dtype != DTYPE_F64;
         if (zero || !p->some) {
             outputs_add_row(p, &keys, NAN);
@@ -358,13 +317,6 @@ static double outputs_norm(const struct outputs_pass *p, const double *x, uint32
     return sqrt(sum) * p->unit;
 }
 
-static void outputs_add(struct moments *m, double x)
-{
-    if (isfinite(x)) {
-        moments_add(m, x);
-    }
-}
-
 /* The rows that wait, through to the head's numbers. */
 static void outputs_finish(struct outputs_pass *p, struct head_block *head)
 {
@@ -374,12 +326,12 @@ static void outputs_finish(struct outputs_pass *p, struct head_block *head)
     }
     for (uint32_t r = 0; r < p->rows; r++) {
         double norm = outputs_norm(p, p->wide + (size_t)r * qk->value_dim, qk->value_dim);
-        outputs_add(&head->output_norm, norm);
-        outputs_add(&head->norm_weighted_entropy, isfinite(norm) ? p->row[r].entropy : NAN);
+        moments_add_finite(&head->output_norm, norm);
+        moments_add_finite(&head->norm_weighted_entropy, isfinite(norm) ? p->row[r].entropy : NAN);
         if (p->writes) {
             norm = outputs_norm(p, p->written + (size_t)r * qk->written_dim, qk->written_dim);
-            outputs_add(&head->write_norm, norm);
-            outputs_add(&head->residual_share, norm / p->row[r].x_norm);
+            moments_add_finite(&head->write_norm, norm);
+            moments_add_finite(&head->residual_share, norm / p->row[r].x_norm);
         }
     }
     p->rows = 0;
@@ -388,7 +340,14 @@ static void outputs_finish(struct outputs_pass *p, struct head_block *head)
 static void outputs_run_head(struct outputs_pass *p, uint32_t h, uint32_t begin, uint32_t end,
                              struct scratch *scratch)
 {
-    outputs_begin_head(p, h);
+    const struct qk *qk = &p->a->qk;
+    p->writes = qk->wo_r;
+    for (uint32_t r = 0; p->writes && r < qk->written_dim; r++) {
+        double *row = p->wo_r + (size_t)r * qk->value_dim;
+        attention_load(qk->wo_r, DTYPE_F32, ((size_t)h * qk->written_dim + r) * qk->value_dim,
+                       qk->value_dim, row);
+        p->writes = isfinite(output_ref_length(row, qk->value_dim));
+    }
     for (uint32_t i = begin; i < end; i++) {
         outputs_take_row(p, h, i);
         if (p->rows == p->rows_most) {
@@ -410,7 +369,7 @@ int outputs_compute(struct head_block *head, const struct attention *a, uint32_t
     }
     struct outputs_pass p = {.kernel = kernels->across, .a = a, .head = head};
     uint64_t bytes = outputs_scratch(a);
-    struct outputs_memory memory = {
+    struct scratch_pieces memory = {
         .memory = bytes <= SIZE_MAX ? scratch_take(scratch, (size_t)bytes) : NULL};
     if (!memory.memory) {
         return ERR_MEMORY;

@@ -24,17 +24,6 @@ static void across_ref_add_head(double *map, double weight, const double *x, uin
     }
 }
 
-/* Moves the finite entries to the front; returns how many. */
-static uint32_t across_ref_keep_finite(double *x, uint32_t n)
-{
-    uint32_t kept = 0;
-    for (uint32_t j = 0; j < n; j++) {
-        x[kept] = x[j];
-        kept += isfinite(x[kept]) != 0;
-    }
-    return kept;
-}
-
 static const unsigned char *across_ref_row_at(const struct attention *a, uint32_t b, uint32_t h,
                                               uint32_t i)
 {
@@ -68,7 +57,13 @@ void across_map_entries_ref(struct moments *map, const unsigned char *const *sou
         attention_load_row(&one, 0, 0, 0, x);
         across_ref_add_head(entry, weight[h], x, n);
     }
-    row_merge_moments(map, entry, across_ref_keep_finite(entry, n));
+    /* Moves the finite entries to the front; returns how many. */
+    uint32_t kept = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        entry[kept] = entry[j];
+        kept += isfinite(entry[kept]) != 0;
+    }
+    row_merge_moments(map, entry, kept);
 }
 
 /* Carved from scratch for a weighted map. */
@@ -118,17 +113,6 @@ struct attention across_grad(const struct attention *a)
     return grad;
 }
 
-/* sum |A G|, products that are not finite left out. */
-static double across_ref_sum_products(const double *weight, const double *grad, uint32_t n)
-{
-    double sum = 0;
-    for (uint32_t k = 0; k < n; k++) {
-        double product = fabs(weight[k] * grad[k]);
-        sum += isfinite(product) ? product : 0;
-    }
-    return sum;
-}
-
 double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
                                const uint32_t *key, uint32_t n, double *work)
 {
@@ -142,7 +126,13 @@ double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h
     struct attention as_weights = across_grad(a);
     attention_load_row(&as_weights, b, h, i, sent);
     row_gather(sent, key, n, grad);
-    return across_ref_sum_products(weight, grad, n);
+    /* sum |A G|, products that are not finite left out. */
+    double sum = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        double product = fabs(weight[k] * grad[k]);
+        sum += isfinite(product) ? product : 0;
+    }
+    return sum;
 }
 
 int across_gradient_ref(double *score, const struct attention *a, uint32_t row_begin,

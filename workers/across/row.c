@@ -5,14 +5,6 @@
 
 #include <math.h>
 
-/* From row (b, h, i) to what is loaded after it: the next head's, or the first head's next row. */
-static ptrdiff_t next_row(const struct attention *a, uint32_t h)
-{
-    ptrdiff_t head = (ptrdiff_t)a->queries, last = (ptrdiff_t)a->heads - 1;
-    ptrdiff_t rows = h < a->heads - 1 ? head : 1 - last * head;
-    return rows * (ptrdiff_t)(a->keys * dtype_size(a->dtype));
-}
-
 void across_load(const struct across_kernels *kernel, const struct attention *a, uint32_t h,
                  const struct across_keys *keys, float *ret)
 {
@@ -23,7 +15,10 @@ void across_load(const struct across_kernels *kernel, const struct attention *a,
     size_t row = ((size_t)keys->b * a->heads + h) * a->queries + keys->i;
     const unsigned char *source = a->weights;
     source += (row * a->keys + first) * dtype_size(a->dtype);
-    kernel->load(source, next_row(a, h), a->dtype, width, ret);
+    /* As far as the row that is loaded after it: the next head's, or the first head's next one. */
+    ptrdiff_t head = (ptrdiff_t)a->queries, last = (ptrdiff_t)a->heads - 1;
+    ptrdiff_t rows = h < a->heads - 1 ? head : 1 - last * head;
+    kernel->load(source, rows * (ptrdiff_t)(a->keys * dtype_size(a->dtype)), a->dtype, width, ret);
     for (uint32_t k = 0; width > keys->n && k < keys->n; k++) {
         ret[k] = ret[keys->key[k] - first];
     }
@@ -33,21 +28,6 @@ void across_load(const struct across_kernels *kernel, const struct attention *a,
 #define SUM_ERROR 2e-5
 /* The error of a weight that was f64. */
 #define WEIGHT_ERROR 1e-7
-
-static struct across_judged judge_chunks(const struct across_kernels *kernel, const float *weight,
-                                         uint32_t n)
-{
-    struct across_judged all = {.finite = true};
-    for (uint32_t k = 0; k < n; k += ACROSS_CHUNK) {
-        uint32_t rest = n - k;
-        struct across_judged one =
-            kernel->judge(weight + k, rest < ACROSS_CHUNK ? rest : ACROSS_CHUNK);
-        all.sum += one.sum;
-        all.min = one.min < all.min ? one.min : all.min;
-        all.finite = all.finite && one.finite;
-    }
-    return all;
-}
 
 /* Whether x is below a bound: certainly, certainly not, or within the error. */
 static enum across_verdict below(double x, double bound, double error)
@@ -61,7 +41,16 @@ static enum across_verdict below(double x, double bound, double error)
 enum across_verdict across_judge(const struct across_kernels *kernel, const struct attention *a,
                                  const float *weight, uint32_t n, struct across_judged *ret_judged)
 {
-    *ret_judged = judge_chunks(kernel, weight, n);
+    struct across_judged all = {.finite = true};
+    for (uint32_t k = 0; k < n; k += ACROSS_CHUNK) {
+        uint32_t rest = n - k;
+        struct across_judged one =
+            kernel->judge(weight + k, rest < ACROSS_CHUNK ? rest : ACROSS_CHUNK);
+        all.sum += one.sum;
+        all.min = one.min < all.min ? one.min : all.min;
+        all.finite = all.finite && one.finite;
+    }
+    *ret_judged = all;
     if (n == 0) {
         return ACROSS_UNSOUND;
     }

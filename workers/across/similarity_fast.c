@@ -119,21 +119,6 @@ static void similarity_fast_add_stretch(const struct similarity_pass *p, uint32_
     }
 }
 
-/* Halves of weights divided by a scale: their products are a quarter of the shares'. */
-static void similarity_fast_add_pair(const struct similarity_pass *p, struct similarity *into,
-                                     uint32_t g, uint32_t h)
-{
-    size_t at = (size_t)g * p->a->heads + h;
-    double scale_g = p->scale[g], scale_h = p->scale[h];
-    double dot = g == h ? p->square[g] : p->dot[at];
-    double js = g == h ? 0 : fmin(fmax(p->js[at] * M_LN2, 0), M_LN2);
-    struct similarity_share share = {.dot = 4 * dot * scale_g * scale_h,
-                                     .square_g = 4 * p->square[g] * scale_g * scale_g,
-                                     .square_h = 4 * p->square[h] * scale_h * scale_h,
-                                     .js = scale_g > 0 && scale_h > 0 ? js : NAN};
-    similarity_add(into, p->head[g], p->head[h], &share);
-}
-
 static void similarity_fast_add_row(struct similarity_pass *p, struct similarity *into)
 {
     size_t cells = (size_t)p->a->heads * p->a->heads;
@@ -146,7 +131,16 @@ static void similarity_fast_add_row(struct similarity_pass *p, struct similarity
     }
     for (uint32_t g = 0; g < p->sound; g++) {
         for (uint32_t h = g; h < p->sound; h++) {
-            similarity_fast_add_pair(p, into, g, h);
+            /* Halves of weights divided by a scale: their products are a quarter of the shares'. */
+            size_t at = (size_t)g * p->a->heads + h;
+            double scale_g = p->scale[g], scale_h = p->scale[h];
+            double dot = g == h ? p->square[g] : p->dot[at];
+            double js = g == h ? 0 : fmin(fmax(p->js[at] * M_LN2, 0), M_LN2);
+            struct similarity_share share = {.dot = 4 * dot * scale_g * scale_h,
+                                             .square_g = 4 * p->square[g] * scale_g * scale_g,
+                                             .square_h = 4 * p->square[h] * scale_h * scale_h,
+                                             .js = scale_g > 0 && scale_h > 0 ? js : NAN};
+            similarity_add(into, p->head[g], p->head[h], &share);
         }
     }
 }

@@ -164,13 +164,6 @@ uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
     return n;
 }
 
-static double f64_from_bits(uint64_t bits)
-{
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 /* 1 sign, 5 exponent (bias 15), 10 fraction bits. */
 static double f64_from_f16(uint16_t code)
 {
@@ -182,7 +175,10 @@ static double f64_from_f16(uint16_t code)
         return sign != 0 ? -magnitude : magnitude;
     }
     uint64_t wide = exponent == 0x1f ? 0x7ff : exponent - 15 + 1023;
-    return f64_from_bits(sign | wide << 52 | fraction << 42);
+    uint64_t bits = sign | wide << 52 | fraction << 42;
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 /* The upper half of an f32. */
@@ -194,54 +190,48 @@ static double f64_from_bf16(uint16_t code)
     return (double)x;
 }
 
-static void attention_load_f32(const unsigned char *p, uint32_t n, double *ret)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        float x;
-        memcpy(&x, p + (size_t)j * sizeof x, sizeof x);
-        ret[j] = (double)x;
-    }
-}
-
-static void load_f16(const unsigned char *p, uint32_t n, double *ret)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        uint16_t code;
-        memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
-        ret[j] = f64_from_f16(code);
-    }
-}
-
-static void load_bf16(const unsigned char *p, uint32_t n, double *ret)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        uint16_t code;
-        memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
-        ret[j] = f64_from_bf16(code);
-    }
-}
-
 void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret)
 {
     const unsigned char *p = (const unsigned char *)data + first * dtype_size(dtype);
     switch (dtype) {
     case DTYPE_F32:
-        attention_load_f32(p, n, ret);
+        for (uint32_t j = 0; j < n; j++) {
+            float x;
+            memcpy(&x, p + (size_t)j * sizeof x, sizeof x);
+            ret[j] = (double)x;
+        }
         return;
     case DTYPE_F64:
         memcpy(ret, p, (size_t)n * sizeof *ret);
         return;
     case DTYPE_F16:
-        load_f16(p, n, ret);
+        for (uint32_t j = 0; j < n; j++) {
+            uint16_t code;
+            memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
+            ret[j] = f64_from_f16(code);
+        }
         return;
     case DTYPE_BF16:
-        load_bf16(p, n, ret);
+        for (uint32_t j = 0; j < n; j++) {
+            uint16_t code;
+            memcpy(&code, p + (size_t)j * sizeof code, sizeof code);
+            ret[j] = f64_from_bf16(code);
+        }
         return;
     default: /* no attention in these: refused at the door */
         for (uint32_t j = 0; j < n; j++) {
             ret[j] = NAN;
         }
     }
+}
+
+double attention_x_norm(const struct attention *a, uint32_t b, uint32_t i)
+{
+    double x_norm = NAN;
+    if (a->qk.x_norm) {
+        attention_load(a->qk.x_norm, DTYPE_F32, (size_t)b * a->queries + i, 1, &x_norm);
+    }
+    return x_norm > 0 && isfinite(x_norm) ? x_norm : NAN;
 }
 
 void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,

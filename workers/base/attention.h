@@ -125,6 +125,9 @@ uint32_t attention_valid_keys(const struct attention *a, uint32_t b, uint32_t i,
 /* Converts the elements [first, first + n) of a tensor to f64; NaN when it is of integers. */
 void attention_load(const void *data, enum dtype dtype, size_t first, uint32_t n, double *ret);
 
+/* |x| of query i; NaN when it was not sent, or is none to divide by. */
+double attention_x_norm(const struct attention *a, uint32_t b, uint32_t i);
+
 /* Converts row (b, h, i) to f64, as sent. */
 void attention_load_row(const struct attention *a, uint32_t b, uint32_t h, uint32_t i,
                         double *ret_row);

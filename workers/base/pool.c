@@ -557,26 +557,6 @@ int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool)
     return 0;
 }
 
-static void pool_append(struct pool *pool, struct pool_tenant *tenant, struct pool_job *first,
-                        uint32_t count)
-{
-    if (!tenant->active) {
-        tenant_enter(pool, tenant);
-    }
-    for (struct pool_job *job = first, *next; job != NULL; job = next) {
-        next = job->next;
-        tenant->waiting += !job->low_priority;
-        pool_queue_put(job->background ? &tenant->background : &tenant->queue, job);
-    }
-    tenant->queued += count;
-    pool->stats.submitted += count;
-    pool->stats.queued += count;
-    if (pool->stats.queued > pool->stats.queued_max) {
-        pool->stats.queued_max = pool->stats.queued;
-    }
-    pool_dispatch(pool);
-}
-
 int pool_submit(struct pool *pool, struct pool_tenant *tenant, struct pool_job *first,
                 uint32_t count)
 {
@@ -592,7 +572,21 @@ int pool_submit(struct pool *pool, struct pool_tenant *tenant, struct pool_job *
     bool fits = count <= pool->capacity - tenant->queued;
     if (fits) {
         last->next = NULL;
-        pool_append(pool, tenant, first, count);
+        if (!tenant->active) {
+            tenant_enter(pool, tenant);
+        }
+        for (struct pool_job *job = first, *next; job != NULL; job = next) {
+            next = job->next;
+            tenant->waiting += !job->low_priority;
+            pool_queue_put(job->background ? &tenant->background : &tenant->queue, job);
+        }
+        tenant->queued += count;
+        pool->stats.submitted += count;
+        pool->stats.queued += count;
+        if (pool->stats.queued > pool->stats.queued_max) {
+            pool->stats.queued_max = pool->stats.queued;
+        }
+        pool_dispatch(pool);
     } else {
         pool->stats.rejected += count;
     }

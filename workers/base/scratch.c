@@ -38,3 +38,10 @@ void scratch_clear(struct scratch *scratch)
     scratch->memory = NULL;
     scratch->bytes = 0;
 }
+
+void *scratch_carve(struct scratch_pieces *pieces, uint64_t count, size_t size)
+{
+    void *piece = pieces->memory ? pieces->memory + pieces->bytes : NULL;
+    pieces->bytes += (count * size + 63) / 64 * 64;
+    return piece;
+}

@@ -23,6 +23,13 @@ void *scratch_take(struct scratch *scratch, size_t bytes);
 void scratch_trim(struct scratch *scratch, size_t most);
 void scratch_clear(struct scratch *scratch);
 
+/* Memory laid out in pieces, each 64-byte aligned; without memory they are only counted. */
+struct scratch_pieces {
+    unsigned char *memory; /* NULL: only counts, and every piece is NULL */
+    uint64_t bytes;
+};
+void *scratch_carve(struct scratch_pieces *pieces, uint64_t count, size_t size);
+
 /* Kernels call it between pieces of work, of a millisecond at most, and without a lock: when others
  * are due, the thread waits here and goes on later. The scratch stays as it is. */
 static inline void scratch_pause(struct scratch *scratch)

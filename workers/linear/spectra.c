@@ -13,16 +13,6 @@ static uint64_t spectra_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Numbers of a list that are not heads mean nothing. */
-static enum spectrum_effort effort_of(const struct spectra_plan *plan, uint32_t head)
-{
-    bool chosen = plan->head_count == 0 || plan->effort < SPECTRUM_LEADING;
-    for (uint32_t i = 0; i < plan->head_count && !chosen; i++) {
-        chosen = plan->heads[i] == (double)head + plan->head_offset;
-    }
-    return chosen ? plan->effort : SPECTRUM_LEADING;
-}
-
 int spectra_init(struct spectra *s, const struct attention *attention,
                  const struct spectra_plan *plan)
 {
@@ -36,7 +26,12 @@ int spectra_init(struct spectra *s, const struct attention *attention,
     }
     for (uint32_t h = 0; h < heads; h++) {
         spectrum_none(&s->head[h]);
-        s->effort[h] = effort_of(plan, h);
+        /* Numbers of a list that are not heads mean nothing. */
+        bool chosen = plan->head_count == 0 || plan->effort < SPECTRUM_LEADING;
+        for (uint32_t i = 0; i < plan->head_count && !chosen; i++) {
+            chosen = plan->heads[i] == (double)h + plan->head_offset;
+        }
+        s->effort[h] = chosen ? plan->effort : SPECTRUM_LEADING;
     }
     return 0;
 }

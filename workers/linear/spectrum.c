@@ -123,42 +123,6 @@ static void spectrum_describe_all(const struct singular_values *v, uint32_t long
     }
 }
 
-/* Derives the numbers that follow from the leading values and |A|_F. */
-static void describe_lanczos(const struct leading_values *v, uint32_t wanted, struct spectrum *ret)
-{
-    const double *s = v->value;
-    ret->spectral_norm = s[0] * v->unit;
-    if (s[0] > 0) {
-        ret->stable_rank = v->squares / (s[0] * s[0]);
-    }
-    if (wanted > 1) {
-        describe_leading(s, v->count, v->unit, ret);
-    }
-    if (wanted > 1 && s[0] > 0) {
-        double known = spectrum_sum_squares(s, 0, v->count);
-        describe_errors(s, v->count, fmax(ret->stable_rank, known),
-                        fmax(ret->stable_rank - known, 0), ret);
-    }
-}
-
-/* Takes back what the effort did not ask for, so that it does not depend on the method. */
-static void restrict_to(enum spectrum_effort effort, struct spectrum *s)
-{
-    struct spectrum full = *s;
-    if (effort >= SPECTRUM_FULL) {
-        return;
-    }
-    spectrum_none(s);
-    s->spectral_norm = full.spectral_norm;
-    s->stable_rank = full.stable_rank;
-    for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < SINGULAR_VALUES_MAX; i++) {
-        s->singular_values[i] = full.singular_values[i];
-    }
-    for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < LOW_RANK_COUNT; i++) {
-        s->low_rank_error[i] = full.low_rank_error[i];
-    }
-}
-
 /* Without a kernel by LAPACK, whatever the matrix. */
 static int spectrum_compute_all(const struct matrix *m, double eps,
                                 const struct spectrum_kernels *kernel, struct scratch *scratch,
@@ -188,7 +152,20 @@ static int compute_leading(const struct matrix *m, enum spectrum_effort effort,
     if (rc < 0 || !v.converged) {
         return rc;
     }
-    describe_lanczos(&v, wanted, ret);
+    /* Derives the numbers that follow from the leading values and |A|_F. */
+    const double *s = v.value;
+    ret->spectral_norm = s[0] * v.unit;
+    if (s[0] > 0) {
+        ret->stable_rank = v.squares / (s[0] * s[0]);
+    }
+    if (wanted > 1) {
+        describe_leading(s, v.count, v.unit, ret);
+    }
+    if (wanted > 1 && s[0] > 0) {
+        double known = spectrum_sum_squares(s, 0, v.count);
+        describe_errors(s, v.count, fmax(ret->stable_rank, known),
+                        fmax(ret->stable_rank - known, 0), ret);
+    }
     return 1;
 }
 
@@ -207,7 +184,19 @@ int spectrum_of_matrix(const struct matrix *matrix, double eps, enum spectrum_ef
             return rc;
         }
     }
-    restrict_to(effort, &s);
+    /* Takes back what the effort did not ask for, so that it does not depend on the method. */
+    struct spectrum full = s;
+    if (effort < SPECTRUM_FULL) {
+        spectrum_none(&s);
+        s.spectral_norm = full.spectral_norm;
+        s.stable_rank = full.stable_rank;
+        for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < SINGULAR_VALUES_MAX; i++) {
+            s.singular_values[i] = full.singular_values[i];
+        }
+        for (uint32_t i = 0; effort == SPECTRUM_LEADING && i < LOW_RANK_COUNT; i++) {
+            s.low_rank_error[i] = full.low_rank_error[i];
+        }
+    }
     *ret_spectrum = s;
     return 0;
 }

@@ -116,19 +116,6 @@ static void reduce(struct reduction *r, const struct spectrum_kernels *kernel)
     }
 }
 
-/* The values of the bidiagonal; dqds is exact relative to each of them. */
-static bool bidiagonal_solve(struct reduction *r)
-{
-    lapack_int n = (lapack_int)r->a.count, none = 0, one = 1, info = 0;
-    float unused;
-    LAPACK_sbdsqr("U", &n, &none, &none, &none, r->diagonal, r->beside, &unused, &one, &unused,
-                  &one, &unused, &one, r->work, &info);
-    for (uint32_t i = 0; i < r->a.count; i++) {
-        r->values[i] = (double)r->diagonal[i];
-    }
-    return info == 0;
-}
-
 /* Sizes everything and carves it from scratch. */
 static int take_reduction(struct reduction *r, const struct matrix *m, struct scratch *scratch)
 {
@@ -182,7 +169,15 @@ int bidiagonal_values(const struct matrix *m, const struct spectrum_kernels *ker
     r.negligible = NEGLIGIBLE * (peak * scale);
     matrix_load_f32(m, scale, m->columns < m->rows, &r.a);
     reduce(&r, kernel);
-    if (bidiagonal_solve(&r)) {
+    /* The values of the bidiagonal; dqds is exact relative to each of them. */
+    lapack_int n = (lapack_int)r.a.count, none = 0, one = 1, info = 0;
+    float unused;
+    LAPACK_sbdsqr("U", &n, &none, &none, &none, r.diagonal, r.beside, &unused, &one, &unused, &one,
+                  &unused, &one, r.work, &info);
+    for (uint32_t i = 0; i < r.a.count; i++) {
+        r.values[i] = (double)r.diagonal[i];
+    }
+    if (info == 0) {
         ret->value = r.values;
         ret->unit = 1 / scale;
     }

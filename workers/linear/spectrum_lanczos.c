@@ -344,8 +344,10 @@ static double spectrum_lanczos_begin(struct lanczos *l)
     return squares;
 }
 
-static int take_lanczos(struct lanczos *l, const struct matrix *m, struct scratch *scratch)
+int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectrum_kernels *kernel,
+                   struct scratch *scratch, struct leading_values *ret)
 {
+    struct lanczos l = {.kernel = kernel};
     uint32_t shorter = m->rows < m->columns ? m->rows : m->columns;
     uint32_t longer = m->rows < m->columns ? m->columns : m->rows;
     if (longer > INT32_MAX - 2 * SPECTRUM_LANES) {
@@ -357,25 +359,14 @@ static int take_lanczos(struct lanczos *l, const struct matrix *m, struct scratc
     if (!at) {
         return ERR_MEMORY;
     }
-    l->a = (struct spectrum_vectors){at, length, stride, longer};
-    l->dimension = shorter;
-    l->limit = shorter < STEPS_MAX ? shorter : STEPS_MAX;
-    l->basis = at + longer * stride;
-    l->share = l->basis + VECTORS_MAX * stride;
-    l->random = l->begin = l->end = 0;
-    l->first = 0;
-    l->exhausted = false;
-    return 0;
-}
-
-int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectrum_kernels *kernel,
-                   struct scratch *scratch, struct leading_values *ret)
-{
-    struct lanczos l = {.kernel = kernel};
-    int rc = take_lanczos(&l, m, scratch);
-    if (rc < 0) {
-        return rc;
-    }
+    l.a = (struct spectrum_vectors){at, length, stride, longer};
+    l.dimension = shorter;
+    l.limit = shorter < STEPS_MAX ? shorter : STEPS_MAX;
+    l.basis = at + longer * stride;
+    l.share = l.basis + VECTORS_MAX * stride;
+    l.random = l.begin = l.end = 0;
+    l.first = 0;
+    l.exhausted = false;
     ret->converged = false;
     ret->count = wanted;
     double peak = matrix_peak(m), scale = matrix_scale(peak);

@@ -148,22 +148,17 @@ static void spectrum_matrix_load_f32(const unsigned char *p, enum dtype dtype, u
     }
 }
 
-static void load_scaled_f64(const unsigned char *p, uint32_t n, double scale, float *ret)
-{
-    for (uint32_t j = 0; j < n; j++) {
-        double x;
-        memcpy(&x, p + (size_t)j * sizeof x, sizeof x);
-        ret[j] = (float)(x * scale);
-    }
-}
-
 /* Entries [first, first + n) of row i. The scale may be beyond f32: the product is f64's. */
 static void load_row_f32(const struct matrix *m, uint32_t i, uint32_t first, uint32_t n,
                          double scale, float *ret)
 {
     const unsigned char *p = spectrum_matrix_row_at(m, i) + first * dtype_size(m->dtype);
     if (m->dtype == DTYPE_F64) {
-        load_scaled_f64(p, n, scale, ret);
+        for (uint32_t j = 0; j < n; j++) {
+            double x;
+            memcpy(&x, p + (size_t)j * sizeof x, sizeof x);
+            ret[j] = (float)(x * scale);
+        }
         return;
     }
     spectrum_matrix_load_f32(p, m->dtype, n, ret);

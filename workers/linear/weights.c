@@ -44,12 +44,7 @@ static uint32_t slice_count(const struct weights *w, enum projection p)
     return p == PROJECTION_K || p == PROJECTION_V ? w->kv_heads : w->heads;
 }
 
-/* The side that the heads share out among them, and the other. */
-static uint32_t shared_side(const struct projection_matrix *m, enum projection p)
-{
-    return p == PROJECTION_O ? m->in : m->out;
-}
-
+/* The side that the heads do not share out among them. */
 static uint32_t slice_length(const struct projection_matrix *m, enum projection p)
 {
     return p == PROJECTION_O ? m->out : m->in;
@@ -58,8 +53,8 @@ static uint32_t slice_length(const struct projection_matrix *m, enum projection 
 static bool shape_fits(const struct weights *w, enum projection p)
 {
     const struct projection_matrix *m = &w->matrix[p];
-    return m->in > 0 && m->out > 0 &&
-           shared_side(m, p) == (uint64_t)slice_count(w, p) * w->head_dim;
+    uint32_t shared = p == PROJECTION_O ? m->in : m->out;
+    return m->in > 0 && m->out > 0 && shared == (uint64_t)slice_count(w, p) * w->head_dim;
 }
 
 int weights_check(const struct weights *w)
@@ -81,13 +76,6 @@ int weights_check(const struct weights *w)
         return ERR_SHAPE;
     }
     return present > 0 ? 0 : ERR_SHAPE;
-}
-
-static void fill_nan(double *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        x[i] = NAN;
-    }
 }
 
 /* `count` spectra without numbers; NULL when out of memory. */
@@ -128,18 +116,6 @@ struct loaded {
     uint32_t r_rows; /* min(slice_length, head_dim) */
 };
 
-/* Row r of the matrix: a matrix is an attention map of one head. */
-static void load_row(const struct projection_matrix *m, uint32_t r, double *ret_row)
-{
-    struct attention map = {.weights = m->data,
-                            .dtype = m->dtype,
-                            .batch = 1,
-                            .heads = 1,
-                            .queries = m->out,
-                            .keys = m->in};
-    attention_load_row(&map, 0, 0, r, ret_row);
-}
-
 static bool weights_all_finite(const double *x, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -171,7 +147,14 @@ static int weights_load(struct loaded *l)
     l->finite = true;
     for (uint32_t r = 0; r < m->out; r++) {
         double *row = l->entries + (size_t)r * m->in;
-        load_row(m, r, row);
+        /* Row r of the matrix: a matrix is an attention map of one head. */
+        struct attention map = {.weights = m->data,
+                                .dtype = m->dtype,
+                                .batch = 1,
+                                .heads = 1,
+                                .queries = m->out,
+                                .keys = m->in};
+        attention_load_row(&map, 0, 0, r, row);
         l->finite = l->finite && weights_all_finite(row, m->in);
     }
     return 0;
@@ -359,33 +342,6 @@ static int compute_r(struct loaded *l, struct scratch *scratch)
 
 /* Putting it together. */
 
-static int new_projection(const struct loaded *l, struct projection_result *ret)
-{
-    size_t cells = (size_t)l->slices * l->slices;
-    ret->present = true;
-    ret->heads = l->slices;
-    ret->head = new_spectra(l->slices);
-    ret->correlation = calloc(cells, sizeof *ret->correlation);
-    if (!ret->head || !ret->correlation) {
-        return ERR_MEMORY;
-    }
-    fill_nan(ret->correlation, cells);
-    return 0;
-}
-
-static int compute_eigenvalues(const struct loaded *l, struct scratch *scratch,
-                               struct projection_result *ret)
-{
-    struct matrix whole = whole_of(l);
-    struct moduli moduli;
-    int rc = lapack_moduli(&whole, scratch, &moduli);
-    if (rc == 0) {
-        ret->eigenvalue_min = moduli.smallest;
-        ret->eigenvalue_max = moduli.largest;
-    }
-    return rc;
-}
-
 static int compute_numbers(struct loaded *l, struct scratch *scratch, struct projection_result *ret)
 {
     compute_correlation(l, ret);
@@ -397,7 +353,13 @@ static int compute_numbers(struct loaded *l, struct scratch *scratch, struct pro
         rc = compute_r(l, scratch);
     }
     if (rc == 0 && l->eigenvalues) {
-        rc = compute_eigenvalues(l, scratch, ret);
+        struct matrix whole = whole_of(l);
+        struct moduli moduli;
+        rc = lapack_moduli(&whole, scratch, &moduli);
+        if (rc == 0) {
+            ret->eigenvalue_min = moduli.smallest;
+            ret->eigenvalue_max = moduli.largest;
+        }
     }
     return rc;
 }
@@ -405,10 +367,18 @@ static int compute_numbers(struct loaded *l, struct scratch *scratch, struct pro
 static int compute_projection(struct loaded *l, struct scratch *scratch,
                               struct projection_result *ret)
 {
-    int rc = new_projection(l, ret);
-    if (rc == 0) {
-        rc = weights_load(l);
+    size_t cells = (size_t)l->slices * l->slices;
+    ret->present = true;
+    ret->heads = l->slices;
+    ret->head = new_spectra(l->slices);
+    ret->correlation = calloc(cells, sizeof *ret->correlation);
+    if (!ret->head || !ret->correlation) {
+        return ERR_MEMORY;
     }
+    for (size_t i = 0; i < cells; i++) {
+        ret->correlation[i] = NAN;
+    }
+    int rc = weights_load(l);
     if (rc == 0 && l->finite) {
         rc = compute_numbers(l, scratch, ret);
     }
@@ -460,12 +430,6 @@ static bool heads_fit(const struct weights *w)
     return w->whole_max_size == 0 || w->head_dim <= w->whole_max_size;
 }
 
-static bool has_eigenvalues(const struct weights *w, enum projection p)
-{
-    const struct projection_matrix *m = &w->matrix[p];
-    return m->out == m->in && weights_fits(m, w->eigenvalue_max_size);
-}
-
 static int weights_compute_all(const struct weights *w, struct loaded l[PROJECTION_COUNT],
                                struct scratch *scratch, struct weights_result *ret)
 {
@@ -474,16 +438,18 @@ static int weights_compute_all(const struct weights *w, struct loaded l[PROJECTI
         ret->projection[p] = (struct projection_result){
             .eigenvalue_min = NAN, .eigenvalue_max = NAN, .correlation_mean = NAN};
         spectrum_none(&ret->projection[p].whole);
-        l[p] = (struct loaded){.m = &w->matrix[p],
+        const struct projection_matrix *m = &w->matrix[p];
+        l[p] = (struct loaded){.m = m,
                                .p = p,
                                .slices = slice_count(w, p),
                                .head_dim = w->head_dim,
                                .spectra = !w->without_spectra,
-                               .whole = weights_fits(&w->matrix[p], w->whole_max_size),
+                               .whole = weights_fits(m, w->whole_max_size),
                                .heads = heads_fit(w),
-                               .eigenvalues = has_eigenvalues(w, p),
+                               .eigenvalues =
+                                   m->out == m->in && weights_fits(m, w->eigenvalue_max_size),
                                .isa = w->isa,
-                               .eps = spectrum_eps(w->matrix[p].dtype)};
+                               .eps = spectrum_eps(m->dtype)};
     }
     for (enum projection p = 0; rc == 0 && p < PROJECTION_COUNT; p++) {
         scratch_pause(scratch);

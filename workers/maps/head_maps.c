@@ -102,21 +102,6 @@ void head_maps_free(struct head_maps **maps)
     *maps = NULL;
 }
 
-static void head_maps_lay_out(struct making *m, void *memory)
-{
-    size_t keys = m->maps->keys, columns = m->maps->columns;
-    m->sum = memory;
-    m->share = m->sum + ((size_t)m->a->heads + 1) * columns;
-    m->work = m->share + columns;
-    m->key_sum = (float *)(void *)(m->work + 2 * (size_t)m->a->keys + 2 * columns);
-    m->largest = m->key_sum + keys;
-    m->column_end = (uint32_t *)(void *)(m->largest + QUERIES_AT_ONCE * keys);
-    for (uint32_t c = 0; c < columns; c++) {
-        m->column_end[c] = head_maps_edge(c + 1, m->maps->keys, m->maps->columns);
-        m->share[c] = 1.0 / (m->column_end[c] - head_maps_edge(c, m->maps->keys, m->maps->columns));
-    }
-}
-
 /* The sums over a few queries, of each key, into the cells that the keys are in. */
 static void add_keys(const struct making *m, double *sum)
 {
@@ -248,7 +233,18 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
     }
     const struct kernels *kernels = kernels_of(isa);
     struct making making = {.a = a, .maps = maps, .kernel = kernels ? kernels->across : NULL};
-    head_maps_lay_out(&making, memory);
+    size_t columns = maps->columns;
+    making.sum = memory;
+    making.share = making.sum + ((size_t)a->heads + 1) * columns;
+    making.work = making.share + columns;
+    making.key_sum = (float *)(void *)(making.work + 2 * (size_t)a->keys + 2 * columns);
+    making.largest = making.key_sum + maps->keys;
+    making.column_end = (uint32_t *)(void *)(making.largest + QUERIES_AT_ONCE * (size_t)maps->keys);
+    for (uint32_t c = 0; c < columns; c++) {
+        making.column_end[c] = head_maps_edge(c + 1, maps->keys, maps->columns);
+        making.share[c] =
+            1.0 / (making.column_end[c] - head_maps_edge(c, maps->keys, maps->columns));
+    }
     for (uint32_t r = 0; r < maps->rows; r++) {
         scratch_pause(scratch);
         head_maps_make_row(&making, r);

@@ -163,8 +163,6 @@ enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, uint32_t at,
 /* Puts dO of row i at w->dout + at * value_dim and begins w->gradient_row[at]. Returns whether f32
  * can do it; otherwise the row is the reference's. */
 bool qk_work_load_gradient(struct qk_work *w, uint32_t i, uint32_t at);
-/* |x| of row i; NaN when it was not sent, or is none to divide by. */
-double qk_work_x_norm(const struct qk_work *w, uint32_t i);
 /* Whether a value that the row sees is not finite. */
 bool qk_work_sees_lost(const struct qk_work *w, uint32_t i);
 /* The length of query i of the current head; NaN with a NaN in it. */

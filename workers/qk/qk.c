@@ -46,17 +46,8 @@ static void qk_begin_row(const struct qk_work *w, uint32_t i, double query_lengt
         .inverse_length = query_length > 0 ? 1 / query_length : 0,
         .output = output ? w->output + (size_t)at * w->a->qk.value_dim : NULL,
         .written = w->written_unit > 0 ? w->written + (size_t)at * w->a->qk.written_dim : NULL,
-        .x_norm = qk_work_x_norm(w, i),
+        .x_norm = attention_x_norm(w->a, w->sample, i),
         .gradient = w->gradient ? &w->gradient_row[at] : NULL};
-}
-
-static void qk_count_row(struct block *block, bool sound)
-{
-    block->rows += sound;
-    block->invalid_rows += !sound;
-    if (sound) {
-        block->row_sum_error = 0;
-    }
 }
 
 /* Takes query i of the current head: into the tile's rows, or where else it belongs. Returns 0 or
@@ -75,7 +66,12 @@ static int qk_take_row(struct qk_work *w, uint32_t i, uint32_t *active)
         scratch_pause(w->scratch);
         return qk_ref_row(&w->ref, w->block, w->head, i);
     }
-    qk_count_row(w->block, verdict == QK_SOUND);
+    bool sound = verdict == QK_SOUND;
+    w->block->rows += sound;
+    w->block->invalid_rows += !sound;
+    if (sound) {
+        w->block->row_sum_error = 0;
+    }
     if (w->core && isfinite(length)) {
         moments_add(&w->block->head[w->head].q_norm, length);
     }

@@ -154,13 +154,6 @@ static void fill_logits(const struct qk_ref *ref, uint32_t h, uint32_t n, double
     }
 }
 
-static void qk_ref_add_finite(struct moments *m, double x)
-{
-    if (isfinite(x)) {
-        moments_add(m, x);
-    }
-}
-
 /* sum |A dL/dA|, dL/dA = dO v_j, products that are not finite left out. */
 static void qk_ref_add_gradient(const struct qk_ref *ref, struct head_block *head, uint32_t h,
                                 uint32_t i, uint32_t n)
@@ -226,7 +219,7 @@ int qk_ref_row(struct qk_ref *ref, struct block *block, uint32_t h, uint32_t i)
         block->row_sum_error = 0;
     }
     if (ref->core) {
-        qk_ref_add_finite(&block->head[h].q_norm, length);
+        moments_add_finite(&block->head[h].q_norm, length);
     }
     return sound && ref->core ? add_core(ref, &block->head[h], h, i, n) : 0;
 }
@@ -254,8 +247,8 @@ static void qk_ref_add_key_norms(struct qk_ref *ref, struct block *block, uint32
     uint32_t keys = attention_key_count(&ref->a, ref->sample);
     for (uint32_t j = 0; j < keys; j++) {
         load_key(ref, h, j);
-        qk_ref_add_finite(&block->head[h].k_norm,
-                          output_ref_length(ref->vector, ref->a.qk.head_dim));
+        moments_add_finite(&block->head[h].k_norm,
+                           output_ref_length(ref->vector, ref->a.qk.head_dim));
     }
 }
 

@@ -77,16 +77,6 @@ static bool factor_side(const struct side *s, double *tau, double *work)
     return info == 0;
 }
 
-/* The product's values are those of the small one times `unit`, which may be beyond f64. */
-static void scale_spectrum(struct spectrum *s, double unit)
-{
-    for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
-        s->singular_values[i] *= unit;
-    }
-    s->spectral_norm *= unit;
-    s->nuclear_norm *= unit;
-}
-
 /* Carved from one piece of memory. */
 struct problem {
     struct side q, k;
@@ -155,7 +145,12 @@ static int qk_spectrum_describe(struct problem *p, const struct attention *a, do
                              .stride = p->k.kept};
     int rc = spectrum_of_matrix(&product, rank_eps(a, p), SPECTRUM_FULL, isa, scratch, ret);
     if (rc == 0) {
-        scale_spectrum(ret, unit);
+        /* The product's values are those of the small one times `unit`, which may be beyond f64. */
+        for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
+            ret->singular_values[i] *= unit;
+        }
+        ret->spectral_norm *= unit;
+        ret->nuclear_norm *= unit;
     }
     return rc;
 }

@@ -29,72 +29,60 @@
 
 /* Memory. */
 
-struct carver {
-    unsigned char *memory; /* NULL: only counts */
-    uint64_t bytes;
-};
-
-static void *qk_work_carve(struct carver *c, uint64_t count, size_t size)
-{
-    void *piece = c->memory ? c->memory + c->bytes : NULL;
-    c->bytes += (count * size + 63) / 64 * 64;
-    return piece;
-}
-
-static void carve_all(struct qk_work *w, struct carver *c)
+static void carve_all(struct qk_work *w, struct scratch_pieces *c)
 {
     const struct attention *a = w->a;
     uint64_t keys = (uint64_t)a->keys + QK_LANES, d = a->qk.head_dim;
     uint64_t dv = w->values ? a->qk.value_dim : 0, longest = d > dv ? d : dv;
     bool tokens = w->core && a->self && a->tokens;
-    w->span = qk_work_carve(c, w->row_end - w->row_begin, sizeof *w->span);
-    w->inverse_length = qk_work_carve(c, keys, sizeof *w->inverse_length);
-    w->value_length = qk_work_carve(c, w->values ? keys : 0, sizeof *w->value_length);
-    w->value_log = qk_work_carve(c, w->values ? keys : 0, sizeof *w->value_log);
-    w->key_length = qk_work_carve(c, a->keys, sizeof *w->key_length);
-    w->before = qk_work_carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
-    w->usual = qk_work_carve(c, a->keys, sizeof *w->usual);
-    w->infinite_run = qk_work_carve(c, a->keys, sizeof *w->infinite_run);
-    w->run_key = qk_work_carve(c, a->keys, sizeof *w->run_key);
-    w->next_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
-    w->first_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
-    w->previous_same = qk_work_carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
-    w->sort = qk_work_carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
-    w->list = qk_work_carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
-    w->first_value = qk_work_carve(c, dv, sizeof *w->first_value);
+    w->span = scratch_carve(c, w->row_end - w->row_begin, sizeof *w->span);
+    w->inverse_length = scratch_carve(c, keys, sizeof *w->inverse_length);
+    w->value_length = scratch_carve(c, w->values ? keys : 0, sizeof *w->value_length);
+    w->value_log = scratch_carve(c, w->values ? keys : 0, sizeof *w->value_log);
+    w->key_length = scratch_carve(c, a->keys, sizeof *w->key_length);
+    w->before = scratch_carve(c, (uint64_t)a->keys + 1, sizeof *w->before);
+    w->usual = scratch_carve(c, a->keys, sizeof *w->usual);
+    w->infinite_run = scratch_carve(c, a->keys, sizeof *w->infinite_run);
+    w->run_key = scratch_carve(c, a->keys, sizeof *w->run_key);
+    w->next_same = scratch_carve(c, tokens ? a->keys : 0, sizeof *w->next_same);
+    w->first_same = scratch_carve(c, tokens ? a->keys : 0, sizeof *w->first_same);
+    w->previous_same = scratch_carve(c, tokens ? a->keys : 0, sizeof *w->previous_same);
+    w->sort = scratch_carve(c, tokens ? 2 * (uint64_t)a->keys : 0, sizeof *w->sort);
+    w->list = scratch_carve(c, a->keys > QK_TILE_KEYS ? a->keys : QK_TILE_KEYS, sizeof *w->list);
+    w->first_value = scratch_carve(c, dv, sizeof *w->first_value);
     uint64_t r = w->values && a->qk.wo_r ? a->qk.written_dim : 0, dg = w->gradient ? dv : 0;
-    w->wo_r = qk_work_carve(c, r * dv, sizeof *w->wo_r);
-    w->first_written = qk_work_carve(c, r, sizeof *w->first_written);
-    w->written = qk_work_carve(c, QK_TILE_ROWS * r, sizeof *w->written);
-    w->dout = qk_work_carve(c, QK_TILE_ROWS * dg, sizeof *w->dout);
-    w->gradient_product = qk_work_carve(c, w->gradient ? QK_TILE_ROWS * QK_TILE_STRIDE : 0,
+    w->wo_r = scratch_carve(c, r * dv, sizeof *w->wo_r);
+    w->first_written = scratch_carve(c, r, sizeof *w->first_written);
+    w->written = scratch_carve(c, QK_TILE_ROWS * r, sizeof *w->written);
+    w->dout = scratch_carve(c, QK_TILE_ROWS * dg, sizeof *w->dout);
+    w->gradient_product = scratch_carve(c, w->gradient ? QK_TILE_ROWS * QK_TILE_STRIDE : 0,
                                         sizeof *w->gradient_product);
-    w->gradient_row = qk_work_carve(c, w->gradient ? QK_TILE_ROWS : 0, sizeof *w->gradient_row);
-    w->vector = qk_work_carve(c, longest + QK_LANES, sizeof *w->vector);
-    w->query = qk_work_carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
-    w->key = qk_work_carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
-    w->value = qk_work_carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
-    w->product = qk_work_carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
-    w->output = qk_work_carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
+    w->gradient_row = scratch_carve(c, w->gradient ? QK_TILE_ROWS : 0, sizeof *w->gradient_row);
+    w->vector = scratch_carve(c, longest + QK_LANES, sizeof *w->vector);
+    w->query = scratch_carve(c, QK_TILE_ROWS * d + QK_LANES, sizeof *w->query);
+    w->key = scratch_carve(c, QK_TILE_KEYS * d + QK_LANES, sizeof *w->key);
+    w->value = scratch_carve(c, QK_TILE_KEYS * dv + QK_LANES, sizeof *w->value);
+    w->product = scratch_carve(c, QK_TILE_ROWS * QK_TILE_STRIDE, sizeof *w->product);
+    w->output = scratch_carve(c, QK_TILE_ROWS * dv, sizeof *w->output);
     size_t fold = QK_ROOM(QK_TILE_KEYS), finish = QK_FINISH_ROOM(QK_TILE_ROWS);
-    w->room = qk_work_carve(c, fold > finish ? fold : finish, sizeof *w->room);
-    w->row = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->row);
-    w->extra = qk_work_carve(c, QK_TILE_ROWS, sizeof *w->extra);
-    w->columns = qk_work_carve(c, row_values_bytes(1), 1);
+    w->room = scratch_carve(c, fold > finish ? fold : finish, sizeof *w->room);
+    w->row = scratch_carve(c, QK_TILE_ROWS, sizeof *w->row);
+    w->extra = scratch_carve(c, QK_TILE_ROWS, sizeof *w->extra);
+    w->columns = scratch_carve(c, row_values_bytes(1), 1);
 }
 
 uint64_t qk_scratch(const struct attention *a, uint32_t rows, bool gradient)
 {
     struct qk_work w = {
         .a = a, .row_end = rows, .core = true, .values = a->qk.v, .gradient = gradient};
-    struct carver count = {0};
+    struct scratch_pieces count = {0};
     carve_all(&w, &count);
     return count.bytes + qk_ref_bytes(a);
 }
 
 int qk_work_begin(struct qk_work *w, struct scratch *scratch)
 {
-    struct carver count = {0};
+    struct scratch_pieces count = {0};
     w->kernel = kernels_or_portable(w->isa)->qk;
     w->scratch = scratch;
     carve_all(w, &count);
@@ -106,7 +94,7 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch)
     if (!memory) {
         return ERR_MEMORY;
     }
-    struct carver carver = {.memory = memory};
+    struct scratch_pieces carver = {.memory = memory};
     carve_all(w, &carver);
     qk_ref_init(&w->ref, w->block, w->a, memory + count.bytes);
     if (!w->core || !w->a->self || !w->a->tokens) {
@@ -166,16 +154,6 @@ static uint32_t first_seen(const struct qk_work *w, uint64_t position, uint32_t 
     return first;
 }
 
-static void find_occurrences(const struct qk_work *w)
-{
-    for (uint32_t i = w->row_begin; i < w->row_end; i++) {
-        struct qk_span *span = &w->span[i - w->row_begin];
-        if (span->valid) {
-            span->occurrence = first_seen(w, attention_position(w->a, i), span->begin);
-        }
-    }
-}
-
 void qk_work_begin_sample(struct qk_work *w, uint32_t b)
 {
     w->sample = b;
@@ -184,7 +162,12 @@ void qk_work_begin_sample(struct qk_work *w, uint32_t b)
     }
     if (w->next_same) {
         qk_work_link_tokens(w);
-        find_occurrences(w);
+    }
+    for (uint32_t i = w->row_begin; w->next_same && i < w->row_end; i++) {
+        struct qk_span *span = &w->span[i - w->row_begin];
+        if (span->valid) {
+            span->occurrence = first_seen(w, attention_position(w->a, i), span->begin);
+        }
     }
     qk_ref_sample(&w->ref, b);
 }
@@ -209,14 +192,6 @@ static size_t key_begin_of(const struct qk_work *w, uint32_t j, uint32_t dim)
     return (((size_t)w->sample * w->a->qk.kv_heads + w->kv) * w->a->keys + j) * dim;
 }
 
-/* The length of a vector that f32, or its square, may not hold. */
-static double exact_length(const struct qk_work *w, const void *tensor, enum dtype dtype,
-                           size_t first, uint32_t n)
-{
-    attention_load(tensor, dtype, first, n, w->ref.vector);
-    return output_ref_length(w->ref.vector, n);
-}
-
 static bool has_infinity(const float *x, uint32_t n)
 {
     unsigned any = 0;
@@ -238,7 +213,9 @@ static double vector_length(const struct qk_work *w, const void *tensor, enum dt
     if (isinf(length) && dtype != DTYPE_F64 && has_infinity(x, n)) {
         return INFINITY;
     }
-    return exact_length(w, tensor, dtype, first, n);
+    /* The length of a vector that f32, or its square, may not hold. */
+    attention_load(tensor, dtype, first, n, w->ref.vector);
+    return output_ref_length(w->ref.vector, n);
 }
 
 /* Only the reference can handle it. */
@@ -314,19 +291,6 @@ static void measure_keys(struct qk_work *w)
     w->before[keys] = counts;
 }
 
-static void qk_work_add_key_norms(struct qk_work *w)
-{
-    uint32_t keys = attention_key_count(w->a, w->sample), n = 0;
-    for (uint32_t j = 0; j < keys; j++) {
-        w->key_length[n] = w->key_length[j];
-        n += isfinite(w->key_length[n]) != 0;
-    }
-    uint32_t group = w->a->heads / w->a->qk.kv_heads;
-    for (uint32_t h = w->kv * group; h < (w->kv + 1) * group; h++) {
-        row_merge_moments(&w->block->head[h].k_norm, w->key_length, n);
-    }
-}
-
 /* Makes a value that is not finite zeros, and one of a key that rows see by the reference only.
  * Rows that do not see it have weight 0 there, and that times what is in its place must be 0. */
 static void zero_extraordinary(const struct qk_work *w, uint32_t begin, uint32_t end, float *value)
@@ -346,7 +310,15 @@ void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
     w->kv = kv;
     measure_keys(w);
     if (w->core && w->row_begin == 0 && w->row_end > 0) {
-        qk_work_add_key_norms(w);
+        uint32_t keys = attention_key_count(w->a, w->sample), n = 0;
+        for (uint32_t j = 0; j < keys; j++) {
+            w->key_length[n] = w->key_length[j];
+            n += isfinite(w->key_length[n]) != 0;
+        }
+        uint32_t group = w->a->heads / w->a->qk.kv_heads;
+        for (uint32_t h = w->kv * group; h < (w->kv + 1) * group; h++) {
+            row_merge_moments(&w->block->head[h].k_norm, w->key_length, n);
+        }
     }
     if (w->values) {
         w->kernel->load((const unsigned char *)qk->v +
@@ -427,16 +399,6 @@ bool qk_work_load_gradient(struct qk_work *w, uint32_t i, uint32_t at)
     }
     w->gradient_row[at] = (struct qk_gradient){.unit = unit};
     return unit <= 0 || (unit >= 1 / UNIT_MAX && unit <= UNIT_MAX);
-}
-
-double qk_work_x_norm(const struct qk_work *w, uint32_t i)
-{
-    double x_norm = NAN;
-    if (w->a->qk.x_norm) {
-        attention_load(w->a->qk.x_norm, DTYPE_F32, (size_t)w->sample * w->a->queries + i, 1,
-                       &x_norm);
-    }
-    return x_norm > 0 && isfinite(x_norm) ? x_norm : NAN;
 }
 
 /* Rows and tiles. */

@@ -14,28 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int block_allocate(struct block *block)
-{
-    block->head = calloc(block->heads, sizeof *block->head);
-    if (!block->head) {
-        return ERR_MEMORY;
-    }
-    if (block->plan.group[METRIC_GROUP_IMPORTANCE]) {
-        size_t count = (size_t)block->batch * block->heads;
-        block->importance = calloc(count, sizeof *block->importance);
-        if (!block->importance) {
-            return ERR_MEMORY;
-        }
-    }
-    if (block->plan.group[METRIC_GROUP_PAIRS]) {
-        block->pairs = calloc(block->plan.top_pairs, sizeof *block->pairs);
-        if (!block->pairs) {
-            return ERR_MEMORY;
-        }
-    }
-    return 0;
-}
-
 int block_init(struct block *block, const struct attention *a, const struct block_plan *plan)
 {
     assert(a->batch > 0 && a->heads > 0 && a->queries > 0 && a->keys > 0);
@@ -43,11 +21,16 @@ int block_init(struct block *block, const struct attention *a, const struct bloc
            (plan->top_pairs >= 1 && plan->top_pairs <= TOP_PAIRS_MAX));
     *block =
         (struct block){.plan = *plan, .batch = a->batch, .heads = a->heads, .row_sum_error = NAN};
-    int rc = block_allocate(block);
-    if (rc < 0) {
+    size_t shares = plan->group[METRIC_GROUP_IMPORTANCE] ? (size_t)a->batch * a->heads : 0;
+    size_t pairs = plan->group[METRIC_GROUP_PAIRS] ? plan->top_pairs : 0;
+    block->head = calloc(a->heads, sizeof *block->head);
+    block->importance = shares > 0 ? calloc(shares, sizeof *block->importance) : NULL;
+    block->pairs = pairs > 0 ? calloc(pairs, sizeof *block->pairs) : NULL;
+    if (!block->head || (shares > 0 && !block->importance) || (pairs > 0 && !block->pairs)) {
         block_clear(block);
+        return ERR_MEMORY;
     }
-    return rc;
+    return 0;
 }
 
 void block_clear(struct block *block)
@@ -91,15 +74,6 @@ static int block_merge_head(struct head_block *into, const struct head_block *fr
     return 0;
 }
 
-static void merge_importance(struct block *into, const struct block *from)
-{
-    size_t count = into->importance ? (size_t)into->batch * into->heads : 0;
-    for (size_t i = 0; i < count; i++) {
-        into->importance[i].entropy += from->importance[i].entropy;
-        moments_merge(&into->importance[i].entries, &from->importance[i].entries);
-    }
-}
-
 int block_merge(struct block *into, const struct block *from)
 {
     assert(into->batch == from->batch && into->heads == from->heads);
@@ -115,7 +89,11 @@ int block_merge(struct block *into, const struct block *from)
     into->rows += from->rows;
     into->invalid_rows += from->invalid_rows;
     into->row_sum_error = fmax(into->row_sum_error, from->row_sum_error); /* NaN gives way */
-    merge_importance(into, from);
+    size_t count = into->importance ? (size_t)into->batch * into->heads : 0;
+    for (size_t i = 0; i < count; i++) {
+        into->importance[i].entropy += from->importance[i].entropy;
+        moments_merge(&into->importance[i].entries, &from->importance[i].entries);
+    }
     for (uint32_t map = 0; map < BLOCK_MAPS; map++) {
         moments_merge(&into->map[map], &from->map[map]);
     }

@@ -369,16 +369,6 @@ static int block_fast_drain(struct fast *f)
     return rc == 0 ? row_values_add(&f->values, batch, f->block->head) : rc;
 }
 
-/* One row with a valid query and a valid key. */
-static int block_fast_add_row(struct fast *f, uint32_t h, enum row_maps maps,
-                              const unsigned char *row, const unsigned char *next)
-{
-    uint32_t s = f->batch.used++;
-    f->slot[s] = (struct slot){.frame = f->frame, .row = row, .h = h};
-    f->row_kernel[maps](&f->frame->job, row, next, f->pass, s);
-    return f->batch.used == ROW_BATCH ? block_fast_drain(f) : 0;
-}
-
 /* Importance. With Z = sum e^a = T + z and P = e^a / Z,
  *
  *     -sum P ln(P + 1e-8) = ln Z - (sum a e^a) / Z - T 1e-8 + ...
@@ -594,16 +584,6 @@ static void offer_exact(struct fast *f, uint32_t i, uint32_t j)
     }
 }
 
-/* An entry's average is over the samples where it is finite: its bound, as of all of them. */
-static void raise_upper(const struct fast *f)
-{
-    float batch = (float)f->shown;
-    for (uint32_t j = 0; j < f->a->keys; j++) {
-        float samples = batch - f->missing[j], upper = f->upper[j] * (batch / samples);
-        f->upper[j] = samples > 0 ? upper + fabsf(upper) * 0x1p-20f : -INFINITY;
-    }
-}
-
 static void block_fast_offer_pairs(struct fast *f, uint32_t i)
 {
     if (f->shown == 0) {
@@ -614,7 +594,12 @@ static void block_fast_offer_pairs(struct fast *f, uint32_t i)
         return;
     }
     if (f->some_missing) {
-        raise_upper(f);
+        /* An entry's average is over the samples where it is finite: its bound, over all. */
+        float batch = (float)f->shown;
+        for (uint32_t j = 0; j < f->a->keys; j++) {
+            float samples = batch - f->missing[j], upper = f->upper[j] * (batch / samples);
+            f->upper[j] = samples > 0 ? upper + fabsf(upper) * 0x1p-20f : -INFINITY;
+        }
     }
     uint32_t keys = f->a->keys, width = f->kernels->width;
     uint32_t j = f->kernels->find(f->upper, 0, keys, pair_bound(f));
@@ -641,7 +626,11 @@ static int block_fast_add_sample(struct fast *f, uint32_t b, uint32_t i)
     for (uint32_t h = 0; rc == 0 && h < a->heads; h++) {
         const unsigned char *row = block_fast_row_at(f, b, h, i), *next = row_ahead(f, b, h, i);
         if (rows) {
-            rc = block_fast_add_row(f, h, maps, row, next);
+            /* One row with a valid query and a valid key. */
+            uint32_t s = f->batch.used++;
+            f->slot[s] = (struct slot){.frame = f->frame, .row = row, .h = h};
+            f->row_kernel[maps](&f->frame->job, row, next, f->pass, s);
+            rc = f->batch.used == ROW_BATCH ? block_fast_drain(f) : 0;
         } else if (f->across) {
             f->kernels->maps[a->dtype](maps, &frame->job, row, next);
         }

@@ -41,12 +41,6 @@ uint32_t frame_narrow(struct row_job *job)
     return n;
 }
 
-/* j as a single key to pick: KEY_NONE when its weight is 0 because it is not valid. */
-static uint32_t frame_pick(const struct row_job *job, uint64_t j)
-{
-    return frame_key_valid(job, j) ? (uint32_t)j : KEY_NONE;
-}
-
 void frame_set_singles(struct frame *frame, const struct attention *a)
 {
     struct row_job *job = &frame->job;
@@ -59,7 +53,8 @@ void frame_set_singles(struct frame *frame, const struct attention *a)
     };
     for (uint32_t s = 0; s < SINGLE_COUNT; s++) {
         frame->has[s] = s == SINGLE_FIRST ? p >= 1 : a->self && at[s] < positions;
-        job->single[s] = frame_pick(job, at[s]);
+        /* KEY_NONE where the weight is 0 because the key is not valid. */
+        job->single[s] = frame_key_valid(job, at[s]) ? (uint32_t)at[s] : KEY_NONE;
     }
 }
 

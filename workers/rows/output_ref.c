@@ -45,13 +45,6 @@ static double entropy_of_shares(const double *share, uint32_t n)
     return entropy;
 }
 
-static void output_ref_add_finite(struct moments *m, double x)
-{
-    if (isfinite(x)) {
-        moments_add(m, x);
-    }
-}
-
 /* |R_h A V|, and its share of |x|; the output is there. */
 static void output_ref_add_write(const struct output_ref *work, const struct attention *a,
                                  struct head_block *head, uint32_t b, uint32_t h, uint32_t i)
@@ -66,12 +59,12 @@ static void output_ref_add_write(const struct output_ref *work, const struct att
         }
     }
     double norm = output_ref_length(work->written, rows);
-    output_ref_add_finite(&head->write_norm, norm);
+    moments_add_finite(&head->write_norm, norm);
     if (a->qk.x_norm) {
         attention_load(a->qk.x_norm, DTYPE_F32, (size_t)b * a->queries + i, 1, &x_norm);
     }
     if (x_norm > 0 && isfinite(x_norm)) {
-        output_ref_add_finite(&head->residual_share, norm / x_norm);
+        moments_add_finite(&head->residual_share, norm / x_norm);
     }
 }
 
@@ -93,9 +86,9 @@ void output_ref_add(const struct output_ref *work, const struct attention *a,
         work->share[k] = weight * output_ref_length(work->vector, dim);
     }
     double norm = output_ref_length(work->output, dim);
-    output_ref_add_finite(&head->output_norm, norm);
+    moments_add_finite(&head->output_norm, norm);
     if (isfinite(norm)) {
-        output_ref_add_finite(&head->norm_weighted_entropy, entropy_of_shares(work->share, r->n));
+        moments_add_finite(&head->norm_weighted_entropy, entropy_of_shares(work->share, r->n));
     }
     if (a->qk.wo_r) {
         output_ref_add_write(work, a, head, b, h, i);

@@ -21,6 +21,13 @@ void moments_add(struct moments *m, double x)
     m->max = x > m->max ? x : m->max;
 }
 
+void moments_add_finite(struct moments *m, double x)
+{
+    if (isfinite(x)) {
+        moments_add(m, x);
+    }
+}
+
 void moments_merge(struct moments *into, const struct moments *from)
 {
     if (from->n == 0) {
@@ -158,12 +165,6 @@ static int32_t walk_largest(const struct hist_walk *w)
     return hist_key_halve(lowest > highest ? lowest : highest, h->halvings, w->halvings);
 }
 
-static int32_t common_cut(const struct hist_walk *p, const struct hist_walk *q)
-{
-    int32_t of_p = walk_largest(p), of_q = walk_largest(q);
-    return hist_cut(p->halvings, of_p > of_q ? of_p : of_q);
-}
-
 double dist_js(const struct dist *a, const struct dist *b)
 {
     uint32_t halvings = a->hist.halvings > b->hist.halvings ? a->hist.halvings : b->hist.halvings;
@@ -172,7 +173,8 @@ double dist_js(const struct dist *a, const struct dist *b)
     if (a->hist.used == 0 || b->hist.used == 0) {
         return NAN;
     }
-    p.cut = q.cut = common_cut(&p, &q);
+    int32_t of_p = walk_largest(&p), of_q = walk_largest(&q);
+    p.cut = q.cut = hist_cut(p.halvings, of_p > of_q ? of_p : of_q);
     walk_next(&p);
     walk_next(&q);
     while (p.key != INT32_MAX || q.key != INT32_MAX) {

@@ -17,6 +17,8 @@ struct moments {
 };
 
 void moments_add(struct moments *m, double x);
+/* Leaves out what is not finite. */
+void moments_add_finite(struct moments *m, double x);
 void moments_merge(struct moments *into, const struct moments *from);
 /* Unbiased (n - 1), as torch; NaN for n < 2. */
 double moments_variance(const struct moments *m);

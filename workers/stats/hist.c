@@ -197,12 +197,6 @@ int32_t hist_cut(uint32_t halvings, int32_t largest)
     return halvings == HIST_HALVINGS_MAX && largest > HIST_SPAN ? largest - HIST_SPAN : 0;
 }
 
-static int32_t hist_largest_magnitude(const struct hist *h)
-{
-    int32_t lowest = -h->buckets[0].key, highest = h->buckets[h->used - 1].key;
-    return lowest > highest ? lowest : highest;
-}
-
 /* Gives each bucket the key that `rekey` says, and joins neighbours that then have the same. */
 static void rekey_all(struct hist *h, int32_t (*rekey)(int32_t key, const void *data),
                       const void *data)
@@ -229,7 +223,8 @@ static int32_t rekey_cut(int32_t key, const void *cut)
 static void stats_hist_cut(struct hist *h)
 {
     if (h->used > 0 && h->halvings == HIST_HALVINGS_MAX) {
-        int32_t key = hist_cut(h->halvings, hist_largest_magnitude(h));
+        int32_t lowest = -h->buckets[0].key, highest = h->buckets[h->used - 1].key;
+        int32_t key = hist_cut(h->halvings, lowest > highest ? lowest : highest);
         rekey_all(h, rekey_cut, &key);
     }
 }
@@ -326,19 +321,6 @@ static int hist_copy_list(struct hist *into, const struct bucket *list, uint32_t
     return 0;
 }
 
-/* Merges list[n] of a finer resolution. */
-static int merge_finer(struct hist *into, const struct bucket *list, uint32_t n, uint32_t halvings)
-{
-    struct hist halved = {0};
-    int rc = hist_copy_list(&halved, list, n, halvings);
-    if (rc == 0) {
-        hist_halve(&halved, into->halvings);
-        rc = merge_same(into, halved.buckets, halved.used);
-    }
-    hist_clear(&halved);
-    return rc;
-}
-
 static int merge_list(struct hist *into, const struct bucket *list, uint32_t n, uint32_t halvings)
 {
     if (n == 0) {
@@ -348,7 +330,15 @@ static int merge_list(struct hist *into, const struct bucket *list, uint32_t n, 
         return hist_copy_list(into, list, n, halvings);
     }
     if (halvings < into->halvings) {
-        return merge_finer(into, list, n, halvings);
+        /* Merges list[n] of a finer resolution. */
+        struct hist halved = {0};
+        int rc = hist_copy_list(&halved, list, n, halvings);
+        if (rc == 0) {
+            hist_halve(&halved, into->halvings);
+            rc = merge_same(into, halved.buckets, halved.used);
+        }
+        hist_clear(&halved);
+        return rc;
     }
     /* With room for everything nothing can fail once the resolution is lowered. */
     if (halvings > into->halvings && hist_reserve(into, into->used + n) < 0) {

@@ -210,15 +210,6 @@ static inline uint8_t *pair_copy(uint8_t *to, struct hist_pair_reader *reader, u
     return to + (at - from);
 }
 
-static inline uint8_t *pair_add(uint8_t *to, const struct hist_block *a, const struct hist_block *b,
-                                uint32_t skipped)
-{
-    uint32_t count[HIST_BLOCK] = {0};
-    pair_add_block(count, a);
-    pair_add_block(count, b);
-    return hist_block_put(to, skipped, a->used | b->used, count);
-}
-
 /* Two of one resolution; either may be empty. */
 static struct hist_span pair_merge(struct hist_span a, struct hist_span b, uint32_t halvings,
                                    uint8_t *bytes, uint32_t *ret_used)
@@ -236,7 +227,11 @@ static struct hist_span pair_merge(struct hist_span a, struct hist_span b, uint3
         } else if (i == UINT32_MAX) {
             break;
         } else {
-            to = pair_add(to, &left.block, &right.block, i - next);
+            uint32_t skipped = i - next;
+            uint32_t count[HIST_BLOCK] = {0};
+            pair_add_block(count, &left.block);
+            pair_add_block(count, &right.block);
+            to = hist_block_put(to, skipped, left.block.used | right.block.used, count);
             used += hist_block_keys(left.block.used | right.block.used);
             next = i + 1;
             pair_next(&left);

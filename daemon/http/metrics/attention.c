@@ -123,14 +123,6 @@ static bool drifts_most(const struct metrics_layer *layer, uint32_t head, uint64
     return before < count;
 }
 
-static double *values_of(const struct metrics_layer *layer, int metric)
-{
-    if (metric == ATTENTION_COUNT) {
-        return layer->shift;
-    }
-    return layer->of_heads ? layer->of_heads + (size_t)metric * layer->heads : NULL;
-}
-
 static void metrics_attention_put_heads(struct metrics_text *text, const struct metrics *metrics,
                                         const char *name, const char *what, int metric)
 {
@@ -139,7 +131,9 @@ static void metrics_attention_put_heads(struct metrics_text *text, const struct 
     const struct family head = {name, FAMILY_GAUGE, help};
     metrics_head(text, &head);
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
-        const double *values = values_of(layer, metric);
+        const double *values = metric == ATTENTION_COUNT ? layer->shift
+                               : layer->of_heads ? layer->of_heads + (size_t)metric * layer->heads
+                                                 : NULL;
         char labels[2 * LAYER_KEY_MAX + 96];
         for (uint32_t h = 0; layer->shown && values && h < layer->heads; h++) {
             if (isnan(values[h]) || (metrics->config->http_metrics_heads < layer->heads &&

@@ -41,23 +41,6 @@ static void metrics_layer_next_part(const char **at, char *to, size_t size)
     *at += length + ((*at)[length] == '/');
 }
 
-static bool make_labels(struct metrics_layer *layer, const char *at)
-{
-    static const char *const names[] = {"stack", "layer", "site"};
-    char labels[2 * LAYER_KEY_MAX + 64] = "", part[JOB_NAME_MAX + 1];
-    size_t used = metrics_label(labels, sizeof labels, "job", layer->job);
-    for (int i = 0; i < 3; i++) {
-        metrics_layer_next_part(&at, part, sizeof part);
-        used = metrics_label(labels, sizeof labels, names[i], part);
-    }
-    layer->labels = malloc(used + 1);
-    layer->labels_size = used;
-    if (layer->labels) {
-        memcpy(layer->labels, labels, used + 1);
-    }
-    return layer->labels;
-}
-
 struct metrics_layer *layer_new(const char *key)
 {
     struct metrics_layer *layer = calloc(1, sizeof *layer);
@@ -73,7 +56,18 @@ struct metrics_layer *layer_new(const char *key)
     }
     layer->sink_rate = layer->row_sum_error = layer->time_s = NAN;
     layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
-    if (!make_labels(layer, at)) {
+    static const char *const names[] = {"stack", "layer", "site"};
+    char labels[2 * LAYER_KEY_MAX + 64] = "", part[JOB_NAME_MAX + 1];
+    size_t used = metrics_label(labels, sizeof labels, "job", layer->job);
+    for (int i = 0; i < 3; i++) {
+        metrics_layer_next_part(&at, part, sizeof part);
+        used = metrics_label(labels, sizeof labels, names[i], part);
+    }
+    layer->labels = malloc(used + 1);
+    layer->labels_size = used;
+    if (layer->labels) {
+        memcpy(layer->labels, labels, used + 1);
+    } else {
         layer_free(&layer);
     }
     return layer;
@@ -144,12 +138,20 @@ static bool fit_heads(struct metrics_layer *layer, uint32_t heads)
     return true;
 }
 
-static void pool(struct metrics_layer *layer, int metric)
+static void metrics_layer_put_list(struct metrics_layer *layer, const msgpack_object *list,
+                                   int metric, bool keep)
 {
-    const double *numbers = layer->of_heads + (size_t)metric * layer->heads;
+    if (list->type != MSGPACK_OBJECT_ARRAY || !fit_heads(layer, list->via.array.size)) {
+        return;
+    }
+    double *numbers = layer->of_heads + (size_t)metric * layer->heads;
     double sum = 0, least = INFINITY, largest = -INFINITY;
     uint32_t count = 0;
     for (uint32_t h = 0; h < layer->heads; h++) {
+        double number = mpk_number(&list->via.array.ptr[h]);
+        if (!keep || !isnan(number)) {
+            numbers[h] = number;
+        }
         if (isnan(numbers[h])) {
             continue;
         }
@@ -161,22 +163,6 @@ static void pool(struct metrics_layer *layer, int metric)
     layer->pooled[metric][PART_MEAN] = count > 0 ? sum / count : NAN;
     layer->pooled[metric][PART_MIN] = count > 0 ? least : NAN;
     layer->pooled[metric][PART_MAX] = count > 0 ? largest : NAN;
-}
-
-static void metrics_layer_put_list(struct metrics_layer *layer, const msgpack_object *list,
-                                   int metric, bool keep)
-{
-    if (list->type != MSGPACK_OBJECT_ARRAY || !fit_heads(layer, list->via.array.size)) {
-        return;
-    }
-    double *numbers = layer->of_heads + (size_t)metric * layer->heads;
-    for (uint32_t h = 0; h < layer->heads; h++) {
-        double number = mpk_number(&list->via.array.ptr[h]);
-        if (!keep || !isnan(number)) {
-            numbers[h] = number;
-        }
-    }
-    pool(layer, metric);
 }
 
 /* A group of metrics: each a list over the heads. */

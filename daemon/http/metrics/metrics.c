@@ -12,10 +12,7 @@ struct metrics *metrics_new(const struct config *config, struct stats *stats)
 {
     struct metrics *metrics = calloc(1, sizeof *metrics);
     if (metrics) {
-        *metrics = (struct metrics){
-            .config = config,
-            .stats = stats,
-        };
+        *metrics = (struct metrics){.config = config, .stats = stats};
     }
     return metrics;
 }
@@ -41,19 +38,6 @@ void metrics_free(struct metrics **metrics_p)
 
 /* Results */
 
-static struct metrics_layer *metrics_add(struct metrics *metrics, const char *key)
-{
-    struct metrics_layer *layer = layer_new(key);
-    if (!layer) {
-        return NULL;
-    }
-    HASH_ADD_STR(metrics->layers, key, layer);
-    if (!layer->hh.tbl) {
-        layer_free(&layer);
-    }
-    return layer;
-}
-
 /* NULL when there is no room. */
 static struct metrics_layer *metrics_find(struct metrics *metrics, const char *topic,
                                           const char *run)
@@ -64,8 +48,15 @@ static struct metrics_layer *metrics_find(struct metrics *metrics, const char *t
         return NULL;
     }
     HASH_FIND_STR(metrics->layers, key, layer);
-    if (!layer && HASH_COUNT(metrics->layers) < metrics->config->http_metrics_layers) {
-        layer = metrics_add(metrics, key);
+    if (layer || HASH_COUNT(metrics->layers) >= metrics->config->http_metrics_layers) {
+        return layer;
+    }
+    layer = layer_new(key);
+    if (layer) {
+        HASH_ADD_STR(metrics->layers, key, layer);
+        if (!layer->hh.tbl) {
+            layer_free(&layer);
+        }
     }
     return layer;
 }

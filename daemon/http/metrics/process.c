@@ -16,24 +16,16 @@ struct process {
     long resident_pages, threads;
 };
 
-static bool metrics_process_read_file(const char *path, char *text, size_t size)
-{
-    FILE *file = fopen(path, "re");
-    size_t used = file ? fread(text, 1, size - 1, file) : 0;
-    if (file) {
-        fclose(file);
-    }
-    text[used] = '\0';
-    return used > 0;
-}
-
 /* The name in the second field may have blanks and parentheses: the last one ends it. */
 static bool read_process(struct process *process)
 {
     char text[1024];
-    if (!metrics_process_read_file("/proc/self/stat", text, sizeof text)) {
-        return false;
+    FILE *file = fopen("/proc/self/stat", "re");
+    size_t used = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    if (file) {
+        fclose(file);
     }
+    text[used] = '\0';
     const char *at = strrchr(text, ')');
     return at && sscanf(at + 1,
                         " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %ld "
