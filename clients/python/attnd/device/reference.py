@@ -47,8 +47,9 @@ class Chunk(NamedTuple):
 
 
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`."""
+def rows(problem: Problem, entries: Optional[Entries] = None, visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `visible`: Sums.with_first, seen and farthest of all rows,
+    [3, B H, Tq], where these go by more than what a row sees itself."""
     problem = problem.taken()
     q = problem.q
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
@@ -57,6 +58,9 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
     with exact(q.device):
         for chunk, place, sums, logits_seen, buffers in _chunks(problem, entries is not None):
             sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
+            if visible is not None:
+                with_first, seen, farthest = visible.view(-1, *shape)[(slice(None), *chunk.rows)]
+                sums = sums._replace(with_first=with_first, seen=seen, farthest=farthest)
             numbers = finish(sums, place, sink, problem.cross, problem.local_window)
             if entries is not None and logits_seen is not None:
                 row = scaled(sums, sink)
