@@ -362,7 +362,7 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
                 raise RuntimeError("PassManager::run failed")
 
     here, may_end, compiled, fails = threading.current_thread(), threading.Event(), [], []
-    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    monkeypatch.setattr(launch, "unable", lambda *given: None)
     monkeypatch.setattr(launch, "_interpreted", lambda: False)
     monkeypatch.setattr(launch, "_compiled", {})
     monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=Kernel(), few_keys=Kernel(), seen_keys=Kernel(), map_cells=Kernel(), key_lengths=Kernel()), raising=False)

@@ -157,13 +157,15 @@ class Accelerator:
         kernel each chunk of them is launched by itself. The rest as of OfQueries."""
         if "reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX:
             return True
+        return self._is_able(q, precision, documents)
+
+    def _is_able(self, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
+        """Whether the kernel computes this."""
         if "triton" not in self._trusted:
             return False
         key = q.device, q.shape[3], precision, None if documents is None else documents.dtype
         if key not in self._alike:
-            row = torch.empty(1, 1, 1, q.shape[3], dtype=precision, device=q.device)
-            alike = Problem(row, row, documents=None if documents is None else documents.new_empty(1, 1))
-            self._alike[key] = launch.unable(alike) is None
+            self._alike[key] = launch.unable(q.device, precision, q.shape[3], None if documents is None else documents.dtype) is None
         return bool(self._alike[key])
 
     def launch(self, asked: Asked, step: int, side: int = 0) -> "Wait":
@@ -226,12 +228,9 @@ class Accelerator:
         said, facts = _said(asked)
         with reference.exact(device) if checked or side else _NOTHING:
             for some, problem in _problems(asked, self._alike):
-                if "able" not in problem.alike:
-                    problem.alike["able"] = launch.unable(problem) is None
-                if "triton" in self._trusted and problem.alike["able"]:
+                if self._is_able(asked.q, asked.precision, asked.documents):
                     backend = "triton"
-                    is_part = said is not None
-                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, None if blocks else asked.mask, side, is_part)
+                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, None if blocks else asked.mask, side, said is not None)
                 if is_awaited:
                     raise NotYet(_AWAITED)
                 again = _again(problem, head - some.start) if some.start <= head < some.stop else None
@@ -299,9 +298,7 @@ def _slices(asked: OfQueries, most: int) -> Sequence[slice]:
     heads, group, found, begin = asked.q.shape[1], asked.group, [], 0
     while begin < heads:
         to_edge = group - (asked.first_head + begin) % group
-        count = min(most, to_edge)
-        if to_edge == group and most >= group:
-            count = most // group * group
+        count = most // group * group if to_edge == group and most >= group else min(most, to_edge)
         if begin + count > heads:
             count = heads - begin if heads - begin < group else (heads - begin) // group * group
         found.append(slice(begin, begin + count))

@@ -27,20 +27,20 @@ _NOTHING = contextlib.nullcontext()
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def unable(problem: Problem) -> Optional[str]:
-    """Why the kernel cannot compute this here; None when it can."""
-    if problem.q.dtype == torch.float64:
+def unable(device: torch.device, dtype: torch.dtype, width: int, of_documents: Optional[torch.dtype] = None) -> Optional[str]:
+    """Why the kernel cannot compute queries of this dtype and width, with documents of such a dtype, here; None when it can."""
+    if dtype == torch.float64:
         return "f64 is not computed"
-    if problem.width > WIDTH_MAX:
-        return f"a head dimension of {problem.width} is above {WIDTH_MAX}"
-    if problem.documents is not None and problem.documents.dtype not in _INTEGERS:
-        return f"documents of {problem.documents.dtype} are not read"
+    if width > WIDTH_MAX:
+        return f"a head dimension of {width} is above {WIDTH_MAX}"
+    if of_documents is not None and of_documents not in _INTEGERS:
+        return f"documents of {of_documents} are not read"
     interpreted = _interpreted()
     if interpreted is None:
         return "the package triton 3.3 or later is not installed"
     if interpreted:
         return None
-    if problem.q.device.type == "cpu":
+    if device.type == "cpu":
         return "tensors on the CPU need TRITON_INTERPRET=1"
     try:
         from triton.runtime import driver
@@ -201,13 +201,9 @@ def _bits(bias: torch.Tensor) -> torch.Tensor:
 def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _Call]:
     """The launches of key_lengths, row_sums and few_keys."""
     key = some.start, some.stop, powers
-    if key not in p.alike:
-        p.alike[key] = _made_calls(p, some, powers)
-    found: Tuple[_Call, _Call, _Call] = p.alike[key]
-    return found
-
-
-def _made_calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _Call]:
+    known: Optional[Tuple[_Call, _Call, _Call]] = p.alike.get(key)
+    if known is not None:
+        return known
     from . import kernel
 
     _, _, bias, documents, *_ = _tensors(p)
@@ -239,7 +235,9 @@ def _made_calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _C
     keys, of_keys = 64, (p.key_heads, p.keys, p.width, *p.k.stride())
     lengths = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), of_keys,
                     {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, of_keys)
-    return lengths, call(kernel.row_sums, tile, (), POWERS=powers), call(kernel.few_keys, few_tile, (local_window,))
+    made = lengths, call(kernel.row_sums, tile, (), POWERS=powers), call(kernel.few_keys, few_tile, (local_window,))
+    p.alike[key] = made
+    return made
 
 
 def _kind(p: Problem) -> int:

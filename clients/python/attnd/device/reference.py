@@ -83,33 +83,18 @@ def exact(device: torch.device) -> Iterator[None]:
         autocast: Any = torch.autocast(device.type, enabled=False)
     except RuntimeError:  # there is none for this device
         autocast = contextlib.nullcontext()
-    _precision.enter()
+    with _lock:
+        if not _within:
+            _within.append(_highest())
+        _within.append(_kept)
     try:
         with autocast:
             yield
     finally:
-        _precision.leave()
-
-
-class _Precision:
-    """The precision of products of f32 on all devices: the highest while anybody is within."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._within = 0
-        self._put_back = _kept
-
-    def enter(self) -> None:
-        with self._lock:
-            self._within += 1
-            if self._within == 1:
-                self._put_back = _highest()
-
-    def leave(self) -> None:
-        with self._lock:
-            self._within -= 1
-            if self._within == 0:
-                self._put_back()
+        with _lock:
+            _within.pop()
+            if len(_within) == 1:
+                _within.pop()()
 
 
 def _kept() -> None:
@@ -146,7 +131,8 @@ def _highest() -> Callable[[], None]:
     return lambda: setattr(matmul, name, had)
 
 
-_precision = _Precision()
+_lock = threading.Lock()
+_within: List[Callable[[], None]] = []  # puts back the precision of products of f32, then one for each who is within
 
 
 def _working(p: Problem) -> torch.dtype:
