@@ -229,8 +229,8 @@ def reference_stands_in(patch):
     def looked_at(problem, mask):
         at = problem.number(torch.arange(problem.queries))
         mask = mask[:, :, at] if problem.bias_of_all else mask
-        return visible.looked_at(accelerator._allowed(mask, problem.keys, problem.causal, problem.window, at, problem.q_offset),
-                                 problem.queries, problem.keys)
+        allowed = accelerator._allowed(mask, problem.keys, problem.causal, problem.window, at, problem.q_offset)
+        return visible.looked_at(allowed, problem.queries, problem.keys)
 
     can_run(patch)
     patch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))

@@ -29,8 +29,8 @@ import torch
 
 from .cost import Cost
 from .device import finisher, launch, pooled, reference, weights
-from .device.arrived import (CHECKED, Again, Arrived, Block, Computed, Left, Parcel, Said, Then, clock_of, computed, finish, module_of,
-                             only, weights_left)
+from .device.arrived import (CHECKED, Again, Arrived, Block, Computed, Left, Parcel, Said, Then, clock_of, computed, finish,
+                             module_of, only, weights_left)
 from .device.entries import norms
 from .device.problem import Problem, Rows
 from .device.sums import wide
@@ -120,7 +120,7 @@ class OfWeights(NamedTuple):
 Asked = Union[OfQueries, OfWeights]
 
 
-Wait = Callable[..., Any]  # wait(then): then(Arrived), which may be called in another process; None when that is not to be used
+Wait = Callable[..., Any]  # wait(then): then(Arrived), perhaps called in another process; None when that is not to be used
 
 
 def _unchanged(numbers: Arrived) -> Arrived:
@@ -165,7 +165,7 @@ class Accelerator:
             return False
         key = q.device, q.shape[3], precision, None if documents is None else documents.dtype
         if key not in self._alike:
-            self._alike[key] = launch.unable(q.device, precision, q.shape[3], None if documents is None else documents.dtype) is None
+            self._alike[key] = launch.unable(q.device, precision, q.shape[3], documents) is None
         return bool(self._alike[key])
 
     def launch(self, asked: Asked, step: int, side: int = 0) -> "Wait":
@@ -230,7 +230,8 @@ class Accelerator:
             for some, problem in _problems(asked, self._alike):
                 if self._is_able(asked.q, asked.precision, asked.documents):
                     backend = "triton"
-                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, None if blocks else asked.mask, side, said is not None)
+                    mask = None if blocks else asked.mask
+                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, mask, side, said is not None)
                 if is_awaited:
                     raise NotYet(_AWAITED)
                 again = _again(problem, head - some.start) if some.start <= head < some.stop else None
@@ -263,8 +264,8 @@ class Accelerator:
         if right.all():
             return True
         metric, row = np.argwhere(~right)[0]
-        self._distrust(backend, f"what it computes on {device} is wrong: {CHECKED[metric]} of a row is {found[metric, row]:.6g}, "
-                                f"and {expected[metric, row]:.6g} when it is computed in the plain way. The state is not sent")
+        self._distrust(backend, f"what it computes on {device} is wrong: {CHECKED[metric]} of a row is "
+                                f"{found[metric, row]:.6g}, and {expected[metric, row]:.6g} when it is computed in the plain way. The state is not sent")
         return False
 
     def _distrust(self, backend: str, why: str) -> None:
@@ -354,7 +355,7 @@ def _said(asked: OfQueries) -> Tuple[Optional[Said], Dict[str, torch.Tensor]]:
     if asked.mask is None and not facts:
         return None, facts
     return Said(asked.first, asked.first + queries, keys, queries, asked.causal, asked.cross, asked.shared,
-                 None if rows is None else rows.here), facts
+                None if rows is None else rows.here), facts
 
 
 def _looked_at(asked: OfQueries) -> torch.Tensor:
@@ -456,7 +457,8 @@ def _weights(asked: OfWeights, side: int = 0) -> Computed:
     step = max(1, _ENTRIES // (batch * heads * keys))
     mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
     facts = {"looked": looked_at(lambda some: mask[:, some], queries, keys), **({} if asked.present is None else {"present": asked.present})}
-    said = Said(asked.first, asked.first + queries * asked.stride, keys, queries, False, asked.cross, asked.shared, None, asked.stride)
+    after = asked.first + queries * asked.stride
+    said = Said(asked.first, after, keys, queries, False, asked.cross, asked.shared, None, asked.stride)
     meaning = said(facts)
     words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,
                           end=meaning.end)
@@ -464,8 +466,8 @@ def _weights(asked: OfWeights, side: int = 0) -> Computed:
     tensors = {"rows": torch.stack([values.float() for values in judged.rows.values()]), "error": judged.row_sum_error}
     if side and asked.stride == 1:
         tensors.update(_of_pooled(pooled.of_weights(weights_of, words, 0, side)))
-    return computed(facts, [Block(tensors, functools.partial(weights_left, tuple(judged.rows)))], said, (batch, heads, queries, keys), None,
-                    asked.first, False)
+    block = Block(tensors, functools.partial(weights_left, tuple(judged.rows)))
+    return computed(facts, [block], said, (batch, heads, queries, keys), None, asked.first, False)
 
 
 def _maps(p: Problem, block: Block, side: int, whole: bool, said: Optional[Said],

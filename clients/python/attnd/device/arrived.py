@@ -54,9 +54,9 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Said:
-    """Makes the meaning of mask and padding of what was found of them, there or on the host: `looked` of the mask, `tokens`, how
-    many positions documents have, `present` of the rows. The queries are `count`, every `stride`th, or `rows` of them, and end
-    before position `after`."""
+    """Makes the meaning of mask and padding of what was found of them, there or on the host: `looked` of the mask, `tokens`,
+    how many positions documents have, `present` of the rows. The queries are `count`, every `stride`th, or `rows` of them, and
+    end before position `after`."""
     first: int
     after: int
     keys: int
@@ -70,17 +70,21 @@ class Said:
     def __call__(self, facts: Dict[str, torch.Tensor]) -> Known:
         device = next(iter(facts.values())).device
         at = torch.arange(self.count, device=device) * self.stride if self.rows is None else torch.from_numpy(self.rows)
-        end = facts["tokens"].long() if "tokens" in facts else torch.full((1,), min(self.keys, self.after), device=device)
-        found = Known(at[None] < (end[:, None] if "tokens" in facts else self.after), end, torch.full((), self.causal, device=device),
-                      end if "tokens" in facts else torch.full_like(end, self.keys))
+        causal = torch.full((), self.causal, device=device)
+        if "tokens" in facts:
+            end = facts["tokens"].long()
+            found = Known(at[None] < end[:, None], end, causal, end)
+        else:
+            end = torch.full((1,), min(self.keys, self.after), device=device)
+            found = Known(at[None] < self.after, end, causal, torch.full_like(end, self.keys))
         if "looked" in facts:
             found = known(facts["looked"], self.first + at, self.after, self.keys, self.cross, self.shared)
         return found._replace(valid=found.valid & facts["present"]) if "present" in facts else found
 
 
 class Computed(NamedTuple):
-    """Tensors on the device by their block and name, what finishes those of each block, what makes the meaning of the others, if
-    there is mask or padding, and what computed them."""
+    """Tensors on the device by their block and name, what finishes those of each block, what makes the meaning of the others,
+    if there is mask or padding, and what computed them."""
     tensors: Dict[Tuple[int, str], torch.Tensor]
     finish: Sequence[Callable[..., Numbers]]
     said: Optional[Said]
@@ -105,12 +109,15 @@ def finish(launched: Computed, about: "About", then: Then, data: Any) -> Tuple[O
 
 def finished(launched: Computed, here: Dict[Tuple[int, str], torch.Tensor]) -> Tuple[Optional[np.ndarray], Arrived]:
     """The same of tensors."""
-    (of_all, *blocks), shape = ({name: one for (block, name), one in here.items() if block == number}
-                                for number in range(ALL, len(launched.finish))), launched.shape
+    of_all, *blocks = ({name: one for (block, name), one in here.items() if block == number}
+                       for number in range(ALL, len(launched.finish)))
+    shape = launched.shape
     meaning = None if launched.said is None else launched.said(of_all)
     found = [finish({**block, **of_all}, meaning) for finish, block in zip(launched.finish, blocks)]
-    parts = [{**part, **{name: block[name] for name in ("maps", "extent") if name in block}} for (_, part), block in zip(found, blocks)]
-    part = {name: torch.cat([one[name] for one in parts if name in one], 1) for name in dict.fromkeys(name for one in parts for name in one)}
+    parts = [{**part, **{name: block[name] for name in ("maps", "extent") if name in block}}
+             for (_, part), block in zip(found, blocks)]
+    names = dict.fromkeys(name for one in parts for name in one)
+    part = {name: torch.cat([one[name] for one in parts if name in one], 1) for name in names}
     maps, values, sound = None, {}, part["sound"][0].numpy()
     if "maps" in part:
         extent = part["extent"][0, :4, 0] if "extent" in part else torch.tensor([0, shape[2], 0, shape[3]], device="cpu")
@@ -118,7 +125,9 @@ def finished(launched: Computed, here: Dict[Tuple[int, str], torch.Tensor]) -> T
     if "totals" in part:
         totals, extremes = (part[name].transpose(1, 2) for name in ("totals", "extremes"))
         values = {name: one.numpy() for name, one in values_of(totals, extremes, *shape[2:], launched.whole).items()}
-    error = float(np.fmax.reduce(part["row_sum_error"].numpy(), None)) if "row_sum_error" in part else 0.0 if sound.any() else math.nan
+    error = 0.0 if sound.any() else math.nan
+    if "row_sum_error" in part:
+        error = float(part["row_sum_error"])
     rows = state.reduce_rows({name: torch.cat([some[name] for some, _ in found], 1) for name in found[0][0]})
     return part["check"].numpy() if "check" in part else None, Arrived(
         rows, shape, sound, part["invalid"][0].numpy(), error, maps, None if meaning is None else bool(meaning.causal), values)
@@ -157,18 +166,20 @@ class Left:
         p = read(self.problem, self.rows)
         p = p.like(p.q, p.k, p.bias, p.documents, p.rows, here.get("sinks"))
         if self.names:
-            return self.numbers(p, (here["q"], here["k"]), lambda entries: launch.whole(p, dict(zip(self.names, here["rows"]))), here,
-                                meaning)
+            found = launch.whole(p, dict(zip(self.names, here["rows"])))
+            return self.numbers(p, (here["q"], here["k"]), lambda entries: found, here, meaning)
         _, flat, of_keys = launch.parts_of(p, self.whole, here["left"])
         left = launch.Swept(*(one.view(-1, p.batch * p.heads, p.queries) for one in flat))
         if p.bias is not None:  # keys are visible that some head sees
             left.sums[launch.VISIBLE] = visible_keys_of(here["looked"], p)
-        return self.numbers(p, (launch.lengths_of_queries(p, left), of_keys), lambda entries: launch.rows(p, entries, left), here, meaning)
+        lengths = launch.lengths_of_queries(p, left), of_keys
+        return self.numbers(p, lengths, lambda entries: launch.rows(p, entries, left), here, meaning)
 
-    def numbers(self, p: Problem, lengths: Tuple[torch.Tensor, torch.Tensor], rows_of: Callable[[Entries], Dict[str, torch.Tensor]],
-                here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Numbers:
-        """The numbers of rows without those of padding, how many have some and how many valid ones have none, and what there is
-        for those of a message. `lengths` of queries and keys; rows_of() adds to entries."""
+    def numbers(self, p: Problem, lengths: Tuple[torch.Tensor, torch.Tensor],
+                rows_of: Callable[[Entries], Dict[str, torch.Tensor]], here: Dict[str, torch.Tensor],
+                meaning: Optional[Known]) -> Numbers:
+        """The numbers of rows without those of padding, how many have some and how many valid ones have none, and what there
+        is for those of a message. `lengths` of queries and keys; rows_of() adds to entries."""
         valid, keys_there = torch.ones(1, 1, 1, dtype=torch.bool, device="cpu"), None
         if meaning is not None:
             valid, keys_there = meaning.valid[:, None], torch.arange(p.keys, device="cpu") < meaning.keys[:, None, None]
@@ -220,7 +231,8 @@ class Parcel:
     """Tensors on their way to the host, in one piece of pinned memory."""
 
     def __init__(self, clock: "Clock", stream: Any, tensors: Dict[Tuple[int, str], torch.Tensor]):
-        self.about: About = [(key, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2]) for key, one in tensors.items()]
+        self.about: About = [(key, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
+                             for key, one in tensors.items()]
         sent = packed(list(tensors.values()))
         self._nbytes = sent.numel()
         bits = (self._nbytes - 1).bit_length()

@@ -27,14 +27,14 @@ _NOTHING = contextlib.nullcontext()
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def unable(device: torch.device, dtype: torch.dtype, width: int, of_documents: Optional[torch.dtype] = None) -> Optional[str]:
-    """Why the kernel cannot compute queries of this dtype and width, with documents of such a dtype, here; None when it can."""
+def unable(device: torch.device, dtype: torch.dtype, width: int, documents: Optional[torch.Tensor] = None) -> Optional[str]:
+    """Why the kernel cannot compute queries of this dtype and width, with such documents, here; None when it can."""
     if dtype == torch.float64:
         return "f64 is not computed"
     if width > WIDTH_MAX:
         return f"a head dimension of {width} is above {WIDTH_MAX}"
-    if of_documents is not None and of_documents not in _INTEGERS:
-        return f"documents of {of_documents} are not read"
+    if documents is not None and documents.dtype not in _INTEGERS:
+        return f"documents of {documents.dtype} are not read"
     interpreted = _interpreted()
     if interpreted is None:
         return "the package triton 3.3 or later is not installed"
@@ -190,8 +190,8 @@ class _Call(NamedTuple):
 def _tensors(p: Problem) -> Tuple[torch.Tensor, ...]:
     """The tensors that both kernels read; q is in the place of what there is not."""
     q, bias = p.q, p.bias
-    return (q, p.k, q if bias is None else _bits(bias), q if p.documents is None else p.documents, q if p.q_len is None else p.q_len.to(q.device),
-            q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
+    return (q, p.k, q if bias is None else _bits(bias), q if p.documents is None else p.documents,
+            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
 
 
 def _bits(bias: torch.Tensor) -> torch.Tensor:
@@ -293,8 +293,8 @@ _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why n
 
 
 def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, is_part: bool) -> bool:
-    """Whether the kernels for such a problem are compiled, also for looked_at(), if there is a mask, and for maps(), unless `side` is
-    0. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
+    """Whether the kernels for such a problem are compiled, also for looked_at(), if there is a mask, and for maps(), unless
+    `side` is 0. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
     wanted = powers, mask is not None, side, is_part
     if ("ready", wanted) in p.alike or _interpreted():
         return True
@@ -306,7 +306,8 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
         _compiled[key] = False
         given = tuple(one.dtype if aligned else _Misaligned(one.dtype) for one, (_, aligned) in zip(tensors, sees))
         f32 = torch.float32
-        calls: List[Tuple[_Call, Tuple[Any, ...]]] = [(lengths, (given[1], f32, f32)), (sums, (*given, f32, f32)), (few, (*given, f32))]
+        calls: List[Tuple[_Call, Tuple[Any, ...]]] = [
+            (lengths, (given[1], f32, f32)), (sums, (*given, f32, f32)), (few, (*given, f32))]
         if mask is not None:
             calls.append((_look(p, mask), (*given[2::4], f32)))
         if side:

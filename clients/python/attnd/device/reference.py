@@ -47,7 +47,8 @@ class Chunk(NamedTuple):
 
 
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None, visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
+def rows(problem: Problem, entries: Optional[Entries] = None,
+         visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
     """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `visible`: Sums.with_first, seen and farthest of all rows,
     [3, B H, Tq], where these go by more than what a row sees itself."""
     problem = problem.taken()
