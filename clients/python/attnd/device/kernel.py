@@ -59,9 +59,9 @@ def logits_of(product, scale, softcap, SOFTCAP: tl.constexpr):
 @triton.jit
 def block_logits(vectors, places, j, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
                  DOCUMENTS: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
-    """Logits of the queries `at`, which stand at p, with their bias, which has them as `row`, at keys j, -inf where a query does
-    not see the key; q K^T; and which keys are seen. `places` as block_of_rows() has them. BIAS: 1, added; 2, bool; 3, what takes
-    the place of the logits."""
+    """Logits of the queries `at`, which stand at p, with their bias, which has them as `row`, at keys j, -inf where a query
+    does not see the key; q K^T; and which keys are seen. `places` as block_of_rows() has them. BIAS: 1, added; 2, bool; 3, what
+    takes the place of the logits."""
     bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window = places
     product = block_product(vectors, j, False, NARROW, WIDEN)
     s = logits_of(product, scale, softcap, SOFTCAP)
@@ -97,11 +97,11 @@ def places_of(i, rows, queries, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr
 
 @triton.jit
 def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr,
-                  SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr,
-                  ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
-    """The rows of this program: what block_product() and block_logits() read of them; their numbers among the results and their
-    places among the keys; which key head they read, counted over all samples; the lowest and highest place; and the keys that
-    some of them may see by causal bound, window and length."""
+                  SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
+                  WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """The rows of this program: what block_product() and block_logits() read of them; their numbers among the results and
+    their places among the keys; which key head they read, counted over all samples; the lowest and highest place; and the keys
+    that some of them may see by causal bound, window and length."""
     q, k, bias, documents, q_len, k_len, rows = tensors
     first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window = numbers
     q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k = strides
@@ -277,7 +277,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
         distance = tl.abs((p - start).to(tl.float32)[:, None] - tl.arange(0, EDGE).to(tl.float32)[None, :])
         others = tl.where(j[None, :] == 0, float("-inf"), s)
-        sums = fold(s, others, product, tl.load(inverse_k + j, mask=j < keys, other=0.0), distance, sums, False, SOFTCAP, POWERS, EDGE)
+        inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
+        sums = fold(s, others, product, inverse, distance, sums, False, SOFTCAP, POWERS, EDGE)
         if BIAS != 0 or DOCUMENTS:
             count += tl.sum(seen.to(tl.float32), 1)
             farthest = tl.maximum(farthest, tl.max(tl.where(seen, distance, 0.0), 1))
@@ -297,7 +298,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         stored(out + 5 * out_stride, out_stride, there, (with_first, count, farthest), 3)
     stored(out + 8 * out_stride, out_stride, there, (finite, shift * _LN_2, logits * _LN_2, squares * (_LN_2 * _LN_2),
                                                      smallest * _LN_2, cosines, cosine_count, cosine_max), 8)
-    stored(out + 17 * out_stride, out_stride, there, (power_2, power_3, power_4, power_5, power_6, power_7), 6 if POWERS else 1)
+    powers = (power_2, power_3, power_4, power_5, power_6, power_7)
+    stored(out + 17 * out_stride, out_stride, there, powers, 6 if POWERS else 1)
 
 
 @triton.jit
@@ -311,7 +313,7 @@ def inserted(s, kept):
 
 @triton.jit
 def taken_once_more(value, count, base, taken):
-    """All that was taken of a row, with the next largest number, of which there are `count`: the sum of e, how many, and the last."""
+    """All that was taken of a row, with the next largest number, of which there are `count`: sum of e, how many, the last."""
     total, number, last = taken
     take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - number))
     return total + take * tl.exp2(value - base), number + take, tl.where(take > 0.0, value, last)
@@ -401,7 +403,8 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
         following = tl.maximum(following, tl.max(tl.where(gap == -1, s, float("-inf")), 1))
 
     out += tl.program_id(1).to(tl.int64) * queries + i.to(tl.int64)
-    stored(out, out_stride, i < queries, (total, tl.exp2(eighth - base), local, previous * _LN_2, same * _LN_2, following * _LN_2), 6)
+    stored(out, out_stride, i < queries, (total, tl.exp2(eighth - base), local,
+                                          previous * _LN_2, same * _LN_2, following * _LN_2), 6)
 
 
 @triton.jit(do_not_specialize=_VARYING)
