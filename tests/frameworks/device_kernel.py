@@ -176,9 +176,11 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
     np.testing.assert_array_equal((found.sound, found.invalid), (expected.sound, expected.invalid))
 
 
+@pytest.mark.parametrize("at_once", [4, 1])  # heads
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_masks_that_differ_by_head_are_read_where_they_are_and_agree_with_f64(precision):
+def test_masks_that_differ_by_head_are_read_where_they_are_and_agree_with_f64(precision, at_once, monkeypatch):
     """Keys are visible that some head sees."""
+    monkeypatch.setattr(accelerator, "_heads_at_once", lambda given: at_once)
     generator, here = torch.Generator().manual_seed(3), plan.strata(40, 9)
     q, k = (torch.randn(1, heads, 40, 16, generator=generator).to(precision) for heads in (4, 2))
     mask = torch.rand(1, 4, 40, 40, generator=generator) < 0.6

@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")
 from attnd import accelerator, capture, device, plan, states  # noqa: E402
 from attnd.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.cost import Cost  # noqa: E402
-from attnd.device import finisher, gpu, launch, pooled, reference, state  # noqa: E402
+from attnd.device import arrived, finisher, gpu, launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.sender import NotYet  # noqa: E402
@@ -118,7 +118,7 @@ def test_nothing_that_is_launched_waits_for_the_device(form, on_nowhere):
     assert all(one.device == NOWHERE for one in computed.tensors.values())
     assert computed.backend == on_nowhere
     if on_nowhere == "reference":
-        assert computed.tensors["0.k"].shape == (B, HK, given.k.shape[2])
+        assert computed.tensors[0, "k"].shape == (B, HK, given.k.shape[2])
 
 
 def nothing(dtype, *shape):
@@ -157,7 +157,7 @@ def test_a_layer_is_few_launches_and_little_memory(heads, key_heads, tokens, wid
         **dict.fromkeys(("row_sums", "few_keys", "key_lengths", "seen_keys", "map_cells"), grid)), raising=False)
     with gpu._Launches() as launches, Held() as held, torch.no_grad():
         held.keep_out(q, k, *(one for one in (given.mask, given.documents) if one is not None))
-        accelerator._packed(computer()._queries(given, False, 64 if given.rows is None else 0).tensors)
+        arrived.packed(list(computer()._queries(given, False, 64 if given.rows is None else 0).tensors.values()))
     copies = 1 + (given.rows is not None)
     assert launches.count + len(kernels) + copies <= most, (launches.count, len(kernels))
     assert held.most <= (8 << 20 if given.rows is not None else 32 * (launch._SUMS_WITH_POWERS + launch._FEW) * heads * tokens), held.most
@@ -168,7 +168,7 @@ def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
     logits = torch.randn(B, H, T, T + 1, device=NOWHERE)
     given = OfWeights(logits.softmax(-1), logits, True, 0, 1, False)
     with NoAnswers(), torch.no_grad():
-        assert accelerator._weights(given).tensors["0.rows"].shape[1:] == (B, H, T)
+        assert accelerator._weights(given).tensors[0, "rows"].shape[1:] == (B, H, T)
 
 
 def test_reading_a_number_is_refused_by_that_test():
@@ -265,7 +265,7 @@ def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over
         right = one.launch(given, 0)()
         expected = reference.rows(accelerator._problem(given, slice(0, H)))
         assert right.rows["entropy"].mean == pytest.approx(expected["entropy"].double().mean((0, 2)).numpy())
-        monkeypatch.setattr(reference, "rows", lambda problem: {name: values * 2 for name, values in expected.items()})
+        monkeypatch.setattr(reference, "rows", lambda *given: {name: values * 2 for name, values in expected.items()})
         for _ in range(accelerator.CHECKED_EVERY):
             one.launch(given, 0)()
     assert not one.is_trusted
@@ -315,6 +315,31 @@ def test_a_kernel_that_does_not_run_is_left_for_good_and_said_once(monkeypatch, 
     assert len(tried) == len(said) == 1 and "does not run on cpu: PassManager" in said[0] and "'reference' takes over" in said[0]
 
 
+@pytest.mark.parametrize("at_once", [H, 1])  # heads
+@pytest.mark.parametrize("form", ["mask by head", "rows of a mask by head", "bias by head"])
+def test_without_the_kernel_keys_are_visible_that_some_head_sees(form, at_once, monkeypatch):
+    """Where a mask or bias differs by head: against float64."""
+    monkeypatch.setattr(accelerator, "_heads_at_once", lambda given: at_once)
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.rand(1, H, T, T, generator=generator) < 0.6
+    bias = torch.where(mask, torch.randn(1, H, T, T, generator=generator), -torch.inf)
+    rows = some_rows(T, 9) if form.startswith("rows") else None
+    given = asked(mask=bias if form.startswith("bias") else mask, rows=rows, causal=False)
+    found, at = computer().launch(given, 0)().rows, torch.arange(T) if rows is None else rows.there
+    logits = torch.einsum("bhid,bhjd->bhij", given.q.double(), given.k.repeat_interleave(H // HK, 1).double()) * given.scale
+    logits = (logits + bias.double() if form.startswith("bias") else logits).masked_fill(~mask, -torch.inf)
+    weights, seen = torch.softmax(logits, -1)[:, :, at], mask.any(1, keepdim=True)[:, :, at].expand(B, H, -1, -1)
+    distance = (at[:, None] - torch.arange(T)).abs().double()
+    rest = weights[..., 1:] / weights[..., 1:].sum(-1, keepdim=True)
+    for name, values in {
+            "entropy": -torch.xlogy(weights, weights).sum(-1),
+            "entropy_normalized": -torch.xlogy(weights, weights).sum(-1) / seen.sum(-1).log(),
+            "entropy_sans_first": -torch.xlogy(rest, rest).sum(-1) / seen[..., 1:].sum(-1).log(),
+            "mean_distance_normalized": (weights * distance).sum(-1) / (distance * seen).amax(-1)}.items():
+        np.testing.assert_allclose(found[name].mean, values.mean((0, 2)), rtol=2e-5, err_msg=name)
+        np.testing.assert_array_equal(found[name].n, B * len(at))
+
+
 def test_large_logits_are_not_taken_for_wrong_numbers():
     """In f32 a logit of 5e4 is off by some thousandths, and so is what is made of it."""
     given = asked()
@@ -322,7 +347,7 @@ def test_large_logits_are_not_taken_for_wrong_numbers():
     one = computer()
     assert all(one.launch(given, step)() is not None for step in range(3)) and one.is_trusted
     computed = one._queries(given, True)
-    check = accelerator._on_host(computed, computed.tensors)[1]["check"]
+    check, _ = arrived.finished(computed, computed.tensors)
     assert one._agrees("reference", check, given.q.device)
     check[0, 0] += 1
     assert not one._agrees("reference", check, given.q.device)
@@ -337,7 +362,7 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
                 raise RuntimeError("PassManager::run failed")
 
     here, may_end, compiled, fails = threading.current_thread(), threading.Event(), [], []
-    monkeypatch.setattr(launch, "unable", lambda problem: None)
+    monkeypatch.setattr(launch, "unable", lambda *given: None)
     monkeypatch.setattr(launch, "_interpreted", lambda: False)
     monkeypatch.setattr(launch, "_compiled", {})
     monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=Kernel(), few_keys=Kernel(), seen_keys=Kernel(), map_cells=Kernel(), key_lengths=Kernel()), raising=False)
@@ -423,7 +448,7 @@ def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once,
     rows = reference.rows(problem, entries)
     expected = entries.values(problem, rows)
     reference_stands_in(monkeypatch)
-    monkeypatch.setattr(launch, "looked_at", lambda problem, heads: accelerator._looked_at(given))
+    monkeypatch.setattr(launch, "looked_at", lambda problem, mask: accelerator._looked_at(given))
     for whole in (True, False):
         values = known(computer().launch(given._replace(whole=whole), 0)().values)
         assert values.keys() == NUMBERS - ({"locality"} if given.cross else set()) | ({"importance"} if whole else set())
@@ -508,7 +533,7 @@ def test_a_capture_takes_some_rows_and_each_so_manyth_all_of_one_sample(rows, ex
 
 def test_the_device_time_of_a_capture_is_counted(monkeypatch):
     one = computer()
-    monkeypatch.setattr(accelerator._Clock, "seconds", lambda clock, began, ended: 0.25)
+    monkeypatch.setattr(arrived.Clock, "seconds", lambda clock, began, ended: 0.25)
     for step in (3, 4, 5):
         one.launch(asked(), step)()
     assert one._cost._captures == {3: [0.0, 0.25], 4: [0.0, 0.25], 5: [0.0, 0.25]}
@@ -584,7 +609,7 @@ def beside(monkeypatch):
     """The process that finishes, as on an accelerator."""
     one = finisher.Finisher()
     monkeypatch.setattr(finisher, "shared", lambda: one)
-    monkeypatch.setattr(accelerator._clock(torch.device("cpu")), "finishes_beside", True)
+    monkeypatch.setattr(arrived.clock_of(torch.device("cpu")), "finishes_beside", True)
     wait_until(lambda: one.is_ready, "the process")
     yield one
     one.close()
@@ -610,7 +635,7 @@ def test_a_process_beside_the_training_finishes_to_the_same_bytes(form, beside, 
     monkeypatch.setattr(accelerator, "_chosen", random.Random(1))
     there = msgpack.unpackb(state_of(computer().launch(given, 0)))
     assert beside._process.poll() is None
-    monkeypatch.setattr(accelerator._clock(torch.device("cpu")), "finishes_beside", False)
+    monkeypatch.setattr(arrived.clock_of(torch.device("cpu")), "finishes_beside", False)
     assert {**msgpack.unpackb(state_of(computer().launch(given, 0))), "time_ns": 0} == {**there, "time_ns": 0}
 
 
@@ -674,10 +699,10 @@ def test_why_it_cannot_start_is_said(monkeypatch, caplog):
 
 def test_the_layers_of_a_forward_share_their_rows_and_no_others_do(monkeypatch):
     one, device = computer(), torch.device("cpu")
-    monkeypatch.setattr(accelerator._clock(device), "stream", lambda: 1)
+    monkeypatch.setattr(arrived.clock_of(device), "stream", lambda: 1)
     drawn = [one.rows(forward, 8192, 256, device).here.tolist() for forward in ((3, 0), (3, 0), (3, 1), (4, 0))]
     assert drawn[0] == drawn[1] and len({str(rows) for rows in drawn}) == 3
-    monkeypatch.setattr(accelerator._clock(device), "stream", lambda: 2)
+    monkeypatch.setattr(arrived.clock_of(device), "stream", lambda: 2)
     assert one.rows((4, 0), 8192, 256, device).here.tolist() != drawn[3]
 
 
@@ -714,7 +739,7 @@ def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monke
     monkeypatch.setattr(capture, "ROWS_ON_DEVICE", 4)
     monkeypatch.setattr(capture, "WHOLE_EVERY", 1 << 30)
     monkeypatch.setattr(Accelerator, "_takes_check", lambda *given: False)
-    monkeypatch.setattr(accelerator, "_finish", lambda *given: (None, None))
+    monkeypatch.setattr(accelerator, "finish", lambda *given: (None, None))
     can_run(monkeypatch)
     kind = decoder_kind("sdpa", fused, layers=2)
     with Session(stepwise) as session:

@@ -97,7 +97,7 @@ def not_interpreted(monkeypatch):
 
 def calls(given, whole=False):
     """The launches of both kernels, with their tensors."""
-    tensors, (sums, few) = launch._tensors(given), launch._calls(given, slice(0, HEADS), whole)
+    tensors, (_, sums, few) = launch._tensors(given), launch._calls(given, slice(0, HEADS), whole)
     return (sums, (*tensors, NOWHERE, NOWHERE)), (few, (*tensors, NOWHERE))
 
 
@@ -139,9 +139,9 @@ def test_no_form_spills_registers_or_needs_much_shared_memory(form, given, capab
 def beside(given, side):
     """The launches besides those two."""
     q, k, bias, documents, *_, rows = launch._tensors(given)
-    yield launch._lengths(given), (k, NOWHERE, NOWHERE)
+    yield launch._calls(given, slice(0, HEADS), True)[0], (k, NOWHERE, NOWHERE)
     if given.bias is not None:
-        yield launch._look(given, HEADS), (bias, rows, NOWHERE)
+        yield launch._look(given, given.bias), (bias, rows, NOWHERE)
     if side:
         shown = torch.empty(1, dtype=torch.uint8, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
         yield launch._cells(given, side, True), (q, k, bias, documents, NOWHERE, NOWHERE, *shown, NOWHERE.half())

@@ -15,7 +15,7 @@ import torch
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 import formulas  # noqa: E402
 from attnd import accelerator  # noqa: E402
-from attnd.device import launch, reference, state, visible  # noqa: E402
+from attnd.device import arrived, launch, reference, state, visible  # noqa: E402
 from attnd.device.entries import Entries, norms  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 
@@ -220,17 +220,17 @@ def agree_of_message(found, q, k, words):
 
 def can_run(patch):
     """The kernels can run here, or what stands in for them."""
-    patch.setattr(launch, "unable", lambda problem: None)
+    patch.setattr(launch, "unable", lambda *given: None)
     patch.setattr(launch, "is_ready", lambda *asked: True)
 
 
 def reference_stands_in(patch):
     """The reference computes what the kernels would."""
-    def looked_at(problem, heads):
-        at, bias = problem.number(torch.arange(problem.queries)), problem.bias
-        bias = bias[:, :, at] if problem.bias_of_all else bias
-        return visible.looked_at(accelerator._allowed(bias, problem.keys, problem.causal, problem.window, at, problem.q_offset),
-                                 problem.queries, problem.keys)
+    def looked_at(problem, mask):
+        at = problem.number(torch.arange(problem.queries))
+        mask = mask[:, :, at] if problem.bias_of_all else mask
+        allowed = accelerator._allowed(mask, problem.keys, problem.causal, problem.window, at, problem.q_offset)
+        return visible.looked_at(allowed, problem.queries, problem.keys)
 
     can_run(patch)
     patch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
@@ -241,9 +241,7 @@ def kernel_of(rows):
     """Stands in for the kernels: rows(problem, entries), on the CPU."""
     def by_kernel(problem, whole, again):
         tensors = {"q": norms(problem.taken().q), "k": norms(problem.k), **({} if again is None else {"again": again.numbers})}
-
-        def finish(here, meaning):
-            entries, there = accelerator._entries(problem, whole, meaning, (here["q"], here["k"]))
-            return accelerator._finished(problem, rows(problem, entries), entries, meaning, there, again, here)
-        return accelerator._Block(tensors, finish)
+        left = arrived.Left(b"", None, again, whole)
+        return arrived.Block(tensors, lambda here, meaning: left.numbers(
+            problem, (here["q"], here["k"]), lambda entries: rows(problem, entries), here, meaning))
     return by_kernel

@@ -598,10 +598,7 @@ class Watch:
             return False
         if isinstance(seen, Weights):
             return True
-        mask, logits = seen.mask, float(logits_of(seen, plan))
-        if mask is not None and mask.dtype == torch.bool and mask.dim() > 2 and mask.shape[-3] > 1:
-            logits = math.inf  # the reference counts the keys of each head by itself
-        return self._accelerator.is_fast_for(logits, seen.q, precision_of(seen), seen.documents and seen.documents[0])
+        return self._accelerator.is_fast_for(logits_of(seen, plan), seen.q, precision_of(seen), seen.documents and seen.documents[0])
 
     def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
         """A self-attention of the decoder may tell which queries of a cross-attention are padding."""

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from . import tensors, wire
-from .accelerator import Accelerator, Arrived
+from .accelerator import Accelerator
 from .device import pooled, reference, weights
+from .device.arrived import Arrived
 from .device.entries import Entries
 from .device.problem import Problem
 from .head_maps import HeadMaps

@@ -176,7 +176,7 @@ def _rows_of(backend: str, problem: Problem) -> Callable[..., Dict[str, torch.Te
         raise ValueError(f"backend = {backend!r}: must be one of {', '.join(BACKENDS)}")
     if backend == "reference" or (backend == "auto" and problem.q.device.type == "cpu"):
         return reference.rows
-    why = launch.unable(problem)
+    why = launch.unable(problem.q.device, problem.q.dtype, problem.width, problem.documents)
     if backend == "triton" and why:
         raise ValueError(f"backend = 'triton': {why}")
     return reference.rows if why else launch.rows

@@ -35,7 +35,6 @@ from ..doctor import NOTE, OK, WRONG, Finding, Findings, line, verdict
 from ..publisher import Publisher
 from ..sender import NotYet
 from . import launch
-from .problem import Problem
 
 COMPILES_S = 180.0
 PROCESSES_MAX = 16
@@ -72,7 +71,7 @@ def _findings(device: torch.device, options: argparse.Namespace) -> Findings:
     if not hasattr(F, "scaled_dot_product_attention"):
         yield Finding("torch", WRONG, "it has no scaled_dot_product_attention", "install torch 2 or later")
         return
-    why = launch.unable(Problem(torch.empty(1, 1, 1, 1, device=device), torch.empty(1, 1, 1, 1, device=device)))
+    why = launch.unable(device, torch.float32, 1)
     with _as_accelerator(device), _Beside(device) as beside:
         trainings = [(mode, beside.begin(_training, device, mode)) for mode in reversed(MODES)][::-1]  # the longest first
         layers = beside.begin(_ready, device, options)

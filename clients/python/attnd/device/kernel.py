@@ -30,9 +30,9 @@ _PER_LN_2 = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def block_product(q_tile, k, j, channel, keys, width, k_t, k_d,
-                  INSIDE: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
-    """q K^T of a block of keys. INSIDE: none is beyond the last."""
+def block_product(vectors, j, INSIDE: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
+    """q K^T of a block of keys, of `vectors` as block_of_rows() has them. INSIDE: none is beyond the last."""
+    q_tile, k, channel, keys, width, k_t, k_d = vectors
     at = k + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d
     if INSIDE and not NARROW:
         k_tile = tl.load(at)
@@ -57,14 +57,13 @@ def logits_of(product, scale, softcap, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys, width, rows_end, keys_end, scale,
-                 softcap, window, k_t, k_d, bias_q, bias_k, doc_k,
-                 CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+def block_logits(vectors, places, j, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
                  DOCUMENTS: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
-    """Logits of the queries `at`, which stand at p, with their bias, which has them as `row`, at keys j, -inf where a query does
-    not see the key; q K^T; and which keys are seen. The pointers are those of the sample and the head. BIAS: 1, added; 2, bool;
-    3, what takes the place of the logits."""
-    product = block_product(q_tile, k, j, channel, keys, width, k_t, k_d, False, NARROW, WIDEN)
+    """Logits of the queries `at`, which stand at p, with their bias, which has them as `row`, at keys j, -inf where a query
+    does not see the key; q K^T; and which keys are seen. `places` as block_of_rows() has them. BIAS: 1, added; 2, bool; 3, what
+    takes the place of the logits."""
+    bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window = places
+    product = block_product(vectors, j, False, NARROW, WIDEN)
     s = logits_of(product, scale, softcap, SOFTCAP)
     seen = (j[None, :] < keys_end) & (at[:, None] < rows_end)
     if CAUSAL:
@@ -97,15 +96,15 @@ def places_of(i, rows, queries, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr
 
 
 @triton.jit
-def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width, q_offset, q_stride,
-                  window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                  CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr,
-                  Q_LEN: tl.constexpr, K_LEN: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-                  WIDTH: tl.constexpr):
-    """The rows of this program: their numbers i among the results, `row` in the bias and `at` among the queries, their places p
-    among the keys, and their vectors; the pointers of their sample and head; the documents that they are of; which key head they read,
-    counted over all samples; where queries and keys of the sample end; the lowest and highest p; and the keys that some of
-    them may see by causal bound, window and length."""
+def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr,
+                  SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
+                  WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """The rows of this program: what block_product() and block_logits() read of them; their numbers among the results and
+    their places among the keys; which key head they read, counted over all samples; the lowest and highest place; and the keys
+    that some of them may see by causal bound, window and length."""
+    q, k, bias, documents, q_len, k_len, rows = tensors
+    first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window = numbers
+    q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k = strides
     block = tl.program_id(0)
     sample, head = (first_head + tl.program_id(1)) // heads, (first_head + tl.program_id(1)) % heads
     sample_64, head_64 = sample.to(tl.int64), head.to(tl.int64)
@@ -126,7 +125,6 @@ def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, 
         q_tile = q_tile.to(tl.float32)
     k += sample_64 * k_b + (head // group).to(tl.int64) * k_h
     bias += sample_64 * bias_b + head_64 * bias_h
-    key_head = sample_64 * (heads // group) + head // group
     keys_end = keys
     if K_LEN:
         keys_end = tl.load(k_len + sample).to(tl.int32)
@@ -140,20 +138,24 @@ def block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, 
         end = tl.minimum(end, highest + 1)
     if WINDOW:
         begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
-    return i, row, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest, begin, end
+    vectors = (q_tile, k, channel, keys, width, k_t, k_d)
+    places = (bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window)
+    return vectors, places, i, p, sample_64 * (heads // group) + head // group, lowest, highest, begin, end
 
 
 @triton.jit
-def of_nothing(none, zero):
+def of_nothing(ROWS: tl.constexpr):
     """The sums of no logits, in the order of fold()."""
+    none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
     return none, zero, zero, zero, zero, zero, zero, zero, -none, zero, zero, none, zero, zero, zero, zero, zero, zero
 
 
 @triton.jit
-def fold(s, others, product, inverse, distance, largest, total, weighted, distances, finite, shift, logits, squares, smallest,
-         cosines, cosine_count, cosine_max, power_2, power_3, power_4, power_5, power_6, power_7,
-         INSIDE: tl.constexpr, SOFTCAP: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
+def fold(s, others, product, inverse, distance, sums, INSIDE: tl.constexpr, SOFTCAP: tl.constexpr, POWERS: tl.constexpr,
+         KEYS: tl.constexpr):
     """The sums with those of a block of logits s, of which `others` are those of all keys but key 0. INSIDE: none is -inf."""
+    (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
+     power_2, power_3, power_4, power_5, power_6, power_7) = sums
     grown = tl.maximum(largest, tl.max(others, 1))
     center = tl.max(s, 1)
     shift = tl.where((finite == 0.0) & (center > float("-inf")), center, shift)
@@ -201,6 +203,13 @@ def fold(s, others, product, inverse, distance, largest, total, weighted, distan
             power_2, power_3, power_4, power_5, power_6, power_7)
 
 
+@triton.jit
+def stored(out, stride, there, numbers, COUNT: tl.constexpr):
+    """Writes the first COUNT of these numbers of rows, one field after another."""
+    for n in tl.static_range(COUNT):
+        tl.store(out + n * stride, numbers[n], mask=there)
+
+
 @triton.jit(do_not_specialize=_VARYING)
 def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
@@ -215,24 +224,21 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
     rising order; `bias` has them alone, or BIAS_OF_ALL. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where there is none.
     With POWERS there are the last fields.
     """
-    (i, row, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
-     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width,
-                                 q_offset, q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+    vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
+        (q, k, bias, documents, q_len, k_len, rows),
+        (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
+        (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
+        CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
     inverse_k += key_head * keys
     out += tl.program_id(1).to(tl.int64) * queries
-    wide = q_tile.to(tl.float32)
+    wide = vectors[0].to(tl.float32)
     tl.store(out + 16 * out_stride + i, tl.sqrt(tl.sum(wide * wide, 1)), mask=i < queries)
-
-    none = tl.full((ROWS,), float("-inf"), tl.float32)
-    zero = tl.zeros((ROWS,), tl.float32)
-    (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
-     power_2, power_3, power_4, power_5, power_6, power_7) = of_nothing(none, zero)
+    sums = of_nothing(ROWS)
 
     # Blocks from `inner` to `near`, before the diagonal, and from `far` to `outer`, behind it, are inside.
     inner, near, far, outer = begin, begin, end, end
     if BIAS == 0 and not DOCUMENTS:
-        if (tl.program_id(0) + 1) * ROWS <= queries and tl.max(at, 0) < rows_end:
+        if (tl.program_id(0) + 1) * ROWS <= queries and tl.max(places[4], 0) < places[6]:
             from_key = KEYS
             if WINDOW:
                 from_key = tl.maximum(KEYS, highest - window + 1)
@@ -249,22 +255,18 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
     for n in range(0, before + (outer - far) // KEYS):
         start = tl.where(n < before, inner + n * KEYS, far + (n - before) * KEYS)
         j = start + tl.arange(0, KEYS)
-        product = block_product(q_tile, k, j, channel, keys, width, k_t, k_d, True, NARROW, WIDEN)
+        product = block_product(vectors, j, True, NARROW, WIDEN)
         s = logits_of(product, scale, softcap, SOFTCAP)
         distance = (p - start).to(tl.float32)[:, None] - tl.arange(0, KEYS).to(tl.float32)[None, :]
         if not CAUSAL:
             distance = tl.abs(distance)
-        (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
-         power_2, power_3, power_4, power_5, power_6, power_7) = fold(
-             s, s, product, tl.load(inverse_k + j), distance, largest, total, weighted, distances, finite, shift, logits,
-             squares, smallest, cosines, cosine_count, cosine_max, power_2, power_3, power_4, power_5, power_6, power_7,
-             True, SOFTCAP, POWERS, KEYS)
+        sums = fold(s, s, product, tl.load(inverse_k + j), distance, sums, True, SOFTCAP, POWERS, KEYS)
 
-    if tl.min(smallest, 0) == float("-inf"):
+    if tl.min(sums[8], 0) == float("-inf"):
         inner, near, far, outer = begin, begin, end, end
-        (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
-         power_2, power_3, power_4, power_5, power_6, power_7) = of_nothing(none, zero)
-    first, with_first, count, farthest = none, zero, zero, zero
+        sums = of_nothing(ROWS)
+    zero = tl.zeros((ROWS,), tl.float32)
+    first, with_first, count, farthest = zero - float("inf"), zero, zero, zero
     EDGE: tl.constexpr = KEYS // 2
     before = (inner - begin + EDGE - 1) // EDGE
     between = before + (far - near + EDGE - 1) // EDGE
@@ -272,16 +274,11 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         start = tl.where(n < before, begin + n * EDGE,
                          tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
         j = start + tl.arange(0, EDGE)
-        s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
-                                        width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                        doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
         distance = tl.abs((p - start).to(tl.float32)[:, None] - tl.arange(0, EDGE).to(tl.float32)[None, :])
         others = tl.where(j[None, :] == 0, float("-inf"), s)
-        (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
-         power_2, power_3, power_4, power_5, power_6, power_7) = fold(
-             s, others, product, tl.load(inverse_k + j, mask=j < keys, other=0.0), distance, largest, total, weighted,
-             distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max, power_2, power_3, power_4,
-             power_5, power_6, power_7, False, SOFTCAP, POWERS, EDGE)
+        inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
+        sums = fold(s, others, product, inverse, distance, sums, False, SOFTCAP, POWERS, EDGE)
         if BIAS != 0 or DOCUMENTS:
             count += tl.sum(seen.to(tl.float32), 1)
             farthest = tl.maximum(farthest, tl.max(tl.where(seen, distance, 0.0), 1))
@@ -291,71 +288,53 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
             lost = tl.max(((j[None, :] == 0) & ((s < float("inf")) == 0)).to(tl.float32), 1)
             first = tl.where(lost > 0.0, float("nan"), first)
 
+    (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
+     power_2, power_3, power_4, power_5, power_6, power_7) = sums
     largest = tl.where((total != total) | (first != first), float("nan"), largest)
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     out, there = out + i, i < queries
-    tl.store(out, largest * _LN_2, mask=there)
-    tl.store(out + out_stride, total, mask=there)
-    tl.store(out + 2 * out_stride, weighted * _LN_2, mask=there)
-    tl.store(out + 3 * out_stride, distances, mask=there)
-    tl.store(out + 4 * out_stride, first * _LN_2, mask=there)
+    stored(out, out_stride, there, (largest * _LN_2, total, weighted * _LN_2, distances, first * _LN_2), 5)
     if BIAS != 0 or DOCUMENTS:
-        tl.store(out + 5 * out_stride, with_first, mask=there)
-        tl.store(out + 6 * out_stride, count, mask=there)
-        tl.store(out + 7 * out_stride, farthest, mask=there)
-    tl.store(out + 8 * out_stride, finite, mask=there)
-    tl.store(out + 9 * out_stride, shift * _LN_2, mask=there)
-    tl.store(out + 10 * out_stride, logits * _LN_2, mask=there)
-    tl.store(out + 11 * out_stride, squares * (_LN_2 * _LN_2), mask=there)
-    tl.store(out + 12 * out_stride, smallest * _LN_2, mask=there)
-    tl.store(out + 13 * out_stride, cosines, mask=there)
-    tl.store(out + 14 * out_stride, cosine_count, mask=there)
-    tl.store(out + 15 * out_stride, cosine_max, mask=there)
-    tl.store(out + 17 * out_stride, power_2, mask=there)
-    if POWERS:
-        tl.store(out + 18 * out_stride, power_3, mask=there)
-        tl.store(out + 19 * out_stride, power_4, mask=there)
-        tl.store(out + 20 * out_stride, power_5, mask=there)
-        tl.store(out + 21 * out_stride, power_6, mask=there)
-        tl.store(out + 22 * out_stride, power_7, mask=there)
+        stored(out + 5 * out_stride, out_stride, there, (with_first, count, farthest), 3)
+    stored(out + 8 * out_stride, out_stride, there, (finite, shift * _LN_2, logits * _LN_2, squares * (_LN_2 * _LN_2),
+                                                     smallest * _LN_2, cosines, cosine_count, cosine_max), 8)
+    powers = (power_2, power_3, power_4, power_5, power_6, power_7)
+    stored(out + 17 * out_stride, out_stride, there, powers, 6 if POWERS else 1)
 
 
 @triton.jit
-def inserted(s, one, two, three, four):
+def inserted(s, kept):
     """The 4 largest of each lane, when it has s as well."""
+    one, two, three, four = kept
     rest = tl.minimum(one, s)
-    one = tl.maximum(one, s)
     left = tl.minimum(two, rest)
-    two = tl.maximum(two, rest)
-    four = tl.maximum(four, tl.minimum(three, left))
-    return one, two, tl.maximum(three, left), four
+    return tl.maximum(one, s), tl.maximum(two, rest), tl.maximum(three, left), tl.maximum(four, tl.minimum(three, left))
 
 
 @triton.jit
-def eight_largest(base, one, two, three, four, five, six, seven, SEVEN: tl.constexpr):
+def taken_once_more(value, count, base, taken):
+    """All that was taken of a row, with the next largest number, of which there are `count`: sum of e, how many, the last."""
+    total, number, last = taken
+    take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - number))
+    return total + take * tl.exp2(value - base), number + take, tl.where(take > 0.0, value, last)
+
+
+@triton.jit
+def eight_largest(base, kept, COUNT: tl.constexpr):
     """The sum of e of the 8 largest of a row and the eighth of them, -inf when there are fewer, of what the lanes have kept:
-    four numbers each, or SEVEN."""
-    eighth = tl.full(base.shape, float("-inf"), tl.float32)
-    total = tl.zeros(base.shape, tl.float32)
-    taken = total
+    COUNT numbers each."""
+    none, zero = tl.full(base.shape, float("-inf"), tl.float32), tl.zeros(base.shape, tl.float32)
+    taken, bound = (zero, zero, none), -none
     for _ in range(8):
-        value = tl.maximum(tl.maximum(tl.max(one, 1), tl.max(two, 1)), tl.maximum(tl.max(three, 1), tl.max(four, 1)))
-        if SEVEN:
-            value = tl.maximum(value, tl.maximum(tl.max(five, 1), tl.maximum(tl.max(six, 1), tl.max(seven, 1))))
-        these = value[:, None]
-        equal = ((one == these).to(tl.float32) + (two == these).to(tl.float32) + (three == these).to(tl.float32)
-                 + (four == these).to(tl.float32))
-        one, two = tl.where(one == these, float("-inf"), one), tl.where(two == these, float("-inf"), two)
-        three, four = tl.where(three == these, float("-inf"), three), tl.where(four == these, float("-inf"), four)
-        if SEVEN:
-            equal += (five == these).to(tl.float32) + (six == these).to(tl.float32) + (seven == these).to(tl.float32)
-            five, six = tl.where(five == these, float("-inf"), five), tl.where(six == these, float("-inf"), six)
-            seven = tl.where(seven == these, float("-inf"), seven)
-        take = tl.where(value == float("-inf"), 0.0, tl.minimum(tl.sum(equal, 1), 8.0 - taken))
-        total += take * tl.exp2(value - base)
-        taken += take
-        eighth = tl.where(take > 0.0, value, eighth)
-    return total, tl.where(taken < 8.0, float("-inf"), eighth)
+        here = tl.where(kept[0] < bound[:, None], kept[0], float("-inf"))
+        for n in tl.static_range(1, COUNT):
+            here = tl.maximum(here, tl.where(kept[n] < bound[:, None], kept[n], float("-inf")))
+        bound = tl.max(here, 1)
+        equal = (kept[0] == bound[:, None]).to(tl.float32)
+        for n in tl.static_range(1, COUNT):
+            equal += (kept[n] == bound[:, None]).to(tl.float32)
+        taken = taken_once_more(bound, tl.sum(equal, 1), base, taken)
+    return taken[0], tl.where(taken[1] < 8.0, float("-inf"), taken[2])
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -368,67 +347,54 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
     """Writes to out[field, n, query] the sum of the 8 largest e of a row, key 0 apart, and the eighth, 0 when there are
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""
-    (i, row, at, p, channel, q_tile, k, bias, documents, own, key_head, rows_end, keys_end, lowest, highest,
-     begin, end) = block_of_rows(q, k, bias, documents, q_len, k_len, rows, first_head, heads, group, queries, keys, width,
-                                 q_offset, q_stride, window, q_b, q_h, q_t, q_d, k_b, k_h, bias_b, bias_h, doc_b, doc_k,
-                                 CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
-
+    vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
+        (q, k, bias, documents, q_len, k_len, rows),
+        (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
+        (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
+        CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
     nothing = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
-    one, two, three, four = nothing, nothing, nothing, nothing
+    kept = (nothing, nothing, nothing, nothing)
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
-                                        width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                        doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
-        one, two, three, four = inserted(tl.where(j[None, :] == 0, float("-inf"), s), one, two, three, four)
+        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        kept = inserted(tl.where(j[None, :] == 0, float("-inf"), s), kept)
 
-    none = tl.full((ROWS,), float("-inf"), tl.float32)
-    zero = tl.zeros((ROWS,), tl.float32)
+    none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
+    one, two, three, four = kept
     largest = tl.max(one, 1)
     base = tl.where(largest == float("-inf"), 0.0, largest)
-    total, eighth = eight_largest(base, one, two, three, four, nothing, nothing, nothing, False)
+    total, eighth = eight_largest(base, kept, 4)
     if tl.max((tl.max(four, 1) > eighth).to(tl.int32), 0) > 0:
-        next_1, next_2, next_3, next_4 = nothing, nothing, nothing, nothing
+        more = (nothing, nothing, nothing, nothing)
         for start in range(begin, end, KEYS):
             j = start + tl.arange(0, KEYS)
-            s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
-                                            width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                            doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
-            s = tl.where((j[None, :] == 0) | (s > four), float("-inf"), s)
-            next_1, next_2, next_3, next_4 = inserted(s, next_1, next_2, next_3, next_4)
+            s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+            more = inserted(tl.where((j[None, :] == 0) | (s > four), float("-inf"), s), more)
         one = tl.where(one > four, one, float("-inf"))  # what equals the fourth is found once more
         two = tl.where(two > four, two, float("-inf"))
         three = tl.where(three > four, three, float("-inf"))
-        total, eighth = eight_largest(base, one, two, three, next_4, next_1, next_2, next_3, True)
-        if tl.max((tl.max(next_4, 1) > eighth).to(tl.int32), 0) > 0:
-            total, taken, eighth, bound = zero, zero, none, -none
+        total, eighth = eight_largest(base, (one, two, three, more[0], more[1], more[2], more[3]), 7)
+        if tl.max((tl.max(more[3], 1) > eighth).to(tl.int32), 0) > 0:
+            taken, bound = (zero, zero, none), -none
             for _ in range(8):
                 value, count = none, zero
                 for start in range(begin, end, KEYS):
                     j = start + tl.arange(0, KEYS)
-                    s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
-                                                    width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                                    doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+                    s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
                     s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
                     here = tl.max(s, 1)
                     found = tl.sum((s == here[:, None]).to(tl.float32), 1)
                     count = tl.where(here > value, found, tl.where(here == value, count + found, count))
                     value = tl.maximum(value, here)
-                take = tl.where(value == float("-inf"), 0.0, tl.minimum(count, 8.0 - taken))
-                total += take * tl.exp2(value - base)
-                taken += take
-                eighth = tl.where(take > 0.0, value, eighth)
-                bound = value
-            eighth = tl.where(taken < 8.0, float("-inf"), eighth)
+                taken, bound = taken_once_more(value, count, base, taken), value
+            total, eighth = taken[0], tl.where(taken[1] < 8.0, float("-inf"), taken[2])
 
     local, previous, same, following = zero, none, none, none
     reach = tl.maximum(local_window, 1)
     from_key = tl.maximum(begin, tl.maximum(lowest - reach, 0) // KEYS * KEYS)
     for start in range(from_key, tl.minimum(end, highest + reach + 1), KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen = block_logits(q_tile, k, bias, documents, own, row, at, p, j, channel, queries, keys,
-                                        width, rows_end, keys_end, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                        doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
         s = tl.where(j[None, :] == 0, float("-inf"), s)
         gap = p[:, None] - j[None, :]
         local += tl.sum(tl.where((tl.abs(gap) <= local_window) & (s > float("-inf")), tl.exp2(s - base[:, None]), 0.0), 1)
@@ -437,13 +403,8 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
         following = tl.maximum(following, tl.max(tl.where(gap == -1, s, float("-inf")), 1))
 
     out += tl.program_id(1).to(tl.int64) * queries + i.to(tl.int64)
-    there = i < queries
-    tl.store(out, total, mask=there)
-    tl.store(out + out_stride, tl.exp2(eighth - base), mask=there)
-    tl.store(out + 2 * out_stride, local, mask=there)
-    tl.store(out + 3 * out_stride, previous * _LN_2, mask=there)
-    tl.store(out + 4 * out_stride, same * _LN_2, mask=there)
-    tl.store(out + 5 * out_stride, following * _LN_2, mask=there)
+    stored(out, out_stride, i < queries, (total, tl.exp2(eighth - base), local,
+                                          previous * _LN_2, same * _LN_2, following * _LN_2), 6)
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -547,11 +508,11 @@ def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells,
         keys_end = to_key
         if CAUSAL:
             keys_end = tl.minimum(to_key, q_offset + (tl.minimum(start + ROWS, end) - 1) * q_stride + 1)
+        vectors = (q_tile, k, channel, keys, width, k_t, k_d)
+        places = (bias, documents, own, at, at, p, queries, to_key, keys, bias_q, bias_k, doc_k, scale, softcap, window)
         for from_here in range(from_key, keys_end, KEYS):
             j = from_here + tl.arange(0, KEYS)
-            s, product, seen = block_logits(q_tile, k, bias, documents, own, at, at, p, j, channel, queries, keys,
-                                            width, queries, to_key, scale, softcap, window, k_t, k_d, bias_q, bias_k,
-                                            doc_k, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+            s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
             weight += tl.sum(tl.where(counts[:, None] & (s > float("-inf")), tl.exp2(s - level[:, None]), 0.0), 1)
         counted += counts.to(tl.float32)
     entries = tl.sum(counted, 0) * (to_key - from_key)

@@ -27,20 +27,20 @@ _NOTHING = contextlib.nullcontext()
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def unable(problem: Problem) -> Optional[str]:
-    """Why the kernel cannot compute this here; None when it can."""
-    if problem.q.dtype == torch.float64:
+def unable(device: torch.device, dtype: torch.dtype, width: int, documents: Optional[torch.Tensor] = None) -> Optional[str]:
+    """Why the kernel cannot compute queries of this dtype and width, with such documents, here; None when it can."""
+    if dtype == torch.float64:
         return "f64 is not computed"
-    if problem.width > WIDTH_MAX:
-        return f"a head dimension of {problem.width} is above {WIDTH_MAX}"
-    if problem.documents is not None and problem.documents.dtype not in _INTEGERS:
-        return f"documents of {problem.documents.dtype} are not read"
+    if width > WIDTH_MAX:
+        return f"a head dimension of {width} is above {WIDTH_MAX}"
+    if documents is not None and documents.dtype not in _INTEGERS:
+        return f"documents of {documents.dtype} are not read"
     interpreted = _interpreted()
     if interpreted is None:
         return "the package triton 3.3 or later is not installed"
     if interpreted:
         return None
-    if problem.q.device.type == "cpu":
+    if device.type == "cpu":
         return "tensors on the CPU need TRITON_INTERPRET=1"
     try:
         from triton.runtime import driver
@@ -132,17 +132,28 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
     return finish(sums, Place(place, positions), sinks, p.cross, p.local_window)
 
 
-def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool, left: Optional[Swept] = None) -> Swept:
+def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
     """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys. With
-    `powers` there is what `importance` needs, too. `left`: where the numbers are written to."""
-    if left is None:
-        shape = (some.stop - some.start, p.queries)
-        left = Swept(*(torch.empty((numbers, *shape), dtype=torch.float32, device=p.q.device) for numbers in numbers_of(powers)))
-    tensors, program = _tensors(p), _program(p, some, powers)
+    `powers` there is what `importance` needs, too."""
+    left = Swept(*(torch.empty((numbers, some.stop - some.start, p.queries), dtype=torch.float32, device=p.q.device)
+                   for numbers in numbers_of(powers)))
+    tensors, (_, sums, few) = _tensors(p), _calls(p, some, powers)
     with _current(p.q.device):
-        program[0].launch(*tensors, inverse_k, left.sums)
-        program[1].launch(*tensors, left.few)
+        sums.launch(*tensors, inverse_k, left.sums)
+        few.launch(*tensors, left.few)
     return left
+
+
+def launched(p: Problem, powers: bool) -> torch.Tensor:
+    """The same for all heads, and the lengths of the keys, in one piece of memory, which parts_of() takes apart."""
+    room, left, of_keys = parts_of(p, powers)
+    inverse_k = torch.empty_like(of_keys)
+    tensors, (lengths, sums, few) = _tensors(p), _calls(p, slice(0, p.batch * p.heads), powers)
+    with _current(p.q.device):
+        lengths.launch(p.k, of_keys, inverse_k)
+        sums.launch(*tensors, inverse_k, left.sums)
+        few.launch(*tensors, left.few)
+    return room
 
 
 def parts_of(p: Problem, powers: bool, room: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, Swept, torch.Tensor]:
@@ -176,26 +187,23 @@ class _Call(NamedTuple):
         self.kernel[self.grid](*tensors, *self.numbers, **self.how)
 
 
-def _program(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
-    key = some.start, some.stop, powers
-    if key not in p.alike:
-        p.alike[key] = _calls(p, some, powers)
-    found: Tuple[_Call, _Call] = p.alike[key]
-    return found
-
-
 def _tensors(p: Problem) -> Tuple[torch.Tensor, ...]:
     """The tensors that both kernels read; q is in the place of what there is not."""
     q, bias = p.q, p.bias
-    if bias is None:
-        bias = q
-    elif bias.dtype == torch.bool:
-        bias = bias.view(torch.uint8)
-    return (q, p.k, bias, q if p.documents is None else p.documents, q if p.q_len is None else p.q_len.to(q.device),
-            q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
+    return (q, p.k, q if bias is None else _bits(bias), q if p.documents is None else p.documents,
+            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
 
 
-def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
+def _bits(bias: torch.Tensor) -> torch.Tensor:
+    return bias.view(torch.uint8) if bias.dtype == torch.bool else bias
+
+
+def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _Call]:
+    """The launches of key_lengths, row_sums and few_keys."""
+    key = some.start, some.stop, powers
+    known: Optional[Tuple[_Call, _Call, _Call]] = p.alike.get(key)
+    if known is not None:
+        return known
     from . import kernel
 
     _, _, bias, documents, *_ = _tensors(p)
@@ -224,7 +232,12 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call]:
         return _Call(one, (-(-p.queries // rows), heads), (out_stride, *numbers, *own, *strides),
                      {**words, **how, "ROWS": rows, "KEYS": keys, "num_warps": warps}, fixed)
 
-    return call(kernel.row_sums, tile, (), POWERS=powers), call(kernel.few_keys, few_tile, (local_window,))
+    keys, of_keys = 64, (p.key_heads, p.keys, p.width, *p.k.stride())
+    lengths = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), of_keys,
+                    {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, of_keys)
+    made = lengths, call(kernel.row_sums, tile, (), POWERS=powers), call(kernel.few_keys, few_tile, (local_window,))
+    p.alike[key] = made
+    return made
 
 
 def _kind(p: Problem) -> int:
@@ -235,42 +248,21 @@ def _strides(bias: torch.Tensor) -> Tuple[int, ...]:
     return tuple(0 if n == 1 else stride for n, stride in zip(bias.shape, bias.stride()))
 
 
-def lengths_of_keys(p: Problem, found: torch.Tensor) -> torch.Tensor:
-    """Writes the lengths of the keys there, [B, Hk, Tk]; 1 / these."""
-    inverse_k = torch.empty_like(found)
-    with _current(p.k.device):
-        _lengths(p).launch(p.k, found, inverse_k)
-    return inverse_k
-
-
-def _lengths(p: Problem) -> _Call:
-    if "lengths" not in p.alike:
-        from . import kernel
-
-        keys, numbers = 64, (p.key_heads, p.keys, p.width, *p.k.stride())
-        p.alike["lengths"] = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), numbers,
-                                   {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, numbers)
-    found: _Call = p.alike["lengths"]
-    return found
-
-
-def looked_at(p: Problem, heads: int) -> torch.Tensor:
-    """visible.looked_at() of the bias of a problem and of those with the next heads of the same, all in all `heads`."""
-    assert p.bias is not None
-    found = torch.zeros(p.bias.shape[0], 3 * p.queries + p.keys, dtype=torch.float32, device=p.q.device)
+def looked_at(p: Problem, mask: torch.Tensor) -> torch.Tensor:
+    """visible.looked_at() of the mask of all heads, of which the problem has some."""
+    found = torch.zeros(mask.shape[0], 3 * p.queries + p.keys, dtype=torch.float32, device=p.q.device)
     with _current(p.q.device):
-        _look(p, heads).launch(*_tensors(p)[2::4], found)
+        _look(p, mask).launch(_bits(mask), _tensors(p)[6], found)
     return found
 
 
-def _look(p: Problem, heads: int) -> _Call:
+def _look(p: Problem, mask: torch.Tensor) -> _Call:
     from . import kernel
 
-    assert p.bias is not None
-    rows, numbers = 32, (heads, p.queries, p.keys, p.q_offset, p.window, *_strides(p.bias))
-    how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "BIAS": _kind(p), "SAMPLED": p.rows is not None, "BIAS_OF_ALL": p.bias_of_all,
-           "ROWS": rows, "KEYS": 64, "num_warps": 4}
-    return _Call(kernel.seen_keys, (-(-p.queries // rows), p.bias.shape[0]), numbers, how, numbers)
+    rows, numbers = 32, (mask.shape[1], p.queries, p.keys, p.q_offset, p.window, *_strides(mask))
+    how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "BIAS": _kind(p), "SAMPLED": p.rows is not None,
+           "BIAS_OF_ALL": p.bias_of_all, "ROWS": rows, "KEYS": 64, "num_warps": 4}
+    return _Call(kernel.seen_keys, (-(-p.queries // rows), mask.shape[0]), numbers, how, numbers)
 
 
 def maps(p: Problem, left: Swept, side: int, shown: Optional[Shown]) -> torch.Tensor:
@@ -286,7 +278,7 @@ def maps(p: Problem, left: Swept, side: int, shown: Optional[Shown]) -> torch.Te
 def _cells(p: Problem, side: int, is_part: bool) -> _Call:
     from . import kernel
 
-    (sums, few), (rows, columns) = _program(p, slice(0, p.batch * p.heads), True), cells(p.queries, p.keys, side)
+    (_, sums, few), (rows, columns) = _calls(p, slice(0, p.batch * p.heads), True), cells(p.queries, p.keys, side)
     return _Call(kernel.map_cells, (rows * columns, p.heads), (rows, columns, *sums.numbers),
                  {**few.how, "SINKS": p.sinks is not None, "PART": is_part}, ())
 
@@ -300,13 +292,13 @@ def _current(device: torch.device) -> Any:
 _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why not
 
 
-def is_ready(p: Problem, powers: bool, heads: int, side: int, is_part: bool) -> bool:
-    """Whether the kernels for such a problem are compiled, also for looked_at(), unless `heads` is 0, and for maps(), unless `side`
-    is. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
-    wanted = powers, heads, side, is_part
+def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, is_part: bool) -> bool:
+    """Whether the kernels for such a problem are compiled, also for looked_at(), if there is a mask, and for maps(), unless
+    `side` is 0. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
+    wanted = powers, mask is not None, side, is_part
     if ("ready", wanted) in p.alike or _interpreted():
         return True
-    (sums, few), tensors = _program(p, slice(0, p.batch * p.heads), powers), _tensors(p)
+    (lengths, sums, few), tensors = _calls(p, slice(0, p.batch * p.heads), powers), _tensors(p)
     sees = [(one.dtype, _is_aligned(one)) for one in tensors]  # kernel.py has the numbers that it does not look at
     key = (p.q.device, wanted, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in sums.fixed), *sums.how.items())
     found = _compiled.get(key)
@@ -314,9 +306,10 @@ def is_ready(p: Problem, powers: bool, heads: int, side: int, is_part: bool) -> 
         _compiled[key] = False
         given = tuple(one.dtype if aligned else _Misaligned(one.dtype) for one, (_, aligned) in zip(tensors, sees))
         f32 = torch.float32
-        calls: List[Tuple[_Call, Tuple[Any, ...]]] = [(_lengths(p), (given[1], f32, f32)), (sums, (*given, f32, f32)), (few, (*given, f32))]
-        if heads:
-            calls.append((_look(p, heads), (*given[2::4], f32)))
+        calls: List[Tuple[_Call, Tuple[Any, ...]]] = [
+            (lengths, (given[1], f32, f32)), (sums, (*given, f32, f32)), (few, (*given, f32))]
+        if mask is not None:
+            calls.append((_look(p, mask), (*given[2::4], f32)))
         if side:
             part = (torch.uint8, torch.int64) if is_part else (given[0], given[0])
             calls.append((_cells(p, side, is_part), (*given[:4], f32, given[0] if p.sinks is None else f32, *part, torch.float16)))

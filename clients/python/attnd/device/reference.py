@@ -47,8 +47,10 @@ class Chunk(NamedTuple):
 
 
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`."""
+def rows(problem: Problem, entries: Optional[Entries] = None,
+         visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `visible`: Sums.with_first, seen and farthest of all rows,
+    [3, B H, Tq], where these go by more than what a row sees itself."""
     problem = problem.taken()
     q = problem.q
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
@@ -57,6 +59,9 @@ def rows(problem: Problem, entries: Optional[Entries] = None) -> Dict[str, torch
     with exact(q.device):
         for chunk, place, sums, logits_seen, buffers in _chunks(problem, entries is not None):
             sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
+            if visible is not None:
+                with_first, seen, farthest = visible.view(-1, *shape)[(slice(None), *chunk.rows)]
+                sums = sums._replace(with_first=with_first, seen=seen, farthest=farthest)
             numbers = finish(sums, place, sink, problem.cross, problem.local_window)
             if entries is not None and logits_seen is not None:
                 row = scaled(sums, sink)
@@ -79,33 +84,18 @@ def exact(device: torch.device) -> Iterator[None]:
         autocast: Any = torch.autocast(device.type, enabled=False)
     except RuntimeError:  # there is none for this device
         autocast = contextlib.nullcontext()
-    _precision.enter()
+    with _lock:
+        if not _within:
+            _within.append(_highest())
+        _within.append(_kept)
     try:
         with autocast:
             yield
     finally:
-        _precision.leave()
-
-
-class _Precision:
-    """The precision of products of f32 on all devices: the highest while anybody is within."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._within = 0
-        self._put_back = _kept
-
-    def enter(self) -> None:
-        with self._lock:
-            self._within += 1
-            if self._within == 1:
-                self._put_back = _highest()
-
-    def leave(self) -> None:
-        with self._lock:
-            self._within -= 1
-            if self._within == 0:
-                self._put_back()
+        with _lock:
+            _within.pop()
+            if len(_within) == 1:
+                _within.pop()()
 
 
 def _kept() -> None:
@@ -142,7 +132,8 @@ def _highest() -> Callable[[], None]:
     return lambda: setattr(matmul, name, had)
 
 
-_precision = _Precision()
+_lock = threading.Lock()
+_within: List[Callable[[], None]] = []  # puts back the precision of products of f32, then one for each who is within
 
 
 def _working(p: Problem) -> torch.dtype:
