@@ -469,7 +469,9 @@ def _histograms(several: Sequence[_Numbers], of: np.ndarray, buckets: int) -> Tu
 def _starts(*sorted_by: np.ndarray) -> np.ndarray:
     """Where one of these differs from the one before it."""
     found = np.ones(len(sorted_by[0]), dtype=bool)
-    found[1:] = np.logical_or.reduce([one[1:] != one[:-1] for one in sorted_by])
+    found[1:] = False
+    for one in sorted_by:
+        found[1:] |= one[1:] != one[:-1]
     return found
 
 
@@ -477,14 +479,14 @@ def _written(owner: np.ndarray, index: np.ndarray, total: np.ndarray, halvings: 
     """Histograms by these buckets, sorted, of each owner: the number of halvings, and each block of eight buckets with how many
     blocks before it are left out, how many bytes a count has, which of its buckets are used, and their counts. Returns the bytes of
     all, and how many each has."""
-    block = index // 8
+    block = index >> 3
     is_first = _starts(owner, block)
     begin = np.flatnonzero(is_first)
     own = owner[begin]
     of_block = np.cumsum(is_first) - 1
     most = np.maximum.reduceat(total, begin) if begin.size else begin
     width = 1 + (most >= 1 << 8).astype(np.int64) + (most >= 1 << 16) + (most >= 1 << 24)
-    mask = np.add.reduceat(1 << index % 8, begin) if begin.size else begin
+    mask = np.add.reduceat(1 << (index & 7), begin) if begin.size else begin
     skipped = block[begin]
     skipped[1:] -= np.where(own[1:] == own[:-1], block[begin][:-1] + 1, 0)
     is_far = (skipped >= 48).astype(np.int64)
@@ -499,6 +501,8 @@ def _written(owner: np.ndarray, index: np.ndarray, total: np.ndarray, halvings: 
     out[place + 1 + is_far] = mask
     at = (place + 2 + is_far)[of_block] + width[of_block] * (np.arange(len(index)) - begin[of_block])
     for n in range(4):
-        wide = width[of_block] > n
+        wide = np.flatnonzero(width[of_block] > n)
+        if not wide.size:
+            break
         out[at[wide] + n] = total[wide] >> 8 * n & 255
     return out, lengths
