@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """States as the client packs them: the golden bytes, and what is refused. tests/e2e compares them with the daemon's."""
 import runpy
+import sys
 
 import msgpack
 import numpy as np
@@ -107,3 +108,15 @@ def test_torch_tensors_are_taken():
     rows = torch.rand(2, 3, 8, dtype=torch.float32)
     packed = [pack_state({"confidence": array}, keys=8, time_ns=1) for array in (rows, rows.numpy())]
     assert packed[0] == packed[1]
+
+
+def test_many_heads_are_packed_without_a_call_for_each():
+    """Whoever packs has the interpreter's lock for as long as it calls: counted, as a clock would count a busy machine, too."""
+    state, rng, calls = LayerState(1024), np.random.default_rng(1), []
+    state.add({name: rng.lognormal(size=(1, 1024, 64)) for name in layer_state.ROW_METRICS}, keys=256)
+    sys.setprofile(lambda frame, event, argument: calls.append(event) if event in ("call", "c_call") else None)
+    try:
+        state.pack()
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 17 * 1024  # records; a call of each was 170000

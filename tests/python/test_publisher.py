@@ -13,7 +13,7 @@ import zmq
 
 import attnd
 from attnd import address, sender
-from attnd.sending import presence
+from attnd.sending import presence, turn
 from conftest import (FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until)
 
 AT = {"stack": "decoder", "layer": 0}
@@ -486,6 +486,43 @@ def test_a_stalled_daemon_is_hardly_asked_any_more(monkeypatch):
         assert len(attempts) < 15  # were there 20 a second, and the pause not doubled: more
         begin = time.monotonic()
     assert time.monotonic() - begin < 30  # closing does not wait for the pause to end
+    fake.close()
+
+
+def test_what_is_queued_is_sent_in_turns(monkeypatch):
+    """The training would wait for the lock of the interpreter as long as all of it takes. Here a turn is over at once."""
+    fake = FakeDaemon()
+    with attnd.Publisher("job", fake.endpoint, linger=5) as publisher:
+        fake.attach(publisher)
+        flush, sent = publisher._sender._flush, []
+        monkeypatch.setattr(publisher._sender, "_flush", lambda: (0, True))
+        for step in range(20):
+            assert publisher.publish_attention(uniform(), step=step, **AT)
+        monkeypatch.setattr(turn, "WORK_S", 0.0)
+        monkeypatch.setattr(publisher._sender, "_flush", lambda: sent.append(flush()) or sent[-1])
+        assert [fake.next("attention")[1]["step"] for _ in range(20)] == list(range(20))
+        assert max(count for count, _ in sent) == 1 and identity_holds(publisher.stats())
+    fake.close()
+
+
+def test_who_waits_for_the_queue_waits_for_no_rest(monkeypatch):
+    fake = FakeDaemon(high_water=1, receive_buffer=1 << 14)
+    with attnd.Publisher("job", fake.endpoint, high_water=1, linger=0.1) as publisher:
+        fake.attach(publisher)
+        fill(publisher)
+        rests, tries, flush = [], [], publisher._sender._flush
+        monkeypatch.setattr(turn, "WORK_S", 0.0)
+        monkeypatch.setattr(turn.Turn, "rest_s", property(lambda _: rests.append(0) or 0.0))
+        monkeypatch.setattr(publisher._sender, "_flush", lambda: tries.append(0) or flush())
+        wait_until(lambda: rests, "a rest")
+        waiting = threading.Thread(target=publisher.drain, args=(60,))
+        waiting.start()
+        wait_until(lambda: publisher._outbox.is_waited_for, "it waits")
+        before, after = len(rests), len(tries) + 10
+        wait_until(lambda: len(tries) >= after, "some tries")
+        assert len(rests) <= before + 1  # one may have begun
+        wait_until(lambda: fake.receive(0.01) is None and not publisher._outbox.is_waited_for, "all is sent")
+        waiting.join()
     fake.close()
 
 

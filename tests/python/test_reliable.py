@@ -17,7 +17,7 @@ import zmq
 
 import attnd
 from attnd import layer_state
-from attnd.sending import presence, reliable, spool
+from attnd.sending import presence, reliable, spool, turn
 from conftest import PACKAGE, identity_holds, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
@@ -220,6 +220,31 @@ def test_a_monitor_that_cannot_be_made_does_not_end_publishing(daemons, publishe
     finally:
         for socket in taken:
             socket.close(linger=0)
+
+
+def test_what_has_gathered_is_sent_in_turns(daemons, publishers, monkeypatch):
+    """The training would wait for the lock of the interpreter as long as all of it takes. Here a turn is over at once."""
+    daemon, publisher = daemons(), publishers()
+    daemon.attach(publisher)
+    daemon.close()
+    wait_until(lambda: not publisher.stats()["subscribed"], "the end is seen")
+    publish_states(publisher, 20)
+    wait_until(lambda: publisher.stats()["unacknowledged"] == 20, "all are kept")
+    monkeypatch.setattr(turn, "WORK_S", 0.0)
+    lane, sent = publisher._sender._lane, []
+    send = lane._send
+
+    def counted():
+        before = len(lane._own)
+        send()
+        sent.append(before - len(lane._own))
+
+    monkeypatch.setattr(lane, "_send", counted)
+    daemon = daemons()
+    assert [header["step"] for _, header, _ in daemon.wait_taken(20)] == list(range(20))
+    assert max(sent) == 1
+    daemon.wait(lambda: publisher.stats()["queued"] == 0, "all are acknowledged")
+    assert publisher.stats()["sent"] == 20 and identity_holds(publisher.stats())
 
 
 @pytest.mark.parametrize("asked", [True, False])

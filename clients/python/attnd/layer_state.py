@@ -39,6 +39,8 @@ _BOUNDS = 1280
 KEY_MAX = 2 * _BOUNDS + 1
 HALVINGS_MAX, SPAN = 3, 47  # of a histogram; keys further below the largest count as zero after all halvings
 _COUNT_MAX = 0xFFFFFFFF
+_NONE = np.zeros(0, dtype=np.int32)
+HEADS_AT_ONCE = 1024
 # 2^(m/32), correctly rounded: the 53 bits of each, in units of 2^-52.
 STEP = np.array([
     0x10000000000000, 0x1059b0d3158574, 0x10b5586cf9890f, 0x111301d0125b51, 0x1172b83c7d517b, 0x11d4873168b9aa,
@@ -121,8 +123,10 @@ class _Numbers:
         self.n[mine] = n + rows.n
         self.min[mine], self.max[mine] = np.minimum(self.min[mine], rows.low), np.maximum(self.max[mine], rows.high)
         if rows.counts.shape[1]:
-            counts = np.zeros((len(self.n), rows.counts.shape[1]), dtype=np.int64)
-            counts[mine] = rows.counts
+            counts = rows.counts
+            if len(counts) < len(self.n):
+                counts = np.zeros((len(self.n), rows.counts.shape[1]), dtype=np.int64)
+                counts[mine] = rows.counts
             added = _Counts(rows.first, counts)
             self.counts = added if self.counts is None else self.counts.plus(added)
         return np.where(some, rows.mean, np.nan)
@@ -269,8 +273,7 @@ class LayerState:
         on = max(_SLOT[name] for name in self._numbers) + 1
         first_rank, ranks = _rank_bits(self._ranks)
         whole = all(one == newest for one in self._newest)
-        slots = sorted((_SLOT[name], numbers) for name, numbers in self._numbers.items())
-        records = _records([*(numbers for _, numbers in slots), self._sink], self._buckets)
+        slots = sorted(((_SLOT[name], numbers) for name, numbers in self._numbers.items()), key=lambda one: one[0])
         state: Dict[str, Any] = {
             "v": VERSION, "buckets": self._buckets, "newest": list(newest), **self._about,
             "rows": self._rows, "invalid_rows": invalid,
@@ -279,10 +282,10 @@ class LayerState:
             "lost": 0, "source": 0, "dropped": {}, "detail": None, "weights": None, "weights_newest": None,
             "metrics": [name if name in self._numbers else None for name in METRICS[:on]],
             "vectors": [], "aggregates": [None] * _AGGREGATES,
-            "heads": [_pack_set([(slot, one[head]) for (slot, _), one in zip(slots, records)]) for head in range(self._heads)],
+            "heads": _sets(slots, self._buckets),
             "heads_newest": None if whole else [None if one is None else list(one) for one in self._newest],
             "patterns": [None] * self._heads,
-            "across": _pack_set([(4 * _AGGREGATES, records[-1][0])])}
+            "across": _sets([(4 * _AGGREGATES, self._sink)], self._buckets)[0]}
         if invalid:
             state["heads_invalid_rows"] = self._invalid.tolist()
         if self._rows_of > self._rows:
@@ -349,17 +352,12 @@ def _rank_bits(ranks: Set[int]) -> Tuple[int, bytes]:
 # ------------------------------------------------------------------------------------------ bytes of one head
 
 
-def _pack_set(records: Sequence[Tuple[int, bytes]]) -> bytes:
-    """A mask of the slots in use, and their records, which are in the order of slots."""
-    used = [(slot, record) for slot, record in records if record]
-    if not used:
-        return b""
-    return sum(1 << slot for slot, _ in used).to_bytes(16, "little") + b"".join(record for _, record in used)
-
-
-def _records(several: Sequence[_Numbers], buckets: int) -> List[List[bytes]]:
-    """The records of the heads of each; empty of a head that has nothing."""
-    n, *reals, last = (np.concatenate([getattr(one, name) for one in several]) for name in ("n", "mean", "m2", "min", "max", "last"))
+def _sets(several: Sequence[Tuple[int, _Numbers]], buckets: int) -> List[bytes]:
+    """For each head a mask of the slots in use, and their records. `several`: the slots in their order, with the numbers of all
+    heads; empty for a head that has none. Nothing is done record by record: of many heads that took twice as long, most of it with
+    the interpreter's lock held."""
+    heads = len(several[0][1].n)
+    n, *reals, last = (np.concatenate([getattr(one, name) for _, one in several]) for name in ("n", "mean", "m2", "min", "max", "last"))
     some = n > 0
     mean, m2, low, high = (np.where(some, one, 0.0) for one in reals)
     bits_of_mean = mean.view(np.int64)
@@ -367,32 +365,52 @@ def _records(several: Sequence[_Numbers], buckets: int) -> List[List[bytes]]:
     mean32, range32, last32 = _are_f32(mean), _are_f32(low) & _are_f32(high), _are_f32(last)
     kind = np.where(np.isnan(last), 0, np.where(some & (last.view(np.int64) == bits_of_mean), 1, np.where(last32, 2, 3)))
     size = (n >= 1 << 8).astype(np.int64) + (n >= 1 << 16) + (n >= 1 << 32)
-    flags = (same + 2 * mean32 + 4 * range32 + 8 * kind + 32 * size).tolist()
-    histograms = iter(_histograms(several, ~same, buckets))
-    is_there, is_spread, widths, ns = (some | np.isfinite(last)).tolist(), (some & ~same).tolist(), (1 << size).tolist(), n.tolist()
-    of_mean, of_m2, of_low, of_high, of_last = (
-        _reals(one, short) for one, short in ((mean, mean32), (m2, None), (low, range32), (high, range32), (last, last32)))
-    found = []
-    for i, flag in enumerate(flags):
-        histogram = b"" if same[i] else next(histograms)
-        if not is_there[i]:
-            found.append(b"")
-            continue
-        parts = [b"", ns[i].to_bytes(widths[i], "little")]
-        if ns[i] > 0:
-            parts.append(of_mean[i])
-        if is_spread[i]:
-            parts += of_m2[i], of_low[i], of_high[i]
-        if kind[i] >= 2:
-            parts.append(of_last[i])
-        if not same[i]:
-            is_long = len(histogram) > 255
-            flag |= 128 * is_long
-            parts += len(histogram).to_bytes(1 + is_long, "little"), histogram
-        parts[0] = bytes([flag])
-        found.append(b"".join(parts))
-    ends = np.cumsum([0, *(len(one.n) for one in several)]).tolist()
-    return [found[begin:end] for begin, end in zip(ends, ends[1:])]
+    spread = np.flatnonzero(~same)
+    at_once = max(1, HEADS_AT_ONCE // heads)  # metrics: numbers of more do not fit into a processor's cache
+    histograms, lengths = (np.concatenate(parts) for parts in zip(*(
+        _histograms([one for _, one in several[at:at + at_once]], ~same[at * heads:(at + at_once) * heads], buckets)
+        for at in range(0, len(several), at_once))))
+    is_long = lengths > 255
+    flags = same + 2 * mean32 + 4 * range32 + 8 * kind + 32 * size
+    flags[spread] += 128 * is_long
+
+    is_there = some | np.isfinite(last)
+    fields = [(is_there, flags, "u1", 1)]
+    fields += [(is_there & (size == k), n, "<u8", 1 << k) for k in range(4)]
+    for which, of, short in ((some, mean, mean32), (~same, m2, None), (~same, low, range32), (~same, high, range32),
+                             (kind >= 2, last, last32)):
+        fields += [(which & short, of, "<f4", 4)] if short is not None else []
+        fields += [(which if short is None else which & ~short, of, "<f8", 8)]
+    fields = [field for field in fields if field[0].any()]
+    widths = [width * which for which, _, _, width in fields]
+    tail = np.zeros(len(n), dtype=np.int64)
+    tail[spread] = 1 + is_long + lengths
+    of_record = (sum(widths) + tail).reshape(-1, heads)
+    of_head = of_record.sum(axis=0)
+    of_head += 16 * (of_head > 0)
+    ends = np.cumsum(of_head)
+    place = (ends - of_head + 16 + np.cumsum(of_record, axis=0) - of_record).ravel()
+
+    out = np.zeros(int(ends[-1]), dtype=np.uint8)
+    masks = np.zeros((heads, 16), dtype=np.uint8)
+    for (slot, _), used in zip(several, is_there.reshape(-1, heads)):
+        masks[:, slot // 8] |= used.astype(np.uint8) << slot % 8
+    used = of_head > 0
+    _put(out, (ends - of_head)[used], masks[used])
+    for (which, values, dtype, width), taken in zip(fields, widths):
+        _put(out, place[which], values[which].astype(dtype).view(np.uint8).reshape(-1, np.dtype(dtype).itemsize)[:, :width])
+        place += taken
+    place = place[spread]
+    _put(out, place, lengths[:, None] & 255)
+    _put(out, place[is_long] + 1, lengths[is_long, None] >> 8)
+    out[np.repeat(place + 1 + is_long - np.cumsum(lengths) + lengths, lengths) + np.arange(len(histograms))] = histograms
+    data = out.tobytes()
+    return [data[end - length:end] for end, length in zip(ends.tolist(), of_head.tolist())]
+
+
+def _put(out: np.ndarray, places: np.ndarray, rows: np.ndarray) -> None:
+    """Writes a row of bytes at each place."""
+    out[places[:, None] + np.arange(rows.shape[1])] = rows
 
 
 def _are_f32(x: np.ndarray) -> np.ndarray:
@@ -400,14 +418,6 @@ def _are_f32(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         found: np.ndarray = np.isfinite(x) & (np.abs(x) <= 3.4028234663852886e38) & (x.astype(np.float32) == x)
     return found
-
-
-def _reals(x: np.ndarray, short: Optional[np.ndarray]) -> List[bytes]:
-    """The bytes of each: of those that are `short` as f32, of the others as f64."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        four, eight = x.astype("<f4").tobytes(), x.astype("<f8").tobytes()
-    shorts = [False] * len(x) if short is None else short.tolist()
-    return [four[4 * i:4 * i + 4] if one else eight[8 * i:8 * i + 8] for i, one in enumerate(shorts)]
 
 
 def _halve(keys: np.ndarray, halvings: int) -> np.ndarray:
@@ -422,48 +432,61 @@ def key_max(halvings: int) -> int:
     return -(-_BOUNDS >> halvings) + (_BOUNDS >> halvings) + 1
 
 
-def _histograms(several: Sequence[_Numbers], of: np.ndarray, buckets: int) -> List[bytes]:
-    """The bytes of the histograms of these of all heads, in their order: halved until at most `buckets` are used."""
-    used = [(np.zeros((2, 0), dtype=np.int64), 0) if one.counts is None else (np.array(np.nonzero(one.counts.counts)), one.counts.first)
-            for one in several]
-    begins = np.cumsum([0, *(len(one.n) for one in several)])
-    owner = np.concatenate([begin + rows for begin, ((rows, _), _) in zip(begins, used)])
-    keys = np.concatenate([columns + first for (_, columns), first in used])
-    counts = np.concatenate([keys[:0], *(one.counts.counts[tuple(at)] for one, (at, _) in zip(several, used) if one.counts is not None)])
-    kept, number = of[owner], np.cumsum(of) - 1
-    owner, keys, counts, many = number[owner[kept]], keys[kept], counts[kept], int(of.sum())
-    halvings, coarse = np.zeros(many, dtype=np.int64), keys
+def _histograms(several: Sequence[_Numbers], of: np.ndarray, buckets: int) -> Tuple[np.ndarray, np.ndarray]:
+    """The histograms of these of all heads, in their order: halved until at most `buckets` are used; as _written() returns them."""
+    many, number = int(of.sum()), np.cumsum(of) - 1
+    owners, columns, found, at = [_NONE], [_NONE], [_NONE.astype(np.int64)], 0
+    for one in several:
+        mine, at = slice(at, at + len(one.n)), at + len(one.n)
+        if one.counts is None:
+            continue
+        used = (one.counts.counts != 0) & of[mine, None]
+        where, width = np.flatnonzero(used), used.shape[1]
+        rows = np.repeat(np.arange(len(used)), used.sum(axis=1))
+        owners.append(number[mine][rows].astype(np.int32))
+        columns.append((where - rows * width + one.counts.first).astype(np.int32))
+        found.append(one.counts.counts.ravel()[where])
+    owner, keys, counts = np.concatenate(owners), np.concatenate(columns), np.concatenate(found)
+    halvings, coarse = np.zeros(many, dtype=np.int32), keys.copy()
     for n in range(1, HALVINGS_MAX + 1):
-        distinct = np.bincount(owner[_starts(owner, coarse)], minlength=many)
-        halvings[(halvings == n - 1) & (distinct > buckets)] = n
-        coarse = np.where(halvings[owner] == n, _halve(keys, n), coarse)
-    cut = np.zeros(many, dtype=np.int64)
-    np.maximum.at(cut, owner, np.abs(coarse) - SPAN)
-    coarse = np.where((halvings[owner] == HALVINGS_MAX) & (np.abs(coarse) <= cut[owner]), 0, coarse)
-    at = np.flatnonzero(_starts(owner, coarse))
-    total = np.minimum(np.add.reduceat(counts, at), _COUNT_MAX) if at.size else counts
-    owner, index = owner[at], coarse[at] + np.array([key_max(n) for n in range(HALVINGS_MAX + 1)])[halvings[owner[at]]]
+        over = (halvings == n - 1) & (np.bincount(owner[_starts(owner, coarse)], minlength=many) > buckets)
+        if not over.any():
+            break
+        halvings[over] = n
+        chosen = np.flatnonzero(over[owner])
+        coarse[chosen] = _halve(keys[chosen], n)
+    if (halvings == HALVINGS_MAX).any():
+        begin, cut = np.flatnonzero(_starts(owner)), np.zeros(many, dtype=np.int32)
+        cut[owner[begin]] = np.maximum(np.maximum.reduceat(np.abs(coarse), begin) - SPAN, 0)
+        coarse = np.where((halvings[owner] == HALVINGS_MAX) & (np.abs(coarse) <= cut[owner]), 0, coarse)
+    at_new = np.flatnonzero(_starts(owner, coarse))
+    total = np.minimum(np.add.reduceat(counts, at_new), _COUNT_MAX) if at_new.size else counts
+    owner = owner[at_new]
+    index = coarse[at_new] + np.array([key_max(n) for n in range(HALVINGS_MAX + 1)], dtype=np.int32)[halvings[owner]]
     return _written(owner, index, total, halvings)
 
 
 def _starts(*sorted_by: np.ndarray) -> np.ndarray:
     """Where one of these differs from the one before it."""
     found = np.ones(len(sorted_by[0]), dtype=bool)
-    found[1:] = np.logical_or.reduce([one[1:] != one[:-1] for one in sorted_by])
+    found[1:] = False
+    for one in sorted_by:
+        found[1:] |= one[1:] != one[:-1]
     return found
 
 
-def _written(owner: np.ndarray, index: np.ndarray, total: np.ndarray, halvings: np.ndarray) -> List[bytes]:
+def _written(owner: np.ndarray, index: np.ndarray, total: np.ndarray, halvings: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Histograms by these buckets, sorted, of each owner: the number of halvings, and each block of eight buckets with how many
-    blocks before it are left out, how many bytes a count has, which of its buckets are used, and their counts."""
-    block = index // 8
+    blocks before it are left out, how many bytes a count has, which of its buckets are used, and their counts. Returns the bytes of
+    all, and how many each has."""
+    block = index >> 3
     is_first = _starts(owner, block)
     begin = np.flatnonzero(is_first)
     own = owner[begin]
     of_block = np.cumsum(is_first) - 1
     most = np.maximum.reduceat(total, begin) if begin.size else begin
     width = 1 + (most >= 1 << 8).astype(np.int64) + (most >= 1 << 16) + (most >= 1 << 24)
-    mask = np.add.reduceat(1 << index % 8, begin) if begin.size else begin
+    mask = np.add.reduceat(1 << (index & 7), begin) if begin.size else begin
     skipped = block[begin]
     skipped[1:] -= np.where(own[1:] == own[:-1], block[begin][:-1] + 1, 0)
     is_far = (skipped >= 48).astype(np.int64)
@@ -478,7 +501,8 @@ def _written(owner: np.ndarray, index: np.ndarray, total: np.ndarray, halvings: 
     out[place + 1 + is_far] = mask
     at = (place + 2 + is_far)[of_block] + width[of_block] * (np.arange(len(index)) - begin[of_block])
     for n in range(4):
-        wide = width[of_block] > n
+        wide = np.flatnonzero(width[of_block] > n)
+        if not wide.size:
+            break
         out[at[wide] + n] = total[wide] >> 8 * n & 255
-    data = out.tobytes()
-    return [data[end - length:end] for end, length in zip(ends.tolist(), lengths.tolist())]
+    return out, lengths

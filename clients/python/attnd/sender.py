@@ -6,6 +6,7 @@ Everything that can wait happens here: take subscriptions, send the head of the 
     idle:  poll(XPUB, bell of the queue), no timeout; without a daemon it looks for one about once a second (connection/link.py)
     full:  the same with a growing pause of 1 to 50 ms, and to 1 s once the daemon counts as stalled; XPUB claims to be writable even
            when its pipe is full, so POLLOUT cannot tell when to go on
+    long:  a rest after some ms of work (sending/turn.py), unless the job ends or waits for what is queued
 
 Events tell how many tensors of all topics were dropped; when nothing else is to be said, a hello does, within TELL_AFTER_S.
 
@@ -40,6 +41,7 @@ from .sending.memory import Lender
 from .sending.outbox import Later as Later, Message as Message, NotYet as NotYet, Outbox
 from .sending.presence import Presence
 from .sending.reliable import Lane, Wish, endpoint_of
+from .sending.turn import Turn
 
 log = logging.getLogger("attnd")
 
@@ -79,6 +81,7 @@ class Sender:
         self.outbox = Outbox(identity.job, queue_bytes, self._uses_lane)
         self.memory = Lender(queue_bytes)  # where tensors are copied to that attnd reads in place
         self._pid = os.getpid()
+        self._turn = Turn()
         self._reset_lane()
         self.stalled = False  # as Publisher.stalled
         self._blocked_since: Optional[float] = None
@@ -100,7 +103,7 @@ class Sender:
 
     def _reset_lane(self) -> None:
         self._lane = Lane(self.identity.job, self._reliable, self.outbox.acknowledged, self.outbox.lost,
-                          lambda: self.presence.take_denial())
+                          lambda: self.presence.take_denial(), self._turn)
         self._away = False
         self._by_lane: Set[bytes] = set()  # topics of messages that went by it
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
@@ -213,6 +216,7 @@ class Sender:
         poller = self._poller()
         pause_s = PAUSE_MIN_S
         while True:
+            self._turn.begin()
             self.link.tend()
             if self._settled_at is not None and time.monotonic() >= self._settled_at:
                 self._follow_subscriptions(self._heard)
@@ -228,7 +232,9 @@ class Sender:
             pause_s = min(2 * pause_s, longest_s) if full and not sent else PAUSE_MIN_S
             if self._lane.changed or self.memory.changed:
                 poller = self._poller()
-            poller.poll(milliseconds(_until(deadline, pause_s) if full else self._idle_s()))
+            if self._turn.is_over and deadline is None and not self.outbox.is_waited_for:
+                time.sleep(self._turn.rest_s)
+            poller.poll(0 if self._turn.is_over else milliseconds(_until(deadline, pause_s) if full else self._idle_s()))
             self.outbox.answer_bell()
 
     def _poller(self) -> "zmq.Poller":
@@ -272,7 +278,7 @@ class Sender:
             self.presence.tell_stalled()
 
     def _flush(self) -> Tuple[int, bool]:
-        """Sends from the head until the queue is empty, the pipe full or the time of close() over: (messages sent,
+        """Sends from the head until the queue is empty, the pipe full, the turn over or the time of close(): (messages sent,
         pipe full)."""
         sent = 0
         while not self._is_late():  # messages that are slow to make would else outlive close()
@@ -289,11 +295,12 @@ class Sender:
             with _relaxed():
                 message = self._made(head) if isinstance(head, Later) else head
                 del head  # the last of what it was made of
-            if message is None:
-                continue
-            if not self._send(message, True):
-                return sent, True
-            sent += 1
+            if message is not None:
+                if not self._send(message, True):
+                    return sent, True
+                sent += 1
+            if self._turn.is_over:
+                break
         return sent, False
 
     def _is_late(self, early_s: float = 0.0) -> bool:

@@ -102,6 +102,7 @@ class Outbox:
         self.dropped_tensors = 0  # of all topics but that of events
         self.untold = False  # no event has told the newest of them
         self._is_rung = False
+        self._waiting = 0  # threads in drain()
         self.is_open = True
 
     # ------------------------------------------------------------------ called by the training thread
@@ -188,7 +189,11 @@ class Outbox:
         """As Publisher.drain. Blocks."""
         self.hurry()
         with self.changed:
-            return self.changed.wait_for(lambda: self._pending == 0, max(0.0, timeout_s))
+            self._waiting += 1
+            try:
+                return self.changed.wait_for(lambda: self._pending == 0, max(0.0, timeout_s))
+            finally:
+                self._waiting -= 1
 
     @property
     def queued_bytes(self) -> int:
@@ -204,6 +209,11 @@ class Outbox:
             return {**self.count, "queued": self._pending, "queued_bytes": self._queued_bytes, "dropped_by_topic": dropped}
 
     # ---------------------------------------------------------------------------- on the sender thread
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for all of it."""
+        return self._waiting > 0
 
     def head(self) -> Union[None, Message, Later]:
         """The message whose turn it is; None: the queue is empty."""

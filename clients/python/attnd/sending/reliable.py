@@ -28,6 +28,7 @@ from ..connection import keys as keyring
 from ..once import Once
 from ..wire import printable
 from .spool import Place, Spool, Unreadable, is_passing
+from .turn import Turn
 
 log = logging.getLogger("attnd")
 
@@ -113,11 +114,13 @@ class Lane:
     settled   is called with messages of the publisher's own that were acknowledged or refused
     lost      with one of those that the disk has lost
     denied    when attnd refuses a message because of its key
+    turn      that of the sender thread: when it is over, what is left is for the next one
     """
 
     def __init__(self, job: str, wish: Wish, settled: Callable[[List[Entry]], None], lost: Callable[[Entry], None],
-                 denied: Callable[[], None]):
+                 denied: Callable[[], None], turn: Turn):
         self.wish = wish
+        self._turn = turn
         self._job = job
         self._settled, self._lost, self._denied = settled, lost, denied
         self.joined = False  # attnd has answered, once
@@ -254,6 +257,8 @@ class Lane:
                 settled += self._take_answer(answer)
                 if answer.again or any(reason in NO_ROOM for _, reason in answer.refused):
                     self._pause_s, taken = AGAIN_MAX_S, False
+            if self._turn.is_over:
+                break
         if settled:
             self.full = self.is_awaited = False
             self._answered_at = time.monotonic()
@@ -389,6 +394,8 @@ class Lane:
             queue.popleft()
             self._sent[entry.number] = entry
             self._credit -= charge
+            if self._turn.is_over:
+                return
 
     # ---------------------------------------------------------------------------------------- keeping
 
