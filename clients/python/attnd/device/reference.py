@@ -60,7 +60,8 @@ def rows(problem: Problem, entries: Optional[Entries] = None,
         for chunk, place, sums, logits_seen, buffers in _chunks(problem, entries is not None):
             sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
             if visible is not None:
-                with_first, seen, farthest = visible.view(-1, *shape)[(slice(None), *chunk.rows)]
+                taken = slice(None), *chunk.rows
+                with_first, seen, farthest = visible.view(-1, *shape)[taken]
                 sums = sums._replace(with_first=with_first, seen=seen, farthest=farthest)
             numbers = finish(sums, place, sink, problem.cross, problem.local_window)
             if entries is not None and logits_seen is not None:
