@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Arrays that grow by one thing at a time. Any thread. */
+/* Arrays that grow. Any thread. */
 #ifndef DAEMON_BASE_GROW_H
 #define DAEMON_BASE_GROW_H
 
@@ -23,6 +23,25 @@ static inline bool grow(void *ret_array, size_t count, uint32_t *capacity, size_
     if (array) {
         memcpy(ret_array, &array, sizeof array);
         *capacity = room;
+    }
+    return array;
+}
+
+/* The same for an array of *count things that is to have one at `index`: it grows to twice as many
+ * at least, and new ones are zero. */
+static inline bool grow_to(void *ret_array, uint32_t index, uint32_t *count, size_t size)
+{
+    char *array;
+    if (index < *count) {
+        return true;
+    }
+    uint32_t wanted = index + 1 > 2 * *count ? index + 1 : 2 * *count;
+    memcpy(&array, ret_array, sizeof array);
+    array = realloc(array, wanted * size);
+    if (array) {
+        memset(array + *count * size, 0, (wanted - *count) * size);
+        memcpy(ret_array, &array, sizeof array);
+        *count = wanted;
     }
     return array;
 }

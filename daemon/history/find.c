@@ -250,14 +250,14 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
     struct found_track first = {.id = 0};
     sqlite3_stmt *statement;
     /* Tracks in which the layer has windows, the one with the newest window first. */
-    int best = -1, tracks = 0,
-        code = query_open(
-            query,
-            "SELECT track_id, unit, length, every,"
-            " (SELECT window_id FROM windows WHERE layer_id = ?1"
-            "  AND windows.track_id = tracks.track_id ORDER BY last DESC LIMIT 1) AS newest"
-            " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
-            &statement, SQL(sql_u64(layer->id)));
+    int best = -1, tracks = 0;
+    int code =
+        query_open(query,
+                   "SELECT track_id, unit, length, every,"
+                   " (SELECT window_id FROM windows WHERE layer_id = ?1"
+                   "  AND windows.track_id = tracks.track_id ORDER BY last DESC LIMIT 1) AS newest"
+                   " FROM tracks WHERE newest IS NOT NULL ORDER BY newest DESC",
+                   &statement, SQL(sql_u64(layer->id)));
     if (code) {
         return code;
     }

@@ -1,25 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/ingest/drop_totals.h"
 
-#include "proto/err.h"
+#include "daemon/base/grow.h"
 #include "daemon/ingest/sequence.h"
+#include "proto/err.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 static struct drop_total *drop_totals_of(struct drop_totals *totals, uint32_t rank_index)
 {
-    if (rank_index >= totals->count) {
-        uint32_t count = rank_index + 1 > 2 * totals->count ? rank_index + 1 : 2 * totals->count;
-        struct drop_total *grown = realloc(totals->of_rank, count * sizeof *grown);
-        if (!grown) {
-            return NULL;
-        }
-        memset(grown + totals->count, 0, (count - totals->count) * sizeof *grown);
-        totals->of_rank = grown;
-        totals->count = count;
-    }
-    return &totals->of_rank[rank_index];
+    return grow_to(&totals->of_rank, rank_index, &totals->count, sizeof *totals->of_rank)
+               ? &totals->of_rank[rank_index]
+               : NULL;
 }
 
 /* Takes up to `wanted` off *number; returns how much. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/run/cost.h"
 
+#include "daemon/base/grow.h"
 #include "proto/err.h"
 
 #include <stdlib.h>
@@ -20,15 +21,8 @@ int costs_take(struct capture_costs *costs, uint32_t rank_index, const struct he
     if (!(hello->step_seconds > 0)) {
         return 0;
     }
-    if (rank_index >= costs->count) {
-        uint32_t count = rank_index + 1 > 2 * costs->count ? rank_index + 1 : 2 * costs->count;
-        struct capture_cost *grown = realloc(costs->of_rank, count * sizeof *grown);
-        if (!grown) {
-            return ERR_MEMORY;
-        }
-        memset(grown + costs->count, 0, (count - costs->count) * sizeof *grown);
-        costs->of_rank = grown;
-        costs->count = count;
+    if (!grow_to(&costs->of_rank, rank_index, &costs->count, sizeof *costs->of_rank)) {
+        return ERR_MEMORY;
     }
     struct capture_cost *cost = &costs->of_rank[rank_index];
     double before = cost_ratio(cost);
