@@ -3,6 +3,7 @@
 
 #include "proto/err.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 void promises_add(struct promises *promises, struct promise *promise)
@@ -24,6 +25,7 @@ struct promise *promises_take(struct promises *promises)
         promises->first = promise->next;
         promises->last = promises->first ? promises->last : NULL;
         promise->next = NULL;
+        assert(promises->bytes >= promise->bytes);
         promises->bytes -= promise->bytes;
     }
     return promise;

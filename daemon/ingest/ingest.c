@@ -11,6 +11,7 @@
 #include "daemon/ingest/refused.h"
 #include "daemon/ingest/share.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -597,10 +598,12 @@ int ingest_start(struct ingest *ingest, char *reterr)
 
 void ingest_release(struct ingest *ingest, struct ingest_share *share, uint64_t cost, bool reserved)
 {
-    atomic_fetch_sub(reserved ? &ingest->reserved : &ingest->in_flight, cost);
+    uint64_t all = atomic_fetch_sub(reserved ? &ingest->reserved : &ingest->in_flight, cost);
+    uint64_t own = cost;
     if (share) { /* last: it may be freed with nothing held */
-        atomic_fetch_sub(&share->held[reserved], cost);
+        own = atomic_fetch_sub(&share->held[reserved], cost);
     }
+    assert(all >= cost && own >= cost);
 }
 
 const struct pulse *ingest_pulse(const struct ingest *ingest)

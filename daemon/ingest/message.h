@@ -3,7 +3,14 @@
  *
  * The ZeroMQ frames are moved in, the header is decoded once, the tensors are read in place. Owned
  * by one thread at a time: ingest until it is posted, then the loop; while `work` runs, workers
- * read the frames. */
+ * read the frames.
+ *
+ *     received --> posted --> queued --> finished --> taken in its turn --> accounted for, freed
+ *                    |  kept_back ^                      |           ^ queue_join
+ *                    +------------+                      +-> detached, until its numbers are there
+ *                                                        +-> waits, until it is one of `parts`
+ *
+ * Tier weights alone is detached or waits. The loop asserts the arrows (run/queue.c). */
 #ifndef DAEMON_INGEST_MESSAGE_H
 #define DAEMON_INGEST_MESSAGE_H
 

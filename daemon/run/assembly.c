@@ -12,6 +12,8 @@
 #include "daemon/base/clock.h"
 #include "daemon/state/position.h"
 
+#include <assert.h>
+
 static void assembly_lose(struct run *run, struct stream *stream)
 {
     struct assembly *assembly = &stream->assembly;
@@ -19,6 +21,7 @@ static void assembly_lose(struct run *run, struct stream *stream)
         struct message *message = assembly->first;
         assembly->first = message->queued_next;
         message->code = ERR_INCOMPLETE;
+        assert(message->waits && run->waiting > 0);
         message->waits = false;
         run_count_dropped(run, stream, message, message->code);
         message->queued_next = run->lost;

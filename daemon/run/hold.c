@@ -6,6 +6,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/run/stream.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 /* The messages of a rank. */
@@ -95,6 +96,7 @@ static struct message *hold_take_first(struct run *run, struct hold **link)
     hold->first = message->queued_next;
     message->kept_back = false;
     hold->reached = 0;
+    assert(run->held > 0);
     run->held--;
     if (!hold->first) {
         *link = hold->next;

@@ -20,6 +20,7 @@
 #include "daemon/run/live.h"
 #include "daemon/state/state_message.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 /* A layer whose steps are never those that maps are made of gets them after this number of times
@@ -114,6 +115,7 @@ static bool queue_wants_head_maps(struct run *run, const struct message *message
 bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool tensors = message->header.type != MESSAGE_EVENT;
+    assert(!message->kept_back && !message->detached && !message->waits);
     message->run = run;
     if (tensors && !message->code) {
         message->code = queue_foresee(run, message);
@@ -499,6 +501,7 @@ static int queue_take_message(struct run *run, struct message *message)
 
 static void queue_pop(struct run *run)
 {
+    assert(run->queue && run->queued > 0);
     run->queue = run->queue->queued_next;
     if (!run->queue) {
         run->queue_last = &run->queue;
@@ -517,6 +520,7 @@ static void queue_end_flush(struct run *run)
 
 static void queue_detach(struct run *run, struct message *message)
 {
+    assert(message->header.type == MESSAGE_WEIGHTS && !message->waits);
     run->detached++;
     run->flush_detached += message->arrival <= run->flush_arrival;
 }
@@ -572,6 +576,7 @@ static struct window_part *queue_let_go(struct window *window, uint64_t index)
     for (struct window_part *part = window->open; part; part = part->next) {
         newest = part;
         if (part->index == index) {
+            assert(part->held > 0);
             part->held--;
             return part;
         }
@@ -585,6 +590,7 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
     struct queue_places places = {.part = {NULL}};
     bool taken = false; /* else it was refused in its turn, and counted */
     int code = ERR_LATE;
+    assert(message->detached && run->detached > 0);
     run->detached--;
     run->flush_detached -= message->arrival <= run->flush_arrival;
     for (uint32_t t = 0; t < run->track_count; t++) {
