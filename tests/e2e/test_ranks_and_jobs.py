@@ -128,7 +128,7 @@ def test_by_rank_each_head_has_its_mean_entropy_and_the_odd_one_shows(attnd, rng
 
 def test_a_rank_that_attends_otherwise_fires_and_equal_ones_do_not(rng):
     """Four ranks of a job of its own data each; from step 12 on those of rank 2 are sharper in one of two jobs."""
-    attnd = Attnd("window.unit=step", "window.length=4", "window.every=4", "window.rank_grace=0", "metrics.spectrum=false")
+    attnd = Attnd("window.unit=step", "window.length=4", "window.every=4", "window.rank_grace=60s", "metrics.spectrum=false")
     for job, sick in (("well", 1), ("odd", 2)):
         ranks = [Trainer(attnd, job, rank, world=4, run=job.encode().ljust(16)) for rank in range(4)]
         for step in range(40):
