@@ -2,7 +2,7 @@
 #include "daemon/base/stats.h"
 
 const char *const counter_name[COUNT_COUNT] = {
-#define COUNTER(symbol, name, unit, help) [COUNT_##symbol] = name,
+#define COUNTER(symbol, name, exposed, unit, help) [COUNT_##symbol] = name,
 #include "daemon/base/stats.def"
 #undef COUNTER
 };

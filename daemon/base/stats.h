@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 enum counter {
-#define COUNTER(symbol, name, unit, help) COUNT_##symbol,
+#define COUNTER(symbol, name, exposed, unit, help) COUNT_##symbol,
 #include "daemon/base/stats.def"
 #undef COUNTER
     COUNT_COUNT

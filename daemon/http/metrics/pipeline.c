@@ -9,17 +9,9 @@
 #include <string.h>
 
 static const struct {
-    enum counter counter;
-    const char *name;
-} exposed[] = {
-#define EXPOSED(symbol, name) {COUNT_##symbol, "attnd_" name},
-#include "daemon/http/metrics/counter.def"
-#undef EXPOSED
-};
-_Static_assert(sizeof exposed / sizeof exposed[0] == COUNT_COUNT, "each counter has a name");
-
-static const char *const counter_help[COUNT_COUNT] = {
-#define COUNTER(symbol, name, unit, help) [COUNT_##symbol] = help,
+    const char *name, *help;
+} counters[COUNT_COUNT] = {
+#define COUNTER(symbol, name, exposed, unit, help) [COUNT_##symbol] = {"attnd_" exposed, help},
 #include "daemon/base/stats.def"
 #undef COUNTER
 };
@@ -103,8 +95,8 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                 "When a config last came into force.",
                 (double)(atomic_load(&metrics->stats->config_read_ns) / 1000000) / 1e3);
     for (int i = 0; i < COUNT_COUNT; i++) {
-        metrics_one_count(text, exposed[i].name, FAMILY_COUNTER, counter_help[exposed[i].counter],
-                          stats_get(metrics->stats, exposed[i].counter));
+        metrics_one_count(text, counters[i].name, FAMILY_COUNTER, counters[i].help,
+                          stats_get(metrics->stats, i));
     }
     /* All reasons, so that the first drop of one is seen as an increase. */
     const struct family family = {"attnd_messages_dropped", FAMILY_COUNTER,
