@@ -53,7 +53,7 @@ class FakeNode:
         taken = self.seq if self.taken is None else self.taken
         self.nats.publish(f"attnd.node.{self.id}", msgpack.packb({
             "v": 1, "instance": self.instance, "name": self.name, "host": "fake", "version": self.version, "newest": self.seq,
-            "taken": taken, "rows": len(self.rows), "bytes": sum(map(len, self.rows.values())), "unsent": self.unsent,
+            "taken": taken, "rows": len(self.rows), "bytes": sum(map(len, list(self.rows.values()))), "unsent": self.unsent,
             "unsent_bytes": 100 * self.unsent, "outbox_lost": self.outbox_lost, "time_ns": self.now(), "stopping": False,
             "runs": runs, **keys}))
 

@@ -115,7 +115,7 @@ def trained():
     for topic, result in reader.everything():
         found[result["job"]][topic.startswith("summary/")].append(result)
     stats = daemon.stats()
-    assert stats["lost"] == 0 and stats["dropped"] == {}, "silence is not loss"
+    assert stats["lost"] == 0 and set(stats["dropped"]) <= {"repeated"}, "silence is not loss"  # repeated: acknowledged late, sent again
     daemon.close()
     return bad, good, seen, found
 
