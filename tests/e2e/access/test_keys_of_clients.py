@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "clients" / "python"))
 
 import attnd as client  # noqa: E402
+from attnd.control import KeysError  # noqa: E402
 
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 LIBATTN = ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(TRAIN)), "libattn.so"))
@@ -88,6 +89,23 @@ def test_a_wrong_key_is_said(monkeypatch, key_file):
     assert "others can read it, so it is no secret" in attnctl("ping").stderr
     with pytest.raises(ValueError, match="others can read it, so it is no secret"):
         client.Control()
+    attnd.close()
+
+
+def test_a_key_that_could_not_be_tried_at_first_is_tried_again(monkeypatch):
+    """attnd stood still just then; a call that ends without an answer says that it is the key."""
+    attnd, stranger = Keyed(), Pair()
+    come(monkeypatch, attnd, stranger.secret, attnd.server.public)
+    looks = []
+
+    def says_so():
+        looks[:] = [lambda: None]
+        with client.Control(timeout=1.5) as control, pytest.raises((TimeoutError, KeysError)) as error:
+            looks.append(control._link.wrong_keys)
+            monkeypatch.setattr(control._link, "wrong_keys", lambda: looks.pop(0)() if len(looks) > 1 else looks[0]())
+            control.ping()
+        return error.type is KeysError and f"no line for its public key {stranger.public}" in str(error.value)
+    wait_until(says_so, "what is wrong")
     attnd.close()
 
 
