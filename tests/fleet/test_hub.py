@@ -13,7 +13,7 @@ import merging
 import msgpack
 from fake_node import FakeNode, differences, parts_of, wait_merged
 from fleet import ENDED, Hub, Server
-from harness import Reader, Trainer, wait_until
+from harness import PATIENCE_S, Reader, Trainer, wait_until
 from nats import Nats
 
 RUN = bytes(range(16))
@@ -339,7 +339,7 @@ def test_hubs_killed_at_named_points(server, monkeypatch):
     for node in nodes:
         node.play(5)
     for hub in hubs:
-        assert hub.process.wait(30) == -9, hub.name
+        assert hub.process.wait(PATIENCE_S) == -9, hub.name
         hub.start()
     for node in nodes:
         node.play(2)
