@@ -273,6 +273,7 @@ struct hub_lines {
     uint64_t tend_ns, check_ns;
     uint64_t drained_ns; /* when the last row came, or the consumer was there */
     uint64_t caught_ns;  /* when nothing was behind a row that came, as of its delivery */
+    bool beyond; /* the consumer was offered more than the stream had when it was looked at last */
 };
 
 /* The connection goes. */

@@ -57,6 +57,35 @@ static bool hub_subscribe(struct hub_lines *lines, const struct hub *hub)
     return true;
 }
 
+/* Looks after the consumer. Returns whether it has to be made: the servers lost their files; or
+ * they lost messages and not the consumer, which is offered nothing until as many have come again.
+ * That is looked at twice, and it goes. */
+static bool hub_consumer_lost(struct hub_lines *lines, const struct hub *hub)
+{
+    jsConsumerInfo *consumer = NULL;
+    jsStreamInfo *stream = NULL;
+    jsErrCode code = 0;
+    char name[64];
+    hub_name_consumer(hub, name);
+    natsStatus status = js_GetConsumerInfo(&consumer, lines->js, LINK_STREAM, name, NULL, &code);
+    bool lost = status != NATS_OK && (code == JSConsumerNotFoundErr || code == JSStreamNotFoundErr);
+    bool beyond = status == NATS_OK &&
+                  js_GetStreamInfo(&stream, lines->js, LINK_STREAM, NULL, NULL) == NATS_OK &&
+                  consumer->Delivered.Stream > stream->State.LastSeq;
+    if (beyond && lines->beyond &&
+        js_DeleteConsumer(lines->js, LINK_STREAM, name, NULL, NULL) == NATS_OK) {
+        log_event(LOG_WARNING, "fleet_consumer_beyond", LOG_STR("consumer", name),
+                  LOG_NUM("offered", consumer->Delivered.Stream),
+                  LOG_NUM("newest", stream->State.LastSeq),
+                  LOG_STR("detail", "the servers lost messages: it is made anew"));
+        lost = true;
+    }
+    lines->beyond = beyond && !lost;
+    jsConsumerInfo_Destroy(consumer);
+    jsStreamInfo_Destroy(stream);
+    return lost;
+}
+
 void hub_lines_tend(struct hub_lines *lines, struct hub *hub)
 {
     jsOptions options;
@@ -77,14 +106,7 @@ void hub_lines_tend(struct hub_lines *lines, struct hub *hub)
     }
     if (lines->rows && hub->now_ns >= lines->check_ns) {
         lines->check_ns = hub->now_ns + 5 * TEND_NS;
-        /* The stream and its consumers are gone when the servers lost their files. */
-        jsConsumerInfo *info = NULL;
-        jsErrCode code = 0;
-        char name[64];
-        hub_name_consumer(hub, name);
-        natsStatus status = js_GetConsumerInfo(&info, lines->js, LINK_STREAM, name, NULL, &code);
-        jsConsumerInfo_Destroy(info);
-        if (status != NATS_OK && (code == JSConsumerNotFoundErr || code == JSStreamNotFoundErr)) {
+        if (hub_consumer_lost(lines, hub)) {
             natsSubscription_Destroy(lines->rows);
             lines->rows = NULL;
         }

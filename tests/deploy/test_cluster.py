@@ -145,6 +145,7 @@ def test_a_hub_reads_and_asks_and_sends_no_parts(port, files):
     assert '"num_pending"' in hub.ask("$JS.API.CONSUMER.INFO.attnd-parts.attnd-hub-1", {})
     assert hub.publish("$JS.API.CONSUMER.MSG.NEXT.attnd-parts.attnd-hub-1") == ""
     assert hub.publish("$JS.ACK.attnd-parts.attnd-hub-1.1.1.1.1.0") == ""
+    assert '"success":true' in hub.ask("$JS.API.CONSUMER.DELETE.attnd-parts.attnd-hub-1", None)
     assert hub.publish(ASK) == "" and hub.subscribe("attnd.node.*") == ""
     for subject in (PART, LIFE, "$JS.API.STREAM.DELETE.attnd-parts", "$JS.API.STREAM.PURGE.attnd-parts", "$JS.API.STREAM.CREATE.mine",
                     "$JS.API.STREAM.UPDATE.attnd-parts", "$JS.API.CONSUMER.DURABLE.CREATE.others.mine"):

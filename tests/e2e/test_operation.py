@@ -435,17 +435,28 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
             assert {bytes.fromhex(job["run"]) for job in jobs} == runs
             assert all([layer["layer"] for layer in job["layers"]] == list(range(1000)) for job in jobs)
 
-    many = [attnd.context.socket(zmq.DEALER) for _ in range(100)]
-    for number, one in enumerate(many):
+    many, poller = {attnd.context.socket(zmq.DEALER): number for number in range(100)}, zmq.Poller()
+    for one in many:
         one.connect(attnd.endpoint("control"))
-        one.send(msgpack.packb([0, number, "jobs", {}]))
-    for number, one in enumerate(many):  # they share lists
-        while not one.poll(int(1000 * PATIENCE_S / 8)):  # a machine too busy to read for half a second: it was cut off
-            assert attnd.stats()["subscribers_cut"] > 0
+        poller.register(one, zmq.POLLIN)
+
+    def ask():
+        for one, number in many.items():
             one.send(msgpack.packb([0, number, "jobs", {}]))
-        _, answered, error, jobs = msgpack.unpackb(one.recv())
-        assert (answered, error, len(jobs)) == (number, None, 40)
-        one.close(linger=0)
+
+    def all_answered():
+        ready = poller.poll(int(1000 * PATIENCE_S / 8))
+        if not ready:  # a machine too busy to read for half a second: these were cut off
+            assert attnd.stats()["subscribers_cut"] > 0
+            ask()
+        for one, _ in ready:
+            _, answered, error, jobs = msgpack.unpackb(one.recv())
+            assert (answered, error, len(jobs)) == (many.pop(one), None, 40)
+            poller.unregister(one)
+            one.close(linger=0)
+        return not many
+    ask()  # they share lists
+    wait_until(all_answered, "all lists", 4 * PATIENCE_S)
 
     for number in range(100):
         asker.send(msgpack.packb([0, number, "jobs", {}]))

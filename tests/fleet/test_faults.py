@@ -3,6 +3,7 @@
 of the nodes' histories, or the hub says of what it is not."""
 import contextlib
 import os
+import pathlib
 import shutil
 import signal
 import sqlite3
@@ -11,7 +12,7 @@ import subprocess
 import merging
 import pytest
 from fleet import Hub, Node, Training, in_order, wait_ended, whole, whole_now
-from harness import wait_until
+from harness import wait_log, wait_until
 from nats import Nats
 
 PAUSE_S = 0.01
@@ -88,6 +89,26 @@ def test_everything_is_lost_but_the_nodes(server, fleet):
         one.start()
     train(training, hub, nodes)
     assert sum(node.fleet()["resent"] for node in nodes) > 0
+
+
+def test_a_server_that_lost_messages_and_knows_how_far_the_hub_was(server, fleet, tmp_path):
+    """As a kill leaves it, without what was not on its disk: the hub does not wait until as many have come again."""
+    hub, nodes, training = fleet
+    training.steps(4)
+    whole_now(hub, nodes, training)
+    server.stop(signal.SIGTERM)
+    messages = next(pathlib.Path(server.store).rglob("msgs"))
+    shutil.copytree(messages, tmp_path / "older")
+    server.start()
+    training.steps(40)
+    whole_now(hub, nodes, training)
+    server.stop(signal.SIGTERM)
+    shutil.rmtree(messages)
+    shutil.copytree(tmp_path / "older", messages)
+    server.start()
+    training.steps(4)
+    wait_log(hub, "fleet_consumer_beyond")
+    train(training, hub, nodes)
 
 
 def test_a_hub_that_lost_its_parts(fleet):

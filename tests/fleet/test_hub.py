@@ -11,9 +11,10 @@ import time
 
 import merging
 import msgpack
-from fake_node import BEAT_S, FakeNode, differences, parts_of, wait_merged
+from fake_node import FakeNode, differences, parts_of, wait_merged
 from fleet import ENDED, Hub, Server
-from harness import Reader, Trainer, wait_until
+from harness import PATIENCE_S, Reader, Trainer, wait_until
+from nats import Nats
 
 RUN = bytes(range(16))
 
@@ -103,15 +104,16 @@ def test_a_node_that_is_not_heard_of_is_late_before_windows_go_on_without_it(ser
 
 def test_the_end_of_a_run_is_waited_for_until_its_node_has_written_it(server):
     """A node does not name the run any more, and its last rows still wait for its disk."""
-    hub = Hub(server, "hub")
+    hub = Hub(server, "hub", "window.timeout=1h")
     nodes = nodes_of(server, 2)
     for node in nodes:
         node.play(1)
     wait_merged(hub, nodes)
     nodes[1].ended = True
-    time.sleep(2 * BEAT_S)
+    wait_until(lambda: hub.node("node-1")["runs"] == 0, "that it does not name the run")
     nodes[0].play(1)
-    time.sleep(1)
+    FakeNode(server, "other", os.urandom(16), job="other").play(1)
+    hub.says(lambda answer: answer["merged"] >= 2, "what comes later")
     nodes[1].play(1)
     wait_merged(hub, nodes)
     assert hub.fleet()["corrected"] == 0 and not partial_of(hub)
@@ -247,12 +249,11 @@ def test_a_stream_that_never_rests(server):
     wait_merged(hub, nodes)
     lost = nodes[0].close_part(1)
     nodes[0].play(1)
-    for _ in range(60):
+
+    def asked():
         nodes[1].play(1)
-        if any(ask["from"] <= lost[0] <= ask["to"] for ask in nodes[0].asked):
-            break
-        time.sleep(0.2)
-    assert nodes[0].asked, "nobody asks for what is lacking"
+        return any(ask["from"] <= lost[0] <= ask["to"] for ask in nodes[0].asked)
+    wait_until(asked, "somebody who asks for what is lacking")
     nodes[0].play(nodes[1].next_part - nodes[0].next_part)
     wait_merged(hub, nodes)
 
@@ -338,7 +339,7 @@ def test_hubs_killed_at_named_points(server, monkeypatch):
     for node in nodes:
         node.play(5)
     for hub in hubs:
-        assert hub.process.wait(30) == -9, hub.name
+        assert hub.process.wait(PATIENCE_S) == -9, hub.name
         hub.start()
     for node in nodes:
         node.play(2)
@@ -378,7 +379,10 @@ def test_a_hub_that_the_servers_have_no_consumer_for_says_so(server):
     wait_until(lambda: any("the consumer of the stream attnd-parts cannot be made" in (hub.fleet()["error"] or "") for hub in hubs),
                "which of them has none")
     wait_until(lambda: any(hub.fleet()["merged"] == 1 for hub in hubs), "that the other goes on")
-    time.sleep(3)
+    client = Nats(one)
+    refused = client.ask("$JS.API.INFO")["api"]["errors"]
+    wait_until(lambda: client.ask("$JS.API.INFO")["api"]["errors"] >= refused + 3, "further tries")
+    client.close()
     assert max(hub.log_text().count("fleet_trouble") for hub in hubs) == 1
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from fleet import Hub, Node, Training, whole, whole_now
-from harness import wait_until
+from harness import PATIENCE_S, wait_until
 from nats import Nats
 from test_faults import PAUSE_S, fleet, train
 
@@ -40,14 +40,15 @@ def test_nodes_killed_at_named_points(server, monkeypatch):
         nodes.append(Node(server, point))
         monkeypatch.delenv("ATTND_CRASH_AT")
     training = Training(nodes, layers=1)
-    living = list(nodes[1:])
-    for _ in range(200):
-        living = [node for node in living if node.process.poll() is None]
+
+    def all_killed():
+        living = [node.name for node in nodes[1:] if node.process.poll() is None]
         if living:
-            training.steps(1, PAUSE_S)
-    assert not living, [node.name for node in living]
+            training.steps(1)
+        return not living
+    wait_until(all_killed, "the end of each")
     for node in nodes[1:]:
-        assert node.process.wait(30) == -9
+        assert node.process.returncode == -9, node.name
         node.start()
         training.rejoin(node)
     training.steps(4, PAUSE_S)
@@ -70,7 +71,7 @@ def test_a_node_killed_while_rows_come_again_or_go(server, monkeypatch, point):
         with contextlib.closing(Nats(server)) as client:
             client.stream("PURGE")
         hub.start()
-    assert node.process.wait(30) == -9
+    assert node.process.wait(PATIENCE_S) == -9
     node.start()
     training.rejoin(node)
     training.steps(4, PAUSE_S)

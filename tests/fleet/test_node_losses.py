@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import time
 from types import SimpleNamespace
 
 import merging
@@ -78,15 +77,16 @@ def test_kills_lose_nothing_and_give_no_number_twice(server, monkeypatch):
         monkeypatch.setenv("ATTND_CRASH_AT", point)
         trainings.append(Training([Node(server, point)] * 2))
         monkeypatch.delenv("ATTND_CRASH_AT")
-    living = trainings
-    for _ in range(40):
-        living = [training for training in living if training.nodes[0].process.poll() is None]
+
+    def all_killed():
+        living = [training for training in trainings if training.nodes[0].process.poll() is None]
         for training in living:
             training.steps(2)
-        time.sleep(0.1 if living else 0)
+        return not living
+    wait_until(all_killed, "the end of each")
     for training in trainings:
         (node,) = training.nodes
-        assert node.process.wait(30) == -signal.SIGKILL, node.name
+        assert node.process.returncode == -signal.SIGKILL, node.name
         before[node] = outbox(node)
         for trainer in training.trainers:
             trainer.wait_forgotten()

@@ -4,7 +4,7 @@ import subprocess
 
 import numpy as np
 from fleet import WINDOW, Hub, LayerState, Node, Training, publish, whole
-from harness import Attnd, wait_until
+from harness import PATIENCE_S, Attnd, wait_until
 from test_ranks_and_jobs import ATTNCTL
 
 ODD = 4  # of six ranks, on the second of three nodes
@@ -44,7 +44,7 @@ def test_a_hub_names_the_odd_rank_and_its_node(server):
     odd = compared["odd"][0]
     wanted = dict(rank=ODD, node="gpu1", layers=1, windows=2, stack="decoder", layer=0, site="self")
     assert {key: odd[key] for key in wanted} == wanted and odd["distance"] == hub.call("ranks", job="job")["ranks"][ODD]["distance"]
-    said = subprocess.run([ATTNCTL, "ranks", "job", "--address", hub.directory], capture_output=True, text=True, timeout=30)
+    said = subprocess.run([ATTNCTL, "ranks", "job", "--address", hub.directory], capture_output=True, text=True, timeout=PATIENCE_S)
     assert said.returncode == 1 and "! 4   gpu1" in said.stdout, said
     for one in (*nodes, hub, alone):
         one.close()

@@ -263,7 +263,7 @@ def test_a_run_that_was_forgotten_does_not_begin_anew(restarted, rng):
     assert len(windows_of(attnd)) == 1 and first.refused == {}  # the second one's is open
     assert [job["run"] for job in attnd.call("jobs")] == [second.run.hex()]
     first.attention(softmax_maps(rng, 1, 2, 8, 8), step=5)  # it has more to say: that is no message of the past
-    first.hear(0.5)
+    first.settled()
     assert first.refused == {first.next_id - 1: "run_limit"}
     first.close()
     second.close()

@@ -221,6 +221,7 @@ static int control_exchange(attn_control *control, const struct mpk_writer *requ
     uint64_t asked_on = 0, now, look = socket_now_ms() + LISTENER_LOOK_MS;
     int rc;
 
+    look = look < deadline ? look : deadline;
     do {
         now = socket_now_ms();
         link_tend(link);
@@ -231,15 +232,13 @@ static int control_exchange(attn_control *control, const struct mpk_writer *requ
                 return errno == EAGAIN ? ATTN_E_TIMEOUT : ATTN_E_TRANSPORT;
             }
         }
-        rc = link_wait(link, now < look       ? (long)(look - now)
-                             : now < deadline ? (long)(deadline - now)
-                                              : 0);
+        rc = link_wait(link, now < look ? (long)(look - now) : 0);
         if (rc > 0) {
             rc = take_answer(control, ret_result);
         } else if (rc == 0) {
             rc = ATTN_E_TIMEOUT;
             now = socket_now_ms();
-            if (now >= look && look < deadline) {
+            if (now >= look) {
                 look = deadline;
                 rc = control_try_keys(control);
             }

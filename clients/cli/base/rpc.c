@@ -184,7 +184,7 @@ enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_w
     look_ms = look_ms < deadline_ms ? look_ms : deadline_ms;
     do {
         status = receive_reply(rpc, look_ms, rpc->last_id, ret_reply, &id);
-        if (status == RPC_UNREACHABLE && look_ms < deadline_ms && now_ms() >= look_ms) {
+        if (status == RPC_UNREACHABLE && now_ms() >= look_ms) {
             look_ms = deadline_ms;
             if (listener_try_keys(&rpc->keys, ADDRESS_CONTROL, rpc->endpoint, rpc->reason) ==
                 KEYS_WRONG) {

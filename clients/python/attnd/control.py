@@ -228,7 +228,6 @@ class Control:
         try:
             self._socket.send(request, zmq.DONTWAIT)
         except zmq.Again:  # attnd turned the key away, or as many are queued as ZeroMQ takes: nobody answered for long
-            self._check_keys()
             raise self._no_answer(method) from None
         error, result = self._reply(method, deadline)
         if error is None:
@@ -276,17 +275,19 @@ class Control:
             if number == self._last_id:
                 return error, result
 
-    def _check_keys(self) -> None:
+    def _check_keys(self) -> Optional[str]:
+        """KeysError when they are wrong; "": attnd lets this client in; None: that is not known."""
         why = self._link.wrong_keys()
         if why:
             raise KeysError(why)
+        return why
 
     def _no_answer(self, method: str) -> TimeoutError:
         return TimeoutError(self._explained(f"{self._link.endpoint}: no answer to {method} within {self._timeout:g} s"))
 
     def _explained(self, sentence: str) -> str:
-        """With who listens instead, as far as that is known."""
-        why = self._link.wrong()
+        """With who listens instead, as far as that is known. KeysError when it is the keys."""
+        why = None if self._check_keys() == "" else self._link.wrong_name()
         return sentence if why is None else f"{sentence}: {why}"
 
     def close(self) -> None:

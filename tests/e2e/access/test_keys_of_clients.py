@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "clients" / "python"))
 
 import attnd as client  # noqa: E402
+from attnd.control import KeysError  # noqa: E402
 
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 LIBATTN = ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(TRAIN)), "libattn.so"))
@@ -49,6 +50,36 @@ def come(monkeypatch, attnd, key=None, server=None):
 
 def attnctl(*words):
     return subprocess.run([ATTNCTL, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+UNHEARD = "not attnd"  # "somebody who is silent, not attnd": so a client says where attnd stood still just when it was asked
+
+
+def unless_unheard(ask):
+    """What ask() returns, a text or what has one in `stderr`; it asks again while attnd was not heard."""
+    def heard():
+        answer = ask()
+        return None if UNHEARD in getattr(answer, "stderr", str(answer)) else answer
+    return wait_until(heard, "attnd to be heard")
+
+
+def training_in_c():
+    """A short one, once it has ended."""
+    return unless_unheard(lambda: subprocess.run([TRAIN, "10", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S))
+
+
+def told(caplog, publishes):
+    """What a trainer is told while publishes(until) goes on, which it does until until() is true."""
+    def one():
+        caplog.clear()
+        publishes(lambda: caplog.messages)
+        return caplog.messages
+    return unless_unheard(one)
+
+
+def tries_to_publish(until):
+    with client.Publisher("mine") as publisher:
+        wait_until(lambda: publish(publisher) or until(), "the warning")
 
 
 def wrong_keys(attnd, key_file):
@@ -88,6 +119,23 @@ def test_a_wrong_key_is_said(monkeypatch, key_file):
     assert "others can read it, so it is no secret" in attnctl("ping").stderr
     with pytest.raises(ValueError, match="others can read it, so it is no secret"):
         client.Control()
+    attnd.close()
+
+
+def test_a_key_that_could_not_be_tried_at_first_is_tried_again(monkeypatch):
+    """attnd stood still just then; a call that ends without an answer says that it is the key."""
+    attnd, stranger = Keyed(), Pair()
+    come(monkeypatch, attnd, stranger.secret, attnd.server.public)
+    looks = []
+
+    def says_so():
+        looks[:] = [lambda: None]
+        with client.Control(timeout=1.5) as control, pytest.raises((TimeoutError, KeysError)) as error:
+            looks.append(control._link.wrong_keys)
+            monkeypatch.setattr(control._link, "wrong_keys", lambda: looks.pop(0)() if len(looks) > 1 else looks[0]())
+            control.ping()
+        return error.type is KeysError and f"no line for its public key {stranger.public}" in str(error.value)
+    wait_until(says_so, "what is wrong")
     attnd.close()
 
 
@@ -296,7 +344,7 @@ def test_a_subscriber_that_runs_says_that_its_key_was_taken_away_and_returns(mon
 
 
 def check_address():
-    """The code and the sentence of attn_check_address, with the environment as it is."""
+    """The code and the sentence of attn_check_address, with the environment as it is. Others where attnd stands still just then."""
     sentence = ctypes.create_string_buffer(1024)
     return LIBATTN.attn_check_address(None, sentence, len(sentence)), sentence.value.decode()
 
@@ -307,22 +355,22 @@ def test_libattn_says_whether_its_key_is_let_in(monkeypatch, key_file):
     ingest = attnd.endpoint("ingest")
     for (key, server), sentence in wrong_keys(attnd, key_file):
         come(monkeypatch, attnd, key, server)
-        code, said = check_address()
-        assert said == sentence.replace(attnd.endpoint("control"), ingest).replace("the control socket", "the ingest socket (publish)")
-        assert code == (LIBATTN.E_TRANSPORT if ingest in said else LIBATTN.E_ARGUMENT)
+        want = sentence.replace(attnd.endpoint("control"), ingest).replace("the control socket", "the ingest socket (publish)")
+        code = LIBATTN.E_TRANSPORT if ingest in want else LIBATTN.E_ARGUMENT
+        wait_until(lambda: check_address() == (code, want), want)  # noqa: B023
     come(monkeypatch, attnd, trainer.secret, attnd.server.public)
-    assert check_address() == (0, "")
+    wait_until(lambda: check_address() == (0, ""), "nothing that is wrong")
     for pair in (reader, scoped):  # is let in, but not to publish
         come(monkeypatch, attnd, pair.secret, attnd.server.public)
-        code, said = check_address()
-        assert code == 0 and f"this client publish: by keys.access its public key {pair.public} has no role publish. Remedy" in said
+        want = f"this client publish: by keys.access its public key {pair.public} has no role publish. Remedy"
+        wait_until(lambda: want in (said := check_address())[1] and said[0] == 0, want)  # noqa: B023
     attnd.close()
 
 
 def test_a_trainer_in_c_says_that_its_key_is_wrong_and_goes_on(monkeypatch):
     attnd, stranger = Keyed(), Pair()
     come(monkeypatch, attnd, stranger.secret, attnd.server.public)
-    ended = subprocess.run([TRAIN, "10", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S)
+    ended = training_in_c()
     assert ended.returncode == 0 and '"epoch": 0' in ended.stdout
     assert f"does not let this client in: keys.access has no line for its public key {stranger.public}" in ended.stderr
     attnd.close()
@@ -337,16 +385,19 @@ def test_watch_says_that_a_key_is_wrong_and_nothing_else(monkeypatch, caplog, wr
     why = {"own": f"does not let this client in: keys.access has no line for its public key {own.public} with a role for the ingest "
                   "socket (publish)", "server": "has another key than ATTND_SERVER_KEY. Remedy: the public half of the key that attnd has now "
                                                "(attnctl key show FILE, of its keys.server)"}[wrong]
-    with client.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "mine", wait=PATIENCE_S):
-        assert caplog.messages == [f"job mine: attnd at {attnd.endpoint('ingest')} {why}; training goes on, and nothing of it is captured"]
+
+    def watches(_):
+        with client.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "mine", wait=PATIENCE_S):
+            assert caplog.messages
+    assert told(caplog, watches) == [f"job mine: attnd at {attnd.endpoint('ingest')} {why}; training goes on, and nothing of it is captured"]
     attnd.close()
 
 
 def test_a_trainer_is_told_and_goes_on(monkeypatch, caplog):
     attnd, stranger = Keyed(), Pair()
     come(monkeypatch, attnd, stranger.secret, attnd.server.public)
-    with caplog.at_level(logging.WARNING, logger="attnd"), client.Publisher("mine") as publisher:
-        wait_until(lambda: publish(publisher) or "does not let this client in" in caplog.text, "the warning")
+    with caplog.at_level(logging.WARNING, logger="attnd"):
+        assert "does not let this client in" in told(caplog, tries_to_publish)[0]
     assert attnd.call("jobs") == []
     attnd.close()
 
@@ -358,10 +409,8 @@ def test_a_trainer_whose_key_may_not_publish_is_told_so(monkeypatch, caplog, rol
     come(monkeypatch, attnd, reader.secret, attnd.server.public)
     sentence = (f"attnd at {attnd.endpoint('ingest')} does not let this client publish: by keys.access its public key {reader.public} "
                 "has no role publish. Remedy: a line with that role for it, and SIGHUP for attnd")
-    with client.Publisher("mine") as publisher:
-        wait_until(lambda: publish(publisher) or caplog.messages, "the warning")
-    assert caplog.messages == [f"job mine: {sentence}; training goes on, and nothing of it is captured"]
-    ended = subprocess.run([TRAIN, "10", "1"], capture_output=True, text=True, timeout=2 * PATIENCE_S)
+    assert told(caplog, tries_to_publish) == [f"job mine: {sentence}; training goes on, and nothing of it is captured"]
+    ended = training_in_c()
     assert ended.returncode == 0 and sentence in ended.stderr
     attnd.close()
 

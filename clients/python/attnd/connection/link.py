@@ -140,9 +140,11 @@ class Link:
     def wrong(self) -> Optional[str]:
         """Says what is wrong with the name, as a sentence; None: nothing that could be found out. Waits for up to 2 s."""
         why = self.wrong_keys()
-        if self._named is None or why == "":
-            return None
-        return why or listener.wrong(self._which, *self._name)
+        return None if why == "" else why or self.wrong_name()
+
+    def wrong_name(self) -> Optional[str]:
+        """Says who listens there instead, and what to name, as a sentence; None: that is not known. Waits for up to 2 s."""
+        return None if self._named is None else listener.wrong(self._which, *self._name)
 
     def wrong_keys(self) -> Optional[str]:
         """Says why attnd does not let this client in, as a sentence; "": it does; None: that is not known. Waits for up to
