@@ -3,6 +3,7 @@
 
 #include "config/config.h"
 #include "proto/err.h"
+#include "proto/method.h"
 #include "config/value.h"
 
 #include <stdio.h>
@@ -165,6 +166,11 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     return false;
 }
 
+static enum method_parameter params_find(const char *takes, int index)
+{
+    return method_parameter_find(takes, info[index].name, strlen(info[index].name));
+}
+
 void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
 {
     char name[64] = "?";
@@ -180,7 +186,7 @@ void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
     snprintf(reterr, size, "this method has no parameter '%s'", name);
 }
 
-int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
+int history_params_read(const msgpack_object *map, const char *takes,
                         struct history_params *ret_params, char *reterr, size_t size)
 {
     struct history_params params = {.to = UINT64_MAX,
@@ -197,7 +203,7 @@ int history_params_read(const msgpack_object *map, unsigned allowed, unsigned re
         const msgpack_object_kv *pair = &map->via.map.ptr[i];
         int index = 0;
         while (index < INFO_COUNT &&
-               (!(allowed & 1u << index) || !mpk_is_str(&pair->key, info[index].name))) {
+               (!mpk_is_str(&pair->key, info[index].name) || !params_find(takes, index))) {
             index++;
         }
         if (index == INFO_COUNT) {
@@ -214,9 +220,13 @@ int history_params_read(const msgpack_object *map, unsigned allowed, unsigned re
         }
         params.given |= 1u << index;
     }
-    unsigned missing = required & ~params.given;
-    if (missing) {
-        snprintf(reterr, size, "%s is missing", info[__builtin_ctz(missing)].name);
+    int missing = 0;
+    while (missing < INFO_COUNT &&
+           ((params.given & 1u << missing) || params_find(takes, missing) != METHOD_NEEDS)) {
+        missing++;
+    }
+    if (missing < INFO_COUNT) {
+        snprintf(reterr, size, "%s is missing", info[missing].name);
     } else if (params.from > params.to) {
         snprintf(reterr, size, "from is greater than to");
     } else if (params.limit == 0 || params.count == 0) {

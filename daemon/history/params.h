@@ -91,10 +91,9 @@ struct history_params {
     bool packed;         /* numbers as one bin instead of lists */
 };
 
-/* Reads a map, or nil for an empty one. `allowed` and `required` are the method's; what else is
- * there, is missing, or is no such value, is ERR_ARGUMENT with a sentence in reterr (`size` bytes).
- */
-int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
+/* Reads a map, or nil for an empty one. `takes` is the method's (method.def); what else is there,
+ * is missing, or is no such value, is ERR_ARGUMENT with a sentence in reterr (`size` bytes). */
+int history_params_read(const msgpack_object *map, const char *takes,
                         struct history_params *ret_params, char *reterr, size_t size);
 
 /* Says that a method has no parameter of this name. */

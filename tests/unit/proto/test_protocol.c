@@ -48,6 +48,19 @@ TEST(every_metric_is_listed)
     free(text);
 }
 
+TEST(every_method_for_clients_is_listed)
+{
+    char *text = document();
+
+#define OWN(name)                                         (void)name
+#define BOTH(name)                                        expect_mention(text, name)
+#define PAST(name)                                        expect_mention(text, name)
+#define PRESENT(name)                                     expect_mention(text, name)
+#define METHOD(name, function, when, role, of_all, takes) when(name);
+#include "proto/method.def"
+    free(text);
+}
+
 /* Reads the hex digits of the fenced block after `<!-- golden: name -->`; other characters before
  * the first two-digit pair of a line are not hex there, so a block holds hex only. */
 static size_t read_hex(const char *text, const char *name, unsigned char *ret_bytes, size_t max)
