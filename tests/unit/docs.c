@@ -3,13 +3,19 @@
 
 #include "tests/unit/unit.h"
 
-static char *docs_read(const char *name)
+static FILE *docs_open(const char *name, const char *mode)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", SOURCE_ROOT, name);
-    char *text = calloc(1, 1 << 20);
-    FILE *file = fopen(path, "r");
+    FILE *file = fopen(path, mode);
     assert_non_null(file);
+    return file;
+}
+
+static char *docs_read(const char *name)
+{
+    char *text = calloc(1, 1 << 20);
+    FILE *file = docs_open(name, "r");
     assert_true(fread(text, 1, (1 << 20) - 1, file) > 0);
     fclose(file);
     return text;
@@ -25,14 +31,11 @@ static char *docs_printed(void (*print)(FILE *out))
     return text;
 }
 
-void docs_expect_file(const char *name, const char *text)
+static void docs_expect(const char *name, const char *text)
 {
     char *found = docs_read(name);
     if (strcmp(found, text) != 0 && getenv("ATTND_UPDATE_DOCS")) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/%s", SOURCE_ROOT, name);
-        FILE *file = fopen(path, "w");
-        assert_non_null(file);
+        FILE *file = docs_open(name, "w");
         fputs(text, file);
         fclose(file);
     } else if (strcmp(found, text) != 0) {
@@ -43,10 +46,16 @@ void docs_expect_file(const char *name, const char *text)
     free(found);
 }
 
+void docs_expect_file(const char *name, void (*print)(FILE *out))
+{
+    char *text = docs_printed(print);
+    docs_expect(name, text);
+    free(text);
+}
+
 void docs_expect_table(const char *name, const char *table, void (*print)(FILE *out))
 {
-    char *text = docs_read(name), *printed = docs_printed(print), mark[64], *whole = NULL;
-    size_t size = 0;
+    char *text = docs_read(name), *printed = docs_printed(print), mark[64], *whole;
     snprintf(mark, sizeof mark, "<!-- %s -->\n", table);
     char *start = strstr(text, mark);
     assert_non_null(start);
@@ -54,10 +63,8 @@ void docs_expect_table(const char *name, const char *table, void (*print)(FILE *
     snprintf(mark, sizeof mark, "<!-- /%s -->", table);
     char *end = strstr(start, mark);
     assert_non_null(end);
-    FILE *out = open_memstream(&whole, &size);
-    fprintf(out, "%.*s%s%s", (int)(start - text), text, printed, end);
-    fclose(out);
-    docs_expect_file(name, whole);
+    assert_true(asprintf(&whole, "%.*s%s%s", (int)(start - text), text, printed, end) > 0);
+    docs_expect(name, whole);
     free(whole);
     free(printed);
     free(text);

@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 /* Compares a whole file. */
-void docs_expect_file(const char *name, const char *text);
+void docs_expect_file(const char *name, void (*print)(FILE *out));
 /* Compares the text in a file between `<!-- table -->` and `<!-- /table -->`. */
 void docs_expect_table(const char *name, const char *table, void (*print)(FILE *out));
 
