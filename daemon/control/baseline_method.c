@@ -115,10 +115,8 @@ static bool read_to(struct control_request *request, struct baseline_job *job)
 
 static int read_params(struct control_request *request, struct baseline_job *job)
 {
-    static const char *const keys[] = {"job", "run", "to"};
     char prefix[2 * RUN_BYTES + 1] = "";
-    if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
-        !string_param(request, "job", NULL, job->name, sizeof job->name) ||
+    if (!string_param(request, "job", NULL, job->name, sizeof job->name) ||
         !string_param(request, "run", "", prefix, sizeof prefix)) {
         return ERR_ARGUMENT;
     }

@@ -7,7 +7,6 @@
 #include "daemon/base/endpoint.h"
 #include "daemon/base/hash.h"
 #include "daemon/base/unfinished.h"
-#include "daemon/history/history.h"
 #include "daemon/base/zsock.h"
 
 #include <stdlib.h>
@@ -98,16 +97,20 @@ void control_settle(struct control *control)
 
 static const struct control_method {
     const char *name;
-    int (*run)(struct control_request *request);
+    int (*run)(struct control_request *request); /* NULL: not for clients */
     enum access_role role;
     bool of_all;
+    const char *takes;
 } methods[] = {
-#define METHOD(function, name, role, of_all) {name, method_##function, ACCESS_##role, of_all},
-#include "daemon/control/method.def"
-#undef METHOD
+#define PRESENT(function) method_##function
+#define BOTH(function)    method_##function
+#define PAST(function)    method_history
+#define OWN(function)     NULL
+#define METHOD(name, function, when, role, of_all, takes)                                          \
+    {name, when(function), ACCESS_##role, of_all, takes},
+#include "proto/method.def"
 };
 
-/* NULL: it is a question about the past, or none. */
 static const struct control_method *control_find_method(const char *name)
 {
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
@@ -122,9 +125,14 @@ static const struct control_method *control_find_method(const char *name)
 static int run_request(struct control_request *request, const char *name)
 {
     const struct control_method *method = control_find_method(name);
-    int code = method                ? method->run(request)
-               : history_knows(name) ? method_history(request, name)
-                                     : ERR_METHOD_UNKNOWN;
+    int code = ERR_METHOD_UNKNOWN;
+    if (method && method->run) {
+        request->method = method->name;
+        /* The history looks at those of the past. */
+        code = method->run == method_history || request_takes(request, method->takes)
+                   ? method->run(request)
+                   : ERR_ARGUMENT;
+    }
     return !code && !mpk_writer_ok(request->result) ? ERR_MEMORY : code;
 }
 

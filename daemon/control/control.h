@@ -6,10 +6,9 @@
  *
  * control_call answers the same methods without a socket.
  *
- * Methods: ping, jobs, summary, live, maps, rollout, stats, monitor, fleet, config, flush,
- * plan.get, plan.set, plan.reset, keys, and those about the past (history.h). A flush is answered
- * once everything received before it has been shown, a question about the past when the history's
- * thread has looked it up, one for jobs when the list is made (jobs.c); everything else at once. */
+ * The methods are those of method.def. A flush is answered once everything received before it has
+ * been shown, a question about the past when the history's thread has looked it up, one for jobs
+ * when the list is made (jobs.c); everything else at once. */
 #ifndef DAEMON_CONTROL_CONTROL_H
 #define DAEMON_CONTROL_CONTROL_H
 

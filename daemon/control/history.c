@@ -122,8 +122,7 @@ static bool read_firing(const struct control_request *request, struct firing *fi
 /* Asking */
 
 /* The answer is pending from here on, whatever happens. */
-static int ask_or_answer(struct control_request *request, const char *method,
-                         struct history_asked *asked)
+static int ask_or_answer(struct control_request *request, struct history_asked *asked)
 {
     asked->view = request->view;
     string_param(request, "job", "", asked->job, sizeof asked->job);
@@ -138,8 +137,9 @@ static int ask_or_answer(struct control_request *request, const char *method,
         params.failed = true;
     }
     int code = mpk_writer_ok(&params)
-                   ? history_ask(request->view->history, request->asker, method, params.buffer.data,
-                                 params.buffer.size, control_history_on_answered, asked)
+                   ? history_ask(request->view->history, request->asker, request->method,
+                                 params.buffer.data, params.buffer.size,
+                                 control_history_on_answered, asked)
                    : ERR_MEMORY;
     mpk_writer_clear(&params);
     if (code) {
@@ -157,10 +157,10 @@ static struct history_asked *asked_new(void)
     return asked;
 }
 
-int method_history(struct control_request *request, const char *method)
+int method_history(struct control_request *request)
 {
     struct history_asked *asked = asked_new();
-    return asked ? ask_or_answer(request, method, asked) : ERR_MEMORY;
+    return asked ? ask_or_answer(request, asked) : ERR_MEMORY;
 }
 
 int method_alerts(struct control_request *request)
@@ -185,5 +185,5 @@ int method_alerts(struct control_request *request)
     }
     mpk_close_array(&asked->firing, &open);
     asked->older = firing.older_count;
-    return ask_or_answer(request, "alerts", asked);
+    return ask_or_answer(request, asked);
 }

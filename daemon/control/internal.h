@@ -37,6 +37,7 @@ struct answers {
 
 struct control_request {
     const struct control_view *view;
+    const char *method;           /* its name */
     const msgpack_object *params; /* a map, or what else the client sent */
     struct mpk_writer *result;    /* one value, written before 0 is returned */
     char *detail;                 /* CONTROL_DETAIL_MAX; written before an error is returned */
@@ -78,8 +79,9 @@ const char *string_param(const struct control_request *request, const char *key,
 /* Whether the answer may list this job, or pattern of jobs, by the parameter `jobs`: patterns
  * between blanks, or none for all. */
 bool request_lists(const struct control_request *request, const char *job);
-/* Whether params is a map (or nil) with no other keys than these; else `detail` names one. */
-bool request_takes(struct control_request *request, const char *const *keys, int count);
+/* Whether params is no map, or has no other keys than these of method.def; else `detail` names one.
+ */
+bool request_takes(struct control_request *request, const char *takes);
 
 /* The run of a job whose digits begin with `prefix`, the newest of them; of those in memory.
  * Returns 0, or ERR_JOB_UNKNOWN or ERR_RUN_UNKNOWN with a detail. */
@@ -87,10 +89,13 @@ int request_find_run(struct control_request *request, const char *job, const cha
                      struct run **ret_run);
 
 /* Methods: each returns 0, an error, or CONTROL_WAIT */
-#define METHOD(function, name, role, of_all) int method_##function(struct control_request *request);
-#include "daemon/control/method.def"
-#undef METHOD
-/* Any method that history_knows. */
-int method_history(struct control_request *request, const char *method);
+#define PRESENT(function) int method_##function(struct control_request *request);
+#define BOTH(function)    PRESENT(function)
+#define PAST(function)
+#define OWN(function)
+#define METHOD(name, function, when, role, of_all, takes) when(function)
+#include "proto/method.def"
+/* Any method of the past. */
+int method_history(struct control_request *request);
 
 #endif

@@ -44,13 +44,11 @@ static bool map_answer_read_packed(const struct control_request *request, bool *
     return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
 }
 
-int maps_read(struct control_request *request, const char *const *keys, int count,
-              struct maps_asked *ret_asked)
+int maps_read(struct control_request *request, struct maps_asked *ret_asked)
 {
     struct maps_asked *asked = ret_asked;
     memset(asked, 0, sizeof *asked);
-    bool ok = request_takes(request, keys, count) &&
-              string_param(request, "job", NULL, asked->job, sizeof asked->job) &&
+    bool ok = string_param(request, "job", NULL, asked->job, sizeof asked->job) &&
               string_param(request, "run", "", asked->run, sizeof asked->run) &&
               string_param(request, "stack", "", asked->stack, sizeof asked->stack) &&
               string_param(request, "site", "", asked->site, sizeof asked->site) &&

@@ -27,9 +27,8 @@ struct maps_asked {
     bool packed;
 };
 
-/* Returns 0, or ERR_ARGUMENT. Only keys among these are taken. */
-int maps_read(struct control_request *request, const char *const *keys, int count,
-              struct maps_asked *ret_asked);
+/* Returns 0, or ERR_ARGUMENT. */
+int maps_read(struct control_request *request, struct maps_asked *ret_asked);
 /* The first layer that is meant and has sent something, in the order encoder, decoder; layer; self,
  * cross. NULL when there is none. */
 struct stream *maps_find_stream(const struct maps_asked *asked, const struct run *run);

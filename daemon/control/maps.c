@@ -195,12 +195,10 @@ static int control_maps_check_heads(struct control_request *request, const struc
 
 int method_maps(struct control_request *request)
 {
-    static const char *const keys[] = {"job",  "run",   "stack", "layer", "site",
-                                       "head", "heads", "size",  "kind",  "packed"};
     struct maps_asked asked;
     struct picture *picture = NULL;
     struct run *run;
-    int code = maps_read(request, keys, 10, &asked);
+    int code = maps_read(request, &asked);
     if (!code) {
         code = request_find_run(request, asked.job, asked.run, &run);
     }

@@ -9,6 +9,7 @@
 #include "daemon/store/store.h"
 #include "config/config.h"
 #include "config/rules.h"
+#include "proto/method.h"
 #include "proto/result.h"
 
 #include <fnmatch.h>
@@ -57,12 +58,8 @@ static void control_rules_put(struct mpk_writer *result, const struct rule *rule
 
 int method_rules(struct control_request *request)
 {
-    static const char *const names[] = {"job", "jobs"};
     const struct config *config = request->view->config;
     char name[JOB_NAME_MAX + 1];
-    if (!request_takes(request, names, 2)) {
-        return ERR_ARGUMENT;
-    }
     const char *job = string_param(request, "job", "", name, sizeof name);
     if (!job || (*job && !job_name_valid(job, strlen(job)))) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,
@@ -112,9 +109,6 @@ static void control_keys_put(void *data, const struct access_line *line,
 int method_keys(struct control_request *request)
 {
     struct keyring *keys = request->view->keys;
-    if (!request_takes(request, NULL, 0)) {
-        return ERR_ARGUMENT;
-    }
     if (!keys || !config_uses_tcp(request->view->config)) {
         snprintf(request->detail, CONTROL_DETAIL_MAX, "this attnd asks for no keys: %s",
                  keys ? "none of its sockets is on TCP"
@@ -157,20 +151,17 @@ bool request_lists(const struct control_request *request, const char *job)
            (!*jobs || access_jobs_match(jobs, job));
 }
 
-bool request_takes(struct control_request *request, const char *const *keys, int count)
+bool request_takes(struct control_request *request, const char *takes)
 {
     const msgpack_object *params = request->params;
-    for (uint32_t i = 0; params->type == MSGPACK_OBJECT_MAP && i < params->via.map.size; i++) {
+    bool any = params->type != MSGPACK_OBJECT_MAP || strstr(takes, "...");
+    for (uint32_t i = 0; !any && i < params->via.map.size; i++) {
         const msgpack_object *key = &params->via.map.ptr[i].key;
-        int found = 0;
-        while (found < count && !mpk_is_str(key, keys[found])) {
-            found++;
+        if (key->type != MSGPACK_OBJECT_STR ||
+            !method_parameter_find(takes, key->via.str.ptr, key->via.str.size)) {
+            history_refuse_key(key, request->detail, CONTROL_DETAIL_MAX);
+            return false;
         }
-        if (found < count) {
-            continue;
-        }
-        history_refuse_key(key, request->detail, CONTROL_DETAIL_MAX);
-        return false;
     }
     return true;
 }

@@ -97,10 +97,9 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
 int method_monitor(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
-    static const char *const keys[] = {"job", "run"};
     struct jobs_visit visit = {.result = request->result};
     char job[JOB_NAME_MAX + 1], digits[2 * RUN_BYTES + 1];
-    if (!request_takes(request, keys, 2) || !string_param(request, "job", "", job, sizeof job) ||
+    if (!string_param(request, "job", "", job, sizeof job) ||
         !string_param(request, "run", "", digits, sizeof digits)) {
         return ERR_ARGUMENT;
     }

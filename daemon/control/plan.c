@@ -10,9 +10,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const char *const keys[] = {"job", "every", "layers", "heads", "samples", "rows", "tier"};
-enum { KEYS = sizeof keys / sizeof keys[0] };
-
 #define SENTENCE_MAX 256
 
 /* The cost of capturing the job under its plan; nil as long as the job has not told. */
@@ -96,11 +93,7 @@ static int control_plan_refuse(struct control_request *request, const char *what
 int method_plan_get(struct control_request *request)
 {
     const struct plans *plans = request->view->plans;
-    static const char *const get_keys[] = {"job", "jobs"};
     char name[JOB_NAME_MAX + 1];
-    if (!request_takes(request, get_keys, 2)) {
-        return ERR_ARGUMENT;
-    }
     const char *job = string_param(request, "job", "", name, sizeof name);
     if (job && !*job) {
         uint32_t count = 0;
@@ -171,11 +164,9 @@ static int control_plan_read_value(struct control_request *request, const char *
 
 int method_plan_set(struct control_request *request)
 {
+    static const char *const keys[] = {"every", "layers", "heads", "samples", "rows", "tier"};
     const struct control_view *view = request->view;
     char buffer[JOB_NAME_MAX + 1];
-    if (!request_takes(request, keys, KEYS)) {
-        return ERR_ARGUMENT;
-    }
     const char *pattern = control_plan_read_pattern(request, buffer, sizeof buffer);
     if (!pattern) {
         return ERR_ARGUMENT;
@@ -183,7 +174,7 @@ int method_plan_set(struct control_request *request)
     const struct plan *before = plans_before(view->plans, pattern);
     before = before->from == PLAN_FROM_COST ? plans_default(view->plans) : before;
     struct config_plan what = before->what;
-    for (int i = 1; i < KEYS; i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         if (control_plan_read_value(request, keys[i], &what) != 0) {
             return ERR_ARGUMENT;
         }
@@ -199,9 +190,6 @@ int method_plan_reset(struct control_request *request)
 {
     const struct control_view *view = request->view;
     char buffer[JOB_NAME_MAX + 1];
-    if (!request_takes(request, keys, 1)) {
-        return ERR_ARGUMENT;
-    }
     const char *pattern = control_plan_read_pattern(request, buffer, sizeof buffer);
     if (!pattern) {
         return ERR_ARGUMENT;

@@ -136,11 +136,10 @@ static int control_rollout_answer(struct control_request *request, const struct 
 
 int method_rollout(struct control_request *request)
 {
-    static const char *const keys[] = {"job", "run", "stack", "packed"};
     struct chosen chosen = {.count = 0};
     struct maps_asked asked;
     struct run *run;
-    int code = maps_read(request, keys, 4, &asked);
+    int code = maps_read(request, &asked);
     if (!code) {
         code = request_find_run(request, asked.job, asked.run, &run);
     }

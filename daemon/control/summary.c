@@ -215,13 +215,9 @@ static void summary_describe_nothing(struct control_request *request, const stru
     }
 }
 
-/* `own_key`: what is asked of this method alone. */
-static int control_summary_answer(struct control_request *request, struct value_filter filter,
-                                  const char *own_key)
+static int control_summary_answer(struct control_request *request, struct value_filter filter)
 {
-    const char *const keys[] = {"job", "run", "stack", "layer", "site", own_key};
-    if (!request_takes(request, keys, sizeof keys / sizeof keys[0]) ||
-        !control_summary_read_filter(request, &filter)) {
+    if (!control_summary_read_filter(request, &filter)) {
         return ERR_ARGUMENT;
     }
     struct run *run = NULL;
@@ -250,11 +246,11 @@ static int control_summary_answer(struct control_request *request, struct value_
 int method_summary(struct control_request *request)
 {
     struct value_filter filter = {.prefix = "summary/"};
-    return control_summary_answer(request, filter, "window");
+    return control_summary_answer(request, filter);
 }
 
 int method_live(struct control_request *request)
 {
     struct value_filter filter = {.prefix = "live/", .falls_back = true};
-    return control_summary_answer(request, filter, "tier");
+    return control_summary_answer(request, filter);
 }

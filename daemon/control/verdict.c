@@ -80,17 +80,16 @@ static bool verdict_read_limit(struct control_request *request, uint64_t *ret_li
 
 int method_verdict(struct control_request *request)
 {
-    static const char *const keys[] = {"job", "run", "limit"};
     struct verdict_answer answer = {.result = request->result};
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
-    if (!request_takes(request, keys, 3) || !string_param(request, "job", NULL, job, sizeof job) ||
+    if (!string_param(request, "job", NULL, job, sizeof job) ||
         !string_param(request, "run", "", run, sizeof run) ||
         !verdict_read_limit(request, &answer.limit)) {
         return ERR_ARGUMENT;
     }
     answer.run = registry_find(request->view->registry, job, run);
     if (!answer.run) {
-        return method_history(request, "verdict");
+        return method_history(request);
     }
     mpk_writer_init(&answer.unjudged);
     int code = verdict_put(&answer);

@@ -29,44 +29,17 @@
 /* How long the writer may keep the reader waiting; in write-ahead mode it hardly ever does. */
 #define BUSY_MS 1000
 
-struct method {
+static const struct method {
     const char *name;
-    history_method *run;
-    unsigned allowed, required;
-    bool internal; /* not for clients */
-};
-
-#define PARAM_RUNS    (PARAM_JOB | PARAM_RUN)
-#define PARAM_LAYERS  (PARAM_RUNS | PARAM_STACK | PARAM_LAYER | PARAM_SITE)
-#define PARAM_WINDOWS (PARAM_WINDOW | PARAM_FROM | PARAM_TO)
-
-static const struct method methods[] = {
-    {"history", history_series,
-     PARAM_LAYERS | PARAM_HEAD | PARAM_METRIC | PARAM_WINDOWS | PARAM_LIMIT | PARAM_STATISTICS |
-         PARAM_PACKED,
-     PARAM_JOB, false},
-    {"grid", history_grid,
-     PARAM_LAYERS | PARAM_METRIC | PARAM_STATISTIC | PARAM_WINDOWS | PARAM_POINTS | PARAM_PACKED,
-     PARAM_JOB, false},
-    {"roles", history_roles, PARAM_LAYERS | PARAM_HEAD | PARAM_WINDOW, PARAM_JOB, false},
-    {"ranks", history_ranks, PARAM_LAYERS | PARAM_METRIC | PARAM_WINDOW | PARAM_LAST, PARAM_JOB,
-     false},
-    {"runs", history_runs, PARAM_JOB | PARAM_JOBS | PARAM_LIMIT, 0, false},
-    {"windows", history_windows, PARAM_LAYERS, PARAM_JOB, false},
-    {"map", history_map, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_PACKED | PARAM_KIND,
-     PARAM_JOB, false},
-    {"alerts", history_alerts,
-     PARAM_RUNS | PARAM_JOBS | PARAM_RULE | PARAM_SEVERITY | PARAM_STATE | PARAM_FROM | PARAM_TO |
-         PARAM_LIMIT,
-     0, false},
-    {"compare", history_compare,
-     PARAM_RUNS | PARAM_JOB_B | PARAM_RUN_B | PARAM_METRIC | PARAM_WINDOWS | PARAM_COUNT |
-         PARAM_LIMIT,
-     PARAM_JOB, false},
-    {"log", history_log, PARAM_RUNS | PARAM_FROM | PARAM_POINTS, PARAM_JOB, false},
-    {"states", history_states, PARAM_LAYERS | PARAM_WINDOW | PARAM_LAST | PARAM_COUNT, PARAM_JOB,
-     true},
-    {"verdict", history_verdict, PARAM_RUNS | PARAM_LIMIT, PARAM_JOB, true},
+    history_method *run; /* NULL: of the present */
+    const char *takes;
+} methods[] = {
+#define PRESENT(function)                                 NULL
+#define BOTH(function)                                    history_##function
+#define PAST(function)                                    history_##function
+#define OWN(function)                                     history_##function
+#define METHOD(name, function, when, role, of_all, takes) {name, when(function), takes},
+#include "proto/method.def"
 };
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };
 
@@ -135,17 +108,11 @@ static bool history_put_in_turn(struct history *history, struct history_question
 static const struct method *find_method(const char *name)
 {
     for (int i = 0; i < METHOD_COUNT; i++) {
-        if (strcmp(methods[i].name, name) == 0) {
+        if (methods[i].run && strcmp(methods[i].name, name) == 0) {
             return &methods[i];
         }
     }
     return NULL;
-}
-
-bool history_knows(const char *method)
-{
-    const struct method *found = find_method(method);
-    return found && !found->internal;
 }
 
 /* Questions */
@@ -258,8 +225,8 @@ static int history_run_method(struct history *history, struct history_question *
     if (code) {
         return code == ERR_MEMORY ? code : ERR_ARGUMENT;
     }
-    code = history_params_read(doc.root, question->method->allowed, question->method->required,
-                               &query.params, question->detail, HISTORY_DETAIL_MAX);
+    code = history_params_read(doc.root, question->method->takes, &query.params, question->detail,
+                               HISTORY_DETAIL_MAX);
     mpk_doc_clear(&doc);
     if (!code) {
         code = question->method->run(&query);

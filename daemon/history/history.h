@@ -26,9 +26,6 @@ struct store;
 int history_new(uv_loop_t *loop, const struct config *config, struct store *store,
                 struct history **ret_history, char *reterr);
 
-/* Whether clients may call the method. */
-bool history_knows(const char *method);
-
 /* The end of a question: `code` is 0 with a result, or an error with `detail`, which says what it
  * cannot say by itself ("": nothing). Both are borrowed. */
 typedef void history_answered(void *data, int code, const char *detail,

@@ -30,9 +30,12 @@ struct query {
 /* A method: writes one value to the result and returns 0, or returns an error. */
 typedef int history_method(struct query *query);
 
-history_method history_series, history_grid, history_runs, history_windows, history_map,
-    history_alerts, history_compare, history_states, history_verdict, history_log, history_roles,
-    history_ranks;
+#define PRESENT(function)
+#define BOTH(function)                                    history_method history_##function;
+#define PAST(function)                                    BOTH(function)
+#define OWN(function)                                     BOTH(function)
+#define METHOD(name, function, when, role, of_all, takes) when(function)
+#include "proto/method.def"
 
 /* Says more about an error; returns its code. */
 int query_fail(struct query *query, int code, const char *format, ...)

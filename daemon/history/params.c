@@ -3,6 +3,7 @@
 
 #include "config/config.h"
 #include "proto/err.h"
+#include "proto/method.h"
 #include "config/value.h"
 
 #include <stdio.h>
@@ -17,51 +18,22 @@ const char *const statistic_name[STATISTIC_COUNT] = {
 
 enum params_kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS, KIND_STATISTIC };
 
-struct info {
+static const struct info {
     const char *name;
     enum params_kind kind;
-    size_t offset;
-    uint64_t most; /* of a text its room, of a number its largest value */
+    size_t offset, room;
+    uint64_t most;
     const char *valid;
-};
-
-#define TEXT(name, field, valid)                                                                   \
-    {                                                                                              \
-        name, KIND_TEXT, offsetof(struct history_params, field),                                   \
-            sizeof(((struct history_params *)NULL)->field), valid                                  \
-    }
-#define NUMBER(name, field, most, valid)                                                           \
-    {                                                                                              \
-        name, KIND_NUMBER, offsetof(struct history_params, field), most, valid                     \
-    }
-
-/* In the order of enum history_param. */
-static const struct info info[] = {
-    TEXT("job", job, "the name of a job"),
-    TEXT("run", run, "the first of 32 hexadecimal digits"),
-    TEXT("stack", stack, "encoder, decoder"),
-    NUMBER("layer", layer, LAYER_MAX, "0 to 65535"),
-    TEXT("site", site, "self, cross"),
-    NUMBER("head", head, HEADS_TOTAL_MAX - 1, "0 to 1048575"),
-    TEXT("metric", metric, "the name of a metric"),
-    {"window", KIND_TRACK, 0, 0, "such as 1 epoch, 100 steps every 10"},
-    NUMBER("from", from, UINT64_MAX, "a whole number"),
-    NUMBER("to", to, UINT64_MAX, "a whole number"),
-    NUMBER("limit", limit, HISTORY_LIMIT_MAX, "1 to 200000"),
-    {"statistics", KIND_STATISTICS, 0, 0,
-     "a list of mean, std, min, max, p10, p50, p90, p99, last, count"},
-    {"packed", KIND_BOOL, 0, 0, "true, false"},
-    NUMBER("last", last, UINT64_MAX, "a whole number"),
-    TEXT("rule", rule, "the name of a rule"),
-    TEXT("severity", severity, "info, warning, critical"),
-    TEXT("state", state, "firing, resolved, firing_at_end"),
-    TEXT("job_b", job_b, "the name of a job"),
-    TEXT("run_b", run_b, "the first of 32 hexadecimal digits"),
-    NUMBER("windows", count, HISTORY_LIMIT_MAX, "1 to 200000"),
-    {"statistic", KIND_STATISTIC, 0, 0, "mean, std, min, max, p10, p50, p90, p99, last, count"},
-    NUMBER("points", points, HISTORY_POINTS_MAX, "2 to 10000"),
-    TEXT("kind", kind, "mean, heads"),
-    TEXT("jobs", jobs, "patterns of job names, between blanks"),
+} info[] = {
+#define PARAM(symbol, name, kind, field, most, valid)                                              \
+    {name,                                                                                         \
+     KIND_##kind,                                                                                  \
+     offsetof(struct history_params, field),                                                       \
+     sizeof(((struct history_params *)NULL)->field),                                               \
+     most,                                                                                         \
+     valid},
+#include "daemon/history/param.def"
+#undef PARAM
 };
 enum { INFO_COUNT = sizeof info / sizeof info[0] };
 
@@ -129,7 +101,7 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     void *field = (char *)params + one->offset;
     switch (one->kind) {
     case KIND_TEXT:
-        return history_params_read_text(value, field, one->most) && text_fits(1u << index, field);
+        return history_params_read_text(value, field, one->room) && text_fits(1u << index, field);
     case KIND_NUMBER:
         return mpk_get_u64(value, one->most, field) == 0;
     case KIND_BOOL:
@@ -165,6 +137,11 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     return false;
 }
 
+static enum method_parameter params_find(const char *takes, int index)
+{
+    return method_parameter_find(takes, info[index].name, strlen(info[index].name));
+}
+
 void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
 {
     char name[64] = "?";
@@ -180,7 +157,7 @@ void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
     snprintf(reterr, size, "this method has no parameter '%s'", name);
 }
 
-int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
+int history_params_read(const msgpack_object *map, const char *takes,
                         struct history_params *ret_params, char *reterr, size_t size)
 {
     struct history_params params = {.to = UINT64_MAX,
@@ -197,7 +174,7 @@ int history_params_read(const msgpack_object *map, unsigned allowed, unsigned re
         const msgpack_object_kv *pair = &map->via.map.ptr[i];
         int index = 0;
         while (index < INFO_COUNT &&
-               (!(allowed & 1u << index) || !mpk_is_str(&pair->key, info[index].name))) {
+               (!mpk_is_str(&pair->key, info[index].name) || !params_find(takes, index))) {
             index++;
         }
         if (index == INFO_COUNT) {
@@ -214,9 +191,13 @@ int history_params_read(const msgpack_object *map, unsigned allowed, unsigned re
         }
         params.given |= 1u << index;
     }
-    unsigned missing = required & ~params.given;
-    if (missing) {
-        snprintf(reterr, size, "%s is missing", info[__builtin_ctz(missing)].name);
+    int missing = 0;
+    while (missing < INFO_COUNT &&
+           ((params.given & 1u << missing) || params_find(takes, missing) != METHOD_NEEDS)) {
+        missing++;
+    }
+    if (missing < INFO_COUNT) {
+        snprintf(reterr, size, "%s is missing", info[missing].name);
     } else if (params.from > params.to) {
         snprintf(reterr, size, "from is greater than to");
     } else if (params.limit == 0 || params.count == 0) {

@@ -21,31 +21,15 @@
 #define HISTORY_POINTS     200
 #define HISTORY_POINTS_MAX 10000
 
+enum {
+#define PARAM(symbol, name, kind, field, most, valid) PARAM_OF_##symbol,
+#include "daemon/history/param.def"
+#undef PARAM
+};
 enum history_param {
-    PARAM_JOB = 1 << 0,
-    PARAM_RUN = 1 << 1,
-    PARAM_STACK = 1 << 2,
-    PARAM_LAYER = 1 << 3,
-    PARAM_SITE = 1 << 4,
-    PARAM_HEAD = 1 << 5,
-    PARAM_METRIC = 1 << 6,
-    PARAM_WINDOW = 1 << 7,
-    PARAM_FROM = 1 << 8,
-    PARAM_TO = 1 << 9,
-    PARAM_LIMIT = 1 << 10,
-    PARAM_STATISTICS = 1 << 11,
-    PARAM_PACKED = 1 << 12,
-    PARAM_LAST = 1 << 13,
-    PARAM_RULE = 1 << 14,
-    PARAM_SEVERITY = 1 << 15,
-    PARAM_STATE = 1 << 16,
-    PARAM_JOB_B = 1 << 17,
-    PARAM_RUN_B = 1 << 18,
-    PARAM_COUNT = 1 << 19,
-    PARAM_STATISTIC = 1 << 20,
-    PARAM_POINTS = 1 << 21,
-    PARAM_KIND = 1 << 22,
-    PARAM_JOBS = 1 << 23,
+#define PARAM(symbol, name, kind, field, most, valid) PARAM_##symbol = 1 << PARAM_OF_##symbol,
+#include "daemon/history/param.def"
+#undef PARAM
 };
 
 enum statistic {
@@ -91,10 +75,9 @@ struct history_params {
     bool packed;         /* numbers as one bin instead of lists */
 };
 
-/* Reads a map, or nil for an empty one. `allowed` and `required` are the method's; what else is
- * there, is missing, or is no such value, is ERR_ARGUMENT with a sentence in reterr (`size` bytes).
- */
-int history_params_read(const msgpack_object *map, unsigned allowed, unsigned required,
+/* Reads a map, or nil for an empty one. `takes` is the method's (method.def); what else is there,
+ * is missing, or is no such value, is ERR_ARGUMENT with a sentence in reterr (`size` bytes). */
+int history_params_read(const msgpack_object *map, const char *takes,
                         struct history_params *ret_params, char *reterr, size_t size);
 
 /* Says that a method has no parameter of this name. */

@@ -15,6 +15,13 @@ const struct argument arguments[ARG_COUNT] = {
 #undef ARGUMENT
 };
 
+enum method_parameter argument_use(const struct route *route, int argument)
+{
+    const char *name = arguments[argument].name;
+    enum method_parameter use = method_parameter_find(route->takes, name, strlen(name));
+    return use ? use : method_parameter_find(route->more, name, strlen(name));
+}
+
 void argument_reader_init(struct argument_reader *reader, const struct route *route)
 {
     memset(reader, 0, sizeof *reader);
@@ -54,7 +61,7 @@ static bool is_value(const char *value)
 static int argument_find(const struct argument_reader *reader, const char *name)
 {
     for (int i = 0; i < ARG_COUNT; i++) {
-        if ((reader->route->arguments & 1u << i) && strcmp(arguments[i].name, name) == 0) {
+        if (strcmp(arguments[i].name, name) == 0 && argument_use(reader->route, i)) {
             return i;
         }
     }
@@ -147,11 +154,10 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
 {
     static const char *const wanted[] = {"text", "a whole number", "1 or 0",
                                          "words between commas"};
-    char valid[160];
+    char valid[160] = "";
     int i = argument_find(reader, name);
-    snprintf(valid, sizeof valid, "%s", reader->route->arguments ? "" : "none");
     for (int j = 0; j < ARG_COUNT; j++) {
-        if (reader->route->arguments & 1u << j) {
+        if (argument_use(reader->route, j)) {
             size_t used = strlen(valid);
             snprintf(valid + used, sizeof valid - used, "%s%s", used ? ", " : "",
                      arguments[j].name);
@@ -159,7 +165,7 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     }
     if (i < 0) {
         snprintf(reader->reterr, sizeof reader->reterr, "%s: no such parameter (valid: %s)",
-                 shown(name), valid);
+                 shown(name), *valid ? valid : "none");
     } else if (reader->given & 1u << i) {
         snprintf(reader->reterr, sizeof reader->reterr, "%s: given twice", name);
     } else if (!is_value(value)) {
@@ -207,7 +213,7 @@ void argument_put_map(const struct argument_reader *reader, const char *jobs,
 bool arguments_complete(struct argument_reader *reader)
 {
     for (int i = 0; i < ARG_COUNT; i++) {
-        if (reader->route->needed & ~reader->given & 1u << i) {
+        if (!(reader->given & 1u << i) && argument_use(reader->route, i) == METHOD_NEEDS) {
             snprintf(reader->reterr, sizeof reader->reterr, "%s is needed: %s", arguments[i].name,
                      arguments[i].help);
             return false;

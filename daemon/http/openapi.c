@@ -96,7 +96,7 @@ static void add_route(json_t *paths, const struct route *route)
     size_t length = strlen(route->path);
     json_t *list = json_array();
     for (int i = 0; i < ARG_COUNT; i++) {
-        if (route->arguments & 1u << i) {
+        if (argument_use(route, i)) {
             const struct argument *argument = &arguments[i];
             json_t *json =
                 json_pack("{s:s, s:s, s:s, s:o}", "name", argument->name, "in", "query",
@@ -104,7 +104,7 @@ static void add_route(json_t *paths, const struct route *route)
             if (argument->type == ARGUMENT_LIST) {
                 json_object_set_new(json, "explode", json_false());
             }
-            if (route->needed & 1u << i) {
+            if (argument_use(route, i) == METHOD_NEEDS) {
                 json_object_set_new(json, "required", json_true());
             }
             json_array_append_new(list, json);

@@ -4,6 +4,7 @@
 #ifndef DAEMON_HTTP_ROUTE_H
 #define DAEMON_HTTP_ROUTE_H
 
+#include "proto/method.h"
 #include "proto/metric.h"
 #include "proto/mpk.h"
 
@@ -50,8 +51,8 @@ struct route {
     const char *type;                        /* of the answer */
     void (*handle)(struct request *request); /* NULL: handle_openapi, which reads this table */
     const char *method;                      /* of control; NULL: the handler knows */
-    unsigned arguments;                      /* bits of ARG_ */
-    unsigned needed;                         /* of these */
+    const char *takes;                       /* of its parameters (method.def) */
+    const char *more;                        /* that the method does not know */
     enum route_for who;
     enum route_jobs about;
     const char *answer; /* of JSON: "{keys that it has}", "[keys that each of a list has]"; NULL:
@@ -63,6 +64,9 @@ extern const size_t route_count;
 
 /* NULL when there is none. */
 const struct route *route_find(const char *path);
+
+/* How the query of a route treats this one of the arguments. */
+enum method_parameter argument_use(const struct route *route, int argument);
 
 /* Reads arguments into a MessagePack map, one after the other. */
 struct argument_reader {

@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 
-ROUTES = pathlib.Path(__file__).resolve().parents[2] / "daemon" / "http" / "route.c"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOST = "Host: localhost\r\n"
 QUERIES = ["", "job=a&layer=3&head=0&packed=1", "job=a&kinds=live,summary&last_event_id=12345678-1", "limit=10&or_null=1",
            "statistics=mean,max&from=1&to=2", "job=%00&x=%zz", "layer=-1", "job=a&job=b"]
@@ -27,7 +27,8 @@ STRANGE = ["POST / HTTP/1.1\r\n" + HOST + "Content-Length: 3\r\n\r\nabc", "GET /
 
 
 def main(folder):
-    paths = re.findall(r'\{"(/[^"]*)"', ROUTES.read_text())
+    tables = (ROOT / "proto/method.def").read_text() + (ROOT / "daemon/http/route.c").read_text()
+    paths = re.findall(r'"(/[^"]*)"', tables)
     texts = [f"GET {path.replace('*', 'main.js')}{'?' + query if query else ''} HTTP/1.1\r\n{HOST}\r\n" for path in paths for query in QUERIES[:2]]
     texts += [f"GET /api/v1/history?{query} HTTP/1.1\r\n{HOST}\r\n" for query in QUERIES] + QUERIES + STRANGE
     for number, text in enumerate(texts):

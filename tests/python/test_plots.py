@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from attnd import plots
+from attnd.metrics import UNITS
 from attnd.plots import cells, command, derive, labels, layout, read, scale, style
-from attnd.plots.curves import UNITS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 H, T, S = 4, 12, 8

@@ -13,21 +13,14 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 import msgpack
 import numpy as np
 
+from .metrics import MESSAGE_METRICS, ROW_METRICS
 from .tensors import is_torch
 from .wire import HEADS_MAX, WORLD_MAX, check_int
 
 VERSION = 2
 BUCKETS = 48  # window.buckets of a daemon that was not asked
 
-# The metrics by their slots, as proto/metric.def begins: those with one value per attention row first.
-ROW_METRICS = (
-    "entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass", "mean_distance",
-    "mean_distance_normalized", "previous_token", "next_token", "first_token", "entropy_sans_first", "tail_mass",
-    "induction", "duplicate_token", "sink_deficit", "max_logit")
-MESSAGE_METRICS = (
-    "mean", "min", "max", "std", "variance", "locality", "max_abs_logit", "mean_logit", "std_logit", "qk_cosine",
-    "qk_cosine_max", "q_norm", "k_norm", "output_norm", "norm_weighted_entropy", "write_norm", "residual_share",
-    "importance", "importance_gradient")
+# By their slots.
 METRICS = ROW_METRICS + MESSAGE_METRICS
 _SLOT = {name: slot for slot, name in enumerate(METRICS)}
 _AGGREGATES = 5  # maps over heads, none of which is here; the sink rate comes after their four numbers each

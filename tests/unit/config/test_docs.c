@@ -3,30 +3,7 @@
 #include "tests/unit/config/helpers.h"
 #include "config/rules_internal.h"
 #include "proto/result.h"
-
-static void docs_path_of(const char *name, char ret_path[4096])
-{
-    const char *directory = getenv("ATTND_CONFIG_DIR");
-    snprintf(ret_path, 4096, "%s/%s", directory ? directory : "config", name);
-}
-
-static char *docs_read_file(const char *path)
-{
-    char *text = calloc(1, 1 << 20);
-    FILE *file = fopen(path, "r");
-    assert_non_null(file);
-    assert_true(fread(text, 1, (1 << 20) - 1, file) > 0);
-    fclose(file);
-    return text;
-}
-
-static void docs_write_file(const char *path, const char *text)
-{
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
-}
+#include "tests/unit/docs.h"
 
 /* The tables of the README: every key, the keys of a rule, what rules can judge besides metrics,
  * the default rules, and why they matter. */
@@ -115,29 +92,15 @@ static const struct {
     {"rule advice", docs_print_rule_advice},
 };
 
-static char *table_text(void (*print)(FILE *out))
+static void docs_print_defaults(FILE *out)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&text, &size);
-    print(out);
-    fclose(out);
-    return text;
+    struct config config = defaults();
+    config_print(&config, out);
 }
 
 TEST(the_default_file_is_the_dump_of_the_defaults)
 {
-    char path[4096];
-    struct config config = defaults();
-    char *expected = printed(&config);
-    docs_path_of("attnd.yaml", path);
-    if (getenv("ATTND_UPDATE_DOCS")) {
-        docs_write_file(path, expected);
-    }
-    char *text = docs_read_file(path);
-    assert_string_equal(text, expected);
-    free(text);
-    free(expected);
+    docs_expect_file("config/attnd.yaml", docs_print_defaults);
 }
 
 TEST(the_default_file_changes_nothing)
@@ -145,52 +108,17 @@ TEST(the_default_file_changes_nothing)
     char path[4096], error[CONFIG_ERROR_MAX];
     struct config config = defaults(), expected = defaults();
     set(&config, "window.length=7"); /* so that the file has something to restore */
-    docs_path_of("attnd.yaml", path);
+    const char *directory = getenv("ATTND_CONFIG_DIR");
+    snprintf(path, sizeof path, "%s/attnd.yaml", directory ? directory : "config");
     assert_int_equal(config_load(&config, path, error), 0);
     assert_same_config(&config, &expected);
     config_clear(&config);
 }
 
-/* Where a table begins and ends in the README. */
-static char *find_table(char *text, const char *name, char **ret_end)
-{
-    char mark[64];
-    snprintf(mark, sizeof mark, "<!-- %s -->\n", name);
-    char *start = strstr(text, mark);
-    assert_non_null(start);
-    start += strlen(mark);
-    snprintf(mark, sizeof mark, "<!-- /%s -->", name);
-    *ret_end = strstr(start, mark);
-    assert_non_null(*ret_end);
-    return start;
-}
-
-static void update_readme(const char *path, const char *name, const char *table)
-{
-    char *text = docs_read_file(path), *end;
-    char *start = find_table(text, name, &end);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fprintf(file, "%.*s%s%s", (int)(start - text), text, table, end);
-    fclose(file);
-    free(text);
-}
-
 TEST(the_readme_holds_the_tables)
 {
-    char path[4096];
-    docs_path_of("README.md", path);
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
-        char *table = table_text(tables[i].print), *end;
-        if (getenv("ATTND_UPDATE_DOCS")) {
-            update_readme(path, tables[i].name, table);
-        }
-        char *text = docs_read_file(path);
-        char *start = find_table(text, tables[i].name, &end);
-        *end = '\0';
-        assert_string_equal(start, table);
-        free(text);
-        free(table);
+        docs_expect_table("config/README.md", tables[i].name, tables[i].print);
     }
 }
 

@@ -5,6 +5,8 @@
 #include "proto/err.h"
 #include "proto/header.h"
 #include "proto/metric.h"
+#include "tests/unit/docs.h"
+
 #include <ctype.h>
 
 /* The document as a string. */
@@ -38,13 +40,82 @@ TEST(every_reason_is_listed)
     free(text);
 }
 
+static void print_metrics(FILE *out)
+{
+    static const char *const per[] = {"attention row", "message", "message of `weights`"};
+
+    fputs("| metric | one value per | listed in | unit |\n|---|---|---|---|\n", out);
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
+        fprintf(out, "| `%s` | %s | `%s` | %s |\n", metric_info[i].name, per[metric_info[i].kind],
+                metric_in_spectrum(i) ? "spectrum" : "heads", metric_info[i].unit);
+    }
+}
+
 TEST(every_metric_is_listed)
+{
+    docs_expect_table("proto/PROTOCOL.md", "metrics", print_metrics);
+}
+
+static bool is_per_row(unsigned metric)
+{
+    return metric_info[metric].kind == METRIC_KIND_ROW;
+}
+
+static bool is_per_message(unsigned metric)
+{
+    return metric_info[metric].kind == METRIC_KIND_MESSAGE && !metric_in_spectrum(metric);
+}
+
+static bool is_share(unsigned metric)
+{
+    return metric_info[metric].minimum == 0 && metric_info[metric].maximum == 1;
+}
+
+static void print_names(FILE *out, const char *begin, bool (*has)(unsigned), const char *end)
+{
+    fputs(begin, out);
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
+        if (has(i)) {
+            fprintf(out, "    \"%s\",\n", metric_info[i].name);
+        }
+    }
+    fputs(end, out);
+}
+
+static void print_module(FILE *out)
+{
+    fputs("# SPDX-License-Identifier: MIT\n"
+          "\"\"\"metrics: the metrics of proto/metric.def, in its order.\n\n"
+          "Written by `ATTND_UPDATE_DOCS=1 meson test -C build protocol`.\n\"\"\"\n",
+          out);
+    print_names(out, "\n# One value per attention row.\nROW_METRICS = (\n", is_per_row, ")\n");
+    print_names(out, "# One value per message, of each head.\nMESSAGE_METRICS = (\n",
+                is_per_message, ")\n");
+    print_names(out, "# In 0 to 1.\nSHARES = frozenset((\n", is_share, "))\n");
+    fputs("# Units other than 1.\nUNITS = {\n", out);
+    for (unsigned i = 0; i < METRIC_COUNT; i++) {
+        if (strcmp(metric_info[i].unit, "1") != 0) {
+            fprintf(out, "    \"%s\": \"%s\",\n", metric_info[i].name, metric_info[i].unit);
+        }
+    }
+    fputs("}\n", out);
+}
+
+TEST(the_python_client_has_the_metrics)
+{
+    docs_expect_file("clients/python/attnd/metrics.py", print_module);
+}
+
+TEST(every_method_for_clients_is_listed)
 {
     char *text = document();
 
-    for (unsigned i = 0; i < METRIC_COUNT; i++) {
-        expect_mention(text, metric_info[i].name);
-    }
+#define OWN(name)                                         (void)name
+#define BOTH(name)                                        expect_mention(text, name)
+#define PAST(name)                                        expect_mention(text, name)
+#define PRESENT(name)                                     expect_mention(text, name)
+#define METHOD(name, function, when, role, of_all, takes) when(name);
+#include "proto/method.def"
     free(text);
 }
 

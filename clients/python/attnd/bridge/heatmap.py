@@ -13,10 +13,10 @@ from typing import Any, Mapping, Tuple
 import numpy as np
 import numpy.typing as npt
 
-# Numbers whose range is known are shown on it, so that pictures of different steps compare.
-_UNIT = frozenset(("entropy_normalized", "confidence", "diagonal", "local_mass", "mean_distance_normalized",
-                   "previous_token", "next_token", "first_token", "entropy_sans_first", "tail_mass", "induction",
-                   "duplicate_token", "sink_deficit", "locality", "importance_gradient"))
+from ..metrics import SHARES
+
+# Numbers whose range is known are shown on it, so that pictures of different steps compare; not those near one of its ends.
+_UNIT = SHARES - {"mean", "min", "max", "importance"}
 _WIDTH, _ROW, _AROUND, _LOW, _HIGH = 7.0, 0.22, 1.0, 2.4, 9.0  # inches
 _DPI = 110
 

@@ -11,9 +11,9 @@ from typing import Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 
-ROW_METRICS = ("entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass",
-               "mean_distance", "mean_distance_normalized", "previous_token", "next_token", "first_token",
-               "entropy_sans_first", "tail_mass", "sink_deficit", "max_logit")
+from .. import metrics
+
+ROW_METRICS = tuple(name for name in metrics.ROW_METRICS if name not in ("induction", "duplicate_token"))  # of no tokens
 _NOTHING_BELOW = -1e3  # exp of it is 0 in f64
 
 

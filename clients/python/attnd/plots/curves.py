@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import charts, derive, scale
+from ..metrics import UNITS
 from .charts import Band, Bars, Chart, Line
 from .data import Maps, Timeline, take
 from .labels import CellAxis, clean
@@ -18,10 +19,6 @@ from .style import WIDTH_TWO, NoQuery, NothingToDraw, NotWhole, colors
 
 Array = npt.NDArray[Any]
 
-# As proto/metric.def has them.
-UNITS = {"entropy": "nats", "effective_keys": "keys", "mean_distance": "tokens", "norm_weighted_entropy": "nats",
-         "condition_number": "log10", "qk_condition_number": "log10",
-         **{f"{matrix}.condition_number": "log10" for matrix in ("wq_wk", "wv_wo", "wq", "wk", "wv", "wo")}}
 BANDS_MOST = 3  # more layers have no bands
 HEADS_MOST = 64  # more heads have no lines of their own
 NAMED_MOST = 8
