@@ -5,7 +5,7 @@ import { bytes, find, floats } from "./api.js";
 import { looksCausal, paddingText, pooledText } from "./cells.js";
 import { byLayer, layerName } from "./dom.js";
 import { loadGrid, valuesAt, windowAt } from "./grid.js";
-import { isOver } from "./run_text.js";
+import { isOver, isSampled } from "./run_text.js";
 import { isOfMatrices, pastLayer } from "./store.js";
 
 /** Said where a run's own maps would be. */
@@ -86,6 +86,24 @@ class Run {
         };
         await Promise.all(names.map(load));
         return { ...this.newest(where), heads, spectrum: {}, similarity: null, past: true, last: undefined };
+    }
+
+    /**
+     * Adds to the numbers of a window how exact they are: `sample`, {rows, rows_of, shape, heads}, as a summary has them, of
+     * the std and the count of row metrics; without `rows` where nobody knows any more. False: all rows were taken, or live.
+     */
+    async addSample(numbers, { stack, layer, site }, last) {
+        const isWanted = (name) => this.metric(name).per === "row" && numbers.heads[name]?.some(Number.isFinite),
+            at = last ?? numbers?.last,
+            names = numbers?.past ? Object.keys(numbers.heads).filter(isWanted) : [],
+            asked = { job: this.job, run: this.run, stack, layer, site, from: at, to: at, statistics: "std,count" },
+            ask = (metric) => find("history", { ...asked, metric }).catch(() => null),
+            first = names.length ? await ask(names[0]) : null;
+        if (!first || (first.rows && !isSampled(first))) return false;
+        const all = [first, ...(await Promise.all(names.slice(1).map(ask)))].filter(Boolean),
+            stats = all.map(({ metric, values }) => [metric, { std: values.std.flat(), count: values.count.flat() }]);
+        numbers.sample = { ...first, shape: [1, first.heads.length], heads: Object.fromEntries(stats) };
+        return true;
     }
 
     async valuesAt(metric, where, moment) {

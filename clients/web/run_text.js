@@ -17,21 +17,21 @@ const EXTREMES = ["min", "max", "max_abs_logit", "qk_cosine_max"];
 export const isSampled = (map) => (map?.rows_of ?? 0) > map?.rows;
 
 /**
- * An upper bound of the standard error of a mean over `rows` rows whose standard deviation is `std`: strata make it smaller
- * (KERNELS.md); null where all rows were taken.
+ * "± 0.012", an upper bound of the standard error of a mean over `rows` rows whose standard deviation is `std`: strata make
+ * it smaller (KERNELS.md); "" where all rows were taken.
  */
-const standardError = (map, std, rows) =>
-    isSampled(map) && Number.isFinite(std) && rows > 0 ? std / Math.sqrt(rows) : null;
+export const errorText = (map, std, rows) =>
+    isSampled(map) && Number.isFinite(std) && rows > 0 ? `± ${number(Number((std / Math.sqrt(rows)).toPrecision(2)))}` : "";
 
-/** The rows of each head in a live map. */
-const headRows = (live) => live.rows / live.shape[1];
+/** The rows of each head in a live map; NaN of matrices. */
+const headRows = (live) => live.rows / live.shape?.[1];
 
-/** "256 of about 8,192 query rows" of a head, where the newest message has a sample of them; else "". */
+const count = (rows) => Math.round(rows).toLocaleString("en");
+
+/** "256 of about 8,192 query rows" of a head, where the newest message or the past window has a sample of them; else "". */
 export function sampleText(live) {
-    if (!isSampled(live) || live.past) return "";
-    const count = (rows) => Math.round(rows).toLocaleString("en"),
-        rows = headRows(live);
-    return `${count(rows)} of about ${count((rows * live.rows_of) / live.rows)} query rows`;
+    const of = live.past ? live.sample : live;
+    return isSampled(of) ? `${count(headRows(of))} of about ${count((headRows(of) * of.rows_of) / of.rows)} query rows` : "";
 }
 
 /**
@@ -48,22 +48,25 @@ export function withWindow(live, summary) {
 
 /**
  * A number of a head as withWindow() gives it, { text, about, title }: with its standard error, by the deviation of the
- * rows in the last window, or `about` says what else it is, where the rows are a sample.
+ * rows in the last window (of a past one in its own), or `about` says what else it is, where the rows are a sample.
  */
 export function newestText(live, summary, { name, per }, head) {
     const value = (live.heads?.[name] ?? live.spectrum?.[name])?.[head],
-        text = number(value);
-    if (!isSampled(live) || live.past || !Number.isFinite(value)) return { text, about: "", title: "" };
+        text = number(value),
+        { past, sample } = live,
+        of = past ? sample : live,
+        stat = (past ? of : summary)?.heads?.[name],
+        rows = past ? stat?.count[head] : headRows(live);
+    if (past && rows && !of.rows)
+        return { text, about: "", title: `of ${count(rows)} rows; it is not known any more whether these are all` };
+    if (!isSampled(of) || !Number.isFinite(value)) return { text, about: "", title: "" };
     if (live.ofWindow?.includes(name))
         return { text, about: "last window", title: "mean of the last window: the newest message, of sampled rows, has none" };
-    const error = per === "row" ? standardError(live, summary?.heads?.[name]?.std?.[head], headRows(live)) : null,
+    const error = per === "row" ? errorText(of, stat?.std?.[head], rows) : "",
         about = EXTREMES.includes(name) ? "of the rows taken" : "",
-        what = error === null ? about || "estimated" : "±: standard error, at most, by the deviation in the last window";
-    return {
-        text: error === null ? text : `${text} ± ${number(Number(error.toPrecision(2)))}`,
-        about,
-        title: `${what}: ${sampleText(live)}`,
-    };
+        bound = `±: standard error, at most${past ? "" : ", by the deviation in the last window"}`,
+        what = error ? bound : about || (past ? "" : "estimated");
+    return { text: error ? `${text} ${error}` : text, about, title: what && `${what}: ${sampleText(live)}` };
 }
 
 /** A moment in the clock and the calendar of who looks: the time alone of the last day, and the date before it. */

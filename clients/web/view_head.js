@@ -28,7 +28,7 @@ import {
 import { go, keep, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { mapStep, NOT_KEPT } from "./run.js";
-import { isSampled, newestText, rolesBefore, roleText, sampleText, withWindow } from "./run_text.js";
+import { errorText, isSampled, newestText, rolesBefore, roleText, sampleText, withWindow } from "./run_text.js";
 import { liveValues, summaryValues } from "./store.js";
 import { headAlerts } from "./verdict.js";
 import { kept, paced } from "./view_state.js";
@@ -65,7 +65,10 @@ function baselineOf(summary, metric, head) {
 
 /** `marks` as chartMarks() gives them. */
 function drawSeries(chart, series, { metric, summary, head, marks, last }) {
-    const v = series.values;
+    const v = series.values,
+        context = contextOptions([{ log: series.log, steps: series.step, places: series.last }], series);
+    const errorOf = (i) => (metric.per === "row" ? errorText(series, v.std[i], v.count[i]) : ""),
+        sayError = (i) => (errorOf(i) ? [`mean ${errorOf(i)} (standard error, at most)`] : []);
     chart.at = last;
     chart.draw({
         x: series.last,
@@ -78,13 +81,14 @@ function drawSeries(chart, series, { metric, summary, head, marks, last }) {
             { name: "median", values: v.p50, class: "line second" },
         ],
         bands: [
-            { name: isSampled(summary) ? "min to max of the rows taken" : "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
+            { name: isSampled(series) ? "min to max of the rows taken" : "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
             { name: "p10 to p90", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" },
         ],
         baseline: baselineOf(summary, metric.name, head),
         bounds: marks.bounds,
         events: marks.events,
-        ...contextOptions([{ log: series.log, steps: series.step, places: series.last }], series),
+        ...context,
+        say: (x) => [...sayError(series.last.indexOf(x)), ...(context.say?.(x) ?? [])],
     });
 }
 
@@ -388,7 +392,12 @@ class HeadView {
         this.chart.mark(this.time.last);
         refill(this.beside, ...neighbours(this.params, this));
         this.drawNumbers();
-        await this.pictures.now();
+        await Promise.all([this.pictures.now(), this.loadSample(mine)]);
+    }
+
+    async loadSample(mine) {
+        const isMore = await this.run.addSample(this.moment ?? this.run.newest(this.map), this.where, this.time.last);
+        if (isMore && this.isCurrent() && mine === this.turn) this.drawNumbers();
     }
 
     /* Drawing */

@@ -97,6 +97,36 @@ static int history_series_read_series(struct query *query, struct value_series *
     return code || series->any ? code : history_series_refuse_metric(query, series);
 }
 
+/* The rows of the newest window, and of how many they are. Without a state of it that can be read
+ * both stay 0: an old window has none any more, and the numbers of a chunk are answered as ever. */
+static int history_series_count_rows(struct query *query, const struct value_series *series,
+                                     uint64_t *ret_rows, uint64_t *ret_of)
+{
+    struct layer_state *state = NULL;
+    sqlite3_stmt *statement;
+    uint64_t last = series->rows.row[series->rows.count - 1].window.last;
+    int code = query_open(query,
+                          "SELECT bytes, data FROM windows JOIN states USING (window_id)"
+                          " WHERE layer_id = ?1 AND track_id = ?2 AND last = ?3",
+                          &statement,
+                          SQL(sql_u64(series->layer.id), sql_u64(series->track.id), sql_u64(last)));
+    code = code ? code : query_next(query, statement);
+    if (code == 1) {
+        code = state_read_number(statement, 0, METRIC_COUNT, &state); /* of no histogram */
+    }
+    sqlite3_finalize(statement);
+    if (state) {
+        *ret_rows = state->rows;
+        *ret_of = state->rows_of;
+    }
+    layer_state_free(&state);
+    if (code == ERR_STORE_FORMAT || code == ERR_HISTORY_OFF) {
+        query->detail[0] = '\0';
+        return 0;
+    }
+    return code;
+}
+
 /* The answer */
 
 static void history_series_put_column(struct query *query, double *numbers, uint32_t count,
@@ -133,6 +163,7 @@ static void history_series_put_column(struct query *query, double *numbers, uint
 int history_series(struct query *query)
 {
     struct value_series series = {.heads = 0};
+    uint64_t rows = 0, of = 0;
     int code = find_run(query, query->params.job, query->params.run, &series.run);
     if (!code) {
         code = find_layer(query, &series.run, &series.layer);
@@ -144,7 +175,10 @@ int history_series(struct query *query)
         code = history_series_read_series(query, &series);
     }
     if (!code) {
-        mpk_put_map(query->result, 10);
+        code = history_series_count_rows(query, &series, &rows, &of);
+    }
+    if (!code) {
+        mpk_put_map(query->result, 10u + (of > 0) + (of > rows));
         put_run(query, &series.run);
         put_text(query, "metric", series.metric);
         put_track(query, &series.track);
@@ -155,6 +189,12 @@ int history_series(struct query *query)
             mpk_pair_u64_or_nil(query->result, "head", !series.of_layer, series.head_first + i);
         }
         mpk_pair_bool(query->result, "more", series.rows.more);
+        if (of > 0) {
+            mpk_pair_u64(query->result, "rows", rows);
+        }
+        if (of > rows) {
+            mpk_pair_u64(query->result, "rows_of", of);
+        }
         code = put_windows(query, &series.rows);
         mpk_pair_map(query->result, "values", series.statistics);
         for (int i = 0; i < STATISTIC_COUNT; i++) {

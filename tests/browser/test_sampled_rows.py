@@ -4,7 +4,7 @@ The page shows how exact they are, and what is of the rows taken; the other laye
 import numpy as np
 import pytest
 
-from conftest import Site
+from conftest import Site, module_text
 from harness import Trainer, wait_until
 
 from attnd.layer_state import LayerState
@@ -52,6 +52,12 @@ def course():
 
 def facts(page):
     return dict(zip(page.texts(".facts dt"), page.texts(".facts dd")))
+
+
+def of_window(course, last):
+    """The mean of head 1 in a window, and its standard error, as the page shows them."""
+    rows = np.concatenate(course.entropy[last + 1 - WINDOW:last + 1])
+    return shown(rows.mean()), float(f"{rows.std(ddof=1) / np.sqrt(len(rows)):.2g}")
 
 
 def cells(page, row):
@@ -103,8 +109,66 @@ def test_a_layer_of_sampled_rows_has_standard_errors_in_its_table(course, page):
         page.screenshot(f"sampled-rows-layer-{width}-{'dark' if dark else 'light'}")
 
 
+PAST = f"{8192 + 15 * ROWS:,} of about {16 * T:,} query rows"
+
+
+def test_a_past_window_of_sampled_rows_has_standard_errors_in_its_table(course, page):
+    page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}&at=step15").ready()
+    wait_until(lambda: "±" in page.text("table"), "the deviations of the window")
+    name, *_ = page.texts("thead th button")
+    before = page.texts("tbody tr:nth-child(2) td")
+    assert name == "entropy_normalized" and all("±" in text for text in page.texts("tbody td:nth-child(3)"))
+    error = of_window(course, 15)[1]
+    assert float(before[3].split(" ± ")[1]) == error and before[4] == "0.3"  # max_logit is entropy + 8; importance
+    titles = "return [...document.querySelectorAll('tbody tr:nth-child(2) td')].map((e) => e.title).slice(3)"
+    assert page.js(titles) == [f"±: standard error, at most: {PAST}", ""]
+    assert any(text == f"window of step 15, {PAST}" for text in page.texts(".figure > header .sub"))
+    page.js("document.querySelector('thead th button').click()")
+    assert sorted(page.texts("tbody td:nth-child(1)")) == ["0", "1", "2", "3"] and all("±" in text for text in page.texts("tbody td:nth-child(3)"))
+    page.js("document.querySelector('table').scrollIntoView()")
+    page.screenshot("sampled-rows-layer-past-1440-light")
+    assert page.complaints() == []
+
+
+def test_a_past_window_of_a_head_has_standard_errors_in_its_chart_and_numbers(course, page):
+    page.open(course.site, f"#/head?job=gpt&layer={SAMPLED}&head=1&metric=entropy&at=step31").ready()
+    wait_until(lambda: "±" in facts(page).get("entropy", ""), "the deviations of the window")
+    assert tuple(map(float, facts(page)["entropy"].split(" ± "))) == of_window(course, 31) and facts(page)["rows"] == PAST
+    assert cells(page, "max_abs_logit")[1:] == ["largest logit by magnitude, of the rows taken", f"of the rows taken: {PAST}"]
+    page.keys(".figure.wide svg", "Home")
+    mean, error = of_window(course, 15)
+    said = page.text("#tooltip")
+    assert said.startswith(f"step 15: mean {mean:g}, ") and f"mean ± {error:g} (standard error, at most)" in said
+    page.screenshot("sampled-rows-head-past-1440-light")
+    assert page.complaints() == []
+
+
+def test_a_sorted_table_keeps_its_standard_errors(course, page):
+    page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}").ready()
+    wait_until(lambda: "±" in page.text("table"), "the last window's deviation")
+    page.js("document.querySelector('thead th button').click()")
+    assert all("±" in text for text in page.texts("tbody td:nth-child(3)"))
+
+
+def test_of_a_window_whose_state_is_gone_the_number_of_rows_is_told(page):
+    """Thinned out (history.states): whether the rows are a sample is not stored any more."""
+    gone = {"past": True, "heads": {"entropy": [2.5]}, "sample": {"heads": {"entropy": {"std": [0.4], "count": [4096]}}}}
+    said = page.js(f"return ({module_text('run_text.js')}).newestText(arguments[0], null, {{ name: 'entropy', per: 'row' }}, 0)", gone)
+    assert said == {"text": "2.5", "about": "", "title": "of 4,096 rows; it is not known any more whether these are all"}
+
+
+@pytest.mark.parametrize("at", ["", "&at=step31"])
 @pytest.mark.parametrize("view", ["head", "layer"])
-def test_a_layer_of_all_rows_looks_as_before(course, page, view):
-    page.open(course.site, f"#/{view}?job=gpt&layer={EXACT}&head=1&metric=entropy").ready()
+def test_a_layer_of_all_rows_looks_as_before(course, page, view, at):
+    page.open(course.site, f"#/{view}?job=gpt&layer={EXACT}&head=1&metric=entropy{at}").ready()
     wait_until(lambda: "12.5" in page.text("main") if view == "head" else page.texts("tbody td"), "the numbers")
     assert not any(word in page.text("main") for word in ("±", "rows taken", "query rows", "last window"))
+
+
+def test_after_a_restart_the_last_window_has_standard_errors(course, page):
+    assert course.site.daemon.stop() == 0
+    course.site.daemon.start()
+    page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}").ready()
+    wait_until(lambda: "±" in page.text("table"), "the deviations of the window")
+    assert any(text.startswith("last window, step 47, ") and text.endswith("query rows") for text in page.texts(".figure > header .sub"))
+    assert all(len(text.split(" ± ")) == 2 for text in page.texts("tbody td:nth-child(3)"))

@@ -18,9 +18,9 @@ ATTNCTL = os.environ.get("ATTNCTL_BIN", os.path.join(os.path.dirname(os.environ.
 EPOCHS = 5
 
 
-def attnctl(attnd, *arguments):
+def attnctl(attnd, *arguments, env={}):
     result = subprocess.run([ATTNCTL, *arguments, "--endpoint", attnd.endpoint("control")], capture_output=True,
-                            text=True, timeout=60)
+                            encoding="utf-8", timeout=60, env={**os.environ, **env})
     return result.returncode, result.stdout, result.stderr
 
 
@@ -279,6 +279,38 @@ def test_attnctl_shows_a_head_window_by_window(attnd, summaries):
     assert code == 2 and "--run: 'zz': not accepted" in err
     code, out, err = attnctl(attnd, "history", "nobody")
     assert (code, out, err) == (1, "", "attnctl: no such job: 'nobody' (see attnctl jobs)\n")
+
+
+def test_means_of_sampled_rows_have_a_standard_error_in_the_past(rng):
+    """Every fourth query of 16; of the other job all."""
+    attnd = Attnd()
+    for job, stride in (("sampled", 4), ("whole", 1)):
+        trainer = Trainer(attnd, job)
+        for epoch in range(3):
+            weights = softmax_maps(rng, 2, 2, 16, 16)
+            trainer.attention(np.ascontiguousarray(weights[:, :, ::stride]), epoch=epoch, step=epoch, q_stride=stride)
+            trainer.event("epoch_end", epoch=epoch, step=epoch)
+        trainer.event("bye", epoch=2)
+    asked = "history", "sampled", "--metric", "entropy"
+    for _ in range(2):
+        found, whole = kept(attnd, "sampled", 3, metric="entropy"), kept(attnd, "whole", 3, metric="entropy")
+        assert (found["rows"], found["rows_of"], whole["rows"]) == (2 * 2 * 4, 2 * 2 * 16, 2 * 2 * 16) and "rows_of" not in whole
+        values = found["values"]
+        cells = [f"{values['mean'][h][w]:.4f} ± {values['std'][h][w] / np.sqrt(values['count'][h][w]):.2g}"
+                 for w in range(3) for h in range(2)]
+        assert set(values["count"][0]) == {2 * 4}
+        said = "of the rows taken: 16 of about 64 in the newest window, over all heads; ±: standard error, at most\n\nEPOCH"
+        code, out, err = attnctl(attnd, *asked, env={"LC_ALL": "C.UTF-8"})
+        assert (code, err) == (0, "") and said in out and re.findall(r"\S+ ± \S+", out.split("EPOCH")[1]) == cells
+        code, out, err = attnctl(attnd, *asked, "--head", "1", env={"LC_ALL": "C.UTF-8"})
+        assert (code, err) == (0, "") and said in out and re.findall(r"\S+ ± \S+", out.split("EPOCH")[1]) == cells[1::2]
+        code, out, err = attnctl(attnd, *asked, "--json")
+        assert (code, err) == (0, "") and json.loads(out) == found
+        code, out, err = attnctl(attnd, "history", "whole", "--metric", "entropy", env={"LC_ALL": "C.UTF-8"})
+        assert (code, err) == (0, "") and "±" not in out and "rows" not in out
+        assert attnd.stop() == 0
+        attnd.start()
+    attnd.close()
 
 
 def test_a_job_without_a_window_has_no_history_yet(attnd):

@@ -85,6 +85,15 @@ void out_value(struct out_table *table, double value, bool plain)
     out_cell(table, !isfinite(value) ? "-" : plain ? "%.4f" : "%.2e", value);
 }
 
+void out_mean(struct out_table *table, double mean, double error, bool plain)
+{
+    if (isfinite(mean) && isfinite(error)) {
+        out_cell(table, plain ? "%.4f %s %.2g" : "%.2e %s %.2g", mean, out_plus_minus(), error);
+    } else {
+        out_value(table, mean, plain);
+    }
+}
+
 void out_pairs(struct out_table *table, const char *prefix, const msgpack_object *map)
 {
     for (uint32_t i = 0; i < mpk_pairs(map); i++) {

@@ -41,6 +41,8 @@ void out_number(struct out_table *table, const msgpack_object *value);
 bool out_is_plain(double value);
 /* With four decimals when all of its column are plain, else with an exponent; "-" for none. */
 void out_value(struct out_table *table, double value, bool plain);
+/* The same with its standard error; NaN: it has none. */
+void out_mean(struct out_table *table, double mean, double error, bool plain);
 /* The cells that the row of a run begins with: job, first digits, state. */
 void out_run(struct out_table *table, const msgpack_object *run);
 

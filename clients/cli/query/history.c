@@ -8,6 +8,7 @@
 
 #include "clients/cli/base/field.h"
 #include "proto/header.h"
+#include "proto/metric.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -18,6 +19,13 @@
 
 static const char *const shown[] = {"mean", "std", "min", "p10", "p50", "p90", "max"};
 enum { SHOWN = sizeof shown / sizeof shown[0] };
+
+static double history_error(const struct series *series, const char *metric, uint32_t head,
+                            uint32_t window)
+{
+    return field_standard_error(series->map, metric, series_value(series, "std", head, window),
+                                series_value(series, "count", head, window));
+}
 
 static bool history_is_plain(const struct series *series)
 {
@@ -50,7 +58,20 @@ static void history_print_heading(struct cli *cli, const struct series *series)
     if (every != length) {
         fprintf(cli->out, " every %" PRIu64, every);
     }
-    fputs("\n\n", cli->out);
+    putc('\n', cli->out);
+    uint64_t rows = mpk_find_u64(series->map, "rows"), of = mpk_find_u64(series->map, "rows_of");
+    if (of > rows && metric_find(metric) < METRIC_ROW_COUNT) {
+        fprintf(cli->out,
+                "of the rows taken: %" PRIu64 " of about %" PRIu64
+                " in the newest window, over all heads; %s: standard error, at most\n",
+                rows, of, out_plus_minus());
+    } else if (!rows && metric_find(metric) < METRIC_ROW_COUNT) {
+        fprintf(cli->out,
+                "of %.0f rows of a head in the newest window; it is not known any more whether "
+                "these are all\n",
+                series_value(series, "count", 0, series->windows - 1));
+    }
+    putc('\n', cli->out);
 }
 
 static int show_series(struct cli *cli, const msgpack_object *result)
@@ -74,7 +95,8 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     history_print_heading(cli, &series);
     struct out_table table;
     bool plain = history_is_plain(&series);
-    char unit[16];
+    char unit[16], metric[FIELD_NAME_MAX];
+    field_text(series.map, "metric", metric, sizeof metric);
     field_text(series.map, "unit", unit, sizeof unit);
     for (char *at = unit; *at; at++) {
         *at = (char)(*at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at);
@@ -97,10 +119,12 @@ static int show_series(struct cli *cli, const msgpack_object *result)
         }
         out_cell(&table, "%" PRIu64, series_window(&series, "step", window));
         for (int i = 0; series.heads == 1 && i < SHOWN; i++) {
-            out_value(&table, series_value(&series, shown[i], 0, window), plain);
+            out_mean(&table, series_value(&series, shown[i], 0, window),
+                     i == 0 ? history_error(&series, metric, 0, window) : NAN, plain);
         }
         for (uint32_t head = 0; series.heads > 1 && head < series.heads; head++) {
-            out_value(&table, series_value(&series, "mean", head, window), plain);
+            out_mean(&table, series_value(&series, "mean", head, window),
+                     history_error(&series, metric, head, window), plain);
         }
     }
     out_print(&table, cli->width, false, cli->out);

@@ -70,11 +70,8 @@ static void summary_add_value(struct out_table *table, const msgpack_object *val
     if (value && value->type == MSGPACK_OBJECT_STR) {
         field_show(value, name, sizeof name);
         out_cell(table, "%s", name);
-    } else if (isfinite(error) && isfinite(mpk_number(value))) {
-        out_cell(table, plain ? "%.4f %s %.2g" : "%.2e %s %.2g", mpk_number(value),
-                 out_plus_minus(), error);
     } else {
-        out_value(table, mpk_number(value), plain);
+        out_mean(table, mpk_number(value), error, plain);
     }
 }
 

@@ -145,7 +145,8 @@ class Control:
         Returns a dict: `windows` to arrays [W] of `first`, `last`, `epoch`, `step`, `time_ns` (uint64) and
         `partial` (bool); `values` to an array of float64 per statistic (mean, std, min, max, p10, p50, p90, p99, last,
         count; NaN = there is none): [heads, W], or [W] with `head` given or for a number of the whole layer;
-        `heads`, what they are of; and `job`, `run`, `metric`, `unit`, `length`, `every`, `more`.
+        `heads`, what they are of; and `job`, `run`, `metric`, `unit`, `length`, `every`, `more`, and of the newest
+        window `rows` and, where these are a sample, `rows_of`.
 
         run     its first digits; default: the newest
         window  "1 epoch", "100 steps every 10"; default: the primary one of the config

@@ -43,9 +43,17 @@ static void past_put_series(struct mpk_writer *reply, const msgpack_object *para
 {
     uint32_t heads = mpk_find(params, "head") ? 1 : 2;
     uint64_t from = mpk_find_u64(params, "from");
-    char metric[64];
+    char job[64], metric[64];
+    field_text(params, "job", job, sizeof job);
     field_text(params, "metric", metric, sizeof metric);
-    mpk_put_map(reply, 10);
+    bool sampled = strcmp(job, "sampled") == 0, thinned = strcmp(job, "thinned") == 0;
+    mpk_put_map(reply, 11u - thinned + sampled);
+    if (!thinned) {
+        mpk_pair_u64(reply, "rows", 18);
+    }
+    if (sampled) {
+        mpk_pair_u64(reply, "rows_of", 288);
+    }
     mpk_pair_str(reply, "job", "gpt");
     mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
     mpk_pair_str(reply, "metric", *metric ? metric : "entropy_normalized");
@@ -347,6 +355,42 @@ FAKE_TEST(all_heads_have_a_column_each)
                      "\n"
                      "* partial: the window was cut short, or goes on\n"
                      "there are later windows: --count, --from and --to choose others\n");
+}
+
+/* std / sqrt(count), in the last window 0.25 / sqrt(9.25) */
+FAKE_TEST(means_of_sampled_rows_in_the_past_have_a_standard_error)
+{
+    setenv("LC_ALL", "C", 1);
+    past_assert_says(
+        fake, "history sampled --head 2 --metric entropy | head -n 8", 0,
+        "gpt, run abcdef01, decoder.3.self.h2\n"
+        "entropy, per 2 epochs every 1\n"
+        "of the rows taken: 18 of about 288 in the newest window, over all heads; "
+        "+-: standard error, at most\n"
+        "\n"
+        "EPOCH  STEP             MEAN     STD     MIN     P10     P50     P90     MAX\n"
+        "4-5      50      0.0000 +- 0  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
+        "5-6      60                -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
+        "6-7*     70  0.2500 +- 0.082  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n");
+    past_assert_says(fake, "history sampled --from 6 --metric max_abs_logit | head -n 5", 0,
+                     "gpt, run abcdef01, decoder.3.self\n"
+                     "max_abs_logit, means, per 2 epochs every 1\n"
+                     "\n"
+                     "EPOCH  STEP      h0      h1\n"
+                     "5-6*     60  0.0000  0.5000\n");
+    unsetenv("LC_ALL");
+}
+
+FAKE_TEST(what_is_not_known_of_rows_any_more_is_said)
+{
+    past_assert_says(fake, "history thinned --from 6 --metric entropy | head -n 6", 0,
+                     "gpt, run abcdef01, decoder.3.self\n"
+                     "entropy, means, per 2 epochs every 1\n"
+                     "of 9 rows of a head in the newest window; it is not known any more whether "
+                     "these are all\n"
+                     "\n"
+                     "EPOCH  STEP      h0      h1\n"
+                     "5-6*     60  0.0000  0.5000\n");
 }
 
 FAKE_TEST(history_as_csv)

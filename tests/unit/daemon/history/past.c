@@ -60,6 +60,7 @@ static void add_message(struct layer_state *state, const struct past_window *win
     double *values = calloc((size_t)METRICS * window->heads, sizeof *values);
     struct message message = {.header = {.type = MESSAGE_ATTENTION,
                                          .heads = window->heads,
+                                         .q_stride = window->stride,
                                          .epoch = window->last,
                                          .step = window->last * 10,
                                          .microbatch = (uint32_t)i,

@@ -36,6 +36,7 @@ struct past_window {
     bool partial;
     double shift;
     uint64_t seed;
+    uint32_t stride; /* of the queries; 0: all of them came */
 };
 
 /* An empty history; `setting` changes the config before it is used, or is NULL. */

@@ -513,6 +513,48 @@ static void test_a_limit_and_a_range_have_bounds(void **state)
     past_forget(&answer);
 }
 
+/* `rows` and `rows_of` of an answer whose newest window ends with `last`; 0: it has none. */
+static void assert_rows(struct past *past, uint64_t last, uint64_t rows, uint64_t of)
+{
+    struct past_answer answer;
+    past_ask(past, &answer, "history", "job:s stack:s metric:s head:u to:u limit:u", "gpt",
+             "decoder", "entropy", UINT64_C(1), last, UINT64_C(2));
+    assert_int_equal(answer.code, 0);
+    assert_string_equal(answer.detail, "");
+    assert_int_equal(window_at(&answer, "last", 1), last);
+    assert_window(&answer, 0, history_window_of("gpt", 0xa1, last - 1), METRIC_ENTROPY, 1);
+    assert_int_equal(mpk_find_u64(answer.root, "rows"), rows);
+    assert_int_equal(mpk_find_u64(answer.root, "rows_of"), of);
+    assert_int_equal(answer.root->via.map.size, 10 + (rows > 0) + (of > 0));
+    past_forget(&answer);
+}
+
+#define STATE_OF(last)                                                                             \
+    "(SELECT window_id FROM windows JOIN layers USING (layer_id)"                                  \
+    " WHERE stack = 1 AND last = " #last ")"
+
+/* Windows in a state and in a chunk; a state that is damaged, and one that was thinned out, fail
+ * no answer. */
+static void test_the_newest_window_says_how_many_rows_it_took(void **state)
+{
+    struct past *past = *state;
+    struct past_window again = history_window_of("gpt", 0xa1, 10);
+    again.stride = 8;
+    past_put(past, &again);
+    past_settle(past, 127);
+    past_execute(past, "UPDATE states SET (bytes, data) = (SELECT bytes, data FROM states"
+                       " WHERE window_id = " STATE_OF(10) ") WHERE window_id = " STATE_OF(20));
+    past_execute(past, "UPDATE states SET data = x'00' WHERE window_id = " STATE_OF(30));
+    past_execute(past, "DELETE FROM states WHERE window_id = " STATE_OF(40));
+    assert_rows(past, 10, 36, 288);
+    assert_rows(past, 20, 36, 288);
+    assert_rows(past, 21, 36, 0);
+    assert_rows(past, 149, 36, 0);
+    assert_rows(past, 30, 0, 0);
+    assert_rows(past, 40, 0, 0);
+    assert_null(store_damage(past->store));
+}
+
 /* A damaged row is an error, and the next question is answered. */
 static void test_what_cannot_be_read_is_said(void **state)
 {
@@ -550,6 +592,7 @@ int main(void)
         FRESH(test_runs_are_listed_newest_first),
         FRESH(test_windows_say_what_there_is),
         FRESH(test_the_past_names_modules),
+        FRESH(test_the_newest_window_says_how_many_rows_it_took),
         FRESH(test_what_cannot_be_read_is_said),
     };
     return cmocka_run_group_tests(shared, history_set_up, history_tear_down) +
