@@ -343,22 +343,6 @@ static int receive_one(struct ingest *ingest)
     return 0;
 }
 
-static void wait_message(struct ingest *ingest, int most_ms)
-{
-    zmq_pollitem_t items[] = {
-        {.socket = ingest->socket, .events = ZMQ_POLLIN},
-        {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
-        {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
-        {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
-    };
-    zmq_poll(items, ingest->lane ? 4 : 3, memory_idle_ms(ingest->memory, most_ms));
-    if (items[1].revents) {
-        uint64_t count;
-        (void)!read(ingest->wake_fd, &count, sizeof count);
-    }
-    memory_turn(ingest->memory);
-}
-
 /* Plans */
 
 /* Both ends know a prefix by its bytes, so that what stays the same is not said again. */
@@ -378,22 +362,17 @@ static void ingest_set_options(struct ingest *ingest, int option,
     }
 }
 
-/* New before old: a trainer is never without the plan that it should have. */
-static void ingest_put_in_force(struct ingest *ingest, struct plan_prefixes *next)
-{
-    ingest_set_options(ingest, ZMQ_SUBSCRIBE, next, ingest->plans);
-    if (ingest->plans) {
-        ingest_set_options(ingest, ZMQ_UNSUBSCRIBE, ingest->plans, next);
-    }
-    free(ingest->plans);
-    ingest->plans = next;
-}
-
 static void take_plans(struct ingest *ingest)
 {
     struct plan_prefixes *next = atomic_exchange(&ingest->next_plans, NULL);
     if (next) {
-        ingest_put_in_force(ingest, next);
+        /* New before old: a trainer is never without the plan that it should have. */
+        ingest_set_options(ingest, ZMQ_SUBSCRIBE, next, ingest->plans);
+        if (ingest->plans) {
+            ingest_set_options(ingest, ZMQ_UNSUBSCRIBE, ingest->plans, next);
+        }
+        free(ingest->plans);
+        ingest->plans = next;
     }
 }
 
@@ -423,24 +402,6 @@ void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_e
     }
     if (ingest->lane && lane_is_lost(ingest->lane, lane_endpoint)) {
         ingest_ask_to_bind(ingest, &ingest->next_lane, lane_endpoint);
-    }
-}
-
-static void take_changes(struct ingest *ingest)
-{
-    char *next = atomic_exchange(&ingest->next_endpoint, NULL);
-    if (next) {
-        endpoint_keep(ingest->socket, next, &ingest->file);
-        memory_keep(ingest->memory);
-    }
-    free(next);
-    next = atomic_exchange(&ingest->next_lane, NULL);
-    if (next) {
-        lane_look(ingest->lane, next);
-    }
-    free(next);
-    if (atomic_exchange(&ingest->keys_differ, false)) {
-        refused_forget(&ingest->refused, ingest->socket);
     }
 }
 
@@ -499,9 +460,34 @@ static void *ingest_main(void *data)
     while (!atomic_load(&ingest->stop)) {
         stall_point("ingest");
         pulse_beat(&ingest->pulse);
-        wait_message(ingest, waits ? LANE_RETRY_MS : -1);
+        zmq_pollitem_t items[] = {
+            {.socket = ingest->socket, .events = ZMQ_POLLIN},
+            {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
+            {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
+            {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
+        };
+        zmq_poll(items, ingest->lane ? 4 : 3,
+                 memory_idle_ms(ingest->memory, waits ? LANE_RETRY_MS : -1));
+        if (items[1].revents) {
+            uint64_t count;
+            (void)!read(ingest->wake_fd, &count, sizeof count);
+        }
+        memory_turn(ingest->memory);
         take_plans(ingest);
-        take_changes(ingest);
+        char *next = atomic_exchange(&ingest->next_endpoint, NULL);
+        if (next) {
+            endpoint_keep(ingest->socket, next, &ingest->file);
+            memory_keep(ingest->memory);
+        }
+        free(next);
+        next = atomic_exchange(&ingest->next_lane, NULL);
+        if (next) {
+            lane_look(ingest->lane, next);
+        }
+        free(next);
+        if (atomic_exchange(&ingest->keys_differ, false)) {
+            refused_forget(&ingest->refused, ingest->socket);
+        }
         waits = receive_available(ingest);
     }
     ingest_drain(ingest);

@@ -31,11 +31,6 @@ static void take_frame(struct message *message, zmq_msg_t *frame)
     zmq_msg_close(frame);
 }
 
-static int receive_error(void)
-{
-    return errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
-}
-
 int message_receive_frame(zmq_msg_t *frame, void *socket)
 {
     int rc;
@@ -87,7 +82,7 @@ int message_receive(void *socket, struct message **ret_message)
     zmq_msg_t frame;
     zmq_msg_init(&frame);
     if (zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT) < 0) {
-        int code = receive_error();
+        int code = errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
         zmq_msg_close(&frame);
         return code;
     }

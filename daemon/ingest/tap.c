@@ -102,24 +102,19 @@ static void release_flight(struct flight *flight)
 
 /* Parcels -------------------------------------------------------------------------------------- */
 
-static void free_parcel(struct tap_parcel *parcel)
-{
-    for (uint32_t i = 0; i < parcel->frame_count; i++) {
-        zmq_msg_close(&parcel->frames[i]);
-    }
-    atomic_fetch_sub(&parcel->flight->bytes, parcel->cost);
-    atomic_fetch_add(&parcel->flight->arrived, 1);
-    release_flight(parcel->flight);
-    free(parcel);
-}
-
 /* Any thread of ZeroMQ. */
 static void on_frame_gone(void *data, void *hint)
 {
     struct tap_parcel *parcel = hint;
     (void)data;
     if (atomic_fetch_sub(&parcel->references, 1) == 1) {
-        free_parcel(parcel);
+        for (uint32_t i = 0; i < parcel->frame_count; i++) {
+            zmq_msg_close(&parcel->frames[i]);
+        }
+        atomic_fetch_sub(&parcel->flight->bytes, parcel->cost);
+        atomic_fetch_add(&parcel->flight->arrived, 1);
+        release_flight(parcel->flight);
+        free(parcel);
     }
 }
 
@@ -220,8 +215,10 @@ static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t r
 
 /* Jobs ----------------------------------------------------------------------------------------- */
 
-static bool is_listened_to(const struct tap *tap, const char *topic)
+static bool has_listeners(const struct tap *tap, const char *job)
 {
+    char topic[TOPIC_MAX];
+    topic_job("tap", job, topic);
     for (uint32_t i = 0; i < tap->prefix_count; i++) {
         const char *prefix = tap->prefixes[i].text;
         if (strncmp(topic, prefix, strlen(prefix)) == 0) {
@@ -229,13 +226,6 @@ static bool is_listened_to(const struct tap *tap, const char *topic)
         }
     }
     return tap->others > 0;
-}
-
-static bool has_listeners(const struct tap *tap, const char *job)
-{
-    char topic[TOPIC_MAX];
-    topic_job("tap", job, topic);
-    return is_listened_to(tap, topic);
 }
 
 /* The job's numbers, or NULL when there are too many, or no memory. */

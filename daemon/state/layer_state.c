@@ -189,14 +189,6 @@ static int layer_state_update(struct layer_state *state, struct stat_set *set,
     return code;
 }
 
-/* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
-static uint64_t layer_state_head_invalid(const struct measured *measured, uint32_t h)
-{
-    uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
-    uint64_t sound = measured->head[h].row[METRIC_ENTROPY].moments.n;
-    return rows > sound ? rows - sound : 0;
-}
-
 /* Head h of the message is head `to` of the model. */
 static int layer_state_add_head(struct layer_state *state, const struct measured *measured,
                                 uint32_t h, uint32_t to, const struct position *position,
@@ -235,7 +227,10 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
     }
     int code = layer_state_update(state, &head->stats, &input, writer);
     if (!code && measured->invalid_rows > 0 && measured->value[METRIC_ENTROPY]) {
-        head->invalid_rows += layer_state_head_invalid(measured, h);
+        /* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
+        uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
+        uint64_t sound = measured->head[h].row[METRIC_ENTROPY].moments.n;
+        head->invalid_rows += rows > sound ? rows - sound : 0;
     }
     if (!code && newest) {
         head->newest = *position;
