@@ -248,11 +248,17 @@ static bool ingest_take_reliable(void *data, struct message *message)
     return true;
 }
 
-/* Refuses what can never be taken; the numbers of what is too large go on, as on the other lane.
- * Without room a message waits: nothing of this lane is dropped for that. */
-static void ingest_judge_reliable(struct ingest *ingest, struct message *message)
+/* Receives one message of the reliable lane; returns as receive_one. Refuses what can never be
+ * taken; the numbers of what is too large go on, as on the other lane. Without room a message
+ * waits: nothing of this lane is dropped for that. */
+static int receive_reliable(struct ingest *ingest)
 {
+    struct message *message = NULL;
     const char *key = NULL;
+    int received = ingest->lane ? lane_receive(ingest->lane, &message) : ERR_AGAIN;
+    if (!message) {
+        return received;
+    }
     int code = ingest_check(ingest, message, lane_keys(ingest->lane), &key);
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
@@ -264,17 +270,7 @@ static void ingest_judge_reliable(struct ingest *ingest, struct message *message
     } else if (!ingest_take_reliable(ingest, message)) {
         lane_wait(ingest->lane, message);
     }
-}
-
-/* Returns as receive_one. */
-static int receive_reliable(struct ingest *ingest)
-{
-    struct message *message = NULL;
-    int code = ingest->lane ? lane_receive(ingest->lane, &message) : ERR_AGAIN;
-    if (message) {
-        ingest_judge_reliable(ingest, message);
-    }
-    return code;
+    return received;
 }
 
 static void ingest_retry_lane(struct ingest *ingest)
@@ -496,9 +492,17 @@ static void *ingest_main(void *data)
     return NULL;
 }
 
-static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct config *config,
-                              char *reterr)
+static int open_ends(struct ingest *ingest, void *zmq_context, struct config *config, char *reterr)
 {
+    ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (ingest->wake_fd < 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot create an event descriptor: %s",
+                 strerror(errno));
+        return -1;
+    }
+    if (!zmq_context) {
+        return 0;
+    }
     struct endpoint_options options = {
         .key = "ingest.endpoint",
         .endpoint = config->ingest_endpoint.text,
@@ -526,17 +530,6 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
     snprintf(reterr, CONFIG_ERROR_MAX, "ingest.endpoint: cannot subscribe: %s",
              zmq_strerror(zmq_errno()));
     return -1;
-}
-
-static int open_ends(struct ingest *ingest, void *zmq_context, struct config *config, char *reterr)
-{
-    ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (ingest->wake_fd < 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "cannot create an event descriptor: %s",
-                 strerror(errno));
-        return -1;
-    }
-    return zmq_context ? ingest_open_socket(ingest, zmq_context, config, reterr) : 0;
 }
 
 int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,

@@ -161,20 +161,6 @@ static int tap_send_frame(void *socket, struct tap_parcel *parcel, uint32_t inde
     return rc;
 }
 
-/* The parcel's frames; once one is out the others must follow, even without what is in them. */
-static int send_frames(void *socket, struct tap_parcel *parcel)
-{
-    int rc = 0;
-    for (uint32_t i = 0; i < parcel->frame_count; i++) {
-        int flags = i + 1 < parcel->frame_count ? ZMQ_SNDMORE : 0;
-        if (tap_send_frame(socket, parcel, i, flags) != 0) {
-            rc = -1;
-            send_bytes(socket, "", 0, flags);
-        }
-    }
-    return rc;
-}
-
 /* The map as a frame. Returns 0 or -1. */
 static int make_map(const struct tapped_job *job, uint64_t received_ns, zmq_msg_t *ret_frame)
 {
@@ -210,7 +196,16 @@ static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t r
         rc = zmq_msg_send(&map, socket, ZMQ_DONTWAIT | (parcel ? ZMQ_SNDMORE : 0)) < 0 ? -1 : 0;
     }
     zmq_msg_close(&map);
-    return rc == 0 && parcel ? send_frames(socket, parcel) : rc;
+    /* The parcel's frames; once one is out the others must follow, even without what is in them. */
+    uint32_t count = rc == 0 && parcel ? parcel->frame_count : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        int flags = i + 1 < count ? ZMQ_SNDMORE : 0;
+        if (tap_send_frame(socket, parcel, i, flags) != 0) {
+            rc = -1;
+            send_bytes(socket, "", 0, flags);
+        }
+    }
+    return rc;
 }
 
 /* Jobs ----------------------------------------------------------------------------------------- */

@@ -101,23 +101,6 @@ static int add_map(struct layer_state *state, const struct message *message,
     return 0;
 }
 
-static int add_newest(struct layer_state *state, const struct message *message,
-                      const struct measured *measured)
-{
-    if (measured->pairs || measured->head_similarity) {
-        struct detail *detail = detail_new(measured);
-        if (!detail) {
-            return ERR_MEMORY;
-        }
-        detail_release(&state->detail);
-        state->detail = detail;
-    }
-    state->newest = position_of(&message->header);
-    state->local_window = measured->local_window;
-    set_newest(state, message);
-    return 0;
-}
-
 double layer_state_matrix_number(const struct layer_state *state, int metric, uint32_t head)
 {
     const struct weights_result *weights = state->weights ? state->weights->weights : NULL;
@@ -278,7 +261,21 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
     if (!code && measured->map && (newest || !state->map)) {
         code = add_map(state, message, measured);
     }
-    return code || !newest ? code : add_newest(state, message, measured);
+    if (code || !newest) {
+        return code;
+    }
+    if (measured->pairs || measured->head_similarity) {
+        struct detail *detail = detail_new(measured);
+        if (!detail) {
+            return ERR_MEMORY;
+        }
+        detail_release(&state->detail);
+        state->detail = detail;
+    }
+    state->newest = position_of(&message->header);
+    state->local_window = measured->local_window;
+    set_newest(state, message);
+    return 0;
 }
 
 /* Any message may claim to have come from very many rows: the sum stays readable. */
