@@ -94,16 +94,15 @@ int rank_entropy_add(struct rank_entropy *entropy, uint32_t rank, uint32_t first
     for (; heads > 0 && !rows[0]; heads--, first++, rows++, mean++) {
     }
     /* The place of the rank is that of the first that is not below it. */
-    uint32_t low = 0, high = entropy->count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
+    uint32_t place = 0, high = entropy->count;
+    while (place < high) {
+        uint32_t middle = place + (high - place) / 2;
         if (entropy->means[middle].rank < rank) {
-            low = middle + 1;
+            place = middle + 1;
         } else {
             high = middle;
         }
     }
-    uint32_t place = low;
     if (heads == 0 || place == RANK_ENTROPY_MAX) {
         return 0;
     }
