@@ -133,17 +133,6 @@ static int daemon_args_parse(int argc, char **argv, struct args_line *args, char
     return 0;
 }
 
-/* A mistake between keys has no line, but the file it comes from has a name. */
-static int check_together(const struct config *config, const char *path, char *reterr)
-{
-    char error[CONFIG_ERROR_MAX];
-    if (config_check(config, error) == 0) {
-        return 0;
-    }
-    snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "", error);
-    return -1;
-}
-
 static int args_set_isa(struct config *config, const char *name, char *reterr)
 {
     char assignment[64];
@@ -189,7 +178,13 @@ static int apply_settings(const struct args_line *args, struct config *config, c
     if (choose_address(args, path, config, reterr) != 0) {
         return -1;
     }
-    return check_together(config, path, reterr);
+    /* A mistake between keys has no line, but the file it comes from has a name. */
+    char error[CONFIG_ERROR_MAX];
+    if (config_check(config, error) == 0) {
+        return 0;
+    }
+    snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "", error);
+    return -1;
 }
 
 /* On failure nothing is left to clear. */

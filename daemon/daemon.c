@@ -99,21 +99,6 @@ static void daemon_close_handles(struct daemon *daemon)
     service_close(daemon->service);
 }
 
-/* Shows and saves what is open and lets go of the loop, whose run then ends. */
-static void daemon_finish(struct daemon *daemon)
-{
-    uint64_t patience_ns = daemon->config.shutdown_timeout;
-    patience_ns = patience_ns < SAVE_STOP_NS ? SAVE_STOP_NS : patience_ns;
-    uint64_t now_ns = clock_monotonic_ns();
-    daemon->finished = true;
-    service_extend(daemon->service, patience_ns);
-    messages_finish(daemon, now_ns + patience_ns / 2);
-    rounds_save_all(daemon, now_ns + patience_ns);
-    daemon_close_handles(daemon);
-    /* The inbox is closed when the last thread that posts is joined. */
-    uv_unref((uv_handle_t *)&daemon->inbox.wake);
-}
-
 static void on_deadline(uv_timer_t *timer)
 {
     struct daemon *daemon = timer->data;
@@ -169,31 +154,6 @@ static void daemon_reload_keys(struct daemon *daemon)
     }
 }
 
-/* Whoever may ask over HTTP. */
-static void daemon_reload_visitors(struct daemon *daemon)
-{
-    char error[CONFIG_ERROR_MAX];
-    int count = http_reload(daemon->http, error);
-    if (count < 0) {
-        log_event(LOG_ERROR, "tokens_refused", LOG_STR("detail", error));
-    } else if (*daemon->config.http_token_file.text) {
-        reload_log_tokens((uint64_t)count);
-    }
-}
-
-static void daemon_reload_config(struct daemon *daemon)
-{
-    bool taken = reload_read(&daemon->reload, daemon->plans);
-    atomic_store(&daemon->stats.config_refused, !taken);
-    if (taken) {
-        atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
-    }
-    ticks_limit_costs(daemon);
-    if (taken && ticks_announce_plans(daemon) != 0) {
-        log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
-    }
-}
-
 /* A terminal that is closed hangs up, too: when there is nothing to be read again it ends attnd. */
 static void on_hangup(uv_signal_t *signal, int number)
 {
@@ -209,9 +169,24 @@ static void on_hangup(uv_signal_t *signal, int number)
     }
     service_reloading(daemon->service);
     daemon_reload_keys(daemon);
-    daemon_reload_visitors(daemon);
+    /* Whoever may ask over HTTP. */
+    char error[CONFIG_ERROR_MAX];
+    int count = http_reload(daemon->http, error);
+    if (count < 0) {
+        log_event(LOG_ERROR, "tokens_refused", LOG_STR("detail", error));
+    } else if (*daemon->config.http_token_file.text) {
+        reload_log_tokens((uint64_t)count);
+    }
     if (reload_possible(&daemon->reload)) {
-        daemon_reload_config(daemon);
+        bool taken = reload_read(&daemon->reload, daemon->plans);
+        atomic_store(&daemon->stats.config_refused, !taken);
+        if (taken) {
+            atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
+        }
+        ticks_limit_costs(daemon);
+        if (taken && ticks_announce_plans(daemon) != 0) {
+            log_event(LOG_ERROR, "plans_not_announced", LOG_STR("reason", err_slug(ERR_MEMORY)));
+        }
     }
     service_reloaded(daemon->service);
 }
@@ -581,7 +556,20 @@ int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, ch
 
 /* Run and stop */
 
-static void log_started(struct daemon *daemon)
+/* Sockets are bound, the history is open, runs are back, and every thread goes. */
+static void begin_service(struct daemon *daemon)
+{
+    const struct pulse *ingest = ingest_pulse(daemon->ingest), *store = store_pulse(daemon->store);
+    service_watch(daemon->service,
+                  &(struct pulse_subject){"ingest", ingest, ingest_ask, daemon->ingest});
+    if (store) {
+        service_watch(daemon->service,
+                      &(struct pulse_subject){"store", store, store_ask, daemon->store});
+    }
+    service_ready(daemon->service);
+}
+
+void daemon_run(struct daemon *daemon)
 {
     const struct config *config = &daemon->config;
     char page[PAGE_URL_MAX] = "";
@@ -598,33 +586,6 @@ static void log_started(struct daemon *daemon)
               LOG_NUM("workers", pool_stats(daemon->pool).threads),
               LOG_STR("isa", isa_name[daemon->machine.isa]), LOG_NUM("pid", (uint64_t)getpid()),
               LOG_STR("page", page[0] ? page : "none"));
-}
-
-static void log_stopped(struct daemon *daemon)
-{
-    struct stats *stats = &daemon->stats;
-    log_event(LOG_INFO, "stopped", LOG_NUM("received", stats_get(stats, COUNT_RECEIVED)),
-              LOG_NUM("processed", stats_get(stats, COUNT_PROCESSED)),
-              LOG_NUM("dropped", stats_dropped_total(stats)), LOG_NUM("lost", stats_lost(stats)),
-              LOG_NUM("summaries", stats_get(stats, COUNT_SUMMARIES)));
-}
-
-/* Sockets are bound, the history is open, runs are back, and every thread goes. */
-static void begin_service(struct daemon *daemon)
-{
-    const struct pulse *ingest = ingest_pulse(daemon->ingest), *store = store_pulse(daemon->store);
-    service_watch(daemon->service,
-                  &(struct pulse_subject){"ingest", ingest, ingest_ask, daemon->ingest});
-    if (store) {
-        service_watch(daemon->service,
-                      &(struct pulse_subject){"store", store, store_ask, daemon->store});
-    }
-    service_ready(daemon->service);
-}
-
-void daemon_run(struct daemon *daemon)
-{
-    log_started(daemon);
     if (daemon->config.insecure) {
         log_event(LOG_WARNING, "insecure",
                   LOG_STR("detail", "everybody who reaches its TCP sockets may send, read and "
@@ -633,9 +594,23 @@ void daemon_run(struct daemon *daemon)
     ticks_start(daemon); /* for runs that came back */
     begin_service(daemon);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
-    daemon_finish(daemon);
+    /* Shows and saves what is open and lets go of the loop, whose run then ends. */
+    uint64_t patience_ns = daemon->config.shutdown_timeout;
+    patience_ns = patience_ns < SAVE_STOP_NS ? SAVE_STOP_NS : patience_ns;
+    uint64_t now_ns = clock_monotonic_ns();
+    daemon->finished = true;
+    service_extend(daemon->service, patience_ns);
+    messages_finish(daemon, now_ns + patience_ns / 2);
+    rounds_save_all(daemon, now_ns + patience_ns);
+    daemon_close_handles(daemon);
+    /* The inbox is closed when the last thread that posts is joined. */
+    uv_unref((uv_handle_t *)&daemon->inbox.wake);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
-    log_stopped(daemon);
+    struct stats *stats = &daemon->stats;
+    log_event(LOG_INFO, "stopped", LOG_NUM("received", stats_get(stats, COUNT_RECEIVED)),
+              LOG_NUM("processed", stats_get(stats, COUNT_PROCESSED)),
+              LOG_NUM("dropped", stats_dropped_total(stats)), LOG_NUM("lost", stats_lost(stats)),
+              LOG_NUM("summaries", stats_get(stats, COUNT_SUMMARIES)));
     if (daemon->drained) {
         return;
     }

@@ -227,25 +227,6 @@ static void judge_play(struct judge *judge)
     }
 }
 
-/* Until all runs have ended. The timer of ticks makes the loop turn while a window waits for ranks
- * that are late. */
-static void judge_await_end(struct judge *judge)
-{
-    struct daemon *daemon = judge->daemon;
-    uint64_t patience_ns = OPEN_NS + daemon->config.window_rank_grace, deadline = UINT64_MAX;
-    while (judge_is_busy(judge) || registry_tick(daemon->registry, clock_monotonic_ns())) {
-        uint64_t now = clock_monotonic_ns();
-        deadline = judge_is_busy(judge) || deadline == UINT64_MAX ? now + patience_ns : deadline;
-        if (now > deadline) {
-            judge_leave(JUDGE_FINDING, "windows stay open: no verdict");
-        }
-        uv_run(&daemon->loop, UV_RUN_ONCE);
-        if (daemon->stopping) {
-            judge_leave(JUDGE_FINDING, "interrupted");
-        }
-    }
-}
-
 /* The verdict -----------------------------------------------------------------------------------
  */
 
@@ -326,7 +307,22 @@ int judge_recording(const char *path, bool json, const struct config *config)
     judge.alerts = open_memstream(&alerts, &size);
     if (judge.alerts) {
         judge_play(&judge);
-        judge_await_end(&judge);
+        /* Until all runs have ended. The timer of ticks makes the loop turn while a window waits
+         * for ranks that are late. */
+        struct daemon *daemon = judge.daemon;
+        uint64_t patience_ns = OPEN_NS + daemon->config.window_rank_grace, deadline = UINT64_MAX;
+        while (judge_is_busy(&judge) || registry_tick(daemon->registry, clock_monotonic_ns())) {
+            uint64_t now = clock_monotonic_ns();
+            deadline =
+                judge_is_busy(&judge) || deadline == UINT64_MAX ? now + patience_ns : deadline;
+            if (now > deadline) {
+                judge_leave(JUDGE_FINDING, "windows stay open: no verdict");
+            }
+            uv_run(&daemon->loop, UV_RUN_ONCE);
+            if (daemon->stopping) {
+                judge_leave(JUDGE_FINDING, "interrupted");
+            }
+        }
     }
     if (!judge.alerts || fclose(judge.alerts) != 0) {
         judge_leave(JUDGE_FINDING, err_text(ERR_MEMORY));

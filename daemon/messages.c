@@ -26,19 +26,6 @@
 /* Outside of turns, for windows that close or are shown as time goes by, or to make room. */
 #define REST_NS UINT64_C(50000000)
 
-/* Nothing is kept of it, or its run could not be had, or the other parts of its matrices: its
- * sender hears so now. */
-static void messages_answer(struct daemon *daemon, struct message *message)
-{
-    struct promises promises = {0};
-    if (message->promise) {
-        promise_took(message->promise, message->code);
-        promises_add(&promises, message->promise);
-        message->promise = NULL;
-        ingest_settle(daemon->ingest, &promises);
-    }
-}
-
 /* The end: it is counted by its code, and so are those that it stands for. */
 static void messages_account(struct daemon *daemon, struct message *message)
 {
@@ -55,7 +42,15 @@ static void messages_account(struct daemon *daemon, struct message *message)
     struct ingest_share *share = message->share;
     struct lane_peer *peer = message->peer;
     uint64_t cost = message->cost, bytes = message->bytes;
-    messages_answer(daemon, message);
+    /* Nothing is kept of it, or its run could not be had, or the other parts of its matrices: its
+     * sender hears so now. */
+    struct promises promises = {0};
+    if (message->promise) {
+        promise_took(message->promise, message->code);
+        promises_add(&promises, message->promise);
+        message->promise = NULL;
+        ingest_settle(daemon->ingest, &promises);
+    }
     stats_add(stats, COUNT_LOST, message->losses.lost);
     stats_add(stats, COUNT_FOUND, message->losses.found);
     stats_add(stats, COUNT_SOURCE_DROPPED, message->losses.source - message->losses.known);
@@ -310,26 +305,6 @@ void messages_on_done(struct daemon *daemon, struct message *message)
     work_submit(work, daemon->pool);
 }
 
-/* Nothing more is computed: what waits for it, or for its place, is left. */
-static void messages_end_of(struct daemon *daemon, struct run *run)
-{
-    struct message *message;
-    while ((message = hold_take_any(run))) {
-        bool is_state = message->header.type == MESSAGE_STATE;
-        tap_message(daemon->tap, message);
-        if (is_state || message->header.type == MESSAGE_EVENT) {
-            if (queue_put(run, message, inbox_now_ns(&daemon->inbox))) {
-                message->code = messages_read_state(message);
-                queue_finish(run, message);
-            }
-        } else {
-            message_free(&message); /* nobody computes it any more: it will be sent again */
-        }
-    }
-    queue_skip_unfinished(run);
-    messages_make_ready(daemon, run);
-}
-
 void messages_give_up(struct daemon *daemon)
 {
     for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
@@ -344,7 +319,22 @@ void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
 {
     uint64_t left = 0;
     for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
-        messages_end_of(daemon, run);
+        /* Nothing more is computed: what waits for it, or for its place, is left. */
+        struct message *message;
+        while ((message = hold_take_any(run))) {
+            bool is_state = message->header.type == MESSAGE_STATE;
+            tap_message(daemon->tap, message);
+            if (is_state || message->header.type == MESSAGE_EVENT) {
+                if (queue_put(run, message, inbox_now_ns(&daemon->inbox))) {
+                    message->code = messages_read_state(message);
+                    queue_finish(run, message);
+                }
+            } else {
+                message_free(&message); /* nobody computes it any more: it will be sent again */
+            }
+        }
+        queue_skip_unfinished(run);
+        messages_make_ready(daemon, run);
     }
     messages_take_turns(daemon, deadline_ns);
     for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {

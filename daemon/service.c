@@ -95,21 +95,16 @@ static void ask_loop(void *data)
     uv_async_send(&service->asked);
 }
 
-static void log_missing(struct service *service, const char *missing)
-{
-    if (missing && !service->missing) {
-        log_event(LOG_WARNING, "thread_late", LOG_STR("thread", missing));
-    }
-    service->missing = missing;
-}
-
 static void feed_watchdog(struct service *service)
 {
     if (!service->watchdog_ms) {
         return;
     }
     const char *missing = pulse_missing(&service->round);
-    log_missing(service, missing);
+    if (missing && !service->missing) {
+        log_event(LOG_WARNING, "thread_late", LOG_STR("thread", missing));
+    }
+    service->missing = missing;
     if (missing) {
         return;
     }
@@ -165,13 +160,6 @@ static uint64_t read_watchdog_ms(void)
     return ms > 0 && ms < WATCHDOG_SHARE ? WATCHDOG_SHARE : ms;
 }
 
-static void forget_environment(void)
-{
-    unsetenv("NOTIFY_SOCKET");
-    unsetenv("WATCHDOG_USEC");
-    unsetenv("WATCHDOG_PID");
-}
-
 static int open_handles(struct service *service, uv_loop_t *loop)
 {
     if (uv_async_init(loop, &service->asked, service_on_asked) != 0) {
@@ -217,7 +205,9 @@ int service_new(uv_loop_t *loop, struct stats *stats, struct service **ret_servi
     if (code) {
         service_notify_close(&notify);
     }
-    forget_environment();
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+    unsetenv("WATCHDOG_PID");
     return code;
 }
 

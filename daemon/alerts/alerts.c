@@ -51,16 +51,6 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
     snprintf(text, size, "%s%s%s%s%s", where, head, all, worst, pooled ? ")" : "");
 }
 
-/* " for 3 windows", or nothing. */
-static const char *windows_text(uint32_t windows, char ret_text[32])
-{
-    ret_text[0] = '\0';
-    if (windows > 1) {
-        snprintf(ret_text, 32, " for %" PRIu32 " windows", windows);
-    }
-    return ret_text;
-}
-
 /* "0.3 lower than 4 windows ago", "5 times what it was 1 window ago". */
 static void name_change(const struct rule *rule, double change, char *text, size_t size)
 {
@@ -80,7 +70,7 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
                           const struct alert_place *place, double now, enum alert_state state,
                           char ret_text[ALERT_MESSAGE_MAX])
 {
-    char value[96], where[128], change[96] = "", windows[32];
+    char value[96], where[128], change[96] = "", windows[32] = "";
     bool rate = rule_is_rate(rule);
     const char *beyond = rate ? "more than" : rule_is_floor(rule) ? "below" : "above";
     const char *end = state == ALERT_FIRING_AT_END ? ", when the run ended" : "";
@@ -105,7 +95,9 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
         strcpy(change, ", ");
         name_change(rule, cell->value, change + 2, sizeof change - 2);
     }
-    windows_text(cell->held, windows);
+    if (cell->held > 1) {
+        snprintf(windows, sizeof windows, " for %" PRIu32 " windows", cell->held);
+    }
     const char *says =
         state == ALERT_RESOLVED ? NULL : rule_says(rule->name, rule_metric_name(rule->metric));
     int used = snprintf(ret_text, ALERT_MESSAGE_MAX, "%s%s%s of %s is %.4g%s, ", says ? says : "",

@@ -60,21 +60,6 @@ static bool read_ip(const struct sockaddr *address, socklen_t size, char *endpoi
     return true;
 }
 
-/* A path, or a name that is in no file system: '@' stands for its first byte. */
-static bool read_path(const struct sockaddr_un *address, socklen_t size, char *endpoint)
-{
-    size_t length = size - offsetof(struct sockaddr_un, sun_path);
-    if (size <= offsetof(struct sockaddr_un, sun_path)) {
-        return false;
-    }
-    if (address->sun_path[0] == '\0') {
-        snprintf(endpoint, ENDPOINT_MAX, "ipc://@%.*s", (int)length - 1, address->sun_path + 1);
-    } else {
-        snprintf(endpoint, ENDPOINT_MAX, "ipc://%.*s", (int)length, address->sun_path);
-    }
-    return true;
-}
-
 static bool read_address(int fd, char *endpoint)
 {
     union {
@@ -87,7 +72,18 @@ static bool read_address(int fd, char *endpoint)
         return false;
     }
     if (address.any.sa_family == AF_UNIX) {
-        return read_path(&address.path, size, endpoint);
+        /* A path, or a name that is in no file system: '@' stands for its first byte. */
+        size_t length = size - offsetof(struct sockaddr_un, sun_path);
+        if (size <= offsetof(struct sockaddr_un, sun_path)) {
+            return false;
+        }
+        if (address.path.sun_path[0] == '\0') {
+            snprintf(endpoint, ENDPOINT_MAX, "ipc://@%.*s", (int)length - 1,
+                     address.path.sun_path + 1);
+        } else {
+            snprintf(endpoint, ENDPOINT_MAX, "ipc://%.*s", (int)length, address.path.sun_path);
+        }
+        return true;
     }
     return (address.any.sa_family == AF_INET || address.any.sa_family == AF_INET6) &&
            read_ip(&address.any, size, endpoint);

@@ -500,18 +500,6 @@ bool keys_next_endpoint(const struct keyring *keys, const char *name,
 /* Life ------------------------------------------------------------------------------------------
  */
 
-/* The count of a key of the list, at its first line: the list before may have known the key. */
-static uint64_t keys_come_back(struct keyring *keys, const struct access *before, const char *key)
-{
-    int line = access_find_key(before, key);
-    struct keys_gone *gone = line < 0 ? keys_find_gone(keys, key) : NULL;
-    uint64_t refused = gone ? gone->refused : 0;
-    if (gone) {
-        *gone = (struct keys_gone){.refused = 0};
-    }
-    return line < 0 ? refused : keys->refused[line];
-}
-
 void keys_warn_if_empty(const struct access *access, const char *path)
 {
     if (access_count(access) == 0) {
@@ -536,7 +524,15 @@ int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
     for (uint32_t i = 0; i < access_count(keys->access); i++) {
         const char *key = access_line(keys->access, i).who;
         if (access_find_key(keys->access, key) == (int)i) {
-            moved[i] = keys_come_back(keys, before, key);
+            /* The count of a key of the list, at its first line: the list before may have known the
+             * key. */
+            int line = access_find_key(before, key);
+            struct keys_gone *gone = line < 0 ? keys_find_gone(keys, key) : NULL;
+            uint64_t refused = gone ? gone->refused : 0;
+            if (gone) {
+                *gone = (struct keys_gone){.refused = 0};
+            }
+            moved[i] = line < 0 ? refused : keys->refused[line];
         }
     }
     for (uint32_t i = 0; i < access_count(before); i++) {

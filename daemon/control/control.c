@@ -161,9 +161,19 @@ static bool control_allows_job(struct control_request *request, zmq_msg_t *body,
 /* No method has as many. */
 #define PARAMS_MAX 64
 
-/* When a parameter is given twice, one might be judged, and the other be answered. */
-static int control_check_params(struct control_request *request)
+/* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
+static int serve_parsed(struct control_request *request, zmq_msg_t *body,
+                        const msgpack_object *root)
 {
+    uint64_t kind = 1;
+    const msgpack_object *parts = root->via.array.ptr;
+    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4 ||
+        mpk_get_u64(&parts[1], UINT64_MAX, &request->envelope->id) != 0 ||
+        mpk_get_u64(&parts[0], 0, &kind) != 0 || parts[2].type != MSGPACK_OBJECT_STR) {
+        return ERR_REQUEST;
+    }
+    request->params = &parts[3];
+    /* When a parameter is given twice, one might be judged, and the other be answered. */
     const msgpack_object *params = request->params;
     uint32_t count = params->type == MSGPACK_OBJECT_MAP ? params->via.map.size : 0;
     if (count > PARAMS_MAX) {
@@ -177,25 +187,6 @@ static int control_check_params(struct control_request *request)
                 return ERR_ARGUMENT;
             }
         }
-    }
-    return 0;
-}
-
-/* [0, id, method, params]; a request too broken to have an id is answered with id 0. */
-static int serve_parsed(struct control_request *request, zmq_msg_t *body,
-                        const msgpack_object *root)
-{
-    uint64_t kind = 1;
-    const msgpack_object *parts = root->via.array.ptr;
-    if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4 ||
-        mpk_get_u64(&parts[1], UINT64_MAX, &request->envelope->id) != 0 ||
-        mpk_get_u64(&parts[0], 0, &kind) != 0 || parts[2].type != MSGPACK_OBJECT_STR) {
-        return ERR_REQUEST;
-    }
-    request->params = &parts[3];
-    int code = control_check_params(request);
-    if (code) {
-        return code;
     }
     char name[METHOD_NAME_MAX] = "";
     if (parts[2].via.str.size > 0 && parts[2].via.str.size < sizeof name) {

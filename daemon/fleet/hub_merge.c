@@ -308,39 +308,6 @@ static int hub_begin_job(struct hub *hub, struct hub_run *run, uint32_t at,
     return hub->parts.code && !code ? ERR_AGAIN : code; /* what was not read is not missing */
 }
 
-/* Returns whether the job goes on. */
-static bool hub_do_job(struct hub *hub)
-{
-    struct hub_job *job = &hub->job;
-    struct hub_track *track = &job->run->tracks[job->track];
-    struct hub_window *window = hub_find_window(track, job->part);
-    int code = window ? 0 : ERR_AGAIN;
-    if (!code && job->at < job->layer_count) {
-        code = hub_merge_layer(hub, job, job->layers[job->at++]);
-    }
-    code = hub->parts.code && !code ? ERR_AGAIN : code;
-    if (code) {
-        log_event(LOG_WARNING, "fleet_window_put_off", LOG_STR("job", job->run->job),
-                  LOG_NUM("part", job->part), LOG_STR("reason", err_slug(code)));
-        if (window) {
-            window->retry_ns = hub->now_ns + RETRY_NS;
-        }
-        hub_merge_stop(hub);
-        return false;
-    }
-    if (job->at < job->layer_count) {
-        return true;
-    }
-    window->away = track->waits = true;
-    hub_ranks_keep(job, hub_first_part(track, job->part) * track->size,
-                   (job->part + 1) * track->size - 1);
-    crash_point("hub_merged");
-    hub_post(hub, job->merged);
-    job->merged = NULL;
-    hub_merge_stop(hub);
-    return false;
-}
-
 /* Settings and logged values of a run, one row at a time. Returns whether there was one. */
 static bool hub_tell_said(struct hub *hub, struct hub_run *run)
 {
@@ -422,7 +389,34 @@ bool hub_merge_step(struct hub *hub)
 {
     struct hub_run *run = hub->served;
     if (hub->job.run) {
-        return hub_do_job(hub);
+        struct hub_job *job = &hub->job;
+        struct hub_track *track = &job->run->tracks[job->track];
+        struct hub_window *window = hub_find_window(track, job->part);
+        int code = window ? 0 : ERR_AGAIN;
+        if (!code && job->at < job->layer_count) {
+            code = hub_merge_layer(hub, job, job->layers[job->at++]);
+        }
+        code = hub->parts.code && !code ? ERR_AGAIN : code;
+        if (code) {
+            log_event(LOG_WARNING, "fleet_window_put_off", LOG_STR("job", job->run->job),
+                      LOG_NUM("part", job->part), LOG_STR("reason", err_slug(code)));
+            if (window) {
+                window->retry_ns = hub->now_ns + RETRY_NS;
+            }
+            hub_merge_stop(hub);
+            return false;
+        }
+        if (job->at < job->layer_count) {
+            return true;
+        }
+        window->away = track->waits = true;
+        hub_ranks_keep(job, hub_first_part(track, job->part) * track->size,
+                       (job->part + 1) * track->size - 1);
+        crash_point("hub_merged");
+        hub_post(hub, job->merged);
+        job->merged = NULL;
+        hub_merge_stop(hub);
+        return false;
     }
     for (uint32_t i = 0; i < hub->run_count; i++) {
         run = run && run->next ? run->next : hub->runs;

@@ -172,9 +172,27 @@ void hub_note_own_window(struct hub_run *run, const struct fleet_body *body)
     run->own_window = run->own_window.length > 0 ? run->own_window : body->own_window;
 }
 
-/* In the memory of a run, with the same index in all its members. */
-static int hub_add_track(struct hub_run *run, int64_t row, const struct fleet_rule *rule)
+int hub_find_track(struct hub *hub, struct hub_run *run, const struct fleet_rule *rule)
 {
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        const struct fleet_rule *known = &run->tracks[t].rule;
+        if (known->unit == rule->unit && known->length == rule->length &&
+            known->every == rule->every) {
+            return (int)t;
+        }
+    }
+    int64_t row = -1;
+    static const enum parts_statement get_or_put[] = {PARTS_GET_TRACK, PARTS_PUT_TRACK};
+    parts_begin(&hub->parts);
+    for (int i = 0; i < 2 && row < 0; i++) {
+        row = parts_run(&hub->parts, get_or_put[i],
+                        SQL(sql_i64((int64_t)rule->unit), sql_i64((int64_t)rule->length),
+                            sql_i64((int64_t)rule->every)));
+    }
+    if (row < 0) {
+        return -1;
+    }
+    /* In the memory of a run, with the same index in all its members. */
     uint32_t count = run->track_count;
     struct hub_track *tracks = realloc(run->tracks, (count + 1) * sizeof *tracks);
     run->tracks = tracks ? tracks : run->tracks;
@@ -194,26 +212,6 @@ static int hub_add_track(struct hub_run *run, int64_t row, const struct fleet_ru
         .row = row, .rule = *rule, .size = config_window_part(rule->length, rule->every)};
     run->track_count++;
     return (int)count;
-}
-
-int hub_find_track(struct hub *hub, struct hub_run *run, const struct fleet_rule *rule)
-{
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        const struct fleet_rule *known = &run->tracks[t].rule;
-        if (known->unit == rule->unit && known->length == rule->length &&
-            known->every == rule->every) {
-            return (int)t;
-        }
-    }
-    int64_t row = -1;
-    static const enum parts_statement get_or_put[] = {PARTS_GET_TRACK, PARTS_PUT_TRACK};
-    parts_begin(&hub->parts);
-    for (int i = 0; i < 2 && row < 0; i++) {
-        row = parts_run(&hub->parts, get_or_put[i],
-                        SQL(sql_i64((int64_t)rule->unit), sql_i64((int64_t)rule->length),
-                            sql_i64((int64_t)rule->every)));
-    }
-    return row < 0 ? -1 : hub_add_track(run, row, rule);
 }
 
 /* News of members */

@@ -22,24 +22,6 @@ static bool hub_is_earlier(const struct hub_node *node, const uint8_t *instance)
     return false;
 }
 
-/* The node was started anew. */
-static void hub_take_instance(struct hub_node *node, const uint8_t *instance)
-{
-    if (node->has_instance) {
-        if (node->earlier_count == HUB_EARLIER_MAX) {
-            memmove(node->earlier[0], node->earlier[1],
-                    (HUB_EARLIER_MAX - 1) * sizeof node->earlier[0]);
-            node->earlier_count--;
-        }
-        memcpy(node->earlier[node->earlier_count++], node->instance, FLEET_ID_BYTES);
-    }
-    memcpy(node->instance, instance, FLEET_ID_BYTES);
-    node->has_instance = node->unsaved = true;
-    node->loaded = false;
-    node->heard_ns = 0;
-    *node->refused = '\0';
-}
-
 /* Whether a start of the node may speak for it: the one that is known, or a new one when that is
  * silent, or had the same history. An earlier one may still have rows in the stream. `beat`: a sign
  * of life of it; NULL: a row. *ret_twice: another one was heard; else the hub has only just begun
@@ -70,7 +52,20 @@ static bool hub_accepts(struct hub *hub, struct hub_node *node, const uint8_t *i
     if (*ret_twice || early) {
         return false;
     }
-    hub_take_instance(node, instance);
+    /* The node was started anew. */
+    if (node->has_instance) {
+        if (node->earlier_count == HUB_EARLIER_MAX) {
+            memmove(node->earlier[0], node->earlier[1],
+                    (HUB_EARLIER_MAX - 1) * sizeof node->earlier[0]);
+            node->earlier_count--;
+        }
+        memcpy(node->earlier[node->earlier_count++], node->instance, FLEET_ID_BYTES);
+    }
+    memcpy(node->instance, instance, FLEET_ID_BYTES);
+    node->has_instance = node->unsaved = true;
+    node->loaded = false;
+    node->heard_ns = 0;
+    *node->refused = '\0';
     return true;
 }
 

@@ -409,8 +409,15 @@ void uplink_encode(struct uplink *uplink, struct mpk_writer *writer)
 
 /* Start and end */
 
-static void uplink_init(struct uplink *uplink, const struct config *config, struct store *store)
+int uplink_new(const struct config *config, struct store *store, struct uplink **ret_uplink,
+               char *reterr)
 {
+    struct uplink *uplink = calloc(1, sizeof *uplink);
+    sigset_t all, before;
+    snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the fleet: out of memory");
+    if (!uplink) {
+        return -1;
+    }
     pthread_condattr_t attributes;
     struct fleet_beat *beat = &uplink->beat;
     uplink->store = store;
@@ -452,18 +459,6 @@ static void uplink_init(struct uplink *uplink, const struct config *config, stru
     pthread_cond_init(&uplink->wake, &attributes);
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&uplink->lock, NULL);
-}
-
-int uplink_new(const struct config *config, struct store *store, struct uplink **ret_uplink,
-               char *reterr)
-{
-    struct uplink *uplink = calloc(1, sizeof *uplink);
-    sigset_t all, before;
-    snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the fleet: out of memory");
-    if (!uplink) {
-        return -1;
-    }
-    uplink_init(uplink, config, store);
     const struct link_owner owner = {uplink_wake, uplink_lose, uplink};
     /* Threads of libnats begin with the first of these, and inherit the mask. */
     sigfillset(&all);

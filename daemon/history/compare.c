@@ -113,7 +113,7 @@ static int pool_rows(struct query *query, sqlite3_stmt *statement, struct compar
         if (windows > 0 && last >= oldest) {
             continue;
         }
-        code = state_read(statement, 2, &states[count]);
+        code = state_read(statement, 2, NULL, &states[count]);
         if (code) {
             break;
         }

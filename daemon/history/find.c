@@ -168,14 +168,18 @@ static int first_layer(struct query *query, const struct found_run *run,
     return code == 1 ? 0 : code ? code : ERR_NO_HISTORY;
 }
 
-/* Names the layers that there are. */
-static int refuse_layer(struct query *query, const struct found_run *run)
+int find_layer(struct query *query, const struct found_run *run, struct found_layer *ret_layer)
 {
+    int code = first_layer(query, run, ret_layer);
+    if (code != ERR_NO_HISTORY) {
+        return code;
+    }
+    /* Names the layers that there are. */
     sqlite3_stmt *statement;
     int index = 0;
     query->params.stack[0] = query->params.site[0] = '\0';
     query->params.given &= ~(unsigned)PARAM_LAYER;
-    int code = open_layers(query, run, &statement);
+    code = open_layers(query, run, &statement);
     if (code) {
         return code;
     }
@@ -193,12 +197,6 @@ static int refuse_layer(struct query *query, const struct found_run *run)
                    run->hex, run->job);
     }
     return ERR_NO_HISTORY;
-}
-
-int find_layer(struct query *query, const struct found_run *run, struct found_layer *ret_layer)
-{
-    int code = first_layer(query, run, ret_layer);
-    return code == ERR_NO_HISTORY ? refuse_layer(query, run) : code;
 }
 
 /* Tracks */

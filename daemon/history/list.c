@@ -6,19 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An empty map where none are known. */
-static void put_settings(struct query *query, sqlite3_stmt *statement, int column)
-{
-    const void *bytes = sqlite3_column_blob(statement, column);
-    size_t size = (size_t)sqlite3_column_bytes(statement, column);
-    mpk_put_str(query->result, "settings");
-    if (bytes && mpk_check(bytes, size, &mpk_header_limits) == 0) {
-        mpk_put_raw(query->result, bytes, size);
-    } else {
-        mpk_put_map(query->result, 0);
-    }
-}
-
 static void put_one_run(struct query *query, sqlite3_stmt *statement)
 {
     const void *bytes = sqlite3_column_blob(statement, 1);
@@ -38,7 +25,15 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
     put_u64(query, "last_ns", column_u64(statement, 5));
     put_u64(query, "epoch", column_u64(statement, 6));
     put_u64(query, "step", column_u64(statement, 7));
-    put_settings(query, statement, 8);
+    /* An empty map where none are known. */
+    const void *settings = sqlite3_column_blob(statement, 8);
+    size_t size = (size_t)sqlite3_column_bytes(statement, 8);
+    mpk_put_str(query->result, "settings");
+    if (settings && mpk_check(settings, size, &mpk_header_limits) == 0) {
+        mpk_put_raw(query->result, settings, size);
+    } else {
+        mpk_put_map(query->result, 0);
+    }
 }
 
 int history_runs(struct query *query)

@@ -52,16 +52,25 @@ static uint32_t choose_points(const struct query *query, struct log_point *point
     return (uint32_t)most;
 }
 
-/* The names in the order in which they were first reported. */
-static int log_put_all(struct query *query, const struct found_run *run, struct log_point *points)
+int history_log(struct query *query)
 {
+    struct found_run run;
     sqlite3_stmt *statement;
-    int code = query_open(query,
-                          "SELECT log_id, name FROM logs WHERE run_id = ?1 ORDER BY log_id"
-                          " LIMIT ?2",
-                          &statement, SQL(sql_u64(run->id), sql_u64(STORE_NAMES_MAX)));
+    int code = find_run(query, query->params.job, query->params.run, &run);
+    if (code) {
+        return code;
+    }
+    struct log_point *points = calloc(STORE_POINTS_MAX, sizeof *points);
+    if (!points) {
+        return ERR_MEMORY;
+    }
+    /* The names in the order in which they were first reported. */
+    code = query_open(query,
+                      "SELECT log_id, name FROM logs WHERE run_id = ?1 ORDER BY log_id"
+                      " LIMIT ?2",
+                      &statement, SQL(sql_u64(run.id), sql_u64(STORE_NAMES_MAX)));
     mpk_put_map(query->result, 3);
-    put_run(query, run);
+    put_run(query, &run);
     struct mpk_open series = mpk_open(query->result, "series");
     while (!code && (code = query_next(query, statement)) == 1) {
         int found = log_read(query, column_u64(statement, 0), points);
@@ -85,18 +94,6 @@ static int log_put_all(struct query *query, const struct found_run *run, struct 
     }
     mpk_close_array(query->result, &series);
     sqlite3_finalize(statement);
-    return code;
-}
-
-int history_log(struct query *query)
-{
-    struct found_run run;
-    int code = find_run(query, query->params.job, query->params.run, &run);
-    if (code) {
-        return code;
-    }
-    struct log_point *points = calloc(STORE_POINTS_MAX, sizeof *points);
-    code = points ? log_put_all(query, &run, points) : ERR_MEMORY;
     free(points);
     return code;
 }

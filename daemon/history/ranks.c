@@ -105,7 +105,7 @@ static int history_ranks_read_window(struct query *query, struct ranks_window *w
         window->step = column_u64(statement, 3);
         window->time_ns = column_u64(statement, 4);
         window->partial = column_u64(statement, 5);
-        code = state_read_number(statement, 6, METRIC_ENTROPY, &state);
+        code = state_read(statement, 6, &(const int){METRIC_ENTROPY}, &state);
     }
     if (!code) {
         code = history_ranks_add(found, 0, "", state);

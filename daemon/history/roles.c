@@ -243,26 +243,6 @@ static int roles_read_layer(struct query *query, struct roles *roles,
     return code;
 }
 
-static int roles_read(struct query *query, struct roles *roles)
-{
-    struct found_layer *layers = NULL;
-    uint32_t count = 0;
-    int code = find_run(query, query->params.job, query->params.run, &roles->run);
-    if (!code) {
-        code = layers_read(query, &roles->run, &layers, &count);
-    }
-    for (uint32_t i = 0; !code && i < count; i++) {
-        code = roles_read_layer(query, roles, &layers[i]);
-    }
-    free(layers);
-    if (!code && roles->heads == 0) {
-        return query_fail(query, ERR_NO_HISTORY,
-                          "the run has no window with a role of such a head yet: a role needs the "
-                          "metrics of metrics.core");
-    }
-    return code;
-}
-
 int history_roles(struct query *query)
 {
     struct roles *roles = calloc(1, sizeof *roles);
@@ -276,7 +256,21 @@ int history_roles(struct query *query)
         }
     }
     mpk_writer_init(&roles->encoded);
-    int code = roles_read(query, roles);
+    struct found_layer *layers = NULL;
+    uint32_t count = 0;
+    int code = find_run(query, query->params.job, query->params.run, &roles->run);
+    if (!code) {
+        code = layers_read(query, &roles->run, &layers, &count);
+    }
+    for (uint32_t i = 0; !code && i < count; i++) {
+        code = roles_read_layer(query, roles, &layers[i]);
+    }
+    free(layers);
+    if (!code && roles->heads == 0) {
+        code = query_fail(query, ERR_NO_HISTORY,
+                          "the run has no window with a role of such a head yet: a role needs the "
+                          "metrics of metrics.core");
+    }
     if (!code) {
         mpk_put_map(query->result, 7);
         put_run(query, &roles->run);

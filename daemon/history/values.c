@@ -185,8 +185,7 @@ int series_read(struct query *query, struct value_series *series, uint32_t count
             if (code == 1) {
                 int number =
                     is_of_moments(series) ? METRIC_COUNT : series->number; /* of no histogram */
-                code = count == 1 ? state_read_number(statement, 0, number, &state)
-                                  : state_read(statement, 0, &state);
+                code = state_read(statement, 0, count == 1 ? &number : NULL, &state);
             }
             for (uint32_t i = 0; !code && state && i < count; i++) {
                 code = history_values_add_state(&series[i], state, row);

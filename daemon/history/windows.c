@@ -189,19 +189,6 @@ static bool is_sorted(const struct window_rows *rows)
     return true;
 }
 
-static void remove_unknown(struct windows_reading *reading)
-{
-    struct window_rows *rows = &reading->rows;
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < rows->count; i++) {
-        if (rows->row[i].window.last >= reading->low && rows->row[i].window.last <= reading->high) {
-            rows->row[kept++] = rows->row[i];
-        }
-    }
-    rows->more = reading->low > 0 || reading->high < UINT64_MAX;
-    rows->count = kept;
-}
-
 int windows_read(struct query *query, const struct found_layer *layer,
                  const struct found_track *track, uint32_t limit, struct window_rows *ret_rows)
 {
@@ -231,18 +218,18 @@ int windows_read(struct query *query, const struct found_layer *layer,
         qsort(reading.rows.row, reading.rows.count, sizeof *reading.rows.row,
               history_windows_compare_rows);
     }
-    /* The last of several rows of one window stays. */
+    /* The last of several rows of one window stays, if it is where all are known. */
+    struct window_rows *rows = &reading.rows;
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < reading.rows.count; i++) {
-        bool again = i + 1 < reading.rows.count &&
-                     reading.rows.row[i + 1].window.last == reading.rows.row[i].window.last;
-        if (!again) {
-            reading.rows.row[kept++] = reading.rows.row[i];
+    for (uint32_t i = 0; i < rows->count; i++) {
+        uint64_t last = rows->row[i].window.last;
+        bool again = i + 1 < rows->count && rows->row[i + 1].window.last == last;
+        if (!again && last >= reading.low && last <= reading.high) {
+            rows->row[kept++] = rows->row[i];
         }
     }
-    reading.rows.count = kept;
-    remove_unknown(&reading);
-    struct window_rows *rows = &reading.rows;
+    rows->count = kept;
+    rows->more = reading.low > 0 || reading.high < UINT64_MAX;
     if (rows->count > limit) {
         rows->more = true;
         if (!(query->params.given & PARAM_FROM)) {
@@ -256,9 +243,8 @@ int windows_read(struct query *query, const struct found_layer *layer,
 
 /* States */
 
-/* `number`: the only one that will be read; NULL: all. */
-static int history_windows_read_state(sqlite3_stmt *statement, int bytes_column, const int *number,
-                                      struct layer_state **ret_state)
+int state_read(sqlite3_stmt *statement, int bytes_column, const int *number,
+               struct layer_state **ret_state)
 {
     uint64_t bytes = column_u64(statement, bytes_column);
     uint8_t *plain = NULL;
@@ -272,17 +258,6 @@ static int history_windows_read_state(sqlite3_stmt *statement, int bytes_column,
     }
     free(plain);
     return code;
-}
-
-int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **ret_state)
-{
-    return history_windows_read_state(statement, bytes_column, NULL, ret_state);
-}
-
-int state_read_number(sqlite3_stmt *statement, int bytes_column, int number,
-                      struct layer_state **ret_state)
-{
-    return history_windows_read_state(statement, bytes_column, &number, ret_state);
 }
 
 static int numbers_of_chunk(struct query *query, const struct found_layer *layer,
@@ -325,7 +300,7 @@ int windows_numbers(struct query *query, const struct found_layer *layer,
         code = query_next(query, statement);
     }
     if (code == 1) {
-        code = state_read(statement, 0, &state);
+        code = state_read(statement, 0, NULL, &state);
     }
     for (int i = 0; state && i < NUMBER_COUNT; i++) {
         ret_has[i] = ret_has[i] || number_has_value(state, i);
@@ -337,11 +312,17 @@ int windows_numbers(struct query *query, const struct found_layer *layer,
 
 /* Layers */
 
-static int history_windows_read_layers(struct query *query, const struct found_run *run,
-                                       struct found_layer *layers, uint32_t *ret_count)
+int layers_read(struct query *query, const struct found_run *run, struct found_layer **ret_layers,
+                uint32_t *ret_count)
 {
     sqlite3_stmt *statement;
     uint32_t count = 0;
+    struct found_layer *layers = malloc(LAYERS_MAX * sizeof *layers);
+    *ret_count = 0;
+    *ret_layers = layers;
+    if (!layers) {
+        return ERR_MEMORY;
+    }
     int code = open_layers(query, run, &statement);
     while (!code && count < LAYERS_MAX && (code = query_next(query, statement)) == 1) {
         struct found_track track;
@@ -354,13 +335,4 @@ static int history_windows_read_layers(struct query *query, const struct found_r
     query->detail[0] = '\0'; /* of a layer that has none */
     *ret_count = count;
     return code;
-}
-
-int layers_read(struct query *query, const struct found_run *run, struct found_layer **ret_layers,
-                uint32_t *ret_count)
-{
-    *ret_count = 0;
-    *ret_layers = malloc(LAYERS_MAX * sizeof **ret_layers);
-    return *ret_layers ? history_windows_read_layers(query, run, *ret_layers, ret_count)
-                       : ERR_MEMORY;
 }

@@ -34,11 +34,10 @@ void windows_free(struct window_rows *rows);
 int layers_read(struct query *query, const struct found_run *run, struct found_layer **ret_layers,
                 uint32_t *ret_count);
 
-/* The state of a window, by two columns of `states`: bytes, data. Returns 0 or an error. */
-int state_read(sqlite3_stmt *statement, int bytes_column, struct layer_state **ret_state);
-/* The same for a question about one number of it alone. */
-int state_read_number(sqlite3_stmt *statement, int bytes_column, int number,
-                      struct layer_state **ret_state);
+/* The state of a window, by two columns of `states`: bytes, data. `number`: the only one that will
+ * be read of it; NULL: all. Returns 0 or an error. */
+int state_read(sqlite3_stmt *statement, int bytes_column, const int *number,
+               struct layer_state **ret_state);
 
 /* The numbers (number.h) of the newest windows; NUMBER_COUNT entries. */
 int windows_numbers(struct query *query, const struct found_layer *layer,

@@ -17,28 +17,6 @@ static bool is_one_of(const msgpack_object *name, const bool *metrics)
     return false;
 }
 
-/* A list of live or summary maps without the numbers of other metrics: they become null, and their
- * names stay. So do the spectra of matrices, which are longer than all numbers of the heads. */
-static void api_leave_out(const msgpack_object *list, const bool *metrics)
-{
-    static const char *const of_heads[] = {"heads", "drift"};
-    for (uint32_t i = 0; list->type == MSGPACK_OBJECT_ARRAY && i < list->via.array.size; i++) {
-        msgpack_object *weights = (msgpack_object *)mpk_find(&list->via.array.ptr[i], "weights");
-        if (weights) {
-            weights->type = MSGPACK_OBJECT_NIL;
-        }
-        for (size_t k = 0; k < sizeof of_heads / sizeof of_heads[0]; k++) {
-            const msgpack_object *map = mpk_find(&list->via.array.ptr[i], of_heads[k]);
-            bool is_map = map && map->type == MSGPACK_OBJECT_MAP;
-            for (uint32_t p = 0; is_map && p < map->via.map.size; p++) {
-                if (!is_one_of(&map->via.map.ptr[p].key, metrics)) {
-                    map->via.map.ptr[p].val.type = MSGPACK_OBJECT_NIL;
-                }
-            }
-        }
-    }
-}
-
 static void reply_result(struct request *request, const void *result, size_t size)
 {
     struct mpk_doc doc;
@@ -48,7 +26,27 @@ static void reply_result(struct request *request, const void *result, size_t siz
         return;
     }
     if (request->arguments.given & 1u << ARG_metrics) {
-        api_leave_out(doc.root, request->arguments.metrics);
+        /* A list of live or summary maps without the numbers of other metrics: they become null,
+         * and their names stay. So do the spectra of matrices, which are longer than all numbers of
+         * the heads. */
+        static const char *const of_heads[] = {"heads", "drift"};
+        for (uint32_t i = 0; doc.root->type == MSGPACK_OBJECT_ARRAY && i < doc.root->via.array.size;
+             i++) {
+            msgpack_object *weights =
+                (msgpack_object *)mpk_find(&doc.root->via.array.ptr[i], "weights");
+            if (weights) {
+                weights->type = MSGPACK_OBJECT_NIL;
+            }
+            for (size_t k = 0; k < sizeof of_heads / sizeof of_heads[0]; k++) {
+                const msgpack_object *map = mpk_find(&doc.root->via.array.ptr[i], of_heads[k]);
+                bool is_map = map && map->type == MSGPACK_OBJECT_MAP;
+                for (uint32_t p = 0; is_map && p < map->via.map.size; p++) {
+                    if (!is_one_of(&map->via.map.ptr[p].key, request->arguments.metrics)) {
+                        map->via.map.ptr[p].val.type = MSGPACK_OBJECT_NIL;
+                    }
+                }
+            }
+        }
     }
     char *json = mpk_to_json_base64(doc.root);
     mpk_doc_clear(&doc);

@@ -249,11 +249,17 @@ static bool ingest_take_reliable(void *data, struct message *message)
     return true;
 }
 
-/* Refuses what can never be taken; the numbers of what is too large go on, as on the other lane.
- * Without room a message waits: nothing of this lane is dropped for that. */
-static void ingest_judge_reliable(struct ingest *ingest, struct message *message)
+/* Receives one message of the reliable lane; returns as receive_one. Refuses what can never be
+ * taken; the numbers of what is too large go on, as on the other lane. Without room a message
+ * waits: nothing of this lane is dropped for that. */
+static int receive_reliable(struct ingest *ingest)
 {
+    struct message *message = NULL;
     const char *key = NULL;
+    int received = ingest->lane ? lane_receive(ingest->lane, &message) : ERR_AGAIN;
+    if (!message) {
+        return received;
+    }
     int code = ingest_check(ingest, message, lane_keys(ingest->lane), &key);
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
@@ -265,17 +271,7 @@ static void ingest_judge_reliable(struct ingest *ingest, struct message *message
     } else if (!ingest_take_reliable(ingest, message)) {
         lane_wait(ingest->lane, message);
     }
-}
-
-/* Returns as receive_one. */
-static int receive_reliable(struct ingest *ingest)
-{
-    struct message *message = NULL;
-    int code = ingest->lane ? lane_receive(ingest->lane, &message) : ERR_AGAIN;
-    if (message) {
-        ingest_judge_reliable(ingest, message);
-    }
-    return code;
+    return received;
 }
 
 static void ingest_retry_lane(struct ingest *ingest)
@@ -344,22 +340,6 @@ static int receive_one(struct ingest *ingest)
     return 0;
 }
 
-static void wait_message(struct ingest *ingest, int most_ms)
-{
-    zmq_pollitem_t items[] = {
-        {.socket = ingest->socket, .events = ZMQ_POLLIN},
-        {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
-        {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
-        {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
-    };
-    zmq_poll(items, ingest->lane ? 4 : 3, memory_idle_ms(ingest->memory, most_ms));
-    if (items[1].revents) {
-        uint64_t count;
-        (void)!read(ingest->wake_fd, &count, sizeof count);
-    }
-    memory_turn(ingest->memory);
-}
-
 /* Plans */
 
 /* Both ends know a prefix by its bytes, so that what stays the same is not said again. */
@@ -379,22 +359,17 @@ static void ingest_set_options(struct ingest *ingest, int option,
     }
 }
 
-/* New before old: a trainer is never without the plan that it should have. */
-static void ingest_put_in_force(struct ingest *ingest, struct plan_prefixes *next)
-{
-    ingest_set_options(ingest, ZMQ_SUBSCRIBE, next, ingest->plans);
-    if (ingest->plans) {
-        ingest_set_options(ingest, ZMQ_UNSUBSCRIBE, ingest->plans, next);
-    }
-    free(ingest->plans);
-    ingest->plans = next;
-}
-
 static void take_plans(struct ingest *ingest)
 {
     struct plan_prefixes *next = atomic_exchange(&ingest->next_plans, NULL);
     if (next) {
-        ingest_put_in_force(ingest, next);
+        /* New before old: a trainer is never without the plan that it should have. */
+        ingest_set_options(ingest, ZMQ_SUBSCRIBE, next, ingest->plans);
+        if (ingest->plans) {
+            ingest_set_options(ingest, ZMQ_UNSUBSCRIBE, ingest->plans, next);
+        }
+        free(ingest->plans);
+        ingest->plans = next;
     }
 }
 
@@ -424,24 +399,6 @@ void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_e
     }
     if (ingest->lane && lane_is_lost(ingest->lane, lane_endpoint)) {
         ingest_ask_to_bind(ingest, &ingest->next_lane, lane_endpoint);
-    }
-}
-
-static void take_changes(struct ingest *ingest)
-{
-    char *next = atomic_exchange(&ingest->next_endpoint, NULL);
-    if (next) {
-        endpoint_keep(ingest->socket, next, &ingest->file);
-        memory_keep(ingest->memory);
-    }
-    free(next);
-    next = atomic_exchange(&ingest->next_lane, NULL);
-    if (next) {
-        lane_look(ingest->lane, next);
-    }
-    free(next);
-    if (atomic_exchange(&ingest->keys_differ, false)) {
-        refused_forget(&ingest->refused, ingest->socket);
     }
 }
 
@@ -500,9 +457,34 @@ static void *ingest_main(void *data)
     while (!atomic_load(&ingest->stop)) {
         stall_point("ingest");
         pulse_beat(&ingest->pulse);
-        wait_message(ingest, waits ? LANE_RETRY_MS : -1);
+        zmq_pollitem_t items[] = {
+            {.socket = ingest->socket, .events = ZMQ_POLLIN},
+            {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
+            {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
+            {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
+        };
+        zmq_poll(items, ingest->lane ? 4 : 3,
+                 memory_idle_ms(ingest->memory, waits ? LANE_RETRY_MS : -1));
+        if (items[1].revents) {
+            uint64_t count;
+            (void)!read(ingest->wake_fd, &count, sizeof count);
+        }
+        memory_turn(ingest->memory);
         take_plans(ingest);
-        take_changes(ingest);
+        char *next = atomic_exchange(&ingest->next_endpoint, NULL);
+        if (next) {
+            endpoint_keep(ingest->socket, next, &ingest->file);
+            memory_keep(ingest->memory);
+        }
+        free(next);
+        next = atomic_exchange(&ingest->next_lane, NULL);
+        if (next) {
+            lane_look(ingest->lane, next);
+        }
+        free(next);
+        if (atomic_exchange(&ingest->keys_differ, false)) {
+            refused_forget(&ingest->refused, ingest->socket);
+        }
         waits = receive_available(ingest);
     }
     ingest_drain(ingest);
@@ -511,9 +493,17 @@ static void *ingest_main(void *data)
     return NULL;
 }
 
-static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct config *config,
-                              char *reterr)
+static int open_ends(struct ingest *ingest, void *zmq_context, struct config *config, char *reterr)
 {
+    ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (ingest->wake_fd < 0) {
+        snprintf(reterr, CONFIG_ERROR_MAX, "cannot create an event descriptor: %s",
+                 strerror(errno));
+        return -1;
+    }
+    if (!zmq_context) {
+        return 0;
+    }
     struct endpoint_options options = {
         .key = "ingest.endpoint",
         .endpoint = config->ingest_endpoint.text,
@@ -541,17 +531,6 @@ static int ingest_open_socket(struct ingest *ingest, void *zmq_context, struct c
     snprintf(reterr, CONFIG_ERROR_MAX, "ingest.endpoint: cannot subscribe: %s",
              zmq_strerror(zmq_errno()));
     return -1;
-}
-
-static int open_ends(struct ingest *ingest, void *zmq_context, struct config *config, char *reterr)
-{
-    ingest->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (ingest->wake_fd < 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "cannot create an event descriptor: %s",
-                 strerror(errno));
-        return -1;
-    }
-    return zmq_context ? ingest_open_socket(ingest, zmq_context, config, reterr) : 0;
 }
 
 int ingest_new(void *zmq_context, struct keyring *keys, struct config *config,

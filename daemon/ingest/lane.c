@@ -71,9 +71,23 @@ static void lane_tell(struct lane *lane, struct promise *promise)
     lane_have_say(lane, peer);
 }
 
-/* Takes in what other threads handed back. */
-static void lane_collect(struct lane *lane)
+/* After all answers that came before it. */
+static void lane_take_wait(struct lane *lane, const char *why)
 {
+    struct lane_peer *peer, *next;
+    HASH_ITER(hh, lane->peers, peer, next)
+    {
+        if (peer->promises > 0 && peer->credit && !peer->waits) {
+            peer->why = why;
+            lane_have_say(lane, peer);
+        }
+    }
+}
+
+bool lane_go_on(struct lane *lane)
+{
+    const char *why = atomic_exchange(&lane->why, NULL);
+    /* Takes in what other threads handed back. */
     pthread_mutex_lock(&lane->lock);
     struct lane_peer *returns = lane->returns;
     struct promises settled = lane->settled;
@@ -91,25 +105,6 @@ static void lane_collect(struct lane *lane)
     while ((promise = promises_take(&settled))) {
         lane_tell(lane, promise);
     }
-}
-
-/* After all answers that came before it. */
-static void lane_take_wait(struct lane *lane, const char *why)
-{
-    struct lane_peer *peer, *next;
-    HASH_ITER(hh, lane->peers, peer, next)
-    {
-        if (peer->promises > 0 && peer->credit && !peer->waits) {
-            peer->why = why;
-            lane_have_say(lane, peer);
-        }
-    }
-}
-
-bool lane_go_on(struct lane *lane)
-{
-    const char *why = atomic_exchange(&lane->why, NULL);
-    lane_collect(lane);
     if (why) {
         lane_take_wait(lane, why);
     }
@@ -187,51 +182,31 @@ static int lane_accept(struct lane *lane, struct lane_peer *peer, uint64_t id,
     return 0;
 }
 
-/* Whoever has gone leaves its credit to others; the answer that tells says nothing. */
-static void lane_look_for_gone(struct lane *lane)
-{
-    struct lane_peer *peer, *next;
-    struct mpk_writer nothing;
-    mpk_writer_init(&nothing);
-    mpk_put_map(&nothing, 0);
-    HASH_ITER(hh, lane->peers, peer, next)
-    {
-        bool asks = peer->credit && !peer->speaks;
-        if (asks && lane_send(lane, peer, &nothing) == ERR_CLOSED) {
-            lane_lose(lane, peer);
-            lane_forget_idle(lane, peer);
-        }
-    }
-    mpk_writer_clear(&nothing);
-}
-
 /* The credit of one that joins. */
 static uint64_t lane_share_out(struct lane *lane)
 {
     uint64_t now_ns = clock_monotonic_ns();
     if (lane->shared > lane->share / 2 && now_ns >= lane->look_next_ns) {
         lane->look_next_ns = now_ns + LOOK_EACH_NS;
-        lane_look_for_gone(lane);
+        /* Whoever has gone leaves its credit to others; the answer that tells says nothing. */
+        struct lane_peer *peer, *next;
+        struct mpk_writer nothing;
+        mpk_writer_init(&nothing);
+        mpk_put_map(&nothing, 0);
+        HASH_ITER(hh, lane->peers, peer, next)
+        {
+            bool asks = peer->credit && !peer->speaks;
+            if (asks && lane_send(lane, peer, &nothing) == ERR_CLOSED) {
+                lane_lose(lane, peer);
+                lane_forget_idle(lane, peer);
+            }
+        }
+        mpk_writer_clear(&nothing);
     }
     uint64_t left = lane->share > lane->shared ? lane->share - lane->shared : 0;
     uint64_t part = left / CREDIT_PART;
     part = part < lane->credit ? part : lane->credit;
     return part > CREDIT_MIN ? part : CREDIT_MIN;
-}
-
-/* As long as it has not heard, it may ask as often as it likes: one answer is for all of it. */
-static void lane_join(struct lane *lane, struct lane_peer *peer)
-{
-    if (!peer->credit) {
-        peer->credit = lane_share_out(lane);
-        lane->shared += peer->credit;
-    }
-    if (!peer->asked) {
-        peer->asked = true;
-        peer->cut = 0;
-        peer->joins++;
-        lane_have_say(lane, peer);
-    }
 }
 
 /* The number in the frame after the routing id. */
@@ -314,7 +289,18 @@ static int lane_receive_one(struct lane *lane, struct message **ret_message)
     int code = 0;
     *ret_message = NULL;
     if (peer && valid && id == 0 && !more) {
-        lane_join(lane, peer);
+        /* As long as it has not heard, it may ask as often as it likes: one answer is for all of
+         * it. */
+        if (!peer->credit) {
+            peer->credit = lane_share_out(lane);
+            lane->shared += peer->credit;
+        }
+        if (!peer->asked) {
+            peer->asked = true;
+            peer->cut = 0;
+            peer->joins++;
+            lane_have_say(lane, peer);
+        }
     } else {
         code = lane_take_rest(lane, peer, valid, id, more, ret_message);
     }

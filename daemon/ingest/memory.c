@@ -254,21 +254,6 @@ static bool memory_trusts(const struct memory *memory, int fd)
            (peer.uid == geteuid() || peer.uid == 0 || memory->for_group);
 }
 
-static void memory_accept(struct memory *memory)
-{
-    int fd = accept4(memory->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0 && memory_trusts(memory, fd)) {
-        memory_adopt(memory, fd);
-    } else if (fd >= 0) {
-        memory_log_refused(memory, "another user");
-        closer_close(memory->closer, fd);
-    } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-        memory_log_refused(memory, strerror(errno));
-        epoll_ctl(memory->epoll, EPOLL_CTL_DEL, memory->listener, NULL);
-        memory->listen_ns = clock_monotonic_ns() + RETRY_NS;
-    }
-}
-
 /* Records */
 
 /* Why a descriptor cannot be lent; NULL: it can. Seals first: they do not change any more. */
@@ -426,34 +411,39 @@ static void memory_read_some(struct memory_peer *peer)
     }
 }
 
-static void memory_expire(struct memory *memory)
-{
-    uint64_t now = clock_monotonic_ns();
-    struct memory_peer *peer, *next;
-    HASH_ITER(hh, memory->peers, peer, next)
-    {
-        if (peer->until_ns <= now) {
-            memory_forget(peer);
-        }
-    }
-    if (memory->listen_ns && memory->listen_ns <= now) {
-        memory->listen_ns = memory_watch(memory, memory->listener, memory) ? 0 : now + RETRY_NS;
-    }
-}
-
 void memory_turn(struct memory *memory)
 {
     struct epoll_event events[EVENTS_PER_TURN];
     int count = memory ? epoll_wait(memory->epoll, events, EVENTS_PER_TURN, 0) : 0;
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == memory) {
-            memory_accept(memory);
+            int fd = accept4(memory->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+            if (fd >= 0 && memory_trusts(memory, fd)) {
+                memory_adopt(memory, fd);
+            } else if (fd >= 0) {
+                memory_log_refused(memory, "another user");
+                closer_close(memory->closer, fd);
+            } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+                memory_log_refused(memory, strerror(errno));
+                epoll_ctl(memory->epoll, EPOLL_CTL_DEL, memory->listener, NULL);
+                memory->listen_ns = clock_monotonic_ns() + RETRY_NS;
+            }
         } else {
             memory_read_some(events[i].data.ptr);
         }
     }
     if (memory) {
-        memory_expire(memory);
+        uint64_t now = clock_monotonic_ns();
+        struct memory_peer *peer, *next;
+        HASH_ITER(hh, memory->peers, peer, next)
+        {
+            if (peer->until_ns <= now) {
+                memory_forget(peer);
+            }
+        }
+        if (memory->listen_ns && memory->listen_ns <= now) {
+            memory->listen_ns = memory_watch(memory, memory->listener, memory) ? 0 : now + RETRY_NS;
+        }
     }
 }
 

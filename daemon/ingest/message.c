@@ -31,11 +31,6 @@ static void take_frame(struct message *message, zmq_msg_t *frame)
     zmq_msg_close(frame);
 }
 
-static int receive_error(void)
-{
-    return errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
-}
-
 int message_receive_frame(zmq_msg_t *frame, void *socket)
 {
     int rc;
@@ -87,7 +82,7 @@ int message_receive(void *socket, struct message **ret_message)
     zmq_msg_t frame;
     zmq_msg_init(&frame);
     if (zmq_msg_recv(&frame, socket, ZMQ_DONTWAIT) < 0) {
-        int code = receive_error();
+        int code = errno == EAGAIN || errno == EINTR ? ERR_AGAIN : ERR_CLOSED;
         zmq_msg_close(&frame);
         return code;
     }
@@ -150,24 +145,6 @@ static int check_tensor_frames(const struct message *message)
     return header_check_frames(&message->header, bytes, message->frame_count - 2);
 }
 
-/* Copies what is validated (u8, i32) out of memory that the sender may still write to. */
-static int message_own(struct message *message)
-{
-    for (uint32_t i = 2; i < message->frame_count; i++) {
-        enum dtype dtype = message->header.tensors[i - 2].dtype;
-        zmq_msg_t own, *frame = &message->frames[i];
-        if (!(message->borrowed & 1u << i) || (dtype != DTYPE_U8 && dtype != DTYPE_I32)) {
-            continue;
-        }
-        if (zmq_msg_init_size(&own, zmq_msg_size(frame)) != 0) {
-            return ERR_MEMORY;
-        }
-        memcpy(zmq_msg_data(&own), zmq_msg_data(frame), zmq_msg_size(frame));
-        zmq_msg_move(frame, &own);
-    }
-    return 0;
-}
-
 /* The bytes of a message of queries and keys do not bound its computation. */
 static int check_limits(const struct header *header, const struct config *config)
 {
@@ -205,7 +182,23 @@ int message_check(struct message *message, const struct config *config, const ch
     if (!code) {
         code = check_tensor_frames(message);
     }
-    return code ? code : message_own(message);
+    if (code) {
+        return code;
+    }
+    /* Copies what is validated (u8, i32) out of memory that the sender may still write to. */
+    for (uint32_t i = 2; i < message->frame_count; i++) {
+        enum dtype dtype = message->header.tensors[i - 2].dtype;
+        zmq_msg_t own, *frame = &message->frames[i];
+        if (!(message->borrowed & 1u << i) || (dtype != DTYPE_U8 && dtype != DTYPE_I32)) {
+            continue;
+        }
+        if (zmq_msg_init_size(&own, zmq_msg_size(frame)) != 0) {
+            return ERR_MEMORY;
+        }
+        memcpy(zmq_msg_data(&own), zmq_msg_data(frame), zmq_msg_size(frame));
+        zmq_msg_move(frame, &own);
+    }
+    return 0;
 }
 
 /* The tensor of a role as the kernels want it; `message` is NULL when only the shape is wanted. */

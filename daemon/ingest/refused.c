@@ -49,32 +49,26 @@ static bool refused_note(struct refused *refused, const char *key, const char *j
     return true;
 }
 
-/* The key that it came with may not publish for its job. */
-static void refused_key(struct refused *refused, void *socket, struct keyring *keys,
-                        struct message *message)
-{
-    struct keys_sender sender;
-    const char *job = message->header.job;
-    keys_count_refused(keys, &message->frames[0], &sender);
-    if (log_is_round(sender.refused - 1)) {
-        char topic[TOPIC_MAX];
-        refused_topic(message, topic);
-        log_event(LOG_WARNING, "message_refused", LOG_STR("reason", err_slug(ERR_KEY)),
-                  LOG_STR("detail", err_text(ERR_KEY)), LOG_STR("from", sender.name),
-                  LOG_STR("public_key", sender.key), LOG_STR("topic", topic),
-                  LOG_NUM("count", sender.refused));
-    }
-    if (*sender.key && refused_note(refused, sender.key, job)) {
-        const char *text = refused->text[refused->count - 1];
-        (void)zmq_setsockopt(socket, ZMQ_SUBSCRIBE, text, strlen(text));
-    }
-}
-
 void refused_tell(struct refused *refused, void *socket, struct keyring *keys,
                   struct message *message, int code, const char *key, uint64_t before)
 {
     if (code == ERR_KEY) {
-        refused_key(refused, socket, keys, message);
+        /* The key that it came with may not publish for its job. */
+        struct keys_sender sender;
+        const char *job = message->header.job;
+        keys_count_refused(keys, &message->frames[0], &sender);
+        if (log_is_round(sender.refused - 1)) {
+            char topic[TOPIC_MAX];
+            refused_topic(message, topic);
+            log_event(LOG_WARNING, "message_refused", LOG_STR("reason", err_slug(ERR_KEY)),
+                      LOG_STR("detail", err_text(ERR_KEY)), LOG_STR("from", sender.name),
+                      LOG_STR("public_key", sender.key), LOG_STR("topic", topic),
+                      LOG_NUM("count", sender.refused));
+        }
+        if (*sender.key && refused_note(refused, sender.key, job)) {
+            const char *text = refused->text[refused->count - 1];
+            (void)zmq_setsockopt(socket, ZMQ_SUBSCRIBE, text, strlen(text));
+        }
     } else {
         refused_log(message, code, key, before);
     }

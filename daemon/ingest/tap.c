@@ -102,24 +102,19 @@ static void release_flight(struct flight *flight)
 
 /* Parcels -------------------------------------------------------------------------------------- */
 
-static void free_parcel(struct tap_parcel *parcel)
-{
-    for (uint32_t i = 0; i < parcel->frame_count; i++) {
-        zmq_msg_close(&parcel->frames[i]);
-    }
-    atomic_fetch_sub(&parcel->flight->bytes, parcel->cost);
-    atomic_fetch_add(&parcel->flight->arrived, 1);
-    release_flight(parcel->flight);
-    free(parcel);
-}
-
 /* Any thread of ZeroMQ. */
 static void on_frame_gone(void *data, void *hint)
 {
     struct tap_parcel *parcel = hint;
     (void)data;
     if (atomic_fetch_sub(&parcel->references, 1) == 1) {
-        free_parcel(parcel);
+        for (uint32_t i = 0; i < parcel->frame_count; i++) {
+            zmq_msg_close(&parcel->frames[i]);
+        }
+        atomic_fetch_sub(&parcel->flight->bytes, parcel->cost);
+        atomic_fetch_add(&parcel->flight->arrived, 1);
+        release_flight(parcel->flight);
+        free(parcel);
     }
 }
 
@@ -166,20 +161,6 @@ static int tap_send_frame(void *socket, struct tap_parcel *parcel, uint32_t inde
     return rc;
 }
 
-/* The parcel's frames; once one is out the others must follow, even without what is in them. */
-static int send_frames(void *socket, struct tap_parcel *parcel)
-{
-    int rc = 0;
-    for (uint32_t i = 0; i < parcel->frame_count; i++) {
-        int flags = i + 1 < parcel->frame_count ? ZMQ_SNDMORE : 0;
-        if (tap_send_frame(socket, parcel, i, flags) != 0) {
-            rc = -1;
-            send_bytes(socket, "", 0, flags);
-        }
-    }
-    return rc;
-}
-
 /* The map as a frame. Returns 0 or -1. */
 static int make_map(const struct tapped_job *job, uint64_t received_ns, zmq_msg_t *ret_frame)
 {
@@ -215,13 +196,24 @@ static int send_tapped(struct tap *tap, const struct tapped_job *job, uint64_t r
         rc = zmq_msg_send(&map, socket, ZMQ_DONTWAIT | (parcel ? ZMQ_SNDMORE : 0)) < 0 ? -1 : 0;
     }
     zmq_msg_close(&map);
-    return rc == 0 && parcel ? send_frames(socket, parcel) : rc;
+    /* The parcel's frames; once one is out the others must follow, even without what is in them. */
+    uint32_t count = rc == 0 && parcel ? parcel->frame_count : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        int flags = i + 1 < count ? ZMQ_SNDMORE : 0;
+        if (tap_send_frame(socket, parcel, i, flags) != 0) {
+            rc = -1;
+            send_bytes(socket, "", 0, flags);
+        }
+    }
+    return rc;
 }
 
 /* Jobs ----------------------------------------------------------------------------------------- */
 
-static bool is_listened_to(const struct tap *tap, const char *topic)
+static bool has_listeners(const struct tap *tap, const char *job)
 {
+    char topic[TOPIC_MAX];
+    topic_job("tap", job, topic);
     for (uint32_t i = 0; i < tap->prefix_count; i++) {
         const char *prefix = tap->prefixes[i].text;
         if (strncmp(topic, prefix, strlen(prefix)) == 0) {
@@ -229,13 +221,6 @@ static bool is_listened_to(const struct tap *tap, const char *topic)
         }
     }
     return tap->others > 0;
-}
-
-static bool has_listeners(const struct tap *tap, const char *job)
-{
-    char topic[TOPIC_MAX];
-    topic_job("tap", job, topic);
-    return is_listened_to(tap, topic);
 }
 
 /* The job's numbers, or NULL when there are too many, or no memory. */

@@ -132,32 +132,6 @@ static void publisher_add_value(struct publisher *publisher, enum worth worth,
     free(value);
 }
 
-/* The topic is another run's from now on. */
-static void set_aside(struct publisher *publisher, enum worth worth, struct last_value *value)
-{
-    take_out(publisher, worth, value);
-    memcpy(value->key.run, value->run, RUN_BYTES);
-    publisher_add_value(publisher, WORTH_OTHER_RUN, value);
-}
-
-/* Makes the topic's place free for a value of the run. */
-static void make_place(struct publisher *publisher, enum worth worth, const struct value_key *key,
-                       const uint8_t *run)
-{
-    struct value_key own = *key;
-    memcpy(own.run, run, RUN_BYTES);
-    struct last_value *now = find_value(publisher, worth, key);
-    struct last_value *before = find_value(publisher, WORTH_OTHER_RUN, &own);
-    if (before) {
-        remove_value(publisher, WORTH_OTHER_RUN, before);
-    }
-    if (now && memcmp(now->run, run, RUN_BYTES) == 0) {
-        remove_value(publisher, worth, now);
-    } else if (now) {
-        set_aside(publisher, worth, now);
-    }
-}
-
 /* NULL when out of memory; the buffer is then freed. */
 static struct last_value *make_value(const struct value_key *key, const uint8_t *run, void *buffer,
                                      size_t size)
@@ -179,7 +153,22 @@ static struct last_value *make_value(const struct value_key *key, const uint8_t 
 static void keep_value(struct publisher *publisher, enum worth worth, const struct value_key *key,
                        const uint8_t *run, void *buffer, size_t size)
 {
-    make_place(publisher, worth, key, run);
+    /* Makes the topic's place free for a value of the run. */
+    struct value_key own = *key;
+    memcpy(own.run, run, RUN_BYTES);
+    struct last_value *now = find_value(publisher, worth, key);
+    struct last_value *before = find_value(publisher, WORTH_OTHER_RUN, &own);
+    if (before) {
+        remove_value(publisher, WORTH_OTHER_RUN, before);
+    }
+    if (now && memcmp(now->run, run, RUN_BYTES) == 0) {
+        remove_value(publisher, worth, now);
+    } else if (now) {
+        /* The topic is another run's from now on. */
+        take_out(publisher, worth, now);
+        memcpy(now->key.run, now->run, RUN_BYTES);
+        publisher_add_value(publisher, WORTH_OTHER_RUN, now);
+    }
     struct last_value *value = make_value(key, run, buffer, size);
     if (!value) {
         return;
@@ -244,29 +233,6 @@ static bool is_awaited(const struct publisher *publisher, const char *topic)
     return false;
 }
 
-static void send_snapshot(struct publisher *publisher, struct last_value *value)
-{
-    result_set_snapshot(value->value, value->size, true);
-    if (send_result(publisher, value->key.topic, value->value, value->size) == 0) {
-        stats_add(publisher->stats, COUNT_SNAPSHOTS, 1);
-    }
-    result_set_snapshot(value->value, value->size, false);
-}
-
-static void send_snapshots(struct publisher *publisher)
-{
-    struct last_value *value, *next;
-    for (int worth = WORTH_LITTLE; worth < WORTH_COUNT; worth++) {
-        HASH_ITER(hh, publisher->values[worth], value, next)
-        {
-            if (is_awaited(publisher, value->key.topic)) {
-                send_snapshot(publisher, value);
-            }
-        }
-    }
-    publisher->prefix_count = 0;
-}
-
 /* The timer runs for SNAPSHOT_MS after each round; what was subscribed to meanwhile is the next
  * round. */
 static void on_snapshot_timer(uv_timer_t *timer)
@@ -275,7 +241,20 @@ static void on_snapshot_timer(uv_timer_t *timer)
     if (publisher->prefix_count == 0) {
         return;
     }
-    send_snapshots(publisher);
+    struct last_value *value, *next;
+    for (int worth = WORTH_LITTLE; worth < WORTH_COUNT; worth++) {
+        HASH_ITER(hh, publisher->values[worth], value, next)
+        {
+            if (is_awaited(publisher, value->key.topic)) {
+                result_set_snapshot(value->value, value->size, true);
+                if (send_result(publisher, value->key.topic, value->value, value->size) == 0) {
+                    stats_add(publisher->stats, COUNT_SNAPSHOTS, 1);
+                }
+                result_set_snapshot(value->value, value->size, false);
+            }
+        }
+    }
+    publisher->prefix_count = 0;
     uv_timer_start(timer, on_snapshot_timer, SNAPSHOT_MS, 0);
 }
 

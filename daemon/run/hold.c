@@ -80,15 +80,6 @@ int hold_put(struct run *run, struct message *message, uint64_t now_ns)
     return 1;
 }
 
-static void hold_find_oldest(struct run *run)
-{
-    run->held_ns = 0;
-    for (const struct hold *hold = run->holds; hold; hold = hold->next) {
-        uint64_t received_ns = hold->first->received_ns;
-        run->held_ns = run->held_ns && run->held_ns < received_ns ? run->held_ns : received_ns;
-    }
-}
-
 static struct message *hold_take_first(struct run *run, struct hold **link)
 {
     struct hold *hold = *link;
@@ -104,7 +95,11 @@ static struct message *hold_take_first(struct run *run, struct hold **link)
         run->hold_count--;
     }
     if (message->received_ns == run->held_ns) {
-        hold_find_oldest(run);
+        run->held_ns = 0;
+        for (const struct hold *other = run->holds; other; other = other->next) {
+            uint64_t received_ns = other->first->received_ns;
+            run->held_ns = run->held_ns && run->held_ns < received_ns ? run->held_ns : received_ns;
+        }
     }
     return message;
 }

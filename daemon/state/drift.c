@@ -262,21 +262,6 @@ static struct packed_cursor begin_of(const struct packed_hists *hists)
     return (struct packed_cursor){hists->bytes, hists->bytes ? hists->bytes + hists->size : NULL};
 }
 
-static int fill_js(const struct drift *drift, const struct layer_state *state, int metric,
-                   struct result_drift *result)
-{
-    struct packed_cursor cursor = begin_of(&drift->hists[metric]);
-    int code = 0;
-    for (uint32_t h = 0; h < drift->heads && !code; h++) {
-        if (drift_cell_ready(drift, &drift->cell[metric][h])) {
-            code = drift_compare_rows(state, metric, h, &cursor, &result[h].js);
-        } else {
-            code = packed_hists_next(&cursor, NULL);
-        }
-    }
-    return code;
-}
-
 /* All but `change`, which commit adds. */
 static int plan_result(const struct drift *drift, const struct layer_state *state,
                        const double *mean, int metric, struct drift_plan *plan)
@@ -301,8 +286,19 @@ static int plan_result(const struct drift *drift, const struct layer_state *stat
             .js = NAN,
             .change = NAN};
     }
-    bool rows = metric < METRIC_ROW_COUNT && any_ready(drift, drift->cell[metric]);
-    return rows ? fill_js(drift, state, metric, plan->result) : 0;
+    if (metric >= METRIC_ROW_COUNT || !any_ready(drift, drift->cell[metric])) {
+        return 0;
+    }
+    struct packed_cursor cursor = begin_of(&drift->hists[metric]);
+    int code = 0;
+    for (uint32_t h = 0; h < drift->heads && !code; h++) {
+        if (drift_cell_ready(drift, &drift->cell[metric][h])) {
+            code = drift_compare_rows(state, metric, h, &cursor, &plan->result[h].js);
+        } else {
+            code = packed_hists_next(&cursor, NULL);
+        }
+    }
+    return code;
 }
 
 /* A head's block with this window; without any when it is forgotten. */

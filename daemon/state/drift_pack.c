@@ -184,44 +184,36 @@ static int get_metric(const msgpack_object *map, struct drift *drift, int metric
     return metric < METRIC_ROW_COUNT ? get_hists(mpk_find(map, "hists"), drift, metric) : 0;
 }
 
-static int get_metrics(const msgpack_object *map, struct drift *drift)
-{
-    int code = map && map->type == MSGPACK_OBJECT_MAP ? 0 : ERR_STORE_FORMAT;
-    for (uint32_t i = 0; !code && i < map->via.map.size; i++) {
-        /* METRIC_COUNT for a name that is not known. */
-        const msgpack_object *name = &map->via.map.ptr[i].key;
-        int metric = 0;
-        while (metric < METRIC_COUNT && !mpk_is_str(name, metric_info[metric].name)) {
-            metric++;
-        }
-        if (metric < METRIC_COUNT) {
-            code = get_metric(&map->via.map.ptr[i].val, drift, metric);
-        }
-    }
-    return code;
-}
-
-static bool get_last(const msgpack_object *value, struct drift *drift)
-{
-    if (!value) {
-        return false;
-    }
-    drift->begun = value->type != MSGPACK_OBJECT_NIL;
-    return !drift->begun || mpk_get_u64(value, UINT64_MAX, &drift->last) == 0;
-}
-
 /* As many as limits.heads allows at most. */
 #define HEADS_MAX 65536
 
 static int drift_pack_get_drift(const msgpack_object *map, struct drift *drift)
 {
-    const msgpack_object *pinned = mpk_find(map, "pinned");
+    const msgpack_object *pinned = mpk_find(map, "pinned"), *last = mpk_find(map, "last"),
+                         *metrics = mpk_find(map, "metrics");
     if (!get_count(mpk_find(map, "heads"), &drift->heads) || drift->heads > HEADS_MAX ||
         !get_count(mpk_find(map, "windows"), &drift->windows) || drift->windows == 0 || !pinned ||
-        mpk_get_bool(pinned, &drift->pinned) != 0 || !get_last(mpk_find(map, "last"), drift)) {
+        mpk_get_bool(pinned, &drift->pinned) != 0 || !last || !metrics ||
+        metrics->type != MSGPACK_OBJECT_MAP) {
         return ERR_STORE_FORMAT;
     }
-    return get_metrics(mpk_find(map, "metrics"), drift);
+    drift->begun = last->type != MSGPACK_OBJECT_NIL;
+    if (drift->begun && mpk_get_u64(last, UINT64_MAX, &drift->last) != 0) {
+        return ERR_STORE_FORMAT;
+    }
+    int code = 0;
+    for (uint32_t i = 0; !code && i < metrics->via.map.size; i++) {
+        /* METRIC_COUNT for a name that is not known. */
+        const msgpack_object *name = &metrics->via.map.ptr[i].key;
+        int metric = 0;
+        while (metric < METRIC_COUNT && !mpk_is_str(name, metric_info[metric].name)) {
+            metric++;
+        }
+        if (metric < METRIC_COUNT) {
+            code = get_metric(&metrics->via.map.ptr[i].val, drift, metric);
+        }
+    }
+    return code;
 }
 
 int drift_unpack(const struct drift_rule *rule, const void *data, size_t size,

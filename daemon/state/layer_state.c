@@ -101,23 +101,6 @@ static int add_map(struct layer_state *state, const struct message *message,
     return 0;
 }
 
-static int add_newest(struct layer_state *state, const struct message *message,
-                      const struct measured *measured)
-{
-    if (measured->pairs || measured->head_similarity) {
-        struct detail *detail = detail_new(measured);
-        if (!detail) {
-            return ERR_MEMORY;
-        }
-        detail_release(&state->detail);
-        state->detail = detail;
-    }
-    state->newest = position_of(&message->header);
-    state->local_window = measured->local_window;
-    set_newest(state, message);
-    return 0;
-}
-
 double layer_state_matrix_number(const struct layer_state *state, int metric, uint32_t head)
 {
     const struct weights_result *weights = state->weights ? state->weights->weights : NULL;
@@ -189,14 +172,6 @@ static int layer_state_update(struct layer_state *state, struct stat_set *set,
     return code;
 }
 
-/* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
-static uint64_t layer_state_head_invalid(const struct measured *measured, uint32_t h)
-{
-    uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
-    uint64_t sound = measured->head[h].row[METRIC_ENTROPY].moments.n;
-    return rows > sound ? rows - sound : 0;
-}
-
 /* Head h of the message is head `to` of the model. */
 static int layer_state_add_head(struct layer_state *state, const struct measured *measured,
                                 uint32_t h, uint32_t to, const struct position *position,
@@ -235,7 +210,10 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
     }
     int code = layer_state_update(state, &head->stats, &input, writer);
     if (!code && measured->invalid_rows > 0 && measured->value[METRIC_ENTROPY]) {
-        head->invalid_rows += layer_state_head_invalid(measured, h);
+        /* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
+        uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
+        uint64_t sound = measured->head[h].row[METRIC_ENTROPY].moments.n;
+        head->invalid_rows += rows > sound ? rows - sound : 0;
     }
     if (!code && newest) {
         head->newest = *position;
@@ -283,7 +261,21 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
     if (!code && measured->map && (newest || !state->map)) {
         code = add_map(state, message, measured);
     }
-    return code || !newest ? code : add_newest(state, message, measured);
+    if (code || !newest) {
+        return code;
+    }
+    if (measured->pairs || measured->head_similarity) {
+        struct detail *detail = detail_new(measured);
+        if (!detail) {
+            return ERR_MEMORY;
+        }
+        detail_release(&state->detail);
+        state->detail = detail;
+    }
+    state->newest = position_of(&message->header);
+    state->local_window = measured->local_window;
+    set_newest(state, message);
+    return 0;
 }
 
 /* Any message may claim to have come from very many rows: the sum stays readable. */

@@ -91,13 +91,26 @@ static int layer_state_ranks_split(struct layer_state *state)
                : 0;
 }
 
-static int layer_state_ranks_add_rows(struct layer_state *state, const struct message *message,
-                                      const struct measured *measured)
+int layer_state_ranks_add(struct layer_state *state, const struct message *message,
+                          const struct measured *measured)
 {
+    uint32_t rank = message->header.rank, only;
+    int code = layer_state_ranks_have(state, rank) ? 0 : layer_state_ranks_split(state);
+    if (!code) {
+        code = layer_state_ranks_reserve(state, rank - rank % 8, 1);
+    }
+    if (code) {
+        return code;
+    }
+    state->rank_bits[(rank - state->rank_first) / 8] |= (uint8_t)(1u << rank % 8);
+    if (message->header.type == MESSAGE_WEIGHTS || !measured->value[METRIC_ENTROPY] ||
+        layer_state_ranks_only(state, &only)) {
+        return 0;
+    }
     const struct header *header = &message->header;
     uint64_t *rows = calloc(measured->heads, sizeof *rows);
     double *mean = calloc(measured->heads, sizeof *mean);
-    int code = rows && mean ? 0 : ERR_MEMORY;
+    code = rows && mean ? 0 : ERR_MEMORY;
     for (uint32_t h = 0; h < measured->heads && !code; h++) {
         const struct moments *moments = &measured->head[h].row[METRIC_ENTROPY].moments;
         bool sound = moments->n > 0 && fabs(moments->min) <= STAT_VALUE_MOST &&
@@ -112,24 +125,6 @@ static int layer_state_ranks_add_rows(struct layer_state *state, const struct me
     free(rows);
     free(mean);
     return code;
-}
-
-int layer_state_ranks_add(struct layer_state *state, const struct message *message,
-                          const struct measured *measured)
-{
-    uint32_t rank = message->header.rank, only;
-    int code = layer_state_ranks_have(state, rank) ? 0 : layer_state_ranks_split(state);
-    if (!code) {
-        code = layer_state_ranks_reserve(state, rank - rank % 8, 1);
-    }
-    if (code) {
-        return code;
-    }
-    state->rank_bits[(rank - state->rank_first) / 8] |= (uint8_t)(1u << rank % 8);
-    return message->header.type != MESSAGE_WEIGHTS && measured->value[METRIC_ENTROPY] &&
-                   !layer_state_ranks_only(state, &only)
-               ? layer_state_ranks_add_rows(state, message, measured)
-               : 0;
 }
 
 static int layer_state_ranks_unite(struct layer_state *into, const struct layer_state *from)

@@ -104,14 +104,6 @@ void maps_clear(struct map_place *place)
 
 /* Putting */
 
-static uint64_t slice_bytes(const struct map_slice *slice)
-{
-    const struct head_maps *m = slice->maps;
-    return block_bytes(sizeof *slice) +
-           block_bytes(head_maps_bytes(m->heads, m->rows, m->columns, UINT32_MAX)) +
-           (slice->importance ? block_bytes(m->heads * sizeof *slice->importance) : 0);
-}
-
 static uint64_t labels_bytes(const char *labels, uint32_t count)
 {
     uint64_t bytes = 0;
@@ -220,7 +212,10 @@ static bool add_slice(struct layer_maps *maps, struct message *message, const do
     slice->next = *link;
     *link = slice;
     maps->here += slice->maps->heads;
-    maps->bytes += slice_bytes(slice);
+    const struct head_maps *m = slice->maps;
+    maps->bytes += block_bytes(sizeof *slice) +
+                   block_bytes(head_maps_bytes(m->heads, m->rows, m->columns, UINT32_MAX)) +
+                   (slice->importance ? block_bytes(m->heads * sizeof *slice->importance) : 0);
     if (maps->shelf) {
         put_on(maps->shelf, maps);
     }

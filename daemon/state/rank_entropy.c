@@ -67,21 +67,6 @@ static int rank_entropy_widen(struct rank_means *means, uint32_t first, uint32_t
     return 0;
 }
 
-/* The place of a rank: of the first that is not below it. */
-static uint32_t rank_entropy_place(const struct rank_entropy *entropy, uint32_t rank)
-{
-    uint32_t low = 0, high = entropy->count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (entropy->means[middle].rank < rank) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
 /* Puts an empty rank at its place; the last one goes when there are too many. */
 static int rank_entropy_insert(struct rank_entropy *entropy, uint32_t place, uint32_t rank)
 {
@@ -108,7 +93,16 @@ int rank_entropy_add(struct rank_entropy *entropy, uint32_t rank, uint32_t first
     }
     for (; heads > 0 && !rows[0]; heads--, first++, rows++, mean++) {
     }
-    uint32_t place = rank_entropy_place(entropy, rank);
+    /* The place of the rank is that of the first that is not below it. */
+    uint32_t place = 0, high = entropy->count;
+    while (place < high) {
+        uint32_t middle = place + (high - place) / 2;
+        if (entropy->means[middle].rank < rank) {
+            place = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
     if (heads == 0 || place == RANK_ENTROPY_MAX) {
         return 0;
     }

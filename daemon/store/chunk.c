@@ -293,10 +293,17 @@ int chunk_make(const struct sql *sql, struct store_place which, struct chunk_mad
 
 /* States */
 
-static int thin(const struct sql *sql, int64_t chunk_id)
+static int thin_found(const struct sql *sql, enum statement statement,
+                      const struct sql_value *values, bool *ret_thinned)
 {
+    int64_t chunk_id = 0;
+    int code = sql_number(sql, statement, values, &chunk_id);
+    *ret_thinned = code == SQLITE_OK;
+    if (code != SQLITE_OK) {
+        return code == SQLITE_DONE ? SQLITE_OK : code;
+    }
     const enum statement steps[] = {STATEMENT_THIN, STATEMENT_SET_BARE};
-    int code = sql_begin(sql);
+    code = sql_begin(sql);
     if (code != SQLITE_OK) {
         return code;
     }
@@ -305,18 +312,6 @@ static int thin(const struct sql *sql, int64_t chunk_id)
     }
     crash_point("store_retention");
     return sql_end(sql, code);
-}
-
-static int thin_found(const struct sql *sql, enum statement statement,
-                      const struct sql_value *values, bool *ret_thinned)
-{
-    int64_t chunk_id = 0;
-    int code = sql_number(sql, statement, values, &chunk_id);
-    *ret_thinned = code == SQLITE_OK;
-    if (code == SQLITE_DONE) {
-        return SQLITE_OK;
-    }
-    return code == SQLITE_OK ? thin(sql, chunk_id) : code;
 }
 
 int chunk_thin(const struct sql *sql, struct store_place which, uint64_t keep, bool *ret_thinned)

@@ -96,16 +96,6 @@ static int put_clean(const struct sql *sql, bool clean)
     return sql_run(sql, STATEMENT_SET_CLEAN, SQL(sql_i64(clean)));
 }
 
-static int check_if_unclean(const struct sql *sql)
-{
-    int64_t clean = 0;
-    int code = sql_number(sql, STATEMENT_GET_CLEAN, NULL, &clean);
-    if (code == SQLITE_DONE) {
-        return SQLITE_OK; /* it is new */
-    }
-    return code == SQLITE_OK && !clean ? store_db_check(sql->db) : code;
-}
-
 static int on_commit(void *data, sqlite3 *connection, const char *schema, int pages)
 {
     (void)connection;
@@ -132,7 +122,15 @@ static int store_db_prepare(struct store_db *db, sqlite3 *connection, const char
     }
     db->log_pages = 0;
     sqlite3_wal_hook(connection, on_commit, db);
-    return code == SQLITE_OK ? check_if_unclean(&db->sql) : code;
+    if (code != SQLITE_OK) {
+        return code;
+    }
+    int64_t clean = 0;
+    code = sql_number(&db->sql, STATEMENT_GET_CLEAN, NULL, &clean);
+    if (code == SQLITE_DONE) {
+        return SQLITE_OK; /* it is new */
+    }
+    return code == SQLITE_OK && !clean ? store_db_check(db->sql.db) : code;
 }
 
 static void disconnect(struct store_db *db, sqlite3 *connection)

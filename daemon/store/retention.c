@@ -195,19 +195,6 @@ static int store_retention_make_room(const struct sql *sql, int64_t now_s,
     return drop_found_run(sql, STATEMENT_GET_OLD_RUN, now_s, done);
 }
 
-static int vacuum(const struct sql *sql, const struct size *size, struct retention_done *done)
-{
-    char text[64];
-    struct size after = *size;
-    snprintf(text, sizeof text, "PRAGMA incremental_vacuum(%d)", VACUUM_PAGES);
-    if (sqlite3_exec(sql->db, text, NULL, NULL, NULL) != SQLITE_OK) {
-        return sqlite3_extended_errcode(sql->db);
-    }
-    int code = store_retention_read_size(sql, &after);
-    done->more = code == SQLITE_OK && after.pages < size->pages;
-    return code;
-}
-
 int retention_by_size(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
                       struct retention_done *ret_done)
 {
@@ -223,7 +210,18 @@ int retention_by_size(const struct sql *sql, const struct retention_rule *rule, 
         return store_retention_make_room(sql, now_s, ret_done);
     }
     bool too_large = (uint64_t)size.pages * (uint64_t)size.page_bytes > rule->bytes + rule->apart;
-    return too_large && size.pages_free > 0 ? vacuum(sql, &size, ret_done) : SQLITE_OK;
+    if (!too_large || size.pages_free == 0) {
+        return SQLITE_OK;
+    }
+    char text[64];
+    struct size after = size;
+    snprintf(text, sizeof text, "PRAGMA incremental_vacuum(%d)", VACUUM_PAGES);
+    if (sqlite3_exec(sql->db, text, NULL, NULL, NULL) != SQLITE_OK) {
+        return sqlite3_extended_errcode(sql->db);
+    }
+    code = store_retention_read_size(sql, &after);
+    ret_done->more = code == SQLITE_OK && after.pages < size.pages;
+    return code;
 }
 
 /* Age */
