@@ -112,7 +112,7 @@ static int history_series_count_rows(struct query *query, const struct value_ser
                           SQL(sql_u64(series->layer.id), sql_u64(series->track.id), sql_u64(last)));
     code = code ? code : query_next(query, statement);
     if (code == 1) {
-        code = state_read_number(statement, 0, METRIC_COUNT, &state); /* of no histogram */
+        code = state_read(statement, 0, &(const int){METRIC_COUNT}, &state); /* of no histogram */
     }
     sqlite3_finalize(statement);
     if (state) {
