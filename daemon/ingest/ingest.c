@@ -340,6 +340,22 @@ static int receive_one(struct ingest *ingest)
     return 0;
 }
 
+static void wait_message(struct ingest *ingest, int most_ms)
+{
+    zmq_pollitem_t items[] = {
+        {.socket = ingest->socket, .events = ZMQ_POLLIN},
+        {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
+        {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
+        {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
+    };
+    zmq_poll(items, ingest->lane ? 4 : 3, memory_idle_ms(ingest->memory, most_ms));
+    if (items[1].revents) {
+        uint64_t count;
+        (void)!read(ingest->wake_fd, &count, sizeof count);
+    }
+    memory_turn(ingest->memory);
+}
+
 /* Plans */
 
 /* Both ends know a prefix by its bytes, so that what stays the same is not said again. */
@@ -402,6 +418,24 @@ void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_e
     }
 }
 
+static void take_changes(struct ingest *ingest)
+{
+    char *next = atomic_exchange(&ingest->next_endpoint, NULL);
+    if (next) {
+        endpoint_keep(ingest->socket, next, &ingest->file);
+        memory_keep(ingest->memory);
+    }
+    free(next);
+    next = atomic_exchange(&ingest->next_lane, NULL);
+    if (next) {
+        lane_look(ingest->lane, next);
+    }
+    free(next);
+    if (atomic_exchange(&ingest->keys_differ, false)) {
+        refused_forget(&ingest->refused, ingest->socket);
+    }
+}
+
 void ingest_follow_keys(struct ingest *ingest)
 {
     atomic_store(&ingest->keys_differ, true);
@@ -457,34 +491,9 @@ static void *ingest_main(void *data)
     while (!atomic_load(&ingest->stop)) {
         stall_point("ingest");
         pulse_beat(&ingest->pulse);
-        zmq_pollitem_t items[] = {
-            {.socket = ingest->socket, .events = ZMQ_POLLIN},
-            {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
-            {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
-            {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
-        };
-        zmq_poll(items, ingest->lane ? 4 : 3,
-                 memory_idle_ms(ingest->memory, waits ? LANE_RETRY_MS : -1));
-        if (items[1].revents) {
-            uint64_t count;
-            (void)!read(ingest->wake_fd, &count, sizeof count);
-        }
-        memory_turn(ingest->memory);
+        wait_message(ingest, waits ? LANE_RETRY_MS : -1);
         take_plans(ingest);
-        char *next = atomic_exchange(&ingest->next_endpoint, NULL);
-        if (next) {
-            endpoint_keep(ingest->socket, next, &ingest->file);
-            memory_keep(ingest->memory);
-        }
-        free(next);
-        next = atomic_exchange(&ingest->next_lane, NULL);
-        if (next) {
-            lane_look(ingest->lane, next);
-        }
-        free(next);
-        if (atomic_exchange(&ingest->keys_differ, false)) {
-            refused_forget(&ingest->refused, ingest->socket);
-        }
+        take_changes(ingest);
         waits = receive_available(ingest);
     }
     ingest_drain(ingest);

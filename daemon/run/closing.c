@@ -521,6 +521,29 @@ static bool has_ended(const struct run *run)
     return !open && !run->queue && !run->held && window_all_bye(&run->tracks[0].window);
 }
 
+/* The alerts and what stays of the run are one batch: a kill leaves all of the end, or none. */
+static void end_run(struct run *run, uint64_t now_ns)
+{
+    struct closing closing = {.run = run};
+    struct counts counts = run_counts(run);
+    run->state = JOB_ENDED;
+    closing.batch = checkpoint_begin(run);
+    judging_end(&closing);
+    if (forward_state(run, closing.batch) != 0) {
+        log_event(LOG_ERROR, "state_not_sent", LOG_STR("job", run->job),
+                  LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
+    checkpoint_ended(run, &closing.batch, now_ns);
+    run_free_state(run);
+    run_publish_job(run);
+    /* It goes on with whatever comes, and who may publish can let it end at each message. */
+    if (log_is_round(run->ends++)) {
+        log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
+                  LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost),
+                  LOG_NUM("count", run->ends));
+    }
+}
+
 void closing_settle(struct run *run, uint64_t now_ns)
 {
     while (show_all(run) && now_ns && close_next(run, now_ns)) {
@@ -529,26 +552,7 @@ void closing_settle(struct run *run, uint64_t now_ns)
         run->closing.now_ns = now_ns > run->closing.now_ns ? now_ns : run->closing.now_ns;
     } else if (now_ns && run->state != JOB_ENDED && has_ended(run)) {
         assembly_give_up_all(run);
-        /* The alerts and what stays of the run are one batch: a kill leaves all of the end, or
-         * none. */
-        struct closing closing = {.run = run};
-        struct counts counts = run_counts(run);
-        run->state = JOB_ENDED;
-        closing.batch = checkpoint_begin(run);
-        judging_end(&closing);
-        if (forward_state(run, closing.batch) != 0) {
-            log_event(LOG_ERROR, "state_not_sent", LOG_STR("job", run->job),
-                      LOG_STR("reason", err_slug(ERR_MEMORY)));
-        }
-        checkpoint_ended(run, &closing.batch, now_ns);
-        run_free_state(run);
-        run_publish_job(run);
-        /* It goes on with whatever comes, and who may publish can let it end at each message. */
-        if (log_is_round(run->ends++)) {
-            log_event(LOG_INFO, "run_ended", LOG_STR("job", run->job),
-                      LOG_NUM("processed", counts.processed), LOG_NUM("lost", counts.tally.lost),
-                      LOG_NUM("count", run->ends));
-        }
+        end_run(run, now_ns);
     }
 }
 
