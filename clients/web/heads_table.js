@@ -100,7 +100,7 @@ export class HeadsTable {
         });
         for (const row of this.rows.splice(ROWS)) row.element.remove();
         this.box.scrollTop = 0;
-        this.draw(this.live);
+        this.draw(this.live, this.summary);
     }
 
     fill({ link, texts }, head) {
