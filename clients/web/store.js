@@ -5,7 +5,7 @@
 import { find, get, now, RUNS_KEPT } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
 import { silenceOf } from "./run_text.js";
-import { paced } from "./view_state.js";
+import { pacedUntilStored } from "./view_state.js";
 
 /** A layer of which only the history is left: numbers of no step. */
 export const pastLayer = ({ stack, layer, site, module, heads, metrics }) => ({
@@ -38,7 +38,7 @@ function withMatrices(map, of) {
 const SUMMARIES_MS = 400;
 /** The metric whose numbers are always there. */
 const USUAL = "entropy_normalized";
-/** After a window has closed, until it is on the disk. */
+/** After a window has closed, until it is on the disk, as a rule. */
 const STARTS_MS = 2000;
 
 export class Store {
@@ -62,7 +62,7 @@ export class Store {
         this.isLoaded = false; // choose() has had its answer
         this.isFollowing = false; // while attnd does not answer nobody knows whether a run is silent
         this.listeners = new Map();
-        this.loadStartsSoon = paced(() => this.loadStarts(), STARTS_MS);
+        this.loadStartsSoon = pacedUntilStored(() => this.loadStarts(), STARTS_MS);
         events.on("state", (state) => this.takeState(state));
         events.on("live", (map) => this.takeLive(map));
         events.on("summary", (map) => this.takeSummary(map));

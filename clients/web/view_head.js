@@ -31,7 +31,7 @@ import { mapStep, NOT_KEPT } from "./run.js";
 import { errorText, isSampled, newestText, rolesBefore, roleText, sampleText, withWindow } from "./run_text.js";
 import { liveValues, summaryValues } from "./store.js";
 import { headAlerts } from "./verdict.js";
-import { kept, paced } from "./view_state.js";
+import { kept, pacedUntilStored } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 
 const WINDOWS = 5000;
@@ -334,11 +334,15 @@ class HeadView {
             },
             nothing: () => this.drawNoMap(),
         });
-        this.drawWindow = paced(() => {
+        this.drawWindow = pacedUntilStored(() => {
             this.loadRoles();
             this.history.now();
         });
-        this.drawLogged = paced(() => this.history.now(), LOG_MS);
+        this.drawLogged = pacedUntilStored(() => this.history.now(), LOG_MS);
+        this.drawAlerts = pacedUntilStored(async () => {
+            await this.loadAlerts();
+            this.loadRoles();
+        });
     }
 
     summary() {
@@ -512,10 +516,8 @@ class HeadView {
             }),
             store.on("log", this.drawLogged),
             this.drawLogged.stop,
-            store.on("alerts", async () => {
-                await this.loadAlerts();
-                this.loadRoles();
-            }),
+            store.on("alerts", this.drawAlerts),
+            this.drawAlerts.stop,
             this.history.stop,
             this.pictures.stop,
             this.drawWindow.stop,

@@ -16,7 +16,7 @@ import { here, keep, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { isOver, startOf } from "./run_text.js";
 import { aboutText } from "./verdict.js";
-import { paced } from "./view_state.js";
+import { paced, pacedUntilStored } from "./view_state.js";
 
 /** Points of a line, and its size in px. */
 const POINTS = 60,
@@ -186,7 +186,7 @@ class Home {
         this.ticked = new Set((params.ticked ?? "").split(" ").filter(Boolean));
         this.body = h("tbody");
         this.drawSoon = paced(() => this.draw());
-        this.askEndings = paced(() => this.loadEndings());
+        this.askEndings = pacedUntilStored(() => this.loadEndings());
         this.watcher = new IntersectionObserver((entries) => this.see(entries), { rootMargin: "200px" });
     }
 

@@ -18,7 +18,7 @@ import { loadRules } from "./rules.js";
 import { mapStep } from "./run.js";
 import { isSampled, rolesAt, sampleText, withWindow } from "./run_text.js";
 import { firingOf } from "./verdict.js";
-import { kept, paced } from "./view_state.js";
+import { kept, paced, pacedUntilStored } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 
 const AGGREGATES = [
@@ -239,8 +239,8 @@ export async function show(root, params, { store, isCurrent }) {
     function drawSeries() {
         series.draw(time.grid, time.last, { rules, alerts });
     }
-    const rolesSoon = paced(loadRoles);
-    const alertsSoon = paced(async () => {
+    const rolesSoon = pacedUntilStored(loadRoles);
+    const alertsSoon = pacedUntilStored(async () => {
         await loadAlerts();
         if (!isCurrent()) return;
         drawSeries();

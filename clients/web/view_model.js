@@ -20,7 +20,7 @@ import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { Thumbs } from "./thumbs.js";
 import { firingOf } from "./verdict.js";
-import { kept, paced } from "./view_state.js";
+import { kept, paced, pacedUntilStored } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 
 const REFRESH_MS = 2000;
@@ -407,7 +407,7 @@ class ModelView {
             this.thumbs.reload();
             if (!this.rollout.content.contains(document.activeElement)) this.drawAll();
         }, REFRESH_MS);
-        const alertsSoon = paced(async () => {
+        const alertsSoon = pacedUntilStored(async () => {
             await this.loadAlerts();
             if (!this.isCurrent()) return;
             this.drawStrips();

@@ -21,7 +21,7 @@ import { liveValues } from "./store.js";
 import { HealthyRanges } from "./own_range.js";
 import { lossText, Timeline } from "./timeline.js";
 import { firingOf, marksOf } from "./verdict.js";
-import { paced } from "./view_state.js";
+import { paced, pacedUntilStored } from "./view_state.js";
 import { whyNoWindow } from "./view_fleet.js";
 import { droppedCount } from "./view_home.js";
 import { Playback, wrongMoment } from "./view_time.js";
@@ -86,8 +86,8 @@ class Overview {
         });
         this.maps = new BeforeAfter({ store, params, isCurrent });
         this.playback = new Playback((at) => this.setTime(at));
-        this.onSummary = paced(() => this.reloadGrid(), GRID_MS);
-        this.onAlerts = paced(() => this.reloadAlerts(), ALERTS_MS);
+        this.onSummary = pacedUntilStored(() => this.reloadGrid(), GRID_MS);
+        this.onAlerts = pacedUntilStored(() => this.reloadAlerts(), ALERTS_MS);
         this.onVerdict = paced(() => this.reloadVerdict(), VERDICT_MS);
     }
 

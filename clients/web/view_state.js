@@ -4,6 +4,8 @@
 import { errorNote, note } from "./dom.js";
 
 const PAUSE_MS = 1000;
+/** A window is told of before it is in the history, up to history.commit later, a minute at most, and the disk takes its time. */
+const STORED_MS = [5000, 65000];
 
 /**
  * Keeps `body` in step with attnd. `load()` gives what is to be drawn, or null; `draw(found)` draws it; `nothing()` says
@@ -43,5 +45,21 @@ export function paced(callback, pause = PAUSE_MS) {
         }, pause);
     };
     call.stop = () => clearTimeout(timer);
+    return call;
+}
+
+/** As paced(), of what the history is asked for after it was told of: and again when it has what the last call was about. */
+export function pacedUntilStored(callback, pause = PAUSE_MS) {
+    const soon = paced(callback, pause);
+    let later = [];
+    const call = () => {
+        soon();
+        later.forEach((timer) => clearTimeout(timer));
+        later = STORED_MS.map((ms) => setTimeout(callback, ms));
+    };
+    call.stop = () => {
+        soon.stop();
+        later.forEach((timer) => clearTimeout(timer));
+    };
     return call;
 }

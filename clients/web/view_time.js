@@ -3,7 +3,7 @@
 import { h, note } from "./dom.js";
 import { loadLoggedGrid, momentOf, momentText, valuesAt, windowAt } from "./grid.js";
 import { keep } from "./router.js";
-import { paced } from "./view_state.js";
+import { pacedUntilStored } from "./view_state.js";
 
 /** New windows are asked for at most so often. */
 const GRID_MS = 2000;
@@ -81,7 +81,7 @@ export class ViewTime {
         Object.assign(this, { run, metric, where, params, moment: params.at, isCurrent, onTime, grid: null, at: null });
         this.playback = new Playback((window) => this.setTime(window));
         this.element = this.playback.element;
-        this.reloadSoon = paced(() => this.reload(), GRID_MS);
+        this.reloadSoon = pacedUntilStored(() => this.reload(), GRID_MS);
     }
 
     async load() {

@@ -19,8 +19,11 @@ ROOT = os.path.join(HERE, "..", "..")
 CLIENT = os.path.join(ROOT, "clients", "python")
 sys.path[:0] = [os.path.join(HERE, "..", "e2e"), CLIENT, os.path.join(CLIENT, "examples")]
 
+import attnd  # noqa: E402
 from attnd.bundle import bundle  # noqa: E402
 from harness import PATIENCE_S, Attnd, wait_until  # noqa: E402
+
+attnd.Publisher.__init__.__kwdefaults__["linger"] = PATIENCE_S  # what is sent last may take its time
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: apt install python3-selenium chromium-driver")
 JOB = "chars-encoder-decoder"
@@ -50,12 +53,17 @@ class Site:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}?{query}", timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
+    def is_stored(self):
+        """Whether the history has all that attnd has told of."""
+        return not self.daemon.stats()["history"]["waiting"]
+
     def train(self, *arguments):
         """The README's example, in small, until it has ended."""
-        from train_chars import Trainer, parse_arguments
+        import train_chars
+        train_chars.SUBSCRIBER_WAIT_S = PATIENCE_S
         words = ("--batch", "4", "--text", os.path.join(CLIENT, "examples"), "--endpoint", self.daemon.endpoint("ingest"),
-                 "--summaries", self.daemon.endpoint("publish"))
-        assert Trainer(parse_arguments([*words, *arguments])).run()
+                 "--summaries", self.daemon.endpoint("publish"), "--wait", str(PATIENCE_S))
+        assert train_chars.Trainer(train_chars.parse_arguments([*words, *arguments])).run()
 
     def close(self):
         CLOSED.add(self.port)
@@ -100,6 +108,7 @@ class Page:
         self.driver = driver
 
     def open(self, site, address="", width=1440, height=900, dark=False):
+        wait_until(site.is_stored, "the history, which a page asks when it is opened, and then when more comes")
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                                     dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 500))
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(

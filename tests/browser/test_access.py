@@ -6,6 +6,7 @@ import os
 
 import pytest
 from conftest import JOB, ROOT
+from harness import wait_until
 from selenium.webdriver import ActionChains, Keys
 
 VIEWS = {"home": "Runs", "overview": "Overview", "overview?at=step29": "Overview", "layer": "Layer", "head": "Head",
@@ -77,7 +78,8 @@ def test_every_view_is_for_everyone(site, page, view, width, height):
         page.open(site, address(view), width=width, height=height, dark=dark).ready()
         assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
         assert page.js("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
-        assert page.text("#connection") == "connected" and (view == "home" or JOB in page.js("return document.title"))
+        wait_until(lambda: page.text("#connection") == "connected", "the events")
+        assert view == "home" or JOB in page.js("return document.title")
         assert page.js("return document.querySelector('.tabs [aria-current]').textContent") == VIEWS[view]
         assert page.js("return document.querySelectorAll('main svg').length") > 0
         page.screenshot(f"{view.replace('?', '-')}-{width}-{'dark' if dark else 'light'}")

@@ -22,8 +22,8 @@ ROLES = {
 
 @pytest.fixture
 def course():
-    """The site, and what goes on with the run."""
-    site = Site("window.unit=step", "window.length=1", "window.every=1", "window.timeout=1h")
+    """The site, whose disk is later than a page first asks for what it was told of, and what goes on with the run."""
+    site = Site("window.unit=step", "window.length=1", "window.every=1", "window.timeout=1h", "history.commit=2500ms")
     trainer = Trainer(site.daemon, "gpt")
 
     def go_on(first, steps):
@@ -75,6 +75,7 @@ def test_the_page_of_a_layer_says_what_emerged(course, page):
     wait_for(STEPS - 1)
     wait_until(lambda: page.texts("td.text")[:3] == ["induction since step 14", "first_token", "uniform"],
                "since when, without loading the page again")
+    wait_until(lambda: page.js("return document.querySelector('.time input').max") == str(STEPS - 1), "all windows, likewise")
     page.screenshot("roles-of-a-layer-1440-light")
 
 

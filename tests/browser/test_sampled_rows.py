@@ -98,6 +98,12 @@ def test_a_layer_of_sampled_rows_has_standard_errors_in_its_table(course, page):
     row = dict(zip(head, page.texts("tbody tr:nth-child(2) td")))
     assert row["max_logit"].split(" ± ")[0] == str(shown(course.entropy[-1].mean() + 8)) and "±" in row["entropy_normalized"]
     assert row["importance"] == "0.3"
+    sort = "return [...document.querySelectorAll('th button')].find((e) => e.textContent === 'max_logit').click()"
+    unsorted = sorted(page.texts("tbody tr"))
+    page.js(sort)
+    assert sorted(page.texts("tbody tr")) == unsorted, "sorted rows keep their errors"
+    page.js(sort)
+    assert page.texts("th[aria-sort]") == ["max_logit"] and sorted(page.texts("tbody tr")) == unsorted
     assert page.js("return document.querySelector('tbody tr td:last-child').title").startswith("mean of the last window")
     assert any(text.endswith("step 36, 256 of about 8,192 query rows") for text in page.texts(".figure > header .sub"))
     assert "by their weights, mean of the last window" in page.texts(".figure > header .sub")

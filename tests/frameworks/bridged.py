@@ -15,8 +15,14 @@ PACKAGE = ROOT / "clients" / "python"
 sys.path[:0] = [str(PACKAGE), str(ROOT / "tests" / "e2e")]
 
 import numpy as np  # noqa: E402
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_until  # noqa: E402
+from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until  # noqa: E402
 
+BRIDGE = f"""
+import sys
+from attnd.bridge import cli, pump
+pump.ANSWER_S = {PATIENCE_S}
+sys.exit(cli.main())
+"""  # python -m attnd.bridge, with patience
 LAYERS, HEADS, T, STEPS = 2, 12, 8, 3  # STEPS per epoch
 EPOCHS = 8
 JOB = "gpt-small"
@@ -83,8 +89,9 @@ def start(daemon, *arguments, cwd=None):
     """A bridge as a program, once it has subscribed."""
     before = daemon.stats()["subscriptions"]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "attnd.bridge", *map(str, arguments), "--endpoint",
-                                daemon.endpoint("control")], cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", BRIDGE, *map(str, arguments), "--endpoint", daemon.endpoint("control"),
+                                "--timeout", str(PATIENCE_S), "--linger", str(PATIENCE_S)],
+                               cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True)
 
     def subscribed():
         assert process.poll() is None, process.stderr.read()

@@ -18,7 +18,11 @@ TRACKIO = tempfile.TemporaryDirectory(prefix="trackio-")
 os.environ["TRACKIO_DIR"] = TRACKIO.name
 
 import attnd as client  # noqa: E402
-from harness import Attnd, wait_until  # noqa: E402
+from attnd import alerts  # noqa: E402
+from attnd.bridge import pump  # noqa: E402
+from harness import PATIENCE_S, Attnd, wait_until  # noqa: E402
+
+client.Publisher.__init__.__kwdefaults__["linger"] = PATIENCE_S  # what is sent last is waited for on a busy machine too
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +30,13 @@ def nothing_left_behind():
     yield
     while Attnd.all:
         Attnd.all.pop().discard()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Threads beside a training wait for attnd as long as tests do."""
+    for module, name in ((alerts, "ANSWER_S"), (alerts, "CLOSE_S"), (alerts, "END_S"), (pump, "ANSWER_S")):
+        monkeypatch.setattr(module, name, PATIENCE_S)
 
 
 @pytest.fixture

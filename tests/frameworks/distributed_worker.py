@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-from session import attnd, snapshot, tier_options
+from session import PATIENCE_S, attnd, snapshot, tier_options
 from zoo import decoder_kind, fused, next_token_loss
 
 STEPS = 3
@@ -55,10 +55,10 @@ def train_rank(rank, world, how, tier, endpoint, job, results):
     share = (rank, world) if how == "heads" else None
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0 if share else 0.02)  # whose gradients are not put together
     states, kinds = [], []
-    with attnd.watch(model, job=job, endpoint=endpoint, every=1, samples=0, wait=20.0,
+    with attnd.watch(model, job=job, endpoint=endpoint, every=1, samples=0, wait=PATIENCE_S,
                      weights_every=0 if share else 1, tensor_parallel=share, **options,
                      on_publish=lambda message: kinds.append(message.kind)) as watch:
-        assert watch.publisher.wait_for_subscriber(20.0)
+        assert watch.publisher.wait_for_subscriber(PATIENCE_S)
         for step in range(STEPS):
             states.append(whole_state(model))
             next_token_loss(model, batch_of(step, *((0, 1) if share else (rank, world)))).backward()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from session import attnd, tier_options
+from session import PATIENCE_S, attnd, tier_options
 from torch import nn
 from torch.nn import functional as F
 
@@ -196,7 +196,7 @@ def main(rank, world, store, endpoint, results):
         alone = {steps: train(make(), mode, steps, rank) for steps in {steps_of(capture) for capture in CAPTURES}}
         for capture in CAPTURES:
             model, kinds, options = make(), [], options_of(capture, patch)
-            with attnd.watch(model, job=f"{mode}-{capture}".replace(" ", "-"), endpoint=endpoint, every=1, wait=20.0,
+            with attnd.watch(model, job=f"{mode}-{capture}".replace(" ", "-"), endpoint=endpoint, every=1, wait=PATIENCE_S,
                              weights_every=0, on_publish=lambda message: kinds.append(message.kind), **options):
                 met = train(model, mode, steps_of(capture), rank)
                 dist.barrier()

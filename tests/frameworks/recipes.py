@@ -351,7 +351,7 @@ def train(heading: str, directory: str, watched: bool, before: Callable[[Names],
     watch = attnd.watch
 
     def patient(*args: Any, **kwargs: Any) -> Any:
-        return watch(*args, **{"wait": 60.0, "linger": 20.0, **kwargs})
+        return watch(*args, **{"wait": 60.0, "linger": 60.0, **kwargs})
 
     names = RECIPES[heading].names(directory, **options)
     before(names)

@@ -15,8 +15,10 @@ sys.path[:0] = [os.path.join(ROOT, *folder) for folder in (("clients", "python")
 import attnd  # noqa: E402
 import attnd.capture  # noqa: E402
 from device_grid import reference_stands_in  # noqa: E402
-from harness import Attnd, Reader, wait_until  # noqa: E402
+from harness import PATIENCE_S, Attnd, Reader, wait_until  # noqa: E402
 from zoo import Batch, Kind  # noqa: E402
+
+attnd.Publisher.__init__.__kwdefaults__["linger"] = PATIENCE_S  # what is sent last is waited for on a busy machine too
 
 # A window per step, shown once however long the next step takes to compile; no spectra, which other tests are about.
 SETTINGS = ("window.unit=step", "window.timeout=1h", "metrics.spectrum=false", "history.enabled=false",
@@ -49,11 +51,11 @@ class Session:
         return self.daemon.endpoint("ingest")
 
     def watch(self, model: torch.nn.Module, **options: Any) -> attnd.Watch:
-        """Everything of every step, unless told otherwise; what is sent last is waited for on a busy machine too."""
+        """Everything of every step, unless told otherwise."""
         watch = attnd.watch(model, job=self.job, endpoint=self.endpoint,
-                            **{"every": 1, "samples": 0, "wait": 10.0, "linger": 20.0, **options})
+                            **{"every": 1, "samples": 0, "wait": PATIENCE_S, **options})
         self.watches.append(watch)
-        assert watch.publisher.wait_for_subscriber(60.0)
+        assert watch.publisher.wait_for_subscriber(PATIENCE_S)
         return watch
 
     def __enter__(self) -> "Session":

@@ -8,7 +8,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from session import attnd
+from session import PATIENCE_S, attnd
 from torch import nn
 from torch.nn import functional as F
 from zoo import HEADS, seeded
@@ -121,7 +121,7 @@ def train_rank(rank, how, dtype, endpoint, job, results, epochs="1", weights_eve
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02, foreach=False)
     own = weights_every.split(",")[rank] if weights_every else ""
     watch = None if own == "-" else attnd.watch(
-        model, job=job, endpoint=endpoint, every=1, samples=1, wait=60.0, linger=30.0, rank=rank,
+        model, job=job, endpoint=endpoint, every=1, samples=1, wait=PATIENCE_S, rank=rank,
         weights_every=int(own) if own else None, queue_bytes=int(queue_bytes))
     losses = []
     for epoch in range(int(epochs)):
@@ -135,7 +135,7 @@ def train_rank(rank, how, dtype, endpoint, job, results, epochs="1", weights_eve
         if watch is not None:
             watch.epoch_end()
     if watch is not None:
-        watch.publisher.drain(60.0)
+        watch.publisher.drain(PATIENCE_S)
     dist.barrier()  # nobody says bye before all have trained
     if watch is not None:
         watch.close()

@@ -60,10 +60,10 @@ def test_padding_queries_count_only_where_nothing_tells_of_them(build, with_deco
     model, given = build(), batch(with_decoder_mask)
     daemon = Attnd("metrics.spectrum_budget=0")
     with attnd.watch(model.train(), job="job", endpoint=daemon.endpoint("ingest"), every=1, samples=0, steps="manual",
-                     wait=60.0, linger=20.0, **tier_options(tier, monkeypatch)) as w:
+                     wait=60.0, **tier_options(tier, monkeypatch)) as w:
         model(**given).logits.sum().backward()
         w.step()
-    with attnd.Control(daemon.endpoint("control")) as control:
+    with attnd.Control(daemon.endpoint("control"), 60.0) as control:
         wait_until(lambda: len(control.summary("job", site="cross")) == 2, "both cross-attentions")
         found = sorted(control.summary("job", site="cross"), key=lambda one: one["layer"])
         maps = control.maps("job", stack="decoder", layer=0, site="cross")

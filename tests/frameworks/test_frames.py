@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("pandas", reason="pandas is not installed")
 
-from bridged import EPOCHS, HEADS, JOB, LAYERS, Training, daemon, wait_until  # noqa: E402
+from bridged import EPOCHS, HEADS, JOB, LAYERS, PATIENCE_S, Training, daemon, wait_until  # noqa: E402
 
 import attnd as client  # noqa: E402
 
@@ -22,7 +22,7 @@ def trained():
 
 def test_summaries_of_the_control_socket(trained):
     attnd, training = trained
-    with client.Control(attnd.endpoint("control")) as control:
+    with client.Control(attnd.endpoint("control"), PATIENCE_S) as control:
         table = client.frame(control.summary(JOB))
     last = training.steps()[-1]
     means = table[(table.metric == "entropy") & (table.statistic == "mean")]
@@ -47,7 +47,7 @@ def kept(control):
 
 def test_the_history_of_a_metric(trained):
     attnd, training = trained
-    with client.Control(attnd.endpoint("control")) as control:
+    with client.Control(attnd.endpoint("control"), PATIENCE_S) as control:
         wait_until(lambda: kept(control) == EPOCHS, "the history")
         table = client.frame(control.history(JOB, layer=1, metric="entropy"))
         single = client.frame(control.history(JOB, layer=1, metric="entropy", head=3, statistics=["mean"]))
@@ -60,7 +60,7 @@ def test_the_history_of_a_metric(trained):
 def test_a_subscriber_reads_frames(trained):
     attnd, training = trained
     with client.Subscriber(attnd.endpoint("publish"), f"summary/{JOB}/") as subscriber:
-        table = subscriber.frame(count=LAYERS, timeout=30)
+        table = subscriber.frame(count=LAYERS, timeout=PATIENCE_S)
         assert set(table["layer"]) == set(range(LAYERS)) and set(table["kind"]) == {"summary"}
         assert len(subscriber.frame(timeout=0.1)) == 0
 

@@ -17,7 +17,7 @@ import pytorch_lightning  # noqa: E402
 
 import attnd  # noqa: E402
 from attnd.integrations.lightning import AttndCallback  # noqa: E402
-from conftest import logged  # noqa: E402
+from conftest import PATIENCE_S, logged  # noqa: E402
 
 LAYERS, HEADS, WIDTH, TOKENS, VOCABULARY = 2, 4, 32, 16, 40
 SAMPLES, BATCH, ACCUMULATED = 16, 2, 2
@@ -99,7 +99,7 @@ def trainer(framework, callbacks, directory, epochs=2, **more):
 
 
 def attached(daemon, **more):
-    return AttndCallback("tiny", **{"endpoint": daemon.endpoint("ingest"), "every": 1, "wait": 30.0, **more})
+    return AttndCallback("tiny", **{"endpoint": daemon.endpoint("ingest"), "every": 1, "wait": PATIENCE_S, **more})
 
 
 def expected_steps(epochs):

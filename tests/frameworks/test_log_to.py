@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
 from attnd import alerts, trackers  # noqa: E402
-from conftest import Attnd, logged, wait_until  # noqa: E402
+from conftest import PATIENCE_S, Attnd, logged, wait_until  # noqa: E402
 from own_runs import TOOLS, Mlflow, TensorBoard, Trackio, Wandb, WandbRows  # noqa: E402
 from test_on_alert import RULES, Model  # noqa: E402
 
@@ -40,8 +40,8 @@ class Training:
         self.model = torch.nn.Sequential(Model(), Model())
         self.model[0].sharpness = 1.0
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01)
-        self.watch = attnd.watch(self.model, "mine", address=daemon.directory, every=1, samples=0, tier="raw", wait=60,
-                                 **{"steps": "manual", "linger": 20.0, **options})
+        self.watch = attnd.watch(self.model, "mine", address=daemon.directory, every=1, samples=0, tier="raw", wait=PATIENCE_S,
+                                 **{"steps": "manual", **options})
         if self.watch._alerts is not None:
             wait_until(lambda: daemon.stats()["subscriptions"], "somebody who hears of windows")
 
@@ -66,7 +66,7 @@ class Training:
 def windows_of(daemon, job):
     """{step: {lowest_entropy, lowest_entropy_layer, lowest_entropy_head}} by the API."""
     found = {}
-    with attnd.Control(address=daemon.directory) as control:
+    with attnd.Control(address=daemon.directory, timeout=PATIENCE_S) as control:
         for layer in control.windows(job)["layers"]:
             where = {key: layer[key] for key in ("stack", "layer", "site")}
             past = control.history(job, metric="entropy", **where, statistics=["mean"])
@@ -77,17 +77,16 @@ def windows_of(daemon, job):
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judging, tmp_path, tool):
-    tool = TOOLS[tool](tmp_path)
-    before, losses, parts = getattr(tool.owner, tool.name), [], set()
+def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judging, tmp_path, monkeypatch, tool):
+    tool, plan = TOOLS[tool](tmp_path), attnd.Control.plan
+    before, losses, plans = getattr(tool.owner, tool.name), [], []
+    monkeypatch.setattr(attnd.Control, "plan", lambda *given: plans.append(plan(*given)) or plans[-1])
     with Training(judging, log_to=tool.target) as training:
         for step in range(STEPS):
             if step == SHARP_AT:
                 training.model[1].sharpness = 1000.0
             losses.append(training.step())
             tool.log(losses[-1], step)
-            cost = judging.call("plan.get", job="mine")["cost"]
-            parts.add(cost and cost["part"])
         run = training.watch.publisher.run
     assert getattr(tool.owner, tool.name) == before  # as it was
     firing = judging.call("alerts", job="mine", limit=1)["firing"]
@@ -103,8 +102,8 @@ def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judgin
     assert (layers[WINDOW - 1] if WINDOW - 1 in layers else 0, layers[STEPS - 1]) == (0, 1)
     checks = numbers["attnd/failed_checks"]
     assert checks == {step: sum(alert["since"]["step"] <= step for alert in firing) for step in told} and checks[STEPS - 1] == 1
-    assert [value for value in numbers["attnd/capture_cost"].values()
-            if not any(part and value == pytest.approx(part, rel=1e-6) for part in parts)] == []
+    parts = [pytest.approx(answer["cost"]["part"], rel=1e-6) for answer in plans if answer["cost"]]
+    assert all(value in parts for value in numbers["attnd/capture_cost"].values())
     head = numbers["attnd/lowest_entropy_head"][STEPS - 1]
     assert texts["attnd/lowest_entropy"] == f"head {head:.0f} of encoder.1.self"
     assert texts["attnd/page"].startswith("http://127.0.0.1:") and texts["attnd/page"].endswith(f"/#/overview?job=mine&run={run}")
@@ -144,8 +143,9 @@ def test_a_tool_that_fails_is_told_once_and_gets_no_more(judging, writer, caplog
     assert [alert["rule"] for alert in told] == ["sharp"]
 
 
-def test_training_goes_on_and_ends_when_attnd_has_gone(judging, writer):
-    with Training(judging, log_to=writer) as training:
+def test_training_goes_on_and_ends_when_attnd_has_gone(judging, writer, monkeypatch):
+    monkeypatch.setattr(alerts, "END_S", 0.1)
+    with Training(judging, log_to=writer, linger=0.1) as training:
         judging.stop()
         for _ in range(2 * WINDOW):
             training.step()

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import modes  # noqa: E402
 from compiling import compilations, from_anew, regional, whole  # noqa: E402, F401
-from session import Session, assert_right, attnd, expected_of, train  # noqa: E402
+from session import PATIENCE_S, Session, assert_right, attnd, expected_of, train  # noqa: E402
 from attnd.forms import look  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
@@ -232,7 +232,7 @@ from zoo import decoder_kind, fused
 kind = decoder_kind("sdpa", fused)
 model = kind.build()
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
-with attnd.watch(model, job="itself", endpoint={stepwise.endpoint("ingest")!r}, every=1, wait=20.0) as watch:
+with attnd.watch(model, job="itself", endpoint={stepwise.endpoint("ingest")!r}, every=1, wait={PATIENCE_S}) as watch:
     model.compile()
     for step in range(4):
         kind.loss(model, kind.batch(step)).backward()
@@ -296,7 +296,7 @@ def as_rank(mode, rank, store, endpoint, results):
         model = modes.build(mode)
         with contextlib.ExitStack() as stack:
             if name == "watched":
-                watch = stack.enter_context(attnd.watch(model, job=f"compiled {mode}", endpoint=endpoint, every=1, wait=20.0, weights_every=0,
+                watch = stack.enter_context(attnd.watch(model, job=f"compiled {mode}", endpoint=endpoint, every=1, wait=PATIENCE_S, weights_every=0,
                                                         on_publish=lambda message: kinds.append(message.kind)))
             found["met"].append(modes.train(ranked(mode, model), mode, rank=int(rank)))
             dist.barrier()

@@ -34,7 +34,7 @@ def trained(daemon, projected, job, model=None, **options):
     """A model after one step of training, and {layer: what attnd says about its matrices}."""
     model = projected.kind.build() if model is None else model
     reader = Reader(daemon, f"live/{job}/")
-    with attnd.watch(model, job=job, endpoint=daemon.endpoint("ingest"), every=1, samples=1, wait=60.0, linger=20.0,
+    with attnd.watch(model, job=job, endpoint=daemon.endpoint("ingest"), every=1, samples=1, wait=60.0,
                      steps="manual", **{**projected.options, **options}) as w:
         projected.kind.loss(model, projected.kind.batch(0)).backward()
         with torch.no_grad():

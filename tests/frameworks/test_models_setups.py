@@ -240,7 +240,7 @@ def run_ranks(session, how, tmp_path, world=2, tier="raw"):
     ranks = [subprocess.Popen([sys.executable, distributed_worker.__file__, f"rank={rank}", f"results={files[rank]}",
                                *(f"{name}={value}" for name, value in common.items())]) for rank in range(world)]
     try:
-        assert [rank.wait(120) for rank in ranks] == [0] * world
+        assert [rank.wait(240) for rank in ranks] == [0] * world
     finally:
         for rank in ranks:
             rank.kill()

@@ -191,7 +191,7 @@ def windowed(tmp_path, monkeypatch):
 def told_by_attnd(daemon, job):
     """{number of log_to: {step: its value}} by the API, without what capturing cost."""
     found = {name: {} for name in ("lowest_entropy", "lowest_entropy_layer", "lowest_entropy_head", "max_logit", "failed_checks")}
-    with Control(address=daemon.directory) as control:
+    with Control(address=daemon.directory, timeout=60.0) as control:
         entropy, logits = ([control.history(job, layer=layer, metric=metric) for layer in range(LAYERS)]
                            for metric in ("entropy", "max_logit"))
         firing = control.call("verdict", {"job": job})["alerts"]

@@ -16,7 +16,7 @@ pytest.importorskip("accelerate")  # Trainer does not do without
 import attnd  # noqa: E402
 from attnd.integrations.session import Session  # noqa: E402
 from attnd.integrations.transformers import AttndCallback  # noqa: E402
-from conftest import logged, wait_until  # noqa: E402
+from conftest import PATIENCE_S, logged, wait_until  # noqa: E402
 
 LAYERS, HEADS, TOKENS, VOCABULARY = 3, 4, 16, 40
 SAMPLES, BATCH, ACCUMULATED = 24, 2, 2
@@ -55,7 +55,7 @@ def trainer(directory, callback, epochs=2, data=None, **more):
 
 
 def attached(daemon, **more):
-    return AttndCallback("gpt-tiny", **{"endpoint": daemon.endpoint("ingest"), "every": 1, "wait": 30.0, **more})
+    return AttndCallback("gpt-tiny", **{"endpoint": daemon.endpoint("ingest"), "every": 1, "wait": PATIENCE_S, **more})
 
 
 def expected_steps(epochs):
@@ -109,7 +109,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch(daemon, results, tmp_path):
 def test_report_to_of_the_trainer_gets_the_numbers_of_the_api(daemon, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    callback = AttndCallback("gpt-tiny", address=daemon.directory, every=1, samples=0, wait=30.0, linger=20.0, window=3,
+    callback = AttndCallback("gpt-tiny", address=daemon.directory, every=1, samples=0, wait=PATIENCE_S, window=3,
                              log_to="report_to")
     trainer(tmp_path, callback, report_to=["tensorboard"], logging_steps=2).train()
     found = EventAccumulator(str(next(tmp_path.glob("runs/*"))), size_guidance={"scalars": 0})
@@ -120,7 +120,7 @@ def test_report_to_of_the_trainer_gets_the_numbers_of_the_api(daemon, tmp_path):
     assert list(series["loss"]) == list(numbers["train/loss"]) and not any(name.startswith(("train/", "attnd/")) for name in series)
     assert settings["model_type"] == "gpt2"
     for name, metric, statistic, best in (("lowest_entropy", "entropy", "mean", min), ("max_logit", "max_logit", "max", max)):
-        with attnd.Control(address=daemon.directory) as control:
+        with attnd.Control(address=daemon.directory, timeout=PATIENCE_S) as control:
             past = [control.history("gpt-tiny", layer=layer, metric=metric, window="3 steps") for layer in range(LAYERS)]
         expected = {int(step): best(best(layer["values"][statistic][:, place]) for layer in past)
                     for place, step in enumerate(past[0]["windows"]["step"])}

@@ -15,7 +15,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "clients" / "python"
 sys.path[:0] = [str(PACKAGE), str(PACKAGE / "examples")]
 
+import attnd  # noqa: E402
+
 WAIT_S = 60.0
+# A process may stand still for longer than a publisher lingers by default: then what it sends last would be lost.
+attnd.Publisher.__init__.__kwdefaults__["linger"] = 20.0
 
 
 def wait_until(condition, what, timeout_s=WAIT_S):

@@ -136,7 +136,7 @@ def test_a_log_that_waits_for_a_daemon_that_is_older_is_skipped(publisher):
         publisher._outbox.limits = publisher._outbox.limits._replace(header=4)
     assert publisher._outbox.reserve(message.topic, message.nbytes, "event")
     publisher._outbox.put(message)
-    assert publisher.drain()
+    assert publisher.drain(60)
     assert publisher.stats()["skipped"] == 1 and publisher.stats()["sent"] == 0
 
 

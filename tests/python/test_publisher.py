@@ -247,7 +247,7 @@ def test_a_message_queued_while_the_wake_up_is_taken_does_not_silence_the_next(d
     monkeypatch.setattr(sender.os, "read", read_after_a_put)
     for step in range(3):
         publisher.publish_attention(uniform(), step=step, **AT)
-        assert publisher.drain(), f"step {step} was not sent"
+        assert publisher.drain(60), f"step {step} was not sent"
     assert raced == [True]
 
 
@@ -641,7 +641,7 @@ def test_an_interpreter_that_forgets_to_close_still_ends(where):
         fake.close()
     seconds, code, errors = run_python(f"""
         import attnd, numpy as np
-        p = attnd.Publisher("job", {endpoint!r}, linger=1.0)
+        p = attnd.Publisher("job", {endpoint!r}, linger={60 if where == "daemon" else 1.0})
         p.wait_for_subscriber({60 if where == "daemon" else 0.1})
         for step in range(10):
             p.publish_attention(np.full((8, 8, 64, 64), 1/64, np.float32), stack="decoder", layer=0, step=step)

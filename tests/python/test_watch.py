@@ -716,7 +716,7 @@ def test_a_message_that_cannot_be_made_is_counted(watched, monkeypatch, caplog):
     for _ in range(2):
         model(x, x, x)
         it.step()
-    assert it.publisher.drain() and it.stats()["dropped"] == 2 and identity_holds(it.stats())
+    assert it.publisher.drain(60) and it.stats()["dropped"] == 2 and identity_holds(it.stats())
     assert len(caplog.records) == 1
 
 
@@ -921,7 +921,7 @@ def test_what_has_no_numbers_of_its_own_is_not_captured_and_told_once(daemon, wa
     model = Explicit(lambda weights: None)
     with watched(model) as it:
         assert len(run(model, torch.rand(2, 5, D))) == 2
-        assert it.publisher.drain() and it.stats()["dropped"] == 0
+        assert it.publisher.drain(60) and it.stats()["dropped"] == 0
     it.publisher.close()
     assert tensor_headers(daemon.until_bye()) == []
     assert len(caplog.records) == 1 and NOT_READ[run] in caplog.text and "Traceback" not in caplog.text

@@ -17,6 +17,7 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "clients/python/examples"
 sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES), str(pathlib.Path(__file__).parents[1] / "bench")]
 import attnd  # noqa: E402
 import collapse  # noqa: E402
+from test_short import wait_worked_off  # noqa: E402
 
 collapse.collapse_text.text = functools.lru_cache(collapse.collapse_text.text)  # takes long to make
 WINDOW, SEED = 5, 1
@@ -37,6 +38,7 @@ def train_and_watch(daemon, job, lr, tiers):
             publish(publisher, model, step, tier)
             for other in others if step < TIERS_STEPS else ():
                 publish(others[other], model, step, other)
+            wait_worked_off(daemon, job, step)
         patch.setattr(sys, "argv", command)
         patch.setattr(collapse, "publish", publish_all)
         said = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))

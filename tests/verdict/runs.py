@@ -60,7 +60,7 @@ def train(daemon: Any, job: str, architecture: str, kind: str, steps: int, seed:
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     seen, losses = 0, []  # messages; of each step
-    with attnd.watch(model, job, address=daemon.directory, every=1, samples=4, wait=PATIENCE_S) as watch:
+    with attnd.watch(model, job, address=daemon.directory, every=1, samples=4, wait=PATIENCE_S, linger=PATIENCE_S) as watch:
         for step in range(steps):
             if fault is not None and step == fault.begin and KINDS[kind].learned:
                 fault = moved(fault, model, step, seed)

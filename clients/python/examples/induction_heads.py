@@ -154,7 +154,8 @@ def main() -> int:
     model = Decoder()
     losses: List[float] = []
     began_ns, probe = time.time_ns(), f"{a.job}.probe"
-    with attnd.watch(model, job=a.job, address=a.address, steps="manual", probe="induction", probe_every=EVERY) as watch:
+    with attnd.watch(model, job=a.job, address=a.address, steps="manual", probe="induction", probe_every=EVERY,
+                     linger=WAIT_S) as watch:
         for step, loss in enumerate(train(watch, model, a.steps, a.lr)):
             losses.append(loss)
             show(step=step, loss=loss)

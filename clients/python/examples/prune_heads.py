@@ -126,7 +126,7 @@ def main() -> int:
     with attnd.Control(address=a.address) as control:
         control.ping()  # without attnd there is nothing to see: it says so before the training, not after
         with attnd.watch(model, job=a.job, address=a.address, steps="manual", every=EVERY, samples=0, gradients=True,
-                         weights_every=0) as watch:
+                         weights_every=0, linger=WAIT_S) as watch:
             train(watch, model, seen, a.epochs, a.seed)
         by_gradient, by_entropy = (in_order(scores(control, watch, metric, a.epochs))
                                    for metric in ("importance_gradient", "importance"))
