@@ -282,7 +282,6 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
         fputs("\n}\n", out);
     } else if (code == CLI_OK) {
         /* One layer per line, between the brackets. */
-        code = CLI_OK;
         if (analysis.options.json) {
             fputs("{\"schema\":\"attnd.analysis/1\",\"layers\":[\n", cli->out);
         }

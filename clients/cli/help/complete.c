@@ -207,7 +207,6 @@ static void offer_for_option(struct completion *completion, const char *word)
                 offer(completion, name, length, list.option[i]->help);
             }
         }
-
         return;
     }
     completion->before = word;
@@ -216,36 +215,27 @@ static void offer_for_option(struct completion *completion, const char *word)
     offer_option_values(completion, word, (size_t)(equals - word));
 }
 
-static void help_complete(struct completion *completion, int argc, char *const *argv)
-{
-    int arguments = 0;
-    int option = read_words(argc, argv, completion, &arguments);
-    const char *word = argv[argc - 1];
-    const char *values = NULL;
-    completion->typed = word;
-    if (option) {
-        offer_option_values(completion, argv[option], strlen(argv[option]));
-        return;
-    }
-    if (strncmp(word, "--", 2) == 0 || strcmp(word, "-") == 0) {
-        offer_for_option(completion, word);
-        return;
-    }
-    if (arguments < 0) {
-        values = "COMMAND";
-    } else if (completion->command) {
-        values = complete_find_values(completion->command->words, arguments);
-    }
-    if (values) {
-        offer_values(*completion, values);
-    }
-}
-
 int complete_print(int argc, char **argv, FILE *out)
 {
     struct completion completion = {.out = out, .before = ""};
-    if (argc > 0) {
-        help_complete(&completion, argc + 1, argv - 1);
+    int arguments = 0;
+    if (argc == 0) {
+        return CLI_OK;
+    }
+    int option = read_words(argc + 1, argv - 1, &completion, &arguments);
+    const char *word = argv[argc - 1], *values = NULL;
+    completion.typed = word;
+    if (option) {
+        offer_option_values(&completion, argv[option - 1], strlen(argv[option - 1]));
+    } else if (strncmp(word, "--", 2) == 0 || strcmp(word, "-") == 0) {
+        offer_for_option(&completion, word);
+    } else if (arguments < 0) {
+        values = "COMMAND";
+    } else if (completion.command) {
+        values = complete_find_values(completion.command->words, arguments);
+    }
+    if (values) {
+        offer_values(completion, values);
     }
     return CLI_OK;
 }

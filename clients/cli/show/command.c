@@ -211,15 +211,6 @@ static int show_choose(const struct show_options *options, struct view *view,
 
 /* Printing ------------------------------------------------------------------------------------ */
 
-static int fail_missing(struct cli *cli, const struct view *view)
-{
-    char head[48];
-    view_head_text(view, head);
-    return cli_fail(cli, CLI_FINDING,
-                    "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
-                    view->name, view->request->sample, head);
-}
-
 static int clients_show_show(struct cli *cli, const struct show_options *options, struct view *view)
 {
     char error[SOURCE_ERROR_MAX];
@@ -248,9 +239,16 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
         parts[i](view);
     }
     fflush(cli->out);
-    code = missing && print_code == CLI_OK ? fail_missing(cli, view) : print_code;
+    if (missing && print_code == CLI_OK) {
+        char head[48];
+        view_head_text(view, head);
+        print_code =
+            cli_fail(cli, CLI_FINDING,
+                     "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
+                     view->name, request.sample, head);
+    }
     findings_clear(&found);
-    return code;
+    return print_code;
 }
 
 int cmd_show(struct cli *cli, int argc, char **argv)

@@ -18,9 +18,8 @@ struct labels {
     uint32_t count, room;
 };
 
-/* Adds a copy. Returns 0, or ERR_TOO_LARGE when there are LABELS_MAX; so do the next three. */
-int labels_add(struct labels *labels, const char *text, size_t len);
-/* Adds each of a list of texts; what is none is left out. */
+/* Adds a copy of each of a list of texts; what is none is left out. Returns 0, or ERR_TOO_LARGE
+ * when there are LABELS_MAX; so do the next two. */
 int labels_add_list(struct labels *labels, const msgpack_object *list);
 /* Adds the words between blanks. */
 int labels_add_words(struct labels *labels, const char *text);

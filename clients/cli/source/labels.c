@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int labels_add(struct labels *labels, const char *text, size_t len)
+static int labels_add(struct labels *labels, const char *text, size_t len)
 {
     len = strnlen(text, len);
     if (labels->count == labels->room) {

@@ -205,7 +205,6 @@ struct model {
     int64_t fresh_until_ms;
 };
 
-/* NULL when out of memory. */
 struct model *model_new(void);
 void model_free(struct model **model);
 

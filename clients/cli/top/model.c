@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/top/internal.h"
 
+#include "clients/cli/base/system.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,17 +14,11 @@
 
 struct model *model_new(void)
 {
-    struct model *model = calloc(1, sizeof *model);
-    if (!model) {
-        return NULL;
-    }
-    model->rows = calloc(TOP_RUNS_MAX, sizeof *model->rows);
+    struct model *model = memory_new(1, sizeof *model);
+    model->rows = memory_new(TOP_RUNS_MAX, sizeof *model->rows);
     model->silent_since_ms = -1;
     model->health.rate = NAN;
     strcpy(model->metric, USUAL_METRIC);
-    if (!model->rows) {
-        model_free(&model);
-    }
     return model;
 }
 

@@ -33,12 +33,6 @@ static SCREEN *open_screen;
 static struct termios modes_before;
 static bool has_chosen_pairs;
 
-/* Whether standard input and output are both terminals. */
-static bool terminal_is_there(void)
-{
-    return isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-}
-
 /* Whether the environment says that the terminal takes UTF-8, and this machine can write it. Sets
  * the locale's characters. */
 static bool terminal_is_unicode(void)
@@ -299,20 +293,6 @@ static void top_pass_on(int number)
     errno = before;
 }
 
-/* Returns 0, or -1 when there are no descriptors left. */
-static int open_signals(struct sigaction ret_before[CAUGHT])
-{
-    struct sigaction action = {.sa_handler = top_pass_on, .sa_flags = SA_RESTART};
-    if (pipe2(signal_pipe, O_NONBLOCK | O_CLOEXEC) != 0) {
-        return -1;
-    }
-    sigemptyset(&action.sa_mask);
-    for (int i = 0; i < CAUGHT; i++) {
-        sigaction(caught[i], &action, &ret_before[i]);
-    }
-    return 0;
-}
-
 static void resize(struct top *top)
 {
     struct winsize size = {.ws_col = 0};
@@ -432,9 +412,14 @@ static int top_show(struct top *top)
 /* The handlers are there before ncurses, which then adds none of its own for these. */
 static int show_with_signals(struct top *top)
 {
+    struct sigaction action = {.sa_handler = top_pass_on, .sa_flags = SA_RESTART};
     struct sigaction before[CAUGHT];
-    if (open_signals(before) != 0) {
+    if (pipe2(signal_pipe, O_NONBLOCK | O_CLOEXEC) != 0) {
         return cli_fail(top->cli, CLI_FINDING, "cannot make a pipe: %s", strerror(errno));
+    }
+    sigemptyset(&action.sa_mask);
+    for (int i = 0; i < CAUGHT; i++) {
+        sigaction(caught[i], &action, &before[i]);
     }
     int code = top_show(top);
     for (int i = 0; i < CAUGHT; i++) {
@@ -469,7 +454,7 @@ static int top_check(struct cli *cli)
         return code;
     }
     rpc_reply_clear(&reply);
-    return terminal_is_there()
+    return isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)
                ? CLI_OK
                : cli_usage(cli, "top needs a terminal on both its input and its output; attnctl "
                                 "summary prints the same numbers once");
@@ -482,9 +467,6 @@ int cmd_top(struct cli *cli)
         return code;
     }
     struct top top = {.cli = cli, .model = model_new(), .interval_ms = 1000 * INTERVAL_S};
-    if (!top.model) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
     if (cli->args->given & ARGS_INTERVAL) {
         top.interval_ms = (int64_t)(cli->args->interval * 1000);
     }
