@@ -31,7 +31,7 @@ static void note_request(struct fake_daemon *daemon, const msgpack_object *reque
 
 static void test_control_send_reply(struct fake_daemon *daemon, const zmq_msg_t *peer, uint64_t id)
 {
-    struct mpk_writer reply;
+    OWNED(mpk_writer_clear) struct mpk_writer reply;
 
     mpk_writer_init(&reply);
     mpk_put_array(&reply, 4);
@@ -51,14 +51,13 @@ static void test_control_send_reply(struct fake_daemon *daemon, const zmq_msg_t 
     zmq_send(daemon->peer.socket, zmq_msg_data((zmq_msg_t *)(uintptr_t)peer), zmq_msg_size(peer),
              ZMQ_SNDMORE);
     zmq_send(daemon->peer.socket, reply.buffer.data, reply.buffer.size, 0);
-    mpk_writer_clear(&reply);
 }
 
 static void *test_control_serve(void *data)
 {
     struct fake_daemon *daemon = data;
     struct mpk_doc doc;
-    zmq_msg_t peer, body;
+    OWNED(zmq_msg_close) zmq_msg_t peer, body;
     uint64_t id = 0;
 
     zmq_msg_init(&peer);
@@ -74,8 +73,6 @@ static void *test_control_serve(void *data)
         test_control_send_reply(daemon, &peer, id);
         mpk_doc_clear(&doc);
     }
-    zmq_msg_close(&peer);
-    zmq_msg_close(&body);
     return NULL;
 }
 
@@ -337,7 +334,7 @@ TEST(nobody_there_is_a_timeout)
 {
     attn_question question;
     attn_series *series;
-    attn_control *control;
+    OWNED(attn_control_free) attn_control *control;
 
     attn_question_default(&question);
     question.job = "gpt";
@@ -345,14 +342,13 @@ TEST(nobody_there_is_a_timeout)
     assert_int_equal(attn_history(control, &question, &series), ATTN_E_TIMEOUT);
     attn_control_free(&control);
     assert_null(control);
-    attn_control_free(&control);
 }
 
 TEST(arguments_are_checked)
 {
     attn_question question;
     attn_series *series;
-    attn_control *control;
+    OWNED(attn_control_free) attn_control *control;
 
     attn_question_default(&question);
     assert_int_equal(attn_control_new("nowhere", 50, &control), ATTN_E_TRANSPORT);
@@ -362,7 +358,6 @@ TEST(arguments_are_checked)
     question.job = "gpt";
     question.limit = 0;
     assert_int_equal(attn_history(control, &question, &series), ATTN_E_ARGUMENT);
-    attn_control_free(&control);
 }
 
 /* Nobody named it: it is found when something is asked, and again after it was gone. */

@@ -78,25 +78,23 @@ TEST(patterns_match_as_a_shell_does)
 /* Values below the pattern's come from the file and from --set, also from one that comes later. */
 TEST(overrides_win_over_set)
 {
-    struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
+    OWNED(config_clear) struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     set(&config, "metrics.top_pairs=7");
     set(&config, "metrics.spectrum=false");
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
     assert_false(for_job(&config, "gpt").metrics_spectrum);
-    config_clear(&config);
 }
 
 TEST(a_section_replaces_the_overrides_of_an_earlier_file)
 {
     char error[CONFIG_ERROR_MAX];
-    struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
+    OWNED(config_clear) struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     assert_int_equal(load_text(&config, "metrics: {top_pairs: 4}\n", error), 0);
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
     assert_int_equal(load_text(&config, "jobs: {gpt: {top_pairs: x}}\n", error), -1);
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
     assert_int_equal(load_text(&config, "jobs:\n", error), 0);
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 4);
-    config_clear(&config);
 }
 
 TEST(overrides_are_printed_and_load_again)
@@ -173,8 +171,7 @@ TEST(patterns_are_of_what_job_names_are_made_of)
     snprintf(message, sizeof message, "attnd.yaml:1: jobs: '%080d...': %s", 0, valid);
     assert_refused(text, message);
     snprintf(text, sizeof text, "jobs: {%0128d: {top_pairs: 2}}\n", 0);
-    struct config config = jobs_load(text);
-    config_clear(&config);
+    OWNED(config_clear) struct config config = jobs_load(text);
 }
 
 TEST(there_are_at_most_256_patterns)

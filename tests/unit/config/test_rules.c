@@ -31,9 +31,8 @@ static struct rule load_mine(const char *body)
 {
     char text[1024];
     snprintf(text, sizeof text, "rules:\n  mine: {%s}\n", body);
-    struct config config = rules_load(text);
+    OWNED(config_clear) struct config config = rules_load(text);
     struct rule rule = *rules_find(&config, "mine");
-    config_clear(&config);
     return rule;
 }
 

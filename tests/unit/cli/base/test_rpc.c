@@ -75,8 +75,8 @@ static void close_both(struct fake *fake, struct rpc *rpc)
 
 static void assert_echo(struct rpc *rpc, const char *method, const char *job)
 {
-    struct rpc_reply reply;
-    struct mpk_writer params;
+    OWNED(rpc_reply_clear) struct rpc_reply reply;
+    OWNED(mpk_writer_clear) struct mpk_writer params;
     char text[64];
     mpk_writer_init(&params);
     mpk_put_map(&params, 1);
@@ -87,8 +87,6 @@ static void assert_echo(struct rpc *rpc, const char *method, const char *job)
     assert_string_equal(text, method);
     field_text(reply.result, "job", text, sizeof text);
     assert_string_equal(text, job);
-    rpc_reply_clear(&reply);
-    mpk_writer_clear(&params);
 }
 
 TEST(method_and_parameters_arrive)
@@ -184,11 +182,10 @@ TEST(silence_ends_at_the_deadline)
 
 TEST(nobody_there_ends_at_the_deadline)
 {
-    struct rpc rpc;
+    OWNED(rpc_close) struct rpc rpc;
     struct rpc_reply reply;
     assert_int_equal(rpc_open("ipc:///tmp/attnd-nobody-is-here", NULL, 50, &rpc), RPC_OK);
     assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
-    rpc_close(&rpc);
 }
 
 TEST(an_answer_to_another_question_is_skipped)

@@ -124,7 +124,7 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     static const struct mpk_limits limits = {.bytes = 65536, .elements = 20000, .depth = 4};
     struct lane_heard heard = {.credit = 0};
     char answer[65536];
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     zmq_pollitem_t item = {.socket = f->dealer, .events = ZMQ_POLLIN};
     assert_true(zmq_poll(&item, 1, WAIT_MS) == 1);
     int more = 0, size = zmq_recv(f->dealer, answer, sizeof answer, 0);
@@ -150,7 +150,6 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
         const msgpack_object_str *reason = &refused->via.array.ptr[0].via.array.ptr[1].via.str;
         snprintf(heard.reason, sizeof heard.reason, "%.*s", (int)reason->size, reason->ptr);
     }
-    mpk_doc_clear(&doc);
     return heard;
 }
 
@@ -237,7 +236,7 @@ LANE_TEST(what_exceeds_the_credit_is_dropped)
     lane_put(f, 2, 1);
     assert_null(lane_get(f));
     assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), 1);
-    struct promises promises = lane_done(f, message);
+    OWNED(promises_free) struct promises promises = lane_done(f, message);
     lane_settle(f->lane, &promises);
     lane_go_on(f->lane);
     assert_int_equal(lane_hear(f).credit, 2 * CREDIT);
@@ -245,7 +244,6 @@ LANE_TEST(what_exceeds_the_credit_is_dropped)
     message = lane_get(f);
     assert_non_null(message);
     promises = lane_done(f, message);
-    promises_free(&promises);
 }
 
 /* Told in quarters of it, and when nothing is left: answers stay few. */
@@ -386,13 +384,12 @@ LANE_TEST(what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins)
     }
     lane_put(f, 0, 0);
     lane_put(f, 8, 10);
-    struct message *after = lane_get(f);
+    OWNED(message_free) struct message *after = lane_get(f);
     assert_non_null(after);
     assert_int_equal(lane_is_behind(after->promise), 0);
     for (int i = 0; i < 3; i++) {
         message_free(&messages[i]);
     }
-    message_free(&after);
 }
 
 LANE_TEST(a_trainer_that_there_is_no_memory_for_is_to_come_again)
@@ -433,8 +430,7 @@ LANE_TEST(a_flood_of_joins_holds_nobody_up)
     lane_go_on(f->lane);
     assert_int_equal(lane_hear(f).credit, CREDIT - CHARGE);
     assert_true(is_silent(f));
-    struct promises promises = lane_done(f, message);
-    promises_free(&promises);
+    OWNED(promises_free) struct promises promises = lane_done(f, message);
 }
 
 /* So that what waits costs about as much as its sender has credit, however small it is. */
@@ -456,7 +452,7 @@ LANE_TEST(small_messages_take_credit_as_well)
 
 LANE_TEST(messages_wait_in_their_order)
 {
-    struct promises promises = {0};
+    OWNED(promises_free) struct promises promises = {0};
     lane_join_as_trainer(f);
     for (uint64_t i = 1; i < 4; i++) {
         lane_put(f, i, 100);
@@ -477,7 +473,6 @@ LANE_TEST(messages_wait_in_their_order)
     }
     assert_false(lane_go_on(f->lane));
     assert_int_equal(lane_waiting(f->lane), 0);
-    promises_free(&promises);
 }
 
 /* A trainer that has gone is not waited for, and what it was owed is thrown away. */

@@ -79,7 +79,7 @@ static uint64_t tap_number(const msgpack_object *map, const char *key)
 
 static void tap_read_map(struct received *received)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     zmq_msg_t *map = &received->frames[1];
     assert_int_equal(mpk_parse(zmq_msg_data(map), zmq_msg_size(map), &mpk_header_limits, &doc), 0);
     assert_int_equal(doc.root->via.map.size, 4);
@@ -87,7 +87,6 @@ static void tap_read_map(struct received *received)
     received->n = tap_number(doc.root, "n");
     received->dropped = tap_number(doc.root, "dropped");
     received->received_ns = tap_number(doc.root, "received_ns");
-    mpk_doc_clear(&doc);
 }
 
 /* Whether something is there, after the loop has had its turns. */
@@ -126,13 +125,12 @@ static void *tap_subscribe(struct tap_fixture *f, const char *prefix)
 static void *listen_to(struct tap_fixture *f, const char *job)
 {
     char prefix[TOPIC_MAX];
-    struct received greeting;
+    OWNED(clear_received) struct received greeting;
     topic_job("tap", job, prefix);
     void *recorder = tap_subscribe(f, prefix);
     assert_true(tap_receive(f, recorder, &greeting));
     assert_int_equal(greeting.count, 2);
     assert_memory_equal(zmq_msg_data(&greeting.frames[0]), prefix, strlen(prefix));
-    clear_received(&greeting);
     return recorder;
 }
 
@@ -159,9 +157,8 @@ static struct message *make_message(const char *job, size_t payload)
 
 static void tap_arrive(struct tap_fixture *f, const char *job, size_t payload)
 {
-    struct message *message = make_message(job, payload);
+    OWNED(message_free) struct message *message = make_message(job, payload);
     tap_message(f->tap, message);
-    message_free(&message);
 }
 
 static uint64_t tapped(struct tap_fixture *f)
