@@ -750,7 +750,7 @@ TEST(a_header_that_does_not_fit_is_refused)
     enum { BATCH = 20000 };
     float *weights = calloc(BATCH, sizeof *weights);
     int32_t *lengths = calloc(BATCH, sizeof *lengths);
-    struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = pair_open();
     attn_attention attention = attention_of(0, weights, 1);
     attn_publisher_counts counts;
 
@@ -759,7 +759,6 @@ TEST(a_header_that_does_not_fit_is_refused)
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), ATTN_E_ARGUMENT);
     counts = checked_counts(pair.publisher);
     assert_int_equal(counts.published + counts.queued_bytes, 0);
-    pair_close(&pair);
     free(weights);
     free(lengths);
 }
@@ -769,9 +768,9 @@ TEST(labels_that_do_not_fit_are_left_out)
     enum { KEYS = 16384 };
     float *weights = calloc(KEYS, sizeof *weights);
     const char **labels = calloc(KEYS, sizeof *labels);
-    struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = pair_open();
     attn_attention attention = attention_of(0, weights, KEYS);
-    struct received got;
+    OWNED(received_free) struct received got;
 
     for (int i = 0; i < KEYS; i++) {
         labels[i] = "token";
@@ -780,8 +779,6 @@ TEST(labels_that_do_not_fit_are_left_out)
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
     got = expect(&pair.peer);
     assert_true(zmq_msg_size(&got.frames[1]) < 1000);
-    received_free(&got);
-    pair_close(&pair);
     free(weights);
     free(labels);
 }

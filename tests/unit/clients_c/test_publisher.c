@@ -146,12 +146,12 @@ TEST(a_stalled_reader_costs_counted_drops_only)
     static struct heard heard;
     char expected[512];
     float *weights = calloc(KEYS, sizeof *weights);
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
     attn_publisher_options options = options_for(peer.endpoint);
-    attn_publisher *publisher;
+    OWNED(attn_publisher_free) attn_publisher *publisher;
     attn_attention attention = attention_of(5, weights, KEYS);
     attn_publisher_counts counts;
-    struct received received;
+    OWNED(received_free) struct received received;
     uint64_t start, accepted, next;
     long before;
 
@@ -197,9 +197,6 @@ TEST(a_stalled_reader_costs_counted_drops_only)
     received = expect(&peer);
     assert_int_equal(received.header.seq, accepted);
     assert_int_equal(received.header.dropped, counts.dropped);
-    received_free(&received);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
     free(weights);
 }
 

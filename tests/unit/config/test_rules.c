@@ -69,12 +69,11 @@ TEST(the_defaults_load_again_from_their_dump)
 {
     struct config config = defaults();
     char *text = printed(&config);
-    struct config again = rules_load(text);
+    OWNED(config_clear) struct config again = rules_load(text);
     assert_int_equal(config_rule_count(&again), RULE_DEFAULT_COUNT);
     for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
     }
-    config_clear(&again);
     free(text);
 }
 

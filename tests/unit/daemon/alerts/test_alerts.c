@@ -982,7 +982,7 @@ ALERTS_TEST(a_restart_tells_nothing_twice_and_resolves)
 ALERTS_TEST(what_was_saved_under_another_rule_is_left_out)
 {
     alerts_start(f, "  mine: {" ENTROPY "below: 0.5}\n  other: {" ENTROPY "below: 0.6}\n");
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     give_entropy(f, 0.1);
     f->seen = f->count;
     mpk_writer_init(&writer);
@@ -995,7 +995,6 @@ ALERTS_TEST(what_was_saved_under_another_rule_is_left_out)
     assert_int_equal(f->count, 1);
     assert_string_equal(f->told[0].rule, "other");
     f->seen = f->count;
-    mpk_writer_clear(&writer);
 }
 
 ALERTS_TEST(a_damaged_checkpoint_is_refused_or_harmless)
@@ -1031,7 +1030,7 @@ ALERTS_TEST(a_quiet_run_packs_to_twenty_one_bytes_per_head)
 {
     start_mine(f, ENTROPY "above: 0.99, clear: 0.9, after_clear: true, each: head");
     double entropies[HEADS_MAX];
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     for (int h = 0; h < HEADS_MAX; h++) {
         entropies[h] = 0.5;
     }
@@ -1039,7 +1038,6 @@ ALERTS_TEST(a_quiet_run_packs_to_twenty_one_bytes_per_head)
     mpk_writer_init(&writer);
     alerts_pack(f->alerts, &writer);
     assert_in_range(writer.buffer.size, 1, 240 + 20 * HEADS_MAX);
-    mpk_writer_clear(&writer);
 }
 
 /* Memory */

@@ -102,11 +102,10 @@ static void test_notify_put(struct notify_fixture *f, const char *text)
                                  .metric = "entropy",
                                  .head = -1,
                                  .message = text};
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     mpk_writer_init(&writer);
     alert_encode(&alert, &writer);
     notify_put(f->notify, writer.buffer.data, writer.buffer.size);
-    mpk_writer_clear(&writer);
 }
 
 static const char *notify_path_of(const struct notify_fixture *f, const char *name)
@@ -466,7 +465,7 @@ NOTIFY_TEST(a_webhook_gets_a_post_of_json)
 
 NOTIFY_TEST(a_server_error_is_tried_again_after_a_second)
 {
-    struct server server;
+    OWNED(notify_server_stop) struct server server;
     set_webhook(f, &server, 500, 204);
     uint64_t begin = notify_now_ms();
     test_notify_run(f);
@@ -474,12 +473,11 @@ NOTIFY_TEST(a_server_error_is_tried_again_after_a_second)
     expect_counts(f, 1, 0);
     assert_true(notify_now_ms() - begin >= 1000);
     assert_int_equal(server.connections, 2);
-    notify_server_stop(&server);
 }
 
 NOTIFY_TEST(a_refusal_or_redirect_is_not_tried_again)
 {
-    struct server server;
+    OWNED(notify_server_stop) struct server server;
     set_webhook(f, &server, 404, 302);
     test_notify_run(f);
     test_notify_put(f, "x");
@@ -487,7 +485,6 @@ NOTIFY_TEST(a_refusal_or_redirect_is_not_tried_again)
     test_notify_put(f, "y");
     expect_counts(f, 0, 2);
     assert_int_equal(server.connections, 2);
-    notify_server_stop(&server);
 }
 
 NOTIFY_TEST(a_server_that_hangs_or_is_not_there_is_a_failure)
@@ -506,7 +503,7 @@ NOTIFY_TEST(a_server_that_hangs_or_is_not_there_is_a_failure)
 
 NOTIFY_TEST(a_stop_does_not_wait_for_a_server_that_hangs)
 {
-    struct server server;
+    OWNED(notify_server_stop) struct server server;
     set_webhook(f, &server, 0, 0);
     notify_set(f, "alerts.timeout=1h");
     test_notify_run(f);
@@ -516,12 +513,11 @@ NOTIFY_TEST(a_stop_does_not_wait_for_a_server_that_hangs)
     notify_free(&f->notify, 50);
     assert_in_range(notify_now_ms() - begin, 50, WAIT_MS);
     expect_counts(f, 0, 1);
-    notify_server_stop(&server);
 }
 
 NOTIFY_TEST(a_stop_does_not_wait_for_the_next_try)
 {
-    struct server server;
+    OWNED(notify_server_stop) struct server server;
     set_webhook(f, &server, 503, 503);
     notify_set(f, "alerts.retries=100");
     test_notify_run(f);
@@ -531,18 +527,16 @@ NOTIFY_TEST(a_stop_does_not_wait_for_the_next_try)
     notify_free(&f->notify, 50);
     assert_true(notify_now_ms() - begin < WAIT_MS);
     expect_counts(f, 0, 1);
-    notify_server_stop(&server);
 }
 
 NOTIFY_TEST(a_command_and_a_webhook_each_get_the_event)
 {
-    struct server server;
+    OWNED(notify_server_stop) struct server server;
     set_webhook(f, &server, 400, 400);
     set_script(f, "exit 0");
     test_notify_run(f);
     test_notify_put(f, "x");
     expect_counts(f, 1, 1);
-    notify_server_stop(&server);
 }
 
 NOTIFY_TEST(what_is_no_url_is_refused_at_the_start)

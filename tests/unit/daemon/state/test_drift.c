@@ -405,7 +405,7 @@ TEST(limited_histograms_are_those_of_one_pass)
     narrow.buckets = 9;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
-    struct drift *drift = new_drift(&narrow);
+    OWNED(drift_free) struct drift *drift = new_drift(&narrow);
     fill_samples(samples, WINDOWS, 3);
     int compared = 0;
     for (int t = 0; t < 30; t++) {
@@ -426,7 +426,6 @@ TEST(limited_histograms_are_those_of_one_pass)
         }
     }
     assert_in_range(compared, 10, 29);
-    drift_free(&drift);
     free(samples);
 }
 
@@ -894,10 +893,10 @@ static int unpack_copy(const char *data, size_t size, struct drift **ret_drift)
 TEST(hostile_bytes_are_refused_or_harmless)
 {
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     assert_non_null(samples);
     struct drift *drift = busy_drift(samples, 9), *back = NULL;
-    struct layer_state *state = test_drift_state_of(&samples[10], KEYS);
+    OWNED(layer_state_free) struct layer_state *state = test_drift_state_of(&samples[10], KEYS);
     test_drift_pack(drift, &packed);
     for (size_t size = 0; size < packed.buffer.size; size++) {
         assert_int_equal(unpack_copy(packed.buffer.data, size, &back), ERR_STORE_FORMAT);
@@ -917,8 +916,6 @@ TEST(hostile_bytes_are_refused_or_harmless)
         }
         packed.buffer.data[at] = was;
     }
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
     drift_free(&drift);
     free(samples);
 }
@@ -988,9 +985,9 @@ DRIFT_TEST(pinning_without_memory_has_no_effect)
 TEST(packing_and_unpacking_survive_a_lack_of_memory)
 {
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
-    struct mpk_writer packed, broken;
+    OWNED(mpk_writer_clear) struct mpk_writer packed, broken;
     assert_non_null(samples);
-    struct drift *drift = busy_drift(samples, 9), *back = NULL;
+    OWNED(drift_free) struct drift *drift = busy_drift(samples, 9), *back = NULL;
     test_drift_pack(drift, &packed);
     int code = ERR_MEMORY;
     for (unsigned nth = 1; code != 0; nth++) {
@@ -1003,9 +1000,5 @@ TEST(packing_and_unpacking_survive_a_lack_of_memory)
     heap_fail_at(1);
     assert_int_equal(drift_pack(drift, &broken), ERR_MEMORY);
     heap_fail_at(0);
-    mpk_writer_clear(&broken);
-    mpk_writer_clear(&packed);
-    drift_free(&drift);
-    drift_free(&back);
     free(samples);
 }

@@ -183,17 +183,14 @@ TEST(version_1_is_written_again)
     memcpy(changed + before, of_more, sizeof of_more);
     memcpy(changed + before + sizeof of_more, at + sizeof of_one - 1,
            stored.len - before - sizeof of_one + 1);
-    struct layer_state *state = NULL, *again = NULL;
+    OWNED(layer_state_free) struct layer_state *state = NULL, *again = NULL;
     assert_int_equal(layer_state_unpack(changed, size, &state), 0);
     assert_int_equal(layer_state_ranks(state), 3);
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     mpk_writer_init(&packed);
     assert_int_equal(layer_state_pack(state, &packed), 0);
     assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &again), 0);
     assert_int_equal(layer_state_ranks(again), 3);
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
-    layer_state_free(&again);
     free(changed);
     bytes_free(&stored);
 }

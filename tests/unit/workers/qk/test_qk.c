@@ -390,16 +390,14 @@ TEST(memory_grows_with_the_keys_only)
                                  .head_dim = dim,
                                  .value_dim = dim,
                                  .scale = 1}};
-    struct scratch scratch = {0};
-    struct block block;
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    OWNED(block_clear) struct block block;
     assert_int_equal(block_init(&block, &a, &core), 0);
     assert_int_equal(qk_compute(&block, &a, keys - 64, keys, isa_best(), &scratch), 0);
     assert_true(scratch.bytes < 4 << 20);
     assert_true(scratch.bytes >= qk_scratch(&a, 64, false));
     assert_true(qk_scratch(&a, 64, false) > 3 << 19);
     assert_close(block.head[0].row[METRIC_ENTROPY_NORMALIZED].moments.mean, 1, 1e-6);
-    block_clear(&block);
-    scratch_clear(&scratch);
     free(zeros);
 }
 

@@ -45,7 +45,7 @@ TEST(bytes_are_the_histogram)
 {
     uint64_t seed = 1;
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     for (int round = 0; round < 2000; round++) {
         OWNED(hist_clear) struct hist h = random_hist(&seed);
         struct hist_extent extent;
@@ -61,7 +61,6 @@ TEST(bytes_are_the_histogram)
         assert_int_equal(hist_bytes_read(bytes, size, &back), 0);
         hist_sum_assert_same_hist(&back, &h);
     }
-    hist_clear(&back);
     free(sum);
 }
 
@@ -141,7 +140,7 @@ TEST(sums_of_pairs_are_those_of_counters)
 TEST(the_widest_histogram_fits)
 {
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     for (int32_t key = -HIST_KEY_MAX; key <= HIST_KEY_MAX; key++) {
         hist_sum_add_value(sum, hist_key_bound(key), UINT32_MAX);
     }
@@ -162,14 +161,13 @@ TEST(the_widest_histogram_fits)
         assert_int_equal(hist_bytes_read(bytes, size, &back), 0);
         assert_true(back.used <= limit);
     }
-    hist_clear(&back);
     free(sum);
 }
 
 TEST(hist_sum_counts_saturate)
 {
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     for (int i = 0; i < 3; i++) {
         for (int e = 0; e < 8; e++) { /* neighbours, which are added together */
             hist_sum_add_value(sum, exp2(e / 32.0), UINT32_MAX / 2);
@@ -181,7 +179,6 @@ TEST(hist_sum_counts_saturate)
     for (uint32_t i = 0; i < back.used; i++) {
         assert_int_equal(back.buckets[i].count, UINT32_MAX);
     }
-    hist_clear(&back);
     free(sum);
 }
 
@@ -207,7 +204,7 @@ TEST(what_is_no_histogram_is_told)
 {
     uint64_t seed = 4;
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     unsigned passed = 0;
     for (int round = 0; round < 3000; round++) {
         OWNED(hist_clear) struct hist h = random_hist(&seed);
@@ -234,7 +231,6 @@ TEST(what_is_no_histogram_is_told)
         free(changed);
     }
     assert_true(passed > 10);
-    hist_clear(&back);
     free(sum);
 }
 
