@@ -171,7 +171,8 @@ TEST(patterns_are_of_what_job_names_are_made_of)
     snprintf(message, sizeof message, "attnd.yaml:1: jobs: '%080d...': %s", 0, valid);
     assert_refused(text, message);
     snprintf(text, sizeof text, "jobs: {%0128d: {top_pairs: 2}}\n", 0);
-    OWNED(config_clear) struct config config = jobs_load(text);
+    struct config config = jobs_load(text);
+    config_clear(&config);
 }
 
 TEST(there_are_at_most_256_patterns)

@@ -432,7 +432,8 @@ LANE_TEST(a_flood_of_joins_holds_nobody_up)
     lane_go_on(f->lane);
     assert_int_equal(lane_hear(f).credit, CREDIT - CHARGE);
     assert_true(is_silent(f));
-    OWNED(promises_free) struct promises promises = lane_done(f, message);
+    struct promises promises = lane_done(f, message);
+    promises_free(&promises);
 }
 
 /* So that what waits costs about as much as its sender has credit, however small it is. */

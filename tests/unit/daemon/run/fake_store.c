@@ -365,8 +365,9 @@ void stored_start(struct run_fixture *f, const char *also)
 
 void stored_stop(struct run_fixture *f)
 {
-    OWNED(fake_store_free) struct store *store = f->sink.store;
+    struct store *store = f->sink.store;
     fixture_stop(f);
+    fake_store_free(&store);
 }
 
 int stored_set_up(void **state)

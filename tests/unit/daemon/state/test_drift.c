@@ -106,7 +106,8 @@ static int drift_set_up(void **state)
 
 static int drift_tear_down(void **state)
 {
-    OWNED(drift_free) struct drift *drift = *state;
+    struct drift *drift = *state;
+    drift_free(&drift);
     return 0;
 }
 
